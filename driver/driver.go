@@ -1,0 +1,261 @@
+// Package driver defines the two seams of Vole and the types that cross them.
+//
+// A [Backend] keeps volumes: it creates, finds, lists, changes and removes them,
+// and hands out attachments. An [FS] is one open volume: POSIX-shaped operations on
+// its files, by path and by handle. Package vole is the only caller that programs
+// need; it validates every argument, applies defaults and wraps errors, so a driver
+// may rely on what this package's Validate functions promise and need not repeat it.
+//
+// # Model
+//
+// A volume is a named, persistent tree of files. Its id (a UUIDv7, RFC 9562) never
+// changes and is never used again; its name may change, and may be given to another
+// volume once it is free. Everything that acts on a volume acts on an id, so that a
+// stale handle can never touch a successor that took the name.
+//
+// A volume is of kind [KindDir] (files kept as files) or [KindDisk] (one raw image
+// holding ext4). A dir volume may have a quota, a disk volume has a capacity.
+//
+// # Units and ownership
+//
+// Sizes are bytes ([Size]) and times are UTC. Paths that reach a driver are in the
+// form of [io/fs.ValidPath]: slash-separated, without a leading slash, "." for the
+// root. Whoever opened a Backend, FS, File, Dir or Attachment closes it; closing
+// twice is allowed, and every other call after it returns [ErrClosed].
+//
+// # Errors
+//
+// Drivers return errors that match one of this package's sentinels under
+// [errors.Is]; they do not wrap them in [Error], which package vole does, once.
+package driver
+
+import (
+	"context"
+	"time"
+)
+
+// Kind tells how a volume keeps its files.
+type Kind string
+
+const (
+	KindDir  Kind = "dir"  // files kept as files by the backend
+	KindDisk Kind = "disk" // one raw sparse image holding ext4
+)
+
+// State is where a volume stands in its life. Only ready volumes are ever returned
+// by a Backend; the other two exist between a crash and the recovery that ends them.
+type State string
+
+const (
+	StateCreating State = "creating"
+	StateReady    State = "ready"
+	StateRemoving State = "removing"
+)
+
+// Spec says what a new volume is to be. The zero Spec is a dir volume without limits.
+type Spec struct {
+	Kind     Kind   // default KindDir
+	Quota    Size   // most bytes a dir volume may hold; 0: no quota
+	Capacity Size   // size of a disk volume's image; required for KindDisk, refused for KindDir
+	Labels   Labels // default none
+}
+
+// Info describes a volume as it was when the call that returned it ran.
+type Info struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Kind     Kind      `json:"kind"`
+	State    State     `json:"state"`
+	Quota    Size      `json:"quota,omitempty"`    // 0: none
+	Capacity Size      `json:"capacity,omitempty"` // 0: not a disk
+	Labels   Labels    `json:"labels"`
+	Created  time.Time `json:"created"`
+	Updated  time.Time `json:"updated"` // last change of name, limits or labels
+
+	// Used is what the volume's files hold: the sum of the sizes of its regular
+	// files, each inode once however many names it has.
+	Used Size `json:"used"`
+	// UsedStale is true when Used may be wrong: something wrote past the FS (a
+	// sandbox through a plain mount) or a writer died before it could settle.
+	// Measure makes it exact again.
+	UsedStale bool `json:"used_stale"`
+}
+
+// Ref names one volume: by ID when ID is set, otherwise by Name.
+type Ref struct {
+	ID   string
+	Name string
+}
+
+// ByID returns the Ref of the volume with the given id.
+func ByID(id string) Ref { return Ref{ID: id} }
+
+// ByName returns the Ref of the volume that has the given name now.
+func ByName(name string) Ref { return Ref{Name: name} }
+
+func (r Ref) String() string {
+	if r.ID != "" {
+		return r.ID
+	}
+	return r.Name
+}
+
+// Filter selects volumes of a listing. The zero Filter selects all.
+type Filter struct {
+	Selector Selector // on labels; zero: all
+	Kind     Kind     // "": any
+	Cursor   string   // Page.Next of the page before; "": from the newest
+	Limit    int      // most volumes of one page; 0: the backend's own (at most 1000)
+}
+
+// Page is one part of a listing, newest volume first.
+type Page struct {
+	Volumes []Info
+	Next    string // cursor of the next page; "": this was the last
+}
+
+// Update says what to change about a volume. Zero fields stay as they are.
+type Update struct {
+	Name         string // new name
+	Quota        Size   // new quota of a dir volume
+	ClearQuota   bool   // take the quota away; not together with Quota
+	Capacity     Size   // new, larger capacity of a disk volume
+	SetLabels    Labels // added, or replaced when the key is there
+	RemoveLabels []string
+}
+
+// AttachOptions says how a volume is to be attached.
+type AttachOptions struct {
+	// Holder names the consumer in listings and in the errors that others get:
+	// 1 to 128 bytes of printable UTF-8. Default: the program's name and pid.
+	Holder string
+	// ReadOnly asks for the right to read only.
+	ReadOnly bool
+	// HostPath says that the holder will use the files by their path on the host,
+	// past the FS. Attached so, a writable dir volume with a quota is refused with
+	// ErrUnsupported, and the usage of one without is stale until the last such
+	// holder detaches.
+	HostPath bool
+}
+
+// AttachmentInfo describes one consumer's right to use a volume.
+type AttachmentInfo struct {
+	ID       string    `json:"id"`
+	VolumeID string    `json:"volume_id"`
+	Volume   string    `json:"volume"` // the volume's name when this was read
+	Holder   string    `json:"holder"`
+	ReadOnly bool      `json:"read_only"`
+	HostPath bool      `json:"host_path"`
+	Host     string    `json:"host"`    // host name of the holder
+	PID      int       `json:"pid"`     // the holder's process on that host
+	Started  time.Time `json:"started"` // when that process started
+	Since    time.Time `json:"since"`   // when it attached
+}
+
+// Attachment is a held right to use a volume. It ends with Detach, or by itself
+// when the process that holds it dies.
+type Attachment interface {
+	// Info describes the attachment.
+	Info() AttachmentInfo
+	// Path is where the volume's files (dir) or image (disk) lie on this host,
+	// absolute; "" when the backend has no such place.
+	Path() string
+	// Detach gives the right back, after which Path must not be used. When this was
+	// the last writable HostPath attachment of a dir volume, it measures the volume.
+	// Detaching twice does nothing.
+	Detach(ctx context.Context) error
+}
+
+// FSOptions says how to open a volume's files.
+type FSOptions struct {
+	ReadOnly bool // every change is refused with ErrReadOnly
+	// Batch makes changes durable together at FS.Sync, not one by one as they
+	// return. A crash before Sync leaves some of them, never a torn file.
+	Batch bool
+}
+
+// CheckOptions says what a consistency check does.
+type CheckOptions struct {
+	Fix bool // repair what is found
+}
+
+// Finding is one inconsistency that a check found.
+type Finding struct {
+	Code   string `json:"code"`             // stable, e.g. "orphan-directory"
+	Volume string `json:"volume,omitempty"` // id of the volume concerned
+	Path   string `json:"path,omitempty"`   // place concerned, relative to the home
+	Detail string `json:"detail"`           // what is wrong, and what the repair did or would do
+	Fixed  bool   `json:"fixed"`
+}
+
+// Caps says what a backend can do. What is not claimed is refused with
+// ErrUnsupported; drivertest checks both ways.
+type Caps struct {
+	Backend  string // "local", "bucket", "cloud"
+	Dir      bool   // dir volumes
+	Disk     bool   // disk volumes
+	Quota    bool   // quotas on dir volumes
+	HostPath bool   // Attachment.Path is a place on this host
+	ReadOnly bool   // opened read-only: every change is refused with ErrReadOnly
+	Links    bool   // hard and symbolic links
+	Xattrs   bool   // extended attributes in the "user." namespace
+	Chown    bool   // arbitrary owners
+	Devices  bool   // device nodes (fifos are always possible)
+	Holes    bool   // holes are kept and reported
+}
+
+// Backend is the first seam: where volumes live. All methods may be called from any
+// number of goroutines. A method that waits for a lock ends when ctx does, and the
+// error then says who held the lock.
+type Backend interface {
+	// Caps tells what this backend can do. It does not change while open.
+	Caps() Caps
+
+	// Create makes a ready, empty volume. The name and spec are valid, and
+	// spec.Kind is set. ErrExists: the name is taken; ErrUnsupported: the kind or a
+	// limit is not available; ErrNoSpace.
+	Create(ctx context.Context, name string, spec Spec) (Info, error)
+
+	// Get returns one ready volume. ErrNotFound.
+	Get(ctx context.Context, ref Ref) (Info, error)
+
+	// List returns one page of the ready volumes, newest first. Volumes made or
+	// removed meanwhile may or may not show; no other is left out or shown twice.
+	// ErrInvalid: the cursor is not one of this backend's.
+	List(ctx context.Context, filter Filter) (Page, error)
+
+	// Update changes a volume in one step and returns it as it is then.
+	// ErrNotFound; ErrExists: the new name is taken; ErrQuota: the volume holds more
+	// than the new quota; ErrInUse: a writable HostPath attachment forbids a quota;
+	// ErrInvalid: the change does not fit the kind, or too many labels.
+	Update(ctx context.Context, id string, change Update) (Info, error)
+
+	// Remove removes a volume and all it holds, and returns what it removed. The
+	// volume is gone for everyone when the call returns, open FS included.
+	// ErrNotFound; ErrInUse: it is attached, and the error names a holder.
+	Remove(ctx context.Context, ref Ref) (Info, error)
+
+	// Measure counts the bytes a volume holds, corrects its Used, and returns it.
+	// The figure stays stale while a writable HostPath attachment lasts. ErrNotFound.
+	Measure(ctx context.Context, id string) (Info, error)
+
+	// OpenFS opens a volume's files. ErrNotFound; ErrInUse: a disk volume is held
+	// by another in a way that excludes this one.
+	OpenFS(ctx context.Context, id string, opts FSOptions) (FS, error)
+
+	// Attach takes the right to use a volume. opts.Holder is set. ErrNotFound;
+	// ErrInUse: a disk volume has a writer, or readers; ErrUnsupported: see HostPath.
+	Attach(ctx context.Context, id string, opts AttachOptions) (Attachment, error)
+
+	// Attachments lists the live attachments of one volume, or of all when id is
+	// "", oldest first.
+	Attachments(ctx context.Context, id string) ([]AttachmentInfo, error)
+
+	// Check looks for inconsistencies, usage included, and calls report for each.
+	// An error of report ends the check and is returned.
+	Check(ctx context.Context, opts CheckOptions, report func(Finding) error) error
+
+	// Close ends the use of the backend: attachments it handed out end, FSes
+	// opened from it are closed.
+	Close() error
+}

@@ -1,0 +1,169 @@
+package vole
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/volehq/vole/driver"
+)
+
+// File is one open regular file of a volume, used by offset. What was written is
+// durable once Sync or Close returned nil.
+type File struct {
+	d    driver.File
+	vol  *Volume
+	path string
+}
+
+// wrap leaves io.EOF as it is, which io's interfaces ask for.
+func (f *File) wrap(op string, err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return f.vol.wrap(op, f.path, err)
+}
+
+func (f *File) check(ctx context.Context, off int64) error {
+	if off < 0 {
+		return driver.Errorf(ErrInvalid, "offset or size %d: must not be negative", off)
+	}
+	return ctx.Err()
+}
+
+// ReadAt reads as io.ReaderAt does.
+func (f *File) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := f.check(ctx, off); err != nil {
+		return 0, f.wrap("read", err)
+	}
+	n, err := f.d.ReadAt(ctx, p, off)
+	return n, f.wrap("read", err)
+}
+
+// WriteAt writes all of p at off.
+func (f *File) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := f.check(ctx, off); err != nil {
+		return 0, f.wrap("write", err)
+	}
+	n, err := f.d.WriteAt(ctx, p, off)
+	return n, f.wrap("write", err)
+}
+
+// Append writes all of p at the end in one step and returns where that was.
+func (f *File) Append(ctx context.Context, p []byte) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, f.wrap("append", err)
+	}
+	off, err := f.d.Append(ctx, p)
+	return off, f.wrap("append", err)
+}
+
+// Truncate sets the file's size, in bytes.
+func (f *File) Truncate(ctx context.Context, size int64) error {
+	if err := f.check(ctx, size); err != nil {
+		return f.wrap("truncate", err)
+	}
+	return f.wrap("truncate", f.d.Truncate(ctx, size))
+}
+
+// PunchHole makes length bytes from off read as zeros. The file's size stays.
+func (f *File) PunchHole(ctx context.Context, off, length int64) error {
+	if err := f.check(ctx, min(off, length)); err != nil {
+		return f.wrap("punch hole", err)
+	}
+	return f.wrap("punch hole", f.d.PunchHole(ctx, off, length))
+}
+
+// NextData returns the next range at or after off that may hold data; io.EOF when
+// there is none.
+func (f *File) NextData(ctx context.Context, off int64) (start, end int64, err error) {
+	if err := f.check(ctx, off); err != nil {
+		return 0, 0, f.wrap("seek", err)
+	}
+	start, end, err = f.d.NextData(ctx, off)
+	return start, end, f.wrap("seek", err)
+}
+
+// Stat describes the file.
+func (f *File) Stat(ctx context.Context) (Entry, error) {
+	if err := ctx.Err(); err != nil {
+		return Entry{}, f.wrap("stat", err)
+	}
+	e, err := f.d.Stat(ctx)
+	return e, f.wrap("stat", err)
+}
+
+// Sync makes what was written durable.
+func (f *File) Sync(ctx context.Context) error { return f.wrap("sync", f.d.Sync(ctx)) }
+
+// Close makes what was written durable, unless in batch mode, and closes.
+func (f *File) Close() error { return f.wrap("close", f.d.Close()) }
+
+// Dir is an open directory: a stream of its entries.
+type Dir struct {
+	d    driver.Dir
+	vol  *Volume
+	path string
+}
+
+// Read returns up to n entries, and io.EOF with none at the end.
+func (d *Dir) Read(ctx context.Context, n int) ([]Entry, error) {
+	if n <= 0 {
+		return nil, d.vol.wrap("list", d.path, driver.Errorf(ErrInvalid, "%d entries asked for; ask for at least one", n))
+	}
+	list, err := d.d.Read(ctx, n)
+	if err == nil || errors.Is(err, io.EOF) {
+		return list, err
+	}
+	return nil, d.vol.wrap("list", d.path, err)
+}
+
+// Close closes the directory.
+func (d *Dir) Close() error { return d.vol.wrap("close", d.path, d.d.Close()) }
+
+// Reader streams a range of a file. It serves io.Copy with large reads of its own.
+type Reader struct {
+	ctx context.Context // of NewReader: io.Reader has no place for one
+	f   *File
+	off int64
+	end int64 // first byte not to read; < 0: the file's end
+}
+
+func newReader(ctx context.Context, f *File, off, n int64) *Reader {
+	end := int64(-1)
+	if n >= 0 && off <= 1<<63-1-n {
+		end = off + n
+	}
+	return &Reader{ctx: ctx, f: f, off: off, end: end}
+}
+
+// Stat describes the file that is read.
+func (r *Reader) Stat() (Entry, error) { return r.f.Stat(r.ctx) }
+
+// Read implements io.Reader.
+func (r *Reader) Read(p []byte) (int, error) {
+	if r.end >= 0 {
+		p = p[:min(int64(len(p)), max(0, r.end-r.off))]
+		if len(p) == 0 {
+			return 0, io.EOF
+		}
+	}
+	n, err := r.f.ReadAt(r.ctx, p, r.off)
+	r.off += int64(n)
+	if n > 0 && errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+// streamBuf is the size of one read when a stream is copied: large enough that the
+// cost of a call does not show, small enough for the processor's cache.
+const streamBuf = 256 << 10
+
+// WriteTo implements io.WriterTo.
+func (r *Reader) WriteTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, streamBuf))
+}
+
+// Close closes the file.
+func (r *Reader) Close() error { return r.f.Close() }

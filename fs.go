@@ -1,0 +1,404 @@
+package vole
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// FS is the files of one open volume. driver.FS states how each operation treats
+// links, durability and the quota; the methods here check and clean every path first.
+// A path is slash-separated; a leading slash means the volume's root, as none does;
+// a ".." element is ErrPathEscape.
+type FS struct {
+	d   driver.FS
+	vol *Volume
+}
+
+// Volume is the volume whose files these are.
+func (f *FS) Volume() *Volume { return f.vol }
+
+// do cleans path, runs fn on it and wraps its error.
+func (f *FS) do(ctx context.Context, op, path string, fn func(p string) error) error {
+	p, err := clean(ctx, path)
+	if err == nil {
+		err = fn(p)
+	}
+	return f.vol.wrap(op, path, err)
+}
+
+// do2 is do for two paths; an error names the second, unless the first is at fault.
+func (f *FS) do2(ctx context.Context, op, from, to string, fn func(from, to string) error) error {
+	a, err := clean(ctx, from)
+	if err != nil {
+		return f.vol.wrap(op, from, err)
+	}
+	b, err := clean(ctx, to)
+	if err == nil {
+		err = fn(a, b)
+	}
+	return f.vol.wrap(op, from+" to "+to, err)
+}
+
+func clean(ctx context.Context, path string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	return driver.CleanPath(path)
+}
+
+// Stat describes what path leads to.
+func (f *FS) Stat(ctx context.Context, path string) (e Entry, err error) {
+	err = f.do(ctx, "stat", path, func(p string) error { e, err = f.d.Stat(ctx, p); return err })
+	return e, err
+}
+
+// Lstat describes what is at path, a symbolic link included.
+func (f *FS) Lstat(ctx context.Context, path string) (e Entry, err error) {
+	err = f.do(ctx, "lstat", path, func(p string) error { e, err = f.d.Lstat(ctx, p); return err })
+	return e, err
+}
+
+// Exists reports whether something is at path, a dangling link included.
+func (f *FS) Exists(ctx context.Context, path string) (bool, error) {
+	_, err := f.Lstat(ctx, path)
+	if errors.Is(err, ErrNotExist) || errors.Is(err, ErrNotDir) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Readlink returns the target of a symbolic link as it was written.
+func (f *FS) Readlink(ctx context.Context, path string) (target string, err error) {
+	err = f.do(ctx, "readlink", path, func(p string) error { target, err = f.d.Readlink(ctx, p); return err })
+	return target, err
+}
+
+// ReadDir returns a directory's entries, sorted by name.
+func (f *FS) ReadDir(ctx context.Context, path string) (list []Entry, err error) {
+	for e, err := range f.entries(ctx, path, DirOptions{Sorted: true}) {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// Entries yields a directory's entries in no order, in bounded memory.
+func (f *FS) Entries(ctx context.Context, path string) iter.Seq2[Entry, error] {
+	return f.entries(ctx, path, DirOptions{})
+}
+
+// dirBatch is how many entries are asked for at once.
+const dirBatch = 512
+
+func (f *FS) entries(ctx context.Context, path string, opts DirOptions) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		d, err := f.OpenDir(ctx, path, opts)
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		defer d.Close()
+		for {
+			list, err := d.Read(ctx, dirBatch)
+			if err != nil {
+				if !errors.Is(err, io.EOF) {
+					yield(Entry{}, err)
+				}
+				return
+			}
+			for _, e := range list {
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// OpenDir opens a directory as a stream of entries.
+func (f *FS) OpenDir(ctx context.Context, path string, opts DirOptions) (d *Dir, err error) {
+	err = f.do(ctx, "list", path, func(p string) error {
+		dd, err := f.d.OpenDir(ctx, p, opts)
+		d = &Dir{d: dd, vol: f.vol, path: path}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// ReadFile returns what a file holds. For large files use NewReader.
+func (f *FS) ReadFile(ctx context.Context, path string) (data []byte, err error) {
+	err = f.do(ctx, "read", path, func(p string) error {
+		h, err := f.d.Open(ctx, p, OpenOptions{})
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		data, err = readAll(ctx, h)
+		return err
+	})
+	return data, err
+}
+
+// readAll reads a file to its end, which may move while it is read.
+func readAll(ctx context.Context, h driver.File) ([]byte, error) {
+	e, err := h.Stat(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// One byte more than the size shows the end without growing. A size is only
+	// believed up to 1 MiB before the bytes are there: sparse files claim any.
+	buf := make([]byte, min(e.Size, 1<<20)+1)
+	n := 0
+	for {
+		m, err := h.ReadAt(ctx, buf[n:], int64(n))
+		n += m
+		if errors.Is(err, io.EOF) {
+			return buf[:n], nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == len(buf) {
+			buf = append(buf, make([]byte, len(buf))...)
+		}
+	}
+}
+
+// WriteFile replaces the file at path by data, making missing parents. Others see
+// the old file or the new, whole. A symbolic link at path is replaced, not followed.
+func (f *FS) WriteFile(ctx context.Context, path string, data []byte, perm fs.FileMode) error {
+	_, err := f.WriteFrom(ctx, path, bytes.NewReader(data), WriteOptions{Mode: perm, Size: int64(len(data))})
+	return err
+}
+
+// WriteFrom is WriteFile for a stream: it writes what r yields until io.EOF and
+// returns how much that was. When r fails, nothing changes.
+func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts WriteOptions) (n int64, err error) {
+	err = f.do(ctx, "write", path, func(p string) error {
+		if err := checkMode(opts.Mode); err != nil {
+			return err
+		}
+		n, err = f.d.WriteFile(ctx, p, r, opts)
+		return err
+	})
+	return n, err
+}
+
+// NewReader streams n bytes of a file from offset off; n < 0 means to its end. A range
+// beyond the end yields what there is.
+func (f *FS) NewReader(ctx context.Context, path string, off, n int64) (*Reader, error) {
+	if off < 0 {
+		return nil, f.vol.wrap("read", path, driver.Errorf(ErrInvalid, "offset %d: must not be negative", off))
+	}
+	h, err := f.Open(ctx, path, OpenOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return newReader(ctx, h, off, n), nil
+}
+
+// Open opens a regular file; the zero options read an existing one.
+func (f *FS) Open(ctx context.Context, path string, opts OpenOptions) (h *File, err error) {
+	opts.Write = opts.Write || opts.Create || opts.Append
+	err = f.do(ctx, "open", path, func(p string) error {
+		if err := checkMode(opts.Mode); err != nil {
+			return err
+		}
+		if opts.Exclusive && !opts.Create || opts.Truncate && !opts.Write {
+			return driver.Errorf(ErrInvalid, "Exclusive needs Create, and Truncate needs Write")
+		}
+		d, err := f.d.Open(ctx, p, opts)
+		h = &File{d: d, vol: f.vol, path: path}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Mkdir makes a directory. ErrExists.
+func (f *FS) Mkdir(ctx context.Context, path string, perm fs.FileMode) error {
+	return f.mode(ctx, "mkdir", path, perm, func(p string) error { return f.d.Mkdir(ctx, p, perm) })
+}
+
+// MkdirAll makes a directory and its missing parents.
+func (f *FS) MkdirAll(ctx context.Context, path string, perm fs.FileMode) error {
+	return f.mode(ctx, "mkdir", path, perm, func(p string) error { return f.d.MkdirAll(ctx, p, perm) })
+}
+
+// Remove removes a file, a link or an empty directory.
+func (f *FS) Remove(ctx context.Context, path string) error {
+	return f.do(ctx, "remove", path, func(p string) error {
+		if err := notRoot(p); err != nil {
+			return err
+		}
+		return f.d.Remove(ctx, p)
+	})
+}
+
+// RemoveAll removes path and what is beneath it; nil when nothing is there.
+func (f *FS) RemoveAll(ctx context.Context, path string) error {
+	return f.do(ctx, "remove", path, func(p string) error {
+		if err := notRoot(p); err != nil {
+			return err
+		}
+		return f.d.RemoveAll(ctx, p)
+	})
+}
+
+func notRoot(p string) error {
+	if p == "." {
+		return driver.Errorf(ErrInvalid, "the volume's root cannot be removed, replaced or moved; name something in it, or remove the volume")
+	}
+	return nil
+}
+
+// Rename moves a file or a tree, replacing what is at to as rename(2) does.
+func (f *FS) Rename(ctx context.Context, from, to string, opts RenameOptions) error {
+	return f.do2(ctx, "rename", from, to, func(a, b string) error {
+		if err := errors.Join(notRoot(a), notRoot(b)); err != nil {
+			return err
+		}
+		return f.d.Rename(ctx, a, b, opts)
+	})
+}
+
+// Copy copies a file, a link or a tree within the volume.
+func (f *FS) Copy(ctx context.Context, from, to string, opts CopyOptions) error {
+	return f.do2(ctx, "copy", from, to, func(a, b string) error {
+		if err := notRoot(b); err != nil {
+			return err
+		}
+		return f.d.Copy(ctx, a, b, opts)
+	})
+}
+
+// Link makes path another name of the file at target.
+func (f *FS) Link(ctx context.Context, target, path string) error {
+	return f.do2(ctx, "link", target, path, func(a, b string) error { return f.d.Link(ctx, a, b) })
+}
+
+// Symlink makes a symbolic link at path that holds target, which is not checked:
+// following it is what is bounded by the volume.
+func (f *FS) Symlink(ctx context.Context, target, path string) error {
+	return f.do(ctx, "symlink", path, func(p string) error {
+		if target == "" || len(target) > driver.MaxPathLen || bytes.IndexByte([]byte(target), 0) >= 0 {
+			return driver.Errorf(ErrInvalid, "link target %q: 1 to %d bytes without NUL", target, driver.MaxPathLen)
+		}
+		return f.d.Symlink(ctx, target, p)
+	})
+}
+
+// Mknod makes a fifo, a socket or a device.
+func (f *FS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
+	return f.do(ctx, "mknod", path, func(p string) error {
+		if err := checkMode(mode &^ fs.ModeType); err != nil {
+			return err
+		}
+		return f.d.Mknod(ctx, p, mode, rdev)
+	})
+}
+
+// Chmod sets permission, setuid, setgid and sticky bits of what path leads to.
+func (f *FS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.mode(ctx, "chmod", path, mode, func(p string) error { return f.d.Chmod(ctx, p, mode) })
+}
+
+// Chown sets the owner of what is at path; -1 keeps one.
+func (f *FS) Chown(ctx context.Context, path string, uid, gid int) error {
+	return f.do(ctx, "chown", path, func(p string) error {
+		// 1<<32-1 is the kernel's own "keep".
+		if uid < -1 || gid < -1 || int64(uid) >= 1<<32-1 || int64(gid) >= 1<<32-1 {
+			return driver.Errorf(ErrInvalid, "owner %d:%d: ids are 0 to 4294967294, or -1 to keep one", uid, gid)
+		}
+		return f.d.Chown(ctx, p, uid, gid)
+	})
+}
+
+// Chtimes sets the times of what is at path; a zero time stays as it is.
+func (f *FS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
+	return f.do(ctx, "chtimes", path, func(p string) error { return f.d.Chtimes(ctx, p, atime, mtime) })
+}
+
+// Truncate sets a regular file's size, in bytes.
+func (f *FS) Truncate(ctx context.Context, path string, size int64) error {
+	return f.do(ctx, "truncate", path, func(p string) error {
+		if size < 0 {
+			return driver.Errorf(ErrInvalid, "size %d: must not be negative", size)
+		}
+		return f.d.Truncate(ctx, p, size)
+	})
+}
+
+// Getxattr returns an extended attribute of what is at path.
+func (f *FS) Getxattr(ctx context.Context, path, name string) (value []byte, err error) {
+	err = f.do(ctx, "getxattr", path, func(p string) error { value, err = f.d.Getxattr(ctx, p, name); return err })
+	return value, err
+}
+
+// Setxattr sets an extended attribute, of up to 64 KiB.
+func (f *FS) Setxattr(ctx context.Context, path, name string, value []byte) error {
+	return f.do(ctx, "setxattr", path, func(p string) error {
+		if name == "" || len(name) > driver.MaxElemLen || len(value) > driver.MaxXattrLen {
+			return driver.Errorf(ErrInvalid, "attribute %q of %d bytes: a name has 1 to 255 bytes, a value at most 65536", name, len(value))
+		}
+		return f.d.Setxattr(ctx, p, name, value)
+	})
+}
+
+// Removexattr removes an extended attribute.
+func (f *FS) Removexattr(ctx context.Context, path, name string) error {
+	return f.do(ctx, "removexattr", path, func(p string) error { return f.d.Removexattr(ctx, p, name) })
+}
+
+// Listxattr returns the names of the extended attributes, sorted.
+func (f *FS) Listxattr(ctx context.Context, path string) (names []string, err error) {
+	err = f.do(ctx, "listxattr", path, func(p string) error { names, err = f.d.Listxattr(ctx, p); return err })
+	return names, err
+}
+
+// Statfs tells the volume's size and what is free.
+func (f *FS) Statfs(ctx context.Context) (s Statfs, err error) {
+	err = f.do(ctx, "statfs", ".", func(string) error { s, err = f.d.Statfs(ctx); return err })
+	return s, err
+}
+
+// Sync makes everything done through f durable.
+func (f *FS) Sync(ctx context.Context) error {
+	return f.do(ctx, "sync", ".", func(string) error { return f.d.Sync(ctx) })
+}
+
+// Close syncs and closes. Closing twice does nothing.
+func (f *FS) Close() error { return f.vol.wrap("close", "", f.d.Close()) }
+
+// mode is do for operations that take a mode.
+func (f *FS) mode(ctx context.Context, op, path string, mode fs.FileMode, fn func(p string) error) error {
+	return f.do(ctx, op, path, func(p string) error {
+		if err := checkMode(mode); err != nil {
+			return err
+		}
+		return fn(p)
+	})
+}
+
+const modeBits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+
+func checkMode(m fs.FileMode) error {
+	if m&^modeBits != 0 {
+		return driver.Errorf(ErrInvalid, "mode %v: only permission, setuid, setgid and sticky bits can be set", m)
+	}
+	return nil
+}

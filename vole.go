@@ -1,0 +1,240 @@
+// Package vole gives sandboxes storage that outlives them: named volumes.
+//
+// A [Store] is an open backend. It makes, finds, lists, changes and removes volumes:
+//
+//	store, err := vole.Open(ctx, vole.Options{})
+//	vol, err := store.Create(ctx, "pip-cache", vole.Spec{Quota: 2 * vole.GiB})
+//
+// A [Volume] is one volume, held by its id: when its name is given to another, the
+// Volume still means the old one, and once that is removed every call returns
+// [ErrNotFound]. Its files are reached in one of two ways. [Volume.FS] opens them for
+// the program itself, on every kind and backend alike:
+//
+//	fsys, err := vol.FS(ctx)
+//	err = fsys.WriteFile(ctx, "a/b.txt", data, 0o644) // atomic, durable, parents made
+//
+// [Volume.Attach] takes the right to hand them to a consumer (a sandbox, a virtual
+// machine) for as long as that lives; a volume that is attached cannot be removed:
+//
+//	att, err := vol.Attach(ctx, vole.AttachOptions{Holder: "sandbox-7", HostPath: true})
+//	defer att.Detach(ctx)
+//
+// Sizes are bytes, times are UTC. A call that returned nil survives a power cut (see
+// [FSOptions].Batch for the exception). Every call takes a context and ends when it
+// does; a wait for a lock then says who held it. Every error is an [*Error] that
+// matches one of the sentinels of this package under [errors.Is].
+//
+// Everything but Close and Detach may be called from any number of goroutines, and
+// from any number of processes on one home.
+package vole
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/local"
+)
+
+// Options says which volumes to open. The zero value opens the local home.
+type Options struct {
+	// Home is the directory of a local home. Default: $VOLE_HOME, else /var/lib/vole
+	// for root and $XDG_DATA_HOME/vole (~/.local/share/vole) for others.
+	Home string
+	// ReadOnly opens without the right to change anything. A home on a full or
+	// read-only disk, or of another user, is opened so in any case.
+	ReadOnly bool
+}
+
+// Open opens the volumes that opts names, making a local home that is not there. It
+// finishes or undoes what processes that died in the middle of a change left.
+func Open(ctx context.Context, opts Options) (*Store, error) {
+	home := opts.Home
+	if home == "" {
+		var err error
+		if home, err = local.DefaultHome(); err != nil {
+			return nil, wrap("open", "", "", err)
+		}
+	}
+	home, err := filepath.Abs(home)
+	if err != nil {
+		return nil, wrap("open", "", "", err)
+	}
+	b, err := local.Open(ctx, home, local.Options{ReadOnly: opts.ReadOnly})
+	if err != nil {
+		return nil, wrap("open", "", home, err)
+	}
+	return New(b), nil
+}
+
+// New returns a Store over a backend. The Store closes it.
+func New(b driver.Backend) *Store { return &Store{b: b} }
+
+// Store is an open backend: a set of volumes.
+type Store struct {
+	b driver.Backend
+}
+
+// Caps tells what the backend can do.
+func (s *Store) Caps() Caps { return s.b.Caps() }
+
+// Close closes the backend; its attachments end, its FSes are closed.
+func (s *Store) Close() error { return wrap("close", "", "", s.b.Close()) }
+
+// Create makes an empty volume. ErrExists: the name is taken; ErrInvalid: the name
+// or the spec breaks a rule, and the error says which; ErrUnsupported: the backend
+// cannot keep to a limit or kind.
+func (s *Store) Create(ctx context.Context, name string, spec Spec) (*Volume, error) {
+	if spec.Kind == "" {
+		spec.Kind = KindDir
+	}
+	if err := errors.Join(driver.ValidateName(name), spec.Validate()); err != nil {
+		return nil, wrap("create", name, "", err)
+	}
+	info, err := s.b.Create(ctx, name, spec)
+	if err != nil {
+		return nil, wrap("create", name, "", err)
+	}
+	return s.volume(info), nil
+}
+
+// Ensure returns the volume of that name, and makes it when there is none; created
+// tells which. A volume that is there is never changed: when its kind, a limit that
+// spec sets or a label that spec has differs, Ensure returns ErrExists and says what.
+func (s *Store) Ensure(ctx context.Context, name string, spec Spec) (v *Volume, created bool, err error) {
+	for {
+		v, err = s.Create(ctx, name, spec)
+		if err == nil || !errors.Is(err, ErrExists) {
+			return v, err == nil, err
+		}
+		v, err = s.byName(ctx, "ensure", name)
+		if errors.Is(err, ErrNotFound) {
+			continue // removed in between; ctx bounds the loop
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		if err := spec.Fits(v.Info()); err != nil {
+			return nil, false, wrap("ensure", name, "", err)
+		}
+		return v, false, nil
+	}
+}
+
+// Get returns the volume with that id, or else that name.
+func (s *Store) Get(ctx context.Context, ref string) (*Volume, error) {
+	if isID(ref) {
+		info, err := s.b.Get(ctx, driver.ByID(ref))
+		if !errors.Is(err, ErrNotFound) {
+			if err != nil {
+				return nil, wrap("get", ref, "", err)
+			}
+			return s.volume(info), nil
+		}
+	}
+	return s.byName(ctx, "get", ref)
+}
+
+func (s *Store) byName(ctx context.Context, op, name string) (*Volume, error) {
+	if err := driver.ValidateName(name); err != nil {
+		return nil, wrap(op, name, "", err)
+	}
+	info, err := s.b.Get(ctx, driver.ByName(name))
+	if err != nil {
+		return nil, wrap(op, name, "", err)
+	}
+	return s.volume(info), nil
+}
+
+// Volumes yields the volumes that filter selects, newest first, in bounded memory.
+// filter.Limit bounds how many, filter.Cursor says where to begin.
+func (s *Store) Volumes(ctx context.Context, filter Filter) iter.Seq2[*Volume, error] {
+	return func(yield func(*Volume, error) bool) {
+		left, bounded := filter.Limit, filter.Limit > 0
+		for {
+			page, err := s.List(ctx, filter)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, info := range page.Volumes {
+				if !yield(s.volume(info), nil) {
+					return
+				}
+			}
+			left -= len(page.Volumes)
+			if page.Next == "" || bounded && left <= 0 {
+				return
+			}
+			filter.Cursor = page.Next
+			if bounded {
+				filter.Limit = left
+			}
+		}
+	}
+}
+
+// List returns one page of the volumes that filter selects, newest first.
+func (s *Store) List(ctx context.Context, filter Filter) (Page, error) {
+	if filter.Limit < 0 {
+		return Page{}, wrap("list", "", "", driver.Errorf(ErrInvalid, "limit %d: must not be negative", filter.Limit))
+	}
+	page, err := s.b.List(ctx, filter)
+	return page, wrap("list", "", "", err)
+}
+
+// Remove removes the volume with that id, or else that name, and all it holds.
+// ErrInUse: it is attached; the error names a holder.
+func (s *Store) Remove(ctx context.Context, ref string) error {
+	if isID(ref) {
+		_, err := s.b.Remove(ctx, driver.ByID(ref))
+		if !errors.Is(err, ErrNotFound) {
+			return wrap("remove", ref, "", err)
+		}
+	}
+	if err := driver.ValidateName(ref); err != nil {
+		return wrap("remove", ref, "", err)
+	}
+	_, err := s.b.Remove(ctx, driver.ByName(ref))
+	return wrap("remove", ref, "", err)
+}
+
+// Rename gives the volume with that id, or else that name, another name.
+func (s *Store) Rename(ctx context.Context, ref, newName string) (*Volume, error) {
+	v, err := s.Get(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := driver.ValidateName(newName); err != nil {
+		return nil, wrap("rename", ref, "", err)
+	}
+	return v, v.update(ctx, "rename", Update{Name: newName})
+}
+
+// Attachments lists the live attachments of all volumes, oldest first.
+func (s *Store) Attachments(ctx context.Context) ([]AttachmentInfo, error) {
+	list, err := s.b.Attachments(ctx, "")
+	return list, wrap("list attachments", "", "", err)
+}
+
+// Check looks for inconsistencies between catalog, storage and usage, calls report
+// for each, and repairs them if opts.Fix is set. An error of report ends it.
+func (s *Store) Check(ctx context.Context, opts CheckOptions, report func(Finding) error) error {
+	return wrap("check", "", "", s.b.Check(ctx, opts, report))
+}
+
+func isID(ref string) bool { return len(ref) == 36 && uuid.Validate(ref) == nil }
+
+// wrap is the boundary of the package: it names the operation and its object, once.
+func wrap(op, volume, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return err
+	}
+	return &Error{Op: op, Volume: volume, Path: path, Err: err}
+}

@@ -1,0 +1,144 @@
+package vole
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+)
+
+// Volume is one volume, held by its id.
+type Volume struct {
+	b driver.Backend
+
+	mu   sync.Mutex // guards info
+	info Info
+}
+
+func (s *Store) volume(info Info) *Volume { return &Volume{b: s.b, info: info} }
+
+// Info describes the volume as the last call on v found it, without asking again.
+func (v *Volume) Info() Info {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.info
+}
+
+// ID is the volume's id, which never changes.
+func (v *Volume) ID() string { return v.Info().ID }
+
+// Name is the name the volume had when last asked.
+func (v *Volume) Name() string { return v.Info().Name }
+
+func (v *Volume) set(info Info) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.info = info
+}
+
+func (v *Volume) wrap(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return wrap(op, v.Name(), path, err)
+}
+
+// Refresh asks for the volume's description again and returns it.
+func (v *Volume) Refresh(ctx context.Context) (Info, error) {
+	info, err := v.b.Get(ctx, driver.ByID(v.ID()))
+	if err != nil {
+		return Info{}, v.wrap("get", "", err)
+	}
+	v.set(info)
+	return info, nil
+}
+
+// Update changes name, limits and labels in one step.
+func (v *Volume) Update(ctx context.Context, change Update) error {
+	return v.update(ctx, "update", change)
+}
+
+func (v *Volume) update(ctx context.Context, op string, change Update) error {
+	if err := change.Validate(); err != nil {
+		return v.wrap(op, "", err)
+	}
+	info, err := v.b.Update(ctx, v.ID(), change)
+	if err != nil {
+		return v.wrap(op, "", err)
+	}
+	v.set(info)
+	return nil
+}
+
+// Remove removes the volume and all it holds. ErrInUse: it is attached.
+func (v *Volume) Remove(ctx context.Context) error {
+	_, err := v.b.Remove(ctx, driver.ByID(v.ID()))
+	return v.wrap("remove", "", err)
+}
+
+// Measure counts what the volume holds, corrects its usage and returns it.
+func (v *Volume) Measure(ctx context.Context) (Info, error) {
+	info, err := v.b.Measure(ctx, v.ID())
+	if err != nil {
+		return Info{}, v.wrap("measure", "", err)
+	}
+	v.set(info)
+	return info, nil
+}
+
+// FS opens the volume's files for reading and writing.
+func (v *Volume) FS(ctx context.Context) (*FS, error) { return v.OpenFS(ctx, FSOptions{}) }
+
+// OpenFS opens the volume's files as opts says.
+func (v *Volume) OpenFS(ctx context.Context, opts FSOptions) (*FS, error) {
+	d, err := v.b.OpenFS(ctx, v.ID(), opts)
+	if err != nil {
+		return nil, v.wrap("open", "", err)
+	}
+	return &FS{d: d, vol: v}, nil
+}
+
+// Attach takes the right to use the volume until Detach, or until this process dies.
+func (v *Volume) Attach(ctx context.Context, opts AttachOptions) (*Attachment, error) {
+	if opts.Holder == "" {
+		opts.Holder = fmt.Sprintf("%s[%d]", filepath.Base(os.Args[0]), os.Getpid())
+	}
+	if err := driver.ValidateHolder(opts.Holder); err != nil {
+		return nil, v.wrap("attach", "", err)
+	}
+	a, err := v.b.Attach(ctx, v.ID(), opts)
+	if err != nil {
+		return nil, v.wrap("attach", "", err)
+	}
+	return &Attachment{d: a, vol: v}, nil
+}
+
+// Attachments lists the volume's live attachments, oldest first.
+func (v *Volume) Attachments(ctx context.Context) ([]AttachmentInfo, error) {
+	list, err := v.b.Attachments(ctx, v.ID())
+	return list, v.wrap("list attachments", "", err)
+}
+
+// Attachment is a held right to use a volume.
+type Attachment struct {
+	d   driver.Attachment
+	vol *Volume
+}
+
+// Info describes the attachment.
+func (a *Attachment) Info() AttachmentInfo { return a.d.Info() }
+
+// Volume is the volume that is attached.
+func (a *Attachment) Volume() *Volume { return a.vol }
+
+// Path is where the volume's files (dir) or image (disk) lie on this host, absolute;
+// "" when the backend has no such place. Using it needs AttachOptions.HostPath.
+func (a *Attachment) Path() string { return a.d.Path() }
+
+// Detach gives the right back. Detaching twice does nothing.
+func (a *Attachment) Detach(ctx context.Context) error {
+	return a.vol.wrap("detach", "", a.d.Detach(ctx))
+}
