@@ -1,0 +1,68 @@
+# The commands of this project. `make demo` and `make test` are all a newcomer needs.
+
+GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+# What ships has no cgo: one static file, the same on every machine.
+GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+# Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
+RACE = . ./driver/... ./local/... ./sandbox/...
+
+TESTFLAGS ?=
+KILLS ?= 1000
+CONTEND ?= 1m
+FUZZTIME ?= 30s
+BENCHFLAGS ?=
+
+.PHONY: help build demo test race lint vet staticcheck bench torture fuzz cross clean
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## bin/vole for this machine
+	$(GOBUILD) -o bin/vole ./cmd/vole
+
+demo: ## see the main job done on real files; installs an OCI runtime if there is none
+	@bash scripts/demo.sh
+
+test: ## all tests
+	$(GO) test $(TESTFLAGS) ./...
+
+race: ## the core packages under the race detector
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $(RACE)
+
+lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux and macOS
+	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	if [ -n "$$bad" ]; then echo "gofmt is needed on:"; echo "$$bad"; exit 1; fi
+
+vet:
+	GOOS=linux $(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+
+staticcheck: bin/staticcheck
+	GOOS=linux bin/staticcheck ./...
+	GOOS=darwin bin/staticcheck ./...
+
+bin/staticcheck: internal/tools/go.mod
+	$(GO) -C internal/tools build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+bench: ## speed beside plain Go os and SQLite calls; BENCHFLAGS="-quick" for a short look
+	$(GO) run ./internal/bench $(BENCHFLAGS)
+
+torture: ## kill -9 at random instants, and many processes on the same names
+	$(GO) build -o bin/torture ./internal/torture
+	bin/torture -kills $(KILLS) -contend $(CONTEND)
+
+fuzz: ## every fuzz target, FUZZTIME each
+	@GO="$(GO)" bash scripts/fuzz.sh $(FUZZTIME)
+
+cross: ## the binary for every platform, in bin/
+	@for p in $(PLATFORMS); do \
+		echo "build $$p"; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} $(GOBUILD) -o bin/vole-$${p%/*}-$${p#*/} ./cmd/vole || exit 1; \
+	done
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,174 @@
+// Package archtest holds the tests of the architecture: which package may link which,
+// and what the shipped binary must not contain. ARCHITECTURE.md draws what is here.
+package archtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/volehq/vole"
+
+// rule says what a package and those beneath it may link of this module, directly or
+// through others. "." is the SDK. Every package matches the first rule that fits.
+type rule struct {
+	pkg string
+	may []string
+}
+
+var (
+	// helpers are internal packages that any layer may use; they know nothing of
+	// the layers above driver.
+	helpers  = []string{"driver", "internal"}
+	backends = []string{"local", "cloud"}
+	sdk      = slices.Concat(helpers, backends, []string{".", "ext4"})
+)
+
+var rules = []rule{
+	{"driver/drivertest", sdk}, // a suite: only tests link it
+	{"driver", nil},
+	{"ext4", []string{"ext4"}},
+	{"internal/archtest", nil},
+	{"internal/testskips", nil},
+	{"internal/bench", sdk},
+	{"internal/torture", sdk},
+	{"internal", slices.Concat(helpers, []string{"ext4"})},
+	{"local", slices.Concat(helpers, []string{"local", "ext4"})},
+	{"bucket", slices.Concat(helpers, []string{"bucket"})},
+	{"cloud", slices.Concat(helpers, []string{"cloud"})},
+	{".", sdk},
+	{"sandbox", slices.Concat(sdk, []string{"sandbox"})},
+	{"fusefs", slices.Concat(sdk, []string{"fusefs"})},
+	{"plugins", slices.Concat(sdk, []string{"plugins", "fusefs"})},
+	{"server", slices.Concat(sdk, []string{"server", "bucket"})},
+	{"cmd", slices.Concat(sdk, []string{"cmd", "sandbox", "fusefs", "plugins", "server", "bucket"})},
+}
+
+// pkg is what go list says of a package.
+type pkg struct {
+	ImportPath string
+	Dir        string
+	GoFiles    []string
+	CgoFiles   []string
+	Deps       []string
+}
+
+// list runs go list without cgo for one system.
+func list(t *testing.T, goos string, patterns ...string) []pkg {
+	t.Helper()
+	args := append([]string{"list", "-json=ImportPath,Dir,GoFiles,CgoFiles,Deps"}, patterns...)
+	cmd := exec.Command("go", args...)
+	cmd.Dir = root(t)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.Bytes())
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// ours returns a package's path in the module, and whether it is of the module.
+func ours(importPath string) (string, bool) {
+	if importPath == module {
+		return ".", true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+// within reports whether path is prefix or beneath it. "." has nothing beneath it.
+func within(path, prefix string) bool {
+	return path == prefix || prefix != "." && strings.HasPrefix(path, prefix+"/")
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	for _, goos := range []string{"linux", "darwin"} {
+		for _, p := range list(t, goos, "./...") {
+			name, _ := ours(p.ImportPath)
+			i := slices.IndexFunc(rules, func(r rule) bool { return within(name, r.pkg) })
+			if i < 0 {
+				t.Errorf("%s stands in no layer: add it to the rules of this test and to ARCHITECTURE.md", name)
+				continue
+			}
+			for _, dep := range p.Deps {
+				d, mine := ours(dep)
+				allowed := slices.ContainsFunc(rules[i].may, func(m string) bool { return within(d, m) })
+				if mine && d != name && !allowed {
+					t.Errorf("GOOS=%s: %s links %s, which its layer must not", goos, name, d)
+				}
+			}
+		}
+	}
+}
+
+func TestNoCgo(t *testing.T) {
+	for _, goos := range []string{"linux", "darwin"} {
+		for _, p := range list(t, goos, "-deps", "./...") {
+			if p.ImportPath == "runtime/cgo" || len(p.CgoFiles) > 0 {
+				t.Errorf("GOOS=%s: the module links %s, which needs cgo", goos, p.ImportPath)
+			}
+		}
+	}
+}
+
+// TestSDKIsSmall: a program that embeds the SDK gets no server, command line or
+// client of a database server or object store.
+func TestSDKIsSmall(t *testing.T) {
+	banned := []string{"github.com/jackc/pgx", "github.com/minio/", "github.com/spf13/", "github.com/containerd/", "testing"}
+	for _, p := range list(t, "linux", ".") {
+		for _, dep := range p.Deps {
+			if slices.ContainsFunc(banned, func(b string) bool { return within(dep, strings.TrimSuffix(b, "/")) }) {
+				t.Errorf("the SDK links %s", dep)
+			}
+		}
+	}
+}
+
+func TestNoInit(t *testing.T) {
+	fset := token.NewFileSet()
+	for _, goos := range []string{"linux", "darwin"} {
+		for _, p := range list(t, goos, "./...") {
+			for _, file := range p.GoFiles {
+				f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.SkipObjectResolution)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, d := range f.Decls {
+					if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+						t.Errorf("%s: no init functions; let the caller construct what it needs", fset.Position(fn.Pos()))
+					}
+				}
+			}
+		}
+	}
+}
