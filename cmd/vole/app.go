@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/term"
+)
+
+// app is what the commands share: where they read and write, and the global flags.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	home  string // --home; "": the default home
+	json  bool   // --json
+	quiet bool   // --quiet
+
+	// started is true once cobra has accepted the command line. An error before
+	// that is one of usage.
+	started bool
+}
+
+// open opens the store that the global flags name. The caller closes it.
+func (a *app) open(ctx context.Context) (*vole.Store, error) {
+	return vole.Open(ctx, vole.Options{Home: a.home})
+}
+
+// withStore runs fn on the opened store and closes it.
+func (a *app) withStore(ctx context.Context, fn func(s *vole.Store) error) error {
+	s, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(s), s.Close())
+}
+
+// withFS runs fn on the opened files of one volume and closes them.
+func (a *app) withFS(ctx context.Context, ref string, opts vole.FSOptions, fn func(f *vole.FS) error) error {
+	return a.withStore(ctx, func(s *vole.Store) error {
+		v, err := s.Get(ctx, ref)
+		if err != nil {
+			return err
+		}
+		f, err := v.OpenFS(ctx, opts)
+		if err != nil {
+			return err
+		}
+		return errors.Join(fn(f), f.Close())
+	})
+}
+
+// printf writes to standard output.
+func (a *app) printf(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.stdout, format, args...)
+	return err
+}
+
+// warnf writes one line to standard error.
+func (a *app) warnf(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "vole: warning: "+format+"\n", args...)
+}
+
+// printJSON writes one JSON value to standard output, indented.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// isTerminal reports whether v is a terminal.
+func isTerminal(v any) bool {
+	f, ok := v.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// usagef returns an error of usage (exit code 2).
+func usagef(format string, args ...any) error {
+	return driver.Errorf(vole.ErrInvalid, format, args...)
+}

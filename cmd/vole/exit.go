@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// exitError ends the program with a given code. With a nil err nothing is printed:
+// the code is passed through from a program that has spoken for itself.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// hinted is an error with a line of advice.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+// withHint adds a line of advice to err when it matches kind.
+func withHint(err, kind error, format string, args ...any) error {
+	if err == nil || !errors.Is(err, kind) {
+		return err
+	}
+	return &hinted{err, fmt.Sprintf(format, args...)}
+}
+
+// finish reports the error that a command returned and turns it into the exit code.
+// Of several errors the first decides.
+func (a *app) finish(err error) int {
+	if err == nil {
+		return driver.ExitOK
+	}
+	list := flatten(err)
+	for _, e := range list {
+		a.report(e)
+	}
+	return a.exitCode(list[0])
+}
+
+// flatten lists the errors that errors.Join put together.
+func flatten(err error) []error {
+	j, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var list []error
+	for _, e := range j.Unwrap() {
+		list = append(list, flatten(e)...)
+	}
+	return list
+}
+
+func (a *app) exitCode(err error) int {
+	if e := (*exitError)(nil); errors.As(err, &e) {
+		return e.code
+	}
+	if !a.started {
+		return driver.ExitUsage
+	}
+	return driver.Classify(err).Exit
+}
+
+// errorJSON is an error on standard error under --json.
+type errorJSON struct {
+	Code     string `json:"code"`
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+	Op       string `json:"op,omitempty"`
+	Volume   string `json:"volume,omitempty"`
+	Path     string `json:"path,omitempty"`
+	ExitCode int    `json:"exit_code"`
+}
+
+// report writes err, with its hint, to standard error.
+func (a *app) report(err error) {
+	if e := (*exitError)(nil); errors.As(err, &e) && e.err == nil {
+		return
+	}
+	hint := ""
+	if h := (*hinted)(nil); errors.As(err, &h) {
+		hint = h.hint
+	}
+	if !a.json {
+		fmt.Fprintf(a.stderr, "vole: %v\n", err)
+		if hint != "" {
+			fmt.Fprintf(a.stderr, "hint: %s\n", hint)
+		}
+		return
+	}
+	out := errorJSON{Code: driver.Classify(err).Code, Message: err.Error(), Hint: hint, ExitCode: a.exitCode(err)}
+	if !a.started {
+		out.Code = "invalid_request"
+	}
+	if e := (*vole.Error)(nil); errors.As(err, &e) {
+		out.Op, out.Volume, out.Path = e.Op, e.Volume, e.Path
+	}
+	enc := json.NewEncoder(a.stderr)
+	enc.SetEscapeHTML(false)
+	enc.Encode(map[string]errorJSON{"error": out})
+}

@@ -1,0 +1,39 @@
+// Command vole keeps named volumes for sandboxes: it makes, finds, changes and
+// removes them, moves files in and out, and runs programs with volumes attached.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	os.Exit(runMain())
+}
+
+// runMain is main without the exit, so that the script tests can run it too.
+func runMain() int {
+	earlyInit()
+	return run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}
+
+// run executes one command line and returns the exit code. The first SIGINT or
+// SIGTERM cancels the context, which lets a command clean up; after it the signals
+// have their usual effect again, so that a second one ends the process at once.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)()
+
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := newRootCmd(a)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	return a.finish(err)
+}

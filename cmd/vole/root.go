@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Groups of commands in the help.
+const (
+	groupVolumes   = "volumes"
+	groupFiles     = "files"
+	groupSandboxes = "sandboxes"
+	groupOther     = "other"
+)
+
+func newRootCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "vole COMMAND",
+		Short: "Named volumes for sandboxes",
+		Long: `Vole keeps named volumes: trees of files that outlive the sandboxes, virtual
+machines and programs that use them.`,
+		Example: `  vole create pip-cache --quota 2G
+  vole cp ./wheels pip-cache:/wheels
+  vole ls
+  vole rm pip-cache`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRun: func(*cobra.Command, []string) {
+			a.started = true
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+		Args: cobra.ArbitraryArgs,
+	}
+	f := cmd.PersistentFlags()
+	f.StringVar(&a.home, "home", "", "directory that holds the volumes (default $VOLE_HOME, /var/lib/vole for root, else ~/.local/share/vole)")
+	f.BoolVar(&a.json, "json", false, "print JSON, of the shapes in docs/cli-json.md")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, or nothing where there is nothing to ask for")
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddGroup(
+		&cobra.Group{ID: groupVolumes, Title: "Volumes:"},
+		&cobra.Group{ID: groupFiles, Title: "Files:"},
+		&cobra.Group{ID: groupSandboxes, Title: "Sandboxes:"},
+		&cobra.Group{ID: groupOther, Title: "Other commands:"},
+	)
+	addCommands(cmd, groupOther, newVersionCmd(a))
+	cmd.SetHelpCommandGroupID(groupOther)
+	return cmd
+}
+
+// addCommands adds commands to parent, in a group of its help.
+func addCommands(parent *cobra.Command, group string, cmds ...*cobra.Command) {
+	for _, c := range cmds {
+		c.GroupID = group
+		parent.AddCommand(c)
+	}
+}
+
+// groupRun runs a command that only has subcommands: it shows its help, and refuses
+// a name that is none of them.
+func groupRun(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	msg := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	hint := "'" + cmd.CommandPath() + " --help' lists the commands"
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		hint = "did you mean " + strings.Join(s, " or ") + "?"
+	}
+	return &hinted{usagef("%s", msg), hint}
+}
