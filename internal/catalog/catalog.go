@@ -1,0 +1,306 @@
+// Package catalog is the SQLite database of a local home: one file, any number of
+// processes, and within each any number of goroutines.
+//
+// Reads go to a pool of connections and see committed state. Writes are functions
+// handed to one writer, which runs all that are waiting in one transaction, so that
+// concurrent writers share a sync (group commit). A write is [Durable] when it must
+// survive a power cut once it returned, and [Lazy] when losing it does no harm because
+// recovery would do it again; a later durable write makes all earlier ones durable,
+// since both append to the same write-ahead log.
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/flock"
+
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Options says how to open a catalog. The zero value opens for reading and writing
+// and makes the database when it is missing.
+type Options struct {
+	ReadOnly bool // nothing is written, not even a file beside the database
+}
+
+// DB is an open catalog.
+type DB struct {
+	read  *sql.DB
+	stmts sync.Map // query -> *sql.Stmt of read
+	w     *writer  // nil when read-only
+	tmp   string   // directory of a private copy, removed on Close; "" mostly
+}
+
+// Open opens the catalog at path, bringing its schema up to date. Concurrent first
+// opens of several processes wait for one another. ErrUnsupported: a newer version
+// of Vole made it; ErrReadOnly, ErrNoSpace and ErrCorrupt as the disk has it.
+func Open(ctx context.Context, path string, opts Options) (*DB, error) {
+	if opts.ReadOnly {
+		return openReadOnly(ctx, path)
+	}
+	if err := create(path); err != nil {
+		return nil, err
+	}
+	read, err := openPool(path, "query_only(1)")
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{read: read}
+	if err := db.prepare(ctx, path); err != nil {
+		read.Close()
+		return nil, Translate(err)
+	}
+	if db.w, err = newWriter(ctx, path); err != nil {
+		read.Close()
+		return nil, Translate(err)
+	}
+	return db, nil
+}
+
+// create makes an empty database file that only its owner can read; SQLite gives the
+// files beside it the same mode.
+func create(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}
+
+func openPool(path string, pragmas ...string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", dsn(path, "", append(pragmas, "busy_timeout(10000)")...))
+	if err != nil {
+		return nil, err
+	}
+	n := runtime.GOMAXPROCS(0) + 2
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	return db, nil
+}
+
+// dsn builds the URI that modernc.org/sqlite takes; pragmas are run on every new
+// connection. https://www.sqlite.org/uri.html
+func dsn(path, mode string, pragmas ...string) string {
+	q := url.Values{"_pragma": pragmas}
+	if mode != "" {
+		q.Set("mode", mode)
+	}
+	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
+	return u.String()
+}
+
+// prepare brings the schema up to date.
+func (db *DB) prepare(ctx context.Context, path string) error {
+	have, err := db.version(ctx)
+	if err != nil || have == latest() {
+		return err
+	}
+	if have > latest() {
+		return newer(have)
+	}
+	lock, err := flock.Wait(ctx, filepath.Join(filepath.Dir(path), "locks", "schema"))
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	return migrate(ctx, path)
+}
+
+func newer(have int64) error {
+	return driver.Errorf(driver.ErrUnsupported,
+		"the catalog has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, latest())
+}
+
+// latest is the newest schema version that this program knows.
+func latest() int64 {
+	var top int64
+	list, _ := fs.ReadDir(migrations, "migrations") // embedded: cannot fail
+	for _, e := range list {
+		num, _, _ := strings.Cut(e.Name(), "_")
+		v, _ := strconv.ParseInt(num, 10, 64)
+		top = max(top, v)
+	}
+	return top
+}
+
+// version is the schema version of the database, 0 for an empty one. The table is
+// that of goose.
+func (db *DB) version(ctx context.Context) (int64, error) {
+	var has bool
+	err := db.read.QueryRowContext(ctx,
+		`SELECT count(*) FROM sqlite_schema WHERE name = 'goose_db_version'`).Scan(&has)
+	if err != nil || !has {
+		return 0, err
+	}
+	var v sql.NullInt64
+	err = db.read.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version`).Scan(&v)
+	return v.Int64, err
+}
+
+// migrate runs the migrations that are missing, in WAL mode from the first.
+func migrate(ctx context.Context, path string) error {
+	db, err := sql.Open("sqlite", dsn(path, "", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// openReadOnly opens a catalog that is not to be written. SQLite needs its
+// shared-memory file even for reading, so where that is missing and cannot be made (a
+// read-only or full disk), a private copy of the database is read instead.
+func openReadOnly(ctx context.Context, path string) (*DB, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	db, err := tryReadOnly(ctx, path)
+	if err == nil {
+		return db, nil
+	}
+	if errors.Is(err, driver.ErrUnsupported) || ctx.Err() != nil {
+		return nil, err
+	}
+	tmp, cerr := os.MkdirTemp("", "vole-catalog-")
+	if cerr != nil {
+		// Memory-backed on Linux, so there even when every disk is full.
+		if tmp, cerr = os.MkdirTemp("/dev/shm", "vole-catalog-"); cerr != nil {
+			return nil, err
+		}
+	}
+	if db, err = copyReadOnly(ctx, path, tmp); err != nil {
+		os.RemoveAll(tmp)
+		return nil, err
+	}
+	return db, nil
+}
+
+func copyReadOnly(ctx context.Context, path, tmp string) (*DB, error) {
+	name := filepath.Join(tmp, filepath.Base(path))
+	for _, suffix := range []string{"", "-wal"} {
+		data, err := os.ReadFile(path + suffix)
+		if suffix != "" && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(name+suffix, data, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	db, err := tryReadOnly(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	db.tmp = tmp
+	return db, nil
+}
+
+func tryReadOnly(ctx context.Context, path string) (*DB, error) {
+	read, err := sql.Open("sqlite", dsn(path, "ro", "query_only(1)", "busy_timeout(10000)"))
+	if err != nil {
+		return nil, err
+	}
+	read.SetMaxOpenConns(runtime.GOMAXPROCS(0) + 2)
+	db := &DB{read: read}
+	have, err := db.version(ctx)
+	switch {
+	case err == nil && have > latest():
+		err = newer(have)
+	case err == nil && have < latest():
+		err = driver.Errorf(driver.ErrUnsupported,
+			"the catalog has schema %d, this version of vole reads %d; open it once with the right to write", have, latest())
+	}
+	if err != nil {
+		read.Close()
+		return nil, Translate(err)
+	}
+	return db, nil
+}
+
+// Read is the pool of connections for reading.
+func (db *DB) Read() *sql.DB { return db.read }
+
+// Stmt returns query prepared on the reading pool; it is kept until Close.
+func (db *DB) Stmt(ctx context.Context, query string) (*sql.Stmt, error) {
+	if s, ok := db.stmts.Load(query); ok {
+		return s.(*sql.Stmt), nil
+	}
+	s, err := db.read.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, Translate(err)
+	}
+	if old, loaded := db.stmts.LoadOrStore(query, s); loaded {
+		s.Close()
+		return old.(*sql.Stmt), nil
+	}
+	return s, nil
+}
+
+// Write runs fn in a transaction and returns once that is committed, with the
+// durability asked for. Transactions of other callers may share the commit; when fn
+// fails only its own changes are undone. fn must not call Write, and must be quick:
+// every writer of the home waits for it. When ctx ends before fn ran, it never runs.
+func (db *DB) Write(ctx context.Context, d Durability, fn func(tx *Tx) error) error {
+	if db.w == nil {
+		return driver.Errorf(driver.ErrReadOnly, "the home is open for reading only")
+	}
+	return Translate(db.w.write(ctx, d, fn))
+}
+
+// Close waits for writes under way and closes the database.
+func (db *DB) Close() error {
+	var err error
+	if db.w != nil {
+		err = db.w.close()
+	}
+	db.stmts.Range(func(_, s any) bool { s.(*sql.Stmt).Close(); return true })
+	err = errors.Join(err, db.read.Close())
+	if db.tmp != "" {
+		err = errors.Join(err, os.RemoveAll(db.tmp))
+	}
+	return err
+}
+
+// Time turns a stored time, nanoseconds since 1970, into a UTC time; 0 is the zero time.
+func Time(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}

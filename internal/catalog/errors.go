@@ -1,0 +1,47 @@
+package catalog
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/volehq/vole/driver"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// Translate turns an error of SQLite into one that matches a sentinel of driver.
+// https://www.sqlite.org/rescode.html
+func Translate(err error) error {
+	e := (*sqlite.Error)(nil)
+	if err == nil || !errors.As(err, &e) {
+		return err
+	}
+	var kind error
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL:
+		kind = driver.ErrNoSpace
+	case sqlite3.SQLITE_READONLY:
+		kind = driver.ErrReadOnly
+	case sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
+		kind = driver.ErrPermission
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		kind = driver.ErrCorrupt
+	default:
+		return fmt.Errorf("catalog: %w", err)
+	}
+	return driver.Errorf(kind, "catalog: %v", err)
+}
+
+// IsUnique reports whether err says that a unique value is there already.
+func IsUnique(err error) bool {
+	e := (*sqlite.Error)(nil)
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+}
+
+func isBusy(err error) bool {
+	e := (*sqlite.Error)(nil)
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
+}

@@ -1,0 +1,324 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/fault"
+)
+
+// Durability says what a committed write survives.
+type Durability int
+
+const (
+	Lazy    Durability = iota // the death of the process
+	Durable                   // a power cut
+)
+
+// maxBatch bounds how many writes share one transaction, and so how long the first
+// of them waits for the last.
+const maxBatch = 128
+
+// writer runs all writes of this process, one transaction at a time.
+type writer struct {
+	db    *sql.DB
+	conn  *sql.Conn
+	queue chan *request
+	done  chan struct{} // closed when the loop has ended
+
+	mu     sync.RWMutex // guards closed, and queue against being closed under a send
+	closed bool
+
+	// Of the loop alone:
+	stmts map[string]*sql.Stmt
+	sync  Durability // what the connection is set to
+}
+
+type request struct {
+	ctx    context.Context
+	d      Durability
+	fn     func(*Tx) error
+	err    error
+	result chan error
+}
+
+func newWriter(ctx context.Context, path string) (*writer, error) {
+	// The time-out is zero because begin waits by itself: SQLite's own waiting
+	// backs off to a tenth of a second and lets late comers overtake.
+	db, err := sql.Open("sqlite", dsn(path, "", "busy_timeout(0)", "foreign_keys(1)", "synchronous(FULL)"))
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	w := &writer{
+		db: db, conn: conn,
+		queue: make(chan *request, maxBatch),
+		done:  make(chan struct{}),
+		stmts: map[string]*sql.Stmt{},
+		sync:  Durable,
+	}
+	go w.loop()
+	return w, nil
+}
+
+func (w *writer) write(ctx context.Context, d Durability, fn func(*Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r := &request{ctx: ctx, d: d, fn: fn, result: make(chan error, 1)}
+	if err := w.enqueue(r); err != nil {
+		return err
+	}
+	// Not on ctx.Done: once fn ran its outcome must be known, and before that the
+	// loop itself drops requests whose context ended.
+	return <-r.result
+}
+
+func (w *writer) enqueue(r *request) error {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if w.closed {
+		return driver.ErrClosed
+	}
+	select {
+	case w.queue <- r:
+		return nil
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	}
+}
+
+func (w *writer) close() error {
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return nil
+	}
+	w.closed = true
+	close(w.queue)
+	w.mu.Unlock()
+	<-w.done
+	for _, s := range w.stmts {
+		s.Close()
+	}
+	return errors.Join(w.conn.Close(), w.db.Close())
+}
+
+func (w *writer) loop() {
+	defer close(w.done)
+	batch := make([]*request, 0, maxBatch)
+	for r := range w.queue {
+		batch = append(batch[:0], r)
+	more:
+		for len(batch) < maxBatch {
+			select {
+			case r, ok := <-w.queue:
+				if !ok {
+					break more
+				}
+				batch = append(batch, r)
+			default:
+				break more
+			}
+		}
+		w.run(batch)
+	}
+}
+
+// run executes a batch in one transaction and answers each request once.
+func (w *writer) run(batch []*request) {
+	d := Lazy
+	for _, r := range batch {
+		d = max(d, r.d)
+	}
+	err := w.setSync(d)
+	if err == nil {
+		batch, err = w.begin(batch)
+	}
+	if err == nil && len(batch) > 0 {
+		err = w.commit(batch)
+	}
+	for _, r := range batch {
+		if r.err == nil {
+			r.err = err
+		}
+		r.result <- r.err
+	}
+}
+
+// setSync makes the next commit sync the log, or not.
+// https://www.sqlite.org/pragma.html#pragma_synchronous
+func (w *writer) setSync(d Durability) error {
+	if w.sync == d {
+		return nil
+	}
+	q := `PRAGMA synchronous = FULL`
+	if d == Lazy {
+		q = `PRAGMA synchronous = NORMAL`
+	}
+	if _, err := w.exec(q); err != nil {
+		return err
+	}
+	w.sync = d
+	return nil
+}
+
+// begin starts the transaction, waiting while another process has one. Requests
+// whose context ends meanwhile are answered and left out of what it returns.
+func (w *writer) begin(batch []*request) ([]*request, error) {
+	pause := 100 * time.Microsecond
+	for {
+		live := batch[:0]
+		for _, r := range batch {
+			if err := r.ctx.Err(); err != nil {
+				r.result <- err
+				continue
+			}
+			live = append(live, r)
+		}
+		batch = live
+		if len(batch) == 0 {
+			return nil, nil
+		}
+		err := fault.Do("sql.begin", "", func() error { _, err := w.exec(`BEGIN IMMEDIATE`); return err })
+		if !isBusy(err) {
+			return batch, err
+		}
+		// Random, so that no process waits in step with another.
+		time.Sleep(pause/2 + rand.N(pause))
+		pause = min(2*pause, 4*time.Millisecond)
+	}
+}
+
+// commit runs the functions of a batch and commits. A function that fails is undone
+// alone; an error that commit returns is for all that did not fail.
+func (w *writer) commit(batch []*request) error {
+	tx := &Tx{w: w}
+	failed := 0
+	for _, r := range batch {
+		if len(batch) > 1 {
+			if _, err := w.exec(`SAVEPOINT one`); err != nil {
+				w.rollback()
+				return err
+			}
+		}
+		r.err = r.fn(tx)
+		if r.err != nil {
+			failed++
+		}
+		if len(batch) > 1 {
+			if r.err != nil {
+				if _, err := w.exec(`ROLLBACK TO one`); err != nil {
+					w.rollback()
+					return err
+				}
+			}
+			if _, err := w.exec(`RELEASE one`); err != nil {
+				w.rollback()
+				return err
+			}
+		}
+	}
+	if failed == len(batch) {
+		w.rollback()
+		return nil
+	}
+	err := fault.Do("sql.commit", "", func() error { _, err := w.exec(`COMMIT`); return err })
+	if err != nil {
+		w.rollback()
+	}
+	return err
+}
+
+// rollback ends the transaction. Its own error says nothing new: SQLite has rolled
+// back by itself after some errors, and then there is nothing to roll back.
+func (w *writer) rollback() { _, _ = w.exec(`ROLLBACK`) }
+
+// exec runs a statement on the writer's connection, prepared once.
+func (w *writer) exec(query string, args ...any) (sql.Result, error) {
+	s, err := w.stmt(query)
+	if err != nil {
+		return nil, err
+	}
+	return s.Exec(args...)
+}
+
+func (w *writer) stmt(query string) (*sql.Stmt, error) {
+	if s := w.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := w.conn.PrepareContext(context.Background(), query)
+	if err != nil {
+		return nil, err
+	}
+	w.stmts[query] = s
+	return s, nil
+}
+
+// Tx is a write transaction, valid while the function it was given to runs. Its
+// statements are prepared once and kept, so queries must not be built from values.
+type Tx struct{ w *writer }
+
+// Exec runs a statement and returns how many rows it changed.
+func (tx *Tx) Exec(query string, args ...any) (int64, error) {
+	var n int64
+	err := fault.Do("sql.exec", query, func() error {
+		res, err := tx.w.exec(query, args...)
+		if err != nil {
+			return err
+		}
+		n, err = res.RowsAffected()
+		return err
+	})
+	return n, err
+}
+
+// QueryRow runs a query of one row.
+func (tx *Tx) QueryRow(query string, args ...any) Row {
+	var r Row
+	r.err = fault.Do("sql.query", query, func() error {
+		s, err := tx.w.stmt(query)
+		if err == nil {
+			r.row = s.QueryRow(args...)
+		}
+		return err
+	})
+	return r
+}
+
+// Query runs a query; the caller closes the rows before its function returns.
+func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
+	var rows *sql.Rows
+	err := fault.Do("sql.query", query, func() error {
+		s, err := tx.w.stmt(query)
+		if err == nil {
+			rows, err = s.Query(args...)
+		}
+		return err
+	})
+	return rows, err
+}
+
+// Row is the row of a QueryRow.
+type Row struct {
+	row *sql.Row
+	err error
+}
+
+// Scan copies the row's columns; sql.ErrNoRows: there is none.
+func (r Row) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	return r.row.Scan(dest...)
+}

@@ -1,0 +1,74 @@
+// Package flock takes advisory locks on files with flock(2). The kernel drops such a
+// lock when the process that took it dies, in whatever mount or pid namespace it was,
+// so a lock that can be taken proves that its holder is gone.
+package flock
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Lock is a held exclusive lock.
+type Lock struct{ f *os.File }
+
+// Try takes the lock on the file at path, making the file (0600) when it is missing.
+// It returns nil without an error when another holds it.
+func Try(path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return try(f)
+}
+
+// TryExisting is Try for a file that must be there.
+func TryExisting(path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return try(f)
+}
+
+func try(f *os.File) (*Lock, error) {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return &Lock{f}, nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EWOULDBLOCK):
+			f.Close()
+			return nil, nil
+		default:
+			f.Close()
+			return nil, err
+		}
+	}
+}
+
+// Wait takes the lock, waiting for it as long as ctx lasts.
+func Wait(ctx context.Context, path string) (*Lock, error) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		l, err := Try(path)
+		if l != nil || err != nil {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// File is the locked file. It must not be closed but by Release.
+func (l *Lock) File() *os.File { return l.f }
+
+// Release gives the lock up.
+func (l *Lock) Release() error { return l.f.Close() }
