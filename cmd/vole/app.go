@@ -64,7 +64,7 @@ func (a *app) printf(format string, args ...any) error {
 
 // warnf writes one line to standard error.
 func (a *app) warnf(format string, args ...any) {
-	fmt.Fprintf(a.stderr, "vole: warning: "+format+"\n", args...)
+	fmt.Fprintf(a.stderr, "vole: warning: %s\n", plain(fmt.Sprintf(format, args...)))
 }
 
 // printJSON writes one JSON value to standard output, indented.

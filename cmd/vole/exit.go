@@ -98,7 +98,7 @@ func (a *app) report(err error) {
 		hint = h.hint
 	}
 	if !a.json {
-		fmt.Fprintf(a.stderr, "vole: %v\n", err)
+		fmt.Fprintf(a.stderr, "vole: %s\n", plain(err.Error()))
 		if hint != "" {
 			fmt.Fprintf(a.stderr, "hint: %s\n", hint)
 		}

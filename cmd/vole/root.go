@@ -17,7 +17,7 @@ const (
 
 func newRootCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "vole COMMAND",
+		Use:   "vole",
 		Short: "Named volumes for sandboxes",
 		Long: `Vole keeps named volumes: trees of files that outlive the sandboxes, virtual
 machines and programs that use them.`,
@@ -44,7 +44,10 @@ machines and programs that use them.`,
 		&cobra.Group{ID: groupSandboxes, Title: "Sandboxes:"},
 		&cobra.Group{ID: groupOther, Title: "Other commands:"},
 	)
-	addCommands(cmd, groupOther, newVersionCmd(a))
+	addCommands(cmd, groupVolumes, newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newRenameCmd(a),
+		newSetCmd(a), newDfCmd(a))
+	addCommands(cmd, groupOther, newDoctorCmd(a), newCompletionCmd(a), newVersionCmd(a))
+	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetHelpCommandGroupID(groupOther)
 	return cmd
 }

@@ -7,6 +7,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set by the linker to the release that is built.
+var version string
+
 // versionInfo says what this binary is.
 type versionInfo struct {
 	Version  string `json:"version"`
@@ -50,9 +53,11 @@ func buildVersion() versionInfo {
 	v := versionInfo{Version: "devel", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return v
+		info = &debug.BuildInfo{}
 	}
-	if m := info.Main.Version; m != "" && m != "(devel)" {
+	if version != "" {
+		v.Version = version
+	} else if m := info.Main.Version; m != "" && m != "(devel)" {
 		v.Version = m
 	}
 	for _, s := range info.Settings {

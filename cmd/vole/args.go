@@ -1,0 +1,79 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// exactArgs wants n arguments, and says what they are when there are fewer.
+func exactArgs(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < n:
+			return missingArgs(cmd, what)
+		case len(args) > n:
+			return usagef("%s: unexpected argument %q; see '%s --help'", cmd.Name(), args[n], cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+// minArgs wants at least n arguments.
+func minArgs(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return missingArgs(cmd, what)
+		}
+		return nil
+	}
+}
+
+// rangeArgs wants n to m arguments.
+func rangeArgs(n, m int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > m {
+			return exactArgs(m, what)(cmd, args)
+		}
+		return minArgs(n, what)(cmd, args)
+	}
+}
+
+func missingArgs(cmd *cobra.Command, what string) error {
+	return &hinted{usagef("%s: give %s", cmd.Name(), what), "usage: " + cmd.UseLine()}
+}
+
+// splitRef splits NAME:path. ok is false when arg is not of that form but a host
+// path: docker's rule, by which "./x:y", "/x:y" and a name without ":" are the host's.
+func splitRef(arg string) (name, path string, ok bool) {
+	if strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, ".") {
+		return "", arg, false
+	}
+	name, path, ok = strings.Cut(arg, ":")
+	if !ok {
+		return "", arg, false
+	}
+	return name, path, true
+}
+
+// volumeRef splits NAME[:path] where only a volume makes sense; without a path it is
+// the volume's root.
+func volumeRef(arg string) (name, path string, err error) {
+	name, path, _ = strings.Cut(arg, ":")
+	if name == "" {
+		return "", "", usagef("%q names no volume; write NAME:/path", arg)
+	}
+	if path == "" {
+		path = "/"
+	}
+	return name, path, nil
+}
+
+// fileRef splits NAME:path, in which the path is required.
+func fileRef(arg string) (name, path string, err error) {
+	name, path, err = volumeRef(arg)
+	if err == nil && !strings.Contains(arg, ":") {
+		err = usagef("%q has no path in the volume; write %s:/path", arg, arg)
+	}
+	return name, path, err
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newCreateCmd(a *app) *cobra.Command {
+	var (
+		kind, size, quota string
+		labels            []string
+		existOK           bool
+	)
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Create a volume",
+		Long: `Create an empty volume and print its name.
+
+A dir volume keeps files as files and may have a quota. A disk volume is one image
+that holds ext4, and needs a size.`,
+		Example: `  vole create pip-cache
+  vole create pip-cache --quota 2G -l team=ml -l env=dev
+  vole create scratch --kind disk --size 20G
+  vole create pip-cache --exist-ok    # content when one like it is there`,
+		Args:              exactArgs(1, "the volume's name"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			spec, err := parseSpec(kind, size, quota, labels)
+			if err != nil {
+				return err
+			}
+			return a.create(cmd, args[0], spec, existOK)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&kind, "kind", "", "dir or disk (default dir, or disk with --size)")
+	f.StringVar(&size, "size", "", "capacity of a disk volume, e.g. 20G")
+	f.StringVar(&quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M")
+	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
+	f.BoolVar(&existOK, "exist-ok", false, "succeed if a volume that fits is there")
+	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
+	noFlagFiles(cmd, "size", "quota", "label")
+	return cmd
+}
+
+func (a *app) create(cmd *cobra.Command, name string, spec vole.Spec, existOK bool) error {
+	ctx := cmd.Context()
+	return a.withStore(ctx, func(s *vole.Store) (err error) {
+		var v *vole.Volume
+		if existOK {
+			v, _, err = s.Ensure(ctx, name, spec)
+		} else {
+			v, err = s.Create(ctx, name, spec)
+			err = withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
+		}
+		if err != nil {
+			return err
+		}
+		return a.printVolume(v.Info())
+	})
+}
+
+// printVolume prints what a command made or changed: its name, or all under --json.
+func (a *app) printVolume(info vole.Info) error {
+	switch {
+	case a.json:
+		return a.printJSON(info)
+	case a.quiet:
+		return nil
+	}
+	return a.printf("%s\n", info.Name)
+}
+
+// parseSpec makes a Spec of the flags of create.
+func parseSpec(kind, size, quota string, labels []string) (spec vole.Spec, err error) {
+	spec.Kind = vole.Kind(kind)
+	if kind == "" && size != "" {
+		spec.Kind = vole.KindDisk
+	}
+	if spec.Capacity, err = parseLimit("size", size); err != nil {
+		return spec, err
+	}
+	if spec.Quota, err = parseLimit("quota", quota); err != nil {
+		return spec, err
+	}
+	spec.Labels, err = parseLabels(labels)
+	return spec, err
+}
+
+// parseLimit parses a size that a flag gives; "" is 0, and 0 is refused, because it
+// would read as no limit at all.
+func parseLimit(flag, s string) (vole.Size, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := vole.ParseSize(s)
+	if err == nil && n <= 0 {
+		err = usagef("%s: must be at least 1 byte", s)
+	}
+	if err != nil {
+		return 0, usagef("--%s: %v", flag, err)
+	}
+	return n, nil
+}
+
+// parseLabels parses k=v. A label without "=" has an empty value.
+func parseLabels(list []string) (vole.Labels, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	l := make(vole.Labels, len(list))
+	for _, s := range list {
+		k, v, _ := strings.Cut(s, "=")
+		if _, twice := l[k]; twice {
+			return nil, usagef("--label: %q is given twice", k)
+		}
+		l[k] = v
+	}
+	return l, nil
+}

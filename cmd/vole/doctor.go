@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+func newDoctorCmd(a *app) *cobra.Command {
+	var fix bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check the volumes against the disk, and repair",
+		Long: `Check the catalog against what is on disk, and what volumes are said to hold
+against what they do. Every inconsistency is printed; --fix repairs. Data that no
+volume claims is never deleted: it moves to lost+found in the home.
+
+The exit code is 9 when something is left to repair.`,
+		Example: `  vole doctor
+  vole doctor --fix
+  vole doctor --json | jq -r '.[].code'`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.doctor(cmd, s, fix) })
+		},
+	}
+	cmd.Flags().BoolVar(&fix, "fix", false, "repair what is found")
+	return cmd
+}
+
+func (a *app) doctor(cmd *cobra.Command, s *vole.Store, fix bool) error {
+	var found, open int
+	arr := a.newJSONArray()
+	err := s.Check(cmd.Context(), vole.CheckOptions{Fix: fix}, func(f vole.Finding) error {
+		found++
+		if !f.Fixed {
+			open++
+		}
+		if a.json {
+			return arr.add(f)
+		}
+		return a.printFinding(f)
+	})
+	if a.json {
+		err = errors.Join(err, arr.close())
+	}
+	if err != nil {
+		return err
+	}
+	if found == 0 && !a.json && !a.quiet {
+		return a.printf("ok: nothing found\n")
+	}
+	if open == 0 {
+		return nil
+	}
+	left := &exitError{driver.ExitCorrupt, driver.Errorf(vole.ErrCorrupt, "doctor: %d of %d findings not repaired", open, found)}
+	if fix {
+		return left
+	}
+	return &hinted{left, "'vole doctor --fix' repairs what can be repaired"}
+}
+
+// printFinding prints one line: code, place, detail.
+func (a *app) printFinding(f vole.Finding) error {
+	if a.quiet {
+		return a.printf("%s\n", f.Code)
+	}
+	place := ""
+	for _, s := range []string{f.Volume, f.Path} {
+		if s != "" {
+			place += " " + a.fileName(s)
+		}
+	}
+	mark := ""
+	if f.Fixed {
+		mark = " [fixed]"
+	}
+	return a.printf("%s%s: %s%s\n", f.Code, place, f.Detail, mark)
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+// volumeJSON is a volume as inspect prints it.
+type volumeJSON struct {
+	vole.Info
+	Attachments []vole.AttachmentInfo `json:"attachments"`
+}
+
+func newInspectCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect NAME...",
+		Short: "Show volumes in full, and who has them attached",
+		Long:  `Show all there is to know of volumes, given by name or id, and who has them attached.`,
+		Example: `  vole inspect pip-cache
+  vole inspect --json pip-cache wheels | jq '.[].attachments[].holder'`,
+		Args:              minArgs(1, "the name of at least one volume"),
+		ValidArgsFunction: completeNames(a, 0),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.inspect(cmd.Context(), s, args) })
+		},
+	}
+}
+
+func (a *app) inspect(ctx context.Context, s *vole.Store, names []string) error {
+	var errs []error
+	found := []volumeJSON{}
+	for _, name := range names {
+		v, err := inspectOne(ctx, s, name)
+		if err != nil {
+			errs = append(errs, withHint(err, vole.ErrNotFound, "'vole ls' lists the volumes"))
+			continue
+		}
+		if !a.json && len(found) > 0 {
+			errs = append(errs, a.printf("\n"))
+		}
+		found = append(found, v)
+		if !a.json {
+			errs = append(errs, a.printInspected(v))
+		}
+	}
+	if a.json {
+		errs = append(errs, a.printJSON(found))
+	}
+	return errors.Join(errs...)
+}
+
+func inspectOne(ctx context.Context, s *vole.Store, name string) (volumeJSON, error) {
+	v, err := s.Get(ctx, name)
+	if err != nil {
+		return volumeJSON{}, err
+	}
+	list, err := v.Attachments(ctx)
+	if list == nil {
+		list = []vole.AttachmentInfo{} // [] in JSON, not null
+	}
+	return volumeJSON{v.Info(), list}, err
+}
+
+func (a *app) printInspected(v volumeJSON) error {
+	if a.quiet {
+		return a.printf("%s\n", v.Name)
+	}
+	t := a.newTable()
+	row := func(k, v string) { t.row(k+":", v) }
+	row("Name", v.Name)
+	row("ID", v.ID)
+	row("Kind", string(v.Kind))
+	used := a.size(v.Used)
+	if v.UsedStale {
+		used += " (may be wrong; 'vole df --measure' counts again)"
+	}
+	row("Used", used)
+	if v.Kind == vole.KindDisk {
+		row("Capacity", a.limit(v.Info))
+	} else {
+		row("Quota", a.limit(v.Info))
+	}
+	row("Created", a.when(v.Created))
+	row("Updated", a.when(v.Updated))
+	if len(v.Labels) == 0 {
+		row("Labels", "-")
+	}
+	for i, k := range slices.Sorted(maps.Keys(v.Labels)) {
+		t.row(heading("Labels:", i), k+"="+v.Labels[k])
+	}
+	if len(v.Attachments) == 0 {
+		row("Attachments", "-")
+	}
+	for i, at := range v.Attachments {
+		t.row(heading("Attachments:", i), a.attachmentLine(at))
+	}
+	return t.close()
+}
+
+// heading is the name of a row of several lines: only the first has it.
+func heading(s string, line int) string {
+	if line == 0 {
+		return s
+	}
+	return ""
+}
+
+func (a *app) attachmentLine(at vole.AttachmentInfo) string {
+	mode := "rw"
+	if at.ReadOnly {
+		mode = "ro"
+	}
+	return fmt.Sprintf("%s, %s, pid %d on %s, since %s", at.Holder, mode, at.PID, at.Host, a.when(at.Since))
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newLsCmd(a *app) *cobra.Command {
+	var (
+		selectors []string
+		kind      string
+		filter    vole.Filter
+	)
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List volumes, newest first",
+		Long: `List the volumes, newest first. "~" before a figure says that it may be wrong: a
+program used the files by their path on the host; 'vole df --measure' counts again.
+
+With --limit, when more volumes follow, the cursor of the next page is printed on
+standard error. Under --json a page is an object {"volumes": [...], "next": "..."}.`,
+		Example: `  vole ls
+  vole ls -q -l team=ml,env!=prod
+  vole ls --kind disk --limit 100
+  vole ls --json | jq -r '.[] | select(.used > 1e9) | .name'`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if filter.Selector, err = vole.ParseSelector(strings.Join(selectors, ",")); err != nil {
+				return err
+			}
+			if filter.Kind, err = parseKind(kind); err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("limit") && filter.Limit <= 0 {
+				return usagef("--limit %d: must be at least 1", filter.Limit)
+			}
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.list(cmd.Context(), s, filter) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVarP(&selectors, "selector", "l", nil, "only volumes with these labels: `k, k=v or k!=v`, separated by commas")
+	f.StringVar(&kind, "kind", "", "only volumes of this kind, dir or disk")
+	f.IntVar(&filter.Limit, "limit", 0, "most volumes to print (default all)")
+	f.StringVar(&filter.Cursor, "cursor", "", "continue after the page that gave this cursor")
+	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
+	noFlagFiles(cmd, "selector", "limit", "cursor")
+	return cmd
+}
+
+func parseKind(s string) (vole.Kind, error) {
+	switch k := vole.Kind(s); k {
+	case "", vole.KindDir, vole.KindDisk:
+		return k, nil
+	}
+	return "", usagef("unknown kind %q; use %q or %q", s, vole.KindDir, vole.KindDisk)
+}
+
+// volumePrinter prints a stream of volumes.
+type volumePrinter interface {
+	add(info vole.Info) error
+	// close ends the output; next is the cursor of what follows, if anything.
+	close(next string) error
+}
+
+func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter) error {
+	p := a.newVolumePrinter(filter.Limit > 0)
+	left := filter.Limit
+	for {
+		page, err := s.List(ctx, filter)
+		if err != nil {
+			return err
+		}
+		for _, info := range page.Volumes {
+			if err := p.add(info); err != nil {
+				return err
+			}
+		}
+		left -= len(page.Volumes)
+		if page.Next == "" || filter.Limit > 0 && left <= 0 {
+			return p.close(page.Next)
+		}
+		filter.Cursor = page.Next
+		if filter.Limit > 0 {
+			filter.Limit = left
+		}
+	}
+}
+
+func (a *app) newVolumePrinter(paged bool) volumePrinter {
+	switch {
+	case a.json:
+		return &jsonVolumes{a: a, paged: paged}
+	case a.quiet:
+		return nameVolumes{a}
+	}
+	return &tableVolumes{a, a.newTable("NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED")}
+}
+
+// more tells where the next page begins, out of the way of the listing.
+func (a *app) more(next string) {
+	if next != "" {
+		io.WriteString(a.stderr, "vole: more volumes follow; continue with --cursor "+next+"\n")
+	}
+}
+
+type nameVolumes struct{ a *app }
+
+func (n nameVolumes) add(info vole.Info) error { return n.a.printf("%s\n", info.Name) }
+func (n nameVolumes) close(next string) error  { n.a.more(next); return nil }
+
+type tableVolumes struct {
+	a *app
+	t *table
+}
+
+func (t *tableVolumes) add(i vole.Info) error {
+	return t.t.row(i.Name, string(i.Kind), t.a.used(i), t.a.limit(i), labels(i.Labels), t.a.when(i.Created))
+}
+
+func (t *tableVolumes) close(next string) error {
+	defer t.a.more(next)
+	return t.t.close()
+}
+
+// jsonVolumes prints an array, or one page as an object.
+type jsonVolumes struct {
+	a     *app
+	arr   *jsonArray
+	paged bool
+}
+
+func (j *jsonVolumes) begin() error {
+	if j.arr != nil {
+		return nil
+	}
+	j.arr = j.a.newJSONArray()
+	if j.paged {
+		return j.a.printf(`{"volumes":`)
+	}
+	return nil
+}
+
+func (j *jsonVolumes) add(info vole.Info) error {
+	if err := j.begin(); err != nil {
+		return err
+	}
+	return j.arr.add(info)
+}
+
+func (j *jsonVolumes) close(next string) error {
+	if err := j.begin(); err != nil {
+		return err
+	}
+	if err := j.arr.close(); err != nil || !j.paged {
+		return err
+	}
+	quoted, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	return j.a.printf(",\"next\":%s}\n", quoted)
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/volehq/vole"
+)
+
+// jsonArray writes a JSON array element by element, one to a line, so that a long
+// listing takes no memory. Begin with newJSONArray and end with close.
+type jsonArray struct {
+	w   io.Writer
+	enc *json.Encoder
+	sep string
+}
+
+func (a *app) newJSONArray() *jsonArray {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetEscapeHTML(false)
+	return &jsonArray{w: a.stdout, enc: enc, sep: "[\n"}
+}
+
+func (j *jsonArray) add(v any) error {
+	if _, err := io.WriteString(j.w, j.sep); err != nil {
+		return err
+	}
+	j.sep = ","
+	return j.enc.Encode(v) // ends the line
+}
+
+func (j *jsonArray) close() error {
+	end := "]\n"
+	if j.sep != "," {
+		end = "[]\n"
+	}
+	_, err := io.WriteString(j.w, end)
+	return err
+}
+
+// tableBatch is how many rows of a table are aligned together. It bounds the memory
+// that a long table takes.
+const tableBatch = 1000
+
+// table writes aligned columns. In a batch of tableBatch rows all cells line up.
+type table struct {
+	tw   *tabwriter.Writer
+	rows int
+}
+
+func (a *app) newTable(header ...string) *table {
+	t := &table{tw: tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)}
+	if len(header) > 0 {
+		t.row(header...)
+	}
+	return t
+}
+
+func (t *table) row(cells ...string) error {
+	if _, err := io.WriteString(t.tw, strings.Join(cells, "\t")+"\n"); err != nil {
+		return err
+	}
+	if t.rows++; t.rows%tableBatch == 0 {
+		return t.tw.Flush()
+	}
+	return nil
+}
+
+func (t *table) close() error { return t.tw.Flush() }
+
+// size shows a size: rounded on a terminal, exact elsewhere.
+func (a *app) size(s vole.Size) string {
+	if isTerminal(a.stdout) {
+		return s.Human()
+	}
+	return s.String()
+}
+
+// used shows what a volume holds, with "~" before a figure that may be wrong.
+func (a *app) used(info vole.Info) string {
+	if info.UsedStale {
+		return "~" + a.size(info.Used)
+	}
+	return a.size(info.Used)
+}
+
+// limit shows a volume's quota or capacity.
+func (a *app) limit(info vole.Info) string {
+	if l := limitOf(info); l > 0 {
+		return a.size(l)
+	}
+	return "-"
+}
+
+// limitOf is a volume's quota or capacity; 0: none.
+func limitOf(info vole.Info) vole.Size {
+	if info.Kind == vole.KindDisk {
+		return info.Capacity
+	}
+	return info.Quota
+}
+
+// when shows a time: as an age on a terminal, exact elsewhere.
+func (a *app) when(t time.Time) string {
+	if isTerminal(a.stdout) {
+		return age(time.Since(t))
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// age says how long ago something was, in the largest unit that is at least one.
+func age(d time.Duration) string {
+	if d < 0 {
+		return "in the future"
+	}
+	for _, u := range []struct {
+		name string
+		unit time.Duration
+	}{
+		{"year", 365 * 24 * time.Hour}, {"month", 30 * 24 * time.Hour}, {"week", 7 * 24 * time.Hour},
+		{"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}, {"second", time.Second},
+	} {
+		if n := int(d / u.unit); n == 1 {
+			return "1 " + u.name + " ago"
+		} else if n > 1 {
+			return fmt.Sprintf("%d %ss ago", n, u.name)
+		}
+	}
+	return "now"
+}
+
+// labels shows labels as k=v, sorted.
+func labels(l vole.Labels) string {
+	if len(l) == 0 {
+		return "-"
+	}
+	parts := make([]string, 0, len(l))
+	for _, k := range slices.Sorted(maps.Keys(l)) {
+		parts = append(parts, k+"="+l[k])
+	}
+	return strings.Join(parts, ",")
+}
+
+// fileName shows a file's name. On a terminal a name with control characters is
+// quoted, because those in a volume may come from whom nobody trusts.
+func (a *app) fileName(name string) string {
+	if isTerminal(a.stdout) && unprintable(name) {
+		return strconv.Quote(name)
+	}
+	return name
+}
+
+func unprintable(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// plain makes a message safe to show on a terminal: control characters but newlines
+// become escapes.
+func plain(s string) string {
+	if !strings.ContainsFunc(s, unicode.IsControl) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsControl(r) && r != '\n' {
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}

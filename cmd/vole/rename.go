@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newRenameCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "rename NAME NEW-NAME",
+		Aliases: []string{"mv"},
+		Short:   "Rename a volume",
+		Long: `Give a volume another name and print it. What has the volume attached keeps it: its
+id and its files stay where they are.`,
+		Example:           `  vole rename pip-cache old-pip-cache`,
+		Args:              exactArgs(2, "the volume's name and its new one"),
+		ValidArgsFunction: completeNames(a, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.withStore(ctx, func(s *vole.Store) error {
+				v, err := s.Rename(ctx, args[0], args[1])
+				if err != nil {
+					return err
+				}
+				return a.printVolume(v.Info())
+			})
+		},
+	}
+}
