@@ -1,0 +1,337 @@
+package sandbox
+
+import (
+	"cmp"
+	"path"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// Mode says whether a mount may make its volume.
+type Mode string
+
+const (
+	ModeEnsure   Mode = "ensure"   // make the volume if it is missing; the default
+	ModeExisting Mode = "existing" // fail if it is missing
+	ModeCreate   Mode = "create"   // fail if it is there
+)
+
+// StatVirt says whether the owners, modes and device numbers that a sandbox sees are
+// kept beside the host's. A bind mount shows the host's own, so that only
+// StatVirtRelaxed and StatVirtOff are possible with it.
+type StatVirt string
+
+const (
+	StatVirtStrict  StatVirt = "strict"  // needed, else the mount fails
+	StatVirtRelaxed StatVirt = "relaxed" // used where it works
+	StatVirtOff     StatVirt = "off"     // the host's stat
+)
+
+// HostPerms says which permissions files that a sandbox makes get on the host.
+type HostPerms string
+
+const (
+	HostPermsPrivate HostPerms = "private" // 0600 and 0700 whatever the sandbox sets
+	HostPermsMirror  HostPerms = "mirror"  // as the sandbox sets them
+)
+
+// Mount is one volume in a sandbox.
+type Mount struct {
+	Volume string // name of the volume
+	Path   string // where it appears: absolute, clean, not "/"
+
+	ReadOnly bool // nothing can be written through it
+	NoExec   bool // no program on it can be executed
+	NoSUID   bool // setuid and setgid bits on it mean nothing
+	NoDev    bool // device nodes on it cannot be opened
+
+	Mode     Mode      // "": ModeEnsure
+	Kind     vole.Kind // "": any existing, else a dir volume
+	Quota    vole.Size // of a dir volume that is made, or must be there; 0: any
+	Capacity vole.Size // of a disk volume that is made, or must be there; 0: any
+
+	StatVirt  StatVirt  // "": what the mount offers
+	HostPerms HostPerms // "": what the mount offers
+
+	// Subpath is the directory of the volume to mount, in the form of
+	// io/fs.ValidPath; "": the whole volume. It is resolved beneath the volume's
+	// root, and made when it is missing and the mount is writable.
+	Subpath string
+}
+
+// Bounds and rules of guest paths.
+const badPathBytes = ":;,\x00"
+
+// ParseMount parses NAME:/guest/path[:opt,opt...]. The options are ro, rw, noexec,
+// nosuid, nodev, mode=existing|create|ensure, kind=dir|disk, size= and quota= (as
+// [vole.ParseSize] reads them), stat-virt=strict|relaxed|off,
+// host-perms=private|mirror and subpath=. Errors match ErrInvalid, or ErrPathEscape
+// for a path with a ".." element, and name what is wrong.
+func ParseMount(s string) (Mount, error) {
+	name, rest, ok := strings.Cut(s, ":")
+	if !ok {
+		return Mount{}, invalid(s, "write NAME:/guest/path[:options]")
+	}
+	guest, opts, hasOpts := strings.Cut(rest, ":")
+	m := Mount{Volume: name, Path: guest}
+	if hasOpts {
+		if err := m.parseOptions(s, opts); err != nil {
+			return Mount{}, err
+		}
+	}
+	if err := m.Normalize(); err != nil {
+		return Mount{}, err
+	}
+	return m, nil
+}
+
+func invalid(mount, format string, args ...any) error {
+	return driver.Errorf(vole.ErrInvalid, "mount %q: "+format, append([]any{mount}, args...)...)
+}
+
+func (m *Mount) parseOptions(s, opts string) error {
+	seen := map[string]bool{}
+	for opt := range strings.SplitSeq(opts, ",") {
+		key, value, hasValue := strings.Cut(opt, "=")
+		if opt == "" {
+			return invalid(s, "an option is empty")
+		}
+		if seen[key] {
+			return invalid(s, "option %q is given twice", key)
+		}
+		seen[key] = true
+		flag, isFlag := flagOptions[key]
+		set, isValue := valueOptions[key]
+		switch {
+		case isFlag && hasValue:
+			return invalid(s, "option %q takes no value", key)
+		case isFlag:
+			flag(m)
+		case isValue && (!hasValue || value == ""):
+			return invalid(s, "option %q needs a value: write %s=...", key, key)
+		case isValue:
+			if err := set(m, value); err != nil {
+				return invalid(s, "option %q: %v", opt, err)
+			}
+		default:
+			return invalid(s, "unknown option %q", key)
+		}
+	}
+	if seen["ro"] && seen["rw"] {
+		return invalid(s, `options "ro" and "rw" exclude each other`)
+	}
+	return nil
+}
+
+var flagOptions = map[string]func(*Mount){
+	"ro":     func(m *Mount) { m.ReadOnly = true },
+	"rw":     func(m *Mount) { m.ReadOnly = false },
+	"noexec": func(m *Mount) { m.NoExec = true },
+	"nosuid": func(m *Mount) { m.NoSUID = true },
+	"nodev":  func(m *Mount) { m.NoDev = true },
+}
+
+var valueOptions = map[string]func(*Mount, string) error{
+	"kind": func(m *Mount, v string) error { return choose(&m.Kind, v, vole.KindDir, vole.KindDisk) },
+	"mode": func(m *Mount, v string) error { return choose(&m.Mode, v, ModeExisting, ModeCreate, ModeEnsure) },
+	"stat-virt": func(m *Mount, v string) error {
+		return choose(&m.StatVirt, v, StatVirtStrict, StatVirtRelaxed, StatVirtOff)
+	},
+	"host-perms": func(m *Mount, v string) error {
+		return choose(&m.HostPerms, v, HostPermsPrivate, HostPermsMirror)
+	},
+	"size":    func(m *Mount, v string) error { return positive(&m.Capacity, v) },
+	"quota":   func(m *Mount, v string) error { return positive(&m.Quota, v) },
+	"subpath": func(m *Mount, v string) error { m.Subpath = v; return nil },
+}
+
+func choose[T ~string](dst *T, v string, among ...T) error {
+	if slices.Contains(among, T(v)) {
+		*dst = T(v)
+		return nil
+	}
+	words := make([]string, len(among))
+	for i, a := range among {
+		words[i] = string(a)
+	}
+	return driver.Errorf(vole.ErrInvalid, "use %s", strings.Join(words, ", "))
+}
+
+func positive(dst *vole.Size, v string) error {
+	n, err := vole.ParseSize(v)
+	if err == nil && n <= 0 {
+		err = driver.Errorf(vole.ErrInvalid, "must be at least 1 byte")
+	}
+	*dst = n
+	return err
+}
+
+// Normalize checks m and brings its paths into their clean form. Errors are those of
+// [ParseMount].
+func (m *Mount) Normalize() error {
+	s := m.Volume + ":" + m.Path
+	if err := driver.ValidateName(m.Volume); err != nil {
+		return invalid(s, "%v", err)
+	}
+	clean, err := cleanGuest(m.Path)
+	if err != nil {
+		return driver.Errorf(sentinelOf(err), "mount %q: %v", s, err)
+	}
+	m.Path = clean
+	if m.Subpath != "" {
+		sub, err := driver.CleanPath(m.Subpath)
+		if err != nil {
+			return driver.Errorf(sentinelOf(err), "mount %q: subpath: %v", s, err)
+		}
+		if !utf8.ValidString(sub) {
+			return invalid(s, "subpath %q is not UTF-8", sub)
+		}
+		if strings.Contains(sub, ",") {
+			return invalid(s, "subpath %q: must not have ','", sub)
+		}
+		if m.Subpath = sub; sub == "." {
+			m.Subpath = ""
+		}
+	}
+	return m.checkKind(s)
+}
+
+func (m *Mount) checkKind(s string) error {
+	if m.Quota < 0 || m.Capacity < 0 {
+		return invalid(s, "a size is negative")
+	}
+	if m.Kind == vole.KindDisk {
+		switch {
+		case m.Quota != 0:
+			return invalid(s, `option "quota" is not for kind=disk, whose size is its limit`)
+		case m.StatVirt != "":
+			return invalid(s, `option "stat-virt" is not for kind=disk`)
+		case m.HostPerms != "":
+			return invalid(s, `option "host-perms" is not for kind=disk`)
+		case m.Mode == ModeCreate && m.Capacity == 0:
+			return invalid(s, `kind=disk needs option "size" to create the volume`)
+		}
+	} else if m.Capacity != 0 {
+		return invalid(s, `option "size" needs kind=disk; a dir volume takes "quota"`)
+	}
+	if m.StatVirt == StatVirtOff && m.HostPerms == HostPermsMirror {
+		return invalid(s, "stat-virt=off excludes host-perms=mirror: there is nothing to mirror")
+	}
+	return nil
+}
+
+// cleanGuest checks a path in the sandbox and returns it clean.
+func cleanGuest(p string) (string, error) {
+	if !strings.HasPrefix(p, "/") {
+		return "", driver.Errorf(vole.ErrInvalid, "guest path %q must be absolute", p)
+	}
+	if i := strings.IndexAny(p, badPathBytes); i >= 0 {
+		return "", driver.Errorf(vole.ErrInvalid, "guest path %q must not have %q", p, p[i:i+1])
+	}
+	if !utf8.ValidString(p) {
+		return "", driver.Errorf(vole.ErrInvalid, "guest path %q is not UTF-8", p)
+	}
+	clean, err := driver.CleanPath(p)
+	if err != nil {
+		return "", err
+	}
+	if clean == "." {
+		return "", driver.Errorf(vole.ErrInvalid, `guest path must not be "/"`)
+	}
+	return "/" + clean, nil
+}
+
+// sentinelOf returns ErrPathEscape when err is one, else ErrInvalid.
+func sentinelOf(err error) error {
+	if c := driver.Classify(err); c.Err == vole.ErrPathEscape {
+		return c.Err
+	}
+	return vole.ErrInvalid
+}
+
+// String returns m in the grammar of [ParseMount], with its defaults left out.
+func (m Mount) String() string {
+	var opts []string
+	add := func(on bool, opt string) {
+		if on {
+			opts = append(opts, opt)
+		}
+	}
+	add(m.ReadOnly, "ro")
+	add(m.NoExec, "noexec")
+	add(m.NoSUID, "nosuid")
+	add(m.NoDev, "nodev")
+	add(m.Mode != "", "mode="+string(m.Mode))
+	add(m.Kind != "", "kind="+string(m.Kind))
+	add(m.Quota != 0, "quota="+m.Quota.String())
+	add(m.Capacity != 0, "size="+m.Capacity.String())
+	add(m.StatVirt != "", "stat-virt="+string(m.StatVirt))
+	add(m.HostPerms != "", "host-perms="+string(m.HostPerms))
+	add(m.Subpath != "", "subpath="+m.Subpath)
+	s := m.Volume + ":" + m.Path
+	if len(opts) > 0 {
+		s += ":" + strings.Join(opts, ",")
+	}
+	return s
+}
+
+// spec is what a volume that m makes is to be, and what one that is there must be.
+func (m Mount) spec() vole.Spec {
+	return vole.Spec{Kind: m.Kind, Quota: m.Quota, Capacity: m.Capacity}
+}
+
+// reserved are places of the sandbox that the runtime fills.
+var reserved = []string{"/proc", "/sys", "/dev"}
+
+// checkMounts normalizes mounts, refuses guest paths that are used twice or that the
+// runtime needs, and returns them with parents before children.
+func checkMounts(mounts []Mount) ([]Mount, error) {
+	out := slices.Clone(mounts)
+	seen := map[string]bool{}
+	for i := range out {
+		m := &out[i]
+		if err := m.Normalize(); err != nil {
+			return nil, err
+		}
+		if seen[m.Path] {
+			return nil, driver.Errorf(vole.ErrInvalid, "guest path %q is mounted twice", m.Path)
+		}
+		seen[m.Path] = true
+		for _, r := range reserved {
+			if m.Path == r || strings.HasPrefix(m.Path, r+"/") {
+				return nil, invalid(m.String(), "%s belongs to the sandbox itself", r)
+			}
+		}
+		if m.StatVirt == StatVirtStrict {
+			return nil, driver.Errorf(vole.ErrUnsupported,
+				"mount %q: stat-virt=strict needs a FUSE mount, which sandboxes do not use yet; use relaxed or off", m)
+		}
+		if m.HostPerms != "" {
+			return nil, driver.Errorf(vole.ErrUnsupported,
+				"mount %q: host-perms needs a FUSE mount, which sandboxes do not use yet; leave it out", m)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Mount) int {
+		return cmp.Or(cmp.Compare(strings.Count(a.Path, "/"), strings.Count(b.Path, "/")), cmp.Compare(a.Path, b.Path))
+	})
+	return out, nil
+}
+
+// beneath reports whether p is dir or lies beneath it; both are clean.
+func beneath(p, dir string) bool {
+	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
+}
+
+// ancestors lists the directories above p, from the one under "/" down to its parent.
+func ancestors(p string) []string {
+	var list []string
+	for d := path.Dir(p); d != "/" && d != "."; d = path.Dir(d) {
+		list = append(list, d)
+	}
+	slices.Reverse(list)
+	return list
+}

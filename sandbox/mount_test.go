@@ -1,0 +1,153 @@
+package sandbox
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/volehq/vole"
+)
+
+func TestParseMount(t *testing.T) {
+	for in, want := range map[string]Mount{
+		"data:/data":                 {Volume: "data", Path: "/data"},
+		"data://data//x/./y/":        {Volume: "data", Path: "/data/x/y"},
+		"d:/x:rw":                    {Volume: "d", Path: "/x"},
+		"d:/x:ro,noexec":             {Volume: "d", Path: "/x", ReadOnly: true, NoExec: true},
+		"d:/x:nosuid,nodev":          {Volume: "d", Path: "/x", NoSUID: true, NoDev: true},
+		"d:/x:quota=2G":              {Volume: "d", Path: "/x", Quota: 2 * vole.GiB},
+		"d:/x:kind=dir,quota=1":      {Volume: "d", Path: "/x", Kind: vole.KindDir, Quota: 1},
+		"d:/x:size=4M,kind=disk":     {Volume: "d", Path: "/x", Kind: vole.KindDisk, Capacity: 4 * vole.MiB},
+		"d:/x:kind=disk":             {Volume: "d", Path: "/x", Kind: vole.KindDisk},
+		"d:/x:mode=existing":         {Volume: "d", Path: "/x", Mode: ModeExisting},
+		"d:/x:subpath=/a//b/":        {Volume: "d", Path: "/x", Subpath: "a/b"},
+		"d:/x:subpath=a:b":           {Volume: "d", Path: "/x", Subpath: "a:b"},
+		"d:/x:subpath=.":             {Volume: "d", Path: "/x"},
+		"d:/x:stat-virt=off":         {Volume: "d", Path: "/x", StatVirt: StatVirtOff},
+		"d:/x:host-perms=mirror":     {Volume: "d", Path: "/x", HostPerms: HostPermsMirror},
+		"d:/a b/ü=%2f":               {Volume: "d", Path: "/a b/ü=%2f"},
+		"d:/..x/...":                 {Volume: "d", Path: "/..x/..."},
+		"d:/x:subpath=a,mode=create": {Volume: "d", Path: "/x", Subpath: "a", Mode: ModeCreate},
+	} {
+		got, err := ParseMount(in)
+		if err != nil || got != want {
+			t.Errorf("ParseMount(%q) = %+v, %v; want %+v", in, got, err, want)
+		}
+	}
+}
+
+func TestParseMountRefuses(t *testing.T) {
+	for in, word := range map[string]string{
+		"":                                     "NAME:/guest",
+		"data":                                 "NAME:/guest",
+		":/x":                                  "name is empty",
+		"-d:/x":                                `"-"`,
+		"a/b:/x":                               `"/"`,
+		"d:":                                   "absolute",
+		"d:x":                                  "absolute",
+		"d:/":                                  `not be "/"`,
+		"d://.//":                              `not be "/"`,
+		"d:/a/../b":                            "'..'",
+		"d:/a;b":                               `";"`,
+		"d:/a,b":                               `","`,
+		"d:/a\x00":                             `"\x00"`,
+		"d:/a\xff":                             "UTF-8",
+		"d:/x:":                                "empty",
+		"d:/x:ro,":                             "empty",
+		"d:/x:ro,ro":                           `"ro" is given twice`,
+		"d:/x:ro,rw":                           "exclude",
+		"d:/x:quota=1,quota=1":                 `"quota" is given twice`,
+		"d:/x:RO":                              `unknown option "RO"`,
+		"d:/x:exec":                            `unknown option "exec"`,
+		"d:/x:ro=1":                            `"ro" takes no value`,
+		"d:/x:quota":                           `"quota" needs a value`,
+		"d:/x:quota=":                          `"quota" needs a value`,
+		"d:/x:quota=0":                         "at least 1 byte",
+		"d:/x:quota=-1":                        "quota=-1",
+		"d:/x:quota=99999999T":                 "larger",
+		"d:/x:kind=blob":                       "use dir, disk",
+		"d:/x:mode=maybe":                      "use existing, create, ensure",
+		"d:/x:size=1G":                         `"size" needs kind=disk`,
+		"d:/x:kind=dir,size=1G":                `"size" needs kind=disk`,
+		"d:/x:kind=disk,size=1G,quota=1G":      `"quota" is not for`,
+		"d:/x:kind=disk,size=1G,stat-virt=off": `"stat-virt" is not for`,
+		"d:/x:kind=disk,size=1G,host-perms=mirror": `"host-perms" is not for`,
+		"d:/x:kind=disk,mode=create":               `needs option "size"`,
+		"d:/x:stat-virt=off,host-perms=mirror":     "excludes host-perms=mirror",
+		"d:/x:subpath=a/../../b":                   "'..'",
+		"d:/x:subpath=" + strings.Repeat("a", 300): "element of 300",
+		strings.Repeat("n", 129) + ":/x":           "129 bytes",
+		"d:/" + strings.Repeat("a/", 3000):         "bytes long",
+	} {
+		_, err := ParseMount(in)
+		if err == nil || !strings.Contains(err.Error(), word) {
+			t.Errorf("ParseMount(%.60q) = %v, want an error with %q", in, err, word)
+		}
+		if err != nil && !errors.Is(err, vole.ErrInvalid) && !errors.Is(err, vole.ErrPathEscape) {
+			t.Errorf("ParseMount(%.60q): %v matches neither ErrInvalid nor ErrPathEscape", in, err)
+		}
+	}
+}
+
+func TestCheckMounts(t *testing.T) {
+	parse := func(list ...string) []Mount {
+		var out []Mount
+		for _, s := range list {
+			m, err := ParseMount(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, m)
+		}
+		return out
+	}
+	got, err := checkMounts(parse("a:/x/y/z", "b:/x", "c:/w/v", "d:/x/y"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, m := range got {
+		order = append(order, m.Path)
+	}
+	if want := []string{"/x", "/w/v", "/x/y", "/x/y/z"}; !slices.Equal(order, want) {
+		t.Errorf("order %v, want %v", order, want)
+	}
+	for in, kind := range map[string]error{
+		"a:/x/":                  vole.ErrInvalid,
+		"a:/proc/1":              vole.ErrInvalid,
+		"a:/dev":                 vole.ErrInvalid,
+		"a:/y:stat-virt=strict":  vole.ErrUnsupported,
+		"a:/y:host-perms=mirror": vole.ErrUnsupported,
+	} {
+		if _, err := checkMounts(parse("b:/x", in)); !errors.Is(err, kind) {
+			t.Errorf("%s beside b:/x: %v, want %v", in, err, kind)
+		}
+	}
+}
+
+func FuzzParseMount(f *testing.F) {
+	for _, s := range []string{
+		"data:/data", "d:/x:ro,noexec,nosuid,nodev", "d:/x:kind=disk,size=20GiB,mode=create",
+		"d:/x:quota=1.5G,stat-virt=relaxed,host-perms=private", "d:/x:subpath=a/b:c,rw", "d:/x:ro,ro", "d:/../x", ":::,,,===",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		m, err := ParseMount(s)
+		if err != nil {
+			if !errors.Is(err, vole.ErrInvalid) && !errors.Is(err, vole.ErrPathEscape) {
+				t.Fatalf("%q: %v has no kind", s, err)
+			}
+			return
+		}
+		if !strings.HasPrefix(m.Path, "/") || m.Path == "/" || strings.ContainsAny(m.Path, ":;,\x00") ||
+			slices.Contains(strings.Split(m.Path+"/"+m.Subpath, "/"), "..") {
+			t.Fatalf("%q: bad path got through: %+v", s, m)
+		}
+		again, err := ParseMount(m.String())
+		if err != nil || again != m {
+			t.Fatalf("%q -> %+v -> %q -> %+v, %v", s, m, m.String(), again, err)
+		}
+	})
+}
