@@ -139,7 +139,7 @@ func FromErrno(e syscall.Errno) error {
 		return ErrPermission
 	case syscall.ENOTSUP:
 		return ErrUnsupported
-	case syscall.ENAMETOOLONG:
+	case syscall.ENAMETOOLONG, syscall.EFBIG:
 		return ErrInvalid
 	case syscall.ESTALE, syscall.EINTR, syscall.EIO, syscall.EBADF, syscall.ETIMEDOUT:
 		// Of a local file system these say nothing of a volume.

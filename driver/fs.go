@@ -15,8 +15,8 @@ import (
 // ErrNotExist, a path through a file ErrNotDir, too many links ErrLoop. Once the
 // volume has been removed every call returns ErrNotFound; after Close, ErrClosed.
 //
-// Links. Stat, Open, OpenDir, Chmod and the inner elements of every path follow
-// symbolic links. All other operations act on the link itself where the last element
+// Links. Stat, Open, OpenDir, Chmod, Truncate and the inner elements of every path
+// follow symbolic links. All other operations act on the link itself where the last element
 // is one: WriteFile and Rename replace it, Remove removes it, Copy copies it.
 //
 // Durability. A call that returned nil survives a power cut, unless the FS was opened
@@ -25,7 +25,7 @@ import (
 //
 // Quota. A change that would take the volume over its quota fails with ErrQuota and
 // changes nothing. What is charged is the size of regular files, each inode once;
-// a file that lost its last name is charged until it is closed.
+// a file that lost its last name is charged while it is open for writing.
 type FS interface {
 	// Stat describes what path leads to. ErrNotExist for a dangling link.
 	Stat(ctx context.Context, path string) (Entry, error)

@@ -1,6 +1,337 @@
+// Package local keeps volumes in a directory of this host: the home.
+//
+//	catalog.db             what volumes there are (SQLite, see internal/catalog)
+//	volumes/<id>/data/     a dir volume's files
+//	volumes/<id>/tmp/      files being written, before they are renamed into data
+//	locks/<id>             a volume's counter and locks, while its files are changed
+//	locks/p-<process>      locked by a process as long as it lives
+//	lost+found/            what Check found that no volume claims
+//
+// The catalog is the truth. A volume is made by committing it as creating, making its
+// directory, and committing it as ready; it is removed by committing it as removing,
+// deleting its directory, and dropping its row. Each such row names the process that
+// is at work on it, and a process holds a lock that the kernel drops when it dies, so
+// whoever opens the home next can tell what is unfinished from what is under way,
+// and finishes or undoes it. The same holds for attachments and for usage counters.
+//
+// Any number of processes may have a home open. All of them run on one host.
 package local
 
-import ("context"; "github.com/volehq/vole/driver")
-type Options struct{ ReadOnly bool }
-func DefaultHome() (string, error) { return "", nil }
-func Open(ctx context.Context, home string, o Options) (driver.Backend, error) { return nil, nil }
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/durable"
+)
+
+// Options says how to open a home. The zero value opens for reading and writing.
+type Options struct {
+	ReadOnly bool             // change nothing
+	Clock    func() time.Time // default time.Now
+}
+
+// DefaultHome is $VOLE_HOME, else /var/lib/vole for root, else $XDG_DATA_HOME/vole,
+// which is ~/.local/share/vole where that is not set.
+func DefaultHome() (string, error) {
+	if h := os.Getenv("VOLE_HOME"); h != "" {
+		return h, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/vole", nil
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "vole"), nil
+	}
+	h, err := os.UserHomeDir()
+	if err != nil {
+		return "", driver.Errorf(driver.ErrInvalid, "no place for volumes: %v; set VOLE_HOME", err)
+	}
+	return filepath.Join(h, ".local", "share", "vole"), nil
+}
+
+// Backend is an open home.
+type Backend struct {
+	home     string // absolute
+	readOnly bool
+	clock    func() time.Time
+	db       *catalog.DB
+	volumes  *os.File // the directory volumes/
+	syncs    syncGroup
+
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	proc     *process            // made when first needed
+	counters map[string]*counter // by volume, those in use or lately used
+	open     map[closer]struct{} // FSes, files and attachments to close with the backend
+}
+
+// closer is something that Close of the backend ends.
+type closer interface {
+	closeWith(ctx context.Context) error
+}
+
+// Open opens the home at the absolute path home, making it when it is missing, and
+// finishes or undoes what dead processes left. Where the home cannot be written (a
+// full or read-only disk) it is opened for reading only. ErrInvalid: the directory
+// holds something else; ErrUnsupported: a newer version made it.
+func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
+	b := &Backend{
+		home:     home,
+		readOnly: opts.ReadOnly,
+		clock:    opts.Clock,
+		counters: map[string]*counter{},
+		open:     map[closer]struct{}{},
+	}
+	if b.clock == nil {
+		b.clock = time.Now
+	}
+	err := b.openWritable(ctx)
+	if err != nil && (opts.ReadOnly || unwritable(err)) {
+		err = b.openReadOnly(ctx, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// errWantReadOnly stands for what makes openWritable give up at once.
+var errWantReadOnly = errors.New("read-only was asked for")
+
+func unwritable(err error) bool {
+	err = sysErr(err)
+	return errors.Is(err, driver.ErrReadOnly) || errors.Is(err, driver.ErrNoSpace) || errors.Is(err, driver.ErrPermission)
+}
+
+func (b *Backend) openWritable(ctx context.Context) error {
+	if b.readOnly {
+		return errWantReadOnly
+	}
+	if err := makeHome(b.home); err != nil {
+		return err
+	}
+	var err error
+	if b.db, err = catalog.Open(ctx, b.path("catalog.db"), catalog.Options{}); err != nil {
+		return err
+	}
+	if b.volumes, err = os.Open(b.path("volumes")); err == nil {
+		_, err = b.recover(ctx)
+	}
+	if err != nil {
+		b.release()
+		return err
+	}
+	return nil
+}
+
+// openReadOnly opens what is there; cause says why not for writing.
+func (b *Backend) openReadOnly(ctx context.Context, cause error) error {
+	b.readOnly = true
+	var err error
+	b.db, err = catalog.Open(ctx, b.path("catalog.db"), catalog.Options{ReadOnly: true})
+	if errors.Is(err, fs.ErrNotExist) {
+		if cause == errWantReadOnly {
+			return driver.Errorf(driver.ErrNotExist, "no volumes are kept there yet; create one first")
+		}
+		return cause
+	}
+	if err != nil {
+		return err
+	}
+	if b.volumes, err = os.Open(b.path("volumes")); err != nil {
+		b.release()
+	}
+	return err
+}
+
+// makeHome makes the directories of a home. A directory that holds anything but a
+// home is refused, so that a mistyped path does not scatter files.
+func makeHome(home string) error {
+	if _, err := os.Stat(filepath.Join(home, "catalog.db")); err == nil {
+		if _, err := os.Stat(filepath.Join(home, "lost+found")); err == nil {
+			return nil
+		}
+	}
+	if err := mkdirAllDurable(home); err != nil {
+		return err
+	}
+	list, err := os.ReadDir(home)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		switch e.Name() {
+		case "volumes", "locks", "lost+found", "catalog.db", "catalog.db-wal", "catalog.db-shm", "sandboxes":
+		default:
+			return driver.Errorf(driver.ErrInvalid,
+				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", e.Name())
+		}
+	}
+	if err := os.Chmod(home, 0o700); err != nil {
+		return err
+	}
+	for _, d := range []string{"volumes", "locks", "lost+found"} {
+		if err := os.Mkdir(filepath.Join(home, d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return durable.SyncDir(home)
+}
+
+// mkdirAllDurable is os.MkdirAll, syncing the parent of each directory it makes.
+func mkdirAllDurable(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := mkdirAllDurable(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return durable.SyncDir(parent)
+}
+
+func (b *Backend) path(elem ...string) string {
+	return filepath.Join(append([]string{b.home}, elem...)...)
+}
+
+// Home is the home's absolute path.
+func (b *Backend) Home() string { return b.home }
+
+// Caps implements driver.Backend.
+func (b *Backend) Caps() driver.Caps {
+	root := os.Geteuid() == 0
+	return driver.Caps{
+		Backend: "local", Dir: true, Quota: true, HostPath: true, ReadOnly: b.readOnly,
+		Links: true, Xattrs: runtime.GOOS == "linux", Chown: root, Devices: root && runtime.GOOS == "linux",
+		Holes: runtime.GOOS == "linux",
+	}
+}
+
+// writable returns the error of a backend that is closed or open for reading only.
+func (b *Backend) writable() error {
+	if err := b.usable(); err != nil {
+		return err
+	}
+	if b.readOnly {
+		return driver.Errorf(driver.ErrReadOnly, "the home %s is open for reading only", b.home)
+	}
+	return nil
+}
+
+func (b *Backend) usable() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return driver.ErrClosed
+	}
+	return nil
+}
+
+// register notes something to be closed with the backend.
+func (b *Backend) register(c closer) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return driver.ErrClosed
+	}
+	b.open[c] = struct{}{}
+	return nil
+}
+
+func (b *Backend) unregister(c closer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.open, c)
+}
+
+// closeTimeout bounds how long Close waits for what is under way. What is cut off
+// then is treated as if the process had died, and recovered.
+const closeTimeout = 10 * time.Second
+
+// Close implements driver.Backend.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return nil
+	}
+	b.closed = true
+	var open []closer
+	for c := range b.open {
+		open = append(open, c)
+	}
+	b.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	var errs []error
+	for _, c := range open {
+		errs = append(errs, c.closeWith(ctx))
+	}
+	errs = append(errs, b.settleAll(ctx), b.endProcess(), b.release())
+	return sysErr(errors.Join(errs...))
+}
+
+// release frees what Open got.
+func (b *Backend) release() error {
+	var errs []error
+	if b.volumes != nil {
+		errs = append(errs, b.volumes.Close())
+	}
+	if b.db != nil {
+		errs = append(errs, b.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// syncGroup lets callers that need the same directory synced share one sync.
+type syncGroup struct {
+	run  sync.Mutex // held while syncing
+	mu   sync.Mutex // guards next
+	next *syncRound // a round that has not begun, which callers may still join
+}
+
+type syncRound struct {
+	done chan struct{}
+	err  error
+}
+
+// sync returns once a call of fn that began after sync was called has returned.
+func (g *syncGroup) sync(fn func() error) error {
+	g.mu.Lock()
+	r := g.next
+	if r != nil {
+		g.mu.Unlock()
+		<-r.done
+		return r.err
+	}
+	r = &syncRound{done: make(chan struct{})}
+	g.next = r
+	g.mu.Unlock()
+
+	g.run.Lock()
+	defer g.run.Unlock()
+	g.mu.Lock()
+	g.next = nil
+	g.mu.Unlock()
+	r.err = fn()
+	close(r.done)
+	return r.err
+}
+
+func (b *Backend) syncVolumes() error {
+	return b.syncs.sync(func() error { return durable.Sync(b.volumes) })
+}

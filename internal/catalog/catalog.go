@@ -304,3 +304,11 @@ func Time(ns int64) time.Time {
 	}
 	return time.Unix(0, ns).UTC()
 }
+
+// Nanos is the inverse of Time.
+func Nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}

@@ -18,11 +18,23 @@ type Lock struct{ f *os.File }
 // Try takes the lock on the file at path, making the file (0600) when it is missing.
 // It returns nil without an error when another holds it.
 func Try(path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		l, err := try(f)
+		if l == nil || err != nil {
+			return nil, err
+		}
+		// Whoever held it may have removed the file before letting go of it, and
+		// then this lock would be on a file that nobody else can find.
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Nlink > 0 {
+			return l, err
+		}
+		l.Release()
 	}
-	return try(f)
 }
 
 // TryExisting is Try for a file that must be there.

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole"
+)
+
+const sigQuit = syscall.SIGQUIT
+
+// judge decides from what all processes said whether there was one winner each time.
+type judge struct {
+	records  []record
+	lives    map[string]*life // by id of a volume
+	slowest  record
+	timeouts int // of the short contexts
+	duels    int
+}
+
+// life is what is known of one volume.
+type life struct {
+	names []span
+	gone  bool // its removal was acknowledged
+	maybe bool // its removal timed out
+}
+
+// span is when a volume certainly had a name: from when a call that gave it the name
+// had returned until a call that may have taken it away began.
+type span struct {
+	name, id   string
+	start, end int64
+}
+
+// allowed are the errors that a loser may get, by operation.
+var allowed = map[string]string{
+	"create": "exists", "remove": "not-found in-use", "rename": "not-found exists", "attach": "not-found",
+	"write": "not-found", "get": "not-found", "duel-create": "exists", "duel-remove": "not-found",
+}
+
+func newJudge(records []record) *judge {
+	// By start: a volume's calls that returned before another began come before it.
+	slices.SortFunc(records, func(a, b record) int { return cmp.Compare(a.Start, b.Start) })
+	return &judge{records: records, lives: map[string]*life{}}
+}
+
+func (j *judge) judge() error {
+	if len(j.records) == 0 {
+		return errors.New("nobody said anything")
+	}
+	for _, r := range j.records {
+		if err := j.single(r); err != nil {
+			return err
+		}
+	}
+	// Births first, because the call that removes a volume may begin before the one
+	// that created it has returned.
+	for _, r := range j.records {
+		if r.Err == "" && (r.Op == "create" || r.Op == "duel-create") {
+			if j.lives[r.ID] != nil {
+				return fmt.Errorf("id %s was made twice", r.ID)
+			}
+			j.lives[r.ID] = &life{names: []span{{r.Vol, r.ID, r.End, math.MaxInt64}}}
+		}
+	}
+	for _, r := range j.records {
+		if err := j.follow(r); err != nil {
+			return err
+		}
+	}
+	return errors.Join(j.overlaps(), j.judgeDuels())
+}
+
+// single judges one call by itself.
+func (j *judge) single(r record) error {
+	if took := r.End - r.Start; took > j.slowest.End-j.slowest.Start {
+		j.slowest = r
+	}
+	if late := time.Duration(r.End - r.Start - r.Limit); late > slack {
+		return fmt.Errorf("waited %v longer than its context: %s", late, r)
+	}
+	switch {
+	case r.Err == "timeout" && r.Limit == int64(shortest):
+		j.timeouts++
+	case r.Err == "timeout":
+		return fmt.Errorf("nothing holds a lock for that long: %s", r)
+	case r.Err != "" && !strings.Contains(allowed[r.Op], r.Err):
+		return fmt.Errorf("no loser gets this error: %s", r)
+	}
+	return nil
+}
+
+// follow enters one call on a volume into its life.
+func (j *judge) follow(r record) error {
+	ends := r.Err == "" || r.Err == "timeout"
+	if r.ID == "" || !ends || r.Op != "remove" && r.Op != "rename" {
+		return nil
+	}
+	l := j.lives[r.ID]
+	if l == nil {
+		// Its create timed out, and yet it was made: from then on as any other.
+		l = &life{}
+		j.lives[r.ID] = l
+	}
+	for i := range l.names {
+		l.names[i].end = min(l.names[i].end, max(r.Start, l.names[i].start))
+	}
+	switch {
+	case r.Op == "remove" && r.Err == "":
+		if l.gone {
+			return fmt.Errorf("two calls removed one volume, the second: %s", r)
+		}
+		l.gone = true
+	case r.Op == "remove":
+		l.maybe = true
+	case r.Err == "":
+		l.names = append(l.names, span{r.To, r.ID, r.End, math.MaxInt64})
+	}
+	return nil
+}
+
+// overlaps: no two volumes had one name at one time.
+func (j *judge) overlaps() error {
+	byName := map[string][]span{}
+	for _, l := range j.lives {
+		for _, s := range l.names {
+			if s.end > s.start {
+				byName[s.name] = append(byName[s.name], s)
+			}
+		}
+	}
+	for name, spans := range byName {
+		if strings.HasPrefix(name, "duel-") {
+			continue
+		}
+		slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+		for i := 1; i < len(spans); i++ {
+			if spans[i].start < spans[i-1].end && spans[i].id != spans[i-1].id {
+				return fmt.Errorf("%s was %s and %s at the same time", name, spans[i-1].id, spans[i].id)
+			}
+		}
+	}
+	return nil
+}
+
+// judgeDuels: of all that create one name at once, one wins; so of all that remove it.
+func (j *judge) judgeDuels() error {
+	type duel struct {
+		created, removed        int // winners
+		creators, removers      int
+		lastCreate, firstRemove int64
+	}
+	duels := map[string]*duel{}
+	for _, r := range j.records {
+		if !strings.HasPrefix(r.Op, "duel-") {
+			continue
+		}
+		d := duels[r.Vol]
+		if d == nil {
+			d = &duel{firstRemove: math.MaxInt64}
+			duels[r.Vol] = d
+		}
+		won := 0
+		if r.Err == "" {
+			won = 1
+		}
+		if r.Op == "duel-create" {
+			d.creators++
+			d.created += won
+			d.lastCreate = max(d.lastCreate, r.End)
+		} else {
+			d.removers++
+			d.removed += won
+			d.firstRemove = min(d.firstRemove, r.Start)
+		}
+	}
+	for name, d := range duels {
+		// On a busy machine a creator may be so late that the name was free again.
+		if d.creators == 0 || d.lastCreate >= d.firstRemove {
+			continue
+		}
+		j.duels++
+		if d.created != 1 {
+			return fmt.Errorf("%d of %d won the creation of %s", d.created, d.creators, name)
+		}
+		if d.removers > 0 && d.removed != 1 {
+			return fmt.Errorf("%d of %d won the removal of %s", d.removed, d.removers, name)
+		}
+	}
+	return nil
+}
+
+// compare: what the home lists is what was created and not removed.
+func (j *judge) compare(ctx context.Context, s *vole.Store) error {
+	listed := map[string]bool{}
+	for v, err := range s.Volumes(ctx, vole.Filter{}) {
+		if err != nil {
+			return err
+		}
+		listed[v.ID()] = true
+		if l := j.lives[v.ID()]; l != nil && l.gone {
+			return fmt.Errorf("%s (%s) was removed and is there", v.Name(), v.ID())
+		}
+	}
+	for id, l := range j.lives {
+		if len(l.names) > 0 && strings.HasPrefix(l.names[0].name, "duel-") {
+			continue // removed by name, so its record does not tell
+		}
+		if !l.gone && !l.maybe && !listed[id] {
+			return fmt.Errorf("%s was not removed and is lost", id)
+		}
+	}
+	return nil
+}
+
+func (j *judge) summary() string {
+	last := j.records[len(j.records)-1].Start - j.records[0].Start
+	return fmt.Sprintf("%d calls, %.0f/s; %d duels, each with one winner; slowest call %v (%s); %d of the %v contexts ended",
+		len(j.records), float64(len(j.records))/time.Duration(max(last, 1)).Seconds(), j.duels,
+		time.Duration(j.slowest.End-j.slowest.Start).Round(time.Millisecond), j.slowest.Op, j.timeouts, shortest)
+}

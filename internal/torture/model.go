@@ -1,0 +1,141 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+)
+
+// volume is what the record says, or the home shows, of one volume.
+type volume struct {
+	id    string // "": whatever it was given by a create that was not acknowledged
+	label string
+	files map[string]int64 // path -> tag
+}
+
+// model is a lane's volumes by name.
+type model map[string]volume
+
+func (m model) clone() model {
+	c := model{}
+	for name, v := range m {
+		v.files = maps.Clone(v.files)
+		c[name] = v
+	}
+	return c
+}
+
+// apply carries out what a record says was done. The record is in the lane's order,
+// so that what it acts on is there.
+func (m model) apply(r record) {
+	v, ok := m[r.Vol]
+	switch r.Op {
+	case "create":
+		m[r.Vol] = volume{id: r.ID, label: strconv.FormatInt(r.Tag, 10), files: map[string]int64{}}
+		return
+	case "remove":
+		delete(m, r.Vol)
+		return
+	case "rename":
+		delete(m, r.Vol)
+		m[r.To] = v
+		return
+	}
+	if !ok {
+		return
+	}
+	tag, there := v.files[r.Path]
+	switch r.Op {
+	case "update":
+		v.label = strconv.FormatInt(r.Tag, 10)
+		m[r.Vol] = v
+	case "write":
+		v.files[r.Path] = r.Tag
+	case "delete":
+		delete(v.files, r.Path)
+	case "move":
+		if there && r.Path != r.To {
+			delete(v.files, r.Path)
+			v.files[r.To] = tag
+		}
+	case "copy":
+		if there {
+			v.files[r.To] = tag
+		}
+	}
+}
+
+// differs says in what the home's state is not the model's; "" when it is.
+func (m model) differs(have model) string {
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if _, ok := m[name]; !ok {
+			return fmt.Sprintf("%s (%s) is there and must not be", name, have[name].id)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		want := m[name]
+		got, ok := have[name]
+		switch {
+		case !ok:
+			return fmt.Sprintf("%s (%s) is lost", name, want.id)
+		case want.id != "" && want.id != got.id:
+			return fmt.Sprintf("%s is %s and must be %s", name, got.id, want.id)
+		case want.label != got.label:
+			return fmt.Sprintf("%s has label %q and must have %q", name, got.label, want.label)
+		case !maps.Equal(want.files, got.files):
+			return fmt.Sprintf("%s (%s) holds files %v and must hold %v", name, got.id, got.files, want.files)
+		}
+	}
+	return ""
+}
+
+// history is what a lane has done so far.
+type history struct {
+	done    model
+	removed map[string]bool // ids that were acknowledged as removed
+	pending *record         // what had begun when the child was killed
+}
+
+func newHistory() *history { return &history{done: model{}, removed: map[string]bool{}} }
+
+// add takes one record of the lane. Errors are returned: on its own volumes a lane's
+// operations must not fail.
+func (h *history) add(r record) error {
+	if !r.Done {
+		h.pending = &r
+		return nil
+	}
+	h.pending = nil
+	if r.Err != "" {
+		return fmt.Errorf("%s failed: %s", r.Op, r.Text)
+	}
+	if r.Op == "remove" {
+		h.removed[r.ID] = true
+	}
+	h.done.apply(r)
+	return nil
+}
+
+// settle compares the home with the lane's record: it must hold what was
+// acknowledged, with what was pending done wholly or not at all. What it holds is
+// then the lane's state.
+func (h *history) settle(have model) error {
+	before := h.done.differs(have)
+	p := h.pending
+	h.pending = nil
+	if before == "" {
+		h.done = have
+		return nil
+	}
+	if p == nil {
+		return fmt.Errorf("%s; nothing was pending", before)
+	}
+	done := h.done.clone()
+	done.apply(*p)
+	if after := done.differs(have); after != "" {
+		return fmt.Errorf("%s was pending; if it was not done: %s; if it was: %s", p, before, after)
+	}
+	h.done = have
+	return nil
+}

@@ -1,0 +1,211 @@
+package local
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+const attachmentColumns = `a.id, a.volume, v.name, a.holder, a.read_only, a.host_path, a.host, a.pid, a.started, a.since, a.process`
+
+type attachmentRow struct {
+	driver.AttachmentInfo
+	process string
+}
+
+func scanAttachment(scan func(...any) error) (r attachmentRow, err error) {
+	var started, since int64
+	err = scan(&r.ID, &r.VolumeID, &r.Volume, &r.Holder, &r.ReadOnly, &r.HostPath, &r.Host, &r.PID, &started, &since, &r.process)
+	r.Started, r.Since = catalog.Time(started), catalog.Time(since)
+	return r, err
+}
+
+// attachment implements driver.Attachment.
+type attachment struct {
+	b    *Backend
+	info driver.AttachmentInfo
+	path string
+
+	mu    sync.Mutex // guards ended
+	ended bool
+}
+
+// Attach implements driver.Backend.
+func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
+	if err := b.writable(); err != nil {
+		return nil, err
+	}
+	proc, err := b.process()
+	if err != nil {
+		return nil, sysErr(err)
+	}
+	aid, err := uuid.NewV7()
+	if err != nil {
+		return nil, err
+	}
+	host, _ := os.Hostname() // for people only; "" where the system has none
+	a := &attachment{b: b, path: b.path("volumes", id, "data"), info: driver.AttachmentInfo{
+		ID: aid.String(), VolumeID: id, Holder: opts.Holder, ReadOnly: opts.ReadOnly, HostPath: opts.HostPath,
+		Host: host, PID: os.Getpid(), Started: processStart(), Since: b.clock().UTC(),
+	}}
+	if err := b.register(a); err != nil {
+		return nil, err
+	}
+	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return a.insert(tx, proc) })
+	if err != nil {
+		b.unregister(a)
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *attachment) insert(tx *catalog.Tx, proc string) error {
+	info, _, err := scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, a.info.VolumeID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return notFound(driver.ByID(a.info.VolumeID))
+	}
+	if err != nil {
+		return err
+	}
+	a.info.Volume = info.Name
+	if a.writesPast() {
+		if info.Quota != 0 {
+			return driver.Errorf(driver.ErrUnsupported,
+				"the volume has a quota of %s, which cannot be enforced on a path of the host; attach it read-only, or clear the quota", info.Quota)
+		}
+		if _, err := tx.Exec(`UPDATE volumes SET stale = 1 WHERE id = ?`, info.ID); err != nil {
+			return err
+		}
+	}
+	i := a.info
+	_, err = tx.Exec(`INSERT INTO attachments (id, volume, process, holder, read_only, host_path, host, pid, started, since)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		i.ID, i.VolumeID, proc, i.Holder, i.ReadOnly, i.HostPath, i.Host, i.PID, catalog.Nanos(i.Started), catalog.Nanos(i.Since))
+	return err
+}
+
+// writesPast reports whether the holder may write where the FS does not see it.
+func (a *attachment) writesPast() bool { return a.info.HostPath && !a.info.ReadOnly }
+
+func (a *attachment) Info() driver.AttachmentInfo { return a.info }
+
+func (a *attachment) Path() string { return a.path }
+
+func (a *attachment) Detach(ctx context.Context) error { return a.closeWith(ctx) }
+
+func (a *attachment) closeWith(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return nil
+	}
+	last := false
+	// Lazy: after a power cut this process is dead, and its attachments with it.
+	err := a.b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
+		if _, err := tx.Exec(`DELETE FROM attachments WHERE id = ?`, a.info.ID); err != nil {
+			return err
+		}
+		if !a.writesPast() {
+			return nil
+		}
+		n, err := a.b.countWritersPast(tx, a.info.VolumeID)
+		last = n == 0
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	a.ended = true
+	a.b.unregister(a)
+	if !last {
+		return nil
+	}
+	// The right is given back already. A figure that could not be measured stays
+	// marked as stale, which is true, so only that is reported.
+	_, err = a.b.measure(ctx, a.info.VolumeID)
+	if errors.Is(err, driver.ErrNotFound) {
+		err = nil
+	}
+	return err
+}
+
+// attachmentsOf lists a volume's attachments inside a transaction, dead ones left out.
+func (b *Backend) attachmentsOf(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
+	rows, err := tx.Query(`SELECT `+attachmentColumns+` FROM attachments a JOIN volumes v ON v.id = a.volume
+		WHERE a.volume = ? ORDER BY a.id`, volume)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	live := b.liveness()
+	var list []attachmentRow
+	for rows.Next() {
+		r, err := scanAttachment(rows.Scan)
+		if err != nil {
+			return nil, err
+		}
+		if live.alive(r.process) {
+			list = append(list, r)
+		}
+	}
+	return list, rows.Err()
+}
+
+// countWritersPast counts the live writable HostPath attachments of a volume.
+func (b *Backend) countWritersPast(tx *catalog.Tx, volume string) (int, error) {
+	list, err := b.attachmentsOf(tx, volume)
+	n := 0
+	for _, r := range list {
+		if r.HostPath && !r.ReadOnly {
+			n++
+		}
+	}
+	return n, err
+}
+
+// refuseAttached returns ErrInUse naming the first live holder, if there is one.
+func (b *Backend) refuseAttached(tx *catalog.Tx, volume string) error {
+	list, err := b.attachmentsOf(tx, volume)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	r := list[0]
+	more := ""
+	if len(list) > 1 {
+		more = " and others"
+	}
+	return driver.Errorf(driver.ErrInUse, "in use by %q (process %d on %s, since %s)%s; stop it first",
+		r.Holder, r.PID, r.Host, r.Since.Format(time.RFC3339), more)
+}
+
+// Attachments implements driver.Backend.
+func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {
+	if err := b.usable(); err != nil {
+		return nil, err
+	}
+	if id != "" {
+		if _, _, err := b.get(ctx, driver.ByID(id)); err != nil {
+			return nil, err
+		}
+	}
+	rows, err := query(ctx, b.db, scanAttachment, `SELECT `+attachmentColumns+` FROM attachments a
+		JOIN volumes v ON v.id = a.volume WHERE ?1 = '' OR a.volume = ?1 ORDER BY a.id`, id)
+	if err != nil {
+		return nil, err
+	}
+	live := b.liveness()
+	list := []driver.AttachmentInfo{}
+	for _, r := range rows {
+		if live.alive(r.process) {
+			list = append(list, r.AttachmentInfo)
+		}
+	}
+	return list, nil
+}

@@ -1,0 +1,366 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/flock"
+)
+
+// checker carries one Check.
+type checker struct {
+	b      *Backend
+	ctx    context.Context
+	fix    bool
+	report func(driver.Finding) error
+}
+
+// Check implements driver.Backend. It is safe while others use the home: what may be
+// under way is looked at again before it is called wrong.
+func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
+	if err := b.usable(); err != nil {
+		return err
+	}
+	if opts.Fix {
+		if err := b.writable(); err != nil {
+			return err
+		}
+	}
+	c := &checker{b, ctx, opts.Fix, report}
+	for _, step := range []func() error{c.database, c.permissions, c.unfinished, c.directories, c.volumes, c.locks} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// found reports an inconsistency, having repaired it by fix if that was asked for.
+func (c *checker) found(code, volume, path, detail string, fix func() error) error {
+	f := driver.Finding{Code: code, Volume: volume, Path: path, Detail: detail}
+	if c.fix && fix != nil {
+		if err := fix(); err != nil {
+			f.Detail += fmt.Sprintf("; the repair failed: %v", sysErr(err))
+		} else {
+			f.Fixed = true
+		}
+	}
+	return c.report(f)
+}
+
+// database asks SQLite. https://www.sqlite.org/pragma.html#pragma_integrity_check
+func (c *checker) database() error {
+	lines, err := query(c.ctx, c.b.db, func(scan func(...any) error) (s string, err error) {
+		return s, scan(&s)
+	}, `PRAGMA integrity_check(20)`)
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		if l == "ok" {
+			continue
+		}
+		if err := c.found("catalog-corrupt", "", "catalog.db", l+"; restore the catalog from a backup", nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// permissions looks for places of the home that others can enter.
+func (c *checker) permissions() error {
+	for _, name := range []string{"", "catalog.db", "volumes", "locks", "lost+found"} {
+		info, err := os.Stat(c.b.path(name))
+		if err != nil {
+			return sysErr(err)
+		}
+		mode := info.Mode().Perm()
+		if mode&0o077 == 0 {
+			continue
+		}
+		err = c.found("loose-permissions", "", name, fmt.Sprintf("mode %04o lets others in; it becomes %04o", mode, mode&0o700),
+			func() error { return os.Chmod(c.b.path(name), mode&0o700) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unfinished looks for what recovery should have finished when the home was opened.
+func (c *checker) unfinished() error {
+	list, err := c.b.unsettled(c.ctx)
+	if err != nil {
+		return err
+	}
+	live := c.b.liveness()
+	for _, u := range list {
+		if live.alive(u.owner) {
+			continue
+		}
+		err := c.found("unfinished-volume", u.id, "volumes/"+u.id, "its process died while "+u.state+" it; that is finished or undone",
+			func() error { return c.b.recoverVolume(c.ctx, u) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// known reports whether the catalog has a row of a volume, in whatever state.
+func (c *checker) known(id string) (bool, error) {
+	list, err := query(c.ctx, c.b.db, func(scan func(...any) error) (n int, err error) {
+		return n, scan(&n)
+	}, `SELECT count(*) FROM volumes WHERE id = ?`, id)
+	return len(list) == 1 && list[0] > 0, err
+}
+
+// directories looks for what no volume claims. The row of a volume is there before its
+// directory and until after it.
+func (c *checker) directories() error {
+	names, err := readNames(c.b.path("volumes"))
+	if err != nil {
+		return sysErr(err)
+	}
+	for _, n := range names {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		known, err := c.known(n)
+		if err != nil {
+			return err
+		}
+		if known {
+			continue
+		}
+		if _, err := os.Lstat(c.b.path("volumes", n)); errors.Is(err, fs.ErrNotExist) {
+			continue // removed since it was listed
+		}
+		err = c.found("orphan-directory", "", "volumes/"+n, "no volume claims it; it is moved to lost+found",
+			func() error { return c.b.setAside(filepath.Join("volumes", n)) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setAside moves something of the home to lost+found, under a name that is free.
+func (b *Backend) setAside(rel string) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	from := b.path(rel)
+	to := b.path("lost+found", strings.ReplaceAll(rel, string(filepath.Separator), "_")+"."+id.String())
+	err = at("rename", rel, func() error { return os.Rename(from, to) })
+	if err != nil {
+		return err
+	}
+	if err := durable.SyncDir(b.path("lost+found")); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(from))
+}
+
+// volumes looks at each volume: its directory, what lies beside its data, its usage.
+func (c *checker) volumes() error {
+	cursor := ""
+	for {
+		page, err := c.b.List(c.ctx, driver.Filter{Cursor: cursor})
+		if err != nil {
+			return err
+		}
+		for _, info := range page.Volumes {
+			if err := c.volume(info); err != nil {
+				return err
+			}
+		}
+		if cursor = page.Next; cursor == "" {
+			return nil
+		}
+	}
+}
+
+func (c *checker) volume(info driver.Info) error {
+	rel := "volumes/" + info.ID
+	if _, err := os.Lstat(c.b.path(rel, "data")); errors.Is(err, fs.ErrNotExist) {
+		if _, _, gerr := c.b.get(c.ctx, driver.ByID(info.ID)); errors.Is(gerr, driver.ErrNotFound) {
+			return nil // removed meanwhile
+		}
+		return c.found("missing-directory", info.ID, rel+"/data",
+			fmt.Sprintf("the files of volume %q are gone; it is made anew, empty", info.Name),
+			func() error { return c.b.remakeVolumeDir(info.ID) })
+	}
+	names, err := readNames(c.b.path(rel))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return sysErr(err)
+	}
+	for _, n := range names {
+		if n == "data" || n == "tmp" {
+			continue
+		}
+		err := c.found("stray-file", info.ID, rel+"/"+n, "it is no part of a volume; it is moved to lost+found",
+			func() error { return c.b.setAside(filepath.Join(rel, n)) })
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.temps(info.ID); err != nil {
+		return err
+	}
+	return c.usage(info)
+}
+
+func (b *Backend) remakeVolumeDir(id string) error {
+	if err := os.MkdirAll(b.path("volumes", id), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(b.path("volumes", id, "data"), 0o755); err != nil {
+		return err
+	}
+	return b.syncVolumeDir(id)
+}
+
+// temps looks for unfinished files of processes that are dead.
+func (c *checker) temps(id string) error {
+	names, err := readNames(c.b.path("volumes", id, "tmp"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return sysErr(err)
+	}
+	live := c.b.liveness()
+	for _, n := range names {
+		proc := n[:min(36, len(n))] // the length of a UUID
+		if uuid.Validate(proc) == nil && live.alive(proc) {
+			continue
+		}
+		err := c.found("leftover-file", id, "volumes/"+id+"/tmp/"+n, "a process died while it wrote it; it is deleted",
+			func() error { return c.b.removeTemps(id, proc) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// usage compares the figure of a volume with its files. A figure that is known to be
+// stale is not wrong, but a repair measures it too.
+func (c *checker) usage(info driver.Info) error {
+	if info.UsedStale {
+		if c.fix {
+			_, err := c.b.measure(c.ctx, info.ID)
+			return ignoreNotFound(err)
+		}
+		return nil
+	}
+	if c.b.readOnly {
+		return nil // measuring needs locks
+	}
+	// Without locks first: most figures are right, and nobody has to wait.
+	before := int64(info.Used)
+	counted, err := c.b.countBytes(c.ctx, info.ID)
+	if err == nil && counted == before {
+		return nil
+	}
+	err = c.b.atRest(c.ctx, info.ID, "checking", func(*page) error {
+		now, err := c.b.Get(c.ctx, driver.ByID(info.ID))
+		if err != nil {
+			return err
+		}
+		before = int64(now.Used)
+		if counted, err = c.b.countBytes(c.ctx, info.ID); err != nil {
+			return err
+		}
+		counted += c.b.namelessBytes(info.ID)
+		if now.UsedStale {
+			counted = before
+		}
+		return nil
+	})
+	if errors.Is(err, driver.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return nil // removed meanwhile
+	}
+	if err != nil || before == counted {
+		return sysErr(err)
+	}
+	return c.found("usage-wrong", info.ID, "", fmt.Sprintf("volume %q is said to hold %d bytes and holds %d; the figure is corrected", info.Name, before, counted),
+		func() error { _, err := c.b.measure(c.ctx, info.ID); return err })
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, driver.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// locks looks for lock files of volumes that are no more and of dead processes.
+func (c *checker) locks() error {
+	names, err := readNames(c.b.path("locks"))
+	if err != nil {
+		return sysErr(err)
+	}
+	for _, n := range names {
+		stale, err := c.staleLock(n)
+		if err != nil {
+			return err
+		}
+		if !stale {
+			continue
+		}
+		err = c.found("stale-lock", "", "locks/"+n, "nothing uses it; it is deleted",
+			func() error { return os.Remove(c.b.path("locks", n)) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) staleLock(name string) (bool, error) {
+	switch {
+	case strings.HasPrefix(name, "p-"):
+		lock, err := flock.TryExisting(c.b.path("locks", name))
+		if err != nil || lock == nil {
+			return false, ignoreGone(sysErr(err))
+		}
+		defer lock.Release()
+		return !c.b.isOwn(strings.TrimPrefix(name, "p-")), nil
+	case uuid.Validate(name) == nil:
+		known, err := c.known(name)
+		if err != nil || known {
+			return false, err
+		}
+		_, err = os.Stat(c.b.path("locks", name))
+		return err == nil, nil
+	}
+	return false, nil
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// readNames lists a directory by name only, sorted.
+func readNames(dir string) ([]string, error) {
+	list, err := os.ReadDir(dir)
+	names := make([]string, len(list))
+	for i, e := range list {
+		names[i] = e.Name()
+	}
+	return names, err
+}

@@ -1,0 +1,293 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/fault"
+	"golang.org/x/sys/unix"
+)
+
+// Copy implements driver.FS. What is copied is built in tmp and then given its name,
+// so that it appears whole or not at all.
+func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	c, err := f.change(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.done()
+	src, err := f.find(from)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer src.close()
+	st, err := src.stat()
+	if err != nil {
+		return f.gone(err)
+	}
+	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	if dir && (from == "." || to == from || strings.HasPrefix(to, from+"/")) {
+		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
+	}
+	dst, err := f.findMaking(to)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer dst.close()
+	if same(dst, &st) && !dir && !opts.NoReplace {
+		return nil // onto itself, by whatever name
+	}
+	return f.gone(f.copyTo(ctx, c, src, dst, dir || opts.NoReplace))
+}
+
+func same(p place, st *unix.Stat_t) bool {
+	at, err := p.stat()
+	return err == nil && at.Ino == st.Ino && at.Dev == st.Dev
+}
+
+func (f *fileSystem) copyTo(ctx context.Context, c *counter, src, dst place, exclusive bool) error {
+	if _, err := checkTarget(dst, exclusive); err != nil {
+		return err
+	}
+	tmp, err := f.tempName()
+	if err != nil {
+		return err
+	}
+	cp := copier{ctx: ctx, check: c.wouldFit, top: tmp.fd(), links: map[uint64]string{}}
+	// A tree may hold the directory that it is copied into, by a link on the way:
+	// then it would copy itself for ever.
+	var into unix.Stat_t
+	if err = unix.Fstat(dst.fd(), &into); err == nil {
+		cp.into = into.Ino
+		err = cp.copy(src, tmp, tmp.base)
+	}
+	if err == nil && !f.batch {
+		err = cp.sync(f, tmp)
+	}
+	if err == nil {
+		err = f.commit(ctx, c, tmp, dst, cp.bytes, exclusive)
+	}
+	if err != nil {
+		f.discard(tmp)
+	}
+	return err
+}
+
+// copier copies one file or tree.
+type copier struct {
+	ctx   context.Context
+	check func(n int64) error // may the copy have n bytes?
+	into  uint64              // inode of the directory that must not be inside the tree
+	bytes int64               // sizes of the regular files made
+	nodes int                 // how many names were made
+	top   int                 // descriptor of tmp, where nobody else makes links
+	links map[uint64]string   // beneath top: copies of files with several names
+}
+
+// sync makes the copy durable: one file by itself, a tree with everything.
+func (cp *copier) sync(f *fileSystem, tmp place) error {
+	if cp.nodes > 1 {
+		return fault.Do("syncfs", tmp.base, func() error { return syncAll(f.dir) })
+	}
+	return f.syncNode(tmp)
+}
+
+func (cp *copier) copy(src, dst place, rel string) error {
+	if err := cp.ctx.Err(); err != nil {
+		return err
+	}
+	st, err := src.stat()
+	if err != nil {
+		return err
+	}
+	cp.nodes++
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return cp.copyFile(src, dst, rel, &st)
+	case unix.S_IFDIR:
+		return cp.copyDir(src, dst, rel, &st)
+	case unix.S_IFLNK:
+		err = cp.copyLink(src, dst)
+	default:
+		err = at("mknod", dst.base, func() error { return mknod(dst.fd(), dst.base, uint32(st.Mode), uint64(st.Rdev)) })
+	}
+	if err != nil {
+		return err
+	}
+	return copyAttrs(src, dst, &st)
+}
+
+func (cp *copier) copyLink(src, dst place) error {
+	buf := make([]byte, driver.MaxPathLen+1)
+	n, err := unix.Readlinkat(src.fd(), src.base, buf)
+	if err != nil {
+		return err
+	}
+	return at("symlink", dst.base, func() error { return unix.Symlinkat(string(buf[:n]), dst.fd(), dst.base) })
+}
+
+func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
+	if st.Ino == cp.into {
+		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
+	}
+	from, err := openDirAt(src.dir, src.base)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if err := at("mkdir", dst.base, func() error { return unix.Mkdirat(dst.fd(), dst.base, 0o700) }); err != nil {
+		return err
+	}
+	to, err := openDirAt(dst.dir, dst.base)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	for {
+		names, err := from.Readdirnames(1024)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			err := cp.copy(place{dir: from, base: n}, place{dir: to, base: n}, rel+"/"+n)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return copyAttrs(src, dst, st)
+}
+
+func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
+	if st.Nlink > 1 {
+		if first, ok := cp.links[uint64(st.Ino)]; ok {
+			return at("link", dst.base, func() error {
+				return unix.Linkat(cp.top, first, dst.fd(), dst.base, 0)
+			})
+		}
+	}
+	if err := cp.copyData(src, dst); err != nil {
+		return err
+	}
+	if st.Nlink > 1 {
+		cp.links[uint64(st.Ino)] = rel
+	}
+	return copyAttrs(src, dst, st)
+}
+
+// copyData copies a file's data, leaving its holes.
+func (cp *copier) copyData(src, dst place) error {
+	in, err := openAt(src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fs.ErrNotExist // replaced meanwhile by something that is no file
+	}
+	size := info.Size()
+	if err := cp.check(cp.bytes + size); err != nil {
+		return err
+	}
+	out, err := openAt(dst, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if err := cp.copyRanges(out, in, size); err != nil {
+		return err
+	}
+	cp.bytes += size
+	return nil
+}
+
+func openAt(p place, flags int, mode uint32) (*os.File, error) {
+	var fd int
+	err := at("open", p.base, func() (err error) {
+		fd, err = unix.Openat(p.fd(), p.base, flags|unix.O_CLOEXEC, mode)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), p.base), nil
+}
+
+func (cp *copier) copyRanges(out, in *os.File, size int64) error {
+	if cloneFile(out, in) == nil {
+		return out.Truncate(size) // it may have grown since it was looked at
+	}
+	for off := int64(0); off < size; {
+		start, end, err := nextData(in, off)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		end = min(end, size)
+		if err := cp.copyRange(out, in, start, end); err != nil {
+			return err
+		}
+		off = max(end, off+1)
+	}
+	return out.Truncate(size)
+}
+
+func (cp *copier) copyRange(out, in *os.File, off, end int64) error {
+	for off < end {
+		if err := cp.ctx.Err(); err != nil {
+			return err
+		}
+		if _, err := in.Seek(off, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := out.Seek(off, io.SeekStart); err != nil {
+			return err
+		}
+		var n int64
+		err := fault.Do("write", out.Name(), func() (err error) {
+			// By copy_file_range(2), where the system has it.
+			n, err = io.Copy(out, io.LimitReader(in, min(step, end-off)))
+			return err
+		})
+		if err != nil || n == 0 {
+			return err // cut short meanwhile; the rest is a hole
+		}
+		off += n
+	}
+	return nil
+}
+
+// copyAttrs copies owner, mode, xattrs and times; the owner only as far as this
+// process may. The order matters: a new owner clears setuid bits, and every change
+// but the last touches a time.
+func copyAttrs(src, dst place, st *unix.Stat_t) error {
+	err := unix.Fchownat(dst.fd(), dst.base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	if err := copyXattrs(src, dst); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		// dst is in tmp, where nobody can put a link in its place.
+		if err := unix.Fchmodat(dst.fd(), dst.base, uint32(st.Mode)&0o7777, 0); err != nil {
+			return err
+		}
+	}
+	ts := []unix.Timespec{st.Atim, st.Mtim}
+	return unix.UtimesNanoAt(dst.fd(), dst.base, ts, unix.AT_SYMLINK_NOFOLLOW)
+}

@@ -1,0 +1,444 @@
+package local
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+	"golang.org/x/sys/unix"
+)
+
+// While files of a volume are being changed through the FS, its usage is not in the
+// catalog but in a counter: a page of the file locks/<id>, mapped into the memory of
+// every process that is at it. So each change is charged exactly, against all others,
+// without a write to the database. The file's bytes are also what is locked while a
+// change happens: one for changes of names, one of 64 for the contents of a file. A
+// measurement takes them all, and so sees the volume at rest.
+//
+// A process that counts says so in the catalog, durably, before it changes anything.
+// When it is done, and the last one is, the figure goes back to the catalog; a
+// counting process that died may have changed a file without charging it, or the
+// reverse, so its mark means: measure again.
+const (
+	pageSize    = 4096
+	pageMagic   = 0x31656c6f56 // "Vole1"
+	offMagic    = 0            // of the page: int64, native byte order
+	offUsed     = 8            // bytes used
+	offQuota    = 16           // bytes allowed, 0: no quota
+	offRemoved  = 24           // 1: the volume is being removed
+	offEpoch    = 32           // number of measurements
+	offStale    = 40           // 1: used may be wrong
+	offHolder   = 512          // who holds all locks: text, NUL-padded
+	holderLen   = 256
+	stripes     = 64
+	lockNames   = pageSize // byte that is locked for changes of names
+	lockFiles   = lockNames + 1
+	lockAllLen  = 1 + stripes
+	idleCounter = 2 * time.Second // how long a counter outlives its last use
+)
+
+func (b *Backend) lockPath(id string) string { return b.path("locks", id) }
+
+// counter is a volume's counter in this process.
+type counter struct {
+	b  *Backend
+	id string
+
+	ready chan struct{} // closed once the fields below are set, or err
+	err   error
+	page  *page
+
+	names ctxMutex
+	files [stripes]ctxMutex
+
+	mu      sync.Mutex        // guards what follows
+	refs    int               // users: FSes and files that may change something
+	idle    *time.Timer       // retires the counter; nil while in use
+	writers map[uint64]*inode // files open for writing, by inode number
+	retired bool
+}
+
+// page is the mapped file.
+type page struct {
+	f   *os.File
+	mem []byte
+}
+
+func openPage(path string) (*page, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() < pageSize {
+		// Real bytes, not a hole: a store to a mapped hole kills the process when the
+		// disk is full. What is there already is kept: others may have it mapped.
+		_, err = f.WriteAt(make([]byte, pageSize-st.Size()), st.Size())
+	}
+	var mem []byte
+	if err == nil {
+		mem, err = unix.Mmap(int(f.Fd()), 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &page{f, mem}, nil
+}
+
+func (p *page) close() error { return errors.Join(unix.Munmap(p.mem), p.f.Close()) }
+
+// word is an integer of the page, shared with other processes.
+func (p *page) word(off int) *int64 { return (*int64)(unsafe.Pointer(&p.mem[off])) }
+
+func (p *page) load(off int) int64     { return atomic.LoadInt64(p.word(off)) }
+func (p *page) store(off int, v int64) { atomic.StoreInt64(p.word(off), v) }
+
+// reserve charges n more bytes, unless that exceeds the quota.
+func (p *page) reserve(n int64) error {
+	if n <= 0 {
+		return nil
+	}
+	for {
+		used, quota := p.load(offUsed), p.load(offQuota)
+		if quota != 0 && (used > quota || n > quota-used) {
+			return driver.Errorf(driver.ErrQuota, "%d more bytes do not fit: %d of the quota of %s are used", n, used, driver.Size(quota))
+		}
+		if atomic.CompareAndSwapInt64(p.word(offUsed), used, used+n) {
+			return nil
+		}
+	}
+}
+
+// add corrects the charge by n bytes, without regard to the quota.
+func (p *page) add(n int64) { atomic.AddInt64(p.word(offUsed), n) }
+
+// holder is who holds all locks of the page, for messages.
+func (p *page) holder() string {
+	text := make([]byte, holderLen)
+	if _, err := p.f.ReadAt(text, offHolder); err != nil {
+		return ""
+	}
+	n := 0
+	for n < len(text) && text[n] != 0 {
+		n++
+	}
+	return string(text[:n])
+}
+
+func (p *page) setHolder(who string) {
+	text := make([]byte, holderLen)
+	copy(text[:holderLen-1], who)
+	_, _ = p.f.WriteAt(text, offHolder) // for messages only
+}
+
+// useCounter returns the counter of a volume, for a user that will call release. The
+// first use in a process costs a durable commit. ErrNotFound.
+func (b *Backend) useCounter(ctx context.Context, id string) (*counter, error) {
+	for {
+		c, first, err := b.findCounter(id)
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			c.err = c.begin(ctx)
+			if c.err != nil {
+				b.forgetCounter(c)
+			}
+			close(c.ready)
+			return c, c.err
+		}
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			c.release()
+			return nil, ctx.Err()
+		}
+		if c.err == nil {
+			return c, nil
+		}
+		// The first user failed, maybe by its own context alone. Try anew.
+	}
+}
+
+// findCounter returns the counter with one more reference; first says that the
+// caller must begin it.
+func (b *Backend) findCounter(id string) (c *counter, first bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, false, driver.ErrClosed
+	}
+	if c = b.counters[id]; c != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if !c.retired {
+			c.refs++
+			if c.idle != nil {
+				c.idle.Stop()
+				c.idle = nil
+			}
+			return c, false, nil
+		}
+	}
+	c = &counter{b: b, id: id, refs: 1, ready: make(chan struct{}), names: newCtxMutex(), writers: map[uint64]*inode{}}
+	for i := range c.files {
+		c.files[i] = newCtxMutex()
+	}
+	b.counters[id] = c
+	return c, true, nil
+}
+
+func (b *Backend) forgetCounter(c *counter) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.counters[c.id] == c {
+		delete(b.counters, c.id)
+	}
+}
+
+// begin marks the volume as counted by this process and sets the page up, unless
+// another live process is counting already.
+func (c *counter) begin(ctx context.Context) error {
+	proc, err := c.b.process()
+	if err != nil {
+		return sysErr(err)
+	}
+	// Before the lock file is made: there must be none for a volume that is not.
+	if _, _, err := c.b.get(ctx, driver.ByID(c.id)); err != nil {
+		return err
+	}
+	p, err := openPage(c.b.lockPath(c.id))
+	if err != nil {
+		return sysErr(err)
+	}
+	unlock, err := p.lockAll(ctx, "begin counting")
+	if err != nil {
+		p.close()
+		return err
+	}
+	defer unlock()
+	var measure bool
+	err = c.b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		var err error
+		measure, err = c.b.enter(tx, p, c.id, proc)
+		return err
+	})
+	if err == nil && measure {
+		_, err = c.b.measureLocked(ctx, c.id, p)
+		if err != nil {
+			err = errors.Join(err, c.b.leave(bg(ctx), p, c.id, proc))
+		}
+	}
+	if err != nil {
+		if errors.Is(err, driver.ErrNotFound) {
+			os.Remove(c.b.lockPath(c.id))
+		}
+		p.close()
+		return err
+	}
+	c.page = p
+	return nil
+}
+
+// enter adds this process to those that count. It reports whether the volume must be
+// measured before anything is charged: its figure is stale, and it has a quota.
+func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool, err error) {
+	info, _, err := scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, notFound(driver.ByID(id))
+	}
+	if err != nil {
+		return false, err
+	}
+	others, own, died, err := b.dropDeadCounting(tx, id, proc)
+	if err != nil {
+		return false, err
+	}
+	stale := info.UsedStale || died
+	// A mark of this process means that an earlier counter of it has not left.
+	if others == 0 && !own || p.load(offMagic) != pageMagic {
+		p.store(offUsed, int64(info.Used))
+		p.store(offQuota, int64(info.Quota))
+		p.store(offRemoved, 0)
+		p.store(offMagic, pageMagic)
+	}
+	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
+		return false, err
+	}
+	_, err = tx.Exec(`UPDATE volumes SET counted = ?, stale = ? WHERE id = ?`, others+1, stale, id)
+	return stale && info.Quota != 0, err
+}
+
+// dropDeadCounting removes the marks of dead processes. It counts the other live ones
+// and tells whether this process has a mark.
+func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (others int, own, died bool, err error) {
+	rows, err := tx.Query(`SELECT process FROM counting WHERE volume = ?`, id)
+	if err != nil {
+		return 0, false, false, err
+	}
+	var dead []string
+	l := b.liveness()
+	for rows.Next() {
+		var p string
+		if err := rows.Scan(&p); err != nil {
+			rows.Close()
+			return 0, false, false, err
+		}
+		switch {
+		case p == proc:
+			own = true
+		case l.alive(p):
+			others++
+		default:
+			dead = append(dead, p)
+		}
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return 0, false, false, err
+	}
+	for _, p := range dead {
+		if _, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, id, p); err != nil {
+			return 0, false, false, err
+		}
+	}
+	return others, own, len(dead) > 0, nil
+}
+
+// leave takes this process from those that count and puts the figure into the
+// catalog. Lazy: after a power cut the mark is there again, of a dead process.
+func (b *Backend) leave(ctx context.Context, p *page, id, proc string) error {
+	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
+		n, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, id, proc)
+		if err != nil || n == 0 {
+			return err
+		}
+		_, err = tx.Exec(`UPDATE volumes SET used = ?, counted = counted - 1, stale = max(stale, ?) WHERE id = ?`,
+			max(0, p.load(offUsed)), p.load(offStale), id)
+		return err
+	})
+}
+
+// retain adds a use to a counter that is in use.
+func (c *counter) retain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refs++
+}
+
+// release ends one use. The counter itself stays for a while: uses come in bursts.
+func (c *counter) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refs--
+	if c.refs == 0 && !c.retired {
+		c.idle = time.AfterFunc(idleCounter, func() {
+			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+			defer cancel()
+			// What cannot be settled now is settled by Close, or measured later.
+			_ = c.retire(ctx)
+		})
+	}
+}
+
+// retire settles a counter that nobody uses.
+func (c *counter) retire(ctx context.Context) error {
+	c.mu.Lock()
+	if c.refs > 0 || c.retired {
+		c.mu.Unlock()
+		return nil
+	}
+	c.retired = true
+	c.mu.Unlock()
+	<-c.ready
+	if c.err != nil {
+		return nil
+	}
+	proc, err := c.b.process()
+	if err == nil {
+		err = c.settle(ctx, proc)
+	}
+	return errors.Join(err, c.page.close())
+}
+
+// settle leaves, holding all locks of the page, so that a new counter of the volume
+// enters either before it, and takes the mark over, or after it.
+func (c *counter) settle(ctx context.Context, proc string) error {
+	unlock, err := c.page.lockAll(ctx, "settling")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c.b.mu.Lock()
+	current := c.b.counters[c.id] == c
+	if current {
+		delete(c.b.counters, c.id)
+	}
+	c.b.mu.Unlock()
+	if !current {
+		return nil // a new counter of this process has taken the mark over
+	}
+	return c.b.leave(ctx, c.page, c.id, proc)
+}
+
+// settleAll retires all counters, at the end.
+func (b *Backend) settleAll(ctx context.Context) error {
+	b.mu.Lock()
+	var list []*counter
+	for _, c := range b.counters {
+		list = append(list, c)
+	}
+	b.mu.Unlock()
+	var errs []error
+	for _, c := range list {
+		c.mu.Lock()
+		if c.idle != nil {
+			c.idle.Stop()
+			c.idle = nil
+		}
+		c.mu.Unlock()
+		errs = append(errs, c.retire(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// liveUsage replaces the usage of a volume that is being counted by what its counter
+// says now.
+func (b *Backend) liveUsage(info *driver.Info) {
+	f, err := os.Open(b.lockPath(info.ID))
+	if err != nil {
+		info.UsedStale = true
+		return
+	}
+	defer f.Close()
+	buf := make([]byte, offStale+8)
+	if _, err := f.ReadAt(buf, 0); err != nil || word(buf, offMagic) != pageMagic {
+		info.UsedStale = true
+		return
+	}
+	info.Used = driver.Size(max(0, word(buf, offUsed)))
+	info.UsedStale = info.UsedStale || word(buf, offStale) != 0
+}
+
+func word(buf []byte, off int) int64 { return int64(binary.NativeEndian.Uint64(buf[off:])) }
+
+// markRemoved tells every process that counts a volume that it is gone.
+func (b *Backend) markRemoved(id string) {
+	if _, err := os.Stat(b.lockPath(id)); err != nil {
+		return
+	}
+	p, err := openPage(b.lockPath(id))
+	if err != nil {
+		return // they will find out by the directory that is gone
+	}
+	p.store(offRemoved, 1)
+	p.close()
+}

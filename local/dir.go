@@ -1,0 +1,128 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// dirStream implements driver.Dir.
+type dirStream struct {
+	f    *fileSystem
+	opts driver.DirOptions
+
+	mu     sync.Mutex // guards what follows; a stream has one position
+	d      *os.File   // nil once closed
+	sorted []fs.DirEntry
+	filled bool // sorted holds what is left
+}
+
+// OpenDir implements driver.FS.
+func (f *fileSystem) OpenDir(ctx context.Context, name string, opts driver.DirOptions) (driver.Dir, error) {
+	if err := f.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer f.done()
+	d, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, f.gone(err)
+	}
+	if name == "." {
+		var st unix.Stat_t
+		if unix.Fstat(int(d.Fd()), &st) == nil && st.Nlink == 0 {
+			d.Close()
+			return nil, volumeGone()
+		}
+	}
+	return &dirStream{f: f, opts: opts, d: d}, nil
+}
+
+// Read implements driver.Dir.
+func (s *dirStream) Read(ctx context.Context, n int) ([]driver.Entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.d == nil {
+		return nil, driver.ErrClosed
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		names, err := s.next(n)
+		if errors.Is(err, io.EOF) {
+			return nil, io.EOF
+		}
+		if err != nil {
+			return nil, sysErr(err)
+		}
+		list, err := s.entries(names)
+		if err != nil || len(list) > 0 {
+			return list, sysErr(err)
+		}
+		// All of them were removed meanwhile; what is next?
+	}
+}
+
+// next returns up to n names.
+func (s *dirStream) next(n int) ([]fs.DirEntry, error) {
+	if !s.opts.Sorted {
+		return s.d.ReadDir(n)
+	}
+	if !s.filled {
+		all, err := s.d.ReadDir(-1)
+		if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(all, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+		s.sorted, s.filled = all, true
+	}
+	if len(s.sorted) == 0 {
+		return nil, io.EOF
+	}
+	n = min(n, len(s.sorted))
+	list := s.sorted[:n]
+	s.sorted = s.sorted[n:]
+	return list, nil
+}
+
+// entries describes what is at the names. One that is gone is left out.
+func (s *dirStream) entries(names []fs.DirEntry) ([]driver.Entry, error) {
+	list := make([]driver.Entry, 0, len(names))
+	fd := int(s.d.Fd())
+	for _, de := range names {
+		if s.opts.NamesOnly {
+			list = append(list, driver.Entry{Name: de.Name(), Mode: de.Type()})
+			continue
+		}
+		var st unix.Stat_t
+		err := unix.Fstatat(fd, de.Name(), &st, unix.AT_SYMLINK_NOFOLLOW)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, entryOf(de.Name(), &st))
+	}
+	return list, nil
+}
+
+// Close implements driver.Dir.
+func (s *dirStream) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.d == nil {
+		return nil
+	}
+	err := s.d.Close()
+	s.d = nil
+	return err
+}

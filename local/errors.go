@@ -1,0 +1,46 @@
+package local
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// pathEscapes is the error with which os.Root refuses to leave its directory. The
+// os package does not export it, so it is taken from a call that must be refused.
+var pathEscapes = sync.OnceValue(func() error {
+	r, err := os.OpenRoot("/")
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	_, err = r.Lstat("..")
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return nil
+})
+
+// sysErr turns what the operating system, os.Root or SQLite returned into an error
+// that matches a sentinel of driver. Errors that do so already stay as they are.
+func sysErr(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e := pathEscapes(); e != nil && errors.Is(err, e) {
+		return driver.Errorf(driver.ErrPathEscape, "a symbolic link on the way leads out of the volume")
+	}
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return catalog.Translate(err)
+	}
+	if kind := driver.FromErrno(errno); kind != errno {
+		return kind
+	}
+	return err
+}

@@ -1,0 +1,194 @@
+package local
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"sync/atomic"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+	"golang.org/x/sys/unix"
+)
+
+// Measure implements driver.Backend.
+func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
+	if err := b.writable(); err != nil {
+		return driver.Info{}, err
+	}
+	return b.measure(ctx, id)
+}
+
+func (b *Backend) measure(ctx context.Context, id string) (driver.Info, error) {
+	var info driver.Info
+	err := b.atRest(ctx, id, "measuring", func(p *page) error {
+		var err error
+		info, err = b.measureLocked(ctx, id, p)
+		return err
+	})
+	return info, err
+}
+
+// atRest runs fn while nothing changes a volume through an FS, in any process.
+func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) error) error {
+	if _, _, err := b.get(ctx, driver.ByID(id)); err != nil {
+		return err
+	}
+	p, err := openPage(b.lockPath(id))
+	if err != nil {
+		return sysErr(err)
+	}
+	defer p.close()
+	unlock, err := p.lockAll(ctx, why)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = fn(p)
+	if errors.Is(err, driver.ErrNotFound) {
+		os.Remove(b.lockPath(id)) // removed in between; opening the page made it again
+	}
+	return err
+}
+
+// measureLocked counts a volume that is at rest, and sets the figure everywhere.
+func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver.Info, error) {
+	used, err := b.countBytes(ctx, id)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			if _, _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {
+				return driver.Info{}, gerr
+			}
+		}
+		return driver.Info{}, sysErr(err)
+	}
+	used += b.namelessBytes(id)
+	var info driver.Info
+	err = b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
+		past, err := b.countWritersPast(tx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE volumes SET used = ?, stale = ? WHERE id = ?`, used, past > 0, id); err != nil {
+			return err
+		}
+		info, _, err = scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, id))
+		if errors.Is(err, sql.ErrNoRows) {
+			return notFound(driver.ByID(id))
+		}
+		return err
+	})
+	if err != nil {
+		return driver.Info{}, err
+	}
+	p.store(offUsed, used)
+	p.store(offStale, 0)
+	atomic.AddInt64(p.word(offEpoch), 1)
+	b.renewEpoch(id, p.load(offEpoch))
+	return info, nil
+}
+
+// countBytes walks a volume's files: the size of each regular file, each inode once.
+func (b *Backend) countBytes(ctx context.Context, id string) (int64, error) {
+	root, err := openDirAt(b.volumes, id+"/data")
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	w := walker{ctx: ctx, seen: map[uint64]bool{}}
+	err = w.walk(root)
+	return w.bytes, err
+}
+
+type walker struct {
+	ctx   context.Context
+	seen  map[uint64]bool // inodes with several names that were counted
+	bytes int64
+}
+
+func (w *walker) walk(dir *os.File) error {
+	for {
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+		names, err := dir.Readdirnames(1024)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := w.entry(dir, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+}
+
+func (w *walker) entry(dir *os.File, name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		if st.Nlink > 1 {
+			if w.seen[uint64(st.Ino)] {
+				return nil
+			}
+			w.seen[uint64(st.Ino)] = true
+		}
+		w.bytes += st.Size
+	case unix.S_IFDIR:
+		d, err := openDirAt(dir, name)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		return w.walk(d)
+	}
+	return nil
+}
+
+// changeQuota runs a change of a volume's quota while the volume is at rest, having
+// made sure that the new quota can be kept.
+func (b *Backend) changeQuota(ctx context.Context, id string, change driver.Update, apply func() error) error {
+	return b.atRest(ctx, id, "changing the quota", func(p *page) error {
+		if change.Quota != 0 {
+			if err := b.fitsQuota(ctx, id, p, change.Quota); err != nil {
+				return err
+			}
+		}
+		if err := apply(); err != nil {
+			return err
+		}
+		p.store(offQuota, int64(change.Quota))
+		return nil
+	})
+}
+
+func (b *Backend) fitsQuota(ctx context.Context, id string, p *page, quota driver.Size) error {
+	info, counted, err := b.get(ctx, driver.ByID(id))
+	if err != nil {
+		return err
+	}
+	if counted {
+		b.liveUsage(&info)
+	}
+	if info.UsedStale {
+		if info, err = b.measureLocked(ctx, id, p); err != nil {
+			return err
+		}
+	}
+	if info.UsedStale {
+		return errPastQuota()
+	}
+	if info.Used > quota {
+		return driver.Errorf(driver.ErrQuota, "the volume holds %d bytes already, more than a quota of %s", int64(info.Used), quota)
+	}
+	return nil
+}

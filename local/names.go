@@ -1,0 +1,365 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/durable"
+	"golang.org/x/sys/unix"
+)
+
+// Mkdir implements driver.FS.
+func (f *fileSystem) Mkdir(ctx context.Context, name string, mode fs.FileMode) error {
+	if _, err := f.change(ctx); err != nil {
+		return err
+	}
+	defer f.done()
+	if name == "." {
+		return driver.ErrExists
+	}
+	return f.gone(f.mkdir(name, mode))
+}
+
+// MkdirAll implements driver.FS.
+func (f *fileSystem) MkdirAll(ctx context.Context, name string, mode fs.FileMode) error {
+	if _, err := f.change(ctx); err != nil {
+		return err
+	}
+	defer f.done()
+	return f.gone(f.mkdirAll(name, mode))
+}
+
+func (f *fileSystem) mkdirAll(name string, mode fs.FileMode) error {
+	info, err := f.root.Stat(name)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		return driver.ErrNotDir
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	case name == ".":
+		return volumeGone()
+	}
+	if err := f.mkdirAll(path.Dir(name), mode); err != nil {
+		return err
+	}
+	err = f.mkdir(name, mode)
+	if errors.Is(err, fs.ErrExist) {
+		// Made by another meanwhile; or a dangling link, which is in the way.
+		if info, serr := f.root.Stat(name); serr == nil && info.IsDir() {
+			return nil
+		}
+	}
+	return err
+}
+
+func (f *fileSystem) mkdir(name string, mode fs.FileMode) error {
+	p, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	want := sysMode(mode)
+	if err := at("mkdir", p.base, func() error { return unix.Mkdirat(p.fd(), p.base, want) }); err != nil {
+		return err
+	}
+	if err := f.exactMode(p, want); err != nil {
+		return err
+	}
+	return f.syncDirs(p)
+}
+
+// exactMode undoes what the umask took from the mode of a new directory. Another may
+// have put something else in its place, so the mode is set through a descriptor.
+func (f *fileSystem) exactMode(p place, want uint32) error {
+	st, err := p.stat()
+	if err != nil || uint32(st.Mode)&0o7777 == want {
+		return err
+	}
+	d, err := openDirAt(p.dir, p.base)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Fchmod(int(d.Fd()), want); err != nil || f.batch {
+		return err
+	}
+	return durable.Sync(d)
+}
+
+// Remove implements driver.FS.
+func (f *fileSystem) Remove(ctx context.Context, name string) error {
+	c, err := f.change(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.done()
+	p, err := f.find(name)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer p.close()
+	err = c.changeNames(ctx, func() error {
+		st, err := p.stat()
+		if err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return notEmpty(at("rmdir", p.base, func() error { return unix.Unlinkat(p.fd(), p.base, unix.AT_REMOVEDIR) }))
+		}
+		return c.unlink(ctx)(p.dir, p.base, &st)
+	})
+	if err == nil {
+		err = f.syncDirs(p)
+	}
+	return f.gone(err)
+}
+
+// notEmpty gives "not empty" its one name: POSIX lets it be EEXIST too.
+func notEmpty(err error) error {
+	if errors.Is(err, unix.EEXIST) {
+		return driver.ErrNotEmpty
+	}
+	return err
+}
+
+// RemoveAll implements driver.FS. A directory is moved out of sight first, so that the
+// name is gone at once, whatever becomes of this process.
+func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
+	err := f.Remove(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if !errors.Is(err, driver.ErrNotEmpty) {
+		return err
+	}
+	c, err := f.change(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.done()
+	p, err := f.find(name)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer p.close()
+	to, err := f.tempName()
+	if err != nil {
+		return f.gone(err)
+	}
+	if err := f.moveOut(p, to); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return f.gone(err)
+	}
+	if err := f.syncDirs(p); err != nil {
+		return f.gone(err)
+	}
+	// From here on the tree is gone for everyone; its bytes go one by one, each
+	// with its charge.
+	return f.gone(removeTree(to.dir, to.base, c.unlink(bg(ctx))))
+}
+
+// moveOut renames a directory into tmp. A directory that its owner may not write to
+// can be moved only once he may: its ".." changes.
+func (f *fileSystem) moveOut(p, to place) error {
+	rename := func() error {
+		return at("rename", p.base, func() error { return unix.Renameat(p.fd(), p.base, to.fd(), to.base) })
+	}
+	err := rename()
+	if errors.Is(err, fs.ErrPermission) {
+		if err = openUp(p.dir, p.base); err == nil {
+			err = rename()
+		}
+	}
+	return err
+}
+
+// Rename implements driver.FS.
+func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
+	c, err := f.change(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.done()
+	a, err := f.find(from)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer a.close()
+	b, err := f.find(to)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer b.close()
+	err = c.changeNames(ctx, func() error { return c.rename(ctx, a, b, opts.NoReplace) })
+	if err == nil {
+		err = f.syncDirs(a, b)
+	}
+	return f.gone(err)
+}
+
+func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error {
+	src, err := a.stat()
+	if err != nil {
+		return err
+	}
+	if noReplace {
+		return at("rename", b.base, func() error { return renameExclusive(a.fd(), a.base, b.fd(), b.base) })
+	}
+	old, err := b.stat()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	rename := func() error {
+		return notEmpty(at("rename", b.base, func() error { return unix.Renameat(a.fd(), a.base, b.fd(), b.base) }))
+	}
+	// Two names of one file: rename(2) does nothing at all then.
+	if err != nil || old.Ino == src.Ino && old.Dev == src.Dev {
+		return rename()
+	}
+	return c.losing(ctx, b, &old, func(old *unix.Stat_t) error {
+		if err := rename(); err != nil {
+			return err
+		}
+		c.lostName(old)
+		return nil
+	})
+}
+
+// Link implements driver.FS.
+func (f *fileSystem) Link(ctx context.Context, target, name string) error {
+	return f.makeNode(ctx, "link", name, func(p place) error {
+		t, err := f.find(target)
+		if err != nil {
+			return err
+		}
+		defer t.close()
+		return unix.Linkat(t.fd(), t.base, p.fd(), p.base, 0)
+	})
+}
+
+// Symlink implements driver.FS.
+func (f *fileSystem) Symlink(ctx context.Context, target, name string) error {
+	return f.makeNode(ctx, "symlink", name, func(p place) error { return unix.Symlinkat(target, p.fd(), p.base) })
+}
+
+// Mknod implements driver.FS.
+func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, rdev uint64) error {
+	m := sysMode(mode)
+	switch mode.Type() {
+	case fs.ModeNamedPipe:
+		m |= unix.S_IFIFO
+	case fs.ModeSocket:
+		m |= unix.S_IFSOCK
+	case fs.ModeDevice:
+		m |= unix.S_IFBLK
+	case fs.ModeDevice | fs.ModeCharDevice:
+		m |= unix.S_IFCHR
+	default:
+		return driver.Errorf(driver.ErrInvalid, "a node of type %v cannot be made; make a fifo, a socket or a device", mode.Type())
+	}
+	if mode&fs.ModeDevice != 0 && !f.b.Caps().Devices {
+		return driver.Errorf(driver.ErrUnsupported, "device nodes need root, and Linux")
+	}
+	return f.makeNode(ctx, "mknod", name, func(p place) error {
+		if err := mknod(p.fd(), p.base, m, rdev); err != nil {
+			return err
+		}
+		return unix.Fchmodat(p.fd(), p.base, m&0o7777, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// makeNode makes a name that charges nothing.
+func (f *fileSystem) makeNode(ctx context.Context, op, name string, make func(place) error) error {
+	c, err := f.change(ctx)
+	if err != nil {
+		return err
+	}
+	defer f.done()
+	if name == "." {
+		return driver.ErrExists
+	}
+	p, err := f.find(name)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer p.close()
+	err = c.changeNames(ctx, func() error { return at(op, p.base, func() error { return make(p) }) })
+	if err == nil {
+		err = f.syncDirs(p)
+	}
+	return f.gone(err)
+}
+
+// Chmod implements driver.FS.
+func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) error {
+	if _, err := f.change(ctx); err != nil {
+		return err
+	}
+	defer f.done()
+	err := at("chmod", name, func() error { return f.root.Chmod(name, mode) })
+	if err != nil || f.batch {
+		return f.gone(err)
+	}
+	// What it led to is synced by itself if it can be opened, else with everything.
+	n, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return f.gone(syncAll(f.dir))
+	}
+	defer n.Close()
+	if err = durable.Sync(n); errors.Is(err, unix.EINVAL) {
+		err = syncAll(f.dir) // a fifo or device
+	}
+	return f.gone(err)
+}
+
+// changeNode changes an attribute of what is at name, not following a link.
+func (f *fileSystem) changeNode(ctx context.Context, op, name string, change func(place) error) error {
+	if _, err := f.change(ctx); err != nil {
+		return err
+	}
+	defer f.done()
+	p, err := f.find(name)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer p.close()
+	err = at(op, p.base, func() error { return change(p) })
+	if err == nil {
+		err = f.syncNode(p)
+	}
+	return f.gone(err)
+}
+
+// Chown implements driver.FS.
+func (f *fileSystem) Chown(ctx context.Context, name string, uid, gid int) error {
+	return f.changeNode(ctx, "chown", name, func(p place) error {
+		return unix.Fchownat(p.fd(), p.base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// Chtimes implements driver.FS.
+func (f *fileSystem) Chtimes(ctx context.Context, name string, atime, mtime time.Time) error {
+	ts := []unix.Timespec{timespec(atime), timespec(mtime)}
+	return f.changeNode(ctx, "utimes", name, func(p place) error {
+		return unix.UtimesNanoAt(p.fd(), p.base, ts, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// Truncate implements driver.FS.
+func (f *fileSystem) Truncate(ctx context.Context, name string, size int64) error {
+	h, err := f.Open(ctx, name, driver.OpenOptions{Write: true})
+	if err != nil {
+		return err
+	}
+	err = h.Truncate(ctx, size)
+	return errors.Join(err, h.Close())
+}

@@ -1,0 +1,108 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/internal/flock"
+)
+
+// process is this open backend as the catalog knows it: an id, and a lock on a file
+// of that name which proves that it lives.
+type process struct {
+	id   string
+	lock *flock.Lock
+}
+
+func (b *Backend) processFile(id string) string { return b.path("locks", "p-"+id) }
+
+// process returns the id of this backend, locking its file the first time.
+func (b *Backend) process() (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.proc != nil {
+		return b.proc.id, nil
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", err
+	}
+	lock, err := flock.Try(b.processFile(id.String()))
+	if err != nil {
+		return "", err
+	}
+	if lock == nil {
+		return "", errors.New("another process has locked a file with a fresh random name")
+	}
+	b.proc = &process{id.String(), lock}
+	return b.proc.id, nil
+}
+
+// endProcess gives the lock up: from now on this process counts as dead.
+func (b *Backend) endProcess() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.proc == nil {
+		return nil
+	}
+	err := os.Remove(b.processFile(b.proc.id))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, b.proc.lock.Release())
+}
+
+// isOwn reports whether id is this backend.
+func (b *Backend) isOwn(id string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.proc != nil && b.proc.id == id
+}
+
+// liveness remembers which processes were found alive or dead in one operation.
+type liveness struct {
+	b    *Backend
+	seen map[string]bool
+}
+
+func (b *Backend) liveness() *liveness { return &liveness{b, map[string]bool{}} }
+
+// alive reports whether the process still runs. An error means alive: what is not
+// known to be dead must not be undone.
+func (l *liveness) alive(id string) bool {
+	if l.b.isOwn(id) {
+		return true
+	}
+	if live, ok := l.seen[id]; ok {
+		return live
+	}
+	live := true
+	lock, err := flock.TryExisting(l.b.processFile(id))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		live = false
+	case lock != nil:
+		live = false
+		lock.Release()
+	}
+	l.seen[id] = live
+	return live
+}
+
+// dead lists the processes found dead.
+func (l *liveness) dead() []string {
+	var ids []string
+	for id, live := range l.seen {
+		if !live {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// bg is a context for the second half of an operation, which is not to be left
+// halfway when the caller loses patience.
+func bg(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

@@ -1,0 +1,146 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// recover finishes or undoes what dead processes left, and returns how many things
+// that were. It looks at rows that are in flight only, so its cost does not grow with
+// the number of volumes, and it leaves alone what a live process is doing.
+func (b *Backend) recover(ctx context.Context) (int, error) {
+	live := b.liveness()
+	volumes, err := b.recoverVolumes(ctx, live)
+	if err != nil {
+		return volumes, err
+	}
+	rows, err := b.recoverRows(ctx, live)
+	if err != nil {
+		return volumes, err
+	}
+	for _, id := range live.dead() {
+		// Whoever removes a file of the same process first, it is gone.
+		if err := os.Remove(b.processFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return volumes + rows, sysErr(err)
+		}
+	}
+	return volumes + rows, nil
+}
+
+// unsettled is a volume between two states.
+type unsettled struct{ id, state, owner string }
+
+// unsettled lists the volumes that are being created or removed.
+func (b *Backend) unsettled(ctx context.Context) ([]unsettled, error) {
+	return query(ctx, b.db, func(scan func(...any) error) (u unsettled, err error) {
+		return u, scan(&u.id, &u.state, &u.owner)
+	}, `SELECT id, state, owner FROM volumes WHERE state <> 'ready'`)
+}
+
+func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, error) {
+	list, err := b.unsettled(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, u := range list {
+		if live.alive(u.owner) {
+			continue
+		}
+		if err := b.recoverVolume(ctx, u); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// recoverVolume finishes a removal; it finishes a creation whose directory is there
+// and undoes one whose directory is not. Several processes may do it at once.
+func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
+	if u.state == "removing" {
+		return b.finishRemove(ctx, u.id)
+	}
+	err := b.syncVolumeDir(u.id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b.undoCreate(ctx, u.id)
+	}
+	if err != nil {
+		return sysErr(err)
+	}
+	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ? AND state = 'creating'`, u.id)
+		return err
+	})
+}
+
+// mark is a row of a process: a counting mark or an attachment.
+type mark struct{ volume, process string }
+
+// recoverRows drops the marks and attachments of dead processes. The usage of the
+// volumes that they may have changed is not known until it is measured.
+func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) {
+	marks, err := query(ctx, b.db, func(scan func(...any) error) (m mark, err error) {
+		return m, scan(&m.volume, &m.process)
+	}, `SELECT volume, process FROM counting UNION SELECT volume, process FROM attachments`)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, m := range marks {
+		if live.alive(m.process) {
+			continue
+		}
+		if err := b.removeTemps(m.volume, m.process); err != nil {
+			return n, sysErr(err)
+		}
+		if err := b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return dropMarks(tx, m) }); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+// dropMarks removes what the catalog knows of a dead process and a volume.
+func dropMarks(tx *catalog.Tx, m mark) error {
+	n, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, m.volume, m.process)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		_, err = tx.Exec(`UPDATE volumes SET stale = 1, counted = counted - 1 WHERE id = ?`, m.volume)
+		if err != nil {
+			return err
+		}
+	}
+	// A writable HostPath attachment made the figure stale when it began.
+	_, err = tx.Exec(`DELETE FROM attachments WHERE volume = ? AND process = ?`, m.volume, m.process)
+	return err
+}
+
+// query reads all rows of a query that returns few.
+func query[T any](ctx context.Context, db *catalog.DB, scan func(func(...any) error) (T, error), q string, args ...any) ([]T, error) {
+	stmt, err := db.Stmt(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := stmt.QueryContext(ctx, args...)
+	if err != nil {
+		return nil, catalog.Translate(err)
+	}
+	defer rows.Close()
+	var list []T
+	for rows.Next() {
+		v, err := scan(rows.Scan)
+		if err != nil {
+			return nil, catalog.Translate(err)
+		}
+		list = append(list, v)
+	}
+	return list, catalog.Translate(rows.Err())
+}

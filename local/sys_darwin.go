@@ -1,0 +1,33 @@
+package local
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	utimeOmit = -2 // UTIME_OMIT of xnu's bsd/sys/stat.h
+	seekHole  = 3  // SEEK_HOLE and SEEK_DATA of xnu's bsd/sys/unistd.h
+	seekData  = 4
+)
+
+// unixStat converts between two declarations of the same structure.
+func unixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }
+
+// renameExclusive renames, unless something is at the new name.
+func renameExclusive(fromDir int, from string, toDir int, to string) error {
+	return unix.RenameatxNp(fromDir, from, toDir, to, unix.RENAME_EXCL)
+}
+
+// cloneFile makes dst share the storage of src, which here only whole new files can.
+func cloneFile(dst, src *os.File) error { return unix.ENOTSUP }
+
+// punch gives the space of a range back, which here needs aligned ranges.
+func punch(f *os.File, off, length int64) error { return unix.ENOTSUP }
+
+func mknod(dir int, name string, mode uint32, rdev uint64) error {
+	return unix.ENOTSUP
+}

@@ -1,0 +1,35 @@
+package local
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	utimeOmit = unix.UTIME_OMIT
+	seekData  = unix.SEEK_DATA
+	seekHole  = unix.SEEK_HOLE
+)
+
+// unixStat converts between two declarations of the same structure.
+func unixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }
+
+// renameExclusive renames, unless something is at the new name.
+func renameExclusive(fromDir int, from string, toDir int, to string) error {
+	return unix.Renameat2(fromDir, from, toDir, to, unix.RENAME_NOREPLACE)
+}
+
+// cloneFile makes dst share the storage of src, where the file system can.
+func cloneFile(dst, src *os.File) error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }
+
+// punch gives the space of a range back; it reads as zeros.
+func punch(f *os.File, off, length int64) error {
+	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
+}
+
+func mknod(dir int, name string, mode uint32, rdev uint64) error {
+	return unix.Mknodat(dir, name, mode, int(rdev))
+}

@@ -1,0 +1,223 @@
+package local
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/fault"
+	"golang.org/x/sys/unix"
+)
+
+// at runs a system call that changes a directory entry, under the eyes of fault.
+// Interrupted calls are made again.
+func at(op, name string, call func() error) error {
+	return fault.Do(op, name, func() error {
+		for {
+			err := call()
+			if !errors.Is(err, unix.EINTR) {
+				return err
+			}
+		}
+	})
+}
+
+// openDirAt opens a directory beneath dir without following a link.
+func openDirAt(dir *os.File, name string) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+		return os.NewFile(uintptr(fd), name), nil
+	}
+}
+
+// makeVolumeDir makes volumes/<id>/data, durably.
+func (b *Backend) makeVolumeDir(id string) error {
+	top := int(b.volumes.Fd())
+	data := id + "/data"
+	if err := at("mkdir", id, func() error { return unix.Mkdirat(top, id, 0o700) }); err != nil {
+		return err
+	}
+	if err := at("mkdir", data, func() error { return unix.Mkdirat(top, data, 0o755) }); err != nil {
+		return err
+	}
+	// The root of a volume is what others see of it; not left to the umask. What
+	// is above it stays private.
+	if err := at("chmod", data, func() error { return unix.Fchmodat(top, data, 0o755, 0) }); err != nil {
+		return err
+	}
+	return b.syncVolumeDir(id)
+}
+
+// syncVolumeDir makes a volume's directory durable; fs.ErrNotExist when it is not
+// wholly there.
+func (b *Backend) syncVolumeDir(id string) error {
+	data, err := openDirAt(b.volumes, id+"/data")
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	dir, err := openDirAt(b.volumes, id)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// The parent first: on a journalling file system that sync takes the child with
+	// it, and it is the one that callers share.
+	if err := b.syncVolumes(); err != nil {
+		return err
+	}
+	return durable.Sync(dir)
+}
+
+// removeVolumeDir deletes a volume's directory and lock file, durably. It tries
+// again when a writer that has not yet seen the removal adds something.
+func (b *Backend) removeVolumeDir(id string) error {
+	top := int(b.volumes.Fd())
+	var err error
+	for range 10 {
+		// Most volumes that are removed in a hurry are empty.
+		err = at("rmdir", id, func() error {
+			_ = unix.Unlinkat(top, id+"/data", unix.AT_REMOVEDIR)
+			return unix.Unlinkat(top, id, unix.AT_REMOVEDIR)
+		})
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err == nil {
+			break
+		}
+		if err = removeTree(b.volumes, id, unlink); err == nil {
+			break
+		}
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.syncVolumes(); err != nil {
+		return err
+	}
+	err = os.Remove(b.lockPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return err
+}
+
+// unlinkFunc takes away the name of anything but a directory; st is what it is.
+type unlinkFunc func(dir *os.File, name string, st *unix.Stat_t) error
+
+func unlink(dir *os.File, name string, _ *unix.Stat_t) error {
+	return at("unlink", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, 0) })
+}
+
+// removeTree deletes name beneath dir and all it holds, following no link, its files
+// by fn. Nothing there is not an error.
+func removeTree(dir *os.File, name string, fn unlinkFunc) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		err = fn(dir, name, &st)
+	default:
+		if err = emptyDir(dir, name, fn); err == nil {
+			err = at("rmdir", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) })
+		}
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// emptyDir removes what a directory holds. It reads anew until nothing is left,
+// because removing entries may make a directory skip others.
+func emptyDir(parent *os.File, name string, fn unlinkFunc) error {
+	d, err := openDirAt(parent, name)
+	if errors.Is(err, fs.ErrPermission) {
+		// An owner may delete what a mode keeps him from listing.
+		if err := openUp(parent, name); err != nil {
+			return err
+		}
+		d, err = openDirAt(parent, name)
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	for {
+		names, err := d.Readdirnames(1024)
+		if len(names) == 0 {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		for _, n := range names {
+			err := removeTree(d, n, fn)
+			if errors.Is(err, fs.ErrPermission) {
+				if err = openUp(parent, name); err == nil {
+					err = removeTree(d, n, fn)
+				}
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if _, err := d.Seek(0, 0); err != nil {
+			return err
+		}
+	}
+}
+
+// openUp gives the owner all rights to a directory, and does not follow a link.
+func openUp(parent *os.File, name string) error {
+	return at("chmod", name, func() error {
+		return unix.Fchmodat(int(parent.Fd()), name, 0o700, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// tempPrefix begins the names of a process's files in a volume's tmp directory.
+func tempPrefix(process string) string { return process + "-" }
+
+// removeTemps deletes what a dead process was writing to a volume.
+func (b *Backend) removeTemps(id, process string) error {
+	d, err := openDirAt(b.volumes, id+"/tmp")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, tempPrefix(process)) {
+			if err := removeTree(d, n, unlink); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// volumeGone reports that a volume's root is not there any more.
+func volumeGone() error { return driver.Errorf(driver.ErrNotFound, "the volume has been removed") }

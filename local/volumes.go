@@ -1,0 +1,347 @@
+package local
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"maps"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// columns are what scanInfo reads.
+const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted`
+
+// scanInfo reads one row of volumes; counted tells whether a process is changing the
+// volume's files, so that the usage is in its counter.
+func scanInfo(row interface{ Scan(...any) error }) (info driver.Info, counted bool, err error) {
+	var labels string
+	var created, updated int64
+	err = row.Scan(&info.ID, &info.Name, &info.Kind, &info.State, &info.Quota, &info.Capacity,
+		&labels, &created, &updated, &info.Used, &info.UsedStale, &counted)
+	if err != nil {
+		return driver.Info{}, false, err
+	}
+	info.Created, info.Updated = catalog.Time(created), catalog.Time(updated)
+	info.Labels = driver.Labels{}
+	if labels != "" {
+		if err := json.Unmarshal([]byte(labels), &info.Labels); err != nil {
+			return driver.Info{}, false, driver.Errorf(driver.ErrCorrupt, "labels of volume %s in the catalog: %v", info.ID, err)
+		}
+	}
+	return info, counted, nil
+}
+
+func encodeLabels(l driver.Labels) string {
+	if len(l) == 0 {
+		return ""
+	}
+	data, _ := json.Marshal(l) // a map of strings: cannot fail
+	return string(data)
+}
+
+func notFound(ref driver.Ref) error {
+	return driver.Errorf(driver.ErrNotFound, "no such volume")
+}
+
+// Create implements driver.Backend.
+func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
+	if err := b.writable(); err != nil {
+		return driver.Info{}, err
+	}
+	if spec.Kind == driver.KindDisk {
+		return driver.Info{}, driver.Errorf(driver.ErrUnsupported, "disk volumes are not available on this backend yet; make a dir volume")
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return driver.Info{}, err
+	}
+	now := b.clock().UTC()
+	info := driver.Info{
+		ID: id.String(), Name: name, Kind: spec.Kind, State: driver.StateCreating, Quota: spec.Quota,
+		Labels: maps.Clone(spec.Labels), Created: now, Updated: now,
+	}
+	if info.Labels == nil {
+		info.Labels = driver.Labels{}
+	}
+	if err := b.claimName(ctx, func() error { return b.insert(ctx, info) }); err != nil {
+		return driver.Info{}, err
+	}
+	if err := b.makeVolume(ctx, info.ID); err != nil {
+		return driver.Info{}, err
+	}
+	info.State = driver.StateReady
+	return info, nil
+}
+
+// insert commits a volume as being created by this process.
+func (b *Backend) insert(ctx context.Context, info driver.Info) error {
+	proc, err := b.process()
+	if err != nil {
+		return sysErr(err)
+	}
+	labels := encodeLabels(info.Labels)
+	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			info.ID, info.Name, string(info.Kind), string(info.State), int64(info.Quota), int64(info.Capacity),
+			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc)
+		return err
+	})
+}
+
+// claimName runs a write that takes a name. When the name is taken, it may be by a
+// volume whose creator died; so it recovers what the dead left, and tries once more.
+func (b *Backend) claimName(ctx context.Context, write func() error) error {
+	err := write()
+	if !catalog.IsUnique(err) {
+		return err
+	}
+	if n, rerr := b.recover(ctx); rerr == nil && n > 0 {
+		err = write()
+	}
+	if catalog.IsUnique(err) {
+		return driver.Errorf(driver.ErrExists, "a volume of that name is there already")
+	}
+	return err
+}
+
+// makeVolume makes the directory of a volume that is committed as creating and
+// commits it as ready. When it fails it undoes both. Only the first commit needs to
+// be durable: after a power cut recovery finds the directory and finishes.
+func (b *Backend) makeVolume(ctx context.Context, id string) error {
+	err := b.makeVolumeDir(id)
+	if err == nil {
+		err = b.db.Write(bg(ctx), catalog.Lazy, func(tx *catalog.Tx) error {
+			_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
+			return err
+		})
+	}
+	if err == nil {
+		return nil
+	}
+	// What fails here too is left for the recovery after this process has ended.
+	return errors.Join(sysErr(err), b.undoCreate(bg(ctx), id))
+}
+
+func (b *Backend) undoCreate(ctx context.Context, id string) error {
+	err := b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(`UPDATE volumes SET state = 'removing' WHERE id = ?`, id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return b.finishRemove(ctx, id)
+}
+
+// Get implements driver.Backend.
+func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	if err := b.usable(); err != nil {
+		return driver.Info{}, err
+	}
+	info, counted, err := b.get(ctx, ref)
+	if err != nil {
+		return driver.Info{}, err
+	}
+	if counted {
+		b.liveUsage(&info)
+	}
+	return info, nil
+}
+
+func (b *Backend) get(ctx context.Context, ref driver.Ref) (driver.Info, bool, error) {
+	query, arg := `SELECT `+columns+` FROM volumes WHERE name = ? AND state = 'ready'`, ref.Name
+	if ref.ID != "" {
+		query, arg = `SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, ref.ID
+	}
+	stmt, err := b.db.Stmt(ctx, query)
+	if err != nil {
+		return driver.Info{}, false, err
+	}
+	info, counted, err := scanInfo(stmt.QueryRowContext(ctx, arg))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = notFound(ref)
+	}
+	return info, counted, catalog.Translate(err)
+}
+
+const maxPage = 1000
+
+// List implements driver.Backend. The cursor is the id of the last volume of the page
+// before.
+func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, error) {
+	if err := b.usable(); err != nil {
+		return driver.Page{}, err
+	}
+	after := filter.Cursor
+	if after == "" {
+		after = "~" // beyond every id
+	} else if uuid.Validate(after) != nil {
+		return driver.Page{}, driver.Errorf(driver.ErrInvalid, "cursor %q does not come from a listing of these volumes", after)
+	}
+	limit := filter.Limit
+	if limit <= 0 || limit > maxPage {
+		limit = maxPage
+	}
+	// One row more than the page shows whether there is another. Labels are matched
+	// here, so with a selector the end of the rows is not known to SQL.
+	rowLimit := limit + 1
+	if !filter.Selector.IsZero() {
+		rowLimit = -1
+	}
+	stmt, err := b.db.Stmt(ctx, `SELECT `+columns+` FROM volumes
+		WHERE id < ? AND state = 'ready' AND (?2 = '' OR kind = ?2) ORDER BY id DESC LIMIT ?3`)
+	if err != nil {
+		return driver.Page{}, err
+	}
+	rows, err := stmt.QueryContext(ctx, after, string(filter.Kind), rowLimit)
+	if err != nil {
+		return driver.Page{}, catalog.Translate(err)
+	}
+	defer rows.Close()
+	page, err := b.collect(rows, filter.Selector, limit)
+	return page, catalog.Translate(err)
+}
+
+// collect reads up to limit matching volumes and notes whether there are more.
+func (b *Backend) collect(rows *sql.Rows, sel driver.Selector, limit int) (driver.Page, error) {
+	var page driver.Page
+	for rows.Next() {
+		info, counted, err := scanInfo(rows)
+		if err != nil {
+			return driver.Page{}, err
+		}
+		if !sel.Matches(info.Labels) {
+			continue
+		}
+		if len(page.Volumes) == limit {
+			page.Next = page.Volumes[limit-1].ID
+			break
+		}
+		if counted {
+			b.liveUsage(&info)
+		}
+		page.Volumes = append(page.Volumes, info)
+	}
+	return page, rows.Err()
+}
+
+// Update implements driver.Backend.
+func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
+	if err := b.writable(); err != nil {
+		return driver.Info{}, err
+	}
+	if change.Capacity != 0 {
+		return driver.Info{}, driver.Errorf(driver.ErrInvalid, "a dir volume has no capacity; set its quota")
+	}
+	var info driver.Info
+	var counted bool
+	apply := func() error {
+		return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+			var err error
+			info, counted, err = scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, id))
+			if errors.Is(err, sql.ErrNoRows) {
+				return notFound(driver.ByID(id))
+			}
+			if err != nil {
+				return err
+			}
+			return b.applyUpdate(tx, &info, change)
+		})
+	}
+	var err error
+	if change.Quota != 0 || change.ClearQuota {
+		err = b.changeQuota(ctx, id, change, func() error { return b.claimName(ctx, apply) })
+	} else {
+		err = b.claimName(ctx, apply)
+	}
+	if err != nil {
+		return driver.Info{}, err
+	}
+	if counted {
+		b.liveUsage(&info)
+	}
+	return info, nil
+}
+
+func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.Update) error {
+	if change.Name != "" {
+		info.Name = change.Name
+	}
+	if change.Quota != 0 || change.ClearQuota {
+		info.Quota = change.Quota
+	}
+	if change.Quota != 0 {
+		if past, err := b.countWritersPast(tx, info.ID); err != nil || past > 0 {
+			return errors.Join(err, errPastQuota())
+		}
+	}
+	for _, k := range change.RemoveLabels {
+		delete(info.Labels, k)
+	}
+	maps.Copy(info.Labels, change.SetLabels)
+	if len(info.Labels) > driver.MaxLabels {
+		return driver.Errorf(driver.ErrInvalid, "the volume would have %d labels; it may have %d", len(info.Labels), driver.MaxLabels)
+	}
+	info.Updated = b.clock().UTC()
+	_, err := tx.Exec(`UPDATE volumes SET name = ?, quota = ?, labels = ?, updated = ? WHERE id = ?`,
+		info.Name, int64(info.Quota), encodeLabels(info.Labels), info.Updated.UnixNano(), info.ID)
+	return err
+}
+
+// errPastQuota refuses a quota on a volume that something writes past the FS.
+func errPastQuota() error {
+	return driver.Errorf(driver.ErrInUse, "the volume is attached by a path of the host, where a quota cannot be enforced; detach it first")
+}
+
+// Remove implements driver.Backend.
+func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	if err := b.writable(); err != nil {
+		return driver.Info{}, err
+	}
+	proc, err := b.process()
+	if err != nil {
+		return driver.Info{}, sysErr(err)
+	}
+	var info driver.Info
+	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		query, arg := `SELECT `+columns+` FROM volumes WHERE name = ? AND state = 'ready'`, ref.Name
+		if ref.ID != "" {
+			query, arg = `SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, ref.ID
+		}
+		var err error
+		info, _, err = scanInfo(tx.QueryRow(query, arg))
+		if errors.Is(err, sql.ErrNoRows) {
+			return notFound(ref)
+		}
+		if err != nil {
+			return err
+		}
+		if err := b.refuseAttached(tx, info.ID); err != nil {
+			return err
+		}
+		_, err = tx.Exec(`UPDATE volumes SET state = 'removing', owner = ? WHERE id = ?`, proc, info.ID)
+		return err
+	})
+	if err != nil {
+		return driver.Info{}, err
+	}
+	return info, b.finishRemove(bg(ctx), info.ID)
+}
+
+// finishRemove deletes the directory and the row of a volume that is committed as
+// removing. Dropping the row need not be durable: recovery would do it again.
+func (b *Backend) finishRemove(ctx context.Context, id string) error {
+	b.markRemoved(id)
+	if err := b.removeVolumeDir(id); err != nil {
+		return sysErr(err)
+	}
+	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(`DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)
+		return err
+	})
+}

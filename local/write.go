@@ -1,0 +1,287 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/fault"
+	"golang.org/x/sys/unix"
+)
+
+// tempDir is the volume's tmp directory, made at first use.
+func (f *fileSystem) tempDir() (*os.File, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.tmp != nil {
+		return f.tmp, nil
+	}
+	err := at("mkdir", "tmp", func() error { return unix.Mkdirat(int(f.top.Fd()), "tmp", 0o700) })
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	// Not synced: what is in it matters to nobody after a crash.
+	f.tmp, err = openDirAt(f.top, "tmp")
+	return f.tmp, err
+}
+
+// tempName returns a place in the tmp directory that is free.
+func (f *fileSystem) tempName() (place, error) {
+	d, err := f.tempDir()
+	if err != nil {
+		return place{}, err
+	}
+	proc, err := f.b.process()
+	if err != nil {
+		return place{}, err
+	}
+	return place{dir: d, base: fmt.Sprintf("%s%p-%d", tempPrefix(proc), f, f.temps.Add(1))}, nil
+}
+
+// temp makes an empty file in the tmp directory.
+func (f *fileSystem) temp() (place, *os.File, error) {
+	p, err := f.tempName()
+	if err != nil {
+		return place{}, nil, err
+	}
+	var fd int
+	err = at("create", p.base, func() (err error) {
+		fd, err = unix.Openat(p.fd(), p.base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return place{}, nil, err
+	}
+	return p, os.NewFile(uintptr(fd), p.base), nil
+}
+
+// discard removes a temporary file or tree after a failure. What cannot be removed is
+// swept once this process has ended.
+func (f *fileSystem) discard(p place) { _ = removeTree(p.dir, p.base, unlink) }
+
+// WriteFile implements driver.FS.
+func (f *fileSystem) WriteFile(ctx context.Context, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	c, err := f.change(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer f.done()
+	if name == "." {
+		return 0, driver.ErrIsDir
+	}
+	to, err := f.findMaking(name)
+	if err != nil {
+		return 0, f.gone(err)
+	}
+	defer to.close()
+	n, err := f.replace(ctx, c, to, r, opts)
+	if err != nil {
+		return 0, f.gone(err)
+	}
+	return n, nil
+}
+
+// replace writes what r yields to a temporary file and gives it the name at to.
+func (f *fileSystem) replace(ctx context.Context, c *counter, to place, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	old, err := checkTarget(to, opts.Exclusive)
+	if err != nil {
+		return 0, err
+	}
+	credit := credit(old)
+	if err := c.wouldFit(opts.Size - credit); err != nil {
+		return 0, err
+	}
+	from, tmp, err := f.temp()
+	if err != nil {
+		return 0, err
+	}
+	defer tmp.Close()
+	n, err := fill(ctx, tmp, r, func(n int64) error { return c.wouldFit(n - credit) })
+	if err == nil {
+		err = f.finish(tmp, newMode(opts.Mode, old))
+	}
+	if err == nil {
+		err = f.commit(ctx, c, from, to, n, opts.Exclusive)
+	}
+	if err != nil {
+		f.discard(from)
+		return 0, err
+	}
+	return n, nil
+}
+
+// checkTarget refuses early what commit would refuse, and returns what is there.
+func checkTarget(to place, exclusive bool) (*unix.Stat_t, error) {
+	st, err := to.stat()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case exclusive:
+		return nil, driver.ErrExists
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return nil, driver.ErrIsDir
+	}
+	return &st, nil
+}
+
+// credit is what replacing a file gives back.
+func credit(old *unix.Stat_t) int64 {
+	if old == nil || old.Mode&unix.S_IFMT != unix.S_IFREG || old.Nlink > 1 {
+		return 0
+	}
+	return old.Size
+}
+
+// newMode is the mode of a file written in place of old.
+func newMode(asked fs.FileMode, old *unix.Stat_t) uint32 {
+	if asked == 0 && old != nil && old.Mode&unix.S_IFMT == unix.S_IFREG {
+		return uint32(old.Mode) & 0o7777
+	}
+	return sysMode(createMode(asked))
+}
+
+// wouldFit is an early guess, so that a stream that is too long ends soon. The charge
+// itself is made by commit.
+func (c *counter) wouldFit(n int64) error {
+	used, quota := c.page.load(offUsed), c.page.load(offQuota)
+	if n > 0 && quota != 0 && n > quota-used {
+		return driver.Errorf(driver.ErrQuota, "%d more bytes do not fit: %d of the quota of %s are used", n, used, driver.Size(quota))
+	}
+	return nil
+}
+
+// buffers holds the buffers of streams: large enough that the cost of a call does not
+// show, small enough for the processor's cache.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+
+// step is how much of a file is copied by the kernel between two looks at the context
+// and the quota.
+const step = 8 << 20
+
+// fill copies r to the file, asking check before the file would grow to n bytes.
+func fill(ctx context.Context, tmp *os.File, r io.Reader, check func(n int64) error) (int64, error) {
+	switch r := r.(type) {
+	case *bytes.Reader: // in one piece, without a buffer
+		if err := check(int64(r.Len())); err != nil {
+			return 0, err
+		}
+		var n int64
+		err := fault.Do("write", tmp.Name(), func() (err error) { n, err = r.WriteTo(tmp); return err })
+		return n, err
+	case *os.File: // by the kernel, where it can
+		return fillFrom(ctx, tmp, r, check)
+	}
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	buf := *p
+	var total int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n, rerr := r.Read(buf)
+		if n > 0 {
+			if err := check(total + int64(n)); err != nil {
+				return total, err
+			}
+			err := fault.Do("write", tmp.Name(), func() error { _, err := tmp.Write(buf[:n]); return err })
+			if err != nil {
+				return total, err
+			}
+			total += int64(n)
+		}
+		if rerr == io.EOF {
+			return total, nil
+		}
+		if rerr != nil {
+			return total, rerr
+		}
+	}
+}
+
+func fillFrom(ctx context.Context, tmp, r *os.File, check func(n int64) error) (int64, error) {
+	var total int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		var n int64
+		err := fault.Do("write", tmp.Name(), func() (err error) {
+			n, err = tmp.ReadFrom(io.LimitReader(r, step))
+			return err
+		})
+		total += n
+		if err != nil {
+			return total, err
+		}
+		if err := check(total); err != nil || n == 0 {
+			return total, err
+		}
+	}
+}
+
+// finish gives a temporary file its mode and makes it durable.
+func (f *fileSystem) finish(tmp *os.File, mode uint32) error {
+	err := at("chmod", tmp.Name(), func() error { return unix.Fchmod(int(tmp.Fd()), mode) })
+	if err != nil || f.batch {
+		return err
+	}
+	return durable.Sync(tmp)
+}
+
+// commit charges size bytes and gives a temporary file or tree its name, replacing a
+// file that is there.
+func (f *fileSystem) commit(ctx context.Context, c *counter, from, to place, size int64, exclusive bool) error {
+	err := c.changeNames(ctx, func() error {
+		old, err := checkTarget(to, exclusive)
+		if err != nil {
+			return err
+		}
+		return c.losing(ctx, to, old, func(old *unix.Stat_t) error {
+			// What the old file gives back counts at once, unless it stays open: so a
+			// full volume can have a file replaced by one that is no larger.
+			more := max(0, size-c.creditOf(old))
+			if err := c.page.reserve(more); err != nil {
+				return err
+			}
+			if err := f.renameTemp(from, to, exclusive); err != nil {
+				c.page.add(-more)
+				return err
+			}
+			c.page.add(size - more)
+			c.lostName(old)
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return f.syncDirs(to)
+}
+
+// creditOf is what losing this name gives back at once.
+func (c *counter) creditOf(old *unix.Stat_t) int64 {
+	if old == nil || c.isOpen(uint64(old.Ino)) {
+		return 0
+	}
+	return credit(old)
+}
+
+func (f *fileSystem) renameTemp(from, to place, exclusive bool) error {
+	return at("rename", to.base, func() error {
+		if exclusive {
+			return renameExclusive(from.fd(), from.base, to.fd(), to.base)
+		}
+		return unix.Renameat(from.fd(), from.base, to.fd(), to.base)
+	})
+}

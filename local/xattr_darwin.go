@@ -1,0 +1,31 @@
+package local
+
+import (
+	"context"
+
+	"github.com/volehq/vole/driver"
+)
+
+func noXattrs() error {
+	return driver.Errorf(driver.ErrUnsupported, "extended attributes are available on Linux")
+}
+
+// Getxattr implements driver.FS.
+func (f *fileSystem) Getxattr(ctx context.Context, name, attr string) ([]byte, error) {
+	return nil, noXattrs()
+}
+
+// Listxattr implements driver.FS.
+func (f *fileSystem) Listxattr(ctx context.Context, name string) ([]string, error) {
+	return nil, noXattrs()
+}
+
+// Setxattr implements driver.FS.
+func (f *fileSystem) Setxattr(ctx context.Context, name, attr string, value []byte) error {
+	return noXattrs()
+}
+
+// Removexattr implements driver.FS.
+func (f *fileSystem) Removexattr(ctx context.Context, name, attr string) error { return noXattrs() }
+
+func copyXattrs(from, to place) error { return nil }

@@ -1,0 +1,123 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// linkPath is a path for system calls that take no directory descriptor: the kernel's
+// own link to the directory, then the name, which an l-call does not follow.
+func (p place) linkPath() string { return fmt.Sprintf("/proc/self/fd/%d/%s", p.fd(), p.base) }
+
+// Getxattr implements driver.FS.
+func (f *fileSystem) Getxattr(ctx context.Context, name, attr string) (value []byte, err error) {
+	err = f.readNode(ctx, name, func(p place) error { value, err = getxattr(p, attr); return err })
+	return value, err
+}
+
+// Listxattr implements driver.FS.
+func (f *fileSystem) Listxattr(ctx context.Context, name string) (names []string, err error) {
+	err = f.readNode(ctx, name, func(p place) error { names, err = listxattr(p); return err })
+	return names, err
+}
+
+// Setxattr implements driver.FS.
+func (f *fileSystem) Setxattr(ctx context.Context, name, attr string, value []byte) error {
+	if err := namespace(attr); err != nil {
+		return err
+	}
+	return f.changeNode(ctx, "setxattr", name, func(p place) error { return unix.Lsetxattr(p.linkPath(), attr, value, 0) })
+}
+
+// Removexattr implements driver.FS.
+func (f *fileSystem) Removexattr(ctx context.Context, name, attr string) error {
+	return f.changeNode(ctx, "removexattr", name, func(p place) error { return unix.Lremovexattr(p.linkPath(), attr) })
+}
+
+// namespace refuses names that belong to no namespace of xattr(7).
+func namespace(attr string) error {
+	ns, rest, ok := strings.Cut(attr, ".")
+	if !ok || rest == "" || !slices.Contains([]string{"user", "trusted", "security", "system"}, ns) {
+		return driver.Errorf(driver.ErrUnsupported, "attribute %q: names begin with \"user.\"", attr)
+	}
+	return nil
+}
+
+func (f *fileSystem) readNode(ctx context.Context, name string, read func(place) error) error {
+	if err := f.enter(ctx); err != nil {
+		return err
+	}
+	defer f.done()
+	p, err := f.find(name)
+	if err != nil {
+		return f.gone(err)
+	}
+	defer p.close()
+	return f.gone(read(p))
+}
+
+func getxattr(p place, attr string) ([]byte, error) {
+	return readSized(func(buf []byte) (int, error) { return unix.Lgetxattr(p.linkPath(), attr, buf) })
+}
+
+func listxattr(p place) ([]string, error) {
+	data, err := readSized(func(buf []byte) (int, error) { return unix.Llistxattr(p.linkPath(), buf) })
+	if err != nil {
+		return nil, err
+	}
+	names := []string{}
+	for n := range bytes.SplitSeq(data, []byte{0}) {
+		if len(n) > 0 {
+			names = append(names, string(n))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// readSized reads a value whose length the kernel knows and may change meanwhile.
+func readSized(read func([]byte) (int, error)) ([]byte, error) {
+	buf := make([]byte, 256)
+	for {
+		n, err := read(buf)
+		if err == nil {
+			return buf[:n], nil
+		}
+		if !errors.Is(err, unix.ERANGE) || len(buf) > driver.MaxXattrLen {
+			return nil, err
+		}
+		buf = make([]byte, 8*len(buf))
+	}
+}
+
+// copyXattrs copies what attributes may be copied: those of the system that this
+// process may not set are left out.
+func copyXattrs(from, to place) error {
+	names, err := listxattr(from)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		value, err := getxattr(from, n)
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err == nil {
+			err = unix.Lsetxattr(to.linkPath(), n, value, 0)
+		}
+		if err != nil && (strings.HasPrefix(n, "user.") || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOTSUP)) {
+			return err
+		}
+	}
+	return nil
+}
