@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newCpCmd(a *app) *cobra.Command {
+	c := &cpCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "cp {SRC|-} {DST|-}",
+		Short: "Copy files between the host and volumes, or between volumes",
+		Long: `Copy files and directories between the host and a volume, or between volumes. A place
+in a volume is NAME:/path; a path of the host that has a colon is written ./x:y.
+
+It works as 'docker cp' does:
+  - A file becomes DST, or goes into DST under its own name when that is a directory.
+  - A directory becomes DST when that is not there, and goes into it when it is.
+    SRC/. copies what is in the directory instead. Directories merge; a directory and
+    something else never replace each other.
+  - The directory that DST is in must be there; DST/ must be a directory.
+  - Links are copied as links. -L follows the one that SRC itself is.
+  - "-" as SRC reads a tar stream (plain, gzip, bzip2 or zstd) and unpacks it into the
+    directory DST; as DST it writes one to standard output.
+
+Modes, times, extended attributes of users, holes and hard links within what is copied
+are kept. Files belong to whoever copies, unless -a keeps owners (and with them setuid
+and setgid bits, and devices). Each file appears whole or not at all.`,
+		Example: `  vole cp ./wheels pip-cache:/              # makes pip-cache:/wheels
+  vole cp ./wheels/. pip-cache:/            # what is in it, without the directory
+  vole cp pip-cache:/report.html .
+  vole cp -a app:/ backup:/app
+  vole cp app:/data - | zstd > data.tar.zst
+  vole cp - app:/restored < data.tar.zst`,
+		Args:              exactArgs(2, "what to copy, and where to"),
+		ValidArgsFunction: completePaths(a, 2, true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.run(cmd.Context(), parseLocation(args[0]), parseLocation(args[1]))
+		},
+	}
+	cmd.Flags().BoolVarP(&c.owner, "archive", "a", false, "keep user and group ids, setuid and setgid bits, and devices")
+	cmd.Flags().BoolVarP(&c.follow, "follow-link", "L", false, "follow the link that SRC is")
+	return cmd
+}
+
+// cpCmd is one run of cp.
+type cpCmd struct {
+	*app
+	owner  bool // -a
+	follow bool // -L
+	bar    *progress
+}
+
+func (c *cpCmd) run(ctx context.Context, from, to location) error {
+	switch {
+	case from.stream && to.stream:
+		return usagef("cp: only one side can be a stream")
+	case from.volume == "" && to.volume == "":
+		return &hinted{usagef("cp: neither %q nor %q is in a volume", from.arg, to.arg), "write a place in a volume as NAME:/path"}
+	case to.stream && isTerminal(c.stdout):
+		return usagef("cp: a tar stream is not for a terminal; send standard output elsewhere")
+	}
+	c.bar = c.newProgress()
+	var stats copyStats
+	err := c.withStore(ctx, func(s *vole.Store) (err error) {
+		switch {
+		case from.stream:
+			stats, err = c.unpack(ctx, s, to)
+		case to.stream:
+			stats, err = c.pack(ctx, s, from)
+		default:
+			stats, err = c.copy(ctx, s, from, to)
+		}
+		return err
+	})
+	c.bar.done(err == nil, stats)
+	if err != nil || to.stream || !c.json {
+		return err
+	}
+	return c.printJSON(stats)
+}
+
+func (c *cpCmd) meta() metaOptions { return metaOptions{c.owner, c.bar.warnf} }
+
+// openVolume opens the files of one side.
+func openVolume(ctx context.Context, s *vole.Store, name string, opts vole.FSOptions) (*vole.FS, error) {
+	v, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, withHint(err, vole.ErrNotFound, "'vole create %s' makes it; a path of the host is written ./%s:...", name, name)
+	}
+	return v.OpenFS(ctx, opts)
+}
+
+// copy copies a tree to a tree.
+func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (stats copyStats, err error) {
+	o, err := c.openOrigin(ctx, s, from)
+	if err != nil {
+		return stats, err
+	}
+	defer func() { err = errors.Join(err, o.src.close()) }()
+	t, pl, err := c.openTarget(ctx, s, to)
+	if err != nil {
+		return stats, err
+	}
+	at, err := choose(o, pl, to)
+	if err == nil {
+		err = notOnto(ctx, o, t, at)
+	}
+	if err != nil {
+		return stats, errors.Join(err, t.abandon())
+	}
+	cp := &copier{to: t, opts: c.meta(), progress: c.bar, seen: map[fileID]string{}}
+	if o.item.mode.IsRegular() {
+		c.bar.total(o.item.size)
+	}
+	err = cp.tree(ctx, o.src, o.path, at, &o.item)
+	if err != nil {
+		return cp.stats, errors.Join(err, t.abandon())
+	}
+	return cp.stats, t.close(ctx)
+}
+
+func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*origin, error) {
+	if l.volume == "" {
+		home, err := c.homeDir()
+		if err != nil {
+			return nil, err
+		}
+		return hostOrigin(ctx, l, c.follow, home)
+	}
+	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	o, err := volumeOrigin(ctx, f, l, c.follow)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return o, nil
+}
+
+func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l location) (target, *place, error) {
+	if l.volume == "" {
+		return hostPlace(ctx, l, c.meta())
+	}
+	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{Batch: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	t := &volumeTarget{f, c.meta()}
+	pl, err := volumePlace(ctx, t, l)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return t, pl, nil
+}
+
+// notOnto refuses to copy a file onto itself and a directory into itself, both of
+// which only happen within one volume.
+func notOnto(ctx context.Context, o *origin, t target, at string) error {
+	src, ok := o.src.(*volumeSource)
+	dst, same := t.(*volumeTarget)
+	if !ok || !same || src.f.Volume().ID() != dst.f.Volume().ID() {
+		return nil
+	}
+	for p := at; ; p = path.Dir(p) {
+		it, err := t.lstat(ctx, p)
+		if err == nil && it.id == o.item.id {
+			if o.item.mode.IsDir() {
+				return usagef("cp: %s is in %s, which cannot be copied into itself", t.display(at), src.display(o.path))
+			}
+			return usagef("cp: %s and %s are the same file", src.display(o.path), t.display(at))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if p == "." {
+			return nil
+		}
+	}
+}
+
+// unpack reads a tar stream into a directory of a volume.
+func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats copyStats, err error) {
+	t, pl, err := c.openTarget(ctx, s, to)
+	if err != nil {
+		return stats, err
+	}
+	if !pl.exists || !pl.item.mode.IsDir() {
+		err := &fs.PathError{Op: "cp", Path: to.arg, Err: vole.ErrNotDir}
+		return stats, errors.Join(&hinted{err, "a tar stream is unpacked into a directory that is there"}, t.abandon())
+	}
+	in := input(ctx, c.stdin)
+	defer in.Close()
+	cp := &copier{to: t, opts: c.meta(), progress: c.bar}
+	if err := cp.untar(ctx, in, pl.path); err != nil {
+		return cp.stats, errors.Join(err, t.abandon())
+	}
+	return cp.stats, t.close(ctx)
+}
+
+// pack writes a file or a tree of a volume to standard output as a tar stream.
+func (c *cpCmd) pack(ctx context.Context, s *vole.Store, from location) (stats copyStats, err error) {
+	o, err := c.openOrigin(ctx, s, from)
+	if err != nil {
+		return stats, err
+	}
+	defer func() { err = errors.Join(err, o.src.close()) }()
+	src, ok := o.src.(*volumeSource)
+	if !ok {
+		return stats, usagef("cp: %s is not in a volume; tar makes streams of the host's files", from.arg)
+	}
+	name := o.name
+	if o.contents && o.item.mode.IsDir() {
+		name = "."
+	}
+	w := newTarStream(c.stdout, src, c.meta(), c.bar)
+	if err := w.tree(ctx, o.path, name, &o.item); err != nil {
+		return w.stats, err
+	}
+	return w.stats, w.close()
+}

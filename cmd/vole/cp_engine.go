@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// copyStats counts what a copy did.
+type copyStats struct {
+	Files       int64 `json:"files"`       // regular files, further names of one not counted
+	Directories int64 `json:"directories"` // made or merged into
+	Links       int64 `json:"links"`       // symbolic links, and further names of a file
+	Others      int64 `json:"others"`      // fifos and devices
+	Bytes       int64 `json:"bytes"`       // read from the source; holes not counted
+	Skipped     int64 `json:"skipped"`     // sockets, which mean nothing elsewhere
+}
+
+// copier writes items to a target by the rules of cp: directories merge, everything
+// else is replaced, and neither takes the place of the other.
+type copier struct {
+	to       target
+	opts     metaOptions
+	stats    copyStats
+	progress *progress
+	seen     map[fileID]string // where a file of several names was written
+	dirs     []dirMeta         // made so far, metadata still to be set
+}
+
+// dirMeta is a directory whose metadata is set when all in it has been written:
+// that changes its time, and may need more rights than its mode gives.
+type dirMeta struct {
+	path string
+	it   item
+}
+
+// tree copies the file or directory at p of src to the place at of the target.
+func (c *copier) tree(ctx context.Context, src source, p, at string, it *item) error {
+	open := len(c.dirs)
+	if err := c.one(ctx, src, p, at, it); err != nil || !it.mode.IsDir() {
+		return err
+	}
+	names, err := src.names(ctx, p)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		child, err := src.lstat(ctx, path.Join(p, n))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed since it was listed
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.tree(ctx, src, path.Join(p, n), path.Join(at, n), &child); err != nil {
+			return err
+		}
+	}
+	return c.finish(ctx, open)
+}
+
+// one copies what is at p itself.
+func (c *copier) one(ctx context.Context, src source, p, at string, it *item) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	named := it.nlink > 1 && !it.mode.IsDir() && it.mode.Type() != fs.ModeSocket
+	if first, ok := c.seen[it.id]; ok && named {
+		return c.hardLink(ctx, first, at)
+	}
+	if err := c.write(ctx, src, p, at, it); err != nil {
+		return err
+	}
+	if named {
+		c.seen[it.id] = at
+	}
+	return nil
+}
+
+func (c *copier) write(ctx context.Context, src source, p, at string, it *item) error {
+	if !it.mode.IsRegular() {
+		return c.special(ctx, at, it)
+	}
+	r, err := src.open(ctx, p)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.file(ctx, at, it, r), r.Close())
+}
+
+// file writes a regular file.
+func (c *copier) file(ctx context.Context, at string, it *item, r content) error {
+	counted := &countedContent{r, c}
+	err := c.to.file(ctx, at, it, counted)
+	if errors.Is(err, vole.ErrIsDir) {
+		return c.refuse(at, "a directory is there, which a file does not replace")
+	}
+	if err == nil {
+		c.stats.Files++
+		c.progress.file(at)
+	}
+	return err
+}
+
+// refuse is the error for what stands in the way at a place.
+func (c *copier) refuse(at, why string) error {
+	return fmt.Errorf("cp: %s: %w", c.to.display(at), driver.Errorf(vole.ErrExists, "%s", why))
+}
+
+// special writes anything but a regular file.
+func (c *copier) special(ctx context.Context, at string, it *item) error {
+	switch it.mode.Type() {
+	case fs.ModeDir:
+		return c.dir(ctx, at, it)
+	case fs.ModeSymlink:
+		c.stats.Links++
+		return c.place(ctx, at, it, func(p string) error { return c.to.symlink(ctx, it.target, p) })
+	case fs.ModeSocket:
+		c.stats.Skipped++
+		c.opts.warn("%s: sockets are not copied", c.to.display(at))
+		return nil
+	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+		if !c.opts.owner {
+			return fmt.Errorf("cp: %s: %w", c.to.display(at), driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"))
+		}
+	case fs.ModeNamedPipe:
+	default:
+		return fmt.Errorf("cp: %s: %w", c.to.display(at), driver.Errorf(vole.ErrUnsupported, "a file of unknown type"))
+	}
+	c.stats.Others++
+	return c.place(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
+}
+
+// dir makes a directory, or merges into the one that is there.
+func (c *copier) dir(ctx context.Context, at string, it *item) error {
+	err := fs.ErrExist
+	if at != "." {
+		// The owner can write until the metadata is set.
+		err = c.to.mkdir(ctx, at, it.mode.Perm()|0o700)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		cur, lerr := c.to.lstat(ctx, at)
+		if lerr != nil {
+			return lerr
+		}
+		if !cur.mode.IsDir() {
+			return c.refuse(at, "a "+fileType(cur.mode)+" is there, which a directory does not replace")
+		}
+		if err = nil; !c.opts.owner {
+			c.stats.Directories++
+			return nil // what is there keeps its own metadata
+		}
+	}
+	if err != nil {
+		return err
+	}
+	c.stats.Directories++
+	c.dirs = append(c.dirs, dirMeta{at, *it})
+	return nil
+}
+
+// place makes something that is no regular file by make, in the place of anything but
+// a directory, and sets its metadata.
+func (c *copier) place(ctx context.Context, at string, it *item, make func(p string) error) error {
+	err := make(at)
+	if err == nil {
+		return c.to.setMeta(ctx, at, it)
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return c.replace(ctx, at, func(tmp string) error {
+		if err := make(tmp); err != nil {
+			return err
+		}
+		return c.to.setMeta(ctx, tmp, it)
+	})
+}
+
+// replace puts what make makes under a temporary name in the place of what is at at.
+func (c *copier) replace(ctx context.Context, at string, make func(tmp string) error) error {
+	cur, err := c.to.lstat(ctx, at)
+	if err != nil {
+		return err
+	}
+	if cur.mode.IsDir() {
+		return c.refuse(at, "a directory is there, which a file does not replace")
+	}
+	tmp := tempName(at)
+	err = make(tmp)
+	if err == nil {
+		err = c.to.rename(ctx, tmp, at)
+	}
+	// rename(2) of one name of a file onto another does nothing and leaves both.
+	if rerr := c.to.remove(context.WithoutCancel(ctx), tmp); err == nil && !errors.Is(rerr, fs.ErrNotExist) {
+		err = rerr
+	}
+	return err
+}
+
+// hardLink makes at another name of the file that was written at first.
+func (c *copier) hardLink(ctx context.Context, first, at string) error {
+	if path.Clean(first) == path.Clean(at) {
+		return nil
+	}
+	err := c.to.link(ctx, first, at)
+	if errors.Is(err, fs.ErrExist) {
+		err = c.replace(ctx, at, func(tmp string) error { return c.to.link(ctx, first, tmp) })
+	}
+	if err == nil {
+		c.stats.Links++
+	}
+	return err
+}
+
+// finish sets the metadata of the directories made since there were n, deepest first.
+func (c *copier) finish(ctx context.Context, n int) error {
+	for i := len(c.dirs) - 1; i >= n; i-- {
+		if err := c.to.setMeta(ctx, c.dirs[i].path, &c.dirs[i].it); err != nil {
+			return err
+		}
+	}
+	c.dirs = c.dirs[:n]
+	return nil
+}
+
+// countedContent counts what is read.
+type countedContent struct {
+	content
+	c *copier
+}
+
+func (r *countedContent) Read(p []byte) (int, error) {
+	n, err := r.content.Read(p)
+	r.c.stats.Bytes += int64(n)
+	r.c.progress.add(n)
+	return n, err
+}
+
+// copySparse hands the ranges of c that hold data to write.
+func copySparse(ctx context.Context, c content, size int64, write func(b []byte, off int64) error) error {
+	buf := make([]byte, copyBuf)
+	for {
+		off, n, err := c.nextData(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n = min(n, size-off) // the file may have grown
+		for n > 0 {
+			m, err := io.ReadFull(c, buf[:min(n, int64(len(buf)))])
+			if m > 0 {
+				if err := write(buf[:m], off); err != nil {
+					return err
+				}
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return nil // the file has shrunk
+			}
+			if err != nil {
+				return err
+			}
+			off, n = off+int64(m), n-int64(m)
+		}
+	}
+}

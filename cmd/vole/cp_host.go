@@ -1,0 +1,336 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// hostTree is a directory of the host. Every path is resolved beneath it: what a
+// copy writes cannot leave it, whatever links the copied files bring along.
+type hostTree struct {
+	root *os.Root
+	dir  string
+	opts metaOptions // as a target
+}
+
+func openHostTree(dir string, opts metaOptions) (*hostTree, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, hostError("open", dir, err)
+	}
+	return &hostTree{root, dir, opts}, nil
+}
+
+// hostError gives errors of the host the whole path and Vole's sentinels.
+func hostError(op, p string, err error) error {
+	if err == nil {
+		return nil
+	}
+	for {
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+			err = pe.Err
+		} else if le := (*os.LinkError)(nil); errors.As(err, &le) {
+			err = le.Err
+		} else {
+			break
+		}
+	}
+	if e, ok := err.(syscall.Errno); ok {
+		err = driver.FromErrno(e)
+	}
+	return &fs.PathError{Op: op, Path: p, Err: err}
+}
+
+func (t *hostTree) display(p string) string { return filepath.Join(t.dir, filepath.FromSlash(p)) }
+
+func (t *hostTree) wrap(op, p string, err error) error { return hostError(op, t.display(p), err) }
+
+func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
+	info, err := t.root.Lstat(p)
+	if err != nil {
+		return item{}, t.wrap("lstat", p, err)
+	}
+	it := item{mode: info.Mode(), size: info.Size(), mtime: info.ModTime()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		it.uid, it.gid = int(st.Uid), int(st.Gid)
+		it.id, it.nlink, it.rdev = fileID{uint64(st.Dev), st.Ino}, uint64(st.Nlink), linuxRdev(uint64(st.Rdev))
+		it.sparse = info.Mode().IsRegular() && info.Size()-int64(st.Blocks)*512 >= holeMin
+	}
+	switch {
+	case it.mode&fs.ModeSymlink != 0:
+		it.target, err = t.root.Readlink(p)
+	case it.mode.IsRegular() || it.mode.IsDir():
+		it.xattrs, err = t.xattrs(p)
+	}
+	return it, t.wrap("read", p, err)
+}
+
+// xattrs reads the extended attributes that users may set; the others are the host's
+// own affair.
+func (t *hostTree) xattrs(p string) (map[string][]byte, error) {
+	f, err := t.openFile(p)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fd := int(f.Fd())
+	n, err := unix.Flistxattr(fd, nil)
+	if n == 0 || err != nil {
+		return nil, ignoreUnsupported(err)
+	}
+	buf := make([]byte, n)
+	if n, err = unix.Flistxattr(fd, buf); err != nil {
+		return nil, err
+	}
+	m := map[string][]byte{}
+	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
+		if !strings.HasPrefix(name, "user.") {
+			continue
+		}
+		val := make([]byte, driver.MaxXattrLen)
+		n, err := unix.Fgetxattr(fd, name, val)
+		if err != nil {
+			return nil, err
+		}
+		m[name] = slices.Clone(val[:n])
+	}
+	return m, nil
+}
+
+func ignoreUnsupported(err error) error {
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
+}
+
+// openFile opens for reading what was a file or directory a moment ago, without
+// waiting in case it has become a fifo.
+func (t *hostTree) openFile(p string) (*os.File, error) {
+	return t.root.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+}
+
+func (t *hostTree) names(ctx context.Context, p string) ([]string, error) {
+	f, err := t.root.Open(p)
+	if err != nil {
+		return nil, t.wrap("open", p, err)
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	slices.Sort(names)
+	return names, t.wrap("list", p, err)
+}
+
+func (t *hostTree) open(ctx context.Context, p string) (content, error) {
+	f, err := t.openFile(p)
+	if err != nil {
+		return nil, t.wrap("open", p, err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("is no longer a regular file")
+	}
+	if err != nil {
+		f.Close()
+		return nil, t.wrap("open", p, err)
+	}
+	return &hostContent{ctx, f}, nil
+}
+
+func (t *hostTree) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
+	return t.wrap("mkdir", p, t.root.Mkdir(p, perm.Perm()))
+}
+
+func (t *hostTree) mkdirAll(ctx context.Context, p string) error {
+	return t.wrap("mkdir", p, t.root.MkdirAll(p, 0o755))
+}
+
+func (t *hostTree) symlink(ctx context.Context, to, p string) error {
+	return t.wrap("symlink", p, t.root.Symlink(to, p))
+}
+
+func (t *hostTree) link(ctx context.Context, old, p string) error {
+	return t.wrap("link", p, t.root.Link(old, p))
+}
+
+func (t *hostTree) rename(ctx context.Context, from, to string) error {
+	return t.wrap("rename", to, t.root.Rename(from, to))
+}
+
+func (t *hostTree) remove(ctx context.Context, p string) error {
+	return t.wrap("remove", p, t.root.Remove(p))
+}
+
+func (t *hostTree) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
+	return t.inParent("mknod", p, func(dirfd int, base string) error { return mknodat(dirfd, base, mode, rdev) })
+}
+
+// inParent runs fn on the open directory that holds p.
+func (t *hostTree) inParent(op, p string, fn func(dirfd int, base string) error) error {
+	d, err := t.root.Open(path.Dir(p))
+	if err != nil {
+		return t.wrap(op, p, err)
+	}
+	defer d.Close()
+	return t.wrap(op, p, fn(int(d.Fd()), path.Base(p)))
+}
+
+// file writes to a temporary name with all metadata, and renames.
+func (t *hostTree) file(ctx context.Context, p string, it *item, c content) (err error) {
+	if cur, err := t.root.Lstat(p); err == nil && cur.IsDir() {
+		return t.wrap("write", p, vole.ErrIsDir)
+	}
+	tmp := tempName(p)
+	f, err := t.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return t.wrap("write", p, err)
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			t.root.Remove(tmp)
+		}
+	}()
+	if err := t.fill(ctx, f, it, c); err != nil {
+		return err
+	}
+	if err := t.setMetaAt(p, tmp, f, it); err != nil {
+		return err
+	}
+	// Network file systems report a failed write at close.
+	if err := f.Close(); err != nil {
+		return t.wrap("write", p, err)
+	}
+	return t.rename(ctx, tmp, p)
+}
+
+func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c content) error {
+	if !it.sparse {
+		_, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{c}, make([]byte, copyBuf))
+		return err
+	}
+	if err := f.Truncate(it.size); err != nil {
+		return err
+	}
+	return copySparse(ctx, c, it.size, func(b []byte, off int64) error {
+		_, err := f.WriteAt(b, off)
+		return err
+	})
+}
+
+func (t *hostTree) setMeta(ctx context.Context, p string, it *item) error {
+	if it.mode.IsDir() {
+		f, err := t.root.Open(p)
+		if err != nil {
+			return t.wrap("open", p, err)
+		}
+		defer f.Close()
+		return t.setMetaAt(p, p, f, it)
+	}
+	// A link or a node, which is never opened.
+	if t.opts.owner {
+		if err := t.root.Lchown(p, it.uid, it.gid); err != nil {
+			return t.wrap("chown", p, err)
+		}
+	}
+	return t.inParent("chtimes", p, func(dirfd int, base string) error {
+		if it.mode&fs.ModeSymlink == 0 {
+			if err := unix.Fchmodat(dirfd, base, unixMode(t.opts.setBits(it)), 0); err != nil {
+				return err
+			}
+		}
+		ts, err := unix.TimeToTimespec(it.mtime)
+		if err != nil {
+			return err
+		}
+		return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// setMetaAt sets the metadata of an open file or directory. It has the name at now;
+// p is the one that it will have.
+func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
+	if t.opts.owner {
+		if err := f.Chown(it.uid, it.gid); err != nil {
+			return t.wrap("chown", p, err)
+		}
+	}
+	if err := f.Chmod(t.opts.setBits(it)); err != nil {
+		return t.wrap("chmod", p, err)
+	}
+	for n, v := range it.xattrs {
+		err := unix.Fsetxattr(int(f.Fd()), n, v, 0)
+		if err != nil && ignoreUnsupported(err) == nil {
+			t.opts.warn("%s: extended attributes are not kept: %v", t.display(p), err)
+			break
+		}
+		if err != nil {
+			return t.wrap("setxattr", p, err)
+		}
+	}
+	return t.wrap("chtimes", p, t.root.Chtimes(at, it.mtime, it.mtime))
+}
+
+func (t *hostTree) close(context.Context) error { return t.root.Close() }
+func (t *hostTree) abandon() error              { return t.root.Close() }
+
+// hostSource is a hostTree to read from.
+type hostSource struct{ *hostTree }
+
+func (s hostSource) close() error { return s.root.Close() }
+
+// hostContent reads a file of the host.
+type hostContent struct {
+	ctx context.Context // of the copy this belongs to: io.Reader has no place for one
+	f   *os.File
+}
+
+func (c *hostContent) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.f.Read(p)
+}
+
+func (c *hostContent) Close() error { return c.f.Close() }
+
+func (c *hostContent) nextData(ctx context.Context) (off, n int64, err error) {
+	at, err := c.f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, 0, err
+	}
+	start, err := c.f.Seek(at, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, io.EOF
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	end, err := c.f.Seek(start, unix.SEEK_HOLE)
+	if err != nil {
+		return 0, 0, err
+	}
+	_, err = c.f.Seek(start, io.SeekStart)
+	return start, end - start, err
+}
+
+// tempName is a name beside p that no one else uses.
+func tempName(p string) string {
+	var b [8]byte
+	rand.Read(b[:])
+	return path.Join(path.Dir(p), fmt.Sprintf(".vole-cp-%x", b))
+}

@@ -1,0 +1,18 @@
+package main
+
+import (
+	"io/fs"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// linuxRdev brings a device number into the form of Linux.
+func linuxRdev(dev uint64) uint64 { return unix.Mkdev(unix.Major(dev), unix.Minor(dev)) }
+
+// mknodat would make a fifo or a device: this system has no such call that is bound
+// to a directory, and one by path could be led astray.
+func mknodat(dirfd int, base string, mode fs.FileMode, rdev uint64) error {
+	return driver.Errorf(vole.ErrUnsupported, "fifos and devices can be copied out on Linux only")
+}

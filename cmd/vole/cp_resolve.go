@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/local"
+)
+
+// maxLinks is how many symbolic links a path may lead through, as Linux has it.
+const maxLinks = 40
+
+// location is one side of a copy as it was given.
+type location struct {
+	arg    string
+	volume string // "": the host
+	path   string
+	stream bool // "-"
+}
+
+func parseLocation(arg string) location {
+	if arg == "-" {
+		return location{arg: arg, stream: true}
+	}
+	name, p, ok := splitRef(arg)
+	if ok && p == "" {
+		p = "/"
+	}
+	return location{arg: arg, volume: name, path: p}
+}
+
+// contents reports whether a path asks for what is in a directory instead of the
+// directory itself.
+func (l location) contents() bool { return l.path == "." || strings.HasSuffix(l.path, "/.") }
+
+// follow reports whether the form of a path follows a link at its end.
+func (l location) follow() bool { return asksForDir(l.path) }
+
+// origin is the source of a copy, found.
+type origin struct {
+	src      source
+	path     string // in src
+	name     string // that the copy gets in a directory
+	contents bool   // copy what is in it, not itself
+	item     item
+}
+
+// place is the target of a copy, found.
+type place struct {
+	path   string // in the target's terms
+	exists bool
+	item   item // if it exists
+}
+
+// volumeOrigin finds the source of a copy in a volume.
+func volumeOrigin(ctx context.Context, f *vole.FS, l location, follow bool) (*origin, error) {
+	p, err := cleanPath("cp", l.volume, l.path)
+	if err != nil {
+		return nil, err
+	}
+	name := path.Base(p)
+	if follow || l.follow() {
+		if p, err = resolve(ctx, f, p); err != nil {
+			return nil, err
+		}
+	}
+	src := &volumeSource{f, "."}
+	it, err := src.lstat(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if l.follow() && !it.mode.IsDir() {
+		return nil, &vole.Error{Op: "cp", Volume: l.volume, Path: l.path, Err: vole.ErrNotDir}
+	}
+	// The root has no name of its own.
+	return &origin{src, p, name, l.contents() || name == ".", it}, nil
+}
+
+// hostOrigin finds the source of a copy on the host.
+func hostOrigin(ctx context.Context, l location, follow bool, home string) (*origin, error) {
+	abs, err := filepath.Abs(l.path)
+	if err != nil {
+		return nil, err
+	}
+	name := filepath.Base(abs)
+	real := abs
+	if follow || l.follow() {
+		if real, err = filepath.EvalSymlinks(abs); err != nil {
+			return nil, hostError("cp", l.path, err)
+		}
+	}
+	info, err := os.Lstat(real)
+	if err != nil {
+		return nil, hostError("cp", l.path, err)
+	}
+	if l.follow() && !info.IsDir() {
+		return nil, hostError("cp", l.path, vole.ErrNotDir)
+	}
+	dir, p := filepath.Dir(real), filepath.Base(real)
+	if info.IsDir() {
+		if contains(info, home) {
+			return nil, usagef("cp: %s holds the volumes themselves, in %s", l.path, home)
+		}
+		dir, p = real, "."
+	}
+	t, err := openHostTree(dir, metaOptions{})
+	if err != nil {
+		return nil, err
+	}
+	it, err := t.lstat(ctx, p)
+	if err != nil {
+		return nil, errors.Join(err, t.root.Close())
+	}
+	return &origin{hostSource{t}, p, name, l.contents(), it}, nil
+}
+
+// contains reports whether the home lies in the directory that dir describes: copying
+// that into a volume would never end.
+func contains(dir os.FileInfo, home string) bool {
+	home, err := filepath.EvalSymlinks(home)
+	if err != nil {
+		return false
+	}
+	for {
+		if info, err := os.Stat(home); err == nil && os.SameFile(info, dir) {
+			return true
+		}
+		up := filepath.Dir(home)
+		if up == home {
+			return false
+		}
+		home = up
+	}
+}
+
+// homeDir is the absolute path of the home.
+func (a *app) homeDir() (string, error) {
+	if a.home != "" {
+		return filepath.Abs(a.home)
+	}
+	return local.DefaultHome()
+}
+
+// volumePlace finds the target of a copy in a volume. What a link leads to is meant,
+// there or not.
+func volumePlace(ctx context.Context, t *volumeTarget, l location) (*place, error) {
+	p, err := cleanPath("cp", l.volume, l.path)
+	if err != nil {
+		return nil, err
+	}
+	if p, err = resolve(ctx, t.f, p); err != nil {
+		return nil, err
+	}
+	pl := &place{path: p}
+	pl.item, err = t.lstat(ctx, p)
+	pl.exists = err == nil
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+		parent, perr := t.f.Lstat(ctx, path.Dir(p))
+		if perr != nil {
+			return nil, withHint(perr, fs.ErrNotExist, "'vole fs mkdir -p %s:%s' makes it", l.volume, absPath(path.Dir(p)))
+		}
+		if !parent.IsDir() {
+			err = &vole.Error{Op: "cp", Volume: l.volume, Path: absPath(path.Dir(p)), Err: vole.ErrNotDir}
+		}
+	}
+	return pl, err
+}
+
+// hostPlace finds the target of a copy on the host, and opens the directory that all
+// is written beneath: the target itself if it is a directory, else the one around it.
+func hostPlace(ctx context.Context, l location, opts metaOptions) (*hostTree, *place, error) {
+	p, err := filepath.Abs(l.path)
+	if err != nil {
+		return nil, nil, err
+	}
+	for range maxLinks { // a link that leads nowhere yet is followed too
+		to, err := os.Readlink(p)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(p), to)
+		}
+		p = to
+	}
+	info, err := os.Stat(p)
+	pl := &place{exists: err == nil, path: "."}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, hostError("cp", l.path, err)
+	}
+	dir := p
+	if !pl.exists || !info.IsDir() {
+		dir, pl.path = filepath.Dir(p), filepath.Base(p)
+	}
+	t, err := openHostTree(dir, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	if pl.exists {
+		pl.item, err = t.lstat(ctx, pl.path)
+	}
+	return t, pl, err
+}
+
+// choose decides where in the target the copy goes, by the rules of docker cp.
+func choose(o *origin, pl *place, l location) (at string, err error) {
+	switch {
+	case pl.exists && pl.item.mode.IsDir():
+		if o.contents {
+			return pl.path, nil
+		}
+		return path.Join(pl.path, o.name), nil
+	case pl.exists && o.item.mode.IsDir():
+		return "", &fs.PathError{Op: "cp", Path: l.arg, Err: driver.Errorf(vole.ErrNotDir, "a directory cannot be copied onto a file")}
+	case pl.exists && asksForDir(l.path):
+		return "", &fs.PathError{Op: "cp", Path: l.arg, Err: vole.ErrNotDir}
+	case pl.exists, o.item.mode.IsDir():
+		return pl.path, nil
+	case asksForDir(l.path):
+		return "", &fs.PathError{Op: "cp", Path: l.arg, Err: driver.Errorf(vole.ErrNotExist, "no such directory")}
+	}
+	return pl.path, nil
+}
+
+// resolve follows the links of a path in a volume, the last element's too, element by
+// element. What is not there, there or further on, stays as it is written.
+func resolve(ctx context.Context, f *vole.FS, p string) (string, error) {
+	done, rest := ".", strings.Split(p, "/")
+	for links := 0; len(rest) > 0; {
+		elem := rest[0]
+		rest = rest[1:]
+		switch elem {
+		case "", ".":
+			continue
+		case "..":
+			if done == "." {
+				return "", &vole.Error{Op: "cp", Volume: f.Volume().Name(), Path: p, Err: vole.ErrPathEscape}
+			}
+			done = path.Dir(done)
+			continue
+		}
+		next := path.Join(done, elem)
+		to, err := f.Readlink(ctx, next)
+		if errors.Is(err, vole.ErrInvalid) || errors.Is(err, fs.ErrNotExist) {
+			done = next
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if links++; links > maxLinks {
+			return "", &vole.Error{Op: "cp", Volume: f.Volume().Name(), Path: p, Err: vole.ErrLoop}
+		}
+		if strings.HasPrefix(to, "/") {
+			return "", &vole.Error{Op: "cp", Volume: f.Volume().Name(), Path: p, Err: vole.ErrPathEscape}
+		}
+		rest = slices.Concat(strings.Split(to, "/"), rest)
+	}
+	return done, nil
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/volehq/vole"
+)
+
+// volumeSource reads the files of a volume.
+type volumeSource struct {
+	f    *vole.FS
+	root string
+}
+
+func (s *volumeSource) path(p string) string    { return path.Join(s.root, p) }
+func (s *volumeSource) display(p string) string { return displayIn(s.f, s.path(p)) }
+func (s *volumeSource) close() error            { return s.f.Close() }
+
+func displayIn(f *vole.FS, p string) string { return f.Volume().Name() + ":" + absPath(p) }
+
+func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
+	p = s.path(p)
+	e, err := s.f.Lstat(ctx, p)
+	if err != nil {
+		return item{}, err
+	}
+	it := entryItem(e)
+	if e.Mode&fs.ModeSymlink != 0 {
+		it.target, err = s.f.Readlink(ctx, p)
+		return it, err
+	}
+	it.xattrs, err = volumeXattrs(ctx, s.f, p)
+	return it, err
+}
+
+func entryItem(e vole.Entry) item {
+	return item{
+		mode: e.Mode, size: e.Size, uid: int(e.UID), gid: int(e.GID), mtime: e.Mtime, rdev: e.Rdev,
+		id: fileID{0, e.Inode}, nlink: e.Nlink,
+		sparse: e.Mode.IsRegular() && e.Size-e.Allocated >= holeMin,
+	}
+}
+
+func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte, error) {
+	names, err := f.Listxattr(ctx, p)
+	if errors.Is(err, vole.ErrUnsupported) {
+		return nil, nil
+	}
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	m := make(map[string][]byte, len(names))
+	for _, n := range names {
+		if !strings.HasPrefix(n, "user.") {
+			continue
+		}
+		v, err := f.Getxattr(ctx, p, n)
+		if errors.Is(err, vole.ErrNoXattr) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		m[n] = v
+	}
+	return m, nil
+}
+
+func (s *volumeSource) names(ctx context.Context, p string) ([]string, error) {
+	d, err := s.f.OpenDir(ctx, s.path(p), vole.DirOptions{Sorted: true, NamesOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	var names []string
+	err = readDir(ctx, d, func(e vole.Entry) error {
+		names = append(names, e.Name)
+		return nil
+	})
+	return names, err
+}
+
+func (s *volumeSource) open(ctx context.Context, p string) (content, error) {
+	h, err := s.f.Open(ctx, s.path(p), vole.OpenOptions{NoFollow: true})
+	if err != nil {
+		return nil, err
+	}
+	return &volumeContent{ctx: ctx, h: h}, nil
+}
+
+// volumeContent reads a file of a volume.
+type volumeContent struct {
+	ctx context.Context // of the copy this belongs to: io.Reader has no place for one
+	h   *vole.File
+	off int64
+}
+
+func (c *volumeContent) Read(p []byte) (int, error) {
+	n, err := c.h.ReadAt(c.ctx, p, c.off)
+	c.off += int64(n)
+	if n > 0 && errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+func (c *volumeContent) Close() error { return c.h.Close() }
+
+func (c *volumeContent) nextData(ctx context.Context) (off, n int64, err error) {
+	start, end, err := c.h.NextData(ctx, c.off)
+	c.off = start
+	return start, end - start, err
+}
+
+// volumeTarget writes to a volume. Its FS is in batch mode: close makes all durable.
+type volumeTarget struct {
+	f    *vole.FS
+	opts metaOptions
+}
+
+func (t *volumeTarget) display(p string) string { return displayIn(t.f, p) }
+
+func (t *volumeTarget) lstat(ctx context.Context, p string) (item, error) {
+	e, err := t.f.Lstat(ctx, p)
+	return entryItem(e), err
+}
+
+func (t *volumeTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
+	return t.f.Mkdir(ctx, p, perm)
+}
+
+func (t *volumeTarget) mkdirAll(ctx context.Context, p string) error {
+	return t.f.MkdirAll(ctx, p, 0o755)
+}
+
+func (t *volumeTarget) symlink(ctx context.Context, to, p string) error {
+	return t.f.Symlink(ctx, to, p)
+}
+
+func (t *volumeTarget) link(ctx context.Context, old, p string) error {
+	return t.f.Link(ctx, old, p)
+}
+
+func (t *volumeTarget) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
+	return t.f.Mknod(ctx, p, mode, rdev)
+}
+
+func (t *volumeTarget) rename(ctx context.Context, from, to string) error {
+	return t.f.Rename(ctx, from, to, vole.RenameOptions{})
+}
+
+func (t *volumeTarget) remove(ctx context.Context, p string) error { return t.f.Remove(ctx, p) }
+
+func (t *volumeTarget) close(ctx context.Context) error {
+	return errors.Join(t.f.Sync(ctx), t.f.Close())
+}
+
+func (t *volumeTarget) abandon() error { return t.f.Close() }
+
+func (t *volumeTarget) file(ctx context.Context, p string, it *item, c content) error {
+	if it.sparse {
+		return t.sparseFile(ctx, p, it, c)
+	}
+	// The metadata that follows replaces any mode but 0, which means a default here.
+	opts := vole.WriteOptions{Mode: it.mode.Perm(), Size: it.size}
+	if _, err := t.f.WriteFrom(ctx, p, struct{ io.Reader }{c}, opts); err != nil {
+		return err
+	}
+	return t.setMeta(ctx, p, it)
+}
+
+// sparseFile writes range by range to a temporary name, because a stream has no
+// holes, and renames.
+func (t *volumeTarget) sparseFile(ctx context.Context, p string, it *item, c content) (err error) {
+	tmp := tempName(p)
+	opts := vole.OpenOptions{Create: true, Exclusive: true, Mode: 0o600}
+	h, err := t.f.Open(ctx, tmp, opts)
+	if errors.Is(err, fs.ErrNotExist) { // WriteFrom would make the parents
+		if err := t.mkdirAll(ctx, path.Dir(p)); err != nil {
+			return err
+		}
+		h, err = t.f.Open(ctx, tmp, opts)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Close())
+			// Removing is all the more due when ctx is done.
+			t.f.Remove(context.WithoutCancel(ctx), tmp)
+		}
+	}()
+	if err := h.Truncate(ctx, it.size); err != nil {
+		return err
+	}
+	err = copySparse(ctx, c, it.size, func(b []byte, off int64) error {
+		_, err := h.WriteAt(ctx, b, off)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// The rename must not reach the disk before the bytes.
+	if err := errors.Join(h.Sync(ctx), h.Close()); err != nil {
+		return err
+	}
+	if err := t.setMeta(ctx, tmp, it); err != nil {
+		return err
+	}
+	return t.f.Rename(ctx, tmp, p, vole.RenameOptions{})
+}
+
+func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
+	if t.opts.owner { // before the mode: a change of owner clears setuid
+		if err := t.f.Chown(ctx, p, it.uid, it.gid); err != nil {
+			return err
+		}
+	}
+	if it.mode&fs.ModeSymlink == 0 {
+		if err := t.f.Chmod(ctx, p, t.opts.setBits(it)); err != nil {
+			return err
+		}
+	}
+	for n, v := range it.xattrs {
+		err := t.f.Setxattr(ctx, p, n, v)
+		if errors.Is(err, vole.ErrUnsupported) {
+			t.opts.warn("%s: extended attributes are not kept: %v", t.display(p), err)
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return t.f.Chtimes(ctx, p, it.mtime, it.mtime)
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newFsCatCmd(a *app) *cobra.Command {
+	var off, n int64
+	cmd := &cobra.Command{
+		Use:   "cat NAME:/path...",
+		Short: "Print files, or a range of them",
+		Long:  `Print files to standard output. A range beyond the end of a file prints what there is.`,
+		Example: `  vole fs cat pip-cache:/greeting
+  vole fs cat logs:/app.log --offset 1048576 --length 4096`,
+		Args:              minArgs(1, "NAME:/path"),
+		ValidArgsFunction: completePaths(a, 0, false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			length := n
+			if !cmd.Flags().Changed("length") {
+				length = -1
+			} else if n < 0 {
+				return usagef("--length %d: must not be negative", n)
+			}
+			if off < 0 {
+				return usagef("--offset %d: must not be negative", off)
+			}
+			ctx := cmd.Context()
+			return a.eachVolume(ctx, args, vole.FSOptions{ReadOnly: true}, func(f *vole.FS, paths []string) error {
+				for _, p := range paths {
+					if err := a.cat(ctx, f, p, off, length); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().Int64Var(&off, "offset", 0, "first byte to print")
+	cmd.Flags().Int64Var(&n, "length", 0, "most bytes to print (default to the end)")
+	noFlagFiles(cmd, "offset", "length")
+	return cmd
+}
+
+func (a *app) cat(ctx context.Context, f *vole.FS, p string, off, n int64) error {
+	r, err := f.NewReader(ctx, p, off, n)
+	if err != nil {
+		return withHint(err, vole.ErrIsDir, "'vole fs ls' lists a directory, 'vole cp' copies one")
+	}
+	_, err = io.Copy(a.stdout, r)
+	return errors.Join(err, r.Close())
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"io/fs"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newFsMkdirCmd(a *app) *cobra.Command {
+	var (
+		parents bool
+		mode    string
+	)
+	cmd := &cobra.Command{
+		Use:   "mkdir NAME:/path...",
+		Short: "Make directories",
+		Example: `  vole fs mkdir pip-cache:/wheels
+  vole fs mkdir -p --mode 0700 pip-cache:/a/b/c`,
+		Args:              minArgs(1, "NAME:/path"),
+		ValidArgsFunction: completePaths(a, 0, false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			perm, err := parseMode(mode, 0o755)
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			return a.eachVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
+				for _, p := range paths {
+					var err error
+					if parents {
+						err = f.MkdirAll(ctx, p, perm)
+					} else {
+						err = withHint(f.Mkdir(ctx, p, perm), vole.ErrNotExist, "-p makes missing parents")
+					}
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&parents, "parents", "p", false, "make missing parents, and be content with what is there")
+	cmd.Flags().StringVar(&mode, "mode", "", "permission bits, octal (default 0755)")
+	noFlagFiles(cmd, "mode")
+	return cmd
+}
+
+// parseMode parses permission bits in octal.
+func parseMode(s string, def fs.FileMode) (fs.FileMode, error) {
+	if s == "" {
+		return def, nil
+	}
+	n, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || n > 0o7777 {
+		return 0, usagef("--mode %q: write octal permission bits, e.g. 0644", s)
+	}
+	return goMode(uint32(n)), nil
+}
+
+// goMode is the reverse of unixMode.
+func goMode(n uint32) fs.FileMode {
+	m := fs.FileMode(n & 0o777)
+	if n&0o4000 != 0 {
+		m |= fs.ModeSetuid
+	}
+	if n&0o2000 != 0 {
+		m |= fs.ModeSetgid
+	}
+	if n&0o1000 != 0 {
+		m |= fs.ModeSticky
+	}
+	return m
+}

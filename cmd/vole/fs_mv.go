@@ -1,0 +1,44 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newFsMvCmd(a *app) *cobra.Command {
+	var noClobber bool
+	cmd := &cobra.Command{
+		Use:   "mv NAME:/from NAME:/to",
+		Short: "Move or rename within a volume",
+		Long: `Move a file or a directory within a volume, in one step. Into a directory that is
+there it moves under its own name; a file that is there is replaced.`,
+		Example: `  vole fs mv pip-cache:/new.txt pip-cache:/old.txt
+  vole fs mv pip-cache:/old.txt pip-cache:/archive/`,
+		Args:              exactArgs(2, "NAME:/from and NAME:/to"),
+		ValidArgsFunction: completePaths(a, 2, false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, from, err := fileRef(args[0])
+			if err != nil {
+				return err
+			}
+			toName, to, err := fileRef(args[1])
+			if err != nil {
+				return err
+			}
+			if toName != name {
+				return &hinted{usagef("mv: %s and %s are different volumes", name, toName), "'vole cp' copies between volumes"}
+			}
+			ctx := cmd.Context()
+			return a.withFS(ctx, name, vole.FSOptions{}, func(f *vole.FS) error {
+				if e, err := f.Stat(ctx, to); err == nil && e.IsDir() {
+					to = joinPath(to, baseName(from))
+				} else if err == nil && asksForDir(to) {
+					return &vole.Error{Op: "mv", Volume: name, Path: to, Err: vole.ErrNotDir}
+				}
+				return f.Rename(ctx, from, to, vole.RenameOptions{NoReplace: noClobber})
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&noClobber, "no-clobber", "n", false, "fail if something is there")
+	return cmd
+}

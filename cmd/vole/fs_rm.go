@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newFsRmCmd(a *app) *cobra.Command {
+	var recursive, force bool
+	cmd := &cobra.Command{
+		Use:   "rm NAME:/path...",
+		Short: "Remove files, links and directories",
+		Long:  `Remove files, links (never what they lead to) and empty directories; trees with -r.`,
+		Example: `  vole fs rm pip-cache:/greeting
+  vole fs rm -r pip-cache:/wheels`,
+		Args:              minArgs(1, "NAME:/path"),
+		ValidArgsFunction: completePaths(a, 0, false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			return a.eachVolume(ctx, args, vole.FSOptions{}, func(f *vole.FS, paths []string) error {
+				var errs []error
+				for _, p := range paths {
+					errs = append(errs, fsRemove(ctx, f, p, recursive, force))
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "directories and what is in them, too")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "ignore what is missing")
+	return cmd
+}
+
+func fsRemove(ctx context.Context, f *vole.FS, p string, recursive, force bool) error {
+	if recursive {
+		// RemoveAll is content when nothing is there; without -f that is an error.
+		if !force {
+			if _, err := f.Lstat(ctx, p); err != nil {
+				return err
+			}
+		}
+		return f.RemoveAll(ctx, p)
+	}
+	err := f.Remove(ctx, p)
+	if force && errors.Is(err, vole.ErrNotExist) {
+		return nil
+	}
+	return withHint(err, vole.ErrNotEmpty, "-r removes a directory and what is in it")
+}

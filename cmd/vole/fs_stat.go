@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+func newFsStatCmd(a *app) *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "stat NAME[:/path]...",
+		Short: "Describe files",
+		Long:  `Describe files in full. A link is described itself unless -L is given.`,
+		Example: `  vole fs stat pip-cache:/greeting
+  vole fs stat --json pip-cache:/greeting | jq '.[0].size'`,
+		Args:              minArgs(1, "NAME:/path"),
+		ValidArgsFunction: completePaths(a, 0, false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.fsStat(cmd.Context(), args, follow)
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "dereference", "L", false, "follow a link")
+	return cmd
+}
+
+func (a *app) fsStat(ctx context.Context, args []string, follow bool) error {
+	found := []entryJSON{}
+	var errs []error
+	for i, arg := range args {
+		name, p, err := volumeRef(arg)
+		if err != nil {
+			return err
+		}
+		err = a.readFS(ctx, name, func(f *vole.FS) error {
+			stat := f.Lstat
+			if follow {
+				stat = f.Stat
+			}
+			e, err := stat(ctx, p)
+			if err != nil {
+				return err
+			}
+			j, err := newEntryJSON(ctx, f, p, e)
+			if err != nil {
+				return err
+			}
+			found = append(found, j)
+			if a.json {
+				return nil
+			}
+			return a.printEntry(i, name, j, e)
+		})
+		errs = append(errs, err)
+	}
+	if a.json {
+		errs = append(errs, a.printJSON(found))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) printEntry(i int, volume string, j entryJSON, e vole.Entry) error {
+	if a.quiet {
+		return a.printf("%s\n", a.fileName(volume+":"+j.Path))
+	}
+	if i > 0 {
+		a.printf("\n")
+	}
+	t := a.newTable()
+	t.row("Path:", a.fileName(volume+":"+j.Path))
+	kind := j.Type
+	if j.Target != "" {
+		kind += " to " + a.fileName(j.Target)
+	}
+	t.row("Type:", kind)
+	t.row("Size:", fmt.Sprintf("%d (%d allocated)", j.Size, j.Allocated))
+	t.row("Mode:", fmt.Sprintf("%s (%s)", j.Mode, modeString(e.Mode)))
+	t.row("Owner:", fmt.Sprintf("%d:%d", j.UID, j.GID))
+	t.row("Links:", fmt.Sprint(j.Nlink))
+	t.row("Inode:", fmt.Sprint(j.Inode))
+	t.row("Modified:", j.Mtime.Format(time.RFC3339Nano))
+	t.row("Accessed:", j.Atime.Format(time.RFC3339Nano))
+	t.row("Changed:", j.Ctime.Format(time.RFC3339Nano))
+	return t.close()
+}

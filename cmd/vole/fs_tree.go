@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"io/fs"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+// treePrinter prints a directory and what is beneath it.
+type treePrinter struct {
+	a     *app
+	f     *vole.FS
+	all   bool
+	depth int        // levels to print; 0: all
+	arr   *jsonArray // set under --json
+}
+
+func newFsTreeCmd(a *app) *cobra.Command {
+	t := &treePrinter{a: a}
+	cmd := &cobra.Command{
+		Use:   "tree NAME[:/path]",
+		Short: "Show a directory and all beneath it",
+		Long: `Show a directory and all beneath it. Links are shown, not followed; names that begin
+with a dot are left out unless -a is given. Under --json the entries are one flat array.`,
+		Example: `  vole fs tree pip-cache
+  vole fs tree -a --depth 2 pip-cache:/wheels`,
+		Args:              exactArgs(1, "NAME or NAME:/path"),
+		ValidArgsFunction: completePaths(a, 1, false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, p, err := volumeRef(args[0])
+			if err != nil {
+				return err
+			}
+			if t.depth < 0 {
+				return usagef("--depth %d: must not be negative", t.depth)
+			}
+			return a.readFS(cmd.Context(), name, func(f *vole.FS) error {
+				t.f = f
+				return t.print(cmd.Context(), name, p)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&t.all, "all", "a", false, "names that begin with a dot, too")
+	cmd.Flags().IntVar(&t.depth, "depth", 0, "levels to show (default all)")
+	noFlagFiles(cmd, "depth")
+	return cmd
+}
+
+func (t *treePrinter) print(ctx context.Context, name, p string) error {
+	p, err := cleanPath("tree", name, p)
+	if err != nil {
+		return err
+	}
+	if _, err := t.f.ReadDir(ctx, p); err != nil { // before anything is printed
+		return err
+	}
+	if t.a.json {
+		t.arr = t.a.newJSONArray()
+	} else if err := t.a.printf("%s\n", t.a.fileName(name+":"+absPath(p))); err != nil {
+		return err
+	}
+	if err := t.dir(ctx, p, "", 1); err != nil {
+		return err
+	}
+	if t.arr != nil {
+		return t.arr.close()
+	}
+	return nil
+}
+
+func (t *treePrinter) dir(ctx context.Context, p, indent string, level int) error {
+	list, err := t.f.ReadDir(ctx, p)
+	if err != nil {
+		return err
+	}
+	if !t.all {
+		kept := list[:0]
+		for _, e := range list {
+			if !strings.HasPrefix(e.Name, ".") {
+				kept = append(kept, e)
+			}
+		}
+		list = kept
+	}
+	for i, e := range list {
+		branch, below := "├── ", "│   "
+		if i == len(list)-1 {
+			branch, below = "└── ", "    "
+		}
+		child := joinPath(p, e.Name)
+		if err := t.entry(ctx, child, indent+branch, e); err != nil {
+			return err
+		}
+		if e.IsDir() && (t.depth == 0 || level < t.depth) {
+			if err := t.dir(ctx, child, indent+below, level+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *treePrinter) entry(ctx context.Context, p, indent string, e vole.Entry) error {
+	if t.arr != nil {
+		j, err := newEntryJSON(ctx, t.f, p, e)
+		if err != nil {
+			return err
+		}
+		return t.arr.add(j)
+	}
+	name := t.a.fileName(e.Name)
+	switch {
+	case e.IsDir():
+		name += "/"
+	case e.Mode&fs.ModeSymlink != 0:
+		target, err := t.f.Readlink(ctx, p)
+		if err != nil {
+			return err
+		}
+		name += " -> " + t.a.fileName(target)
+	}
+	return t.a.printf("%s%s\n", indent, name)
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"path"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"github.com/volehq/vole"
+)
+
+// progress shows on a terminal how far a copy is. Elsewhere it is silent. A nil
+// *progress does nothing.
+type progress struct {
+	a     *app
+	pool  *mpb.Progress
+	bar   *mpb.Bar
+	begun time.Time
+	bytes atomic.Int64
+	files atomic.Int64
+	size  atomic.Int64 // of all, if known
+
+	mu   sync.Mutex // guards name
+	name string     // of the file copied last
+}
+
+// newProgress shows nothing unless standard error is a terminal.
+func (a *app) newProgress() *progress {
+	p := &progress{a: a, begun: time.Now()}
+	if a.quiet || a.json || !isTerminal(a.stderr) {
+		return p
+	}
+	p.pool = mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(30), mpb.WithRefreshRate(120*time.Millisecond))
+	p.bar = p.pool.New(0, mpb.BarStyle(),
+		mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.Any(p.status)),
+		mpb.AppendDecorators(decor.Any(p.current)))
+	return p
+}
+
+func (p *progress) status(decor.Statistics) string {
+	done := vole.Size(p.bytes.Load())
+	rate := vole.Size(float64(done) / max(time.Since(p.begun).Seconds(), 0.001))
+	s := done.Human()
+	if total := p.size.Load(); total > 0 {
+		s += " of " + vole.Size(total).Human()
+	}
+	return fmt.Sprintf("%d files, %s, %s/s ", p.files.Load(), s, rate.Human())
+}
+
+func (p *progress) current(decor.Statistics) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return " " + plain(p.name)
+}
+
+// total says how many bytes there will be.
+func (p *progress) total(n int64) {
+	if p == nil || p.bar == nil {
+		return
+	}
+	p.size.Store(n)
+	p.bar.SetTotal(max(n, 1), false)
+}
+
+// add counts n bytes.
+func (p *progress) add(n int) {
+	if p == nil {
+		return
+	}
+	p.bytes.Add(int64(n))
+	if p.bar != nil && p.size.Load() > 0 {
+		p.bar.IncrBy(n)
+	}
+}
+
+// file counts a file.
+func (p *progress) file(name string) {
+	if p == nil {
+		return
+	}
+	p.files.Add(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.name = path.Base(name)
+}
+
+// warnf prints a warning above the bar.
+func (p *progress) warnf(format string, args ...any) {
+	if p.pool == nil {
+		p.a.warnf(format, args...)
+		return
+	}
+	fmt.Fprintf(p.pool, "vole: warning: %s\n", plain(fmt.Sprintf(format, args...)))
+}
+
+// done takes the bar away, and says on a terminal what was done.
+func (p *progress) done(ok bool, s copyStats) {
+	if p.bar == nil {
+		return
+	}
+	p.bar.Abort(true)
+	p.pool.Wait()
+	if ok {
+		took := time.Since(p.begun).Round(10 * time.Millisecond)
+		fmt.Fprintf(p.a.stderr, "copied %d files, %s in %v\n", s.Files, vole.Size(s.Bytes).Human(), took)
+	}
+}
