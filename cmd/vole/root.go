@@ -47,6 +47,7 @@ machines and programs that use them.`,
 	addCommands(cmd, groupVolumes, newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newRenameCmd(a),
 		newSetCmd(a), newDfCmd(a))
 	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a))
+	addCommands(cmd, groupSandboxes, newAttachCmd(a))
 	addCommands(cmd, groupOther, newDoctorCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetHelpCommandGroupID(groupOther)

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// Exit codes for a program that did not start, as shells have them.
+const (
+	exitNotExecutable = 126
+	exitNoProgram     = 127
+	exitSignal        = 128 // plus the signal's number
+)
+
+func newAttachCmd(a *app) *cobra.Command {
+	var opts vole.AttachOptions
+	cmd := &cobra.Command{
+		Use:   "attach NAME [--ro] [--holder NAME] -- COMMAND [ARG...]",
+		Short: "Run a program with a volume attached",
+		Long: `Run a program (a virtual machine monitor, a backup tool) with a volume attached for
+exactly as long as it lives. The path of the volume's files, or of a disk volume's
+image, is in the environment variable VOLE_PATH and takes the place of every {} in the
+arguments. Standard streams, signals and the exit code are passed through.
+
+While it runs, the volume cannot be removed. When vole is killed, the program is
+killed too (on Linux), and the attachment ends.
+
+--ro attaches for reading only, and has the kernel see to it: the program gets a
+read-only view of the path, in a mount namespace of its own (Linux only).`,
+		Example: `  vole attach pip-cache -- du -sh {}
+  vole attach --ro pip-cache -- restic backup {}
+  vole attach scratch --holder vm-7 -- qemu-system-x86_64 -drive file={},format=raw`,
+		DisableFlagsInUseLine: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if dash := cmd.ArgsLenAtDash(); len(args) < 2 || dash >= 0 && dash != 1 {
+				return missingArgs(cmd, "a volume's name, and after -- a command")
+			}
+			return nil
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return completeNames(a, 1)(cmd, args, prefix)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.attach(cmd.Context(), args[0], args[1:], opts)
+		},
+	}
+	cmd.Flags().BoolVar(&opts.ReadOnly, "ro", false, "for reading only")
+	cmd.Flags().StringVar(&opts.Holder, "holder", "", "name of who uses it, for others to see (default the command)")
+	noFlagFiles(cmd, "holder")
+	return cmd
+}
+
+func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.AttachOptions) error {
+	// From here on signals are the program's affair, and only end the wait before it.
+	sigs := make(chan os.Signal, 16)
+	signal.Notify(sigs, forwarded...)
+	defer signal.Stop(sigs)
+
+	opts.HostPath = true
+	if opts.Holder == "" {
+		opts.Holder = defaultHolder(argv[0])
+	}
+	return a.withStore(ctx, func(s *vole.Store) (err error) {
+		v, err := s.Get(ctx, name)
+		if err != nil {
+			return err
+		}
+		att, err := v.Attach(ctx, opts)
+		if err != nil {
+			return withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
+		}
+		// The program's own exit code comes first among the errors.
+		defer func() { err = errors.Join(err, att.Detach(context.WithoutCancel(ctx))) }()
+		if att.Path() == "" {
+			return &vole.Error{Op: "attach", Volume: name, Err: driver.Errorf(vole.ErrUnsupported,
+				"these volumes have no place on this host; 'vole fs' and 'vole cp' reach their files")}
+		}
+		return a.runAttached(ctx, att, argv, sigs)
+	})
+}
+
+// defaultHolder names the program that will hold the volume.
+func defaultHolder(command string) string {
+	h := fmt.Sprintf("%s[%d]", filepath.Base(command), os.Getpid())
+	if driver.ValidateHolder(h) != nil {
+		return "" // the SDK's own default
+	}
+	return h
+}
+
+// runAttached runs the program to its end.
+func (a *app) runAttached(ctx context.Context, att *vole.Attachment, argv []string, sigs <-chan os.Signal) error {
+	args := make([]string, len(argv))
+	for i, s := range argv {
+		args[i] = strings.ReplaceAll(s, "{}", att.Path())
+	}
+	program, err := exec.LookPath(args[0])
+	if err != nil {
+		return startError(args[0], err)
+	}
+	// The kernel ends the program when the thread that started it ends, so this
+	// goroutine keeps its thread until then.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := &exec.Cmd{
+		Path: program, Args: args, Env: append(os.Environ(), "VOLE_PATH="+att.Path()),
+		Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr, SysProcAttr: boundToParent(),
+	}
+	if att.Info().ReadOnly {
+		if err := makeReadOnly(cmd, att.Path()); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		if att.Info().ReadOnly {
+			err = noReadOnly(err)
+		}
+		return startError(args[0], err)
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go forward(cmd.Process, sigs, done)
+	return passOn(cmd.Wait())
+}
+
+// startError gives a program that did not start the exit codes of shells.
+func startError(program string, err error) error {
+	code := exitNotExecutable
+	switch {
+	case errors.Is(err, vole.ErrUnsupported):
+		return err
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		code = exitNoProgram
+	}
+	var pe *fs.PathError
+	var ee *exec.Error
+	if errors.As(err, &ee) {
+		err = ee.Err
+	}
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return &exitError{code, fmt.Errorf("attach: %s: %w", program, err)}
+}
+
+// passOn turns how a program ended into vole's exit code.
+func passOn(err error) error {
+	ee := (*exec.ExitError)(nil)
+	if !errors.As(err, &ee) {
+		return err
+	}
+	if ws, ok := ee.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return &exitError{code: exitSignal + int(ws.Signal())}
+	}
+	return &exitError{code: ee.ExitCode()}
+}
+
+// forwarded are the signals that the program gets when vole does.
+var forwarded = []os.Signal{
+	syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2,
+}
+
+// forward passes signals on until done is closed.
+func forward(p *os.Process, sigs <-chan os.Signal, done <-chan struct{}) {
+	for {
+		select {
+		case s := <-sigs:
+			// The program is in vole's process group: what is typed on the terminal
+			// reaches it without help, and must not come twice.
+			if (s == syscall.SIGINT || s == syscall.SIGQUIT) && inForeground() {
+				continue
+			}
+			p.Signal(s)
+		case <-done:
+			return
+		}
+	}
+}
+
+// inForeground reports whether vole's process group is the one that the controlling
+// terminal sends its signals to.
+func inForeground() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	pgrp, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && pgrp == unix.Getpgrp()
+}
