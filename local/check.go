@@ -12,7 +12,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/durable"
-	"github.com/volehq/vole/internal/flock"
 )
 
 // checker carries one Check.
@@ -305,7 +304,7 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// locks looks for lock files of volumes that are no more and of dead processes.
+// locks looks for lock files of volumes that are no more.
 func (c *checker) locks() error {
 	names, err := readNames(c.b.path("locks"))
 	if err != nil {
@@ -329,30 +328,15 @@ func (c *checker) locks() error {
 }
 
 func (c *checker) staleLock(name string) (bool, error) {
-	switch {
-	case strings.HasPrefix(name, "p-"):
-		lock, err := flock.TryExisting(c.b.path("locks", name))
-		if err != nil || lock == nil {
-			return false, ignoreGone(sysErr(err))
-		}
-		defer lock.Release()
-		return !c.b.isOwn(strings.TrimPrefix(name, "p-")), nil
-	case uuid.Validate(name) == nil:
-		known, err := c.known(name)
-		if err != nil || known {
-			return false, err
-		}
-		_, err = os.Stat(c.b.path("locks", name))
-		return err == nil, nil
+	if uuid.Validate(name) != nil {
+		return false, nil
 	}
-	return false, nil
-}
-
-func ignoreGone(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	known, err := c.known(name)
+	if err != nil || known {
+		return false, err
 	}
-	return err
+	_, err = os.Stat(c.b.path("locks", name))
+	return err == nil, nil
 }
 
 // readNames lists a directory by name only, sorted.

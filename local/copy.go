@@ -73,7 +73,7 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src, dst place, exc
 		err = f.commit(ctx, c, tmp, dst, cp.bytes, exclusive)
 	}
 	if err != nil {
-		f.discard(tmp)
+		f.discard(c, tmp)
 	}
 	return err
 }

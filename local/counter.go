@@ -55,6 +55,7 @@ type counter struct {
 	ready chan struct{} // closed once the fields below are set, or err
 	err   error
 	page  *page
+	messy atomic.Bool // something stayed behind in the volume's tmp directory
 
 	names ctxMutex
 	files [stripes]ctxMutex
@@ -385,6 +386,13 @@ func (c *counter) settle(ctx context.Context, proc string) error {
 	c.b.mu.Unlock()
 	if !current {
 		return nil // a new counter of this process has taken the mark over
+	}
+	if c.messy.Load() && c.page.load(offRemoved) == 0 {
+		// Nobody of this process is writing to the volume. If this fails too, the
+		// mark stays, and makes whoever finds it once this process is dead do it.
+		if err := c.b.removeTemps(c.id, proc); err != nil {
+			return err
+		}
 	}
 	return c.b.leave(ctx, c.page, c.id, proc)
 }

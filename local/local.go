@@ -4,7 +4,7 @@
 //	volumes/<id>/data/     a dir volume's files
 //	volumes/<id>/tmp/      files being written, before they are renamed into data
 //	locks/<id>             a volume's counter and locks, while its files are changed
-//	locks/p-<process>      locked by a process as long as it lives
+//	locks/processes/<id>   locked by a process as long as it lives
 //	lost+found/            what Check found that no volume claims
 //
 // The catalog is the truth. A volume is made by committing it as creating, making its
@@ -178,7 +178,7 @@ func makeHome(home string) error {
 	if err := os.Chmod(home, 0o700); err != nil {
 		return err
 	}
-	for _, d := range []string{"volumes", "locks", "lost+found"} {
+	for _, d := range []string{"volumes", "locks", "locks/" + processDir, "lost+found"} {
 		if err := os.Mkdir(filepath.Join(home, d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}

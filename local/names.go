@@ -159,12 +159,17 @@ func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
 		}
 		return f.gone(err)
 	}
-	if err := f.syncDirs(p); err != nil {
-		return f.gone(err)
+	// The move must be durable before anything is deleted. From then on the tree is
+	// gone for everyone; its files go one by one, each with its charge.
+	err = f.syncDirs(p)
+	if err == nil {
+		err = removeTree(to.dir, to.base, c.unlink(bg(ctx)))
 	}
-	// From here on the tree is gone for everyone; its bytes go one by one, each
-	// with its charge.
-	return f.gone(removeTree(to.dir, to.base, c.unlink(bg(ctx))))
+	if err != nil {
+		c.page.store(offStale, 1) // what is swept later is not taken off the charge
+		c.messy.Store(true)
+	}
+	return f.gone(err)
 }
 
 // moveOut renames a directory into tmp. A directory that its owner may not write to

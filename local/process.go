@@ -17,7 +17,11 @@ type process struct {
 	lock *flock.Lock
 }
 
-func (b *Backend) processFile(id string) string { return b.path("locks", "p-"+id) }
+func (b *Backend) processFile(id string) string { return b.path("locks", processDir, id) }
+
+// processDir is the directory of process files within locks/. It is their own, so that
+// looking for the dead takes no longer when there are many volumes.
+const processDir = "processes"
 
 // process returns the id of this backend, locking its file the first time.
 func (b *Backend) process() (string, error) {
@@ -30,12 +34,12 @@ func (b *Backend) process() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	lock, err := flock.Try(b.processFile(id.String()))
+	// Whoever looks for the dead may hold the lock for a moment, before it is ours.
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	lock, err := flock.Wait(ctx, b.processFile(id.String()))
 	if err != nil {
 		return "", err
-	}
-	if lock == nil {
-		return "", errors.New("another process has locked a file with a fresh random name")
 	}
 	b.proc = &process{id.String(), lock}
 	return b.proc.id, nil
@@ -92,15 +96,22 @@ func (l *liveness) alive(id string) bool {
 	return live
 }
 
-// dead lists the processes found dead.
-func (l *liveness) dead() []string {
-	var ids []string
-	for id, live := range l.seen {
-		if !live {
-			ids = append(ids, id)
+// buryDead removes the files of dead processes.
+func (b *Backend) buryDead(live *liveness) error {
+	names, err := readNames(b.path("locks", processDir))
+	if err != nil {
+		return err
+	}
+	for _, id := range names {
+		if live.alive(id) {
+			continue
+		}
+		// Another may have buried it first.
+		if err := os.Remove(b.processFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
-	return ids
+	return nil
 }
 
 // bg is a context for the second half of an operation, which is not to be left

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 
 	"github.com/volehq/vole/internal/catalog"
 )
@@ -22,11 +21,8 @@ func (b *Backend) recover(ctx context.Context) (int, error) {
 	if err != nil {
 		return volumes, err
 	}
-	for _, id := range live.dead() {
-		// Whoever removes a file of the same process first, it is gone.
-		if err := os.Remove(b.processFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return volumes + rows, sysErr(err)
-		}
+	if err := b.buryDead(live); err != nil {
+		return volumes + rows, sysErr(err)
 	}
 	return volumes + rows, nil
 }

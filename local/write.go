@@ -63,8 +63,12 @@ func (f *fileSystem) temp() (place, *os.File, error) {
 }
 
 // discard removes a temporary file or tree after a failure. What cannot be removed is
-// swept once this process has ended.
-func (f *fileSystem) discard(p place) { _ = removeTree(p.dir, p.base, unlink) }
+// swept later.
+func (f *fileSystem) discard(c *counter, p place) {
+	if removeTree(p.dir, p.base, unlink) != nil {
+		c.messy.Store(true)
+	}
+}
 
 // WriteFile implements driver.FS.
 func (f *fileSystem) WriteFile(ctx context.Context, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
@@ -111,7 +115,7 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, to place, r io.Rea
 		err = f.commit(ctx, c, from, to, n, opts.Exclusive)
 	}
 	if err != nil {
-		f.discard(from)
+		f.discard(c, from)
 		return 0, err
 	}
 	return n, nil
