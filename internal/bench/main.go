@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"runtime/pprof"
 	"syscall"
 	"text/tabwriter"
 )
@@ -42,6 +43,7 @@ func run(ctx context.Context, args []string) (missed bool, err error) {
 	quick := fl.Bool("quick", false, "small sizes and few rounds: shows that it works, not how fast")
 	check := fl.Bool("check", false, "exit 1 when a goal is missed")
 	rounds := fl.Int("rounds", 9, "rounds of each measurement")
+	profile := fl.String("cpuprofile", "", "write a CPU profile to this file")
 	list := fl.Bool("list", false, "list the benchmarks' names and end")
 	fl.Parse(args)
 	want, err := regexp.Compile(*only)
@@ -53,6 +55,17 @@ func run(ctx context.Context, args []string) (missed bool, err error) {
 			fmt.Println(b.name)
 		}
 		return false, nil
+	}
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			return false, err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return false, err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	env, err := newEnv(ctx, *dir, *quick, *rounds)
 	if err != nil {

@@ -166,7 +166,7 @@ func benchGet(e *env) error {
 		return err
 	}
 	defer db.Close()
-	stmt, err := db.Prepare(`SELECT ` + columns + ` FROM volumes WHERE name = ? AND state = 'ready'`)
+	stmt, err := db.Prepare(`SELECT ` + columns + ` FROM volumes WHERE name = ? AND state <> 'removing'`)
 	if err != nil {
 		return err
 	}

@@ -27,26 +27,47 @@ type judge struct {
 
 // life is what is known of one volume.
 type life struct {
-	names []span
-	gone  bool // its removal was acknowledged
-	maybe bool // its removal timed out
+	named []record // calls that gave it a name
+	left  []record // calls that took one away, or may have done so before they timed out
+	gone  bool     // its removal was acknowledged
+	maybe bool     // its removal timed out
 }
 
-// span is when a volume certainly had a name: from when a call that gave it the name
-// had returned until a call that may have taken it away began.
+// span is when a volume certainly had a name.
 type span struct {
 	name, id   string
 	start, end int64
 }
 
-// allowed are the errors that a loser may get, by operation.
+// spans are from when a call that gave a name had returned until a call that may have
+// taken it away later began.
+func (l *life) spans() []span {
+	var list []span
+	for _, n := range l.named {
+		s := span{n.Vol, n.ID, n.End, math.MaxInt64}
+		if n.Op == "rename" {
+			s.name = n.To
+		}
+		for _, r := range l.left {
+			if r != n && r.End > n.Start {
+				s.end = min(s.end, r.Start)
+			}
+		}
+		if s.end > s.start {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// allowed are the errors that a loser may get, by operation. A removal takes files away
+// one by one, so whoever reads meanwhile may miss a file before the volume.
 var allowed = map[string]string{
 	"create": "exists", "remove": "not-found in-use", "rename": "not-found exists", "attach": "not-found",
-	"write": "not-found", "get": "not-found", "duel-create": "exists", "duel-remove": "not-found",
+	"write": "not-found no-file", "get": "not-found", "duel-create": "exists", "duel-remove": "not-found",
 }
 
 func newJudge(records []record) *judge {
-	// By start: a volume's calls that returned before another began come before it.
 	slices.SortFunc(records, func(a, b record) int { return cmp.Compare(a.Start, b.Start) })
 	return &judge{records: records, lives: map[string]*life{}}
 }
@@ -60,18 +81,8 @@ func (j *judge) judge() error {
 			return err
 		}
 	}
-	// Births first, because the call that removes a volume may begin before the one
-	// that created it has returned.
 	for _, r := range j.records {
-		if r.Err == "" && (r.Op == "create" || r.Op == "duel-create") {
-			if j.lives[r.ID] != nil {
-				return fmt.Errorf("id %s was made twice", r.ID)
-			}
-			j.lives[r.ID] = &life{names: []span{{r.Vol, r.ID, r.End, math.MaxInt64}}}
-		}
-	}
-	for _, r := range j.records {
-		if err := j.follow(r); err != nil {
+		if err := j.enter(r); err != nil {
 			return err
 		}
 	}
@@ -97,31 +108,36 @@ func (j *judge) single(r record) error {
 	return nil
 }
 
-// follow enters one call on a volume into its life.
-func (j *judge) follow(r record) error {
-	ends := r.Err == "" || r.Err == "timeout"
-	if r.ID == "" || !ends || r.Op != "remove" && r.Op != "rename" {
+// enter enters one call into the life of its volume.
+func (j *judge) enter(r record) error {
+	if r.ID == "" || r.Err != "" && r.Err != "timeout" {
 		return nil
 	}
 	l := j.lives[r.ID]
 	if l == nil {
-		// Its create timed out, and yet it was made: from then on as any other.
+		// Calls on it may come before its creation does, by when they began.
 		l = &life{}
 		j.lives[r.ID] = l
 	}
-	for i := range l.names {
-		l.names[i].end = min(l.names[i].end, max(r.Start, l.names[i].start))
-	}
-	switch {
-	case r.Op == "remove" && r.Err == "":
-		if l.gone {
+	done := r.Err == ""
+	switch r.Op {
+	case "create", "duel-create":
+		if slices.ContainsFunc(l.named, func(n record) bool { return n.Op == r.Op }) {
+			return fmt.Errorf("id %s was made twice", r.ID)
+		}
+		l.named = append(l.named, r)
+	case "rename":
+		l.left = append(l.left, r)
+		if done {
+			l.named = append(l.named, r)
+		}
+	case "remove":
+		l.left = append(l.left, r)
+		if done && l.gone {
 			return fmt.Errorf("two calls removed one volume, the second: %s", r)
 		}
-		l.gone = true
-	case r.Op == "remove":
-		l.maybe = true
-	case r.Err == "":
-		l.names = append(l.names, span{r.To, r.ID, r.End, math.MaxInt64})
+		l.gone = l.gone || done
+		l.maybe = l.maybe || !done
 	}
 	return nil
 }
@@ -130,10 +146,8 @@ func (j *judge) follow(r record) error {
 func (j *judge) overlaps() error {
 	byName := map[string][]span{}
 	for _, l := range j.lives {
-		for _, s := range l.names {
-			if s.end > s.start {
-				byName[s.name] = append(byName[s.name], s)
-			}
+		for _, s := range l.spans() {
+			byName[s.name] = append(byName[s.name], s)
 		}
 	}
 	for name, spans := range byName {
@@ -143,7 +157,9 @@ func (j *judge) overlaps() error {
 		slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.start, b.start) })
 		for i := 1; i < len(spans); i++ {
 			if spans[i].start < spans[i-1].end && spans[i].id != spans[i-1].id {
-				return fmt.Errorf("%s was %s and %s at the same time", name, spans[i-1].id, spans[i].id)
+				a, b := j.lives[spans[i-1].id], j.lives[spans[i].id]
+				return fmt.Errorf("%s was %s and %s at the same time:\n%v\n%v\n%v\n%v", name, spans[i-1].id, spans[i].id,
+					a.named, a.left, b.named, b.left)
 			}
 		}
 	}
@@ -210,10 +226,10 @@ func (j *judge) compare(ctx context.Context, s *vole.Store) error {
 		}
 	}
 	for id, l := range j.lives {
-		if len(l.names) > 0 && strings.HasPrefix(l.names[0].name, "duel-") {
-			continue // removed by name, so its record does not tell
-		}
-		if !l.gone && !l.maybe && !listed[id] {
+		// Those of duels were removed by name, so their record does not tell. Of some
+		// nothing is known but that they were there once.
+		duel := slices.ContainsFunc(l.named, func(n record) bool { return n.Op == "duel-create" })
+		if !duel && !l.gone && !l.maybe && !listed[id] {
 			return fmt.Errorf("%s was not removed and is lost", id)
 		}
 	}

@@ -33,6 +33,10 @@ func TestJudge(t *testing.T) {
 			call("create", "a", "1", "", 0, 1), call("create", "b", "2", "", 0, 1),
 			{Op: "rename", Vol: "a", To: "b", ID: "1", Start: 2, End: 3},
 		}, "b was"},
+		{"two renames at once, the first one last", []record{
+			call("create", "a", "1", "", 0, 1), {Op: "rename", Vol: "a", To: "b", ID: "1", Start: 2, End: 9},
+			{Op: "rename", Vol: "a", To: "c", ID: "1", Start: 3, End: 5}, call("create", "c", "2", "", 10, 11),
+		}, ""},
 		{"removed twice", []record{
 			call("create", "a", "1", "", 0, 1), call("remove", "a", "1", "", 2, 3), call("remove", "a", "1", "", 2, 4),
 		}, "two calls removed"},
