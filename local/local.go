@@ -30,6 +30,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
+	"golang.org/x/sys/unix"
 )
 
 // Options says how to open a home. The zero value opens for reading and writing.
@@ -61,6 +62,7 @@ func DefaultHome() (string, error) {
 type Backend struct {
 	home     string // absolute
 	readOnly bool
+	cause    error // why it is read-only
 	clock    func() time.Time
 	db       *catalog.DB
 	volumes  *os.File // the directory volumes/
@@ -94,7 +96,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 		b.clock = time.Now
 	}
 	err := b.openWritable(ctx)
-	if err != nil && (opts.ReadOnly || unwritable(err)) {
+	if err != nil && (opts.ReadOnly || unwritable(err) || unwritable(probe(home))) {
 		err = b.openReadOnly(ctx, err)
 	}
 	if err != nil {
@@ -105,6 +107,19 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 
 // errWantReadOnly stands for what makes openWritable give up at once.
 var errWantReadOnly = errors.New("read-only was asked for")
+
+// probe finds out why a home cannot be written, by trying: of SQLite's errors many
+// can mean a full disk.
+func probe(home string) error {
+	f, err := os.CreateTemp(home, ".probe-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	_, err = f.Write(make([]byte, 64<<10)) // more than SQLite needs beside the database
+	return err
+}
 
 func unwritable(err error) bool {
 	err = sysErr(err)
@@ -122,6 +137,11 @@ func (b *Backend) openWritable(ctx context.Context) error {
 	if b.db, err = catalog.Open(ctx, b.path("catalog.db"), catalog.Options{}); err != nil {
 		return err
 	}
+	// SQLite opens what it cannot write without a word.
+	if err := unix.Access(b.path("catalog.db"), unix.W_OK); err != nil {
+		b.release()
+		return err
+	}
 	if b.volumes, err = os.Open(b.path("volumes")); err == nil {
 		_, err = b.recover(ctx)
 	}
@@ -134,7 +154,7 @@ func (b *Backend) openWritable(ctx context.Context) error {
 
 // openReadOnly opens what is there; cause says why not for writing.
 func (b *Backend) openReadOnly(ctx context.Context, cause error) error {
-	b.readOnly = true
+	b.readOnly, b.cause = true, sysErr(cause)
 	var err error
 	b.db, err = catalog.Open(ctx, b.path("catalog.db"), catalog.Options{ReadOnly: true})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -226,7 +246,7 @@ func (b *Backend) writable() error {
 		return err
 	}
 	if b.readOnly {
-		return driver.Errorf(driver.ErrReadOnly, "the home %s is open for reading only", b.home)
+		return driver.Errorf(driver.ErrReadOnly, "the home %s is open for reading only: %v", b.home, b.cause)
 	}
 	return nil
 }
