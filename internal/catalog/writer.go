@@ -26,6 +26,7 @@ const maxBatch = 128
 
 // writer runs all writes of this process, one transaction at a time.
 type writer struct {
+	path  string
 	db    *sql.DB
 	conn  *sql.Conn
 	queue chan *request
@@ -61,7 +62,7 @@ func newWriter(ctx context.Context, path string) (*writer, error) {
 		return nil, err
 	}
 	w := &writer{
-		db: db, conn: conn,
+		path: path, db: db, conn: conn,
 		queue: make(chan *request, maxBatch),
 		done:  make(chan struct{}),
 		stmts: map[string]*sql.Stmt{},
