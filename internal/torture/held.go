@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -32,20 +33,21 @@ func removeChild(ctx context.Context, c config) error {
 	return errors.Join(err, store.Close())
 }
 
-// heldPhase stops a process in the middle of removing a volume and uses all other
-// names meanwhile: what it holds must delay none of them.
+// heldPhase stops processes in the middle of removing a volume and of writing to one,
+// and uses all other names meanwhile: what they hold must delay none of them.
 func heldPhase(ctx context.Context, c config) (string, error) {
 	var worst time.Duration
-	caught := 0
-	for range 5 {
+	removals, writes := 0, 0
+	for i := range 15 {
 		err := reopen(ctx, c.home, func(ctx context.Context, s *vole.Store) error {
-			if err := fillHeld(ctx, s); err != nil {
-				return err
+			caught, fn := &writes, busy
+			if i%5 == 0 {
+				caught, fn = &removals, stopped
 			}
-			took, in, err := stopped(ctx, c, s)
+			took, in, err := fn(ctx, c, s)
 			worst = max(worst, took)
 			if in {
-				caught++
+				*caught++
 			}
 			return err
 		})
@@ -56,10 +58,11 @@ func heldPhase(ctx context.Context, c config) (string, error) {
 			return "", err
 		}
 	}
-	if caught == 0 {
-		return "", errors.New("never caught a process in the middle of a removal")
+	if removals == 0 {
+		return "", errors.New("caught no process in the middle of a removal")
 	}
-	return fmt.Sprintf("%d times a process stood still in a removal; slowest call on another name %v", caught, worst.Round(time.Millisecond)), nil
+	return fmt.Sprintf("%d processes stood still in a removal, %d with a volume locked; slowest create and remove of another name %v",
+		removals, writes, worst.Round(time.Millisecond)), nil
 }
 
 func fillHeld(ctx context.Context, s *vole.Store) error {
@@ -79,11 +82,125 @@ func fillHeld(ctx context.Context, s *vole.Store) error {
 	return att.Detach(ctx)
 }
 
+// writeChild writes files of the volume until it is killed.
+func writeChild(ctx context.Context, c config) error {
+	store, err := vole.Open(ctx, vole.Options{Home: c.home})
+	if err != nil {
+		return err
+	}
+	v, err := store.Get(ctx, heldName)
+	if err != nil {
+		return err
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		return err
+	}
+	out := &journal{w: os.Stdout}
+	errs := make(chan error)
+	for g := range 8 {
+		go func() {
+			for i := 0; ; i++ {
+				if err := f.WriteFile(ctx, fmt.Sprint(g), []byte("text"), 0); err != nil {
+					errs <- err
+					return
+				}
+				if i == 10 && g == 0 {
+					out.write(record{Op: "write", Vol: heldName})
+				}
+			}
+		}()
+	}
+	return <-errs // they only end by an error
+}
+
+// waitTimeout is how long a call waits on a volume whose lock a process holds that
+// stands still.
+const waitTimeout = 200 * time.Millisecond
+
+// busy stops a process that writes to a volume. Whoever writes there too may have to
+// wait, but no longer than its context; all other names go on. It reports whether the
+// process was caught with a lock in its hands.
+func busy(ctx context.Context, c config, s *vole.Store) (worst time.Duration, in bool, err error) {
+	v, err := s.Create(ctx, heldName, vole.Spec{})
+	if err != nil {
+		return 0, false, err
+	}
+	ch, err := begin(c, "write")
+	if err != nil {
+		return 0, false, err
+	}
+	defer func() {
+		_, kerr := ch.kill()
+		err = errors.Join(err, kerr, v.Remove(ctx))
+	}()
+	// At a random moment of some writes.
+	time.Sleep(time.Duration(rand.IntN(int(20 * time.Millisecond))))
+	if err := ch.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return 0, false, err
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	start := time.Now()
+	short, cancel := context.WithTimeout(ctx, waitTimeout)
+	err = f.WriteFile(short, "mine", []byte("text"), 0)
+	cancel()
+	in = errors.Is(err, context.DeadlineExceeded)
+	if took := time.Since(start); err != nil && !in || took > waitTimeout+slack {
+		return 0, in, fmt.Errorf("a write to a volume that another process has locked took %v: %w", took, err)
+	}
+	worst, err = others(ctx, s, nil)
+	return worst, in, errors.Join(err, ch.cmd.Process.Signal(syscall.SIGCONT), f.Close())
+}
+
+// begin starts a child and waits for its first word.
+func begin(c config, role string) (*child, error) {
+	ch, err := spawn(c, role, 0, c.seed)
+	if err != nil {
+		return nil, err
+	}
+	for start := time.Now(); !ch.saidAny(); time.Sleep(time.Millisecond) {
+		if time.Since(start) > verifyTimeout {
+			_, kerr := ch.kill()
+			return nil, errors.Join(errors.New("the child does not begin"), kerr)
+		}
+	}
+	return ch, nil
+}
+
+// others makes and removes volumes of the first name and of names that nobody uses,
+// and returns the time of the slowest.
+func others(ctx context.Context, s *vole.Store, first []string) (worst time.Duration, err error) {
+	names := first
+	for i := range contendNames {
+		names = append(names, contendVol(i))
+	}
+	for _, name := range names {
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(ctx, heldLimit)
+		v, err := s.Create(ctx, name, vole.Spec{})
+		if err == nil {
+			err = v.Remove(ctx)
+		}
+		cancel()
+		if err != nil {
+			return worst, fmt.Errorf("%s waits for what is no concern of its: %w", name, err)
+		}
+		worst = max(worst, time.Since(start))
+	}
+	return worst, nil
+}
+
 // stopped runs a child that removes the volume, stops it, and makes and removes other
 // volumes. It returns the time of the slowest call, and whether the child was caught
 // in the middle.
 func stopped(ctx context.Context, c config, s *vole.Store) (worst time.Duration, in bool, err error) {
-	ch, err := spawn(c, "remove", 0, c.seed)
+	if err := fillHeld(ctx, s); err != nil {
+		return 0, false, err
+	}
+	ch, err := begin(c, "remove")
 	if err != nil {
 		return 0, false, err
 	}
@@ -92,11 +209,6 @@ func stopped(ctx context.Context, c config, s *vole.Store) (worst time.Duration,
 		_, werr := ch.wait()
 		err = errors.Join(err, werr)
 	}()
-	for start := time.Now(); !ch.saidAny(); time.Sleep(time.Millisecond) {
-		if time.Since(start) > verifyTimeout {
-			return 0, false, errors.New("the child does not begin")
-		}
-	}
 	// Until its name is free it has not committed to the removal; after that it only
 	// deletes files, outside of any transaction, until the last.
 	for {
@@ -113,22 +225,7 @@ func stopped(ctx context.Context, c config, s *vole.Store) (worst time.Duration,
 	ch.mu.Lock()
 	in = len(ch.records) == 1
 	ch.mu.Unlock()
-	for i := range contendNames {
-		name := contendVol(i)
-		if i == 0 {
-			name = heldName // free again, though its old volume is not yet gone
-		}
-		start := time.Now()
-		ctx, cancel := context.WithTimeout(ctx, heldLimit)
-		v, err := s.Create(ctx, name, vole.Spec{})
-		if err == nil {
-			err = v.Remove(ctx)
-		}
-		cancel()
-		if err != nil {
-			return worst, in, fmt.Errorf("%s waits for a removal that is no concern of its: %w", name, err)
-		}
-		worst = max(worst, time.Since(start))
-	}
-	return worst, in, nil
+	// Its name is free again, though the old volume is not yet gone.
+	worst, err = others(ctx, s, []string{heldName})
+	return worst, in, err
 }

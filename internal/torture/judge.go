@@ -29,7 +29,7 @@ type judge struct {
 type life struct {
 	named []record // calls that gave it a name
 	left  []record // calls that took one away, or may have done so before they timed out
-	gone  bool     // its removal was acknowledged
+	gone  *record  // its removal, if that was acknowledged
 	maybe bool     // its removal timed out
 }
 
@@ -86,7 +86,7 @@ func (j *judge) judge() error {
 			return err
 		}
 	}
-	return errors.Join(j.overlaps(), j.judgeDuels())
+	return errors.Join(j.ghosts(), j.overlaps(), j.judgeDuels())
 }
 
 // single judges one call by itself.
@@ -133,11 +133,23 @@ func (j *judge) enter(r record) error {
 		}
 	case "remove":
 		l.left = append(l.left, r)
-		if done && l.gone {
+		if done && l.gone != nil {
 			return fmt.Errorf("two calls removed one volume, the second: %s", r)
 		}
-		l.gone = l.gone || done
+		if done {
+			l.gone = &r
+		}
 		l.maybe = l.maybe || !done
+	}
+	return nil
+}
+
+// ghosts: nobody finds a volume by its name once its removal was acknowledged.
+func (j *judge) ghosts() error {
+	for _, r := range j.records {
+		if l := j.lives[r.ID]; r.ID != "" && l != nil && l.gone != nil && r.Start > l.gone.End {
+			return fmt.Errorf("found what had been removed: %s, removed by %s", r, l.gone)
+		}
 	}
 	return nil
 }
@@ -221,7 +233,7 @@ func (j *judge) compare(ctx context.Context, s *vole.Store) error {
 			return err
 		}
 		listed[v.ID()] = true
-		if l := j.lives[v.ID()]; l != nil && l.gone {
+		if l := j.lives[v.ID()]; l != nil && l.gone != nil {
 			return fmt.Errorf("%s (%s) was removed and is there", v.Name(), v.ID())
 		}
 	}
@@ -229,7 +241,7 @@ func (j *judge) compare(ctx context.Context, s *vole.Store) error {
 		// Those of duels were removed by name, so their record does not tell. Of some
 		// nothing is known but that they were there once.
 		duel := slices.ContainsFunc(l.named, func(n record) bool { return n.Op == "duel-create" })
-		if !duel && !l.gone && !l.maybe && !listed[id] {
+		if !duel && l.gone == nil && !l.maybe && !listed[id] {
 			return fmt.Errorf("%s was not removed and is lost", id)
 		}
 	}

@@ -40,6 +40,9 @@ func TestJudge(t *testing.T) {
 		{"removed twice", []record{
 			call("create", "a", "1", "", 0, 1), call("remove", "a", "1", "", 2, 3), call("remove", "a", "1", "", 2, 4),
 		}, "two calls removed"},
+		{"ghost", []record{
+			call("create", "a", "1", "", 0, 1), call("remove", "a", "1", "", 2, 3), call("get", "a", "1", "", 4, 5),
+		}, "found what had been removed"},
 		{"strange error", []record{call("create", "a", "", "other", 0, 1)}, "no loser gets"},
 		{"too late", []record{call("get", "a", "1", "timeout", 0, 20*sec)}, "longer than its context"},
 		{"starved", []record{call("get", "a", "1", "timeout", 0, 10*sec)}, "nothing holds a lock"},

@@ -6,7 +6,8 @@
 //	         is opened again and must hold what was acknowledged, whole, and no more
 //	contend  many processes with many goroutines fight over the same names: one
 //	         winner each time, no wait past its context, no dead-lock
-//	held     a process is stopped in the middle of a removal: no other name may wait
+//	held     processes are stopped in the middle of a removal or a write: no other name
+//	         may wait
 //
 // Children are this program again. They tell through a pipe what they are about to do
 // and what they have done, so what they said is known however they died.
@@ -75,6 +76,8 @@ func runChild(ctx context.Context, c config) error {
 		return contendChild(ctx, c)
 	case "remove":
 		return removeChild(ctx, c)
+	case "write":
+		return writeChild(ctx, c)
 	}
 	return fmt.Errorf("unknown child %q", c.child)
 }

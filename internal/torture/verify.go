@@ -169,17 +169,14 @@ func leftovers(home string, ids map[string]bool) error {
 			}
 		}
 	}
-	own := 0 // this process has a lock file as long as it has the home open
 	for _, e := range list("locks") {
-		switch {
-		case e.Name() == "schema", ids[e.Name()]:
-		case strings.HasPrefix(e.Name(), "p-"):
-			if own++; own > 1 {
-				left("locks/%s of a dead process", e.Name())
-			}
-		default:
-			left("locks/%s", e.Name())
+		if n := e.Name(); n != "schema" && n != "processes" && !ids[n] {
+			left("locks/%s", n)
 		}
+	}
+	// This process has a file there itself, once it has changed something.
+	if own := list("locks", "processes"); len(own) > 1 {
+		left("locks/processes holds %d files, and one process is alive", len(own))
 	}
 	for _, e := range list("lost+found") {
 		left("lost+found/%s", e.Name())
