@@ -1,0 +1,151 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroupDir is the group above those of all sandboxes.
+const cgroupDir = "/vole"
+
+// cgroups says which limits control groups can enforce for this process.
+type cgroups struct{ memory, pids, cpu, freezer bool }
+
+func (c cgroups) any() bool { return c.memory || c.pids || c.cpu || c.freezer }
+
+// findCgroups looks what there is. Only root may make groups, unless the system has
+// handed it a part, which is not used yet.
+func findCgroups() cgroups {
+	if os.Geteuid() != 0 || unix.Access(cgroupRoot, unix.W_OK) != nil {
+		return cgroups{}
+	}
+	if b, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
+		has := map[string]bool{}
+		for _, f := range strings.Fields(string(b)) {
+			has[f] = true
+		}
+		return cgroups{memory: has["memory"], pids: has["pids"], cpu: has["cpu"], freezer: true}
+	}
+	v1 := func(name string) bool {
+		dir := filepath.Join(cgroupRoot, name)
+		return unix.Access(dir, unix.W_OK) == nil && unix.Access(filepath.Join(dir, "cgroup.procs"), unix.F_OK) == nil
+	}
+	return cgroups{memory: v1("memory"), pids: v1("pids"), cpu: v1("cpu"), freezer: v1("freezer")}
+}
+
+// planLimits decides which limits to set. What was asked for and cannot be enforced is
+// an error; a default is left out.
+func planLimits(c Config, have cgroups) (limits, error) {
+	var l limits
+	unavailable := func(what string) error {
+		return driver.Errorf(vole.ErrUnsupported, "a limit on %s needs a control group for it, which only root can make here", what)
+	}
+	switch {
+	case c.Memory > 0 && !have.memory:
+		return l, unavailable("memory")
+	case c.Memory > 0:
+		l.Memory = int64(c.Memory)
+	case c.Memory == 0 && have.memory:
+		l.Memory = hostMemory() / 2
+	}
+	switch {
+	case c.Pids > 0 && !have.pids:
+		return l, unavailable("processes")
+	case c.Pids > 0:
+		l.Pids = c.Pids
+	case c.Pids == 0 && have.pids:
+		l.Pids = DefaultPids
+	case c.Pids == 0:
+		// Of a user namespace, so it counts this sandbox's processes only.
+		l.NProc = DefaultPids
+	}
+	if c.CPUs > 0 && !have.cpu {
+		return l, unavailable("processors")
+	}
+	l.CPUs = c.CPUs
+	return l, nil
+}
+
+// hostMemory is the memory of this host in bytes, 0 when unknown.
+func hostMemory() int64 {
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) != nil {
+		return 0
+	}
+	return int64(si.Totalram) * int64(si.Unit)
+}
+
+// removeCgroups ends what still runs in a sandbox's control groups and removes them.
+// Frozen processes die only when they are thawed.
+func removeCgroups(ctx context.Context, id string) error {
+	var dirs []string
+	for _, pattern := range []string{cgroupRoot + cgroupDir, cgroupRoot + "/*" + cgroupDir} {
+		list, err := filepath.Glob(filepath.Join(pattern, id))
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs, list...)
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		var left []string
+		for _, d := range dirs {
+			thaw(d)
+			killCgroup(d)
+			if err := os.Remove(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				left = append(left, d)
+			}
+		}
+		if dirs = left; len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return driver.Errorf(ctx.Err(), "control group %s is still in use", left[0])
+		case <-time.After(pause):
+		}
+	}
+}
+
+// thaw lets the processes of a control group run. Errors do not matter: most groups
+// cannot freeze.
+func thaw(dir string) {
+	_ = writeExisting(filepath.Join(dir, "freezer.state"), "THAWED")
+	_ = writeExisting(filepath.Join(dir, "cgroup.freeze"), "0")
+}
+
+func killCgroup(dir string) {
+	if writeExisting(filepath.Join(dir, "cgroup.kill"), "1") == nil {
+		return
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return
+	}
+	for _, f := range bytes.Fields(b) {
+		if pid, err := strconv.Atoi(string(f)); err == nil && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+func writeExisting(file, s string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(s)
+	return errors.Join(err, f.Close())
+}

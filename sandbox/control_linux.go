@@ -1,0 +1,239 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// Other processes reach a supervisor by a unix socket in the sandbox's directory,
+// which only the owner of the home can enter: one request and one answer in JSON.
+
+type ctlRequest struct {
+	Op      string        `json:"op"` // pause, resume, stop
+	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+type ctlAnswer struct {
+	Error *wireError `json:"error,omitempty"`
+}
+
+// socketAddr names a socket in a directory however long the directory's path is; the
+// kernel takes 107 bytes. The file must stay open while the address is used.
+func socketAddr(dir string) (*net.UnixAddr, *os.File, error) {
+	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), controlFile)}, d, nil
+}
+
+type ctlServer struct {
+	l    *net.UnixListener
+	wait sync.WaitGroup
+}
+
+func serveControl(r *running) (*ctlServer, error) {
+	addr, dir, err := socketAddr(r.m.dir(r.info.ID))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	l, err := net.ListenUnix("unix", addr)
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // by then the name means something else; clean removes it
+	s := &ctlServer{l: l}
+	s.wait.Go(func() {
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				return // closed
+			}
+			s.wait.Go(func() { r.answer(c) })
+		}
+	})
+	return s, nil
+}
+
+// close ends the server, when the sandbox has ended: every request in work ends too.
+func (s *ctlServer) close() {
+	s.l.Close()
+	s.wait.Wait()
+}
+
+func (r *running) answer(c *net.UnixConn) {
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(2 * patience)) // a slow client is its own problem
+	var q ctlRequest
+	if json.NewDecoder(io.LimitReader(c, maxPacket)).Decode(&q) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_ = json.NewEncoder(c).Encode(ctlAnswer{toWire(r.do(ctx, q))})
+}
+
+func (r *running) do(ctx context.Context, q ctlRequest) error {
+	switch q.Op {
+	case "pause":
+		return r.freeze(ctx, StatusRunning, StatusPaused, q.Op)
+	case "resume":
+		return r.freeze(ctx, StatusPaused, StatusRunning, q.Op)
+	case "stop":
+		return r.stop(ctx, q.Timeout)
+	}
+	return driver.Errorf(vole.ErrInvalid, "unknown request %q", q.Op)
+}
+
+// freeze pauses or resumes.
+func (r *running) freeze(ctx context.Context, from, to Status, op string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock() // throughout, so that two of them follow one another
+	if r.status != from {
+		return driver.Errorf(vole.ErrInvalid, "cannot %s a sandbox that is %s", op, r.status)
+	}
+	if have := findCgroups(); !have.freezer && r.info.Runtime != "runsc" {
+		return driver.Errorf(vole.ErrUnsupported, "pausing needs a control group, which only root can make here; or use the runtime runsc")
+	}
+	if err := r.helper.request(ctx, request{Op: op}); err != nil {
+		return err
+	}
+	r.status = to
+	return r.m.rows.set(ctx, r.info.ID, to)
+}
+
+// stop drains the sandbox and returns at once; the time-out runs on.
+func (r *running) stop(ctx context.Context, timeout time.Duration) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := r.status
+	if was == StatusDraining {
+		return r.killAfter(timeout) // a second stop may be less patient
+	}
+	r.status = StatusDraining
+	close(r.stopping)
+	if err := r.m.rows.set(ctx, r.info.ID, StatusDraining); err != nil {
+		return err
+	}
+	if r.helper == nil {
+		return nil // run finds r.stopping closed
+	}
+	if was == StatusPaused {
+		if err := r.helper.request(ctx, request{Op: "resume"}); err != nil && !errors.Is(err, errGone) {
+			return err
+		}
+	}
+	if was == StatusPaused || was == StatusRunning {
+		if err := r.helper.signal(ctx, syscall.SIGTERM); err != nil && !errors.Is(err, errGone) {
+			return err
+		}
+	}
+	return r.killAfter(timeout)
+}
+
+// killAfter kills the command when it has not ended in time, and after that the helper.
+func (r *running) killAfter(timeout time.Duration) error {
+	h := r.helper
+	if h == nil {
+		return nil
+	}
+	go func() {
+		select {
+		case <-h.done:
+			return
+		case <-time.After(timeout):
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience/4)
+		defer cancel()
+		_ = h.signal(ctx, syscall.SIGKILL) // whether it worked shows next
+		select {
+		case <-h.done:
+		case <-ctx.Done():
+			_ = thawSandbox(r.info.ID)
+			h.kill()
+		}
+	}()
+	return nil
+}
+
+// control sends a request to a sandbox's supervisor.
+func (m *Manager) control(ctx context.Context, ref string, q ctlRequest) error {
+	i, err := m.rows.get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if !i.Status.Live() {
+		return driver.Errorf(vole.ErrInvalid, "sandbox %s is %s", i.Name, i.Status)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	c, err := m.dial(ctx, i.ID)
+	if err != nil {
+		return m.dialError(ctx, i, err)
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })()
+	var a ctlAnswer
+	if err := errorsFirst(json.NewEncoder(c).Encode(q), json.NewDecoder(c).Decode(&a)); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if q.Op == "stop" {
+			return nil // it ended on its own; the caller waits for that anyway
+		}
+		return m.dialError(ctx, i, err)
+	}
+	return a.Error.err()
+}
+
+func (m *Manager) dial(ctx context.Context, id string) (net.Conn, error) {
+	addr, dir, err := socketAddr(m.dir(id))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", addr.Name)
+}
+
+// dialError tells why a supervisor could not be reached.
+func (m *Manager) dialError(ctx context.Context, i Info, err error) error {
+	if err := m.reap(ctx); err != nil {
+		return err
+	}
+	if now, gerr := m.rows.get(ctx, i.ID); errors.Is(gerr, vole.ErrNotFound) || gerr == nil && !now.Status.Live() {
+		return driver.Errorf(vole.ErrInvalid, "sandbox %s has ended", i.Name)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return driver.Errorf(vole.ErrInUse, "sandbox %s is just being made, or ending", i.Name)
+	}
+	return fmt.Errorf("reach the supervisor of sandbox %s (process %d): %w", i.Name, i.PID, err)
+}
+
+func thawSandbox(id string) error {
+	for _, pattern := range []string{cgroupRoot + cgroupDir, cgroupRoot + "/*" + cgroupDir} {
+		list, err := filepath.Glob(filepath.Join(pattern, id))
+		if err != nil {
+			return err
+		}
+		for _, d := range list {
+			thaw(d)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// order is what a detached supervisor is told.
+type order struct {
+	Home   string
+	Config Config
+}
+
+// report is what it tells, once: the sandbox runs, or did not come to.
+type report struct {
+	Info  Info
+	Error *wireError
+}
+
+// Start runs a command in a sandbox that goes on when this process ends, and returns
+// when the command runs. What it prints goes to the sandbox's log. Errors are those of
+// [Manager.Run]; ctx bounds the start only.
+func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
+	i, err := m.detach(ctx, c)
+	return i, wrap("run", firstOf(i.Name, c.Name), err)
+}
+
+func (m *Manager) detach(ctx context.Context, c Config) (Info, error) {
+	if err := c.prepare(); err != nil {
+		return Info{}, err
+	}
+	orderR, orderW, err := os.Pipe()
+	if err != nil {
+		return Info{}, err
+	}
+	defer orderR.Close()
+	defer orderW.Close()
+	reportR, reportW, err := os.Pipe()
+	if err != nil {
+		return Info{}, err
+	}
+	defer reportR.Close()
+	defer reportW.Close()
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{asSupervisor}, Env: os.Environ(), Dir: "/",
+		ExtraFiles:  []*os.File{orderR, reportW},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if err := cmd.Start(); err != nil {
+		return Info{}, fmt.Errorf("start the sandbox's supervisor: %w", err)
+	}
+	go cmd.Wait() // so that it leaves no zombie while this process lives
+	orderR.Close()
+	reportW.Close()
+	defer context.AfterFunc(ctx, func() {
+		_ = cmd.Process.Kill() // the kernel cleans up, and the next command
+		_ = reportR.SetReadDeadline(time.Now())
+	})()
+	if err := json.NewEncoder(orderW).Encode(order{m.home, c}); err != nil {
+		return Info{}, err
+	}
+	var rep report
+	if err := json.NewDecoder(reportR).Decode(&rep); err != nil {
+		if ctx.Err() != nil {
+			return Info{}, ctx.Err()
+		}
+		return Info{}, fmt.Errorf("the sandbox's supervisor died: %w", err)
+	}
+	return rep.Info, rep.Error.err()
+}
+
+// supervisorMain is the supervisor of a detached sandbox.
+func supervisorMain() int {
+	const fdOrder, fdReport = 3, 4
+	orders, reports := os.NewFile(fdOrder, "order"), os.NewFile(fdReport, "report")
+	if err := closeOnExec(fdOrder); err != nil {
+		return 1
+	}
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	reported := false
+	tell := func(i Info, err error) {
+		if !reported {
+			reported = true
+			_ = json.NewEncoder(reports).Encode(report{i, toWire(err)}) // whoever asked may be gone
+			reports.Close()
+		}
+	}
+	var o order
+	if err := json.NewDecoder(orders).Decode(&o); err != nil {
+		return 1
+	}
+	orders.Close()
+	err := supervise(o, func(i Info) { tell(i, nil) })
+	tell(Info{}, err)
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+func supervise(o order, ready func(Info)) error {
+	ctx := context.Background()
+	store, err := vole.Open(ctx, vole.Options{Home: o.Home})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	m, err := Open(ctx, o.Home, store)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	log := &lateLog{m: m}
+	defer log.Close()
+	// A host that shuts down asks all processes to end.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	_, err = m.runNamed(ctx, o.Config, IO{Stdout: log, Stderr: log, Signals: signals}, true, func(i Info) {
+		log.open(i.ID)
+		ready(i)
+	})
+	return err
+}
+
+// lateLog is a log whose place is known once the sandbox has an id, which is before
+// the command can write.
+type lateLog struct {
+	m *Manager
+	w logWriter
+}
+
+func (l *lateLog) open(id string)              { l.w.path = filepath.Join(l.m.dir(id), logFile) }
+func (l *lateLog) Write(p []byte) (int, error) { return l.w.Write(p) }
+func (l *lateLog) Close() error                { return l.w.Close() }
+
+// Logs copies to w what a detached sandbox printed: its newest 8 to 16 MiB, output and
+// errors as they came. With follow it goes on until the sandbox has ended.
+// ErrUnsupported: the sandbox was not detached, so that its caller has its output.
+func (m *Manager) Logs(ctx context.Context, ref string, w io.Writer, follow bool) error {
+	return wrap("logs", ref, m.logs(ctx, ref, w, follow))
+}
+
+func (m *Manager) logs(ctx context.Context, ref string, w io.Writer, follow bool) error {
+	i, err := m.rows.get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if !i.Detached {
+		return driver.Errorf(vole.ErrUnsupported, "sandbox %s was not detached: its output went to whoever ran it", i.Name)
+	}
+	l := openLog(filepath.Join(m.dir(i.ID), logFile))
+	defer l.Close()
+	for {
+		now, err := m.rows.get(ctx, i.ID)
+		gone := errors.Is(err, vole.ErrNotFound)
+		if err != nil && !gone {
+			return err
+		}
+		// In this order, so that nothing written before the end is missed.
+		if err := l.copyTo(w); err != nil {
+			return err
+		}
+		if !follow || gone || !now.Status.Live() {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+		if err := m.reap(ctx); err != nil { // its supervisor may have died
+			return err
+		}
+	}
+}

@@ -1,0 +1,402 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// Files that the helper is started with, beside those of the command.
+const (
+	fdPackets = 3
+	fdPlan    = 4
+)
+
+// helper is process 1 of a pid namespace, in a mount namespace of its own. When it
+// dies, all it started and mounted goes with it.
+type helper struct {
+	p    *plan
+	conn packets
+	dir  string // memory of this mount namespace: the bundle, mount points, the runtime's state
+
+	mounts []string // where the volumes are, as p.Mounts
+	reaper *exec.Cmd
+	rt     *ociRuntime
+	pid    int // of the command
+
+	root      string   // as the runtime gets it
+	args, env []string // of the command
+}
+
+func helperMain(args []string) int {
+	diesWithParent()
+	if len(args) == 1 && args[0] == "unmapped" {
+		// The supervisor has the user namespace's maps written, which only then
+		// make this process its root: a new program starts with all capabilities.
+		if err := waitReadable(fdPlan); err != nil {
+			return 1
+		}
+		exe, argv := "/proc/self/exe", []string{asHelper}
+		fmt.Fprintln(os.Stderr, syscall.Exec(exe, argv, os.Environ()))
+		return 1
+	}
+	if err := closeOnExec(fdPackets); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	conn, err := openPackets(os.NewFile(fdPackets, "supervisor"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	exit, err := helperRun(conn)
+	if err != nil {
+		_ = conn.send(event{Type: "failed", Error: toWire(err)}, nil) // without a supervisor no one asks
+		return 1
+	}
+	if conn.send(event{Type: "ended", Exit: exit}, nil) != nil {
+		return 1
+	}
+	return 0
+}
+
+func waitReadable(fd int32) error {
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: fd, Events: unix.POLLIN}}, -1)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func helperRun(conn packets) (exit int, err error) {
+	h := &helper{conn: conn, p: &plan{}}
+	f := os.NewFile(fdPlan, "plan")
+	b, err := io.ReadAll(f)
+	f.Close()
+	if err != nil {
+		return 0, err
+	}
+	if err := json.Unmarshal(b, h.p); err != nil {
+		return 0, fmt.Errorf("plan: %w", err)
+	}
+	ctx := context.Background() // the supervisor ends a helper by killing it
+	if err := h.prepare(ctx); err != nil {
+		return 0, err
+	}
+	if h.pid, err = h.rt.create(ctx, h); err != nil {
+		return 0, err
+	}
+	go h.serve(ctx)
+	if err := h.rt.start(ctx); err != nil {
+		return 0, err
+	}
+	if err := h.conn.send(event{Type: "started"}, nil); err != nil {
+		return 0, err
+	}
+	return h.rt.wait(ctx, h.pid)
+}
+
+// prepare makes everything that the runtime needs.
+func (h *helper) prepare(ctx context.Context) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if err := h.hideUnified(); err != nil {
+		return err
+	}
+	if err := h.makeDir(); err != nil {
+		return err
+	}
+	if err := h.mountVolumes(); err != nil {
+		return err
+	}
+	if err := h.startReaper(); err != nil {
+		return err
+	}
+	root, proc, err := h.makeRoot(ctx)
+	if err != nil {
+		return err
+	}
+	h.rt = newRuntime(h.p.Runtime, h)
+	pidNS := ""
+	if !h.rt.ownPids {
+		pidNS = fmt.Sprintf("/proc/%d/ns/pid", h.reaper.Process.Pid)
+	}
+	spec := buildSpec(h.p, proc, root, pidNS, h.mounts)
+	resolver, err := h.resolverMounts()
+	if err != nil {
+		return err
+	}
+	spec.Mounts = append(spec.Mounts, resolver...)
+	b, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(h.dir, "bundle", "config.json"), b, 0o600)
+}
+
+// hideUnified hides the second hierarchy of control groups on a host that has the
+// first and second at once; crun takes such a host for one of the second only.
+func (h *helper) hideUnified() error {
+	const unified = "/sys/fs/cgroup/unified"
+	if isMountPoint(unified) {
+		return mountTmpfs(unified, "size=4k,mode=755")
+	}
+	return nil
+}
+
+func isMountPoint(dir string) bool {
+	var st, up unix.Stat_t
+	return unix.Lstat(dir, &st) == nil && unix.Lstat(filepath.Dir(dir), &up) == nil && st.Dev != up.Dev
+}
+
+func mountTmpfs(dir, opts string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+		return fmt.Errorf("mount tmpfs on %s: %w", dir, err)
+	}
+	return nil
+}
+
+// makeDir mounts the helper's own memory. Its path is short, because runtimes make
+// unix sockets there, and hides nothing that is needed.
+func (h *helper) makeDir() error {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	need := []string{h.p.Home, h.p.Scratch, h.p.Runtime.Path, h.p.Rootfs, h.p.Image, exe}
+candidates:
+	for _, dir := range []string{"/run", "/tmp", "/mnt", "/media", "/srv"} {
+		if st, err := os.Lstat(dir); err != nil || !st.IsDir() {
+			continue
+		}
+		for _, n := range need {
+			if real, err := filepath.EvalSymlinks(n); n != "" && (beneath(n, dir) || err == nil && beneath(real, dir)) {
+				continue candidates
+			}
+		}
+		h.dir = dir
+		break
+	}
+	if h.dir == "" {
+		return driver.Errorf(vole.ErrUnsupported, "one of /run, /tmp, /mnt, /media and /srv must be a directory that holds nothing of Vole")
+	}
+	// The volumes' directories must be reachable through the home, not beneath.
+	if err := mountTmpfs(h.dir, "mode=700,size=64m"); err != nil {
+		return err
+	}
+	for _, d := range []string{"bundle", "root", "rt", "vol", "empty"} {
+		if err := os.Mkdir(filepath.Join(h.dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountVolumes mounts each volume, or its subdirectory, with the flags asked for.
+func (h *helper) mountVolumes() error {
+	for i, m := range h.p.Mounts {
+		at := filepath.Join(h.dir, "vol", fmt.Sprint(i))
+		if err := mountVolume(m, at); err != nil {
+			return fmt.Errorf("mount %s: %w", m, err)
+		}
+		h.mounts = append(h.mounts, at)
+	}
+	return nil
+}
+
+func mountVolume(m planMount, at string) error {
+	src, err := openVolume(m)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	if err := os.Mkdir(at, 0o700); err != nil {
+		return err
+	}
+	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	for _, o := range []struct {
+		on   bool
+		flag uint64
+	}{
+		{m.ReadOnly, unix.MOUNT_ATTR_RDONLY}, {m.NoExec, unix.MOUNT_ATTR_NOEXEC},
+		{m.NoSUID, unix.MOUNT_ATTR_NOSUID}, {m.NoDev, unix.MOUNT_ATTR_NODEV},
+	} {
+		if o.on {
+			attr.Attr_set |= o.flag
+		}
+	}
+	return cloneMount(src, at, attr, false)
+}
+
+// openVolume opens the directory to mount. A subpath is resolved by the kernel, which
+// follows links only within the volume, also when they change meanwhile; the mount is
+// then made of what was opened, not of a path.
+func openVolume(m planMount) (*os.File, error) {
+	fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: m.Source, Err: err}
+	}
+	root := os.NewFile(uintptr(fd), m.Source)
+	if m.Subpath == "" {
+		return root, nil
+	}
+	defer root.Close()
+	f, err := openBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
+	if errors.Is(err, unix.ENOENT) && !m.ReadOnly {
+		if err := makeBeneath(m.Source, m.Subpath); err != nil {
+			return nil, fmt.Errorf("make subpath %q: %w", m.Subpath, err)
+		}
+		f, err = openBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
+	}
+	switch {
+	case errors.Is(err, unix.EXDEV):
+		return nil, driver.Errorf(vole.ErrPathEscape, "subpath %q leads out of the volume", m.Subpath)
+	case errors.Is(err, unix.ENOTDIR):
+		return nil, driver.Errorf(vole.ErrNotDir, "subpath %q is not a directory", m.Subpath)
+	case errors.Is(err, unix.ENOENT):
+		return nil, driver.Errorf(vole.ErrNotExist, "subpath %q is not in the volume", m.Subpath)
+	case errors.Is(err, unix.ELOOP):
+		return nil, driver.Errorf(vole.ErrLoop, "subpath %q: too many links", m.Subpath)
+	case err != nil:
+		return nil, fmt.Errorf("subpath %q: %w", m.Subpath, err)
+	}
+	return f, nil
+}
+
+// openBeneath opens the directory name of dir.
+func openBeneath(dir *os.File, name string, resolve uint64) (*os.File, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
+	for {
+		fd, err := unix.Openat2(int(dir.Fd()), name, &how)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		// EAGAIN: a rename elsewhere made the kernel unsure.
+		if err != unix.EAGAIN && err != unix.EINTR {
+			return nil, err
+		}
+	}
+}
+
+func makeBeneath(source, sub string) error {
+	r, err := os.OpenRoot(source)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	err = r.MkdirAll(sub, 0o755)
+	if err != nil && strings.HasSuffix(err.Error(), "path escapes from parent") {
+		return driver.Errorf(vole.ErrPathEscape, "%v", err)
+	}
+	return err
+}
+
+// cloneMount mounts the open file or directory src at a path, with attributes.
+func cloneMount(src *os.File, at string, attr unix.MountAttr, recursive bool) error {
+	var deep uint
+	if recursive {
+		deep = unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(int(src.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|deep)
+	if err != nil {
+		return os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|deep, &attr); err != nil {
+		return os.NewSyscallError("mount_setattr", err)
+	}
+	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// startReaper starts process 1 of the pid namespace that the command will join. It
+// runs from a read-only mount of this program, so that no way to that file can be
+// used to change it.
+func (h *helper) startReaper() error {
+	self := filepath.Join(h.dir, "reaper")
+	if err := mountSelf(self); err != nil {
+		return err
+	}
+	var stderr strings.Builder
+	c := &exec.Cmd{Path: self, Args: []string{asReaper, filepath.Join(h.dir, "empty")}, Env: []string{}, Stderr: &stderr}
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Setsid: true}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return fmt.Errorf("start the sandbox's first process: %w", err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		_ = c.Wait()
+		return fmt.Errorf("the sandbox's first process did not start: %s", strings.TrimSpace(stderr.String()))
+	}
+	h.reaper = c
+	return nil
+}
+
+// mountSelf makes this program appear at a path, read-only; as a copy when its own path
+// leads elsewhere by now, as after an upgrade.
+func mountSelf(at string) error {
+	running, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer running.Close()
+	to, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o500)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	// By its path: the running file is of a mount of the supervisor's namespace.
+	if name, err := os.Readlink("/proc/self/exe"); err == nil {
+		if exe, err := os.OpenFile(name, unix.O_PATH|unix.O_NOFOLLOW, 0); err == nil {
+			defer exe.Close()
+			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+			if sameFile(exe, running) && cloneMount(exe, at, attr, false) == nil {
+				return nil
+			}
+		}
+	}
+	_, err = io.Copy(to, running)
+	return err
+}
+
+// serve answers the supervisor until that is gone, which ends the sandbox.
+func (h *helper) serve(ctx context.Context) {
+	for {
+		var r request
+		if _, err := h.conn.receive(&r); err != nil {
+			os.Exit(1)
+		}
+		var err error
+		switch r.Op {
+		case "signal":
+			err = h.rt.signal(ctx, h.pid, unix.Signal(r.Signal))
+		case "pause":
+			err = h.rt.pause(ctx)
+		case "resume":
+			err = h.rt.resume(ctx)
+		default:
+			err = driver.Errorf(vole.ErrInvalid, "unknown request %q", r.Op)
+		}
+		if h.conn.send(event{Type: "answer", Seq: r.Seq, Error: toWire(err)}, nil) != nil {
+			os.Exit(1)
+		}
+	}
+}

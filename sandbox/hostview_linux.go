@@ -1,0 +1,320 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// skeleton are the directories of a sandbox on the host's root that are its own.
+var skeleton = []string{
+	"dev", "home", "media", "mnt", "proc", "root", "run", "srv", "sys", "tmp",
+	"var/cache", "var/lib", "var/log", "var/tmp",
+}
+
+// systemDir reports whether a directory in "/" is one of programs and their
+// configuration. All else of the host is absent from its view.
+func systemDir(name string) bool {
+	switch name {
+	case "usr", "bin", "sbin", "opt", "etc", "nix", "gnu":
+		return true
+	}
+	return strings.HasPrefix(name, "lib") && !strings.Contains(name, "lost")
+}
+
+// hostView assembles the view of the host's root.
+type hostView struct {
+	root   string
+	holes  []string // directories to hide; clean and without links
+	points []string // mount points that the host lacks; clean and without links
+	idmap  *os.File // user namespace that maps no owner but nobody; nil: not possible
+	asRoot bool     // the sandbox's root is the host's
+}
+
+// hostRoot makes root a read-only view of the host's root.
+func (h *helper) hostRoot(root string) error {
+	v := &hostView{root: root, asRoot: !h.p.Rootless, holes: h.holes()}
+	for _, d := range skeleton {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
+	}
+	if v.asRoot {
+		v.idmap = nobodyNamespace()
+		if v.idmap != nil {
+			defer v.idmap.Close()
+		}
+	}
+	list, err := os.ReadDir("/")
+	if err != nil {
+		return err
+	}
+	for _, m := range h.p.Mounts {
+		p := realPath(m.Path)
+		if top, _, _ := strings.Cut(p[1:], "/"); !systemDir(top) {
+			p = m.Path
+		} else if st, err := os.Stat(p); err == nil && st.IsDir() {
+			continue
+		}
+		v.points = append(v.points, p)
+	}
+	for _, e := range list {
+		if systemDir(e.Name()) {
+			if err := v.show("/"+e.Name(), e.Type()); err != nil {
+				return fmt.Errorf("show /%s: %w", e.Name(), err)
+			}
+		}
+	}
+	for _, p := range v.points {
+		if err := os.MkdirAll(filepath.Join(root, p), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holes are the home of Vole and the homes of users, in case they lie beneath a
+// directory that is shown.
+func (h *helper) holes() []string {
+	list := []string{h.p.Home, realPath(h.p.Home), realPath(h.p.Scratch)}
+	b, _ := os.ReadFile("/etc/passwd") // without it there are no users
+	for line := range strings.SplitSeq(string(b), "\n") {
+		f := strings.Split(line, ":")
+		if len(f) < 6 || !path.IsAbs(f[5]) || path.Clean(f[5]) == "/" {
+			continue
+		}
+		if uid, ok := id32(f[2]); ok && uid >= 1000 && uid != 65534 {
+			list = append(list, realPath(f[5]))
+		}
+	}
+	return list
+}
+
+// realPath follows the links of that part of p that exists.
+func realPath(p string) string {
+	p = path.Clean(p)
+	for dir, rest := p, ""; ; dir, rest = path.Dir(dir), path.Join(path.Base(dir), rest) {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			return path.Join(real, rest)
+		}
+		if dir == "/" || dir == "." {
+			return p
+		}
+	}
+}
+
+// show makes the host's p appear in the view.
+func (v *hostView) show(p string, typ fs.FileMode) error {
+	at := filepath.Join(v.root, p)
+	switch {
+	case typ&fs.ModeSymlink != 0:
+		target, err := os.Readlink(p)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, at)
+	case typ.IsRegular():
+		f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o444)
+		if err != nil {
+			return err
+		}
+		return errorsFirst(f.Close(), v.bind(p, at, false))
+	case !typ.IsDir():
+		return nil // sockets, pipes and devices of the host are not for a sandbox
+	}
+	if err := os.Mkdir(at, 0o755); err != nil {
+		return err
+	}
+	switch {
+	case v.isHole(p):
+		return nil
+	case v.has(p):
+		return v.split(p)
+	case p == "/etc" && v.asRoot && v.idmap == nil:
+		return v.copyOpen(p, at)
+	}
+	return v.bind(p, at, true)
+}
+
+func (v *hostView) isHole(p string) bool {
+	for _, h := range v.holes {
+		if beneath(p, h) {
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether something beneath p is to be hidden, or to be mounted where the
+// host has no directory.
+func (v *hostView) has(p string) bool {
+	for _, list := range [][]string{v.holes, v.points} {
+		for _, q := range list {
+			if beneath(q, p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// split shows the entries of p one by one, so that others can stand beside them.
+func (v *hostView) split(p string) error {
+	st, err := os.Stat(p)
+	if err != nil {
+		return err
+	}
+	if v.asRoot && st.Mode()&0o001 == 0 {
+		return nil // closed to all but its owner: its entries must not become open
+	}
+	list, err := os.ReadDir(p)
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	for _, e := range list {
+		if err := v.show(path.Join(p, e.Name()), e.Type()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// bind mounts the host's p read-only at a path, under the mapping if there is one:
+// then everything belongs to nobody, and the sandbox's root, whose capabilities do not
+// reach files without an owner, may do what "others" may.
+func (v *hostView) bind(p, at string, recursive bool) error {
+	f, err := os.OpenFile(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	attr := unix.MountAttr{
+		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
+		Propagation: unix.MS_PRIVATE,
+	}
+	if v.idmap != nil {
+		mapped := attr
+		mapped.Attr_set |= unix.MOUNT_ATTR_IDMAP
+		mapped.Userns_fd = uint64(v.idmap.Fd())
+		if cloneMount(f, at, mapped, recursive) == nil || recursive && cloneMount(f, at, mapped, false) == nil {
+			return nil
+		}
+		if p == "/etc" {
+			return v.copyOpen(p, at)
+		}
+	}
+	return cloneMount(f, at, attr, recursive)
+}
+
+// nobodyNamespace returns a user namespace for [hostView.bind], or nil.
+func nobodyNamespace() *os.File {
+	const nobody = 65534
+	ids := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
+	c := &exec.Cmd{Path: "/proc/self/exe", Args: []string{asIDMap}, Env: []string{}}
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
+	in, err := c.StdinPipe()
+	if err != nil {
+		return nil
+	}
+	if err := c.Start(); err != nil {
+		in.Close()
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", c.Process.Pid))
+	in.Close()
+	_ = c.Wait() // it has nothing to say
+	if err != nil {
+		return nil
+	}
+	return ns
+}
+
+// Bounds of a copy of /etc, which is held in memory.
+const (
+	maxCopyFile = 2 << 20
+	maxCopyAll  = 32 << 20
+)
+
+// copyOpen copies what all users of the host may read.
+func (v *hostView) copyOpen(src, dst string) error {
+	left := int64(maxCopyAll)
+	return filepath.WalkDir(src, func(p string, e fs.DirEntry, err error) error {
+		if err != nil || p == src {
+			return err
+		}
+		to := filepath.Join(dst, strings.TrimPrefix(p, src))
+		st, err := e.Info()
+		if err != nil {
+			return nil // gone meanwhile
+		}
+		switch mode := st.Mode(); {
+		case mode.IsDir() && mode&0o005 != 0o005:
+			return fs.SkipDir
+		case mode.IsDir():
+			return os.Mkdir(to, 0o755)
+		case mode&fs.ModeSymlink != 0:
+			target, err := os.Readlink(p)
+			if err != nil {
+				return nil
+			}
+			return os.Symlink(target, to)
+		case !mode.IsRegular() || mode&0o004 == 0 || st.Size() > min(maxCopyFile, left):
+			return nil
+		}
+		left -= st.Size()
+		return copyFile(p, to)
+	})
+}
+
+// copyFile copies a file of the host, following no link and no further than maxCopyFile.
+func copyFile(from, to string) error {
+	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil // gone or changed meanwhile
+	}
+	defer in.Close()
+	st, err := in.Stat()
+	if err != nil || !st.Mode().IsRegular() || st.Mode()&0o004 == 0 {
+		return nil
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxCopyFile))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, st.Mode()&0o555|0o444)
+}
+
+// resolverMounts gives a sandbox on the host's network the host's name servers: the
+// file is a link into /run on many hosts, which the sandbox lacks.
+func (h *helper) resolverMounts() ([]specs.Mount, error) {
+	if !h.p.HostNetwork {
+		return nil, nil
+	}
+	var list []specs.Mount
+	for _, name := range []string{"/etc/resolv.conf", "/etc/hosts"} {
+		b, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		copied := filepath.Join(h.dir, path.Base(name))
+		if err := os.WriteFile(copied, b, 0o444); err != nil {
+			return nil, err
+		}
+		list = append(list, specs.Mount{Destination: name, Type: "bind", Source: copied,
+			Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+	}
+	return list, nil
+}

@@ -1,0 +1,138 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// idRange is a range of ids that the system lets this user use (subuid(5)).
+type idRange struct{ start, count int }
+
+// idRanges are the user and group ranges to map behind the caller's own ids. ok is
+// false when there are none, or no programs to map them with.
+type idRanges struct {
+	uids, gids []idRange
+	ok         bool
+}
+
+func findRanges() idRanges {
+	names := []string{strconv.Itoa(os.Getuid())}
+	if u, err := user.LookupId(names[0]); err == nil {
+		names = append(names, u.Username)
+	}
+	r := idRanges{uids: readRanges("/etc/subuid", names), gids: readRanges("/etc/subgid", names)}
+	_, err1 := exec.LookPath("newuidmap")
+	_, err2 := exec.LookPath("newgidmap")
+	r.ok = len(r.uids) > 0 && len(r.gids) > 0 && err1 == nil && err2 == nil
+	return r
+}
+
+func readRanges(file string, names []string) []idRange {
+	b, _ := os.ReadFile(file) // missing: no ranges
+	var list []idRange
+	for line := range strings.SplitSeq(string(b), "\n") {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) != 3 || !contains(names, f[0]) {
+			continue
+		}
+		start, err1 := strconv.Atoi(f[1])
+		count, err2 := strconv.Atoi(f[2])
+		if err1 == nil && err2 == nil && start > 0 && count > 0 {
+			list = append(list, idRange{start, count})
+		}
+	}
+	return list
+}
+
+func contains(list []string, s string) bool {
+	for _, e := range list {
+		if e == s {
+			return true
+		}
+	}
+	return false
+}
+
+// singleMap makes the caller root of a user namespace, with no one else in it.
+func singleMap(attr *syscall.SysProcAttr) {
+	attr.Cloneflags |= unix.CLONE_NEWUSER
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+}
+
+// writeMaps maps the caller and its ranges into the user namespace of a process.
+func (r idRanges) writeMaps(ctx context.Context, pid int) error {
+	for _, m := range []struct {
+		prog   string
+		own    int
+		ranges []idRange
+	}{{"newuidmap", os.Geteuid(), r.uids}, {"newgidmap", os.Getegid(), r.gids}} {
+		args := []string{strconv.Itoa(pid), "0", strconv.Itoa(m.own), "1"}
+		next := 1
+		for _, g := range m.ranges {
+			args = append(args, strconv.Itoa(next), strconv.Itoa(g.start), strconv.Itoa(g.count))
+			next += g.count
+		}
+		if out, err := exec.CommandContext(ctx, m.prog, args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", m.prog, err, strings.TrimSpace(string(out)))
+		}
+	}
+	return nil
+}
+
+// removeTree removes a directory that a sandbox wrote to. What it made as other users
+// of its namespace, or without permissions for its owner, only such a namespace can
+// remove when the caller is not root.
+func removeTree(ctx context.Context, dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil || os.Geteuid() == 0 || !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	c := exec.CommandContext(ctx, "/proc/self/exe", dir)
+	c.Args[0] = asRemover
+	c.Env = []string{}
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	ranges := findRanges()
+	if !ranges.ok {
+		singleMap(c.SysProcAttr)
+		out, err := c.CombinedOutput()
+		return withOutput(err, out)
+	}
+	return removeMapped(ctx, c, ranges)
+}
+
+func removeMapped(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
+	c.Args = append([]string{asRemover, "unmapped"}, c.Args[1:]...)
+	c.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER
+	var out strings.Builder
+	c.Stderr = &out
+	in, err := c.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	err = ranges.writeMaps(ctx, c.Process.Pid)
+	if err != nil {
+		_ = c.Process.Kill()
+	}
+	in.Close()
+	return errorsFirst(err, withOutput(c.Wait(), []byte(out.String())))
+}
+
+func withOutput(err error, out []byte) error {
+	if err != nil && len(out) > 0 {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return err
+}

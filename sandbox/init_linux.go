@@ -1,0 +1,107 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names under which a program starts itself again.
+const (
+	asHelper     = "vole-sandbox-helper"     // process 1 that sets a sandbox up
+	asReaper     = "vole-sandbox-reaper"     // process 1 of the command's pid namespace
+	asIDMap      = "vole-sandbox-idmap"      // keeps a user namespace open
+	asSupervisor = "vole-sandbox-supervisor" // of a detached sandbox
+	asRemover    = "vole-sandbox-remover"    // removes a tree with files of other users
+)
+
+// Init must be the first thing in main of every program that runs sandboxes, and in
+// TestMain of its tests. When the program was started as one of the helpers of this
+// package, Init becomes that and does not return; otherwise it does nothing.
+func Init() {
+	if len(os.Args) == 0 {
+		return
+	}
+	switch os.Args[0] {
+	case asHelper:
+		runtime.LockOSThread()
+		os.Exit(helperMain(os.Args[1:]))
+	case asReaper:
+		runtime.LockOSThread()
+		os.Exit(reaperMain())
+	case asIDMap:
+		diesWithParent()
+		os.Stdin.Read(make([]byte, 1)) // until the helper closes the pipe
+		os.Exit(0)
+	case asSupervisor:
+		os.Exit(supervisorMain())
+	case asRemover:
+		os.Exit(removerMain(os.Args[1:]))
+	}
+}
+
+// removerMain removes directories, as root of a user namespace.
+func removerMain(dirs []string) int {
+	diesWithParent()
+	if len(dirs) > 0 && dirs[0] == "unmapped" {
+		// The maps are there when the other end of stdin is closed; only a program
+		// that is started after that has the capabilities of the namespace's root.
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		fmt.Fprintln(os.Stderr, syscall.Exec("/proc/self/exe", append([]string{asRemover}, dirs[1:]...), []string{}))
+		return 1
+	}
+	for _, dir := range dirs {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return 0
+}
+
+// diesWithParent has the kernel kill this process when the thread that started it ends.
+func diesWithParent() {
+	// It cannot fail with a valid signal.
+	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+}
+
+// closeOnExec has all files from number first on closed when a program is executed,
+// so that nothing that this process was started with reaches a sandbox.
+func closeOnExec(first uint) error {
+	return os.NewSyscallError("close_range", unix.CloseRange(first, ^uint(0), unix.CLOSE_RANGE_CLOEXEC))
+}
+
+// reaperMain is process 1 of the pid namespace in which the command runs. It ignores
+// SIGCHLD, which has the kernel collect orphans, and as the command is not process 1,
+// signals do to it what they do everywhere. The command cannot look into it by way of
+// /proc/1 or ptrace: it is not dumpable, has capabilities that the command lacks, and
+// its root is empty.
+func reaperMain() int {
+	signal.Ignore()
+	diesWithParent()
+	if err := hideReaper(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	os.Stdout.WriteString("ready\n")
+	for fd := range 3 {
+		unix.Close(fd)
+	}
+	for {
+		_ = unix.Pause()
+	}
+}
+
+func hideReaper(empty string) error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl", err)
+	}
+	if err := unix.Chroot(empty); err != nil {
+		return os.NewSyscallError("chroot", err)
+	}
+	return os.NewSyscallError("chdir", unix.Chdir("/"))
+}

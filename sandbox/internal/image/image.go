@@ -1,0 +1,199 @@
+// Package image unpacks root file systems from tar files: a plain tar of a root, an
+// archive of docker save, or an OCI image archive, each also compressed by gzip or
+// zstd. The content is not trusted: every entry is resolved beneath the target
+// directory by the kernel, what is read is bounded, and checksums that the image
+// gives are verified.
+//
+// Device nodes are left out, since a sandbox has its own /dev; setuid and setgid bits
+// and extended attributes are, since a sandbox gains nothing by them.
+package image
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// Config is what an image says of the command to run in it. A plain tar says nothing.
+type Config struct {
+	Env        []string
+	Entrypoint []string
+	Cmd        []string
+	WorkingDir string
+	User       string
+}
+
+// Limits bound what an image may take. Zero fields have the defaults.
+type Limits struct {
+	Bytes   int64 // of all files unpacked; default 64 GiB
+	Entries int64 // of all layers; default 4 million
+}
+
+// Options says how to unpack.
+type Options struct {
+	Limits Limits
+	// Chown gives files the owners that the image says; without it, all belong to
+	// the caller. An owner that the caller's user namespace lacks is left out.
+	Chown bool
+	// OS and Arch choose among the images of an OCI index, in Go's words.
+	OS, Arch string
+}
+
+// Unpack unpacks the image file into dir, an empty directory, using scratch for what
+// must be kept meanwhile. Errors match ErrCorrupt when the file is broken,
+// ErrPathEscape when an entry leads out of dir, ErrUnsupported, or ErrNoSpace when a
+// limit is exceeded.
+func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Config, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return Config{}, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return Config{}, errors.Join(err, driver.Errorf(vole.ErrInvalid, "image %s is not a regular file", file))
+	}
+	plain, err := inflate(ctx, f, scratch, opts.Limits.bytes())
+	if err != nil {
+		return Config{}, named(file, err)
+	}
+	defer plain.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return Config{}, err
+	}
+	defer root.Close()
+	u := newUnpacker(ctx, root, opts)
+	cfg, err := unpackArchive(ctx, plain, u)
+	if err == nil {
+		err = u.finish()
+	}
+	return cfg, named(file, err)
+}
+
+// named says of which file an error tells, and that a tar or compressed stream that
+// cannot be read is corrupt.
+func named(file string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var kind error
+	switch {
+	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, gzip.ErrHeader),
+		errors.Is(err, gzip.ErrChecksum), errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, errStream):
+		kind = vole.ErrCorrupt
+	default:
+		return fmt.Errorf("image %s: %w", filepath.Base(file), err)
+	}
+	return driver.Errorf(kind, "image %s is corrupt: %v", filepath.Base(file), err)
+}
+
+func (l Limits) bytes() int64 {
+	if l.Bytes > 0 {
+		return l.Bytes
+	}
+	return 64 << 30
+}
+
+func (l Limits) entries() int64 {
+	if l.Entries > 0 {
+		return l.Entries
+	}
+	return 4 << 20
+}
+
+// errStream marks errors of decompression.
+var errStream = errors.New("compressed data is broken")
+
+type streamError struct{ io.Reader }
+
+func (s streamError) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", errStream, err)
+	}
+	return n, err
+}
+
+// decompress returns a reader of what r holds, told by its first bytes, and whether
+// that was compressed. The caller closes it.
+func decompress(r io.Reader) (io.ReadCloser, bool, error) {
+	b := bufio.NewReaderSize(r, 64<<10)
+	magic, _ := b.Peek(4) // a shorter file is not compressed
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952
+		z, err := gzip.NewReader(b)
+		if err != nil {
+			return nil, true, fmt.Errorf("%w: %w", errStream, err)
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{streamError{z}, z}, true, nil
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878
+		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		if err != nil {
+			return nil, true, fmt.Errorf("%w: %w", errStream, err)
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{streamError{z}, z.IOReadCloser()}, true, nil
+	case bytes.HasPrefix(magic, []byte("BZh")), bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X'}):
+		return nil, true, driver.Errorf(vole.ErrUnsupported, "bzip2 and xz are not read; compress with gzip or zstd, or not at all")
+	}
+	return io.NopCloser(b), false, nil
+}
+
+// inflate returns the tar file that f is, decompressed into an unnamed file in
+// scratch when it is compressed, so that its parts can be read in any order.
+func inflate(ctx context.Context, f *os.File, scratch string, limit int64) (*os.File, error) {
+	r, compressed, err := decompress(f)
+	if err != nil {
+		return nil, err
+	}
+	if !compressed {
+		return os.Open(f.Name())
+	}
+	defer r.Close()
+	tmp, err := os.CreateTemp(scratch, "image-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(tmp.Name()); err != nil {
+		tmp.Close()
+		return nil, err
+	}
+	n, err := io.Copy(tmp, io.LimitReader(ctxReader{ctx, r}, limit+1))
+	if err == nil && n > limit {
+		err = driver.Errorf(vole.ErrNoSpace, "more than %v when unpacked", vole.Size(limit))
+	}
+	if err != nil {
+		tmp.Close()
+		return nil, err
+	}
+	return tmp, nil
+}
+
+// ctxReader ends a long copy when its context ends.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}

@@ -1,0 +1,117 @@
+package sandbox
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+)
+
+// maxLog bounds each of the two files of a log: the newest 8 to 16 MiB are kept.
+const maxLog = 8 << 20
+
+// logWriter writes a log that is bounded: when the file is full it becomes the older
+// one, in the place of that. Writing never fails, so that a full disk does not stop
+// the sandbox; what could not be written is lost.
+type logWriter struct {
+	path string
+
+	mu   sync.Mutex // guards the fields below
+	f    *os.File
+	size int64
+}
+
+func (l *logWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for rest := p; len(rest) > 0; {
+		if l.f != nil && l.size >= maxLog {
+			l.f.Close()
+			l.f = nil
+			_ = os.Rename(l.path, l.path+".1") // else this file grows no further either
+		}
+		if l.f == nil {
+			f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+			if err != nil {
+				return len(p), nil
+			}
+			l.f, l.size = f, 0
+		}
+		n := min(int64(len(rest)), maxLog-l.size)
+		_, _ = l.f.Write(rest[:n])
+		l.size += n
+		rest = rest[n:]
+	}
+	return len(p), nil
+}
+
+func (l *logWriter) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil {
+		return nil
+	}
+	return l.f.Close()
+}
+
+// logReader reads a log from its beginning, and on as it grows.
+type logReader struct {
+	path string
+	f    *os.File
+}
+
+// openLog opens a log at its oldest line. One that is missing is empty.
+func openLog(path string) *logReader {
+	l := &logReader{path: path}
+	f, err := os.Open(path + ".1")
+	if err == nil {
+		l.f = f
+	}
+	return l
+}
+
+// copyTo copies what there is now.
+func (l *logReader) copyTo(w io.Writer) error {
+	for {
+		if l.f != nil {
+			if _, err := io.Copy(w, l.f); err != nil {
+				return err
+			}
+		}
+		next, err := os.Open(l.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if l.f != nil && sameFile(l.f, next) {
+			next.Close()
+			return nil
+		}
+		// The log moved on. What was written last to the file that was open is
+		// there by now.
+		if l.f != nil {
+			_, err = io.Copy(w, l.f)
+			l.f.Close()
+		}
+		l.f = next
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func sameFile(a, b *os.File) bool {
+	x, err1 := a.Stat()
+	y, err2 := b.Stat()
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+func (l *logReader) Close() error {
+	if l.f == nil {
+		return nil
+	}
+	return l.f.Close()
+}

@@ -1,0 +1,195 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/local"
+)
+
+// Manager runs and finds the sandboxes of one home. Its methods may be called from
+// any number of goroutines and processes.
+type Manager struct {
+	home  string
+	store *vole.Store
+	db    *catalog.DB
+	rows  rows
+}
+
+// Open opens the sandboxes of a home ("": the default one), which must be that of
+// store. It cleans up after those that died. The caller closes the Manager, and store
+// after it. Errors are [*vole.Error], as with all of this package.
+func Open(ctx context.Context, home string, store *vole.Store) (*Manager, error) {
+	m, err := open(ctx, home, store)
+	return m, wrap("open sandboxes", "", err)
+}
+
+func open(ctx context.Context, home string, store *vole.Store) (*Manager, error) {
+	if home == "" {
+		var err error
+		if home, err = local.DefaultHome(); err != nil {
+			return nil, err
+		}
+	}
+	home, err := filepath.Abs(home)
+	if err != nil {
+		return nil, err
+	}
+	if c := store.Caps(); !c.HostPath {
+		return nil, driver.Errorf(vole.ErrUnsupported, "sandboxes need volumes on this host, which the %s backend has not", c.Backend)
+	}
+	m := &Manager{home: home, store: store}
+	if !store.Caps().ReadOnly {
+		if err := os.MkdirAll(m.dir(""), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	m.db, err = catalog.Open(ctx, filepath.Join(home, "catalog.db"), catalog.Options{ReadOnly: store.Caps().ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	m.rows = rows{m.db}
+	if store.Caps().ReadOnly {
+		return m, nil
+	}
+	if err := m.reap(ctx); err != nil {
+		m.db.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// Close ends the use of m. Sandboxes go on.
+func (m *Manager) Close() error { return wrap("close sandboxes", "", m.db.Close()) }
+
+func (m *Manager) dir(id string) string { return filepath.Join(m.home, "sandboxes", id) }
+
+// wrap is the boundary of the package.
+func wrap(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e := (*vole.Error)(nil); errors.As(err, &e) {
+		return err
+	}
+	return &vole.Error{Op: op, Volume: name, Err: err}
+}
+
+// List returns the live sandboxes, or with all also those that ended, newest first.
+func (m *Manager) List(ctx context.Context, all bool) ([]Info, error) {
+	list, err := m.rows.list(ctx, all)
+	return list, wrap("list sandboxes", "", err)
+}
+
+// Get returns one sandbox, by id or by name: a live one before those that ended, of
+// which the newest counts. ErrNotFound.
+func (m *Manager) Get(ctx context.Context, ref string) (Info, error) {
+	i, err := m.rows.get(ctx, ref)
+	return i, wrap("get sandbox", ref, err)
+}
+
+// Reap cleans up after sandboxes whose supervisors died: it marks them crashed,
+// removes their scratch directories and control groups. Open does it too.
+func (m *Manager) Reap(ctx context.Context) error { return wrap("clean up sandboxes", "", m.reap(ctx)) }
+
+// Pause freezes all processes of a running sandbox. ErrUnsupported: there are no
+// control groups for it, as without root. ErrInvalid: it is not running.
+func (m *Manager) Pause(ctx context.Context, ref string) error {
+	return wrap("pause", ref, m.control(ctx, ref, ctlRequest{Op: "pause"}))
+}
+
+// Resume lets a paused sandbox go on. ErrInvalid: it is not paused.
+func (m *Manager) Resume(ctx context.Context, ref string) error {
+	return wrap("resume", ref, m.control(ctx, ref, ctlRequest{Op: "resume"}))
+}
+
+// Stop asks a sandbox to end, by SIGTERM, and kills it when it has not done so after
+// the time given. It returns once the sandbox is stopped and its volumes are detached.
+func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) error {
+	return wrap("stop", ref, m.stop(ctx, ref, timeout))
+}
+
+func (m *Manager) stop(ctx context.Context, ref string, timeout time.Duration) error {
+	if timeout < 0 {
+		return driver.Errorf(vole.ErrInvalid, "time-out %v: must not be negative", timeout)
+	}
+	i, err := m.rows.get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if err := m.control(ctx, i.ID, ctlRequest{Op: "stop", Timeout: timeout}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout+2*patience, errors.New("the sandbox did not end"))
+	defer cancel()
+	return m.await(ctx, i.ID)
+}
+
+// await waits until a sandbox has ended.
+func (m *Manager) await(ctx context.Context, id string) error {
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		i, err := m.rows.get(ctx, id)
+		if errors.Is(err, vole.ErrNotFound) {
+			return nil // and forgotten
+		}
+		if err != nil || !i.Status.Live() {
+			return err
+		}
+		if pause > 50*time.Millisecond {
+			if err := m.reap(ctx); err != nil { // its supervisor may have died
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return driver.Errorf(ctx.Err(), "sandbox %s is still %s: %v", i.Name, i.Status, context.Cause(ctx))
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Remove forgets a sandbox that ended, and its log. ErrInUse: it is live.
+func (m *Manager) Remove(ctx context.Context, ref string) error {
+	return wrap("remove sandbox", ref, m.remove(ctx, ref))
+}
+
+func (m *Manager) remove(ctx context.Context, ref string) error {
+	i, err := m.rows.get(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if i.Status.Live() {
+		return driver.Errorf(vole.ErrInUse, "sandbox %s is %s; stop it first", i.Name, i.Status)
+	}
+	if err := m.rows.remove(ctx, i.ID); err != nil {
+		return err
+	}
+	return removeTree(ctx, m.dir(i.ID))
+}
+
+// prune forgets the oldest of the sandboxes that ended.
+func (m *Manager) prune(ctx context.Context) error {
+	ids, err := m.rows.surplus(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := m.rows.remove(ctx, id); err != nil {
+			return err
+		}
+		if err := removeTree(ctx, m.dir(id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isTemp reports whether a name in the directory of sandboxes is not a sandbox's.
+func isTemp(name string) bool { return strings.HasPrefix(name, ".") }

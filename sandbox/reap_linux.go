@@ -1,0 +1,121 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/flock"
+)
+
+// A sandbox's directory holds these; all but the log goes when it ended.
+const (
+	lockFile    = "lock"    // locked by the supervisor as long as it lives
+	controlFile = "control" // its socket
+	scratchDir  = "scratch" // the writable layer, the image
+	logFile     = "log"     // what a detached sandbox printed
+)
+
+// graceNew is how old a directory without a row must be to be taken for one that a
+// dead process left, rather than one that is being made.
+const graceNew = time.Minute
+
+// reap cleans up after dead supervisors. A supervisor lives as long as its lock is
+// held, so whoever gets that lock knows that it died, and is alone to clean up.
+func (m *Manager) reap(ctx context.Context) error {
+	live, err := m.rows.list(ctx, false)
+	if err != nil {
+		return err
+	}
+	for _, i := range live {
+		if err := m.reapOne(ctx, i); err != nil {
+			return err
+		}
+	}
+	return m.sweep(ctx)
+}
+
+func (m *Manager) reapOne(ctx context.Context, i Info) error {
+	lock, err := flock.TryExisting(filepath.Join(m.dir(i.ID), lockFile))
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // so it has no supervisor
+	case err != nil:
+		return err
+	case lock == nil:
+		return nil // alive
+	default:
+		defer lock.Release()
+	}
+	if err := m.clean(ctx, i.ID); err != nil {
+		return err
+	}
+	// Last, so that what failed here is tried again.
+	return m.rows.end(ctx, i.ID, StatusCrashed, nil, "its supervisor died", time.Now())
+}
+
+// clean removes what a dead sandbox left, but its log.
+func (m *Manager) clean(ctx context.Context, id string) error {
+	wait, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := removeCgroups(wait, id); err != nil {
+		return err
+	}
+	for _, name := range []string{scratchDir, controlFile} {
+		if err := removeTree(ctx, filepath.Join(m.dir(id), name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep removes directories that belong to no sandbox.
+func (m *Manager) sweep(ctx context.Context) error {
+	list, err := os.ReadDir(m.dir(""))
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		st, err := e.Info()
+		if err != nil || time.Since(st.ModTime()) < graceNew || !e.IsDir() {
+			continue
+		}
+		if isTemp(e.Name()) {
+			// Of a probe, which takes seconds.
+			if time.Since(st.ModTime()) > time.Hour {
+				_ = removeTree(ctx, m.dir(e.Name())) // the next one tries again
+			}
+			continue
+		}
+		if _, err := m.rows.get(ctx, e.Name()); !errors.Is(err, vole.ErrNotFound) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := m.sweepOne(ctx, e.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) sweepOne(ctx context.Context, id string) error {
+	lock, err := flock.TryExisting(filepath.Join(m.dir(id), lockFile))
+	if err == nil && lock == nil {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if lock != nil {
+		defer lock.Release()
+	}
+	if err := m.clean(ctx, id); err != nil {
+		return err
+	}
+	return removeTree(ctx, m.dir(id))
+}

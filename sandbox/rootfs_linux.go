@@ -1,0 +1,264 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/sandbox/internal/image"
+	"golang.org/x/sys/unix"
+)
+
+// makeRoot makes the root file system and returns where it is, and what to run in it.
+func (h *helper) makeRoot(ctx context.Context) (string, process, error) {
+	root := filepath.Join(h.dir, "root")
+	var cfg image.Config
+	var err error
+	switch {
+	case h.p.Image != "":
+		cfg, err = h.imageRoot(ctx, root)
+	case h.p.Rootfs != "":
+		err = h.overlayRoot(ctx, root)
+	default:
+		err = h.hostRoot(root)
+	}
+	if err != nil {
+		return "", process{}, err
+	}
+	proc, err := h.process(root, cfg)
+	h.root, h.args, h.env = root, proc.args, proc.env
+	return root, proc, err
+}
+
+// imageRoot unpacks the image into the scratch directory. As that is thrown away, it
+// needs no layer above.
+func (h *helper) imageRoot(ctx context.Context, root string) (image.Config, error) {
+	dir := filepath.Join(h.p.Scratch, "rootfs")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return image.Config{}, err
+	}
+	cfg, err := image.Unpack(ctx, h.p.Image, dir, h.p.Scratch, image.Options{
+		Chown: !h.p.Rootless || h.p.Ranges, OS: runtime.GOOS, Arch: runtime.GOARCH,
+	})
+	if err != nil {
+		return cfg, err
+	}
+	return cfg, bindRoot(dir, root)
+}
+
+// bindRoot mounts dir as root, without devices and setuid.
+func bindRoot(dir, root string) error {
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if err := cloneMount(f, root, attr, false); err != nil {
+		return err
+	}
+	return fillRoot(root)
+}
+
+// fillRoot makes what the runtime mounts on. An image may lack it.
+func fillRoot(root string) error {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for _, d := range []string{"proc", "dev", "tmp"} {
+		// Anything else there, a link too, is for the runtime to judge.
+		if err := r.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// overlayRoot mounts a directory under a writable layer in the scratch directory, or
+// copies it there where the kernel refuses that to this user.
+func (h *helper) overlayRoot(ctx context.Context, root string) error {
+	lower, err := os.OpenFile(h.p.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer lower.Close()
+	upper, work := filepath.Join(h.p.Scratch, "upper"), filepath.Join(h.p.Scratch, "work")
+	for _, d := range []string{upper, work} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	err = mountOverlay(lower, upper, work, root, h.p.Rootless)
+	if err == nil {
+		return fillRoot(root)
+	}
+	if !h.p.Rootless && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("mount a writable layer over %s: %w", h.p.Rootfs, err)
+	}
+	dir := filepath.Join(h.p.Scratch, "rootfs")
+	if err := image.CopyTree(ctx, h.p.Rootfs, dir); err != nil {
+		return fmt.Errorf("copy %s: %w", h.p.Rootfs, err)
+	}
+	return bindRoot(dir, root)
+}
+
+// mountOverlay names its directories by descriptor, since the option's syntax has no
+// room for all paths.
+func mountOverlay(lower *os.File, upper, work, at string, rootless bool) error {
+	u, err := os.OpenFile(upper, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	w, err := os.OpenFile(work, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	opts := fmt.Sprintf("lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d", lower.Fd(), u.Fd(), w.Fd())
+	if rootless {
+		opts += ",userxattr" // the only kind that a user namespace may use
+	}
+	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
+	// Volatile: what is thrown away need not be synced. Older kernels lack it.
+	if err = unix.Mount("overlay", at, "overlay", flags, opts+",volatile"); err == unix.EINVAL {
+		err = unix.Mount("overlay", at, "overlay", flags, opts)
+	}
+	return err
+}
+
+// process works out what to run: the caller's word goes before the image's.
+func (h *helper) process(root string, cfg image.Config) (process, error) {
+	var proc process
+	entry := cfg.Entrypoint
+	if h.p.HasEntrypoint {
+		entry, cfg.Cmd = h.p.Entrypoint, nil
+	}
+	args := h.p.Args
+	if len(args) == 0 {
+		args = cfg.Cmd
+	}
+	proc.args = append(append([]string{}, entry...), args...)
+	if len(proc.args) == 0 {
+		return proc, driver.Errorf(vole.ErrInvalid, "the image has no command; give one")
+	}
+	user := h.p.User
+	if user == "" {
+		user = cfg.User
+	}
+	acct, err := lookupUser(root, user)
+	if err != nil {
+		return proc, err
+	}
+	if h.p.Rootless && !h.p.Ranges && (acct.uid != 0 || acct.gid != 0) {
+		return proc, driver.Errorf(vole.ErrUnsupported,
+			"user %q: without ranges in /etc/subuid and /etc/subgid, and newuidmap, a sandbox has only user 0", user)
+	}
+	proc.uid, proc.gid = acct.uid, acct.gid
+	if !h.p.Rootless || h.p.Ranges {
+		proc.groups = acct.groups
+	}
+	proc.cwd = firstOf(h.p.Cwd, cfg.WorkingDir, "/")
+	if !path.IsAbs(proc.cwd) {
+		proc.cwd = "/" + proc.cwd
+	}
+	proc.cwd = path.Clean(proc.cwd)
+	proc.env = mergeEnv(defaultEnv(h.p, acct.home), cfg.Env, h.p.Env)
+	return proc, nil
+}
+
+func firstOf(list ...string) string {
+	for _, s := range list {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// inRoot opens name as if root were "/". The caller closes it.
+func inRoot(root, name string, flags int) (*os.File, error) {
+	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	how := unix.OpenHow{Flags: uint64(flags) | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(dir.Fd()), name, &how)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// checkCommand says why a command that the runtime did not start could not be:
+// ExitNotFound, ExitNotExecutable, or 0 when it seems fine.
+func (h *helper) checkCommand() int {
+	name := h.args[0]
+	places := []string{name}
+	if !strings.Contains(name, "/") {
+		places = nil
+		for _, e := range h.env {
+			if list, ok := strings.CutPrefix(e, "PATH="); ok {
+				for _, d := range filepath.SplitList(list) {
+					places = append(places, path.Join(d, name))
+				}
+			}
+		}
+	} else if !path.IsAbs(name) {
+		return 0
+	}
+	verdict := ExitNotFound
+	for _, p := range places {
+		st, err := h.statGuest(p)
+		switch {
+		case err != nil:
+		case st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0:
+			return 0
+		default:
+			verdict = ExitNotExecutable
+		}
+	}
+	return verdict
+}
+
+// statGuest looks at a path as the command would see it.
+func (h *helper) statGuest(p string) (unix.Stat_t, error) {
+	root, rel := h.root, p
+	for i, m := range h.p.Mounts { // parents first: the deepest fits last
+		if beneath(path.Clean(p), m.Path) {
+			root, rel = h.mounts[i], strings.TrimPrefix(path.Clean(p), m.Path)
+		}
+	}
+	var st unix.Stat_t
+	f, err := inRoot(root, "./"+rel, unix.O_PATH)
+	if err != nil {
+		return st, err
+	}
+	defer f.Close()
+	return st, unix.Fstat(int(f.Fd()), &st)
+}
+
+// readGuest reads a small file of the root, at most 1 MiB of it.
+func readGuest(root, name string) ([]byte, error) {
+	f, err := inRoot(root, name, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, errors.Join(err, driver.Errorf(vole.ErrInvalid, "%s is not a regular file", name))
+	}
+	return io.ReadAll(io.LimitReader(f, 1<<20))
+}

@@ -1,0 +1,318 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/flock"
+)
+
+// Run runs a command in a sandbox and returns when it ended. The sandbox ends with
+// this process, and when ctx does: then it is killed, and the error is that of ctx.
+//
+// An error means that the command did not run to its end: [*ExecError] when it was not
+// found or cannot be executed, ErrInvalid for a Config that makes no sense, ErrExists
+// for a name that is taken, ErrUnsupported for what this host cannot do, or what kept
+// a volume from being attached. Volumes that this call made are then removed again.
+func (m *Manager) Run(ctx context.Context, c Config, io IO) (Result, error) {
+	return m.runNamed(ctx, c, io, false, func(Info) {})
+}
+
+// runNamed wraps the errors of run.
+func (m *Manager) runNamed(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
+	res, err := m.run(ctx, c, io, detached, ready)
+	return res, wrap("run", firstOf(res.Name, c.Name), err)
+}
+
+func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
+	if err := c.prepare(); err != nil {
+		return Result{}, err
+	}
+	r := &running{m: m, c: c, ready: ready}
+	if err := r.begin(ctx, detached); err != nil {
+		return Result{}, err
+	}
+	res := Result{ID: r.info.ID, Name: r.info.Name}
+	out, err := r.run(ctx, io)
+	res.ExitCode = out.exit
+	if err == nil {
+		err = out.err
+	}
+	if err == nil && out.crashed {
+		err = errors.New("the sandbox's helper died")
+	}
+	// Cleaning up must not be cut short by what ended the run.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*patience)
+	defer cancel()
+	return res, errorsFirst(err, r.end(end, out, err))
+}
+
+// prepare checks c for this host.
+func (c *Config) prepare() error {
+	if err := c.normalize(); err != nil {
+		return err
+	}
+	for _, p := range []*string{&c.Rootfs, &c.Image} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return err
+		}
+		st, err := os.Stat(abs)
+		if err != nil {
+			return err
+		}
+		if p == &c.Rootfs && !st.IsDir() {
+			return driver.Errorf(vole.ErrNotDir, "the root %s is not a directory", *p)
+		}
+		*p = abs
+	}
+	return nil
+}
+
+// running is a sandbox, in the process that supervises it.
+type running struct {
+	m     *Manager
+	c     Config
+	info  Info
+	ready func(Info)
+	lock  *flock.Lock
+	ctl   *ctlServer
+
+	made     []*vole.Volume // volumes that this run made
+	attached []*vole.Attachment
+	ran      bool // the command came to run
+
+	mu       sync.Mutex // guards the fields below
+	helper   *helperProc
+	status   Status
+	stopping chan struct{} // closed when a stop was asked for
+}
+
+// begin takes the sandbox's name, its directory and the lock that proves it alive.
+func (r *running) begin(ctx context.Context, detached bool) error {
+	r.stopping = make(chan struct{})
+	for {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return err
+		}
+		r.info = Info{
+			ID: id.String(), Status: StatusCreated, Command: r.c.Args, Root: r.c.rootName(), Detached: detached,
+			Runtime: r.c.Runtime, Mounts: []MountInfo{}, PID: os.Getpid(), Created: time.Now().UTC(),
+		}
+		if r.info.Command == nil {
+			r.info.Command = []string{}
+		}
+		if r.lock, err = r.m.makeDir(r.info.ID); err != nil {
+			return err
+		}
+		if r.lock != nil {
+			break
+		}
+	}
+	r.status = StatusCreated
+	err := r.insert(ctx)
+	if err == nil {
+		r.ctl, err = serveControl(r)
+	}
+	if err != nil {
+		_ = removeTree(ctx, r.m.dir(r.info.ID)) // else swept later
+		r.lock.Release()
+	}
+	return err
+}
+
+// insert adds the sandbox's row under its name, or under one that is free.
+func (r *running) insert(ctx context.Context) error {
+	if r.c.Name != "" {
+		r.info.Name = r.c.Name
+		return r.m.rows.insert(ctx, r.info)
+	}
+	for try := 0; ; try++ {
+		r.info.Name = makeName()
+		if try > 4 {
+			r.info.Name += "-" + r.info.ID[len(r.info.ID)-6:]
+		}
+		if err := r.m.rows.insert(ctx, r.info); !errors.Is(err, vole.ErrExists) || try > 10 {
+			return err
+		}
+	}
+}
+
+// makeDir makes and locks a sandbox's directory. No lock and no error: another process
+// took it for garbage, which needs a clock that jumps.
+func (m *Manager) makeDir(id string) (*flock.Lock, error) {
+	if err := os.Mkdir(m.dir(id), 0o700); err != nil {
+		return nil, err
+	}
+	name := filepath.Join(m.dir(id), lockFile)
+	lock, err := flock.Try(name)
+	if err != nil || lock == nil {
+		return nil, err
+	}
+	at, err1 := os.Stat(name)
+	held, err2 := lock.File().Stat()
+	if err1 != nil || err2 != nil || !os.SameFile(at, held) {
+		lock.Release()
+		return nil, nil
+	}
+	return lock, os.Mkdir(filepath.Join(m.dir(id), scratchDir), 0o700)
+}
+
+// run brings the sandbox up, and returns when the helper is gone.
+func (r *running) run(ctx context.Context, io IO) (outcome, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p, err := r.plan(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := r.attach(ctx, p); err != nil {
+		return outcome{}, err
+	}
+	if err := r.m.rows.describe(ctx, r.info.ID, p.Runtime.Name, r.info.Mounts); err != nil {
+		return outcome{}, err
+	}
+	r.info.Runtime = p.Runtime.Name
+	s, err := openStreams(io, p.Terminal)
+	if err != nil {
+		return outcome{}, err
+	}
+	h, err := startHelper(ctx, p, s.child)
+	s.closeChild()
+	if err != nil {
+		s.close()
+		return outcome{}, err
+	}
+	r.mu.Lock()
+	r.helper, r.status = h, StatusStarting
+	r.mu.Unlock()
+	err = r.supervise(ctx, h, s, io)
+	return h.out, err
+}
+
+// supervise moves a started helper's sandbox through its life.
+func (r *running) supervise(ctx context.Context, h *helperProc, s *streams, io IO) error {
+	select {
+	case <-h.started:
+	case <-h.done:
+	case <-ctx.Done():
+	case <-r.stopping:
+	}
+	select {
+	case <-h.started: // before whatever else happened
+		r.ran = true
+		now := time.Now().UTC()
+		r.info.Started, r.info.Status = &now, StatusRunning
+		r.setStatus(ctx, StatusRunning)
+		r.ready(r.info)
+		s.start(h)
+		go r.forward(ctx, h, io.Signals)
+		if r.isStopping() {
+			_ = h.signal(ctx, syscall.SIGTERM) // the time-out takes care of the rest
+		}
+	default:
+		h.kill() // told to end before the command ran, or dead
+	}
+	select {
+	case <-h.done:
+	case <-ctx.Done():
+		_ = thawSandbox(r.info.ID)
+		h.kill()
+		<-h.done
+	}
+	s.finish(r.ran)
+	if err := ctx.Err(); err != nil && (h.out.crashed || !r.ran) {
+		return err
+	}
+	if r.isStopping() && !r.ran {
+		return driver.Errorf(context.Canceled, "stopped before the command ran")
+	}
+	return nil
+}
+
+// forward passes signals on to the command.
+func (r *running) forward(ctx context.Context, h *helperProc, signals <-chan os.Signal) {
+	for {
+		select {
+		case <-h.done:
+			return
+		case sig := <-signals:
+			if n, ok := sig.(syscall.Signal); ok {
+				_ = h.signal(ctx, n) // it may have ended
+			}
+		}
+	}
+}
+
+// setStatus moves the sandbox to s. The row is for others to read: that it cannot be
+// written does not stop the sandbox.
+func (r *running) setStatus(ctx context.Context, s Status) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.status == StatusDraining {
+		return // there is no way back
+	}
+	r.status = s
+	if s == StatusRunning && r.info.Started != nil {
+		_ = r.m.rows.running(ctx, r.info.ID, *r.info.Started)
+		return
+	}
+	_ = r.m.rows.set(ctx, r.info.ID, s)
+}
+
+func (r *running) isStopping() bool {
+	select {
+	case <-r.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// end gives back what the sandbox held and stores how it ended.
+func (r *running) end(ctx context.Context, out outcome, err error) error {
+	defer r.lock.Release()
+	r.ctl.close()
+	errs := []error{r.detach(ctx)}
+	if !r.ran {
+		errs = append(errs, r.rollBack(ctx))
+	}
+	errs = append(errs, r.m.clean(ctx, r.info.ID))
+	status, msg := StatusStopped, ""
+	var exit *int
+	switch {
+	case err != nil:
+		msg = err.Error()
+		if out.crashed && !r.isStopping() && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			status = StatusCrashed
+		}
+		if e := (*ExecError)(nil); errors.As(err, &e) {
+			exit = &e.ExitCode
+		}
+	default:
+		exit = &out.exit
+	}
+	errs = append(errs, r.m.rows.end(ctx, r.info.ID, status, exit, msg, time.Now()))
+	if r.c.Remove {
+		errs = append(errs, r.m.remove(ctx, r.info.ID))
+	} else {
+		errs = append(errs, r.m.prune(ctx))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean up: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,251 @@
+package sandbox
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	runc "github.com/containerd/go-runc"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// containerID is the same in each sandbox, since each has a runtime's state of its own.
+const containerID = "vole"
+
+// ociRuntime runs the one container of a helper.
+type ociRuntime struct {
+	name    string
+	r       *runc.Runc
+	ownPids bool // makes the command's pid namespace itself
+	log     string
+}
+
+func newRuntime(b binary, h *helper) *ociRuntime {
+	rt := &ociRuntime{name: b.Name, log: filepath.Join(h.dir, "runtime.log")}
+	rt.r = &runc.Runc{Command: b.Path, Root: filepath.Join(h.dir, "rt"), Log: rt.log, LogFormat: runc.JSON}
+	switch b.Name {
+	case "crun":
+		if h.p.CgroupPath == "" {
+			rt.r.ExtraArgs = []string{"--cgroup-manager=disabled"}
+		}
+	case "runsc":
+		rt.ownPids = true // its processes are not the host's
+		network := "none"
+		if h.p.HostNetwork {
+			network = "host"
+		}
+		rt.r.ExtraArgs = []string{"--platform=systrap", "--overlay2=none", "--host-uds=none", "--network=" + network}
+		if h.p.CgroupPath == "" {
+			rt.r.ExtraArgs = append(rt.r.ExtraArgs, "--ignore-cgroups")
+		}
+	}
+	return rt
+}
+
+// inherit gives the runtime, and so the command, the helper's own files.
+type inherit struct{}
+
+func (inherit) Close() error              { return nil }
+func (inherit) Stdin() (w io.WriteCloser) { return nil }
+func (inherit) Stdout() (r io.ReadCloser) { return nil }
+func (inherit) Stderr() (r io.ReadCloser) { return nil }
+func (inherit) Set(cmd *exec.Cmd) {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+}
+
+// create makes the container up to the point where the command could be executed, and
+// returns the command's process id in the helper's pid namespace.
+func (rt *ociRuntime) create(ctx context.Context, h *helper) (int, error) {
+	pidFile := filepath.Join(h.dir, "pid")
+	opts := &runc.CreateOpts{IO: inherit{}, PidFile: pidFile}
+	var console *consoleSocket
+	if h.p.Terminal {
+		var err error
+		if console, err = listenConsole(filepath.Join(h.dir, "console")); err != nil {
+			return 0, err
+		}
+		defer console.Close()
+		opts.ConsoleSocket = console
+	}
+	if err := rt.r.Create(ctx, containerID, filepath.Join(h.dir, "bundle"), opts); err != nil {
+		return 0, rt.explain(err, h)
+	}
+	if console != nil {
+		f, err := console.receive()
+		if err != nil {
+			return 0, fmt.Errorf("receive the terminal: %w", err)
+		}
+		err = h.conn.send(event{Type: "terminal"}, f)
+		f.Close()
+		if err != nil {
+			return 0, err
+		}
+	}
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+func (rt *ociRuntime) start(ctx context.Context) error {
+	if err := rt.r.Start(ctx, containerID); err != nil {
+		return rt.explain(err, nil)
+	}
+	return nil
+}
+
+// explain turns a failure of the runtime into the error that its log tells. h is nil
+// when the command was found already.
+func (rt *ociRuntime) explain(err error, h *helper) error {
+	msg := rt.lastError()
+	if msg == "" {
+		msg = err.Error()
+	}
+	err = fmt.Errorf("%s: %s", rt.name, msg)
+	if h == nil {
+		return err
+	}
+	if code := h.checkCommand(); code == ExitNotFound {
+		return &ExecError{code, fmt.Errorf("%q: command not found in the sandbox", h.args[0])}
+	} else if code != 0 || strings.Contains(strings.ToLower(msg), "permission denied") && strings.Contains(msg, h.args[0]) {
+		return &ExecError{ExitNotExecutable, fmt.Errorf("%q cannot be executed in the sandbox", h.args[0])}
+	}
+	return err
+}
+
+// lastError is the last error in the runtime's log, "" when there is none.
+func (rt *ociRuntime) lastError() string {
+	b, err := os.ReadFile(rt.log)
+	if err != nil {
+		return ""
+	}
+	last := ""
+	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
+		var line struct{ Level, Msg string }
+		if json.Unmarshal(s.Bytes(), &line) == nil && line.Msg != "" && (line.Level == "" || strings.HasPrefix(line.Level, "err") || line.Level == "fatal") {
+			last = line.Msg
+		}
+	}
+	return last
+}
+
+// wait waits for the command to end and returns its exit code.
+func (rt *ociRuntime) wait(ctx context.Context, pid int) (int, error) {
+	if rt.ownPids {
+		return rt.waitByRuntime(ctx)
+	}
+	for {
+		var ws unix.WaitStatus
+		_, err := unix.Wait4(pid, &ws, 0, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, os.NewSyscallError("wait4", err)
+		case ws.Exited():
+			return ws.ExitStatus(), nil
+		case ws.Signaled():
+			return 128 + int(ws.Signal()), nil
+		}
+	}
+}
+
+func (rt *ociRuntime) waitByRuntime(ctx context.Context) (int, error) {
+	args := append([]string{"--root", rt.r.Root}, rt.r.ExtraArgs...)
+	out, err := exec.CommandContext(ctx, rt.r.Command, append(args, "wait", containerID)...).Output()
+	if err != nil {
+		return 0, fmt.Errorf("%s wait: %w", rt.name, err)
+	}
+	var st struct{ ExitStatus int }
+	if err := json.Unmarshal(out, &st); err != nil {
+		return 0, fmt.Errorf("%s wait: %w", rt.name, err)
+	}
+	return st.ExitStatus, nil
+}
+
+func (rt *ociRuntime) signal(ctx context.Context, pid int, sig unix.Signal) error {
+	if rt.ownPids {
+		return rt.r.Kill(ctx, containerID, int(sig), nil)
+	}
+	if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+		return os.NewSyscallError("kill", err)
+	}
+	return nil
+}
+
+func (rt *ociRuntime) pause(ctx context.Context) error  { return rt.r.Pause(ctx, containerID) }
+func (rt *ociRuntime) resume(ctx context.Context) error { return rt.r.Resume(ctx, containerID) }
+
+// consoleSocket receives a terminal from the runtime.
+// https://github.com/opencontainers/runc/blob/main/docs/terminals.md
+type consoleSocket struct {
+	l    *net.UnixListener
+	path string
+}
+
+func listenConsole(path string) (*consoleSocket, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	return &consoleSocket{l, path}, nil
+}
+
+func (c *consoleSocket) Path() string { return c.path }
+func (c *consoleSocket) Close() error { return c.l.Close() }
+
+func (c *consoleSocket) receive() (*os.File, error) {
+	// The runtime has connected before it returned.
+	if err := c.l.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return nil, err
+	}
+	conn, err := c.l.AcceptUnix()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	b, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := conn.ReadMsgUnix(b, oob)
+	if err != nil {
+		return nil, err
+	}
+	f, err := fileBeside(oob[:n])
+	if err == nil && f == nil {
+		err = errors.New("the runtime sent none")
+	}
+	return f, err
+}
+
+// find looks a runtime up: one of Runtimes in $PATH, or a path of one of them.
+func find(name string) (binary, error) {
+	base := filepath.Base(name)
+	for _, r := range Runtimes {
+		if base != r {
+			continue
+		}
+		p, err := exec.LookPath(name)
+		if err != nil && name == base {
+			// Not in the PATH of users on some systems.
+			p, err = exec.LookPath(filepath.Join("/usr/sbin", name))
+		}
+		if err != nil {
+			return binary{}, driver.Errorf(vole.ErrUnsupported, "the OCI runtime %s is not installed", name)
+		}
+		p, err = filepath.Abs(p)
+		return binary{Name: r, Path: p}, err
+	}
+	return binary{}, driver.Errorf(vole.ErrInvalid, "unknown runtime %q; use %s, or the path of one", name, strings.Join(Runtimes, ", "))
+}

@@ -1,0 +1,264 @@
+package sandbox
+
+import (
+	"slices"
+	"strconv"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// plan is all that the helper has to know, sent by the supervisor. Everything in it
+// was checked before.
+type plan struct {
+	ID, Name string
+	Home     string // of Vole; hidden from the sandbox
+	Scratch  string // a directory on disk that is thrown away afterwards
+	Runtime  binary
+	Rootless bool // not root on the host
+	Ranges   bool // more than one user and group is mapped
+
+	Rootfs, Image string
+	Mounts        []planMount // parents before children
+
+	Args       []string
+	Entrypoint []string // replaces the image's when HasEntrypoint
+	Env        []string
+	Cwd        string
+	User       string
+
+	HasEntrypoint bool
+	HostNetwork   bool
+	Terminal      bool
+	Limits        limits
+	CgroupPath    string // "": no control groups
+}
+
+// binary is a runtime on this host.
+type binary struct {
+	Name string // one of Runtimes, which tells its flags
+	Path string
+}
+
+// planMount is one volume to mount.
+type planMount struct {
+	Mount
+	Source string // directory on the host
+}
+
+// limits are what the runtime is to enforce; 0 is none.
+type limits struct {
+	Memory int64
+	Pids   int64
+	CPUs   float64
+	NProc  uint64 // RLIMIT_NPROC, where there are no control groups
+}
+
+// process is what is to run, as the root file system resolved it.
+type process struct {
+	args, env []string
+	cwd       string
+	uid, gid  uint32
+	groups    []uint32
+}
+
+// capabilities are what root of a sandbox keeps: to own files, change to other users
+// and bind low ports; nothing that reaches beyond its namespaces.
+var capabilities = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+	"CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+}
+
+// maskedPaths of /proc tell of the host, readonlyPaths change it.
+var (
+	maskedPaths = []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/kmsg",
+		"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+		"/proc/kallsyms", "/proc/kpagecount", "/proc/kpageflags", "/proc/kpagecgroup", "/proc/vmallocinfo",
+	}
+	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/proc/tty", "/proc/driver"}
+
+	// secretPaths are hidden from a sandbox on the host's root, whoever may read them.
+	secretPaths = []string{
+		"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/security/opasswd", "/etc/sudoers",
+		"/etc/sudoers.d", "/etc/ssh", "/etc/ssl/private", "/etc/pki/tls/private", "/etc/krb5.keytab", "/etc/letsencrypt",
+		"/etc/wireguard", "/etc/openvpn", "/etc/kubernetes", "/etc/rancher", "/etc/docker", "/etc/ppp",
+		"/etc/NetworkManager/system-connections", "/etc/machine-id", "/etc/crypttab", "/etc/fstab", "/etc/msmtprc",
+	}
+)
+
+// buildSpec writes the configuration for the runtime. root is the directory to use,
+// pidNS the pid namespace to join ("" for a new one), sources where each mount of p is.
+func buildSpec(p *plan, proc process, root, pidNS string, sources []string) *specs.Spec {
+	host := p.Rootfs == "" && p.Image == ""
+	s := &specs.Spec{
+		Version:  "1.0.0", // the oldest that has all that is used, since old runtimes check it
+		Hostname: hostname(p.Name),
+		Root:     &specs.Root{Path: root, Readonly: host},
+		Process: &specs.Process{
+			Terminal:        p.Terminal,
+			User:            specs.User{UID: proc.uid, GID: proc.gid, AdditionalGids: proc.groups},
+			Args:            proc.args,
+			Env:             proc.env,
+			Cwd:             proc.cwd,
+			NoNewPrivileges: true,
+			Capabilities:    capabilitiesFor(proc.uid),
+		},
+		Mounts: append(baseMounts(p, host), volumeMounts(p, sources)...),
+		Linux: &specs.Linux{
+			Namespaces:    namespaces(p, pidNS),
+			MaskedPaths:   slices.Clone(maskedPaths),
+			ReadonlyPaths: readonlyPaths,
+			CgroupsPath:   p.CgroupPath,
+			Resources:     resources(p),
+			Seccomp:       seccompProfile(),
+		},
+	}
+	if host {
+		s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, secretPaths...)
+	}
+	if p.Limits.NProc > 0 {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: p.Limits.NProc, Soft: p.Limits.NProc}}
+	}
+	return s
+}
+
+// hostname makes a host name of a sandbox's name: labels have no '_'.
+func hostname(name string) string {
+	b := []byte(name)
+	for i, c := range b {
+		if c == '_' {
+			b[i] = '-'
+		}
+	}
+	return string(b)
+}
+
+func capabilitiesFor(uid uint32) *specs.LinuxCapabilities {
+	if uid != 0 {
+		// Kept in the bounding set only, which with no_new_privs gives nothing.
+		return &specs.LinuxCapabilities{}
+	}
+	return &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities}
+}
+
+func namespaces(p *plan, pidNS string) []specs.LinuxNamespace {
+	list := []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace, Path: pidNS}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+	}
+	if p.CgroupPath != "" {
+		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	if !p.HostNetwork {
+		list = append(list, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	return list
+}
+
+// tmpSize bounds what a sandbox keeps in memory beneath each private directory; it is
+// charged to the sandbox's memory besides.
+const tmpSize = "size=1g"
+
+func baseMounts(p *plan, host bool) []specs.Mount {
+	tmpfs := func(dest string, mode string, opts ...string) specs.Mount {
+		return specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs",
+			Options: append([]string{"nosuid", "nodev", "mode=" + mode, tmpSize}, opts...)}
+	}
+	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	if !p.Rootless || p.Ranges {
+		pts = append(pts, "gid=5")
+	}
+	list := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=64k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=64m"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		tmpfs("/tmp", "1777"),
+	}
+	if host {
+		list = append(list, tmpfs("/var/tmp", "1777"), tmpfs("/run", "755"), tmpfs("/root", "700"))
+	}
+	return list
+}
+
+// volumeMounts binds the volumes, which the helper mounted at sources with their
+// flags. They are named again because a bind does not keep them everywhere.
+func volumeMounts(p *plan, sources []string) []specs.Mount {
+	var list []specs.Mount
+	for i, m := range p.Mounts {
+		opts := []string{"rbind", "rprivate"}
+		for _, o := range []struct {
+			on   bool
+			name string
+		}{{m.ReadOnly, "ro"}, {!m.ReadOnly, "rw"}, {m.NoExec, "noexec"}, {m.NoSUID, "nosuid"}, {m.NoDev, "nodev"}} {
+			if o.on {
+				opts = append(opts, o.name)
+			}
+		}
+		list = append(list, specs.Mount{Destination: m.Path, Type: "bind", Source: sources[i], Options: opts})
+	}
+	return list
+}
+
+func resources(p *plan) *specs.LinuxResources {
+	if p.CgroupPath == "" {
+		return nil
+	}
+	r := &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}}
+	if n := p.Limits.Memory; n > 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &n}
+	}
+	if n := p.Limits.Pids; n > 0 {
+		r.Pids = &specs.LinuxPids{Limit: &n}
+	}
+	if p.Limits.CPUs > 0 {
+		period := uint64(100_000) // microseconds; the kernel's default
+		quota := int64(p.Limits.CPUs * float64(period))
+		r.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
+	}
+	return r
+}
+
+// defaultEnv is what a command finds unless the image or the caller say otherwise.
+func defaultEnv(p *plan, home string) []string {
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=" + home,
+		"HOSTNAME=" + hostname(p.Name),
+		"VOLE_SANDBOX=" + p.Name,
+	}
+	if p.Terminal {
+		env = append(env, "TERM=xterm")
+	}
+	return env
+}
+
+// mergeEnv puts later lists over earlier ones; the last value of a key counts.
+func mergeEnv(lists ...[]string) []string {
+	at := map[string]int{}
+	var out []string
+	for _, list := range lists {
+		for _, e := range list {
+			k := e
+			for i := range len(e) {
+				if e[i] == '=' {
+					k = e[:i]
+					break
+				}
+			}
+			if i, ok := at[k]; ok {
+				out[i] = e
+				continue
+			}
+			at[k] = len(out)
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// id32 parses a user or group id.
+func id32(s string) (uint32, bool) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	return uint32(n), err == nil
+}

@@ -1,0 +1,129 @@
+package sandbox
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// streams carries what the command reads and writes. The command gets pipes, or a
+// terminal of its own, never the caller's files: by way of /proc it could open those
+// again, for more than they were given for.
+type streams struct {
+	io       IO
+	child    [3]*os.File // the command's ends
+	in       *os.File    // our ends
+	out, err *os.File
+	terminal *os.File
+
+	copies sync.WaitGroup // of output
+}
+
+func openStreams(c IO, terminal bool) (s *streams, err error) {
+	s = &streams{io: c}
+	defer func() {
+		if err != nil {
+			s.closeChild()
+			s.close()
+		}
+	}()
+	if c.Stdin == nil || terminal {
+		if s.child[0], err = os.Open(os.DevNull); err != nil {
+			return s, err
+		}
+	} else if s.child[0], s.in, err = os.Pipe(); err != nil {
+		return s, err
+	}
+	if s.out, s.child[1], err = os.Pipe(); err != nil {
+		return s, err
+	}
+	s.err, s.child[2], err = os.Pipe()
+	return s, err
+}
+
+func (s *streams) closeChild() { closeAll(s.child[:]...) }
+func (s *streams) close()      { closeAll(s.in, s.out, s.err, s.terminal) }
+
+func closeAll(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// start begins to copy, once the command runs. What the pipes hold before that is of
+// the runtime.
+func (s *streams) start(h *helperProc) {
+	select {
+	case s.terminal = <-h.terminal:
+		s.copyOut(s.io.Stdout, s.terminal)
+		s.copyIn(s.terminal)
+		go s.resize(h)
+	default:
+		s.copyOut(s.io.Stdout, s.out)
+		s.copyOut(s.io.Stderr, s.err)
+		s.copyIn(s.in)
+	}
+}
+
+func (s *streams) copyOut(w io.Writer, f *os.File) {
+	if w == nil {
+		w = io.Discard
+	}
+	s.copies.Add(1)
+	go func() {
+		defer s.copies.Done()
+		if _, err := io.Copy(w, f); err != nil && !errors.Is(err, unix.EIO) {
+			// The reader is gone, so the command finds its pipe broken. A
+			// terminal whose other side is closed says EIO.
+			f.Close()
+		}
+	}()
+}
+
+// copyIn is not waited for: it may hang in a read from a terminal for ever.
+func (s *streams) copyIn(f *os.File) {
+	if s.io.Stdin == nil || f == nil {
+		return
+	}
+	go func() {
+		_, err := io.Copy(f, s.io.Stdin)
+		if f != s.terminal {
+			f.Close()
+		} else if err == nil {
+			_, _ = f.Write([]byte{4}) // end of file, as from a keyboard
+		}
+	}()
+}
+
+func (s *streams) resize(h *helperProc) {
+	for {
+		select {
+		case <-h.done:
+			return
+		case w, ok := <-s.io.Resize:
+			if !ok {
+				return
+			}
+			// A terminal that is gone needs no size.
+			_ = unix.IoctlSetWinsize(int(s.terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: w.Rows, Col: w.Cols})
+		}
+	}
+}
+
+// finish waits for the output's end, which is near once the helper is gone, and closes.
+func (s *streams) finish(ran bool) {
+	if ran {
+		if s.terminal != nil {
+			// Its other side is closed now, so this cannot last.
+			_ = s.terminal.SetReadDeadline(time.Now().Add(patience))
+		}
+		s.copies.Wait()
+	}
+	s.close()
+}

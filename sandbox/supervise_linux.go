@@ -1,0 +1,210 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// outcome is how a helper ended.
+type outcome struct {
+	exit    int   // of the command
+	err     error // the command did not start
+	crashed bool  // the helper died without a word
+}
+
+// helperProc is a helper, seen from its supervisor.
+type helperProc struct {
+	conn     packets
+	process  *os.Process
+	terminal chan *os.File // the command's terminal, if it has one; before started
+	started  chan struct{} // closed when the command runs
+	done     chan struct{} // closed when the helper is gone, and all it ran
+	out      outcome       // once done is closed
+
+	mu      sync.Mutex // guards seq and answers
+	seq     int
+	answers map[int]chan error // nil once there will be none
+}
+
+// startHelper starts a helper on the plan, with the given files as the command's.
+// ctx bounds the start only. If this process dies, the kernel kills the helper.
+func startHelper(ctx context.Context, p *plan, stdio [3]*os.File) (*helperProc, error) {
+	ours, theirs, err := packetPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	planR, planW, err := os.Pipe()
+	if err != nil {
+		ours.c.Close()
+		return nil, err
+	}
+	defer planR.Close()
+	defer planW.Close()
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{asHelper}, Env: []string{"PATH=" + os.Getenv("PATH")}, Dir: "/",
+		Stdin: stdio[0], Stdout: stdio[1], Stderr: stdio[2],
+		ExtraFiles:  []*os.File{theirs, planR},
+		SysProcAttr: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true, Pdeathsig: unix.SIGKILL},
+	}
+	switch {
+	case p.Ranges:
+		cmd.Args = append(cmd.Args, "unmapped")
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+	case p.Rootless:
+		singleMap(cmd.SysProcAttr)
+	}
+	h := &helperProc{
+		conn: ours, terminal: make(chan *os.File, 1), started: make(chan struct{}), done: make(chan struct{}),
+		answers: map[int]chan error{},
+	}
+	if err := h.start(cmd); err != nil {
+		ours.c.Close()
+		return nil, explainStart(err, p.Rootless)
+	}
+	planR.Close()
+	if err := sendPlan(ctx, p, h.process.Pid, planW); err != nil {
+		h.kill()
+		<-h.done
+		return nil, err
+	}
+	return h, nil
+}
+
+func explainStart(err error, rootless bool) error {
+	if rootless && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS)) {
+		return fmt.Errorf("this system does not let users make user namespaces, which sandboxes without root need: %w", err)
+	}
+	return fmt.Errorf("start the sandbox's helper: %w", err)
+}
+
+func sendPlan(ctx context.Context, p *plan, pid int, w *os.File) error {
+	if p.Ranges {
+		if err := findRanges().writeMaps(ctx, pid); err != nil {
+			return err
+		}
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+// start starts the helper from a thread that lives as long as the helper does: the
+// kernel takes the death of that thread for the parent's.
+func (h *helperProc) start(cmd *exec.Cmd) error {
+	errs := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		h.process = cmd.Process
+		errs <- err
+		if err != nil {
+			return
+		}
+		read := make(chan outcome, 1)
+		go func() { read <- h.read() }()
+		_ = cmd.Wait() // what matters it has said
+		h.out = <-read
+		h.conn.c.Close()
+		close(h.done)
+	}()
+	return <-errs
+}
+
+// read takes the helper's events until it is gone.
+func (h *helperProc) read() outcome {
+	out := outcome{crashed: true}
+	for {
+		var e event
+		f, err := h.conn.receive(&e)
+		if err != nil {
+			break
+		}
+		switch e.Type {
+		case "terminal":
+			h.terminal <- f
+			f = nil
+		case "started":
+			close(h.started)
+		case "ended":
+			out = outcome{exit: e.Exit}
+		case "failed":
+			out = outcome{err: e.Error.err()}
+		case "answer":
+			h.answer(e.Seq, e.Error.err())
+		}
+		if f != nil {
+			f.Close()
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.answers {
+		c <- errGone
+	}
+	h.answers = nil
+	return out
+}
+
+var errGone = errors.New("the sandbox has ended")
+
+func (h *helperProc) answer(seq int, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.answers[seq]; c != nil {
+		c <- err
+		delete(h.answers, seq)
+	}
+}
+
+// request asks the helper for something and waits for its answer.
+func (h *helperProc) request(ctx context.Context, r request) error {
+	c := make(chan error, 1)
+	h.mu.Lock()
+	if h.answers == nil {
+		h.mu.Unlock()
+		return errGone
+	}
+	h.seq++
+	r.Seq = h.seq
+	h.answers[r.Seq] = c
+	h.mu.Unlock()
+	if err := h.conn.send(r, nil); err != nil {
+		return errGone
+	}
+	select {
+	case err := <-c:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// signal sends a signal to the command.
+func (h *helperProc) signal(ctx context.Context, sig syscall.Signal) error {
+	return h.request(ctx, request{Op: "signal", Signal: int(sig)})
+}
+
+// kill ends the helper and all that runs in it.
+func (h *helperProc) kill() {
+	_ = h.process.Kill() // it may be gone
+}
+
+// patience is how long this package waits for something that takes milliseconds.
+const patience = 20 * time.Second

@@ -1,0 +1,112 @@
+package sandbox
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// account is who runs the command.
+type account struct {
+	uid, gid uint32
+	groups   []uint32
+	home     string
+}
+
+// lookupUser resolves user[:group], names or numbers, by the root's own passwd and
+// group files. "" is 0:0.
+func lookupUser(root, spec string) (account, error) {
+	passwd, err := table(root, "/etc/passwd")
+	if err != nil {
+		return account{}, err
+	}
+	group, err := table(root, "/etc/group")
+	if err != nil {
+		return account{}, err
+	}
+	user, grp, hasGroup := strings.Cut(spec, ":")
+	if user == "" {
+		user = "0"
+	}
+	a, err := findUser(passwd, group, user)
+	if err != nil || !hasGroup {
+		return a, err
+	}
+	a.groups = nil
+	if gid, ok := id32(grp); ok {
+		a.gid = gid
+		return a, nil
+	}
+	for _, g := range group {
+		if gid, ok := id32(g[2]); ok && g[0] == grp {
+			a.gid = gid
+			return a, nil
+		}
+	}
+	return a, driver.Errorf(vole.ErrInvalid, "the sandbox's /etc/group has no group %q", grp)
+}
+
+func findUser(passwd, group [][]string, user string) (account, error) {
+	a := account{home: "/"}
+	uid, numeric := id32(user)
+	name, found := "", numeric
+	a.uid = uid
+	for _, u := range passwd {
+		id, ok := id32(u[2])
+		gid, ok2 := id32(u[3])
+		if !ok || !ok2 || len(u) < 6 || (numeric && id != uid) || (!numeric && u[0] != user) {
+			continue
+		}
+		name, found = u[0], true
+		a.uid, a.gid = id, gid
+		if strings.HasPrefix(u[5], "/") {
+			a.home = u[5]
+		}
+		break
+	}
+	if !found {
+		return a, driver.Errorf(vole.ErrInvalid, "the sandbox's /etc/passwd has no user %q", user)
+	}
+	if a.uid == 0 && a.home == "/" {
+		a.home = "/root"
+	}
+	for _, g := range group {
+		gid, ok := id32(g[2])
+		if ok && name != "" && inList(g[3], name) {
+			a.groups = append(a.groups, gid)
+		}
+	}
+	return a, nil
+}
+
+func inList(list, name string) bool {
+	for e := range strings.SplitSeq(list, ",") {
+		if e == name {
+			return true
+		}
+	}
+	return false
+}
+
+// table reads a file of lines with at least four fields between colons. A root
+// without the file has an empty table.
+func table(root, name string) ([][]string, error) {
+	b, err := readGuest(root, name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]string
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if f := strings.Split(line, ":"); len(f) >= 4 {
+			rows = append(rows, f)
+		}
+	}
+	return rows, nil
+}

@@ -1,0 +1,137 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// plan works out what the helper is to do, but for the volumes.
+func (r *running) plan(ctx context.Context) (*plan, error) {
+	c := r.c
+	have := findCgroups()
+	lim, err := planLimits(c, have)
+	if err != nil {
+		return nil, err
+	}
+	rt, err := r.m.runtime(ctx, c.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{
+		ID: r.info.ID, Name: r.info.Name, Home: r.m.home, Scratch: filepath.Join(r.m.dir(r.info.ID), scratchDir),
+		Runtime: rt, Rootless: os.Geteuid() != 0, Rootfs: c.Rootfs, Image: c.Image,
+		Args: c.Args, Entrypoint: c.Entrypoint, HasEntrypoint: c.Entrypoint != nil, Env: c.Env, Cwd: c.Cwd, User: c.User,
+		HostNetwork: c.Network == NetworkHost, Terminal: c.Terminal, Limits: lim,
+	}
+	if have.any() {
+		p.CgroupPath = cgroupDir + "/" + r.info.ID
+	}
+	// On the host's root there is nothing for another user to do, and what it wrote
+	// to a volume, the caller could not remove. So the ranges are for where they
+	// are needed.
+	if p.Rootless && (c.Rootfs != "" || c.Image != "" || c.User != "") {
+		p.Ranges = findRanges().ok
+	}
+	return p, r.m.checkRoot(c)
+}
+
+// checkRoot refuses a root that would show the home of Vole.
+func (m *Manager) checkRoot(c Config) error {
+	if c.Rootfs == "" {
+		return nil
+	}
+	root, home := realPath(c.Rootfs), realPath(m.home)
+	if beneath(home, root) || beneath(root, home) {
+		return driver.Errorf(vole.ErrInvalid,
+			"the root %s and the home of Vole (%s) lie within one another, which would show all volumes to the sandbox", c.Rootfs, m.home)
+	}
+	return nil
+}
+
+// attach attaches the volumes in turn, making those that are to be made.
+func (r *running) attach(ctx context.Context, p *plan) error {
+	for _, mt := range r.c.Mounts {
+		v, created, err := r.m.volume(ctx, mt)
+		if err != nil {
+			return err
+		}
+		if created {
+			r.made = append(r.made, v)
+		}
+		a, err := v.Attach(ctx, vole.AttachOptions{Holder: "sandbox " + r.info.Name, HostPath: true, ReadOnly: mt.ReadOnly})
+		if errors.Is(err, vole.ErrUnsupported) && v.Info().Quota > 0 && !mt.ReadOnly {
+			return driver.Errorf(vole.ErrUnsupported,
+				"mount %s: a sandbox writes past Vole, which could not keep to the volume's quota (%v); mount it with ro, or take the quota away", mt, v.Info().Quota)
+		}
+		if err != nil {
+			return err
+		}
+		r.attached = append(r.attached, a)
+		if a.Info().ReadOnly != mt.ReadOnly || a.Path() == "" {
+			return driver.Errorf(vole.ErrUnsupported, "mount %s: the volume has no place on this host", mt)
+		}
+		if v.Info().Kind != vole.KindDir {
+			return driver.Errorf(vole.ErrUnsupported, "mount %s: sandboxes cannot mount disk volumes yet", mt)
+		}
+		r.info.Mounts = append(r.info.Mounts, MountInfo{
+			Volume: v.Name(), VolumeID: v.ID(), Path: mt.Path, Subpath: mt.Subpath, ReadOnly: mt.ReadOnly,
+		})
+		p.Mounts = append(p.Mounts, planMount{Mount: mt, Source: a.Path()})
+	}
+	return nil
+}
+
+// volume finds or makes the volume of a mount, as its mode says.
+func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created bool, err error) {
+	spec := mt.spec()
+	switch {
+	case mt.Mode == ModeCreate:
+		v, err = m.store.Create(ctx, mt.Volume, spec)
+		return v, err == nil, err
+	case mt.Mode == ModeExisting, mt.Kind == vole.KindDisk && mt.Capacity == 0:
+		v, err = m.store.Get(ctx, mt.Volume)
+		if err != nil {
+			if mt.Mode != ModeExisting && errors.Is(err, vole.ErrNotFound) {
+				err = driver.Errorf(vole.ErrInvalid, "mount %s: there is no such volume, and to make a disk needs option \"size\"", mt)
+			}
+			return nil, false, err
+		}
+		if err := spec.Fits(v.Info()); err != nil {
+			return nil, false, fmt.Errorf("mount %s: %w", mt, err)
+		}
+		return v, false, nil
+	}
+	return m.store.Ensure(ctx, mt.Volume, spec)
+}
+
+// detach ends the attachments, the last first.
+func (r *running) detach(ctx context.Context) error {
+	var errs []error
+	for _, a := range slices.Backward(r.attached) {
+		errs = append(errs, a.Detach(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// rollBack removes the volumes that this run made in vain, but none that another has
+// begun to use meanwhile.
+func (r *running) rollBack(ctx context.Context) error {
+	var errs []error
+	for _, v := range slices.Backward(r.made) {
+		info, err := v.Refresh(ctx)
+		if err == nil && info.Used == 0 {
+			err = v.Remove(ctx)
+		}
+		if err != nil && !errors.Is(err, vole.ErrInUse) && !errors.Is(err, vole.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
