@@ -372,6 +372,9 @@ func TestMain(m *testing.M) {
 	if spec := os.Getenv("VOLE_TEST_KILL"); spec != "" {
 		dieInStep(spec)
 	}
+	if what := os.Getenv("VOLE_TEST_CHILD"); what != "" {
+		beChild(what)
+	}
 	os.Exit(m.Run())
 }
 

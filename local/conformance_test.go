@@ -1,0 +1,51 @@
+package local_test
+
+import (
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver/drivertest"
+)
+
+// homes remembers the home of each store that the suite opened.
+type homes struct {
+	mu sync.Mutex // guards of
+	of map[*vole.Store]string
+}
+
+func (h *homes) open(t *testing.T, home string, readOnly bool) *vole.Store {
+	t.Helper()
+	s, err := vole.Open(t.Context(), vole.Options{Home: home, ReadOnly: readOnly})
+	if err != nil {
+		t.Fatalf("open %s: %v", home, err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.of[s] = home
+	return s
+}
+
+func (h *homes) home(s *vole.Store) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.of[s]
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	h := &homes{of: map[*vole.Store]string{}}
+	drivertest.Run(t, drivertest.Harness{
+		Open: func(t *testing.T) *vole.Store {
+			return h.open(t, filepath.Join(t.TempDir(), "home"), false)
+		},
+		Another: func(t *testing.T, s *vole.Store) *vole.Store { return h.open(t, h.home(s), false) },
+		ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store {
+			return h.open(t, h.home(s), true)
+		},
+		Root: func(_ *testing.T, s *vole.Store, vol *vole.Volume) string {
+			return filepath.Join(h.home(s), "volumes", vol.ID(), "data")
+		},
+	})
+}
