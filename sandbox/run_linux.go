@@ -175,6 +175,7 @@ func (m *Manager) makeDir(id string) (*flock.Lock, error) {
 func (r *running) run(ctx context.Context, io IO) (outcome, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go r.forward(ctx, cancel, io.Signals)
 	p, err := r.plan(ctx)
 	if err != nil {
 		return outcome{}, err
@@ -219,7 +220,6 @@ func (r *running) supervise(ctx context.Context, h *helperProc, s *streams, io I
 		r.setStatus(ctx, StatusRunning)
 		r.ready(r.info)
 		s.start(h)
-		go r.forward(ctx, h, io.Signals)
 		if r.isStopping() {
 			_ = h.signal(ctx, syscall.SIGTERM) // the time-out takes care of the rest
 		}
@@ -243,17 +243,33 @@ func (r *running) supervise(ctx context.Context, h *helperProc, s *streams, io I
 	return nil
 }
 
-// forward passes signals on to the command.
-func (r *running) forward(ctx context.Context, h *helperProc, signals <-chan os.Signal) {
+// forward passes signals on to the command. Before that runs, they end the attempt.
+func (r *running) forward(ctx context.Context, abort func(), signals <-chan os.Signal) {
 	for {
 		select {
-		case <-h.done:
+		case <-ctx.Done():
 			return
 		case sig := <-signals:
-			if n, ok := sig.(syscall.Signal); ok {
+			r.mu.Lock()
+			h := r.helper
+			r.mu.Unlock()
+			n, ok := sig.(syscall.Signal)
+			switch {
+			case h == nil || !isClosed(h.started):
+				abort()
+			case ok:
 				_ = h.signal(ctx, n) // it may have ended
 			}
 		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -273,14 +289,7 @@ func (r *running) setStatus(ctx context.Context, s Status) {
 	_ = r.m.rows.set(ctx, r.info.ID, s)
 }
 
-func (r *running) isStopping() bool {
-	select {
-	case <-r.stopping:
-		return true
-	default:
-		return false
-	}
-}
+func (r *running) isStopping() bool { return isClosed(r.stopping) }
 
 // end gives back what the sandbox held and stores how it ended.
 func (r *running) end(ctx context.Context, out outcome, err error) error {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/volehq/vole/sandbox"
 )
 
 func main() {
@@ -16,6 +18,7 @@ func main() {
 
 // runMain is main without the exit, so that the script tests can run it too.
 func runMain() int {
+	sandbox.Init()
 	earlyInit()
 	return run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

@@ -47,7 +47,8 @@ machines and programs that use them.`,
 	addCommands(cmd, groupVolumes, newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newRenameCmd(a),
 		newSetCmd(a), newDfCmd(a))
 	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a))
-	addCommands(cmd, groupSandboxes, newAttachCmd(a))
+	addCommands(cmd, groupSandboxes, newRunCmd(a), newPsCmd(a), newPauseCmd(a), newResumeCmd(a), newStopCmd(a), newLogsCmd(a),
+		newAttachCmd(a))
 	addCommands(cmd, groupOther, newDoctorCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetHelpCommandGroupID(groupOther)

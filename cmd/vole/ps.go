@@ -1,0 +1,126 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/sandbox"
+)
+
+func newPsCmd(a *app) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "ps [-a]",
+		Short: "List sandboxes, newest first",
+		Long: `List the sandboxes that live, newest first; with -a also the last hundred that ended.
+
+STATUS is created, starting, running, draining (asked to stop), paused, stopped (ended)
+with the exit code, or crashed (vole or the runtime died under it).`,
+		Example: `  vole ps
+  vole ps -a --json | jq '.[] | select(.exit_code != 0)'
+  vole stop $(vole ps -q)`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error {
+				list, err := m.List(cmd.Context(), all)
+				if err != nil {
+					return err
+				}
+				return a.printSandboxes(list)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that ended")
+	return cmd
+}
+
+func (a *app) printSandboxes(list []sandbox.Info) error {
+	switch {
+	case a.json:
+		return a.printJSON(list)
+	case a.quiet:
+		for _, i := range list {
+			if err := a.printf("%s\n", i.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED")
+	for _, i := range list {
+		if err := t.row(i.Name, sandboxStatus(i), dash(i.Runtime), sandboxMounts(i), sandboxCommand(i), a.when(i.Created)); err != nil {
+			return err
+		}
+	}
+	return t.close()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func sandboxStatus(i sandbox.Info) string {
+	s := string(i.Status)
+	if i.ExitCode != nil {
+		s += " (" + strconv.Itoa(*i.ExitCode) + ")"
+	}
+	return s
+}
+
+func sandboxMounts(i sandbox.Info) string {
+	var list []string
+	for _, m := range i.Mounts {
+		s := m.Volume + ":" + m.Path
+		if m.ReadOnly {
+			s += ":ro"
+		}
+		list = append(list, s)
+	}
+	return dash(strings.Join(list, " "))
+}
+
+// sandboxCommand shows a command in one short line that is safe to print.
+func sandboxCommand(i sandbox.Info) string {
+	const most = 40
+	var list []string
+	for _, arg := range i.Command {
+		if arg == "" || strings.ContainsAny(arg, " \t\n\"'") || unprintable(arg) {
+			arg = strconv.Quote(arg)
+		}
+		list = append(list, arg)
+	}
+	r := []rune(strings.Join(list, " "))
+	if len(r) > most {
+		r = append(r[:most-1], '…')
+	}
+	return dash(string(r))
+}
+
+// completeSandboxes completes the names of sandboxes that want selects.
+func completeSandboxes(a *app, all bool, max int, want func(sandbox.Info) bool) completer {
+	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		var names []cobra.Completion
+		s, ok := a.openExisting(cmd.Context())
+		if !ok || max > 0 && len(args) >= max {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer s.Close()
+		m, err := sandbox.Open(cmd.Context(), a.home, s)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer m.Close()
+		list, _ := m.List(cmd.Context(), all) // a completion has no place for an error
+		for _, i := range list {
+			if want(i) && strings.HasPrefix(i.Name, prefix) {
+				names = append(names, i.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}

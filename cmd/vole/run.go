@@ -1,0 +1,268 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/sandbox"
+	"golang.org/x/term"
+)
+
+// runFlags are the flags of run that need more than a place in the configuration.
+type runFlags struct {
+	volumes, env        []string
+	memory, pids        string
+	network, entrypoint string
+	detach, interactive bool
+	hasEntrypoint       bool
+	config              sandbox.Config
+}
+
+func newRunCmd(a *app) *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARG...]",
+		Short: "Run a command in a throw-away sandbox with volumes attached",
+		Long: `Run a command in a sandbox: a container of crun, runc or gVisor's runsc, whichever of
+these works here first. What it writes to its volumes stays, all else is thrown away.
+
+Its root is a read-only view of the host's system directories (/usr, /etc, /opt and the
+like, without what only some users of the host may read; no homes, no /var, no /run),
+or with --rootfs a directory, or with --image a tar file (a plain one, of docker save,
+or an OCI archive), under a writable layer. /tmp is private, there is no network.
+
+A volume is attached by -v NAME:/path[:option,...], with the options
+
+  ro, rw                   for reading only, or (default) writing too
+  noexec, nosuid, nodev    as for mount(8)
+  subpath=DIR              a directory of the volume instead of its root
+  mode=ensure              make the volume if it is missing (default)
+  mode=existing, create    fail if it is missing, or if it is there
+  kind=dir, disk           what to make, or what must be there
+  quota=SIZE, size=SIZE    of a dir volume, of a disk volume
+  stat-virt=relaxed, off   owners and modes: what the mount can do, or the host's
+
+Input that is not a terminal is passed on; that of a terminal with -i. Signals are
+passed on. The exit code is that of the command, 128+N when signal N ended it, 125
+when vole failed, 126 when the command cannot be executed, 127 when it was not found.`,
+		Example: `  vole run -v data:/data -- sh -c 'date > /data/when'
+  vole run -v src:/src:ro -v cache:/root/.cache -w /src -- make test
+  vole run --image debian.tar -it -- bash
+  vole run -d --name web -v site:/srv/site:ro --network host -- python3 -m http.server`,
+		DisableFlagsInUseLine: true,
+		ValidArgsFunction: func(_ *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.config.Args = args
+			f.hasEntrypoint = cmd.Flags().Changed("entrypoint")
+			return runError(a.runSandbox(cmd, f))
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *runFlags) register(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.SetInterspersed(false) // what follows the command is the command's
+	c := &f.config
+	s.StringArrayVarP(&f.volumes, "volume", "v", nil, "attach a volume: `NAME:/path[:options]`")
+	s.StringVar(&c.Rootfs, "rootfs", "", "`directory` to use as root, under a writable layer")
+	s.StringVar(&c.Image, "image", "", "`tar file` to use as root, gzip and zstd too")
+	s.StringVar(&f.entrypoint, "entrypoint", "", "`command` in place of the image's entrypoint; '' for none")
+	s.StringVar(&c.Runtime, "runtime", "", "OCI runtime: crun, runc, runsc or the path of one (default the first that works)")
+	s.StringVar(&c.Name, "name", "", "name of the sandbox (default a made-up one)")
+	s.BoolVarP(&f.detach, "detach", "d", false, "run in the background and print the sandbox's name")
+	s.BoolVarP(&f.interactive, "interactive", "i", false, "pass on what is typed on the terminal")
+	s.BoolVarP(&c.Terminal, "tty", "t", false, "give the command a terminal")
+	s.StringArrayVarP(&f.env, "env", "e", nil, "environment variable `K=V`, or K for vole's own")
+	s.StringVarP(&c.Cwd, "workdir", "w", "", "working `directory` in the sandbox")
+	s.StringVarP(&c.User, "user", "u", "", "`user[:group]` in the sandbox, names or numbers (default the image's, or root)")
+	s.StringVar(&f.network, "network", "none", "none, or host for the host's network")
+	s.StringVar(&f.memory, "memory", "", "most memory, as 512M, or none (default half of the host's where it can be limited)")
+	s.StringVar(&f.pids, "pids", "", "most processes and threads, or none (default 1024)")
+	s.Float64Var(&c.CPUs, "cpus", 0, "most processors used at a time, as 1.5 (default all)")
+	s.BoolVar(&c.Remove, "rm", false, "forget the sandbox and its log when it ended")
+	_ = cmd.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions(sandbox.Runtimes, cobra.ShellCompDirectiveDefault))
+	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"none", "host"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.MarkFlagDirname("rootfs")
+	noFlagFiles(cmd, "volume", "entrypoint", "name", "env", "workdir", "user", "memory", "pids", "cpus")
+}
+
+// runError gives an error of run its exit code. All but those of the command are 125,
+// since every other code may be the command's own.
+func runError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e := (*exitError)(nil); errors.As(err, &e) {
+		return err
+	}
+	code := sandbox.ExitVole
+	if e := (*sandbox.ExecError)(nil); errors.As(err, &e) {
+		code = e.ExitCode
+	}
+	err = withHint(err, vole.ErrInUse, "'vole ps' lists the sandboxes, 'vole inspect' who has a volume attached")
+	return &exitError{code, err}
+}
+
+// configure turns the flags into the configuration.
+func (f *runFlags) configure() (sandbox.Config, error) {
+	c := f.config
+	c.Network = sandbox.Network(f.network)
+	for _, s := range f.volumes {
+		m, err := sandbox.ParseMount(s)
+		if err != nil {
+			return c, err
+		}
+		c.Mounts = append(c.Mounts, m)
+	}
+	for _, e := range f.env {
+		if strings.Contains(e, "=") {
+			c.Env = append(c.Env, e)
+		} else if v, ok := os.LookupEnv(e); ok {
+			c.Env = append(c.Env, e+"="+v)
+		}
+	}
+	if f.hasEntrypoint {
+		c.Entrypoint = []string{}
+		if f.entrypoint != "" {
+			c.Entrypoint = []string{f.entrypoint}
+		}
+	}
+	switch f.memory {
+	case "":
+	case "none":
+		c.Memory = -1
+	default:
+		n, err := vole.ParseSize(f.memory)
+		if err != nil || n <= 0 {
+			return c, errors.Join(err, usagef("--memory %q: write a size such as 512M, or none", f.memory))
+		}
+		c.Memory = n
+	}
+	switch f.pids {
+	case "":
+	case "none":
+		c.Pids = -1
+	default:
+		n, err := strconv.ParseInt(f.pids, 10, 64)
+		if err != nil || n <= 0 {
+			return c, usagef("--pids %q: write a positive number, or none", f.pids)
+		}
+		c.Pids = n
+	}
+	return c, nil
+}
+
+// withSandboxes runs fn on the opened sandboxes and closes them.
+func (a *app) withSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error) error {
+	return a.withStore(ctx, func(s *vole.Store) error {
+		m, err := sandbox.Open(ctx, a.home, s)
+		if err != nil {
+			return err
+		}
+		return errors.Join(fn(m), m.Close())
+	})
+}
+
+func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
+	c, err := f.configure()
+	if err != nil {
+		return err
+	}
+	if f.detach && f.interactive {
+		return usagef("-d and -i exclude each other: a sandbox in the background has no input")
+	}
+	ctx := cmd.Context()
+	return a.withSandboxes(ctx, func(m *sandbox.Manager) error {
+		if !f.detach {
+			return a.runForeground(ctx, m, c, f.interactive)
+		}
+		i, err := m.Start(ctx, c)
+		switch {
+		case err != nil:
+			return err
+		case a.json:
+			return a.printJSON(i)
+		}
+		return a.printf("%s\n", i.Name)
+	})
+}
+
+// runForeground runs the sandbox to its end and passes on the exit code.
+func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.Config, interactive bool) error {
+	io := sandbox.IO{Stdout: a.stdout, Stderr: a.stderr}
+	if interactive || !isTerminal(a.stdin) {
+		io.Stdin = a.stdin
+	}
+	// Signals are the command's affair; before it runs they end the attempt.
+	sigs := make(chan os.Signal, 16)
+	signal.Notify(sigs, forwarded...)
+	defer signal.Stop(sigs)
+	io.Signals = sigs
+	restore, err := a.terminal(c.Terminal, &io)
+	if err != nil {
+		return err
+	}
+	res, err := m.Run(context.WithoutCancel(ctx), c, io)
+	restore()
+	switch {
+	case err != nil && errors.Is(err, context.Canceled):
+		return &exitError{128 + int(syscall.SIGINT), err}
+	case err != nil:
+		return err
+	case res.ExitCode != 0:
+		return &exitError{code: res.ExitCode}
+	}
+	return nil
+}
+
+// terminal prepares vole's own terminal for the command's: keys go through as they
+// are, and changes of its size are passed on. The result undoes that.
+func (a *app) terminal(wanted bool, io *sandbox.IO) (restore func(), err error) {
+	out, ok := a.stdout.(*os.File)
+	if !wanted || !ok || !isTerminal(out) {
+		return func() {}, nil
+	}
+	resize := make(chan sandbox.WindowSize, 1)
+	io.Resize = resize
+	done := make(chan struct{})
+	winch := make(chan os.Signal, 1)
+	signal.Notify(winch, syscall.SIGWINCH)
+	go func() {
+		for {
+			if w, h, err := term.GetSize(int(out.Fd())); err == nil {
+				select {
+				case resize <- sandbox.WindowSize{Rows: uint16(h), Cols: uint16(w)}:
+				case <-done:
+					return
+				}
+			}
+			select {
+			case <-winch:
+			case <-done:
+				return
+			}
+		}
+	}()
+	undo := func() { signal.Stop(winch); close(done) }
+	in, ok := io.Stdin.(*os.File)
+	if !ok || !isTerminal(in) {
+		return undo, nil
+	}
+	state, err := term.MakeRaw(int(in.Fd()))
+	if err != nil {
+		undo()
+		return nil, err
+	}
+	return func() { undo(); _ = term.Restore(int(in.Fd()), state) }, nil
+}
