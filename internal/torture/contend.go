@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,7 +73,7 @@ func (f *fighter) do(ctx context.Context, r record, fn func(ctx context.Context,
 	r.End = now()
 	if err != nil {
 		r.Err = classOf(err)
-		if r.Err == "other" || r.Err == "timeout" {
+		if !strings.Contains(allowed[r.Op], r.Err) {
 			r.Text = err.Error()
 		}
 	}
