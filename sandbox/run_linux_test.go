@@ -1,6 +1,20 @@
 package sandbox
 
-import "testing"
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole"
+)
 
 func TestRun(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
@@ -10,10 +24,231 @@ func TestRun(t *testing.T) {
 		if err != nil || o.ExitCode != 7 || o.out != "hello\n" || o.err != "error\n" {
 			t.Fatalf("%+v, %v", o, err)
 		}
-		c = shell(t, "cat /data/x", "data:/data:ro")
+		c = shell(t, "cat /data/x -; id -u", "data:/data:ro")
 		c.Runtime = runtime
-		if o, err = e.run(c, ""); err != nil || o.out != "kept\n" {
+		if o, err = e.run(c, "from stdin\n"); err != nil || o.out != "kept\nfrom stdin\n0\n" {
 			t.Fatalf("%+v, %v", o, err)
 		}
+		e.checkClean()
 	})
+}
+
+func TestExitCodes(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		for script, want := range map[string]int{
+			"exit 0": 0, "exit 255": 255, "kill -TERM $$; sleep 9": 128 + 15, "kill -KILL $$; sleep 9": 128 + 9,
+			"trap 'exit 3' TERM; kill -TERM $$": 3,
+		} {
+			c := shell(t, script)
+			c.Runtime = runtime
+			if o, err := e.run(c, ""); err != nil || o.ExitCode != want {
+				t.Errorf("%q: exit code %d, %v; want %d", script, o.ExitCode, err, want)
+			}
+		}
+		for cmd, want := range map[string]int{
+			"nosuch-command": ExitNotFound, "/nosuch/command": ExitNotFound, "/etc/passwd": ExitNotExecutable, "/usr": ExitNotExecutable,
+			"/noexec/true": ExitNotExecutable,
+		} {
+			c := shell(t, "cp /bin/true /noexec/true", "n:/noexec")
+			c.Runtime = runtime
+			if _, err := e.run(c, ""); err != nil {
+				t.Fatal(err)
+			}
+			c = shell(t, "", "n:/noexec:noexec,ro")
+			c.Runtime, c.Args = runtime, []string{cmd}
+			_, err := e.run(c, "")
+			if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != want {
+				t.Errorf("%q: %v; want exit code %d", cmd, err, want)
+			}
+		}
+		e.checkClean()
+	})
+}
+
+func TestSignals(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		c := shell(t, "trap 'echo got; exit 4' USR1; echo ready; while :; do sleep 0.05; done")
+		c.Runtime = runtime
+		signals := make(chan os.Signal, 1)
+		r, w := io.Pipe()
+		go func() {
+			r.Read(make([]byte, 6))
+			signals <- syscall.SIGUSR1
+			io.Copy(io.Discard, r)
+		}()
+		res, err := e.m.Run(testCtx(t), c, IO{Stdout: w, Signals: signals})
+		if err != nil || res.ExitCode != 4 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+	})
+}
+
+// syncBuffer may be written and read at once.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func TestTerminal(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		c := shell(t, `test -t 0 && test -t 1 && test -t 2 && echo terminal; read x; echo "<$x>"; stty size; sleep 9; exit 1`)
+		c.Runtime, c.Terminal = runtime, true
+		in, keys := io.Pipe()
+		resize := make(chan WindowSize, 1)
+		resize <- WindowSize{Rows: 33, Cols: 77}
+		var out syncBuffer
+		go func() {
+			await(t, "prompt", func() bool { return strings.Contains(out.String(), "terminal") })
+			io.WriteString(keys, "typed\r")
+			await(t, "size", func() bool { return strings.Contains(out.String(), "33 77") })
+			io.WriteString(keys, "\x03") // ^C
+		}()
+		res, err := e.m.Run(testCtx(t), c, IO{Stdin: in, Stdout: &out, Resize: resize})
+		if err != nil || res.ExitCode != 130 {
+			t.Errorf("%+v, %v; want exit code 130", res, err)
+		}
+		if got := out.String(); !strings.Contains(got, "<typed>\r\n") {
+			t.Errorf("output %q", got)
+		}
+	})
+}
+
+// await waits until ok is true.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("%s: not in 20 seconds", what)
+			return
+		}
+	}
+}
+
+func TestEnvUserAndDirectory(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		c := shell(t, `echo "$A|$HOME|$PWD|$(id -u):$(id -g)|$(hostname)"`)
+		c.Runtime, c.Env, c.Cwd, c.User, c.Name = runtime, []string{"A=1", "A=2"}, "/usr/lib", "nobody", "my_box"
+		o, err := e.run(c, "")
+		if want := "2|/nonexistent|/usr/lib|65534:65534|my-box\n"; err != nil || o.out != want {
+			t.Errorf("%q, %v; want %q", o.out, err, want)
+		}
+		c.User = "1234:4321"
+		if o, err := e.run(c, ""); err != nil || !strings.Contains(o.out, "|1234:4321|") {
+			t.Errorf("%q, %v", o.out, err)
+		}
+		c.User = "nobodyknows"
+		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("unknown user: %v", err)
+		}
+	})
+}
+
+func TestCancel(t *testing.T) {
+	e := anyEnv(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	_, err := e.m.Run(ctx, shell(t, "sleep 60", "v:/v"), IO{})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 10*time.Second {
+		t.Errorf("%v after %v", err, time.Since(begin))
+	}
+	e.checkClean()
+}
+
+func TestParallelRuns(t *testing.T) {
+	e := anyEnv(t)
+	var wg sync.WaitGroup
+	for i := range 12 {
+		wg.Go(func() {
+			c := shell(t, fmt.Sprintf("echo %d > /v/%d; cat /v/%d", i, i, i), "shared:/v")
+			if o, err := e.run(c, ""); err != nil || o.out != fmt.Sprintf("%d\n", i) {
+				t.Errorf("%d: %+v, %v", i, o, err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := strings.Fields(e.sh("ls /v", "shared:/v:ro")); len(got) != 12 {
+		t.Errorf("files %v", got)
+	}
+	e.checkClean()
+}
+
+func TestNames(t *testing.T) {
+	e := anyEnv(t)
+	c := shell(t, "sleep 60")
+	c.Name = "twin"
+	i, err := e.m.Start(testCtx(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.run(c, ""); !errors.Is(err, vole.ErrExists) {
+		t.Errorf("second of the name: %v", err)
+	}
+	if err := e.m.Stop(testCtx(t), i.ID, 0); err != nil {
+		t.Fatal(err)
+	}
+	c.Args = []string{"true"}
+	if _, err := e.run(c, ""); err != nil {
+		t.Errorf("after it ended: %v", err)
+	}
+	for _, bad := range []string{"-x", "a b", strings.Repeat("n", 65), "x/y"} {
+		c.Name = bad
+		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("name %q: %v", bad, err)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	e := anyEnv(t)
+	c := shell(t, "head -c 300000000 /dev/zero | tail -c 250000000 | wc -c")
+	c.Memory = 64 * vole.MiB
+	if o, err := e.run(c, ""); err != nil || strings.TrimSpace(o.out) == "250000000" {
+		t.Errorf("memory: %+v, %v", o, err)
+	}
+	c = shell(t, "for i in 1 2 3 4 5 6 7 8 9; do sleep 2 & done; wait")
+	c.Pids = 5
+	if o, err := e.run(c, ""); err != nil || o.ExitCode == 0 {
+		t.Errorf("pids: %+v, %v", o, err)
+	}
+	for what, c := range map[string]Config{
+		"memory": {Args: []string{"true"}, Memory: 1}, "pids": {Args: []string{"true"}, Pids: -2}, "cpus": {Args: []string{"true"}, CPUs: -1},
+	} {
+		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("bad %s: %v", what, err)
+		}
+	}
+}
+
+func TestNoRuntime(t *testing.T) {
+	e := newEnv(t)
+	t.Setenv("PATH", t.TempDir())
+	if _, err := e.run(Config{Args: []string{"true"}, Runtime: "nosuch"}, ""); !errors.Is(err, vole.ErrInvalid) {
+		t.Errorf("unknown runtime: %v", err)
+	}
+	broken := t.TempDir() + "/crun"
+	if err := os.WriteFile(broken, []byte("#!/bin/sh\necho broken >&2; exit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := shell(t, "true", "v:/v")
+	c.Runtime = broken
+	if _, err := e.run(c, ""); err == nil || !strings.Contains(err.Error(), "crun") {
+		t.Errorf("broken runtime: %v", err)
+	}
+	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+		t.Errorf("the volume that was made in vain: %v", err)
+	}
+	e.checkClean()
 }

@@ -121,10 +121,17 @@ func (rt *ociRuntime) explain(err error, h *helper) error {
 	}
 	if code := h.checkCommand(); code == ExitNotFound {
 		return &ExecError{code, fmt.Errorf("%q: command not found in the sandbox", h.args[0])}
-	} else if code != 0 || strings.Contains(strings.ToLower(msg), "permission denied") && strings.Contains(msg, h.args[0]) {
+	} else if code != 0 || deniedExec(msg) {
 		return &ExecError{ExitNotExecutable, fmt.Errorf("%q cannot be executed in the sandbox", h.args[0])}
 	}
 	return err
+}
+
+// deniedExec reads in a runtime's message that the command may not be executed. There
+// is no other way to tell: a mount without exec, or the user's rights, decide it.
+func deniedExec(msg string) bool {
+	msg = strings.ToLower(msg)
+	return strings.Contains(msg, "permission denied") && strings.Contains(msg, "exec")
 }
 
 // lastError is the last error in the runtime's log, "" when there is none.
