@@ -33,6 +33,7 @@ func testMkdir(t *testing.T, e *env) {
 		p := fmt.Sprint("dir/", i)
 		must(t, "mkdir", f.Mkdir(f.ctx, p, m))
 		equal(t, "mode", f.lstat(p).Mode, fs.ModeDir|m)
+		f.remove(p)
 	}
 	before := f.tree()
 	cases := map[string]error{
@@ -221,10 +222,9 @@ func testListRefused(t *testing.T, e *env) {
 }
 
 // hugeDir makes a directory of n empty files, quickly.
-func hugeDir(t *testing.T, e *env, v *vole.Volume, n int) {
+func hugeDir(t *testing.T, f *files, n int) {
 	t.Helper()
-	b, err := v.OpenFS(t.Context(), vole.FSOptions{Batch: true})
-	must(t, "open in batch mode", err)
+	b := f.beside(vole.FSOptions{Batch: true})
 	must(t, "mkdir", b.MkdirAll(t.Context(), "huge", 0o755))
 	errs := race(4, func(i int) error {
 		for j := i; j < n; j += 4 {
@@ -239,7 +239,7 @@ func hugeDir(t *testing.T, e *env, v *vole.Volume, n int) {
 		return nil
 	})
 	must(t, "create", errors.Join(errs...))
-	must(t, "close", b.Close())
+	must(t, "sync", b.Sync(t.Context()))
 }
 
 func testListHuge(t *testing.T, e *env) {
@@ -248,7 +248,7 @@ func testListHuge(t *testing.T, e *env) {
 		n = 1500
 	}
 	f := e.files(t)
-	hugeDir(t, e, f.vol, n)
+	hugeDir(t, f, n)
 	got := f.names("huge")
 	equal(t, "entries", len(got), n)
 	for i, name := range got {
@@ -270,8 +270,8 @@ func testListHuge(t *testing.T, e *env) {
 func testDirChanging(t *testing.T, e *env) {
 	const n = 1200
 	f := e.files(t)
-	hugeDir(t, e, f.vol, n)
-	churn := e.openFiles(t, f.vol, vole.FSOptions{Batch: e.h.Spec.Kind == vole.KindDir})
+	hugeDir(t, f, n)
+	churn := f.beside(vole.FSOptions{Batch: true})
 	var done atomic.Bool
 	var wg sync.WaitGroup
 	for i := range 2 {

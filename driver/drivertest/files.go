@@ -42,6 +42,16 @@ func (e *env) openFiles(t *testing.T, v *vole.Volume, opts vole.FSOptions) *file
 	return &files{FS: f, t: t, ctx: t.Context(), e: e, vol: v}
 }
 
+// beside opens the volume's files once more. A disk image has one writer: there it
+// is f itself.
+func (f *files) beside(opts vole.FSOptions) *files {
+	f.t.Helper()
+	if f.e.h.Spec.Kind == vole.KindDisk {
+		return f
+	}
+	return f.e.openFiles(f.t, f.vol, opts)
+}
+
 // write writes a file with mode 0644.
 func (f *files) write(p, data string) {
 	f.t.Helper()
