@@ -68,7 +68,7 @@ func startHelper(ctx context.Context, p *plan, stdio [3]*os.File) (*helperProc, 
 		conn: ours, terminal: make(chan *os.File, 1), started: make(chan struct{}), done: make(chan struct{}),
 		answers: map[int]chan error{},
 	}
-	if err := h.start(cmd); err != nil {
+	if err := h.start(cmd, p.ID); err != nil {
 		ours.c.Close()
 		return nil, explainStart(err, p.Rootless)
 	}
@@ -106,7 +106,7 @@ func sendPlan(ctx context.Context, p *plan, pid int, w *os.File) error {
 
 // start starts the helper from a thread that lives as long as the helper does: the
 // kernel takes the death of that thread for the parent's.
-func (h *helperProc) start(cmd *exec.Cmd) error {
+func (h *helperProc) start(cmd *exec.Cmd, id string) error {
 	errs := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -118,13 +118,32 @@ func (h *helperProc) start(cmd *exec.Cmd) error {
 			return
 		}
 		read := make(chan outcome, 1)
-		go func() { read <- h.read() }()
+		go func() {
+			out := h.read()
+			if out.crashed {
+				go h.thawUntilDone(id)
+			}
+			read <- out
+		}()
 		_ = cmd.Wait() // what matters it has said
 		h.out = <-read
 		h.conn.c.Close()
 		close(h.done)
 	}()
 	return <-errs
+}
+
+// thawUntilDone lets frozen processes die of their helper's death, which takes effect
+// only when they run.
+func (h *helperProc) thawUntilDone(id string) {
+	for {
+		_ = thawSandbox(id)
+		select {
+		case <-h.done:
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // read takes the helper's events until it is gone.

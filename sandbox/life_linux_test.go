@@ -1,0 +1,282 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole"
+)
+
+func (e *env) status(ref string) Status {
+	e.t.Helper()
+	i, err := e.m.Get(testCtx(e.t), ref)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return i.Status
+}
+
+func TestDetachedLife(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		c := shell(t, "i=0; while :; do i=$((i+1)); echo $i > /v/count; sleep 0.02; done", "v:/v")
+		c.Runtime, c.Name = runtime, "box"
+		ctx := testCtx(t)
+		i, err := e.m.Start(ctx, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i.Status != StatusRunning || !i.Detached || i.PID == os.Getpid() || i.Runtime != runtime {
+			t.Errorf("%+v", i)
+		}
+		count := func() string {
+			b, _ := os.ReadFile(filepath.Join(e.path("v"), "count"))
+			return string(b)
+		}
+		moves := func() bool {
+			was := count()
+			time.Sleep(300 * time.Millisecond)
+			return count() != was
+		}
+		await(t, "count", func() bool { return count() != "" })
+		if err := e.m.Resume(ctx, "box"); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("resume of a running one: %v", err)
+		}
+		if err := e.m.Pause(ctx, "box"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if e.status("box") != StatusPaused || moves() {
+			t.Errorf("paused: %s, moves", e.status("box"))
+		}
+		if err := e.m.Pause(ctx, "box"); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("pause of a paused one: %v", err)
+		}
+		if err := e.m.Resume(ctx, i.ID); err != nil {
+			t.Fatal(err)
+		}
+		if e.status("box") != StatusRunning || !moves() {
+			t.Errorf("resumed: %s, does not move", e.status("box"))
+		}
+		if err := e.m.Pause(ctx, "box"); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.m.Stop(ctx, "box", 10*time.Second); err != nil { // from paused
+			t.Fatal(err)
+		}
+		got, err := e.m.Get(ctx, "box")
+		if err != nil || got.Status != StatusStopped || got.ExitCode == nil || *got.ExitCode != 143 || got.Ended == nil {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if err := e.m.Stop(ctx, "box", 0); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("stop of a stopped one: %v", err)
+		}
+		if err := e.m.Stop(ctx, "nosuch", 0); !errors.Is(err, vole.ErrNotFound) {
+			t.Errorf("stop of none: %v", err)
+		}
+		e.checkClean()
+	})
+}
+
+func TestStopDrains(t *testing.T) {
+	e := anyEnv(t)
+	ctx := testCtx(t)
+	c := shell(t, "trap 'echo draining > /v/f' TERM; touch /v/up; while :; do sleep 0.05; done", "v:/v")
+	c.Name = "stubborn"
+	if _, err := e.m.Start(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "trap", func() bool { _, err := os.Stat(e.path("v") + "/up"); return err == nil })
+	stopped := make(chan error, 1)
+	begin := time.Now()
+	go func() { stopped <- e.m.Stop(ctx, "stubborn", time.Second) }()
+	await(t, "SIGTERM", func() bool { _, err := os.Stat(e.path("v") + "/f"); return err == nil })
+	if s := e.status("stubborn"); s != StatusDraining {
+		t.Errorf("status %s", s)
+	}
+	if err := e.store.Remove(ctx, "v"); !errors.Is(err, vole.ErrInUse) {
+		t.Errorf("remove, draining: %v", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took < time.Second || took > 10*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if i, err := e.m.Get(ctx, "stubborn"); err != nil || i.Status != StatusStopped || i.ExitCode == nil || *i.ExitCode != 137 {
+		t.Errorf("%+v, %v", i, err)
+	}
+	e.checkClean()
+}
+
+func TestLogs(t *testing.T) {
+	e := anyEnv(t)
+	ctx := testCtx(t)
+	c := shell(t, "echo one; echo two >&2; sleep 0.5; echo three")
+	c.Name = "talker"
+	if _, err := e.m.Start(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := e.m.Logs(ctx, "talker", &out, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"one\n", "two\n", "three\n"} {
+		if !strings.Contains(out.String(), line) {
+			t.Errorf("log %q lacks %q", out.String(), line)
+		}
+	}
+	o, err := e.run(shell(t, "true"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.m.Logs(ctx, o.Name, &out, false); !errors.Is(err, vole.ErrUnsupported) {
+		t.Errorf("logs of one in the foreground: %v", err)
+	}
+	c = shell(t, "echo x")
+	c.Remove, c.Name = true, "brief"
+	if _, err := e.m.Start(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "forgotten", func() bool { _, err := e.m.Get(ctx, "brief"); return errors.Is(err, vole.ErrNotFound) })
+}
+
+func TestLogIsBounded(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "log")
+	l := &logWriter{path: name}
+	line := strings.Repeat("x", 1<<20-1) + "\n"
+	for range 40 {
+		if n, err := l.Write([]byte(line)); n != len(line) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	l.Close()
+	var out bytes.Buffer
+	r := openLog(name)
+	defer r.Close()
+	if err := r.copyTo(&out); err != nil {
+		t.Fatal(err)
+	}
+	if n := out.Len(); n < maxLog || n > 2*maxLog {
+		t.Errorf("%d bytes of 40 MiB are kept", n)
+	}
+}
+
+// Death of any part, at any time, leaves nothing.
+func TestKill(t *testing.T) {
+	victims := map[string]func(supervisor int) int{
+		"supervisor": func(pid int) int { return pid },
+		"helper":     childOf,
+		"command":    func(pid int) int { return lastChild(childOf(pid)) },
+		"reaper":     func(pid int) int { return childOf(childOf(pid)) },
+	}
+	for _, paused := range []bool{false, true} {
+		for victim, find := range victims {
+			name := victim
+			if paused {
+				name += ", paused"
+			}
+			t.Run(name, func(t *testing.T) {
+				e := anyEnv(t)
+				c := shell(t, "sleep 300 & sleep 300", "v:/v")
+				c.Name = "victim"
+				i, err := e.m.Start(testCtx(t), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if paused {
+					if err := e.m.Pause(testCtx(t), i.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+				pid := find(i.PID)
+				if pid <= 1 {
+					t.Fatal("victim not found")
+				}
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				if paused && (victim == "command" || victim == "reaper") {
+					// Frozen processes die when they go on.
+					if err := e.m.Resume(testCtx(t), i.ID); err != nil {
+						t.Log(err) // it may have ended first
+					}
+				}
+				await(t, "end", func() bool {
+					if err := e.m.Reap(testCtx(t)); err != nil {
+						t.Fatal(err)
+					}
+					return !e.status("victim").Live()
+				})
+				if s := e.status("victim"); (victim == "supervisor" || victim == "helper") != (s == StatusCrashed) {
+					t.Errorf("status %s", s)
+				}
+				await(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
+				e.checkClean()
+				if err := e.store.Remove(testCtx(t), "v"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// TestKillStarting kills the supervisor at many instants of its start.
+func TestKillStarting(t *testing.T) {
+	e := anyEnv(t)
+	for n := range 25 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n)*4*time.Millisecond)
+		_, _ = e.m.Start(ctx, shell(t, "sleep 300", "v:/v")) // the end of ctx kills it
+		cancel()
+	}
+	list, err := e.m.List(testCtx(t), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range list { // those that were fast enough, and the dead
+		if i.Status == StatusRunning {
+			_ = e.m.Stop(testCtx(t), i.ID, 0)
+		}
+	}
+	await(t, "all reaped", func() bool {
+		if err := e.m.Reap(testCtx(t)); err != nil {
+			t.Fatal(err)
+		}
+		list, err := e.m.List(testCtx(t), false)
+		return err == nil && len(list) == 0
+	})
+	await(t, "processes gone", func() bool { return len(processesOf("no id", e.home)) == 0 })
+	e.checkClean()
+}
+
+func children(pid int) []int {
+	out, _ := exec.Command("pgrep", "-P", strconv.Itoa(pid)).Output()
+	var list []int
+	for _, f := range strings.Fields(string(out)) {
+		n, _ := strconv.Atoi(f)
+		list = append(list, n)
+	}
+	return list
+}
+
+func childOf(pid int) int {
+	if c := children(pid); len(c) > 0 {
+		return c[0]
+	}
+	return 0
+}
+
+func lastChild(pid int) int {
+	if c := children(pid); len(c) > 0 {
+		return c[len(c)-1]
+	}
+	return 0
+}

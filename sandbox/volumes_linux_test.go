@@ -1,0 +1,272 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/volehq/vole"
+)
+
+func (e *env) create(name string, spec vole.Spec) *vole.Volume {
+	e.t.Helper()
+	v, err := e.store.Create(testCtx(e.t), name, spec)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return v
+}
+
+// path is where a volume's files are on the host.
+func (e *env) path(name string) string {
+	e.t.Helper()
+	v, err := e.store.Get(testCtx(e.t), name)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return filepath.Join(e.home, "volumes", v.ID(), "data")
+}
+
+func TestModes(t *testing.T) {
+	e := anyEnv(t)
+	run := func(mount string) error {
+		_, err := e.run(shell(t, "true", mount), "")
+		return err
+	}
+	if err := run("v:/v:mode=existing"); !errors.Is(err, vole.ErrNotFound) {
+		t.Errorf("existing, missing: %v", err)
+	}
+	if err := run("v:/v:mode=create"); err != nil {
+		t.Errorf("create, missing: %v", err)
+	}
+	if err := run("v:/v:mode=create"); !errors.Is(err, vole.ErrExists) {
+		t.Errorf("create, there: %v", err)
+	}
+	if err := run("v:/v:mode=existing"); err != nil {
+		t.Errorf("existing, there: %v", err)
+	}
+	if err := run("w:/v"); err != nil {
+		t.Errorf("ensure, missing: %v", err)
+	}
+	if err := run("w:/v"); err != nil {
+		t.Errorf("ensure, there: %v", err)
+	}
+	if err := run("w:/v:quota=1G"); !errors.Is(err, vole.ErrExists) || !strings.Contains(err.Error(), "quota") {
+		t.Errorf("ensure, another quota: %v", err)
+	}
+	if err := run("w:/v:kind=disk,size=16M"); !errors.Is(err, vole.ErrExists) && !errors.Is(err, vole.ErrUnsupported) {
+		t.Errorf("ensure, another kind: %v", err)
+	}
+	if err := run("x:/v:kind=disk"); !errors.Is(err, vole.ErrInvalid) || !strings.Contains(err.Error(), "size") {
+		t.Errorf("disk without a size: %v", err)
+	}
+}
+
+func TestQuotaIsRefused(t *testing.T) {
+	e := anyEnv(t)
+	e.create("q", vole.Spec{Quota: vole.GiB})
+	_, err := e.run(shell(t, "true", "q:/q"), "")
+	if !errors.Is(err, vole.ErrUnsupported) || !strings.Contains(err.Error(), "quota") {
+		t.Errorf("rw: %v", err)
+	}
+	e.sh("ls /q", "q:/q:ro")
+	e.checkClean()
+}
+
+func TestRollBack(t *testing.T) {
+	e := anyEnv(t)
+	e.create("old", vole.Spec{})
+	e.sh("echo x > /old/x", "old:/old")
+	for name, c := range map[string]Config{
+		"a later volume": shell(t, "true", "new:/a", "old:/b", "gone:/c:mode=existing"),
+		"a subpath":      shell(t, "true", "new:/a", "old:/b:ro,subpath=nosuch"),
+		"the command":    {Args: []string{"nosuch"}, Mounts: shell(t, "", "new:/a", "old:/b").Mounts},
+	} {
+		if _, err := e.run(c, ""); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if _, err := e.store.Get(testCtx(t), "new"); !errors.Is(err, vole.ErrNotFound) {
+			t.Errorf("%s: the new volume is left: %v", name, err)
+		}
+		if got := e.sh("cat /old/x", "old:/old:ro"); got != "x\n" {
+			t.Errorf("%s: the old volume holds %q", name, got)
+		}
+	}
+	e.checkClean()
+}
+
+func TestParentsBeforeChildren(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		c := shell(t, "echo c > /x/y/z/f; echo b > /x/y/f; echo a > /x/f", "c:/x/y/z", "a:/x", "b:/x/y")
+		c.Runtime = runtime
+		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			if b, err := os.ReadFile(filepath.Join(e.path(name), "f")); err != nil || string(b) != name+"\n" {
+				t.Errorf("volume %s: %q, %v", name, b, err)
+			}
+		}
+	})
+}
+
+func TestGuestPaths(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		for _, p := range []string{"/data", "/a/b/c", "/usr/local/share/vole-test/x", "/etc/vole-test", "/opt", "/root/.cache",
+			"/tmp", "/tmp/x", "/var/lib/thing", "/home/user", "/run/thing", "/lib/vole-test"} {
+			c := shell(t, "echo x > "+p+"/file && ls /usr/bin/env /etc/passwd > /dev/null", "v:"+p)
+			c.Runtime = runtime
+			if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
+				t.Errorf("%s: %+v, %v", p, o, err)
+				continue
+			}
+			if err := os.Remove(filepath.Join(e.path("v"), "file")); err != nil {
+				t.Errorf("%s: %v", p, err)
+			}
+		}
+	})
+	for _, p := range []string{"/usr/local/share/vole-test", "/etc/vole-test", "/usr/lib/vole-test"} {
+		if _, err := os.Lstat(p); err == nil {
+			t.Errorf("%s was made on the host", p)
+		}
+	}
+}
+
+func TestMountFlags(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		e.create("v", vole.Spec{})
+		dir := e.path("v")
+		for name, mode := range map[string]os.FileMode{"suid": 0o755 | os.ModeSetuid, "prog": 0o755} {
+			b, err := os.ReadFile("/usr/bin/id")
+			if err != nil {
+				t.Skip(err)
+			}
+			if err := errors.Join(os.WriteFile(filepath.Join(dir, name), b, 0o755), os.Chmod(filepath.Join(dir, name), mode)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for opt, script := range map[string]string{
+			"ro":     "! touch /v/x 2>/dev/null && ! rm /v/prog 2>/dev/null && ! chmod 700 /v/prog 2>/dev/null && /v/prog >/dev/null",
+			"noexec": "! /v/prog 2>/dev/null && touch /v/x",
+			"rw":     "/v/prog >/dev/null && touch /v/x",
+			"nosuid": "grep ' /v ' /proc/mounts | grep -q nosuid",
+			"nodev":  "grep ' /v ' /proc/mounts | grep -q nodev",
+		} {
+			if runtime == "runsc" && strings.HasPrefix(opt, "no") && opt != "noexec" {
+				continue // its mounts file does not show them
+			}
+			c := shell(t, script, "v:/v:"+opt)
+			c.Runtime = runtime
+			if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
+				t.Errorf("%s: %+v, %v", opt, o, err)
+			}
+		}
+		// The same volume, for reading at one place and for writing at another.
+		c := shell(t, "touch /w/y && ! touch /r/z 2>/dev/null && ls /r/y", "v:/w", "v:/r:ro")
+		c.Runtime = runtime
+		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
+			t.Errorf("twice: %+v, %v", o, err)
+		}
+	})
+}
+
+func TestSubpath(t *testing.T) {
+	e := anyEnv(t)
+	e.create("v", vole.Spec{})
+	dir := e.path("v")
+	other := filepath.Join(e.home, "secret")
+	for _, err := range []error{
+		os.Mkdir(other, 0o755), os.WriteFile(filepath.Join(other, "s"), nil, 0o644),
+		os.MkdirAll(filepath.Join(dir, "a/b"), 0o755), os.WriteFile(filepath.Join(dir, "a/b/f"), []byte("deep\n"), 0o644),
+		os.Symlink("a", filepath.Join(dir, "in")), os.Symlink("../../../secret", filepath.Join(dir, "up")),
+		os.Symlink(other, filepath.Join(dir, "abs")), os.Symlink("/etc", filepath.Join(dir, "etc")),
+		os.Symlink("loop", filepath.Join(dir, "loop")), os.Symlink("../nosuch", filepath.Join(dir, "dangling")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := e.sh("cat /v/f", "v:/v:ro,subpath=a/b"); got != "deep\n" {
+		t.Errorf("%q", got)
+	}
+	if got := e.sh("cat /v/f", "v:/v:ro,subpath=in/b"); got != "deep\n" {
+		t.Errorf("through a link inside: %q", got)
+	}
+	e.sh("echo n > /v/f", "v:/v:subpath=new/dir")
+	if b, err := os.ReadFile(filepath.Join(dir, "new/dir/f")); err != nil || string(b) != "n\n" {
+		t.Errorf("made: %q, %v", b, err)
+	}
+	for sub, kind := range map[string]error{
+		"up": vole.ErrPathEscape, "abs": vole.ErrPathEscape, "etc": vole.ErrPathEscape, "abs/x": vole.ErrPathEscape,
+		"dangling": vole.ErrPathEscape, "dangling/x": vole.ErrPathEscape, "loop": vole.ErrLoop, "a/b/f": vole.ErrNotDir,
+	} {
+		if _, err := e.run(shell(t, "ls /v", "v:/v:subpath="+sub), ""); !errors.Is(err, kind) {
+			t.Errorf("%s: %v, want %v", sub, err, kind)
+		}
+	}
+	if _, err := e.run(shell(t, "true", "v:/v:ro,subpath=missing"), ""); !errors.Is(err, vole.ErrNotExist) {
+		t.Errorf("missing, ro: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(filepath.Dir(dir), "nosuch")); err == nil {
+		t.Error("a directory was made outside the volume")
+	}
+}
+
+// A link that is swapped while the mount is made must never lead outside.
+func TestSubpathRace(t *testing.T) {
+	e := anyEnv(t)
+	e.create("v", vole.Spec{})
+	dir := e.path("v")
+	outside := filepath.Join(e.home, "outside")
+	if err := errors.Join(os.Mkdir(outside, 0o755), os.WriteFile(filepath.Join(outside, "secret"), nil, 0o644), os.Mkdir(filepath.Join(dir, "d"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			os.Rename(filepath.Join(dir, "d"), filepath.Join(dir, "kept"))
+			os.Symlink(outside, filepath.Join(dir, "d"))
+			os.Remove(filepath.Join(dir, "d"))
+			os.Rename(filepath.Join(dir, "kept"), filepath.Join(dir, "d"))
+		}
+	}()
+	for range 40 {
+		o, err := e.run(shell(t, "ls /v", "v:/v:subpath=d"), "")
+		if err == nil && strings.Contains(o.out, "secret") {
+			t.Fatal("the sandbox saw what is outside the volume")
+		}
+	}
+	cancel()
+	<-done
+}
+
+func TestRemovalIsRefusedWhileAttached(t *testing.T) {
+	e := anyEnv(t)
+	c := shell(t, "sleep 60", "v:/v")
+	c.Name = "holder"
+	i, err := e.m.Start(testCtx(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.store.Remove(testCtx(t), "v"); !errors.Is(err, vole.ErrInUse) || !strings.Contains(err.Error(), "sandbox holder") {
+		t.Errorf("remove: %v", err)
+	}
+	if err := e.m.Pause(testCtx(t), i.Name); err != nil {
+		t.Error(err)
+	}
+	if err := e.store.Remove(testCtx(t), "v"); !errors.Is(err, vole.ErrInUse) {
+		t.Errorf("remove, paused: %v", err)
+	}
+	if err := e.m.Stop(testCtx(t), i.Name, 0); err != nil {
+		t.Error(err)
+	}
+	if err := e.store.Remove(testCtx(t), "v"); err != nil {
+		t.Errorf("remove, stopped: %v", err)
+	}
+	e.checkClean()
+}
