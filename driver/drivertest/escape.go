@@ -74,7 +74,7 @@ func hostTree(t *testing.T, dir string) tree {
 // escapes are targets of links that lead to dir from anywhere in a volume.
 func escapes(dir string) []string {
 	up := strings.Repeat("../", 60)
-	return []string{dir, "/", up + dir[1:], "dir/../" + up + dir[1:], dir + "/secret", dir + "/new", up + dir[1:] + "/secret", "..", "./../.."}
+	return []string{dir, "/", up + dir[1:], "./" + up + "./" + dir[1:], dir + "/secret", dir + "/new", up + dir[1:] + "/secret", "../..", "./.././../x"}
 }
 
 // cleanFixture puts the fixture back after an operation.

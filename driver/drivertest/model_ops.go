@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/volehq/vole"
 )
@@ -119,15 +120,10 @@ func (m *model) rename(from, to string, noReplace bool) []error {
 		err = vole.ErrNotExist
 	}
 	b, err2 := m.walk(to, false, false)
-	var errs []error
-	for _, err := range []error{err, err2} {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if errs != nil {
+	if errs := bothFaults(a, from, to, err, err2); errs != nil {
 		return errs
 	}
+	var errs []error
 	if noReplace && b.n != nil {
 		errs = append(errs, vole.ErrExists)
 	}
@@ -170,11 +166,8 @@ func (m *model) copy(from, to string, noReplace bool) []error {
 		err = vole.ErrNotExist
 	}
 	b, err2 := m.walk(to, false, true)
-	if err != nil && err2 != nil {
-		return fail(err, err2)
-	}
-	if err != nil || err2 != nil {
-		return fail(firstOf(err, err2))
+	if errs := bothFaults(a, from, to, err, err2); errs != nil {
+		return errs
 	}
 	if errs := m.copyErrors(a, b, to, noReplace); errs != nil {
 		return errs
@@ -188,20 +181,28 @@ func (m *model) copy(from, to string, noReplace bool) []error {
 	for old := range seen {
 		size += int64(len(old.data))
 	}
-	if err := m.fitsWithout(size-freed(b.n), seen); err != nil {
+	if err := m.fits(size - freed(b.n)); err != nil {
 		return fail(err)
+	}
+	for _, c := range seen {
+		m.all = append(m.all, c)
 	}
 	m.put(m.makeParents(b), b.name, n)
 	return nil
 }
 
-func firstOf(errs ...error) error {
-	for _, err := range errs {
+// bothFaults is what finding either end of a move ended in. That a directory would go
+// into itself may be seen before the rest of the way is looked at.
+func bothFaults(a place, from, to string, err, err2 error) (errs []error) {
+	for _, err := range []error{err, err2} {
 		if err != nil {
-			return err
+			errs = append(errs, err)
 		}
 	}
-	return nil
+	if err == nil && err2 != nil && a.n.isDir() && strings.HasPrefix(to, from+"/") {
+		errs = append(errs, vole.ErrInvalid)
+	}
+	return errs
 }
 
 func (m *model) copyErrors(a, b place, to string, noReplace bool) []error {
@@ -228,18 +229,7 @@ func (m *model) copyErrors(a, b place, to string, noReplace bool) []error {
 	return nil
 }
 
-// fitsWithout is fits with the clones, which are not there yet, left out.
-func (m *model) fitsWithout(delta int64, clones map[*node]*node) error {
-	if err := m.fits(delta); err != nil { // clones have no name: used drops them
-		return err
-	}
-	for _, c := range clones { // used dropped them from all
-		m.all = append(m.all, c)
-	}
-	return nil
-}
-
-// clone copies a tree; names of one file stay names of one file.
+// clone copies a tree, which counts once it is put into all; names of one file stay names of one file.
 func (m *model) clone(n *node, seen map[*node]*node) *node {
 	if c, again := seen[n]; again {
 		return c
@@ -269,11 +259,8 @@ func (m *model) link(target, p string) []error {
 	if err2 == nil && b.n != nil {
 		err2 = vole.ErrExists
 	}
-	if err != nil && err2 != nil {
-		return fail(err, err2)
-	}
-	if err != nil || err2 != nil {
-		return fail(firstOf(err, err2))
+	if errs := bothFaults(a, target, p, err, err2); errs != nil {
+		return errs
 	}
 	m.put(b.dir(), b.name, a.n)
 	return nil
@@ -293,7 +280,7 @@ func (m *model) symlink(target, p string) []error {
 	return nil
 }
 
-// file returns the node at p, by following links or not.
+// at returns the node at p, by following links or not.
 func (m *model) at(p string, follow bool) (*node, []error) {
 	at, err := m.walk(p, follow, false)
 	if err == nil && at.n == nil {

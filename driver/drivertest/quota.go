@@ -324,7 +324,7 @@ func testQuotaRaceByHandle(t *testing.T, e *env) {
 		if err != nil {
 			return err
 		}
-		for j := range 200 {
+		for j := range 400 { // 8 times 400 times 19 bytes are more than fit
 			h := []*vole.File{own, shared}[j%2]
 			if _, err := h.Append(f.ctx, []byte("0123456789abcdefghi")); err != nil && !errors.Is(err, vole.ErrQuota) {
 				return err

@@ -29,7 +29,7 @@ func testUnlinkedRemoved(t *testing.T, e *env) {
 	f := e.files(t)
 	f.write("f", "0123456789")
 	h := f.open("f", vole.OpenOptions{Write: true})
-	second := f.open("f", vole.OpenOptions{})
+	second := f.open("f", vole.OpenOptions{Write: true})
 	f.remove("f")
 	f.exists("f", false)
 	handleHolds(t, f, h, "0123456789")

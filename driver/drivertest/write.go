@@ -17,6 +17,7 @@ import (
 var writeTests = []test{
 	{"Replace", testWriteReplace},
 	{"Parents", testWriteParents},
+	{"DanglingParent", testWriteDanglingParent},
 	{"Modes", testWriteModes},
 	{"Exclusive", testWriteExclusive},
 	{"Refused", testWriteRefused},
@@ -75,6 +76,30 @@ func testWriteParents(t *testing.T, e *env) {
 		f.write("ln/new/f", "through a link")
 		f.holds("a/b/new/f", "through a link")
 		f.isLink("ln", "a/b")
+	}
+}
+
+// A link to a directory that is missing is a missing path, not something in the way.
+func testWriteDanglingParent(t *testing.T, e *env) {
+	need(t, e.caps.Links, "links")
+	f := e.files(t)
+	f.write("file", "x")
+	f.symlink("nosuch", "dangling")
+	f.symlink("file", "tofile")
+	before := f.tree()
+	for what, call := range map[string]func(p string) error{
+		"write": func(p string) error { return f.WriteFile(f.ctx, p, nil, 0o644) },
+		"mkdir": func(p string) error { return f.MkdirAll(f.ctx, p, 0o755) },
+		"copy":  func(p string) error { return f.Copy(f.ctx, "file", p, vole.CopyOptions{}) },
+	} {
+		for _, p := range []string{"dangling/x", "dangling/x/y"} {
+			if err := call(p); err != nil {
+				wantErr(t, what+" "+p, err, vole.ErrNotExist)
+			}
+			must(t, "clean up", f.RemoveAll(f.ctx, "nosuch"))
+		}
+		wantErr(t, what+" through a link to a file", call("tofile/x"), vole.ErrNotDir)
+		f.unchanged(what, before)
 	}
 }
 
