@@ -155,7 +155,7 @@ func decompress(r io.Reader) (io.ReadCloser, bool, error) {
 	return io.NopCloser(b), false, nil
 }
 
-// inflate returns the tar file that f is, decompressed into an unnamed file in
+// inflate returns the tar file that f is: f itself, or decompressed into an unnamed file in
 // scratch when it is compressed, so that its parts can be read in any order.
 func inflate(ctx context.Context, f *os.File, scratch string, limit int64) (*os.File, error) {
 	r, compressed, err := decompress(f)
@@ -163,7 +163,8 @@ func inflate(ctx context.Context, f *os.File, scratch string, limit int64) (*os.
 		return nil, err
 	}
 	if !compressed {
-		return os.Open(f.Name())
+		_, err := f.Seek(0, io.SeekStart)
+		return f, err
 	}
 	defer r.Close()
 	tmp, err := os.CreateTemp(scratch, "image-")
@@ -177,6 +178,9 @@ func inflate(ctx context.Context, f *os.File, scratch string, limit int64) (*os.
 	n, err := io.Copy(tmp, io.LimitReader(ctxReader{ctx, r}, limit+1))
 	if err == nil && n > limit {
 		err = driver.Errorf(vole.ErrNoSpace, "more than %v when unpacked", vole.Size(limit))
+	}
+	if err == nil {
+		_, err = tmp.Seek(0, io.SeekStart)
 	}
 	if err != nil {
 		tmp.Close()

@@ -1,0 +1,395 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/volehq/vole"
+)
+
+// ent is an entry of a tar file: "name" with content, or what kind says.
+type ent struct {
+	name, data string
+	kind       byte // 0: regular, or a directory when the name ends in "/"
+	mode       int64
+}
+
+func makeTar(t testing.TB, ents ...ent) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, e := range ents {
+		h := &tar.Header{Name: e.name, Mode: e.mode, Typeflag: e.kind}
+		if h.Mode == 0 {
+			h.Mode = 0o755
+		}
+		switch {
+		case e.kind == tar.TypeSymlink || e.kind == tar.TypeLink:
+			h.Linkname = e.data
+		case e.kind == 0 && strings.HasSuffix(e.name, "/"):
+			h.Typeflag = tar.TypeDir
+		case e.kind == 0:
+			h.Typeflag, h.Size = tar.TypeReg, int64(len(e.data))
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			if _, err := w.Write([]byte(e.data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func gz(t testing.TB, b []byte) []byte {
+	var buf bytes.Buffer
+	w := gzip.NewWriter(&buf)
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func zst(t testing.TB, b []byte) []byte {
+	w, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.EncodeAll(b, nil)
+}
+
+func digest(b []byte) string { s := sha256.Sum256(b); return "sha256:" + hex.EncodeToString(s[:]) }
+
+func mustJSON(t testing.TB, v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// configOf writes an image's configuration for plain layers.
+func configOf(t testing.TB, layers ...[]byte) string {
+	var ids []string
+	for _, l := range layers {
+		ids = append(ids, digest(l))
+	}
+	return mustJSON(t, map[string]any{
+		"config": map[string]any{"Env": []string{"A=1"}, "Entrypoint": []string{"/init"}, "Cmd": []string{"x"}, "WorkingDir": "/w", "User": "u"},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": ids},
+	})
+}
+
+func dockerSave(t testing.TB, layers ...[]byte) []byte {
+	cfg := configOf(t, layers...)
+	ents := []ent{{name: "cfg.json", data: cfg}}
+	var names []string
+	for i, l := range layers {
+		names = append(names, fmt.Sprintf("l%d/layer.tar", i))
+		ents = append(ents, ent{name: names[i], data: string(l)})
+	}
+	m := mustJSON(t, []map[string]any{{"Config": "cfg.json", "Layers": names, "RepoTags": []string{"x:1"}}})
+	return makeTar(t, append(ents, ent{name: "manifest.json", data: m})...)
+}
+
+// oci makes an OCI archive, with layers packed by pack, behind a nested index.
+func oci(t testing.TB, pack func(testing.TB, []byte) []byte, layers ...[]byte) []byte {
+	ents := []ent{{name: "oci-layout", data: `{"imageLayoutVersion":"1.0.0"}`}}
+	blob := func(s string) map[string]any {
+		ents = append(ents, ent{name: "blobs/sha256/" + strings.TrimPrefix(digest([]byte(s)), "sha256:"), data: s})
+		return map[string]any{"mediaType": "x", "digest": digest([]byte(s)), "size": len(s)}
+	}
+	var list []any
+	for _, l := range layers {
+		list = append(list, blob(string(pack(t, l))))
+	}
+	m := blob(mustJSON(t, map[string]any{"config": blob(configOf(t, layers...)), "layers": list}))
+	m["platform"] = map[string]string{"os": "linux", "architecture": "amd64"}
+	other := map[string]any{"digest": digest(nil), "platform": map[string]string{"os": "windows", "architecture": "amd64"}}
+	inner := blob(mustJSON(t, map[string]any{"manifests": []any{other, m}}))
+	return makeTar(t, append(ents, ent{name: "index.json", data: mustJSON(t, map[string]any{"manifests": []any{inner}})})...)
+}
+
+func unpack(t testing.TB, b []byte, opts Options) (string, Config, error) {
+	t.Helper()
+	dir := t.TempDir()
+	file, root := filepath.Join(dir, "image.tar"), filepath.Join(dir, "outer", "root")
+	if err := errors.Join(os.WriteFile(file, b, 0o600), os.MkdirAll(root, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	opts.OS, opts.Arch = "linux", "amd64"
+	cfg, err := Unpack(context.Background(), file, root, dir, opts)
+	if list, lerr := os.ReadDir(filepath.Dir(root)); lerr != nil || len(list) != 1 {
+		t.Errorf("beside the root: %v, %v", list, lerr)
+	}
+	if list, lerr := os.ReadDir(dir); lerr != nil || len(list) != 2 {
+		t.Errorf("in the scratch directory: %v, %v", list, lerr)
+	}
+	return root, cfg, err
+}
+
+// tree lists what is in a directory: "name=content", "name->target" or "name/".
+func tree(t testing.TB, root string) []string {
+	t.Helper()
+	var list []string
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || p == root {
+			return err
+		}
+		name := strings.TrimPrefix(p, root+"/")
+		switch {
+		case d.IsDir():
+			name += "/"
+		case d.Type()&fs.ModeSymlink != 0:
+			target, _ := os.Readlink(p)
+			name += "->" + target
+		case d.Type().IsRegular():
+			b, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			name += "=" + string(b)
+		default:
+			name += "?" + d.Type().String()
+		}
+		list = append(list, name)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(list)
+	return list
+}
+
+func plainPack(_ testing.TB, b []byte) []byte { return b }
+
+func TestFormats(t *testing.T) {
+	l1 := makeTar(t, ent{name: "./"}, ent{name: "./etc/"}, ent{name: "./etc/a", data: "1"}, ent{name: "bin", data: "usr/bin", kind: tar.TypeSymlink},
+		ent{name: "usr/bin/sh", data: "sh"})
+	l2 := makeTar(t, ent{name: "etc/b", data: "2"}, ent{name: "bin/ls", data: "ls"})
+	want := []string{"bin->usr/bin", "etc/", "etc/a=1", "etc/b=2", "usr/", "usr/bin/", "usr/bin/ls=ls", "usr/bin/sh=sh"}
+	for name, b := range map[string][]byte{
+		"docker save": dockerSave(t, l1, l2), "docker save, gzip": gz(t, dockerSave(t, l1, l2)),
+		"docker save, gzip layers": dockerSaveGz(t, l1, l2),
+		"oci":                      oci(t, plainPack, l1, l2), "oci, gzip": oci(t, gz, l1, l2), "oci, zstd": zst(t, oci(t, zst, l1, l2)),
+	} {
+		root, cfg, err := unpack(t, b, Options{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := tree(t, root); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+		if cfg.WorkingDir != "/w" || cfg.User != "u" || !slices.Equal(cfg.Env, []string{"A=1"}) ||
+			!slices.Equal(cfg.Entrypoint, []string{"/init"}) || !slices.Equal(cfg.Cmd, []string{"x"}) {
+			t.Errorf("%s: %+v", name, cfg)
+		}
+	}
+	for name, b := range map[string][]byte{"plain": l1, "gzip": gz(t, l1), "zstd": zst(t, l1)} {
+		root, _, err := unpack(t, b, Options{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if got := tree(t, root); len(got) != 6 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func dockerSaveGz(t testing.TB, layers ...[]byte) []byte {
+	ents := []ent{{name: "cfg.json", data: configOf(t, layers...)}}
+	var names []string
+	for i, l := range layers {
+		names = append(names, fmt.Sprintf("l%d.tar", i))
+		ents = append(ents, ent{name: names[i], data: string(gz(t, l))})
+	}
+	m := mustJSON(t, []map[string]any{{"Config": "cfg.json", "Layers": names}})
+	return makeTar(t, append(ents, ent{name: "manifest.json", data: m})...)
+}
+
+func TestWhiteouts(t *testing.T) {
+	l1 := makeTar(t, ent{name: "a/x", data: "1"}, ent{name: "a/y", data: "1"}, ent{name: "b/x", data: "1"}, ent{name: "b/d/z", data: "1"},
+		ent{name: "c/x", data: "1"}, ent{name: "f", data: "1"}, ent{name: "g/"}, ent{name: "g/h", data: "1"})
+	l2 := makeTar(t, ent{name: "a/.wh.x"}, ent{name: "b/new", data: "2"}, ent{name: "b/d/kept", data: "2"}, ent{name: "b/.wh..wh..opq"},
+		ent{name: ".wh.c"}, ent{name: ".wh.nosuch"}, ent{name: "f/"}, ent{name: "f/i", data: "2"}, ent{name: "g", data: "2"})
+	root, _, err := unpack(t, dockerSave(t, l1, l2), Options{})
+	want := []string{"a/", "a/y=1", "b/", "b/d/", "b/d/kept=2", "b/new=2", "f/", "f/i=2", "g=2"}
+	if got := tree(t, root); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	// In a plain root file system such names are names.
+	root, _, err = unpack(t, makeTar(t, ent{name: ".wh.a", data: "1"}, ent{name: "a", data: "1"}), Options{})
+	if got := tree(t, root); err != nil || len(got) != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestModes(t *testing.T) {
+	b := makeTar(t, ent{name: "d/", mode: 0o555}, ent{name: "d/f", data: "x", mode: 0o4711}, ent{name: "tmp/", mode: 0o1777},
+		ent{name: "closed/", mode: 0o700}, ent{name: "p", kind: tar.TypeFifo, mode: 0o600}, ent{name: "dev", kind: tar.TypeChar}, ent{name: "hard", data: "d/f", kind: tar.TypeLink})
+	root, _, err := unpack(t, b, Options{Chown: os.Geteuid() == 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{
+		"d": fs.ModeDir | 0o555, "d/f": 0o711, "tmp": fs.ModeDir | fs.ModeSticky | 0o777, "closed": fs.ModeDir | 0o700, "p": fs.ModeNamedPipe | 0o600,
+	} {
+		if st, err := os.Lstat(filepath.Join(root, name)); err != nil || st.Mode() != want {
+			t.Errorf("%s: %v, %v; want %v", name, st, err, want)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(root, "dev")); err == nil {
+		t.Error("a device node was made")
+	}
+	if a, err := os.Stat(filepath.Join(root, "hard")); err != nil {
+		t.Error(err)
+	} else if b, _ := os.Stat(filepath.Join(root, "d/f")); !os.SameFile(a, b) {
+		t.Error("the hard link is another file")
+	}
+	_ = os.Chmod(filepath.Join(root, "d"), 0o755)
+}
+
+// Whatever a tar says, nothing outside the root is made, changed, linked or removed.
+func TestEscapes(t *testing.T) {
+	outside := t.TempDir()
+	victim := filepath.Join(outside, "victim")
+	if err := os.WriteFile(victim, []byte("safe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	deep := strings.Repeat("../", 12) + strings.TrimPrefix(victim, "/")
+	dir := strings.Repeat("../", 12) + strings.TrimPrefix(outside, "/")
+	for name, ents := range map[string][]ent{
+		"dots":                     {{name: deep, data: "evil"}},
+		"dots within":              {{name: "a/" + deep, data: "evil"}},
+		"absolute":                 {{name: victim, data: "evil"}},
+		"through an absolute link": {{name: "l", data: outside, kind: tar.TypeSymlink}, {name: "l/victim", data: "evil"}},
+		"through a relative link":  {{name: "l", data: dir, kind: tar.TypeSymlink}, {name: "l/victim", data: "evil"}},
+		"through links of links":   {{name: "l", data: "m/..", kind: tar.TypeSymlink}, {name: "m", data: outside, kind: tar.TypeSymlink}, {name: "l/victim", data: "evil"}},
+		"over a link":              {{name: "l", data: victim, kind: tar.TypeSymlink}, {name: "l", data: "evil"}},
+		"directory over a link":    {{name: "l", data: outside, kind: tar.TypeSymlink}, {name: "l/"}, {name: "l/victim", data: "evil"}},
+		"hard link to it":          {{name: "h", data: victim, kind: tar.TypeLink}, {name: "h", data: "evil"}},
+		"hard link with dots":      {{name: "h", data: deep, kind: tar.TypeLink}},
+		"hard link to a link":      {{name: "l", data: victim, kind: tar.TypeSymlink}, {name: "h", data: "l", kind: tar.TypeLink}, {name: "h", data: "evil"}},
+		"hard link through a link": {{name: "l", data: outside, kind: tar.TypeSymlink}, {name: "h", data: "l/victim", kind: tar.TypeLink}},
+		"whiteout":                 {{name: "l", data: outside, kind: tar.TypeSymlink}, {name: "l/.wh.victim"}},
+		"whiteout of dots":         {{name: "a/.wh..."}, {name: "a/.wh..."}, {name: "a/.wh.."}},
+		"opaque":                   {{name: "l", data: outside, kind: tar.TypeSymlink}, {name: "l/.wh..wh..opq"}},
+		"pipe":                     {{name: "l", data: outside, kind: tar.TypeSymlink}, {name: "l/pipe", kind: tar.TypeFifo}},
+	} {
+		for form, b := range map[string][]byte{"plain": makeTar(t, ents...), "docker": dockerSave(t, makeTar(t, ents...))} {
+			_, _, err := unpack(t, b, Options{Chown: os.Geteuid() == 0})
+			t.Logf("%s, %s: %v", name, form, err)
+			if strings.Contains(name, "dots") && form == "docker" && err == nil {
+				t.Errorf("%s, %s: no error", name, form)
+			}
+			st, serr := os.Stat(victim)
+			got, rerr := os.ReadFile(victim)
+			list, _ := os.ReadDir(outside)
+			if serr != nil || rerr != nil || string(got) != "safe" || len(list) != 1 || st.Mode() != 0o600 {
+				t.Fatalf("%s, %s: outside is %q, %v, %v, %v", name, form, got, list, serr, rerr)
+			}
+		}
+	}
+}
+
+func TestCorrupt(t *testing.T) {
+	layer := makeTar(t, ent{name: "a", data: strings.Repeat("x", 5000)})
+	good := dockerSave(t, layer)
+	flip := func(b []byte, old, new string) []byte { return bytes.Replace(b, []byte(old), []byte(new), 1) }
+	cfg := configOf(t, layer)
+	for name, b := range map[string][]byte{
+		"empty":            {},
+		"text":             []byte(strings.Repeat("hello world ", 200)),
+		"cut":              layer[:2000],
+		"cut archive":      good[:3000],
+		"gzip, cut":        gz(t, layer)[:40],
+		"gzip, header":     {0x1f, 0x8b, 0, 0, 0, 0},
+		"zstd, cut":        zst(t, layer)[:20],
+		"zstd, garbage":    append([]byte{0x28, 0xb5, 0x2f, 0xfd}, bytes.Repeat([]byte{0xff}, 64)...),
+		"layer changed":    flip(good, "xxxx", "yyyy"),
+		"layer is missing": makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":["no/layer.tar"]}]`}, ent{name: "c.json", data: cfg}),
+		"no diff ids":      makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":["l.tar"]}]`}, ent{name: "c.json", data: "{}"}, ent{name: "l.tar", data: string(layer)}),
+		"link loop":        makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":["l.tar"]}]`}, ent{name: "c.json", data: cfg}, ent{name: "l.tar", data: "l.tar", kind: tar.TypeSymlink}),
+		"config not JSON":  makeTar(t, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":[]}]`}, ent{name: "c.json", data: "<x>"}),
+		"oci, index":       makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json", data: "]"}),
+		"oci, digest":      makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json", data: `{"manifests":[{"digest":"sha256:../../x"}]}`}),
+		"oci, blob":        flip(oci(t, plainPack, layer), "xxxx", "yyyy"),
+	} {
+		if _, _, err := unpack(t, b, Options{}); !errors.Is(err, vole.ErrCorrupt) {
+			t.Errorf("%s: %v, want ErrCorrupt", name, err)
+		}
+	}
+	if _, _, err := unpack(t, makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json",
+		data: `{"manifests":[{"digest":"sha256:00","platform":{"os":"plan9","architecture":"amd64"}}]}`}), Options{}); !errors.Is(err, vole.ErrUnsupported) {
+		t.Errorf("another platform: %v", err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	big := makeTar(t, ent{name: "a", data: strings.Repeat("x", 1<<20)}, ent{name: "b", data: "1"}, ent{name: "c", data: "1"})
+	for name, l := range map[string]Limits{"bytes": {Bytes: 1 << 19}, "entries": {Entries: 2}} {
+		for form, b := range map[string][]byte{"plain": big, "gzip": gz(t, big), "docker": dockerSave(t, big), "oci, zstd": oci(t, zst, big)} {
+			if _, _, err := unpack(t, b, Options{Limits: l}); !errors.Is(err, vole.ErrNoSpace) && !(form == "docker" && errors.Is(err, vole.ErrCorrupt)) {
+				t.Errorf("%s, %s: %v, want ErrNoSpace", name, form, err)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	file := filepath.Join(t.TempDir(), "i")
+	if err := os.WriteFile(file, big, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Unpack(ctx, file, t.TempDir(), t.TempDir(), Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func FuzzUnpack(f *testing.F) {
+	l := makeTar(f, ent{name: "a/"}, ent{name: "a/b", data: "1"}, ent{name: "l", data: "/a", kind: tar.TypeSymlink}, ent{name: "l/c", data: "2"})
+	w := makeTar(f, ent{name: "a/.wh.b"}, ent{name: "l/.wh..wh..opq"}, ent{name: "h", data: "l/c", kind: tar.TypeLink})
+	f.Add(l)
+	f.Add(dockerSave(f, l, w))
+	f.Add(oci(f, gz, l))
+	f.Add(gz(f, l))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _, _ = unpack(t, b, Options{Limits: Limits{Bytes: 1 << 20, Entries: 1000}}) // it checks what is beside the root
+	})
+}
+
+func TestCopyTree(t *testing.T) {
+	src, dst := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	if err := errors.Join(os.MkdirAll(filepath.Join(src, "d/e"), 0o755), os.WriteFile(filepath.Join(src, "d/f"), []byte("x"), 0o640),
+		os.Symlink("/etc/passwd", filepath.Join(src, "l")), os.Chmod(filepath.Join(src, "d/e"), 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	if err := CopyTree(context.Background(), src, dst); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := tree(t, dst), []string{"d/", "d/e/", "d/f=x", "l->/etc/passwd"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
