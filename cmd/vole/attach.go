@@ -70,7 +70,7 @@ read-only view of the path, in a mount namespace of its own (Linux only).`,
 func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.AttachOptions) error {
 	// From here on signals are the program's affair, and only end the wait before it.
 	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, forwarded...)
+	signal.Notify(sigs, heeded(forwarded...)...)
 	defer signal.Stop(sigs)
 
 	opts.HostPath = true

@@ -27,7 +27,7 @@ func runMain() int {
 // SIGTERM cancels the context, which lets a command clean up; after it the signals
 // have their usual effect again, so that a second one ends the process at once.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), heeded(os.Interrupt)...)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
 
@@ -39,4 +39,16 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	return a.finish(err)
+}
+
+// heeded returns those of sigs that whoever started the process did not tell it to
+// ignore, as nohup and a shell's background jobs do; SIGTERM always.
+func heeded(sigs ...os.Signal) []os.Signal {
+	list := []os.Signal{syscall.SIGTERM} // of no signals Notify would make all
+	for _, s := range sigs {
+		if s != syscall.SIGTERM && !signal.Ignored(s) {
+			list = append(list, s)
+		}
+	}
+	return list
 }

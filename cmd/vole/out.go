@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,27 +20,35 @@ import (
 // listing takes no memory. Begin with newJSONArray and end with close.
 type jsonArray struct {
 	w   io.Writer
-	enc *json.Encoder
-	sep string
+	buf bytes.Buffer
+	enc *json.Encoder // to buf
+	n   int
 }
 
 func (a *app) newJSONArray() *jsonArray {
-	enc := json.NewEncoder(a.stdout)
-	enc.SetEscapeHTML(false)
-	return &jsonArray{w: a.stdout, enc: enc, sep: "[\n"}
+	j := &jsonArray{w: a.stdout}
+	j.enc = json.NewEncoder(&j.buf)
+	j.enc.SetEscapeHTML(false)
+	return j
 }
 
 func (j *jsonArray) add(v any) error {
-	if _, err := io.WriteString(j.w, j.sep); err != nil {
+	j.buf.Reset()
+	if j.n++; j.n == 1 {
+		j.buf.WriteString("[\n")
+	} else {
+		j.buf.WriteString(",\n")
+	}
+	if err := j.enc.Encode(v); err != nil {
 		return err
 	}
-	j.sep = ","
-	return j.enc.Encode(v) // ends the line
+	_, err := j.w.Write(bytes.TrimSuffix(j.buf.Bytes(), []byte("\n")))
+	return err
 }
 
 func (j *jsonArray) close() error {
-	end := "]\n"
-	if j.sep != "," {
+	end := "\n]\n"
+	if j.n == 0 {
 		end = "[]\n"
 	}
 	_, err := io.WriteString(j.w, end)
