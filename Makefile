@@ -4,7 +4,8 @@ GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
 # What ships has no cgo: one static file, the same on every machine.
-GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+# The version is that of git describe; -buildvcs would fail on a tree of another owner.
+GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
