@@ -23,6 +23,7 @@ var excused = regexp.MustCompile(`(?i)` + strings.Join([]string{
 	`\bkernel\b`, `file system (has|does|supports) no`,
 	`\bnot (be |as |run as )?root\b`, `ordinary user`, `unprivileged`,
 	`\bonly on (macos|darwin)\b`,
+	`\bthe backend (claims|does not)\b`, `\bfor (disk|dir) volumes\b`, // of the conformance suite
 	`-short\b`, `\bVOLE_[A-Z_]+\b`,
 }, "|"))
 
@@ -69,7 +70,7 @@ func run(in io.Reader, out io.Writer) (bad bool, err error) {
 		case e.Action == "output":
 			output[key] += e.Output
 		case e.Action == "fail":
-			fmt.Fprint(out, output[key])
+			fmt.Fprint(out, withoutFrames(output[key]))
 			bad = true
 		case e.Action == "skip" && e.Test != "":
 			reason := reasonOf(output[key])
@@ -92,6 +93,17 @@ func run(in io.Reader, out io.Writer) (bad bool, err error) {
 		return true, fmt.Errorf("no package passed")
 	}
 	return bad, nil
+}
+
+// withoutFrames drops the lines that only -v prints.
+func withoutFrames(output string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(output) {
+		if !strings.HasPrefix(line, "=== ") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 // reasonOf returns what a test said before it was skipped, without go test's own lines.
