@@ -51,7 +51,7 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 			continue // what git archive writes: a comment
 		}
 		if err := c.entry(ctx, tr, hdr, dir); err != nil {
-			return fmt.Errorf("tar entry %q: %w", hdr.Name, err)
+			return fmt.Errorf("cp: tar entry %q: %w", hdr.Name, err)
 		}
 	}
 }

@@ -25,6 +25,6 @@ func newExitCodesCmd() *cobra.Command {
 
 Of several errors the first decides. 'vole attach' and 'vole run' pass on the exit
 code of the program they ran; 128+N when signal N ended it, 126 when it could not be
-executed and 127 when it was not found.`,
+executed and 127 when it was not found. 'vole run' ends with 125 when vole failed.`,
 	}
 }
