@@ -107,6 +107,9 @@ type MountInfo struct {
 type Result struct {
 	ID, Name string
 	ExitCode int // of the command; 128+n when signal n ended it
+	// Cleanup is what went wrong after the command ran to its end, if anything: a
+	// scratch directory that could not be removed, say. Volumes are detached in any case.
+	Cleanup error
 }
 
 // Exit codes of a run that did not come to run its command, as docker has them.

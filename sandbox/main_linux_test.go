@@ -92,6 +92,9 @@ func (e *env) run(c Config, stdin string) (output, error) {
 		io.Stdin = strings.NewReader(stdin)
 	}
 	res, err := e.m.Run(testCtx(e.t), c, io)
+	if res.Cleanup != nil {
+		e.t.Errorf("%s: clean up: %v", res.Name, res.Cleanup)
+	}
 	return output{res, out.String(), errs.String()}, err
 }
 

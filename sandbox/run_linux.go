@@ -53,7 +53,11 @@ func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready
 	// Cleaning up must not be cut short by what ended the run.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*patience)
 	defer cancel()
-	return res, errorsFirst(err, r.end(end, out, err))
+	cleanup := r.end(end, out, err)
+	if err == nil {
+		res.Cleanup = cleanup
+	}
+	return res, err
 }
 
 // prepare checks c for this host.

@@ -111,11 +111,15 @@ func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created
 	return m.store.Ensure(ctx, mt.Volume, spec)
 }
 
-// detach ends the attachments, the last first.
+// detach ends the attachments, the last first. Detaching measures a volume, which
+// fails when the sandbox took permissions away from its files; the figure then stays
+// marked as stale, and that is all there is to it.
 func (r *running) detach(ctx context.Context) error {
 	var errs []error
 	for _, a := range slices.Backward(r.attached) {
-		errs = append(errs, a.Detach(ctx))
+		if err := a.Detach(ctx); !errors.Is(err, vole.ErrPermission) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

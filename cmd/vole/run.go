@@ -215,6 +215,9 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 	}
 	res, err := m.Run(context.WithoutCancel(ctx), c, io)
 	restore()
+	if res.Cleanup != nil {
+		a.warnf("%v", res.Cleanup)
+	}
 	switch {
 	case err != nil && errors.Is(err, context.Canceled):
 		return &exitError{128 + int(syscall.SIGINT), err}

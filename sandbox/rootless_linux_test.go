@@ -1,0 +1,218 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole"
+)
+
+// rootlessEnv tells the test binary, started again as another user, where it may work.
+const rootlessEnv = "VOLE_TEST_ROOTLESS"
+
+// TestRootless runs rootless as a user that is not root.
+func TestRootless(t *testing.T) {
+	if os.Getenv(rootlessEnv) != "" {
+		rootless(t)
+		return
+	}
+	exe, dir, cred := "/proc/self/exe", "", (*syscall.Credential)(nil)
+	if os.Geteuid() == 0 {
+		var err error
+		if dir, err = os.MkdirTemp("", "vole-rootless-"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		const uid = 54321 // no one's
+		b, err := os.ReadFile(exe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exe = filepath.Join(dir, "test")
+		if err := errors.Join(os.WriteFile(exe, b, 0o755), os.Chown(dir, uid, uid), os.Chmod(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		cred = &syscall.Credential{Uid: uid, Gid: uid}
+	} else {
+		dir = t.TempDir()
+	}
+	if err := userNamespaces(cred); err != nil {
+		t.Skip("users may not make user namespaces here: ", err)
+	}
+	c := exec.Command(exe, "-test.v", "-test.run", "^TestRootless$", "-test.timeout", "3m")
+	c.Env = append(os.Environ(), rootlessEnv+"="+dir, "TMPDIR="+dir, "HOME="+dir)
+	c.Dir = dir
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "--- PASS: TestRootless/Run/") {
+		t.Skipf("no runtime works rootless:\n%s", out)
+	}
+	t.Logf("%s", out)
+}
+
+// rootless is what the other user tests.
+func rootless(t *testing.T) {
+	t.Run("Run", rootlessRun)
+	t.Run("HostIsHidden", rootlessHostIsHidden)
+	t.Run("Limits", rootlessLimits)
+	t.Run("Rootfs", rootlessRootfs)
+	t.Run("Kill", rootlessKill)
+}
+
+func userNamespaces(cred *syscall.Credential) error {
+	c := exec.Command("unshare", "-Ur", "true")
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	return c.Run()
+}
+
+// eachRootless runs fn with every runtime that is installed, as the other user.
+func eachRootless(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
+	for _, name := range Runtimes {
+		t.Run(name, func(t *testing.T) {
+			if _, err := find(name); err != nil {
+				t.Skip(err)
+			}
+			fn(t, openEnv(t, filepath.Join(t.TempDir(), "home")), name)
+		})
+	}
+}
+
+func rootlessRun(t *testing.T) {
+	eachRootless(t, func(t *testing.T, e *env, runtime string) {
+		c := shell(t, "id -u; echo x > /v/f; mkdir /v/d; chmod 0 /v/d; cat /v/f; exit 5", "v:/v")
+		c.Runtime = runtime
+		o, err := e.run(c, "")
+		if err != nil || o.ExitCode != 5 || o.out != "0\nx\n" {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		st, err := os.Stat(filepath.Join(e.path("v"), "f"))
+		if err != nil || st.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()) {
+			t.Errorf("owner of the file: %+v, %v", st, err)
+		}
+		c = shell(t, "kill -TERM $$; sleep 5")
+		c.Runtime = runtime
+		if o, err := e.run(c, ""); err != nil || o.ExitCode != 143 {
+			t.Errorf("%+v, %v", o, err)
+		}
+		c.Args = []string{"nosuch"}
+		if _, err := e.run(c, ""); err == nil || err.(*vole.Error).Err.(*ExecError).ExitCode != ExitNotFound {
+			t.Errorf("%v", err)
+		}
+		e.checkClean()
+		if err := e.store.Remove(testCtx(t), "v"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func rootlessHostIsHidden(t *testing.T) {
+	eachRootless(t, func(t *testing.T, e *env, runtime string) {
+		e.create("other", vole.Spec{})
+		if err := os.WriteFile(filepath.Join(e.path("other"), "vole-test-secret"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		script := "find / -name vole-test-secret -not -path '/proc/*' 2>/dev/null; touch /usr/x /x 2>/dev/null && echo written; cat /etc/shadow 2>/dev/null;" +
+			" unshare -Ur true 2>/dev/null && echo namespace; ls -d " + e.home + " 2>/dev/null; true"
+		c := shell(t, script, "v:/v:ro")
+		c.Runtime = runtime
+		o, err := e.run(c, "")
+		if runtime == "runsc" {
+			o.out = strings.ReplaceAll(o.out, "namespace\n", "") // of gVisor's kernel
+		}
+		if err != nil || o.out != "" {
+			t.Errorf("%+v, %v", o, err)
+		}
+	})
+}
+
+func rootlessLimits(t *testing.T) {
+	eachRootless(t, func(t *testing.T, e *env, runtime string) {
+		for what, c := range map[string]Config{"memory": {Memory: 64 * vole.MiB}, "pids": {Pids: 10}, "cpus": {CPUs: 1}} {
+			c.Args, c.Runtime = []string{"true"}, runtime
+			if _, err := e.run(c, ""); !errors.Is(err, vole.ErrUnsupported) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		c := shell(t, "true")
+		c.Runtime, c.User = runtime, "nobody"
+		if _, err := e.run(c, ""); !findRanges().ok && !errors.Is(err, vole.ErrUnsupported) {
+			t.Errorf("another user: %v", err)
+		}
+	})
+}
+
+func rootlessRootfs(t *testing.T) {
+	eachRootless(t, func(t *testing.T, e *env, runtime string) {
+		dir := t.TempDir()
+		makeRootfs(t, dir, "sh", "cat", "mkdir", "chmod", "id")
+		if err := os.Chmod(filepath.Join(dir, "etc"), 0o555); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(filepath.Join(dir, "etc"), 0o755) })
+		c := shell(t, "cat /kept; echo changed > /kept; cat /kept; mkdir /d /d/e; chmod 0 /d; echo x > /etc/x", "v:/v")
+		c.Runtime, c.Rootfs = runtime, dir
+		if o, err := e.run(c, ""); err != nil || o.out != "as it was\nchanged\n" || o.ExitCode != 0 {
+			t.Errorf("%+v, %v", o, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, "kept")); err != nil || string(b) != "as it was\n" {
+			t.Errorf("%q, %v", b, err)
+		}
+		file := filepath.Join(t.TempDir(), "root.tar")
+		if out, err := exec.Command("tar", "-C", dir, "-cf", file, ".").CombinedOutput(); err != nil {
+			t.Fatal(err, string(out))
+		}
+		c.Rootfs, c.Image = "", file
+		if o, err := e.run(c, ""); err != nil || o.out != "as it was\nchanged\n" || o.ExitCode != 0 {
+			t.Errorf("image: %+v, %v", o, err)
+		}
+		e.checkClean()
+	})
+}
+
+func rootlessKill(t *testing.T) {
+	eachRootless(t, func(t *testing.T, e *env, runtime string) {
+		for _, victim := range []string{"supervisor", "helper"} {
+			c := shell(t, "sleep 300 & sleep 300", "v:/v")
+			c.Runtime, c.Name = runtime, victim
+			i, err := e.m.Start(testCtx(t), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pid := i.PID
+			if victim == "helper" {
+				pid = childOf(pid)
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "crash", func() bool { return e.m.Reap(context.Background()) == nil && e.status(victim) == StatusCrashed })
+			await(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
+			e.checkClean()
+		}
+		if err := e.store.Remove(testCtx(t), "v"); err != nil {
+			t.Error(err)
+		}
+		c := shell(t, "sleep 300", "v:/v")
+		c.Runtime, c.Name = runtime, "drained"
+		if _, err := e.m.Start(testCtx(t), c); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.m.Pause(testCtx(t), "drained"); runtime != "runsc" && !errors.Is(err, vole.ErrUnsupported) {
+			t.Errorf("pause: %v", err)
+		}
+		if err := e.m.Stop(testCtx(t), "drained", 10*time.Second); err != nil {
+			t.Error(err)
+		}
+		e.checkClean()
+	})
+}
