@@ -11,13 +11,13 @@ import (
 
 // usageJSON is what one volume takes.
 type usageJSON struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	Kind      vole.Kind `json:"kind"`
-	Used      vole.Size `json:"used"`
-	UsedStale bool      `json:"used_stale"`
-	Limit     vole.Size `json:"limit,omitempty"` // quota or capacity; absent: none
-	Free      vole.Size `json:"free,omitempty"`  // of the limit
+	ID        string     `json:"id"`
+	Name      string     `json:"name"`
+	Kind      vole.Kind  `json:"kind"`
+	Used      vole.Size  `json:"used"`
+	UsedStale bool       `json:"used_stale"`
+	Limit     vole.Size  `json:"limit,omitempty"` // quota or capacity; absent: none
+	Free      *vole.Size `json:"free,omitempty"`  // of the limit; absent when that is
 }
 
 func newDfCmd(a *app) *cobra.Command {
@@ -98,7 +98,11 @@ func (p *usagePrinter) add(i vole.Info) error {
 	free := max(0, limit-i.Used)
 	switch {
 	case p.j != nil:
-		return p.j.add(usageJSON{i.ID, i.Name, i.Kind, i.Used, i.UsedStale, limit, free})
+		u := usageJSON{ID: i.ID, Name: i.Name, Kind: i.Kind, Used: i.Used, UsedStale: i.UsedStale, Limit: limit}
+		if limit > 0 {
+			u.Free = &free
+		}
+		return p.j.add(u)
 	case p.t == nil:
 		return p.a.printf("%s\n", i.Name)
 	case limit == 0:

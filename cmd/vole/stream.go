@@ -14,7 +14,7 @@ const copyBuf = 256 << 10
 // used through one input only.
 func input(ctx context.Context, r io.Reader) io.ReadCloser {
 	pr, pw := io.Pipe()
-	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
 	go func() {
 		defer stop()
 		// Hidden methods of both ends keep io from taking a short cut that would
@@ -24,8 +24,3 @@ func input(ctx context.Context, r io.Reader) io.ReadCloser {
 	}()
 	return pr
 }
-
-// readerFunc is a function as an io.Reader.
-type readerFunc func(p []byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
