@@ -125,8 +125,11 @@ func testNameCase(t *testing.T, e *env) {
 	if lower.ID() == upper.ID() {
 		t.Fatal("name and NAME are one volume")
 	}
-	e.openFiles(t, lower, vole.FSOptions{}).write("f", "lower")
-	e.openFiles(t, upper, vole.FSOptions{}).write("f", "upper")
+	for v, data := range map[*vole.Volume]string{lower: "lower", upper: "upper"} {
+		f := e.openFiles(t, v, vole.FSOptions{})
+		f.write("f", data)
+		ok(t, "close", f.Close())
+	}
 	got, err := e.store.Get(t.Context(), "NAME")
 	must(t, "get", err)
 	e.openFiles(t, got, vole.FSOptions{}).holds("f", "upper")
@@ -355,6 +358,7 @@ func hammer(ctx context.Context, s *vole.Store, name, file string, spec vole.Spe
 }
 
 func testTwoStores(t *testing.T, e *env) {
+	need(t, e.h.Spec.Kind == vole.KindDir, "volumes that several write to")
 	ctx := t.Context()
 	other := e.another(t)
 	here := e.create(t, "v")

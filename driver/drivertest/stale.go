@@ -21,7 +21,9 @@ func testStaleHandle(t *testing.T, e *env) {
 	if old.ID() == now.ID() {
 		t.Fatalf("id %s was used twice", old.ID())
 	}
-	e.openFiles(t, now, vole.FSOptions{}).write("f", "precious")
+	f := e.openFiles(t, now, vole.FSOptions{})
+	f.write("f", "precious")
+	ok(t, "close", f.Close())
 	before := now.Info()
 	for _, o := range volumeOps {
 		wantErrOf(t, o.name+" by a stale handle", o.run(t.Context(), old), vole.ErrNotFound, o.op, "name")
@@ -70,6 +72,7 @@ func testRenameSwap(t *testing.T, e *env) {
 	fa.holds("who", "first")
 	fb.holds("who", "second")
 	fa.write("more", "into the first")
+	ok(t, "close", fa.Close())
 	e.openFiles(t, must1(t, e, "b"), vole.FSOptions{}).holds("more", "into the first")
 
 	info, err := a.Refresh(ctx)

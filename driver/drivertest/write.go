@@ -27,6 +27,7 @@ var writeTests = []test{
 	{"OddReaders", testWriteOddReaders},
 	{"NeverTorn", testWriteNeverTorn},
 	{"ConcurrentWriters", testWriteConcurrent},
+	{"SlowSource", testWriteSlowSource},
 }
 
 func testWriteReplace(t *testing.T, e *env) {
@@ -308,7 +309,7 @@ func uniformOf(s string) string {
 func testWriteNeverTorn(t *testing.T, e *env) {
 	f := e.files(t)
 	f.write("f", uniform(0))
-	rounds := 300
+	rounds := 200
 	if testing.Short() {
 		rounds = 60
 	}
@@ -367,4 +368,42 @@ func testWriteConcurrent(t *testing.T, e *env) {
 	}
 	f.hasNames("same/parents", "f")
 	f.used("after many writers", int64(len(got)))
+}
+
+// Who writes from a slow source keeps nobody else waiting, on the same file neither.
+func testWriteSlowSource(t *testing.T, e *env) {
+	f := e.files(t)
+	f.fixture()
+	started, goOn := make(chan struct{}), make(chan struct{})
+	first := true
+	slow := readerFunc(func(p []byte) (int, error) {
+		if !first {
+			return 0, io.EOF
+		}
+		first = false
+		close(started)
+		<-goOn
+		return copy(p, "slow"), nil
+	})
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.WriteFrom(f.ctx, "file", slow, vole.WriteOptions{})
+		done <- err
+	}()
+	<-started
+	err := within(t, func() error {
+		_, err := f.ReadDir(f.ctx, ".")
+		return errors.Join(err,
+			f.WriteFile(f.ctx, "file", []byte("fast"), 0o644),
+			f.WriteFile(f.ctx, "other", []byte("other"), 0o644),
+			f.Rename(f.ctx, "other", "moved", vole.RenameOptions{}),
+			f.Copy(f.ctx, "file", "copied", vole.CopyOptions{}),
+			f.RemoveAll(f.ctx, "full"))
+	})
+	close(goOn)
+	ok(t, "others", err)
+	must(t, "slow write", <-done)
+	f.holds("copied", "fast")
+	f.holds("file", "slow")
+	f.used("at the end", 4+5+4)
 }
