@@ -64,6 +64,10 @@ func (a *app) printf(format string, args ...any) error {
 
 // warnf writes one line to standard error.
 func (a *app) warnf(format string, args ...any) {
+	if a.json {
+		json.NewEncoder(a.stderr).Encode(map[string]any{"warning": map[string]string{"message": fmt.Sprintf(format, args...)}})
+		return
+	}
 	fmt.Fprintf(a.stderr, "vole: warning: %s\n", plain(fmt.Sprintf(format, args...)))
 }
 

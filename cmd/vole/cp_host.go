@@ -70,13 +70,7 @@ func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 		it.id, it.nlink, it.rdev = fileID{uint64(st.Dev), st.Ino}, uint64(st.Nlink), linuxRdev(uint64(st.Rdev))
 		it.sparse = info.Mode().IsRegular() && info.Size()-int64(st.Blocks)*512 >= holeMin
 	}
-	switch {
-	case it.mode&fs.ModeSymlink != 0:
-		it.target, err = t.root.Readlink(p)
-	case it.mode.IsRegular() || it.mode.IsDir():
-		it.xattrs, err = t.xattrs(p)
-	}
-	return it, t.wrap("read", p, err)
+	return it, nil
 }
 
 // xattrs reads the extended attributes that users may set; the others are the host's
@@ -292,6 +286,20 @@ func (t *hostTree) abandon() error              { return t.root.Close() }
 type hostSource struct{ *hostTree }
 
 func (s hostSource) close() error { return s.root.Close() }
+
+func (s hostSource) lstat(ctx context.Context, p string) (item, error) {
+	it, err := s.hostTree.lstat(ctx, p)
+	if err != nil {
+		return it, err
+	}
+	switch {
+	case it.mode&fs.ModeSymlink != 0:
+		it.target, err = s.root.Readlink(p)
+	case it.mode.IsRegular() || it.mode.IsDir():
+		it.xattrs, err = s.xattrs(p)
+	}
+	return it, s.wrap("read", p, err)
+}
 
 // hostContent reads a file of the host.
 type hostContent struct {

@@ -115,11 +115,12 @@ func hostOrigin(ctx context.Context, l location, follow bool, home string) (*ori
 	if err != nil {
 		return nil, err
 	}
-	it, err := t.lstat(ctx, p)
+	src := hostSource{t}
+	it, err := src.lstat(ctx, p)
 	if err != nil {
-		return nil, errors.Join(err, t.root.Close())
+		return nil, errors.Join(err, src.close())
 	}
-	return &origin{hostSource{t}, p, name, l.contents(), it}, nil
+	return &origin{src, p, name, l.contents(), it}, nil
 }
 
 // contains reports whether the home lies in the directory that dir describes: copying

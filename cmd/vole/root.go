@@ -38,6 +38,8 @@ machines and programs that use them.`,
 	f.BoolVar(&a.json, "json", false, "print JSON, of the shapes in docs/cli-json.md")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, or nothing where there is nothing to ask for")
 	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.Version = buildVersion().Version // gives --version
+	cmd.SetVersionTemplate("vole {{.Version}}\n")
 	cmd.AddGroup(
 		&cobra.Group{ID: groupVolumes, Title: "Volumes:"},
 		&cobra.Group{ID: groupFiles, Title: "Files:"},
