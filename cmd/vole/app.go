@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -21,6 +22,8 @@ type app struct {
 	home  string // --home; "": the default home
 	json  bool   // --json
 	quiet bool   // --quiet
+
+	timeout time.Duration // --timeout; 0: none
 
 	// started is true once cobra has accepted the command line. An error before
 	// that is one of usage.

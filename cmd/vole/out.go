@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/volehq/vole"
 )
@@ -167,14 +168,22 @@ func (a *app) fileName(name string) string {
 	return name
 }
 
+// cellName shows a file's name in a table, whose cells cannot hold just anything.
+func cellName(name string) string {
+	if unprintable(name) {
+		return strconv.Quote(name)
+	}
+	return name
+}
+
 func unprintable(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+	return !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // plain makes a message safe to show on a terminal: control characters but newlines
 // become escapes.
 func plain(s string) string {
-	if !strings.ContainsFunc(s, unicode.IsControl) {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) {
 		return s
 	}
 	var b strings.Builder

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -27,8 +28,9 @@ machines and programs that use them.`,
   vole rm pip-cache`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
 			a.started = true
+			a.limitTime(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
 		Args: cobra.ArbitraryArgs,
@@ -37,6 +39,7 @@ machines and programs that use them.`,
 	f.StringVar(&a.home, "home", "", "directory that holds the volumes (default $VOLE_HOME, /var/lib/vole for root, else ~/.local/share/vole)")
 	f.BoolVar(&a.json, "json", false, "print JSON, of the shapes in docs/cli-json.md")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, or nothing where there is nothing to ask for")
+	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`, e.g. 10s (default never; not for a program that runs)")
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.Version = buildVersion().Version // gives --version
 	cmd.SetVersionTemplate("vole {{.Version}}\n")
@@ -80,4 +83,16 @@ func groupRun(cmd *cobra.Command, args []string) error {
 		hint = "did you mean " + strings.Join(s, " or ") + "?"
 	}
 	return &hinted{usagef("%s", msg), hint}
+}
+
+// limitTime bounds what a command does by --timeout. Commands that end when someone
+// else does are not bounded; attach is until its program has started.
+func (a *app) limitTime(cmd *cobra.Command) {
+	if a.timeout <= 0 || cmd.Name() == "run" || cmd.Name() == "logs" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+	// The process ends soon after the command does; this is for the timer's sake.
+	context.AfterFunc(ctx, cancel)
+	cmd.SetContext(ctx)
 }
