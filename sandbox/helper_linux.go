@@ -382,7 +382,7 @@ func (h *helper) serve(ctx context.Context) {
 	for {
 		var r request
 		if _, err := h.conn.receive(&r); err != nil {
-			os.Exit(1)
+			unix.Exit(1)
 		}
 		var err error
 		switch r.Op {
@@ -396,7 +396,7 @@ func (h *helper) serve(ctx context.Context) {
 			err = driver.Errorf(vole.ErrInvalid, "unknown request %q", r.Op)
 		}
 		if h.conn.send(event{Type: "answer", Seq: r.Seq, Error: toWire(err)}, nil) != nil {
-			os.Exit(1)
+			unix.Exit(1)
 		}
 	}
 }

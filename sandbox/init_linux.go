@@ -29,18 +29,18 @@ func Init() {
 	switch os.Args[0] {
 	case asHelper:
 		runtime.LockOSThread()
-		os.Exit(helperMain(os.Args[1:]))
+		unix.Exit(helperMain(os.Args[1:]))
 	case asReaper:
 		runtime.LockOSThread()
-		os.Exit(reaperMain())
+		unix.Exit(reaperMain())
 	case asIDMap:
 		diesWithParent()
 		os.Stdin.Read(make([]byte, 1)) // until the helper closes the pipe
-		os.Exit(0)
+		unix.Exit(0)
 	case asSupervisor:
-		os.Exit(supervisorMain())
+		unix.Exit(supervisorMain())
 	case asRemover:
-		os.Exit(removerMain(os.Args[1:]))
+		unix.Exit(removerMain(os.Args[1:]))
 	}
 }
 
