@@ -60,6 +60,8 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	switch {
 	case from.stream && to.stream:
 		return usagef("cp: only one side can be a stream")
+	case from.arg == "" || to.arg == "":
+		return usagef("cp: a path is empty; write . for the current directory")
 	case from.volume == "" && to.volume == "":
 		return &hinted{usagef("cp: neither %q nor %q is in a volume", from.arg, to.arg), "write a place in a volume as NAME:/path"}
 	case to.stream && isTerminal(c.stdout):
@@ -137,7 +139,8 @@ func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*ori
 	if err != nil {
 		return nil, err
 	}
-	o, err := volumeOrigin(ctx, f, l, c.follow)
+	src := &volumeSource{f: f, holes: s.Caps().Holes}
+	o, err := volumeOrigin(ctx, src, l, c.follow)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -152,7 +155,7 @@ func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l location) (targ
 	if err != nil {
 		return nil, nil, err
 	}
-	t := &volumeTarget{f, c.meta()}
+	t := &volumeTarget{f: f, holes: s.Caps().Holes, opts: c.meta()}
 	pl, err := volumePlace(ctx, t, l)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())

@@ -61,18 +61,17 @@ type place struct {
 }
 
 // volumeOrigin finds the source of a copy in a volume.
-func volumeOrigin(ctx context.Context, f *vole.FS, l location, follow bool) (*origin, error) {
+func volumeOrigin(ctx context.Context, src *volumeSource, l location, follow bool) (*origin, error) {
 	p, err := cleanPath("cp", l.volume, l.path)
 	if err != nil {
 		return nil, err
 	}
 	name := path.Base(p)
 	if follow || l.follow() {
-		if p, err = resolve(ctx, f, p); err != nil {
+		if p, err = resolve(ctx, src.f, p); err != nil {
 			return nil, err
 		}
 	}
-	src := &volumeSource{f, "."}
 	it, err := src.lstat(ctx, p)
 	if err != nil {
 		return nil, err

@@ -13,23 +13,22 @@ import (
 
 // volumeSource reads the files of a volume.
 type volumeSource struct {
-	f    *vole.FS
-	root string
+	f     *vole.FS
+	holes bool // the backend knows of holes
 }
 
-func (s *volumeSource) path(p string) string    { return path.Join(s.root, p) }
-func (s *volumeSource) display(p string) string { return displayIn(s.f, s.path(p)) }
+func (s *volumeSource) display(p string) string { return displayIn(s.f, p) }
 func (s *volumeSource) close() error            { return s.f.Close() }
 
 func displayIn(f *vole.FS, p string) string { return f.Volume().Name() + ":" + absPath(p) }
 
 func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
-	p = s.path(p)
 	e, err := s.f.Lstat(ctx, p)
 	if err != nil {
 		return item{}, err
 	}
 	it := entryItem(e)
+	it.sparse = it.sparse && s.holes
 	if e.Mode&fs.ModeSymlink != 0 {
 		it.target, err = s.f.Readlink(ctx, p)
 		return it, err
@@ -72,7 +71,7 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte,
 }
 
 func (s *volumeSource) names(ctx context.Context, p string) ([]string, error) {
-	d, err := s.f.OpenDir(ctx, s.path(p), vole.DirOptions{Sorted: true, NamesOnly: true})
+	d, err := s.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true, NamesOnly: true})
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +85,7 @@ func (s *volumeSource) names(ctx context.Context, p string) ([]string, error) {
 }
 
 func (s *volumeSource) open(ctx context.Context, p string) (content, error) {
-	h, err := s.f.Open(ctx, s.path(p), vole.OpenOptions{NoFollow: true})
+	h, err := s.f.Open(ctx, p, vole.OpenOptions{NoFollow: true})
 	if err != nil {
 		return nil, err
 	}
@@ -119,8 +118,9 @@ func (c *volumeContent) nextData(ctx context.Context) (off, n int64, err error) 
 
 // volumeTarget writes to a volume. Its FS is in batch mode: close makes all durable.
 type volumeTarget struct {
-	f    *vole.FS
-	opts metaOptions
+	f     *vole.FS
+	holes bool // the backend keeps holes
+	opts  metaOptions
 }
 
 func (t *volumeTarget) display(p string) string { return displayIn(t.f, p) }
@@ -163,7 +163,7 @@ func (t *volumeTarget) close(ctx context.Context) error {
 func (t *volumeTarget) abandon() error { return t.f.Close() }
 
 func (t *volumeTarget) file(ctx context.Context, p string, it *item, c content) error {
-	if it.sparse {
+	if it.sparse && t.holes {
 		return t.sparseFile(ctx, p, it, c)
 	}
 	// The metadata that follows replaces any mode but 0, which means a default here.

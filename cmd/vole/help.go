@@ -1,6 +1,41 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// newHelpCmd differs from cobra's own in that an unknown topic is an error.
+func newHelpCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND | exit-codes]",
+		Short: "Show help on a command or topic",
+		Example: `  vole help cp
+  vole help exit-codes`,
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
+			if at, _, err := cmd.Root().Find(args); err == nil {
+				for _, c := range at.Commands() {
+					if strings.HasPrefix(c.Name(), prefix) && (c.IsAvailableCommand() || c.IsAdditionalHelpTopicCommand()) {
+						list = append(list, cobra.CompletionWithDesc(c.Name(), c.Short))
+					}
+				}
+			}
+			return list, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return &hinted{usagef("help: unknown topic %q", strings.Join(args, " ")), "'vole --help' lists the commands"}
+			}
+			topic.InitDefaultHelpFlag()
+			return topic.Help()
+		},
+	}
+}
 
 // newExitCodesCmd is a topic of the help: cobra shows a command that cannot run as
 // "additional help topic".

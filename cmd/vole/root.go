@@ -56,6 +56,7 @@ machines and programs that use them.`,
 		newAttachCmd(a))
 	addCommands(cmd, groupOther, newDoctorCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
+	cmd.SetHelpCommand(newHelpCmd())
 	cmd.SetHelpCommandGroupID(groupOther)
 	return cmd
 }
