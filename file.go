@@ -142,6 +142,9 @@ func (r *Reader) Stat() (Entry, error) { return r.f.Stat(r.ctx) }
 
 // Read implements io.Reader.
 func (r *Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	if r.end >= 0 {
 		p = p[:min(int64(len(p)), max(0, r.end-r.off))]
 		if len(p) == 0 {

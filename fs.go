@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -295,7 +296,7 @@ func (f *FS) Link(ctx context.Context, target, path string) error {
 // following it is what is bounded by the volume.
 func (f *FS) Symlink(ctx context.Context, target, path string) error {
 	return f.do(ctx, "symlink", path, func(p string) error {
-		if target == "" || len(target) > driver.MaxPathLen || bytes.IndexByte([]byte(target), 0) >= 0 {
+		if target == "" || len(target) > driver.MaxPathLen || strings.IndexByte(target, 0) >= 0 {
 			return driver.Errorf(ErrInvalid, "link target %q: 1 to %d bytes without NUL", target, driver.MaxPathLen)
 		}
 		return f.d.Symlink(ctx, target, p)
@@ -345,15 +346,21 @@ func (f *FS) Truncate(ctx context.Context, path string, size int64) error {
 
 // Getxattr returns an extended attribute of what is at path.
 func (f *FS) Getxattr(ctx context.Context, path, name string) (value []byte, err error) {
-	err = f.do(ctx, "getxattr", path, func(p string) error { value, err = f.d.Getxattr(ctx, p, name); return err })
+	err = f.do(ctx, "getxattr", path, func(p string) error {
+		if err := checkAttr(name, nil); err != nil {
+			return err
+		}
+		value, err = f.d.Getxattr(ctx, p, name)
+		return err
+	})
 	return value, err
 }
 
 // Setxattr sets an extended attribute, of up to 64 KiB.
 func (f *FS) Setxattr(ctx context.Context, path, name string, value []byte) error {
 	return f.do(ctx, "setxattr", path, func(p string) error {
-		if name == "" || len(name) > driver.MaxElemLen || len(value) > driver.MaxXattrLen {
-			return driver.Errorf(ErrInvalid, "attribute %q of %d bytes: a name has 1 to 255 bytes, a value at most 65536", name, len(value))
+		if err := checkAttr(name, value); err != nil {
+			return err
 		}
 		return f.d.Setxattr(ctx, p, name, value)
 	})
@@ -361,7 +368,12 @@ func (f *FS) Setxattr(ctx context.Context, path, name string, value []byte) erro
 
 // Removexattr removes an extended attribute.
 func (f *FS) Removexattr(ctx context.Context, path, name string) error {
-	return f.do(ctx, "removexattr", path, func(p string) error { return f.d.Removexattr(ctx, p, name) })
+	return f.do(ctx, "removexattr", path, func(p string) error {
+		if err := checkAttr(name, nil); err != nil {
+			return err
+		}
+		return f.d.Removexattr(ctx, p, name)
+	})
 }
 
 // Listxattr returns the names of the extended attributes, sorted.
@@ -399,6 +411,14 @@ const modeBits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
 func checkMode(m fs.FileMode) error {
 	if m&^modeBits != 0 {
 		return driver.Errorf(ErrInvalid, "mode %v: only permission, setuid, setgid and sticky bits can be set", m)
+	}
+	return nil
+}
+
+// checkAttr checks an extended attribute against the bounds of xattr(7).
+func checkAttr(name string, value []byte) error {
+	if name == "" || len(name) > driver.MaxElemLen || strings.IndexByte(name, 0) >= 0 || len(value) > driver.MaxXattrLen {
+		return driver.Errorf(ErrInvalid, "attribute %q of %d bytes: a name has 1 to 255 bytes without NUL, a value at most 65536", name, len(value))
 	}
 	return nil
 }

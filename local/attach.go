@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -115,8 +116,8 @@ func (a *attachment) closeWith(ctx context.Context) error {
 		if !a.writesPast() {
 			return nil
 		}
-		n, err := a.b.countWritersPast(tx, a.info.VolumeID)
-		last = n == 0
+		past, err := a.b.writersPast(tx, a.info.VolumeID)
+		last = len(past) == 0
 		return err
 	})
 	if err != nil {
@@ -158,16 +159,10 @@ func (b *Backend) attachmentsOf(tx *catalog.Tx, volume string) ([]attachmentRow,
 	return list, rows.Err()
 }
 
-// countWritersPast counts the live writable HostPath attachments of a volume.
-func (b *Backend) countWritersPast(tx *catalog.Tx, volume string) (int, error) {
+// writersPast lists the live writable HostPath attachments of a volume.
+func (b *Backend) writersPast(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
 	list, err := b.attachmentsOf(tx, volume)
-	n := 0
-	for _, r := range list {
-		if r.HostPath && !r.ReadOnly {
-			n++
-		}
-	}
-	return n, err
+	return slices.DeleteFunc(list, func(r attachmentRow) bool { return !r.HostPath || r.ReadOnly }), err
 }
 
 // refuseAttached returns ErrInUse naming the first live holder, if there is one.

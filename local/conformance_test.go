@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"context"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -17,7 +18,8 @@ type homes struct {
 
 func (h *homes) open(t *testing.T, home string, readOnly bool) *vole.Store {
 	t.Helper()
-	s, err := vole.Open(t.Context(), vole.Options{Home: home, ReadOnly: readOnly})
+	// Not the test's context: the suite also opens while the test is being cleaned up.
+	s, err := vole.Open(context.Background(), vole.Options{Home: home, ReadOnly: readOnly})
 	if err != nil {
 		t.Fatalf("open %s: %v", home, err)
 	}

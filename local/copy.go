@@ -6,7 +6,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
+	"syscall"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/fault"
@@ -34,40 +36,59 @@ func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.Copy
 	if dir && (from == "." || to == from || strings.HasPrefix(to, from+"/")) {
 		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 	}
-	dst, err := f.findMaking(to)
-	if err != nil {
-		return f.gone(err)
-	}
-	defer dst.close()
-	if same(dst, &st) && !dir && !opts.NoReplace {
+	if !dir && !opts.NoReplace && f.leadsTo(from, src, to) {
 		return nil // onto itself, by whatever name
 	}
-	return f.gone(f.copyTo(ctx, c, src, dst, dir || opts.NoReplace))
+	return f.gone(f.copyTo(ctx, c, src, to, dir || opts.NoReplace))
 }
 
-func same(p place, st *unix.Stat_t) bool {
-	at, err := p.stat()
-	return err == nil && at.Ino == st.Ino && at.Dev == st.Dev
+// leadsTo reports whether what is at src, or what it is a link to, is the file at to.
+func (f *fileSystem) leadsTo(from string, src place, to string) bool {
+	dst, err := f.find(to)
+	if err != nil {
+		return false
+	}
+	defer dst.close()
+	there, err := dst.stat()
+	if err != nil {
+		return false
+	}
+	is := func(st *unix.Stat_t) bool { return st.Ino == there.Ino && st.Dev == there.Dev }
+	if st, err := src.stat(); err == nil && is(&st) {
+		return true
+	}
+	info, err := f.root.Stat(from)
+	return err == nil && is(unixStat(info.Sys().(*syscall.Stat_t)))
 }
 
-func (f *fileSystem) copyTo(ctx context.Context, c *counter, src, dst place, exclusive bool) error {
-	if _, err := checkTarget(dst, exclusive); err != nil {
+// copyTo copies to a name, whose missing parents are made when the copy is complete.
+func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to string, exclusive bool) error {
+	var old *unix.Stat_t
+	dst, err := f.find(to)
+	if err == nil {
+		defer dst.close()
+		old, err = checkTarget(dst, exclusive)
+	}
+	orphan := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !orphan {
 		return err
 	}
 	tmp, err := f.tempName()
 	if err != nil {
 		return err
 	}
-	cp := copier{ctx: ctx, check: c.wouldFit, top: tmp.fd(), links: map[uint64]string{}}
-	// A tree may hold the directory that it is copied into, by a link on the way:
-	// then it would copy itself for ever.
-	var into unix.Stat_t
-	if err = unix.Fstat(dst.fd(), &into); err == nil {
-		cp.into = into.Ino
+	credit := credit(old)
+	cp := copier{ctx: ctx, check: func(n int64) error { return c.wouldFit(n - credit) }, top: tmp.fd(), links: map[uint64]string{}}
+	if cp.into, err = f.nearest(to); err == nil {
 		err = cp.copy(src, tmp, tmp.base)
 	}
 	if err == nil && !f.batch {
 		err = cp.sync(f, tmp)
+	}
+	if err == nil && orphan {
+		if dst, err = f.findMaking(to); err == nil {
+			defer dst.close()
+		}
 	}
 	if err == nil {
 		err = f.commit(ctx, c, tmp, dst, cp.bytes, exclusive)
@@ -76,6 +97,21 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src, dst place, exc
 		f.discard(c, tmp)
 	}
 	return err
+}
+
+// nearest is the inode of the directory that name is in, or of the nearest above it
+// that is there.
+func (f *fileSystem) nearest(name string) (uint64, error) {
+	for {
+		name = path.Dir(name)
+		info, err := f.root.Stat(name)
+		if err == nil {
+			return unixStat(info.Sys().(*syscall.Stat_t)).Ino, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || name == "." {
+			return 0, err
+		}
+	}
 }
 
 // copier copies one file or tree.
@@ -119,7 +155,7 @@ func (cp *copier) copy(src, dst place, rel string) error {
 	if err != nil {
 		return err
 	}
-	return copyAttrs(src, dst, &st)
+	return copyAttrs(linkXattrs(src), dst, &st)
 }
 
 func (cp *copier) copyLink(src, dst place) error {
@@ -163,7 +199,7 @@ func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
 			}
 		}
 	}
-	return copyAttrs(src, dst, st)
+	return copyAttrs(openXattrs(from), dst, st)
 }
 
 func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
@@ -174,30 +210,29 @@ func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
 			})
 		}
 	}
-	if err := cp.copyData(src, dst); err != nil {
-		return err
-	}
-	if st.Nlink > 1 {
-		cp.links[uint64(st.Ino)] = rel
-	}
-	return copyAttrs(src, dst, st)
-}
-
-// copyData copies a file's data, leaving its holes.
-func (cp *copier) copyData(src, dst place) error {
 	in, err := openAt(src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
+	// What was opened is what is copied, whatever has become of the name.
+	if err := unix.Fstat(int(in.Fd()), st); err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() {
-		return fs.ErrNotExist // replaced meanwhile by something that is no file
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fs.ErrNotExist
 	}
-	size := info.Size()
+	if err := cp.copyData(in, dst, st.Size); err != nil {
+		return err
+	}
+	if st.Nlink > 1 {
+		cp.links[uint64(st.Ino)] = rel
+	}
+	return copyAttrs(openXattrs(in), dst, st)
+}
+
+// copyData copies size bytes of a file, leaving its holes.
+func (cp *copier) copyData(in *os.File, dst place, size int64) error {
 	if err := cp.check(cp.bytes + size); err != nil {
 		return err
 	}
@@ -274,7 +309,7 @@ func (cp *copier) copyRange(out, in *os.File, off, end int64) error {
 // copyAttrs copies owner, mode, xattrs and times; the owner only as far as this
 // process may. The order matters: a new owner clears setuid bits, and every change
 // but the last touches a time.
-func copyAttrs(src, dst place, st *unix.Stat_t) error {
+func copyAttrs(src xattrs, dst place, st *unix.Stat_t) error {
 	err := unix.Fchownat(dst.fd(), dst.base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return err

@@ -60,10 +60,9 @@ type counter struct {
 	names ctxMutex
 	files [stripes]ctxMutex
 
-	mu      sync.Mutex        // guards what follows
-	refs    int               // users: FSes and files that may change something
-	idle    *time.Timer       // retires the counter; nil while in use
-	writers map[uint64]*inode // files open for writing, by inode number
+	mu      sync.Mutex  // guards what follows
+	refs    int         // users: FSes and files that may change something
+	idle    *time.Timer // retires the counter; nil while in use
 	retired bool
 }
 
@@ -190,7 +189,7 @@ func (b *Backend) findCounter(id string) (c *counter, first bool, err error) {
 			return c, false, nil
 		}
 	}
-	c = &counter{b: b, id: id, refs: 1, ready: make(chan struct{}), names: newCtxMutex(), writers: map[uint64]*inode{}}
+	c = &counter{b: b, id: id, refs: 1, ready: make(chan struct{}), names: newCtxMutex()}
 	for i := range c.files {
 		c.files[i] = newCtxMutex()
 	}

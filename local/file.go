@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"sync"
@@ -21,7 +22,7 @@ type file struct {
 	b      *Backend
 	f      *os.File
 	name   string
-	ino    uint64
+	key    inodeKey
 	batch  bool
 	write  bool
 	append bool
@@ -40,7 +41,7 @@ func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOpti
 		return nil, err
 	}
 	defer f.done()
-	h := &file{b: f.b, name: path.Base(name), batch: f.batch, write: opts.Write, append: opts.Append}
+	h := &file{b: f.b, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch, write: opts.Write, append: opts.Append}
 	if opts.Write {
 		c, err := f.startChange(ctx)
 		if err != nil {
@@ -49,7 +50,10 @@ func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOpti
 		h.count = c
 	}
 	var err error
-	if h.f, err = f.openFile(name, opts); err != nil {
+	if h.f, err = f.openFile(ctx, h.count, name, opts); err != nil {
+		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+			return nil, notRegular("socket, device or fifo")
+		}
 		return nil, f.gone(err)
 	}
 	if err := h.begin(ctx, opts); err != nil {
@@ -60,39 +64,56 @@ func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOpti
 
 // openFile opens or makes the file. O_NONBLOCK keeps a fifo from waiting for its
 // other end; begin refuses it then.
-func (f *fileSystem) openFile(name string, opts driver.OpenOptions) (*os.File, error) {
-	flag := os.O_RDONLY
+func (f *fileSystem) openFile(ctx context.Context, c *counter, name string, opts driver.OpenOptions) (*os.File, error) {
+	flag := os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 	if opts.Write {
-		flag = os.O_RDWR
+		flag = os.O_RDWR | unix.O_NONBLOCK | unix.O_NOCTTY
 	}
-	flag |= unix.O_NONBLOCK | unix.O_NOCTTY
 	if opts.NoFollow {
 		flag |= unix.O_NOFOLLOW
-		p, err := f.find(name)
-		if err != nil {
+		if err := f.refuseLink(name); err != nil {
 			return nil, err
 		}
-		st, err := p.stat()
-		p.close()
-		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK && !opts.Exclusive {
-			return nil, driver.ErrLoop
+	}
+	if !opts.Exclusive {
+		h, err := f.root.OpenFile(name, flag, 0)
+		if !opts.Create || !errors.Is(err, fs.ErrNotExist) {
+			return h, err
 		}
 	}
-	if !opts.Create {
-		return f.root.OpenFile(name, flag, 0)
-	}
-	h, err := f.root.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, 0o600)
+	h, err := f.create(ctx, c, name, flag|os.O_EXCL, 0o600)
 	if err == nil {
 		return h, f.created(h, name, opts.Mode)
 	}
-	if !errors.Is(err, fs.ErrExist) || opts.Exclusive {
+	if opts.Exclusive || !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	h, err = f.root.OpenFile(name, flag, 0)
-	if errors.Is(err, fs.ErrNotExist) && !opts.NoFollow {
-		// A dangling link, whose target is made; os.Root keeps it inside.
-		return f.root.OpenFile(name, flag|os.O_CREATE, createMode(opts.Mode).Perm())
+	// Made by another meanwhile; or a dangling link, whose target is made: os.Root
+	// keeps it inside.
+	return f.create(ctx, c, name, flag, createMode(opts.Mode))
+}
+
+func (f *fileSystem) refuseLink(name string) error {
+	p, err := f.find(name)
+	if err != nil {
+		return err
 	}
+	defer p.close()
+	if st, err := p.stat(); err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return driver.ErrLoop
+	}
+	return nil
+}
+
+// create opens a file that is to be made. Its name must not come up between the look
+// that another change takes at it and that change.
+func (f *fileSystem) create(ctx context.Context, c *counter, name string, flag int, mode fs.FileMode) (h *os.File, err error) {
+	err = c.changeNames(ctx, func() error {
+		return at("create", name, func() error {
+			h, err = f.root.OpenFile(name, flag|os.O_CREATE, mode.Perm())
+			return err
+		})
+	})
 	return h, err
 }
 
@@ -133,18 +154,17 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
 		return driver.ErrIsDir
 	default:
 		h.f.Close()
-		return driver.Errorf(driver.ErrUnsupported, "only regular files are opened; this is a %s", fileMode(uint32(st.Mode)).Type())
+		return notRegular(fileMode(uint32(st.Mode)).Type().String())
 	}
-	h.ino = uint64(st.Ino)
+	h.key.ino = uint64(st.Ino)
+	h.b.openInode(h.key)
+	if h.write {
+		h.count.retain()
+	}
 	if err := h.b.register(h); err != nil {
-		h.f.Close()
+		h.end()
 		return err
 	}
-	if !h.write {
-		return nil
-	}
-	h.count.retain()
-	h.count.openWriter(h.ino)
 	if opts.Truncate {
 		if err := h.Truncate(ctx, 0); err != nil {
 			h.Close()
@@ -152,6 +172,10 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
 		}
 	}
 	return nil
+}
+
+func notRegular(what string) error {
+	return driver.Errorf(driver.ErrUnsupported, "only regular files are opened; this is a %s", what)
 }
 
 func (h *file) enter(ctx context.Context) error {
@@ -180,9 +204,9 @@ func (h *file) done() {
 // end gives everything back, once the file is closed and nothing is under way.
 func (h *file) end() {
 	if h.count != nil {
-		h.count.closeWriter(h.ino)
 		h.count.release()
 	}
+	h.b.closeInode(h.key)
 	h.f.Close()
 	h.b.unregister(h)
 }
@@ -212,6 +236,13 @@ func (h *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer h.done()
+	// No file reaches that far, but pread(2) would call the range invalid.
+	if most := math.MaxInt64 - off; int64(len(p)) > most {
+		p = p[:most]
+		if len(p) == 0 {
+			return 0, io.EOF
+		}
+	}
 	n, err := h.f.ReadAt(p, off)
 	if err != nil && err != io.EOF {
 		err = sysErr(err)
@@ -228,7 +259,7 @@ func (h *file) change(ctx context.Context, fn func(st *unix.Stat_t) error) error
 	if !h.write {
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
 	}
-	return h.count.changeFile(ctx, h.ino, func() error {
+	return h.count.changeFile(ctx, h.key.ino, func() error {
 		var st unix.Stat_t
 		if err := unix.Fstat(int(h.f.Fd()), &st); err != nil {
 			return sysErr(err)
@@ -237,7 +268,7 @@ func (h *file) change(ctx context.Context, fn func(st *unix.Stat_t) error) error
 		err := fn(&st)
 		if st.Nlink == 0 {
 			if now, serr := h.f.Stat(); serr == nil {
-				h.count.grewNameless(h.ino, now.Size()-st.Size)
+				h.count.grewNameless(h.key.ino, now.Size()-st.Size)
 			}
 		}
 		return err
@@ -262,10 +293,10 @@ func (h *file) grow(size, end int64, write func() error) error {
 
 // WriteAt implements driver.File.
 func (h *file) WriteAt(ctx context.Context, p []byte, off int64) (n int, err error) {
-	if h.append {
-		return 0, driver.Errorf(driver.ErrInvalid, "the file is open for appending only")
-	}
 	err = h.change(ctx, func(st *unix.Stat_t) error {
+		if h.append {
+			return driver.Errorf(driver.ErrInvalid, "the file is open for appending only")
+		}
 		if len(p) == 0 {
 			return nil
 		}

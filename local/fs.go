@@ -190,19 +190,27 @@ func (f *fileSystem) startChange(ctx context.Context) (*counter, error) {
 	return c, nil
 }
 
-// gone translates an error, and finds out whether it came because the volume was
-// removed: then its root has no link left.
+// gone translates an error, and finds out whether it came because the volume was, or
+// is just being, removed.
 func (f *fileSystem) gone(err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		var st unix.Stat_t
-		if unix.Fstat(int(f.dir.Fd()), &st) == nil && st.Nlink == 0 {
+		if f.rootGone() {
+			return volumeGone()
+		}
+		if _, _, gerr := f.b.get(context.Background(), driver.ByID(f.id)); errors.Is(gerr, driver.ErrNotFound) {
 			return volumeGone()
 		}
 	}
 	return sysErr(err)
+}
+
+// rootGone reports whether the volume's root has been deleted: it has no link left.
+func (f *fileSystem) rootGone() bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.dir.Fd()), &st) == nil && st.Nlink == 0
 }
 
 // place is a name in an open directory: what an operation acts on.
@@ -373,6 +381,9 @@ func (f *fileSystem) Sync(ctx context.Context) error {
 		return err
 	}
 	defer f.done()
+	if f.rootGone() {
+		return volumeGone()
+	}
 	if f.readOnly || !f.dirty.Swap(false) {
 		return nil
 	}

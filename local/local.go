@@ -68,6 +68,9 @@ type Backend struct {
 	volumes  *os.File // the directory volumes/
 	syncs    syncGroup
 
+	inodesMu sync.Mutex          // guards inodes; taken before the lock of a counter
+	inodes   map[inodeKey]*inode // files that this process has open
+
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	proc     *process            // made when first needed
@@ -91,6 +94,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 		clock:    opts.Clock,
 		counters: map[string]*counter{},
 		open:     map[closer]struct{}{},
+		inodes:   map[inodeKey]*inode{},
 	}
 	if b.clock == nil {
 		b.clock = time.Now
@@ -301,8 +305,22 @@ func (b *Backend) Close() error {
 	for _, c := range open {
 		errs = append(errs, c.closeWith(ctx))
 	}
+	b.drain(ctx)
 	errs = append(errs, b.settleAll(ctx), b.endProcess(), b.release())
 	return sysErr(errors.Join(errs...))
+}
+
+// drain waits for operations that are under way to let go of what was closed.
+func (b *Backend) drain(ctx context.Context) {
+	for ctx.Err() == nil {
+		b.mu.Lock()
+		n := len(b.open)
+		b.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // release frees what Open got.

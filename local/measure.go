@@ -68,11 +68,11 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	used += b.namelessBytes(id)
 	var info driver.Info
 	err = b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
-		past, err := b.countWritersPast(tx, id)
+		past, err := b.writersPast(tx, id)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE volumes SET used = ?, stale = ? WHERE id = ?`, used, past > 0, id); err != nil {
+		if _, err := tx.Exec(`UPDATE volumes SET used = ?, stale = ? WHERE id = ?`, used, len(past) > 0, id); err != nil {
 			return err
 		}
 		info, _, err = scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, id))
@@ -184,9 +184,7 @@ func (b *Backend) fitsQuota(ctx context.Context, id string, p *page, quota drive
 			return err
 		}
 	}
-	if info.UsedStale {
-		return errPastQuota()
-	}
+	// Still stale: something is writing past the FS, which apply will refuse by name.
 	if info.Used > quota {
 		return driver.Errorf(driver.ErrQuota, "the volume holds %d bytes already, more than a quota of %s", int64(info.Used), quota)
 	}

@@ -52,8 +52,12 @@ func (f *fileSystem) mkdirAll(name string, mode fs.FileMode) error {
 	err = f.mkdir(name, mode)
 	if errors.Is(err, fs.ErrExist) {
 		// Made by another meanwhile; or a dangling link, which is in the way.
-		if info, serr := f.root.Stat(name); serr == nil && info.IsDir() {
+		info, serr := f.root.Stat(name)
+		switch {
+		case serr == nil && info.IsDir():
 			return nil
+		case errors.Is(serr, fs.ErrNotExist):
+			return serr
 		}
 	}
 	return err
@@ -133,12 +137,16 @@ func notEmpty(err error) error {
 // name is gone at once, whatever becomes of this process.
 func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
 	err := f.Remove(ctx, name)
+	if errors.Is(err, driver.ErrNotEmpty) {
+		err = f.removeDirectory(ctx, name)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil // already, or by another meanwhile
 	}
-	if !errors.Is(err, driver.ErrNotEmpty) {
-		return err
-	}
+	return err
+}
+
+func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
 	c, err := f.change(ctx)
 	if err != nil {
 		return err
@@ -150,13 +158,10 @@ func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
 	}
 	defer p.close()
 	to, err := f.tempName()
-	if err != nil {
-		return f.gone(err)
+	if err == nil {
+		err = f.moveOut(p, to)
 	}
-	if err := f.moveOut(p, to); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	if err != nil {
 		return f.gone(err)
 	}
 	// The move must be durable before anything is deleted. From then on the tree is
@@ -241,19 +246,25 @@ func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error 
 
 // Link implements driver.FS.
 func (f *fileSystem) Link(ctx context.Context, target, name string) error {
-	return f.makeNode(ctx, "link", name, func(p place) error {
+	return f.makeNode(ctx, "link", name, func(c *counter, p place) error {
 		t, err := f.find(target)
 		if err != nil {
 			return err
 		}
 		defer t.close()
-		return unix.Linkat(t.fd(), t.base, p.fd(), p.base, 0)
+		old, err := t.stat()
+		if err != nil {
+			return err
+		}
+		// The target may be in a tree that is being deleted: who takes away its
+		// names must see this one, or come after it.
+		return c.losing(ctx, t, &old, func(*unix.Stat_t) error { return unix.Linkat(t.fd(), t.base, p.fd(), p.base, 0) })
 	})
 }
 
 // Symlink implements driver.FS.
 func (f *fileSystem) Symlink(ctx context.Context, target, name string) error {
-	return f.makeNode(ctx, "symlink", name, func(p place) error { return unix.Symlinkat(target, p.fd(), p.base) })
+	return f.makeNode(ctx, "symlink", name, func(_ *counter, p place) error { return unix.Symlinkat(target, p.fd(), p.base) })
 }
 
 // Mknod implements driver.FS.
@@ -274,7 +285,7 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 	if mode&fs.ModeDevice != 0 && !f.b.Caps().Devices {
 		return driver.Errorf(driver.ErrUnsupported, "device nodes need root, and Linux")
 	}
-	return f.makeNode(ctx, "mknod", name, func(p place) error {
+	return f.makeNode(ctx, "mknod", name, func(_ *counter, p place) error {
 		if err := mknod(p.fd(), p.base, m, rdev); err != nil {
 			return err
 		}
@@ -283,7 +294,7 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 }
 
 // makeNode makes a name that charges nothing.
-func (f *fileSystem) makeNode(ctx context.Context, op, name string, make func(place) error) error {
+func (f *fileSystem) makeNode(ctx context.Context, op, name string, make func(*counter, place) error) error {
 	c, err := f.change(ctx)
 	if err != nil {
 		return err
@@ -297,7 +308,7 @@ func (f *fileSystem) makeNode(ctx context.Context, op, name string, make func(pl
 		return f.gone(err)
 	}
 	defer p.close()
-	err = c.changeNames(ctx, func() error { return at(op, p.base, func() error { return make(p) }) })
+	err = c.changeNames(ctx, func() error { return at(op, p.base, func() error { return make(c, p) }) })
 	if err == nil {
 		err = f.syncDirs(p)
 	}

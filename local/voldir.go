@@ -135,12 +135,26 @@ func removeTree(dir *os.File, name string, fn unlinkFunc) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		err = fn(dir, name, &st)
 	default:
-		if err = emptyDir(dir, name, fn); err == nil {
-			err = at("rmdir", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) })
-		}
+		err = removeDir(dir, name, fn)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil
+	}
+	return err
+}
+
+// removeDir deletes a directory. It begins anew a few times when one who had it open
+// before it went out of sight adds something.
+func removeDir(dir *os.File, name string, fn unlinkFunc) error {
+	var err error
+	for range 10 {
+		if err = emptyDir(dir, name, fn); err != nil {
+			return err
+		}
+		err = at("rmdir", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) })
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
 	}
 	return err
 }

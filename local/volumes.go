@@ -20,8 +20,9 @@ const columns = `id, name, kind, state, quota, capacity, labels, created, update
 func scanInfo(row interface{ Scan(...any) error }) (info driver.Info, counted bool, err error) {
 	var labels string
 	var created, updated int64
+	var counting int
 	err = row.Scan(&info.ID, &info.Name, &info.Kind, &info.State, &info.Quota, &info.Capacity,
-		&labels, &created, &updated, &info.Used, &info.UsedStale, &counted)
+		&labels, &created, &updated, &info.Used, &info.UsedStale, &counting)
 	if err != nil {
 		return driver.Info{}, false, err
 	}
@@ -32,7 +33,7 @@ func scanInfo(row interface{ Scan(...any) error }) (info driver.Info, counted bo
 			return driver.Info{}, false, driver.Errorf(driver.ErrCorrupt, "labels of volume %s in the catalog: %v", info.ID, err)
 		}
 	}
-	return info, counted, nil
+	return info, counting > 0, nil
 }
 
 func encodeLabels(l driver.Labels) string {
@@ -276,8 +277,12 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 		info.Quota = change.Quota
 	}
 	if change.Quota != 0 {
-		if past, err := b.countWritersPast(tx, info.ID); err != nil || past > 0 {
-			return errors.Join(err, errPastQuota())
+		past, err := b.writersPast(tx, info.ID)
+		if err != nil {
+			return err
+		}
+		if len(past) > 0 {
+			return errPastQuota(past[0].AttachmentInfo)
 		}
 	}
 	for _, k := range change.RemoveLabels {
@@ -294,8 +299,9 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 }
 
 // errPastQuota refuses a quota on a volume that something writes past the FS.
-func errPastQuota() error {
-	return driver.Errorf(driver.ErrInUse, "the volume is attached by a path of the host, where a quota cannot be enforced; detach it first")
+func errPastQuota(by driver.AttachmentInfo) error {
+	return driver.Errorf(driver.ErrInUse, "%q (process %d on %s) has the volume attached by a path of the host, where a quota cannot be enforced; stop it first",
+		by.Holder, by.PID, by.Host)
 }
 
 // Remove implements driver.Backend.

@@ -80,22 +80,24 @@ func (f *fileSystem) WriteFile(ctx context.Context, name string, r io.Reader, op
 	if name == "." {
 		return 0, driver.ErrIsDir
 	}
-	to, err := f.findMaking(name)
-	if err != nil {
-		return 0, f.gone(err)
-	}
-	defer to.close()
-	n, err := f.replace(ctx, c, to, r, opts)
+	n, err := f.replace(ctx, c, name, r, opts)
 	if err != nil {
 		return 0, f.gone(err)
 	}
 	return n, nil
 }
 
-// replace writes what r yields to a temporary file and gives it the name at to.
-func (f *fileSystem) replace(ctx context.Context, c *counter, to place, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	old, err := checkTarget(to, opts.Exclusive)
-	if err != nil {
+// replace writes what r yields to a temporary file and gives it its name. Missing
+// parents are made only then, so that nothing is left of a stream that failed.
+func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	var old *unix.Stat_t
+	to, err := f.find(name)
+	if err == nil {
+		defer to.close()
+		old, err = checkTarget(to, opts.Exclusive)
+	}
+	orphan := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !orphan {
 		return 0, err
 	}
 	credit := credit(old)
@@ -110,6 +112,11 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, to place, r io.Rea
 	n, err := fill(ctx, tmp, r, func(n int64) error { return c.wouldFit(n - credit) })
 	if err == nil {
 		err = f.finish(tmp, newMode(opts.Mode, old))
+	}
+	if err == nil && orphan {
+		if to, err = f.findMaking(name); err == nil {
+			defer to.close()
+		}
 	}
 	if err == nil {
 		err = f.commit(ctx, c, from, to, n, opts.Exclusive)

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"os"
 
 	"github.com/volehq/vole/driver"
 )
@@ -28,4 +29,10 @@ func (f *fileSystem) Setxattr(ctx context.Context, name, attr string, value []by
 // Removexattr implements driver.FS.
 func (f *fileSystem) Removexattr(ctx context.Context, name, attr string) error { return noXattrs() }
 
-func copyXattrs(from, to place) error { return nil }
+// xattrs stands for the attributes of a node, which are not copied here.
+type xattrs struct{}
+
+func linkXattrs(place) xattrs    { return xattrs{} }
+func openXattrs(*os.File) xattrs { return xattrs{} }
+
+func copyXattrs(xattrs, place) error { return nil }

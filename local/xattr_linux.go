@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -18,13 +19,13 @@ func (p place) linkPath() string { return fmt.Sprintf("/proc/self/fd/%d/%s", p.f
 
 // Getxattr implements driver.FS.
 func (f *fileSystem) Getxattr(ctx context.Context, name, attr string) (value []byte, err error) {
-	err = f.readNode(ctx, name, func(p place) error { value, err = getxattr(p, attr); return err })
+	err = f.readNode(ctx, name, func(p place) error { value, err = linkXattrs(p).value(attr); return err })
 	return value, err
 }
 
 // Listxattr implements driver.FS.
 func (f *fileSystem) Listxattr(ctx context.Context, name string) (names []string, err error) {
-	err = f.readNode(ctx, name, func(p place) error { names, err = listxattr(p); return err })
+	err = f.readNode(ctx, name, func(p place) error { names, err = linkXattrs(p).names(); return err })
 	return names, err
 }
 
@@ -63,12 +64,35 @@ func (f *fileSystem) readNode(ctx context.Context, name string, read func(place)
 	return f.gone(read(p))
 }
 
-func getxattr(p place, attr string) ([]byte, error) {
-	return readSized(func(buf []byte) (int, error) { return unix.Lgetxattr(p.linkPath(), attr, buf) })
+// xattrs reads the extended attributes of one node. list and get are the system calls
+// of that shape.
+type xattrs struct {
+	list func(buf []byte) (int, error)
+	get  func(name string, buf []byte) (int, error)
 }
 
-func listxattr(p place) ([]string, error) {
-	data, err := readSized(func(buf []byte) (int, error) { return unix.Llistxattr(p.linkPath(), buf) })
+// linkXattrs reads those of what is at a place, not following a link.
+func linkXattrs(p place) xattrs {
+	return xattrs{
+		func(buf []byte) (int, error) { return unix.Llistxattr(p.linkPath(), buf) },
+		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(p.linkPath(), name, buf) },
+	}
+}
+
+// openXattrs reads those of an open file or directory.
+func openXattrs(f *os.File) xattrs {
+	return xattrs{
+		func(buf []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), buf) },
+		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, buf) },
+	}
+}
+
+func (x xattrs) value(name string) ([]byte, error) {
+	return readSized(func(buf []byte) (int, error) { return x.get(name, buf) })
+}
+
+func (x xattrs) names() ([]string, error) {
+	data, err := readSized(x.list)
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +123,8 @@ func readSized(read func([]byte) (int, error)) ([]byte, error) {
 
 // copyXattrs copies what attributes may be copied: those of the system that this
 // process may not set are left out.
-func copyXattrs(from, to place) error {
-	names, err := listxattr(from)
+func copyXattrs(from xattrs, to place) error {
+	names, err := from.names()
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
@@ -108,7 +132,7 @@ func copyXattrs(from, to place) error {
 		return err
 	}
 	for _, n := range names {
-		value, err := getxattr(from, n)
+		value, err := from.value(n)
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
