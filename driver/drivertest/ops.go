@@ -186,7 +186,7 @@ var moveOps = []pathOp{
 
 var metaOps = []pathOp{
 	{"Chmod", "chmod", "file", follows, true, nil, func(ctx context.Context, f *vole.FS, p string) error {
-		return f.Chmod(ctx, p, 0o600)
+		return f.Chmod(ctx, p, 0o700)
 	}},
 	{"Chown", "chown", "file", onLink, true, nil, func(ctx context.Context, f *vole.FS, p string) error {
 		return f.Chown(ctx, p, -1, -1)

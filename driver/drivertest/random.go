@@ -201,7 +201,8 @@ func (r *runner) metaStep(p string) {
 	ctx, f, m := r.f.ctx, r.f, r.m
 	switch k := r.rnd.IntN(4); {
 	case k == 0:
-		mode := []fs.FileMode{0o600, 0o700, 0o644, 0o777}[r.rnd.IntN(4)]
+		// All let the owner in: what else may be done then is not what is tested here.
+		mode := []fs.FileMode{0o700, 0o711, 0o755, 0o777}[r.rnd.IntN(4)]
 		r.try(fmt.Sprintf("chmod %s to %v", p, mode), func() []error { return m.chmod(p, mode) }, func() error { return f.Chmod(ctx, p, mode) })
 	case k == 1:
 		size := r.rnd.IntN(6000)

@@ -13,6 +13,7 @@ import (
 var removeTests = []test{
 	{"Remove", testRemove},
 	{"RemoveAll", testRemoveAll},
+	{"Locked", testRemoveLocked},
 	{"Root", testRemoveRoot},
 	{"Deep", testRemoveDeep},
 	{"Race", testRemoveFileRace},
@@ -63,10 +64,6 @@ func testRemoveAll(t *testing.T, e *env) {
 		f.symlink("/etc", "full/out")
 		f.link("stays/x", "full/hard")
 	}
-	if e.caps.Chown { // who may change owners is not bound by modes
-		must(t, "mkdir", f.Mkdir(f.ctx, "full/locked", 0))
-		must(t, "chmod", f.Chmod(f.ctx, "full", 0o500))
-	}
 	must(t, "fifo", f.Mknod(f.ctx, "full/fifo", fs.ModeNamedPipe|0o600, 0))
 	for _, p := range []string{"nosuch", "nosuch/x/y", "dir/nosuch"} {
 		ok(t, "remove all of "+p, f.RemoveAll(f.ctx, p))
@@ -89,6 +86,32 @@ func testRemoveAll(t *testing.T, e *env) {
 	must(t, "remove an empty directory", f.RemoveAll(f.ctx, "dir"))
 	f.hasNames(".", rootNames(e, "stays")...)
 	f.used("at the end", 7)
+}
+
+// A mode that keeps the owner out keeps no volume from being measured, emptied and
+// removed: caches of downloaded modules are full of read-only directories.
+func testRemoveLocked(t *testing.T, e *env) {
+	for _, m := range []fs.FileMode{0o555, 0o333, 0} {
+		v := e.create(t, "vol")
+		f := e.openFiles(t, v, vole.FSOptions{})
+		for _, p := range []string{"tree", "stays"} {
+			f.write(p+"/sub/f", "12345")
+			must(t, "chmod", f.Chmod(f.ctx, p+"/sub/f", 0o400))
+			must(t, "chmod", f.Chmod(f.ctx, p+"/sub", m))
+			must(t, "chmod", f.Chmod(f.ctx, p, m))
+		}
+		what := fmt.Sprintf("with directories of mode %v", m)
+		info, err := v.Measure(f.ctx)
+		ok(t, "measure "+what, err)
+		equal(t, "measured "+what, info.Used, 10)
+		equal(t, "mode after measuring", f.lstat("tree").Mode, fs.ModeDir|m)
+		ok(t, "remove all "+what, f.RemoveAll(f.ctx, "tree"))
+		f.exists("tree", false)
+		f.used("after removal "+what, 5)
+		e.check(t, e.store)
+		ok(t, "close", f.Close())
+		must(t, "remove the volume "+what, v.Remove(f.ctx))
+	}
 }
 
 func testRemoveRoot(t *testing.T, e *env) {
