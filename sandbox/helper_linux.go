@@ -62,6 +62,9 @@ func helperMain(args []string) int {
 	}
 	exit, err := helperRun(conn)
 	if err != nil {
+		if errors.Is(err, unix.ENOSYS) {
+			err = driver.Errorf(vole.ErrUnsupported, "sandboxes need Linux 5.12 or newer: %v", err)
+		}
 		_ = conn.send(event{Type: "failed", Error: toWire(err)}, nil) // without a supervisor no one asks
 		return 1
 	}
@@ -99,13 +102,13 @@ func helperRun(conn packets) (exit int, err error) {
 		return 0, err
 	}
 	go h.serve(ctx)
-	if err := h.rt.start(ctx); err != nil {
+	if err := h.rt.start(ctx, h); err != nil {
 		return 0, err
 	}
 	if err := h.conn.send(event{Type: "started"}, nil); err != nil {
 		return 0, err
 	}
-	return h.rt.wait(ctx, h.pid)
+	return h.rt.wait(h.pid)
 }
 
 // prepare makes everything that the runtime needs.
@@ -137,12 +140,11 @@ func (h *helper) prepare(ctx context.Context) error {
 	if !h.rt.ownPids {
 		pidNS = fmt.Sprintf("/proc/%d/ns/pid", h.reaper.Process.Pid)
 	}
-	spec := buildSpec(h.p, proc, root, pidNS, h.mounts)
-	resolver, err := h.resolverMounts()
+	more, err := h.hostFiles()
 	if err != nil {
 		return err
 	}
-	spec.Mounts = append(spec.Mounts, resolver...)
+	spec := buildSpec(h.p, proc, root, pidNS, more, h.mounts)
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return err

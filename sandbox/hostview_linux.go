@@ -294,13 +294,35 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, b, st.Mode()&0o555|0o444)
 }
 
-// resolverMounts gives a sandbox on the host's network the host's name servers: the
-// file is a link into /run on many hosts, which the sandbox lacks.
-func (h *helper) resolverMounts() ([]specs.Mount, error) {
-	if !h.p.HostNetwork {
-		return nil, nil
-	}
+// hostFiles are the mounts that hide secrets on the host's root, and those that give a
+// sandbox on the host's network the host's name servers.
+func (h *helper) hostFiles() ([]specs.Mount, error) {
 	var list []specs.Mount
+	if h.p.Rootfs == "" && h.p.Image == "" {
+		empty := filepath.Join(h.dir, "hidden")
+		if err := os.WriteFile(empty, nil, 0o400); err != nil {
+			return nil, err
+		}
+		// Not the specification's masked paths: runsc does not know those, and they
+		// would hide a volume there.
+		for _, p := range secretPaths {
+			st, err := os.Lstat(filepath.Join(h.root, p))
+			switch {
+			case err != nil:
+			case st.IsDir():
+				list = append(list, specs.Mount{Destination: p, Type: "tmpfs", Source: "tmpfs",
+					Options: []string{"ro", "nosuid", "nodev", "noexec", "mode=555", "size=4k"}})
+			case st.Mode().IsRegular() && h.p.Runtime.Name != "runsc":
+				// runsc opens what it mounts on, which it may not. That these files
+				// are closed to all but root has to do there.
+				list = append(list, readOnlyFile(empty, p))
+			}
+		}
+	}
+	if !h.p.HostNetwork {
+		return list, nil
+	}
+	// The first is a link into /run on many hosts, which the sandbox lacks.
 	for _, name := range []string{"/etc/resolv.conf", "/etc/hosts"} {
 		b, err := os.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -313,8 +335,11 @@ func (h *helper) resolverMounts() ([]specs.Mount, error) {
 		if err := os.WriteFile(copied, b, 0o444); err != nil {
 			return nil, err
 		}
-		list = append(list, specs.Mount{Destination: name, Type: "bind", Source: copied,
-			Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+		list = append(list, readOnlyFile(copied, name))
 	}
 	return list, nil
+}
+
+func readOnlyFile(source, at string) specs.Mount {
+	return specs.Mount{Destination: at, Type: "bind", Source: source, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}}
 }

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,7 +80,10 @@ func wrap(op, name string, err error) error {
 	if e := (*vole.Error)(nil); errors.As(err, &e) {
 		return err
 	}
-	return &vole.Error{Op: op, Volume: name, Err: err}
+	if name != "" {
+		err = fmt.Errorf("sandbox %s: %w", name, err)
+	}
+	return &vole.Error{Op: op, Err: err}
 }
 
 // List returns the live sandboxes, or with all also those that ended, newest first.
@@ -92,7 +96,7 @@ func (m *Manager) List(ctx context.Context, all bool) ([]Info, error) {
 // which the newest counts. ErrNotFound.
 func (m *Manager) Get(ctx context.Context, ref string) (Info, error) {
 	i, err := m.rows.get(ctx, ref)
-	return i, wrap("get sandbox", ref, err)
+	return i, wrap("get", ref, err)
 }
 
 // Reap cleans up after sandboxes whose supervisors died: it marks them crashed,
@@ -157,7 +161,7 @@ func (m *Manager) await(ctx context.Context, id string) error {
 
 // Remove forgets a sandbox that ended, and its log. ErrInUse: it is live.
 func (m *Manager) Remove(ctx context.Context, ref string) error {
-	return wrap("remove sandbox", ref, m.remove(ctx, ref))
+	return wrap("remove", ref, m.remove(ctx, ref))
 }
 
 func (m *Manager) remove(ctx context.Context, ref string) error {

@@ -53,8 +53,19 @@ func (m *Manager) reapOne(ctx context.Context, i Info) error {
 	if err := m.clean(ctx, i.ID); err != nil {
 		return err
 	}
-	// Last, so that what failed here is tried again.
-	return m.rows.end(ctx, i.ID, StatusCrashed, nil, "its supervisor died", time.Now())
+	// After that, so that what failed is tried again.
+	if err := m.rows.end(ctx, i.ID, StatusCrashed, nil, "its supervisor died", time.Now()); err != nil {
+		return err
+	}
+	return m.dropDir(ctx, i)
+}
+
+// dropDir removes the directory of a sandbox that ended, unless there is a log in it.
+func (m *Manager) dropDir(ctx context.Context, i Info) error {
+	if i.Detached {
+		return nil
+	}
+	return removeTree(ctx, m.dir(i.ID))
 }
 
 // clean removes what a dead sandbox left, but its log.

@@ -105,7 +105,8 @@ func rootlessRun(t *testing.T) {
 			t.Errorf("%+v, %v", o, err)
 		}
 		c.Args = []string{"nosuch"}
-		if _, err := e.run(c, ""); err == nil || err.(*vole.Error).Err.(*ExecError).ExitCode != ExitNotFound {
+		_, err = e.run(c, "")
+		if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != ExitNotFound {
 			t.Errorf("%v", err)
 		}
 		e.checkClean()

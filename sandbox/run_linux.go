@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -237,6 +238,11 @@ func (r *running) supervise(ctx context.Context, h *helperProc, s *streams, io I
 		h.kill()
 		<-h.done
 	}
+	if x := (*ExecError)(nil); !r.ran && h.out.err != nil && !errors.As(h.out.err, &x) {
+		if c := s.complaint(); c != "" && !strings.Contains(h.out.err.Error(), c) {
+			h.out.err = fmt.Errorf("%w: %s", h.out.err, c)
+		}
+	}
 	s.finish(r.ran)
 	if err := ctx.Err(); err != nil && (h.out.crashed || !r.ran) {
 		return err
@@ -318,7 +324,7 @@ func (r *running) end(ctx context.Context, out outcome, err error) error {
 	default:
 		exit = &out.exit
 	}
-	errs = append(errs, r.m.rows.end(ctx, r.info.ID, status, exit, msg, time.Now()))
+	errs = append(errs, r.m.rows.end(ctx, r.info.ID, status, exit, msg, time.Now()), r.m.dropDir(ctx, r.info))
 	if r.c.Remove {
 		errs = append(errs, r.m.remove(ctx, r.info.ID))
 	} else {

@@ -101,24 +101,20 @@ func (rt *ociRuntime) create(ctx context.Context, h *helper) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
-func (rt *ociRuntime) start(ctx context.Context) error {
+func (rt *ociRuntime) start(ctx context.Context, h *helper) error {
 	if err := rt.r.Start(ctx, containerID); err != nil {
-		return rt.explain(err, nil)
+		return rt.explain(err, h)
 	}
 	return nil
 }
 
-// explain turns a failure of the runtime into the error that its log tells. h is nil
-// when the command was found already.
+// explain turns a failure of the runtime into the error that its log tells.
 func (rt *ociRuntime) explain(err error, h *helper) error {
 	msg := rt.lastError()
 	if msg == "" {
 		msg = err.Error()
 	}
 	err = fmt.Errorf("%s: %s", rt.name, msg)
-	if h == nil {
-		return err
-	}
 	if code := h.checkCommand(); code == ExitNotFound {
 		return &ExecError{code, fmt.Errorf("%q: command not found in the sandbox", h.args[0])}
 	} else if code != 0 || deniedExec(msg) {
@@ -131,7 +127,7 @@ func (rt *ociRuntime) explain(err error, h *helper) error {
 // is no other way to tell: a mount without exec, or the user's rights, decide it.
 func deniedExec(msg string) bool {
 	msg = strings.ToLower(msg)
-	return strings.Contains(msg, "permission denied") && strings.Contains(msg, "exec")
+	return strings.Contains(msg, "permission denied") && (strings.Contains(msg, "exec") || strings.Contains(msg, "failed to load"))
 }
 
 // lastError is the last error in the runtime's log, "" when there is none.
@@ -150,11 +146,10 @@ func (rt *ociRuntime) lastError() string {
 	return last
 }
 
-// wait waits for the command to end and returns its exit code.
-func (rt *ociRuntime) wait(ctx context.Context, pid int) (int, error) {
-	if rt.ownPids {
-		return rt.waitByRuntime(ctx)
-	}
+// wait waits for the command to end and returns its exit code. The command became a
+// child of this process when the runtime that created it ended; in the case of runsc,
+// the process that is its kernel did, which ends with the command's exit code.
+func (rt *ociRuntime) wait(pid int) (int, error) {
 	for {
 		var ws unix.WaitStatus
 		_, err := unix.Wait4(pid, &ws, 0, nil)
@@ -168,19 +163,6 @@ func (rt *ociRuntime) wait(ctx context.Context, pid int) (int, error) {
 			return 128 + int(ws.Signal()), nil
 		}
 	}
-}
-
-func (rt *ociRuntime) waitByRuntime(ctx context.Context) (int, error) {
-	args := append([]string{"--root", rt.r.Root}, rt.r.ExtraArgs...)
-	out, err := exec.CommandContext(ctx, rt.r.Command, append(args, "wait", containerID)...).Output()
-	if err != nil {
-		return 0, fmt.Errorf("%s wait: %w", rt.name, err)
-	}
-	var st struct{ ExitStatus int }
-	if err := json.Unmarshal(out, &st); err != nil {
-		return 0, fmt.Errorf("%s wait: %w", rt.name, err)
-	}
-	return st.ExitStatus, nil
 }
 
 func (rt *ociRuntime) signal(ctx context.Context, pid int, sig unix.Signal) error {

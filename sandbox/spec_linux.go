@@ -87,8 +87,9 @@ var (
 )
 
 // buildSpec writes the configuration for the runtime. root is the directory to use,
-// pidNS the pid namespace to join ("" for a new one), sources where each mount of p is.
-func buildSpec(p *plan, proc process, root, pidNS string, sources []string) *specs.Spec {
+// pidNS the pid namespace to join ("" for a new one), more the mounts that go before
+// those of volumes, sources where each volume of p is mounted.
+func buildSpec(p *plan, proc process, root, pidNS string, more []specs.Mount, sources []string) *specs.Spec {
 	host := p.Rootfs == "" && p.Image == ""
 	s := &specs.Spec{
 		Version:  "1.0.0", // the oldest that has all that is used, since old runtimes check it
@@ -103,18 +104,15 @@ func buildSpec(p *plan, proc process, root, pidNS string, sources []string) *spe
 			NoNewPrivileges: true,
 			Capabilities:    capabilitiesFor(proc.uid),
 		},
-		Mounts: append(baseMounts(p, host), volumeMounts(p, sources)...),
+		Mounts: slices.Concat(baseMounts(p, host), more, volumeMounts(p, sources)),
 		Linux: &specs.Linux{
 			Namespaces:    namespaces(p, pidNS),
-			MaskedPaths:   slices.Clone(maskedPaths),
+			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
 			CgroupsPath:   p.CgroupPath,
 			Resources:     resources(p),
 			Seccomp:       seccompProfile(),
 		},
-	}
-	if host {
-		s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, secretPaths...)
 	}
 	if p.Limits.NProc > 0 {
 		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: p.Limits.NProc, Soft: p.Limits.NProc}}
@@ -154,14 +152,11 @@ func namespaces(p *plan, pidNS string) []specs.LinuxNamespace {
 	return list
 }
 
-// tmpSize bounds what a sandbox keeps in memory beneath each private directory; it is
-// charged to the sandbox's memory besides.
-const tmpSize = "size=1g"
-
 func baseMounts(p *plan, host bool) []specs.Mount {
-	tmpfs := func(dest string, mode string, opts ...string) specs.Mount {
+	// The sizes bound what a sandbox keeps in memory where its memory has no limit.
+	tmpfs := func(dest, mode, size string) specs.Mount {
 		return specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs",
-			Options: append([]string{"nosuid", "nodev", "mode=" + mode, tmpSize}, opts...)}
+			Options: []string{"nosuid", "nodev", "mode=" + mode, "size=" + size}}
 	}
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
 	if !p.Rootless || p.Ranges {
@@ -173,10 +168,10 @@ func baseMounts(p *plan, host bool) []specs.Mount {
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=64m"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		tmpfs("/tmp", "1777"),
+		tmpfs("/tmp", "1777", "1g"),
 	}
 	if host {
-		list = append(list, tmpfs("/var/tmp", "1777"), tmpfs("/run", "755"), tmpfs("/root", "700"))
+		list = append(list, tmpfs("/var/tmp", "1777", "1g"), tmpfs("/run", "755", "64m"), tmpfs("/root", "700", "1g"))
 	}
 	return list
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,6 +115,13 @@ func (s *streams) resize(h *helperProc) {
 			_ = unix.IoctlSetWinsize(int(s.terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: w.Rows, Col: w.Cols})
 		}
 	}
+}
+
+// complaint is what the runtime wrote before a command that did not come to run, once
+// the helper is gone; not all failures are in its log.
+func (s *streams) complaint() string {
+	b, _ := io.ReadAll(io.LimitReader(s.err, 4<<10)) // all its writers are dead
+	return strings.TrimSpace(string(b))
 }
 
 // finish waits for the output's end, which is near once the helper is gone, and closes.

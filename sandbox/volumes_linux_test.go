@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -236,8 +237,9 @@ func TestSubpathRace(t *testing.T) {
 		}
 	}()
 	for range 40 {
-		o, err := e.run(shell(t, "ls /v", "v:/v:subpath=d"), "")
-		if err == nil && strings.Contains(o.out, "secret") {
+		var out bytes.Buffer
+		_, err := e.m.Run(testCtx(t), shell(t, "ls /v", "v:/v:subpath=d"), IO{Stdout: &out})
+		if err == nil && strings.Contains(out.String(), "secret") {
 			t.Fatal("the sandbox saw what is outside the volume")
 		}
 	}
