@@ -9,11 +9,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
-	"golang.org/x/sys/unix"
 )
 
 // While files of a volume are being changed through the FS, its usage is not in the
@@ -27,23 +25,8 @@ import (
 // When it is done, and the last one is, the figure goes back to the catalog; a
 // counting process that died may have changed a file without charging it, or the
 // reverse, so its mark means: measure again.
-const (
-	pageSize    = 4096
-	pageMagic   = 0x31656c6f56 // "Vole1"
-	offMagic    = 0            // of the page: int64, native byte order
-	offUsed     = 8            // bytes used
-	offQuota    = 16           // bytes allowed, 0: no quota
-	offRemoved  = 24           // 1: the volume is being removed
-	offEpoch    = 32           // number of measurements
-	offStale    = 40           // 1: used may be wrong
-	offHolder   = 512          // who holds all locks: text, NUL-padded
-	holderLen   = 256
-	stripes     = 64
-	lockNames   = pageSize // byte that is locked for changes of names
-	lockFiles   = lockNames + 1
-	lockAllLen  = 1 + stripes
-	idleCounter = 2 * time.Second // how long a counter outlives its last use
-)
+// idleCounter is how long a counter outlives its last use: uses come in bursts.
+const idleCounter = 2 * time.Second
 
 func (b *Backend) lockPath(id string) string { return b.path("locks", id) }
 
@@ -64,80 +47,6 @@ type counter struct {
 	refs    int         // users: FSes and files that may change something
 	idle    *time.Timer // retires the counter; nil while in use
 	retired bool
-}
-
-// page is the mapped file.
-type page struct {
-	f   *os.File
-	mem []byte
-}
-
-func openPage(path string) (*page, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	st, err := f.Stat()
-	if err == nil && st.Size() < pageSize {
-		// Real bytes, not a hole: a store to a mapped hole kills the process when the
-		// disk is full. What is there already is kept: others may have it mapped.
-		_, err = f.WriteAt(make([]byte, pageSize-st.Size()), st.Size())
-	}
-	var mem []byte
-	if err == nil {
-		mem, err = unix.Mmap(int(f.Fd()), 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return &page{f, mem}, nil
-}
-
-func (p *page) close() error { return errors.Join(unix.Munmap(p.mem), p.f.Close()) }
-
-// word is an integer of the page, shared with other processes.
-func (p *page) word(off int) *int64 { return (*int64)(unsafe.Pointer(&p.mem[off])) }
-
-func (p *page) load(off int) int64     { return atomic.LoadInt64(p.word(off)) }
-func (p *page) store(off int, v int64) { atomic.StoreInt64(p.word(off), v) }
-
-// reserve charges n more bytes, unless that exceeds the quota.
-func (p *page) reserve(n int64) error {
-	if n <= 0 {
-		return nil
-	}
-	for {
-		used, quota := p.load(offUsed), p.load(offQuota)
-		if quota != 0 && (used > quota || n > quota-used) {
-			return driver.Errorf(driver.ErrQuota, "%d more bytes do not fit: %d of the quota of %s are used", n, used, driver.Size(quota))
-		}
-		if atomic.CompareAndSwapInt64(p.word(offUsed), used, used+n) {
-			return nil
-		}
-	}
-}
-
-// add corrects the charge by n bytes, without regard to the quota.
-func (p *page) add(n int64) { atomic.AddInt64(p.word(offUsed), n) }
-
-// holder is who holds all locks of the page, for messages.
-func (p *page) holder() string {
-	text := make([]byte, holderLen)
-	if _, err := p.f.ReadAt(text, offHolder); err != nil {
-		return ""
-	}
-	n := 0
-	for n < len(text) && text[n] != 0 {
-		n++
-	}
-	return string(text[:n])
-}
-
-func (p *page) setHolder(who string) {
-	text := make([]byte, holderLen)
-	copy(text[:holderLen-1], who)
-	_, _ = p.f.WriteAt(text, offHolder) // for messages only
 }
 
 // useCounter returns the counter of a volume, for a user that will call release. The
@@ -334,7 +243,7 @@ func (c *counter) retain() {
 	c.refs++
 }
 
-// release ends one use. The counter itself stays for a while: uses come in bursts.
+// release ends one use. The counter itself stays for a while.
 func (c *counter) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

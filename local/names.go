@@ -97,8 +97,8 @@ func (f *fileSystem) exactMode(p place, want uint32) error {
 	return durable.Sync(d)
 }
 
-// Remove implements driver.FS.
-func (f *fileSystem) Remove(ctx context.Context, name string) error {
+// changeAt runs a change of what is at name.
+func (f *fileSystem) changeAt(ctx context.Context, name string, fn func(c *counter, p place) error) error {
 	c, err := f.change(ctx)
 	if err != nil {
 		return err
@@ -109,20 +109,27 @@ func (f *fileSystem) Remove(ctx context.Context, name string) error {
 		return f.gone(err)
 	}
 	defer p.close()
-	err = c.changeNames(ctx, func() error {
-		st, err := p.stat()
+	return f.gone(fn(c, p))
+}
+
+// Remove implements driver.FS.
+func (f *fileSystem) Remove(ctx context.Context, name string) error {
+	return f.changeAt(ctx, name, func(c *counter, p place) error {
+		err := c.changeNames(ctx, func() error {
+			st, err := p.stat()
+			if err != nil {
+				return err
+			}
+			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				return notEmpty(at("rmdir", p.base, func() error { return unix.Unlinkat(p.fd(), p.base, unix.AT_REMOVEDIR) }))
+			}
+			return c.unlink(ctx)(p.dir, p.base, &st)
+		})
 		if err != nil {
 			return err
 		}
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return notEmpty(at("rmdir", p.base, func() error { return unix.Unlinkat(p.fd(), p.base, unix.AT_REMOVEDIR) }))
-		}
-		return c.unlink(ctx)(p.dir, p.base, &st)
+		return f.syncDirs(p)
 	})
-	if err == nil {
-		err = f.syncDirs(p)
-	}
-	return f.gone(err)
 }
 
 // notEmpty gives "not empty" its one name: POSIX lets it be EEXIST too.
@@ -147,34 +154,26 @@ func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
 }
 
 func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
-	c, err := f.change(ctx)
-	if err != nil {
+	return f.changeAt(ctx, name, func(c *counter, p place) error {
+		to, err := f.tempName()
+		if err == nil {
+			err = f.moveOut(p, to)
+		}
+		if err != nil {
+			return err
+		}
+		// The move must be durable before anything is deleted. From then on the tree is
+		// gone for everyone; its files go one by one, each with its charge.
+		err = f.syncDirs(p)
+		if err == nil {
+			err = removeTree(to.dir, to.base, c.unlink(bg(ctx)))
+		}
+		if err != nil {
+			c.page.store(offStale, 1) // what is swept later is not taken off the charge
+			c.messy.Store(true)
+		}
 		return err
-	}
-	defer f.done()
-	p, err := f.find(name)
-	if err != nil {
-		return f.gone(err)
-	}
-	defer p.close()
-	to, err := f.tempName()
-	if err == nil {
-		err = f.moveOut(p, to)
-	}
-	if err != nil {
-		return f.gone(err)
-	}
-	// The move must be durable before anything is deleted. From then on the tree is
-	// gone for everyone; its files go one by one, each with its charge.
-	err = f.syncDirs(p)
-	if err == nil {
-		err = removeTree(to.dir, to.base, c.unlink(bg(ctx)))
-	}
-	if err != nil {
-		c.page.store(offStale, 1) // what is swept later is not taken off the charge
-		c.messy.Store(true)
-	}
-	return f.gone(err)
+	})
 }
 
 // moveOut renames a directory into tmp. A directory that its owner may not write to
@@ -194,26 +193,17 @@ func (f *fileSystem) moveOut(p, to place) error {
 
 // Rename implements driver.FS.
 func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	c, err := f.change(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.done()
-	a, err := f.find(from)
-	if err != nil {
-		return f.gone(err)
-	}
-	defer a.close()
-	b, err := f.find(to)
-	if err != nil {
-		return f.gone(err)
-	}
-	defer b.close()
-	err = c.changeNames(ctx, func() error { return c.rename(ctx, a, b, opts.NoReplace) })
-	if err == nil {
-		err = f.syncDirs(a, b)
-	}
-	return f.gone(err)
+	return f.changeAt(ctx, from, func(c *counter, a place) error {
+		b, err := f.find(to)
+		if err != nil {
+			return err
+		}
+		defer b.close()
+		if err := c.changeNames(ctx, func() error { return c.rename(ctx, a, b, opts.NoReplace) }); err != nil {
+			return err
+		}
+		return f.syncDirs(a, b)
+	})
 }
 
 func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error {
@@ -295,24 +285,16 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 
 // makeNode makes a name that charges nothing.
 func (f *fileSystem) makeNode(ctx context.Context, op, name string, make func(*counter, place) error) error {
-	c, err := f.change(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.done()
-	if name == "." {
-		return driver.ErrExists
-	}
-	p, err := f.find(name)
-	if err != nil {
-		return f.gone(err)
-	}
-	defer p.close()
-	err = c.changeNames(ctx, func() error { return at(op, p.base, func() error { return make(c, p) }) })
-	if err == nil {
-		err = f.syncDirs(p)
-	}
-	return f.gone(err)
+	return f.changeAt(ctx, name, func(c *counter, p place) error {
+		if name == "." {
+			return driver.ErrExists
+		}
+		err := c.changeNames(ctx, func() error { return at(op, p.base, func() error { return make(c, p) }) })
+		if err != nil {
+			return err
+		}
+		return f.syncDirs(p)
+	})
 }
 
 // Chmod implements driver.FS.
@@ -339,20 +321,12 @@ func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) e
 
 // changeNode changes an attribute of what is at name, not following a link.
 func (f *fileSystem) changeNode(ctx context.Context, op, name string, change func(place) error) error {
-	if _, err := f.change(ctx); err != nil {
-		return err
-	}
-	defer f.done()
-	p, err := f.find(name)
-	if err != nil {
-		return f.gone(err)
-	}
-	defer p.close()
-	err = at(op, p.base, func() error { return change(p) })
-	if err == nil {
-		err = f.syncNode(p)
-	}
-	return f.gone(err)
+	return f.changeAt(ctx, name, func(_ *counter, p place) error {
+		if err := at(op, p.base, func() error { return change(p) }); err != nil {
+			return err
+		}
+		return f.syncNode(p)
+	})
 }
 
 // Chown implements driver.FS.

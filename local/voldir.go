@@ -53,20 +53,20 @@ func (b *Backend) makeVolumeDir(id string) error {
 	}
 	// The root of a volume is what others see of it; not left to the umask. What
 	// is above it stays private.
-	if err := at("chmod", data, func() error { return unix.Fchmodat(top, data, 0o755, 0) }); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstatat(top, data, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
+	}
+	if st.Mode&0o7777 != 0o755 {
+		if err := at("chmod", data, func() error { return unix.Fchmodat(top, data, 0o755, 0) }); err != nil {
+			return err
+		}
 	}
 	return b.syncVolumeDir(id)
 }
 
-// syncVolumeDir makes a volume's directory durable; fs.ErrNotExist when it is not
-// wholly there.
+// syncVolumeDir makes a volume's directory durable.
 func (b *Backend) syncVolumeDir(id string) error {
-	data, err := openDirAt(b.volumes, id+"/data")
-	if err != nil {
-		return err
-	}
-	defer data.Close()
 	dir, err := openDirAt(b.volumes, id)
 	if err != nil {
 		return err

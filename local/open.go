@@ -1,0 +1,155 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// Open implements driver.FS.
+func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOptions) (driver.File, error) {
+	if err := f.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer f.done()
+	h := &file{b: f.b, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch, write: opts.Write, append: opts.Append}
+	if opts.Write {
+		c, err := f.startChange(ctx)
+		if err != nil {
+			return nil, err
+		}
+		h.count = c
+	}
+	var err error
+	if h.f, err = f.openFile(ctx, h.count, name, opts); err != nil {
+		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
+			return nil, notRegular("socket, device or fifo")
+		}
+		return nil, f.gone(err)
+	}
+	if err := h.begin(ctx, opts); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// openFile opens or makes the file. O_NONBLOCK keeps a fifo from waiting for its
+// other end; begin refuses it then.
+func (f *fileSystem) openFile(ctx context.Context, c *counter, name string, opts driver.OpenOptions) (*os.File, error) {
+	flag := os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+	if opts.Write {
+		flag = os.O_RDWR | unix.O_NONBLOCK | unix.O_NOCTTY
+	}
+	if opts.NoFollow {
+		flag |= unix.O_NOFOLLOW
+		if err := f.refuseLink(name); err != nil {
+			return nil, err
+		}
+	}
+	if !opts.Exclusive {
+		h, err := f.root.OpenFile(name, flag, 0)
+		if !opts.Create || !errors.Is(err, fs.ErrNotExist) {
+			return h, err
+		}
+	}
+	h, err := f.create(ctx, c, name, flag|os.O_EXCL, 0o600)
+	if err == nil {
+		return h, f.created(h, name, opts.Mode)
+	}
+	if opts.Exclusive || !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	// Made by another meanwhile; or a dangling link, whose target is made: os.Root
+	// keeps it inside.
+	return f.create(ctx, c, name, flag, createMode(opts.Mode))
+}
+
+func (f *fileSystem) refuseLink(name string) error {
+	p, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if st, err := p.stat(); err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return driver.ErrLoop
+	}
+	return nil
+}
+
+// create opens a file that is to be made. Its name must not come up between the look
+// that another change takes at it and that change.
+func (f *fileSystem) create(ctx context.Context, c *counter, name string, flag int, mode fs.FileMode) (h *os.File, err error) {
+	err = c.changeNames(ctx, func() error {
+		return at("create", name, func() error {
+			h, err = f.root.OpenFile(name, flag|os.O_CREATE, mode.Perm())
+			return err
+		})
+	})
+	return h, err
+}
+
+// created finishes a new file: its exact mode, and its name made durable.
+func (f *fileSystem) created(h *os.File, name string, mode fs.FileMode) error {
+	err := unix.Fchmod(int(h.Fd()), sysMode(createMode(mode)))
+	if err == nil && !f.batch {
+		var p place
+		if p, err = f.find(name); err == nil {
+			err = f.syncDirs(p)
+			p.close()
+		}
+	}
+	if err != nil {
+		h.Close()
+	}
+	return err
+}
+
+func createMode(mode fs.FileMode) fs.FileMode {
+	if mode == 0 {
+		return 0o644
+	}
+	return mode
+}
+
+// begin checks that what was opened is a regular file, and registers it.
+func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(h.f.Fd()), &st); err != nil {
+		h.f.Close()
+		return sysErr(err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		h.f.Close()
+		return driver.ErrIsDir
+	default:
+		h.f.Close()
+		return notRegular(fileMode(uint32(st.Mode)).Type().String())
+	}
+	h.key.ino = uint64(st.Ino)
+	h.b.openInode(h.key)
+	if h.write {
+		h.count.retain()
+	}
+	if err := h.b.register(h); err != nil {
+		h.end()
+		return err
+	}
+	if opts.Truncate {
+		if err := h.Truncate(ctx, 0); err != nil {
+			h.Close()
+			return err
+		}
+	}
+	return nil
+}
+
+func notRegular(what string) error {
+	return driver.Errorf(driver.ErrUnsupported, "only regular files are opened; this is a %s", what)
+}
