@@ -226,7 +226,7 @@ func (b *Backend) remakeVolumeDir(id string) error {
 	if err := os.Mkdir(b.path("volumes", id, "data"), 0o755); err != nil {
 		return err
 	}
-	return b.syncVolumeDir(id)
+	return b.finishVolumeDir(id)
 }
 
 // temps looks for unfinished files of processes that are dead.

@@ -51,6 +51,14 @@ func (b *Backend) makeVolumeDir(id string) error {
 	if err := at("mkdir", data, func() error { return unix.Mkdirat(top, data, 0o755) }); err != nil {
 		return err
 	}
+	return b.finishVolumeDir(id)
+}
+
+// finishVolumeDir gives a volume's directory its mode and makes it durable;
+// fs.ErrNotExist when it is not wholly there.
+func (b *Backend) finishVolumeDir(id string) error {
+	top := int(b.volumes.Fd())
+	data := id + "/data"
 	// The root of a volume is what others see of it; not left to the umask. What
 	// is above it stays private.
 	var st unix.Stat_t
