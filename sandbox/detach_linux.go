@@ -38,7 +38,7 @@ func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
 }
 
 func (m *Manager) detach(ctx context.Context, c Config) (Info, error) {
-	if err := c.prepare(); err != nil {
+	if err := errorsFirst(m.writable(), c.prepare()); err != nil {
 		return Info{}, err
 	}
 	orderR, orderW, err := os.Pipe()
@@ -88,7 +88,8 @@ func supervisorMain() int {
 	if err := closeOnExec(fdOrder); err != nil {
 		return 1
 	}
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	// Caught and dropped: the command would inherit it if it were ignored.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	reported := false
 	tell := func(i Info, err error) {
 		if !reported {

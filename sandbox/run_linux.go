@@ -35,7 +35,7 @@ func (m *Manager) runNamed(ctx context.Context, c Config, io IO, detached bool, 
 }
 
 func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
-	if err := c.prepare(); err != nil {
+	if err := errorsFirst(m.writable(), c.prepare()); err != nil {
 		return Result{}, err
 	}
 	r := &running{m: m, c: c, ready: ready}
@@ -59,6 +59,13 @@ func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready
 		res.Cleanup = cleanup
 	}
 	return res, err
+}
+
+func (m *Manager) writable() error {
+	if m.store.Caps().ReadOnly {
+		return driver.Errorf(vole.ErrReadOnly, "the home %s is open for reading only", m.home)
+	}
+	return nil
 }
 
 // prepare checks c for this host.

@@ -209,6 +209,9 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 	signal.Notify(sigs, forwarded...)
 	defer signal.Stop(sigs)
 	io.Signals = sigs
+	// When nobody reads the output any more, the command is to find that out, not vole
+	// to die of it. Ignoring the signal instead, the command would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	restore, err := a.terminal(c.Terminal, &io)
 	if err != nil {
 		return err
