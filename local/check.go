@@ -207,9 +207,7 @@ func (c *checker) volume(info driver.Info) error {
 		if n == "data" || n == "tmp" {
 			continue
 		}
-		err := c.found("stray-file", info.ID, rel+"/"+n, "it is no part of a volume; it is moved to lost+found",
-			func() error { return c.b.setAside(filepath.Join(rel, n)) })
-		if err != nil {
+		if err := c.stray(info.ID, filepath.Join(rel, n)); err != nil {
 			return err
 		}
 	}
@@ -217,6 +215,12 @@ func (c *checker) volume(info driver.Info) error {
 		return err
 	}
 	return c.usage(info)
+}
+
+// stray reports something that lies in a volume's directory and is none of ours.
+func (c *checker) stray(id, rel string) error {
+	return c.found("stray-file", id, rel, "it is no part of a volume; it is moved to lost+found",
+		func() error { return c.b.setAside(rel) })
 }
 
 func (b *Backend) remakeVolumeDir(id string) error {
@@ -240,11 +244,18 @@ func (c *checker) temps(id string) error {
 	}
 	live := c.b.liveness()
 	for _, n := range names {
+		rel := filepath.Join("volumes", id, "tmp", n)
 		proc := n[:min(36, len(n))] // the length of a UUID
-		if uuid.Validate(proc) == nil && live.alive(proc) {
+		if uuid.Validate(proc) != nil {
+			if err := c.stray(id, rel); err != nil {
+				return err
+			}
 			continue
 		}
-		err := c.found("leftover-file", id, "volumes/"+id+"/tmp/"+n, "a process died while it wrote it; it is deleted",
+		if live.alive(proc) {
+			continue
+		}
+		err := c.found("leftover-file", id, rel, "a process died while it wrote it; it is deleted",
 			func() error { return c.b.removeTemps(id, proc) })
 		if err != nil {
 			return err

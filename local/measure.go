@@ -122,7 +122,11 @@ func (w *walker) walk(dir *os.File) error {
 			return err
 		}
 		for _, name := range names {
-			if err := w.entry(dir, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			err := w.entry(dir, name)
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+				continue // gone, or something else, since it was looked at
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -144,14 +148,32 @@ func (w *walker) entry(dir *os.File, name string) error {
 		}
 		w.bytes += st.Size
 	case unix.S_IFDIR:
-		d, err := openDirAt(dir, name)
-		if err != nil {
-			return err
+		err := w.open(dir, name)
+		if errors.Is(err, fs.ErrPermission) {
+			return w.openClosed(dir, name, uint32(st.Mode)&0o7777)
 		}
-		defer d.Close()
-		return w.walk(d)
+		return err
 	}
 	return nil
+}
+
+func (w *walker) open(dir *os.File, name string) error {
+	d, err := openDirAt(dir, name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return w.walk(d)
+}
+
+// openClosed walks a directory whose mode keeps its owner out, under another mode
+// meanwhile. Without it the volume could not be measured at all.
+func (w *walker) openClosed(dir *os.File, name string, mode uint32) error {
+	if err := openUp(dir, name); err != nil {
+		return err
+	}
+	err := w.open(dir, name)
+	return errors.Join(err, chmodAt(int(dir.Fd()), name, mode))
 }
 
 // changeQuota runs a change of a volume's quota while the volume is at rest, having

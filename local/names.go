@@ -79,22 +79,16 @@ func (f *fileSystem) mkdir(name string, mode fs.FileMode) error {
 	return f.syncDirs(p)
 }
 
-// exactMode undoes what the umask took from the mode of a new directory. Another may
-// have put something else in its place, so the mode is set through a descriptor.
+// exactMode undoes what the umask took from the mode of something new.
 func (f *fileSystem) exactMode(p place, want uint32) error {
 	st, err := p.stat()
 	if err != nil || uint32(st.Mode)&0o7777 == want {
 		return err
 	}
-	d, err := openDirAt(p.dir, p.base)
-	if err != nil {
+	if err := at("chmod", p.base, func() error { return chmodAt(p.fd(), p.base, want) }); err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := unix.Fchmod(int(d.Fd()), want); err != nil || f.batch {
-		return err
-	}
-	return durable.Sync(d)
+	return f.syncNode(p)
 }
 
 // changeAt runs a change of what is at name.
@@ -279,7 +273,7 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 		if err := mknod(p.fd(), p.base, m, rdev); err != nil {
 			return err
 		}
-		return unix.Fchmodat(p.fd(), p.base, m&0o7777, unix.AT_SYMLINK_NOFOLLOW)
+		return chmodAt(p.fd(), p.base, m&0o7777)
 	})
 }
 

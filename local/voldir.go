@@ -209,9 +209,7 @@ func emptyDir(parent *os.File, name string, fn unlinkFunc) error {
 
 // openUp gives the owner all rights to a directory, and does not follow a link.
 func openUp(parent *os.File, name string) error {
-	return at("chmod", name, func() error {
-		return unix.Fchmodat(int(parent.Fd()), name, 0o700, unix.AT_SYMLINK_NOFOLLOW)
-	})
+	return at("chmod", name, func() error { return chmodAt(int(parent.Fd()), name, 0o700) })
 }
 
 // tempPrefix begins the names of a process's files in a volume's tmp directory.
