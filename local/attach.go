@@ -68,7 +68,7 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 }
 
 func (a *attachment) insert(tx *catalog.Tx, proc string) error {
-	info, _, err := scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, a.info.VolumeID))
+	info, _, err := scanInfo(tx.QueryRow(selectByID, a.info.VolumeID))
 	if errors.Is(err, sql.ErrNoRows) {
 		return notFound(driver.ByID(a.info.VolumeID))
 	}

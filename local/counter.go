@@ -161,7 +161,7 @@ func (c *counter) begin(ctx context.Context) error {
 // enter adds this process to those that count. It reports whether the volume must be
 // measured before anything is charged: its figure is stale, and it has a quota.
 func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool, err error) {
-	info, _, err := scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, id))
+	info, _, err := scanInfo(tx.QueryRow(selectByID, id))
 	if errors.Is(err, sql.ErrNoRows) {
 		return false, notFound(driver.ByID(id))
 	}

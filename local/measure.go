@@ -75,7 +75,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 		if _, err := tx.Exec(`UPDATE volumes SET used = ?, stale = ? WHERE id = ?`, used, len(past) > 0, id); err != nil {
 			return err
 		}
-		info, _, err = scanInfo(tx.QueryRow(`SELECT `+columns+` FROM volumes WHERE id = ? AND state = 'ready'`, id))
+		info, _, err = scanInfo(tx.QueryRow(selectByID, id))
 		if errors.Is(err, sql.ErrNoRows) {
 			return notFound(driver.ByID(id))
 		}
