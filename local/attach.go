@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"os"
 	"slices"
@@ -56,6 +55,9 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 		ID: aid.String(), VolumeID: id, Holder: opts.Holder, ReadOnly: opts.ReadOnly, HostPath: opts.HostPath,
 		Host: host, PID: os.Getpid(), Started: processStart(), Since: b.clock().UTC(),
 	}}
+	if err := b.ensureData(ctx, id); err != nil {
+		return nil, err
+	}
 	if err := b.register(a); err != nil {
 		return nil, err
 	}
@@ -68,10 +70,7 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 }
 
 func (a *attachment) insert(tx *catalog.Tx, proc string) error {
-	info, _, err := scanInfo(tx.QueryRow(selectByID, a.info.VolumeID))
-	if errors.Is(err, sql.ErrNoRows) {
-		return notFound(driver.ByID(a.info.VolumeID))
-	}
+	info, err := scanOne(tx.QueryRow(selectByID, a.info.VolumeID))
 	if err != nil {
 		return err
 	}
@@ -81,9 +80,10 @@ func (a *attachment) insert(tx *catalog.Tx, proc string) error {
 			return driver.Errorf(driver.ErrUnsupported,
 				"the volume has a quota of %s, which cannot be enforced on a path of the host; attach it read-only, or clear the quota", info.Quota)
 		}
-		if _, err := tx.Exec(`UPDATE volumes SET stale = 1 WHERE id = ?`, info.ID); err != nil {
-			return err
-		}
+	}
+	_, err = tx.Exec(`UPDATE volumes SET made = 1, stale = max(stale, ?) WHERE id = ?`, a.writesPast(), info.ID)
+	if err != nil {
+		return err
 	}
 	i := a.info
 	_, err = tx.Exec(`INSERT INTO attachments (id, volume, process, holder, read_only, host_path, host, pid, started, since)
@@ -186,7 +186,7 @@ func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.Attachme
 		return nil, err
 	}
 	if id != "" {
-		if _, _, err := b.get(ctx, driver.ByID(id)); err != nil {
+		if _, err := b.get(ctx, driver.ByID(id)); err != nil {
 			return nil, err
 		}
 	}

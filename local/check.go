@@ -191,11 +191,12 @@ func (c *checker) volumes() error {
 
 func (c *checker) volume(info driver.Info) error {
 	rel := "volumes/" + info.ID
-	if _, err := os.Lstat(c.b.path(rel, "data")); errors.Is(err, fs.ErrNotExist) {
-		if _, _, gerr := c.b.get(c.ctx, driver.ByID(info.ID)); errors.Is(gerr, driver.ErrNotFound) {
-			return nil // removed meanwhile
+	missing, err := c.missing(info.ID)
+	if err != nil || missing != "" {
+		if err != nil {
+			return ignoreNotFound(err)
 		}
-		return c.found("missing-directory", info.ID, rel+"/data",
+		return c.found("missing-directory", info.ID, missing,
 			fmt.Sprintf("the files of volume %q are gone; it is made anew, empty", info.Name),
 			func() error { return c.b.remakeVolumeDir(info.ID) })
 	}
@@ -223,14 +224,31 @@ func (c *checker) stray(id, rel string) error {
 		func() error { return c.b.setAside(rel) })
 }
 
+// missing returns the directory that a volume should have and has not. ErrNotFound:
+// it was removed meanwhile.
+func (c *checker) missing(id string) (string, error) {
+	rel := "volumes/" + id
+	if r, err := c.b.get(c.ctx, driver.ByID(id)); err != nil {
+		return "", err
+	} else if r.made {
+		rel += "/data"
+	}
+	_, err := os.Lstat(c.b.path(rel))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	_, err = c.b.get(c.ctx, driver.ByID(id))
+	return rel, err
+}
+
 func (b *Backend) remakeVolumeDir(id string) error {
-	if err := os.MkdirAll(b.path("volumes", id), 0o700); err != nil {
+	if err := os.MkdirAll(b.path("volumes", id, "data"), 0o700); err != nil {
 		return err
 	}
-	if err := os.Mkdir(b.path("volumes", id, "data"), 0o755); err != nil {
+	if err := b.finishData(id); err != nil {
 		return err
 	}
-	return b.finishVolumeDir(id)
+	return b.syncVolumes()
 }
 
 // temps looks for unfinished files of processes that are dead.

@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"database/sql"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -122,7 +121,7 @@ func (c *counter) begin(ctx context.Context) error {
 		return sysErr(err)
 	}
 	// Before the lock file is made: there must be none for a volume that is not.
-	if _, _, err := c.b.get(ctx, driver.ByID(c.id)); err != nil {
+	if err := c.b.ensureData(ctx, c.id); err != nil {
 		return err
 	}
 	p, err := openPage(c.b.lockPath(c.id))
@@ -161,10 +160,7 @@ func (c *counter) begin(ctx context.Context) error {
 // enter adds this process to those that count. It reports whether the volume must be
 // measured before anything is charged: its figure is stale, and it has a quota.
 func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool, err error) {
-	info, _, err := scanInfo(tx.QueryRow(selectByID, id))
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, notFound(driver.ByID(id))
-	}
+	info, err := scanOne(tx.QueryRow(selectByID, id))
 	if err != nil {
 		return false, err
 	}
@@ -183,7 +179,7 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool,
 	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
 		return false, err
 	}
-	_, err = tx.Exec(`UPDATE volumes SET counted = ?, stale = ? WHERE id = ?`, others+1, stale, id)
+	_, err = tx.Exec(`UPDATE volumes SET made = 1, counted = ?, stale = ? WHERE id = ?`, others+1, stale, id)
 	return stale && info.Quota != 0, err
 }
 

@@ -44,15 +44,16 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	if err := b.usable(); err != nil {
 		return nil, err
 	}
-	if _, _, err := b.get(ctx, driver.ByID(id)); err != nil {
+	r, err := b.get(ctx, driver.ByID(id))
+	if err != nil {
 		return nil, err
 	}
 	f := &fileSystem{b: b, id: id, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
-	if err := f.openRoot(); err != nil {
+	if err := f.openRoot(ctx, r.made); err != nil {
 		f.free()
 		if errors.Is(err, fs.ErrNotExist) {
-			if _, _, gerr := b.get(ctx, driver.ByID(id)); gerr == nil {
-				return nil, driver.Errorf(driver.ErrCorrupt, "the volume's directory is missing; run a check of the home")
+			if _, gerr := b.get(ctx, driver.ByID(id)); gerr == nil {
+				return nil, errMissing()
 			}
 			return nil, volumeGone()
 		}
@@ -65,11 +66,24 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	return f, nil
 }
 
-func (f *fileSystem) openRoot() (err error) {
+// openRoot opens the volume's directories. One that was never used has no data yet: it
+// is made for a writer, and a reader sees the directory above, which is as empty.
+func (f *fileSystem) openRoot(ctx context.Context, made bool) (err error) {
+	root := f.b.path("volumes", f.id, "data")
+	if !made {
+		if !f.readOnly {
+			err = f.b.ensureData(ctx, f.id)
+		} else if _, serr := os.Lstat(root); errors.Is(serr, fs.ErrNotExist) {
+			root = f.b.path("volumes", f.id)
+		}
+	}
+	if err != nil {
+		return err
+	}
 	if f.top, err = openDirAt(f.b.volumes, f.id); err != nil {
 		return err
 	}
-	if f.root, err = os.OpenRoot(f.b.path("volumes", f.id, "data")); err != nil {
+	if f.root, err = os.OpenRoot(root); err != nil {
 		return err
 	}
 	f.dir, err = f.root.Open(".")
@@ -200,7 +214,7 @@ func (f *fileSystem) gone(err error) error {
 		if f.rootGone() {
 			return volumeGone()
 		}
-		if _, _, gerr := f.b.get(context.Background(), driver.ByID(f.id)); errors.Is(gerr, driver.ErrNotFound) {
+		if _, gerr := f.b.get(context.Background(), driver.ByID(f.id)); errors.Is(gerr, driver.ErrNotFound) {
 			return volumeGone()
 		}
 	}

@@ -362,12 +362,20 @@ func (g *syncGroup) sync(fn func() error) error {
 
 	g.run.Lock()
 	defer g.run.Unlock()
+	yield() // so that those who are about to need a sync can join this one
 	g.mu.Lock()
 	g.next = nil
 	g.mu.Unlock()
 	r.err = fn()
 	close(r.done)
 	return r.err
+}
+
+// yield lets goroutines run that are ready to.
+func yield() {
+	for range 4 {
+		runtime.Gosched()
+	}
 }
 
 func (b *Backend) syncVolumes() error {

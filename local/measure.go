@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"io"
 	"io/fs"
@@ -34,7 +33,7 @@ func (b *Backend) measure(ctx context.Context, id string) (driver.Info, error) {
 
 // atRest runs fn while nothing changes a volume through an FS, in any process.
 func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) error) error {
-	if _, _, err := b.get(ctx, driver.ByID(id)); err != nil {
+	if _, err := b.get(ctx, driver.ByID(id)); err != nil {
 		return err
 	}
 	p, err := openPage(b.lockPath(id))
@@ -59,7 +58,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	used, err := b.countBytes(ctx, id)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			if _, _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {
+			if _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {
 				return driver.Info{}, gerr
 			}
 		}
@@ -75,10 +74,8 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 		if _, err := tx.Exec(`UPDATE volumes SET used = ?, stale = ? WHERE id = ?`, used, len(past) > 0, id); err != nil {
 			return err
 		}
-		info, _, err = scanInfo(tx.QueryRow(selectByID, id))
-		if errors.Is(err, sql.ErrNoRows) {
-			return notFound(driver.ByID(id))
-		}
+		r, err := scanOne(tx.QueryRow(selectByID, id))
+		info = r.Info
 		return err
 	})
 	if err != nil {
@@ -94,6 +91,11 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 // countBytes walks a volume's files: the size of each regular file, each inode once.
 func (b *Backend) countBytes(ctx context.Context, id string) (int64, error) {
 	root, err := openDirAt(b.volumes, id+"/data")
+	if errors.Is(err, fs.ErrNotExist) {
+		if r, gerr := b.get(ctx, driver.ByID(id)); gerr == nil && !r.made {
+			return 0, nil // never used
+		}
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -194,13 +196,11 @@ func (b *Backend) changeQuota(ctx context.Context, id string, change driver.Upda
 }
 
 func (b *Backend) fitsQuota(ctx context.Context, id string, p *page, quota driver.Size) error {
-	info, counted, err := b.get(ctx, driver.ByID(id))
+	r, err := b.get(ctx, driver.ByID(id))
 	if err != nil {
 		return err
 	}
-	if counted {
-		b.liveUsage(&info)
-	}
+	info := b.now(r)
 	if info.UsedStale {
 		if info, err = b.measureLocked(ctx, id, p); err != nil {
 			return err

@@ -17,7 +17,7 @@ func TestQueryPlans(t *testing.T) {
 		selectByID:   {"x"},
 		selectByName: {"x"},
 		selectPage:   {"x", "", 10},
-		`SELECT id, state, owner FROM volumes WHERE state <> 'ready'`:                                             nil,
+		`SELECT id, state, owner FROM volumes WHERE state <> 'ready'`:                                              nil,
 		`SELECT ` + attachmentColumns + ` FROM attachments a JOIN volumes v ON v.id = a.volume WHERE a.volume = ?`: {"x"},
 	} {
 		rows, err := b.db.Read().QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+q, args...)

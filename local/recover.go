@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"github.com/volehq/vole/internal/catalog"
+	"golang.org/x/sys/unix"
 )
 
 // recover finishes or undoes what dead processes left, and returns how many things
@@ -61,9 +62,13 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
 	if u.state == "removing" {
 		return b.finishRemove(ctx, u.id)
 	}
-	err := b.finishVolumeDir(u.id)
+	var st unix.Stat_t
+	err := unix.Fstatat(int(b.volumes.Fd()), u.id, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
 		return b.undoCreate(ctx, u.id)
+	}
+	if err == nil {
+		err = b.syncVolumes()
 	}
 	if err != nil {
 		return sysErr(err)

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -41,26 +42,48 @@ func openDirAt(dir *os.File, name string) (*os.File, error) {
 	}
 }
 
-// makeVolumeDir makes volumes/<id>/data, durably.
+// makeVolumeDir makes volumes/<id>, durably.
 func (b *Backend) makeVolumeDir(id string) error {
-	top := int(b.volumes.Fd())
-	data := id + "/data"
-	if err := at("mkdir", id, func() error { return unix.Mkdirat(top, id, 0o700) }); err != nil {
+	err := at("mkdir", id, func() error { return unix.Mkdirat(int(b.volumes.Fd()), id, 0o700) })
+	if err != nil {
 		return err
 	}
-	if err := at("mkdir", data, func() error { return unix.Mkdirat(top, data, 0o755) }); err != nil {
-		return err
-	}
-	return b.finishVolumeDir(id)
+	return b.syncVolumes()
 }
 
-// finishVolumeDir gives a volume's directory its mode and makes it durable;
-// fs.ErrNotExist when it is not wholly there.
-func (b *Backend) finishVolumeDir(id string) error {
+// ensureData makes volumes/<id>/data, durably, unless the catalog says that it was
+// made. Who calls it says so in the catalog next. It is not made with the volume,
+// because most of what creating a volume costs is making directories. ErrNotFound.
+func (b *Backend) ensureData(ctx context.Context, id string) error {
+	r, err := b.get(ctx, driver.ByID(id))
+	if err != nil || r.made {
+		return err
+	}
+	data := id + "/data"
+	err = at("mkdir", data, func() error { return unix.Mkdirat(int(b.volumes.Fd()), data, 0o755) })
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = b.finishData(id)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := b.get(ctx, driver.ByID(id)); err != nil {
+			return err // removed meanwhile
+		}
+		return errMissing()
+	}
+	return sysErr(err)
+}
+
+// errMissing says that a volume is in the catalog and not on the disk.
+func errMissing() error {
+	return driver.Errorf(driver.ErrCorrupt, "the volume's directory is missing; run a check of the home")
+}
+
+// finishData gives a volume's root its mode and makes it durable. The root is what
+// others see of a volume, so its mode is not left to the umask; what is above it stays
+// private.
+func (b *Backend) finishData(id string) error {
 	top := int(b.volumes.Fd())
 	data := id + "/data"
-	// The root of a volume is what others see of it; not left to the umask. What
-	// is above it stays private.
 	var st unix.Stat_t
 	if err := unix.Fstatat(top, data, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -70,21 +93,11 @@ func (b *Backend) finishVolumeDir(id string) error {
 			return err
 		}
 	}
-	return b.syncVolumeDir(id)
-}
-
-// syncVolumeDir makes a volume's directory durable.
-func (b *Backend) syncVolumeDir(id string) error {
 	dir, err := openDirAt(b.volumes, id)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	// The parent first: on a journalling file system that sync takes the child with
-	// it, and it is the one that callers share.
-	if err := b.syncVolumes(); err != nil {
-		return err
-	}
 	return durable.Sync(dir)
 }
 

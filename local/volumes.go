@@ -12,8 +12,8 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// columns are what scanInfo reads.
-const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted`
+// columns are what scanRow reads.
+const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made`
 
 const (
 	selectByID = `SELECT ` + columns + ` FROM volumes WHERE id = ? AND state = 'ready'`
@@ -32,25 +32,49 @@ func lookup(ref driver.Ref) (query, arg string) {
 	return selectByName, ref.Name
 }
 
-// scanInfo reads one row of volumes; counted tells whether a process is changing the
-// volume's files, so that the usage is in its counter.
-func scanInfo(row interface{ Scan(...any) error }) (info driver.Info, counted bool, err error) {
+// row is a row of volumes.
+type row struct {
+	driver.Info
+	counted bool // a process is changing the files, so that the usage is in its counter
+	made    bool // the directory of the files has been made
+}
+
+// scanRow reads one row of volumes.
+func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	var labels string
 	var created, updated int64
-	var counting int
-	err = row.Scan(&info.ID, &info.Name, &info.Kind, &info.State, &info.Quota, &info.Capacity,
-		&labels, &created, &updated, &info.Used, &info.UsedStale, &counting)
+	var counted int
+	err = from.Scan(&r.ID, &r.Name, &r.Kind, &r.State, &r.Quota, &r.Capacity,
+		&labels, &created, &updated, &r.Used, &r.UsedStale, &counted, &r.made)
 	if err != nil {
-		return driver.Info{}, false, err
+		return row{}, err
 	}
-	info.Created, info.Updated = catalog.Time(created), catalog.Time(updated)
-	info.Labels = driver.Labels{}
+	r.counted = counted > 0
+	r.Created, r.Updated = catalog.Time(created), catalog.Time(updated)
+	r.Labels = driver.Labels{}
 	if labels != "" {
-		if err := json.Unmarshal([]byte(labels), &info.Labels); err != nil {
-			return driver.Info{}, false, driver.Errorf(driver.ErrCorrupt, "labels of volume %s in the catalog: %v", info.ID, err)
+		if err := json.Unmarshal([]byte(labels), &r.Labels); err != nil {
+			return row{}, driver.Errorf(driver.ErrCorrupt, "labels of volume %s in the catalog: %v", r.ID, err)
 		}
 	}
-	return info, counting > 0, nil
+	return r, nil
+}
+
+// scanOne is scanRow for a query of one volume. ErrNotFound.
+func scanOne(from interface{ Scan(...any) error }) (row, error) {
+	r, err := scanRow(from)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = driver.Errorf(driver.ErrNotFound, "no such volume")
+	}
+	return r, err
+}
+
+// now describes the volume with the usage that it has at this moment.
+func (b *Backend) now(r row) driver.Info {
+	if r.counted {
+		b.liveUsage(&r.Info)
+	}
+	return r.Info
 }
 
 func encodeLabels(l driver.Labels) string {
@@ -59,10 +83,6 @@ func encodeLabels(l driver.Labels) string {
 	}
 	data, _ := json.Marshal(l) // a map of strings: cannot fail
 	return string(data)
-}
-
-func notFound(ref driver.Ref) error {
-	return driver.Errorf(driver.ErrNotFound, "no such volume")
 }
 
 // Create implements driver.Backend.
@@ -161,27 +181,21 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 	if err := b.usable(); err != nil {
 		return driver.Info{}, err
 	}
-	info, counted, err := b.get(ctx, ref)
+	r, err := b.get(ctx, ref)
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if counted {
-		b.liveUsage(&info)
-	}
-	return info, nil
+	return b.now(r), nil
 }
 
-func (b *Backend) get(ctx context.Context, ref driver.Ref) (driver.Info, bool, error) {
+func (b *Backend) get(ctx context.Context, ref driver.Ref) (row, error) {
 	query, arg := lookup(ref)
 	stmt, err := b.db.Stmt(ctx, query)
 	if err != nil {
-		return driver.Info{}, false, err
+		return row{}, err
 	}
-	info, counted, err := scanInfo(stmt.QueryRowContext(ctx, arg))
-	if errors.Is(err, sql.ErrNoRows) {
-		err = notFound(ref)
-	}
-	return info, counted, catalog.Translate(err)
+	r, err := scanOne(stmt.QueryRowContext(ctx, arg))
+	return r, catalog.Translate(err)
 }
 
 const maxPage = 1000
@@ -225,21 +239,18 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 func (b *Backend) collect(rows *sql.Rows, sel driver.Selector, limit int) (driver.Page, error) {
 	var page driver.Page
 	for rows.Next() {
-		info, counted, err := scanInfo(rows)
+		r, err := scanRow(rows)
 		if err != nil {
 			return driver.Page{}, err
 		}
-		if !sel.Matches(info.Labels) {
+		if !sel.Matches(r.Labels) {
 			continue
 		}
 		if len(page.Volumes) == limit {
 			page.Next = page.Volumes[limit-1].ID
 			break
 		}
-		if counted {
-			b.liveUsage(&info)
-		}
-		page.Volumes = append(page.Volumes, info)
+		page.Volumes = append(page.Volumes, b.now(r))
 	}
 	return page, rows.Err()
 }
@@ -252,19 +263,14 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	if change.Capacity != 0 {
 		return driver.Info{}, driver.Errorf(driver.ErrInvalid, "a dir volume has no capacity; set its quota")
 	}
-	var info driver.Info
-	var counted bool
+	var r row
 	apply := func() error {
 		return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 			var err error
-			info, counted, err = scanInfo(tx.QueryRow(selectByID, id))
-			if errors.Is(err, sql.ErrNoRows) {
-				return notFound(driver.ByID(id))
-			}
-			if err != nil {
+			if r, err = scanOne(tx.QueryRow(selectByID, id)); err != nil {
 				return err
 			}
-			return b.applyUpdate(tx, &info, change)
+			return b.applyUpdate(tx, &r.Info, change)
 		})
 	}
 	var err error
@@ -276,10 +282,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if counted {
-		b.liveUsage(&info)
-	}
-	return info, nil
+	return b.now(r), nil
 }
 
 func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.Update) error {
@@ -329,14 +332,11 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 	var info driver.Info
 	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		query, arg := lookup(ref)
-		var err error
-		info, _, err = scanInfo(tx.QueryRow(query, arg))
-		if errors.Is(err, sql.ErrNoRows) {
-			return notFound(ref)
-		}
+		r, err := scanOne(tx.QueryRow(query, arg))
 		if err != nil {
 			return err
 		}
+		info = r.Info
 		if err := b.refuseAttached(tx, info.ID); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"time"
 
@@ -120,6 +121,11 @@ func (w *writer) loop() {
 	batch := make([]*request, 0, maxBatch)
 	for r := range w.queue {
 		batch = append(batch[:0], r)
+		// Those who are about to write come along. Without this the one processor that
+		// is free would begin a commit of its own for each of them.
+		for range 4 {
+			runtime.Gosched()
+		}
 	more:
 		for len(batch) < maxBatch {
 			select {

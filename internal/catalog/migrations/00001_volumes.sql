@@ -15,6 +15,7 @@ CREATE TABLE volumes (
     updated  INTEGER NOT NULL,
     used     INTEGER NOT NULL DEFAULT 0,
     stale    INTEGER NOT NULL DEFAULT 0,  -- used may be wrong
+    made     INTEGER NOT NULL DEFAULT 0,  -- its directory data was made, durably
     counted  INTEGER NOT NULL DEFAULT 0,  -- how many rows of counting name this volume
     owner    TEXT    NOT NULL DEFAULT ''  -- process that is creating or removing it
 ) STRICT, WITHOUT ROWID;
