@@ -128,7 +128,7 @@ type copier struct {
 // sync makes the copy durable: one file by itself, a tree with everything.
 func (cp *copier) sync(f *fileSystem, tmp place) error {
 	if cp.nodes > 1 {
-		return fault.Do("syncfs", tmp.base, func() error { return syncAll(f.dir) })
+		return f.syncAll()
 	}
 	return f.syncNode(tmp)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -149,7 +150,7 @@ func (f *fileSystem) closeWith(context.Context) error {
 	f.mu.Unlock()
 	defer f.done()
 	if f.batch && f.dirty.Swap(false) {
-		return f.gone(syncAll(f.dir))
+		return f.gone(f.syncAll())
 	}
 	return nil
 }
@@ -401,11 +402,16 @@ func (f *fileSystem) Sync(ctx context.Context) error {
 	if f.readOnly || !f.dirty.Swap(false) {
 		return nil
 	}
-	err := f.gone(syncAll(f.dir))
+	err := f.gone(f.syncAll())
 	if err != nil {
 		f.dirty.Store(true)
 	}
 	return err
+}
+
+// syncAll makes everything durable that was done in the volume, and around it.
+func (f *fileSystem) syncAll() error {
+	return fault.Do("syncfs", f.id, func() error { return syncAll(f.dir) })
 }
 
 // Times of a stat that no system call is to change.

@@ -304,11 +304,11 @@ func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) e
 	// What it led to is synced by itself if it can be opened, else with everything.
 	n, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return f.gone(syncAll(f.dir))
+		return f.gone(f.syncAll())
 	}
 	defer n.Close()
 	if err = durable.Sync(n); errors.Is(err, unix.EINVAL) {
-		err = syncAll(f.dir) // a fifo or device
+		err = f.syncAll() // a fifo or device
 	}
 	return f.gone(err)
 }
