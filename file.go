@@ -165,7 +165,8 @@ const streamBuf = 256 << 10
 
 // WriteTo implements io.WriterTo.
 func (r *Reader) WriteTo(w io.Writer) (int64, error) {
-	return io.CopyBuffer(w, struct{ io.Reader }{r}, make([]byte, streamBuf))
+	// Neither side may bring its own, smaller buffer.
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, streamBuf))
 }
 
 // Close closes the file.

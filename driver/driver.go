@@ -161,7 +161,8 @@ type Attachment interface {
 	// absolute; "" when the backend has no such place.
 	Path() string
 	// Detach gives the right back, after which Path must not be used. When this was
-	// the last writable HostPath attachment of a dir volume, it measures the volume.
+	// the last writable HostPath attachment of a dir volume, it measures the volume;
+	// where that fails (ctx ends, say) the usage stays stale, and Detach succeeds.
 	// Detaching twice does nothing.
 	Detach(ctx context.Context) error
 }
@@ -212,7 +213,8 @@ type Backend interface {
 	Caps() Caps
 
 	// Create makes a ready, empty volume. The name and spec are valid, and
-	// spec.Kind is set. ErrExists: the name is taken; ErrUnsupported: the kind or a
+	// spec.Kind is set. ErrExists: the name is taken, or is the id of a volume;
+	// ErrUnsupported: the kind or a
 	// limit is not available; ErrNoSpace.
 	Create(ctx context.Context, name string, spec Spec) (Info, error)
 

@@ -43,7 +43,7 @@ func (e *Error) Error() string {
 	s := e.Op
 	switch {
 	case e.Volume != "" && e.Path != "":
-		s += " " + e.Volume + ":" + e.Path
+		s += " " + e.Volume + ":" + RootedPath(e.Path)
 	case e.Volume != "":
 		s += " " + e.Volume
 	case e.Path != "":

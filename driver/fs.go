@@ -25,7 +25,8 @@ import (
 //
 // Quota. A change that would take the volume over its quota fails with ErrQuota and
 // changes nothing. What is charged is the size of regular files, each inode once;
-// a file that lost its last name is charged while it is open for writing.
+// a file that lost its last name is charged for as long as the process that took the
+// name away has it open.
 type FS interface {
 	// Stat describes what path leads to. ErrNotExist for a dangling link.
 	Stat(ctx context.Context, path string) (Entry, error)
@@ -42,7 +43,7 @@ type FS interface {
 	// directory (a fifo, socket or device is never opened).
 	Open(ctx context.Context, path string, opts OpenOptions) (File, error)
 	// WriteFile replaces the file at path by what r yields until io.EOF, and
-	// returns how many bytes that was. Others see the old file or the new one, whole,
+	// returns how many bytes that was (of a sparse file, its size). Others see the old file or the new one, whole,
 	// never a part; when it fails the old one stays. Missing parents are made, 0755.
 	// ErrIsDir; ErrExists: Exclusive and there; an error of r.
 	WriteFile(ctx context.Context, path string, r io.Reader, opts WriteOptions) (int64, error)
@@ -164,6 +165,15 @@ type WriteOptions struct {
 	Mode      fs.FileMode // exact permission bits; 0: those of the replaced file, else 0644
 	Exclusive bool        // ErrExists if something is there
 	Size      int64       // bytes that r will yield, if known: lets a quota refuse early; 0: unknown
+
+	// NextData, if not nil, says where the data of a sparse file belongs, so that
+	// nobody has to read, send or write its holes. Each call returns a range: the next
+	// n bytes of r are what the file holds from off on, and exactly these are read
+	// from r before the next call. Ranges ascend and end within Size, which here is
+	// the size of the file; io.EOF: there are no more. What no range covers reads as
+	// zeros and is charged like data; where Caps.Holes it takes no storage.
+	// io.ErrUnexpectedEOF: r ended within a range.
+	NextData func(ctx context.Context) (off, n int64, err error)
 }
 
 // RenameOptions says how to rename.

@@ -147,6 +147,17 @@ func validateLabelKey(k string) error {
 	return nil
 }
 
+// RootedPath gives a path in a volume the leading slash with which messages show it.
+func RootedPath(p string) string {
+	if p == "." {
+		return "/"
+	}
+	if strings.HasPrefix(p, "/") {
+		return p
+	}
+	return "/" + p
+}
+
 // CleanPath brings a path as users write it ("/a//b/", "", ".") into the form that
 // drivers take ("a/b", ".", "."). A ".." element is ErrPathEscape wherever it stands,
 // because what it means depends on links; other errors match ErrInvalid.

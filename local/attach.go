@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"slices"
 	"sync"
@@ -57,6 +58,9 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	}}
 	if err := b.ensureData(ctx, id); err != nil {
 		return nil, err
+	}
+	if _, err := os.Lstat(a.path); errors.Is(err, fs.ErrNotExist) {
+		return nil, b.whyMissing(ctx, id)
 	}
 	if err := b.register(a); err != nil {
 		return nil, err
@@ -128,13 +132,10 @@ func (a *attachment) closeWith(ctx context.Context) error {
 	if !last {
 		return nil
 	}
-	// The right is given back already. A figure that could not be measured stays
-	// marked as stale, which is true, so only that is reported.
-	_, err = a.b.measure(ctx, a.info.VolumeID)
-	if errors.Is(err, driver.ErrNotFound) || errors.Is(err, driver.ErrPermission) {
-		err = nil
-	}
-	return err
+	// The right is given back, whatever comes of this: a volume that cannot be
+	// measured keeps a figure that says of itself that it is stale.
+	_, _ = a.b.measure(ctx, a.info.VolumeID)
+	return nil
 }
 
 // attachmentsOf lists a volume's attachments inside a transaction, dead ones left out.

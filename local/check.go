@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 )
 
@@ -191,6 +192,9 @@ func (c *checker) volumes() error {
 
 func (c *checker) volume(info driver.Info) error {
 	rel := "volumes/" + info.ID
+	if err := c.labels(info.ID); err != nil {
+		return err
+	}
 	missing, err := c.missing(info.ID)
 	if err != nil || missing != "" {
 		if err != nil {
@@ -222,6 +226,21 @@ func (c *checker) volume(info driver.Info) error {
 func (c *checker) stray(id, rel string) error {
 	return c.found("stray-file", id, rel, "it is no part of a volume; it is moved to lost+found",
 		func() error { return c.b.setAside(rel) })
+}
+
+// labels looks for a row whose labels cannot be read.
+func (c *checker) labels(id string) error {
+	r, err := c.b.get(c.ctx, driver.ByID(id))
+	if err != nil || !r.damaged {
+		return ignoreNotFound(err)
+	}
+	return c.found("labels-corrupt", id, "catalog.db", fmt.Sprintf("the labels of volume %q cannot be read; they are dropped", r.Name),
+		func() error {
+			return c.b.db.Write(c.ctx, catalog.Durable, func(tx *catalog.Tx) error {
+				_, err := tx.Exec(`UPDATE volumes SET labels = '' WHERE id = ?`, id)
+				return err
+			})
+		})
 }
 
 // missing returns the directory that a volume should have and has not. ErrNotFound:
@@ -263,7 +282,7 @@ func (c *checker) temps(id string) error {
 	live := c.b.liveness()
 	for _, n := range names {
 		rel := filepath.Join("volumes", id, "tmp", n)
-		proc := n[:min(36, len(n))] // the length of a UUID
+		proc := tempProcess(n)
 		if uuid.Validate(proc) != nil {
 			if err := c.stray(id, rel); err != nil {
 				return err
@@ -286,11 +305,11 @@ func (c *checker) temps(id string) error {
 // stale is not wrong, but a repair measures it too.
 func (c *checker) usage(info driver.Info) error {
 	if info.UsedStale {
-		if c.fix {
-			_, err := c.b.measure(c.ctx, info.ID)
-			return ignoreNotFound(err)
+		if !c.fix {
+			return nil
 		}
-		return nil
+		_, err := c.b.measure(c.ctx, info.ID)
+		return c.unmeasured(info, err)
 	}
 	if c.b.readOnly {
 		return nil // measuring needs locks
@@ -316,14 +335,22 @@ func (c *checker) usage(info driver.Info) error {
 		}
 		return nil
 	})
-	if errors.Is(err, driver.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return nil // removed meanwhile
-	}
 	if err != nil || before == counted {
-		return sysErr(err)
+		return c.unmeasured(info, err)
 	}
 	return c.found("usage-wrong", info.ID, "", fmt.Sprintf("volume %q is said to hold %d bytes and holds %d; the figure is corrected", info.Name, before, counted),
 		func() error { _, err := c.b.measure(c.ctx, info.ID); return err })
+}
+
+// unmeasured reports a volume that could not be measured, and goes on.
+func (c *checker) unmeasured(info driver.Info, err error) error {
+	if errors.Is(err, driver.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return nil // removed meanwhile
+	}
+	if err == nil || c.ctx.Err() != nil {
+		return err
+	}
+	return c.found("usage-unknown", info.ID, "", fmt.Sprintf("volume %q cannot be measured: %v", info.Name, sysErr(err)), nil)
 }
 
 func ignoreNotFound(err error) error {

@@ -79,6 +79,13 @@ func TestCheckFinds(t *testing.T) {
 				t.Errorf("used %d after the repair", used)
 			}
 		}},
+		{"labels-corrupt", func(t *testing.T, home, id string) {
+			execSQL(t, home, `UPDATE volumes SET labels = 'garbage'`)
+		}, func(t *testing.T, home string, s *vole.Store) {
+			v, err := s.Get(t.Context(), "v")
+			must(t, err)
+			must(t, v.Update(t.Context(), vole.Update{SetLabels: vole.Labels{"a": "b"}}))
+		}},
 		{"stale-lock", func(t *testing.T, home, id string) {
 			must(t, os.WriteFile(filepath.Join(home, "locks", stranger), nil, 0o600))
 		}, nil},

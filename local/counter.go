@@ -164,13 +164,13 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool,
 	if err != nil {
 		return false, err
 	}
-	others, own, died, err := b.dropDeadCounting(tx, id, proc)
+	marks, err := b.dropDeadCounting(tx, id, proc)
 	if err != nil {
 		return false, err
 	}
-	stale := info.UsedStale || died
+	stale := info.UsedStale || marks.died
 	// A mark of this process means that an earlier counter of it has not left.
-	if others == 0 && !own || p.load(offMagic) != pageMagic {
+	if marks.others == 0 && !marks.own || p.load(offMagic) != pageMagic {
 		p.store(offUsed, int64(info.Used))
 		p.store(offQuota, int64(info.Quota))
 		p.store(offRemoved, 0)
@@ -179,16 +179,23 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool,
 	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
 		return false, err
 	}
-	_, err = tx.Exec(`UPDATE volumes SET made = 1, counted = ?, stale = ? WHERE id = ?`, others+1, stale, id)
+	_, err = tx.Exec(`UPDATE volumes SET made = 1, counted = ?, stale = ? WHERE id = ?`, marks.others+marks.kept+1, stale, id)
 	return stale && info.Quota != 0, err
 }
 
-// dropDeadCounting removes the marks of dead processes. It counts the other live ones
-// and tells whether this process has a mark.
-func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (others int, own, died bool, err error) {
+// countingMarks is what dropDeadCounting found.
+type countingMarks struct {
+	others int  // live processes besides this one
+	kept   int  // dead ones whose files could not be removed
+	own    bool // this process is among them
+	died   bool // some were dead
+}
+
+// dropDeadCounting removes the marks of dead processes, with what they were writing.
+func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (m countingMarks, err error) {
 	rows, err := tx.Query(`SELECT process FROM counting WHERE volume = ?`, id)
 	if err != nil {
-		return 0, false, false, err
+		return m, err
 	}
 	var dead []string
 	l := b.liveness()
@@ -196,26 +203,31 @@ func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (others int,
 		var p string
 		if err := rows.Scan(&p); err != nil {
 			rows.Close()
-			return 0, false, false, err
+			return m, err
 		}
 		switch {
 		case p == proc:
-			own = true
+			m.own = true
 		case l.alive(p):
-			others++
+			m.others++
 		default:
 			dead = append(dead, p)
 		}
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return 0, false, false, err
+		return m, err
 	}
+	m.died = len(dead) > 0
 	for _, p := range dead {
+		if b.removeTemps(id, p) != nil {
+			m.kept++ // for recovery, and for Check to report
+			continue
+		}
 		if _, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, id, p); err != nil {
-			return 0, false, false, err
+			return m, err
 		}
 	}
-	return others, own, len(dead) > 0, nil
+	return m, nil
 }
 
 // leave takes this process from those that count and puts the figure into the
@@ -297,6 +309,7 @@ func (c *counter) settle(ctx context.Context, proc string) error {
 		if err := c.b.removeTemps(c.id, proc); err != nil {
 			return err
 		}
+		c.page.store(offStale, 1) // what went was not taken off the charge
 	}
 	return c.b.leave(ctx, c.page, c.id, proc)
 }

@@ -53,10 +53,7 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	if err := f.openRoot(ctx, r.made); err != nil {
 		f.free()
 		if errors.Is(err, fs.ErrNotExist) {
-			if _, gerr := b.get(ctx, driver.ByID(id)); gerr == nil {
-				return nil, errMissing()
-			}
-			return nil, volumeGone()
+			return nil, b.whyMissing(ctx, id)
 		}
 		return nil, sysErr(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -68,12 +69,14 @@ type Backend struct {
 	volumes  *os.File // the directory volumes/
 	syncs    syncGroup
 
+	procMu sync.Mutex              // held while proc is made
+	proc   atomic.Pointer[process] // nil until first needed
+
 	inodesMu sync.Mutex          // guards inodes; taken before the lock of a counter
 	inodes   map[inodeKey]*inode // files that this process has open
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
-	proc     *process            // made when first needed
 	counters map[string]*counter // by volume, those in use or lately used
 	open     map[closer]struct{} // FSes, files and attachments to close with the backend
 }
@@ -100,7 +103,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 		b.clock = time.Now
 	}
 	err := b.openWritable(ctx)
-	if err != nil && (opts.ReadOnly || unwritable(err) || unwritable(probe(home))) {
+	if err != nil && !errors.Is(err, driver.ErrInvalid) && (opts.ReadOnly || unwritable(err) || unwritable(probe(home))) {
 		err = b.openReadOnly(ctx, err)
 	}
 	if err != nil {
@@ -179,7 +182,7 @@ func (b *Backend) openReadOnly(ctx context.Context, cause error) error {
 // makeHome makes the directories of a home. A directory that holds anything but a
 // home is refused, so that a mistyped path does not scatter files.
 func makeHome(home string) error {
-	if _, err := os.Stat(filepath.Join(home, "catalog.db")); err == nil {
+	if info, err := os.Stat(filepath.Join(home, "catalog.db")); err == nil && info.Size() > 0 {
 		if _, err := os.Stat(filepath.Join(home, "lost+found")); err == nil {
 			return nil
 		}
@@ -193,7 +196,12 @@ func makeHome(home string) error {
 	}
 	for _, e := range list {
 		switch e.Name() {
-		case "volumes", "locks", "lost+found", "catalog.db", "catalog.db-wal", "catalog.db-shm", "sandboxes":
+		case "volumes", "locks", "lost+found":
+			// Volumes without a catalog: whoever began anew here would lose their names.
+			if err := refuseOrphans(home, e.Name()); err != nil {
+				return err
+			}
+		case "catalog.db", "catalog.db-wal", "catalog.db-shm", "sandboxes":
 		default:
 			return driver.Errorf(driver.ErrInvalid,
 				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", e.Name())
@@ -208,6 +216,21 @@ func makeHome(home string) error {
 		}
 	}
 	return durable.SyncDir(home)
+}
+
+// refuseOrphans returns ErrCorrupt for a home whose catalog is gone while its volumes
+// are there.
+func refuseOrphans(home, dir string) error {
+	if dir != "volumes" {
+		return nil
+	}
+	list, err := os.ReadDir(filepath.Join(home, dir))
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	return driver.Errorf(driver.ErrCorrupt,
+		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
+		len(list), filepath.Join(home, dir))
 }
 
 // mkdirAllDurable is os.MkdirAll, syncing the parent of each directory it makes.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"github.com/volehq/vole/driver"
@@ -101,17 +102,55 @@ func (b *Backend) countBytes(ctx context.Context, id string) (int64, error) {
 	}
 	defer root.Close()
 	w := walker{ctx: ctx, seen: map[uint64]bool{}}
-	err = w.walk(root)
+	if err := w.walk(root); err != nil {
+		return 0, err
+	}
+	err = b.walkRemoved(&w, id)
 	return w.bytes, err
+}
+
+// walkRemoved counts the trees that live processes are removing from a volume.
+func (b *Backend) walkRemoved(w *walker, id string) error {
+	tmp, err := openDirAt(b.volumes, id+"/tmp")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer tmp.Close()
+	names, err := tmp.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	live := b.liveness()
+	for _, n := range names {
+		if !strings.HasSuffix(n, removedSuffix) || !live.alive(tempProcess(n)) {
+			continue
+		}
+		if err := w.entry(tmp, n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 type walker struct {
 	ctx   context.Context
 	seen  map[uint64]bool // inodes with several names that were counted
 	bytes int64
+	depth int
 }
 
+// maxDepth is how many directories deep a volume is measured, each of which takes a
+// descriptor: more than any path can name.
+const maxDepth = driver.MaxPathLen/2 + 16
+
 func (w *walker) walk(dir *os.File) error {
+	if w.depth++; w.depth > maxDepth {
+		return driver.Errorf(driver.ErrUnsupported, "directories are nested more than %d deep; the volume cannot be measured", maxDepth)
+	}
+	defer func() { w.depth-- }()
 	for {
 		if err := w.ctx.Err(); err != nil {
 			return err

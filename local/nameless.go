@@ -77,13 +77,19 @@ func (c *counter) lostName(st *unix.Stat_t) {
 	w.base += st.Size
 }
 
-// grewNameless notes that an open file without a name has grown by n bytes.
+// grewNameless notes that an open file without a name has grown by n bytes, which are
+// charged. Where another process took the name away, and with it the charge, no more
+// can be given back than was charged since.
 func (c *counter) grewNameless(ino uint64, n int64) {
 	c.b.inodesMu.Lock()
 	defer c.b.inodesMu.Unlock()
 	w := c.b.inodes[inodeKey{c.id, ino}]
 	w.use(c)
 	w.late += n
+	if w.base == 0 && w.late < 0 {
+		c.page.add(-w.late)
+		w.late = 0
+	}
 }
 
 // use keeps the counter in use until the file is closed.

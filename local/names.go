@@ -150,10 +150,11 @@ func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
 func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
 	return f.changeAt(ctx, name, func(c *counter, p place) error {
 		to, err := f.tempName()
-		if err == nil {
-			err = f.moveOut(p, to)
-		}
 		if err != nil {
+			return err
+		}
+		to.base += removedSuffix
+		if err := c.changeNames(ctx, func() error { return f.moveOut(p, to) }); err != nil {
 			return err
 		}
 		// The move must be durable before anything is deleted. From then on the tree is

@@ -28,7 +28,7 @@ func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOpti
 	var err error
 	if h.f, err = f.openFile(ctx, h.count, name, opts); err != nil {
 		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
-			return nil, notRegular("socket, device or fifo")
+			return nil, notRegular(fs.ModeSocket)
 		}
 		return nil, f.gone(err)
 	}
@@ -130,7 +130,7 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
 		return driver.ErrIsDir
 	default:
 		h.f.Close()
-		return notRegular(fileMode(uint32(st.Mode)).Type().String())
+		return notRegular(fileMode(uint32(st.Mode)))
 	}
 	h.key.ino = uint64(st.Ino)
 	h.b.openInode(h.key)
@@ -150,6 +150,10 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
 	return nil
 }
 
-func notRegular(what string) error {
+func notRegular(mode fs.FileMode) error {
+	what := "socket or device"
+	if mode&fs.ModeNamedPipe != 0 {
+		what = "fifo"
+	}
 	return driver.Errorf(driver.ErrUnsupported, "only regular files are opened; this is a %s", what)
 }

@@ -25,10 +25,13 @@ const processDir = "processes"
 
 // process returns the id of this backend, locking its file the first time.
 func (b *Backend) process() (string, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.proc != nil {
-		return b.proc.id, nil
+	if p := b.proc.Load(); p != nil {
+		return p.id, nil
+	}
+	b.procMu.Lock()
+	defer b.procMu.Unlock()
+	if p := b.proc.Load(); p != nil {
+		return p.id, nil
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -41,29 +44,27 @@ func (b *Backend) process() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	b.proc = &process{id.String(), lock}
-	return b.proc.id, nil
+	b.proc.Store(&process{id.String(), lock})
+	return id.String(), nil
 }
 
 // endProcess gives the lock up: from now on this process counts as dead.
 func (b *Backend) endProcess() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.proc == nil {
+	p := b.proc.Load()
+	if p == nil {
 		return nil
 	}
-	err := os.Remove(b.processFile(b.proc.id))
+	err := os.Remove(b.processFile(p.id))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(err, b.proc.lock.Release())
+	return errors.Join(err, p.lock.Release())
 }
 
 // isOwn reports whether id is this backend.
 func (b *Backend) isOwn(id string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.proc != nil && b.proc.id == id
+	p := b.proc.Load()
+	return p != nil && p.id == id
 }
 
 // liveness remembers which processes were found alive or dead in one operation.
@@ -96,22 +97,23 @@ func (l *liveness) alive(id string) bool {
 	return live
 }
 
-// buryDead removes the files of dead processes.
-func (b *Backend) buryDead(live *liveness) error {
+// buryDead removes the files of dead processes. One that stays does no harm.
+func (b *Backend) buryDead(live *liveness) {
 	names, err := readNames(b.path("locks", processDir))
 	if err != nil {
-		return err
+		return
 	}
 	for _, id := range names {
 		if live.alive(id) {
 			continue
 		}
-		// Another may have buried it first.
-		if err := os.Remove(b.processFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		// Under its lock, so that it cannot become that of a process which has just
+		// made the file and is about to lock it.
+		if lock, err := flock.TryExisting(b.processFile(id)); err == nil && lock != nil {
+			_ = os.Remove(b.processFile(id))
+			lock.Release()
 		}
 	}
-	return nil
 }
 
 // bg is a context for the second half of an operation, which is not to be left

@@ -11,21 +11,21 @@ import (
 
 // recover finishes or undoes what dead processes left, and returns how many things
 // that were. It looks at rows that are in flight only, so its cost does not grow with
-// the number of volumes, and it leaves alone what a live process is doing.
+// the number of volumes, and it leaves alone what a live process is doing. What cannot
+// be finished (a file that cannot be deleted, say) stays as it is, for the next time
+// and for Check to report: it must not keep anyone from all the other volumes.
 func (b *Backend) recover(ctx context.Context) (int, error) {
 	live := b.liveness()
 	volumes, err := b.recoverVolumes(ctx, live)
 	if err != nil {
-		return volumes, err
+		return 0, err
 	}
 	rows, err := b.recoverRows(ctx, live)
 	if err != nil {
 		return volumes, err
 	}
-	if err := b.buryDead(live); err != nil {
-		return volumes + rows, sysErr(err)
-	}
-	return volumes + rows, nil
+	b.buryDead(live)
+	return volumes + rows, ctx.Err()
 }
 
 // unsettled is a volume between two states.
@@ -48,10 +48,9 @@ func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, erro
 		if live.alive(u.owner) {
 			continue
 		}
-		if err := b.recoverVolume(ctx, u); err != nil {
-			return n, err
+		if b.recoverVolume(ctx, u) == nil {
+			n++
 		}
-		n++
 	}
 	return n, nil
 }
@@ -96,13 +95,13 @@ func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) 
 		if live.alive(m.process) {
 			continue
 		}
-		if err := b.removeTemps(m.volume, m.process); err != nil {
-			return n, sysErr(err)
+		err := b.removeTemps(m.volume, m.process)
+		if err == nil {
+			err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return dropMarks(tx, m) })
 		}
-		if err := b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return dropMarks(tx, m) }); err != nil {
-			return n, err
+		if err == nil {
+			n++
 		}
-		n++
 	}
 	return n, nil
 }

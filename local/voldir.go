@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -65,16 +66,17 @@ func (b *Backend) ensureData(ctx context.Context, id string) error {
 		err = b.finishData(id)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := b.get(ctx, driver.ByID(id)); err != nil {
-			return err // removed meanwhile
-		}
-		return errMissing()
+		return b.whyMissing(ctx, id)
 	}
 	return sysErr(err)
 }
 
-// errMissing says that a volume is in the catalog and not on the disk.
-func errMissing() error {
+// whyMissing is the error for a volume whose directory is not there: ErrNotFound when
+// it was removed meanwhile, otherwise ErrCorrupt.
+func (b *Backend) whyMissing(ctx context.Context, id string) error {
+	if _, err := b.get(ctx, driver.ByID(id)); err != nil {
+		return err
+	}
 	return driver.Errorf(driver.ErrCorrupt, "the volume's directory is missing; run a check of the home")
 }
 
@@ -156,7 +158,8 @@ func removeTree(dir *os.File, name string, fn unlinkFunc) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		err = fn(dir, name, &st)
 	default:
-		err = removeDir(dir, name, fn)
+		r := remover{fn: fn}
+		err = r.removeDir(dir, name, 0)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -164,12 +167,24 @@ func removeTree(dir *os.File, name string, fn unlinkFunc) error {
 	return err
 }
 
+// remover deletes one directory and all beneath it.
+type remover struct {
+	fn    unlinkFunc
+	root  *os.File // the directory itself
+	moved int      // how many names were given out in it
+}
+
+// deepest is how many levels a remover goes down before it moves what is deeper up to
+// its root: each level takes a descriptor, and whoever fills a volume decides how many
+// there are.
+const deepest = 100
+
 // removeDir deletes a directory. It begins anew a few times when one who had it open
 // before it went out of sight adds something.
-func removeDir(dir *os.File, name string, fn unlinkFunc) error {
+func (r *remover) removeDir(dir *os.File, name string, depth int) error {
 	var err error
 	for range 10 {
-		if err = emptyDir(dir, name, fn); err != nil {
+		if err = r.emptyDir(dir, name, depth); err != nil {
 			return err
 		}
 		err = at("rmdir", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) })
@@ -182,7 +197,7 @@ func removeDir(dir *os.File, name string, fn unlinkFunc) error {
 
 // emptyDir removes what a directory holds. It reads anew until nothing is left,
 // because removing entries may make a directory skip others.
-func emptyDir(parent *os.File, name string, fn unlinkFunc) error {
+func (r *remover) emptyDir(parent *os.File, name string, depth int) error {
 	d, err := openDirAt(parent, name)
 	if errors.Is(err, fs.ErrPermission) {
 		// An owner may delete what a mode keeps him from listing.
@@ -195,6 +210,9 @@ func emptyDir(parent *os.File, name string, fn unlinkFunc) error {
 		return err
 	}
 	defer d.Close()
+	if depth == 0 {
+		r.root = d
+	}
 	for {
 		names, err := d.Readdirnames(1024)
 		if len(names) == 0 {
@@ -204,17 +222,50 @@ func emptyDir(parent *os.File, name string, fn unlinkFunc) error {
 			return err
 		}
 		for _, n := range names {
-			err := removeTree(d, n, fn)
+			err := r.entry(d, n, depth)
 			if errors.Is(err, fs.ErrPermission) {
 				if err = openUp(parent, name); err == nil {
-					err = removeTree(d, n, fn)
+					err = r.entry(d, n, depth)
 				}
 			}
-			if err != nil {
+			if err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
 		}
-		if _, err := d.Seek(0, 0); err != nil {
+		if _, err := d.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+	}
+}
+
+// entry removes one entry of a directory at some depth.
+func (r *remover) entry(d *os.File, name string, depth int) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return r.fn(d, name, &st)
+	case depth >= deepest:
+		return r.moveUp(d, name)
+	}
+	return r.removeDir(d, name, depth+1)
+}
+
+// moveUp moves a directory to the root, which will come to it. Should its new name be
+// taken by an empty directory, that is gone; otherwise the next is tried.
+func (r *remover) moveUp(d *os.File, name string) error {
+	for {
+		r.moved++
+		to := fmt.Sprintf(".deep-%d", r.moved)
+		err := at("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
+		if errors.Is(err, fs.ErrPermission) {
+			if err = openUp(d, name); err == nil {
+				err = at("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
+			}
+		}
+		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTDIR) {
 			return err
 		}
 	}
@@ -227,6 +278,9 @@ func openUp(parent *os.File, name string) error {
 
 // tempPrefix begins the names of a process's files in a volume's tmp directory.
 func tempPrefix(process string) string { return process + "-" }
+
+// tempProcess is the process that a name in a tmp directory begins with.
+func tempProcess(name string) string { return name[:min(36, len(name))] } // the length of a UUID
 
 // removeTemps deletes what a dead process was writing to a volume.
 func (b *Backend) removeTemps(id, process string) error {

@@ -37,6 +37,7 @@ type row struct {
 	driver.Info
 	counted bool // a process is changing the files, so that the usage is in its counter
 	made    bool // the directory of the files has been made
+	damaged bool // its labels cannot be read
 }
 
 // scanRow reads one row of volumes.
@@ -53,8 +54,9 @@ func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	r.Created, r.Updated = catalog.Time(created), catalog.Time(updated)
 	r.Labels = driver.Labels{}
 	if labels != "" {
-		if err := json.Unmarshal([]byte(labels), &r.Labels); err != nil {
-			return row{}, driver.Errorf(driver.ErrCorrupt, "labels of volume %s in the catalog: %v", r.ID, err)
+		// One damaged row must not hide the others; Check reports it.
+		if json.Unmarshal([]byte(labels), &r.Labels) != nil {
+			r.Labels, r.damaged = driver.Labels{}, true
 		}
 	}
 	return r, nil
@@ -123,12 +125,28 @@ func (b *Backend) insert(ctx context.Context, info driver.Info) error {
 	}
 	labels := encodeLabels(info.Labels)
 	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		if err := refuseID(tx, info.Name); err != nil {
+			return err
+		}
 		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			info.ID, info.Name, string(info.Kind), string(info.State), int64(info.Quota), int64(info.Capacity),
 			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc)
 		return err
 	})
+}
+
+// refuseID refuses a name that is the id of a volume: whoever means the one must not
+// get the other.
+func refuseID(tx *catalog.Tx, name string) error {
+	if uuid.Validate(name) != nil {
+		return nil
+	}
+	var n int
+	if err := tx.QueryRow(`SELECT count(*) FROM volumes WHERE id = ?`, name).Scan(&n); err != nil || n == 0 {
+		return err
+	}
+	return driver.Errorf(driver.ErrExists, "that is the id of a volume; choose another name")
 }
 
 // claimName runs a write that takes a name. When the name is taken, it may be by a
@@ -287,6 +305,9 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 
 func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.Update) error {
 	if change.Name != "" {
+		if err := refuseID(tx, change.Name); err != nil {
+			return err
+		}
 		info.Name = change.Name
 	}
 	if change.Quota != 0 || change.ClearQuota {

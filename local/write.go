@@ -32,6 +32,10 @@ func (f *fileSystem) tempDir() (*os.File, error) {
 	return f.tmp, err
 }
 
+// removedSuffix ends the names in tmp of trees that are being removed: unlike all else
+// there, they are charged until their files are gone one by one.
+const removedSuffix = "-removed"
+
 // tempName returns a place in the tmp directory that is free.
 func (f *fileSystem) tempName() (place, error) {
 	d, err := f.tempDir()
@@ -109,7 +113,7 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.
 		return 0, err
 	}
 	defer tmp.Close()
-	n, err := fill(ctx, tmp, r, func(n int64) error { return c.wouldFit(n - credit) })
+	n, err := fill(ctx, tmp, r, opts, func(n int64) error { return c.wouldFit(n - credit) })
 	if err == nil {
 		err = f.finish(tmp, newMode(opts.Mode, old))
 	}
@@ -180,7 +184,10 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b 
 const step = 8 << 20
 
 // fill copies r to the file, asking check before the file would grow to n bytes.
-func fill(ctx context.Context, tmp *os.File, r io.Reader, check func(n int64) error) (int64, error) {
+func fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) (int64, error) {
+	if opts.NextData != nil { // of a size that has been checked
+		return opts.Size, fillRanges(ctx, tmp, r, opts)
+	}
 	switch r := r.(type) {
 	case *bytes.Reader: // in one piece, without a buffer
 		if err := check(int64(r.Len())); err != nil {
@@ -218,6 +225,47 @@ func fill(ctx context.Context, tmp *os.File, r io.Reader, check func(n int64) er
 			return total, rerr
 		}
 	}
+}
+
+// fillRanges writes what a sparse file holds, range by range, and leaves the rest holes.
+func fillRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions) error {
+	err := fault.Do("truncate", tmp.Name(), func() error { return tmp.Truncate(opts.Size) })
+	if err != nil {
+		return err
+	}
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	for {
+		off, n, err := opts.NextData(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for end := off + n; off < end; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			buf := (*p)[:min(end-off, int64(len(*p)))]
+			if _, err := io.ReadFull(r, buf); err != nil {
+				return cut(err)
+			}
+			err := fault.Do("write", tmp.Name(), func() error { _, err := tmp.WriteAt(buf, off); return err })
+			if err != nil {
+				return err
+			}
+			off += int64(len(buf))
+		}
+	}
+}
+
+// cut is the error for a source that ended, or failed, before its time.
+func cut(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func fillFrom(ctx context.Context, tmp, r *os.File, check func(n int64) error) (int64, error) {

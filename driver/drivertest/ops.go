@@ -138,6 +138,11 @@ var makeOps = []pathOp{
 		_, err := f.WriteFrom(ctx, p, bytes.NewReader([]byte("written")), vole.WriteOptions{Exclusive: true})
 		return err
 	}},
+	{"WriteFrom (sparse)", "write", "file", onLink, true, nil, func(ctx context.Context, f *vole.FS, p string) error {
+		r, opts := sparse(1<<20, rangeData{1000, "written"})
+		_, err := f.WriteFrom(ctx, p, r, opts)
+		return err
+	}},
 	openOp("Open to write", "file", follows, vole.OpenOptions{Write: true}),
 	openOp("Open to append", "file", follows, vole.OpenOptions{Append: true}),
 	openOp("Open with Truncate", "file", follows, vole.OpenOptions{Write: true, Truncate: true}),

@@ -238,6 +238,11 @@ func testQuotaSizeHint(t *testing.T, e *env) {
 		}), vole.WriteOptions{Size: 10_001})
 		return err
 	})
+	f.over("write of a sparse file, whose holes count", func() error {
+		r, opts := sparse(10_001)
+		_, err := f.WriteFrom(f.ctx, "f", r, opts)
+		return err
+	})
 	n, err := f.WriteFrom(f.ctx, "f", io.LimitReader(neverEnds{}, 10_000), vole.WriteOptions{Size: 10_000})
 	must(t, "write of a known size that fits", err)
 	equal(t, "written", n, 10_000)

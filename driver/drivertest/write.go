@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,8 @@ var writeTests = []test{
 	{"ReaderFails", testWriteReaderFails},
 	{"SizeHint", testWriteSizeHint},
 	{"OddReaders", testWriteOddReaders},
+	{"Sparse", testWriteSparse},
+	{"SparseRefused", testWriteSparseRefused},
 	{"NeverTorn", testWriteNeverTorn},
 	{"ConcurrentWriters", testWriteConcurrent},
 	{"SlowSource", testWriteSlowSource},
@@ -262,6 +265,103 @@ func testWriteOddReaders(t *testing.T, e *env) {
 			t.Errorf("%s: the file differs from what was written", what)
 		}
 	}
+}
+
+// ranged is a source of a sparse file: list has the offset of each range and its data.
+type ranged struct {
+	list []rangeData
+	io.Reader
+}
+
+type rangeData struct {
+	off  int64
+	data string
+}
+
+// sparse returns a source of these ranges and the options that go with it.
+func sparse(size int64, list ...rangeData) (io.Reader, vole.WriteOptions) {
+	r := &ranged{list: list, Reader: strings.NewReader("")}
+	return r, vole.WriteOptions{Size: size, NextData: func(context.Context) (off, n int64, err error) {
+		if len(r.list) == 0 {
+			return 0, 0, io.EOF
+		}
+		next := r.list[0]
+		r.list, r.Reader = r.list[1:], strings.NewReader(next.data)
+		return next.off, int64(len(next.data)), nil
+	}}
+}
+
+// A source that says where its data belongs makes a file that holds it there, and
+// zeros elsewhere, which take no storage where the backend knows of holes.
+func testWriteSparse(t *testing.T, e *env) {
+	f := e.files(t)
+	for _, list := range [][]rangeData{
+		{},
+		{{0, "first"}},
+		{{0, pattern(1, 300_000)}, {300_000, "adjacent"}, {1_999_999, "x"}},
+		{{7, "odd"}, {4096, ""}, {1_000_001, pattern(2, 5000)}},
+	} {
+		want := make([]byte, 2_000_000)
+		for _, d := range list {
+			copy(want[d.off:], d.data)
+		}
+		r, opts := sparse(int64(len(want)), list...)
+		n, err := f.WriteFrom(f.ctx, "new/f", r, opts)
+		must(t, "write", err)
+		equal(t, "size returned", n, int64(len(want)))
+		f.holds("new/f", string(want))
+		f.used("a sparse file", int64(len(want)))
+	}
+	r, opts := sparse(0)
+	_, err := f.WriteFrom(f.ctx, "new/f", r, opts)
+	must(t, "write an empty one", err)
+	f.holds("new/f", "")
+	if !e.caps.Holes {
+		return
+	}
+	// A size at which nobody writes the zeros one by one.
+	r, opts = sparse(1<<40, rangeData{1 << 39, "middle"})
+	_, err = f.WriteFrom(f.ctx, "huge", r, opts)
+	must(t, "write 1 TiB of holes", err)
+	if got := f.lstat("huge"); got.Size != 1<<40 || got.Allocated > 4<<20 {
+		t.Errorf("%d bytes, %d allocated, for 6 bytes of data in 1 TiB", got.Size, got.Allocated)
+	}
+}
+
+// Ranges that make no sense, and a source that ends or fails early, change nothing.
+func testWriteSparseRefused(t *testing.T, e *env) {
+	f := e.files(t)
+	f.fixture()
+	before := f.tree()
+	for what, list := range map[string][]rangeData{
+		"descending":  {{500, "x"}, {400, "x"}},
+		"overlapping": {{500, "xx"}, {501, "x"}},
+		"too far":     {{999, "xx"}},
+		"beyond":      {{1001, ""}},
+		"negative":    {{-1, "x"}},
+	} {
+		r, opts := sparse(1000, list...)
+		if _, err := f.WriteFrom(f.ctx, "file", r, opts); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("%s ranges: %v", what, err)
+		}
+	}
+	r, opts := sparse(-1)
+	if _, err := f.WriteFrom(f.ctx, "file", r, opts); !errors.Is(err, vole.ErrInvalid) {
+		t.Errorf("a negative size: %v", err)
+	}
+	_, opts = sparse(1000, rangeData{10, "four"})
+	if _, err := f.WriteFrom(f.ctx, "file", strings.NewReader("not"), opts); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a source that ends within a range: %v", err)
+	}
+	_, opts = sparse(1000, rangeData{10, "four"})
+	if _, err := f.WriteFrom(f.ctx, "file", failAfter("no"), opts); !errors.Is(err, errReader) {
+		t.Errorf("a source that fails within a range: %v", err)
+	}
+	opts.NextData = func(context.Context) (off, n int64, err error) { return 0, 0, errReader }
+	if _, err := f.WriteFrom(f.ctx, "file", strings.NewReader(""), opts); !errors.Is(err, errReader) {
+		t.Errorf("ranges that fail: %v", err)
+	}
+	f.unchanged("refused sparse files", before)
 }
 
 // eofReader returns io.EOF together with the last bytes.

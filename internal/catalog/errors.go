@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/volehq/vole/driver"
 	"modernc.org/sqlite"
@@ -27,7 +26,7 @@ func Translate(err error) error {
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		kind = driver.ErrCorrupt
 	default:
-		return fmt.Errorf("catalog: %w", err)
+		return err
 	}
 	return driver.Errorf(kind, "catalog: %v", err)
 }

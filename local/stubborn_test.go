@@ -1,0 +1,224 @@
+//go:build linux
+
+package local_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/fault"
+	"golang.org/x/sys/unix"
+)
+
+// nest makes directories nested n deep beneath dir, deeper than a path can say.
+func nest(t *testing.T, dir string, n int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	must(t, err)
+	for range n {
+		must(t, unix.Mkdirat(fd, "d", 0o755))
+		next, err := unix.Openat(fd, "d", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		must(t, err, unix.Close(fd))
+		fd = next
+	}
+	must(t, unix.Close(fd))
+}
+
+// attached attaches a volume by its path, lets fn at it, and detaches.
+func attached(t *testing.T, v *vole.Volume, fn func(path string)) {
+	t.Helper()
+	a, err := v.Attach(t.Context(), vole.AttachOptions{HostPath: true})
+	must(t, err)
+	fn(a.Path())
+	must(t, a.Detach(t.Context()))
+}
+
+// TestDeepTrees removes what is nested deeper than a process may have files open.
+func TestDeepTrees(t *testing.T) {
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	small := limit
+	small.Cur = 512
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &small))
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+
+	home := filepath.Join(t.TempDir(), "home")
+	s, err := vole.Open(t.Context(), vole.Options{Home: home})
+	must(t, err)
+	defer closeChecked(t, s)
+	for _, name := range []string{"v", "w"} {
+		v, err := s.Create(t.Context(), name, vole.Spec{})
+		must(t, err)
+		attached(t, v, func(path string) { nest(t, path, 3000) })
+	}
+	v, err := s.Get(t.Context(), "v")
+	must(t, err)
+	f, err := v.FS(t.Context())
+	must(t, err)
+	must(t, f.RemoveAll(t.Context(), "d"), f.Close())
+	if info, err := v.Measure(t.Context()); err != nil || info.Used != 0 {
+		t.Errorf("measured %v, %v", info.Used, err)
+	}
+	must(t, s.Remove(t.Context(), "w"))
+	if left, err := os.ReadDir(filepath.Join(home, "volumes")); err != nil || len(left) != 1 {
+		t.Errorf("volumes/ holds %v, %v", left, err)
+	}
+}
+
+// TestWhatCannotBeDeleted makes sure that one volume that will not go keeps nobody
+// from the others, is reported, and goes once it can.
+func TestWhatCannotBeDeleted(t *testing.T) {
+	home := filepath.Join(t.TempDir(), "home")
+	s, err := vole.Open(t.Context(), vole.Options{Home: home})
+	must(t, err)
+	_, f, err := volume(t.Context(), s, "v", vole.Spec{})
+	must(t, err)
+	must(t, f.WriteFile(t.Context(), "stuck", []byte("x"), 0o644), f.Close())
+	fault.Set(func(op, what string, do func() error) error {
+		if op == "unlink" && what == "stuck" {
+			return unix.EPERM // as of a file that is immutable
+		}
+		return do()
+	})
+	defer fault.Set(nil)
+	if err := s.Remove(t.Context(), "v"); !errors.Is(err, vole.ErrPermission) {
+		t.Fatalf("remove: %v", err)
+	}
+	must(t, s.Close())
+	for range 2 {
+		s, err = vole.Open(t.Context(), vole.Options{Home: home})
+		must(t, err)
+		if s.Caps().ReadOnly {
+			t.Fatal("the home is open for reading only")
+		}
+		if _, err := s.Create(t.Context(), "v", vole.Spec{}); err != nil {
+			t.Fatalf("its name is blocked: %v", err)
+		}
+		if codes, _ := findings(t, s, false); !slices.Equal(codes, []string{"unfinished-volume"}) {
+			t.Errorf("found %v", codes)
+		}
+		if codes, fixed := findings(t, s, true); !slices.Equal(codes, []string{"unfinished-volume"}) || fixed {
+			t.Errorf("repair found %v, repaired %v", codes, fixed)
+		}
+		must(t, s.Remove(t.Context(), "v"), s.Close())
+	}
+	fault.Set(nil)
+	s, err = vole.Open(t.Context(), vole.Options{Home: home})
+	must(t, err)
+	closeChecked(t, s)
+	if left, err := os.ReadDir(filepath.Join(home, "volumes")); err != nil || len(left) != 0 {
+		t.Errorf("volumes/ holds %v, %v", left, err)
+	}
+}
+
+// TestMeasureWhileRemoving measures a volume while a tree is on its way out.
+func TestMeasureWhileRemoving(t *testing.T) {
+	home, _, v := homeWith(t, vole.Spec{Quota: vole.MiB})
+	f, err := v.OpenFS(t.Context(), vole.FSOptions{Batch: true})
+	must(t, err)
+	must(t, f.WriteFile(t.Context(), "keep", make([]byte, 5000), 0o644))
+	for i := range 100 {
+		must(t, f.WriteFile(t.Context(), fmt.Sprint("d/", i), make([]byte, 100), 0o644))
+	}
+	other, err := vole.Open(t.Context(), vole.Options{Home: home})
+	must(t, err)
+	defer closeChecked(t, other)
+	n := 0
+	var measured vole.Info
+	var merr error
+	fault.Set(func(op, _ string, do func() error) error {
+		err := do()
+		if op == "unlink" {
+			if n++; n == 50 {
+				// In another goroutine: the lock of the file is held here.
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					ov, err := other.Get(t.Context(), "v")
+					if err == nil {
+						measured, err = ov.Measure(t.Context())
+					}
+					merr = err
+				}()
+				t.Cleanup(func() { <-done })
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		return err
+	})
+	err = f.RemoveAll(t.Context(), "d")
+	fault.Set(nil)
+	must(t, err, f.Close())
+	for range 1000 {
+		if info, err := v.Refresh(t.Context()); err == nil && info.Used == 5000 && !info.UsedStale && measured.ID != "" {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	must(t, merr)
+	if measured.Used < 5000 || measured.Used > 5000+10000 {
+		t.Errorf("measured %d meanwhile", measured.Used)
+	}
+	if info, err := v.Refresh(t.Context()); err != nil || info.Used != 5000 || info.UsedStale {
+		t.Errorf("afterwards %d, stale %v, %v; want 5000", info.Used, info.UsedStale, err)
+	}
+}
+
+// TestNamelessAcrossStores shrinks a file whose name another process took away.
+func TestNamelessAcrossStores(t *testing.T) {
+	home, _, v := homeWith(t, vole.Spec{Quota: vole.MiB})
+	ctx := t.Context()
+	f, err := v.FS(ctx)
+	must(t, err)
+	must(t, f.WriteFile(ctx, "f", make([]byte, vole.MiB), 0o644))
+	h, err := f.Open(ctx, "f", vole.OpenOptions{Write: true})
+	must(t, err)
+	other, err := vole.Open(ctx, vole.Options{Home: home})
+	must(t, err)
+	defer closeChecked(t, other)
+	ov, err := other.Get(ctx, "v")
+	must(t, err)
+	of, err := ov.FS(ctx)
+	must(t, err)
+	must(t, of.Remove(ctx, "f"), h.Truncate(ctx, 0))
+	_, err = h.WriteAt(ctx, make([]byte, 1000), 0)
+	must(t, err, h.Truncate(ctx, 10))
+	must(t, of.WriteFile(ctx, "g", make([]byte, vole.MiB-10), 0o644))
+	if err := of.WriteFile(ctx, "h", make([]byte, 1), 0o644); !errors.Is(err, vole.ErrQuota) {
+		t.Errorf("one byte beyond the quota: %v", err)
+	}
+	must(t, h.Close(), f.Close(), of.Close())
+	if info, err := v.Refresh(ctx); err != nil || info.Used != vole.MiB-10 || info.UsedStale {
+		t.Errorf("used %d, stale %v, %v", info.Used, info.UsedStale, err)
+	}
+}
+
+// TestCatalogLost makes sure that nobody begins anew over volumes whose catalog is gone.
+func TestCatalogLost(t *testing.T) {
+	for _, how := range []string{"missing", "empty"} {
+		home := filepath.Join(t.TempDir(), "home")
+		seed(t, home)
+		for _, suffix := range []string{"", "-wal", "-shm"} {
+			if err := os.Remove(filepath.Join(home, "catalog.db"+suffix)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+		if how == "empty" {
+			must(t, os.WriteFile(filepath.Join(home, "catalog.db"), nil, 0o600))
+		}
+		s, err := vole.Open(t.Context(), vole.Options{Home: home})
+		if !errors.Is(err, vole.ErrCorrupt) || !strings.Contains(err.Error(), "3 volumes") {
+			t.Errorf("%s: %v", how, err)
+		}
+		if err == nil {
+			s.Close()
+		}
+	}
+}
