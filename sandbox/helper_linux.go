@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"golang.org/x/sys/unix"
@@ -35,8 +36,9 @@ type helper struct {
 	rt     *ociRuntime
 	pid    int // of the command
 
-	root      string   // as the runtime gets it
-	args, env []string // of the command
+	root      string        // as the runtime gets it
+	guest     []specs.Mount // what the runtime mounts there, by paths without links
+	args, env []string      // of the command
 }
 
 func helperMain(args []string) int {
@@ -55,6 +57,8 @@ func helperMain(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	// The caller's could close what is made here to other users of the sandbox.
+	unix.Umask(0o022)
 	conn, err := openPackets(os.NewFile(fdPackets, "supervisor"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -102,6 +106,10 @@ func helperRun(conn packets) (exit int, err error) {
 		return 0, err
 	}
 	go h.serve(ctx)
+	// Once it is started, a runtime can only print what is wrong with the command.
+	if err := h.checkCommand(); err != nil {
+		return 0, err
+	}
 	if err := h.rt.start(ctx, h); err != nil {
 		return 0, err
 	}
@@ -145,6 +153,7 @@ func (h *helper) prepare(ctx context.Context) error {
 		return err
 	}
 	spec := buildSpec(h.p, proc, root, pidNS, more, h.mounts)
+	h.mountGuest(spec.Mounts)
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return err

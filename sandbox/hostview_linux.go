@@ -22,6 +22,28 @@ var skeleton = []string{
 	"var/cache", "var/lib", "var/log", "var/tmp",
 }
 
+// skeletonModes are the modes of those that are not 0755. runc gives what it mounts
+// there the mode of the directory, whatever the mount's options say.
+var skeletonModes = map[string]fs.FileMode{
+	"root": 0o700, "tmp": 0o777 | fs.ModeSticky, "var/tmp": 0o777 | fs.ModeSticky,
+}
+
+// makeSkeleton makes the directories that are the sandbox's own.
+func makeSkeleton(root string) error {
+	for _, d := range skeleton {
+		at := filepath.Join(root, d)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if mode, ok := skeletonModes[d]; ok {
+			if err := os.Chmod(at, mode); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // systemDir reports whether a directory in "/" is one of programs and their
 // configuration. All else of the host is absent from its view.
 func systemDir(name string) bool {
@@ -44,10 +66,8 @@ type hostView struct {
 // hostRoot makes root a read-only view of the host's root.
 func (h *helper) hostRoot(root string) error {
 	v := &hostView{root: root, asRoot: !h.p.Rootless, holes: h.holes()}
-	for _, d := range skeleton {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			return err
-		}
+	if err := makeSkeleton(root); err != nil {
+		return err
 	}
 	if v.asRoot {
 		v.idmap = nobodyNamespace()

@@ -61,7 +61,8 @@ type Mount struct {
 	Subpath string
 }
 
-// Bounds and rules of guest paths.
+// badPathBytes cannot be in a guest path, because they separate the parts of a mount or
+// end a string.
 const badPathBytes = ":;,\x00"
 
 // ParseMount parses NAME:/guest/path[:opt,opt...]. The options are ro, rw, noexec,

@@ -10,7 +10,6 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -79,6 +78,13 @@ func fillRoot(root string) error {
 	for _, d := range []string{"proc", "dev", "tmp"} {
 		// Anything else there, a link too, is for the runtime to judge.
 		if err := r.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	// runc gives what it mounts there the mode of the directory.
+	if st, err := r.Lstat("tmp"); err == nil && st.IsDir() {
+		err = r.Chmod("tmp", 0o777|fs.ModeSticky)
+		if !errors.Is(err, fs.ErrPermission) { // of a user that is not mapped
 			return err
 		}
 	}
@@ -200,54 +206,6 @@ func inRoot(root, name string, flags int) (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// checkCommand says why a command that the runtime did not start could not be:
-// ExitNotFound, ExitNotExecutable, or 0 when it seems fine.
-func (h *helper) checkCommand() int {
-	name := h.args[0]
-	places := []string{name}
-	if !strings.Contains(name, "/") {
-		places = nil
-		for _, e := range h.env {
-			if list, ok := strings.CutPrefix(e, "PATH="); ok {
-				for _, d := range filepath.SplitList(list) {
-					places = append(places, path.Join(d, name))
-				}
-			}
-		}
-	} else if !path.IsAbs(name) {
-		return 0
-	}
-	verdict := ExitNotFound
-	for _, p := range places {
-		st, err := h.statGuest(p)
-		switch {
-		case err != nil:
-		case st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0:
-			return 0
-		default:
-			verdict = ExitNotExecutable
-		}
-	}
-	return verdict
-}
-
-// statGuest looks at a path as the command would see it.
-func (h *helper) statGuest(p string) (unix.Stat_t, error) {
-	root, rel := h.root, p
-	for i, m := range h.p.Mounts { // parents first: the deepest fits last
-		if beneath(path.Clean(p), m.Path) {
-			root, rel = h.mounts[i], strings.TrimPrefix(path.Clean(p), m.Path)
-		}
-	}
-	var st unix.Stat_t
-	f, err := inRoot(root, "./"+rel, unix.O_PATH)
-	if err != nil {
-		return st, err
-	}
-	defer f.Close()
-	return st, unix.Fstat(int(f.Fd()), &st)
 }
 
 // readGuest reads a small file of the root, at most 1 MiB of it.

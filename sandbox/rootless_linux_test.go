@@ -64,6 +64,7 @@ func TestRootless(t *testing.T) {
 func rootless(t *testing.T) {
 	t.Run("Run", rootlessRun)
 	t.Run("HostIsHidden", rootlessHostIsHidden)
+	t.Run("Modes", rootlessModes)
 	t.Run("Limits", rootlessLimits)
 	t.Run("Rootfs", rootlessRootfs)
 	t.Run("Kill", rootlessKill)

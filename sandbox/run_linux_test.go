@@ -65,6 +65,46 @@ func TestExitCodes(t *testing.T) {
 	})
 }
 
+// A volume may hide the command, its linker or its interpreter.
+func TestHiddenCommand(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		c := shell(t, `cd /f; printf '#!/nosuch/interp\n' > script; echo x > garbage; chmod 755 *; ln -s /bin/sh sh; ln -s nowhere dangling;`+
+			`ln -s ../f/sh up; printf '#! /bin/sh -e\nexit 3' > good; chmod 755 good`, "f:/f")
+		c.Runtime = runtime
+		if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
+			t.Fatalf("%+v, %v", o, err)
+		}
+		for _, hidden := range []string{"/usr", "/usr/bin", "/bin", "/lib64"} {
+			c := shell(t, "true", "new:"+hidden)
+			c.Runtime = runtime
+			checkExec(t, e, c, ExitNotFound)
+		}
+		for cmd, want := range map[string]int{
+			"/f/script": ExitNotFound, "/f/dangling": ExitNotFound, "/tmp/sh": ExitNotFound, "/f": ExitNotExecutable,
+			"/f/sh": 0, "/f/up": 0, "/f/good": 3, "/f/../f/./good": 3, "/tmp/../f/sh": 0,
+		} {
+			c := Config{Runtime: runtime, Args: []string{cmd, "-c", "exit 0"}, Mounts: shell(t, "", "f:/f").Mounts}
+			checkExec(t, e, c, want)
+		}
+		if _, err := e.store.Get(testCtx(t), "new"); !errors.Is(err, vole.ErrNotFound) {
+			t.Errorf("the volume that was made in vain: %v", err)
+		}
+		e.checkClean()
+	})
+}
+
+// checkExec checks the exit code of a command, or that it cannot be executed with it.
+func checkExec(t *testing.T, e *env, c Config, want int) {
+	t.Helper()
+	o, err := e.run(c, "")
+	if want < ExitVole && (err != nil || o.ExitCode != want) {
+		t.Errorf("%q %v: %+v, %v; want exit code %d", c.Args, c.Mounts, o, err, want)
+	}
+	if x := (*ExecError)(nil); want >= ExitVole && (!errors.As(err, &x) || x.ExitCode != want || strings.Contains(err.Error(), c.Runtime+": ")) {
+		t.Errorf("%q %v: %v; want exit code %d", c.Args, c.Mounts, err, want)
+	}
+}
+
 func TestSignals(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		c := shell(t, "trap 'echo got; exit 4' USR1; echo ready; while :; do sleep 0.05; done")

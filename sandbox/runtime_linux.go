@@ -114,20 +114,22 @@ func (rt *ociRuntime) explain(err error, h *helper) error {
 	if msg == "" {
 		msg = err.Error()
 	}
-	err = fmt.Errorf("%s: %s", rt.name, msg)
-	if code := h.checkCommand(); code == ExitNotFound {
-		return &ExecError{code, fmt.Errorf("%q: command not found in the sandbox", h.args[0])}
-	} else if code != 0 || deniedExec(msg) {
+	if err := h.checkCommand(); err != nil {
+		return err
+	}
+	if deniedExec(msg) {
 		return &ExecError{ExitNotExecutable, fmt.Errorf("%q cannot be executed in the sandbox", h.args[0])}
 	}
-	return err
+	return fmt.Errorf("%s: %s", rt.name, msg)
 }
 
-// deniedExec reads in a runtime's message that the command may not be executed. There
-// is no other way to tell: a mount without exec, or the user's rights, decide it.
+// deniedExec reads in a runtime's message that the command may not be executed, or is
+// no program. There is no other way to tell: a mount without exec, the user's rights, or
+// formats that the kernel knows decide it.
 func deniedExec(msg string) bool {
 	msg = strings.ToLower(msg)
-	return strings.Contains(msg, "permission denied") && (strings.Contains(msg, "exec") || strings.Contains(msg, "failed to load"))
+	return strings.Contains(msg, "exec format error") ||
+		strings.Contains(msg, "permission denied") && (strings.Contains(msg, "exec") || strings.Contains(msg, "failed to load"))
 }
 
 // lastError is the last error in the runtime's log, "" when there is none.

@@ -12,10 +12,18 @@ import (
 	"github.com/volehq/vole"
 )
 
+// create makes a volume, and the directory of its files.
 func (e *env) create(name string, spec vole.Spec) *vole.Volume {
 	e.t.Helper()
 	v, err := e.store.Create(testCtx(e.t), name, spec)
 	if err != nil {
+		e.t.Fatal(err)
+	}
+	a, err := v.Attach(testCtx(e.t), vole.AttachOptions{Holder: "test", HostPath: true, ReadOnly: true})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if err := a.Detach(testCtx(e.t)); err != nil {
 		e.t.Fatal(err)
 	}
 	return v
