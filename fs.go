@@ -44,7 +44,7 @@ func (f *FS) do2(ctx context.Context, op, from, to string, fn func(from, to stri
 	if err == nil {
 		err = fn(a, b)
 	}
-	return f.vol.wrap(op, from+" to "+to, err)
+	return f.vol.wrap(op, from+" to "+driver.RootedPath(to), err)
 }
 
 func clean(ctx context.Context, path string) (string, error) {
@@ -185,16 +185,39 @@ func (f *FS) WriteFile(ctx context.Context, path string, data []byte, perm fs.Fi
 }
 
 // WriteFrom is WriteFile for a stream: it writes what r yields until io.EOF and
-// returns how much that was. When r fails, nothing changes.
+// returns how much that was. When r fails, nothing changes. With opts.NextData it
+// writes a sparse file.
 func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts WriteOptions) (n int64, err error) {
 	err = f.do(ctx, "write", path, func(p string) error {
 		if err := checkMode(opts.Mode); err != nil {
 			return err
 		}
+		if opts.NextData != nil {
+			if opts.Size < 0 {
+				return driver.Errorf(ErrInvalid, "size %d: must not be negative", opts.Size)
+			}
+			opts.NextData = ascending(opts.Size, opts.NextData)
+		}
 		n, err = f.d.WriteFile(ctx, p, r, opts)
 		return err
 	})
 	return n, err
+}
+
+// ascending checks the ranges that next returns, of a file of size bytes, so that a
+// driver need not.
+func ascending(size int64, next func(ctx context.Context) (off, n int64, err error)) func(ctx context.Context) (off, n int64, err error) {
+	at := int64(0)
+	return func(ctx context.Context) (off, n int64, err error) {
+		if off, n, err = next(ctx); err != nil {
+			return 0, 0, err
+		}
+		if off < at || n < 0 || off > size || n > size-off {
+			return 0, 0, driver.Errorf(ErrInvalid, "a range of %d bytes at %d: ranges must ascend, and end within the file's %d bytes", n, off, size)
+		}
+		at = off + n
+		return off, n, nil
+	}
 }
 
 // NewReader streams n bytes of a file from offset off; n < 0 means to its end. A range

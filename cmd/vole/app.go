@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/local"
 	"golang.org/x/term"
 )
 
@@ -30,14 +33,47 @@ type app struct {
 	started bool
 }
 
-// open opens the store that the global flags name. The caller closes it.
-func (a *app) open(ctx context.Context) (*vole.Store, error) {
-	return vole.Open(ctx, vole.Options{Home: a.home})
+// errNoHome is what the error for a home that is not there matches.
+var errNoHome = driver.Errorf(vole.ErrNotFound, "no volumes are kept there yet")
+
+// homeDir is the absolute path of the home that the global flags name.
+func (a *app) homeDir() (home string, err error) {
+	if home = a.home; home == "" {
+		if home, err = local.DefaultHome(); err != nil {
+			return "", err
+		}
+	}
+	return filepath.Abs(home)
 }
 
-// withStore runs fn on the opened store and closes it.
+// findHome returns the home, and an error that matches errNoHome when there is none.
+func (a *app) findHome(ctx context.Context) (string, error) {
+	home, err := a.homeDir()
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return "", &vole.Error{Op: "open", Path: home, Err: err}
+	}
+	if _, err := os.Stat(filepath.Join(home, "catalog.db")); errors.Is(err, fs.ErrNotExist) {
+		err := &vole.Error{Op: "open", Path: home, Err: errNoHome}
+		return "", &hinted{err, "'vole create' makes a home there; --home and $VOLE_HOME name another one"}
+	}
+	return home, nil
+}
+
+// withStore runs fn on the opened store of a home that is there, and closes it. Only
+// what makes a volume makes a home: a mistyped one is to be noticed.
 func (a *app) withStore(ctx context.Context, fn func(s *vole.Store) error) error {
-	s, err := a.open(ctx)
+	if _, err := a.findHome(ctx); err != nil {
+		return err
+	}
+	return a.withNewStore(ctx, fn)
+}
+
+// withNewStore is withStore that makes a home that is not there.
+func (a *app) withNewStore(ctx context.Context, fn func(s *vole.Store) error) error {
+	s, err := vole.Open(ctx, vole.Options{Home: a.home})
 	if err != nil {
 		return err
 	}

@@ -2,15 +2,12 @@ package main
 
 import (
 	"context"
-	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/local"
 )
 
 // A completion must come while the user still waits for it, and a shell shows only
@@ -55,81 +52,73 @@ func completePaths(a *app, max int, host bool) completer {
 	}
 }
 
-// openExisting opens the home for reading if it is there; a completion makes nothing.
-func (a *app) openExisting(ctx context.Context) (*vole.Store, bool) {
-	home := a.home
-	if home == "" {
-		var err error
-		if home, err = local.DefaultHome(); err != nil {
-			return nil, false
-		}
-	}
-	if _, err := os.Stat(filepath.Join(home, "catalog.db")); err != nil {
-		return nil, false
-	}
-	s, err := vole.Open(ctx, vole.Options{Home: home, ReadOnly: true})
-	return s, err == nil
-}
-
-func (a *app) volumeNames(ctx context.Context, prefix string, not []string) []cobra.Completion {
+// completing runs fn on the volumes of a home that is there, opened for reading, for as
+// long as a completion may take. A completion makes nothing, and has no place for an
+// error: what was found before it is offered.
+func (a *app) completing(ctx context.Context, fn func(ctx context.Context, s *vole.Store) error) {
 	ctx, cancel := context.WithTimeout(ctx, completionTime)
 	defer cancel()
-	s, ok := a.openExisting(ctx)
-	if !ok {
-		return nil
+	home, err := a.findHome(ctx)
+	if err != nil {
+		return
+	}
+	s, err := vole.Open(ctx, vole.Options{Home: home, ReadOnly: true})
+	if err != nil {
+		return
 	}
 	defer s.Close()
+	_ = fn(ctx, s)
+}
+
+func (a *app) volumeNames(ctx context.Context, prefix string, not []string) (list []cobra.Completion) {
 	given := make(map[string]bool, len(not))
 	for _, n := range not {
 		given[n] = true
 	}
-	var list []cobra.Completion
-	for v, err := range s.Volumes(ctx, vole.Filter{}) {
-		if err != nil || len(list) == completionMax {
-			break
+	a.completing(ctx, func(ctx context.Context, s *vole.Store) error {
+		for v, err := range s.Volumes(ctx, vole.Filter{}) {
+			if err != nil || len(list) == completionMax {
+				return err
+			}
+			if n := v.Name(); strings.HasPrefix(n, prefix) && !given[n] {
+				list = append(list, n)
+			}
 		}
-		if n := v.Name(); strings.HasPrefix(n, prefix) && !given[n] {
-			list = append(list, n)
-		}
-	}
+		return nil
+	})
 	return list
 }
 
-func (a *app) volumePaths(ctx context.Context, name, prefix string) []cobra.Completion {
-	ctx, cancel := context.WithTimeout(ctx, completionTime)
-	defer cancel()
-	s, ok := a.openExisting(ctx)
-	if !ok {
-		return nil
-	}
-	defer s.Close()
-	v, err := s.Get(ctx, name)
-	if err != nil {
-		return nil
-	}
-	f, err := v.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
+func (a *app) volumePaths(ctx context.Context, name, prefix string) (list []cobra.Completion) {
 	dir, base := path.Split(prefix)
 	if dir == "" {
 		dir = "/"
 	}
-	var list []cobra.Completion
-	for e, err := range f.Entries(ctx, dir) {
-		if err != nil || len(list) == completionMax {
-			break
+	a.completing(ctx, func(ctx context.Context, s *vole.Store) error {
+		v, err := s.Get(ctx, name)
+		if err != nil {
+			return err
 		}
-		if !strings.HasPrefix(e.Name, base) || unprintable(e.Name) {
-			continue
+		f, err := v.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
+		if err != nil {
+			return err
 		}
-		c := name + ":" + dir + e.Name
-		if e.IsDir() {
-			c += "/"
+		defer f.Close()
+		for e, err := range f.Entries(ctx, dir) {
+			if err != nil || len(list) == completionMax {
+				return err
+			}
+			if !strings.HasPrefix(e.Name, base) || unprintable(e.Name) {
+				continue
+			}
+			c := name + ":" + dir + e.Name
+			if e.IsDir() {
+				c += "/"
+			}
+			list = append(list, c)
 		}
-		list = append(list, c)
-	}
+		return nil
+	})
 	return list
 }
 

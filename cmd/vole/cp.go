@@ -195,7 +195,7 @@ func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats c
 		return stats, err
 	}
 	if !pl.exists || !pl.item.mode.IsDir() {
-		err := &fs.PathError{Op: "cp", Path: to.arg, Err: vole.ErrNotDir}
+		err := &fs.PathError{Op: "cp", Path: to.display(), Err: vole.ErrNotDir}
 		return stats, errors.Join(&hinted{err, "a tar stream is unpacked into a directory that is there"}, t.abandon())
 	}
 	in := input(ctx, c.stdin)

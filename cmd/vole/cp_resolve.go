@@ -12,7 +12,6 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/local"
 )
 
 // maxLinks is how many symbolic links a path may lead through, as Linux has it.
@@ -35,6 +34,14 @@ func parseLocation(arg string) location {
 		p = "/"
 	}
 	return location{arg: arg, volume: name, path: p}
+}
+
+// display is the location as messages show it.
+func (l location) display() string {
+	if l.volume == "" {
+		return l.arg
+	}
+	return l.volume + ":" + driver.RootedPath(l.path)
 }
 
 // contents reports whether a path asks for what is in a directory instead of the
@@ -141,14 +148,6 @@ func contains(dir os.FileInfo, home string) bool {
 	}
 }
 
-// homeDir is the absolute path of the home.
-func (a *app) homeDir() (string, error) {
-	if a.home != "" {
-		return filepath.Abs(a.home)
-	}
-	return local.DefaultHome()
-}
-
 // volumePlace finds the target of a copy in a volume. What a link leads to is meant,
 // there or not.
 func volumePlace(ctx context.Context, t *volumeTarget, l location) (*place, error) {
@@ -220,13 +219,13 @@ func choose(o *origin, pl *place, l location) (at string, err error) {
 		}
 		return path.Join(pl.path, o.name), nil
 	case pl.exists && o.item.mode.IsDir():
-		return "", &fs.PathError{Op: "cp", Path: l.arg, Err: driver.Errorf(vole.ErrNotDir, "a directory cannot be copied onto a file")}
+		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: driver.Errorf(vole.ErrNotDir, "a directory cannot be copied onto a file")}
 	case pl.exists && asksForDir(l.path):
-		return "", &fs.PathError{Op: "cp", Path: l.arg, Err: vole.ErrNotDir}
+		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: vole.ErrNotDir}
 	case pl.exists, o.item.mode.IsDir():
 		return pl.path, nil
 	case asksForDir(l.path):
-		return "", &fs.PathError{Op: "cp", Path: l.arg, Err: driver.Errorf(vole.ErrNotExist, "no such directory")}
+		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: driver.Errorf(vole.ErrNotExist, "no such directory")}
 	}
 	return pl.path, nil
 }

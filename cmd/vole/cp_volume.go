@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"path"
 	"strings"
 
 	"github.com/volehq/vole"
@@ -163,57 +162,41 @@ func (t *volumeTarget) close(ctx context.Context) error {
 func (t *volumeTarget) abandon() error { return t.f.Close() }
 
 func (t *volumeTarget) file(ctx context.Context, p string, it *item, c content) error {
-	if it.sparse && t.holes {
-		return t.sparseFile(ctx, p, it, c)
-	}
 	// The metadata that follows replaces any mode but 0, which means a default here.
 	opts := vole.WriteOptions{Mode: it.mode.Perm(), Size: it.size}
-	if _, err := t.f.WriteFrom(ctx, p, struct{ io.Reader }{c}, opts); err != nil {
+	r := io.Reader(struct{ io.Reader }{c})
+	if it.sparse && t.holes {
+		s := &sparseStream{c, it.size}
+		r, opts.NextData = s, s.next
+	}
+	if _, err := t.f.WriteFrom(ctx, p, r, opts); err != nil {
 		return err
 	}
 	return t.setMeta(ctx, p, it)
 }
 
-// sparseFile writes range by range to a temporary name, because a stream has no
-// holes, and renames.
-func (t *volumeTarget) sparseFile(ctx context.Context, p string, it *item, c content) (err error) {
-	tmp := tempName(p)
-	opts := vole.OpenOptions{Create: true, Exclusive: true, Mode: 0o600}
-	h, err := t.f.Open(ctx, tmp, opts)
-	if errors.Is(err, fs.ErrNotExist) { // WriteFrom would make the parents
-		if err := t.mkdirAll(ctx, path.Dir(p)); err != nil {
-			return err
-		}
-		h, err = t.f.Open(ctx, tmp, opts)
+// sparseStream gives content as vole.WriteOptions.NextData wants it, whatever becomes
+// of the file while it is read.
+type sparseStream struct {
+	c    content
+	size int64
+}
+
+func (s *sparseStream) next(ctx context.Context) (off, n int64, err error) {
+	off, n, err = s.c.nextData(ctx)
+	if err == nil && off >= s.size {
+		err = io.EOF // the file has grown
 	}
-	if err != nil {
-		return err
+	return off, min(n, s.size-off), err
+}
+
+func (s *sparseStream) Read(p []byte) (int, error) {
+	n, err := s.c.Read(p)
+	if errors.Is(err, io.EOF) { // within a range: the file has shrunk
+		clear(p[n:])
+		return len(p), nil
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, h.Close())
-			// Removing is all the more due when ctx is done.
-			t.f.Remove(context.WithoutCancel(ctx), tmp)
-		}
-	}()
-	if err := h.Truncate(ctx, it.size); err != nil {
-		return err
-	}
-	err = copySparse(ctx, c, it.size, func(b []byte, off int64) error {
-		_, err := h.WriteAt(ctx, b, off)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	// The rename must not reach the disk before the bytes.
-	if err := errors.Join(h.Sync(ctx), h.Close()); err != nil {
-		return err
-	}
-	if err := t.setMeta(ctx, tmp, it); err != nil {
-		return err
-	}
-	return t.f.Rename(ctx, tmp, p, vole.RenameOptions{})
+	return n, err
 }
 
 func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {

@@ -47,7 +47,7 @@ that holds ext4, and needs a size.`,
 
 func (a *app) create(cmd *cobra.Command, name string, spec vole.Spec, existOK bool) error {
 	ctx := cmd.Context()
-	return a.withStore(ctx, func(s *vole.Store) (err error) {
+	return a.withNewStore(ctx, func(s *vole.Store) (err error) {
 		var v *vole.Volume
 		if existOK {
 			v, _, err = s.Ensure(ctx, name, spec)

@@ -19,7 +19,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range []any{
-		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, copyStats{}, removedJSON{},
+		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, copyStats{}, nameJSON{},
 		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, versionInfo{}, errorJSON{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {

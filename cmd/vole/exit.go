@@ -110,6 +110,9 @@ func (a *app) report(err error) {
 	}
 	if e := (*vole.Error)(nil); errors.As(err, &e) {
 		out.Op, out.Volume, out.Path = e.Op, e.Volume, e.Path
+		if e.Volume != "" && e.Path != "" {
+			out.Path = driver.RootedPath(e.Path)
+		}
 	}
 	enc := json.NewEncoder(a.stderr)
 	enc.SetEscapeHTML(false)

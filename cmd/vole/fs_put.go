@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 )
 
 // transferJSON is a file that put or get moved.
@@ -102,7 +103,7 @@ func putTarget(ctx context.Context, f *vole.FS, file, p string) (string, error) 
 		return p, nil
 	}
 	if file == "-" {
-		return "", usagef("put: %s:%s is a directory, and standard input has no name; name a file in it", f.Volume().Name(), p)
+		return "", usagef("put: %s:%s is a directory, and standard input has no name; name a file in it", f.Volume().Name(), driver.RootedPath(p))
 	}
 	if err == nil && !isDir {
 		return "", &vole.Error{Op: "put", Volume: f.Volume().Name(), Path: p, Err: vole.ErrNotDir}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"strings"
 
@@ -41,7 +42,11 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 			if cmd.Flags().Changed("limit") && filter.Limit <= 0 {
 				return usagef("--limit %d: must be at least 1", filter.Limit)
 			}
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.list(cmd.Context(), s, filter) })
+			err = a.withStore(cmd.Context(), func(s *vole.Store) error { return a.list(cmd.Context(), s, filter) })
+			if errors.Is(err, errNoHome) {
+				return a.newVolumePrinter(filter.Limit > 0).close("")
+			}
+			return err
 		},
 	}
 	f := cmd.Flags()

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -196,4 +198,36 @@ func plain(s string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// nameJSON is a volume or a sandbox with which a command has done what it does.
+type nameJSON struct {
+	Name string `json:"name"` // as it was given
+}
+
+// eachName does something with each of the names and prints those where it was done.
+// One that fails does not keep the others from it.
+func (a *app) eachName(ctx context.Context, names []string, do func(name string) (done bool, err error)) error {
+	var errs []error
+	list := []nameJSON{}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			errs = append(errs, err)
+			break
+		}
+		done, err := do(name)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case !done:
+		case a.json:
+			list = append(list, nameJSON{name})
+		case !a.quiet:
+			errs = append(errs, a.printf("%s\n", name))
+		}
+	}
+	if a.json {
+		errs = append(errs, a.printJSON(list))
+	}
+	return errors.Join(errs...)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
@@ -40,31 +39,13 @@ func newResumeCmd(a *app) *cobra.Command {
 	}
 }
 
-// sandboxDone is a sandbox with which a command has done what it does.
-type sandboxDone struct {
-	Name string `json:"name"` // as it was given
-}
-
 // eachSandbox does something with each of the named sandboxes and prints those where
-// it worked. One that fails does not keep the others from it.
+// it worked.
 func (a *app) eachSandbox(ctx context.Context, names []string, do func(*sandbox.Manager, context.Context, string) error) error {
 	return a.withSandboxes(ctx, func(m *sandbox.Manager) error {
-		var errs []error
-		done := []sandboxDone{}
-		for _, name := range names {
+		return a.eachName(ctx, names, func(name string) (bool, error) {
 			err := do(m, ctx, name)
-			switch {
-			case err != nil:
-				errs = append(errs, withHint(err, vole.ErrNotFound, "'vole ps -a' lists the sandboxes"))
-			case a.json:
-				done = append(done, sandboxDone{name})
-			case !a.quiet:
-				errs = append(errs, a.printf("%s\n", name))
-			}
-		}
-		if a.json {
-			errs = append(errs, a.printJSON(done))
-		}
-		return errors.Join(errs...)
+			return err == nil, withHint(err, vole.ErrNotFound, "'vole ps -a' lists the sandboxes")
+		})
 	})
 }

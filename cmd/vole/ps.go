@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
 	"github.com/volehq/vole/sandbox"
 )
 
@@ -23,13 +26,17 @@ with the exit code, or crashed (vole or the runtime died under it).`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error {
+			err := a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error {
 				list, err := m.List(cmd.Context(), all)
 				if err != nil {
 					return err
 				}
 				return a.printSandboxes(list)
 			})
+			if errors.Is(err, errNoHome) {
+				return a.printSandboxes([]sandbox.Info{})
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that ended")
@@ -105,22 +112,20 @@ func sandboxCommand(i sandbox.Info) string {
 func completeSandboxes(a *app, all bool, max int, want func(sandbox.Info) bool) completer {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		var names []cobra.Completion
-		s, ok := a.openExisting(cmd.Context())
-		if !ok || max > 0 && len(args) >= max {
+		if max > 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		defer s.Close()
-		m, err := sandbox.Open(cmd.Context(), a.home, s)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		defer m.Close()
-		list, _ := m.List(cmd.Context(), all) // a completion has no place for an error
-		for _, i := range list {
-			if want(i) && strings.HasPrefix(i.Name, prefix) {
-				names = append(names, i.Name)
-			}
-		}
+		a.completing(cmd.Context(), func(ctx context.Context, s *vole.Store) error {
+			return a.onSandboxes(ctx, func(m *sandbox.Manager) error {
+				list, err := m.List(ctx, all)
+				for _, i := range list {
+					if want(i) && strings.HasPrefix(i.Name, prefix) {
+						names = append(names, i.Name)
+					}
+				}
+				return err
+			})(s)
+		})
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }

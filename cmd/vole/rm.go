@@ -1,16 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 )
-
-// removedJSON is a volume that rm removed.
-type removedJSON struct {
-	Name string `json:"name"` // as it was given
-}
 
 func newRmCmd(a *app) *cobra.Command {
 	var force bool
@@ -26,38 +22,26 @@ is not removed. One that fails does not keep the others from being removed.`,
 		Args:              minArgs(1, "the name of at least one volume"),
 		ValidArgsFunction: completeNames(a, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(cmd.Context(), func(s *vole.Store) error {
-				return a.remove(cmd, s, args, force)
+			ctx := cmd.Context()
+			err := a.withStore(ctx, func(s *vole.Store) error {
+				return a.eachName(ctx, args, func(name string) (bool, error) { return removeOne(ctx, s, name, force) })
 			})
+			if force && errors.Is(err, errNoHome) {
+				return a.eachName(ctx, nil, nil) // all are missing
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "ignore volumes that are missing")
 	return cmd
 }
 
-func (a *app) remove(cmd *cobra.Command, s *vole.Store, names []string, force bool) error {
-	ctx := cmd.Context()
-	var errs []error
-	removed := []removedJSON{}
-	for _, name := range names {
-		if ctx.Err() != nil {
-			errs = append(errs, ctx.Err())
-			break
-		}
-		err := s.Remove(ctx, name)
-		switch {
-		case force && errors.Is(err, vole.ErrNotFound):
-		case err != nil:
-			err = withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
-			errs = append(errs, withHint(err, vole.ErrNotFound, "'vole ls' lists the volumes"))
-		case a.json:
-			removed = append(removed, removedJSON{name})
-		case !a.quiet:
-			errs = append(errs, a.printf("%s\n", name))
-		}
+// removeOne removes a volume; done is false when force lets it be missing.
+func removeOne(ctx context.Context, s *vole.Store, name string, force bool) (done bool, err error) {
+	err = s.Remove(ctx, name)
+	if force && errors.Is(err, vole.ErrNotFound) {
+		return false, nil
 	}
-	if a.json {
-		errs = append(errs, a.printJSON(removed))
-	}
-	return errors.Join(errs...)
+	err = withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
+	return err == nil, withHint(err, vole.ErrNotFound, "'vole ls' lists the volumes")
 }

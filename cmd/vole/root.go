@@ -28,9 +28,9 @@ machines and programs that use them.`,
   vole rm pip-cache`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			a.started = true
-			a.limitTime(cmd)
+			return a.limitTime(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
 		Args: cobra.ArbitraryArgs,
@@ -88,12 +88,18 @@ func groupRun(cmd *cobra.Command, args []string) error {
 
 // limitTime bounds what a command does by --timeout. Commands that end when someone
 // else does are not bounded; attach is until its program has started.
-func (a *app) limitTime(cmd *cobra.Command) {
-	if a.timeout <= 0 || cmd.Name() == "run" || cmd.Name() == "logs" {
-		return
+func (a *app) limitTime(cmd *cobra.Command) error {
+	switch {
+	case !cmd.Flags().Changed("timeout"):
+		return nil
+	case a.timeout <= 0:
+		return &hinted{usagef("--timeout %s: must be more than 0", a.timeout), "without --timeout there is no limit"}
+	case cmd.Name() == "run" || cmd.Name() == "logs":
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 	// The process ends soon after the command does; this is for the timer's sake.
 	context.AfterFunc(ctx, cancel)
 	cmd.SetContext(ctx)
+	return nil
 }

@@ -163,15 +163,20 @@ func (f *runFlags) configure() (sandbox.Config, error) {
 	return c, nil
 }
 
-// withSandboxes runs fn on the opened sandboxes and closes them.
+// withSandboxes runs fn on the opened sandboxes of a home that is there, and closes them.
 func (a *app) withSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error) error {
-	return a.withStore(ctx, func(s *vole.Store) error {
+	return a.withStore(ctx, a.onSandboxes(ctx, fn))
+}
+
+// onSandboxes makes of what works on sandboxes what works on the store.
+func (a *app) onSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error) func(s *vole.Store) error {
+	return func(s *vole.Store) error {
 		m, err := sandbox.Open(ctx, a.home, s)
 		if err != nil {
 			return err
 		}
 		return errors.Join(fn(m), m.Close())
-	})
+	}
 }
 
 func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
@@ -183,7 +188,7 @@ func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
 		return usagef("-d and -i exclude each other: a sandbox in the background has no input")
 	}
 	ctx := cmd.Context()
-	return a.withSandboxes(ctx, func(m *sandbox.Manager) error {
+	return a.withNewStore(ctx, a.onSandboxes(ctx, func(m *sandbox.Manager) error {
 		if !f.detach {
 			return a.runForeground(ctx, m, c, f.interactive)
 		}
@@ -195,7 +200,7 @@ func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
 			return a.printJSON(i)
 		}
 		return a.printf("%s\n", i.Name)
-	})
+	}))
 }
 
 // runForeground runs the sandbox to its end and passes on the exit code.
@@ -206,7 +211,7 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 	}
 	// Signals are the command's affair; before it runs they end the attempt.
 	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, forwarded...)
+	signal.Notify(sigs, heeded(forwarded...)...)
 	defer signal.Stop(sigs)
 	io.Signals = sigs
 	// When nobody reads the output any more, the command is to find that out, not vole
