@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -125,12 +127,12 @@ func (r *running) detach(ctx context.Context) error {
 }
 
 // rollBack removes the volumes that this run made in vain, but none that another has
-// begun to use meanwhile.
+// begun to use meanwhile: it is attached, or holds something.
 func (r *running) rollBack(ctx context.Context) error {
 	var errs []error
 	for _, v := range slices.Backward(r.made) {
-		info, err := v.Refresh(ctx)
-		if err == nil && info.Used == 0 {
+		unused, err := r.unused(ctx, v)
+		if err == nil && unused {
 			err = v.Remove(ctx)
 		}
 		if err != nil && !errors.Is(err, vole.ErrInUse) && !errors.Is(err, vole.ErrNotFound) {
@@ -138,4 +140,46 @@ func (r *running) rollBack(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unused reports whether a volume holds nothing but the directories that this run made
+// in it: its subpaths and the mount points of others.
+func (r *running) unused(ctx context.Context, v *vole.Volume) (ok bool, err error) {
+	own := map[string]bool{}
+	for _, in := range r.c.Mounts {
+		if in.Volume != v.Name() {
+			continue
+		}
+		for _, m := range r.c.Mounts {
+			if !beneath(m.Path, in.Path) {
+				continue
+			}
+			for p := path.Join(in.Subpath, m.Path[len(in.Path):]); p != "." && p != "/"; p = path.Dir(p) {
+				own[strings.TrimPrefix(p, "/")] = true
+			}
+		}
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		return false, err
+	}
+	ok, err = holdsOnly(ctx, f, ".", own)
+	return ok, errors.Join(err, f.Close())
+}
+
+// holdsOnly reports whether all that is beneath a directory is one of some directories.
+func holdsOnly(ctx context.Context, f *vole.FS, dir string, own map[string]bool) (bool, error) {
+	for e, err := range f.Entries(ctx, dir) {
+		if err != nil {
+			return false, err
+		}
+		p := path.Join(dir, e.Name)
+		if !e.Mode.IsDir() || !own[p] {
+			return false, nil
+		}
+		if ok, err := holdsOnly(ctx, f, p, own); !ok {
+			return false, err
+		}
+	}
+	return true, nil
 }

@@ -107,6 +107,44 @@ func TestRollBack(t *testing.T) {
 	e.checkClean()
 }
 
+// Of a volume that this run made in vain, what another put into it meanwhile is kept,
+// however little it is; what the run itself made there is not a reason to keep it.
+func TestRollBackKeepsOthersFiles(t *testing.T) {
+	for name, put := range map[string]func(dir string) error{
+		"file":           func(dir string) error { return os.WriteFile(dir+"/f", nil, 0o600) },
+		"dir":            func(dir string) error { return os.Mkdir(dir+"/d", 0o700) },
+		"link":           func(dir string) error { return os.Symlink("nowhere", dir+"/l") },
+		"deep":           func(dir string) error { return os.MkdirAll(dir+"/sub/path/d", 0o700) },
+		"beside a mount": func(dir string) error { return os.MkdirAll(dir+"/sub/beside", 0o700) },
+		"none":           func(dir string) error { return os.MkdirAll(dir+"/sub/path/in/it", 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := anyEnv(t)
+			v := e.create("new", vole.Spec{})
+			if err := put(e.path("new")); err != nil {
+				t.Fatal(err)
+			}
+			r := &running{m: e.m, made: []*vole.Volume{v}, c: shell(t, "", "other:/o", "new:/n:subpath=sub/path", "other:/n/in/it")}
+			if err := r.rollBack(testCtx(t)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.store.Get(testCtx(t), "new"); (name == "none") != errors.Is(err, vole.ErrNotFound) || name != "none" && err != nil {
+				t.Errorf("the volume: %v", err)
+			}
+		})
+	}
+	e := anyEnv(t)
+	c := Config{Args: []string{"nosuch"}, Mounts: shell(t, "", "new:/n:subpath=sub/path", "new2:/n/in/it", "new2:/m/deep").Mounts}
+	if _, err := e.run(c, ""); err == nil {
+		t.Error("it ran")
+	}
+	for _, name := range []string{"new", "new2"} {
+		if _, err := e.store.Get(testCtx(t), name); !errors.Is(err, vole.ErrNotFound) {
+			t.Errorf("%s is left: %v", name, err)
+		}
+	}
+}
+
 func TestParentsBeforeChildren(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
 		c := shell(t, "echo c > /x/y/z/f; echo b > /x/y/f; echo a > /x/f", "c:/x/y/z", "a:/x", "b:/x/y")
