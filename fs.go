@@ -83,26 +83,27 @@ func (f *FS) Readlink(ctx context.Context, path string) (target string, err erro
 
 // ReadDir returns a directory's entries, sorted by name.
 func (f *FS) ReadDir(ctx context.Context, path string) (list []Entry, err error) {
-	for e, err := range f.entries(ctx, path, DirOptions{Sorted: true}) {
+	d, err := f.OpenDir(ctx, path, DirOptions{Sorted: true})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	for {
+		part, err := d.Read(ctx, dirBatch)
+		if errors.Is(err, io.EOF) {
+			return list, nil
+		}
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, e)
+		list = append(list, part...)
 	}
-	return list, nil
 }
 
 // Entries yields a directory's entries in no order, in bounded memory.
 func (f *FS) Entries(ctx context.Context, path string) iter.Seq2[Entry, error] {
-	return f.entries(ctx, path, DirOptions{})
-}
-
-// dirBatch is how many entries are asked for at once.
-const dirBatch = 512
-
-func (f *FS) entries(ctx context.Context, path string, opts DirOptions) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		d, err := f.OpenDir(ctx, path, opts)
+		d, err := f.OpenDir(ctx, path, DirOptions{})
 		if err != nil {
 			yield(Entry{}, err)
 			return
@@ -124,6 +125,9 @@ func (f *FS) entries(ctx context.Context, path string, opts DirOptions) iter.Seq
 		}
 	}
 }
+
+// dirBatch is how many entries are asked for at once.
+const dirBatch = 512
 
 // OpenDir opens a directory as a stream of entries.
 func (f *FS) OpenDir(ctx context.Context, path string, opts DirOptions) (d *Dir, err error) {

@@ -60,7 +60,7 @@ func TestErrorText(t *testing.T) {
 	for want, e := range map[string]*Error{
 		"list: in use":          {Op: "list", Err: ErrInUse},
 		"create v: in use":      {Op: "create", Volume: "v", Err: ErrInUse},
-		"write v:/a/b: in use":   {Op: "write", Volume: "v", Path: "a/b", Err: ErrInUse},
+		"write v:/a/b: in use":  {Op: "write", Volume: "v", Path: "a/b", Err: ErrInUse},
 		"open /home/x: in use":  {Op: "open", Path: "/home/x", Err: ErrInUse},
 		"create v: do it again": {Op: "create", Volume: "v", Err: Errorf(ErrInUse, "do it %s", "again")},
 	} {

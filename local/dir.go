@@ -21,8 +21,14 @@ type dirStream struct {
 
 	mu     sync.Mutex // guards what follows; a stream has one position
 	d      *os.File   // nil once closed
-	sorted []fs.DirEntry
+	sorted []named
 	filled bool // sorted holds what is left
+}
+
+// named is a name in a directory, with the type of what it names if that is wanted.
+type named struct {
+	name string
+	kind fs.FileMode
 }
 
 // OpenDir implements driver.FS.
@@ -31,7 +37,14 @@ func (f *fileSystem) OpenDir(ctx context.Context, name string, opts driver.DirOp
 		return nil, err
 	}
 	defer f.done()
-	d, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	found, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, f.gone(err)
+	}
+	defer found.Close()
+	// Anew, by its descriptor: a directory that was opened through os.Root looks at
+	// each entry as it lists it, which is done below, once.
+	d, err := openDirAt(found, ".")
 	if err != nil {
 		return nil, f.gone(err)
 	}
@@ -72,16 +85,16 @@ func (s *dirStream) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 }
 
 // next returns up to n names.
-func (s *dirStream) next(n int) ([]fs.DirEntry, error) {
+func (s *dirStream) next(n int) ([]named, error) {
 	if !s.opts.Sorted {
-		return s.d.ReadDir(n)
+		return s.read(n)
 	}
 	if !s.filled {
-		all, err := s.d.ReadDir(-1)
+		all, err := s.read(-1)
 		if err != nil {
 			return nil, err
 		}
-		slices.SortFunc(all, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+		slices.SortFunc(all, func(a, b named) int { return strings.Compare(a.name, b.name) })
 		s.sorted, s.filled = all, true
 	}
 	if len(s.sorted) == 0 {
@@ -93,24 +106,42 @@ func (s *dirStream) next(n int) ([]fs.DirEntry, error) {
 	return list, nil
 }
 
+// read returns up to n names of the open directory, or all for n < 0.
+func (s *dirStream) read(n int) ([]named, error) {
+	if s.opts.NamesOnly {
+		entries, err := s.d.ReadDir(n)
+		list := make([]named, len(entries))
+		for i, e := range entries {
+			list[i] = named{e.Name(), e.Type()}
+		}
+		return list, err
+	}
+	names, err := s.d.Readdirnames(n)
+	list := make([]named, len(names))
+	for i, name := range names {
+		list[i].name = name
+	}
+	return list, err
+}
+
 // entries describes what is at the names. One that is gone is left out.
-func (s *dirStream) entries(names []fs.DirEntry) ([]driver.Entry, error) {
+func (s *dirStream) entries(names []named) ([]driver.Entry, error) {
 	list := make([]driver.Entry, 0, len(names))
 	fd := int(s.d.Fd())
-	for _, de := range names {
+	for _, n := range names {
 		if s.opts.NamesOnly {
-			list = append(list, driver.Entry{Name: de.Name(), Mode: de.Type()})
+			list = append(list, driver.Entry{Name: n.name, Mode: n.kind})
 			continue
 		}
 		var st unix.Stat_t
-		err := unix.Fstatat(fd, de.Name(), &st, unix.AT_SYMLINK_NOFOLLOW)
+		err := unix.Fstatat(fd, n.name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, entryOf(de.Name(), &st))
+		list = append(list, entryOf(n.name, &st))
 	}
 	return list, nil
 }

@@ -210,30 +210,18 @@ func (w *writer) begin(batch []*request) ([]*request, error) {
 // commit runs the functions of a batch and commits. A function that fails is undone
 // alone; an error that commit returns is for all that did not fail.
 func (w *writer) commit(batch []*request) error {
-	tx := &Tx{w: w}
-	failed := 0
-	for _, r := range batch {
-		if len(batch) > 1 {
-			if _, err := w.exec(`SAVEPOINT one`); err != nil {
-				w.rollback()
-				return err
-			}
+	failed, again := w.tryAll(batch)
+	if again {
+		// One failed that had changed something. That is rare, so only now is each
+		// run within a savepoint.
+		w.rollback()
+		if _, err := w.exec(`BEGIN IMMEDIATE`); err != nil {
+			return err
 		}
-		r.err = r.fn(tx)
-		if r.err != nil {
-			failed++
-		}
-		if len(batch) > 1 {
-			if r.err != nil {
-				if _, err := w.exec(`ROLLBACK TO one`); err != nil {
-					w.rollback()
-					return err
-				}
-			}
-			if _, err := w.exec(`RELEASE one`); err != nil {
-				w.rollback()
-				return err
-			}
+		var err error
+		if failed, err = w.runEach(batch); err != nil {
+			w.rollback()
+			return err
 		}
 	}
 	if failed == len(batch) {
@@ -245,6 +233,41 @@ func (w *writer) commit(batch []*request) error {
 		w.rollback()
 	}
 	return err
+}
+
+// tryAll runs the functions of a batch. again says that one of several failed after
+// it had changed something, so that all must be undone and run anew.
+func (w *writer) tryAll(batch []*request) (failed int, again bool) {
+	for _, r := range batch {
+		tx := &Tx{w: w}
+		if r.err = r.fn(tx); r.err == nil {
+			continue
+		}
+		failed++
+		if tx.changed && len(batch) > 1 {
+			return 0, true
+		}
+	}
+	return failed, false
+}
+
+// runEach runs the functions of a batch, each within a savepoint.
+func (w *writer) runEach(batch []*request) (failed int, err error) {
+	for _, r := range batch {
+		if _, err := w.exec(`SAVEPOINT one`); err != nil {
+			return failed, err
+		}
+		if r.err = r.fn(&Tx{w: w}); r.err != nil {
+			failed++
+			if _, err := w.exec(`ROLLBACK TO one`); err != nil {
+				return failed, err
+			}
+		}
+		if _, err := w.exec(`RELEASE one`); err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
 }
 
 // rollback ends the transaction. Its own error says nothing new: SQLite has rolled
@@ -274,7 +297,10 @@ func (w *writer) stmt(query string) (*sql.Stmt, error) {
 
 // Tx is a write transaction, valid while the function it was given to runs. Its
 // statements are prepared once and kept, so queries must not be built from values.
-type Tx struct{ w *writer }
+type Tx struct {
+	w       *writer
+	changed bool // a statement changed rows
+}
 
 // Exec runs a statement and returns how many rows it changed.
 func (tx *Tx) Exec(query string, args ...any) (int64, error) {
@@ -285,6 +311,7 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 			return err
 		}
 		n, err = res.RowsAffected()
+		tx.changed = tx.changed || n > 0
 		return err
 	})
 	return n, err
