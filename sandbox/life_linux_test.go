@@ -37,35 +37,7 @@ func TestDetachedLife(t *testing.T) {
 		if i.Status != StatusRunning || !i.Detached || i.PID == os.Getpid() || i.Runtime != runtime {
 			t.Errorf("%+v", i)
 		}
-		count := func() string {
-			b, _ := os.ReadFile(filepath.Join(e.path("v"), "count"))
-			return string(b)
-		}
-		moves := func() bool {
-			was := count()
-			time.Sleep(300 * time.Millisecond)
-			return count() != was
-		}
-		await(t, "count", func() bool { return count() != "" })
-		if err := e.m.Resume(ctx, "box"); !errors.Is(err, vole.ErrInvalid) {
-			t.Errorf("resume of a running one: %v", err)
-		}
-		if err := e.m.Pause(ctx, "box"); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(100 * time.Millisecond)
-		if e.status("box") != StatusPaused || moves() {
-			t.Errorf("paused: %s, moves", e.status("box"))
-		}
-		if err := e.m.Pause(ctx, "box"); !errors.Is(err, vole.ErrInvalid) {
-			t.Errorf("pause of a paused one: %v", err)
-		}
-		if err := e.m.Resume(ctx, i.ID); err != nil {
-			t.Fatal(err)
-		}
-		if e.status("box") != StatusRunning || !moves() {
-			t.Errorf("resumed: %s, does not move", e.status("box"))
-		}
+		pauseAndResume(t, e, i)
 		if err := e.m.Pause(ctx, "box"); err != nil {
 			t.Fatal(err)
 		}
@@ -84,6 +56,41 @@ func TestDetachedLife(t *testing.T) {
 		}
 		e.checkClean()
 	})
+}
+
+// pauseAndResume pauses a running sandbox that counts in its volume, and resumes it.
+func pauseAndResume(t *testing.T, e *env, i Info) {
+	t.Helper()
+	ctx := testCtx(t)
+	count := func() string {
+		b, _ := os.ReadFile(filepath.Join(e.path("v"), "count"))
+		return string(b)
+	}
+	moves := func() bool {
+		was := count()
+		time.Sleep(300 * time.Millisecond)
+		return count() != was
+	}
+	await(t, "count", func() bool { return count() != "" })
+	if err := e.m.Resume(ctx, i.Name); !errors.Is(err, vole.ErrInvalid) {
+		t.Errorf("resume of a running one: %v", err)
+	}
+	if err := e.m.Pause(ctx, i.Name); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	if e.status(i.Name) != StatusPaused || moves() {
+		t.Errorf("paused: %s, moves", e.status(i.Name))
+	}
+	if err := e.m.Pause(ctx, i.Name); !errors.Is(err, vole.ErrInvalid) {
+		t.Errorf("pause of a paused one: %v", err)
+	}
+	if err := e.m.Resume(ctx, i.ID); err != nil {
+		t.Fatal(err)
+	}
+	if e.status(i.Name) != StatusRunning || !moves() {
+		t.Errorf("resumed: %s, does not move", e.status(i.Name))
+	}
 }
 
 func TestStopDrains(t *testing.T) {
@@ -170,62 +177,61 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
+// victims are the parts of a sandbox, found by the supervisor's process id.
+var victims = map[string]func(supervisor int) int{
+	"supervisor": func(pid int) int { return pid },
+	"helper":     childOf,
+	"command":    func(pid int) int { return lastChild(childOf(pid)) },
+	"reaper":     func(pid int) int { return childOf(childOf(pid)) },
+}
+
 // Death of any part, at any time, leaves nothing.
 func TestKill(t *testing.T) {
-	victims := map[string]func(supervisor int) int{
-		"supervisor": func(pid int) int { return pid },
-		"helper":     childOf,
-		"command":    func(pid int) int { return lastChild(childOf(pid)) },
-		"reaper":     func(pid int) int { return childOf(childOf(pid)) },
+	for victim := range victims {
+		t.Run(victim, func(t *testing.T) { killOne(t, victim, false) })
+		t.Run(victim+", paused", func(t *testing.T) { killOne(t, victim, true) })
 	}
-	for _, paused := range []bool{false, true} {
-		for victim, find := range victims {
-			name := victim
-			if paused {
-				name += ", paused"
-			}
-			t.Run(name, func(t *testing.T) {
-				e := anyEnv(t)
-				c := shell(t, "sleep 300 & sleep 300", "v:/v")
-				c.Name = "victim"
-				i, err := e.m.Start(testCtx(t), c)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if paused {
-					if err := e.m.Pause(testCtx(t), i.ID); err != nil {
-						t.Fatal(err)
-					}
-				}
-				pid := find(i.PID)
-				if pid <= 1 {
-					t.Fatal("victim not found")
-				}
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-					t.Fatal(err)
-				}
-				if paused && (victim == "command" || victim == "reaper") {
-					// Frozen processes die when they go on.
-					if err := e.m.Resume(testCtx(t), i.ID); err != nil {
-						t.Log(err) // it may have ended first
-					}
-				}
-				await(t, "end", func() bool {
-					if err := e.m.Reap(testCtx(t)); err != nil {
-						t.Fatal(err)
-					}
-					return !e.status("victim").Live()
-				})
-				if s := e.status("victim"); (victim == "supervisor" || victim == "helper") != (s == StatusCrashed) {
-					t.Errorf("status %s", s)
-				}
-				await(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
-				e.checkClean()
-				if err := e.store.Remove(testCtx(t), "v"); err != nil {
-					t.Error(err)
-				}
-			})
+}
+
+func killOne(t *testing.T, victim string, paused bool) {
+	e := anyEnv(t)
+	c := shell(t, "sleep 300 & sleep 300", "v:/v")
+	c.Name = "victim"
+	i, err := e.m.Start(testCtx(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if paused {
+		if err := e.m.Pause(testCtx(t), i.ID); err != nil {
+			t.Fatal(err)
 		}
+	}
+	pid := victims[victim](i.PID)
+	if pid <= 1 {
+		t.Fatal("victim not found")
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if paused && (victim == "command" || victim == "reaper") {
+		// Frozen processes die when they go on.
+		if err := e.m.Resume(testCtx(t), i.ID); err != nil {
+			t.Log(err) // it may have ended first
+		}
+	}
+	await(t, "end", func() bool {
+		if err := e.m.Reap(testCtx(t)); err != nil {
+			t.Fatal(err)
+		}
+		return !e.status("victim").Live()
+	})
+	if s := e.status("victim"); (victim == "supervisor" || victim == "helper") != (s == StatusCrashed) {
+		t.Errorf("status %s", s)
+	}
+	await(t, "processes gone", func() bool { return len(processesOf(i.ID, e.home)) == 0 })
+	e.checkClean()
+	if err := e.store.Remove(testCtx(t), "v"); err != nil {
+		t.Error(err)
 	}
 }
 
