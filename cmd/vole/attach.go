@@ -43,7 +43,7 @@ killed too (on Linux), and the attachment ends.
 read-only view of the path, in a mount namespace of its own (Linux only).`,
 		Example: `  vole attach pip-cache -- du -sh {}
   vole attach --ro pip-cache -- restic backup {}
-  vole attach scratch --holder vm-7 -- qemu-system-x86_64 -drive file={},format=raw`,
+  vole attach work --holder vm-7 -- virtiofsd --shared-dir {} --socket-path vm-7.sock`,
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); len(args) < 2 || dash >= 0 && dash != 1 {

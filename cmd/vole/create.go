@@ -16,14 +16,20 @@ func newCreateCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a volume",
-		Long: `Create an empty volume and print its name.
+		Long: `Create an empty volume and print its name. The home is made too if it is not there.
 
-A dir volume keeps files as files and may have a quota. A disk volume is one image
-that holds ext4, and needs a size.`,
+A name is 1 to 128 letters, digits, '.', '_' and '-', and starts with a letter or digit.
+
+A dir volume keeps files as files. With a quota, no write may take it over that; as
+programs that write past vole are not counted, 'vole attach' and 'vole run' take such a
+volume for reading only. A disk volume is one image that holds ext4, of the size that
+--size gives; this version cannot make one yet (exit code 8).
+
+With --exist-ok a volume of that name that is there will do, if it has the kind, the
+limits and the labels that the flags ask for. It is never changed.`,
 		Example: `  vole create pip-cache
   vole create pip-cache --quota 2G -l team=ml -l env=dev
-  vole create scratch --kind disk --size 20G
-  vole create pip-cache --exist-ok    # content when one like it is there`,
+  vole create pip-cache --quota 2G --exist-ok    # make it, or be content with it`,
 		Args:              exactArgs(1, "the volume's name"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -37,9 +43,9 @@ that holds ext4, and needs a size.`,
 	f := cmd.Flags()
 	f.StringVar(&kind, "kind", "", "dir or disk (default dir, or disk with --size)")
 	f.StringVar(&size, "size", "", "capacity of a disk volume, e.g. 20G")
-	f.StringVar(&quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M")
+	f.StringVar(&quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M (default no limit)")
 	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
-	f.BoolVar(&existOK, "exist-ok", false, "succeed if a volume that fits is there")
+	f.BoolVar(&existOK, "exist-ok", false, "be content with a volume that is there and has what the flags ask for")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
 	noFlagFiles(cmd, "size", "quota", "label")
 	return cmd

@@ -28,7 +28,7 @@ With --limit, when more volumes follow, the cursor of the next page is printed o
 standard error. Under --json a page is an object {"volumes": [...], "next": "..."}.`,
 		Example: `  vole ls
   vole ls -q -l team=ml,env!=prod
-  vole ls --kind disk --limit 100
+  vole ls --limit 100
   vole ls --json | jq -r '.[] | select(.used > 1e9) | .name'`,
 		Args:              exactArgs(0, ""),
 		ValidArgsFunction: cobra.NoFileCompletions,

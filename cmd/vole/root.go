@@ -36,10 +36,10 @@ machines and programs that use them.`,
 		Args: cobra.ArbitraryArgs,
 	}
 	f := cmd.PersistentFlags()
-	f.StringVar(&a.home, "home", "", "directory that holds the volumes (default $VOLE_HOME, /var/lib/vole for root, else ~/.local/share/vole)")
-	f.BoolVar(&a.json, "json", false, "print JSON, of the shapes in docs/cli-json.md")
-	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, or nothing where there is nothing to ask for")
-	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`, e.g. 10s (default never; not for a program that runs)")
+	f.StringVar(&a.home, "home", "", "`directory` that holds the volumes (default $VOLE_HOME, else /var/lib/vole for root, $XDG_DATA_HOME/vole or ~/.local/share/vole for others)")
+	f.BoolVar(&a.json, "json", false, "print JSON, errors too (docs/cli-json.md describes it)")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, and nothing where a command only says what it did")
+	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`, e.g. 10s (default never; not for run, logs, and a program that attach has started)")
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.Version = buildVersion().Version // gives --version
 	cmd.SetVersionTemplate("vole {{.Version}}\n")
@@ -86,7 +86,7 @@ func groupRun(cmd *cobra.Command, args []string) error {
 	return &hinted{usagef("%s", msg), hint}
 }
 
-// limitTime bounds what a command does by --timeout. Commands that end when someone
+// limitTime bounds what a command does by --timeout, which must be positive. Commands that end when someone
 // else does are not bounded; attach is until its program has started.
 func (a *app) limitTime(cmd *cobra.Command) error {
 	switch {

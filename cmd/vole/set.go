@@ -16,7 +16,6 @@ func newSetCmd(a *app) *cobra.Command {
 		Long:  `Change limits and labels of a volume, all in one step, and print its name.`,
 		Example: `  vole set pip-cache --quota 4G
   vole set pip-cache --quota none
-  vole set scratch --size 40G              # disk volumes only grow
   vole set pip-cache -l env=prod --unlabel owner`,
 		Args:              exactArgs(1, "the volume's name"),
 		ValidArgsFunction: completeNames(a, 1),
@@ -40,7 +39,7 @@ func newSetCmd(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&quota, "quota", "", "new quota of a dir volume, or none")
-	f.StringVar(&size, "size", "", "new, larger capacity of a disk volume")
+	f.StringVar(&size, "size", "", "new capacity of a disk volume, which only grows")
 	f.StringArrayVarP(&label, "label", "l", nil, "set label `KEY=VALUE`; may be given several times")
 	f.StringArrayVar(&unlabel, "unlabel", nil, "take label `KEY` away; may be given several times")
 	noFlagFiles(cmd, "quota", "size", "label", "unlabel")
