@@ -80,7 +80,7 @@ func (f *floorHome) close() error { return f.db.Close() }
 
 func (f *floorHome) volume(id string) string { return filepath.Join(f.dir, "volumes", id) }
 
-// create makes a volume: two directories, an fsync of each one's parent, a durable row.
+// create makes a volume: a directory, an fsync of its parent, a durable row.
 func (f *floorHome) create(name string) (id string, err error) {
 	u, err := uuid.NewV7()
 	if err != nil {
@@ -91,10 +91,7 @@ func (f *floorHome) create(name string) (id string, err error) {
 	if err := os.Mkdir(vol, 0o700); err != nil {
 		return "", err
 	}
-	if err := os.Mkdir(filepath.Join(vol, "data"), 0o700); err != nil {
-		return "", err
-	}
-	if err := errors.Join(syncDir(vol), syncDir(filepath.Dir(vol))); err != nil {
+	if err := syncDir(filepath.Dir(vol)); err != nil {
 		return "", err
 	}
 	sec, nsec := u.Time().UnixTime()
