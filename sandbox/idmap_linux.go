@@ -7,10 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 	"golang.org/x/sys/unix"
 )
 
@@ -109,6 +112,37 @@ func removeTree(ctx context.Context, dir string) error {
 	}
 	return removeMapped(ctx, c, ranges)
 }
+
+// RemoveFiles deletes the files of a volume whose removal failed for want of permission
+// (id is that of the volume): a sandbox of a user without root may have made them as
+// other users, which only a namespace of these can delete. The next opening of the home
+// does the rest. ErrInvalid: the volume is not being removed.
+func (m *Manager) RemoveFiles(ctx context.Context, id string) error {
+	ids, err := m.rows.removals(ctx)
+	if err == nil && !contains(ids, id) {
+		err = driver.Errorf(vole.ErrInvalid, "volume %s is not being removed", id)
+	}
+	if err == nil {
+		err = removeTree(ctx, m.volumeDir(id))
+	}
+	return wrap("remove files of a volume", "", err)
+}
+
+// finishRemovals is RemoveFiles for all volumes, for when one was interrupted. What
+// fails is tried again the next time.
+func (m *Manager) finishRemovals(ctx context.Context) error {
+	if os.Geteuid() == 0 {
+		return nil // to whom nothing is closed
+	}
+	ids, err := m.rows.removals(ctx)
+	for _, id := range ids {
+		_ = removeTree(ctx, m.volumeDir(id))
+	}
+	return err
+}
+
+// volumeDir is where package local keeps a volume.
+func (m *Manager) volumeDir(id string) string { return filepath.Join(m.home, "volumes", id) }
 
 func removeMapped(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
 	c.Args = append([]string{asRemover, "unmapped"}, c.Args[1:]...)

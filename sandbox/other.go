@@ -62,5 +62,10 @@ func (*Manager) Stop(context.Context, string, time.Duration) error { return unsu
 // Remove returns ErrUnsupported.
 func (*Manager) Remove(context.Context, string) error { return unsupported("remove sandbox") }
 
+// RemoveFiles returns ErrUnsupported.
+func (*Manager) RemoveFiles(context.Context, string) error {
+	return unsupported("remove files of a volume")
+}
+
 // Logs returns ErrUnsupported.
 func (*Manager) Logs(context.Context, string, io.Writer, bool) error { return unsupported("logs") }

@@ -36,7 +36,7 @@ func (m *Manager) reap(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.sweep(ctx)
+	return errorsFirst(m.sweep(ctx), m.finishRemovals(ctx))
 }
 
 func (m *Manager) reapOne(ctx context.Context, i Info) error {

@@ -91,8 +91,17 @@ func (r rows) exec(ctx context.Context, query string, args ...any) error {
 
 // surplus lists the ids of ended sandboxes beyond those to remember.
 func (r rows) surplus(ctx context.Context) ([]string, error) {
-	q, err := r.db.Read().QueryContext(ctx,
-		`SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
+	return r.ids(ctx, `SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
+}
+
+// removals lists the ids of the volumes that are being removed. There is no way back
+// from that: deleting what they hold finishes what package local began.
+func (r rows) removals(ctx context.Context) ([]string, error) {
+	return r.ids(ctx, `SELECT id FROM volumes WHERE state = 'removing' AND state <> 'ready'`)
+}
+
+func (r rows) ids(ctx context.Context, query string, args ...any) ([]string, error) {
+	q, err := r.db.Read().QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, catalog.Translate(err)
 	}
@@ -101,11 +110,11 @@ func (r rows) surplus(ctx context.Context) ([]string, error) {
 	for q.Next() {
 		var id string
 		if err := q.Scan(&id); err != nil {
-			return nil, err
+			return nil, catalog.Translate(err)
 		}
 		ids = append(ids, id)
 	}
-	return ids, q.Err()
+	return ids, catalog.Translate(q.Err())
 }
 
 // list returns the sandboxes, newest first: the live ones, or all.

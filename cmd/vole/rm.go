@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/sandbox"
 )
 
 func newRmCmd(a *app) *cobra.Command {
@@ -24,7 +25,7 @@ is not removed. One that fails does not keep the others from being removed.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			err := a.withStore(ctx, func(s *vole.Store) error {
-				return a.eachName(ctx, args, func(name string) (bool, error) { return removeOne(ctx, s, name, force) })
+				return a.eachName(ctx, args, func(name string) (bool, error) { return a.removeOne(ctx, s, name, force) })
 			})
 			if force && errors.Is(err, errNoHome) {
 				return a.eachName(ctx, nil, nil) // all are missing
@@ -37,11 +38,36 @@ is not removed. One that fails does not keep the others from being removed.`,
 }
 
 // removeOne removes a volume; done is false when force lets it be missing.
-func removeOne(ctx context.Context, s *vole.Store, name string, force bool) (done bool, err error) {
+func (a *app) removeOne(ctx context.Context, s *vole.Store, name string, force bool) (done bool, err error) {
+	id := ""
+	if v, err := s.Get(ctx, name); err == nil {
+		id = v.ID()
+	}
 	err = s.Remove(ctx, name)
 	if force && errors.Is(err, vole.ErrNotFound) {
 		return false, nil
 	}
+	if id != "" && errors.Is(err, vole.ErrPermission) {
+		err = a.removeFiles(ctx, s, id, err)
+	}
 	err = withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
 	return err == nil, withHint(err, vole.ErrNotFound, "'vole ls' lists the volumes")
+}
+
+// removeFiles finishes a removal that failed because other users of a sandbox own files
+// of the volume. It returns the error of that unless it can.
+func (a *app) removeFiles(ctx context.Context, s *vole.Store, id string, failed error) error {
+	var left error
+	err := a.onSandboxes(ctx, func(m *sandbox.Manager) error {
+		left = m.RemoveFiles(ctx, id)
+		return nil
+	})(s)
+	switch {
+	case err != nil, errors.Is(left, vole.ErrInvalid):
+		return failed // it was not about the files
+	case left == nil:
+		return nil
+	}
+	return withHint(failed, vole.ErrPermission,
+		"the volume is gone, but not the files in it that others own; the next sandbox that may delete them does, which needs newuidmap")
 }
