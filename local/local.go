@@ -8,7 +8,7 @@
 //	lost+found/            what Check found that no volume claims
 //
 // The catalog is the truth. A volume is made by committing it as creating, making its
-// directory, and committing it as ready; it is removed by committing it as removing,
+// directory, and committing it as ready (data/ follows at first use); it is removed by committing it as removing,
 // deleting its directory, and dropping its row. Each such row names the process that
 // is at work on it, and a process holds a lock that the kernel drops when it dies, so
 // whoever opens the home next can tell what is unfinished from what is under way,

@@ -111,8 +111,12 @@ func (s *streams) resize(h *helperProc) {
 			if !ok {
 				return
 			}
-			// A terminal that is gone needs no size.
-			_ = unix.IoctlSetWinsize(int(s.terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: w.Rows, Col: w.Cols})
+			// A terminal that is gone, or is being closed, needs no size.
+			if conn, err := s.terminal.SyscallConn(); err == nil {
+				_ = conn.Control(func(fd uintptr) {
+					_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: w.Rows, Col: w.Cols})
+				})
+			}
 		}
 	}
 }
