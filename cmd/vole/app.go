@@ -55,7 +55,7 @@ func (a *app) findHome(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", &vole.Error{Op: "open", Path: home, Err: err}
 	}
-	if _, err := os.Stat(filepath.Join(home, "catalog.db")); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(home, "volumes")); errors.Is(err, fs.ErrNotExist) {
 		err := &vole.Error{Op: "open", Path: home, Err: errNoHome}
 		return "", &hinted{err, "'vole create' makes a home there; --home and $VOLE_HOME name another one"}
 	}
