@@ -72,6 +72,8 @@ func startHelper(ctx context.Context, p *plan, stdio [3]*os.File) (*helperProc, 
 		ours.c.Close()
 		return nil, explainStart(err, p.Rootless)
 	}
+	// With our copies of its ends closed, the end of the helper is the end of both.
+	theirs.Close()
 	planR.Close()
 	if err := sendPlan(ctx, p, h.process.Pid, planW); err != nil {
 		h.kill()
