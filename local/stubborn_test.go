@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,41 +131,36 @@ func TestMeasureWhileRemoving(t *testing.T) {
 	other, err := vole.Open(t.Context(), vole.Options{Home: home})
 	must(t, err)
 	defer closeChecked(t, other)
-	n := 0
-	var measured vole.Info
-	var merr error
+	type result struct {
+		info vole.Info
+		err  error
+	}
+	var n atomic.Int64
+	measured := make(chan result, 1)
 	fault.Set(func(op, _ string, do func() error) error {
 		err := do()
-		if op == "unlink" {
-			if n++; n == 50 {
-				// In another goroutine: the lock of the file is held here.
-				done := make(chan struct{})
-				go func() {
-					defer close(done)
-					ov, err := other.Get(t.Context(), "v")
-					if err == nil {
-						measured, err = ov.Measure(t.Context())
-					}
-					merr = err
-				}()
-				t.Cleanup(func() { <-done })
-				time.Sleep(10 * time.Millisecond)
-			}
+		if op == "unlink" && n.Add(1) == 50 {
+			// In another goroutine: the lock of the file is held here.
+			go func() {
+				var r result
+				ov, err := other.Get(t.Context(), "v")
+				if err == nil {
+					r.info, err = ov.Measure(t.Context())
+				}
+				r.err = err
+				measured <- r
+			}()
+			time.Sleep(10 * time.Millisecond)
 		}
 		return err
 	})
 	err = f.RemoveAll(t.Context(), "d")
 	fault.Set(nil)
 	must(t, err, f.Close())
-	for range 1000 {
-		if info, err := v.Refresh(t.Context()); err == nil && info.Used == 5000 && !info.UsedStale && measured.ID != "" {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	must(t, merr)
-	if measured.Used < 5000 || measured.Used > 5000+10000 {
-		t.Errorf("measured %d meanwhile", measured.Used)
+	r := <-measured
+	must(t, r.err)
+	if r.info.Used < 5000 || r.info.Used > 5000+10000 {
+		t.Errorf("measured %d meanwhile", r.info.Used)
 	}
 	if info, err := v.Refresh(t.Context()); err != nil || info.Used != 5000 || info.UsedStale {
 		t.Errorf("afterwards %d, stale %v, %v; want 5000", info.Used, info.UsedStale, err)
