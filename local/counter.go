@@ -24,6 +24,7 @@ import (
 // When it is done, and the last one is, the figure goes back to the catalog; a
 // counting process that died may have changed a file without charging it, or the
 // reverse, so its mark means: measure again.
+
 // idleCounter is how long a counter outlives its last use: uses come in bursts.
 const idleCounter = 2 * time.Second
 
