@@ -183,7 +183,7 @@ func (b *Backend) openReadOnly(ctx context.Context, cause error) error {
 // makeHome makes the directories of a home. A directory that holds anything but a
 // home is refused, so that a mistyped path does not scatter files.
 func makeHome(home string) error {
-	if info, err := os.Stat(filepath.Join(home, "catalog.db")); err == nil && info.Size() > 0 {
+	if hasCatalog(home) {
 		if _, err := os.Stat(filepath.Join(home, "lost+found")); err == nil {
 			return nil
 		}
@@ -202,7 +202,7 @@ func makeHome(home string) error {
 			if err := refuseOrphans(home, e.Name()); err != nil {
 				return err
 			}
-		case "catalog.db", "catalog.db-wal", "catalog.db-shm", "sandboxes":
+		case "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
 		default:
 			return driver.Errorf(driver.ErrInvalid,
 				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", e.Name())
@@ -219,6 +219,12 @@ func makeHome(home string) error {
 	return durable.SyncDir(home)
 }
 
+// hasCatalog reports whether a home has a catalog in which something was written.
+func hasCatalog(home string) bool {
+	info, err := os.Stat(filepath.Join(home, "catalog.db"))
+	return err == nil && info.Size() > 0
+}
+
 // refuseOrphans returns ErrCorrupt for a home whose catalog is gone while its volumes
 // are there.
 func refuseOrphans(home, dir string) error {
@@ -228,6 +234,9 @@ func refuseOrphans(home, dir string) error {
 	list, err := os.ReadDir(filepath.Join(home, dir))
 	if err != nil || len(list) == 0 {
 		return err
+	}
+	if hasCatalog(home) {
+		return nil // of another process, that made it meanwhile
 	}
 	return driver.Errorf(driver.ErrCorrupt,
 		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
