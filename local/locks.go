@@ -125,7 +125,23 @@ func (c *counter) losing(ctx context.Context, p place, old *unix.Stat_t, fn func
 	})
 }
 
-// unlink returns a function for removeTree that keeps the charge right.
+// unlinkNow returns a function for removeTree that keeps the charge right. Whoever has
+// a directory of the tree open may still change names in it, so what is at a name is
+// looked at again under the lock; a directory is left for the next look at its parent.
+func (c *counter) unlinkNow(ctx context.Context) unlinkFunc {
+	return func(dir *os.File, name string, _ *unix.Stat_t) error {
+		return c.changeNames(ctx, func() error {
+			st, err := place{dir: dir, base: name}.stat()
+			if err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				return err
+			}
+			return c.unlink(ctx)(dir, name, &st)
+		})
+	}
+}
+
+// unlink returns a function that takes away a name and keeps the charge right. Call it
+// within changeNames.
 func (c *counter) unlink(ctx context.Context) unlinkFunc {
 	return func(dir *os.File, name string, st *unix.Stat_t) error {
 		p := place{dir: dir, base: name}

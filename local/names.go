@@ -161,7 +161,7 @@ func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
 		// gone for everyone; its files go one by one, each with its charge.
 		err = f.syncDirs(p)
 		if err == nil {
-			err = removeTree(to.dir, to.base, c.unlink(bg(ctx)))
+			err = removeTree(to.dir, to.base, c.unlinkNow(bg(ctx)))
 		}
 		if err != nil {
 			c.page.store(offStale, 1) // what is swept later is not taken off the charge

@@ -232,7 +232,9 @@ func (r *remover) emptyDir(parent *os.File, name string, depth int) error {
 					err = r.entry(d, n, depth)
 				}
 			}
-			if err != nil && !errors.Is(err, unix.ENOENT) {
+			// Another may have put something else there since it was looked at: then it
+			// is found by the next look.
+			if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
 				return err
 			}
 		}
