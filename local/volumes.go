@@ -42,15 +42,17 @@ type row struct {
 
 // scanRow reads one row of volumes.
 func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
-	var labels string
-	var created, updated int64
-	var counted int
-	err = from.Scan(&r.ID, &r.Name, &r.Kind, &r.State, &r.Quota, &r.Capacity,
-		&labels, &created, &updated, &r.Used, &r.UsedStale, &counted, &r.made)
+	// Into plain types: for all others database/sql takes the long way.
+	var kind, state, labels string
+	var quota, capacity, created, updated, used, stale, counted, made int64
+	err = from.Scan(&r.ID, &r.Name, &kind, &state, &quota, &capacity,
+		&labels, &created, &updated, &used, &stale, &counted, &made)
 	if err != nil {
 		return row{}, err
 	}
-	r.counted = counted > 0
+	r.Kind, r.State = driver.Kind(kind), driver.State(state)
+	r.Quota, r.Capacity, r.Used = driver.Size(quota), driver.Size(capacity), driver.Size(used)
+	r.UsedStale, r.counted, r.made = stale != 0, counted > 0, made != 0
 	r.Created, r.Updated = catalog.Time(created), catalog.Time(updated)
 	r.Labels = driver.Labels{}
 	if labels != "" {
