@@ -197,12 +197,12 @@ func makeHome(home string) error {
 	}
 	for _, e := range list {
 		switch e.Name() {
-		case "volumes", "locks", "lost+found":
+		case "volumes":
 			// Volumes without a catalog: whoever began anew here would lose their names.
-			if err := refuseOrphans(home, e.Name()); err != nil {
+			if err := refuseOrphans(home); err != nil {
 				return err
 			}
-		case "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
+		case "locks", "lost+found", "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
 		default:
 			return driver.Errorf(driver.ErrInvalid,
 				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", e.Name())
@@ -227,11 +227,9 @@ func hasCatalog(home string) bool {
 
 // refuseOrphans returns ErrCorrupt for a home whose catalog is gone while its volumes
 // are there.
-func refuseOrphans(home, dir string) error {
-	if dir != "volumes" {
-		return nil
-	}
-	list, err := os.ReadDir(filepath.Join(home, dir))
+func refuseOrphans(home string) error {
+	dir := filepath.Join(home, "volumes")
+	list, err := os.ReadDir(dir)
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -240,7 +238,7 @@ func refuseOrphans(home, dir string) error {
 	}
 	return driver.Errorf(driver.ErrCorrupt,
 		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
-		len(list), filepath.Join(home, dir))
+		len(list), dir)
 }
 
 // mkdirAllDurable is os.MkdirAll, syncing the parent of each directory it makes.

@@ -372,23 +372,12 @@ func testCopyNeverTorn(t *testing.T, e *env) {
 		f.write(fmt.Sprint("src", i), uniform(i))
 	}
 	f.copy("src0", "dst")
-	var done atomic.Bool
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for !done.Load() {
-			data, err := f.ReadFile(f.ctx, "dst")
-			if err != nil || !isUniform(string(data)) {
-				t.Errorf("read %d bytes, %v", len(data), err)
-				return
-			}
-		}
-	})
+	stop := f.readsWhole("dst")
 	for i := range 60 {
 		if err := f.Copy(f.ctx, fmt.Sprint("src", i%5), "dst", vole.CopyOptions{}); err != nil {
 			t.Error(err)
 			break
 		}
 	}
-	done.Store(true)
-	wg.Wait()
+	stop()
 }

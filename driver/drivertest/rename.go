@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/volehq/vole"
@@ -243,17 +241,7 @@ func testRenameUsage(t *testing.T, e *env) {
 func testRenameAtomic(t *testing.T, e *env) {
 	f := e.files(t)
 	f.write("f", uniform(0))
-	var done atomic.Bool
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for !done.Load() {
-			data, err := f.ReadFile(f.ctx, "f")
-			if err != nil || !isUniform(string(data)) {
-				t.Errorf("read %d bytes, %v", len(data), err)
-				return
-			}
-		}
-	})
+	stop := f.readsWhole("f")
 	for i := range 100 {
 		tmp := fmt.Sprint("tmp", i%3)
 		err := errors.Join(f.WriteFile(f.ctx, tmp, []byte(uniform(i)), 0o644), f.Rename(f.ctx, tmp, "f", vole.RenameOptions{}))
@@ -262,8 +250,7 @@ func testRenameAtomic(t *testing.T, e *env) {
 			break
 		}
 	}
-	done.Store(true)
-	wg.Wait()
+	stop()
 }
 
 func testRenameFileRace(t *testing.T, e *env) {

@@ -507,3 +507,23 @@ func testWriteSlowSource(t *testing.T, e *env) {
 	f.holds("file", "slow")
 	f.used("at the end", 4+5+4)
 }
+
+// readsWhole reads a file of uniform contents again and again, each time whole and
+// undamaged, until stop is called.
+func (f *files) readsWhole(name string) (stop func()) {
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for !done.Load() {
+			data, err := f.ReadFile(f.ctx, name)
+			if err != nil || !isUniform(string(data)) {
+				f.t.Errorf("read %d bytes, %v", len(data), err)
+				return
+			}
+		}
+	})
+	return func() {
+		done.Store(true)
+		wg.Wait()
+	}
+}
