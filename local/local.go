@@ -68,7 +68,6 @@ type Backend struct {
 	db       *catalog.DB
 	volumes  *os.File // the directory volumes/
 	syncs    syncGroup
-	mkdirMu  sync.Mutex // held to make a volume's directory: the kernel lets one at a time, and spins
 
 	procMu sync.Mutex              // held while proc is made
 	proc   atomic.Pointer[process] // nil until first needed

@@ -45,11 +45,7 @@ func openDirAt(dir *os.File, name string) (*os.File, error) {
 
 // makeVolumeDir makes volumes/<id>, durably.
 func (b *Backend) makeVolumeDir(id string) error {
-	err := at("mkdir", id, func() error {
-		b.mkdirMu.Lock()
-		defer b.mkdirMu.Unlock()
-		return unix.Mkdirat(int(b.volumes.Fd()), id, 0o700)
-	})
+	err := at("mkdir", id, func() error { return unix.Mkdirat(int(b.volumes.Fd()), id, 0o700) })
 	if err != nil {
 		return err
 	}
