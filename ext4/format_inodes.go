@@ -1,0 +1,154 @@
+package ext4
+
+// resizeSize is the size in bytes of the resize inode: that which a block of double
+// indirection reaches.
+const resizeSize = (12 + defaultBlock/4 + defaultBlock/4*defaultBlock/4) * defaultBlock
+
+// inodes fills the first block of the inode table, which has all of the first inodes,
+// and what the superblock says of the journal's.
+func (p *plan) inodes(table, super []byte) {
+	inode := func(n uint32) []byte { return table[(n-1)*newInodeSize:][:newInodeSize] }
+
+	root := inode(rootInode)
+	p.inode(root, typeDir|uint16(p.opts.Mode), 3, defaultBlock, 1)
+	putExtents(root, []blockRun{{p.rootAt(), 1}})
+	putSplit(root, inUID, inUIDHi, p.opts.UID)
+	putSplit(root, inGID, inGIDHi, p.opts.GID)
+	sealInode(p.seed, rootInode, root)
+
+	resize := inode(resizeInode)
+	p.inode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spare*uint64(1+len(p.backupGroups())))
+	le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeAt()))
+	sealInode(p.seed, resizeInode, resize)
+
+	lost := inode(firstInode)
+	p.inode(lost, typeDir|0o700, 2, lostBlocks*defaultBlock, lostBlocks)
+	putExtents(lost, []blockRun{{p.lostAt(), lostBlocks}})
+	sealInode(p.seed, firstInode, lost)
+
+	if p.jBlocks == 0 {
+		return
+	}
+	journal := inode(journalInode)
+	p.inode(journal, typeRegular|0o600, 1, p.jBlocks*defaultBlock, p.jBlocks)
+	putExtents(journal, p.journal)
+	sealInode(p.seed, journalInode, journal)
+
+	le.PutUint32(super[sbCompat:], newCompat|compatJournal)
+	le.PutUint32(super[sbJournalInode:], journalInode)
+	super[sbJournalBackup] = 1 // of the inode's blocks and size
+	backup := super[sbJournalBlocks:]
+	copy(backup, journal[inBlock:][:blockAreaLen])
+	copy(backup[blockAreaLen:], journal[inSizeHi:][:4])
+	copy(backup[blockAreaLen+4:], journal[inSizeLo:][:4])
+}
+
+// inode fills a new inode of root's, with a size in bytes and a number of blocks.
+func (p *plan) inode(raw []byte, mode, links uint16, size, blocks uint64) {
+	le.PutUint16(raw[inMode:], mode)
+	le.PutUint16(raw[inLinks:], links)
+	le.PutUint32(raw[inSizeLo:], uint32(size))
+	le.PutUint32(raw[inSizeHi:], uint32(size>>32))
+	sectors := blocks * (defaultBlock / 512)
+	le.PutUint32(raw[inBlocksLo:], uint32(sectors))
+	le.PutUint16(raw[inBlocksHi:], uint16(sectors>>32))
+	le.PutUint16(raw[inExtraSize:], wantExtra)
+
+	// 32 bits of signed seconds; two more above them; nanoseconds.
+	s := p.opts.Time.Unix()
+	extra := uint32((s-int64(int32(s)))>>32)&3 | uint32(p.opts.Time.Nanosecond())<<2
+	for _, at := range []struct{ seconds, extra int }{
+		{inAtime, inAtimeExtra}, {inCtime, inCtimeExtra}, {inMtime, inMtimeExtra}, {inCrtime, inCrtimeExt},
+	} {
+		le.PutUint32(raw[at.seconds:], uint32(s))
+		le.PutUint32(raw[at.extra:], extra)
+	}
+}
+
+// putExtents makes an inode one of at most four extents, of at most maxExtent blocks.
+func putExtents(raw []byte, runs []blockRun) {
+	le.PutUint32(raw[inFlags:], flagExtents)
+	b := raw[inBlock:][:blockAreaLen]
+	le.PutUint16(b, extentMagic)
+	le.PutUint16(b[2:], uint16(len(runs)))
+	le.PutUint16(b[4:], 4)
+	var logical uint64
+	for i, r := range runs {
+		e := b[12*(i+1):]
+		le.PutUint32(e, uint32(logical))
+		le.PutUint16(e[4:], uint16(r.count))
+		le.PutUint16(e[6:], uint16(r.start>>32))
+		le.PutUint32(e[8:], uint32(r.start))
+		logical += r.count
+	}
+}
+
+// directories fills the blocks of the root directory and of lost+found.
+func (p *plan) directories(b []byte) {
+	const end = defaultBlock - dirTailLen
+	entry := func(at int, ino uint32, length int, name string) {
+		le.PutUint32(b[at:], ino)
+		le.PutUint16(b[at+4:], uint16(length))
+		if name != "" {
+			b[at+6], b[at+7] = byte(len(name)), 2 // a directory
+		}
+		copy(b[at+8:], name)
+	}
+	entry(0, rootInode, 12, ".")
+	entry(12, rootInode, 12, "..")
+	entry(24, firstInode, end-24, "lost+found")
+	sealDirBlock(p.seed, rootInode, 0, b[:defaultBlock])
+
+	b = b[defaultBlock:]
+	entry(0, firstInode, 12, ".")
+	entry(12, rootInode, end-12, "..")
+	sealDirBlock(p.seed, firstInode, 0, b[:defaultBlock])
+	for range lostBlocks - 1 {
+		b = b[defaultBlock:]
+		entry(0, 0, end, "")
+		sealDirBlock(p.seed, firstInode, 0, b[:defaultBlock])
+	}
+}
+
+// resizeTree fills what belongs to the resize inode: a block of double indirection with
+// the numbers of the spare descriptor blocks of group 0, as if each were a block of
+// indirection, and into each of those the numbers of its counterparts in the backups.
+func (p *plan) resizeTree(head []byte) {
+	const perBlock = defaultBlock / 4
+	double := head[p.resizeAt()*defaultBlock:][:defaultBlock]
+	backups := p.backupGroups()
+	for i := range p.spare {
+		at := 1 + p.descs + i
+		le.PutUint32(double[(p.descs+i)%perBlock*4:], uint32(at))
+		single := head[at*defaultBlock:][:defaultBlock]
+		for k, g := range backups {
+			le.PutUint32(single[4*k:], uint32(p.groupStart(g)+at))
+		}
+	}
+}
+
+// writeJournal writes the journal's superblock, the only block of it that counts as
+// long as it is empty.
+func (p *plan) writeJournal(dev Device) error {
+	if p.jBlocks == 0 {
+		return nil
+	}
+	sb := make([]byte, defaultBlock)
+	for _, f := range []struct {
+		at int
+		v  uint32
+	}{
+		{0x0, journalMagic},
+		{0x4, 4}, // a superblock of version 2
+		{0xc, defaultBlock},
+		{0x10, uint32(p.jBlocks)},
+		{0x14, 1}, // first block of the log
+		{0x18, 1}, // first transaction expected; where it starts is 0: nowhere
+		{0x40, 1}, // users
+	} {
+		be.PutUint32(sb[f.at:], f.v)
+	}
+	copy(sb[0x30:], p.opts.UUID[:])
+	_, err := dev.WriteAt(sb, int64(p.journal[0].start*defaultBlock))
+	return err
+}

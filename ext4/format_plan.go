@@ -1,0 +1,255 @@
+package ext4
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Sizes of a journal in blocks. Linux refuses shorter ones ("journal file too short"
+// in the kernel's log: JBD2_MIN_JOURNAL_BLOCKS); longer ones only delay its writing.
+const (
+	minJournal = 1024
+	maxJournal = 32768
+)
+
+const (
+	descSize         = 64
+	newInodeSize     = 256
+	inodesPerBlock   = defaultBlock / newInodeSize
+	minBytesPerInode = 1024
+	logFlexGroups    = 4 // 16 groups share what allocators count of them
+	lostBlocks       = 4 // of lost+found, so that e2fsck need not allocate
+)
+
+// blockRun is a run of adjacent blocks.
+type blockRun struct{ start, count uint64 }
+
+// plan says where everything lies in a new file system. All that is in use in a group
+// is in use from the group's first block on, without a gap: the superblock and the
+// descriptors with their spare blocks where sparse_super wants a copy, the group's two
+// bitmaps, its inode table, perhaps the bitmaps and the table of a last group that is
+// too short for them, and a piece of the journal. Group 0 has, between the bitmaps and
+// the table, the first directories, so that nearly all that is not zero is one run.
+//
+// Every group keeps its own metadata, unlike with mke2fs, which gathers those of 16
+// groups: like this the bitmap of a group without a file follows from its descriptor
+// (BLOCK_UNINIT) and is not written. The flex_bg feature permits either.
+type plan struct {
+	opts   FormatOptions
+	seed   uint32 // of checksums
+	blocks uint64 // of the file system
+	groups uint32
+	descs  uint64 // blocks of descriptors
+	spare  uint64 // blocks after them into which they can grow
+
+	inodesPer uint32 // inodes of a group
+	table     uint64 // blocks of their table
+
+	away    bool       // the last group's metadata are in the last but one
+	journal []blockRun // at most four, which an inode can hold itself
+	jBlocks uint64
+}
+
+// newPlan lays out a file system of at most the given number of blocks.
+func newPlan(blocks uint64, opts FormatOptions) (*plan, error) {
+	p := &plan{opts: opts, seed: crc32c(^uint32(0), opts.UUID[:]), blocks: blocks}
+	p.size()
+	if last := p.groups - 1; last > 0 {
+		if sparseGroup(last) && p.groupLen(last) < p.baseLen(last) {
+			p.blocks = p.groupStart(last)
+			p.size()
+		}
+		last = p.groups - 1
+		p.away = p.groupLen(last) < p.baseLen(last)+p.ownLen()
+	}
+	if err := p.placeJournal(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// size derives from the number of blocks all the other numbers.
+func (p *plan) size() {
+	p.groups = uint32((p.blocks + defaultPer - 1) / defaultPer)
+	p.descs = (uint64(p.groups)*descSize + defaultBlock - 1) / defaultBlock
+	p.spare = spareDescs(p.blocks, p.descs)
+	p.inodesPer = inodesPerGroup(p.blocks, p.groups, p.opts.BytesPerInode)
+	p.table = uint64(p.inodesPer) / inodesPerBlock
+}
+
+// spareDescs returns how many blocks are reserved for descriptors of groups to come.
+// Each of them is worth 8 GiB, and is a block that is not zero as soon as there is a
+// backup of the descriptors. The image can be grown beyond that, with the meta_bg
+// feature, so this is room for growing to four times the size, or to 16 GiB (one
+// group) or 32 GiB (more), and never more than half a MiB. The resize inode's pointers
+// have 32 bits: from 16 TiB on there are no spare blocks, only the empty inode.
+func spareDescs(blocks, descs uint64) uint64 {
+	switch {
+	case blocks >= 1<<32:
+		return 0
+	case blocks <= defaultPer:
+		return 1
+	}
+	return min(3*descs, 128)
+}
+
+// inodesPerGroup returns the number of inodes of each group. The rates are those of
+// mke2fs.conf, but that an image of one group has an inode per 4 KiB only up to the
+// number of a whole group, because the number stays when the image grows.
+func inodesPerGroup(blocks uint64, groups uint32, rate int64) uint32 {
+	group := min(blocks, defaultPer) * defaultBlock
+	var n uint64
+	switch size := blocks * defaultBlock; {
+	case rate != 0:
+		n = group / uint64(rate)
+	case size >= 16<<40:
+		n = group / 65536
+	case size >= 4<<40:
+		n = group / 32768
+	default:
+		n = min(group/4096, defaultPer*defaultBlock/16384)
+	}
+	n = min(n, 8*defaultBlock, (1<<32-1)/uint64(groups))
+	n = n / inodesPerBlock * inodesPerBlock
+	return uint32(max(n, inodesPerBlock))
+}
+
+func (p *plan) groupStart(g uint32) uint64 { return uint64(g) * defaultPer }
+
+func (p *plan) groupLen(g uint32) uint64 { return min(p.blocks-p.groupStart(g), defaultPer) }
+
+// baseLen returns the number of blocks at the beginning of a group that are the
+// superblock's and the descriptors'.
+func (p *plan) baseLen(g uint32) uint64 {
+	if !sparseGroup(g) {
+		return 0
+	}
+	return 1 + p.descs + p.spare
+}
+
+// ownLen returns the number of blocks of a group's bitmaps and inode table.
+func (p *plan) ownLen() uint64 { return 2 + p.table }
+
+// firstLen is the number of blocks in group 0 of the resize inode's tree, of the root
+// directory and of lost+found.
+const firstLen = 1 + 1 + lostBlocks
+
+// metaLen returns the number of blocks in use in a group but for the journal's.
+func (p *plan) metaLen(g uint32) uint64 {
+	n := p.baseLen(g)
+	last := p.groups - 1
+	if g != last || !p.away {
+		n += p.ownLen()
+	}
+	if p.away && g == last-1 {
+		n += p.ownLen()
+	}
+	if g == 0 {
+		n += firstLen
+	}
+	return n
+}
+
+// usedLen returns the number of blocks in use in a group.
+func (p *plan) usedLen(g uint32) uint64 {
+	n := p.metaLen(g)
+	for _, r := range p.journal {
+		if r.start/defaultPer == uint64(g) {
+			n += r.count
+		}
+	}
+	return n
+}
+
+// metaAt returns where a group's bitmaps of blocks and of inodes and its table are.
+func (p *plan) metaAt(g uint32) (blockMap, inodeMap, table uint64) {
+	at := p.groupStart(g) + p.baseLen(g)
+	if p.away && g == p.groups-1 {
+		at = p.groupStart(g-1) + p.metaLen(g-1) - p.ownLen()
+	}
+	table = at + 2
+	if g == 0 {
+		table += firstLen
+	}
+	return at, at + 1, table
+}
+
+// The blocks of group 0 between the bitmaps and the inode table.
+func (p *plan) resizeAt() uint64 { return p.baseLen(0) + 2 }
+func (p *plan) rootAt() uint64   { return p.resizeAt() + 1 }
+func (p *plan) lostAt() uint64   { return p.rootAt() + 1 }
+
+// mappedGroups returns, in order, the groups whose bitmaps of blocks are written
+// because they do not follow from the descriptors. That of the last group would, but
+// mke2fs writes it, and other tools may count on that.
+func (p *plan) mappedGroups() []uint32 {
+	gs := []uint32{0, p.groups - 1}
+	for _, r := range p.journal {
+		gs = append(gs, uint32(r.start/defaultPer))
+	}
+	if p.away {
+		gs = append(gs, p.groups-2)
+	}
+	slices.Sort(gs)
+	return slices.Compact(gs)
+}
+
+// backupGroups returns, in order, the groups but 0 that have a copy of the superblock
+// and of the descriptors.
+func (p *plan) backupGroups() []uint32 {
+	var gs []uint32
+	if p.groups > 1 {
+		gs = append(gs, 1)
+	}
+	for _, base := range []uint64{3, 5, 7} {
+		for g := base; g < uint64(p.groups); g *= base {
+			gs = append(gs, uint32(g))
+		}
+	}
+	slices.Sort(gs)
+	return gs
+}
+
+// journalBlocks returns the size of the journal for an image; the steps are mke2fs's.
+func journalBlocks(blocks uint64) uint64 {
+	steps := []struct{ below, journal uint64 }{
+		{2 << 10, 0},
+		{32 << 10, minJournal},
+		{256 << 10, 4096},
+		{512 << 10, 8192},
+		{4 << 20, 16384},
+	}
+	for _, s := range steps {
+		if blocks < s.below {
+			return s.journal
+		}
+	}
+	return maxJournal
+}
+
+// placeJournal gives the journal the first blocks that are free.
+func (p *plan) placeJournal() error {
+	p.jBlocks = journalBlocks(p.blocks)
+	if p.opts.Journal != 0 {
+		p.jBlocks = uint64(max(p.opts.Journal, 0)) / defaultBlock
+	}
+	left := p.jBlocks
+	for g := uint32(0); left > 0 && g < p.groups && len(p.journal) < 4; g++ {
+		meta := p.metaLen(g)
+		if n := min(left, p.groupLen(g)-min(meta, p.groupLen(g))); n > 0 {
+			p.journal = append(p.journal, blockRun{p.groupStart(g) + meta, n})
+			left -= n
+		}
+	}
+	if left > 0 || p.metaLen(0) > p.groupLen(0) {
+		return fmt.Errorf("%w: an image of %d bytes is too small for a journal of %d bytes and %d inodes",
+			errInvalid, p.blocks*defaultBlock, p.jBlocks*defaultBlock, uint64(p.inodesPer)*uint64(p.groups))
+	}
+	return nil
+}
+
+// overhead returns what Linux counts as the file system's own blocks: it subtracts
+// them from the total that statfs tells.
+func (p *plan) overhead() uint64 {
+	return uint64(p.groups)*p.ownLen() + uint64(1+len(p.backupGroups()))*p.baseLen(0) + p.jBlocks
+}
