@@ -83,6 +83,10 @@ const (
 	maxSeconds = 1<<34 - 1<<31 - 1
 )
 
+// clockTick is by how much time(2), which tells the time of the last tick, may be behind
+// time.Now. e2fsck complains of a superblock written in the future.
+const clockTick = 10 * time.Millisecond
+
 // complete checks the options for an image of size bytes and fills in the random and
 // the current; what depends on the geometry is left to the plan.
 func (o *FormatOptions) complete(size int64) error {
@@ -93,7 +97,7 @@ func (o *FormatOptions) complete(size int64) error {
 		o.Mode = 0o755
 	}
 	if o.Time.IsZero() {
-		o.Time = time.Now()
+		o.Time = time.Now().Add(-clockTick)
 	}
 	var none [16]byte
 	if o.UUID == none {

@@ -17,7 +17,7 @@ func (p *plan) inodes(table, super []byte) {
 	sealInode(p.seed, rootInode, root)
 
 	resize := inode(resizeInode)
-	p.inode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spare*uint64(1+len(p.backupGroups())))
+	p.inode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spare*uint64(1+len(p.backups)))
 	le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeAt()))
 	sealInode(p.seed, resizeInode, resize)
 
@@ -116,12 +116,11 @@ func (p *plan) directories(b []byte) {
 func (p *plan) resizeTree(head []byte) {
 	const perBlock = defaultBlock / 4
 	double := head[p.resizeAt()*defaultBlock:][:defaultBlock]
-	backups := p.backupGroups()
 	for i := range p.spare {
 		at := 1 + p.descs + i
 		le.PutUint32(double[(p.descs+i)%perBlock*4:], uint32(at))
 		single := head[at*defaultBlock:][:defaultBlock]
-		for k, g := range backups {
+		for k, g := range p.backups {
 			le.PutUint32(single[4*k:], uint32(p.groupStart(g)+at))
 		}
 	}

@@ -42,6 +42,10 @@ type plan struct {
 	descs  uint64 // blocks of descriptors
 	spare  uint64 // blocks after them into which they can grow
 
+	// backups are, in order, the groups but 0 that have a copy of the superblock and of
+	// the descriptors.
+	backups []uint32
+
 	inodesPer uint32 // inodes of a group
 	table     uint64 // blocks of their table
 
@@ -55,7 +59,7 @@ func newPlan(blocks uint64, opts FormatOptions) (*plan, error) {
 	p := &plan{opts: opts, seed: crc32c(^uint32(0), opts.UUID[:]), blocks: blocks}
 	p.size()
 	if last := p.groups - 1; last > 0 {
-		if sparseGroup(last) && p.groupLen(last) < p.baseLen(last) {
+		if p.groupLen(last) < p.baseLen(last) {
 			p.blocks = p.groupStart(last)
 			p.size()
 		}
@@ -71,6 +75,7 @@ func newPlan(blocks uint64, opts FormatOptions) (*plan, error) {
 // size derives from the number of blocks all the other numbers.
 func (p *plan) size() {
 	p.groups = uint32((p.blocks + defaultPer - 1) / defaultPer)
+	p.backups = backupGroups(p.groups)
 	p.descs = (uint64(p.groups)*descSize + defaultBlock - 1) / defaultBlock
 	p.spare = spareDescs(p.blocks, p.descs)
 	p.inodesPer = inodesPerGroup(p.blocks, p.groups, p.opts.BytesPerInode)
@@ -121,7 +126,7 @@ func (p *plan) groupLen(g uint32) uint64 { return min(p.blocks-p.groupStart(g), 
 // baseLen returns the number of blocks at the beginning of a group that are the
 // superblock's and the descriptors'.
 func (p *plan) baseLen(g uint32) uint64 {
-	if !sparseGroup(g) {
+	if _, found := slices.BinarySearch(p.backups, g); !found && g != 0 {
 		return 0
 	}
 	return 1 + p.descs + p.spare
@@ -194,15 +199,15 @@ func (p *plan) mappedGroups() []uint32 {
 	return slices.Compact(gs)
 }
 
-// backupGroups returns, in order, the groups but 0 that have a copy of the superblock
-// and of the descriptors.
-func (p *plan) backupGroups() []uint32 {
+// backupGroups returns, in order, those of a number of groups that have a backup: 1 and
+// the powers of 3, 5 and 7.
+func backupGroups(groups uint32) []uint32 {
 	var gs []uint32
-	if p.groups > 1 {
+	if groups > 1 {
 		gs = append(gs, 1)
 	}
 	for _, base := range []uint64{3, 5, 7} {
-		for g := base; g < uint64(p.groups); g *= base {
+		for g := base; g < uint64(groups); g *= base {
 			gs = append(gs, uint32(g))
 		}
 	}
@@ -251,5 +256,5 @@ func (p *plan) placeJournal() error {
 // overhead returns what Linux counts as the file system's own blocks: it subtracts
 // them from the total that statfs tells.
 func (p *plan) overhead() uint64 {
-	return uint64(p.groups)*p.ownLen() + uint64(1+len(p.backupGroups()))*p.baseLen(0) + p.jBlocks
+	return uint64(p.groups)*p.ownLen() + uint64(1+len(p.backups))*p.baseLen(0) + p.jBlocks
 }

@@ -56,8 +56,8 @@ func (p *plan) write(dev Device) error {
 // afterwards.
 func (p *plan) writeBackups(dev Device, copies, super []byte) error {
 	sb := slices.Clone(super)
-	for _, g := range p.backupGroups() {
-		le.PutUint16(sb[sbGroupNumber:], uint16(min(g, math.MaxUint16)))
+	for _, g := range p.backups {
+		le.PutUint16(sb[sbGroupNumber:], uint16(g)) // cut off, as by mke2fs
 		le.PutUint32(sb[sbChecksum:], superChecksum(sb))
 		copy(copies, sb)
 		if _, err := dev.WriteAt(copies, int64(p.groupStart(g)*defaultBlock)); err != nil {

@@ -1,0 +1,491 @@
+package ext4
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	fmtMiB   = int64(1) << 20
+	fmtGiB   = int64(1) << 30
+	fmtTiB   = int64(1) << 40
+	fmtGroup = int64(defaultPer) * defaultBlock
+)
+
+// fmtTool returns the path of a program of e2fsprogs or skips the test.
+func fmtTool(t testing.TB, name string) string {
+	t.Helper()
+	for _, at := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
+		if p, err := exec.LookPath(at); err == nil {
+			return p
+		}
+	}
+	t.Skipf("no %s", name)
+	return ""
+}
+
+// fmtSparse makes a sparse file that is removed with the test.
+func fmtSparse(t testing.TB, size int64) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(size); errors.Is(err, syscall.EFBIG) {
+		t.Skipf("the file system of the tests' directory has no files of %d bytes", size)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// fmtImage makes an image and returns its path.
+func fmtImage(t testing.TB, size int64, opts FormatOptions) string {
+	t.Helper()
+	whole := (size + defaultBlock - 1) / defaultBlock * defaultBlock
+	f := fmtSparse(t, whole)
+	got, err := Format(f, size, opts)
+	if err != nil {
+		t.Fatalf("Format(%d, %+v): %v", size, opts, err)
+	}
+	if got != whole {
+		t.Fatalf("Format(%d) says it used %d, want %d", size, got, whole)
+	}
+	if st, err := f.Stat(); err != nil || st.Size() != whole {
+		t.Fatalf("Format(%d) changed the size of the file to %d (%v)", size, st.Size(), err)
+	}
+	f.Close()
+	return f.Name()
+}
+
+var fmtFine = regexp.MustCompile(`^(e2fsck .*|Pass \d[A-Z]?: .*|\S+: \d+/\d+ files \(.*\), \d+/\d+ blocks|)$`)
+
+// fmtFsck fails the test unless e2fsck finds an image clean.
+func fmtFsck(t testing.TB, image string) {
+	t.Helper()
+	out, err := exec.Command(fmtTool(t, "e2fsck"), "-fn", image).CombinedOutput()
+	bad := err != nil
+	for line := range strings.Lines(string(out)) {
+		bad = bad || !fmtFine.MatchString(strings.TrimRight(line, "\n"))
+	}
+	if bad {
+		t.Errorf("e2fsck -fn: %v\n%s", err, out)
+	}
+}
+
+// fmtDump returns what dumpe2fs says of an image's superblock.
+func fmtDump(t testing.TB, image string) map[string]string {
+	t.Helper()
+	cmd := exec.Command(fmtTool(t, "dumpe2fs"), "-h", image)
+	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("dumpe2fs: %v", err)
+	}
+	m := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		if k, v, ok := strings.Cut(line, ":"); ok {
+			m[k] = strings.TrimSpace(v)
+		}
+	}
+	return m
+}
+
+// fmtDebug returns what debugfs answers to a command.
+func fmtDebug(t testing.TB, image, command string) string {
+	t.Helper()
+	cmd := exec.Command(fmtTool(t, "debugfs"), "-R", command, image)
+	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("debugfs %q: %v", command, err)
+	}
+	return string(out)
+}
+
+const fmtFeatures = "ext_attr resize_inode dir_index filetype extent 64bit flex_bg sparse_super " +
+	"large_file huge_file dir_nlink extra_isize metadata_csum"
+
+// fmtJudge checks an image of size bytes with e2fsck and dumpe2fs.
+func fmtJudge(t *testing.T, image string, size int64) {
+	t.Helper()
+	fmtFsck(t, image)
+	d := fmtDump(t, image)
+	features := fmtFeatures
+	if size >= 8*fmtMiB {
+		features = "has_journal " + features
+	}
+	for key, want := range map[string]string{
+		"Filesystem features":     features,
+		"Filesystem state":        "clean",
+		"Block size":              "4096",
+		"Inode size":              "256",
+		"Group descriptor size":   "64",
+		"Flex block group size":   "16",
+		"Reserved block count":    "0",
+		"Default directory hash":  "half_md4",
+		"Maximum mount count":     "-1",
+		"Checksum type":           "crc32c",
+		"Filesystem revision #":   "1 (dynamic)",
+		"Default mount options":   "user_xattr acl",
+		"Errors behavior":         "Continue",
+		"Filesystem magic number": "0xEF53",
+		"Reserved blocks uid":     "0 (user root)",
+		"Filesystem volume name":  "<none>",
+		"Filesystem OS type":      "Linux",
+		"First inode":             "11",
+		"Required extra isize":    "32",
+		"Desired extra isize":     "32",
+		"Blocks per group":        "32768",
+		"Check interval":          "0 (<none>)",
+		"Last mount time":         "n/a",
+		"Filesystem flags":        "signed_directory_hash",
+		"Block count":             strconv.FormatInt(fmtBlocks(size), 10),
+		"Journal backup":          map[bool]string{true: "inode blocks"}[size >= 8*fmtMiB],
+		"Total journal blocks":    fmtJournal(size),
+		"Journal features":        map[bool]string{true: "(none)"}[size >= 8*fmtMiB],
+		"Journal inode":           map[bool]string{true: "8"}[size >= 8*fmtMiB],
+		"Free inodes":             strconv.FormatInt(fmtNumber(t, d["Inode count"])-firstInode, 10),
+		"Overhead clusters":       strconv.FormatInt(fmtBlocks(size)-fmtNumber(t, d["Free blocks"])-firstLen, 10),
+		"Fragment size":           "4096",
+		"Reserved blocks gid":     "0 (group root)",
+		"Last mounted on":         "<not available>",
+		"Mount count":             "0",
+	} {
+		if d[key] != want {
+			t.Errorf("dumpe2fs: %q is %q, want %q", key, d[key], want)
+		}
+	}
+}
+
+// fmtBlocks returns how many blocks a file system of size bytes has, whose descriptors
+// are few: without a last group that should have a backup of them and is too short.
+func fmtBlocks(size int64) int64 {
+	blocks := (size + defaultBlock - 1) / defaultBlock
+	g := blocks / defaultPer
+	descs := (g + 1 + 63) / 64
+	if rest := blocks % defaultPer; g > 0 && sparseGroup(uint32(g)) && rest < 1+descs+min(3*descs, 128) {
+		blocks -= rest
+	}
+	return blocks
+}
+
+func fmtJournal(size int64) string {
+	switch {
+	case size < 8*fmtMiB:
+		return ""
+	case size < 128*fmtMiB:
+		return "1024"
+	case size < fmtGiB:
+		return "4096"
+	case size < 2*fmtGiB:
+		return "8192"
+	case size < 16*fmtGiB:
+		return "16384"
+	}
+	return "32768"
+}
+
+func fmtNumber(t *testing.T, s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		t.Error(err)
+	}
+	return n
+}
+
+func TestFormatSizes(t *testing.T) {
+	for _, size := range []int64{
+		4 * fmtMiB, 4*fmtMiB + 4096, 5 * fmtMiB, 8*fmtMiB - 4096, 8 * fmtMiB, 16 * fmtMiB, 64 * fmtMiB, 67 * fmtMiB,
+		127 * fmtMiB, 128*fmtMiB - 4096, 128 * fmtMiB, 128*fmtMiB + 1, 128*fmtMiB + 5*4096, 129 * fmtMiB, 131 * fmtMiB,
+		2*fmtGroup + 4096, 2*fmtGroup + 513*4096, 2*fmtGroup + 514*4096, 3*fmtGroup + 4*4096, 3*fmtGroup + 5*4096,
+		fmtGiB, 1025 * fmtMiB, 16*fmtGroup - 4096, 16*fmtGroup + 4096, 49*fmtGroup + 16*4096, 49*fmtGroup + 600*4096,
+		16 * fmtGiB, 20 * fmtGiB, 64*fmtGroup + 1, 65 * fmtGroup, 1 * fmtTiB,
+	} {
+		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
+			t.Parallel()
+			if size >= fmtTiB && testing.Short() {
+				t.Skip("e2fsck needs a second")
+			}
+			fmtJudge(t, fmtImage(t, size, FormatOptions{}), size)
+		})
+	}
+}
+
+// The largest images, and the steps of their rates of inodes and of the journal. Few
+// file systems have so large files: those that have not are skipped.
+func TestFormatHuge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("e2fsck needs minutes")
+	}
+	for _, size := range []int64{4 * fmtTiB, 16*fmtTiB - 4096, 16 * fmtTiB, 17*fmtTiB + 3*fmtGroup + 4096, 64 * fmtTiB} {
+		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
+			fmtFsck(t, fmtImage(t, size, FormatOptions{}))
+		})
+	}
+}
+
+// A fmtTally keeps of the writes where they were, a sum of the larger ones, and one of
+// them all if it shall.
+type fmtTally struct {
+	all    hash.Hash
+	at     map[int64]int
+	sums   map[int64]uint32
+	supers map[int64][]byte
+	syncs  int
+	last   int64
+}
+
+func (w *fmtTally) ReadAt([]byte, int64) (int, error) { return 0, errors.New("read") }
+func (w *fmtTally) Sync() error                       { w.syncs++; return nil }
+func (w *fmtTally) WriteAt(p []byte, off int64) (int, error) {
+	if w.syncs > 0 {
+		return 0, errors.New("a write after the Sync")
+	}
+	w.at[off], w.last = len(p), off
+	if w.all != nil {
+		fmt.Fprintf(w.all, "%d %d ", off, len(p))
+		w.all.Write(p)
+	}
+	if len(p) > 1<<20 {
+		w.sums[off] = crc32c(0, p[defaultBlock:][:32<<20])
+		w.supers[off] = slices.Clone(p[:2*superSize])
+	}
+	return len(p), nil
+}
+
+// The largest image needs no large file to be judged: it has 26 backups, all of them
+// the same, in few writes; the primary superblock comes last, before the only Sync.
+func TestFormatLargestWrites(t *testing.T) {
+	w := &fmtTally{at: map[int64]int{}, sums: map[int64]uint32{}, supers: map[int64][]byte{}}
+	if _, err := Format(w, MaxSize, FormatOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if w.syncs != 1 || w.last != 0 || len(w.at) > 32 {
+		t.Errorf("%d writes, the last at %d, %d syncs", len(w.at), w.last, w.syncs)
+	}
+	if len(w.sums) != 27 {
+		t.Fatalf("%d copies of the descriptors, want 27", len(w.sums))
+	}
+	for off, sum := range w.sums {
+		g := uint32(off / fmtGroup)
+		if off%fmtGroup != 0 || !sparseGroup(g) || sum != w.sums[0] {
+			t.Errorf("a copy of the descriptors at %d is not that of the beginning", off)
+		}
+		sb := w.supers[off][:superSize]
+		if off == 0 {
+			sb = w.supers[off][superOffset:]
+		}
+		if le.Uint32(sb[sbChecksum:]) != superChecksum(sb) || le.Uint16(sb[sbGroupNumber:]) != uint16(g) {
+			t.Errorf("the superblock of group %d says it is of %d", g, le.Uint16(sb[sbGroupNumber:]))
+		}
+	}
+}
+
+// fmtStep returns a size near which something changes: a group's end, the end of a
+// flexible group, a last group that has a backup, or none.
+func fmtStep(r *rand.Rand) int64 {
+	groups := []int64{1, 2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 25, 26, 27, 32, 48, 49, 50, 63, 64, 65, 80, 81, 125, 128}
+	var blocks int64
+	switch r.IntN(5) {
+	case 0:
+		blocks = MinSize/defaultBlock + r.Int64N(3*defaultPer)
+	case 1:
+		blocks = groups[r.IntN(len(groups))]*defaultPer + r.Int64N(20) - 3
+	case 2:
+		blocks = groups[r.IntN(len(groups))]*defaultPer + r.Int64N(700)
+	case 3:
+		blocks = groups[r.IntN(len(groups))]*defaultPer - r.Int64N(700)
+	default:
+		blocks = MinSize/defaultBlock + r.Int64N(200*defaultPer)
+	}
+	return blocks * defaultBlock
+}
+
+// TestFormatRandom has e2fsck judge random sizes and options.
+func TestFormatRandom(t *testing.T) {
+	n := 300
+	if testing.Short() {
+		n = 25
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 1))
+	for range n {
+		size := fmtStep(r)
+		var opts FormatOptions
+		if r.IntN(4) == 0 {
+			opts.BytesPerInode = []int64{1024, 1025, 5000, 65536, 1 << 20, 1 << 26}[r.IntN(6)]
+		}
+		if size > 256*fmtMiB && r.IntN(4) == 0 {
+			opts.Journal = []int64{-1, 4 * fmtMiB, 100*fmtMiB + 77, 128 * fmtMiB}[r.IntN(4)]
+		}
+		t.Run(fmt.Sprintf("%d,%d,%d", size, opts.BytesPerInode, opts.Journal), func(t *testing.T) {
+			t.Parallel()
+			fmtFsck(t, fmtImage(t, size, opts))
+		})
+	}
+}
+
+func TestFormatSameBytes(t *testing.T) {
+	opts := FormatOptions{
+		UUID: [16]byte{1, 2, 3}, HashSeed: [16]byte{4}, Time: time.Unix(1700000000, 5), Label: "same", UID: 7,
+	}
+	for _, size := range []int64{5 * fmtMiB, 700 * fmtMiB, 20 * fmtGiB} {
+		var sums [2]string
+		for i := range sums {
+			w := &fmtTally{at: map[int64]int{}, all: sha256.New()}
+			if _, err := Format(w, size, opts); err != nil {
+				t.Fatal(err)
+			}
+			sums[i] = fmt.Sprintf("%x", w.all.Sum(nil))
+		}
+		if sums[0] != sums[1] {
+			t.Errorf("two images of %d bytes differ", size)
+		}
+	}
+	a, b := fmtDump(t, fmtImage(t, 4*fmtMiB, FormatOptions{})), fmtDump(t, fmtImage(t, 4*fmtMiB, FormatOptions{}))
+	for _, key := range []string{"Filesystem UUID", "Directory Hash Seed"} {
+		if a[key] == b[key] || len(a[key]) != 36 {
+			t.Errorf("%s: %q and then %q", key, a[key], b[key])
+		}
+	}
+	if u := a["Filesystem UUID"]; u[14] != '4' || !strings.Contains("89ab", u[19:20]) {
+		t.Errorf("the UUID %s is no random one", u)
+	}
+}
+
+func TestFormatOptions(t *testing.T) {
+	image := fmtImage(t, 300*fmtMiB, FormatOptions{
+		Label:         "sixteen bytes ok",
+		UUID:          [16]byte{0xde, 0xad, 0xbe, 0xef, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11},
+		HashSeed:      [16]byte{0x11, 0x22},
+		UID:           70000,
+		GID:           100001,
+		Mode:          0o1777,
+		Time:          time.Date(1999, 3, 4, 5, 6, 7, 890000001, time.UTC),
+		Journal:       5 * fmtMiB,
+		BytesPerInode: 4096,
+		Reserved:      3 * fmtMiB,
+	})
+	fmtFsck(t, image)
+	d := fmtDump(t, image)
+	for key, want := range map[string]string{
+		"Filesystem volume name": "sixteen bytes ok",
+		"Filesystem UUID":        "deadbeef-0001-0203-0405-060708090a0b",
+		"Directory Hash Seed":    "11220000-0000-0000-0000-000000000000",
+		"Total journal blocks":   "1280",
+		"Reserved block count":   "768",
+		"Inodes per group":       "32768",
+	} {
+		if d[key] != want {
+			t.Errorf("%s: %q, want %q", key, d[key], want)
+		}
+	}
+	root := fmtDebug(t, image, "stat <2>")
+	for _, want := range []string{"Mode:  01777", "User: 70000", "Group: 100001", "05:06:07 1999", "Links: 3"} {
+		if !strings.Contains(root, want) {
+			t.Errorf("the root directory has no %q:\n%s", want, root)
+		}
+	}
+	lost := fmtDebug(t, image, "stat lost+found")
+	for _, want := range []string{"Inode: 11 ", "Mode:  0700", "User:     0", "Size: 16384", "Links: 2"} {
+		if !strings.Contains(lost, want) {
+			t.Errorf("lost+found has no %q:\n%s", want, lost)
+		}
+	}
+}
+
+// The times beyond 32 bits of seconds are those of later epochs.
+func TestFormatTimes(t *testing.T) {
+	for _, at := range []time.Time{
+		time.Date(1901, 12, 14, 1, 2, 3, 0, time.UTC), time.Date(2039, 1, 2, 3, 4, 5, 0, time.UTC),
+		time.Date(2105, 3, 4, 5, 6, 7, 8, time.UTC), time.Date(2446, 5, 9, 8, 7, 6, 5, time.UTC),
+	} {
+		got := fmtDebug(t, fmtImage(t, 4*fmtMiB, FormatOptions{Time: at}), "stat <2>")
+		if n := strings.Count(got, at.Format("Jan _2 15:04:05 2006")); n != 4 {
+			t.Errorf("%v is %d times in\n%s", at, n, got)
+		}
+	}
+}
+
+func TestFormatErrors(t *testing.T) {
+	for _, c := range []struct {
+		size int64
+		opts FormatOptions
+		want string
+	}{
+		{0, FormatOptions{}, "4 MiB"},
+		{-1, FormatOptions{}, "4 MiB"},
+		{MinSize - 1, FormatOptions{}, "64 TiB"},
+		{MaxSize + 1, FormatOptions{}, "64 TiB"},
+		{fmtGiB, FormatOptions{Label: "seventeen bytes !"}, "label"},
+		{fmtGiB, FormatOptions{Label: "a\x00b"}, "label"},
+		{fmtGiB, FormatOptions{Mode: 0o10000}, "mode"},
+		{fmtGiB, FormatOptions{Time: time.Date(2446, 6, 1, 0, 0, 0, 0, time.UTC)}, "years"},
+		{fmtGiB, FormatOptions{Time: time.Date(1901, 1, 1, 0, 0, 0, 0, time.UTC)}, "years"},
+		{fmtGiB, FormatOptions{Journal: 4*fmtMiB - 1}, "journal"},
+		{fmtGiB, FormatOptions{Journal: 128*fmtMiB + 1}, "journal"},
+		{4 * fmtMiB, FormatOptions{Journal: 4 * fmtMiB}, "too small"},
+		{100 * fmtMiB, FormatOptions{Journal: 128 * fmtMiB}, "too small"},
+		{fmtGiB, FormatOptions{BytesPerInode: 1023}, "inode"},
+		{fmtGiB, FormatOptions{BytesPerInode: -5}, "inode"},
+		{fmtGiB, FormatOptions{Reserved: -1}, "root"},
+		{fmtGiB, FormatOptions{Reserved: fmtGiB/2 + 1}, "root"},
+	} {
+		w := &fmtTally{at: map[int64]int{}}
+		_, err := Format(w, c.size, c.opts)
+		if !errors.Is(err, errInvalid) || !strings.Contains(err.Error(), c.want) || len(w.at) > 0 {
+			t.Errorf("Format(%d, %+v): %v after %d writes, want an error with %q", c.size, c.opts, err, len(w.at), c.want)
+		}
+	}
+}
+
+// Little storage is used. mkfs.ext4 uses 1 MiB, 4, 33, 132 and 1000 for these.
+func TestFormatStorage(t *testing.T) {
+	for size, limit := range map[int64]int64{
+		4 * fmtMiB: 48 << 10, 128 * fmtMiB: 52 << 10, fmtGiB: 112 << 10, 20 * fmtGiB: 288 << 10, fmtTiB: 10500 << 10,
+	} {
+		st, err := os.Stat(fmtImage(t, size, FormatOptions{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What the tests' file system may need for its own mapping is let pass.
+		if used := st.Sys().(*syscall.Stat_t).Blocks * 512; used > limit+64<<10 {
+			t.Errorf("%d bytes of storage for an image of %d, want %d", used, size, limit)
+		}
+	}
+}
+
+func BenchmarkFormat(b *testing.B) {
+	for _, size := range []int64{4 * fmtMiB, 128 * fmtMiB, fmtGiB, 20 * fmtGiB, fmtTiB} {
+		b.Run(strconv.FormatInt(size, 10), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				f := fmtSparse(b, size)
+				b.StartTimer()
+				if _, err := Format(f, size, FormatOptions{}); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				f.Close()
+				os.Remove(f.Name())
+				b.StartTimer()
+			}
+		})
+	}
+}
