@@ -1,6 +1,7 @@
 package oracle
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -45,11 +46,7 @@ func Populate(dir string, seed uint64, opts PopulateOptions) (skipped []string, 
 	if err := unix.Statfs(dir, &st); err != nil {
 		return nil, err
 	}
-	var key [32]byte
-	for i := range 8 {
-		key[i] = byte(seed >> (8 * i))
-	}
-	p := &populator{root: dir, scale: opts.Scale, block: st.Bsize, random: rand.NewChaCha8(key)}
+	p := &populator{root: dir, scale: opts.Scale, block: st.Bsize, random: newRandom(seed)}
 	for _, section := range []func(){
 		p.links, p.xattrs, p.acls, p.sparse, p.allocated, p.fragmented, p.special, p.owners,
 		p.times, p.names, p.deep, p.inline, p.many, p.emptied, p.magic,
@@ -60,6 +57,13 @@ func Populate(dir string, seed uint64, opts PopulateOptions) (skipped []string, 
 		}
 	}
 	return p.skipped, nil
+}
+
+// newRandom returns a source of bytes.
+func newRandom(seed uint64) *rand.ChaCha8 {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	return rand.NewChaCha8(key)
 }
 
 // path returns the full path of a file.

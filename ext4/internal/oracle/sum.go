@@ -71,8 +71,13 @@ func SumReader(r io.Reader) (Sum, int64, error) {
 // other than zeros. It fails when the file ends within one of them.
 func SumAt(r io.ReaderAt, size int64, data []Range) (Sum, error) {
 	s := newSummer()
-	buf := make([]byte, 256*unit)
-	for _, d := range Widen(data, size) {
+	wide := Widen(data, size)
+	var longest int64
+	for _, d := range wide {
+		longest = max(longest, d.Len)
+	}
+	buf := make([]byte, min(longest, 256*unit))
+	for _, d := range wide {
 		for off, end := d.Off, d.Off+d.Len; off < end; {
 			p := buf[:min(int64(len(buf)), end-off)]
 			n, err := r.ReadAt(p, off)
