@@ -1,0 +1,239 @@
+package ext4
+
+// POSIX access control lists. On disk an entry of a named user or group has 8 bytes
+// and others have 4; the system calls pass 8 bytes for each, and another version.
+const (
+	aclDisk = 1
+	aclCall = 2
+
+	aclUserObj  = 0x01
+	aclUser     = 0x02
+	aclGroupObj = 0x04
+	aclGroup    = 0x08
+	aclMask     = 0x10
+	aclOther    = 0x20
+
+	aclNobody = ^uint32(0)
+)
+
+type aclEntry struct {
+	tag, perm uint16
+	id        uint32
+}
+
+// parseACL reads a list of either form.
+func parseACL(b []byte, version uint32) ([]aclEntry, error) {
+	if len(b) < 4 || le.Uint32(b) != version {
+		return nil, errInvalid
+	}
+	var list []aclEntry
+	for b = b[4:]; len(b) > 0; {
+		if len(b) < 4 {
+			return nil, errInvalid
+		}
+		e, n := aclEntry{tag: le.Uint16(b), perm: le.Uint16(b[2:]), id: aclNobody}, 4
+		named := e.tag == aclUser || e.tag == aclGroup
+		if named || version == aclCall {
+			if n = 8; len(b) < n {
+				return nil, errInvalid
+			}
+			if named {
+				e.id = le.Uint32(b[4:])
+			}
+		}
+		list, b = append(list, e), b[n:]
+	}
+	return list, checkACL(list)
+}
+
+// checkACL checks that a list is complete and in order, as Linux demands.
+func checkACL(list []aclEntry) error {
+	seen, last, named := uint16(0), uint16(0), false
+	for _, e := range list {
+		switch e.tag {
+		case aclUserObj, aclGroupObj, aclMask, aclOther:
+			if seen&e.tag != 0 {
+				return errInvalid
+			}
+		case aclUser, aclGroup:
+			named = true
+		default:
+			return errInvalid
+		}
+		if e.tag < last || e.perm > 7 {
+			return errInvalid
+		}
+		seen, last = seen|e.tag, e.tag
+	}
+	const must = aclUserObj | aclGroupObj | aclOther
+	if len(list) > 0 && (seen&must != must || named && seen&aclMask == 0) {
+		return errInvalid
+	}
+	return nil
+}
+
+func encodeACL(list []aclEntry, version uint32) []byte {
+	b := le.AppendUint32(nil, version)
+	for _, e := range list {
+		b = le.AppendUint16(le.AppendUint16(b, e.tag), e.perm)
+		if version == aclCall || e.tag == aclUser || e.tag == aclGroup {
+			b = le.AppendUint32(b, e.id)
+		}
+	}
+	return b
+}
+
+// aclToCall translates a list on disk to that of the system calls.
+func aclToCall(b []byte) ([]byte, error) {
+	list, err := parseACL(b, aclDisk)
+	if err != nil {
+		return nil, corruptf("an access control list")
+	}
+	return encodeACL(list, aclCall), nil
+}
+
+// setACL sets an access control list given in the form of the system calls. One that
+// says no more than the permission bits becomes these.
+func (fs *FS) setACL(i *inode, index byte, value []byte) error {
+	list, err := parseACL(value, aclCall)
+	if err != nil {
+		return err
+	}
+	if i.kind() == typeSymlink {
+		return unsupportedf("access control lists of symbolic links")
+	}
+	if index == xattrDefaultACL && !i.isDir() {
+		return errPerm
+	}
+	keep := len(list) > 0
+	if index == xattrACL && keep {
+		mode, more := aclMode(list)
+		le.PutUint16(i.raw[inMode:], i.mode()&^0o777|mode)
+		keep = more
+	}
+	if keep {
+		return fs.setXattr(i, index, "", encodeACL(list, aclDisk))
+	}
+	fs.touch(i, stampCtime)
+	if err := fs.setXattr(i, index, "", nil); err != nil && !noXattr(err) {
+		return err
+	}
+	return nil
+}
+
+// aclMode returns the permission bits that a list stands for, and whether it says more.
+func aclMode(list []aclEntry) (mode uint16, more bool) {
+	for _, e := range list {
+		switch e.tag {
+		case aclUserObj:
+			mode |= e.perm << 6
+		case aclGroupObj:
+			if !more {
+				mode |= e.perm << 3
+			}
+		case aclMask:
+			mode = mode&^0o070 | e.perm<<3
+			more = true
+		case aclOther:
+			mode |= e.perm
+		default:
+			more = true
+		}
+	}
+	return mode, more
+}
+
+// chmodACL makes an inode's access list agree with new permission bits.
+func (fs *FS) chmodACL(i *inode, mode uint16) error {
+	b, err := fs.getXattr(i, xattrACL, "")
+	if noXattr(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list, err := parseACL(b, aclDisk)
+	if err != nil {
+		return corruptf("the access control list of inode %d", i.num)
+	}
+	group := aclEntry{}
+	hasMask := false
+	for k := range list {
+		switch e := &list[k]; e.tag {
+		case aclUserObj:
+			e.perm = mode >> 6 & 7
+		case aclMask:
+			e.perm, hasMask = mode>>3&7, true
+		case aclOther:
+			e.perm = mode & 7
+		case aclGroupObj:
+			group = *e
+		}
+	}
+	if !hasMask && group.tag != 0 {
+		for k := range list {
+			if list[k].tag == aclGroupObj {
+				list[k].perm = mode >> 3 & 7
+			}
+		}
+	}
+	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclDisk))
+}
+
+// inheritACL gives a new inode what its directory's default list says: permission bits
+// that both grant, an access list, and to a directory the default list itself.
+func (fs *FS) inheritACL(dir, i *inode) error {
+	if i.kind() == typeSymlink || dir.xattrBlock() == 0 && (dir.innerArea() == nil || le.Uint32(dir.innerArea()) != xattrMagic) {
+		return nil
+	}
+	b, err := fs.getXattr(dir, xattrDefaultACL, "")
+	if noXattr(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list, err := parseACL(b, aclDisk)
+	if err != nil {
+		return corruptf("the access control list of inode %d", dir.num)
+	}
+	if i.isDir() {
+		if err := fs.setXattr(i, xattrDefaultACL, "", b); err != nil {
+			return err
+		}
+	}
+	mode := i.mode()
+	maskACL(list, &mode)
+	le.PutUint16(i.raw[inMode:], mode)
+	if _, more := aclMode(list); !more {
+		return nil
+	}
+	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclDisk))
+}
+
+// maskACL takes from a list and from permission bits what only one of them grants.
+func maskACL(list []aclEntry, mode *uint16) {
+	group, mask := -1, -1
+	both := func(e *aclEntry, shift int) {
+		e.perm &= *mode >> shift & 7
+		*mode = *mode&^(7<<shift) | e.perm<<shift
+	}
+	for k := range list {
+		switch list[k].tag {
+		case aclUserObj:
+			both(&list[k], 6)
+		case aclOther:
+			both(&list[k], 0)
+		case aclGroupObj:
+			group = k
+		case aclMask:
+			mask = k
+		}
+	}
+	if mask < 0 {
+		mask = group
+	}
+	if mask >= 0 {
+		both(&list[mask], 3)
+	}
+}

@@ -1,0 +1,147 @@
+package ext4
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// block is a block of metadata in memory. Its data never changes once tx is nil.
+type block struct {
+	data   []byte
+	tx     *transaction // the open transaction that may change data in place
+	op     uint64       // the last operation that changed data in place
+	pinned bool         // not yet at its place on the device: must stay in memory
+	inLog  bool         // an older version may be in the log
+
+	// passed says which check of its content data has passed, and for whom; 0: none.
+	// Blocks are checked once, not at each use.
+	passed atomic.Uint64
+}
+
+// A check of a block's content, for block.passed.
+const (
+	checkDir = 1 + iota
+	checkIndex
+	checkExtents
+	checkXattr
+	checkBitmap
+	checkDesc
+	checkInode
+)
+
+func passKey(check int, owner uint32) uint64 { return uint64(check)<<32 | uint64(owner) }
+
+// defaultCache is how much memory clean blocks take, in bytes.
+const defaultCache = 32 << 20
+
+// blockCache holds blocks of metadata: all that are pinned, and the clean ones that
+// were used last, more or less.
+type blockCache struct {
+	mu    sync.RWMutex // guards what follows
+	m     map[uint64]*block
+	clean int // blocks that are not pinned
+	limit int // most of them
+}
+
+func (c *blockCache) get(n uint64) *block {
+	c.mu.RLock()
+	b := c.m[n]
+	c.mu.RUnlock()
+	return b
+}
+
+// add keeps a clean block that was read, unless there is one already, and returns
+// the one to use.
+func (c *blockCache) add(n uint64, b *block) *block {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.m[n]; old != nil {
+		return old
+	}
+	if c.clean >= c.limit {
+		c.evict()
+	}
+	c.m[n] = b
+	c.clean++
+	return b
+}
+
+// evict drops an eighth of the clean blocks: maps are ranged over in random order,
+// which is a fair choice.
+func (c *blockCache) evict() {
+	drop := c.limit/8 + 1
+	for n, b := range c.m {
+		if b.pinned {
+			continue
+		}
+		delete(c.m, n)
+		c.clean--
+		if drop--; drop == 0 {
+			return
+		}
+	}
+}
+
+// set puts b in the place of what is there; nil removes it.
+func (c *blockCache) set(n uint64, b *block) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.m[n]; old != nil && !old.pinned {
+		c.clean--
+	}
+	if b == nil {
+		delete(c.m, n)
+		return
+	}
+	c.m[n] = b
+	if !b.pinned {
+		c.clean++
+	}
+}
+
+// unpin makes a block that has come home clean.
+func (c *blockCache) unpin(n uint64, b *block) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !b.pinned {
+		return
+	}
+	b.pinned = false
+	if c.m[n] == b {
+		c.clean++
+		if c.clean > c.limit {
+			c.evict()
+		}
+	}
+}
+
+// get returns a block of metadata. The caller does not change it.
+func (fs *FS) get(n uint64) (*block, error) {
+	if b := fs.cache.get(n); b != nil {
+		return b, nil
+	}
+	if n >= fs.sb.blocks {
+		return nil, corruptf("block %d of %d", n, fs.sb.blocks)
+	}
+	data := make([]byte, fs.sb.blockSize)
+	if err := fs.readBlock(n, data); err != nil {
+		return nil, err
+	}
+	return fs.cache.add(n, &block{data: data}), nil
+}
+
+// readBlock reads a block past the cache. In a file system whose log was not replayed
+// on the device the newest version may lie in the log.
+func (fs *FS) readBlock(n uint64, data []byte) error {
+	at, escaped := n, false
+	if r, ok := fs.replayed[n]; ok {
+		at, escaped = r.block, r.escaped
+	}
+	if err := readFull(fs.dev, data, int64(at)*fs.sb.blockSize); err != nil {
+		return err
+	}
+	if escaped {
+		be.PutUint32(data, journalMagic)
+	}
+	return nil
+}

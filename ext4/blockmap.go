@@ -1,0 +1,138 @@
+package ext4
+
+// The mapping of files without extents, as ext2 has it: 12 blocks in the inode, then
+// one block of pointers, one of pointers to such blocks, and one more level.
+const directBlocks = 12
+
+// mapPath returns the pointers that lead to logical block l: the first is an index
+// into the inode's, the others into blocks; span is how many blocks the last but one covers.
+func (fs *FS) mapPath(l uint64) (path [4]uint64, depth int, ok bool) {
+	per := uint64(fs.sb.blockSize / 4)
+	if l < directBlocks {
+		return [4]uint64{l}, 0, true
+	}
+	l -= directBlocks
+	for depth, span := 1, per; depth <= 3; depth, span = depth+1, span*per {
+		if l >= span {
+			l -= span
+			continue
+		}
+		path[0] = directBlocks + uint64(depth) - 1
+		for k := depth; k >= 1; k-- {
+			path[k] = l % per
+			l /= per
+		}
+		return path, depth, true
+	}
+	return path, 0, false
+}
+
+// mapLookup is lookup for a file without extents.
+func (fs *FS) mapLookup(i *inode, l uint32) (extent, error) {
+	path, depth, ok := fs.mapPath(uint64(l))
+	if !ok {
+		return hole(l, maxLogical+1), nil
+	}
+	area := i.area()
+	at := uint64(le.Uint32(area[4*path[0]:]))
+	ptrs, first := area[:], path[0]
+	last := uint64(directBlocks)
+	per := uint64(fs.sb.blockSize / 4)
+	for k := 1; k <= depth; k++ {
+		if at == 0 {
+			// Nothing beneath: the hole reaches to the end of what this pointer covers.
+			span := uint64(1)
+			for range depth - k + 1 {
+				span *= per
+			}
+			rest := uint64(0)
+			for q := k; q <= depth; q++ {
+				rest = rest*per + path[q]
+			}
+			return hole(l, min(uint64(l)+span-rest, maxLogical+1)), nil
+		}
+		b, err := fs.mapBlock(i, at)
+		if err != nil {
+			return extent{}, err
+		}
+		ptrs, first, last = b, path[k], per
+		at = uint64(le.Uint32(ptrs[4*first:]))
+	}
+	e := extent{logical: l, n: 1, start: at}
+	if at != 0 {
+		if at < fs.sb.first || at >= fs.sb.blocks {
+			return extent{}, corruptf("the block map of inode %d", i.num)
+		}
+	}
+	for k := first + 1; k < last; k++ {
+		p := uint64(le.Uint32(ptrs[4*k:]))
+		if at == 0 && p != 0 || at != 0 && p != at+uint64(e.n) || p >= fs.sb.blocks {
+			break
+		}
+		e.n++
+	}
+	return e, nil
+}
+
+func (fs *FS) mapBlock(i *inode, at uint64) ([]byte, error) {
+	if at < fs.sb.first || at >= fs.sb.blocks {
+		return nil, corruptf("the block map of inode %d", i.num)
+	}
+	b, err := fs.get(at)
+	if err != nil {
+		return nil, err
+	}
+	return b.data, nil
+}
+
+// eachMapped is eachExtent for a file without extents.
+func (fs *FS) eachMapped(i *inode, from uint32, f func(extent) (bool, error)) error {
+	end := uint64((i.size() + fs.sb.blockSize - 1) / fs.sb.blockSize)
+	for l := uint64(from); l < min(end, maxLogical); {
+		e, err := fs.mapLookup(i, uint32(l))
+		if err != nil {
+			return err
+		}
+		l = e.end()
+		if e.start == 0 {
+			continue
+		}
+		if more, err := f(e); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// mapMeta calls f for each block of pointers of a file without extents, children
+// before parents.
+func (fs *FS) mapMeta(i *inode, f func(at uint64) error) error {
+	budget := int64(1) << 24
+	var walk func(at uint64, depth int) error
+	walk = func(at uint64, depth int) error {
+		if at == 0 {
+			return nil
+		}
+		if budget--; budget < 0 {
+			return corruptf("the block map of inode %d", i.num)
+		}
+		b, err := fs.mapBlock(i, at)
+		if err != nil {
+			return err
+		}
+		if depth > 1 {
+			for k := 0; k < len(b); k += 4 {
+				if err := walk(uint64(le.Uint32(b[k:])), depth-1); err != nil {
+					return err
+				}
+			}
+		}
+		return f(at)
+	}
+	for depth := 1; depth <= 3; depth++ {
+		if err := walk(uint64(le.Uint32(i.area()[4*(directBlocks+depth-1):])), depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}

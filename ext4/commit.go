@@ -1,0 +1,406 @@
+package ext4
+
+import (
+	"fmt"
+)
+
+// The log is written front to back. When the next transaction does not fit, all that
+// is in the log is first brought home and the log begins anew: a checkpoint. So at any
+// time the log is a row of complete transactions from its first block on, and perhaps
+// one that is incomplete.
+//
+// A transaction costs two syncs: one for file data and the body, one for the commit
+// block, without which the body counts for nothing.
+
+const (
+	maxTransaction = 8192  // blocks
+	maxLogInUse    = 16384 // blocks, which are also held in memory until the checkpoint
+	maxWrite       = 1 << 20
+)
+
+// openLog prepares the log for transactions.
+func (fs *FS) openLog() error {
+	fs.txLimit = maxTransaction
+	fs.flagged = fs.sb.incompat&incompatRecover != 0
+	if err := fs.mendSuper(); err != nil {
+		return err
+	}
+	j, err := fs.openJournal()
+	if j == nil || err != nil {
+		return err
+	}
+	j.start = 0 // whatever was in it has been replayed
+	j.head = j.first
+	j.upgrade()
+	j.blocks = min(j.blocks, j.first+maxLogInUse)
+	usable := int(j.blocks - j.first)
+	fs.txLimit = min(maxTransaction, usable*15/16-4)
+	if usable < 128 {
+		return unsupportedf("writing with a journal of %d blocks; open it read-only", usable)
+	}
+	fs.journal = j
+	return nil
+}
+
+// mendSuper writes the first superblock when it was its copy that was read, and
+// remembers what is on the device.
+func (fs *FS) mendSuper() error {
+	fs.diskSuper = make([]byte, superSize)
+	if err := readFull(fs.dev, fs.diskSuper, superOffset); err != nil {
+		return err
+	}
+	if _, err := parseSuper(fs.diskSuper, fs.size); err == nil {
+		return nil
+	}
+	raw := fs.sb.raw
+	le.PutUint16(raw[sbGroupNumber:], 0)
+	le.PutUint32(raw[sbFreeBlocksLo:], uint32(fs.counters.freeBlocks))
+	le.PutUint32(raw[sbFreeInodes:], fs.counters.freeInodes)
+	if fs.sb.incompat&incompat64bit != 0 {
+		le.PutUint32(raw[sbFreeBlocksHi:], uint32(fs.counters.freeBlocks>>32))
+	}
+	if fs.sb.csum {
+		le.PutUint32(raw[sbChecksum:], superChecksum(raw))
+	}
+	copy(fs.diskSuper, raw)
+	if _, err := fs.dev.WriteAt(raw, superOffset); err != nil {
+		return err
+	}
+	return fs.dev.Sync()
+}
+
+const tagsPerBlock = (defaultBlock - jHeaderSize - 4 - 16) / 16
+
+// logBlocks returns how much of the log a transaction of n blocks takes.
+func logBlocks(n int) uint32 {
+	return uint32(n + (n+tagsPerBlock-1)/tagsPerBlock + 1)
+}
+
+// commit makes the transaction seq and all before it durable.
+func (fs *FS) commit(seq uint64) error {
+	fs.commitMu.Lock()
+	defer fs.commitMu.Unlock()
+	if fs.committed >= seq {
+		return nil
+	}
+	return fs.fail(fs.commitOpen())
+}
+
+// fail remembers why a commit failed: what is on the device is then no longer known,
+// and the log is left for the next who opens it.
+func (fs *FS) fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.failed == nil {
+		fs.failed = fmt.Errorf("the file system stopped after a failed write; open it again: %w", err)
+	}
+	return err
+}
+
+// commitOpen commits the open transaction. commitMu is held.
+func (fs *FS) commitOpen() error {
+	t, err := fs.freeze()
+	if t == nil || err != nil {
+		return err
+	}
+	if fs.journal == nil {
+		err = fs.writeHome(t.blocks, t.data)
+	} else if len(t.blocks) > 0 {
+		err = fs.writeLog(t)
+	} else {
+		err = fs.dev.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	fs.mu.Lock()
+	fs.committing = nil
+	fs.mu.Unlock()
+	fs.committed = t.seq
+	for n, b := range t.blocks {
+		if fs.journal == nil {
+			fs.cache.unpin(n, b)
+			continue
+		}
+		if old := fs.logged[n]; old != nil && old != b {
+			fs.cache.unpin(n, old)
+		}
+		fs.logged[n] = b
+	}
+	return nil
+}
+
+// freeze ends the open transaction, so that it can be written, and opens another.
+// It returns nil when there is nothing to write.
+func (fs *FS) freeze() (*transaction, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.failed != nil {
+		return nil, fs.failed
+	}
+	if err := fs.sealTransaction(); err != nil {
+		return nil, err
+	}
+	for fs.journal != nil && fs.journal.head+logBlocks(len(fs.tx.blocks)) > fs.journal.blocks {
+		fs.mu.Unlock()
+		err := fs.checkpoint()
+		fs.mu.Lock()
+		if err == nil {
+			err = fs.sealTransaction()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if logBlocks(len(fs.tx.blocks)) > fs.journal.blocks-fs.journal.first {
+			return nil, fmt.Errorf("%w: a transaction of %d blocks is larger than the journal", errNoSpace, len(fs.tx.blocks))
+		}
+	}
+	t := fs.tx
+	if len(t.blocks) == 0 && !t.data {
+		fs.committed = t.seq
+		fs.tx = newTransaction(t.seq + 1)
+		return nil, nil
+	}
+	for _, b := range t.blocks {
+		b.tx = nil
+	}
+	fs.committing, fs.tx = t, newTransaction(t.seq+1)
+	return t, nil
+}
+
+// sealTransaction sets what is set once for a transaction: the checksums of bitmaps
+// and descriptors, and the superblock.
+func (fs *FS) sealTransaction() error {
+	if len(fs.tx.blocks) == 0 {
+		return nil
+	}
+	fs.begin()
+	err := fs.sealGroups()
+	if err == nil {
+		err = fs.sealSuper()
+	}
+	fs.end(nil)
+	return err
+}
+
+func (fs *FS) sealSuper() error {
+	b, err := fs.mod(fs.sb.superBlock())
+	if err != nil {
+		return err
+	}
+	raw, old := b[fs.sb.superIn():][:superSize], fs.sb.raw
+	c := fs.counters
+	le.PutUint32(old[sbFreeBlocksLo:], uint32(c.freeBlocks))
+	if fs.sb.incompat&incompat64bit != 0 {
+		le.PutUint32(old[sbFreeBlocksHi:], uint32(c.freeBlocks>>32))
+	}
+	le.PutUint32(old[sbFreeInodes:], c.freeInodes)
+	le.PutUint32(old[sbWtime:], uint32(fs.now().Unix()))
+	var first uint32
+	if len(fs.orphans) > 0 {
+		first = fs.orphans[0]
+	}
+	le.PutUint32(old[sbLastOrphan:], first)
+	le.PutUint32(old[sbIncompat:], le.Uint32(old[sbIncompat:])|incompatRecover)
+	if fs.journal == nil {
+		le.PutUint32(old[sbIncompat:], le.Uint32(old[sbIncompat:])&^incompatRecover)
+	}
+	fs.balance(old)
+	copy(raw, old)
+	return nil
+}
+
+// balance keeps the checksum of the superblock right without changing it: it gives
+// four unused bytes the value that makes the sum come out as before. So an update
+// changes the first of the superblock's two sectors only, and cannot be torn.
+func (fs *FS) balance(raw []byte) {
+	if !fs.sb.csum {
+		return
+	}
+	before := crc32c(^uint32(0), raw[:sbSnapshotID])
+	after := le.Uint32(raw[sbChecksum:])
+	for i := sbChecksum - 1; i >= sbSnapshotID+4; i-- {
+		after = uncrc(after, raw[i])
+	}
+	for range 4 {
+		after = uncrc(after, 0)
+	}
+	le.PutUint32(raw[sbSnapshotID:], before^after)
+}
+
+// uncrc takes one byte back out of a checksum's register.
+func uncrc(register uint32, b byte) uint32 {
+	i := uncrcTable[register>>24]
+	return (register^castagnoli[i])<<8 | uint32(i^b)
+}
+
+// uncrcTable finds the entry of the checksum's table with a given highest byte.
+var uncrcTable = func() (t [256]byte) {
+	for i, v := range castagnoli {
+		t[v>>24] = byte(i)
+	}
+	return t
+}()
+
+// writeFlag writes the superblock's first sector as it was last committed, with or
+// without the mark that the log is in use.
+func (fs *FS) writeFlag(raw []byte, inUse bool) error {
+	s := append([]byte(nil), raw...)
+	v := le.Uint32(s[sbIncompat:]) &^ incompatRecover
+	if inUse {
+		v |= incompatRecover
+	}
+	le.PutUint32(s[sbIncompat:], v)
+	fs.balance(s)
+	_, err := fs.dev.WriteAt(s[:512], superOffset)
+	return err
+}
+
+func (fs *FS) writeJournalSuper(j *journal) error {
+	j.sealSuper()
+	_, err := fs.dev.WriteAt(j.sb[:512], int64(j.at(0))*fs.sb.blockSize)
+	return err
+}
+
+// writeLog appends a transaction to the log, and syncs it.
+func (fs *FS) writeLog(t *transaction) error {
+	j := fs.journal
+	if !fs.flagged {
+		if err := fs.writeFlag(fs.diskSuper, true); err != nil {
+			return err
+		}
+		fs.flagged = true
+	}
+	if j.start == 0 {
+		j.start = j.head
+		if err := fs.writeJournalSuper(j); err != nil {
+			return err
+		}
+	}
+	pos, err := fs.writeBody(t)
+	if err != nil {
+		return err
+	}
+	if err := fs.dev.Sync(); err != nil {
+		return err
+	}
+	// The rest of the commit block is zeros, written with the body: so what a crash
+	// leaves of it is one whole sector, or nothing.
+	if _, err := fs.dev.WriteAt(fs.commitBlock()[:512], int64(j.at(pos))*fs.sb.blockSize); err != nil {
+		return err
+	}
+	if err := fs.dev.Sync(); err != nil {
+		return err
+	}
+	j.head = pos + 1
+	j.sequence++
+	return nil
+}
+
+// logSeq is the sequence number of the transaction that is being written.
+func (fs *FS) header(b []byte, kind uint32) {
+	be.PutUint32(b, journalMagic)
+	be.PutUint32(b[4:], kind)
+	be.PutUint32(b[8:], fs.journal.sequence)
+}
+
+func (fs *FS) commitBlock() []byte {
+	b := make([]byte, fs.sb.blockSize)
+	fs.header(b, jblockCommit)
+	now := fs.now()
+	be.PutUint64(b[48:], uint64(now.Unix()))
+	be.PutUint32(b[56:], uint32(now.Nanosecond()))
+	be.PutUint32(b[16:], crc32c(fs.journal.seed, b))
+	return b
+}
+
+// writeBody writes a transaction's descriptors and blocks, and zeros where the commit
+// block goes, which it returns.
+func (fs *FS) writeBody(t *transaction) (commit uint32, err error) {
+	j, pos := fs.journal, fs.journal.head
+	out := logWriter{fs: fs, pos: pos}
+	var seq [4]byte
+	be.PutUint32(seq[:], j.sequence)
+	base := crc32c(j.seed, seq[:])
+	for list := sortedBlocks(t.blocks); len(list) > 0; {
+		part := list[:min(len(list), tagsPerBlock)]
+		list = list[len(part):]
+		desc := out.add()
+		fs.header(desc, jblockDescriptor)
+		off := jHeaderSize
+		for i, n := range part {
+			data := out.add()
+			copy(data, t.blocks[n].data)
+			var flags uint32
+			if be.Uint32(data) == journalMagic {
+				be.PutUint32(data, 0)
+				flags |= jTagEscaped
+			}
+			if i > 0 {
+				flags |= jTagSameUUID
+			}
+			if i == len(part)-1 {
+				flags |= jTagLast
+			}
+			be.PutUint32(desc[off:], uint32(n))
+			be.PutUint32(desc[off+4:], flags)
+			be.PutUint32(desc[off+8:], uint32(n>>32))
+			be.PutUint32(desc[off+12:], crc32c(base, data))
+			if off += 16; i == 0 {
+				copy(desc[off:], j.sb[jsbUUID:jsbUUID+16])
+				off += 16
+			}
+		}
+		be.PutUint32(desc[len(desc)-4:], crc32c(j.seed, desc))
+		if err := out.flush(false); err != nil {
+			return 0, err
+		}
+	}
+	out.add()
+	if err := out.flush(true); err != nil {
+		return 0, err
+	}
+	return out.pos - 1, nil
+}
+
+// logWriter collects blocks of the log for large writes.
+type logWriter struct {
+	fs  *FS
+	pos uint32 // of the first block in buf, then of the next one
+	buf []byte
+}
+
+// add returns a block of zeros, valid until flush.
+func (w *logWriter) add() []byte {
+	if w.buf == nil {
+		w.buf = make([]byte, 0, 2*maxWrite)
+	}
+	n := len(w.buf)
+	w.buf = w.buf[:n+defaultBlock]
+	b := w.buf[n : n+defaultBlock : n+defaultBlock]
+	clear(b)
+	return b
+}
+
+// flush writes what was added when it is much, or always.
+func (w *logWriter) flush(always bool) error {
+	if !always && len(w.buf)+(tagsPerBlock+2)*defaultBlock <= cap(w.buf) {
+		return nil
+	}
+	for b := w.buf; len(b) > 0; {
+		n := uint32(1)
+		at := w.fs.journal.at(w.pos)
+		for int(n)*defaultBlock < len(b) && w.fs.journal.at(w.pos+n) == at+uint64(n) {
+			n++
+		}
+		if _, err := w.fs.dev.WriteAt(b[:int(n)*defaultBlock], int64(at)*defaultBlock); err != nil {
+			return err
+		}
+		b, w.pos = b[int(n)*defaultBlock:], w.pos+n
+	}
+	w.buf = w.buf[:0]
+	return nil
+}

@@ -1,0 +1,50 @@
+package ext4
+
+import (
+	"errors"
+	"io"
+	"os"
+)
+
+// Device is what an image lies on: an [*os.File], most often. Reads beyond the end
+// of what was written return zeros up to the size of the image, as those of a sparse
+// file do. Sync returns once all earlier writes survive a power cut. A write of 512
+// bytes, at a multiple of 512, is taken to be whole after a crash or not there at all;
+// nothing more is expected of it.
+type Device interface {
+	io.ReaderAt
+	io.WriterAt
+	Sync() error
+}
+
+// puncher is a Device that can give storage back.
+type puncher interface {
+	// PunchHole makes a range read as zeros and frees its storage.
+	PunchHole(off, length int64) error
+}
+
+// readFull reads all of p. What a sparse file does not have reads as zeros.
+func readFull(dev io.ReaderAt, p []byte, off int64) error {
+	n, err := dev.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		clear(p[n:])
+		return nil
+	}
+	return err
+}
+
+// deviceSize returns the size of a device that tells it; 0: it does not.
+func deviceSize(dev Device) int64 {
+	if f, ok := dev.(*os.File); ok {
+		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
+			return st.Size()
+		}
+		if n, err := f.Seek(0, io.SeekEnd); err == nil {
+			return n
+		}
+	}
+	return 0
+}

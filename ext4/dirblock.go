@@ -1,0 +1,274 @@
+package ext4
+
+import "strings"
+
+// A block of a directory is a row of entries: inode, length of the entry, length of
+// the name, type, name. Lengths are multiples of four and fill the block, but for the
+// tail with the checksum.
+const (
+	entHeader = 8
+
+	ftUnknown = 0
+	ftRegular = 1
+	ftDir     = 2
+	ftChar    = 3
+	ftBlock   = 4
+	ftFifo    = 5
+	ftSocket  = 6
+	ftSymlink = 7
+)
+
+// entLen returns how long an entry with a name of n bytes must be.
+func entLen(n int) int { return (entHeader + n + 3) &^ 3 }
+
+// typeOf translates the type in a mode to that of an entry.
+func typeOf(mode uint16) byte {
+	switch mode & typeMask {
+	case typeRegular:
+		return ftRegular
+	case typeDir:
+		return ftDir
+	case typeChar:
+		return ftChar
+	case typeBlock:
+		return ftBlock
+	case typeFifo:
+		return ftFifo
+	case typeSocket:
+		return ftSocket
+	case typeSymlink:
+		return ftSymlink
+	}
+	return ftUnknown
+}
+
+// modeOf is the opposite of typeOf.
+func modeOf(t byte) uint16 {
+	switch t {
+	case ftRegular:
+		return typeRegular
+	case ftDir:
+		return typeDir
+	case ftChar:
+		return typeChar
+	case ftBlock:
+		return typeBlock
+	case ftFifo:
+		return typeFifo
+	case ftSocket:
+		return typeSocket
+	case ftSymlink:
+		return typeSymlink
+	}
+	return 0
+}
+
+// dirent is one entry of a directory.
+type dirent struct {
+	off  int // in its block
+	len  int
+	ino  uint32 // 0: not in use
+	kind byte
+	name []byte // of the block
+}
+
+// entry reads the entry at off of a block; end is where entries end.
+func (fs *FS) entry(dir uint32, b []byte, off, end int) (dirent, error) {
+	if off+entHeader > end {
+		return dirent{}, corruptf("an entry of directory %d", dir)
+	}
+	e := dirent{off: off, ino: le.Uint32(b[off:]), len: int(le.Uint16(b[off+4:]))}
+	// In blocks of 64 KiB a length that does not fit is coded.
+	if len(b) == 65536 && (e.len == 0 || e.len == 65535) {
+		e.len = 65536
+	}
+	n := int(b[off+6])
+	if fs.sb.incompat&incompatFiletype != 0 {
+		e.kind = b[off+7]
+	} else {
+		n |= int(b[off+7]) << 8
+	}
+	if e.len < entHeader || e.len%4 != 0 || off+e.len > end || entHeader+n > e.len || n > maxName && e.ino != 0 || e.ino > fs.sb.inodes {
+		return dirent{}, corruptf("an entry of directory %d", dir)
+	}
+	e.name = b[off+entHeader : off+entHeader+min(n, maxName)]
+	if e.ino != 0 && n == 0 {
+		e.ino = 0
+	}
+	return e, nil
+}
+
+// putEntry writes an entry.
+func putEntry(b []byte, ino uint32, length int, kind byte, name string) {
+	le.PutUint32(b, ino)
+	le.PutUint16(b[4:], uint16(length))
+	b[6], b[7] = byte(len(name)), kind
+	copy(b[entHeader:], name)
+}
+
+// eachEntry calls f for each entry of a block that is in use, until it says stop.
+func (fs *FS) eachEntry(dir uint32, b []byte, end int, f func(dirent) (stop bool)) error {
+	for off := 0; off < end; {
+		e, err := fs.entry(dir, b, off, end)
+		if err != nil {
+			return err
+		}
+		if e.ino != 0 && f(e) {
+			return nil
+		}
+		off += e.len
+	}
+	return nil
+}
+
+// badName reports whether a name on disk is one that no directory may have.
+func badName(n []byte) bool { return strings.ContainsAny(string(n), "/\x00") }
+
+// dirEnd returns where the entries of a block end.
+func (fs *FS) dirEnd() int {
+	if fs.sb.csum {
+		return int(fs.sb.blockSize) - dirTailLen
+	}
+	return int(fs.sb.blockSize)
+}
+
+// dirBlockAt returns a block of a directory that holds entries, or an inner node of
+// an index, checked; and where it lies.
+func (fs *FS) dirBlockAt(dir *inode, l uint32, index bool) (*block, uint64, error) {
+	e, err := fs.lookup(dir, l)
+	if err != nil {
+		return nil, 0, err
+	}
+	if e.start == 0 || e.unwritten {
+		return nil, 0, corruptf("directory %d has a hole", dir.num)
+	}
+	at := e.start + uint64(l-e.logical)
+	b, err := fs.get(at)
+	if err != nil {
+		return nil, 0, err
+	}
+	kind := checkDir
+	if index {
+		kind = checkIndex
+	}
+	if key := passKey(kind, dir.num); b.passed.Load() != key {
+		if index {
+			err = fs.checkIndexBlock(dir, l, b.data)
+		} else {
+			err = fs.checkDirBlock(dir, b.data)
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		b.passed.Store(key)
+	}
+	return b, at, nil
+}
+
+// checkDirBlock checks all that later code relies on.
+func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
+	if fs.sb.csum {
+		t := b[len(b)-dirTailLen:]
+		if le.Uint32(t) != 0 || le.Uint16(t[4:]) != dirTailLen || t[6] != 0 || t[7] != 0xde {
+			return corruptf("a block of directory %d has no checksum", dir.num)
+		}
+		if ownedChecksum(fs.sb.seed, dir.num, dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
+			return corruptf("checksum of a block of directory %d", dir.num)
+		}
+	}
+	bad := false
+	err := fs.eachEntry(dir.num, b, fs.dirEnd(), func(e dirent) bool {
+		bad = badName(e.name)
+		return bad
+	})
+	if err == nil && bad {
+		err = corruptf("a name in directory %d", dir.num)
+	}
+	return err
+}
+
+// sealDir sets the checksum of a changed block of entries.
+func (fs *FS) sealDir(dir *inode, b []byte) {
+	if fs.sb.csum {
+		sealDirBlock(fs.sb.seed, dir.num, dir.generation(), b)
+	}
+}
+
+// addToBlock puts an entry where a block has room, and reports whether it had.
+func (fs *FS) addToBlock(dir *inode, b []byte, ino uint32, kind byte, name string) (bool, error) {
+	need, end := entLen(len(name)), fs.dirEnd()
+	for off := 0; off < end; {
+		e, err := fs.entry(dir.num, b, off, end)
+		if err != nil {
+			return false, err
+		}
+		used := 0
+		if e.ino != 0 {
+			used = entLen(len(e.name))
+		}
+		if e.len-used >= need {
+			if used > 0 {
+				le.PutUint16(b[off+4:], uint16(used))
+			}
+			putEntry(b[off+used:], ino, e.len-used, kind, name)
+			fs.sealDir(dir, b)
+			return true, nil
+		}
+		off += e.len
+	}
+	return false, nil
+}
+
+// hasRoom reports whether addToBlock would succeed.
+func (fs *FS) hasRoom(dir *inode, b []byte, name string) bool {
+	need, end := entLen(len(name)), fs.dirEnd()
+	for off := 0; off < end; {
+		e, err := fs.entry(dir.num, b, off, end)
+		if err != nil {
+			return false
+		}
+		used := 0
+		if e.ino != 0 {
+			used = entLen(len(e.name))
+		}
+		if e.len-used >= need {
+			return true
+		}
+		off += e.len
+	}
+	return false
+}
+
+// findInBlock finds a name, and the entry before it (off -1: it is the first).
+func (fs *FS) findInBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
+	before = -1
+	for off, end := 0, fs.dirEnd(); off < end; {
+		if e, err = fs.entry(dir.num, b, off, end); err != nil {
+			return e, before, false, err
+		}
+		if e.ino != 0 && string(e.name) == name {
+			return e, before, true, nil
+		}
+		before = off
+		off += e.len
+	}
+	return e, before, false, nil
+}
+
+// takeFromBlock removes an entry: the one before it, if there is one, gets its space.
+func (fs *FS) takeFromBlock(dir *inode, b []byte, e dirent, before int) {
+	if before >= 0 {
+		le.PutUint16(b[before+4:], le.Uint16(b[before+4:])+uint16(e.len))
+		clear(b[e.off : e.off+e.len])
+	} else {
+		le.PutUint32(b[e.off:], 0)
+	}
+	fs.sealDir(dir, b)
+}
+
+// emptyBlock makes a block that holds one unused entry.
+func (fs *FS) emptyBlock(dir *inode, b []byte) {
+	clear(b)
+	le.PutUint16(b[4:], uint16(fs.dirEnd()))
+	fs.sealDir(dir, b)
+}

@@ -1,0 +1,507 @@
+package ext4
+
+import (
+	"errors"
+	"io"
+	iofs "io/fs"
+	"slices"
+	"sync/atomic"
+)
+
+// OpenFlags says how to open a file. The zero value reads.
+type OpenFlags struct {
+	Write     bool          // reading and writing
+	Create    bool          // make the file if it is missing; implies Write
+	Exclusive bool          // with Create: EEXIST if it is there
+	Truncate  bool          // with Write: empty it
+	NoFollow  bool          // ELOOP if the last element is a symbolic link
+	Mode      iofs.FileMode // permission bits of a new file; 0: 0644
+}
+
+// File is an open regular file. Methods may be called concurrently. A file whose last
+// name is removed lives on until it is closed.
+type File struct {
+	fs     *FS
+	in     *openInode
+	write  bool
+	dirty  atomic.Bool
+	closed atomic.Bool
+}
+
+// chunk is how much one operation writes at most, in bytes: readers wait that long.
+const chunk = 1 << 20
+
+// OpenFile opens a regular file. EISDIR; EEXIST; ELOOP; ErrUnsupported: neither file
+// nor directory.
+func (fs *FS) OpenFile(path string, flags OpenFlags) (*File, error) {
+	flags.Write = flags.Write || flags.Create
+	f := &File{fs: fs, write: flags.Write}
+	if !flags.Write {
+		return f, fs.openExisting(f, path, flags)
+	}
+	if fs.opts.ReadOnly {
+		return nil, ErrReadOnly
+	}
+	if !flags.Create {
+		if err := fs.openExisting(f, path, flags); err != nil {
+			return nil, err
+		}
+	} else if err := fs.change(func() error { return fs.openOrCreate(f, path, flags) }); err != nil {
+		if f.in != nil {
+			fs.unref(f.in)
+		}
+		return nil, err
+	}
+	if flags.Truncate {
+		if err := f.Truncate(0); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, nil
+}
+
+func (fs *FS) openExisting(f *File, path string, flags OpenFlags) error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed {
+		return errClosed
+	}
+	i, err := fs.resolve(path, !flags.NoFollow)
+	if err != nil {
+		return err
+	}
+	if err := openable(i); err != nil {
+		return err
+	}
+	f.in = fs.ref(i.num)
+	return nil
+}
+
+func openable(i *inode) error {
+	switch i.kind() {
+	case typeRegular:
+		return nil
+	case typeDir:
+		return errIsDir
+	case typeSymlink:
+		return errLoop
+	}
+	return unsupportedf("opening fifos, sockets and devices")
+}
+
+// openOrCreate opens or makes a file. A link that leads nowhere is followed to where
+// the file is then made.
+func (fs *FS) openOrCreate(f *File, path string, flags OpenFlags) error {
+	i, err := fs.resolve(path, !flags.NoFollow && !flags.Exclusive)
+	switch {
+	case err == nil && flags.Exclusive:
+		return errExists
+	case err == nil:
+		if err := openable(i); err != nil {
+			return err
+		}
+	case !errors.Is(err, errNoEntry):
+		return err
+	default:
+		dir, name, err := fs.danglingParent(path)
+		if err != nil {
+			return err
+		}
+		mode := permBits(flags.Mode)
+		if flags.Mode == 0 {
+			mode = 0o644
+		}
+		if i, err = fs.create(dir, name, typeRegular|mode, nil); err != nil {
+			return err
+		}
+	}
+	f.in = fs.ref(i.num)
+	return nil
+}
+
+// danglingParent is resolveParent, but follows a link in the last place.
+func (fs *FS) danglingParent(path string) (*inode, string, error) {
+	w, name, err := fs.startWalk(path)
+	if err != nil {
+		return nil, "", err
+	}
+	for {
+		if name == "" || isDot(name) {
+			return nil, "", errIsDir
+		}
+		i, err := fs.child(w.here(), name)
+		if errors.Is(err, errNoEntry) {
+			return w.here(), name, nil
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		if i.kind() != typeSymlink {
+			return nil, "", errExists
+		}
+		t, err := w.target(i)
+		if err != nil {
+			return nil, "", err
+		}
+		dir := ""
+		dir, name = splitLast(t)
+		if err := w.walk(dir); err != nil {
+			return nil, "", err
+		}
+	}
+}
+
+// ref notes that an inode is open. fs.mu is held alone.
+func (fs *FS) ref(num uint32) *openInode {
+	in := fs.inodes[num]
+	if in == nil {
+		in = &openInode{num: num}
+		fs.inodes[num] = in
+	}
+	in.refs++
+	return in
+}
+
+// unref ends a reference, and reports whether the inode has neither that nor a name.
+func (fs *FS) unref(in *openInode) (gone bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if in.refs--; in.refs > 0 {
+		return false
+	}
+	delete(fs.inodes, in.num)
+	return !fs.closed && !fs.opts.ReadOnly && slices.Contains(fs.orphans, in.num)
+}
+
+// view runs fn with the file's inode, for reading.
+func (f *File) view(fn func(*inode) error) error {
+	f.fs.mu.RLock()
+	defer f.fs.mu.RUnlock()
+	if f.closed.Load() || f.fs.closed {
+		return iofs.ErrClosed
+	}
+	i, err := f.fs.inode(f.in.num)
+	if err != nil {
+		return err
+	}
+	return fn(i)
+}
+
+// steps runs fn as operations on the file's inode until it is done.
+func (f *File) steps(fn func(*inode) (done bool, err error)) error {
+	if !f.write {
+		return errClosed
+	}
+	f.in.mu.Lock()
+	defer f.in.mu.Unlock()
+	return f.locked(fn)
+}
+
+func (f *File) locked(fn func(*inode) (done bool, err error)) error {
+	f.dirty.Store(true)
+	for done := false; !done; {
+		_, err := f.fs.update(func() error {
+			if f.closed.Load() {
+				return iofs.ErrClosed
+			}
+			i, err := f.fs.inode(f.in.num)
+			if err != nil {
+				return err
+			}
+			if done, err = fn(i); err != nil {
+				return err
+			}
+			return f.fs.putInode(i)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReadAt implements io.ReaderAt.
+func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) || n == 0 {
+		var k int
+		part := p[n:min(len(p), n+chunk)]
+		err = f.view(func(i *inode) error {
+			k, err = f.fs.readAt(i, part, off+int64(n))
+			return err
+		})
+		if n += k; err != nil || len(p) == 0 {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// WriteAt implements io.WriterAt. A gap that it leaves is a hole. What was written is
+// durable once Sync or Close returned nil.
+func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
+	if off < 0 {
+		return 0, errInvalid
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	err = f.steps(func(i *inode) (bool, error) {
+		k, err := f.fs.writeAt(i, p[n:min(len(p), n+chunk)], off+int64(n))
+		if err == nil {
+			n += k
+		}
+		return n == len(p), err
+	})
+	return n, err
+}
+
+// Append writes all of p at the end, and returns where that was.
+func (f *File) Append(p []byte) (off int64, err error) {
+	off, n := -1, 0
+	err = f.steps(func(i *inode) (bool, error) {
+		at := i.size()
+		k, err := f.fs.writeAt(i, p[n:min(len(p), n+chunk)], at)
+		if err == nil {
+			if n += k; off < 0 {
+				off = at
+			}
+		}
+		return n == len(p), err
+	})
+	if err != nil && n > 0 {
+		// All or nothing: take back what fitted.
+		err = errors.Join(err, f.Truncate(off))
+	}
+	return max(off, 0), err
+}
+
+// Truncate sets the size; what is added reads as zeros.
+func (f *File) Truncate(size int64) error {
+	if size < 0 {
+		return errInvalid
+	}
+	if size > maxLogical*f.fs.sb.blockSize {
+		return errTooBig
+	}
+	first := true
+	return f.steps(func(i *inode) (bool, error) {
+		done, err := f.fs.truncate(i, size, first)
+		first = false
+		return done, err
+	})
+}
+
+// truncate sets the size of a file, in several operations if it has many extents:
+// meanwhile the inode is in the list of orphans, so that a crash does not stop it.
+func (fs *FS) truncate(i *inode, size int64, first bool) (done bool, err error) {
+	if !i.has(flagExtents) {
+		return false, unsupportedf("truncating inode %d, which has no extents", i.num)
+	}
+	bs := fs.sb.blockSize
+	if first {
+		fs.touch(i, stampMtime, stampCtime)
+		old := i.size()
+		if err := fs.zeroPart(i, min(size, old), roundUp(min(size, old), bs)); err != nil {
+			return false, err
+		}
+		fs.setSize(i, size)
+		if size > old {
+			return true, nil
+		}
+	}
+	if done, err = fs.cutTo(i, size); err != nil {
+		return false, err
+	}
+	listed := fs.isOrphan(i.num)
+	switch {
+	case done && listed && i.links() > 0:
+		err = fs.removeOrphan(i)
+	case !done && !listed:
+		fs.addOrphan(i)
+	}
+	return done, err
+}
+
+// PunchHole makes a range read as zeros and frees its space. The size stays.
+func (f *File) PunchHole(off, length int64) error {
+	if off < 0 || length <= 0 || off+length < off {
+		return errInvalid
+	}
+	bs := f.fs.sb.blockSize
+	first, at := true, int64(0)
+	return f.steps(func(i *inode) (bool, error) {
+		if !i.has(flagExtents) {
+			return false, unsupportedf("punching inode %d, which has no extents", i.num)
+		}
+		end := min(off+length, i.size())
+		if off >= end {
+			return true, nil
+		}
+		if end == i.size() {
+			end = roundUp(end, bs)
+		}
+		if first {
+			first, at = false, roundUp(off, bs)
+			if err := f.fs.punchEdges(i, off, end); err != nil {
+				return false, err
+			}
+			f.fs.touch(i, stampMtime, stampCtime)
+		}
+		last := end / bs
+		if at/bs >= last {
+			return true, nil
+		}
+		to, err := f.fs.removeExtents(i, uint64(at/bs), uint64(last))
+		at = int64(to) * bs
+		return to >= uint64(last), err
+	})
+}
+
+// punchEdges zeroes the parts of blocks at both ends of a hole.
+func (fs *FS) punchEdges(i *inode, off, end int64) error {
+	bs := fs.sb.blockSize
+	if err := fs.zeroPart(i, off, min(roundUp(off, bs), end)); err != nil {
+		return err
+	}
+	if tail := end / bs * bs; tail >= roundUp(off, bs) {
+		return fs.zeroPart(i, tail, end)
+	}
+	return nil
+}
+
+// Allocate reserves space for a range, as fallocate(2) does: what was a hole still
+// reads as zeros. With keepSize the file does not grow.
+func (f *File) Allocate(off, length int64, keepSize bool) error {
+	bs := f.fs.sb.blockSize
+	if off < 0 || length <= 0 || off+length < off {
+		return errInvalid
+	}
+	if off+length > maxLogical*bs {
+		return errTooBig
+	}
+	l, end := uint64(off/bs), uint64(roundUp(off+length, bs)/bs)
+	return f.steps(func(i *inode) (bool, error) {
+		if !i.has(flagExtents) {
+			return false, unsupportedf("allocating for inode %d, which has no extents", i.num)
+		}
+		for l < end && !f.fs.opFull() {
+			n, err := f.fs.reserve(i, uint32(l), end)
+			if err != nil {
+				return false, err
+			}
+			l += n
+		}
+		if size := min(off+length, int64(l)*bs); size > i.size() && !keepSize {
+			if err := f.fs.zeroPart(i, i.size(), roundUp(i.size(), bs)); err != nil {
+				return false, err
+			}
+			f.fs.setSize(i, size)
+		}
+		f.fs.touch(i, stampCtime)
+		return l >= end, nil
+	})
+}
+
+// reserve maps one piece of a hole at l, and returns how many blocks it got past.
+func (fs *FS) reserve(i *inode, l uint32, end uint64) (uint64, error) {
+	e, err := fs.lookup(i, l)
+	if err != nil {
+		return 0, err
+	}
+	n := min(e.end(), end) - uint64(l)
+	if e.start != 0 {
+		return n, nil
+	}
+	r, err := fs.alloc(fs.goalFor(i, l), uint32(min(n, maxUnwritten)))
+	if err != nil {
+		return 0, err
+	}
+	fs.addBlocks(i, int64(r.n))
+	return uint64(r.n), fs.insertExtent(i, extent{logical: l, n: r.n, start: r.start, unwritten: true})
+}
+
+// NextData returns the next range at or after off that may hold data, and io.EOF when
+// there is none.
+func (f *File) NextData(off int64) (start, end int64, err error) {
+	if off < 0 {
+		return 0, 0, errInvalid
+	}
+	err = f.view(func(i *inode) error {
+		start, end, err = f.fs.nextData(i, off)
+		return err
+	})
+	return start, end, err
+}
+
+func (fs *FS) nextData(i *inode, off int64) (start, end int64, err error) {
+	bs, size := fs.sb.blockSize, i.size()
+	if off >= size {
+		return 0, 0, io.EOF
+	}
+	if i.has(flagInline) {
+		return off, size, nil
+	}
+	found := false
+	err = fs.eachExtent(i, uint32(off/bs), func(e extent) (bool, error) {
+		lo, hi := int64(e.logical)*bs, int64(e.end())*bs
+		switch {
+		case lo >= size:
+			return false, nil
+		case e.unwritten:
+			return !found, nil
+		case found:
+			if lo != end {
+				return false, nil
+			}
+			end = hi
+			return true, nil
+		}
+		found, start, end = true, max(lo, off), hi
+		return true, nil
+	})
+	if err == nil && !found {
+		err = io.EOF
+	}
+	return start, min(end, size), err
+}
+
+// Stat describes the file.
+func (f *File) Stat() (info Info, err error) {
+	err = f.view(func(i *inode) error {
+		info = f.fs.info(i, "")
+		return nil
+	})
+	return info, err
+}
+
+// Sync makes what was written durable.
+func (f *File) Sync() error {
+	if f.closed.Load() {
+		return iofs.ErrClosed
+	}
+	if !f.dirty.Swap(false) {
+		return nil
+	}
+	f.fs.mu.RLock()
+	seq := f.fs.tx.seq
+	f.fs.mu.RUnlock()
+	return f.fs.commit(seq)
+}
+
+// Close makes what was written durable, unless in batch mode, and closes.
+func (f *File) Close() error {
+	var err error
+	if f.closed.Load() {
+		return nil
+	}
+	if !f.fs.opts.Batch {
+		err = f.Sync()
+	}
+	if f.closed.Swap(true) {
+		return err
+	}
+	if f.fs.unref(f.in) {
+		err = errors.Join(err, f.fs.reclaim(f.in.num))
+	}
+	return err
+}

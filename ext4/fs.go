@@ -1,0 +1,209 @@
+package ext4
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+// OpenOptions says how to open an image. The zero value reads and writes.
+type OpenOptions struct {
+	// Size of the image in bytes. 0: what the device says, if it is an *os.File.
+	Size int64
+	// ReadOnly leaves the device as it is: a dirty log is replayed in memory.
+	ReadOnly bool
+	// Batch makes changes durable together, by Sync or Close, not one by one as they
+	// return. A crash before leaves what some prefix of the calls made.
+	Batch bool
+	// UID and GID own what is made.
+	UID, GID uint32
+	// Now tells the time. Default: time.Now.
+	Now func() time.Time
+	// CacheSize is how many bytes of unchanged metadata are kept. Default: 32 MiB.
+	CacheSize int64
+
+	damaged bool // open in spite of recorded errors: for Check
+}
+
+// FS is an open file system. Its methods may be called from any number of goroutines.
+type FS struct {
+	dev      Device
+	size     int64
+	opts     OpenOptions
+	now      func() time.Time
+	cache    blockCache
+	replayed map[uint64]logBlock // newest versions of blocks that lie in the log; read-only
+	txLimit  int                 // most blocks of a transaction
+
+	// mu guards what follows. Readers of the file system hold it shared, an operation
+	// that changes it alone.
+	mu         sync.RWMutex
+	sb         *super
+	counters   counters
+	tx         *transaction // open
+	committing *transaction // being written to the log
+	held       busyBlocks   // free blocks of which an old version is in the log
+	op         op
+	tails      map[uint64]struct{} // blocks of file data that are in transactions
+	inodes     map[uint32]*openInode
+	orphans    []uint32 // the list of inodes without a name, first first
+	orphanFile []uint32 // inodes in the orphan file, while it is being emptied
+	hints      map[uint32]uint32
+	closed     bool
+	failed     error // a commit failed: nothing more is written
+
+	// commitMu is held by who writes to the log, and guards what follows. It is taken
+	// before mu.
+	commitMu  sync.Mutex
+	journal   *journal          // nil: none
+	logged    map[uint64]*block // in the log, not at their place yet
+	committed uint64            // last transaction in the log
+	flagged   bool              // the superblock on the device says that the log is in use
+	diskSuper []byte            // the superblock on the device
+}
+
+// Open opens the file system on dev. A log that a crash left is replayed, as the
+// kernel does when it mounts; inodes that were being removed are then removed.
+//
+// ErrUnsupported: the image has features that are not understood, or not written;
+// ErrCorrupt: it contradicts itself, or recorded errors. Both say what to do.
+func Open(dev Device, opts OpenOptions) (*FS, error) {
+	if opts.Size == 0 {
+		opts.Size = deviceSize(dev)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.CacheSize <= 0 {
+		opts.CacheSize = defaultCache
+	}
+	fs := &FS{
+		dev: dev, size: opts.Size, opts: opts, now: opts.Now,
+		held: busyBlocks{}, tails: map[uint64]struct{}{}, inodes: map[uint32]*openInode{},
+		hints: map[uint32]uint32{}, logged: map[uint64]*block{}, tx: newTransaction(1),
+	}
+	fs.cache.m = map[uint64]*block{}
+	if err := fs.load(); err != nil {
+		return nil, err
+	}
+	fs.cache.limit = int(max(opts.CacheSize/fs.sb.blockSize, 64))
+	if opts.ReadOnly {
+		return fs, nil
+	}
+	return fs, fs.startWriting()
+}
+
+// load reads the superblock, and replays the log.
+func (fs *FS) load() error {
+	sb, fromBackup, err := loadSuper(fs.dev, fs.size)
+	if err != nil {
+		return err
+	}
+	fs.sb = sb
+	fs.cache.limit = 64
+	if !fs.opts.damaged {
+		if err := fs.refuse(); err != nil {
+			return err
+		}
+	}
+	dirty := sb.incompat&incompatRecover != 0 || fromBackup
+	if dirty && sb.compat&compatJournal != 0 {
+		if err := fs.replay(fromBackup); err != nil {
+			return err
+		}
+	} else if sb.incompat&incompatRecover != 0 {
+		return corruptf("a log is to be replayed that is not there")
+	}
+	fs.counters = counters{freeBlocks: fs.sb.count64(sbFreeBlocksLo, sbFreeBlocksHi) * uint64(fs.sb.cluster),
+		freeInodes: le.Uint32(fs.sb.raw[sbFreeInodes:])}
+	if dirty {
+		// Linux brings the superblock's counts up to date only when it unmounts.
+		return fs.recount()
+	}
+	return nil
+}
+
+// refuse says why an image that is understood is not opened all the same.
+func (fs *FS) refuse() error {
+	if le.Uint16(fs.sb.raw[sbState:])&stateErrors != 0 || le.Uint32(fs.sb.raw[sbErrorCount:]) != 0 &&
+		le.Uint16(fs.sb.raw[sbState:])&stateClean == 0 {
+		return corruptf("errors were found in it before")
+	}
+	if fs.opts.ReadOnly {
+		return nil
+	}
+	sb := fs.sb
+	if x := sb.incompat &^ writable; x != 0 {
+		return unsupportedf("writing with features %s; open it read-only", featureNames(incompatNames, x))
+	}
+	if x := needed &^ sb.incompat; x != 0 {
+		return unsupportedf("writing without features %s; open it read-only", featureNames(incompatNames, x))
+	}
+	if x := sb.ro &^ writableRO; x != 0 {
+		return unsupportedf("writing with features %s; open it read-only", featureNames(roNames, x))
+	}
+	if sb.blockSize != defaultBlock || sb.inodeSize < 256 || sb.descSize > 64 {
+		return unsupportedf("writing with blocks of %d, inodes of %d and descriptors of %d bytes; open it read-only",
+			sb.blockSize, sb.inodeSize, sb.descSize)
+	}
+	return nil
+}
+
+// recount makes the counts of free blocks and inodes from those of the groups.
+func (fs *FS) recount() error {
+	fs.counters = counters{}
+	for g := range fs.sb.groups {
+		d, err := fs.desc(g)
+		if err != nil {
+			return err
+		}
+		fs.counters.freeBlocks += uint64(d.freeBlocks()) * uint64(fs.sb.cluster)
+		fs.counters.freeInodes += d.freeInodes()
+	}
+	return nil
+}
+
+// startWriting prepares an FS for changes, and removes what a crash left half removed.
+func (fs *FS) startWriting() error {
+	if err := fs.openLog(); err != nil {
+		return err
+	}
+	if fs.flagged {
+		// Store the counts, and take the mark away that the log is in use.
+		if _, err := fs.update(func() error { _, err := fs.mod(fs.sb.superBlock()); return err }); err != nil {
+			return err
+		}
+	}
+	if err := fs.removeOrphans(); err != nil {
+		return err
+	}
+	return fs.emptyTrash()
+}
+
+// Label returns the volume label.
+func (fs *FS) Label() string { return fs.sb.label() }
+
+// UUID returns the UUID of the file system.
+func (fs *FS) UUID() (id [16]byte) {
+	copy(id[:], fs.sb.raw[sbUUID:])
+	return id
+}
+
+// Close makes all changes durable, leaves an empty log, and ends the use of the FS.
+// The device stays open. Files that are still open can no longer be used.
+func (fs *FS) Close() error {
+	fs.mu.Lock()
+	if fs.closed {
+		fs.mu.Unlock()
+		return nil
+	}
+	var err error
+	if !fs.opts.ReadOnly && fs.failed == nil {
+		fs.mu.Unlock()
+		err = errors.Join(fs.removeUnlinked(), fs.shutdown())
+		fs.mu.Lock()
+	}
+	fs.closed = true
+	fs.mu.Unlock()
+	return err
+}

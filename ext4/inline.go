@@ -1,0 +1,76 @@
+package ext4
+
+import "strings"
+
+// Small files and directories may lie in their inode (inline_data): 60 bytes in the
+// place of the block mapping, the rest in an extended attribute. Such images are
+// read, not written.
+
+// inlineData returns the content of an inode that holds it itself.
+func (fs *FS) inlineData(i *inode) ([]byte, error) {
+	data := append([]byte(nil), i.area()...)
+	list, err := fs.innerXattrs(i)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range list {
+		if x.index == xattrSystem && x.name == "data" {
+			v, err := fs.xattrValue(x)
+			if err != nil {
+				return nil, err
+			}
+			data = append(data, v...)
+		}
+	}
+	if i.size() > int64(len(data)) {
+		return nil, corruptf("inline data of inode %d", i.num)
+	}
+	return data[:i.size()], nil
+}
+
+// inlineEntries returns the entries of a directory that lies in its inode: the number
+// of its parent, then two rows of entries.
+func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
+	data, err := fs.inlineData(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) < 4 {
+		return nil, corruptf("inline data of directory %d", dir.num)
+	}
+	var list []dirent
+	bad := false
+	for _, part := range [][]byte{data[4:min(len(data), blockAreaLen)], data[min(len(data), blockAreaLen):]} {
+		err := fs.eachEntry(dir.num, part, len(part), func(e dirent) bool {
+			bad = bad || strings.ContainsAny(string(e.name), "/\x00")
+			list = append(list, e)
+			return false
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if bad {
+		return nil, corruptf("a name in directory %d", dir.num)
+	}
+	return list, nil
+}
+
+func (fs *FS) findInline(dir *inode, name string) (dirPlace, error) {
+	switch name {
+	case ".":
+		return dirPlace{ino: dir.num, kind: ftDir}, nil
+	case "..":
+		return dirPlace{ino: le.Uint32(dir.area()), kind: ftDir}, nil
+	}
+	list, err := fs.inlineEntries(dir)
+	if err != nil {
+		return dirPlace{}, err
+	}
+	for _, e := range list {
+		if string(e.name) == name {
+			return dirPlace{ino: e.ino, kind: e.kind}, nil
+		}
+	}
+	return dirPlace{}, errNoEntry
+}

@@ -1,0 +1,349 @@
+package ext4
+
+import (
+	"io/fs"
+	"slices"
+	"time"
+)
+
+// inode is a copy of an inode.
+type inode struct {
+	num uint32
+	raw []byte
+}
+
+func (i *inode) mode() uint16       { return le.Uint16(i.raw) }
+func (i *inode) kind() uint16       { return i.mode() & typeMask }
+func (i *inode) isDir() bool        { return i.kind() == typeDir }
+func (i *inode) isRegular() bool    { return i.kind() == typeRegular }
+func (i *inode) flags() uint32      { return le.Uint32(i.raw[inFlags:]) }
+func (i *inode) has(f uint32) bool  { return i.flags()&f != 0 }
+func (i *inode) links() uint16      { return le.Uint16(i.raw[inLinks:]) }
+func (i *inode) generation() uint32 { return le.Uint32(i.raw[inGeneration:]) }
+func (i *inode) area() []byte       { return i.raw[inBlock : inBlock+blockAreaLen] }
+
+func (i *inode) uid() uint32 {
+	return uint32(le.Uint16(i.raw[inUID:])) | uint32(le.Uint16(i.raw[inUIDHi:]))<<16
+}
+
+func (i *inode) gid() uint32 {
+	return uint32(le.Uint16(i.raw[inGID:])) | uint32(le.Uint16(i.raw[inGIDHi:]))<<16
+}
+
+// size returns the size in bytes; what does not fit an int64 was refused by check.
+func (i *inode) size() int64 {
+	return int64(le.Uint32(i.raw[inSizeLo:])) | int64(le.Uint32(i.raw[inSizeHi:]))<<32
+}
+
+func (i *inode) xattrBlock() uint64 {
+	return uint64(le.Uint32(i.raw[inFileACL:])) | uint64(le.Uint16(i.raw[inFileACLHi:]))<<32
+}
+
+// allocated returns the bytes of storage that the inode takes.
+func (f *FS) allocated(i *inode) int64 {
+	n := int64(le.Uint32(i.raw[inBlocksLo:]))
+	if i.has(flagInline) && i.isRegular() {
+		return n*512 + roundUp(i.size(), 512) // as Linux tells it
+	}
+	if f.sb.ro&roHugeFile == 0 {
+		return n * 512
+	}
+	n |= int64(le.Uint16(i.raw[inBlocksHi:])) << 32
+	if i.has(flagHugeFile) {
+		return n * f.sb.blockSize
+	}
+	return n * 512
+}
+
+// addBlocks changes the count of storage by n blocks of the file system.
+func (f *FS) addBlocks(i *inode, n int64) {
+	v := int64(le.Uint32(i.raw[inBlocksLo:])) | int64(le.Uint16(i.raw[inBlocksHi:]))<<32
+	if !i.has(flagHugeFile) {
+		n *= f.sb.blockSize / 512
+		if v+n >= 1<<48 {
+			le.PutUint32(i.raw[inFlags:], i.flags()|flagHugeFile)
+			v, n = v*512/f.sb.blockSize, n*512/f.sb.blockSize
+		}
+	} else if (v+n)*f.sb.blockSize/512 < 1<<48 {
+		le.PutUint32(i.raw[inFlags:], i.flags()&^flagHugeFile)
+		v, n = v*f.sb.blockSize/512, n*f.sb.blockSize/512
+	}
+	v += n
+	le.PutUint32(i.raw[inBlocksLo:], uint32(v))
+	le.PutUint16(i.raw[inBlocksHi:], uint16(v>>32))
+}
+
+// setSize sets the size, and keeps the sum of all files' sizes.
+func (f *FS) setSize(i *inode, n int64) {
+	if i.isRegular() {
+		f.counters.fileBytes += n - i.size()
+	}
+	le.PutUint32(i.raw[inSizeLo:], uint32(n))
+	le.PutUint32(i.raw[inSizeHi:], uint32(n>>32))
+}
+
+// extra returns how many bytes beyond the old inode are in use.
+func (i *inode) extra() int {
+	if len(i.raw) == oldInodeSize {
+		return 0
+	}
+	return int(le.Uint16(i.raw[inExtraSize:]))
+}
+
+// rdev returns the device number as makedev(3) makes it.
+func (i *inode) rdev() uint64 {
+	if old := le.Uint32(i.raw[inBlock:]); old != 0 {
+		return makedev(uint64(old>>8&0xff), uint64(old&0xff))
+	}
+	v := uint64(le.Uint32(i.raw[inBlock+4:]))
+	return makedev(v>>8&0xfff, v&0xff|v>>12&0xfff00)
+}
+
+func makedev(major, minor uint64) uint64 {
+	return minor&0xff | major&0xfff<<8 | minor&^0xff<<12 | major&^0xfff<<32
+}
+
+// setRdev stores a device number as Linux does: the old way where it fits.
+func (i *inode) setRdev(dev uint64) {
+	major := dev>>8&0xfff | dev>>32&^0xfff
+	minor := dev&0xff | dev>>12&0xffffff00
+	if major < 256 && minor < 256 {
+		le.PutUint32(i.raw[inBlock:], uint32(major<<8|minor))
+		return
+	}
+	le.PutUint32(i.raw[inBlock+4:], uint32(minor&0xff|major<<8|minor&^0xff<<12))
+}
+
+// stamps are where the times of an inode lie, and their finer part.
+var (
+	stampAtime = [2]int{inAtime, inAtimeExtra}
+	stampCtime = [2]int{inCtime, inCtimeExtra}
+	stampMtime = [2]int{inMtime, inMtimeExtra}
+	stampBirth = [2]int{inCrtime, inCrtimeExt}
+)
+
+// fits reports whether the inode is long enough to have the field at o.
+func (i *inode) fits(o int) bool { return o+4 <= oldInodeSize+i.extra() }
+
+// when reads a time. The finer part holds nanoseconds and two more bits of seconds.
+func (i *inode) when(at [2]int) time.Time {
+	if at[0] >= oldInodeSize && !i.fits(at[0]) {
+		return time.Time{}
+	}
+	sec, ns := int64(int32(le.Uint32(i.raw[at[0]:]))), int64(0)
+	if i.fits(at[1]) {
+		x := le.Uint32(i.raw[at[1]:])
+		sec += int64(x&3) << 32
+		ns = int64(x >> 2)
+	}
+	return time.Unix(sec, min(ns, 999999999)).UTC()
+}
+
+// The times that an inode can hold, in seconds: 1901 to 2446.
+const (
+	minTime = -1 << 31
+	maxTime = 1<<33 + 1<<32 + 1<<31 - 1
+)
+
+func (i *inode) setTime(at [2]int, t time.Time) {
+	if at[0] >= oldInodeSize && !i.fits(at[0]) {
+		return
+	}
+	sec := min(max(t.Unix(), minTime), maxTime)
+	le.PutUint32(i.raw[at[0]:], uint32(sec))
+	if i.fits(at[1]) {
+		high := uint32((sec-int64(int32(sec)))>>32) & 3
+		le.PutUint32(i.raw[at[1]:], uint32(t.Nanosecond())<<2|high)
+	}
+}
+
+// setOwner sets mode, with the type, and owner.
+func (i *inode) setOwner(mode uint16, uid, gid uint32) {
+	le.PutUint16(i.raw[inMode:], mode)
+	le.PutUint16(i.raw[inUID:], uint16(uid))
+	le.PutUint16(i.raw[inUIDHi:], uint16(uid>>16))
+	le.PutUint16(i.raw[inGID:], uint16(gid))
+	le.PutUint16(i.raw[inGIDHi:], uint16(gid>>16))
+}
+
+// addLinks changes the count of links. A directory with too many says 1, which means
+// that nobody counts (dir_nlink).
+func (f *FS) addLinks(i *inode, n int) error {
+	v := int(i.links()) + n
+	switch {
+	case i.isDir() && i.links() == 1 && n != 0:
+		v = 1
+	case i.isDir() && v >= maxLinks:
+		if f.sb.ro&roDirNlink == 0 {
+			return errLinks
+		}
+		v = 1
+	case v > maxLinks:
+		return errLinks
+	case v < 0:
+		return corruptf("links of inode %d", i.num)
+	}
+	le.PutUint16(i.raw[inLinks:], uint16(v))
+	return nil
+}
+
+// inodeAt returns where an inode lies.
+func (f *FS) inodeAt(num uint32) (block uint64, off int, err error) {
+	if num == 0 || num > f.sb.inodes {
+		return 0, 0, corruptf("inode number %d of %d", num, f.sb.inodes)
+	}
+	g, index := (num-1)/f.sb.inodesPer, (num-1)%f.sb.inodesPer
+	d, err := f.desc(g)
+	if err != nil {
+		return 0, 0, err
+	}
+	at := int64(index) * int64(f.sb.inodeSize)
+	block = d.inodeTable() + uint64(at/f.sb.blockSize)
+	if block < f.sb.first || block >= f.sb.blocks {
+		return 0, 0, corruptf("the inode table of group %d", g)
+	}
+	return block, int(at % f.sb.blockSize), nil
+}
+
+// rawInode reads an inode whatever it says.
+func (f *FS) rawInode(num uint32) (*inode, error) {
+	n, off, err := f.inodeAt(num)
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.get(n)
+	if err != nil {
+		return nil, err
+	}
+	return &inode{num, slices.Clone(b.data[off : off+f.sb.inodeSize])}, nil
+}
+
+// inode reads an inode that is in use, and checks it.
+func (f *FS) inode(num uint32) (*inode, error) {
+	i, err := f.rawInode(num)
+	if err != nil {
+		return nil, err
+	}
+	if f.sb.csum && !inodeSealed(f.sb.seed, num, i.raw) {
+		return nil, corruptf("checksum of inode %d", num)
+	}
+	if i.mode() == 0 || i.links() == 0 && le.Uint32(i.raw[inDtime:]) != 0 && !i.has(flagEAInode) && !f.isOrphan(num) {
+		return nil, corruptf("inode %d is not in use", num)
+	}
+	return i, f.checkInode(i)
+}
+
+func (f *FS) checkInode(i *inode) error {
+	switch i.kind() {
+	case typeRegular, typeDir, typeSymlink, typeChar, typeBlock, typeFifo, typeSocket:
+	default:
+		return corruptf("type of inode %d", i.num)
+	}
+	if x := i.extra(); x > len(i.raw)-oldInodeSize || x%4 != 0 {
+		return corruptf("extra size of inode %d", i.num)
+	}
+	// The largest file has 2^32 blocks; the largest directory nobody would call one.
+	if i.size() < 0 || i.size() > (maxLogical+1)*f.sb.blockSize || i.isDir() && i.size() > 1<<40 {
+		return corruptf("size of inode %d", i.num)
+	}
+	if i.has(flagEncrypted) && (i.isDir() || i.kind() == typeSymlink) {
+		return unsupportedf("inode %d is encrypted", i.num)
+	}
+	return nil
+}
+
+// putInode stores a changed inode.
+func (f *FS) putInode(i *inode) error {
+	n, off, err := f.inodeAt(i.num)
+	if err != nil {
+		return err
+	}
+	b, err := f.mod(n)
+	if err != nil {
+		return err
+	}
+	if f.sb.csum {
+		sealInode(f.sb.seed, i.num, i.raw)
+	}
+	copy(b[off:], i.raw)
+	return nil
+}
+
+// touch sets times to that of the operation under way.
+func (f *FS) touch(i *inode, stamps ...[2]int) {
+	for _, s := range stamps {
+		i.setTime(s, f.op.now)
+	}
+}
+
+// fileMode translates a mode on disk.
+func fileMode(m uint16) fs.FileMode {
+	mode := fs.FileMode(m & 0o777)
+	switch m & typeMask {
+	case typeDir:
+		mode |= fs.ModeDir
+	case typeSymlink:
+		mode |= fs.ModeSymlink
+	case typeFifo:
+		mode |= fs.ModeNamedPipe
+	case typeSocket:
+		mode |= fs.ModeSocket
+	case typeChar:
+		mode |= fs.ModeDevice | fs.ModeCharDevice
+	case typeBlock:
+		mode |= fs.ModeDevice
+	}
+	if m&0o4000 != 0 {
+		mode |= fs.ModeSetuid
+	}
+	if m&0o2000 != 0 {
+		mode |= fs.ModeSetgid
+	}
+	if m&0o1000 != 0 {
+		mode |= fs.ModeSticky
+	}
+	return mode
+}
+
+// permBits translates the permission bits of a mode, and setuid, setgid and sticky.
+func permBits(mode fs.FileMode) uint16 {
+	m := uint16(mode.Perm())
+	if mode&fs.ModeSetuid != 0 {
+		m |= 0o4000
+	}
+	if mode&fs.ModeSetgid != 0 {
+		m |= 0o2000
+	}
+	if mode&fs.ModeSticky != 0 {
+		m |= 0o1000
+	}
+	return m
+}
+
+// Info describes a file, directory, link or node.
+type Info struct {
+	Name      string // last element of the path; "." for the root
+	Ino       uint32
+	Mode      fs.FileMode
+	Size      int64 // bytes; of a symbolic link, the length of its target
+	Allocated int64 // bytes of storage, metadata of the file included
+	UID, GID  uint32
+	Nlink     uint32 // 1 also for a directory of which nobody counts the links
+	Rdev      uint64 // of a device, as makedev(3) makes it
+	Atime     time.Time
+	Mtime     time.Time
+	Ctime     time.Time
+	Btime     time.Time // of birth; zero where inodes have no room for it
+}
+
+func (f *FS) info(i *inode, name string) Info {
+	info := Info{
+		Name: name, Ino: i.num, Mode: fileMode(i.mode()), Size: i.size(), Allocated: f.allocated(i),
+		UID: i.uid(), GID: i.gid(), Nlink: uint32(i.links()),
+		Atime: i.when(stampAtime), Mtime: i.when(stampMtime), Ctime: i.when(stampCtime), Btime: i.when(stampBirth),
+	}
+	if k := i.kind(); k == typeChar || k == typeBlock {
+		info.Rdev = i.rdev()
+	}
+	return info
+}

@@ -1,0 +1,310 @@
+package ext4
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+)
+
+// journal is the log (jbd2) of a file system: an inode whose blocks are a superblock
+// and a number of transactions. The format is that of include/linux/jbd2.h.
+type journal struct {
+	sb       []byte
+	extents  []extent
+	blocks   uint32 // in use, the superblock included
+	first    uint32 // of the blocks that hold transactions
+	start    uint32 // where the oldest transaction begins; 0: the log is empty
+	sequence uint32 // of that transaction, or the next one
+	incompat uint32
+	seed     uint32
+	csum     bool
+
+	head uint32 // where the next transaction goes
+}
+
+const (
+	jsbMagic    = 0x0
+	jsbType     = 0x4
+	jsbBlock    = 0xc
+	jsbBlocks   = 0x10
+	jsbFirst    = 0x14
+	jsbSequence = 0x18
+	jsbStart    = 0x1c
+	jsbErrno    = 0x20
+	jsbCompat   = 0x24
+	jsbIncompat = 0x28
+	jsbUUID     = 0x30
+	jsbCsumType = 0x50
+	jsbChecksum = 0xfc
+	jsbSize     = 1024
+
+	jSuperV1 = 3
+	jSuperV2 = 4
+
+	jblockDescriptor = 1
+	jblockCommit     = 2
+	jblockRevoke     = 5
+	jHeaderSize      = 12
+	commitSize       = 60
+	jTagEscaped      = 1
+	jTagSameUUID     = 2
+	jTagLast         = 8
+
+	jRevoke      = 1
+	j64bit       = 2
+	jAsyncCommit = 4
+	jCsumV2      = 8
+	jCsumV3      = 0x10
+	jFastCommit  = 0x20
+	jCompatCsum  = 1
+
+	// maxLogBlocks bounds what an image can make us remember of its log: 4 GiB of it.
+	maxLogBlocks = 1 << 20
+	// maxRevokes likewise: more than any log of 1 GiB that Linux writes.
+	maxRevokes = 1 << 21
+)
+
+// openJournal reads the journal's superblock; nil when there is no journal.
+func (fs *FS) openJournal() (*journal, error) {
+	if fs.sb.compat&compatJournal == 0 {
+		return nil, nil
+	}
+	if le.Uint32(fs.sb.raw[sbJournalDev:]) != 0 || le.Uint32(fs.sb.raw[sbJournalInode:]) == 0 {
+		return nil, unsupportedf("an external journal; run e2fsck on the host that has it")
+	}
+	j := &journal{}
+	if err := fs.mapJournal(j); err != nil {
+		return nil, err
+	}
+	raw := make([]byte, fs.sb.blockSize)
+	if err := readFull(fs.dev, raw, int64(j.extents[0].start)*fs.sb.blockSize); err != nil {
+		return nil, err
+	}
+	j.sb = raw[:jsbSize]
+	return j, j.parse(fs.sb.blockSize)
+}
+
+// mapJournal finds the journal's blocks, by its inode or, when that is damaged, by
+// the copy of its mapping in the superblock.
+func (fs *FS) mapJournal(j *journal) error {
+	in, err := fs.inode(le.Uint32(fs.sb.raw[sbJournalInode:]))
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	var next uint32
+	err = fs.eachExtent(in, 0, func(e extent) (bool, error) {
+		if e.logical != next || e.unwritten || next > maxLogBlocks {
+			return false, corruptf("the blocks of the journal")
+		}
+		next += e.n
+		j.extents = append(j.extents, e)
+		return len(j.extents) < 1<<16, nil
+	})
+	if err == nil && next < 2 {
+		err = corruptf("a journal of %d blocks", next)
+	}
+	j.blocks = next
+	return err
+}
+
+func (j *journal) parse(blockSize int64) error {
+	s := j.sb
+	t := be.Uint32(s[jsbType:])
+	if be.Uint32(s) != journalMagic || t != jSuperV1 && t != jSuperV2 {
+		return corruptf("the journal has no superblock")
+	}
+	if int64(be.Uint32(s[jsbBlock:])) != blockSize {
+		return corruptf("the journal has blocks of %d bytes", be.Uint32(s[jsbBlock:]))
+	}
+	var compat uint32
+	if t == jSuperV2 {
+		compat, j.incompat = be.Uint32(s[jsbCompat:]), be.Uint32(s[jsbIncompat:])
+	}
+	if j.incompat&jFastCommit != 0 {
+		return unsupportedf("a journal with fast commits; run e2fsck and tune2fs -O ^fast_commit")
+	}
+	if j.incompat&jAsyncCommit != 0 {
+		return unsupportedf("a journal with asynchronous commits; run e2fsck")
+	}
+	if x := j.incompat &^ (jRevoke | j64bit | jCsumV2 | jCsumV3); x != 0 || j.incompat&(jCsumV2|jCsumV3) == jCsumV2|jCsumV3 {
+		return unsupportedf("a journal with features %#x", j.incompat)
+	}
+	if compat&^jCompatCsum != 0 {
+		return unsupportedf("a journal with features %#x", compat)
+	}
+	j.csum = j.incompat&(jCsumV2|jCsumV3) != 0
+	if j.csum {
+		if s[jsbCsumType] != 4 || j.checksum() != be.Uint32(s[jsbChecksum:]) {
+			return corruptf("checksum of the journal's superblock")
+		}
+		j.seed = crc32c(^uint32(0), s[jsbUUID:jsbUUID+16])
+	}
+	n := be.Uint32(s[jsbBlocks:])
+	j.first, j.start, j.sequence = be.Uint32(s[jsbFirst:]), be.Uint32(s[jsbStart:]), be.Uint32(s[jsbSequence:])
+	if n > j.blocks || n < 16 || j.first == 0 || j.first >= n || j.start != 0 && (j.start < j.first || j.start >= n) {
+		return corruptf("the sizes in the journal's superblock")
+	}
+	if e := be.Uint32(s[jsbErrno:]); e != 0 {
+		return corruptf("the journal was given up with error %d", int32(e))
+	}
+	j.blocks = n
+	return nil
+}
+
+func (j *journal) checksum() uint32 {
+	c := crc32c(^uint32(0), j.sb[:jsbChecksum])
+	return crc32c(crc32c(c, zeros[:4]), j.sb[jsbChecksum+4:])
+}
+
+// at returns where on the device a block of the log lies.
+func (j *journal) at(n uint32) uint64 {
+	i := sort.Search(len(j.extents), func(i int) bool { return j.extents[i].logical+j.extents[i].n > n })
+	e := j.extents[i]
+	return e.start + uint64(n-e.logical)
+}
+
+// next returns the block after n, which wraps round.
+func (j *journal) next(n uint32) uint32 {
+	if n++; n >= j.blocks {
+		return j.first
+	}
+	return n
+}
+
+// tagSize returns how long a tag of a descriptor is.
+func (j *journal) tagSize() int {
+	switch {
+	case j.incompat&jCsumV3 != 0:
+		return 16
+	case j.incompat&j64bit != 0:
+		return 12
+	}
+	return 8
+}
+
+// tailSealed checks the checksum at the end of a descriptor or revoke block.
+func (j *journal) tailSealed(b []byte) bool {
+	n := len(b) - 4
+	return !j.csum || crc32c(crc32c(j.seed, b[:n]), zeros[:4]) == be.Uint32(b[n:])
+}
+
+// commitSealed checks the checksum of a commit block.
+func (j *journal) commitSealed(b []byte) bool {
+	if !j.csum {
+		return true
+	}
+	head := crc32c(crc32c(crc32c(j.seed, b[:16]), zeros[:4]), b[20:commitSize])
+	sum := be.Uint32(b[16:])
+	if crc32c(head, b[commitSize:]) == sum {
+		return true
+	}
+	// Of a torn commit block only the first sector may be new: it counts as if the
+	// rest were zeros, which it is when it is whole.
+	rest := make([]byte, len(b)-commitSize)
+	return crc32c(head, rest) == sum
+}
+
+// dataSealed checks a logged block against the checksum in its tag.
+func (j *journal) dataSealed(sequence, sum uint32, data []byte) bool {
+	if !j.csum {
+		return true
+	}
+	var s [4]byte
+	be.PutUint32(s[:], sequence)
+	c := crc32c(crc32c(j.seed, s[:]), data)
+	if j.incompat&jCsumV2 != 0 {
+		c &= 0xffff
+	}
+	return c == sum
+}
+
+// tag is one entry of a descriptor: a block of the log and where it belongs.
+type tag struct {
+	to    uint64
+	flags uint32
+	sum   uint32
+}
+
+// tags reads a descriptor.
+func (j *journal) tags(b []byte) []tag {
+	var list []tag
+	size, end := j.tagSize(), len(b)
+	if j.csum {
+		end -= 4
+	}
+	for off := jHeaderSize; off+size <= end; off += size {
+		t := tag{to: uint64(be.Uint32(b[off:]))}
+		if j.incompat&jCsumV3 != 0 {
+			t.flags, t.sum = be.Uint32(b[off+4:]), be.Uint32(b[off+12:])
+		} else {
+			t.sum, t.flags = uint32(be.Uint16(b[off+4:])), uint32(be.Uint16(b[off+6:]))
+		}
+		if j.incompat&j64bit != 0 {
+			t.to |= uint64(be.Uint32(b[off+8:])) << 32
+		}
+		list = append(list, t)
+		if t.flags&jTagLast != 0 {
+			break
+		}
+		if t.flags&jTagSameUUID == 0 {
+			off += 16
+		}
+	}
+	return list
+}
+
+// revokes reads a revoke block: blocks of which no older version is to be replayed.
+func (j *journal) revokes(b []byte) ([]uint64, error) {
+	n, size := int(be.Uint32(b[jHeaderSize:])), 4
+	if j.incompat&j64bit != 0 {
+		size = 8
+	}
+	if n > len(b) || n < 16 {
+		return nil, corruptf("a revoke block of %d bytes in the journal", n)
+	}
+	var list []uint64
+	for off := 16; off+size <= n; off += size {
+		if size == 8 {
+			list = append(list, be.Uint64(b[off:]))
+		} else {
+			list = append(list, uint64(be.Uint32(b[off:])))
+		}
+	}
+	return list, nil
+}
+
+// sealSuper sets sequence, start and checksum of the journal's superblock.
+func (j *journal) sealSuper() {
+	be.PutUint32(j.sb[jsbSequence:], j.sequence)
+	be.PutUint32(j.sb[jsbStart:], j.start)
+	if j.csum {
+		be.PutUint32(j.sb[jsbChecksum:], j.checksum())
+	}
+}
+
+// upgrade gives an empty log the format in which we write: jbd2 with 64-bit block
+// numbers and a checksum for every block, as the kernel does with metadata_csum.
+func (j *journal) upgrade() {
+	be.PutUint32(j.sb[jsbType:], jSuperV2)
+	be.PutUint32(j.sb[jsbCompat:], be.Uint32(j.sb[jsbCompat:])&^jCompatCsum)
+	j.incompat = j.incompat&^jCsumV2 | j64bit | jCsumV3 | jRevoke
+	be.PutUint32(j.sb[jsbIncompat:], j.incompat)
+	j.sb[jsbCsumType] = 4
+	j.csum = true
+	j.seed = crc32c(^uint32(0), j.sb[jsbUUID:jsbUUID+16])
+}
+
+// readLog reads a block of the log.
+func (fs *FS) readLog(j *journal, n uint32, b []byte) error {
+	return readFull(fs.dev, b, int64(j.at(n))*fs.sb.blockSize)
+}
+
+// sortedBlocks returns the numbers of blocks in ascending order.
+func sortedBlocks[V any](m map[uint64]V) []uint64 {
+	list := make([]uint64, 0, len(m))
+	for n := range m {
+		list = append(list, n)
+	}
+	slices.Sort(list)
+	return list
+}

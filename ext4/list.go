@@ -1,0 +1,212 @@
+package ext4
+
+import (
+	"cmp"
+	"io"
+	iofs "io/fs"
+	"slices"
+)
+
+// Dir is an open directory: a stream of its entries without "." and "..", in memory
+// that does not grow with it. What is in the directory all the while is returned
+// exactly once, whatever else changes meanwhile. Not for concurrent use.
+type Dir struct {
+	fs         *FS
+	num        uint32
+	generation uint32
+	namesOnly  bool
+	pending    []Info
+	done       bool
+
+	block uint32 // of a directory without index: where to go on
+	off   int
+	after *hashed // of one that is read in the order of hashes: what was returned last
+	hash  uint32  // where to go on
+}
+
+// OpenDir opens a directory. With namesOnly just Name, Ino and the type bits of Mode
+// of each entry are told. ENOTDIR.
+func (fs *FS) OpenDir(path string, namesOnly bool) (*Dir, error) {
+	d := &Dir{fs: fs, namesOnly: namesOnly}
+	return d, fs.view(path, true, func(i *inode) error {
+		if !i.isDir() {
+			return errNotDir
+		}
+		d.num, d.generation = i.num, i.generation()
+		return nil
+	})
+}
+
+// Read returns up to n entries, and io.EOF with none at the end.
+func (d *Dir) Read(n int) ([]Info, error) {
+	for len(d.pending) == 0 && !d.done {
+		if err := d.fill(); err != nil {
+			return nil, err
+		}
+	}
+	if len(d.pending) == 0 {
+		return nil, io.EOF
+	}
+	n = min(n, len(d.pending))
+	list := d.pending[:n:n]
+	d.pending = d.pending[n:]
+	return list, nil
+}
+
+// Close ends the use of the directory.
+func (d *Dir) Close() error {
+	d.done, d.pending = true, nil
+	return nil
+}
+
+// fill reads the next part.
+func (d *Dir) fill() error {
+	fs := d.fs
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	if fs.closed {
+		return iofs.ErrClosed
+	}
+	dir, err := fs.rawInode(d.num)
+	if err != nil {
+		return err
+	}
+	if dir.links() == 0 || !dir.isDir() || dir.generation() != d.generation {
+		d.done = true // it was removed
+		return nil
+	}
+	if dir, err = fs.inode(d.num); err != nil {
+		return err
+	}
+	switch {
+	case dir.has(flagInline):
+		d.done = true
+		list, err := fs.inlineEntries(dir)
+		if err != nil {
+			return err
+		}
+		return d.add(list)
+	case fs.indexed(dir) || d.after != nil || fs.dirBlocks(dir) == 1 && d.block == 0 && d.off == 0 && fs.hashKnown():
+		return d.fillByHash(dir)
+	}
+	return d.fillLinear(dir)
+}
+
+func (fs *FS) hashKnown() bool {
+	_, _, ok := fs.sb.hash.sum(fs.sb.raw[sbHashVersion], "")
+	return ok && fs.sb.compat&compatDirIndex != 0
+}
+
+// fillLinear reads one block of a directory whose entries stay where they are.
+func (d *Dir) fillLinear(dir *inode) error {
+	if d.block >= d.fs.dirBlocks(dir) {
+		d.done = true
+		return nil
+	}
+	b, _, err := d.fs.dirBlockAt(dir, d.block, false)
+	if err != nil {
+		return err
+	}
+	d.block++
+	var list []dirent
+	err = d.fs.eachEntry(dir.num, b.data, d.fs.dirEnd(), func(e dirent) bool {
+		list = append(list, e)
+		return false
+	})
+	if err != nil {
+		return err
+	}
+	return d.add(list)
+}
+
+// fillByHash reads the names of the next leaf in the order of their hashes. So no
+// entry is missed or met twice when a leaf is split, or the index made, meanwhile.
+func (d *Dir) fillByHash(dir *inode) error {
+	fs := d.fs
+	version := fs.sb.raw[sbHashVersion]
+	var list []hashed
+	next, more := uint32(0), false
+	if !fs.indexed(dir) {
+		for l := range fs.dirBlocks(dir) {
+			if err := d.leaf(dir, l, version, &list); err != nil {
+				return err
+			}
+		}
+	} else {
+		var err error
+		if version, err = fs.dxVersion(dir); err != nil {
+			return err
+		}
+		for probe := d.hash; ; {
+			path, err := fs.dxPath(dir, probe)
+			if err != nil {
+				return err
+			}
+			if err := d.leaf(dir, leafOf(path), version, &list); err != nil {
+				return err
+			}
+			if next, more = dxNext(path); !more || next&1 == 0 {
+				break
+			}
+			probe = next // names of one hash go on there
+		}
+	}
+	slices.SortFunc(list, compareHashed)
+	var out []dirent
+	for k := range list {
+		if d.after == nil || compareHashed(list[k], *d.after) > 0 {
+			out = append(out, list[k].dirent)
+		}
+	}
+	if n := len(list); n > 0 {
+		if d.after == nil || compareHashed(list[n-1], *d.after) > 0 {
+			last := list[n-1]
+			last.name = slices.Clone(last.name)
+			d.after = &last
+		}
+	} else if d.after == nil {
+		d.after = &hashed{}
+	}
+	d.hash, d.done = next, !more
+	return d.add(out)
+}
+
+func compareHashed(a, b hashed) int {
+	return cmp.Or(cmp.Compare(a.major, b.major), cmp.Compare(a.minor, b.minor), slices.Compare(a.name, b.name))
+}
+
+// leaf adds the names of one block.
+func (d *Dir) leaf(dir *inode, l uint32, version byte, list *[]hashed) error {
+	b, _, err := d.fs.dirBlockAt(dir, l, false)
+	if err != nil {
+		return err
+	}
+	part, err := d.fs.hashEntries(dir, b.data, version)
+	for _, h := range part {
+		if !isDot(string(h.name)) {
+			*list = append(*list, h)
+		}
+	}
+	return err
+}
+
+// add describes entries.
+func (d *Dir) add(list []dirent) error {
+	d.pending = d.pending[:0]
+	for _, e := range list {
+		name := string(e.name)
+		if isDot(name) {
+			continue
+		}
+		if d.namesOnly && e.kind != ftUnknown {
+			d.pending = append(d.pending, Info{Name: name, Ino: e.ino, Mode: fileMode(modeOf(e.kind))})
+			continue
+		}
+		i, err := d.fs.inode(e.ino)
+		if err != nil {
+			return err
+		}
+		d.pending = append(d.pending, d.fs.info(i, name))
+	}
+	return nil
+}

@@ -1,0 +1,234 @@
+package ext4
+
+import (
+	iofs "io/fs"
+	"strings"
+)
+
+// Paths are in the form of io/fs.ValidPath: elements separated by slashes, without
+// "." and "..", and "." alone for the root. Symbolic links may have any form, but may
+// not lead above the root, and absolute ones lead out of the image.
+
+// walker resolves one path.
+type walker struct {
+	fs    *FS
+	dirs  []*inode // from the root to where we are
+	links int      // followed
+}
+
+// resolve returns the inode at a path; with follow what it leads to if it is a link.
+func (fs *FS) resolve(path string, follow bool) (*inode, error) {
+	w, name, err := fs.startWalk(path)
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		return w.dirs[0], nil
+	}
+	return w.last(name, follow)
+}
+
+// resolveParent returns the directory that holds the last element of a path, and that.
+func (fs *FS) resolveParent(path string) (dir *inode, name string, err error) {
+	w, name, err := fs.startWalk(path)
+	if err != nil {
+		return nil, "", err
+	}
+	if name == "" {
+		return nil, "", errInvalid
+	}
+	return w.here(), name, nil
+}
+
+// startWalk walks all but the last element; name is "" for the root.
+func (fs *FS) startWalk(path string) (*walker, string, error) {
+	if !iofs.ValidPath(path) || strings.ContainsRune(path, 0) {
+		// Names that are not UTF-8 are fine for a Linux file system.
+		if !validBytes(path) {
+			return nil, "", errInvalid
+		}
+	}
+	root, err := fs.inode(rootInode)
+	if err != nil {
+		return nil, "", err
+	}
+	if !root.isDir() {
+		return nil, "", corruptf("the root is no directory")
+	}
+	w := &walker{fs: fs, dirs: []*inode{root}}
+	if path == "." {
+		return w, "", nil
+	}
+	dir, name := splitLast(path)
+	return w, name, w.walk(dir)
+}
+
+// splitLast splits a path before its last element.
+func splitLast(path string) (dir, name string) {
+	k := strings.LastIndexByte(path, '/')
+	return path[:max(k, 0)], path[k+1:]
+}
+
+// validBytes is io/fs.ValidPath for names of any bytes.
+func validBytes(path string) bool {
+	if path == "." {
+		return true
+	}
+	for el := range strings.SplitSeq(path, "/") {
+		if el == "" || isDot(el) || strings.ContainsRune(el, 0) {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *walker) here() *inode { return w.dirs[len(w.dirs)-1] }
+
+// walk enters the directories of a path.
+func (w *walker) walk(path string) error {
+	for el := range strings.SplitSeq(path, "/") {
+		if err := w.step(el); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// step enters one directory.
+func (w *walker) step(el string) error {
+	switch el {
+	case "", ".":
+		return nil
+	case "..":
+		if len(w.dirs) == 1 {
+			return ErrEscape
+		}
+		w.dirs = w.dirs[:len(w.dirs)-1]
+		return nil
+	}
+	i, err := w.fs.child(w.here(), el)
+	if err != nil {
+		return err
+	}
+	if i.kind() == typeSymlink {
+		target, err := w.target(i)
+		if err != nil {
+			return err
+		}
+		return w.walk(target)
+	}
+	if !i.isDir() {
+		return errNotDir
+	}
+	w.dirs = append(w.dirs, i)
+	return nil
+}
+
+// target reads a link that is about to be followed.
+func (w *walker) target(i *inode) (string, error) {
+	if w.links++; w.links > maxSymlinks {
+		return "", errLoop
+	}
+	t, err := w.fs.linkTarget(i)
+	if err == nil && strings.HasPrefix(t, "/") {
+		err = ErrEscape
+	}
+	return t, err
+}
+
+// last returns the inode at the last element of a path.
+func (w *walker) last(name string, follow bool) (*inode, error) {
+	i, err := w.fs.child(w.here(), name)
+	if err != nil || i.kind() != typeSymlink || !follow {
+		return i, err
+	}
+	t, err := w.target(i)
+	if err != nil {
+		return nil, err
+	}
+	return w.follow(t)
+}
+
+// follow resolves the target of a link from where we are.
+func (w *walker) follow(t string) (*inode, error) {
+	trimmed := strings.TrimRight(t, "/")
+	dir, name := splitLast(trimmed)
+	if err := w.walk(dir); err != nil {
+		return nil, err
+	}
+	if name == "" || isDot(name) {
+		if err := w.step(name); err != nil {
+			return nil, err
+		}
+		return w.here(), nil
+	}
+	i, err := w.last(name, true)
+	if err == nil && trimmed != t && !i.isDir() {
+		err = errNotDir
+	}
+	return i, err
+}
+
+// isFastSymlink reports whether a link's target lies in the inode.
+func (fs *FS) isFastSymlink(i *inode) bool {
+	return i.size() < blockAreaLen && !i.has(flagExtents|flagInline)
+}
+
+// linkTarget returns what a symbolic link says.
+func (fs *FS) linkTarget(i *inode) (string, error) {
+	n := i.size()
+	if n == 0 || n > maxSymlinkLen {
+		return "", corruptf("symbolic link %d of %d bytes", i.num, n)
+	}
+	if fs.isFastSymlink(i) {
+		return string(i.area()[:n]), nil
+	}
+	b := make([]byte, n)
+	if i.has(flagInline) {
+		_, err := fs.readAt(i, b, 0)
+		return string(b), err
+	}
+	// The target is metadata, and lies in one block.
+	e, err := fs.lookup(i, 0)
+	if err != nil {
+		return "", err
+	}
+	if e.start == 0 || n > fs.sb.blockSize {
+		// Blocks of 1 KiB hold at most 1023 bytes.
+		return "", corruptf("symbolic link %d", i.num)
+	}
+	blk, err := fs.get(e.start)
+	if err != nil {
+		return "", err
+	}
+	copy(b, blk.data)
+	return string(b), nil
+}
+
+// view runs f with the inode at a path.
+func (fs *FS) view(path string, follow bool, f func(*inode) error) error {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	if fs.closed {
+		return errClosed
+	}
+	i, err := fs.resolve(path, follow)
+	if err != nil {
+		return err
+	}
+	return f(i)
+}
+
+// changeAt runs f as an operation on the inode at a path, and stores that.
+func (fs *FS) changeAt(path string, follow bool, f func(*inode) error) error {
+	return fs.change(func() error {
+		i, err := fs.resolve(path, follow)
+		if err != nil {
+			return err
+		}
+		if err := f(i); err != nil {
+			return err
+		}
+		return fs.putInode(i)
+	})
+}

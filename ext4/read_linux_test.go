@@ -1,0 +1,34 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"testing"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+// What Linux writes, with all features that mke2fs knows, reads the same here.
+func TestReadMatrix(t *testing.T) {
+	oracle.RequireRoot(t)
+	for _, r := range oracle.Matrix {
+		t.Run(r.Name, func(t *testing.T) {
+			image, want := oracle.Build(t, r)
+			fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
+			same(t, "read", want, treeOf(t, fs), oracle.SameImage)
+		})
+	}
+}
+
+// A log that a crash left is replayed as the kernel does: in memory, which changes
+// nothing on the device, and on the device.
+func TestReplay(t *testing.T) {
+	oracle.RequireRoot(t)
+	for _, r := range oracle.DirtyImages {
+		t.Run(r.Name, func(t *testing.T) {
+			image, want := oracle.BuildDirty(t, r)
+			testReplay(t, r, image, want)
+		})
+	}
+}

@@ -1,0 +1,245 @@
+package ext4
+
+import "math"
+
+// logBlock is a block of the log that is the newest version of another block.
+type logBlock struct {
+	block   uint64 // on the device
+	escaped bool   // begins with the journal's magic number, which the log replaces by 0
+}
+
+// logScan is what reading a log finds.
+type logScan struct {
+	j       *journal
+	newest  map[uint64]logged
+	revoked map[uint64]uint32 // block to the last sequence number that revokes it
+	next    uint32            // sequence number after the last transaction
+	last    int64             // commit time of the last transaction
+}
+
+type logged struct {
+	at       uint32 // block of the log
+	sequence uint32
+	escaped  bool
+}
+
+// replay brings the file system to the state of the last complete transaction in the
+// log: on the device, or read-only in memory. The log is read up to the first block
+// that is not part of a complete transaction, as the kernel does.
+func (fs *FS) replay(force bool) error {
+	j, err := fs.openJournal()
+	if err != nil {
+		return err
+	}
+	if j.start == 0 {
+		return fs.afterReplay(j, nil)
+	}
+	s, err := fs.scanLog(j)
+	if err != nil {
+		return err
+	}
+	newest := map[uint64]logBlock{}
+	for n, l := range s.newest {
+		newest[n] = logBlock{j.at(l.at), l.escaped}
+	}
+	return fs.afterReplay(j, &replayed{newest, s.next})
+}
+
+type replayed struct {
+	newest map[uint64]logBlock
+	next   uint32
+}
+
+func (fs *FS) afterReplay(j *journal, r *replayed) error {
+	fs.cache.m = map[uint64]*block{}
+	fs.cache.clean = 0
+	if fs.opts.ReadOnly {
+		if r == nil {
+			return nil
+		}
+		fs.replayed = r.newest
+		return fs.reloadSuper()
+	}
+	if r != nil {
+		if err := fs.bringHome(r.newest); err != nil {
+			return err
+		}
+		j.start, j.sequence = 0, r.next+1
+		if err := fs.writeJournalSuper(j); err != nil {
+			return err
+		}
+	}
+	if err := fs.reloadSuper(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// bringHome copies blocks from the log to their places. The superblock is the last.
+func (fs *FS) bringHome(newest map[uint64]logBlock) error {
+	super := fs.sb.superBlock()
+	buf := make([]byte, fs.sb.blockSize)
+	put := func(n uint64) error {
+		l := newest[n]
+		if err := readFull(fs.dev, buf, int64(l.block)*fs.sb.blockSize); err != nil {
+			return err
+		}
+		if l.escaped {
+			be.PutUint32(buf, journalMagic)
+		}
+		if n != super {
+			_, err := fs.dev.WriteAt(buf, int64(n)*fs.sb.blockSize)
+			return err
+		}
+		// Until the log is empty the superblock has to say that it is not.
+		raw := buf[fs.sb.superIn():][:superSize]
+		if _, err := parseSuper(raw, fs.size); err != nil {
+			return err
+		}
+		le.PutUint32(raw[sbIncompat:], le.Uint32(raw[sbIncompat:])|incompatRecover)
+		if le.Uint32(raw[sbROCompat:])&roMetadataCsum != 0 {
+			le.PutUint32(raw[sbChecksum:], superChecksum(raw))
+		}
+		_, err := fs.dev.WriteAt(raw, superOffset)
+		return err
+	}
+	for _, n := range sortedBlocks(newest) {
+		if n != super {
+			if err := put(n); err != nil {
+				return err
+			}
+		}
+	}
+	if err := fs.dev.Sync(); err != nil {
+		return err
+	}
+	if _, ok := newest[super]; ok {
+		if err := put(super); err != nil {
+			return err
+		}
+	}
+	return fs.dev.Sync()
+}
+
+// reloadSuper reads the superblock again after a replay. One that still cannot be
+// read stays the copy that was found.
+func (fs *FS) reloadSuper() error {
+	buf := make([]byte, fs.sb.blockSize)
+	if err := fs.readBlock(fs.sb.superBlock(), buf); err != nil {
+		return err
+	}
+	sb, err := parseSuper(buf[fs.sb.superIn():][:superSize], fs.size)
+	if err != nil {
+		if isCorrupt(err) {
+			return nil
+		}
+		return err
+	}
+	if sb.blockSize != fs.sb.blockSize {
+		return corruptf("the log changes the block size")
+	}
+	fs.sb = sb
+	if fs.opts.damaged {
+		return nil
+	}
+	return fs.refuse()
+}
+
+// scanLog reads the log and finds the newest version of each block in it.
+func (fs *FS) scanLog(j *journal) (*logScan, error) {
+	s := &logScan{j: j, newest: map[uint64]logged{}, revoked: map[uint64]uint32{}, next: j.sequence, last: math.MinInt64}
+	pos, budget := j.start, int(j.blocks)+1
+	for {
+		txn, after, err := fs.scanTransaction(s, pos, &budget)
+		if err != nil {
+			return nil, err
+		}
+		if txn == nil {
+			break
+		}
+		for _, b := range txn.revoked {
+			s.revoked[b] = s.next
+		}
+		if len(s.revoked) > maxRevokes {
+			return nil, unsupportedf("a journal that revokes more than %d blocks; run e2fsck", maxRevokes)
+		}
+		for n, l := range txn.blocks {
+			s.newest[n] = l
+		}
+		s.next++
+		pos = after
+	}
+	// A block is not replayed from a transaction that is not newer than its revocation.
+	for n, l := range s.newest {
+		if r, ok := s.revoked[n]; ok && int32(l.sequence-r) <= 0 {
+			delete(s.newest, n)
+		}
+	}
+	return s, nil
+}
+
+type logTransaction struct {
+	blocks  map[uint64]logged
+	revoked []uint64
+}
+
+// scanTransaction reads the transaction with number s.next. It returns nil when there
+// is none that is complete.
+func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransaction, uint32, error) {
+	j, t := s.j, &logTransaction{blocks: map[uint64]logged{}}
+	buf, data := make([]byte, fs.sb.blockSize), make([]byte, fs.sb.blockSize)
+	doubt := false // a checksum was wrong: fine in what was not committed, bad news otherwise
+	for ; *budget > 0; pos = j.next(pos) {
+		*budget--
+		if err := fs.readLog(j, pos, buf); err != nil {
+			return nil, 0, err
+		}
+		if be.Uint32(buf) != journalMagic || be.Uint32(buf[8:]) != s.next {
+			return nil, 0, nil
+		}
+		switch be.Uint32(buf[4:]) {
+		case jblockDescriptor:
+			doubt = doubt || !j.tailSealed(buf)
+			for _, tg := range j.tags(buf) {
+				pos = j.next(pos)
+				if *budget--; *budget <= 0 {
+					return nil, 0, nil
+				}
+				if err := fs.readLog(j, pos, data); err != nil {
+					return nil, 0, err
+				}
+				if !j.dataSealed(s.next, tg.sum, data) || tg.to >= fs.sb.blocks {
+					doubt = true
+				}
+				t.blocks[tg.to] = logged{pos, s.next, tg.flags&jTagEscaped != 0}
+			}
+		case jblockRevoke:
+			doubt = doubt || !j.tailSealed(buf)
+			list, err := j.revokes(buf)
+			if err != nil {
+				doubt = true
+			}
+			if t.revoked = append(t.revoked, list...); len(t.revoked) > maxRevokes {
+				return nil, 0, unsupportedf("a journal that revokes more than %d blocks; run e2fsck", maxRevokes)
+			}
+		case jblockCommit:
+			return fs.scanCommit(s, t, buf, doubt, j.next(pos))
+		default:
+			return nil, 0, nil
+		}
+	}
+	return nil, 0, nil
+}
+
+// scanCommit decides on a transaction that has a commit block.
+func (fs *FS) scanCommit(s *logScan, t *logTransaction, commit []byte, doubt bool, after uint32) (*logTransaction, uint32, error) {
+	when := int64(be.Uint64(commit[48:]))*1e9 + int64(be.Uint32(commit[56:]))
+	if doubt || !s.j.commitSealed(commit) {
+		if s.j.csum && when < s.last {
+			return nil, 0, nil // left of an older round of the log
+		}
+		return nil, 0, corruptf("transaction %d in the journal has a wrong checksum", s.next)
+	}
+	s.last = when
+	return t, after, nil
+}

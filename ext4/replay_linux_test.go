@@ -1,0 +1,83 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+// testReplay compares what replaying a dirty log shows with what it shows the kernel;
+// want nil: the kernel refuses it.
+func testReplay(t *testing.T, r oracle.DirtyRecipe, image string, want oracle.Tree) {
+	before := hashFile(t, image)
+	if want == nil {
+		refuses(t, image, ext4.ErrCorrupt)
+		return
+	}
+	if r.Name == "journal_async_commit" {
+		refuses(t, image, ext4.ErrUnsupported)
+		return
+	}
+	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
+	same(t, "replayed in memory", want, treeOf(t, fs), oracle.SameImage)
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if hashFile(t, image) != before {
+		t.Error("reading changed the image")
+	}
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rw, err := ext4.Open(f, ext4.OpenOptions{})
+	if errors.Is(err, ext4.ErrUnsupported) {
+		t.Logf("not written: %v", err)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "replayed on the device", want, treeOf(t, rw), oracle.SameImage)
+	if err := rw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Fsck(t, image)
+	same(t, "to the kernel", want, oracle.Snapshot(t, image), oracle.SameImage)
+}
+
+// refuses fails the test unless opening an image fails with an error.
+func refuses(t *testing.T, image string, want error) {
+	t.Helper()
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := ext4.Open(f, ext4.OpenOptions{ReadOnly: true}); !errors.Is(err, want) {
+		t.Errorf("opening: %v, want %v", err, want)
+	}
+}
+
+func hashFile(t *testing.T, path string) (sum [32]byte) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	h.Sum(sum[:0])
+	return sum
+}

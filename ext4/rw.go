@@ -1,0 +1,245 @@
+package ext4
+
+import (
+	"bytes"
+	"io"
+)
+
+// readAt reads file content as io.ReaderAt does.
+func (fs *FS) readAt(i *inode, p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, errInvalid
+	}
+	size := i.size()
+	if off >= size {
+		return 0, io.EOF
+	}
+	var eof error
+	if int64(len(p)) > size-off {
+		p, eof = p[:size-off], io.EOF
+	}
+	if i.has(flagInline) {
+		data, err := fs.inlineData(i)
+		if err != nil {
+			return 0, err
+		}
+		return copy(p, data[off:]), eof
+	}
+	bs := fs.sb.blockSize
+	for done := 0; done < len(p); {
+		at := off + int64(done)
+		l, in := uint32(at/bs), at%bs
+		e, err := fs.lookup(i, l)
+		if err != nil {
+			return done, err
+		}
+		n := int(min(int64(e.end()-uint64(l))*bs-in, int64(len(p)-done)))
+		part := p[done : done+n]
+		if e.start == 0 || e.unwritten {
+			clear(part)
+		} else if err := fs.readData(part, int64(e.start+uint64(l-e.logical))*bs+in); err != nil {
+			return done, err
+		}
+		done += n
+	}
+	return len(p), eof
+}
+
+// readData reads from the device, or from memory what is not on it yet.
+func (fs *FS) readData(p []byte, at int64) error {
+	if err := readFull(fs.dev, p, at); err != nil {
+		return err
+	}
+	if len(fs.tails) == 0 && len(fs.replayed) == 0 {
+		return nil
+	}
+	bs := fs.sb.blockSize
+	for n := at / bs; n*bs < at+int64(len(p)); n++ {
+		_, tail := fs.tails[uint64(n)]
+		_, replayed := fs.replayed[uint64(n)]
+		if !tail && !replayed {
+			continue
+		}
+		b, err := fs.get(uint64(n))
+		if err != nil {
+			return err
+		}
+		if s := n*bs - at; s >= 0 {
+			copy(p[s:], b.data)
+		} else {
+			copy(p, b.data[-s:])
+		}
+	}
+	return nil
+}
+
+// writeData writes to blocks of a file. Those that are in a transaction are changed
+// there, since it would bring the old content back.
+func (fs *FS) writeData(p []byte, at int64) error {
+	fs.tx.data = true
+	if len(fs.tails) == 0 {
+		_, err := fs.dev.WriteAt(p, at)
+		return err
+	}
+	bs := fs.sb.blockSize
+	for len(p) > 0 {
+		block := uint64(at / bs)
+		n := int(min(bs-at%bs, int64(len(p))))
+		if _, ok := fs.tails[block]; ok {
+			b, err := fs.mod(block)
+			if err != nil {
+				return err
+			}
+			copy(b[at%bs:], p[:n])
+		} else {
+			for n < len(p) {
+				if _, ok := fs.tails[uint64((at+int64(n))/bs)]; ok {
+					break
+				}
+				n += int(min(bs, int64(len(p)-n)))
+			}
+			if _, err := fs.dev.WriteAt(p[:n], at); err != nil {
+				return err
+			}
+		}
+		p, at = p[n:], at+int64(n)
+	}
+	return nil
+}
+
+// zeroPart makes bytes from..to-1 of a file's block read as zeros, as part of the
+// transaction: on the device they change only once it is committed.
+func (fs *FS) zeroPart(i *inode, from, to int64) error {
+	bs := fs.sb.blockSize
+	if from >= to {
+		return nil
+	}
+	l := uint32(from / bs)
+	e, err := fs.lookup(i, l)
+	if err != nil || e.start == 0 || e.unwritten {
+		return err
+	}
+	n := e.start + uint64(l-e.logical)
+	from, to = from-int64(l)*bs, to-int64(l)*bs
+	buf := make([]byte, to-from)
+	if err := fs.readData(buf, int64(n)*bs+from); err != nil || allZero(buf) {
+		return err
+	}
+	fs.tails[n] = struct{}{}
+	b, err := fs.mod(n)
+	if err != nil {
+		return err
+	}
+	clear(b[from:to])
+	return nil
+}
+
+// writeAt writes part of a file, as much as one operation may, and returns how much
+// that was. The caller stores the inode. Space for holes is allocated.
+func (fs *FS) writeAt(i *inode, p []byte, off int64) (int, error) {
+	if !i.has(flagExtents) {
+		return 0, unsupportedf("writing to inode %d, which has no extents", i.num)
+	}
+	bs := fs.sb.blockSize
+	if off < 0 || off+int64(len(p)) > maxLogical*bs {
+		return 0, errTooBig
+	}
+	if size := i.size(); off > size {
+		// What the last block holds behind the end must not appear in the gap.
+		if err := fs.zeroPart(i, size, min(roundUp(size, bs), off)); err != nil {
+			return 0, err
+		}
+	}
+	done := 0
+	for done < len(p) && (done == 0 || !fs.opFull()) {
+		n, err := fs.writeExtent(i, p[done:], off+int64(done))
+		if err != nil {
+			return 0, err
+		}
+		done += n
+	}
+	if end := off + int64(done); end > i.size() {
+		fs.setSize(i, end)
+	}
+	fs.touch(i, stampMtime, stampCtime)
+	return done, nil
+}
+
+func allZero(b []byte) bool {
+	for len(b) > 0 {
+		n := min(len(b), len(zeros))
+		if !bytes.Equal(b[:n], zeros[:n]) {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}
+
+func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+
+// writeExtent writes what one extent, or one piece of new space, can take.
+func (fs *FS) writeExtent(i *inode, p []byte, off int64) (int, error) {
+	bs := fs.sb.blockSize
+	l, in := uint32(off/bs), off%bs
+	e, err := fs.lookup(i, l)
+	if err != nil {
+		return 0, err
+	}
+	room := int64(e.end()-uint64(l))*bs - in
+	n := int(min(room, int64(len(p))))
+	p = p[:n]
+	blocks := uint32((in + int64(n) + bs - 1) / bs)
+	switch {
+	case e.start == 0:
+		r, err := fs.alloc(fs.goalFor(i, l), blocks)
+		if err != nil {
+			return 0, err
+		}
+		n = int(min(int64(n), int64(r.n)*bs-in))
+		if err := fs.writeFresh(p[:n], int64(r.start)*bs, in); err != nil {
+			return 0, err
+		}
+		fs.addBlocks(i, int64(r.n))
+		return n, fs.insertExtent(i, extent{logical: l, n: r.n, start: r.start})
+	case e.unwritten:
+		if err := fs.writeFresh(p, int64(e.start+uint64(l-e.logical))*bs, in); err != nil {
+			return 0, err
+		}
+		return n, fs.convertExtent(i, e, l, blocks)
+	}
+	return n, fs.writeData(p, int64(e.start+uint64(l-e.logical))*bs+in)
+}
+
+// writeFresh writes whole blocks whose old content means nothing: zeros where p does
+// not reach.
+func (fs *FS) writeFresh(p []byte, at, in int64) error {
+	bs := fs.sb.blockSize
+	fs.tx.data = true
+	if in == 0 && int64(len(p))%bs == 0 {
+		_, err := fs.dev.WriteAt(p, at)
+		return err
+	}
+	whole := int64(len(p)) / bs * bs
+	if in == 0 && whole > 4*bs {
+		if _, err := fs.dev.WriteAt(p[:whole], at); err != nil {
+			return err
+		}
+		p, at = p[whole:], at+whole
+	}
+	buf := make([]byte, roundUp(in+int64(len(p)), bs))
+	copy(buf[in:], p)
+	_, err := fs.dev.WriteAt(buf, at)
+	return err
+}
+
+// goalFor chooses where a new block of a file should lie: behind the one before it.
+func (fs *FS) goalFor(i *inode, l uint32) uint64 {
+	if l > 0 {
+		if e, err := fs.lookup(i, l-1); err == nil && e.start != 0 {
+			return e.start + uint64(l-e.logical)
+		}
+	}
+	g := (i.num - 1) / fs.sb.inodesPer
+	return fs.sb.groupStart(g) + uint64(fs.hints[g])
+}

@@ -1,0 +1,316 @@
+package ext4
+
+import (
+	"bytes"
+	"io"
+	"math/bits"
+	"strings"
+)
+
+// super is a superblock that was found to make sense. All counts of blocks are in
+// blocks, those of bigalloc included.
+type super struct {
+	raw       []byte // as on disk
+	blockSize int64
+	blocks    uint64
+	first     uint64 // first block of group 0: 1 where blocks have 1 KiB
+	perGroup  uint32 // blocks of a group
+	inodesPer uint32 // inodes of a group
+	groups    uint32
+	inodes    uint32
+	cluster   uint32 // blocks of a cluster: what a bit of a bitmap stands for
+	descSize  int
+	inodeSize int
+	compat    uint32
+	incompat  uint32
+	ro        uint32
+	csum      bool // metadata_csum
+	seed      uint32
+	firstIno  uint32
+	metaBG    uint32 // first block of descriptors that lies in its own group
+	reserved  uint32 // blocks for more descriptors
+	hash      hasher
+}
+
+// parseSuper checks a superblock against a device of size bytes (0: unknown).
+func parseSuper(raw []byte, size int64) (*super, error) {
+	u32 := func(o int) uint32 { return le.Uint32(raw[o:]) }
+	if le.Uint16(raw[sbMagic:]) != superMagic {
+		return nil, corruptf("no ext4 superblock")
+	}
+	s := &super{raw: bytes.Clone(raw)}
+	if u32(sbRevision) > 0 {
+		s.compat, s.incompat, s.ro = u32(sbCompat), u32(sbIncompat), u32(sbROCompat)
+	}
+	if x := s.incompat &^ readable; x != 0 {
+		return nil, unsupportedf("features %s", featureNames(incompatNames, x))
+	}
+	s.csum = s.ro&roMetadataCsum != 0
+	if s.csum {
+		if t := raw[sbChecksumType]; t != 1 {
+			return nil, unsupportedf("checksums of type %d", t)
+		}
+		if superChecksum(raw) != u32(sbChecksum) {
+			return nil, corruptf("checksum of the superblock")
+		}
+	}
+	if err := s.parseGeometry(); err != nil {
+		return nil, err
+	}
+	if size > 0 && s.blocks > uint64(size/s.blockSize) {
+		return nil, corruptf("a file system of %d blocks of %d bytes in an image of %d bytes", s.blocks, s.blockSize, size)
+	}
+	return s, s.parseRest()
+}
+
+func (s *super) parseGeometry() error {
+	u32 := func(o int) uint32 { return le.Uint32(s.raw[o:]) }
+	if u32(sbLogBlock) > 6 {
+		return corruptf("block size 2^%d KiB", u32(sbLogBlock))
+	}
+	s.blockSize = 1024 << u32(sbLogBlock)
+	s.blocks = uint64(u32(sbBlocksLo))
+	s.descSize = 32
+	if s.incompat&incompat64bit != 0 {
+		s.blocks |= uint64(u32(sbBlocksHi)) << 32
+		s.descSize = int(le.Uint16(s.raw[sbDescSize:]))
+		if s.descSize < 64 || s.descSize > 1024 || bits.OnesCount(uint(s.descSize)) != 1 {
+			return corruptf("group descriptors of %d bytes", s.descSize)
+		}
+	}
+	s.inodeSize, s.firstIno = oldInodeSize, firstInode
+	if u32(sbRevision) > 0 {
+		s.inodeSize, s.firstIno = int(le.Uint16(s.raw[sbInodeSize:])), u32(sbFirstInode)
+	}
+	if s.inodeSize < oldInodeSize || int64(s.inodeSize) > s.blockSize || bits.OnesCount(uint(s.inodeSize)) != 1 {
+		return corruptf("inodes of %d bytes", s.inodeSize)
+	}
+	s.cluster = 1
+	if s.ro&roBigalloc != 0 {
+		shift := u32(sbLogCluster) - u32(sbLogBlock)
+		if u32(sbLogCluster) < u32(sbLogBlock) || shift > 16 {
+			return corruptf("clusters of 2^%d KiB", u32(sbLogCluster))
+		}
+		s.cluster = 1 << shift
+	}
+	s.first, s.perGroup, s.inodesPer = uint64(u32(sbFirstData)), u32(sbBlocksPerGroup), u32(sbInodesPerGroup)
+	bitmap := uint64(s.blockSize * 8)
+	bad := s.perGroup == 0 || uint64(s.perGroup/s.cluster) > bitmap || s.perGroup%s.cluster != 0 ||
+		s.inodesPer == 0 || uint64(s.inodesPer) > bitmap || int64(s.inodesPer)*int64(s.inodeSize)%s.blockSize != 0 ||
+		s.first > 1 || s.first == 1 && s.blockSize != 1024 ||
+		s.blocks <= s.first || s.blocks > 1<<48 || s.firstIno < firstInode
+	if bad {
+		return corruptf("the sizes in the superblock")
+	}
+	groups := (s.blocks - s.first + uint64(s.perGroup) - 1) / uint64(s.perGroup)
+	if groups > 1<<24 || groups*uint64(s.inodesPer) != uint64(u32(sbInodes)) {
+		return corruptf("%d inodes in %d groups", u32(sbInodes), groups)
+	}
+	s.groups, s.inodes = uint32(groups), u32(sbInodes)
+	return nil
+}
+
+func (s *super) parseRest() error {
+	raw := s.raw
+	s.seed = crc32c(^uint32(0), raw[sbUUID:sbUUID+16])
+	if s.incompat&incompatCsumSeed != 0 {
+		s.seed = le.Uint32(raw[sbChecksumSeed:])
+	}
+	s.metaBG = ^uint32(0)
+	if s.incompat&incompatMetaBG != 0 {
+		s.metaBG = le.Uint32(raw[sbFirstMetaBG:])
+	}
+	if s.compat&compatResizeInode != 0 {
+		s.reserved = uint32(le.Uint16(raw[sbReservedGDT:]))
+		if int64(s.reserved) > s.blockSize/4 {
+			return corruptf("%d blocks reserved for descriptors", s.reserved)
+		}
+	}
+	s.hash = hasher{unsigned: le.Uint32(raw[sbFlags:])&flagUnsigned != 0}
+	for i := range s.hash.seed {
+		s.hash.seed[i] = le.Uint32(raw[sbHashSeed+4*i:])
+	}
+	return nil
+}
+
+func (s *super) label() string {
+	b := s.raw[sbLabel : sbLabel+maxLabel]
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		b = b[:i]
+	}
+	return string(b)
+}
+
+func (s *super) count64(lo, hi int) uint64 {
+	n := uint64(le.Uint32(s.raw[lo:]))
+	if s.incompat&incompat64bit != 0 {
+		n |= uint64(le.Uint32(s.raw[hi:])) << 32
+	}
+	return n
+}
+
+// hasSuper reports whether a group begins with a copy of the superblock.
+func (s *super) hasSuper(g uint32) bool {
+	switch {
+	case s.compat&compatSparseSuper2 != 0:
+		return g == 0 || g == le.Uint32(s.raw[sbBackups:]) || g == le.Uint32(s.raw[sbBackups+4:])
+	case s.ro&roSparseSuper == 0:
+		return true
+	}
+	return sparseGroup(g)
+}
+
+func (s *super) groupStart(g uint32) uint64 { return s.first + uint64(g)*uint64(s.perGroup) }
+
+// groupLen returns how many blocks a group has.
+func (s *super) groupLen(g uint32) uint32 {
+	if g == s.groups-1 {
+		return uint32(s.blocks - s.groupStart(g))
+	}
+	return s.perGroup
+}
+
+func (s *super) groupOf(block uint64) (g, index uint32) {
+	return uint32((block - s.first) / uint64(s.perGroup)), uint32((block - s.first) % uint64(s.perGroup))
+}
+
+func (s *super) descsPerBlock() uint32 { return uint32(s.blockSize) / uint32(s.descSize) }
+
+// descBlocks returns how many blocks of descriptors there are.
+func (s *super) descBlocks() uint32 {
+	return (s.groups + s.descsPerBlock() - 1) / s.descsPerBlock()
+}
+
+// descAt returns where the descriptor of a group lies.
+func (s *super) descAt(g uint32) (block uint64, offset int) {
+	n := g / s.descsPerBlock()
+	offset = int(g%s.descsPerBlock()) * s.descSize
+	if n < s.metaBG {
+		return s.superBlock() + 1 + uint64(n), offset
+	}
+	own := n * s.descsPerBlock()
+	block = s.groupStart(own)
+	if s.hasSuper(own) {
+		block++
+	}
+	if own == 0 {
+		block = s.superBlock() + 1
+	}
+	return block, offset
+}
+
+// superBlock returns the block that holds the superblock, and superIn where in it.
+func (s *super) superBlock() uint64 { return uint64(superOffset / s.blockSize) }
+func (s *super) superIn() int       { return int(superOffset % s.blockSize) }
+
+// baseBlocks returns how many blocks at the start of a group hold the superblock and
+// descriptors.
+func (s *super) baseBlocks(g uint32) uint32 {
+	var n uint32
+	if s.hasSuper(g) {
+		n = 1
+	}
+	per := s.descsPerBlock()
+	if g/per < s.metaBG {
+		if n == 0 {
+			return 0
+		}
+		return n + min(s.metaBG, s.descBlocks()) + s.reserved
+	}
+	if k := g % per; k == 0 || k == 1 || k == per-1 {
+		n++
+	}
+	return n
+}
+
+func (s *super) tableBlocks() uint64 {
+	return uint64(s.inodesPer) * uint64(s.inodeSize) / uint64(s.blockSize)
+}
+
+// backupSupers yields where copies of the superblock may lie when the first cannot
+// be read: what mke2fs and Format choose, for each size of blocks.
+func backupSupers(size int64) []int64 {
+	var at []int64
+	for _, bs := range []int64{4096, 1024, 2048, 8192, 16384, 32768, 65536} {
+		per := bs * 8
+		first := int64(0)
+		if bs == 1024 {
+			first = 1
+		}
+		for _, g := range []int64{1, 3, 5, 7, 9, 25, 27, 49} {
+			if off := (first + g*per) * bs; size == 0 || off+superSize <= size {
+				at = append(at, off)
+			}
+		}
+	}
+	return at
+}
+
+// loadSuper reads the superblock, or a copy of it when the first one is damaged.
+func loadSuper(dev io.ReaderAt, size int64) (s *super, fromBackup bool, err error) {
+	raw := make([]byte, superSize)
+	if err := readFull(dev, raw, superOffset); err != nil {
+		return nil, false, err
+	}
+	s, err = parseSuper(raw, size)
+	if err == nil {
+		return s, false, nil
+	}
+	if !isCorrupt(err) {
+		return nil, false, err
+	}
+	for _, off := range backupSupers(size) {
+		if readFull(dev, raw, off) != nil {
+			continue
+		}
+		b, berr := parseSuper(raw, size)
+		if berr != nil || le.Uint16(raw[sbGroupNumber:]) == 0 {
+			continue
+		}
+		// A copy knows where it lies; one that was left of an older file system does not fit.
+		g := uint32(le.Uint16(raw[sbGroupNumber:]))
+		if int64(b.groupStart(g))*b.blockSize != off {
+			continue
+		}
+		return b, true, nil
+	}
+	return nil, false, err
+}
+
+var incompatNames = map[uint32]string{
+	incompatCompression: "compression", incompatJournalDev: "journal_dev", incompatMetaBG: "meta_bg",
+	incompatMMP: "mmp", incompatEAInode: "ea_inode", incompatDirdata: "dirdata", incompatInlineData: "inline_data",
+	incompatEncrypt: "encrypt", incompatCasefold: "casefold", incompatFiletype: "filetype", incompatExtents: "extent",
+	incompat64bit: "64bit", incompatFlexBG: "flex_bg", incompatCsumSeed: "metadata_csum_seed", incompatLargeDir: "large_dir",
+	incompatRecover: "needs_recovery",
+}
+
+var roNames = map[uint32]string{
+	roGDTCsum: "uninit_bg", roQuota: "quota", roBigalloc: "bigalloc", roReadonly: "read-only", roProject: "project",
+	roVerity: "verity", roSparseSuper: "sparse_super", roLargeFile: "large_file", roHugeFile: "huge_file",
+	roDirNlink: "dir_nlink", roExtraIsize: "extra_isize", roMetadataCsum: "metadata_csum", roOrphanPresent: "orphan_present",
+}
+
+var compatNames = map[uint32]string{
+	compatJournal: "has_journal", compatExtAttr: "ext_attr", compatResizeInode: "resize_inode", compatDirIndex: "dir_index",
+	compatSparseSuper2: "sparse_super2", compatFastCommit: "fast_commit", compatOrphanFile: "orphan_file",
+	compatStableInodes: "stable_inodes", compatImagicInodes: "imagic_inodes", compatDirPrealloc: "dir_prealloc",
+	compatLazyBG: "lazy_bg", compatExcludeBitmap: "exclude_bitmap",
+}
+
+// featureNames names the features of a set as mke2fs does, and unknown ones by bit.
+func featureNames(names map[uint32]string, set uint32) string {
+	var list []string
+	for i := range 32 {
+		f := uint32(1) << i
+		if set&f == 0 {
+			continue
+		}
+		n, ok := names[f]
+		if !ok {
+			n = "FEATURE_" + string("0123456789"[i/10]) + string("0123456789"[i%10])
+		}
+		list = append(list, n)
+	}
+	return strings.Join(list, " ")
+}

@@ -1,0 +1,199 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"errors"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+// treeOf reads all that a file system holds, through this package.
+func treeOf(t testing.TB, fs *ext4.FS) oracle.Tree {
+	t.Helper()
+	tree := oracle.Tree{}
+	if err := addTo(tree, fs, "."); err != nil {
+		t.Fatalf("reading the tree: %v", err)
+	}
+	return tree
+}
+
+func addTo(tree oracle.Tree, fs *ext4.FS, path string) error {
+	info, err := fs.Lstat(path)
+	if err != nil {
+		return pathErr(path, err)
+	}
+	n, err := nodeOf(fs, path, info)
+	if err != nil {
+		return pathErr(path, err)
+	}
+	tree[path] = n
+	if !info.Mode.IsDir() {
+		return nil
+	}
+	d, err := fs.OpenDir(path, false)
+	if err != nil {
+		return pathErr(path, err)
+	}
+	defer d.Close()
+	for {
+		list, err := d.Read(100)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return pathErr(path, err)
+		}
+		for _, e := range list {
+			sub := e.Name
+			if path != "." {
+				sub = path + "/" + e.Name
+			}
+			if err := addTo(tree, fs, sub); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func pathErr(path string, err error) error {
+	if pe := (*iofs.PathError)(nil); errors.As(err, &pe) {
+		return err
+	}
+	return &iofs.PathError{Op: "read", Path: path, Err: err}
+}
+
+func nodeOf(fs *ext4.FS, path string, info ext4.Info) (*oracle.Node, error) {
+	n := &oracle.Node{
+		Mode: statMode(info.Mode), UID: info.UID, GID: info.GID, Size: info.Size, Nlink: uint64(info.Nlink), Ino: uint64(info.Ino),
+		Atime: oracle.TimeOf(info.Atime), Mtime: oracle.TimeOf(info.Mtime), Ctime: oracle.TimeOf(info.Ctime), Btime: oracle.TimeOf(info.Btime),
+		Blocks: info.Allocated / 512, Xattrs: map[string]string{},
+	}
+	if info.Btime.IsZero() {
+		n.Btime = oracle.Time{}
+	}
+	if n.Type() == oracle.TypeChar || n.Type() == oracle.TypeBlock {
+		n.Major = uint32(info.Rdev>>8&0xfff | info.Rdev>>32&^0xfff)
+		n.Minor = uint32(info.Rdev&0xff | info.Rdev>>12&0xffffff00)
+	}
+	names, err := fs.Listxattr(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		v, err := fs.Getxattr(path, name)
+		if err != nil {
+			return nil, err
+		}
+		n.Xattrs[name] = string(v)
+	}
+	switch {
+	case info.Mode.IsRegular():
+		return n, content(fs, path, n)
+	case info.Mode&iofs.ModeSymlink != 0:
+		n.Target, err = fs.Readlink(path)
+	}
+	return n, err
+}
+
+func content(fs *ext4.FS, path string, n *oracle.Node) error {
+	f, err := fs.OpenFile(path, ext4.OpenFlags{})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var data []oracle.Range
+	for off := int64(0); ; {
+		start, end, err := f.NextData(off)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		data = append(data, oracle.Range{Off: start, Len: end - start})
+		off = end
+	}
+	n.Data = oracle.Widen(data, n.Size)
+	n.Sum, err = oracle.SumAt(f, n.Size, data)
+	return err
+}
+
+func statMode(m iofs.FileMode) uint32 {
+	v := uint32(m.Perm())
+	for bit, s := range map[iofs.FileMode]uint32{iofs.ModeSetuid: 0o4000, iofs.ModeSetgid: 0o2000, iofs.ModeSticky: 0o1000} {
+		if m&bit != 0 {
+			v |= s
+		}
+	}
+	switch m.Type() {
+	case 0:
+		v |= oracle.TypeRegular
+	case iofs.ModeDir:
+		v |= oracle.TypeDir
+	case iofs.ModeSymlink:
+		v |= oracle.TypeSymlink
+	case iofs.ModeNamedPipe:
+		v |= oracle.TypeFIFO
+	case iofs.ModeSocket:
+		v |= oracle.TypeSocket
+	case iofs.ModeDevice:
+		v |= oracle.TypeBlock
+	case iofs.ModeDevice | iofs.ModeCharDevice:
+		v |= oracle.TypeChar
+	}
+	return v
+}
+
+// openImage opens an image, and closes it when the test ends.
+func openImage(t testing.TB, path string, opts ext4.OpenOptions) *ext4.FS {
+	t.Helper()
+	flag := os.O_RDWR
+	if opts.ReadOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, flag, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs, err := ext4.Open(f, opts)
+	if err != nil {
+		f.Close()
+		t.Fatalf("open %s: %v", filepath.Base(path), err)
+	}
+	t.Cleanup(func() { fs.Close(); f.Close() })
+	return fs
+}
+
+// newImage formats an image of size bytes.
+func newImage(t testing.TB, size int64) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	n, err := ext4.Format(f, size, ext4.FormatOptions{})
+	if err == nil {
+		err = f.Truncate(n)
+	}
+	if err != nil {
+		t.Fatalf("format %d: %v", size, err)
+	}
+	return path
+}
+
+// same fails the test when two trees differ.
+func same(t testing.TB, what string, want, got oracle.Tree, opts oracle.DiffOptions) {
+	t.Helper()
+	for _, d := range oracle.Diff(want, got, opts) {
+		t.Errorf("%s: %s", what, d)
+	}
+}
