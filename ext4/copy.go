@@ -1,0 +1,427 @@
+package ext4
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+)
+
+// Copy copies a file, link, node or tree, keeping mode, owner, modification time,
+// extended attributes, holes, and hard links among what is copied. A file is replaced
+// whole, as WriteFile does; a tree appears whole, and its target must not be there
+// (EEXIST). Missing parents of to are made, 0755. A file onto itself, by any name,
+// changes nothing. With noReplace the target must not be there at all.
+// EINVAL: a directory into itself, or the root as target; EISDIR: a file onto a directory.
+func (fs *FS) Copy(ctx context.Context, from, to string, noReplace bool) error {
+	if fs.opts.ReadOnly {
+		return ErrReadOnly
+	}
+	if to == "." {
+		return errInvalid
+	}
+	var src *inode
+	same := false
+	err := fs.view(from, false, func(i *inode) (err error) {
+		src = i
+		same, err = fs.checkCopy(i, from, to, noReplace)
+		return err
+	})
+	if err != nil || same {
+		return err
+	}
+	if !src.isDir() {
+		return fs.copyFile(ctx, from, to, noReplace)
+	}
+	return fs.copyTree(ctx, from, to)
+}
+
+// checkCopy finds what forbids a copy, and whether it is one of a file onto itself.
+func (fs *FS) checkCopy(i *inode, from, to string, noReplace bool) (same bool, err error) {
+	old, err := fs.resolve(to, false)
+	switch {
+	case err == nil && (noReplace || i.isDir()):
+		if i.isDir() && old.num == i.num {
+			return false, errInvalid
+		}
+		return false, errExists
+	case err == nil && old.num == i.num:
+		return true, nil
+	case err == nil && old.isDir():
+		return false, errIsDir
+	case err != nil && !errors.Is(err, errNoEntry):
+		return false, err
+	}
+	if !i.isDir() {
+		return false, nil
+	}
+	if i.num == rootInode {
+		return false, errInvalid
+	}
+	// Whatever of the target's parents is there must not be in the tree.
+	for dir := to; ; {
+		k := strings.LastIndexByte(dir, '/')
+		if k < 0 {
+			return false, nil
+		}
+		dir = dir[:k]
+		d, err := fs.resolve(dir, true)
+		if errors.Is(err, errNoEntry) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if !d.isDir() {
+			return false, errNotDir
+		}
+		return false, fs.notBeneath(d, i.num)
+	}
+}
+
+// copyFile copies what is no directory, by way of an inode without a name.
+func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) error {
+	c := copier{fs: fs, ctx: ctx}
+	var src, made *File
+	var kind uint16
+	err := fs.view(from, false, func(i *inode) error { kind = i.kind(); return nil })
+	if err != nil {
+		return err
+	}
+	if kind == typeRegular {
+		if src, err = fs.OpenFile(from, OpenFlags{NoFollow: true}); err != nil {
+			return err
+		}
+		defer src.Close()
+		if made, err = fs.openNameless(to); err != nil {
+			return err
+		}
+		defer made.Close()
+		if err := c.content(src, made); err != nil {
+			return err
+		}
+		_, err = fs.placeFile(made, to, func(_, i *inode, _ string) error {
+			old, err := fs.inode(src.in.num)
+			if err != nil {
+				return err
+			}
+			return fs.copyMeta(old, i)
+		}, noReplace)
+		return err
+	}
+	var gone uint32
+	seq, err := fs.update(func() error {
+		old, err := fs.resolve(from, false)
+		if err != nil {
+			return err
+		}
+		dir, name, err := fs.makeParent(to)
+		if err != nil {
+			return err
+		}
+		i, err := fs.copyNode(dir, old)
+		if err != nil {
+			return err
+		}
+		gone, err = fs.place(dir, name, i, noReplace)
+		return err
+	})
+	return fs.finish(seq, err, gone)
+}
+
+// copyNode makes an inode like an old one that is neither file nor directory.
+func (fs *FS) copyNode(dir, old *inode) (*inode, error) {
+	i, err := fs.newInode(dir, false)
+	if err != nil {
+		return nil, err
+	}
+	i.setOwner(old.mode(), old.uid(), old.gid())
+	switch old.kind() {
+	case typeSymlink:
+		t, err := fs.linkTarget(old)
+		if err != nil {
+			return nil, err
+		}
+		if err := fs.setTarget(i, t); err != nil {
+			return nil, err
+		}
+	case typeChar, typeBlock:
+		i.setRdev(old.rdev())
+	}
+	return i, fs.copyMeta(old, i)
+}
+
+// copyMeta gives an inode another's mode, owner, modification time and attributes.
+func (fs *FS) copyMeta(old, i *inode) error {
+	i.setOwner(old.mode(), old.uid(), old.gid())
+	i.setTime(stampMtime, old.when(stampMtime))
+	list, err := fs.xattrs(old)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	return fs.storeXattrs(i, list)
+}
+
+// copier copies one tree.
+type copier struct {
+	fs    *FS
+	ctx   context.Context
+	links map[uint32]uint32 // inodes with several names to their copies
+}
+
+// content copies what a file holds, but no holes.
+func (c *copier) content(src, dst *File) error {
+	buf := chunks.Get().(*[]byte)
+	defer chunks.Put(buf)
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	for off := int64(0); ; {
+		start, end, err := src.NextData(off)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		for off = start; off < end; {
+			if err := c.ctx.Err(); err != nil {
+				return err
+			}
+			n, err := src.ReadAt((*buf)[:min(chunk, end-off)], off)
+			if err != nil && err != io.EOF {
+				return err
+			}
+			if n == 0 {
+				break
+			}
+			if _, err := dst.WriteAt((*buf)[:n], off); err != nil {
+				return err
+			}
+			off += int64(n)
+		}
+		off = end
+	}
+	return dst.Truncate(info.Size)
+}
+
+// copyTree copies a directory to a place in lost+found, and then moves it.
+func (fs *FS) copyTree(ctx context.Context, from, to string) error {
+	c := copier{fs: fs, ctx: ctx, links: map[uint32]uint32{}}
+	var src, top, trash uint32
+	_, err := fs.update(func() error {
+		old, err := fs.resolve(from, false)
+		if err != nil {
+			return err
+		}
+		t, err := fs.trash()
+		if err != nil {
+			return err
+		}
+		i, err := fs.create(t, trashName(trashUnplaced, old.num), typeDir|0o700, nil)
+		if err != nil {
+			return err
+		}
+		src, top, trash = old.num, i.num, t.num
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	name := trashName(trashUnplaced, src)
+	if err := c.children(src, top, trash, 0); err != nil {
+		return errors.Join(err, fs.RemoveAll(context.WithoutCancel(ctx), trashDir+"/"+name))
+	}
+	seq, err := fs.update(func() error {
+		i, err := fs.inode(top)
+		if err != nil {
+			return err
+		}
+		dir, last, err := fs.makeParent(to)
+		if err != nil {
+			return err
+		}
+		if err := fs.mayAdd(dir, last); err != nil {
+			return err
+		}
+		t, err := fs.trash()
+		if err != nil {
+			return err
+		}
+		if t.num == dir.num {
+			t = dir
+		}
+		_, err = fs.move(t, name, i, dir, last, true)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, fs.RemoveAll(context.WithoutCancel(ctx), trashDir+"/"+name))
+	}
+	return fs.finish(seq, nil, 0)
+}
+
+// children copies what is in a directory, and then what the directory itself is.
+func (c *copier) children(src, dst, avoid uint32, depth int) error {
+	fs := c.fs
+	if depth > 4096 {
+		return corruptf("directories nested too deep")
+	}
+	if src != avoid { // the copies themselves are not copied
+		d := &Dir{fs: fs, num: src, namesOnly: true}
+		fs.mu.RLock()
+		i, err := fs.inode(src)
+		fs.mu.RUnlock()
+		if err != nil {
+			return err
+		}
+		d.generation = i.generation()
+		for {
+			list, err := d.Read(256)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			for _, e := range list {
+				if err := c.child(src, dst, avoid, e, depth); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	_, err := fs.update(func() error {
+		old, err := fs.inode(src)
+		if err != nil {
+			return err
+		}
+		i, err := fs.inode(dst)
+		if err != nil {
+			return err
+		}
+		if err := fs.copyMeta(old, i); err != nil {
+			return err
+		}
+		return fs.putInode(i)
+	})
+	return err
+}
+
+// child copies one entry of a directory.
+func (c *copier) child(src, dst, avoid uint32, e Info, depth int) error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	fs := c.fs
+	var file, dir uint32
+	_, err := fs.update(func() error {
+		file, dir = 0, 0
+		from, err := fs.inode(src)
+		if err != nil {
+			return err
+		}
+		old, err := fs.child(from, e.Name)
+		if errors.Is(err, errNoEntry) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		to, err := fs.inode(dst)
+		if err != nil {
+			return err
+		}
+		if old.isDir() {
+			i, err := fs.create(to, e.Name, typeDir|0o700, nil)
+			if err == nil {
+				file, dir = old.num, i.num
+			}
+			return err
+		}
+		return c.leaf(to, e.Name, old, &file)
+	})
+	if err != nil || file == 0 {
+		return err
+	}
+	if dir != 0 {
+		return c.children(file, dir, avoid, depth+1)
+	}
+	return c.file(file, dst, e.Name)
+}
+
+// leaf copies what is no directory: as another name of its copy, or as a node. The
+// content of a file follows.
+func (c *copier) leaf(to *inode, name string, old *inode, file *uint32) error {
+	fs := c.fs
+	if num := c.links[old.num]; num != 0 {
+		i, err := fs.inode(num)
+		if err != nil {
+			return err
+		}
+		return fs.link(to, name, i)
+	}
+	if old.isRegular() {
+		i, err := fs.create(to, name, typeRegular|0o600, nil)
+		if err != nil {
+			return err
+		}
+		*file = old.num
+		if old.links() > 1 {
+			c.links[old.num] = i.num
+		}
+		return nil
+	}
+	i, err := fs.copyNode(to, old)
+	if err != nil {
+		return err
+	}
+	if old.links() > 1 {
+		c.links[old.num] = i.num
+	}
+	return fs.link(to, name, i)
+}
+
+// file copies the content of a file to its copy, which is there.
+func (c *copier) file(num, dst uint32, name string) error {
+	fs := c.fs
+	src, made := &File{fs: fs}, &File{fs: fs, write: true}
+	_, err := fs.update(func() error {
+		dir, err := fs.inode(dst)
+		if err != nil {
+			return err
+		}
+		i, err := fs.child(dir, name)
+		if err != nil {
+			return err
+		}
+		if _, err := fs.inode(num); err != nil {
+			return err
+		}
+		src.in, made.in = fs.ref(num), fs.ref(i.num)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer fs.letGo(src)
+	defer fs.letGo(made)
+	if err := c.content(src, made); err != nil {
+		return err
+	}
+	return made.locked(func(i *inode) (bool, error) {
+		old, err := fs.inode(num)
+		if err != nil {
+			return false, err
+		}
+		return true, fs.copyMeta(old, i)
+	})
+}
+
+// letGo closes a file without a commit.
+func (fs *FS) letGo(f *File) {
+	f.closed.Store(true)
+	if fs.unref(f.in) {
+		_ = fs.reclaim(f.in.num) // what fails here is done by the next who opens the image
+	}
+}
