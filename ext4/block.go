@@ -10,7 +10,7 @@ type block struct {
 	data   []byte
 	tx     *transaction // the open transaction that may change data in place
 	op     uint64       // the last operation that changed data in place
-	pinned bool         // not yet at its place on the device: must stay in memory
+	pinned atomic.Bool  // not yet at its place on the device: must stay in memory
 	inLog  bool         // an older version may be in the log
 
 	// passed says which check of its content data has passed, and for whom; 0: none.
@@ -71,7 +71,7 @@ func (c *blockCache) add(n uint64, b *block) *block {
 func (c *blockCache) evict() {
 	drop := c.limit/8 + 1
 	for n, b := range c.m {
-		if b.pinned {
+		if b.pinned.Load() {
 			continue
 		}
 		delete(c.m, n)
@@ -86,7 +86,7 @@ func (c *blockCache) evict() {
 func (c *blockCache) set(n uint64, b *block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old := c.m[n]; old != nil && !old.pinned {
+	if old := c.m[n]; old != nil && !old.pinned.Load() {
 		c.clean--
 	}
 	if b == nil {
@@ -94,7 +94,7 @@ func (c *blockCache) set(n uint64, b *block) {
 		return
 	}
 	c.m[n] = b
-	if !b.pinned {
+	if !b.pinned.Load() {
 		c.clean++
 	}
 }
@@ -103,10 +103,10 @@ func (c *blockCache) set(n uint64, b *block) {
 func (c *blockCache) unpin(n uint64, b *block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !b.pinned {
+	if !b.pinned.Load() {
 		return
 	}
-	b.pinned = false
+	b.pinned.Store(false)
 	if c.m[n] == b {
 		c.clean++
 		if c.clean > c.limit {

@@ -32,7 +32,7 @@ func (fs *FS) afterCheckpoint() {
 	defer fs.mu.Unlock()
 	fs.held = busyBlocks{}
 	for n := range fs.tails {
-		if b := fs.cache.get(n); b == nil || !b.pinned {
+		if b := fs.cache.get(n); b == nil || !b.pinned.Load() {
 			fs.cache.set(n, nil)
 			delete(fs.tails, n)
 		}

@@ -49,6 +49,11 @@ func (fs *FS) checkCopy(i *inode, from, to string, noReplace bool) (same bool, e
 		return true, nil
 	case err == nil && old.isDir():
 		return false, errIsDir
+	case err == nil && i.kind() == typeSymlink:
+		// A link in the place of what it leads to would lead to itself.
+		if to, err := fs.resolve(from, true); err == nil && to.num == old.num {
+			return true, nil
+		}
 	case err != nil && !errors.Is(err, errNoEntry):
 		return false, err
 	}
@@ -110,10 +115,14 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 		return err
 	}
 	var gone uint32
+	changed := false
 	seq, err := fs.update(func() error {
 		old, err := fs.resolve(from, false)
 		if err != nil {
 			return err
+		}
+		if changed = old.kind() != kind; changed {
+			return nil
 		}
 		dir, name, err := fs.makeParent(to)
 		if err != nil {
@@ -126,6 +135,9 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 		gone, err = fs.place(dir, name, i, noReplace)
 		return err
 	})
+	if err == nil && changed {
+		return fs.Copy(ctx, from, to, noReplace) // something else is there now
+	}
 	return fs.finish(seq, err, gone)
 }
 
@@ -153,7 +165,7 @@ func (fs *FS) copyNode(dir, old *inode) (*inode, error) {
 
 // copyMeta gives an inode another's mode, owner, modification time and attributes.
 func (fs *FS) copyMeta(old, i *inode) error {
-	i.setOwner(old.mode(), old.uid(), old.gid())
+	i.setOwner(i.kind()|old.mode()&^typeMask, old.uid(), old.gid())
 	i.setTime(stampMtime, old.when(stampMtime))
 	list, err := fs.xattrs(old)
 	if err != nil || len(list) == 0 {
@@ -209,7 +221,8 @@ func (c *copier) content(src, dst *File) error {
 // copyTree copies a directory to a place in lost+found, and then moves it.
 func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 	c := copier{fs: fs, ctx: ctx, links: map[uint32]uint32{}}
-	var src, top, trash uint32
+	var src *inode
+	var top, trash uint32
 	_, err := fs.update(func() error {
 		old, err := fs.resolve(from, false)
 		if err != nil {
@@ -223,13 +236,13 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 		if err != nil {
 			return err
 		}
-		src, top, trash = old.num, i.num, t.num
+		src, top, trash = old, i.num, t.num
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	name := trashName(trashUnplaced, src)
+	name := trashName(trashUnplaced, src.num)
 	if err := c.children(src, top, trash, 0); err != nil {
 		return errors.Join(err, fs.RemoveAll(context.WithoutCancel(ctx), trashDir+"/"+name))
 	}
@@ -261,21 +274,15 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 	return fs.finish(seq, nil, 0)
 }
 
-// children copies what is in a directory, and then what the directory itself is.
-func (c *copier) children(src, dst, avoid uint32, depth int) error {
+// children copies what is in a directory, and then what the directory itself is. It
+// is known by number and generation: it may be removed meanwhile, and the number used anew.
+func (c *copier) children(src *inode, dst, avoid uint32, depth int) error {
 	fs := c.fs
 	if depth > 4096 {
 		return corruptf("directories nested too deep")
 	}
-	if src != avoid { // the copies themselves are not copied
-		d := &Dir{fs: fs, num: src, namesOnly: true}
-		fs.mu.RLock()
-		i, err := fs.inode(src)
-		fs.mu.RUnlock()
-		if err != nil {
-			return err
-		}
-		d.generation = i.generation()
+	if src.num != avoid { // the copies themselves are not copied
+		d := &Dir{fs: fs, num: src.num, generation: src.generation(), namesOnly: true}
 		for {
 			list, err := d.Read(256)
 			if err == io.EOF {
@@ -285,15 +292,15 @@ func (c *copier) children(src, dst, avoid uint32, depth int) error {
 				return err
 			}
 			for _, e := range list {
-				if err := c.child(src, dst, avoid, e, depth); err != nil {
+				if err := c.child(src, dst, avoid, e.Name, depth); err != nil {
 					return err
 				}
 			}
 		}
 	}
 	_, err := fs.update(func() error {
-		old, err := fs.inode(src)
-		if err != nil {
+		old, err := c.again(src)
+		if old == nil || err != nil {
 			return err
 		}
 		i, err := fs.inode(dst)
@@ -308,109 +315,104 @@ func (c *copier) children(src, dst, avoid uint32, depth int) error {
 	return err
 }
 
+// again reads an inode anew; nil: it was removed.
+func (c *copier) again(i *inode) (*inode, error) {
+	now, err := c.fs.rawInode(i.num)
+	if err != nil {
+		return nil, err
+	}
+	if now.links() == 0 || now.generation() != i.generation() || now.kind() != i.kind() {
+		return nil, nil
+	}
+	return c.fs.inode(i.num)
+}
+
 // child copies one entry of a directory.
-func (c *copier) child(src, dst, avoid uint32, e Info, depth int) error {
+func (c *copier) child(src *inode, dst, avoid uint32, name string, depth int) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
 	fs := c.fs
-	var file, dir uint32
+	var dir *inode
+	var made uint32
+	from, to := &File{fs: fs}, &File{fs: fs, write: true}
 	_, err := fs.update(func() error {
-		file, dir = 0, 0
-		from, err := fs.inode(src)
-		if err != nil {
+		dir = nil
+		parent, err := c.again(src)
+		if parent == nil || err != nil {
 			return err
 		}
-		old, err := fs.child(from, e.Name)
+		old, err := fs.child(parent, name)
 		if errors.Is(err, errNoEntry) {
 			return nil // removed meanwhile
 		}
 		if err != nil {
 			return err
 		}
-		to, err := fs.inode(dst)
+		target, err := fs.inode(dst)
 		if err != nil {
 			return err
 		}
 		if old.isDir() {
-			i, err := fs.create(to, e.Name, typeDir|0o700, nil)
+			i, err := fs.create(target, name, typeDir|0o700, nil)
 			if err == nil {
-				file, dir = old.num, i.num
+				dir, made = old, i.num
 			}
 			return err
 		}
-		return c.leaf(to, e.Name, old, &file)
+		return c.leaf(target, name, old, from, to)
 	})
-	if err != nil || file == 0 {
+	switch {
+	case err != nil:
 		return err
+	case dir != nil:
+		return c.children(dir, made, avoid, depth+1)
+	case from.in != nil:
+		return c.file(from, to)
 	}
-	if dir != 0 {
-		return c.children(file, dir, avoid, depth+1)
-	}
-	return c.file(file, dst, e.Name)
+	return nil
 }
 
 // leaf copies what is no directory: as another name of its copy, or as a node. The
-// content of a file follows.
-func (c *copier) leaf(to *inode, name string, old *inode, file *uint32) error {
+// content of a file, which it opens, follows.
+func (c *copier) leaf(dir *inode, name string, old *inode, from, to *File) error {
 	fs := c.fs
 	if num := c.links[old.num]; num != 0 {
 		i, err := fs.inode(num)
 		if err != nil {
 			return err
 		}
-		return fs.link(to, name, i)
+		return fs.link(dir, name, i)
 	}
+	var i *inode
+	var err error
 	if old.isRegular() {
-		i, err := fs.create(to, name, typeRegular|0o600, nil)
-		if err != nil {
-			return err
-		}
-		*file = old.num
-		if old.links() > 1 {
-			c.links[old.num] = i.num
-		}
-		return nil
+		i, err = fs.create(dir, name, typeRegular|0o600, nil)
+	} else if i, err = fs.copyNode(dir, old); err == nil {
+		err = fs.link(dir, name, i)
 	}
-	i, err := fs.copyNode(to, old)
 	if err != nil {
 		return err
 	}
 	if old.links() > 1 {
 		c.links[old.num] = i.num
 	}
-	return fs.link(to, name, i)
+	if old.isRegular() {
+		from.in, to.in = fs.ref(old.num), fs.ref(i.num)
+	}
+	return nil
 }
 
-// file copies the content of a file to its copy, which is there.
-func (c *copier) file(num, dst uint32, name string) error {
+// file copies the content of an open file to its copy, and closes both.
+func (c *copier) file(from, to *File) error {
 	fs := c.fs
-	src, made := &File{fs: fs}, &File{fs: fs, write: true}
-	_, err := fs.update(func() error {
-		dir, err := fs.inode(dst)
-		if err != nil {
-			return err
-		}
-		i, err := fs.child(dir, name)
-		if err != nil {
-			return err
-		}
-		if _, err := fs.inode(num); err != nil {
-			return err
-		}
-		src.in, made.in = fs.ref(num), fs.ref(i.num)
-		return nil
-	})
-	if err != nil {
+	defer fs.letGo(from)
+	defer fs.letGo(to)
+	if err := c.content(from, to); err != nil {
 		return err
 	}
-	defer fs.letGo(src)
-	defer fs.letGo(made)
-	if err := c.content(src, made); err != nil {
-		return err
-	}
-	return made.locked(func(i *inode) (bool, error) {
-		old, err := fs.inode(num)
+	return to.locked(func(i *inode) (bool, error) {
+		old, err := fs.inode(from.in.num)
 		if err != nil {
 			return false, err
 		}

@@ -333,12 +333,12 @@ func (f *File) PunchHole(off, length int64) error {
 		if !i.has(flagExtents) {
 			return false, unsupportedf("punching inode %d, which has no extents", i.num)
 		}
-		end := min(off+length, i.size())
-		if off >= end {
-			return true, nil
+		end := off + length
+		if end > i.size() {
+			end = roundUp(i.size(), bs) // as Linux does: the rest of the last block too
 		}
-		if end == i.size() {
-			end = roundUp(end, bs)
+		if off >= min(end, i.size()) {
+			return true, nil
 		}
 		if first {
 			first, at = false, roundUp(off, bs)

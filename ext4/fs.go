@@ -87,6 +87,9 @@ func Open(dev Device, opts OpenOptions) (*FS, error) {
 		return nil, err
 	}
 	fs.cache.limit = int(max(opts.CacheSize/fs.sb.blockSize, 64))
+	if err := fs.loadOrphans(); err != nil && !opts.ReadOnly {
+		return nil, err
+	}
 	if opts.ReadOnly {
 		return fs, nil
 	}

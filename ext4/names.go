@@ -137,7 +137,11 @@ func (fs *FS) mkdirAll(path string, mode iofs.FileMode) error {
 			if perr != nil {
 				return perr
 			}
-			if _, err = fs.create(dir, name, typeDir|permBits(mode), nil); err != nil {
+			_, err = fs.create(dir, name, typeDir|permBits(mode), nil)
+			if errors.Is(err, errExists) {
+				return errNoEntry // a link that leads nowhere
+			}
+			if err != nil {
 				return err
 			}
 		} else if err != nil {
@@ -592,11 +596,11 @@ func (fs *FS) overhead() uint64 {
 	return min(n*uint64(fs.sb.groups), fs.sb.blocks)
 }
 
-// SumSizes adds up the sizes of all regular files that have a name.
+// SumSizes adds up the sizes of all regular files that have a name or are open.
 func (fs *FS) SumSizes(ctx context.Context) (int64, error) {
 	var sum int64
 	err := fs.eachInode(ctx, func(i *inode) error {
-		if i.isRegular() && i.links() > 0 && !i.has(flagEAInode) {
+		if i.isRegular() && !i.has(flagEAInode) && (i.links() > 0 || fs.inodes[i.num] != nil) {
 			sum += i.size()
 		}
 		return nil

@@ -63,9 +63,6 @@ func (fs *FS) removeOrphan(i *inode) error {
 
 // removeOrphans finishes what the list says was begun, and empties the orphan file.
 func (fs *FS) removeOrphans() error {
-	if err := fs.loadOrphans(); err != nil {
-		return err
-	}
 	if err := fs.removeUnlinked(); err != nil {
 		return err
 	}
@@ -115,17 +112,24 @@ func (fs *FS) removeUnlinked() error {
 		if num == 0 {
 			return nil
 		}
-		if err := fs.reclaim(num); err != nil {
+		if err := fs.reclaimAny(num, true); err != nil {
 			return err
 		}
 	}
 }
 
-// reclaim frees an inode that has no name, or the blocks behind the end of one that
-// has, in as many operations as that takes.
-func (fs *FS) reclaim(num uint32) error {
+// reclaim frees an inode that has no name and is not open, or the blocks behind the
+// end of one that has a name, in as many operations as that takes. One that is not in
+// the list of orphans any more was reclaimed by another.
+func (fs *FS) reclaim(num uint32) error { return fs.reclaimAny(num, false) }
+
+func (fs *FS) reclaimAny(num uint32, evenOpen bool) error {
 	for done := false; !done; {
 		_, err := fs.update(func() error {
+			if !fs.isOrphan(num) || !evenOpen && fs.inodes[num] != nil {
+				done = true
+				return nil
+			}
 			i, err := fs.inode(num)
 			if err != nil {
 				return err

@@ -103,9 +103,10 @@ func (fs *FS) fresh(n uint64) []byte {
 }
 
 func (fs *FS) put(n uint64, was *block, data []byte) *block {
-	b := &block{data: data, tx: fs.tx, op: fs.op.id, pinned: true}
+	b := &block{data: data, tx: fs.tx, op: fs.op.id}
+	b.pinned.Store(true)
 	if was != nil {
-		b.inLog = was.pinned || was.inLog
+		b.inLog = was.pinned.Load() || was.inLog
 		b.passed.Store(was.passed.Load())
 	}
 	fs.op.undo = append(fs.op.undo, undo{n: n, was: was})
@@ -120,7 +121,7 @@ func (fs *FS) drop(n uint64) {
 	if b == nil {
 		return
 	}
-	if b.pinned && b.tx != fs.tx || b.inLog {
+	if b.pinned.Load() && b.tx != fs.tx || b.inLog {
 		// After a crash the log would bring this block back over whatever else came here.
 		g, i := fs.sb.groupOf(n)
 		fs.held.mark(fs.sb, g, i, 1)

@@ -139,7 +139,7 @@ func (fs *FS) newMode(dir *inode, name string, mode iofs.FileMode) uint16 {
 		return permBits(mode)
 	}
 	if old, err := fs.child(dir, name); err == nil && old.isRegular() {
-		return old.mode() & 0o777
+		return old.mode() & 0o7777
 	}
 	return 0o644
 }
