@@ -1,0 +1,315 @@
+package ext4
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// GrowOptions says how to grow an image. The zero value is a good one.
+type GrowOptions struct {
+	// NoJournal keeps an image without a journal as it is. Otherwise one that reaches
+	// 16 MiB gets a journal, of the size that Format gives.
+	NoJournal bool
+	// Now tells the time. Default: time.Now.
+	Now func() time.Time
+}
+
+// Grow makes the file system on dev larger: to size bytes, rounded down to 4 KiB. It
+// returns how large the image is now in bytes. Nobody may have the image open.
+//
+// The file system may end up to 128 MiB before the image does: a last group that is
+// too short for its own bitmaps and inodes is left out, and is taken in by the next
+// growth. Nor are there more than 2^32-1 inodes.
+//
+// The device must be size bytes long, or have a method Truncate(size int64) error, as
+// an [*os.File] has. What lies on it behind the file system is lost. A device that can
+// neither be truncated nor has a method PunchHole must read as zeros there.
+//
+// After a crash, at whatever instant, the image is in order: for this package, for
+// Linux, and for e2fsck. It has the old size, the new one, or one between them; Grow,
+// called again, goes on. (An image without a journal may have lost some free blocks,
+// or have wrong counts of them, until e2fsck -p finds them.)
+//
+// Descriptors of new groups go where the resize inode keeps room for them. When that
+// does not suffice, the image gets the feature meta_bg and loses resize_inode, as
+// with Linux.
+//
+// Errors: EINVAL, the image is larger already; EFBIG, the format ends before (without
+// the feature 64bit that is at 16 TiB, and otherwise where there are 2^32 inodes);
+// those of [Open]; [ErrUnsupported] also for the feature sparse_super2 and for images
+// without sparse_super; those of ctx; those of the device.
+func Grow(ctx context.Context, dev Device, size int64, opts GrowOptions) (int64, error) {
+	g := &grower{ctx: ctx, dev: dev, opts: opts, size: size / defaultBlock * defaultBlock}
+	if size > MaxSize {
+		return 0, fmt.Errorf("%w: a file system of %d bytes: at most %d", errTooBig, size, int64(MaxSize))
+	}
+	if err := g.grow(); err != nil {
+		return 0, fmt.Errorf("growing: %w", err)
+	}
+	return g.size, nil
+}
+
+// grower grows an image, by a row of steps. Before and after each of them the log is
+// empty and the image in order, and each takes effect in one instant:
+//
+//   - A step that changes what is in the old file system, but not the number of its
+//     groups, is a transaction in the log.
+//   - New groups, and the slots of their descriptors, are written while they are not
+//     part of the file system. Then the first sector of the superblock is written,
+//     which has all the counts. No log is involved: Linux looks at the number of
+//     groups before it replays the log, so it must not change by that.
+//
+// What stands between this and the resize inode is that it lists all the copies of the
+// blocks that are kept for descriptors, so each group with a copy changes it. So its
+// list is emptied before, and made anew after. Meanwhile at most three blocks are
+// kept: of so few e2fsck does not want a list, and they need not be in one in order to
+// become descriptors.
+type grower struct {
+	ctx  context.Context
+	dev  Device
+	opts GrowOptions
+	size int64 // of the image to be, in bytes
+
+	fs     *FS
+	blocks uint64 // of the file system to be
+	room   uint32 // blocks of descriptors and of those kept for more, which stays the same
+	kept   uint32 // those kept, at the beginning
+}
+
+// keptBare is how many blocks can be kept for descriptors without being in the list of
+// the resize inode: e2fsck checks a fourth of them, rounded down.
+const keptBare = 3
+
+func (g *grower) grow() error {
+	if err := g.open(); err != nil {
+		return err
+	}
+	defer func() { g.fs.abandon() }()
+	if err := g.plan(); err != nil {
+		return err
+	}
+	if err := g.makeRoom(); err != nil {
+		return err
+	}
+	for _, step := range []func() error{
+		g.fillLastGroup, g.addGroups, g.keepAgain, g.addJournal, g.fixOverhead, g.refreshBackups,
+	} {
+		if err := g.ctx.Err(); err != nil {
+			return err
+		}
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return g.fs.Close()
+}
+
+// open opens the image, which replays the log, and leaves the log empty.
+func (g *grower) open() error {
+	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true})
+	if err != nil {
+		return err
+	}
+	g.fs = fs
+	return g.settle()
+}
+
+// settle commits what was changed and leaves an empty log.
+func (g *grower) settle() error { return g.fs.shutdown() }
+
+// reopen reads the file system that the superblock now tells of.
+func (g *grower) reopen() error {
+	g.fs.abandon()
+	return g.open()
+}
+
+// abandon ends the use of an FS without writing anything.
+func (fs *FS) abandon() {
+	fs.mu.Lock()
+	fs.closed = true
+	fs.mu.Unlock()
+}
+
+// plan decides how far to grow.
+func (g *grower) plan() error {
+	sb := g.fs.sb
+	if err := resizable(sb); err != nil {
+		return err
+	}
+	n := uint64(g.size) / defaultBlock
+	if n < sb.blocks {
+		return fmt.Errorf("%w: the file system has %d bytes already", errInvalid, sb.blocks*defaultBlock)
+	}
+	if n > 1<<32-1 && sb.incompat&incompat64bit == 0 {
+		return fmt.Errorf("%w: without the feature 64bit a file system ends below 16 TiB", errTooBig)
+	}
+	if most := uint64((1<<32-1)/sb.inodesPer) * defaultPer; n > most {
+		if n > most+defaultPer {
+			return fmt.Errorf("%w: at %d bytes the file system has all the inodes that there can be", errTooBig, most*defaultBlock)
+		}
+		n = most
+	}
+	g.kept = sb.reserved
+	g.room = sb.descBlocks() + sb.reserved
+	if last := n % defaultPer; last > 0 && n > sb.groupStart(sb.groups) && last < g.groupNeeds(uint32(n/defaultPer)) {
+		n -= last
+	}
+	g.blocks = n
+	return nil
+}
+
+// resizable refuses what is not understood well enough to change its size.
+func resizable(sb *super) error {
+	switch {
+	case sb.compat&compatSparseSuper2 != 0:
+		return unsupportedf("changing the size with the feature sparse_super2")
+	case sb.ro&roSparseSuper == 0:
+		return unsupportedf("changing the size without the feature sparse_super")
+	case sb.perGroup != defaultPer:
+		return unsupportedf("changing the size with groups of %d blocks", sb.perGroup)
+	}
+	return nil
+}
+
+// groupNeeds returns the least number of blocks of a last group.
+func (g *grower) groupNeeds(group uint32) uint64 {
+	return uint64(g.baseRoom(group)) + 2 + g.fs.sb.tableBlocks() + 50
+}
+
+// baseRoom returns how many blocks at the start of a new group are left for the
+// superblock and descriptors.
+func (g *grower) baseRoom(group uint32) uint32 {
+	switch sparse := sparseGroup(group); {
+	case !sparse:
+		return 1 // a block of descriptors, with meta_bg
+	case g.fs.sb.metaBG != ^uint32(0):
+		return max(1+min(g.fs.sb.metaBG, g.fs.sb.descBlocks()), 2)
+	}
+	return 1 + max(g.room, 1)
+}
+
+// makeRoom makes the device long enough, and zero behind the file system.
+func (g *grower) makeRoom() error {
+	end := int64(g.fs.sb.blocks) * defaultBlock
+	if uint64(end)/defaultBlock < g.blocks {
+		if err := zeroTail(g.dev, end, g.size); err != nil {
+			return err
+		}
+	}
+	have := deviceSize(g.dev)
+	t, ok := g.dev.(truncater)
+	if have >= g.size || have == 0 && !ok {
+		return nil
+	}
+	if !ok {
+		return fmt.Errorf("%w: the device has %d bytes and cannot be made longer", errInvalid, have)
+	}
+	return t.Truncate(g.size)
+}
+
+// truncater is a Device of which the size can be changed.
+type truncater interface {
+	// Truncate sets the size in bytes. What is added reads as zeros.
+	Truncate(size int64) error
+}
+
+// zeroTail makes a device read as zeros from from to end, if it can.
+func zeroTail(dev Device, from, end int64) error {
+	if t, ok := dev.(truncater); ok {
+		err := t.Truncate(from)
+		if err == nil {
+			return t.Truncate(end)
+		}
+		if deviceSize(dev) < end {
+			return err
+		}
+	}
+	err := punchHole(dev, from, end-from)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil // the caller promised it
+	}
+	return err
+}
+
+// fillLastGroup makes the last group longer, up to a whole one.
+func (g *grower) fillLastGroup() error {
+	sb := g.fs.sb
+	last := sb.groups - 1
+	end := min(sb.groupStart(sb.groups), g.blocks)
+	if end <= sb.blocks {
+		return nil
+	}
+	if g.fs.journal == nil {
+		return g.fillBareGroup(end)
+	}
+	return g.change(func(fs *FS) error {
+		from, n := fs.sb.groupLen(last), uint32(end-fs.sb.blocks)
+		raw := fs.sb.raw
+		le.PutUint32(raw[sbBlocksLo:], uint32(end))
+		if fs.sb.incompat&incompat64bit != 0 {
+			le.PutUint32(raw[sbBlocksHi:], uint32(end>>32))
+		}
+		fs.sb.blocks = end
+		return fs.markFree(last, from, n)
+	})
+}
+
+// change runs a transaction, and leaves the image in order with an empty log. The
+// function may change fs.sb and its raw bytes. When it fails the FS is not used again.
+func (g *grower) change(f func(fs *FS) error) error {
+	if _, err := g.fs.update(func() error { return f(g.fs) }); err != nil {
+		return err
+	}
+	if err := g.settle(); err != nil {
+		return err
+	}
+	return g.reopen()
+}
+
+// virgin reports whether a group has no bitmap of blocks yet.
+func (fs *FS) virgin(d desc) bool { return fs.sb.csum && d.flags()&groupBlockUninit != 0 }
+
+// markFree makes blocks of a group free that were not.
+func (fs *FS) markFree(g, from, n uint32) error {
+	if n == 0 {
+		return nil
+	}
+	d, err := fs.modDesc(g)
+	if err == nil && !fs.virgin(d) {
+		var m []byte
+		if m, d, err = fs.modBitmap(g, false); err == nil {
+			clearBits(m, uint64(from), uint64(n))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	d.setCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+n)
+	fs.counters.freeBlocks += uint64(n)
+	return nil
+}
+
+// markUsed is the opposite of markFree.
+func (fs *FS) markUsed(g, from, n uint32) error {
+	if n == 0 {
+		return nil
+	}
+	d, err := fs.modDesc(g)
+	if err == nil && !fs.virgin(d) {
+		var m []byte
+		if m, d, err = fs.modBitmap(g, false); err == nil {
+			setBits(m, uint64(from), uint64(n))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if d.freeBlocks() < n || fs.counters.freeBlocks < uint64(n) {
+		return corruptf("the count of free blocks of group %d", g)
+	}
+	d.setCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()-n)
+	fs.counters.freeBlocks -= uint64(n)
+	return nil
+}

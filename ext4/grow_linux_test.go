@@ -1,0 +1,134 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+const (
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+	tib = int64(1) << 40
+)
+
+// growImage grows an image and has e2fsck judge it.
+func growImage(t testing.TB, image string, size int64) {
+	t.Helper()
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got, err := ext4.Grow(context.Background(), f, size, ext4.GrowOptions{})
+	if err != nil {
+		t.Fatalf("growing to %d: %v", size, err)
+	}
+	if st, err := f.Stat(); err != nil || got != size/4096*4096 || st.Size() != got {
+		t.Fatalf("growing to %d says %d and makes %d (%v)", size, got, st.Size(), err)
+	}
+	oracle.Fsck(t, image)
+}
+
+// growStep writes files by this package and by the kernel, and checks that the tree
+// stays the same over a growth.
+func growStep(t testing.TB, image string, step int, size int64) {
+	t.Helper()
+	fs := openImage(t, image, ext4.OpenOptions{Batch: true})
+	for i := range 3 {
+		name := fmt.Sprintf("ours-%d-%d", step, i)
+		if _, err := fs.WriteFile(context.Background(), name, strings.NewReader(strings.Repeat(name, 2000)), ext4.WriteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := oracle.Mount(t, image)
+	if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("kernel-%d", step)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("kernel-%d/f", step)), make([]byte, 70000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Unmount(t, dir)
+	before := oracle.Snapshot(t, image)
+	growImage(t, image, size)
+	ro := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
+	same(t, fmt.Sprintf("grown to %d", size), before, treeOf(t, ro), oracle.SameImage)
+	ro.Close()
+	checkUsage(t, image, size)
+}
+
+// checkUsage has the kernel mount a grown image, and checks that it sees the space.
+func checkUsage(t testing.TB, image string, size int64) {
+	t.Helper()
+	dir := oracle.Mount(t, image)
+	defer oracle.Unmount(t, dir)
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	if have, least := int64(st.Blocks)*st.Bsize, size-size/15-160*mib-size/50; have < least {
+		t.Errorf("grown to %d, Linux tells of %d", size, have)
+	}
+}
+
+// Images of ours grow by odd steps from the smallest to the largest.
+func TestGrowChain(t *testing.T) {
+	oracle.RequireRoot(t)
+	for _, chain := range [][]int64{
+		{8 * mib, 9*mib + 4096, 50 * mib, 128 * mib, 128*mib + 4096, 300*mib + 8192, gib + 5*mib, 5 * gib, 17*gib + 12345, 60*gib + 4096, 300 * gib},
+		{gib, 64 * gib, tib + 77*mib, 8 * tib},
+		{20 * gib, 20*gib + 130*mib, 33 * gib, 2 * tib},
+	} {
+		t.Run(fmt.Sprint(chain[0]/mib), func(t *testing.T) {
+			image := newImage(t, chain[0])
+			for i, size := range chain[1:] {
+				growStep(t, image, i, size)
+				if t.Failed() {
+					t.Fatalf("step %d, to %d", i, size)
+				}
+			}
+		})
+	}
+}
+
+// So do those of mke2fs.
+func TestGrowMke2fs(t *testing.T) {
+	oracle.RequireRoot(t)
+	for name, args := range map[string][]string{
+		"default":     nil,
+		"32bit":       {"-O", "^64bit"},
+		"nocsum":      {"-O", "^metadata_csum"},
+		"nocsum32":    {"-O", "^metadata_csum,^64bit"},
+		"seed":        {"-O", "metadata_csum_seed"},
+		"orphan":      {"-O", "orphan_file"},
+		"noresize":    {"-O", "^resize_inode"},
+		"metabg":      {"-O", "^resize_inode,meta_bg"},
+		"noflex":      {"-O", "^flex_bg"},
+		"fewreserved": {"-E", "resize=400000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			image := filepath.Join(t.TempDir(), "disk.raw")
+			oracle.Mke2fs(t, image, 200*mib, args...)
+			for i, size := range []int64{200*mib + 4096, 1300*mib + 8192, 11 * gib, 40*gib + 5*mib, 200 * gib} {
+				growStep(t, image, i, size)
+				if t.Failed() {
+					t.Fatalf("step %d, to %d", i, size)
+				}
+			}
+		})
+	}
+}
