@@ -198,7 +198,7 @@ func (fs *FS) sealSuper() error {
 		le.PutUint32(old[sbFreeBlocksHi:], uint32(c.freeBlocks>>32))
 	}
 	le.PutUint32(old[sbFreeInodes:], c.freeInodes)
-	le.PutUint32(old[sbWtime:], uint32(fs.now().Unix()))
+	le.PutUint32(old[sbWtime:], uint32(fs.now().Add(-clockTick).Unix()))
 	var first uint32
 	if len(fs.orphans) > 0 {
 		first = fs.orphans[0]
