@@ -138,6 +138,10 @@ func (a *Attachment) Volume() *Volume { return a.vol }
 // "" when the backend has no such place. Using it needs AttachOptions.HostPath.
 func (a *Attachment) Path() string { return a.d.Path() }
 
+// Hold is the open file by which a disk volume's image is held, nil where there is
+// none. Pass it on to a program that is to hold the volume even if this one dies.
+func (a *Attachment) Hold() *os.File { return a.d.Hold() }
+
 // Detach gives the right back. Detaching twice does nothing.
 func (a *Attachment) Detach(ctx context.Context) error {
 	return a.vol.wrap("detach", "", a.d.Detach(ctx))

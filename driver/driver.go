@@ -31,6 +31,7 @@ package driver
 
 import (
 	"context"
+	"os"
 	"time"
 )
 
@@ -160,6 +161,10 @@ type Attachment interface {
 	// Path is where the volume's files (dir) or image (disk) lie on this host,
 	// absolute; "" when the backend has no such place.
 	Path() string
+	// Hold is the open file by which a disk volume's image is held, nil where there is
+	// none. A process that inherits it goes on holding the image when this one dies.
+	// It is not to be closed, nor used for anything else.
+	Hold() *os.File
 	// Detach gives the right back, after which Path must not be used. When this was
 	// the last writable HostPath attachment of a dir volume, it measures the volume;
 	// where that fails (ctx ends, say) the usage stays stale, and Detach succeeds.

@@ -117,7 +117,7 @@ func (fs *FS) load() error {
 	} else if sb.incompat&incompatRecover != 0 {
 		return corruptf("a log is to be replayed that is not there")
 	}
-	fs.counters = counters{freeBlocks: fs.sb.count64(sbFreeBlocksLo, sbFreeBlocksHi) * uint64(fs.sb.cluster),
+	fs.counters = counters{freeBlocks: fs.sb.count64(sbFreeBlocksLo, sbFreeBlocksHi),
 		freeInodes: le.Uint32(fs.sb.raw[sbFreeInodes:])}
 	if dirty {
 		// Linux brings the superblock's counts up to date only when it unmounts.

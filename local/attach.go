@@ -33,6 +33,7 @@ type attachment struct {
 	b    *Backend
 	info driver.AttachmentInfo
 	path string
+	hold *diskHold // on a disk's image, else nil
 
 	mu    sync.Mutex // guards ended
 	ended bool
@@ -56,21 +57,99 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 		ID: aid.String(), VolumeID: id, Holder: opts.Holder, ReadOnly: opts.ReadOnly, HostPath: opts.HostPath,
 		Host: host, PID: os.Getpid(), Started: processStart(), Since: b.clock().UTC(),
 	}}
-	if err := b.ensureData(ctx, id); err != nil {
+	if err := a.prepare(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(a.path); errors.Is(err, fs.ErrNotExist) {
-		return nil, b.whyMissing(ctx, id)
-	}
 	if err := b.register(a); err != nil {
+		a.letGo()
 		return nil, err
 	}
 	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return a.insert(tx, proc) })
 	if err != nil {
 		b.unregister(a)
+		a.letGo()
 		return nil, err
 	}
 	return a, nil
+}
+
+// prepare makes sure that there is something to attach, and holds a disk's image.
+func (a *attachment) prepare(ctx context.Context) error {
+	b, id := a.b, a.info.VolumeID
+	r, err := b.get(ctx, driver.ByID(id))
+	if err != nil {
+		return err
+	}
+	if r.Kind == driver.KindDisk {
+		a.path = b.diskPath(id)
+		image, err := b.openDisk(ctx, id, true)
+		if err != nil {
+			return err
+		}
+		defer image.Close()
+		a.hold, err = b.holdDisk(ctx, id, image, holdAttach, a.info.ReadOnly)
+		return err
+	}
+	if err := b.ensureData(ctx, id); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(a.path); errors.Is(err, fs.ErrNotExist) {
+		return b.whyMissing(ctx, id)
+	}
+	return nil
+}
+
+// letGo gives the right to a disk's image back.
+func (a *attachment) letGo() {
+	if a.hold != nil {
+		a.hold.release()
+	}
+}
+
+// Hold implements driver.Attachment.
+func (a *attachment) Hold() *os.File {
+	if a.hold == nil {
+		return nil
+	}
+	return a.hold.f
+}
+
+// holdForRemoval holds the image of a disk volume that is about to be removed: a
+// consumer may have it attached though the process that attached is dead.
+func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release func(), err error) {
+	r, err := b.get(ctx, ref)
+	if err != nil || r.Kind != driver.KindDisk {
+		return func() {}, nil // Remove looks it up again
+	}
+	image, err := b.openDisk(ctx, r.ID, true)
+	if err != nil {
+		return func() {}, nil // a volume whose image is lost can still be removed
+	}
+	defer image.Close()
+	for deadline := time.Now().Add(patience); ; {
+		f, err := flockPath(b.diskPath(r.ID), false)
+		if err != nil {
+			return func() {}, nil
+		}
+		if f != nil && loopOf(image) == "" {
+			return func() { f.Close() }, nil
+		}
+		if f != nil {
+			f.Close()
+		}
+		// Another may be just removing it, and then Remove says so.
+		if _, err := b.get(ctx, driver.ByID(r.ID)); err != nil {
+			return func() {}, nil
+		}
+		if list, err := b.Attachments(ctx, r.ID); err == nil && len(list) > 0 || time.Now().After(deadline) {
+			return nil, b.whoHolds(r.ID, image)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), b.whoHolds(r.ID, image))
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 func (a *attachment) insert(tx *catalog.Tx, proc string) error {
@@ -129,6 +208,7 @@ func (a *attachment) closeWith(ctx context.Context) error {
 	}
 	a.ended = true
 	a.b.unregister(a)
+	a.letGo()
 	if !last {
 		return nil
 	}
@@ -172,13 +252,7 @@ func (b *Backend) refuseAttached(tx *catalog.Tx, volume string) error {
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	r := list[0]
-	more := ""
-	if len(list) > 1 {
-		more = " and others"
-	}
-	return driver.Errorf(driver.ErrInUse, "in use by %q (process %d on %s, since %s)%s; stop it first",
-		r.Holder, r.PID, r.Host, r.Since.Format(time.RFC3339), more)
+	return errAttached(list[0].AttachmentInfo, len(list) > 1)
 }
 
 // Attachments implements driver.Backend.

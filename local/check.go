@@ -195,6 +195,9 @@ func (c *checker) volume(info driver.Info) error {
 	if err := c.labels(info.ID); err != nil {
 		return err
 	}
+	if info.Kind == driver.KindDisk {
+		return c.disk(info)
+	}
 	missing, err := c.missing(info.ID)
 	if err != nil || missing != "" {
 		if err != nil {
@@ -316,7 +319,7 @@ func (c *checker) usage(info driver.Info) error {
 	}
 	// Without locks first: most figures are right, and nobody has to wait.
 	before := int64(info.Used)
-	counted, err := c.b.countBytes(c.ctx, info.ID)
+	counted, err := c.b.countVolume(c.ctx, info)
 	if err == nil && counted == before {
 		return nil
 	}
@@ -326,7 +329,7 @@ func (c *checker) usage(info driver.Info) error {
 			return err
 		}
 		before = int64(now.Used)
-		if counted, err = c.b.countBytes(c.ctx, info.ID); err != nil {
+		if counted, err = c.b.countVolume(c.ctx, now); err != nil {
 			return err
 		}
 		counted += c.b.namelessBytes(info.ID)

@@ -37,8 +37,19 @@ func (h *homes) home(s *vole.Store) string {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
+	runConformance(t, vole.Spec{})
+}
+
+// The suite's tests of files, on disk volumes.
+func TestConformanceDisk(t *testing.T) {
+	t.Parallel()
+	runConformance(t, vole.Spec{Kind: vole.KindDisk, Capacity: 64 * vole.MiB})
+}
+
+func runConformance(t *testing.T, spec vole.Spec) {
 	h := &homes{of: map[*vole.Store]string{}}
-	drivertest.Run(t, drivertest.Harness{
+	harness := drivertest.Harness{
+		Spec: spec,
 		Open: func(t *testing.T) *vole.Store {
 			return h.open(t, filepath.Join(t.TempDir(), "home"), false)
 		},
@@ -46,8 +57,11 @@ func TestConformance(t *testing.T) {
 		ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store {
 			return h.open(t, h.home(s), true)
 		},
-		Root: func(_ *testing.T, s *vole.Store, vol *vole.Volume) string {
+	}
+	if spec.Kind != vole.KindDisk {
+		harness.Root = func(_ *testing.T, s *vole.Store, vol *vole.Volume) string {
 			return filepath.Join(h.home(s), "volumes", vol.ID(), "data")
-		},
-	})
+		}
+	}
+	drivertest.Run(t, harness)
 }

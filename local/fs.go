@@ -49,6 +49,9 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	if err != nil {
 		return nil, err
 	}
+	if r.Kind == driver.KindDisk {
+		return b.openDiskVolume(ctx, id, opts)
+	}
 	f := &fileSystem{b: b, id: id, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
 	if err := f.openRoot(ctx, r.made); err != nil {
 		f.free()

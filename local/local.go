@@ -3,6 +3,7 @@
 //	catalog.db             what volumes there are (SQLite, see internal/catalog)
 //	volumes/<id>/data/     a dir volume's files
 //	volumes/<id>/tmp/      files being written, before they are renamed into data
+//	volumes/<id>/disk.raw  a disk volume's image
 //	locks/<id>             a volume's counter and locks, while its files are changed
 //	locks/processes/<id>   locked by a process as long as it lives
 //	lost+found/            what Check found that no volume claims
@@ -78,6 +79,7 @@ type Backend struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	counters map[string]*counter // by volume, those in use or lately used
+	disks    map[diskKey]*sharedDisk
 	open     map[closer]struct{} // FSes, files and attachments to close with the backend
 }
 
@@ -98,6 +100,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 		counters: map[string]*counter{},
 		open:     map[closer]struct{}{},
 		inodes:   map[inodeKey]*inode{},
+		disks:    map[diskKey]*sharedDisk{},
 	}
 	if b.clock == nil {
 		b.clock = time.Now
@@ -268,7 +271,7 @@ func (b *Backend) Home() string { return b.home }
 func (b *Backend) Caps() driver.Caps {
 	root := os.Geteuid() == 0
 	return driver.Caps{
-		Backend: "local", Dir: true, Quota: true, HostPath: true, ReadOnly: b.readOnly,
+		Backend: "local", Dir: true, Disk: true, Quota: true, HostPath: true, ReadOnly: b.readOnly,
 		Links: true, Xattrs: runtime.GOOS == "linux", Chown: root, Devices: root && runtime.GOOS == "linux",
 		Holes: runtime.GOOS == "linux",
 	}

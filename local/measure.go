@@ -56,7 +56,19 @@ func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) err
 
 // measureLocked counts a volume that is at rest, and sets the figure everywhere.
 func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver.Info, error) {
-	used, err := b.countBytes(ctx, id)
+	r, err := b.get(ctx, driver.ByID(id))
+	if err != nil {
+		return driver.Info{}, err
+	}
+	var used int64
+	if r.Kind == driver.KindDisk {
+		var busy bool
+		if used, busy, err = b.countDisk(ctx, id); busy {
+			return b.now(r), nil // what uses it counts, or makes the figure stale
+		}
+	} else {
+		used, err = b.countBytes(ctx, id)
+	}
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			if _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
 	"golang.org/x/sys/unix"
 )
@@ -29,13 +30,13 @@ func (b *Backend) recover(ctx context.Context) (int, error) {
 }
 
 // unsettled is a volume between two states.
-type unsettled struct{ id, state, owner string }
+type unsettled struct{ id, kind, state, owner string }
 
 // unsettled lists the volumes that are being created or removed.
 func (b *Backend) unsettled(ctx context.Context) ([]unsettled, error) {
 	return query(ctx, b.db, func(scan func(...any) error) (u unsettled, err error) {
-		return u, scan(&u.id, &u.state, &u.owner)
-	}, `SELECT id, state, owner FROM volumes WHERE state <> 'ready'`)
+		return u, scan(&u.id, &u.kind, &u.state, &u.owner)
+	}, `SELECT id, kind, state, owner FROM volumes WHERE state <> 'ready'`)
 }
 
 func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, error) {
@@ -55,8 +56,8 @@ func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, erro
 	return n, nil
 }
 
-// recoverVolume finishes a removal; it finishes a creation whose directory is there
-// and undoes one whose directory is not. Several processes may do it at once.
+// recoverVolume finishes a removal; it finishes a creation whose directory (and
+// image, if it is a disk) is there and undoes one whose is not. Several processes may do it at once.
 func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
 	if u.state == "removing" {
 		return b.finishRemove(ctx, u.id)
@@ -65,6 +66,13 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
 	err := unix.Fstatat(int(b.volumes.Fd()), u.id, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, fs.ErrNotExist) {
 		return b.undoCreate(ctx, u.id)
+	}
+	if err == nil && u.kind == string(driver.KindDisk) {
+		whole, derr := b.hasDisk(u.id)
+		if derr == nil && !whole {
+			return b.undoCreate(ctx, u.id)
+		}
+		err = derr
 	}
 	if err == nil {
 		err = b.syncVolumes()

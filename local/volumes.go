@@ -95,7 +95,11 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 		return driver.Info{}, err
 	}
 	if spec.Kind == driver.KindDisk {
-		return driver.Info{}, driver.Errorf(driver.ErrUnsupported, "disk volumes are not available on this backend yet; make a dir volume")
+		size, err := diskSize(spec.Capacity)
+		if err != nil {
+			return driver.Info{}, err
+		}
+		spec.Capacity = size
 	}
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -103,7 +107,8 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	}
 	now := b.clock().UTC()
 	info := driver.Info{
-		ID: id.String(), Name: name, Kind: spec.Kind, State: driver.StateCreating, Quota: spec.Quota,
+		ID: id.String(), Name: name, Kind: spec.Kind, State: driver.StateCreating,
+		Quota: spec.Quota, Capacity: spec.Capacity,
 		Labels: maps.Clone(spec.Labels), Created: now, Updated: now,
 	}
 	if info.Labels == nil {
@@ -112,7 +117,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	if err := b.claimName(ctx, func() error { return b.insert(ctx, info) }); err != nil {
 		return driver.Info{}, err
 	}
-	if err := b.makeVolume(ctx, info.ID); err != nil {
+	if err := b.makeVolume(ctx, info); err != nil {
 		return driver.Info{}, err
 	}
 	info.State = driver.StateReady
@@ -130,10 +135,10 @@ func (b *Backend) insert(ctx context.Context, info driver.Info) error {
 		if err := refuseID(tx, info.Name); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner, made)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			info.ID, info.Name, string(info.Kind), string(info.State), int64(info.Quota), int64(info.Capacity),
-			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc)
+			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc, info.Kind == driver.KindDisk)
 		return err
 	})
 }
@@ -167,11 +172,15 @@ func (b *Backend) claimName(ctx context.Context, write func() error) error {
 	return err
 }
 
-// makeVolume makes the directory of a volume that is committed as creating and
-// commits it as ready. When it fails it undoes both. Only the first commit needs to
+// makeVolume makes the directory of a volume that is committed as creating, and the
+// image of a disk volume, and commits it as ready. When it fails it undoes both. Only the first commit needs to
 // be durable: after a power cut recovery finds the directory and finishes.
-func (b *Backend) makeVolume(ctx context.Context, id string) error {
+func (b *Backend) makeVolume(ctx context.Context, info driver.Info) error {
+	id := info.ID
 	err := b.makeVolumeDir(id)
+	if err == nil && info.Kind == driver.KindDisk {
+		err = b.makeDisk(info)
+	}
 	if err == nil {
 		err = b.db.Write(bg(ctx), catalog.Lazy, func(tx *catalog.Tx) error {
 			_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
@@ -280,10 +289,19 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	if err := b.writable(); err != nil {
 		return driver.Info{}, err
 	}
-	if change.Capacity != 0 {
-		return driver.Info{}, driver.Errorf(driver.ErrInvalid, "a dir volume has no capacity; set its quota")
+	r, err := b.get(ctx, driver.ByID(id))
+	if err != nil {
+		return driver.Info{}, err
 	}
-	var r row
+	if err := fitsKind(r.Kind, change); err != nil {
+		return driver.Info{}, err
+	}
+	if change.Capacity != 0 {
+		// Before the catalog says so: an image that is larger than that does no harm.
+		if change.Capacity, err = b.growDisk(ctx, r, change.Capacity); err != nil {
+			return driver.Info{}, err
+		}
+	}
 	apply := func() error {
 		return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 			var err error
@@ -293,7 +311,6 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 			return b.applyUpdate(tx, &r.Info, change)
 		})
 	}
-	var err error
 	if change.Quota != 0 || change.ClearQuota {
 		err = b.changeQuota(ctx, id, change, func() error { return b.claimName(ctx, apply) })
 	} else {
@@ -303,6 +320,17 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 		return driver.Info{}, err
 	}
 	return b.now(r), nil
+}
+
+// fitsKind refuses a change that does not fit the kind of a volume.
+func fitsKind(kind driver.Kind, change driver.Update) error {
+	switch {
+	case kind != driver.KindDisk && change.Capacity != 0:
+		return driver.Errorf(driver.ErrInvalid, "a dir volume has no capacity; set its quota")
+	case kind == driver.KindDisk && (change.Quota != 0 || change.ClearQuota):
+		return driver.Errorf(driver.ErrInvalid, "a disk volume has no quota; set its capacity")
+	}
+	return nil
 }
 
 func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.Update) error {
@@ -324,6 +352,7 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 			return errPastQuota(past[0].AttachmentInfo)
 		}
 	}
+	info.Capacity = max(info.Capacity, change.Capacity)
 	for _, k := range change.RemoveLabels {
 		delete(info.Labels, k)
 	}
@@ -332,8 +361,8 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 		return driver.Errorf(driver.ErrInvalid, "the volume would have %d labels; it may have %d", len(info.Labels), driver.MaxLabels)
 	}
 	info.Updated = b.clock().UTC()
-	_, err := tx.Exec(`UPDATE volumes SET name = ?, quota = ?, labels = ?, updated = ? WHERE id = ?`,
-		info.Name, int64(info.Quota), encodeLabels(info.Labels), info.Updated.UnixNano(), info.ID)
+	_, err := tx.Exec(`UPDATE volumes SET name = ?, quota = ?, capacity = ?, labels = ?, updated = ? WHERE id = ?`,
+		info.Name, int64(info.Quota), int64(info.Capacity), encodeLabels(info.Labels), info.Updated.UnixNano(), info.ID)
 	return err
 }
 
@@ -352,6 +381,11 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 	if err != nil {
 		return driver.Info{}, sysErr(err)
 	}
+	unhold, err := b.holdForRemoval(ctx, ref)
+	if err != nil {
+		return driver.Info{}, err
+	}
+	defer unhold()
 	var info driver.Info
 	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		query, arg := lookup(ref)

@@ -1,0 +1,232 @@
+package ext4
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// What kind of inconsistency a [Problem] is: its Code, which does not change.
+const (
+	ProblemErrors       = "errors-recorded"   // Linux found errors before
+	ProblemSuper        = "super"             // the superblock
+	ProblemSuperBackup  = "super-backup"      // a copy of the superblock that contradicts it; e2fsck does not look
+	ProblemTime         = "super-time"        // the superblock was written in the future
+	ProblemFeatures     = "features"          // features that do not go together, or are missing
+	ProblemDescChecksum = "group-checksum"    // the checksum of a group descriptor
+	ProblemDesc         = "group"             // a group descriptor: places, flags
+	ProblemOverlap      = "metadata-overlap"  // two parts of the metadata in one place
+	ProblemInodeSum     = "inode-checksum"    // the checksum of an inode
+	ProblemInode        = "inode"             // fields of an inode
+	ProblemInodeMode    = "inode-mode"        // the type of an inode
+	ProblemInodeTime    = "inode-time"        // a time that cannot be
+	ProblemDeleted      = "inode-deleted"     // deleted and in use at once, or neither
+	ProblemInodeSize    = "inode-size"        // size against blocks mapped
+	ProblemInodeBlocks  = "inode-blocks"      // the count of storage
+	ProblemMapping      = "mapping"           // an extent tree or a block map
+	ProblemMapSum       = "mapping-checksum"  // the checksum of an extent block
+	ProblemOutside      = "block-outside"     // a block that the file system does not have
+	ProblemShared       = "block-shared"      // a block with two owners
+	ProblemInline       = "inline-data"       // content that lies in the inode
+	ProblemSymlink      = "symlink"           // a symbolic link
+	ProblemXattr        = "xattr"             // extended attributes
+	ProblemXattrSum     = "xattr-checksum"    // the checksum of a block of them
+	ProblemXattrHash    = "xattr-hash"        // the hash of one of them
+	ProblemXattrRefs    = "xattr-references"  // how many inodes share them
+	ProblemDir          = "directory"         // a directory's blocks or entries
+	ProblemDirSum       = "directory-sum"     // the checksum of a block of a directory
+	ProblemDirDots      = "directory-dots"    // the entries . and ..
+	ProblemName         = "name"              // a name that cannot be
+	ProblemNameTwice    = "name-twice"        // a name that is there twice
+	ProblemEntryInode   = "entry-inode"       // an entry that leads to an inode that is not in use
+	ProblemEntryType    = "entry-type"        // an entry that has another type than its inode
+	ProblemIndex        = "index"             // the index of a directory
+	ProblemTwoParents   = "directory-parents" // a directory with two names
+	ProblemUnreachable  = "unreachable"       // an inode without a name, or a loop of directories
+	ProblemLinks        = "links"             // the count of links
+	ProblemBlockFree    = "block-unmarked"    // blocks in use that a bitmap calls free
+	ProblemBlockLeaked  = "block-leaked"      // blocks that a bitmap calls in use, and nobody uses
+	ProblemInodeFree    = "inode-unmarked"    // inodes in use that a bitmap calls free
+	ProblemInodeLeaked  = "inode-leaked"      // inodes that a bitmap calls in use, and are not
+	ProblemBitmapSum    = "bitmap-checksum"   // the checksum of a bitmap
+	ProblemBitmapEnd    = "bitmap-padding"    // bits of a bitmap that stand for nothing
+	ProblemGroupCount   = "group-count"       // the counts in a group descriptor
+	ProblemSuperCount   = "super-count"       // the counts in the superblock
+	ProblemJournal      = "journal"           // the journal
+	ProblemResize       = "resize-inode"      // the inode that holds the blocks kept for descriptors
+	ProblemOrphans      = "orphans"           // the list or file of inodes that lost their last name
+	ProblemRoot         = "root"              // the root directory
+)
+
+// Problem is one inconsistency of a file system.
+type Problem struct {
+	Code   string // what it is, one of the constants
+	Inode  uint32 // what it is about; 0: no inode
+	Block  uint64 // 0: no block
+	Group  int64  // -1: no group
+	Detail string // for people
+}
+
+// String describes the problem in a line.
+func (p Problem) String() string {
+	var b strings.Builder
+	b.WriteString(p.Code)
+	if p.Inode != 0 {
+		fmt.Fprintf(&b, " inode %d", p.Inode)
+	}
+	if p.Block != 0 {
+		fmt.Fprintf(&b, " block %d", p.Block)
+	}
+	if p.Group >= 0 {
+		fmt.Fprintf(&b, " group %d", p.Group)
+	}
+	return b.String() + ": " + p.Detail
+}
+
+// CheckOptions says what to check. The zero value is for an *os.File.
+type CheckOptions struct {
+	// Size of the image in bytes. 0: what the device says, if it is an *os.File.
+	Size int64
+}
+
+// Check looks through a whole file system for inconsistencies and reports each, as
+// e2fsck -fn does; it changes nothing. What report returns, unless nil, ends it. One
+// cause may be reported in more than one way. The end without an error says that all
+// was looked at, and so that the file system is fine if nothing was reported.
+//
+// Judged is what an [Open] would find: a log that a crash left is replayed in memory,
+// and inodes in a sound list of orphans are taken for what is yet to be removed. e2fsck
+// -fn, which replays nothing, sees more wrong with such an image.
+//
+// An image that cannot be opened at all gives the errors of Open. Check keeps tables of
+// blocks, inodes and directories in use, at most 128 MiB of them: ErrUnsupported says
+// that an image needs more. The content of quota files is not checked.
+func Check(ctx context.Context, dev Device, opts CheckOptions, report func(Problem) error) error {
+	if opts.Size == 0 {
+		opts.Size = deviceSize(dev)
+	}
+	_, fromBackup, err := loadSuper(dev, opts.Size)
+	if err != nil {
+		return err
+	}
+	fs, err := Open(dev, OpenOptions{Size: opts.Size, ReadOnly: true, CacheSize: checkCache, damaged: true})
+	if err != nil {
+		return err
+	}
+	c := newChecker(ctx, fs, report)
+	if fromBackup {
+		c.badSuper(ProblemSuper, "the superblock is damaged; a copy of it was used")
+	}
+	for _, pass := range []func(){
+		c.super, c.superBackups, c.descriptors, c.layout, c.orphanLists, c.journal,
+		c.scanInodes, c.xattrReferences, c.scanDirs, c.connect, c.countLinks, c.bitmaps,
+	} {
+		if c.stopped() {
+			break
+		}
+		pass()
+	}
+	return c.err
+}
+
+const (
+	checkCache  = 16 << 20
+	checkBudget = 128 << 20 // of tables
+)
+
+// checker is the state of a check. Passes run one after the other, and end early once
+// err is set.
+type checker struct {
+	ctx    context.Context
+	fs     *FS
+	sb     *super
+	report func(Problem) error
+	err    error
+	budget int64 // bytes of tables that may still be made
+	ticks  uint
+
+	dirty   bool    // a log was replayed
+	meta    *claims // blocks of fixed metadata
+	used    *claims // clusters in use
+	inodes  map[uint32]*inodePage
+	dirs    []checkedDir // ascending by inode
+	blocks  map[uint64]*xattrShare
+	eaRefs  map[uint32]uint64   // inodes that hold values of attributes, and how often they are named
+	orphans map[uint32]struct{} // inodes yet to be removed or cut
+	large   bool                // there is a file of 2 GiB or more
+	deep    bool                // there is a directory that needs large_dir
+}
+
+func newChecker(ctx context.Context, fs *FS, report func(Problem) error) *checker {
+	c := &checker{
+		ctx: ctx, fs: fs, sb: fs.sb, report: report, budget: checkBudget,
+		dirty:  fs.sb.incompat&incompatRecover != 0 || fs.replayed != nil,
+		inodes: map[uint32]*inodePage{}, blocks: map[uint64]*xattrShare{}, eaRefs: map[uint32]uint64{},
+		orphans: map[uint32]struct{}{},
+	}
+	c.meta = newClaims(c, fs.sb.perGroup)
+	c.used = newClaims(c, fs.sb.perGroup/fs.sb.cluster)
+	return c
+}
+
+// bad reports a problem.
+func (c *checker) bad(p Problem) {
+	if c.err == nil {
+		c.err = c.report(p)
+	}
+}
+
+// badInode reports a problem of an inode.
+func (c *checker) badInode(code string, ino uint32, format string, args ...any) {
+	c.bad(Problem{Code: code, Inode: ino, Group: -1, Detail: fmt.Sprintf(format, args...)})
+}
+
+// badBlock reports a problem of a block of an inode.
+func (c *checker) badBlock(code string, ino uint32, at uint64, format string, args ...any) {
+	c.bad(Problem{Code: code, Inode: ino, Block: at, Group: -1, Detail: fmt.Sprintf(format, args...)})
+}
+
+// badGroup reports a problem of a group.
+func (c *checker) badGroup(code string, g uint32, format string, args ...any) {
+	c.bad(Problem{Code: code, Group: int64(g), Detail: fmt.Sprintf(format, args...)})
+}
+
+// badSuper reports a problem of the superblock.
+func (c *checker) badSuper(code, format string, args ...any) {
+	c.bad(Problem{Code: code, Group: -1, Detail: fmt.Sprintf(format, args...)})
+}
+
+// stopped reports whether the check is to end. Loops ask it.
+func (c *checker) stopped() bool {
+	if c.ticks++; c.err == nil && c.ticks%64 == 1 {
+		c.err = c.ctx.Err()
+	}
+	return c.err != nil
+}
+
+// charge takes memory for a table from the budget, and reports whether there was some.
+func (c *checker) charge(n int) bool {
+	if c.budget -= int64(n); c.budget < 0 && c.err == nil {
+		c.err = unsupportedf("the check needs more than %d MiB for tables; run e2fsck", checkBudget>>20)
+	}
+	return c.err == nil
+}
+
+// inside reports whether n blocks from a place on are in the file system.
+func (c *checker) inside(at, n uint64) bool {
+	return at >= c.sb.first && at < c.sb.blocks && n <= c.sb.blocks-at
+}
+
+// read returns a block of metadata, not to be changed; nil: it cannot be read, which
+// ends the check.
+func (c *checker) read(at uint64) []byte {
+	if c.stopped() {
+		return nil
+	}
+	b, err := c.fs.get(at)
+	if err != nil {
+		c.err = err
+		return nil
+	}
+	return b.data
+}

@@ -1,0 +1,83 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+// What Linux leaves is fine, with all features that mke2fs knows.
+func TestCheckMatrix(t *testing.T) {
+	oracle.RequireRoot(t)
+	recipes := append(oracle.Matrix[:len(oracle.Matrix):len(oracle.Matrix)], oracle.Extra[:2]...)
+	for _, r := range recipes {
+		t.Run(r.Name, func(t *testing.T) {
+			image, _ := oracle.Build(t, r)
+			agree(t, image)
+		})
+	}
+}
+
+// So is what Format makes.
+func TestCheckFormatted(t *testing.T) {
+	oracle.RequireTools(t)
+	const mib, group = int64(1) << 20, int64(128) << 20
+	for _, size := range []int64{
+		4 * mib, 8*mib - 4096, 8 * mib, 67 * mib, group, group + 4096, group + 600*4096, 2*group + 4096, 3*group + 4*4096,
+		1 << 30, 16*group + 4096, 17 * group, 100 << 30, 15 << 40,
+	} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			image := newImage(t, size)
+			if size > 1<<40 {
+				clean(t, image) // which takes e2fsck minutes
+				return
+			}
+			agree(t, image)
+		})
+	}
+}
+
+// A log that a crash left is replayed before anything is judged.
+func TestCheckDirty(t *testing.T) {
+	oracle.RequireRoot(t)
+	for _, r := range oracle.DirtyImages {
+		t.Run(r.Name, func(t *testing.T) {
+			image, want := oracle.BuildDirty(t, r)
+			list, err := checkImage(image)
+			if want == nil || r.Name == "journal_async_commit" {
+				if err == nil {
+					t.Error("nothing is wrong with a log that cannot be replayed")
+				}
+				return
+			}
+			report(t, list, err)
+		})
+	}
+}
+
+// agree fails the test unless both e2fsck and Check find an image clean.
+func agree(t *testing.T, image string) {
+	t.Helper()
+	oracle.Fsck(t, image)
+	clean(t, image)
+}
+
+func clean(t *testing.T, image string) {
+	t.Helper()
+	list, err := checkImage(image)
+	report(t, list, err)
+}
+
+func report(t *testing.T, list []ext4.Problem, err error) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("checking: %v", err)
+	}
+	for _, p := range list {
+		t.Error(p)
+	}
+}

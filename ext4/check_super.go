@@ -1,0 +1,158 @@
+package ext4
+
+import (
+	"bytes"
+	"time"
+)
+
+// Features that make no difference to what is checked, or that the check knows.
+const (
+	checkedCompat = compatDirPrealloc | compatImagicInodes | compatJournal | compatExtAttr | compatResizeInode | compatDirIndex |
+		compatSparseSuper2 | compatFastCommit | compatStableInodes | compatOrphanFile
+	checkedRO = roSparseSuper | roLargeFile | roHugeFile | roGDTCsum | roDirNlink | roExtraIsize | roQuota | roBigalloc |
+		roMetadataCsum | roReadonly | roProject | roVerity | roOrphanPresent
+
+	sbMMPBlock   = 0x168
+	sbUserQuota  = 0x240
+	sbGroupQuota = 0x244
+	sbProjQuota  = 0x26c
+
+	maxPerGroup = 1<<16 - 8 // clusters
+	minLog      = 1024      // blocks of a journal
+)
+
+// super checks the superblock.
+func (c *checker) super() {
+	sb, raw := c.sb, c.sb.raw
+	if x := sb.compat &^ checkedCompat; x != 0 {
+		c.err = unsupportedf("checking features %s; run e2fsck", featureNames(compatNames, x))
+		return
+	}
+	if x := sb.ro &^ checkedRO; x != 0 {
+		c.err = unsupportedf("checking features %s; run e2fsck", featureNames(roNames, x))
+		return
+	}
+	if le.Uint16(raw[sbState:])&stateErrors != 0 || le.Uint32(raw[sbErrorCount:]) != 0 && le.Uint16(raw[sbState:])&stateClean == 0 {
+		c.badSuper(ProblemErrors, "errors were found before: %d", le.Uint32(raw[sbErrorCount:]))
+	}
+	c.superSizes()
+	c.superFeatures()
+	// A day is what clocks may be wrong by.
+	limit := time.Now().Add(24 * time.Hour).Unix()
+	for _, at := range []int{sbMtime, sbWtime} {
+		if t := int64(le.Uint32(raw[at:])); t > limit {
+			c.badSuper(ProblemTime, "used at %v", time.Unix(t, 0).UTC())
+		}
+	}
+}
+
+// superSizes checks what parseSuper did not need to know.
+func (c *checker) superSizes() {
+	sb, raw := c.sb, c.sb.raw
+	bad := func(format string, args ...any) { c.badSuper(ProblemSuper, format, args...) }
+	if v := le.Uint32(raw[sbRevision:]); v > 1 {
+		bad("revision %d", v)
+	}
+	if r := sb.count64(sbReservedLo, sbReservedHi); r > sb.blocks/2 {
+		bad("%d of %d blocks are reserved", r, sb.blocks)
+	}
+	clusters := sb.perGroup / sb.cluster
+	if clusters%8 != 0 || clusters > maxPerGroup {
+		bad("groups of %d blocks", sb.perGroup)
+	}
+	if sb.inodesPer%8 != 0 || int64(sb.inodesPer) > 65536-sb.blockSize/int64(sb.inodeSize) {
+		bad("groups of %d inodes", sb.inodesPer)
+	}
+	if le.Uint32(raw[sbClustersPer:]) != clusters {
+		bad("groups of %d clusters", le.Uint32(raw[sbClustersPer:]))
+	}
+	if sb.ro&roBigalloc == 0 && le.Uint32(raw[sbLogCluster:]) != le.Uint32(raw[sbLogBlock:]) {
+		bad("clusters of 2^%d KiB", le.Uint32(raw[sbLogCluster:]))
+	}
+	if sb.first == 0 && sb.blockSize == 1024 && sb.cluster == 1 {
+		bad("the first block is 0")
+	}
+	if sb.incompat&incompatMetaBG != 0 && sb.metaBG > sb.descBlocks() {
+		bad("descriptors lie in their groups from block %d on, of %d", sb.metaBG, sb.descBlocks())
+	}
+	if n := le.Uint16(raw[sbReservedGDT:]); n != 0 && sb.compat&compatResizeInode == 0 {
+		bad("%d blocks kept for descriptors without the feature for it", n)
+	}
+	if sb.inodeSize == oldInodeSize {
+		return
+	}
+	for _, at := range []int{sbMinExtraIsize, sbWantExtraIsize} {
+		if n := int(le.Uint16(raw[at:])); n != 0 && !goodExtra(n, sb.inodeSize) {
+			bad("inodes that use %d bytes more", n)
+		}
+	}
+}
+
+// goodExtra reports whether an inode may use n bytes beyond the old ones.
+func goodExtra(n, inodeSize int) bool { return n >= 4 && n <= inodeSize-oldInodeSize && n%4 == 0 }
+
+// superFeatures checks which features are there together.
+func (c *checker) superFeatures() {
+	sb, raw := c.sb, c.sb.raw
+	bad := func(what string) { c.badSuper(ProblemFeatures, "%s", what) }
+	if sb.csum && sb.ro&roGDTCsum != 0 {
+		bad("uninit_bg together with metadata_csum")
+	}
+	if sb.incompat&incompatMetaBG != 0 && sb.compat&compatResizeInode != 0 {
+		bad("meta_bg together with resize_inode")
+	}
+	if sb.incompat&incompat64bit != 0 && sb.incompat&incompatExtents == 0 {
+		bad("64bit without extent")
+	}
+	if sb.incompat&incompatCsumSeed != 0 && !sb.csum {
+		bad("metadata_csum_seed without metadata_csum")
+	}
+	if sb.compat&compatOrphanFile == 0 && sb.ro&roOrphanPresent != 0 {
+		bad("orphan_present without orphan_file")
+	}
+	var none [16]byte
+	if bytes.Equal(raw[sbUUID:sbUUID+16], none[:]) {
+		bad("no UUID")
+	}
+}
+
+// superBackups compares the copies of the superblock with it where they must agree.
+// e2fsck does so only to write them anew.
+func (c *checker) superBackups() {
+	sb := c.sb
+	buf := make([]byte, sb.blockSize)
+	for g := uint32(1); g < sb.groups && !c.stopped(); g++ {
+		if !sb.hasSuper(g) {
+			continue
+		}
+		if err := c.fs.readBlock(sb.groupStart(g), buf); err != nil {
+			c.err = err
+			return
+		}
+		raw := buf[:superSize]
+		switch {
+		case le.Uint16(raw[sbMagic:]) != superMagic:
+			c.badGroup(ProblemSuperBackup, g, "there is none")
+		case le.Uint16(raw[sbGroupNumber:]) != uint16(g):
+			c.badGroup(ProblemSuperBackup, g, "it says that it is that of group %d", le.Uint16(raw[sbGroupNumber:]))
+		case sb.csum && superChecksum(raw) != le.Uint32(raw[sbChecksum:]):
+			c.badGroup(ProblemSuperBackup, g, "checksum")
+		default:
+			c.compareSupers(g, raw)
+		}
+	}
+}
+
+func (c *checker) compareSupers(g uint32, raw []byte) {
+	for _, f := range []struct {
+		at   int
+		what string
+	}{
+		{sbInodes, "inodes"}, {sbBlocksLo, "blocks"}, {sbFirstData, "first block"}, {sbLogBlock, "size of blocks"},
+		{sbBlocksPerGroup, "blocks of a group"}, {sbInodesPerGroup, "inodes of a group"},
+	} {
+		if a, b := le.Uint32(c.sb.raw[f.at:]), le.Uint32(raw[f.at:]); a != b {
+			c.badGroup(ProblemSuperBackup, g, "%s: %d in the copy, %d in the superblock", f.what, b, a)
+		}
+	}
+}

@@ -1,0 +1,269 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/durable"
+	"golang.org/x/sys/unix"
+)
+
+// A disk volume is the file disk.raw in the volume's directory: a sparse image holding
+// ext4. It is made under another name and renamed, so an image that is there is whole.
+const (
+	diskName = "disk.raw"
+	diskTemp = "disk.raw.new"
+)
+
+func (b *Backend) diskPath(id string) string { return b.path("volumes", id, diskName) }
+
+// diskSize is the size that an image of at least capacity bytes gets.
+func diskSize(capacity driver.Size) (driver.Size, error) {
+	const unit = 4096
+	if capacity < ext4.MinSize || capacity > ext4.MaxSize {
+		return 0, driver.Errorf(driver.ErrInvalid, "a disk volume has %s to %s, not %s",
+			driver.Size(ext4.MinSize), driver.Size(ext4.MaxSize), capacity)
+	}
+	return (capacity + unit - 1) / unit * unit, nil
+}
+
+// makeDisk makes the image of a volume whose directory is there, durably.
+func (b *Backend) makeDisk(info driver.Info) error {
+	dir, err := openDirAt(b.volumes, info.ID)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var fd int
+	err = at("create", diskTemp, func() (err error) {
+		fd, err = unix.Openat(int(dir.Fd()), diskTemp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), diskTemp)
+	defer f.Close()
+	if err := b.formatDisk(f, info); err != nil {
+		return err
+	}
+	return b.nameDisk(dir)
+}
+
+// nameDisk gives a finished image its name, durably.
+func (b *Backend) nameDisk(dir *os.File) error {
+	err := at("rename", diskName, func() error {
+		return unix.Renameat(int(dir.Fd()), diskTemp, int(dir.Fd()), diskName)
+	})
+	if err != nil {
+		return err
+	}
+	return durable.Sync(dir)
+}
+
+func (b *Backend) formatDisk(f *os.File, info driver.Info) error {
+	err := at("truncate", diskTemp, func() error { return f.Truncate(int64(info.Capacity)) })
+	if errors.Is(err, unix.EFBIG) {
+		return driver.Errorf(driver.ErrInvalid, "the file system of the home has no files of %s; make a smaller volume", info.Capacity)
+	}
+	if err != nil {
+		return err
+	}
+	return at("format", diskTemp, func() error {
+		_, err := ext4.Format(f, int64(info.Capacity), ext4.FormatOptions{
+			Label: diskLabel(info.Name), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
+		})
+		return err
+	})
+}
+
+// diskLabel is a volume's name as a label, which has 16 bytes at most.
+func diskLabel(name string) string { return name[:min(16, len(name))] }
+
+// hasDisk reports whether a volume's image is whole.
+func (b *Backend) hasDisk(id string) (bool, error) {
+	_, err := os.Lstat(b.diskPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// openDisk opens a volume's image. ErrNotFound.
+func (b *Backend) openDisk(ctx context.Context, id string, readOnly bool) (*os.File, error) {
+	flag := os.O_RDWR
+	if readOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := os.OpenFile(b.diskPath(id), flag|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {
+			return nil, gerr
+		}
+		return nil, driver.Errorf(driver.ErrCorrupt, "the volume's image is missing; run a check of the home")
+	}
+	if err != nil {
+		return nil, sysErr(err)
+	}
+	return f, nil
+}
+
+// growDisk makes a volume's image larger. The catalog follows.
+func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (driver.Size, error) {
+	size, err := diskSize(capacity)
+	if err != nil {
+		return 0, err
+	}
+	if size < r.Capacity {
+		return 0, driver.Errorf(driver.ErrInvalid, "the volume has %s and cannot shrink to %s", r.Capacity, size)
+	}
+	if size == r.Capacity {
+		return size, nil
+	}
+	f, err := b.openDisk(ctx, r.ID, false)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	hold, err := b.holdDisk(ctx, r.ID, f, holdFiles, false)
+	if err != nil {
+		return 0, err
+	}
+	defer hold.release()
+	if _, err := ext4.Grow(ctx, f, int64(size), ext4.GrowOptions{}); err != nil {
+		return 0, diskErr(err)
+	}
+	return size, nil
+}
+
+// diskErr translates an error of ext4.
+func diskErr(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch {
+	case errors.Is(err, ext4.ErrCorrupt):
+		return driver.Errorf(driver.ErrCorrupt, "%v", err)
+	case errors.Is(err, ext4.ErrEscape):
+		return driver.Errorf(driver.ErrPathEscape, "a symbolic link on the way leads out of the volume")
+	case errors.Is(err, unix.ENODATA):
+		return driver.ErrNoXattr
+	case errors.Is(err, ext4.ErrUnsupported):
+		return driver.Errorf(driver.ErrUnsupported, "%v", err)
+	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		switch errno {
+		case unix.EROFS:
+			return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
+		case unix.EBADF:
+			return driver.ErrClosed
+		case unix.EMLINK, unix.ERANGE, unix.E2BIG:
+			return driver.Errorf(driver.ErrInvalid, "%v", err)
+		}
+	}
+	return sysErr(err)
+}
+
+// countDisk adds up the sizes of a disk volume's files. busy: another uses the image, so
+// that they cannot be counted now.
+func (b *Backend) countDisk(ctx context.Context, id string) (used int64, busy bool, err error) {
+	if d := b.openDiskOf(id); d != nil {
+		used, err = d.fs.SumSizes(ctx)
+		return used, false, errors.Join(diskErr(err), d.release())
+	}
+	f, err := b.openDisk(ctx, id, true)
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	hold, err := b.holdDisk(ctx, id, f, holdFiles, true)
+	if errors.Is(err, driver.ErrInUse) {
+		return 0, true, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	defer hold.release()
+	d, err := ext4.Open(f, ext4.OpenOptions{ReadOnly: true})
+	if err != nil {
+		return 0, false, diskErr(err)
+	}
+	defer d.Close()
+	used, err = d.SumSizes(ctx)
+	return used, false, diskErr(err)
+}
+
+// openDiskOf returns the file system by which this process changes a disk volume, with
+// one more reference; nil: there is none.
+func (b *Backend) openDiskOf(id string) *sharedDisk {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	d := b.disks[diskKey{id, false}]
+	if d == nil {
+		return nil
+	}
+	select {
+	case <-d.ready:
+	default:
+		return nil
+	}
+	if d.err != nil {
+		return nil
+	}
+	d.refs++
+	return d
+}
+
+// loopOf returns the loop device that has an image, if one has: then it is mounted, or
+// may be at any time, whoever did it.
+func loopOf(image *os.File) string {
+	var st unix.Stat_t
+	if unix.Fstat(int(image.Fd()), &st) != nil {
+		return ""
+	}
+	list, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, p := range list {
+		name, err := os.ReadFile(p)
+		if err != nil {
+			continue
+		}
+		var back unix.Stat_t
+		if unix.Stat(strings.TrimSuffix(string(name), "\n"), &back) == nil && back.Dev == st.Dev && back.Ino == st.Ino {
+			return "/dev/" + strings.Split(p, "/")[3]
+		}
+	}
+	return ""
+}
+
+// lockHolder names the process that holds a lock on a file. /proc/locks has a line for
+// each lock: its number, kind, ADVISORY, READ or WRITE, pid, and device:inode.
+func lockHolder(f *os.File) string {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return ""
+	}
+	list, _ := os.ReadFile("/proc/locks")
+	for line := range strings.Lines(string(list)) {
+		w := strings.Fields(line)
+		if len(w) < 6 || w[1] != "FLOCK" || !strings.HasSuffix(w[5], fmt.Sprintf(":%d", st.Ino)) {
+			continue
+		}
+		if w[4] == fmt.Sprint(os.Getpid()) {
+			return "this process"
+		}
+		comm, err := os.ReadFile("/proc/" + w[4] + "/comm")
+		if err != nil {
+			return "a process that cannot be seen from here"
+		}
+		return fmt.Sprintf("process %s (%s)", w[4], strings.TrimSpace(string(comm)))
+	}
+	return ""
+}

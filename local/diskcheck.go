@@ -1,0 +1,112 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// countVolume counts the bytes that a volume holds. Of a disk that another uses it
+// returns the figure that is known: who uses it counts.
+func (b *Backend) countVolume(ctx context.Context, info driver.Info) (int64, error) {
+	if info.Kind != driver.KindDisk {
+		return b.countBytes(ctx, info.ID)
+	}
+	used, busy, err := b.countDisk(ctx, info.ID)
+	if busy {
+		used = int64(info.Used)
+	}
+	return used, err
+}
+
+// maxProblems is how many inconsistencies of one image are reported.
+const maxProblems = 10
+
+// disk looks at a disk volume: what lies in its directory, and the file system in the
+// image, unless it is in use.
+func (c *checker) disk(info driver.Info) error {
+	rel := filepath.Join("volumes", info.ID)
+	whole, err := c.b.hasDisk(info.ID)
+	if err != nil {
+		return sysErr(err)
+	}
+	if !whole {
+		if _, err := c.b.get(c.ctx, driver.ByID(info.ID)); err != nil {
+			return ignoreNotFound(err)
+		}
+		return c.found("missing-image", info.ID, filepath.Join(rel, diskName),
+			fmt.Sprintf("the image of volume %q is gone; restore it, or remove the volume", info.Name), nil)
+	}
+	names, err := readNames(c.b.path(rel))
+	if err != nil {
+		return sysErr(err)
+	}
+	for _, n := range names {
+		if n != diskName {
+			if err := c.stray(info.ID, filepath.Join(rel, n)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.image(info); err != nil {
+		return err
+	}
+	return c.usage(info)
+}
+
+// image checks the size of an image, and the file system in it.
+func (c *checker) image(info driver.Info) error {
+	f, err := c.b.openDisk(c.ctx, info.ID, true)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	defer f.Close()
+	hold, err := c.b.holdDisk(c.ctx, info.ID, f, holdFiles, true)
+	if errors.Is(err, driver.ErrInUse) {
+		return nil // it changes under us
+	}
+	if err != nil {
+		return err
+	}
+	defer hold.release()
+	st, err := f.Stat()
+	if err != nil {
+		return sysErr(err)
+	}
+	rel := filepath.Join("volumes", info.ID, diskName)
+	if size := driver.Size(st.Size()); size != info.Capacity {
+		err := c.found("capacity-wrong", info.ID, rel, fmt.Sprintf("the image has %s, the catalog says %s; the catalog is corrected", size, info.Capacity),
+			func() error { return c.setCapacity(info.ID, size) })
+		if err != nil {
+			return err
+		}
+	}
+	n := 0
+	err = ext4.Check(c.ctx, f, ext4.CheckOptions{}, func(p ext4.Problem) error {
+		if n++; n > maxProblems {
+			return errEnough
+		}
+		return c.found("disk-damaged", info.ID, rel, p.Detail+"; run e2fsck on the image", nil)
+	})
+	switch {
+	case err == nil || errors.Is(err, errEnough):
+		return nil
+	case errors.Is(err, ext4.ErrCorrupt) || errors.Is(err, ext4.ErrUnsupported):
+		return c.found("disk-damaged", info.ID, rel, err.Error(), nil)
+	}
+	return sysErr(err)
+}
+
+var errEnough = errors.New("enough")
+
+func (c *checker) setCapacity(id string, size driver.Size) error {
+	return c.b.db.Write(c.ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(`UPDATE volumes SET capacity = ? WHERE id = ?`, int64(size), id)
+		return err
+	})
+}

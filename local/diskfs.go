@@ -1,0 +1,393 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+	"golang.org/x/sys/unix"
+)
+
+// diskFS implements driver.FS on the image of a disk volume, without a mount.
+type diskFS struct {
+	b        *Backend
+	d        *sharedDisk
+	fs       *ext4.FS // of d
+	readOnly bool
+	batch    bool
+
+	mu     sync.Mutex // guards what follows
+	refs   int        // operations under way
+	closed bool
+}
+
+// openDiskVolume opens the files of a disk volume.
+func (b *Backend) openDiskVolume(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
+	f := &diskFS{b: b, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
+	d, err := b.useDisk(ctx, id, f.readOnly)
+	if err != nil {
+		return nil, err
+	}
+	f.d, f.fs = d, d.fs
+	if err := b.register(f); err != nil {
+		return nil, errors.Join(err, d.release())
+	}
+	return f, nil
+}
+
+// enter begins an operation; done ends it.
+func (f *diskFS) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return driver.ErrClosed
+	}
+	if f.d.gone() {
+		return volumeGone()
+	}
+	f.refs++
+	return nil
+}
+
+func (f *diskFS) done() {
+	f.mu.Lock()
+	f.refs--
+	last := f.closed && f.refs == 0
+	f.mu.Unlock()
+	if last {
+		_ = f.end() // Close synced
+	}
+}
+
+func (f *diskFS) end() error {
+	defer f.b.unregister(f) // Close of the backend waits for this
+	return f.d.release()
+}
+
+// Close implements driver.FS.
+func (f *diskFS) Close() error { return f.closeWith(context.Background()) }
+
+func (f *diskFS) closeWith(ctx context.Context) error {
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return nil
+	}
+	f.closed = true
+	idle := f.refs == 0
+	f.mu.Unlock()
+	var err error
+	if !f.readOnly && !f.d.gone() {
+		err = diskErr(f.fs.Sync(ctx))
+	}
+	if idle {
+		err = errors.Join(err, f.end())
+	}
+	if f.d.gone() {
+		return nil
+	}
+	return err
+}
+
+// read runs an operation that changes nothing.
+func (f *diskFS) read(ctx context.Context, fn func() error) error {
+	if err := f.enter(ctx); err != nil {
+		return err
+	}
+	defer f.done()
+	return diskErr(fn())
+}
+
+// change runs an operation that changes something, charges what it added, and makes
+// it durable.
+func (f *diskFS) change(ctx context.Context, fn func() error) error {
+	if err := f.enter(ctx); err != nil {
+		return err
+	}
+	defer f.done()
+	if f.readOnly {
+		return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
+	}
+	if err := f.d.startChange(ctx); err != nil {
+		return err
+	}
+	err := fn()
+	f.d.charge()
+	if err == nil && !f.batch {
+		err = f.fs.Sync(context.WithoutCancel(ctx))
+	}
+	return diskErr(err)
+}
+
+// Stat implements driver.FS.
+func (f *diskFS) Stat(ctx context.Context, path string) (e driver.Entry, err error) {
+	err = f.read(ctx, func() error {
+		info, err := f.fs.Stat(path)
+		e = diskEntry(info)
+		return err
+	})
+	return e, err
+}
+
+// Lstat implements driver.FS.
+func (f *diskFS) Lstat(ctx context.Context, path string) (e driver.Entry, err error) {
+	err = f.read(ctx, func() error {
+		info, err := f.fs.Lstat(path)
+		e = diskEntry(info)
+		return err
+	})
+	return e, err
+}
+
+func diskEntry(i ext4.Info) driver.Entry {
+	return driver.Entry{
+		Name: i.Name, Mode: i.Mode, Size: i.Size, Allocated: i.Allocated, UID: i.UID, GID: i.GID,
+		Nlink: uint64(i.Nlink), Inode: uint64(i.Ino), Rdev: i.Rdev, Atime: i.Atime, Mtime: i.Mtime, Ctime: i.Ctime,
+	}
+}
+
+// Readlink implements driver.FS.
+func (f *diskFS) Readlink(ctx context.Context, path string) (target string, err error) {
+	err = f.read(ctx, func() error {
+		target, err = f.fs.Readlink(path)
+		if errors.Is(err, unix.EINVAL) {
+			err = driver.Errorf(driver.ErrInvalid, "not a symbolic link")
+		}
+		return err
+	})
+	return target, err
+}
+
+// WriteFile implements driver.FS.
+func (f *diskFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (n int64, err error) {
+	err = f.change(ctx, func() error {
+		n, err = f.fs.WriteFile(ctx, path, r, ext4.WriteOptions{
+			Mode: opts.Mode, Exclusive: opts.Exclusive, Size: opts.Size, NextData: opts.NextData,
+		})
+		return err
+	})
+	return n, err
+}
+
+// Mkdir implements driver.FS.
+func (f *diskFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.change(ctx, func() error { return f.fs.Mkdir(path, mode) })
+}
+
+// MkdirAll implements driver.FS.
+func (f *diskFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.change(ctx, func() error { return f.fs.MkdirAll(path, mode) })
+}
+
+// Remove implements driver.FS.
+func (f *diskFS) Remove(ctx context.Context, path string) error {
+	return f.change(ctx, func() error { return f.fs.Remove(path) })
+}
+
+// RemoveAll implements driver.FS.
+func (f *diskFS) RemoveAll(ctx context.Context, path string) error {
+	return f.change(ctx, func() error { return f.fs.RemoveAll(ctx, path) })
+}
+
+// Rename implements driver.FS.
+func (f *diskFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
+	return f.change(ctx, func() error { return f.fs.Rename(from, to, opts.NoReplace) })
+}
+
+// Copy implements driver.FS.
+func (f *diskFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	return f.change(ctx, func() error { return f.fs.Copy(ctx, from, to, opts.NoReplace) })
+}
+
+// Link implements driver.FS.
+func (f *diskFS) Link(ctx context.Context, target, path string) error {
+	return f.change(ctx, func() error { return f.fs.Link(target, path) })
+}
+
+// Symlink implements driver.FS.
+func (f *diskFS) Symlink(ctx context.Context, target, path string) error {
+	return f.change(ctx, func() error { return f.fs.Symlink(target, path) })
+}
+
+// Mknod implements driver.FS.
+func (f *diskFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
+	if mode&fs.ModeDevice != 0 && !f.b.Caps().Devices {
+		return driver.Errorf(driver.ErrPermission, "making devices takes root")
+	}
+	return f.change(ctx, func() error { return f.fs.Mknod(path, mode, rdev) })
+}
+
+// Chmod implements driver.FS.
+func (f *diskFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.change(ctx, func() error { return f.fs.Chmod(path, mode) })
+}
+
+// Chown implements driver.FS.
+func (f *diskFS) Chown(ctx context.Context, path string, uid, gid int) error {
+	return f.change(ctx, func() error { return f.fs.Chown(path, uid, gid) })
+}
+
+// Chtimes implements driver.FS.
+func (f *diskFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
+	return f.change(ctx, func() error { return f.fs.Chtimes(path, atime, mtime) })
+}
+
+// Truncate implements driver.FS.
+func (f *diskFS) Truncate(ctx context.Context, path string, size int64) error {
+	return f.change(ctx, func() error {
+		h, err := f.fs.OpenFile(path, ext4.OpenFlags{Write: true})
+		if err != nil {
+			return err
+		}
+		return errors.Join(h.Truncate(size), h.Close())
+	})
+}
+
+// Getxattr implements driver.FS.
+func (f *diskFS) Getxattr(ctx context.Context, path, name string) (value []byte, err error) {
+	err = f.read(ctx, func() error {
+		value, err = f.fs.Getxattr(path, name)
+		return err
+	})
+	return value, err
+}
+
+// Setxattr implements driver.FS.
+func (f *diskFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
+	return f.change(ctx, func() error { return f.fs.Setxattr(path, name, value) })
+}
+
+// Removexattr implements driver.FS.
+func (f *diskFS) Removexattr(ctx context.Context, path, name string) error {
+	return f.change(ctx, func() error { return f.fs.Removexattr(path, name) })
+}
+
+// Listxattr implements driver.FS.
+func (f *diskFS) Listxattr(ctx context.Context, path string) (names []string, err error) {
+	err = f.read(ctx, func() error {
+		names, err = f.fs.Listxattr(path)
+		return err
+	})
+	return names, err
+}
+
+// Statfs implements driver.FS.
+func (f *diskFS) Statfs(ctx context.Context) (s driver.Statfs, err error) {
+	err = f.read(ctx, func() error {
+		info, err := f.b.Get(ctx, driver.ByID(f.d.id))
+		u := f.fs.Usage()
+		s = driver.Statfs{Total: u.Size, Used: int64(info.Used), Free: u.Free, Files: u.FreeInodes}
+		return err
+	})
+	return s, err
+}
+
+// Sync implements driver.FS.
+func (f *diskFS) Sync(ctx context.Context) error {
+	return f.read(ctx, func() error { return f.fs.Sync(ctx) })
+}
+
+// diskDir implements driver.Dir.
+type diskDir struct {
+	f      *diskFS
+	sorted bool
+	names  bool
+
+	mu   sync.Mutex // guards what follows
+	d    *ext4.Dir  // nil once closed
+	list []ext4.Info
+	full bool // list holds all that is left
+}
+
+// OpenDir implements driver.FS.
+func (f *diskFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
+	s := &diskDir{f: f, sorted: opts.Sorted, names: opts.NamesOnly}
+	err := f.read(ctx, func() (err error) {
+		s.d, err = f.fs.OpenDir(path, opts.NamesOnly)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Read implements driver.Dir.
+func (s *diskDir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.d == nil {
+		return nil, driver.ErrClosed
+	}
+	if err := s.f.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.f.done()
+	if s.sorted && !s.full {
+		if err := s.readAll(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if !s.sorted {
+		var err error
+		if s.list, err = s.d.Read(n); err != nil {
+			if err == io.EOF {
+				return nil, io.EOF
+			}
+			return nil, diskErr(err)
+		}
+	}
+	if len(s.list) == 0 {
+		return nil, io.EOF
+	}
+	part := s.list[:min(n, len(s.list))]
+	s.list = s.list[len(part):]
+	out := make([]driver.Entry, len(part))
+	for i, e := range part {
+		if out[i] = diskEntry(e); s.names {
+			out[i] = driver.Entry{Name: e.Name, Mode: e.Mode.Type()}
+		}
+	}
+	return out, nil
+}
+
+func (s *diskDir) readAll(ctx context.Context) error {
+	for {
+		part, err := s.d.Read(1024)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return diskErr(err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s.list = append(s.list, part...)
+	}
+	slices.SortFunc(s.list, func(a, b ext4.Info) int { return strings.Compare(a.Name, b.Name) })
+	s.full = true
+	return nil
+}
+
+// Close implements driver.Dir.
+func (s *diskDir) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.d == nil {
+		return nil
+	}
+	err := s.d.Close()
+	s.d, s.list = nil, nil
+	return err
+}

@@ -1,0 +1,180 @@
+package local
+
+import (
+	"context"
+	"os"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+	"golang.org/x/sys/unix"
+)
+
+// sharedDisk is the file system of an image that this process has open. All FSes of one
+// volume share it: the image has one writer, which is this process, not one FS.
+type sharedDisk struct {
+	b        *Backend
+	id       string
+	readOnly bool
+
+	ready chan struct{} // closed once the fields below are set, or err
+	err   error
+	image *os.File
+	hold  *diskHold
+	fs    *ext4.FS // in batch mode: who wants a change durable says so
+
+	refs int // guarded by Backend.mu
+
+	mu      sync.Mutex // guards what follows
+	count   *counter   // nil until the first change
+	charged int64      // of the change of ext4.Usage.FileBytes
+}
+
+type diskKey struct {
+	id       string
+	readOnly bool
+}
+
+// useDisk returns a volume's file system, for a user that will call release. A reader
+// shares that of a writer.
+func (b *Backend) useDisk(ctx context.Context, id string, readOnly bool) (*sharedDisk, error) {
+	for {
+		d, first, err := b.findDisk(id, readOnly)
+		if err != nil {
+			return nil, err
+		}
+		if first {
+			d.err = d.open(ctx)
+			close(d.ready)
+			if d.err != nil {
+				_ = d.release()
+			}
+			return d, d.err
+		}
+		select {
+		case <-d.ready:
+		case <-ctx.Done():
+			_ = d.release()
+			return nil, ctx.Err()
+		}
+		if d.err == nil {
+			return d, nil
+		}
+		_ = d.release() // the first user failed, maybe by its own context alone
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// findDisk returns a volume's file system with one more reference; first says that
+// the caller must open it.
+func (b *Backend) findDisk(id string, readOnly bool) (d *sharedDisk, first bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil, false, driver.ErrClosed
+	}
+	d = b.disks[diskKey{id, false}]
+	if d == nil && readOnly {
+		d = b.disks[diskKey{id, true}]
+	}
+	if d != nil {
+		d.refs++
+		return d, false, nil
+	}
+	d = &sharedDisk{b: b, id: id, readOnly: readOnly, ready: make(chan struct{}), refs: 1}
+	b.disks[diskKey{id, readOnly}] = d
+	return d, true, nil
+}
+
+func (d *sharedDisk) open(ctx context.Context) (err error) {
+	if d.image, err = d.b.openDisk(ctx, d.id, d.readOnly); err != nil {
+		return err
+	}
+	if d.hold, err = d.b.holdDisk(ctx, d.id, d.image, holdFiles, d.readOnly); err != nil {
+		return err
+	}
+	d.fs, err = ext4.Open(d.image, ext4.OpenOptions{
+		ReadOnly: d.readOnly, Batch: true, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
+	})
+	return diskErr(err)
+}
+
+// retain adds a use to a file system that is in use.
+func (d *sharedDisk) retain() {
+	d.b.mu.Lock()
+	defer d.b.mu.Unlock()
+	d.refs++
+}
+
+// release ends one use. The last one closes the image, which makes all durable.
+func (d *sharedDisk) release() error {
+	d.b.mu.Lock()
+	d.refs--
+	last := d.refs == 0
+	if last {
+		if key := (diskKey{d.id, d.readOnly}); d.b.disks[key] == d {
+			delete(d.b.disks, key)
+		}
+	}
+	d.b.mu.Unlock()
+	if !last {
+		return nil
+	}
+	var err error
+	if d.fs != nil {
+		err = diskErr(d.fs.Close())
+	}
+	if d.count != nil {
+		d.charge()
+		d.count.release()
+	}
+	if d.hold != nil {
+		d.hold.release()
+	}
+	if d.image != nil {
+		d.image.Close()
+	}
+	return err
+}
+
+// gone reports whether the volume has been removed: its image has no name left.
+func (d *sharedDisk) gone() bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(d.image.Fd()), &st) == nil && st.Nlink == 0
+}
+
+// startChange takes the volume's counter at the first change.
+func (d *sharedDisk) startChange(ctx context.Context) error {
+	d.mu.Lock()
+	c := d.count
+	d.mu.Unlock()
+	if c != nil {
+		return nil
+	}
+	c, err := d.b.useCounter(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.count != nil {
+		c.release()
+		return nil
+	}
+	d.count = c
+	return nil
+}
+
+// charge brings the counter to what the image holds.
+func (d *sharedDisk) charge() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.count == nil {
+		return
+	}
+	now := d.fs.Usage().FileBytes
+	d.count.page.add(now - d.charged)
+	d.charged = now
+}
