@@ -245,32 +245,47 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	err = f.steps(func(i *inode) (bool, error) {
+	part := 0
+	write := func(i *inode) (bool, error) {
 		k, err := f.fs.writeAt(i, p[n:min(len(p), n+chunk)], off+int64(n))
-		if err == nil {
-			n += k
+		if err != nil {
+			part = k
+			return false, err
 		}
-		return n == len(p), err
-	})
+		n += k
+		return n == len(p), nil
+	}
+	if err = f.steps(write); err != nil && part > 0 {
+		// Old content may be written over already: keep what was done.
+		p = p[:n+part]
+		err = errors.Join(err, f.steps(write))
+	}
 	return n, err
 }
 
 // Append writes all of p at the end, and returns where that was.
 func (f *File) Append(p []byte) (off int64, err error) {
-	off, n := -1, 0
-	err = f.steps(func(i *inode) (bool, error) {
+	if !f.write {
+		return 0, errClosed
+	}
+	f.in.mu.Lock()
+	defer f.in.mu.Unlock()
+	off, n, wrote := -1, 0, false
+	err = f.locked(func(i *inode) (bool, error) {
 		at := i.size()
+		off = max(at-int64(n), 0)
+		if len(p) == 0 {
+			return true, nil
+		}
 		k, err := f.fs.writeAt(i, p[n:min(len(p), n+chunk)], at)
-		if err == nil {
-			if n += k; off < 0 {
-				off = at
-			}
+		if wrote = wrote || k > 0; err == nil {
+			n += k
 		}
 		return n == len(p), err
 	})
-	if err != nil && n > 0 {
+	if err != nil && wrote {
 		// All or nothing: take back what fitted.
-		err = errors.Join(err, f.Truncate(off))
+		err = errors.Join(err, f.truncateLocked(off))
 	}
 	return max(off, 0), err
 }
@@ -283,10 +298,19 @@ func (f *File) Truncate(size int64) error {
 	if size > maxLogical*f.fs.sb.blockSize {
 		return errTooBig
 	}
+	if !f.write {
+		return errClosed
+	}
+	f.in.mu.Lock()
+	defer f.in.mu.Unlock()
+	return f.truncateLocked(size)
+}
+
+func (f *File) truncateLocked(size int64) error {
 	first := true
-	return f.steps(func(i *inode) (bool, error) {
+	return f.locked(func(i *inode) (bool, error) {
 		done, err := f.fs.truncate(i, size, first)
-		first = false
+		first = first && err != nil // an operation that fails may be tried again
 		return done, err
 	})
 }
@@ -341,7 +365,7 @@ func (f *File) PunchHole(off, length int64) error {
 			return true, nil
 		}
 		if first {
-			first, at = false, roundUp(off, bs)
+			at = roundUp(off, bs)
 			if err := f.fs.punchEdges(i, off, end); err != nil {
 				return false, err
 			}
@@ -352,8 +376,11 @@ func (f *File) PunchHole(off, length int64) error {
 			return true, nil
 		}
 		to, err := f.fs.removeExtents(i, uint64(at/bs), uint64(last))
-		at = int64(to) * bs
-		return to >= uint64(last), err
+		if err != nil {
+			return false, err // and this may be tried again
+		}
+		first, at = false, int64(to)*bs
+		return to >= uint64(last), nil
 	})
 }
 
@@ -379,11 +406,12 @@ func (f *File) Allocate(off, length int64, keepSize bool) error {
 	if off+length > maxLogical*bs {
 		return errTooBig
 	}
-	l, end := uint64(off/bs), uint64(roundUp(off+length, bs)/bs)
+	from, end := uint64(off/bs), uint64(roundUp(off+length, bs)/bs)
 	return f.steps(func(i *inode) (bool, error) {
 		if !i.has(flagExtents) {
 			return false, unsupportedf("allocating for inode %d, which has no extents", i.num)
 		}
+		l := from
 		for l < end && !f.fs.opFull() {
 			n, err := f.fs.reserve(i, uint32(l), end)
 			if err != nil {
@@ -398,6 +426,7 @@ func (f *File) Allocate(off, length int64, keepSize bool) error {
 			f.fs.setSize(i, size)
 		}
 		f.fs.touch(i, stampCtime)
+		from = l
 		return l >= end, nil
 	})
 }

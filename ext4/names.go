@@ -528,7 +528,14 @@ func (fs *FS) Chown(path string, uid, gid int) error {
 		if gid >= 0 {
 			g = uint32(gid)
 		}
-		i.setOwner(i.mode(), u, g)
+		mode := i.mode()
+		if !i.isDir() {
+			mode &^= 0o4000
+			if mode&0o010 != 0 {
+				mode &^= 0o2000
+			}
+		}
+		i.setOwner(mode, u, g)
 		fs.touch(i, stampCtime)
 		return nil
 	})

@@ -135,7 +135,7 @@ func (fs *FS) zeroPart(i *inode, from, to int64) error {
 }
 
 // writeAt writes part of a file, as much as one operation may, and returns how much
-// that was. The caller stores the inode. Space for holes is allocated.
+// that was, also when it fails. The caller stores the inode. Space for holes is allocated.
 func (fs *FS) writeAt(i *inode, p []byte, off int64) (int, error) {
 	if !i.has(flagExtents) {
 		return 0, unsupportedf("writing to inode %d, which has no extents", i.num)
@@ -154,7 +154,7 @@ func (fs *FS) writeAt(i *inode, p []byte, off int64) (int, error) {
 	for done < len(p) && (done == 0 || !fs.opFull()) {
 		n, err := fs.writeExtent(i, p[done:], off+int64(done))
 		if err != nil {
-			return 0, err
+			return done, err
 		}
 		done += n
 	}
