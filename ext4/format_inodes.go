@@ -36,6 +36,11 @@ func (p *plan) inodes(table, super []byte) {
 
 	le.PutUint32(super[sbCompat:], newCompat|compatJournal)
 	le.PutUint32(super[sbJournalInode:], journalInode)
+	putJournalBackup(super, journal)
+}
+
+// putJournalBackup puts a copy of what the journal's inode says into a superblock.
+func putJournalBackup(super, journal []byte) {
 	super[sbJournalBackup] = 1 // of the inode's blocks and size
 	backup := super[sbJournalBlocks:]
 	copy(backup, journal[inBlock:][:blockAreaLen])
@@ -132,6 +137,12 @@ func (p *plan) writeJournal(dev Device) error {
 	if p.jBlocks == 0 {
 		return nil
 	}
+	_, err := dev.WriteAt(emptyJournal(uint32(p.jBlocks), p.opts.UUID[:]), int64(p.journal[0].start*defaultBlock))
+	return err
+}
+
+// emptyJournal returns the superblock of an empty journal of so many blocks.
+func emptyJournal(blocks uint32, uuid []byte) []byte {
 	sb := make([]byte, defaultBlock)
 	for _, f := range []struct {
 		at int
@@ -140,14 +151,13 @@ func (p *plan) writeJournal(dev Device) error {
 		{0x0, journalMagic},
 		{0x4, 4}, // a superblock of version 2
 		{0xc, defaultBlock},
-		{0x10, uint32(p.jBlocks)},
+		{0x10, blocks},
 		{0x14, 1}, // first block of the log
 		{0x18, 1}, // first transaction expected; where it starts is 0: nowhere
 		{0x40, 1}, // users
 	} {
 		be.PutUint32(sb[f.at:], f.v)
 	}
-	copy(sb[0x30:], p.opts.UUID[:])
-	_, err := dev.WriteAt(sb, int64(p.journal[0].start*defaultBlock))
-	return err
+	copy(sb[0x30:], uuid)
+	return sb
 }

@@ -94,7 +94,7 @@ func (g *grower) grow() error {
 		return err
 	}
 	for _, step := range []func() error{
-		g.fillLastGroup, g.addGroups, g.keepAgain, g.addJournal, g.fixOverhead, g.refreshBackups,
+		g.finishBareGroup, g.fillLastGroup, g.addJournal, g.addGroups, g.keepAgain, g.fixOverhead, g.refreshBackups,
 	} {
 		if err := g.ctx.Err(); err != nil {
 			return err

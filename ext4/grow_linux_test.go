@@ -88,6 +88,9 @@ func checkUsage(t testing.TB, image string, size int64) {
 func TestGrowChain(t *testing.T) {
 	oracle.RequireRoot(t)
 	for _, chain := range [][]int64{
+		{4 * mib, 5*mib + 4096, 15 * mib, 17 * mib, 200 * mib},
+		{4 * mib, 4 * tib},
+		{4*mib + 8192, 40 * mib, 40 * gib},
 		{8 * mib, 9*mib + 4096, 50 * mib, 128 * mib, 128*mib + 4096, 300*mib + 8192, gib + 5*mib, 5 * gib, 17*gib + 12345, 60*gib + 4096, 300 * gib},
 		{gib, 64 * gib, tib + 77*mib, 8 * tib},
 		{20 * gib, 20*gib + 130*mib, 33 * gib, 2 * tib},
@@ -99,6 +102,9 @@ func TestGrowChain(t *testing.T) {
 				if t.Failed() {
 					t.Fatalf("step %d, to %d", i, size)
 				}
+			}
+			if out := oracle.Debugfs(t, image, "features"); !strings.Contains(out, "has_journal") {
+				t.Errorf("no journal: %s", out)
 			}
 		})
 	}

@@ -1,0 +1,237 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+// recorder is a device that remembers what was done to it.
+type recorder struct {
+	*os.File
+	ops []recorded
+}
+
+// recorded is a write, or a change of the size, or else a Sync.
+type recorded struct {
+	data []byte
+	off  int64
+	size int64 // where data is nil; 0: a Sync
+}
+
+func (r *recorder) WriteAt(p []byte, off int64) (int, error) {
+	r.ops = append(r.ops, recorded{data: append([]byte(nil), p...), off: off})
+	return r.File.WriteAt(p, off)
+}
+
+func (r *recorder) Sync() error {
+	r.ops = append(r.ops, recorded{})
+	return nil
+}
+
+func (r *recorder) Truncate(size int64) error {
+	r.ops = append(r.ops, recorded{size: size})
+	return r.File.Truncate(size)
+}
+
+// crash makes an image of what a crash may leave: all of the operations up to a Sync,
+// and of those after it, up to a later one, some of the sectors.
+func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
+	t.Helper()
+	if err := oracle.CopyImage(image, base); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cut := rnd.IntN(len(r.ops) + 1)
+	whole := 0
+	for i, o := range r.ops[:cut] {
+		if o.data == nil && o.size == 0 {
+			whole = i
+		}
+	}
+	lost := []float64{0, 0.5, 0.1, 0.9}[rnd.IntN(4)] // how many of the last sectors
+	for i, o := range r.ops[:cut] {
+		switch {
+		case o.size != 0:
+			err = f.Truncate(o.size)
+		case i < whole:
+			_, err = f.WriteAt(o.data, o.off)
+		default:
+			err = torn(f, o, lost, rnd)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// torn writes some of the sectors of a write.
+func torn(f *os.File, o recorded, lost float64, rnd *rand.Rand) error {
+	for k := 0; k < len(o.data); k += 512 {
+		if rnd.Float64() < lost {
+			continue
+		}
+		if _, err := f.WriteAt(o.data[k:k+512], o.off+int64(k)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dirtyImage leaves an image with files and a log that is to be replayed.
+func dirtyImage(t *testing.T, image string) oracle.Tree {
+	t.Helper()
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fs, err := ext4.Open(f, ext4.OpenOptions{Batch: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		name := fmt.Sprintf("file-%d", i)
+		if _, err := fs.WriteFile(context.Background(), name, strings.NewReader(strings.Repeat(name, 999)), ext4.WriteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fs.Sync(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return treeOf(t, fs)
+}
+
+type crashCase struct {
+	name     string
+	from, to int64
+	mke2fs   []string // nil: Format
+	bare     bool     // no journal at first: free blocks may be lost
+}
+
+var crashCases = []crashCase{
+	{name: "groups", from: 40 * mib, to: 1100*mib + 8192},
+	{name: "descriptors", from: 7 * gib, to: 18 * gib},
+	{name: "meta_bg", from: 200 * mib, to: 40 * gib},
+	{name: "bare", from: 4 * mib, to: 80 * mib, bare: true},
+	{name: "bare groups", from: 5*mib + 4096, to: gib, bare: true},
+	{name: "mke2fs", from: 300 * mib, to: 9 * gib, mke2fs: []string{"-O", "^metadata_csum"}},
+}
+
+// A growth that is cut short, whatever of it is on the disk, leaves an image in order,
+// for us, for e2fsck and for Linux, with which it can be done again.
+func TestGrowCrash(t *testing.T) {
+	oracle.RequireRoot(t)
+	for _, c := range crashCases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			testGrowCrash(t, c, 40)
+		})
+	}
+}
+
+func testGrowCrash(t *testing.T, c crashCase, states int) {
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base.raw")
+	if c.mke2fs != nil {
+		oracle.Mke2fs(t, base, c.from, c.mke2fs...)
+	} else {
+		base = newImage(t, c.from)
+	}
+	want := dirtyImage(t, base)
+	image := filepath.Join(dir, "crash.raw")
+	if err := oracle.CopyImage(image, base); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &recorder{File: f}
+	_, err = ext4.Grow(context.Background(), r, c.to, ext4.GrowOptions{})
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	oracle.Fsck(t, image)
+	rnd := rand.New(rand.NewPCG(7, uint64(c.to)))
+	for i := range states {
+		r.crash(t, image, base, rnd)
+		c.judge(t, image, want, i)
+		if t.Failed() {
+			t.Fatalf("state %d", i)
+		}
+	}
+}
+
+// judge looks at what a crash left, and grows it again.
+func (c *crashCase) judge(t *testing.T, image string, want oracle.Tree, i int) {
+	switch {
+	case i%4 == 0:
+		oracle.Unmount(t, oracle.Mount(t, image))
+		c.fsck(t, image)
+	case i%4 == 1:
+		if _, err := oracle.Repair(image); err != nil {
+			t.Error(err)
+		}
+	}
+	fs := openImage(t, image, ext4.OpenOptions{})
+	same(t, "after a crash", want, treeOf(t, fs), oracle.SameImage)
+	if err := fs.Close(); err != nil {
+		t.Error(err)
+	}
+	c.fsck(t, image)
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := ext4.Grow(context.Background(), f, c.to, ext4.GrowOptions{}); err != nil {
+		t.Errorf("again: %v", err)
+		return
+	}
+	c.fsck(t, image)
+	fs = openImage(t, image, ext4.OpenOptions{ReadOnly: true})
+	same(t, "grown after a crash", want, treeOf(t, fs), oracle.SameImage)
+	fs.Close()
+}
+
+// lostSpace are the faults that a crash may leave in an image without a journal: blocks
+// that are free but not known to be, and counts of them.
+var lostSpace = regexp.MustCompile(`^(Free blocks count wrong .*|Block bitmap differences: .*|Fix\? no|\S+: \*+ WARNING: .*` +
+	`|Padding at end of .*|Journal inode is not in use, but contains data\.  Clear\? no|)$`)
+
+// fsck fails the test unless e2fsck finds no fault, or just lost space where there is
+// no journal.
+func (c *crashCase) fsck(t *testing.T, image string) {
+	t.Helper()
+	if !c.bare {
+		oracle.Fsck(t, image)
+		return
+	}
+	if clean, out := oracle.FsckStatus(image); !clean {
+		for line := range strings.Lines(out) {
+			line = strings.TrimSpace(line)
+			if !lostSpace.MatchString(line) && !fsckPass.MatchString(line) {
+				t.Errorf("e2fsck: %s\n%s", line, out)
+				return
+			}
+		}
+	}
+}
+
+var fsckPass = regexp.MustCompile(`^(e2fsck .*|Pass \d.*|\S+: \d+/\d+ files .*)$`)

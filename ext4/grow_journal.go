@@ -1,0 +1,136 @@
+package ext4
+
+import "slices"
+
+// leastWithJournal is the size in blocks from which an image gets a journal: 16 MiB.
+const leastWithJournal = 4096
+
+// addJournal gives a journal to an image without one: an extent of one group. Each of
+// its steps is one write of a sector. A crash before the last one leaves an image that
+// has lost these blocks until e2fsck -p finds them; another journal is made then.
+func (g *grower) addJournal() error {
+	sb := g.fs.sb
+	if g.fs.journal != nil || g.opts.NoJournal || sb.blocks < leastWithJournal {
+		return nil
+	}
+	group, s, err := g.journalSpan(journalBlocks(g.blocks))
+	if err != nil || s.n == 0 {
+		return err
+	}
+	start := sb.groupStart(group) + uint64(s.at)
+	if err := g.writeEmptyLog(start, s.n); err != nil {
+		return err
+	}
+	if err := g.claimBare(group, s); err != nil {
+		return err
+	}
+	in, err := g.writeJournalInode(start, s.n)
+	if err != nil {
+		return err
+	}
+	raw := slices.Clone(g.fs.sb.raw)
+	le.PutUint32(raw[sbCompat:], le.Uint32(raw[sbCompat:])|compatJournal)
+	le.PutUint32(raw[sbJournalInode:], journalInode)
+	putJournalBackup(raw, in.raw)
+	return g.switchCounted(raw)
+}
+
+// journalSpan finds room for a journal: of n blocks or of one of the smaller sizes that
+// Format gives, so that half of the space in one group stays free. No blocks: none.
+func (g *grower) journalSpan(n uint64) (group uint32, s span, err error) {
+	for ; n >= minJournal; n /= 2 {
+		for k := range g.fs.sb.groups {
+			d, err := g.fs.desc(k)
+			if err != nil {
+				return 0, span{}, err
+			}
+			if uint64(d.freeBlocks()) < 2*n {
+				continue
+			}
+			m, err := g.fs.freeMap(k, d)
+			if err != nil {
+				return 0, span{}, err
+			}
+			// One more, for the bitmap.
+			if s := m.find(0, uint32(n)+1, false); uint64(s.n) > n {
+				return k, span{s.at, uint32(n)}, nil
+			}
+		}
+	}
+	return 0, span{}, nil
+}
+
+// writeEmptyLog makes free blocks a journal without a transaction: zeros, after its
+// superblock.
+func (g *grower) writeEmptyLog(start uint64, n uint32) error {
+	buf := make([]byte, maxWrite)
+	for off, end := int64(start)*defaultBlock, (int64(start)+int64(n))*defaultBlock; off < end; {
+		b := buf[:min(maxWrite, end-off)]
+		if err := readFull(g.dev, b, off); err != nil {
+			return err
+		}
+		if !isZero(b) {
+			clear(b)
+			if _, err := g.dev.WriteAt(b, off); err != nil {
+				return err
+			}
+		}
+		off += int64(len(b))
+	}
+	sb := emptyJournal(n, g.fs.sb.raw[sbUUID:][:16])
+	return g.putSynced(sb, int64(start)*defaultBlock)
+}
+
+func isZero(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if le.Uint64(b) != 0 {
+			return false
+		}
+	}
+	return len(b) == 0 || slices.Max(b) == 0
+}
+
+// claimBare marks blocks of a group as used, in an image without a log: in a new
+// bitmap, which lies after them.
+func (g *grower) claimBare(k uint32, s span) error {
+	if err := g.materialize(k); err != nil {
+		return err
+	}
+	m, err := g.bitmapCopy(k)
+	if err != nil {
+		return err
+	}
+	if err := g.freeOldMap(k, m); err != nil {
+		return err
+	}
+	setBits(m, uint64(s.at), uint64(s.n)+1)
+	at := g.fs.sb.groupStart(k) + uint64(s.at+s.n)
+	if err := g.putSynced(m, int64(at)*defaultBlock); err != nil {
+		return err
+	}
+	return g.useMap(k, at, -int64(s.n))
+}
+
+// writeJournalInode writes the journal's inode: the sector that has all of it that is
+// not zero.
+func (g *grower) writeJournalInode(start uint64, n uint32) (*inode, error) {
+	block, off, err := g.fs.inodeAt(journalInode)
+	if err != nil {
+		return nil, err
+	}
+	b, err := g.fs.get(block)
+	if err != nil {
+		return nil, err
+	}
+	data := slices.Clone(b.data)
+	in := &inode{journalInode, data[off:][:g.fs.sb.inodeSize]}
+	clear(in.raw)
+	p := plan{opts: FormatOptions{Time: g.fs.now()}}
+	p.inode(in.raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
+	putExtents(in.raw, []blockRun{{start, uint64(n)}})
+	if g.fs.sb.csum {
+		sealInode(g.fs.sb.seed, journalInode, in.raw)
+	}
+	at := off / 512 * 512
+	return in, g.putSynced(data[at:at+512], int64(block)*defaultBlock+int64(at))
+}
