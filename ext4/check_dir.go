@@ -24,8 +24,8 @@ func (c *checker) scanDirs() {
 	for k := 0; k < len(c.dirs) && !c.stopped(); k++ {
 		num := c.dirs[k].ino
 		i := c.rawInode(num)
-		if i == nil || c.state(num).bits&stateSkip != 0 {
-			continue
+		if i == nil || c.state(num).bits&(stateSkip|stateSystem) != 0 {
+			continue // there is no sense in it, or it is yet to be removed
 		}
 		d := &dirCheck{c: c, dir: i, names: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
 		if i.has(flagInline) && c.sb.incompat&incompatInlineData != 0 {
