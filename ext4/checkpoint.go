@@ -62,7 +62,7 @@ func (fs *FS) writeHome(blocks map[uint64]*block, dataFirst bool) error {
 		}
 		buf = buf[:0]
 		k := i
-		for ; k < len(list) && list[k] == n+uint64(k-i) && list[k] != super && len(buf)+defaultBlock <= maxWrite; k++ {
+		for ; k < len(list) && list[k] == n+uint64(k-i) && list[k] != super && len(buf)+int(fs.sb.blockSize) <= maxWrite; k++ {
 			buf = append(buf, blocks[list[k]].data...)
 		}
 		if _, err := fs.dev.WriteAt(buf, int64(n)*fs.sb.blockSize); err != nil {

@@ -69,11 +69,13 @@ func (fs *FS) mendSuper() error {
 	return fs.dev.Sync()
 }
 
-const tagsPerBlock = (defaultBlock - jHeaderSize - 4 - 16) / 16
+// tagsPerBlock returns how many blocks one descriptor in the log can list.
+func (fs *FS) tagsPerBlock() int { return (int(fs.sb.blockSize) - jHeaderSize - 4 - 16) / 16 }
 
 // logBlocks returns how much of the log a transaction of n blocks takes.
-func logBlocks(n int) uint32 {
-	return uint32(n + (n+tagsPerBlock-1)/tagsPerBlock + 1)
+func (fs *FS) logBlocks(n int) uint32 {
+	per := fs.tagsPerBlock()
+	return uint32(n + (n+per-1)/per + 1)
 }
 
 // commit makes the transaction seq and all before it durable.
@@ -144,7 +146,7 @@ func (fs *FS) freeze() (*transaction, error) {
 	if err := fs.sealTransaction(); err != nil {
 		return nil, err
 	}
-	for fs.journal != nil && fs.journal.head+logBlocks(len(fs.tx.blocks)) > fs.journal.blocks {
+	for fs.journal != nil && fs.journal.head+fs.logBlocks(len(fs.tx.blocks)) > fs.journal.blocks {
 		fs.mu.Unlock()
 		err := fs.checkpoint()
 		fs.mu.Lock()
@@ -154,7 +156,7 @@ func (fs *FS) freeze() (*transaction, error) {
 		if err != nil {
 			return nil, err
 		}
-		if logBlocks(len(fs.tx.blocks)) > fs.journal.blocks-fs.journal.first {
+		if fs.logBlocks(len(fs.tx.blocks)) > fs.journal.blocks-fs.journal.first {
 			return nil, fmt.Errorf("%w: a transaction of %d blocks is larger than the journal", errNoSpace, len(fs.tx.blocks))
 		}
 	}
@@ -326,7 +328,7 @@ func (fs *FS) writeBody(t *transaction) (commit uint32, err error) {
 	be.PutUint32(seq[:], j.sequence)
 	base := crc32c(j.seed, seq[:])
 	for list := sortedBlocks(t.blocks); len(list) > 0; {
-		part := list[:min(len(list), tagsPerBlock)]
+		part := list[:min(len(list), fs.tagsPerBlock())]
 		list = list[len(part):]
 		desc := out.add()
 		fs.header(desc, jblockDescriptor)
@@ -378,28 +380,29 @@ func (w *logWriter) add() []byte {
 	if w.buf == nil {
 		w.buf = make([]byte, 0, 2*maxWrite)
 	}
-	n := len(w.buf)
-	w.buf = w.buf[:n+defaultBlock]
-	b := w.buf[n : n+defaultBlock : n+defaultBlock]
+	n, end := len(w.buf), len(w.buf)+int(w.fs.sb.blockSize)
+	w.buf = w.buf[:end]
+	b := w.buf[n:end:end]
 	clear(b)
 	return b
 }
 
 // flush writes what was added when it is much, or always.
 func (w *logWriter) flush(always bool) error {
-	if !always && len(w.buf)+(tagsPerBlock+2)*defaultBlock <= cap(w.buf) {
+	bs := int(w.fs.sb.blockSize)
+	if !always && len(w.buf)+(w.fs.tagsPerBlock()+2)*bs <= cap(w.buf) {
 		return nil
 	}
 	for b := w.buf; len(b) > 0; {
 		n := uint32(1)
 		at := w.fs.journal.at(w.pos)
-		for int(n)*defaultBlock < len(b) && w.fs.journal.at(w.pos+n) == at+uint64(n) {
+		for int(n)*bs < len(b) && w.fs.journal.at(w.pos+n) == at+uint64(n) {
 			n++
 		}
-		if _, err := w.fs.dev.WriteAt(b[:int(n)*defaultBlock], int64(at)*defaultBlock); err != nil {
+		if _, err := w.fs.dev.WriteAt(b[:int(n)*bs], int64(at)*int64(bs)); err != nil {
 			return err
 		}
-		b, w.pos = b[int(n)*defaultBlock:], w.pos+n
+		b, w.pos = b[int(n)*bs:], w.pos+n
 	}
 	w.buf = w.buf[:0]
 	return nil

@@ -145,7 +145,7 @@ func (fs *FS) refuse() error {
 	if x := sb.ro &^ writableRO; x != 0 {
 		return unsupportedf("writing with features %s; open it read-only", featureNames(roNames, x))
 	}
-	if sb.blockSize != defaultBlock || sb.inodeSize < 256 || sb.descSize > 64 {
+	if sb.blockSize > defaultBlock || sb.inodeSize < 256 || sb.descSize > 64 {
 		return unsupportedf("writing with blocks of %d, inodes of %d and descriptors of %d bytes; open it read-only",
 			sb.blockSize, sb.inodeSize, sb.descSize)
 	}

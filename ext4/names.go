@@ -161,7 +161,7 @@ func (fs *FS) Symlink(target, path string) error {
 	if target == "" || strings.ContainsRune(target, 0) {
 		return errInvalid
 	}
-	if len(target) > maxSymlinkLen {
+	if len(target) > maxSymlinkLen || int64(len(target)) >= fs.sb.blockSize {
 		return errNameLong
 	}
 	return fs.change(func() error {
