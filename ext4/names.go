@@ -66,14 +66,10 @@ func (fs *FS) makeInode(dir *inode, mode uint16) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	gid := fs.opts.GID
-	if dir.mode()&0o2000 != 0 {
-		gid = dir.gid()
-		if isDir {
-			mode |= 0o2000
-		}
+	if isDir {
+		mode |= dir.mode() & 0o2000
 	}
-	i.setOwner(mode, fs.opts.UID, gid)
+	i.setOwner(mode, fs.opts.UID, fs.gidIn(dir))
 	switch mode & typeMask {
 	case typeRegular:
 		initExtNode(i.area(), 0, 0)
@@ -84,6 +80,14 @@ func (fs *FS) makeInode(dir *inode, mode uint16) (*inode, error) {
 		}
 	}
 	return i, fs.inheritACL(dir, i)
+}
+
+// gidIn returns the group of what is made in a directory.
+func (fs *FS) gidIn(dir *inode) uint32 {
+	if dir.mode()&0o2000 != 0 {
+		return dir.gid()
+	}
+	return fs.opts.GID
 }
 
 // Mkdir makes a directory with these permission bits, or what the default access

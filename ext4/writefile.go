@@ -188,7 +188,7 @@ func (fs *FS) writeLarge(ctx context.Context, path string, r io.Reader, opts Wri
 	}
 	return fs.placeFile(f, path, func(dir, i *inode, name string) error {
 		mode := fs.newMode(dir, name, opts.Mode)
-		le.PutUint16(i.raw[inMode:], i.mode()&typeMask|mode)
+		i.setOwner(typeRegular|mode, fs.opts.UID, fs.gidIn(dir))
 		return fs.inheritACL(dir, i)
 	}, opts.Exclusive)
 }
@@ -227,15 +227,11 @@ func (fs *FS) openNameless(path string) (*File, error) {
 		if err != nil {
 			return err
 		}
-		gid := fs.opts.GID
-		if dir.mode()&0o2000 != 0 {
-			gid = dir.gid()
-		}
 		i, err := fs.newInode(dir, false)
 		if err != nil {
 			return err
 		}
-		i.setOwner(typeRegular|0o600, fs.opts.UID, gid)
+		i.setOwner(typeRegular|0o600, fs.opts.UID, fs.opts.GID)
 		initExtNode(i.area(), 0, 0)
 		le.PutUint32(i.raw[inFlags:], flagExtents)
 		fs.addOrphan(i)
