@@ -8,7 +8,7 @@ import (
 )
 
 // maxFile is the size of the largest file.
-const maxFile = (1<<32 - 1) * page
+func (m *Model) maxFile() int64 { return (1<<32 - 1) * m.block }
 
 // Apply does an operation, and returns how it should fail.
 func (m *Model) Apply(o *Op) error {
@@ -25,7 +25,7 @@ func (m *Model) Apply(o *Op) error {
 		if err != nil {
 			return err
 		}
-		return n.change(o)
+		return n.change(o, m.maxFile())
 	case Mkdir:
 		return m.make(o.Path, func() *node { return m.newNode(oracle.TypeDir | o.Mode) })
 	case MkdirAll:
@@ -125,7 +125,7 @@ func (m *Model) symlink(o *Op) error {
 	if o.Path2 == "" {
 		return syscall.EINVAL
 	}
-	if len(o.Path2) > 4095 {
+	if len(o.Path2) > int(m.block)-1 {
 		return syscall.ENAMETOOLONG
 	}
 	return m.make(o.Path, func() *node {
@@ -247,7 +247,7 @@ func (m *Model) fileOf(o *Op) (*node, error) {
 }
 
 // change does an operation on an open file.
-func (n *node) change(o *Op) error {
+func (n *node) change(o *Op, maxFile int64) error {
 	end := o.Off + o.Len
 	switch o.Kind {
 	case WriteAt:

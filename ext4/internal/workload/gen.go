@@ -63,7 +63,7 @@ func (g *Gen) kind() Kind {
 		}
 		switch {
 		case g.opts.Crash && (k == WriteAt || k == Allocate || k == Punch && g.r.IntN(2) == 0):
-		case g.opts.Host && (k == Copy || k == WriteSparse):
+		case g.opts.Host && (k == Copy || k == MkdirAll || k == WriteSparse):
 		case (k == RemoveAll || k == Copy) && !full && g.r.IntN(3) > 0:
 		default:
 			return k
@@ -194,7 +194,7 @@ func (g *Gen) fileOp(o *Op) {
 	case Truncate:
 		o.Len = o.Off
 		if g.r.IntN(50) == 0 {
-			o.Len = maxFile - 1 + g.r.Int64N(3)
+			o.Len = g.m.maxFile() - 1 + g.r.Int64N(3)
 		}
 		o.Off = 0
 	case Punch:
@@ -211,7 +211,7 @@ func (g *Gen) fileOp(o *Op) {
 		o.Off = 0
 	case WriteAt:
 		if g.r.IntN(200) == 0 && g.opts.Far > 1<<40 {
-			o.Off = maxFile - o.Len + g.r.Int64N(2)
+			o.Off = g.m.maxFile() - o.Len + g.r.Int64N(2)
 		}
 	}
 }

@@ -179,12 +179,14 @@ type Model struct {
 	root    *node
 	nextIno uint64
 	slots   map[int]*node
+	block   int64
 	counted int // files, some time ago
 }
 
-// NewModel returns what Format makes: a root and lost+found.
-func NewModel() *Model {
-	m := &Model{slots: map[int]*node{}}
+// NewModel returns what Format makes: a root and lost+found. Its limits are those of
+// blocks of a size.
+func NewModel(block int64) *Model {
+	m := &Model{slots: map[int]*node{}, block: block}
 	m.root = m.newNode(oracle.TypeDir | 0o755)
 	m.root.links = 2
 	m.root.parent = m.root
@@ -222,6 +224,16 @@ func addTree(t oracle.Tree, path string, n *node) {
 			p = path + "/" + name
 		}
 		addTree(t, p, kid)
+	}
+}
+
+// ForgetTimes forgets all that is known of times.
+func (m *Model) ForgetTimes() { forgetTimes(m.root) }
+
+func forgetTimes(n *node) {
+	n.wrote()
+	for _, kid := range n.kids {
+		forgetTimes(kid)
 	}
 }
 
