@@ -117,6 +117,10 @@ var benchmarks = []benchmark{
 	{"copy-sparse", benchCopySparse},
 	{"list", benchList},
 	{"scale", benchScale},
+	{"format", benchFormat},
+	{"disk-small", benchDiskSmall},
+	{"disk-big", benchDiskBig},
+	{"disk-walk", benchDiskWalk},
 }
 
 // Row is one line of the result.
