@@ -29,8 +29,13 @@ type GrowOptions struct {
 //
 // After a crash, at whatever instant, the image is in order: for this package, for
 // Linux, and for e2fsck. It has the old size, the new one, or one between them; Grow,
-// called again, goes on. (An image without a journal may have lost some free blocks,
-// or have wrong counts of them, until e2fsck -p finds them.)
+// called again, goes on.
+//
+// An image without a journal gets one as soon as there is room. A crash before may
+// leave wrong counts of free blocks, and some 4 to 64 MiB that are not known to be free
+// until e2fsck -p finds them. Where there shall be no journal, only the growth of the
+// first 128 MiB is safe like that; later steps are changes like any other of an image
+// without a journal.
 //
 // Descriptors of new groups go where the resize inode keeps room for them. When that
 // does not suffice, the image gets the feature meta_bg and loses resize_inode, as
@@ -242,15 +247,20 @@ func (g *grower) fillLastGroup() error {
 		return nil
 	}
 	if g.fs.journal == nil {
-		return g.fillBareGroup(end)
+		own, err := g.ownMap(last)
+		if err == nil && !own {
+			err = g.addJournal()
+		}
+		if err != nil {
+			return err
+		}
+		if own {
+			return g.fillBareGroup(end)
+		}
 	}
 	return g.change(func(fs *FS) error {
 		from, n := fs.sb.groupLen(last), uint32(end-fs.sb.blocks)
-		raw := fs.sb.raw
-		le.PutUint32(raw[sbBlocksLo:], uint32(end))
-		if fs.sb.incompat&incompat64bit != 0 {
-			le.PutUint32(raw[sbBlocksHi:], uint32(end>>32))
-		}
+		putBlocks(fs.sb.raw, fs.sb, end)
 		fs.sb.blocks = end
 		return fs.markFree(last, from, n)
 	})

@@ -34,10 +34,7 @@ func (g *grower) fillBareGroup(end uint64) error {
 	}
 	raw := slices.Clone(sb.raw)
 	le.PutUint64(raw[sbGrownFrom:], sb.blocks)
-	le.PutUint32(raw[sbBlocksLo:], uint32(end))
-	if sb.incompat&incompat64bit != 0 {
-		le.PutUint32(raw[sbBlocksHi:], uint32(end>>32))
-	}
+	putBlocks(raw, sb, end)
 	if err := g.switchSuper(raw); err != nil {
 		return err
 	}
@@ -87,18 +84,24 @@ func (g *grower) writeTailMap(k, from, end uint32) error {
 	return g.putSynced(m, int64(g.fs.sb.groupStart(k)+uint64(from))*defaultBlock)
 }
 
+// ownMap reports whether a group has the bitmap of its blocks itself.
+func (g *grower) ownMap(k uint32) (bool, error) {
+	d, err := g.fs.desc(k)
+	if err != nil {
+		return false, err
+	}
+	home, _ := g.fs.sb.groupOf(d.blockBitmap())
+	return home == k, nil
+}
+
 // freeOldMap frees, in a bitmap of a group, the block of the one that it replaces.
 func (g *grower) freeOldMap(k uint32, m []byte) error {
 	d, err := g.fs.desc(k)
-	if err != nil {
-		return err
+	if err == nil {
+		_, index := g.fs.sb.groupOf(d.blockBitmap())
+		clearBits(m, uint64(index), 1)
 	}
-	home, index := g.fs.sb.groupOf(d.blockBitmap())
-	if home != k {
-		return unsupportedf("growing an image without a journal that has the bitmap of its last group elsewhere; tune2fs -j adds a journal")
-	}
-	clearBits(m, uint64(index), 1)
-	return nil
+	return err
 }
 
 // bitmapCopy returns a copy of the bitmap of a group's blocks.
@@ -178,11 +181,6 @@ func (g *grower) switchCounted(raw []byte) error {
 	if err := g.fs.recount(); err != nil {
 		return err
 	}
-	c := g.fs.counters
-	le.PutUint32(raw[sbFreeBlocksLo:], uint32(c.freeBlocks))
-	if g.fs.sb.incompat&incompat64bit != 0 {
-		le.PutUint32(raw[sbFreeBlocksHi:], uint32(c.freeBlocks>>32))
-	}
-	le.PutUint32(raw[sbFreeInodes:], c.freeInodes)
+	putFree(raw, g.fs.sb, g.fs.counters)
 	return g.switchSuper(raw)
 }

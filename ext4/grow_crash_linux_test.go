@@ -121,6 +121,7 @@ type crashCase struct {
 	from, to int64
 	mke2fs   []string // nil: Format
 	bare     bool     // no journal at first: free blocks may be lost
+	shrink   bool
 }
 
 var crashCases = []crashCase{
@@ -129,7 +130,12 @@ var crashCases = []crashCase{
 	{name: "meta_bg", from: 200 * mib, to: 40 * gib},
 	{name: "bare", from: 4 * mib, to: 80 * mib, bare: true},
 	{name: "bare groups", from: 5*mib + 4096, to: gib, bare: true},
-	{name: "mke2fs", from: 300 * mib, to: 9 * gib, mke2fs: []string{"-O", "^metadata_csum"}},
+	{name: "mke2fs", from: 300 * mib, to: 9 * gib, mke2fs: []string{}},
+	{name: "nocsum", from: 100 * mib, to: 600 * mib, mke2fs: []string{"-O", "^metadata_csum,^64bit"}},
+	{name: "shrink", from: 20 * gib, shrink: true},
+	{name: "shrink tail", from: 200 * mib, shrink: true},
+	{name: "shrink mke2fs", from: 11 * gib, shrink: true, mke2fs: []string{}},
+	{name: "shrink bare", from: 6 * mib, shrink: true, bare: true},
 }
 
 // A growth that is cut short, whatever of it is on the disk, leaves an image in order,
@@ -139,7 +145,7 @@ func TestGrowCrash(t *testing.T) {
 	for _, c := range crashCases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			testGrowCrash(t, c, 40)
+			testGrowCrash(t, c, 30)
 		})
 	}
 }
@@ -162,7 +168,7 @@ func testGrowCrash(t *testing.T, c crashCase, states int) {
 		t.Fatal(err)
 	}
 	r := &recorder{File: f}
-	_, err = ext4.Grow(context.Background(), r, c.to, ext4.GrowOptions{})
+	err = c.resize(r)
 	f.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +182,15 @@ func testGrowCrash(t *testing.T, c crashCase, states int) {
 			t.Fatalf("state %d", i)
 		}
 	}
+}
+
+func (c *crashCase) resize(dev ext4.Device) (err error) {
+	if c.shrink {
+		_, err = ext4.ShrinkToFit(context.Background(), dev, ext4.ShrinkOptions{})
+	} else {
+		_, err = ext4.Grow(context.Background(), dev, c.to, ext4.GrowOptions{})
+	}
+	return err
 }
 
 // judge looks at what a crash left, and grows it again.
@@ -200,7 +215,7 @@ func (c *crashCase) judge(t *testing.T, image string, want oracle.Tree, i int) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := ext4.Grow(context.Background(), f, c.to, ext4.GrowOptions{}); err != nil {
+	if err := c.resize(f); err != nil {
 		t.Errorf("again: %v", err)
 		return
 	}

@@ -66,12 +66,10 @@ func (g *grower) addUpTo(groups uint32) error {
 	if err := g.dev.Sync(); err != nil {
 		return err
 	}
-	free := g.fs.counters.freeBlocks + w.free
-	le.PutUint32(n.raw[sbFreeBlocksLo:], uint32(free))
-	if n.incompat&incompat64bit != 0 {
-		le.PutUint32(n.raw[sbFreeBlocksHi:], uint32(free>>32))
-	}
-	le.PutUint32(n.raw[sbFreeInodes:], g.fs.counters.freeInodes+(n.inodes-old.inodes))
+	free := g.fs.counters
+	free.freeBlocks += w.free
+	free.freeInodes += n.inodes - old.inodes
+	putFree(n.raw, n, free)
 	return g.switchSuper(n.raw)
 }
 
@@ -92,10 +90,7 @@ func (g *grower) grown(groups uint32) (*super, error) {
 	old := g.fs.sb
 	raw := slices.Clone(old.raw)
 	blocks := min(g.blocks, uint64(groups)*defaultPer)
-	le.PutUint32(raw[sbBlocksLo:], uint32(blocks))
-	if old.incompat&incompat64bit != 0 {
-		le.PutUint32(raw[sbBlocksHi:], uint32(blocks>>32))
-	}
+	putBlocks(raw, old, blocks)
 	le.PutUint32(raw[sbInodes:], groups*old.inodesPer)
 	per := old.descsPerBlock()
 	if need := (groups + per - 1) / per; old.metaBG == ^uint32(0) && need > old.descBlocks() {

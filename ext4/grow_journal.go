@@ -44,7 +44,7 @@ func (g *grower) journalSpan(n uint64) (group uint32, s span, err error) {
 			if err != nil {
 				return 0, span{}, err
 			}
-			if uint64(d.freeBlocks()) < 2*n {
+			if home, _ := g.fs.sb.groupOf(d.blockBitmap()); home != k || uint64(d.freeBlocks()) < 2*n {
 				continue
 			}
 			m, err := g.fs.freeMap(k, d)

@@ -111,10 +111,14 @@ func (fs *FS) freeAhead(g, from, n uint32) (uint32, error) {
 // that are in use by now, and lists them in the resize inode.
 func (g *grower) keepAgain() error {
 	sb := g.fs.sb
-	if sb.compat&compatResizeInode == 0 || sb.metaBG != ^uint32(0) || g.kept == 0 {
+	if sb.compat&compatResizeInode == 0 || sb.metaBG != ^uint32(0) || g.kept == 0 && sb.reserved == 0 {
 		return nil
 	}
-	want := g.room - min(g.room, sb.descBlocks())
+	// The list has numbers of 32 bits, and a block for those of group 0.
+	want := min(g.room-min(g.room, sb.descBlocks()), defaultBlock/4)
+	if sb.blocks > 1<<32 {
+		want = 0
+	}
 	if sb.reserved == want {
 		if empty, err := g.fs.resizeEmpty(); !empty || want == 0 || err != nil {
 			return err

@@ -1,0 +1,67 @@
+package ext4
+
+import (
+	"context"
+	"fmt"
+)
+
+// Trim gives the storage of free blocks back: it punches holes into the image where
+// the file system has nothing. It returns how many bytes of free space there are in the
+// holes, most of which may have been holes before. First it makes all changes durable.
+//
+// Other calls go on meanwhile. Errors: [ErrUnsupported], the device is neither an
+// [*os.File] of a system and file system that know holes, nor has it a method
+// PunchHole(off, length int64) error; [ErrReadOnly]; those of ctx, with what was done
+// until then; those of the device.
+func (fs *FS) Trim(ctx context.Context) (int64, error) {
+	fs.mu.RLock()
+	err := fs.mayWrite()
+	groups := fs.sb.groups
+	fs.mu.RUnlock()
+	if err == nil {
+		// What was freed is busy until the log has it, and has nothing else of it.
+		err = fs.flush()
+	}
+	var n int64
+	for g := uint32(0); g < groups && err == nil; g++ {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		var freed int64
+		freed, err = fs.trimGroup(g)
+		n += freed
+	}
+	if err != nil {
+		return n, fmt.Errorf("trimming: %w", err)
+	}
+	return n, nil
+}
+
+// trimGroup punches out the free blocks of a group. None of them can be taken meanwhile:
+// who does that holds fs.mu alone.
+func (fs *FS) trimGroup(g uint32) (int64, error) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	if err := fs.mayWrite(); err != nil {
+		return 0, err
+	}
+	d, err := fs.desc(g)
+	if err != nil || d.freeBlocks() == 0 {
+		return 0, err
+	}
+	m, err := fs.freeMap(g, d)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for at := m.next(0, false); at < m.len; {
+		end := m.next(at, true)
+		length := int64(end-at) * fs.sb.blockSize
+		if err := punchHole(fs.dev, int64(fs.sb.groupStart(g)+uint64(at))*fs.sb.blockSize, length); err != nil {
+			return n, err
+		}
+		n += length
+		at = m.next(end, false)
+	}
+	return n, nil
+}
