@@ -131,7 +131,7 @@ func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release f
 		if err != nil {
 			return func() {}, nil
 		}
-		if f != nil && loopOf(image) == "" {
+		if f != nil && loopOf(image, false) == "" {
 			return func() { f.Close() }, nil
 		}
 		if f != nil {

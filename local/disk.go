@@ -3,11 +3,8 @@ package local
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
@@ -220,50 +217,4 @@ func (b *Backend) openDiskOf(id string) *sharedDisk {
 	}
 	d.refs++
 	return d
-}
-
-// loopOf returns the loop device that has an image, if one has: then it is mounted, or
-// may be at any time, whoever did it.
-func loopOf(image *os.File) string {
-	var st unix.Stat_t
-	if unix.Fstat(int(image.Fd()), &st) != nil {
-		return ""
-	}
-	list, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	for _, p := range list {
-		name, err := os.ReadFile(p)
-		if err != nil {
-			continue
-		}
-		var back unix.Stat_t
-		if unix.Stat(strings.TrimSuffix(string(name), "\n"), &back) == nil && back.Dev == st.Dev && back.Ino == st.Ino {
-			return "/dev/" + strings.Split(p, "/")[3]
-		}
-	}
-	return ""
-}
-
-// lockHolder names the process that holds a lock on a file. /proc/locks has a line for
-// each lock: its number, kind, ADVISORY, READ or WRITE, pid, and device:inode.
-func lockHolder(f *os.File) string {
-	var st unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &st) != nil {
-		return ""
-	}
-	list, _ := os.ReadFile("/proc/locks")
-	for line := range strings.Lines(string(list)) {
-		w := strings.Fields(line)
-		if len(w) < 6 || w[1] != "FLOCK" || !strings.HasSuffix(w[5], fmt.Sprintf(":%d", st.Ino)) {
-			continue
-		}
-		if w[4] == fmt.Sprint(os.Getpid()) {
-			return "this process"
-		}
-		comm, err := os.ReadFile("/proc/" + w[4] + "/comm")
-		if err != nil {
-			return "a process that cannot be seen from here"
-		}
-		return fmt.Sprintf("process %s (%s)", w[4], strings.TrimSpace(string(comm)))
-	}
-	return ""
 }

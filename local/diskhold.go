@@ -68,7 +68,7 @@ func (b *Backend) tryHold(id string, image *os.File, kind holdKind, shared bool)
 		return nil, err
 	}
 	other.Close()
-	if !shared && loopOf(image) != "" {
+	if dev := loopOf(image, shared); dev != "" {
 		own.Close()
 		return nil, nil
 	}
@@ -109,7 +109,7 @@ func (b *Backend) whoHolds(id string, image *os.File) error {
 	if who := lockHolder(image); who != "" {
 		return driver.Errorf(driver.ErrInUse, "in use by %s; stop it first", who)
 	}
-	if dev := loopOf(image); dev != "" {
+	if dev := loopOf(image, false); dev != "" {
 		return driver.Errorf(driver.ErrInUse, "in use by the loop device %s; unmount it first", dev)
 	}
 	if d, err := os.Open(b.path("volumes", id)); err == nil {
