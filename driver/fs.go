@@ -211,4 +211,6 @@ type Statfs struct {
 	Used  int64 `json:"used"`  // as Info.Used
 	Free  int64 `json:"free"`  // what may still be written
 	Files int64 `json:"files"` // inodes that could still be made; -1: no limit known
+	// Allocated is the storage that the image of a disk volume takes; 0: not a disk.
+	Allocated int64 `json:"allocated,omitempty"`
 }

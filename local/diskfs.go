@@ -287,6 +287,11 @@ func (f *diskFS) Statfs(ctx context.Context) (s driver.Statfs, err error) {
 		info, err := f.b.Get(ctx, driver.ByID(f.d.id))
 		u := f.fs.Usage()
 		s = driver.Statfs{Total: u.Size, Used: int64(info.Used), Free: u.Free, Files: u.FreeInodes}
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstat(int(f.d.image.Fd()), &st)
+		}
+		s.Allocated = st.Blocks * 512
 		return err
 	})
 	return s, err

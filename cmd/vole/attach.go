@@ -123,6 +123,11 @@ func (a *app) runAttached(ctx context.Context, att *vole.Attachment, argv []stri
 		Path: program, Args: args, Env: append(os.Environ(), "VOLE_PATH="+att.Path()),
 		Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr, SysProcAttr: boundToParent(),
 	}
+	if hold := att.Hold(); hold != nil {
+		// So the image stays held until the last process that has it open ends,
+		// whatever becomes of this one.
+		cmd.ExtraFiles = []*os.File{hold}
+	}
 	if att.Info().ReadOnly {
 		if err := makeReadOnly(cmd, att.Path()); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
@@ -16,8 +17,9 @@ type usageJSON struct {
 	Kind      vole.Kind  `json:"kind"`
 	Used      vole.Size  `json:"used"`
 	UsedStale bool       `json:"used_stale"`
-	Limit     vole.Size  `json:"limit,omitempty"` // quota or capacity; absent: none
-	Free      *vole.Size `json:"free,omitempty"`  // of the limit; absent when that is
+	Limit     vole.Size  `json:"limit,omitempty"`     // quota or capacity; absent: none
+	Free      *vole.Size `json:"free,omitempty"`      // of the limit; absent when that is, or of a disk in use
+	Allocated *vole.Size `json:"allocated,omitempty"` // storage that a disk's image takes; absent when in use
 }
 
 func newDfCmd(a *app) *cobra.Command {
@@ -26,6 +28,10 @@ func newDfCmd(a *app) *cobra.Command {
 		Use:   "df [NAME...]",
 		Short: "Show what volumes hold and may hold",
 		Long: `Show what volumes hold against their limit; all volumes when none is named.
+
+The limit of a disk volume is the size of its image. What is free in it is what its file
+system says, which needs some space for itself; while somebody has the volume attached
+for writing, that is not known. --json tells how much storage the image takes.
 
 "~" before a figure says that it may be wrong: a program used the files by their path
 on the host. --measure counts such volumes, or the named ones, again.`,
@@ -72,7 +78,38 @@ func (a *app) dfOne(ctx context.Context, p *usagePrinter, v *vole.Volume, measur
 			return err
 		}
 	}
-	return p.add(info)
+	u := usageJSON{ID: info.ID, Name: info.Name, Kind: info.Kind, Used: info.Used, UsedStale: info.UsedStale, Limit: limitOf(info)}
+	if info.Kind != vole.KindDisk {
+		if u.Limit > 0 {
+			free := max(0, u.Limit-u.Used)
+			u.Free = &free
+		}
+		return p.add(info, u)
+	}
+	st, err := diskSpace(ctx, v)
+	if st != nil {
+		free, allocated := vole.Size(st.Free), vole.Size(st.Allocated)
+		u.Free, u.Allocated = &free, &allocated
+	}
+	return errors.Join(p.add(info, u), err)
+}
+
+// diskSpace asks the file system of a disk volume how much is free; nil: it is in use,
+// so that nobody can tell.
+func diskSpace(ctx context.Context, v *vole.Volume) (*vole.Statfs, error) {
+	list, err := v.Attachments(ctx)
+	if err != nil || slices.ContainsFunc(list, func(at vole.AttachmentInfo) bool { return !at.ReadOnly }) {
+		return nil, err
+	}
+	f, err := v.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
+	if errors.Is(err, vole.ErrInUse) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Statfs(ctx)
+	return &st, errors.Join(err, f.Close())
 }
 
 // usagePrinter prints a stream of usages as a table, names or a JSON array.
@@ -93,23 +130,23 @@ func (a *app) newUsagePrinter() *usagePrinter {
 	return p
 }
 
-func (p *usagePrinter) add(i vole.Info) error {
-	limit := limitOf(i)
-	free := max(0, limit-i.Used)
+func (p *usagePrinter) add(i vole.Info, u usageJSON) error {
 	switch {
 	case p.j != nil:
-		u := usageJSON{ID: i.ID, Name: i.Name, Kind: i.Kind, Used: i.Used, UsedStale: i.UsedStale, Limit: limit}
-		if limit > 0 {
-			u.Free = &free
-		}
 		return p.j.add(u)
 	case p.t == nil:
-		return p.a.printf("%s\n", i.Name)
-	case limit == 0:
-		return p.t.row(i.Name, string(i.Kind), p.a.used(i), "-", "-", "-")
+		return p.a.printf("%s\n", u.Name)
+	case u.Limit == 0:
+		return p.t.row(u.Name, string(u.Kind), p.a.used(i), "-", "-", "-")
+	case u.Free == nil:
+		return p.t.row(u.Name, string(u.Kind), p.a.used(i), p.a.size(u.Limit), "-", "-")
 	}
-	percent := fmt.Sprintf("%.0f%%", 100*float64(i.Used)/float64(limit))
-	return p.t.row(i.Name, string(i.Kind), p.a.used(i), p.a.size(limit), p.a.size(free), percent)
+	taken := u.Used
+	if u.Kind == vole.KindDisk {
+		taken = u.Limit - *u.Free // the file system's own part with it
+	}
+	percent := fmt.Sprintf("%.0f%%", 100*float64(taken)/float64(u.Limit))
+	return p.t.row(u.Name, string(u.Kind), p.a.used(i), p.a.size(u.Limit), p.a.size(*u.Free), percent)
 }
 
 func (p *usagePrinter) close() error {
