@@ -97,7 +97,8 @@ func (fs *FS) shutdown() error {
 			return fs.fail(err)
 		}
 		j.start, j.head = 0, j.first
-		if err := fs.writeJournalSuper(j); err != nil {
+		// Synced before the superblock says that there is nothing in it.
+		if err := errors.Join(fs.writeJournalSuper(j), fs.dev.Sync()); err != nil {
 			return fs.fail(err)
 		}
 	}

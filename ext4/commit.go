@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
 )
 
@@ -29,9 +30,15 @@ func (fs *FS) openLog() error {
 	if j == nil || err != nil {
 		return err
 	}
-	j.start = 0 // whatever was in it has been replayed
+	stale := j.start != 0 // what was in it is replayed by now, unless the superblock said that it was nothing
+	j.start = 0
 	j.head = j.first
 	j.upgrade()
+	if stale {
+		if err := errors.Join(fs.writeJournalSuper(j), fs.dev.Sync()); err != nil {
+			return err
+		}
+	}
 	j.blocks = min(j.blocks, j.first+maxLogInUse)
 	usable := int(j.blocks - j.first)
 	fs.txLimit = min(maxTransaction, usable*15/16-4)
@@ -85,7 +92,18 @@ func (fs *FS) commit(seq uint64) error {
 	if fs.committed >= seq {
 		return nil
 	}
+	if err := fs.writeHeldBack(); err != nil {
+		return err
+	}
 	return fs.fail(fs.commitOpen())
+}
+
+// writeHeldBack writes data that was held back. When that fails, for want of space
+// say, nothing is lost yet, and the next commit tries again.
+func (fs *FS) writeHeldBack() error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.flushBehind()
 }
 
 // fail remembers why a commit failed: what is on the device is then no longer known,
@@ -143,7 +161,7 @@ func (fs *FS) freeze() (*transaction, error) {
 	if fs.failed != nil {
 		return nil, fs.failed
 	}
-	if err := fs.sealTransaction(); err != nil {
+	if err := errors.Join(fs.flushBehind(), fs.sealTransaction()); err != nil {
 		return nil, err
 	}
 	for fs.journal != nil && fs.journal.head+fs.logBlocks(len(fs.tx.blocks)) > fs.journal.blocks {
@@ -151,7 +169,7 @@ func (fs *FS) freeze() (*transaction, error) {
 		err := fs.checkpoint()
 		fs.mu.Lock()
 		if err == nil {
-			err = fs.sealTransaction()
+			err = errors.Join(fs.flushBehind(), fs.sealTransaction())
 		}
 		if err != nil {
 			return nil, err

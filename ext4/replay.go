@@ -1,6 +1,9 @@
 package ext4
 
-import "math"
+import (
+	"errors"
+	"math"
+)
 
 // logBlock is a block of the log that is the newest version of another block.
 type logBlock struct {
@@ -65,7 +68,8 @@ func (fs *FS) afterReplay(j *journal, r *replayed) error {
 			return err
 		}
 		j.start, j.sequence = 0, r.next+1
-		if err := fs.writeJournalSuper(j); err != nil {
+		// Synced before anything is written over what was replayed.
+		if err := errors.Join(fs.writeJournalSuper(j), fs.dev.Sync()); err != nil {
 			return err
 		}
 	}
