@@ -105,7 +105,7 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 		if err := c.content(src, made); err != nil {
 			return err
 		}
-		_, err = fs.placeFile(made, to, func(_, i *inode, _ string) error {
+		_, err = fs.placeFile(made, to, func(_, i, _ *inode) error {
 			old, err := fs.inode(src.in.num)
 			if err != nil {
 				return err
@@ -128,11 +128,15 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 		if err != nil {
 			return err
 		}
+		there, err := fs.replaceable(dir, name, noReplace)
+		if err != nil {
+			return err
+		}
 		i, err := fs.copyNode(dir, old)
 		if err != nil {
 			return err
 		}
-		gone, err = fs.place(dir, name, i, noReplace)
+		gone, err = fs.place(dir, name, i, there)
 		return err
 	})
 	if err == nil && changed {

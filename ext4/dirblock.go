@@ -242,6 +242,9 @@ func (fs *FS) hasRoom(dir *inode, b []byte, name string) bool {
 // findInBlock finds a name, and the entry before it (off -1: it is the first).
 func (fs *FS) findInBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
 	before = -1
+	if len(b) < 65536 && fs.sb.incompat&incompatFiletype != 0 {
+		return fs.scanBlock(dir, b, name)
+	}
 	for off, end := 0, fs.dirEnd(); off < end; {
 		if e, err = fs.entry(dir.num, b, off, end); err != nil {
 			return e, before, false, err
@@ -251,6 +254,29 @@ func (fs *FS) findInBlock(dir *inode, b []byte, name string) (e dirent, before i
 		}
 		before = off
 		off += e.len
+	}
+	return e, before, false, nil
+}
+
+// scanBlock is findInBlock in a hurry, for the usual blocks: a name is looked at only
+// where its length fits.
+func (fs *FS) scanBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
+	before = -1
+	for off, end := 0, fs.dirEnd(); off < end; {
+		if off+entHeader > end {
+			break
+		}
+		h := le.Uint64(b[off:]) // inode, length of the entry, length of the name, type
+		n := int(uint16(h >> 32))
+		if n < entHeader || n%4 != 0 || off+n > end {
+			return e, before, false, corruptf("an entry of directory %d", dir.num)
+		}
+		if uint32(h) != 0 && int(byte(h>>48)) == len(name) && entHeader+len(name) <= n && string(b[off+entHeader:off+entHeader+len(name)]) == name {
+			e, err = fs.entry(dir.num, b, off, end)
+			return e, before, err == nil && e.ino != 0, err
+		}
+		before = off
+		off += n
 	}
 	return e, before, false, nil
 }

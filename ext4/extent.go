@@ -127,26 +127,26 @@ func (fs *FS) extBlock(i *inode, at uint64, depth int) (extNode, error) {
 
 // checkExtNode checks what later code relies on: sizes, order, and places.
 func (fs *FS) checkExtNode(i *inode, n extNode, depth int) error {
-	bad := corruptf("extents of inode %d", i.num)
+	bad := func() error { return corruptf("extents of inode %d", i.num) }
 	if le.Uint16(n) != extentMagic || n.count() > n.room() || extHeader+extEntry*n.room() > len(n) || n.depth() > maxDepth ||
 		depth >= 0 && (n.depth() != depth || n.count() == 0) {
-		return bad
+		return bad()
 	}
 	next := uint64(0)
 	for k := range n.count() {
 		if uint64(n.key(k)) < next {
-			return bad
+			return bad()
 		}
 		if n.depth() > 0 {
 			next = uint64(n.key(k)) + 1
 			if c := n.child(k); c < fs.sb.first || c >= fs.sb.blocks {
-				return bad
+				return bad()
 			}
 			continue
 		}
 		e := n.extent(k)
 		if e.n == 0 || e.start < fs.sb.first || e.start+uint64(e.n) > fs.sb.blocks || e.end() > maxLogical+1 {
-			return bad
+			return bad()
 		}
 		next = e.end()
 	}

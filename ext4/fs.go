@@ -44,6 +44,7 @@ type FS struct {
 	committing *transaction // being written to the log
 	held       busyBlocks   // free blocks of which an old version is in the log
 	op         op
+	behind     behind              // data that is not on the device yet
 	tails      map[uint64]struct{} // blocks of file data that are in transactions
 	inodes     map[uint32]*openInode
 	orphans    []uint32 // the list of inodes without a name, first first

@@ -74,18 +74,18 @@ func (fs *FS) dxRoom(l uint32) int {
 
 // checkIndexBlock checks an inner node.
 func (fs *FS) checkIndexBlock(dir *inode, l uint32, b []byte) error {
-	bad := corruptf("the index of directory %d", dir.num)
+	bad := func() error { return corruptf("the index of directory %d", dir.num) }
 	if l == 0 && (b[dxRootInfo+5] != dxRootEntries-dxRootInfo || b[dxRootInfo+6] > 2 ||
 		le.Uint16(b[4:]) != 12 || b[6] != 1 || b[8] != '.') {
-		return bad
+		return bad()
 	}
 	n := dxNode(b[dxOffset(l):])
 	if n.room() != fs.dxRoom(l) || n.count() < 1 || n.count() > n.room() {
-		return bad
+		return bad()
 	}
 	for i := 1; i < n.count(); i++ {
 		if i > 1 && n.hash(i) <= n.hash(i-1) {
-			return bad
+			return bad()
 		}
 	}
 	if !fs.sb.csum {

@@ -220,17 +220,52 @@ func (f *FS) rawInode(num uint32) (*inode, error) {
 
 // inode reads an inode that is in use, and checks it.
 func (f *FS) inode(num uint32) (*inode, error) {
-	i, err := f.rawInode(num)
+	n, off, err := f.inodeAt(num)
 	if err != nil {
 		return nil, err
 	}
-	if f.sb.csum && !inodeSealed(f.sb.seed, num, i.raw) {
-		return nil, corruptf("checksum of inode %d", num)
+	b, err := f.get(n)
+	if err != nil {
+		return nil, err
+	}
+	i := &inode{num, slices.Clone(b.data[off : off+f.sb.inodeSize])}
+	if f.sb.csum && !f.wasSealed(b, off) {
+		if !inodeSealed(f.sb.seed, num, i.raw) {
+			return nil, corruptf("checksum of inode %d", num)
+		}
+		f.noteSealed(b, off)
 	}
 	if i.mode() == 0 || i.links() == 0 && le.Uint32(i.raw[inDtime:]) != 0 && !i.has(flagEAInode) && !f.isOrphan(num) {
 		return nil, corruptf("inode %d is not in use", num)
 	}
 	return i, f.checkInode(i)
+}
+
+// sealedBit is the bit for the inode at off among those of its block whose checksums
+// have been found right; 0 where a block has too many.
+func (f *FS) sealedBit(off int) uint64 {
+	if f.sb.blockSize > 32*int64(f.sb.inodeSize) {
+		return 0
+	}
+	return 1 << (off / f.sb.inodeSize)
+}
+
+func (f *FS) wasSealed(b *block, off int) bool {
+	v := b.passed.Load()
+	return v>>32 == checkInode && v&f.sealedBit(off) != 0
+}
+
+func (f *FS) noteSealed(b *block, off int) {
+	for {
+		old := b.passed.Load()
+		v := uint64(checkInode)<<32 | f.sealedBit(off)
+		if old>>32 == checkInode {
+			v |= old
+		}
+		if b.passed.CompareAndSwap(old, v) {
+			return
+		}
+	}
 }
 
 func (f *FS) checkInode(i *inode) error {

@@ -50,6 +50,7 @@ func (fs *FS) readData(p []byte, at int64) error {
 	if err := readFull(fs.dev, p, at); err != nil {
 		return err
 	}
+	fs.behind.overlay(p, at)
 	if len(fs.tails) == 0 && len(fs.replayed) == 0 {
 		return nil
 	}
@@ -77,6 +78,9 @@ func (fs *FS) readData(p []byte, at int64) error {
 // there, since it would bring the old content back.
 func (fs *FS) writeData(p []byte, at int64) error {
 	fs.tx.data = true
+	if err := fs.flushBehind(); err != nil {
+		return err
+	}
 	if len(fs.tails) == 0 {
 		_, err := fs.dev.WriteAt(p, at)
 		return err
@@ -123,6 +127,9 @@ func (fs *FS) zeroPart(i *inode, from, to int64) error {
 	from, to = from-int64(l)*bs, to-int64(l)*bs
 	buf := make([]byte, to-from)
 	if err := fs.readData(buf, int64(n)*bs+from); err != nil || allZero(buf) {
+		return err
+	}
+	if err := fs.flushBehind(); err != nil {
 		return err
 	}
 	fs.tails[n] = struct{}{}
@@ -216,21 +223,75 @@ func (fs *FS) writeExtent(i *inode, p []byte, off int64) (int, error) {
 func (fs *FS) writeFresh(p []byte, at, in int64) error {
 	bs := fs.sb.blockSize
 	fs.tx.data = true
-	if in == 0 && int64(len(p))%bs == 0 {
-		_, err := fs.dev.WriteAt(p, at)
-		return err
-	}
 	whole := int64(len(p)) / bs * bs
-	if in == 0 && whole > 4*bs {
+	if in == 0 && whole > maxBehind {
+		if err := fs.flushBehind(); err != nil {
+			return err
+		}
 		if _, err := fs.dev.WriteAt(p[:whole], at); err != nil {
 			return err
 		}
-		p, at = p[whole:], at+whole
+		if p, at = p[whole:], at+whole; len(p) == 0 {
+			return nil
+		}
 	}
-	buf := make([]byte, roundUp(in+int64(len(p)), bs))
-	copy(buf[in:], p)
-	_, err := fs.dev.WriteAt(buf, at)
-	return err
+	return fs.writeBehind(p, at, in)
+}
+
+// behind is data for new blocks that is not on the device yet: what small files hold
+// goes there in large writes, before the transaction that maps the blocks is committed.
+type behind struct {
+	at  int64 // where it goes
+	buf []byte
+}
+
+// maxBehind is the largest piece of data that is held back, in bytes.
+const maxBehind = 128 << 10
+
+// writeBehind holds whole blocks back that hold p from the byte in on, and zeros else.
+func (fs *FS) writeBehind(p []byte, at, in int64) error {
+	w := &fs.behind
+	n := int(roundUp(in+int64(len(p)), fs.sb.blockSize))
+	if len(w.buf) > 0 && (at != w.at+int64(len(w.buf)) || len(w.buf)+n > chunk) {
+		if err := fs.flushBehind(); err != nil {
+			return err
+		}
+	}
+	if len(w.buf) == 0 {
+		w.at = at
+	}
+	if w.buf == nil {
+		w.buf = make([]byte, 0, chunk)
+	}
+	end := len(w.buf) + n
+	w.buf = append(w.buf, zeros[:in]...)
+	w.buf = append(w.buf, p...)
+	for len(w.buf) < end {
+		w.buf = append(w.buf, zeros[:min(len(zeros), end-len(w.buf))]...)
+	}
+	return nil
+}
+
+// flushBehind writes what was held back. Other data is written only after it, so that
+// the last writer of a block wins.
+func (fs *FS) flushBehind() error {
+	w := &fs.behind
+	if len(w.buf) == 0 {
+		return nil
+	}
+	if _, err := fs.dev.WriteAt(w.buf, w.at); err != nil {
+		return err
+	}
+	w.buf = w.buf[:0]
+	return nil
+}
+
+// overlay copies what was held back over what was read from the device.
+func (w *behind) overlay(p []byte, at int64) {
+	lo, hi := max(at, w.at), min(at+int64(len(p)), w.at+int64(len(w.buf)))
+	if lo < hi {
+		copy(p[lo-at:hi-at], w.buf[lo-w.at:])
+	}
 }
 
 // goalFor chooses where a new block of a file should lie: behind the one before it.

@@ -30,8 +30,13 @@ func (fs *FS) WriteFile(ctx context.Context, path string, r io.Reader, opts Writ
 	if path == "." {
 		return 0, errIsDir
 	}
-	if err := fs.precheck(path, opts.Exclusive); err != nil {
-		return 0, err
+	if fs.opts.ReadOnly {
+		return 0, ErrReadOnly
+	}
+	if opts.Size > chunk || opts.NextData != nil {
+		if err := fs.precheck(path, opts.Exclusive); err != nil {
+			return 0, err
+		}
 	}
 	buf := chunks.Get().(*[]byte)
 	defer chunks.Put(buf)
@@ -50,9 +55,6 @@ func (fs *FS) WriteFile(ctx context.Context, path string, r io.Reader, opts Writ
 
 // precheck finds early what place would refuse.
 func (fs *FS) precheck(path string, exclusive bool) error {
-	if fs.opts.ReadOnly {
-		return ErrReadOnly
-	}
 	err := fs.view(path, false, func(i *inode) error {
 		switch {
 		case i.isDir():
@@ -103,7 +105,11 @@ func (fs *FS) writeSmall(path string, data []byte, opts WriteOptions) error {
 		if err != nil {
 			return err
 		}
-		i, err := fs.makeInode(dir, typeRegular|fs.newMode(dir, name, opts.Mode))
+		old, err := fs.replaceable(dir, name, opts.Exclusive)
+		if err != nil {
+			return err
+		}
+		i, err := fs.makeInode(dir, typeRegular|newMode(old, opts.Mode))
 		if err != nil {
 			return err
 		}
@@ -114,7 +120,7 @@ func (fs *FS) writeSmall(path string, data []byte, opts WriteOptions) error {
 			}
 			n += k
 		}
-		gone, err = fs.place(dir, name, i, opts.Exclusive)
+		gone, err = fs.place(dir, name, i, old)
 		return err
 	})
 	return fs.finish(seq, err, gone)
@@ -133,33 +139,43 @@ func (fs *FS) makeParent(path string) (*inode, string, error) {
 	return fs.resolveParent(path)
 }
 
-// newMode returns the permission bits of a file that is about to be replaced.
-func (fs *FS) newMode(dir *inode, name string, mode iofs.FileMode) uint16 {
-	if mode != 0 {
+// newMode returns the permission bits of a file that is about to replace old, if that
+// is not nil.
+func newMode(old *inode, mode iofs.FileMode) uint16 {
+	switch {
+	case mode != 0:
 		return permBits(mode)
-	}
-	if old, err := fs.child(dir, name); err == nil && old.isRegular() {
+	case old != nil && old.isRegular():
 		return old.mode() & 0o7777
 	}
 	return 0o644
 }
 
-// place gives an inode a name in a directory, in the place of a file that has it, and
-// stores both.
-func (fs *FS) place(dir *inode, name string, i *inode, exclusive bool) (gone uint32, err error) {
+// replaceable returns what has a name in a directory, which is about to be given to a
+// file; nil: nothing.
+func (fs *FS) replaceable(dir *inode, name string, exclusive bool) (*inode, error) {
 	old, err := fs.child(dir, name)
 	switch {
 	case errors.Is(err, errNoEntry):
-		if err := fs.mayAdd(dir, name); err != nil {
-			return 0, err
+		if dir.links() == 0 {
+			return nil, errNoEntry // the directory was removed
 		}
-		return 0, fs.link(dir, name, i)
+		return nil, nil
 	case err != nil:
-		return 0, err
+		return nil, err
+	case old.isDir():
+		return nil, errIsDir
 	case exclusive:
-		return 0, errExists
-	case old.isDir() && !i.isDir():
-		return 0, errIsDir
+		return nil, errExists
+	}
+	return old, nil
+}
+
+// place gives an inode a name in a directory, in the place of old if that is not nil,
+// and stores both.
+func (fs *FS) place(dir *inode, name string, i, old *inode) (gone uint32, err error) {
+	if old == nil {
+		return 0, fs.link(dir, name, i)
 	}
 	if gone, err = fs.enterName(dir, name, i, old); err != nil {
 		return 0, err
@@ -186,15 +202,15 @@ func (fs *FS) writeLarge(ctx context.Context, path string, r io.Reader, opts Wri
 	if err != nil {
 		return 0, err
 	}
-	return fs.placeFile(f, path, func(dir, i *inode, name string) error {
-		mode := fs.newMode(dir, name, opts.Mode)
+	return fs.placeFile(f, path, func(dir, i, old *inode) error {
+		mode := newMode(old, opts.Mode)
 		i.setOwner(typeRegular|mode, fs.opts.UID, fs.gidIn(dir))
 		return fs.inheritACL(dir, i)
 	}, opts.Exclusive)
 }
 
 // placeFile gives an open file without a name one; set completes its inode.
-func (fs *FS) placeFile(f *File, path string, set func(dir, i *inode, name string) error, exclusive bool) (int64, error) {
+func (fs *FS) placeFile(f *File, path string, set func(dir, i, old *inode) error, exclusive bool) (int64, error) {
 	var gone uint32
 	var size int64
 	seq, err := fs.update(func() error {
@@ -209,11 +225,15 @@ func (fs *FS) placeFile(f *File, path string, set func(dir, i *inode, name strin
 		if err := fs.removeOrphan(i); err != nil {
 			return err
 		}
-		if err := set(dir, i, name); err != nil {
+		old, err := fs.replaceable(dir, name, exclusive)
+		if err != nil {
+			return err
+		}
+		if err := set(dir, i, old); err != nil {
 			return err
 		}
 		size = i.size()
-		gone, err = fs.place(dir, name, i, exclusive)
+		gone, err = fs.place(dir, name, i, old)
 		return err
 	})
 	return size, fs.finish(seq, err, gone)
