@@ -56,12 +56,17 @@ func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	cut := rnd.IntN(len(r.ops) + 1)
-	whole := 0
-	for i, o := range r.ops[:cut] {
+	syncs := []int{0}
+	for i, o := range r.ops {
 		if o.data == nil && o.size == 0 {
-			whole = i
+			syncs = append(syncs, i)
 		}
+	}
+	syncs = append(syncs, len(r.ops))
+	k := rnd.IntN(len(syncs) - 1)
+	whole, cut := syncs[k], syncs[k+1]
+	if rnd.IntN(3) == 0 {
+		cut = whole + rnd.IntN(cut-whole+1)
 	}
 	lost := []float64{0, 0.5, 0.1, 0.9}[rnd.IntN(4)] // how many of the last sectors
 	for i, o := range r.ops[:cut] {
