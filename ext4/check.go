@@ -212,9 +212,10 @@ func (c *checker) charge(n int) bool {
 	return c.err == nil
 }
 
-// inside reports whether n blocks from a place on are in the file system.
+// inside reports whether n blocks from a place on are in the file system. Nothing but the
+// superblock lies in block 0.
 func (c *checker) inside(at, n uint64) bool {
-	return at >= c.sb.first && at < c.sb.blocks && n <= c.sb.blocks-at
+	return at >= max(c.sb.first, 1) && at < c.sb.blocks && n <= c.sb.blocks-at
 }
 
 // read returns a block of metadata, not to be changed; nil: it cannot be read, which

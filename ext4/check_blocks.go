@@ -84,6 +84,9 @@ func (c *checker) checkContent(i *inode, s *inodeState, more uint64) {
 		c.checkBlockMap(m)
 		m.lastInit = m.last
 	}
+	if i.has(flagIndexed) && !i.isDir() {
+		c.badInode(ProblemInode, i.num, "an index, but no directory")
+	}
 	c.checkSize(m)
 	if want, got := m.clusters*uint64(c.sb.cluster), c.storage(i); want*uint64(c.sb.blockSize) != got {
 		c.badInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage and has %d", got, want*uint64(c.sb.blockSize))

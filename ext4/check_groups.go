@@ -148,7 +148,7 @@ func (c *checker) ownBits(g uint32, d desc, m []byte) {
 	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupLen(g))
 	k := uint64(c.sb.cluster)
 	for _, p := range append(c.places(d), place{at: lo, n: c.baseBlocks(g)}) {
-		if !c.inside(p.at, p.n) {
+		if p.at >= c.sb.blocks || p.n > c.sb.blocks {
 			continue
 		}
 		if a, b := max(p.at, lo), min(p.at+p.n, hi); a < b {

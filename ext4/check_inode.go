@@ -68,7 +68,7 @@ func (c *checker) scanInode(i *inode) {
 	_, orphan := c.orphans[i.num]
 	if dtime := le.Uint32(i.raw[inDtime:]); dtime != 0 && !orphan && dtime < c.sb.inodes && c.timesMatter() {
 		c.badInode(ProblemDeleted, i.num, "was deleted at %d, which is in no list of orphans", dtime)
-	} else if dtime != 0 && i.links() != 0 && !orphan {
+	} else if dtime != 0 && i.links() != 0 && !orphan && (i.num == rootInode || i.num >= c.sb.firstIno) {
 		c.badInode(ProblemDeleted, i.num, "is in use and was deleted at %v", time.Unix(int64(dtime), 0).UTC())
 	}
 	if c.scanReserved(i) {
@@ -192,9 +192,6 @@ func (c *checker) checkFields(i *inode, s *inodeState) {
 		bad(ProblemInode, "extra size %d", n)
 	}
 	c.checkTimes(i)
-	if !i.isDir() && i.has(flagIndexed) {
-		bad(ProblemInode, "an index, but no directory")
-	}
 	if k := i.kind(); k == typeChar || k == typeBlock || k == typeFifo || k == typeSocket {
 		if i.size() != 0 || i.has(flagExtents|flagInline|flagImmutable|flagAppend|flagIndexed) {
 			bad(ProblemInode, "a node with size %d and flags %#x", uint64(i.size()), i.flags())

@@ -4,6 +4,7 @@ package ext4_test
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 
 	"github.com/volehq/vole/ext4"
@@ -79,5 +80,15 @@ func report(t *testing.T, list []ext4.Problem, err error) {
 	}
 	for _, p := range list {
 		t.Error(p)
+	}
+}
+
+// The superblock counts free blocks, not clusters.
+func TestUsageOfClusters(t *testing.T) {
+	oracle.RequireTools(t)
+	image := filepath.Join(t.TempDir(), "bigalloc.img")
+	oracle.Mke2fs(t, image, 64<<20, "-O", "bigalloc", "-C", "16384")
+	if u := openImage(t, image, ext4.OpenOptions{ReadOnly: true}).Usage(); u.Free <= 0 || u.Free > 64<<20 {
+		t.Errorf("%d bytes are free in an image of 64 MiB", u.Free)
 	}
 }

@@ -95,22 +95,24 @@ func (c *checker) checkResize(i *inode) {
 	}
 	at := uint64(le.Uint32(area[4*(directBlocks+1):]))
 	others := !allZero(area[:4*(directBlocks+1)]) || !allZero(area[4*(directBlocks+2):])
-	if others || !c.inside(at, 1) || i.links() == 0 || !i.isRegular() || i.has(flagExtents|flagInline) || i.xattrBlock() != 0 {
+	if others || !c.inside(at, 1) || i.links() == 0 || !i.isRegular() || i.has(flagExtents|flagInline|flagIndexed) {
 		c.badInode(ProblemResize, i.num, "is not what it should be")
 		return
 	}
-	m := &mapped{i: i}
+	if i.xattrBlock() != 0 {
+		c.badInode(ProblemXattr, i.num, "has attributes")
+	}
+	m := &mapped{i: i, last: -1}
 	c.claim(m, at, 1)
 	if c.isMeta(at) {
 		return
 	}
-	blocks := uint64(1)
 	b := c.read(at)
 	if b == nil {
 		return
 	}
 	b = bytes.Clone(b)
-	per := uint32(c.sb.blockSize / 4)
+	per := uint64(c.sb.blockSize / 4)
 	for k := range per {
 		p := uint64(le.Uint32(b[4*k:]))
 		if p == 0 {
@@ -120,23 +122,26 @@ func (c *checker) checkResize(i *inode) {
 			c.badBlock(ProblemOutside, i.num, p, "kept for descriptors")
 			return
 		}
-		blocks++
-		blocks += c.countPointers(p)
+		m.clusters++
+		c.countPointers(m, p, directBlocks+per+k*per)
 	}
+	m.lastInit = m.last
 	c.checkReserved(i, b)
-	if n := blocks * uint64(c.sb.cluster) * uint64(c.sb.blockSize); n != used {
+	c.checkSize(m)
+	if n := m.clusters * uint64(c.sb.cluster) * uint64(c.sb.blockSize); n != used {
 		c.badInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage and has %d", used, n)
 	}
 }
 
-func (c *checker) countPointers(at uint64) (n uint64) {
+// countPointers counts the pointers in a block, which are for the blocks from base on.
+func (c *checker) countPointers(m *mapped, at, base uint64) {
 	b := c.read(at)
 	for k := 0; k < len(b); k += 4 {
 		if le.Uint32(b[k:]) != 0 {
-			n++
+			m.clusters++
+			m.last = int64(base) + int64(k/4)
 		}
 	}
-	return n
 }
 
 // checkReserved compares the pointers with where the blocks must lie.

@@ -37,8 +37,8 @@ func (c *checker) super() {
 	}
 	c.superSizes()
 	c.superFeatures()
-	// A day is what clocks may be wrong by.
-	limit := time.Now().Add(24 * time.Hour).Unix()
+	c.superQuota()
+	limit := time.Now().Unix()
 	for _, at := range []int{sbMtime, sbWtime} {
 		if t := int64(le.Uint32(raw[at:])); t > limit {
 			c.badSuper(ProblemTime, "used at %v", time.Unix(t, 0).UTC())
@@ -153,6 +153,20 @@ func (c *checker) compareSupers(g uint32, raw []byte) {
 	} {
 		if a, b := le.Uint32(c.sb.raw[f.at:]), le.Uint32(raw[f.at:]); a != b {
 			c.badGroup(ProblemSuperBackup, g, "%s: %d in the copy, %d in the superblock", f.what, b, a)
+		}
+	}
+}
+
+// superQuota checks the numbers of the inodes that hold quotas.
+func (c *checker) superQuota() {
+	for _, at := range []int{sbUserQuota, sbGroupQuota, sbProjQuota} {
+		n := le.Uint32(c.sb.raw[at:])
+		if n == 0 {
+			continue
+		}
+		i := c.rawInode(n)
+		if i == nil || n < c.sb.firstIno && n != 3 && n != 4 || i.links() != 0 && !c.isQuota(n) {
+			c.badInode(ProblemInode, n, "is said to hold a quota")
 		}
 	}
 }

@@ -2,6 +2,8 @@ package ext4
 
 import "errors"
 
+const jsbUsers = 0x40 // of the journal, as many as file systems
+
 // orphanLists reads the list of inodes that lost their last name, and the file of them.
 func (c *checker) orphanLists() {
 	num := le.Uint32(c.sb.raw[sbLastOrphan:])
@@ -86,17 +88,23 @@ func (c *checker) journal() {
 		}
 		return
 	}
-	if le.Uint32(raw[sbJournalDev:]) != 0 {
-		c.badSuper(ProblemJournal, "an external journal, which is not checked")
+	if le.Uint32(raw[sbJournalDev:]) != 0 || !allZero(raw[sbJournalUUID:sbJournalUUID+16]) {
+		c.badInode(ProblemJournal, num, "an external journal, which is not checked, or both kinds")
 		return
 	}
 	j, err := c.fs.openJournal()
 	switch {
 	case errors.Is(err, ErrUnsupported):
-		if num == 0 {
+		if j == nil {
 			c.badSuper(ProblemJournal, "there is none")
+			return
 		}
-		return // features that we do not use
+		if f := j.sb; f != nil && be.Uint32(f[jsbIncompat:])&^(jRevoke|j64bit|jAsyncCommit|jCsumV2|jCsumV3|jFastCommit) == 0 &&
+			be.Uint32(f[jsbROCompat:]) == 0 && be.Uint32(f[jsbCompat:])&^jCompatCsum == 0 {
+			return // features that we do not use, but Linux does
+		}
+		c.badInode(ProblemJournal, num, "%v", err)
+		return
 	case isCorrupt(err):
 		c.badInode(ProblemJournal, num, "%v", err)
 		return
@@ -104,8 +112,15 @@ func (c *checker) journal() {
 		c.err = err
 		return
 	}
-	if i := c.rawInode(num); i != nil && i.size()/c.sb.blockSize < minLog {
-		c.badInode(ProblemJournal, num, "a journal of %d bytes", i.size())
+	have := int64(0) // before parse took what the superblock says
+	for _, e := range j.extents {
+		have += int64(e.n)
+	}
+	if i := c.rawInode(num); i != nil && (i.size()/c.sb.blockSize < minLog || i.size() > have*c.sb.blockSize || i.links() == 0) {
+		c.badInode(ProblemJournal, num, "a journal of %d bytes, %d blocks and %d links", i.size(), have, i.links())
+	}
+	if n := be.Uint32(j.sb[jsbUsers:]); n > 1 {
+		c.badInode(ProblemJournal, num, "has %d users", n)
 	}
 	if j.start != 0 && !c.dirty {
 		c.badInode(ProblemJournal, num, "is not empty, and not to be replayed")

@@ -78,6 +78,9 @@ func (c *checker) checkRow(i *inode, area []byte, off, values int, inner bool) (
 // checkNearValue checks a value that lies beside the entries.
 func (c *checker) checkNearValue(r *xattrRow, e []byte) bool {
 	at, size := r.values+int(le.Uint16(e[2:])), le.Uint32(e[8:])
+	if size == 0 {
+		at = 0 // wherever it says that nothing lies
+	}
 	if size > uint32(len(r.area)) || at+int(size) > len(r.area) || size > 0 && !r.take(at, int(size+3)&^3) {
 		c.badInode(ProblemXattr, r.i.num, "the value at %d of %d bytes", at, size)
 		return false

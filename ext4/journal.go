@@ -33,6 +33,7 @@ const (
 	jsbErrno    = 0x20
 	jsbCompat   = 0x24
 	jsbIncompat = 0x28
+	jsbROCompat = 0x2c
 	jsbUUID     = 0x30
 	jsbCsumType = 0x50
 	jsbChecksum = 0xfc
@@ -129,8 +130,8 @@ func (j *journal) parse(blockSize int64) error {
 	if x := j.incompat &^ (jRevoke | j64bit | jCsumV2 | jCsumV3); x != 0 || j.incompat&(jCsumV2|jCsumV3) == jCsumV2|jCsumV3 {
 		return unsupportedf("a journal with features %#x", j.incompat)
 	}
-	if compat&^jCompatCsum != 0 {
-		return unsupportedf("a journal with features %#x", compat)
+	if compat&^jCompatCsum != 0 || t == jSuperV2 && be.Uint32(s[jsbROCompat:]) != 0 {
+		return unsupportedf("a journal with features %#x and %#x", compat, be.Uint32(s[jsbROCompat:]))
 	}
 	j.csum = j.incompat&(jCsumV2|jCsumV3) != 0
 	if j.csum {

@@ -100,8 +100,9 @@ func (fs *FS) parseXattrs(ents, base []byte, from int) ([]xattr, error) {
 			return nil, bad
 		}
 		x.name, x.size = string(ents[off+xattrEntry:off+xattrEntry+n]), int(size)
-		if x.inode == 0 {
-			if at+x.size > len(base) || x.size > 0 && at < from {
+		x.value = []byte{} // of no bytes: wherever it says that they lie
+		if x.inode == 0 && x.size > 0 {
+			if at+x.size > len(base) || at < from {
 				return nil, bad
 			}
 			x.value = slices.Clone(base[at : at+x.size])

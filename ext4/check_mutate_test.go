@@ -1,0 +1,401 @@
+package ext4
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// target is a piece of the metadata of an image that a test damages.
+type target struct {
+	what string
+	at   int64 // in the image
+	n    int
+	seal func(b []byte) // makes the checksum right again; nil: it has none
+	now  []byte
+	also func(b []byte) target // what has the checksum of this one, and needs to be sealed then
+}
+
+// targets lists the metadata of an image that is in use, whatever its format.
+type targets struct {
+	fs   *FS
+	list []target
+	seen map[uint64]bool
+}
+
+// findTargets lists what can be damaged in an image.
+func findTargets(t testing.TB, image Device) []target {
+	t.Helper()
+	fs, err := Open(image, OpenOptions{Size: imageSize(image), ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &targets{fs: fs, seen: map[uint64]bool{}}
+	s.list = append(s.list, target{what: "superblock", at: superOffset, n: superSize, seal: s.sealer(func(b []byte) {
+		le.PutUint32(b[sbChecksum:], superChecksum(b))
+	})})
+	for g := range fs.sb.groups {
+		if err := s.group(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for num := uint32(1); num <= fs.sb.inodes; num++ {
+		i, err := fs.rawInode(num)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i.links() == 0 {
+			continue
+		}
+		if err := s.inode(i); err != nil {
+			t.Fatalf("inode %d: %v", num, err)
+		}
+	}
+	return s.list
+}
+
+// sealer returns a function only for images that have checksums.
+func (s *targets) sealer(f func(b []byte)) func(b []byte) {
+	if !s.fs.sb.csum {
+		return nil
+	}
+	return f
+}
+
+func (s *targets) block(what string, n uint64, seal func(b []byte)) {
+	if !s.seen[n] {
+		s.seen[n] = true
+		s.list = append(s.list, target{what: what, at: int64(n) * s.fs.sb.blockSize, n: int(s.fs.sb.blockSize), seal: s.sealer(seal)})
+	}
+}
+
+// group adds the descriptor and the bitmaps of a group.
+func (s *targets) group(g uint32) error {
+	fs := s.fs
+	n, off := fs.sb.descAt(g)
+	d, err := fs.desc(g)
+	if err != nil {
+		return err
+	}
+	seal := func(b []byte) { le.PutUint16(b[gdChecksum:], descChecksum(fs.sb.seed, g, b)) }
+	if fs.sb.ro&roGDTCsum != 0 {
+		seal = func(b []byte) { le.PutUint16(b[gdChecksum:], fs.oldDescChecksum(g, b)) }
+	}
+	t := target{what: "descriptor", at: int64(n)*fs.sb.blockSize + int64(off), n: fs.sb.descSize, seal: seal}
+	if !fs.sb.csum && fs.sb.ro&roGDTCsum == 0 {
+		t.seal = nil
+	}
+	s.list = append(s.list, t)
+	if d.flags()&groupBlockUninit == 0 {
+		s.bitmap("block bitmap", d, d.blockBitmap(), t, fs.sb.perGroup/fs.sb.cluster/8, gdBlockCsum, gdBlockCsumHi)
+	}
+	if d.flags()&groupInodeUninit == 0 {
+		s.bitmap("inode bitmap", d, d.inodeBitmap(), t, fs.sb.inodesPer/8, gdInodeCsum, gdInodeCsumHi)
+	}
+	return nil
+}
+
+// bitmap adds a bitmap, whose checksum is in the descriptor.
+func (s *targets) bitmap(what string, d desc, at uint64, owner target, size uint32, lo, hi int) {
+	was := slices.Clone(d)
+	s.block(what, at, func([]byte) {})
+	if s.fs.sb.csum {
+		s.list[len(s.list)-1].also = func(b []byte) target {
+			now := slices.Clone(was)
+			now.setCount(lo, hi, crc32c(s.fs.sb.seed, b[:size]))
+			owner.seal(now)
+			owner.now = now
+			return owner
+		}
+	}
+}
+
+// kindOf names the kinds of inodes, so that all are damaged as often.
+func kindOf(i *inode, sb *super) string {
+	if i.num < sb.firstIno {
+		return fmt.Sprint("inode ", i.num)
+	}
+	return fmt.Sprintf("inode of type %d %t %t %t", typeOf(i.mode()), i.has(flagExtents), i.has(flagInline|flagIndexed), i.xattrBlock() != 0)
+}
+
+// inode adds an inode, and the blocks of metadata that it has.
+func (s *targets) inode(i *inode) error {
+	fs, num, gen := s.fs, i.num, i.generation()
+	n, off, err := fs.inodeAt(num)
+	if err != nil {
+		return err
+	}
+	s.list = append(s.list, target{what: kindOf(i, fs.sb), at: int64(n)*fs.sb.blockSize + int64(off), n: fs.sb.inodeSize,
+		seal: s.sealer(func(b []byte) { sealInode(fs.sb.seed, num, b) })})
+	if at := i.xattrBlock(); at != 0 {
+		s.block("xattr block", at, func(b []byte) { le.PutUint32(b[xattrSum:], fs.xattrSum(at, b)) })
+	}
+	if err := s.system(i); err != nil {
+		return err
+	}
+	if i.num < fs.sb.firstIno && i.num != rootInode || !fs.ownsBlocks(i) {
+		return nil
+	}
+	if !i.has(flagExtents) {
+		err = fs.mapMeta(i, func(at uint64) error { s.block("pointers", at, nil); return nil })
+	} else {
+		root, rerr := fs.extRoot(i)
+		if rerr != nil {
+			return rerr
+		}
+		err = s.tree(i, root)
+	}
+	if err != nil || i.isRegular() {
+		return err
+	}
+	return fs.eachExtent(i, 0, func(e extent) (bool, error) {
+		for k := range uint64(e.n) {
+			s.content(i, gen, e.start+k, e.logical+uint32(k))
+		}
+		return true, nil
+	})
+}
+
+// system adds the blocks of inodes that are there for a purpose.
+func (s *targets) system(i *inode) error {
+	fs := s.fs
+	switch i.num {
+	case resizeInode:
+		at := uint64(le.Uint32(i.area()[4*(directBlocks+1):]))
+		if at == 0 {
+			return nil
+		}
+		s.block("resize pointers", at, nil)
+		b, err := fs.get(at)
+		for k := 0; err == nil && k < len(b.data); k += 4 {
+			if p := le.Uint32(b.data[k:]); p != 0 {
+				s.block("resize pointers", uint64(p), nil)
+			}
+		}
+		return err
+	case journalInode:
+		e, err := fs.lookup(i, 0)
+		s.list = append(s.list, target{what: "journal", at: int64(e.start) * fs.sb.blockSize, n: jsbSize, seal: s.sealer(func(b []byte) {
+			be.PutUint32(b[jsbChecksum:], (&journal{sb: b}).checksum())
+		})})
+		return err
+	case le.Uint32(fs.sb.raw[sbOrphanFile:]):
+		e, err := fs.lookup(i, 0)
+		s.block("orphans", e.start, func(b []byte) { le.PutUint32(b[len(b)-4:], fs.orphanSum(i, e.start, b)) })
+		return err
+	}
+	return nil
+}
+
+// content adds a block of a directory or of a symbolic link.
+func (s *targets) content(i *inode, gen uint32, at uint64, l uint32) {
+	fs := s.fs
+	if !i.isDir() {
+		s.block("symlink", at, nil)
+		return
+	}
+	if fs.indexed(i) {
+		if index, err := fs.isIndexBlock(i, l); err == nil && index {
+			s.block("index", at, func(b []byte) {
+				if n := dxNode(b[dxOffset(l):]); dxOffset(l)+dxEntry*n.room()+dxTail <= len(b) && n.count() <= n.room() {
+					fs.sealIndex(i, l, b)
+				}
+			})
+			return
+		}
+	}
+	s.block("directory", at, func(b []byte) {
+		le.PutUint32(b[len(b)-4:], ownedChecksum(fs.sb.seed, i.num, gen, b[:len(b)-dirTailLen]))
+	})
+}
+
+func (s *targets) tree(i *inode, n extNode) error {
+	for k := 0; n.depth() > 0 && k < n.count(); k++ {
+		at := n.child(k)
+		c, err := s.fs.extBlock(i, at, n.depth()-1)
+		if err != nil {
+			return err
+		}
+		s.block("extents", at, func(b []byte) {
+			if end := extHeader + extEntry*extNode(b).room(); end+4 <= len(b) {
+				le.PutUint32(b[end:], ownedChecksum(s.fs.sb.seed, i.num, i.generation(), b[:end]))
+			}
+		})
+		if err := s.tree(i, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mutation is damage done to an image.
+type mutation struct {
+	target target
+	was    []byte
+	now    []byte
+	sealed bool
+	also   *mutation
+}
+
+// put writes the damage, or what was there before.
+func (m *mutation) put(f io.WriterAt, damage bool) error {
+	b := m.was
+	if damage {
+		b = m.now
+	}
+	_, err := f.WriteAt(b, m.target.at)
+	if err == nil && m.also != nil {
+		err = m.also.put(f, damage)
+	}
+	return err
+}
+
+func (m *mutation) String() string {
+	s := fmt.Sprintf("%s at %#x (sealed: %t):", m.target.what, m.target.at, m.sealed)
+	for k := range m.was {
+		if m.was[k] != m.now[k] {
+			s += fmt.Sprintf(" +%#x %02x->%02x", k, m.was[k], m.now[k])
+		}
+	}
+	return s
+}
+
+// mutator damages images.
+type mutator struct {
+	r    *rand.Rand
+	kind map[string][]target
+	what []string
+}
+
+func newMutator(seed uint64, list []target) *mutator {
+	m := &mutator{r: rand.New(rand.NewPCG(seed, 1)), kind: map[string][]target{}}
+	for _, t := range list {
+		if m.kind[t.what] == nil {
+			m.what = append(m.what, t.what)
+		}
+		m.kind[t.what] = append(m.kind[t.what], t)
+	}
+	slices.Sort(m.what)
+	return m
+}
+
+// next makes up damage of a target, of each kind as often as of the others.
+func (m *mutator) next(f io.ReaderAt) (*mutation, error) {
+	list := m.kind[m.what[m.r.IntN(len(m.what))]]
+	t := list[m.r.IntN(len(list))]
+	d := &mutation{target: t, was: make([]byte, t.n), sealed: t.seal != nil && m.r.IntN(4) > 0}
+	if err := readFull(f, d.was, t.at); err != nil {
+		return d, err
+	}
+	d.now = slices.Clone(d.was)
+	for range 1 + m.r.IntN(2)*m.r.IntN(4) {
+		m.change(d.now)
+	}
+	if !d.sealed {
+		return d, nil
+	}
+	t.seal(d.now)
+	if t.also != nil {
+		o := t.also(d.now)
+		d.also = &mutation{target: o, was: make([]byte, o.n), now: o.now}
+		return d, readFull(f, d.also.was, o.at)
+	}
+	return d, nil
+}
+
+// change changes something: most often where there is something.
+func (m *mutator) change(b []byte) {
+	at := m.r.IntN(len(b))
+	for range 3 {
+		if b[at] == 0 {
+			at = m.r.IntN(len(b))
+		}
+	}
+	switch word := b[at&^3:][:4]; m.r.IntN(6) {
+	case 0:
+		b[at] ^= 1 << m.r.IntN(8)
+	case 1:
+		b[at] = byte(m.r.Uint32())
+	case 2:
+		le.PutUint32(word, le.Uint32(word)+uint32(m.r.IntN(5))-2)
+	case 3:
+		half := b[at&^1:][:2]
+		le.PutUint16(half, []uint16{0, 1, 0xffff, 0x8000, le.Uint16(half) + 1, le.Uint16(half) - 4}[m.r.IntN(6)])
+	case 4:
+		le.PutUint32(word, []uint32{0, 1, 2, 11, ^uint32(0), 1 << 31, m.r.Uint32N(1 << 14)}[m.r.IntN(7)])
+	case 5:
+		from := m.r.IntN(len(b)) &^ 3
+		copy(b[at&^3:], slices.Clone(b[from:min(len(b), from+4<<m.r.IntN(4))]))
+	}
+}
+
+// memDevice is an image in memory, or changes to one that is elsewhere.
+type memDevice struct {
+	base  io.ReaderAt // nil: zeros
+	size  int64
+	pages map[int64][]byte
+}
+
+const memPage = 4096
+
+func newMemDevice(base io.ReaderAt, size int64) *memDevice {
+	return &memDevice{base, size, map[int64][]byte{}}
+}
+
+// imageSize returns the size of a device of a test.
+func imageSize(dev Device) int64 {
+	if m, ok := dev.(*memDevice); ok {
+		return m.size
+	}
+	return 0
+}
+
+// page returns a page for reading.
+func (m *memDevice) page(n int64) ([]byte, error) {
+	if p := m.pages[n]; p != nil {
+		return p, nil
+	}
+	if m.base == nil {
+		return zeros[:memPage], nil
+	}
+	p := make([]byte, memPage)
+	return p, readFull(m.base, p, n*memPage)
+}
+
+func (m *memDevice) ReadAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) && off < m.size {
+		b, err := m.page(off / memPage)
+		if err != nil {
+			return done, err
+		}
+		n := copy(p[done:], b[off%memPage:])
+		done, off = done+n, off+int64(n)
+	}
+	if done < len(p) {
+		return done, io.EOF
+	}
+	return done, nil
+}
+
+func (m *memDevice) WriteAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		b, err := m.page(off / memPage)
+		if err != nil {
+			return done, err
+		}
+		if m.pages[off/memPage] == nil {
+			b = slices.Clone(b)
+			m.pages[off/memPage] = b
+		}
+		n := copy(b[off%memPage:], p[done:])
+		done, off = done+n, off+int64(n)
+	}
+	m.size = max(m.size, off)
+	return done, nil
+}
+
+func (m *memDevice) Sync() error { return nil }
