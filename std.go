@@ -41,23 +41,27 @@ func (s stdFS) Open(name string) (fs.File, error) {
 	if err := valid("open", name); err != nil {
 		return nil, err
 	}
+	r, err := s.fs.NewReader(s.ctx, name, 0, -1)
+	if errors.Is(err, ErrIsDir) {
+		return s.openDir(name)
+	}
+	if err != nil {
+		return nil, stdErr("open", name, err)
+	}
+	return &stdFile{Reader: r, name: name}, nil
+}
+
+func (s stdFS) openDir(name string) (fs.File, error) {
 	e, err := s.fs.Stat(s.ctx, name)
 	if err != nil {
 		return nil, stdErr("open", name, err)
 	}
 	e.Name = path.Base(name)
-	if e.IsDir() {
-		d, err := s.fs.OpenDir(s.ctx, name, DirOptions{Sorted: true})
-		if err != nil {
-			return nil, stdErr("open", name, err)
-		}
-		return &stdDir{s: s, name: name, d: d, info: stdInfo{e}}, nil
-	}
-	r, err := s.fs.NewReader(s.ctx, name, 0, -1)
+	d, err := s.fs.OpenDir(s.ctx, name, DirOptions{Sorted: true})
 	if err != nil {
 		return nil, stdErr("open", name, err)
 	}
-	return &stdFile{Reader: r, name: name}, nil
+	return &stdDir{s: s, name: name, d: d, info: stdInfo{e}}, nil
 }
 
 func (s stdFS) ReadFile(name string) ([]byte, error) {

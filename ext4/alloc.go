@@ -161,7 +161,7 @@ func (m *freeMap) find(from, want uint32, exact bool) span {
 		if at >= m.len {
 			break
 		}
-		end := min(m.next(at, true), m.len)
+		end := m.nextBefore(at, min(at+want, m.len), true)
 		if n := min(end-at, want); n > best.n {
 			best = span{at, n}
 			if n == want || exact && at == from && n >= 16 {
@@ -175,8 +175,11 @@ func (m *freeMap) find(from, want uint32, exact bool) span {
 
 // next returns the first block at or after at that is used, or free; the length of
 // the map if there is none.
-func (m *freeMap) next(at uint32, used bool) uint32 {
-	for i := at / 64; i*64 < m.len; i++ {
+func (m *freeMap) next(at uint32, used bool) uint32 { return m.nextBefore(at, m.len, used) }
+
+// nextBefore is next, but returns end if there is none before it.
+func (m *freeMap) nextBefore(at, end uint32, used bool) uint32 {
+	for i := at / 64; i*64 < end; i++ {
 		w := m.word(i)
 		if !used {
 			w = ^w
@@ -185,10 +188,10 @@ func (m *freeMap) next(at uint32, used bool) uint32 {
 			w &= ^uint64(0) << (at % 64)
 		}
 		if w != 0 {
-			return min(i*64+uint32(bits.TrailingZeros64(w)), m.len)
+			return min(i*64+uint32(bits.TrailingZeros64(w)), end)
 		}
 	}
-	return m.len
+	return end
 }
 
 // newInode claims an inode. The caller fills it in and stores it.

@@ -141,13 +141,17 @@ func (fs *FS) addEntry(dir *inode, name string, ino uint32, kind byte) error {
 		if err != nil {
 			return err
 		}
-		if fs.hasRoom(dir, b.data, name) {
+		r, ok, err := fs.findRoom(dir, b.data, name)
+		if err != nil {
+			return err
+		}
+		if ok {
 			data, err := fs.mod(at)
 			if err != nil {
 				return err
 			}
-			_, err = fs.addToBlock(dir, data, ino, kind, name)
-			return err
+			fs.addAt(dir, data, r, ino, kind, name)
+			return nil
 		}
 	}
 	if blocks == 1 && fs.sb.compat&compatDirIndex != 0 {
@@ -161,8 +165,8 @@ func (fs *FS) addEntry(dir *inode, name string, ino uint32, kind byte) error {
 		return err
 	}
 	fs.emptyBlock(dir, data)
-	_, err = fs.addToBlock(dir, data, ino, kind, name)
-	return err
+	fs.addAt(dir, data, room{len: fs.dirEnd()}, ino, kind, name)
+	return nil
 }
 
 // removeEntry removes the entry that find found. The caller stores the inode.

@@ -194,49 +194,40 @@ func (fs *FS) sealDir(dir *inode, b []byte) {
 	}
 }
 
-// addToBlock puts an entry where a block has room, and reports whether it had.
-func (fs *FS) addToBlock(dir *inode, b []byte, ino uint32, kind byte, name string) (bool, error) {
-	need, end := entLen(len(name)), fs.dirEnd()
-	for off := 0; off < end; {
-		e, err := fs.entry(dir.num, b, off, end)
-		if err != nil {
-			return false, err
-		}
-		used := 0
-		if e.ino != 0 {
-			used = entLen(len(e.name))
-		}
-		if e.len-used >= need {
-			if used > 0 {
-				le.PutUint16(b[off+4:], uint16(used))
-			}
-			putEntry(b[off+used:], ino, e.len-used, kind, name)
-			fs.sealDir(dir, b)
-			return true, nil
-		}
-		off += e.len
-	}
-	return false, nil
+// room is where a block of a directory has room for an entry.
+type room struct {
+	off  int // of the entry there
+	used int // bytes that it needs itself
+	len  int
 }
 
-// hasRoom reports whether addToBlock would succeed.
-func (fs *FS) hasRoom(dir *inode, b []byte, name string) bool {
+// findRoom finds room for a name.
+func (fs *FS) findRoom(dir *inode, b []byte, name string) (room, bool, error) {
 	need, end := entLen(len(name)), fs.dirEnd()
 	for off := 0; off < end; {
 		e, err := fs.entry(dir.num, b, off, end)
 		if err != nil {
-			return false
+			return room{}, false, err
 		}
 		used := 0
 		if e.ino != 0 {
 			used = entLen(len(e.name))
 		}
 		if e.len-used >= need {
-			return true
+			return room{off, used, e.len}, true, nil
 		}
 		off += e.len
 	}
-	return false
+	return room{}, false, nil
+}
+
+// addAt puts an entry where findRoom found room for it.
+func (fs *FS) addAt(dir *inode, b []byte, r room, ino uint32, kind byte, name string) {
+	if r.used > 0 {
+		le.PutUint16(b[r.off+4:], uint16(r.used))
+	}
+	putEntry(b[r.off+r.used:], ino, r.len-r.used, kind, name)
+	fs.sealDir(dir, b)
 }
 
 // findInBlock finds a name, and the entry before it (off -1: it is the first).

@@ -217,13 +217,17 @@ func (fs *FS) dxAdd(dir *inode, ino uint32, kind byte, name string) error {
 		if err != nil {
 			return err
 		}
-		if fs.hasRoom(dir, b.data, name) {
+		r, ok, err := fs.findRoom(dir, b.data, name)
+		if err != nil {
+			return err
+		}
+		if ok {
 			data, err := fs.mod(at)
 			if err != nil {
 				return err
 			}
-			_, err = fs.addToBlock(dir, data, ino, kind, name)
-			return err
+			fs.addAt(dir, data, r, ino, kind, name)
+			return nil
 		}
 		last := &path[len(path)-1]
 		if n := last.node(); n.count() == n.room() {

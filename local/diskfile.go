@@ -60,9 +60,6 @@ func (h *diskFile) enter(ctx context.Context) error {
 	if h.closed {
 		return driver.ErrClosed
 	}
-	if h.d.gone() {
-		return volumeGone()
-	}
 	h.refs++
 	return nil
 }
@@ -125,6 +122,9 @@ func (h *diskFile) change(ctx context.Context, fn func() error) error {
 	defer h.done()
 	if !h.write {
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
+	}
+	if h.d.gone() {
+		return volumeGone()
 	}
 	err := fn()
 	h.d.charge()
