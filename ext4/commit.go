@@ -35,6 +35,8 @@ func (fs *FS) openLog() error {
 	j.head = j.first
 	j.upgrade()
 	if stale {
+		// What lies in it must not seem to go on what is written now.
+		j.sequence += j.blocks
 		if err := errors.Join(fs.writeJournalSuper(j), fs.dev.Sync()); err != nil {
 			return err
 		}
@@ -294,18 +296,19 @@ func (fs *FS) writeLog(t *transaction) error {
 		}
 		fs.flagged = true
 	}
-	if j.start == 0 {
-		j.start = j.head
-		if err := fs.writeJournalSuper(j); err != nil {
-			return err
-		}
-	}
 	pos, err := fs.writeBody(t)
 	if err != nil {
 		return err
 	}
 	if err := fs.dev.Sync(); err != nil {
 		return err
+	}
+	// Only now that the file system's superblock surely says so may the log not be empty.
+	if j.start == 0 {
+		j.start = j.first
+		if err := fs.writeJournalSuper(j); err != nil {
+			return err
+		}
 	}
 	// The rest of the commit block is zeros, written with the body: so what a crash
 	// leaves of it is one whole sector, or nothing.
