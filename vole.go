@@ -33,6 +33,7 @@ import (
 	"errors"
 	"iter"
 	"path/filepath"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
@@ -111,8 +112,13 @@ func (s *Store) Ensure(ctx context.Context, name string, spec Spec) (v *Volume, 
 			return v, err == nil, err
 		}
 		v, err = s.byName(ctx, "ensure", name)
-		if errors.Is(err, ErrNotFound) {
-			continue // removed in between; ctx bounds the loop
+		if errors.Is(err, ErrNotFound) { // removed in between, or being built
+			select {
+			case <-ctx.Done():
+				return nil, false, wrap("ensure", name, "", driver.Errorf(ctx.Err(), "another is still making the volume: %v", ctx.Err()))
+			case <-time.After(ensurePause):
+				continue
+			}
 		}
 		if err != nil {
 			return nil, false, err
@@ -122,6 +128,33 @@ func (s *Store) Ensure(ctx context.Context, name string, spec Spec) (v *Volume, 
 		}
 		return v, false, nil
 	}
+}
+
+// ensurePause is how long to wait for a volume that another is making.
+const ensurePause = 5 * time.Millisecond
+
+// Build makes a volume that holds what fill puts into it, through the Volume that it
+// gets. The name is taken at once, but nobody else sees the volume before fill has
+// returned nil; when it fails, or this process dies, there is none. Errors are those of
+// Create and of fill; ErrUnsupported: the backend has no drafts.
+func (s *Store) Build(ctx context.Context, name string, spec Spec, fill func(v *Volume) error) (*Volume, error) {
+	spec.Draft = true
+	v, err := s.Create(ctx, name, spec)
+	if err != nil {
+		return nil, err
+	}
+	err = fill(v)
+	if err == nil {
+		err = v.update(ctx, "create", Update{Publish: true})
+	}
+	if err == nil {
+		return v, nil
+	}
+	err = wrap("create", name, "", err)
+	if _, rerr := s.b.Remove(context.WithoutCancel(ctx), driver.ByID(v.ID())); rerr != nil {
+		err = errors.Join(err, wrap("create", name, "", rerr))
+	}
+	return nil, err
 }
 
 // Get returns the volume with that id, or else that name.

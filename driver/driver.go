@@ -43,12 +43,13 @@ const (
 	KindDisk Kind = "disk" // one raw sparse image holding ext4
 )
 
-// State is where a volume stands in its life. Only ready volumes are ever returned
-// by a Backend; the other two exist between a crash and the recovery that ends them.
+// State is where a volume stands in its life. But for a draft to its maker, a Backend
+// returns ready volumes only; the other states exist between a crash and the recovery
+// that ends them.
 type State string
 
 const (
-	StateCreating State = "creating"
+	StateCreating State = "creating" // a draft, too
 	StateReady    State = "ready"
 	StateRemoving State = "removing"
 )
@@ -59,6 +60,12 @@ type Spec struct {
 	Quota    Size   // most bytes a dir volume may hold; 0: no quota
 	Capacity Size   // size of a disk volume's image; required for KindDisk, refused for KindDir
 	Labels   Labels // default none
+
+	// Draft makes a volume that is to be filled before others see it. It has its name,
+	// but is found by its id only, is in no listing, and counts as not there; every other
+	// method takes its id. Update.Publish makes it a volume like any other. When the
+	// process that made it dies before, or closes the Backend, it is gone.
+	Draft bool
 }
 
 // Info describes a volume as it was when the call that returned it ran.
@@ -123,6 +130,7 @@ type Update struct {
 	Capacity     Size   // new, larger capacity of a disk volume
 	SetLabels    Labels // added, or replaced when the key is there
 	RemoveLabels []string
+	Publish      bool // make a draft a ready volume; nothing, if it is one
 }
 
 // AttachOptions says how a volume is to be attached.
@@ -208,6 +216,7 @@ type Caps struct {
 	Chown    bool   // arbitrary owners
 	Devices  bool   // device nodes (fifos are always possible)
 	Holes    bool   // holes are kept and reported
+	Drafts   bool   // Spec.Draft
 }
 
 // Backend is the first seam: where volumes live. All methods may be called from any

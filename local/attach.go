@@ -164,7 +164,7 @@ func (a *attachment) insert(tx *catalog.Tx, proc string) error {
 				"the volume has a quota of %s, which cannot be enforced on a path of the host; attach it read-only, or clear the quota", info.Quota)
 		}
 	}
-	_, err = tx.Exec(`UPDATE volumes SET made = 1, stale = max(stale, ?) WHERE id = ?`, a.writesPast(), info.ID)
+	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), stale = max(stale, ?) WHERE id = ?`, a.writesPast(), info.ID)
 	if err != nil {
 		return err
 	}

@@ -180,7 +180,7 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool,
 	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
 		return false, err
 	}
-	_, err = tx.Exec(`UPDATE volumes SET made = 1, counted = ?, stale = ? WHERE id = ?`, marks.others+marks.kept+1, stale, id)
+	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), counted = ?, stale = ? WHERE id = ?`, marks.others+marks.kept+1, stale, id)
 	return stale && info.Quota != 0, err
 }
 

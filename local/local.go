@@ -273,7 +273,7 @@ func (b *Backend) Caps() driver.Caps {
 	return driver.Caps{
 		Backend: "local", Dir: true, Disk: true, Quota: true, HostPath: true, ReadOnly: b.readOnly,
 		Links: true, Xattrs: runtime.GOOS == "linux", Chown: root, Devices: root && runtime.GOOS == "linux",
-		Holes: runtime.GOOS == "linux",
+		Holes: runtime.GOOS == "linux", Drafts: true,
 	}
 }
 

@@ -53,6 +53,19 @@ var children = map[string]func(ctx context.Context, s *vole.Store, ready func(st
 		}
 		return errors.Join(h.Close(), f.Close())
 	},
+	// build fills a new volume "built", and is not done with it when it says so.
+	"build": func(ctx context.Context, s *vole.Store, ready func(string)) error {
+		_, err := s.Build(ctx, "built", buildSpec(os.Getenv("VOLE_TEST_KIND")), func(v *vole.Volume) error {
+			f, err := v.FS(ctx)
+			if err != nil {
+				return err
+			}
+			err = f.WriteFile(ctx, "d/f", make([]byte, 1000), 0o644)
+			ready(v.ID())
+			return errors.Join(err, f.Close())
+		})
+		return err
+	},
 	// measure holds all locks of the volume while it counts, which takes long here.
 	"measure": func(ctx context.Context, s *vole.Store, ready func(string)) error {
 		v, err := s.Get(ctx, "v")
@@ -198,6 +211,69 @@ func TestDetachMeasures(t *testing.T) {
 	if info, err := v.Refresh(t.Context()); err != nil || info.UsedStale || info.Used != 321 {
 		t.Errorf("after detaching: %+v, %v", info, err)
 	}
+}
+
+func buildSpec(kind string) vole.Spec {
+	if kind == string(vole.KindDisk) {
+		return vole.Spec{Kind: vole.KindDisk, Capacity: 16 * vole.MiB}
+	}
+	return vole.Spec{}
+}
+
+// TestKilledBuilder makes sure that a volume of which the builder died is gone, and
+// leaves one alone whose builder lives.
+func TestKilledBuilder(t *testing.T) {
+	for _, kind := range []vole.Kind{vole.KindDir, vole.KindDisk} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Setenv("VOLE_TEST_KIND", string(kind))
+			home, s, _ := homeWith(t, vole.Spec{})
+			c := startChild(t, "build", home)
+			id := c.ready()
+			spec := buildSpec(string(kind))
+			if _, err := s.Create(t.Context(), "built", spec); !errors.Is(err, vole.ErrExists) {
+				t.Errorf("the name of a draft: %v", err)
+			}
+			again, err := vole.Open(t.Context(), vole.Options{Home: home}) // recovers the dead
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeChecked(t, again)
+			if _, err := os.Stat(filepath.Join(home, "volumes", id)); err != nil {
+				t.Errorf("the draft of a live process: %v", err)
+			}
+			c.kill()
+			v, err := s.Create(t.Context(), "built", spec)
+			if err != nil {
+				t.Fatalf("the name of a dead draft: %v", err)
+			}
+			if _, err := os.Stat(filepath.Join(home, "volumes", id)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the dead draft's directory: %v", err)
+			}
+			if err := v.Remove(t.Context()); err != nil {
+				t.Error(err)
+			}
+			startChild(t, "build", home).wait()
+			f, err := must1(t, s, "built").FS(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := f.ReadFile(t.Context(), "d/f"); err != nil || len(b) != 1000 {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func must1(t *testing.T, s *vole.Store, name string) *vole.Volume {
+	t.Helper()
+	v, err := s.Get(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 // TestQuotaAmongProcesses lets several processes write until nothing fits.

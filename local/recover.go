@@ -30,13 +30,16 @@ func (b *Backend) recover(ctx context.Context) (int, error) {
 }
 
 // unsettled is a volume between two states.
-type unsettled struct{ id, kind, state, owner string }
+type unsettled struct {
+	id, kind, state, owner string
+	made                   int
+}
 
 // unsettled lists the volumes that are being created or removed.
 func (b *Backend) unsettled(ctx context.Context) ([]unsettled, error) {
 	return query(ctx, b.db, func(scan func(...any) error) (u unsettled, err error) {
-		return u, scan(&u.id, &u.kind, &u.state, &u.owner)
-	}, `SELECT id, kind, state, owner FROM volumes WHERE state <> 'ready'`)
+		return u, scan(&u.id, &u.kind, &u.state, &u.owner, &u.made)
+	}, `SELECT id, kind, state, owner, made FROM volumes WHERE state <> 'ready'`)
 }
 
 func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, error) {
@@ -56,11 +59,15 @@ func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, erro
 	return n, nil
 }
 
-// recoverVolume finishes a removal; it finishes a creation whose directory (and
-// image, if it is a disk) is there and undoes one whose is not. Several processes may do it at once.
+// recoverVolume finishes a removal; it finishes a creation whose directory (and image, if
+// it is a disk) is there, unless that was a draft, and undoes one whose is not. Several
+// processes may do it at once.
 func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
 	if u.state == "removing" {
 		return b.finishRemove(ctx, u.id)
+	}
+	if u.made == madeDraft {
+		return b.undoCreate(ctx, u.id)
 	}
 	var st unix.Stat_t
 	err := unix.Fstatat(int(b.volumes.Fd()), u.id, &st, unix.AT_SYMLINK_NOFOLLOW)

@@ -60,15 +60,21 @@ func (b *Backend) ensureData(ctx context.Context, id string) error {
 	if err != nil || r.made {
 		return err
 	}
-	data := id + "/data"
-	err = at("mkdir", data, func() error { return unix.Mkdirat(int(b.volumes.Fd()), data, 0o755) })
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		err = b.finishData(id)
-	}
+	err = b.makeData(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return b.whyMissing(ctx, id)
 	}
 	return sysErr(err)
+}
+
+// makeData makes volumes/<id>/data, durably, unless it is there.
+func (b *Backend) makeData(id string) error {
+	data := id + "/data"
+	err := at("mkdir", data, func() error { return unix.Mkdirat(int(b.volumes.Fd()), data, 0o755) })
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = b.finishData(id)
+	}
+	return err
 }
 
 // whyMissing is the error for a volume whose directory is not there: ErrNotFound when

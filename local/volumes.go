@@ -15,8 +15,15 @@ import (
 // columns are what scanRow reads.
 const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made`
 
+// What the column made says of a volume.
 const (
-	selectByID = `SELECT ` + columns + ` FROM volumes WHERE id = ? AND state = 'ready'`
+	madeNot   = 0 // its directory data has not been made
+	madeData  = 1 // it has been, or the volume is a disk
+	madeDraft = 2 // the same, of a volume that is creating: others shall not see it, nor recovery finish it
+)
+
+const (
+	selectByID = `SELECT ` + columns + ` FROM volumes WHERE id = ? AND (state = 'ready' OR state = 'creating' AND made = 2)`
 	// The last term says nothing new, but shows SQLite that the index on names, which
 	// leaves out volumes in removal, has what is looked for.
 	selectByName = `SELECT ` + columns + ` FROM volumes WHERE name = ? AND state = 'ready' AND state <> 'removing'`
@@ -36,7 +43,7 @@ func lookup(ref driver.Ref) (query, arg string) {
 type row struct {
 	driver.Info
 	counted bool // a process is changing the files, so that the usage is in its counter
-	made    bool // the directory of the files has been made
+	made    bool // the directory of the files has been made, or it is a disk
 	damaged bool // its labels cannot be read
 }
 
@@ -114,18 +121,27 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	if info.Labels == nil {
 		info.Labels = driver.Labels{}
 	}
-	if err := b.claimName(ctx, func() error { return b.insert(ctx, info) }); err != nil {
+	if err := b.claimName(ctx, func() error { return b.insert(ctx, info, spec.Draft) }); err != nil {
 		return driver.Info{}, err
 	}
-	if err := b.makeVolume(ctx, info); err != nil {
+	if err := b.makeVolume(ctx, info, spec.Draft); err != nil {
 		return driver.Info{}, err
 	}
-	info.State = driver.StateReady
+	if !spec.Draft {
+		info.State = driver.StateReady
+	}
 	return info, nil
 }
 
 // insert commits a volume as being created by this process.
-func (b *Backend) insert(ctx context.Context, info driver.Info) error {
+func (b *Backend) insert(ctx context.Context, info driver.Info, draft bool) error {
+	made := madeNot
+	switch {
+	case draft:
+		made = madeDraft
+	case info.Kind == driver.KindDisk:
+		made = madeData
+	}
 	proc, err := b.process()
 	if err != nil {
 		return sysErr(err)
@@ -138,7 +154,7 @@ func (b *Backend) insert(ctx context.Context, info driver.Info) error {
 		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner, made)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			info.ID, info.Name, string(info.Kind), string(info.State), int64(info.Quota), int64(info.Capacity),
-			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc, info.Kind == driver.KindDisk)
+			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc, made)
 		return err
 	})
 }
@@ -173,15 +189,20 @@ func (b *Backend) claimName(ctx context.Context, write func() error) error {
 }
 
 // makeVolume makes the directory of a volume that is committed as creating, and the
-// image of a disk volume, and commits it as ready. When it fails it undoes both. Only the first commit needs to
-// be durable: after a power cut recovery finds the directory and finishes.
-func (b *Backend) makeVolume(ctx context.Context, info driver.Info) error {
+// image of a disk volume, and commits it as ready, unless it is a draft. When it fails it
+// undoes all. Only the first commit needs to be durable: after a power cut recovery
+// finds the directory and finishes, or undoes the draft.
+func (b *Backend) makeVolume(ctx context.Context, info driver.Info, draft bool) error {
 	id := info.ID
 	err := b.makeVolumeDir(id)
-	if err == nil && info.Kind == driver.KindDisk {
+	switch {
+	case err != nil:
+	case info.Kind == driver.KindDisk:
 		err = b.makeDisk(info)
+	case draft:
+		err = b.makeData(id)
 	}
-	if err == nil {
+	if err == nil && !draft {
 		err = b.db.Write(bg(ctx), catalog.Lazy, func(tx *catalog.Tx) error {
 			_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
 			return err
@@ -363,6 +384,11 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 	info.Updated = b.clock().UTC()
 	_, err := tx.Exec(`UPDATE volumes SET name = ?, quota = ?, capacity = ?, labels = ?, updated = ? WHERE id = ?`,
 		info.Name, int64(info.Quota), int64(info.Capacity), encodeLabels(info.Labels), info.Updated.UnixNano(), info.ID)
+	if err != nil || !change.Publish {
+		return err
+	}
+	info.State = driver.StateReady
+	_, err = tx.Exec(`UPDATE volumes SET state = 'ready', made = ?, owner = '' WHERE id = ?`, madeData, info.ID)
 	return err
 }
 

@@ -65,6 +65,7 @@ var groups = []struct {
 	{"List", listTests},
 	{"Stale", staleTests},
 	{"Update", updateTests},
+	{"Draft", draftTests},
 	{"Validate", validateTests},
 	{"Labels", labelTests},
 	{"Attach", attachTests},
