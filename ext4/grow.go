@@ -290,6 +290,11 @@ func (fs *FS) markFree(g, from, n uint32) error {
 	if err == nil && !fs.virgin(d) {
 		var m []byte
 		if m, d, err = fs.modBitmap(g, false); err == nil {
+			for k := from; k < from+n; k++ {
+				if !bit(m, uint64(k)) {
+					return corruptf("block %d is free already", fs.sb.groupStart(g)+uint64(k))
+				}
+			}
 			clearBits(m, uint64(from), uint64(n))
 		}
 	}

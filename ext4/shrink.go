@@ -10,8 +10,8 @@ import (
 // ShrinkOptions says how to make an image smaller. The zero value cuts all that can be
 // cut.
 type ShrinkOptions struct {
-	// Least is the size in bytes below which the image is not made, rounded up to
-	// 4 KiB. It is never made smaller than MinSize.
+	// Least is the size in bytes below which the file system is not made, rounded up
+	// to 4 KiB. It is never made smaller than MinSize.
 	Least int64
 	// Now tells the time. Default: time.Now.
 	Now func() time.Time

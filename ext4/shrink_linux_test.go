@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -70,6 +72,55 @@ func TestTrim(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Trim goes on while files come and go, and punches no hole into one.
+func TestTrimBusy(t *testing.T) {
+	image := newImage(t, 300*mib)
+	fs := openImage(t, image, ext4.OpenOptions{})
+	content := func(w, i int) []byte { return bytes.Repeat([]byte{byte(w + 1), byte(i + 1), 7}, 5000+997*i) }
+	var writers sync.WaitGroup
+	for w := range 3 {
+		writers.Go(func() {
+			for i := range 60 {
+				name := fmt.Sprintf("%d-%d", w, i)
+				if _, err := fs.WriteFile(context.Background(), name, bytes.NewReader(content(w, i)), ext4.WriteOptions{}); err != nil {
+					t.Error(err)
+				}
+				if i%3 == 2 {
+					if err := fs.Remove(fmt.Sprintf("%d-%d", w, i-1)); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	for range 20 {
+		if _, err := fs.Trim(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+	writers.Wait()
+	for w := range 3 {
+		for i := range 60 {
+			if i%3 == 1 {
+				continue
+			}
+			f, err := fs.OpenFile(fmt.Sprintf("%d-%d", w, i), ext4.OpenFlags{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<20))
+			f.Close()
+			if err != nil || !bytes.Equal(got, content(w, i)) {
+				t.Fatalf("file %d-%d has changed (%v)", w, i, err)
+			}
+		}
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	oracle.Fsck(t, image)
 }
 
 type plainDevice struct{ ext4.Device }
