@@ -3,7 +3,11 @@
 package ext4_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -58,6 +62,29 @@ func TestCheckDirty(t *testing.T) {
 			report(t, list, err)
 		})
 	}
+}
+
+// checkImage returns what Check reports of an image: the first hundred problems.
+func checkImage(image string) ([]ext4.Problem, error) {
+	f, err := os.Open(image)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return problems(f, 0)
+}
+
+func problems(dev ext4.Device, size int64) (list []ext4.Problem, err error) {
+	err = ext4.Check(context.Background(), dev, ext4.CheckOptions{Size: size}, func(p ext4.Problem) error {
+		if list = append(list, p); len(list) == 100 {
+			return io.EOF
+		}
+		return nil
+	})
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return list, err
 }
 
 // agree fails the test unless both e2fsck and Check find an image clean.

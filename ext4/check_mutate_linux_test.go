@@ -6,6 +6,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,32 @@ func TestMutatedUse(t *testing.T) {
 				useWithin(t, d.String(), dev)
 			}
 		})
+	}
+}
+
+// mostMemory is how much each use of a damaged image may allocate, in all.
+const mostMemory = 256 << 20
+
+// useWithin reads, checks and writes an image, and fails the test when that takes too
+// much. Errors are fine.
+func useWithin(t testing.TB, what string, dev *memDevice) {
+	t.Helper()
+	for _, step := range []struct {
+		name string
+		f    func(*memDevice)
+	}{{"reading", readAll}, {"checking", checkAll}, {"writing", writeSome}} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		start := time.Now()
+		step.f(dev)
+		took := time.Since(start)
+		runtime.ReadMemStats(&after)
+		if took > mostTime {
+			t.Errorf("%s: %s took %v", what, step.name, took)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > mostMemory {
+			t.Errorf("%s: %s took %d bytes of memory", what, step.name, n)
+		}
 	}
 }
 

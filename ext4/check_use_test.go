@@ -3,39 +3,11 @@ package ext4
 import (
 	"context"
 	iofs "io/fs"
-	"runtime"
-	"testing"
 	"time"
 )
 
-// Bounds of what using a damaged image of a few MiB may take.
-const (
-	mostTime   = 2 * time.Second
-	mostMemory = 256 << 20 // allocated, in all
-)
-
-// useWithin reads, checks and writes an image, and fails the test when that takes too
-// much. Errors are fine.
-func useWithin(t testing.TB, what string, dev *memDevice) {
-	t.Helper()
-	for _, step := range []struct {
-		name string
-		f    func(*memDevice)
-	}{{"reading", readAll}, {"checking", checkAll}, {"writing", writeSome}} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		start := time.Now()
-		step.f(dev)
-		took := time.Since(start)
-		runtime.ReadMemStats(&after)
-		if took > mostTime {
-			t.Errorf("%s: %s took %v", what, step.name, took)
-		}
-		if n := after.TotalAlloc - before.TotalAlloc; n > mostMemory {
-			t.Errorf("%s: %s took %d bytes of memory", what, step.name, n)
-		}
-	}
-}
+// mostTime is how long each use of a damaged image of a few MiB may take.
+const mostTime = 2 * time.Second
 
 func checkAll(dev *memDevice) {
 	n := 0
