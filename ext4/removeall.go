@@ -90,6 +90,10 @@ func (fs *FS) takeAway(path string) (tree, gone uint32, inPlace bool, err error)
 	if i.num == t.num {
 		return i.num, 0, true, nil
 	}
+	// It may have been made just now, in the same directory.
+	if dir, err = fs.inode(dir.num); err != nil {
+		return 0, 0, false, err
+	}
 	if t.num == dir.num {
 		dir = t
 	}

@@ -1,0 +1,160 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	iofs "io/fs"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole/ext4"
+)
+
+// regressFS returns an empty file system in memory, and its device.
+func regressFS(t *testing.T, size int64, batch bool) (*ext4.FS, *crashDevice) {
+	t.Helper()
+	d := newCrashDevice(size, nil)
+	if _, err := ext4.Format(d, size, ext4.FormatOptions{Journal: 4 * mega}); err != nil {
+		t.Fatal(err)
+	}
+	fs, err := ext4.Open(d, ext4.OpenOptions{Size: size, Batch: batch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fs, d
+}
+
+// closeClean closes a file system that must have no fault.
+func closeClean(t *testing.T, fs *ext4.FS, d *crashDevice) {
+	t.Helper()
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkClean(d, d.size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func try(t *testing.T, list ...error) {
+	t.Helper()
+	if err := errors.Join(list...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// RemoveAll makes lost+found when it is missing, in the directory that it removes from.
+func TestRegressRemoveAllMakesLostFound(t *testing.T) {
+	fs, d := regressFS(t, 16*mega, true)
+	ctx := context.Background()
+	try(t, fs.Remove("lost+found"), fs.MkdirAll("a/b", 0o755), fs.RemoveAll(ctx, "a"))
+	closeClean(t, fs, d)
+}
+
+func TestRegressChownClearsSetuid(t *testing.T) {
+	fs, d := regressFS(t, 16*mega, true)
+	for mode, want := range map[uint32]uint32{0o4755: 0o755, 0o2755: 0o755, 0o2745: 0o2745, 0o6600: 0o2600} {
+		_, err := fs.WriteFile(context.Background(), "f", strings.NewReader(""), ext4.WriteOptions{})
+		try(t, err, fs.Chmod("f", modeOf(mode)), fs.Chown("f", 5, 6))
+		if info, err := fs.Lstat("f"); err != nil || statMode(info.Mode)&0o7777 != want {
+			t.Errorf("%o: %v, %v", mode, info.Mode, err)
+		}
+	}
+	closeClean(t, fs, d)
+}
+
+// A large file takes the group of its directory also when that is made with it.
+func TestRegressGroupOfNewParents(t *testing.T) {
+	fs, d := regressFS(t, 32*mega, true)
+	try(t, fs.Mkdir("shared", 0o755), fs.Chown("shared", 1, 77), fs.Chmod("shared", modeOf(0o2755)))
+	_, err := fs.WriteFile(context.Background(), "shared/x/y/large", bytes.NewReader(make([]byte, 3*mega)), ext4.WriteOptions{})
+	try(t, err)
+	if info, err := fs.Lstat("shared/x/y/large"); err != nil || info.GID != 77 {
+		t.Errorf("group %d, %v", info.GID, err)
+	}
+	closeClean(t, fs, d)
+}
+
+// Nothing that is appended changes nothing.
+func TestRegressAppendNothing(t *testing.T) {
+	fs, d := regressFS(t, 16*mega, true)
+	f, err := fs.OpenFile("f", ext4.OpenFlags{Create: true})
+	try(t, err)
+	old := time.Unix(1000, 0)
+	try(t, fs.Chtimes("f", old, old))
+	if off, err := f.Append(nil); off != 0 || err != nil {
+		t.Error(off, err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mtime.Equal(old) {
+		t.Error(info.Mtime, err)
+	}
+	try(t, f.Close())
+	closeClean(t, fs, d)
+}
+
+// fill takes all space but what is free for certain, by a file named rest.
+func fill(t *testing.T, fs *ext4.FS) {
+	t.Helper()
+	f, err := fs.OpenFile("rest", ext4.OpenFlags{Create: true})
+	try(t, err)
+	for n := int64(mega); n >= 4096; {
+		if _, err := f.Append(bytes.Repeat([]byte{7}, int(n))); errors.Is(err, syscall.ENOSPC) {
+			n /= 2
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	try(t, f.Close())
+}
+
+// An operation that finds space only once what was freed before is certain begins anew:
+// PunchHole then went on from the start of the file, and left out the edges.
+func TestRegressPunchTriedAgain(t *testing.T) {
+	fs, d := regressFS(t, 16*mega, true)
+	f, err := fs.OpenFile("f", ext4.OpenFlags{Create: true})
+	try(t, err)
+	// Four extents fill the inode; the hole splits the last one.
+	const bs = 4096
+	content := bytes.Repeat([]byte("x"), 8*bs)
+	for i := range int64(4) {
+		_, err := f.WriteAt(content, i*16*bs)
+		try(t, err)
+	}
+	_, err = fs.WriteFile(context.Background(), "victim", bytes.NewReader(make([]byte, 4*bs)), ext4.WriteOptions{})
+	try(t, err)
+	fill(t, fs)
+	try(t, fs.Sync(context.Background()), fs.Remove("victim"))
+	try(t, f.PunchHole(50*bs+100, 3*bs))
+	want := make([]byte, 56*bs)
+	for i := range 4 {
+		copy(want[i*16*bs:], content)
+	}
+	clear(want[50*bs+100 : 53*bs+100])
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		for i := range got {
+			if got[i] != want[i] {
+				t.Fatalf("at %d: %q, want %q", i, got[i], want[i])
+			}
+		}
+		t.Fatal(err)
+	}
+	try(t, f.Close())
+	closeClean(t, fs, d)
+}
+
+// modeOf translates the permission bits of st_mode.
+func modeOf(m uint32) iofs.FileMode {
+	mode := iofs.FileMode(m & 0o777)
+	if m&0o4000 != 0 {
+		mode |= iofs.ModeSetuid
+	}
+	if m&0o2000 != 0 {
+		mode |= iofs.ModeSetgid
+	}
+	return mode
+}
