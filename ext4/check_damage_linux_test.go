@@ -28,6 +28,8 @@ var damages = []damage{
 	{"default", "unlink /dir/sub", "unreachable"},
 	{"default", "link /files/a /dir/more", "links"},
 	{"default", "link /dir /dir/sub/loop", "directory-parents"},
+	{"default", "link /dir /dir/sub/loop; unlink /dir", "unreachable"},
+	{"default", "link /dir/sub /dir/sub/self; unlink /dir/sub", "unreachable"},
 	{"default", "sif /files/a links_count 3", "links"},
 	{"default", "sif /files/a links_count 0", "entry-inode"},
 	{"default", "sif /files/a links_count 7", "links"},
