@@ -38,10 +38,12 @@ func readFull(dev io.ReaderAt, p []byte, off int64) error {
 
 // deviceSize returns the size of a device that tells it; 0: it does not.
 func deviceSize(dev Device) int64 {
-	if f, ok := dev.(*os.File); ok {
+	if f, ok := dev.(interface{ Stat() (os.FileInfo, error) }); ok {
 		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
 			return st.Size()
 		}
+	}
+	if f, ok := dev.(io.Seeker); ok { // a block device
 		if n, err := f.Seek(0, io.SeekEnd); err == nil {
 			return n
 		}

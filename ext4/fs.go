@@ -201,8 +201,8 @@ func (fs *FS) Close() error {
 		fs.mu.Unlock()
 		return nil
 	}
-	var err error
-	if !fs.opts.ReadOnly && fs.failed == nil {
+	err := fs.failed
+	if !fs.opts.ReadOnly && err == nil {
 		fs.mu.Unlock()
 		err = errors.Join(fs.removeUnlinked(), fs.shutdown())
 		fs.mu.Lock()

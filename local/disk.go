@@ -8,7 +8,9 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -74,7 +76,7 @@ func (b *Backend) formatDisk(f *os.File, info driver.Info) error {
 		return err
 	}
 	return at("format", diskTemp, func() error {
-		_, err := ext4.Format(f, int64(info.Capacity), ext4.FormatOptions{
+		_, err := ext4.Format(imageFile{f}, int64(info.Capacity), ext4.FormatOptions{
 			Label: diskLabel(info.Name), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 		})
 		return err
@@ -134,10 +136,54 @@ func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (dr
 		return 0, err
 	}
 	defer hold.release()
-	if _, err := ext4.Grow(ctx, f, int64(size), ext4.GrowOptions{}); err != nil {
+	if _, err := ext4.Grow(ctx, imageFile{f}, int64(size), ext4.GrowOptions{}); err != nil {
 		return 0, diskErr(err)
 	}
 	return size, nil
+}
+
+// settleSize finishes a growth of an image that is held alone, if one was cut off: the
+// image then has another size than the catalog says. What fails is left for Check to
+// report; the file system is whole at any time.
+func (b *Backend) settleSize(ctx context.Context, id string, f *os.File) {
+	r, err := b.get(ctx, driver.ByID(id))
+	if err != nil {
+		return
+	}
+	st, err := f.Stat()
+	if err != nil || driver.Size(st.Size()) <= r.Capacity {
+		return
+	}
+	if _, err := ext4.Grow(ctx, imageFile{f}, st.Size(), ext4.GrowOptions{}); err != nil {
+		return
+	}
+	_ = b.setCapacity(ctx, id, driver.Size(st.Size()))
+}
+
+func (b *Backend) setCapacity(ctx context.Context, id string, size driver.Size) error {
+	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(`UPDATE volumes SET capacity = ? WHERE id = ?`, int64(size), id)
+		return err
+	})
+}
+
+// imageFile is an image as ext4 uses it: under the eyes of fault.
+type imageFile struct{ *os.File }
+
+func (f imageFile) WriteAt(p []byte, off int64) (n int, err error) {
+	err = fault.Do("image.write", f.Name(), func() error {
+		n, err = f.File.WriteAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+func (f imageFile) Sync() error {
+	return fault.Do("image.sync", f.Name(), func() error { return durable.Sync(f.File) })
+}
+
+func (f imageFile) Truncate(size int64) error {
+	return fault.Do("image.truncate", f.Name(), func() error { return f.File.Truncate(size) })
 }
 
 // diskErr translates an error of ext4.

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/internal/catalog"
 )
 
 // countVolume counts the bytes that a volume holds. Of a disk that another uses it
@@ -59,7 +59,7 @@ func (c *checker) disk(info driver.Info) error {
 	return c.usage(info)
 }
 
-// image checks the size of an image, and the file system in it.
+// image checks the size of an image, and the file system in it, unless it is in use.
 func (c *checker) image(info driver.Info) error {
 	f, err := c.b.openDisk(c.ctx, info.ID, true)
 	if err != nil {
@@ -71,42 +71,61 @@ func (c *checker) image(info driver.Info) error {
 		return nil // it changes under us
 	}
 	if err != nil {
+		return ignoreNotFound(err)
+	}
+	now, err := c.b.get(c.ctx, driver.ByID(info.ID))
+	st, serr := f.Stat()
+	if err = errors.Join(err, serr); err == nil && driver.Size(st.Size()) == now.Capacity {
+		err = c.fileSystem(info.ID, f)
+		hold.release()
 		return err
 	}
-	defer hold.release()
-	st, err := f.Stat()
+	hold.release()
 	if err != nil {
-		return sysErr(err)
+		return ignoreNotFound(sysErr(err))
 	}
-	rel := filepath.Join("volumes", info.ID, diskName)
-	if size := driver.Size(st.Size()); size != info.Capacity {
-		err := c.found("capacity-wrong", info.ID, rel, fmt.Sprintf("the image has %s, the catalog says %s; the catalog is corrected", size, info.Capacity),
-			func() error { return c.setCapacity(info.ID, size) })
-		if err != nil {
-			return err
-		}
-	}
+	size := driver.Size(st.Size())
+	return c.found("capacity-wrong", info.ID, diskRel(info.ID),
+		fmt.Sprintf("the image has %s, the catalog says %s; the growth that was cut off is finished", size, now.Capacity),
+		func() error { return c.finishGrowth(info.ID, size) })
+}
+
+func diskRel(id string) string { return filepath.Join("volumes", id, diskName) }
+
+// fileSystem checks the file system in an image.
+func (c *checker) fileSystem(id string, f *os.File) error {
 	n := 0
-	err = ext4.Check(c.ctx, f, ext4.CheckOptions{}, func(p ext4.Problem) error {
+	err := ext4.Check(c.ctx, f, ext4.CheckOptions{}, func(p ext4.Problem) error {
 		if n++; n > maxProblems {
 			return errEnough
 		}
-		return c.found("disk-damaged", info.ID, rel, p.Detail+"; run e2fsck on the image", nil)
+		return c.found("disk-damaged", id, diskRel(id), p.Detail+"; run e2fsck on the image", nil)
 	})
 	switch {
 	case err == nil || errors.Is(err, errEnough):
 		return nil
 	case errors.Is(err, ext4.ErrCorrupt) || errors.Is(err, ext4.ErrUnsupported):
-		return c.found("disk-damaged", info.ID, rel, err.Error(), nil)
+		return c.found("disk-damaged", id, diskRel(id), err.Error(), nil)
 	}
 	return sysErr(err)
 }
 
 var errEnough = errors.New("enough")
 
-func (c *checker) setCapacity(id string, size driver.Size) error {
-	return c.b.db.Write(c.ctx, catalog.Durable, func(tx *catalog.Tx) error {
-		_, err := tx.Exec(`UPDATE volumes SET capacity = ? WHERE id = ?`, int64(size), id)
+// finishGrowth makes the file system and the catalog agree with an image's size.
+func (c *checker) finishGrowth(id string, size driver.Size) error {
+	f, err := c.b.openDisk(c.ctx, id, false)
+	if err != nil {
 		return err
-	})
+	}
+	defer f.Close()
+	hold, err := c.b.holdDisk(c.ctx, id, f, holdFiles, false)
+	if err != nil {
+		return err
+	}
+	defer hold.release()
+	if _, err := ext4.Grow(c.ctx, imageFile{f}, int64(size), ext4.GrowOptions{}); err != nil {
+		return diskErr(err)
+	}
+	return c.b.setCapacity(c.ctx, id, size)
 }

@@ -95,7 +95,10 @@ func (d *sharedDisk) open(ctx context.Context) (err error) {
 	if d.hold, err = d.b.holdDisk(ctx, d.id, d.image, holdFiles, d.readOnly); err != nil {
 		return err
 	}
-	d.fs, err = ext4.Open(d.image, ext4.OpenOptions{
+	if !d.readOnly {
+		d.b.settleSize(ctx, d.id, d.image)
+	}
+	d.fs, err = ext4.Open(imageFile{d.image}, ext4.OpenOptions{
 		ReadOnly: d.readOnly, Batch: true, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 	})
 	return diskErr(err)
@@ -128,6 +131,9 @@ func (d *sharedDisk) release() error {
 	}
 	if d.count != nil {
 		d.charge()
+		if err != nil {
+			d.count.page.store(offStale, 1) // changes were charged that may not have lasted
+		}
 		d.count.release()
 	}
 	if d.hold != nil {

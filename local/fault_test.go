@@ -96,7 +96,58 @@ func handle(op func(ctx context.Context, h *vole.File) error) func(ctx context.C
 	}
 }
 
+// withDisk makes a disk volume "v" with some files and a tree.
+func withDisk(ctx context.Context, s *vole.Store) error {
+	_, f, err := volume(ctx, s, "v", vole.Spec{Kind: vole.KindDisk, Capacity: 16 * vole.MiB})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		f.WriteFile(ctx, "file", []byte("old contents"), 0o644),
+		f.WriteFile(ctx, "other", []byte("other"), 0o600),
+		f.WriteFile(ctx, "tree/a/b", []byte("b"), 0o644),
+		f.Link(ctx, "tree/a/b", "tree/d"),
+		f.Close(),
+	)
+}
+
+// onDisk makes a step one on the disk volume of withDisk.
+func onDisk(s step) step {
+	s.name, s.setup = "disk: "+s.name, withDisk
+	return s
+}
+
 var steps = []step{
+	{name: "disk: create", op: func(ctx context.Context, s *vole.Store) error {
+		_, err := s.Create(ctx, "new", vole.Spec{Kind: vole.KindDisk, Capacity: 16 * vole.MiB})
+		return err
+	}},
+	onDisk(onVolume("remove", func(ctx context.Context, v *vole.Volume) error { return v.Remove(ctx) })),
+	onDisk(onVolume("grow", func(ctx context.Context, v *vole.Volume) error {
+		return v.Update(ctx, vole.Update{Capacity: 200 * vole.MiB})
+	})),
+	onDisk(onVolume("attach", func(ctx context.Context, v *vole.Volume) error {
+		a, err := v.Attach(ctx, vole.AttachOptions{HostPath: true})
+		if err != nil {
+			return err
+		}
+		return a.Detach(ctx)
+	})),
+	onDisk(onFS("overwrite", func(ctx context.Context, f *vole.FS) error {
+		return f.WriteFile(ctx, "file", []byte("new contents, longer"), 0o644)
+	})),
+	onDisk(onFS("append", handle(func(ctx context.Context, h *vole.File) error {
+		_, err := h.Append(ctx, []byte(" and more"))
+		return err
+	}))),
+	onDisk(onFS("truncate", func(ctx context.Context, f *vole.FS) error { return f.Truncate(ctx, "file", 3) })),
+	onDisk(onFS("remove tree", func(ctx context.Context, f *vole.FS) error { return f.RemoveAll(ctx, "tree") })),
+	onDisk(onFS("rename over", func(ctx context.Context, f *vole.FS) error {
+		return f.Rename(ctx, "other", "file", vole.RenameOptions{})
+	})),
+	onDisk(onFS("copy tree", func(ctx context.Context, f *vole.FS) error {
+		return f.Copy(ctx, "tree", "copy", vole.CopyOptions{})
+	})),
 	{name: "create", op: func(ctx context.Context, s *vole.Store) error {
 		_, err := s.Create(ctx, "new", vole.Spec{Quota: vole.GiB, Labels: vole.Labels{"a": "b"}})
 		return err
