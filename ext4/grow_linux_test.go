@@ -107,7 +107,7 @@ func TestGrowChain(t *testing.T) {
 			t.Parallel()
 			image := newImage(t, chain[0])
 			for i, size := range chain[1:] {
-				if testing.Short() && size > 2*tib {
+				if testing.Short() && size > 4*tib {
 					continue
 				}
 				growStep(t, image, i, size)
