@@ -152,6 +152,9 @@ func (fs *FS) commitOpen() error {
 		}
 		fs.logged[n] = b
 	}
+	if fs.journal == nil {
+		fs.afterCheckpoint()
+	}
 	return nil
 }
 

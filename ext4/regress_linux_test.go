@@ -158,3 +158,30 @@ func modeOf(m uint32) iofs.FileMode {
 	}
 	return mode
 }
+
+// A block that was cut in a transaction, then freed, then written for another file, was
+// read as it had been.
+func TestRegressCutBlockUsedAgain(t *testing.T) {
+	fs, d := regressFS(t, 16*mega, true)
+	ctx := context.Background()
+	write := func(name string, c byte) []byte {
+		b := bytes.Repeat([]byte{c}, 5000)
+		_, err := fs.WriteFile(ctx, name, bytes.NewReader(b), ext4.WriteOptions{})
+		try(t, err)
+		return b
+	}
+	write("a", 'a')
+	fill(t, fs)
+	try(t, fs.Sync(ctx))
+	f, err := fs.OpenFile("a", ext4.OpenFlags{Write: true})
+	try(t, err, f.Truncate(4500), f.Close(), fs.Remove("a"), fs.Sync(ctx))
+	want := write("b", 'b')
+	f, err = fs.OpenFile("b", ext4.OpenFlags{})
+	try(t, err)
+	got := make([]byte, len(want))
+	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v: %q...%q", err, got[:4], got[len(got)-4:])
+	}
+	try(t, f.Close())
+	closeClean(t, fs, d)
+}

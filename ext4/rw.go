@@ -223,6 +223,7 @@ func (fs *FS) writeExtent(i *inode, p []byte, off int64) (int, error) {
 func (fs *FS) writeFresh(p []byte, at, in int64) error {
 	bs := fs.sb.blockSize
 	fs.tx.data = true
+	fs.forgetTails(uint64(at/bs), uint64(roundUp(in+int64(len(p)), bs)/bs))
 	whole := int64(len(p)) / bs * bs
 	if in == 0 && whole > maxBehind {
 		if err := fs.flushBehind(); err != nil {
@@ -236,6 +237,17 @@ func (fs *FS) writeFresh(p []byte, at, in int64) error {
 		}
 	}
 	return fs.writeBehind(p, at, in)
+}
+
+// forgetTails makes n blocks from start on, which hold nothing yet, ordinary data again:
+// they may have been in a transaction for a file that had them before.
+func (fs *FS) forgetTails(start, n uint64) {
+	for k := range fs.tails {
+		if k >= start && k < start+n {
+			fs.cache.set(k, nil)
+			delete(fs.tails, k)
+		}
+	}
 }
 
 // behind is data for new blocks that is not on the device yet: what small files hold
