@@ -1,0 +1,237 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/ext4/internal/workload"
+)
+
+// Goroutines that each have a directory of their own do what they do alone.
+func TestManyAtOnce(t *testing.T) {
+	for _, batch := range []bool{false, true} {
+		t.Run(fmt.Sprintf("batch=%v", batch), func(t *testing.T) {
+			fs, d := regressFS(t, 64*mega, batch)
+			const workers = 6
+			models := make([]*workload.Model, workers)
+			var all sync.WaitGroup
+			for k := range workers {
+				try(t, fs.Mkdir(fmt.Sprint(k), 0o755))
+				models[k] = workload.NewModel(4096)
+				all.Go(func() { alone(t, fs, models[k], k) })
+			}
+			all.Wait()
+			tree := treeOf(t, fs)
+			for k, m := range models {
+				same(t, fmt.Sprint("of worker ", k), m.Tree(), subtree(tree, fmt.Sprint(k)), workerDiff)
+			}
+			closeClean(t, fs, d)
+		})
+	}
+}
+
+var workerDiff = func() oracle.DiffOptions {
+	o := oracle.SameContent
+	o.DirNlink = true // the model has lost+found
+	return o
+}()
+
+// alone does operations beneath one directory.
+func alone(t *testing.T, fs *ext4.FS, m *workload.Model, k int) {
+	w := workload.NewFS(fs)
+	gen := workload.NewGen(uint64(k), m, workload.Options{Bytes: 30_000, Files: 40, Checked: true})
+	for range 250 {
+		o := gen.Next()
+		o2 := *o
+		o2.Path = inDir(k, o.Path)
+		if o.Kind == workload.Link || o.Kind == workload.Rename || o.Kind == workload.Copy {
+			o2.Path2 = inDir(k, o.Path2)
+		}
+		if o.Path == "." || o2.Path2 == fmt.Sprint(k) {
+			continue
+		}
+		err := w.Apply(context.Background(), &o2)
+		if workload.Expected(o, err, false) {
+			continue
+		}
+		if want := m.Apply(o); !sameKind(want, err) {
+			t.Errorf("worker %d: %s: %v, and the model says %v", k, &o2, err, want)
+			return
+		}
+	}
+	if err := w.CloseAll(); err != nil {
+		t.Error(err)
+	}
+}
+
+func inDir(k int, path string) string {
+	if path == "." {
+		return fmt.Sprint(k)
+	}
+	return fmt.Sprintf("%d/%s", k, path)
+}
+
+// subtree returns what is beneath a directory.
+func subtree(t oracle.Tree, dir string) oracle.Tree {
+	sub := oracle.Tree{}
+	for p, n := range t {
+		if p == dir {
+			sub["."] = n
+		} else if len(p) > len(dir) && p[:len(dir)+1] == dir+"/" {
+			sub[p[len(dir)+1:]] = n
+		}
+	}
+	return sub
+}
+
+// Everything is done to a few names at once: nothing breaks, and readers never see a
+// part of a file.
+func TestSameNamesAtOnce(t *testing.T) {
+	for _, batch := range []bool{false, true} {
+		t.Run(fmt.Sprintf("batch=%v", batch), func(t *testing.T) { sameNames(t, batch) })
+	}
+}
+
+func sameNames(t *testing.T, batch bool) {
+	fs, d := regressFS(t, 64*mega, batch)
+	ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
+	defer cancel()
+	var all sync.WaitGroup
+	var done atomic.Int64
+	for k := range 6 {
+		all.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(k), 5))
+			for ctx.Err() == nil {
+				if err := meddle(fs, r); err != nil && !benign(err) {
+					t.Error(err)
+					cancel()
+				}
+				done.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	t.Logf("%d operations", done.Load())
+	closeClean(t, fs, d)
+}
+
+// benign reports whether an error is one that the others can cause.
+func benign(err error) bool {
+	for _, e := range []error{syscall.ENOENT, syscall.EEXIST, syscall.ENOTEMPTY, syscall.EISDIR, syscall.ENOTDIR, syscall.EINVAL, syscall.ENODATA, syscall.ENOSPC} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// whole is a content that tells whether it is complete.
+func whole(r *rand.Rand) []byte {
+	v, n := r.Uint64(), 1+r.IntN(40_000)
+	if r.IntN(30) == 0 {
+		n = 200_000
+	}
+	b := make([]byte, 0, 8*n)
+	b = binary.LittleEndian.AppendUint64(b, uint64(8*n))
+	for len(b) < 8*n {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	return b
+}
+
+func meddle(fs *ext4.FS, r *rand.Rand) error {
+	ctx := context.Background()
+	dirs := []string{"", "d/", "d/e/", "f/"}
+	name := func() string { return dirs[r.IntN(4)] + string(rune('p'+r.IntN(4))) }
+	dir := func() string { return []string{"d", "d/e", "f", "f/d"}[r.IntN(4)] }
+	switch r.IntN(12) {
+	case 0, 1:
+		_, err := fs.WriteFile(ctx, name(), bytes.NewReader(whole(r)), ext4.WriteOptions{})
+		return err
+	case 2:
+		return fs.Rename(name(), name(), r.IntN(2) == 0)
+	case 3:
+		return fs.Rename(dir(), dir(), r.IntN(2) == 0)
+	case 4:
+		return fs.Remove(name())
+	case 5:
+		if r.IntN(4) > 0 {
+			return nil
+		}
+		return fs.RemoveAll(ctx, dir())
+	case 6:
+		return fs.Copy(ctx, dir(), dir(), false)
+	case 7:
+		return fs.Copy(ctx, name(), name(), false)
+	case 8:
+		return fs.Link(name(), name())
+	case 9:
+		return list(fs, dir())
+	}
+	return readWhole(fs, name())
+}
+
+func list(fs *ext4.FS, dir string) error {
+	d, err := fs.OpenDir(dir, false)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	seen := map[string]bool{}
+	for {
+		part, err := d.Read(3)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, e := range part {
+			if seen[e.Name] {
+				return fmt.Errorf("%s is twice in %s", e.Name, dir)
+			}
+			seen[e.Name] = true
+		}
+	}
+}
+
+// readWhole reads a file while it may be replaced.
+func readWhole(fs *ext4.FS, path string) error {
+	f, err := fs.OpenFile(path, ext4.OpenFlags{})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, info.Size)
+	if _, err := f.ReadAt(b, 0); err != nil && err != io.EOF {
+		return err
+	}
+	if len(b) < 8 || binary.LittleEndian.Uint64(b) != uint64(len(b)) {
+		return &iofs.PathError{Op: "read", Path: path, Err: fmt.Errorf("%d bytes that are not a whole file", len(b))}
+	}
+	for k := 16; k < len(b); k += 8 {
+		if !bytes.Equal(b[8:16], b[k:k+8]) {
+			return &iofs.PathError{Op: "read", Path: path, Err: fmt.Errorf("two contents in one file, from %d on", k)}
+		}
+	}
+	return nil
+}
