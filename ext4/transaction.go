@@ -48,15 +48,13 @@ func (y busyBlocks) unmark(g, index, n uint32) {
 
 // op is the operation under way. It is undone as a whole when it fails.
 type op struct {
-	id       uint64
-	undo     []undo
-	freed    []run
-	before   counters
-	orphans  []uint32
-	buffers  [][]byte // for undo
-	touched  int
-	now      time.Time
-	dataFrom int
+	id      uint64
+	undo    []undo
+	freed   []run
+	before  counters
+	orphans []uint32
+	buffers [][]byte // for undo
+	now     time.Time
 }
 
 // undo is how one block was before the operation.
