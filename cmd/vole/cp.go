@@ -87,7 +87,7 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	return c.printJSON(stats)
 }
 
-func (c *cpCmd) meta() metaOptions { return metaOptions{c.owner, c.bar.warnf} }
+func (c *cpCmd) meta() metaOptions { return metaOptions{owner: c.owner, warn: c.bar.warnf} }
 
 // openVolume opens the files of one side.
 func openVolume(ctx context.Context, s *vole.Store, name string, opts vole.FSOptions) (*vole.FS, error) {

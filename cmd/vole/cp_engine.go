@@ -19,7 +19,7 @@ type copyStats struct {
 	Links       int64 `json:"links"`       // symbolic links, and further names of a file
 	Others      int64 `json:"others"`      // fifos and devices
 	Bytes       int64 `json:"bytes"`       // read from the source; holes not counted
-	Skipped     int64 `json:"skipped"`     // sockets, which mean nothing elsewhere
+	Skipped     int64 `json:"skipped"`     // sockets, which mean nothing elsewhere, and with create devices
 }
 
 // copier writes items to a target by the rules of cp: directories merge, everything
@@ -126,6 +126,11 @@ func (c *copier) special(ctx context.Context, at string, it *item) error {
 		c.opts.warn("%s: sockets are not copied", c.to.display(at))
 		return nil
 	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
+		if !c.opts.owner && c.opts.lenient {
+			c.stats.Skipped++
+			c.opts.warn("%s: only root makes devices; it is left out", c.to.display(at))
+			return nil
+		}
 		if !c.opts.owner {
 			return fmt.Errorf("cp: %s: %w", c.to.display(at), driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"))
 		}

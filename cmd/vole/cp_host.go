@@ -68,7 +68,8 @@ func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		it.uid, it.gid = int(st.Uid), int(st.Gid)
 		it.id, it.nlink, it.rdev = fileID{uint64(st.Dev), st.Ino}, uint64(st.Nlink), linuxRdev(uint64(st.Rdev))
-		it.sparse = info.Mode().IsRegular() && info.Size()-int64(st.Blocks)*512 >= holeMin
+		it.stored = int64(st.Blocks) * 512
+		it.sparse = info.Mode().IsRegular() && info.Size()-it.stored >= holeMin
 	}
 	return it, nil
 }

@@ -22,6 +22,8 @@ type item struct {
 	nlink uint64
 	// sparse says that the file has holes worth keeping.
 	sparse bool
+	// stored is how much storage the content takes in the source, if that is known.
+	stored int64
 }
 
 // fileID identifies a file within one source.
@@ -79,8 +81,10 @@ type target interface {
 
 // metaOptions says which metadata a target is to set.
 type metaOptions struct {
-	owner bool // keep owners, and with them setuid and setgid
-	warn  func(format string, args ...any)
+	owner bool // keep owners, and with them setuid and setgid, and devices
+	// lenient leaves devices out where owners are not kept, instead of failing.
+	lenient bool
+	warn    func(format string, args ...any)
 }
 
 // setBits is the mode that a target gives an item: without owners, a setuid program

@@ -10,26 +10,36 @@ import (
 func newCreateCmd(a *app) *cobra.Command {
 	var (
 		kind, size, quota string
+		from              string
 		labels            []string
 		existOK           bool
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a volume",
-		Long: `Create an empty volume and print its name. The home is made too if it is not there.
+		Long: `Create a volume and print its name. The home is made too if it is not there.
 
 A name is 1 to 128 letters, digits, '.', '_' and '-', and starts with a letter or digit.
 
 A dir volume keeps files as files. With a quota, no write may take it over that; as
 programs that write past vole are not counted, 'vole attach' and 'vole run' take such a
-volume for reading only. A disk volume is one image that holds ext4, of the size that
---size gives; this version cannot make one yet (exit code 8).
+volume for reading only. A disk volume is one image that holds ext4, as large as --size
+says; it takes as much of the disk as it holds. 'vole set' makes it larger later.
+
+--from fills the volume with what is in a directory or a tar file, or stream when it is
+"-" (plain, gzip, bzip2 or zstd). Modes, times, links, holes and extended attributes of
+users are kept; owners, setuid and setgid bits, and devices for root only. A disk volume
+without --size gets as large as that takes, and a bit more. When it fails, or is killed,
+there is no volume.
 
 With --exist-ok a volume of that name that is there will do, if it has the kind, the
 limits and the labels that the flags ask for. It is never changed.`,
 		Example: `  vole create pip-cache
   vole create pip-cache --quota 2G -l team=ml -l env=dev
-  vole create pip-cache --quota 2G --exist-ok    # make it, or be content with it`,
+  vole create pip-cache --quota 2G --exist-ok    # make it, or be content with it
+  vole create vm-7 --kind disk --size 20G
+  vole create rootfs --kind disk --from rootfs.tar.zst
+  docker export box | vole create box --kind disk --from -`,
 		Args:              exactArgs(1, "the volume's name"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -37,13 +47,17 @@ limits and the labels that the flags ask for. It is never changed.`,
 			if err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("from") {
+				return a.createFilled(cmd.Context(), args[0], spec, existOK, from)
+			}
 			return a.create(cmd, args[0], spec, existOK)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&kind, "kind", "", "dir or disk (default dir, or disk with --size)")
-	f.StringVar(&size, "size", "", "capacity of a disk volume, e.g. 20G")
+	f.StringVar(&size, "size", "", "capacity of a disk volume, e.g. 20G (with --from default what it takes)")
 	f.StringVar(&quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M (default no limit)")
+	f.StringVar(&from, "from", "", "fill it with what is in this `directory`, tar file, or stream (-)")
 	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
 	f.BoolVar(&existOK, "exist-ok", false, "be content with a volume that is there and has what the flags ask for")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))

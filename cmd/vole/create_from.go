@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/volehq/vole"
+)
+
+// createFilled makes a volume that holds what is in a directory or a tar stream.
+func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, existOK bool, from string) error {
+	if from == "" {
+		return usagef("create: --from: the path is empty; write . for the current directory")
+	}
+	return a.withNewStore(ctx, func(s *vole.Store) error {
+		if existOK {
+			v, err := s.Get(ctx, name)
+			if err == nil {
+				return errors.Join(fits(spec, v), a.printVolume(v.Info()))
+			}
+			if !errors.Is(err, vole.ErrNotFound) {
+				return err
+			}
+		}
+		fl := &filling{app: a, store: s, from: from, bar: a.newProgress()}
+		v, err := fl.run(ctx, name, spec)
+		fl.bar.done(err == nil, fl.stats)
+		if err != nil {
+			return withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
+		}
+		info, err := v.Refresh(ctx) // what it holds now
+		if err != nil {
+			return err
+		}
+		return a.printVolume(info)
+	})
+}
+
+// fits returns nil when a volume that is there is what spec asks for.
+func fits(spec vole.Spec, v *vole.Volume) error {
+	err := spec.Fits(v.Info())
+	if err != nil {
+		err = &vole.Error{Op: "create", Volume: v.Name(), Err: err}
+	}
+	return err
+}
+
+// filling is the making of a volume that is not empty.
+type filling struct {
+	*app
+	store *vole.Store
+	from  string
+	bar   *progress
+	stats copyStats
+
+	fit  bool      // the volume is a disk that is to be as large as it must
+	size vole.Size // of that, so far
+}
+
+// fitTries is how often a disk is made anew, larger, when what it is to hold turned out
+// to need more than it seemed.
+const fitTries = 3
+
+func (f *filling) run(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
+	f.fit = spec.Kind == vole.KindDisk && spec.Capacity == 0
+	for try := 1; ; try++ {
+		v, err := f.once(ctx, name, spec)
+		if !f.fit || f.from == "-" || try == fitTries || !errors.Is(err, vole.ErrNoSpace) {
+			return v, err
+		}
+		f.size *= 2
+	}
+}
+
+// once makes the volume, or fails and leaves none.
+func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
+	f.stats = copyStats{}
+	o, in, err := f.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	least, n := streamDisk, need{}
+	if in != nil {
+		defer in.Close()
+	} else {
+		least = leastDisk
+		defer o.src.close() // it was read only
+		if n, err = needOf(ctx, o.src, o.path, &o.item); err != nil {
+			return nil, err
+		}
+		f.bar.total(n.data)
+	}
+	if f.fit {
+		f.size = max(f.size, least, vole.Size(n.bytes))
+		spec.Capacity = f.size
+	}
+	return f.store.Build(ctx, name, spec, func(v *vole.Volume) error { return f.fill(ctx, v, o, in, n) })
+}
+
+// open opens what is to be copied: a directory of the host, or a tar stream.
+func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
+	if f.from == "-" {
+		return nil, input(ctx, f.stdin), nil
+	}
+	st, err := os.Stat(f.from)
+	if err != nil {
+		return nil, nil, hostError("create", f.from, err)
+	}
+	if st.IsDir() {
+		home, err := f.homeDir()
+		if err != nil {
+			return nil, nil, err
+		}
+		o, err := hostOrigin(ctx, location{arg: f.from, path: filepath.Clean(f.from) + "/."}, true, home)
+		return o, nil, err
+	}
+	file, err := os.Open(f.from)
+	if err != nil {
+		return nil, nil, hostError("create", f.from, err)
+	}
+	return nil, file, nil
+}
+
+// fill copies into the new volume.
+func (f *filling) fill(ctx context.Context, v *vole.Volume, o *origin, in io.Reader, n need) error {
+	fs, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+	if err != nil {
+		return err
+	}
+	opts := metaOptions{owner: os.Geteuid() == 0, lenient: true, warn: f.bar.warnf}
+	vt := &volumeTarget{f: fs, holes: f.store.Caps().Holes, opts: opts}
+	var t target = vt
+	if f.fit {
+		rt := &roomyTarget{volumeTarget: vt}
+		defer func() { f.size = v.Info().Capacity }()
+		if err := rt.provide(ctx, n); err != nil {
+			return errors.Join(err, t.abandon())
+		}
+		t = rt
+	}
+	cp := &copier{to: t, opts: opts, progress: f.bar, seen: map[fileID]string{}}
+	if in != nil {
+		err = cp.untar(ctx, in, ".")
+	} else if err = cp.tree(ctx, o.src, o.path, ".", &o.item); err == nil {
+		err = t.setMeta(ctx, ".", &o.item)
+	}
+	f.stats = cp.stats
+	if err != nil {
+		return errors.Join(err, t.abandon())
+	}
+	return t.close(ctx)
+}
