@@ -1,0 +1,124 @@
+package ext4
+
+import (
+	"bytes"
+	"strings"
+	"time"
+)
+
+// Description is what a file system says of itself. Sizes are bytes, times UTC and zero
+// where there was none yet.
+type Description struct {
+	Label    string
+	UUID     [16]byte
+	Features []string // by the names of mke2fs
+
+	Size      int64 // of the file system; the image may be larger
+	BlockSize int64
+	Free      int64
+	Reserved  int64 // of what is free, for root
+	GroupSize int64
+	Groups    int64
+
+	InodeSize  int64
+	Inodes     int64
+	FreeInodes int64
+
+	Journal int64 // size of the log; 0: there is none
+	Dirty   bool  // the log is to be replayed: the image was not unmounted, or closed
+	Errors  bool  // Linux found errors in it
+
+	Created   time.Time
+	Mounted   time.Time // last
+	Written   time.Time // last
+	Checked   time.Time // last
+	Mounts    int64     // since it was checked
+	MountedOn string    // last
+}
+
+// Describe reads what a file system says of itself. It looks at little more than the
+// superblock, so it works with many images that [Open] refuses. size is that of the
+// image; 0: what the device says, if it is an [*os.File]. Of an image with a log to be
+// replayed the counts of what is free are those before.
+//
+// ErrCorrupt: there is no superblock that makes sense; ErrUnsupported: it has features
+// that are not understood.
+func Describe(dev Device, size int64) (Description, error) {
+	if size == 0 {
+		size = deviceSize(dev)
+	}
+	sb, _, err := loadSuper(dev, size)
+	if err != nil {
+		return Description{}, err
+	}
+	d := sb.describe()
+	d.Journal = journalSize(dev, size, sb)
+	return d, nil
+}
+
+func (s *super) describe() Description {
+	u16 := func(o int) int64 { return int64(le.Uint16(s.raw[o:])) }
+	u32 := func(o int) int64 { return int64(le.Uint32(s.raw[o:])) }
+	// The high bits of the years after 2038 have a byte each, far behind.
+	at := func(lo, hi int) time.Time {
+		sec := u32(lo) | int64(s.raw[hi])<<32
+		if sec == 0 {
+			return time.Time{}
+		}
+		return time.Unix(sec, 0).UTC()
+	}
+	d := Description{
+		Label: s.label(), Features: s.features(),
+		Size: int64(s.blocks) * s.blockSize, BlockSize: s.blockSize,
+		Free:     int64(s.count64(sbFreeBlocksLo, sbFreeBlocksHi)) * s.blockSize,
+		Reserved: int64(s.count64(sbReservedLo, sbReservedHi)) * s.blockSize,
+		Groups:   int64(s.groups), GroupSize: int64(s.perGroup) * s.blockSize,
+		InodeSize: int64(s.inodeSize), Inodes: int64(s.inodes), FreeInodes: u32(sbFreeInodes),
+		Dirty:   s.incompat&incompatRecover != 0,
+		Errors:  u16(sbState)&stateErrors != 0,
+		Created: at(sbMkfsTime, sbMkfsTimeHi), Mounted: at(sbMtime, sbMtimeHi),
+		Written: at(sbWtime, sbWtimeHi), Checked: at(sbLastCheck, sbLastCheckHi),
+		Mounts: u16(sbMountCount),
+	}
+	copy(d.UUID[:], s.raw[sbUUID:])
+	on, _, _ := bytes.Cut(s.raw[sbLastMounted:sbLastMounted+64], []byte{0})
+	d.MountedOn = string(on)
+	return d
+}
+
+// Places in the superblock that nothing else reads.
+const (
+	sbLastMounted = 0x88
+	sbMtimeHi     = 0x275
+)
+
+// features lists the features by name.
+func (s *super) features() []string {
+	var list []string
+	for _, f := range []struct {
+		names map[uint32]string
+		set   uint32
+	}{{compatNames, s.compat}, {incompatNames, s.incompat}, {roNames, s.ro}} {
+		list = append(list, strings.Fields(featureNames(f.names, f.set))...)
+	}
+	return list
+}
+
+// journalSize is the size of the log; 0: there is none, or it cannot be found.
+func journalSize(dev Device, size int64, sb *super) int64 {
+	if sb.compat&compatJournal == 0 {
+		return 0
+	}
+	fs, err := Open(dev, OpenOptions{Size: size, ReadOnly: true, damaged: true})
+	if err != nil {
+		return 0
+	}
+	defer fs.Close()
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	i, err := fs.inode(le.Uint32(sb.raw[sbJournalInode:]))
+	if err != nil {
+		return 0
+	}
+	return i.size()
+}
