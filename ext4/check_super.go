@@ -37,7 +37,7 @@ func (c *checker) super() {
 	}
 	c.superSizes()
 	c.superFeatures()
-	c.superQuota()
+	c.superInodes()
 	limit := time.Now().Unix()
 	for _, at := range []int{sbMtime, sbWtime} {
 		if t := int64(le.Uint32(raw[at:])); t > limit {
@@ -157,8 +157,13 @@ func (c *checker) compareSupers(g uint32, raw []byte) {
 	}
 }
 
-// superQuota checks the numbers of the inodes that hold quotas.
-func (c *checker) superQuota() {
+// superInodes checks the numbers of the inodes that hold quotas and orphans.
+func (c *checker) superInodes() {
+	if n := le.Uint32(c.sb.raw[sbOrphanFile:]); n != 0 && c.sb.compat&compatOrphanFile == 0 {
+		if i := c.rawInode(n); i == nil || i.links() != 0 {
+			c.badInode(ProblemOrphans, n, "is said to be the file for orphans")
+		}
+	}
 	for _, at := range []int{sbUserQuota, sbGroupQuota, sbProjQuota} {
 		n := le.Uint32(c.sb.raw[at:])
 		if n == 0 {

@@ -46,7 +46,7 @@ func (c *checker) checkRow(i *inode, area []byte, off, values int, inner bool) (
 	var refs []uint32
 	for off+4 <= len(area) && le.Uint32(area[off:]) != 0 {
 		if off+xattrEntry > len(area) {
-			c.badInode(ProblemXattr, i.num, "an entry that is cut off")
+			c.badInode(ProblemXattr, i.num, "the entry at %d is cut off", off)
 			return clusters
 		}
 		e := area[off:]
@@ -89,7 +89,7 @@ func (c *checker) checkNearValue(r *xattrRow, e []byte) bool {
 	if r.inner && sum == 0 {
 		return true
 	}
-	name, value := e[xattrEntry:xattrEntry+int(e[0])], r.area[at:at+int(size)]
+	name, value := e[xattrEntry:xattrEntry+int(e[0])], r.area[at:min(at+int(size+3)&^3, len(r.area))] // whole words
 	if x := (xattr{name: string(name), value: value}); x.hash() != sum && signedXattrHash(x) != sum {
 		c.badInode(ProblemXattrHash, r.i.num, "hash of %q", name)
 	}
@@ -251,6 +251,14 @@ func (c *checker) inlineSize(i *inode) (int, bool) {
 	list, err := c.fs.innerXattrs(i)
 	if err != nil {
 		return 0, false
+	}
+	// e2fsck reads no content beside a value that is said to lie outside, though it has no bytes.
+	area := i.innerArea()
+	for off, k := 4, 0; k < len(list); k++ {
+		if le.Uint32(area[off+4:]) == 0 && 4+int(le.Uint16(area[off+2:])) > len(area) {
+			return 0, false
+		}
+		off += (xattrEntry + len(list[k].name) + 3) &^ 3
 	}
 	for _, x := range list {
 		if x.index == xattrSystem && x.name == "data" {
