@@ -103,6 +103,9 @@ func (fs *FS) shutdown() error {
 		}
 	}
 	var err error
+	if fs.side != nil {
+		err = errors.Join(fs.side.Truncate(0), fs.side.Sync())
+	}
 	if j != nil && fs.flagged {
 		// If a crash undoes this, who opens the image next finds the log empty.
 		err = fs.writeFlag(fs.diskSuper, false)

@@ -28,6 +28,7 @@ func (fs *FS) openLog() error {
 	}
 	j, err := fs.openJournal()
 	if j == nil || err != nil {
+		fs.txLimit = min(fs.txLimit, int(maxSide/(fs.sb.blockSize+8))/2)
 		return err
 	}
 	stale := j.start != 0 // what was in it is replayed by now, unless the superblock said that it was nothing
@@ -129,7 +130,12 @@ func (fs *FS) commitOpen() error {
 		return err
 	}
 	if fs.journal == nil {
-		err = fs.writeHome(t.blocks, t.data)
+		if fs.side != nil && len(t.blocks) > 0 {
+			err = fs.writeSide(t)
+		}
+		if err == nil {
+			err = fs.writeHome(t.blocks, t.data && fs.side == nil)
+		}
 	} else if len(t.blocks) > 0 {
 		err = fs.writeLog(t)
 	} else {

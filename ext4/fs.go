@@ -19,6 +19,10 @@ type OpenOptions struct {
 	UID, GID uint32
 	// Now tells the time. Default: time.Now.
 	Now func() time.Time
+	// SideLog returns a log for an image that has none of its own, so that its changes
+	// too survive crashes whole; nil: there is none. Called at most once, by Open.
+	// Give it also for an image that has got one of its own since.
+	SideLog func() (SideLog, error)
 	// CacheSize is how many bytes of unchanged metadata are kept. Default: 32 MiB.
 	CacheSize int64
 
@@ -57,6 +61,7 @@ type FS struct {
 	// before mu.
 	commitMu  sync.Mutex
 	journal   *journal          // nil: none
+	side      SideLog           // in its place; nil: none
 	logged    map[uint64]*block // in the log, not at their place yet
 	committed uint64            // last transaction in the log
 	flagged   bool              // the superblock on the device says that the log is in use
@@ -117,6 +122,11 @@ func (fs *FS) load() error {
 		}
 	} else if sb.incompat&incompatRecover != 0 {
 		return corruptf("a log is to be replayed that is not there")
+	}
+	if fs.opts.SideLog != nil {
+		if err := fs.replaySide(); err != nil {
+			return err
+		}
 	}
 	fs.counters = counters{freeBlocks: fs.sb.count64(sbFreeBlocksLo, sbFreeBlocksHi),
 		freeInodes: le.Uint32(fs.sb.raw[sbFreeInodes:])}

@@ -14,6 +14,8 @@ type GrowOptions struct {
 	NoJournal bool
 	// Now tells the time. Default: time.Now.
 	Now func() time.Time
+	// SideLog is as in OpenOptions, and may be called several times.
+	SideLog func() (SideLog, error)
 }
 
 // Grow makes the file system on dev larger: to size bytes, rounded down to 4 KiB. It
@@ -113,7 +115,7 @@ func (g *grower) grow() error {
 
 // open opens the image, which replays the log, and leaves the log empty.
 func (g *grower) open() error {
-	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true})
+	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true, SideLog: g.opts.SideLog})
 	if err != nil {
 		return err
 	}

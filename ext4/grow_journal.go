@@ -1,13 +1,17 @@
 package ext4
 
-import "slices"
+import (
+	"errors"
+	"slices"
+)
 
 // leastWithJournal is the size in blocks from which an image gets a journal: 16 MiB.
 const leastWithJournal = 4096
 
 // addJournal gives a journal to an image without one: an extent of one group. Each of
 // its steps is one write of a sector. A crash before the last one leaves an image that
-// has lost these blocks until e2fsck -p finds them; another journal is made then.
+// has lost these blocks until e2fsck -p finds them; another journal is made then. With
+// a log beside the image it is one transaction instead.
 func (g *grower) addJournal() error {
 	sb := g.fs.sb
 	if g.fs.journal != nil || g.opts.NoJournal || sb.blocks < leastWithJournal {
@@ -21,6 +25,13 @@ func (g *grower) addJournal() error {
 	if err := g.writeEmptyLog(start, s.n); err != nil {
 		return err
 	}
+	if g.fs.side != nil {
+		return g.change(func(fs *FS) error {
+			in := journalInodeAt(fs, make([]byte, fs.sb.inodeSize), start, s.n)
+			nameJournal(fs.sb.raw, in)
+			return errors.Join(fs.markUsed(group, s.at, s.n), fs.putInode(in))
+		})
+	}
 	if err := g.claimBare(group, s); err != nil {
 		return err
 	}
@@ -29,10 +40,28 @@ func (g *grower) addJournal() error {
 		return err
 	}
 	raw := slices.Clone(g.fs.sb.raw)
+	nameJournal(raw, in)
+	return g.switchCounted(raw)
+}
+
+// nameJournal makes a superblock tell of a journal.
+func nameJournal(raw []byte, in *inode) {
 	le.PutUint32(raw[sbCompat:], le.Uint32(raw[sbCompat:])|compatJournal)
 	le.PutUint32(raw[sbJournalInode:], journalInode)
 	putJournalBackup(raw, in.raw)
-	return g.switchCounted(raw)
+}
+
+// journalInodeAt makes the inode of a journal of n blocks in raw.
+func journalInodeAt(fs *FS, raw []byte, start uint64, n uint32) *inode {
+	in := &inode{journalInode, raw}
+	clear(raw)
+	p := plan{opts: FormatOptions{Time: fs.now()}}
+	p.inode(raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
+	putExtents(raw, []blockRun{{start, uint64(n)}})
+	if fs.sb.csum {
+		sealInode(fs.sb.seed, journalInode, raw)
+	}
+	return in
 }
 
 // journalSpan finds room for a journal: of n blocks or of one of the smaller sizes that
@@ -123,14 +152,7 @@ func (g *grower) writeJournalInode(start uint64, n uint32) (*inode, error) {
 		return nil, err
 	}
 	data := slices.Clone(b.data)
-	in := &inode{journalInode, data[off:][:g.fs.sb.inodeSize]}
-	clear(in.raw)
-	p := plan{opts: FormatOptions{Time: g.fs.now()}}
-	p.inode(in.raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
-	putExtents(in.raw, []blockRun{{start, uint64(n)}})
-	if g.fs.sb.csum {
-		sealInode(g.fs.sb.seed, journalInode, in.raw)
-	}
+	in := journalInodeAt(g.fs, data[off:][:g.fs.sb.inodeSize], start, n)
 	at := off / 512 * 512
 	return in, g.putSynced(data[at:at+512], int64(block)*defaultBlock+int64(at))
 }

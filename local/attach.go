@@ -82,6 +82,9 @@ func (a *attachment) prepare(ctx context.Context) error {
 	}
 	if r.Kind == driver.KindDisk {
 		a.path = b.diskPath(id)
+		if err := b.settleSide(ctx, id); err != nil {
+			return err
+		}
 		image, err := b.openDisk(ctx, id, true)
 		if err != nil {
 			return err

@@ -19,9 +19,11 @@ import (
 const (
 	diskName = "disk.raw"
 	diskTemp = "disk.raw.new"
+	diskSide = "disk.log" // of an image too small for a log: what is to be written to it
 )
 
 func (b *Backend) diskPath(id string) string { return b.path("volumes", id, diskName) }
+func (b *Backend) sidePath(id string) string { return b.path("volumes", id, diskSide) }
 
 // diskSize is the size that an image of at least capacity bytes gets.
 func diskSize(capacity driver.Size) (driver.Size, error) {
@@ -126,6 +128,9 @@ func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (dr
 	if size == r.Capacity {
 		return size, nil
 	}
+	if err := b.settleSide(ctx, r.ID); err != nil {
+		return 0, err
+	}
 	f, err := b.openDisk(ctx, r.ID, false)
 	if err != nil {
 		return 0, err
@@ -136,10 +141,29 @@ func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (dr
 		return 0, err
 	}
 	defer hold.release()
-	if _, err := ext4.Grow(ctx, imageFile{f}, int64(size), ext4.GrowOptions{}); err != nil {
+	if err := b.growImage(ctx, r.ID, f, int64(size)); err != nil {
 		return 0, diskErr(err)
 	}
 	return size, nil
+}
+
+// growImage grows an image that is held alone.
+func (b *Backend) growImage(ctx context.Context, id string, f *os.File, size int64) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	side, err := b.openSideFile(id, false, st.Size() < maxBesides)
+	if err != nil {
+		return err
+	}
+	var opts ext4.GrowOptions
+	if side != nil {
+		defer side.Close()
+		opts.SideLog = func() (ext4.SideLog, error) { return imageFile{side}, nil }
+	}
+	_, err = ext4.Grow(ctx, imageFile{f}, size, opts)
+	return err
 }
 
 // settleSize finishes a growth of an image that is held alone, if one was cut off: the
@@ -154,7 +178,7 @@ func (b *Backend) settleSize(ctx context.Context, id string, f *os.File) {
 	if err != nil || driver.Size(st.Size()) <= r.Capacity {
 		return
 	}
-	if _, err := ext4.Grow(ctx, imageFile{f}, st.Size(), ext4.GrowOptions{}); err != nil {
+	if b.growImage(ctx, id, f, st.Size()) != nil {
 		return
 	}
 	_ = b.setCapacity(ctx, id, driver.Size(st.Size()))
@@ -221,6 +245,9 @@ func (b *Backend) countDisk(ctx context.Context, id string) (used int64, busy bo
 	if d := b.openDiskOf(id); d != nil {
 		used, err = d.fs.SumSizes(ctx)
 		return used, false, errors.Join(diskErr(err), d.release())
+	}
+	if !b.readOnly {
+		_ = b.settleSide(ctx, id) // in use: found out below
 	}
 	f, err := b.openDisk(ctx, id, true)
 	if err != nil {

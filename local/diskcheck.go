@@ -47,7 +47,7 @@ func (c *checker) disk(info driver.Info) error {
 		return sysErr(err)
 	}
 	for _, n := range names {
-		if n != diskName {
+		if n != diskName && n != diskSide {
 			if err := c.stray(info.ID, filepath.Join(rel, n)); err != nil {
 				return err
 			}
@@ -61,6 +61,9 @@ func (c *checker) disk(info driver.Info) error {
 
 // image checks the size of an image, and the file system in it, unless it is in use.
 func (c *checker) image(info driver.Info) error {
+	if !c.b.readOnly {
+		_ = c.b.settleSide(c.ctx, info.ID) // in use: looked at below
+	}
 	f, err := c.b.openDisk(c.ctx, info.ID, true)
 	if err != nil {
 		return ignoreNotFound(err)
@@ -124,7 +127,7 @@ func (c *checker) finishGrowth(id string, size driver.Size) error {
 		return err
 	}
 	defer hold.release()
-	if _, err := ext4.Grow(c.ctx, imageFile{f}, int64(size), ext4.GrowOptions{}); err != nil {
+	if err := c.b.growImage(c.ctx, id, f, int64(size)); err != nil {
 		return diskErr(err)
 	}
 	return c.b.setCapacity(c.ctx, id, size)

@@ -2,11 +2,14 @@ package local
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"sync"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/durable"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +23,7 @@ type sharedDisk struct {
 	ready chan struct{} // closed once the fields below are set, or err
 	err   error
 	image *os.File
+	side  *os.File // the log beside an image without one, else nil
 	hold  *diskHold
 	fs    *ext4.FS // in batch mode: who wants a change durable says so
 
@@ -100,8 +104,64 @@ func (d *sharedDisk) open(ctx context.Context) (err error) {
 	}
 	d.fs, err = ext4.Open(imageFile{d.image}, ext4.OpenOptions{
 		ReadOnly: d.readOnly, Batch: true, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
+		SideLog: func() (ext4.SideLog, error) { return d.openSide() },
 	})
 	return diskErr(err)
+}
+
+// openSide opens the log beside an image, which one has that is too small for a log in
+// it. It is made for a writer; others have none to look at unless a writer died.
+func (d *sharedDisk) openSide() (ext4.SideLog, error) {
+	if d.side != nil {
+		return imageFile{d.side}, nil
+	}
+	st, err := d.image.Stat()
+	if err != nil {
+		return nil, err
+	}
+	create := !d.readOnly && st.Size() < maxBesides
+	f, err := d.b.openSideFile(d.id, d.readOnly, create)
+	if f == nil || err != nil {
+		return nil, err
+	}
+	d.side = f
+	return imageFile{f}, nil
+}
+
+// maxBesides is the size below which an image may be without a log of its own.
+const maxBesides = 16 << 20
+
+// openSideFile opens the log beside an image; nil: there is none.
+func (b *Backend) openSideFile(id string, readOnly, create bool) (*os.File, error) {
+	flag := os.O_RDWR
+	if readOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := os.OpenFile(b.sidePath(id), flag|unix.O_NOFOLLOW, 0)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if !create {
+		return nil, nil
+	}
+	f, err = os.OpenFile(b.sidePath(id), flag|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return f, durable.SyncDir(b.path("volumes", id))
+}
+
+// settleSide brings what the log beside an image holds home, before anything else than
+// ext4 uses the image.
+func (b *Backend) settleSide(ctx context.Context, id string) error {
+	if st, err := os.Stat(b.sidePath(id)); err != nil || st.Size() == 0 {
+		return nil
+	}
+	d, err := b.useDisk(ctx, id, false)
+	if err != nil {
+		return err
+	}
+	return d.release()
 }
 
 // retain adds a use to a file system that is in use.
@@ -135,6 +195,9 @@ func (d *sharedDisk) release() error {
 			d.count.page.store(offStale, 1) // changes were charged that may not have lasted
 		}
 		d.count.release()
+	}
+	if d.side != nil {
+		d.side.Close()
 	}
 	if d.hold != nil {
 		d.hold.release()

@@ -97,8 +97,13 @@ func handle(op func(ctx context.Context, h *vole.File) error) func(ctx context.C
 }
 
 // withDisk makes a disk volume "v" with some files and a tree.
-func withDisk(ctx context.Context, s *vole.Store) error {
-	_, f, err := volume(ctx, s, "v", vole.Spec{Kind: vole.KindDisk, Capacity: 16 * vole.MiB})
+func withDisk(ctx context.Context, s *vole.Store) error { return fillDisk(ctx, s, 16*vole.MiB) }
+
+// withTinyDisk makes one that is too small for a log of its own.
+func withTinyDisk(ctx context.Context, s *vole.Store) error { return fillDisk(ctx, s, 4*vole.MiB) }
+
+func fillDisk(ctx context.Context, s *vole.Store, size vole.Size) error {
+	_, f, err := volume(ctx, s, "v", vole.Spec{Kind: vole.KindDisk, Capacity: size})
 	if err != nil {
 		return err
 	}
@@ -117,7 +122,19 @@ func onDisk(s step) step {
 	return s
 }
 
+func onTinyDisk(s step) step {
+	s.name, s.setup = "tiny disk: "+s.name, withTinyDisk
+	return s
+}
+
 var steps = []step{
+	onTinyDisk(onVolume("grow", func(ctx context.Context, v *vole.Volume) error {
+		return v.Update(ctx, vole.Update{Capacity: 20 * vole.MiB})
+	})),
+	onTinyDisk(onFS("rename over", func(ctx context.Context, f *vole.FS) error {
+		return f.Rename(ctx, "other", "file", vole.RenameOptions{})
+	})),
+	onTinyDisk(onFS("remove tree", func(ctx context.Context, f *vole.FS) error { return f.RemoveAll(ctx, "tree") })),
 	{name: "disk: create", op: func(ctx context.Context, s *vole.Store) error {
 		_, err := s.Create(ctx, "new", vole.Spec{Kind: vole.KindDisk, Capacity: 16 * vole.MiB})
 		return err

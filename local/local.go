@@ -4,6 +4,7 @@
 //	volumes/<id>/data/     a dir volume's files
 //	volumes/<id>/tmp/      files being written, before they are renamed into data
 //	volumes/<id>/disk.raw  a disk volume's image
+//	volumes/<id>/disk.log  the log of an image that is too small to hold one
 //	locks/<id>             a volume's counter and locks, while its files are changed
 //	locks/processes/<id>   locked by a process as long as it lives
 //	lost+found/            what Check found that no volume claims

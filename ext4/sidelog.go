@@ -1,0 +1,137 @@
+package ext4
+
+import "errors"
+
+// Linux wants a log of 1024 blocks at least, which the smallest images have no room
+// for. Where all who write to such an image agree on a file beside it, that takes the
+// log's place: a transaction is written there, and synced, before it is written home,
+// and who opens the image next writes it home again if a crash was in between.
+//
+// The file holds one transaction: a sector that says how many blocks there are and has
+// a checksum of all that follows, and from byte 4096 on their numbers (8 bytes each)
+// and their content. Numbers are little-endian. The checksum tells a transaction that
+// was written as a whole from one that was not, or has been partly written over.
+
+// SideLog is storage beside an image, for images without a journal: an [*os.File],
+// most often. It must be there whenever the image is opened, and empty when anything
+// else than this package is to write to the image, which [FS.Close] makes it.
+type SideLog interface {
+	Device
+	Truncate(size int64) error
+}
+
+const (
+	sideMagic = "ext4side"
+	sideBody  = 4096
+	sideHead  = 512
+	maxSide   = 64 << 20 // bytes of one transaction
+)
+
+// replaySide writes the transaction of a side log home. It returns it when the image
+// is open for reading only.
+func (fs *FS) replaySide() error {
+	log, err := fs.opts.SideLog()
+	if log == nil || err != nil {
+		return err
+	}
+	blocks, err := fs.readSide(log)
+	if err != nil {
+		return err
+	}
+	if err := fs.bringSideHome(log, blocks); err != nil {
+		return err
+	}
+	if !fs.opts.ReadOnly && fs.sb.compat&compatJournal == 0 {
+		fs.side = log
+	}
+	return nil
+}
+
+func (fs *FS) bringSideHome(log SideLog, blocks map[uint64][]byte) (err error) {
+	if len(blocks) == 0 {
+		return nil
+	}
+	if fs.opts.ReadOnly {
+		for n, data := range blocks {
+			b := &block{data: data}
+			b.pinned.Store(true)
+			fs.cache.set(n, b)
+		}
+	} else {
+		for _, n := range sortedBlocks(blocks) {
+			if _, err := fs.dev.WriteAt(blocks[n], int64(n)*fs.sb.blockSize); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(fs.dev.Sync(), log.Truncate(0), log.Sync()); err != nil {
+			return err
+		}
+	}
+	raw, ok := blocks[fs.sb.superBlock()]
+	if !ok {
+		return nil
+	}
+	fs.sb, err = parseSuper(raw[fs.sb.superIn():][:superSize], fs.size)
+	return err
+}
+
+// readSide reads the transaction in a side log; none is no error.
+func (fs *FS) readSide(log SideLog) (map[uint64][]byte, error) {
+	head := make([]byte, sideHead)
+	if err := readFull(log, head, 0); err != nil {
+		return nil, err
+	}
+	n, bs := int64(le.Uint32(head[8:])), fs.sb.blockSize
+	size := n * (8 + bs)
+	if string(head[:8]) != sideMagic || n == 0 || size > maxSide {
+		return nil, nil
+	}
+	body := make([]byte, size)
+	if err := readFull(log, body, sideBody); err != nil {
+		return nil, err
+	}
+	if crc32c(sideSeed(fs.sb, head), body) != le.Uint32(head[12:]) {
+		return nil, nil
+	}
+	blocks := make(map[uint64][]byte, n)
+	for i := range n {
+		at := le.Uint64(body[8*i:])
+		if at >= fs.sb.blocks {
+			return nil, corruptf("block %d in the log beside the image", at)
+		}
+		blocks[at] = body[8*n+bs*i:][:bs:bs]
+	}
+	return blocks, nil
+}
+
+// sideSeed begins the checksum: with the file system that the log belongs to.
+func sideSeed(sb *super, head []byte) uint32 {
+	return crc32c(crc32c(^uint32(0), sb.raw[sbUUID:sbUUID+16]), head[:12])
+}
+
+// writeSide makes a transaction durable in the side log.
+func (fs *FS) writeSide(t *transaction) error {
+	list, bs := sortedBlocks(t.blocks), int(fs.sb.blockSize)
+	n := len(list)
+	body := make([]byte, n*(8+bs))
+	for i, at := range list {
+		le.PutUint64(body[8*i:], at)
+		copy(body[8*n+bs*i:], t.blocks[at].data)
+	}
+	head := make([]byte, sideHead)
+	copy(head, sideMagic)
+	le.PutUint32(head[8:], uint32(n))
+	le.PutUint32(head[12:], crc32c(sideSeed(fs.sb, head), body))
+	if t.data {
+		if err := fs.dev.Sync(); err != nil {
+			return err
+		}
+	}
+	if _, err := fs.side.WriteAt(body, sideBody); err != nil {
+		return err
+	}
+	if _, err := fs.side.WriteAt(head, 0); err != nil {
+		return err
+	}
+	return fs.side.Sync()
+}
