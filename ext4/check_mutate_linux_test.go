@@ -136,6 +136,9 @@ func overlooked(p Problem, d *mutation) bool {
 	switch p.Code {
 	case ProblemErrors, ProblemSuperBackup, ProblemOrphans, ProblemJournal, ProblemResize:
 		return true
+	case ProblemInodeSize:
+		// Of the blocks of a directory it counts only 32 bits.
+		return strings.HasSuffix(p.Detail, "a directory is as long as its blocks")
 	case ProblemXattr, ProblemInode:
 		// It looks only at inodes that have names, and at no entry for which there is no room.
 		return p.Inode < firstInode || strings.HasPrefix(p.Detail, "the entry at")
@@ -174,7 +177,7 @@ func compareVerdicts(t *testing.T, image string, f *os.File, d *mutation) {
 	}()
 	clean, output := oracle.FsckStatus(image)
 	switch {
-	case clean && len(list) > 0:
+	case clean && len(list) > 0 && len(silent) == 0: // else it may follow from what it overlooks
 		t.Errorf("%v: e2fsck finds nothing, and we\n%s\n%s", d, strings.Join(list, "\n"), output)
 	case !clean && len(list) == 0 && len(silent) == 0:
 		t.Errorf("%v: we find nothing, and e2fsck\n%s", d, output)

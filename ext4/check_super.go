@@ -69,6 +69,9 @@ func (c *checker) superSizes() {
 	if sb.ro&roBigalloc == 0 && le.Uint32(raw[sbLogCluster:]) != le.Uint32(raw[sbLogBlock:]) {
 		bad("clusters of 2^%d KiB", le.Uint32(raw[sbLogCluster:]))
 	}
+	if n := raw[sbLogFlex]; n > 31 {
+		bad("flexible groups of 2^%d groups", n)
+	}
 	if sb.first == 0 && sb.blockSize == 1024 && sb.cluster == 1 {
 		bad("the first block is 0")
 	}
