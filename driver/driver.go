@@ -58,7 +58,7 @@ const (
 type Spec struct {
 	Kind     Kind   // default KindDir
 	Quota    Size   // most bytes a dir volume may hold; 0: no quota
-	Capacity Size   // size of a disk volume's image; required for KindDisk, refused for KindDir
+	Capacity Size   // size of a disk volume's image, rounded up to 4 KiB; required for KindDisk, refused for KindDir
 	Labels   Labels // default none
 
 	// Draft makes a volume that is to be filled before others see it. It has its name,

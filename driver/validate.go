@@ -182,6 +182,9 @@ func CleanPath(p string) (string, error) {
 	return path.Clean("./" + strings.TrimLeft(p, "/")), nil
 }
 
+// capacityUnit is what capacities are rounded up to, in bytes: the blocks of ext4.
+const capacityUnit = 4096
+
 // Fits returns nil when a volume is what s asks for: of that kind, with each limit and
 // label that s sets. Otherwise the error matches ErrExists and says what differs.
 func (s Spec) Fits(have Info) error {
@@ -193,7 +196,7 @@ func (s Spec) Fits(have Info) error {
 		return differs("kind", s.Kind, have.Kind)
 	case s.Quota != 0 && s.Quota != have.Quota:
 		return differs("quota", s.Quota, have.Quota)
-	case s.Capacity != 0 && s.Capacity != have.Capacity:
+	case s.Capacity != 0 && (s.Capacity+capacityUnit-1)/capacityUnit != (have.Capacity+capacityUnit-1)/capacityUnit:
 		return differs("capacity", s.Capacity, have.Capacity)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {

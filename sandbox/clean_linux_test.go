@@ -7,7 +7,7 @@ import (
 )
 
 // checkClean checks that nothing of a sandbox is left: no attachment, live row,
-// scratch directory, mount, process or control group.
+// scratch directory, mount, loop device, process or control group.
 func (e *env) checkClean() {
 	e.t.Helper()
 	ctx := testCtx(e.t)
@@ -35,6 +35,8 @@ func (e *env) checkClean() {
 			e.t.Errorf("processes of %s are left: %v", i.Name, pids)
 		}
 	}
+	// Those of readers may go a moment after their sandbox.
+	await(e.t, "no loop devices", func() bool { return len(loops(e.home)) == 0 })
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || strings.Contains(string(b), e.home) {
 		e.t.Errorf("mounts are left: %v\n%s", err, b)

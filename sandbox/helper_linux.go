@@ -22,6 +22,7 @@ import (
 const (
 	fdPackets = 3
 	fdPlan    = 4
+	fdHolds   = 5 // of the first disk; the others follow
 )
 
 // helper is process 1 of a pid namespace, in a mount namespace of its own. When it
@@ -133,7 +134,7 @@ func (h *helper) prepare(ctx context.Context) error {
 	if err := h.makeDir(); err != nil {
 		return err
 	}
-	if err := h.mountVolumes(); err != nil {
+	if err := errorsFirst(h.mountDisks(), h.mountVolumes()); err != nil {
 		return err
 	}
 	if err := h.startReaper(); err != nil {
@@ -222,6 +223,9 @@ candidates:
 // mountVolumes mounts each volume, or its subdirectory, with the flags asked for.
 func (h *helper) mountVolumes() error {
 	for i, m := range h.p.Mounts {
+		if m.Disk > 0 {
+			m.Source = filepath.Join(h.dir, "disk", fmt.Sprint(m.Disk-1))
+		}
 		at := filepath.Join(h.dir, "vol", fmt.Sprint(i))
 		if err := mountVolume(m, at); err != nil {
 			return fmt.Errorf("mount %s: %w", m, err)

@@ -150,7 +150,7 @@ func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
 		return err
 	}
 	defer s.close()
-	h, err := startHelper(ctx, p, s.child)
+	h, err := startHelper(ctx, p, s.child, nil)
 	s.closeChild()
 	if err != nil {
 		return err

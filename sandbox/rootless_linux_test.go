@@ -66,6 +66,7 @@ func rootless(t *testing.T) {
 	t.Run("HostIsHidden", rootlessHostIsHidden)
 	t.Run("Modes", rootlessModes)
 	t.Run("Limits", rootlessLimits)
+	t.Run("Disk", rootlessDisk)
 	t.Run("Rootfs", rootlessRootfs)
 	t.Run("Kill", rootlessKill)
 }
@@ -85,6 +86,17 @@ func eachRootless(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 			}
 			fn(t, openEnv(t, filepath.Join(t.TempDir(), "home")), name)
 		})
+	}
+}
+
+func rootlessDisk(t *testing.T) {
+	e := openEnv(t, filepath.Join(t.TempDir(), "home"))
+	_, err := e.run(shell(t, "true", "v:/v:kind=disk,size=32M"), "")
+	if !errors.Is(err, vole.ErrUnsupported) || !strings.Contains(err.Error(), "only root can mount a disk volume") {
+		t.Errorf("%v", err)
+	}
+	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+		t.Errorf("the volume is left: %v", err)
 	}
 }
 

@@ -104,7 +104,8 @@ type running struct {
 
 	made     []*vole.Volume // volumes that this run made
 	attached []*vole.Attachment
-	ran      bool // the command came to run
+	disks    []disk // those of attached that are images
+	ran      bool   // the command came to run
 
 	mu       sync.Mutex // guards the fields below
 	helper   *helperProc
@@ -203,7 +204,7 @@ func (r *running) run(ctx context.Context, io IO) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	h, err := startHelper(ctx, p, s.child)
+	h, err := startHelper(ctx, p, s.child, r.holds())
 	s.closeChild()
 	if err != nil {
 		s.close()

@@ -19,6 +19,7 @@ type plan struct {
 
 	Rootfs, Image string
 	Mounts        []planMount // parents before children
+	Disks         []planDisk
 
 	Args       []string
 	Entrypoint []string // replaces the image's when HasEntrypoint
@@ -43,6 +44,7 @@ type binary struct {
 type planMount struct {
 	Mount
 	Source string // directory on the host
+	Disk   int    // instead of that: which of the plan's disks, from 1
 }
 
 // limits are what the runtime is to enforce; 0 is none.

@@ -36,9 +36,10 @@ type helperProc struct {
 	answers map[int]chan error // nil once there will be none
 }
 
-// startHelper starts a helper on the plan, with the given files as the command's.
-// ctx bounds the start only. If this process dies, the kernel kills the helper.
-func startHelper(ctx context.Context, p *plan, stdio [3]*os.File) (*helperProc, error) {
+// startHelper starts a helper on the plan, with the given files as the command's, and
+// the holds of the plan's disks. ctx bounds the start only. If this process dies, the
+// kernel kills the helper.
+func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.File) (*helperProc, error) {
 	ours, theirs, err := packetPair()
 	if err != nil {
 		return nil, err
@@ -54,7 +55,7 @@ func startHelper(ctx context.Context, p *plan, stdio [3]*os.File) (*helperProc, 
 	cmd := &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{asHelper}, Env: []string{"PATH=" + os.Getenv("PATH")}, Dir: "/",
 		Stdin: stdio[0], Stdout: stdio[1], Stderr: stdio[2],
-		ExtraFiles:  []*os.File{theirs, planR},
+		ExtraFiles:  append([]*os.File{theirs, planR}, holds...),
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true, Pdeathsig: unix.SIGKILL},
 	}
 	switch {

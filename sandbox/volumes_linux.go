@@ -67,6 +67,15 @@ func (r *running) attach(ctx context.Context, p *plan) error {
 		if created {
 			r.made = append(r.made, v)
 		}
+		r.info.Mounts = append(r.info.Mounts, MountInfo{
+			Volume: v.Name(), VolumeID: v.ID(), Path: mt.Path, Subpath: mt.Subpath, ReadOnly: mt.ReadOnly,
+		})
+		if v.Info().Kind == vole.KindDisk {
+			if err := r.attachDisk(ctx, p, v, mt); err != nil {
+				return err
+			}
+			continue
+		}
 		a, err := v.Attach(ctx, vole.AttachOptions{Holder: "sandbox " + r.info.Name, HostPath: true, ReadOnly: mt.ReadOnly})
 		if errors.Is(err, vole.ErrUnsupported) && v.Info().Quota > 0 && !mt.ReadOnly {
 			return driver.Errorf(vole.ErrUnsupported,
@@ -79,12 +88,6 @@ func (r *running) attach(ctx context.Context, p *plan) error {
 		if a.Info().ReadOnly != mt.ReadOnly || a.Path() == "" {
 			return driver.Errorf(vole.ErrUnsupported, "mount %s: the volume has no place on this host", mt)
 		}
-		if v.Info().Kind != vole.KindDir {
-			return driver.Errorf(vole.ErrUnsupported, "mount %s: sandboxes cannot mount disk volumes yet", mt)
-		}
-		r.info.Mounts = append(r.info.Mounts, MountInfo{
-			Volume: v.Name(), VolumeID: v.ID(), Path: mt.Path, Subpath: mt.Subpath, ReadOnly: mt.ReadOnly,
-		})
 		p.Mounts = append(p.Mounts, planMount{Mount: mt, Source: a.Path()})
 	}
 	return nil
@@ -117,6 +120,7 @@ func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created
 // fails when the sandbox took permissions away from its files; the figure then stays
 // marked as stale, and that is all there is to it.
 func (r *running) detach(ctx context.Context) error {
+	r.awaitUnmount(ctx)
 	var errs []error
 	for _, a := range slices.Backward(r.attached) {
 		if err := a.Detach(ctx); !errors.Is(err, vole.ErrPermission) {
@@ -145,7 +149,7 @@ func (r *running) rollBack(ctx context.Context) error {
 // unused reports whether a volume holds nothing but the directories that this run made
 // in it: its subpaths and the mount points of others.
 func (r *running) unused(ctx context.Context, v *vole.Volume) (ok bool, err error) {
-	own := map[string]bool{}
+	own := map[string]bool{"lost+found": v.Info().Kind == vole.KindDisk}
 	for _, in := range r.c.Mounts {
 		if in.Volume != v.Name() {
 			continue

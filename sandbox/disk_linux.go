@@ -1,0 +1,204 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/loop"
+	"golang.org/x/sys/unix"
+)
+
+// A disk volume is mounted by the helper, in its own mount namespace, through a loop
+// device that the kernel takes away with the last mount. Two things keep others from
+// the image meanwhile: the attachment's hold, which the helper inherits and so keeps
+// when the supervisor dies, and after the helper's own death the loop device itself,
+// for which whoever opens the image looks.
+
+// planDisk is an image to mount. Its hold is the helper's file fdHolds + its number.
+type planDisk struct {
+	Image    string
+	ReadOnly bool
+}
+
+// disk is an image that this sandbox has attached.
+type disk struct {
+	att *vole.Attachment
+	vol string // id
+}
+
+// attachDisk attaches a disk volume, or finds that an earlier mount has.
+func (r *running) attachDisk(ctx context.Context, p *plan, v *vole.Volume, mt Mount) error {
+	if p.Rootless {
+		return driver.Errorf(vole.ErrUnsupported,
+			"mount %s: only root can mount a disk volume; use a dir volume, or 'vole attach' with a virtual machine", mt)
+	}
+	n := 0
+	for n < len(r.disks) && r.disks[n].vol != v.ID() {
+		n++
+	}
+	if n == len(r.disks) {
+		a, err := r.holdDisk(ctx, v, r.readsOnly(mt.Volume))
+		if err != nil {
+			return err
+		}
+		r.attached = append(r.attached, a)
+		r.disks = append(r.disks, disk{a, v.ID()})
+		p.Disks = append(p.Disks, planDisk{Image: a.Path(), ReadOnly: a.Info().ReadOnly})
+	}
+	if p.Disks[n].ReadOnly && !mt.ReadOnly {
+		return driver.Errorf(vole.ErrInvalid, "mount %s: another mount names the volume in another way, and has it for reading only; use one name", mt)
+	}
+	p.Mounts = append(p.Mounts, planMount{Mount: mt, Disk: n + 1})
+	return nil
+}
+
+// readsOnly reports whether no mount of the volume writes.
+func (r *running) readsOnly(name string) bool {
+	for _, m := range r.c.Mounts {
+		if m.Volume == name && !m.ReadOnly {
+			return false
+		}
+	}
+	return true
+}
+
+// holdDisk attaches a disk volume. The kernel would have to write to one whose log is
+// dirty, so for reading only the log is replayed first.
+func (r *running) holdDisk(ctx context.Context, v *vole.Volume, readOnly bool) (*vole.Attachment, error) {
+	for replayed := false; ; replayed = true {
+		a, err := v.Attach(ctx, vole.AttachOptions{Holder: "sandbox " + r.info.Name, HostPath: true, ReadOnly: readOnly})
+		if err != nil {
+			return nil, err
+		}
+		if a.Path() == "" || a.Hold() == nil {
+			return a, driver.Errorf(vole.ErrUnsupported, "the volume %s has no place on this host", v.Name())
+		}
+		if !readOnly || replayed || !dirty(a.Path()) {
+			return a, nil
+		}
+		if err := a.Detach(ctx); err != nil {
+			return nil, err
+		}
+		if err := replay(ctx, v); err != nil {
+			return nil, fmt.Errorf("replay the log of volume %s, which a crash left: %w", v.Name(), err)
+		}
+	}
+}
+
+// dirty reports whether the log of an image is to be replayed.
+func dirty(image string) bool {
+	f, err := os.Open(image)
+	if err != nil {
+		return false // the mount will say why
+	}
+	defer f.Close()
+	d, err := ext4.Describe(f, 0)
+	return err == nil && d.Dirty
+}
+
+func replay(ctx context.Context, v *vole.Volume) error {
+	f, err := v.FS(ctx)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// holds are the files by which the images are held, for the helper to inherit.
+func (r *running) holds() []*os.File {
+	var list []*os.File
+	for _, d := range r.disks {
+		list = append(list, d.att.Hold())
+	}
+	return list
+}
+
+// awaitUnmount waits until the kernel has unmounted the images: with the last process
+// of a namespace its mounts go, but writing out what is in memory takes its time.
+func (r *running) awaitUnmount(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	for _, d := range r.disks {
+		if d.att.Info().ReadOnly {
+			continue // others may read it too, and nothing is to be written
+		}
+		f, err := os.Open(d.att.Path())
+		if err != nil {
+			continue // removed
+		}
+		for len(loop.Of(f)) > 0 && ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Millisecond):
+			}
+		}
+		f.Close()
+	}
+}
+
+// mountDisks mounts the images in the helper's namespace.
+func (h *helper) mountDisks() error {
+	for i, d := range h.p.Disks {
+		at := filepath.Join(h.dir, "disk", fmt.Sprint(i))
+		if err := os.MkdirAll(at, 0o700); err != nil {
+			return err
+		}
+		if err := mountDisk(d, fdHolds+i, at); err != nil {
+			return fmt.Errorf("mount the image %s: %w", d.Image, err)
+		}
+	}
+	return nil
+}
+
+// mountDisk mounts an image that is held by the open file hold.
+func mountDisk(d planDisk, hold int, at string) error {
+	flag, mount := os.O_RDWR, uintptr(0)
+	if d.ReadOnly {
+		flag, mount = os.O_RDONLY, unix.MS_RDONLY
+	}
+	image, err := os.OpenFile(d.Image, flag|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	var held, st unix.Stat_t
+	if err := errorsFirst(unix.Fstat(hold, &held), unix.Fstat(int(image.Fd()), &st)); err != nil {
+		return err
+	}
+	if held.Dev != st.Dev || held.Ino != st.Ino {
+		return driver.Errorf(vole.ErrNotFound, "it was removed meanwhile")
+	}
+	dev, err := loop.Attach(image, d.ReadOnly)
+	if err != nil {
+		return driver.Errorf(vole.ErrUnsupported, "this host gives no loop device: %v", err)
+	}
+	defer dev.Close() // the mount keeps it
+	// What an image says is to happen on errors can be a panic of the host. With
+	// discard, what is deleted gives its storage back.
+	opts := "errors=remount-ro"
+	if !d.ReadOnly {
+		opts += ",discard"
+	}
+	return explainMount(unix.Mount(dev.Name(), at, "ext4", mount, opts))
+}
+
+func explainMount(err error) error {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return driver.Errorf(vole.ErrUnsupported, "this kernel has no ext4")
+	case errors.Is(err, unix.EPERM):
+		return driver.Errorf(vole.ErrUnsupported, "the kernel does not let this process mount: %v", err)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG):
+		return driver.Errorf(vole.ErrCorrupt, "the kernel does not take its file system (%v); 'vole doctor' looks into it, 'dmesg' says more", err)
+	case errors.Is(err, unix.EROFS):
+		return driver.Errorf(vole.ErrReadOnly, "its log is to be replayed first; mount it once for writing")
+	}
+	return os.NewSyscallError("mount", err)
+}
