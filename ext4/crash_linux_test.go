@@ -70,7 +70,7 @@ func (r *crashRun) do(o *workload.Op) {
 	r.began = append(r.began, r.dev.position())
 	err := r.fs.Apply(context.Background(), o)
 	if !workload.Expected(o, err, true) {
-		if want := r.m.Apply(o); workload.Errno(want) != workload.Errno(err) {
+		if want := r.m.Apply(o); !sameKind(want, err) {
 			r.t.Fatalf("%s: %v, and the model says %v; after\n%s", o, err, want, strings.Join(r.ops, "\n"))
 		}
 	}

@@ -252,6 +252,9 @@ func (r *randomRun) kernel(ours oracle.Tree, n int) {
 func (r *randomRun) step() {
 	r.t.Helper()
 	o := r.gen.Next()
+	if len(r.history) > 10_000 {
+		r.history = append(r.history[:0], r.history[len(r.history)-100:]...)
+	}
 	r.history = append(r.history, o.String())
 	before := r.w.FS.Usage()
 	err := r.w.Apply(r.t.Context(), o)
