@@ -82,7 +82,14 @@ func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.
 		if err != nil {
 			return err
 		}
-		att, err := v.Attach(ctx, opts)
+		attach := v.Attach
+		if opts.ReadOnly && v.Info().Kind == vole.KindDisk {
+			// A program that may not write cannot replay a log that a crash left.
+			attach = func(ctx context.Context, opts vole.AttachOptions) (*vole.Attachment, error) {
+				return attachClean(ctx, v, opts)
+			}
+		}
+		att, err := attach(ctx, opts)
 		if err != nil {
 			return withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
 		}

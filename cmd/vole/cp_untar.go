@@ -56,6 +56,18 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 	}
 }
 
+// What compressed streams begin with.
+var (
+	gzipMagic  = []byte{0x1f, 0x8b}
+	bzip2Magic = []byte("BZh")
+	zstdMagic  = []byte{0x28, 0xb5, 0x2f, 0xfd}
+)
+
+// compressed reports whether a stream that begins so is compressed.
+func compressed(magic []byte) bool {
+	return bytes.HasPrefix(magic, gzipMagic) || bytes.HasPrefix(magic, bzip2Magic) || bytes.HasPrefix(magic, zstdMagic)
+}
+
 // decompress recognises a compressed stream by its first bytes.
 func decompress(r io.Reader) (io.Reader, error) {
 	b := bufio.NewReaderSize(r, copyBuf)
@@ -64,11 +76,11 @@ func decompress(r io.Reader) (io.Reader, error) {
 		return nil, err
 	}
 	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+	case bytes.HasPrefix(magic, gzipMagic):
 		return gzip.NewReader(b)
-	case bytes.HasPrefix(magic, []byte("BZh")):
+	case bytes.HasPrefix(magic, bzip2Magic):
 		return bzip2.NewReader(b), nil
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case bytes.HasPrefix(magic, zstdMagic):
 		return zstd.NewReader(b, zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderConcurrency(1))
 	}
 	return b, nil

@@ -21,6 +21,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	for _, v := range []any{
 		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, copyStats{}, nameJSON{},
 		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, versionInfo{}, errorJSON{},
+		imageJSON{}, problemJSON{}, sizeJSON{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {
 			if !strings.Contains(string(doc), "`"+key+"`") {

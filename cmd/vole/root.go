@@ -51,7 +51,7 @@ machines and programs that use them.`,
 	)
 	addCommands(cmd, groupVolumes, newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newRenameCmd(a),
 		newSetCmd(a), newDfCmd(a))
-	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a))
+	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a), newDiskCmd(a))
 	addCommands(cmd, groupSandboxes, newRunCmd(a), newPsCmd(a), newPauseCmd(a), newResumeCmd(a), newStopCmd(a), newLogsCmd(a),
 		newAttachCmd(a))
 	addCommands(cmd, groupOther, newDoctorCmd(a), newCompletionCmd(a), newVersionCmd(a))

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/loop"
+	"golang.org/x/sys/unix"
+)
+
+func newDiskCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "disk",
+		Short: "Work with images of ext4, and bring them into volumes and out",
+		Long: `Work with files that hold an ext4 file system: images that other programs made, or that
+were exported. No mount is needed, nor root. Disk volumes of Vole need none of it:
+'vole doctor' checks them, 'vole set' makes them larger, 'vole create --from' fills them.`,
+		Example: `  vole disk import rootfs.ext4 rootfs
+  vole disk export rootfs rootfs.ext4.zst --zstd
+  vole disk check rootfs.ext4`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+	}
+	cmd.AddCommand(newDiskCheckCmd(a), newDiskDumpCmd(a), newDiskGrowCmd(a), newDiskImportCmd(a), newDiskExportCmd(a))
+	return cmd
+}
+
+// completeImage completes a file of the host, and what follows it by next.
+func completeImage(next completer) completer {
+	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return next(cmd, args, prefix)
+	}
+}
+
+// openImage opens an image of the host, which nobody may write meanwhile, nor read if
+// this is to write.
+func openImage(op, name string, write bool) (*os.File, error) {
+	flag, lock := os.O_RDONLY, unix.LOCK_SH
+	if write {
+		flag, lock = os.O_RDWR, unix.LOCK_EX
+	}
+	f, err := os.OpenFile(name, flag|unix.O_NONBLOCK, 0) // not to wait for a fifo
+	if err != nil {
+		return nil, imageError(op, name, err)
+	}
+	if err := claimImage(f, lock, write); err != nil {
+		f.Close()
+		return nil, imageError(op, name, err)
+	}
+	return f, nil
+}
+
+func claimImage(f *os.File, lock int, write bool) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.IsDir() {
+		return vole.ErrIsDir
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), lock|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return driver.Errorf(vole.ErrInUse, "in use by another process; stop it first")
+	}
+	for _, d := range loop.Of(f) {
+		if write || !d.ReadOnly {
+			return driver.Errorf(vole.ErrInUse, "in use by the loop device %s; unmount it first", d.Name)
+		}
+	}
+	return err
+}
+
+// imageError gives errors about an image Vole's sentinels, and its path.
+func imageError(op, name string, err error) error {
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ext4.ErrCorrupt):
+		err = driver.Errorf(vole.ErrCorrupt, "%v", err)
+	case errors.Is(err, ext4.ErrUnsupported):
+		err = driver.Errorf(vole.ErrUnsupported, "%v", err)
+	case errors.As(err, new(*os.PathError)), errors.As(err, new(*vole.Error)):
+		return hostError("disk "+op, name, err)
+	case errors.As(err, &errno):
+		err = driver.Errorf(driver.FromErrno(errno), "%v", err)
+	}
+	return &vole.Error{Op: "disk " + op, Path: name, Err: err}
+}
+
+// sizeJSON is an image that a command made or changed.
+type sizeJSON struct {
+	Volume string    `json:"volume,omitempty"` // that it is of
+	File   string    `json:"file"`             // on the host; "-": a stream
+	Size   vole.Size `json:"size"`
+}
+
+func (a *app) printImage(j sizeJSON) error {
+	switch {
+	case a.json:
+		return a.printJSON(j)
+	case a.quiet:
+		return nil
+	}
+	return a.printf("%s\n", j.File)
+}
+
+// maxProblems is how many problems of an image an error tells.
+const maxProblems = 5
+
+// checkImage returns an error that matches vole.ErrCorrupt when an image is damaged.
+func checkImage(ctx context.Context, f *os.File) error {
+	n, said := 0, ""
+	err := ext4.Check(ctx, f, ext4.CheckOptions{}, func(p ext4.Problem) error {
+		if n++; n <= maxProblems {
+			said += "; " + p.String()
+		}
+		return nil
+	})
+	if err != nil || n == 0 {
+		return err
+	}
+	if n > maxProblems {
+		said += fmt.Sprintf("; and %d more", n-maxProblems)
+	}
+	return driver.Errorf(vole.ErrCorrupt, "the image is damaged, repair a copy of it with e2fsck%s", said)
+}

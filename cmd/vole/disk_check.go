@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+)
+
+// problemJSON is an inconsistency of an image.
+type problemJSON struct {
+	Code   string `json:"code"`
+	Inode  uint32 `json:"inode,omitempty"`
+	Block  uint64 `json:"block,omitempty"`
+	Group  *int64 `json:"group,omitempty"`
+	Detail string `json:"detail"`
+}
+
+func newDiskCheckCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check IMAGE",
+		Short: "Look for inconsistencies of a file system in an image",
+		Long: `Look through the ext4 file system in a file for inconsistencies, as 'e2fsck -fn' does,
+and print each. A log that a crash left is taken as replayed. Nothing is changed:
+e2fsck repairs. The exit code is 9 when something is wrong.`,
+		Example: `  vole disk check rootfs.ext4
+  vole disk check rootfs.ext4 --json | jq -r '.[].code'`,
+		Args:              exactArgs(1, "the image"),
+		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.diskCheck(cmd, args[0]) },
+	}
+}
+
+func (a *app) diskCheck(cmd *cobra.Command, name string) error {
+	f, err := openImage("check", name, false)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n := 0
+	arr := a.newJSONArray()
+	err = ext4.Check(cmd.Context(), f, ext4.CheckOptions{}, func(p ext4.Problem) error {
+		n++
+		switch {
+		case a.json:
+			j := problemJSON{Code: p.Code, Inode: p.Inode, Block: p.Block, Detail: p.Detail}
+			if p.Group >= 0 {
+				j.Group = &p.Group
+			}
+			return arr.add(j)
+		case a.quiet:
+			return a.printf("%s\n", p.Code)
+		}
+		return a.printf("%v\n", p)
+	})
+	err = imageError("check", name, err)
+	if a.json {
+		err = errors.Join(err, arr.close())
+	}
+	switch {
+	case err != nil:
+		return err
+	case n > 0:
+		return &hinted{imageError("check", name, driver.Errorf(vole.ErrCorrupt, "%d problems", n)), "'e2fsck -f " + name + "' repairs it"}
+	case a.json || a.quiet:
+		return nil
+	}
+	return a.printf("ok: nothing found\n")
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+)
+
+func newDiskExportCmd(a *app) *cobra.Command {
+	var compress bool
+	cmd := &cobra.Command{
+		Use:   "export NAME {FILE|-}",
+		Short: "Write the image of a disk volume to a file",
+		Long: `Write the image of a disk volume to a file, or to standard output when it is "-". The
+file is sparse as the image is; it appears when it is whole, and replaces one that is
+there. Nobody may write to the volume meanwhile; others may read. What the image holds
+is sound: a log that a crash left is replayed first.`,
+		Example: `  vole disk export rootfs rootfs.ext4
+  vole disk export rootfs rootfs.ext4.zst --zstd
+  vole disk export rootfs - --zstd | ssh host vole disk import - rootfs`,
+		Args: exactArgs(2, "the volume's name, and the file"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return completeNames(a, 1)(cmd, args, prefix)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.diskExport(cmd.Context(), args[0], args[1], compress)
+		},
+	}
+	cmd.Flags().BoolVar(&compress, "zstd", false, "compress with zstd")
+	return cmd
+}
+
+func (a *app) diskExport(ctx context.Context, name, to string, compress bool) error {
+	if to == "-" && isTerminal(a.stdout) {
+		return usagef("disk export: an image is not for a terminal; send standard output elsewhere")
+	}
+	return a.withStore(ctx, func(s *vole.Store) (err error) {
+		v, err := s.Get(ctx, name)
+		if err != nil {
+			return err
+		}
+		if v.Info().Kind != vole.KindDisk {
+			return &hinted{&vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrInvalid, "it is a dir volume, which has no image")},
+				"'vole cp " + name + ":/ -' writes a tar stream"}
+		}
+		att, err := attachClean(ctx, v, vole.AttachOptions{Holder: defaultHolder("vole disk export"), HostPath: true, ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, att.Detach(context.WithoutCancel(ctx))) }()
+		if att.Path() == "" {
+			return &vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrUnsupported, "these volumes have no images on this host")}
+		}
+		size, err := a.exportImage(ctx, att.Path(), to, compress)
+		if err != nil || to == "-" {
+			return err
+		}
+		return a.printImage(sizeJSON{Volume: v.Name(), File: to, Size: size})
+	})
+}
+
+// attachClean attaches a disk volume for reading only. A log that a crash left is
+// replayed before.
+func attachClean(ctx context.Context, v *vole.Volume, opts vole.AttachOptions) (*vole.Attachment, error) {
+	for replayed := false; ; replayed = true {
+		att, err := v.Attach(ctx, opts)
+		if err != nil || replayed || !dirtyLog(att.Path()) {
+			return att, err
+		}
+		if err := att.Detach(ctx); err != nil {
+			return nil, err
+		}
+		f, err := v.FS(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// dirtyLog reports whether the log of an image is to be replayed.
+func dirtyLog(image string) bool {
+	f, err := os.Open(image)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	d, err := ext4.Describe(f, 0)
+	return err == nil && d.Dirty
+}
+
+func (a *app) exportImage(ctx context.Context, image, to string, compress bool) (size vole.Size, err error) {
+	src, err := os.Open(image)
+	if err != nil {
+		return 0, err
+	}
+	defer src.Close()
+	st, err := src.Stat()
+	if err != nil {
+		return 0, err
+	}
+	cp := &copier{progress: a.newProgress(), stats: copyStats{Files: 1}}
+	defer func() { cp.progress.done(err == nil, cp.stats) }()
+	cp.progress.total(st.Size())
+	c := &countedContent{&hostContent{ctx, src}, cp}
+	if to == "-" {
+		return vole.Size(st.Size()), writeImage(ctx, c, st.Size(), a.stdout, compress)
+	}
+	if st, err := os.Stat(to); err == nil && st.IsDir() {
+		return 0, hostError("disk export", to, vole.ErrIsDir)
+	}
+	tmp := tempName(to)
+	dst, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, hostError("disk export", to, err)
+	}
+	defer os.Remove(tmp) // unless it has its name
+	defer dst.Close()
+	if compress {
+		err = writeImage(ctx, c, st.Size(), dst, true)
+	} else {
+		err = writeSparse(ctx, c, st.Size(), dst)
+	}
+	if err == nil {
+		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(tmp, to))
+	}
+	return vole.Size(st.Size()), hostErrorOf("disk export", to, err)
+}
+
+// hostErrorOf is hostError for an error that may be none of the host.
+func hostErrorOf(op, p string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return hostError(op, p, err)
+}
+
+func writeSparse(ctx context.Context, c content, size int64, dst *os.File) error {
+	if err := dst.Truncate(size); err != nil {
+		return err
+	}
+	return copySparse(ctx, c, size, func(b []byte, off int64) error {
+		_, err := dst.WriteAt(b, off)
+		return err
+	})
+}
+
+// writeImage writes an image from its beginning to its end.
+func writeImage(ctx context.Context, c content, size int64, w io.Writer, compress bool) error {
+	if compress {
+		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			return err
+		}
+		return errors.Join(writeImage(ctx, c, size, z, false), z.Close())
+	}
+	at := int64(0)
+	pad := func(to int64) error {
+		for at < to {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n, err := w.Write(zeros[:min(to-at, int64(len(zeros)))])
+			at += int64(n)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	err := copySparse(ctx, c, size, func(b []byte, off int64) error {
+		if err := pad(off); err != nil {
+			return err
+		}
+		n, err := w.Write(b)
+		at += int64(n)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return pad(size)
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/ext4"
+)
+
+func newDiskGrowCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "grow IMAGE SIZE",
+		Short: "Make an image and the file system in it larger",
+		Long: `Make a file that holds ext4, and the file system in it, larger. Nobody may use it
+meanwhile. A crash leaves it sound, in the old size, the new one or one between. For a
+volume of Vole use 'vole set NAME --size SIZE'.`,
+		Example:           `  vole disk grow rootfs.ext4 20G`,
+		Args:              exactArgs(2, "the image, and its new size"),
+		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.diskGrow(cmd.Context(), args[0], args[1])
+		},
+	}
+}
+
+func (a *app) diskGrow(ctx context.Context, name, to string) error {
+	size, err := vole.ParseSize(to)
+	if err != nil {
+		return err
+	}
+	f, err := openImage("grow", name, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	got, err := ext4.Grow(ctx, f, int64(size), ext4.GrowOptions{})
+	if err != nil {
+		return imageError("grow", name, err)
+	}
+	return a.printImage(sizeJSON{File: name, Size: vole.Size(got)})
+}
