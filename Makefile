@@ -15,9 +15,13 @@ TESTFLAGS ?=
 KILLS ?= 1000
 CONTEND ?= 1m
 FUZZTIME ?= 30s
+# Of make torture: operations on images, crashes of images, damaged images.
+EXT4OPS ?= 1000000
+EXT4CRASHES ?= 20000
+EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo test race lint vet staticcheck bench torture fuzz cross clean
+.PHONY: help build demo test race lint vet staticcheck bench torture torture-home torture-ext4 fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +37,7 @@ test: ## all tests
 
 race: ## the core packages under the race detector
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $(RACE)
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
 
 lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux and macOS
 	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
@@ -52,9 +57,17 @@ bin/staticcheck: internal/tools/go.mod
 bench: ## speed beside plain Go os and SQLite calls; BENCHFLAGS="-quick" for a short look
 	$(GO) run ./internal/bench $(BENCHFLAGS)
 
-torture: ## kill -9 at random instants, and many processes on the same names
+torture: torture-home torture-ext4 ## kill -9 at random instants, many processes on the same names, images after crashes
+
+torture-home:
 	$(GO) build -o bin/torture ./internal/torture
 	bin/torture -kills $(KILLS) -contend $(CONTEND)
+
+# Judged by Linux and e2fsck, so it takes root. Hours.
+torture-ext4:
+	$(GO) test -count=1 -timeout 12h -v -run 'TestRandom|TestCrash|Mutat|TestReadMatrix|TestReplay' ./ext4 \
+		-random.ops $(EXT4OPS) -crash.states $(EXT4CRASHES) -ext4.mutations $(EXT4DAMAGED)
+	$(GO) test -count=1 -timeout 1h ./ext4/internal/oracle -oracle.all
 
 fuzz: ## every fuzz target, FUZZTIME each
 	@GO="$(GO)" bash scripts/fuzz.sh $(FUZZTIME)

@@ -84,7 +84,8 @@ func (fs *FS) checkIndexBlock(dir *inode, l uint32, b []byte) error {
 		return bad()
 	}
 	for i := 1; i < n.count(); i++ {
-		if i > 1 && n.hash(i) <= n.hash(i-1) {
+		if i > 1 && n.hash(i) < n.hash(i-1) { // equal: names of one hash fill leaves
+
 			return bad()
 		}
 	}
@@ -161,6 +162,25 @@ func dxNext(path []dxStep) (uint32, bool) {
 	return 0, false
 }
 
+// dxAdvance goes on to the next leaf, which dxNext said there is.
+func (fs *FS) dxAdvance(dir *inode, path *[]dxStep) error {
+	p := *path
+	lvl := len(p) - 1
+	for p[lvl].k+1 >= p[lvl].node().count() {
+		lvl--
+	}
+	p[lvl].k++
+	for ; lvl+1 < len(p); lvl++ {
+		l := p[lvl].node().block(p[lvl].k)
+		b, at, err := fs.dirBlockAt(dir, l, true)
+		if err != nil {
+			return err
+		}
+		p[lvl+1] = dxStep{l: l, at: at, data: b.data}
+	}
+	return nil
+}
+
 // hashOf computes a name's hash as a directory's index wants it. ErrUnsupported.
 func (fs *FS) hashOf(dir *inode, name string) (major, minor uint32, err error) {
 	version := fs.sb.raw[sbHashVersion]
@@ -184,21 +204,18 @@ func (fs *FS) dxFind(dir *inode, name string) (found dirPlace, ok bool, err erro
 	if err != nil {
 		return found, false, err
 	}
-	for probe := hash; ; {
-		path, err := fs.dxPath(dir, probe)
-		if err != nil {
-			return found, false, err
-		}
+	path, err := fs.dxPath(dir, hash)
+	for err == nil {
 		if found, ok, err = fs.findAt(dir, leafOf(path), name); ok || err != nil {
 			return found, ok, err
 		}
 		// Names of one hash may go on in the next leaf, which then says so by an odd one.
-		next, more := dxNext(path)
-		if !more || next != hash|1 || probe == next {
+		if next, more := dxNext(path); !more || next != hash|1 {
 			return found, false, nil
 		}
-		probe = next
+		err = fs.dxAdvance(dir, &path)
 	}
+	return found, false, err
 }
 
 // dxAdd adds an entry by the index, which grows as needed.

@@ -137,18 +137,21 @@ func (d *Dir) fillByHash(dir *inode) error {
 		if version, err = fs.dxVersion(dir); err != nil {
 			return err
 		}
-		for probe := d.hash; ; {
-			path, err := fs.dxPath(dir, probe)
-			if err != nil {
-				return err
-			}
+		path, err := fs.dxPath(dir, d.hash)
+		for err == nil {
 			if err := d.leaf(dir, leafOf(path), version, &list); err != nil {
 				return err
 			}
 			if next, more = dxNext(path); !more || next&1 == 0 {
 				break
 			}
-			probe = next // names of one hash go on there
+			if len(list) > maxSameHash {
+				return corruptf("the index of directory %d", dir.num)
+			}
+			err = fs.dxAdvance(dir, &path) // names of one hash go on there
+		}
+		if err != nil {
+			return err
 		}
 	}
 	slices.SortFunc(list, compareHashed)
@@ -170,6 +173,10 @@ func (d *Dir) fillByHash(dir *inode) error {
 	d.hash, d.done = next, !more
 	return d.add(out)
 }
+
+// maxSameHash is how many names of one hash a directory may have, more or less, to be
+// listed: they are held in memory.
+const maxSameHash = 1 << 18
 
 func compareHashed(a, b hashed) int {
 	return cmp.Or(cmp.Compare(a.major, b.major), cmp.Compare(a.minor, b.minor), slices.Compare(a.name, b.name))
