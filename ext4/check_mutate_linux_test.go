@@ -45,7 +45,7 @@ func TestMutatedAgreement(t *testing.T) {
 	oracle.RequireRoot(t)
 	n := *mutations
 	if n == 0 {
-		n = 330
+		n = 150
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {
@@ -78,7 +78,7 @@ func TestMutatedUse(t *testing.T) {
 	oracle.RequireRoot(t)
 	n := *mutations
 	if n == 0 {
-		n = 330
+		n = 150
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {
