@@ -353,7 +353,7 @@ func (fs *FS) commitBlock() []byte {
 // block goes, which it returns.
 func (fs *FS) writeBody(t *transaction) (commit uint32, err error) {
 	j, pos := fs.journal, fs.journal.head
-	out := logWriter{fs: fs, pos: pos}
+	out := fs.newLogWriter(pos, int(fs.logBlocks(len(t.blocks)))+1)
 	var seq [4]byte
 	be.PutUint32(seq[:], j.sequence)
 	base := crc32c(j.seed, seq[:])
@@ -405,11 +405,16 @@ type logWriter struct {
 	buf []byte
 }
 
+// newLogWriter begins to write n blocks. commitMu is held, and guards the buffer.
+func (fs *FS) newLogWriter(pos uint32, n int) logWriter {
+	if need := min(n*int(fs.sb.blockSize), 2*maxWrite); cap(fs.logBuf) < need {
+		fs.logBuf = make([]byte, 0, need)
+	}
+	return logWriter{fs: fs, pos: pos, buf: fs.logBuf[:0]}
+}
+
 // add returns a block of zeros, valid until flush.
 func (w *logWriter) add() []byte {
-	if w.buf == nil {
-		w.buf = make([]byte, 0, 2*maxWrite)
-	}
 	n, end := len(w.buf), len(w.buf)+int(w.fs.sb.blockSize)
 	w.buf = w.buf[:end]
 	b := w.buf[n:end:end]

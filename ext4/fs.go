@@ -64,6 +64,7 @@ type FS struct {
 	side      SideLog           // in its place; nil: none
 	logged    map[uint64]*block // in the log, not at their place yet
 	committed uint64            // last transaction in the log
+	logBuf    []byte            // for writing to it
 	flagged   bool              // the superblock on the device says that the log is in use
 	diskSuper []byte            // the superblock on the device
 }

@@ -1,0 +1,5 @@
+package oracle
+
+import "testing"
+
+func TestMain(m *testing.M) { Main(m) }
