@@ -21,7 +21,7 @@ EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo test race lint vet staticcheck bench torture torture-home torture-ext4 fuzz cross clean
+.PHONY: help build demo test race lint vet staticcheck bench torture torture-home torture-vm torture-ext4 fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -57,11 +57,16 @@ bin/staticcheck: internal/tools/go.mod
 bench: ## speed beside plain Go os and SQLite calls; BENCHFLAGS="-quick" for a short look
 	$(GO) run ./internal/bench $(BENCHFLAGS)
 
-torture: torture-home torture-ext4 ## kill -9 at random instants, many processes on the same names, images after crashes
+torture: torture-home torture-vm torture-ext4 ## kill -9 at random instants, many processes on the same names, images after crashes
 
 torture-home:
 	$(GO) build -o bin/torture ./internal/torture
 	bin/torture -kills $(KILLS) -contend $(CONTEND)
+
+# Linux in a virtual machine that is killed while it writes. Installs QEMU; amd64 only.
+torture-vm:
+	bash scripts/setup.sh vm
+	VOLE_MICROVM=$(CURDIR)/bin/microvm $(GO) test ./cmd/vole -run '^TestMicroVM$$' -count=1 -v -timeout 20m
 
 # Judged by Linux and e2fsck, so it takes root. Hours.
 torture-ext4:

@@ -2,6 +2,8 @@
 # Installs what is missing on Debian or Ubuntu, and nothing that is there.
 #   setup.sh demo   what `make demo` needs: an OCI runtime
 #   setup.sh ci     what the whole gate needs
+#   setup.sh vm     what the test with a virtual machine needs: QEMU, and a kernel, which
+#                   is not installed but unpacked in bin/microvm
 # As an ordinary user it asks sudo; without sudo it says what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,8 +30,16 @@ wanted() {
 		END
 		[ -e /usr/include/stdlib.h ] || echo "no-such-command libc6-dev"
 		;;
+	vm)
+		cat <<-END
+			qemu-system-x86_64 qemu-system-x86
+			busybox busybox-static
+			e2fsck e2fsprogs
+			xz xz-utils
+		END
+		;;
 	*)
-		echo "setup.sh: say demo or ci" >&2
+		echo "setup.sh: say demo, ci or vm" >&2
 		exit 2
 		;;
 	esac
@@ -53,6 +63,16 @@ if [ ${#missing[@]} -gt 0 ]; then
 	export DEBIAN_FRONTEND=noninteractive
 	as_root apt-get update -qq >/dev/null
 	as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# The kernel's own package would make an initrd and change the boot loader.
+if [ "${1:-demo}" = vm ] && ! ls bin/microvm/boot/vmlinuz-* >/dev/null 2>&1; then
+	as_root apt-get update -qq >/dev/null
+	kernel=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: *//p;T;q')
+	echo "Unpacking: $kernel"
+	rm -rf bin/microvm
+	mkdir -p bin/microvm
+	(cd bin/microvm && apt-get download -qq "$kernel" && dpkg-deb -x ./*.deb . && rm ./*.deb)
 fi
 
 # The go command itself says when it is too old for go.mod, and fetches the right
