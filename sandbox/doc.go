@@ -29,6 +29,9 @@
 // the mounts and drops the attachments; only a scratch directory and control groups
 // stay, which the next [Open] of the home removes, marking the sandbox crashed.
 //
+// A disk volume is mounted there too, through a loop device that goes with its last
+// mount. It takes root.
+//
 // # What a sandbox can see
 //
 // Of the host, with the default root: /usr, /bin, /sbin, /lib*, /opt, /etc, /nix and

@@ -37,12 +37,15 @@ image, is in the environment variable VOLE_PATH and takes the place of every {} 
 arguments. Standard streams, signals and the exit code are passed through.
 
 While it runs, the volume cannot be removed. When vole is killed, the program is
-killed too (on Linux), and the attachment ends.
+killed too (on Linux), and the attachment ends. A disk volume has one writer or many
+readers; what the program starts inherits the hold on the image, so that it lasts until
+the last of them ends.
 
 --ro attaches for reading only, and has the kernel see to it: the program gets a
 read-only view of the path, in a mount namespace of its own (Linux only).`,
 		Example: `  vole attach pip-cache -- du -sh {}
   vole attach --ro pip-cache -- restic backup {}
+  vole attach vm-7 -- qemu-system-x86_64 -drive file={},format=raw,if=virtio
   vole attach work --holder vm-7 -- virtiofsd --shared-dir {} --socket-path vm-7.sock`,
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {

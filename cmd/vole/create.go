@@ -7,13 +7,15 @@ import (
 	"github.com/volehq/vole"
 )
 
+// createFlags are the flags of create.
+type createFlags struct {
+	kind, size, quota, from string
+	labels                  []string
+	existOK                 bool
+}
+
 func newCreateCmd(a *app) *cobra.Command {
-	var (
-		kind, size, quota string
-		from              string
-		labels            []string
-		existOK           bool
-	)
+	var f createFlags
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Create a volume",
@@ -43,26 +45,30 @@ limits and the labels that the flags ask for. It is never changed.`,
 		Args:              exactArgs(1, "the volume's name"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			spec, err := parseSpec(kind, size, quota, labels)
+			spec, err := parseSpec(f.kind, f.size, f.quota, f.labels)
 			if err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("from") {
-				return a.createFilled(cmd.Context(), args[0], spec, existOK, from)
+				return a.createFilled(cmd.Context(), args[0], spec, f.existOK, f.from)
 			}
-			return a.create(cmd, args[0], spec, existOK)
+			return a.create(cmd, args[0], spec, f.existOK)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&kind, "kind", "", "dir or disk (default dir, or disk with --size)")
-	f.StringVar(&size, "size", "", "capacity of a disk volume, e.g. 20G (with --from default what it takes)")
-	f.StringVar(&quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M (default no limit)")
-	f.StringVar(&from, "from", "", "fill it with what is in this `directory`, tar file, or stream (-)")
-	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
-	f.BoolVar(&existOK, "exist-ok", false, "be content with a volume that is there and has what the flags ask for")
+	f.register(cmd)
+	return cmd
+}
+
+func (f *createFlags) register(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.StringVar(&f.kind, "kind", "", "dir or disk (default dir, or disk with --size)")
+	s.StringVar(&f.size, "size", "", "capacity of a disk volume, e.g. 20G (with --from default what it takes)")
+	s.StringVar(&f.quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M (default no limit)")
+	s.StringVar(&f.from, "from", "", "fill it with what is in this `directory`, tar file, or stream (-)")
+	s.StringArrayVarP(&f.labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
+	s.BoolVar(&f.existOK, "exist-ok", false, "be content with a volume that is there and has what the flags ask for")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
 	noFlagFiles(cmd, "size", "quota", "label")
-	return cmd
 }
 
 func (a *app) create(cmd *cobra.Command, name string, spec vole.Spec, existOK bool) error {

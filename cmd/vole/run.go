@@ -45,7 +45,7 @@ A volume is attached by -v NAME:/path[:option,...], with the options
   subpath=DIR              a directory of the volume instead of its root
   mode=ensure              make the volume if it is missing (default)
   mode=existing, create    fail if it is missing, or if it is there
-  kind=dir, disk           what to make, or what must be there
+  kind=dir, disk           what to make, or what must be there; a disk takes root
   quota=SIZE, size=SIZE    of a dir volume, of a disk volume
   stat-virt=relaxed, off   owners and modes: what the mount can do, or the host's
 
@@ -54,6 +54,7 @@ passed on. The exit code is that of the command, 128+N when signal N ended it, 1
 when vole failed, 126 when the command cannot be executed, 127 when it was not found.`,
 		Example: `  vole run -v data:/data -- sh -c 'date > /data/when'
   vole run -v src:/src:ro -v cache:/root/.cache -w /src -- make test
+  vole run -v db:/var/lib/db:kind=disk,size=20G -- ./load
   vole run --image debian.tar -it -- bash
   vole run -d --name web -v site:/srv/site:ro --network host -- python3 -m http.server`,
 		DisableFlagsInUseLine: true,

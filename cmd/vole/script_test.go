@@ -55,12 +55,15 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// condition decides [root], and [userns]: ordinary users may make user namespaces,
+// condition decides [root], [loop]: there are loop devices, and [userns]: ordinary users may make user namespaces,
 // and su can make one of them of root.
 func condition(cond string) (bool, error) {
 	switch cond {
 	case "root":
 		return os.Geteuid() == 0, nil
+	case "loop":
+		_, err := os.Stat("/dev/loop-control")
+		return err == nil, nil
 	case "userns":
 		return os.Geteuid() == 0 && runtime.GOOS == "linux" &&
 			exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "-Um", "true").Run() == nil, nil
