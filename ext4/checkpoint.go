@@ -112,5 +112,19 @@ func (fs *FS) shutdown() error {
 		fs.flagged = false
 	}
 	fs.afterCheckpoint()
+	if err == nil && fs.opts.Discard {
+		fs.discardFreed()
+	}
 	return fs.fail(err)
+}
+
+// discardFreed gives the storage of blocks back that were freed. The log is empty, so
+// nothing brings them back. It is a courtesy: what fails stays for Trim.
+func (fs *FS) discardFreed() {
+	for g := range fs.discards {
+		if _, err := fs.trimGroup(g); err != nil {
+			break
+		}
+	}
+	clear(fs.discards)
 }

@@ -148,6 +148,9 @@ func (fs *FS) commitOpen() error {
 	fs.committing = nil
 	fs.mu.Unlock()
 	fs.committed = t.seq
+	for g := range t.freed {
+		fs.discards[g] = true
+	}
 	for n, b := range t.blocks {
 		if fs.journal == nil {
 			fs.cache.unpin(n, b)

@@ -15,6 +15,9 @@ type OpenOptions struct {
 	// Batch makes changes durable together, by Sync or Close, not one by one as they
 	// return. A crash before leaves what some prefix of the calls made.
 	Batch bool
+	// Discard makes Close give the storage of what was freed back, as Trim does for all
+	// that is free, where the device can.
+	Discard bool
 	// UID and GID own what is made.
 	UID, GID uint32
 	// Now tells the time. Default: time.Now.
@@ -64,6 +67,7 @@ type FS struct {
 	side      SideLog           // in its place; nil: none
 	logged    map[uint64]*block // in the log, not at their place yet
 	committed uint64            // last transaction in the log
+	discards  map[uint32]bool   // groups in which blocks were freed
 	logBuf    []byte            // for writing to it
 	flagged   bool              // the superblock on the device says that the log is in use
 	diskSuper []byte            // the superblock on the device
@@ -87,7 +91,7 @@ func Open(dev Device, opts OpenOptions) (*FS, error) {
 	fs := &FS{
 		dev: dev, size: opts.Size, opts: opts, now: opts.Now,
 		held: busyBlocks{}, tails: map[uint64]struct{}{}, inodes: map[uint32]*openInode{},
-		hints: map[uint32]uint32{}, logged: map[uint64]*block{}, tx: newTransaction(1),
+		hints: map[uint32]uint32{}, logged: map[uint64]*block{}, discards: map[uint32]bool{}, tx: newTransaction(1),
 	}
 	fs.cache.m = map[uint64]*block{}
 	if err := fs.load(); err != nil {

@@ -206,6 +206,11 @@ func (f imageFile) Sync() error {
 	return fault.Do("image.sync", f.Name(), func() error { return durable.Sync(f.File) })
 }
 
+// PunchHole implements what ext4 gives storage back by.
+func (f imageFile) PunchHole(off, length int64) error {
+	return fault.Do("image.punch", f.Name(), func() error { return punch(f.File, off, length) })
+}
+
 func (f imageFile) Truncate(size int64) error {
 	return fault.Do("image.truncate", f.Name(), func() error { return f.File.Truncate(size) })
 }

@@ -103,7 +103,7 @@ func (d *sharedDisk) open(ctx context.Context) (err error) {
 		d.b.settleSize(ctx, d.id, d.image)
 	}
 	d.fs, err = ext4.Open(imageFile{d.image}, ext4.OpenOptions{
-		ReadOnly: d.readOnly, Batch: true, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
+		ReadOnly: d.readOnly, Batch: true, Discard: true, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 		SideLog: func() (ext4.SideLog, error) { return d.openSide() },
 	})
 	return diskErr(err)
