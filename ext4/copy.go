@@ -172,10 +172,10 @@ func (fs *FS) copyMeta(old, i *inode) error {
 	i.setOwner(i.kind()|old.mode()&^typeMask, old.uid(), old.gid())
 	i.setTime(stampMtime, old.when(stampMtime))
 	list, err := fs.xattrs(old)
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return err
 	}
-	return fs.storeXattrs(i, list)
+	return fs.storeXattrs(i, list) // in place of what it inherited
 }
 
 // copier copies one tree.
@@ -227,6 +227,7 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 	c := copier{fs: fs, ctx: ctx, links: map[uint32]uint32{}}
 	var src *inode
 	var top, trash uint32
+	var name string // in lost+found
 	_, err := fs.update(func() error {
 		old, err := fs.resolve(from, false)
 		if err != nil {
@@ -236,7 +237,10 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 		if err != nil {
 			return err
 		}
-		i, err := fs.create(t, trashName(trashUnplaced, old.num), typeDir|0o700, nil)
+		if name, err = fs.trashName(t, trashUnplaced, old.num); err != nil {
+			return err
+		}
+		i, err := fs.create(t, name, typeDir|0o700, nil)
 		if err != nil {
 			return err
 		}
@@ -246,7 +250,6 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	name := trashName(trashUnplaced, src.num)
 	if err := c.children(src, top, trash, 0); err != nil {
 		return errors.Join(err, fs.RemoveAll(context.WithoutCancel(ctx), trashDir+"/"+name))
 	}

@@ -117,6 +117,9 @@ func (fs *FS) sealGroups() error {
 		return nil
 	}
 	for g, dirty := range fs.tx.groups {
+		if n, _ := fs.sb.descAt(g); fs.tx.blocks[n] == nil {
+			continue // an operation that was undone
+		}
 		d, err := fs.modDesc(g)
 		if err != nil {
 			return err

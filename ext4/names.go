@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	iofs "io/fs"
+	"slices"
 	"strings"
 	"time"
 )
@@ -113,51 +114,48 @@ func (fs *FS) parentFor(path string) (*inode, string, error) {
 
 // MkdirAll makes a directory and its missing parents, with these permission bits.
 func (fs *FS) MkdirAll(path string, mode iofs.FileMode) error {
-	return fs.change(func() error { return fs.mkdirAll(path, mode) })
+	var seq uint64
+	for done := false; !done; {
+		var err error
+		seq, err = fs.update(func() (err error) {
+			done, err = fs.mkdirAll(path, mode, false)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return fs.finish(seq, nil, 0)
 }
 
-func (fs *FS) mkdirAll(path string, mode iofs.FileMode) error {
-	i, err := fs.resolve(path, true)
-	if err == nil {
-		if !i.isDir() {
-			return errNotDir
-		}
-		return nil
+// mkdirAll makes all of a path or, unless whole, as much as one operation may, and
+// reports whether that was all.
+func (fs *FS) mkdirAll(path string, mode iofs.FileMode, whole bool) (done bool, err error) {
+	w, _, err := fs.startWalk(".")
+	if err != nil {
+		return false, err
 	}
-	if !errors.Is(err, errNoEntry) {
-		return err
+	if !validBytes(path) {
+		return false, errInvalid
 	}
-	done := 0
-	for {
-		rest := path[done:]
-		k := strings.IndexByte(rest, '/')
-		part, end := path, k < 0
-		if !end {
-			part = path[:done+k]
-		}
-		i, err := fs.resolve(part, true)
-		if errors.Is(err, errNoEntry) {
-			dir, name, perr := fs.resolveParent(part)
-			if perr != nil {
-				return perr
+	for el := range strings.SplitSeq(path, "/") {
+		_, err := fs.find(w.here(), el)
+		switch {
+		case err == nil:
+			err = w.step(el)
+		case errors.Is(err, errNoEntry):
+			if !whole && fs.opFull() {
+				return false, nil
 			}
-			_, err = fs.create(dir, name, typeDir|permBits(mode), nil)
-			if errors.Is(err, errExists) {
-				return errNoEntry // a link that leads nowhere
-			}
-			if err != nil {
-				return err
-			}
-		} else if err != nil {
-			return err
-		} else if !i.isDir() {
-			return errNotDir
+			var i *inode
+			i, err = fs.create(w.here(), el, typeDir|permBits(mode), nil)
+			w.dirs = append(w.dirs, i)
 		}
-		if end {
-			return nil
+		if err != nil {
+			return false, err
 		}
-		done += k + 1
 	}
+	return true, nil
 }
 
 // Symlink makes a symbolic link that says target. EEXIST; ENAMETOOLONG: more than 4095 bytes.
@@ -366,6 +364,9 @@ func (fs *FS) dropName(i *inode) (gone uint32, err error) {
 	fs.touch(i, stampCtime)
 	if n > 0 {
 		return 0, fs.putInode(i)
+	}
+	if slices.Contains(fs.orphans, i.num) {
+		return i.num, fs.putInode(i) // it is being truncated
 	}
 	// What is small and not in use goes in the same operation.
 	if fs.inodes[i.num] == nil && (!fs.ownsBlocks(i) || i.has(flagExtents) && extNode(i.area()).depth() == 0) {

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -184,4 +186,92 @@ func TestRegressCutBlockUsedAgain(t *testing.T) {
 	}
 	try(t, f.Close())
 	closeClean(t, fs, d)
+}
+
+// A tree that a crash left half removed made the image one that nobody could open.
+func TestRegressHalfRemovedTree(t *testing.T) {
+	fs, d := regressFS(t, 16*mega, true)
+	try(t, fs.MkdirAll("a/b/c", 0o755))
+	info, err := fs.Stat("a")
+	name := fmt.Sprintf("lost+found/.removed-%d", info.Ino)
+	try(t, err, fs.Rename("a", name, false), fs.Close())
+	fs, err = ext4.Open(d, ext4.OpenOptions{Size: d.size})
+	try(t, err)
+	if _, err := fs.Stat(name); !errors.Is(err, syscall.ENOENT) {
+		t.Error(err)
+	}
+	closeClean(t, fs, d)
+}
+
+// The name that a tree gets in lost+found may be taken.
+func TestRegressTrashNameTaken(t *testing.T) {
+	fs, d := regressFS(t, 64*mega, true)
+	ctx := context.Background()
+	try(t, fs.MkdirAll("a/b", 0o755), fs.Mkdir("c", 0o755))
+	info, err := fs.Stat("c")
+	try(t, err, fs.Mkdir(fmt.Sprintf("lost+found/.removed-%d", info.Ino), 0o755), fs.RemoveAll(ctx, "c"))
+	for i := range 200 {
+		_, err := fs.WriteFile(ctx, fmt.Sprint("a/b/", i), strings.NewReader("x"), ext4.WriteOptions{})
+		try(t, err)
+	}
+	var all sync.WaitGroup
+	for k := range 4 {
+		all.Go(func() {
+			if err := fs.Copy(ctx, "a", fmt.Sprint("copy", k), false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	closeClean(t, fs, d)
+}
+
+// What Copy makes in lost+found does not keep what it inherits there.
+func TestRegressCopyInheritsNothing(t *testing.T) {
+	fs, d := regressFS(t, 16*mega, true)
+	list := []byte{2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 7, 0, 255, 255, 255, 255,
+		8, 0, 7, 0, 5, 0, 0, 0, 16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255}
+	try(t, fs.MkdirAll("a/b", 0o755), fs.Setxattr("lost+found", "system.posix_acl_default", list))
+	try(t, fs.Copy(context.Background(), "a", "c", false))
+	for _, p := range []string{"c", "c/b"} {
+		if names, err := fs.Listxattr(p); err != nil || len(names) > 0 {
+			t.Error(p, names, err)
+		}
+	}
+	closeClean(t, fs, d)
+}
+
+// More directories than one transaction can hold are made in several; what cannot be
+// made so fails, and nothing else does afterwards.
+func TestRegressDeepParents(t *testing.T) {
+	fs, d := regressFS(t, 64*mega, true)
+	ctx := context.Background()
+	deep := strings.Repeat("d/", 2000)
+	if _, err := fs.WriteFile(ctx, deep+"f", strings.NewReader("x"), ext4.WriteOptions{}); !errors.Is(err, syscall.ENOSPC) {
+		t.Error(err)
+	}
+	if _, err := fs.Stat("d"); !errors.Is(err, syscall.ENOENT) {
+		t.Error(err)
+	}
+	try(t, fs.MkdirAll(deep[:len(deep)-1], 0o755), fs.Sync(ctx))
+	_, err := fs.WriteFile(ctx, deep+"f", strings.NewReader("x"), ext4.WriteOptions{})
+	try(t, err, fs.RemoveAll(ctx, "d"))
+	closeClean(t, fs, d)
+}
+
+// A file that is removed while it is truncated was in the list of orphans twice.
+func TestRegressRemoveWhileTruncated(t *testing.T) {
+	const size = 1 << 40
+	fs, d := regressFS(t, size, true)
+	for k := range 4 {
+		f, err := fs.OpenFile("f", ext4.OpenFlags{Create: true})
+		try(t, err, f.Allocate(0, 100<<30, false), fs.Sync(context.Background()))
+		cut := make(chan error)
+		go func() { cut <- f.Truncate(0) }()
+		time.Sleep(time.Duration(k+1) * 2 * time.Millisecond)
+		try(t, fs.Remove("f"), <-cut, f.Close(), fs.Close())
+		fs, err = ext4.Open(d, ext4.OpenOptions{Size: size, Batch: true})
+		try(t, err)
+	}
+	try(t, fs.Close())
 }

@@ -39,9 +39,9 @@ func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 		return errInvalid
 	}
 	var tree, gone uint32
-	var inPlace bool
+	var at string // in lost+found; "": in place
 	seq, err := fs.update(func() (err error) {
-		tree, gone, inPlace, err = fs.takeAway(path)
+		tree, gone, at, err = fs.takeAway(path)
 		return err
 	})
 	if errors.Is(err, errNoEntry) || errors.Is(err, errNotDir) {
@@ -55,9 +55,9 @@ func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 	}
 	seq, err = fs.update(func() (err error) {
 		dir, name, err := fs.resolveParent(path)
-		if !inPlace {
+		if at != "" {
 			dir, err = fs.trash()
-			name = trashName(trashRemoved, tree)
+			name = at
 		}
 		if err == nil {
 			gone, err = fs.unlink(dir, name)
@@ -67,38 +67,52 @@ func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 	return fs.finish(seq, err, gone)
 }
 
-func trashName(prefix string, num uint32) string { return fmt.Sprintf("%s%d", prefix, num) }
+// trashName returns a name for a tree in lost+found that nothing there has.
+func (fs *FS) trashName(trash *inode, prefix string, num uint32) (string, error) {
+	name := fmt.Sprintf("%s%d", prefix, num)
+	for k := 1; ; k++ {
+		if _, err := fs.find(trash, name); errors.Is(err, errNoEntry) {
+			return name, nil
+		} else if err != nil {
+			return "", err
+		}
+		name = fmt.Sprintf("%s%d-%d", prefix, num, k)
+	}
+}
 
-// takeAway removes a file, or moves a tree to where it can be emptied.
-func (fs *FS) takeAway(path string) (tree, gone uint32, inPlace bool, err error) {
+// takeAway removes a file, or moves a tree to lost+found, where it can be emptied.
+func (fs *FS) takeAway(path string) (tree, gone uint32, at string, err error) {
 	dir, name, err := fs.resolveParent(path)
 	if err != nil {
-		return 0, 0, false, err
+		return 0, 0, "", err
 	}
 	i, err := fs.child(dir, name)
 	if err != nil {
-		return 0, 0, false, err
+		return 0, 0, "", err
 	}
 	if !i.isDir() {
 		gone, err = fs.unlink(dir, name)
-		return 0, gone, false, err
+		return 0, gone, "", err
 	}
 	t, err := fs.trash()
 	if err != nil {
-		return 0, 0, false, err
+		return 0, 0, "", err
 	}
 	if i.num == t.num {
-		return i.num, 0, true, nil
+		return i.num, 0, "", nil
 	}
 	// It may have been made just now, in the same directory.
 	if dir, err = fs.inode(dir.num); err != nil {
-		return 0, 0, false, err
+		return 0, 0, "", err
 	}
 	if t.num == dir.num {
 		dir = t
 	}
-	_, err = fs.move(dir, name, i, t, trashName(trashRemoved, i.num), true)
-	return i.num, 0, false, err
+	if at, err = fs.trashName(t, trashRemoved, i.num); err != nil {
+		return 0, 0, "", err
+	}
+	_, err = fs.move(dir, name, i, t, at, true)
+	return i.num, 0, at, err
 }
 
 // level is a directory that is being emptied.

@@ -3,6 +3,7 @@ package ext4
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -226,8 +227,24 @@ func (fs *FS) tryUpdate(f func() error) (uint64, error) {
 	}
 	fs.begin()
 	err := f()
+	if err == nil && fs.tooLarge() {
+		err = fmt.Errorf("%w: in the journal, for one operation of %d blocks", errNoSpace, len(fs.op.undo))
+	}
 	fs.end(err)
 	return fs.tx.seq, err
+}
+
+// tooLarge reports whether the open transaction, and the superblock, are more than the
+// log can hold.
+func (fs *FS) tooLarge() bool {
+	n := len(fs.tx.blocks) + 1
+	switch {
+	case fs.journal != nil:
+		return fs.logBlocks(n) > fs.journal.blocks-fs.journal.first
+	case fs.side != nil:
+		return n > 2*fs.txLimit
+	}
+	return false
 }
 
 // change runs one operation and, unless in batch mode, makes it durable.

@@ -133,7 +133,7 @@ func (fs *FS) makeParent(path string) (*inode, string, error) {
 		return dir, name, err
 	}
 	parent, _ := splitLast(path)
-	if err := fs.mkdirAll(parent, 0o755); err != nil {
+	if _, err := fs.mkdirAll(parent, 0o755, true); err != nil {
 		return nil, "", err
 	}
 	return fs.resolveParent(path)
