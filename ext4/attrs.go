@@ -1,0 +1,71 @@
+package ext4
+
+import (
+	iofs "io/fs"
+	"strings"
+	"time"
+)
+
+// Chmod sets the permission, setuid, setgid and sticky bits of what path leads to.
+func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
+	return fs.changeAt(path, true, func(i *inode) error {
+		bits := permBits(mode)
+		le.PutUint16(i.raw[inMode:], i.mode()&typeMask|bits)
+		fs.touch(i, stampCtime)
+		return fs.chmodACL(i, bits)
+	})
+}
+
+// Chown sets the owner of what is at path; -1 keeps one. As Linux does, it clears the
+// setuid and setgid bits of files that are executed with them.
+func (fs *FS) Chown(path string, uid, gid int) error {
+	return fs.changeAt(path, false, func(i *inode) error {
+		u, g := i.uid(), i.gid()
+		if uid >= 0 {
+			u = uint32(uid)
+		}
+		if gid >= 0 {
+			g = uint32(gid)
+		}
+		mode := i.mode()
+		if !i.isDir() {
+			mode &^= 0o4000
+			if mode&0o010 != 0 {
+				mode &^= 0o2000
+			}
+		}
+		i.setOwner(mode, u, g)
+		fs.touch(i, stampCtime)
+		return nil
+	})
+}
+
+// Chtimes sets access and modification time of what is at path; a zero time stays.
+// Times that ext4 cannot hold (before 1901, after 2446) become the nearest it can.
+func (fs *FS) Chtimes(path string, atime, mtime time.Time) error {
+	return fs.changeAt(path, false, func(i *inode) error {
+		if !atime.IsZero() {
+			i.setTime(stampAtime, atime)
+		}
+		if !mtime.IsZero() {
+			i.setTime(stampMtime, mtime)
+		}
+		fs.touch(i, stampCtime)
+		return nil
+	})
+}
+
+// Stat describes what path leads to.
+func (fs *FS) Stat(path string) (Info, error) { return fs.stat(path, true) }
+
+// Lstat describes what is at path, a symbolic link included.
+func (fs *FS) Lstat(path string) (Info, error) { return fs.stat(path, false) }
+
+func (fs *FS) stat(path string, follow bool) (info Info, err error) {
+	name := path[strings.LastIndexByte(path, '/')+1:]
+	err = fs.view(path, follow, func(i *inode) error {
+		info = fs.info(i, name)
+		return nil
+	})
+	return info, err
+}

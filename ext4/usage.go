@@ -1,0 +1,93 @@
+package ext4
+
+import "context"
+
+// Usage tells how much of the file system is in use. Sizes are bytes.
+type Usage struct {
+	Size       int64 // what files and their metadata can take at most
+	Free       int64 // of that
+	Inodes     int64
+	FreeInodes int64
+	// FileBytes is by how much the sum of the sizes of all regular files has changed
+	// since the FS was opened; SumSizes tells the sum itself.
+	FileBytes int64
+}
+
+// Usage tells how much of the file system is in use.
+func (fs *FS) Usage() Usage {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	c, sb := fs.counters, fs.sb
+	over := int64(fs.overhead()) * sb.blockSize
+	return Usage{
+		Size: max(int64(sb.blocks)*sb.blockSize-over, 0), Free: int64(c.freeBlocks) * sb.blockSize,
+		Inodes: int64(sb.inodes), FreeInodes: int64(c.freeInodes), FileBytes: c.fileBytes,
+	}
+}
+
+// overhead is how many blocks hold no files: as the superblock says, or an estimate.
+func (fs *FS) overhead() uint64 {
+	if n := uint64(le.Uint32(fs.sb.raw[sbOverhead:])); n > 0 && n < fs.sb.blocks {
+		return n * uint64(fs.sb.cluster)
+	}
+	n := fs.sb.tableBlocks() + 2
+	return min(n*uint64(fs.sb.groups), fs.sb.blocks)
+}
+
+// SumSizes adds up the sizes of all regular files that have a name or are open.
+func (fs *FS) SumSizes(ctx context.Context) (int64, error) {
+	var sum int64
+	err := fs.eachInode(ctx, func(i *inode) error {
+		if i.isRegular() && !i.has(flagEAInode) && (i.links() > 0 || fs.inodes[i.num] != nil) {
+			sum += i.size()
+		}
+		return nil
+	})
+	return sum, err
+}
+
+// eachInode calls f for each inode in use, but for the reserved ones.
+func (fs *FS) eachInode(ctx context.Context, f func(*inode) error) error {
+	for g := range fs.sb.groups {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fs.eachInodeOf(g, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (fs *FS) eachInodeOf(g uint32, f func(*inode) error) error {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	if fs.closed {
+		return errClosed
+	}
+	d, err := fs.desc(g)
+	if err != nil || d.freeInodes() >= fs.sb.inodesPer {
+		return err
+	}
+	bitmap, err := fs.readBitmap(g, d, true)
+	if err != nil || bitmap == nil {
+		return err
+	}
+	for k := range fs.sb.inodesPer {
+		num := g*fs.sb.inodesPer + k + 1
+		if !bit(bitmap, uint64(k)) || num < fs.sb.firstIno {
+			continue
+		}
+		if num == le.Uint32(fs.sb.raw[sbOrphanFile:]) && fs.sb.compat&compatOrphanFile != 0 {
+			continue
+		}
+		i, err := fs.inode(num)
+		if err != nil {
+			return err
+		}
+		if err := f(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
