@@ -84,16 +84,21 @@ func (f *diskFS) closeWith(ctx context.Context) error {
 		return nil
 	}
 	f.closed = true
-	idle := f.refs == 0
+	f.refs++ // of Close itself: the image stays open until then
 	f.mu.Unlock()
+	gone := f.d.gone()
 	var err error
-	if !f.readOnly && !f.d.gone() {
+	if !f.readOnly && !gone {
 		err = diskErr(f.fs.Sync(ctx))
 	}
-	if idle {
+	f.mu.Lock()
+	f.refs--
+	last := f.refs == 0
+	f.mu.Unlock()
+	if last {
 		err = errors.Join(err, f.end())
 	}
-	if f.d.gone() {
+	if gone {
 		return nil
 	}
 	return err
