@@ -256,7 +256,8 @@ type Backend interface {
 	Measure(ctx context.Context, id string) (Info, error)
 
 	// OpenFS opens a volume's files. ErrNotFound; ErrInUse: a disk volume is held
-	// by another in a way that excludes this one.
+	// by another in a way that excludes this one, be it a reader of this process when
+	// this one is to write.
 	OpenFS(ctx context.Context, id string, opts FSOptions) (FS, error)
 
 	// Attach takes the right to use a volume. opts.Holder is set. ErrNotFound;

@@ -262,7 +262,7 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 		if err != nil {
 			return err
 		}
-		if err := fs.mayAdd(dir, last); err != nil {
+		if err := errors.Join(fs.notBeneath(dir, top), fs.mayAdd(dir, last)); err != nil {
 			return err
 		}
 		t, err := fs.trash()

@@ -282,7 +282,7 @@ func (b *Backend) openDiskOf(id string) *sharedDisk {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d := b.disks[diskKey{id, false}]
-	if d == nil {
+	if d == nil || d.refs == 0 {
 		return nil
 	}
 	select {

@@ -27,7 +27,8 @@ type sharedDisk struct {
 	hold  *diskHold
 	fs    *ext4.FS // in batch mode: who wants a change durable says so
 
-	refs int // guarded by Backend.mu
+	refs   int           // guarded by Backend.mu; 0: it is being closed
+	closed chan struct{} // closed once it is
 
 	mu      sync.Mutex // guards what follows
 	count   *counter   // nil until the first change
@@ -43,12 +44,18 @@ type diskKey struct {
 // shares that of a writer.
 func (b *Backend) useDisk(ctx context.Context, id string, readOnly bool) (*sharedDisk, error) {
 	for {
-		d, first, err := b.findDisk(id, readOnly)
+		d, first, err := b.findDisk(ctx, id, readOnly)
 		if err != nil {
 			return nil, err
 		}
+		if d == nil {
+			continue
+		}
 		if first {
 			d.err = d.open(ctx)
+			if d.err != nil {
+				d.forget() // who comes now tries for himself
+			}
 			close(d.ready)
 			if d.err != nil {
 				_ = d.release()
@@ -72,8 +79,8 @@ func (b *Backend) useDisk(ctx context.Context, id string, readOnly bool) (*share
 }
 
 // findDisk returns a volume's file system with one more reference; first says that
-// the caller must open it.
-func (b *Backend) findDisk(id string, readOnly bool) (d *sharedDisk, first bool, err error) {
+// the caller must open it. Nil: one was being closed, and is now.
+func (b *Backend) findDisk(ctx context.Context, id string, readOnly bool) (d *sharedDisk, first bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -83,11 +90,21 @@ func (b *Backend) findDisk(id string, readOnly bool) (d *sharedDisk, first bool,
 	if d == nil && readOnly {
 		d = b.disks[diskKey{id, true}]
 	}
+	if d != nil && d.refs == 0 {
+		b.mu.Unlock()
+		defer b.mu.Lock()
+		select {
+		case <-d.closed:
+			return nil, false, nil
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+	}
 	if d != nil {
 		d.refs++
 		return d, false, nil
 	}
-	d = &sharedDisk{b: b, id: id, readOnly: readOnly, ready: make(chan struct{}), refs: 1}
+	d = &sharedDisk{b: b, id: id, readOnly: readOnly, ready: make(chan struct{}), closed: make(chan struct{}), refs: 1}
 	b.disks[diskKey{id, readOnly}] = d
 	return d, true, nil
 }
@@ -176,15 +193,15 @@ func (d *sharedDisk) release() error {
 	d.b.mu.Lock()
 	d.refs--
 	last := d.refs == 0
-	if last {
-		if key := (diskKey{d.id, d.readOnly}); d.b.disks[key] == d {
-			delete(d.b.disks, key)
-		}
-	}
 	d.b.mu.Unlock()
 	if !last {
 		return nil
 	}
+	// Who wants it next waits until all is given back, and finds no one in his way.
+	defer func() {
+		d.forget()
+		close(d.closed)
+	}()
 	var err error
 	if d.fs != nil {
 		err = diskErr(d.fs.Close())
@@ -206,6 +223,15 @@ func (d *sharedDisk) release() error {
 		d.image.Close()
 	}
 	return err
+}
+
+// forget takes the file system out of those that others share.
+func (d *sharedDisk) forget() {
+	d.b.mu.Lock()
+	defer d.b.mu.Unlock()
+	if key := (diskKey{d.id, d.readOnly}); d.b.disks[key] == d {
+		delete(d.b.disks, key)
+	}
 }
 
 // gone reports whether the volume has been removed: its image has no name left.
