@@ -141,17 +141,8 @@ func (fs *FS) addEntry(dir *inode, name string, ino uint32, kind byte) error {
 		if err != nil {
 			return err
 		}
-		r, ok, err := fs.findRoom(dir, b.data, name)
-		if err != nil {
+		if done, err := fs.addToBlock(dir, b, at, ino, kind, name); err != nil || done {
 			return err
-		}
-		if ok {
-			data, err := fs.mod(at)
-			if err != nil {
-				return err
-			}
-			fs.addAt(dir, data, r, ino, kind, name)
-			return nil
 		}
 	}
 	if blocks == 1 && fs.sb.compat&compatDirIndex != 0 {

@@ -230,6 +230,21 @@ func (fs *FS) addAt(dir *inode, b []byte, r room, ino uint32, kind byte, name st
 	fs.sealDir(dir, b)
 }
 
+// addToBlock puts an entry into the block at a place on the device, if there is room,
+// and reports whether there was.
+func (fs *FS) addToBlock(dir *inode, b *block, at uint64, ino uint32, kind byte, name string) (bool, error) {
+	r, ok, err := fs.findRoom(dir, b.data, name)
+	if err != nil || !ok {
+		return false, err
+	}
+	data, err := fs.mod(at)
+	if err != nil {
+		return false, err
+	}
+	fs.addAt(dir, data, r, ino, kind, name)
+	return true, nil
+}
+
 // findInBlock finds a name, and the entry before it (off -1: it is the first).
 func (fs *FS) findInBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
 	before = -1

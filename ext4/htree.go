@@ -234,17 +234,8 @@ func (fs *FS) dxAdd(dir *inode, ino uint32, kind byte, name string) error {
 		if err != nil {
 			return err
 		}
-		r, ok, err := fs.findRoom(dir, b.data, name)
-		if err != nil {
+		if done, err := fs.addToBlock(dir, b, at, ino, kind, name); err != nil || done {
 			return err
-		}
-		if ok {
-			data, err := fs.mod(at)
-			if err != nil {
-				return err
-			}
-			fs.addAt(dir, data, r, ino, kind, name)
-			return nil
 		}
 		last := &path[len(path)-1]
 		if n := last.node(); n.count() == n.room() {
