@@ -44,7 +44,7 @@ func fmtSparse(t testing.TB, size int64) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	if err := f.Truncate(size); errors.Is(err, syscall.EFBIG) {
-		t.Skipf("the file system of the tests' directory has no files of %d bytes", size)
+		t.Skipf("this file system has no files of %d bytes", size)
 	} else if err != nil {
 		t.Fatal(err)
 	}

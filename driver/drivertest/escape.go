@@ -271,6 +271,9 @@ func testDotDotInLinks(t *testing.T, e *env) {
 
 // The host swaps a directory that was in use for a link to another place.
 func testEscapePlanted(t *testing.T, e *env) {
+	if e.h.Spec.Kind == vole.KindDisk {
+		t.Skip("for dir volumes")
+	}
 	if e.h.Root == nil {
 		t.Skip("the backend keeps no files on this host")
 	}
