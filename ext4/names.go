@@ -291,7 +291,7 @@ func (fs *FS) finish(seq uint64, err error, gone uint32) error {
 	if err != nil {
 		return err
 	}
-	if gone != 0 && !fs.isOpen(gone) {
+	if gone != 0 {
 		if err := fs.reclaim(gone); err != nil {
 			return err
 		}
@@ -300,12 +300,6 @@ func (fs *FS) finish(seq uint64, err error, gone uint32) error {
 		return nil
 	}
 	return fs.commit(seq)
-}
-
-func (fs *FS) isOpen(num uint32) bool {
-	fs.mu.RLock()
-	defer fs.mu.RUnlock()
-	return fs.inodes[num] != nil
 }
 
 // unlink removes a name, and stores what it changes. It returns the inode that now

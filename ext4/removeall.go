@@ -154,7 +154,7 @@ func (fs *FS) emptyTree(ctx context.Context, num uint32) error {
 
 func (fs *FS) unlinkIn(dir uint32, name string) error {
 	var gone uint32
-	seq, err := fs.update(func() error {
+	_, err := fs.update(func() error {
 		d, err := fs.inode(dir)
 		if err != nil {
 			return err
@@ -165,15 +165,7 @@ func (fs *FS) unlinkIn(dir uint32, name string) error {
 	if err != nil || gone == 0 {
 		return err
 	}
-	_ = seq
-	return fs.reclaimClosed(gone)
-}
-
-func (fs *FS) reclaimClosed(num uint32) error {
-	if fs.isOpen(num) {
-		return nil
-	}
-	return fs.reclaim(num)
+	return fs.reclaim(gone)
 }
 
 // emptySome removes entries of a directory, until it meets a directory that is not
@@ -224,7 +216,7 @@ func (fs *FS) emptySome(top *level) (sub level, empty bool, err error) {
 	})
 	for _, g := range gone {
 		if err == nil {
-			err = fs.reclaimClosed(g)
+			err = fs.reclaim(g)
 		}
 	}
 	return sub, empty, err
