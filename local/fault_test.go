@@ -403,8 +403,8 @@ func TestEveryKill(t *testing.T) {
 	}
 	for i, st := range steps {
 		t.Run(st.name, func(t *testing.T) {
+			before, after, faults := prepare(t, st) // sets the hook, which the process has one of
 			t.Parallel()
-			before, after, faults := prepare(t, st)
 			for _, when := range []string{"before", "after"} {
 				for n := range faults {
 					home := filepath.Join(t.TempDir(), "home")
