@@ -1,5 +1,5 @@
-// Package catalog is the SQLite database of a local home: one file, any number of
-// processes, and within each any number of goroutines.
+// Package catalog is a SQLite database that any number of processes share, and within
+// each any number of goroutines: by default that of a local home.
 //
 // Reads go to a pool of connections and see committed state. Writes are functions
 // handed to one writer, which runs all that are waiting in one transaction, so that
@@ -39,6 +39,18 @@ var migrations embed.FS
 // and makes the database when it is missing.
 type Options struct {
 	ReadOnly bool // nothing is written, not even a file beside the database
+	// Schema holds the migrations, NNNNN_name.sql as goose reads them. Default: those
+	// of a local home.
+	Schema fs.FS
+}
+
+// schema returns the migrations.
+func (o Options) schema() fs.FS {
+	if o.Schema != nil {
+		return o.Schema
+	}
+	own, _ := fs.Sub(migrations, "migrations") // embedded: cannot fail
+	return own
 }
 
 // DB is an open catalog.
@@ -54,7 +66,7 @@ type DB struct {
 // of Vole made it; ErrReadOnly, ErrNoSpace and ErrCorrupt as the disk has it.
 func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 	if opts.ReadOnly {
-		return openReadOnly(ctx, path)
+		return openReadOnly(ctx, path, latest(opts.schema()))
 	}
 	if err := create(path); err != nil {
 		return nil, err
@@ -64,7 +76,7 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{read: read}
-	if err := db.prepare(ctx, path); err != nil {
+	if err := db.prepare(ctx, path, opts.schema()); err != nil {
 		read.Close()
 		return nil, Translate(err)
 	}
@@ -118,31 +130,30 @@ func dsn(path, mode string, pragmas ...string) string {
 }
 
 // prepare brings the schema up to date.
-func (db *DB) prepare(ctx context.Context, path string) error {
+func (db *DB) prepare(ctx context.Context, path string, schema fs.FS) error {
 	have, err := db.version(ctx)
-	if err != nil || have == latest() {
+	if top := latest(schema); err != nil || have == top {
 		return err
-	}
-	if have > latest() {
-		return newer(have)
+	} else if have > top {
+		return newer(have, top)
 	}
 	lock, err := flock.Wait(ctx, filepath.Join(filepath.Dir(path), "locks", "schema"))
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
-	return migrate(ctx, path)
+	return migrate(ctx, path, schema)
 }
 
-func newer(have int64) error {
+func newer(have, top int64) error {
 	return driver.Errorf(driver.ErrUnsupported,
-		"the catalog has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, latest())
+		"the catalog has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
 }
 
 // latest is the newest schema version that this program knows.
-func latest() int64 {
+func latest(schema fs.FS) int64 {
 	var top int64
-	list, _ := fs.ReadDir(migrations, "migrations") // embedded: cannot fail
+	list, _ := fs.ReadDir(schema, ".") // embedded: cannot fail
 	for _, e := range list {
 		num, _, _ := strings.Cut(e.Name(), "_")
 		v, _ := strconv.ParseInt(num, 10, 64)
@@ -166,18 +177,14 @@ func (db *DB) version(ctx context.Context) (int64, error) {
 }
 
 // migrate runs the migrations that are missing, in WAL mode from the first.
-func migrate(ctx context.Context, path string) error {
+func migrate(ctx context.Context, path string, schema fs.FS) error {
 	db, err := sql.Open("sqlite", dsn(path, "", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"))
 	if err != nil {
 		return err
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	dir, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, schema, goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
 	}
@@ -188,11 +195,11 @@ func migrate(ctx context.Context, path string) error {
 // openReadOnly opens a catalog that is not to be written. SQLite needs its
 // shared-memory file even for reading, so where that is missing and cannot be made (a
 // read-only or full disk), a private copy of the database is read instead.
-func openReadOnly(ctx context.Context, path string) (*DB, error) {
+func openReadOnly(ctx context.Context, path string, top int64) (*DB, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	db, err := tryReadOnly(ctx, path)
+	db, err := tryReadOnly(ctx, path, top)
 	if err == nil {
 		return db, nil
 	}
@@ -206,14 +213,14 @@ func openReadOnly(ctx context.Context, path string) (*DB, error) {
 			return nil, err
 		}
 	}
-	if db, err = copyReadOnly(ctx, path, tmp); err != nil {
+	if db, err = copyReadOnly(ctx, path, tmp, top); err != nil {
 		os.RemoveAll(tmp)
 		return nil, err
 	}
 	return db, nil
 }
 
-func copyReadOnly(ctx context.Context, path, tmp string) (*DB, error) {
+func copyReadOnly(ctx context.Context, path, tmp string, top int64) (*DB, error) {
 	name := filepath.Join(tmp, filepath.Base(path))
 	for _, suffix := range []string{"", "-wal"} {
 		data, err := os.ReadFile(path + suffix)
@@ -227,7 +234,7 @@ func copyReadOnly(ctx context.Context, path, tmp string) (*DB, error) {
 			return nil, err
 		}
 	}
-	db, err := tryReadOnly(ctx, name)
+	db, err := tryReadOnly(ctx, name, top)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +242,7 @@ func copyReadOnly(ctx context.Context, path, tmp string) (*DB, error) {
 	return db, nil
 }
 
-func tryReadOnly(ctx context.Context, path string) (*DB, error) {
+func tryReadOnly(ctx context.Context, path string, top int64) (*DB, error) {
 	read, err := sql.Open("sqlite", dsn(path, "ro", "query_only(1)", "busy_timeout(10000)"))
 	if err != nil {
 		return nil, err
@@ -244,11 +251,11 @@ func tryReadOnly(ctx context.Context, path string) (*DB, error) {
 	db := &DB{read: read}
 	have, err := db.version(ctx)
 	switch {
-	case err == nil && have > latest():
-		err = newer(have)
-	case err == nil && have < latest():
+	case err == nil && have > top:
+		err = newer(have, top)
+	case err == nil && have < top:
 		err = driver.Errorf(driver.ErrUnsupported,
-			"the catalog has schema %d, this version of vole reads %d; open it once with the right to write", have, latest())
+			"the catalog has schema %d, this version of vole reads %d; open it once with the right to write", have, top)
 	}
 	if err != nil {
 		read.Close()
