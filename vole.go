@@ -95,6 +95,9 @@ func (s *Store) Create(ctx context.Context, name string, spec Spec) (*Volume, er
 	if err := errors.Join(driver.ValidateName(name), spec.Validate()); err != nil {
 		return nil, wrap("create", name, "", err)
 	}
+	if spec.From != "" && !s.b.Caps().Clones {
+		return nil, wrap("create", name, "", driver.Errorf(ErrUnsupported, "this backend cannot clone volumes; create an empty one and copy the files"))
+	}
 	info, err := s.b.Create(ctx, name, spec)
 	if err != nil {
 		return nil, wrap("create", name, "", err)

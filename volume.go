@@ -73,6 +73,13 @@ func (v *Volume) update(ctx context.Context, op string, change Update) error {
 	return nil
 }
 
+// Clone makes a volume that begins with all that v holds. No bytes are moved. Kind and
+// limits are spec's; spec.From is set. ErrUnsupported: the backend cannot.
+func (v *Volume) Clone(ctx context.Context, name string, spec Spec) (*Volume, error) {
+	spec.From = v.ID()
+	return (&Store{b: v.b}).Create(ctx, name, spec)
+}
+
 // Remove removes the volume and all it holds. ErrInUse: it is attached.
 func (v *Volume) Remove(ctx context.Context) error {
 	_, err := v.b.Remove(ctx, driver.ByID(v.ID()))
@@ -94,12 +101,18 @@ func (v *Volume) FS(ctx context.Context) (*FS, error) { return v.OpenFS(ctx, FSO
 
 // OpenFS opens the volume's files as opts says.
 func (v *Volume) OpenFS(ctx context.Context, opts FSOptions) (*FS, error) {
+	if opts.Attachment != "" && !v.b.Caps().Leases {
+		return nil, v.wrap("open", "", noLeases)
+	}
 	d, err := v.b.OpenFS(ctx, v.ID(), opts)
 	if err != nil {
 		return nil, v.wrap("open", "", err)
 	}
 	return &FS{d: d, vol: v}, nil
 }
+
+// noLeases refuses what only backends with leases have.
+var noLeases = driver.Errorf(ErrUnsupported, "attachments of this backend are no leases, and dir volumes are always shared; an organisation's volumes have them")
 
 // Attach takes the right to use the volume until Detach, or until this process dies.
 func (v *Volume) Attach(ctx context.Context, opts AttachOptions) (*Attachment, error) {
@@ -108,6 +121,9 @@ func (v *Volume) Attach(ctx context.Context, opts AttachOptions) (*Attachment, e
 	}
 	if err := driver.ValidateHolder(opts.Holder); err != nil {
 		return nil, v.wrap("attach", "", err)
+	}
+	if opts.Exclusive && !v.b.Caps().Leases {
+		return nil, v.wrap("attach", "", noLeases)
 	}
 	a, err := v.b.Attach(ctx, v.ID(), opts)
 	if err != nil {

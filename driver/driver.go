@@ -66,6 +66,10 @@ type Spec struct {
 	// method takes its id. Update.Publish makes it a volume like any other. When the
 	// process that made it dies before, or closes the Backend, it is gone.
 	Draft bool
+
+	// From is the id of a volume whose files and attributes the new one begins with;
+	// "": it is empty. No bytes are moved, and later changes of either are its own.
+	From string
 }
 
 // Info describes a volume as it was when the call that returned it ran.
@@ -145,20 +149,25 @@ type AttachOptions struct {
 	// ErrUnsupported, and the usage of one without is stale until the last such
 	// holder detaches.
 	HostPath bool
+	// Exclusive asks for what disk volumes always have: a writer is alone, readers have
+	// no writer beside them. While an exclusive writer is attached, files are changed
+	// only by an FS that was opened under its attachment (FSOptions.Attachment).
+	Exclusive bool
 }
 
 // AttachmentInfo describes one consumer's right to use a volume.
 type AttachmentInfo struct {
-	ID       string    `json:"id"`
-	VolumeID string    `json:"volume_id"`
-	Volume   string    `json:"volume"` // the volume's name when this was read
-	Holder   string    `json:"holder"`
-	ReadOnly bool      `json:"read_only"`
-	HostPath bool      `json:"host_path"`
-	Host     string    `json:"host"`    // host name of the holder
-	PID      int       `json:"pid"`     // the holder's process on that host
-	Started  time.Time `json:"started"` // when that process started
-	Since    time.Time `json:"since"`   // when it attached
+	ID        string    `json:"id"`
+	VolumeID  string    `json:"volume_id"`
+	Volume    string    `json:"volume"` // the volume's name when this was read
+	Holder    string    `json:"holder"`
+	ReadOnly  bool      `json:"read_only"`
+	HostPath  bool      `json:"host_path"`
+	Exclusive bool      `json:"exclusive"`
+	Host      string    `json:"host"`    // host name of the holder
+	PID       int       `json:"pid"`     // the holder's process on that host
+	Started   time.Time `json:"started"` // when that process started
+	Since     time.Time `json:"since"`   // when it attached
 }
 
 // Attachment is a held right to use a volume. It ends with Detach, or by itself
@@ -186,6 +195,10 @@ type FSOptions struct {
 	// Batch makes changes durable together at FS.Sync, not one by one as they
 	// return. A crash before Sync leaves some of them, never a torn file.
 	Batch bool
+	// Attachment is the id of a writable attachment of the volume under which its files
+	// are changed; "": none. Once the attachment has ended, be it that its lease ran out
+	// while this host was cut off, every change fails with ErrClosed and has no effect.
+	Attachment string
 }
 
 // CheckOptions says what a consistency check does.
@@ -217,6 +230,8 @@ type Caps struct {
 	Devices  bool   // device nodes (fifos are always possible)
 	Holes    bool   // holes are kept and reported
 	Drafts   bool   // Spec.Draft
+	Leases   bool   // AttachOptions.Exclusive and FSOptions.Attachment, on dir volumes
+	Clones   bool   // Spec.From
 }
 
 // Backend is the first seam: where volumes live. All methods may be called from any
@@ -226,10 +241,10 @@ type Backend interface {
 	// Caps tells what this backend can do. It does not change while open.
 	Caps() Caps
 
-	// Create makes a ready, empty volume. The name and spec are valid, and
-	// spec.Kind is set. ErrExists: the name is taken, or is the id of a volume;
-	// ErrUnsupported: the kind or a
-	// limit is not available; ErrNoSpace.
+	// Create makes a ready volume, empty but for Spec.From. The name and spec are valid,
+	// and spec.Kind is set. ErrExists: the name is taken, or is the id of a volume;
+	// ErrUnsupported: the kind or a limit is not available; ErrNoSpace; ErrNotFound:
+	// there is no volume Spec.From; ErrQuota: it holds more than the new quota.
 	Create(ctx context.Context, name string, spec Spec) (Info, error)
 
 	// Get returns one ready volume. ErrNotFound.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	hostproc "github.com/volehq/vole/internal/proc"
 	"github.com/volehq/vole/internal/catalog"
 )
 
@@ -55,7 +56,7 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	host, _ := os.Hostname() // for people only; "" where the system has none
 	a := &attachment{b: b, path: b.path("volumes", id, "data"), info: driver.AttachmentInfo{
 		ID: aid.String(), VolumeID: id, Holder: opts.Holder, ReadOnly: opts.ReadOnly, HostPath: opts.HostPath,
-		Host: host, PID: os.Getpid(), Started: processStart(), Since: b.clock().UTC(),
+		Host: host, PID: os.Getpid(), Started: hostproc.Start(), Since: b.clock().UTC(),
 	}}
 	if err := a.prepare(ctx); err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package local
+package proc
 
 import (
 	"os"
@@ -11,9 +11,9 @@ import (
 // architecture that Go runs on (proc(5), sysconf(_SC_CLK_TCK)).
 const userHZ = 100
 
-// processStart is when this process started, from proc(5); the zero time where that
+// Start is when this process started, from proc(5); the zero time where that
 // cannot be read.
-func processStart() time.Time {
+func Start() time.Time {
 	stat, err := os.ReadFile("/proc/self/stat")
 	if err != nil {
 		return time.Time{}

@@ -1,4 +1,4 @@
-package local
+package proc
 
 import (
 	"os"
@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processStart is when this process started; the zero time where that cannot be read.
-func processStart() time.Time {
+// Start is when this process started; the zero time where that cannot be read.
+func Start() time.Time {
 	p, err := unix.SysctlKinfoProc("kern.proc.pid", os.Getpid())
 	if err != nil {
 		return time.Time{}

@@ -1,0 +1,2 @@
+// Package proc tells what the operating system knows of this process.
+package proc
