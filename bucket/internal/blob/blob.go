@@ -1,0 +1,173 @@
+// Package blob stores immutable objects: in a directory, or in a bucket of any service
+// that speaks S3.
+//
+// An object is a run of bytes under a key such as "o/<org>/b/<xx>/<id>". It is written
+// once, whole, and never changes; so it can be read in any order, by anyone, and a
+// reader that failed half way goes on where it was. Both kinds of store keep the same
+// contract, and one suite of tests holds them to it.
+//
+// A key is a path as of [io/fs.ValidPath], of up to 1024 bytes of printable UTF-8. No
+// key is a folder of another, and none begins with "tmp/", where a directory keeps what
+// is being written.
+//
+// A call that returned nil is durable. A call that stores and failed has stored nothing,
+// unless its error matches [ErrUncertain]: then the object may be there now, or may yet
+// appear, because a request whose answer never came can still be under way. Whoever puts
+// it again with the same bytes ends in one of the two certain states. Whoever gives up
+// must keep a note of the key and delete it later, after some time.
+//
+// Errors match the sentinels of driver: [io/fs.ErrNotExist] for a missing object,
+// ErrExists, ErrCorrupt, ErrPermission, ErrNoSpace, ErrReadOnly, ErrInvalid,
+// ErrUnsupported, ErrClosed. They name the key and never contain a secret.
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"iter"
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/volehq/vole/driver"
+)
+
+// Store keeps objects. Its methods may be called at once from many goroutines.
+type Store interface {
+	// Put stores data durably under key. sum is the CRC-32C of data, which the store
+	// checks: ErrCorrupt if it is another. Where the key is taken, Put returns nil if
+	// the object has the same size and checksum, which is how a repeated Put whose
+	// answer was lost ends, and ErrExists otherwise. May be ErrUncertain.
+	Put(ctx context.Context, key string, data []byte, sum uint32) error
+
+	// ReadAt fills p from offset off of the object. fs.ErrNotExist if there is none,
+	// ErrCorrupt if it ends before off+len(p).
+	ReadAt(ctx context.Context, key string, p []byte, off int64) error
+
+	// Delete removes the object, and returns nil if there is none.
+	Delete(ctx context.Context, key string) error
+
+	// Stat describes the object. fs.ErrNotExist if there is none.
+	Stat(ctx context.Context, key string) (Info, error)
+
+	// List yields the objects whose keys begin with prefix, in the order of the
+	// keys' bytes. As in S3 the prefix is a string: "o/a" also finds "o/ab/1". Of
+	// objects that come or go meanwhile it yields some. An error ends it.
+	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
+
+	// Write stores all that r yields under key; it appears whole or not at all. A
+	// key that is taken ends as with Put, after r was read. May be ErrUncertain.
+	Write(ctx context.Context, key string, r io.Reader) error
+
+	// Open streams the object until ctx is done. fs.ErrNotExist if there is none. A
+	// stream that ends before the object does returns an error, never io.EOF.
+	Open(ctx context.Context, key string) (io.ReadCloser, error)
+
+	// PresignPut returns the request with which a holder of no credentials stores
+	// data of that size and CRC-32C under key, once, within ttl of 1 second to 7
+	// days. The store refuses another length or checksum, and a key that is taken
+	// with status 412, also when the same request stored it before. ErrUnsupported
+	// for a directory.
+	PresignPut(ctx context.Context, key string, size int64, sum uint32, ttl time.Duration) (Request, error)
+
+	// PresignGet returns the request with which a holder of no credentials reads the
+	// object, or a Range of it, within ttl. ErrUnsupported for a directory.
+	PresignGet(ctx context.Context, key string, ttl time.Duration) (Request, error)
+
+	// Close releases the store's resources. Later calls return ErrClosed.
+	Close() error
+}
+
+// Info describes an object.
+type Info struct {
+	Key      string
+	Size     int64     // in bytes
+	Modified time.Time // by the clock of the store
+}
+
+// Request is an HTTP request that carries its own permission. The URL is a secret for
+// as long as it holds.
+type Request struct {
+	Method string
+	URL    string
+	Header http.Header // to be sent exactly so, Content-Length included
+}
+
+// ErrUncertain says of a failed call that the object may have been stored all the same,
+// or may yet be.
+var ErrUncertain = errors.New("it may have been stored all the same")
+
+// Castagnoli is the table of CRC-32C, with which all objects are checked.
+var Castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// maxKey is the longest key that S3 accepts, in bytes.
+const maxKey = 1024
+
+// tmpDir is where a directory keeps what is being written. No key begins with it, in
+// any store, so that objects can be copied from one kind of store to another.
+const tmpDir = "tmp"
+
+// uncertain marks err as the end of a call that may have stored its object.
+func uncertain(err error) error { return fmt.Errorf("%w (%w)", err, ErrUncertain) }
+
+// failed names the operation and key that err ended. nil stays nil.
+func failed(op, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s blob %s: %w", op, key, err)
+}
+
+// checkKey returns ErrInvalid for what is no key.
+func checkKey(key string) error {
+	switch first, _, _ := strings.Cut(key, "/"); {
+	case len(key) > maxKey:
+		return driver.Errorf(driver.ErrInvalid, "a blob's key of %d bytes is too long; %d are allowed", len(key), maxKey)
+	case key == "." || !fs.ValidPath(key) || strings.ContainsFunc(key, unprintable):
+		return driver.Errorf(driver.ErrInvalid, "%q is no key of a blob", key)
+	case first == tmpDir:
+		return driver.Errorf(driver.ErrInvalid, "a blob's key must not begin with %q", tmpDir+"/")
+	}
+	return nil
+}
+
+// unprintable reports characters that some store or its XML would not carry unchanged.
+func unprintable(r rune) bool {
+	return unicode.IsControl(r) || r == '\\' || r == unicode.ReplacementChar
+}
+
+// checkPrefix returns ErrInvalid for what begins no key.
+func checkPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	return checkKey(strings.TrimSuffix(prefix, "/"))
+}
+
+// checkTTL returns ErrInvalid for a time that no signature can be valid for.
+func checkTTL(ttl time.Duration) error {
+	if ttl < time.Second || ttl > 7*24*time.Hour {
+		return driver.Errorf(driver.ErrInvalid, "a signed request can be valid for 1 second to 7 days, not %v", ttl)
+	}
+	return nil
+}
+
+// badSum is the error for data that has not the checksum that its owner gave.
+func badSum() error {
+	return driver.Errorf(driver.ErrCorrupt, "the data does not have the checksum that came with it")
+}
+
+// taken is the error for a key that holds other bytes.
+func taken() error {
+	return driver.Errorf(driver.ErrExists, "the key holds another object")
+}
+
+// shorter is the error for an object that ends before end.
+func shorter(end int64) error {
+	return driver.Errorf(driver.ErrCorrupt, "the object ends before byte %d", end)
+}

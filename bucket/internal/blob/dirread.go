@@ -1,0 +1,258 @@
+package blob
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// open opens the object of key. fs.ErrNotExist where there is none, or a directory.
+func (s *dirStore) open(key string) (*os.File, fs.FileInfo, error) {
+	f, err := s.root.Open(key)
+	if err != nil {
+		if errors.Is(err, syscall.ENOTDIR) {
+			err = fs.ErrNotExist
+		}
+		return nil, nil, sysErr(err)
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, sysErr(err)
+	}
+	return f, st, nil
+}
+
+// ReadAt implements Store.
+func (s *dirStore) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
+	err := enter(ctx, key)
+	if err == nil {
+		err = s.readAt(key, p, off)
+	}
+	return failed("read", key, err)
+}
+
+func (s *dirStore) readAt(key string, p []byte, off int64) error {
+	if off < 0 {
+		return badOffset(off)
+	}
+	f, st, err := s.open(key)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// Said otherwise, so that the sum cannot overflow.
+	if off > st.Size() || int64(len(p)) > st.Size()-off {
+		return shorter(off + int64(len(p)))
+	}
+	_, err = f.ReadAt(p, off)
+	if errors.Is(err, io.EOF) && len(p) > 0 {
+		return shorter(off + int64(len(p)))
+	}
+	return sysErr(err)
+}
+
+func badOffset(off int64) error {
+	return driver.Errorf(driver.ErrInvalid, "an object has no offset %d", off)
+}
+
+// Delete implements Store.
+func (s *dirStore) Delete(ctx context.Context, key string) error {
+	err := enter(ctx, key)
+	if err == nil {
+		err = s.remove(key)
+	}
+	return failed("delete", key, err)
+}
+
+// remove unlinks the object of key, durably. The directory stays: to remove it would
+// race with puts, and the next object comes soon.
+func (s *dirStore) remove(key string) error {
+	if st, err := s.root.Lstat(key); missing(err) {
+		// The deletion of someone who died before it was durable must become so.
+		if err := s.syncDir(path.Dir(key)); !missing(err) {
+			return sysErr(err)
+		}
+		return nil
+	} else if err == nil && st.IsDir() {
+		return nil // a folder of keys is no object
+	}
+	err := s.mutate("unlink", key, func() error { return s.root.Remove(key) })
+	if err != nil && !missing(err) {
+		return sysErr(err)
+	}
+	return sysErr(s.syncDir(path.Dir(key)))
+}
+
+// missing reports that a name, or a directory on the way to it, is not there.
+func missing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
+}
+
+// Stat implements Store.
+func (s *dirStore) Stat(ctx context.Context, key string) (Info, error) {
+	if err := enter(ctx, key); err != nil {
+		return Info{}, failed("stat", key, err)
+	}
+	st, err := s.root.Lstat(key)
+	if missing(err) || err == nil && !st.Mode().IsRegular() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return Info{}, failed("stat", key, sysErr(err))
+	}
+	return Info{Key: key, Size: st.Size(), Modified: st.ModTime()}, nil
+}
+
+// Open implements Store.
+func (s *dirStore) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+	if err := enter(ctx, key); err != nil {
+		return nil, failed("open", key, err)
+	}
+	f, _, err := s.open(key)
+	if err != nil {
+		return nil, failed("open", key, err)
+	}
+	return &struct {
+		ctxReader
+		io.Closer
+	}{ctxReader{ctx, f}, f}, nil
+}
+
+// List implements Store.
+func (s *dirStore) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		err := checkPrefix(prefix)
+		if err == nil {
+			// A closed store shows here, before a missing directory hides it.
+			_, err = s.root.Lstat(".")
+		}
+		if err == nil {
+			_, err = s.walk(ctx, path.Dir(prefix+"x"), prefix, yield)
+		}
+		if err != nil {
+			yield(Info{}, failed("list", prefix, sysErr(err)))
+		}
+	}
+}
+
+// walk yields the objects beneath a directory whose keys begin with prefix. It returns
+// false when yield did.
+func (s *dirStore) walk(ctx context.Context, dir, prefix string, yield func(Info, error) bool) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	entries, err := s.entries(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		key := path.Join(dir, e.name)
+		switch {
+		case e.dir && strings.HasPrefix(key+"/", prefix), e.dir && strings.HasPrefix(prefix, key+"/"):
+			if dir == "." && e.name == tmpDir {
+				continue
+			}
+			if more, err := s.walk(ctx, key, prefix, yield); !more || err != nil {
+				return more, err
+			}
+		case !e.dir && strings.HasPrefix(key, prefix):
+			st, err := s.root.Lstat(key)
+			if missing(err) || err == nil && !st.Mode().IsRegular() {
+				continue
+			}
+			if err != nil {
+				return false, err
+			}
+			if !yield(Info{Key: key, Size: st.Size(), Modified: st.ModTime()}, nil) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// entry is a name in a directory.
+type entry struct {
+	name string
+	dir  bool
+}
+
+// entries returns what is in a directory, in the order of the keys there: "a-b" comes
+// before "a/b".
+func (s *dirStore) entries(dir string) ([]entry, error) {
+	d, err := s.root.Open(dir)
+	if missing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	found, err := d.ReadDir(-1)
+	if err != nil && !missing(err) {
+		return nil, err
+	}
+	list := make([]entry, len(found))
+	for i, f := range found {
+		list[i] = entry{f.Name(), f.IsDir()}
+	}
+	slices.SortFunc(list, func(a, b entry) int { return strings.Compare(a.order(), b.order()) })
+	return list, nil
+}
+
+func (e entry) order() string {
+	if e.dir {
+		return e.name + "/"
+	}
+	return e.name
+}
+
+// PresignPut implements Store.
+func (s *dirStore) PresignPut(context.Context, string, int64, uint32, time.Duration) (Request, error) {
+	return Request{}, unsigned()
+}
+
+// PresignGet implements Store.
+func (s *dirStore) PresignGet(context.Context, string, time.Duration) (Request, error) {
+	return Request{}, unsigned()
+}
+
+func unsigned() error {
+	return driver.Errorf(driver.ErrUnsupported, "a directory signs no requests; a bucket does")
+}
+
+// Close implements Store.
+func (s *dirStore) Close() error { return s.root.Close() }
+
+// sysErr turns what the system returned into an error that matches a sentinel of driver.
+func sysErr(err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return err
+	}
+	switch errno {
+	case syscall.EDQUOT:
+		// The quota of the store's own file system, which is no volume's.
+		return driver.Errorf(driver.ErrNoSpace, "%v", errno)
+	case syscall.ENOENT, syscall.EEXIST:
+		return err
+	}
+	if kind := driver.FromErrno(errno); kind != error(errno) {
+		return driver.Errorf(kind, "%v", errno)
+	}
+	return err
+}

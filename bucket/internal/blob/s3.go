@@ -1,0 +1,282 @@
+package blob
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/volehq/vole/driver"
+)
+
+// S3Options says where a bucket is and how to reach it.
+type S3Options struct {
+	Endpoint  string // URL of the service, e.g. "https://s3.eu-central-1.amazonaws.com"
+	Bucket    string // must exist
+	Region    string // default: ask the service
+	Prefix    string // of all keys in the bucket, e.g. "vole/"; default none
+	PathStyle bool   // bucket in the path of URLs; default: in the host for Amazon and Google
+	Insecure  bool   // plain http for an Endpoint that is no URL but host:port
+	CAFile    string // PEM file of authorities to trust besides the system's
+
+	// Credentials: the first of these that has any. With AccessKey set no other is
+	// looked at. Those of a file or an instance are renewed before they expire.
+	AccessKey       string
+	SecretKey       string
+	SessionToken    string // of temporary keys
+	CredentialsFile string // after AWS_* and MINIO_* of the environment; default ~/.aws/credentials and config
+	Profile         string // in that file; default $AWS_PROFILE or "default"
+	Instance        bool   // ask the metadata service of the machine, container or pod, last
+
+	Retries       int           // of a request after its first failure; default 5, below 0 none
+	HeaderTimeout time.Duration // for an answer to begin; default 60 s
+	StallTimeout  time.Duration // without a byte of a body sent or received; default 30 s
+	MaxIdle       int           // connections kept open; default 128
+	PartSize      int64         // bytes of a part of what Write stores, up to 10,000 of them; default and least 16 MiB
+	Parallel      int           // parts under way at once, each in memory; default 4
+}
+
+// String leaves out the secrets, for logs.
+func (o S3Options) String() string {
+	return fmt.Sprintf("s3 endpoint=%s bucket=%s prefix=%s region=%s", o.host(), o.Bucket, o.Prefix, o.Region)
+}
+
+// GoString leaves out the secrets too.
+func (o S3Options) GoString() string { return o.String() }
+
+// LogValue leaves out the secrets too.
+func (o S3Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
+
+// host is the endpoint without what a careless user may have put before its @.
+func (o S3Options) host() string {
+	if i := strings.LastIndexByte(o.Endpoint, '@'); i >= 0 {
+		return o.Endpoint[i+1:]
+	}
+	return o.Endpoint
+}
+
+// endpoint returns host:port, and whether it is reached by TLS.
+func (o S3Options) endpoint() (host string, secure bool, err error) {
+	text := o.Endpoint
+	if !strings.Contains(text, "://") {
+		text = "https://" + text
+		if o.Insecure {
+			text = "http://" + o.Endpoint
+		}
+	}
+	u, err := url.Parse(text)
+	// What is wrong with it is not quoted: it may hold a password.
+	if err != nil || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" ||
+		u.Scheme != "http" && u.Scheme != "https" {
+		return "", false, driver.Errorf(driver.ErrInvalid, "the endpoint must be https://host[:port] or http://host[:port], without credentials or path")
+	}
+	return u.Host, u.Scheme == "https", nil
+}
+
+// withDefaults fills in what is not set.
+func (o S3Options) withDefaults() S3Options {
+	if o.Retries == 0 {
+		o.Retries = 5
+	}
+	if o.HeaderTimeout <= 0 {
+		o.HeaderTimeout = time.Minute
+	}
+	if o.StallTimeout <= 0 {
+		o.StallTimeout = 30 * time.Second
+	}
+	if o.MaxIdle <= 0 {
+		o.MaxIdle = 128
+	}
+	o.PartSize = max(o.PartSize, 16<<20)
+	if o.Parallel <= 0 {
+		o.Parallel = 4
+	}
+	return o
+}
+
+// s3Store implements Store. The client makes each request once; what is repeated, and
+// what a failure means, is decided here.
+type s3Store struct {
+	opts      S3Options
+	secure    bool
+	transport *http.Transport
+	client    minio.Core
+	closed    atomic.Bool
+}
+
+// OpenS3 returns the store in a bucket, under a prefix of its own. It makes one request
+// to see that the bucket is there and may be listed. The service must know conditional
+// puts (If-None-Match). A Write that crashes leaves parts that the service shows nobody
+// but charges for: give the bucket a lifecycle rule that aborts incomplete uploads.
+func OpenS3(ctx context.Context, opts S3Options) (Store, error) {
+	s, err := newS3(opts)
+	if err == nil {
+		err = s.probe(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s at %s: %w", opts.Bucket, opts.host(), err)
+	}
+	return s, nil
+}
+
+func newS3(opts S3Options) (*s3Store, error) {
+	opts = opts.withDefaults()
+	host, secure, err := opts.endpoint()
+	if err != nil {
+		return nil, err
+	}
+	opts.Prefix = strings.TrimSuffix(opts.Prefix, "/")
+	if opts.Prefix != "" {
+		if err := checkKey(opts.Prefix); err != nil {
+			return nil, err
+		}
+		opts.Prefix += "/"
+	}
+	creds, err := opts.credentials()
+	if err != nil {
+		return nil, err
+	}
+	tr, err := opts.newTransport()
+	if err != nil {
+		return nil, err
+	}
+	lookup := minio.BucketLookupAuto
+	if opts.PathStyle {
+		lookup = minio.BucketLookupPath
+	}
+	core, err := minio.NewCore(host, &minio.Options{
+		Creds:        creds,
+		Secure:       secure,
+		Transport:    &watchful{tr, opts.HeaderTimeout, opts.StallTimeout},
+		Region:       opts.Region,
+		BucketLookup: lookup,
+		MaxRetries:   1,
+	})
+	if err != nil {
+		return nil, driver.Errorf(driver.ErrInvalid, "%v", err)
+	}
+	return &s3Store{opts: opts, secure: secure, transport: tr, client: *core}, nil
+}
+
+// probe asks for the first object, which needs the bucket and the permission to list it.
+func (s *s3Store) probe(ctx context.Context) error {
+	for _, err := range s.list(ctx, "", 1) {
+		return err
+	}
+	return nil
+}
+
+// name is the object's name in the bucket.
+func (s *s3Store) name(key string) string { return s.opts.Prefix + key }
+
+// enter is how every method begins.
+func (s *s3Store) enter(ctx context.Context, key string) error {
+	if s.closed.Load() {
+		return driver.ErrClosed
+	}
+	if err := enter(ctx, key); err != nil {
+		return err
+	}
+	if len(s.name(key)) > maxKey {
+		return driver.Errorf(driver.ErrInvalid, "the key is too long for the bucket's prefix; %d bytes are allowed", maxKey-len(s.opts.Prefix))
+	}
+	return nil
+}
+
+// Delete implements Store.
+func (s *s3Store) Delete(ctx context.Context, key string) error {
+	err := s.enter(ctx, key)
+	if err == nil {
+		err = s.retry(ctx, func(ctx context.Context) error {
+			return s.client.RemoveObject(ctx, s.opts.Bucket, s.name(key), minio.RemoveObjectOptions{})
+		})
+	}
+	if codeOf(err) == "NoSuchKey" {
+		err = nil
+	}
+	return failed("delete", key, s.translate(err))
+}
+
+// Stat implements Store.
+func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
+	err := s.enter(ctx, key)
+	var found minio.ObjectInfo
+	if err == nil {
+		found, err = s.head(ctx, key)
+	}
+	if err != nil {
+		return Info{}, failed("stat", key, s.translate(err))
+	}
+	return Info{Key: key, Size: found.Size, Modified: found.LastModified}, nil
+}
+
+// head describes an object, with its checksum.
+func (s *s3Store) head(ctx context.Context, key string) (found minio.ObjectInfo, err error) {
+	err = s.retry(ctx, func(ctx context.Context) error {
+		found, err = s.client.StatObject(ctx, s.opts.Bucket, s.name(key), minio.StatObjectOptions{Checksum: true})
+		return err
+	})
+	return found, err
+}
+
+// PresignPut implements Store.
+func (s *s3Store) PresignPut(ctx context.Context, key string, size int64, sum uint32, ttl time.Duration) (Request, error) {
+	h := http.Header{}
+	h.Set("If-None-Match", "*")
+	h.Set("Content-Length", fmt.Sprint(size))
+	h.Set(sumHeader, sumText(sum))
+	if size < 0 {
+		return Request{}, failed("sign put of", key, driver.Errorf(driver.ErrInvalid, "no object has %d bytes", size))
+	}
+	r, err := s.presign(ctx, http.MethodPut, key, ttl, h)
+	return r, failed("sign put of", key, err)
+}
+
+// PresignGet implements Store.
+func (s *s3Store) PresignGet(ctx context.Context, key string, ttl time.Duration) (Request, error) {
+	r, err := s.presign(ctx, http.MethodGet, key, ttl, http.Header{})
+	return r, failed("sign get of", key, err)
+}
+
+// presign signs a request with all of its headers.
+func (s *s3Store) presign(ctx context.Context, method, key string, ttl time.Duration, h http.Header) (Request, error) {
+	if err := s.enter(ctx, key); err != nil {
+		return Request{}, err
+	}
+	if err := checkTTL(ttl); err != nil {
+		return Request{}, err
+	}
+	var signed *url.URL
+	// Only the first needs the service: to learn the region.
+	err := s.retry(ctx, func(ctx context.Context) (err error) {
+		signed, err = s.client.PresignHeader(ctx, method, s.opts.Bucket, s.name(key), ttl, url.Values{}, h)
+		return err
+	})
+	if err != nil {
+		return Request{}, s.translate(err)
+	}
+	return Request{Method: method, URL: signed.String(), Header: h}, nil
+}
+
+// Close implements Store.
+func (s *s3Store) Close() error {
+	s.closed.Store(true)
+	s.transport.CloseIdleConnections()
+	return nil
+}
+
+// sumHeader is the header of an object's CRC-32C.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+const sumHeader = "x-amz-checksum-crc32c"
+
+// sumText is a checksum as S3 writes it.
+func sumText(sum uint32) string {
+	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum))
+}

@@ -1,0 +1,152 @@
+package blob
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/volehq/vole/driver"
+)
+
+// Delays between the attempts of a request.
+const (
+	firstDelay = 100 * time.Millisecond
+	lastDelay  = 5 * time.Second
+)
+
+// retry makes a request until it succeeds, fails for a reason that will not pass, or
+// has failed too often. What it returns is the last failure, as the client gave it.
+func (s *s3Store) retry(ctx context.Context, request func(context.Context) error) error {
+	for attempt := 0; ; attempt++ {
+		err := request(ctx)
+		if err == nil || attempt >= s.opts.Retries || !transient(ctx, err) {
+			return err
+		}
+		if pause(ctx, attempt) != nil {
+			return fmt.Errorf("%w; before that: %w", ctx.Err(), err)
+		}
+	}
+}
+
+// pause waits before the next attempt, with jitter so that many clients that failed
+// together do not return together.
+func pause(ctx context.Context, attempt int) error {
+	d := min(firstDelay<<min(attempt, 16), lastDelay)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d/2 + rand.N(d/2)):
+		return nil
+	}
+}
+
+// respOf returns what the service answered, if err is an answer.
+func respOf(err error) (minio.ErrorResponse, bool) {
+	var r minio.ErrorResponse
+	ok := errors.As(err, &r)
+	return r, ok
+}
+
+// codeOf returns the S3 code of an error, or "".
+func codeOf(err error) string {
+	r, _ := respOf(err)
+	return r.Code
+}
+
+// passing are the codes of failures that pass, besides their status.
+// https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+var passing = []string{"RequestTimeout", "InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite",
+	"ServiceUnavailable", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded"}
+
+// lasting are what the client or this package found, for which no answer is needed.
+var lasting = []error{driver.ErrPermission, driver.ErrInvalid, driver.ErrCorrupt, driver.ErrUnsupported,
+	driver.ErrExists, driver.ErrNotExist, driver.ErrNoSpace, driver.ErrClosed}
+
+// transient reports that the same request may succeed if it is made again.
+func transient(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	if r, ok := respOf(err); ok {
+		switch r.StatusCode {
+		case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
+			http.StatusRequestTimeout, http.StatusTooManyRequests:
+			return true
+		}
+		return slices.Contains(passing, r.Code)
+	}
+	return !distrusted(err) && !slices.ContainsFunc(lasting, func(kind error) bool { return errors.Is(err, kind) })
+}
+
+// distrusted reports that there is no TLS with this server.
+func distrusted(err error) bool {
+	var verify *tls.CertificateVerificationError
+	var header tls.RecordHeaderError
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	return errors.As(err, &verify) || errors.As(err, &header) || errors.As(err, &authority) || errors.As(err, &host)
+}
+
+// unclear reports a failure after which the service may have done what it was asked, or
+// may still do it.
+func unclear(err error) bool {
+	if r, ok := respOf(err); ok {
+		return r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented && r.StatusCode != http.StatusInsufficientStorage
+	}
+	var dial *dialError
+	return !errors.As(err, &dial) && !distrusted(err) &&
+		!slices.ContainsFunc(lasting, func(kind error) bool { return errors.Is(err, kind) })
+}
+
+// conflict reports that the key was taken, or was just being taken, when an object was
+// to be put there.
+func conflict(err error) bool {
+	r, ok := respOf(err)
+	return ok && (r.StatusCode == http.StatusPreconditionFailed || r.StatusCode == http.StatusConflict)
+}
+
+// translate turns an answer of the service into an error of driver, with what the
+// service said. Its messages hold no secrets; the rest of its answer might.
+func (s *s3Store) translate(err error) error {
+	r, ok := respOf(err)
+	if !ok {
+		return err
+	}
+	said := fmt.Sprintf("the storage service says %s: %s", r.Code, r.Message)
+	switch r.Code {
+	case "NoSuchKey", "NoSuchVersion":
+		return fs.ErrNotExist
+	case "NoSuchBucket":
+		// Not ErrNotExist: that would say that the object is lost.
+		return driver.Errorf(driver.ErrInvalid, "there is no bucket %s at %s; make it first", s.opts.Bucket, s.opts.host())
+	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage":
+		return driver.Errorf(driver.ErrNoSpace, "%s", said)
+	case "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch":
+		return driver.Errorf(driver.ErrCorrupt, "%s", said)
+	}
+	switch r.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return driver.Errorf(driver.ErrPermission, "%s", said)
+	case http.StatusNotFound:
+		return fs.ErrNotExist
+	case http.StatusRequestedRangeNotSatisfiable:
+		return driver.Errorf(driver.ErrCorrupt, "%s", said)
+	case http.StatusNotImplemented, http.StatusMethodNotAllowed:
+		return driver.Errorf(driver.ErrUnsupported, "%s", said)
+	case http.StatusInsufficientStorage:
+		return driver.Errorf(driver.ErrNoSpace, "%s", said)
+	case http.StatusBadRequest:
+		if !slices.Contains(passing, r.Code) {
+			return driver.Errorf(driver.ErrInvalid, "%s", said)
+		}
+	}
+	return fmt.Errorf("%s (status %d)", said, r.StatusCode)
+}

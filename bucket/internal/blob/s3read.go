@@ -1,0 +1,290 @@
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/volehq/vole/driver"
+)
+
+// ReadAt implements Store.
+func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
+	err := s.enter(ctx, key)
+	if err == nil {
+		err = s.readAt(ctx, key, p, off)
+	}
+	return failed("read", key, s.translate(err))
+}
+
+func (s *s3Store) readAt(ctx context.Context, key string, p []byte, off int64) error {
+	end := off + int64(len(p))
+	if off < 0 {
+		return badOffset(off)
+	}
+	if end < off {
+		return shorter(end)
+	}
+	if len(p) == 0 {
+		// There is no empty range to ask for.
+		found, err := s.head(ctx, key)
+		if err == nil && found.Size < off {
+			err = shorter(off)
+		}
+		return err
+	}
+	r := &reader{ctx: ctx, s: s, key: key, next: off, end: end}
+	defer r.Close()
+	_, err := io.ReadFull(r, p)
+	return err
+}
+
+// Open implements Store.
+func (s *s3Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+	err := s.enter(ctx, key)
+	r := &reader{ctx: ctx, s: s, key: key, end: -1}
+	if err == nil {
+		err = s.retry(ctx, r.connect)
+	}
+	if err != nil {
+		return nil, failed("open", key, s.translate(err))
+	}
+	return r, nil
+}
+
+// reader reads an object, or a range of it. When the connection breaks it goes on where
+// it was: objects never change.
+type reader struct {
+	ctx       context.Context // of Open: a stream lives as long as that
+	s         *s3Store
+	key       string
+	next, end int64         // what is left; end < 0 until the size is known
+	body      io.ReadCloser // nil while not connected
+	failures  int           // since the last byte
+}
+
+// Read implements io.Reader.
+func (r *reader) Read(p []byte) (int, error) {
+	for {
+		if r.next == r.end || len(p) == 0 {
+			if r.next == r.end {
+				return 0, io.EOF
+			}
+			return 0, nil
+		}
+		n, err := r.read(p)
+		if n > 0 {
+			// An error comes again with the next read.
+			r.failures = 0
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		if r.failures++; r.failures > r.s.opts.Retries+1 || !transient(r.ctx, err) {
+			return 0, r.s.translate(err)
+		}
+		if err := pause(r.ctx, r.failures-1); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// read makes one attempt. It returns io.ErrUnexpectedEOF for a body that ends early.
+func (r *reader) read(p []byte) (int, error) {
+	if r.body == nil {
+		if err := r.connect(r.ctx); err != nil {
+			return 0, err
+		}
+	}
+	if r.end >= 0 {
+		p = p[:min(int64(len(p)), r.end-r.next)]
+	}
+	n, err := r.body.Read(p)
+	r.next += int64(n)
+	if err == nil {
+		return n, nil
+	}
+	r.Close()
+	switch {
+	case r.next == r.end:
+		return n, nil
+	case errors.Is(err, io.EOF) && r.end < 0:
+		r.end = r.next
+		return n, nil
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// connect asks for what is left.
+func (r *reader) connect(ctx context.Context) error {
+	var opts minio.GetObjectOptions
+	ranged := true
+	var err error
+	switch {
+	case r.end >= 0:
+		err = setRange(&opts, r.next, r.end)
+	case r.next > 0:
+		err = opts.SetRange(r.next, 0)
+	default:
+		ranged = false
+	}
+	if err != nil {
+		return err
+	}
+	body, _, h, err := r.s.client.GetObject(ctx, r.s.opts.Bucket, r.s.name(r.key), opts)
+	if err != nil {
+		return err
+	}
+	if err := r.check(h, ranged); err != nil {
+		body.Close()
+		return err
+	}
+	r.body = body
+	return nil
+}
+
+// setRange asks for the bytes from off to before end.
+func setRange(opts *minio.GetObjectOptions, off, end int64) error {
+	if off == 0 && end == 1 {
+		// The client takes a range that ends with byte 0 for one without an end.
+		opts.Set("Range", "bytes=0-0")
+		return nil
+	}
+	return opts.SetRange(off, end-1)
+}
+
+// check sees that the answer is what was asked for, and learns the size from it.
+func (r *reader) check(h http.Header, ranged bool) error {
+	length, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+	if err != nil {
+		length = -1
+	}
+	text := h.Get("Content-Range")
+	if text == "" {
+		if r.next > 0 || ranged && length != r.end {
+			return driver.Errorf(driver.ErrUnsupported, "the storage service ignores ranges")
+		}
+		r.end = length
+		return nil
+	}
+	first, last, total, err := parseRange(text)
+	switch {
+	case err != nil:
+		return err
+	case first != r.next || r.end >= 0 && last >= r.end:
+		return fmt.Errorf("the storage service sent range %q for bytes %d to %d", text, r.next, r.end)
+	case last+1 < r.end:
+		return shorter(r.end)
+	case r.end < 0 && last+1 < total:
+		return fmt.Errorf("the storage service sent range %q for all from byte %d", text, r.next)
+	}
+	r.end = last + 1
+	return nil
+}
+
+// parseRange parses a Content-Range, e.g. "bytes 0-99/1000". A total of "*" is last+1.
+func parseRange(text string) (first, last, total int64, err error) {
+	var of string
+	spec, of, _ := strings.Cut(strings.TrimPrefix(text, "bytes "), "/")
+	from, to, _ := strings.Cut(spec, "-")
+	first, err = strconv.ParseInt(from, 10, 64)
+	if err == nil {
+		last, err = strconv.ParseInt(to, 10, 64)
+	}
+	total = last + 1
+	if err == nil && of != "*" {
+		total, err = strconv.ParseInt(of, 10, 64)
+	}
+	if err != nil || last < first || total <= last {
+		return 0, 0, 0, fmt.Errorf("the storage service sent the range %q, which is none", text)
+	}
+	return first, last, total, nil
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error {
+	if r.body == nil {
+		return nil
+	}
+	err := r.body.Close()
+	r.body = nil
+	return err
+}
+
+// List implements Store.
+func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if s.closed.Load() {
+			yield(Info{}, failed("list", prefix, driver.ErrClosed))
+			return
+		}
+		if err := checkPrefix(prefix); err != nil {
+			yield(Info{}, failed("list", prefix, err))
+			return
+		}
+		for info, err := range s.list(ctx, prefix, 0) {
+			if !yield(info, failed("list", prefix, err)) {
+				return
+			}
+		}
+	}
+}
+
+// list yields what is under a prefix, asking for pages of up to page objects, or as many
+// as the service likes for 0. A page that fails is asked for again.
+func (s *s3Store) list(ctx context.Context, prefix string, page int) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		after := ""
+		for failures := 0; ; failures++ {
+			last, more, err := s.listAfter(ctx, prefix, after, page, yield)
+			if !more {
+				return
+			}
+			if err == nil {
+				err = ctx.Err() // the client's iterator just ends then
+			}
+			if err == nil {
+				return
+			}
+			if last != after {
+				after, failures = last, 0
+			}
+			if failures >= s.opts.Retries || !transient(ctx, err) || pause(ctx, failures) != nil {
+				yield(Info{}, s.translate(err))
+				return
+			}
+		}
+	}
+}
+
+// listAfter yields the objects after a name, until one fails. It returns the last name
+// that it yielded, and false when yield did.
+func (s *s3Store) listAfter(ctx context.Context, prefix, after string, page int, yield func(Info, error) bool) (string, bool, error) {
+	owner := false
+	for o := range s.client.ListObjectsIter(ctx, s.opts.Bucket, minio.ListObjectsOptions{
+		Prefix: s.name(prefix), Recursive: true, StartAfter: after, MaxKeys: page, FetchOwner: &owner,
+	}) {
+		if o.Err != nil {
+			return after, true, o.Err
+		}
+		after = o.Key
+		// Consoles make empty objects that end in a slash; no key does.
+		key := strings.TrimPrefix(o.Key, s.opts.Prefix)
+		if checkKey(key) != nil {
+			continue
+		}
+		if !yield(Info{Key: key, Size: o.Size, Modified: o.LastModified}, nil) {
+			return after, false, nil
+		}
+	}
+	return after, true, nil
+}

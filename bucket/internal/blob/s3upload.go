@@ -1,0 +1,143 @@
+package blob
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"hash/crc32"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+)
+
+const (
+	maxParts     = 10_000 // of one object, by S3
+	abortTimeout = 20 * time.Second
+)
+
+// upload is an object on its way in parts. It appears when they are completed.
+type upload struct {
+	s       *s3Store
+	key, id string
+	size    int64
+	sum     uint32 // CRC-32C of the whole
+	done    bool   // the parts are an object
+
+	mu    sync.Mutex           // guards what follows
+	parts []minio.CompletePart // by number, from 1
+}
+
+// startUpload begins an upload whose parts have checksums.
+func (s *s3Store) startUpload(ctx context.Context, key string) (*upload, error) {
+	u := &upload{s: s, key: key}
+	opts := minio.PutObjectOptions{UserMetadata: map[string]string{"x-amz-checksum-algorithm": "CRC32C"}}
+	err := s.retry(ctx, func(ctx context.Context) (err error) {
+		u.id, err = s.client.NewMultipartUpload(ctx, s.opts.Bucket, s.name(key), opts)
+		return err
+	})
+	return u, err
+}
+
+// send stores all of r, several parts at once. It returns when none is under way.
+func (u *upload) send(ctx context.Context, r io.Reader) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	buffers := make(chan []byte, u.s.opts.Parallel)
+	for range u.s.opts.Parallel {
+		buffers <- nil
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for number := 1; ; number++ {
+		var buf []byte
+		select {
+		case buf = <-buffers:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if buf == nil {
+			buf = make([]byte, u.s.opts.PartSize)
+		}
+		n, err := io.ReadFull(r, buf)
+		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !last {
+			cancel(err)
+			return err
+		}
+		if n > 0 && number > maxParts {
+			err := tooLarge(maxParts * u.s.opts.PartSize)
+			cancel(err)
+			return err
+		}
+		if n > 0 {
+			u.add(buf[:n])
+			wg.Go(func() {
+				if err := u.put(ctx, number, buf[:n]); err != nil {
+					cancel(u.s.translate(err))
+				}
+				buffers <- buf
+			})
+		}
+		if last {
+			wg.Wait()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// add counts a part.
+func (u *upload) add(part []byte) {
+	u.size += int64(len(part))
+	u.sum = crc32.Update(u.sum, Castagnoli, part)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.parts = append(u.parts, minio.CompletePart{})
+}
+
+// put stores one part. A part can be put again.
+func (u *upload) put(ctx context.Context, number int, data []byte) error {
+	sum := sumText(crc32.Checksum(data, Castagnoli))
+	return u.s.retry(ctx, func(ctx context.Context) error {
+		opts := minio.PutObjectPartOptions{DisableContentSha256: true, CustomHeader: map[string][]string{}}
+		opts.CustomHeader.Set(sumHeader, sum)
+		part, err := u.s.client.PutObjectPart(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id, number,
+			bytes.NewReader(data), int64(len(data)), opts)
+		if mismatch(err) {
+			return errDamaged
+		}
+		if err != nil {
+			return err
+		}
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.parts[number-1] = minio.CompletePart{PartNumber: number, ETag: part.ETag, ChecksumCRC32C: sum}
+		return nil
+	})
+}
+
+// complete makes the object of its parts.
+func (u *upload) complete(ctx context.Context) error {
+	var opts minio.PutObjectOptions
+	opts.SetMatchETagExcept("*")
+	return u.s.create(ctx, u.key, u.size, u.sum, func(ctx context.Context) error {
+		_, err := u.s.client.CompleteMultipartUpload(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id, u.parts, opts)
+		u.done = u.done || err == nil
+		return err
+	})
+}
+
+// abort gives back the room of the parts, also when ctx is done. That it fails leaves
+// them to the bucket's lifecycle rule.
+func (u *upload) abort(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+	defer cancel()
+	_ = u.s.retry(ctx, func(ctx context.Context) error {
+		err := u.s.client.AbortMultipartUpload(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id)
+		if codeOf(err) == "NoSuchUpload" {
+			return nil
+		}
+		return err
+	})
+}
