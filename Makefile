@@ -9,7 +9,7 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
-RACE = . ./driver/... ./local/... ./sandbox/...
+RACE = . ./driver/... ./local/... ./sandbox/... ./internal/servers
 
 TESTFLAGS ?=
 KILLS ?= 1000
@@ -21,7 +21,7 @@ EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo test race lint vet staticcheck bench torture torture-home torture-vm torture-ext4 fuzz cross clean
+.PHONY: help build demo test race lint vet staticcheck servers bench torture torture-home torture-vm torture-ext4 fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,9 @@ staticcheck: bin/staticcheck
 
 bin/staticcheck: internal/tools/go.mod
 	$(GO) -C internal/tools build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+servers: ## PostgreSQL and an S3 server for the tests of the bucket backend; installs what is missing
+	bash scripts/setup.sh servers
 
 bench: ## speed beside plain Go os and SQLite calls; BENCHFLAGS="-quick" for a short look
 	$(GO) run ./internal/bench $(BENCHFLAGS)

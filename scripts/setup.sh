@@ -2,6 +2,10 @@
 # Installs what is missing on Debian or Ubuntu, and nothing that is there.
 #   setup.sh demo   what `make demo` needs: an OCI runtime
 #   setup.sh ci     what the whole gate needs
+#   setup.sh servers
+#                   what tests, benchmark and torture of the bucket backend need:
+#                   PostgreSQL, of which no server is left running, and the S3 server
+#                   versitygw, in bin/
 #   setup.sh vm     what the test with a virtual machine needs: QEMU, and a kernel, which
 #                   is not installed but unpacked in bin/microvm
 # As an ordinary user it asks sudo; without sudo it says what to install.
@@ -9,6 +13,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+
+go=$(command -v go || echo /usr/local/go/bin/go)
+
+have_postgres() { have initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; }
+
+have_versitygw() {
+	have versitygw || [ -x bin/versitygw ] ||
+		[ -x "$("$go" env GOBIN)/versitygw" ] || [ -x "$("$go" env GOPATH)/bin/versitygw" ]
+}
 
 # Each line: a command that shows the package is there, and the package.
 wanted() {
@@ -29,6 +42,10 @@ wanted() {
 			runuser util-linux
 		END
 		[ -e /usr/include/stdlib.h ] || echo "no-such-command libc6-dev"
+		wanted servers
+		;;
+	servers)
+		have_postgres || echo "no-such-command postgresql"
 		;;
 	vm)
 		cat <<-END
@@ -39,7 +56,7 @@ wanted() {
 		END
 		;;
 	*)
-		echo "setup.sh: say demo, ci or vm" >&2
+		echo "setup.sh: say demo, ci, servers or vm" >&2
 		exit 2
 		;;
 	esac
@@ -62,6 +79,15 @@ if [ ${#missing[@]} -gt 0 ]; then
 	echo "Installing: ${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
 	as_root apt-get update -qq >/dev/null
+	# Debian's PostgreSQL makes and starts a server when it is installed; tests start
+	# their own. The file says no to that, for this one time.
+	quiet=/etc/postgresql-common/createcluster.d/vole-setup.conf
+	case " ${missing[*]} " in *" postgresql "*)
+		as_root mkdir -p "${quiet%/*}"
+		echo "create_main_cluster = false" | as_root tee $quiet >/dev/null
+		trap 'as_root rm -f $quiet' EXIT
+		;;
+	esac
 	as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
@@ -77,8 +103,16 @@ fi
 
 # The go command itself says when it is too old for go.mod, and fetches the right
 # toolchain where it is allowed to.
-go=$(command -v go || echo /usr/local/go/bin/go)
 if ! version=$("$go" env GOVERSION 2>&1); then
 	echo "Vole needs Go $(sed -n 's/^go //p' go.mod) or newer from https://go.dev/dl: $version" >&2
 	exit 1
 fi
+
+# Two minutes of work where it was never built.
+case "${1:-demo}" in ci | servers)
+	if ! have_versitygw; then
+		echo "Building: versitygw"
+		CGO_ENABLED=0 GOBIN="$PWD/bin" "$go" install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	fi
+	;;
+esac

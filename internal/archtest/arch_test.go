@@ -154,6 +154,19 @@ func TestSDKIsSmall(t *testing.T) {
 	}
 }
 
+// TestServersAreForTests: nothing that ships links the servers of the tests, nor does
+// a suite that other backends link.
+func TestServersAreForTests(t *testing.T) {
+	const servers = "internal/servers"
+	may := []string{servers, "internal/bench", "internal/torture"}
+	for _, p := range list(t, "linux", "./...") {
+		name, _ := ours(p.ImportPath)
+		if slices.Contains(p.Deps, module+"/"+servers) && !slices.Contains(may, name) {
+			t.Errorf("%s links %s, which only tests, the benchmark and torture may", name, servers)
+		}
+	}
+}
+
 func TestNoInit(t *testing.T) {
 	fset := token.NewFileSet()
 	for _, goos := range []string{"linux", "darwin"} {

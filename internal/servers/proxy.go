@@ -116,7 +116,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fault = f(r)
 	}
 	if fault.Delay > 0 && !p.hold(r, fault.Delay) {
-		return
+		panic(http.ErrAbortHandler) // a plain return would be the answer 200
 	}
 	switch {
 	case fault.Drop:
