@@ -9,7 +9,7 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
-RACE = . ./driver/... ./local/... ./sandbox/... ./internal/servers
+RACE = . ./driver/... ./local/... ./bucket/... ./sandbox/... ./internal/servers
 
 TESTFLAGS ?=
 KILLS ?= 1000
