@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 	"github.com/volehq/vole/driver"
 )
 
@@ -139,6 +140,9 @@ func newS3(opts S3Options) (*s3Store, error) {
 		}
 		opts.Prefix += "/"
 	}
+	if err := s3utils.CheckValidBucketName(opts.Bucket); err != nil {
+		return nil, driver.Errorf(driver.ErrInvalid, "%v", err)
+	}
 	creds, err := opts.credentials()
 	if err != nil {
 		return nil, err
@@ -209,7 +213,10 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 	err := s.enter(ctx, key)
 	var found minio.ObjectInfo
 	if err == nil {
-		found, err = s.head(ctx, key)
+		err = s.retry(ctx, func(ctx context.Context) error {
+			found, err = s.head(ctx, key)
+			return err
+		})
 	}
 	if err != nil {
 		return Info{}, failed("stat", key, s.translate(err))
@@ -217,13 +224,9 @@ func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
 	return Info{Key: key, Size: found.Size, Modified: found.LastModified}, nil
 }
 
-// head describes an object, with its checksum.
-func (s *s3Store) head(ctx context.Context, key string) (found minio.ObjectInfo, err error) {
-	err = s.retry(ctx, func(ctx context.Context) error {
-		found, err = s.client.StatObject(ctx, s.opts.Bucket, s.name(key), minio.StatObjectOptions{Checksum: true})
-		return err
-	})
-	return found, err
+// head describes an object, with its checksum, in one attempt.
+func (s *s3Store) head(ctx context.Context, key string) (minio.ObjectInfo, error) {
+	return s.client.StatObject(ctx, s.opts.Bucket, s.name(key), minio.StatObjectOptions{Checksum: true})
 }
 
 // PresignPut implements Store.

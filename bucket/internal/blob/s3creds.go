@@ -35,6 +35,10 @@ func (o S3Options) credentials() (*credentials.Credentials, error) {
 	return credentials.New(c), nil
 }
 
+// fileAge is how long keys are used that say nothing of their end. A file is then read
+// again, as someone may have changed the keys; the client would read it for each request.
+const fileAge = time.Minute
+
 // chain asks one provider after another. The client's own chain sends requests unsigned
 // when it finds nothing, so that a missing key looks like a denied permission, and one
 // failure of the metadata service like a revoked one.
@@ -44,6 +48,7 @@ type chain struct {
 
 	mu      sync.Mutex
 	current credentials.Provider // guarded by mu
+	until   time.Time            // guarded by mu; of what the provider gives no end of
 }
 
 // RetrieveWithCredContext implements credentials.Provider.
@@ -53,7 +58,10 @@ func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.current = p
+			c.current, c.until = p, time.Time{}
+			if v.Expiration.IsZero() {
+				c.until = time.Now().Add(fileAge)
+			}
 			return v, nil
 		}
 		if p == credentials.Provider(c.instance) && c.instance != nil {
@@ -71,7 +79,13 @@ func (c *chain) Retrieve() (credentials.Value, error) { return c.RetrieveWithCre
 func (c *chain) IsExpired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.current == nil || c.current.IsExpired()
+	if c.current == nil {
+		return true
+	}
+	if !c.until.IsZero() {
+		return time.Now().After(c.until)
+	}
+	return c.current.IsExpired()
 }
 
 // newTransport returns what makes the connections. HTTP/1.1 only: one connection a

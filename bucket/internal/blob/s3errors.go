@@ -129,14 +129,15 @@ func (s *s3Store) translate(err error) error {
 		return driver.Errorf(driver.ErrInvalid, "there is no bucket %s at %s; make it first", s.opts.Bucket, s.opts.host())
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage":
 		return driver.Errorf(driver.ErrNoSpace, "%s", said)
+	case "AccessDenied", "InvalidAccessKeyId", "XAdminUserNotFound", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed":
+		// Some services answer these with status 400 or 404.
+		return driver.Errorf(driver.ErrPermission, "%s", said)
 	case "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch":
 		return driver.Errorf(driver.ErrCorrupt, "%s", said)
 	}
 	switch r.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return driver.Errorf(driver.ErrPermission, "%s", said)
-	case http.StatusNotFound:
-		return fs.ErrNotExist
 	case http.StatusRequestedRangeNotSatisfiable:
 		return driver.Errorf(driver.ErrCorrupt, "%s", said)
 	case http.StatusNotImplemented, http.StatusMethodNotAllowed:

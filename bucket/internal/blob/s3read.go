@@ -33,11 +33,13 @@ func (s *s3Store) readAt(ctx context.Context, key string, p []byte, off int64) e
 	}
 	if len(p) == 0 {
 		// There is no empty range to ask for.
-		found, err := s.head(ctx, key)
-		if err == nil && found.Size < off {
-			err = shorter(off)
-		}
-		return err
+		return s.retry(ctx, func(ctx context.Context) error {
+			found, err := s.head(ctx, key)
+			if err == nil && found.Size < off {
+				err = shorter(off)
+			}
+			return err
+		})
 	}
 	r := &reader{ctx: ctx, s: s, key: key, next: off, end: end}
 	defer r.Close()

@@ -65,15 +65,29 @@ func (s *s3Store) create(ctx context.Context, key string, size int64, sum uint32
 	for round := range conflicts {
 		err = s.retry(ctx, func(ctx context.Context) error {
 			err := request(ctx)
-			maybe = maybe || err != nil && err != errDamaged && unclear(err)
+			if err == nil || err == errDamaged || !unclear(err) {
+				return err
+			}
+			maybe = true
+			// Perhaps it is there now. Perhaps it was before, and the service refused
+			// it without reading it, so that only a broken connection was seen.
+			if ctx.Err() == nil {
+				if found := s.compare(ctx, key, size, sum); found == nil || errors.Is(found, driver.ErrExists) {
+					return found
+				}
+			}
 			return err
 		})
+		if errors.Is(err, driver.ErrExists) {
+			return err
+		}
 		gone := maybe && codeOf(err) == "NoSuchUpload" // so it was completed, by us
 		if !conflict(err) && !gone {
 			break
 		}
 		refused := err
-		if err = s.compare(ctx, key, size, sum); err == nil || errors.Is(err, driver.ErrExists) {
+		err = s.retry(ctx, func(ctx context.Context) error { return s.compare(ctx, key, size, sum) })
+		if err == nil || errors.Is(err, driver.ErrExists) {
 			return err
 		}
 		if !errors.Is(s.translate(err), driver.ErrNotExist) || gone {
