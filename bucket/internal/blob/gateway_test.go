@@ -1,12 +1,14 @@
 package blob
 
 import (
-	"context"
+	"fmt"
+	"go/build"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,21 +16,35 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-type gwConfig struct{ Endpoint, Bucket, AccessKey, SecretKey string }
+// gatewayConfig is a bucket of versitygw, which the tests of this package share.
+type gatewayConfig struct{ Endpoint, Bucket, AccessKey, SecretKey string }
 
-var gw struct {
-	sync.Once
-	addr string
-	n    int
-	err  error
+const (
+	gatewayKey    = "test"
+	gatewaySecret = "testtest"
+)
+
+var (
+	stopGateway = func() {}
+	buckets     atomic.Int32
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	stopGateway()
+	os.Exit(code)
 }
 
-func startGateway() (string, error) {
+// gateway starts versitygw once. It returns "" if there is none.
+var gateway = sync.OnceValues(func() (addr string, err error) {
 	bin, err := exec.LookPath("versitygw")
 	if err != nil {
-		bin = filepath.Join(os.Getenv("HOME"), "go/bin/versitygw")
+		bin = filepath.Join(build.Default.GOPATH, "bin", "versitygw")
 	}
-	dir, err := os.MkdirTemp("", "gw")
+	if _, err := os.Stat(bin); err != nil {
+		return "", nil
+	}
+	dir, err := os.MkdirTemp("", "versitygw")
 	if err != nil {
 		return "", err
 	}
@@ -36,42 +52,45 @@ func startGateway() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	addr := l.Addr().String()
+	addr = l.Addr().String()
 	l.Close()
 	cmd := exec.Command(bin, "--port", addr, "posix", dir)
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY=test", "ROOT_SECRET_KEY=testtest")
+	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+gatewayKey, "ROOT_SECRET_KEY="+gatewaySecret)
 	if err := cmd.Start(); err != nil {
 		return "", err
 	}
-	cleanup = func() { cmd.Process.Kill(); cmd.Wait(); os.RemoveAll(dir) }
-	for range 100 {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-			return addr, nil
+	stopGateway = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = os.RemoveAll(dir)
+	}
+	for range 200 {
+		var c net.Conn
+		if c, err = net.Dial("tcp", addr); err == nil {
+			return addr, c.Close()
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	return "", err
-}
+})
 
-var cleanup = func() {}
-
-func TestMain(m *testing.M) { c := m.Run(); cleanup(); os.Exit(c) }
-
-func s3Config(t testing.TB) gwConfig {
-	gw.Do(func() { gw.addr, gw.err = startGateway() })
-	if gw.err != nil {
-		t.Fatal(gw.err)
-	}
-	gw.n++
-	b := "b" + time.Now().Format("150405") + "x" + string(rune('a'+gw.n/26)) + string(rune('a'+gw.n%26))
-	c, err := minio.New(gw.addr, &minio.Options{Creds: credentials.NewStaticV4("test", "testtest", "")})
+// s3Config makes a bucket for the test.
+func s3Config(t testing.TB) gatewayConfig {
+	t.Helper()
+	addr, err := gateway()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.MakeBucket(context.Background(), b, minio.MakeBucketOptions{}); err != nil {
+	if addr == "" {
+		t.Skip("versitygw is not installed")
+	}
+	c, err := minio.New(addr, &minio.Options{Creds: credentials.NewStaticV4(gatewayKey, gatewaySecret, "")})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return gwConfig{"http://" + gw.addr, b, "test", "testtest"}
+	bucket := fmt.Sprintf("bucket%d", buckets.Add(1))
+	if err := c.MakeBucket(t.Context(), bucket, minio.MakeBucketOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return gatewayConfig{"http://" + addr, bucket, gatewayKey, gatewaySecret}
 }
