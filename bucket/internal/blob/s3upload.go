@@ -15,6 +15,7 @@ import (
 const (
 	maxParts     = 10_000 // of one object, by S3
 	abortTimeout = 20 * time.Second
+	maxAborts    = 5
 )
 
 // upload is an object on its way in parts. It appears when they are completed.
@@ -128,16 +129,18 @@ func (u *upload) complete(ctx context.Context) error {
 	})
 }
 
-// abort gives back the room of the parts, also when ctx is done. That it fails leaves
-// them to the bucket's lifecycle rule.
+// abort gives back the room of the parts, also when ctx is done. A part that was cut off
+// may still arrive after an abort and bring the upload back, so it is repeated until the
+// service knows of none. That this fails leaves them to the bucket's lifecycle rule.
 func (u *upload) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
-	_ = u.s.retry(ctx, func(ctx context.Context) error {
-		err := u.s.client.AbortMultipartUpload(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id)
-		if codeOf(err) == "NoSuchUpload" {
-			return nil
+	for round := range maxAborts {
+		err := u.s.retry(ctx, func(ctx context.Context) error {
+			return u.s.client.AbortMultipartUpload(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id)
+		})
+		if codeOf(err) == "NoSuchUpload" || pause(ctx, round) != nil {
+			return
 		}
-		return err
-	})
+	}
 }
