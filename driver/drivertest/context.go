@@ -104,7 +104,11 @@ func testCancelledFile(t *testing.T, e *env) {
 		ok(t, "close", d.Close())
 	}
 	for _, o := range handleOps { // the handle is none the worse
-		ok(t, o.name, o.run(f.ctx, h))
+		err := o.run(f.ctx, h)
+		if o.name == "NextData" && err == io.EOF {
+			continue // the only byte has been punched out
+		}
+		ok(t, o.name, err)
 	}
 }
 

@@ -1,0 +1,174 @@
+package bucket
+
+import (
+	"context"
+	"sync"
+)
+
+const (
+	// aheadAtOnce is how many ranges a handle fetches at the same time, at most, while
+	// its file is read from front to back; each is up to chunkSize.
+	aheadAtOnce = 3
+	// firstAhead is what is fetched ahead when reading has only begun to be sequential.
+	firstAhead = 512 << 10
+)
+
+// readAhead fetches what a handle is going to ask for next.
+type readAhead struct {
+	mu    sync.Mutex // guards what follows
+	next  int64      // where a sequential read goes on
+	width int64      // how far ahead is fetched, in bytes
+	list  []*fetch   // in order of the file
+	ended bool
+}
+
+// fetch is a range that is being fetched, or has been.
+type fetch struct {
+	pos    int64
+	data   []byte
+	epoch  int64
+	done   chan struct{}
+	err    error // set when done is closed
+	cancel context.CancelFunc
+}
+
+func (f *fetch) end() int64 { return f.pos + int64(len(f.data)) }
+
+// read fills p, which is cleared, with what the window's extents have from off on.
+func (a *readAhead) read(ctx context.Context, h *handle, w window, p []byte, off, size int64) error {
+	list := a.plan(h, w, off, int64(len(p)), size)
+	end := off + int64(len(p))
+	for i := range w.list {
+		x := &w.list[i]
+		lo, hi := max(off, x.pos), min(end, x.pos+x.len)
+		for lo < hi {
+			n, err := a.some(ctx, h, list, x, p[lo-off:hi-off], lo)
+			if err != nil {
+				return err
+			}
+			lo += n
+		}
+	}
+	return nil
+}
+
+// some reads from what is being fetched if it has the first byte, and by itself
+// otherwise.
+func (a *readAhead) some(ctx context.Context, h *handle, list []*fetch, x *extent, p []byte, pos int64) (int64, error) {
+	for _, f := range list {
+		if pos < f.pos {
+			p = p[:min(int64(len(p)), f.pos-pos)]
+			break
+		}
+		if pos >= f.end() {
+			continue
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		if f.err != nil {
+			a.discard(f)
+			break // it is read below, and fails there if it must
+		}
+		return int64(copy(p, f.data[pos-f.pos:])), nil
+	}
+	p = p[:min(int64(len(p)), chunkSize-sumSize)] // aligned outwards it is no more than a blob
+	return int64(len(p)), h.b.readBlob(ctx, x, p, x.blobPos+pos-x.pos)
+}
+
+// plan notes a read and returns the fetches that may have its bytes, having begun those
+// that follow.
+func (a *readAhead) plan(h *handle, w window, off, n, size int64) []*fetch {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Not strictly: two goroutines that read one file may overtake each other.
+	sequential := off >= a.next-chunkSize && off <= a.next && (off > 0 || n >= firstAhead/2) && a.next > 0 || off == 0 && n >= firstAhead/2
+	a.next = max(off+n, min(a.next, off+n+chunkSize))
+	if !sequential || a.ended {
+		if off != 0 {
+			a.width = 0
+		}
+		return a.of(w.epoch)
+	}
+	keep := a.list[:0]
+	for _, f := range a.list {
+		if f.epoch == w.epoch && f.end() > off && f.pos <= off+aheadAtOnce*2*chunkSize {
+			keep = append(keep, f)
+		} else {
+			f.cancel()
+		}
+	}
+	clear(a.list[len(keep):])
+	a.list = keep
+	a.width = min(max(2*a.width, firstAhead, 2*n), aheadAtOnce*chunkSize)
+	a.begin(h, w, off, min(off+n+a.width, size))
+	return a.of(w.epoch)
+}
+
+// of returns the fetches of an epoch. The caller holds mu.
+func (a *readAhead) of(epoch int64) []*fetch {
+	var list []*fetch
+	for _, f := range a.list {
+		if f.epoch == epoch {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// begin starts fetches so that [off, end) is on its way. The caller holds mu.
+func (a *readAhead) begin(h *handle, w window, off, end int64) {
+	at := off
+	if len(a.list) > 0 {
+		at = max(at, a.list[len(a.list)-1].end())
+	}
+	for i := range w.list {
+		x := &w.list[i]
+		if x.data != nil || x.pos+x.len <= at {
+			continue
+		}
+		if x.pos >= end || len(a.list) >= aheadAtOnce {
+			return
+		}
+		lo := max(at, x.pos)
+		// To the extent's end, once this is a long read: blobs are meant to be read whole.
+		hi := x.pos + x.len
+		if a.width < chunkSize {
+			hi = min(hi, max(end, lo+firstAhead))
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		f := &fetch{pos: lo, data: make([]byte, hi-lo), epoch: w.epoch, done: make(chan struct{}), cancel: cancel}
+		a.list = append(a.list, f)
+		go func() {
+			defer close(f.done)
+			defer cancel()
+			f.err = h.b.readBlob(ctx, x, f.data, x.blobPos+lo-x.pos)
+		}()
+		at = hi
+	}
+}
+
+// discard forgets a fetch that failed.
+func (a *readAhead) discard(bad *fetch) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, f := range a.list {
+		if f == bad {
+			a.list = append(a.list[:i:i], a.list[i+1:]...)
+			return
+		}
+	}
+}
+
+// stop ends what is being fetched.
+func (a *readAhead) stop() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended = true
+	for _, f := range a.list {
+		f.cancel()
+	}
+	a.list = nil
+}

@@ -1,0 +1,303 @@
+// Package bucket keeps the volumes of organisations: names and metadata in an SQL
+// database, bytes in immutable blobs. Any number of hosts may share them.
+//
+// # Model
+//
+// A [Namespace] is a database (PostgreSQL, or SQLite for one host) and a blob store (an
+// S3 bucket, or a directory). It holds organisations, each with volumes of its own: a
+// [Backend] is one organisation, and implements driver.Backend. Nothing that a Backend
+// takes names a volume, blob or attachment of another organisation: every query
+// has the organisation's id, and every object key begins with it.
+//
+// A volume is rows of inodes, directory entries, extended attributes and chunks. A
+// chunk says which range of a file is which range of which blob. Blobs never change: a
+// write makes new ones and then, in one short transaction, lets chunks refer to them.
+// So a file is replaced at once or not at all, a rename and a copy move no bytes, and
+// the quota is exact, being checked under the lock of the volume's row in that
+// transaction.
+//
+// # Life of a blob
+//
+// A blob is registered (its row committed, with freed set) before its object is put,
+// used when a chunk refers to it (freed is cleared), and marked freed when a chunk that
+// did is gone. [Namespace.Sweep] deletes blobs that have been freed for longer than the
+// grace time and that no chunk refers to; a foreign key makes a mistake there an error
+// instead of a loss. Few bytes (Options.Inline) live in the blob's row and have no object.
+//
+// # Leases
+//
+// A Backend that needs to be known to others has a session: a row with a lease that is
+// renewed all the time, by the database's clock. Attachments, drafts, and files that are
+// open but have lost their name belong to a session and end with it. A host that is
+// cut off loses its session when the lease runs out, and what it commits later under an
+// attachment of that session is refused.
+//
+// # Consistency
+//
+// What one process changes, all of it sees at once. Between hosts it is close to open:
+// who opens a file, or looks at a path, after another has closed or synced it sees that.
+package bucket
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/volehq/vole/bucket/internal/blob"
+	"github.com/volehq/vole/driver"
+)
+
+// S3 says where and how the objects of an S3 bucket are reached.
+type S3 = blob.S3Options
+
+// Options says how to open a namespace. Dir, or Database and one of Blobs and S3, must
+// be set.
+type Options struct {
+	// Dir is a directory for everything: the default of Database is namespace.db in it,
+	// that of Blobs is blobs.
+	Dir string
+	// Database is the URL of a PostgreSQL database, or the path of a SQLite file.
+	Database string
+	// Blobs is a directory for objects, S3 the bucket instead of it.
+	Blobs string
+	S3    *S3
+
+	ReadOnly bool // change nothing
+
+	// Inline is the most bytes that are kept in the database instead of in an object.
+	// Default: 16 KiB; negative: none are.
+	Inline int
+	// Lease is how long a process that went silent keeps what it holds. Default: 30 s.
+	Lease time.Duration
+	// Grace is how long a blob that nothing refers to is kept: longer than any write
+	// takes, than any file is read after it was removed elsewhere, and than the time
+	// between two exports. Default: 24 hours.
+	Grace time.Duration
+	// Maintain is how often this process does the work that nobody waits for (see
+	// Maintain). Default: a minute; negative: never.
+	Maintain time.Duration
+	// Conns is the most connections to PostgreSQL. Default: 16.
+	Conns int
+
+	Log     *slog.Logger          // default: none
+	Metrics prometheus.Registerer // default: none
+}
+
+// Namespace is an open database with its blob store.
+type Namespace struct {
+	opts    Options
+	db      database
+	blobs   blob.Store
+	log     *slog.Logger
+	metrics *metrics
+	ids     idPool
+	me      []byte // names this process in jobs
+
+	awake chan struct{}      // wakes maintenance
+	jobMu sync.Mutex         // held while this process does a job
+	stop  context.CancelFunc // ends maintenance
+	done  chan struct{}      // closed when it has ended
+}
+
+// Open opens a namespace and brings its database up to date. ErrUnsupported: a newer
+// version made it.
+func Open(ctx context.Context, opts Options) (*Namespace, error) {
+	if err := opts.complete(); err != nil {
+		return nil, err
+	}
+	ns := &Namespace{opts: opts, log: opts.Log, me: newID(), done: make(chan struct{}), awake: make(chan struct{}, 1)}
+	ns.ids.ns = ns
+	var err error
+	if ns.metrics, err = newMetrics(opts.Metrics); err != nil {
+		return nil, err
+	}
+	if ns.db, err = ns.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if ns.blobs, err = ns.openBlobs(ctx); err != nil {
+		return nil, errors.Join(err, ns.db.close())
+	}
+	life, stop := context.WithCancel(context.Background())
+	ns.stop = stop
+	go ns.maintainAll(life)
+	return ns, nil
+}
+
+func (o *Options) complete() error {
+	if o.Dir != "" {
+		if o.Database == "" {
+			o.Database = filepath.Join(o.Dir, "namespace.db")
+		}
+		if o.Blobs == "" && o.S3 == nil {
+			o.Blobs = filepath.Join(o.Dir, "blobs")
+		}
+	}
+	if o.Database == "" || (o.Blobs == "") == (o.S3 == nil) {
+		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
+	}
+	orDefault(&o.Inline, 16<<10)
+	orDefault(&o.Lease, 30*time.Second)
+	orDefault(&o.Grace, 24*time.Hour)
+	orDefault(&o.Maintain, time.Minute)
+	orDefault(&o.Conns, 16)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+func orDefault[T comparable](v *T, def T) {
+	if *v == *new(T) {
+		*v = def
+	}
+}
+
+func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
+	o := &ns.opts
+	var db database
+	var err error
+	if strings.HasPrefix(o.Database, "postgres://") || strings.HasPrefix(o.Database, "postgresql://") {
+		db, err = openPostgres(ctx, o.Database, int32(o.Conns), o.ReadOnly, ns.retried)
+	} else {
+		db, err = openSQLite(ctx, o.Database, o.ReadOnly)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &measured{database: db, m: ns.metrics}, nil
+}
+
+func (ns *Namespace) openBlobs(ctx context.Context) (blob.Store, error) {
+	var s blob.Store
+	var err error
+	if ns.opts.S3 != nil {
+		s, err = blob.OpenS3(ctx, *ns.opts.S3)
+	} else {
+		s, err = blob.OpenDir(ns.opts.Blobs)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &measuredStore{Store: s, m: ns.metrics}, nil
+}
+
+// retried notes a failure of the database that is tried again.
+func (ns *Namespace) retried(err error) {
+	ns.metrics.retries.Inc()
+	ns.log.Warn("database: trying again", "error", err)
+}
+
+// Close ends maintenance and closes database and blob store. Backends are to be
+// closed before.
+func (ns *Namespace) Close() error {
+	ns.stop()
+	<-ns.done
+	return errors.Join(ns.db.close(), ns.blobs.Close())
+}
+
+// Orgs returns the names of the organisations, sorted.
+func (ns *Namespace) Orgs(ctx context.Context) ([]string, error) {
+	var list []string
+	err := ns.db.read(ctx, all(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs ORDER BY name`))
+	return list, err
+}
+
+// CreateOrg makes an organisation. Its name follows the rules of a volume's.
+// ErrExists: there is one.
+func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
+	if err := driver.ValidateName(name); err != nil {
+		return driver.Errorf(driver.ErrInvalid, "organisation: %v", err)
+	}
+	if ns.opts.ReadOnly {
+		return errReadOnly
+	}
+	id := newID()
+	return ns.db.write(ctx, nil, false, func(t tx) error {
+		var found bool
+		var have []byte
+		if err := t.run(one(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
+			if found && string(have) != string(id) {
+				return driver.Errorf(driver.ErrExists, "organisation %q is there already", name)
+			}
+			return err
+		}
+		t.later(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
+		return nil
+	})
+}
+
+// Org opens an organisation. ErrNotFound: there is none of that name.
+func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
+	var found bool
+	var id []byte
+	if err := ns.db.read(ctx, one(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+	}
+	return newBackend(ns, id), nil
+}
+
+// OpenOrg opens a namespace for one organisation, which is made when it is missing.
+// The Backend closes the namespace.
+func OpenOrg(ctx context.Context, opts Options, org string) (*Backend, error) {
+	ns, err := Open(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if !opts.ReadOnly {
+		if err := ns.CreateOrg(ctx, org); err != nil && !errors.Is(err, driver.ErrExists) {
+			return nil, errors.Join(err, ns.Close())
+		}
+	}
+	b, err := ns.Org(ctx, org)
+	if err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	b.also = ns
+	return b, nil
+}
+
+var errReadOnly = driver.Errorf(driver.ErrReadOnly, "the namespace is open for reading only")
+
+// newID returns a UUIDv7 (RFC 9562): ids in order of time.
+func newID() []byte {
+	id, err := uuid.NewV7()
+	if err != nil {
+		panic(err) // the system's source of randomness is broken
+	}
+	return id[:]
+}
+
+// idBytes is the id that a text shows; nil when it shows none.
+func idBytes(s string) []byte {
+	id, err := uuid.Parse(s)
+	if err != nil || len(s) != 36 {
+		return nil
+	}
+	return id[:]
+}
+
+// idText is an id as users see it.
+func idText(b []byte) string {
+	id, err := uuid.FromBytes(b)
+	if err != nil {
+		return ""
+	}
+	return id.String()
+}
+
+// closer is something that is closed with its Backend.
+type closer interface {
+	closeWith(ctx context.Context) error
+}
+
+var _ io.Closer = (*Namespace)(nil)

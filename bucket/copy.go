@@ -1,0 +1,147 @@
+package bucket
+
+import (
+	"context"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// Copy implements driver.FS. No bytes are moved: the copy's chunks refer to the same
+// blobs.
+func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	if err := f.enterWrite(ctx); err != nil {
+		return err
+	}
+	if err := f.b.flushVolume(ctx, f.vol); err != nil {
+		return err
+	}
+	return f.change(ctx, []string{from, to}, func(c *change) error {
+		src, err := c.must(from, how{})
+		if err != nil {
+			return err
+		}
+		dst, err := c.w.resolve(to, how{parents: true})
+		if err != nil {
+			return err
+		}
+		if src.node.isDir() {
+			return c.copyTree(&src, &dst)
+		}
+		if dst.node != nil {
+			switch {
+			case opts.NoReplace:
+				return driver.ErrExists
+			case dst.node.ino == src.node.ino:
+				return nil
+			case src.node.isLink() && c.leadsTo(from, dst.node.ino):
+				return nil // a file onto itself, by the name of a link
+			case dst.node.isDir():
+				return driver.ErrIsDir
+			}
+		}
+		c.copyFile(src.node, &dst)
+		return nil
+	})
+}
+
+// leadsTo reports whether a symbolic link leads to an inode.
+func (c *change) leadsTo(link string, ino int64) bool {
+	p, err := c.w.resolve(link, how{follow: true})
+	return err == nil && p.node != nil && p.node.ino == ino
+}
+
+func (c *change) copyFile(src *inode, dst *place) {
+	n := *src
+	n.nlink = 1
+	if n.isFile() {
+		c.delta += n.size
+	}
+	c.put(dst, &n)
+	// put gave it the times of now.
+	c.later(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, c.vol, n.ino, src.atime, src.mtime)
+	c.later(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
+		c.vol, src.ino, n.ino)
+	c.later(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
+		SELECT vol, CAST($3 AS BIGINT), pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1 AND ino = $2`, c.vol, src.ino, n.ino)
+}
+
+// copyTree copies all rows of a tree in one transaction, by a few statements that work
+// on sets: a temporary table has the old and new numbers of its inodes.
+func (c *change) copyTree(src, dst *place) error {
+	if dst.node != nil {
+		return driver.ErrExists
+	}
+	if contains(dst.above, src.node.ino) {
+		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
+	}
+	base := c.v.nextIno
+	var n, size int64
+	var sum bool
+	for _, ask := range []query{
+		q(createTree), q(`DELETE FROM tree`),
+		q(`INSERT INTO tree (ino, nino)
+			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {children})
+			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, c.vol, src.node.ino, base),
+		q(`{analyze}`),
+		one(&sum, []any{&n, &size}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT)
+			FROM tree t CROSS JOIN inodes i WHERE i.vol = $1 AND i.ino = t.ino`, c.vol),
+	} {
+		if err := c.run(ask); err != nil {
+			return err
+		}
+	}
+	c.v.nextIno += n
+	c.delta += size
+	// Names outside of the tree are none of the copy's.
+	for _, sql := range []string{
+		`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+			SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
+				i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target
+			FROM tree t CROSS JOIN inodes i WHERE i.vol = $1 AND i.ino = t.ino`,
+	} {
+		c.later(sql, c.vol, c.now)
+	}
+	for _, sql := range []string{
+		`INSERT INTO dirents (vol, parent, name, ino)
+			SELECT e.vol, p.nino, e.name, t.nino FROM tree p CROSS JOIN dirents e CROSS JOIN tree t
+			WHERE e.vol = $1 AND e.parent = p.ino AND t.ino = e.ino`,
+		`INSERT INTO xattrs (vol, ino, name, value)
+			SELECT x.vol, t.nino, x.name, x.value FROM tree t CROSS JOIN xattrs x WHERE x.vol = $1 AND x.ino = t.ino`,
+		`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
+			SELECT k.vol, t.nino, k.pos, k.len, k.org, k.blob, k.blob_pos FROM tree t CROSS JOIN chunks k WHERE k.vol = $1 AND k.ino = t.ino`,
+		`UPDATE inodes SET nlink = names.n FROM (SELECT t.nino AS ino, count(*) AS n
+				FROM tree p CROSS JOIN dirents e CROSS JOIN tree t
+				WHERE e.vol = $1 AND e.parent = p.ino AND t.ino = e.ino GROUP BY t.nino HAVING count(*) > 1) AS names
+			WHERE inodes.vol = $1 AND inodes.ino = names.ino`,
+	} {
+		c.later(sql, c.vol)
+	}
+	var root int64
+	var found bool
+	if err := c.run(one(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino)); err != nil {
+		return err
+	}
+	dir := c.parents(dst, 0o755)
+	c.name(dir, dst.name, root, 1)
+	return nil
+}
+
+// createTree: a temporary table is its connection's own, and outlives the transaction.
+const createTree = `CREATE TEMPORARY TABLE IF NOT EXISTS tree (ino BIGINT PRIMARY KEY, nino BIGINT NOT NULL)`
+
+// cloneRows copies all that a volume holds into another that has no rows. Trees and
+// files that are on their way out come along, and go there as they do here.
+func cloneRows(t tx, from, to []byte) {
+	now := time.Now().UnixNano()
+	t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+		SELECT CAST($2 AS {bytes}), ino, mode, uid, gid, nlink, size, alloc, atime, mtime, CAST($3 AS BIGINT), rdev, target FROM inodes WHERE vol = $1`, from, to, now)
+	for _, sql := range []string{
+		`INSERT INTO dirents (vol, parent, name, ino) SELECT CAST($2 AS {bytes}), parent, name, ino FROM dirents WHERE vol = $1`,
+		`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($2 AS {bytes}), ino, name, value FROM xattrs WHERE vol = $1`,
+		`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($2 AS {bytes}), ino, pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1`,
+		`INSERT INTO orphans (vol, ino, session) SELECT CAST($2 AS {bytes}), ino, NULL FROM orphans WHERE vol = $1`,
+	} {
+		t.later(sql, from, to)
+	}
+}

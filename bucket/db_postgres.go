@@ -1,0 +1,380 @@
+package bucket
+
+import (
+	"context"
+	crand "crypto/rand"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+	"github.com/volehq/vole/driver"
+)
+
+const (
+	// patience is how long a call goes on trying while the server cannot be reached.
+	patience = 30 * time.Second
+	// commitTime bounds a commit, which is not cancelled with its caller: half of the
+	// trouble with a commit is not to know how it ended.
+	commitTime = 30 * time.Second
+)
+
+// postgres is a PostgreSQL database: the namespace of any number of hosts.
+type postgres struct {
+	pool *pgxpool.Pool
+	d    dialect
+	log  func(err error) // told of each failure that is tried again
+}
+
+func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, log func(error)) (database, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// The error of pgx has the URL in it, with the password taken out.
+		return nil, driver.Errorf(driver.ErrInvalid, "the address of the database: %v", err)
+	}
+	cfg.MaxConns = conns
+	params := cfg.ConnConfig.RuntimeParams
+	for k, v := range map[string]string{
+		"application_name": "vole",
+		// A host that stops in the middle of a transaction does not hold its locks for ever.
+		"idle_in_transaction_session_timeout": "15000",
+	} {
+		if params[k] == "" {
+			params[k] = v
+		}
+	}
+	if readOnly {
+		params["default_transaction_read_only"] = "on"
+	}
+	if cfg.ConnConfig.ConnectTimeout == 0 {
+		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p := &postgres{pool: pool, log: log, d: dialect{
+		now:   `((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000)`,
+		lock:  `FOR UPDATE`,
+		bytes: `BYTEA`,
+		// OFFSET 0 keeps the planner from reading all entries of the volume instead.
+		children: `JOIN LATERAL (SELECT x.ino FROM dirents x WHERE x.vol = $1 AND x.parent = s.ino OFFSET 0) e ON true`,
+		analyze:  `ANALYZE tree`,
+		ordinal:  "$",
+	}}
+	if !readOnly {
+		if err := p.migrate(ctx); err != nil {
+			pool.Close()
+			return nil, translatePG(err)
+		}
+	}
+	return p, nil
+}
+
+// migrate brings the schema up to date. A lock of the server keeps others waiting.
+func (p *postgres) migrate(ctx context.Context) error {
+	return p.again(ctx, func() error {
+		db := stdlib.OpenDBFromPool(p.pool)
+		defer db.Close()
+		locker, err := lock.NewPostgresSessionLocker()
+		if err != nil {
+			return err
+		}
+		up, err := goose.NewProvider(goose.DialectPostgres, db, schema("postgres"),
+			goose.WithDisableGlobalRegistry(true), goose.WithSessionLocker(locker))
+		if err != nil {
+			return err
+		}
+		have, top, err := up.GetVersions(ctx)
+		if err != nil || have == top {
+			return err
+		}
+		if have > top {
+			return driver.Errorf(driver.ErrUnsupported,
+				"the database has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
+		}
+		_, err = up.Up(ctx)
+		return err
+	})
+}
+
+// again calls fn until it succeeds or fails for a reason that does not pass.
+func (p *postgres) again(ctx context.Context, fn func() error) error {
+	deadline := time.Now().Add(patience)
+	pause := 2 * time.Millisecond
+	for {
+		err := fn()
+		if err == nil || !passes(err) || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+		p.log(err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+// passes reports whether what failed may succeed when it is tried again.
+// https://www.postgresql.org/docs/15/errcodes-appendix.html
+func passes(err error) bool {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		switch pe.Code {
+		case "40001", "40P01", // serialization failure, deadlock
+			"57P01", "57P02", "57P03", // shutdown, crash, starting up
+			"53300", // too many connections
+			"25P03": // idle in transaction for too long
+			return true
+		}
+		return pe.Code[:2] == "08"
+	}
+	return lost(err)
+}
+
+// lost reports whether err is of the connection and not of the server.
+func lost(err error) bool {
+	var ne net.Error
+	var ce *pgconn.ConnectError
+	return errors.As(err, &ne) || errors.As(err, &ce) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		pgconn.SafeToRetry(err) || err != nil && err.Error() == "conn closed"
+}
+
+func translatePG(err error) error {
+	var pe *pgconn.PgError
+	if err == nil || !errors.As(err, &pe) {
+		if err != nil && err.Error() == "closed pool" {
+			return driver.ErrClosed
+		}
+		return err
+	}
+	var kind error
+	switch pe.Code {
+	case "53100":
+		kind = driver.ErrNoSpace
+	case "25006":
+		kind = driver.ErrReadOnly
+	case "42501", "28000", "28P01":
+		kind = driver.ErrPermission
+	case "XX001", "XX002":
+		kind = driver.ErrCorrupt
+	default:
+		return err
+	}
+	return driver.Errorf(kind, "the database: %v", err)
+}
+
+func (p *postgres) read(ctx context.Context, list ...query) error {
+	// A row must not be handed out twice, so once one was there is no other try.
+	began := false
+	err := p.again(ctx, func() error {
+		if began {
+			return errors.New("the connection was lost while rows were read")
+		}
+		return p.batch(list, func(b *pgx.Batch) pgx.BatchResults { return p.pool.SendBatch(ctx, b) }, &began)
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return translatePG(err)
+}
+
+// batch sends queries at once and reads what they return, in order.
+func (p *postgres) batch(list []query, send func(*pgx.Batch) pgx.BatchResults, began *bool) error {
+	b := &pgx.Batch{}
+	for _, q := range list {
+		if q.reset != nil {
+			q.reset()
+		}
+		b.Queue(p.d.sql(q.sql), q.args...)
+	}
+	res := send(b)
+	for _, q := range list {
+		if err := p.result(res, q, began); err != nil {
+			res.Close()
+			return err
+		}
+	}
+	return res.Close()
+}
+
+func (p *postgres) result(res pgx.BatchResults, q query, began *bool) error {
+	if q.row == nil {
+		tag, err := res.Exec()
+		if err == nil && q.n != nil {
+			*q.n = tag.RowsAffected()
+		}
+		return err
+	}
+	r, err := res.Query()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for r.Next() {
+		if began != nil && q.reset == nil {
+			*began = true
+		}
+		if err := q.row(r.Scan); err != nil {
+			return err
+		}
+	}
+	return r.Err()
+}
+
+func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t tx) error) error {
+	op := make([]byte, 16)
+	_, _ = crand.Read(op) // never fails
+	unknown := false      // whether a commit was sent whose answer is lost
+	err := p.again(ctx, func() error {
+		conn, err := p.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		t := &pgTx{p: p, ctx: ctx, conn: conn.Conn(), lazy: lazy}
+		if unknown && vol != nil {
+			made := false
+			// The lock waits for the end of the transaction that was lost.
+			if err := t.run(q(`SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE`, vol),
+				one(&made, []any{new(int)}, `SELECT 1 FROM ops WHERE vol = $1 AND op = $2`, vol, op)); err != nil || made {
+				t.rollback()
+				return err
+			}
+		}
+		if err := fn(t); err != nil {
+			t.rollback()
+			return err
+		}
+		if vol != nil {
+			t.later(`INSERT INTO ops (vol, op, at) VALUES ($1, $2, {now})`, vol, op)
+		}
+		err = t.commit()
+		if err != nil {
+			unknown = unknown || !certain(err)
+			t.rollback()
+		}
+		return err
+	})
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return translatePG(err)
+}
+
+// certain reports whether err says that a transaction did not commit. A server that
+// goes down may say so after the commit.
+func certain(err error) bool {
+	var pe *pgconn.PgError
+	return errors.Is(err, errAborted) || errors.As(err, &pe) && pe.Code[:2] != "57" && pe.Code[:2] != "08" && pe.Code[:2] != "XX"
+}
+
+// errAborted: a statement of the transaction had failed, so that COMMIT would undo it
+// without an error.
+var errAborted = errors.New("the transaction was aborted")
+
+func (p *postgres) isUnique(err error) bool  { return hasCode(err, "23505") }
+func (p *postgres) isForeign(err error) bool { return hasCode(err, "23503") }
+
+func hasCode(err error, code string) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == code
+}
+
+func (p *postgres) close() error {
+	p.pool.Close()
+	return nil
+}
+
+// pgTx begins with its first queries and commits with its last, to save round trips.
+type pgTx struct {
+	p     *postgres
+	ctx   context.Context // of the one call that the transaction is for
+	conn  *pgx.Conn
+	lazy  bool
+	began bool
+	bad   bool // a statement has failed
+	queue []query
+}
+
+func (t *pgTx) begin(list []query) []query {
+	if t.began {
+		return list
+	}
+	t.began = true
+	first := []query{q(`BEGIN ISOLATION LEVEL READ COMMITTED`)}
+	if t.lazy {
+		first = append(first, q(`SET LOCAL synchronous_commit = off`))
+	}
+	return append(first, list...)
+}
+
+func (t *pgTx) run(list ...query) error {
+	err := t.p.batch(t.begin(list), func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(t.ctx, b) }, nil)
+	t.bad = t.bad || err != nil
+	return err
+}
+
+func (t *pgTx) later(sql string, args ...any) { t.queue = append(t.queue, q(sql, args...)) }
+
+func (t *pgTx) commit() error {
+	if t.bad {
+		return errAborted
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), commitTime)
+	defer cancel()
+	list := t.begin(append(t.queue, q(`COMMIT`)))
+	return t.p.batch(list, func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(ctx, b) }, nil)
+}
+
+// rollback ends a transaction that failed; where that fails too the connection is
+// closed, which does the same.
+func (t *pgTx) rollback() {
+	if !t.began || t.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), 5*time.Second)
+	defer cancel()
+	if _, err := t.conn.Exec(ctx, `ROLLBACK`); err != nil {
+		t.conn.Close(ctx)
+	}
+}
+
+// chain asks for all inodes of a path at once.
+func (p *postgres) chain(run runner, vol []byte, from int64, names []string) ([]inode, error) {
+	var list []inode
+	err := run(chainQuery(vol, from, names, &list))
+	return list, err
+}
+
+func (p *postgres) chains(vol []byte, path string, list *[]inode) (query, bool) {
+	var names []string
+	for _, s := range steps(path, false) {
+		names = append(names, s.name)
+	}
+	return chainQuery(vol, rootIno, names, list), true
+}
+
+func chainQuery(vol []byte, from int64, names []string, list *[]inode) query {
+	bytes := make([][]byte, len(names))
+	for i, n := range names {
+		bytes[i] = []byte(n)
+	}
+	return all(list, (*inode).dest, `WITH RECURSIVE w (d, ino) AS (
+			SELECT 0, $2::bigint
+			UNION ALL
+			SELECT w.d + 1, e.ino FROM w JOIN LATERAL (
+				SELECT x.ino FROM dirents x WHERE x.vol = $1 AND x.parent = w.ino AND x.name = ($3::bytea[])[w.d + 1]
+			) e ON true WHERE w.d < cardinality($3::bytea[]))
+		SELECT `+inodeCols+` FROM w JOIN LATERAL (SELECT * FROM inodes x WHERE x.vol = $1 AND x.ino = w.ino) i ON true
+		ORDER BY w.d`, vol, from, bytes)
+}

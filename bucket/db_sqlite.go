@@ -1,0 +1,160 @@
+package bucket
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// lite is a SQLite database: the namespace of one host, and of any number of
+// processes on it. Writers of one process share commits (see catalog).
+type lite struct {
+	db *catalog.DB
+	d  dialect
+}
+
+func openSQLite(ctx context.Context, path string, readOnly bool) (database, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if !readOnly {
+		if err := os.MkdirAll(filepath.Join(filepath.Dir(path), "locks"), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	db, err := catalog.Open(ctx, path, catalog.Options{ReadOnly: readOnly, Schema: schema("sqlite")})
+	if err != nil {
+		return nil, err
+	}
+	return &lite{db: db, d: dialect{
+		now:   `(CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) * 1000000)`,
+		bytes: `BLOB`,
+		// The order of a CROSS JOIN is kept: https://www.sqlite.org/optoverview.html#crossjoin
+		children: `CROSS JOIN dirents e ON e.vol = $1 AND e.parent = s.ino`,
+		analyze:  `SELECT 1`,
+		ordinal:  "?",
+	}}, nil
+}
+
+func (l *lite) read(ctx context.Context, list ...query) error {
+	for _, q := range list {
+		s, err := l.db.Stmt(ctx, l.d.sql(q.sql))
+		if err != nil {
+			return closed(err)
+		}
+		r, err := s.QueryContext(ctx, q.args...)
+		if err == nil {
+			err = each(r, q.row)
+		}
+		if err != nil {
+			return closed(catalog.Translate(err))
+		}
+	}
+	return nil
+}
+
+// closed makes an error of database/sql after Close the one of this module.
+func closed(err error) error {
+	if err != nil && (errors.Is(err, sql.ErrConnDone) || err.Error() == "sql: database is closed" || err.Error() == "sql: statement is closed") {
+		return driver.ErrClosed
+	}
+	return err
+}
+
+func each(r *sql.Rows, row func(scanner) error) error {
+	defer r.Close()
+	for r.Next() {
+		if row == nil {
+			continue
+		}
+		if err := row(r.Scan); err != nil {
+			return err
+		}
+	}
+	return r.Err()
+}
+
+// write never loses the answer to a commit, so it has no need of vol.
+func (l *lite) write(ctx context.Context, _ []byte, lazy bool, fn func(t tx) error) error {
+	d := catalog.Durable
+	if lazy {
+		d = catalog.Lazy
+	}
+	return l.db.Write(ctx, d, func(c *catalog.Tx) error {
+		t := &liteTx{l: l, c: c}
+		if err := fn(t); err != nil {
+			return err
+		}
+		return t.run(t.queue...)
+	})
+}
+
+func (l *lite) isUnique(err error) bool { return catalog.IsUnique(err) }
+
+func (l *lite) isForeign(err error) bool {
+	e := (*sqlite.Error)(nil)
+	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+}
+
+func (l *lite) close() error { return l.db.Close() }
+
+type liteTx struct {
+	l     *lite
+	c     *catalog.Tx
+	queue []query
+}
+
+func (t *liteTx) run(list ...query) error {
+	for _, q := range list {
+		if q.row != nil {
+			r, err := t.c.Query(t.l.d.sql(q.sql), q.args...)
+			if err == nil {
+				err = each(r, q.row)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		n, err := t.c.Exec(t.l.d.sql(q.sql), q.args...)
+		if err != nil {
+			return err
+		}
+		if q.n != nil {
+			*q.n = n
+		}
+	}
+	return nil
+}
+
+func (t *liteTx) later(sql string, args ...any) { t.queue = append(t.queue, q(sql, args...)) }
+
+// chain asks for one inode after another: that costs no round trips.
+func (l *lite) chain(run runner, vol []byte, from int64, names []string) ([]inode, error) {
+	var list []inode
+	var n inode
+	var found bool
+	err := run(one(&found, n.dest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, vol, from))
+	for err == nil && found {
+		list = append(list, n)
+		if len(names) == 0 || !n.isDir() {
+			break
+		}
+		dir := n.ino
+		n = inode{}
+		err = run(one(&found, n.dest(), `SELECT `+inodeCols+` FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+			WHERE e.vol = $1 AND e.parent = $2 AND e.name = $3`, vol, dir, []byte(names[0])))
+		names = names[1:]
+	}
+	return list, err
+}
+
+func (l *lite) chains([]byte, string, *[]inode) (query, bool) { return query{}, false }

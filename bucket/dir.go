@@ -1,0 +1,106 @@
+package bucket
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+)
+
+// dir implements driver.Dir. It reads pages by name, so entries are always sorted, and
+// memory does not grow with the directory.
+type dir struct {
+	f    *fileSystem
+	ino  int64
+	opts driver.DirOptions
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	after  []byte // the last name of the page before; nil: none was read
+	page   []driver.Entry
+	last   bool // the page is the last
+}
+
+// dirPage is how many entries are asked for at least.
+const dirPage = 512
+
+// OpenDir implements driver.FS.
+func (f *fileSystem) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
+	p, err := f.there(ctx, path, how{follow: true})
+	if err != nil {
+		return nil, err
+	}
+	if !p.node.isDir() {
+		return nil, driver.ErrNotDir
+	}
+	return &dir{f: f, ino: p.node.ino, opts: opts}, nil
+}
+
+// Read implements driver.Dir.
+func (d *dir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, driver.ErrClosed
+	}
+	if err := d.f.b.usable(ctx); err != nil {
+		return nil, err
+	}
+	if len(d.page) == 0 && !d.last {
+		if err := d.fill(ctx, max(n, dirPage)); err != nil {
+			return nil, err
+		}
+	}
+	if len(d.page) == 0 {
+		return nil, io.EOF
+	}
+	n = min(n, len(d.page))
+	list := d.page[:n:n]
+	d.page = d.page[n:]
+	return list, nil
+}
+
+// named is an inode under a name.
+type named struct {
+	inode
+	name []byte
+}
+
+func (n *named) dest() []any { return append(n.inode.dest(), &n.name) }
+
+func (d *dir) fill(ctx context.Context, limit int) error {
+	var list []named
+	// The empty name comes before all others, and no file has it.
+	after := d.after
+	if after == nil {
+		after = []byte{}
+	}
+	err := d.f.b.ns.db.read(ctx, all(&list, (*named).dest, `SELECT `+inodeCols+`, e.name
+		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT $4`, d.f.vol, d.ino, after, limit))
+	if err != nil {
+		return err
+	}
+	d.last = len(list) < limit
+	d.page = make([]driver.Entry, len(list))
+	for i := range list {
+		x := &list[i]
+		if d.opts.NamesOnly {
+			d.page[i] = driver.Entry{Name: string(x.name), Mode: fileMode(x.mode).Type()}
+		} else {
+			d.f.b.overlay(d.f.vol, &x.inode)
+			d.page[i] = x.entry(string(x.name))
+		}
+		d.after = x.name
+	}
+	return nil
+}
+
+// Close implements driver.Dir.
+func (d *dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return nil
+}

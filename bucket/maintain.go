@@ -1,0 +1,333 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// wake asks this process's maintenance to look for volumes and trees to remove.
+func (ns *Namespace) wake() {
+	select {
+	case ns.awake <- struct{}{}:
+	default:
+	}
+}
+
+// maintainAll does the work that nobody waits for until ctx ends.
+func (ns *Namespace) maintainAll(ctx context.Context) {
+	defer close(ns.done)
+	if ns.opts.ReadOnly || ns.opts.Maintain < 0 {
+		return
+	}
+	tick := time.NewTicker(ns.opts.Maintain)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-ns.awake:
+			err = ns.Reap(ctx)
+		case <-tick.C:
+			err = ns.Maintain(ctx)
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, driver.ErrInUse) {
+			ns.log.Warn("maintenance failed", "error", err)
+		}
+	}
+}
+
+// Maintain does once what a process of the namespace does from time to time: it ends
+// sessions whose lease has run out, removes what is left of removed volumes and trees,
+// and sweeps. ErrInUse: another process is at it.
+func (ns *Namespace) Maintain(ctx context.Context) error {
+	return ns.job(ctx, "maintain", func(ctx context.Context) error {
+		return errors.Join(ns.expire(ctx), ns.reapAll(ctx), ns.sweepAll(ctx))
+	})
+}
+
+// Reap removes what is left of removed volumes and trees. ErrInUse: another process is
+// at it.
+func (ns *Namespace) Reap(ctx context.Context) error {
+	return ns.job(ctx, "maintain", ns.reapAll)
+}
+
+// Sweep deletes the blobs that nothing has referred to for the grace time, and forgets
+// changes of long ago. ErrInUse: another process is at it.
+func (ns *Namespace) Sweep(ctx context.Context) error {
+	return ns.job(ctx, "maintain", ns.sweepAll)
+}
+
+// jobLease is how long a process that went silent keeps a job from others.
+const jobLease = 30 * time.Second
+
+// job runs fn while no other process runs a job of that name. Should the lease run out
+// while this one only seemed dead, both do harmless work twice.
+func (ns *Namespace) job(ctx context.Context, name string, fn func(ctx context.Context) error) error {
+	if ns.opts.ReadOnly {
+		return errReadOnly
+	}
+	ns.jobMu.Lock()
+	defer ns.jobMu.Unlock()
+	if err := ns.takeJob(ctx, name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(jobLease / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if err := ns.takeJob(ctx, name); errors.Is(err, driver.ErrInUse) {
+					cancel()
+				}
+			}
+		}
+	}()
+	err := fn(ctx)
+	cancel()
+	<-done
+	after, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer stop()
+	return errors.Join(err, ns.db.write(after, nil, true, func(t tx) error {
+		t.later(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.me)
+		return nil
+	}))
+}
+
+func (ns *Namespace) takeJob(ctx context.Context, name string) error {
+	return ns.db.write(ctx, nil, true, func(t tx) error {
+		var n int64
+		ask := q(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+			ON CONFLICT (name) DO UPDATE SET session = excluded.session, expires = excluded.expires
+			WHERE jobs.expires < {now} OR jobs.session = excluded.session`, name, ns.me, int64(jobLease))
+		ask.n = &n
+		if err := t.run(ask); err != nil {
+			return err
+		}
+		if n == 0 {
+			return driver.Errorf(driver.ErrInUse, "another process is doing that")
+		}
+		return nil
+	})
+}
+
+// expire ends the sessions whose lease has run out.
+func (ns *Namespace) expire(ctx context.Context) error {
+	var list [][]byte
+	err := ns.db.read(ctx, all(&list, func(id *[]byte) []any { return []any{id} }, `SELECT id FROM sessions WHERE expires <= {now}`))
+	for _, id := range list {
+		if err == nil {
+			err = ns.endSession(ctx, id)
+			ns.metrics.endedHeld.Inc()
+		}
+	}
+	return err
+}
+
+// orgVol names a volume.
+type orgVol struct{ org, vol []byte }
+
+func (o *orgVol) dest() []any { return []any{&o.org, &o.vol} }
+
+// reapAll removes the rows of volumes in removal, and trees in those that are not.
+func (ns *Namespace) reapAll(ctx context.Context) error {
+	var gone, trees []orgVol
+	err := ns.db.read(ctx,
+		all(&gone, (*orgVol).dest, `SELECT org, id FROM volumes WHERE state = 'removing'`),
+		all(&trees, (*orgVol).dest, `SELECT v.org, v.id FROM volumes v WHERE v.state <> 'removing'
+			AND v.id IN (SELECT o.vol FROM orphans o WHERE o.session IS NULL)`))
+	for _, v := range gone {
+		if err != nil {
+			return err
+		}
+		err = ns.purge(ctx, v)
+	}
+	for _, v := range trees {
+		if err != nil {
+			return err
+		}
+		b := newBackend(ns, v.org)
+		f := &fileSystem{b: b, vol: v.vol, system: true}
+		err = b.reapTrees(ctx, f)
+	}
+	return err
+}
+
+// purgeRows bounds one transaction that removes rows of a removed volume.
+const purgeRows = 1000
+
+// purge removes all rows of a volume, its own last.
+func (ns *Namespace) purge(ctx context.Context, v orgVol) error {
+	const chunks = ` FROM chunks WHERE vol = $1 ORDER BY ino, pos LIMIT $2`
+	steps := []struct{ before, sql string }{
+		{`UPDATE blobs SET freed = {now} WHERE org = $3 AND id IN (SELECT blob` + chunks + `)`,
+			`DELETE FROM chunks WHERE vol = $1 AND (ino, pos) IN (SELECT ino, pos` + chunks + `)`},
+		{"", `DELETE FROM dirents WHERE vol = $1 AND (parent, name) IN (SELECT parent, name FROM dirents WHERE vol = $1 ORDER BY parent, name LIMIT $2)`},
+		{"", `DELETE FROM xattrs WHERE vol = $1 AND (ino, name) IN (SELECT ino, name FROM xattrs WHERE vol = $1 ORDER BY ino, name LIMIT $2)`},
+		{"", `DELETE FROM inodes WHERE vol = $1 AND ino IN (SELECT ino FROM inodes WHERE vol = $1 ORDER BY ino LIMIT $2)`},
+		{"", `DELETE FROM orphans WHERE vol = $1 AND ino IN (SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino LIMIT $2)`},
+	}
+	for _, s := range steps {
+		for n := int64(purgeRows); n == purgeRows; {
+			err := ns.db.write(ctx, nil, true, func(t tx) error {
+				if s.before != "" {
+					if err := t.run(q(s.before, v.vol, purgeRows, v.org)); err != nil {
+						return err
+					}
+				}
+				del := q(s.sql, v.vol, purgeRows)
+				del.n = &n
+				return t.run(del)
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	err := ns.db.write(ctx, nil, false, func(t tx) error {
+		for _, sql := range []string{
+			`DELETE FROM ops WHERE vol = $2 AND $1 = $1`,
+			`DELETE FROM attachments WHERE org = $1 AND vol = $2`,
+			`DELETE FROM volumes WHERE org = $1 AND id = $2 AND state = 'removing'`,
+		} {
+			t.later(sql, v.org, v.vol)
+		}
+		return nil
+	})
+	if err == nil {
+		ns.metrics.reapedVolumes.Inc()
+	}
+	return err
+}
+
+const (
+	// sweepBatch is how many blobs one transaction takes.
+	sweepBatch = 500
+	// opsKept is how long changes are remembered: longer than anybody tries again.
+	opsKept = time.Hour
+)
+
+// swept is a blob that may have to go.
+type swept struct {
+	org, id []byte
+	size    int64
+	inline  int64
+}
+
+func (s *swept) dest() []any { return []any{&s.org, &s.id, &s.size, &s.inline} }
+
+func (ns *Namespace) sweepAll(ctx context.Context) error {
+	for {
+		n, err := ns.sweepSome(ctx)
+		if err == nil {
+			err = ns.deleteDoomed(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		if n < sweepBatch {
+			break
+		}
+	}
+	err := ns.db.write(ctx, nil, true, func(t tx) error {
+		t.later(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
+		return nil
+	})
+	if err == nil {
+		ns.metrics.sweeps.Inc()
+	}
+	return err
+}
+
+// sweepSome takes blobs whose grace time is over out of the database: those that
+// chunks refer to are no longer counted as freed, the objects of others are doomed.
+func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
+	var list []swept
+	err := ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END
+		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NULL THEN $1 ELSE $2 END) ORDER BY freed LIMIT $3`,
+		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch))
+	if err != nil || len(list) == 0 {
+		return 0, err
+	}
+	err = ns.sweepBlobs(ctx, list)
+	if ns.db.isForeign(err) {
+		// Somebody refers to one of them again since the look. One by one, only that
+		// one is left out.
+		err = nil
+		for _, s := range list {
+			if e := ns.sweepBlobs(ctx, []swept{s}); e != nil && !ns.db.isForeign(e) {
+				return 0, e
+			}
+		}
+	}
+	return len(list), err
+}
+
+// inlineGrace is the grace time of blobs in their rows: nobody reads them apart from
+// the chunks that refer to them.
+const inlineGrace = time.Minute
+
+func (ns *Namespace) sweepBlobs(ctx context.Context, list []swept) error {
+	var blobs, bytes float64
+	err := ns.db.write(ctx, nil, true, func(t tx) error {
+		blobs, bytes = 0, 0
+		for _, s := range list {
+			var n int64
+			del := q(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed IS NOT NULL
+				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id)
+			del.n = &n
+			if err := t.run(del); err != nil {
+				return err
+			}
+			if n == 0 {
+				t.later(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2
+					AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id)
+				continue
+			}
+			blobs++
+			bytes += float64(s.size)
+			if s.inline == 0 {
+				t.later(`INSERT INTO doomed (org, id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, s.org, s.id)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		ns.metrics.sweptBlobs.Add(blobs)
+		ns.metrics.sweptBytes.Add(bytes)
+	}
+	return err
+}
+
+// deleteDoomed deletes objects whose rows are gone.
+func (ns *Namespace) deleteDoomed(ctx context.Context) error {
+	for {
+		var list []orgVol
+		if err := ns.db.read(ctx, all(&list, (*orgVol).dest, `SELECT org, id FROM doomed LIMIT $1`, sweepBatch)); err != nil || len(list) == 0 {
+			return err
+		}
+		for _, d := range list {
+			if err := ns.blobs.Delete(ctx, blobKey(d.org, d.vol)); err != nil {
+				return err
+			}
+		}
+		err := ns.db.write(ctx, nil, true, func(t tx) error {
+			for _, d := range list {
+				t.later(`DELETE FROM doomed WHERE org = $1 AND id = $2`, d.org, d.vol)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+}

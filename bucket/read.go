@@ -1,0 +1,201 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+
+	"github.com/volehq/vole/driver"
+)
+
+// extent is a range of a file, where its bytes are, and what is needed to check them.
+type extent struct {
+	pos, len int64
+	blob     []byte
+	blobPos  int64
+	blobSize int64
+	sums     []byte
+	data     []byte // of the whole blob, when it lives in its row
+}
+
+func (x *extent) dest() []any {
+	return []any{&x.pos, &x.len, &x.blob, &x.blobPos, &x.blobSize, &x.sums, &x.data}
+}
+
+// window is what is known of a file's extents: all that reach into [lo, hi).
+type window struct {
+	lo, hi int64
+	list   []extent
+	epoch  int64
+}
+
+// windowRows is how many extents are asked for at once.
+const windowRows = 256
+
+const selectExtents = `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
+	FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
+	WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos > $4 AND c.pos + c.len > $5 ORDER BY c.pos LIMIT $6`
+
+// load reads the file's row and its extents from off on.
+func (n *node) load(ctx context.Context, off int64) error {
+	n.mu.Lock()
+	epoch := n.epoch
+	n.mu.Unlock()
+	var i inode
+	var there, found bool
+	var list []extent
+	b, vol := n.f.b, []byte(n.key.vol)
+	err := b.ns.db.read(ctx,
+		one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, b.org, vol),
+		one(&found, i.dest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, vol, n.key.ino),
+		all(&list, (*extent).dest, selectExtents, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		return driver.ErrNotFound
+	case !found:
+		return driver.Errorf(driver.ErrNotExist, "the file was removed")
+	}
+	w := window{lo: off, hi: 1<<63 - 1, list: list, epoch: epoch}
+	if len(list) == windowRows {
+		w.hi = list[len(list)-1].pos + list[len(list)-1].len
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.epoch == epoch {
+		n.window, n.size = w, i.size
+	}
+	return nil
+}
+
+// chunksAt returns a window that begins at off or before it.
+func (n *node) chunksAt(ctx context.Context, off int64) (window, error) {
+	for {
+		n.mu.Lock()
+		w, epoch := n.window, n.epoch
+		n.mu.Unlock()
+		if w.epoch == epoch && w.list != nil && w.lo <= off && off < w.hi {
+			return w, nil
+		}
+		if w.epoch == epoch && w.list == nil && w.hi > 0 && w.lo <= off {
+			return w, nil // nothing but a hole from there on
+		}
+		if err := n.load(ctx, off); err != nil {
+			return window{}, err
+		}
+	}
+}
+
+// ReadAt implements driver.File.
+func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := h.enter(ctx); err != nil {
+		return 0, err
+	}
+	total := 0
+	for len(p) > 0 {
+		n, err := h.readSome(ctx, p, off)
+		total += n
+		if err != nil {
+			return total, err
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return total, nil
+}
+
+// readSome reads up to the end of what one window knows.
+func (h *handle) readSome(ctx context.Context, p []byte, off int64) (int, error) {
+	n := h.n
+	for tries := 0; ; tries++ {
+		w, err := n.chunksAt(ctx, off)
+		if err != nil {
+			return 0, err
+		}
+		n.mu.Lock()
+		if n.epoch != w.epoch {
+			n.mu.Unlock()
+			continue // committed in between: what is laid over it below has gone into it
+		}
+		size := max(n.size, n.fresh.end(), n.sending.end())
+		p := p[:max(0, min(int64(len(p)), size-off, w.hi-off))]
+		over := n.over(p, off)
+		n.mu.Unlock()
+		if len(p) == 0 {
+			return 0, io.EOF
+		}
+		clear(p)
+		err = h.ahead.read(ctx, h, w, p, off, size)
+		if errors.Is(err, fs.ErrNotExist) && tries < 3 {
+			// Removed or rewritten on another host for longer than the grace time.
+			n.committed(n.knownSize())
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		for _, x := range over {
+			copy(p[x.pos-off:], x.data)
+		}
+		return len(p), nil
+	}
+}
+
+func (n *node) knownSize() int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.size
+}
+
+// over returns copies of what was written in the range of p and is not committed. The
+// caller holds mu.
+func (n *node) over(p []byte, off int64) pieces {
+	var out pieces
+	for _, l := range []pieces{n.sending, n.fresh} {
+		for _, x := range l[l.first(off):] {
+			if x.pos >= off+int64(len(p)) {
+				break
+			}
+			lo, hi := max(x.pos, off), min(x.end(), off+int64(len(p)))
+			out = append(out, piece{lo, append([]byte(nil), x.data[lo-x.pos:hi-x.pos]...)})
+		}
+	}
+	return out
+}
+
+// readBlob reads a range of a blob and checks it. A store that answers wrongly is asked
+// again before that counts as damage.
+func (b *Backend) readBlob(ctx context.Context, x *extent, p []byte, pos int64) error {
+	if x.data != nil || x.blobSize == 0 {
+		if pos+int64(len(p)) > int64(len(x.data)) {
+			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", idText(x.blob))
+		}
+		copy(p, x.data[pos:])
+		return nil
+	}
+	lo := pos / sumSize * sumSize
+	hi := min((pos+int64(len(p))+sumSize-1)/sumSize*sumSize, x.blobSize)
+	if pos+int64(len(p)) > hi || hi-lo > chunkSize {
+		return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", idText(x.blob))
+	}
+	buf := p
+	if lo != pos || hi-lo != int64(len(p)) {
+		buf = make([]byte, hi-lo)
+	}
+	var err error
+	for range 3 {
+		if err = b.ns.blobs.ReadAt(ctx, blobKey(b.org, x.blob), buf, lo); err == nil {
+			err = verify(buf, lo, x.sums)
+		}
+		if !errors.Is(err, driver.ErrCorrupt) {
+			break
+		}
+		b.ns.metrics.corrupt.Inc()
+		b.ns.log.Warn("blob store: a wrong answer", "blob", idText(x.blob), "error", err)
+	}
+	if err == nil && len(buf) != len(p) {
+		copy(p, buf[pos-lo:])
+	}
+	return err
+}

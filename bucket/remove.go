@@ -1,0 +1,136 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+
+	"github.com/volehq/vole/driver"
+)
+
+// Remove implements driver.FS.
+func (f *fileSystem) Remove(ctx context.Context, path string) error {
+	return f.change(ctx, []string{path}, func(c *change) error {
+		p, err := c.must(path, how{})
+		if err != nil {
+			return err
+		}
+		if p.node.isDir() {
+			if err := c.empty(p.node.ino); err != nil {
+				return err
+			}
+		}
+		c.unname(&p)
+		return nil
+	})
+}
+
+// RemoveAll implements driver.FS. A directory loses its name in one short transaction;
+// what was beneath it goes in as many as it takes, and in the background when this
+// process dies or ctx ends before.
+func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
+	tree := false
+	err := f.change(ctx, []string{path}, func(c *change) error {
+		tree = false
+		p, err := c.w.resolve(path, how{})
+		if errors.Is(err, driver.ErrNotExist) {
+			return nil
+		}
+		if err != nil || p.node == nil {
+			return err
+		}
+		if !p.node.isDir() {
+			c.unname(&p)
+			return nil
+		}
+		tree = true
+		c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, p.parent.ino, []byte(p.name))
+		c.touch(p.parent.ino, -1)
+		c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`, c.vol, p.node.ino)
+		return nil
+	})
+	if err != nil || !tree {
+		return err
+	}
+	if err := f.b.reapTrees(ctx, f); err != nil {
+		f.b.ns.log.Warn("removing a tree: left to maintenance", "volume", idText(f.vol), "error", err)
+		f.b.ns.wake()
+	}
+	return nil
+}
+
+const (
+	// reapDirs and reapEntries bound one transaction that removes trees.
+	reapDirs    = 64
+	reapEntries = 500
+)
+
+// reapTrees removes what no name leads to, and no session holds, in one volume.
+func (b *Backend) reapTrees(ctx context.Context, f *fileSystem) error {
+	for {
+		more := false
+		err := b.change(ctx, f, nil, func(c *change) (err error) {
+			more, err = c.reap()
+			return err
+		})
+		if errors.Is(err, driver.ErrNotFound) {
+			return nil
+		}
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// reapEntry is a directory entry of what is removed.
+type reapEntry struct {
+	inode
+	parent int64
+	name   []byte
+}
+
+func (e *reapEntry) dest() []any { return append(e.inode.dest(), &e.parent, &e.name) }
+
+const selectReaped = ` FROM (SELECT ino FROM orphans WHERE vol = $1 AND session IS NULL ORDER BY ino LIMIT $2) o `
+
+// reap removes entries of directories that have no name; subdirectories become such
+// themselves, so that it does not matter how deep a tree is, nor where this ends.
+func (c *change) reap() (more bool, err error) {
+	var roots []inode
+	var list []reapEntry
+	err = c.run(
+		all(&roots, (*inode).dest, `SELECT `+inodeCols+selectReaped+`JOIN inodes i ON i.vol = $1 AND i.ino = o.ino`, c.vol, reapDirs),
+		all(&list, (*reapEntry).dest, `SELECT `+inodeCols+`, e.parent, e.name`+selectReaped+`
+			JOIN dirents e ON e.vol = $1 AND e.parent = o.ino JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+			ORDER BY e.parent, e.name LIMIT $3`, c.vol, reapDirs, reapEntries))
+	if err != nil || len(roots) == 0 {
+		return false, err
+	}
+	names := map[int64]int64{} // how many names of an inode went here
+	for i := range list {
+		e := &list[i]
+		c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, e.parent, e.name)
+		if e.isDir() {
+			c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`, c.vol, e.ino)
+			continue
+		}
+		e.nlink -= names[e.ino]
+		names[e.ino]++
+		c.unlink(&e.inode)
+	}
+	if len(list) == reapEntries {
+		return true, nil // some of the directories may not be empty yet
+	}
+	for i := range roots {
+		r := &roots[i]
+		c.later(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, c.vol, r.ino)
+		if r.isFile() { // its session has ended
+			if !c.marks.claim(r.ino) {
+				c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`, c.vol, r.ino)
+				continue
+			}
+			c.delta -= r.size
+		}
+		c.erase(r)
+	}
+	return len(list) > 0 || len(roots) == reapDirs, nil
+}
