@@ -1,6 +1,99 @@
 package bucket
 
-import "context"
+import (
+	"context"
+	"math/rand/v2"
+)
 
-// compact rewrites ranges of a file that consist of too many chunks.
-func (n *node) compact(ctx context.Context, list pieces) error { return nil }
+const (
+	// compactOdds: one commit in so many looks whether the file should be compacted, so
+	// that the look costs little and needs no memory of commits before.
+	compactOdds = 32
+	// compactAt is how many chunks next to one another are made one.
+	compactAt = 64
+)
+
+// compact makes one chunk of each run of many that a file has come to consist of near
+// pos, by small writes or appends: reading them would take a request for each, and many
+// small blobs would stay in the database. The caller holds commit.
+func (n *node) compact(ctx context.Context, pos int64) error {
+	if rand.N(compactOdds) != 0 {
+		return nil
+	}
+	return n.compactNear(ctx, pos)
+}
+
+func (n *node) compactNear(ctx context.Context, pos int64) error {
+	lo := pos / chunkSize * chunkSize
+	var list []extent
+	b, vol := n.f.b, []byte(n.key.vol)
+	err := b.ns.db.read(ctx, all(&list, (*extent).dest, `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
+		FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
+		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos + c.len <= $5 AND c.pos < $5 ORDER BY c.pos`,
+		b.org, vol, n.key.ino, lo, lo+chunkSize))
+	if err != nil {
+		return err
+	}
+	for len(list) > 0 {
+		k := 1
+		for k < len(list) && list[k-1].pos+list[k-1].len == list[k].pos {
+			k++
+		}
+		if k >= compactAt {
+			if err := n.merge(ctx, list[:k]); err != nil {
+				return err
+			}
+		}
+		list = list[k:]
+	}
+	return nil
+}
+
+// merge puts the bytes of a run into one blob and commits that in its place, unless
+// the run has changed meanwhile.
+func (n *node) merge(ctx context.Context, run []extent) error {
+	b := n.f.b
+	first, last := &run[0], &run[len(run)-1]
+	data := make([]byte, last.pos+last.len-first.pos)
+	for i := range run {
+		x := &run[i]
+		if err := b.readBlob(ctx, x, data[x.pos-first.pos:][:x.len], x.blobPos); err != nil {
+			return err
+		}
+	}
+	blob, err := b.put(ctx, data)
+	if err != nil {
+		return err
+	}
+	done := false
+	err = n.change(ctx, n.f, func(c *change, i *inode) error {
+		var now []chunkRow
+		err := c.run(all(&now, (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, c.vol, i.ino, first.pos, last.pos))
+		if done = err == nil && sameChunks(run, now); !done {
+			return err
+		}
+		if _, err := c.punchOut(i.ino, first.pos, last.pos+last.len); err != nil {
+			return err
+		}
+		c.chunk(i.ino, part{first.pos, blob})
+		return nil
+	})
+	if err == nil && done {
+		n.committed(n.knownSize())
+	}
+	return err
+}
+
+func sameChunks(run []extent, now []chunkRow) bool {
+	if len(run) != len(now) {
+		return false
+	}
+	for i, x := range run {
+		r := now[i]
+		if x.pos != r.pos || x.len != r.len || x.blobPos != r.blobPos || string(x.blob) != string(r.blob) {
+			return false
+		}
+	}
+	return true
+}

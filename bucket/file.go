@@ -334,7 +334,16 @@ func (n *node) send(ctx context.Context, list pieces, mtime int64) error {
 		return err
 	}
 	n.committed(size)
-	return n.compact(ctx, list)
+	n.tidy(ctx, list[len(list)-1].pos)
+	return nil
+}
+
+// tidy compacts where that is due. What was written is committed, so a failure is
+// nobody's loss.
+func (n *node) tidy(ctx context.Context, pos int64) {
+	if err := n.compact(ctx, pos); err != nil && ctx.Err() == nil {
+		n.f.b.ns.log.Warn("compacting a file failed", "volume", idText([]byte(n.key.vol)), "inode", n.key.ino, "error", err)
+	}
 }
 
 // committed notes the size that a change gave the file, and that its chunks are others.
@@ -472,6 +481,7 @@ func (n *node) append(ctx context.Context, f *fileSystem, p []byte) (int64, erro
 		return 0, err
 	}
 	n.committed(at + int64(len(p)))
+	n.tidy(ctx, at)
 	return at, nil
 }
 

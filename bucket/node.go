@@ -33,7 +33,6 @@ type node struct {
 	mtime   int64      // of the last write
 	epoch   int64      // raised when the committed chunks change
 	window  window     // committed chunks, of this epoch
-	flushes int        // commits since the file was last looked over for compaction
 }
 
 // going is an inode whose rows a transaction under way may delete.

@@ -1,0 +1,142 @@
+package bucket
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+
+	"github.com/volehq/vole/driver"
+)
+
+// openTest opens an organisation on a fresh SQLite database.
+func openTest(t *testing.T, change func(o *Options)) *Backend {
+	t.Helper()
+	o := Options{Dir: filepath.Join(t.TempDir(), "ns"), Maintain: -1}
+	if change != nil {
+		change(&o)
+	}
+	b, err := OpenOrg(t.Context(), o, "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// openFile makes a volume with one file.
+func openFile(t *testing.T, b *Backend) *handle {
+	t.Helper()
+	ctx := context.Background()
+	info, err := b.Create(ctx, "v", driver.Spec{Kind: driver.KindDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := b.OpenFS(ctx, info.ID, driver.FSOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := f.Open(ctx, "f", driver.OpenOptions{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.(*handle)
+}
+
+func (h *handle) chunks(t *testing.T) int {
+	t.Helper()
+	w, err := h.n.chunksAt(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(w.list)
+}
+
+// A file of many small writes becomes one chunk, and holds what it held.
+func TestCompact(t *testing.T) {
+	for name, inline := range map[string]int{"objects": -1, "rows": 0} {
+		t.Run(name, func(t *testing.T) {
+			h := openFile(t, openTest(t, func(o *Options) { o.Inline = inline }))
+			want := make([]byte, 120_000)
+			for i := range want {
+				want[i] = byte(rand.N(256))
+			}
+			for off := 0; off < len(want); off += 1000 {
+				if _, err := h.WriteAt(t.Context(), want[off:off+1000], int64(off)); err != nil {
+					t.Fatal(err)
+				}
+				if err := h.Sync(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Beyond a hole there is another one, which stays by itself.
+			if _, err := h.WriteAt(t.Context(), []byte("tail"), 200_000); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			h.n.commit.Lock()
+			err := h.n.compactNear(t.Context(), 0)
+			h.n.commit.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+			// compact itself may have come first, and then a few came after it.
+			if got := h.chunks(t); got > compactAt+1 {
+				t.Errorf("%d chunks are left", got)
+			}
+			got := make([]byte, len(want)+1)
+			if _, err := h.ReadAt(t.Context(), got[:len(want)], 0); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got[:len(want)], want) {
+				t.Error("the file holds something else")
+			}
+			start, end, err := h.NextData(t.Context(), int64(len(want)))
+			if start != 200_000 || end != 200_004 || err != nil {
+				t.Errorf("data at %d to %d, %v", start, end, err)
+			}
+			e, err := h.Stat(t.Context())
+			if err != nil || e.Allocated != int64(len(want))+4 || e.Size != 200_004 {
+				t.Errorf("%+v, %v", e, err)
+			}
+		})
+	}
+}
+
+// A run that changed while its bytes were put elsewhere is left alone.
+func TestCompactChanged(t *testing.T) {
+	h := openFile(t, openTest(t, nil))
+	for i := range 3 {
+		if _, err := h.WriteAt(t.Context(), []byte("old"), int64(3*i)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, err := h.n.chunksAt(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.WriteAt(t.Context(), []byte("new"), 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.n.merge(t.Context(), w.list); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 9)
+	if _, err := h.ReadAt(t.Context(), got, 0); err != nil && err != io.EOF || string(got) != "oldnewold" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
