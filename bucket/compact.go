@@ -16,14 +16,14 @@ const (
 // compact makes one chunk of each run of many that a file has come to consist of near
 // pos, by small writes or appends: reading them would take a request for each, and many
 // small blobs would stay in the database. The caller holds commit.
-func (n *node) compact(ctx context.Context, pos int64) error {
+func (n *node) compact(ctx context.Context, f *fileSystem, pos int64) error {
 	if rand.N(compactOdds) != 0 {
 		return nil
 	}
-	return n.compactNear(ctx, pos)
+	return n.compactNear(ctx, f, pos)
 }
 
-func (n *node) compactNear(ctx context.Context, pos int64) error {
+func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error {
 	lo := pos / chunkSize * chunkSize
 	var list []extent
 	b, vol := n.f.b, []byte(n.key.vol)
@@ -40,7 +40,7 @@ func (n *node) compactNear(ctx context.Context, pos int64) error {
 			k++
 		}
 		if k >= compactAt {
-			if err := n.merge(ctx, list[:k]); err != nil {
+			if err := n.merge(ctx, f, list[:k]); err != nil {
 				return err
 			}
 		}
@@ -51,7 +51,7 @@ func (n *node) compactNear(ctx context.Context, pos int64) error {
 
 // merge puts the bytes of a run into one blob and commits that in its place, unless
 // the run has changed meanwhile.
-func (n *node) merge(ctx context.Context, run []extent) error {
+func (n *node) merge(ctx context.Context, f *fileSystem, run []extent) error {
 	b := n.f.b
 	first, last := &run[0], &run[len(run)-1]
 	data := make([]byte, last.pos+last.len-first.pos)
@@ -66,7 +66,7 @@ func (n *node) merge(ctx context.Context, run []extent) error {
 		return err
 	}
 	done := false
-	err = n.change(ctx, n.f, func(c *change, i *inode) error {
+	err = n.change(ctx, f, func(c *change, i *inode) error {
 		var now []chunkRow
 		err := c.run(all(&now, (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, c.vol, i.ino, first.pos, last.pos))

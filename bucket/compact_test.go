@@ -83,7 +83,7 @@ func TestCompact(t *testing.T) {
 				t.Fatal(err)
 			}
 			h.n.commit.Lock()
-			err := h.n.compactNear(t.Context(), 0)
+			err := h.n.compactNear(t.Context(), h.f, 0)
 			h.n.commit.Unlock()
 			if err != nil {
 				t.Fatal(err)
@@ -132,7 +132,7 @@ func TestCompactChanged(t *testing.T) {
 	if err := h.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.n.merge(t.Context(), w.list); err != nil {
+	if err := h.n.merge(t.Context(), h.f, w.list); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, 9)

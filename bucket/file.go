@@ -159,17 +159,35 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 			return 0, err
 		}
 	}
-	n.mu.Lock()
-	n.fresh = n.fresh.write(off, p)
-	n.mtime = time.Now().UnixNano()
-	full := n.fresh.size() >= maxFresh
-	n.mu.Unlock()
+	full, err := n.write(ctx, h.f, p, off)
+	if err != nil {
+		return 0, err
+	}
 	if full {
 		if err := n.flush(ctx); err != nil {
 			return 0, err
 		}
 	}
 	return len(p), nil
+}
+
+// write keeps what is written until it is committed; full says that it should be now.
+func (n *node) write(ctx context.Context, f *fileSystem, p []byte, off int64) (full bool, err error) {
+	for {
+		n.mu.Lock()
+		if len(n.fresh) == 0 || string(n.writer.att) == string(f.att) {
+			n.fresh, n.writer = n.fresh.write(off, p), f
+			n.mtime = time.Now().UnixNano()
+			full = n.fresh.size() >= maxFresh
+			n.mu.Unlock()
+			return full, nil
+		}
+		n.mu.Unlock()
+		// Each writes under its own rights.
+		if err := n.flush(ctx); err != nil {
+			return false, err
+		}
+	}
 }
 
 // maxFileSize is the largest file: what ext4 takes with blocks of 4 KiB.
@@ -289,12 +307,12 @@ func (n *node) flush(ctx context.Context) error {
 	defer n.commit.Unlock()
 	n.mu.Lock()
 	n.sending, n.fresh = n.fresh, nil
-	list, mtime := n.sending, n.mtime
+	list, f, mtime := n.sending, n.writer, n.mtime
 	n.mu.Unlock()
 	if len(list) == 0 {
 		return nil
 	}
-	err := n.send(ctx, list, mtime)
+	err := n.send(ctx, f, list, mtime)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err != nil {
@@ -305,13 +323,13 @@ func (n *node) flush(ctx context.Context) error {
 }
 
 // send makes blobs of pieces and commits them. The caller holds commit.
-func (n *node) send(ctx context.Context, list pieces, mtime int64) error {
+func (n *node) send(ctx context.Context, f *fileSystem, list pieces, mtime int64) error {
 	parts, err := n.f.b.putAll(ctx, list)
 	if err != nil {
 		return err
 	}
 	var size int64
-	err = n.change(ctx, n.f, func(c *change, i *inode) error {
+	err = n.change(ctx, f, func(c *change, i *inode) error {
 		size = i.size
 		if end := list.end(); end > i.size {
 			c.delta += end - i.size
@@ -334,14 +352,14 @@ func (n *node) send(ctx context.Context, list pieces, mtime int64) error {
 		return err
 	}
 	n.committed(size)
-	n.tidy(ctx, list[len(list)-1].pos)
+	n.tidy(ctx, f, list[len(list)-1].pos)
 	return nil
 }
 
 // tidy compacts where that is due. What was written is committed, so a failure is
 // nobody's loss.
-func (n *node) tidy(ctx context.Context, pos int64) {
-	if err := n.compact(ctx, pos); err != nil && ctx.Err() == nil {
+func (n *node) tidy(ctx context.Context, f *fileSystem, pos int64) {
+	if err := n.compact(ctx, f, pos); err != nil && ctx.Err() == nil {
 		n.f.b.ns.log.Warn("compacting a file failed", "volume", idText([]byte(n.key.vol)), "inode", n.key.ino, "error", err)
 	}
 }
@@ -481,7 +499,7 @@ func (n *node) append(ctx context.Context, f *fileSystem, p []byte) (int64, erro
 		return 0, err
 	}
 	n.committed(at + int64(len(p)))
-	n.tidy(ctx, at)
+	n.tidy(ctx, f, at)
 	return at, nil
 }
 

@@ -407,7 +407,7 @@ func (f *fileSystem) sync(ctx context.Context) error {
 	if _, err := f.b.get(ctx, driver.ByID(idText(f.vol))); err != nil || f.opts.ReadOnly {
 		return err
 	}
-	if err := f.b.flushVolume(ctx, f.vol); err != nil || !f.opts.Batch {
+	if err := f.b.syncVolume(ctx, f.vol); err != nil || !f.opts.Batch {
 		return err
 	}
 	// The log is synced in order, so one durable commit makes those before it durable.

@@ -17,7 +17,7 @@ type nodeKey struct {
 // node is a file that this process has open. All handles of the process share it, so
 // that each sees at once what another wrote.
 type node struct {
-	f    *fileSystem // of the first open: under its rights the file is changed
+	f    *fileSystem // of the first open
 	key  nodeKey
 	refs int // handles; guarded by Backend.mu
 	// orphan says that the file has no name any more, and goes with the last handle.
@@ -26,13 +26,14 @@ type node struct {
 
 	commit sync.Mutex // held while what was written is committed
 
-	mu      sync.Mutex // guards what follows; taken after commit
-	size    int64      // as this process last saw it committed
-	fresh   pieces     // written, and not being committed yet
-	sending pieces     // being committed
-	mtime   int64      // of the last write
-	epoch   int64      // raised when the committed chunks change
-	window  window     // committed chunks, of this epoch
+	mu      sync.Mutex  // guards what follows; taken after commit
+	size    int64       // as this process last saw it committed
+	fresh   pieces      // written, and not being committed yet
+	writer  *fileSystem // by which, and so under whose rights
+	sending pieces      // being committed
+	mtime   int64       // of the last write
+	epoch   int64       // raised when the committed chunks change
+	window  window      // committed chunks, of this epoch
 }
 
 // going is an inode whose rows a transaction under way may delete.
@@ -138,9 +139,11 @@ func (b *Backend) orphaned(ctx context.Context, f *fileSystem, list []int64) err
 
 // reapFile removes a file that has no name, once it is not open any more.
 func (b *Backend) reapFile(ctx context.Context, f *fileSystem, ino int64) error {
+	// Whoever may change files now: this one's removal was committed.
+	system := &fileSystem{b: b, vol: f.vol, system: true}
 	for {
 		open := false
-		err := b.change(ctx, f, nil, func(c *change) error {
+		err := b.change(ctx, system, nil, func(c *change) error {
 			var n inode
 			var found bool
 			if err := c.run(c.inode(&found, &n, ino)); err != nil || !found || n.nlink > 0 {
@@ -234,8 +237,18 @@ func (b *Backend) dirty(vol []byte) bool {
 }
 
 // flushVolume commits what this process has written by handle, so that what is read
-// from the database next has it.
+// from the database next has it. What cannot be committed (another is the exclusive
+// writer now, say) stays, and is an error of its own handle's Sync and Close, not of
+// whoever looks at the volume.
 func (b *Backend) flushVolume(ctx context.Context, vol []byte) error {
+	if err := b.syncVolume(ctx, vol); err != nil {
+		b.ns.log.Warn("what was written by handle cannot be committed yet", "error", err)
+	}
+	return ctx.Err()
+}
+
+// syncVolume is flushVolume for who must know that all was committed.
+func (b *Backend) syncVolume(ctx context.Context, vol []byte) error {
 	var errs []error
 	for _, n := range b.dirtyNodes(vol) {
 		if err := n.flush(ctx); err != nil && !errors.Is(err, driver.ErrNotFound) && !errors.Is(err, driver.ErrNotExist) {

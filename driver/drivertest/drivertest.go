@@ -70,6 +70,8 @@ var groups = []struct {
 	{"Labels", labelTests},
 	{"Attach", attachTests},
 	{"HostPath", hostPathTests},
+	{"Lease", leaseTests},
+	{"Clone", cloneTests},
 	{"Caps", capsTests},
 	{"Read", readTests},
 	{"Write", writeTests},
