@@ -1,0 +1,210 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// Request is an HTTP request that whoever has it may make, without credentials, until
+// it expires. Everything in it is signed.
+type Request struct {
+	Method string
+	URL    string
+	Header http.Header
+}
+
+// Range is a range of a file and where its bytes are. What no range of a file covers is
+// a hole.
+type Range struct {
+	Pos, Len int64
+	Data     []byte // the bytes, when they are few; otherwise
+	Get      *Request
+	Offset   int64  // where in the object that Get fetches the range begins
+	Size     int64  // of that object
+	Sums     []byte // CRC-32C of every 64 KiB of that object, 4 bytes each, big-endian
+}
+
+// Locate says where the bytes of a file are from offset off on, so that a host can
+// fetch them from the blob store itself. Requests are good for ttl, at least as long as
+// the grace time keeps the objects. next is where to go on, -1 at the end of the file.
+// ErrUnsupported: the blob store is a directory.
+func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) (list []Range, next int64, err error) {
+	if ttl > b.ns.opts.Grace/2 {
+		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
+	}
+	f, err := b.OpenFS(ctx, id, driver.FSOptions{ReadOnly: true})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	file, err := f.Open(ctx, path, driver.OpenOptions{})
+	if err != nil {
+		return nil, 0, err
+	}
+	defer file.Close()
+	h := file.(*handle)
+	if err := b.flushVolume(ctx, idBytes(id)); err != nil {
+		return nil, 0, err
+	}
+	w, err := h.n.chunksAt(ctx, off)
+	if err != nil {
+		return nil, 0, err
+	}
+	for i := range w.list {
+		x := &w.list[i]
+		if x.pos+x.len <= off {
+			continue
+		}
+		r, err := b.locate(ctx, x, ttl)
+		if err != nil {
+			return nil, 0, err
+		}
+		list = append(list, r)
+	}
+	if w.hi < h.n.knownSize() {
+		return list, w.hi, nil
+	}
+	return list, -1, nil
+}
+
+func (b *Backend) locate(ctx context.Context, x *extent, ttl time.Duration) (Range, error) {
+	r := Range{Pos: x.pos, Len: x.len}
+	if x.data != nil {
+		r.Data = make([]byte, x.len)
+		return r, b.readBlob(ctx, x, r.Data, x.blobPos)
+	}
+	get, err := b.ns.blobs.PresignGet(ctx, blobKey(b.org, x.blob), ttl)
+	r.Get, r.Offset, r.Size, r.Sums = (*Request)(&get), x.blobPos, x.blobSize, x.sums
+	return r, err
+}
+
+// Part is a range of a new file whose bytes a host puts into the blob store itself: 1
+// byte to 8 MiB.
+type Part struct {
+	Pos  int64
+	Size int64
+	Sum  uint32 // CRC-32C of the bytes, which the store checks
+	Sums []byte // CRC-32C of every 64 KiB of them, 4 bytes each, big-endian
+}
+
+// Reserved is the place of a part: the request by which it is put, and the id by which
+// it is committed.
+type Reserved struct {
+	Blob string
+	Put  Request
+}
+
+// maxReserve bounds how many parts one call reserves.
+const maxReserve = 1000
+
+// Reserve registers the blobs of parts and returns the requests that put them, good for
+// ttl. What is not committed within the grace time is swept.
+func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) ([]Reserved, error) {
+	if err := b.writable(ctx); err != nil {
+		return nil, err
+	}
+	if len(parts) > maxReserve {
+		return nil, driver.Errorf(driver.ErrInvalid, "%d parts at once; at most %d", len(parts), maxReserve)
+	}
+	if ttl > b.ns.opts.Grace/2 {
+		return nil, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
+	}
+	list := make([]Reserved, len(parts))
+	for i, p := range parts {
+		if err := p.check(); err != nil {
+			return nil, err
+		}
+		id, err := b.ns.ids.take(ctx, b.org)
+		if err != nil {
+			return nil, err
+		}
+		put, err := b.ns.blobs.PresignPut(ctx, blobKey(b.org, id), p.Size, p.Sum, ttl)
+		if err != nil {
+			return nil, err
+		}
+		list[i] = Reserved{Blob: idText(id), Put: Request(put)}
+	}
+	return list, nil
+}
+
+func (p *Part) check() error {
+	if p.Pos < 0 || p.Size <= 0 || p.Size > chunkSize || p.Pos > maxFileSize-p.Size {
+		return driver.Errorf(driver.ErrInvalid, "a part of %d bytes at %d: parts have 1 to %d bytes, within a file of at most %d", p.Size, p.Pos, chunkSize, int64(maxFileSize))
+	}
+	if want := (p.Size + sumSize - 1) / sumSize * 4; int64(len(p.Sums)) != want {
+		return driver.Errorf(driver.ErrInvalid, "%d bytes of checksums for a part of %d; there must be %d", len(p.Sums), p.Size, want)
+	}
+	return nil
+}
+
+// CommitFile makes a file of parts that have been put, as FS.WriteFile does of a
+// stream. parts[i] is what was reserved as blobs[i]; ranges ascend, and what they leave
+// out of size bytes is a hole. ErrNotExist: a part was not put; ErrInvalid: a blob was
+// not reserved, was put with another size, or is in use.
+func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, parts []Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error {
+	list, err := b.arrived(ctx, size, parts, blobs)
+	if err != nil {
+		return err
+	}
+	d, err := b.OpenFS(ctx, id, under)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	f := d.(*fileSystem)
+	return f.change(ctx, []string{path}, func(c *change) error {
+		for _, p := range list {
+			if err := c.unused(p.blob.id); err != nil {
+				return err
+			}
+		}
+		return c.replace(path, size, list, opts)
+	})
+}
+
+// arrived checks parts and that the store has them.
+func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs []string) ([]part, error) {
+	if len(parts) != len(blobs) || size < 0 || size > maxFileSize {
+		return nil, driver.Errorf(driver.ErrInvalid, "%d parts, %d blobs, a file of %d bytes: each part has a blob, and a file at most %d bytes", len(parts), len(blobs), size, int64(maxFileSize))
+	}
+	list := make([]part, len(parts))
+	end := int64(0)
+	for i, p := range parts {
+		if err := p.check(); err != nil {
+			return nil, err
+		}
+		blob := idBytes(blobs[i])
+		if blob == nil || p.Pos < end || p.Pos+p.Size > size {
+			return nil, driver.Errorf(driver.ErrInvalid, "part %d (%d bytes at %d, blob %q): parts ascend and end within the file, and blobs are what Reserve returned", i, p.Size, p.Pos, blobs[i])
+		}
+		end = p.Pos + p.Size
+		info, err := b.ns.blobs.Stat(ctx, blobKey(b.org, blob))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, driver.Errorf(driver.ErrNotExist, "part %d was not put", i)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if info.Size != p.Size {
+			return nil, driver.Errorf(driver.ErrInvalid, "part %d was put with %d bytes, not %d", i, info.Size, p.Size)
+		}
+		list[i] = part{p.Pos, &newBlob{id: blob, size: p.Size, sums: p.Sums}}
+	}
+	return list, nil
+}
+
+// unused fails unless a blob was reserved by this organisation and nothing has
+// referred to it yet.
+func (c *change) unused(id []byte) error {
+	var found bool
+	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND size = 0 AND freed IS NOT NULL`, c.b.org, id))
+	if err == nil && !found {
+		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved, or is in use", idText(id))
+	}
+	return err
+}
