@@ -57,7 +57,8 @@ bin/staticcheck: internal/tools/go.mod
 servers: ## PostgreSQL and an S3 server for the tests of the bucket backend; installs what is missing
 	bash scripts/setup.sh servers
 
-bench: ## speed beside plain Go os and SQLite calls; BENCHFLAGS="-quick" for a short look
+# The bucket backend is measured where the servers can be installed, which is on Linux.
+bench: $(if $(filter Linux,$(shell uname -s)),servers) ## speed beside plain calls of the same durability; BENCHFLAGS="-quick" for a short look
 	$(GO) run ./internal/bench $(BENCHFLAGS)
 
 torture: torture-home torture-vm torture-ext4 ## kill -9 at random instants, many processes on the same names, images after crashes

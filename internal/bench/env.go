@@ -25,6 +25,11 @@ type env struct {
 	start  time.Time
 
 	homes map[string]*home
+
+	servers *cloud         // nil: not started
+	spaces  int            // namespaces that were made
+	entries int            // of the large volume
+	ends    []func() error // called by close, last first
 }
 
 // home is an open local home.
@@ -48,8 +53,14 @@ func newEnv(ctx context.Context, dir string, quick bool, rounds int) (*env, erro
 	return &env{ctx: ctx, dir: dir, quick: quick, rounds: rounds, start: time.Now(), homes: map[string]*home{}}, nil
 }
 
+// atEnd has close call fn.
+func (e *env) atEnd(fn func() error) { e.ends = append(e.ends, fn) }
+
 func (e *env) close() error {
 	var err error
+	for _, fn := range slices.Backward(e.ends) {
+		err = errors.Join(err, fn())
+	}
 	for _, h := range e.homes {
 		err = errors.Join(err, h.Close())
 	}

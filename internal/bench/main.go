@@ -1,6 +1,6 @@
 // Command bench measures Vole beside its floor: the plain Go os and SQLite calls that
 // any program would need for the same effect with the same durability, on the same
-// disk, in the same run. Ratios are what counts; absolute figures are the machine's.
+// disk, in the same run; for the bucket backend, the plain clients of PostgreSQL and S3. Ratios are what counts; absolute figures are the machine's.
 //
 // Each measurement takes turns (vole, floor, floor, vole, ...) over several rounds and
 // gives the medians, so that a slow moment of the disk strikes both.
@@ -44,6 +44,7 @@ func run(ctx context.Context, args []string) (missed bool, err error) {
 	check := fl.Bool("check", false, "exit 1 when a goal is missed")
 	rounds := fl.Int("rounds", 9, "rounds of each measurement")
 	profile := fl.String("cpuprofile", "", "write a CPU profile to this file")
+	entries := fl.Int("entries", 100_000, "entries of the large volume of bucket-scale; 1000000 takes a minute more")
 	list := fl.Bool("list", false, "list the benchmarks' names and end")
 	fl.Parse(args)
 	want, err := regexp.Compile(*only)
@@ -71,6 +72,7 @@ func run(ctx context.Context, args []string) (missed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	env.entries = *entries
 	defer func() {
 		env.log("removing %s", env.dir)
 		if cerr := env.close(); err == nil {
@@ -121,6 +123,13 @@ var benchmarks = []benchmark{
 	{"disk-small", benchDiskSmall},
 	{"disk-big", benchDiskBig},
 	{"disk-walk", benchDiskWalk},
+	bucketBench("bucket-write", benchBucketWrite),
+	bucketBench("bucket-read", benchBucketRead),
+	bucketBench("bucket-rename", benchBucketRename),
+	bucketBench("bucket-trees", benchBucketTrees),
+	bucketBench("bucket-stream", benchBucketStream),
+	bucketBench("bucket-scale", benchBucketScale),
+	{"bucket-dir", benchBucketDir},
 }
 
 // Row is one line of the result.
@@ -142,7 +151,7 @@ func printJSON(w io.Writer, rows []Row) error {
 }
 
 func printTable(w io.Writer, rows []Row) error {
-	fmt.Fprintf(w, "\n%s, %s/%s, %d cores; medians; floor: plain Go os and SQLite calls of the same durability\n\n",
+	fmt.Fprintf(w, "\n%s, %s/%s, %d cores; medians; floor: plain calls of the same durability\n\n",
 		runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "what\tvole\tfloor\tratio\tgoal\tok?\t")
