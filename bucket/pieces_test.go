@@ -1,0 +1,68 @@
+package bucket
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+// Random writes and cuts against an array.
+func TestPieces(t *testing.T) {
+	const size = 400
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		var l pieces
+		want, there := make([]byte, size), make([]bool, size)
+		for range 40 {
+			pos := r.IntN(size)
+			n := r.IntN(min(60, size-pos) + 1)
+			if r.IntN(5) == 0 {
+				l = l.cut(int64(pos), int64(pos+n))
+				clear(want[pos : pos+n])
+				clear(there[pos : pos+n])
+				continue
+			}
+			data := make([]byte, n)
+			for i := range data {
+				data[i] = byte(1 + r.IntN(255))
+				there[pos+i] = true
+			}
+			copy(want[pos:], data)
+			l = l.write(int64(pos), data)
+		}
+		got := make([]byte, size)
+		l.read(got, 0)
+		if !bytes.Equal(got, want) {
+			t.Fatalf("seed %d: differs at %d", seed, firstDiff(got, want))
+		}
+		part := make([]byte, 100)
+		l.read(part, 77)
+		if !bytes.Equal(part, want[77:177]) {
+			t.Fatalf("seed %d: a part differs", seed)
+		}
+		n, last := int64(0), int64(-1)
+		for i, p := range l {
+			if p.pos < last || len(p.data) == 0 {
+				t.Fatalf("seed %d: piece %d at %d, the one before ended at %d", seed, i, p.pos, last)
+			}
+			last = p.end()
+		}
+		for _, b := range there {
+			if b {
+				n++
+			}
+		}
+		if l.size() != n {
+			t.Fatalf("seed %d: %d bytes, want %d", seed, l.size(), n)
+		}
+	}
+}
+
+func firstDiff(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
