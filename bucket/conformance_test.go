@@ -13,7 +13,10 @@ import (
 	"github.com/volehq/vole/internal/servers"
 )
 
-func TestMain(m *testing.M) { os.Exit(servers.Main(m)) }
+func TestMain(m *testing.M) {
+	beClient()
+	os.Exit(servers.Main(m))
+}
 
 // engines are the databases and blob stores that everything is tested on.
 var engines = []struct {
