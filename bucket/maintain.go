@@ -194,8 +194,8 @@ func (ns *Namespace) purge(ctx context.Context, v orgVol) error {
 		}
 	}
 	err := ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`DELETE FROM ops WHERE vol = $1`, v.vol)
 		for _, sql := range []string{
-			`DELETE FROM ops WHERE vol = $2 AND $1 = $1`,
 			`DELETE FROM attachments WHERE org = $1 AND vol = $2`,
 			`DELETE FROM volumes WHERE org = $1 AND id = $2 AND state = 'removing'`,
 		} {
@@ -253,7 +253,7 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 	var list []swept
 	err := ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END
-		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NULL THEN $1 ELSE $2 END) ORDER BY freed LIMIT $3`,
+		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NULL THEN CAST($1 AS BIGINT) ELSE CAST($2 AS BIGINT) END) ORDER BY freed LIMIT $3`,
 		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch))
 	if err != nil || len(list) == 0 {
 		return 0, err
