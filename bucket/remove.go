@@ -42,10 +42,15 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 			c.unname(&p)
 			return nil
 		}
+		if c.session == nil {
+			return errNeedSession
+		}
 		tree = true
 		c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, p.parent.ino, []byte(p.name))
 		c.touch(p.parent.ino, -1)
-		c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`, c.vol, p.node.ino)
+		// While this process lives the tree is its own to remove: it alone knows what in it
+		// is open here.
+		c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, p.node.ino, c.session)
 		return nil
 	})
 	if err != nil || !tree {
@@ -53,9 +58,27 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 	}
 	if err := f.b.reapTrees(ctx, f); err != nil {
 		f.b.ns.log.Warn("removing a tree: left to maintenance", "volume", idText(f.vol), "error", err)
-		f.b.ns.wake()
+		f.b.giveUpTrees(f)
 	}
 	return nil
+}
+
+// giveUpTrees leaves the trees that this process was removing in a volume to whoever
+// does maintenance. Where that fails, they are left when the session ends.
+func (b *Backend) giveUpTrees(f *fileSystem) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	session := b.session.present()
+	err := b.ns.db.write(ctx, f.vol, false, func(t tx) error {
+		t.later(`UPDATE orphans SET session = NULL WHERE vol = $1 AND session = $2
+			AND ino IN (SELECT ino FROM inodes WHERE vol = $1 AND mode BETWEEN 16384 AND 20479)`, f.vol, null(session))
+		return nil
+	})
+	if err != nil {
+		b.ns.log.Warn("removing a tree: not left to maintenance yet", "volume", idText(f.vol), "error", err)
+		return
+	}
+	b.ns.wake()
 }
 
 const (
@@ -64,11 +87,12 @@ const (
 	reapEntries = 500
 )
 
-// reapTrees removes what no name leads to, and no session holds, in one volume.
+// reapTrees removes what no name leads to, and no other session holds, in one volume.
 func (b *Backend) reapTrees(ctx context.Context, f *fileSystem) error {
 	for {
 		more := false
 		err := b.change(ctx, f, nil, func(c *change) (err error) {
+			c.session = b.session.present()
 			more, err = c.reap()
 			return err
 		})
@@ -90,7 +114,10 @@ type reapEntry struct {
 
 func (e *reapEntry) dest() []any { return append(e.inode.dest(), &e.parent, &e.name) }
 
-const selectReaped = ` FROM (SELECT ino FROM orphans WHERE vol = $1 AND session IS NULL ORDER BY ino LIMIT $2) o `
+// selectReaped has the roots of what is to be removed: what no session holds, and the
+// directories of this process's own.
+const selectReaped = ` FROM (SELECT r.ino FROM orphans r JOIN inodes d ON d.vol = r.vol AND d.ino = r.ino
+	WHERE r.vol = $1 AND (r.session IS NULL OR r.session = $3 AND d.mode BETWEEN 16384 AND 20479) ORDER BY r.ino LIMIT $2) o `
 
 // reap removes entries of directories that have no name; subdirectories become such
 // themselves, so that it does not matter how deep a tree is, nor where this ends.
@@ -98,10 +125,10 @@ func (c *change) reap() (more bool, err error) {
 	var roots []inode
 	var list []reapEntry
 	err = c.run(
-		all(&roots, (*inode).dest, `SELECT `+inodeCols+selectReaped+`JOIN inodes i ON i.vol = $1 AND i.ino = o.ino`, c.vol, reapDirs),
+		all(&roots, (*inode).dest, `SELECT `+inodeCols+selectReaped+`JOIN inodes i ON i.vol = $1 AND i.ino = o.ino`, c.vol, reapDirs, null(c.session)),
 		all(&list, (*reapEntry).dest, `SELECT `+inodeCols+`, e.parent, e.name`+selectReaped+`
 			JOIN dirents e ON e.vol = $1 AND e.parent = o.ino JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-			ORDER BY e.parent, e.name LIMIT $3`, c.vol, reapDirs, reapEntries))
+			ORDER BY e.parent, e.name LIMIT $4`, c.vol, reapDirs, null(c.session), reapEntries))
 	if err != nil || len(roots) == 0 {
 		return false, err
 	}
@@ -110,7 +137,7 @@ func (c *change) reap() (more bool, err error) {
 		e := &list[i]
 		c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, e.parent, e.name)
 		if e.isDir() {
-			c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`, c.vol, e.ino)
+			c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, e.ino, null(c.session))
 			continue
 		}
 		e.nlink -= names[e.ino]

@@ -52,6 +52,13 @@ func (s *session) id(ctx context.Context) ([]byte, error) {
 	return row, nil
 }
 
+// present returns the id of the session's row, nil when there is none.
+func (s *session) present() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.row
+}
+
 // halt ends the renewal of the present row. The caller holds mu.
 func (s *session) halt() {
 	if s.row == nil {
