@@ -73,7 +73,7 @@ func (n *node) merge(ctx context.Context, f *fileSystem, run []extent) error {
 		if done = err == nil && sameChunks(run, now); !done {
 			return err
 		}
-		if _, err := c.punchOut(i.ino, first.pos, last.pos+last.len); err != nil {
+		if _, err := c.punchOut(i.ino, span{first.pos, last.pos + last.len}); err != nil {
 			return err
 		}
 		c.chunk(i.ino, part{first.pos, blob})

@@ -336,13 +336,18 @@ func (n *node) send(ctx context.Context, f *fileSystem, list pieces, mtime int64
 			size = end
 		}
 		alloc := i.alloc
+		holes := make([]span, len(parts))
+		for j, p := range parts {
+			holes[j] = span{p.pos, p.pos + p.blob.size}
+		}
+		freed, err := c.punchOut(i.ino, holes...)
+		if err != nil {
+			return err
+		}
+		alloc -= freed
 		for _, p := range parts {
-			freed, err := c.punchOut(i.ino, p.pos, p.pos+p.blob.size)
-			if err != nil {
-				return err
-			}
 			c.chunk(i.ino, p)
-			alloc += p.blob.size - freed
+			alloc += p.blob.size
 		}
 		c.later(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $6 WHERE vol = $1 AND ino = $2`,
 			c.vol, i.ino, size, alloc, mtime, c.now)
@@ -429,25 +434,56 @@ type chunkRow struct {
 
 func (r *chunkRow) dest() []any { return []any{&r.pos, &r.len, &r.blob, &r.blobPos} }
 
-// punchOut makes a range of a file a hole, and returns how many bytes were there.
-func (c *change) punchOut(ino, pos, end int64) (freed int64, err error) {
-	var list []chunkRow
-	err = c.run(all(&list, (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
-		WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $5 ORDER BY pos`, c.vol, ino, pos-chunkSize, end, pos))
-	for _, r := range list {
-		c.later(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos)
-		freed += min(end, r.pos+r.len) - max(pos, r.pos)
-		if r.pos < pos {
-			c.again(ino, chunkRow{r.pos, pos - r.pos, r.blob, r.blobPos})
-		}
-		if r.pos+r.len > end {
-			c.again(ino, chunkRow{end, r.pos + r.len - end, r.blob, r.blobPos + end - r.pos})
-		}
-		if r.pos >= pos && r.pos+r.len <= end {
-			c.later(`UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2`, c.b.org, r.blob)
+// span is a range of a file.
+type span struct{ pos, end int64 }
+
+// punchOut makes ranges of a file holes, and returns how many bytes were there. The
+// ranges ascend. They are taken at once, because what is queued for the commit is not
+// yet seen by a look at the rows, and two of them may be in one chunk.
+func (c *change) punchOut(ino int64, holes ...span) (freed int64, err error) {
+	lists := make([][]chunkRow, len(holes))
+	asks := make([]query, len(holes))
+	for i, h := range holes {
+		asks[i] = all(&lists[i], (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $5 ORDER BY pos`, c.vol, ino, h.pos-chunkSize, h.end, h.pos)
+	}
+	if err := c.run(asks...); err != nil {
+		return 0, err
+	}
+	last := int64(-1)
+	for i, list := range lists {
+		for _, r := range list {
+			if r.pos > last { // else it was in the range before, too
+				freed += c.cutOut(ino, r, holes[i:])
+				last = r.pos
+			}
 		}
 	}
-	return freed, err
+	return freed, nil
+}
+
+// cutOut takes ranges out of a chunk, and returns how many bytes that was.
+func (c *change) cutOut(ino int64, r chunkRow, holes []span) (freed int64) {
+	c.later(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos)
+	keep := func(pos, end int64) {
+		if pos < end {
+			c.again(ino, chunkRow{pos, end - pos, r.blob, r.blobPos + pos - r.pos})
+		}
+	}
+	at, end := r.pos, r.pos+r.len
+	for _, h := range holes {
+		if h.pos >= end {
+			break
+		}
+		keep(at, h.pos)
+		freed += min(h.end, end) - max(h.pos, r.pos)
+		at = h.end
+	}
+	keep(at, end)
+	if freed == r.len {
+		c.later(`UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2`, c.b.org, r.blob)
+	}
+	return freed
 }
 
 func (c *change) again(ino int64, r chunkRow) {
@@ -599,7 +635,7 @@ func (n *node) punch(ctx context.Context, f *fileSystem, off, length int64) erro
 		if off >= end {
 			return nil
 		}
-		freed, err := c.punchOut(i.ino, off, end)
+		freed, err := c.punchOut(i.ino, span{off, end})
 		if err != nil {
 			return err
 		}
