@@ -138,7 +138,7 @@ func passes(err error) bool {
 		}
 		return pe.Code[:2] == "08"
 	}
-	return lost(err)
+	return lost(err) || errors.Is(err, errOvertaken)
 }
 
 // lost reports whether err is of the connection and not of the server.
@@ -235,12 +235,20 @@ func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t t
 	op := make([]byte, 16)
 	_, _ = crand.Read(op) // never fails
 	unknown := false      // whether a commit was sent whose answer is lost
-	err := p.again(ctx, func() error {
+	waited := false       // whether a unique value has been waited for since
+	err := p.again(ctx, func() (err error) {
 		conn, err := p.pool.Acquire(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Release()
+		defer func() {
+			// The value may be of the transaction that was lost, which was still under way
+			// when this one began. It has ended now, so that another try sees it.
+			if unknown && !waited && p.isUnique(err) {
+				waited, err = true, errOvertaken
+			}
+		}()
 		t := &pgTx{p: p, ctx: ctx, conn: conn.Conn(), lazy: lazy}
 		if unknown && vol != nil {
 			made := false
@@ -260,7 +268,9 @@ func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t t
 		}
 		err = t.commit()
 		if err != nil {
-			unknown = unknown || !certain(err)
+			if !certain(err) {
+				unknown, waited = true, false
+			}
 			t.rollback()
 		}
 		return err
@@ -281,6 +291,9 @@ func certain(err error) bool {
 // errAborted: a statement of the transaction had failed, so that COMMIT would undo it
 // without an error.
 var errAborted = errors.New("the transaction was aborted")
+
+// errOvertaken: what a transaction was to make was there already when it came to that.
+var errOvertaken = errors.New("a change whose answer was lost may have been made meanwhile")
 
 func (p *postgres) isUnique(err error) bool  { return hasCode(err, "23505") }
 func (p *postgres) isForeign(err error) bool { return hasCode(err, "23503") }
