@@ -15,13 +15,15 @@ TESTFLAGS ?=
 KILLS ?= 1000
 CONTEND ?= 1m
 FUZZTIME ?= 30s
+# Of make torture: how long workers on several hosts fight over a namespace, on each engine.
+HAMMER ?= 5m
 # Of make torture: operations on images, crashes of images, damaged images.
 EXT4OPS ?= 1000000
 EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo test race lint vet staticcheck servers bench torture torture-home torture-vm torture-ext4 fuzz cross clean
+.PHONY: help build demo test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -61,11 +63,15 @@ servers: ## PostgreSQL and an S3 server for the tests of the bucket backend; ins
 bench: $(if $(filter Linux,$(shell uname -s)),servers) ## speed beside plain calls of the same durability; BENCHFLAGS="-quick" for a short look
 	$(GO) run ./internal/bench $(BENCHFLAGS)
 
-torture: torture-home torture-vm torture-ext4 ## kill -9 at random instants, many processes on the same names, images after crashes
+torture: torture-home torture-bucket torture-vm torture-ext4 ## kill -9 at random instants, many processes and hosts on the same names, images after crashes
 
 torture-home:
 	$(GO) build -o bin/torture ./internal/torture
 	bin/torture -kills $(KILLS) -contend $(CONTEND)
+
+# On SQLite with a directory and on PostgreSQL with an S3 server, against a model.
+torture-bucket:
+	$(GO) test ./bucket -run '^TestHammer$$' -count=1 -v -timeout 2h -hammer.time $(HAMMER)
 
 # Linux in a virtual machine that is killed while it writes. Installs QEMU; amd64 only.
 torture-vm:

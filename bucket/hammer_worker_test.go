@@ -1,0 +1,258 @@
+package bucket_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/volehq/vole"
+)
+
+// worker makes random calls.
+type worker struct {
+	h     *hammer
+	i     int
+	rnd   *rand.Rand
+	own   side // a volume
+	part  side // a directory of the shared volume
+	trace []string
+	serial
+}
+
+// side is a place that one worker has to itself.
+type side struct {
+	name    string // of the volume
+	prefix  string // the directory; "": all of it
+	m       *hamModel
+	v       *hamVolume
+	host    int // where the next call is made
+	handles []hamHandle
+}
+
+type hamHandle struct {
+	h *vole.File
+	n *hamNode
+}
+
+func (s *side) fs() *vole.FS { return s.v.fs[s.host] }
+
+func newWorker(h *hammer, i int) *worker {
+	w := &worker{h: h, i: i, rnd: h.rand(i)}
+	w.own = side{name: fmt.Sprint("own-", i), m: newHamModel(hamPrivate, ""), v: &hamVolume{}}
+	_, err := h.hosts[0].Create(context.Background(), w.own.name, vole.Spec{Quota: hamPrivate})
+	h.must("create", err)
+	h.open(w.own.name, w.own.v)
+	w.part = side{name: "shared", prefix: fmt.Sprint("w", i), v: &h.shared}
+	w.part.m = newHamModel(0, w.part.prefix)
+	h.must("mkdir", h.shared.fs[0].Mkdir(context.Background(), w.part.prefix, 0o755))
+	return w
+}
+
+func (w *worker) loop() {
+	for !w.h.over() {
+		s := &w.own
+		if w.rnd.IntN(2) == 0 {
+			s = &w.part
+		}
+		// What is written by handle is for this host alone until it is closed.
+		if len(s.handles) == 0 {
+			s.host = w.rnd.IntN(hamHosts)
+		}
+		switch k := w.rnd.IntN(1000); {
+		case k < 840:
+			w.step(s)
+		case k < 960:
+			w.fight()
+		case k < 985:
+			w.compare(s)
+		default:
+			w.volumeStep()
+		}
+	}
+	for _, s := range []*side{&w.own, &w.part} {
+		w.closeAll(s)
+	}
+}
+
+// finish compares what every host sees.
+func (w *worker) finish() {
+	for _, s := range []*side{&w.own, &w.part} {
+		for s.host = range hamHosts {
+			w.compare(s)
+		}
+	}
+	info, err := w.own.v.vols[1].Measure(context.Background())
+	if want := w.own.m.used(); err != nil || int64(info.Used) != want {
+		w.fatal("%s measures %d, %v, want %d", w.own.name, info.Used, err, want)
+	}
+}
+
+func (w *worker) fatal(format string, args ...any) {
+	w.h.t.Helper()
+	last := w.trace[max(0, len(w.trace)-30):]
+	w.h.fatal("worker %d: %s\nits last calls:\n  %s", w.i, fmt.Sprintf(format, args...), strings.Join(last, "\n  "))
+}
+
+// note remembers what the worker is about to do.
+func (w *worker) note(format string, args ...any) {
+	if len(w.trace) > 1000 {
+		w.trace = append(w.trace[:0], w.trace[900:]...)
+	}
+	w.trace = append(w.trace, time.Now().Format("05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// do makes a call that must end as planned. The second result says that it succeeded.
+func (w *worker) do(s *side, op, what string, p plan, call func() error) bool {
+	w.h.t.Helper()
+	if p.err == errUnsure {
+		return false
+	}
+	what = fmt.Sprintf("%s/%s host %d: %s %s", s.name, s.prefix, s.host, op, what)
+	w.note("%s", what)
+	begin := time.Now()
+	err := call()
+	w.h.count(op, err)
+	want, free := p.err, int64(0)
+	if s.m.quota > 0 {
+		free = s.m.quota - s.m.used()
+	}
+	if want == nil && s.m.quota > 0 && p.grows > max(0, free) {
+		want = vole.ErrQuota
+	}
+	switch {
+	case errors.Is(err, vole.ErrQuota) && (p.bytes > free && p.err != nil || s.m.quota == 0 && p.err == nil && p.grows > 0):
+		return false
+	case errors.Is(err, vole.ErrCorrupt) && w.tooSlow(begin):
+		return false
+	case want == nil && err == nil:
+		if p.apply != nil {
+			p.apply()
+		}
+		return true
+	case want != nil && errors.Is(err, want):
+		return false
+	}
+	w.fatal("%s: %v, want %v", what, err, want)
+	return false
+}
+
+// tooSlow reports whether a call took so long that the bytes it had put may have been
+// swept away. No host should be that slow, but a machine of a test may be.
+func (w *worker) tooSlow(begin time.Time) bool { return time.Since(begin) > w.h.opts.Grace/2 }
+
+// path is a name that is likely to be there.
+func (w *worker) path(s *side) string {
+	parts := []string{s.prefix}
+	for range 1 + w.rnd.IntN(3) {
+		parts = append(parts, string(rune('a'+w.rnd.IntN(4))))
+	}
+	return path.Join(parts...)
+}
+
+// data returns bytes whose number is near the limits where the backend changes its ways.
+func (w *worker) data() []byte {
+	const inline, sum, chunk = 16 << 10, 64 << 10, 8 << 20
+	near := func(n int) int { return n - 2 + w.rnd.IntN(5) }
+	size := 0
+	switch k := w.rnd.IntN(100); {
+	case k < 4:
+	case k < 55:
+		size = w.rnd.IntN(5000)
+	case k < 70:
+		size = near(inline)
+	case k < 80:
+		size = near(sum)
+	case k < 93:
+		size = w.rnd.IntN(300 << 10)
+	case k < 99:
+		size = w.rnd.IntN(3 << 20)
+	default:
+		size = near(chunk)
+	}
+	return bytesOf(w.rnd.Uint64(), size)
+}
+
+// bytesOf returns bytes that depend on a seed, cheaply.
+func bytesOf(seed uint64, size int) []byte {
+	b := make([]byte, size)
+	for i := 0; i < size; i += 8 {
+		seed = seed*6364136223846793005 + 1442695040888963407
+		for j := range min(8, size-i) {
+			b[i+j] = byte(seed >> (8 * j))
+		}
+	}
+	return b
+}
+
+// compare compares all that a side holds with the model, and its usage.
+func (w *worker) compare(s *side) {
+	w.h.t.Helper()
+	w.note("%s/%s host %d: compare", s.name, s.prefix, s.host)
+	w.h.count("compare", nil)
+	got, err := treeOf(s.fs(), path.Join(".", s.prefix))
+	if d := s.m.tree(s.prefix).diff(got); err != nil || d != "" {
+		w.fatal("%s/%s is not what the model says, %v:%s", s.name, s.prefix, err, d)
+	}
+	if s.m.quota == 0 {
+		return
+	}
+	st, err := s.fs().Statfs(context.Background())
+	if want := s.m.used(); err != nil || st.Used != want || st.Total != s.m.quota {
+		w.fatal("%s holds %d of %d, %v, want %d of %d", s.name, st.Used, st.Total, err, want, s.m.quota)
+	}
+}
+
+// treeOf describes a directory as hamModel.tree does.
+func treeOf(f *vole.FS, dir string) (hamTree, error) {
+	all := hamTree{}
+	return all, treeInto(f, dir, ".", all)
+}
+
+func treeInto(f *vole.FS, dir, as string, all hamTree) error {
+	ctx := context.Background()
+	list, err := f.ReadDir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range list {
+		p, name := path.Join(dir, e.Name), path.Join(as, e.Name)
+		n := &hamNode{mode: e.Mode, nlink: int(e.Nlink), xattrs: map[string]string{}}
+		switch e.Mode.Type() {
+		case 0:
+			n.data, err = f.ReadFile(ctx, p)
+		case fs.ModeSymlink:
+			n.target, err = f.Readlink(ctx, p)
+		case fs.ModeDir:
+			err = treeInto(f, p, name, all)
+		}
+		if err == nil && !n.isLink() {
+			err = xattrsInto(n.xattrs, f, p)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+		all[name] = n.describe()
+		if e.IsDir() { // the model counts links itself
+			_, attrs, _ := strings.Cut(all[name], " links")
+			all[name] = fmt.Sprintf("%v, %d links%s", n.mode, e.Nlink, attrs)
+		}
+	}
+	return nil
+}
+
+func xattrsInto(attrs map[string]string, f *vole.FS, p string) error {
+	names, err := f.Listxattr(context.Background(), p)
+	for _, k := range names {
+		var v []byte
+		if v, err = f.Getxattr(context.Background(), p, k); err != nil {
+			break
+		}
+		attrs[k] = string(v)
+	}
+	return err
+}
