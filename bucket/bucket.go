@@ -83,6 +83,10 @@ type Options struct {
 	// Maintain is how often this process does the work that nobody waits for (see
 	// Maintain). Default: a minute; negative: never.
 	Maintain time.Duration
+	// Export is how often this process exports manifests of what has changed (see
+	// Namespace.Export), unless another one did. Nothing is then swept that the last
+	// complete export refers to. Default: never.
+	Export time.Duration
 	// Conns is the most connections to PostgreSQL. Default: 16.
 	Conns int
 
@@ -101,7 +105,7 @@ type Namespace struct {
 	me      []byte // names this process in jobs
 
 	awake chan struct{}      // wakes maintenance
-	jobMu sync.Mutex         // held while this process does a job
+	jobs  sync.Map           // name of a job -> *sync.Mutex, held while this process does it
 	stop  context.CancelFunc // ends maintenance
 	done  chan struct{}      // closed when it has ended
 }
@@ -219,19 +223,25 @@ func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
 		return errReadOnly
 	}
 	id := newID()
-	return ns.db.write(ctx, nil, false, func(t tx) error {
+	err := ns.db.write(ctx, nil, false, func(t tx) error {
 		var found bool
 		var have []byte
 		if err := t.run(one(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
 			if found && string(have) != string(id) {
-				return driver.Errorf(driver.ErrExists, "organisation %q is there already", name)
+				return errOrgExists
 			}
 			return err
 		}
 		t.later(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
 		return nil
 	})
+	if ns.db.isUnique(err) {
+		return errOrgExists
+	}
+	return err
 }
+
+var errOrgExists = driver.Errorf(driver.ErrExists, "an organisation of that name is there already")
 
 // Org opens an organisation. ErrNotFound: there is none of that name.
 func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {

@@ -78,6 +78,9 @@ type database interface {
 	// most, though the answer to a commit be lost; otherwise fn must bear to run after
 	// it has had its effect.
 	write(ctx context.Context, vol []byte, lazy bool, fn func(t tx) error) error
+	// snapshot runs fn on one committed state of the database, which others go on to
+	// change meanwhile. fn runs once; its queries hand out rows as they arrive.
+	snapshot(ctx context.Context, fn func(run runner) error) error
 	// chain returns the inode from, if it is there, and those that names lead to one
 	// after another, up to the first that is missing or no directory.
 	chain(run runner, vol []byte, from int64, names []string) ([]inode, error)

@@ -188,6 +188,37 @@ func (p *postgres) read(ctx context.Context, list ...query) error {
 	return translatePG(err)
 }
 
+// snapshot is not tried again once fn has begun.
+func (p *postgres) snapshot(ctx context.Context, fn func(run runner) error) error {
+	var tx pgx.Tx
+	err := p.again(ctx, func() (err error) {
+		if tx, err = p.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
+			return err
+		}
+		// It holds no locks, and may wait for who takes the rows: the blob store.
+		if _, err = tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = '10min'`); err != nil {
+			p.endSnapshot(ctx, tx)
+		}
+		return err
+	})
+	if err == nil {
+		defer p.endSnapshot(ctx, tx)
+		err = fn(func(list ...query) error {
+			return p.batch(list, func(b *pgx.Batch) pgx.BatchResults { return tx.SendBatch(ctx, b) }, nil)
+		})
+	}
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return translatePG(err)
+}
+
+func (p *postgres) endSnapshot(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_ = tx.Rollback(ctx) // where that fails the connection is closed, which does the same
+}
+
 // batch sends queries at once and reads what they return, in order.
 func (p *postgres) batch(list []query, send func(*pgx.Batch) pgx.BatchResults, began *bool) error {
 	b := &pgx.Batch{}

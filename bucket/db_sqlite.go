@@ -54,11 +54,39 @@ func (l *lite) read(ctx context.Context, list ...query) error {
 		if err == nil {
 			err = each(r, q.row)
 		}
+		if err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
 			return closed(catalog.Translate(err))
 		}
 	}
 	return nil
+}
+
+// snapshot keeps a connection for itself: its first query decides what is seen.
+func (l *lite) snapshot(ctx context.Context, fn func(run runner) error) error {
+	c, err := l.db.Read().Conn(ctx)
+	if err != nil {
+		return closed(err)
+	}
+	defer c.Close()
+	if _, err := c.ExecContext(ctx, `BEGIN`); err != nil {
+		return closed(catalog.Translate(err))
+	}
+	defer c.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`)
+	return fn(func(list ...query) error {
+		for _, q := range list {
+			r, err := c.QueryContext(ctx, l.d.sql(q.sql), q.args...)
+			if err == nil {
+				err = each(r, q.row)
+			}
+			if err != nil {
+				return closed(catalog.Translate(err))
+			}
+		}
+		return nil
+	})
 }
 
 // closed makes an error of database/sql after Close the one of this module.

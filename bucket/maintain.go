@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -19,7 +20,15 @@ func (ns *Namespace) wake() {
 // maintainAll does the work that nobody waits for until ctx ends.
 func (ns *Namespace) maintainAll(ctx context.Context) {
 	defer close(ns.done)
-	if ns.opts.ReadOnly || ns.opts.Maintain < 0 {
+	if ns.opts.ReadOnly {
+		return
+	}
+	if ns.opts.Export > 0 { // apart, because it may take long
+		var exporter sync.WaitGroup
+		exporter.Go(func() { ns.exportAll(ctx) })
+		defer exporter.Wait()
+	}
+	if ns.opts.Maintain < 0 {
 		return
 	}
 	tick := time.NewTicker(ns.opts.Maintain)
@@ -70,8 +79,9 @@ func (ns *Namespace) job(ctx context.Context, name string, fn func(ctx context.C
 	if ns.opts.ReadOnly {
 		return errReadOnly
 	}
-	ns.jobMu.Lock()
-	defer ns.jobMu.Unlock()
+	mu, _ := ns.jobs.LoadOrStore(name, &sync.Mutex{})
+	mu.(*sync.Mutex).Lock()
+	defer mu.(*sync.Mutex).Unlock()
 	if err := ns.takeJob(ctx, name); err != nil {
 		return err
 	}
@@ -253,8 +263,9 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 	var list []swept
 	err := ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END
-		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NULL THEN CAST($1 AS BIGINT) ELSE CAST($2 AS BIGINT) END) ORDER BY freed LIMIT $3`,
-		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch))
+		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NULL THEN CAST($1 AS BIGINT) ELSE CAST($2 AS BIGINT) END)
+		AND (NOT $4 OR data IS NOT NULL OR freed < coalesce((SELECT expires FROM jobs WHERE name = '`+exportedAll+`'), 0)) ORDER BY freed LIMIT $3`,
+		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, ns.opts.Export > 0))
 	if err != nil || len(list) == 0 {
 		return 0, err
 	}

@@ -21,6 +21,8 @@ type metrics struct {
 	sweeps, sweptBlobs       prometheus.Counter
 	sweptBytes               prometheus.Counter
 	reapedVolumes, endedHeld prometheus.Counter
+	exports, exportErrors    prometheus.Counter
+	exported                 prometheus.Gauge
 }
 
 // seconds are the limits of the buckets of latencies: 0.1 ms to 26 s.
@@ -55,7 +57,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "vole_bucket", Name: "store_errors_total", Help: "Operations of the blob store that failed."}, []string{"op"}),
 	}
-	list = append(list, m.storeErrors)
+	m.exports = counter("exports_total", "Manifests of volumes that were written.")
+	m.exportErrors = counter("export_errors_total", "Exports, of those from time to time, that failed.")
+	m.exported = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "vole_bucket", Name: "exported_seconds", Help: "When the last complete export of this process began, in Unix time."})
+	list = append(list, m.storeErrors, m.exported)
 	if reg == nil {
 		return m, nil
 	}

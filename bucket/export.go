@@ -1,0 +1,365 @@
+package bucket
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// ExportOptions says what is exported.
+type ExportOptions struct {
+	// Org is the name of the one organisation whose volumes are exported. Default: all.
+	Org string
+	// All also exports volumes that have not changed since they were, so that a
+	// manifest that is gone or damaged is there again.
+	All bool
+	// Done, if set, is called for each manifest that was written. Its error ends the
+	// export.
+	Done func(Manifest) error
+}
+
+// Manifest is one that was written.
+type Manifest struct {
+	Org        string `json:"org"` // name of the organisation
+	Volume     string `json:"volume_id"`
+	Name       string `json:"volume"`
+	Generation int64  `json:"generation"`
+	Size       int64  `json:"size"` // of the object, in bytes
+}
+
+// ExportResult says what an export did.
+type ExportResult struct {
+	Exported  int   `json:"exported"`  // volumes whose manifest was written
+	Unchanged int   `json:"unchanged"` // volumes that had one of their present generation
+	Removed   int   `json:"removed"`   // manifests that are no longer needed
+	Size      int64 `json:"size"`      // of the manifests written, in bytes
+}
+
+// manifestsKept is how many manifests of a volume are kept: should the newest be
+// damaged there is the one before, though blobs that it refers to may have been swept.
+const manifestsKept = 2
+
+// Export writes a manifest of each volume that has changed since its last one, from
+// which Rebuild makes the database again. A manifest has what was committed when it was
+// begun: files that are being written are in it as of their last sync. The manifest of
+// a volume that fails does not keep those of others from being written. ErrNotFound:
+// there is no such organisation; ErrInUse: another process exports.
+func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResult, error) {
+	var res ExportResult
+	err := ns.job(ctx, "export", func(ctx context.Context) error {
+		if err := ns.notRebuilding(ctx); err != nil {
+			return err
+		}
+		begin, orgs, err := ns.exportedOrgs(ctx, opts.Org)
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, o := range orgs {
+			e := &export{ns: ns, opts: opts, org: o, res: &res}
+			errs = append(errs, e.run(ctx))
+		}
+		if err := errors.Join(errs...); err != nil || opts.Org != "" {
+			return err
+		}
+		return ns.noteExport(ctx, begin)
+	})
+	return res, err
+}
+
+// exportedAll is a row of jobs that nobody runs: it tells when the last complete export
+// began.
+const exportedAll = "exported"
+
+func (ns *Namespace) noteExport(ctx context.Context, begin int64) error {
+	err := ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, $2)
+			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, exportedAll, begin)
+		return nil
+	})
+	if err == nil {
+		ns.metrics.exported.Set(float64(begin) / 1e9)
+	}
+	return err
+}
+
+// exportedOrgs returns the organisation of a name, or all, and the time before which
+// all that is exported now was committed or after.
+func (ns *Namespace) exportedOrgs(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
+	var found bool
+	err = ns.db.read(ctx, one(&found, []any{&begin}, `SELECT {now}`),
+		all(&list, (*orgRow).dest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' ORDER BY id`, name))
+	if err == nil && name != "" && len(list) == 0 {
+		err = driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+	}
+	return begin, list, err
+}
+
+// orgRow is one row of orgs.
+type orgRow struct {
+	id      []byte
+	name    string
+	created int64
+}
+
+func (o *orgRow) dest() []any { return []any{&o.id, &o.name, &o.created} }
+
+// export is that of one organisation.
+type export struct {
+	ns   *Namespace
+	opts ExportOptions
+	org  orgRow
+	res  *ExportResult
+}
+
+// exportErrors is how many volumes may fail before an export gives up.
+const exportErrors = 10
+
+func (e *export) run(ctx context.Context) error {
+	if err := e.writeOrg(ctx); err != nil {
+		return err
+	}
+	var errs []error
+	for after := []byte{}; ; {
+		list, err := e.page(ctx, after)
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		for _, v := range list {
+			after = v.id
+			if v.exported == v.generation && !e.opts.All {
+				e.res.Unchanged++
+				continue
+			}
+			if err := e.volume(ctx, v.id); err != nil {
+				errs = append(errs, fmt.Errorf("export of volume %s: %w", idText(v.id), err))
+			}
+			if ctx.Err() != nil || len(errs) >= exportErrors {
+				return errors.Join(errs...)
+			}
+		}
+		if len(list) < exportPage {
+			break
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	return e.prune(ctx)
+}
+
+// exportPage is how many volumes are looked at at once.
+const exportPage = 500
+
+// exportRow is what tells whether a volume is to be exported.
+type exportRow struct {
+	id                   []byte
+	generation, exported int64
+}
+
+func (e *export) page(ctx context.Context, after []byte) ([]exportRow, error) {
+	var list []exportRow
+	err := e.ns.db.read(ctx, all(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
+		`SELECT id, generation, exported FROM volumes WHERE org = $1 AND id > $2 AND state = 'ready' ORDER BY id LIMIT $3`, e.org.id, after, exportPage))
+	return list, err
+}
+
+// writeOrg puts the organisation's own object.
+func (e *export) writeOrg(ctx context.Context) error {
+	data, err := json.Marshal(orgObject{Format: orgFormat, Version: manifestVersion, Org: e.org.id, Name: e.org.name, Created: e.org.created})
+	if err != nil {
+		return err
+	}
+	return e.ns.blobs.Put(ctx, orgKey(e.org.id, data), data, crc32.Checksum(data, castagnoli))
+}
+
+// volume writes the manifest of one volume and notes that it is there.
+func (e *export) volume(ctx context.Context, id []byte) error {
+	head, size, err := e.write(ctx, id)
+	if errors.Is(err, driver.ErrExists) {
+		// An export that died before it could note it. The bytes may differ, with the
+		// version of the compression.
+		size = 0
+		if _, err = e.ns.readManifest(ctx, e.org.id, id, head.Generation, nil); errors.Is(err, driver.ErrCorrupt) {
+			if err = e.ns.blobs.Delete(ctx, manifestKey(e.org.id, id, head.Generation)); err == nil {
+				return e.volume(ctx, id)
+			}
+		}
+	}
+	if err != nil || head == nil { // nil: removed meanwhile
+		return err
+	}
+	err = e.ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, e.org.id, id, head.Generation)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if size == 0 {
+		e.res.Unchanged++
+		return nil
+	}
+	e.res.Exported++
+	e.res.Size += size
+	e.ns.metrics.exports.Inc()
+	if e.opts.Done == nil {
+		return nil
+	}
+	return e.opts.Done(Manifest{Org: e.org.name, Volume: idText(id), Name: head.Name, Generation: head.Generation, Size: size})
+}
+
+// write writes the manifest of a volume as it is now. head is nil when there is no
+// such volume.
+func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, size int64, err error) {
+	var up *manifestUpload
+	err = e.ns.db.snapshot(ctx, func(run runner) error {
+		var v volume
+		var found bool
+		if err := run(one(&found, v.dest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, e.org.id, id)); err != nil || !found {
+			return err
+		}
+		head = &manifestHead{
+			Format: manifestFormat, Version: manifestVersion, Org: e.org.id, OrgName: e.org.name, Volume: id, Name: v.name,
+			Quota: v.quota, Labels: v.labels, Created: v.created, Updated: v.updated, NextIno: v.nextIno, Generation: v.generation,
+		}
+		up = e.ns.startManifest(ctx, manifestKey(e.org.id, id, v.generation))
+		m, err := newManifestWriter(up)
+		if err != nil {
+			return err
+		}
+		if err := writeRecords(m, run, head); err != nil {
+			return err
+		}
+		return m.z.Close()
+	})
+	if up == nil {
+		return head, 0, err
+	}
+	size, err = up.finish(err)
+	return head, size, err
+}
+
+// writeRecords writes all that a database has of a volume.
+func writeRecords(m *manifestWriter, run runner, head *manifestHead) error {
+	if err := m.add(&record{Head: head}); err != nil {
+		return err
+	}
+	for _, ask := range volumeRows(m.add, head) {
+		if err := run(ask); err != nil {
+			return err
+		}
+	}
+	return m.end()
+}
+
+// volumeRows asks for the rows of a volume, and hands them to add in the order of a
+// manifest.
+func volumeRows(add func(*record) error, head *manifestHead) []query {
+	vol := []byte(head.Volume)
+	return []query{
+		rows(func(scan scanner) error {
+			var b blobRecord
+			err := scan((*[]byte)(&b.ID), &b.Size, &b.Sums, &b.Data, &b.Created)
+			return errors.Join(err, add(&record{Blob: &b}))
+		}, `SELECT b.id, b.size, b.sums, b.data, b.created FROM blobs b
+			WHERE b.org = $1 AND b.id IN (SELECT c.blob FROM chunks c WHERE c.vol = $2) ORDER BY b.id`, []byte(head.Org), vol),
+		rows(func(scan scanner) error {
+			var n inode
+			err := scan(n.dest()...)
+			return errors.Join(err, add(&record{Inode: &inodeRecord{
+				Ino: n.ino, Mode: n.mode, UID: n.uid, GID: n.gid, Nlink: n.nlink, Size: n.size, Alloc: n.alloc,
+				Atime: n.atime, Mtime: n.mtime, Ctime: n.ctime, Rdev: n.rdev, Target: n.target,
+			}}))
+		}, `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 ORDER BY i.ino`, vol),
+		rows(func(scan scanner) error {
+			var r entryRecord
+			err := scan(&r.Parent, &r.Name, &r.Ino)
+			return errors.Join(err, add(&record{Entry: &r}))
+		}, `SELECT parent, name, ino FROM dirents WHERE vol = $1 ORDER BY parent, name`, vol),
+		rows(func(scan scanner) error {
+			var r xattrRecord
+			err := scan(&r.Ino, &r.Name, &r.Value)
+			return errors.Join(err, add(&record{Xattr: &r}))
+		}, `SELECT ino, name, value FROM xattrs WHERE vol = $1 ORDER BY ino, name`, vol),
+		rows(func(scan scanner) error {
+			var r chunkRecord
+			err := scan(&r.Ino, &r.Pos, &r.Len, (*[]byte)(&r.Blob), &r.BlobPos)
+			return errors.Join(err, add(&record{Chunk: &r}))
+		}, `SELECT ino, pos, len, blob, blob_pos FROM chunks WHERE vol = $1 ORDER BY ino, pos`, vol),
+		rows(func(scan scanner) error {
+			var r orphanRecord
+			err := scan(&r.Ino)
+			return errors.Join(err, add(&record{Orphan: &r}))
+		}, `SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino`, vol),
+	}
+}
+
+// manifestUpload is an object that is being written.
+type manifestUpload struct {
+	w    *io.PipeWriter
+	done chan error
+	size int64
+}
+
+func (ns *Namespace) startManifest(ctx context.Context, key string) *manifestUpload {
+	r, w := io.Pipe()
+	u := &manifestUpload{w: w, done: make(chan error, 1)}
+	go func() {
+		err := ns.blobs.Write(ctx, key, r)
+		// Who still writes is not to wait for a reader that is gone.
+		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
+		u.done <- err
+	}()
+	return u
+}
+
+func (u *manifestUpload) Write(p []byte) (int, error) {
+	n, err := u.w.Write(p)
+	u.size += int64(n)
+	return n, err
+}
+
+// finish ends the upload. With an error the object does not come to be.
+func (u *manifestUpload) finish(err error) (int64, error) {
+	u.w.CloseWithError(err) // nil: the end
+	stored := <-u.done
+	if err == nil || errors.Is(err, io.ErrClosedPipe) && stored != nil {
+		err = stored // the cause
+	}
+	return u.size, err
+}
+
+// exportAll exports from time to time until ctx ends. All processes of the namespace
+// look whether it is time; one at a time does it.
+func (ns *Namespace) exportAll(ctx context.Context) {
+	tick := time.NewTicker(min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		due, err := ns.exportDue(ctx)
+		if err == nil && due {
+			_, err = ns.Export(ctx, ExportOptions{})
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, driver.ErrInUse) {
+			ns.metrics.exportErrors.Inc()
+			ns.log.Warn("the export of manifests failed", "error", err)
+		}
+	}
+}
+
+func (ns *Namespace) exportDue(ctx context.Context) (bool, error) {
+	var fresh bool
+	err := ns.db.read(ctx, one(&fresh, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
+	return !fresh, err
+}

@@ -1,0 +1,323 @@
+package bucket
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/volehq/vole/driver"
+)
+
+// A manifest has all that the database knows of one generation of a volume, so that the
+// volume can be rebuilt from the blob store alone. It is an object of its own,
+//
+//	o/<org>/m/<volume>/<generation, 20 digits>.jsonl.zst
+//
+// with ids in hex: lines of JSON, compressed with zstd. Each line is a [record] of one
+// kind. The kinds come in the order of the struct's fields, and the records of one kind
+// in ascending order of their keys, so that a reader finds duplicates without memory.
+// The last line has the counts of all others and the SHA-256 of their bytes.
+
+const (
+	manifestFormat  = "vole-manifest"
+	manifestVersion = 1
+	manifestSuffix  = ".jsonl.zst"
+
+	// maxLine is the longest line: a blob of chunkSize in base64, and what is around it.
+	maxLine = chunkSize/3*4 + 64<<10
+	// maxWindow is the most memory that decompression takes for what it looks back at.
+	maxWindow = 32 << 20
+)
+
+// record is one line of a manifest: one of its fields is set.
+type record struct {
+	Head   *manifestHead  `json:"head,omitempty"`
+	Blob   *blobRecord    `json:"blob,omitempty"`
+	Inode  *inodeRecord   `json:"inode,omitempty"`
+	Entry  *entryRecord   `json:"entry,omitempty"`
+	Xattr  *xattrRecord   `json:"xattr,omitempty"`
+	Chunk  *chunkRecord   `json:"chunk,omitempty"`
+	Orphan *orphanRecord  `json:"orphan,omitempty"`
+	End    *manifestCount `json:"end,omitempty"`
+}
+
+// hexID is an id, in JSON as hex.
+type hexID []byte
+
+func (h hexID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
+
+func (h *hexID) UnmarshalText(b []byte) error {
+	if len(b) != 32 {
+		return fmt.Errorf("an id of %d digits, not 32", len(b))
+	}
+	id, err := hex.AppendDecode(nil, b)
+	*h = id
+	return err
+}
+
+// manifestHead is the first record: whose manifest this is. Sizes and times are those
+// of the row of volumes.
+type manifestHead struct {
+	Format     string `json:"format"`
+	Version    int    `json:"version"`
+	Org        hexID  `json:"org"`
+	OrgName    string `json:"org_name"`
+	Volume     hexID  `json:"volume"`
+	Name       string `json:"name"`
+	Quota      int64  `json:"quota,omitempty"`
+	Labels     string `json:"labels,omitempty"`
+	Created    int64  `json:"created"`
+	Updated    int64  `json:"updated"`
+	NextIno    int64  `json:"next_ino"`
+	Generation int64  `json:"generation"`
+}
+
+// blobRecord is a blob that chunks of the volume refer to. Data is set when it has no
+// object, Sums when it has one.
+type blobRecord struct {
+	ID      hexID  `json:"id"`
+	Size    int64  `json:"size"`
+	Sums    []byte `json:"sums,omitempty"`
+	Data    []byte `json:"data,omitempty"`
+	Created int64  `json:"created"`
+}
+
+type inodeRecord struct {
+	Ino    int64  `json:"ino"`
+	Mode   int64  `json:"mode"`
+	UID    int64  `json:"uid,omitempty"`
+	GID    int64  `json:"gid,omitempty"`
+	Nlink  int64  `json:"nlink,omitempty"`
+	Size   int64  `json:"size,omitempty"`
+	Alloc  int64  `json:"alloc,omitempty"`
+	Atime  int64  `json:"atime"`
+	Mtime  int64  `json:"mtime"`
+	Ctime  int64  `json:"ctime"`
+	Rdev   int64  `json:"rdev,omitempty"`
+	Target []byte `json:"target,omitempty"`
+}
+
+// entryRecord is a name, in base64 because it may be any bytes.
+type entryRecord struct {
+	Parent int64  `json:"parent"`
+	Name   []byte `json:"name"`
+	Ino    int64  `json:"ino"`
+}
+
+type xattrRecord struct {
+	Ino   int64  `json:"ino"`
+	Name  []byte `json:"name"`
+	Value []byte `json:"value"`
+}
+
+type chunkRecord struct {
+	Ino     int64 `json:"ino"`
+	Pos     int64 `json:"pos"`
+	Len     int64 `json:"len"`
+	Blob    hexID `json:"blob"`
+	BlobPos int64 `json:"blob_pos,omitempty"`
+}
+
+// orphanRecord is an inode that no name leads to any more.
+type orphanRecord struct {
+	Ino int64 `json:"ino"`
+}
+
+// manifestCount is the last record.
+type manifestCount struct {
+	Blobs   int64  `json:"blobs"`
+	Inodes  int64  `json:"inodes"`
+	Entries int64  `json:"entries"`
+	Xattrs  int64  `json:"xattrs"`
+	Chunks  int64  `json:"chunks"`
+	Orphans int64  `json:"orphans"`
+	SHA256  string `json:"sha256"`
+}
+
+// kind is the position of the field that is set; -1: not exactly one.
+func (r *record) kind() int {
+	set := [...]bool{r.Head != nil, r.Blob != nil, r.Inode != nil, r.Entry != nil, r.Xattr != nil, r.Chunk != nil, r.Orphan != nil, r.End != nil}
+	kind := -1
+	for i, s := range set {
+		if s && kind >= 0 {
+			return -1
+		}
+		if s {
+			kind = i
+		}
+	}
+	return kind
+}
+
+// add counts a record.
+func (c *manifestCount) add(r *record) {
+	switch {
+	case r.Blob != nil:
+		c.Blobs++
+	case r.Inode != nil:
+		c.Inodes++
+	case r.Entry != nil:
+		c.Entries++
+	case r.Xattr != nil:
+		c.Xattrs++
+	case r.Chunk != nil:
+		c.Chunks++
+	case r.Orphan != nil:
+		c.Orphans++
+	}
+}
+
+// manifestKey is the key of a manifest.
+func manifestKey(org, vol []byte, generation int64) string {
+	return fmt.Sprintf("%s%s/%020d%s", manifestPrefix(org), hex.EncodeToString(vol), generation, manifestSuffix)
+}
+
+func manifestPrefix(org []byte) string { return orgPrefix(org) + "m/" }
+
+// orgObject is what an object of an organisation's own holds, so that one without
+// volumes is rebuilt too. Its key has the hash of its bytes, as objects never change.
+type orgObject struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+	Org     hexID  `json:"org"`
+	Name    string `json:"name"`
+	Created int64  `json:"created"`
+}
+
+const (
+	orgFormat = "vole-organisation"
+	// maxOrgObject is far more than its name takes.
+	maxOrgObject = 64 << 10
+)
+
+func orgKey(org, data []byte) string {
+	sum := sha256.Sum256(data)
+	return fmt.Sprintf("%sorg-%x.json", manifestPrefix(org), sum[:8])
+}
+
+func parseOrgObject(org, data []byte) (orgObject, error) {
+	var o orgObject
+	if err := strictJSON(data, &o); err != nil {
+		return o, err
+	}
+	if o.Format != orgFormat || o.Version != manifestVersion {
+		return o, fmt.Errorf("format %q version %d is none that this version of vole reads", o.Format, o.Version)
+	}
+	if !bytes.Equal(o.Org, org) {
+		return o, fmt.Errorf("it is of another organisation, %x", []byte(o.Org))
+	}
+	if err := driver.ValidateName(o.Name); err != nil {
+		return o, err
+	}
+	return o, nil
+}
+
+// foundKey is what a key of the blob store says: of a blob, a manifest, or an
+// organisation's object.
+type foundKey struct {
+	org, id    []byte // id: of the blob or volume; nil: an organisation's object
+	manifest   bool
+	generation int64
+}
+
+// parseKey is the inverse of blobKey, manifestKey and orgKey; ok is false for others.
+func parseKey(key string) (k foundKey, ok bool) {
+	part := strings.Split(key, "/")
+	if len(part) < 4 || part[0] != "o" {
+		return k, false
+	}
+	if k.org = parseHexID(part[1]); k.org == nil {
+		return k, false
+	}
+	switch {
+	case part[2] == "b" && len(part) == 5:
+		k.id = parseHexID(part[4])
+		return k, k.id != nil && blobKey(k.org, k.id) == key
+	case part[2] == "m" && len(part) == 4:
+		return k, strings.HasPrefix(part[3], "org-") && strings.HasSuffix(part[3], ".json")
+	case part[2] == "m" && len(part) == 5:
+		name, isManifest := strings.CutSuffix(part[4], manifestSuffix)
+		k.id, k.manifest = parseHexID(part[3]), true
+		var fits bool
+		k.generation, fits = digits20(name)
+		return k, isManifest && fits && k.id != nil
+	}
+	return k, false
+}
+
+// parseHexID is the id that hex digits show; nil when they show none.
+func parseHexID(s string) []byte {
+	var id hexID
+	if strings.ToLower(s) != s || id.UnmarshalText([]byte(s)) != nil {
+		return nil
+	}
+	return id
+}
+
+// manifestWriter writes lines and keeps the trailer's sums.
+type manifestWriter struct {
+	z     *zstd.Encoder
+	w     io.Writer // to z and sum
+	sum   hash.Hash
+	buf   bytes.Buffer
+	enc   *json.Encoder // to buf
+	count manifestCount
+}
+
+func newManifestWriter(w io.Writer) (*manifestWriter, error) {
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(4<<20))
+	if err != nil {
+		return nil, err
+	}
+	m := &manifestWriter{z: z, sum: sha256.New()}
+	m.w = io.MultiWriter(z, m.sum)
+	m.enc = json.NewEncoder(&m.buf)
+	m.enc.SetEscapeHTML(false)
+	return m, nil
+}
+
+func (m *manifestWriter) add(r *record) error {
+	m.count.add(r)
+	m.buf.Reset()
+	if err := m.enc.Encode(r); err != nil {
+		return err
+	}
+	_, err := m.w.Write(m.buf.Bytes())
+	return err
+}
+
+// end writes the trailer.
+func (m *manifestWriter) end() error {
+	end := m.count
+	end.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
+	return m.add(&record{End: &end})
+}
+
+func digits20(s string) (int64, bool) {
+	if len(s) != 20 || strings.Trim(s, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil
+}
+
+// strictJSON decodes one value and refuses what the type does not have: it would be
+// lost without a word.
+func strictJSON(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fmt.Errorf("there is something after the value")
+	}
+	return nil
+}

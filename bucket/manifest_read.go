@@ -1,0 +1,367 @@
+package bucket
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/volehq/vole/driver"
+)
+
+// Kinds of records, as record.kind gives them.
+const (
+	kindHead = iota
+	kindBlob
+	kindInode
+	kindEntry
+	kindXattr
+	kindChunk
+	kindOrphan
+	kindEnd
+)
+
+// manifestReader reads a manifest that may hold anything. What it returns is sound in
+// itself; whether records fit to one another, the database is asked later.
+type manifestReader struct {
+	src  *source
+	z    *zstd.Decoder
+	r    *bufio.Reader
+	line []byte
+	n    int // lines read
+	sum  hash.Hash
+
+	head  manifestHead
+	last  record // the last one of each kind
+	kind  int    // of the last line
+	count manifestCount
+	bytes int64 // of all files
+}
+
+// bad is what is wrong with a line.
+func (m *manifestReader) bad(format string, args ...any) error {
+	return driver.Errorf(driver.ErrCorrupt, "line %d: %s", m.n, fmt.Sprintf(format, args...))
+}
+
+// newManifestReader reads the head, which must be that of a volume's generation.
+func newManifestReader(r io.Reader, org, vol []byte, generation int64) (*manifestReader, error) {
+	src := &source{r: r}
+	z, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, err
+	}
+	m := &manifestReader{src: src, z: z, r: bufio.NewReaderSize(z, 64<<10), sum: sha256.New(), kind: -1}
+	rec, err := m.next()
+	if err == nil && rec.Head == nil {
+		err = m.bad("a manifest begins with its head")
+	}
+	if err == nil && (!bytes.Equal(m.head.Org, org) || !bytes.Equal(m.head.Volume, vol) || m.head.Generation != generation) {
+		err = m.bad("this is generation %d of volume %s of organisation %s, which the key does not say",
+			m.head.Generation, idText(m.head.Volume), idText(m.head.Org))
+	}
+	if err != nil {
+		z.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *manifestReader) close() { m.z.Close() }
+
+// readLine reads up to the next newline, into memory that grows with what is there.
+func (m *manifestReader) readLine() error {
+	m.line = m.line[:0]
+	for {
+		part, err := m.r.ReadSlice('\n')
+		m.line = append(m.line, part...)
+		switch {
+		case err == nil:
+			m.n++
+			return nil
+		case len(m.line) > maxLine:
+			m.n++
+			return m.bad("longer than %d bytes", maxLine)
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF) && len(m.line) == 0:
+			return io.EOF
+		case errors.Is(err, io.EOF):
+			return driver.Errorf(driver.ErrCorrupt, "it ends in line %d, before its trailer", m.n+1)
+		default:
+			return m.broken(err)
+		}
+	}
+}
+
+// source remembers how reading an object failed: what else fails is damage to it.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+func (m *manifestReader) broken(err error) error {
+	if m.src.err != nil {
+		return m.src.err
+	}
+	return driver.Errorf(driver.ErrCorrupt, "after line %d: %v", m.n, err)
+}
+
+// next returns a record, and io.EOF after the trailer.
+func (m *manifestReader) next() (*record, error) {
+	if err := m.readLine(); err != nil {
+		if err == io.EOF && m.kind != kindEnd {
+			err = driver.Errorf(driver.ErrCorrupt, "it ends after line %d, without its trailer", m.n)
+		}
+		return nil, err
+	}
+	var r record
+	if err := strictJSON(m.line, &r); err != nil {
+		return nil, m.bad("%v", err)
+	}
+	kind := r.kind()
+	switch {
+	case kind < 0:
+		return nil, m.bad("a line has one record")
+	case m.kind < 0 != (kind == kindHead), m.kind == kindEnd, kind < m.kind:
+		return nil, m.bad("a record that does not belong there")
+	}
+	if err := m.check(&r, kind); err != nil {
+		return nil, m.bad("%v", err)
+	}
+	m.kind = kind
+	if kind != kindEnd {
+		m.sum.Write(m.line)
+		m.count.add(&r)
+	}
+	return &r, nil
+}
+
+func (m *manifestReader) check(r *record, kind int) error {
+	switch kind {
+	case kindHead:
+		m.head = *r.Head
+		return r.Head.check()
+	case kindBlob:
+		defer func() { m.last.Blob = r.Blob }()
+		return r.Blob.check(m.last.Blob)
+	case kindInode:
+		defer func() { m.last.Inode = r.Inode }()
+		return m.checkInode(r.Inode)
+	case kindEntry:
+		defer func() { m.last.Entry = r.Entry }()
+		return m.checkEntry(r.Entry)
+	case kindXattr:
+		defer func() { m.last.Xattr = r.Xattr }()
+		return m.checkXattr(r.Xattr)
+	case kindChunk:
+		defer func() { m.last.Chunk = r.Chunk }()
+		return m.checkChunk(r.Chunk)
+	case kindOrphan:
+		defer func() { m.last.Orphan = r.Orphan }()
+		if m.last.Orphan != nil && r.Orphan.Ino <= m.last.Orphan.Ino {
+			return errOrder
+		}
+		return m.checkIno(r.Orphan.Ino)
+	}
+	want := m.count
+	want.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
+	if *r.End != want {
+		return fmt.Errorf("the trailer does not fit to what is before it")
+	}
+	return nil
+}
+
+var errOrder = errors.New("a record twice, or out of order")
+
+func (h *manifestHead) check() error {
+	if h.Format != manifestFormat || h.Version != manifestVersion {
+		return fmt.Errorf("format %q version %d is none that this version of vole reads", h.Format, h.Version)
+	}
+	if len(h.Org) != 16 || len(h.Volume) != 16 {
+		return errors.New("ids are missing")
+	}
+	if err := driver.ValidateName(h.OrgName); err != nil {
+		return fmt.Errorf("the organisation's name: %w", err)
+	}
+	if err := driver.ValidateName(h.Name); err != nil {
+		return fmt.Errorf("the volume's name: %w", err)
+	}
+	if h.Quota < 0 || h.NextIno < 2 || h.Generation < 0 {
+		return errors.New("a number that cannot be")
+	}
+	if h.Labels == "" {
+		return nil
+	}
+	labels := driver.Labels{}
+	if err := json.Unmarshal([]byte(h.Labels), &labels); err != nil {
+		return fmt.Errorf("labels: %w", err)
+	}
+	return labels.Validate()
+}
+
+func (b *blobRecord) check(last *blobRecord) error {
+	if len(b.ID) != 16 {
+		return errors.New("a blob without an id")
+	}
+	if last != nil && bytes.Compare(b.ID, last.ID) <= 0 {
+		return errOrder
+	}
+	if b.Size < 1 || b.Size > chunkSize {
+		return fmt.Errorf("a blob of %d bytes", b.Size)
+	}
+	sums := 4 * int((b.Size+sumSize-1)/sumSize)
+	if b.Data != nil && (int64(len(b.Data)) != b.Size || b.Sums != nil) || b.Data == nil && len(b.Sums) != sums {
+		return errors.New("a blob's bytes or checksums do not fit to its size")
+	}
+	return nil
+}
+
+func (m *manifestReader) checkIno(ino int64) error {
+	if ino < rootIno || ino >= m.head.NextIno {
+		return fmt.Errorf("inode %d of those up to %d", ino, m.head.NextIno-1)
+	}
+	return nil
+}
+
+func (m *manifestReader) checkInode(n *inodeRecord) error {
+	if err := m.checkIno(n.Ino); err != nil {
+		return err
+	}
+	switch last := m.last.Inode; {
+	case last == nil && n.Ino != rootIno:
+		return errors.New("there is no root")
+	case last != nil && n.Ino <= last.Ino:
+		return errOrder
+	}
+	typ := n.Mode & typeMask
+	switch typ {
+	case typeFifo, typeChar, typeDir, typeBlock, typeFile, typeLink, typeSocket:
+	default:
+		return fmt.Errorf("mode %o has no type", n.Mode)
+	}
+	if n.Mode&^(typeMask|0o7777) != 0 || n.Ino == rootIno && typ != typeDir {
+		return fmt.Errorf("mode %o", n.Mode)
+	}
+	for _, v := range []int64{n.UID, n.GID, n.Nlink} {
+		if v < 0 || v > math.MaxUint32 {
+			return fmt.Errorf("owner, group or links of %d", v)
+		}
+	}
+	if n.Size < 0 || n.Alloc < 0 || n.Rdev < 0 {
+		return errors.New("a negative size or device")
+	}
+	if typ == typeFile {
+		if n.Size > math.MaxInt64-m.bytes {
+			return errors.New("all files together have more bytes than can be counted")
+		}
+		m.bytes += n.Size
+	}
+	if (typ == typeLink) != (n.Target != nil) || typ == typeLink && (len(n.Target) == 0 || len(n.Target) > maxTarget || bytes.IndexByte(n.Target, 0) >= 0) {
+		return errors.New("the target of a symbolic link")
+	}
+	return nil
+}
+
+// maxTarget is the longest target of a symbolic link, in bytes: PATH_MAX of Linux.
+const maxTarget = 4096
+
+func (m *manifestReader) checkEntry(e *entryRecord) error {
+	if err := errors.Join(m.checkIno(e.Parent), m.checkIno(e.Ino)); err != nil {
+		return err
+	}
+	switch name := string(e.Name); {
+	case name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00"):
+		return fmt.Errorf("%q is no name of a file", shorten(name))
+	case e.Ino == rootIno || e.Ino == e.Parent:
+		return fmt.Errorf("inode %d in itself", e.Ino)
+	}
+	if last := m.last.Entry; last != nil && (e.Parent < last.Parent || e.Parent == last.Parent && bytes.Compare(e.Name, last.Name) <= 0) {
+		return errOrder
+	}
+	return nil
+}
+
+// shorten keeps errors readable.
+func shorten(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "..."
+	}
+	return s
+}
+
+func (m *manifestReader) checkXattr(x *xattrRecord) error {
+	if err := m.checkIno(x.Ino); err != nil {
+		return err
+	}
+	if err := checkXattr(string(x.Name)); err != nil || len(x.Name) > 255 || bytes.IndexByte(x.Name, 0) >= 0 || len(x.Value) > maxXattrs {
+		return fmt.Errorf("%q is no attribute", shorten(string(x.Name)))
+	}
+	if last := m.last.Xattr; last != nil && (x.Ino < last.Ino || x.Ino == last.Ino && bytes.Compare(x.Name, last.Name) <= 0) {
+		return errOrder
+	}
+	return nil
+}
+
+func (m *manifestReader) checkChunk(c *chunkRecord) error {
+	if err := m.checkIno(c.Ino); err != nil {
+		return err
+	}
+	if len(c.Blob) != 16 || c.Len < 1 || c.Len > chunkSize || c.Pos < 0 || c.Pos > math.MaxInt64-c.Len || c.BlobPos < 0 || c.BlobPos > chunkSize-c.Len {
+		return errors.New("a range that cannot be")
+	}
+	if last := m.last.Chunk; last != nil && (c.Ino < last.Ino || c.Ino == last.Ino && c.Pos < last.Pos+last.Len) {
+		return errOrder
+	}
+	return nil
+}
+
+// readManifest reads all of a manifest and hands each record between head and trailer
+// to fn, if there is one. ErrCorrupt, with the line: it is not whole.
+func (ns *Namespace) readManifest(ctx context.Context, org, vol []byte, generation int64, fn func(r *record) error) (head manifestHead, err error) {
+	key := manifestKey(org, vol, generation)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("manifest %s: %w", key, err)
+		}
+	}()
+	ctx, cancel := context.WithCancel(ctx) // the stream's life
+	defer cancel()
+	obj, err := ns.blobs.Open(ctx, key)
+	if err != nil {
+		return head, err
+	}
+	defer obj.Close()
+	m, err := newManifestReader(obj, org, vol, generation)
+	if err != nil {
+		return head, err
+	}
+	defer m.close()
+	for {
+		r, err := m.next()
+		if err == io.EOF {
+			return m.head, nil
+		}
+		if err == nil && r.End == nil && fn != nil {
+			err = fn(r)
+		}
+		if err != nil {
+			return m.head, err
+		}
+	}
+}

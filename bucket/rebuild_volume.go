@@ -1,0 +1,238 @@
+package bucket
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/volehq/vole/driver"
+)
+
+// volume brings back one volume from the newest of its manifests that can be used.
+func (r *rebuild) volume(ctx context.Context, v orgVol, generations []int64) error {
+	slices.SortFunc(generations, func(a, b int64) int { return int(max(-1, min(1, b-a))) })
+	// Whatever was in the lost database, the volume is newer than that.
+	next := generations[0] + 1
+	for i, g := range generations {
+		err := r.load(ctx, v, g, next)
+		if err == nil {
+			if i > 0 {
+				r.res.Damaged++
+			}
+			r.res.Volumes++
+			return nil
+		}
+		if !errors.Is(err, driver.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := r.report(driver.Finding{Code: foundOlder, Volume: idText(v.vol), Detail: err.Error()}); err != nil {
+			return err
+		}
+		r.failed = true
+		if err := r.drop(ctx, v); err != nil {
+			return err
+		}
+	}
+	r.res.Lost++
+	return r.report(driver.Finding{Code: foundLost, Volume: idText(v.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
+}
+
+// load writes the rows of one manifest, which is read to its end before. The volume
+// cannot be seen yet.
+func (r *rebuild) load(ctx context.Context, v orgVol, generation, next int64) error {
+	head, err := r.ns.readManifest(ctx, v.org, v.vol, generation, nil)
+	if err != nil {
+		return err
+	}
+	if err := r.insertVolume(ctx, v, &head, next); err != nil {
+		return err
+	}
+	l := &loader{r: r, ctx: ctx, org: v.org, vol: v.vol}
+	if _, err := r.ns.readManifest(ctx, v.org, v.vol, generation, l.add); err != nil {
+		return err
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
+	if err := r.fits(ctx, v); err != nil {
+		return fmt.Errorf("manifest %s: %w", manifestKey(v.org, v.vol, generation), err)
+	}
+	var used int64
+	var sum bool
+	err = r.ns.db.write(ctx, nil, true, func(t tx) error {
+		if err := t.run(one(&sum, []any{&used}, measureVolume, v.vol)); err != nil {
+			return err
+		}
+		t.later(`UPDATE volumes SET used = $3 WHERE org = $1 AND id = $2`, v.org, v.vol, used)
+		return nil
+	})
+	r.res.Used += used
+	r.res.Files += l.files
+	return err
+}
+
+// insertVolume makes the row of a volume. Two manifests may have the same name, when
+// one volume took over that of another between their exports: the later change counts.
+func (r *rebuild) insertVolume(ctx context.Context, v orgVol, head *manifestHead, next int64) error {
+	labels := driver.Labels{}
+	if head.Labels != "" {
+		if err := json.Unmarshal([]byte(head.Labels), &labels); err != nil {
+			return err
+		}
+	}
+	name := head.Name
+	var there, taken bool
+	var other []byte
+	var updated int64
+	err := r.ns.db.read(ctx, one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, v.vol),
+		one(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, v.org, name))
+	switch {
+	case err != nil:
+		return err
+	case there:
+		return driver.Errorf(driver.ErrCorrupt, "volume %s is there already, in another organisation", idText(v.vol))
+	case taken && updated > head.Updated:
+		other, name, taken = v.vol, otherName(name, v.vol), false
+		err = r.renamed(head.Name, name, other)
+	case taken:
+		err = r.renamed(name, otherName(name, other), other)
+	}
+	if err != nil {
+		return err
+	}
+	return r.ns.db.write(ctx, nil, true, func(t tx) error {
+		if taken {
+			t.later(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, v.org, other, otherName(name, other))
+		}
+		t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation)
+			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9) ON CONFLICT (org, id) DO NOTHING`,
+			v.org, v.vol, name, head.Quota, labelText(labels), head.Created, head.Updated, head.NextIno, next)
+		return nil
+	})
+}
+
+// otherName is a name for a volume whose own is another's: an id is nobody else's.
+func otherName(name string, id []byte) string {
+	return name[:min(len(name), driver.MaxNameLen-37)] + "." + idText(id)
+}
+
+func (r *rebuild) renamed(from, to string, id []byte) error {
+	return r.report(driver.Finding{Code: foundRenamed, Volume: idText(id),
+		Detail: fmt.Sprintf("another volume has taken over the name %s; this one is now called %s", from, to)})
+}
+
+// fits looks for what cannot be seen in one record alone, and would make files unusable.
+func (r *rebuild) fits(ctx context.Context, v orgVol) error {
+	for _, c := range []struct{ sql, bad string }{
+		{`SELECT c.ino FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob WHERE c.vol = $1 AND c.blob_pos + c.len > b.size LIMIT 1`,
+			"a range of inode %d ends after its blob does"},
+		{`SELECT c.ino FROM chunks c LEFT JOIN inodes i ON i.vol = c.vol AND i.ino = c.ino
+			WHERE c.vol = $1 AND (i.mode IS NULL OR i.mode NOT BETWEEN 32768 AND 36863 OR c.pos + c.len > i.size) LIMIT 1`,
+			"inode %d has bytes where no file has any"},
+		{`SELECT x.ino FROM xattrs x LEFT JOIN inodes i ON i.vol = x.vol AND i.ino = x.ino WHERE x.vol = $1 AND i.mode IS NULL LIMIT 1`,
+			"inode %d has attributes and is not there"},
+		{`SELECT e.parent FROM dirents e LEFT JOIN inodes i ON i.vol = e.vol AND i.ino = e.parent
+			WHERE e.vol = $1 AND (i.mode IS NULL OR i.mode NOT BETWEEN 16384 AND 20479) LIMIT 1`,
+			"inode %d has entries and is no directory"},
+		{`SELECT e.ino FROM dirents e LEFT JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino WHERE e.vol = $1 AND i.mode IS NULL LIMIT 1`,
+			"inode %d has a name and is not there"},
+	} {
+		var found bool
+		var ino int64
+		if err := r.ns.db.read(ctx, one(&found, []any{&ino}, c.sql, v.vol)); err != nil {
+			return err
+		}
+		if found {
+			return driver.Errorf(driver.ErrCorrupt, c.bad, ino)
+		}
+	}
+	return nil
+}
+
+// loader writes records in transactions of bounded size.
+type loader struct {
+	r        *rebuild
+	ctx      context.Context // of the one call that loads
+	org, vol []byte
+	list     []*record
+	bytes    int
+	files    int64
+}
+
+// loadBytes bounds what one transaction has of bytes that live in rows.
+const loadBytes = 4 << 20
+
+func (l *loader) add(rec *record) error {
+	switch {
+	case rec.Head != nil:
+		return nil
+	case rec.Blob != nil:
+		l.bytes += len(rec.Blob.Data)
+	case rec.Xattr != nil:
+		l.bytes += len(rec.Xattr.Value)
+	case rec.Inode != nil && rec.Inode.Mode&typeMask == typeFile:
+		l.files++
+	}
+	l.list = append(l.list, rec)
+	if len(l.list) < rebuildRows && l.bytes < loadBytes {
+		return nil
+	}
+	return l.flush()
+}
+
+func (l *loader) flush() error {
+	err := l.r.ns.db.write(l.ctx, nil, true, func(t tx) error {
+		for _, rec := range l.list {
+			l.insert(t, rec)
+		}
+		return nil
+	})
+	if l.r.ns.db.isForeign(err) {
+		err = driver.Errorf(driver.ErrCorrupt, "a range of a file is of a blob that the manifest does not have")
+	}
+	l.list, l.bytes = l.list[:0], 0
+	return err
+}
+
+// insert must bear to be done twice.
+func (l *loader) insert(t tx, rec *record) {
+	const once = ` ON CONFLICT DO NOTHING`
+	switch {
+	case rec.Blob != nil:
+		l.claim(t, rec.Blob)
+	case rec.Inode != nil:
+		n := rec.Inode
+		t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`+once,
+			l.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, null(n.Target))
+	case rec.Entry != nil:
+		t.later(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, l.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
+	case rec.Xattr != nil:
+		x := rec.Xattr
+		t.later(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, l.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
+	case rec.Chunk != nil:
+		c := rec.Chunk
+		t.later(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
+			l.vol, c.Ino, c.Pos, c.Len, l.org, []byte(c.Blob), c.BlobPos)
+	case rec.Orphan != nil:
+		// The session that had it open is gone, so that maintenance removes it.
+		t.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, l.vol, rec.Orphan.Ino)
+	}
+}
+
+// claim makes a blob that was found in the store one of a volume, or notes that it was
+// not found, or has another size. Several volumes may claim the same.
+func (l *loader) claim(t tx, b *blobRecord) {
+	freed := any(int64(freedMissing))
+	if b.Data != nil {
+		freed = nil
+	}
+	t.later(`INSERT INTO blobs (org, id, size, sums, data, created, freed) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT (org, id) DO UPDATE SET size = excluded.size, sums = excluded.sums, data = excluded.data, created = excluded.created,
+		freed = CASE WHEN excluded.freed IS NULL OR blobs.size = excluded.size AND (blobs.freed IS NULL OR blobs.freed <> excluded.freed)
+			THEN NULL ELSE excluded.freed END`,
+		l.org, []byte(b.ID), b.Size, null(b.Sums), null(b.Data), b.Created, freed)
+}
