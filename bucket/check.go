@@ -2,11 +2,331 @@ package bucket
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
 
 	"github.com/volehq/vole/driver"
 )
 
-// Check implements driver.Backend.
+// Check implements driver.Backend. It looks at the organisation's rows and objects while
+// others go on writing. Each question is one statement, which sees one state of the
+// database; what looks wrong is asked again under the lock of the volume's row, and
+// repaired there. Nothing is held in memory that grows with a volume.
+//
+// A repair loses nothing: what no name leads to gets one in lost+found, what no row
+// claims is left to the sweeper and its grace time. Bytes that are gone stay a finding.
 func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
-	return b.usable(ctx)
+	if err := b.usable(ctx); err != nil {
+		return err
+	}
+	c, err := b.ns.checker(ctx, opts, report)
+	if err != nil {
+		return err
+	}
+	if err := c.organisation(b.org); err != nil {
+		return err
+	}
+	return c.objects([][]byte{b.org}, orgPrefix(b.org)+"b/")
+}
+
+// Audit is the Check of all organisations, and of rows and objects that belong to none.
+func (ns *Namespace) Audit(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
+	c, err := ns.checker(ctx, opts, report)
+	if err != nil {
+		return err
+	}
+	for _, step := range []func() error{c.volumelessRows, c.orglessBlobs} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	var orgs [][]byte
+	if err := ns.db.read(ctx, all(&orgs, oneID, `SELECT id FROM orgs ORDER BY id`)); err != nil {
+		return err
+	}
+	for _, org := range orgs {
+		if err := c.organisation(org); err != nil {
+			return err
+		}
+	}
+	return c.objects(orgs, "o/")
+}
+
+// checker carries one Check or Audit.
+type checker struct {
+	ns     *Namespace
+	ctx    context.Context // of the one call that the check is for
+	fix    bool
+	report func(driver.Finding) error
+	paths  int // how many paths may still be looked up
+}
+
+const (
+	// checkPage is how many rows are asked for, and repaired in one transaction.
+	checkPage = 200
+	// maxPaths bounds the work on names: no index leads from an inode to its name.
+	maxPaths = 1000
+)
+
+func (ns *Namespace) checker(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) (*checker, error) {
+	if opts.Fix && ns.opts.ReadOnly {
+		return nil, errReadOnly
+	}
+	return &checker{ns: ns, ctx: ctx, fix: opts.Fix, report: report, paths: maxPaths}, nil
+}
+
+// oneID is the place of a row that is an id.
+func oneID(id *[]byte) []any { return []any{id} }
+
+// pages hands the ids that a query yields to fn. The query has org as $1, the id after
+// which to go on as $2 and how many to return as $3.
+func (c *checker) pages(org []byte, sql string, fn func(id []byte) error) error {
+	for after := []byte{}; ; {
+		var list [][]byte
+		if err := c.ns.db.read(c.ctx, all(&list, oneID, sql, org, after, checkPage)); err != nil {
+			return err
+		}
+		for _, id := range list {
+			if err := fn(id); err != nil {
+				return err
+			}
+		}
+		if len(list) < checkPage {
+			return nil
+		}
+		after = list[len(list)-1]
+	}
+}
+
+// organisation checks all that the database has of an organisation.
+func (c *checker) organisation(org []byte) error {
+	err := c.pages(org, `SELECT id FROM volumes WHERE org = $1 AND id > $2 AND state <> 'removing' ORDER BY id LIMIT $3`,
+		func(id []byte) error { return c.volume(orgVol{org, id}) })
+	if err == nil {
+		err = c.attachments(org)
+	}
+	if err == nil {
+		err = c.blobs(org)
+	}
+	return err
+}
+
+// volume applies every rule to a volume.
+func (c *checker) volume(v orgVol) error {
+	for i := range volumeRules {
+		r := &volumeRules[i]
+		if r.cycles {
+			if err := c.cycles(v, r); err != nil {
+				return err
+			}
+			continue
+		}
+		open, err := c.apply(v, r)
+		if err != nil {
+			return err
+		}
+		if open && r.stop {
+			return nil
+		}
+	}
+	return nil
+}
+
+// apply looks for what breaks a rule, page by page. open tells whether anything is left
+// as it was found.
+func (c *checker) apply(v orgVol, r *rule) (open bool, err error) {
+	after := suspect{ino: math.MinInt64, name: []byte{}}
+	for {
+		var list []suspect
+		err := c.ns.db.read(c.ctx, r.query(&list, v, after, suspect{ino: math.MaxInt64, name: []byte{}}))
+		if err != nil || len(list) == 0 {
+			return open, err
+		}
+		last := list[len(list)-1]
+		found, fixed, err := c.settle(v, r, func(list *[]suspect) query { return r.query(list, v, after, last) })
+		if err != nil {
+			return open, err
+		}
+		open = open || len(found) > 0 && !fixed
+		if len(list) < checkPage {
+			return open, nil
+		}
+		after = last
+	}
+}
+
+// settle asks again, under the lock of the volume's row, repairs what it finds there,
+// and reports it.
+func (c *checker) settle(v orgVol, r *rule, ask func(*[]suspect) query) (found []suspect, fixed bool, err error) {
+	var notes []string
+	fixed = c.fix && r.fix != nil
+	// The paths as they were: a repair may change them.
+	if fixed {
+		if found, err = c.confirm(v, r, ask, false); err != nil {
+			return nil, false, err
+		}
+	}
+	paths := map[string]string{}
+	for i := range found {
+		paths[found[i].key()] = c.place(v, r, &found[i])
+	}
+	failure := ""
+	found, err = c.confirm(v, r, ask, fixed)
+	if err != nil && fixed && c.ctx.Err() == nil {
+		failure, fixed = fmt.Sprintf("; the repair failed: %v", err), false
+		found, err = c.confirm(v, r, ask, false)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range found {
+		notes = append(notes, r.detail(&found[i])+failure)
+	}
+	for i := range found {
+		path, ok := paths[found[i].key()]
+		if !ok {
+			path = c.place(v, r, &found[i])
+		}
+		err := c.report(driver.Finding{Code: r.code, Volume: idText(v.vol), Path: path, Detail: notes[i], Fixed: fixed})
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	return found, fixed, nil
+}
+
+// confirm returns what a query yields under the lock of the volume's row: nothing when
+// the volume has been removed meanwhile. fix repairs it.
+func (c *checker) confirm(v orgVol, r *rule, ask func(*[]suspect) query, fix bool) ([]suspect, error) {
+	var list []suspect
+	if c.ns.opts.ReadOnly { // there are no locks; one statement sees one state all the same
+		err := c.ns.db.read(c.ctx, ask(&list))
+		return list, err
+	}
+	b := newBackend(c.ns, v.org)
+	once := v.vol // a repair is made once, though the answer to the commit be lost
+	if !fix {
+		once = nil
+	}
+	err := c.ns.db.write(c.ctx, once, !fix, func(t tx) error {
+		list = nil
+		var found bool
+		f := &fixer{tx: t, vol: v.vol, org: v.org}
+		if err := t.run(b.lockVolume(&found, &f.v, v.vol)); err != nil {
+			return err
+		}
+		if !found {
+			return driver.ErrNotFound
+		}
+		if err := t.run(ask(&list)); err != nil || !fix || len(list) == 0 {
+			return err
+		}
+		for i := range list {
+			if err := r.fix(f, &list[i]); err != nil {
+				return err
+			}
+		}
+		t.later(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, v.org, v.vol)
+		return nil
+	})
+	if errors.Is(err, driver.ErrNotFound) {
+		return nil, nil
+	}
+	return list, err
+}
+
+// place is the path of what breaks a rule.
+func (c *checker) place(v orgVol, r *rule, s *suspect) string {
+	switch r.at {
+	case atInode:
+		return c.path(v.vol, s.ino)
+	case atEntry:
+		if dir := c.path(v.vol, s.ino); dir != "." {
+			return dir + "/" + string(s.name)
+		}
+		return string(s.name)
+	}
+	return ""
+}
+
+// path is one of the paths of an inode. What is not found begins with "#" and the number
+// of the inode at which the search ended.
+func (c *checker) path(vol []byte, ino int64) string {
+	path := ""
+	seen := map[int64]bool{}
+	for ino != rootIno {
+		var parent int64
+		var name []byte
+		var found bool
+		if c.paths > 0 && !seen[ino] && len(seen) < maxPaths {
+			err := c.ns.db.read(c.ctx, one(&found, []any{&parent, &name},
+				`SELECT parent, name FROM dirents WHERE vol = $1 AND ino = $2 LIMIT 1`, vol, ino))
+			found = found && err == nil
+		}
+		seen[ino] = true
+		if !found {
+			name, parent = fmt.Appendf(nil, "#%d", ino), rootIno
+		}
+		if path != "" {
+			path = "/" + path
+		}
+		path, ino = string(name)+path, parent
+	}
+	c.paths--
+	if path == "" {
+		return "."
+	}
+	return path
+}
+
+// maxCycles bounds how many cycles of directories one check of a volume tells apart.
+const maxCycles = 100
+
+// cycles looks for directories that lead only to each other. Each finding is the one of
+// a cycle with the lowest number; with it, what is beneath is no longer out of reach.
+func (c *checker) cycles(v orgVol, r *rule) error {
+	var cut []int64
+	for len(cut) < maxCycles {
+		var lost []suspect
+		if err := c.ns.db.read(c.ctx, unreachable(&lost, v, cut)); err != nil || len(lost) == 0 {
+			return err
+		}
+		low, err := c.cycleOf(v.vol, lost[0].ino)
+		if err != nil {
+			return err
+		}
+		found, _, err := c.settle(v, r, func(list *[]suspect) query { return unreachableOne(list, v, cut, low) })
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 && slices.Contains(cut, low) {
+			return nil // the tree changes faster than it is walked
+		}
+		cut = append(cut, low)
+	}
+	return nil
+}
+
+// cycleOf walks up from a directory that the root does not lead to, and returns the
+// lowest number in the cycle where that ends.
+func (c *checker) cycleOf(vol []byte, ino int64) (int64, error) {
+	order := map[int64]int{}
+	var walk []int64
+	for {
+		if at, ok := order[ino]; ok {
+			return slices.Min(walk[at:]), nil
+		}
+		order[ino] = len(walk)
+		walk = append(walk, ino)
+		var found bool
+		var parent int64
+		err := c.ns.db.read(c.ctx, one(&found, []any{&parent},
+			`SELECT e.parent FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent WHERE e.vol = $1 AND e.ino = $2 ORDER BY e.parent LIMIT 1`, vol, ino))
+		if err != nil || !found {
+			return ino, err // not in a cycle after all; what is asked next shows it
+		}
+		ino = parent
+	}
 }

@@ -1,0 +1,197 @@
+package bucket
+
+import (
+	"fmt"
+
+	"github.com/volehq/vole/driver"
+)
+
+// found reports what is no volume's. fix returns whether there was anything to repair:
+// what is gone meanwhile was no breach, and is not reported.
+func (c *checker) found(f driver.Finding, fix func(t tx) (int64, error)) error {
+	if c.fix && fix != nil {
+		var n int64
+		err := c.ns.db.write(c.ctx, nil, false, func(t tx) (err error) {
+			n, err = fix(t)
+			return err
+		})
+		switch {
+		case c.ctx.Err() != nil:
+			return c.ctx.Err()
+		case err != nil:
+			f.Detail += fmt.Sprintf("; the repair failed: %v", err)
+		case n == 0:
+			return nil
+		default:
+			f.Fixed = true
+		}
+	}
+	return c.report(f)
+}
+
+// changed runs a statement and returns how many rows it changed.
+func changed(t tx, sql string, args ...any) (n int64, err error) {
+	ask := q(sql, args...)
+	ask.n = &n
+	err = t.run(ask)
+	return n, err
+}
+
+// attachments looks for those of volumes that are gone.
+func (c *checker) attachments(org []byte) error {
+	const stray = ` FROM attachments WHERE org = $1 AND vol NOT IN (SELECT id FROM volumes WHERE org = $1)`
+	return c.pages(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
+		return c.found(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s is of a volume that is gone; it is removed", idText(id))},
+			func(t tx) (int64, error) { return changed(t, `DELETE`+stray+` AND id = $2`, org, id) })
+	})
+}
+
+// unused holds for blobs that no chunk refers to.
+const unused = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.org AND c.blob = blobs.id)`
+
+// blobs looks at the rows of blobs. One that is used and marked freed is no breach: the
+// sweeper takes the mark away.
+func (c *checker) blobs(org []byte) error {
+	err := c.pages(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+unused+` ORDER BY id LIMIT $3`, func(id []byte) error {
+		return c.found(driver.Finding{Code: "leaked-blob", Path: blobKey(org, id), Detail: "no file uses the blob, and the sweeper does not know that; it is told"},
+			func(t tx) (int64, error) {
+				return changed(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+unused, org, id)
+			})
+	})
+	if err != nil {
+		return err
+	}
+	// What is never used is never read, and has no size yet.
+	for _, r := range []struct{ code, detail, cond string }{
+		{"wrong-inline-size", "the bytes in the blob's row are more or fewer than its size", `data IS NOT NULL AND length(data) <> size`},
+		{"wrong-checksums", "the blob has not a checksum for each 64 KiB; it cannot be read",
+			`data IS NULL AND (sums IS NULL OR length(sums) <> (size + 65535) / 65536 * 4)`},
+	} {
+		err := c.pages(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND `+r.cond+` AND NOT (`+unused+`) ORDER BY id LIMIT $3`,
+			func(id []byte) error { return c.damaged(r.code, r.detail, org, id) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxUsers is how many files are named for one blob.
+const maxUsers = 20
+
+// user is a file that uses a blob.
+type user struct {
+	vol []byte
+	ino int64
+	pos int64
+}
+
+// damaged reports a blob whose bytes are lost, for each file that uses it.
+func (c *checker) damaged(code, detail string, org, id []byte) error {
+	var list []user
+	err := c.ns.db.read(c.ctx, all(&list, func(u *user) []any { return []any{&u.vol, &u.ino, &u.pos} },
+		`SELECT k.vol, k.ino, min(k.pos) FROM chunks k JOIN volumes v ON v.org = k.org AND v.id = k.vol AND v.state <> 'removing'
+		WHERE k.org = $1 AND k.blob = $2 GROUP BY k.vol, k.ino ORDER BY k.vol, k.ino LIMIT $3`, org, id, maxUsers+1))
+	if err != nil {
+		return err
+	}
+	for i, u := range list {
+		if i == maxUsers {
+			return c.report(driver.Finding{Code: code, Path: blobKey(org, id), Detail: detail + "; more files have it"})
+		}
+		err := c.report(driver.Finding{Code: code, Volume: idText(u.vol), Path: c.path(u.vol, u.ino),
+			Detail: fmt.Sprintf("blob %s, from byte %d of the file on: %s", idText(id), u.pos, detail)})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// volumelessRows looks for rows of volumes that have none in the table of volumes.
+func (c *checker) volumelessRows() error {
+	for _, table := range []string{"inodes", "chunks", "dirents", "xattrs", "orphans", "ops"} {
+		old := ""
+		if table == "ops" { // one may come after its volume went; the sweeper removes it in time
+			old = ` AND vol IN (SELECT vol FROM ops WHERE at < {now} - 7200000000000)`
+		}
+		// From one volume to the next by the index, not by way of all rows.
+		err := c.pages(nil, `WITH RECURSIVE d (vol) AS (
+				SELECT (SELECT vol FROM `+table+` WHERE vol > $2 AND CAST($1 AS {bytes}) IS NULL ORDER BY vol LIMIT 1)
+				UNION ALL SELECT (SELECT vol FROM `+table+` x WHERE x.vol > d.vol ORDER BY x.vol LIMIT 1) FROM d WHERE d.vol IS NOT NULL)
+			SELECT vol FROM d WHERE vol IS NOT NULL AND vol NOT IN (SELECT id FROM volumes)`+old+` LIMIT $3`,
+			func(vol []byte) error { return c.volumeless(table, vol) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) volumeless(table string, vol []byte) error {
+	f := driver.Finding{Code: "rows-without-volume", Volume: idText(vol), Detail: "the table " + table + " has rows of a volume that is missing"}
+	org, files, err := c.ownerOf(vol)
+	switch {
+	case err != nil:
+		return err
+	case !files:
+		f.Detail += "; they are removed"
+		return c.found(f, func(t tx) (int64, error) { return removeRows(t, vol) })
+	case org == nil:
+		f.Detail += ", and nothing says of which organisation; they stay"
+		return c.found(f, nil)
+	}
+	f.Detail += "; it gets a row, as volume lost-" + idText(vol)
+	return c.found(f, func(t tx) (int64, error) {
+		return changed(t, `INSERT INTO volumes (org, id, name, state, created, updated, used, next_ino)
+			SELECT CAST($1 AS {bytes}), CAST($2 AS {bytes}), $3, 'ready', {now}, {now},
+				(SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $2 AND mode BETWEEN 32768 AND 36863),
+				(SELECT CAST(coalesce(max(ino), 1) AS BIGINT) + 1 FROM inodes WHERE vol = $2)
+			WHERE NOT EXISTS (SELECT 1 FROM volumes WHERE id = $2)`, org, vol, "lost-"+idText(vol))
+	})
+}
+
+// ownerOf tells whether there are files of a volume that has no row, and which is its
+// organisation: that of its bytes, or the only one.
+func (c *checker) ownerOf(vol []byte) (org []byte, files bool, err error) {
+	var orgs [][]byte
+	var chunk, inode bool
+	err = c.ns.db.read(c.ctx,
+		one(&inode, []any{new(int)}, `SELECT 1 FROM inodes WHERE vol = $1 LIMIT 1`, vol),
+		one(&chunk, []any{&org}, `SELECT org FROM chunks WHERE vol = $1 AND org IN (SELECT id FROM orgs) LIMIT 1`, vol),
+		all(&orgs, oneID, `SELECT id FROM orgs LIMIT 2`))
+	if !chunk {
+		if org = nil; len(orgs) == 1 {
+			org = orgs[0]
+		}
+	}
+	return org, inode || chunk, err
+}
+
+// removeRows removes what hangs on inodes of a volume that has none.
+func removeRows(t tx, vol []byte) (int64, error) {
+	total := int64(0)
+	for _, table := range []string{"dirents", "xattrs", "orphans", "ops"} {
+		n, err := changed(t, `DELETE FROM `+table+` WHERE vol = $1 AND NOT EXISTS (SELECT 1 FROM volumes WHERE id = $1)
+			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = $1)`, vol)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// orglessBlobs looks for blobs of organisations that do not exist. Where no chunk refers
+// to them they are left to the sweeper.
+func (c *checker) orglessBlobs() error {
+	return c.pages(nil, `SELECT DISTINCT org FROM blobs WHERE org NOT IN (SELECT id FROM orgs) AND org > $2 AND CAST($1 AS {bytes}) IS NULL AND freed IS NULL ORDER BY org LIMIT $3`,
+		func(org []byte) error {
+			return c.found(driver.Finding{Code: "blobs-of-no-organisation", Path: orgPrefix(org),
+				Detail: "the organisation of these blobs is missing; what no file uses is left to the sweeper"},
+				func(t tx) (int64, error) {
+					return changed(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND freed IS NULL AND `+unused+`
+						AND NOT EXISTS (SELECT 1 FROM orgs WHERE id = $1)`, org)
+				})
+		})
+}

@@ -1,0 +1,224 @@
+package bucket_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+)
+
+// damage is one thing that is wrong, and what is said about it.
+type damage struct {
+	name  string
+	codes string // what a check finds
+	done  func(v *victim)
+	fixed bool
+	after func(v *victim) // what holds after the repair
+}
+
+var damages = []damage{
+	{"usage", "wrong-usage", func(v *victim) { v.exec(`UPDATE volumes SET used = used + 7 WHERE id = $1`, v.vol) }, true, nil},
+	{"next inode", "next-inode-in-use", func(v *victim) { v.exec(`UPDATE volumes SET next_ino = 3 WHERE id = $1`, v.vol) }, true, nil},
+	{"quota", "over-quota", func(v *victim) { v.exec(`UPDATE volumes SET quota = 10 WHERE id = $1`, v.vol) }, false, nil},
+	{"links of a file", "wrong-link-count", func(v *victim) { v.on("h", `UPDATE inodes SET nlink = 5 WHERE vol = $1 AND ino = $2`) }, true, nil},
+	{"links of a directory", "wrong-link-count", func(v *victim) { v.on("a", `UPDATE inodes SET nlink = 2 WHERE vol = $1 AND ino = $2`) }, true, nil},
+	{"no root", "missing-root", func(v *victim) { v.exec(`DELETE FROM inodes WHERE vol = $1 AND ino = 1`, v.vol) }, true,
+		func(v *victim) { v.holds("h", large) }},
+	{"root a file", "root-no-directory", func(v *victim) { v.exec(`UPDATE inodes SET mode = 33188 WHERE vol = $1 AND ino = 1`, v.vol) }, false, nil},
+	{"no inode", "dangling-entry", func(v *victim) { v.on("s", `DELETE FROM inodes WHERE vol = $1 AND ino = $2`) }, true, nil},
+	{"no inode of a file", "dangling-entry file-without-inode wrong-usage", func(v *victim) {
+		v.on("a/g", `DELETE FROM inodes WHERE vol = $1 AND ino = $2`)
+	}, true, func(v *victim) { v.holds("a/g", large) }},
+	{"no name", "unreachable-inode", func(v *victim) { v.on("a/g", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`) }, true,
+		func(v *victim) { v.holdsLost(large) }},
+	{"no name of a directory", "unreachable-inode wrong-link-count", func(v *victim) { v.on("a/b/c", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`) }, true,
+		func(v *victim) { v.lost("/deep") }},
+	{"lost+found is taken", "unreachable-inode", func(v *victim) {
+		v.must(v.fs.Symlink(context.Background(), "nowhere", "lost+found"))
+		v.on("a/g", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`)
+	}, true, nil},
+	{"entry of a file", "entry-without-directory", func(v *victim) {
+		v.on("h", `INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, []byte("x"), v.ino("a/small"))
+	}, true, func(v *victim) { v.holds("a/small", []byte("small")) }},
+	{"entry of nothing", "entry-without-directory", func(v *victim) {
+		v.exec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, 999, $2, $3)`, v.vol, []byte("x"), v.ino("a/small"))
+	}, true, nil},
+	{"two names", "directory-with-two-names", func(v *victim) {
+		v.on("a/b/c", `INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, []byte("x"), v.ino("a/b"))
+		v.on("a/b/c", `UPDATE inodes SET nlink = nlink + 1 WHERE vol = $1 AND ino = $2`)
+	}, true, func(v *victim) { v.holds("a/b/c/deep", []byte("deep")) }},
+	{"cycle", "directory-cycle", func(v *victim) {
+		v.on("a/b", `UPDATE dirents SET parent = $3 WHERE vol = $1 AND ino = $2`, v.ino("a/b/c"))
+		v.exec(`UPDATE inodes SET nlink = nlink + 1 WHERE vol = $1 AND ino = (SELECT parent FROM dirents WHERE vol = $1 AND name = $2)`, v.vol, []byte("b"))
+		v.on("a", `UPDATE inodes SET nlink = nlink - 1 WHERE vol = $1 AND ino = $2`)
+	}, true, func(v *victim) { v.lost("/c/deep") }},
+	{"orphan with a name", "orphan-with-name", func(v *victim) { v.on("a/g", `INSERT INTO orphans (vol, ino) VALUES ($1, $2)`) }, true,
+		func(v *victim) { v.must(v.ns.Reap(context.Background())); v.holds("a/g", large) }},
+	{"orphan of nothing", "stray-orphan", func(v *victim) { v.exec(`INSERT INTO orphans (vol, ino) VALUES ($1, 999)`, v.vol) }, true, nil},
+	{"attributes of nothing", "stray-attributes", func(v *victim) {
+		v.exec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, 999, $2, $2)`, v.vol, []byte("x"))
+	}, true, nil},
+	{"chunks of a directory", "chunks-of-no-file", func(v *victim) {
+		v.on("a", `INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, 0, 10, $3, $4, 0)`, v.org, v.blobOf("h"))
+	}, true, func(v *victim) { v.holds("h", large) }},
+	{"empty chunk", "empty-chunk", func(v *victim) {
+		v.on("h", `INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, 200000, 0, $3, $4, 0)`, v.org, v.blobOf("h"))
+	}, true, nil},
+	{"chunk before 0", "bad-chunk", func(v *victim) {
+		v.on("h", `UPDATE chunks SET pos = -100000 WHERE vol = $1 AND ino = $2`)
+	}, false, nil},
+	{"chunk of 9 MiB", "bad-chunk chunk-outside-blob", func(v *victim) {
+		v.on("h", `UPDATE chunks SET len = 9437184 WHERE vol = $1 AND ino = $2`)
+		v.on("h", `UPDATE inodes SET size = 9437184, alloc = 9437184 WHERE vol = $1 AND ino = $2`)
+		v.exec(`UPDATE volumes SET used = used + 9337184 WHERE id = $1`, v.vol)
+	}, false, nil},
+	{"chunk outside of its blob", "chunk-outside-blob", func(v *victim) { v.on("h", `UPDATE chunks SET blob_pos = 1 WHERE vol = $1 AND ino = $2`) }, false, nil},
+	{"chunks that overlap", "overlapping-chunks", func(v *victim) {
+		v.on("h", `INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, 50, 10, $3, $4, 0)`, v.org, v.blobOf("h"))
+		v.on("h", `UPDATE inodes SET alloc = alloc + 10 WHERE vol = $1 AND ino = $2`)
+	}, false, nil},
+	{"chunk beyond the end", "chunk-beyond-end", func(v *victim) {
+		v.on("h", `UPDATE inodes SET size = 1000 WHERE vol = $1 AND ino = $2`)
+		v.exec(`UPDATE volumes SET used = used - 99000 WHERE id = $1`, v.vol)
+	}, true, func(v *victim) { v.holds("h", large[:1000]) }},
+	{"allocation", "wrong-allocation", func(v *victim) { v.on("h", `UPDATE inodes SET alloc = 5 WHERE vol = $1 AND ino = $2`) }, true, nil},
+	{"blob of others", "foreign-chunk", func(v *victim) {
+		other, id := v.other(), newID()
+		v.exec(`INSERT INTO blobs (org, id, size, data, created, freed) VALUES ($1, $2, 5, $3, 1, 1)`, other, id, []byte("other"))
+		v.on("a/small", `UPDATE blobs SET freed = 1 WHERE id = (SELECT blob FROM chunks WHERE vol = $1 AND ino = $2)`)
+		v.on("a/small", `UPDATE chunks SET org = $3, blob = $4 WHERE vol = $1 AND ino = $2`, other, id)
+	}, false, nil},
+	{"blob without a row", "chunk-without-blob unknown-object", func(v *victim) { v.exec(`DELETE FROM blobs WHERE id = $1`, v.blobOf("h")) }, false, nil},
+	{"inline blob", "wrong-inline-size", func(v *victim) {
+		v.exec(`UPDATE blobs SET data = $2 WHERE id = $1`, v.blobOf("a/small"), []byte("smal"))
+	}, false, nil},
+	{"checksums", "wrong-checksums", func(v *victim) { v.exec(`UPDATE blobs SET sums = $2 WHERE id = $1`, v.blobOf("h"), []byte("1234")) }, false, nil},
+	{"leak", "leaked-blob", func(v *victim) {
+		v.exec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, 1, $3, 1)`, v.org, newID(), []byte("x"))
+	}, true, nil},
+	{"attachment of nothing", "stray-attachment", func(v *victim) {
+		s := newID()
+		v.exec(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, 'h', 1, 1, 9000000000000000000)`, s)
+		v.exec(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
+			VALUES ($1, $2, $1, $1, 'x', 0, 0, 'h', 1, 1, 1)`, s, v.org)
+	}, true, nil},
+	{"rows of nothing", "rows-without-volume", func(v *victim) {
+		v.exec(`INSERT INTO ops (vol, op, at) VALUES ($1, $1, 1)`, newID())
+		v.exec(`INSERT INTO orphans (vol, ino) VALUES ($1, 1)`, newID())
+		v.exec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, 1, $1, 1)`, newID())
+		v.exec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, 1, $1, $1)`, newID())
+	}, true, nil},
+	{"volume without a row", "rows-without-volume", func(v *victim) { v.exec(`DELETE FROM volumes WHERE id = $1`, v.vol) }, true,
+		func(v *victim) { v.holds("h", large) }},
+	{"organisation without a row", "blobs-of-no-organisation", func(v *victim) {
+		v.exec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $1, 1, $2, 1)`, newID(), []byte("x"))
+	}, true, nil},
+	{"object missing", "lost-object", func(v *victim) {
+		v.must(v.blobs.Delete(context.Background(), keyOf(v.org, v.blobOf("h"))))
+	}, false, nil},
+	{"object cut", "wrong-object-size", func(v *victim) {
+		key := keyOf(v.org, v.blobOf("h"))
+		v.must(v.blobs.Delete(context.Background(), key))
+		v.put(key, large[:len(large)-1])
+	}, false, nil},
+	{"object of nothing", "unknown-object", func(v *victim) { v.put(keyOf(v.org, newID()), large) }, true, nil},
+	{"object of no name", "unknown-object", func(v *victim) { v.put(fmt.Sprintf("o/%x/b/zz/x", v.org), large) }, false, func(v *victim) {
+		v.must(v.blobs.Delete(context.Background(), fmt.Sprintf("o/%x/b/zz/x", v.org)))
+	}},
+	{"object of no organisation", "objects-of-no-organisation", func(v *victim) { v.put("o/00/b/00/00", large) }, false, func(v *victim) {
+		v.must(v.blobs.Delete(context.Background(), "o/00/b/00/00"))
+	}},
+}
+
+func newID() []byte {
+	id := uuid.Must(uuid.NewV7())
+	return id[:]
+}
+
+// other returns the id of another organisation.
+func (v *victim) other() []byte {
+	v.t.Helper()
+	v.must(v.ns.CreateOrg(context.Background(), "other"))
+	return v.id(`SELECT id FROM orgs WHERE name = 'other'`)
+}
+
+// lost returns the path of what lost+found has, which is one thing, with more behind it.
+func (v *victim) lost(more string) string {
+	v.t.Helper()
+	d, err := v.fs.OpenDir(context.Background(), "lost+found", driver.DirOptions{})
+	if err != nil {
+		v.t.Errorf("lost+found: %v", err)
+		return "lost+found"
+	}
+	defer d.Close()
+	list, err := d.Read(context.Background(), 10)
+	if err != nil || len(list) != 1 || !strings.HasPrefix(list[0].Name, "#") {
+		v.t.Errorf("lost+found has %v, %v", list, err)
+		return "lost+found"
+	}
+	path := "lost+found/" + list[0].Name + more
+	if _, err := v.fs.Lstat(context.Background(), path); err != nil {
+		v.t.Errorf("%s: %v", path, err)
+	}
+	return path
+}
+
+func (v *victim) holdsLost(want []byte) {
+	v.t.Helper()
+	v.holds(v.lost(""), want)
+}
+
+// TestCheckDamage: each kind of damage is found, called what it is, and repaired where
+// that loses nothing.
+func TestCheckDamage(t *testing.T) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPatient(t, e.fresh(t))
+			other := p.victim("other", driver.GiB)
+			for i, d := range damages {
+				if t.Failed() {
+					break // what is left over would be found again
+				}
+				t.Run(d.name, func(t *testing.T) { p.damage(t, fmt.Sprintf("v%d", i), &d) })
+			}
+			other.holds("a/f", large)
+		})
+	}
+}
+
+func (p *patient) damage(t *testing.T, name string, d *damage) {
+	q := *p
+	q.t = t
+	p = &q
+	p.clean()
+	v := p.victim(name, 0)
+	d.done(v)
+	if got := p.check(false); codes(got) != d.codes {
+		t.Errorf("found %q, want %q: %+v", codes(got), d.codes, got)
+	}
+	list := p.check(true)
+	if len(list) == 0 {
+		t.Error("a check that repairs found nothing")
+	}
+	for _, f := range list {
+		if !strings.Contains(d.codes, f.Code) || f.Fixed != d.fixed && f.Code != "unknown-object" {
+			t.Errorf("repairing: %+v", f)
+		}
+	}
+	left := p.check(false)
+	if d.fixed && len(left) > 0 {
+		t.Errorf("after the repair: %+v", left)
+	} else if !d.fixed && len(left) == 0 {
+		t.Error("what cannot be repaired is no longer found")
+	}
+	if d.after != nil {
+		d.after(v)
+	}
+	if !d.fixed {
+		v.remove()
+	}
+}

@@ -1,0 +1,205 @@
+package bucket
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// suspect is a row of a rule's query. What have and want are is the rule's affair.
+type suspect struct {
+	ino        int64
+	name       []byte // of an entry of directory ino
+	have, want int64
+}
+
+func (s *suspect) dest() []any { return []any{&s.ino, &s.name, &s.have, &s.want} }
+func (s *suspect) key() string { return fmt.Sprintf("%d/%s", s.ino, s.name) }
+
+// where is what a finding's path is of.
+type where int
+
+const (
+	atVolume where = iota
+	atInode
+	atEntry // of a directory
+)
+
+// rule is what must hold of a volume.
+type rule struct {
+	code string
+	at   where
+	// sql selects a suspect for each breach, in order of its key. $1 is the organisation,
+	// $2 the volume. {in k} limits the key k to the page that is looked at; {live} holds
+	// for volumes that are not being removed; {dir i} and {file i} for rows of such inodes.
+	sql    string
+	what   string                           // with %d for have and want
+	fix    func(f *fixer, s *suspect) error // nil: it cannot be repaired
+	stop   bool                             // where it is broken and not repaired, other rules say nothing
+	cycles bool                             // its query is selectUnreachable
+}
+
+func (r *rule) detail(s *suspect) string {
+	switch strings.Count(r.what, "%d") {
+	case 1:
+		return fmt.Sprintf(r.what, s.have)
+	case 2:
+		return fmt.Sprintf(r.what, s.have, s.want)
+	}
+	return r.what
+}
+
+var placeholder = regexp.MustCompile(`\{(in|dir|file) ([^}]*)\}`)
+
+// expand replaces what stands for conditions in a rule's query.
+func expand(sql string) string {
+	sql = placeholder.ReplaceAllStringFunc(sql, func(s string) string {
+		m := placeholder.FindStringSubmatch(s)
+		switch {
+		case m[1] == "dir":
+			return m[2] + `.mode BETWEEN 16384 AND 20479`
+		case m[1] == "file":
+			return m[2] + `.mode BETWEEN 32768 AND 36863`
+		case strings.Contains(m[2], ","):
+			return fmt.Sprintf(`(%s) > ($3, $6) AND (%s) <= ($4, $7)`, m[2], m[2])
+		}
+		return fmt.Sprintf(`%s > $3 AND %s <= $4`, m[2], m[2])
+	})
+	return strings.ReplaceAll(sql, `{live}`, `EXISTS (SELECT 1 FROM volumes live WHERE live.org = $1 AND live.id = $2 AND live.state <> 'removing')`)
+}
+
+// query asks for breaches whose keys are after one and up to another.
+func (r *rule) query(list *[]suspect, v orgVol, after, upto suspect) query {
+	args := []any{v.org, v.vol, after.ino, upto.ino, checkPage}
+	if r.at == atEntry {
+		args = append(args, after.name, upto.name)
+	}
+	return all(list, (*suspect).dest, expand(r.sql), args...)
+}
+
+// none is the name of a suspect that is no entry.
+const none = `CAST('' AS {bytes})`
+
+// namedInode says that a directory has a name of inode i.
+const namedInode = `EXISTS (SELECT 1 FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = i.vol AND e.ino = i.ino)`
+
+// orphanedInode says that inode i is on its way out.
+const orphanedInode = `EXISTS (SELECT 1 FROM orphans o WHERE o.vol = i.vol AND o.ino = i.ino)`
+
+// chunkRule is a rule for chunks k of inodes i, with one finding for each file.
+func chunkRule(code, cond, what string, fix func(*fixer, *suspect) error) rule {
+	return rule{code: code, at: atInode, what: what, fix: fix,
+		sql: `SELECT k.ino, ` + none + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND {file i}
+			LEFT JOIN blobs b ON b.org = k.org AND b.id = k.blob
+			WHERE k.vol = $2 AND {in k.ino} AND (` + cond + `) AND {live} GROUP BY k.ino ORDER BY k.ino LIMIT $5`}
+}
+
+// volumeRules are in the order in which they are applied: a repair may be what shows
+// the next breach, and may need what an earlier one has put right.
+var volumeRules = []rule{
+	{code: "missing-root", at: atVolume, stop: true, fix: (*fixer).root,
+		what: "the root directory is missing; an empty one is made, and has the entries that are there",
+		sql: `SELECT v.next_ino, ` + none + `, v.used, v.quota FROM volumes v WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino}
+			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = v.id AND i.ino = 1) AND {live} LIMIT $5`},
+	{code: "root-no-directory", at: atVolume, stop: true, what: "the root is no directory: its mode is %d",
+		sql: `SELECT i.ino, ` + none + `, i.mode, i.size FROM inodes i WHERE i.vol = $2 AND i.ino = 1 AND {in i.ino} AND NOT ({dir i}) AND {live} LIMIT $5`},
+	{code: "file-without-inode", at: atInode, fix: (*fixer).restore,
+		what: "%d bytes belong to a file whose inode is missing; it gets a new one, of %d bytes",
+		sql: `SELECT k.ino, ` + none + `, CAST(sum(k.len) AS BIGINT), max(k.pos + k.len) FROM chunks k WHERE k.vol = $2 AND {in k.ino}
+			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = k.vol AND i.ino = k.ino) AND {live}
+			GROUP BY k.ino ORDER BY k.ino LIMIT $5`},
+	{code: "next-inode-in-use", at: atVolume, fix: (*fixer).nextIno, what: "the number for the next inode is %d, but %d is in use",
+		sql: `SELECT v.next_ino, ` + none + `, v.next_ino, m.ino FROM volumes v JOIN (SELECT max(ino) AS ino FROM inodes WHERE vol = $2) m ON m.ino >= v.next_ino
+			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
+	{code: "entry-without-directory", at: atEntry, fix: (*fixer).removeEntry,
+		what: "a name of inode %d in what is no directory (inode %d); it is removed",
+		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e WHERE e.vol = $2 AND {in e.parent, e.name}
+			AND NOT EXISTS (SELECT 1 FROM inodes p WHERE p.vol = e.vol AND p.ino = e.parent AND {dir p}) AND {live}
+			ORDER BY e.parent, e.name LIMIT $5`},
+	{code: "dangling-entry", at: atEntry, fix: (*fixer).removeEntry, what: "a name of inode %d, which is missing; it is removed",
+		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p}
+			WHERE e.vol = $2 AND {in e.parent, e.name}
+			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = e.vol AND i.ino = e.ino) AND {live}
+			ORDER BY e.parent, e.name LIMIT $5`},
+	{code: "directory-with-two-names", at: atEntry, fix: (*fixer).removeEntry, what: "another name of directory %d; it is removed",
+		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM (SELECT x.ino FROM dirents x JOIN inodes i ON i.vol = x.vol AND i.ino = x.ino AND {dir i}
+				WHERE x.vol = $2 GROUP BY x.ino HAVING count(*) > 1 OR x.ino = 1) m JOIN dirents e ON e.ino = m.ino
+			WHERE e.vol = $2 AND {in e.parent, e.name} AND (e.ino = 1
+				OR EXISTS (SELECT 1 FROM dirents f WHERE f.vol = $2 AND f.ino = e.ino AND (f.parent, f.name) < (e.parent, e.name)))
+			AND {live} ORDER BY e.parent, e.name LIMIT $5`},
+	{code: "orphan-with-name", at: atInode, fix: (*fixer).adopt,
+		what: "it has a name, but is listed as having none, and would be removed; it is taken off that list",
+		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM orphans o JOIN inodes i ON i.vol = o.vol AND i.ino = o.ino
+			WHERE o.vol = $2 AND {in o.ino} AND ` + namedInode + ` AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "unreachable-inode", at: atInode, fix: (*fixer).link, what: "no name leads to it, and nobody has it open; it is put into lost+found",
+		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $2 AND i.ino <> 1 AND {in i.ino} AND NOT ` + orphanedInode + `
+			AND i.ino NOT IN (SELECT e.ino FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2)
+			AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "directory-cycle", at: atInode, fix: (*fixer).cut, cycles: true,
+		what: "the directory leads to itself, and the root does not lead to it; it is moved to lost+found"},
+	{code: "wrong-link-count", at: atInode, fix: (*fixer).nlink, what: "the link count is %d, and there are %d names",
+		sql: `SELECT i.ino, ` + none + `, i.nlink, coalesce(n.names, 0) FROM inodes i LEFT JOIN (SELECT e.ino, count(*) AS names
+				FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2 AND {in e.ino} GROUP BY e.ino) n ON n.ino = i.ino
+			WHERE i.vol = $2 AND {in i.ino} AND NOT ({dir i}) AND i.nlink <> coalesce(n.names, 0) AND (n.names > 0 OR ` + orphanedInode + `)
+			AND {live} ORDER BY i.ino LIMIT $5`},
+	// Of a tree in removal only the entries go one by one.
+	{code: "wrong-link-count", at: atInode, fix: (*fixer).nlink, what: "the directory's link count is %d, and ought to be %d",
+		sql: `SELECT i.ino, ` + none + `, i.nlink, 2 + coalesce(n.dirs, 0) FROM inodes i LEFT JOIN (SELECT e.parent, count(*) AS dirs
+				FROM dirents e JOIN inodes d ON d.vol = e.vol AND d.ino = e.ino AND {dir d} WHERE e.vol = $2 AND {in e.parent} GROUP BY e.parent) n ON n.parent = i.ino
+			WHERE i.vol = $2 AND {in i.ino} AND {dir i} AND i.nlink <> 2 + coalesce(n.dirs, 0) AND NOT ` + orphanedInode + `
+			AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "stray-orphan", at: atVolume, fix: (*fixer).removeOrphan, what: "inode %d is listed as having no name, but is missing; it is taken off that list",
+		sql: `SELECT o.ino, ` + none + `, o.ino, o.ino FROM orphans o WHERE o.vol = $2 AND {in o.ino}
+			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = o.vol AND i.ino = o.ino) AND {live} ORDER BY o.ino LIMIT $5`},
+	{code: "stray-attributes", at: atVolume, fix: (*fixer).removeXattrs, what: "%d attributes of inode %d, which is missing; they are removed",
+		sql: `SELECT x.ino, ` + none + `, count(*), x.ino FROM xattrs x WHERE x.vol = $2 AND {in x.ino}
+			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = x.vol AND i.ino = x.ino) AND {live} GROUP BY x.ino ORDER BY x.ino LIMIT $5`},
+	{code: "chunks-of-no-file", at: atInode, fix: (*fixer).removeChunks, what: "it is no regular file, and has %d chunks; they are removed",
+		sql: `SELECT k.ino, ` + none + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND NOT ({file i})
+			WHERE k.vol = $2 AND {in k.ino} AND {live} GROUP BY k.ino ORDER BY k.ino LIMIT $5`},
+	chunkRule("empty-chunk", `k.len <= 0`, "%d chunks without bytes, the first at %d; they are removed", (*fixer).removeEmpty),
+	chunkRule("bad-chunk", `k.len > 8388608 OR k.pos < 0 OR k.blob_pos < 0`,
+		"%d chunks that are longer than 8 MiB or begin before 0, the first at %d", nil),
+	chunkRule("foreign-chunk", `k.org <> $1`, "%d chunks with bytes of another organisation, the first at %d", nil),
+	chunkRule("chunk-without-blob", `b.id IS NULL`, "%d chunks whose blobs have no row, the first at %d: the bytes are lost", nil),
+	chunkRule("chunk-outside-blob", `k.len > 0 AND k.blob_pos >= 0 AND k.blob_pos + k.len > b.size`,
+		"%d chunks reach over the ends of their blobs, the first at %d: the bytes are lost", nil),
+	chunkRule("overlapping-chunks", `EXISTS (SELECT 1 FROM chunks n WHERE n.vol = k.vol AND n.ino = k.ino AND n.pos > k.pos AND n.pos < k.pos + k.len)`,
+		"%d chunks reach into the next, the first at %d: nothing says which bytes are right", nil),
+	chunkRule("chunk-beyond-end", `k.len > 0 AND k.pos >= 0 AND k.pos + k.len > i.size`,
+		"%d chunks reach over the end of the file, the first at %d; they are cut there", (*fixer).cutChunks),
+	{code: "wrong-allocation", at: atInode, fix: (*fixer).alloc, what: "%d bytes are said to be no hole, and %d are",
+		sql: `SELECT i.ino, ` + none + `, i.alloc, coalesce(n.bytes, 0) FROM inodes i
+			LEFT JOIN (SELECT k.ino, CAST(sum(k.len) AS BIGINT) AS bytes FROM chunks k WHERE k.vol = $2 AND {in k.ino} GROUP BY k.ino) n ON n.ino = i.ino
+			WHERE i.vol = $2 AND {in i.ino} AND {file i} AND i.alloc <> coalesce(n.bytes, 0) AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "wrong-usage", at: atVolume, fix: (*fixer).used, what: "the volume is said to hold %d bytes, and holds %d",
+		sql: `SELECT v.next_ino, ` + none + `, v.used, m.bytes FROM volumes v
+			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON m.bytes <> v.used
+			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
+	{code: "over-quota", at: atVolume, what: "the volume holds %d bytes, and its quota is %d; remove files, or raise the quota",
+		sql: `SELECT v.next_ino, ` + none + `, m.bytes, v.quota FROM volumes v
+			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON v.quota > 0 AND m.bytes > v.quota
+			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
+}
+
+// selectUnreachable selects the directories that neither the root leads to, nor one on
+// its way out, nor one that is a finding of its own, being in cut or without a name.
+func selectUnreachable(cut []int64, rest string) string {
+	also := ""
+	for _, ino := range cut {
+		also += fmt.Sprintf(`, %d`, ino)
+	}
+	return expand(`WITH RECURSIVE s (ino) AS (
+			SELECT i.ino FROM inodes i WHERE i.vol = $2 AND {dir i} AND (i.ino IN (1` + also + `) OR ` + orphanedInode + `
+				OR i.ino NOT IN (SELECT e.ino FROM dirents e WHERE e.vol = $2))
+			UNION SELECT x.ino FROM s JOIN dirents x ON x.vol = $2 AND x.parent = s.ino)
+		SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $2 AND {dir i} AND {live} AND i.ino NOT IN (SELECT ino FROM s)` + rest)
+}
+
+func unreachable(list *[]suspect, v orgVol, cut []int64) query {
+	return all(list, (*suspect).dest, selectUnreachable(cut, ` ORDER BY i.ino LIMIT 1`), v.org, v.vol)
+}
+
+func unreachableOne(list *[]suspect, v orgVol, cut []int64, ino int64) query {
+	return all(list, (*suspect).dest, selectUnreachable(cut, ` AND i.ino = $3`), v.org, v.vol, ino)
+}
