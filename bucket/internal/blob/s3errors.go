@@ -31,7 +31,8 @@ func (s *s3Store) retry(ctx context.Context, request func(context.Context) error
 			return err
 		}
 		if pause(ctx, attempt) != nil {
-			return fmt.Errorf("%w; before that: %w", ctx.Err(), err)
+			// Not both: what the service said would hide that the caller gave up.
+			return fmt.Errorf("%w; before that: %v", ctx.Err(), err)
 		}
 	}
 }
