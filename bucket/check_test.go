@@ -170,6 +170,8 @@ func idOf(s string) []byte {
 	return id[:]
 }
 
+func bytesID(b []byte) string { return uuid.UUID(b).String() }
+
 func (v *victim) ino(path string) int64 {
 	v.t.Helper()
 	e, err := v.fs.Lstat(context.Background(), path)
@@ -214,18 +216,41 @@ func (v *victim) holds(path string, want []byte) {
 // remove removes the volume with its rows.
 func (v *victim) remove() {
 	v.t.Helper()
-	id, _ := uuid.FromBytes(v.vol)
-	_, err := v.b.Remove(context.Background(), driver.ByID(id.String()))
+	_, err := v.b.Remove(context.Background(), driver.ByID(bytesID(v.vol)))
 	v.must(err)
 	v.must(v.ns.Reap(context.Background()))
 }
 
-// quiet runs the same check as a Backend does, for one organisation.
-func (p *patient) quiet(b *bucket.Backend) []driver.Finding {
-	p.t.Helper()
-	var list []driver.Finding
-	p.must(b.Check(context.Background(), driver.CheckOptions{}, func(f driver.Finding) error { list = append(list, f); return nil }))
-	return list
+// TestCheckOrg: a Backend's check is of its organisation only.
+func TestCheckOrg(t *testing.T) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			p := newPatient(t, e.fresh(t))
+			v := p.victim("v", 0)
+			p.must(p.ns.CreateOrg(ctx, "other"))
+			other, err := p.ns.Org(ctx, "other")
+			p.must(err)
+			defer other.Close()
+			v.exec(`UPDATE volumes SET used = used + 7 WHERE id = $1`, v.vol)
+			v.put(keyOf(v.org, newID()), large)
+			for _, c := range []struct {
+				b    *bucket.Backend
+				want string
+			}{{p.b, "unknown-object wrong-usage"}, {other, ""}} {
+				var list []driver.Finding
+				p.must(c.b.Check(ctx, driver.CheckOptions{}, func(f driver.Finding) error { list = append(list, f); return nil }))
+				if codes(list) != c.want {
+					t.Errorf("found %q, want %q", codes(list), c.want)
+				}
+			}
+			enough := errors.New("enough")
+			if err := p.b.Check(ctx, driver.CheckOptions{}, func(driver.Finding) error { return enough }); !errors.Is(err, enough) {
+				t.Errorf("the error of report: got %v", err)
+			}
+		})
+	}
 }
 
 // TestCheckBusy: what others are in the middle of is never a finding.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"golang.org/x/sync/errgroup"
 )
 
 // wake asks this process's maintenance to look for volumes and trees to remove.
@@ -140,7 +141,28 @@ func (ns *Namespace) expire(ctx context.Context) error {
 			ns.metrics.endedHeld.Inc()
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return ns.expireLate(ctx)
+}
+
+// expireLate gives up what was committed for a session after its end, by a process that
+// did not know of it yet.
+func (ns *Namespace) expireLate(ctx context.Context) error {
+	const ended = `session IS NOT NULL AND session NOT IN (SELECT id FROM sessions)`
+	var drafts, orphans bool
+	err := ns.db.read(ctx,
+		one(&drafts, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'creating' AND `+ended+` LIMIT 1`),
+		one(&orphans, []any{new(int)}, `SELECT 1 FROM orphans WHERE `+ended+` LIMIT 1`))
+	if err != nil || !drafts && !orphans {
+		return err
+	}
+	return ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
+		t.later(`UPDATE orphans SET session = NULL WHERE ` + ended)
+		return nil
+	})
 }
 
 // orgVol names a volume.
@@ -231,9 +253,11 @@ type swept struct {
 	org, id []byte
 	size    int64
 	inline  int64
+	unused  int64 // 1: nothing ever referred to it, so a put of it may still be under way
+	freed   int64
 }
 
-func (s *swept) dest() []any { return []any{&s.org, &s.id, &s.size, &s.inline} }
+func (s *swept) dest() []any { return []any{&s.org, &s.id, &s.size, &s.inline, &s.unused, &s.freed} }
 
 func (ns *Namespace) sweepAll(ctx context.Context) error {
 	for {
@@ -262,7 +286,8 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 // chunks refer to are no longer counted as freed, the objects of others are doomed.
 func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 	var list []swept
-	err := ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END
+	err := ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
+		CASE WHEN sums IS NULL THEN 1 ELSE 0 END, freed
 		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NULL THEN CAST($1 AS BIGINT) ELSE CAST($2 AS BIGINT) END)
 		AND (NOT $4 OR data IS NOT NULL OR freed < coalesce((SELECT expires FROM jobs WHERE name = '`+exportedAll+`'), 0)) ORDER BY freed LIMIT $3`,
 		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, ns.opts.Export > 0))
@@ -287,27 +312,35 @@ func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 // the chunks that refer to them.
 const inlineGrace = time.Minute
 
+// sweepBlobs takes blobs out of the database, if they are still as they were seen. The
+// comparison with freed is not for speed: PostgreSQL looks at a row again that another
+// transaction has just changed, but not at the chunks. Without it a blob that has lost
+// its last chunk meanwhile would be taken for one that has it.
 func (ns *Namespace) sweepBlobs(ctx context.Context, list []swept) error {
 	var blobs, bytes float64
-	err := ns.db.write(ctx, nil, true, func(t tx) error {
+	// Not lazily: objects must not go before the rows that lead to them.
+	err := ns.db.write(ctx, nil, false, func(t tx) error {
 		blobs, bytes = 0, 0
-		for _, s := range list {
-			var n int64
-			del := q(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed IS NOT NULL
-				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id)
-			del.n = &n
-			if err := t.run(del); err != nil {
-				return err
-			}
-			if n == 0 {
-				t.later(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2
-					AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id)
+		gone := make([]int64, len(list))
+		dels := make([]query, len(list))
+		for i, s := range list {
+			dels[i] = q(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
+				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
+			dels[i].n = &gone[i]
+		}
+		if err := t.run(dels...); err != nil {
+			return err
+		}
+		for i, s := range list {
+			if gone[i] == 0 {
+				t.later(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
+					AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
 				continue
 			}
 			blobs++
 			bytes += float64(s.size)
 			if s.inline == 0 {
-				t.later(`INSERT INTO doomed (org, id) VALUES ($1, $2) ON CONFLICT DO NOTHING`, s.org, s.id)
+				t.later(`INSERT INTO doomed (org, id, at, twice) VALUES ($1, $2, {now}, $3) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused)
 			}
 		}
 		return nil
@@ -319,21 +352,34 @@ func (ns *Namespace) sweepBlobs(ctx context.Context, list []swept) error {
 	return err
 }
 
-// deleteDoomed deletes objects whose rows are gone.
+const (
+	// deletesAtOnce is how many objects are deleted at the same time.
+	deletesAtOnce = 8
+	// lateness is how much later than its row a put may end that was given up.
+	lateness = time.Hour
+)
+
+// deleteDoomed deletes objects whose rows are gone. Its notes outlive it by the time that
+// a put may be late.
 func (ns *Namespace) deleteDoomed(ctx context.Context) error {
 	for {
 		var list []orgVol
-		if err := ns.db.read(ctx, all(&list, (*orgVol).dest, `SELECT org, id FROM doomed LIMIT $1`, sweepBatch)); err != nil || len(list) == 0 {
+		if err := ns.db.read(ctx, all(&list, (*orgVol).dest, `SELECT org, id FROM doomed WHERE at <= {now} LIMIT $1`, sweepBatch)); err != nil || len(list) == 0 {
 			return err
 		}
+		g, once := errgroup.WithContext(ctx)
+		g.SetLimit(deletesAtOnce)
 		for _, d := range list {
-			if err := ns.blobs.Delete(ctx, blobKey(d.org, d.vol)); err != nil {
-				return err
-			}
+			g.Go(func() error { return ns.blobs.Delete(once, blobKey(d.org, d.vol)) })
+		}
+		if err := g.Wait(); err != nil {
+			return err
 		}
 		err := ns.db.write(ctx, nil, true, func(t tx) error {
 			for _, d := range list {
-				t.later(`DELETE FROM doomed WHERE org = $1 AND id = $2`, d.org, d.vol)
+				t.later(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, d.org, d.vol)
+				t.later(`UPDATE doomed SET twice = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
+					d.org, d.vol, int64(min(ns.opts.Grace, lateness)))
 			}
 			return nil
 		})

@@ -110,10 +110,13 @@ CREATE TABLE chunks (
 
 CREATE INDEX chunks_blob ON chunks (org, blob);
 
--- Objects whose rows are gone and that are still to be deleted.
+-- Objects whose rows are gone and that are still to be deleted, at some time. A put that
+-- failed may yet arrive: the object of a blob that was never used is deleted twice.
 CREATE TABLE doomed (
-    org BYTEA NOT NULL,
-    id  BYTEA NOT NULL,
+    org   BYTEA NOT NULL,
+    id    BYTEA NOT NULL,
+    at    BIGINT NOT NULL,
+    twice BIGINT NOT NULL, -- 1: this is not the last time
     PRIMARY KEY (org, id)
 );
 

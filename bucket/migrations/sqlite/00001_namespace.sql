@@ -110,10 +110,13 @@ CREATE TABLE chunks (
 
 CREATE INDEX chunks_blob ON chunks (org, blob);
 
--- Objects whose rows are gone and that are still to be deleted.
+-- Objects whose rows are gone and that are still to be deleted, at some time. A put that
+-- failed may yet arrive: the object of a blob that was never used is deleted twice.
 CREATE TABLE doomed (
-    org BLOB NOT NULL,
-    id  BLOB NOT NULL,
+    org   BLOB NOT NULL,
+    id    BLOB NOT NULL,
+    at    INTEGER NOT NULL,
+    twice INTEGER NOT NULL, -- 1: this is not the last time
     PRIMARY KEY (org, id)
 ) STRICT, WITHOUT ROWID;
 
