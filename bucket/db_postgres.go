@@ -413,12 +413,14 @@ func chainQuery(vol []byte, from int64, names []string, list *[]inode) query {
 	for i, n := range names {
 		bytes[i] = []byte(n)
 	}
+	// OFFSET 0 as in children: a plan made while the tables are small reads all of them,
+	// and is kept when they have grown.
 	return all(list, (*inode).dest, `WITH RECURSIVE w (d, ino) AS (
 			SELECT 0, $2::bigint
 			UNION ALL
 			SELECT w.d + 1, e.ino FROM w JOIN LATERAL (
-				SELECT x.ino FROM dirents x WHERE x.vol = $1 AND x.parent = w.ino AND x.name = ($3::bytea[])[w.d + 1]
+				SELECT x.ino FROM dirents x WHERE x.vol = $1 AND x.parent = w.ino AND x.name = ($3::bytea[])[w.d + 1] OFFSET 0
 			) e ON true WHERE w.d < cardinality($3::bytea[]))
-		SELECT `+inodeCols+` FROM w JOIN LATERAL (SELECT * FROM inodes x WHERE x.vol = $1 AND x.ino = w.ino) i ON true
+		SELECT `+inodeCols+` FROM w JOIN LATERAL (SELECT * FROM inodes x WHERE x.vol = $1 AND x.ino = w.ino OFFSET 0) i ON true
 		ORDER BY w.d`, vol, from, bytes)
 }
