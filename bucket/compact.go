@@ -76,7 +76,7 @@ func (n *node) merge(ctx context.Context, f *fileSystem, run []extent) error {
 		if _, err := c.punchOut(i.ino, span{first.pos, last.pos + last.len}); err != nil {
 			return err
 		}
-		c.chunk(i.ino, part{first.pos, blob})
+		c.chunks(i.ino, []part{{first.pos, blob.size, blob, 0}})
 		return nil
 	})
 	if err == nil && done {

@@ -140,3 +140,47 @@ func TestCompactChanged(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// Small writes far apart share a blob: one request puts them all.
+func TestSmallWritesShareBlobs(t *testing.T) {
+	b := openTest(t, func(o *Options) { o.Inline = -1 })
+	h := openFile(t, b)
+	for i := range 100 {
+		if _, err := h.WriteAt(t.Context(), []byte{byte(i), byte(i)}, int64(i*100_000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var n, chunks int
+	var found bool
+	err := b.ns.db.read(t.Context(),
+		one(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE freed IS NULL`), one(&found, []any{&chunks}, `SELECT count(*) FROM chunks`))
+	if err != nil || n != 1 || chunks != 100 {
+		t.Errorf("%d blobs for %d chunks, %v", n, chunks, err)
+	}
+	for i := range 100 {
+		got := make([]byte, 3)
+		if _, err := h.ReadAt(t.Context(), got, int64(i*100_000)); err != nil && err != io.EOF || got[0] != byte(i) || got[1] != byte(i) || got[2] != 0 {
+			t.Fatalf("at %d: %v, %v", i, got, err)
+		}
+	}
+	// Two writes that overlap chunks of one blob, in one commit.
+	for i, pos := range []int64{1, 99_999, 100_001} {
+		if _, err := h.WriteAt(t.Context(), []byte{200 + byte(i)}, pos); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 3)
+	if _, err := h.ReadAt(t.Context(), got, 99_999); err != nil || got[0] != 201 || got[1] != 1 || got[2] != 202 {
+		t.Errorf("%v, %v", got, err)
+	}
+	e, err := h.Stat(t.Context())
+	if err != nil || e.Allocated != 201 {
+		t.Errorf("%d bytes are allocated, want 201 (%v)", e.Allocated, err)
+	}
+}

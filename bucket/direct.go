@@ -193,7 +193,7 @@ func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs [
 		if info.Size != p.Size {
 			return nil, driver.Errorf(driver.ErrInvalid, "part %d was put with %d bytes, not %d", i, info.Size, p.Size)
 		}
-		list[i] = part{p.Pos, &newBlob{id: blob, size: p.Size, sums: p.Sums}}
+		list[i] = part{p.Pos, p.Size, &newBlob{id: blob, size: p.Size, sums: p.Sums}, 0}
 	}
 	return list, nil
 }

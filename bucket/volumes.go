@@ -3,115 +3,12 @@ package bucket
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
 )
-
-// Backend is one organisation of a namespace. It implements driver.Backend.
-type Backend struct {
-	ns   *Namespace
-	org  []byte
-	also *Namespace // closed with the Backend; nil: none
-
-	session session
-
-	mu     sync.Mutex // guards what follows
-	closed bool
-	open   map[closer]struct{} // FSes, files and attachments
-	nodes  map[nodeKey]*node   // files that are open
-	going  map[nodeKey]*going  // inodes that a transaction under way may remove
-}
-
-func newBackend(ns *Namespace, org []byte) *Backend {
-	b := &Backend{
-		ns: ns, org: org,
-		open:  map[closer]struct{}{},
-		nodes: map[nodeKey]*node{},
-		going: map[nodeKey]*going{},
-	}
-	b.session.b = b
-	return b
-}
-
-// Caps implements driver.Backend.
-func (b *Backend) Caps() driver.Caps {
-	return driver.Caps{
-		Backend: "bucket", Dir: true, Quota: true, ReadOnly: b.ns.opts.ReadOnly, Links: true, Xattrs: true,
-		Chown: true, Devices: true, Holes: true, Drafts: true, Leases: true, Clones: true,
-	}
-}
-
-func (b *Backend) usable(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return driver.ErrClosed
-	}
-	return nil
-}
-
-func (b *Backend) writable(ctx context.Context) error {
-	if err := b.usable(ctx); err != nil {
-		return err
-	}
-	if b.ns.opts.ReadOnly {
-		return errReadOnly
-	}
-	return nil
-}
-
-// keep notes something that is to be closed with the Backend.
-func (b *Backend) keep(c closer) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return driver.ErrClosed
-	}
-	b.open[c] = struct{}{}
-	return nil
-}
-
-func (b *Backend) forget(c closer) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.open, c)
-}
-
-// Close implements driver.Backend. Files that are open are synced.
-func (b *Backend) Close() error {
-	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return nil
-	}
-	b.closed = true
-	var list []closer
-	for c := range b.open {
-		list = append(list, c)
-	}
-	b.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	var errs []error
-	for _, c := range list {
-		if err := c.closeWith(ctx); err != nil && !errors.Is(err, driver.ErrNotFound) {
-			errs = append(errs, err)
-		}
-	}
-	errs = append(errs, b.session.end(ctx))
-	if b.also != nil {
-		errs = append(errs, b.also.Close())
-	}
-	return errors.Join(errs...)
-}
 
 // volume is one row of volumes.
 type volume struct {

@@ -85,13 +85,11 @@ func (c *change) replace(path string, size int64, parts []part, opts driver.Writ
 		n.mode = typeFile | permOf(opts.Mode)
 	}
 	for _, x := range parts {
-		n.alloc += x.blob.size
+		n.alloc += x.len
 	}
 	c.delta += size
 	c.put(&p, &n)
-	for _, x := range parts {
-		c.chunk(n.ino, x)
-	}
+	c.chunks(n.ino, parts)
 	return nil
 }
 
@@ -211,7 +209,7 @@ func (u *upload) cause(err error) error {
 }
 
 func (u *upload) put(pos int64, data []byte) {
-	p := part{pos, &newBlob{}}
+	p := part{pos, int64(len(data)), &newBlob{}, 0}
 	u.parts = append(u.parts, p)
 	u.group.Go(func() error {
 		b, err := u.f.b.put(u.ctx, data)

@@ -1,0 +1,148 @@
+package bucket
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// part is a range of a file, and where its bytes are.
+type part struct {
+	pos, len int64
+	blob     *newBlob
+	blobPos  int64
+}
+
+// putAll makes blobs of pieces, several at a time. Small pieces share a blob: a
+// request for each would take longer than all their bytes.
+func (b *Backend) putAll(ctx context.Context, list pieces) ([]part, error) {
+	var parts []part
+	var blobs []*newBlob // with their bytes only
+	for _, p := range list {
+		for data, pos := p.data, p.pos; len(data) > 0; {
+			var blob *newBlob
+			if n := len(blobs); n > 0 && (len(blobs[n-1].data)+len(data) <= chunkSize) {
+				blob = blobs[n-1]
+			} else {
+				blob = &newBlob{}
+				blobs = append(blobs, blob)
+			}
+			k := min(len(data), chunkSize)
+			parts = append(parts, part{pos, int64(k), blob, int64(len(blob.data))})
+			if len(blob.data) == 0 {
+				blob.data = data[:k:k] // copied only if another joins it
+			} else {
+				blob.data = append(blob.data, data[:k]...)
+			}
+			data, pos = data[k:], pos+int64(k)
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(putsAtOnce)
+	for _, x := range blobs {
+		g.Go(func() error {
+			put, err := b.put(ctx, x.data)
+			if err == nil {
+				*x = *put
+			}
+			return err
+		})
+	}
+	return parts, g.Wait()
+}
+
+// chunks lets a file have the bytes of parts at ranges that are holes. Parts that share
+// a blob follow one another.
+func (c *change) chunks(ino int64, parts []part) {
+	var used *newBlob
+	for _, p := range parts {
+		if p.blob != used {
+			c.b.use(c, p.blob)
+			used = p.blob
+		}
+		c.again(ino, chunkRow{p.pos, p.len, p.blob.id, p.blobPos})
+	}
+}
+
+// chunkRow is one row of chunks.
+type chunkRow struct {
+	pos, len int64
+	blob     []byte
+	blobPos  int64
+}
+
+func (r *chunkRow) dest() []any { return []any{&r.pos, &r.len, &r.blob, &r.blobPos} }
+
+// span is a range of a file.
+type span struct{ pos, end int64 }
+
+// punchOut makes ranges of a file holes, and returns how many bytes were there. The
+// ranges ascend. They are taken at once, because what is queued for the commit is not
+// yet seen by a look at the rows, and two of them may be in one chunk.
+func (c *change) punchOut(ino int64, holes ...span) (freed int64, err error) {
+	lists := make([][]chunkRow, len(holes))
+	asks := make([]query, len(holes))
+	for i, h := range holes {
+		asks[i] = all(&lists[i], (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $5 ORDER BY pos`, c.vol, ino, h.pos-chunkSize, h.end, h.pos)
+	}
+	if err := c.run(asks...); err != nil {
+		return 0, err
+	}
+	last := int64(-1)
+	for i, list := range lists {
+		for _, r := range list {
+			if r.pos > last { // else it was in the range before, too
+				freed += c.cutOut(ino, r, holes[i:])
+				last = r.pos
+			}
+		}
+	}
+	return freed, nil
+}
+
+// cutOut takes ranges out of a chunk, and returns how many bytes that was.
+func (c *change) cutOut(ino int64, r chunkRow, holes []span) (freed int64) {
+	c.later(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos)
+	keep := func(pos, end int64) {
+		if pos < end {
+			c.again(ino, chunkRow{pos, end - pos, r.blob, r.blobPos + pos - r.pos})
+		}
+	}
+	at, end := r.pos, r.pos+r.len
+	for _, h := range holes {
+		if h.pos >= end {
+			break
+		}
+		keep(at, h.pos)
+		freed += min(h.end, end) - max(h.pos, r.pos)
+		at = h.end
+	}
+	keep(at, end)
+	if freed == r.len {
+		c.later(`UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2`, c.b.org, r.blob)
+	}
+	return freed
+}
+
+func (c *change) again(ino int64, r chunkRow) {
+	c.later(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		c.vol, ino, r.pos, r.len, c.b.org, r.blob, r.blobPos)
+}
+
+// cutAt takes away what a file has from pos on, and returns how many bytes that was.
+func (c *change) cutAt(ino, pos int64) (freed int64, err error) {
+	var r chunkRow
+	var through, sum bool
+	err = c.run(
+		one(&through, r.dest(), `SELECT pos, len, blob, blob_pos FROM chunks
+			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $4`, c.vol, ino, pos-chunkSize, pos),
+		one(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
+			WHERE vol = $1 AND ino = $2 AND pos >= $3`, c.vol, ino, pos))
+	c.freeFrom(ino, pos)
+	if through {
+		c.later(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos, pos-r.pos)
+		freed += r.pos + r.len - pos
+	}
+	return freed, err
+}
