@@ -47,6 +47,9 @@ func (a *arena) setUp(h *hammer) {
 			h.must("write", f.WriteFile(ctx, fmt.Sprintf("arena/%s/%d", dir, i), uniform(byte(i), 1000*i), 0o644))
 		}
 	}
+	// A file with names in two directories of what is copied.
+	h.must("link", f.Link(ctx, "arena/tree/sub/0", "arena/tree/name"))
+	h.must("setxattr", f.Setxattr(ctx, "arena/tree/sub", "user.x", []byte("y")))
 	h.must("write", f.WriteFile(ctx, "arena/pair/0", nil, 0o644))
 	h.must("link", f.Link(ctx, "arena/pair/0", "arena/pair/1"))
 }

@@ -76,14 +76,14 @@ func (w *worker) linkStep(s *side, p, q string) {
 func (w *worker) metaStep(s *side, p string) {
 	ctx, f, m := context.Background(), s.fs(), s.m
 	name, value := fmt.Sprint("user.", w.rnd.IntN(3)), fmt.Sprint(w.rnd.IntN(100))
-	switch w.rnd.IntN(4) {
+	switch w.rnd.IntN(5) {
 	case 0:
 		mode := []fs.FileMode{0, 0o700, 0o711, 0o755 | fs.ModeSetuid, 0o777 | fs.ModeSticky}[w.rnd.IntN(5)]
 		w.do(s, "chmod", fmt.Sprintf("%s to %v", p, mode), m.chmod(p, mode), func() error { return f.Chmod(ctx, p, mode) })
 	case 1:
 		size := w.rnd.IntN(1 << (8 + w.rnd.IntN(13)))
 		w.do(s, "truncate", fmt.Sprintf("%s to %d", p, size), m.truncate(p, size), func() error { return f.Truncate(ctx, p, int64(size)) })
-	case 2:
+	case 2, 3:
 		w.do(s, "setxattr", name+" of "+p, m.xattr(p, name, value, true), func() error { return f.Setxattr(ctx, p, name, []byte(value)) })
 	default:
 		w.do(s, "removexattr", name+" of "+p, m.xattr(p, name, "", false), func() error { return f.Removexattr(ctx, p, name) })
@@ -123,7 +123,7 @@ func (w *worker) useHandle(s *side, i int) {
 	ctx, m, hd := context.Background(), s.m, s.handles[i]
 	off := w.rnd.IntN(len(hd.n.data) + 1 + w.rnd.IntN(5000))
 	var data []byte
-	if k := w.rnd.IntN(8); k < 4 {
+	if k := w.rnd.IntN(8); k < 6 {
 		data = w.data()
 	}
 	what := fmt.Sprintf("handle %d (%d bytes, %d names): ", i, len(hd.n.data), hd.n.nlink)

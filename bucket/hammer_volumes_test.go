@@ -39,7 +39,7 @@ func (w *worker) cloneOwn() {
 			w.fatal("a clone of %d bytes with a smaller quota: %v", used, err)
 		}
 	}
-	_, err := vol.Clone(ctx, name, vole.Spec{Quota: hamPrivate})
+	_, err := vol.Clone(ctx, name, vole.Spec{Quota: vole.Size(w.own.m.quota)})
 	w.allow("clone", name, err)
 	var clone hamVolume
 	w.h.open(name, &clone)

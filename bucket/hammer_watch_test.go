@@ -61,6 +61,7 @@ func (w *watcher) loop() {
 			}
 		}
 		w.h.count("look", nil)
+		time.Sleep(2 * time.Millisecond) // for the workers
 	}
 }
 
@@ -89,10 +90,12 @@ func (w *watcher) copied() {
 	w.h.must("stat", err)
 	in, err := w.fs.ReadDir(ctx, p+"/sub")
 	if err == nil && len(in) == treeFiles {
-		return
+		if _, err = w.fs.Getxattr(ctx, p+"/sub", "user.x"); err == nil {
+			return
+		}
 	}
-	if err != nil && !errors.Is(err, vole.ErrNotExist) {
-		w.h.fatal("list: %v", err)
+	if err != nil && !errors.Is(err, vole.ErrNotExist) && !errors.Is(err, vole.ErrNoXattr) {
+		w.h.fatal("look at a copied tree: %v", err)
 	}
 	// So it must be in removal, without its name.
 	again, gone := w.fs.Lstat(ctx, p)

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,8 +45,9 @@ func (s *side) fs() *vole.FS { return s.v.fs[s.host] }
 
 func newWorker(h *hammer, i int) *worker {
 	w := &worker{h: h, i: i, rnd: h.rand(i)}
-	w.own = side{name: fmt.Sprint("own-", i), m: newHamModel(hamPrivate, ""), v: &hamVolume{}}
-	_, err := h.hosts[0].Create(context.Background(), w.own.name, vole.Spec{Quota: hamPrivate})
+	quota := hamQuotas[i%len(hamQuotas)]
+	w.own = side{name: fmt.Sprint("own-", i), m: newHamModel(quota, ""), v: &hamVolume{}}
+	_, err := h.hosts[0].Create(context.Background(), w.own.name, vole.Spec{Quota: vole.Size(quota)})
 	h.must("create", err)
 	h.open(w.own.name, w.own.v)
 	w.part = side{name: "shared", prefix: fmt.Sprint("w", i), v: &h.shared}
@@ -145,13 +148,28 @@ func (w *worker) do(s *side, op, what string, p plan, call func() error) bool {
 // swept away. No host should be that slow, but a machine of a test may be.
 func (w *worker) tooSlow(begin time.Time) bool { return time.Since(begin) > w.h.opts.Grace/2 }
 
-// path is a name that is likely to be there.
+// path is a name: mostly one that is there, or is in a directory that is.
 func (w *worker) path(s *side) string {
-	parts := []string{s.prefix}
-	for range 1 + w.rnd.IntN(3) {
-		parts = append(parts, string(rune('a'+w.rnd.IntN(4))))
+	p, n := s.prefix, s.m.root
+	if p != "" {
+		n = n.names[p]
 	}
-	return path.Join(parts...)
+	blind := w.rnd.IntN(3) == 0
+	for depth := range 4 {
+		name := string(rune('a' + w.rnd.IntN(4)))
+		if have := slices.Sorted(maps.Keys(n.names)); !blind && len(have) > 0 && w.rnd.IntN(4) > 0 {
+			name = have[w.rnd.IntN(len(have))]
+		}
+		p = path.Join(p, name)
+		next := n.names[name]
+		if w.rnd.IntN(4) <= depth || !blind && !next.isDir() {
+			break
+		}
+		if n = next; n == nil {
+			n = &hamNode{}
+		}
+	}
+	return p
 }
 
 // data returns bytes whose number is near the limits where the backend changes its ways.
@@ -173,6 +191,9 @@ func (w *worker) data() []byte {
 		size = w.rnd.IntN(3 << 20)
 	default:
 		size = near(chunk)
+	}
+	if size < chunk/2 && w.rnd.IntN(3) == 0 {
+		size = w.rnd.IntN(200)
 	}
 	return bytesOf(w.rnd.Uint64(), size)
 }
