@@ -153,7 +153,7 @@ func swept(t *testing.T, opts bucket.Options) {
 	defer db.Close()
 	const left = `SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM blobs WHERE freed IS NOT NULL)
 		+ (SELECT count(*) FROM doomed) + (SELECT count(*) FROM orphans) + (SELECT count(*) FROM attachments)`
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := ns.Maintain(context.Background())
 		n := count(t, db, left)
 		if err == nil && n == 0 {
