@@ -20,15 +20,15 @@ func (w *worker) step(s *side) {
 	p, q := w.path(s), w.path(s)
 	flag := w.rnd.IntN(4) == 0
 	switch k := w.rnd.IntN(100); {
-	case k < 18:
-		w.writeStep(s, p, flag)
+	case k < 20:
+		w.writeStep(s, w.file(s), w.rnd.IntN(10) == 0)
 	case k < 23:
 		w.do(s, "mkdir", p, m.add(p, fs.ModeDir|0o750, ""), func() error { return f.Mkdir(ctx, p, 0o750) })
 	case k < 28:
 		w.do(s, "mkdirall", p, m.mkdirAll(p, 0o711), func() error { return f.MkdirAll(ctx, p, 0o711) })
 	case k < 31:
 		w.do(s, "remove", p, m.remove(p), func() error { return f.Remove(ctx, p) })
-	case k < 35:
+	case k < 33:
 		w.do(s, "removeall", p, m.removeAll(p), func() error { return f.RemoveAll(ctx, p) })
 	case k < 44:
 		w.do(s, "rename", fmt.Sprintf("%s to %s, keep %v", p, q, flag), m.rename(p, q, flag),
@@ -41,7 +41,7 @@ func (w *worker) step(s *side) {
 	case k < 66:
 		w.metaStep(s, p)
 	case k < 88:
-		w.handleStep(s, p)
+		w.handleStep(s, w.file(s))
 	default:
 		w.lookStep(s, p)
 	}
@@ -81,6 +81,7 @@ func (w *worker) metaStep(s *side, p string) {
 		mode := []fs.FileMode{0, 0o700, 0o711, 0o755 | fs.ModeSetuid, 0o777 | fs.ModeSticky}[w.rnd.IntN(5)]
 		w.do(s, "chmod", fmt.Sprintf("%s to %v", p, mode), m.chmod(p, mode), func() error { return f.Chmod(ctx, p, mode) })
 	case 1:
+		p = w.file(s)
 		size := w.rnd.IntN(1 << (8 + w.rnd.IntN(13)))
 		w.do(s, "truncate", fmt.Sprintf("%s to %d", p, size), m.truncate(p, size), func() error { return f.Truncate(ctx, p, int64(size)) })
 	case 2, 3:

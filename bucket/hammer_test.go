@@ -30,12 +30,12 @@ const (
 	hamWorkers = 8
 	hamHosts   = 4
 	// hamShared is the quota of the shared volume: tight, so that many calls fail.
-	hamShared = 9 << 20
+	hamShared = 4 << 20
 )
 
 // hamQuotas are those of the workers' own volumes. Only the last is large enough for
 // files of several blobs.
-var hamQuotas = []int64{600_000, 1 << 20, 300_000, 20 << 20}
+var hamQuotas = []int64{150_000, 700_000, 40_000, 16 << 20}
 
 // hammer is eight workers on four hosts that share a namespace, with others that watch.
 //

@@ -172,6 +172,15 @@ func (w *worker) path(s *side) string {
 	return p
 }
 
+// file is path, but seldom that of a directory.
+func (w *worker) file(s *side) string {
+	p := w.path(s)
+	if at, err := s.m.there(p, false); err == nil && at.n.isDir() && w.rnd.IntN(8) > 0 {
+		p = path.Join(p, string(rune('a'+w.rnd.IntN(4))))
+	}
+	return p
+}
+
 // data returns bytes whose number is near the limits where the backend changes its ways.
 func (w *worker) data() []byte {
 	const inline, sum, chunk = 16 << 10, 64 << 10, 8 << 20
