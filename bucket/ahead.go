@@ -30,6 +30,36 @@ type fetch struct {
 	done   chan struct{}
 	err    error // set when done is closed
 	cancel context.CancelFunc
+	// users are those that may still touch data: what fetches it, the list, and reads.
+	// The last one gives it back. Guarded by readAhead.mu.
+	users int
+}
+
+// buffers are of chunkSize. A new one for each range would be cleared first, which is a
+// fifth of the work of reading a long file.
+var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+func newFetch(pos, n, epoch int64, cancel context.CancelFunc) *fetch {
+	f := &fetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, users: 2}
+	if n > chunkSize/2 {
+		f.data = buffers.Get().(*[chunkSize]byte)[:n]
+	} else {
+		f.data = make([]byte, n)
+	}
+	return f
+}
+
+// left notes that a user of f is done with it. The caller holds readAhead.mu.
+func (f *fetch) left() {
+	if f.users--; f.users == 0 && cap(f.data) == chunkSize {
+		buffers.Put((*[chunkSize]byte)(f.data[:chunkSize]))
+	}
+}
+
+// drop is for what is taken off the list. The caller holds readAhead.mu.
+func (f *fetch) drop() {
+	f.cancel()
+	f.left()
 }
 
 func (f *fetch) end() int64 { return f.pos + int64(len(f.data)) }
@@ -37,6 +67,7 @@ func (f *fetch) end() int64 { return f.pos + int64(len(f.data)) }
 // read fills p, which is cleared, with what the window's extents have from off on.
 func (a *readAhead) read(ctx context.Context, h *handle, w window, p []byte, off, size int64) error {
 	list := a.plan(h, w, off, int64(len(p)), size)
+	defer a.leave(list)
 	end := off + int64(len(p))
 	for i := range w.list {
 		x := &w.list[i]
@@ -97,7 +128,7 @@ func (a *readAhead) plan(h *handle, w window, off, n, size int64) []*fetch {
 		if f.epoch == w.epoch && f.end() > off && f.pos <= off+aheadAtOnce*2*chunkSize {
 			keep = append(keep, f)
 		} else {
-			f.cancel()
+			f.drop()
 		}
 	}
 	clear(a.list[len(keep):])
@@ -107,15 +138,28 @@ func (a *readAhead) plan(h *handle, w window, off, n, size int64) []*fetch {
 	return a.of(w.epoch)
 }
 
-// of returns the fetches of an epoch. The caller holds mu.
+// of returns the fetches of an epoch, for a caller that leaves them. It holds mu.
 func (a *readAhead) of(epoch int64) []*fetch {
 	var list []*fetch
 	for _, f := range a.list {
 		if f.epoch == epoch {
+			f.users++
 			list = append(list, f)
 		}
 	}
 	return list
+}
+
+// leave ends the use of fetches that of returned.
+func (a *readAhead) leave(list []*fetch) {
+	if len(list) == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range list {
+		f.left()
+	}
 }
 
 // begin starts fetches so that [off, end) is on its way. The caller holds mu.
@@ -139,12 +183,13 @@ func (a *readAhead) begin(h *handle, w window, off, end int64) {
 			hi = min(hi, max(end, lo+firstAhead))
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		f := &fetch{pos: lo, data: make([]byte, hi-lo), epoch: w.epoch, done: make(chan struct{}), cancel: cancel}
+		f := newFetch(lo, hi-lo, w.epoch, cancel)
 		a.list = append(a.list, f)
 		go func() {
-			defer close(f.done)
-			defer cancel()
 			f.err = h.b.readBlob(ctx, x, f.data, x.blobPos+lo-x.pos)
+			cancel()
+			close(f.done)
+			a.leave([]*fetch{f})
 		}()
 		at = hi
 	}
@@ -156,6 +201,7 @@ func (a *readAhead) discard(bad *fetch) {
 	defer a.mu.Unlock()
 	for i, f := range a.list {
 		if f == bad {
+			f.drop()
 			a.list = append(a.list[:i:i], a.list[i+1:]...)
 			return
 		}
@@ -168,7 +214,7 @@ func (a *readAhead) stop() {
 	defer a.mu.Unlock()
 	a.ended = true
 	for _, f := range a.list {
-		f.cancel()
+		f.drop()
 	}
 	a.list = nil
 }
