@@ -48,7 +48,7 @@ func benchBucketScale(e *env, c *cloud) error {
 }
 
 // load fills an empty volume with directories of perDir files, each of 100 bytes, by
-// the database alone. One call for each of a million files would take the larger part
+// the database alone: half a minute for a million. One call for each would take the most
 // of an hour, and what is measured afterwards is what the rows cost, not who made them.
 // The rows are those that WriteFile makes: an inode, a name, a chunk and a blob of a
 // file; next_ino and used are what they would be.
