@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/sandbox"
 )
@@ -21,7 +22,7 @@ func TestJSONIsDocumented(t *testing.T) {
 	for _, v := range []any{
 		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, copyStats{}, nameJSON{},
 		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, versionInfo{}, errorJSON{},
-		imageJSON{}, problemJSON{}, sizeJSON{},
+		imageJSON{}, problemJSON{}, sizeJSON{}, bucket.ExportResult{}, rebuildJSON{}, sweptJSON{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {
 			if !strings.Contains(string(doc), "`"+key+"`") {

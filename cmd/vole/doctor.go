@@ -32,9 +32,16 @@ The exit code is 9 when something is left to repair.`,
 }
 
 func (a *app) doctor(cmd *cobra.Command, s *vole.Store, fix bool) error {
+	return a.findings("doctor", fix, func(report func(vole.Finding) error) error {
+		return s.Check(cmd.Context(), vole.CheckOptions{Fix: fix}, report)
+	})
+}
+
+// findings prints what a check reports. what is the command that checks.
+func (a *app) findings(what string, fix bool, check func(report func(vole.Finding) error) error) error {
 	var found, open int
 	arr := a.newJSONArray()
-	err := s.Check(cmd.Context(), vole.CheckOptions{Fix: fix}, func(f vole.Finding) error {
+	err := check(func(f vole.Finding) error {
 		found++
 		if !f.Fixed {
 			open++
@@ -56,11 +63,11 @@ func (a *app) doctor(cmd *cobra.Command, s *vole.Store, fix bool) error {
 	if open == 0 {
 		return nil
 	}
-	left := &exitError{driver.ExitCorrupt, driver.Errorf(vole.ErrCorrupt, "doctor: %d of %d findings not repaired", open, found)}
+	left := &exitError{driver.ExitCorrupt, driver.Errorf(vole.ErrCorrupt, "%s: %d of %d findings not repaired", what, open, found)}
 	if fix {
 		return left
 	}
-	return &hinted{left, "'vole doctor --fix' repairs what can be repaired"}
+	return &hinted{left, "'vole " + what + " --fix' repairs what can be repaired"}
 }
 
 // printFinding prints one line: code, place, detail.

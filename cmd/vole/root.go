@@ -54,7 +54,7 @@ machines and programs that use them.`,
 	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a), newDiskCmd(a))
 	addCommands(cmd, groupSandboxes, newRunCmd(a), newPsCmd(a), newPauseCmd(a), newResumeCmd(a), newStopCmd(a), newLogsCmd(a),
 		newAttachCmd(a))
-	addCommands(cmd, groupOther, newDoctorCmd(a), newCompletionCmd(a), newVersionCmd(a))
+	addCommands(cmd, groupOther, newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetHelpCommand(newHelpCmd())
 	cmd.SetHelpCommandGroupID(groupOther)

@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 //	value FILE PATH VALUE        the JSON value at PATH
 //	mktar FILE SPEC              make a tar file, see mktar
 //	setmeta FILE K=V...          set mode=, mtime=, size=, xattr:NAME=
+//	namespace DIR ORG VOLUME FILE...
+//	                             put files of the host into a volume of a namespace
 //	meta FILE K=V...             check mode=, mtime=, nlink=, link=, uid=, alloc<=, xattr:NAME=
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -43,14 +45,15 @@ func TestScript(t *testing.T) {
 		},
 		Condition: condition,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exitcode": cmdExitcode,
-			"until":    cmdUntil,
-			"gone":     cmdGone,
-			"keys":     cmdKeys,
-			"value":    cmdValue,
-			"mktar":    cmdMktar,
-			"setmeta":  cmdSetmeta,
-			"meta":     cmdMeta,
+			"exitcode":  cmdExitcode,
+			"until":     cmdUntil,
+			"gone":      cmdGone,
+			"keys":      cmdKeys,
+			"value":     cmdValue,
+			"mktar":     cmdMktar,
+			"setmeta":   cmdSetmeta,
+			"meta":      cmdMeta,
+			"namespace": cmdNamespace,
 		},
 	})
 }

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/driver"
+)
+
+func newBucketCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bucket",
+		Short: "Look after a namespace: volumes in a database and a blob store",
+		Long: `Look after a namespace, which keeps the volumes of organisations in an SQL database
+(PostgreSQL, or a SQLite file) and a blob store (an S3 bucket, or a directory). It is
+named by --dir, or by --db and --s3, which VOLE_BUCKET_DB and VOLE_BUCKET_S3 stand for.
+
+Passwords and keys are never arguments. Those of PostgreSQL come from VOLE_BUCKET_DB,
+PGPASSWORD or ~/.pgpass; those of S3 from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+or ~/.aws. docs/bucket.md has more.`,
+		Example: `  vole bucket export --dir /srv/vole
+  vole bucket check --db postgres://vole@db/vole --s3 'https://s3.example.com/vole?region=eu-1'
+  vole bucket rebuild --dir /srv/vole`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+	}
+	cmd.AddCommand(newBucketExportCmd(a), newBucketRebuildCmd(a), newBucketCheckCmd(a), newBucketSweepCmd(a))
+	return cmd
+}
+
+// bucketFlags name a namespace.
+type bucketFlags struct {
+	db, dir, s3 string
+}
+
+func (b *bucketFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&b.db, "db", "", "`URL` of a PostgreSQL database, without a password, or path of a SQLite file (default $VOLE_BUCKET_DB, else namespace.db in --dir)")
+	f.StringVar(&b.dir, "dir", "", "`directory` of a namespace that needs no servers")
+	f.StringVar(&b.s3, "s3", "", "`URL` of an S3 bucket, https://HOST[:PORT]/BUCKET[/PREFIX][?region=R] (default $VOLE_BUCKET_S3)")
+}
+
+// options returns what the flags and the environment say.
+func (b *bucketFlags) options() (bucket.Options, error) {
+	o := bucket.Options{Dir: b.dir, Database: b.db, Maintain: -1}
+	if hasPassword(b.db) {
+		return o, &hinted{usagef("--db: a password must not be an argument, which everyone on this host can read"),
+			"put the URL into VOLE_BUCKET_DB, or the password into PGPASSWORD or ~/.pgpass"}
+	}
+	s3 := b.s3
+	if b.dir == "" { // a namespace that is named is not mixed with one of the environment
+		if o.Database == "" {
+			o.Database = os.Getenv("VOLE_BUCKET_DB")
+		}
+		if s3 == "" {
+			s3 = os.Getenv("VOLE_BUCKET_S3")
+		}
+	}
+	switch {
+	case o.Dir == "" && (o.Database == "" || s3 == ""):
+		return o, &hinted{usagef("which namespace? give --dir, or --db and --s3"), "VOLE_BUCKET_DB and VOLE_BUCKET_S3 stand for --db and --s3"}
+	case o.Dir != "" && o.Database == "":
+		o.Database = filepath.Join(o.Dir, "namespace.db")
+	}
+	if s3 == "" {
+		return o, nil
+	}
+	var err error
+	o.S3, err = parseS3(s3)
+	return o, err
+}
+
+// hasPassword reports whether a database's URL has a password in it.
+func hasPassword(db string) bool {
+	if !strings.Contains(db, "://") {
+		return false
+	}
+	u, err := url.Parse(db)
+	if err != nil {
+		return strings.Contains(db, "@")
+	}
+	_, has := u.User.Password()
+	return has || u.Query().Has("password")
+}
+
+// parseS3 takes the URL of a bucket apart. Errors do not quote it: it may hold a key.
+func parseS3(text string) (*bucket.S3, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Fragment != "" {
+		return nil, usagef("--s3: give https://HOST[:PORT]/BUCKET[/PREFIX][?region=R]")
+	}
+	if u.User != nil {
+		return nil, &hinted{usagef("--s3: keys must not be in the URL"), "put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials"}
+	}
+	name, prefix, _ := strings.Cut(strings.Trim(u.Path, "/"), "/")
+	if name == "" {
+		return nil, usagef("--s3: the URL has no bucket; give https://HOST[:PORT]/BUCKET")
+	}
+	if prefix != "" {
+		prefix += "/"
+	}
+	s := &bucket.S3{Endpoint: u.Scheme + "://" + u.Host, Bucket: name, Prefix: prefix}
+	for k, v := range u.Query() {
+		switch k {
+		case "region":
+			s.Region = v[0]
+		case "path-style":
+			s.PathStyle = v[0] != "false"
+		case "ca":
+			s.CAFile = v[0]
+		case "profile":
+			s.Profile = v[0]
+		case "credentials":
+			s.CredentialsFile = v[0]
+		case "instance":
+			s.Instance = v[0] != "false"
+		default:
+			return nil, usagef("--s3: unknown parameter %q; there are region, path-style, ca, profile, credentials and instance", k)
+		}
+	}
+	return s, nil
+}
+
+// checkPlaces returns an error that matches vole.ErrNotFound where a namespace of this
+// host has no database, unless one is to be made, or no blobs: opening would make them.
+func checkPlaces(o bucket.Options, rebuild bool) error {
+	type place struct{ path, missing string }
+	var places []place
+	if !strings.Contains(o.Database, "://") && !rebuild {
+		places = append(places, place{o.Database, "there is no database; 'vole bucket rebuild' makes a lost one again"})
+	}
+	if o.S3 == nil {
+		places = append(places, place{filepath.Join(o.Dir, "blobs"), "there is no blob store"})
+	}
+	for _, p := range places {
+		_, err := os.Stat(p.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = driver.Errorf(vole.ErrNotFound, "%s", p.missing)
+		}
+		if err != nil {
+			return &vole.Error{Op: "open", Path: p.path, Err: err}
+		}
+	}
+	return nil
+}
+
+// withNamespace runs fn on the namespace that is there and closes it.
+func (a *app) withNamespace(ctx context.Context, op string, o bucket.Options, fn func(ns *bucket.Namespace) error) error {
+	if err := checkPlaces(o, false); err != nil {
+		return err
+	}
+	ns, err := bucket.Open(ctx, o)
+	if err != nil {
+		return bucketError(op, err)
+	}
+	return errors.Join(bucketError(op, fn(ns)), bucketError(op, ns.Close()))
+}
+
+// bucketError gives an error its operation, once.
+func bucketError(op string, err error) error {
+	if err == nil || errors.As(err, new(*vole.Error)) || errors.As(err, new(*exitError)) {
+		return err
+	}
+	var list []error
+	for _, e := range flatten(err) {
+		list = append(list, &vole.Error{Op: "bucket " + op, Err: e})
+	}
+	return errors.Join(list...)
+}

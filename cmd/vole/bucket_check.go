@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+)
+
+func newBucketCheckCmd(a *app) *cobra.Command {
+	var flags bucketFlags
+	var org string
+	var fix bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check the database against itself and the blob store, and repair",
+		Long: `Check the rows of a namespace's database against one another, and against the objects
+in the blob store. Every inconsistency is printed; --fix repairs. Volumes may be in use
+meanwhile. The exit code is 9 when something is left to repair.`,
+		Example: `  vole bucket check --dir /srv/vole
+  vole bucket check --org acme --fix
+  vole bucket check --json | jq -r '.[].code'`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketCheck(cmd, &flags, org, fix) },
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&org, "org", "", "only this `organisation`")
+	cmd.Flags().BoolVar(&fix, "fix", false, "repair what is found")
+	return cmd
+}
+
+func (a *app) bucketCheck(cmd *cobra.Command, flags *bucketFlags, org string, fix bool) error {
+	o, err := flags.options()
+	if err != nil {
+		return err
+	}
+	o.ReadOnly = !fix
+	ctx, opts := cmd.Context(), vole.CheckOptions{Fix: fix}
+	return a.withNamespace(ctx, "check", o, func(ns *bucket.Namespace) error {
+		return a.findings("bucket check", fix, func(report func(vole.Finding) error) error {
+			if org == "" {
+				return ns.Audit(ctx, opts, report)
+			}
+			b, err := ns.Org(ctx, org)
+			if err != nil {
+				return err
+			}
+			return errors.Join(b.Check(ctx, opts, report), b.Close())
+		})
+	})
+}

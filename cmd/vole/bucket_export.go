@@ -1,0 +1,61 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+)
+
+func newBucketExportCmd(a *app) *cobra.Command {
+	var flags bucketFlags
+	var opts bucket.ExportOptions
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "Write manifests, from which a lost database is rebuilt",
+		Long: `Write a manifest of each volume that has changed since its last one into the blob
+store, from which 'vole bucket rebuild' makes the database again should it be lost.
+Volumes may be in use meanwhile: a manifest has one state of its volume. The last two
+of each volume are kept; those of volumes that are gone are removed.
+
+Export more often than the grace time of the sweeper: objects that the newest manifest
+refers to must not have been swept.`,
+		Example: `  vole bucket export --dir /srv/vole
+  VOLE_BUCKET_DB=postgres://vole:secret@db/vole vole bucket export --s3 https://s3.example.com/vole
+  vole bucket export --org acme --all`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketExport(cmd, &flags, opts) },
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&opts.Org, "org", "", "only the volumes of this `organisation`")
+	cmd.Flags().BoolVar(&opts.All, "all", false, "also volumes that have not changed")
+	return cmd
+}
+
+func (a *app) bucketExport(cmd *cobra.Command, flags *bucketFlags, opts bucket.ExportOptions) error {
+	o, err := flags.options()
+	if err != nil {
+		return err
+	}
+	opts.Done = func(m bucket.Manifest) error {
+		switch {
+		case a.json:
+			return nil
+		case a.quiet:
+			return a.printf("%s/%s\n", m.Org, m.Name)
+		}
+		return a.printf("%s/%s: %s\n", m.Org, m.Name, a.size(vole.Size(m.Size)))
+	}
+	return a.withNamespace(cmd.Context(), "export", o, func(ns *bucket.Namespace) error {
+		res, err := ns.Export(cmd.Context(), opts)
+		switch {
+		case err != nil:
+			return err
+		case a.json:
+			return a.printJSON(res)
+		case a.quiet:
+			return nil
+		}
+		return a.printf("exported %d volumes, %d had not changed; %d old manifests removed\n", res.Exported, res.Unchanged, res.Removed)
+	})
+}

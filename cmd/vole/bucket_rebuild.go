@@ -1,0 +1,71 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/driver"
+)
+
+// rebuildJSON is what a rebuild brought back, and what it could not.
+type rebuildJSON struct {
+	bucket.RebuildResult
+	Findings []driver.Finding `json:"findings"`
+}
+
+func newBucketRebuildCmd(a *app) *cobra.Command {
+	var flags bucketFlags
+	cmd := &cobra.Command{
+		Use:   "rebuild",
+		Short: "Make a lost database again from the manifests in the blob store",
+		Long: `Make the database of a namespace again from what 'vole bucket export' has put into its
+blob store: all is then as it was at the last export. The database must be empty, and
+nobody else may use it, nor the blob store, until this has ended. When it is broken off,
+run it again.
+
+What could not be brought back is printed. A file whose bytes are gone keeps all others;
+reading those that are gone fails. Objects that no manifest knows are left to the
+sweeper, which removes them after its grace time. The exit code is 9 when bytes or
+volumes are lost, or an older manifest had to be used.`,
+		Example: `  vole bucket rebuild --dir /srv/vole
+  vole bucket rebuild --db postgres://vole@db/empty --s3 https://s3.example.com/vole
+  vole bucket check --dir /srv/vole`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketRebuild(cmd, &flags) },
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func (a *app) bucketRebuild(cmd *cobra.Command, flags *bucketFlags) error {
+	o, err := flags.options()
+	if err == nil {
+		err = checkPlaces(o, true)
+	}
+	if err != nil {
+		return err
+	}
+	out := rebuildJSON{Findings: []driver.Finding{}}
+	out.RebuildResult, err = bucket.Rebuild(cmd.Context(), o, func(f driver.Finding) error {
+		if a.json {
+			out.Findings = append(out.Findings, f)
+			return nil
+		}
+		return a.printFinding(f)
+	})
+	if err != nil {
+		return withHint(bucketError("rebuild", err), vole.ErrExists, "make a new database, or remove the SQLite file, if what is in it is not wanted any more")
+	}
+	switch {
+	case a.json:
+		err = a.printJSON(out)
+	case !a.quiet:
+		err = a.printf("rebuilt %d organisations, %d volumes, %d files, %s; %d objects left to the sweeper\n",
+			out.Orgs, out.Volumes, out.Files, a.size(vole.Size(out.Used)), out.Freed)
+	}
+	if err != nil || out.Damaged+out.Lost == 0 {
+		return err
+	}
+	return &exitError{driver.ExitCorrupt, driver.Errorf(vole.ErrCorrupt, "bucket rebuild: %d volumes are not as they were, and %d are lost", out.Damaged, out.Lost)}
+}

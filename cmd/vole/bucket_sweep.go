@@ -1,0 +1,78 @@
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+)
+
+// sweptJSON is what a sweep removed.
+type sweptJSON struct {
+	Blobs   int64     `json:"blobs"`
+	Size    vole.Size `json:"size"`
+	Volumes int64     `json:"volumes"`
+}
+
+func newBucketSweepCmd(a *app) *cobra.Command {
+	var flags bucketFlags
+	var grace time.Duration
+	cmd := &cobra.Command{
+		Use:   "sweep",
+		Short: "Remove what nothing refers to any more",
+		Long: `Do what the processes of a namespace do from time to time by themselves: end what dead
+ones held, remove what is left of volumes and trees that were removed, and delete the
+blobs that nothing has referred to for the grace time.
+
+A grace time shorter than that since the last export takes away what its manifests refer
+to, and one shorter than a write under way makes that fail.`,
+		Example: `  vole bucket sweep --dir /srv/vole
+  vole bucket sweep --dir /srv/vole --grace 1h`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return a.bucketSweep(cmd, &flags, grace) },
+	}
+	flags.add(cmd)
+	cmd.Flags().DurationVar(&grace, "grace", 24*time.Hour, "keep for this `time` what nothing refers to; at least that between two exports")
+	return cmd
+}
+
+func (a *app) bucketSweep(cmd *cobra.Command, flags *bucketFlags, grace time.Duration) error {
+	o, err := flags.options()
+	switch {
+	case err != nil:
+		return err
+	case grace <= 0:
+		return usagef("--grace %v: must be more than 0", grace)
+	}
+	o.Grace = grace
+	counters := prometheus.NewRegistry()
+	o.Metrics = counters
+	return a.withNamespace(cmd.Context(), "sweep", o, func(ns *bucket.Namespace) error {
+		if err := ns.Maintain(cmd.Context()); err != nil {
+			return err
+		}
+		count := func(name string) int64 { return counted(counters, "vole_bucket_"+name) }
+		j := sweptJSON{count("swept_blobs_total"), vole.Size(count("swept_bytes_total")), count("removed_volumes_total")}
+		switch {
+		case a.json:
+			return a.printJSON(j)
+		case a.quiet:
+			return nil
+		}
+		return a.printf("swept %d blobs, %s; %d removed volumes are gone\n", j.Blobs, a.size(j.Size), j.Volumes)
+	})
+}
+
+// counted is the value of a counter.
+func counted(g prometheus.Gatherer, name string) int64 {
+	families, _ := g.Gather() // of counters of our own: cannot fail
+	for _, f := range families {
+		if f.GetName() == name && len(f.GetMetric()) == 1 {
+			return int64(f.GetMetric()[0].GetCounter().GetValue())
+		}
+	}
+	return 0
+}
