@@ -16,6 +16,7 @@ import (
 // TestClockSkew: leases and sweeps go by the database's clock alone. Here it is days off
 // from the clock of the host, in either direction, as a host's would be that is wrong.
 func TestClockSkew(t *testing.T) {
+	t.Parallel()
 	for _, skew := range []time.Duration{-72 * time.Hour, 72 * time.Hour} {
 		t.Run(skew.String(), func(t *testing.T) {
 			t.Parallel()

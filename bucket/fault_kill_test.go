@@ -22,6 +22,7 @@ var (
 // be done is there and exact, seen from another; of what was under way there is all or
 // nothing; and nothing that they left behind outlives their leases and the sweep.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

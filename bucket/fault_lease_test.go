@@ -121,6 +121,7 @@ func leaseOptions(t *testing.T, fresh func(t *testing.T) bucket.Options) bucket.
 // TestStopped: a client that is stopped for longer than its lease has lost its
 // attachment, and what it writes when it goes on is refused.
 func TestStopped(t *testing.T) {
+	t.Parallel()
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
@@ -192,6 +193,7 @@ func refused(t *testing.T, c *process) {
 
 // TestLeft: what a client that is killed held ends within its lease, and goes.
 func TestLeft(t *testing.T) {
+	t.Parallel()
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()

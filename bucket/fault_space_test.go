@@ -63,6 +63,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // TestFull writes until there is no room: for blobs, for the database, for both. Calls
 // fail with ErrNoSpace, nothing that was there is harmed, and with room all goes on.
 func TestFull(t *testing.T) {
+	t.Parallel()
 	for _, k := range []struct {
 		name           string
 		blobs, catalog bool // on the small disk
@@ -172,7 +173,7 @@ func seen(t *testing.T, s *vole.Store, want world, when string) {
 func TestFullSwept(t *testing.T) {
 	t.Parallel()
 	opts := bucket.Options{Database: filepath.Join(t.TempDir(), "namespace.db"), Blobs: smallDisk(t, 32<<20), Maintain: -1}
-	s, _, f := openShared(t, opts)
+	_, _, f := openShared(t, opts)
 	data := pattern(1, 5<<20)
 	for i := 0; ; i++ {
 		err := f.WriteFile(t.Context(), fmt.Sprint("f", i), data, 0o644)
@@ -190,7 +191,7 @@ func TestFullSwept(t *testing.T) {
 	}
 	swept(t, opts)
 	// Without a grace time the sweep also took the ids that this process had in reserve.
-	s, _, f = openShared(t, opts)
+	s, _, f := openShared(t, opts)
 	for _, path := range []string{"f0", "f1"} {
 		if err := f.WriteFile(t.Context(), path, data, 0o644); err != nil {
 			t.Errorf("after the sweep: %v", err)
