@@ -80,9 +80,6 @@ func (r *rule) query(list *[]suspect, v orgVol, after, upto suspect) query {
 // none is the name of a suspect that is no entry.
 const none = `CAST('' AS {bytes})`
 
-// namedInode says that a directory has a name of inode i.
-const namedInode = `EXISTS (SELECT 1 FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = i.vol AND e.ino = i.ino)`
-
 // orphanedInode says that inode i is on its way out.
 const orphanedInode = `EXISTS (SELECT 1 FROM orphans o WHERE o.vol = i.vol AND o.ino = i.ino)`
 
@@ -95,7 +92,9 @@ func chunkRule(code, cond, what string, fix func(*fixer, *suspect) error) rule {
 }
 
 // volumeRules are in the order in which they are applied: a repair may be what shows
-// the next breach, and may need what an earlier one has put right.
+// the next breach, and may need what an earlier one has put right. No index leads from
+// an inode to its names; where the order of tables matters they say CROSS JOIN, which
+// SQLite keeps to: https://www.sqlite.org/optoverview.html#crossjoin
 var volumeRules = []rule{
 	{code: "missing-root", at: atVolume, stop: true, fix: (*fixer).root,
 		what: "the root directory is missing; an empty one is made, and has the entries that are there",
@@ -122,15 +121,16 @@ var volumeRules = []rule{
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = e.vol AND i.ino = e.ino) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
 	{code: "directory-with-two-names", at: atEntry, fix: (*fixer).removeEntry, what: "another name of directory %d; it is removed",
-		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM (SELECT x.ino FROM dirents x JOIN inodes i ON i.vol = x.vol AND i.ino = x.ino AND {dir i}
-				WHERE x.vol = $2 GROUP BY x.ino HAVING count(*) > 1 OR x.ino = 1) m JOIN dirents e ON e.ino = m.ino
-			WHERE e.vol = $2 AND {in e.parent, e.name} AND (e.ino = 1
+		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM (SELECT x.ino FROM dirents x CROSS JOIN inodes i
+				WHERE x.vol = $2 AND i.vol = x.vol AND i.ino = x.ino AND {dir i} GROUP BY x.ino HAVING count(*) > 1 OR x.ino = 1) m CROSS JOIN dirents e
+			WHERE e.vol = $2 AND e.ino = m.ino AND {in e.parent, e.name} AND (e.ino = 1
 				OR EXISTS (SELECT 1 FROM dirents f WHERE f.vol = $2 AND f.ino = e.ino AND (f.parent, f.name) < (e.parent, e.name)))
 			AND {live} ORDER BY e.parent, e.name LIMIT $5`},
 	{code: "orphan-with-name", at: atInode, fix: (*fixer).adopt,
 		what: "it has a name, but is listed as having none, and would be removed; it is taken off that list",
-		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM orphans o JOIN inodes i ON i.vol = o.vol AND i.ino = o.ino
-			WHERE o.vol = $2 AND {in o.ino} AND ` + namedInode + ` AND {live} ORDER BY i.ino LIMIT $5`},
+		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM orphans o CROSS JOIN inodes i
+			WHERE o.vol = $2 AND i.vol = o.vol AND i.ino = o.ino AND {in o.ino}
+			AND o.ino IN (SELECT e.ino FROM dirents e CROSS JOIN inodes p WHERE e.vol = $2 AND p.vol = e.vol AND p.ino = e.parent AND {dir p}) AND {live} ORDER BY i.ino LIMIT $5`},
 	{code: "unreachable-inode", at: atInode, fix: (*fixer).link, what: "no name leads to it, and nobody has it open; it is put into lost+found",
 		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $2 AND i.ino <> 1 AND {in i.ino} AND NOT ` + orphanedInode + `
 			AND i.ino NOT IN (SELECT e.ino FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2)
@@ -183,23 +183,25 @@ var volumeRules = []rule{
 }
 
 // selectUnreachable selects the directories that neither the root leads to, nor one on
-// its way out, nor one that is a finding of its own, being in cut or without a name.
+// its way out, nor one that is a finding of its own, being in cut or without a name. $1
+// is the volume, as {children} has it, and $2 the organisation.
 func selectUnreachable(cut []int64, rest string) string {
 	also := ""
 	for _, ino := range cut {
 		also += fmt.Sprintf(`, %d`, ino)
 	}
 	return expand(`WITH RECURSIVE s (ino) AS (
-			SELECT i.ino FROM inodes i WHERE i.vol = $2 AND {dir i} AND (i.ino IN (1` + also + `) OR ` + orphanedInode + `
-				OR i.ino NOT IN (SELECT e.ino FROM dirents e WHERE e.vol = $2))
-			UNION SELECT x.ino FROM s JOIN dirents x ON x.vol = $2 AND x.parent = s.ino)
-		SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $2 AND {dir i} AND {live} AND i.ino NOT IN (SELECT ino FROM s)` + rest)
+			SELECT i.ino FROM inodes i WHERE i.vol = $1 AND {dir i} AND (i.ino IN (1` + also + `) OR ` + orphanedInode + `
+				OR i.ino NOT IN (SELECT e.ino FROM dirents e WHERE e.vol = $1))
+			UNION SELECT e.ino FROM s {children})
+		SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $1 AND {dir i} AND i.ino NOT IN (SELECT ino FROM s)
+			AND EXISTS (SELECT 1 FROM volumes v WHERE v.org = $2 AND v.id = $1 AND v.state <> 'removing')` + rest)
 }
 
 func unreachable(list *[]suspect, v orgVol, cut []int64) query {
-	return all(list, (*suspect).dest, selectUnreachable(cut, ` ORDER BY i.ino LIMIT 1`), v.org, v.vol)
+	return all(list, (*suspect).dest, selectUnreachable(cut, ` ORDER BY i.ino LIMIT 1`), v.vol, v.org)
 }
 
 func unreachableOne(list *[]suspect, v orgVol, cut []int64, ino int64) query {
-	return all(list, (*suspect).dest, selectUnreachable(cut, ` AND i.ino = $3`), v.org, v.vol, ino)
+	return all(list, (*suspect).dest, selectUnreachable(cut, ` AND i.ino = $3`), v.vol, v.org, ino)
 }
