@@ -284,3 +284,32 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("write: %v", err)
 	}
 }
+
+// TestBatchRunAnew has functions fail after they changed something, so that batches are
+// undone and run anew, while another process is after the same lock.
+func TestBatchRunAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.db")
+	dbs := []*DB{open(t, path), open(t, path)}
+	errMine := errors.New("mine")
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for n := range 150 {
+				id := fmt.Sprint(i, "-", n)
+				err := dbs[i%2].Write(t.Context(), Lazy, func(tx *Tx) error {
+					if err := insert(id, id)(tx); err != nil || n%2 == 0 {
+						return err
+					}
+					return errMine
+				})
+				if n%2 == 0 && err != nil || n%2 == 1 && !errors.Is(err, errMine) {
+					t.Errorf("write %s: %v", id, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := count(t, dbs[0]); n != 8*75 {
+		t.Errorf("%d rows, want %d", n, 8*75)
+	}
+}

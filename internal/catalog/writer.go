@@ -153,7 +153,7 @@ func (w *writer) run(batch []*request) {
 		batch, err = w.begin(batch)
 	}
 	if err == nil && len(batch) > 0 {
-		err = w.commit(batch)
+		batch, err = w.commit(batch)
 	}
 	for _, r := range batch {
 		if r.err == nil {
@@ -208,31 +208,32 @@ func (w *writer) begin(batch []*request) ([]*request, error) {
 }
 
 // commit runs the functions of a batch and commits. A function that fails is undone
-// alone; an error that commit returns is for all that did not fail.
-func (w *writer) commit(batch []*request) error {
+// alone; an error that commit returns is for all that did not fail. It returns those
+// that are still to be answered.
+func (w *writer) commit(batch []*request) ([]*request, error) {
 	failed, again := w.tryAll(batch)
 	if again {
 		// One failed that had changed something. That is rare, so only now is each
-		// run within a savepoint.
+		// run within a savepoint. Another process may take its turn in between.
 		w.rollback()
-		if _, err := w.exec(`BEGIN IMMEDIATE`); err != nil {
-			return err
-		}
 		var err error
+		if batch, err = w.begin(batch); err != nil || len(batch) == 0 {
+			return batch, err
+		}
 		if failed, err = w.runEach(batch); err != nil {
 			w.rollback()
-			return err
+			return batch, err
 		}
 	}
 	if failed == len(batch) {
 		w.rollback()
-		return nil
+		return batch, nil
 	}
 	err := fault.Do("sql.commit", "", func() error { _, err := w.exec(`COMMIT`); return err })
 	if err != nil {
 		w.rollback()
 	}
-	return err
+	return batch, err
 }
 
 // tryAll runs the functions of a batch. again says that one of several failed after
