@@ -291,12 +291,13 @@ func TestBatchRunAnew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.db")
 	dbs := []*DB{open(t, path), open(t, path)}
 	errMine := errors.New("mine")
+	const writers, writes = 16, 300
 	var wg sync.WaitGroup
-	for i := range 8 {
+	for i := range writers {
 		wg.Go(func() {
-			for n := range 150 {
+			for n := range writes {
 				id := fmt.Sprint(i, "-", n)
-				err := dbs[i%2].Write(t.Context(), Lazy, func(tx *Tx) error {
+				err := dbs[i%2].Write(t.Context(), Durable, func(tx *Tx) error {
 					if err := insert(id, id)(tx); err != nil || n%2 == 0 {
 						return err
 					}
@@ -309,7 +310,7 @@ func TestBatchRunAnew(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := count(t, dbs[0]); n != 8*75 {
-		t.Errorf("%d rows, want %d", n, 8*75)
+	if n := count(t, dbs[0]); n != writers*writes/2 {
+		t.Errorf("%d rows, want %d", n, writers*writes/2)
 	}
 }
