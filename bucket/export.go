@@ -248,10 +248,18 @@ func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, size
 
 // writeRecords writes all that a database has of a volume.
 func writeRecords(m *manifestWriter, run runner, head *manifestHead) error {
-	if err := m.add(&record{Head: head}); err != nil {
+	// What no rebuild would take is to be known now, and not when it is needed.
+	var reader manifestReader
+	add := func(r *record) error {
+		if err := reader.check(r, r.kind()); err != nil {
+			return driver.Errorf(driver.ErrCorrupt, "a row that cannot be (%v); 'vole bucket check' tells more", err)
+		}
+		return m.add(r)
+	}
+	if err := add(&record{Head: head}); err != nil {
 		return err
 	}
-	for _, ask := range volumeRows(m.add, head) {
+	for _, ask := range volumeRows(add, head) {
 		if err := run(ask); err != nil {
 			return err
 		}
