@@ -25,7 +25,11 @@ const (
 
 var objects atomic.Int64
 
-func newKey() string { return fmt.Sprintf("o/%08d", objects.Add(1)) }
+// newKey returns a key of the shape that Vole's have: versitygw makes directories of it.
+func newKey() string {
+	n := objects.Add(1)
+	return fmt.Sprintf("o/%032x/b/%02x/%032x", 1, n*149%256, n)
+}
 
 // put makes an object with one request.
 func (c *cloud) put(ctx context.Context, key string, data []byte, opts minio.PutObjectOptions) error {
