@@ -158,13 +158,8 @@ func (f *FS) ReadFile(ctx context.Context, path string) (data []byte, err error)
 
 // readAll reads a file to its end, which may move while it is read.
 func readAll(ctx context.Context, h driver.File) ([]byte, error) {
-	e, err := h.Stat(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// One byte more than the size shows the end without growing. A size is only
-	// believed up to 1 MiB before the bytes are there: sparse files claim any.
-	buf := make([]byte, min(e.Size, 1<<20)+1)
+	// Most files are small, and asking for the size may be a round trip.
+	buf := make([]byte, 8<<10)
 	n := 0
 	for {
 		m, err := h.ReadAt(ctx, buf[n:], int64(n))
@@ -175,9 +170,20 @@ func readAll(ctx context.Context, h driver.File) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if n == len(buf) {
-			buf = append(buf, make([]byte, len(buf))...)
+		if n < len(buf) {
+			continue
 		}
+		grow := int64(n)
+		if n == 8<<10 {
+			e, err := h.Stat(ctx)
+			if err != nil {
+				return nil, err
+			}
+			// One byte more than the size shows the end without growing. A size is only
+			// believed up to 1 MiB before the bytes are there: sparse files claim any.
+			grow = max(min(e.Size, 1<<20)-int64(n), 0) + 1
+		}
+		buf = append(make([]byte, 0, int64(n)+grow), buf...)[:int64(n)+grow]
 	}
 }
 

@@ -21,7 +21,8 @@ type change struct {
 	session []byte  // of this process; nil: none is needed yet
 	marks   *goings // inodes whose rows go with the transaction
 	orphans []int64 // inodes that lose their last name while they are open here
-	failure error   // what keeps the transaction from being committed
+	touched []touched
+	failure error // what keeps the transaction from being committed
 }
 
 // errNeedSession makes a change begin anew, with a session.
@@ -84,7 +85,7 @@ func (c *change) begin(f *fileSystem, paths []string) error {
 	}
 	chains := make([][]inode, len(paths))
 	for i, p := range paths {
-		if ask, ok := c.b.ns.db.chains(c.vol, p, &chains[i]); ok {
+		if ask, ok := c.b.ns.db.chains(c.b.org, c.vol, p, &chains[i]); ok {
 			list = append(list, ask)
 		}
 	}
@@ -131,6 +132,9 @@ func (c *change) finish() error {
 		return driver.Errorf(driver.ErrQuota, "%d bytes more, and the volume would hold more than its quota of %v; %v are free",
 			c.delta, driver.Size(c.v.quota), driver.Size(max(0, c.v.quota-c.v.used)))
 	}
+	for _, d := range c.touched {
+		c.later(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, c.vol, d.ino, c.now, d.subdirs)
+	}
 	c.later(`UPDATE volumes SET used = used + $3, next_ino = $4, generation = generation + 1 WHERE org = $1 AND id = $2`,
 		c.b.org, c.vol, c.delta, c.v.nextIno)
 	return nil
@@ -175,10 +179,20 @@ func (c *change) name(dir *inode, name string, ino, subdirs int64) {
 	c.touch(dir.ino, subdirs)
 }
 
-// touch notes that a directory's entries have changed.
+// touch notes that a directory's entries have changed, and by how much the number of
+// directories among them.
 func (c *change) touch(ino, subdirs int64) {
-	c.later(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, c.vol, ino, c.now, subdirs)
+	for i := range c.touched {
+		if c.touched[i].ino == ino {
+			c.touched[i].subdirs += subdirs
+			return
+		}
+	}
+	c.touched = append(c.touched, touched{ino, subdirs})
 }
+
+// touched is a directory whose entries have changed.
+type touched struct{ ino, subdirs int64 }
 
 // parents makes the directories that are missing and returns the last one.
 func (c *change) parents(p *place, perm int64) *inode {

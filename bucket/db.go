@@ -84,9 +84,9 @@ type database interface {
 	// chain returns the inode from, if it is there, and those that names lead to one
 	// after another, up to the first that is missing or no directory.
 	chain(run runner, vol []byte, from int64, names []string) ([]inode, error)
-	// chains is chain from the root as one query, for engines where that saves round
-	// trips; ok is false for others. The query fills list.
-	chains(vol []byte, path string, list *[]inode) (q query, ok bool)
+	// chains is chain from the root of a volume that is there as one query, for engines
+	// where that saves round trips; ok is false for others. The query fills list.
+	chains(org, vol []byte, path string, list *[]inode) (q query, ok bool)
 	// isUnique and isForeign report whether err says that a unique value is there
 	// already, or that a row is referred to, or refers to one that is gone.
 	isUnique(err error) bool

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -400,13 +401,19 @@ func (p *postgres) chain(run runner, vol []byte, from int64, names []string) ([]
 	return list, err
 }
 
-func (p *postgres) chains(vol []byte, path string, list *[]inode) (query, bool) {
+func (p *postgres) chains(org, vol []byte, path string, list *[]inode) (query, bool) {
 	var names []string
 	for _, s := range steps(path, false) {
 		names = append(names, s.name)
 	}
-	return chainQuery(vol, rootIno, names, list), true
+	c := chainQuery(vol, rootIno, names, list)
+	c.sql = strings.Replace(c.sql, chainFrom, chainFrom+` FROM volumes v WHERE v.org = $4 AND v.id = $1 AND v.state <> 'removing'`, 1)
+	c.args = append(c.args, org)
+	return c, true
 }
+
+// chainFrom begins a chain.
+const chainFrom = `SELECT 0, $2::bigint`
 
 func chainQuery(vol []byte, from int64, names []string, list *[]inode) query {
 	bytes := make([][]byte, len(names))
@@ -416,7 +423,7 @@ func chainQuery(vol []byte, from int64, names []string, list *[]inode) query {
 	// OFFSET 0 as in children: a plan made while the tables are small reads all of them,
 	// and is kept when they have grown.
 	return all(list, (*inode).dest, `WITH RECURSIVE w (d, ino) AS (
-			SELECT 0, $2::bigint
+			`+chainFrom+`
 			UNION ALL
 			SELECT w.d + 1, e.ino FROM w JOIN LATERAL (
 				SELECT x.ino FROM dirents x WHERE x.vol = $1 AND x.parent = w.ino AND x.name = ($3::bytea[])[w.d + 1] OFFSET 0

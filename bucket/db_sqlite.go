@@ -185,4 +185,4 @@ func (l *lite) chain(run runner, vol []byte, from int64, names []string) ([]inod
 	return list, err
 }
 
-func (l *lite) chains([]byte, string, *[]inode) (query, bool) { return query{}, false }
+func (l *lite) chains([]byte, []byte, string, *[]inode) (query, bool) { return query{}, false }

@@ -93,6 +93,8 @@ func (f *fileSystem) open(ctx context.Context, ino int64, name string, opts driv
 	}
 	opts.Write = opts.Write || opts.Create || opts.Append
 	h := &handle{b: f.b, f: f, n: n, name: name, opts: opts}
+	// Here and not at the first read: once the extents are known, the file can be read
+	// though another host replaces it, for as long as the grace time.
 	err = n.load(ctx, 0)
 	if err == nil && opts.Truncate {
 		err = n.truncate(ctx, f, 0)

@@ -104,23 +104,22 @@ func (f *fileSystem) look(ctx context.Context, path string, h how) (place, error
 
 func (b *Backend) look(ctx context.Context, vol []byte, path string, h how) (place, error) {
 	db := b.ns.db
-	var there bool
-	ask := one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, b.org, vol)
 	w := walker{vol: vol, chain: db.chain, run: func(list ...query) error { return db.read(ctx, list...) }}
-	asks := []query{ask}
 	var list []inode
-	c, ok := db.chains(vol, path, &list)
-	if ok {
-		asks = append(asks, c)
-	}
-	if err := db.read(ctx, asks...); err != nil {
-		return place{}, err
-	}
-	if !there {
-		return place{}, driver.ErrNotFound
-	}
-	if ok {
+	if ask, ok := db.chains(b.org, vol, path, &list); ok {
+		if err := db.read(ctx, ask); err != nil {
+			return place{}, err
+		}
 		w.ready = map[string][]inode{path: list}
+	} else {
+		var there bool
+		err := db.read(ctx, one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, b.org, vol))
+		if err != nil {
+			return place{}, err
+		}
+		if !there {
+			return place{}, driver.ErrNotFound
+		}
 	}
 	p, err := w.resolve(path, h)
 	if err == nil && p.node != nil {

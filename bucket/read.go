@@ -1,10 +1,12 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
 
 	"github.com/volehq/vole/driver"
 )
@@ -33,31 +35,33 @@ type window struct {
 // windowRows is how many extents are asked for at once.
 const windowRows = 256
 
-const selectExtents = `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
-	FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
-	WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos > $4 AND c.pos + c.len > $5 ORDER BY c.pos LIMIT $6`
+// selectFile has a file's size, as the position of a row without a blob, and its
+// extents: in one statement, so that they belong together. Another host may commit
+// between two.
+const selectFile = `SELECT i.size AS pos, 0, CAST(NULL AS {bytes}), 0, 0, CAST(NULL AS {bytes}), CAST(NULL AS {bytes})
+		FROM inodes i JOIN volumes v ON v.org = $1 AND v.id = i.vol AND v.state <> 'removing' WHERE i.vol = $2 AND i.ino = $3
+	UNION ALL SELECT * FROM (SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
+		FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
+		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos > $4 AND c.pos + c.len > $5 ORDER BY c.pos LIMIT $6) x`
 
-// load reads the file's row and its extents from off on.
+// load reads the file's size and its extents from off on.
 func (n *node) load(ctx context.Context, off int64) error {
 	n.mu.Lock()
 	epoch := n.epoch
 	n.mu.Unlock()
-	var i inode
-	var there, found bool
 	var list []extent
 	b, vol := n.f.b, []byte(n.key.vol)
-	err := b.ns.db.read(ctx,
-		one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, b.org, vol),
-		one(&found, i.dest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, vol, n.key.ino),
-		all(&list, (*extent).dest, selectExtents, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
-	switch {
-	case err != nil:
+	err := b.ns.db.read(ctx, all(&list, (*extent).dest, selectFile, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
+	if err != nil {
 		return err
-	case !there:
-		return driver.ErrNotFound
-	case !found:
-		return driver.Errorf(driver.ErrNotExist, "the file was removed")
 	}
+	at := slices.IndexFunc(list, func(x extent) bool { return x.blob == nil })
+	if at < 0 {
+		return b.whyGone(ctx, vol)
+	}
+	size := list[at].pos
+	list = slices.Delete(list, at, at+1)
+	slices.SortFunc(list, func(x, y extent) int { return cmp.Compare(x.pos, y.pos) })
 	w := window{lo: off, hi: 1<<63 - 1, list: list, epoch: epoch}
 	if len(list) == windowRows {
 		w.hi = list[len(list)-1].pos + list[len(list)-1].len
@@ -65,7 +69,7 @@ func (n *node) load(ctx context.Context, off int64) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.epoch == epoch {
-		n.window, n.size = w, i.size
+		n.window, n.size = w, size
 	}
 	return nil
 }
@@ -76,10 +80,10 @@ func (n *node) chunksAt(ctx context.Context, off int64) (window, error) {
 		n.mu.Lock()
 		w, epoch := n.window, n.epoch
 		n.mu.Unlock()
-		if w.epoch == epoch && w.list != nil && w.lo <= off && off < w.hi {
+		if w.epoch == epoch && len(w.list) > 0 && w.lo <= off && off < w.hi {
 			return w, nil
 		}
-		if w.epoch == epoch && w.list == nil && w.hi > 0 && w.lo <= off {
+		if w.epoch == epoch && len(w.list) == 0 && w.hi > 0 && w.lo <= off {
 			return w, nil // nothing but a hole from there on
 		}
 		if err := n.load(ctx, off); err != nil {

@@ -106,10 +106,8 @@ func (w *walker) resolve(path string, h how) (place, error) {
 		case last:
 			return at(dirs, s.name, &n), nil
 		case n.isDir():
+			// No more of got, and another name to come: the chain ended there, for it is missing.
 			dirs = append(dirs, n)
-			if len(got) == 0 {
-				got = nil
-			}
 		default:
 			return place{}, driver.ErrNotDir
 		}

@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
-	hostproc "github.com/volehq/vole/internal/proc"
 	"github.com/volehq/vole/internal/catalog"
+	hostproc "github.com/volehq/vole/internal/proc"
 )
 
 const attachmentColumns = `a.id, a.volume, v.name, a.holder, a.read_only, a.host_path, a.host, a.pid, a.started, a.since, a.process`
