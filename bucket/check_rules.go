@@ -184,7 +184,7 @@ var volumeRules = []rule{
 
 // selectUnreachable selects the directories that neither the root leads to, nor one on
 // its way out, nor one that is a finding of its own, being in cut or without a name. $1
-// is the volume, as {children} has it, and $2 the organisation.
+// is the volume, and $2 the organisation.
 func selectUnreachable(cut []int64, rest string) string {
 	also := ""
 	for _, ino := range cut {
@@ -193,7 +193,7 @@ func selectUnreachable(cut []int64, rest string) string {
 	return expand(`WITH RECURSIVE s (ino) AS (
 			SELECT i.ino FROM inodes i WHERE i.vol = $1 AND {dir i} AND (i.ino IN (1` + also + `) OR ` + orphanedInode + `
 				OR i.ino NOT IN (SELECT e.ino FROM dirents e WHERE e.vol = $1))
-			UNION SELECT e.ino FROM s {children})
+			UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
 		SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $1 AND {dir i} AND i.ino NOT IN (SELECT ino FROM s)
 			AND EXISTS (SELECT 1 FROM volumes v WHERE v.org = $2 AND v.id = $1 AND v.state <> 'removing')` + rest)
 }

@@ -75,17 +75,18 @@ func (c *change) copyTree(src, dst *place) error {
 	if contains(dst.above, src.node.ino) {
 		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 	}
-	base := c.v.nextIno
-	var n, size int64
-	var sum bool
+	var n, size, root int64
+	var sum, found bool
+	// One after another: a statement is planned before the one ahead of it has run.
 	for _, ask := range []query{
 		q(createTree), q(`DELETE FROM tree`),
 		q(`INSERT INTO tree (ino, nino)
-			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {children})
-			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, c.vol, src.node.ino, base),
+			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
+			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, c.vol, src.node.ino, c.v.nextIno),
 		q(`{analyze}`),
 		one(&sum, []any{&n, &size}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT)
-			FROM tree t CROSS JOIN inodes i WHERE i.vol = $1 AND i.ino = t.ino`, c.vol),
+			FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol),
+		one(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
 	} {
 		if err := c.run(ask); err != nil {
 			return err
@@ -93,38 +94,32 @@ func (c *change) copyTree(src, dst *place) error {
 	}
 	c.v.nextIno += n
 	c.delta += size
-	// Names outside of the tree are none of the copy's.
+	c.copyRows()
+	dir := c.parents(dst, 0o755)
+	c.name(dir, dst.name, root, 1)
+	return nil
+}
+
+// copyRows copies what belongs to the inodes of the table tree. Names outside of the
+// tree are none of the copy's.
+func (c *change) copyRows() {
+	c.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+		SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
+			i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target
+		FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol, c.now)
 	for _, sql := range []string{
-		`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
-			SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
-				i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target
-			FROM tree t CROSS JOIN inodes i WHERE i.vol = $1 AND i.ino = t.ino`,
-	} {
-		c.later(sql, c.vol, c.now)
-	}
-	for _, sql := range []string{
-		`INSERT INTO dirents (vol, parent, name, ino)
-			SELECT e.vol, p.nino, e.name, t.nino FROM tree p CROSS JOIN dirents e CROSS JOIN tree t
-			WHERE e.vol = $1 AND e.parent = p.ino AND t.ino = e.ino`,
-		`INSERT INTO xattrs (vol, ino, name, value)
-			SELECT x.vol, t.nino, x.name, x.value FROM tree t CROSS JOIN xattrs x WHERE x.vol = $1 AND x.ino = t.ino`,
-		`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
-			SELECT k.vol, t.nino, k.pos, k.len, k.org, k.blob, k.blob_pos FROM tree t CROSS JOIN chunks k WHERE k.vol = $1 AND k.ino = t.ino`,
+		`INSERT INTO dirents (vol, parent, name, ino) SELECT e.vol, p.nino, e.name, t.nino
+			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`,
+		`INSERT INTO xattrs (vol, ino, name, value) SELECT x.vol, t.nino, x.name, x.value
+			FROM tree t {each xattrs x: x.vol = $1 AND x.ino = t.ino}`,
+		`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT k.vol, t.nino, k.pos, k.len, k.org, k.blob, k.blob_pos
+			FROM tree t {each chunks k: k.vol = $1 AND k.ino = t.ino}`,
 		`UPDATE inodes SET nlink = names.n FROM (SELECT t.nino AS ino, count(*) AS n
-				FROM tree p CROSS JOIN dirents e CROSS JOIN tree t
-				WHERE e.vol = $1 AND e.parent = p.ino AND t.ino = e.ino GROUP BY t.nino HAVING count(*) > 1) AS names
+				FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino} GROUP BY t.nino HAVING count(*) > 1) AS names
 			WHERE inodes.vol = $1 AND inodes.ino = names.ino`,
 	} {
 		c.later(sql, c.vol)
 	}
-	var root int64
-	var found bool
-	if err := c.run(one(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino)); err != nil {
-		return err
-	}
-	dir := c.parents(dst, 0o755)
-	c.name(dir, dst.name, root, 1)
-	return nil
 }
 
 // createTree: a temporary table is its connection's own, and outlives the transaction.

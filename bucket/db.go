@@ -107,11 +107,15 @@ type tx interface {
 type dialect struct {
 	now, lock string
 	bytes     string // the type of ids
-	children  string // joins s with the entries of its directories; see copyTree
+	each      string // how {each} is written, see eachOf
 	analyze   string // tells the planner how large the table tree is
 	ordinal   string // what stands before the number of a parameter
 	cache     sync.Map
 }
+
+// eachOf is a join that looks the rows of a table up one by one, by an index, whatever
+// the planner makes of the sizes of the tables: {each TABLE ALIAS: CONDITION}.
+var eachOf = regexp.MustCompile(`\{each (\w+) (\w+): ([^}]*)\}`)
 
 var parameter = regexp.MustCompile(`\$([0-9]+)`)
 
@@ -119,7 +123,8 @@ func (d *dialect) sql(s string) string {
 	if v, ok := d.cache.Load(s); ok {
 		return v.(string)
 	}
-	r := strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{bytes}", d.bytes, "{children}", d.children, "{analyze}", d.analyze).Replace(s)
+	r := eachOf.ReplaceAllString(s, d.each)
+	r = strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{bytes}", d.bytes, "{analyze}", d.analyze).Replace(r)
 	r = parameter.ReplaceAllString(r, strings.ReplaceAll(d.ordinal, "$", "$$")+"${1}")
 	d.cache.Store(s, r)
 	return r

@@ -65,10 +65,10 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 		now:   `((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000)`,
 		lock:  `FOR UPDATE`,
 		bytes: `BYTEA`,
-		// OFFSET 0 keeps the planner from reading all entries of the volume instead.
-		children: `JOIN LATERAL (SELECT x.ino FROM dirents x WHERE x.vol = $1 AND x.parent = s.ino OFFSET 0) e ON true`,
-		analyze:  `ANALYZE tree`,
-		ordinal:  "$",
+		// OFFSET 0 keeps the planner from making another join of it.
+		each:    `JOIN LATERAL (SELECT ${2}.* FROM ${1} ${2} WHERE ${3} OFFSET 0) ${2} ON true`,
+		analyze: `ANALYZE tree`,
+		ordinal: "$",
 	}}
 	if !readOnly {
 		if err := p.migrate(ctx); err != nil {
@@ -420,7 +420,7 @@ func chainQuery(vol []byte, from int64, names []string, list *[]inode) query {
 	for i, n := range names {
 		bytes[i] = []byte(n)
 	}
-	// OFFSET 0 as in children: a plan made while the tables are small reads all of them,
+	// OFFSET 0 as in each: a plan made while the tables are small reads all of them,
 	// and is kept when they have grown.
 	return all(list, (*inode).dest, `WITH RECURSIVE w (d, ino) AS (
 			`+chainFrom+`

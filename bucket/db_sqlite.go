@@ -38,9 +38,9 @@ func openSQLite(ctx context.Context, path string, readOnly bool) (database, erro
 		now:   `(CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) * 1000000)`,
 		bytes: `BLOB`,
 		// The order of a CROSS JOIN is kept: https://www.sqlite.org/optoverview.html#crossjoin
-		children: `CROSS JOIN dirents e ON e.vol = $1 AND e.parent = s.ino`,
-		analyze:  `SELECT 1`,
-		ordinal:  "?",
+		each:    `CROSS JOIN ${1} ${2} ON ${3}`,
+		analyze: `SELECT 1`,
+		ordinal: "?",
 	}}, nil
 }
 
