@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 const (
@@ -11,6 +12,8 @@ const (
 	aheadAtOnce = 3
 	// firstAhead is what is fetched ahead when reading has only begun to be sequential.
 	firstAhead = 512 << 10
+	// maxAheadAll is how much all handles of a namespace hold of what they fetched ahead.
+	maxAheadAll = 512 << 20
 )
 
 // readAhead fetches what a handle is going to ask for next.
@@ -30,6 +33,7 @@ type fetch struct {
 	done   chan struct{}
 	err    error // set when done is closed
 	cancel context.CancelFunc
+	all    *atomic.Int64 // bytes of all fetches of the namespace
 	// users are those that may still touch data: what fetches it, the list, and reads.
 	// The last one gives it back. Guarded by readAhead.mu.
 	users int
@@ -39,8 +43,8 @@ type fetch struct {
 // fifth of the work of reading a long file.
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-func newFetch(pos, n, epoch int64, cancel context.CancelFunc) *fetch {
-	f := &fetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, users: 2}
+func newFetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int64) *fetch {
+	f := &fetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, users: 2, all: all}
 	if n > chunkSize/2 {
 		f.data = buffers.Get().(*[chunkSize]byte)[:n]
 	} else {
@@ -51,7 +55,11 @@ func newFetch(pos, n, epoch int64, cancel context.CancelFunc) *fetch {
 
 // left notes that a user of f is done with it. The caller holds readAhead.mu.
 func (f *fetch) left() {
-	if f.users--; f.users == 0 && cap(f.data) == chunkSize {
+	if f.users--; f.users > 0 {
+		return
+	}
+	f.all.Add(-int64(len(f.data)))
+	if cap(f.data) == chunkSize {
 		buffers.Put((*[chunkSize]byte)(f.data[:chunkSize]))
 	}
 }
@@ -120,6 +128,7 @@ func (a *readAhead) plan(h *handle, w window, off, n, size int64) []*fetch {
 	if !sequential || a.ended {
 		if off != 0 {
 			a.width = 0
+			a.clear() // what was fetched ahead is not wanted after all
 		}
 		return a.of(w.epoch)
 	}
@@ -182,8 +191,13 @@ func (a *readAhead) begin(h *handle, w window, off, end int64) {
 		if a.width < chunkSize {
 			hi = min(hi, max(end, lo+firstAhead))
 		}
+		all := &h.b.ns.ahead
+		if all.Add(hi-lo) > maxAheadAll {
+			all.Add(lo - hi)
+			return
+		}
 		ctx, cancel := context.WithCancel(context.Background())
-		f := newFetch(lo, hi-lo, w.epoch, cancel)
+		f := newFetch(lo, hi-lo, w.epoch, cancel, all)
 		a.list = append(a.list, f)
 		go func() {
 			f.err = h.b.readBlob(ctx, x, f.data, x.blobPos+lo-x.pos)
@@ -213,6 +227,11 @@ func (a *readAhead) stop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = true
+	a.clear()
+}
+
+// clear forgets all fetches. The caller holds mu.
+func (a *readAhead) clear() {
 	for _, f := range a.list {
 		f.drop()
 	}

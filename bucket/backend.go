@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -16,6 +17,10 @@ type Backend struct {
 	also *Namespace // closed with the Backend; nil: none
 
 	session session
+	commits atomic.Int64       // of what was written by handle
+	life    context.Context    // ends when the Backend is closed; for its own goroutines
+	die     context.CancelFunc // ends life
+	own     sync.WaitGroup     // those goroutines
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -32,6 +37,7 @@ func newBackend(ns *Namespace, org []byte) *Backend {
 		going: map[nodeKey]*going{},
 	}
 	b.session.b = b
+	b.life, b.die = context.WithCancel(context.Background())
 	return b
 }
 
@@ -82,6 +88,15 @@ func (b *Backend) forget(c closer) {
 	delete(b.open, c)
 }
 
+// background runs fn in a goroutine that ends before the Backend has closed.
+func (b *Backend) background(fn func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		b.own.Go(fn)
+	}
+}
+
 // Close implements driver.Backend. Files that are open are synced.
 func (b *Backend) Close() error {
 	b.mu.Lock()
@@ -103,6 +118,8 @@ func (b *Backend) Close() error {
 			errs = append(errs, err)
 		}
 	}
+	b.die()
+	b.own.Wait()
 	errs = append(errs, b.session.end(ctx))
 	if b.also != nil {
 		errs = append(errs, b.also.Close())

@@ -46,6 +46,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -102,7 +103,9 @@ type Namespace struct {
 	log     *slog.Logger
 	metrics *metrics
 	ids     idPool
-	me      []byte // names this process in jobs
+	fresh   atomic.Int64 // bytes that files hold and that are not committed
+	ahead   atomic.Int64 // bytes that handles hold of what they fetched ahead
+	me      []byte       // names this process in jobs
 
 	awake chan struct{}      // wakes maintenance
 	jobs  sync.Map           // name of a job -> *sync.Mutex, held while this process does it

@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -175,6 +176,9 @@ func (c *change) add(dir *inode, name string, n *inode) {
 
 // name adds a directory entry; subdirs is 1 when it is for a directory.
 func (c *change) name(dir *inode, name string, ino, subdirs int64) {
+	if name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00") {
+		c.failure = driver.Errorf(driver.ErrInvalid, "%q is no name of a file", name)
+	}
 	c.later(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, c.vol, dir.ino, []byte(name), ino)
 	c.touch(dir.ino, subdirs)
 }

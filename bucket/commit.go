@@ -2,14 +2,18 @@ package bucket
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/volehq/vole/driver"
 )
 
 const (
-	// maxFresh is how much a file may have been written before it is committed.
+	// maxFresh is how much may have been written to a file before it is committed.
 	maxFresh = 32 << 20
+	// maxFreshAll is how much to all files of the process, before that of each that is
+	// written to is committed.
+	maxFreshAll = 256 << 20
 	// putsAtOnce is how many blobs of one file are put at the same time.
 	putsAtOnce = 4
 )
@@ -18,19 +22,63 @@ const (
 func (n *node) write(ctx context.Context, f *fileSystem, p []byte, off int64) (full bool, err error) {
 	for {
 		n.mu.Lock()
-		if len(n.fresh) == 0 || string(n.writer.att) == string(f.att) {
+		if len(n.fresh) == 0 || sameRights(n.writer, f) {
 			n.fresh, n.writer = n.fresh.write(off, p), f
 			n.mtime = time.Now().UnixNano()
-			full = n.fresh.size() >= maxFresh
+			n.bytes += int64(len(p))
+			all := f.b.ns.fresh.Add(int64(len(p)))
+			full = n.bytes >= maxFresh || all >= maxFreshAll
 			n.mu.Unlock()
 			return full, nil
 		}
 		n.mu.Unlock()
-		// Each writes under its own rights.
-		if err := n.flush(ctx); err != nil {
+		if err := n.flushFor(ctx, f); err != nil {
 			return false, err
 		}
 	}
+}
+
+// sameRights reports whether what two FSes write may go into one commit.
+func sameRights(a, b *fileSystem) bool {
+	return string(a.att) == string(b.att) && a.opts.Batch == b.opts.Batch
+}
+
+// flushFor commits what was written before f goes on. That another may not commit what
+// it wrote is not f's trouble: it is lost, and its own handles are told.
+func (n *node) flushFor(ctx context.Context, f *fileSystem) error {
+	n.mu.Lock()
+	others := n.writer != nil && !sameRights(n.writer, f)
+	n.mu.Unlock()
+	err := n.flush(ctx)
+	if others && hopeless(err) {
+		return nil
+	}
+	return err
+}
+
+// hopeless reports whether what a commit refused will be refused for ever: the right to
+// write has ended or is another's, or the file is gone.
+func hopeless(err error) bool {
+	return errors.Is(err, driver.ErrClosed) || errors.Is(err, driver.ErrInUse) || errors.Is(err, driver.ErrNotExist) || errors.Is(err, driver.ErrNotFound)
+}
+
+// lose gives up what was written and not committed. Every handle that may have written
+// it is told once, by Sync or Close.
+func (n *node) lose(why error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.fresh) == 0 {
+		return
+	}
+	n.forget()
+	n.lost, n.loser = why, n.writer
+	n.losses++
+}
+
+// forget takes what was written off the books. The caller holds mu.
+func (n *node) forget() {
+	n.f.b.ns.fresh.Add(-n.bytes)
+	n.fresh, n.bytes = nil, 0
 }
 
 // maxFileSize is the largest file: what ext4 takes with blocks of 4 KiB.
@@ -40,21 +88,29 @@ var errTooLarge = driver.Errorf(driver.ErrInvalid, "a file has at most %d bytes"
 
 // row reads the inode as it is now.
 func (n *node) row(ctx context.Context) (inode, error) {
-	var i inode
-	var found bool
 	vol := []byte(n.key.vol)
-	err := n.f.b.ns.db.read(ctx, one(&found, i.dest(), `SELECT `+inodeCols+` FROM inodes i JOIN volumes v ON v.id = i.vol
+	for {
+		var i inode
+		var found bool
+		n.mu.Lock()
+		epoch := n.epoch
+		n.mu.Unlock()
+		err := n.f.b.ns.db.read(ctx, one(&found, i.dest(), `SELECT `+inodeCols+` FROM inodes i JOIN volumes v ON v.id = i.vol
 		WHERE v.org = $1 AND i.vol = $2 AND i.ino = $3 AND v.state <> 'removing'`, n.f.b.org, vol, n.key.ino))
-	if err != nil {
-		return i, err
+		if err != nil {
+			return i, err
+		}
+		if !found {
+			return i, n.f.b.whyGone(ctx, vol)
+		}
+		n.mu.Lock()
+		same := n.epoch == epoch // else what was laid over it may be in neither
+		n.show(&i)
+		n.mu.Unlock()
+		if same {
+			return i, nil
+		}
 	}
-	if !found {
-		return i, n.f.b.whyGone(ctx, vol)
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.show(&i)
-	return i, nil
 }
 
 // whyGone tells a removed file from one of a removed volume.
@@ -70,8 +126,9 @@ func (n *node) flush(ctx context.Context) error {
 	n.commit.Lock()
 	defer n.commit.Unlock()
 	n.mu.Lock()
-	n.sending, n.fresh = n.fresh, nil
-	list, f, mtime := n.sending, n.writer, n.mtime
+	n.sending = n.fresh
+	list, bytes, f, mtime := n.sending, n.bytes, n.writer, n.mtime
+	n.forget()
 	n.mu.Unlock()
 	if len(list) == 0 {
 		return nil
@@ -79,10 +136,19 @@ func (n *node) flush(ctx context.Context) error {
 	err := n.send(ctx, f, list, mtime)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err != nil {
-		n.fresh = n.fresh.over(list)
-	}
 	n.sending = nil
+	switch {
+	case hopeless(err) && ctx.Err() == nil:
+		n.lost, n.loser = err, f
+		n.losses++
+	case err != nil:
+		if len(n.fresh) == 0 {
+			n.writer = f
+		}
+		n.fresh = n.fresh.over(list)
+		n.bytes += bytes
+		n.f.b.ns.fresh.Add(bytes)
+	}
 	return err
 }
 
@@ -136,6 +202,7 @@ func (n *node) committed(size int64) {
 	defer n.mu.Unlock()
 	n.size = size
 	n.epoch++
+	n.f.b.commits.Add(1)
 }
 
 // change runs fn on the file's row in a transaction.
@@ -236,7 +303,7 @@ func (n *node) truncate(ctx context.Context, f *fileSystem, size int64) error {
 	if size > maxFileSize {
 		return errTooLarge
 	}
-	if err := n.flush(ctx); err != nil {
+	if err := n.flushFor(ctx, f); err != nil {
 		return err
 	}
 	return n.resize(ctx, f, size, true)

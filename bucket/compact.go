@@ -23,14 +23,17 @@ func (n *node) compact(ctx context.Context, f *fileSystem, pos int64) error {
 	return n.compactNear(ctx, f, pos)
 }
 
+// compactRows bounds how many chunks are looked at: a file of more lone bytes than
+// that stays as it is.
+const compactRows = 4096
+
 func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error {
 	lo := pos / chunkSize * chunkSize
-	var list []extent
+	var list []chunkRow
 	b, vol := n.f.b, []byte(n.key.vol)
-	err := b.ns.db.read(ctx, all(&list, (*extent).dest, `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
-		FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
-		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos + c.len <= $5 AND c.pos < $5 ORDER BY c.pos`,
-		b.org, vol, n.key.ino, lo, lo+chunkSize))
+	err := b.ns.db.read(ctx, all(&list, (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+		WHERE org = $1 AND vol = $2 AND ino = $3 AND pos >= $4 AND pos < $5 AND pos + len <= $5 ORDER BY pos LIMIT $6`,
+		b.org, vol, n.key.ino, lo, lo+chunkSize, compactRows))
 	if err != nil {
 		return err
 	}
@@ -40,13 +43,33 @@ func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error 
 			k++
 		}
 		if k >= compactAt {
-			if err := n.merge(ctx, f, list[:k]); err != nil {
+			if err := n.mergeRange(ctx, f, list[0].pos, list[k-1].pos+list[k-1].len); err != nil {
 				return err
 			}
 		}
 		list = list[k:]
 	}
 	return nil
+}
+
+// mergeRange merges the chunks of a range without holes.
+func (n *node) mergeRange(ctx context.Context, f *fileSystem, pos, end int64) error {
+	var run []extent
+	b, vol := n.f.b, []byte(n.key.vol)
+	err := b.ns.db.read(ctx, all(&run, (*extent).dest, `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
+		FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
+		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos < $5 ORDER BY c.pos LIMIT $6`,
+		b.org, vol, n.key.ino, pos, end, compactRows))
+	if err != nil || len(run) < 2 {
+		return err
+	}
+	for i, x := range run {
+		last := i == len(run)-1
+		if i == 0 && x.pos != pos || last && x.pos+x.len != end || !last && x.pos+x.len != run[i+1].pos {
+			return nil // it has changed meanwhile
+		}
+	}
+	return n.merge(ctx, f, run)
 }
 
 // merge puts the bytes of a run into one blob and commits that in its place, unless

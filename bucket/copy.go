@@ -13,7 +13,8 @@ func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.Copy
 	if err := f.enterWrite(ctx); err != nil {
 		return err
 	}
-	if err := f.b.flushVolume(ctx, f.vol); err != nil {
+	// What cannot be committed would not be in the copy.
+	if err := f.b.syncVolume(ctx, f.vol); err != nil {
 		return err
 	}
 	return f.change(ctx, []string{from, to}, func(c *change) error {

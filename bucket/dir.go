@@ -76,9 +76,16 @@ func (d *dir) fill(ctx context.Context, limit int) error {
 	if after == nil {
 		after = []byte{}
 	}
-	err := d.f.b.ns.db.read(ctx, all(&list, (*named).dest, `SELECT `+inodeCols+`, e.name
+	var there bool
+	before := d.f.b.commits.Load()
+	err := d.f.b.ns.db.read(ctx,
+		one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, d.f.b.org, d.f.vol),
+		all(&list, (*named).dest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT $4`, d.f.vol, d.ino, after, limit))
+	if err == nil && !there {
+		err = driver.ErrNotFound
+	}
 	if err != nil {
 		return err
 	}
@@ -89,7 +96,9 @@ func (d *dir) fill(ctx context.Context, limit int) error {
 		if d.opts.NamesOnly {
 			d.page[i] = driver.Entry{Name: string(x.name), Mode: fileMode(x.mode).Type()}
 		} else {
-			d.f.b.overlay(d.f.vol, &x.inode)
+			if err := d.f.b.overlay(ctx, d.f.vol, &x.inode, before); err != nil {
+				return err
+			}
 			d.page[i] = x.entry(string(x.name))
 		}
 		d.after = x.name

@@ -30,12 +30,19 @@ type Range struct {
 }
 
 // Locate says where the bytes of a file are from offset off on, so that a host can
-// fetch them from the blob store itself. Requests are good for ttl, at least as long as
-// the grace time keeps the objects. next is where to go on, -1 at the end of the file.
+// fetch them from the blob store itself. Requests are good for ttl, which is at most
+// half of the grace time, so that the objects stay. next is where to go on, -1 at the end of the file.
 // ErrUnsupported: the blob store is a directory.
 func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) (list []Range, next int64, err error) {
 	if ttl > b.ns.opts.Grace/2 {
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
+	}
+	path, err = driver.CleanPath(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	if off < 0 {
+		return nil, 0, driver.Errorf(driver.ErrInvalid, "offset %d: must not be negative", off)
 	}
 	f, err := b.OpenFS(ctx, id, driver.FSOptions{ReadOnly: true})
 	if err != nil {
@@ -115,6 +122,7 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		return nil, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
 	}
 	list := make([]Reserved, len(parts))
+	ids := make([][]byte, len(parts))
 	for i, p := range parts {
 		if err := p.check(); err != nil {
 			return nil, err
@@ -127,9 +135,17 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		if err != nil {
 			return nil, err
 		}
-		list[i] = Reserved{Blob: idText(id), Put: Request(put)}
+		list[i], ids[i] = Reserved{Blob: idText(id), Put: Request(put)}, id
 	}
-	return list, nil
+	// What the parts' checksums are to be is settled now: the store checks the bytes
+	// against Sum, and Sums belong to it.
+	err := b.ns.db.write(ctx, nil, false, func(t tx) error {
+		for i := range parts {
+			t.later(`UPDATE blobs SET sums = $3 WHERE org = $1 AND id = $2`, b.org, ids[i], parts[i].Sums)
+		}
+		return nil
+	})
+	return list, err
 }
 
 func (p *Part) check() error {
@@ -139,6 +155,9 @@ func (p *Part) check() error {
 	if want := (p.Size + sumSize - 1) / sumSize * 4; int64(len(p.Sums)) != want {
 		return driver.Errorf(driver.ErrInvalid, "%d bytes of checksums for a part of %d; there must be %d", len(p.Sums), p.Size, want)
 	}
+	if got := joinSums(p.Sums, p.Size); got != p.Sum {
+		return driver.Errorf(driver.ErrInvalid, "the checksums of a part's 64 KiB give %08x, not its own, %08x", got, p.Sum)
+	}
 	return nil
 }
 
@@ -147,6 +166,10 @@ func (p *Part) check() error {
 // out of size bytes is a hole. ErrNotExist: a part was not put; ErrInvalid: a blob was
 // not reserved, was put with another size, or is in use.
 func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, parts []Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error {
+	path, err := driver.CleanPath(path)
+	if err != nil {
+		return err
+	}
 	list, err := b.arrived(ctx, size, parts, blobs)
 	if err != nil {
 		return err
@@ -159,7 +182,7 @@ func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, p
 	f := d.(*fileSystem)
 	return f.change(ctx, []string{path}, func(c *change) error {
 		for _, p := range list {
-			if err := c.unused(p.blob.id); err != nil {
+			if err := c.unused(p.blob); err != nil {
 				return err
 			}
 		}
@@ -174,15 +197,17 @@ func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs [
 	}
 	list := make([]part, len(parts))
 	end := int64(0)
+	twice := map[string]bool{}
 	for i, p := range parts {
 		if err := p.check(); err != nil {
 			return nil, err
 		}
 		blob := idBytes(blobs[i])
-		if blob == nil || p.Pos < end || p.Pos+p.Size > size {
-			return nil, driver.Errorf(driver.ErrInvalid, "part %d (%d bytes at %d, blob %q): parts ascend and end within the file, and blobs are what Reserve returned", i, p.Size, p.Pos, blobs[i])
+		if blob == nil || twice[string(blob)] || p.Pos < end || p.Pos+p.Size > size {
+			return nil, driver.Errorf(driver.ErrInvalid, "part %d (%d bytes at %d, blob %q): parts ascend and end within the file, and each has a blob of its own that Reserve returned", i, p.Size, p.Pos, blobs[i])
 		}
 		end = p.Pos + p.Size
+		twice[string(blob)] = true
 		info, err := b.ns.blobs.Stat(ctx, blobKey(b.org, blob))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, driver.Errorf(driver.ErrNotExist, "part %d was not put", i)
@@ -200,11 +225,12 @@ func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs [
 
 // unused fails unless a blob was reserved by this organisation and nothing has
 // referred to it yet.
-func (c *change) unused(id []byte) error {
+func (c *change) unused(b *newBlob) error {
 	var found bool
-	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND size = 0 AND freed IS NOT NULL`, c.b.org, id))
+	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3
+		AND data IS NULL AND size = 0 AND freed IS NOT NULL`, c.b.org, b.id, b.sums))
 	if err == nil && !found {
-		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved, or is in use", idText(id))
+		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", idText(b.id))
 	}
 	return err
 }

@@ -18,8 +18,9 @@ type handle struct {
 	opts  driver.OpenOptions
 	ahead readAhead
 
-	mu     sync.Mutex // guards closed
+	mu     sync.Mutex // guards what follows
 	closed bool
+	told   int64 // of the node's losses
 }
 
 // Open implements driver.FS.
@@ -96,6 +97,9 @@ func (f *fileSystem) open(ctx context.Context, ino int64, name string, opts driv
 	// Here and not at the first read: once the extents are known, the file can be read
 	// though another host replaces it, for as long as the grace time.
 	err = n.load(ctx, 0)
+	if opts.Write {
+		h.told = n.enter(1)
+	}
 	if err == nil && opts.Truncate {
 		err = n.truncate(ctx, f, 0)
 	}
@@ -103,9 +107,20 @@ func (f *fileSystem) open(ctx context.Context, ino int64, name string, opts driv
 		err = f.b.keep(h)
 	}
 	if err != nil {
+		if opts.Write {
+			n.enter(-1)
+		}
 		return nil, errors.Join(err, f.b.release(ctx, n))
 	}
 	return h, nil
+}
+
+// enter counts the handles that may write, and returns how often something was lost.
+func (n *node) enter(writers int) (losses int64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.writers += writers
+	return n.losses
 }
 
 func (h *handle) enter(ctx context.Context) error {
@@ -169,7 +184,7 @@ func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
 	if err := h.enterWrite(ctx); err != nil {
 		return 0, err
 	}
-	if err := h.n.flush(ctx); err != nil {
+	if err := h.n.flushFor(ctx, h.f); err != nil {
 		return 0, err
 	}
 	return h.n.append(ctx, h.f, p)
@@ -188,7 +203,7 @@ func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
 	if err := h.enterWrite(ctx); err != nil {
 		return err
 	}
-	if err := h.n.flush(ctx); err != nil {
+	if err := h.n.flushFor(ctx, h.f); err != nil {
 		return err
 	}
 	return h.n.punch(ctx, h.f, off, length)
@@ -211,7 +226,29 @@ func (h *handle) Sync(ctx context.Context) error {
 	if err := h.enter(ctx); err != nil {
 		return err
 	}
-	return h.n.flush(ctx)
+	if !h.opts.Write {
+		return nil
+	}
+	if err := h.settle(ctx); err != nil || !h.f.opts.Batch {
+		return err
+	}
+	return h.b.harden(ctx, h.f.vol)
+}
+
+// settle commits what was written, and tells of what cannot be any more.
+func (h *handle) settle(ctx context.Context) error {
+	err := h.n.flush(ctx)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.n.mu.Lock()
+	defer h.n.mu.Unlock()
+	if h.told < h.n.losses {
+		h.told = h.n.losses
+		if err == nil && sameRights(h.n.loser, h.f) {
+			err = h.n.lost
+		}
+	}
+	return err
 }
 
 // Close implements driver.File.
@@ -231,13 +268,16 @@ func (h *handle) close(ctx context.Context) error {
 	}
 	h.ahead.stop()
 	h.b.forget(h)
-	err := h.n.flush(ctx)
-	if err != nil {
-		// It was told; what cannot be committed is not kept for the next handle.
-		h.n.mu.Lock()
-		h.n.fresh = nil
-		h.n.mu.Unlock()
+	if !h.opts.Write {
+		return h.b.release(ctx, h.n)
 	}
+	err := h.settle(ctx)
+	h.n.mu.Lock()
+	if h.n.writers--; h.n.writers == 0 {
+		// It was told, and nobody is left who could try again.
+		h.n.forget()
+	}
+	h.n.mu.Unlock()
 	return errors.Join(err, h.b.release(ctx, h.n))
 }
 
@@ -248,10 +288,8 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 	if err := h.enter(ctx); err != nil {
 		return 0, 0, err
 	}
-	if !h.n.f.opts.ReadOnly {
-		if err := h.n.flush(ctx); err != nil {
-			return 0, 0, err
-		}
+	if err := h.n.flush(ctx); err != nil {
+		return 0, 0, err
 	}
 	i, err := h.n.row(ctx)
 	if err != nil {

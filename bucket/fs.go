@@ -104,6 +104,7 @@ func (f *fileSystem) look(ctx context.Context, path string, h how) (place, error
 
 func (b *Backend) look(ctx context.Context, vol []byte, path string, h how) (place, error) {
 	db := b.ns.db
+	before := b.commits.Load()
 	w := walker{vol: vol, chain: db.chain, run: func(list ...query) error { return db.read(ctx, list...) }}
 	var list []inode
 	if ask, ok := db.chains(b.org, vol, path, &list); ok {
@@ -123,7 +124,7 @@ func (b *Backend) look(ctx context.Context, vol []byte, path string, h how) (pla
 	}
 	p, err := w.resolve(path, h)
 	if err == nil && p.node != nil {
-		b.overlay(vol, p.node)
+		err = b.overlay(ctx, vol, p.node, before)
 	}
 	return p, err
 }
@@ -348,9 +349,14 @@ func (f *fileSystem) sync(ctx context.Context) error {
 	if err := f.b.syncVolume(ctx, f.vol); err != nil || !f.opts.Batch {
 		return err
 	}
-	// The log is synced in order, so one durable commit makes those before it durable.
-	return f.b.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, f.b.org, f.vol)
+	return f.b.harden(ctx, f.vol)
+}
+
+// harden makes the lazy commits to a volume durable: the log is synced in order, so one
+// durable commit does it for all before it.
+func (b *Backend) harden(ctx context.Context, vol []byte) error {
+	return b.ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
 		return nil
 	})
 }

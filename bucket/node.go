@@ -28,12 +28,19 @@ type node struct {
 
 	mu      sync.Mutex  // guards what follows; taken after commit
 	size    int64       // as this process last saw it committed
+	writers int         // handles that may write
 	fresh   pieces      // written, and not being committed yet
+	bytes   int64       // how much was written since the last commit, at least that of fresh
 	writer  *fileSystem // by which, and so under whose rights
 	sending pieces      // being committed
 	mtime   int64       // of the last write
+	lost    error       // why something that was written will never be committed
+	loser   *fileSystem // by which it was written
+	losses  int64       // how often that came to pass
 	epoch   int64       // raised when the committed chunks change
 	window  window      // committed chunks, of this epoch
+	asked   int64       // loads of the window that have begun
+	answer  int64       // the latest of them whose answer is kept
 }
 
 // going is an inode whose rows a transaction under way may delete.
@@ -182,19 +189,34 @@ func (c *change) inode(found *bool, n *inode, ino int64) query {
 }
 
 // overlay makes an inode show what this process has written to it and not committed.
-func (b *Backend) overlay(vol []byte, i *inode) {
+// before is what commits said before its row was read: what was committed since may be
+// in neither, and then the row is read again.
+func (b *Backend) overlay(ctx context.Context, vol []byte, i *inode, before int64) error {
 	if !i.isFile() {
-		return
+		return nil
 	}
 	b.mu.Lock()
 	n := b.nodes[nodeKey{string(vol), i.ino}]
 	b.mu.Unlock()
 	if n == nil {
-		return
+		return nil
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.show(i)
+	if b.commits.Load() == before {
+		n.mu.Lock()
+		n.show(i)
+		n.mu.Unlock()
+		if b.commits.Load() == before {
+			return nil
+		}
+	}
+	now, err := n.row(ctx)
+	if errors.Is(err, driver.ErrNotExist) {
+		return nil // removed since: i is as it was
+	}
+	if err == nil {
+		*i = now
+	}
+	return err
 }
 
 // show is overlay for one node. The caller holds mu.
@@ -262,9 +284,7 @@ func (b *Backend) syncVolume(ctx context.Context, vol []byte) error {
 // drop forgets what was written to a volume that has been removed.
 func (b *Backend) drop(vol []byte) {
 	for _, n := range b.dirtyNodes(vol) {
-		n.mu.Lock()
-		n.fresh = nil
-		n.mu.Unlock()
+		n.lose(driver.ErrNotFound)
 		_ = b.release(context.Background(), n)
 	}
 }

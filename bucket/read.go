@@ -48,6 +48,8 @@ const selectFile = `SELECT i.size AS pos, 0, CAST(NULL AS {bytes}), 0, 0, CAST(N
 func (n *node) load(ctx context.Context, off int64) error {
 	n.mu.Lock()
 	epoch := n.epoch
+	n.asked++
+	turn := n.asked
 	n.mu.Unlock()
 	var list []extent
 	b, vol := n.f.b, []byte(n.key.vol)
@@ -68,8 +70,8 @@ func (n *node) load(ctx context.Context, off int64) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.epoch == epoch {
-		n.window, n.size = w, size
+	if n.epoch == epoch && turn > n.answer {
+		n.window, n.size, n.answer = w, size, turn
 	}
 	return nil
 }

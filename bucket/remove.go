@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/volehq/vole/driver"
 )
@@ -57,28 +58,24 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 		return err
 	}
 	if err := f.b.reapTrees(ctx, f); err != nil {
-		f.b.ns.log.Warn("removing a tree: left to maintenance", "volume", idText(f.vol), "error", err)
-		f.b.giveUpTrees(f)
+		f.b.ns.log.Warn("removing a tree goes on in the background", "volume", idText(f.vol), "error", err)
+		f.b.background(func() { f.b.finishTrees(f.vol) })
 	}
 	return nil
 }
 
-// giveUpTrees leaves the trees that this process was removing in a volume to whoever
-// does maintenance. Where that fails, they are left when the session ends.
-func (b *Backend) giveUpTrees(f *fileSystem) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
-	defer cancel()
-	session := b.session.present()
-	err := b.ns.db.write(ctx, f.vol, false, func(t tx) error {
-		t.later(`UPDATE orphans SET session = NULL WHERE vol = $1 AND session = $2
-			AND ino IN (SELECT ino FROM inodes WHERE vol = $1 AND mode BETWEEN 16384 AND 20479)`, f.vol, null(session))
-		return nil
-	})
-	if err != nil {
-		b.ns.log.Warn("removing a tree: not left to maintenance yet", "volume", idText(f.vol), "error", err)
-		return
+// finishTrees removes the trees of this process in a volume until none is left. They
+// stay its own: what in them is open here, only it knows. When the Backend is closed,
+// others take over.
+func (b *Backend) finishTrees(vol []byte) {
+	f := &fileSystem{b: b, vol: vol, system: true}
+	for b.reapTrees(b.life, f) != nil {
+		select {
+		case <-b.life.Done():
+			return
+		case <-time.After(time.Second):
+		}
 	}
-	b.ns.wake()
 }
 
 const (

@@ -280,6 +280,10 @@ func (h *held) Detach(ctx context.Context) error {
 	if closed {
 		return nil // its session has ended, or is about to
 	}
+	// What was written under the attachment still may be committed.
+	if err := h.b.flushVolume(ctx, idBytes(h.info.VolumeID)); err != nil {
+		return err
+	}
 	return h.give(ctx)
 }
 

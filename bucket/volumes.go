@@ -74,7 +74,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 		if from = idBytes(spec.From); from == nil {
 			return driver.Info{}, driver.ErrNotFound
 		}
-		if err := b.flushVolume(ctx, from); err != nil {
+		if err := b.syncVolume(ctx, from); err != nil {
 			return driver.Info{}, err
 		}
 	}

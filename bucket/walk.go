@@ -71,6 +71,9 @@ func (w *walker) resolve(path string, h how) (place, error) {
 	links := 0
 	for len(todo) > 0 {
 		s, last := todo[0], len(todo) == 1
+		if len(s.name) > driver.MaxElemLen {
+			return place{}, driver.Errorf(driver.ErrInvalid, "%q leads through a symbolic link with an element of %d bytes; the most is %d", path, len(s.name), driver.MaxElemLen)
+		}
 		if s.name == ".." {
 			if len(dirs) == 1 {
 				return place{}, escapes(path)

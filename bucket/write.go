@@ -190,11 +190,27 @@ func (u *upload) stream(r io.Reader, pos, n int64) (int64, error) {
 		if err != nil {
 			return got, err
 		}
-		if q := u.f.hint.Load(); q > 0 && u.total > q {
-			return got, driver.Errorf(driver.ErrQuota, "the volume may hold %v; the source has more than that", driver.Size(q))
+		if err := u.boundless(); err != nil {
+			return got, err
 		}
 	}
 	return got, nil
+}
+
+// boundless cuts off a source that has more than the whole volume may hold.
+func (u *upload) boundless() error {
+	if q := u.f.hint.Load(); q == 0 || u.total <= q {
+		return nil
+	}
+	v, err := u.f.b.get(u.ctx, driver.ByID(idText(u.f.vol))) // it may have been raised
+	if err != nil {
+		return u.cause(err)
+	}
+	u.f.hint.Store(v.quota)
+	if v.quota > 0 && u.total > v.quota {
+		return driver.Errorf(driver.ErrQuota, "the volume may hold %v; the source has more than that", driver.Size(v.quota))
+	}
+	return nil
 }
 
 // firstRead is how much is read of a source of unknown size before it counts as large.

@@ -102,8 +102,8 @@ func testFenced(t *testing.T, e *env) {
 	}
 	wantErr(t, "write by a handle beside an exclusive writer", err, vole.ErrInUse)
 	_, err = f.vol.Refresh(f.ctx)
-	ok(t, "refresh meanwhile", err) // that is the handle's trouble alone
-	wantErr(t, "close of that handle", h.Close(), vole.ErrInUse)
+	ok(t, "refresh meanwhile", err)                                   // that is the handle's trouble alone
+	wantAny(t, "close of that handle", h.Close(), nil, vole.ErrInUse) // it was told
 	ok(t, "close", mine.Close())
 	f.holds("f", "BEFORE")
 	own.write("f", "by the writer")
@@ -134,7 +134,7 @@ func testFencedHandle(t *testing.T, e *env) {
 	wantErr(t, "late write", err, vole.ErrClosed)
 	_, err = h.Append(f.ctx, []byte("LATE"))
 	wantErr(t, "late append", err, vole.ErrClosed)
-	wantErr(t, "late close", h.Close(), vole.ErrClosed)
+	wantAny(t, "late close", h.Close(), nil, vole.ErrClosed) // it was told
 	f.holds("f", "BEFORE")
 	next := e.openFiles(t, f.vol, vole.FSOptions{Attachment: b.Info().ID})
 	next.write("f", "second")
