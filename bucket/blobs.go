@@ -98,12 +98,33 @@ type idPool struct {
 
 type registered struct {
 	ids  [][]byte
-	at   time.Time
-	next int // how many to register when these are used up
+	at   time.Time // by the wall clock, which goes on while the host sleeps
+	next int       // how many to register when these are used up
 }
 
-// maxRegister bounds how many ids are registered at once.
-const maxRegister = 256
+const (
+	// maxRegister bounds how many ids are registered at once.
+	maxRegister = 256
+	// poolLife is for how long ids that were registered are used, at most a quarter of
+	// the grace time: far shorter than unusedKept, for which any sweeper leaves them.
+	poolLife = 5 * time.Minute
+)
+
+// forget gives up the ids that an organisation has in reserve, because a sweeper with a
+// shorter grace time has taken some.
+func (p *idPool) forget(org []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.ids[string(org)]; r != nil {
+		r.ids = nil
+	}
+}
+
+// fresh reports whether the ids have not lain about for too long.
+func (r *registered) fresh(grace time.Duration) bool {
+	age := time.Since(r.at)
+	return age >= 0 && age <= min(poolLife, grace/4)
+}
 
 // take returns the id of a registered blob.
 func (p *idPool) take(ctx context.Context, org []byte) ([]byte, error) {
@@ -118,8 +139,8 @@ func (p *idPool) take(ctx context.Context, org []byte) ([]byte, error) {
 		p.ids[string(org)] = r
 	}
 	// Ids that have lain about for long are left to the sweeper.
-	if len(r.ids) == 0 || time.Since(r.at) > p.ns.opts.Grace/4 {
-		at := time.Now()
+	if len(r.ids) == 0 || !r.fresh(p.ns.opts.Grace) {
+		at := time.Now().Round(0)
 		list := make([][]byte, r.next)
 		err := p.ns.db.write(ctx, nil, false, func(t tx) error {
 			for i := range list {

@@ -6,8 +6,14 @@
 // A [Namespace] is a database (PostgreSQL, or SQLite for one host) and a blob store (an
 // S3 bucket, or a directory). It holds organisations, each with volumes of its own: a
 // [Backend] is one organisation, and implements driver.Backend. Nothing that a Backend
-// takes names a volume, blob or attachment of another organisation: every query
-// has the organisation's id, and every object key begins with it.
+// takes names a volume, blob or attachment of another organisation: every query of
+// volumes, blobs and attachments has the organisation's id, and every object key begins
+// with it. The rows of files are keyed by the volume's id, which a call gets only from
+// the volume's row, by its organisation.
+//
+// What belongs to a volume is keyed by its id alone and refers to no other volume, so a
+// volume's rows can move by that id to a database of their own. Blobs are keyed by the
+// organisation, because clones share them: an organisation is what shards keep together.
 //
 // A volume is rows of inodes, directory entries, extended attributes and chunks. A
 // chunk says which range of a file is which range of which blob. Blobs never change: a
@@ -72,8 +78,8 @@ type Options struct {
 
 	ReadOnly bool // change nothing
 
-	// Inline is the most bytes that are kept in the database instead of in an object.
-	// Default: 16 KiB; negative: none are.
+	// Inline is the most bytes that are kept in the database instead of in an object,
+	// at most 64 KiB. Default: 16 KiB; negative: none are.
 	Inline int
 	// Lease is how long a process that went silent keeps what it holds. Default: 30 s.
 	Lease time.Duration
@@ -91,7 +97,9 @@ type Options struct {
 	// Conns is the most connections to PostgreSQL. Default: 16.
 	Conns int
 
-	Log     *slog.Logger          // default: none
+	Log *slog.Logger // default: none
+	// Metrics is where the namespace's metrics are registered until it is closed. A
+	// process with several namespaces tells them apart by prometheus.WrapRegistererWith.
 	Metrics prometheus.Registerer // default: none
 }
 
@@ -108,7 +116,7 @@ type Namespace struct {
 	me      []byte       // names this process in jobs
 
 	awake chan struct{}      // wakes maintenance
-	jobs  sync.Map           // name of a job -> *sync.Mutex, held while this process does it
+	jobs  sync.Map           // name of a job -> chan struct{}, full while this process does it
 	stop  context.CancelFunc // ends maintenance
 	done  chan struct{}      // closed when it has ended
 }
@@ -119,17 +127,17 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
-	ns := &Namespace{opts: opts, log: opts.Log, me: newID(), done: make(chan struct{}), awake: make(chan struct{}, 1)}
+	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics(), me: newID(), done: make(chan struct{}), awake: make(chan struct{}, 1)}
 	ns.ids.ns = ns
 	var err error
-	if ns.metrics, err = newMetrics(opts.Metrics); err != nil {
-		return nil, err
-	}
 	if ns.db, err = ns.openDatabase(ctx); err != nil {
 		return nil, err
 	}
 	if ns.blobs, err = ns.openBlobs(ctx); err != nil {
 		return nil, errors.Join(err, ns.db.close())
+	}
+	if err := ns.metrics.register(opts.Metrics); err != nil {
+		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close())
 	}
 	life, stop := context.WithCancel(context.Background())
 	ns.stop = stop
@@ -149,15 +157,37 @@ func (o *Options) complete() error {
 	if o.Database == "" || (o.Blobs == "") == (o.S3 == nil) {
 		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
 	}
+	if !isURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
+		return driver.Errorf(driver.ErrInvalid, "Database has a password in it, but is no URL; give postgres://USER:PASSWORD@HOST/NAME")
+	}
 	orDefault(&o.Inline, 16<<10)
 	orDefault(&o.Lease, 30*time.Second)
 	orDefault(&o.Grace, 24*time.Hour)
 	orDefault(&o.Maintain, time.Minute)
 	orDefault(&o.Conns, 16)
+	switch {
+	case o.Inline > maxInline:
+		return driver.Errorf(driver.ErrInvalid, "Inline is %d: at most %d bytes are kept in a row", o.Inline, maxInline)
+	case o.Lease < 0 || o.Grace < 0:
+		return driver.Errorf(driver.ErrInvalid, "Lease is %v and Grace %v: neither may be negative", o.Lease, o.Grace)
+	case o.Conns < minConns:
+		return driver.Errorf(driver.ErrInvalid, "Conns is %d: there must be %d at least", o.Conns, minConns)
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return nil
+}
+
+const (
+	// maxInline is the most that Options.Inline may be: rows are read whole.
+	maxInline = 64 << 10
+	// minConns is the least that Options.Conns may be.
+	minConns = 1
+)
+
+func isURL(db string) bool {
+	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
 }
 
 func orDefault[T comparable](v *T, def T) {
@@ -170,7 +200,7 @@ func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 	o := &ns.opts
 	var db database
 	var err error
-	if strings.HasPrefix(o.Database, "postgres://") || strings.HasPrefix(o.Database, "postgresql://") {
+	if isURL(o.Database) {
 		db, err = openPostgres(ctx, o.Database, int32(o.Conns), o.ReadOnly, ns.retried)
 	} else {
 		db, err = openSQLite(ctx, o.Database, o.ReadOnly)
@@ -206,6 +236,7 @@ func (ns *Namespace) retried(err error) {
 func (ns *Namespace) Close() error {
 	ns.stop()
 	<-ns.done
+	ns.metrics.unregister(ns.opts.Metrics)
 	return errors.Join(ns.db.close(), ns.blobs.Close())
 }
 

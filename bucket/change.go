@@ -40,8 +40,6 @@ func (f *fileSystem) change(ctx context.Context, paths []string, fn func(c *chan
 
 // change is that of an FS, which may be closed. It is what handles use.
 func (b *Backend) change(ctx context.Context, f *fileSystem, paths []string, fn func(c *change) error) error {
-	begin := time.Now()
-	defer func() { b.ns.metrics.commits.Observe(time.Since(begin).Seconds()) }()
 	var session []byte
 	marks := goings{b: b, vol: f.vol}
 	defer marks.end()
@@ -67,6 +65,7 @@ func (b *Backend) change(ctx context.Context, f *fileSystem, paths []string, fn 
 			}
 			continue
 		case b.ns.db.isForeign(err):
+			b.ns.ids.forget(b.org)
 			return driver.Errorf(driver.ErrCorrupt, "bytes that were written have been swept away meanwhile: the write took longer than the grace time")
 		case err != nil:
 			return err

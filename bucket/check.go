@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/volehq/vole/driver"
 )
@@ -18,6 +19,7 @@ import (
 // A repair loses nothing: what no name leads to gets one in lost+found, what no row
 // claims is left to the sweeper and its grace time. Bytes that are gone stay a finding.
 func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
+	defer b.ns.metrics.since("check", time.Now())
 	if err := b.usable(ctx); err != nil {
 		return err
 	}

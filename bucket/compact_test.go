@@ -38,7 +38,7 @@ func openFile(t *testing.T, b *Backend) *handle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := b.OpenFS(ctx, info.ID, driver.FSOptions{})
+	f, err := b.openFS(ctx, info.ID, driver.FSOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

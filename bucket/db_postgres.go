@@ -4,6 +4,7 @@ import (
 	"context"
 	crand "crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -13,9 +14,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 	"github.com/volehq/vole/driver"
 )
 
@@ -32,78 +30,6 @@ type postgres struct {
 	pool *pgxpool.Pool
 	d    dialect
 	log  func(err error) // told of each failure that is tried again
-}
-
-func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, log func(error)) (database, error) {
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		// The error of pgx has the URL in it, with the password taken out.
-		return nil, driver.Errorf(driver.ErrInvalid, "the address of the database: %v", err)
-	}
-	cfg.MaxConns = conns
-	params := cfg.ConnConfig.RuntimeParams
-	for k, v := range map[string]string{
-		"application_name": "vole",
-		// A host that stops in the middle of a transaction does not hold its locks for ever.
-		"idle_in_transaction_session_timeout": "15000",
-	} {
-		if params[k] == "" {
-			params[k] = v
-		}
-	}
-	if readOnly {
-		params["default_transaction_read_only"] = "on"
-	}
-	if cfg.ConnConfig.ConnectTimeout == 0 {
-		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	p := &postgres{pool: pool, log: log, d: dialect{
-		now:   `((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000)`,
-		lock:  `FOR UPDATE`,
-		bytes: `BYTEA`,
-		// OFFSET 0 keeps the planner from making another join of it.
-		each:    `JOIN LATERAL (SELECT ${2}.* FROM ${1} ${2} WHERE ${3} OFFSET 0) ${2} ON true`,
-		analyze: `ANALYZE tree`,
-		ordinal: "$",
-	}}
-	if !readOnly {
-		if err := p.migrate(ctx); err != nil {
-			pool.Close()
-			return nil, translatePG(err)
-		}
-	}
-	return p, nil
-}
-
-// migrate brings the schema up to date. A lock of the server keeps others waiting.
-func (p *postgres) migrate(ctx context.Context) error {
-	return p.again(ctx, func() error {
-		db := stdlib.OpenDBFromPool(p.pool)
-		defer db.Close()
-		locker, err := lock.NewPostgresSessionLocker()
-		if err != nil {
-			return err
-		}
-		up, err := goose.NewProvider(goose.DialectPostgres, db, schema("postgres"),
-			goose.WithDisableGlobalRegistry(true), goose.WithSessionLocker(locker))
-		if err != nil {
-			return err
-		}
-		have, top, err := up.GetVersions(ctx)
-		if err != nil || have == top {
-			return err
-		}
-		if have > top {
-			return driver.Errorf(driver.ErrUnsupported,
-				"the database has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
-		}
-		_, err = up.Up(ctx)
-		return err
-	})
 }
 
 // again calls fn until it succeeds or fails for a reason that does not pass.
@@ -152,11 +78,15 @@ func lost(err error) bool {
 
 func translatePG(err error) error {
 	var pe *pgconn.PgError
-	if err == nil || !errors.As(err, &pe) {
-		if err != nil && err.Error() == "closed pool" {
-			return driver.ErrClosed
-		}
-		return err
+	switch {
+	case err == nil:
+		return nil
+	case err.Error() == "closed pool":
+		return driver.ErrClosed
+	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, errAborted), errors.Is(err, errOvertaken):
+		return fmt.Errorf("the database: %w", err)
+	case !errors.As(err, &pe):
+		return err // not of the database
 	}
 	var kind error
 	switch pe.Code {
@@ -169,7 +99,7 @@ func translatePG(err error) error {
 	case "XX001", "XX002":
 		kind = driver.ErrCorrupt
 	default:
-		return err
+		return fmt.Errorf("the database: %w", err)
 	}
 	return driver.Errorf(kind, "the database: %v", err)
 }

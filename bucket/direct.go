@@ -34,6 +34,7 @@ type Range struct {
 // half of the grace time, so that the objects stay. next is where to go on, -1 at the end of the file.
 // ErrUnsupported: the blob store is a directory.
 func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) (list []Range, next int64, err error) {
+	defer b.ns.metrics.since("locate", time.Now())
 	if ttl > b.ns.opts.Grace/2 {
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
 	}
@@ -44,7 +45,7 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	if off < 0 {
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "offset %d: must not be negative", off)
 	}
-	f, err := b.OpenFS(ctx, id, driver.FSOptions{ReadOnly: true})
+	f, err := b.openFS(ctx, id, driver.FSOptions{ReadOnly: true})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -112,6 +113,7 @@ const maxReserve = 1000
 // Reserve registers the blobs of parts and returns the requests that put them, good for
 // ttl. What is not committed within the grace time is swept.
 func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) ([]Reserved, error) {
+	defer b.ns.metrics.since("reserve", time.Now())
 	if err := b.writable(ctx); err != nil {
 		return nil, err
 	}
@@ -166,6 +168,7 @@ func (p *Part) check() error {
 // out of size bytes is a hole. ErrNotExist: a part was not put; ErrInvalid: a blob was
 // not reserved, was put with another size, or is in use.
 func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, parts []Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error {
+	defer b.ns.metrics.since("commit_file", time.Now())
 	path, err := driver.CleanPath(path)
 	if err != nil {
 		return err
@@ -174,12 +177,11 @@ func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, p
 	if err != nil {
 		return err
 	}
-	d, err := b.OpenFS(ctx, id, under)
+	f, err := b.openFS(ctx, id, under)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	f := d.(*fileSystem)
+	defer f.Close()
 	return f.change(ctx, []string{path}, func(c *change) error {
 		for _, p := range list {
 			if err := c.unused(p.blob); err != nil {

@@ -25,8 +25,8 @@ type fileSystem struct {
 	closed bool
 }
 
-// OpenFS implements driver.Backend.
-func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
+// openFS is OpenFS for the package itself.
+func (b *Backend) openFS(ctx context.Context, id string, opts driver.FSOptions) (*fileSystem, error) {
 	if err := b.usable(ctx); err != nil {
 		return nil, err
 	}

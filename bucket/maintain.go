@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
-	"golang.org/x/sync/errgroup"
 )
 
 // wake asks this process's maintenance to look for volumes and trees to remove.
@@ -80,9 +79,14 @@ func (ns *Namespace) job(ctx context.Context, name string, fn func(ctx context.C
 	if ns.opts.ReadOnly {
 		return errReadOnly
 	}
-	mu, _ := ns.jobs.LoadOrStore(name, &sync.Mutex{})
-	mu.(*sync.Mutex).Lock()
-	defer mu.(*sync.Mutex).Unlock()
+	v, _ := ns.jobs.LoadOrStore(name, make(chan struct{}, 1))
+	busy := v.(chan struct{})
+	select {
+	case busy <- struct{}{}:
+		defer func() { <-busy }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if err := ns.takeJob(ctx, name); err != nil {
 		return err
 	}
@@ -288,9 +292,10 @@ func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 	var list []swept
 	err := ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
 		CASE WHEN sums IS NULL THEN 1 ELSE 0 END, freed
-		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NULL THEN CAST($1 AS BIGINT) ELSE CAST($2 AS BIGINT) END)
+		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
+			WHEN sums IS NULL THEN CAST($5 AS BIGINT) ELSE CAST($1 AS BIGINT) END)
 		AND (NOT $4 OR data IS NOT NULL OR freed < coalesce((SELECT expires FROM jobs WHERE name = '`+exportedAll+`'), 0)) ORDER BY freed LIMIT $3`,
-		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, ns.opts.Export > 0))
+		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, ns.opts.Export > 0, int64(unusedGrace(ns.opts.Grace))))
 	if err != nil || len(list) == 0 {
 		return 0, err
 	}
@@ -311,6 +316,20 @@ func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 // inlineGrace is the grace time of blobs in their rows: nobody reads them apart from
 // the chunks that refer to them.
 const inlineGrace = time.Minute
+
+// unusedKept is how long blobs that were registered and never used stay at least, even
+// if this process's grace time is shorter: others have them in reserve, or are putting
+// their objects.
+const unusedKept = time.Hour
+
+// unusedGrace is the grace time of blobs that were never used. One of less than a second
+// says that nobody is writing.
+func unusedGrace(grace time.Duration) time.Duration {
+	if grace < time.Second {
+		return grace
+	}
+	return max(grace, unusedKept)
+}
 
 // sweepBlobs takes blobs out of the database, if they are still as they were seen. The
 // comparison with freed is not for speed: PostgreSQL looks at a row again that another
@@ -350,41 +369,4 @@ func (ns *Namespace) sweepBlobs(ctx context.Context, list []swept) error {
 		ns.metrics.sweptBytes.Add(bytes)
 	}
 	return err
-}
-
-const (
-	// deletesAtOnce is how many objects are deleted at the same time.
-	deletesAtOnce = 8
-	// lateness is how much later than its row a put may end that was given up.
-	lateness = time.Hour
-)
-
-// deleteDoomed deletes objects whose rows are gone. Its notes outlive it by the time that
-// a put may be late.
-func (ns *Namespace) deleteDoomed(ctx context.Context) error {
-	for {
-		var list []orgVol
-		if err := ns.db.read(ctx, all(&list, (*orgVol).dest, `SELECT org, id FROM doomed WHERE at <= {now} LIMIT $1`, sweepBatch)); err != nil || len(list) == 0 {
-			return err
-		}
-		g, once := errgroup.WithContext(ctx)
-		g.SetLimit(deletesAtOnce)
-		for _, d := range list {
-			g.Go(func() error { return ns.blobs.Delete(once, blobKey(d.org, d.vol)) })
-		}
-		if err := g.Wait(); err != nil {
-			return err
-		}
-		err := ns.db.write(ctx, nil, true, func(t tx) error {
-			for _, d := range list {
-				t.later(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, d.org, d.vol)
-				t.later(`UPDATE doomed SET twice = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
-					d.org, d.vol, int64(min(ns.opts.Grace, lateness)))
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
 }

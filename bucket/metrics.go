@@ -3,7 +3,9 @@ package bucket
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
+	"iter"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,7 +15,11 @@ import (
 
 // metrics are what a namespace counts, for Prometheus.
 type metrics struct {
+	list []prometheus.Collector // all of them
+
+	operations               *prometheus.HistogramVec // by operation
 	queries, commits         prometheus.Observer
+	snapshots                prometheus.Observer
 	puts, gets               prometheus.Observer
 	putBytes, getBytes       prometheus.Counter
 	storeErrors              *prometheus.CounterVec // by operation
@@ -28,7 +34,7 @@ type metrics struct {
 // seconds are the limits of the buckets of latencies: 0.1 ms to 26 s.
 var seconds = prometheus.ExponentialBuckets(1e-4, 2, 18)
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics() *metrics {
 	var list []prometheus.Collector
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "vole_bucket", Name: name, Help: help})
@@ -42,7 +48,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		queries:       latency("query_seconds", "Time of reads of the database."),
-		commits:       latency("commit_seconds", "Time of transactions that change files, retries included."),
+		commits:       latency("commit_seconds", "Time of transactions that change the database, retries included."),
+		snapshots:     latency("snapshot_seconds", "Time of exports' and checks' looks at one state of the database."),
 		puts:          latency("put_seconds", "Time of puts of blobs."),
 		gets:          latency("get_seconds", "Time of reads of blobs."),
 		putBytes:      counter("put_bytes_total", "Bytes of blobs that were put."),
@@ -57,23 +64,53 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "vole_bucket", Name: "store_errors_total", Help: "Operations of the blob store that failed."}, []string{"op"}),
 	}
+	m.operations = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "vole_bucket", Name: "operation_seconds", Help: "Time of operations on volumes and files.", Buckets: seconds}, []string{"op"})
 	m.exports = counter("exports_total", "Manifests of volumes that were written.")
 	m.exportErrors = counter("export_errors_total", "Exports, of those from time to time, that failed.")
 	m.exported = prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "vole_bucket", Name: "exported_seconds", Help: "When the last complete export of this process began, in Unix time."})
-	list = append(list, m.storeErrors, m.exported)
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range list {
-		if err := reg.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
+	m.list = append(list, m.operations, m.storeErrors, m.exported)
+	return m
 }
 
-// measured is a database whose reads are timed; changes of files are timed whole.
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(to chan<- *prometheus.Desc) {
+	for _, c := range m.list {
+		c.Describe(to)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(to chan<- prometheus.Metric) {
+	for _, c := range m.list {
+		c.Collect(to)
+	}
+}
+
+func (m *metrics) register(reg prometheus.Registerer) error {
+	if reg == nil {
+		return nil
+	}
+	err := reg.Register(m)
+	if errors.As(err, &prometheus.AlreadyRegisteredError{}) {
+		err = driver.Errorf(driver.ErrExists, "metrics of another namespace are registered there; tell them apart by prometheus.WrapRegistererWith")
+	}
+	return err
+}
+
+func (m *metrics) unregister(reg prometheus.Registerer) {
+	if reg != nil {
+		reg.Unregister(m)
+	}
+}
+
+// since notes how long an operation took that began at begin.
+func (m *metrics) since(op string, begin time.Time) {
+	m.operations.WithLabelValues(op).Observe(time.Since(begin).Seconds())
+}
+
+// measured is a database whose reads and transactions are timed.
 type measured struct {
 	database
 	m *metrics
@@ -83,6 +120,20 @@ func (d *measured) read(ctx context.Context, list ...query) error {
 	begin := time.Now()
 	err := d.database.read(ctx, list...)
 	d.m.queries.Observe(time.Since(begin).Seconds())
+	return err
+}
+
+func (d *measured) write(ctx context.Context, vol []byte, lazy bool, fn func(t tx) error) error {
+	begin := time.Now()
+	err := d.database.write(ctx, vol, lazy, fn)
+	d.m.commits.Observe(time.Since(begin).Seconds())
+	return err
+}
+
+func (d *measured) snapshot(ctx context.Context, fn func(run runner) error) error {
+	begin := time.Now()
+	err := d.database.snapshot(ctx, fn)
+	d.m.snapshots.Observe(time.Since(begin).Seconds())
 	return err
 }
 
@@ -116,10 +167,31 @@ func (s *measuredStore) ReadAt(ctx context.Context, key string, p []byte, off in
 	if err == nil {
 		s.m.getBytes.Add(float64(len(p)))
 	}
-	if errors.Is(err, driver.ErrCorrupt) {
-		s.m.corrupt.Inc()
-	}
 	return s.failed("get", err)
+}
+
+func (s *measuredStore) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+	r, err := s.Store.Open(ctx, key)
+	return r, s.failed("open", err)
+}
+
+func (s *measuredStore) Write(ctx context.Context, key string, r io.Reader) error {
+	return s.failed("write", s.Store.Write(ctx, key, r))
+}
+
+func (s *measuredStore) Stat(ctx context.Context, key string) (blob.Info, error) {
+	info, err := s.Store.Stat(ctx, key)
+	return info, s.failed("stat", err)
+}
+
+func (s *measuredStore) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
+	return func(yield func(blob.Info, error) bool) {
+		for info, err := range s.Store.List(ctx, prefix) {
+			if !yield(info, s.failed("list", err)) {
+				return
+			}
+		}
+	}
 }
 
 func (s *measuredStore) Delete(ctx context.Context, key string) error {

@@ -135,7 +135,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for name, least := range map[string]float64{
 		"vole_bucket_put_bytes_total": 100_000, "vole_bucket_get_bytes_total": 100_000,
-		"vole_bucket_put_seconds": 1, "vole_bucket_get_seconds": 1, "vole_bucket_commit_seconds": 1, "vole_bucket_query_seconds": 3,
+		"vole_bucket_put_seconds": 1, "vole_bucket_get_seconds": 1, "vole_bucket_commit_seconds": 1, "vole_bucket_operation_seconds": 4, "vole_bucket_query_seconds": 3,
 	} {
 		if got[name] < least {
 			t.Errorf("%s is %v, want %v at least", name, got[name], least)

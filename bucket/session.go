@@ -182,6 +182,7 @@ func (a *attachment) inUse() error {
 
 // Attach implements driver.Backend.
 func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
+	defer b.ns.metrics.since("volume_attach", time.Now())
 	if err := b.usable(ctx); err != nil {
 		return nil, err
 	}
@@ -269,6 +270,7 @@ func (h *held) Hold() *os.File              { return nil }
 
 // Detach implements driver.Attachment.
 func (h *held) Detach(ctx context.Context) error {
+	defer h.b.ns.metrics.since("volume_detach", time.Now())
 	h.once.Lock()
 	defer h.once.Unlock()
 	if h.gone {
@@ -304,6 +306,7 @@ func (h *held) closeWith(context.Context) error { return nil } // the session's 
 
 // Attachments implements driver.Backend.
 func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {
+	defer b.ns.metrics.since("attachments", time.Now())
 	if err := b.usable(ctx); err != nil {
 		return nil, err
 	}

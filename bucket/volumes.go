@@ -53,6 +53,7 @@ func (b *Backend) lockVolume(found *bool, v *volume, id []byte) query {
 
 // Create implements driver.Backend.
 func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
+	defer b.ns.metrics.since("volume_create", time.Now())
 	if err := b.writable(ctx); err != nil {
 		return driver.Info{}, err
 	}
@@ -143,6 +144,7 @@ func (b *Backend) freeName(t tx, name string, self []byte) error {
 
 // Get implements driver.Backend.
 func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	defer b.ns.metrics.since("volume_get", time.Now())
 	if err := b.usable(ctx); err != nil {
 		return driver.Info{}, err
 	}
@@ -184,6 +186,7 @@ const maxPage = 1000
 // List implements driver.Backend. The cursor is the id of the last volume of the page
 // before.
 func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, error) {
+	defer b.ns.metrics.since("volume_list", time.Now())
 	if err := b.usable(ctx); err != nil {
 		return driver.Page{}, err
 	}
@@ -234,6 +237,7 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 
 // Update implements driver.Backend.
 func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
+	defer b.ns.metrics.since("volume_update", time.Now())
 	if err := b.writable(ctx); err != nil {
 		return driver.Info{}, err
 	}
@@ -306,6 +310,7 @@ func (b *Backend) applyUpdate(t tx, v *volume, change driver.Update) (driver.Inf
 // Remove implements driver.Backend. The volume's rows go in the background, and in
 // other processes when this one dies.
 func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	defer b.ns.metrics.since("volume_remove", time.Now())
 	if err := b.writable(ctx); err != nil {
 		return driver.Info{}, err
 	}
@@ -346,6 +351,7 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 // Measure implements driver.Backend. The figure is exact at all times, so it is only
 // corrected where somebody has changed the database by hand.
 func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
+	defer b.ns.metrics.since("volume_measure", time.Now())
 	if err := b.writable(ctx); err != nil {
 		return driver.Info{}, err
 	}

@@ -66,7 +66,7 @@ type DB struct {
 // of Vole made it; ErrReadOnly, ErrNoSpace and ErrCorrupt as the disk has it.
 func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 	if opts.ReadOnly {
-		return openReadOnly(ctx, path, latest(opts.schema()))
+		return openReadOnly(ctx, path, Latest(opts.schema()))
 	}
 	if err := create(path); err != nil {
 		return nil, err
@@ -132,7 +132,7 @@ func dsn(path, mode string, pragmas ...string) string {
 // prepare brings the schema up to date.
 func (db *DB) prepare(ctx context.Context, path string, schema fs.FS) error {
 	have, err := db.version(ctx)
-	if top := latest(schema); err != nil || have == top {
+	if top := Latest(schema); err != nil || have == top {
 		return err
 	} else if have > top {
 		return newer(have, top)
@@ -150,8 +150,8 @@ func newer(have, top int64) error {
 		"the catalog has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
 }
 
-// latest is the newest schema version that this program knows.
-func latest(schema fs.FS) int64 {
+// Latest is the newest schema version that this program knows.
+func Latest(schema fs.FS) int64 {
 	var top int64
 	list, _ := fs.ReadDir(schema, ".") // embedded: cannot fail
 	for _, e := range list {

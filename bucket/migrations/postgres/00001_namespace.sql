@@ -39,6 +39,8 @@ CREATE TABLE volumes (
     PRIMARY KEY (org, id)
 );
 
+-- Rows of files know their volume by its id alone.
+CREATE UNIQUE INDEX volumes_id ON volumes (id);
 -- A volume in removal has given its name up.
 CREATE UNIQUE INDEX volumes_name ON volumes (org, name) WHERE state <> 'removing';
 -- What maintenance has to look at: never more than what is in flight.
