@@ -78,8 +78,11 @@ func (b *bucketFlags) options() (bucket.Options, error) {
 	return o, err
 }
 
-// hasPassword reports whether a database's URL has a password in it.
+// hasPassword reports whether the address of a database has a password in it.
 func hasPassword(db string) bool {
+	if strings.Contains(strings.ToLower(db), "password=") { // also of sslpassword, and libpq's "host=... password=..."
+		return true
+	}
 	if !strings.Contains(db, "://") {
 		return false
 	}
@@ -88,7 +91,7 @@ func hasPassword(db string) bool {
 		return strings.Contains(db, "@")
 	}
 	_, has := u.User.Password()
-	return has || u.Query().Has("password")
+	return has || u.Query().Has("password") || u.Query().Has("sslpassword")
 }
 
 // parseS3 takes the URL of a bucket apart. Errors do not quote it: it may hold a key.

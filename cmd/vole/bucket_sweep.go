@@ -27,7 +27,8 @@ ones held, remove what is left of volumes and trees that were removed, and delet
 blobs that nothing has referred to for the grace time.
 
 A grace time shorter than that since the last export takes away what its manifests refer
-to, and one shorter than a write under way makes that fail.`,
+to, and one shorter than a write under way makes that fail. What was not used yet stays
+for an hour, unless the grace time is less than a second: then nobody must be writing.`,
 		Example: `  vole bucket sweep --dir /srv/vole
   vole bucket sweep --dir /srv/vole --grace 1h`,
 		Args:              exactArgs(0, ""),
