@@ -117,6 +117,9 @@ func (c *checker) organisation(org []byte) error {
 
 // volume applies every rule to a volume.
 func (c *checker) volume(v orgVol) error {
+	if err := c.row(v); err != nil {
+		return err
+	}
 	for i := range volumeRules {
 		r := &volumeRules[i]
 		if r.cycles {
@@ -146,6 +149,7 @@ func (c *checker) apply(v orgVol, r *rule) (open bool, err error) {
 		if err != nil || len(list) == 0 {
 			return open, err
 		}
+		nameless(list)
 		last := list[len(list)-1]
 		found, fixed, err := c.settle(v, r, func(list *[]suspect) query { return r.query(list, v, after, last) })
 		if err != nil {
@@ -225,6 +229,7 @@ func (c *checker) confirm(v orgVol, r *rule, ask func(*[]suspect) query, fix boo
 		if err := t.run(ask(&list)); err != nil || !fix || len(list) == 0 {
 			return err
 		}
+		nameless(list)
 		for i := range list {
 			if err := r.fix(f, &list[i]); err != nil {
 				return err
@@ -242,7 +247,7 @@ func (c *checker) confirm(v orgVol, r *rule, ask func(*[]suspect) query, fix boo
 // place is the path of what breaks a rule.
 func (c *checker) place(v orgVol, r *rule, s *suspect) string {
 	switch r.at {
-	case atInode:
+	case atInode, atAttribute:
 		return c.path(v.vol, s.ino)
 	case atEntry:
 		if dir := c.path(v.vol, s.ino); dir != "." {

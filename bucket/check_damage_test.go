@@ -50,6 +50,32 @@ var damages = []damage{
 		v.on("a/b/c", `INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, []byte("x"), v.ino("a/b"))
 		v.on("a/b/c", `UPDATE inodes SET nlink = nlink + 1 WHERE vol = $1 AND ino = $2`)
 	}, true, func(v *victim) { v.holds("a/b/c/deep", []byte("deep")) }},
+	{"name too long", "bad-name", func(v *victim) { v.named("h", strings.Repeat("n", 300)) }, true, func(v *victim) { v.holdsLike("nnn", large) }},
+	{"name with a slash", "bad-name", func(v *victim) { v.named("h", "x/y") }, true, func(v *victim) { v.holdsLike("x_y~", large) }},
+	{"name with a zero", "bad-name", func(v *victim) { v.named("h", "x\x00y") }, true, func(v *victim) { v.holdsLike("x_y~", large) }},
+	{"no name at all", "bad-name", func(v *victim) { v.named("h", "") }, true, func(v *victim) { v.holdsLike("~", large) }},
+	{"dot", "bad-name", func(v *victim) { v.named("h", ".") }, true, func(v *victim) { v.holdsLike(".~", large) }},
+	{"dots", "bad-name", func(v *victim) { v.named("h", "..") }, true, func(v *victim) { v.holdsLike("..~", large) }},
+	{"no type", "bad-mode", func(v *victim) { v.on("h", `UPDATE inodes SET mode = 420 WHERE vol = $1 AND ino = $2`) }, true,
+		func(v *victim) { v.holds("h", large) }},
+	{"mode of a directory", "bad-mode", func(v *victim) { v.on("a/b", `UPDATE inodes SET mode = 493 WHERE vol = $1 AND ino = $2`) }, true,
+		func(v *victim) { v.holds("a/b/c/deep", []byte("deep")) }},
+	{"owner", "bad-number", func(v *victim) { v.on("h", `UPDATE inodes SET uid = -1, rdev = -1 WHERE vol = $1 AND ino = $2`) }, true, nil},
+	{"size", "bad-number", func(v *victim) { v.on("h", `UPDATE inodes SET size = -1 WHERE vol = $1 AND ino = $2`) }, true,
+		func(v *victim) { v.holds("h", large) }},
+	{"quota below 0", "bad-number", func(v *victim) { v.exec(`UPDATE volumes SET quota = -1 WHERE id = $1`, v.vol) }, true, nil},
+	{"target of a file", "target-of-no-link", func(v *victim) {
+		v.on("h", `UPDATE inodes SET target = $3 WHERE vol = $1 AND ino = $2`, []byte("x"))
+	}, true, func(v *victim) { v.holds("h", large) }},
+	{"target", "bad-target", func(v *victim) {
+		v.on("s", `UPDATE inodes SET target = $3 WHERE vol = $1 AND ino = $2`, []byte("x\x00"))
+	}, false, nil},
+	{"attribute", "bad-attribute", func(v *victim) {
+		v.on("h", `INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $3)`, []byte("trusted.x"))
+	}, false, nil},
+	{"volume's name", "bad-volume-name", func(v *victim) { v.exec(`UPDATE volumes SET name = 'a/b' WHERE id = $1`, v.vol) }, true, nil},
+	{"labels", "bad-labels", func(v *victim) { v.exec(`UPDATE volumes SET labels = '[]' WHERE id = $1`, v.vol) }, false,
+		func(v *victim) { v.exec(`UPDATE volumes SET labels = '' WHERE id = $1`, v.vol) }},
 	{"cycle", "directory-cycle", func(v *victim) {
 		v.on("a/b", `UPDATE dirents SET parent = $3 WHERE vol = $1 AND ino = $2`, v.ino("a/b/c"))
 		v.exec(`UPDATE inodes SET nlink = nlink + 1 WHERE vol = $1 AND ino = (SELECT parent FROM dirents WHERE vol = $1 AND name = $2)`, v.vol, []byte("b"))
@@ -131,6 +157,29 @@ var damages = []damage{
 	{"object of no organisation", "objects-of-no-organisation", func(v *victim) { v.put("o/00/b/00/00", large) }, false, func(v *victim) {
 		v.must(v.blobs.Delete(context.Background(), "o/00/b/00/00"))
 	}},
+}
+
+// named gives the entry of a path in the root another name.
+func (v *victim) named(path, name string) {
+	v.t.Helper()
+	v.on(path, `UPDATE dirents SET name = $3 WHERE vol = $1 AND ino = $2 AND parent = 1 AND name = $4`, []byte(name), []byte(path))
+}
+
+// holdsLike looks for the content of a file whose name in the root begins so.
+func (v *victim) holdsLike(prefix string, want []byte) {
+	v.t.Helper()
+	d, err := v.fs.OpenDir(context.Background(), ".", driver.DirOptions{})
+	v.must(err)
+	defer d.Close()
+	list, err := d.Read(context.Background(), 100)
+	v.must(err)
+	for _, e := range list {
+		if strings.HasPrefix(e.Name, prefix) {
+			v.holds(e.Name, want)
+			return
+		}
+	}
+	v.t.Errorf("no name begins with %q: %v", prefix, list)
 }
 
 func newID() []byte {

@@ -9,12 +9,19 @@ import (
 // suspect is a row of a rule's query. What have and want are is the rule's affair.
 type suspect struct {
 	ino        int64
-	name       []byte // of an entry of directory ino
+	name       []byte // of an entry of directory ino, or an attribute of it
 	have, want int64
 }
 
 func (s *suspect) dest() []any { return []any{&s.ino, &s.name, &s.have, &s.want} }
 func (s *suspect) key() string { return fmt.Sprintf("%d/%s", s.ino, s.name) }
+
+// nameless makes names without bytes ones that a query takes for that, and not for NULL.
+func nameless(list []suspect) {
+	for i := range list {
+		list[i].name = append([]byte{}, list[i].name...)
+	}
+}
 
 // where is what a finding's path is of.
 type where int
@@ -23,7 +30,10 @@ const (
 	atVolume where = iota
 	atInode
 	atEntry // of a directory
+	atAttribute
 )
+
+const foundOverQuota = "over-quota"
 
 // rule is what must hold of a volume.
 type rule struct {
@@ -71,7 +81,7 @@ func expand(sql string) string {
 // query asks for breaches whose keys are after one and up to another.
 func (r *rule) query(list *[]suspect, v orgVol, after, upto suspect) query {
 	args := []any{v.org, v.vol, after.ino, upto.ino, checkPage}
-	if r.at == atEntry {
+	if r.at == atEntry || r.at == atAttribute {
 		args = append(args, after.name, upto.name)
 	}
 	return all(list, (*suspect).dest, expand(r.sql), args...)
@@ -100,6 +110,10 @@ var volumeRules = []rule{
 		what: "the root directory is missing; an empty one is made, and has the entries that are there",
 		sql: `SELECT v.next_ino, ` + none + `, v.used, v.quota FROM volumes v WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = v.id AND i.ino = 1) AND {live} LIMIT $5`},
+	// What kind of thing an inode is comes before all that depends on it.
+	{code: "bad-mode", at: atInode, stop: true, fix: (*fixer).mode, what: "mode %d is of no kind of file; it becomes what its content looks like",
+		sql: `SELECT i.ino, ` + none + `, i.mode, i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.mode NOT BETWEEN 0 AND 65535
+			OR (i.mode & 61440) NOT IN (4096, 8192, 16384, 24576, 32768, 40960, 49152)) AND {live} ORDER BY i.ino LIMIT $5`},
 	{code: "root-no-directory", at: atVolume, stop: true, what: "the root is no directory: its mode is %d",
 		sql: `SELECT i.ino, ` + none + `, i.mode, i.size FROM inodes i WHERE i.vol = $2 AND i.ino = 1 AND {in i.ino} AND NOT ({dir i}) AND {live} LIMIT $5`},
 	{code: "file-without-inode", at: atInode, fix: (*fixer).restore,
@@ -107,6 +121,17 @@ var volumeRules = []rule{
 		sql: `SELECT k.ino, ` + none + `, CAST(sum(k.len) AS BIGINT), max(k.pos + k.len) FROM chunks k WHERE k.vol = $2 AND {in k.ino}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = k.vol AND i.ino = k.ino) AND {live}
 			GROUP BY k.ino ORDER BY k.ino LIMIT $5`},
+	{code: "bad-inode-number", at: atInode, what: "there is no inode of this number, %d",
+		sql: `SELECT i.ino, ` + none + `, i.ino, i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.ino < 1 OR i.ino >= 4611686018427387903) AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "bad-number", at: atInode, stop: true, fix: (*fixer).numbers, what: "its size (%d), owner, group or device cannot be; what cannot becomes what it holds, or 0",
+		sql: `SELECT i.ino, ` + none + `, i.size, i.alloc FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.uid NOT BETWEEN 0 AND 4294967295
+			OR i.gid NOT BETWEEN 0 AND 4294967295 OR i.size < 0 OR i.alloc < 0 OR i.rdev < 0) AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "target-of-no-link", at: atInode, fix: (*fixer).noTarget, what: "it has a target of %d bytes and is no symbolic link; that is removed",
+		sql: `SELECT i.ino, ` + none + `, length(i.target), i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino}
+			AND i.mode NOT BETWEEN 40960 AND 45055 AND i.target IS NOT NULL AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "bad-target", at: atInode, what: "a symbolic link with a target that cannot be, of %d bytes; it is not exported until it is removed",
+		sql: `SELECT i.ino, ` + none + `, coalesce(length(i.target), 0), i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND i.mode BETWEEN 40960 AND 45055
+			AND (i.target IS NULL OR length(i.target) NOT BETWEEN 1 AND 4096 OR {has i.target 00}) AND {live} ORDER BY i.ino LIMIT $5`},
 	{code: "next-inode-in-use", at: atVolume, fix: (*fixer).nextIno, what: "the number for the next inode is %d, but %d is in use",
 		sql: `SELECT v.next_ino, ` + none + `, v.next_ino, m.ino FROM volumes v JOIN (SELECT max(ino) AS ino FROM inodes WHERE vol = $2) m ON m.ino >= v.next_ino
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
@@ -119,6 +144,10 @@ var volumeRules = []rule{
 		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p}
 			WHERE e.vol = $2 AND {in e.parent, e.name}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = e.vol AND i.ino = e.ino) AND {live}
+			ORDER BY e.parent, e.name LIMIT $5`},
+	{code: foundBadName, at: atEntry, fix: (*fixer).rename, what: "a name of inode %d that no file can have; it gets another",
+		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e WHERE e.vol = $2 AND {in e.parent, e.name}
+			AND (length(e.name) NOT BETWEEN 1 AND 255 OR e.name IN (CAST('.' AS {bytes}), CAST('..' AS {bytes})) OR {has e.name 2f} OR {has e.name 00}) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
 	{code: "directory-with-two-names", at: atEntry, fix: (*fixer).removeEntry, what: "another name of directory %d; it is removed",
 		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM (SELECT x.ino FROM dirents x CROSS JOIN inodes i
@@ -154,6 +183,10 @@ var volumeRules = []rule{
 	{code: "stray-attributes", at: atVolume, fix: (*fixer).removeXattrs, what: "%d attributes of inode %d, which is missing; they are removed",
 		sql: `SELECT x.ino, ` + none + `, count(*), x.ino FROM xattrs x WHERE x.vol = $2 AND {in x.ino}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = x.vol AND i.ino = x.ino) AND {live} GROUP BY x.ino ORDER BY x.ino LIMIT $5`},
+	{code: "bad-attribute", at: atAttribute, what: "an attribute whose name or value (%d bytes) cannot be; the volume is not exported until it is removed",
+		sql: `SELECT x.ino, x.name, length(x.value), x.ino FROM xattrs x JOIN inodes i ON i.vol = x.vol AND i.ino = x.ino
+			WHERE x.vol = $2 AND {in x.ino, x.name} AND (length(x.name) NOT BETWEEN 6 AND 255
+			OR length(x.value) > 1048576 OR {has x.name 00} OR substr(x.name, 1, 5) <> CAST('user.' AS {bytes})) AND {live} ORDER BY x.ino, x.name LIMIT $5`},
 	{code: "chunks-of-no-file", at: atInode, fix: (*fixer).removeChunks, what: "it is no regular file, and has %d chunks; they are removed",
 		sql: `SELECT k.ino, ` + none + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND NOT ({file i})
 			WHERE k.vol = $2 AND {in k.ino} AND {live} GROUP BY k.ino ORDER BY k.ino LIMIT $5`},
@@ -176,7 +209,7 @@ var volumeRules = []rule{
 		sql: `SELECT v.next_ino, ` + none + `, v.used, m.bytes FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON m.bytes <> v.used
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: "over-quota", at: atVolume, what: "the volume holds %d bytes, and its quota is %d; remove files, or raise the quota",
+	{code: foundOverQuota, at: atVolume, what: "the volume holds %d bytes, and its quota is %d; remove files, or raise the quota",
 		sql: `SELECT v.next_ino, ` + none + `, m.bytes, v.quota FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON v.quota > 0 AND m.bytes > v.quota
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},

@@ -117,6 +117,17 @@ type dialect struct {
 // the planner makes of the sizes of the tables: {each TABLE ALIAS: CONDITION}.
 var eachOf = regexp.MustCompile(`\{each (\w+) (\w+): ([^}]*)\}`)
 
+// hasOf tells whether bytes have a byte in them: {has BYTES HEX}.
+var hasOf = regexp.MustCompile(`\{has ([\w.]+) ([0-9a-f]{2})\}`)
+
+// has is how {has} is written.
+func (d *dialect) has() string {
+	if d.bytes == "BLOB" {
+		return `(instr(${1}, x'${2}') > 0)`
+	}
+	return `(position('\x${2}'::bytea IN ${1}) > 0)`
+}
+
 var parameter = regexp.MustCompile(`\$([0-9]+)`)
 
 func (d *dialect) sql(s string) string {
@@ -124,6 +135,7 @@ func (d *dialect) sql(s string) string {
 		return v.(string)
 	}
 	r := eachOf.ReplaceAllString(s, d.each)
+	r = hasOf.ReplaceAllString(r, d.has())
 	r = strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{bytes}", d.bytes, "{analyze}", d.analyze).Replace(r)
 	r = parameter.ReplaceAllString(r, strings.ReplaceAll(d.ordinal, "$", "$$")+"${1}")
 	d.cache.Store(s, r)

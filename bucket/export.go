@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"time"
+	"slices"
 
 	"github.com/volehq/vole/driver"
 )
@@ -41,15 +41,12 @@ type ExportResult struct {
 	Size      int64 `json:"size"`      // of the manifests written, in bytes
 }
 
-// manifestsKept is how many manifests of a volume are kept: should the newest be
-// damaged there is the one before, though blobs that it refers to may have been swept.
-const manifestsKept = 2
-
 // Export writes a manifest of each volume that has changed since its last one, from
 // which Rebuild makes the database again. A manifest has what was committed when it was
 // begun: files that are being written are in it as of their last sync. The manifest of
 // a volume that fails does not keep those of others from being written. ErrNotFound:
-// there is no such organisation; ErrInUse: another process exports.
+// there is no such organisation; ErrInUse: another process exports; ErrCorrupt, once for
+// each of some volumes: its rows are damaged, and all others were exported.
 func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResult, error) {
 	var res ExportResult
 	err := ns.job(ctx, "export", func(ctx context.Context) error {
@@ -60,33 +57,28 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 		if err != nil {
 			return err
 		}
-		var errs []error
+		var failed exportFailures
 		for _, o := range orgs {
 			e := &export{ns: ns, opts: opts, org: o, res: &res}
-			errs = append(errs, e.run(ctx))
+			e.run(ctx)
+			if e.failed.err() == nil {
+				e.failed.add(ns.noteExport(ctx, exportedOrg(o.id), o.id, begin))
+			}
+			failed.join(&e.failed)
+			if e.stop || ctx.Err() != nil {
+				return failed.err()
+			}
 		}
-		if err := errors.Join(errs...); err != nil || opts.Org != "" {
-			return err
+		if failed.others == 0 && opts.Org == "" {
+			// What is damaged is damaged at the next try too, and has been told.
+			failed.add(ns.noteExport(ctx, exportedAll, nil, begin))
 		}
-		return ns.noteExport(ctx, begin)
+		if failed.err() == nil && opts.Org == "" {
+			ns.metrics.exported.Set(float64(begin) / 1e9)
+		}
+		return failed.err()
 	})
 	return res, err
-}
-
-// exportedAll is a row of jobs that nobody runs: it tells when the last complete export
-// began.
-const exportedAll = "exported"
-
-func (ns *Namespace) noteExport(ctx context.Context, begin int64) error {
-	err := ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, $2)
-			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, exportedAll, begin)
-		return nil
-	})
-	if err == nil {
-		ns.metrics.exported.Set(float64(begin) / 1e9)
-	}
-	return err
 }
 
 // exportedOrgs returns the organisation of a name, or all, and the time before which
@@ -112,46 +104,73 @@ func (o *orgRow) dest() []any { return []any{&o.id, &o.name, &o.created} }
 
 // export is that of one organisation.
 type export struct {
-	ns   *Namespace
-	opts ExportOptions
-	org  orgRow
-	res  *ExportResult
+	ns     *Namespace
+	opts   ExportOptions
+	org    orgRow
+	res    *ExportResult
+	failed exportFailures
+	stop   bool // Done wants no more
 }
 
-// exportErrors is how many volumes may fail before an export gives up.
-const exportErrors = 10
-
-func (e *export) run(ctx context.Context) error {
+// run exports page by page. What the store has of each volume comes along in the same
+// order, so that neither is held in memory.
+func (e *export) run(ctx context.Context) {
 	if err := e.writeOrg(ctx); err != nil {
-		return err
+		e.failed.add(err)
+		return
 	}
-	var errs []error
+	list := e.ns.listManifests(ctx, e.org.id)
+	defer list.stop()
 	for after := []byte{}; ; {
-		list, err := e.page(ctx, after)
+		page, err := e.page(ctx, after)
 		if err != nil {
-			return errors.Join(append(errs, err)...)
+			e.failed.add(err)
+			return
 		}
-		for _, v := range list {
+		for _, v := range page {
 			after = v.id
-			if v.exported == v.generation && !e.opts.All {
-				e.res.Unchanged++
-				continue
+			e.pruneGone(ctx, list, v.id)
+			gens, listed := list.of(v.id)
+			if err := e.one(ctx, v, gens, listed); err != nil {
+				e.failed.add(fmt.Errorf("export of volume %s of organisation %s: %w", idText(v.id), e.org.name, err))
 			}
-			if err := e.volume(ctx, v.id); err != nil {
-				errs = append(errs, fmt.Errorf("export of volume %s: %w", idText(v.id), err))
-			}
-			if ctx.Err() != nil || len(errs) >= exportErrors {
-				return errors.Join(errs...)
+			if ctx.Err() != nil || e.stop || e.failed.others >= exportErrors {
+				return
 			}
 		}
-		if len(list) < exportPage {
+		if len(page) < exportPage {
 			break
 		}
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	e.pruneGone(ctx, list, nil)
+	e.failed.add(list.err)
+}
+
+// one brings what the store has of a volume up to date: gens, ascending, if listed.
+func (e *export) one(ctx context.Context, v exportRow, gens []int64, listed bool) error {
+	top := int64(-1)
+	for _, g := range gens {
+		if g <= maxGeneration {
+			top = g
+		}
 	}
-	return e.prune(ctx)
+	due := v.exported != v.generation || e.opts.All || listed && !slices.Contains(gens, v.exported)
+	if top > v.generation {
+		if err := e.raise(ctx, v.id, top); err != nil {
+			return err
+		}
+		due = true
+	}
+	newest := v.exported
+	if due {
+		var err error
+		if newest, err = e.volume(ctx, v.id, top); err != nil || newest < 0 { // the latter: removed meanwhile
+			return err
+		}
+	} else {
+		e.res.Unchanged++
+	}
+	return e.prune(ctx, v, gens, newest)
 }
 
 // exportPage is how many volumes are looked at at once.
@@ -179,45 +198,69 @@ func (e *export) writeOrg(ctx context.Context) error {
 	return e.ns.blobs.Put(ctx, orgKey(e.org.id, data), data, crc32.Checksum(data, castagnoli))
 }
 
-// volume writes the manifest of one volume and notes that it is there.
-func (e *export) volume(ctx context.Context, id []byte) error {
-	head, size, err := e.write(ctx, id)
-	if errors.Is(err, driver.ErrExists) {
-		// An export that died before it could note it. The bytes may differ, with the
-		// version of the compression.
-		size = 0
-		if _, err = e.ns.readManifest(ctx, e.org.id, id, head.Generation, nil); errors.Is(err, driver.ErrCorrupt) {
-			if err = e.ns.blobs.Delete(ctx, manifestKey(e.org.id, id, head.Generation)); err == nil {
-				return e.volume(ctx, id)
-			}
+// raise lifts the generation of a volume above that of a manifest. One that is newer than
+// its row is of a past that the database does not know any more, having been restored from
+// an older copy: were it left above, a rebuild would bring that past back.
+func (e *export) raise(ctx context.Context, id []byte, above int64) error {
+	e.ns.log.Warn("a volume's manifests are newer than the database, which an older copy was restored of; it is exported above them",
+		"volume", idText(id), "generation", above)
+	return e.ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, e.org.id, id, above+1)
+		return nil
+	})
+}
+
+// volume writes the manifest of one volume and notes that it is there. It returns its
+// generation, or -1 when the volume is gone. top is the highest one in the store.
+func (e *export) volume(ctx context.Context, id []byte, top int64) (int64, error) {
+	head, sum, size, err := e.write(ctx, id)
+	for try := 0; errors.Is(err, driver.ErrExists) && try < exportTries; try++ {
+		stored, serr := e.ns.manifestSum(ctx, e.org.id, id, head.Generation)
+		switch {
+		case serr == nil && stored == sum:
+			// An export that died before it could note it. The bytes differ with the
+			// version of the compression.
+			size, err = 0, nil
+			continue
+		case serr == nil:
+			err = e.raise(ctx, id, max(top, head.Generation))
+		case errors.Is(serr, driver.ErrCorrupt):
+			err = e.ns.blobs.Delete(ctx, manifestKey(e.org.id, id, head.Generation))
+		default:
+			err = serr
+		}
+		if err == nil {
+			head, sum, size, err = e.write(ctx, id)
 		}
 	}
 	if err != nil || head == nil { // nil: removed meanwhile
-		return err
+		return -1, err
 	}
 	err = e.ns.db.write(ctx, nil, false, func(t tx) error {
 		t.later(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, e.org.id, id, head.Generation)
 		return nil
 	})
 	if err != nil {
-		return err
+		return -1, err
 	}
 	if size == 0 {
 		e.res.Unchanged++
-		return nil
+		return head.Generation, nil
 	}
 	e.res.Exported++
 	e.res.Size += size
 	e.ns.metrics.exports.Inc()
 	if e.opts.Done == nil {
-		return nil
+		return head.Generation, nil
 	}
-	return e.opts.Done(Manifest{Org: e.org.name, Volume: idText(id), Name: head.Name, Generation: head.Generation, Size: size})
+	err = e.opts.Done(Manifest{Org: e.org.name, Volume: idText(id), Name: head.Name, Generation: head.Generation, Size: size})
+	e.stop = err != nil
+	return head.Generation, err
 }
 
 // write writes the manifest of a volume as it is now. head is nil when there is no
-// such volume.
-func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, size int64, err error) {
+// such volume; sum is that of the trailer.
+func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
 	var up *manifestUpload
 	err = e.ns.db.snapshot(ctx, func(run runner) error {
 		var v volume
@@ -237,13 +280,14 @@ func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, size
 		if err := writeRecords(m, run, head); err != nil {
 			return err
 		}
+		sum = m.end.SHA256
 		return m.z.Close()
 	})
 	if up == nil {
-		return head, 0, err
+		return head, "", 0, err
 	}
 	size, err = up.finish(err)
-	return head, size, err
+	return head, sum, size, err
 }
 
 // writeRecords writes all that a database has of a volume.
@@ -264,7 +308,7 @@ func writeRecords(m *manifestWriter, run runner, head *manifestHead) error {
 			return err
 		}
 	}
-	return m.end()
+	return m.finish()
 }
 
 // volumeRows asks for the rows of a volume, and hands them to add in the order of a
@@ -342,32 +386,4 @@ func (u *manifestUpload) finish(err error) (int64, error) {
 		err = stored // the cause
 	}
 	return u.size, err
-}
-
-// exportAll exports from time to time until ctx ends. All processes of the namespace
-// look whether it is time; one at a time does it.
-func (ns *Namespace) exportAll(ctx context.Context) {
-	tick := time.NewTicker(min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		due, err := ns.exportDue(ctx)
-		if err == nil && due {
-			_, err = ns.Export(ctx, ExportOptions{})
-		}
-		if err != nil && ctx.Err() == nil && !errors.Is(err, driver.ErrInUse) {
-			ns.metrics.exportErrors.Inc()
-			ns.log.Warn("the export of manifests failed", "error", err)
-		}
-	}
-}
-
-func (ns *Namespace) exportDue(ctx context.Context) (bool, error) {
-	var fresh bool
-	err := ns.db.read(ctx, one(&fresh, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
-	return !fresh, err
 }

@@ -290,12 +290,16 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 // chunks refer to are no longer counted as freed, the objects of others are doomed.
 func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 	var list []swept
-	err := ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
+	exported, err := ns.sweepsExported(ctx)
+	if err != nil {
+		return 0, err
+	}
+	err = ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
 		CASE WHEN sums IS NULL THEN 1 ELSE 0 END, freed
 		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
 			WHEN sums IS NULL THEN CAST($5 AS BIGINT) ELSE CAST($1 AS BIGINT) END)
-		AND (NOT $4 OR data IS NOT NULL OR freed < coalesce((SELECT expires FROM jobs WHERE name = '`+exportedAll+`'), 0)) ORDER BY freed LIMIT $3`,
-		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, ns.opts.Export > 0, int64(unusedGrace(ns.opts.Grace))))
+		AND (NOT $4 OR data IS NOT NULL OR NOT (`+notExported+`)) ORDER BY freed LIMIT $3`,
+		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, exported, int64(unusedGrace(ns.opts.Grace))))
 	if err != nil || len(list) == 0 {
 		return 0, err
 	}

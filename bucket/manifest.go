@@ -269,6 +269,7 @@ type manifestWriter struct {
 	buf   bytes.Buffer
 	enc   *json.Encoder // to buf
 	count manifestCount
+	end   manifestCount // the trailer
 }
 
 func newManifestWriter(w io.Writer) (*manifestWriter, error) {
@@ -293,11 +294,11 @@ func (m *manifestWriter) add(r *record) error {
 	return err
 }
 
-// end writes the trailer.
-func (m *manifestWriter) end() error {
-	end := m.count
-	end.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
-	return m.add(&record{End: &end})
+// finish writes the trailer.
+func (m *manifestWriter) finish() error {
+	m.end = m.count
+	m.end.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
+	return m.add(&record{End: &m.end})
 }
 
 func digits20(s string) (int64, bool) {

@@ -202,7 +202,7 @@ func (h *manifestHead) check() error {
 	if err := driver.ValidateName(h.Name); err != nil {
 		return fmt.Errorf("the volume's name: %w", err)
 	}
-	if h.Quota < 0 || h.NextIno < 2 || h.Generation < 0 {
+	if h.Quota < 0 || h.NextIno < 2 || h.NextIno > maxGeneration || h.Generation < 0 || h.Generation > maxGeneration {
 		return errors.New("a number that cannot be")
 	}
 	if h.Labels == "" {
@@ -285,16 +285,28 @@ func (m *manifestReader) checkEntry(e *entryRecord) error {
 	if err := errors.Join(m.checkIno(e.Parent), m.checkIno(e.Ino)); err != nil {
 		return err
 	}
-	switch name := string(e.Name); {
-	case name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00"):
-		return fmt.Errorf("%q is no name of a file", shorten(name))
-	case e.Ino == rootIno || e.Ino == e.Parent:
+	// A name that cannot be is no reason to lose all that can: see safeName.
+	if e.Ino == rootIno || e.Ino == e.Parent {
 		return fmt.Errorf("inode %d in itself", e.Ino)
 	}
 	if last := m.last.Entry; last != nil && (e.Parent < last.Parent || e.Parent == last.Parent && bytes.Compare(e.Name, last.Name) <= 0) {
 		return errOrder
 	}
 	return nil
+}
+
+// badName reports whether a file cannot have a name.
+func badName(name string) bool {
+	return name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00")
+}
+
+// safeName is what a file is called instead of a name that it cannot have: much the same,
+// and unlike any other.
+func safeName(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	tail := fmt.Sprintf("~%x", sum[:8])
+	name = strings.NewReplacer("/", "_", "\x00", "_").Replace(name)
+	return name[:min(len(name), driver.MaxElemLen-len(tail))] + tail
 }
 
 // shorten keeps errors readable.
@@ -333,7 +345,27 @@ func (m *manifestReader) checkChunk(c *chunkRecord) error {
 
 // readManifest reads all of a manifest and hands each record between head and trailer
 // to fn, if there is one. ErrCorrupt, with the line: it is not whole.
-func (ns *Namespace) readManifest(ctx context.Context, org, vol []byte, generation int64, fn func(r *record) error) (head manifestHead, err error) {
+func (ns *Namespace) readManifest(ctx context.Context, org, vol []byte, generation int64, fn func(r *record) error) (manifestHead, error) {
+	return ns.scanManifest(ctx, org, vol, generation, func(r *record) error {
+		if r.End != nil || fn == nil {
+			return nil
+		}
+		return fn(r)
+	})
+}
+
+// manifestSum reads all of a manifest and returns the sum of its trailer.
+func (ns *Namespace) manifestSum(ctx context.Context, org, vol []byte, generation int64) (sum string, err error) {
+	_, err = ns.scanManifest(ctx, org, vol, generation, func(r *record) error {
+		if r.End != nil {
+			sum = r.End.SHA256
+		}
+		return nil
+	})
+	return sum, err
+}
+
+func (ns *Namespace) scanManifest(ctx context.Context, org, vol []byte, generation int64, fn func(r *record) error) (head manifestHead, err error) {
 	key := manifestKey(org, vol, generation)
 	defer func() {
 		if err != nil {
@@ -357,7 +389,7 @@ func (ns *Namespace) readManifest(ctx context.Context, org, vol []byte, generati
 		if err == io.EOF {
 			return m.head, nil
 		}
-		if err == nil && r.End == nil && fn != nil {
+		if err == nil {
 			err = fn(r)
 		}
 		if err != nil {

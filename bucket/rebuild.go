@@ -32,6 +32,7 @@ const (
 	foundLostBytes = "lost-bytes"        // the object of a range of a file is not there
 	foundRenamed   = "renamed-volume"    // its name is that of a newer one
 	foundNoOrg     = "organisation-name" // nothing tells it, or the object that does is damaged
+	foundBadName   = "bad-name"          // of a file: it has another now
 	foundUnknown   = "unknown-object"    // its key is none of a namespace
 )
 

@@ -1,6 +1,7 @@
 package bucket
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,9 +14,13 @@ import (
 
 // volume brings back one volume from the newest of its manifests that can be used.
 func (r *rebuild) volume(ctx context.Context, v orgVol, generations []int64) error {
-	slices.SortFunc(generations, func(a, b int64) int { return int(max(-1, min(1, b-a))) })
-	// Whatever was in the lost database, the volume is newer than that.
-	next := generations[0] + 1
+	slices.SortFunc(generations, func(a, b int64) int { return cmp.Compare(b, a) })
+	// Whatever was in the lost database, the volume is newer than that. A generation out
+	// of all bounds is none that reading its manifest will find.
+	next := int64(1)
+	if i := slices.IndexFunc(generations, func(g int64) bool { return g <= maxGeneration }); i >= 0 {
+		next = generations[i] + 1
+	}
 	for i, g := range generations {
 		err := r.load(ctx, v, g, next)
 		if err == nil {
@@ -69,9 +74,27 @@ func (r *rebuild) load(ctx context.Context, v orgVol, generation, next int64) er
 		t.later(`UPDATE volumes SET used = $3 WHERE org = $1 AND id = $2`, v.org, v.vol, used)
 		return nil
 	})
-	r.res.Used += used
 	r.res.Files += l.files
-	return err
+	if err != nil {
+		return err
+	}
+	r.res.Used += used
+	return r.repair(ctx, v)
+}
+
+// repair puts right what no single record shows: link counts, directories that lead to
+// themselves or have two names, and all else that a check knows.
+func (r *rebuild) repair(ctx context.Context, v orgVol) error {
+	c, err := r.ns.checker(ctx, driver.CheckOptions{Fix: true}, func(f driver.Finding) error {
+		if f.Code == foundOverQuota {
+			return nil // as it was
+		}
+		return r.report(f)
+	})
+	if err != nil {
+		return err
+	}
+	return c.volume(v)
 }
 
 // insertVolume makes the row of a volume. Two manifests may have the same name, when
@@ -107,9 +130,9 @@ func (r *rebuild) insertVolume(ctx context.Context, v orgVol, head *manifestHead
 		if taken {
 			t.later(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, v.org, other, otherName(name, other))
 		}
-		t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation)
-			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9) ON CONFLICT (org, id) DO NOTHING`,
-			v.org, v.vol, name, head.Quota, labelText(labels), head.Created, head.Updated, head.NextIno, next)
+		t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported)
+			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (org, id) DO NOTHING`,
+			v.org, v.vol, name, head.Quota, labelText(labels), head.Created, head.Updated, head.NextIno, next, head.Generation)
 		return nil
 	})
 }
@@ -175,6 +198,15 @@ func (l *loader) add(rec *record) error {
 		l.bytes += len(rec.Xattr.Value)
 	case rec.Inode != nil && rec.Inode.Mode&typeMask == typeFile:
 		l.files++
+	case rec.Entry != nil && badName(string(rec.Entry.Name)):
+		old := string(rec.Entry.Name)
+		rec.Entry.Name = []byte(safeName(old))
+		err := l.r.report(driver.Finding{Code: foundBadName, Volume: idText(l.vol),
+			Detail: fmt.Sprintf("%q, a name of inode %d in directory %d, is none that a file can have; it is now called %q",
+				shorten(old), rec.Entry.Ino, rec.Entry.Parent, shorten(string(rec.Entry.Name)))})
+		if err != nil {
+			return err
+		}
 	}
 	l.list = append(l.list, rec)
 	if len(l.list) < rebuildRows && l.bytes < loadBytes {
