@@ -76,6 +76,8 @@ torture-home:
 # On SQLite with a directory and on PostgreSQL with an S3 server, against a model.
 torture-bucket:
 	$(GO) test ./bucket -run '^TestHammer$$' -count=1 -v -timeout 2h -hammer.time $(HAMMER)
+	$(GO) test ./bucket -run '^TestKill$$' -count=10 -timeout 2h -fault.kills=50
+	$(GO) test ./bucket -run '^(TestLostCommit|TestPostgresStops)$$' -count=1 -timeout 2h -fault.commits=2000 -fault.stops=50
 
 # Linux in a virtual machine that is killed while it writes. Installs QEMU; amd64 only.
 torture-vm:

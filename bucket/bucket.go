@@ -91,8 +91,9 @@ type Options struct {
 	// Maintain). Default: a minute; negative: never.
 	Maintain time.Duration
 	// Export is how often this process exports manifests of what has changed (see
-	// Namespace.Export), unless another one did. Nothing is then swept that the last
-	// complete export refers to. Default: never.
+	// Namespace.Export), unless another one did. Nothing of an
+	// organisation is then swept that its last complete export refers to, by processes
+	// without this option neither, for 30 days. Default: never.
 	Export time.Duration
 	// Conns is the most connections to PostgreSQL. Default: 16.
 	Conns int
