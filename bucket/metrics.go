@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -143,7 +144,12 @@ type measuredStore struct {
 	m *metrics
 }
 
-func (s *measuredStore) failed(op string, err error) error {
+// failed counts an error. Who gave up is told so, though the store had another word
+// at the last moment.
+func (s *measuredStore) failed(ctx context.Context, op string, err error) error {
+	if gone := ctx.Err(); err != nil && gone != nil && !errors.Is(err, gone) && !errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", gone, err)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, context.Canceled) {
 		s.m.storeErrors.WithLabelValues(op).Inc()
 	}
@@ -157,7 +163,7 @@ func (s *measuredStore) Put(ctx context.Context, key string, data []byte, sum ui
 	if err == nil {
 		s.m.putBytes.Add(float64(len(data)))
 	}
-	return s.failed("put", err)
+	return s.failed(ctx, "put", err)
 }
 
 func (s *measuredStore) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
@@ -167,27 +173,27 @@ func (s *measuredStore) ReadAt(ctx context.Context, key string, p []byte, off in
 	if err == nil {
 		s.m.getBytes.Add(float64(len(p)))
 	}
-	return s.failed("get", err)
+	return s.failed(ctx, "get", err)
 }
 
 func (s *measuredStore) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 	r, err := s.Store.Open(ctx, key)
-	return r, s.failed("open", err)
+	return r, s.failed(ctx, "open", err)
 }
 
 func (s *measuredStore) Write(ctx context.Context, key string, r io.Reader) error {
-	return s.failed("write", s.Store.Write(ctx, key, r))
+	return s.failed(ctx, "write", s.Store.Write(ctx, key, r))
 }
 
 func (s *measuredStore) Stat(ctx context.Context, key string) (blob.Info, error) {
 	info, err := s.Store.Stat(ctx, key)
-	return info, s.failed("stat", err)
+	return info, s.failed(ctx, "stat", err)
 }
 
 func (s *measuredStore) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
 	return func(yield func(blob.Info, error) bool) {
 		for info, err := range s.Store.List(ctx, prefix) {
-			if !yield(info, s.failed("list", err)) {
+			if !yield(info, s.failed(ctx, "list", err)) {
 				return
 			}
 		}
@@ -195,5 +201,5 @@ func (s *measuredStore) List(ctx context.Context, prefix string) iter.Seq2[blob.
 }
 
 func (s *measuredStore) Delete(ctx context.Context, key string) error {
-	return s.failed("delete", s.Store.Delete(ctx, key))
+	return s.failed(ctx, "delete", s.Store.Delete(ctx, key))
 }
