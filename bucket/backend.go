@@ -24,9 +24,9 @@ type Backend struct {
 
 	mu     sync.Mutex // guards what follows
 	closed bool
-	open   map[closer]struct{} // FSes, files and attachments
-	nodes  map[nodeKey]*node   // files that are open
-	going  map[nodeKey]*going  // inodes that a transaction under way may remove
+	open   map[closer]struct{}       // FSes, files and attachments
+	nodes  map[nodeKey]*node         // files that are open
+	going  map[nodeKey]chan struct{} // inodes that a transaction under way may remove; closed at its end
 }
 
 func newBackend(ns *Namespace, org []byte) *Backend {
@@ -34,7 +34,7 @@ func newBackend(ns *Namespace, org []byte) *Backend {
 		ns: ns, org: org,
 		open:  map[closer]struct{}{},
 		nodes: map[nodeKey]*node{},
-		going: map[nodeKey]*going{},
+		going: map[nodeKey]chan struct{}{},
 	}
 	b.session.b = b
 	b.life, b.die = context.WithCancel(context.Background())

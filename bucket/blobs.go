@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/volehq/vole/bucket/internal/blob"
 	"github.com/volehq/vole/driver"
 )
 
@@ -17,8 +18,6 @@ const (
 	// sumSize is how many bytes of a blob one checksum covers: the least that is read.
 	sumSize = 64 << 10
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // blobKey is the key of a blob's object.
 func blobKey(org, id []byte) string {
@@ -33,8 +32,8 @@ func orgPrefix(org []byte) string { return "o/" + hex.EncodeToString(org) + "/" 
 func sumsOf(data []byte) (parts []byte, whole uint32) {
 	for off := 0; off < len(data); off += sumSize {
 		part := data[off:min(off+sumSize, len(data))]
-		parts = binary.BigEndian.AppendUint32(parts, crc32.Checksum(part, castagnoli))
-		whole = crc32.Update(whole, castagnoli, part)
+		parts = binary.BigEndian.AppendUint32(parts, crc32.Checksum(part, blob.Castagnoli))
+		whole = crc32.Update(whole, blob.Castagnoli, part)
 	}
 	return parts, whole
 }
@@ -45,7 +44,7 @@ func verify(data []byte, off int64, sums []byte) error {
 	for i := int(off / sumSize); len(data) > 0; i++ {
 		part := data[:min(sumSize, len(data))]
 		data = data[len(part):]
-		if len(sums) < 4*(i+1) || binary.BigEndian.Uint32(sums[4*i:]) != crc32.Checksum(part, castagnoli) {
+		if len(sums) < 4*(i+1) || binary.BigEndian.Uint32(sums[4*i:]) != crc32.Checksum(part, blob.Castagnoli) {
 			return driver.Errorf(driver.ErrCorrupt, "an object of the blob store does not hold what was put there (checksum %d)", i)
 		}
 	}

@@ -56,8 +56,7 @@ func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error 
 func (n *node) mergeRange(ctx context.Context, f *fileSystem, pos, end int64) error {
 	var run []extent
 	b, vol := n.f.b, []byte(n.key.vol)
-	err := b.ns.db.read(ctx, all(&run, (*extent).dest, `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
-		FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
+	err := b.ns.db.read(ctx, all(&run, (*extent).dest, selectExtents+`
 		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos < $5 ORDER BY c.pos LIMIT $6`,
 		b.org, vol, n.key.ino, pos, end, compactRows))
 	if err != nil || len(run) < 2 {

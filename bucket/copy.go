@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -73,7 +74,7 @@ func (c *change) copyTree(src, dst *place) error {
 	if dst.node != nil {
 		return driver.ErrExists
 	}
-	if contains(dst.above, src.node.ino) {
+	if slices.Contains(dst.above, src.node.ino) {
 		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 	}
 	var n, size, root int64

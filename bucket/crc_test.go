@@ -4,6 +4,8 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/volehq/vole/bucket/internal/blob"
 )
 
 func TestJoinSums(t *testing.T) {
@@ -13,7 +15,7 @@ func TestJoinSums(t *testing.T) {
 	}
 	for _, n := range []int{0, 1, 2, 1000, sumSize - 1, sumSize, sumSize + 1, 2 * sumSize, 200_001, len(data)} {
 		sums, whole := sumsOf(data[:n])
-		if got := joinSums(sums, int64(n)); got != whole || whole != crc32.Checksum(data[:n], castagnoli) {
+		if got := joinSums(sums, int64(n)); got != whole || whole != crc32.Checksum(data[:n], blob.Castagnoli) {
 			t.Errorf("%d bytes: %08x, want %08x", n, got, whole)
 		}
 	}

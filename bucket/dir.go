@@ -79,7 +79,7 @@ func (d *dir) fill(ctx context.Context, limit int) error {
 	var there bool
 	before := d.f.b.commits.Load()
 	err := d.f.b.ns.db.read(ctx,
-		one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, d.f.b.org, d.f.vol),
+		isThere(&there, d.f.b.org, d.f.vol),
 		all(&list, (*named).dest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT $4`, d.f.vol, d.ino, after, limit))

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/volehq/vole/bucket/internal/blob"
 	"github.com/volehq/vole/driver"
 )
 
@@ -195,7 +196,7 @@ func (e *export) writeOrg(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return e.ns.blobs.Put(ctx, orgKey(e.org.id, data), data, crc32.Checksum(data, castagnoli))
+	return e.ns.blobs.Put(ctx, orgKey(e.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
 }
 
 // raise lifts the generation of a volume above that of a manifest. One that is newer than

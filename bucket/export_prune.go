@@ -75,7 +75,7 @@ func (e *export) pruneGone(ctx context.Context, list *manifestList, before []byt
 		// The database is asked after the listing, so that a volume whose manifest is
 		// listed and whose row is not there has been removed.
 		var found bool
-		err := e.ns.db.read(ctx, one(&found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, e.org.id, list.vol))
+		err := e.ns.db.read(ctx, isThere(&found, e.org.id, list.vol))
 		for _, g := range list.gens {
 			if err == nil && !found {
 				err = e.remove(ctx, list.vol, g)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"path"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,11 @@ type fileSystem struct {
 
 	mu     sync.Mutex // guards closed
 	closed bool
+}
+
+// system is an FS of maintenance: it is under nobody's rights, and in nobody's way.
+func (b *Backend) system(vol []byte) *fileSystem {
+	return &fileSystem{b: b, vol: vol, system: true}
 }
 
 // openFS is OpenFS for the package itself.
@@ -114,7 +121,7 @@ func (b *Backend) look(ctx context.Context, vol []byte, path string, h how) (pla
 		w.ready = map[string][]inode{path: list}
 	} else {
 		var there bool
-		err := db.read(ctx, one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, b.org, vol))
+		err := db.read(ctx, isThere(&there, b.org, vol))
 		if err != nil {
 			return place{}, err
 		}
@@ -138,14 +145,8 @@ func (f *fileSystem) there(ctx context.Context, path string, h how) (place, erro
 	return p, err
 }
 
-func baseOf(path string) string {
-	for i := len(path) - 1; i >= 0; i-- {
-		if path[i] == '/' {
-			return path[i+1:]
-		}
-	}
-	return path
-}
+// baseOf is path.Base, for functions that have a path of that name.
+func baseOf(p string) string { return path.Base(p) }
 
 // Stat implements driver.FS.
 func (f *fileSystem) Stat(ctx context.Context, path string) (driver.Entry, error) {
@@ -275,7 +276,7 @@ func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.Re
 		if err != nil {
 			return err
 		}
-		if src.node.isDir() && contains(dst.above, src.node.ino) {
+		if src.node.isDir() && slices.Contains(dst.above, src.node.ino) {
 			return driver.Errorf(driver.ErrInvalid, "a directory cannot be moved into itself")
 		}
 		if dst.node != nil {
@@ -300,15 +301,6 @@ func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.Re
 		c.later(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, src.node.ino, c.now)
 		return nil
 	})
-}
-
-func contains(list []int64, n int64) bool {
-	for _, i := range list {
-		if i == n {
-			return true
-		}
-	}
-	return false
 }
 
 // Statfs implements driver.FS.
@@ -363,11 +355,7 @@ func (b *Backend) harden(ctx context.Context, vol []byte) error {
 
 // Close implements driver.FS.
 func (f *fileSystem) Close() error {
-	f.mu.Lock()
-	was := f.closed
-	f.closed = true
-	f.mu.Unlock()
-	if was {
+	if f.shut() {
 		return nil
 	}
 	f.b.forget(f)
@@ -383,15 +371,19 @@ func (f *fileSystem) Close() error {
 	return err
 }
 
+// shut closes the FS to further calls; was tells whether it was closed before.
+func (f *fileSystem) shut() (was bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	was, f.closed = f.closed, true
+	return was
+}
+
 // closeTime bounds calls that take no context.
 const closeTime = time.Minute
 
 func (f *fileSystem) closeWith(ctx context.Context) error {
-	f.mu.Lock()
-	was := f.closed
-	f.closed = true
-	f.mu.Unlock()
-	if was {
+	if f.shut() {
 		return nil
 	}
 	return f.sync(ctx)

@@ -5,22 +5,19 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/filemode"
 )
 
-// Types and bits of a mode as rows of inodes have it: st_mode of Linux, see inode(7).
+// Types of a mode as rows of inodes have it.
 const (
-	typeMask   = 0o170000
-	typeFifo   = 0o010000
-	typeChar   = 0o020000
-	typeDir    = 0o040000
-	typeBlock  = 0o060000
-	typeFile   = 0o100000
-	typeLink   = 0o120000
-	typeSocket = 0o140000
-
-	bitSetuid = 0o4000
-	bitSetgid = 0o2000
-	bitSticky = 0o1000
+	typeMask   = filemode.TypeMask
+	typeFifo   = filemode.Fifo
+	typeChar   = filemode.Char
+	typeDir    = filemode.Dir
+	typeBlock  = filemode.Block
+	typeFile   = filemode.File
+	typeLink   = filemode.Link
+	typeSocket = filemode.Socket
 )
 
 // rootIno is the inode of a volume's root.
@@ -68,48 +65,10 @@ func (n *inode) entry(name string) driver.Entry {
 }
 
 // fileMode turns a row's mode into Go's.
-func fileMode(m int64) fs.FileMode {
-	mode := fs.FileMode(m & 0o777)
-	switch m & typeMask {
-	case typeDir:
-		mode |= fs.ModeDir
-	case typeLink:
-		mode |= fs.ModeSymlink
-	case typeFifo:
-		mode |= fs.ModeNamedPipe
-	case typeSocket:
-		mode |= fs.ModeSocket
-	case typeChar:
-		mode |= fs.ModeDevice | fs.ModeCharDevice
-	case typeBlock:
-		mode |= fs.ModeDevice
-	}
-	if m&bitSetuid != 0 {
-		mode |= fs.ModeSetuid
-	}
-	if m&bitSetgid != 0 {
-		mode |= fs.ModeSetgid
-	}
-	if m&bitSticky != 0 {
-		mode |= fs.ModeSticky
-	}
-	return mode
-}
+func fileMode(m int64) fs.FileMode { return filemode.Go(uint32(m)) }
 
 // permOf is the inverse of fileMode for the bits that chmod(2) sets.
-func permOf(mode fs.FileMode) int64 {
-	m := int64(mode.Perm())
-	if mode&fs.ModeSetuid != 0 {
-		m |= bitSetuid
-	}
-	if mode&fs.ModeSetgid != 0 {
-		m |= bitSetgid
-	}
-	if mode&fs.ModeSticky != 0 {
-		m |= bitSticky
-	}
-	return m
-}
+func permOf(mode fs.FileMode) int64 { return int64(filemode.Perm(mode)) }
 
 // nodeType is the inverse of fileMode for the types that Mknod makes; 0: another.
 func nodeType(mode fs.FileMode) int64 {

@@ -192,7 +192,7 @@ func (ns *Namespace) reapAll(ctx context.Context) error {
 			return err
 		}
 		b := newBackend(ns, v.org)
-		f := &fileSystem{b: b, vol: v.vol, system: true}
+		f := b.system(v.vol)
 		err = b.reapTrees(ctx, f)
 	}
 	return err

@@ -43,9 +43,6 @@ type node struct {
 	answer  int64       // the latest of them whose answer is kept
 }
 
-// going is an inode whose rows a transaction under way may delete.
-type going struct{ done chan struct{} }
-
 // goings are the inodes that one change is about to delete. Whoever opens one of them
 // meanwhile waits for how that ends.
 type goings struct {
@@ -67,7 +64,7 @@ func (g *goings) claim(ino int64) bool {
 		g.done = make(chan struct{})
 	}
 	if g.b.going[key] == nil {
-		g.b.going[key] = &going{g.done}
+		g.b.going[key] = g.done
 		g.list = append(g.list, key)
 	}
 	return true
@@ -96,8 +93,8 @@ func (b *Backend) acquire(ctx context.Context, f *fileSystem, ino int64) (*node,
 			b.mu.Unlock()
 			return nil, driver.ErrClosed
 		}
-		g := b.going[key]
-		if g == nil {
+		gone := b.going[key]
+		if gone == nil {
 			n := b.nodes[key]
 			if n == nil {
 				n = &node{f: f, key: key}
@@ -109,7 +106,7 @@ func (b *Backend) acquire(ctx context.Context, f *fileSystem, ino int64) (*node,
 		}
 		b.mu.Unlock()
 		select {
-		case <-g.done:
+		case <-gone:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -147,7 +144,7 @@ func (b *Backend) orphaned(ctx context.Context, f *fileSystem, list []int64) err
 // reapFile removes a file that has no name, once it is not open any more.
 func (b *Backend) reapFile(ctx context.Context, f *fileSystem, ino int64) error {
 	// Whoever may change files now: this one's removal was committed.
-	system := &fileSystem{b: b, vol: f.vol, system: true}
+	system := b.system(f.vol)
 	for {
 		open := false
 		err := b.change(ctx, system, nil, func(c *change) error {
@@ -251,17 +248,19 @@ func (n *node) dirty() bool {
 }
 
 func (b *Backend) dirty(vol []byte) bool {
-	list := b.dirtyNodes(vol)
-	for _, n := range list {
-		_ = b.release(context.Background(), n) // never the last: a handle that is dirty is open
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, n := range b.nodes {
+		if key.vol == string(vol) && n.dirty() {
+			return true
+		}
 	}
-	return len(list) > 0
+	return false
 }
 
 // flushVolume commits what this process has written by handle, so that what is read
-// from the database next has it. What cannot be committed (another is the exclusive
-// writer now, say) stays, and is an error of its own handle's Sync and Close, not of
-// whoever looks at the volume.
+// from the database next has it. What cannot be committed is an error of its own
+// handle's Sync and Close, not of whoever looks at the volume.
 func (b *Backend) flushVolume(ctx context.Context, vol []byte) error {
 	if err := b.syncVolume(ctx, vol); err != nil {
 		b.ns.log.Warn("what was written by handle cannot be committed yet", "error", err)

@@ -68,7 +68,7 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 // stay its own: what in them is open here, only it knows. When the Backend is closed,
 // others take over.
 func (b *Backend) finishTrees(vol []byte) {
-	f := &fileSystem{b: b, vol: vol, system: true}
+	f := b.system(vol)
 	for b.reapTrees(b.life, f) != nil {
 		select {
 		case <-b.life.Done():

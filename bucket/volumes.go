@@ -46,6 +46,11 @@ func labelText(l driver.Labels) string {
 	return string(s)
 }
 
+// isThere asks whether there is a volume.
+func isThere(found *bool, org, id []byte) query {
+	return one(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
+}
+
 // lockVolume asks for a volume's row and locks it.
 func (b *Backend) lockVolume(found *bool, v *volume, id []byte) query {
 	return one(found, v.dest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
@@ -128,7 +133,7 @@ func (b *Backend) freeName(t tx, name string, self []byte) error {
 	var id []byte
 	list := []query{one(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
 	if other := idBytes(name); other != nil {
-		list = append(list, one(&isID, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, b.org, other))
+		list = append(list, isThere(&isID, b.org, other))
 	}
 	if err := t.run(list...); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/filemode"
 	"golang.org/x/sys/unix"
 )
 
@@ -69,7 +70,7 @@ func (f *fileSystem) mkdir(name string, mode fs.FileMode) error {
 		return err
 	}
 	defer p.close()
-	want := sysMode(mode)
+	want := filemode.Perm(mode)
 	if err := at("mkdir", p.base, func() error { return unix.Mkdirat(p.fd(), p.base, want) }); err != nil {
 		return err
 	}
@@ -254,7 +255,7 @@ func (f *fileSystem) Symlink(ctx context.Context, target, name string) error {
 
 // Mknod implements driver.FS.
 func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, rdev uint64) error {
-	m := sysMode(mode)
+	m := filemode.Perm(mode)
 	switch mode.Type() {
 	case fs.ModeNamedPipe:
 		m |= unix.S_IFIFO

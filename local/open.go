@@ -8,6 +8,7 @@ import (
 	"path"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/filemode"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,7 +96,7 @@ func (f *fileSystem) create(ctx context.Context, c *counter, name string, flag i
 
 // created finishes a new file: its exact mode, and its name made durable.
 func (f *fileSystem) created(h *os.File, name string, mode fs.FileMode) error {
-	err := unix.Fchmod(int(h.Fd()), sysMode(createMode(mode)))
+	err := unix.Fchmod(int(h.Fd()), filemode.Perm(createMode(mode)))
 	if err == nil && !f.batch {
 		var p place
 		if p, err = f.find(name); err == nil {
@@ -130,7 +131,7 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
 		return driver.ErrIsDir
 	default:
 		h.f.Close()
-		return notRegular(fileMode(uint32(st.Mode)))
+		return notRegular(filemode.Go(uint32(st.Mode)))
 	}
 	h.key.ino = uint64(st.Ino)
 	h.b.openInode(h.key)

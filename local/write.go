@@ -13,6 +13,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/fault"
+	"github.com/volehq/vole/internal/filemode"
 	"golang.org/x/sys/unix"
 )
 
@@ -162,7 +163,7 @@ func newMode(asked fs.FileMode, old *unix.Stat_t) uint32 {
 	if asked == 0 && old != nil && old.Mode&unix.S_IFMT == unix.S_IFREG {
 		return uint32(old.Mode) & 0o7777
 	}
-	return sysMode(createMode(asked))
+	return filemode.Perm(createMode(asked))
 }
 
 // wouldFit is an early guess, so that a stream that is too long ends soon. The charge
