@@ -231,7 +231,7 @@ func (fs *FS) inodeGoal(parent *inode, dir bool) (uint32, error) {
 		if err != nil {
 			return 0, err
 		}
-		score := uint64(d.freeBlocks()) * uint64(d.freeInodes()) / uint64(d.dirs()+1)
+		score := uint64(d.freeBlocks()) * uint64(d.freeInodes()) / (uint64(d.dirs()) + 1)
 		if score > most {
 			best, most = g, score
 		}

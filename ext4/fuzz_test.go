@@ -128,6 +128,8 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte{0, 0, 0x60, 0, 0xff, 0xff, 1})
 	f.Add([]byte{40, 0, 4, 0, 0xff, 0xff, 1, 41, 0, 0x28, 0, 0, 0, 1})
 	f.Add([]byte{200, 0, 12, 0, 1, 0, 1, 210, 0, 0, 0, 7, 0, 1})
+	// A group that counts 2^32-1 directories.
+	f.Add([]byte{1, 0, gdDirs, 0, 0xff, 0xff, 1, 1, 0, gdDirsHi, 0, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dev := newMemDevice(base, base.size)
 		eachPatch(data, func(what, at, value uint16, seal bool) {
