@@ -1,0 +1,162 @@
+package accounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// AuditRecord is one line of the audit log: who did what, and how it ended.
+type AuditRecord struct {
+	ID int64 // set by the database; grows
+	At time.Time
+
+	// Org is "" when a request had no key that was accepted.
+	Org, KeyID, KeyName          string
+	Action, Volume, Path, Detail string
+	Addr, RequestID              string
+	Status                       int // of HTTP
+}
+
+// row is the record as it is stored: whatever is too long is cut, because a record that
+// is not written is worse than one that is cut.
+func (r *AuditRecord) row() []any {
+	return []any{
+		catalog.Nanos(r.At), clip(r.Org, maxField), clip(r.KeyID, maxField), clip(r.KeyName, maxField),
+		clip(r.Action, maxField), clip(r.Volume, maxField), clip(r.Path, driver.MaxPathLen), clip(r.Detail, maxDetail),
+		clip(r.Addr, maxField), clip(r.RequestID, maxField), int64(r.Status),
+	}
+}
+
+const (
+	auditCols = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status`
+	auditLen  = 11 // columns
+	// maxRecords bounds how many records share one statement.
+	maxRecords = 64
+	// maxAudit is how many records Audit returns at most.
+	maxAudit = 1000
+)
+
+// record is an audit record on its way to the database.
+type record struct {
+	row  []any
+	done chan error // gets one
+}
+
+// Record adds to the audit log. It returns when the record is durable; those that come
+// at the same time share a commit. r.ID is not used; At is now when it is zero. What is
+// too long is cut: most fields after 255 bytes.
+func (s *Store) Record(ctx context.Context, r AuditRecord) error {
+	if r.At.IsZero() {
+		r.At = s.clock()
+	}
+	w := &record{row: r.row(), done: make(chan error, 1)}
+	if s.closed.Load() {
+		return driver.ErrClosed
+	}
+	select {
+	case s.records <- w:
+	case <-s.stop:
+		return driver.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// writeRecords writes what Record hands over until the Store is closed.
+func (s *Store) writeRecords() {
+	for {
+		var batch []*record
+		select {
+		case r := <-s.records:
+			batch = append(batch, r)
+		case <-s.stop:
+			return
+		}
+	more:
+		for len(batch) < maxRecords {
+			select {
+			case r := <-s.records:
+				batch = append(batch, r)
+			default:
+				break more
+			}
+		}
+		err := s.insert(batch)
+		for _, r := range batch {
+			r.done <- err
+		}
+	}
+}
+
+// insert writes records in one statement. Close waits for it, so it goes on after that.
+func (s *Store) insert(batch []*record) error {
+	var query strings.Builder
+	query.WriteString(`INSERT INTO server_audit (` + auditCols + `) VALUES `)
+	var args []any
+	for i, r := range batch {
+		if i > 0 {
+			query.WriteString(", ")
+		}
+		for j := range auditLen {
+			fmt.Fprintf(&query, "%c$%d", "(,"[min(j, 1)], len(args)+j+1)
+		}
+		query.WriteString(")")
+		args = append(args, r.row...)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	// Only what surely had no effect is tried again, so that nothing is there twice.
+	err := s.try(ctx, untouched, func() error {
+		_, err := s.execOnce(ctx, query.String(), args...)
+		return err
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("the database does not answer: %w", err)
+	}
+	return err
+}
+
+// Audit returns records of an organisation, newest first: at most limit (1000 when that
+// is more, 100 when it is 0 or less), and only those with an id below before when that
+// is positive. Organisation "" has the records of requests without a key.
+func (s *Store) Audit(ctx context.Context, org string, before int64, limit int) ([]AuditRecord, error) {
+	if org != "" {
+		if err := validateOrg(org); err != nil {
+			return nil, err
+		}
+	}
+	if before <= 0 {
+		before = 1<<63 - 1
+	}
+	return all(ctx, s, func(scan scanner) (r AuditRecord, err error) {
+		var at int64
+		err = scan(&r.ID, &at, &r.Org, &r.KeyID, &r.KeyName, &r.Action, &r.Volume, &r.Path, &r.Detail, &r.Addr, &r.RequestID, &r.Status)
+		r.At = catalog.Time(at)
+		return r, err
+	}, `SELECT id, `+auditCols+` FROM server_audit WHERE org = $1 AND id < $2 ORDER BY id DESC LIMIT $3`, org, before, bounded(limit, maxAudit))
+}
+
+// bounded returns limit, or what stands for it when it is none.
+func bounded(limit, most int) int {
+	if limit <= 0 {
+		return min(100, most)
+	}
+	return min(limit, most)
+}
+
+// PruneAudit removes the records of before olderThan.
+func (s *Store) PruneAudit(ctx context.Context, olderThan time.Time) error {
+	return s.prune(ctx, `DELETE FROM server_audit WHERE id IN (SELECT id FROM server_audit WHERE at < $1 ORDER BY at LIMIT $2)`, olderThan)
+}

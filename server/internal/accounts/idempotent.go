@@ -1,0 +1,123 @@
+package accounts
+
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// Idempotent is a request that is to have its effect once, though it be sent often, and
+// to other servers.
+type Idempotent struct {
+	Org         string
+	Key         string // what the client calls the request: 1 to 255 bytes
+	Fingerprint string // what the request asks for, such as a hash: 1 to 256 bytes
+	Result      string // what was answered: up to 1 MiB
+	Done        bool   // the result is there
+	Created     time.Time
+}
+
+// BeginIdempotent claims a request before it is carried out. Nil and no error: it is
+// the caller's, who ends it with FinishIdempotent or ForgetIdempotent. Otherwise prior
+// is what was claimed before, done or not. driver.ErrInvalid: the key was used for
+// another request. Only Org, Key, Fingerprint and Created (default: now) of r are used.
+func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idempotent, err error) {
+	if err := validateIdempotent(r.Org, r.Key); err != nil {
+		return nil, err
+	}
+	if err := validateText("the fingerprint of a request", r.Fingerprint, 1, maxFingerprint); err != nil {
+		return nil, err
+	}
+	if r.Created.IsZero() {
+		r.Created = s.clock()
+	}
+	mine := random(16)
+	for {
+		// Who wins is decided by the insert; who won is read from the row, since the
+		// answer to the insert may be lost and the insert be tried again.
+		_, err := s.exec(ctx, `INSERT INTO server_idempotency (org, key, fingerprint, claim, result, created)
+			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (org, key) DO NOTHING`,
+			r.Org, r.Key, r.Fingerprint, mine, []byte{}, catalog.Nanos(r.Created))
+		if err != nil {
+			return nil, err
+		}
+		have, claim, err := s.idempotent(ctx, r.Org, r.Key)
+		switch {
+		case err != nil:
+			return nil, err
+		case have == nil:
+			continue // forgotten meanwhile
+		case bytes.Equal(claim, mine):
+			return nil, nil
+		case have.Fingerprint != r.Fingerprint:
+			return nil, driver.Errorf(driver.ErrInvalid, "the idempotency key was used for another request; use a new one")
+		}
+		return have, nil
+	}
+}
+
+// idempotent returns a record and who claimed it; nil: there is none.
+func (s *Store) idempotent(ctx context.Context, org, key string) (*Idempotent, []byte, error) {
+	r := Idempotent{Org: org, Key: key}
+	var claim, result []byte
+	var done, created int64
+	found, err := s.one(ctx, []any{&r.Fingerprint, &claim, &result, &done, &created},
+		`SELECT fingerprint, claim, result, done, created FROM server_idempotency WHERE org = $1 AND key = $2`, org, key)
+	if err != nil || !found {
+		return nil, nil, err
+	}
+	r.Result, r.Done, r.Created = string(result), done != 0, catalog.Time(created)
+	return &r, claim, nil
+}
+
+// FinishIdempotent keeps the result of a request that was claimed. driver.ErrNotExist:
+// it was not, or it was forgotten; driver.ErrExists: it has another result already.
+func (s *Store) FinishIdempotent(ctx context.Context, org, key, result string) error {
+	if err := validateIdempotent(org, key); err != nil {
+		return err
+	}
+	if len(result) > maxResult {
+		return driver.Errorf(driver.ErrInvalid, "a result of %d bytes; the most is %d", len(result), maxResult)
+	}
+	n, err := s.exec(ctx, `UPDATE server_idempotency SET result = $1, done = 1 WHERE org = $2 AND key = $3 AND done = 0`,
+		append([]byte{}, result...), org, key)
+	if err != nil || n > 0 {
+		return err
+	}
+	have, _, err := s.idempotent(ctx, org, key)
+	switch {
+	case err != nil:
+		return err
+	case have == nil:
+		return driver.Errorf(driver.ErrNotExist, "no request has the idempotency key %s", quote(key))
+	case have.Result != result:
+		return driver.Errorf(driver.ErrExists, "the request with the idempotency key %s has a result already", quote(key))
+	}
+	return nil
+}
+
+// ForgetIdempotent gives a claim up, so that the request can be sent again. That there
+// is none is no error.
+func (s *Store) ForgetIdempotent(ctx context.Context, org, key string) error {
+	if err := validateIdempotent(org, key); err != nil {
+		return err
+	}
+	_, err := s.exec(ctx, `DELETE FROM server_idempotency WHERE org = $1 AND key = $2`, org, key)
+	return err
+}
+
+// PruneIdempotent removes the records of before olderThan, for which a day ago will do.
+func (s *Store) PruneIdempotent(ctx context.Context, olderThan time.Time) error {
+	return s.prune(ctx, `DELETE FROM server_idempotency WHERE (org, key) IN
+		(SELECT org, key FROM server_idempotency WHERE created < $1 ORDER BY created LIMIT $2)`, olderThan)
+}
+
+func validateIdempotent(org, key string) error {
+	if err := validateOrg(org); err != nil {
+		return err
+	}
+	return validateText("an idempotency key", key, 1, maxIdempotency)
+}

@@ -1,0 +1,208 @@
+package accounts
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+const (
+	formatE2B = "e2b" // of NewKey
+
+	secretPrefix = "vole_"
+	secretLen    = 32 // random bytes
+
+	// Of secrets that the SDK of E2B takes: e2b_ and 40 digits of lower-case hex.
+	e2bPrefix = "e2b_"
+	e2bLen    = 20 // random bytes
+)
+
+// random returns n bytes that nobody can guess.
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+// newSecret makes the secret of a key.
+func newSecret(format string) string {
+	if format == formatE2B {
+		return e2bPrefix + hex.EncodeToString(random(e2bLen))
+	}
+	return secretPrefix + base64.RawURLEncoding.EncodeToString(random(secretLen))
+}
+
+// wellFormed reports whether s may be a secret, so that what cannot be is not looked up.
+func wellFormed(s string) bool {
+	if body, ok := strings.CutPrefix(s, secretPrefix); ok {
+		return len(body) == base64.RawURLEncoding.EncodedLen(secretLen) && strings.Trim(body, base64URL) == ""
+	}
+	body, ok := strings.CutPrefix(s, e2bPrefix)
+	return ok && len(body) == 2*e2bLen && strings.Trim(body, "0123456789abcdef") == ""
+}
+
+const base64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+const keyCols = `id, org, name, scopes, volumes, format, hash, created, created_by, expires, revoked, last_used`
+
+// keyRow is a key as it is stored.
+type keyRow struct {
+	Key
+	hash                                []byte
+	scopes                              int64
+	volumes                             string
+	created, expires, revoked, lastUsed int64
+}
+
+func (r *keyRow) dest() []any {
+	return []any{&r.ID, &r.Org, &r.Name, &r.scopes, &r.volumes, &r.Format, &r.hash, &r.created, &r.CreatedBy, &r.expires, &r.revoked, &r.lastUsed}
+}
+
+// key completes the Key with what had to be translated.
+func (r *keyRow) key() Key {
+	k := r.Key
+	k.Scopes, k.Volumes = Scope(r.scopes), splitVolumes(r.volumes)
+	k.Created, k.Expires = catalog.Time(r.created), catalog.Time(r.expires)
+	k.Revoked, k.LastUsed = catalog.Time(r.revoked), catalog.Time(r.lastUsed)
+	return k
+}
+
+// CreateKey makes an API key and returns it with its secret, which is not to be had
+// again. driver.ErrInvalid: n makes no sense.
+func (s *Store) CreateKey(ctx context.Context, n NewKey) (key Key, secret string, err error) {
+	now := s.clock().UTC()
+	if err := n.validate(now); err != nil {
+		return Key{}, "", err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return Key{}, "", err
+	}
+	secret = newSecret(n.Format)
+	hash := sha256.Sum256([]byte(secret))
+	key = Key{
+		ID: id.String(), Org: n.Org, Name: n.Name, Scopes: n.Scopes, Volumes: distinct(n.Volumes), Format: n.Format,
+		Created: catalog.Time(catalog.Nanos(now)), CreatedBy: n.CreatedBy, Expires: catalog.Time(catalog.Nanos(n.Expires)),
+	}
+	// A conflict is with itself, when the answer to a first try was lost.
+	_, err = s.exec(ctx, `INSERT INTO server_keys (id, org, name, scopes, volumes, format, hash, created, created_by, expires)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING`,
+		key.ID, key.Org, key.Name, int64(key.Scopes), joinVolumes(key.Volumes), key.Format, hash[:],
+		catalog.Nanos(key.Created), key.CreatedBy, catalog.Nanos(key.Expires))
+	if err != nil {
+		return Key{}, "", err
+	}
+	return key, secret, nil
+}
+
+// Authenticate returns who has a secret. Errors match ErrUnauthenticated when it is
+// unknown, expired or revoked; others say that the database cannot tell now.
+func (s *Store) Authenticate(ctx context.Context, secret string) (*Principal, error) {
+	if !wellFormed(secret) {
+		return nil, errUnknownKey
+	}
+	hash := sha256.Sum256([]byte(secret))
+	k, err := s.accepted(ctx, string(hash[:]), `hash = $1`, hash[:], hash[:])
+	if err != nil {
+		return nil, err
+	}
+	return k.principal(), nil
+}
+
+var errUnknownKey = driver.Errorf(ErrUnauthenticated, "the API key is unknown")
+
+// accepted returns the key that a condition finds, if it may be used now. When hash is
+// not nil, it must be that of the key. The caller must not change what it gets.
+func (s *Store) accepted(ctx context.Context, id, where string, arg any, hash []byte) (*Key, error) {
+	if s.closed.Load() {
+		return nil, driver.ErrClosed
+	}
+	now := s.clock()
+	e, epoch := s.cache.get(id, now)
+	if e == nil {
+		var r keyRow
+		found, err := s.one(ctx, r.dest(), `SELECT `+keyCols+` FROM server_keys WHERE `+where, arg)
+		if err != nil {
+			return nil, err
+		}
+		// The database compares as it likes, perhaps for a time that depends on what is
+		// stored.
+		if !found || hash != nil && subtle.ConstantTimeCompare(r.hash, hash) != 1 {
+			return nil, errUnknownKey
+		}
+		e = &entry{key: r.key()}
+		if err := e.key.usable(now); err != nil {
+			return nil, err
+		}
+		e.used.Store(r.lastUsed)
+		s.cache.put(id, e, now, epoch)
+	}
+	s.touch(e, now)
+	return &e.key, nil
+}
+
+// usable returns why the key is not to be accepted, or nil.
+func (k *Key) usable(now time.Time) error {
+	if !k.Revoked.IsZero() {
+		return driver.Errorf(ErrUnauthenticated, "the API key was revoked")
+	}
+	if !k.Expires.IsZero() && !now.Before(k.Expires) {
+		return driver.Errorf(ErrUnauthenticated, "the API key expired at %s", k.Expires.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Keys returns the keys of an organisation, newest first, with those that are revoked
+// or have expired.
+func (s *Store) Keys(ctx context.Context, org string) ([]Key, error) {
+	if err := validateOrg(org); err != nil {
+		return nil, err
+	}
+	return all(ctx, s, func(scan scanner) (Key, error) {
+		var r keyRow
+		err := scan(r.dest()...)
+		return r.key(), err
+	}, `SELECT `+keyCols+` FROM server_keys WHERE org = $1 ORDER BY created DESC, id DESC`, org)
+}
+
+// RevokeKey ends a key and the volume tokens made of it: at once on this Store, within
+// Options.CacheFor on others. To revoke it twice is no error, and keeps the first time.
+// driver.ErrNotExist: the organisation has no such key.
+func (s *Store) RevokeKey(ctx context.Context, org, id string) (Key, error) {
+	if err := validateOrg(org); err != nil {
+		return Key{}, err
+	}
+	missing := driver.Errorf(driver.ErrNotExist, "there is no API key %s", quote(id))
+	if _, err := parseID(id); err != nil {
+		return Key{}, missing
+	}
+	_, err := s.exec(ctx, `UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3 AND revoked = 0`,
+		catalog.Nanos(s.clock()), org, id)
+	s.cache.forget(id) // even then: the answer alone may have been lost
+	if err != nil {
+		return Key{}, err
+	}
+	var r keyRow
+	found, err := s.one(ctx, r.dest(), `SELECT `+keyCols+` FROM server_keys WHERE org = $1 AND id = $2`, org, id)
+	if err == nil && !found {
+		err = missing
+	}
+	if err != nil {
+		return Key{}, err
+	}
+	return r.key(), nil
+}
+
+// AnyKey reports whether a key was ever made, in any organisation.
+func (s *Store) AnyKey(ctx context.Context) (bool, error) {
+	return s.one(ctx, []any{new(int)}, `SELECT 1 FROM server_keys LIMIT 1`)
+}

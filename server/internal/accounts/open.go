@@ -1,0 +1,184 @@
+package accounts
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/flock"
+
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+)
+
+const (
+	// versionTable is where goose keeps the version of the schema: not in its own
+	// table, which in a shared database is that of package bucket.
+	versionTable = "vole_server_version"
+	// schemaLock is the advisory lock under which PostgreSQL is migrated,
+	// and not that of package bucket: "volesrv1".
+	schemaLock = 0x766f6c6573727631
+	// postgresConns is how many connections a server has to PostgreSQL.
+	postgresConns = 16
+)
+
+func (s *Store) connect(ctx context.Context, database string) error {
+	switch {
+	case strings.HasPrefix(database, "postgres://"), strings.HasPrefix(database, "postgresql://"):
+		return s.openPostgres(ctx, database)
+	case database == "" || strings.Contains(database, "://"):
+		// The URL stays out of it: it may have a password.
+		return driver.Errorf(driver.ErrInvalid, "the database is the path of a SQLite file or a URL as in postgres://user@host/name")
+	}
+	return s.openSQLite(ctx, database)
+}
+
+func (s *Store) openPostgres(ctx context.Context, database string) error {
+	cfg, err := pgx.ParseConfig(database)
+	if err != nil {
+		// pgx takes the password out of its error where it finds it, which in a URL that
+		// is wrong it may not. So nothing of that error is shown.
+		return driver.Errorf(driver.ErrInvalid, "the address of the database cannot be read; write postgres://user:password@host:port/name, with %%XX for what is neither letter nor digit in the password")
+	}
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = "vole server"
+	}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = 5 * time.Second
+	}
+	db := stdlib.OpenDB(*cfg)
+	db.SetMaxOpenConns(postgresConns)
+	db.SetMaxIdleConns(postgresConns)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	s.read, s.write, s.postgres = db, db, true
+	return s.try(ctx, func(err error) bool { return passes(err) || isUnique(err) }, func() error {
+		// The default is to look for the lock every five seconds.
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(schemaLock), lock.WithLockTimeout(1, 300))
+		if err != nil {
+			return err
+		}
+		return migrate(ctx, goose.DialectPostgres, db, schema("postgres"), goose.WithSessionLocker(locker))
+	})
+}
+
+func (s *Store) openSQLite(ctx context.Context, path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	if err := create(path); err != nil {
+		return err
+	}
+	if s.read, err = openFile(path, "query_only(1)"); err != nil {
+		return err
+	}
+	s.read.SetMaxOpenConns(runtime.GOMAXPROCS(0) + 2)
+	s.read.SetMaxIdleConns(runtime.GOMAXPROCS(0) + 2)
+	if s.write, err = openFile(path, "journal_mode(WAL)", "synchronous(FULL)"); err != nil {
+		return err
+	}
+	s.write.SetMaxOpenConns(1)
+	held, err := flock.Wait(ctx, path+".lock")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_ = os.Remove(path + ".lock") // who waits for it makes another, see flock.Try
+		_ = held.Release()
+	}()
+	return s.try(ctx, never, func() error { return migrate(ctx, goose.DialectSQLite3, s.write, schema("sqlite")) })
+}
+
+// create makes an empty file that only its owner can read, in a directory that only
+// its owner can see when that is missing too. SQLite gives the files beside it the same
+// mode.
+func create(path string) error {
+	dir := filepath.Dir(path)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return private(path)
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return durable.SyncDir(dir)
+}
+
+// private takes the rights of others away from a file that was there.
+func private(path string) error {
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm()&0o077 == 0 || !st.Mode().IsRegular() {
+		return err
+	}
+	return os.Chmod(path, 0o600)
+}
+
+// openFile opens a SQLite database; pragmas are run on every new connection.
+func openFile(path string, pragmas ...string) (*sql.DB, error) {
+	q := url.Values{"_pragma": append(pragmas, "busy_timeout(10000)")}
+	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
+	return sql.Open("sqlite", u.String())
+}
+
+// migrate runs the migrations that are missing.
+func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB, schema fs.FS, opts ...goose.ProviderOption) error {
+	up, err := goose.NewProvider(dialect, db, schema,
+		append(opts, goose.WithDisableGlobalRegistry(true), goose.WithTableName(versionTable))...)
+	if err != nil {
+		return err
+	}
+	have, top, err := up.GetVersions(ctx)
+	if err != nil || have == top {
+		return err
+	}
+	if have > top {
+		return driver.Errorf(driver.ErrUnsupported,
+			"the accounts have schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
+	}
+	_, err = up.Up(ctx)
+	return err
+}
+
+// loadSigning returns the secret that volume tokens are signed with. The first of all
+// servers to come here makes it.
+func (s *Store) loadSigning(ctx context.Context) ([]byte, error) {
+	const name = "volume tokens"
+	_, err := s.exec(ctx, `INSERT INTO server_secrets (name, secret, created) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING`,
+		name, random(signingLen), catalog.Nanos(s.clock()))
+	if err != nil {
+		return nil, err
+	}
+	var secret []byte
+	found, err := s.one(ctx, []any{&secret}, `SELECT secret FROM server_secrets WHERE name = $1`, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case !found || len(secret) != signingLen:
+		return nil, driver.Errorf(driver.ErrCorrupt, "the secret of volume tokens is damaged; delete its row of server_secrets to have another, which ends all tokens")
+	}
+	return secret, nil
+}

@@ -1,0 +1,280 @@
+package accounts
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// schema returns the migrations for one engine.
+func schema(engine string) fs.FS {
+	dir, _ := fs.Sub(migrations, "migrations/"+engine) // embedded: cannot fail
+	return dir
+}
+
+// Options says how to open a Store.
+type Options struct {
+	Clock func() time.Time // default: time.Now
+	// CacheFor is for how long a key that was accepted is accepted again without asking
+	// the database, and so how late a server may learn that another revoked it.
+	// Default: 5s; negative: not at all.
+	CacheFor time.Duration
+}
+
+// Store is an open database. Its methods may be called at the same time.
+type Store struct {
+	read, write *sql.DB // the same on PostgreSQL; of SQLite, one connection writes
+	postgres    bool
+	clock       func() time.Time
+	signing     []byte // what volume tokens are signed with
+	cache       cache
+	uses        chan use // see touch
+	records     chan *record
+	stop        chan struct{} // closed by Close
+	wg          sync.WaitGroup
+	closed      atomic.Bool
+}
+
+// patience is how long a call goes on trying while PostgreSQL cannot be reached.
+const patience = 10 * time.Second
+
+// Open opens a database and brings its schema up to date. database is the path of a
+// SQLite file, which is made when it is missing, or the URL of a PostgreSQL database,
+// postgres://user:password@host:port/name; what is in a URL is in no error.
+// driver.ErrInvalid: it is neither; driver.ErrUnsupported: a newer version of Vole made
+// the tables.
+func Open(ctx context.Context, database string, opts Options) (*Store, error) {
+	s := &Store{clock: opts.Clock, uses: make(chan use, 256), records: make(chan *record), stop: make(chan struct{})}
+	if s.clock == nil {
+		s.clock = time.Now
+	}
+	s.cache.lifetime = opts.CacheFor
+	if opts.CacheFor == 0 {
+		s.cache.lifetime = 5 * time.Second
+	}
+	err := s.connect(ctx, database)
+	if err == nil {
+		s.signing, err = s.loadSigning(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.closePools())
+	}
+	s.wg.Go(s.writeUses)
+	s.wg.Go(s.writeRecords)
+	return s, nil
+}
+
+// Ping reports whether the database answers.
+func (s *Store) Ping(ctx context.Context) error {
+	return s.try(ctx, never, func() error {
+		return s.read.QueryRowContext(ctx, `SELECT count(*) FROM server_secrets`).Scan(new(int))
+	})
+}
+
+// Close waits for what is being written and closes the database. Calls after it fail
+// with driver.ErrClosed.
+func (s *Store) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	close(s.stop)
+	s.wg.Wait()
+	return s.closePools()
+}
+
+func (s *Store) closePools() error {
+	var err error
+	if s.read != nil {
+		err = s.read.Close()
+	}
+	if s.write != nil && s.write != s.read {
+		err = errors.Join(err, s.write.Close())
+	}
+	return err
+}
+
+// exec runs one statement, with parameters $1, $2 and so on, and returns how many rows
+// it changed. It may run twice when a connection is lost: it must bear that.
+func (s *Store) exec(ctx context.Context, query string, args ...any) (n int64, err error) {
+	err = s.try(ctx, passes, func() error {
+		n, err = s.execOnce(ctx, query, args...)
+		return err
+	})
+	return n, err
+}
+
+func (s *Store) execOnce(ctx context.Context, query string, args ...any) (int64, error) {
+	r, err := s.write.ExecContext(ctx, s.sql(query), args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// one copies the columns of a row to dest and reports whether there is one.
+func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) (found bool, err error) {
+	err = s.try(ctx, passes, func() error {
+		err := s.read.QueryRowContext(ctx, s.sql(query), args...).Scan(dest...)
+		found = err == nil
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	return found, err
+}
+
+// all returns the rows of a query; scan reads one.
+func all[T any](ctx context.Context, s *Store, scan func(scan scanner) (T, error), query string, args ...any) ([]T, error) {
+	var list []T
+	err := s.try(ctx, passes, func() error {
+		list = nil
+		rows, err := s.read.QueryContext(ctx, s.sql(query), args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			v, err := scan(rows.Scan)
+			if err != nil {
+				return err
+			}
+			list = append(list, v)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// scanner copies the columns of a row.
+type scanner func(dest ...any) error
+
+// sql writes the parameters of a query as the engine has them.
+func (s *Store) sql(query string) string {
+	if s.postgres {
+		return query
+	}
+	return strings.ReplaceAll(query, "$", "?")
+}
+
+// prune runs a DELETE of at most $2 rows, of before $1, until there are none left: in
+// parts, so that others need not wait for the whole.
+func (s *Store) prune(ctx context.Context, query string, before time.Time) error {
+	const part = 1000
+	for {
+		n, err := s.exec(ctx, query, catalog.Nanos(before), part)
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
+// try calls fn, again and again while it fails for a reason that again accepts, and
+// gives its error the form that callers see.
+func (s *Store) try(ctx context.Context, again func(error) bool, fn func() error) error {
+	deadline := time.Now().Add(patience)
+	pause := 5 * time.Millisecond
+	for {
+		if s.closed.Load() {
+			return driver.ErrClosed
+		}
+		err := fn()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if s.closed.Load() {
+			return driver.ErrClosed
+		}
+		if !again(err) || time.Now().After(deadline) {
+			return translate(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+func never(error) bool { return false }
+
+// untouched reports whether what failed had no effect and may succeed when it is tried
+// again. https://www.postgresql.org/docs/15/errcodes-appendix.html
+func untouched(err error) bool {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		switch pe.Code {
+		case "40001", "40P01", // serialization failure, deadlock
+			"57P03", "53300": // starting up, too many connections
+			return true
+		}
+		return false
+	}
+	return errors.As(err, new(*pgconn.ConnectError)) || pgconn.SafeToRetry(err)
+}
+
+// passes reports whether what failed may succeed when it is tried again. It may have
+// had its effect.
+func passes(err error) bool {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return untouched(err) || pe.Code == "57P01" || pe.Code == "57P02" || pe.Code[:2] == "08" // shutdown, crash, connection
+	}
+	var ne net.Error
+	return untouched(err) || errors.As(err, &ne) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+}
+
+// translate makes an error of an engine one that matches a sentinel of driver.
+func translate(err error) error {
+	var pe *pgconn.PgError
+	switch {
+	case errors.As(err, new(*pgconn.ConnectError)):
+		return fmt.Errorf("the database: %w", err)
+	case !errors.As(err, &pe):
+		return catalog.Translate(err)
+	}
+	var kind error
+	switch pe.Code {
+	case "53100":
+		kind = driver.ErrNoSpace
+	case "25006":
+		kind = driver.ErrReadOnly
+	case "42501", "28000", "28P01":
+		kind = driver.ErrPermission
+	case "XX001", "XX002":
+		kind = driver.ErrCorrupt
+	default:
+		return fmt.Errorf("the database: %w", err)
+	}
+	return driver.Errorf(kind, "the database: %v", err)
+}
+
+// isUnique reports whether err says that a unique value is there already.
+func isUnique(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == "23505" || catalog.IsUnique(err)
+}

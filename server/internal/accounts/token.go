@@ -1,0 +1,128 @@
+package accounts
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+const (
+	tokenPrefix  = "vvt_"
+	tokenVersion = 1
+	signingLen   = 32                   // bytes of the secret that tokens are signed with
+	maxTokenTime = 366 * 24 * time.Hour // for which a token may be made
+
+	// What a token has before the name of the organisation: version, key, volume, expiry.
+	tokenHead = 1 + 16 + 16 + 8
+)
+
+// claims is what a volume token says.
+type claims struct {
+	key, volume uuid.UUID
+	expires     time.Time
+	org         string
+}
+
+// sign makes a token: base64url of the claims followed by their HMAC-SHA256.
+func (c claims) sign(secret []byte) string {
+	b := append([]byte{tokenVersion}, c.key[:]...)
+	b = append(b, c.volume[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(catalog.Nanos(c.expires)))
+	b = append(b, c.org...)
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, mac(secret, b)...))
+}
+
+func mac(secret, b []byte) []byte {
+	h := hmac.New(sha256.New, secret)
+	h.Write(b)
+	return h.Sum(nil)
+}
+
+// parseToken returns the claims of a token that was signed with secret. It accepts
+// only what sign returns, and not other ways to write the same bytes.
+func parseToken(secret []byte, token string) (claims, bool) {
+	body, ok := strings.CutPrefix(token, tokenPrefix)
+	if !ok || len(body) > base64.RawURLEncoding.EncodedLen(tokenHead+driver.MaxNameLen+sha256.Size) {
+		return claims{}, false
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
+	// Decoding skips the ends of lines.
+	if err != nil || len(b) <= tokenHead+sha256.Size || strings.ContainsAny(body, "\r\n") {
+		return claims{}, false
+	}
+	b, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
+	if !hmac.Equal(sum, mac(secret, b)) || b[0] != tokenVersion {
+		return claims{}, false
+	}
+	return claims{
+		key: uuid.UUID(b[1:17]), volume: uuid.UUID(b[17:33]),
+		expires: catalog.Time(int64(binary.BigEndian.Uint64(b[33:tokenHead]))), org: string(b[tokenHead:]),
+	}, true
+}
+
+// VolumeToken returns a token with which p's rights to read and write one volume can be
+// handed to someone for a time, at most 366 days and never past the end of p. Whoever
+// has it can do no more than that. driver.ErrPermission: p may not read the volume.
+func (s *Store) VolumeToken(_ context.Context, p *Principal, volumeID string, ttl time.Duration) (string, error) {
+	if s.closed.Load() {
+		return "", driver.ErrClosed
+	}
+	if err := validateVolume(volumeID); err != nil {
+		return "", err
+	}
+	if ttl <= 0 || ttl > maxTokenTime {
+		return "", driver.Errorf(driver.ErrInvalid, "a volume token lasts more than nothing and at most %v, not %v", maxTokenTime, ttl)
+	}
+	if !p.Sees(volumeID) || !p.Scopes.Has(Read) {
+		return "", driver.Errorf(driver.ErrPermission, "the API key may not read volume %s", volumeID)
+	}
+	key, err := parseID(p.KeyID)
+	if err != nil || validateOrg(p.Org) != nil {
+		return "", driver.Errorf(driver.ErrInvalid, "a volume token is made of an API key")
+	}
+	now := s.clock()
+	expires := now.Add(ttl)
+	if !p.Expires.IsZero() && p.Expires.Before(expires) {
+		expires = p.Expires
+	}
+	if !now.Before(expires) {
+		return "", driver.Errorf(ErrUnauthenticated, "the API key expired at %s", p.Expires.Format(time.RFC3339))
+	}
+	return claims{key: key, volume: uuid.MustParse(volumeID), expires: expires, org: p.Org}.sign(s.signing), nil
+}
+
+// AuthenticateVolume returns who has a volume token, and the id of its volume: a
+// Principal of that volume alone, with what the key may do to it now. Errors are those
+// of Authenticate.
+func (s *Store) AuthenticateVolume(ctx context.Context, token string) (*Principal, string, error) {
+	c, ok := parseToken(s.signing, token)
+	if !ok {
+		return nil, "", driver.Errorf(ErrUnauthenticated, "the volume token is unknown")
+	}
+	if !s.clock().Before(c.expires) {
+		return nil, "", driver.Errorf(ErrUnauthenticated, "the volume token expired at %s", c.expires.Format(time.RFC3339))
+	}
+	id, volume := c.key.String(), c.volume.String()
+	k, err := s.accepted(ctx, id, `id = $1`, id, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	p := k.principal()
+	p.Scopes = p.Scopes.implied() & (Read | Write)
+	if k.Org != c.org || !p.Sees(volume) || p.Scopes == 0 {
+		return nil, "", driver.Errorf(ErrUnauthenticated, "the API key of the volume token may not use the volume any more")
+	}
+	p.Volumes = []string{volume}
+	if p.Expires.IsZero() || c.expires.Before(p.Expires) {
+		p.Expires = c.expires
+	}
+	return p, volume, nil
+}

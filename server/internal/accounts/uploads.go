@@ -1,0 +1,117 @@
+package accounts
+
+import (
+	"context"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// Upload is a file that is being sent in parts.
+type Upload struct {
+	ID, Org   string // the id is 1 to 128 bytes, checked as the name of a volume is
+	KeyID     string
+	Volume    string // its id
+	Path      string // where the file goes, in the volume
+	Staging   string // where the bytes are until then
+	Size      int64  // in bytes; -1: not known
+	Mode      uint32 // of the file
+	Exclusive bool   // the file must not be there
+	Created   time.Time
+	Expires   time.Time // when it may be removed
+}
+
+func (u *Upload) validate() error {
+	if err := validateOrg(u.Org); err != nil {
+		return err
+	}
+	if err := validateVolume(u.Volume); err != nil {
+		return err
+	}
+	switch {
+	case driver.ValidateName(u.ID) != nil:
+		return driver.Errorf(driver.ErrInvalid, "%s is no id of an upload", quote(u.ID))
+	case len(u.KeyID) > maxText || !printable(u.KeyID):
+		return driver.Errorf(driver.ErrInvalid, "%s is no id of an API key", quote(u.KeyID))
+	case u.Path == "" || len(u.Path) > driver.MaxPathLen || len(u.Staging) > driver.MaxPathLen:
+		return driver.Errorf(driver.ErrInvalid, "the path of an upload is 1 to %d bytes", driver.MaxPathLen)
+	case u.Size < -1:
+		return driver.Errorf(driver.ErrInvalid, "size %d of an upload: must be 0 or more, or -1 when it is not known", u.Size)
+	case !u.Expires.After(u.Created) || u.Expires.After(latest):
+		return driver.Errorf(driver.ErrInvalid, "an upload expires after it is made, and before %d", latest.Year())
+	}
+	return nil
+}
+
+const uploadCols = `org, id, key_id, volume, path, staging, size, mode, exclusive, created, expires`
+
+// scanUpload reads a row of uploadCols.
+func scanUpload(scan scanner) (u Upload, err error) {
+	var path, staging []byte
+	var mode, exclusive, created, expires int64
+	err = scan(&u.Org, &u.ID, &u.KeyID, &u.Volume, &path, &staging, &u.Size, &mode, &exclusive, &created, &expires)
+	u.Path, u.Staging, u.Mode, u.Exclusive = string(path), string(staging), uint32(mode), exclusive != 0
+	u.Created, u.Expires = catalog.Time(created), catalog.Time(expires)
+	return u, err
+}
+
+// CreateUpload keeps an upload. Created is now when it is zero. driver.ErrExists: the
+// organisation has one of that id; driver.ErrInvalid: it makes no sense.
+func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
+	if u.Created.IsZero() {
+		u.Created = s.clock()
+	}
+	if err := u.validate(); err != nil {
+		return err
+	}
+	exclusive := int64(0)
+	if u.Exclusive {
+		exclusive = 1
+	}
+	err := s.try(ctx, untouched, func() error {
+		_, err := s.execOnce(ctx, `INSERT INTO server_uploads (`+uploadCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+			u.Org, u.ID, u.KeyID, u.Volume, []byte(u.Path), append([]byte{}, u.Staging...), u.Size, int64(u.Mode), exclusive,
+			catalog.Nanos(u.Created), catalog.Nanos(u.Expires))
+		return err
+	})
+	if isUnique(err) {
+		return driver.Errorf(driver.ErrExists, "there is an upload %s already", quote(u.ID))
+	}
+	return err
+}
+
+// Upload returns an upload. driver.ErrNotExist: there is none, or it has expired.
+func (s *Store) Upload(ctx context.Context, org, id string) (Upload, error) {
+	missing := driver.Errorf(driver.ErrNotExist, "there is no upload %s", quote(id))
+	if validateOrg(org) != nil || driver.ValidateName(id) != nil {
+		return Upload{}, missing
+	}
+	list, err := all(ctx, s, scanUpload, `SELECT `+uploadCols+` FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
+	switch {
+	case err != nil:
+		return Upload{}, err
+	case len(list) == 0:
+		return Upload{}, missing
+	case !s.clock().Before(list[0].Expires):
+		return Upload{}, driver.Errorf(driver.ErrNotExist, "the upload %s expired at %s", quote(id), list[0].Expires.Format(time.RFC3339))
+	}
+	return list[0], nil
+}
+
+// DeleteUpload forgets an upload. That there is none is no error.
+func (s *Store) DeleteUpload(ctx context.Context, org, id string) error {
+	if validateOrg(org) != nil || driver.ValidateName(id) != nil {
+		return nil
+	}
+	_, err := s.exec(ctx, `DELETE FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
+	return err
+}
+
+// ExpiredUploads returns uploads of all organisations that have expired, the oldest
+// first: at most limit (1000 when that is more, 100 when it is 0 or less). They are
+// there until DeleteUpload.
+func (s *Store) ExpiredUploads(ctx context.Context, limit int) ([]Upload, error) {
+	return all(ctx, s, scanUpload, `SELECT `+uploadCols+` FROM server_uploads WHERE expires <= $1 ORDER BY expires, org, id LIMIT $2`,
+		catalog.Nanos(s.clock()), bounded(limit, 1000))
+}
