@@ -9,7 +9,7 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
-RACE = . ./driver/... ./local/... ./bucket/internal/... ./sandbox/... ./internal/servers
+RACE = . ./driver/... ./local/... ./bucket/internal/... ./transfer ./sandbox/... ./internal/servers
 # Of bucket only what is about many at once: under the race detector SQLite in Go takes
 # ten times as long, and the suite runs there for every backend.
 RACEBUCKET = TestHammer|TestReplaced|TestUnsynced|TestEnded|TestStatNever|TestRemoveAllCut|TestCompact|TestDirect|AtOnce|TestConformance/PostgreSQL/(Concurrent|File|Unlinked|Removed|Closed|Lease|Clone|Context)

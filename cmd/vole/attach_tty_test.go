@@ -3,6 +3,7 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"fmt"
 	"os"
@@ -117,14 +118,13 @@ func TestProgressBar(t *testing.T) {
 	pr.Close()
 	go func() {
 		// A tar file whose one entry comes in slowly.
-		block := make([]byte, 512)
-		copy(block, ustarBlock('0', "slow.bin", tarHeader("slow.bin", &item{size: 2048}), 2048))
-		pw.Write(block)
+		tw := tar.NewWriter(pw)
+		tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "slow.bin", Mode: 0o644, Size: 2048})
 		for range 4 {
 			time.Sleep(200 * time.Millisecond)
-			pw.Write(make([]byte, 512))
+			tw.Write(make([]byte, 512))
 		}
-		pw.Write(make([]byte, 1024))
+		tw.Close()
 		pw.Close()
 	}()
 	var seen bytes.Buffer

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/transfer"
 )
 
 func newCpCmd(a *app) *cobra.Command {
@@ -68,7 +70,7 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 		return usagef("cp: a tar stream is not for a terminal; send standard output elsewhere")
 	}
 	c.bar = c.newProgress()
-	var stats copyStats
+	var stats transfer.Stats
 	err := c.withStore(ctx, func(s *vole.Store) (err error) {
 		switch {
 		case from.stream:
@@ -87,7 +89,12 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	return c.printJSON(stats)
 }
 
-func (c *cpCmd) meta() metaOptions { return metaOptions{owner: c.owner, warn: c.bar.warnf} }
+func (c *cpCmd) options() transfer.Options {
+	return transfer.Options{
+		Op: "cp", Owner: c.owner, Warn: c.bar.warnf, Progress: c.bar,
+		RefuseDevices: driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"),
+	}
+}
 
 // openVolume opens the files of one side.
 func openVolume(ctx context.Context, s *vole.Store, name string, opts vole.FSOptions) (*vole.FS, error) {
@@ -99,32 +106,28 @@ func openVolume(ctx context.Context, s *vole.Store, name string, opts vole.FSOpt
 }
 
 // copy copies a tree to a tree.
-func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (stats copyStats, err error) {
+func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (stats transfer.Stats, err error) {
 	o, err := c.openOrigin(ctx, s, from)
 	if err != nil {
 		return stats, err
 	}
-	defer func() { err = errors.Join(err, o.src.close()) }()
-	t, pl, err := c.openTarget(ctx, s, to)
+	defer func() { err = errors.Join(err, o.Close()) }()
+	pl, err := c.openPlace(ctx, s, to)
 	if err != nil {
 		return stats, err
 	}
+	defer func() { err = errors.Join(err, pl.Close()) }()
 	at, err := choose(o, pl, to)
 	if err == nil {
-		err = notOnto(ctx, o, t, at)
+		err = notOnto(ctx, o, pl, at)
 	}
 	if err != nil {
-		return stats, errors.Join(err, t.abandon())
+		return stats, err
 	}
-	cp := &copier{to: t, opts: c.meta(), progress: c.bar, seen: map[fileID]string{}}
-	if o.item.mode.IsRegular() {
-		c.bar.total(o.item.size)
+	if o.mode.IsRegular() {
+		c.bar.total(o.size)
 	}
-	err = cp.tree(ctx, o.src, o.path, at, &o.item)
-	if err != nil {
-		return cp.stats, errors.Join(err, t.abandon())
-	}
-	return cp.stats, t.close(ctx)
+	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, c.options())
 }
 
 func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*origin, error) {
@@ -133,51 +136,48 @@ func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*ori
 		if err != nil {
 			return nil, err
 		}
-		return hostOrigin(ctx, l, c.follow, home)
+		return hostOrigin(l, c.follow, home)
 	}
 	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{ReadOnly: true})
 	if err != nil {
 		return nil, err
 	}
-	src := &volumeSource{f: f, holes: s.Caps().Holes}
-	o, err := volumeOrigin(ctx, src, l, c.follow)
+	o, err := volumeOrigin(ctx, f, l, c.follow)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return o, nil
 }
 
-func (c *cpCmd) openTarget(ctx context.Context, s *vole.Store, l location) (target, *place, error) {
+func (c *cpCmd) openPlace(ctx context.Context, s *vole.Store, l location) (*place, error) {
 	if l.volume == "" {
-		return hostPlace(ctx, l, c.meta())
+		return hostPlace(l)
 	}
 	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{Batch: true})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	t := &volumeTarget{f: f, holes: s.Caps().Holes, opts: c.meta()}
-	pl, err := volumePlace(ctx, t, l)
+	pl, err := volumePlace(ctx, f, l)
 	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close())
 	}
-	return t, pl, nil
+	return pl, nil
 }
 
 // notOnto refuses to copy a file onto itself and a directory into itself, both of
 // which only happen within one volume.
-func notOnto(ctx context.Context, o *origin, t target, at string) error {
-	src, ok := o.src.(*volumeSource)
-	dst, same := t.(*volumeTarget)
-	if !ok || !same || src.f.Volume().ID() != dst.f.Volume().ID() {
+func notOnto(ctx context.Context, o *origin, pl *place, at string) error {
+	if o.fsys == nil || pl.fsys == nil || o.fsys.Volume().ID() != pl.fsys.Volume().ID() {
 		return nil
 	}
+	display := func(p string) string { return o.fsys.Volume().Name() + ":" + absPath(p) }
 	for p := at; ; p = path.Dir(p) {
-		it, err := t.lstat(ctx, p)
-		if err == nil && it.id == o.item.id {
-			if o.item.mode.IsDir() {
-				return usagef("cp: %s is in %s, which cannot be copied into itself", t.display(at), src.display(o.path))
+		e, err := pl.fsys.Lstat(ctx, p)
+		if err == nil && e.Inode == o.inode {
+			if o.mode.IsDir() {
+				return usagef("cp: %s is in %s, which cannot be copied into itself", display(at), display(o.path))
 			}
-			return usagef("cp: %s and %s are the same file", src.display(o.path), t.display(at))
+			return usagef("cp: %s and %s are the same file", display(o.path), display(at))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -189,42 +189,34 @@ func notOnto(ctx context.Context, o *origin, t target, at string) error {
 }
 
 // unpack reads a tar stream into a directory of a volume.
-func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats copyStats, err error) {
-	t, pl, err := c.openTarget(ctx, s, to)
+func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats transfer.Stats, err error) {
+	pl, err := c.openPlace(ctx, s, to)
 	if err != nil {
 		return stats, err
 	}
-	if !pl.exists || !pl.item.mode.IsDir() {
+	defer func() { err = errors.Join(err, pl.Close()) }()
+	if !pl.exists || !pl.isDir {
 		err := &fs.PathError{Op: "cp", Path: to.display(), Err: vole.ErrNotDir}
-		return stats, errors.Join(&hinted{err, "a tar stream is unpacked into a directory that is there"}, t.abandon())
+		return stats, &hinted{err, "a tar stream is unpacked into a directory that is there"}
 	}
 	in := input(ctx, c.stdin)
 	defer in.Close()
-	cp := &copier{to: t, opts: c.meta(), progress: c.bar}
-	if err := cp.untar(ctx, in, pl.path); err != nil {
-		return cp.stats, errors.Join(err, t.abandon())
-	}
-	return cp.stats, t.close(ctx)
+	return transfer.FromTar(ctx, pl.tree, pl.path, in, c.options())
 }
 
 // pack writes a file or a tree of a volume to standard output as a tar stream.
-func (c *cpCmd) pack(ctx context.Context, s *vole.Store, from location) (stats copyStats, err error) {
+func (c *cpCmd) pack(ctx context.Context, s *vole.Store, from location) (stats transfer.Stats, err error) {
 	o, err := c.openOrigin(ctx, s, from)
 	if err != nil {
 		return stats, err
 	}
-	defer func() { err = errors.Join(err, o.src.close()) }()
-	src, ok := o.src.(*volumeSource)
-	if !ok {
+	defer func() { err = errors.Join(err, o.Close()) }()
+	if o.fsys == nil {
 		return stats, usagef("cp: %s is not in a volume; tar makes streams of the host's files", from.arg)
 	}
 	name := o.name
-	if o.contents && o.item.mode.IsDir() {
+	if o.contents && o.mode.IsDir() {
 		name = "."
 	}
-	w := newTarStream(c.stdout, src, c.meta(), c.bar)
-	if err := w.tree(ctx, o.path, name, &o.item); err != nil {
-		return w.stats, err
-	}
-	return w.stats, w.close()
+	return transfer.ToTar(ctx, c.stdout, o.fsys, o.path, name, c.options())
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/transfer"
 )
 
 // maxLinks is how many symbolic links a path may lead through, as Linux has it.
@@ -51,47 +53,59 @@ func (l location) contents() bool { return l.path == "." || strings.HasSuffix(l.
 // follow reports whether the form of a path follows a link at its end.
 func (l location) follow() bool { return asksForDir(l.path) }
 
-// origin is the source of a copy, found.
+// origin is the source of a copy, found and open.
 type origin struct {
-	src      source
-	path     string // in src
-	name     string // that the copy gets in a directory
-	contents bool   // copy what is in it, not itself
-	item     item
+	io.Closer
+	tree     transfer.Tree
+	fsys     *vole.FS // of a volume; nil: the host
+	path     string   // in tree
+	name     string   // that the copy gets in a directory
+	contents bool     // copy what is in it, not itself
+
+	mode  fs.FileMode
+	size  int64
+	inode uint64 // in a volume
 }
 
-// place is the target of a copy, found.
+// place is the target of a copy, found and open.
 type place struct {
-	path   string // in the target's terms
+	io.Closer
+	tree   transfer.Tree
+	fsys   *vole.FS // of a volume; nil: the host
+	dir    string   // of the host, that is tree
+	path   string   // in tree
 	exists bool
-	item   item // if it exists
+	isDir  bool
 }
 
 // volumeOrigin finds the source of a copy in a volume.
-func volumeOrigin(ctx context.Context, src *volumeSource, l location, follow bool) (*origin, error) {
+func volumeOrigin(ctx context.Context, f *vole.FS, l location, follow bool) (*origin, error) {
 	p, err := cleanPath("cp", l.volume, l.path)
 	if err != nil {
 		return nil, err
 	}
 	name := path.Base(p)
 	if follow || l.follow() {
-		if p, err = resolve(ctx, src.f, p); err != nil {
+		if p, err = resolve(ctx, f, p); err != nil {
 			return nil, err
 		}
 	}
-	it, err := src.lstat(ctx, p)
+	e, err := f.Lstat(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	if l.follow() && !it.mode.IsDir() {
+	if l.follow() && !e.IsDir() {
 		return nil, &vole.Error{Op: "cp", Volume: l.volume, Path: l.path, Err: vole.ErrNotDir}
 	}
-	// The root has no name of its own.
-	return &origin{src, p, name, l.contents() || name == ".", it}, nil
+	return &origin{
+		Closer: f, tree: transfer.Volume(f), fsys: f, path: p, name: name,
+		contents: l.contents() || name == ".", // the root has no name of its own
+		mode:     e.Mode, size: e.Size, inode: e.Inode,
+	}, nil
 }
 
 // hostOrigin finds the source of a copy on the host.
-func hostOrigin(ctx context.Context, l location, follow bool, home string) (*origin, error) {
+func hostOrigin(l location, follow bool, home string) (*origin, error) {
 	abs, err := filepath.Abs(l.path)
 	if err != nil {
 		return nil, err
@@ -100,15 +114,15 @@ func hostOrigin(ctx context.Context, l location, follow bool, home string) (*ori
 	real := abs
 	if follow || l.follow() {
 		if real, err = filepath.EvalSymlinks(abs); err != nil {
-			return nil, hostError("cp", l.path, err)
+			return nil, transfer.HostError("cp", l.path, err)
 		}
 	}
 	info, err := os.Lstat(real)
 	if err != nil {
-		return nil, hostError("cp", l.path, err)
+		return nil, transfer.HostError("cp", l.path, err)
 	}
 	if l.follow() && !info.IsDir() {
-		return nil, hostError("cp", l.path, vole.ErrNotDir)
+		return nil, transfer.HostError("cp", l.path, vole.ErrNotDir)
 	}
 	dir, p := filepath.Dir(real), filepath.Base(real)
 	if info.IsDir() {
@@ -117,16 +131,11 @@ func hostOrigin(ctx context.Context, l location, follow bool, home string) (*ori
 		}
 		dir, p = real, "."
 	}
-	t, err := openHostTree(dir, metaOptions{})
+	h, err := transfer.OpenHost(dir)
 	if err != nil {
 		return nil, err
 	}
-	src := hostSource{t}
-	it, err := src.lstat(ctx, p)
-	if err != nil {
-		return nil, errors.Join(err, src.close())
-	}
-	return &origin{src, p, name, l.contents(), it}, nil
+	return &origin{Closer: h, tree: h, path: p, name: name, contents: l.contents(), mode: info.Mode(), size: info.Size()}, nil
 }
 
 // contains reports whether the home lies in the directory that dir describes: copying
@@ -150,20 +159,19 @@ func contains(dir os.FileInfo, home string) bool {
 
 // volumePlace finds the target of a copy in a volume. What a link leads to is meant,
 // there or not.
-func volumePlace(ctx context.Context, t *volumeTarget, l location) (*place, error) {
+func volumePlace(ctx context.Context, f *vole.FS, l location) (*place, error) {
 	p, err := cleanPath("cp", l.volume, l.path)
 	if err != nil {
 		return nil, err
 	}
-	if p, err = resolve(ctx, t.f, p); err != nil {
+	if p, err = resolve(ctx, f, p); err != nil {
 		return nil, err
 	}
-	pl := &place{path: p}
-	pl.item, err = t.lstat(ctx, p)
-	pl.exists = err == nil
+	e, err := f.Lstat(ctx, p)
+	pl := &place{Closer: f, tree: transfer.Volume(f), fsys: f, path: p, exists: err == nil, isDir: err == nil && e.IsDir()}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
-		parent, perr := t.f.Lstat(ctx, path.Dir(p))
+		parent, perr := f.Lstat(ctx, path.Dir(p))
 		if perr != nil {
 			return nil, withHint(perr, fs.ErrNotExist, "'vole fs mkdir -p %s:%s' makes it", l.volume, absPath(path.Dir(p)))
 		}
@@ -176,10 +184,10 @@ func volumePlace(ctx context.Context, t *volumeTarget, l location) (*place, erro
 
 // hostPlace finds the target of a copy on the host, and opens the directory that all
 // is written beneath: the target itself if it is a directory, else the one around it.
-func hostPlace(ctx context.Context, l location, opts metaOptions) (*hostTree, *place, error) {
+func hostPlace(l location) (*place, error) {
 	p, err := filepath.Abs(l.path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for range maxLinks { // a link that leads nowhere yet is followed too
 		to, err := os.Readlink(p)
@@ -192,37 +200,34 @@ func hostPlace(ctx context.Context, l location, opts metaOptions) (*hostTree, *p
 		p = to
 	}
 	info, err := os.Stat(p)
-	pl := &place{exists: err == nil, path: "."}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, hostError("cp", l.path, err)
+		return nil, transfer.HostError("cp", l.path, err)
 	}
-	dir := p
-	if !pl.exists || !info.IsDir() {
-		dir, pl.path = filepath.Dir(p), filepath.Base(p)
+	pl := &place{exists: err == nil, isDir: err == nil && info.IsDir(), dir: p, path: "."}
+	if !pl.isDir {
+		pl.dir, pl.path = filepath.Dir(p), filepath.Base(p)
 	}
-	t, err := openHostTree(dir, opts)
+	h, err := transfer.OpenHost(pl.dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if pl.exists {
-		pl.item, err = t.lstat(ctx, pl.path)
-	}
-	return t, pl, err
+	pl.Closer, pl.tree = h, h
+	return pl, nil
 }
 
 // choose decides where in the target the copy goes, by the rules of docker cp.
 func choose(o *origin, pl *place, l location) (at string, err error) {
 	switch {
-	case pl.exists && pl.item.mode.IsDir():
+	case pl.isDir:
 		if o.contents {
 			return pl.path, nil
 		}
 		return path.Join(pl.path, o.name), nil
-	case pl.exists && o.item.mode.IsDir():
+	case pl.exists && o.mode.IsDir():
 		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: driver.Errorf(vole.ErrNotDir, "a directory cannot be copied onto a file")}
 	case pl.exists && asksForDir(l.path):
 		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: vole.ErrNotDir}
-	case pl.exists, o.item.mode.IsDir():
+	case pl.exists, o.mode.IsDir():
 		return pl.path, nil
 	case asksForDir(l.path):
 		return "", &fs.PathError{Op: "cp", Path: l.display(), Err: driver.Errorf(vole.ErrNotExist, "no such directory")}

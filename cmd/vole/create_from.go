@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/transfer"
 )
 
 // createFilled makes a volume that holds what is in a directory or a tar stream.
@@ -54,11 +55,17 @@ type filling struct {
 	store *vole.Store
 	from  string
 	bar   *progress
-	stats copyStats
+	stats transfer.Stats
 
 	fit  bool      // the volume is a disk that is to be as large as it must
 	size vole.Size // of that, so far
 }
+
+// What a disk volume that is to be as large as its content has at least.
+const (
+	leastDisk  = 16 * vole.MiB  // with a log; what is not used takes nothing
+	streamDisk = 128 * vole.MiB // when nobody knows: a whole group of inodes
+)
 
 // fitTries is how often a disk is made anew, larger, when what it is to hold turned out
 // to need more than it seemed.
@@ -77,24 +84,24 @@ func (f *filling) run(ctx context.Context, name string, spec vole.Spec) (*vole.V
 
 // once makes the volume, or fails and leaves none.
 func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.Volume, error) {
-	f.stats = copyStats{}
+	f.stats = transfer.Stats{}
 	o, in, err := f.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	least, n := streamDisk, need{}
+	least, n := streamDisk, transfer.Need{}
 	if in != nil {
 		defer in.Close()
 	} else {
 		least = leastDisk
-		defer o.src.close() // it was read only
-		if n, err = needOf(ctx, o.src, o.path, &o.item); err != nil {
+		defer o.Close() // it was read only
+		if n, err = transfer.NeedOf(ctx, o.tree, o.path); err != nil {
 			return nil, err
 		}
-		f.bar.total(n.data)
+		f.bar.total(n.Data)
 	}
 	if f.fit {
-		f.size = max(f.size, least, vole.Size(n.bytes))
+		f.size = max(f.size, least, vole.Size(n.Bytes))
 		spec.Capacity = f.size
 	}
 	return f.store.Build(ctx, name, spec, func(v *vole.Volume) error { return f.fill(ctx, v, o, in, n) })
@@ -107,49 +114,55 @@ func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 	}
 	st, err := os.Stat(f.from)
 	if err != nil {
-		return nil, nil, hostError("create", f.from, err)
+		return nil, nil, transfer.HostError("create", f.from, err)
 	}
 	if st.IsDir() {
 		home, err := f.homeDir()
 		if err != nil {
 			return nil, nil, err
 		}
-		o, err := hostOrigin(ctx, location{arg: f.from, path: filepath.Clean(f.from) + "/."}, true, home)
+		o, err := hostOrigin(location{arg: f.from, path: filepath.Clean(f.from) + "/."}, true, home)
 		return o, nil, err
 	}
 	file, err := os.Open(f.from)
 	if err != nil {
-		return nil, nil, hostError("create", f.from, err)
+		return nil, nil, transfer.HostError("create", f.from, err)
 	}
 	return nil, file, nil
 }
 
 // fill copies into the new volume.
-func (f *filling) fill(ctx context.Context, v *vole.Volume, o *origin, in io.Reader, n need) error {
-	fs, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+func (f *filling) fill(ctx context.Context, v *vole.Volume, o *origin, in io.Reader, n transfer.Need) (err error) {
+	t, closer, err := f.openNew(ctx, v, n)
 	if err != nil {
 		return err
 	}
-	opts := metaOptions{owner: os.Geteuid() == 0, lenient: true, warn: f.bar.warnf}
-	vt := &volumeTarget{f: fs, holes: f.store.Caps().Holes, opts: opts}
-	var t target = vt
-	if f.fit {
-		rt := &roomyTarget{volumeTarget: vt}
-		defer func() { f.size = v.Info().Capacity }()
-		if err := rt.provide(ctx, n); err != nil {
-			return errors.Join(err, t.abandon())
-		}
-		t = rt
-	}
-	cp := &copier{to: t, opts: opts, progress: f.bar, seen: map[fileID]string{}}
+	defer func() { err = errors.Join(err, closer.Close()) }()
+	opts := transfer.Options{Op: "cp", Owner: os.Geteuid() == 0, Root: true, Warn: f.bar.warnf, Progress: f.bar}
 	if in != nil {
-		err = cp.untar(ctx, in, ".")
-	} else if err = cp.tree(ctx, o.src, o.path, ".", &o.item); err == nil {
-		err = t.setMeta(ctx, ".", &o.item)
+		f.stats, err = transfer.FromTar(ctx, t, ".", in, opts)
+	} else {
+		f.stats, err = transfer.Copy(ctx, t, ".", o.tree, o.path, opts)
 	}
-	f.stats = cp.stats
+	if f.fit {
+		f.size = v.Info().Capacity
+	}
+	return err
+}
+
+// openNew opens the new volume, with room for n.
+func (f *filling) openNew(ctx context.Context, v *vole.Volume, n transfer.Need) (transfer.Tree, io.Closer, error) {
+	if !f.fit {
+		fsys, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+		return transfer.Volume(fsys), fsys, err
+	}
+	g, err := transfer.OpenGrowing(ctx, v)
 	if err != nil {
-		return errors.Join(err, t.abandon())
+		return nil, nil, err
 	}
-	return t.close(ctx)
+	if err := g.Reserve(ctx, n); err != nil {
+		f.size = v.Info().Capacity
+		return nil, nil, errors.Join(err, g.Close())
+	}
+	return g, g, nil
 }

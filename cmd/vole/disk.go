@@ -11,6 +11,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
 	"github.com/volehq/vole/internal/loop"
+	"github.com/volehq/vole/transfer"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,7 +96,7 @@ func imageError(op, name string, err error) error {
 	case errors.Is(err, ext4.ErrUnsupported):
 		err = driver.Errorf(vole.ErrUnsupported, "%v", err)
 	case errors.As(err, new(*os.PathError)), errors.As(err, new(*vole.Error)):
-		return hostError("disk "+op, name, err)
+		return transfer.HostError("disk "+op, name, err)
 	case errors.As(err, &errno):
 		err = driver.Errorf(driver.FromErrno(errno), "%v", err)
 	}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/sparse"
+	"github.com/volehq/vole/transfer"
 )
 
 func newDiskExportCmd(a *app) *cobra.Command {
@@ -111,22 +114,21 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 	if err != nil {
 		return 0, err
 	}
-	cp := &copier{progress: a.newProgress(), stats: copyStats{Files: 1}}
-	defer func() { cp.progress.done(err == nil, cp.stats) }()
-	cp.progress.total(st.Size())
-	c := &countedContent{&hostContent{ctx, src}, cp}
+	bar, stats := a.newProgress(), transfer.Stats{Files: 1}
+	defer func() { bar.done(err == nil, stats) }()
+	bar.total(st.Size())
+	c := countedImage{sparse.File(ctx, src), &stats, bar}
 	if to == "-" {
 		return vole.Size(st.Size()), writeImage(ctx, c, st.Size(), a.stdout, compress)
 	}
 	if st, err := os.Stat(to); err == nil && st.IsDir() {
-		return 0, hostError("disk export", to, vole.ErrIsDir)
+		return 0, transfer.HostError("disk export", to, vole.ErrIsDir)
 	}
-	tmp := tempName(to)
-	dst, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dst, err := os.CreateTemp(filepath.Dir(to), ".vole-cp-*")
 	if err != nil {
-		return 0, hostError("disk export", to, err)
+		return 0, transfer.HostError("disk export", to, err)
 	}
-	defer os.Remove(tmp) // unless it has its name
+	defer os.Remove(dst.Name()) // unless it has its name
 	defer dst.Close()
 	if compress {
 		err = writeImage(ctx, c, st.Size(), dst, true)
@@ -134,31 +136,47 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 		err = writeSparse(ctx, c, st.Size(), dst)
 	}
 	if err == nil {
-		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(tmp, to))
+		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(dst.Name(), to))
 	}
 	return vole.Size(st.Size()), hostErrorOf("disk export", to, err)
 }
 
-// hostErrorOf is hostError for an error that may be none of the host.
+// hostErrorOf is transfer.HostError for an error that may be none of the host.
 func hostErrorOf(op, p string, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return hostError(op, p, err)
+	return transfer.HostError(op, p, err)
 }
 
-func writeSparse(ctx context.Context, c content, size int64, dst *os.File) error {
+func writeSparse(ctx context.Context, c sparse.Content, size int64, dst *os.File) error {
 	if err := dst.Truncate(size); err != nil {
 		return err
 	}
-	return copySparse(ctx, c, size, func(b []byte, off int64) error {
+	return sparse.Copy(ctx, c, size, func(b []byte, off int64) error {
 		_, err := dst.WriteAt(b, off)
 		return err
 	})
 }
 
+// countedImage is the content of an image that is counted as it is read.
+type countedImage struct {
+	sparse.Content
+	stats *transfer.Stats
+	bar   *progress
+}
+
+func (c countedImage) Read(p []byte) (int, error) {
+	n, err := c.Content.Read(p)
+	c.stats.Bytes += int64(n)
+	c.bar.Add(n)
+	return n, err
+}
+
+var zeros [64 << 10]byte
+
 // writeImage writes an image from its beginning to its end.
-func writeImage(ctx context.Context, c content, size int64, w io.Writer, compress bool) error {
+func writeImage(ctx context.Context, c sparse.Content, size int64, w io.Writer, compress bool) error {
 	if compress {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
 		if err != nil {
@@ -180,7 +198,7 @@ func writeImage(ctx context.Context, c content, size int64, w io.Writer, compres
 		}
 		return nil
 	}
-	err := copySparse(ctx, c, size, func(b []byte, off int64) error {
+	err := sparse.Copy(ctx, c, size, func(b []byte, off int64) error {
 		if err := pad(off); err != nil {
 			return err
 		}

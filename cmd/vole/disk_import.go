@@ -12,6 +12,8 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/sparse"
+	"github.com/volehq/vole/transfer"
 )
 
 func newDiskImportCmd(a *app) *cobra.Command {
@@ -45,8 +47,8 @@ file system.`,
 // imageInput is an image that is read once.
 type imageInput struct {
 	name string
-	c    content   // what it holds
-	size vole.Size // of the volume to make
+	c    sparse.Content // what it holds
+	size vole.Size      // of the volume to make
 }
 
 func (a *app) diskImport(ctx context.Context, image, name string, labels vole.Labels) error {
@@ -57,12 +59,12 @@ func (a *app) diskImport(ctx context.Context, image, name string, labels vole.La
 	defer in.c.Close()
 	bar := a.newProgress()
 	return a.withNewStore(ctx, func(s *vole.Store) error {
-		cp := &copier{progress: bar}
+		var stats transfer.Stats
 		v, err := s.Build(ctx, name, vole.Spec{Kind: vole.KindDisk, Capacity: in.size, Labels: labels}, func(v *vole.Volume) error {
-			return in.into(ctx, v, cp)
+			return in.into(ctx, v, countedImage{in.c, &stats, bar})
 		})
-		cp.stats.Files = 1
-		bar.done(err == nil, cp.stats)
+		stats.Files = 1
+		bar.done(err == nil, stats)
 		if err != nil {
 			return err
 		}
@@ -85,7 +87,7 @@ func (a *app) openInput(ctx context.Context, name string) (*imageInput, error) {
 		return nil, err
 	}
 	magic := make([]byte, 4)
-	if _, err := io.ReadFull(io.NewSectionReader(f, 0, 4), magic); err == nil && compressed(magic) {
+	if _, err := io.ReadFull(io.NewSectionReader(f, 0, 4), magic); err == nil && transfer.Compressed(magic) {
 		return streamInput(name, f, f)
 	}
 	d, err := ext4.Describe(f, 0)
@@ -93,7 +95,7 @@ func (a *app) openInput(ctx context.Context, name string) (*imageInput, error) {
 		var st os.FileInfo
 		if st, err = f.Stat(); err == nil {
 			size := max(vole.Size(d.Size), vole.Size(st.Size()), ext4.MinSize)
-			return &imageInput{name, &hostContent{ctx, f}, size}, nil
+			return &imageInput{name, sparse.File(ctx, f), size}, nil
 		}
 	}
 	f.Close()
@@ -102,14 +104,14 @@ func (a *app) openInput(ctx context.Context, name string) (*imageInput, error) {
 
 // imageStream is what a stream holds, that blocks of zeros are left out of.
 type imageStream struct {
-	*tarContent
+	sparse.Content
 	io.Closer
 }
 
 func (c imageStream) Close() error { return c.Closer.Close() }
 
 func streamInput(name string, r io.Reader, close io.Closer) (*imageInput, error) {
-	r, err := decompress(r)
+	r, err := transfer.Decompress(r)
 	if err != nil {
 		close.Close()
 		return nil, err
@@ -125,7 +127,7 @@ func streamInput(name string, r io.Reader, close io.Closer) (*imageInput, error)
 		close.Close()
 		return nil, err
 	}
-	return &imageInput{name, imageStream{newTarContent(b), close}, max(vole.Size(d.Size), ext4.MinSize)}, nil
+	return &imageInput{name, imageStream{sparse.Stream(b), close}, max(vole.Size(d.Size), ext4.MinSize)}, nil
 }
 
 // headDevice is the beginning of an image.
@@ -135,16 +137,16 @@ func (headDevice) WriteAt([]byte, int64) (int, error) { return 0, os.ErrPermissi
 func (headDevice) Sync() error                        { return nil }
 
 // into makes the image the content of a new volume, which is checked.
-func (in *imageInput) into(ctx context.Context, v *vole.Volume, cp *copier) error {
+func (in *imageInput) into(ctx context.Context, v *vole.Volume, c countedImage) error {
 	att, err := v.Attach(ctx, vole.AttachOptions{Holder: defaultHolder("vole disk import"), HostPath: true})
 	if err != nil {
 		return err
 	}
-	err = in.copyTo(ctx, att, int64(v.Info().Capacity), cp)
+	err = in.copyTo(ctx, att, int64(v.Info().Capacity), c)
 	return errors.Join(err, att.Detach(context.WithoutCancel(ctx)))
 }
 
-func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int64, cp *copier) error {
+func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int64, c countedImage) error {
 	if att.Path() == "" {
 		return driver.Errorf(vole.ErrUnsupported, "these volumes have no images on this host")
 	}
@@ -157,8 +159,8 @@ func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int
 	if err := errors.Join(f.Truncate(0), f.Truncate(size)); err != nil {
 		return err
 	}
-	cp.progress.total(size)
-	err = copySparse(ctx, &countedContent{in.c, cp}, size, func(b []byte, off int64) error {
+	c.bar.total(size)
+	err = sparse.Copy(ctx, c, size, func(b []byte, off int64) error {
 		_, err := f.WriteAt(b, off)
 		return err
 	})

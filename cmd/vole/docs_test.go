@@ -11,6 +11,7 @@ import (
 	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/sandbox"
+	"github.com/volehq/vole/transfer"
 )
 
 // Every key that the CLI prints is in the documentation, which promises to be complete.
@@ -20,7 +21,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range []any{
-		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, copyStats{}, nameJSON{},
+		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, transfer.Stats{}, nameJSON{},
 		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, versionInfo{}, errorJSON{},
 		imageJSON{}, problemJSON{}, sizeJSON{}, bucket.ExportResult{}, rebuildJSON{}, sweptJSON{},
 	} {

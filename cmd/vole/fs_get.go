@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"path"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/transfer"
 )
 
 func newFsGetCmd(a *app) *cobra.Command {
@@ -51,29 +53,18 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	if err != nil {
 		return err
 	}
-	opts := metaOptions{warn: a.warnf}
-	t, pl, err := hostPlace(ctx, location{arg: file, path: file}, opts)
+	pl, err := hostPlace(location{arg: file, path: file})
 	if err != nil {
 		return err
 	}
-	o := &origin{name: path.Base(absPath(p)), item: item{mode: e.Mode, size: e.Size, mtime: e.Mtime}}
-	at, err := choose(o, pl, location{arg: file, path: file})
+	defer func() { err = errors.Join(err, pl.Close()) }()
+	at, err := choose(&origin{name: path.Base(absPath(p)), mode: e.Mode}, pl, location{arg: file, path: file})
 	if err != nil {
-		return errors.Join(err, t.abandon())
+		return err
 	}
-	c := &copier{to: t, opts: opts}
-	if err := c.file(ctx, at, &o.item, streamContent{r}); err != nil {
-		return errors.Join(err, t.abandon())
+	stats, err := transfer.WriteFile(ctx, pl.tree, at, r, e.Mode, e.Mtime, transfer.Options{Op: "cp", Warn: a.warnf})
+	if err != nil || !a.json {
+		return err
 	}
-	if a.json {
-		err = a.printJSON(transferJSON{f.Volume().Name(), absPath(p), t.display(at), c.stats.Bytes})
-	}
-	return errors.Join(err, t.close(ctx))
-}
-
-// streamContent is a stream as the content of a file without holes.
-type streamContent struct{ *vole.Reader }
-
-func (streamContent) nextData(context.Context) (off, n int64, err error) {
-	return 0, 0, errors.ErrUnsupported // not asked for: the item is not sparse
+	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), filepath.Join(pl.dir, filepath.FromSlash(at)), stats.Bytes})
 }

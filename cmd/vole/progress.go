@@ -10,10 +10,10 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/transfer"
 )
 
-// progress shows on a terminal how far a copy is. Elsewhere it is silent. A nil
-// *progress does nothing.
+// progress shows on a terminal how far a copy is. Elsewhere it is silent.
 type progress struct {
 	a     *app
 	pool  *mpb.Progress
@@ -59,29 +59,23 @@ func (p *progress) current(decor.Statistics) string {
 
 // total says how many bytes there will be.
 func (p *progress) total(n int64) {
-	if p == nil || p.bar == nil {
+	if p.bar == nil {
 		return
 	}
 	p.size.Store(n)
 	p.bar.SetTotal(max(n, 1), false)
 }
 
-// add counts n bytes.
-func (p *progress) add(n int) {
-	if p == nil {
-		return
-	}
+// Add counts n bytes.
+func (p *progress) Add(n int) {
 	p.bytes.Add(int64(n))
 	if p.bar != nil && p.size.Load() > 0 {
 		p.bar.IncrBy(n)
 	}
 }
 
-// file counts a file.
-func (p *progress) file(name string) {
-	if p == nil {
-		return
-	}
+// File counts a file.
+func (p *progress) File(name string) {
 	p.files.Add(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -98,7 +92,7 @@ func (p *progress) warnf(format string, args ...any) {
 }
 
 // done takes the bar away, and says on a terminal what was done.
-func (p *progress) done(ok bool, s copyStats) {
+func (p *progress) done(ok bool, s transfer.Stats) {
 	if p.bar == nil {
 		return
 	}

@@ -49,10 +49,11 @@ var rules = []rule{
 	{"cloud", slices.Concat(helpers, []string{"cloud"})},
 	{".", sdk},
 	{"sandbox", slices.Concat(sdk, []string{"sandbox"})},
+	{"transfer", slices.Concat(sdk, []string{"transfer"})},
 	{"fusefs", slices.Concat(sdk, []string{"fusefs"})},
 	{"plugins", slices.Concat(sdk, []string{"plugins", "fusefs"})},
-	{"server", slices.Concat(sdk, []string{"server", "bucket"})},
-	{"cmd", slices.Concat(sdk, []string{"cmd", "sandbox", "fusefs", "plugins", "server", "bucket"})},
+	{"server", slices.Concat(sdk, []string{"server", "transfer", "bucket"})},
+	{"cmd", slices.Concat(sdk, []string{"cmd", "sandbox", "fusefs", "plugins", "server", "transfer", "bucket"})},
 }
 
 // pkg is what go list says of a package.

@@ -1,36 +1,38 @@
-package main
+package transfer
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sparse"
 )
-
-// copyStats counts what a copy did.
-type copyStats struct {
-	Files       int64 `json:"files"`       // regular files, further names of one not counted
-	Directories int64 `json:"directories"` // made or merged into
-	Links       int64 `json:"links"`       // symbolic links, and further names of a file
-	Others      int64 `json:"others"`      // fifos and devices
-	Bytes       int64 `json:"bytes"`       // read from the source; holes not counted
-	Skipped     int64 `json:"skipped"`     // sockets, which mean nothing elsewhere, and with create devices
-}
 
 // copier writes items to a target by the rules of cp: directories merge, everything
 // else is replaced, and neither takes the place of the other.
 type copier struct {
-	to       target
-	opts     metaOptions
-	stats    copyStats
-	progress *progress
-	seen     map[fileID]string // where a file of several names was written
-	dirs     []dirMeta         // made so far, metadata still to be set
+	to    target
+	opts  *Options
+	stats Stats
+	seen  map[fileID]string // where a file of several names was written
+	dirs  []dirMeta         // made so far, metadata still to be set
+	dirAt map[string]int    // where in dirs a directory is, of which entries may come twice
+}
+
+func newCopier(dst Tree, opts *Options) *copier {
+	return &copier{to: dst.target(opts), opts: opts, seen: map[fileID]string{}}
+}
+
+// end makes durable what was copied, unless that failed.
+func (c *copier) end(ctx context.Context, err error) (Stats, error) {
+	if err == nil {
+		err = c.to.sync(ctx)
+	}
+	return c.stats, err
 }
 
 // dirMeta is a directory whose metadata is set when all in it has been written:
@@ -95,22 +97,26 @@ func (c *copier) write(ctx context.Context, src source, p, at string, it *item) 
 }
 
 // file writes a regular file.
-func (c *copier) file(ctx context.Context, at string, it *item, r content) error {
-	counted := &countedContent{r, c}
+func (c *copier) file(ctx context.Context, at string, it *item, r sparse.Content) error {
+	counted := &counted{r, c}
 	err := c.to.file(ctx, at, it, counted)
 	if errors.Is(err, vole.ErrIsDir) {
 		return c.refuse(at, "a directory is there, which a file does not replace")
 	}
 	if err == nil {
 		c.stats.Files++
-		c.progress.file(at)
+		c.opts.file(at)
 	}
 	return err
 }
 
 // refuse is the error for what stands in the way at a place.
 func (c *copier) refuse(at, why string) error {
-	return fmt.Errorf("cp: %s: %w", c.to.display(at), driver.Errorf(vole.ErrExists, "%s", why))
+	return c.fail(at, driver.Errorf(vole.ErrExists, "%s", why))
+}
+
+func (c *copier) fail(at string, err error) error {
+	return fmt.Errorf("%s: %s: %w", c.opts.op(), c.to.display(at), err)
 }
 
 // special writes anything but a regular file.
@@ -123,20 +129,20 @@ func (c *copier) special(ctx context.Context, at string, it *item) error {
 		return c.place(ctx, at, it, func(p string) error { return c.to.symlink(ctx, it.target, p) })
 	case fs.ModeSocket:
 		c.stats.Skipped++
-		c.opts.warn("%s: sockets are not copied", c.to.display(at))
+		c.opts.warnf("%s: sockets are not copied", c.to.display(at))
 		return nil
 	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
-		if !c.opts.owner && c.opts.lenient {
-			c.stats.Skipped++
-			c.opts.warn("%s: only root makes devices; it is left out", c.to.display(at))
-			return nil
+		if !c.opts.Owner && c.opts.RefuseDevices != nil {
+			return c.fail(at, c.opts.RefuseDevices)
 		}
-		if !c.opts.owner {
-			return fmt.Errorf("cp: %s: %w", c.to.display(at), driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"))
+		if !c.opts.Owner {
+			c.stats.Skipped++
+			c.opts.warnf("%s: only root makes devices; it is left out", c.to.display(at))
+			return nil
 		}
 	case fs.ModeNamedPipe:
 	default:
-		return fmt.Errorf("cp: %s: %w", c.to.display(at), driver.Errorf(vole.ErrUnsupported, "a file of unknown type"))
+		return c.fail(at, driver.Errorf(vole.ErrUnsupported, "a file of unknown type"))
 	}
 	c.stats.Others++
 	return c.place(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
@@ -155,9 +161,9 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 			return lerr
 		}
 		if !cur.mode.IsDir() {
-			return c.refuse(at, "a "+fileType(cur.mode)+" is there, which a directory does not replace")
+			return c.refuse(at, "a "+typeName(cur.mode)+" is there, which a directory does not replace")
 		}
-		if err = nil; !c.opts.owner {
+		if err = nil; !c.opts.Owner {
 			c.stats.Directories++
 			return nil // what is there keeps its own metadata
 		}
@@ -166,7 +172,22 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 		return err
 	}
 	c.stats.Directories++
-	c.dirs = append(c.dirs, dirMeta{at, *it})
+	d := dirMeta{at, *it}
+	if len(it.xattrs) > 0 {
+		// Attributes may be large, and an archive have more directories than memory.
+		if err := c.to.setXattrs(ctx, at, it); err != nil {
+			return err
+		}
+		d.it.xattrs = nil
+	}
+	if i, ok := c.dirAt[at]; ok {
+		c.dirs[i] = d
+		return nil
+	}
+	if c.dirAt != nil {
+		c.dirAt[at] = len(c.dirs)
+	}
+	c.dirs = append(c.dirs, d)
 	return nil
 }
 
@@ -235,45 +256,15 @@ func (c *copier) finish(ctx context.Context, n int) error {
 	return nil
 }
 
-// countedContent counts what is read.
-type countedContent struct {
-	content
+// counted counts what is read.
+type counted struct {
+	sparse.Content
 	c *copier
 }
 
-func (r *countedContent) Read(p []byte) (int, error) {
-	n, err := r.content.Read(p)
+func (r *counted) Read(p []byte) (int, error) {
+	n, err := r.Content.Read(p)
 	r.c.stats.Bytes += int64(n)
-	r.c.progress.add(n)
+	r.c.opts.read(n)
 	return n, err
-}
-
-// copySparse hands the ranges of c that hold data to write.
-func copySparse(ctx context.Context, c content, size int64, write func(b []byte, off int64) error) error {
-	buf := make([]byte, copyBuf)
-	for {
-		off, n, err := c.nextData(ctx)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		n = min(n, size-off) // the file may have grown
-		for n > 0 {
-			m, err := io.ReadFull(c, buf[:min(n, int64(len(buf)))])
-			if m > 0 {
-				if err := write(buf[:m], off); err != nil {
-					return err
-				}
-			}
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return nil // the file has shrunk
-			}
-			if err != nil {
-				return err
-			}
-			off, n = off+int64(m), n-int64(m)
-		}
-	}
 }

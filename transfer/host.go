@@ -1,4 +1,4 @@
-package main
+package transfer
 
 import (
 	"context"
@@ -16,27 +16,41 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/internal/sparse"
 	"golang.org/x/sys/unix"
 )
 
-// hostTree is a directory of the host. Every path is resolved beneath it: what a
+// Host is a directory of the host as a Tree. Every path is resolved beneath it: what a
 // copy writes cannot leave it, whatever links the copied files bring along.
-type hostTree struct {
+type Host struct {
 	root *os.Root
 	dir  string
-	opts metaOptions // as a target
 }
 
-func openHostTree(dir string, opts metaOptions) (*hostTree, error) {
+// OpenHost opens a directory of the host. The caller closes it.
+func OpenHost(dir string) (*Host, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, hostError("open", dir, err)
+		return nil, HostError("open", dir, err)
 	}
-	return &hostTree{root, dir, opts}, nil
+	return &Host{root, dir}, nil
 }
 
-// hostError gives errors of the host the whole path and Vole's sentinels.
-func hostError(op, p string, err error) error {
+// Close closes the directory.
+func (h *Host) Close() error { return h.root.Close() }
+
+func (h *Host) source() source              { return hostSource{&hostTree{h, nil}} }
+func (h *Host) target(opts *Options) target { return &hostTree{h, opts} }
+
+// hostTree is a Host in one copy.
+type hostTree struct {
+	*Host
+	opts *Options // as a target
+}
+
+// HostError gives an error of the host the whole path, and Vole's sentinels.
+func HostError(op, p string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -57,7 +71,7 @@ func hostError(op, p string, err error) error {
 
 func (t *hostTree) display(p string) string { return filepath.Join(t.dir, filepath.FromSlash(p)) }
 
-func (t *hostTree) wrap(op, p string, err error) error { return hostError(op, t.display(p), err) }
+func (t *hostTree) wrap(op, p string, err error) error { return HostError(op, t.display(p), err) }
 
 func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 	info, err := t.root.Lstat(p)
@@ -130,7 +144,7 @@ func (t *hostTree) names(ctx context.Context, p string) ([]string, error) {
 	return names, t.wrap("list", p, err)
 }
 
-func (t *hostTree) open(ctx context.Context, p string) (content, error) {
+func (t *hostTree) open(ctx context.Context, p string) (sparse.Content, error) {
 	f, err := t.openFile(p)
 	if err != nil {
 		return nil, t.wrap("open", p, err)
@@ -143,7 +157,7 @@ func (t *hostTree) open(ctx context.Context, p string) (content, error) {
 		f.Close()
 		return nil, t.wrap("open", p, err)
 	}
-	return &hostContent{ctx, f}, nil
+	return sparse.File(ctx, f), nil
 }
 
 func (t *hostTree) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
@@ -185,7 +199,7 @@ func (t *hostTree) inParent(op, p string, fn func(dirfd int, base string) error)
 }
 
 // file writes to a temporary name with all metadata, and renames.
-func (t *hostTree) file(ctx context.Context, p string, it *item, c content) (err error) {
+func (t *hostTree) file(ctx context.Context, p string, it *item, c sparse.Content) (err error) {
 	if cur, err := t.root.Lstat(p); err == nil && cur.IsDir() {
 		return t.wrap("write", p, vole.ErrIsDir)
 	}
@@ -213,7 +227,7 @@ func (t *hostTree) file(ctx context.Context, p string, it *item, c content) (err
 	return t.rename(ctx, tmp, p)
 }
 
-func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c content) error {
+func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c sparse.Content) error {
 	if !it.sparse {
 		_, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{c}, make([]byte, copyBuf))
 		return err
@@ -221,7 +235,7 @@ func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c content) er
 	if err := f.Truncate(it.size); err != nil {
 		return err
 	}
-	return copySparse(ctx, c, it.size, func(b []byte, off int64) error {
+	return sparse.Copy(ctx, c, it.size, func(b []byte, off int64) error {
 		_, err := f.WriteAt(b, off)
 		return err
 	})
@@ -237,14 +251,14 @@ func (t *hostTree) setMeta(ctx context.Context, p string, it *item) error {
 		return t.setMetaAt(p, p, f, it)
 	}
 	// A link or a node, which is never opened.
-	if t.opts.owner {
+	if t.opts.Owner {
 		if err := t.root.Lchown(p, it.uid, it.gid); err != nil {
 			return t.wrap("chown", p, err)
 		}
 	}
 	return t.inParent("chtimes", p, func(dirfd int, base string) error {
 		if it.mode&fs.ModeSymlink == 0 {
-			if err := unix.Fchmodat(dirfd, base, unixMode(t.opts.setBits(it)), 0); err != nil {
+			if err := unix.Fchmodat(dirfd, base, filemode.Perm(t.opts.setBits(it)), 0); err != nil {
 				return err
 			}
 		}
@@ -259,7 +273,7 @@ func (t *hostTree) setMeta(ctx context.Context, p string, it *item) error {
 // setMetaAt sets the metadata of an open file or directory. It has the name at now;
 // p is the one that it will have.
 func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
-	if t.opts.owner {
+	if t.opts.Owner {
 		if err := f.Chown(it.uid, it.gid); err != nil {
 			return t.wrap("chown", p, err)
 		}
@@ -267,26 +281,39 @@ func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
 	if err := f.Chmod(t.opts.setBits(it)); err != nil {
 		return t.wrap("chmod", p, err)
 	}
+	if err := t.setXattrsOf(p, f, it); err != nil {
+		return err
+	}
+	return t.wrap("chtimes", p, t.root.Chtimes(at, it.mtime, it.mtime))
+}
+
+func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
+	f, err := t.root.Open(p)
+	if err != nil {
+		return t.wrap("open", p, err)
+	}
+	defer f.Close()
+	return t.setXattrsOf(p, f, it)
+}
+
+func (t *hostTree) setXattrsOf(p string, f *os.File, it *item) error {
 	for n, v := range it.xattrs {
 		err := unix.Fsetxattr(int(f.Fd()), n, v, 0)
 		if err != nil && ignoreUnsupported(err) == nil {
-			t.opts.warn("%s: extended attributes are not kept: %v", t.display(p), err)
+			t.opts.warnf("%s: extended attributes are not kept: %v", t.display(p), err)
 			break
 		}
 		if err != nil {
 			return t.wrap("setxattr", p, err)
 		}
 	}
-	return t.wrap("chtimes", p, t.root.Chtimes(at, it.mtime, it.mtime))
+	return nil
 }
 
-func (t *hostTree) close(context.Context) error { return t.root.Close() }
-func (t *hostTree) abandon() error              { return t.root.Close() }
+func (t *hostTree) sync(context.Context) error { return nil }
 
 // hostSource is a hostTree to read from.
 type hostSource struct{ *hostTree }
-
-func (s hostSource) close() error { return s.root.Close() }
 
 func (s hostSource) lstat(ctx context.Context, p string) (item, error) {
 	it, err := s.hostTree.lstat(ctx, p)
@@ -300,41 +327,6 @@ func (s hostSource) lstat(ctx context.Context, p string) (item, error) {
 		it.xattrs, err = s.xattrs(p)
 	}
 	return it, s.wrap("read", p, err)
-}
-
-// hostContent reads a file of the host.
-type hostContent struct {
-	ctx context.Context // of the copy this belongs to: io.Reader has no place for one
-	f   *os.File
-}
-
-func (c *hostContent) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.f.Read(p)
-}
-
-func (c *hostContent) Close() error { return c.f.Close() }
-
-func (c *hostContent) nextData(ctx context.Context) (off, n int64, err error) {
-	at, err := c.f.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return 0, 0, err
-	}
-	start, err := c.f.Seek(at, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) {
-		return 0, 0, io.EOF
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	end, err := c.f.Seek(start, unix.SEEK_HOLE)
-	if err != nil {
-		return 0, 0, err
-	}
-	_, err = c.f.Seek(start, io.SeekStart)
-	return start, end - start, err
 }
 
 // tempName is a name beside p that no one else uses.

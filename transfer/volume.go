@@ -1,25 +1,32 @@
-package main
+package transfer
 
 import (
 	"context"
 	"errors"
 	"io"
 	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/sparse"
 )
 
+// Volume is the files of a volume as a Tree. Who opened fsys closes it. To be copied
+// into it is best in batch mode: at the end of a copy all is made durable at once.
+func Volume(fsys *vole.FS) Tree { return volume{fsys} }
+
+type volume struct{ f *vole.FS }
+
+func (v volume) source() source              { return &volumeSource{v.f} }
+func (v volume) target(opts *Options) target { return &volumeTarget{v.f, opts} }
+
 // volumeSource reads the files of a volume.
-type volumeSource struct {
-	f     *vole.FS
-	holes bool // the backend knows of holes
-}
+type volumeSource struct{ f *vole.FS }
 
 func (s *volumeSource) display(p string) string { return displayIn(s.f, p) }
-func (s *volumeSource) close() error            { return s.f.Close() }
 
-func displayIn(f *vole.FS, p string) string { return f.Volume().Name() + ":" + absPath(p) }
+func displayIn(f *vole.FS, p string) string { return f.Volume().Name() + ":" + path.Clean("/"+p) }
 
 func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 	e, err := s.f.Lstat(ctx, p)
@@ -27,7 +34,6 @@ func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 		return item{}, err
 	}
 	it := entryItem(e)
-	it.sparse = it.sparse && s.holes
 	if e.Mode&fs.ModeSymlink != 0 {
 		it.target, err = s.f.Readlink(ctx, p)
 		return it, err
@@ -76,14 +82,24 @@ func (s *volumeSource) names(ctx context.Context, p string) ([]string, error) {
 	}
 	defer d.Close()
 	var names []string
-	err = readDir(ctx, d, func(e vole.Entry) error {
-		names = append(names, e.Name)
-		return nil
-	})
-	return names, err
+	for {
+		list, err := d.Read(ctx, dirBatch)
+		if errors.Is(err, io.EOF) {
+			return names, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list {
+			names = append(names, e.Name)
+		}
+	}
 }
 
-func (s *volumeSource) open(ctx context.Context, p string) (content, error) {
+// dirBatch is how many entries of a directory are asked for at once.
+const dirBatch = 512
+
+func (s *volumeSource) open(ctx context.Context, p string) (sparse.Content, error) {
 	h, err := s.f.Open(ctx, p, vole.OpenOptions{NoFollow: true})
 	if err != nil {
 		return nil, err
@@ -109,17 +125,16 @@ func (c *volumeContent) Read(p []byte) (int, error) {
 
 func (c *volumeContent) Close() error { return c.h.Close() }
 
-func (c *volumeContent) nextData(ctx context.Context) (off, n int64, err error) {
+func (c *volumeContent) NextData(ctx context.Context) (off, n int64, err error) {
 	start, end, err := c.h.NextData(ctx, c.off)
 	c.off = start
 	return start, end - start, err
 }
 
-// volumeTarget writes to a volume. Its FS is in batch mode: close makes all durable.
+// volumeTarget writes to a volume.
 type volumeTarget struct {
-	f     *vole.FS
-	holes bool // the backend keeps holes
-	opts  metaOptions
+	f    *vole.FS
+	opts *Options
 }
 
 func (t *volumeTarget) display(p string) string { return displayIn(t.f, p) }
@@ -155,17 +170,13 @@ func (t *volumeTarget) rename(ctx context.Context, from, to string) error {
 
 func (t *volumeTarget) remove(ctx context.Context, p string) error { return t.f.Remove(ctx, p) }
 
-func (t *volumeTarget) close(ctx context.Context) error {
-	return errors.Join(t.f.Sync(ctx), t.f.Close())
-}
+func (t *volumeTarget) sync(ctx context.Context) error { return t.f.Sync(ctx) }
 
-func (t *volumeTarget) abandon() error { return t.f.Close() }
-
-func (t *volumeTarget) file(ctx context.Context, p string, it *item, c content) error {
+func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
 	// The metadata that follows replaces any mode but 0, which means a default here.
 	opts := vole.WriteOptions{Mode: it.mode.Perm(), Size: it.size}
 	r := io.Reader(struct{ io.Reader }{c})
-	if it.sparse && t.holes {
+	if it.sparse {
 		s := &sparseStream{c, it.size}
 		r, opts.NextData = s, s.next
 	}
@@ -178,12 +189,12 @@ func (t *volumeTarget) file(ctx context.Context, p string, it *item, c content) 
 // sparseStream gives content as vole.WriteOptions.NextData wants it, whatever becomes
 // of the file while it is read.
 type sparseStream struct {
-	c    content
+	c    sparse.Content
 	size int64
 }
 
 func (s *sparseStream) next(ctx context.Context) (off, n int64, err error) {
-	off, n, err = s.c.nextData(ctx)
+	off, n, err = s.c.NextData(ctx)
 	if err == nil && off >= s.size {
 		err = io.EOF // the file has grown
 	}
@@ -200,7 +211,7 @@ func (s *sparseStream) Read(p []byte) (int, error) {
 }
 
 func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
-	if t.opts.owner { // before the mode: a change of owner clears setuid
+	if t.opts.Owner { // before the mode: a change of owner clears setuid
 		if err := t.f.Chown(ctx, p, it.uid, it.gid); err != nil {
 			return err
 		}
@@ -210,15 +221,22 @@ func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
 			return err
 		}
 	}
+	if err := t.setXattrs(ctx, p, it); err != nil {
+		return err
+	}
+	return t.f.Chtimes(ctx, p, it.mtime, it.mtime)
+}
+
+func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error {
 	for n, v := range it.xattrs {
 		err := t.f.Setxattr(ctx, p, n, v)
 		if errors.Is(err, vole.ErrUnsupported) {
-			t.opts.warn("%s: extended attributes are not kept: %v", t.display(p), err)
-			break
+			t.opts.warnf("%s: extended attributes are not kept: %v", t.display(p), err)
+			return nil
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return t.f.Chtimes(ctx, p, it.mtime, it.mtime)
+	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package transfer
 
 import (
 	"archive/tar"
@@ -9,6 +9,9 @@ import (
 	"io/fs"
 	"path"
 	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/filemode"
 )
 
 // tarStream writes the files of a volume as a tar stream in PAX format.
@@ -16,17 +19,32 @@ type tarStream struct {
 	w     io.Writer
 	tw    *tar.Writer
 	src   *volumeSource
-	opts  metaOptions
-	bar   *progress
-	stats copyStats
+	opts  *Options
+	stats Stats
 	seen  map[fileID]string // entry that has the content of a file of several names
 }
 
-func newTarStream(w io.Writer, src *volumeSource, opts metaOptions, bar *progress) *tarStream {
-	return &tarStream{w: w, tw: tar.NewWriter(w), src: src, opts: opts, bar: bar, seen: map[fileID]string{}}
+// ToTar writes the file or directory at p of fsys, and what is beneath it, to w as a
+// tar stream in PAX format, sparse files as GNU tar does. Its first entry gets the given
+// name, and the others theirs beneath it; "" is the last element of p. The name "." is
+// for what is in a directory: the entries are "./", "./a", and so on.
+//
+// When it fails, w has got the beginning of a stream, without the end that readers look for.
+func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts Options) (Stats, error) {
+	src := &volumeSource{fsys}
+	it, err := src.lstat(ctx, p)
+	if err != nil {
+		return Stats{}, err
+	}
+	if name == "" {
+		name = path.Base(path.Clean("./" + p))
+	}
+	t := &tarStream{w: w, tw: tar.NewWriter(w), src: src, opts: &opts, seen: map[fileID]string{}}
+	if err := t.tree(ctx, p, name, &it); err != nil {
+		return t.stats, err
+	}
+	return t.stats, t.tw.Close()
 }
-
-func (t *tarStream) close() error { return t.tw.Close() }
 
 // tree writes what is at p, and beneath it, under the given name.
 func (t *tarStream) tree(ctx context.Context, p, name string, it *item) error {
@@ -60,7 +78,7 @@ func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
 	switch it.mode.Type() {
 	case fs.ModeSocket:
 		t.stats.Skipped++
-		t.opts.warn("%s: sockets are not copied", t.src.display(p))
+		t.opts.warnf("%s: sockets are not copied", t.src.display(p))
 		return nil
 	case fs.ModeDir:
 		t.stats.Directories++
@@ -77,7 +95,7 @@ func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
 	switch {
 	case it.mode.IsRegular():
 		t.stats.Files++
-		t.bar.file(name)
+		t.opts.file(name)
 		return t.file(ctx, p, hdr, it)
 	case it.mode&fs.ModeSymlink != 0:
 		t.stats.Links++
@@ -107,9 +125,9 @@ func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *ite
 func (t *tarStream) body(w io.Writer, r io.Reader, p string, n int64) error {
 	m, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(r, n), make([]byte, copyBuf))
 	t.stats.Bytes += m
-	t.bar.add(int(m))
+	t.opts.read(int(m))
 	if err == nil && m < n {
-		err = fmt.Errorf("cp: %s: became shorter while it was read", t.src.display(p))
+		err = fmt.Errorf("%s: %s: became shorter while it was read", t.opts.op(), t.src.display(p))
 	}
 	return err
 }
@@ -117,7 +135,7 @@ func (t *tarStream) body(w io.Writer, r io.Reader, p string, n int64) error {
 // tarHeader describes an item under a name.
 func tarHeader(name string, it *item) *tar.Header {
 	hdr := &tar.Header{
-		Typeflag: tar.TypeReg, Name: name, Mode: int64(unixMode(it.mode)), Uid: it.uid, Gid: it.gid,
+		Typeflag: tar.TypeReg, Name: name, Mode: int64(filemode.Perm(it.mode)), Uid: it.uid, Gid: it.gid,
 		ModTime: it.mtime.Round(0), Format: tar.FormatPAX, PAXRecords: map[string]string{},
 	}
 	switch it.mode.Type() {
@@ -142,7 +160,7 @@ func tarHeader(name string, it *item) *tar.Header {
 		hdr.ModTime = time.Unix(0, 0)
 	}
 	for k, v := range it.xattrs {
-		hdr.PAXRecords[xattrRecord+k] = string(v)
+		hdr.PAXRecords[xattrRecord+recordEscape.Replace(k)] = string(v)
 	}
 	return hdr
 }

@@ -1,4 +1,4 @@
-package main
+package transfer
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/sparse"
 )
 
 // A sparse file that grows or shrinks while it is copied comes out in the size that it
@@ -44,9 +45,9 @@ func TestSparseFileChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		target := &volumeTarget{f: f, holes: true}
+		target := &volumeTarget{f, &Options{}}
 		it := &item{mode: 0o600, size: size, sparse: true}
-		if err := target.file(ctx, "f", it, &hostContent{ctx, h}); err != nil {
+		if err := target.file(ctx, "f", it, sparse.File(ctx, h)); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		h.Close()
@@ -70,7 +71,7 @@ func TestSparseStreamEndsEarly(t *testing.T) {
 	}
 	defer h.Close()
 	b := bytes.Repeat([]byte("x"), 10)
-	if _, err := io.ReadFull(&sparseStream{&hostContent{t.Context(), h}, 10}, b); err != nil || string(b) != "data\x00\x00\x00\x00\x00\x00" {
+	if _, err := io.ReadFull(&sparseStream{sparse.File(t.Context(), h), 10}, b); err != nil || string(b) != "data\x00\x00\x00\x00\x00\x00" {
 		t.Errorf("%q, %v", b, err)
 	}
 }

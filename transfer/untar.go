@@ -1,4 +1,4 @@
-package main
+package transfer
 
 import (
 	"archive/tar"
@@ -17,23 +17,41 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/internal/sparse"
 )
 
 // xattrRecord begins the name of a PAX record that holds an extended attribute
 // (star's format, which GNU tar and bsdtar write too).
 const xattrRecord = "SCHILY.xattr."
 
+// The name of a PAX record ends at the first "=". GNU tar escapes those of attributes.
+var (
+	recordEscape   = strings.NewReplacer("%", "%25", "=", "%3D")
+	recordUnescape = strings.NewReplacer("%25", "%", "%3D", "=")
+)
+
 // zstdWindow bounds the memory that a zstd stream may ask for (its --ultra levels use
 // up to this much).
 const zstdWindow = 128 << 20
 
-// untar unpacks a tar stream into the directory dir of the target. The stream may come
-// from whom nobody trusts: names are checked here and resolved beneath the volume's
-// root, sizes are limited by the quota.
+// FromTar unpacks a tar stream (plain, gzip, bzip2 or zstd) into the directory dir of
+// dst. The stream may come from whom nobody trusts: names are checked here and resolved
+// beneath the root of dst, and a quota limits what it takes. Entries without those of
+// their directories make them, 0755.
+//
+// When it fails, what came before is there; each file is there whole or not at all. ctx
+// is looked at between reads of r: who cancels must see to it that one that waits ends.
+func FromTar(ctx context.Context, dst Tree, dir string, r io.Reader, opts Options) (Stats, error) {
+	c := newCopier(dst, &opts)
+	c.dirAt = map[string]int{}
+	return c.end(ctx, c.untar(ctx, r, dir))
+}
+
 func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
-	r, err := decompress(r)
+	r, err := Decompress(r)
 	if err != nil {
-		return fmt.Errorf("cp: read the stream: %w", err)
+		return fmt.Errorf("%s: read the stream: %w", c.opts.op(), err)
 	}
 	tr := tar.NewReader(r)
 	for {
@@ -45,13 +63,13 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 			err = ctx.Err()
 		}
 		if err != nil {
-			return fmt.Errorf("cp: read the tar stream: %w", err)
+			return fmt.Errorf("%s: read the tar stream: %w", c.opts.op(), err)
 		}
 		if hdr.Typeflag == tar.TypeXGlobalHeader {
 			continue // what git archive writes: a comment
 		}
 		if err := c.entry(ctx, tr, hdr, dir); err != nil {
-			return fmt.Errorf("cp: tar entry %q: %w", hdr.Name, err)
+			return fmt.Errorf("%s: tar entry %q: %w", c.opts.op(), hdr.Name, err)
 		}
 	}
 }
@@ -63,13 +81,15 @@ var (
 	zstdMagic  = []byte{0x28, 0xb5, 0x2f, 0xfd}
 )
 
-// compressed reports whether a stream that begins so is compressed.
-func compressed(magic []byte) bool {
+// Compressed reports whether Decompress would do something about a stream that begins
+// with these four bytes.
+func Compressed(magic []byte) bool {
 	return bytes.HasPrefix(magic, gzipMagic) || bytes.HasPrefix(magic, bzip2Magic) || bytes.HasPrefix(magic, zstdMagic)
 }
 
-// decompress recognises a compressed stream by its first bytes.
-func decompress(r io.Reader) (io.Reader, error) {
+// Decompress recognises a stream of gzip, bzip2 or zstd by its first bytes and returns
+// what is in it; any other as it is.
+func Decompress(r io.Reader) (io.Reader, error) {
 	b := bufio.NewReaderSize(r, copyBuf)
 	magic, err := b.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -97,7 +117,7 @@ func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, dir
 	write := func() error { return c.special(ctx, at, &it) }
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		return c.file(ctx, at, &it, newTarContent(tr))
+		return c.file(ctx, at, &it, sparse.Stream(tr))
 	case tar.TypeLink:
 		old, err := driver.CleanPath(hdr.Linkname)
 		if err != nil {
@@ -121,7 +141,7 @@ func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, dir
 // tarItem describes an entry as an item.
 func tarItem(hdr *tar.Header) item {
 	it := item{
-		mode: goMode(uint32(hdr.Mode & 0o7777)), size: hdr.Size, uid: hdr.Uid, gid: hdr.Gid, mtime: hdr.ModTime,
+		mode: filemode.Go(uint32(hdr.Mode & 0o7777)), size: hdr.Size, uid: hdr.Uid, gid: hdr.Gid, mtime: hdr.ModTime,
 		rdev: makedev(uint64(hdr.Devmajor), uint64(hdr.Devminor)), target: hdr.Linkname, nlink: 1,
 	}
 	it.mode |= map[byte]fs.FileMode{
@@ -137,7 +157,7 @@ func tarItem(hdr *tar.Header) item {
 			if it.xattrs == nil {
 				it.xattrs = map[string][]byte{}
 			}
-			it.xattrs[n] = []byte(v)
+			it.xattrs[recordUnescape.Replace(n)] = []byte(v)
 		}
 	}
 	return it
@@ -150,57 +170,3 @@ func makedev(major, minor uint64) uint64 {
 
 func devMajor(dev uint64) uint64 { return dev>>8&0xfff | dev>>32&^0xfff }
 func devMinor(dev uint64) uint64 { return dev&0xff | dev>>12&^0xff }
-
-// tarContent reads one entry. archive/tar gives the holes of a sparse one as zeros, so
-// nextData looks for blocks of them.
-type tarContent struct {
-	r    io.Reader
-	buf  []byte // a block that nextData read
-	rest []byte // what of it Read has still to give
-	off  int64
-}
-
-const tarBlock = 64 << 10
-
-func newTarContent(r io.Reader) *tarContent { return &tarContent{r: r} }
-
-func (c *tarContent) Close() error { return nil }
-
-func (c *tarContent) Read(p []byte) (int, error) {
-	if c.buf == nil {
-		return c.r.Read(p)
-	}
-	if len(c.rest) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
-}
-
-func (c *tarContent) nextData(ctx context.Context) (off, n int64, err error) {
-	if c.buf == nil {
-		c.buf = make([]byte, tarBlock)
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return 0, 0, err
-		}
-		m, err := io.ReadFull(c.r, c.buf)
-		if m == 0 {
-			return 0, 0, err
-		}
-		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return 0, 0, err
-		}
-		off, c.off = c.off, c.off+int64(m)
-		if !allZero(c.buf[:m]) {
-			c.rest = c.buf[:m]
-			return off, int64(m), nil
-		}
-	}
-}
-
-var zeros [tarBlock]byte
-
-func allZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }

@@ -1,0 +1,145 @@
+// Package sparse copies files with holes: only the ranges that hold data are read and
+// written.
+package sparse
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Content is what a file holds, read once from the beginning: as a whole by Read
+// alone, or range by range.
+type Content interface {
+	io.ReadCloser
+	// NextData moves to the next range that may hold data and returns it; io.EOF
+	// when none is left. The caller reads n bytes before it calls again.
+	NextData(ctx context.Context) (off, n int64, err error)
+}
+
+const (
+	copyBuf = 256 << 10 // bytes of one read: so many that the cost of a call does not show
+	block   = 64 << 10  // of zeros, in a stream, that counts as a hole
+)
+
+// Copy hands the ranges of c that hold data to write. What lies beyond size is left
+// out; a file that has become shorter ends where it does.
+func Copy(ctx context.Context, c Content, size int64, write func(b []byte, off int64) error) error {
+	buf := make([]byte, copyBuf)
+	for {
+		off, n, err := c.NextData(ctx)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n = min(n, size-off) // the file may have grown
+		for n > 0 {
+			m, err := io.ReadFull(c, buf[:min(n, int64(len(buf)))])
+			if m > 0 {
+				if err := write(buf[:m], off); err != nil {
+					return err
+				}
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return nil // the file has shrunk
+			}
+			if err != nil {
+				return err
+			}
+			off, n = off+int64(m), n-int64(m)
+		}
+	}
+}
+
+// File is what f holds. Close closes f.
+func File(ctx context.Context, f *os.File) Content { return &file{ctx, f} }
+
+type file struct {
+	ctx context.Context // of the copy this belongs to: io.Reader has no place for one
+	f   *os.File
+}
+
+func (c *file) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.f.Read(p)
+}
+
+func (c *file) Close() error { return c.f.Close() }
+
+func (c *file) NextData(ctx context.Context) (off, n int64, err error) {
+	at, err := c.f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, 0, err
+	}
+	start, err := c.f.Seek(at, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, io.EOF
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	end, err := c.f.Seek(start, unix.SEEK_HOLE)
+	if err != nil {
+		return 0, 0, err
+	}
+	_, err = c.f.Seek(start, io.SeekStart)
+	return start, end - start, err
+}
+
+// Stream is what r yields. A stream does not say where a file has holes, so blocks of
+// zeros count as such. Close does nothing.
+func Stream(r io.Reader) Content { return &stream{r: r} }
+
+type stream struct {
+	r    io.Reader
+	buf  []byte // a block that NextData read
+	rest []byte // what of it Read has still to give
+	off  int64
+}
+
+func (c *stream) Close() error { return nil }
+
+func (c *stream) Read(p []byte) (int, error) {
+	if c.buf == nil {
+		return c.r.Read(p)
+	}
+	if len(c.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+func (c *stream) NextData(ctx context.Context) (off, n int64, err error) {
+	if c.buf == nil {
+		c.buf = make([]byte, block)
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return 0, 0, err
+		}
+		m, err := io.ReadFull(c.r, c.buf)
+		if m == 0 {
+			return 0, 0, err
+		}
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return 0, 0, err
+		}
+		off, c.off = c.off, c.off+int64(m)
+		if !bytes.Equal(c.buf[:m], zeros[:m]) {
+			c.rest = c.buf[:m]
+			return off, int64(m), nil
+		}
+	}
+}
+
+var zeros [block]byte

@@ -1,0 +1,223 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/sparse"
+)
+
+// A disk volume that is to be as large as what it holds begins with an estimate, and
+// grows before what comes next would no longer fit. Of a tar stream nobody knows the
+// end, but each entry says how large it is before it comes.
+
+const (
+	fsBlock   = 4096          // bytes of a block of a file system in an image
+	spareRoom = 64 * vole.KiB // that stays free: for the log's and the directories' own needs
+	spareIno  = 16            // inodes that stay free
+)
+
+// Need is how much a copy takes of the file system of a disk volume, on the safe side.
+type Need struct {
+	Bytes  int64 // of its blocks
+	Inodes int64
+	Data   int64 // bytes that are copied
+}
+
+func (n *Need) add(m Need) {
+	n.Bytes += m.Bytes
+	n.Inodes += m.Inodes
+	n.Data += m.Data
+}
+
+// needOfItem is how much one file, directory or link takes, on the safe side.
+func needOfItem(name string, it *item) Need {
+	n := Need{Inodes: 1, Bytes: int64(16+len(name)) * 2} // its name, in directories that are not full
+	switch {
+	case it.mode.IsRegular():
+		n.Data = min(it.size, 2*ext4.MaxSize) // an archive may claim any: so much is refused
+		if it.sparse && it.stored > 0 {
+			n.Data = min(n.Data, it.stored)
+		}
+		n.Bytes += (n.Data+fsBlock-1)/fsBlock*fsBlock + n.Data>>8 // and where they are
+	case it.mode.IsDir(), len(it.target) >= 60: // shorter ones lie in the inode
+		n.Bytes += fsBlock
+	}
+	for k, v := range it.xattrs {
+		if len(k)+len(v) > 40 {
+			n.Bytes += fsBlock
+			break
+		}
+	}
+	return n
+}
+
+// NeedOf is how much what is at p of src, and beneath it, takes.
+func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
+	s := src.source()
+	it, err := s.lstat(ctx, p)
+	if err != nil {
+		return Need{}, err
+	}
+	seen := map[fileID]bool{}
+	var walk func(p string, it *item) (Need, error)
+	walk = func(p string, it *item) (Need, error) {
+		if it.nlink > 1 && !it.mode.IsDir() {
+			if seen[it.id] {
+				return Need{}, nil
+			}
+			seen[it.id] = true
+		}
+		sum := needOfItem(path.Base(p), it)
+		if !it.mode.IsDir() {
+			return sum, ctx.Err()
+		}
+		names, err := s.names(ctx, p)
+		for _, name := range names {
+			child, lerr := s.lstat(ctx, path.Join(p, name))
+			if lerr != nil {
+				continue // the copy will say why
+			}
+			n, err := walk(path.Join(p, name), &child)
+			if err != nil {
+				return sum, err
+			}
+			sum.add(n)
+		}
+		return sum, err
+	}
+	return walk(p, &it)
+}
+
+// Growing is the files of a disk volume, as a Tree, that grows as it is written to.
+type Growing struct {
+	f            *vole.FS
+	free, inodes int64 // that are left at least, but for what is spared
+}
+
+// OpenGrowing opens the files of a disk volume, which nobody else may have open: growing
+// wants the image for itself. The caller closes it.
+func OpenGrowing(ctx context.Context, v *vole.Volume) (*Growing, error) {
+	f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+	if err != nil {
+		return nil, err
+	}
+	return &Growing{f: f}, nil
+}
+
+// Close closes the files.
+func (g *Growing) Close() error { return g.f.Close() }
+
+func (g *Growing) source() source { return &volumeSource{g.f} }
+func (g *Growing) target(opts *Options) target {
+	return &growingTarget{&volumeTarget{g.f, opts}, g}
+}
+
+// Reserve makes sure that n fits, and keeps the room for what is written next.
+func (g *Growing) Reserve(ctx context.Context, n Need) error {
+	for {
+		if g.free >= n.Bytes && g.inodes >= n.Inodes {
+			g.free -= n.Bytes
+			g.inodes -= n.Inodes
+			return nil
+		}
+		st, err := g.f.Statfs(ctx)
+		if err != nil {
+			return err
+		}
+		g.free, g.inodes = st.Free-int64(spareRoom), st.Files-spareIno
+		if g.free >= n.Bytes && g.inodes >= n.Inodes {
+			continue
+		}
+		if err := g.grow(ctx, st, n); err != nil {
+			return err
+		}
+	}
+}
+
+// grow makes the volume larger: by what is missing, but by an eighth at least, so that
+// it does not happen at every turn.
+func (g *Growing) grow(ctx context.Context, st vole.Statfs, n Need) error {
+	v := g.f.Volume()
+	have := v.Info().Capacity
+	more := max(have/8, vole.Size(n.Bytes-g.free)*17/16+vole.MiB)
+	// Inodes come with the space: at best one for each block.
+	more = max(more, vole.Size(n.Inodes-g.inodes)*fsBlock)
+	// Growing wants the image for itself.
+	if err := errors.Join(g.f.Sync(ctx), g.f.Close()); err != nil {
+		return err
+	}
+	if err := v.Update(ctx, vole.Update{Capacity: have + more}); err != nil {
+		return err
+	}
+	f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+	if err == nil {
+		g.f = f
+	}
+	return err
+}
+
+// growingTarget is a Growing in one copy.
+type growingTarget struct {
+	*volumeTarget
+	g *Growing
+}
+
+func (t *growingTarget) reserve(ctx context.Context, n Need) error {
+	err := t.g.Reserve(ctx, n)
+	t.f = t.g.f // growing opened it anew
+	return err
+}
+
+func (t *growingTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
+	if err := t.reserve(ctx, needOfItem(path.Base(p), it)); err != nil {
+		return err
+	}
+	return t.volumeTarget.file(ctx, p, it, c)
+}
+
+// small makes sure that something fits that takes no more than a few blocks.
+func (t *growingTarget) small(ctx context.Context) error {
+	return t.reserve(ctx, Need{Bytes: 4 * fsBlock, Inodes: 1})
+}
+
+func (t *growingTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
+	if err := t.small(ctx); err != nil {
+		return err
+	}
+	return t.volumeTarget.mkdir(ctx, p, perm)
+}
+
+func (t *growingTarget) mkdirAll(ctx context.Context, p string) error {
+	depth := int64(strings.Count(p, "/") + 1)
+	if err := t.reserve(ctx, Need{Bytes: depth * 2 * fsBlock, Inodes: depth}); err != nil {
+		return err
+	}
+	return t.volumeTarget.mkdirAll(ctx, p)
+}
+
+func (t *growingTarget) symlink(ctx context.Context, to, p string) error {
+	if err := t.small(ctx); err != nil {
+		return err
+	}
+	return t.volumeTarget.symlink(ctx, to, p)
+}
+
+func (t *growingTarget) link(ctx context.Context, old, p string) error {
+	if err := t.small(ctx); err != nil {
+		return err
+	}
+	return t.volumeTarget.link(ctx, old, p)
+}
+
+func (t *growingTarget) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
+	if err := t.small(ctx); err != nil {
+		return err
+	}
+	return t.volumeTarget.mknod(ctx, p, mode, rdev)
+}

@@ -1,0 +1,158 @@
+// Package transfer copies trees of files: between directories of the host and volumes,
+// between volumes, and from and to tar streams.
+//
+// # What happens to what is there
+//
+// Directories merge. Everything else is replaced, and each regular file appears whole or
+// not at all. A directory and something else never take each other's place: ErrExists.
+// A copy that fails leaves what it copied before. One that succeeded is durable in a
+// volume.
+//
+// # What is copied
+//
+// Links are copied as links and never followed. Several names of a file within what is
+// copied are names of one file again. Holes stay holes where they are large. Sockets
+// mean nothing elsewhere and are left out.
+//
+// Permission bits, modification times and extended attributes of users (user.*) are
+// kept. Files belong to whoever copies, unless Options.Owner keeps their owners, and with
+// these the setuid and setgid bits, and devices. A directory that was there keeps its own
+// metadata, unless owners are kept.
+//
+// No path leaves a tree: the kernel, or the volume's backend, resolves each beneath the
+// tree's root. What is copied, a tar stream above all, may come from whom nobody trusts.
+package transfer
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/volehq/vole/internal/sparse"
+)
+
+// Tree is a tree of files to copy from and to: a Host, a Volume or a Growing. Paths in
+// it have the form "a/b", "." for its root.
+type Tree interface {
+	source() source
+	target(opts *Options) target
+}
+
+// Options says how to copy.
+type Options struct {
+	// Owner keeps owners, and with them setuid and setgid bits, and devices.
+	Owner bool
+	// RefuseDevices is the error that a device ends the copy with unless owners are
+	// kept. nil: it is left out, with a warning.
+	RefuseDevices error
+	// Root: the directory that is copied gives its metadata to one that was there, as
+	// the root of a new volume is. Those beneath it do not.
+	Root bool
+	// Op names the operation in the errors that are this package's own; "": "copy".
+	Op string
+	// Warn is told of what is left out. nil: nobody is.
+	Warn func(format string, args ...any)
+	// Progress is told how far the copy is. nil: nobody is.
+	Progress Progress
+}
+
+// Progress is told how far a copy is, by the goroutine that copies.
+type Progress interface {
+	File(name string) // a regular file: has been copied; is being copied, to a tar stream
+	Add(n int)        // so many bytes were read
+}
+
+func (o *Options) op() string {
+	if o.Op == "" {
+		return "copy"
+	}
+	return o.Op
+}
+
+func (o *Options) warnf(format string, args ...any) {
+	if o.Warn != nil {
+		o.Warn(format, args...)
+	}
+}
+
+func (o *Options) file(name string) {
+	if o.Progress != nil {
+		o.Progress.File(name)
+	}
+}
+
+func (o *Options) read(n int) {
+	if o.Progress != nil {
+		o.Progress.Add(n)
+	}
+}
+
+// setBits is the mode that a target gives an item: without owners, a setuid program
+// would run as whoever copied it, so these bits go with the owner.
+func (o *Options) setBits(it *item) fs.FileMode {
+	m := it.mode & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
+	if !o.Owner {
+		m &^= fs.ModeSetuid | fs.ModeSetgid
+	}
+	return m
+}
+
+// Stats counts what a copy did, also one that failed.
+type Stats struct {
+	Files       int64 `json:"files"`       // regular files, further names of one not counted
+	Directories int64 `json:"directories"` // made or merged into
+	Links       int64 `json:"links"`       // symbolic links, and further names of a file
+	Others      int64 `json:"others"`      // fifos and devices
+	Bytes       int64 `json:"bytes"`       // read from the source; holes not counted
+	Skipped     int64 `json:"skipped"`     // sockets, and devices where owners are not kept
+}
+
+// Copy copies the file or directory at p of src to the place at of dst, whose parent is
+// there. The two trees may be the same; that neither place is in the other is the
+// caller's to see to.
+func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Options) (Stats, error) {
+	s := src.source()
+	it, err := s.lstat(ctx, p)
+	if err != nil {
+		return Stats{}, err
+	}
+	c := newCopier(dst, &opts)
+	err = c.tree(ctx, s, p, at, &it)
+	if err == nil && opts.Root && it.mode.IsDir() {
+		err = c.to.setMeta(ctx, at, &it)
+	}
+	return c.end(ctx, err)
+}
+
+// WriteFile makes what r yields a regular file at the place at of dst, whose parent is
+// there, with the permission bits of mode and the given modification time.
+func WriteFile(ctx context.Context, dst Tree, at string, r io.Reader, mode fs.FileMode, mtime time.Time, opts Options) (Stats, error) {
+	c := newCopier(dst, &opts)
+	it := &item{mode: mode &^ fs.ModeType, mtime: mtime, nlink: 1}
+	return c.end(ctx, c.file(ctx, at, it, sparse.Stream(r)))
+}
+
+// typeName names the type in a mode.
+func typeName(m fs.FileMode) string {
+	switch m.Type() {
+	case 0:
+		return "file"
+	case fs.ModeDir:
+		return "directory"
+	case fs.ModeSymlink:
+		return "symlink"
+	case fs.ModeNamedPipe:
+		return "fifo"
+	case fs.ModeSocket:
+		return "socket"
+	case fs.ModeDevice | fs.ModeCharDevice:
+		return "char-device"
+	case fs.ModeDevice:
+		return "block-device"
+	}
+	return "unknown"
+}
+
+// copyBuf is the size of one read: so large that the cost of a call does not show.
+const copyBuf = 256 << 10
