@@ -49,7 +49,8 @@ type record struct {
 }
 
 // Record adds to the audit log. It returns when the record is durable; those that come
-// at the same time share a commit. r.ID is not used; At is now when it is zero. What is
+// at the same time share a commit. When ctx ends before, the record may yet be written.
+// r.ID is not used; At is now when it is zero. What is
 // too long is cut: most fields after 255 bytes.
 func (s *Store) Record(ctx context.Context, r AuditRecord) error {
 	if r.At.IsZero() {
@@ -100,7 +101,7 @@ func (s *Store) writeRecords() {
 	}
 }
 
-// insert writes records in one statement. Close waits for it, so it goes on after that.
+// insert writes records in one statement.
 func (s *Store) insert(batch []*record) error {
 	var query strings.Builder
 	query.WriteString(`INSERT INTO server_audit (` + auditCols + `) VALUES `)

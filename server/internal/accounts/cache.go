@@ -80,6 +80,9 @@ func (c *cache) forget(keyID string) {
 // useEvery is how often the use of a key is written down at most.
 const useEvery = time.Minute
 
+// useTime bounds how long writing one down may take.
+const useTime = 5 * time.Second
+
 // use is that a key was used.
 type use struct {
 	keyID string
@@ -100,17 +103,20 @@ func (s *Store) touch(e *entry, now time.Time) {
 	}
 }
 
-// writeUses writes what touch notes until the Store is closed.
+// writeUses writes what touch notes until the Store is closed, and then what is left.
 func (s *Store) writeUses() {
 	for {
 		select {
 		case u := <-s.uses:
-			s.writeUse(u)
+			s.writeUse(context.Background(), u)
 		case <-s.stop:
+			// One time for all: Close is not to wait for a server that hangs.
+			ctx, cancel := context.WithTimeout(context.Background(), useTime)
+			defer cancel()
 			for {
 				select {
 				case u := <-s.uses:
-					s.writeUse(u)
+					s.writeUse(ctx, u)
 				default:
 					return
 				}
@@ -120,8 +126,8 @@ func (s *Store) writeUses() {
 }
 
 // writeUse tells the database of one use. That it fails does no harm.
-func (s *Store) writeUse(u use) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func (s *Store) writeUse(ctx context.Context, u use) {
+	ctx, cancel := context.WithTimeout(ctx, useTime)
 	defer cancel()
 	// Other servers, and other entries of the cache, may have told of it.
 	_, _ = s.execOnce(ctx, `UPDATE server_keys SET last_used = $1 WHERE id = $2 AND last_used <= $3`,

@@ -135,6 +135,32 @@ func TestSchemaVersions(t *testing.T) {
 	})
 }
 
+// TestTables: the tables can be told from those of others in the same database, that of
+// the schema's version too.
+func TestTables(t *testing.T) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			query := `SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'`
+			if e.name == "SQLite" {
+				query = `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`
+			}
+			s := open(t, e.database(t), Options{})
+			names, err := all(t.Context(), s, func(scan scanner) (name string, err error) {
+				err = scan(&name)
+				return name, err
+			}, query)
+			if err != nil || len(names) != 6 {
+				t.Errorf("tables %q, %v; want six", names, err)
+			}
+			for _, name := range names {
+				if name != "vole_server_version" && !strings.HasPrefix(name, "server_") {
+					t.Errorf("table %s", name)
+				}
+			}
+		})
+	}
+}
+
 // TestModes: nobody but the owner can read the database, or what is beside it.
 func TestModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "here")
