@@ -107,13 +107,8 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 // mode.
 func create(path string) error {
 	dir := filepath.Dir(path)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
-			return err
-		}
+	if err := makeDir(dir); err != nil {
+		return err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -126,6 +121,20 @@ func create(path string) error {
 		return err
 	}
 	return durable.SyncDir(dir)
+}
+
+// makeDir is os.MkdirAll with mode 0700; what it makes survives a power cut.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(dir))
 }
 
 // private takes the rights of others away from a file that was there.
