@@ -123,13 +123,24 @@ func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *ite
 
 // body copies exactly n bytes, which the header has announced.
 func (t *tarStream) body(w io.Writer, r io.Reader, p string, n int64) error {
-	m, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(r, n), make([]byte, copyBuf))
-	t.stats.Bytes += m
-	t.opts.read(int(m))
+	m, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(tarReader{r, t}, n), make([]byte, copyBuf))
 	if err == nil && m < n {
 		err = fmt.Errorf("%s: %s: became shorter while it was read", t.opts.op(), t.src.display(p))
 	}
 	return err
+}
+
+// tarReader counts what is read.
+type tarReader struct {
+	r io.Reader
+	t *tarStream
+}
+
+func (r tarReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.t.stats.Bytes += int64(n)
+	r.t.opts.read(n)
+	return n, err
 }
 
 // tarHeader describes an item under a name.

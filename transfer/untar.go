@@ -56,14 +56,18 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 	tr := tar.NewReader(r)
 	for {
 		hdr, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return c.finish(ctx, 0)
+		end := errors.Is(err, io.EOF)
+		if end {
+			err = checkEnd(r)
 		}
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err != nil {
 			return fmt.Errorf("%s: read the tar stream: %w", c.opts.op(), err)
+		}
+		if end {
+			return c.finish(ctx, 0)
 		}
 		if hdr.Typeflag == tar.TypeXGlobalHeader {
 			continue // what git archive writes: a comment
@@ -72,6 +76,23 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 			return fmt.Errorf("%s: tar entry %q: %w", c.opts.op(), hdr.Name, err)
 		}
 	}
+}
+
+// maxPadding is how many bytes behind the end of an archive are looked at: programs fill
+// up their last record, which is 10 KiB for most.
+const maxPadding = 1 << 20
+
+// checkEnd reads what is left of a compressed stream of which the archive has ended, for
+// the checksum at its end.
+func checkEnd(r io.Reader) error {
+	if _, plain := r.(*bufio.Reader); plain {
+		return nil
+	}
+	_, err := io.CopyN(io.Discard, r, maxPadding)
+	if errors.Is(err, io.EOF) || errors.Is(err, gzip.ErrHeader) { // nothing follows, or what is no gzip
+		return nil
+	}
+	return err
 }
 
 // What compressed streams begin with.
