@@ -202,6 +202,12 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	if s := proc.Start(); !s.IsZero() {
 		a.started = s.UnixNano()
 	}
+	if opts.Host != "" {
+		a.host, a.pid, a.started = opts.Host, int64(opts.PID), 0
+		if !opts.Started.IsZero() {
+			a.started = opts.Started.UnixNano()
+		}
+	}
 	a.readOnly, a.exclusive = asInt(opts.ReadOnly), asInt(opts.Exclusive)
 	err = b.ns.db.write(ctx, vol, false, func(t tx) error { return b.attach(t, &a) })
 	if err != nil {

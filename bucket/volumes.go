@@ -34,7 +34,7 @@ func (v *volume) info() (driver.Info, error) {
 	}
 	return driver.Info{
 		ID: idText(v.id), Name: v.name, Kind: driver.KindDir, State: driver.State(v.state), Quota: driver.Size(v.quota), Labels: labels,
-		Created: time.Unix(0, v.created).UTC(), Updated: time.Unix(0, v.updated).UTC(), Used: driver.Size(v.used),
+		Created: time.Unix(0, v.created).UTC(), Updated: time.Unix(0, v.updated).UTC(), Used: driver.Size(v.used), Generation: v.generation,
 	}, nil
 }
 

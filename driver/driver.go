@@ -91,6 +91,10 @@ type Info struct {
 	// sandbox through a plain mount) or a writer died before it could settle.
 	// Measure makes it exact again.
 	UsedStale bool `json:"used_stale"`
+
+	// Generation grows with every change of the volume or its files, where the backend
+	// counts them (0: it does not).
+	Generation int64 `json:"generation,omitempty"`
 }
 
 // Ref names one volume: by ID when ID is set, otherwise by Name.
@@ -153,6 +157,12 @@ type AttachOptions struct {
 	// no writer beside them. While an exclusive writer is attached, files are changed
 	// only by an FS that was opened under its attachment (FSOptions.Attachment).
 	Exclusive bool
+
+	// Host, PID and Started are what AttachmentInfo is to say of the holder when a
+	// server attaches for another process, where Caps.Leases. Default: this process.
+	Host    string
+	PID     int
+	Started time.Time
 }
 
 // AttachmentInfo describes one consumer's right to use a volume.

@@ -131,6 +131,16 @@ func Classify(err error) Class {
 	return Class{err, "internal", 500, syscall.EIO, ExitFailure}
 }
 
+// FromCode returns the error that a stable code stands for, nil if none does.
+func FromCode(code string) error {
+	for _, c := range classes {
+		if c.Code == code {
+			return c.Err
+		}
+	}
+	return nil
+}
+
 // FromErrno returns the sentinel that an errno of a file operation stands for, or
 // the errno itself where there is none.
 func FromErrno(e syscall.Errno) error {

@@ -1,0 +1,230 @@
+// Package core is what the dialects of a Vole server have in common: who makes a request
+// and may, which volumes it sees, how long it may take, and what is recorded of it. A
+// [Dialect] is a list of routes with a way to find the key and to write an error; it does
+// its work on a [Request], through package vole.
+package core
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/server/internal/accounts"
+)
+
+// Space is where the volumes of organisations are. All methods may be called at once.
+type Space interface {
+	// Orgs returns the organisations, sorted.
+	Orgs(ctx context.Context) ([]string, error)
+	// CreateOrg makes one. ErrExists; ErrUnsupported: there can be only one.
+	CreateOrg(ctx context.Context, name string) error
+	// Org opens an organisation's volumes. ErrNotFound.
+	Org(ctx context.Context, name string) (driver.Backend, error)
+	// Hold opens an organisation's volumes for one client's session, or goes on with a
+	// session that another server began. ErrNotFound: it has ended.
+	Hold(ctx context.Context, org, session string, lease time.Duration, resume bool) (Holder, error)
+	// Ping tells whether requests can be served.
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// Holder is a backend whose attachments and drafts are those of one client.
+type Holder interface {
+	driver.Backend
+	// Renew puts the end of the lease off. ErrClosed: it has ended.
+	Renew(ctx context.Context) error
+	// Leave lets go of the session, which lives on where another server can have it.
+	Leave() error
+	// Detach ends an attachment of the session that may be another server's.
+	Detach(ctx context.Context, id string) error
+}
+
+// Options says how a server behaves. The zero value of each field is its default.
+type Options struct {
+	Space    Space           // required
+	Accounts *accounts.Store // required
+	OIDC     Verifier        // bearer tokens that are no keys; nil: none
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+	Version  string // of the program
+
+	Timeout    time.Duration // of a request that moves no file content; default 60 s
+	MinRate    int64         // bytes per second that a client must send or take on average; default 1 KiB
+	MaxFile    int64         // most bytes of one file's content; default: no limit
+	Rate       float64       // requests per second of one key; default: no limit
+	Burst      int           // requests of a key at once; default: two seconds' worth
+	TrustProxy bool          // the address of the client is in X-Forwarded-For
+}
+
+// Verifier checks tokens of an identity provider.
+type Verifier interface {
+	// Verify returns whom a token stands for. accounts.ErrUnauthenticated.
+	Verify(ctx context.Context, token string) (*accounts.Principal, error)
+}
+
+// Core serves dialects.
+type Core struct {
+	opts     Options
+	log      *slog.Logger
+	metrics  *metrics
+	instance string
+	audit    *auditor
+	limits   *limits
+	once     *onceMap
+	Events   *Events
+
+	draining atomic.Bool
+	life     context.Context // ends when the server does
+	stop     context.CancelFunc
+
+	mu   sync.Mutex      // guards orgs
+	orgs map[string]*org // those that were asked for
+
+	janitor sync.WaitGroup
+}
+
+// org is an organisation in use.
+type org struct {
+	name  string
+	store *vole.Store
+	back  driver.Backend
+	files *files
+}
+
+// New returns a Core. Close ends it, after the last request.
+func New(opts Options) *Core {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Timeout == 0 {
+		opts.Timeout = time.Minute
+	}
+	if opts.MinRate == 0 {
+		opts.MinRate = 1 << 10
+	}
+	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
+		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap()}
+	c.life, c.stop = context.WithCancel(context.Background())
+	c.audit = newAuditor(opts.Accounts, c.log)
+	c.Events = newEvents(c)
+	c.janitor.Go(c.tidy)
+	return c
+}
+
+// Instance names this process to clients.
+func (c *Core) Instance() string { return c.instance }
+
+// Options returns what the core was made with.
+func (c *Core) Options() *Options { return &c.opts }
+
+// Life is a context that ends with the server.
+func (c *Core) Life() context.Context { return c.life }
+
+// Drain makes the server refuse new work, so that clients go elsewhere, and ends the
+// streams that would not end by themselves.
+func (c *Core) Drain() {
+	c.draining.Store(true)
+	c.Events.close()
+}
+
+// Draining reports whether Drain was called.
+func (c *Core) Draining() bool { return c.draining.Load() }
+
+// Close ends what the core began. Requests must have ended.
+func (c *Core) Close() error {
+	c.stop()
+	c.Events.close()
+	c.janitor.Wait()
+	c.audit.close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var first error
+	for name, o := range c.orgs {
+		o.files.closeAll()
+		if err := o.store.Close(); err != nil && first == nil {
+			first = err
+		}
+		delete(c.orgs, name)
+	}
+	return first
+}
+
+// Org returns an organisation's volumes. The Store is the core's and stays open.
+func (c *Core) Org(ctx context.Context, name string) (*vole.Store, error) {
+	o, err := c.org(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return o.store, nil
+}
+
+func (c *Core) org(ctx context.Context, name string) (*org, error) {
+	c.mu.Lock()
+	o := c.orgs[name]
+	c.mu.Unlock()
+	if o != nil {
+		return o, nil
+	}
+	b, err := c.opts.Space.Org(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if have := c.orgs[name]; have != nil {
+		return have, b.Close()
+	}
+	o = &org{name: name, back: b, store: vole.New(b)}
+	o.files = newFiles(o)
+	c.orgs[name] = o
+	return o, nil
+}
+
+// tidy does now and then what nobody waits for.
+func (c *Core) tidy() {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.life.Done():
+			return
+		case now := <-tick.C:
+			c.mu.Lock()
+			var list []*org
+			for _, o := range c.orgs {
+				list = append(list, o)
+			}
+			c.mu.Unlock()
+			for _, o := range list {
+				o.files.closeIdle(now)
+			}
+			c.limits.forget(now)
+			c.once.forget(now)
+		}
+	}
+}
+
+const tidyEvery = 5 * time.Second
+
+// Go runs fn until it returns; Close waits for it. fn must end when Life does.
+func (c *Core) Go(fn func()) { c.janitor.Go(fn) }
+
+// Mux is a router that answers in the manner of the dialect whose prefix fits.
+func (c *Core) Mux(dialects ...*Dialect) http.Handler {
+	mux := http.NewServeMux()
+	for _, d := range dialects {
+		for _, rt := range d.Routes {
+			mux.Handle(rt.Method+" "+rt.Path, c.handler(d, rt))
+		}
+		for _, p := range d.Prefixes {
+			mux.Handle(p, c.handler(d, &Route{Path: p, Auth: NoAuth, Do: func(http.ResponseWriter, *Request) error { return ErrNoRoute }}))
+		}
+	}
+	return mux
+}

@@ -1,0 +1,98 @@
+package core
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/server/internal/accounts"
+)
+
+// Error is what only a server says. Everything else is in the table of package driver.
+type Error struct {
+	Status  int    // of HTTP
+	Code    string // stable
+	Message string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Refusals of a server.
+var (
+	ErrForbidden   = &Error{http.StatusForbidden, "forbidden", "this key may not do that; use one with the scope that the description of the API names"}
+	ErrRateLimited = &Error{http.StatusTooManyRequests, "rate_limited", "too many requests with this key; slow down"}
+	ErrNoRoute     = &Error{http.StatusNotFound, "not_found", "there is no such route; /openapi.json lists those that there are"}
+	ErrUnavailable = &Error{http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again"}
+)
+
+// NotFound says that something other than a volume or a file is not there.
+func NotFound(message string) error {
+	return &Error{http.StatusNotFound, "not_found", message}
+}
+
+// Describe returns how err appears to a client: status, stable code and message. The
+// names of operation and volume that package vole puts before it are left out: the
+// client puts its own.
+func Describe(err error) (status int, code, message string) {
+	if e := (*driver.Error)(nil); errors.As(err, &e) {
+		err = e.Err
+	}
+	var own *Error
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &own):
+		return own.Status, own.Code, err.Error()
+	case errors.Is(err, accounts.ErrUnauthenticated):
+		return http.StatusUnauthorized, "unauthenticated", err.Error()
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge, "too_large", "the request is too large"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return http.StatusBadRequest, "invalid_request", "the request ended early"
+	}
+	c := driver.Classify(err)
+	if c.HTTP == http.StatusInternalServerError && !errors.Is(err, driver.ErrCorrupt) {
+		// What went wrong inside is for the log; it may name hosts and paths.
+		return c.HTTP, c.Code, "internal error; the server's log has more"
+	}
+	return c.HTTP, c.Code, err.Error()
+}
+
+// invalid returns an error that matches driver.ErrInvalid.
+func invalid(format string, args ...any) error {
+	return driver.Errorf(driver.ErrInvalid, format, args...)
+}
+
+// WriteJSON answers with v.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// ReadJSON reads the body into v and refuses what v does not know, unless lax is set.
+func (r *Request) ReadJSON(v any, lax bool) error {
+	dec := json.NewDecoder(r.Body)
+	if !lax {
+		dec.DisallowUnknownFields()
+	}
+	err := dec.Decode(v)
+	if err == nil && dec.More() {
+		return invalid("the body has something after its JSON")
+	}
+	var tooLarge *http.MaxBytesError
+	if err == nil || errors.As(err, &tooLarge) || r.Context().Err() != nil {
+		return errors.Join(err, context.Cause(r.Context()))
+	}
+	return invalid("the body is not the JSON that is expected: %v", err)
+}

@@ -1,0 +1,209 @@
+package core
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/api"
+)
+
+// Events tells who asks for it what changes. Changes of other servers are seen by
+// looking at the volumes every second, as long as somebody asks.
+type Events struct {
+	c *Core
+
+	mu     sync.Mutex // guards what follows
+	feeds  map[string]*feed
+	closed bool
+}
+
+// feed is the changes of one organisation.
+type feed struct {
+	subs  map[*Subscription]struct{}
+	poked map[string]struct{} // volumes that this server changed since the last look
+	wake  chan struct{}
+	ready chan struct{} // closed when the volumes are known with which changes are compared
+	stop  context.CancelFunc
+}
+
+// Subscription is a stream of events.
+type Subscription struct {
+	C     <-chan api.Event // closed when the server ends, and when the reader is too slow
+	Ready <-chan struct{}  // closed when all changes from then on will be told
+
+	c    chan api.Event
+	want func(volumeID string) bool
+}
+
+const (
+	eventBuffer = 1024
+	lookEvery   = time.Second
+	lookAfter   = 50 * time.Millisecond // after a change of this server
+)
+
+func newEvents(c *Core) *Events { return &Events{c: c, feeds: map[string]*feed{}} }
+
+// Subscribe begins a stream of the events of those volumes that want wants.
+func (e *Events) Subscribe(org string, want func(volumeID string) bool) *Subscription {
+	c := make(chan api.Event, eventBuffer)
+	s := &Subscription{C: c, c: c, want: want}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		close(c)
+		s.Ready = e.c.life.Done()
+		return s
+	}
+	f := e.feeds[org]
+	if f == nil {
+		ctx, stop := context.WithCancel(e.c.life)
+		f = &feed{subs: map[*Subscription]struct{}{}, poked: map[string]struct{}{}, wake: make(chan struct{}, 1), ready: make(chan struct{}), stop: stop}
+		e.feeds[org] = f
+		e.c.Go(func() { e.watch(ctx, org, f) })
+	}
+	s.Ready = f.ready
+	f.subs[s] = struct{}{}
+	return s
+}
+
+// Unsubscribe ends a stream.
+func (e *Events) Unsubscribe(org string, s *Subscription) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.feeds[org]
+	if f == nil {
+		return
+	}
+	delete(f.subs, s)
+	if len(f.subs) == 0 {
+		f.stop()
+		delete(e.feeds, org)
+	}
+}
+
+func (e *Events) close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	for org, f := range e.feeds {
+		for s := range f.subs {
+			close(s.c)
+		}
+		f.stop()
+		delete(e.feeds, org)
+	}
+}
+
+// poke tells that this server changed a volume.
+func (e *Events) poke(org, volume string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f := e.feeds[org]; f != nil {
+		f.poked[volume] = struct{}{}
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// watch compares the volumes with what they were when it last looked.
+func (e *Events) watch(ctx context.Context, org string, f *feed) {
+	var was map[string]vole.Info
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		e.mu.Lock()
+		poked := f.poked
+		f.poked = map[string]struct{}{}
+		e.mu.Unlock()
+		now, err := e.c.volumes(ctx, org)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			e.c.log.Warn("events: listing the volumes failed", "org", org, "error", err)
+		case err == nil && was != nil:
+			e.publish(f, differences(was, now, poked))
+		}
+		if err == nil {
+			if was == nil {
+				close(f.ready)
+			}
+			was = now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-f.wake:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(lookAfter):
+			}
+		}
+	}
+}
+
+func (c *Core) volumes(ctx context.Context, org string) (map[string]vole.Info, error) {
+	store, err := c.Org(ctx, org)
+	if err != nil {
+		return nil, err
+	}
+	list := map[string]vole.Info{}
+	for v, err := range store.Volumes(ctx, vole.Filter{}) {
+		if err != nil {
+			return nil, err
+		}
+		list[v.ID()] = v.Info()
+	}
+	return list, nil
+}
+
+func differences(was, now map[string]vole.Info, poked map[string]struct{}) []api.Event {
+	var list []api.Event
+	at := time.Now().UTC()
+	add := func(what string, i vole.Info) {
+		list = append(list, api.Event{Type: what, VolumeID: i.ID, Volume: i.Name, Generation: i.Generation, At: at})
+	}
+	for id, i := range now {
+		old, there := was[id]
+		_, touched := poked[id]
+		switch {
+		case !there:
+			add("created", i)
+		case !i.Updated.Equal(old.Updated) || i.Name != old.Name:
+			add("updated", i)
+		case i.Generation != old.Generation || i.Used != old.Used || touched && i.Generation == 0:
+			add("changed", i)
+		}
+	}
+	for id, i := range was {
+		if _, there := now[id]; !there {
+			add("removed", i)
+		}
+	}
+	return list
+}
+
+// publish hands events out. Who does not take them is cut off.
+func (e *Events) publish(f *feed, list []api.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for s := range f.subs {
+		for _, ev := range list {
+			if !s.want(ev.VolumeID) {
+				continue
+			}
+			select {
+			case s.c <- ev:
+				continue
+			default:
+			}
+			close(s.c)
+			delete(f.subs, s)
+			break
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package core
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// onceMap remembers the answers to requests with an idempotency key, so that a request
+// that is sent again is not done again.
+type onceMap struct {
+	mu sync.Mutex // guards of
+	of map[onceKey]*onceAnswer
+}
+
+type onceKey struct{ who, key string }
+
+// onceAnswer is the answer to a request, whole when done is closed.
+type onceAnswer struct {
+	what   string // method and URL
+	done   chan struct{}
+	at     time.Time
+	status int // 0: there is none that is worth keeping
+	header http.Header
+	body   []byte
+}
+
+const (
+	onceKept = 10 * time.Minute // longer than clients try
+	onceMost = 20_000           // answers
+	onceBody = 64 << 10         // bytes of one
+)
+
+func newOnceMap() *onceMap { return &onceMap{of: map[onceKey]*onceAnswer{}} }
+
+// do calls fn unless the request was answered before, or is being; then it gives that
+// answer.
+func (m *onceMap) do(ctx context.Context, r *Request, key string, a *answer, fn func() error) error {
+	k := onceKey{r.Who.KeyID, key}
+	what := r.Method + " " + r.URL.RequestURI()
+	for {
+		m.mu.Lock()
+		have := m.of[k]
+		if have == nil {
+			if len(m.of) >= onceMost {
+				m.drop(time.Now().Add(onceKept/2), onceMost/2)
+			}
+			have = &onceAnswer{what: what, done: make(chan struct{}), at: time.Now()}
+			m.of[k] = have
+			m.mu.Unlock()
+			return m.first(k, have, a, fn)
+		}
+		m.mu.Unlock()
+		if have.what != what {
+			return driver.Errorf(driver.ErrInvalid, "this idempotency key was used for another request; make a new one for each")
+		}
+		select {
+		case <-have.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if have.status == 0 {
+			continue // it failed in a way that is worth another try
+		}
+		maps.Copy(a.Header(), have.header)
+		a.WriteHeader(have.status)
+		_, err := a.Write(have.body)
+		return err
+	}
+}
+
+func (m *onceMap) first(k onceKey, have *onceAnswer, a *answer, fn func() error) error {
+	a.copy = &bytes.Buffer{}
+	kept := false
+	defer func() {
+		if !kept {
+			m.mu.Lock()
+			delete(m.of, k)
+			m.mu.Unlock()
+		}
+		close(have.done)
+	}()
+	if err := fn(); err != nil {
+		return err
+	}
+	if a.status != 0 && a.copy.Len() <= onceBody {
+		have.status, have.header, have.body = a.status, a.Header().Clone(), a.copy.Bytes()
+		kept = true
+	}
+	a.copy = nil
+	return nil
+}
+
+func (m *onceMap) forget(now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drop(now.Add(-onceKept), len(m.of))
+}
+
+// drop removes at most n answers that are older than before. The caller holds mu.
+func (m *onceMap) drop(before time.Time, n int) {
+	for k, x := range m.of {
+		if n == 0 {
+			return
+		}
+		select {
+		case <-x.done:
+		default:
+			continue
+		}
+		if x.at.Before(before) {
+			delete(m.of, k)
+			n--
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package core
+
+import (
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Query reads the parameters of a request's query. The first error is kept, and none
+// of the values is to be used when Err returns it.
+type Query struct {
+	values url.Values
+	known  []string
+	err    error
+}
+
+// Query parses the query strictly: broken escapes and repeated parameters are refused.
+func (r *Request) Query() *Query {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	q := &Query{values: values}
+	if err != nil {
+		q.err = invalid("the query of the URL is not well-formed: %v", err)
+	}
+	return q
+}
+
+// Err returns what was wrong with the parameters asked for, or that there are others.
+func (q *Query) Err() error {
+	if q.err != nil {
+		return q.err
+	}
+	for name := range q.values {
+		if !slices.Contains(q.known, name) {
+			return invalid("unknown parameter %q", name)
+		}
+	}
+	return nil
+}
+
+// Has reports whether there is such a parameter.
+func (q *Query) Has(name string) bool { return q.values.Has(name) }
+
+// String returns a parameter's value, "" when it is missing.
+func (q *Query) String(name string) string {
+	q.known = append(q.known, name)
+	v := q.values[name]
+	if len(v) > 1 && q.err == nil {
+		q.err = invalid("the parameter %q stands %d times", name, len(v))
+	}
+	if len(v) == 0 {
+		return ""
+	}
+	return v[0]
+}
+
+// Required is String for what may not be missing.
+func (q *Query) Required(name string) string {
+	v := q.String(name)
+	if !q.values.Has(name) && q.err == nil {
+		q.err = invalid("the parameter %q is missing", name)
+	}
+	return v
+}
+
+// Bool returns a flag, false when it is missing.
+func (q *Query) Bool(name string) bool {
+	switch v := q.String(name); {
+	case v == "true" || v == "1":
+		return true
+	case v == "false" || v == "0" || !q.values.Has(name):
+	case q.err == nil:
+		q.err = invalid("the parameter %s=%q: write true or false", name, v)
+	}
+	return false
+}
+
+// Int returns a number of at least low and at most high, or def when it is missing.
+func (q *Query) Int(name string, def, low, high int64) int64 {
+	v := q.String(name)
+	if !q.values.Has(name) {
+		return def
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	if (err != nil || n < low || n > high) && q.err == nil {
+		q.err = invalid("the parameter %s=%q: write a number from %d to %d", name, v, low, high)
+	}
+	return n
+}
+
+// Time returns a time, zero when it is missing.
+func (q *Query) Time(name string) time.Time {
+	v := q.String(name)
+	if !q.values.Has(name) {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339Nano, v)
+	if err != nil && q.err == nil {
+		q.err = invalid("the parameter %s=%q: write a time such as 2026-01-31T12:00:00Z", name, v)
+	}
+	return t
+}

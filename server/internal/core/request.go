@@ -1,0 +1,339 @@
+package core
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/accounts"
+)
+
+// Auth says how a route's caller is known.
+type Auth int
+
+const (
+	BearerAuth Auth = iota // Authorization: Bearer, a key or a token of the identity provider
+	HeaderAuth             // X-API-Key: a key
+	VolumeAuth             // Authorization: Bearer, a token for one volume
+	NoAuth
+)
+
+// Dialect is one way to speak to a server.
+type Dialect struct {
+	Name     string
+	Routes   []*Route
+	Prefixes []string // beneath these, what is no route is refused in this dialect
+	// WriteError answers with an error.
+	WriteError func(w http.ResponseWriter, r *Request, err error)
+}
+
+// Route is one operation.
+type Route struct {
+	Method, Path string // as http.ServeMux has them
+	Name         string // of the operation, for logs, metrics and the audit log
+	Auth         Auth
+	Scope        accounts.Scope // that the key must have
+	Changes      bool           // is recorded in the audit log
+	Stream       bool           // moves file content: bounded by MinRate, not by Timeout
+	Endless      bool           // ends when the client or the server does
+	MaxBody      int64          // most bytes of the body; 0: api.MaxJSON; negative: MaxFile
+	Once         bool           // heeds Idempotency-Key
+	// AnyServer: the route itself sees to it that what another server has done is not
+	// done again, so If-Instance does not matter.
+	AnyServer bool
+	Do        func(w http.ResponseWriter, r *Request) error
+}
+
+// Request is a request whose caller is known and has the route's scope.
+type Request struct {
+	*http.Request
+	Core *Core
+	Who  *accounts.Principal // nil where NoAuth
+	ID   string
+
+	Record accounts.AuditRecord // handlers fill in what they act on
+
+	route *Route
+	org   *org
+}
+
+// NewToken returns 128 random bits in a form that fits into URLs.
+func NewToken() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
+		start := time.Now()
+		r := &Request{Request: hr, Core: c, ID: requestID(hr), route: rt}
+		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), rate: c.opts.MinRate, start: start}
+		a.Header().Set(api.HeaderRequestID, r.ID)
+		a.Header().Set(api.HeaderInstance, c.instance)
+		c.metrics.inFlight.Inc()
+		defer func() {
+			c.metrics.inFlight.Dec()
+			if p := recover(); p != nil && p != http.ErrAbortHandler {
+				c.log.Error("panic", "request", r.ID, "route", rt.Name, "panic", p, "stack", string(debug.Stack()))
+				c.fail(d, a, r, errors.New("panic"))
+			}
+			c.finish(d, rt, a, r, start)
+			if a.broken {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		if err := c.serve(a, r, rt); err != nil {
+			c.fail(d, a, r, err)
+		}
+	})
+}
+
+// requestID returns the id that the client or a proxy gave the request, or a new one.
+func requestID(r *http.Request) string {
+	id := r.Header.Get(api.HeaderRequestID)
+	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return NewToken()
+	}
+	return id
+}
+
+// fail answers with an error, or breaks the answer off when it has begun.
+func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
+	status, _, _ := Describe(err)
+	if status >= 500 && status != http.StatusServiceUnavailable && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented && r.Context().Err() == nil {
+		c.log.Error("request failed", "request", r.ID, "route", r.route.Name, "error", err)
+	}
+	r.Record.Detail = strings.TrimSpace(r.Record.Detail + " " + err.Error())
+	if a.status != 0 {
+		// Part of an answer is out: only a broken connection tells the client.
+		a.broken = true
+		return
+	}
+	d.WriteError(a, r, err)
+}
+
+func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.Time) {
+	took := time.Since(start)
+	c.metrics.done(d.Name, rt.Name, a.status, took, a.written)
+	if rt.Changes && r.Who != nil {
+		c.record(rt, a, r)
+	}
+	org := ""
+	if r.Who != nil {
+		org = r.Who.Org
+	}
+	c.log.Debug("request", "request", r.ID, "dialect", d.Name, "route", rt.Name, "org", org, "status", a.status, "took", took, "addr", r.addr())
+}
+
+// serve lets the request pass, or says why not.
+func (c *Core) serve(a *answer, r *Request, rt *Route) error {
+	if err := c.admit(r, rt); err != nil {
+		if err == ErrRateLimited {
+			a.Header().Set("Retry-After", "1")
+		}
+		return err
+	}
+	limit := rt.MaxBody
+	switch {
+	case limit == 0:
+		limit = api.MaxJSON
+	case limit < 0:
+		limit = c.opts.MaxFile
+	}
+	if limit > 0 {
+		r.Body = http.MaxBytesReader(a, r.Body, limit)
+	}
+	body := &pacedBody{ReadCloser: r.Body, a: a, start: time.Now()}
+	r.Body = body
+	body.extend(time.Now())
+	if rt.Endless {
+		_ = a.ctl.SetReadDeadline(time.Time{})
+	} else if !rt.Stream {
+		ctx, cancel := context.WithTimeout(r.Context(), c.opts.Timeout)
+		defer cancel()
+		r.Request = r.WithContext(ctx)
+	}
+	if key := r.Header.Get(api.HeaderIdempotencyKey); rt.Once && key != "" {
+		return c.once.do(r.Context(), r, key, a, func() error { return rt.Do(a, r) })
+	}
+	return rt.Do(a, r)
+}
+
+// admit finds out who makes the request, and whether they may.
+func (c *Core) admit(r *Request, rt *Route) error {
+	if rt.Auth == NoAuth {
+		return nil
+	}
+	who, err := c.authenticate(r.Request, rt.Auth)
+	if err != nil {
+		return err
+	}
+	r.Who = who
+	if _, ok := c.limits.take(who.KeyID); !ok {
+		return ErrRateLimited
+	}
+	if !who.Scopes.Has(rt.Scope) {
+		return ErrForbidden
+	}
+	if c.draining.Load() && !rt.Stream {
+		r.Close = true
+	}
+	if want := r.Header.Get(api.HeaderIfInstance); want != "" && want != c.instance && !rt.AnyServer {
+		return &Error{http.StatusConflict, "outcome_unknown",
+			"another server had this request, and whether it did what was asked is not known; look, and ask again if need be"}
+	}
+	return nil
+}
+
+func (c *Core) authenticate(r *http.Request, how Auth) (*accounts.Principal, error) {
+	if how == HeaderAuth {
+		return c.opts.Accounts.Authenticate(r.Context(), r.Header.Get("X-API-Key"))
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return nil, unauthenticated{}
+	}
+	if how == VolumeAuth {
+		who, _, err := c.opts.Accounts.AuthenticateVolume(r.Context(), token)
+		return who, err
+	}
+	if c.opts.OIDC != nil && strings.Count(token, ".") == 2 {
+		return c.opts.OIDC.Verify(r.Context(), token)
+	}
+	return c.opts.Accounts.Authenticate(r.Context(), token)
+}
+
+type unauthenticated struct{}
+
+func (unauthenticated) Error() string { return "no API key: send the header Authorization: Bearer KEY" }
+func (unauthenticated) Unwrap() error { return accounts.ErrUnauthenticated }
+
+// addr is the client's address.
+func (r *Request) addr() string {
+	if r.Core.opts.TrustProxy {
+		if list := strings.Split(r.Header.Get("X-Forwarded-For"), ","); list[0] != "" {
+			return strings.TrimSpace(list[len(list)-1])
+		}
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// open finds the organisation of the caller.
+func (r *Request) open() (*org, error) {
+	if r.org == nil {
+		o, err := r.Core.org(r.Context(), r.Who.Org)
+		if err != nil {
+			return nil, err
+		}
+		r.org = o
+	}
+	return r.org, nil
+}
+
+// Store returns the volumes of the caller's organisation: all of them, whether the key
+// may see them or not.
+func (r *Request) Store() (*vole.Store, error) {
+	o, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	return o.store, nil
+}
+
+// Volume returns the volume with that id, or else that name, if the caller may see it.
+func (r *Request) Volume(ref string) (*vole.Volume, error) {
+	store, err := r.Store()
+	if err != nil {
+		return nil, err
+	}
+	r.Record.Volume = ref
+	v, err := store.Get(r.Context(), ref)
+	if err != nil {
+		return nil, err
+	}
+	return v, r.See(v.ID())
+}
+
+// See refuses a volume that the caller may not see, as if it were not there.
+func (r *Request) See(id string) error {
+	r.Record.Volume = id
+	if !r.Who.Sees(id) {
+		return vole.ErrNotFound
+	}
+	return nil
+}
+
+// Open returns the open files of a volume, which others use too. done must be called with
+// what came of it.
+func (r *Request) Open(ref string, readOnly bool) (fsys *vole.FS, done func(error), err error) {
+	o, err := r.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	if isID(ref) && r.Who.Sees(ref) {
+		key := fileKey{ref, o.store.Caps().ReadOnly}
+		if x := o.files.cached(key); x != nil {
+			r.Record.Volume = ref
+			return x.fs, func(err error) { o.files.put(key, x, err) }, nil
+		}
+	}
+	v, err := r.Volume(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Whoever writes to a disk volume is alone, so those who read do not.
+	readOnly = readOnly && v.Info().Kind == vole.KindDisk || o.store.Caps().ReadOnly
+	return o.files.get(r.Context(), v, readOnly)
+}
+
+// Use calls fn with the open files of a volume.
+func (r *Request) Use(ref string, readOnly bool, fn func(*vole.FS) error) error {
+	fsys, done, err := r.Open(ref, readOnly)
+	if err != nil {
+		return err
+	}
+	err = fn(fsys)
+	done(err)
+	return err
+}
+
+// Forget closes what this server has open of a volume for requests.
+func (r *Request) Forget(volume string) {
+	if r.org != nil {
+		r.org.files.forget(volume)
+	}
+}
+
+func isID(ref string) bool { return len(ref) == 36 && uuid.Validate(ref) == nil }
+
+// record puts a change into the audit log.
+func (c *Core) record(rt *Route, a *answer, r *Request) {
+	rec := r.Record
+	rec.At, rec.Org, rec.KeyID, rec.KeyName = time.Now(), r.Who.Org, r.Who.KeyID, r.Who.KeyName
+	rec.Action, rec.Addr, rec.RequestID, rec.Status = rt.Name, r.addr(), r.ID, a.status
+	if a.broken {
+		rec.Detail = strings.TrimSpace(rec.Detail + " (broken off)")
+	}
+	c.audit.add(rec)
+	if a.status < http.StatusBadRequest && rec.Volume != "" {
+		c.Events.poke(r.Who.Org, rec.Volume)
+	}
+}
+
+// RetryAfter is the header that says when to try again.
+func RetryAfter(d time.Duration) string { return strconv.Itoa(int(d/time.Second) + 1) }

@@ -1,0 +1,146 @@
+package native
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+func (a *API) adminRoutes() []*core.Route {
+	return []*core.Route{
+		get(api.Prefix+"/keys", "listKeys", admin, a.listKeys),
+		change("POST", api.Prefix+"/keys", "createKey", admin, a.createKey),
+		change("DELETE", api.Prefix+"/keys/{key}", "revokeKey", admin, a.revokeKey),
+		get(api.Prefix+"/audit", "listAudit", admin, a.listAudit),
+		get(api.Prefix+"/orgs", "listOrgs", operator, a.listOrgs),
+		change("POST", api.Prefix+"/orgs", "createOrg", operator, a.createOrg),
+	}
+}
+
+func key(k accounts.Key) api.Key {
+	return api.Key{ID: k.ID, Org: k.Org, Name: k.Name, Scopes: scopes(k.Scopes), Volumes: k.Volumes, Created: k.Created, CreatedBy: k.CreatedBy,
+		Expires: k.Expires, Revoked: k.Revoked, LastUsed: k.LastUsed, Format: k.Format}
+}
+
+func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
+	list, err := a.core.Options().Accounts.Keys(r.Context(), r.Who.Org)
+	if err != nil {
+		return err
+	}
+	out := api.Keys{Keys: []api.Key{}}
+	for _, k := range list {
+		out.Keys = append(out.Keys, key(k))
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
+	var in api.CreateKey
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	var names []string
+	for _, s := range in.Scopes {
+		names = append(names, string(s))
+	}
+	scope, err := accounts.ParseScopes(names)
+	if err != nil {
+		return err
+	}
+	if !r.Who.Scopes.Has(scope) {
+		return &core.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "a key cannot give rights that it does not have"}
+	}
+	if in.Format == "vole" {
+		in.Format = ""
+	}
+	n := accounts.NewKey{Org: r.Who.Org, Name: in.Name, Scopes: scope, Expires: in.Expires, CreatedBy: r.Who.KeyID, Format: in.Format}
+	if r.Who.Volumes != nil && in.Volumes == nil {
+		in.Volumes = r.Who.Volumes
+	}
+	for _, ref := range in.Volumes {
+		v, err := r.Volume(ref)
+		if err != nil {
+			return driver.Errorf(err, "volume %s: %v", ref, err)
+		}
+		n.Volumes = append(n.Volumes, v.ID())
+	}
+	if in.Volumes != nil && len(n.Volumes) == 0 {
+		return driver.Errorf(vole.ErrInvalid, "\"volumes\" is empty; leave it out for a key to all volumes")
+	}
+	k, secret, err := a.core.Options().Accounts.CreateKey(r.Context(), n)
+	if err != nil {
+		return err
+	}
+	r.Record.Volume, r.Record.Detail = "", k.ID+" "+k.Name
+	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: key(k), Secret: secret})
+}
+
+func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
+	id := r.PathValue("key")
+	r.Record.Detail = id
+	k, err := a.core.Options().Accounts.RevokeKey(r.Context(), r.Who.Org, id)
+	if driver.Classify(err).Err == driver.ErrNotExist {
+		return core.NotFound("there is no such key")
+	}
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, key(k))
+}
+
+func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	limit, from := int(q.Int("limit", 100, 1, 1000)), q.String("cursor")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	var before int64
+	if from != "" {
+		var err error
+		if before, err = strconv.ParseInt(from, 10, 64); err != nil || before <= 0 {
+			return driver.Errorf(vole.ErrInvalid, "this is no cursor of the audit log")
+		}
+	}
+	list, err := a.core.Options().Accounts.Audit(r.Context(), r.Who.Org, before, limit)
+	if err != nil {
+		return err
+	}
+	out := api.AuditPage{Records: []api.AuditRecord{}}
+	for _, x := range list {
+		out.Records = append(out.Records, api.AuditRecord{ID: x.ID, At: x.At, Key: x.KeyID, KeyName: x.KeyName, Action: x.Action, Volume: x.Volume,
+			Path: x.Path, Detail: x.Detail, Addr: x.Addr, RequestID: x.RequestID, Status: x.Status})
+	}
+	if len(list) == limit {
+		out.Next = strconv.FormatInt(list[len(list)-1].ID, 10)
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+func (a *API) listOrgs(w http.ResponseWriter, r *core.Request) error {
+	list, err := a.core.Options().Space.Orgs(r.Context())
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.Orgs{Orgs: append([]string{}, list...)})
+}
+
+func (a *API) createOrg(w http.ResponseWriter, r *core.Request) error {
+	var in api.CreateOrg
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	r.Record.Detail = in.Name
+	if err := a.core.Options().Space.CreateOrg(r.Context(), in.Name); err != nil {
+		return err
+	}
+	k, secret, err := a.core.Options().Accounts.CreateKey(r.Context(), accounts.NewKey{Org: in.Name, Name: "first", Scopes: admin, CreatedBy: r.Who.KeyID})
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: key(k), Secret: secret})
+}

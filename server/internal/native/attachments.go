@@ -1,0 +1,108 @@
+package native
+
+import (
+	"net/http"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+func (a *API) attachmentRoutes() []*core.Route {
+	return []*core.Route{
+		get(api.Prefix+"/attachments", "listAttachments", read, a.listAttachments),
+		change("POST", volumes+"/{volume}/attachments", "attach", read, a.attach),
+		change("DELETE", api.Prefix+"/attachments/{attachment}", "detach", read, a.detach),
+	}
+}
+
+func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	ref := q.String("volume")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	var list []vole.AttachmentInfo
+	var err error
+	if ref != "" {
+		var v *vole.Volume
+		if v, err = r.Volume(ref); err == nil {
+			list, err = v.Attachments(r.Context())
+		}
+	} else {
+		var store *vole.Store
+		if store, err = r.Store(); err == nil {
+			list, err = store.Attachments(r.Context())
+		}
+	}
+	if err != nil {
+		return err
+	}
+	out := api.Attachments{Attachments: []api.Attachment{}}
+	for _, i := range list {
+		if r.Who.Sees(i.VolumeID) {
+			out.Attachments = append(out.Attachments, api.FromAttachment(i))
+		}
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
+	var in api.Attach
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	if !in.ReadOnly && !r.Who.Scopes.Has(write) {
+		return core.ErrForbidden
+	}
+	v, err := r.Volume(r.PathValue("volume"))
+	if err != nil {
+		return err
+	}
+	var s *session
+	if in.Session == "" {
+		s, err = a.newSession(r)
+	} else {
+		s, err = a.session(r, in.Session)
+	}
+	if err != nil {
+		return err
+	}
+	holder := in.Holder
+	if holder == "" {
+		holder = r.Who.KeyName
+	}
+	r.Forget(v.ID())
+	of, err := s.store.Get(r.Context(), v.ID())
+	var att *vole.Attachment
+	if err == nil {
+		att, err = of.Attach(r.Context(), vole.AttachOptions{Holder: holder, ReadOnly: in.ReadOnly, Exclusive: in.Exclusive,
+			Host: in.Host, PID: in.Pid, Started: in.Started})
+	}
+	if err != nil {
+		if in.Session == "" {
+			_ = a.endSession(s, false)
+		}
+		return err
+	}
+	out := api.FromAttachment(att.Info())
+	out.Session, out.LeaseSeconds = s.id, a.opts.Lease.Seconds()
+	return core.WriteJSON(w, http.StatusCreated, out)
+}
+
+func (a *API) detach(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	id := q.Required("session")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	s, err := a.session(r, id)
+	if err != nil {
+		return err
+	}
+	r.Record.Detail = r.PathValue("attachment")
+	if err := s.hold.Detach(r.Context(), r.PathValue("attachment")); err != nil {
+		return err
+	}
+	return noContent(w)
+}

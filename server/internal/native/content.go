@@ -1,0 +1,203 @@
+package native
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// etag is the validator of a file's content: it differs whenever the file was changed.
+func etag(e vole.Entry) string {
+	return fmt.Sprintf("\"%x-%x-%x-%x\"", e.Inode, e.Size, e.Mtime.UnixNano(), e.Ctime.UnixNano())
+}
+
+// seeker is an open file as http.ServeContent reads it.
+type seeker struct {
+	ctx  context.Context
+	f    *vole.File
+	size int64
+	off  int64
+}
+
+func (s *seeker) Read(p []byte) (int, error) {
+	n, err := s.f.ReadAt(s.ctx, p, s.off)
+	s.off += int64(n)
+	return n, err
+}
+
+func (s *seeker) Seek(off int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		off += s.off
+	case io.SeekEnd:
+		off += s.size
+	}
+	if off < 0 {
+		return 0, driver.ErrInvalid
+	}
+	s.off = off
+	return off, nil
+}
+
+func (a *API) readFile(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	path := q.Required("path")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	return a.use(r, true, func(f *vole.FS) error {
+		h, err := f.Open(r.Context(), path, vole.OpenOptions{})
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return serve(w, r, h)
+	})
+}
+
+// serve answers with what is asked for of an open file.
+func serve(w http.ResponseWriter, r *core.Request, h *vole.File) error {
+	e, err := h.Stat(r.Context())
+	if err != nil {
+		return err
+	}
+	head := w.Header()
+	head.Set("Etag", etag(e))
+	head.Set("Content-Type", api.TypeBytes)
+	head.Set("X-Content-Type-Options", "nosniff")
+	head.Set("Content-Disposition", "attachment")
+	s := &seeker{ctx: r.Context(), f: h, size: e.Size}
+	http.ServeContent(w, r.Request, "", e.Mtime, s)
+	return nil
+}
+
+func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	path := q.Required("path")
+	r.Record.Path = path
+	perm, err := mode(q, 0)
+	opts := vole.WriteOptions{Mode: perm, Exclusive: q.Bool("exclusive"), Size: q.Int("size", max(0, r.ContentLength), 0, math.MaxInt64)}
+	if err := errors.Join(err, q.Err()); err != nil {
+		return err
+	}
+	var body io.Reader = r.Body
+	if r.Header.Get("Content-Type") == api.TypeSparse {
+		if !q.Has("size") {
+			return driver.Errorf(vole.ErrInvalid, "the parameter size is missing: the size of the sparse file")
+		}
+		d := api.NewSparseDecoder(r.Body, opts.Size)
+		body, opts.NextData = d, d.NextData
+	}
+	return a.use(r, false, func(f *vole.FS) error {
+		conditional := r.Header.Get("If-None-Match") == "*"
+		opts.Exclusive = opts.Exclusive || conditional
+		body, err := a.checked(r, f, path, body)
+		if err != nil {
+			return err
+		}
+		n, err := f.WriteFrom(r.Context(), path, body, opts)
+		if conditional && errors.Is(err, vole.ErrExists) {
+			return errPrecondition
+		}
+		if err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, api.Written{Size: n})
+	})
+}
+
+var errPrecondition = &core.Error{Status: http.StatusPreconditionFailed, Code: "precondition_failed", Message: "the file is not as If-Match or If-None-Match wants it; read it again"}
+
+// checked returns a body that fails at its end, before anything is replaced, when its
+// digest is not the one that the client sent, or the file there not the version meant.
+func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) (io.Reader, error) {
+	sum, want, err := digest(r.Header.Values(api.HeaderDigest))
+	if err != nil {
+		return nil, err
+	}
+	match := r.Header.Get("If-Match")
+	if sum == nil && match == "" {
+		return body, nil
+	}
+	fits := func() error {
+		if match == "" {
+			return nil
+		}
+		e, err := f.Stat(r.Context(), path)
+		if errors.Is(err, vole.ErrNotExist) || err == nil && match != "*" && !strings.Contains(match, etag(e)) {
+			return errPrecondition
+		}
+		return err
+	}
+	if err := fits(); err != nil {
+		return nil, err
+	}
+	return &checkedBody{r: body, sum: sum, want: want, fits: fits}, nil
+}
+
+type checkedBody struct {
+	r    io.Reader
+	sum  hash.Hash // nil: not asked for
+	want []byte
+	fits func() error
+}
+
+func (b *checkedBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.sum != nil {
+		b.sum.Write(p[:n])
+	}
+	if errors.Is(err, io.EOF) {
+		if b.sum != nil && string(b.sum.Sum(nil)) != string(b.want) {
+			return n, errDigest
+		}
+		if ferr := b.fits(); ferr != nil {
+			return n, ferr
+		}
+	}
+	return n, err
+}
+
+var errDigest = &core.Error{Status: http.StatusBadRequest, Code: "digest_mismatch", Message: "the bytes that arrived are not those of Repr-Digest; send them again"}
+
+// digest returns the hash that a Repr-Digest header (RFC 9530) asks for, nil if none.
+func digest(headers []string) (hash.Hash, []byte, error) {
+	if len(headers) == 0 {
+		return nil, nil, nil
+	}
+	for item := range strings.SplitSeq(strings.Join(headers, ","), ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(item), "=")
+		var h hash.Hash
+		switch strings.ToLower(name) {
+		case "sha-256":
+			h = sha256.New()
+		case "sha-512":
+			h = sha512.New()
+		default:
+			continue
+		}
+		value = strings.TrimSpace(value)
+		if len(value) < 2 || value[0] != ':' || value[len(value)-1] != ':' {
+			return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest %q: write sha-256=:BASE64:", item)
+		}
+		want, err := base64.StdEncoding.DecodeString(value[1 : len(value)-1])
+		if err != nil || len(want) != h.Size() {
+			return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest %q: write sha-256=:BASE64:", item)
+		}
+		return h, want, nil
+	}
+	return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest has neither sha-256 nor sha-512")
+}

@@ -1,0 +1,246 @@
+package native
+
+import (
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+func (a *API) handleRoutes() []*core.Route {
+	const h = api.Prefix + "/handles/{handle}"
+	open := once("POST", api.Prefix+"/filesystems/{filesystem}/handles", "openFile", read, a.openFile)
+	open.Changes = false
+	appendTo := once("POST", h+"/data", "appendHandle", write, a.appendHandle)
+	appendTo.MaxBody, appendTo.Changes = api.MaxIO, false
+	list := []*core.Route{
+		open, appendTo,
+		get(h, "statHandle", read, a.statHandle),
+		get(h+"/data", "readHandle", read, a.readHandle),
+		get(h+"/extent", "nextData", read, a.nextData),
+		{Method: "DELETE", Path: h, Name: "closeHandle", Scope: read, Stream: true, Do: a.closeHandle},
+		{Method: "PUT", Path: h + "/data", Name: "writeHandle", Scope: write, MaxBody: api.MaxIO, Do: a.writeHandle},
+		{Method: "POST", Path: h + "/truncate", Name: "truncateHandle", Scope: write, Do: a.truncateHandle},
+		{Method: "POST", Path: h + "/punch", Name: "punchHole", Scope: write, Do: a.punchHole},
+		{Method: "POST", Path: h + "/sync", Name: "syncHandle", Scope: read, Stream: true, Do: a.syncHandle},
+	}
+	return list
+}
+
+func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	path := q.Required("path")
+	perm, err := mode(q, 0)
+	opts := vole.OpenOptions{Write: q.Bool("write"), Append: q.Bool("append"), Create: q.Bool("create"), Exclusive: q.Bool("exclusive"),
+		Truncate: q.Bool("truncate"), NoFollow: q.Bool("no_follow"), Mode: perm}
+	inode := q.String("inode")
+	if err := errors.Join(err, q.Err()); err != nil {
+		return err
+	}
+	changes := opts.Write || opts.Append || opts.Create || opts.Truncate
+	if changes && !r.Who.Scopes.Has(write) {
+		return core.ErrForbidden
+	}
+	f, err := a.filesystem(r, r.PathValue("filesystem"))
+	if err != nil {
+		return err
+	}
+	file, err := f.fs.Open(r.Context(), path, opts)
+	if err != nil {
+		return err
+	}
+	e, err := file.Stat(r.Context())
+	if err == nil && inode != "" && inode != strconv.FormatUint(e.Inode, 10) {
+		err = driver.Errorf(vole.ErrClosed, "%s is another file by now", path)
+	}
+	h := &handle{id: core.NewToken(), sess: f.sess, volume: f.volume, file: file}
+	if err == nil {
+		err = a.add(f.sess, func() { a.handles[h.id] = h })
+	}
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	return core.WriteJSON(w, http.StatusCreated, api.Handle{ID: h.id, Entry: api.FromEntry(e)})
+}
+
+// handle returns a file that the caller has open.
+func (a *API) handle(r *core.Request) (*handle, error) {
+	a.mu.Lock()
+	h := a.handles[r.PathValue("handle")]
+	a.mu.Unlock()
+	if h == nil || !h.sess.of(r) {
+		return nil, errNoSession
+	}
+	return h, r.See(h.volume)
+}
+
+// onHandle checks the query and runs fn on the open file.
+func (a *API) onHandle(r *core.Request, q *core.Query, fn func(f *vole.File) error) error {
+	if err := q.Err(); err != nil {
+		return err
+	}
+	h, err := a.handle(r)
+	if err != nil {
+		return err
+	}
+	return fn(h.file)
+}
+
+func (a *API) statHandle(w http.ResponseWriter, r *core.Request) error {
+	return a.onHandle(r, r.Query(), func(f *vole.File) error {
+		e, err := f.Stat(r.Context())
+		if err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, api.FromEntry(e))
+	})
+}
+
+func (a *API) closeHandle(w http.ResponseWriter, r *core.Request) error {
+	h, err := a.handle(r)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	delete(a.handles, h.id)
+	a.mu.Unlock()
+	if err := h.file.Close(); err != nil {
+		return err
+	}
+	return noContent(w)
+}
+
+func offset(q *core.Query) int64 {
+	q.Required("offset")
+	return q.Int("offset", 0, 0, math.MaxInt64)
+}
+
+func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	off := offset(q)
+	q.Required("length")
+	n := q.Int("length", 0, 0, api.MaxIO)
+	return a.onHandle(r, q, func(f *vole.File) error {
+		if err := a.memory.Acquire(r.Context(), n); err != nil {
+			return err
+		}
+		defer a.memory.Release(n)
+		buf := make([]byte, n)
+		got, err := f.ReadAt(r.Context(), buf, off)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(got))
+		return writeBytes(w, buf[:got], err)
+	})
+}
+
+// body reads a request's body into memory, of which all requests together take a
+// bounded amount. release must be called.
+func (a *API) body(r *core.Request) (b []byte, release func(), err error) {
+	n := r.ContentLength
+	if n > api.MaxIO {
+		return nil, nil, &http.MaxBytesError{Limit: api.MaxIO}
+	}
+	if n < 0 {
+		n = api.MaxIO
+	}
+	if err := a.memory.Acquire(r.Context(), n); err != nil {
+		return nil, nil, err
+	}
+	release = func() { a.memory.Release(n) }
+	if r.ContentLength >= 0 {
+		b = make([]byte, n)
+		_, err = io.ReadFull(r.Body, b)
+	} else {
+		b, err = io.ReadAll(r.Body)
+	}
+	if err != nil {
+		release()
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, nil, err
+	}
+	return b, release, nil
+}
+
+func (a *API) writeHandle(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	off := offset(q)
+	return a.onHandle(r, q, func(f *vole.File) error {
+		b, release, err := a.body(r)
+		if err != nil {
+			return err
+		}
+		defer release()
+		if _, err := f.WriteAt(r.Context(), b, off); err != nil {
+			return err
+		}
+		return noContent(w)
+	})
+}
+
+func (a *API) appendHandle(w http.ResponseWriter, r *core.Request) error {
+	return a.onHandle(r, r.Query(), func(f *vole.File) error {
+		b, release, err := a.body(r)
+		if err != nil {
+			return err
+		}
+		defer release()
+		off, err := f.Append(r.Context(), b)
+		if err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, api.Appended{Offset: off})
+	})
+}
+
+func (a *API) nextData(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	off := offset(q)
+	return a.onHandle(r, q, func(f *vole.File) error {
+		start, end, err := f.NextData(r.Context(), off)
+		if errors.Is(err, io.EOF) {
+			return noContent(w)
+		}
+		if err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, api.Extent{Start: start, End: end})
+	})
+}
+
+func (a *API) truncateHandle(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	q.Required("size")
+	size := q.Int("size", 0, 0, math.MaxInt64)
+	return a.doHandle(w, r, q, func(f *vole.File) error { return f.Truncate(r.Context(), size) })
+}
+
+func (a *API) punchHole(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	off := offset(q)
+	q.Required("length")
+	n := q.Int("length", 0, 0, math.MaxInt64)
+	return a.doHandle(w, r, q, func(f *vole.File) error { return f.PunchHole(r.Context(), off, n) })
+}
+
+func (a *API) syncHandle(w http.ResponseWriter, r *core.Request) error {
+	return a.doHandle(w, r, r.Query(), func(f *vole.File) error { return f.Sync(r.Context()) })
+}
+
+func (a *API) doHandle(w http.ResponseWriter, r *core.Request, q *core.Query, fn func(f *vole.File) error) error {
+	return a.onHandle(r, q, func(f *vole.File) error {
+		if err := fn(f); err != nil {
+			return err
+		}
+		return noContent(w)
+	})
+}

@@ -1,0 +1,191 @@
+// Package native is Vole's own API over HTTP, as server/openapi.yaml describes it.
+package native
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+	"golang.org/x/sync/semaphore"
+)
+
+// Options says how the API behaves.
+type Options struct {
+	OpenAPI     []byte        // its description, as JSON
+	Lease       time.Duration // of sessions
+	Advertise   string        // URL that sessions are told to use; "": the one they used
+	Metrics     prometheus.Gatherer
+	OpenMetrics bool // metrics need no key
+}
+
+// API is the state of the native API: what clients have open.
+type API struct {
+	core   *core.Core
+	opts   Options
+	memory *semaphore.Weighted // bytes of requests by handle that are held in memory
+
+	mu       sync.Mutex // guards what follows
+	sessions map[string]*session
+	systems  map[string]*filesystem
+	handles  map[string]*handle
+	listings map[string]*listing
+	closed   bool
+}
+
+// mostMemory bounds what requests by handle hold in memory together.
+const mostMemory = 2 * api.MaxIO
+
+// New returns an API that serves with c. Close ends it.
+func New(c *core.Core, opts Options) *API {
+	a := &API{core: c, opts: opts, memory: semaphore.NewWeighted(mostMemory),
+		sessions: map[string]*session{}, systems: map[string]*filesystem{}, handles: map[string]*handle{}, listings: map[string]*listing{}}
+	c.Go(a.tidy)
+	return a
+}
+
+// Dialect returns the routes.
+func (a *API) Dialect() *core.Dialect {
+	d := &core.Dialect{Name: "vole", Prefixes: []string{"/"}, WriteError: writeError}
+	d.Routes = append(d.Routes, a.serverRoutes()...)
+	d.Routes = append(d.Routes, a.volumeRoutes()...)
+	d.Routes = append(d.Routes, a.fileRoutes()...)
+	d.Routes = append(d.Routes, a.transferRoutes()...)
+	d.Routes = append(d.Routes, a.attachmentRoutes()...)
+	d.Routes = append(d.Routes, a.sessionRoutes()...)
+	d.Routes = append(d.Routes, a.handleRoutes()...)
+	d.Routes = append(d.Routes, a.adminRoutes()...)
+	return d
+}
+
+func writeError(w http.ResponseWriter, r *core.Request, err error) {
+	status, code, message := core.Describe(err)
+	if status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="vole"`)
+	}
+	_ = core.WriteJSON(w, status, api.ErrorBody{Error: api.Error{Code: code, Message: message, RequestID: r.ID}})
+}
+
+// Scopes of routes, by their names in the description.
+const (
+	read     = accounts.Read
+	write    = accounts.Write
+	admin    = accounts.Admin
+	operator = accounts.Operator
+)
+
+// get returns a route that only reads.
+func get(path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	return &core.Route{Method: "GET", Path: path, Name: name, Scope: scope, Do: do}
+}
+
+// change returns a route that changes something and may be asked for twice.
+func change(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Do: do}
+}
+
+// once returns a route that changes something and that an idempotency key protects.
+func once(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	rt := change(method, path, name, scope, do)
+	rt.Once = true
+	return rt
+}
+
+func (a *API) serverRoutes() []*core.Route {
+	public := func(path, name string, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+		return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.NoAuth, Do: do}
+	}
+	metrics := get("/metrics", "metrics", operator, a.metrics)
+	if a.opts.OpenMetrics {
+		metrics.Auth = core.NoAuth
+	}
+	return []*core.Route{
+		public("/healthz", "health", text),
+		public("/readyz", "ready", a.ready),
+		public("/openapi.json", "openapi", a.openapi),
+		metrics,
+		get(api.Prefix+"/server", "getServer", read, a.getServer),
+		change("POST", api.Prefix+"/check", "check", admin, a.check),
+	}
+}
+
+func text(w http.ResponseWriter, _ *core.Request) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err := w.Write([]byte("ok\n"))
+	return err
+}
+
+func (a *API) ready(w http.ResponseWriter, r *core.Request) error {
+	if a.core.Draining() {
+		return core.ErrUnavailable
+	}
+	o := a.core.Options()
+	if err := o.Space.Ping(r.Context()); err == nil {
+		err = o.Accounts.Ping(r.Context())
+		if err == nil {
+			return text(w, r)
+		}
+	}
+	return &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: "the database does not answer"}
+}
+
+func (a *API) openapi(w http.ResponseWriter, _ *core.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	_, err := w.Write(a.opts.OpenAPI)
+	return err
+}
+
+func (a *API) metrics(w http.ResponseWriter, r *core.Request) error {
+	promhttp.HandlerFor(a.opts.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r.Request)
+	return nil
+}
+
+func (a *API) getServer(w http.ResponseWriter, r *core.Request) error {
+	store, err := r.Store()
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.Server{
+		Version: a.core.Options().Version, API: api.Version, Instance: a.core.Instance(), Org: r.Who.Org,
+		Key: r.Who.KeyID, KeyName: r.Who.KeyName, Scopes: scopes(r.Who.Scopes), Caps: api.FromCaps(store.Caps()),
+	})
+}
+
+func scopes(s accounts.Scope) []api.Scope {
+	list := []api.Scope{}
+	for _, name := range s.Strings() {
+		list = append(list, api.Scope(name))
+	}
+	return list
+}
+
+func (a *API) check(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	fix := q.Bool("fix")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	store, err := r.Store()
+	if err != nil {
+		return err
+	}
+	out := api.Findings{Findings: []api.Finding{}}
+	err = store.Check(r.Context(), driver.CheckOptions{Fix: fix}, func(f driver.Finding) error {
+		out.Findings = append(out.Findings, api.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: f.Detail, Fixed: f.Fixed})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+func noContent(w http.ResponseWriter) error {
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,390 @@
+package native
+
+import (
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// session is what one client holds: attachments, drafts, open file systems and files.
+// It ends when the client says so, or does not renew it.
+type session struct {
+	id, org, key string
+	hold         core.Holder
+	store        *vole.Store // of hold
+
+	mu    sync.Mutex // guards what follows
+	until time.Time
+	ended bool
+}
+
+// filesystem is a volume's files as a session has them open.
+type filesystem struct {
+	id     string
+	sess   *session
+	volume string // its id
+	fs     *vole.FS
+	write  bool
+}
+
+// handle is an open file of a session.
+type handle struct {
+	id     string
+	sess   *session
+	volume string
+	file   *vole.File
+}
+
+// Bounds of what one key may have open on one server.
+const (
+	mostSessions = 1000
+	mostOpen     = 50_000 // file systems and files
+)
+
+var errTooMany = &core.Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Message: "too much is open with this key; close some of it"}
+
+var errNoSession = &core.Error{Status: http.StatusGone, Code: "unknown_session", Message: "the session, file system or file is not open on this server: it was closed, not renewed, or another server's"}
+
+func (a *API) sessionRoutes() []*core.Route {
+	const s = api.Prefix + "/sessions"
+	open := change("POST", s+"/{session}/filesystems", "openFilesystem", read, a.openFilesystem)
+	open.Changes = false
+	return []*core.Route{
+		{Method: "POST", Path: s, Name: "openSession", Scope: read, Do: a.openSession},
+		{Method: "POST", Path: s + "/{session}/renew", Name: "renewSession", Scope: read, Do: a.renewSession},
+		{Method: "DELETE", Path: s + "/{session}", Name: "closeSession", Scope: read, Stream: true, Do: a.closeSession},
+		open,
+		{Method: "DELETE", Path: api.Prefix + "/filesystems/{filesystem}", Name: "closeFilesystem", Scope: read, Stream: true, Do: a.closeFilesystem},
+	}
+}
+
+func (a *API) newSession(r *core.Request) (*session, error) {
+	if a.core.Draining() {
+		return nil, core.ErrUnavailable
+	}
+	a.mu.Lock()
+	n := 0
+	for _, s := range a.sessions {
+		if s.key == r.Who.KeyID {
+			n++
+		}
+	}
+	a.mu.Unlock()
+	if n >= mostSessions {
+		return nil, errTooMany
+	}
+	return a.hold(r, uuid.NewString(), false)
+}
+
+// hold begins a session, or goes on with one that another server has begun.
+func (a *API) hold(r *core.Request, id string, resume bool) (*session, error) {
+	h, err := a.core.Options().Space.Hold(r.Context(), r.Who.Org, id, a.opts.Lease, resume)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{id: id, org: r.Who.Org, key: r.Who.KeyID, hold: h, store: vole.New(h), until: time.Now().Add(a.opts.Lease)}
+	a.mu.Lock()
+	have := a.sessions[id]
+	if have == nil && !a.closed {
+		a.sessions[id] = s
+	}
+	closed := a.closed
+	a.mu.Unlock()
+	if have != nil || closed {
+		_ = h.Leave()
+	}
+	switch {
+	case closed:
+		return nil, core.ErrUnavailable
+	case have != nil:
+		return have, nil
+	}
+	return s, nil
+}
+
+// session returns a session of the caller.
+func (a *API) session(r *core.Request, id string) (*session, error) {
+	a.mu.Lock()
+	s := a.sessions[id]
+	a.mu.Unlock()
+	if s == nil && uuid.Validate(id) == nil && !a.core.Draining() {
+		var err error
+		s, err = a.hold(r, id, true)
+		if errors.Is(err, vole.ErrNotFound) {
+			return nil, errNoSession
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if s == nil || !s.of(r) {
+		return nil, errNoSession
+	}
+	return s, nil
+}
+
+func (s *session) of(r *core.Request) bool { return s.org == r.Who.Org && s.key == r.Who.KeyID }
+
+func (a *API) openSession(w http.ResponseWriter, r *core.Request) error {
+	s, err := a.newSession(r)
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusCreated, a.describe(s))
+}
+
+func (a *API) describe(s *session) api.Session {
+	return api.Session{ID: s.id, LeaseSeconds: a.opts.Lease.Seconds(), URL: a.opts.Advertise}
+}
+
+func (a *API) renewSession(w http.ResponseWriter, r *core.Request) error {
+	s, err := a.session(r, r.PathValue("session"))
+	if err != nil {
+		return err
+	}
+	asked := time.Now()
+	if err := s.hold.Renew(r.Context()); errors.Is(err, driver.ErrClosed) {
+		a.endSession(s, false)
+		return errNoSession
+	} else if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.until = asked.Add(a.opts.Lease)
+	s.mu.Unlock()
+	return core.WriteJSON(w, http.StatusOK, a.describe(s))
+}
+
+func (a *API) closeSession(w http.ResponseWriter, r *core.Request) error {
+	s, err := a.session(r, r.PathValue("session"))
+	if errors.Is(err, errNoSession) {
+		return noContent(w)
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.endSession(s, false); err != nil {
+		return err
+	}
+	return noContent(w)
+}
+
+// endSession closes what a session has open here. With leave it may go on elsewhere.
+func (a *API) endSession(s *session, leave bool) error {
+	s.mu.Lock()
+	ended := s.ended
+	s.ended = true
+	s.mu.Unlock()
+	if ended {
+		return nil
+	}
+	var files []*handle
+	var systems []*filesystem
+	var dirs []*listing
+	a.mu.Lock()
+	delete(a.sessions, s.id)
+	for id, h := range a.handles {
+		if h.sess == s {
+			files = append(files, h)
+			delete(a.handles, id)
+		}
+	}
+	for id, f := range a.systems {
+		if f.sess == s {
+			systems = append(systems, f)
+			delete(a.systems, id)
+		}
+	}
+	for id, l := range a.listings {
+		if l.sess == s {
+			dirs = append(dirs, l)
+			delete(a.listings, id)
+		}
+	}
+	a.mu.Unlock()
+	var errs []error
+	for _, l := range dirs {
+		a.end(l, nil)
+	}
+	for _, h := range files {
+		errs = append(errs, ignore(h.file.Close(), vole.ErrNotFound, vole.ErrClosed))
+	}
+	for _, f := range systems {
+		errs = append(errs, ignore(f.fs.Close(), vole.ErrNotFound, vole.ErrClosed))
+	}
+	if leave {
+		errs = append(errs, s.hold.Leave())
+	} else {
+		errs = append(errs, s.hold.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func ignore(err error, these ...error) error {
+	for _, t := range these {
+		if errors.Is(err, t) {
+			return nil
+		}
+	}
+	return err
+}
+
+// tidy ends sessions that were not renewed and listings that nobody goes on with.
+func (a *API) tidy() {
+	tick := time.NewTicker(min(a.opts.Lease/4, time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.core.Life().Done():
+			return
+		case now := <-tick.C:
+			a.endLate(now)
+		}
+	}
+}
+
+func (a *API) endLate(now time.Time) {
+	var late []*session
+	var rest []*listing
+	a.mu.Lock()
+	for _, s := range a.sessions {
+		s.mu.Lock()
+		if now.After(s.until) {
+			late = append(late, s)
+		}
+		s.mu.Unlock()
+	}
+	for id, l := range a.listings {
+		if l.sess == nil && now.Sub(l.used) > listingRest {
+			rest = append(rest, l)
+			delete(a.listings, id)
+		}
+	}
+	a.mu.Unlock()
+	for _, l := range rest {
+		a.end(l, nil)
+	}
+	for _, s := range late {
+		if err := a.endSession(s, true); err != nil {
+			a.core.Options().Log.Warn("session: ending it", "session", s.id, "error", err)
+		}
+	}
+}
+
+// Close ends all sessions. Those of a namespace may go on with another server.
+func (a *API) Close() error {
+	a.mu.Lock()
+	a.closed = true
+	var list []*session
+	for _, s := range a.sessions {
+		list = append(list, s)
+	}
+	var dirs []*listing
+	for id, l := range a.listings {
+		if l.sess == nil {
+			dirs = append(dirs, l)
+			delete(a.listings, id)
+		}
+	}
+	a.mu.Unlock()
+	for _, l := range dirs {
+		a.end(l, nil)
+	}
+	var errs []error
+	for _, s := range list {
+		errs = append(errs, a.endSession(s, true))
+	}
+	return errors.Join(errs...)
+}
+
+// storeFor returns the volumes through which a draft of a session is made, or those of
+// the organisation when there is no session.
+func (a *API) storeFor(r *core.Request, id string) (*vole.Store, error) {
+	if id == "" {
+		return r.Store()
+	}
+	s, err := a.session(r, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.store, nil
+}
+
+func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	ref := q.Required("volume")
+	opts := vole.FSOptions{ReadOnly: q.Bool("read_only"), Batch: q.Bool("batch"), Attachment: q.String("attachment")}
+	if err := q.Err(); err != nil {
+		return err
+	}
+	s, err := a.session(r, r.PathValue("session"))
+	if err != nil {
+		return err
+	}
+	if !opts.ReadOnly && !r.Who.Scopes.Has(write) {
+		return core.ErrForbidden
+	}
+	v, err := r.Volume(ref)
+	if err != nil {
+		return err
+	}
+	r.Forget(v.ID())
+	fsys, err := v.OpenFS(r.Context(), opts)
+	if err != nil {
+		return err
+	}
+	f := &filesystem{id: core.NewToken(), sess: s, volume: v.ID(), fs: fsys, write: !opts.ReadOnly}
+	if err := a.add(s, func() { a.systems[f.id] = f }); err != nil {
+		return errors.Join(err, fsys.Close())
+	}
+	return core.WriteJSON(w, http.StatusCreated, api.Filesystem{ID: f.id})
+}
+
+// add calls put, which enters something into the tables, unless the session has ended or
+// too much is open.
+func (a *API) add(s *session, put func()) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended || a.closed:
+		return errNoSession
+	case len(a.systems)+len(a.handles) >= mostOpen:
+		return errTooMany
+	}
+	put()
+	return nil
+}
+
+// filesystem returns a file system that the caller has open.
+func (a *API) filesystem(r *core.Request, id string) (*filesystem, error) {
+	a.mu.Lock()
+	f := a.systems[id]
+	a.mu.Unlock()
+	if f == nil || !f.sess.of(r) {
+		return nil, errNoSession
+	}
+	return f, r.See(f.volume)
+}
+
+func (a *API) closeFilesystem(w http.ResponseWriter, r *core.Request) error {
+	f, err := a.filesystem(r, r.PathValue("filesystem"))
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	delete(a.systems, f.id)
+	a.mu.Unlock()
+	if err := f.fs.Close(); err != nil {
+		return err
+	}
+	return noContent(w)
+}

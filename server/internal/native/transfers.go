@@ -1,0 +1,5 @@
+package native
+
+import "github.com/volehq/vole/server/internal/core"
+
+func (a *API) transferRoutes() []*core.Route { return nil }

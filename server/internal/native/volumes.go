@@ -1,0 +1,297 @@
+package native
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+const volumes = api.Prefix + "/volumes"
+
+func (a *API) volumeRoutes() []*core.Route {
+	create := once("POST", volumes, "createVolume", write, a.createVolume)
+	clone := once("POST", volumes+"/{volume}/clone", "cloneVolume", write, a.cloneVolume)
+	create.AnyServer, clone.AnyServer = true, true
+	watch := get(api.Prefix+"/events", "watch", read, a.watch)
+	watch.Endless, watch.Stream = true, true
+	return []*core.Route{
+		create, clone, watch,
+		get(volumes, "listVolumes", read, a.listVolumes),
+		get(volumes+"/{volume}", "getVolume", read, a.getVolume),
+		once("PATCH", volumes+"/{volume}", "updateVolume", write, a.updateVolume),
+		once("DELETE", volumes+"/{volume}", "removeVolume", write, a.removeVolume),
+		change("POST", volumes+"/{volume}/measure", "measureVolume", write, a.measureVolume),
+		get(volumes+"/{volume}/usage", "getUsage", read, a.getUsage),
+	}
+}
+
+func (a *API) listVolumes(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	filter := vole.Filter{Kind: vole.Kind(q.String("kind")), Cursor: q.String("cursor"), Limit: int(q.Int("limit", 0, 1, 1000))}
+	selector, err := vole.ParseSelector(q.String("selector"))
+	if err := errors.Join(err, q.Err()); err != nil {
+		return err
+	}
+	if k := filter.Kind; k != "" && k != vole.KindDir && k != vole.KindDisk {
+		return driver.Errorf(vole.ErrInvalid, "unknown kind %q; use %q or %q", k, vole.KindDir, vole.KindDisk)
+	}
+	filter.Selector = selector
+	store, err := r.Store()
+	if err != nil {
+		return err
+	}
+	out := api.VolumePage{Volumes: []api.Volume{}}
+	page, err := store.List(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	out.Next = page.Next
+	for _, i := range page.Volumes {
+		if r.Who.Sees(i.ID) {
+			out.Volumes = append(out.Volumes, api.FromVolume(i))
+		}
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+// volume returns the volume that the path names, as the parameter by says.
+func volume(r *core.Request, by string) (*vole.Volume, error) {
+	ref := r.PathValue("volume")
+	switch by {
+	case "", "id", "name":
+	default:
+		return nil, driver.Errorf(vole.ErrInvalid, "by=%q: write id or name", by)
+	}
+	v, err := r.Volume(ref)
+	if err == nil && (by == "id" && v.ID() != ref || by == "name" && v.Name() != ref) {
+		return nil, vole.ErrNotFound
+	}
+	return v, err
+}
+
+func (a *API) getVolume(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	by := q.String("by")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	v, err := volume(r, by)
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
+}
+
+func (a *API) createVolume(w http.ResponseWriter, r *core.Request) error {
+	var in api.CreateVolume
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	return a.create(w, r, in)
+}
+
+func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request) error {
+	var in api.CreateVolume
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	if in.From != "" {
+		return driver.Errorf(vole.ErrInvalid, "the volume to clone is the one of the URL; leave out \"from\"")
+	}
+	in.From = r.PathValue("volume")
+	return a.create(w, r, in)
+}
+
+// create makes a volume, once for each idempotency key whatever server is asked.
+func (a *API) create(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
+	r.Record.Volume = in.Name
+	if r.Who.Volumes != nil {
+		return core.ErrForbidden // it could not see what it made
+	}
+	store, err := a.storeFor(r, in.DraftOf)
+	if err != nil {
+		return err
+	}
+	spec := vole.Spec{Kind: vole.Kind(in.Kind), Quota: vole.Size(in.Quota), Capacity: vole.Size(in.Capacity), Labels: vole.Labels(in.Labels), Draft: in.DraftOf != ""}
+	if in.From != "" {
+		from, err := r.Volume(in.From)
+		if err != nil {
+			return err
+		}
+		spec.From = from.ID()
+	}
+	begun := time.Now()
+	key := r.Header.Get(api.HeaderIdempotencyKey)
+	var prior *accounts.Idempotent
+	if key != "" {
+		print, _ := json.Marshal(in)
+		prior, err = a.core.Options().Accounts.BeginIdempotent(r.Context(), accounts.Idempotent{Org: r.Who.Org, Key: key, Fingerprint: string(print)})
+		if err != nil {
+			return err
+		}
+	}
+	v, err := makeOnce(r, store, in.Name, spec, prior)
+	if key != "" {
+		a.settle(r, key, v, err, begun)
+	}
+	if err != nil {
+		return err
+	}
+	r.Record.Volume = v.ID()
+	return core.WriteJSON(w, http.StatusCreated, api.FromVolume(v.Info()))
+}
+
+// makeOnce creates a volume, unless the same request made it before.
+func makeOnce(r *core.Request, store *vole.Store, name string, spec vole.Spec, prior *accounts.Idempotent) (*vole.Volume, error) {
+	if prior != nil && prior.Done {
+		return store.Get(r.Context(), prior.Result)
+	}
+	v, err := store.Create(r.Context(), name, spec)
+	if prior == nil || !errors.Is(err, vole.ErrExists) {
+		return v, err
+	}
+	// The server that had the request died, perhaps after it had made the volume.
+	have, gerr := store.Get(r.Context(), name)
+	if gerr == nil && !have.Info().Created.Before(prior.Created.Add(-time.Second)) && spec.Fits(have.Info()) == nil {
+		return have, nil
+	}
+	return nil, err
+}
+
+// settle notes what came of a request with an idempotency key.
+func (a *API) settle(r *core.Request, key string, v *vole.Volume, err error, _ time.Time) {
+	acc, ctx := a.core.Options().Accounts, a.core.Life()
+	if err == nil {
+		err = acc.FinishIdempotent(ctx, r.Who.Org, key, v.ID())
+	} else {
+		err = acc.ForgetIdempotent(ctx, r.Who.Org, key)
+	}
+	if err != nil {
+		a.core.Options().Log.Warn("idempotency: the outcome was not noted", "request", r.ID, "error", err)
+	}
+}
+
+func (a *API) updateVolume(w http.ResponseWriter, r *core.Request) error {
+	var in api.UpdateVolume
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	ref := r.PathValue("volume")
+	v, err := r.Volume(ref)
+	if err != nil {
+		return err
+	}
+	err = v.Update(r.Context(), vole.Update{Name: in.Name, Quota: vole.Size(in.Quota), ClearQuota: in.ClearQuota, Capacity: vole.Size(in.Capacity),
+		SetLabels: vole.Labels(in.SetLabels), RemoveLabels: in.RemoveLabels, Publish: in.Publish})
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
+}
+
+func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	by := q.String("by")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	v, err := volume(r, by)
+	if err != nil {
+		return err
+	}
+	store, err := r.Store()
+	if err != nil {
+		return err
+	}
+	r.Forget(v.ID())
+	if err := store.Remove(r.Context(), v.ID()); err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
+}
+
+func (a *API) measureVolume(w http.ResponseWriter, r *core.Request) error {
+	v, err := r.Volume(r.PathValue("volume"))
+	if err != nil {
+		return err
+	}
+	info, err := v.Measure(r.Context())
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.FromVolume(info))
+}
+
+func (a *API) getUsage(w http.ResponseWriter, r *core.Request) error {
+	return a.use(r, true, func(f *vole.FS) error {
+		s, err := f.Statfs(r.Context())
+		if err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, api.FromUsage(s))
+	})
+}
+
+// watch streams events until the client or the server ends.
+func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	ref := q.String("volume")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	want := r.Who.Sees
+	if ref != "" {
+		v, err := r.Volume(ref)
+		if err != nil {
+			return err
+		}
+		want = func(id string) bool { return id == v.ID() }
+	}
+	sub := a.core.Events.Subscribe(r.Who.Org, want)
+	defer a.core.Events.Unsubscribe(r.Who.Org, sub)
+	select {
+	case <-sub.Ready:
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	core.Untimed(w)
+	out := http.NewResponseController(w)
+	alive := time.NewTicker(15 * time.Second)
+	defer alive.Stop()
+	line := []byte(": ready\n\n")
+	for {
+		if _, err := w.Write(line); err != nil {
+			return nil // the client has gone
+		}
+		if err := out.Flush(); err != nil {
+			return nil
+		}
+		select {
+		case <-r.Context().Done():
+			return nil
+		case <-alive.C:
+			line = []byte(": alive\n\n")
+		case ev, ok := <-sub.C:
+			if !ok {
+				return nil
+			}
+			b, err := json.Marshal(ev)
+			if err != nil {
+				return err
+			}
+			line = append(append([]byte("event: "+ev.Type+"\ndata: "), b...), "\n\n"...)
+		}
+	}
+}

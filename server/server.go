@@ -1,0 +1,220 @@
+// Package server makes an HTTP service of volumes: `vole serve`. Its own API is described
+// by OpenAPI (openapi.yaml) and is what package cloud speaks; beside it a server speaks two
+// public dialects, so that SDKs that exist work against it.
+//
+// # Model
+//
+// A [Server] has the volumes of a local home, as the only organisation, or those of a
+// namespace of package bucket with any number of them. Who may do what is in a database
+// of its own tables (package accounts): API keys belong to an organisation, have scopes
+// and perhaps a few volumes that they are for. Nothing is served without a key but
+// /healthz, /readyz and /openapi.json.
+//
+// Servers keep nothing but open files and the sessions of clients that have them, so
+// any number may serve one namespace. A client whose server dies goes to another one.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/local"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+	"github.com/volehq/vole/server/internal/native"
+)
+
+//go:embed openapi.json
+var openapi []byte
+
+// Options says what to serve and how. Home or Bucket must be set; every other field has
+// a default.
+type Options struct {
+	Home   string          // a local home, to serve this host's volumes
+	Bucket *bucket.Options // a namespace
+	// Accounts is where keys and the audit log are: the URL of a PostgreSQL database or the
+	// path of a SQLite file. Default: Bucket.Database where that is PostgreSQL, else a file in
+	// Home or Bucket.Dir.
+	Accounts string
+
+	TLS         *tls.Config // default: none, which is for loopback and proxies
+	OIDC        *OIDC       // bearer tokens of an identity provider; default: none
+	Advertise   string      // URL by which clients reach this very server, where several share one address
+	OpenMetrics bool        // /metrics needs no key
+	TrustProxy  bool        // the client's address is the last of X-Forwarded-For
+
+	Lease   time.Duration // how long a silent client keeps what it holds; default 30 s
+	Timeout time.Duration // of a request that moves no file content; default 60 s
+	MaxFile int64         // most bytes of one file's content; default: no limit
+	Rate    float64       // requests per second of one key; default: no limit
+	Burst   int           // requests of a key at once; default: two seconds' worth
+
+	Log     *slog.Logger // default: none
+	Version string       // of the program
+}
+
+// Server is an open server.
+type Server struct {
+	opts     Options
+	space    core.Space
+	accounts *accounts.Store
+	core     *core.Core
+	native   *native.API
+	handler  http.Handler
+	registry *prometheus.Registry
+}
+
+// New opens what opts names. Its organisation "default" is made when there is none.
+func New(ctx context.Context, opts Options) (*Server, error) {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Lease == 0 {
+		opts.Lease = 30 * time.Second
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s := &Server{opts: opts, registry: reg}
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(err, s.closeStores())
+	}
+	var verify core.Verifier
+	if opts.OIDC != nil {
+		verify = opts.OIDC.verifier()
+	}
+	s.core = core.New(core.Options{Space: s.space, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
+		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy})
+	s.native = native.New(s.core, native.Options{OpenAPI: openapi, Lease: opts.Lease, Advertise: opts.Advertise, Metrics: reg, OpenMetrics: opts.OpenMetrics})
+	s.handler = s.core.Mux(s.dialects()...)
+	return s, nil
+}
+
+func (s *Server) open(ctx context.Context) error {
+	o := &s.opts
+	switch {
+	case (o.Home == "") == (o.Bucket == nil):
+		return driver.Errorf(driver.ErrInvalid, "set Home or Bucket")
+	case o.Home != "":
+		b, err := local.Open(ctx, o.Home, local.Options{})
+		if err != nil {
+			return err
+		}
+		s.space = home{b}
+	default:
+		bo := *o.Bucket
+		bo.Log, bo.Metrics = o.Log, s.registry
+		ns, err := bucket.Open(ctx, bo)
+		if err != nil {
+			return err
+		}
+		s.space = organisations{ns}
+		if err := ns.CreateOrg(ctx, DefaultOrg); err != nil && !errors.Is(err, driver.ErrExists) {
+			return err
+		}
+	}
+	var err error
+	s.accounts, err = accounts.Open(ctx, o.accountsDatabase(), accounts.Options{})
+	return err
+}
+
+func (o *Options) accountsDatabase() string {
+	switch {
+	case o.Accounts != "":
+		return o.Accounts
+	case o.Home != "":
+		return filepath.Join(o.Home, "server", "accounts.db")
+	case strings.HasPrefix(o.Bucket.Database, "postgres"):
+		return o.Bucket.Database
+	case o.Bucket.Dir != "":
+		return filepath.Join(o.Bucket.Dir, "server", "accounts.db")
+	}
+	return o.Bucket.Database + ".accounts"
+}
+
+func (s *Server) dialects() []*core.Dialect {
+	return []*core.Dialect{s.native.Dialect()}
+}
+
+// Handler answers all requests.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// FirstKey makes a key with all rights for the organisation "default" when there is no
+// key at all, and returns its secret; "" when there is one.
+func (s *Server) FirstKey(ctx context.Context) (string, error) {
+	if any, err := s.accounts.AnyKey(ctx); err != nil || any {
+		return "", err
+	}
+	_, secret, err := s.accounts.CreateKey(ctx, accounts.NewKey{Org: DefaultOrg, Name: "first", Scopes: accounts.Admin | accounts.Operator})
+	return secret, err
+}
+
+// Serve answers requests that come to ln until ctx ends; then it drains: no new
+// requests, those under way have up to grace to end.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
+	hs := &http.Server{
+		Handler: s.handler, TLSConfig: s.opts.TLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000},
+		Protocols: protocols(s.opts.TLS != nil),
+	}
+	done := make(chan error, 1)
+	go func() {
+		if s.opts.TLS != nil {
+			done <- hs.ServeTLS(ln, "", "")
+		} else {
+			done <- hs.Serve(ln)
+		}
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	s.core.Drain()
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	err := hs.Shutdown(end)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.opts.Log.Warn("drain: requests were still under way and were broken off", "grace", grace)
+		err = hs.Close()
+	}
+	if serr := <-done; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, serr)
+	}
+	return err
+}
+
+func protocols(secure bool) *http.Protocols {
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	p.SetHTTP2(secure)
+	p.SetUnencryptedHTTP2(!secure)
+	return p
+}
+
+// Close closes what New opened. Requests must have ended.
+func (s *Server) Close() error {
+	return errors.Join(s.native.Close(), s.core.Close(), s.closeStores())
+}
+
+func (s *Server) closeStores() error {
+	var errs []error
+	if s.accounts != nil {
+		errs = append(errs, s.accounts.Close())
+	}
+	if s.space != nil {
+		errs = append(errs, s.space.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,201 @@
+package server
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/local"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// DefaultOrg is the organisation of a server that has only one, and the first of others.
+const DefaultOrg = "default"
+
+// home is a local home as the only organisation.
+type home struct{ b *local.Backend }
+
+func (h home) Orgs(context.Context) ([]string, error) { return []string{DefaultOrg}, nil }
+
+func (h home) CreateOrg(context.Context, string) error {
+	return driver.Errorf(driver.ErrUnsupported, "a local home has one organisation, %q; serve a bucket to have more", DefaultOrg)
+}
+
+func (h home) Org(_ context.Context, name string) (driver.Backend, error) {
+	if name != DefaultOrg {
+		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+	}
+	return stay{h.b}, nil
+}
+
+func (h home) Hold(ctx context.Context, org, _ string, _ time.Duration, resume bool) (core.Holder, error) {
+	if resume {
+		return nil, driver.Errorf(driver.ErrNotFound, "the session has ended")
+	}
+	b, err := h.Org(ctx, org)
+	if err != nil {
+		return nil, err
+	}
+	return &holder{Backend: b, attached: map[string]driver.Attachment{}, drafts: map[string]bool{}}, nil
+}
+
+func (h home) Ping(ctx context.Context) error {
+	_, err := h.b.List(ctx, driver.Filter{Limit: 1})
+	return err
+}
+
+func (h home) Close() error { return h.b.Close() }
+
+// stay is a backend that outlives those who use it.
+type stay struct{ driver.Backend }
+
+func (stay) Close() error { return nil }
+
+// holder keeps the attachments and drafts of one session in this process.
+type holder struct {
+	driver.Backend
+
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	attached map[string]driver.Attachment
+	drafts   map[string]bool
+}
+
+func (h *holder) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
+	info, err := h.Backend.Create(ctx, name, spec)
+	if err != nil || !spec.Draft {
+		return info, err
+	}
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		h.drafts[info.ID] = true
+	}
+	h.mu.Unlock()
+	if closed {
+		_, err = h.Backend.Remove(context.WithoutCancel(ctx), driver.ByID(info.ID))
+		return driver.Info{}, joinClosed(err)
+	}
+	return info, nil
+}
+
+func (h *holder) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
+	a, err := h.Backend.Attach(ctx, id, opts)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		h.attached[a.Info().ID] = a
+	}
+	h.mu.Unlock()
+	if closed {
+		return nil, joinClosed(a.Detach(context.WithoutCancel(ctx)))
+	}
+	return a, nil
+}
+
+func joinClosed(err error) error {
+	if err != nil {
+		return err
+	}
+	return driver.ErrClosed
+}
+
+func (h *holder) Detach(ctx context.Context, id string) error {
+	h.mu.Lock()
+	a := h.attached[id]
+	h.mu.Unlock()
+	if a == nil {
+		return nil
+	}
+	if err := a.Detach(ctx); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.attached, id)
+	return nil
+}
+
+func (h *holder) Renew(context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return driver.ErrClosed
+	}
+	return nil
+}
+
+func (h *holder) Leave() error { return h.Close() }
+
+// Close detaches what is attached and removes drafts that were not published.
+func (h *holder) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var first error
+	for _, a := range h.attached {
+		if err := a.Detach(ctx); err != nil && first == nil {
+			first = err
+		}
+	}
+	for id := range h.drafts {
+		if err := h.endDraft(ctx, id); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// endDraft removes a volume if it is still a draft.
+func (h *holder) endDraft(ctx context.Context, id string) error {
+	info, err := h.Get(ctx, driver.ByID(id))
+	if err == nil && info.State == driver.StateCreating {
+		_, err = h.Remove(ctx, driver.ByID(id))
+	}
+	if driver.Classify(err).Err == driver.ErrNotFound {
+		return nil
+	}
+	return err
+}
+
+// organisations is a namespace with any number of organisations.
+type organisations struct{ ns *bucket.Namespace }
+
+func (o organisations) Orgs(ctx context.Context) ([]string, error) { return o.ns.Orgs(ctx) }
+
+func (o organisations) CreateOrg(ctx context.Context, name string) error {
+	return o.ns.CreateOrg(ctx, name)
+}
+
+func (o organisations) Org(ctx context.Context, name string) (driver.Backend, error) {
+	return o.ns.Org(ctx, name)
+}
+
+func (o organisations) Hold(ctx context.Context, org, session string, lease time.Duration, resume bool) (core.Holder, error) {
+	if resume {
+		return nil, driver.Errorf(driver.ErrNotFound, "the session has ended")
+	}
+	b, err := o.ns.Org(ctx, org)
+	if err != nil {
+		return nil, err
+	}
+	return &holder{Backend: b, attached: map[string]driver.Attachment{}, drafts: map[string]bool{}}, nil
+}
+
+func (o organisations) Ping(ctx context.Context) error {
+	_, err := o.ns.Orgs(ctx)
+	return err
+}
+
+func (o organisations) Close() error { return o.ns.Close() }
