@@ -60,6 +60,7 @@ var (
 	ErrNotEmpty    = driver.ErrNotEmpty
 	ErrLoop        = driver.ErrLoop
 	ErrNoXattr     = driver.ErrNoXattr
+	ErrUnavailable = driver.ErrUnavailable
 )
 
 // ParseSize parses a size such as "512M", "1.5G" or "20GiB" (powers of 1024).

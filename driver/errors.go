@@ -29,6 +29,7 @@ var (
 	ErrNotEmpty    = errors.New("directory not empty")
 	ErrLoop        = errors.New("too many symbolic links")
 	ErrNoXattr     = errors.New("no such extended attribute")
+	ErrUnavailable = errors.New("unavailable") // the server does not answer, or cannot now
 )
 
 // Error is the one wrapper that Vole puts around an error, at its boundary.
@@ -92,6 +93,7 @@ const (
 	ExitUnsupported = 8
 	ExitCorrupt     = 9
 	ExitTimeout     = 10
+	ExitUnavailable = 11
 	ExitInterrupted = 130 // 128 + SIGINT, as shells report it
 )
 
@@ -116,6 +118,7 @@ var classes = []Class{
 	{ErrCorrupt, "corrupt", 500, errCorrupt, ExitCorrupt},
 	{ErrInvalid, "invalid_request", 400, syscall.EINVAL, ExitUsage},
 	{ErrClosed, "closed", 409, syscall.EBADF, ExitFailure},
+	{ErrUnavailable, "unavailable", 503, syscall.EHOSTUNREACH, ExitUnavailable},
 	{context.DeadlineExceeded, "timeout", 504, syscall.ETIMEDOUT, ExitTimeout},
 	{context.Canceled, "canceled", 499, syscall.EINTR, ExitInterrupted},
 }

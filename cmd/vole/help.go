@@ -56,6 +56,7 @@ func newExitCodesCmd() *cobra.Command {
     8  not supported here; the message says where it is
     9  corrupt: what is stored contradicts itself ('vole doctor')
    10  a wait timed out
+   11  the server does not answer, or cannot now
   130  interrupted
 
 Of several errors the first decides. 'vole attach' and 'vole run' pass on the exit

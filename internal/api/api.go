@@ -65,6 +65,9 @@ var types = map[fs.FileMode]EntryType{
 	fs.ModeDevice: Block, fs.ModeDevice | fs.ModeCharDevice: Char,
 }
 
+// TypeOf returns the type of an entry of that mode, "" if it has none that is known.
+func TypeOf(mode fs.FileMode) EntryType { return types[mode.Type()] }
+
 // TypeBits returns the type bits that t stands for.
 func (e EntryType) TypeBits() (bits fs.FileMode, ok bool) {
 	for bits, t := range types {

@@ -56,6 +56,7 @@ type Options struct {
 
 	Timeout    time.Duration // of a request that moves no file content; default 60 s
 	MinRate    int64         // bytes per second that a client must send or take on average; default 1 KiB
+	Grace      time.Duration // that a client has beyond what MinRate gives it; default 30 s
 	MaxFile    int64         // most bytes of one file's content; default: no limit
 	Rate       float64       // requests per second of one key; default: no limit
 	Burst      int           // requests of a key at once; default: two seconds' worth
@@ -107,6 +108,9 @@ func New(opts Options) *Core {
 	}
 	if opts.MinRate == 0 {
 		opts.MinRate = 1 << 10
+	}
+	if opts.Grace == 0 {
+		opts.Grace = grace
 	}
 	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
 		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap()}

@@ -8,22 +8,55 @@ import (
 	"time"
 )
 
-// grace is how long a client may take before its rate counts.
+// grace is how long a client may take beyond what its rate entitles it to.
 const grace = 30 * time.Second
+
+// pace is how a client keeps up in one direction. Only the time counts that is spent
+// waiting for the client: what a database or a blob store takes is not its fault.
+type pace struct {
+	rate  int64         // bytes per second that are the least
+	grace time.Duration // see above
+	moved int64
+	spent time.Duration
+	set   time.Time // when the deadline was last put off
+}
+
+// mostAhead bounds deadlines: who took much quickly may not rest for ever.
+const mostAhead = 10 * time.Minute
+
+// deadline is when the client is too slow that is waited for from now on.
+func (p *pace) deadline(now time.Time) time.Time {
+	left := p.grace + time.Duration(float64(p.moved)/float64(p.rate)*float64(time.Second)) - p.spent
+	return now.Add(min(max(left, 0), mostAhead))
+}
+
+// due reports whether the deadline must be put off; that costs a little, so not for
+// every few bytes.
+func (p *pace) due(now time.Time) bool {
+	if now.Sub(p.set) < min(time.Second, p.grace/4) {
+		return false
+	}
+	p.set = now
+	return true
+}
+
+// waited counts n bytes that a client sent or took since start.
+func (p *pace) waited(start time.Time, n int) {
+	p.spent += time.Since(start)
+	p.moved += int64(n)
+}
 
 // answer is a response that is paced: a client that takes it more slowly than the least
 // rate is cut off, so that none can hold connections and memory for long.
 type answer struct {
 	http.ResponseWriter
-	ctl   *http.ResponseController
-	rate  int64
-	start time.Time
+	ctl  *http.ResponseController
+	pace pace
 
-	status   int
-	written  int64
-	extended time.Time // when the deadline was last put off
-	broken   bool
-	copy     *bytes.Buffer // what was written, if somebody wants it
+	status  int
+	broken  bool
+	untimed bool          // the client may take its time
+	copy    *bytes.Buffer // what was written, if somebody wants it
 }
 
 // Unwrap lets http.ResponseController find the connection.
@@ -36,13 +69,21 @@ func (a *answer) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
-func (a *answer) Write(p []byte) (int, error) {
+// mostAtOnce is how much is written under one deadline.
+const mostAtOnce = 32 << 10
+
+func (a *answer) Write(p []byte) (n int, err error) {
 	if a.status == 0 {
 		a.status = http.StatusOK
 	}
-	a.extend(time.Now())
-	n, err := a.ResponseWriter.Write(p)
-	a.written += int64(n)
+	for n < len(p) && err == nil {
+		var m int
+		start := time.Now()
+		a.extend(start)
+		m, err = a.ResponseWriter.Write(p[n:min(n+mostAtOnce, len(p))])
+		a.pace.waited(start, m)
+		n += m
+	}
 	if a.copy != nil {
 		a.copy.Write(p[:n])
 	}
@@ -58,61 +99,65 @@ func (a *answer) ReadFrom(r io.Reader) (n int64, err error) {
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
 
-// extend puts the end of the time off that the client has: as much as it took already
-// entitles it to.
+// extend puts off the end of the time that the client has to take what is written next.
 func (a *answer) extend(now time.Time) {
-	if now.Sub(a.extended) < time.Second {
-		return
+	if !a.untimed && a.pace.due(now) {
+		_ = a.ctl.SetWriteDeadline(a.pace.deadline(now))
 	}
-	a.extended = now
-	_ = a.ctl.SetWriteDeadline(due(now, a.start, a.written, a.rate))
 }
 
-// due is when a client that moved n bytes since start is too slow. A client that makes
-// progress has a few seconds for the next piece in any case.
-func due(now, start time.Time, n, rate int64) time.Time {
-	at := start.Add(grace + time.Duration(float64(n)/float64(rate)*float64(time.Second)))
-	if most := now.Add(10 * time.Minute); at.After(most) {
-		return most
+// flushed gives the client its time for what net/http still holds of the answer.
+func (a *answer) flushed() {
+	if !a.untimed {
+		_ = a.ctl.SetWriteDeadline(a.pace.deadline(time.Now()))
 	}
-	return at
 }
 
 // pacedBody is a request's body that must come at the least rate.
 type pacedBody struct {
 	io.ReadCloser
-	a        *answer
-	start    time.Time
-	read     int64
-	extended time.Time
+	a    *answer
+	pace pace
+}
+
+// paceBody bounds the time that the client has to send the body. It is to be called
+// before anything else is done: net/http itself reads what a handler has left of a
+// body, and would wait for it.
+func paceBody(a *answer, r *http.Request) *pacedBody {
+	b := &pacedBody{ReadCloser: r.Body, a: a, pace: pace{rate: a.pace.rate, grace: a.pace.grace}}
+	if r.Body == http.NoBody {
+		b.ended()
+	} else {
+		b.extend(time.Now())
+	}
+	return b
 }
 
 func (b *pacedBody) extend(now time.Time) {
-	if now.Sub(b.extended) < time.Second {
-		return
+	if b.pace.due(now) {
+		_ = b.a.ctl.SetReadDeadline(b.pace.deadline(now))
 	}
-	b.extended = now
-	_ = b.a.ctl.SetReadDeadline(due(now, b.start, b.read, b.a.rate))
 }
 
+// ended lifts the deadline: net/http reads on, to notice when the client goes away, and
+// would take the end of the time for that.
+func (b *pacedBody) ended() { _ = b.a.ctl.SetReadDeadline(time.Time{}) }
+
 func (b *pacedBody) Read(p []byte) (int, error) {
-	b.extend(time.Now())
+	start := time.Now()
+	b.extend(start)
 	n, err := b.ReadCloser.Read(p)
-	b.read += int64(n)
+	b.pace.waited(start, n)
+	if err == io.EOF {
+		b.ended()
+	}
 	return n, err
 }
 
 // Untimed lifts the time that a client has for the answer, for streams that may rest.
 func Untimed(w http.ResponseWriter) {
 	if a, ok := w.(*answer); ok {
-		a.extended = time.Now().Add(1000 * time.Hour)
+		a.untimed = true
 		_ = a.ctl.SetWriteDeadline(time.Time{})
-	}
-}
-
-// Paced begins the time anew that the client has for the answer: long work is not the client's fault.
-func Paced(w http.ResponseWriter) {
-	if a, ok := w.(*answer); ok {
-		a.start, a.written, a.extended = time.Now(), 0, time.Time{}
 	}
 }

@@ -78,7 +78,7 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
 		r := &Request{Request: hr, Core: c, ID: requestID(hr), route: rt}
-		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), rate: c.opts.MinRate, start: start}
+		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), pace: pace{rate: c.opts.MinRate, grace: c.opts.Grace}}
 		a.Header().Set(api.HeaderRequestID, r.ID)
 		a.Header().Set(api.HeaderInstance, c.instance)
 		c.metrics.inFlight.Inc()
@@ -88,6 +88,7 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 				c.log.Error("panic", "request", r.ID, "route", rt.Name, "panic", p, "stack", string(debug.Stack()))
 				c.fail(d, a, r, errors.New("panic"))
 			}
+			a.flushed()
 			c.finish(d, rt, a, r, start)
 			if a.broken {
 				panic(http.ErrAbortHandler)
@@ -125,7 +126,7 @@ func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
 
 func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.Time) {
 	took := time.Since(start)
-	c.metrics.done(d.Name, rt.Name, a.status, took, a.written)
+	c.metrics.done(d.Name, rt.Name, a.status, took, a.pace.moved)
 	if rt.Changes && r.Who != nil {
 		c.record(rt, a, r)
 	}
@@ -138,10 +139,8 @@ func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.T
 
 // serve lets the request pass, or says why not.
 func (c *Core) serve(a *answer, r *Request, rt *Route) error {
-	if err := c.admit(r, rt); err != nil {
-		if err == ErrRateLimited {
-			a.Header().Set("Retry-After", "1")
-		}
+	r.Body = paceBody(a, r.Request)
+	if err := c.admit(a, r, rt); err != nil {
 		return err
 	}
 	limit := rt.MaxBody
@@ -154,12 +153,7 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 	if limit > 0 {
 		r.Body = http.MaxBytesReader(a, r.Body, limit)
 	}
-	body := &pacedBody{ReadCloser: r.Body, a: a, start: time.Now()}
-	r.Body = body
-	body.extend(time.Now())
-	if rt.Endless {
-		_ = a.ctl.SetReadDeadline(time.Time{})
-	} else if !rt.Stream {
+	if !rt.Stream && !rt.Endless {
 		ctx, cancel := context.WithTimeout(r.Context(), c.opts.Timeout)
 		defer cancel()
 		r.Request = r.WithContext(ctx)
@@ -171,7 +165,7 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 }
 
 // admit finds out who makes the request, and whether they may.
-func (c *Core) admit(r *Request, rt *Route) error {
+func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 	if rt.Auth == NoAuth {
 		return nil
 	}
@@ -180,7 +174,8 @@ func (c *Core) admit(r *Request, rt *Route) error {
 		return err
 	}
 	r.Who = who
-	if _, ok := c.limits.take(who.KeyID); !ok {
+	if wait, ok := c.limits.take(who.KeyID); !ok {
+		a.Header().Set("Retry-After", RetryAfter(wait))
 		return ErrRateLimited
 	}
 	if !who.Scopes.Has(rt.Scope) {

@@ -1,0 +1,99 @@
+package cloud
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/volehq/vole/internal/api"
+)
+
+// Keys lists the organisation's keys, newest first. The key must be an administrator's.
+func (b *Backend) Keys(ctx context.Context) ([]api.Key, error) {
+	var out api.Keys
+	err := b.json(ctx, call{method: "GET", path: "/keys", again: true}, nil, &out)
+	return out.Keys, err
+}
+
+// CreateKey makes a key. The secret in what it returns is not to be had again.
+func (b *Backend) CreateKey(ctx context.Context, in api.CreateKey) (api.NewKey, error) {
+	var out api.NewKey
+	err := b.json(ctx, call{method: "POST", path: "/keys"}, in, &out)
+	return out, err
+}
+
+// RevokeKey makes a key useless for ever. ErrNotExist.
+func (b *Backend) RevokeKey(ctx context.Context, id string) (api.Key, error) {
+	var out api.Key
+	err := b.json(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), again: true}, nil, &out)
+	return out, err
+}
+
+// Orgs lists the organisations. The key must be an operator's.
+func (b *Backend) Orgs(ctx context.Context) ([]string, error) {
+	var out api.Orgs
+	err := b.json(ctx, call{method: "GET", path: "/orgs", again: true}, nil, &out)
+	return out.Orgs, err
+}
+
+// CreateOrg makes an organisation and its first key.
+func (b *Backend) CreateOrg(ctx context.Context, name string) (api.NewKey, error) {
+	var out api.NewKey
+	err := b.json(ctx, call{method: "POST", path: "/orgs"}, api.CreateOrg{Name: name}, &out)
+	return out, err
+}
+
+// Audit returns a page of the organisation's audit log, newest first.
+func (b *Backend) Audit(ctx context.Context, cursor string, limit int) (api.AuditPage, error) {
+	q := url.Values{}
+	if cursor != "" {
+		q.Set("cursor", cursor)
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	var out api.AuditPage
+	err := b.json(ctx, call{method: "GET", path: "/audit", query: q, again: true}, nil, &out)
+	return out, err
+}
+
+// Watch calls fn for every change of the volumes, or of one, until ctx ends, fn returns
+// an error, or the server ends the stream, which is nil.
+func (b *Backend) Watch(ctx context.Context, volume string, fn func(api.Event) error) error {
+	q := url.Values{}
+	if volume != "" {
+		q.Set("volume", volume)
+	}
+	res, err := b.send(ctx, call{method: "GET", path: "/events", query: q, again: true})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, api.MaxJSON)
+	for lines.Scan() {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var ev api.Event
+		if err := json.Unmarshal([]byte(data), &ev); err != nil {
+			return err
+		}
+		if err := fn(ev); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := lines.Err(); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return away(b.base, err)
+	}
+	return nil
+}

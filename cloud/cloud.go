@@ -1,0 +1,229 @@
+// Package cloud is the backend whose volumes are behind a Vole server: it turns the
+// server's HTTP API (package server) back into a driver.Backend.
+//
+// # Model
+//
+// A [Backend] is one organisation, as one API key sees it. It needs nothing on this host
+// and any number of them may be open. What lives only as long as its holder does (attachments,
+// drafts, open file systems, open files) belongs to a session at the server, which the
+// Backend begins when it is needed and renews until it is closed; a process that dies
+// or is cut off loses it after the lease.
+//
+// # Failures
+//
+// A request that certainly had no effect, or that may be made twice, is made again, for up
+// to [Options].Patience. One that changes something carries an idempotency key, so a
+// server that has done it answers as it did before; when another server answers, and what became of
+// the request cannot be known, the error says so.
+//
+// When a server dies, file systems and files are opened again on the next one: a file by
+// its path, if the same file is still there. What was written by handle and not synced may be
+// lost then, and the next Sync or Close says so.
+package cloud
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+)
+
+// Options says which server to use, and how.
+type Options struct {
+	URL string // of the server, http:// or https://
+	Key string // secret: an API key, or a token of the server's identity provider
+	// CAFile has certificates (PEM) to trust besides the system's. Default: none.
+	CAFile string
+	// ReadOnly refuses every change.
+	ReadOnly bool
+	// Patience is how long a request is made again while the server is away. Default: 15 s.
+	Patience time.Duration
+	// UserAgent names the program to the server. Default: "vole".
+	UserAgent string
+}
+
+// Backend is an organisation behind a server.
+type Backend struct {
+	opts   Options
+	base   *url.URL
+	client *http.Client
+	server api.Server
+
+	life context.Context // ends when the Backend is closed
+	die  context.CancelFunc
+	own  sync.WaitGroup // its goroutines
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	open    map[*fileSystem]struct{}
+	files   map[*file]struct{}
+	session *session   // nil: none is needed yet
+	opening sync.Mutex // held while a session is begun
+
+	instances map[string][]string // by address, the processes that answered there last
+}
+
+// Open asks the server who it is and what the key may. Errors say when the server does not
+// answer, is no Vole server, or refuses the key (ErrPermission).
+func Open(ctx context.Context, opts Options) (*Backend, error) {
+	base, err := url.Parse(opts.URL)
+	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+		return nil, driver.Errorf(driver.ErrInvalid, "server URL: write http://HOST:PORT or https://HOST")
+	}
+	if base.User != nil || base.RawQuery != "" || base.Fragment != "" {
+		return nil, driver.Errorf(driver.ErrInvalid, "server URL: no user, query or fragment belongs there; the key is given by itself")
+	}
+	if opts.Key == "" || strings.ContainsFunc(opts.Key, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, driver.Errorf(driver.ErrInvalid, "the API key is empty, or has characters that no key has")
+	}
+	if opts.Patience == 0 {
+		opts.Patience = 15 * time.Second
+	}
+	if opts.UserAgent == "" {
+		opts.UserAgent = "vole"
+	}
+	base.Path = strings.TrimRight(base.Path, "/")
+	transport, err := newTransport(opts.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{opts: opts, base: base, open: map[*fileSystem]struct{}{}, files: map[*file]struct{}{}}
+	b.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	b.life, b.die = context.WithCancel(context.Background())
+	if err := b.hello(ctx); err != nil {
+		b.die()
+		b.client.CloseIdleConnections()
+		return nil, err
+	}
+	return b, nil
+}
+
+// newTransport returns connections of their own: a Backend that is closed leaves none.
+func newTransport(caFile string) (*http.Transport, error) {
+	t := &http.Transport{
+		Proxy:       http.ProxyFromEnvironment,
+		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		// Bodies are bytes of files; to compress them again helps nobody.
+		DisableCompression:    true,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		WriteBufferSize:       64 << 10,
+		ReadBufferSize:        64 << 10,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second, MaxReadFrameSize: 1 << 20, MaxReceiveBufferPerStream: 8 << 20, MaxReceiveBufferPerConnection: 32 << 20},
+	}
+	if caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, driver.Errorf(driver.ErrInvalid, "%s has no certificate in PEM form", caFile)
+	}
+	t.TLSClientConfig.RootCAs = pool
+	return t, nil
+}
+
+// hello asks the server who it is.
+func (b *Backend) hello(ctx context.Context) error {
+	var s api.Server
+	err := b.json(ctx, call{method: "GET", path: "/server", again: true}, nil, &s)
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused) && refused.code == "":
+		return driver.Errorf(driver.ErrUnsupported, "%s answers, but not as a Vole server (HTTP %d); check the URL", b.base, refused.status)
+	case err != nil:
+		return err
+	case s.API < 1 || s.Caps.Backend == "":
+		return driver.Errorf(driver.ErrUnsupported, "%s answers, but not as a Vole server; check the URL", b.base)
+	case s.API < api.Version:
+		return driver.Errorf(driver.ErrUnsupported, "the server at %s speaks version %d of the API and this program needs %d; update the server", b.base, s.API, api.Version)
+	}
+	b.server = s
+	return nil
+}
+
+// Server describes the server and the key, as they were when the Backend was opened.
+func (b *Backend) Server() api.Server { return b.server }
+
+// Caps implements driver.Backend.
+func (b *Backend) Caps() driver.Caps {
+	c := b.server.Caps.Driver()
+	c.ReadOnly = b.opts.ReadOnly
+	return c
+}
+
+func (b *Backend) usable(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return driver.ErrClosed
+	}
+	return nil
+}
+
+func (b *Backend) writable(ctx context.Context) error {
+	if err := b.usable(ctx); err != nil {
+		return err
+	}
+	if b.opts.ReadOnly {
+		return driver.Errorf(driver.ErrReadOnly, "the volumes are open for reading only")
+	}
+	return nil
+}
+
+// closeWait bounds how long closing takes when the server does not answer.
+const closeWait = 30 * time.Second
+
+// Close implements driver.Backend.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return nil
+	}
+	b.closed = true
+	var files []*file
+	for f := range b.files {
+		files = append(files, f)
+	}
+	s := b.session
+	b.mu.Unlock()
+	var errs []error
+	for _, f := range files {
+		if err := f.Close(); err != nil && !errors.Is(err, driver.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	b.die()
+	b.own.Wait()
+	if s != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+		defer cancel()
+		errs = append(errs, b.do(ctx, call{method: "DELETE", path: "/sessions/" + s.id, at: s.base, again: true}))
+	}
+	b.client.CloseIdleConnections()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,119 @@
+package cloud_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/driver/drivertest"
+	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/server"
+)
+
+func TestMain(m *testing.M) { os.Exit(servers.Main(m)) }
+
+// engines are what the servers serve in these tests.
+var engines = []struct {
+	name  string
+	fresh func(t *testing.T) server.Options
+}{
+	{"Local", func(t *testing.T) server.Options {
+		return server.Options{Home: filepath.Join(t.TempDir(), "home")}
+	}},
+	{"SQLite", func(t *testing.T) server.Options {
+		return server.Options{Bucket: &bucket.Options{Dir: filepath.Join(t.TempDir(), "namespace")}}
+	}},
+	{"PostgreSQL", func(t *testing.T) server.Options {
+		s3 := servers.S3(t)
+		return server.Options{Bucket: &bucket.Options{Database: servers.PG(t), Conns: 8, S3: &bucket.S3{
+			Endpoint: s3.Endpoint, Region: s3.Region, Bucket: s3.Bucket, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, PathStyle: true,
+		}}}
+	}},
+}
+
+// running is a server that is served in this process.
+type running struct {
+	url, key string
+}
+
+// serve starts a server that ends after the test.
+func serve(t *testing.T, opts server.Options) running {
+	t.Helper()
+	// Not the test's context: stores are checked while the test is being cleaned up.
+	s, err := server.New(context.Background(), opts)
+	if err != nil {
+		t.Fatalf("server: %v", err)
+	}
+	key, err := s.FirstKey(context.Background())
+	if err != nil {
+		t.Fatalf("first key: %v", err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln, 5*time.Second) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("close the server: %v", err)
+		}
+	})
+	return running{"http://" + ln.Addr().String(), key}
+}
+
+func (r running) open(t *testing.T, readOnly bool) *vole.Store {
+	t.Helper()
+	b, err := cloud.Open(context.Background(), cloud.Options{URL: r.url, Key: r.key, ReadOnly: readOnly})
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return vole.New(b)
+}
+
+// clients remembers the server of each store that the suite opened.
+type clients struct {
+	mu sync.Mutex // guards of
+	of map[*vole.Store]running
+}
+
+func (c *clients) open(t *testing.T, r running, readOnly bool) *vole.Store {
+	t.Helper()
+	s := r.open(t, readOnly)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.of[s] = r
+	return s
+}
+
+func (c *clients) server(s *vole.Store) running {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.of[s]
+}
+
+func TestConformance(t *testing.T) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			c := &clients{of: map[*vole.Store]running{}}
+			drivertest.Run(t, drivertest.Harness{
+				Open:     func(t *testing.T) *vole.Store { return c.open(t, serve(t, e.fresh(t)), false) },
+				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return c.open(t, c.server(s), false) },
+				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return c.open(t, c.server(s), true) },
+			})
+		})
+	}
+}

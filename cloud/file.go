@@ -1,0 +1,330 @@
+package cloud
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+)
+
+// file is a file that is open at the server. It acts on the handle, and so on the file's
+// inode; the path serves only to open it again when the server has lost it.
+type file struct {
+	f    *fileSystem
+	path string
+	opts driver.OpenOptions
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	h       *openHandle
+	unsaved bool // written and not synced
+	failed  bool // what was written and not synced may be lost
+}
+
+type openHandle struct {
+	p     *place
+	id    string
+	inode string
+}
+
+// pieceSize is the most bytes that one request reads or writes; larger ones are cut.
+const pieceSize = 4 << 20
+
+// Open implements driver.FS.
+func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
+	change := opts.Write || opts.Append || opts.Create || opts.Truncate
+	x := &file{f: f, path: path, opts: opts}
+	err := f.in(ctx, change, func(p *place) (err error) {
+		x.h, err = x.open(ctx, p, opts, "")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	f.b.mu.Lock()
+	closed := f.b.closed
+	if !closed {
+		f.b.files[x] = struct{}{}
+	}
+	f.b.mu.Unlock()
+	if closed {
+		return nil, driver.ErrClosed
+	}
+	return x, nil
+}
+
+func (x *file) open(ctx context.Context, p *place, opts driver.OpenOptions, inode string) (*openHandle, error) {
+	q := url.Values{"path": {x.path}}
+	setFlags(q, map[string]bool{"write": opts.Write, "append": opts.Append, "create": opts.Create, "exclusive": opts.Exclusive,
+		"truncate": opts.Truncate, "no_follow": opts.NoFollow})
+	if opts.Mode != 0 {
+		modeParam(q, opts.Mode)
+	}
+	if inode != "" {
+		q.Set("inode", inode)
+	}
+	c := call{method: "POST", path: "/filesystems/" + p.id + "/handles", query: q, at: p.s.base, once: true, again: !opts.Exclusive}
+	var out api.Handle
+	if err := x.f.b.json(ctx, c, nil, &out); err != nil {
+		return nil, err
+	}
+	return &openHandle{p, out.ID, out.Entry.Inode}, nil
+}
+
+// handle returns the open handle, which is opened again if it is old, which the server
+// has lost.
+func (x *file) handle(ctx context.Context, old *openHandle) (*openHandle, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return nil, driver.ErrClosed
+	}
+	if x.h != old && !x.h.p.s.lost() {
+		return x.h, nil
+	}
+	opts := x.opts
+	opts.Create, opts.Exclusive, opts.Truncate = false, false, false
+	opts.Write = opts.Write || x.opts.Create
+	was := x.h
+	err := x.f.reopen(ctx, was.p, func(p *place) (err error) {
+		x.h, err = x.open(ctx, p, opts, was.inode)
+		return err
+	})
+	if errors.Is(err, driver.ErrNotExist) || errors.Is(err, driver.ErrClosed) && !errors.Is(err, errLost) {
+		err = driver.Errorf(driver.ErrClosed, "the server ended, and the file is not at its path any more: %v", err)
+	}
+	if err != nil {
+		x.h = was
+		return nil, err
+	}
+	x.failed = x.failed || x.unsaved
+	return x.h, nil
+}
+
+// reopen calls fn with a place other than old, which the server has lost.
+func (f *fileSystem) reopen(ctx context.Context, old *place, fn func(p *place) error) error {
+	for range 3 {
+		p, err := f.place(ctx, old)
+		if err != nil {
+			return err
+		}
+		if err := fn(p); !errors.Is(err, errLost) {
+			return err
+		}
+		old = p
+	}
+	return errLost
+}
+
+// in runs fn on the open handle, and again when the server had lost it.
+func (x *file) in(ctx context.Context, change bool, fn func(h *openHandle) error) error {
+	if err := x.usable(ctx, change); err != nil {
+		return err
+	}
+	var old *openHandle
+	for range 3 {
+		h, err := x.handle(ctx, old)
+		if err != nil {
+			return err
+		}
+		err = fn(h)
+		astray := x.f.b.astray(h.p.s, err)
+		if !errors.Is(err, errLost) && !astray {
+			return err
+		}
+		if astray {
+			h.p.s.lose()
+		}
+		old = h
+	}
+	return driver.Errorf(driver.ErrUnavailable, "the server loses what was opened as soon as it is open")
+}
+
+func (x *file) usable(ctx context.Context, change bool) error {
+	if err := x.f.b.alive(ctx); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.closed:
+		return driver.ErrClosed
+	case !change:
+		return nil
+	case !x.opts.Write && !x.opts.Append && !x.opts.Create && !x.opts.Truncate:
+		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading")
+	}
+	x.unsaved = true
+	return nil
+}
+
+// alive is usable while the Backend is being closed, which closes files.
+func (b *Backend) alive(ctx context.Context) error {
+	if b.life.Err() != nil {
+		return driver.ErrClosed
+	}
+	return ctx.Err()
+}
+
+func (h *openHandle) call(method, route string, q url.Values) call {
+	return call{method: method, path: "/handles/" + h.id + route, query: q, at: h.p.s.base, again: true}
+}
+
+func offset(off int64) url.Values { return url.Values{"offset": {strconv.FormatInt(off, 10)}} }
+
+// ReadAt implements driver.File.
+func (x *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	done := 0
+	for {
+		part := p[done:min(len(p), done+pieceSize)]
+		n := 0
+		err := x.in(ctx, false, func(h *openHandle) (err error) {
+			q := offset(off + int64(done))
+			q.Set("length", strconv.Itoa(len(part)))
+			n, err = x.f.b.bytes(ctx, h.call("GET", "/data", q), part)
+			return err
+		})
+		done += n
+		switch {
+		case err != nil:
+			return done, err
+		case n < len(part):
+			return done, io.EOF
+		case done == len(p):
+			return done, nil
+		}
+	}
+}
+
+// WriteAt implements driver.File.
+func (x *file) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if x.opts.Append {
+		return 0, driver.Errorf(driver.ErrInvalid, "the file is open for appending; use Append")
+	}
+	done := 0
+	for {
+		part := p[done:min(len(p), done+pieceSize)]
+		err := x.in(ctx, true, func(h *openHandle) error {
+			c := h.call("PUT", "/data", offset(off+int64(done)))
+			c.body = append([]byte{}, part...) // the transport may read it after an error
+			return x.f.b.do(ctx, c)
+		})
+		if err != nil {
+			return done, err
+		}
+		if done += len(part); done == len(p) {
+			return done, nil
+		}
+	}
+}
+
+// Append implements driver.File.
+func (x *file) Append(ctx context.Context, p []byte) (int64, error) {
+	if len(p) > api.MaxIO {
+		return 0, driver.Errorf(driver.ErrInvalid, "%d bytes to append at once; the most is %d", len(p), api.MaxIO)
+	}
+	var out api.Appended
+	err := x.in(ctx, true, func(h *openHandle) error {
+		c := h.call("POST", "/data", nil)
+		c.body, c.once, c.again = append([]byte{}, p...), true, false
+		return x.f.b.json(ctx, c, nil, &out)
+	})
+	return out.Offset, err
+}
+
+// Truncate implements driver.File.
+func (x *file) Truncate(ctx context.Context, size int64) error {
+	return x.in(ctx, true, func(h *openHandle) error {
+		return x.f.b.do(ctx, h.call("POST", "/truncate", url.Values{"size": {strconv.FormatInt(size, 10)}}))
+	})
+}
+
+// PunchHole implements driver.File.
+func (x *file) PunchHole(ctx context.Context, off, length int64) error {
+	return x.in(ctx, true, func(h *openHandle) error {
+		q := offset(off)
+		q.Set("length", strconv.FormatInt(length, 10))
+		return x.f.b.do(ctx, h.call("POST", "/punch", q))
+	})
+}
+
+// NextData implements driver.File.
+func (x *file) NextData(ctx context.Context, off int64) (start, end int64, err error) {
+	var out api.Extent
+	none := false
+	err = x.in(ctx, false, func(h *openHandle) error {
+		res, err := x.f.b.send(ctx, h.call("GET", "/extent", offset(off)))
+		if err != nil {
+			return err
+		}
+		defer drain(res)
+		if none = res.StatusCode == http.StatusNoContent; none {
+			return nil
+		}
+		return json.NewDecoder(io.LimitReader(res.Body, api.MaxJSON)).Decode(&out)
+	})
+	if err == nil && none {
+		err = io.EOF
+	}
+	return out.Start, out.End, err
+}
+
+// Stat implements driver.File.
+func (x *file) Stat(ctx context.Context) (driver.Entry, error) {
+	var out api.Entry
+	err := x.in(ctx, false, func(h *openHandle) error { return x.f.b.json(ctx, h.call("GET", "", nil), nil, &out) })
+	return out.Driver(), err
+}
+
+// Sync implements driver.File.
+func (x *file) Sync(ctx context.Context) error {
+	err := x.in(ctx, false, func(h *openHandle) error { return x.f.b.do(ctx, h.call("POST", "/sync", nil)) })
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	failed := x.failed
+	x.unsaved, x.failed = false, false
+	if failed {
+		return errUnsaved
+	}
+	return nil
+}
+
+var errUnsaved = driver.Errorf(driver.ErrUnavailable, "the server ended before what was written was synced; some of it may be lost")
+
+// Close implements driver.File.
+func (x *file) Close() error {
+	x.f.b.mu.Lock()
+	delete(x.f.b.files, x)
+	x.f.b.mu.Unlock()
+	x.mu.Lock()
+	if x.closed {
+		x.mu.Unlock()
+		return nil
+	}
+	x.closed = true
+	h, failed, unsaved := x.h, x.failed, x.unsaved
+	x.mu.Unlock()
+	if x.f.b.life.Err() != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	defer cancel()
+	err := x.f.b.do(ctx, h.call("DELETE", "", nil))
+	if errors.Is(err, errLost) {
+		err, failed = nil, failed || unsaved
+	}
+	if err == nil && failed {
+		return errUnsaved
+	}
+	return err
+}

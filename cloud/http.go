@@ -1,0 +1,341 @@
+package cloud
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+)
+
+// call is one request of the API.
+type call struct {
+	method, path string
+	query        url.Values
+	header       http.Header
+	at           *url.URL // the server; nil: the one of the options
+
+	body   []byte    // what is sent, if it is in memory
+	stream io.Reader // what is sent, if it is not: the request is made once
+	size   int64     // of stream; -1: unknown
+
+	// again: to do it twice is as good as once, so it is made again whatever happened.
+	again bool
+	// once: it carries an idempotency key.
+	once bool
+}
+
+// refusal is an error that a server answered with.
+type refusal struct {
+	status  int
+	code    string // "": the answer was not of the API
+	message string
+	kind    error // the sentinel
+	wait    time.Duration
+}
+
+func (r *refusal) Error() string { return r.message }
+func (r *refusal) Unwrap() error { return r.kind }
+
+// errLost means that a session, file system or file is not open at the server any more.
+var errLost = driver.Errorf(driver.ErrClosed, "the server does not have this open any more")
+
+// codes are the errors of a server that are not in the table of package driver.
+var codes = map[string]error{
+	"unauthenticated": driver.ErrPermission, "forbidden": driver.ErrPermission, "too_large": driver.ErrInvalid,
+	"precondition_failed": driver.ErrExists, "unknown_session": errLost, "listing_ended": errLost,
+	"rate_limited": driver.ErrUnavailable, "outcome_unknown": driver.ErrUnavailable,
+}
+
+// do makes a request whose answer has no content.
+func (b *Backend) do(ctx context.Context, c call) error {
+	res, err := b.send(ctx, c)
+	if err != nil {
+		return err
+	}
+	drain(res)
+	return nil
+}
+
+// json makes a request with in as its JSON, if it is not nil, and decodes the answer.
+func (b *Backend) json(ctx context.Context, c call, in, out any) error {
+	if in != nil {
+		body, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		c.body = body
+		c.header = withHeader(c.header, "Content-Type", "application/json")
+	}
+	res, err := b.send(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer drain(res)
+	if err := json.NewDecoder(io.LimitReader(res.Body, mostJSON)).Decode(out); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &refusal{status: res.StatusCode, message: fmt.Sprintf("the server's answer is not to be understood: %v", err), kind: driver.ErrUnavailable}
+	}
+	return nil
+}
+
+// mostJSON bounds how much JSON of an answer is read.
+const mostJSON = 64 << 20
+
+// bytes makes a request whose answer is bytes: those that p takes.
+func (b *Backend) bytes(ctx context.Context, c call, p []byte) (int, error) {
+	for try := newTrial(b.opts.Patience); ; {
+		res, err := b.send(ctx, c)
+		if err != nil {
+			return 0, err
+		}
+		n, err := io.ReadFull(res.Body, p)
+		drain(res)
+		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && int64(n) == res.ContentLength {
+			return n, nil
+		}
+		if err := try.wait(ctx, err, 0); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func withHeader(h http.Header, name, value string) http.Header {
+	if h == nil {
+		h = http.Header{}
+	}
+	h.Set(name, value)
+	return h
+}
+
+// drain lets the connection be used again.
+func drain(res *http.Response) {
+	_, _ = io.CopyN(io.Discard, res.Body, 256<<10)
+	_ = res.Body.Close()
+}
+
+// send makes a request, again if need be, and returns the answer if it is a good one.
+func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
+	if c.once {
+		c.header = withHeader(c.header, api.HeaderIdempotencyKey, uuid.NewString())
+	}
+	for try := newTrial(b.opts.Patience); ; {
+		res, err := b.roundTrip(ctx, c)
+		if err == nil {
+			return res, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		var r *refusal
+		wait := time.Duration(0)
+		if errors.As(err, &r) {
+			if r.status != http.StatusTooManyRequests && r.status != http.StatusServiceUnavailable && r.status != http.StatusBadGateway {
+				return nil, err
+			}
+			wait = r.wait
+		}
+		if c.stream != nil && !unsent(err) {
+			return nil, err
+		}
+		if !c.again && !unsent(err) {
+			// Only the server that had the request knows what became of it.
+			had := b.theInstance(c.at)
+			if !c.once || had == "" {
+				return nil, unknown(err)
+			}
+			c.header = withHeader(c.header, api.HeaderIfInstance, had)
+		}
+		if err := try.wait(ctx, err, wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func unknown(err error) error {
+	return driver.Errorf(driver.ErrUnavailable, "the connection broke, and whether the server did what was asked is not known; look, and ask again if need be: %v", err)
+}
+
+// trial is the patience with a server that does not answer.
+type trial struct {
+	until time.Time
+	pause time.Duration
+}
+
+func newTrial(patience time.Duration) *trial {
+	return &trial{until: time.Now().Add(patience), pause: 50 * time.Millisecond}
+}
+
+// wait waits before the next try, or returns err when there is to be none.
+func (t *trial) wait(ctx context.Context, err error, atLeast time.Duration) error {
+	pause := max(atLeast, t.pause/2+rand.N(t.pause))
+	t.pause = min(2*t.pause, 2*time.Second)
+	if time.Now().Add(pause).After(t.until) {
+		return err
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// roundTrip makes a request once.
+func (b *Backend) roundTrip(ctx context.Context, c call) (*http.Response, error) {
+	u := *b.base
+	if c.at != nil {
+		u = *c.at
+	}
+	u.Path += api.Prefix + c.path
+	u.RawQuery = c.query.Encode()
+	var body io.Reader
+	size := c.size
+	switch {
+	case c.stream != nil:
+		body = &onceReader{r: c.stream}
+	case c.body != nil:
+		body, size = bytes.NewReader(c.body), int64(len(c.body))
+	}
+	req, err := http.NewRequestWithContext(ctx, c.method, u.String(), body)
+	if err != nil {
+		return nil, driver.Errorf(driver.ErrInvalid, "%v", err)
+	}
+	if body != nil {
+		req.ContentLength = size
+		if size == 0 && c.body != nil {
+			req.Body = http.NoBody
+		}
+	}
+	for k, v := range c.header {
+		req.Header[k] = v
+	}
+	req.Header.Set("Authorization", "Bearer "+b.opts.Key)
+	req.Header.Set("User-Agent", b.opts.UserAgent)
+	res, err := b.client.Do(req)
+	if err != nil {
+		return nil, away(&u, err)
+	}
+	b.noteInstance(c.at, res.Header.Get(api.HeaderInstance))
+	if res.StatusCode < 300 {
+		return res, nil
+	}
+	defer drain(res)
+	return nil, refused(res)
+}
+
+// noteInstance notes which process answers at an address.
+func (b *Backend) noteInstance(at *url.URL, instance string) {
+	key := ""
+	if at != nil {
+		key = at.String()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if instance == "" {
+		return
+	}
+	if b.instances == nil {
+		b.instances = map[string][]string{}
+	}
+	// The last two are enough to tell whether there are several.
+	if list := b.instances[key]; len(list) == 0 || list[len(list)-1] != instance {
+		b.instances[key] = append(list[max(0, len(list)-1):], instance)
+	}
+}
+
+// theInstance returns the only process that has answered at an address; "" when there
+// were several, as behind a load balancer, or after a restart.
+func (b *Backend) theInstance(at *url.URL) string {
+	key := ""
+	if at != nil {
+		key = at.String()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if list := b.instances[key]; len(list) == 1 {
+		return list[0]
+	}
+	return ""
+}
+
+// onceReader hides what else a reader can do: net/http would close it, or make it anew.
+type onceReader struct{ r io.Reader }
+
+func (o *onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
+
+// lost is the error of a request that got no answer.
+type lost struct {
+	host string
+	err  error
+}
+
+func (l *lost) Error() string {
+	return fmt.Sprintf("the server at %s does not answer: %v", l.host, l.err)
+}
+
+func (l *lost) Unwrap() []error { return []error{driver.ErrUnavailable, l.err} }
+
+// away wraps the error of a request that got no answer.
+func away(u *url.URL, err error) error {
+	if ue := (*url.Error)(nil); errors.As(err, &ue) {
+		err = ue.Err
+	}
+	return &lost{host: u.Host, err: err}
+}
+
+// unsent reports whether a request certainly did not reach the server.
+func unsent(err error) bool {
+	var op *net.OpError
+	var r *refusal
+	switch {
+	case errors.As(err, &r):
+		return r.status == http.StatusTooManyRequests || r.status == http.StatusServiceUnavailable && r.code == "unavailable"
+	case errors.As(err, &op):
+		return op.Op == "dial"
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// refused is the error that an answer is.
+func refused(res *http.Response) error {
+	r := &refusal{status: res.StatusCode, message: "HTTP " + res.Status, kind: driver.ErrUnavailable}
+	if s, err := time.ParseDuration(res.Header.Get("Retry-After") + "s"); err == nil && s >= 0 && s < time.Minute {
+		r.wait = s
+	}
+	var body api.ErrorBody
+	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if kind != "application/json" || json.NewDecoder(io.LimitReader(res.Body, api.MaxJSON)).Decode(&body) != nil || body.Error.Code == "" {
+		return r
+	}
+	r.code, r.message = body.Error.Code, body.Error.Message
+	if r.message == "" {
+		r.message = strings.ReplaceAll(r.code, "_", " ")
+	}
+	if k, ok := codes[r.code]; ok {
+		r.kind = k
+	} else if k := driver.FromCode(r.code); k != nil {
+		r.kind = k
+	}
+	if id := body.Error.RequestID; id != "" && res.StatusCode == http.StatusInternalServerError {
+		r.message += " (request " + id + ")"
+	}
+	return r
+}

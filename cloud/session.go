@@ -1,0 +1,177 @@
+package cloud
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/proc"
+)
+
+// session is what the Backend holds at the server.
+type session struct {
+	id    string
+	base  *url.URL // where its requests go; nil: where all go
+	lease time.Duration
+
+	mu   sync.Mutex // guards gone
+	gone bool       // the server does not know it any more
+}
+
+func (s *session) lost() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gone
+}
+
+func (s *session) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+}
+
+// begin returns the session, which is begun when there is none or when the server has
+// lost it.
+func (b *Backend) begin(ctx context.Context) (*session, error) {
+	b.opening.Lock()
+	defer b.opening.Unlock()
+	b.mu.Lock()
+	s, closed := b.session, b.closed
+	b.mu.Unlock()
+	switch {
+	case closed:
+		return nil, driver.ErrClosed
+	case s != nil && !s.lost():
+		return s, nil
+	}
+	var out api.Session
+	if err := b.json(ctx, call{method: "POST", path: "/sessions", again: true}, nil, &out); err != nil {
+		return nil, err
+	}
+	s = &session{id: out.ID, lease: time.Duration(out.LeaseSeconds * float64(time.Second))}
+	if s.lease <= 0 {
+		return nil, driver.Errorf(driver.ErrUnsupported, "the server began a session without a lease; it may be too new for this program")
+	}
+	if out.URL != "" {
+		u, err := url.Parse(out.URL)
+		if err != nil || u.Scheme != b.base.Scheme || u.Host == "" {
+			return nil, driver.Errorf(driver.ErrUnsupported, "the server advertises the address %q, which is none of the same kind as %s", out.URL, b.base)
+		}
+		s.base = u
+	}
+	b.mu.Lock()
+	b.session, closed = s, b.closed
+	if !closed {
+		b.own.Go(func() { b.renew(s) })
+	}
+	b.mu.Unlock()
+	if closed {
+		return nil, driver.ErrClosed
+	}
+	return s, nil
+}
+
+// renew keeps a session alive until the Backend is closed or the session lost.
+func (b *Backend) renew(s *session) {
+	tick := time.NewTicker(s.lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.life.Done():
+			return
+		case <-tick.C:
+		}
+		ctx, cancel := context.WithTimeout(b.life, s.lease/3)
+		err := b.do(ctx, call{method: "POST", path: "/sessions/" + s.id + "/renew", at: s.base, again: true})
+		cancel()
+		if errors.Is(err, errLost) {
+			s.lose()
+			return
+		}
+	}
+}
+
+// Attach implements driver.Backend.
+func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
+	if err := b.usable(ctx); err != nil {
+		return nil, err
+	}
+	if opts.HostPath {
+		return nil, driver.Errorf(driver.ErrUnsupported, "the files of this volume are at the server and have no path on this host; copy them with 'vole cp', or use a local home")
+	}
+	if err := b.writable(ctx); err != nil && !opts.ReadOnly {
+		return nil, err
+	}
+	host, _ := os.Hostname()
+	in := api.Attach{Holder: opts.Holder, ReadOnly: opts.ReadOnly, Exclusive: opts.Exclusive, Host: host, Pid: os.Getpid(), Started: proc.Start()}
+	var out api.Attachment
+	var s *session
+	err := b.inSession(ctx, func(have *session) error {
+		s, in.Session = have, have.id
+		return b.json(ctx, call{method: "POST", path: at(id, "attachments"), at: s.base}, in, &out)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &attachment{b: b, s: s, info: out.Info()}, nil
+}
+
+// inSession calls fn with the session, and once more with a new one if the server has
+// lost the first.
+func (b *Backend) inSession(ctx context.Context, fn func(s *session) error) error {
+	for range 3 {
+		s, err := b.begin(ctx)
+		if err != nil {
+			return err
+		}
+		err = fn(s)
+		if !errors.Is(err, errLost) && !b.astray(s, err) {
+			return err
+		}
+		s.lose()
+	}
+	return driver.Errorf(driver.ErrUnavailable, "the server forgets sessions as soon as they have begun")
+}
+
+// astray reports whether err is that of a server that is not to be reached at the address
+// it advertised, so that a new session may be begun elsewhere.
+func (b *Backend) astray(s *session, err error) bool {
+	return s.base != nil && unsent(err)
+}
+
+type attachment struct {
+	b    *Backend
+	s    *session
+	info driver.AttachmentInfo
+
+	mu   sync.Mutex // held while it is given back
+	gone bool
+}
+
+func (a *attachment) Info() driver.AttachmentInfo { return a.info }
+func (a *attachment) Path() string                { return "" }
+func (a *attachment) Hold() *os.File              { return nil }
+
+// Detach implements driver.Attachment.
+func (a *attachment) Detach(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.b.mu.Lock()
+	closed := a.b.closed
+	a.b.mu.Unlock()
+	if a.gone || closed || a.s.lost() {
+		return nil
+	}
+	q := url.Values{"session": {a.s.id}}
+	err := a.b.do(ctx, call{method: "DELETE", path: "/attachments/" + url.PathEscape(a.info.ID), query: q, at: a.s.base, again: true})
+	if errors.Is(err, errLost) {
+		err = nil // it ended with its session
+	}
+	a.gone = err == nil
+	return err
+}

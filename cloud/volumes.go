@@ -1,0 +1,154 @@
+package cloud
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+)
+
+// at is the path of a volume's route.
+func at(volume string, rest ...string) string {
+	p := "/volumes/" + url.PathEscape(volume)
+	for _, r := range rest {
+		p += "/" + r
+	}
+	return p
+}
+
+// Create implements driver.Backend.
+func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
+	if err := b.writable(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	in := api.CreateVolume{Name: name, Kind: api.Kind(spec.Kind), Quota: int64(spec.Quota), Capacity: int64(spec.Capacity), Labels: api.Labels(spec.Labels), From: spec.From}
+	c := call{method: "POST", path: "/volumes", once: true, again: true}
+	if spec.Draft {
+		s, err := b.begin(ctx)
+		if err != nil {
+			return driver.Info{}, err
+		}
+		in.DraftOf, c.at = s.id, s.base
+	}
+	return b.volume(ctx, c, in)
+}
+
+func (b *Backend) volume(ctx context.Context, c call, in any) (driver.Info, error) {
+	var v api.Volume
+	if err := b.json(ctx, c, in, &v); err != nil {
+		return driver.Info{}, err
+	}
+	return v.Info(), nil
+}
+
+func refQuery(ref driver.Ref) (string, url.Values) {
+	if ref.ID != "" {
+		return ref.ID, url.Values{"by": {"id"}}
+	}
+	return ref.Name, url.Values{"by": {"name"}}
+}
+
+// Get implements driver.Backend.
+func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	if err := b.usable(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	name, q := refQuery(ref)
+	return b.volume(ctx, call{method: "GET", path: at(name), query: q, again: true}, nil)
+}
+
+// List implements driver.Backend.
+func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, error) {
+	if err := b.usable(ctx); err != nil {
+		return driver.Page{}, err
+	}
+	q := url.Values{}
+	if s := filter.Selector.String(); s != "" {
+		q.Set("selector", s)
+	}
+	if filter.Kind != "" {
+		q.Set("kind", string(filter.Kind))
+	}
+	if filter.Cursor != "" {
+		q.Set("cursor", filter.Cursor)
+	}
+	if filter.Limit > 0 {
+		q.Set("limit", strconv.Itoa(min(filter.Limit, 1000)))
+	}
+	var out api.VolumePage
+	if err := b.json(ctx, call{method: "GET", path: "/volumes", query: q, again: true}, nil, &out); err != nil {
+		return driver.Page{}, err
+	}
+	page := driver.Page{Next: out.Next, Volumes: make([]driver.Info, len(out.Volumes))}
+	for i, v := range out.Volumes {
+		page.Volumes[i] = v.Info()
+	}
+	return page, nil
+}
+
+// Update implements driver.Backend.
+func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
+	if err := b.writable(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	in := api.UpdateVolume{Name: change.Name, Quota: int64(change.Quota), ClearQuota: change.ClearQuota, Capacity: int64(change.Capacity),
+		SetLabels: api.Labels(change.SetLabels), RemoveLabels: change.RemoveLabels, Publish: change.Publish}
+	// What it sets is the same however often it is set.
+	return b.volume(ctx, call{method: "PATCH", path: at(id), once: true, again: true}, in)
+}
+
+// Remove implements driver.Backend.
+func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	if err := b.writable(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	name, q := refQuery(ref)
+	return b.volume(ctx, call{method: "DELETE", path: at(name), query: q, once: true}, nil)
+}
+
+// Measure implements driver.Backend.
+func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
+	if err := b.writable(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	return b.volume(ctx, call{method: "POST", path: at(id, "measure"), again: true}, nil)
+}
+
+// Attachments implements driver.Backend.
+func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {
+	if err := b.usable(ctx); err != nil {
+		return nil, err
+	}
+	q := url.Values{}
+	if id != "" {
+		q.Set("volume", id)
+	}
+	var out api.Attachments
+	if err := b.json(ctx, call{method: "GET", path: "/attachments", query: q, again: true}, nil, &out); err != nil {
+		return nil, err
+	}
+	list := make([]driver.AttachmentInfo, len(out.Attachments))
+	for i, a := range out.Attachments {
+		list[i] = a.Info()
+	}
+	return list, nil
+}
+
+// Check implements driver.Backend: the server checks its volumes.
+func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
+	if err := b.usable(ctx); err != nil {
+		return err
+	}
+	var out api.Findings
+	if err := b.json(ctx, call{method: "POST", path: "/check", query: url.Values{"fix": {strconv.FormatBool(opts.Fix)}}, again: true}, nil, &out); err != nil {
+		return err
+	}
+	for _, f := range out.Findings {
+		if err := report(driver.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: f.Detail, Fixed: f.Fixed}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
