@@ -1,11 +1,219 @@
 package server
 
-import "github.com/volehq/vole/server/internal/core"
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"log/slog"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"unicode"
 
-// OIDC says whose tokens are accepted beside keys.
+	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// OIDC says whose tokens are accepted beside keys: signed JWTs of an OpenID provider,
+// whose keys are found by its discovery document. The provider need not be there when
+// the server starts.
+//
+// A claim is named as it stands in the token, or by a path as in realm_access.roles.
 type OIDC struct {
-	Issuer   string
-	Audience string
+	Issuer   string // URL, exactly as it stands in the tokens
+	Audience string // that tokens must be for
+	CAFile   string // PEM file of authorities to trust for Issuer; default: those of the system
+
+	// Org is the organisation of all tokens. Without it OrgClaim names the claim that has
+	// the organisation; default: vole_org.
+	Org, OrgClaim string
+	// ScopeClaim names the claim that has the rights, a list or words with spaces between
+	// them; default: vole_scopes.
+	ScopeClaim string
+	// Scopes says which rights the values of ScopeClaim stand for, such as the names of
+	// groups; values that it does not have stand for none. Default: read, write, admin and
+	// operator, for themselves.
+	Scopes map[string][]string
+	// NameClaim has the name that the audit log shows. Default: email,
+	// preferred_username or sub, whichever is there.
+	NameClaim string
 }
 
-func (o *OIDC) verifier() core.Verifier { return nil }
+// algorithms are those that tokens may be signed with. There are none among them that
+// need no key, or for which the key that verifies could sign too.
+var algorithms = []string{
+	oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, oidc.PS512,
+	oidc.ES256, oidc.ES384, oidc.ES512, oidc.EdDSA,
+}
+
+// tokens verifies those of one provider.
+type tokens struct {
+	OIDC
+	scopes   map[string]accounts.Scope
+	provider *provider
+}
+
+// verifier returns nil for no OIDC. driver.ErrInvalid.
+func (o *OIDC) verifier(log *slog.Logger) (core.Verifier, error) {
+	if o == nil {
+		return nil, nil
+	}
+	t := &tokens{OIDC: *o, scopes: map[string]accounts.Scope{}}
+	u, err := url.Parse(o.Issuer)
+	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, driver.Errorf(driver.ErrInvalid, "the issuer of tokens is a URL as in https://login.example.com")
+	}
+	if o.Audience == "" {
+		return nil, driver.Errorf(driver.ErrInvalid, "tokens of %s need an audience; without one those for any other service would be accepted", o.Issuer)
+	}
+	if o.Org != "" && driver.ValidateName(o.Org) != nil {
+		return nil, driver.Errorf(driver.ErrInvalid, "%q cannot be the name of an organisation", o.Org)
+	}
+	if t.scopes, err = o.mapping(); err != nil {
+		return nil, err
+	}
+	orDefault(&t.OrgClaim, "vole_org")
+	orDefault(&t.ScopeClaim, "vole_scopes")
+	var roots *x509.CertPool
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(pem) {
+			return nil, driver.Errorf(driver.ErrInvalid, "%s has no certificate in PEM", o.CAFile)
+		}
+	}
+	t.provider = newProvider(o.Issuer, o.Audience, roots, log)
+	return t, nil
+}
+
+// mapping returns which rights a value of the claim stands for.
+func (o *OIDC) mapping() (map[string]accounts.Scope, error) {
+	m := map[string]accounts.Scope{}
+	if o.Scopes == nil {
+		for _, name := range []string{"read", "write", "admin", "operator"} {
+			m[name], _ = accounts.ParseScopes([]string{name})
+		}
+	}
+	for value, names := range o.Scopes {
+		s, err := accounts.ParseScopes(names)
+		if err != nil {
+			return nil, driver.Errorf(driver.ErrInvalid, "the rights of %q: %v", value, err)
+		}
+		m[value] = s
+	}
+	return m, nil
+}
+
+func orDefault(v *string, def string) {
+	if *v == "" {
+		*v = def
+	}
+}
+
+// refused returns the error for a token that is not accepted.
+func refused(format string, args ...any) error {
+	return driver.Errorf(accounts.ErrUnauthenticated, "the token is not accepted: "+format, args...)
+}
+
+// Verify implements core.Verifier.
+func (t *tokens) Verify(ctx context.Context, token string) (*accounts.Principal, error) {
+	id, err := t.provider.verify(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	var claims map[string]any
+	if err := id.Claims(&claims); err != nil {
+		return nil, refused("its claims cannot be read")
+	}
+	if id.Subject == "" || !printable(id.Subject) {
+		return nil, refused("it does not say whom it stands for (sub)")
+	}
+	org, err := t.org(claims)
+	if err != nil {
+		return nil, err
+	}
+	p := &accounts.Principal{KeyID: keyID(id.Subject), KeyName: t.name(claims, id.Subject), Org: org, Expires: id.Expiry}
+	for _, v := range texts(claim(claims, t.ScopeClaim)) {
+		p.Scopes |= t.scopes[v]
+	}
+	return p, nil
+}
+
+func (t *tokens) org(claims map[string]any) (string, error) {
+	if t.Org != "" {
+		return t.Org, nil
+	}
+	list := texts(claim(claims, t.OrgClaim))
+	switch {
+	case len(list) == 0:
+		return "", refused("it does not name an organisation (%s)", t.OrgClaim)
+	case len(list) > 1:
+		return "", refused("it names more than one organisation (%s)", t.OrgClaim)
+	case driver.ValidateName(list[0]) != nil:
+		return "", refused("what it names cannot be an organisation (%s)", t.OrgClaim)
+	}
+	return list[0], nil
+}
+
+// name returns the name for people.
+func (t *tokens) name(claims map[string]any, sub string) string {
+	names := []string{"email", "preferred_username"}
+	if t.NameClaim != "" {
+		names = []string{t.NameClaim}
+	}
+	for _, n := range names {
+		if s, ok := claim(claims, n).(string); ok && s != "" && printable(s) {
+			return s
+		}
+	}
+	return sub
+}
+
+// keyID returns what stands for a subject where the id of a key does for others. It is
+// never one, and short enough to be recorded.
+func keyID(sub string) string {
+	if len(sub) > 100 {
+		h := sha256.Sum256([]byte(sub))
+		sub = "sha256-" + hex.EncodeToString(h[:])
+	}
+	return "oidc:" + sub
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar })
+}
+
+// claim returns the claim of that name, or at that path.
+func claim(claims map[string]any, name string) any {
+	if v, there := claims[name]; there {
+		return v
+	}
+	first, rest, deeper := strings.Cut(name, ".")
+	if inner, ok := claims[first].(map[string]any); ok && deeper {
+		return claim(inner, rest)
+	}
+	return nil
+}
+
+// texts returns the words of a string, or the strings of a list.
+func texts(v any) []string {
+	switch v := v.(type) {
+	case string:
+		return strings.Fields(v)
+	case []any:
+		var list []string
+		for _, x := range v {
+			if s, ok := x.(string); ok && !slices.Contains(list, s) {
+				list = append(list, s)
+			}
+		}
+		return list
+	}
+	return nil
+}

@@ -20,7 +20,6 @@ import (
 	_ "embed"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -60,6 +59,11 @@ type Options struct {
 	MaxFile int64         // most bytes of one file's content; default: no limit
 	Rate    float64       // requests per second of one key; default: no limit
 	Burst   int           // requests of a key at once; default: two seconds' worth
+	// DrainDelay is for how long a server that is to end goes on as ever, but for
+	// /readyz, so that load balancers notice. Default: not at all.
+	DrainDelay time.Duration
+
+	slack time.Duration // that a client has beyond what the least rate gives it, in tests
 
 	Log     *slog.Logger // default: none
 	Version string       // of the program
@@ -90,12 +94,12 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
-	var verify core.Verifier
-	if opts.OIDC != nil {
-		verify = opts.OIDC.verifier()
+	verify, err := opts.OIDC.verifier(opts.Log)
+	if err != nil {
+		return nil, errors.Join(err, s.closeStores())
 	}
 	s.core = core.New(core.Options{Space: s.space, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
-		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy})
+		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy, Grace: opts.slack})
 	s.native = native.New(s.core, native.Options{OpenAPI: openapi, Lease: opts.Lease, Advertise: opts.Advertise, Metrics: reg, OpenMetrics: opts.OpenMetrics})
 	s.handler = s.core.Mux(s.dialects()...)
 	return s, nil
@@ -150,6 +154,9 @@ func (s *Server) dialects() []*core.Dialect {
 // Handler answers all requests.
 func (s *Server) Handler() http.Handler { return s.handler }
 
+// HasKey reports whether a key was ever made, in any organisation.
+func (s *Server) HasKey(ctx context.Context) (bool, error) { return s.accounts.AnyKey(ctx) }
+
 // FirstKey makes a key with all rights for the organisation "default" when there is no
 // key at all, and returns its secret; "" when there is one.
 func (s *Server) FirstKey(ctx context.Context) (string, error) {
@@ -158,49 +165,6 @@ func (s *Server) FirstKey(ctx context.Context) (string, error) {
 	}
 	_, secret, err := s.accounts.CreateKey(ctx, accounts.NewKey{Org: DefaultOrg, Name: "first", Scopes: accounts.Admin | accounts.Operator})
 	return secret, err
-}
-
-// Serve answers requests that come to ln until ctx ends; then it drains: no new
-// requests, those under way have up to grace to end.
-func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
-	hs := &http.Server{
-		Handler: s.handler, TLSConfig: s.opts.TLS, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1000},
-		Protocols: protocols(s.opts.TLS != nil),
-	}
-	done := make(chan error, 1)
-	go func() {
-		if s.opts.TLS != nil {
-			done <- hs.ServeTLS(ln, "", "")
-		} else {
-			done <- hs.Serve(ln)
-		}
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	s.core.Drain()
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-	defer cancel()
-	err := hs.Shutdown(end)
-	if errors.Is(err, context.DeadlineExceeded) {
-		s.opts.Log.Warn("drain: requests were still under way and were broken off", "grace", grace)
-		err = hs.Close()
-	}
-	if serr := <-done; !errors.Is(serr, http.ErrServerClosed) {
-		err = errors.Join(err, serr)
-	}
-	return err
-}
-
-func protocols(secure bool) *http.Protocols {
-	p := &http.Protocols{}
-	p.SetHTTP1(true)
-	p.SetHTTP2(secure)
-	p.SetUnencryptedHTTP2(!secure)
-	return p
 }
 
 // Close closes what New opened. Requests must have ended.

@@ -24,7 +24,8 @@ type feed struct {
 	subs  map[*Subscription]struct{}
 	poked map[string]struct{} // volumes that this server changed since the last look
 	wake  chan struct{}
-	ready chan struct{} // closed when the volumes are known with which changes are compared
+	ready chan struct{} // closed when the volumes are known with which changes are compared, or nothing more comes
+	known sync.Once     // closes ready
 	stop  context.CancelFunc
 }
 
@@ -53,7 +54,9 @@ func (e *Events) Subscribe(org string, want func(volumeID string) bool) *Subscri
 	defer e.mu.Unlock()
 	if e.closed {
 		close(c)
-		s.Ready = e.c.life.Done()
+		ready := make(chan struct{})
+		close(ready)
+		s.Ready = ready
 		return s
 	}
 	f := e.feeds[org]
@@ -92,6 +95,7 @@ func (e *Events) close() {
 			close(s.c)
 		}
 		f.stop()
+		f.known.Do(func() { close(f.ready) })
 		delete(e.feeds, org)
 	}
 }
@@ -128,7 +132,7 @@ func (e *Events) watch(ctx context.Context, org string, f *feed) {
 		}
 		if err == nil {
 			if was == nil {
-				close(f.ready)
+				f.known.Do(func() { close(f.ready) })
 			}
 			was = now
 		}

@@ -1,0 +1,126 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	headerTime = 10 * time.Second // that a client has for the headers of a request, and for TLS
+	idleTime   = 2 * time.Minute  // that a connection may rest between two requests
+	maxHeader  = 64 << 10         // bytes of headers
+	breakOff   = 5 * time.Second  // that requests have to end which were broken off
+)
+
+// Serve answers requests that come to ln until ctx ends; then it drains: /readyz says so
+// at once, streams of events end, DrainDelay later no new connections are accepted, and
+// requests under way have up to grace to end. It returns when all have. ln is closed.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
+	var under sync.WaitGroup // requests
+	hs := s.httpServer(&under)
+	done := make(chan error, 1)
+	go func() {
+		if s.opts.TLS != nil {
+			done <- hs.ServeTLS(ln, "", "")
+		} else {
+			done <- hs.Serve(ln)
+		}
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	return s.drain(hs, &under, done, grace)
+}
+
+// httpServer bounds what a client can hold up: the time for headers and bodies, their
+// size, and the streams of one connection. What a body or an answer may take beyond
+// that is for package core, which knows the routes.
+func (s *Server) httpServer(under *sync.WaitGroup) *http.Server {
+	header, slack := headerTime, s.core.Options().Grace
+	if s.opts.slack > 0 {
+		header = min(header, s.opts.slack)
+	}
+	return &http.Server{
+		Handler:           counted(s.handler, under, header+slack),
+		TLSConfig:         atLeastTLS12(s.opts.TLS),
+		ReadHeaderTimeout: header,
+		ReadTimeout:       header + slack, // of what is no route; routes set their own
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
+		Protocols:         protocols(s.opts.TLS != nil),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 1000,
+			// A client that is gone without a word holds its requests no longer than this.
+			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: header + slack,
+		},
+	}
+}
+
+// counted lets under know of requests, and begins the time of each to be answered: what
+// an earlier one has left of it on the connection is not its own.
+func counted(h http.Handler, under *sync.WaitGroup, most time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		under.Add(1)
+		defer under.Done()
+		if r.ProtoMajor == 1 {
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(most))
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) drain(hs *http.Server, under *sync.WaitGroup, done chan error, grace time.Duration) error {
+	s.opts.Log.Info("draining", "delay", s.opts.DrainDelay, "grace", grace)
+	s.core.Drain()
+	select {
+	case err := <-done: // the listener broke
+		done <- err
+	case <-time.After(s.opts.DrainDelay):
+	}
+	end, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	err := hs.Shutdown(end)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.opts.Log.Warn("drain: requests were still under way and were broken off", "grace", grace)
+		err = hs.Close()
+	}
+	if serr := <-done; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, serr)
+	}
+	// Shutdown does not wait for handlers whose connection was closed; they still use
+	// what Close will close.
+	ended := make(chan struct{})
+	go func() { under.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(breakOff):
+		err = errors.Join(err, errors.New("requests that were broken off have not ended"))
+	}
+	return err
+}
+
+func protocols(secure bool) *http.Protocols {
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	p.SetHTTP2(secure)
+	p.SetUnencryptedHTTP2(!secure)
+	return p
+}
+
+func atLeastTLS12(c *tls.Config) *tls.Config {
+	if c == nil {
+		return nil
+	}
+	c = c.Clone()
+	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
+	return c
+}

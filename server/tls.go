@@ -1,0 +1,103 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// Certificate is the pair of files that a server shows to clients over TLS. It can be
+// read anew without an interruption: connections that are there keep what they have.
+type Certificate struct {
+	certFile, keyFile string
+	log               *slog.Logger
+	now               atomic.Pointer[tls.Certificate]
+	seen              string // of the files when they were last read; used by Watch only
+}
+
+// LoadCertificate reads a pair of PEM files: the certificate with those that lead to an
+// authority, and its key. The error names the files and shows nothing of what is in
+// them. driver.ErrInvalid: they are no such pair.
+func LoadCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
+	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log}
+	c.seen = c.look()
+	return c, c.Reload()
+}
+
+// Reload reads the files again. When they are no whole pair, the one before stays.
+func (c *Certificate) Reload() error {
+	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if _, ok := err.(*os.PathError); ok {
+		return err
+	}
+	if err != nil {
+		return driver.Errorf(driver.ErrInvalid, "%s and %s: %v", c.certFile, c.keyFile, err)
+	}
+	if pair.Leaf == nil { // GODEBUG can have it so
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return driver.Errorf(driver.ErrInvalid, "%s: %v", c.certFile, err)
+		}
+	}
+	c.now.Store(&pair)
+	level := slog.LevelInfo
+	if time.Until(pair.Leaf.NotAfter) < 7*24*time.Hour {
+		level = slog.LevelWarn
+	}
+	c.log.Log(context.Background(), level, "certificate loaded", "file", c.certFile, "names", pair.Leaf.DNSNames, "until", pair.Leaf.NotAfter)
+	return nil
+}
+
+// Watch reads the files again when they change or hup says so, until ctx ends. It looks
+// every so often.
+func (c *Certificate) Watch(ctx context.Context, every time.Duration, hup <-chan os.Signal) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		asked := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			asked = true
+		case <-tick.C:
+		}
+		// Whoever replaces the files does not replace both at once. A pair that does not
+		// fit is tried again when one of them changes.
+		seen := c.look()
+		if seen == c.seen && !asked {
+			continue
+		}
+		c.seen = seen
+		if err := c.Reload(); err != nil {
+			c.log.Error("the certificate was not loaded; the one before stays in use", "error", err)
+		}
+	}
+}
+
+// look describes the files as they are now.
+func (c *Certificate) look() string {
+	s := ""
+	for _, f := range []string{c.certFile, c.keyFile} {
+		if i, err := os.Stat(f); err != nil {
+			s += "missing "
+		} else {
+			s += fmt.Sprint(i.ModTime().UnixNano(), " ", i.Size(), " ")
+		}
+	}
+	return s
+}
+
+// Config is for [Options.TLS].
+func (c *Certificate) Config() *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil },
+	}
+}
