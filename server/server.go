@@ -32,6 +32,7 @@ import (
 	"github.com/volehq/vole/local"
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
+	"github.com/volehq/vole/server/internal/e2b"
 	"github.com/volehq/vole/server/internal/native"
 )
 
@@ -148,7 +149,7 @@ func (o *Options) accountsDatabase() string {
 }
 
 func (s *Server) dialects() []*core.Dialect {
-	return []*core.Dialect{s.native.Dialect()}
+	return []*core.Dialect{s.native.Dialect(), e2b.Dialect()}
 }
 
 // Handler answers all requests.

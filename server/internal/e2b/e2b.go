@@ -1,0 +1,124 @@
+// Package e2b speaks the dialect of E2B's volumes, so that the SDKs of E2B work against
+// a Vole server: point E2B_API_URL and E2B_VOLUME_API_URL at it.
+//
+// There are two planes. /volumes makes, lists and removes volumes, for who has an API
+// key in the header X-API-Key. Who makes or looks up a volume gets a token with it, and
+// the token opens /volumecontent/{id}/..., the files of that volume and of no other, for
+// a week and for as long as the key lives. What the token allows is what the key allows
+// at that moment: that of a read-only key reads.
+//
+// volumeID is the id of the volume, never its name. Paths are absolute in the volume and
+// modes are numbers: 420, not "0644". What stat, list and remove find at the end of a
+// path is not followed when it is a symbolic link; reading a file follows.
+package e2b
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+const (
+	volumes = "/volumes"
+	content = "/volumecontent/"
+
+	// tokenTime is how long a volume token is good. SDKs keep it as long as their
+	// Volume object and do not ask for another.
+	tokenTime = 7 * 24 * time.Hour
+)
+
+// Dialect returns the routes.
+func Dialect() *core.Dialect {
+	return &core.Dialect{Name: "e2b", Routes: append(volumeRoutes(), contentRoutes()...),
+		Prefixes: []string{volumes, volumes + "/", content}, WriteError: writeError}
+}
+
+func contentRoutes() []*core.Route {
+	const v = content + "{volume}"
+	get := &core.Route{Method: "GET", Path: v + "/file", Name: "readFile", Scope: accounts.Read, Stream: true, Do: readFile}
+	put := &core.Route{Method: "PUT", Path: v + "/file", Name: "writeFile", Scope: accounts.Write, Changes: true, Stream: true, MaxBody: -1, Do: writeFile}
+	// Of trees, these two take their time.
+	list := &core.Route{Method: "GET", Path: v + "/dir", Name: "listEntries", Scope: accounts.Read, Stream: true, Do: list}
+	remove := &core.Route{Method: "DELETE", Path: v + "/path", Name: "removeFile", Scope: accounts.Write, Changes: true, Stream: true, Do: remove}
+	routes := []*core.Route{
+		get, put, list, remove,
+		{Method: "POST", Path: v + "/dir", Name: "mkdir", Scope: accounts.Write, Changes: true, Do: mkdir},
+		{Method: "GET", Path: v + "/path", Name: "stat", Scope: accounts.Read, Do: stat},
+		{Method: "PATCH", Path: v + "/path", Name: "setMetadata", Scope: accounts.Write, Changes: true, Do: setMetadata},
+	}
+	for _, rt := range routes {
+		rt.Auth = core.VolumeAuth
+	}
+	return routes
+}
+
+// writeError answers as the descriptions of the two planes say: in the one of volumes a
+// code is the number of the status, in that of content it is text.
+func writeError(w http.ResponseWriter, r *core.Request, err error) {
+	status, code, message := core.Describe(err)
+	if strings.HasPrefix(r.URL.Path, content) {
+		_ = core.WriteJSON(w, status, struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		}{code, message})
+		return
+	}
+	_ = core.WriteJSON(w, status, struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+	}{status, message})
+}
+
+// use calls fn with the files of the volume whose token the request has.
+func use(r *core.Request, readOnly bool, fn func(f *vole.FS) error) error {
+	id := r.PathValue("volume")
+	// Beside the id, Use takes names, and so must not be asked first.
+	if !r.Who.Sees(id) {
+		return driver.Errorf(accounts.ErrUnauthenticated, "the token is for another volume")
+	}
+	return r.Use(id, readOnly, fn)
+}
+
+// query is the request's query. SDKs of other versions send what is not known here, such
+// as recursive with a removal, so that is let pass.
+func query(r *core.Request) *core.Query {
+	q := r.Query()
+	for name := range r.URL.Query() {
+		q.String(name)
+	}
+	return q
+}
+
+// pathOf is the path that the query names, in the form that drivers take. Errors are for
+// the log of changes, too, so it is noted before it is checked.
+func pathOf(r *core.Request, q *core.Query) (string, error) {
+	path := q.Required("path")
+	r.Record.Path = path
+	if err := q.Err(); err != nil {
+		return "", err
+	}
+	if path == "" {
+		return "", driver.Errorf(vole.ErrInvalid, "the path is empty; write / for the root of the volume")
+	}
+	return driver.CleanPath(path)
+}
+
+// missing makes of an error that says that a parent is a file what it is to who looks
+// for a file: SDKs tell by the status 404 that there is none.
+func missing(err error) error {
+	if errors.Is(err, vole.ErrNotDir) {
+		return driver.Errorf(vole.ErrNotExist, "no such file or directory: a parent is not a directory")
+	}
+	return err
+}
+
+// wrongType refuses to read a directory as a file, or the other way round.
+func wrongType(code, message string) error {
+	return &core.Error{Status: http.StatusBadRequest, Code: code, Message: message}
+}

@@ -1,0 +1,156 @@
+package e2b
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// array writes a JSON array piece by piece, however long it gets. Until the first pieces
+// go out, an error can still be answered as one; after that it breaks the answer off.
+type array struct {
+	w     *bufio.Writer
+	enc   *json.Encoder
+	begun bool
+}
+
+func newArray(w http.ResponseWriter) *array {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	b := bufio.NewWriterSize(w, 32<<10)
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	return &array{w: b, enc: enc}
+}
+
+func (a *array) add(v any) error {
+	sep := byte(',')
+	if !a.begun {
+		a.begun, sep = true, '['
+	}
+	if err := a.w.WriteByte(sep); err != nil {
+		return err
+	}
+	return a.enc.Encode(v)
+}
+
+func (a *array) end() error {
+	tail := "]\n"
+	if !a.begun {
+		tail = "[]\n"
+	}
+	if _, err := a.w.WriteString(tail); err != nil {
+		return err
+	}
+	return a.w.Flush()
+}
+
+const (
+	// maxDepth bounds how many directories one request has open.
+	maxDepth = 100
+	// walkBatch is how many entries are held of each of them.
+	walkBatch = 256
+)
+
+func list(w http.ResponseWriter, r *core.Request) error {
+	q := query(r)
+	depth := int(q.Int("depth", 1, 1, maxDepth))
+	path, err := pathOf(r, q)
+	if err != nil {
+		return err
+	}
+	return use(r, true, func(f *vole.FS) error {
+		e, err := f.Lstat(r.Context(), path)
+		if err != nil {
+			return missing(err)
+		}
+		if !e.Mode.IsDir() {
+			return wrongType("not_a_directory", "not a directory; only directories are listed")
+		}
+		out := newArray(w)
+		if err := walk(r.Context(), f, path, depth, out); err != nil {
+			return err
+		}
+		return out.end()
+	})
+}
+
+// walk writes what a directory holds, and what its directories hold, depth levels in
+// all: each directory before its entries. Directories of up to walkBatch entries are in
+// order. What is removed meanwhile is left out.
+func walk(ctx context.Context, f *vole.FS, dir string, depth int, out *array) error {
+	d, err := f.OpenDir(ctx, dir, vole.DirOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if d != nil {
+			_ = d.Close()
+		}
+	}()
+	for d != nil {
+		batch, err := readBatch(ctx, d)
+		if errors.Is(err, io.EOF) {
+			// Nothing is kept open for the sake of what is beneath.
+			err = d.Close()
+			d = nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := walkEntries(ctx, f, dir, batch, depth, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func walkEntries(ctx context.Context, f *vole.FS, dir string, batch []vole.Entry, depth int, out *array) error {
+	for _, e := range batch {
+		path := join(dir, e.Name)
+		x, err := describe(ctx, f, path, e)
+		if err == nil {
+			err = out.add(x)
+		}
+		if err == nil && e.Mode.IsDir() && depth > 1 {
+			err = walk(ctx, f, path, depth-1, out)
+		}
+		if err != nil && !gone(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// gone reports whether err says that an entry is no longer what it was when its
+// directory was read.
+func gone(err error) bool { return errors.Is(err, vole.ErrNotExist) || errors.Is(err, vole.ErrNotDir) }
+
+// readBatch reads up to walkBatch entries, in order. The error is io.EOF with the last
+// ones.
+func readBatch(ctx context.Context, d *vole.Dir) (batch []vole.Entry, err error) {
+	for len(batch) < walkBatch && err == nil {
+		var part []vole.Entry
+		part, err = d.Read(ctx, walkBatch-len(batch))
+		batch = append(batch, part...)
+	}
+	slices.SortFunc(batch, func(a, b vole.Entry) int { return strings.Compare(a.Name, b.Name) })
+	return batch, err
+}
+
+func join(dir, name string) string {
+	if dir == "." {
+		return name
+	}
+	return dir + "/" + name
+}

@@ -1,0 +1,240 @@
+package e2b
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"math"
+	"net/http"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// entry is a file, directory or link as clients see it.
+type entry struct {
+	Name   string    `json:"name"`
+	Path   string    `json:"path"`
+	Type   string    `json:"type"` // file, directory, symlink or unknown
+	Size   int64     `json:"size"`
+	Mode   uint32    `json:"mode"` // permission bits only
+	UID    uint32    `json:"uid"`
+	GID    uint32    `json:"gid"`
+	Atime  time.Time `json:"atime"`
+	Mtime  time.Time `json:"mtime"`
+	Ctime  time.Time `json:"ctime"`
+	Target string    `json:"target,omitempty"` // of a link
+}
+
+// describe returns the description of what Lstat found at path.
+func describe(ctx context.Context, f *vole.FS, path string, e vole.Entry) (entry, error) {
+	x := api.FromEntry(e) // times, among others, that JSON can hold
+	out := entry{Name: x.Name, Path: driver.RootedPath(path), Type: "unknown", Size: e.Size, Mode: filemode.Perm(e.Mode),
+		UID: e.UID, GID: e.GID, Atime: x.Atime, Mtime: x.Mtime, Ctime: x.Ctime}
+	if path == "." {
+		out.Name = "/"
+	}
+	switch x.Type {
+	case api.File, api.Directory:
+		out.Type = string(x.Type)
+	case api.Symlink:
+		out.Type = "symlink"
+		target, err := f.Readlink(ctx, path)
+		if err != nil && !errors.Is(err, vole.ErrInvalid) { // that: it is no link any more
+			return out, err
+		}
+		out.Target = target
+	}
+	return out, nil
+}
+
+// answer describes what is at path to the client.
+func answer(w http.ResponseWriter, r *core.Request, f *vole.FS, status int, path string) error {
+	e, err := f.Lstat(r.Context(), path)
+	if err != nil {
+		return missing(err)
+	}
+	out, err := describe(r.Context(), f, path, e)
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, status, out)
+}
+
+// metadata is what a client wants to have set; nil stays as it is.
+type metadata struct {
+	UID  *int64 `json:"uid"`
+	GID  *int64 `json:"gid"`
+	Mode *int64 `json:"mode"`
+}
+
+const (
+	maxID   = math.MaxUint32 - 1 // one more would mean to keep it
+	maxMode = 0o7777
+)
+
+// metadataOf reads metadata from the query.
+func metadataOf(q *core.Query) metadata {
+	var m metadata
+	for name, p := range map[string]struct {
+		to   **int64
+		most int64
+	}{"uid": {&m.UID, maxID}, "gid": {&m.GID, maxID}, "mode": {&m.Mode, maxMode}} {
+		if q.Has(name) {
+			n := q.Int(name, 0, 0, p.most)
+			*p.to = &n
+		}
+	}
+	return m
+}
+
+// check refuses what cannot be set.
+func (m metadata) check() error {
+	for _, id := range []*int64{m.UID, m.GID} {
+		if id != nil && (*id < 0 || *id > maxID) {
+			return driver.Errorf(vole.ErrInvalid, "uid or gid %d: write a number from 0 to %d", *id, maxID)
+		}
+	}
+	if m.Mode != nil && (*m.Mode < 0 || *m.Mode > maxMode) {
+		return driver.Errorf(vole.ErrInvalid, "mode %d: write permission bits as a number from 0 to %d (octal 7777)", *m.Mode, maxMode)
+	}
+	return nil
+}
+
+// perm returns the mode, or def.
+func (m metadata) perm(def fs.FileMode) fs.FileMode {
+	if m.Mode == nil {
+		return def
+	}
+	return filemode.Go(uint32(*m.Mode))
+}
+
+func (m metadata) owned() bool { return m.UID != nil || m.GID != nil }
+
+// set sets owner and mode of what is at path. The owner comes first: a change of it
+// takes setuid bits away.
+func (m metadata) set(ctx context.Context, f *vole.FS, path string) error {
+	if m.owned() {
+		uid, gid := -1, -1
+		if m.UID != nil {
+			uid = int(*m.UID)
+		}
+		if m.GID != nil {
+			gid = int(*m.GID)
+		}
+		if err := f.Chown(ctx, path, uid, gid); err != nil {
+			return err
+		}
+	}
+	if m.Mode != nil {
+		return f.Chmod(ctx, path, m.perm(0))
+	}
+	return nil
+}
+
+func stat(w http.ResponseWriter, r *core.Request) error {
+	path, err := pathOf(r, query(r))
+	if err != nil {
+		return err
+	}
+	return use(r, true, func(f *vole.FS) error { return answer(w, r, f, http.StatusOK, path) })
+}
+
+func setMetadata(w http.ResponseWriter, r *core.Request) error {
+	path, err := pathOf(r, query(r))
+	if err != nil {
+		return err
+	}
+	var m metadata
+	if err := r.ReadJSON(&m, true); err != nil {
+		return err
+	}
+	if err := m.check(); err != nil {
+		return err
+	}
+	return use(r, false, func(f *vole.FS) error {
+		e, err := f.Lstat(r.Context(), path)
+		if err != nil {
+			return missing(err)
+		}
+		if m.Mode != nil && e.Mode.Type() == fs.ModeSymlink {
+			// Chmod would follow it.
+			return driver.Errorf(vole.ErrInvalid, "a symbolic link has no mode of its own; set that of its target")
+		}
+		if err := m.set(r.Context(), f, path); err != nil {
+			return err
+		}
+		return answer(w, r, f, http.StatusOK, path)
+	})
+}
+
+// remove removes a file, a link, or a directory with all that it holds: SDKs have no
+// other way to say so.
+func remove(w http.ResponseWriter, r *core.Request) error {
+	path, err := pathOf(r, query(r))
+	if err != nil {
+		return err
+	}
+	return use(r, false, func(f *vole.FS) error {
+		e, err := f.Lstat(r.Context(), path)
+		if err == nil && e.Mode.IsDir() {
+			err = f.RemoveAll(r.Context(), path)
+		} else if err == nil {
+			err = f.Remove(r.Context(), path)
+		}
+		if err != nil {
+			return missing(err)
+		}
+		return noContent(w)
+	})
+}
+
+// mkdir makes a directory. With force it makes the missing parents too, alike, and is
+// content when the directory is there, which then stays as it is.
+func mkdir(w http.ResponseWriter, r *core.Request) error {
+	q := query(r)
+	force, m := q.Bool("force"), metadataOf(q)
+	path, err := pathOf(r, q)
+	if err != nil {
+		return err
+	}
+	return use(r, false, func(f *vole.FS) error {
+		made := []string{path}
+		if force {
+			made, err = makeAll(r.Context(), f, path, m)
+		} else {
+			err = f.Mkdir(r.Context(), path, m.perm(0o755))
+		}
+		for _, dir := range made {
+			if err == nil && m.owned() {
+				err = m.set(r.Context(), f, dir)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return answer(w, r, f, http.StatusCreated, path)
+	})
+}
+
+// makeAll makes a directory and its missing parents, and returns them, parents first.
+func makeAll(ctx context.Context, f *vole.FS, dir string, m metadata) (made []string, err error) {
+	e, err := f.Lstat(ctx, dir)
+	if err == nil && !e.Mode.IsDir() {
+		return nil, vole.ErrExists
+	}
+	// Only who is to own them matters: modes are given when they are made.
+	for p := dir; m.owned() && errors.Is(err, vole.ErrNotExist); {
+		made = append(made, p)
+		p = path.Dir(p)
+		_, err = f.Lstat(ctx, p)
+	}
+	slices.Reverse(made)
+	return made, f.MkdirAll(ctx, dir, m.perm(0o755))
+}
