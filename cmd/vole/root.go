@@ -54,7 +54,7 @@ machines and programs that use them.`,
 	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a), newDiskCmd(a))
 	addCommands(cmd, groupSandboxes, newRunCmd(a), newPsCmd(a), newPauseCmd(a), newResumeCmd(a), newStopCmd(a), newLogsCmd(a),
 		newAttachCmd(a))
-	addCommands(cmd, groupOther, newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))
+	addCommands(cmd, groupOther, newServeCmd(a), newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetHelpCommand(newHelpCmd())
 	cmd.SetHelpCommandGroupID(groupOther)
@@ -90,7 +90,7 @@ func groupRun(cmd *cobra.Command, args []string) error {
 // else does are not bounded; attach is until its program has started.
 func (a *app) limitTime(cmd *cobra.Command) error {
 	switch {
-	case !cmd.Flags().Changed("timeout"):
+	case !cmd.Flags().Changed("timeout"), cmd.Name() == "serve": // whose --timeout is of requests
 		return nil
 	case a.timeout <= 0:
 		return &hinted{usagef("--timeout %s: must be more than 0", a.timeout), "without --timeout there is no limit"}

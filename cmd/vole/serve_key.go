@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/server"
+)
+
+// firstKeyJSON is the key that the first start of a server makes.
+type firstKeyJSON struct {
+	Org string `json:"org"`
+	Key string `json:"key"`
+	URL string `json:"url"`
+}
+
+// firstKey makes a key when there is none, and shows it once: on standard output, or in
+// a file. It is never logged.
+func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url string) error {
+	if any, err := s.HasKey(ctx); err != nil || any {
+		return err
+	}
+	file := f.firstKeyFile
+	if file == "" && os.Getenv("JOURNAL_STREAM") != "" && !isTerminal(a.stdout) {
+		// What is printed may end in the journal, which many may read and which is kept.
+		return &hinted{usagef("there is no key yet, and a service must not print one into its log"), "give --first-key-file FILE"}
+	}
+	if file != "" {
+		return a.firstKeyFile(ctx, file, s, url)
+	}
+	key, err := s.FirstKey(ctx)
+	if err != nil || key == "" {
+		return err
+	}
+	switch {
+	case a.json:
+		return a.printJSON(firstKeyJSON{Org: server.DefaultOrg, Key: key, URL: url})
+	case a.quiet:
+		return a.printf("%s\n", key)
+	}
+	return a.printf(`The first key may do everything in the organisation %q, and make others. It is shown only now:
+
+    %s
+
+On a host that is to use the volumes, give it to:
+
+    vole login %s
+
+`, server.DefaultOrg, key, url)
+}
+
+// firstKeyFile makes the file before the key, which cannot be had again.
+func (a *app) firstKeyFile(ctx context.Context, file string, s *server.Server, url string) (err error) {
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return &hinted{driver.Errorf(driver.ErrExists, "--first-key-file: %s is there already, and no key is", file), "remove it if it has nothing of worth"}
+	}
+	if err != nil {
+		return err
+	}
+	key := ""
+	defer func() {
+		err = errors.Join(err, out.Close())
+		if key == "" {
+			err = errors.Join(err, os.Remove(file))
+		}
+	}()
+	if key, err = s.FirstKey(ctx); err != nil || key == "" {
+		return err
+	}
+	if _, err = out.WriteString(key + "\n"); err == nil {
+		err = out.Sync()
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(file))
+	}
+	if err != nil || a.quiet || a.json {
+		return err
+	}
+	return a.printf("The first key is in %s; 'vole login %s <%s' takes it\n", file, url, file)
+}

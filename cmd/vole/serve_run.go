@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/server"
+)
+
+// watchEvery is how often the files of a certificate are looked at.
+const watchEvery = 5 * time.Second
+
+// serve runs until the context of the command ends, which the first signal does.
+func (a *app) serve(cmd *cobra.Command, f *serveFlags) error {
+	ctx := cmd.Context()
+	if err := f.resolve(cmd, a.warnf); err != nil {
+		return err
+	}
+	log, err := f.logger(a)
+	if err != nil {
+		return err
+	}
+	opts, err := f.options(a, log)
+	if err != nil {
+		return err
+	}
+	var cert *server.Certificate
+	if cert, err = f.certificate(log); err != nil {
+		return err
+	}
+	if cert != nil {
+		opts.TLS = cert.Config()
+	}
+	// Before the volumes are opened: an address that is in use is told at once.
+	ln, err := f.listener(ctx)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	s, err := server.New(ctx, opts)
+	if err != nil {
+		return &vole.Error{Op: "serve", Err: err}
+	}
+	err = a.serveOn(ctx, f, s, ln, cert, log)
+	return errors.Join(err, s.Close())
+}
+
+// serveOn serves with all that is there.
+func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln net.Listener, cert *server.Certificate, log *slog.Logger) error {
+	if err := a.firstKey(ctx, f, s, f.url(ln)); err != nil {
+		return err
+	}
+	life, stop := context.WithCancel(ctx)
+	defer stop()
+	hup := make(chan os.Signal, 1)
+	if cert != nil || !isTerminal(a.stdin) {
+		signal.Notify(hup, syscall.SIGHUP)
+		defer signal.Stop(hup)
+	}
+	if cert != nil {
+		go cert.Watch(life, watchEvery, hup)
+	}
+	log.Info("serving", "url", f.url(ln), "backend", f.backend, "version", buildVersion().Version)
+	if err := notifyManager("READY=1"); err != nil {
+		log.Warn("the service manager was not told", "error", err)
+	}
+	defer context.AfterFunc(ctx, func() { _ = notifyManager("STOPPING=1") })()
+	err := s.Serve(ctx, ln, f.drain)
+	log.Info("ended")
+	return err
+}
+
+func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
+	var level slog.Level
+	if level.UnmarshalText([]byte(f.logLevel)) != nil {
+		return nil, usagef("--log-level %s: there are debug, info, warn and error", f.logLevel)
+	}
+	o := &slog.HandlerOptions{Level: level}
+	switch f.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(a.stderr, o)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(a.stderr, o)), nil
+	}
+	return nil, usagef("--log-format %s: there are text and json", f.logFormat)
+}
+
+// certificate returns nil for a server without TLS.
+func (f *serveFlags) certificate(log *slog.Logger) (*server.Certificate, error) {
+	switch {
+	case f.tlsCert == "" && f.tlsKey == "":
+		return nil, nil
+	case f.tlsCert == "" || f.tlsKey == "":
+		return nil, usagef("--tls-cert and --tls-key go together")
+	}
+	return server.LoadCertificate(f.tlsCert, f.tlsKey, log)
+}
+
+// listener listens on the address, after a look at who may come.
+func (f *serveFlags) listener(ctx context.Context) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(f.listen, "unix:"); ok {
+		return listenUnix(ctx, path)
+	}
+	addr, err := net.ResolveTCPAddr("tcp", f.listen)
+	if err != nil {
+		return nil, usagef("--listen %s: give HOST:PORT or unix:PATH: %v", f.listen, err)
+	}
+	if f.tlsCert == "" && !f.insecureHTTP && !addr.IP.IsLoopback() {
+		return nil, &hinted{usagef("--listen %s: other hosts reach this address, and without TLS keys and files can be read on the way", f.listen),
+			"give --tls-cert and --tls-key; or --insecure-http where a proxy or the network sees to it"}
+	}
+	ln, err := net.ListenTCP("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, driver.Errorf(vole.ErrInUse, "--listen %s: something else listens there", f.listen)
+	}
+	return ln, err
+}
+
+// listenUnix makes a socket that only this user can connect to. One that a server left
+// behind that was killed is replaced.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	if path == "" {
+		return nil, usagef("--listen unix:PATH: the path is missing")
+	}
+	if i, err := os.Lstat(path); err == nil {
+		if i.Mode().Type() != fs.ModeSocket {
+			return nil, driver.Errorf(vole.ErrExists, "--listen: %s is there and is no socket", path)
+		}
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path)
+		if err == nil {
+			_ = c.Close()
+			return nil, driver.Errorf(vole.ErrInUse, "--listen: a process listens on %s", path)
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	// The mode is right from the beginning. Nothing else makes files yet.
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return net.Listen("unix", path)
+}
+
+// url is how this host's clients reach the server.
+func (f *serveFlags) url(ln net.Listener) string {
+	scheme := "http"
+	if f.tlsCert != "" {
+		scheme = "https"
+	}
+	addr, ok := ln.Addr().(*net.TCPAddr)
+	if !ok {
+		return f.listen
+	}
+	host, _, _ := net.SplitHostPort(f.listen)
+	if addr.IP.IsUnspecified() {
+		if host, _ = os.Hostname(); host == "" {
+			host = "localhost"
+		}
+	}
+	return fmt.Sprintf("%s://%s", scheme, net.JoinHostPort(host, fmt.Sprint(addr.Port)))
+}
+
+// notifyManager tells systemd a state, if it asked for that (sd_notify(3)).
+func notifyManager(state string) error {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil
+	}
+	if path[0] == '@' { // in the abstract namespace
+		path = "\x00" + path[1:]
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte(state))
+	return err
+}

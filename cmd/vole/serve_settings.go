@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/server"
+)
+
+// resolve completes the flags from the environment and the configuration file.
+func (s *serveFlags) resolve(cmd *cobra.Command, warn func(string, ...any)) error {
+	s.from = map[string]string{}
+	file, err := s.readConfig(warn)
+	if err != nil {
+		return err
+	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if err != nil {
+			return
+		}
+		own := cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil
+		env, set := os.LookupEnv(settingVar(f.Name))
+		values, there := file[f.Name]
+		delete(file, f.Name)
+		switch {
+		case !own && f.Name != "home" || f.Name == "config" || f.Name == "help":
+			if there {
+				err = usagef("%s: %q is no setting of a server", s.config, f.Name)
+			}
+		case f.Changed:
+			s.from[f.Name] = "flag"
+		case set && env != "":
+			s.from[f.Name] = "env"
+			list := []string{env}
+			if f.Value.Type() == "stringArray" {
+				list = strings.Fields(env)
+			}
+			err = set1(f, list, settingVar(f.Name))
+		case there:
+			s.from[f.Name] = "config"
+			err = set1(f, values, s.config+": "+f.Name)
+		}
+	})
+	for name := range file {
+		return &hinted{usagef("%s: unknown setting %q", s.config, name), "settings have the names of the flags, without the dashes before them"}
+	}
+	return err
+}
+
+// settingVar is the variable of the environment that stands for a flag.
+func settingVar(flag string) string {
+	if flag == "home" { // as everywhere; local.DefaultHome knows it
+		return "VOLE_HOME"
+	}
+	return "VOLE_SERVE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// set1 gives a flag its value. The error does not quote it: it may be a secret.
+func set1(f *pflag.Flag, values []string, where string) error {
+	for _, v := range values {
+		if f.Value.Set(v) != nil {
+			return usagef("%s: this is no value of --%s, a %s", where, f.Name, f.Value.Type())
+		}
+	}
+	return nil
+}
+
+// readConfig returns what the configuration file has, as text.
+func (s *serveFlags) readConfig(warn func(string, ...any)) (map[string][]string, error) {
+	if s.config == "" {
+		s.config = os.Getenv("VOLE_SERVE_CONFIG")
+	}
+	if s.config == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(s.config)
+	if err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	var raw map[string]any
+	if err := dec.Decode(&raw); err != nil {
+		return nil, usagef("%s: this is no JSON object: %v", s.config, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, usagef("%s: there is something after the JSON object", s.config)
+	}
+	out := map[string][]string{}
+	for name, v := range raw {
+		list, ok := v.([]any)
+		if !ok {
+			list = []any{v}
+		}
+		for _, v := range list {
+			switch v.(type) {
+			case string, bool, json.Number:
+				out[name] = append(out[name], fmt.Sprint(v))
+			default:
+				return nil, usagef("%s: %q is to be text, a number, true, false, or a list of texts", s.config, name)
+			}
+		}
+	}
+	if i, err := os.Stat(s.config); err == nil && i.Mode()&0o004 != 0 &&
+		(slices.ContainsFunc(out["db"], hasPassword) || slices.ContainsFunc(out["accounts"], hasPassword)) {
+		warn("%s has a password and everyone on this host can read it", s.config)
+	}
+	return out, nil
+}
+
+// database returns the address of one, which may be in a file, and refuses a password
+// that everyone on this host can read.
+func (s *serveFlags) database(flag, value, file string) (string, error) {
+	switch {
+	case value != "" && s.from[flag] == "flag" && hasPassword(value):
+		return "", &hinted{usagef("--%s: a password must not be an argument, which everyone on this host can read", flag),
+			fmt.Sprintf("put the URL into %s or into a file for --%s-file, or the password into PGPASSWORD or ~/.pgpass", settingVar(flag), flag)}
+	case file == "":
+		return value, nil
+	case value != "":
+		return "", usagef("give one of --%s and --%s-file", flag, flag)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	if value = strings.TrimSpace(string(b)); value == "" || strings.ContainsAny(value, "\n\r") {
+		return "", usagef("%s is to have one line: the URL of a database", file)
+	}
+	return value, nil
+}
+
+// options returns what the settings say is to be served, and how.
+func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err error) {
+	o = server.Options{
+		Advertise: s.advertise, OpenMetrics: s.openMetrics, TrustProxy: s.trustProxy, Lease: s.lease, Timeout: s.timeout,
+		Rate: s.rate, Burst: s.burst, DrainDelay: s.drainDelay, Log: log, Version: buildVersion().Version,
+	}
+	switch {
+	case s.timeout <= 0 || s.lease <= 0 || s.grace <= 0:
+		return o, usagef("--timeout, --lease and --grace must be more than 0")
+	case s.drain < 0 || s.drainDelay < 0 || s.export < 0 || s.rate < 0 || s.burst < 0:
+		return o, usagef("--drain, --drain-delay, --export, --rate and --burst must not be negative")
+	}
+	if s.maxFile != "" {
+		n, err := vole.ParseSize(s.maxFile)
+		if err != nil || n <= 0 {
+			return o, usagef("--max-file: give a size as in 10G, more than 0")
+		}
+		o.MaxFile = int64(n)
+	}
+	if o.Accounts, err = s.database("accounts", s.accounts, s.accountsURL); err != nil {
+		return o, err
+	}
+	if o.OIDC, err = s.oidc(); err != nil {
+		return o, err
+	}
+	switch s.backend {
+	case "local":
+		if s.dir != "" || s.db != "" || s.dbFile != "" || s.s3 != "" {
+			return o, usagef("--backend local serves --home; --dir, --db and --s3 are for --backend bucket")
+		}
+		o.Home, err = a.homeDir()
+	case "bucket":
+		o.Bucket, err = s.bucket()
+	default:
+		err = usagef("--backend %s: there are bucket and local", s.backend)
+	}
+	return o, err
+}
+
+// bucket returns the namespace that is served.
+func (s *serveFlags) bucket() (*bucket.Options, error) {
+	db, err := s.database("db", s.db, s.dbFile)
+	if err != nil {
+		return nil, err
+	}
+	s3 := s.s3
+	if s.dir == "" { // a namespace that is named is not mixed with one of the environment
+		if db == "" {
+			db = os.Getenv("VOLE_BUCKET_DB")
+		}
+		if s3 == "" {
+			s3 = os.Getenv("VOLE_BUCKET_S3")
+		}
+	}
+	o := &bucket.Options{Dir: s.dir, Database: db, Export: s.export, Grace: s.grace, Lease: s.lease}
+	switch {
+	case s.dir == "" && db == "" && s3 == "":
+		if o.Dir, err = defaultServerDir(); err != nil {
+			return nil, err
+		}
+	case s.dir == "" && (db == "" || s3 == ""):
+		return nil, &hinted{usagef("which namespace? give --dir, or --db and --s3"), "without any of them there is a default directory"}
+	}
+	if o.Dir != "" {
+		if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if s3 != "" {
+		o.S3, err = parseS3(s3)
+	}
+	return o, err
+}
+
+// defaultServerDir is beside the default home.
+func defaultServerDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/vole-server", nil
+	}
+	if d := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "vole-server"), nil
+	}
+	h, err := os.UserHomeDir()
+	if err != nil {
+		return "", usagef("no place for volumes: %v; give --dir", err)
+	}
+	return filepath.Join(h, ".local", "share", "vole-server"), nil
+}
+
+func (s *serveFlags) oidc() (*server.OIDC, error) {
+	if s.oidcIssuer == "" {
+		for name := range s.from {
+			if strings.HasPrefix(name, "oidc-") {
+				return nil, usagef("--%s is given without --oidc-issuer", name)
+			}
+		}
+		return nil, nil
+	}
+	o := &server.OIDC{Issuer: s.oidcIssuer, Audience: s.oidcAud, CAFile: s.oidcCA, Org: s.oidcOrg, OrgClaim: s.oidcOrgClaim,
+		ScopeClaim: s.oidcScopeClaim, NameClaim: s.oidcNameClaim}
+	for _, m := range s.oidcScopes {
+		// The last one: groups may have a = in their names, as in LDAP.
+		i := strings.LastIndex(m, "=")
+		if i <= 0 {
+			return nil, usagef("--oidc-scope %s: give GROUP=SCOPE[,SCOPE...]", m)
+		}
+		if o.Scopes == nil {
+			o.Scopes = map[string][]string{}
+		}
+		o.Scopes[m[:i]] = append(o.Scopes[m[:i]], strings.Split(m[i+1:], ",")...)
+	}
+	return o, nil
+}
