@@ -125,6 +125,14 @@ func (f *fileSystem) reopen(ctx context.Context, old *place, fn func(p *place) e
 
 // in runs fn on the open handle, and again when the server had lost it.
 func (x *file) in(ctx context.Context, change bool, fn func(h *openHandle) error) error {
+	err := x.through(ctx, change, fn)
+	if err != nil && x.f.b.usable(ctx) == driver.ErrClosed {
+		return driver.ErrClosed // what it needs was closed under it
+	}
+	return err
+}
+
+func (x *file) through(ctx context.Context, change bool, fn func(h *openHandle) error) error {
 	if err := x.usable(ctx, change); err != nil {
 		return err
 	}
@@ -205,6 +213,9 @@ func (x *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // WriteAt implements driver.File.
 func (x *file) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if err := x.usable(ctx, true); err != nil {
+		return 0, err
+	}
 	if x.opts.Append {
 		return 0, driver.Errorf(driver.ErrInvalid, "the file is open for appending; use Append")
 	}
@@ -213,6 +224,7 @@ func (x *file) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
 		part := p[done:min(len(p), done+pieceSize)]
 		err := x.in(ctx, true, func(h *openHandle) error {
 			c := h.call("PUT", "/data", offset(off+int64(done)))
+			c.once = true
 			c.body = append([]byte{}, part...) // the transport may read it after an error
 			return x.f.b.do(ctx, c)
 		})
@@ -242,7 +254,9 @@ func (x *file) Append(ctx context.Context, p []byte) (int64, error) {
 // Truncate implements driver.File.
 func (x *file) Truncate(ctx context.Context, size int64) error {
 	return x.in(ctx, true, func(h *openHandle) error {
-		return x.f.b.do(ctx, h.call("POST", "/truncate", url.Values{"size": {strconv.FormatInt(size, 10)}}))
+		c := h.call("POST", "/truncate", url.Values{"size": {strconv.FormatInt(size, 10)}})
+		c.once = true
+		return x.f.b.do(ctx, c)
 	})
 }
 
@@ -251,7 +265,9 @@ func (x *file) PunchHole(ctx context.Context, off, length int64) error {
 	return x.in(ctx, true, func(h *openHandle) error {
 		q := offset(off)
 		q.Set("length", strconv.FormatInt(length, 10))
-		return x.f.b.do(ctx, h.call("POST", "/punch", q))
+		c := h.call("POST", "/punch", q)
+		c.once = true
+		return x.f.b.do(ctx, c)
 	})
 }
 

@@ -1,6 +1,7 @@
 package cloud
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -106,6 +107,14 @@ func setFlags(q url.Values, flags map[string]bool) {
 // in runs fn, a request through the open file system; when the server has lost that, again
 // through a new one.
 func (f *fileSystem) in(ctx context.Context, change bool, fn func(p *place) error) error {
+	err := f.through(ctx, change, fn)
+	if err != nil && f.b.usable(ctx) == driver.ErrClosed {
+		return driver.ErrClosed // what it needs was closed under it
+	}
+	return err
+}
+
+func (f *fileSystem) through(ctx context.Context, change bool, fn func(p *place) error) error {
 	if err := f.usable(ctx, change); err != nil {
 		return err
 	}
@@ -167,7 +176,7 @@ func (f *fileSystem) get(ctx context.Context, route string, q url.Values, out an
 
 // change makes a request that changes something.
 func (f *fileSystem) change(ctx context.Context, c call) error {
-	c.path = at(f.vol, c.path)
+	c.path, c.once = at(f.vol, c.path), true
 	return f.in(ctx, true, func(p *place) error { return f.b.do(ctx, through(p, c)) })
 }
 
@@ -209,7 +218,7 @@ func modeParam(q url.Values, mode fs.FileMode) url.Values {
 }
 
 func (f *fileSystem) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, call{method: "POST", path: "mkdir", query: modeParam(url.Values{"path": {path}}, mode), once: true})
+	return f.change(ctx, call{method: "POST", path: "mkdir", query: modeParam(url.Values{"path": {path}}, mode)})
 }
 
 func (f *fileSystem) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
@@ -218,7 +227,7 @@ func (f *fileSystem) MkdirAll(ctx context.Context, path string, mode fs.FileMode
 }
 
 func (f *fileSystem) Remove(ctx context.Context, path string) error {
-	return f.change(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}}, once: true})
+	return f.change(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}}})
 }
 
 func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
@@ -228,21 +237,21 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
 	q := url.Values{"path": {from}, "to": {to}}
 	setFlags(q, map[string]bool{"no_replace": opts.NoReplace})
-	return f.change(ctx, call{method: "POST", path: "rename", query: q, once: true})
+	return f.change(ctx, call{method: "POST", path: "rename", query: q})
 }
 
 func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
 	q := url.Values{"path": {from}, "to": {to}}
 	setFlags(q, map[string]bool{"no_replace": opts.NoReplace})
-	return f.change(ctx, call{method: "POST", path: "copy", query: q, once: true})
+	return f.change(ctx, call{method: "POST", path: "copy", query: q})
 }
 
 func (f *fileSystem) Link(ctx context.Context, target, path string) error {
-	return f.change(ctx, call{method: "POST", path: "link", query: url.Values{"path": {path}, "target": {target}}, once: true})
+	return f.change(ctx, call{method: "POST", path: "link", query: url.Values{"path": {path}, "target": {target}}})
 }
 
 func (f *fileSystem) Symlink(ctx context.Context, target, path string) error {
-	return f.change(ctx, call{method: "POST", path: "symlink", query: url.Values{"path": {path}, "target": {target}}, once: true})
+	return f.change(ctx, call{method: "POST", path: "symlink", query: url.Values{"path": {path}, "target": {target}}})
 }
 
 func (f *fileSystem) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
@@ -251,7 +260,7 @@ func (f *fileSystem) Mknod(ctx context.Context, path string, mode fs.FileMode, r
 		return driver.Errorf(driver.ErrInvalid, "mode %v: not the type of a node", mode)
 	}
 	q := modeParam(url.Values{"path": {path}, "type": {string(kind)}, "rdev": {strconv.FormatUint(rdev, 10)}}, mode)
-	return f.change(ctx, call{method: "POST", path: "mknod", query: q, once: true})
+	return f.change(ctx, call{method: "POST", path: "mknod", query: q})
 }
 
 func (f *fileSystem) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
@@ -293,7 +302,7 @@ func (f *fileSystem) Setxattr(ctx context.Context, path, name string, value []by
 }
 
 func (f *fileSystem) Removexattr(ctx context.Context, path, name string) error {
-	return f.change(ctx, call{method: "DELETE", path: "xattr", query: url.Values{"path": {path}, "name": {name}}, once: true})
+	return f.change(ctx, call{method: "DELETE", path: "xattr", query: url.Values{"path": {path}, "name": {name}}})
 }
 
 func (f *fileSystem) Listxattr(ctx context.Context, path string) ([]string, error) {
@@ -308,9 +317,12 @@ func (f *fileSystem) Statfs(ctx context.Context) (driver.Statfs, error) {
 	return out.Driver(), err
 }
 
-// WriteFile implements driver.FS. It is made again only when the server certainly did not
-// begin with it, for r gives its bytes once.
+// WriteFile implements driver.FS. Few bytes are made again like any other request; more
+// only when the server certainly did not begin with them, for r gives its bytes once.
 func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	if err := f.usable(ctx, true); err != nil {
+		return 0, err
+	}
 	q := url.Values{"path": {path}}
 	if opts.Mode != 0 {
 		modeParam(q, opts.Mode)
@@ -320,22 +332,32 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 		q.Set("size", strconv.FormatInt(opts.Size, 10))
 	}
 	src := &source{r: r}
-	c := call{method: "PUT", path: at(f.vol, "content"), query: q, stream: src, size: -1, header: http.Header{"Content-Type": {api.TypeBytes}}}
-	if opts.NextData != nil {
+	c := call{method: "PUT", path: at(f.vol, "content"), query: q, once: true, header: http.Header{"Content-Type": {api.TypeBytes}}}
+	var err error
+	switch {
+	case opts.NextData != nil:
 		c.header.Set("Content-Type", api.TypeSparse)
-		c.stream = api.NewSparseEncoder(ctx, src, opts.Size, func(ctx context.Context) (int64, int64, error) {
-			off, n, err := opts.NextData(ctx)
-			if err != nil && !errors.Is(err, io.EOF) {
-				src.err = err
-			}
-			return off, n, err
-		})
+		c.stream, c.size = api.NewSparseEncoder(ctx, src, opts.Size, src.watch(opts.NextData)), -1
+	case opts.Size > fewBytes || opts.Size > 0 && !inMemory(r):
+		c.stream, c.size = src, -1 // the server may refuse it before it is read
+	default:
+		c.body, err = io.ReadAll(io.LimitReader(src, fewBytes+1))
+		if len(c.body) > fewBytes {
+			c.stream, c.size, c.body = io.MultiReader(bytes.NewReader(c.body), src), -1, nil
+		}
 	}
+	if err != nil {
+		return 0, err
+	}
+	c.wait, c.again = c.stream != nil, c.stream == nil && !opts.Exclusive
 	var out api.Written
-	err := f.in(ctx, true, func(p *place) error {
+	sent := &source{r: c.stream} // tells whether the server began to take it
+	if c.stream != nil {
+		c.stream = sent
+	}
+	err = f.in(ctx, true, func(p *place) error {
 		err := f.b.json(ctx, through(p, c), nil, &out)
-		if err != nil && src.begun && errors.Is(err, errLost) {
-			// It was refused without being looked at, but r has given bytes.
+		if err != nil && sent.begun && errors.Is(err, errLost) {
 			return driver.Errorf(driver.ErrUnavailable, "the server lost the session while the file was being sent; send it again")
 		}
 		return err
@@ -345,6 +367,15 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	}
 	return out.Size, err
 }
+
+// inMemory reports whether r has in memory what it gives.
+func inMemory(r io.Reader) bool {
+	_, ok := r.(interface{ Len() int })
+	return ok
+}
+
+// fewBytes is how much of a file is kept in memory to be sent again if need be.
+const fewBytes = 256 << 10
 
 // source remembers that a reader gave something, and the error it failed with.
 type source struct {
@@ -360,6 +391,17 @@ func (s *source) Read(p []byte) (int, error) {
 		s.err = err
 	}
 	return n, err
+}
+
+// watch keeps the error of next.
+func (s *source) watch(next func(ctx context.Context) (off, n int64, err error)) func(ctx context.Context) (off, n int64, err error) {
+	return func(ctx context.Context) (int64, int64, error) {
+		off, n, err := next(ctx)
+		if err != nil && !errors.Is(err, io.EOF) {
+			s.err = err
+		}
+		return off, n, err
+	}
 }
 
 // Sync implements driver.FS.

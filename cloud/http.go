@@ -34,8 +34,11 @@ type call struct {
 
 	// again: to do it twice is as good as once, so it is made again whatever happened.
 	again bool
-	// once: it carries an idempotency key.
+	// once: it changes something and carries an idempotency key, so that a server that
+	// has it already does not do it twice.
 	once bool
+	// wait: the server is asked before the body is sent.
+	wait bool
 }
 
 // refusal is an error that a server answered with.
@@ -104,15 +107,34 @@ func (b *Backend) bytes(ctx context.Context, c call, p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		n, err := io.ReadFull(res.Body, p)
+		n, err := readTo(res.Body, p)
 		drain(res)
-		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && int64(n) == res.ContentLength {
+		if err == nil {
 			return n, nil
 		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		err = away(b.base, err)
 		if err := try.wait(ctx, err, 0); err != nil {
 			return 0, err
 		}
 	}
+}
+
+// readTo fills p, or reads to the end of r.
+func readTo(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) {
+		m, err := r.Read(p[n:])
+		n += m
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 func withHeader(h http.Header, name, value string) http.Header {
@@ -131,8 +153,13 @@ func drain(res *http.Response) {
 
 // send makes a request, again if need be, and returns the answer if it is a good one.
 func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
+	key := ""
 	if c.once {
-		c.header = withHeader(c.header, api.HeaderIdempotencyKey, uuid.NewString())
+		key = uuid.NewString()
+		c.header = withHeader(c.header, api.HeaderIdempotencyKey, key)
+	}
+	if c.wait {
+		c.header = withHeader(c.header, "Expect", "100-continue")
 	}
 	for try := newTrial(b.opts.Patience); ; {
 		res, err := b.roundTrip(ctx, c)
@@ -140,7 +167,7 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 			return res, nil
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return b.canceled(ctx, c, key)
 		}
 		var r *refusal
 		wait := time.Duration(0)
@@ -165,6 +192,45 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 			return nil, err
 		}
 	}
+}
+
+// canceled finds out what became of a request that was given up: a change that is
+// reported as cancelled has no effect later.
+func (b *Backend) canceled(ctx context.Context, c call, key string) (*http.Response, error) {
+	if key == "" {
+		return nil, ctx.Err()
+	}
+	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
+	defer cancel()
+	var out api.Outcome
+	end := call{method: "POST", path: "/cancel", query: url.Values{"key": {key}}, at: c.at, stream: http.NoBody}
+	if err := b.json(soon, end, nil, &out); err != nil || !out.Done {
+		return nil, ctx.Err()
+	}
+	// It was done before it could be cancelled: the server says again how it went.
+	c.stream, c.body, c.header = nil, nil, withHeader(c.header.Clone(), "Expect", "")
+	c.header.Del("Expect")
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
+	res, err := b.roundTrip(late, c)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	res.Body = &cancelBody{res.Body, cancel}
+	return res, nil
+}
+
+// cancelWait is how long a caller that gave up waits for the server's word.
+const cancelWait = 3 * time.Second
+
+type cancelBody struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (c *cancelBody) Close() error {
+	defer c.cancel()
+	return c.ReadCloser.Close()
 }
 
 func unknown(err error) error {

@@ -337,6 +337,12 @@ type Orgs struct {
 	Orgs []string `json:"orgs"`
 }
 
+// Outcome defines model for Outcome.
+type Outcome struct {
+	// Done Whether the request was done. False also when this server never had it.
+	Done bool `json:"done"`
+}
+
 // Scope defines model for Scope.
 type Scope string
 

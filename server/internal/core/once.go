@@ -24,6 +24,7 @@ type onceKey struct{ who, key string }
 type onceAnswer struct {
 	what   string // method and URL
 	done   chan struct{}
+	cancel context.CancelFunc
 	at     time.Time
 	status int // 0: there is none that is worth keeping
 	header http.Header
@@ -40,7 +41,10 @@ func newOnceMap() *onceMap { return &onceMap{of: map[onceKey]*onceAnswer{}} }
 
 // do calls fn unless the request was answered before, or is being; then it gives that
 // answer.
-func (m *onceMap) do(ctx context.Context, r *Request, key string, a *answer, fn func() error) error {
+func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	r.Request = r.WithContext(ctx)
 	k := onceKey{r.Who.KeyID, key}
 	what := r.Method + " " + r.URL.RequestURI()
 	for {
@@ -50,7 +54,7 @@ func (m *onceMap) do(ctx context.Context, r *Request, key string, a *answer, fn 
 			if len(m.of) >= onceMost {
 				m.drop(time.Now().Add(onceKept/2), onceMost/2)
 			}
-			have = &onceAnswer{what: what, done: make(chan struct{}), at: time.Now()}
+			have = &onceAnswer{what: what, done: make(chan struct{}), cancel: cancel, at: time.Now()}
 			m.of[k] = have
 			m.mu.Unlock()
 			return m.first(k, have, a, fn)
@@ -94,6 +98,30 @@ func (m *onceMap) first(k onceKey, have *onceAnswer, a *answer, fn func() error)
 	}
 	a.copy = nil
 	return nil
+}
+
+// end cancels a request that is under way and waits for its end. It reports whether the
+// request was done, as far as is known.
+func (m *onceMap) end(ctx context.Context, who, key string) (done bool, err error) {
+	m.mu.Lock()
+	have := m.of[onceKey{who, key}]
+	m.mu.Unlock()
+	if have == nil {
+		return false, nil
+	}
+	have.cancel()
+	select {
+	case <-have.done:
+		return have.status != 0, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+// End cancels the caller's request with that idempotency key, if it is under way, and
+// waits for its end. It reports whether the request was done.
+func (r *Request) End(key string) (done bool, err error) {
+	return r.Core.once.end(r.Context(), r.Who.KeyID, key)
 }
 
 func (m *onceMap) forget(now time.Time) {

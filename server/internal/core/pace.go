@@ -55,6 +55,7 @@ type answer struct {
 
 	status  int
 	broken  bool
+	http2   bool
 	untimed bool          // the client may take its time
 	copy    *bytes.Buffer // what was written, if somebody wants it
 }
@@ -82,6 +83,7 @@ func (a *answer) Write(p []byte) (n int, err error) {
 		a.extend(start)
 		m, err = a.ResponseWriter.Write(p[n:min(n+mostAtOnce, len(p))])
 		a.pace.waited(start, m)
+		a.lift()
 		n += m
 	}
 	if a.copy != nil {
@@ -103,6 +105,15 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b 
 func (a *answer) extend(now time.Time) {
 	if !a.untimed && a.pace.due(now) {
 		_ = a.ctl.SetWriteDeadline(a.pace.deadline(now))
+	}
+}
+
+// lift ends the deadline of HTTP/2, which breaks a stream off that nobody writes to just
+// then. That of HTTP/1 does nothing before somebody writes.
+func (a *answer) lift() {
+	if a.http2 && !a.untimed {
+		a.pace.set = time.Time{}
+		_ = a.ctl.SetWriteDeadline(time.Time{})
 	}
 }
 

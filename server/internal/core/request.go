@@ -78,7 +78,8 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
 		r := &Request{Request: hr, Core: c, ID: requestID(hr), route: rt}
-		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), pace: pace{rate: c.opts.MinRate, grace: c.opts.Grace}}
+		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), http2: hr.ProtoMajor == 2,
+			pace: pace{rate: c.opts.MinRate, grace: c.opts.Grace}}
 		a.Header().Set(api.HeaderRequestID, r.ID)
 		a.Header().Set(api.HeaderInstance, c.instance)
 		c.metrics.inFlight.Inc()
@@ -139,6 +140,9 @@ func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.T
 
 // serve lets the request pass, or says why not.
 func (c *Core) serve(a *answer, r *Request, rt *Route) error {
+	// A copy: net/http looks at the body of its own to tell whether the client still waits
+	// to be asked for it.
+	r.Request = r.WithContext(r.Context())
 	r.Body = paceBody(a, r.Request)
 	if err := c.admit(a, r, rt); err != nil {
 		return err
@@ -151,7 +155,7 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 		limit = c.opts.MaxFile
 	}
 	if limit > 0 {
-		r.Body = http.MaxBytesReader(a, r.Body, limit)
+		r.Body = http.MaxBytesReader(a.ResponseWriter, r.Body, limit)
 	}
 	if !rt.Stream && !rt.Endless {
 		ctx, cancel := context.WithTimeout(r.Context(), c.opts.Timeout)
@@ -159,7 +163,7 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 		r.Request = r.WithContext(ctx)
 	}
 	if key := r.Header.Get(api.HeaderIdempotencyKey); rt.Once && key != "" {
-		return c.once.do(r.Context(), r, key, a, func() error { return rt.Do(a, r) })
+		return c.once.do(r, key, a, func() error { return rt.Do(a, r) })
 	}
 	return rt.Do(a, r)
 }
@@ -182,7 +186,7 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 		return ErrForbidden
 	}
 	if c.draining.Load() && !rt.Stream {
-		r.Close = true
+		a.Header().Set("Connection", "close") // the next request is for another server
 	}
 	if want := r.Header.Get(api.HeaderIfInstance); want != "" && want != c.instance && !rt.AnyServer {
 		return &Error{http.StatusConflict, "outcome_unknown",

@@ -89,7 +89,7 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	path := q.Required("path")
 	r.Record.Path = path
 	perm, err := mode(q, 0)
-	opts := vole.WriteOptions{Mode: perm, Exclusive: q.Bool("exclusive"), Size: q.Int("size", max(0, r.ContentLength), 0, math.MaxInt64)}
+	opts := vole.WriteOptions{Mode: perm, Exclusive: q.Bool("exclusive"), Size: q.Int("size", announced(r), 0, math.MaxInt64)}
 	if err := errors.Join(err, q.Err()); err != nil {
 		return err
 	}
@@ -200,4 +200,13 @@ func digest(headers []string) (hash.Hash, []byte, error) {
 		return h, want, nil
 	}
 	return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest has neither sha-256 nor sha-512")
+}
+
+// announced is the size that Content-Length tells of a file. Clients with a file system
+// open tell it themselves if it is to be checked before all else.
+func announced(r *core.Request) int64 {
+	if r.Header.Get(api.HeaderFilesystem) != "" {
+		return 0
+	}
+	return max(0, r.ContentLength)
 }

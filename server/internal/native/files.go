@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"net/http"
+	"strconv"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -18,12 +19,12 @@ func (a *API) fileRoutes() []*core.Route {
 	const v = volumes + "/{volume}"
 	content := get(v+"/content", "readFile", read, a.readFile)
 	content.Stream = true
-	put := once("PUT", v+"/content", "writeFile", write, a.writeFile)
+	put := change("PUT", v+"/content", "writeFile", write, a.writeFile)
 	put.Stream, put.MaxBody = true, -1
-	copy := once("POST", v+"/copy", "copy", write, a.two("to", func(ctx context.Context, f *vole.FS, q *core.Query, from, to string) error {
+	copy := change("POST", v+"/copy", "copy", write, a.two("to", func(ctx context.Context, f *vole.FS, q *core.Query, from, to string) error {
 		return f.Copy(ctx, from, to, vole.CopyOptions{NoReplace: q.Bool("no_replace")})
 	}))
-	remove := once("DELETE", v+"/files", "removeFile", write, a.removeFile)
+	remove := change("DELETE", v+"/files", "removeFile", write, a.removeFile)
 	copy.Stream, remove.Stream = true, true // trees take their time
 	return []*core.Route{
 		content, put, copy, remove,
@@ -32,17 +33,17 @@ func (a *API) fileRoutes() []*core.Route {
 		get(v+"/entries", "listEntries", read, a.listEntries),
 		{Method: "DELETE", Path: v + "/entries", Name: "endListing", Scope: read, Do: a.endListing},
 		get(v+"/readlink", "readlink", read, a.readlink),
-		once("POST", v+"/mkdir", "mkdir", write, a.mkdir),
-		once("POST", v+"/rename", "rename", write, a.two("to", func(ctx context.Context, f *vole.FS, q *core.Query, from, to string) error {
+		change("POST", v+"/mkdir", "mkdir", write, a.mkdir),
+		change("POST", v+"/rename", "rename", write, a.two("to", func(ctx context.Context, f *vole.FS, q *core.Query, from, to string) error {
 			return f.Rename(ctx, from, to, vole.RenameOptions{NoReplace: q.Bool("no_replace")})
 		})),
-		once("POST", v+"/link", "link", write, a.two("target", func(ctx context.Context, f *vole.FS, _ *core.Query, path, target string) error {
+		change("POST", v+"/link", "link", write, a.two("target", func(ctx context.Context, f *vole.FS, _ *core.Query, path, target string) error {
 			return f.Link(ctx, target, path)
 		})),
-		once("POST", v+"/symlink", "symlink", write, a.two("target", func(ctx context.Context, f *vole.FS, _ *core.Query, path, target string) error {
+		change("POST", v+"/symlink", "symlink", write, a.two("target", func(ctx context.Context, f *vole.FS, _ *core.Query, path, target string) error {
 			return f.Symlink(ctx, target, path)
 		})),
-		once("POST", v+"/mknod", "mknod", write, a.mknod),
+		change("POST", v+"/mknod", "mknod", write, a.mknod),
 		change("POST", v+"/chmod", "chmod", write, a.chmod),
 		change("POST", v+"/chown", "chown", write, a.chown),
 		change("POST", v+"/chtimes", "chtimes", write, a.chtimes),
@@ -51,7 +52,7 @@ func (a *API) fileRoutes() []*core.Route {
 		get(v+"/xattrs", "listXattrs", read, a.listXattrs),
 		get(v+"/xattr", "getXattr", read, a.getXattr),
 		change("PUT", v+"/xattr", "setXattr", write, a.setXattr),
-		once("DELETE", v+"/xattr", "removeXattr", write, a.removeXattr),
+		change("DELETE", v+"/xattr", "removeXattr", write, a.removeXattr),
 	}
 }
 
@@ -187,6 +188,7 @@ func writeBytes(w http.ResponseWriter, b []byte, err error) error {
 	}
 	w.Header().Set("Content-Type", api.TypeBytes)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	_, err = w.Write(b)
 	return err
 }

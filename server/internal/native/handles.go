@@ -15,9 +15,9 @@ import (
 
 func (a *API) handleRoutes() []*core.Route {
 	const h = api.Prefix + "/handles/{handle}"
-	open := once("POST", api.Prefix+"/filesystems/{filesystem}/handles", "openFile", read, a.openFile)
+	open := change("POST", api.Prefix+"/filesystems/{filesystem}/handles", "openFile", read, a.openFile)
 	open.Changes = false
-	appendTo := once("POST", h+"/data", "appendHandle", write, a.appendHandle)
+	appendTo := change("POST", h+"/data", "appendHandle", write, a.appendHandle)
 	appendTo.MaxBody, appendTo.Changes = api.MaxIO, false
 	list := []*core.Route{
 		open, appendTo,
@@ -25,9 +25,9 @@ func (a *API) handleRoutes() []*core.Route {
 		get(h+"/data", "readHandle", read, a.readHandle),
 		get(h+"/extent", "nextData", read, a.nextData),
 		{Method: "DELETE", Path: h, Name: "closeHandle", Scope: read, Stream: true, Do: a.closeHandle},
-		{Method: "PUT", Path: h + "/data", Name: "writeHandle", Scope: write, MaxBody: api.MaxIO, Do: a.writeHandle},
-		{Method: "POST", Path: h + "/truncate", Name: "truncateHandle", Scope: write, Do: a.truncateHandle},
-		{Method: "POST", Path: h + "/punch", Name: "punchHole", Scope: write, Do: a.punchHole},
+		{Method: "PUT", Path: h + "/data", Name: "writeHandle", Scope: write, Once: true, MaxBody: api.MaxIO, Do: a.writeHandle},
+		{Method: "POST", Path: h + "/truncate", Name: "truncateHandle", Scope: write, Once: true, Do: a.truncateHandle},
+		{Method: "POST", Path: h + "/punch", Name: "punchHole", Scope: write, Once: true, Do: a.punchHole},
 		{Method: "POST", Path: h + "/sync", Name: "syncHandle", Scope: read, Stream: true, Do: a.syncHandle},
 	}
 	return list
@@ -136,7 +136,6 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		w.Header().Set("Content-Length", strconv.Itoa(got))
 		return writeBytes(w, buf[:got], err)
 	})
 }

@@ -84,16 +84,9 @@ func get(path, name string, scope accounts.Scope, do func(w http.ResponseWriter,
 	return &core.Route{Method: "GET", Path: path, Name: name, Scope: scope, Do: do}
 }
 
-// change returns a route that changes something and may be asked for twice.
+// change returns a route that changes something.
 func change(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
-	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Do: do}
-}
-
-// once returns a route that changes something and that an idempotency key protects.
-func once(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
-	rt := change(method, path, name, scope, do)
-	rt.Once = true
-	return rt
+	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Once: true, Do: do}
 }
 
 func (a *API) serverRoutes() []*core.Route {
@@ -111,6 +104,7 @@ func (a *API) serverRoutes() []*core.Route {
 		metrics,
 		get(api.Prefix+"/server", "getServer", read, a.getServer),
 		change("POST", api.Prefix+"/check", "check", admin, a.check),
+		{Method: "POST", Path: api.Prefix + "/cancel", Name: "cancel", Scope: read, Do: a.cancel},
 	}
 }
 
@@ -183,6 +177,20 @@ func (a *API) check(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+// cancel ends a request that is under way and tells what became of it.
+func (a *API) cancel(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	key := q.Required("key")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	done, err := r.End(key)
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.Outcome{Done: done})
 }
 
 func noContent(w http.ResponseWriter) error {

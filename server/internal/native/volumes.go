@@ -1,8 +1,10 @@
 package native
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -16,8 +18,8 @@ import (
 const volumes = api.Prefix + "/volumes"
 
 func (a *API) volumeRoutes() []*core.Route {
-	create := once("POST", volumes, "createVolume", write, a.createVolume)
-	clone := once("POST", volumes+"/{volume}/clone", "cloneVolume", write, a.cloneVolume)
+	create := change("POST", volumes, "createVolume", write, a.createVolume)
+	clone := change("POST", volumes+"/{volume}/clone", "cloneVolume", write, a.cloneVolume)
 	create.AnyServer, clone.AnyServer = true, true
 	watch := get(api.Prefix+"/events", "watch", read, a.watch)
 	watch.Endless, watch.Stream = true, true
@@ -25,8 +27,8 @@ func (a *API) volumeRoutes() []*core.Route {
 		create, clone, watch,
 		get(volumes, "listVolumes", read, a.listVolumes),
 		get(volumes+"/{volume}", "getVolume", read, a.getVolume),
-		once("PATCH", volumes+"/{volume}", "updateVolume", write, a.updateVolume),
-		once("DELETE", volumes+"/{volume}", "removeVolume", write, a.removeVolume),
+		change("PATCH", volumes+"/{volume}", "updateVolume", write, a.updateVolume),
+		change("DELETE", volumes+"/{volume}", "removeVolume", write, a.removeVolume),
 		change("POST", volumes+"/{volume}/measure", "measureVolume", write, a.measureVolume),
 		get(volumes+"/{volume}/usage", "getUsage", read, a.getUsage),
 	}
@@ -127,19 +129,18 @@ func (a *API) create(w http.ResponseWriter, r *core.Request, in api.CreateVolume
 		}
 		spec.From = from.ID()
 	}
-	begun := time.Now()
 	key := r.Header.Get(api.HeaderIdempotencyKey)
 	var prior *accounts.Idempotent
 	if key != "" {
-		print, _ := json.Marshal(in)
-		prior, err = a.core.Options().Accounts.BeginIdempotent(r.Context(), accounts.Idempotent{Org: r.Who.Org, Key: key, Fingerprint: string(print)})
+		text, _ := json.Marshal(in)
+		prior, err = a.core.Options().Accounts.BeginIdempotent(r.Context(), accounts.Idempotent{Org: r.Who.Org, Key: key, Fingerprint: fmt.Sprintf("%x", sha256.Sum256(text))})
 		if err != nil {
 			return err
 		}
 	}
 	v, err := makeOnce(r, store, in.Name, spec, prior)
 	if key != "" {
-		a.settle(r, key, v, err, begun)
+		a.settle(r, key, v, err)
 	}
 	if err != nil {
 		return err
@@ -166,7 +167,7 @@ func makeOnce(r *core.Request, store *vole.Store, name string, spec vole.Spec, p
 }
 
 // settle notes what came of a request with an idempotency key.
-func (a *API) settle(r *core.Request, key string, v *vole.Volume, err error, _ time.Time) {
+func (a *API) settle(r *core.Request, key string, v *vole.Volume, err error) {
 	acc, ctx := a.core.Options().Accounts, a.core.Life()
 	if err == nil {
 		err = acc.FinishIdempotent(ctx, r.Who.Org, key, v.ID())
