@@ -40,6 +40,8 @@ wanted() {
 			git git
 			tar tar
 			runuser util-linux
+			node nodejs
+			npm npm
 		END
 		[ -e /usr/include/stdlib.h ] || echo "no-such-command libc6-dev"
 		wanted servers

@@ -20,7 +20,7 @@ type e2bServer struct {
 	url string
 }
 
-// e2bMaxFile is what the server takes: a little more than the largest file of volume.cjs.
+// e2bMaxFile is what the server takes: a little more than the largest file of volume.mjs.
 const e2bMaxFile = 65 << 20
 
 func startE2B(t *testing.T) *e2bServer {
@@ -68,8 +68,8 @@ func TestE2BClient(t *testing.T) {
 	s := startE2B(t)
 	_, key := s.key(t, accounts.NewKey{Scopes: accounts.Write})
 	_, read := s.key(t, accounts.NewKey{Scopes: accounts.Read})
-	node := exec.CommandContext(t.Context(), "node", filepath.Join("testdata", "e2b", "volume.cjs"))
-	node.Env = append(os.Environ(), "NODE_PATH="+filepath.Join(packages, "node_modules"),
+	node := exec.CommandContext(t.Context(), "node", filepath.Join("testdata", "e2b", "volume.mjs"))
+	node.Env = append(os.Environ(), "E2B_PACKAGE="+filepath.Join(packages, "node_modules", "e2b"),
 		"E2B_API_URL="+s.url, "E2B_VOLUME_API_URL="+s.url, "E2B_API_KEY="+key, "E2B_READ_KEY="+read)
 	out, err := node.CombinedOutput()
 	if err != nil || !strings.HasSuffix(string(out), "done\n") {

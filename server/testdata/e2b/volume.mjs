@@ -1,7 +1,11 @@
 // What the class Volume of E2B's SDK does, against the server that the environment names.
-'use strict'
-const assert = require('node:assert/strict')
-const { AuthenticationError, Volume, VolumeError, VolumeNotFoundError, VolumePathNotFoundError } = require('e2b')
+// E2B_PACKAGE is where the package lies.
+import assert from 'node:assert/strict'
+import { pathToFileURL } from 'node:url'
+
+// Its ES module, which older versions of node take, too.
+const { AuthenticationError, Volume, VolumeError, VolumeNotFoundError, VolumePathNotFoundError } =
+  await import(pathToFileURL(process.env.E2B_PACKAGE + '/dist/index.mjs'))
 
 const bytes = (s) => new TextEncoder().encode(s)
 const names = (list) => list.map((e) => e.path)
@@ -175,18 +179,11 @@ async function keys(vol) {
   await fails(reader.remove('/array'), VolumeError, /^403: /)
 }
 
-async function main() {
-  const vol = await volumes()
-  for (const step of [contents, large, directories, metadata, removal, keys]) {
-    await step(vol)
-    console.log('ok', step.name)
-  }
-  for (const v of await Volume.list()) assert.equal(await Volume.destroy(v.volumeId), true)
-  assert.deepEqual(await Volume.list(), [])
-  console.log('done')
+const vol = await volumes()
+for (const step of [contents, large, directories, metadata, removal, keys]) {
+  await step(vol)
+  console.log('ok', step.name)
 }
-
-main().catch((err) => {
-  console.error(err)
-  process.exit(1)
-})
+for (const v of await Volume.list()) assert.equal(await Volume.destroy(v.volumeId), true)
+assert.deepEqual(await Volume.list(), [])
+console.log('done')
