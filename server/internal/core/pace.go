@@ -57,6 +57,7 @@ type answer struct {
 	broken  bool
 	http2   bool
 	untimed bool          // the client may take its time
+	body    *pacedBody    // of the request
 	copy    *bytes.Buffer // what was written, if somebody wants it
 }
 
@@ -127,9 +128,23 @@ func (a *answer) flushed() {
 // pacedBody is a request's body that must come at the least rate.
 type pacedBody struct {
 	io.ReadCloser
-	a    *answer
-	pace pace
+	a     *answer
+	pace  pace
+	begun bool // something was read
+	over  bool // nothing more comes
 }
+
+// half reports whether the client is in the middle of a body of HTTP/1.
+func (b *pacedBody) half() bool { return b.begun && !b.over && !b.a.http2 }
+
+// discard takes what the client still sends until it has understood, for a while.
+func (b *pacedBody) discard() {
+	_ = b.a.ctl.SetReadDeadline(time.Now().Add(lingering))
+	_, _ = io.Copy(io.Discard, b.ReadCloser)
+}
+
+// lingering is how long a client may go on to send what was refused.
+const lingering = 3 * time.Second
 
 // paceBody bounds the time that the client has to send the body. It is to be called
 // before anything else is done: net/http itself reads what a handler has left of a
@@ -159,6 +174,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	b.extend(start)
 	n, err := b.ReadCloser.Read(p)
 	b.pace.waited(start, n)
+	b.begun, b.over = true, err != nil
 	if err == io.EOF {
 		b.ended()
 	}

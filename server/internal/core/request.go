@@ -122,7 +122,16 @@ func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
 		a.broken = true
 		return
 	}
+	if a.body == nil || !a.body.half() {
+		d.WriteError(a, r, err)
+		return
+	}
+	// The client is sending: if the connection were closed now it would not get the answer.
+	a.Header().Set("Connection", "close")
+	_ = a.ctl.EnableFullDuplex()
 	d.WriteError(a, r, err)
+	_ = a.ctl.Flush()
+	a.body.discard()
 }
 
 func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.Time) {
@@ -143,7 +152,8 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 	// A copy: net/http looks at the body of its own to tell whether the client still waits
 	// to be asked for it.
 	r.Request = r.WithContext(r.Context())
-	r.Body = paceBody(a, r.Request)
+	a.body = paceBody(a, r.Request)
+	r.Body = a.body
 	if err := c.admit(a, r, rt); err != nil {
 		return err
 	}
