@@ -33,6 +33,7 @@ import (
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
 	"github.com/volehq/vole/server/internal/e2b"
+	"github.com/volehq/vole/server/internal/msb"
 	"github.com/volehq/vole/server/internal/native"
 )
 
@@ -149,7 +150,7 @@ func (o *Options) accountsDatabase() string {
 }
 
 func (s *Server) dialects() []*core.Dialect {
-	return []*core.Dialect{s.native.Dialect(), e2b.Dialect()}
+	return []*core.Dialect{s.native.Dialect(), e2b.Dialect(), msb.Dialect(s.core)}
 }
 
 // Handler answers all requests.

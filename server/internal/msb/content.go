@@ -1,0 +1,50 @@
+package msb
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// readFile streams a file, or the ranges of it that the request asks for.
+func (a *api) readFile(w http.ResponseWriter, r *core.Request) error {
+	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+		h, err := f.Open(ctx, at, vole.OpenOptions{})
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		e, err := h.Stat(ctx)
+		if err != nil {
+			return err
+		}
+		head := w.Header()
+		head.Set("Content-Type", "application/octet-stream")
+		head.Set("X-Content-Type-Options", "nosniff")
+		head.Set("Content-Disposition", "attachment")
+		// Without a time: whole seconds are too coarse to tell versions apart.
+		http.ServeContent(w, r.Request, "", time.Time{}, io.NewSectionReader(readerAt{ctx, h}, 0, e.Size))
+		return nil
+	})
+}
+
+// readerAt is an open file during one request.
+type readerAt struct {
+	ctx context.Context
+	f   *vole.File
+}
+
+func (x readerAt) ReadAt(p []byte, off int64) (int, error) { return x.f.ReadAt(x.ctx, p, off) }
+
+// writeFile replaces a file by the body, with missing parents. When the body breaks off
+// the old file stays.
+func (a *api) writeFile(w http.ResponseWriter, r *core.Request) error {
+	return noContent(w, a.at(r, false, func(ctx context.Context, f *vole.FS, at string) error {
+		_, err := f.WriteFrom(ctx, at, r.Body, vole.WriteOptions{Size: max(0, r.ContentLength)})
+		return err
+	}))
+}

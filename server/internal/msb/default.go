@@ -1,0 +1,63 @@
+package msb
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// The default volume of an organisation.
+const (
+	defaultID    = "default"     // what requests may say for its id
+	defaultName  = "msb-default" // outside this dialect
+	defaultLabel = "msb.default" // tells it from one that somebody gave that name
+)
+
+var errDefaultTaken = &core.Error{Status: http.StatusConflict, Code: codeTaken,
+	Message: "a volume that is not the default one is named " + defaultName + "; rename it"}
+
+func isDefault(i vole.Info) bool {
+	_, marked := i.Labels[defaultLabel]
+	return marked && i.Name == defaultName
+}
+
+// defaultVolume returns the default volume, and makes it where there is none: for a key
+// that may only read, too, since to clients it was always there. A key for a few volumes
+// gets it when it is one of them.
+func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
+	store, err := r.Store()
+	if err != nil {
+		return nil, err
+	}
+	v, err := store.Get(r.Context(), defaultName)
+	if errors.Is(err, vole.ErrNotFound) && r.Who.Volumes == nil {
+		var created bool
+		v, created, err = store.Ensure(r.Context(), defaultName, vole.Spec{Kind: vole.KindDir, Labels: vole.Labels{defaultLabel: "true"}})
+		if created {
+			a.core.Options().Log.Info("the default volume was made", "request", r.ID, "org", r.Who.Org, "volume", v.ID())
+		}
+	}
+	if errors.Is(err, vole.ErrExists) {
+		return nil, errDefaultTaken
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := r.See(v.ID()); err != nil {
+		return nil, err
+	}
+	if !isDefault(v.Info()) {
+		return nil, errDefaultTaken
+	}
+	return v, nil
+}
+
+func (a *api) getDefault(w http.ResponseWriter, r *core.Request) error {
+	v, err := a.defaultVolume(r)
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, fromInfo(v.Info()))
+}

@@ -1,0 +1,305 @@
+package msb
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+const (
+	headerPath      = "X-Msb-File-Path"
+	headerRecursive = "X-Msb-File-Recursive"
+)
+
+// file is a file or directory on the wire.
+type file struct {
+	Path       string     `json:"path"` // from the volume's root, with a leading slash
+	Kind       string     `json:"kind"`
+	Size       int64      `json:"size"`
+	Mode       uint32     `json:"mode"` // as stat(2) has it, with the type
+	UID        uint32     `json:"uid"`
+	GID        uint32     `json:"gid"`
+	Readonly   bool       `json:"readonly"`
+	AccessedAt *time.Time `json:"accessed_at,omitempty"`
+	ModifiedAt *time.Time `json:"modified_at,omitempty"`
+}
+
+func fromEntry(at string, e vole.Entry) file {
+	perm := filemode.Perm(e.Mode)
+	f := file{Path: driver.RootedPath(at), Kind: "file", Size: e.Size, Mode: filemode.File | perm, UID: e.UID, GID: e.GID,
+		Readonly: perm&0o222 == 0, AccessedAt: instant(e.Atime), ModifiedAt: instant(e.Mtime)}
+	if e.IsDir() {
+		f.Kind, f.Mode = "directory", filemode.Dir|perm
+	}
+	return f
+}
+
+func instant(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// follow describes what an entry leads to: itself, unless it is a link.
+func follow(ctx context.Context, f *vole.FS, at string, e vole.Entry) (vole.Entry, error) {
+	if e.Mode.Type() != fs.ModeSymlink {
+		return e, nil
+	}
+	to, err := f.Stat(ctx, at)
+	switch {
+	case err == nil:
+		return to, nil
+	case errors.Is(err, vole.ErrNotExist), errors.Is(err, vole.ErrNotDir), errors.Is(err, vole.ErrLoop), errors.Is(err, vole.ErrPathEscape):
+		e.Size = 0 // there is nothing to read
+		return e, nil
+	}
+	return e, err
+}
+
+// badPath refuses a path.
+func badPath(err error) error {
+	_, _, message := core.Describe(err)
+	return &core.Error{Status: http.StatusBadRequest, Code: codePath, Message: message}
+}
+
+// cleanPath checks a path that a client sent.
+func cleanPath(p string) (string, error) {
+	if !utf8.ValidString(p) {
+		return "", badPath(invalid("the path is not UTF-8"))
+	}
+	clean, err := driver.CleanPath(p)
+	if err != nil {
+		return "", badPath(err)
+	}
+	return clean, nil
+}
+
+// decodePath returns the path that a header holds: base64url without padding, one
+// spelling for each path.
+func decodePath(header string) (string, error) {
+	if len(header) > base64.RawURLEncoding.EncodedLen(driver.MaxPathLen) {
+		return "", badPath(invalid("the path is longer than %d bytes", driver.MaxPathLen))
+	}
+	b, err := base64.RawURLEncoding.DecodeString(header)
+	if err != nil || base64.RawURLEncoding.EncodeToString(b) != header {
+		return "", badPath(invalid("the header %s is not base64url without padding", headerPath))
+	}
+	return cleanPath(string(b))
+}
+
+// headerFile returns the path that the request's header names and notes it. An empty
+// header is the root.
+func headerFile(r *core.Request) (string, error) {
+	values := r.Header.Values(headerPath)
+	if len(values) != 1 {
+		return "", invalid("send the path in one header %s, as base64url without padding", headerPath)
+	}
+	p, err := decodePath(values[0])
+	r.Record.Path = p
+	return p, err
+}
+
+// use calls fn with the open files of the volume that the request's path names.
+func (a *api) use(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS) error) error {
+	id, err := a.volumeID(r)
+	if err != nil {
+		return err
+	}
+	return r.Use(id, readOnly, func(f *vole.FS) error {
+		if f.Volume().ID() != id {
+			return vole.ErrNotFound // its name looks like an id
+		}
+		return fn(r.Context(), f)
+	})
+}
+
+// at is use for what acts on the path of the header.
+func (a *api) at(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS, at string) error) error {
+	p, err := headerFile(r)
+	if err != nil {
+		return err
+	}
+	return a.use(r, readOnly, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, p) })
+}
+
+func (a *api) statFile(w http.ResponseWriter, r *core.Request) error {
+	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+		e, err := f.Lstat(ctx, at)
+		if err != nil {
+			return err
+		}
+		if e, err = follow(ctx, f, at, e); err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, map[string]file{"metadata": fromEntry(at, e)})
+	})
+}
+
+func (a *api) fileExists(w http.ResponseWriter, r *core.Request) error {
+	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+		is, err := f.Exists(ctx, at)
+		if err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, map[string]bool{"exists": is})
+	})
+}
+
+// listFiles writes the entries of a directory as they come, so that it takes the memory
+// of a few however many there are.
+func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
+	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+		d, err := f.OpenDir(ctx, at, vole.DirOptions{Sorted: true})
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		out := &list{w: w}
+		for {
+			entries, err := d.Read(ctx, listBatch)
+			if errors.Is(err, io.EOF) {
+				return out.end()
+			}
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				name := path.Join(at, e.Name)
+				if e, err = follow(ctx, f, name, e); err != nil {
+					return err
+				}
+				if err := out.add(fromEntry(name, e)); err != nil {
+					return err
+				}
+			}
+		}
+	})
+}
+
+const listBatch = 512
+
+// list writes {"entries":[...]}. Nothing is written before there is something to say, so
+// that a directory that cannot be read is an error with its status.
+type list struct {
+	w   http.ResponseWriter
+	buf *bufio.Writer
+}
+
+func (l *list) begin() {
+	l.w.Header().Set("Content-Type", "application/json")
+	l.w.Header().Set("X-Content-Type-Options", "nosniff")
+	l.w.Header().Set("Cache-Control", "no-store")
+	l.buf = bufio.NewWriterSize(l.w, 64<<10)
+	_, _ = l.buf.WriteString(`{"entries":[`) // its errors come again with Flush
+}
+
+func (l *list) add(f file) error {
+	if l.buf == nil {
+		l.begin()
+	} else {
+		_ = l.buf.WriteByte(',')
+	}
+	b, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	_, err = l.buf.Write(b)
+	return err
+}
+
+func (l *list) end() error {
+	if l.buf == nil {
+		l.begin()
+	}
+	_, _ = l.buf.WriteString("]}\n")
+	return l.buf.Flush()
+}
+
+func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
+	var in struct {
+		Path string `json:"path"`
+	}
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	p, err := cleanPath(in.Path)
+	if err != nil {
+		return err
+	}
+	r.Record.Path = p
+	return noContent(w, a.use(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
+}
+
+// removeFile removes a file or an empty directory, or with the header a whole tree. What
+// is not there is an error in either case.
+func (a *api) removeFile(w http.ResponseWriter, r *core.Request) error {
+	recursive := false
+	switch v := strings.ToLower(r.Header.Get(headerRecursive)); v {
+	case "true":
+		recursive = true
+	case "", "false":
+	default:
+		return invalid("the header %s: write true or false", headerRecursive)
+	}
+	return noContent(w, a.at(r, false, func(ctx context.Context, f *vole.FS, at string) error {
+		if !recursive {
+			return f.Remove(ctx, at)
+		}
+		if _, err := f.Lstat(ctx, at); err != nil {
+			return err
+		}
+		return f.RemoveAll(ctx, at)
+	}))
+}
+
+func (a *api) copyFile(w http.ResponseWriter, r *core.Request) error {
+	return a.two(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
+		return f.Copy(ctx, from, to, vole.CopyOptions{})
+	})
+}
+
+func (a *api) renameFile(w http.ResponseWriter, r *core.Request) error {
+	return a.two(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
+		return f.Rename(ctx, from, to, vole.RenameOptions{})
+	})
+}
+
+// two handles a change with two paths, which are in the body.
+func (a *api) two(w http.ResponseWriter, r *core.Request, fn func(ctx context.Context, f *vole.FS, from, to string) error) error {
+	var in struct {
+		From *string `json:"from"`
+		To   *string `json:"to"`
+	}
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	if in.From == nil || in.To == nil {
+		return invalid("the body needs \"from\" and \"to\"")
+	}
+	from, err := cleanPath(*in.From)
+	if err != nil {
+		return err
+	}
+	to, err := cleanPath(*in.To)
+	if err != nil {
+		return err
+	}
+	r.Record.Path, r.Record.Detail = from, "to "+to
+	return noContent(w, a.use(r, false, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, from, to) }))
+}

@@ -1,0 +1,130 @@
+// Package msb answers in the dialect of the microsandbox cloud, /v1/volumes and
+// /v1/volumes/{id}/files, so that its published SDKs keep their volumes on a Vole server.
+//
+// A volume of that cloud is a volume of Vole: its capacity, in GiB, is the quota of a dir
+// volume (or the capacity of a disk volume), its labels are the labels. Requests name
+// volumes by id; clients find the id of a name in the list.
+//
+// Every organisation has one volume more, the default one, which has no name there and
+// is not removed. Here it is an ordinary volume too, with a reserved name and a label
+// that marks it, made when it is first asked for.
+//
+// A file is a file or a directory: that dialect knows no links. They are shown as what
+// they lead to, and as an empty file when that is nothing; removing and renaming act on
+// the link itself.
+package msb
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// Dialect returns the routes.
+func Dialect(c *core.Core) *core.Dialect {
+	const volumes, volume = "/v1/volumes", "/v1/volumes/{id}"
+	const files = volume + "/files"
+	a := &api{core: c}
+	list := get(files, "listFiles", a.listFiles)
+	content := get(files+"/content", "readFile", a.readFile)
+	put := change("PUT", files+"/content", "writeFile", a.writeFile)
+	remove := change("DELETE", files, "removeFile", a.removeFile)
+	copy := change("POST", files+"/copy", "copy", a.copyFile)
+	// Content, and large directories and trees, take the time they take.
+	for _, rt := range []*core.Route{list, content, put, remove, copy} {
+		rt.Stream = true
+	}
+	put.MaxBody = -1
+	return &core.Dialect{
+		Name: "msb", Prefixes: []string{"/v1/"}, WriteError: writeError,
+		Routes: []*core.Route{
+			get(volumes, "listVolumes", a.listVolumes),
+			change("POST", volumes, "createVolume", createVolume),
+			get(volumes+"/"+defaultID, "getDefaultVolume", a.getDefault),
+			change("PATCH", volume, "updateVolume", a.updateVolume),
+			change("DELETE", volume, "removeVolume", a.removeVolume),
+			list, content, put, remove, copy,
+			get(files+"/stat", "stat", a.statFile),
+			get(files+"/exists", "exists", a.fileExists),
+			change("POST", files+"/mkdir", "mkdir", a.makeDir),
+			change("POST", files+"/rename", "rename", a.renameFile),
+		},
+	}
+}
+
+// api is what the routes have beside the request.
+type api struct{ core *core.Core }
+
+type handler = func(w http.ResponseWriter, r *core.Request) error
+
+func get(path, name string, do handler) *core.Route {
+	return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Read, Do: do}
+}
+
+func change(method, path, name string, do handler) *core.Route {
+	return &core.Route{Method: method, Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Write, Changes: true, Do: do}
+}
+
+// errorBody is the answer to a request that failed.
+type errorBody struct {
+	Error wireError `json:"error"`
+}
+
+type wireError struct {
+	Code    string       `json:"code"`
+	Message string       `json:"message"`
+	Details errorDetails `json:"details"`
+}
+
+type errorDetails struct {
+	RequestID string `json:"request_id"`
+}
+
+func writeError(w http.ResponseWriter, r *core.Request, err error) {
+	status, code, message := core.Describe(err)
+	if status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="vole"`)
+	}
+	_ = core.WriteJSON(w, status, errorBody{wireError{codeOf(code, err), message, errorDetails{r.ID}}})
+}
+
+// codeOf translates a code of Vole to the one by which clients of the dialect know the
+// error. Those that it has no code for keep their own.
+func codeOf(code string, err error) string {
+	switch code {
+	case "unauthenticated":
+		return "invalid_api_key"
+	case "file_not_found":
+		return "volume_file_not_found"
+	case "path_escape":
+		return codePath
+	case codeInvalid:
+		// What a file operation finds invalid is where it was asked to act.
+		if e := (*driver.Error)(nil); errors.As(err, &e) && e.Path != "" {
+			return codePath
+		}
+	}
+	return code
+}
+
+const (
+	codePath    = "invalid_volume_path"
+	codeInvalid = "invalid_request"
+	codeTaken   = "name_already_exists"
+)
+
+// noContent answers a change that there is nothing to say of.
+func noContent(w http.ResponseWriter, err error) error {
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+func invalid(format string, args ...any) error {
+	return driver.Errorf(vole.ErrInvalid, format, args...)
+}

@@ -1,0 +1,248 @@
+package msb
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// volume is a volume on the wire.
+type volume struct {
+	ID            string            `json:"id"`
+	Name          *string           `json:"name"` // null: the default volume
+	Kind          string            `json:"kind"`
+	Storage       string            `json:"storage"`
+	Status        string            `json:"status"`
+	UsedBytes     *int64            `json:"used_bytes"`     // null: not known
+	CapacityBytes *int64            `json:"capacity_bytes"` // null: no limit
+	Labels        map[string]string `json:"labels"`
+	CreatedAt     time.Time         `json:"created_at"`
+	UpdatedAt     time.Time         `json:"updated_at"`
+}
+
+func fromInfo(i vole.Info) volume {
+	v := volume{ID: i.ID, Name: &i.Name, Kind: "managed", Storage: "block", Status: "active",
+		Labels: map[string]string{}, CreatedAt: i.Created.UTC(), UpdatedAt: i.Updated.UTC()}
+	if isDefault(i) {
+		v.Name, v.Kind = nil, "host"
+	}
+	if i.State == driver.StateRemoving {
+		v.Status = "deleting"
+	}
+	if used := int64(i.Used); !i.UsedStale {
+		v.UsedBytes = &used
+	}
+	if limit := int64(max(i.Quota, i.Capacity)); limit > 0 { // a volume has one of them at most
+		v.CapacityBytes = &limit
+	}
+	maps.Copy(v.Labels, i.Labels)
+	delete(v.Labels, defaultLabel)
+	return v
+}
+
+// gib is a number of GiB of a body that may be missing, or null.
+type gib struct {
+	set  bool
+	size vole.Size // 0: null
+}
+
+func (g *gib) UnmarshalJSON(b []byte) error {
+	g.set, g.size = true, 0
+	if string(b) == "null" {
+		return nil
+	}
+	var n float64
+	if err := json.Unmarshal(b, &n); err != nil {
+		return errors.New("capacity_gib is no number")
+	}
+	bytes := math.Round(n * float64(vole.GiB))
+	if bytes < 1 || bytes >= math.MaxInt64 {
+		return errors.New("capacity_gib is out of range; write a positive number of GiB, or null for no limit")
+	}
+	g.size = vole.Size(bytes)
+	return nil
+}
+
+// checkLabels refuses the label by which the default volume is known.
+func checkLabels(labels map[string]string) error {
+	if _, ok := labels[defaultLabel]; ok {
+		return invalid("the label %q is the server's own; use another", defaultLabel)
+	}
+	return nil
+}
+
+// listVolumes answers with all volumes that the key may see, newest first. The default
+// one is always among those of a key that may see all.
+func (a *api) listVolumes(w http.ResponseWriter, r *core.Request) error {
+	store, err := r.Store()
+	if err != nil {
+		return err
+	}
+	list, found := []volume{}, r.Who.Volumes != nil
+	for v, err := range store.Volumes(r.Context(), vole.Filter{}) {
+		if err != nil {
+			return err
+		}
+		if i := v.Info(); r.Who.Sees(i.ID) {
+			list = append(list, fromInfo(i))
+			found = found || isDefault(i)
+		}
+	}
+	if !found {
+		v, err := a.defaultVolume(r)
+		switch {
+		case err == nil:
+			list = append([]volume{fromInfo(v.Info())}, list...)
+		case !errors.Is(err, errDefaultTaken) && !errors.Is(err, vole.ErrReadOnly):
+			return err
+		}
+	}
+	return core.WriteJSON(w, http.StatusOK, list)
+}
+
+func createVolume(w http.ResponseWriter, r *core.Request) error {
+	var in struct {
+		Name     string            `json:"name"`
+		Labels   map[string]string `json:"labels"`
+		Capacity gib               `json:"capacity_gib"`
+	}
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	if err := checkLabels(in.Labels); err != nil {
+		return err
+	}
+	if r.Who.Volumes != nil {
+		return core.ErrForbidden // it could not see what it made
+	}
+	taken := &core.Error{Status: http.StatusConflict, Code: codeTaken, Message: "a volume has that name"}
+	if in.Name == defaultName {
+		return taken // whether it was made already or not
+	}
+	store, err := r.Store()
+	if err != nil {
+		return err
+	}
+	v, err := store.Create(r.Context(), in.Name, vole.Spec{Quota: in.Capacity.size, Labels: in.Labels})
+	if errors.Is(err, vole.ErrExists) {
+		return taken
+	}
+	if err != nil {
+		return err
+	}
+	r.Record.Volume = v.ID()
+	return core.WriteJSON(w, http.StatusOK, fromInfo(v.Info()))
+}
+
+// volumeID returns the id of the volume that the request's path names.
+func (a *api) volumeID(r *core.Request) (string, error) {
+	id := strings.ToLower(r.PathValue("id"))
+	if id == defaultID {
+		v, err := a.defaultVolume(r)
+		if err != nil {
+			return "", err
+		}
+		return v.ID(), nil
+	}
+	// What is no id would be taken for a name.
+	if len(id) != 36 || uuid.Validate(id) != nil {
+		return "", vole.ErrNotFound
+	}
+	return id, nil
+}
+
+// volume returns the volume that the request's path names.
+func (a *api) volume(r *core.Request) (*vole.Volume, error) {
+	id, err := a.volumeID(r)
+	if err != nil {
+		return nil, err
+	}
+	v, err := r.Volume(id)
+	if err != nil {
+		return nil, err
+	}
+	if v.ID() != id {
+		return nil, vole.ErrNotFound // its name looks like an id
+	}
+	return v, nil
+}
+
+// updateVolume changes the capacity, replaces the labels, or both in one step. What the
+// body does not have stays.
+func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
+	var in struct {
+		Labels   map[string]string `json:"labels"`
+		Capacity gib               `json:"capacity_gib"`
+	}
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	if err := checkLabels(in.Labels); err != nil {
+		return err
+	}
+	v, err := a.volume(r)
+	if err != nil {
+		return err
+	}
+	var change vole.Update
+	switch {
+	case !in.Capacity.set:
+	case in.Capacity.size == 0:
+		change.ClearQuota = true
+	case v.Info().Kind == vole.KindDisk:
+		change.Capacity = in.Capacity.size
+	default:
+		change.Quota = in.Capacity.size
+	}
+	change.SetLabels = in.Labels
+	// Who replaces the labels at the same time may add some between the look and the
+	// change: then those are removed too, so that the last one's remain and no mixture.
+	for {
+		change.RemoveLabels = nil
+		if in.Labels != nil {
+			change.RemoveLabels = others(v.Info().Labels, in.Labels)
+		}
+		if err := v.Update(r.Context(), change); err != nil {
+			return err
+		}
+		if in.Labels == nil || len(others(v.Info().Labels, in.Labels)) == 0 {
+			return core.WriteJSON(w, http.StatusOK, fromInfo(v.Info()))
+		}
+		change = vole.Update{SetLabels: in.Labels}
+	}
+}
+
+// others returns the keys of have that are not in want, but for the server's own.
+func others(have, want map[string]string) []string {
+	var list []string
+	for k := range have {
+		if _, ok := want[k]; !ok && k != defaultLabel {
+			list = append(list, k)
+		}
+	}
+	return list
+}
+
+func (a *api) removeVolume(w http.ResponseWriter, r *core.Request) error {
+	v, err := a.volume(r)
+	if err != nil {
+		return err
+	}
+	if isDefault(v.Info()) {
+		return &core.Error{Status: http.StatusConflict, Code: "default_volume", Message: "the default volume cannot be removed; remove the files in it"}
+	}
+	r.Forget(v.ID())
+	if err := v.Remove(r.Context()); err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, map[string]string{"message": "volume removed"})
+}
