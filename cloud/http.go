@@ -60,7 +60,7 @@ var errLost = driver.Errorf(driver.ErrClosed, "the server does not have this ope
 var codes = map[string]error{
 	"unauthenticated": driver.ErrPermission, "forbidden": driver.ErrPermission, "too_large": driver.ErrInvalid,
 	"precondition_failed": driver.ErrExists, "unknown_session": errLost, "listing_ended": errLost,
-	"rate_limited": driver.ErrUnavailable, "outcome_unknown": driver.ErrUnavailable,
+	"rate_limited": driver.ErrUnavailable, "wrong_offset": driver.ErrInvalid, "not_found": driver.ErrNotExist, "digest_mismatch": driver.ErrInvalid, "outcome_unknown": driver.ErrUnavailable,
 }
 
 // do makes a request whose answer has no content.

@@ -48,10 +48,22 @@ func FromTar(ctx context.Context, dst Tree, dir string, r io.Reader, opts Option
 	return c.end(ctx, c.untar(ctx, r, dir))
 }
 
+// StreamError says that a stream could not be read: it is no archive, a damaged one, or
+// its reader failed.
+type StreamError struct {
+	what string
+	Err  error
+}
+
+func (e *StreamError) Error() string { return e.what + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *StreamError) Unwrap() error { return e.Err }
+
 func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 	r, err := Decompress(r)
 	if err != nil {
-		return fmt.Errorf("%s: read the stream: %w", c.opts.op(), err)
+		return &StreamError{c.opts.op() + ": read the stream", err}
 	}
 	tr := tar.NewReader(r)
 	for {
@@ -64,7 +76,7 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 			err = ctx.Err()
 		}
 		if err != nil {
-			return fmt.Errorf("%s: read the tar stream: %w", c.opts.op(), err)
+			return &StreamError{c.opts.op() + ": read the tar stream", err}
 		}
 		if end {
 			return c.finish(ctx, 0)

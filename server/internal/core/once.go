@@ -14,8 +14,9 @@ import (
 // onceMap remembers the answers to requests with an idempotency key, so that a request
 // that is sent again is not done again.
 type onceMap struct {
-	mu sync.Mutex // guards of
-	of map[onceKey]*onceAnswer
+	mu    sync.Mutex // guards what follows
+	of    map[onceKey]*onceAnswer
+	order []onceKey // oldest first; some may be gone
 }
 
 type onceKey struct{ who, key string }
@@ -33,7 +34,7 @@ type onceAnswer struct {
 
 const (
 	onceKept = 10 * time.Minute // longer than clients try
-	onceMost = 20_000           // answers
+	onceMost = 50_000           // answers; the oldest make room
 	onceBody = 64 << 10         // bytes of one
 )
 
@@ -44,6 +45,8 @@ func newOnceMap() *onceMap { return &onceMap{of: map[onceKey]*onceAnswer{}} }
 func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	// What waits for the client's next bytes does not look at ctx.
+	defer context.AfterFunc(ctx, a.body.cut)()
 	r.Request = r.WithContext(ctx)
 	k := onceKey{r.Who.KeyID, key}
 	what := r.Method + " " + r.URL.RequestURI()
@@ -51,11 +54,10 @@ func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
 		m.mu.Lock()
 		have := m.of[k]
 		if have == nil {
-			if len(m.of) >= onceMost {
-				m.drop(time.Now().Add(onceKept/2), onceMost/2)
-			}
 			have = &onceAnswer{what: what, done: make(chan struct{}), cancel: cancel, at: time.Now()}
 			m.of[k] = have
+			m.order = append(m.order, k)
+			m.drop(have.at.Add(-onceKept))
 			m.mu.Unlock()
 			return m.first(k, have, a, fn)
 		}
@@ -127,23 +129,26 @@ func (r *Request) End(key string) (done bool, err error) {
 func (m *onceMap) forget(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.drop(now.Add(-onceKept), len(m.of))
+	m.drop(now.Add(-onceKept))
 }
 
-// drop removes at most n answers that are older than before. The caller holds mu.
-func (m *onceMap) drop(before time.Time, n int) {
-	for k, x := range m.of {
-		if n == 0 {
-			return
-		}
-		select {
-		case <-x.done:
-		default:
-			continue
-		}
-		if x.at.Before(before) {
+// drop removes the oldest answers: those of before that time, and those that are too many.
+// The caller holds mu.
+func (m *onceMap) drop(before time.Time) {
+	for len(m.order) > 0 {
+		k := m.order[0]
+		x := m.of[k]
+		if x != nil {
+			if !x.at.Before(before) && len(m.of) <= onceMost {
+				return
+			}
+			select {
+			case <-x.done:
+			default:
+				return // the oldest is still under way
+			}
 			delete(m.of, k)
-			n--
 		}
+		m.order = m.order[1:]
 	}
 }

@@ -2,9 +2,11 @@ package core
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -132,10 +134,17 @@ type pacedBody struct {
 	pace  pace
 	begun bool // something was read
 	over  bool // nothing more comes
+	gone  atomic.Bool
+}
+
+// cut ends the reading of the body, now and for ever.
+func (b *pacedBody) cut() {
+	b.gone.Store(true)
+	_ = b.a.ctl.SetReadDeadline(time.Now())
 }
 
 // half reports whether the client is in the middle of a body of HTTP/1.
-func (b *pacedBody) half() bool { return b.begun && !b.over && !b.a.http2 }
+func (b *pacedBody) half() bool { return b.begun && !b.over && !b.a.http2 && !b.gone.Load() }
 
 // discard takes what the client still sends until it has understood, for a while.
 func (b *pacedBody) discard() {
@@ -172,7 +181,13 @@ func (b *pacedBody) ended() { _ = b.a.ctl.SetReadDeadline(time.Time{}) }
 func (b *pacedBody) Read(p []byte) (int, error) {
 	start := time.Now()
 	b.extend(start)
+	if b.gone.Load() {
+		return 0, context.Canceled
+	}
 	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && b.gone.Load() {
+		err = context.Canceled
+	}
 	b.pace.waited(start, n)
 	b.begun, b.over = true, err != nil
 	if err == io.EOF {

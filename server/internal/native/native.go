@@ -21,7 +21,8 @@ type Options struct {
 	Lease       time.Duration // of sessions
 	Advertise   string        // URL that sessions are told to use; "": the one they used
 	Metrics     prometheus.Gatherer
-	OpenMetrics bool // metrics need no key
+	OpenMetrics bool          // metrics need no key
+	KeepAudit   time.Duration // how long records of the audit log are kept; 0: for ever
 }
 
 // API is the state of the native API: what clients have open.
@@ -46,6 +47,7 @@ func New(c *core.Core, opts Options) *API {
 	a := &API{core: c, opts: opts, memory: semaphore.NewWeighted(mostMemory),
 		sessions: map[string]*session{}, systems: map[string]*filesystem{}, handles: map[string]*handle{}, listings: map[string]*listing{}}
 	c.Go(a.tidy)
+	c.Go(a.sweep)
 	return a
 }
 

@@ -1,5 +1,88 @@
 package native
 
-import "github.com/volehq/vole/server/internal/core"
+import (
+	"errors"
+	"net/http"
+	"path"
 
-func (a *API) transferRoutes() []*core.Route { return nil }
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/core"
+	"github.com/volehq/vole/transfer"
+)
+
+func (a *API) transferRoutes() []*core.Route {
+	const v = volumes + "/{volume}"
+	down := get(v+"/archive", "readArchive", read, a.readArchive)
+	down.Stream = true
+	up := change("PUT", v+"/archive", "writeArchive", write, a.writeArchive)
+	up.Stream, up.MaxBody = true, -1
+	return append(a.uploadRoutes(), down, up)
+}
+
+// archive returns the path in the volume that the query names, the root by default.
+func archive(r *core.Request) (string, error) {
+	q := r.Query()
+	p := q.String("path")
+	return p, q.Err()
+}
+
+func (a *API) readArchive(w http.ResponseWriter, r *core.Request) error {
+	p, err := archive(r)
+	if err != nil {
+		return err
+	}
+	return a.use(r, true, func(f *vole.FS) error {
+		name := path.Base(path.Clean("/" + p))
+		if name == "/" {
+			name = "."
+		}
+		w.Header().Set("Content-Type", api.TypeTar)
+		_, err := transfer.ToTar(r.Context(), w, f, p, name, transfer.Options{Owner: true})
+		return err
+	})
+}
+
+func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
+	p, err := archive(r)
+	if err != nil {
+		return err
+	}
+	r.Record.Path = p
+	f, done, err := a.openBatch(r)
+	if err != nil {
+		return err
+	}
+	stats, err := transfer.FromTar(r.Context(), transfer.Volume(f), p, r.Body, transfer.Options{Owner: true, Op: "unpack"})
+	if cerr := done(); err == nil {
+		err = cerr
+	}
+	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && driver.Classify(err).Code == "internal" {
+		err = driver.Errorf(vole.ErrInvalid, "%v", err)
+	}
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.Unpacked{Files: stats.Files, Directories: stats.Directories, Links: stats.Links,
+		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped})
+}
+
+// openBatch opens the volume of the request so that many changes become durable
+// together, at Sync.
+func (a *API) openBatch(r *core.Request) (f *vole.FS, done func() error, err error) {
+	if r.Header.Get(api.HeaderFilesystem) != "" {
+		f, end, err := a.open(r, false)
+		return f, func() error { end(nil); return nil }, err
+	}
+	v, err := r.Volume(r.PathValue("volume"))
+	if err != nil {
+		return nil, nil, err
+	}
+	r.Forget(v.ID())
+	f, err = v.OpenFS(r.Context(), vole.FSOptions{Batch: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, f.Close, nil
+}

@@ -1,0 +1,303 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/server/internal/accounts"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+const (
+	uploadLife  = 24 * time.Hour
+	uploadPiece = 1 << 20 // bytes that are written at once
+)
+
+func (a *API) uploadRoutes() []*core.Route {
+	const u = api.Prefix + "/uploads/{upload}"
+	put := change("PUT", u, "continueUpload", write, a.continueUpload)
+	put.Stream, put.MaxBody, put.Once = true, -1, false
+	finish := change("POST", u+"/finish", "finishUpload", write, a.finishUpload)
+	finish.Stream = true // the digest may take its time
+	return []*core.Route{
+		change("POST", volumes+"/{volume}/uploads", "startUpload", write, a.startUpload),
+		get(u, "getUpload", write, a.getUpload),
+		put, finish,
+		change("DELETE", u, "cancelUpload", write, a.cancelUpload),
+	}
+}
+
+// startUpload makes the file beside its target that takes the bytes.
+func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	p := q.Required("path")
+	perm, err := mode(q, 0)
+	up := accounts.Upload{ID: core.NewToken(), Org: r.Who.Org, KeyID: r.Who.KeyID, Path: p, Mode: filemode.Perm(perm), Exclusive: q.Bool("exclusive"),
+		Size: q.Int("size", -1, 0, math.MaxInt64), Created: time.Now(), Expires: time.Now().Add(uploadLife)}
+	if err := errors.Join(err, q.Err()); err != nil {
+		return err
+	}
+	r.Record.Path = p
+	clean, err := driver.CleanPath(p)
+	if err != nil {
+		return err
+	}
+	if clean == "." {
+		return vole.ErrIsDir
+	}
+	v, err := r.Volume(r.PathValue("volume"))
+	if err != nil {
+		return err
+	}
+	up.Volume = v.ID()
+	base := path.Base(clean)
+	up.Staging = path.Join(path.Dir(clean), fmt.Sprintf(".%s.%s.upload", base[:min(len(base), 200)], up.ID))
+	err = r.Use(up.Volume, false, func(f *vole.FS) error {
+		switch e, err := f.Lstat(r.Context(), clean); {
+		case err == nil && e.IsDir():
+			return vole.ErrIsDir
+		case err == nil && up.Exclusive:
+			return vole.ErrExists
+		}
+		if err := f.MkdirAll(r.Context(), path.Dir(clean), 0o755); err != nil {
+			return err
+		}
+		// Recorded first: what has no record would stay for ever.
+		if err := a.core.Options().Accounts.CreateUpload(r.Context(), up); err != nil {
+			return err
+		}
+		h, err := f.Open(r.Context(), up.Staging, vole.OpenOptions{Create: true, Exclusive: true, Mode: 0o600})
+		if err != nil {
+			return err
+		}
+		return h.Close()
+	})
+	if err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusCreated, describeUpload(up, 0))
+}
+
+func describeUpload(up accounts.Upload, offset int64) api.Upload {
+	return api.Upload{ID: up.ID, Offset: offset, Size: max(0, up.Size), Expires: up.Expires}
+}
+
+// upload calls fn with an upload of the caller's organisation and its file.
+func (a *API) upload(r *core.Request, fn func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error) error {
+	up, err := a.core.Options().Accounts.Upload(r.Context(), r.Who.Org, r.PathValue("upload"))
+	if errors.Is(err, vole.ErrNotExist) {
+		return errNoUpload
+	}
+	if err != nil {
+		return err
+	}
+	r.Record.Path = up.Path
+	if r.See(up.Volume) != nil {
+		return errNoUpload
+	}
+	return r.Use(up.Volume, false, func(f *vole.FS) error {
+		h, err := f.Open(r.Context(), up.Staging, vole.OpenOptions{Write: true, NoFollow: true})
+		if errors.Is(err, vole.ErrNotExist) {
+			return errNoUpload
+		}
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		e, err := h.Stat(r.Context())
+		if err != nil {
+			return err
+		}
+		return fn(up, f, h, e.Size)
+	})
+}
+
+var errNoUpload = core.NotFound("there is no such upload: it was finished, given up, or took longer than a day")
+
+func (a *API) getUpload(w http.ResponseWriter, r *core.Request) error {
+	return a.upload(r, func(up accounts.Upload, _ *vole.FS, _ *vole.File, size int64) error {
+		return core.WriteJSON(w, http.StatusOK, describeUpload(up, size))
+	})
+}
+
+func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	off := offset(q)
+	if err := q.Err(); err != nil {
+		return err
+	}
+	return a.upload(r, func(up accounts.Upload, _ *vole.FS, h *vole.File, size int64) error {
+		if off != size {
+			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("the upload has come to %d, not %d; go on there", size, off)}
+		}
+		end, err := receive(r.Context(), h, off, up.Size, r.Body)
+		// What arrived stays, even if the client is gone.
+		late, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.core.Options().Timeout)
+		defer cancel()
+		if err := errors.Join(err, h.Sync(late)); err != nil {
+			return err
+		}
+		return core.WriteJSON(w, http.StatusOK, describeUpload(up, end))
+	})
+}
+
+// receive writes a body to a file from off on, up to size if that is known, and
+// returns where it ended.
+func receive(ctx context.Context, h *vole.File, off, size int64, body io.Reader) (int64, error) {
+	buf := make([]byte, uploadPiece)
+	for {
+		n, err := readPiece(body, buf)
+		if size >= 0 && int64(n) > size-off {
+			return off, driver.Errorf(vole.ErrInvalid, "more bytes came than the %d that were announced", size)
+		}
+		if n > 0 {
+			if _, werr := h.WriteAt(context.WithoutCancel(ctx), buf[:n], off); werr != nil {
+				return off, werr
+			}
+			off += int64(n)
+		}
+		if errors.Is(err, io.EOF) {
+			return off, nil
+		}
+		if err != nil {
+			return off, err
+		}
+	}
+}
+
+// readPiece fills buf as far as r goes. Other than io.ReadFull it tells an end, io.EOF,
+// from a body that was broken off.
+func readPiece(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}
+
+func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
+	sum, want, err := digest(r.Header.Values(api.HeaderDigest))
+	if err != nil {
+		return err
+	}
+	return a.upload(r, func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error {
+		if up.Size >= 0 && size != up.Size {
+			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("%d bytes have arrived, and %d were announced; send the rest first", size, up.Size)}
+		}
+		if sum != nil {
+			s := &seeker{ctx: r.Context(), f: h, size: size}
+			if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{s}, make([]byte, uploadPiece)); err != nil {
+				return err
+			}
+			if string(sum.Sum(nil)) != string(want) {
+				return errDigest
+			}
+		}
+		perm := filemode.Go(up.Mode)
+		if old, err := f.Lstat(r.Context(), up.Path); perm == 0 && err == nil && old.Mode.IsRegular() {
+			perm = old.Mode & (filemode.Go(0o7777))
+		} else if perm == 0 {
+			perm = 0o644
+		}
+		if err := f.Chmod(r.Context(), up.Staging, perm); err != nil {
+			return err
+		}
+		if err := f.Rename(r.Context(), up.Staging, up.Path, vole.RenameOptions{NoReplace: up.Exclusive}); err != nil {
+			return err
+		}
+		if err := a.core.Options().Accounts.DeleteUpload(r.Context(), up.Org, up.ID); err != nil {
+			a.core.Options().Log.Warn("upload: its record stays until it expires", "upload", up.ID, "error", err)
+		}
+		return core.WriteJSON(w, http.StatusOK, api.Written{Size: size})
+	})
+}
+
+func (a *API) cancelUpload(w http.ResponseWriter, r *core.Request) error {
+	err := a.upload(r, func(up accounts.Upload, f *vole.FS, _ *vole.File, _ int64) error {
+		return a.dropUpload(r.Context(), up, f)
+	})
+	if err != nil && !errors.Is(err, errNoUpload) {
+		return err
+	}
+	return noContent(w)
+}
+
+func (a *API) dropUpload(ctx context.Context, up accounts.Upload, f *vole.FS) error {
+	if err := f.Remove(ctx, up.Staging); err != nil && !errors.Is(err, vole.ErrNotExist) && !errors.Is(err, vole.ErrNotDir) {
+		return err
+	}
+	return a.core.Options().Accounts.DeleteUpload(ctx, up.Org, up.ID)
+}
+
+// sweep removes what uploads have left that nobody finished, and records that have
+// served their time.
+func (a *API) sweep() {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.core.Life().Done():
+			return
+		case <-tick.C:
+		}
+		if err := a.sweepOnce(a.core.Life()); err != nil && a.core.Life().Err() == nil {
+			a.core.Options().Log.Warn("uploads: removing those that nobody finished", "error", err)
+		}
+	}
+}
+
+const (
+	sweepEvery = 10 * time.Minute
+	sweepMost  = 100
+)
+
+func (a *API) sweepOnce(ctx context.Context) error {
+	acc := a.core.Options().Accounts
+	if err := acc.PruneIdempotent(ctx, time.Now().Add(-24*time.Hour)); err != nil {
+		return err
+	}
+	if keep := a.opts.KeepAudit; keep > 0 {
+		if err := acc.PruneAudit(ctx, time.Now().Add(-keep)); err != nil {
+			return err
+		}
+	}
+	late, err := acc.ExpiredUploads(ctx, sweepMost)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, up := range late {
+		errs = append(errs, a.sweepUpload(ctx, up))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *API) sweepUpload(ctx context.Context, up accounts.Upload) error {
+	store, err := a.core.Org(ctx, up.Org)
+	if err != nil {
+		return err
+	}
+	v, err := store.Get(ctx, up.Volume)
+	if errors.Is(err, vole.ErrNotFound) {
+		return a.core.Options().Accounts.DeleteUpload(ctx, up.Org, up.ID)
+	}
+	if err != nil {
+		return err
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(a.dropUpload(ctx, up, f), f.Close())
+}
