@@ -233,12 +233,15 @@ func (l *list) end() error {
 
 func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
 	var in struct {
-		Path string `json:"path"`
+		Path *string `json:"path"`
 	}
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	p, err := cleanPath(in.Path)
+	if in.Path == nil {
+		return invalid("the body needs \"path\"")
+	}
+	p, err := cleanPath(*in.Path)
 	if err != nil {
 		return err
 	}
