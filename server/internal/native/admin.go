@@ -2,6 +2,7 @@ package native
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/volehq/vole"
@@ -27,6 +28,25 @@ func key(k accounts.Key) api.Key {
 		Expires: k.Expires, Revoked: k.Revoked, LastUsed: k.LastUsed, Format: k.Format}
 }
 
+// whole refuses keys that are for some volumes only: what do does concerns all of them.
+func whole(do func(w http.ResponseWriter, r *core.Request) error) func(w http.ResponseWriter, r *core.Request) error {
+	return func(w http.ResponseWriter, r *core.Request) error {
+		if r.Who.Volumes != nil {
+			return core.ErrForbidden
+		}
+		return do(w, r)
+	}
+}
+
+// governs reports whether the caller may know of a key and revoke it: a caller who is for
+// some volumes only sees keys that are for no others.
+func governs(r *core.Request, k accounts.Key) bool {
+	if r.Who.Volumes == nil {
+		return true
+	}
+	return k.Volumes != nil && !slices.ContainsFunc(k.Volumes, func(id string) bool { return !r.Who.Sees(id) })
+}
+
 func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
 	list, err := a.core.Options().Accounts.Keys(r.Context(), r.Who.Org)
 	if err != nil {
@@ -34,7 +54,9 @@ func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
 	}
 	out := api.Keys{Keys: []api.Key{}}
 	for _, k := range list {
-		out.Keys = append(out.Keys, key(k))
+		if governs(r, k) {
+			out.Keys = append(out.Keys, key(k))
+		}
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
 }
@@ -83,6 +105,15 @@ func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 	id := r.PathValue("key")
 	r.Record.Detail = id
+	if r.Who.Volumes != nil {
+		list, err := a.core.Options().Accounts.Keys(r.Context(), r.Who.Org)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(list, func(k accounts.Key) bool { return k.ID == id && governs(r, k) }) {
+			return core.NotFound("there is no such key")
+		}
+	}
 	k, err := a.core.Options().Accounts.RevokeKey(r.Context(), r.Who.Org, id)
 	if driver.Classify(err).Err == driver.ErrNotExist {
 		return core.NotFound("there is no such key")
@@ -112,6 +143,9 @@ func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 	}
 	out := api.AuditPage{Records: []api.AuditRecord{}}
 	for _, x := range list {
+		if r.Who.Volumes != nil && !r.Who.Sees(x.Volume) {
+			continue
+		}
 		out.Records = append(out.Records, api.AuditRecord{ID: x.ID, At: x.At, Key: x.KeyID, KeyName: x.KeyName, Action: x.Action, Volume: x.Volume,
 			Path: x.Path, Detail: x.Detail, Addr: x.Addr, RequestID: x.RequestID, Status: x.Status})
 	}

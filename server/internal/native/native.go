@@ -105,7 +105,7 @@ func (a *API) serverRoutes() []*core.Route {
 		public("/openapi.json", "openapi", a.openapi),
 		metrics,
 		get(api.Prefix+"/server", "getServer", read, a.getServer),
-		change("POST", api.Prefix+"/check", "check", admin, a.check),
+		change("POST", api.Prefix+"/check", "check", admin, whole(a.check)),
 		{Method: "POST", Path: api.Prefix + "/cancel", Name: "cancel", Scope: read, Do: a.cancel},
 	}
 }
