@@ -1,6 +1,7 @@
 // Package vole gives sandboxes storage that outlives them: named volumes.
 //
-// A [Store] is an open backend. It makes, finds, lists, changes and removes volumes:
+// A [Store] is an open backend: a local home, or an organisation's volumes behind a
+// server; [Options] says which. It makes, finds, lists, changes and removes volumes:
 //
 //	store, err := vole.Open(ctx, vole.Options{})
 //	vol, err := store.Create(ctx, "pip-cache", vole.Spec{Quota: 2 * vole.GiB})
@@ -32,44 +33,11 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/local"
 )
-
-// Options says which volumes to open. The zero value opens the local home.
-type Options struct {
-	// Home is the directory of a local home. Default: $VOLE_HOME, else /var/lib/vole
-	// for root and $XDG_DATA_HOME/vole (~/.local/share/vole) for others.
-	Home string
-	// ReadOnly opens without the right to change anything. A home on a full or
-	// read-only disk, or of another user, is opened so in any case.
-	ReadOnly bool
-}
-
-// Open opens the volumes that opts names, making a local home that is not there. It
-// finishes or undoes what processes that died in the middle of a change left.
-func Open(ctx context.Context, opts Options) (*Store, error) {
-	home := opts.Home
-	if home == "" {
-		var err error
-		if home, err = local.DefaultHome(); err != nil {
-			return nil, wrap("open", "", "", err)
-		}
-	}
-	home, err := filepath.Abs(home)
-	if err != nil {
-		return nil, wrap("open", "", "", err)
-	}
-	b, err := local.Open(ctx, home, local.Options{ReadOnly: opts.ReadOnly})
-	if err != nil {
-		return nil, wrap("open", "", home, err)
-	}
-	return New(b), nil
-}
 
 // New returns a Store over a backend. The Store closes it.
 func New(b driver.Backend) *Store { return &Store{b: b} }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 )
 
@@ -31,6 +32,9 @@ func (b *Backend) CreateKey(ctx context.Context, in api.CreateKey) (api.NewKey, 
 func (b *Backend) RevokeKey(ctx context.Context, id string) (api.Key, error) {
 	var out api.Key
 	err := b.json(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), again: true}, nil, &out)
+	if r := (*refusal)(nil); errors.As(err, &r) && r.code == "not_found" {
+		err = driver.Errorf(driver.ErrNotExist, "%s", r.message)
+	}
 	return out, err
 }
 

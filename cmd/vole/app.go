@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/local"
+	"github.com/volehq/vole/internal/profile"
 	"golang.org/x/term"
 )
 
@@ -22,62 +20,18 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
-	home  string // --home; "": the default home
-	json  bool   // --json
-	quiet bool   // --quiet
+	home    string // --home
+	profile string // --profile
+	json    bool   // --json
+	quiet   bool   // --quiet
+
+	chosen *profile.Choice // by choose; nil: not yet
 
 	timeout time.Duration // --timeout; 0: none
 
 	// started is true once cobra has accepted the command line. An error before
 	// that is one of usage.
 	started bool
-}
-
-// errNoHome is what the error for a home that is not there matches.
-var errNoHome = driver.Errorf(vole.ErrNotFound, "no volumes are kept there yet")
-
-// homeDir is the absolute path of the home that the global flags name.
-func (a *app) homeDir() (home string, err error) {
-	if home = a.home; home == "" {
-		if home, err = local.DefaultHome(); err != nil {
-			return "", err
-		}
-	}
-	return filepath.Abs(home)
-}
-
-// findHome returns the home, and an error that matches errNoHome when there is none.
-func (a *app) findHome(ctx context.Context) (string, error) {
-	home, err := a.homeDir()
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return "", &vole.Error{Op: "open", Path: home, Err: err}
-	}
-	if _, err := os.Stat(filepath.Join(home, "volumes")); errors.Is(err, fs.ErrNotExist) {
-		err := &vole.Error{Op: "open", Path: home, Err: errNoHome}
-		return "", &hinted{err, "'vole create' makes a home there; --home and $VOLE_HOME name another one"}
-	}
-	return home, nil
-}
-
-// withStore runs fn on the opened store of a home that is there, and closes it. Only
-// what makes a volume makes a home: a mistyped one is to be noticed.
-func (a *app) withStore(ctx context.Context, fn func(s *vole.Store) error) error {
-	if _, err := a.findHome(ctx); err != nil {
-		return err
-	}
-	return a.withNewStore(ctx, fn)
-}
-
-// withNewStore is withStore that makes a home that is not there.
-func (a *app) withNewStore(ctx context.Context, fn func(s *vole.Store) error) error {
-	s, err := vole.Open(ctx, vole.Options{Home: a.home})
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(s), s.Close())
 }
 
 // withFS runs fn on the opened files of one volume and closes them.
@@ -108,6 +62,11 @@ func (a *app) warnf(format string, args ...any) {
 		return
 	}
 	fmt.Fprintf(a.stderr, "vole: warning: %s\n", plain(fmt.Sprintf(format, args...)))
+}
+
+// notef writes one line to standard error, for people.
+func (a *app) notef(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "vole: %s\n", plain(fmt.Sprintf(format, args...)))
 }
 
 // printJSON writes one JSON value to standard output, indented.

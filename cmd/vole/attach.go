@@ -71,6 +71,9 @@ read-only view of the path, in a mount namespace of its own (Linux only).`,
 }
 
 func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.AttachOptions) error {
+	if err := a.needsHome("attach", "a program uses a volume by its place on this host"); err != nil {
+		return err
+	}
 	// From here on signals are the program's affair, and only end the wait before it.
 	sigs := make(chan os.Signal, 16)
 	signal.Notify(sigs, heeded(forwarded...)...)

@@ -58,11 +58,10 @@ func completePaths(a *app, max int, host bool) completer {
 func (a *app) completing(ctx context.Context, fn func(ctx context.Context, s *vole.Store) error) {
 	ctx, cancel := context.WithTimeout(ctx, completionTime)
 	defer cancel()
-	home, err := a.findHome(ctx)
-	if err != nil {
+	if a.checkHome(ctx) != nil {
 		return
 	}
-	s, err := vole.Open(ctx, vole.Options{Home: home, ReadOnly: true})
+	s, err := a.open(ctx, true)
 	if err != nil {
 		return
 	}

@@ -132,7 +132,7 @@ func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (sta
 
 func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*origin, error) {
 	if l.volume == "" {
-		home, err := c.homeDir()
+		home, err := c.homeIfAny()
 		if err != nil {
 			return nil, err
 		}

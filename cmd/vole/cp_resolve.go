@@ -141,6 +141,9 @@ func hostOrigin(l location, follow bool, home string) (*origin, error) {
 // contains reports whether the home lies in the directory that dir describes: copying
 // that into a volume would never end.
 func contains(dir os.FileInfo, home string) bool {
+	if home == "" { // the volumes are behind a server
+		return false
+	}
 	home, err := filepath.EvalSymlinks(home)
 	if err != nil {
 		return false

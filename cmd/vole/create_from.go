@@ -117,7 +117,7 @@ func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 		return nil, nil, transfer.HostError("create", f.from, err)
 	}
 	if st.IsDir() {
-		home, err := f.homeDir()
+		home, err := f.homeIfAny()
 		if err != nil {
 			return nil, nil, err
 		}

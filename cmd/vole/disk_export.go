@@ -47,6 +47,9 @@ func (a *app) diskExport(ctx context.Context, name, to string, compress bool) er
 	if to == "-" && isTerminal(a.stdout) {
 		return usagef("disk export: an image is not for a terminal; send standard output elsewhere")
 	}
+	if err := a.needsHome("disk export", "the image is read at its place on this host"); err != nil {
+		return err
+	}
 	return a.withStore(ctx, func(s *vole.Store) (err error) {
 		v, err := s.Get(ctx, name)
 		if err != nil {

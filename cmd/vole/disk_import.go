@@ -52,6 +52,9 @@ type imageInput struct {
 }
 
 func (a *app) diskImport(ctx context.Context, image, name string, labels vole.Labels) error {
+	if err := a.needsHome("disk import", "the image is copied to its place on this host"); err != nil {
+		return err
+	}
 	in, err := a.openInput(ctx, image)
 	if err != nil {
 		return imageError("import", image, err)

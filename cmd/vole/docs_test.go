@@ -10,6 +10,7 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/sandbox"
 	"github.com/volehq/vole/transfer"
 )
@@ -22,7 +23,8 @@ func TestJSONIsDocumented(t *testing.T) {
 	}
 	for _, v := range []any{
 		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, transfer.Stats{}, nameJSON{},
-		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, versionInfo{}, errorJSON{},
+		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, versionJSON{}, errorJSON{},
+		profileJSON{}, serverJSON{}, keyJSON{}, newKeyJSON{}, auditJSON{}, api.AuditRecord{}, api.Event{},
 		imageJSON{}, problemJSON{}, sizeJSON{}, bucket.ExportResult{}, rebuildJSON{}, sweptJSON{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {

@@ -15,7 +15,8 @@ func newDoctorCmd(a *app) *cobra.Command {
 		Short: "Check the volumes against the disk, and repair",
 		Long: `Check the catalog against what is on disk, and what volumes are said to hold
 against what they do. Every inconsistency is printed; --fix repairs. Data that no
-volume claims is never deleted: it moves to lost+found in the home.
+volume claims is never deleted: it moves to lost+found in the home. With the profile of
+a server, that checks the volumes of the organisation.
 
 The exit code is 9 when something is left to repair.`,
 		Example: `  vole doctor

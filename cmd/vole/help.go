@@ -48,7 +48,7 @@ func newExitCodesCmd() *cobra.Command {
     0  done
     1  failed in another way
     2  usage: the request makes no sense as it stands
-    3  no such volume, file, sandbox or home
+    3  no such volume, file, sandbox, profile, key or home
     4  already there
     5  in use: attached or locked by someone the message names
     6  no room: the quota or the disk is full

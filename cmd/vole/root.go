@@ -13,6 +13,7 @@ const (
 	groupVolumes   = "volumes"
 	groupFiles     = "files"
 	groupSandboxes = "sandboxes"
+	groupServers   = "servers"
 	groupOther     = "other"
 )
 
@@ -30,13 +31,18 @@ machines and programs that use them.`,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			a.started = true
+			if cmd.Flags().Changed("profile") && a.profile == "" {
+				return usagef("--profile: the name is empty")
+			}
 			return a.limitTime(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
 		Args: cobra.ArbitraryArgs,
 	}
 	f := cmd.PersistentFlags()
-	f.StringVar(&a.home, "home", "", "`directory` that holds the volumes (default $VOLE_HOME, else /var/lib/vole for root, $XDG_DATA_HOME/vole or ~/.local/share/vole for others)")
+	f.StringVar(&a.home, "home", "", "`directory` that holds the volumes, on this host (default $VOLE_HOME, else /var/lib/vole for root, $XDG_DATA_HOME/vole or ~/.local/share/vole for others)")
+	f.StringVar(&a.profile, "profile", "", "`name` of a profile, a server's or local (default $VOLE_URL, $VOLE_PROFILE, $VOLE_HOME, or the current one; see 'vole profile --help')")
+	cmd.RegisterFlagCompletionFunc("profile", completeProfiles(a, 0))
 	f.BoolVar(&a.json, "json", false, "print JSON, errors too (docs/cli-json.md describes it)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, and nothing where a command only says what it did")
 	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`, e.g. 10s (default never; not for run, logs, and a program that attach has started)")
@@ -47,6 +53,7 @@ machines and programs that use them.`,
 		&cobra.Group{ID: groupVolumes, Title: "Volumes:"},
 		&cobra.Group{ID: groupFiles, Title: "Files:"},
 		&cobra.Group{ID: groupSandboxes, Title: "Sandboxes:"},
+		&cobra.Group{ID: groupServers, Title: "Servers:"},
 		&cobra.Group{ID: groupOther, Title: "Other commands:"},
 	)
 	addCommands(cmd, groupVolumes, newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newRenameCmd(a),
@@ -54,7 +61,9 @@ machines and programs that use them.`,
 	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a), newDiskCmd(a))
 	addCommands(cmd, groupSandboxes, newRunCmd(a), newPsCmd(a), newPauseCmd(a), newResumeCmd(a), newStopCmd(a), newLogsCmd(a),
 		newAttachCmd(a))
-	addCommands(cmd, groupOther, newServeCmd(a), newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))
+	addCommands(cmd, groupServers, newServeCmd(a), newLoginCmd(a), newLogoutCmd(a), newProfileCmd(a), newKeyCmd(a), newOrgCmd(a),
+		newAuditCmd(a), newWatchCmd(a))
+	addCommands(cmd, groupOther, newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetHelpCommand(newHelpCmd())
 	cmd.SetHelpCommandGroupID(groupOther)

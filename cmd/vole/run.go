@@ -164,15 +164,27 @@ func (f *runFlags) configure() (sandbox.Config, error) {
 	return c, nil
 }
 
+const whySandboxes = "they belong to a home, and use its volumes by their place on this host"
+
 // withSandboxes runs fn on the opened sandboxes of a home that is there, and closes them.
 func (a *app) withSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error) error {
+	if err := a.needsHome("sandboxes", whySandboxes); err != nil {
+		return err
+	}
 	return a.withStore(ctx, a.onSandboxes(ctx, fn))
 }
 
 // onSandboxes makes of what works on sandboxes what works on the store.
 func (a *app) onSandboxes(ctx context.Context, fn func(m *sandbox.Manager) error) func(s *vole.Store) error {
 	return func(s *vole.Store) error {
-		m, err := sandbox.Open(ctx, a.home, s)
+		if err := a.needsHome("sandboxes", whySandboxes); err != nil {
+			return err
+		}
+		home, err := a.homeDir()
+		if err != nil {
+			return err
+		}
+		m, err := sandbox.Open(ctx, home, s)
 		if err != nil {
 			return err
 		}
@@ -187,6 +199,9 @@ func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
 	}
 	if f.detach && f.interactive {
 		return usagef("-d and -i exclude each other: a sandbox in the background has no input")
+	}
+	if err := a.needsHome("run", "sandboxes use volumes by their place on this host"); err != nil {
+		return err
 	}
 	ctx := cmd.Context()
 	return a.withNewStore(ctx, a.onSandboxes(ctx, func(m *sandbox.Manager) error {

@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 //	setmeta FILE K=V...          set mode=, mtime=, size=, xattr:NAME=
 //	namespace DIR ORG VOLUME FILE...
 //	                             put files of the host into a volume of a namespace
+//	server DIR [home]            serve a namespace, or a home: $URL, and the first key in DIR.key
+//	server stop DIR              end that
 //	meta FILE K=V...             check mode=, mtime=, nlink=, link=, uid=, alloc<=, xattr:NAME=
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -41,6 +43,7 @@ func TestScript(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("VOLE_HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("TZ", "UTC")
+			e.Values[serversKey{}] = newScriptServers()
 			return nil
 		},
 		Condition: condition,
@@ -54,6 +57,7 @@ func TestScript(t *testing.T) {
 			"setmeta":   cmdSetmeta,
 			"meta":      cmdMeta,
 			"namespace": cmdNamespace,
+			"server":    cmdServer,
 		},
 	})
 }

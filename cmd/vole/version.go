@@ -19,18 +19,28 @@ type versionInfo struct {
 	Platform string `json:"platform"` // GOOS/GOARCH
 }
 
+// versionJSON is versionInfo, and which profile commands use.
+type versionJSON struct {
+	versionInfo
+	Profile *profileJSON `json:"profile,omitempty"` // absent: it cannot be told
+}
+
 func newVersionCmd(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Print the version",
+		Short: "Print the version, and which profile is in effect",
 		Example: `  vole version
   vole version --json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := buildVersion()
+			used, err := a.inEffect()
 			switch {
+			case a.json && err != nil:
+				a.warnf("no profile is in effect: %v", err)
+				return a.printJSON(versionJSON{v, nil})
 			case a.json:
-				return a.printJSON(v)
+				return a.printJSON(versionJSON{v, &used})
 			case a.quiet:
 				return a.printf("%s\n", v.Version)
 			}
@@ -44,7 +54,14 @@ func newVersionCmd(a *app) *cobra.Command {
 			if v.Modified {
 				rev += " (modified)"
 			}
-			return a.printf("vole %s%s %s %s\n", v.Version, rev, v.Go, v.Platform)
+			if err := a.printf("vole %s%s %s %s\n", v.Version, rev, v.Go, v.Platform); err != nil {
+				return err
+			}
+			if err != nil {
+				a.warnf("no profile is in effect: %v", err)
+				return nil
+			}
+			return a.printf("profile: %s, by %s\n", a.chosen, used.Source)
 		},
 	}
 }

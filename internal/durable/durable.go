@@ -2,7 +2,9 @@
 package durable
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 
 	"github.com/volehq/vole/internal/fault"
 )
@@ -21,3 +23,31 @@ func SyncDir(path string) error {
 
 // Sync makes an open file, or the entries of an open directory, durable.
 func Sync(f *os.File) error { return fault.Do("fsync", f.Name(), f.Sync) }
+
+// WriteFile makes the file at path hold data: a reader, or a crash, finds what it held
+// before or all of it. The file gets the given mode whatever the umask is.
+func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = Sync(f)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = fault.Do("rename", path, func() error { return os.Rename(f.Name(), path) }); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}

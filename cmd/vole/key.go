@@ -1,0 +1,65 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/internal/api"
+)
+
+// keyJSON is an API key. Its secret is not to be had.
+type keyJSON struct{ api.Key }
+
+// newKeyJSON is an API key that was just made.
+type newKeyJSON struct {
+	api.Key
+	Secret string `json:"secret"`
+}
+
+func newKeyCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Make, list and revoke API keys of a server",
+		Long: `Look after the API keys of the organisation that the profile in effect is of. The key of
+the profile needs the scope admin.`,
+		Example: `  vole key create ci --scope read,write --expires 90d
+  vole key ls
+  vole key revoke 019ab3c4-...`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+	}
+	cmd.AddCommand(newKeyCreateCmd(a), newKeyLsCmd(a), newKeyRevokeCmd(a))
+	return cmd
+}
+
+func scopeNames(scopes []api.Scope) []string {
+	names := make([]string, len(scopes))
+	for i, s := range scopes {
+		names[i] = string(s)
+	}
+	return names
+}
+
+// keyStatus says whether a key is still good.
+func keyStatus(k api.Key, now time.Time) string {
+	switch {
+	case !k.Revoked.IsZero():
+		return "revoked"
+	case !k.Expires.IsZero() && !k.Expires.After(now):
+		return "expired"
+	}
+	return "good"
+}
+
+// printNewKey prints a key that was just made: its secret on standard output, alone, so that
+// a script can take it, and the rest beside it.
+func (a *app) printNewKey(k api.NewKey) error {
+	if a.json {
+		return a.printJSON(newKeyJSON{k.Key, k.Secret})
+	}
+	if !a.quiet {
+		a.notef("key %s (%s) of organisation %s, scopes %s; it is shown only now", k.Key.ID, k.Key.Name, k.Key.Org, strings.Join(scopeNames(k.Key.Scopes), ","))
+	}
+	return a.printf("%s\n", k.Secret)
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/internal/api"
+)
+
+// keyFlags are the flags of key create.
+type keyFlags struct {
+	scopes, volumes []string
+	expires, format string
+}
+
+func newKeyCreateCmd(a *app) *cobra.Command {
+	var f keyFlags
+	cmd := &cobra.Command{
+		Use:   "create NAME --scope SCOPE[,...]",
+		Short: "Make an API key and print its secret",
+		Long: `Make an API key of the organisation and print its secret, which cannot be had again.
+
+Scopes are read (volumes and files), write (change them, which includes reading), admin
+(keys and the audit log, which includes both) and operator (organisations). A key cannot
+give what it does not have. With --volume the key sees only these volumes.`,
+		Example: `  vole key create ci --scope read,write --expires 90d
+  vole key create report --scope read --volume results > report.key
+  vole key create agents --scope write --format e2b`,
+		Args:              exactArgs(1, "a name for the key"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in, err := f.request(args[0], time.Now())
+			if err != nil {
+				return err
+			}
+			return a.withCloud(cmd.Context(), "key create", func(b *cloud.Backend) error {
+				k, err := b.CreateKey(cmd.Context(), in)
+				if err != nil {
+					return err
+				}
+				return a.printNewKey(k)
+			})
+		},
+	}
+	s := cmd.Flags()
+	s.StringSliceVar(&f.scopes, "scope", nil, "what it may do: `read, write, admin, operator`, separated by commas")
+	s.StringArrayVar(&f.volumes, "volume", nil, "a volume, by `name` or id, that it is for; may be given several times (default all)")
+	s.StringVar(&f.expires, "expires", "", "how long it is good (`30d`, 12h, 8w), or until which day (2030-01-31) or time, in UTC (default for ever)")
+	s.StringVar(&f.format, "format", "vole", "form of the secret: vole, or e2b for the SDK of E2B")
+	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "write", "admin", "operator"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"vole", "e2b"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("volume", func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.volumeNames(cmd.Context(), prefix, f.volumes), cobra.ShellCompDirectiveNoFileComp
+	})
+	noFlagFiles(cmd, "expires")
+	return cmd
+}
+
+func (f *keyFlags) request(name string, now time.Time) (in api.CreateKey, err error) {
+	in = api.CreateKey{Name: name, Volumes: f.volumes}
+	if len(f.scopes) == 0 {
+		return in, &hinted{usagef("key create: give --scope"), "--scope read,write is what programs need that use volumes"}
+	}
+	for _, s := range f.scopes {
+		if !api.Scope(s).Valid() {
+			return in, usagef("--scope: unknown scope %q; there are read, write, admin and operator", s)
+		}
+		if !slices.Contains(in.Scopes, api.Scope(s)) {
+			in.Scopes = append(in.Scopes, api.Scope(s))
+		}
+	}
+	switch f.format {
+	case "vole":
+	case "e2b":
+		in.Format = f.format
+	default:
+		return in, usagef("--format: unknown form %q; use vole or e2b", f.format)
+	}
+	if f.expires != "" {
+		in.Expires, err = parseExpiry(f.expires, now)
+	}
+	return in, err
+}
+
+// parseExpiry reads a time from now (30d), a day or a time.
+func parseExpiry(s string, now time.Time) (time.Time, error) {
+	const day = 24 * time.Hour
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			if !t.After(now) {
+				return t, usagef("--expires %s: that is past", s)
+			}
+			return t.UTC(), nil
+		}
+	}
+	var d time.Duration
+	var err error
+	switch unit := map[string]time.Duration{"d": day, "w": 7 * day}[s[len(s)-1:]]; {
+	case unit != 0:
+		var n int64
+		n, err = strconv.ParseInt(s[:len(s)-1], 10, 64)
+		if err == nil && n > int64(math.MaxInt64/unit) {
+			return now, usagef("--expires %s: that is too far away", s)
+		}
+		d = time.Duration(n) * unit
+	default:
+		d, err = time.ParseDuration(s)
+	}
+	if err != nil || d <= 0 {
+		return now, usagef("--expires %q: write a time such as 30d, 12h or 8w, or a day such as 2030-01-31", s)
+	}
+	return now.Add(d).UTC().Truncate(time.Second), nil
+}

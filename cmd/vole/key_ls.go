@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/internal/api"
+)
+
+func newKeyLsCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the API keys of the organisation",
+		Long:    `List the API keys of the organisation, newest first, those that are not good any more too.`,
+		Example: `  vole key ls
+  vole key ls --json | jq -r '.[] | select(.revoked | not) | .name'`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withCloud(cmd.Context(), "key ls", func(b *cloud.Backend) error {
+				keys, err := b.Keys(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return a.printKeys(keys)
+			})
+		},
+	}
+}
+
+func (a *app) printKeys(keys []api.Key) error {
+	if a.json {
+		arr := a.newJSONArray()
+		for _, k := range keys {
+			if err := arr.add(keyJSON{k}); err != nil {
+				return err
+			}
+		}
+		return arr.close()
+	}
+	if a.quiet {
+		for _, k := range keys {
+			if err := a.printf("%s\n", k.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	t := a.newTable("ID", "NAME", "STATUS", "SCOPES", "VOLUMES", "EXPIRES", "LAST USED", "CREATED")
+	for _, k := range keys {
+		volumes := "all"
+		if len(k.Volumes) > 0 {
+			volumes = strings.Join(k.Volumes, ",")
+		}
+		if err := t.row(k.ID, cellName(k.Name), keyStatus(k, time.Now()), dash(strings.Join(scopeNames(k.Scopes), ",")), volumes,
+			stamp(k.Expires, "never"), stamp(k.LastUsed, "never"), a.when(k.Created)); err != nil {
+			return err
+		}
+	}
+	return t.close()
+}
+
+// stamp shows a time that may not be.
+func stamp(t time.Time, none string) string {
+	if t.IsZero() {
+		return none
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// completeKeys completes ids of keys that are good.
+func completeKeys(a *app) completer {
+	return func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+		defer cancel()
+		_ = a.withCloud(ctx, "key ls", func(b *cloud.Backend) error {
+			keys, err := b.Keys(ctx)
+			for _, k := range keys {
+				if strings.HasPrefix(k.ID, prefix) && keyStatus(k, time.Now()) == "good" {
+					list = append(list, cobra.CompletionWithDesc(k.ID, k.Name))
+				}
+			}
+			return err
+		})
+		return list, cobra.ShellCompDirectiveNoFileComp
+	}
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/profile"
+	"golang.org/x/term"
+)
+
+// loginPatience is how long login tries to reach a server: somebody waits, and may have
+// mistyped its URL.
+const loginPatience = 2 * time.Second
+
+// loginCmd is one run of login.
+type loginCmd struct {
+	*app
+	caFile   string
+	insecure bool
+	use      bool
+}
+
+func newLoginCmd(a *app) *cobra.Command {
+	l := &loginCmd{app: a}
+	cmd := &cobra.Command{
+		Use:   "login URL [--profile NAME]",
+		Short: "Make a profile of a server and a key for it",
+		Long: `Make a profile, by which the other commands reach the volumes behind a Vole server. The
+API key, or a token of the server's identity provider, is asked for on a terminal and
+else read from standard input; it is never an argument. Nothing is kept before the server
+has accepted it.
+
+The name is that of the server's host unless --profile gives another one. The first
+profile becomes the current one, later ones with --use. Logging in again to the same
+server and organisation replaces the key.
+
+Profiles are in $VOLE_CONFIG, else in vole/config.json of $XDG_CONFIG_HOME or ~/.config,
+which only its owner may read. A server that is not on this host must have https://, or
+anybody between could read the key; --insecure-http is for networks where nobody can.`,
+		Example: `  vole login https://vole.example.com
+  vole login https://vole.example.com --profile work --use < work.key
+  vole login https://10.0.0.5:8443 --profile lab --ca-file lab-ca.pem
+  vole login http://127.0.0.1:8080`,
+		Args:              exactArgs(1, "the server's URL"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, args []string) error { return l.run(cmd.Context(), args[0]) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&l.caFile, "ca-file", "", "`file` of certificates (PEM) to trust besides the system's")
+	f.BoolVar(&l.insecure, "insecure-http", false, "let the key travel in the clear to a server that is not on this host")
+	f.BoolVar(&l.use, "use", false, "make it the current profile")
+	return cmd
+}
+
+func (l *loginCmd) run(ctx context.Context, server string) error {
+	name, p, err := l.plan(server)
+	if err != nil {
+		return err
+	}
+	path, err := profile.Path()
+	if err != nil {
+		return err
+	}
+	f, err := profile.Load(path)
+	if err == nil {
+		err = replaceable(f, name, p)
+	}
+	if err != nil {
+		return err
+	}
+	if p.Key, err = l.readKey(ctx, p.URL); err != nil {
+		return err
+	}
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	b, err := cloud.Open(ctx, cloud.Options{URL: p.URL, Key: p.Key, CAFile: p.CAFile, Patience: loginPatience, UserAgent: "vole/" + buildVersion().Version})
+	if err != nil {
+		return &vole.Error{Op: "login", Path: p.URL, Err: err}
+	}
+	srv := b.Server()
+	if err := b.Close(); err != nil {
+		return err
+	}
+	p.Org = srv.Org
+	current := false
+	err = profile.Change(ctx, path, func(f *profile.File) error {
+		if err := replaceable(*f, name, p); err != nil {
+			return err
+		}
+		f.Profiles[name] = p
+		if l.use || f.Current == "" {
+			f.Current = name
+		}
+		current = f.Current == name
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return l.printLogin(name, p, newServerJSON(srv), current)
+}
+
+// plan checks what the command line says.
+func (l *loginCmd) plan(server string) (name string, p profile.Profile, err error) {
+	if l.home != "" {
+		return "", p, usagef("login: --home names a local home, which needs no login")
+	}
+	if err := profile.CheckURL(server, l.insecure); err != nil {
+		if strings.HasPrefix(server, "http:") && profile.CheckURL(server, true) == nil {
+			err = &hinted{err, "--insecure-http allows it, for networks where nobody listens"}
+		}
+		return "", p, err
+	}
+	p = profile.Profile{URL: profile.CleanURL(server)}
+	p.InsecureHTTP = l.insecure && profile.CheckURL(p.URL, false) != nil
+	if l.caFile != "" {
+		if p.CAFile, err = filepath.Abs(l.caFile); err != nil {
+			return "", p, err
+		}
+	}
+	if name = l.profile; name == "" {
+		name = profile.NameOf(p.URL)
+	}
+	if err := profile.CheckName(name); err != nil {
+		return "", p, withHint(err, vole.ErrInvalid, "--profile gives the profile a name")
+	}
+	return name, p, nil
+}
+
+// replaceable returns an error when a profile of that name is there that p is no newer
+// state of. An organisation that is not known yet may be the same.
+func replaceable(f profile.File, name string, p profile.Profile) error {
+	old, ok := f.Profiles[name]
+	what := ""
+	switch {
+	case !ok:
+		return nil
+	case !old.Cloud():
+		what = "is of the home " + old.Home
+	case old.URL != p.URL:
+		what = "is of the server " + old.URL
+	case p.Org != "" && old.Org != "" && old.Org != p.Org:
+		what = "is of the organisation " + old.Org + ", and this key is of " + p.Org
+	default:
+		return nil
+	}
+	return &hinted{driver.Errorf(vole.ErrExists, "login: the profile %s is there and %s", name, what),
+		"--profile gives the new one another name; 'vole profile rm' removes the old one"}
+}
+
+// readKey asks for the key on a terminal, without showing it, or reads standard input.
+func (l *loginCmd) readKey(ctx context.Context, server string) (string, error) {
+	f, ok := l.stdin.(*os.File)
+	if !ok || !isTerminal(f) {
+		return profile.ReadKey(input(ctx, l.stdin))
+	}
+	fd := int(f.Fd())
+	state, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(l.stderr, "API key for %s: ", server)
+	defer fmt.Fprintln(l.stderr)
+	type line struct {
+		text []byte
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		read <- line{text, err}
+	}()
+	select {
+	case got := <-read:
+		if got.err != nil {
+			return "", got.err
+		}
+		return profile.ReadKey(strings.NewReader(string(got.text)))
+	case <-ctx.Done(): // interrupted: the terminal is to show again what is typed
+		return "", errors.Join(ctx.Err(), term.Restore(fd, state))
+	}
+}
+
+func (l *loginCmd) printLogin(name string, p profile.Profile, srv *serverJSON, current bool) error {
+	l.warnOverridden(name, current)
+	switch {
+	case l.json:
+		j := newProfileJSON(name, p)
+		j.Current, j.Server = current, srv
+		return l.printJSON(j)
+	case l.quiet:
+		return nil
+	}
+	err := l.printf("%s: organisation %s, key %s\n", name, srv.Org, srv.KeyName)
+	if !current {
+		err = errors.Join(err, l.printf("'vole profile use %s' makes it the current profile\n", name))
+	}
+	return err
+}
+
+// warnOverridden tells who has made a profile the current one that something else comes
+// before it.
+func (a *app) warnOverridden(name string, current bool) {
+	for _, v := range []string{"VOLE_URL", "VOLE_PROFILE", "VOLE_HOME"} {
+		if value := os.Getenv(v); current && value != "" {
+			if v != "VOLE_PROFILE" || value != name {
+				a.warnf("%s is set, which comes before the current profile", v)
+			}
+			return
+		}
+	}
+}

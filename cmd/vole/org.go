@@ -1,0 +1,43 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/cloud"
+)
+
+func newOrgCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "org",
+		Short: "Make and list the organisations of a server",
+		Long: `Look after the organisations of a server, each of which has its own volumes and keys. The
+key of the profile in effect needs the scope operator.`,
+		Example: `  vole org create acme
+  vole org ls`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+	}
+	cmd.AddCommand(newOrgCreateCmd(a), newOrgLsCmd(a))
+	return cmd
+}
+
+func newOrgCreateCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "create NAME",
+		Short: "Make an organisation and print its first key",
+		Long: `Make an organisation and print the secret of its first key, of scope admin, which cannot be
+had again. Servers of a local home have one organisation and make no others.`,
+		Example: `  vole org create acme > acme.key
+  vole login https://vole.example.com --profile acme < acme.key`,
+		Args:              exactArgs(1, "the organisation's name"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withCloud(cmd.Context(), "org create", func(b *cloud.Backend) error {
+				k, err := b.CreateOrg(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.printNewKey(k)
+			})
+		},
+	}
+}

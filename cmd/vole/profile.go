@@ -1,0 +1,127 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/profile"
+	"github.com/volehq/vole/local"
+)
+
+// profileJSON is a profile. Its key is nowhere in it.
+type profileJSON struct {
+	Name         string      `json:"name"` // "": a place that has none
+	Kind         string      `json:"kind"` // local, cloud
+	Home         string      `json:"home,omitempty"`
+	URL          string      `json:"url,omitempty"`
+	CAFile       string      `json:"ca_file,omitempty"`
+	Org          string      `json:"org,omitempty"`
+	InsecureHTTP bool        `json:"insecure_http,omitempty"`
+	Current      bool        `json:"current"`          // the user's file says so
+	InEffect     bool        `json:"in_effect"`        // commands use it
+	Source       string      `json:"source,omitempty"` // what put it in effect
+	Server       *serverJSON `json:"server,omitempty"`
+}
+
+// serverJSON is what a server says of itself and the key.
+type serverJSON struct {
+	Version string   `json:"version"`
+	Org     string   `json:"org"`
+	Key     string   `json:"key"` // its id
+	KeyName string   `json:"key_name"`
+	Scopes  []string `json:"scopes"`
+}
+
+func newServerJSON(s api.Server) *serverJSON {
+	return &serverJSON{Version: s.Version, Org: s.Org, Key: s.Key, KeyName: s.KeyName, Scopes: scopeNames(s.Scopes)}
+}
+
+func newProfileJSON(name string, p profile.Profile) profileJSON {
+	j := profileJSON{Name: name, Kind: "local", Home: p.Home, URL: p.URL, CAFile: p.CAFile, Org: p.Org, InsecureHTTP: p.InsecureHTTP}
+	if p.Cloud() {
+		j.Kind = "cloud"
+	}
+	if name == profile.Local && j.Home == "" {
+		j.Home, _ = local.DefaultHome() // without one it is not there
+	}
+	return j
+}
+
+// inEffect describes the profile in effect.
+func (a *app) inEffect() (profileJSON, error) {
+	c, err := a.choose()
+	if err != nil {
+		return profileJSON{}, err
+	}
+	j := newProfileJSON(c.Name, c.Profile)
+	j.InEffect, j.Source = true, c.Source
+	return j, nil
+}
+
+func newProfileCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "profile",
+		Short: "Choose where the volumes are: this host, or behind a server",
+		Long: `Choose between profiles, which are named ways to reach volumes: a local home, or a server's
+URL and a key. "local" is the local home, and always there; 'vole login' makes profiles
+of servers. ` + precedence,
+		Example: `  vole profile ls
+  vole profile use work
+  vole --profile local ls`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+	}
+	cmd.AddCommand(newProfileLsCmd(a), newProfileShowCmd(a), newProfileUseCmd(a), newProfileAddCmd(a), newProfileRmCmd(a))
+	return cmd
+}
+
+// precedence says which profile is in effect, for the help.
+const precedence = `The first of these says which one a command uses:
+
+  --home or --profile        (both are an error)
+  VOLE_URL                   with VOLE_API_KEY or VOLE_API_KEY_FILE, perhaps VOLE_CA_FILE
+  VOLE_PROFILE               (together with VOLE_URL an error)
+  VOLE_HOME                  the directory of a local home
+  the current profile        of 'vole login' and 'vole profile use'
+  the default local home     /var/lib/vole for root, else $XDG_DATA_HOME/vole
+
+A profile that cannot be used is an error; nothing falls back to this host.`
+
+// withFile runs fn on the user's file of profiles, which it must not change.
+func withFile(fn func(f profile.File, path string) error) error {
+	path, err := profile.Path()
+	if err != nil {
+		return err
+	}
+	f, err := profile.Load(path)
+	if err != nil {
+		return err
+	}
+	return fn(f, path)
+}
+
+// profileNames lists the names of all profiles.
+func profileNames(f profile.File) []string {
+	return append([]string{profile.Local}, slices.Sorted(maps.Keys(f.Profiles))...)
+}
+
+// completeProfiles completes up to max names of profiles (0: any number).
+func completeProfiles(_ *app, max int) completer {
+	return func(_ *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
+		if max > 0 && len(args) >= max {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		_ = withFile(func(f profile.File, _ string) error {
+			for _, n := range profileNames(f) {
+				if strings.HasPrefix(n, prefix) && !slices.Contains(args, n) {
+					list = append(list, cobra.CompletionWithDesc(n, f.Profiles[n].Place()))
+				}
+			}
+			return nil
+		})
+		return list, cobra.ShellCompDirectiveNoFileComp
+	}
+}

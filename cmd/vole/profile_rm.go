@@ -1,0 +1,45 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/profile"
+)
+
+func newProfileRmCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "rm NAME...",
+		Aliases: []string{"remove"},
+		Short:   "Remove profiles, with their keys",
+		Long: `Remove profiles, and with them the keys from this host; the volumes stay, and the servers
+keep accepting the keys until 'vole key revoke'. The current one is not removed, for
+commands would go on somewhere else; 'vole logout' does that.`,
+		Example: `  vole profile rm old-lab
+  vole profile use local && vole profile rm work`,
+		Args:              minArgs(1, "the name of at least one profile"),
+		ValidArgsFunction: completeProfiles(a, 0),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := profile.Path()
+			if err != nil {
+				return err
+			}
+			return a.eachName(cmd.Context(), args, func(name string) (bool, error) {
+				err := profile.Change(cmd.Context(), path, func(f *profile.File) error {
+					_, ok := f.Profiles[name]
+					switch {
+					case name == profile.Local:
+						return usagef("profile rm: the local home is always there")
+					case !ok:
+						return profile.Unknown(name, path)
+					case f.Current == name:
+						return &hinted{driver.Errorf(vole.ErrInUse, "profile rm: %s is the current profile", name), "'vole profile use' makes another one current"}
+					}
+					delete(f.Profiles, name)
+					return nil
+				})
+				return err == nil, err
+			})
+		},
+	}
+}

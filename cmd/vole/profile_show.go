@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/internal/profile"
+)
+
+func newProfileShowCmd(a *app) *cobra.Command {
+	var check bool
+	cmd := &cobra.Command{
+		Use:     "show [NAME]",
+		Aliases: []string{"inspect"},
+		Short:   "Show a profile: the one in effect, or a named one",
+		Long: `Show the profile that commands use here, and what says so; or a named one. --check asks the
+server who it is, and whose the key is and what it may do. The key itself is not shown.`,
+		Example: `  vole profile show
+  vole profile show work --check`,
+		Args:              rangeArgs(0, 1, ""),
+		ValidArgsFunction: completeProfiles(a, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.showProfile(cmd.Context(), args, check)
+		},
+	}
+	cmd.Flags().BoolVar(&check, "check", false, "ask the server")
+	return cmd
+}
+
+func (a *app) showProfile(ctx context.Context, args []string, check bool) error {
+	c, err := a.choose()
+	if len(args) == 0 && err != nil {
+		return err
+	}
+	used, named := c, len(args) > 0
+	if named {
+		if c, err = profile.Resolve(profile.Named{Name: args[0]}); err != nil {
+			return err
+		}
+	}
+	j := newProfileJSON(c.Name, c.Profile)
+	j.InEffect = !named || used.Source != "" && used.Name == c.Name
+	if j.InEffect {
+		j.Source = used.Source
+	}
+	if c.Name != "" {
+		// The file may be damaged and in nobody's way, as long as it decides nothing.
+		_ = withFile(func(f profile.File, _ string) error {
+			j.Current = f.Current == c.Name || f.Current == "" && c.Name == profile.Local
+			return nil
+		})
+	}
+	if check && c.Cloud() {
+		b, err := openCloud(ctx, c, cloud.Options{Patience: loginPatience})
+		if err != nil {
+			return err
+		}
+		j.Server = newServerJSON(b.Server())
+		if err := b.Close(); err != nil {
+			return err
+		}
+	}
+	return a.printProfile(j)
+}
+
+func (a *app) printProfile(j profileJSON) error {
+	switch {
+	case a.json:
+		return a.printJSON(j)
+	case a.quiet:
+		return a.printf("%s\n", j.Name)
+	}
+	t := a.newTable()
+	row := func(k, v string) {
+		if v != "" {
+			t.row(k+":", v)
+		}
+	}
+	row("Name", dash(j.Name))
+	row("Kind", j.Kind)
+	row("Home", cellName(j.Home))
+	row("URL", j.URL)
+	row("CA file", cellName(j.CAFile))
+	if j.InsecureHTTP {
+		row("Insecure", "the key travels in the clear")
+	}
+	if j.Server == nil {
+		row("Organisation", j.Org)
+	}
+	row("Current", yesNo(j.Current))
+	if j.InEffect {
+		row("In effect", "yes, by "+j.Source)
+	} else {
+		row("In effect", "no")
+	}
+	if s := j.Server; s != nil {
+		row("Organisation", s.Org)
+		row("Key", s.KeyName+" ("+s.Key+")")
+		row("Scopes", strings.Join(s.Scopes, ","))
+		row("Server", "vole "+s.Version)
+	}
+	return t.close()
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}

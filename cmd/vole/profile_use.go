@@ -1,0 +1,36 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/internal/profile"
+)
+
+func newProfileUseCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "use NAME",
+		Short: "Make a profile the current one",
+		Long:  `Make a profile the current one, which commands use unless flags or the environment say otherwise.`,
+		Example: `  vole profile use work
+  vole profile use local    # this host's volumes again`,
+		Args:              exactArgs(1, "the profile's name"),
+		ValidArgsFunction: completeProfiles(a, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := profile.Path()
+			if err != nil {
+				return err
+			}
+			err = profile.Change(cmd.Context(), path, func(f *profile.File) error {
+				if !f.Has(args[0]) {
+					return profile.Unknown(args[0], path)
+				}
+				f.Current = args[0]
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			a.warnOverridden(args[0], true)
+			return a.printName(args[0])
+		},
+	}
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+)
+
+func newWatchCmd(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "watch [VOLUME]",
+		Short: "Print changes of a server's volumes as they happen",
+		Long: `Print changes of the volumes behind a server, or of one of them, as they happen: when, what
+and where. "changed" is said of files; several changes soon after one another may be told
+once. What happened while nobody watched is not told, so look at the volumes after this
+has begun. It ends when it is interrupted (exit code 130), after --timeout (10), or when
+the server ends.
+
+Under --json each change is an object on a line of its own.`,
+		Example: `  vole watch
+  vole watch site --json | while read -r change; do ./publish; done`,
+		Args:              rangeArgs(0, 1, ""),
+		ValidArgsFunction: completeNames(a, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			volume := ""
+			if len(args) > 0 {
+				volume = args[0]
+			}
+			return a.withCloud(cmd.Context(), "watch", func(b *cloud.Backend) error { return a.watch(cmd.Context(), b, volume) })
+		},
+	}
+}
+
+func (a *app) watch(ctx context.Context, b *cloud.Backend, volume string) error {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetEscapeHTML(false)
+	err := b.Watch(ctx, volume, func(e api.Event) error {
+		name := e.Volume
+		if name == "" {
+			name = e.VolumeID
+		}
+		switch {
+		case a.json:
+			return enc.Encode(e)
+		case a.quiet:
+			return a.printf("%s\n", name)
+		}
+		return a.printf("%s %s %s\n", e.At.UTC().Format(time.RFC3339), e.Type, name)
+	})
+	if err == nil {
+		err = driver.Errorf(driver.ErrUnavailable, "the server ended the stream; what changes from now on is not seen")
+	}
+	return err
+}

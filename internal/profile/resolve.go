@@ -1,0 +1,203 @@
+package profile
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/volehq/vole/driver"
+)
+
+// Named is what a caller says himself. At most one of Home, Name and URL is set.
+type Named struct {
+	Home string
+	Name string // of a profile
+
+	URL, Key, CAFile string
+}
+
+// Choice is the profile that is in effect.
+type Choice struct {
+	Profile
+	Name   string // "": a place that has no name
+	Source string // what decided: a flag's or variable's name, the file's path, "default"
+}
+
+// String names the choice for people.
+func (c Choice) String() string {
+	switch {
+	case c.Name != "" && c.Cloud():
+		return "profile " + c.Name + " (" + c.URL + ")"
+	case c.Cloud():
+		return "the server " + c.URL
+	case c.Name != "" && c.Name != Local:
+		return "profile " + c.Name + " (" + c.Home + ")"
+	}
+	return "the local home"
+}
+
+// Resolve finds out which profile is in effect; see the package comment. A home in it
+// is "" when it is the default one.
+func Resolve(n Named) (Choice, error) {
+	if err := n.check(); err != nil {
+		return Choice{}, err
+	}
+	switch {
+	case n.Home != "":
+		return atHome(n.Home, "", "--home")
+	case n.URL != "":
+		return atServer(Profile{URL: n.URL, Key: n.Key, CAFile: n.CAFile}, "the program")
+	case n.Name != "":
+		return byName(n.Name, "--profile")
+	}
+	return fromEnv()
+}
+
+func (n Named) check() error {
+	set := 0
+	for _, s := range []string{n.Home, n.Name, n.URL} {
+		if s != "" {
+			set++
+		}
+	}
+	switch {
+	case set > 1:
+		return driver.Errorf(driver.ErrInvalid, "a home, a profile and a URL each say where the volumes are; give one of them")
+	case n.URL == "" && n.Key != "":
+		return driver.Errorf(driver.ErrInvalid, "an API key is given without the URL of a server")
+	case n.URL == "" && n.CAFile != "":
+		return driver.Errorf(driver.ErrInvalid, "a file of certificates is given without the URL of a server")
+	}
+	return nil
+}
+
+// fromEnv resolves what the environment and the file say.
+func fromEnv() (Choice, error) {
+	server, name := os.Getenv("VOLE_URL"), os.Getenv("VOLE_PROFILE")
+	switch {
+	case server != "" && name != "":
+		return Choice{}, driver.Errorf(driver.ErrInvalid, "VOLE_URL and VOLE_PROFILE are both set; unset one of them")
+	case server != "":
+		key, err := envKey()
+		if err != nil {
+			return Choice{}, err
+		}
+		return atServer(Profile{URL: server, Key: key, CAFile: os.Getenv("VOLE_CA_FILE")}, "VOLE_URL")
+	case name != "":
+		return byName(name, "VOLE_PROFILE")
+	case os.Getenv("VOLE_HOME") != "":
+		return atHome(os.Getenv("VOLE_HOME"), Local, "VOLE_HOME")
+	}
+	// Whoever sets a key means a server; the local disk would be a surprise.
+	for _, v := range []string{"VOLE_API_KEY", "VOLE_API_KEY_FILE"} {
+		if os.Getenv(v) != "" {
+			return Choice{}, driver.Errorf(driver.ErrInvalid, "%s is set, but not VOLE_URL; set that too, or say with --profile or VOLE_PROFILE where the volumes are", v)
+		}
+	}
+	return current()
+}
+
+// envKey is the key that goes with VOLE_URL.
+func envKey() (string, error) {
+	key, file := os.Getenv("VOLE_API_KEY"), os.Getenv("VOLE_API_KEY_FILE")
+	switch {
+	case key != "" && file != "":
+		return "", driver.Errorf(driver.ErrInvalid, "VOLE_API_KEY and VOLE_API_KEY_FILE are both set; unset one of them")
+	case key != "":
+		return key, nil
+	case file == "":
+		return "", driver.Errorf(driver.ErrInvalid, "VOLE_URL is set without a key; set VOLE_API_KEY or VOLE_API_KEY_FILE")
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return ReadKey(f)
+}
+
+// mostKey bounds the size of a key. Tokens of identity providers are the largest.
+const mostKey = 64 << 10
+
+// ReadKey reads a key, on one line.
+func ReadKey(r io.Reader) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(r, mostKey+1))
+	key := strings.TrimSpace(string(b))
+	switch {
+	case err != nil:
+		return "", err
+	case key == "":
+		return "", driver.Errorf(driver.ErrInvalid, "the API key is empty")
+	case len(b) > mostKey, strings.ContainsAny(key, "\r\n"):
+		return "", driver.Errorf(driver.ErrInvalid, "the API key is to be a single line")
+	}
+	return key, nil
+}
+
+func atHome(home, name, source string) (Choice, error) {
+	home, err := filepath.Abs(home)
+	return Choice{Profile{Home: home}, name, source}, err
+}
+
+func atServer(p Profile, source string) (c Choice, err error) {
+	if p.CAFile != "" {
+		if p.CAFile, err = filepath.Abs(p.CAFile); err != nil {
+			return c, err
+		}
+	}
+	if err := p.Validate(); err != nil {
+		return c, driver.Errorf(driver.ErrInvalid, "%s: %v", source, err)
+	}
+	p.URL = CleanURL(p.URL)
+	return Choice{p, "", source}, nil
+}
+
+// byName looks a profile up in the file. The local home is not in it, so that a file
+// that is damaged is in nobody's way to that.
+func byName(name, source string) (Choice, error) {
+	if name == Local {
+		return Choice{Profile{}, Local, source}, nil
+	}
+	path, err := Path()
+	if err != nil {
+		return Choice{}, err
+	}
+	f, err := Load(path)
+	if err != nil {
+		return Choice{}, err
+	}
+	return f.choose(name, path, source)
+}
+
+func (f File) choose(name, path, source string) (Choice, error) {
+	if name == Local {
+		return Choice{Profile{}, Local, source}, nil
+	}
+	p, ok := f.Profiles[name]
+	if !ok {
+		return Choice{}, Unknown(name, path)
+	}
+	return Choice{p, name, source}, nil
+}
+
+// Unknown is the error for a profile that is not there.
+func Unknown(name, path string) error {
+	return driver.Errorf(driver.ErrNotFound, "no profile %q in %s; 'vole profile ls' lists them, 'vole login' makes one", name, path)
+}
+
+// current is the current profile of the file, or the local home when none was chosen.
+func current() (Choice, error) {
+	path, err := Path()
+	if err != nil { // nobody has a file who has no home directory
+		return Choice{Profile{}, Local, "default"}, nil
+	}
+	f, err := Load(path)
+	switch {
+	case err != nil:
+		return Choice{}, err
+	case f.Current == "":
+		return Choice{Profile{}, Local, "default"}, nil
+	}
+	return f.choose(f.Current, path, path)
+}
