@@ -15,7 +15,7 @@ import (
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
-// msbServer is a server of a bucket, on the loopback.
+// msbServer is a server on the loopback.
 type msbServer struct {
 	*Server
 	url string
@@ -33,7 +33,12 @@ func (s *msbServer) seen(pattern string) bool {
 // startMSB serves the bucket in dir, beside others that do.
 func startMSB(t *testing.T, dir string) *msbServer {
 	t.Helper()
-	s, err := New(t.Context(), Options{Bucket: &bucket.Options{Dir: dir}})
+	return startMSBOf(t, Options{Bucket: &bucket.Options{Dir: dir}})
+}
+
+func startMSBOf(t *testing.T, opts Options) *msbServer {
+	t.Helper()
+	s, err := New(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,18 +70,22 @@ func (s *msbServer) key(t *testing.T, scopes accounts.Scope, volumes ...string) 
 	return secret
 }
 
-// TestMicrosandboxClient runs the published client of microsandbox against a server.
+// TestMicrosandboxClient runs the published client of microsandbox against servers.
 func TestMicrosandboxClient(t *testing.T) {
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		t.Skip("the client has no addon for this kernel and processor")
 	}
-	dir := filepath.Join("testdata", "msb")
-	packages := npmPackages(t, dir)
-	s := startMSB(t, t.TempDir())
+	packages := npmPackages(t, filepath.Join("testdata", "msb"))
+	t.Run("bucket", func(t *testing.T) { runMSBClient(t, packages, Options{Bucket: &bucket.Options{Dir: t.TempDir()}}) })
+	t.Run("home", func(t *testing.T) { runMSBClient(t, packages, Options{Home: t.TempDir()}) })
+}
+
+func runMSBClient(t *testing.T, packages string, opts Options) {
+	s := startMSBOf(t, opts)
 	for _, as := range []struct{ rights, key string }{
 		{"write", s.key(t, accounts.Write)}, {"read", s.key(t, accounts.Read)}, {"none", "vole_" + strings.Repeat("A", 43)},
 	} {
-		node := exec.CommandContext(t.Context(), "node", filepath.Join(dir, "volumes.mjs"), as.rights)
+		node := exec.CommandContext(t.Context(), "node", filepath.Join("testdata", "msb", "volumes.mjs"), as.rights)
 		node.Env = append(os.Environ(), "MSB_PACKAGES="+packages, "MSB_BACKEND=cloud", "MSB_HOME="+t.TempDir(), "MSB_API_URL="+s.url, "MSB_API_KEY="+as.key)
 		out, err := node.CombinedOutput()
 		if err != nil || !strings.HasSuffix(string(out), "done\n") {
