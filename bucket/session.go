@@ -13,6 +13,9 @@ import (
 // session is how a Backend is known to others, while it holds something.
 type session struct {
 	b *Backend
+	// client: it is that of a client, who renews it, through this process or another.
+	client bool
+	lease  time.Duration // of a client's
 
 	mu    sync.Mutex // guards what follows; held while the row is made
 	row   []byte     // its id; nil: there is none
@@ -26,6 +29,9 @@ type session struct {
 func (s *session) id(ctx context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.client {
+		return s.row, nil // whether its lease has run out, the database knows
+	}
 	if s.row != nil && time.Now().Before(s.until) {
 		return s.row, nil
 	}
@@ -64,7 +70,9 @@ func (s *session) halt() {
 	if s.row == nil {
 		return
 	}
-	s.stop()
+	if s.stop != nil {
+		s.stop()
+	}
 	s.row = nil
 }
 
@@ -125,7 +133,9 @@ func (s *session) end(ctx context.Context) error {
 	if row == nil {
 		return nil
 	}
-	<-done
+	if done != nil {
+		<-done
+	}
 	return s.b.ns.endSession(ctx, row)
 }
 

@@ -41,11 +41,17 @@ const pieceSize = 4 << 20
 func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
 	change := opts.Write || opts.Append || opts.Create || opts.Truncate
 	x := &file{f: f, path: path, opts: opts}
-	err := f.in(ctx, change, func(p *place) (err error) {
+	if err := f.usable(ctx, change); err != nil {
+		return nil, err
+	}
+	err := f.placed(ctx, func(p *place) (err error) {
 		x.h, err = x.open(ctx, p, opts, "")
 		return err
 	})
 	if err != nil {
+		if f.b.usable(ctx) == driver.ErrClosed {
+			err = driver.ErrClosed
+		}
 		return nil, err
 	}
 	f.b.mu.Lock()

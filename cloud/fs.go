@@ -21,6 +21,8 @@ type fileSystem struct {
 	b    *Backend
 	vol  string
 	opts driver.FSOptions
+	// plain: nothing needs to be open at the server, so any server will do.
+	plain bool
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -42,8 +44,15 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	}
 	opts.ReadOnly = opts.ReadOnly || b.opts.ReadOnly
 	f := &fileSystem{b: b, vol: id, opts: opts}
-	if _, err := f.place(ctx, nil); err != nil {
+	info, err := b.Get(ctx, driver.ByID(id))
+	if err != nil {
 		return nil, err
+	}
+	f.plain = info.Kind == driver.KindDir && !opts.Batch && opts.Attachment == ""
+	if !f.plain {
+		if _, err := f.place(ctx, nil); err != nil {
+			return nil, err
+		}
 	}
 	b.mu.Lock()
 	closed := b.closed
@@ -118,11 +127,19 @@ func (f *fileSystem) through(ctx context.Context, change bool, fn func(p *place)
 	if err := f.usable(ctx, change); err != nil {
 		return err
 	}
+	if f.plain {
+		return fn(nil)
+	}
 	if change {
 		f.mu.Lock()
 		f.unsaved = true
 		f.mu.Unlock()
 	}
+	return f.placed(ctx, fn)
+}
+
+// placed runs fn where the file system is open.
+func (f *fileSystem) placed(ctx context.Context, fn func(p *place) error) error {
 	var old *place
 	for range 3 {
 		p, err := f.place(ctx, old)
@@ -158,6 +175,9 @@ func (f *fileSystem) usable(ctx context.Context, change bool) error {
 }
 
 func through(p *place, c call) call {
+	if p == nil {
+		return c
+	}
 	h := http.Header{}
 	for k, v := range c.header {
 		h[k] = v
@@ -412,6 +432,9 @@ func (f *fileSystem) Sync(ctx context.Context) error {
 	if f.opts.ReadOnly {
 		return nil
 	}
+	if f.plain {
+		return f.syncFiles(ctx)
+	}
 	f.mu.Lock()
 	f.unsaved = false
 	f.mu.Unlock()
@@ -431,6 +454,32 @@ func (f *fileSystem) Sync(ctx context.Context) error {
 	return nil
 }
 
+// syncFiles makes durable what was written to files that are open.
+func (f *fileSystem) syncFiles(ctx context.Context) error {
+	var list []*file
+	f.b.mu.Lock()
+	for x := range f.b.files {
+		if x.f == f {
+			list = append(list, x)
+		}
+	}
+	f.b.mu.Unlock()
+	for _, x := range list {
+		x.mu.Lock()
+		unsaved := x.unsaved
+		x.mu.Unlock()
+		if !unsaved {
+			continue
+		}
+		if err := x.Sync(ctx); err != nil && !errors.Is(err, driver.ErrClosed) {
+			return err
+		}
+	}
+	// A volume that is gone says so.
+	_, err := f.b.Get(ctx, driver.ByID(f.vol))
+	return err
+}
+
 // Close implements driver.FS.
 func (f *fileSystem) Close() error {
 	f.b.mu.Lock()
@@ -445,7 +494,7 @@ func (f *fileSystem) Close() error {
 	f.closed = true
 	p, failed := f.at, f.opts.Batch && (f.failed || f.unsaved && f.at.s.lost())
 	f.mu.Unlock()
-	if ended {
+	if ended || p == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)

@@ -183,14 +183,7 @@ func (o organisations) Org(ctx context.Context, name string) (driver.Backend, er
 }
 
 func (o organisations) Hold(ctx context.Context, org, session string, lease time.Duration, resume bool) (core.Holder, error) {
-	if resume {
-		return nil, driver.Errorf(driver.ErrNotFound, "the session has ended")
-	}
-	b, err := o.ns.Org(ctx, org)
-	if err != nil {
-		return nil, err
-	}
-	return &holder{Backend: b, attached: map[string]driver.Attachment{}, drafts: map[string]bool{}}, nil
+	return o.ns.Client(ctx, org, session, lease, resume)
 }
 
 func (o organisations) Ping(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/volehq/vole"
@@ -101,8 +102,30 @@ func (a *API) detach(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	r.Record.Detail = r.PathValue("attachment")
+	// What was written under it may still become durable.
+	if err := a.syncUnder(r.Context(), s, r.PathValue("attachment")); err != nil {
+		return err
+	}
 	if err := s.hold.Detach(r.Context(), r.PathValue("attachment")); err != nil {
 		return err
 	}
 	return noContent(w)
+}
+
+// syncUnder makes durable what a session wrote under one of its attachments.
+func (a *API) syncUnder(ctx context.Context, s *session, attachment string) error {
+	var list []*filesystem
+	a.mu.Lock()
+	for _, f := range a.systems {
+		if f.sess == s && f.attachment == attachment {
+			list = append(list, f)
+		}
+	}
+	a.mu.Unlock()
+	for _, f := range list {
+		if err := ignore(f.fs.Sync(ctx), vole.ErrNotFound, vole.ErrClosed); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -202,11 +202,11 @@ func digest(headers []string) (hash.Hash, []byte, error) {
 	return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest has neither sha-256 nor sha-512")
 }
 
-// announced is the size that Content-Length tells of a file. Clients with a file system
-// open tell it themselves if it is to be checked before all else.
+// announced is the size that Content-Length tells of a file. A quota refuses few bytes
+// soon enough without it, after what else there is to say.
 func announced(r *core.Request) int64 {
-	if r.Header.Get(api.HeaderFilesystem) != "" {
-		return 0
+	if r.ContentLength > 1<<20 {
+		return r.ContentLength
 	}
-	return max(0, r.ContentLength)
+	return 0
 }

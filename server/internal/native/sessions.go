@@ -31,7 +31,8 @@ type filesystem struct {
 	sess   *session
 	volume string // its id
 	fs     *vole.FS
-	write  bool
+
+	attachment string // under which it was opened; "": none
 }
 
 // handle is an open file of a session.
@@ -340,7 +341,7 @@ func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	f := &filesystem{id: core.NewToken(), sess: s, volume: v.ID(), fs: fsys, write: !opts.ReadOnly}
+	f := &filesystem{id: core.NewToken(), sess: s, volume: v.ID(), fs: fsys, attachment: opts.Attachment}
 	if err := a.add(s, func() { a.systems[f.id] = f }); err != nil {
 		return errors.Join(err, fsys.Close())
 	}

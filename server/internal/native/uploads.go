@@ -42,7 +42,8 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	p := q.Required("path")
 	perm, err := mode(q, 0)
-	up := accounts.Upload{ID: core.NewToken(), Org: r.Who.Org, KeyID: r.Who.KeyID, Path: p, Mode: filemode.Perm(perm), Exclusive: q.Bool("exclusive"),
+	// The id is checked as a name is, which begins with a letter; a token may not.
+	up := accounts.Upload{ID: "u" + core.NewToken(), Org: r.Who.Org, KeyID: r.Who.KeyID, Path: p, Mode: filemode.Perm(perm), Exclusive: q.Bool("exclusive"),
 		Size: q.Int("size", -1, 0, math.MaxInt64), Created: time.Now(), Expires: time.Now().Add(uploadLife)}
 	if err := errors.Join(err, q.Err()); err != nil {
 		return err
