@@ -90,14 +90,14 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Lease == 0 {
 		opts.Lease = 30 * time.Second
 	}
+	verify, err := opts.OIDC.verifier(opts.Log)
+	if err != nil {
+		return nil, err
+	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s := &Server{opts: opts, registry: reg}
 	if err := s.open(ctx); err != nil {
-		return nil, errors.Join(err, s.closeStores())
-	}
-	verify, err := opts.OIDC.verifier(opts.Log)
-	if err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
 	s.core = core.New(core.Options{Space: s.space, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
