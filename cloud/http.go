@@ -3,6 +3,7 @@ package cloud
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -168,6 +169,9 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 		}
 		if ctx.Err() != nil {
 			return b.canceled(ctx, c, key)
+		}
+		if errors.As(err, new(*tls.CertificateVerificationError)) {
+			return nil, err // to wait makes nobody trust it
 		}
 		var r *refusal
 		wait := time.Duration(0)

@@ -2,6 +2,13 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,13 +22,14 @@ import (
 
 // cmd serves a namespace in a directory, or a home, until the script ends:
 //
-//	server DIR [home]    URL and the first key go to $URL and the file DIR.key
+//	server DIR [home|tls]    URL and the first key go to $URL and the file DIR.key,
+//	                         the certificate to DIR.pem
 //	server stop DIR
 //
 // Started again, a server has the same address.
 func (s *scriptServers) cmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 || len(args) > 2 {
-		ts.Fatalf("usage: server DIR [home], or server stop DIR")
+		ts.Fatalf("usage: server DIR [home|tls], or server stop DIR")
 	}
 	if args[0] == "stop" {
 		s.stop(ts, ts.MkAbs(args[1]))
@@ -30,8 +38,13 @@ func (s *scriptServers) cmd(ts *testscript.TestScript, neg bool, args []string) 
 	dir := ts.MkAbs(args[0])
 	ctx, cancel := context.WithCancel(context.Background())
 	opts := server.Options{Bucket: &bucket.Options{Dir: dir, Database: filepath.Join(dir, "namespace.db"), Maintain: -1}, Version: "test"}
-	if len(args) == 2 {
+	scheme := "http"
+	switch {
+	case len(args) == 1:
+	case args[1] == "home":
 		opts.Home, opts.Bucket = dir, nil
+	case args[1] == "tls":
+		scheme, opts.TLS = "https", &tls.Config{Certificates: []tls.Certificate{selfSigned(ts, dir+".pem")}}
 	}
 	srv, err := server.New(ctx, opts)
 	ts.Check(err)
@@ -47,7 +60,7 @@ func (s *scriptServers) cmd(ts *testscript.TestScript, neg bool, args []string) 
 	ln, err := net.Listen("tcp", address)
 	ts.Check(err)
 	s.address[dir] = ln.Addr().String()
-	ts.Setenv("URL", "http://"+ln.Addr().String())
+	ts.Setenv("URL", scheme+"://"+ln.Addr().String())
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(ctx, ln, 5*time.Second) }()
 	s.running[dir] = func() {
@@ -56,6 +69,20 @@ func (s *scriptServers) cmd(ts *testscript.TestScript, neg bool, args []string) 
 		ts.Check(srv.Close())
 	}
 	ts.Defer(func() { s.stop(ts, dir) })
+}
+
+// selfSigned makes a certificate for 127.0.0.1 that nobody trusts, and writes it to a file.
+func selfSigned(ts *testscript.TestScript, file string) tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // scriptServers are the servers of one script, by directory.

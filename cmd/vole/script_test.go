@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 //	setmeta FILE K=V...          set mode=, mtime=, size=, xattr:NAME=
 //	namespace DIR ORG VOLUME FILE...
 //	                             put files of the host into a volume of a namespace
-//	server DIR [home]            serve a namespace, or a home: $URL, and the first key in DIR.key
+//	server DIR [home|tls]        serve a namespace, or a home: $URL, and the first key in DIR.key
 //	server stop DIR              end that
 //	meta FILE K=V...             check mode=, mtime=, nlink=, link=, uid=, alloc<=, xattr:NAME=
 func TestScript(t *testing.T) {
