@@ -62,6 +62,10 @@ var calls = map[string]func(x *things) apiCall{
 	"cancelUpload":   uploadCall("", ""),
 	"finishUpload":   uploadCall("", ""),
 
+	"locate":       fileCall("path", "file"),
+	"reserveParts": bodyCall(`{"parts":[]}`),
+	"commitParts":  bodyCall(`{"path":"direct","size":5,"parts":[]}`),
+
 	"listAttachments": func(x *things) apiCall {
 		return apiCall{query: url.Values{"volume": {x.volume}}, target: "volume"}
 	},

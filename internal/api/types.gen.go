@@ -164,6 +164,17 @@ type Caps struct {
 	Xattrs  bool   `json:"xattrs"`
 }
 
+// CommitParts defines model for CommitParts.
+type CommitParts struct {
+	Exclusive bool   `json:"exclusive,omitempty,omitzero"`
+	Mode      string `json:"mode,omitempty,omitzero"`
+
+	// Parts Ascending; what they leave out is a hole.
+	Parts []Part `json:"parts"`
+	Path  string `json:"path"`
+	Size  int64  `json:"size"`
+}
+
 // CreateKey defines model for CreateKey.
 type CreateKey struct {
 	Expires time.Time `json:"expires,omitempty,omitzero"`
@@ -326,6 +337,33 @@ type Kind string
 // Labels defines model for Labels.
 type Labels map[string]string
 
+// Located defines model for Located.
+type Located struct {
+	Expires time.Time `json:"expires"`
+
+	// Next Where to go on, if this is not all.
+	Next   int64          `json:"next,omitempty,omitzero"`
+	Ranges []LocatedRange `json:"ranges"`
+}
+
+// LocatedRange defines model for LocatedRange.
+type LocatedRange struct {
+	// Crc32C CRC-32C of every 64 KiB of the object, 4 bytes each, big-endian.
+	Crc32C []byte `json:"crc32c,omitempty,omitzero"`
+
+	// Data The bytes, when they are few.
+	Data []byte `json:"data,omitempty,omitzero"`
+
+	// Get A request that needs no key until it expires. Everything in it is signed.
+	Get    *Presigned `json:"get,omitempty"`
+	Length int64      `json:"length"`
+
+	// ObjectOffset Where in the object the range begins.
+	ObjectOffset int64 `json:"object_offset,omitempty,omitzero"`
+	ObjectSize   int64 `json:"object_size,omitempty,omitzero"`
+	Offset       int64 `json:"offset"`
+}
+
 // NewKey defines model for NewKey.
 type NewKey struct {
 	Key    Key    `json:"key"`
@@ -341,6 +379,46 @@ type Orgs struct {
 type Outcome struct {
 	// Done Whether the request was done. False also when this server never had it.
 	Done bool `json:"done"`
+}
+
+// Part defines model for Part.
+type Part struct {
+	// Blob To commit: what the reservation returned.
+	Blob string `json:"blob,omitempty,omitzero"`
+
+	// Crc32C CRC-32C of the bytes.
+	Crc32C int64 `json:"crc32c"`
+
+	// Crc32Cs CRC-32C of every 64 KiB of them, 4 bytes each, big-endian.
+	Crc32Cs []byte `json:"crc32cs"`
+	Offset  int64  `json:"offset"`
+	Size    int64  `json:"size"`
+}
+
+// Presigned A request that needs no key until it expires. Everything in it is signed.
+type Presigned struct {
+	Headers map[string]string `json:"headers"`
+	Method  string            `json:"method"`
+	URL     string            `json:"url"`
+}
+
+// ReserveParts defines model for ReserveParts.
+type ReserveParts struct {
+	Parts []Part `json:"parts"`
+}
+
+// Reserved defines model for Reserved.
+type Reserved struct {
+	Expires time.Time      `json:"expires"`
+	Parts   []ReservedPart `json:"parts"`
+}
+
+// ReservedPart defines model for ReservedPart.
+type ReservedPart struct {
+	Blob string `json:"blob"`
+
+	// Put A request that needs no key until it expires. Everything in it is signed.
+	Put Presigned `json:"put"`
 }
 
 // Scope defines model for Scope.

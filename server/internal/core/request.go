@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/accounts"
 )
@@ -262,6 +263,15 @@ func (r *Request) Store() (*vole.Store, error) {
 		return nil, err
 	}
 	return o.store, nil
+}
+
+// Backend returns what is beneath Store.
+func (r *Request) Backend() (driver.Backend, error) {
+	o, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	return o.back, nil
 }
 
 // Volume returns the volume with that id, or else that name, if the caller may see it.

@@ -18,7 +18,7 @@ func (a *API) transferRoutes() []*core.Route {
 	down.Stream = true
 	up := change("PUT", v+"/archive", "writeArchive", write, a.writeArchive)
 	up.Stream, up.MaxBody = true, -1
-	return append(a.uploadRoutes(), down, up)
+	return append(append(a.uploadRoutes(), a.directRoutes()...), down, up)
 }
 
 // archive returns the path in the volume that the query names, the root by default.

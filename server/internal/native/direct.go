@@ -1,0 +1,151 @@
+package native
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// directLife is how long a presigned request is good: long enough for a chunk.
+const directLife = 5 * time.Minute
+
+// direct is a backend whose bytes clients may move without the server.
+type direct interface {
+	Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) ([]bucket.Range, int64, error)
+	Reserve(ctx context.Context, parts []bucket.Part, ttl time.Duration) ([]bucket.Reserved, error)
+	CommitFile(ctx context.Context, id, path string, size int64, parts []bucket.Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error
+}
+
+func (a *API) directRoutes() []*core.Route {
+	const v = volumes + "/{volume}/direct"
+	reserve := change("POST", v+"/reserve", "reserveParts", write, a.reserve)
+	commit := change("POST", v+"/commit", "commitParts", write, a.commit)
+	reserve.MaxBody, commit.MaxBody = 8<<20, 8<<20
+	return []*core.Route{get(v, "locate", read, a.locate), reserve, commit}
+}
+
+// direct returns the volume of the request, and the backend if it lets clients have the
+// bytes themselves.
+func (a *API) direct(r *core.Request) (direct, *vole.Volume, error) {
+	v, err := r.Volume(r.PathValue("volume"))
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := r.Backend()
+	if err != nil {
+		return nil, nil, err
+	}
+	d, ok := b.(direct)
+	if !ok {
+		return nil, nil, driver.Errorf(vole.ErrUnsupported, "the bytes of these volumes are not in S3; read and write them through the server")
+	}
+	return d, v, nil
+}
+
+func (a *API) locate(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	p, off := q.Required("path"), q.Int("offset", 0, 0, math.MaxInt64)
+	if err := q.Err(); err != nil {
+		return err
+	}
+	d, v, err := a.direct(r)
+	if err != nil {
+		return err
+	}
+	list, next, err := d.Locate(r.Context(), v.ID(), p, off, directLife)
+	if err != nil {
+		return err
+	}
+	out := api.Located{Ranges: make([]api.LocatedRange, len(list)), Expires: time.Now().Add(directLife).UTC()}
+	if next >= 0 {
+		out.Next = next
+	}
+	for i, x := range list {
+		out.Ranges[i] = api.LocatedRange{Offset: x.Pos, Length: x.Len, Data: x.Data}
+		if x.Get != nil {
+			get := presigned(*x.Get)
+			out.Ranges[i].Get, out.Ranges[i].ObjectOffset, out.Ranges[i].ObjectSize, out.Ranges[i].Crc32C = &get, x.Offset, x.Size, x.Sums
+		}
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+func presigned(r bucket.Request) api.Presigned {
+	out := api.Presigned{Method: r.Method, URL: r.URL, Headers: map[string]string{}}
+	for name := range r.Header {
+		out.Headers[name] = r.Header.Get(name)
+	}
+	return out
+}
+
+// parts are those of a request, as the backend has them.
+func parts(list []api.Part) (parts []bucket.Part, blobs []string, err error) {
+	for _, p := range list {
+		if p.Crc32C < 0 || p.Crc32C > math.MaxUint32 {
+			return nil, nil, driver.Errorf(vole.ErrInvalid, "crc32c %d is no number of 32 bits", p.Crc32C)
+		}
+		parts = append(parts, bucket.Part{Pos: p.Offset, Size: p.Size, Sum: uint32(p.Crc32C), Sums: p.Crc32Cs})
+		blobs = append(blobs, p.Blob)
+	}
+	return parts, blobs, nil
+}
+
+func (a *API) reserve(w http.ResponseWriter, r *core.Request) error {
+	var in api.ReserveParts
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	d, _, err := a.direct(r)
+	if err != nil {
+		return err
+	}
+	list, _, err := parts(in.Parts)
+	if err != nil {
+		return err
+	}
+	reserved, err := d.Reserve(r.Context(), list, directLife)
+	if err != nil {
+		return err
+	}
+	out := api.Reserved{Expires: time.Now().Add(directLife).UTC(), Parts: make([]api.ReservedPart, len(reserved))}
+	for i, x := range reserved {
+		out.Parts[i] = api.ReservedPart{Blob: x.Blob, Put: presigned(x.Put)}
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+func (a *API) commit(w http.ResponseWriter, r *core.Request) error {
+	var in api.CommitParts
+	if err := r.ReadJSON(&in, false); err != nil {
+		return err
+	}
+	r.Record.Path = in.Path
+	d, v, err := a.direct(r)
+	if err != nil {
+		return err
+	}
+	list, blobs, err := parts(in.Parts)
+	if err != nil {
+		return err
+	}
+	opts := driver.WriteOptions{Exclusive: in.Exclusive, Size: in.Size}
+	if in.Mode != "" {
+		if opts.Mode, err = api.ParseMode(in.Mode); err != nil {
+			return err
+		}
+	}
+	if max := a.core.Options().MaxFile; max > 0 && in.Size > max {
+		return &http.MaxBytesError{Limit: max}
+	}
+	if err := d.CommitFile(r.Context(), v.ID(), in.Path, in.Size, list, blobs, opts, driver.FSOptions{}); err != nil {
+		return err
+	}
+	return core.WriteJSON(w, http.StatusOK, api.Written{Size: in.Size})
+}

@@ -1,0 +1,10 @@
+package server_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/volehq/vole/internal/servers"
+)
+
+func TestMain(m *testing.M) { os.Exit(servers.Main(m)) }
