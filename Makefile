@@ -26,7 +26,7 @@ EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 fuzz cross clean
+.PHONY: help build demo quickstart test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +36,9 @@ build: ## bin/vole for this machine
 
 demo: ## see the main job done on real files; installs an OCI runtime if there is none
 	@bash scripts/demo.sh
+
+quickstart: build ## a server and two hosts that share a volume, in seconds
+	@bash scripts/quickstart.sh
 
 test: ## all tests
 	$(GO) test $(TESTFLAGS) ./...

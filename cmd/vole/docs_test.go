@@ -25,7 +25,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		volumeJSON{}, vole.AttachmentInfo{}, usageJSON{}, entryJSON{}, transferJSON{}, transfer.Stats{}, nameJSON{},
 		vole.Finding{}, sandbox.Info{}, sandbox.MountInfo{}, versionJSON{}, errorJSON{},
 		profileJSON{}, serverJSON{}, keyJSON{}, newKeyJSON{}, auditJSON{}, api.AuditRecord{}, api.Event{},
-		imageJSON{}, problemJSON{}, sizeJSON{}, bucket.ExportResult{}, rebuildJSON{}, sweptJSON{},
+		imageJSON{}, problemJSON{}, sizeJSON{}, bucket.ExportResult{}, rebuildJSON{}, sweptJSON{}, firstKeyJSON{},
 	} {
 		for _, key := range jsonKeys(reflect.TypeOf(v)) {
 			if !strings.Contains(string(doc), "`"+key+"`") {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/durable"
@@ -46,11 +47,16 @@ func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url
 
     %s
 
-On a host that is to use the volumes, give it to:
+%s
+`, server.DefaultOrg, key, loginAdvice(url))
+}
 
-    vole login %s
-
-`, server.DefaultOrg, key, url)
+// loginAdvice is the line to copy to where volumes are to be used.
+func loginAdvice(url string) string {
+	if strings.HasPrefix(url, "unix:") {
+		return "Clients reach the socket by a proxy; 'vole login URL' asks for the key."
+	}
+	return "Where the volumes are to be used, give it to:\n\n    vole login " + url + "\n"
 }
 
 // firstKeyFile makes the file before the key, which cannot be had again.
@@ -81,5 +87,5 @@ func (a *app) firstKeyFile(ctx context.Context, file string, s *server.Server, u
 	if err != nil || a.quiet || a.json {
 		return err
 	}
-	return a.printf("The first key is in %s; 'vole login %s <%s' takes it\n", file, url, file)
+	return a.printf("The first key is in %s\n", file)
 }
