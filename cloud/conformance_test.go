@@ -2,6 +2,13 @@ package cloud_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,6 +34,11 @@ var engines = []struct {
 	{"Local", func(t *testing.T) server.Options {
 		return server.Options{Home: filepath.Join(t.TempDir(), "home")}
 	}},
+	// HTTP/2, as every https:// URL has it.
+	{"LocalTLS", func(t *testing.T) server.Options {
+		cert, _ := certificate(t)
+		return server.Options{Home: filepath.Join(t.TempDir(), "home"), TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}
+	}},
 	{"SQLite", func(t *testing.T) server.Options {
 		return server.Options{Bucket: &bucket.Options{Dir: filepath.Join(t.TempDir(), "namespace")}}
 	}},
@@ -38,9 +50,39 @@ var engines = []struct {
 	}},
 }
 
+// certificate returns the certificate of the servers of these tests, and its file.
+func certificate(t *testing.T) (tls.Certificate, string) {
+	t.Helper()
+	certOnce.Do(func() {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theCert = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+		theCertPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	})
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, theCertPEM, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return theCert, file
+}
+
+var (
+	certOnce   sync.Once
+	theCert    tls.Certificate
+	theCertPEM []byte
+)
+
 // running is a server that is served in this process.
 type running struct {
-	url, key string
+	url, key, ca string
 }
 
 // serve starts a server that ends after the test.
@@ -71,12 +113,17 @@ func serve(t *testing.T, opts server.Options) running {
 			t.Errorf("close the server: %v", err)
 		}
 	})
-	return running{"http://" + ln.Addr().String(), key}
+	r := running{url: "http://" + ln.Addr().String(), key: key}
+	if opts.TLS != nil {
+		_, r.ca = certificate(t)
+		r.url = "https://" + ln.Addr().String()
+	}
+	return r
 }
 
 func (r running) open(t *testing.T, readOnly bool) *vole.Store {
 	t.Helper()
-	b, err := cloud.Open(context.Background(), cloud.Options{URL: r.url, Key: r.key, ReadOnly: readOnly})
+	b, err := cloud.Open(context.Background(), cloud.Options{URL: r.url, Key: r.key, CAFile: r.ca, ReadOnly: readOnly})
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

@@ -27,7 +27,8 @@ type onceAnswer struct {
 	done   chan struct{}
 	cancel context.CancelFunc
 	at     time.Time
-	status int // 0: there is none that is worth keeping
+	ended  bool // it was cancelled, perhaps before it came; guarded by the map's mu
+	status int  // 0: there is none that is worth keeping
 	header http.Header
 	body   []byte
 }
@@ -45,8 +46,18 @@ func newOnceMap() *onceMap { return &onceMap{of: map[onceKey]*onceAnswer{}} }
 func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	// What waits for the client's next bytes does not look at ctx.
-	defer context.AfterFunc(ctx, a.body.cut)()
+	// What waits for the client's next bytes does not look at ctx. When the handler has
+	// returned, the connection is not the request's any more.
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		a.body.cut()
+	})
+	defer func() {
+		if !stop() {
+			<-cut
+		}
+	}()
 	r.Request = r.WithContext(ctx)
 	k := onceKey{r.Who.KeyID, key}
 	what := r.Method + " " + r.URL.RequestURI()
@@ -54,21 +65,22 @@ func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
 		m.mu.Lock()
 		have := m.of[k]
 		if have == nil {
-			have = &onceAnswer{what: what, done: make(chan struct{}), cancel: cancel, at: time.Now()}
-			m.of[k] = have
-			m.order = append(m.order, k)
-			m.drop(have.at.Add(-onceKept))
+			have = m.add(k, &onceAnswer{what: what, done: make(chan struct{}), cancel: cancel, at: time.Now()})
 			m.mu.Unlock()
 			return m.first(k, have, a, fn)
 		}
+		ended := have.ended
 		m.mu.Unlock()
-		if have.what != what {
+		if have.what != what && have.what != "" {
 			return driver.Errorf(driver.ErrInvalid, "this idempotency key was used for another request; make a new one for each")
 		}
 		select {
 		case <-have.done:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if have.status == 0 && ended {
+			return context.Canceled
 		}
 		if have.status == 0 {
 			continue // it failed in a way that is worth another try
@@ -80,15 +92,23 @@ func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
 	}
 }
 
+// add puts an answer that is to come into the map. The caller holds mu.
+func (m *onceMap) add(k onceKey, x *onceAnswer) *onceAnswer {
+	m.of[k] = x
+	m.order = append(m.order, k)
+	m.drop(x.at.Add(-onceKept))
+	return x
+}
+
 func (m *onceMap) first(k onceKey, have *onceAnswer, a *answer, fn func() error) error {
 	a.copy = &bytes.Buffer{}
 	kept := false
 	defer func() {
-		if !kept {
-			m.mu.Lock()
+		m.mu.Lock()
+		if !kept && !have.ended {
 			delete(m.of, k)
-			m.mu.Unlock()
 		}
+		m.mu.Unlock()
 		close(have.done)
 	}()
 	if err := fn(); err != nil {
@@ -103,14 +123,18 @@ func (m *onceMap) first(k onceKey, have *onceAnswer, a *answer, fn func() error)
 }
 
 // end cancels a request that is under way and waits for its end. It reports whether the
-// request was done, as far as is known.
+// request was done, as far as is known. A request that is still to come, for it was
+// overtaken, will be refused.
 func (m *onceMap) end(ctx context.Context, who, key string) (done bool, err error) {
+	k := onceKey{who, key}
 	m.mu.Lock()
-	have := m.of[onceKey{who, key}]
-	m.mu.Unlock()
+	have := m.of[k]
 	if have == nil {
-		return false, nil
+		have = m.add(k, &onceAnswer{done: make(chan struct{}), cancel: func() {}, at: time.Now()})
+		close(have.done)
 	}
+	have.ended = true
+	m.mu.Unlock()
 	have.cancel()
 	select {
 	case <-have.done:
