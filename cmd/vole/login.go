@@ -92,7 +92,15 @@ func (l *loginCmd) run(ctx context.Context, server string) error {
 		return err
 	}
 	p.Org = srv.Org
-	current := false
+	current, err := l.keep(ctx, path, name, p)
+	if err != nil {
+		return err
+	}
+	return l.printLogin(name, p, newServerJSON(srv), current)
+}
+
+// keep writes the profile to the user's file; current tells whether it is the current one.
+func (l *loginCmd) keep(ctx context.Context, path, name string, p profile.Profile) (current bool, err error) {
 	err = profile.Change(ctx, path, func(f *profile.File) error {
 		if err := replaceable(*f, name, p); err != nil {
 			return err
@@ -104,10 +112,7 @@ func (l *loginCmd) run(ctx context.Context, server string) error {
 		current = f.Current == name
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return l.printLogin(name, p, newServerJSON(srv), current)
+	return current, err
 }
 
 // plan checks what the command line says.
