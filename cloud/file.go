@@ -341,7 +341,9 @@ func (x *file) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
-	err := x.f.b.do(ctx, h.call("DELETE", "", nil))
+	c := h.call("DELETE", "", nil)
+	c.once = true // a second one would find nothing open
+	err := x.f.b.do(ctx, c)
 	if errors.Is(err, errLost) {
 		err, failed = nil, failed || unsaved
 	}

@@ -499,7 +499,7 @@ func (f *fileSystem) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
-	err := f.b.do(ctx, call{method: "DELETE", path: "/filesystems/" + p.id, at: p.s.base, again: true})
+	err := f.b.do(ctx, call{method: "DELETE", path: "/filesystems/" + p.id, at: p.s.base, again: true, once: true})
 	if errors.Is(err, errLost) {
 		err = nil
 		failed = failed || f.opts.Batch && f.unsaved

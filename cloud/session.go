@@ -113,7 +113,7 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	var s *session
 	err := b.inSession(ctx, func(have *session) error {
 		s, in.Session = have, have.id
-		return b.json(ctx, call{method: "POST", path: at(id, "attachments"), at: s.base}, in, &out)
+		return b.json(ctx, call{method: "POST", path: at(id, "attachments"), at: s.base, once: true}, in, &out)
 	})
 	if err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ func (a *API) handleRoutes() []*core.Route {
 		get(h, "statHandle", read, a.statHandle),
 		get(h+"/data", "readHandle", read, a.readHandle),
 		get(h+"/extent", "nextData", read, a.nextData),
-		{Method: "DELETE", Path: h, Name: "closeHandle", Scope: read, Stream: true, Do: a.closeHandle},
+		{Method: "DELETE", Path: h, Name: "closeHandle", Scope: read, Stream: true, Once: true, Do: a.closeHandle},
 		{Method: "PUT", Path: h + "/data", Name: "writeHandle", Scope: write, Once: true, MaxBody: api.MaxIO, Do: a.writeHandle},
 		{Method: "POST", Path: h + "/truncate", Name: "truncateHandle", Scope: write, Once: true, Do: a.truncateHandle},
 		{Method: "POST", Path: h + "/punch", Name: "punchHole", Scope: write, Once: true, Do: a.punchHole},

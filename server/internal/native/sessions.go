@@ -62,7 +62,7 @@ func (a *API) sessionRoutes() []*core.Route {
 		{Method: "POST", Path: s + "/{session}/renew", Name: "renewSession", Scope: read, Do: a.renewSession},
 		{Method: "DELETE", Path: s + "/{session}", Name: "closeSession", Scope: read, Stream: true, Do: a.closeSession},
 		open,
-		{Method: "DELETE", Path: api.Prefix + "/filesystems/{filesystem}", Name: "closeFilesystem", Scope: read, Stream: true, Do: a.closeFilesystem},
+		{Method: "DELETE", Path: api.Prefix + "/filesystems/{filesystem}", Name: "closeFilesystem", Scope: read, Stream: true, Once: true, Do: a.closeFilesystem},
 	}
 }
 
