@@ -172,7 +172,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	_ = c.(*net.TCPConn).SetReadBuffer(4096)
 	fmt.Fprintf(c, "GET /vole/v1/volumes/v/content?path=f HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", r.key)
 	end := time.Now().Add(15 * time.Second)
-	for inFlight(t, r) < 2 { // one is that of /metrics itself
+	for begun := time.Now().Add(5 * time.Second); inFlight(t, r) < 2 && time.Now().Before(begun); { // one is that of /metrics itself
 		time.Sleep(time.Millisecond)
 	}
 	for inFlight(t, r) != 1 {
