@@ -307,14 +307,22 @@ func (x *file) Stat(ctx context.Context) (driver.Entry, error) {
 
 // Sync implements driver.File.
 func (x *file) Sync(ctx context.Context) error {
+	// Before the request: what is written meanwhile may not be in it.
+	x.mu.Lock()
+	unsaved := x.unsaved
+	x.unsaved = false
+	h := x.h
+	x.mu.Unlock()
 	err := x.in(ctx, false, func(h *openHandle) error { return x.f.b.do(ctx, h.call("POST", "/sync", nil)) })
-	if err != nil {
-		return err
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	failed := x.failed
-	x.unsaved, x.failed = false, false
+	if err != nil {
+		x.unsaved = x.unsaved || unsaved
+		return err
+	}
+	// The handle that was synced is not the one that was written to.
+	failed := x.failed || unsaved && x.h != h
+	x.failed = false
 	if failed {
 		return errUnsaved
 	}

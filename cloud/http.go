@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -163,7 +164,8 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 		c.header = withHeader(c.header, "Expect", "100-continue")
 	}
 	for try := newTrial(b.opts.Patience); ; {
-		res, err := b.roundTrip(ctx, c)
+		once := &onceReader{r: c.stream}
+		res, err := b.roundTrip(ctx, c, once)
 		if err == nil {
 			return res, nil
 		}
@@ -181,7 +183,8 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 			}
 			wait = r.wait
 		}
-		if c.stream != nil && !unsent(err) {
+		// What a stream has given is gone, even if the server did not want it.
+		if c.stream != nil && (!once.stop() || !unsent(err)) {
 			return nil, err
 		}
 		if !c.again && !unsent(err) {
@@ -215,7 +218,7 @@ func (b *Backend) canceled(ctx context.Context, c call, key string) (*http.Respo
 	c.stream, c.body, c.header = nil, nil, withHeader(c.header.Clone(), "Expect", "")
 	c.header.Del("Expect")
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
-	res, err := b.roundTrip(late, c)
+	res, err := b.roundTrip(late, c, nil)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -268,8 +271,8 @@ func (t *trial) wait(ctx context.Context, err error, atLeast time.Duration) erro
 	}
 }
 
-// roundTrip makes a request once.
-func (b *Backend) roundTrip(ctx context.Context, c call) (*http.Response, error) {
+// roundTrip makes a request once. stream gives what is sent of a call that has one.
+func (b *Backend) roundTrip(ctx context.Context, c call, stream *onceReader) (*http.Response, error) {
 	u := *b.base
 	if c.at != nil {
 		u = *c.at
@@ -280,7 +283,7 @@ func (b *Backend) roundTrip(ctx context.Context, c call) (*http.Response, error)
 	size := c.size
 	switch {
 	case c.stream != nil:
-		body = &onceReader{r: c.stream}
+		body = stream
 	case c.body != nil:
 		body, size = bytes.NewReader(c.body), int64(len(c.body))
 	}
@@ -295,6 +298,11 @@ func (b *Backend) roundTrip(ctx context.Context, c call) (*http.Response, error)
 		}
 	}
 	for k, v := range c.header {
+		if k == api.HeaderIdempotencyKey && !c.again {
+			// By its canonical name net/http would take it for leave to make the request again
+			// by itself when a connection breaks, be it to another server.
+			k = strings.ToLower(k)
+		}
 		req.Header[k] = v
 	}
 	req.Header.Set("Authorization", "Bearer "+b.opts.Key)
@@ -303,11 +311,16 @@ func (b *Backend) roundTrip(ctx context.Context, c call) (*http.Response, error)
 	if err != nil {
 		return nil, away(&u, err)
 	}
-	b.noteInstance(c.at, res.Header.Get(api.HeaderInstance))
-	if res.StatusCode < 300 {
+	instance := res.Header.Get(api.HeaderInstance)
+	b.noteInstance(c.at, instance)
+	if res.StatusCode < 300 && instance != "" {
 		return res, nil
 	}
 	defer drain(res)
+	if res.StatusCode < 300 {
+		// A proxy's page is no file's content, and no success.
+		return nil, &refusal{status: res.StatusCode, message: "something between answers in the place of the server at " + u.Host, kind: driver.ErrUnavailable}
+	}
 	return nil, refused(res)
 }
 
@@ -347,9 +360,26 @@ func (b *Backend) theInstance(at *url.URL) string {
 }
 
 // onceReader hides what else a reader can do: net/http would close it, or make it anew.
-type onceReader struct{ r io.Reader }
+type onceReader struct {
+	r     io.Reader
+	state atomic.Int32 // fresh, begun or stopped
+}
 
-func (o *onceReader) Read(p []byte) (int, error) { return o.r.Read(p) }
+const (
+	fresh int32 = iota
+	begun
+	stopped
+)
+
+func (o *onceReader) Read(p []byte) (int, error) {
+	if o.state.CompareAndSwap(fresh, begun); o.state.Load() == stopped {
+		return 0, context.Canceled
+	}
+	return o.r.Read(p)
+}
+
+// stop keeps r from being read. It reports false when that has begun.
+func (o *onceReader) stop() bool { return o.state.CompareAndSwap(fresh, stopped) }
 
 // lost is the error of a request that got no answer.
 type lost struct {
