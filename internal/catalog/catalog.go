@@ -76,15 +76,39 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{read: read}
-	if err := db.prepare(ctx, path, opts.schema()); err != nil {
+	if err := patiently(ctx, func() error { return db.prepare(ctx, path, opts.schema()) }); err != nil {
 		read.Close()
 		return nil, Translate(err)
 	}
-	if db.w, err = newWriter(ctx, path); err != nil {
+	err = patiently(ctx, func() (err error) {
+		db.w, err = newWriter(ctx, path)
+		return err
+	})
+	if err != nil {
 		read.Close()
 		return nil, Translate(err)
 	}
 	return db, nil
+}
+
+// patience is how long opening goes on while the database is locked.
+const patience = 10 * time.Second
+
+// patiently runs fn again while the database is locked: whoever first switches it to WAL
+// mode, or is the last to close it, locks it in a way in which SQLite does not wait.
+func patiently(ctx context.Context, fn func() error) error {
+	until := time.Now().Add(patience)
+	for {
+		err := fn()
+		if !isBusy(err) || time.Now().After(until) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // create makes an empty database file that only its owner can read; SQLite gives the
