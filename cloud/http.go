@@ -163,6 +163,7 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 	if c.wait {
 		c.header = withHeader(c.header, "Expect", "100-continue")
 	}
+	maybe := false // whether it may have been done already
 	for try := newTrial(b.opts.Patience); ; {
 		once := &onceReader{r: c.stream}
 		res, err := b.roundTrip(ctx, c, once)
@@ -194,6 +195,13 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 				return nil, unknown(err)
 			}
 			c.header = withHeader(c.header, api.HeaderIfInstance, had)
+			maybe = true
+		}
+		if c.at != nil && unsent(err) {
+			try.atMost(awayPatience) // others may have the volumes, too
+		}
+		if maybe {
+			err = unknown(err) // though it did not get through this time
 		}
 		if err := try.wait(ctx, err, wait); err != nil {
 			return nil, err
@@ -248,10 +256,23 @@ func unknown(err error) error {
 type trial struct {
 	until time.Time
 	pause time.Duration
+	short bool // atMost was called
 }
 
 func newTrial(patience time.Duration) *trial {
 	return &trial{until: time.Now().Add(patience), pause: 50 * time.Millisecond}
+}
+
+// awayPatience is how long a server is waited for that is not to be reached where it told
+// the client to find it. The session moves to another one then.
+const awayPatience = 2 * time.Second
+
+// atMost lets the patience end by then.
+func (t *trial) atMost(d time.Duration) {
+	if end := time.Now().Add(d); !t.short && end.Before(t.until) {
+		t.until = end
+	}
+	t.short = true
 }
 
 // wait waits before the next try, or returns err when there is to be none.
