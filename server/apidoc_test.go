@@ -143,7 +143,7 @@ func (o *apiOp) answer(d *apiDoc, status int) (schema map[string]any, media []st
 // are not declared: the server promises no more than it describes.
 func (d *apiDoc) conforms(at string, s map[string]any, v any) error {
 	s = d.deref(s)
-	if s == nil || len(s) == 0 {
+	if len(s) == 0 {
 		return nil
 	}
 	if list, ok := s["enum"].([]any); ok && !slices.Contains(list, v) {

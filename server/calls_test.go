@@ -104,9 +104,6 @@ var calls = map[string]func(x *things) apiCall{
 	"createOrg": func(*things) apiCall { return apiCall{body: `{"name":"newcomers"}`} },
 }
 
-// appends are operations that work only with a file that is open in that way.
-var appends = map[string]bool{"appendHandle": true}
-
 func pairs(list []string) url.Values {
 	q := url.Values{}
 	for i := 0; i < len(list); i += 2 {
