@@ -249,7 +249,6 @@ type renamer struct {
 	made  bool
 }
 
-
 func (w *renamer) path(n int) string { return fmt.Sprintf("%s/%d", w.dir, n) }
 
 func (w *renamer) step(t *testing.T, _ *rand.Rand) bool {

@@ -129,18 +129,13 @@ func (a *API) create(w http.ResponseWriter, r *core.Request, in api.CreateVolume
 		}
 		spec.From = from.ID()
 	}
-	key := r.Header.Get(api.HeaderIdempotencyKey)
-	var prior *accounts.Idempotent
-	if key != "" {
+	var v *vole.Volume
+	if key := r.Header.Get(api.HeaderIdempotencyKey); key == "" {
+		v, err = store.Create(r.Context(), in.Name, spec)
+	} else {
 		text, _ := json.Marshal(in)
-		prior, err = a.core.Options().Accounts.BeginIdempotent(r.Context(), accounts.Idempotent{Org: r.Who.Org, Key: key, Fingerprint: fmt.Sprintf("%x", sha256.Sum256(text))})
-		if err != nil {
-			return err
-		}
-	}
-	v, err := makeOnce(r, store, in.Name, spec, prior)
-	if key != "" {
-		a.settle(r, key, v, err)
+		claim := accounts.Idempotent{Org: r.Who.Org, Key: key, Fingerprint: fmt.Sprintf("%x", sha256.Sum256(text))}
+		v, err = a.createOnce(r, store, in.Name, spec, claim)
 	}
 	if err != nil {
 		return err
@@ -149,21 +144,56 @@ func (a *API) create(w http.ResponseWriter, r *core.Request, in api.CreateVolume
 	return core.WriteJSON(w, http.StatusCreated, api.FromVolume(v.Info()))
 }
 
-// makeOnce creates a volume, unless the same request made it before.
-func makeOnce(r *core.Request, store *vole.Store, name string, spec vole.Spec, prior *accounts.Idempotent) (*vole.Volume, error) {
+// claimWait is how long a server is waited for that has the same request.
+const claimWait = 5 * time.Second
+
+// createOnce creates a volume, unless the same request made it before.
+func (a *API) createOnce(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent) (*vole.Volume, error) {
+	acc := a.core.Options().Accounts
+	var prior *accounts.Idempotent
+	for start := time.Now(); ; {
+		var err error
+		if prior, err = acc.BeginIdempotent(r.Context(), claim); err != nil {
+			return nil, err
+		}
+		if prior == nil || prior.Done || time.Since(prior.Created) > claimWait || time.Since(start) > claimWait {
+			break
+		}
+		// Another server has it under way.
+		select {
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 	if prior != nil && prior.Done {
 		return store.Get(r.Context(), prior.Result)
 	}
 	v, err := store.Create(r.Context(), name, spec)
-	if prior == nil || !errors.Is(err, vole.ErrExists) {
-		return v, err
+	if errors.Is(err, vole.ErrExists) {
+		v, err = a.madeBefore(r, store, name, spec, claim, prior, err)
+	}
+	a.settle(r, claim.Key, v, err)
+	return v, err
+}
+
+// madeBefore returns the volume that is in the way when it is the one that was asked
+// for, and exists otherwise.
+func (a *API) madeBefore(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent, prior *accounts.Idempotent, exists error) (*vole.Volume, error) {
+	if prior == nil {
+		// This server was so slow that another took the request over.
+		now, err := a.core.Options().Accounts.BeginIdempotent(r.Context(), claim)
+		if err == nil && now != nil && now.Done {
+			return store.Get(r.Context(), now.Result)
+		}
+		return nil, exists
 	}
 	// The server that had the request died, perhaps after it had made the volume.
-	have, gerr := store.Get(r.Context(), name)
-	if gerr == nil && !have.Info().Created.Before(prior.Created.Add(-time.Second)) && spec.Fits(have.Info()) == nil {
+	have, err := store.Get(r.Context(), name)
+	if err == nil && !have.Info().Created.Before(prior.Created.Add(-time.Second)) && spec.Fits(have.Info()) == nil {
 		return have, nil
 	}
-	return nil, err
+	return nil, exists
 }
 
 // settle notes what came of a request with an idempotency key.
