@@ -16,7 +16,8 @@ import (
 type onceMap struct {
 	mu    sync.Mutex // guards what follows
 	of    map[onceKey]*onceAnswer
-	order []onceKey // oldest first; some may be gone
+	order []onceKey // oldest first; some may be gone, and those that took long come late
+	size  int       // bytes of all
 }
 
 type onceKey struct{ who, key string }
@@ -37,6 +38,7 @@ const (
 	onceKept = 10 * time.Minute // longer than clients try
 	onceMost = 50_000           // answers; the oldest make room
 	onceBody = 64 << 10         // bytes of one
+	onceSize = 128 << 20        // bytes of all
 )
 
 func newOnceMap() *onceMap { return &onceMap{of: map[onceKey]*onceAnswer{}} }
@@ -95,6 +97,7 @@ func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
 // add puts an answer that is to come into the map. The caller holds mu.
 func (m *onceMap) add(k onceKey, x *onceAnswer) *onceAnswer {
 	m.of[k] = x
+	m.size += len(k.key) + len(x.what) + onceBase
 	m.order = append(m.order, k)
 	m.drop(x.at.Add(-onceKept))
 	return x
@@ -105,8 +108,10 @@ func (m *onceMap) first(k onceKey, have *onceAnswer, a *answer, fn func() error)
 	kept := false
 	defer func() {
 		m.mu.Lock()
-		if !kept && !have.ended {
-			delete(m.of, k)
+		if kept {
+			m.size += len(have.body)
+		} else if !have.ended {
+			m.remove(k, have)
 		}
 		m.mu.Unlock()
 		close(have.done)
@@ -156,23 +161,33 @@ func (m *onceMap) forget(now time.Time) {
 	m.drop(now.Add(-onceKept))
 }
 
+// onceBase is about what an answer takes beside its key, URL and body.
+const onceBase = 1 << 10
+
+// remove takes an answer out of the map. The caller holds mu.
+func (m *onceMap) remove(k onceKey, x *onceAnswer) {
+	delete(m.of, k)
+	m.size -= len(k.key) + len(x.what) + len(x.body) + onceBase
+}
+
 // drop removes the oldest answers: those of before that time, and those that are too many.
-// The caller holds mu.
+// What is still under way is put off. The caller holds mu.
 func (m *onceMap) drop(before time.Time) {
-	for len(m.order) > 0 {
+	for range len(m.order) {
 		k := m.order[0]
 		x := m.of[k]
-		if x != nil {
-			if !x.at.Before(before) && len(m.of) <= onceMost {
-				return
-			}
-			select {
-			case <-x.done:
-			default:
-				return // the oldest is still under way
-			}
-			delete(m.of, k)
+		if x != nil && !x.at.Before(before) && len(m.of) <= onceMost && m.size <= onceSize {
+			return
 		}
 		m.order = m.order[1:]
+		if x == nil {
+			continue
+		}
+		select {
+		case <-x.done:
+			m.remove(k, x)
+		default:
+			m.order = append(m.order, k)
+		}
 	}
 }

@@ -143,6 +143,21 @@ func (b *pacedBody) cut() {
 	_ = b.a.ctl.SetReadDeadline(time.Now())
 }
 
+// cutAfter calls cut when ctx ends. stop must be called before the handler returns: the
+// connection is not the request's any more then.
+func (b *pacedBody) cutAfter(ctx context.Context) (stop func()) {
+	cut := make(chan struct{})
+	undo := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		b.cut()
+	})
+	return func() {
+		if !undo() {
+			<-cut
+		}
+	}
+}
+
 // half reports whether the client is in the middle of a body of HTTP/1.
 func (b *pacedBody) half() bool { return b.begun && !b.over && !b.a.http2 && !b.gone.Load() }
 

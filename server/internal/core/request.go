@@ -171,6 +171,7 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 	if !rt.Stream && !rt.Endless {
 		ctx, cancel := context.WithTimeout(r.Context(), c.opts.Timeout)
 		defer cancel()
+		defer a.body.cutAfter(ctx)() // who sends slowly does not look at ctx
 		r.Request = r.WithContext(ctx)
 	}
 	if key := r.Header.Get(api.HeaderIdempotencyKey); rt.Once && key != "" {
@@ -204,6 +205,19 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 			"another server had this request, and whether it did what was asked is not known; look, and ask again if need be"}
 	}
 	return nil
+}
+
+// Still returns an error when the caller would not be let in any more: streams without an end
+// ask before they tell more.
+func (r *Request) Still() error {
+	who, err := r.Core.authenticate(r.Request, r.route.Auth)
+	switch {
+	case errors.Is(err, accounts.ErrUnauthenticated):
+		return err
+	case err == nil && (who.Org != r.Who.Org || !who.Scopes.Has(r.route.Scope)):
+		return ErrForbidden
+	}
+	return nil // a database that does not answer ends nothing
 }
 
 func (c *Core) authenticate(r *http.Request, how Auth) (*accounts.Principal, error) {

@@ -19,6 +19,7 @@ import (
 // listing is a directory that is open between two pages.
 type listing struct {
 	who    string // id of the key
+	org    string
 	volume string
 	query  string // what the pages of one listing have in common
 	dir    *vole.Dir
@@ -33,7 +34,7 @@ type listing struct {
 
 const (
 	listingRest = time.Minute
-	listingMost = 4096
+	listingMost = 4096 // of one organisation
 )
 
 // A cursor is the kind of order, the name of the last entry, and the listing's token.
@@ -123,10 +124,9 @@ func (a *API) listing(r *core.Request, path string, opts vole.DirOptions, from s
 		return nil, driver.Errorf(vole.ErrInvalid, "the cursor is of a listing in another order")
 	}
 	a.mu.Lock()
-	l := a.listings[c.token]
-	delete(a.listings, c.token)
+	l := a.dropListing(c.token)
 	a.mu.Unlock()
-	if l != nil && l.who == r.Who.KeyID && l.query == query && l.last == c.last {
+	if l != nil && l.org == r.Who.Org && l.who == r.Who.KeyID && l.query == query && l.last == c.last {
 		return l, nil
 	}
 	if l != nil {
@@ -171,7 +171,7 @@ func (a *API) newListing(r *core.Request, path string, opts vole.DirOptions, que
 		done(err)
 		return nil, err
 	}
-	l := &listing{who: r.Who.KeyID, volume: r.Record.Volume, query: query, dir: dir, done: done}
+	l := &listing{who: r.Who.KeyID, org: r.Who.Org, volume: r.Record.Volume, query: query, dir: dir, done: done}
 	if id := r.Header.Get(api.HeaderFilesystem); id != "" {
 		if s, err := a.filesystem(r, id); err == nil {
 			l.sess = s.sess
@@ -186,11 +186,12 @@ func (a *API) keep(l *listing) string {
 	l.used = time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || len(a.listings) >= listingMost {
+	if a.closed || a.share(l.org).listings >= listingMost {
 		a.end(l, nil)
 		return ""
 	}
 	a.listings[token] = l
+	a.share(l.org).listings++
 	return token
 }
 
@@ -207,8 +208,8 @@ func (a *API) endListing(w http.ResponseWriter, r *core.Request) error {
 	}
 	a.mu.Lock()
 	l := a.listings[c.token]
-	if l != nil && l.who == r.Who.KeyID {
-		delete(a.listings, c.token)
+	if l != nil && l.org == r.Who.Org && l.who == r.Who.KeyID {
+		a.dropListing(c.token)
 	} else {
 		l = nil
 	}

@@ -108,7 +108,7 @@ func (a *API) closeHandle(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	a.mu.Lock()
-	delete(a.handles, h.id)
+	a.dropHandle(h)
 	a.mu.Unlock()
 	if err := h.file.Close(); err != nil {
 		return err
@@ -127,10 +127,11 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 	q.Required("length")
 	n := q.Int("length", 0, 0, api.MaxIO)
 	return a.onHandle(r, q, func(f *vole.File) error {
-		if err := a.memory.Acquire(r.Context(), n); err != nil {
+		release, err := a.room(r, n)
+		if err != nil {
 			return err
 		}
-		defer a.memory.Release(n)
+		defer release()
 		buf := make([]byte, n)
 		got, err := f.ReadAt(r.Context(), buf, off)
 		if errors.Is(err, io.EOF) {
@@ -141,7 +142,7 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 }
 
 // body reads a request's body into memory, of which all requests together take a
-// bounded amount. release must be called.
+// bounded amount, and those of an organisation a part of that. release must be called.
 func (a *API) body(r *core.Request) (b []byte, release func(), err error) {
 	n := r.ContentLength
 	if n > api.MaxIO {
@@ -150,10 +151,9 @@ func (a *API) body(r *core.Request) (b []byte, release func(), err error) {
 	if n < 0 {
 		n = api.MaxIO
 	}
-	if err := a.memory.Acquire(r.Context(), n); err != nil {
+	if release, err = a.room(r, n); err != nil {
 		return nil, nil, err
 	}
-	release = func() { a.memory.Release(n) }
 	if r.ContentLength >= 0 {
 		b = make([]byte, n)
 		_, err = io.ReadFull(r.Body, b)

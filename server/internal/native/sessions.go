@@ -43,13 +43,13 @@ type handle struct {
 	file   *vole.File
 }
 
-// Bounds of what one key may have open on one server.
+// Bounds of what may be open on one server.
 const (
-	mostSessions = 1000
-	mostOpen     = 50_000 // file systems and files
+	mostSessions = 1000   // of one key
+	mostOpen     = 50_000 // file systems and files of one organisation
 )
 
-var errTooMany = &core.Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Message: "too much is open with this key; close some of it"}
+var errTooMany = &core.Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Message: "too much is open with this key, or in its organisation; close some of it"}
 
 var errNoSession = &core.Error{Status: http.StatusGone, Code: "unknown_session", Message: "the session, file system or file is not open on this server: it was closed, not renewed, or another server's"}
 
@@ -191,22 +191,22 @@ func (a *API) endSession(s *session, leave bool) error {
 	var dirs []*listing
 	a.mu.Lock()
 	delete(a.sessions, s.id)
-	for id, h := range a.handles {
+	for _, h := range a.handles {
 		if h.sess == s {
 			files = append(files, h)
-			delete(a.handles, id)
+			a.dropHandle(h)
 		}
 	}
-	for id, f := range a.systems {
+	for _, f := range a.systems {
 		if f.sess == s {
 			systems = append(systems, f)
-			delete(a.systems, id)
+			a.dropSystem(f)
 		}
 	}
 	for id, l := range a.listings {
 		if l.sess == s {
 			dirs = append(dirs, l)
-			delete(a.listings, id)
+			a.dropListing(id)
 		}
 	}
 	a.mu.Unlock()
@@ -265,7 +265,7 @@ func (a *API) endLate(now time.Time) {
 	for id, l := range a.listings {
 		if l.sess == nil && now.Sub(l.used) > listingRest {
 			rest = append(rest, l)
-			delete(a.listings, id)
+			a.dropListing(id)
 		}
 	}
 	a.mu.Unlock()
@@ -291,7 +291,7 @@ func (a *API) Close() error {
 	for id, l := range a.listings {
 		if l.sess == nil {
 			dirs = append(dirs, l)
-			delete(a.listings, id)
+			a.dropListing(id)
 		}
 	}
 	a.mu.Unlock()
@@ -358,11 +358,37 @@ func (a *API) add(s *session, put func()) error {
 	switch {
 	case s.ended || a.closed:
 		return errNoSession
-	case len(a.systems)+len(a.handles) >= mostOpen:
+	case a.share(s.org).open >= mostOpen:
 		return errTooMany
 	}
 	put()
+	a.share(s.org).open++
 	return nil
+}
+
+// dropHandle takes a file out of the tables. The caller holds mu, as of those that follow.
+func (a *API) dropHandle(h *handle) {
+	if a.handles[h.id] != nil {
+		delete(a.handles, h.id)
+		a.share(h.sess.org).open--
+	}
+}
+
+func (a *API) dropSystem(f *filesystem) {
+	if a.systems[f.id] != nil {
+		delete(a.systems, f.id)
+		a.share(f.sess.org).open--
+	}
+}
+
+// dropListing returns the listing, nil if there is none.
+func (a *API) dropListing(token string) *listing {
+	l := a.listings[token]
+	if l != nil {
+		delete(a.listings, token)
+		a.share(l.org).listings--
+	}
+	return l
 }
 
 // filesystem returns a file system that the caller has open.
@@ -382,7 +408,7 @@ func (a *API) closeFilesystem(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	a.mu.Lock()
-	delete(a.systems, f.id)
+	a.dropSystem(f)
 	a.mu.Unlock()
 	if err := f.fs.Close(); err != nil {
 		return err

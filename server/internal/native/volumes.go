@@ -313,9 +313,15 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 		case <-r.Context().Done():
 			return nil
 		case <-alive.C:
+			if r.Still() != nil {
+				return nil
+			}
 			line = []byte(": alive\n\n")
 		case ev, ok := <-sub.C:
 			if !ok {
+				return nil
+			}
+			if r.Still() != nil {
 				return nil
 			}
 			b, err := json.Marshal(ev)

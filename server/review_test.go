@@ -1,0 +1,111 @@
+package server
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/accounts"
+)
+
+// org makes an organisation and returns a key of it.
+func (w *world) org(t *testing.T, name string) string {
+	t.Helper()
+	var k api.NewKey
+	w.must(t, w.root, "createOrg", apiCall{body: fmt.Sprintf(`{"name":%q}`, name)}, &k)
+	return k.Secret
+}
+
+// raw opens a connection and sends the head of a request.
+func (w *world) raw(t *testing.T, key, line string, headers ...string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s\r\n", line, key, strings.Join(append(headers, ""), "\r\n"))
+	return c
+}
+
+// Two clients that send slowly do not take the memory from other organisations.
+func TestSlowSendersByHandle(t *testing.T) {
+	w := startWorld(t)
+	bad := w.org(t, "bad")
+	x, mine := w.make(t, bad, "v"), w.make(t, w.root, "mine")
+	for range 3 {
+		c := w.raw(t, bad, "PUT "+api.Prefix+"/handles/"+x.handle+"/data?offset=0", fmt.Sprintf("Content-Length: %d", api.MaxIO))
+		_, _ = c.Write([]byte("x"))
+	}
+	time.Sleep(300 * time.Millisecond)
+	w.client.Timeout = 3 * time.Second
+	read := apiCall{path: map[string]string{"handle": mine.handle}, query: url.Values{"offset": {"0"}, "length": {"100"}}}
+	w.must(t, w.root, "readHandle", read, nil)
+}
+
+// A request that moves no files ends with its time, though its client sends now and then.
+func TestSlowBodyEndsInTime(t *testing.T) {
+	w := startWorld(t)
+	x := w.make(t, w.root, "v")
+	w.core.Options().Timeout = 500 * time.Millisecond
+	c := w.raw(t, w.root, "PUT "+api.Prefix+"/handles/"+x.handle+"/data?offset=0", "Content-Length: 1000000")
+	begun := time.Now()
+	_ = c.SetReadDeadline(begun.Add(5 * time.Second))
+	_, _ = c.Write([]byte("some"))
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode < 400 {
+		t.Error(res.Status)
+	}
+}
+
+// What one organisation leaves open does not end the listings of another.
+func TestListingsOfOthers(t *testing.T) {
+	w := startWorld(t)
+	badKey := w.org(t, "bad")
+	x, mine := w.make(t, badKey, "v"), w.make(t, w.root, "mine")
+	q := url.Values{"path": {"dir"}, "unsorted": {"true"}, "limit": {"1"}}
+	for range 4200 {
+		w.must(t, badKey, "listEntries", x.at(q, ""), nil)
+	}
+	var page api.EntryPage
+	w.must(t, w.root, "listEntries", mine.at(q, ""), &page)
+	q.Set("cursor", page.Next)
+	w.must(t, w.root, "listEntries", mine.at(q, ""), &page)
+}
+
+// A stream of events ends when its key does.
+func TestEventsOfRevokedKey(t *testing.T) {
+	w := startWorld(t)
+	k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Read})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := w.raw(t, secret, "GET "+api.Prefix+"/events")
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatal(res, err)
+	}
+	lines := bufio.NewScanner(res.Body)
+	lines.Scan() // ready
+	w.must(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": k.ID}}, nil)
+	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"secret"}`}, nil)
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "secret") {
+			t.Fatalf("a revoked key learns of %s", lines.Text())
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Errorf("the stream goes on: %v", err)
+	}
+}
