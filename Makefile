@@ -9,10 +9,13 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
-RACE = . ./driver/... ./local/... ./bucket/internal/... ./transfer ./sandbox/... ./internal/servers
+RACE = . ./driver/... ./local/... ./bucket/internal/... ./transfer ./sandbox/... ./internal/servers ./server/internal/...
 # Of bucket only what is about many at once: under the race detector SQLite in Go takes
 # ten times as long, and the suite runs there for every backend.
 RACEBUCKET = TestHammer|TestReplaced|TestUnsynced|TestEnded|TestStatNever|TestRemoveAllCut|TestCompact|TestDirect|AtOnce|TestConformance/PostgreSQL/(Concurrent|File|Unlinked|Removed|Closed|Lease|Clone|Context)
+# Of cloud likewise, and of the server what many do at once.
+RACECLOUD = TestConformance/(Local|SQLite)/(Concurrent|File|Unlinked|Removed|Closed|Lease|Context)|TestLostAnswers
+RACESERVER = Slow|Drain|Rate|Once|Cancel|Idempot|Upload|Events|Listing
 
 TESTFLAGS ?=
 KILLS ?= 1000
@@ -46,6 +49,8 @@ test: ## all tests
 race: ## the core packages under the race detector
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $(RACE)
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run '$(RACEBUCKET)' ./bucket
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run '$(RACECLOUD)' ./cloud
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run '$(RACESERVER)' ./server
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
 
 lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux and macOS
