@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/filemode"
 	"github.com/volehq/vole/internal/sparse"
 )
 
@@ -161,7 +162,7 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 			return lerr
 		}
 		if !cur.mode.IsDir() {
-			return c.refuse(at, "a "+typeName(cur.mode)+" is there, which a directory does not replace")
+			return c.refuse(at, "a "+filemode.TypeName(cur.mode)+" is there, which a directory does not replace")
 		}
 		if err = nil; !c.opts.Owner {
 			c.stats.Directories++

@@ -133,26 +133,5 @@ func WriteFile(ctx context.Context, dst Tree, at string, r io.Reader, mode fs.Fi
 	return c.end(ctx, c.file(ctx, at, it, sparse.Stream(r)))
 }
 
-// typeName names the type in a mode.
-func typeName(m fs.FileMode) string {
-	switch m.Type() {
-	case 0:
-		return "file"
-	case fs.ModeDir:
-		return "directory"
-	case fs.ModeSymlink:
-		return "symlink"
-	case fs.ModeNamedPipe:
-		return "fifo"
-	case fs.ModeSocket:
-		return "socket"
-	case fs.ModeDevice | fs.ModeCharDevice:
-		return "char-device"
-	case fs.ModeDevice:
-		return "block-device"
-	}
-	return "unknown"
-}
-
 // copyBuf is the size of one read: so large that the cost of a call does not show.
 const copyBuf = 256 << 10

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/filemode"
 )
 
 // entryJSON is a file of a volume as the fs commands print it.
@@ -32,7 +33,7 @@ type entryJSON struct {
 func newEntryJSON(ctx context.Context, f *vole.FS, p string, e vole.Entry) (entryJSON, error) {
 	p = absPath(p)
 	j := entryJSON{
-		Path: p, Name: baseName(p), Type: fileType(e.Mode), Mode: fmt.Sprintf("%04o", unixMode(e.Mode)),
+		Path: p, Name: baseName(p), Type: filemode.TypeName(e.Mode), Mode: fmt.Sprintf("%04o", filemode.Perm(e.Mode)),
 		Size: e.Size, Allocated: e.Allocated, UID: e.UID, GID: e.GID, Nlink: e.Nlink, Inode: e.Inode, Rdev: e.Rdev,
 		Atime: e.Atime.UTC(), Mtime: e.Mtime.UTC(), Ctime: e.Ctime.UTC(),
 	}
@@ -43,47 +44,11 @@ func newEntryJSON(ctx context.Context, f *vole.FS, p string, e vole.Entry) (entr
 	return j, err
 }
 
-// unixMode gives permission, setuid, setgid and sticky bits the numbers of Unix.
-func unixMode(m fs.FileMode) uint32 {
-	n := uint32(m.Perm())
-	if m&fs.ModeSetuid != 0 {
-		n |= 0o4000
-	}
-	if m&fs.ModeSetgid != 0 {
-		n |= 0o2000
-	}
-	if m&fs.ModeSticky != 0 {
-		n |= 0o1000
-	}
-	return n
-}
-
-// fileType names the type in a mode.
-func fileType(m fs.FileMode) string {
-	switch m.Type() {
-	case 0:
-		return "file"
-	case fs.ModeDir:
-		return "directory"
-	case fs.ModeSymlink:
-		return "symlink"
-	case fs.ModeNamedPipe:
-		return "fifo"
-	case fs.ModeSocket:
-		return "socket"
-	case fs.ModeDevice | fs.ModeCharDevice:
-		return "char-device"
-	case fs.ModeDevice:
-		return "block-device"
-	}
-	return "unknown"
-}
-
 // modeString shows a mode as ls -l does.
 func modeString(m fs.FileMode) string {
 	kind := map[string]byte{
 		"file": '-', "directory": 'd', "symlink": 'l', "fifo": 'p', "socket": 's', "char-device": 'c', "block-device": 'b', "unknown": '?',
-	}[fileType(m)]
+	}[filemode.TypeName(m)]
 	b := []byte{kind}
 	const rwx = "rwxrwxrwx"
 	for i := range 9 {

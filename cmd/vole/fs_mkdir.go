@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/filemode"
 )
 
 func newFsMkdirCmd(a *app) *cobra.Command {
@@ -57,20 +58,5 @@ func parseMode(s string, def fs.FileMode) (fs.FileMode, error) {
 	if err != nil || n > 0o7777 {
 		return 0, usagef("--mode %q: write octal permission bits, e.g. 0644", s)
 	}
-	return goMode(uint32(n)), nil
-}
-
-// goMode is the reverse of unixMode.
-func goMode(n uint32) fs.FileMode {
-	m := fs.FileMode(n & 0o777)
-	if n&0o4000 != 0 {
-		m |= fs.ModeSetuid
-	}
-	if n&0o2000 != 0 {
-		m |= fs.ModeSetgid
-	}
-	if n&0o1000 != 0 {
-		m |= fs.ModeSticky
-	}
-	return m
+	return filemode.Go(uint32(n)), nil
 }

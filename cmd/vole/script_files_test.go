@@ -12,6 +12,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/volehq/vole/internal/filemode"
 )
 
 func cmdSetmeta(ts *testscript.TestScript, neg bool, args []string) {
@@ -21,7 +23,7 @@ func cmdSetmeta(ts *testscript.TestScript, neg bool, args []string) {
 		var err error
 		switch {
 		case k == "mode":
-			err = os.Chmod(file, goMode(parseOctal(ts, v)))
+			err = os.Chmod(file, filemode.Go(parseOctal(ts, v)))
 		case k == "mtime":
 			t := parseTime(ts, v)
 			err = os.Chtimes(file, t, t)
@@ -47,7 +49,7 @@ func cmdMeta(ts *testscript.TestScript, neg bool, args []string) {
 		got := ""
 		switch {
 		case k == "mode":
-			got = fmt.Sprintf("%04o", unixMode(info.Mode()))
+			got = fmt.Sprintf("%04o", filemode.Perm(info.Mode()))
 		case k == "mtime":
 			got, want = info.ModTime().UTC().Format(time.RFC3339Nano), parseTime(ts, want).UTC().Format(time.RFC3339Nano)
 		case k == "nlink":
@@ -55,7 +57,7 @@ func cmdMeta(ts *testscript.TestScript, neg bool, args []string) {
 		case k == "uid":
 			got = fmt.Sprint(st.Uid)
 		case k == "type":
-			got = fileType(info.Mode())
+			got = filemode.TypeName(info.Mode())
 		case k == "size":
 			got = fmt.Sprint(info.Size())
 		case k == "link":

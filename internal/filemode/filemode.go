@@ -63,3 +63,24 @@ func Perm(mode fs.FileMode) uint32 {
 	}
 	return m
 }
+
+// TypeName names the type in a mode.
+func TypeName(m fs.FileMode) string {
+	switch m.Type() {
+	case 0:
+		return "file"
+	case fs.ModeDir:
+		return "directory"
+	case fs.ModeSymlink:
+		return "symlink"
+	case fs.ModeNamedPipe:
+		return "fifo"
+	case fs.ModeSocket:
+		return "socket"
+	case fs.ModeDevice | fs.ModeCharDevice:
+		return "char-device"
+	case fs.ModeDevice:
+		return "block-device"
+	}
+	return "unknown"
+}
