@@ -29,7 +29,7 @@ EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo quickstart test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 fuzz cross clean
+.PHONY: help build demo quickstart test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,7 +75,7 @@ servers: ## PostgreSQL and an S3 server for the tests of the bucket backend; ins
 bench: $(if $(filter Linux,$(shell uname -s)),servers) ## speed beside plain calls of the same durability; BENCHFLAGS="-quick" for a short look
 	$(GO) run ./internal/bench $(BENCHFLAGS)
 
-torture: torture-home torture-bucket torture-vm torture-ext4 ## kill -9 at random instants, many processes and hosts on the same names, images after crashes
+torture: torture-home torture-bucket torture-vm torture-server torture-ext4 ## kill -9 at random instants, many processes and hosts on the same names, images after crashes
 
 torture-home:
 	$(GO) build -o bin/torture ./internal/torture
@@ -86,6 +86,12 @@ torture-bucket:
 	$(GO) test ./bucket -run '^TestHammer$$' -count=1 -v -timeout 2h -hammer.time $(HAMMER)
 	$(GO) test ./bucket -run '^TestKill$$' -count=10 -timeout 2h -fault.kills=50
 	$(GO) test ./bucket -run '^(TestLostCommit|TestPostgresStops)$$' -count=1 -timeout 2h -fault.commits=2000 -fault.stops=50
+
+# Servers that are killed, one and one of two; many clients; big files; random requests.
+torture-server:
+	$(GO) test ./cloud -run '^(TestKill|TestKillOfTwo|TestCanceled|TestCreateOnce)$$' -count=3 -v -timeout 2h -fault.kills=50
+	$(GO) test ./cloud -run '^(TestLoad|TestMemory)$$' -count=1 -v -timeout 1h -load.time=1m -load.big=1024
+	$(GO) test ./server -run '^TestRandomRequests$$' -count=1 -v -timeout 1h -requests=200000
 
 # Linux in a virtual machine that is killed while it writes. Installs QEMU; amd64 only.
 torture-vm:

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"sync"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -132,14 +133,22 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 		defer release()
-		buf := make([]byte, n)
-		got, err := f.ReadAt(r.Context(), buf, off)
+		buf := pieces.Get().(*[]byte)
+		defer pieces.Put(buf)
+		if int64(cap(*buf)) < n {
+			*buf = make([]byte, n)
+		}
+		got, err := f.ReadAt(r.Context(), (*buf)[:n], off)
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		return writeBytes(w, buf[:got], err)
+		return writeBytes(w, (*buf)[:got], err)
 	})
 }
+
+// pieces are buffers that are read into. New ones of this size for each request would be
+// most of what a server that streams files has in memory.
+var pieces = sync.Pool{New: func() any { return new([]byte) }}
 
 // body reads a request's body into memory, of which all requests together take a
 // bounded amount, and those of an organisation a part of that. release must be called.
