@@ -46,7 +46,8 @@ type Options struct {
 	CAFile string
 	// ReadOnly refuses every change.
 	ReadOnly bool
-	// Patience is how long a request is made again while the server is away. Default: 15 s.
+	// Patience is how long a request is made again while the server is away. Default: 15 s;
+	// Open gives up after 3.
 	Patience time.Duration
 	// UserAgent names the program to the server. Default: "vole".
 	UserAgent string
@@ -143,10 +144,14 @@ func newTransport(caFile string) (*http.Transport, error) {
 	return t, nil
 }
 
+// openPatience is how long Open waits for a server that is away: whoever begins has
+// nothing to lose yet, and may have mistyped the URL.
+const openPatience = 3 * time.Second
+
 // hello asks the server who it is.
 func (b *Backend) hello(ctx context.Context) error {
 	var s api.Server
-	err := b.json(ctx, call{method: "GET", path: "/server", again: true}, nil, &s)
+	err := b.json(ctx, call{method: "GET", path: "/server", again: true, patience: min(b.opts.Patience, openPatience)}, nil, &s)
 	var refused *refusal
 	switch {
 	case errors.As(err, &refused) && refused.code == "":

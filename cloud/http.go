@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -41,6 +42,8 @@ type call struct {
 	once bool
 	// wait: the server is asked before the body is sent.
 	wait bool
+	// patience with a server that is away; 0: that of the options.
+	patience time.Duration
 }
 
 // refusal is an error that a server answered with.
