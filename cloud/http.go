@@ -167,7 +167,7 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 		c.header = withHeader(c.header, "Expect", "100-continue")
 	}
 	maybe := false // whether it may have been done already
-	for try := newTrial(b.opts.Patience); ; {
+	for try := newTrial(cmp.Or(c.patience, b.opts.Patience)); ; {
 		once := &onceReader{r: c.stream}
 		res, err := b.roundTrip(ctx, c, once)
 		if err == nil {
