@@ -89,6 +89,19 @@ func (c *Client) Leave() error {
 	return c.Close()
 }
 
+// Holds reports whether an attachment is the session's, whichever server made it.
+func (c *Client) Holds(ctx context.Context, id string) (found bool, err error) {
+	if err := c.usable(ctx); err != nil {
+		return false, err
+	}
+	row, att := c.session.present(), idBytes(id)
+	if row == nil || att == nil {
+		return false, nil
+	}
+	err = c.ns.db.read(ctx, one(&found, []any{new(int)}, `SELECT 1 FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row))
+	return found, err
+}
+
 // Detach ends an attachment of the session, whichever server made it. None is no error.
 func (c *Client) Detach(ctx context.Context, id string) error {
 	if err := c.usable(ctx); err != nil {

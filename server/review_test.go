@@ -109,3 +109,23 @@ func TestEventsOfRevokedKey(t *testing.T) {
 		t.Errorf("the stream goes on: %v", err)
 	}
 }
+
+// Who is alone with a volume is not joined by who has read the id of the attachment.
+func TestAttachmentOfAnotherSession(t *testing.T) {
+	w := startWorld(t)
+	var v api.Volume
+	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"alone"}`}, &v)
+	var a api.Attachment
+	w.must(t, w.root, "attach", apiCall{path: map[string]string{"volume": v.ID}, body: `{"exclusive":true}`}, &a)
+	other := w.key(t, accounts.NewKey{Scopes: accounts.Write})
+	for key, want := range map[string]int{other: http.StatusConflict, w.root: http.StatusConflict} {
+		var s api.Session
+		w.must(t, key, "openSession", apiCall{}, &s)
+		open := apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {v.ID}, "attachment": {a.ID}}}
+		if got := w.call(t, w.op(t, "openFilesystem"), open, key); got.status != want {
+			t.Errorf("%d %s", got.status, got.body)
+		}
+	}
+	own := apiCall{path: map[string]string{"session": a.Session}, query: url.Values{"volume": {v.ID}, "attachment": {a.ID}}}
+	w.must(t, w.root, "openFilesystem", own, nil)
+}

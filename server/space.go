@@ -105,6 +105,12 @@ func joinClosed(err error) error {
 	return driver.ErrClosed
 }
 
+func (h *holder) Holds(_ context.Context, id string) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.attached[id] != nil, nil
+}
+
 func (h *holder) Detach(ctx context.Context, id string) error {
 	h.mu.Lock()
 	a := h.attached[id]

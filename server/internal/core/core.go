@@ -41,6 +41,8 @@ type Holder interface {
 	Renew(ctx context.Context) error
 	// Leave lets go of the session, which lives on where another server can have it.
 	Leave() error
+	// Holds reports whether a live attachment is the session's, be it another server's.
+	Holds(ctx context.Context, id string) (bool, error)
 	// Detach ends an attachment of the session that may be another server's.
 	Detach(ctx context.Context, id string) error
 }

@@ -336,6 +336,14 @@ func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
+	if opts.Attachment != "" {
+		// Its id is in the list for all to see; the right to write is its holder's alone.
+		if own, err := s.hold.Holds(r.Context(), opts.Attachment); err != nil {
+			return err
+		} else if !own {
+			return driver.Errorf(driver.ErrClosed, "the attachment has ended, or is not this session's; attach again")
+		}
+	}
 	r.Forget(v.ID())
 	fsys, err := v.OpenFS(r.Context(), opts)
 	if err != nil {
