@@ -129,3 +129,17 @@ func TestAttachmentOfAnotherSession(t *testing.T) {
 	own := apiCall{path: map[string]string{"session": a.Session}, query: url.Values{"volume": {v.ID}, "attachment": {a.ID}}}
 	w.must(t, w.root, "openFilesystem", own, nil)
 }
+
+// The same idempotency key with another body is another request, not a success.
+func TestIdempotencyKeyOfAnotherBody(t *testing.T) {
+	w := startWorld(t)
+	once := http.Header{api.HeaderIdempotencyKey: {"k"}}
+	for _, c := range []struct {
+		body   string
+		status int
+	}{{`{"name":"one"}`, 201}, {`{"name":"one"}`, 201}, {`{"name":"two"}`, 400}, {"", 400}} {
+		if got := w.call(t, w.op(t, "createVolume"), apiCall{header: once.Clone(), body: c.body}, w.root); got.status != c.status {
+			t.Errorf("%s: %d %s", c.body, got.status, got.body)
+		}
+	}
+}

@@ -3,6 +3,10 @@ package core
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"sync"
@@ -24,7 +28,7 @@ type onceKey struct{ who, key string }
 
 // onceAnswer is the answer to a request, whole when done is closed.
 type onceAnswer struct {
-	what   string // method and URL
+	what   string // of Request.fingerprint
 	done   chan struct{}
 	cancel context.CancelFunc
 	at     time.Time
@@ -45,7 +49,7 @@ func newOnceMap() *onceMap { return &onceMap{of: map[onceKey]*onceAnswer{}} }
 
 // do calls fn unless the request was answered before, or is being; then it gives that
 // answer.
-func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
+func (m *onceMap) do(r *Request, key, what string, a *answer, fn func() error) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	// What waits for the client's next bytes does not look at ctx. When the handler has
@@ -62,7 +66,6 @@ func (m *onceMap) do(r *Request, key string, a *answer, fn func() error) error {
 	}()
 	r.Request = r.WithContext(ctx)
 	k := onceKey{r.Who.KeyID, key}
-	what := r.Method + " " + r.URL.RequestURI()
 	for {
 		m.mu.Lock()
 		have := m.of[k]
@@ -101,6 +104,24 @@ func (m *onceMap) add(k onceKey, x *onceAnswer) *onceAnswer {
 	m.order = append(m.order, k)
 	m.drop(x.at.Add(-onceKept))
 	return x
+}
+
+// fingerprint tells requests apart that have the same idempotency key. A body of JSON is
+// read for it and can be read again; content of files is not.
+func (r *Request) fingerprint() (string, error) {
+	what := r.Method + " " + r.URL.RequestURI()
+	if r.route.MaxBody != 0 {
+		return what, nil
+	}
+	b, err := io.ReadAll(r.Body)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return "", errors.Join(err, context.Cause(r.Context()))
+	}
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return fmt.Sprintf("%s %x", what, sha256.Sum256(b)), nil
 }
 
 func (m *onceMap) first(k onceKey, have *onceAnswer, a *answer, fn func() error) error {

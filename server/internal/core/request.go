@@ -175,7 +175,11 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 		r.Request = r.WithContext(ctx)
 	}
 	if key := r.Header.Get(api.HeaderIdempotencyKey); rt.Once && key != "" {
-		return c.once.do(r, key, a, func() error { return rt.Do(a, r) })
+		what, err := r.fingerprint()
+		if err != nil {
+			return err
+		}
+		return c.once.do(r, key, what, a, func() error { return rt.Do(a, r) })
 	}
 	return rt.Do(a, r)
 }
