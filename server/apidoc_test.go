@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -175,7 +176,7 @@ func (d *apiDoc) conforms(at string, s map[string]any, v any) error {
 		return conformsString(at, s, x)
 	case "integer", "number":
 		x, ok := v.(float64)
-		if !ok || kind == "integer" && x != float64(int64(x)) {
+		if !ok || kind == "integer" && x != math.Trunc(x) {
 			return fmt.Errorf("%s: %v is no %s", at, v, kind)
 		}
 		return inRange(at, s, "minimum", "maximum", x)

@@ -80,9 +80,43 @@ func serve(w http.ResponseWriter, r *core.Request, h *vole.File) error {
 	head.Set("X-Content-Type-Options", "nosniff")
 	head.Set("Content-Disposition", "attachment")
 	s := &seeker{ctx: r.Context(), f: h, size: e.Size}
-	http.ServeContent(w, r.Request, "", e.Mtime, s)
-	return nil
+	c := &contentWriter{ResponseWriter: w}
+	http.ServeContent(c, r.Request, "", e.Mtime, s)
+	return c.refused
 }
+
+// contentWriter keeps what http.ServeContent says when it refuses, to be said as an
+// error of the API.
+type contentWriter struct {
+	http.ResponseWriter
+	refused error
+}
+
+func (c *contentWriter) WriteHeader(status int) {
+	switch status {
+	case http.StatusPreconditionFailed:
+		c.refused = errPrecondition
+	case http.StatusRequestedRangeNotSatisfiable:
+		c.refused = errRange
+	default:
+		c.ResponseWriter.WriteHeader(status)
+		return
+	}
+	c.Header().Del("Content-Length")
+	c.Header().Del("Content-Disposition")
+}
+
+func (c *contentWriter) Write(p []byte) (int, error) {
+	if c.refused != nil {
+		return len(p), nil
+	}
+	return c.ResponseWriter.Write(p)
+}
+
+// ReadFrom leaves it to the writer beneath how much is copied at once.
+func (c *contentWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.ResponseWriter, r) }
+
+var errRange = &core.Error{Status: http.StatusRequestedRangeNotSatisfiable, Code: "range_not_satisfiable", Message: "the file has nothing in that range; Content-Range has its size"}
 
 func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
