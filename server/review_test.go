@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +141,49 @@ func TestIdempotencyKeyOfAnotherBody(t *testing.T) {
 	}{{`{"name":"one"}`, 201}, {`{"name":"one"}`, 201}, {`{"name":"two"}`, 400}, {"", 400}} {
 		if got := w.call(t, w.op(t, "createVolume"), apiCall{header: once.Clone(), body: c.body}, w.root); got.status != c.status {
 			t.Errorf("%s: %d %s", c.body, got.status, got.body)
+		}
+	}
+}
+
+// Files that are opened to be changed are in the audit log, those that are read are not.
+func TestAuditOfHandles(t *testing.T) {
+	w := startWorld(t)
+	x := w.make(t, w.root, "v")
+	open := apiCall{path: map[string]string{"filesystem": x.filesystem}, query: url.Values{"path": {"made"}, "write": {"true"}, "create": {"true"}}}
+	w.must(t, w.root, "openFile", open, nil)
+	open.query = url.Values{"path": {"file"}}
+	w.must(t, w.root, "openFile", open, nil)
+	var paths []string
+	for range 50 {
+		var page api.AuditPage
+		w.must(t, w.root, "listAudit", apiCall{}, &page)
+		paths = nil
+		for _, rec := range page.Records {
+			if rec.Action == "openFile" && rec.Volume == x.volume {
+				paths = append(paths, rec.Path)
+			}
+		}
+		if len(paths) >= 2 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if !slices.Equal(paths, []string{"made", "file"}) { // make opened that for writing
+		t.Errorf("recorded: %q", paths)
+	}
+}
+
+// One organisation has no end of streams of events.
+func TestMostWatchers(t *testing.T) {
+	w := startWorld(t)
+	for i := range 501 {
+		c := w.raw(t, w.root, "GET "+api.Prefix+"/events")
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 500 && res.StatusCode != http.StatusTooManyRequests || i < 500 && res.StatusCode != http.StatusOK {
+			t.Fatal(i, res.Status)
 		}
 	}
 }

@@ -58,6 +58,11 @@ func Load(path string) (File, error) {
 func load(path string) (f File, err error) {
 	r, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // not to wait for a fifo
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		// What is behind a link may be on a disk that is not mounted: that is not the same as
+		// to have no profiles, and to go on with the local home would be a surprise.
+		if i, lerr := os.Lstat(path); lerr == nil && i.Mode().Type() == fs.ModeSymlink {
+			return f, driver.Errorf(driver.ErrInvalid, "it is a symbolic link that leads nowhere")
+		}
 		return f, nil
 	}
 	if err != nil {

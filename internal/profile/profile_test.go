@@ -187,3 +187,21 @@ func TestChangeFails(t *testing.T) {
 		t.Errorf("%v; want no file", err)
 	}
 }
+
+// A file on a disk that is not there does not mean the local home.
+func TestLinkToNowhere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.json")
+	t.Setenv("VOLE_CONFIG", path)
+	for _, v := range []string{"VOLE_URL", "VOLE_PROFILE", "VOLE_HOME", "VOLE_API_KEY", "VOLE_API_KEY_FILE"} {
+		t.Setenv(v, "")
+	}
+	if c, err := Resolve(Named{}); err != nil || c.Name != Local {
+		t.Errorf("without a file: %v, %v", c, err)
+	}
+	if err := os.Symlink(filepath.Join(t.TempDir(), "away", "config.json"), path); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Resolve(Named{}); err == nil {
+		t.Errorf("a link that leads nowhere: %v", c)
+	}
+}

@@ -71,6 +71,16 @@ func (e *Events) Subscribe(org string, want func(volumeID string) bool) *Subscri
 	return s
 }
 
+// Subscribed returns how many streams an organisation has.
+func (e *Events) Subscribed(org string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f := e.feeds[org]; f != nil {
+		return len(f.subs)
+	}
+	return 0
+}
+
 // Unsubscribe ends a stream.
 func (e *Events) Unsubscribe(org string, s *Subscription) {
 	e.mu.Lock()

@@ -62,7 +62,8 @@ type Request struct {
 	Who  *accounts.Principal // nil where NoAuth
 	ID   string
 
-	Record accounts.AuditRecord // handlers fill in what they act on
+	Record  accounts.AuditRecord // handlers fill in what they act on
+	Changes bool                 // is recorded, though not all requests of the route are
 
 	route *Route
 	org   *org
@@ -138,7 +139,7 @@ func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
 func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.Time) {
 	took := time.Since(start)
 	c.metrics.done(d.Name, rt.Name, a.status, took, a.pace.moved)
-	if rt.Changes && r.Who != nil {
+	if (rt.Changes || r.Changes) && r.Who != nil {
 		c.record(rt, a, r)
 	}
 	org := ""
@@ -250,8 +251,10 @@ func (unauthenticated) Unwrap() error { return accounts.ErrUnauthenticated }
 // addr is the client's address.
 func (r *Request) addr() string {
 	if r.Core.opts.TrustProxy {
-		if list := strings.Split(r.Header.Get("X-Forwarded-For"), ","); list[0] != "" {
-			return strings.TrimSpace(list[len(list)-1])
+		// A proxy may add a header of its own to what a client sent.
+		list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+		if last := strings.TrimSpace(list[len(list)-1]); last != "" {
+			return last
 		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)

@@ -52,6 +52,8 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
+	// What is written by handle is not recorded piece by piece, but that it can be is.
+	r.Changes, r.Record.Path = changes, path
 	file, err := f.fs.Open(r.Context(), path, opts)
 	if err != nil {
 		return err

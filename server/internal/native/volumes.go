@@ -270,6 +270,9 @@ func (a *API) getUsage(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// mostWatchers bounds the streams of events of one organisation on one server.
+const mostWatchers = 500
+
 // watch streams events until the client or the server ends.
 func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
@@ -284,6 +287,9 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 		want = func(id string) bool { return id == v.ID() }
+	}
+	if a.core.Events.Subscribed(r.Who.Org) >= mostWatchers {
+		return errTooMany
 	}
 	sub := a.core.Events.Subscribe(r.Who.Org, want)
 	defer a.core.Events.Unsubscribe(r.Who.Org, sub)
