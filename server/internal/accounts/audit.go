@@ -37,7 +37,10 @@ const (
 	auditCols = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status`
 	auditLen  = 11 // columns
 	// maxRecords bounds how many records share one statement.
-	maxRecords = 64
+	maxRecords = 256
+	// gather is how long the first record of a commit waits for others: a commit for each
+	// would cost as much as the change that it tells of.
+	gather = 50 * time.Millisecond
 	// maxAudit is how many records Audit returns at most.
 	maxAudit = 1000
 )
@@ -85,12 +88,15 @@ func (s *Store) writeRecords() {
 		case <-s.stop:
 			return
 		}
+		full := time.After(gather)
 	more:
 		for len(batch) < maxRecords {
 			select {
 			case r := <-s.records:
 				batch = append(batch, r)
-			default:
+			case <-full:
+				break more
+			case <-s.stop:
 				break more
 			}
 		}

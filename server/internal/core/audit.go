@@ -20,7 +20,7 @@ type auditor struct {
 
 const (
 	auditQueue   = 4096
-	auditWriters = 32 // who wait together share a transaction
+	auditWriters = 256 // who wait together share a transaction
 	auditWait    = 30 * time.Second
 )
 
