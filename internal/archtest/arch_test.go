@@ -41,7 +41,7 @@ var rules = []rule{
 	{"ext4", []string{"ext4"}},
 	{"internal/archtest", nil},
 	{"internal/testskips", nil},
-	{"internal/bench", slices.Concat(sdk, []string{"bucket"})},
+	{"internal/bench", slices.Concat(sdk, []string{"bucket", "server", "transfer"})},
 	{"internal/torture", sdk},
 	{"internal", slices.Concat(helpers, []string{"ext4"})},
 	{"local", slices.Concat(helpers, []string{"local", "ext4"})},

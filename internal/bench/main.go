@@ -130,6 +130,8 @@ var benchmarks = []benchmark{
 	bucketBench("bucket-stream", benchBucketStream),
 	bucketBench("bucket-scale", benchBucketScale),
 	{"bucket-dir", benchBucketDir},
+	{"server", benchServer},
+	{"server-big", benchServerBig},
 }
 
 // Row is one line of the result.

@@ -73,8 +73,9 @@ func (a *answer) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
-// mostAtOnce is how much is written under one deadline.
-const mostAtOnce = 32 << 10
+// atOnce is how much is written under one deadline: little at first, so that a slow
+// client can keep up, and more once the client has earned the time for it.
+func (p *pace) atOnce() int { return int(min(max(p.moved/8, 32<<10), 256<<10)) }
 
 func (a *answer) Write(p []byte) (n int, err error) {
 	if a.status == 0 {
@@ -84,7 +85,7 @@ func (a *answer) Write(p []byte) (n int, err error) {
 		var m int
 		start := time.Now()
 		a.extend(start)
-		m, err = a.ResponseWriter.Write(p[n:min(n+mostAtOnce, len(p))])
+		m, err = a.ResponseWriter.Write(p[n:min(n+a.pace.atOnce(), len(p))])
 		a.pace.waited(start, m)
 		a.lift()
 		n += m
