@@ -32,7 +32,7 @@ func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error 
 	var list []chunkRow
 	b, vol := n.f.b, []byte(n.key.vol)
 	err := b.ns.db.read(ctx, all(&list, (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
-		WHERE org = $1 AND vol = $2 AND ino = $3 AND pos >= $4 AND pos < $5 AND pos + len <= $5 ORDER BY pos LIMIT $6`,
+		WHERE org = $1 AND vol = $2 AND ino = $3 AND pos >= $4 AND pos < $5 AND pos + len <= $5 ORDER BY pos LIMIT CAST($6 AS INTEGER)`,
 		b.org, vol, n.key.ino, lo, lo+chunkSize, compactRows))
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func (n *node) mergeRange(ctx context.Context, f *fileSystem, pos, end int64) er
 	var run []extent
 	b, vol := n.f.b, []byte(n.key.vol)
 	err := b.ns.db.read(ctx, all(&run, (*extent).dest, selectExtents+`
-		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos < $5 ORDER BY c.pos LIMIT $6`,
+		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos < $5 ORDER BY c.pos LIMIT CAST($6 AS INTEGER)`,
 		b.org, vol, n.key.ino, pos, end, compactRows))
 	if err != nil || len(run) < 2 {
 		return err

@@ -82,7 +82,7 @@ func (d *dir) fill(ctx context.Context, limit int) error {
 		isThere(&there, d.f.b.org, d.f.vol),
 		all(&list, (*named).dest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT $4`, d.f.vol, d.ino, after, limit))
+		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.f.vol, d.ino, after, limit))
 	if err == nil && !there {
 		err = driver.ErrNotFound
 	}

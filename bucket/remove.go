@@ -114,7 +114,7 @@ func (e *reapEntry) dest() []any { return append(e.inode.dest(), &e.parent, &e.n
 // selectReaped has the roots of what is to be removed: what no session holds, and the
 // directories of this process's own.
 const selectReaped = ` FROM (SELECT r.ino FROM orphans r JOIN inodes d ON d.vol = r.vol AND d.ino = r.ino
-	WHERE r.vol = $1 AND (r.session IS NULL OR r.session = $3 AND d.mode BETWEEN 16384 AND 20479) ORDER BY r.ino LIMIT $2) o `
+	WHERE r.vol = $1 AND (r.session IS NULL OR r.session = $3 AND d.mode BETWEEN 16384 AND 20479) ORDER BY r.ino LIMIT CAST($2 AS INTEGER)) o `
 
 // reap removes entries of directories that have no name; subdirectories become such
 // themselves, so that it does not matter how deep a tree is, nor where this ends.
@@ -125,7 +125,7 @@ func (c *change) reap() (more bool, err error) {
 		all(&roots, (*inode).dest, `SELECT `+inodeCols+selectReaped+`JOIN inodes i ON i.vol = $1 AND i.ino = o.ino`, c.vol, reapDirs, null(c.session)),
 		all(&list, (*reapEntry).dest, `SELECT `+inodeCols+`, e.parent, e.name`+selectReaped+`
 			JOIN dirents e ON e.vol = $1 AND e.parent = o.ino JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-			ORDER BY e.parent, e.name LIMIT $4`, c.vol, reapDirs, null(c.session), reapEntries))
+			ORDER BY e.parent, e.name LIMIT CAST($4 AS INTEGER)`, c.vol, reapDirs, null(c.session), reapEntries))
 	if err != nil || len(roots) == 0 {
 		return false, err
 	}

@@ -215,7 +215,7 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 	for {
 		var list []volume
 		err := b.ns.db.read(ctx, all(&list, (*volume).dest, `SELECT `+volumeCols+` FROM volumes v
-			WHERE v.org = $1 AND v.id < $2 AND v.state = 'ready' ORDER BY v.id DESC LIMIT $3`, b.org, after, maxPage+1))
+			WHERE v.org = $1 AND v.id < $2 AND v.state = 'ready' ORDER BY v.id DESC LIMIT CAST($3 AS INTEGER)`, b.org, after, maxPage+1))
 		if err != nil {
 			return page, err
 		}

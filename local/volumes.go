@@ -28,7 +28,7 @@ const (
 	// leaves out volumes in removal, has what is looked for.
 	selectByName = `SELECT ` + columns + ` FROM volumes WHERE name = ? AND state = 'ready' AND state <> 'removing'`
 	selectPage   = `SELECT ` + columns + ` FROM volumes
-		WHERE id < ? AND state = 'ready' AND (?2 = '' OR kind = ?2) ORDER BY id DESC LIMIT ?3`
+		WHERE id < ? AND state = 'ready' AND (?2 = '' OR kind = ?2) ORDER BY id DESC LIMIT CAST(?3 AS INTEGER)`
 )
 
 // lookup is the query for a volume, and its argument.
