@@ -2,12 +2,17 @@ package server
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -185,5 +190,58 @@ func TestMostWatchers(t *testing.T) {
 		if i == 500 && res.StatusCode != http.StatusTooManyRequests || i < 500 && res.StatusCode != http.StatusOK {
 			t.Fatal(i, res.Status)
 		}
+	}
+}
+
+// Of several who write over the same version one does.
+func TestIfMatchAtOnce(t *testing.T) {
+	w := startWorld(t)
+	x := w.make(t, w.root, "v")
+	q := url.Values{"path": {"file"}}
+	for range 20 {
+		var e api.Entry
+		w.must(t, w.root, "stat", x.at(q, ""), &e)
+		var mu sync.Mutex
+		got := map[int]int{}
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				c := x.at(q, fmt.Sprintf("by %d", i))
+				c.header = http.Header{"If-Match": {e.Etag}}
+				status := w.call(t, w.op(t, "writeFile"), c, w.root).status
+				mu.Lock()
+				defer mu.Unlock()
+				got[status]++
+			})
+		}
+		wg.Wait()
+		if got[http.StatusOK] != 1 || got[http.StatusPreconditionFailed] != 7 {
+			t.Fatalf("answers: %v", got)
+		}
+	}
+}
+
+// The digest of a sparse body is checked, too.
+func TestDigestOfSparse(t *testing.T) {
+	w := startWorld(t)
+	x := w.make(t, w.root, "v")
+	body := &bytes.Buffer{}
+	for _, n := range []uint64{4, 2} { // two bytes at 4, of 10
+		_ = binary.Write(body, binary.BigEndian, n)
+	}
+	body.WriteString("ab")
+	for _, n := range []uint64{10, 0} {
+		_ = binary.Write(body, binary.BigEndian, n)
+	}
+	c := x.at(url.Values{"path": {"sparse"}, "size": {"10"}}, body.String())
+	c.header = http.Header{"Content-Type": {api.TypeSparse}}
+	w.must(t, w.root, "writeFile", c, nil)
+	sum := sha256.Sum256(body.Bytes())
+	c.header.Set(api.HeaderDigest, "sha-256=:"+base64.StdEncoding.EncodeToString(sum[:])+":")
+	w.must(t, w.root, "writeFile", c, nil)
+	sum = sha256.Sum256([]byte("something else"))
+	c.header.Set(api.HeaderDigest, "sha-256=:"+base64.StdEncoding.EncodeToString(sum[:])+":")
+	if got := w.call(t, w.op(t, "writeFile"), c, w.root); got.status != http.StatusBadRequest {
+		t.Errorf("%d %s", got.status, got.body)
 	}
 }

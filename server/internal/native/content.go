@@ -127,22 +127,24 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	if err := errors.Join(err, q.Err()); err != nil {
 		return err
 	}
-	var body io.Reader = r.Body
-	if r.Header.Get("Content-Type") == api.TypeSparse {
-		if !q.Has("size") {
-			return driver.Errorf(vole.ErrInvalid, "the parameter size is missing: the size of the sparse file")
-		}
-		d := api.NewSparseDecoder(r.Body, opts.Size)
-		body, opts.NextData = d, d.NextData
+	sparse := r.Header.Get("Content-Type") == api.TypeSparse
+	if sparse && !q.Has("size") {
+		return driver.Errorf(vole.ErrInvalid, "the parameter size is missing: the size of the sparse file")
 	}
 	return a.use(r, false, func(f *vole.FS) error {
 		conditional := r.Header.Get("If-None-Match") == "*"
 		opts.Exclusive = opts.Exclusive || conditional
-		body, err := a.checked(r, f, path, body)
+		body, err := a.checked(r, f, path, r.Body)
 		if err != nil {
 			return err
 		}
-		n, err := f.WriteFrom(r.Context(), path, body, opts)
+		defer body.end()
+		var data io.Reader = body
+		if sparse {
+			d := api.NewSparseDecoder(body, opts.Size)
+			data, opts.NextData = d, func(ctx context.Context) (int64, int64, error) { return body.next(ctx, d) }
+		}
+		n, err := f.WriteFrom(r.Context(), path, data, opts)
 		if conditional && errors.Is(err, vole.ErrExists) {
 			return errPrecondition
 		}
@@ -156,16 +158,15 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 var errPrecondition = &core.Error{Status: http.StatusPreconditionFailed, Code: "precondition_failed", Message: "the file is not as If-Match or If-None-Match wants it; read it again"}
 
 // checked returns a body that fails at its end, before anything is replaced, when its
-// digest is not the one that the client sent, or the file there not the version meant.
-func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) (io.Reader, error) {
+// digest is not the one that the client sent, or the file there not the version meant. From
+// that look until end is called no other request replaces the file on this server: of
+// several that want the same version only one writes.
+func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) (*checkedBody, error) {
 	sum, want, err := digest(r.Header.Values(api.HeaderDigest))
 	if err != nil {
 		return nil, err
 	}
 	match := r.Header.Get("If-Match")
-	if sum == nil && match == "" {
-		return body, nil
-	}
 	fits := func() error {
 		if match == "" {
 			return nil
@@ -179,7 +180,12 @@ func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) 
 	if err := fits(); err != nil {
 		return nil, err
 	}
-	return &checkedBody{r: body, sum: sum, want: want, fits: fits}, nil
+	clean, err := driver.CleanPath(path)
+	if err != nil {
+		return nil, err
+	}
+	turn := func() (func(), error) { return a.turns.take(r.Context(), f.Volume().ID()+" "+clean) }
+	return &checkedBody{r: body, sum: sum, want: want, fits: fits, turn: turn}, nil
 }
 
 type checkedBody struct {
@@ -187,6 +193,28 @@ type checkedBody struct {
 	sum  hash.Hash // nil: not asked for
 	want []byte
 	fits func() error
+	turn func() (end func(), err error)
+	done func() // ends the turn; nil: it has not come
+}
+
+// next is d.NextData of a sparse body; its end is the end of the body.
+func (b *checkedBody) next(ctx context.Context, d *api.SparseDecoder) (off, n int64, err error) {
+	off, n, err = d.NextData(ctx)
+	if !errors.Is(err, io.EOF) {
+		return off, n, err
+	}
+	if more, err := readPiece(b, make([]byte, 1)); more > 0 {
+		return 0, 0, driver.Errorf(vole.ErrInvalid, "the sparse body goes on after its end")
+	} else if err != nil {
+		return 0, 0, err
+	}
+	return 0, 0, io.EOF
+}
+
+func (b *checkedBody) end() {
+	if b.done != nil {
+		b.done()
+	}
 }
 
 func (b *checkedBody) Read(p []byte) (int, error) {
@@ -197,6 +225,12 @@ func (b *checkedBody) Read(p []byte) (int, error) {
 	if errors.Is(err, io.EOF) {
 		if b.sum != nil && string(b.sum.Sum(nil)) != string(b.want) {
 			return n, errDigest
+		}
+		if b.done == nil {
+			var terr error
+			if b.done, terr = b.turn(); terr != nil {
+				return n, terr
+			}
 		}
 		if ferr := b.fits(); ferr != nil {
 			return n, ferr
