@@ -26,6 +26,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -46,8 +47,9 @@ type Options struct {
 	CAFile string
 	// ReadOnly refuses every change.
 	ReadOnly bool
-	// Patience is how long a request is made again while the server is away. Default: 15 s;
-	// Open gives up after 3.
+	// Patience is how long a request is made again while the server is away. Default: 15 s.
+	// Open gives up after 3 s, and after Patience on a server that takes the connection and
+	// says nothing.
 	Patience time.Duration
 	// UserAgent names the program to the server. Default: "vole".
 	UserAgent string
@@ -151,7 +153,12 @@ const openPatience = 3 * time.Second
 // hello asks the server who it is.
 func (b *Backend) hello(ctx context.Context) error {
 	var s api.Server
-	err := b.json(ctx, call{method: "GET", path: "/server", again: true, patience: min(b.opts.Patience, openPatience)}, nil, &s)
+	soon, cancel := context.WithTimeout(ctx, b.opts.Patience)
+	defer cancel()
+	err := b.json(soon, call{method: "GET", path: "/server", again: true, patience: min(b.opts.Patience, openPatience)}, nil, &s)
+	if err != nil && soon.Err() != nil && ctx.Err() == nil {
+		err = &lost{b.base.Host, fmt.Errorf("nothing came within %v", b.opts.Patience)}
+	}
 	var refused *refusal
 	switch {
 	case errors.As(err, &refused) && refused.code == "":

@@ -176,8 +176,8 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 		if ctx.Err() != nil {
 			return b.canceled(ctx, c, key)
 		}
-		if errors.As(err, new(*tls.CertificateVerificationError)) {
-			return nil, err // to wait makes nobody trust it
+		if errors.As(err, new(*tls.CertificateVerificationError)) || errors.Is(err, http.ErrSchemeMismatch) {
+			return nil, err // to wait makes nobody trust it, or speak TLS
 		}
 		var r *refusal
 		wait := time.Duration(0)
@@ -289,7 +289,8 @@ func (t *trial) wait(ctx context.Context, err error, atLeast time.Duration) erro
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		// Whoever set the time wants to know what it passed with.
+		return fmt.Errorf("%w: %v", ctx.Err(), err)
 	case <-timer.C:
 		return nil
 	}

@@ -35,6 +35,11 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	away := "http://" + ln.Addr().String()
 	ln.Close()
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
 	good := serve(t, server.Options{Home: filepath.Join(t.TempDir(), "home")})
 	for what, c := range map[string]struct {
 		url, key string
@@ -42,6 +47,8 @@ func TestOpenRefuses(t *testing.T) {
 		says     string
 	}{
 		"nobody there":       {away, "k", vole.ErrUnavailable, "does not answer"},
+		"nobody speaks":      {"http://" + mute.Addr().String(), "k", vole.ErrUnavailable, "nothing came"},
+		"nobody has TLS":     {strings.Replace(good.url, "http:", "https:", 1), "k", vole.ErrUnavailable, "HTTPS client"},
 		"a page":             {page(200, "text/html", "<html>"), "k", vole.ErrUnsupported, "not as a Vole server"},
 		"no such page":       {page(404, "text/html", "<html>"), "k", vole.ErrUnsupported, "not as a Vole server"},
 		"a redirect":         {page(302, "text/html", ""), "k", vole.ErrUnsupported, "not as a Vole server"},
