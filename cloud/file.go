@@ -21,11 +21,11 @@ type file struct {
 	path string
 	opts driver.OpenOptions
 
-	mu      sync.Mutex // guards what follows
-	closed  bool
-	h       *openHandle
-	unsaved bool // written and not synced
-	failed  bool // what was written and not synced may be lost
+	unsynced ledger // changes by this handle
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	h      *openHandle
 }
 
 type openHandle struct {
@@ -110,7 +110,7 @@ func (x *file) handle(ctx context.Context, old *openHandle) (*openHandle, error)
 		x.h = was
 		return nil, err
 	}
-	x.failed = x.failed || x.unsaved
+	x.unsynced.lose()
 	return x.h, nil
 }
 
@@ -149,6 +149,9 @@ func (x *file) through(ctx context.Context, change bool, fn func(h *openHandle) 
 			return err
 		}
 		err = fn(h)
+		if err == nil && change {
+			x.ack(h)
+		}
 		astray := x.f.b.astray(h.p.s, err)
 		if !errors.Is(err, errLost) && !astray {
 			return err
@@ -159,6 +162,15 @@ func (x *file) through(ctx context.Context, change bool, fn func(h *openHandle) 
 		old = h
 	}
 	return driver.Errorf(driver.ErrUnavailable, "the server loses what was opened as soon as it is open")
+}
+
+// ack notes a change that the server acknowledged for a handle.
+func (x *file) ack(h *openHandle) {
+	x.mu.Lock()
+	gone := x.h != h
+	x.mu.Unlock()
+	x.unsynced.ack(gone)
+	x.f.ack(h.p)
 }
 
 func (x *file) usable(ctx context.Context, change bool) error {
@@ -175,7 +187,6 @@ func (x *file) usable(ctx context.Context, change bool) error {
 	case !x.opts.Write && !x.opts.Append && !x.opts.Create && !x.opts.Truncate:
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading")
 	}
-	x.unsaved = true
 	return nil
 }
 
@@ -307,29 +318,12 @@ func (x *file) Stat(ctx context.Context) (driver.Entry, error) {
 
 // Sync implements driver.File.
 func (x *file) Sync(ctx context.Context) error {
-	// Before the request: what is written meanwhile may not be in it.
-	x.mu.Lock()
-	unsaved := x.unsaved
-	x.unsaved = false
-	h := x.h
-	x.mu.Unlock()
-	err := x.in(ctx, false, func(h *openHandle) error { return x.f.b.do(ctx, h.call("POST", "/sync", nil)) })
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if err != nil {
-		x.unsaved = x.unsaved || unsaved
+	upTo := x.unsynced.begin()
+	if err := x.in(ctx, false, func(h *openHandle) error { return x.f.b.do(ctx, h.call("POST", "/sync", nil)) }); err != nil {
 		return err
 	}
-	// The handle that was synced is not the one that was written to.
-	failed := x.failed || unsaved && x.h != h
-	x.failed = false
-	if failed {
-		return errUnsaved
-	}
-	return nil
+	return x.unsynced.saved(upTo)
 }
-
-var errUnsaved = driver.Errorf(driver.ErrUnavailable, "the server ended before what was written was synced; some of it may be lost")
 
 // Close implements driver.File.
 func (x *file) Close() error {
@@ -342,7 +336,7 @@ func (x *file) Close() error {
 		return nil
 	}
 	x.closed = true
-	h, failed, unsaved := x.h, x.failed, x.unsaved
+	h := x.h
 	x.mu.Unlock()
 	if x.f.b.life.Err() != nil {
 		return nil
@@ -353,10 +347,11 @@ func (x *file) Close() error {
 	c.once = true // a second one would find nothing open
 	err := x.f.b.do(ctx, c)
 	if errors.Is(err, errLost) {
-		err, failed = nil, failed || unsaved
+		err = nil
+		x.unsynced.lose()
 	}
-	if err == nil && failed {
-		return errUnsaved
+	if err != nil {
+		return err
 	}
-	return err
+	return x.unsynced.saved(0)
 }

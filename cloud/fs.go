@@ -22,11 +22,11 @@ type fileSystem struct {
 	// plain: nothing needs to be open at the server, so any server will do.
 	plain bool
 
-	mu      sync.Mutex // guards what follows
-	closed  bool
-	at      *place
-	unsaved bool // in batch mode: something was changed since the last Sync
-	failed  bool // what was changed and not synced may be lost
+	unsynced ledger // changes in batch mode, by path and by handle
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	at     *place
 }
 
 // place is where a file system is open: at one server, in one session.
@@ -96,9 +96,7 @@ func (f *fileSystem) place(ctx context.Context, old *place) (*place, error) {
 	if f.at != at && f.at != nil {
 		return f.at, nil // another was quicker; the spare one ends with the session
 	}
-	if f.at != nil && f.unsaved {
-		f.failed = true
-	}
+	f.unsynced.lose()
 	f.at = now
 	return now, nil
 }
@@ -128,12 +126,24 @@ func (f *fileSystem) through(ctx context.Context, change bool, fn func(p *place)
 	if f.plain {
 		return fn(nil)
 	}
-	if change {
-		f.mu.Lock()
-		f.unsaved = true
-		f.mu.Unlock()
+	return f.placed(ctx, func(p *place) error {
+		err := fn(p)
+		if err == nil && change {
+			f.ack(p)
+		}
+		return err
+	})
+}
+
+// ack notes a change that the server acknowledged where the file system was open.
+func (f *fileSystem) ack(p *place) {
+	if !f.opts.Batch {
+		return // changes by path are durable, files keep their own account
 	}
-	return f.placed(ctx, fn)
+	f.mu.Lock()
+	gone := f.at != p
+	f.mu.Unlock()
+	f.unsynced.ack(gone)
 }
 
 // placed runs fn where the file system is open.
@@ -346,23 +356,14 @@ func (f *fileSystem) Sync(ctx context.Context) error {
 	if f.plain {
 		return f.syncFiles(ctx)
 	}
-	f.mu.Lock()
-	f.unsaved = false
-	f.mu.Unlock()
+	upTo := f.unsynced.begin()
 	err := f.in(ctx, false, func(p *place) error {
 		return f.b.do(ctx, through(p, call{method: "POST", path: at(f.vol, "sync"), again: true}))
 	})
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err != nil {
-		f.unsaved = true
 		return err
 	}
-	if failed := f.failed; failed && f.opts.Batch {
-		f.failed = false
-		return driver.Errorf(driver.ErrUnavailable, "the server ended before changes were synced; some of them may be lost")
-	}
-	return nil
+	return f.unsynced.saved(upTo)
 }
 
 // syncFiles makes durable what was written to files that are open.
@@ -376,10 +377,7 @@ func (f *fileSystem) syncFiles(ctx context.Context) error {
 	}
 	f.b.mu.Unlock()
 	for _, x := range list {
-		x.mu.Lock()
-		unsaved := x.unsaved
-		x.mu.Unlock()
-		if !unsaved {
+		if !x.unsynced.pending() {
 			continue
 		}
 		if err := x.Sync(ctx); err != nil && !errors.Is(err, driver.ErrClosed) {
@@ -403,7 +401,7 @@ func (f *fileSystem) Close() error {
 		return nil
 	}
 	f.closed = true
-	p, failed := f.at, f.opts.Batch && (f.failed || f.unsaved && f.at.s.lost())
+	p := f.at
 	f.mu.Unlock()
 	if ended || p == nil {
 		return nil
@@ -413,10 +411,10 @@ func (f *fileSystem) Close() error {
 	err := f.b.do(ctx, call{method: "DELETE", path: "/filesystems/" + p.id, at: p.s.base, again: true, once: true})
 	if errors.Is(err, errLost) {
 		err = nil
-		failed = failed || f.opts.Batch && f.unsaved
+		f.unsynced.lose()
 	}
-	if err == nil && failed {
-		err = driver.Errorf(driver.ErrUnavailable, "the server ended before changes were synced; some of them may be lost")
+	if err != nil {
+		return err
 	}
-	return err
+	return f.unsynced.saved(0)
 }

@@ -413,6 +413,12 @@ type lost struct {
 }
 
 func (l *lost) Error() string {
+	switch {
+	case errors.As(l.err, new(*tls.CertificateVerificationError)):
+		return fmt.Sprintf("the certificate of the server at %s is not trusted: %v", l.host, l.err)
+	case errors.Is(l.err, http.ErrSchemeMismatch):
+		return fmt.Sprintf("the server at %s does not speak TLS; its URL may begin with http://", l.host)
+	}
 	return fmt.Sprintf("the server at %s does not answer: %v", l.host, l.err)
 }
 

@@ -48,7 +48,7 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		"nobody there":       {away, "k", vole.ErrUnavailable, "does not answer"},
 		"nobody speaks":      {"http://" + mute.Addr().String(), "k", vole.ErrUnavailable, "nothing came"},
-		"nobody has TLS":     {strings.Replace(good.url, "http:", "https:", 1), "k", vole.ErrUnavailable, "HTTPS client"},
+		"nobody has TLS":     {strings.Replace(good.url, "http:", "https:", 1), "k", vole.ErrUnavailable, "does not speak TLS"},
 		"a page":             {page(200, "text/html", "<html>"), "k", vole.ErrUnsupported, "not as a Vole server"},
 		"no such page":       {page(404, "text/html", "<html>"), "k", vole.ErrUnsupported, "not as a Vole server"},
 		"a redirect":         {page(302, "text/html", ""), "k", vole.ErrUnsupported, "not as a Vole server"},
