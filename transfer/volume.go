@@ -112,13 +112,17 @@ type volumeContent struct {
 	ctx context.Context // of the copy this belongs to: io.Reader has no place for one
 	h   *vole.File
 	off int64
+	end int64 // where a read met the end of the file; 0: none did
 }
 
 func (c *volumeContent) Read(p []byte) (int, error) {
+	if c.end > 0 && c.off == c.end {
+		return 0, io.EOF // behind a server to ask again is a request
+	}
 	n, err := c.h.ReadAt(c.ctx, p, c.off)
 	c.off += int64(n)
 	if n > 0 && errors.Is(err, io.EOF) {
-		err = nil
+		c.end, err = c.off, nil
 	}
 	return n, err
 }
@@ -183,6 +187,9 @@ func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Co
 	if _, err := t.f.WriteFrom(ctx, p, r, opts); err != nil {
 		return err
 	}
+	if opts.Mode != 0 && opts.Mode == t.opts.setBits(it) && !t.opts.Owner {
+		return t.setRest(ctx, p, it) // it has its mode: behind a server each call is a request
+	}
 	return t.setMeta(ctx, p, it)
 }
 
@@ -221,6 +228,11 @@ func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
 			return err
 		}
 	}
+	return t.setRest(ctx, p, it)
+}
+
+// setRest sets what is neither owner nor mode.
+func (t *volumeTarget) setRest(ctx context.Context, p string, it *item) error {
 	if err := t.setXattrs(ctx, p, it); err != nil {
 		return err
 	}
