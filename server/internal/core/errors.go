@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/server/internal/accounts"
@@ -22,11 +23,16 @@ func (e *Error) Error() string { return e.Message }
 
 // Refusals of a server.
 var (
-	ErrForbidden   = &Error{http.StatusForbidden, "forbidden", "this key may not do that; use one with the scope that the description of the API names"}
+	ErrForbidden   = &Error{http.StatusForbidden, "forbidden", "this key may not do that, as it is for some volumes only"}
 	ErrRateLimited = &Error{http.StatusTooManyRequests, "rate_limited", "too many requests with this key; slow down"}
 	ErrNoRoute     = &Error{http.StatusNotFound, "not_found", "there is no such route; /openapi.json lists those that there are"}
 	ErrUnavailable = &Error{http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again"}
 )
+
+// NeedsScope says that a key lacks a right.
+func NeedsScope(s accounts.Scope) error {
+	return &Error{http.StatusForbidden, ErrForbidden.Code, "this key may not do that; it takes one with the scope " + strings.Join(s.Strings(), ", ")}
+}
 
 // NotFound says that something other than a volume or a file is not there.
 func NotFound(message string) error {

@@ -200,7 +200,7 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 		return ErrRateLimited
 	}
 	if !who.Scopes.Has(rt.Scope) {
-		return ErrForbidden
+		return NeedsScope(rt.Scope)
 	}
 	if c.draining.Load() && !rt.Stream {
 		a.Header().Set("Connection", "close") // the next request is for another server
@@ -220,7 +220,7 @@ func (r *Request) Still() error {
 	case errors.Is(err, accounts.ErrUnauthenticated):
 		return err
 	case err == nil && (who.Org != r.Who.Org || !who.Scopes.Has(r.route.Scope)):
-		return ErrForbidden
+		return NeedsScope(r.route.Scope)
 	}
 	return nil // a database that does not answer ends nothing
 }

@@ -54,7 +54,7 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	if !in.ReadOnly && !r.Who.Scopes.Has(write) {
-		return core.ErrForbidden
+		return core.NeedsScope(write)
 	}
 	v, err := r.Volume(r.PathValue("volume"))
 	if err != nil {

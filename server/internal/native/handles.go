@@ -46,7 +46,7 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	}
 	changes := opts.Write || opts.Append || opts.Create || opts.Truncate
 	if changes && !r.Who.Scopes.Has(write) {
-		return core.ErrForbidden
+		return core.NeedsScope(write)
 	}
 	f, err := a.filesystem(r, r.PathValue("filesystem"))
 	if err != nil {

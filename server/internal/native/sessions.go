@@ -330,7 +330,7 @@ func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	if !opts.ReadOnly && !r.Who.Scopes.Has(write) {
-		return core.ErrForbidden
+		return core.NeedsScope(write)
 	}
 	v, err := r.Volume(ref)
 	if err != nil {
