@@ -7,9 +7,6 @@ import (
 )
 
 const (
-	// aheadAtOnce is how many ranges a handle fetches at the same time, at most, while
-	// its file is read from front to back; each is up to chunkSize.
-	aheadAtOnce = 3
 	// firstAhead is what is fetched ahead when reading has only begun to be sequential.
 	firstAhead = 512 << 10
 	// maxAheadAll is how much all handles of a namespace hold of what they fetched ahead.
@@ -39,8 +36,9 @@ type fetch struct {
 	users int
 }
 
-// buffers are of chunkSize. A new one for each range would be cleared first, which is a
-// fifth of the work of reading a long file.
+// buffers are of chunkSize, for reading ahead and for uploads. A new one for each range
+// would be cleared first, which is a fifth of the work of reading a long file, and would
+// take as much memory again until it is collected.
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
 func newFetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int64) *fetch {
@@ -134,7 +132,7 @@ func (a *readAhead) plan(h *handle, w window, off, n, size int64) []*fetch {
 	}
 	keep := a.list[:0]
 	for _, f := range a.list {
-		if f.epoch == w.epoch && f.end() > off && f.pos <= off+aheadAtOnce*2*chunkSize {
+		if f.epoch == w.epoch && f.end() > off && f.pos <= off+2*int64(h.b.ns.atOnce)*chunkSize {
 			keep = append(keep, f)
 		} else {
 			f.drop()
@@ -142,7 +140,7 @@ func (a *readAhead) plan(h *handle, w window, off, n, size int64) []*fetch {
 	}
 	clear(a.list[len(keep):])
 	a.list = keep
-	a.width = min(max(2*a.width, firstAhead, 2*n), aheadAtOnce*chunkSize)
+	a.width = min(max(2*a.width, firstAhead, 2*n), int64(h.b.ns.atOnce)*chunkSize)
 	a.begin(h, w, off, min(off+n+a.width, size))
 	return a.of(w.epoch)
 }
@@ -182,7 +180,7 @@ func (a *readAhead) begin(h *handle, w window, off, end int64) {
 		if x.data != nil || x.pos+x.len <= at {
 			continue
 		}
-		if x.pos >= end || len(a.list) >= aheadAtOnce {
+		if x.pos >= end || len(a.list) >= h.b.ns.atOnce {
 			return
 		}
 		lo := max(at, x.pos)

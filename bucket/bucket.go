@@ -114,6 +114,7 @@ type Namespace struct {
 	ids     idPool
 	fresh   atomic.Int64 // bytes that files hold and that are not committed
 	ahead   atomic.Int64 // bytes that handles hold of what they fetched ahead
+	atOnce  int          // blobs of one file that are put, or fetched ahead, at the same time
 	me      []byte       // names this process in jobs
 
 	awake chan struct{}      // wakes maintenance
@@ -142,6 +143,10 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 	}
 	life, stop := context.WithCancel(context.Background())
 	ns.stop = stop
+	// A directory gains nothing by more, and each takes a buffer of chunkSize.
+	if ns.atOnce = 1; opts.S3 != nil {
+		ns.atOnce = 4
+	}
 	go ns.maintainAll(life)
 	return ns, nil
 }

@@ -38,7 +38,7 @@ func (b *Backend) putAll(ctx context.Context, list pieces) ([]part, error) {
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(putsAtOnce)
+	g.SetLimit(b.ns.atOnce)
 	for _, x := range blobs {
 		g.Go(func() error {
 			put, err := b.put(ctx, x.data)

@@ -14,8 +14,6 @@ const (
 	// maxFreshAll is how much to all files of the process, before that of each that is
 	// written to is committed.
 	maxFreshAll = 256 << 20
-	// putsAtOnce is how many blobs of one file are put at the same time.
-	putsAtOnce = 4
 )
 
 // write keeps what is written until it is committed; full says that it should be now.

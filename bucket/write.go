@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/volehq/vole/driver"
 	"golang.org/x/sync/errgroup"
@@ -120,7 +121,7 @@ type upload struct {
 
 func newUpload(ctx context.Context, f *fileSystem, hint int64) *upload {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(putsAtOnce)
+	g.SetLimit(f.b.ns.atOnce)
 	return &upload{f: f, ctx: ctx, group: g, hint: hint}
 }
 
@@ -174,12 +175,14 @@ func (u *upload) stream(r io.Reader, pos, n int64) (int64, error) {
 		} else if got == 0 {
 			want = firstRead
 		}
-		buf := make([]byte, want)
+		buf, back := chunkBuffer(want)
 		k, err := io.ReadFull(r, buf)
 		if k > 0 {
-			u.put(pos+got, buf[:k])
+			u.put(pos+got, buf[:k], back)
 			got += int64(k)
 			u.total += int64(k)
+		} else {
+			back()
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && k < len(buf) && n < 0 {
 			return got, nil
@@ -224,14 +227,29 @@ func (u *upload) cause(err error) error {
 	return err
 }
 
-func (u *upload) put(pos int64, data []byte) {
+func (u *upload) put(pos int64, data []byte, done func()) {
 	p := part{pos, int64(len(data)), &newBlob{}, 0}
 	u.parts = append(u.parts, p)
 	u.group.Go(func() error {
 		b, err := u.f.b.put(u.ctx, data)
-		if err == nil {
-			*p.blob = *b
+		if err != nil {
+			return err // the store may still look at data
 		}
-		return err
+		if b.data != nil {
+			b.data = slices.Clone(b.data) // it lives in the row
+		}
+		*p.blob = *b
+		done()
+		return nil
 	})
+}
+
+// chunkBuffer returns a buffer of n bytes, and a function to be called when nobody looks at
+// it any more.
+func chunkBuffer(n int64) (buf []byte, done func()) {
+	if n < chunkSize {
+		return make([]byte, n), func() {}
+	}
+	b := buffers.Get().(*[chunkSize]byte)
+	return b[:n], func() { buffers.Put(b) }
 }
