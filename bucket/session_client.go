@@ -13,10 +13,11 @@ import (
 // Client opens an organisation for one client of a server: attachments and drafts that are
 // made through it belong to the session id (a UUID), which lasts for lease after it was
 // last renewed, be it by another server with the same id. With resume the session must
-// be there. ErrNotFound: there is no such organisation, or no such session of it.
+// be there, and be owner's, a name of the caller's choice. ErrNotFound: there is no such
+// organisation, or no such session of it and of owner.
 //
 // Close ends the session, Leave only this server's part in it.
-func (ns *Namespace) Client(ctx context.Context, org, id string, lease time.Duration, resume bool) (*Client, error) {
+func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease time.Duration, resume bool) (*Client, error) {
 	row, err := uuid.Parse(id)
 	if err != nil {
 		return nil, driver.Errorf(driver.ErrInvalid, "session %q is no UUID", id)
@@ -28,9 +29,9 @@ func (ns *Namespace) Client(ctx context.Context, org, id string, lease time.Dura
 	b.session.client, b.session.lease, b.session.row = true, lease, row[:]
 	c := &Client{b}
 	if resume {
-		err = c.resume(ctx)
+		err = c.resume(ctx, owner)
 	} else {
-		err = c.begin(ctx)
+		err = c.begin(ctx, owner)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Leave())
@@ -41,7 +42,7 @@ func (ns *Namespace) Client(ctx context.Context, org, id string, lease time.Dura
 // Client is an organisation as a client's session has it.
 type Client struct{ *Backend }
 
-func (c *Client) begin(ctx context.Context) error {
+func (c *Client) begin(ctx context.Context, owner string) error {
 	s := &c.session
 	if err := c.writable(ctx); err != nil {
 		return err
@@ -53,15 +54,15 @@ func (c *Client) begin(ctx context.Context) error {
 		if err := t.run(one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.row)); err != nil || found {
 			return err
 		}
-		t.later(`INSERT INTO sessions (id, org, host, pid, created, expires) VALUES ($1, $2, $3, $4, {now}, {now} + $5)`,
-			s.row, c.org, host, os.Getpid(), int64(s.lease))
+		t.later(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
+			s.row, c.org, owner, host, os.Getpid(), int64(s.lease))
 		return nil
 	})
 }
 
-func (c *Client) resume(ctx context.Context) error {
+func (c *Client) resume(ctx context.Context, owner string) error {
 	var found bool
-	err := c.ns.db.read(ctx, one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND expires > {now}`, c.session.row, c.org))
+	err := c.ns.db.read(ctx, one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.row, c.org, owner))
 	if err == nil && !found {
 		err = driver.Errorf(driver.ErrNotFound, "the session has ended")
 	}

@@ -42,7 +42,7 @@ func testClientSession(t *testing.T, opts bucket.Options) {
 	ok("org", one.CreateOrg(ctx, "other"))
 	const lease = 2 * time.Second
 	id := uuid.NewString()
-	a, err := one.Client(ctx, "acme", id, lease, false)
+	a, err := one.Client(ctx, "acme", id, "me", lease, false)
 	ok("begin", err)
 	v, err := a.Create(ctx, "v", driver.Spec{Kind: driver.KindDir})
 	ok("create", err)
@@ -55,10 +55,13 @@ func testClientSession(t *testing.T, opts bucket.Options) {
 	}
 	ok("leave", a.Leave())
 
-	if _, err := two.Client(ctx, "other", id, lease, true); !errors.Is(err, driver.ErrNotFound) {
+	if _, err := two.Client(ctx, "other", id, "me", lease, true); !errors.Is(err, driver.ErrNotFound) {
 		t.Errorf("resumed by another organisation: %v", err)
 	}
-	b, err := two.Client(ctx, "acme", id, lease, true)
+	if _, err := two.Client(ctx, "acme", id, "somebody else", lease, true); !errors.Is(err, driver.ErrNotFound) {
+		t.Errorf("resumed by another owner: %v", err)
+	}
+	b, err := two.Client(ctx, "acme", id, "me", lease, true)
 	ok("resume", err)
 	for range 6 {
 		time.Sleep(lease / 4)
@@ -79,10 +82,10 @@ func testClientSession(t *testing.T, opts bucket.Options) {
 	ok("attach again", err)
 	ok("leave", b.Leave())
 	time.Sleep(lease + lease/2)
-	if _, err := two.Client(ctx, "acme", id, lease, true); !errors.Is(err, driver.ErrNotFound) {
+	if _, err := two.Client(ctx, "acme", id, "me", lease, true); !errors.Is(err, driver.ErrNotFound) {
 		t.Errorf("resumed after its lease: %v", err)
 	}
-	c, err := two.Client(ctx, "acme", uuid.NewString(), lease, false)
+	c, err := two.Client(ctx, "acme", uuid.NewString(), "me", lease, false)
 	ok("begin another", err)
 	_, err = c.Remove(ctx, driver.ByID(v.ID))
 	ok("remove what a session that ended had attached", err)

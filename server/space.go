@@ -30,7 +30,7 @@ func (h home) Org(_ context.Context, name string) (driver.Backend, error) {
 	return stay{h.b}, nil
 }
 
-func (h home) Hold(ctx context.Context, org, _ string, _ time.Duration, resume bool) (core.Holder, error) {
+func (h home) Hold(ctx context.Context, org, _, _ string, _ time.Duration, resume bool) (core.Holder, error) {
 	if resume {
 		return nil, driver.Errorf(driver.ErrNotFound, "the session has ended")
 	}
@@ -188,8 +188,8 @@ func (o organisations) Org(ctx context.Context, name string) (driver.Backend, er
 	return o.ns.Org(ctx, name)
 }
 
-func (o organisations) Hold(ctx context.Context, org, session string, lease time.Duration, resume bool) (core.Holder, error) {
-	return o.ns.Client(ctx, org, session, lease, resume)
+func (o organisations) Hold(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (core.Holder, error) {
+	return o.ns.Client(ctx, org, session, key, lease, resume)
 }
 
 func (o organisations) Ping(ctx context.Context) error {

@@ -188,15 +188,24 @@ func TestChangeFails(t *testing.T) {
 	}
 }
 
-// A file on a disk that is not there does not mean the local home.
+// A file on a disk that is not there, or with a mistyped name, does not mean the local home.
 func TestLinkToNowhere(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "config.json")
-	t.Setenv("VOLE_CONFIG", path)
-	for _, v := range []string{"VOLE_URL", "VOLE_PROFILE", "VOLE_HOME", "VOLE_API_KEY", "VOLE_API_KEY_FILE"} {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "vole", "config.json")
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	for _, v := range []string{"VOLE_CONFIG", "VOLE_URL", "VOLE_PROFILE", "VOLE_HOME", "VOLE_API_KEY", "VOLE_API_KEY_FILE"} {
 		t.Setenv(v, "")
 	}
 	if c, err := Resolve(Named{}); err != nil || c.Name != Local {
 		t.Errorf("without a file: %v, %v", c, err)
+	}
+	t.Setenv("VOLE_CONFIG", filepath.Join(dir, "typo.json"))
+	if c, err := Resolve(Named{}); err == nil {
+		t.Errorf("VOLE_CONFIG names nothing: %v", c)
+	}
+	t.Setenv("VOLE_CONFIG", "")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Symlink(filepath.Join(t.TempDir(), "away", "config.json"), path); err != nil {
 		t.Fatal(err)

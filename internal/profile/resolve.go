@@ -1,7 +1,9 @@
 package profile
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -191,6 +193,12 @@ func current() (Choice, error) {
 	path, err := Path()
 	if err != nil { // nobody has a file who has no home directory
 		return Choice{Profile{}, Local, "default"}, nil
+	}
+	if os.Getenv("VOLE_CONFIG") != "" {
+		// A mistyped name must not lead to this host's volumes.
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return Choice{}, driver.Errorf(driver.ErrNotFound, "VOLE_CONFIG names %s, which is not there; 'vole login' makes it", path)
+		}
 	}
 	f, err := Load(path)
 	switch {

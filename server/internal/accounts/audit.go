@@ -47,6 +47,7 @@ const (
 
 // record is an audit record on its way to the database.
 type record struct {
+	now  bool // somebody waits for it
 	row  []any
 	done chan error // gets one
 }
@@ -55,11 +56,16 @@ type record struct {
 // at the same time share a commit. When ctx ends before, the record may yet be written.
 // r.ID is not used; At is now when it is zero. What is
 // too long is cut: most fields after 255 bytes.
-func (s *Store) Record(ctx context.Context, r AuditRecord) error {
+func (s *Store) Record(ctx context.Context, r AuditRecord) error { return s.record(ctx, r, false) }
+
+// RecordNow is Record for what somebody waits for: it does not wait for others to join.
+func (s *Store) RecordNow(ctx context.Context, r AuditRecord) error { return s.record(ctx, r, true) }
+
+func (s *Store) record(ctx context.Context, r AuditRecord, now bool) error {
 	if r.At.IsZero() {
 		r.At = s.clock()
 	}
-	w := &record{row: r.row(), done: make(chan error, 1)}
+	w := &record{row: r.row(), now: now, done: make(chan error, 1)}
 	if s.closed.Load() {
 		return driver.ErrClosed
 	}
@@ -90,7 +96,7 @@ func (s *Store) writeRecords() {
 		}
 		full := time.After(gather)
 	more:
-		for len(batch) < maxRecords {
+		for len(batch) < maxRecords && !batch[len(batch)-1].now {
 			select {
 			case r := <-s.records:
 				batch = append(batch, r)

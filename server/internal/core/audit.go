@@ -32,17 +32,25 @@ func newAuditor(to *accounts.Store, log *slog.Logger) *auditor {
 	return a
 }
 
+// add has a record written soon. A kill can lose those of the last moments.
 func (a *auditor) add(rec accounts.AuditRecord) { a.queue <- rec }
+
+// now writes a record before the answer is out.
+func (a *auditor) now(rec accounts.AuditRecord) { a.record(rec, a.to.RecordNow) }
 
 func (a *auditor) write() {
 	for rec := range a.queue {
-		ctx, cancel := context.WithTimeout(context.Background(), auditWait)
-		if err := a.to.Record(ctx, rec); err != nil {
-			a.log.Error("audit: a record was not written", "error", err, "action", rec.Action, "org", rec.Org,
-				"key", rec.KeyID, "volume", rec.Volume, "path", rec.Path, "status", rec.Status, "request", rec.RequestID)
-		}
-		cancel()
+		a.record(rec, a.to.Record)
 	}
+}
+
+func (a *auditor) record(rec accounts.AuditRecord, put func(context.Context, accounts.AuditRecord) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), auditWait)
+	if err := put(ctx, rec); err != nil {
+		a.log.Error("audit: a record was not written", "error", err, "action", rec.Action, "org", rec.Org,
+			"key", rec.KeyID, "volume", rec.Volume, "path", rec.Path, "status", rec.Status, "request", rec.RequestID)
+	}
+	cancel()
 }
 
 // close writes what is queued. Nothing may be added any more.

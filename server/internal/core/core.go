@@ -27,8 +27,8 @@ type Space interface {
 	// Org opens an organisation's volumes. ErrNotFound.
 	Org(ctx context.Context, name string) (driver.Backend, error)
 	// Hold opens an organisation's volumes for one client's session, or goes on with a
-	// session that another server began. ErrNotFound: it has ended.
-	Hold(ctx context.Context, org, session string, lease time.Duration, resume bool) (Holder, error)
+	// session that another server began for the same key. ErrNotFound: it has ended.
+	Hold(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Holder, error)
 	// Ping tells whether requests can be served.
 	Ping(ctx context.Context) error
 	Close() error

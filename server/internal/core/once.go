@@ -65,7 +65,7 @@ func (m *onceMap) do(r *Request, key, what string, a *answer, fn func() error) e
 		}
 	}()
 	r.Request = r.WithContext(ctx)
-	k := onceKey{r.Who.KeyID, key}
+	k := onceKey{r.who(), key}
 	for {
 		m.mu.Lock()
 		have := m.of[k]
@@ -173,7 +173,7 @@ func (m *onceMap) end(ctx context.Context, who, key string) (done bool, err erro
 // End cancels the caller's request with that idempotency key, if it is under way, and
 // waits for its end. It reports whether the request was done.
 func (r *Request) End(key string) (done bool, err error) {
-	return r.Core.once.end(r.Context(), r.Who.KeyID, key)
+	return r.Core.once.end(r.Context(), r.who(), key)
 }
 
 func (m *onceMap) forget(now time.Time) {

@@ -45,6 +45,7 @@ type Route struct {
 	Auth         Auth
 	Scope        accounts.Scope // that the key must have
 	Changes      bool           // is recorded in the audit log
+	Grave        bool           // is recorded before it is answered: it is about more than files
 	Stream       bool           // moves file content: bounded by MinRate, not by Timeout
 	Endless      bool           // ends when the client or the server does
 	MaxBody      int64          // most bytes of the body; 0: api.MaxJSON; negative: MaxFile
@@ -146,7 +147,7 @@ func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.T
 	if r.Who != nil {
 		org = r.Who.Org
 	}
-	c.log.Debug("request", "request", r.ID, "dialect", d.Name, "route", rt.Name, "org", org, "status", a.status, "took", took, "addr", r.addr())
+	c.log.Debug("request", "request", r.ID, "dialect", d.Name, "route", rt.Name, "org", org, "status", a.status, "took", took, "addr", r.Addr())
 }
 
 // serve lets the request pass, or says why not.
@@ -195,7 +196,7 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 		return err
 	}
 	r.Who = who
-	if wait, ok := c.limits.take(who.KeyID); !ok {
+	if wait, ok := c.limits.take(r.who()); !ok {
 		a.Header().Set("Retry-After", RetryAfter(wait))
 		return ErrRateLimited
 	}
@@ -248,8 +249,8 @@ type unauthenticated struct{}
 func (unauthenticated) Error() string { return "no API key: send the header Authorization: Bearer KEY" }
 func (unauthenticated) Unwrap() error { return accounts.ErrUnauthenticated }
 
-// addr is the client's address.
-func (r *Request) addr() string {
+// Addr is the client's address.
+func (r *Request) Addr() string {
 	if r.Core.opts.TrustProxy {
 		// A proxy may add a header of its own to what a client sent.
 		list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
@@ -285,6 +286,10 @@ func (r *Request) Store() (*vole.Store, error) {
 	}
 	return o.store, nil
 }
+
+// who names the caller among those of all organisations: a person of an identity provider
+// may belong to several.
+func (r *Request) who() string { return r.Who.Org + " " + r.Who.KeyID }
 
 // Backend returns what is beneath Store.
 func (r *Request) Backend() (driver.Backend, error) {
@@ -365,11 +370,15 @@ func isID(ref string) bool { return len(ref) == 36 && uuid.Validate(ref) == nil 
 func (c *Core) record(rt *Route, a *answer, r *Request) {
 	rec := r.Record
 	rec.At, rec.Org, rec.KeyID, rec.KeyName = time.Now(), r.Who.Org, r.Who.KeyID, r.Who.KeyName
-	rec.Action, rec.Addr, rec.RequestID, rec.Status = rt.Name, r.addr(), r.ID, a.status
+	rec.Action, rec.Addr, rec.RequestID, rec.Status = rt.Name, r.Addr(), r.ID, a.status
 	if a.broken {
 		rec.Detail = strings.TrimSpace(rec.Detail + " (broken off)")
 	}
-	c.audit.add(rec)
+	if rt.Grave {
+		c.audit.now(rec) // small answers are still in a buffer: nobody has seen it yet
+	} else {
+		c.audit.add(rec)
+	}
 	if a.status < http.StatusBadRequest && rec.Volume != "" {
 		c.Events.poke(r.Who.Org, rec.Volume)
 	}

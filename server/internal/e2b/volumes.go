@@ -11,10 +11,10 @@ import (
 
 func volumeRoutes() []*core.Route {
 	routes := []*core.Route{
-		{Method: "POST", Path: volumes, Name: "createVolume", Scope: accounts.Write, Changes: true, Do: createVolume},
+		{Method: "POST", Path: volumes, Name: "createVolume", Scope: accounts.Write, Changes: true, Grave: true, Do: createVolume},
 		{Method: "GET", Path: volumes, Name: "listVolumes", Scope: accounts.Read, Do: listVolumes},
 		{Method: "GET", Path: volumes + "/{volume}", Name: "getVolume", Scope: accounts.Read, Do: getVolume},
-		{Method: "DELETE", Path: volumes + "/{volume}", Name: "removeVolume", Scope: accounts.Write, Changes: true, Do: removeVolume},
+		{Method: "DELETE", Path: volumes + "/{volume}", Name: "removeVolume", Scope: accounts.Write, Changes: true, Grave: true, Do: removeVolume},
 	}
 	for _, rt := range routes {
 		rt.Auth = core.HeaderAuth

@@ -17,6 +17,7 @@ package msb
 import (
 	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -66,7 +67,7 @@ func get(path, name string, do handler) *core.Route {
 }
 
 func change(method, path, name string, do handler) *core.Route {
-	return &core.Route{Method: method, Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Write, Changes: true, Do: do}
+	return &core.Route{Method: method, Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Write, Changes: true, Grave: !strings.Contains(path, "/files"), Do: do}
 }
 
 // errorBody is the answer to a request that failed.

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -15,11 +17,11 @@ import (
 func (a *API) adminRoutes() []*core.Route {
 	return []*core.Route{
 		get(api.Prefix+"/keys", "listKeys", admin, a.listKeys),
-		change("POST", api.Prefix+"/keys", "createKey", admin, a.createKey),
-		change("DELETE", api.Prefix+"/keys/{key}", "revokeKey", admin, a.revokeKey),
+		grave("POST", api.Prefix+"/keys", "createKey", admin, a.createKey),
+		grave("DELETE", api.Prefix+"/keys/{key}", "revokeKey", admin, a.revokeKey),
 		get(api.Prefix+"/audit", "listAudit", admin, a.listAudit),
 		get(api.Prefix+"/orgs", "listOrgs", operator, a.listOrgs),
-		change("POST", api.Prefix+"/orgs", "createOrg", operator, a.createOrg),
+		grave("POST", api.Prefix+"/orgs", "createOrg", operator, a.createOrg),
 	}
 }
 
@@ -80,6 +82,9 @@ func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 	if in.Format == "vole" {
 		in.Format = ""
 	}
+	if in.Expires, err = lifeOf(r.Who, in.Expires); err != nil {
+		return err
+	}
 	n := accounts.NewKey{Org: r.Who.Org, Name: in.Name, Scopes: scope, Expires: in.Expires, CreatedBy: r.Who.KeyID, Format: in.Format}
 	if r.Who.Volumes != nil && in.Volumes == nil {
 		in.Volumes = r.Who.Volumes
@@ -100,6 +105,22 @@ func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 	}
 	r.Record.Volume, r.Record.Detail = "", k.ID+" "+k.Name
 	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: key(k), Secret: secret})
+}
+
+// lifeOf is when a new key ends: a key that ends makes none that outlives it. A token of
+// the identity provider is no key; its person makes keys that last.
+func lifeOf(who *accounts.Principal, wanted time.Time) (time.Time, error) {
+	if who.Expires.IsZero() || strings.HasPrefix(who.KeyID, "oidc:") {
+		return wanted, nil
+	}
+	if wanted.IsZero() {
+		return who.Expires, nil
+	}
+	if wanted.After(who.Expires) {
+		return wanted, &core.Error{Status: http.StatusForbidden, Code: "forbidden",
+			Message: "a key cannot make one that outlives it; this one ends at " + who.Expires.UTC().Format(time.RFC3339)}
+	}
+	return wanted, nil
 }
 
 func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {

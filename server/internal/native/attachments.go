@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 
@@ -12,8 +13,8 @@ import (
 func (a *API) attachmentRoutes() []*core.Route {
 	return []*core.Route{
 		get(api.Prefix+"/attachments", "listAttachments", read, a.listAttachments),
-		change("POST", volumes+"/{volume}/attachments", "attach", read, a.attach),
-		change("DELETE", api.Prefix+"/attachments/{attachment}", "detach", read, a.detach),
+		grave("POST", volumes+"/{volume}/attachments", "attach", read, a.attach),
+		grave("DELETE", api.Prefix+"/attachments/{attachment}", "detach", read, a.detach),
 	}
 }
 
@@ -53,7 +54,7 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	if !in.ReadOnly && !r.Who.Scopes.Has(write) {
+	if (!in.ReadOnly || in.Exclusive) && !r.Who.Scopes.Has(write) {
 		return core.NeedsScope(write)
 	}
 	v, err := r.Volume(r.PathValue("volume"))
@@ -78,7 +79,7 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 	var att *vole.Attachment
 	if err == nil {
 		att, err = of.Attach(r.Context(), vole.AttachOptions{Holder: holder, ReadOnly: in.ReadOnly, Exclusive: in.Exclusive,
-			Host: in.Host, PID: in.Pid, Started: in.Started})
+			Host: cmp.Or(in.Host, r.Addr()), PID: in.Pid, Started: in.Started})
 	}
 	if err != nil {
 		if in.Session == "" {

@@ -129,6 +129,14 @@ func change(method, path, name string, scope accounts.Scope, do func(w http.Resp
 	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Once: true, Do: do}
 }
 
+// grave returns a route whose changes are about more than files: they are in the audit
+// log before they are answered.
+func grave(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	rt := change(method, path, name, scope, do)
+	rt.Grave = true
+	return rt
+}
+
 func (a *API) serverRoutes() []*core.Route {
 	public := func(path, name string, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
 		return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.NoAuth, Do: do}
@@ -143,7 +151,7 @@ func (a *API) serverRoutes() []*core.Route {
 		public("/openapi.json", "openapi", a.openapi),
 		metrics,
 		get(api.Prefix+"/server", "getServer", read, a.getServer),
-		change("POST", api.Prefix+"/check", "check", admin, whole(a.check)),
+		grave("POST", api.Prefix+"/check", "check", admin, whole(a.check)),
 		{Method: "POST", Path: api.Prefix + "/cancel", Name: "cancel", Scope: read, Do: a.cancel},
 	}
 }

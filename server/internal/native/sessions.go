@@ -86,7 +86,7 @@ func (a *API) newSession(r *core.Request) (*session, error) {
 
 // hold begins a session, or goes on with one that another server has begun.
 func (a *API) hold(r *core.Request, id string, resume bool) (*session, error) {
-	h, err := a.core.Options().Space.Hold(r.Context(), r.Who.Org, id, a.opts.Lease, resume)
+	h, err := a.core.Options().Space.Hold(r.Context(), r.Who.Org, id, r.Who.KeyID, a.opts.Lease, resume)
 	if err != nil {
 		return nil, err
 	}

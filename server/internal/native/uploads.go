@@ -260,7 +260,7 @@ func (a *API) sweep() {
 
 const (
 	sweepEvery = 10 * time.Minute
-	sweepMost  = 100
+	sweepMost  = 1000
 )
 
 func (a *API) sweepOnce(ctx context.Context) error {

@@ -18,8 +18,8 @@ import (
 const volumes = api.Prefix + "/volumes"
 
 func (a *API) volumeRoutes() []*core.Route {
-	create := change("POST", volumes, "createVolume", write, a.createVolume)
-	clone := change("POST", volumes+"/{volume}/clone", "cloneVolume", write, a.cloneVolume)
+	create := grave("POST", volumes, "createVolume", write, a.createVolume)
+	clone := grave("POST", volumes+"/{volume}/clone", "cloneVolume", write, a.cloneVolume)
 	create.AnyServer, clone.AnyServer = true, true
 	watch := get(api.Prefix+"/events", "watch", read, a.watch)
 	watch.Endless, watch.Stream = true, true
@@ -27,8 +27,8 @@ func (a *API) volumeRoutes() []*core.Route {
 		create, clone, watch,
 		get(volumes, "listVolumes", read, a.listVolumes),
 		get(volumes+"/{volume}", "getVolume", read, a.getVolume),
-		change("PATCH", volumes+"/{volume}", "updateVolume", write, a.updateVolume),
-		change("DELETE", volumes+"/{volume}", "removeVolume", write, a.removeVolume),
+		grave("PATCH", volumes+"/{volume}", "updateVolume", write, a.updateVolume),
+		grave("DELETE", volumes+"/{volume}", "removeVolume", write, a.removeVolume),
 		change("POST", volumes+"/{volume}/measure", "measureVolume", write, a.measureVolume),
 		get(volumes+"/{volume}/usage", "getUsage", read, a.getUsage),
 	}
