@@ -30,7 +30,7 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 		q.Set("size", strconv.FormatInt(opts.Size, 10))
 	}
 	src := newSource(r)
-	c, err := f.fileBody(ctx, r, src, opts)
+	c, err := f.fileBody(ctx, src, opts)
 	if err != nil {
 		return 0, err
 	}
@@ -56,13 +56,13 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 }
 
 // fileBody returns the request that sends a file: few bytes from memory, more as a stream.
-func (f *fileSystem) fileBody(ctx context.Context, r io.Reader, src *source, opts driver.WriteOptions) (call, error) {
+func (f *fileSystem) fileBody(ctx context.Context, src *source, opts driver.WriteOptions) (call, error) {
 	c := call{method: "PUT", once: true, size: -1, header: http.Header{"Content-Type": {api.TypeBytes}}}
 	switch {
 	case opts.NextData != nil:
 		c.header.Set("Content-Type", api.TypeSparse)
 		c.stream = api.NewSparseEncoder(ctx, src, opts.Size, src.watch(opts.NextData))
-	case opts.Size > fewBytes || opts.Size > 0 && !inMemory(r):
+	case opts.Size > fewBytes:
 		c.stream = src // the server may refuse it before it is read
 	default:
 		var err error
@@ -74,12 +74,6 @@ func (f *fileSystem) fileBody(ctx context.Context, r io.Reader, src *source, opt
 		}
 	}
 	return c, nil
-}
-
-// inMemory reports whether r has in memory what it gives.
-func inMemory(r io.Reader) bool {
-	_, ok := r.(interface{ Len() int })
-	return ok
 }
 
 // fewBytes is how much of a file is kept in memory to be sent again if need be.

@@ -164,7 +164,7 @@ type OpenOptions struct {
 type WriteOptions struct {
 	Mode      fs.FileMode // exact permission bits; 0: those of the replaced file, else 0644
 	Exclusive bool        // ErrExists if something is there
-	Size      int64       // bytes that r will yield, if known: lets a quota refuse early; 0: unknown
+	Size      int64       // bytes that r will yield, if known: lets a quota refuse early, where they are many before any is read; 0: unknown
 
 	// NextData, if not nil, says where the data of a sparse file belongs, so that
 	// nobody has to read, send or write its holes. Each call returns a range: the next

@@ -227,7 +227,8 @@ func testQuotaEndless(t *testing.T, e *env) {
 	f.holds("f", "old")
 }
 
-// A size that is known to be too much is refused before anything is read.
+// A size that is known to be too much is refused before anything is read. Few bytes may
+// be read before anybody is asked.
 func testQuotaSizeHint(t *testing.T, e *env) {
 	f := e.quotaFiles(t, 10_000)
 	f.write("f", "old")
@@ -235,7 +236,7 @@ func testQuotaSizeHint(t *testing.T, e *env) {
 		_, err := f.WriteFrom(f.ctx, "f", readerFunc(func([]byte) (int, error) {
 			t.Error("the source was read although its size is too much")
 			return 0, io.EOF
-		}), vole.WriteOptions{Size: 10_001})
+		}), vole.WriteOptions{Size: 1 << 20})
 		return err
 	})
 	f.over("write of a sparse file, whose holes count", func() error {
