@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
+	"sync"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/filemode"
 	"github.com/volehq/vole/internal/sparse"
+	"golang.org/x/sync/errgroup"
 )
 
 // copier writes items to a target by the rules of cp: directories merge, everything
@@ -22,10 +25,21 @@ type copier struct {
 	seen  map[fileID]string // where a file of several names was written
 	dirs  []dirMeta         // made so far, metadata still to be set
 	dirAt map[string]int    // where in dirs a directory is, of which entries may come twice
+
+	mu sync.Mutex // guards stats, and is held while opts is called back
 }
 
 func newCopier(dst Tree, opts *Options) *copier {
-	return &copier{to: dst.target(opts), opts: opts, seen: map[fileID]string{}}
+	c := &copier{opts: opts, seen: map[fileID]string{}}
+	if warn := opts.Warn; warn != nil && opts.Parallel > 1 {
+		opts.Warn = func(format string, args ...any) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			warn(format, args...)
+		}
+	}
+	c.to = dst.target(opts)
+	return c
 }
 
 // end makes durable what was copied, unless that failed.
@@ -53,6 +67,19 @@ func (c *copier) tree(ctx context.Context, src source, p, at string, it *item) e
 	if err != nil {
 		return err
 	}
+	for batch := range slices.Chunk(names, dirBatch) {
+		if err := c.children(ctx, src, p, at, batch); err != nil {
+			return err
+		}
+	}
+	return c.finish(ctx, open)
+}
+
+// children copies some of what is in the directory p of src to the directory at.
+func (c *copier) children(ctx context.Context, src source, p, at string, names []string) error {
+	if c.opts.Parallel > 1 {
+		return c.parallel(ctx, src, p, at, names)
+	}
 	for _, n := range names {
 		child, err := src.lstat(ctx, path.Join(p, n))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -65,7 +92,54 @@ func (c *copier) tree(ctx context.Context, src source, p, at string, it *item) e
 			return err
 		}
 	}
-	return c.finish(ctx, open)
+	return nil
+}
+
+// parallel is children, several files at once. Directories, and what has several names,
+// come after them, one by one: these change what the copier knows.
+func (c *copier) parallel(ctx context.Context, src source, p, at string, names []string) error {
+	items := make([]*item, len(names))
+	err := c.each(ctx, names, func(ctx context.Context, i int) error {
+		it, err := src.lstat(ctx, path.Join(p, names[i]))
+		if err == nil {
+			items[i] = &it
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // removed since it was listed
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	alone := func(it *item) bool { return it.mode.IsRegular() && it.nlink == 1 }
+	err = c.each(ctx, names, func(ctx context.Context, i int) error {
+		if items[i] == nil || !alone(items[i]) {
+			return nil
+		}
+		return c.one(ctx, src, path.Join(p, names[i]), path.Join(at, names[i]), items[i])
+	})
+	for i, it := range items {
+		if err == nil && it != nil && !alone(it) {
+			err = c.tree(ctx, src, path.Join(p, names[i]), path.Join(at, names[i]), it)
+		}
+	}
+	return err
+}
+
+// each calls fn for the index of every name, several at once, until one fails.
+func (c *copier) each(ctx context.Context, names []string, fn func(ctx context.Context, i int) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(c.opts.Parallel)
+	for i := range names {
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return fn(ctx, i)
+		})
+	}
+	return g.Wait()
 }
 
 // one copies what is at p itself.
@@ -105,6 +179,8 @@ func (c *copier) file(ctx context.Context, at string, it *item, r sparse.Content
 		return c.refuse(at, "a directory is there, which a file does not replace")
 	}
 	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.stats.Files++
 		c.opts.file(at)
 	}
@@ -265,6 +341,8 @@ type counted struct {
 
 func (r *counted) Read(p []byte) (int, error) {
 	n, err := r.Content.Read(p)
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
 	r.c.stats.Bytes += int64(n)
 	r.c.opts.read(n)
 	return n, err

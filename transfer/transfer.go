@@ -49,6 +49,10 @@ type Options struct {
 	// Root: the directory that is copied gives its metadata to one that was there, as
 	// the root of a new volume is. Those beneath it do not.
 	Root bool
+	// Parallel is how many files of a directory are looked at, and copied, at once; 0: one.
+	// More is for trees behind a server, where each call waits for an answer. Warn and
+	// Progress are never called at once.
+	Parallel int
 	// Op names the operation in the errors that are this package's own; "": "copy".
 	Op string
 	// Warn is told of what is left out. nil: nobody is.

@@ -89,6 +89,9 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	return c.printJSON(stats)
 }
 
+// farFiles is how many files are copied at once where each call waits for a server.
+const farFiles = 8
+
 func (c *cpCmd) options() transfer.Options {
 	return transfer.Options{
 		Op: "cp", Owner: c.owner, Warn: c.bar.warnf, Progress: c.bar,
@@ -127,7 +130,11 @@ func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (sta
 	if o.mode.IsRegular() {
 		c.bar.total(o.size)
 	}
-	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, c.options())
+	opts := c.options()
+	if s.Caps().Backend == "cloud" {
+		opts.Parallel = farFiles
+	}
+	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, opts)
 }
 
 func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*origin, error) {
