@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"strings"
 	"syscall"
 
 	"github.com/volehq/vole/driver"
@@ -33,8 +32,11 @@ func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.Copy
 		return f.gone(err)
 	}
 	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	if dir && (from == "." || to == from || strings.HasPrefix(to, from+"/")) {
-		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
+	if dir {
+		// By inodes: a link in the path of the target may lead out of the directory.
+		if from == "." || to == from || f.inside(to, st.Ino) {
+			return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
+		}
 	}
 	if !dir && !opts.NoReplace && f.leadsTo(from, src, to) {
 		return nil // onto itself, by whatever name
@@ -97,6 +99,29 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to strin
 		f.discard(c, tmp)
 	}
 	return err
+}
+
+// inside reports whether what would get that name is in the directory with that inode,
+// or beneath. It is for an early word: copyDir looks, too.
+func (f *fileSystem) inside(name string, dir uint64) bool {
+	at, err := f.root.Open(path.Dir(name))
+	for errors.Is(err, fs.ErrNotExist) && name != "." {
+		name = path.Dir(name)
+		at, err = f.root.Open(path.Dir(name))
+	}
+	root, rerr := f.root.Stat(".")
+	for err == nil && rerr == nil {
+		info, serr := at.Stat()
+		if serr != nil || os.SameFile(info, root) || unixStat(info.Sys().(*syscall.Stat_t)).Ino == dir {
+			at.Close()
+			return serr == nil && unixStat(info.Sys().(*syscall.Stat_t)).Ino == dir
+		}
+		var up int
+		up, err = unix.Openat(int(at.Fd()), "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		at.Close()
+		at = os.NewFile(uintptr(up), "..")
+	}
+	return false
 }
 
 // nearest is the inode of the directory that name is in, or of the nearest above it

@@ -14,6 +14,7 @@ var copyOntoTests = []test{
 	{"Symlink", testCopyOntoSymlink},
 	{"Directory", testCopyDirOntoItself},
 	{"Matrix", testCopyMatrix},
+	{"TreeThroughLink", testCopyTreeThroughLink},
 }
 
 func testCopySamePath(t *testing.T, e *env) {
@@ -101,6 +102,22 @@ func testCopyDirOntoItself(t *testing.T, e *env) {
 		f.isLink("e/self", "../d")
 		f.hasNames("e", "f", "self", "sub")
 	}
+}
+
+// A link in the path of the target leads out of the directory, which is then no copy into
+// itself; or it leads back in.
+func testCopyTreeThroughLink(t *testing.T, e *env) {
+	need(t, e.caps.Links, "links")
+	f := e.files(t)
+	f.write("d/f", "content")
+	must(t, "mkdir", f.Mkdir(f.ctx, "out", 0o755))
+	must(t, "symlink", f.Symlink(f.ctx, "../out", "d/leads-out"))
+	must(t, "symlink", f.Symlink(f.ctx, "d", "leads-in"))
+	must(t, "copy through a link that leads out", f.Copy(f.ctx, "d", "d/leads-out/copy", vole.CopyOptions{}))
+	f.holds("out/copy/f", "content")
+	before := f.tree()
+	wantErr(t, "copy through a link that leads back in", f.Copy(f.ctx, "d", "leads-in/x/y", vole.CopyOptions{}), vole.ErrInvalid)
+	f.unchanged("copy of a directory into itself through a link", before)
 }
 
 // copyResult is what copying one thing onto another says.
