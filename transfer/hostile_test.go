@@ -210,8 +210,8 @@ func TestQuota(t *testing.T) {
 func sparseHeader(t *testing.T, realSize, size int64) []byte {
 	t.Helper()
 	// archive/tar writes no such records, but leaves room to put them: same length.
-	b := header(t, size, map[string]string{"XXX.sparse.major": "1", "XXX.sparse.minor": "0", "XXX.sparse.name": "f", "XXX.sparse.realsize": fmt.Sprint(realSize)})
-	return bytes.ReplaceAll(b, []byte("XXX.sparse"), []byte("GNU.sparse"))
+	b := header(t, size, map[string]string{"ABC.sparse.major": "1", "ABC.sparse.minor": "0", "ABC.sparse.name": "f", "ABC.sparse.realsize": fmt.Sprint(realSize)})
+	return bytes.ReplaceAll(b, []byte("ABC.sparse"), []byte("GNU.sparse"))
 }
 
 // A hole without end takes nothing, and unpacking it ends when the context does.

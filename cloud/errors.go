@@ -1,0 +1,106 @@
+package cloud
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+)
+
+// refusal is an error that a server answered with.
+type refusal struct {
+	status  int
+	code    string // "": the answer was not of the API
+	message string
+	kind    error // the sentinel
+	wait    time.Duration
+}
+
+func (r *refusal) Error() string { return r.message }
+func (r *refusal) Unwrap() error { return r.kind }
+
+// errLost means that a session, file system or file is not open at the server any more.
+var errLost = driver.Errorf(driver.ErrClosed, "the server does not have this open any more")
+
+// codes are the errors of a server that are not in the table of package driver.
+var codes = map[string]error{
+	"unauthenticated": driver.ErrPermission, "forbidden": driver.ErrPermission, "too_large": driver.ErrInvalid,
+	"precondition_failed": driver.ErrExists, "unknown_session": errLost, "listing_ended": errLost,
+	"rate_limited": driver.ErrUnavailable, "wrong_offset": driver.ErrInvalid, "not_found": driver.ErrNotExist, "digest_mismatch": driver.ErrInvalid, "outcome_unknown": driver.ErrUnavailable,
+}
+
+// lost is the error of a request that got no answer.
+type lost struct {
+	host string
+	err  error
+}
+
+func (l *lost) Error() string {
+	switch {
+	case errors.As(l.err, new(*tls.CertificateVerificationError)):
+		return fmt.Sprintf("the certificate of the server at %s is not trusted: %v", l.host, l.err)
+	case errors.Is(l.err, http.ErrSchemeMismatch):
+		return fmt.Sprintf("the server at %s does not speak TLS; its URL may begin with http://", l.host)
+	}
+	return fmt.Sprintf("the server at %s does not answer: %v", l.host, l.err)
+}
+
+func (l *lost) Unwrap() []error { return []error{driver.ErrUnavailable, l.err} }
+
+// away wraps the error of a request that got no answer.
+func away(u *url.URL, err error) error {
+	if ue := (*url.Error)(nil); errors.As(err, &ue) {
+		err = ue.Err
+	}
+	return &lost{host: u.Host, err: err}
+}
+
+// unsent reports whether a request certainly did not reach the server.
+func unsent(err error) bool {
+	var op *net.OpError
+	var r *refusal
+	switch {
+	case errors.As(err, &r):
+		return r.status == http.StatusTooManyRequests || r.status == http.StatusServiceUnavailable && r.code == "unavailable"
+	case errors.As(err, &op):
+		return op.Op == "dial"
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// refused is the error that an answer is.
+func refused(res *http.Response) error {
+	r := &refusal{status: res.StatusCode, message: "HTTP " + res.Status, kind: driver.ErrUnavailable}
+	if s, err := time.ParseDuration(res.Header.Get("Retry-After") + "s"); err == nil && s >= 0 && s < time.Minute {
+		r.wait = s
+	}
+	var body api.ErrorBody
+	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if kind != "application/json" || json.NewDecoder(io.LimitReader(res.Body, api.MaxJSON)).Decode(&body) != nil || body.Error.Code == "" {
+		return r
+	}
+	r.code, r.message = body.Error.Code, body.Error.Message
+	if r.message == "" {
+		r.message = strings.ReplaceAll(r.code, "_", " ")
+	}
+	if k, ok := codes[r.code]; ok {
+		r.kind = k
+	} else if k := driver.FromCode(r.code); k != nil {
+		r.kind = k
+	}
+	if id := body.Error.RequestID; id != "" && res.StatusCode == http.StatusInternalServerError {
+		r.message += " (request " + id + ")"
+	}
+	return r
+}
