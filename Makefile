@@ -19,6 +19,7 @@ RACESERVER = Slow|Drain|Rate|Once|Cancel|Idempot|Upload|Events|Listing
 
 TESTFLAGS ?=
 KILLS ?= 1000
+SEEDS ?= 50
 CONTEND ?= 1m
 FUZZTIME ?= 30s
 # Of make torture: how long workers on several hosts fight over a namespace, on each engine.
@@ -29,7 +30,7 @@ EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo quickstart test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server fuzz cross clean
+.PHONY: help build demo quickstart test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -75,7 +76,12 @@ servers: ## PostgreSQL and an S3 server for the tests of the bucket backend; ins
 bench: $(if $(filter Linux,$(shell uname -s)),servers) ## speed beside plain calls of the same durability; BENCHFLAGS="-quick" for a short look
 	$(GO) run ./internal/bench $(BENCHFLAGS)
 
-torture: torture-home torture-bucket torture-vm torture-server torture-ext4 ## kill -9 at random instants, many processes and hosts on the same names, images after crashes
+torture: torture-random torture-home torture-bucket torture-vm torture-server torture-ext4 ## kill -9 at random instants, many processes and hosts on the same names, images after crashes
+
+# Random operations with seeds that nobody has tried, against a model, on every backend.
+torture-random:
+	DRIVERTEST_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance(Disk)?/Random' ./local
+	DRIVERTEST_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance/.*/Random' ./bucket ./cloud
 
 torture-home:
 	$(GO) build -o bin/torture ./internal/torture
