@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -33,31 +34,39 @@ type childSpec struct {
 	Advertise bool
 }
 
-// TestServerChild is a server when the environment says so.
-func TestServerChild(t *testing.T) {
+// beServer makes this process a server, when the environment says so, and nothing else.
+func beServer() {
 	text := os.Getenv(childEnv)
 	if text == "" {
-		t.Skip("only for the tests that kill servers")
+		return
 	}
+	if err := serveChild(text); err != nil {
+		fmt.Fprintln(os.Stderr, "server:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func serveChild(text string) error {
 	var spec childSpec
 	if err := json.Unmarshal([]byte(text), &spec); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	opts := server.Options{Home: spec.Home, Bucket: spec.Bucket, Lease: 5 * time.Second}
 	if spec.Advertise {
 		opts.Advertise = "http://" + ln.Addr().String()
 	}
-	s, err := server.New(t.Context(), opts)
+	s, err := server.New(context.Background(), opts)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	key, err := s.FirstKey(t.Context())
+	key, err := s.FirstKey(context.Background())
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	fmt.Printf("\nserves %s %s\n", ln.Addr(), key)
 	ctx, stop := context.WithCancel(context.Background())
@@ -65,12 +74,7 @@ func TestServerChild(t *testing.T) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	if err := s.Serve(ctx, ln, time.Second); err != nil {
-		t.Error(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
+	return errors.Join(s.Serve(ctx, ln, time.Second), s.Close())
 }
 
 // child is a server in a process of its own.
@@ -88,7 +92,7 @@ func startChild(t *testing.T, spec childSpec) *child {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &child{cmd: exec.Command(os.Args[0], "-test.run=^TestServerChild$", "-test.timeout=0")}
+	c := &child{cmd: exec.Command(os.Args[0])}
 	c.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
 	c.cmd.Stderr = os.Stderr
 	in, err := c.cmd.StdinPipe()

@@ -24,7 +24,10 @@ import (
 	"github.com/volehq/vole/server"
 )
 
-func TestMain(m *testing.M) { os.Exit(servers.Main(m)) }
+func TestMain(m *testing.M) {
+	beServer()
+	os.Exit(servers.Main(m))
+}
 
 // engines are what the servers serve in these tests.
 var engines = []struct {
