@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/pgerr"
 )
 
 const (
@@ -88,20 +89,7 @@ func translatePG(err error) error {
 	case !errors.As(err, &pe):
 		return err // not of the database
 	}
-	var kind error
-	switch pe.Code {
-	case "53100":
-		kind = driver.ErrNoSpace
-	case "25006":
-		kind = driver.ErrReadOnly
-	case "42501", "28000", "28P01":
-		kind = driver.ErrPermission
-	case "XX001", "XX002":
-		kind = driver.ErrCorrupt
-	default:
-		return fmt.Errorf("the database: %w", err)
-	}
-	return driver.Errorf(kind, "the database: %v", err)
+	return pgerr.Translate(err, pe)
 }
 
 func (p *postgres) read(ctx context.Context, list ...query) error {

@@ -201,7 +201,7 @@ func (b *Backend) canceled(ctx context.Context, c call, key string) (*http.Respo
 		return nil, ctx.Err()
 	}
 	// It was done before it could be cancelled: the server says again how it went.
-	c.stream, c.header = nil, withHeader(c.header.Clone(), "Expect", "")
+	c.stream, c.header = nil, c.header.Clone()
 	c.header.Del("Expect")
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
 	res, err := b.roundTrip(late, c, nil)

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/pgerr"
 )
 
 //go:embed migrations
@@ -257,20 +258,7 @@ func translate(err error) error {
 	case !errors.As(err, &pe):
 		return catalog.Translate(err)
 	}
-	var kind error
-	switch pe.Code {
-	case "53100":
-		kind = driver.ErrNoSpace
-	case "25006":
-		kind = driver.ErrReadOnly
-	case "42501", "28000", "28P01":
-		kind = driver.ErrPermission
-	case "XX001", "XX002":
-		kind = driver.ErrCorrupt
-	default:
-		return fmt.Errorf("the database: %w", err)
-	}
-	return driver.Errorf(kind, "the database: %v", err)
+	return pgerr.Translate(err, pe)
 }
 
 // isUnique reports whether err says that a unique value is there already.
