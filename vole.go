@@ -35,7 +35,6 @@ import (
 	"iter"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
 )
 
@@ -130,7 +129,7 @@ func (s *Store) Build(ctx context.Context, name string, spec Spec, fill func(v *
 
 // Get returns the volume with that id, or else that name.
 func (s *Store) Get(ctx context.Context, ref string) (*Volume, error) {
-	if isID(ref) {
+	if driver.IsID(ref) {
 		info, err := s.b.Get(ctx, driver.ByID(ref))
 		if !errors.Is(err, ErrNotFound) {
 			if err != nil {
@@ -193,7 +192,7 @@ func (s *Store) List(ctx context.Context, filter Filter) (Page, error) {
 // Remove removes the volume with that id, or else that name, and all it holds.
 // ErrInUse: it is attached; the error names a holder.
 func (s *Store) Remove(ctx context.Context, ref string) error {
-	if isID(ref) {
+	if driver.IsID(ref) {
 		_, err := s.b.Remove(ctx, driver.ByID(ref))
 		if !errors.Is(err, ErrNotFound) {
 			return wrap("remove", ref, "", err)
@@ -229,8 +228,6 @@ func (s *Store) Attachments(ctx context.Context) ([]AttachmentInfo, error) {
 func (s *Store) Check(ctx context.Context, opts CheckOptions, report func(Finding) error) error {
 	return wrap("check", "", "", s.b.Check(ctx, opts, report))
 }
-
-func isID(ref string) bool { return len(ref) == 36 && uuid.Validate(ref) == nil }
 
 // wrap is the boundary of the package: it names the operation and its object, once.
 func wrap(op, volume, path string, err error) error {

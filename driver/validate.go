@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // Bounds of what users may name.
@@ -44,6 +46,9 @@ func ValidateName(name string) error {
 	}
 	return nil
 }
+
+// IsID reports whether ref has the form of a volume's id, 36 bytes of a UUID.
+func IsID(ref string) bool { return len(ref) == 36 && uuid.Validate(ref) == nil }
 
 func isAlnum(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'

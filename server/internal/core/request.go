@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
@@ -330,7 +329,7 @@ func (r *Request) Open(ref string, readOnly bool) (fsys *vole.FS, done func(erro
 	if err != nil {
 		return nil, nil, err
 	}
-	if isID(ref) && r.Who.Sees(ref) {
+	if driver.IsID(ref) && r.Who.Sees(ref) {
 		key := fileKey{ref, o.store.Caps().ReadOnly}
 		if x := o.files.cached(key); x != nil {
 			r.Record.Volume = ref
@@ -363,8 +362,6 @@ func (r *Request) Forget(volume string) {
 		r.org.files.forget(volume)
 	}
 }
-
-func isID(ref string) bool { return len(ref) == 36 && uuid.Validate(ref) == nil }
 
 // record puts a change into the audit log.
 func (c *Core) record(rt *Route, a *answer, r *Request) {

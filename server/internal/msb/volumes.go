@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/server/internal/core"
@@ -154,7 +153,7 @@ func (a *api) volumeID(r *core.Request) (string, error) {
 		return v.ID(), nil
 	}
 	// What is no id would be taken for a name.
-	if len(id) != 36 || uuid.Validate(id) != nil {
+	if !driver.IsID(id) {
 		return "", vole.ErrNotFound
 	}
 	return id, nil
