@@ -26,7 +26,9 @@ import (
 // Quota. A change that would take the volume over its quota fails with ErrQuota and
 // changes nothing. What is charged is the size of regular files, each inode once;
 // a file that lost its last name is charged for as long as the process that took the
-// name away has it open.
+// name away has it open. Entries, and the bytes of names, link targets and extended
+// attributes, are bounded besides, by MetadataBounds of the quota, with the same error;
+// they are given back with the name, of an inode with several with the last.
 type FS interface {
 	// Stat describes what path leads to. ErrNotExist for a dangling link.
 	Stat(ctx context.Context, path string) (Entry, error)
