@@ -13,6 +13,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/nofollow"
 )
 
 // checker carries one Check.
@@ -87,7 +88,12 @@ func (c *checker) permissions() error {
 			continue
 		}
 		err = c.found("loose-permissions", "", name, fmt.Sprintf("mode %04o lets others in; it becomes %04o", mode, mode&0o700),
-			func() error { return os.Chmod(c.b.path(name), mode&0o700) })
+			func() error {
+				if name == "" { // to which links may lead
+					return chmodDir(c.b.home, mode&0o700)
+				}
+				return nofollow.ChmodPath(c.b.path(name), mode&0o700)
+			})
 		if err != nil {
 			return err
 		}

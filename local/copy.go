@@ -11,6 +11,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/fault"
+	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
 
@@ -343,8 +344,7 @@ func copyAttrs(src xattrs, dst place, st *unix.Stat_t) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		// dst is in tmp, where nobody can put a link in its place.
-		if err := unix.Fchmodat(dst.fd(), dst.base, uint32(st.Mode)&0o7777, 0); err != nil {
+		if err := nofollow.Chmod(dst.fd(), dst.base, uint32(st.Mode)&0o7777); err != nil {
 			return err
 		}
 	}

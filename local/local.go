@@ -211,7 +211,7 @@ func makeHome(home string) error {
 				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", e.Name())
 		}
 	}
-	if err := os.Chmod(home, 0o700); err != nil {
+	if err := chmodDir(home, 0o700); err != nil {
 		return err
 	}
 	for _, d := range []string{"volumes", "locks", "locks/" + processDir, "lost+found"} {
@@ -220,6 +220,15 @@ func makeHome(home string) error {
 		}
 	}
 	return durable.SyncDir(home)
+}
+
+// chmodDir sets the mode of a directory, to which path may lead through links.
+func chmodDir(path string, mode fs.FileMode) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Chmod(mode), d.Close())
 }
 
 // hasCatalog reports whether a home has a catalog in which something was written.

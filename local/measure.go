@@ -11,6 +11,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
 
@@ -226,7 +227,7 @@ func (w *walker) openClosed(dir *os.File, name string, mode uint32) error {
 		return err
 	}
 	err := w.open(dir, name)
-	return errors.Join(err, chmodAt(int(dir.Fd()), name, mode))
+	return errors.Join(err, nofollow.Chmod(int(dir.Fd()), name, mode))
 }
 
 // changeQuota runs a change of a volume's quota while the volume is at rest, having

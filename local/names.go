@@ -11,6 +11,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
 
@@ -86,7 +87,7 @@ func (f *fileSystem) exactMode(p place, want uint32) error {
 	if err != nil || uint32(st.Mode)&0o7777 == want {
 		return err
 	}
-	if err := at("chmod", p.base, func() error { return chmodAt(p.fd(), p.base, want) }); err != nil {
+	if err := at("chmod", p.base, func() error { return nofollow.Chmod(p.fd(), p.base, want) }); err != nil {
 		return err
 	}
 	return f.syncNode(p)
@@ -275,7 +276,7 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 		if err := mknod(p.fd(), p.base, m, rdev); err != nil {
 			return err
 		}
-		return chmodAt(p.fd(), p.base, m&0o7777)
+		return nofollow.Chmod(p.fd(), p.base, m&0o7777)
 	})
 }
 

@@ -22,11 +22,6 @@ func renameExclusive(fromDir int, from string, toDir int, to string) error {
 	return unix.RenameatxNp(fromDir, from, toDir, to, unix.RENAME_EXCL)
 }
 
-// chmodAt changes the mode of what is at a name, and does not follow a link.
-func chmodAt(dir int, name string, mode uint32) error {
-	return unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
-}
-
 // cloneFile makes dst share the storage of src, which here only whole new files can.
 func cloneFile(dst, src *os.File) error { return unix.ENOTSUP }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/fault"
+	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
 
@@ -97,7 +98,7 @@ func (b *Backend) finishData(id string) error {
 		return err
 	}
 	if st.Mode&0o7777 != 0o755 {
-		if err := at("chmod", data, func() error { return unix.Fchmodat(top, data, 0o755, 0) }); err != nil {
+		if err := at("chmod", data, func() error { return nofollow.Chmod(top, data, 0o755) }); err != nil {
 			return err
 		}
 	}
@@ -281,7 +282,7 @@ func (r *remover) moveUp(d *os.File, name string) error {
 
 // openUp gives the owner all rights to a directory, and does not follow a link.
 func openUp(parent *os.File, name string) error {
-	return at("chmod", name, func() error { return chmodAt(int(parent.Fd()), name, 0o700) })
+	return at("chmod", name, func() error { return nofollow.Chmod(int(parent.Fd()), name, 0o700) })
 }
 
 // tempPrefix begins the names of a process's files in a volume's tmp directory.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,7 +37,7 @@ func makeSkeleton(root string) error {
 			return err
 		}
 		if mode, ok := skeletonModes[d]; ok {
-			if err := os.Chmod(at, mode); err != nil {
+			if err := nofollow.ChmodPath(at, mode); err != nil {
 				return err
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/internal/nofollow"
 	"github.com/volehq/vole/internal/sparse"
 	"golang.org/x/sys/unix"
 )
@@ -134,9 +135,9 @@ func (t *hostTree) openFile(p string) (*os.File, error) {
 }
 
 func (t *hostTree) names(ctx context.Context, p string) ([]string, error) {
-	f, err := t.root.Open(p)
+	f, err := t.openDir(p)
 	if err != nil {
-		return nil, t.wrap("open", p, err)
+		return nil, err
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
@@ -190,12 +191,29 @@ func (t *hostTree) mknod(ctx context.Context, p string, mode fs.FileMode, rdev u
 
 // inParent runs fn on the open directory that holds p.
 func (t *hostTree) inParent(op, p string, fn func(dirfd int, base string) error) error {
-	d, err := t.root.Open(path.Dir(p))
+	d, err := t.root.OpenFile(path.Dir(p), os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return t.wrap(op, p, err)
 	}
 	defer d.Close()
 	return t.wrap(op, p, fn(int(d.Fd()), path.Base(p)))
+}
+
+// openDir opens the directory at p, which is no link to one and no fifo that would wait
+// for a writer, whatever others put there since it was made or listed.
+func (t *hostTree) openDir(p string) (f *os.File, err error) {
+	err = t.inParent("open", p, func(dirfd int, base string) error {
+		for {
+			fd, err := unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			if err == nil {
+				f = os.NewFile(uintptr(fd), t.display(p))
+			}
+			if !errors.Is(err, unix.EINTR) {
+				return err
+			}
+		}
+	})
+	return f, err
 }
 
 // file writes to a temporary name with all metadata, and renames.
@@ -243,31 +261,43 @@ func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c sparse.Cont
 
 func (t *hostTree) setMeta(ctx context.Context, p string, it *item) error {
 	if it.mode.IsDir() {
-		f, err := t.root.Open(p)
+		f, err := t.openDir(p)
 		if err != nil {
-			return t.wrap("open", p, err)
+			return err
 		}
 		defer f.Close()
 		return t.setMetaAt(p, p, f, it)
 	}
-	// A link or a node, which is never opened.
-	if t.opts.Owner {
-		if err := t.root.Lchown(p, it.uid, it.gid); err != nil {
-			return t.wrap("chown", p, err)
-		}
+	return t.inParent("chmod", p, func(dirfd int, base string) error { return t.setNodeMeta(dirfd, base, it) })
+}
+
+// setNodeMeta sets the metadata of a link or a node, which is never opened for reading.
+func (t *hostTree) setNodeMeta(dirfd int, base string, it *item) error {
+	n, err := nofollow.Open(dirfd, base)
+	if err != nil {
+		return err
 	}
-	return t.inParent("chtimes", p, func(dirfd int, base string) error {
-		if it.mode&fs.ModeSymlink == 0 {
-			if err := unix.Fchmodat(dirfd, base, filemode.Perm(t.opts.setBits(it)), 0); err != nil {
-				return err
-			}
-		}
-		ts, err := unix.TimeToTimespec(it.mtime)
-		if err != nil {
+	defer n.Close()
+	// Whoever may write to the directory may have put something else there since it was
+	// made, even another name of a file that is not his.
+	var st unix.Stat_t
+	if err := n.Stat(&st); err != nil {
+		return err
+	}
+	if st.Nlink > 1 || filemode.Go(uint32(st.Mode)).Type() != it.mode.Type() {
+		return driver.Errorf(vole.ErrExists, "another user replaced it while it was copied")
+	}
+	if t.opts.Owner { // before the mode: a change of owner clears setuid
+		if err := n.Chown(it.uid, it.gid); err != nil {
 			return err
 		}
-		return unix.UtimesNanoAt(dirfd, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
-	})
+	}
+	if it.mode&fs.ModeSymlink == 0 {
+		if err := n.Chmod(filemode.Perm(t.opts.setBits(it))); err != nil {
+			return err
+		}
+	}
+	return n.Chtimes(it.mtime)
 }
 
 // setMetaAt sets the metadata of an open file or directory. It has the name at now;
@@ -284,13 +314,13 @@ func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
 	if err := t.setXattrsOf(p, f, it); err != nil {
 		return err
 	}
-	return t.wrap("chtimes", p, t.root.Chtimes(at, it.mtime, it.mtime))
+	return t.wrap("chtimes", p, t.setTimes(f, at, it.mtime))
 }
 
 func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
-	f, err := t.root.Open(p)
+	f, err := t.openDir(p)
 	if err != nil {
-		return t.wrap("open", p, err)
+		return err
 	}
 	defer f.Close()
 	return t.setXattrsOf(p, f, it)

@@ -2,6 +2,8 @@ package transfer
 
 import (
 	"io/fs"
+	"os"
+	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -10,6 +12,12 @@ import (
 
 // linuxRdev brings a device number into the form of Linux.
 func linuxRdev(dev uint64) uint64 { return unix.Mkdev(unix.Major(dev), unix.Minor(dev)) }
+
+// setTimes sets the times of an open file or directory, which has the name at. By
+// descriptor this system knows microseconds only.
+func (t *hostTree) setTimes(_ *os.File, at string, mtime time.Time) error {
+	return t.root.Chtimes(at, mtime, mtime)
+}
 
 // mknodat would make a fifo or a device: this system has no such call that is bound
 // to a directory, and one by path could be led astray.

@@ -1,13 +1,26 @@
 package transfer
 
 import (
+	"fmt"
 	"io/fs"
+	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // linuxRdev brings a device number into the form of Linux, which this system has.
 func linuxRdev(dev uint64) uint64 { return dev }
+
+// setTimes sets the times of an open file or directory, which has the name at.
+func (t *hostTree) setTimes(f *os.File, at string, mtime time.Time) error {
+	ts, err := unix.TimeToTimespec(mtime)
+	if err != nil {
+		return err
+	}
+	// futimens(2) by the kernel's own link to the file: by its name it may be another one.
+	return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), []unix.Timespec{ts, ts}, 0)
+}
 
 // mknodat makes a fifo or a device.
 func mknodat(dirfd int, base string, mode fs.FileMode, rdev uint64) error {

@@ -186,3 +186,39 @@ func TestNoInit(t *testing.T) {
 		}
 	}
 }
+
+// byName are calls that follow a symbolic link at the end of a name, or take it as checked
+// by an earlier call. What changes attributes by name goes through internal/nofollow.
+var byName = []string{"os.Chmod", "os.Chown", "os.Chtimes", "unix.Chmod", "unix.Chown", "unix.Fchmodat", "unix.Utimes", "unix.UtimesNano",
+	"unix.Utimensat", "unix.Setxattr", "unix.Removexattr", "syscall.Chmod", "syscall.Chown", "syscall.Fchmodat", "syscall.Utimes", "syscall.UtimesNano", "syscall.Setxattr"}
+
+// TestAttributesByDescriptor: no code that ships changes the mode, owner, times or
+// attributes of what a link leads to that another user put in the place of a file.
+func TestAttributesByDescriptor(t *testing.T) {
+	exempt := []string{"internal/nofollow", "driver/drivertest", "internal/servers", "internal/bench", "internal/torture", "ext4/internal"}
+	fset := token.NewFileSet()
+	for _, goos := range []string{"linux", "darwin"} {
+		for _, p := range list(t, goos, "./...") {
+			name, _ := ours(p.ImportPath)
+			if slices.ContainsFunc(exempt, func(e string) bool { return within(name, e) }) {
+				continue
+			}
+			for _, file := range p.GoFiles {
+				f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.SkipObjectResolution)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ast.Inspect(f, func(n ast.Node) bool {
+					sel, ok := n.(*ast.SelectorExpr)
+					if !ok {
+						return true
+					}
+					if x, ok := sel.X.(*ast.Ident); ok && slices.Contains(byName, x.Name+"."+sel.Sel.Name) {
+						t.Errorf("%s: %s.%s follows links; use internal/nofollow, or an open file", fset.Position(sel.Pos()), x.Name, sel.Sel.Name)
+					}
+					return true
+				})
+			}
+		}
+	}
+}

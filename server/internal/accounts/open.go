@@ -20,6 +20,7 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/flock"
+	"github.com/volehq/vole/internal/nofollow"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -143,7 +144,10 @@ func private(path string) error {
 	if err != nil || st.Mode().Perm()&0o077 == 0 || !st.Mode().IsRegular() {
 		return err
 	}
-	return os.Chmod(path, 0o600)
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return err
+	}
+	return nofollow.ChmodPath(path, 0o600)
 }
 
 // openFile opens a SQLite database; pragmas are run on every new connection.
