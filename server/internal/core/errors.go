@@ -96,8 +96,9 @@ func (r *Request) ReadJSON(v any, lax bool) error {
 	if err == nil && dec.More() {
 		return invalid("the body has something after its JSON")
 	}
+	var own *Error
 	var tooLarge *http.MaxBytesError
-	if err == nil || errors.As(err, &tooLarge) || r.Context().Err() != nil {
+	if err == nil || errors.As(err, &tooLarge) || errors.As(err, &own) || r.Context().Err() != nil {
 		return errors.Join(err, context.Cause(r.Context()))
 	}
 	return invalid("the body is not the JSON that is expected: %v", err)

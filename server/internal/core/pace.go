@@ -3,8 +3,11 @@ package core
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -201,8 +204,8 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 		return 0, context.Canceled
 	}
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && b.gone.Load() {
-		err = context.Canceled
+	if err != nil && err != io.EOF {
+		err = b.failed(err)
 	}
 	b.pace.waited(start, n)
 	b.begun, b.over = true, err != nil
@@ -210,6 +213,27 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 		b.ended()
 	}
 	return n, err
+}
+
+// failed is what a handler gets to see of an error of net/http. It matches none of the
+// errors of the server's own reads, such as io.ErrUnexpectedEOF, which are retried, or
+// taken for the end of a source.
+func (b *pacedBody) failed(err error) error {
+	var ne net.Error
+	switch {
+	case b.gone.Load():
+		return context.Canceled
+	case errors.As(err, &ne) && ne.Timeout():
+		return &Error{http.StatusRequestTimeout, "timeout", "the body of the request came too slowly"}
+	case errors.Is(err, io.ErrUnexpectedEOF) || ne != nil:
+		return badBody("the request ended early")
+	}
+	// It is about the encoding: chunks, their sizes and extensions, trailers.
+	return badBody("the body of the request is malformed: " + strings.TrimPrefix(err.Error(), "http: "))
+}
+
+func badBody(message string) error {
+	return &Error{http.StatusBadRequest, "invalid_request", message}
 }
 
 // Untimed lifts the time that a client has for the answer, for streams that may rest.

@@ -58,7 +58,7 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	if cerr := done(); err == nil {
 		err = cerr
 	}
-	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && driver.Classify(err).Code == "internal" {
+	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && unknownKind(err) {
 		err = driver.Errorf(vole.ErrInvalid, "%v", err)
 	}
 	if err != nil {
@@ -66,6 +66,12 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	}
 	return core.WriteJSON(w, http.StatusOK, api.Unpacked{Files: stats.Files, Directories: stats.Directories, Links: stats.Links,
 		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped})
+}
+
+// unknownKind reports whether err would be taken for a failure of the server.
+func unknownKind(err error) bool {
+	_, code, _ := core.Describe(err)
+	return code == "internal"
 }
 
 // openBatch opens the volume of the request so that many changes become durable
