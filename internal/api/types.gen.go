@@ -254,7 +254,7 @@ type Error struct {
 	// `volume_not_found` 404, `file_not_found` 404, `already_exists` 409, `in_use` 409, `quota_exceeded` 507, `no_space` 507,
 	// `path_escape` 400, `not_a_directory` 409, `is_a_directory` 409, `not_empty` 409, `too_many_links` 400, `no_such_xattr` 404,
 	// `read_only` 403, `permission_denied` 403, `unsupported` 501, `corrupt` 500, `invalid_request` 400, `closed` 409,
-	// `timeout` 504, `canceled` 499, `internal` 500.
+	// `timeout` 504 (408: the body came too slowly), `canceled` 499, `internal` 500.
 	Code string `json:"code"`
 
 	// Message For people. Says what to do where that is known.

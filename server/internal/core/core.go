@@ -211,7 +211,7 @@ func (c *Core) tidy() {
 				o.files.closeIdle(now)
 			}
 			c.limits.forget(now)
-			c.once.forget(now)
+			c.once.forget()
 		}
 	}
 }

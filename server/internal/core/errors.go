@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/server/internal/accounts"
@@ -17,26 +18,31 @@ type Error struct {
 	Status  int    // of HTTP
 	Code    string // stable
 	Message string
+	Retry   time.Duration // when to try again; 0: it is not said
 }
 
 func (e *Error) Error() string { return e.Message }
 
 // Refusals of a server.
 var (
-	ErrForbidden   = &Error{http.StatusForbidden, "forbidden", "this key may not do that, as it is for some volumes only"}
-	ErrRateLimited = &Error{http.StatusTooManyRequests, "rate_limited", "too many requests with this key; slow down"}
-	ErrNoRoute     = &Error{http.StatusNotFound, "not_found", "there is no such route; /openapi.json lists those that there are"}
-	ErrUnavailable = &Error{http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again"}
+	ErrForbidden   = refusal(http.StatusForbidden, "forbidden", "this key may not do that, as it is for some volumes only")
+	ErrRateLimited = refusal(http.StatusTooManyRequests, "rate_limited", "too many requests with this key; slow down")
+	ErrNoRoute     = refusal(http.StatusNotFound, "not_found", "there is no such route; /openapi.json lists those that there are")
+	ErrUnavailable = refusal(http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again")
 )
+
+func refusal(status int, code, message string) *Error {
+	return &Error{Status: status, Code: code, Message: message}
+}
 
 // NeedsScope says that a key lacks a right.
 func NeedsScope(s accounts.Scope) error {
-	return &Error{http.StatusForbidden, ErrForbidden.Code, "this key may not do that; it takes one with the scope " + strings.Join(s.Strings(), ", ")}
+	return refusal(http.StatusForbidden, ErrForbidden.Code, "this key may not do that; it takes one with the scope "+strings.Join(s.Strings(), ", "))
 }
 
 // NotFound says that something other than a volume or a file is not there.
 func NotFound(message string) error {
-	return &Error{http.StatusNotFound, "not_found", message}
+	return refusal(http.StatusNotFound, "not_found", message)
 }
 
 // Describe returns how err appears to a client: status, stable code and message. The
@@ -78,9 +84,9 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 		return err
 	}
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store")
+	for name, v := range jsonHeader {
+		h.Set(name, v)
+	}
 	w.WriteHeader(status)
 	_, err = w.Write(append(b, '\n'))
 	return err

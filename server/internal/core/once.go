@@ -7,103 +7,69 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"sync"
-	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
 )
-
-// onceMap remembers the answers to requests with an idempotency key, so that a request
-// that is sent again is not done again.
-type onceMap struct {
-	mu    sync.Mutex // guards what follows
-	of    map[onceKey]*onceAnswer
-	order []onceKey // oldest first; some may be gone, and those that took long come late
-	size  int       // bytes of all
-}
-
-type onceKey struct{ who, key string }
-
-// onceAnswer is the answer to a request, whole when done is closed.
-type onceAnswer struct {
-	what   string // of Request.fingerprint
-	done   chan struct{}
-	cancel context.CancelFunc
-	at     time.Time
-	ended  bool // it was cancelled, perhaps before it came; guarded by the map's mu
-	status int  // 0: there is none that is worth keeping
-	header http.Header
-	body   []byte
-}
-
-const (
-	onceKept = 10 * time.Minute // longer than clients try
-	onceMost = 50_000           // answers; the oldest make room
-	onceBody = 64 << 10         // bytes of one
-	onceSize = 128 << 20        // bytes of all
-)
-
-func newOnceMap() *onceMap { return &onceMap{of: map[onceKey]*onceAnswer{}} }
 
 // do calls fn unless the request was answered before, or is being; then it gives that
 // answer.
 func (m *onceMap) do(r *Request, key, what string, a *answer, fn func() error) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	// What waits for the client's next bytes does not look at ctx. When the handler has
-	// returned, the connection is not the request's any more.
-	cut := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(cut)
-		a.body.cut()
-	})
-	defer func() {
-		if !stop() {
-			<-cut
-		}
-	}()
+	// A read that waits for the client's next bytes does not look at ctx.
+	defer a.body.cutAfter(ctx)()
 	r.Request = r.WithContext(ctx)
-	k := onceKey{r.who(), key}
+	k, print := newOnceKey(r.who(), key), digestOf(what)
 	for {
 		m.mu.Lock()
-		have := m.of[k]
+		have := m.org(r.Who.Org).of[k]
 		if have == nil {
-			have = m.add(k, &onceAnswer{what: what, done: make(chan struct{}), cancel: cancel, at: time.Now()})
+			have, err := m.begin(r.Who.Org, k, cancel)
+			if err == nil {
+				have.what = print
+			}
 			m.mu.Unlock()
-			return m.first(k, have, a, fn)
+			if err != nil {
+				return err
+			}
+			return m.first(r.Who.Org, have, a, fn)
 		}
-		ended := have.ended
+		wait := have.wait
 		m.mu.Unlock()
-		if have.what != what && have.what != "" {
-			return driver.Errorf(driver.ErrInvalid, "this idempotency key was used for another request; make a new one for each")
+		if wait != nil {
+			select {
+			case <-wait.done:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
-		select {
-		case <-have.done:
-		case <-ctx.Done():
-			return ctx.Err()
+		again, err := m.replay(have, print, a)
+		if !again {
+			return err
 		}
-		if have.status == 0 && ended {
-			return context.Canceled
-		}
-		if have.status == 0 {
-			continue // it failed in a way that is worth another try
-		}
-		maps.Copy(a.Header(), have.header)
-		a.WriteHeader(have.status)
-		_, err := a.Write(have.body)
-		return err
 	}
 }
 
-// add puts an answer that is to come into the map. The caller holds mu.
-func (m *onceMap) add(k onceKey, x *onceAnswer) *onceAnswer {
-	m.of[k] = x
-	m.size += len(k.key) + len(x.what) + onceBase
-	m.order = append(m.order, k)
-	m.drop(x.at.Add(-onceKept))
-	return x
+// replay gives a request the answer that one before it got. again says that there is none:
+// the request before failed in a way that is worth another try.
+func (m *onceMap) replay(have *onceAnswer, print [16]byte, a *answer) (again bool, err error) {
+	m.mu.Lock()
+	x := *have
+	m.mu.Unlock()
+	switch {
+	case x.what != print && !x.early:
+		return false, driver.Errorf(driver.ErrInvalid, "this idempotency key was used for another request; make a new one for each")
+	case x.status == 0 && x.ended:
+		return false, context.Canceled
+	case x.status == 0:
+		return true, nil
+	}
+	x.header.restore(a.Header())
+	a.WriteHeader(int(x.status))
+	_, err = io.WriteString(a, x.body)
+	return false, err
 }
 
 // fingerprint tells requests apart that have the same idempotency key. A body of JSON is
@@ -114,9 +80,6 @@ func (r *Request) fingerprint() (string, error) {
 		return what, nil
 	}
 	b, err := io.ReadAll(r.Body)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
 	if err != nil {
 		return "", errors.Join(err, context.Cause(r.Context()))
 	}
@@ -124,91 +87,132 @@ func (r *Request) fingerprint() (string, error) {
 	return fmt.Sprintf("%s %x", what, sha256.Sum256(b)), nil
 }
 
-func (m *onceMap) first(k onceKey, have *onceAnswer, a *answer, fn func() error) error {
-	a.copy = &bytes.Buffer{}
-	kept := false
-	defer func() {
-		m.mu.Lock()
-		if kept {
-			m.size += len(have.body)
-		} else if !have.ended {
-			m.remove(k, have)
-		}
-		m.mu.Unlock()
-		close(have.done)
-	}()
+// first does a request that was not made before, and keeps its answer.
+func (m *onceMap) first(org string, have *onceAnswer, a *answer, fn func() error) error {
+	a.copy = &answerCopy{most: onceBody}
+	defer func() { a.copy = nil }()
+	kept := onceAnswer{}
+	defer func() { m.settle(org, have, kept) }()
 	if err := fn(); err != nil {
 		return err
 	}
-	if a.status != 0 && a.copy.Len() <= onceBody {
-		have.status, have.header, have.body = a.status, a.Header().Clone(), a.copy.Bytes()
-		kept = true
+	if a.status != 0 && !a.copy.cut {
+		kept.status, kept.header, kept.body = uint16(a.status), packHeader(a.Header()), a.copy.String()
 	}
-	a.copy = nil
 	return nil
 }
 
 // end cancels a request that is under way and waits for its end. It reports whether the
 // request was done, as far as is known. A request that is still to come, for it was
 // overtaken, will be refused.
-func (m *onceMap) end(ctx context.Context, who, key string) (done bool, err error) {
-	k := onceKey{who, key}
+func (m *onceMap) end(ctx context.Context, org, who, key string) (done bool, err error) {
+	k := newOnceKey(who, key)
 	m.mu.Lock()
-	have := m.of[k]
+	have := m.org(org).of[k]
 	if have == nil {
-		have = m.add(k, &onceAnswer{done: make(chan struct{}), cancel: func() {}, at: time.Now()})
-		close(have.done)
+		have, err = m.begin(org, k, func() {})
+		if err != nil {
+			m.mu.Unlock()
+			return false, err
+		}
+		have.early, have.ended = true, true
+		m.mu.Unlock()
+		m.settle(org, have, onceAnswer{})
+		return false, nil
 	}
 	have.ended = true
+	wait := have.wait
 	m.mu.Unlock()
-	have.cancel()
-	select {
-	case <-have.done:
-		return have.status != 0, nil
-	case <-ctx.Done():
-		return false, ctx.Err()
+	if wait != nil {
+		wait.cancel()
+		select {
+		case <-wait.done:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return have.status != 0, nil
 }
 
 // End cancels the caller's request with that idempotency key, if it is under way, and
 // waits for its end. It reports whether the request was done.
 func (r *Request) End(key string) (done bool, err error) {
-	return r.Core.once.end(r.Context(), r.who(), key)
+	return r.Core.once.end(r.Context(), r.Who.Org, r.who(), key)
 }
 
-func (m *onceMap) forget(now time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.drop(now.Add(-onceKept))
+// answerCopy is what was written of an answer, unless that is too much.
+type answerCopy struct {
+	bytes.Buffer
+	most int
+	cut  bool
 }
 
-// onceBase is about what an answer takes beside its key, URL and body.
-const onceBase = 1 << 10
-
-// remove takes an answer out of the map. The caller holds mu.
-func (m *onceMap) remove(k onceKey, x *onceAnswer) {
-	delete(m.of, k)
-	m.size -= len(k.key) + len(x.what) + len(x.body) + onceBase
+func (c *answerCopy) add(p []byte) {
+	if c.cut = c.cut || c.Len()+len(p) > c.most; !c.cut {
+		c.Write(p)
+	}
 }
 
-// drop removes the oldest answers: those of before that time, and those that are too many.
-// What is still under way is put off. The caller holds mu.
-func (m *onceMap) drop(before time.Time) {
-	for range len(m.order) {
-		k := m.order[0]
-		x := m.of[k]
-		if x != nil && !x.at.Before(before) && len(m.of) <= onceMost && m.size <= onceSize {
-			return
+// packedHeader is the header of an answer: nil for the usual one of JSON, and of an answer
+// without a body.
+type packedHeader struct {
+	none bool
+	of   http.Header
+}
+
+var noHeader = &packedHeader{none: true}
+
+// jsonHeader is the header of an answer in JSON. ownHeaders are of one request.
+var (
+	jsonHeader = map[string]string{"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+	ownHeaders = map[string]bool{http.CanonicalHeaderKey(api.HeaderRequestID): true, http.CanonicalHeaderKey(api.HeaderInstance): true, "Connection": true}
+)
+
+// packHeader packs a header, without what is of one request and not of its answer.
+func packHeader(h http.Header) *packedHeader {
+	h = h.Clone()
+	for name := range ownHeaders {
+		h.Del(name)
+	}
+	usual := len(h) == len(jsonHeader)
+	for name, v := range jsonHeader {
+		usual = usual && h.Get(name) == v
+	}
+	switch {
+	case len(h) == 0:
+		return noHeader
+	case usual:
+		return nil
+	}
+	return &packedHeader{of: h}
+}
+
+func (p *packedHeader) restore(h http.Header) {
+	switch {
+	case p == nil:
+		for name, v := range jsonHeader {
+			h.Set(name, v)
 		}
-		m.order = m.order[1:]
-		if x == nil {
-			continue
-		}
-		select {
-		case <-x.done:
-			m.remove(k, x)
-		default:
-			m.order = append(m.order, k)
+	case !p.none:
+		for name, v := range p.of {
+			h[name] = v
 		}
 	}
+}
+
+// size is what a packed header takes, in bytes.
+func (p *packedHeader) size() int64 {
+	if p == nil || p.none {
+		return 0
+	}
+	n := int64(256)
+	for name, v := range p.of {
+		n += int64(len(name)) + 64
+		for _, s := range v {
+			n += int64(len(s)) + 16
+		}
+	}
+	return n
 }

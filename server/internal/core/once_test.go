@@ -1,43 +1,130 @@
 package core
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
+	"runtime"
 	"testing"
 	"time"
 )
 
-// A request that takes long keeps no answers of others, and they are bounded in bytes.
-func TestOnceBounds(t *testing.T) {
-	m := newOnceMap()
-	add := func(key string, done bool, at time.Time, body int) {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		x := m.add(onceKey{"me", key}, &onceAnswer{what: "PUT /x", done: make(chan struct{}), at: at})
-		if done {
-			x.body = make([]byte, body)
-			m.size += body
-			close(x.done)
+// onceClock is a map of answers whose time stands still until a test moves it.
+type onceClock struct {
+	*onceMap
+	at time.Time
+}
+
+func newOnceClock() *onceClock {
+	c := &onceClock{onceMap: newOnceMap(), at: time.Unix(1e9, 0)}
+	c.now = func() time.Time { return c.at }
+	return c
+}
+
+// answer has a request made and answered.
+func (c *onceClock) answer(org, key string, status int, body string) error {
+	c.mu.Lock()
+	x, err := c.begin(org, newOnceKey("me", key), func() {})
+	c.mu.Unlock()
+	if err == nil {
+		c.settle(org, x, onceAnswer{status: uint16(status), header: noHeader, body: body})
+	}
+	return err
+}
+
+func (c *onceClock) has(org, key string) bool {
+	return c.org(org).of[newOnceKey("me", key)] != nil
+}
+
+// Whoever makes many changes in a row is never refused for it, and what is counted for
+// their answers is no less than what they take.
+func TestOnceManyInARow(t *testing.T) {
+	c := newOnceClock()
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range 200_000 {
+		status, body := http.StatusNoContent, ""
+		if i%2 == 0 {
+			status, body = http.StatusOK, fmt.Sprintf("{\"offset\":%d}\n", i)
+		}
+		if err := c.answer("org", fmt.Sprint(i), status, body); err != nil {
+			t.Fatalf("change %d: %v", i, err)
 		}
 	}
-	long := time.Now().Add(-time.Hour)
-	add("long", false, long, 0)
-	for i := range 1000 {
-		add(fmt.Sprint("old", i), true, long, 0)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	for _, i := range []int{0, 1, 100_000, 199_999} {
+		if !c.has("org", fmt.Sprint(i)) {
+			t.Errorf("the answer of change %d is gone, within a minute", i)
+		}
 	}
-	add("new", true, time.Now(), 0)
-	if len(m.of) != 2 || len(m.order) != 2 {
-		t.Errorf("%d answers are kept, %d in order", len(m.of), len(m.order))
+	if took := int64(after.HeapAlloc) - int64(before.HeapAlloc); took > c.size {
+		t.Errorf("the answers take %d bytes, and %d are counted", took, c.size)
 	}
-	for i := range 3 * onceSize / onceBody {
-		add(fmt.Sprint("large", i), true, time.Now(), onceBody)
+	runtime.KeepAlive(c)
+}
+
+// An organisation's answers make room for its own only, the oldest first, and none that is
+// younger than a minute.
+func TestOnceBudget(t *testing.T) {
+	c := newOnceClock()
+	c.mostOrg, c.mostAll = 10*onceBase, 100*onceBase
+	if err := c.answer("victim", "append", 200, ""); err != nil {
+		t.Fatal(err)
 	}
-	if m.size > onceSize+2*onceBody || m.of[onceKey{"me", "long"}] == nil {
-		t.Errorf("%d bytes are kept", m.size)
+	c.at = c.at.Add(5 * time.Minute)
+	for i := range 10 {
+		if err := c.answer("org", fmt.Sprint(i), 200, ""); err != nil {
+			t.Fatal(err)
+		}
+		c.at = c.at.Add(time.Second)
 	}
-	for k, x := range m.of {
-		m.remove(k, x)
+	var e *Error
+	if err := c.answer("org", "x", 200, ""); !errors.As(err, &e) || e.Status != http.StatusTooManyRequests || e.Retry != 50*time.Second {
+		t.Errorf("beyond the budget: %+v", err)
 	}
-	if m.size != 0 {
-		t.Errorf("%d bytes of nothing", m.size)
+	if !c.has("org", "0") {
+		t.Error("an answer that is younger than a minute made room")
+	}
+	c.at = c.at.Add(e.Retry)
+	if err := c.answer("org", "x", 200, ""); err != nil || c.has("org", "0") || !c.has("org", "1") {
+		t.Errorf("after Retry-After: %v; the oldest is there: %v, the second: %v", err, c.has("org", "0"), c.has("org", "1"))
+	}
+	if !c.has("victim", "append") {
+		t.Error("another organisation's answer made room")
+	}
+	c.at = c.at.Add(onceKept)
+	c.forget()
+	if c.size != 0 || len(c.orgs) != 0 {
+		t.Errorf("%d bytes of %d organisations are kept for ever", c.size, len(c.orgs))
+	}
+}
+
+// Where all organisations together have too much, the one with most makes room, or whoever
+// asks is refused; one that has little never is.
+func TestOnceBudgetOfAll(t *testing.T) {
+	c := newOnceClock()
+	c.mostOrg, c.mostAll = 8*onceFloor, 10*onceFloor
+	fill := func(org string, most int64) (err error) {
+		for i := 0; err == nil && c.org(org).size < most; i++ {
+			err = c.answer(org, fmt.Sprint(i), 200, "")
+		}
+		return err
+	}
+	if err := fill("large", 7*onceFloor); err != nil {
+		t.Fatal(err)
+	}
+	var e *Error
+	if err := fill("second", 7*onceFloor); !errors.As(err, &e) || e.Status != http.StatusServiceUnavailable || e.Retry == 0 {
+		t.Errorf("beyond what all may have: %+v", err)
+	}
+	if err := fill("small", onceFloor/2); err != nil {
+		t.Errorf("an organisation that has little: %v", err)
+	}
+	c.at = c.at.Add(onceSure)
+	second := c.org("second").size
+	if err := fill("third", 3*onceFloor); err != nil || c.org("second").size != second {
+		t.Errorf("%v; the second largest has %d bytes, and had %d", err, c.org("second").size, second)
 	}
 }

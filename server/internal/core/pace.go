@@ -1,7 +1,6 @@
 package core
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -61,9 +60,9 @@ type answer struct {
 	status  int
 	broken  bool
 	http2   bool
-	untimed bool          // the client may take its time
-	body    *pacedBody    // of the request
-	copy    *bytes.Buffer // what was written, if somebody wants it
+	untimed bool        // the client may take its time
+	body    *pacedBody  // of the request
+	copy    *answerCopy // what was written, if somebody wants it
 }
 
 // Unwrap lets http.ResponseController find the connection.
@@ -94,7 +93,7 @@ func (a *answer) Write(p []byte) (n int, err error) {
 		n += m
 	}
 	if a.copy != nil {
-		a.copy.Write(p[:n])
+		a.copy.add(p[:n])
 	}
 	return n, err
 }
@@ -224,7 +223,7 @@ func (b *pacedBody) failed(err error) error {
 	case b.gone.Load():
 		return context.Canceled
 	case errors.As(err, &ne) && ne.Timeout():
-		return &Error{http.StatusRequestTimeout, "timeout", "the body of the request came too slowly"}
+		return refusal(http.StatusRequestTimeout, "timeout", "the body of the request came too slowly")
 	case errors.Is(err, io.ErrUnexpectedEOF) || ne != nil:
 		return badBody("the request ended early")
 	}
@@ -233,7 +232,7 @@ func (b *pacedBody) failed(err error) error {
 }
 
 func badBody(message string) error {
-	return &Error{http.StatusBadRequest, "invalid_request", message}
+	return refusal(http.StatusBadRequest, "invalid_request", message)
 }
 
 // Untimed lifts the time that a client has for the answer, for streams that may rest.

@@ -103,6 +103,9 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 	})
 }
 
+// maxIdempotencyKey is the most bytes of an idempotency key.
+const maxIdempotencyKey = 128
+
 // requestID returns the id that the client or a proxy gave the request, or a new one.
 func requestID(r *http.Request) string {
 	id := r.Header.Get(api.HeaderRequestID)
@@ -119,6 +122,10 @@ func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
 		c.log.Error("request failed", "request", r.ID, "route", r.route.Name, "error", err)
 	}
 	r.Record.Detail = strings.TrimSpace(r.Record.Detail + " " + err.Error())
+	var own *Error
+	if errors.As(err, &own) && own.Retry > 0 {
+		a.Header().Set("Retry-After", RetryAfter(own.Retry))
+	}
 	if a.status != 0 {
 		// Part of an answer is out: only a broken connection tells the client.
 		a.broken = true
@@ -176,6 +183,9 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 		r.Request = r.WithContext(ctx)
 	}
 	if key := r.Header.Get(api.HeaderIdempotencyKey); rt.Once && key != "" {
+		if len(key) > maxIdempotencyKey {
+			return invalid("the header %s has %d bytes; at most %d", api.HeaderIdempotencyKey, len(key), maxIdempotencyKey)
+		}
 		what, err := r.fingerprint()
 		if err != nil {
 			return err
@@ -206,8 +216,8 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 		a.Header().Set("Connection", "close") // the next request is for another server
 	}
 	if want := r.Header.Get(api.HeaderIfInstance); want != "" && want != c.instance && !rt.AnyServer {
-		return &Error{http.StatusConflict, "outcome_unknown",
-			"another server had this request, and whether it did what was asked is not known; look, and ask again if need be"}
+		return refusal(http.StatusConflict, "outcome_unknown",
+			"another server had this request, and whether it did what was asked is not known; look, and ask again if need be")
 	}
 	return nil
 }
