@@ -12,22 +12,21 @@ import (
 	"path/filepath"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
-
-// errUnseen says that what is at a path cannot be told from outside the sandbox.
-var errUnseen = errors.New("cannot be seen from outside")
 
 // checkCommand says why the command cannot be executed: it was not found, or is no
 // program, or what the kernel would execute it with is not there. It returns nil when
 // there is nothing wrong with it, and when that cannot be told.
 func (h *helper) checkCommand() error {
-	name := h.args[0]
+	name := h.proc.args[0]
 	places := []string{name}
+	if !path.IsAbs(name) {
+		places[0] = h.proc.cwd + "/" + name
+	}
 	if !strings.Contains(name, "/") {
 		places = nil
-		for _, e := range h.env {
+		for _, e := range h.proc.env {
 			if list, ok := strings.CutPrefix(e, "PATH="); ok {
 				for _, d := range filepath.SplitList(list) {
 					places = append(places, path.Join(d, name))
@@ -40,142 +39,55 @@ func (h *helper) checkCommand() error {
 		if !path.IsAbs(p) {
 			return nil
 		}
-		real, st, err := h.statGuest(p)
+		v, found := h.checkProgram(p)
 		switch {
-		case isMissing(err):
-			continue
-		case err != nil:
+		case found && v == nil:
 			return nil
-		case st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0:
-			verdict = &ExecError{ExitNotExecutable, fmt.Errorf("%q cannot be executed in the sandbox", name)}
-			continue
+		case found:
+			verdict = &ExecError{v.ExitCode, fmt.Errorf("%q %w", name, v.Err)}
 		}
-		by := h.interpreter(real)
-		if _, _, err := h.statGuest(by); !path.IsAbs(by) || !isMissing(err) {
-			return nil
-		}
-		verdict = &ExecError{ExitNotFound, fmt.Errorf("%q cannot be executed: %s, which it needs, was not found in the sandbox", name, by)}
 	}
 	return verdict
 }
 
-// mountGuest notes what the runtime will mount, which follows the links of the root.
-func (h *helper) mountGuest(list []specs.Mount) {
-	for _, m := range list {
-		p := path.Clean(m.Destination)
-		for dir, rest := p, ""; dir != "/"; dir, rest = path.Dir(dir), path.Join(path.Base(dir), rest) {
-			if real, _, err := h.statGuest(dir); err == nil {
-				p = path.Join(real, rest)
-				break
-			}
-		}
-		m.Destination = p
-		h.guest = append(h.guest, m)
+// checkProgram says what is wrong with the program at a path of the sandbox, if it is
+// found there; nil when that is nothing, or cannot be told.
+func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
+	f, err := h.tree.resolve(p, lookup{})
+	switch {
+	case errors.Is(err, errProcfs):
+		return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: it %w", err)}, true
+	case isMissing(err):
+		return nil, false
+	case err != nil:
+		return nil, true
 	}
+	defer f.Close()
+	if f.stat.Mode&unix.S_IFMT != unix.S_IFREG || f.stat.Mode&0o111 == 0 {
+		return &ExecError{ExitNotExecutable, errors.New("cannot be executed in the sandbox")}, true
+	}
+	by := interpreter(f)
+	if !path.IsAbs(by) {
+		return nil, true
+	}
+	needed, err := h.tree.resolve(by, lookup{})
+	if err == nil {
+		needed.Close()
+	}
+	if isMissing(err) {
+		return &ExecError{ExitNotFound, fmt.Errorf("cannot be executed: %s, which it needs, was not found in the sandbox", by)}, true
+	}
+	return nil, true
 }
 
 func isMissing(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
-// statGuest looks at a path as the command would see it. It follows links itself, since
-// they may lead from one mount to another, and returns the path without them.
-func (h *helper) statGuest(p string) (real string, st unix.Stat_t, err error) {
-	at, links := "/", 0
-	st.Mode = unix.S_IFDIR
-	for rest := strings.Split(p, "/"); len(rest) > 0; {
-		name := rest[0]
-		rest = rest[1:]
-		if name == "" || name == "." {
-			continue
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return "", st, unix.ENOTDIR
-		}
-		if name == ".." {
-			at = path.Dir(at)
-			continue
-		}
-		var target string
-		if target, st, err = h.lookGuest(path.Join(at, name)); err != nil {
-			return "", st, err
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-			at = path.Join(at, name)
-			continue
-		}
-		if links++; links > 40 { // as many as the kernel follows
-			return "", st, unix.ELOOP
-		}
-		if path.IsAbs(target) {
-			at = "/"
-		}
-		st.Mode = unix.S_IFDIR
-		rest = append(strings.Split(target, "/"), rest...)
-	}
-	return at, st, nil
-}
-
-// lookGuest looks at a path that has no links but perhaps at its end, where target is
-// what it leads to.
-func (h *helper) lookGuest(p string) (target string, st unix.Stat_t, err error) {
-	f, err := h.openGuest(p, unix.O_PATH)
-	if errors.Is(err, unix.ENOENT) || err == errUnseen {
-		for _, m := range h.guest { // the runtime makes what it mounts on
-			if beneath(m.Destination, p) {
-				st.Mode = unix.S_IFDIR
-				return "", st, nil
-			}
-		}
-	}
-	if err != nil {
-		return "", st, err
-	}
-	defer f.Close()
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return "", st, err
-	}
-	b := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(int(f.Fd()), "", b)
-	if err != nil {
-		return "", st, err
-	}
-	return string(b[:n]), st, nil
-}
-
-// openGuest opens a path of the sandbox that has no links.
-func (h *helper) openGuest(p string, flags int) (*os.File, error) {
-	root, rel := h.root, p
-	for _, m := range h.guest { // the last that fits hides those before
-		if !beneath(p, m.Destination) {
-			continue
-		}
-		switch m.Type {
-		case "bind":
-			root, rel = m.Source, strings.TrimPrefix(p, m.Destination)
-		case "tmpfs":
-			if root, rel = "", ""; p != m.Destination {
-				rel = p
-			}
-		default:
-			root, rel = "", ""
-		}
-	}
-	switch {
-	case root != "" && rel == "":
-		return os.OpenFile(root, flags|unix.O_NOFOLLOW, 0)
-	case root != "":
-		return inRoot(root, "./"+rel, flags|unix.O_NOFOLLOW)
-	case rel != "" && !beneath(rel, "/dev"):
-		return nil, unix.ENOENT // in memory that is empty yet
-	}
-	return nil, errUnseen
-}
-
 // interpreter returns what the kernel executes a program with: that of its first line
 // or its dynamic linker; "" when there is none, or none that can be told.
-func (h *helper) interpreter(p string) string {
-	f, err := h.openGuest(p, unix.O_RDONLY|unix.O_NONBLOCK)
+func interpreter(program guestFile) string {
+	f, err := os.OpenFile(program.byHandle(), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return ""
 	}

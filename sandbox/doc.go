@@ -47,6 +47,11 @@
 // Setuid programs and file capabilities give nothing (no_new_privs), most
 // capabilities are gone, so are system calls that only administrate the host
 // (mounting, modules, keys, tracing of the kernel, new user namespaces, io_uring).
+// Nothing reachable from a sandbox leads out of it: not process 1 of its pid namespace,
+// whose mount namespace is empty, nor a path that an image or a volume gives, which is
+// resolved here and not by the runtime. Device nodes on volumes cannot be opened, unless
+// a mount says so.
+//
 // There is no network but loopback unless asked for; [NetworkHost] is the host's own,
 // with the host's abstract unix sockets.
 package sandbox

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"golang.org/x/sys/unix"
@@ -37,9 +36,9 @@ type helper struct {
 	rt     *ociRuntime
 	pid    int // of the command
 
-	root      string        // as the runtime gets it
-	guest     []specs.Mount // what the runtime mounts there, by paths without links
-	args, env []string      // of the command
+	tree *guestTree   // the root file system, but for /proc and /dev
+	proc process      // the command
+	cwd  *unix.Stat_t // its working directory; nil: in /dev, which the helper does not see
 }
 
 func helperMain(args []string) int {
@@ -107,6 +106,9 @@ func helperRun(conn packets) (exit int, err error) {
 		return 0, err
 	}
 	go h.serve(ctx)
+	if err := h.checkEntered(); err != nil {
+		return 0, err
+	}
 	// Once it is started, a runtime can only print what is wrong with the command.
 	if err := h.checkCommand(); err != nil {
 		return 0, err
@@ -134,27 +136,32 @@ func (h *helper) prepare(ctx context.Context) error {
 	if err := h.makeDir(); err != nil {
 		return err
 	}
-	if err := errorsFirst(h.mountDisks(), h.mountVolumes()); err != nil {
+	// Before there are mounts that the reaper's namespace would have to give back.
+	if err := errorsFirst(h.startReaper(), h.mountDisks(), h.mountVolumes()); err != nil {
 		return err
 	}
-	if err := h.startReaper(); err != nil {
-		return err
-	}
-	root, proc, err := h.makeRoot(ctx)
+	root, err := h.makeRoot(ctx)
 	if err != nil {
+		return err
+	}
+	mounts, err := h.fillTree(root)
+	if err != nil {
+		return err
+	}
+	if err := h.resolveCwd(); err != nil {
 		return err
 	}
 	h.rt = newRuntime(h.p.Runtime, h)
-	pidNS := ""
-	if !h.rt.ownPids {
-		pidNS = fmt.Sprintf("/proc/%d/ns/pid", h.reaper.Process.Pid)
+	pidNS := fmt.Sprintf("/proc/%d/ns/pid", h.reaper.Process.Pid)
+	if h.rt.ownPids {
+		pidNS = ""
+	} else {
+		mounts = nil // the runtime takes the root with what is mounted in it
 	}
-	more, err := h.hostFiles()
+	spec, err := buildSpec(h.p, h.proc, root, pidNS, mounts)
 	if err != nil {
 		return err
 	}
-	spec := buildSpec(h.p, proc, root, pidNS, more, h.mounts)
-	h.mountGuest(spec.Mounts)
 	b, err := json.Marshal(spec)
 	if err != nil {
 		return err
@@ -244,19 +251,24 @@ func mountVolume(m planMount, at string) error {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return err
 	}
-	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	return cloneMount(src, at, unix.MountAttr{Attr_set: m.attributes(), Propagation: unix.MS_PRIVATE}, false)
+}
+
+// attributes are those of the mount, as unix.MOUNT_ATTR_*.
+func (m planMount) attributes() uint64 {
+	var attr uint64
 	for _, o := range []struct {
 		on   bool
 		flag uint64
 	}{
 		{m.ReadOnly, unix.MOUNT_ATTR_RDONLY}, {m.NoExec, unix.MOUNT_ATTR_NOEXEC},
-		{m.NoSUID, unix.MOUNT_ATTR_NOSUID}, {m.NoDev, unix.MOUNT_ATTR_NODEV},
+		{m.NoSUID, unix.MOUNT_ATTR_NOSUID}, {!m.Dev, unix.MOUNT_ATTR_NODEV},
 	} {
 		if o.on {
-			attr.Attr_set |= o.flag
+			attr |= o.flag
 		}
 	}
-	return cloneMount(src, at, attr, false)
+	return attr
 }
 
 // openVolume opens the directory to mount. A subpath is resolved by the kernel, which
@@ -322,8 +334,19 @@ func makeBeneath(source, sub string) error {
 	return err
 }
 
-// cloneMount mounts the open file or directory src at a path, with attributes.
+// cloneMount mounts the open file or directory src at a path that only the helper
+// changes, with attributes.
 func cloneMount(src *os.File, at string, attr unix.MountAttr, recursive bool) error {
+	target, err := os.OpenFile(at, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return cloneMountOn(src, target, attr, recursive)
+}
+
+// cloneMountOn is cloneMount with an open target.
+func cloneMountOn(src, target *os.File, attr unix.MountAttr, recursive bool) error {
 	var deep uint
 	if recursive {
 		deep = unix.AT_RECURSIVE
@@ -336,7 +359,8 @@ func cloneMount(src *os.File, at string, attr unix.MountAttr, recursive bool) er
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|deep, &attr); err != nil {
 		return os.NewSyscallError("mount_setattr", err)
 	}
-	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH))
+	const byHandles = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+	return os.NewSyscallError("move_mount", unix.MoveMount(fd, "", int(target.Fd()), "", byHandles))
 }
 
 // startReaper starts process 1 of the pid namespace that the command will join. It
@@ -348,8 +372,14 @@ func (h *helper) startReaper() error {
 		return err
 	}
 	var stderr strings.Builder
-	c := &exec.Cmd{Path: self, Args: []string{asReaper, filepath.Join(h.dir, "empty")}, Env: []string{}, Stderr: &stderr}
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Setsid: true}
+	// Go's runtime would keep files of the host's control group open.
+	env := []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+	c := &exec.Cmd{Path: self, Args: []string{asReaper, filepath.Join(h.dir, "empty")}, Env: env, Stderr: &stderr}
+	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if !h.p.HostNetwork {
+		flags |= unix.CLONE_NEWNET
+	}
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Setsid: true}
 	out, err := c.StdoutPipe()
 	if err != nil {
 		return err

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
@@ -317,26 +316,22 @@ func copyFile(from, to string) error {
 
 // hostFiles are the mounts that hide secrets on the host's root, and those that give a
 // sandbox on the host's network the host's name servers.
-func (h *helper) hostFiles() ([]specs.Mount, error) {
-	var list []specs.Mount
+func (h *helper) hostFiles(root string) ([]treeMount, error) {
+	var list []treeMount
 	if h.p.Rootfs == "" && h.p.Image == "" {
 		empty := filepath.Join(h.dir, "hidden")
 		if err := os.WriteFile(empty, nil, 0o400); err != nil {
 			return nil, err
 		}
-		// Not the specification's masked paths: runsc does not know those, and they
-		// would hide a volume there.
+		// Not the specification's masked paths: they would hide a volume there.
 		for _, p := range secretPaths {
-			st, err := os.Lstat(filepath.Join(h.root, p))
+			st, err := os.Lstat(filepath.Join(root, p))
 			switch {
 			case err != nil:
 			case st.IsDir():
-				list = append(list, specs.Mount{Destination: p, Type: "tmpfs", Source: "tmpfs",
-					Options: []string{"ro", "nosuid", "nodev", "noexec", "mode=555", "size=4k"}})
-			case st.Mode().IsRegular() && h.p.Runtime.Name != "runsc":
-				// runsc opens what it mounts on, which it may not. That these files
-				// are closed to all but root has to do there.
-				list = append(list, readOnlyFile(empty, p))
+				list = append(list, treeMount{path: p, attr: closedAttr, data: "mode=555,size=4k"})
+			case st.Mode().IsRegular():
+				list = append(list, treeMount{path: p, source: empty, file: true, attr: closedAttr})
 			}
 		}
 	}
@@ -356,11 +351,9 @@ func (h *helper) hostFiles() ([]specs.Mount, error) {
 		if err := os.WriteFile(copied, b, 0o444); err != nil {
 			return nil, err
 		}
-		list = append(list, readOnlyFile(copied, name))
+		list = append(list, treeMount{path: name, source: copied, file: true, attr: closedAttr})
 	}
 	return list, nil
 }
 
-func readOnlyFile(source, at string) specs.Mount {
-	return specs.Mount{Destination: at, Type: "bind", Source: source, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}}
-}
+const closedAttr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC

@@ -78,8 +78,10 @@ func closeOnExec(first uint) error {
 // reaperMain is process 1 of the pid namespace in which the command runs. It ignores
 // SIGCHLD, which has the kernel collect orphans, and as the command is not process 1,
 // signals do to it what they do everywhere. The command cannot look into it by way of
-// /proc/1 or ptrace: it is not dumpable, has capabilities that the command lacks, and
-// its root is empty.
+// /proc/1 or ptrace: it is not dumpable, and has capabilities that the command lacks. The
+// runtime can, while it still has all rights and resolves paths that an image or a volume
+// can lead through /proc/1. So there is nothing there: all that the reaper's namespaces
+// hold is an empty directory, and it has no file open but the program it runs.
 func reaperMain() int {
 	signal.Ignore()
 	diesWithParent()
@@ -96,12 +98,25 @@ func reaperMain() int {
 	}
 }
 
+// hideReaper leaves the mount namespace, of which this process has a copy for itself,
+// with an empty read-only directory, mounted at a path that nothing else uses.
 func hideReaper(empty string) error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl", err)
+	const closed = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	for _, step := range []struct {
+		name string
+		err  func() error
+	}{
+		{"prctl", func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
+		{"mount", func() error { return unix.Mount("tmpfs", empty, "tmpfs", closed, "mode=555,size=4k") }},
+		{"chdir", func() error { return unix.Chdir(empty) }},
+		// The old root then lies upon the new one, and goes first.
+		{"pivot_root", func() error { return unix.PivotRoot(".", ".") }},
+		{"umount", func() error { return unix.Unmount(".", unix.MNT_DETACH) }},
+		{"chdir", func() error { return unix.Chdir("/") }},
+	} {
+		if err := step.err(); err != nil {
+			return os.NewSyscallError(step.name, err)
+		}
 	}
-	if err := unix.Chroot(empty); err != nil {
-		return os.NewSyscallError("chroot", err)
-	}
-	return os.NewSyscallError("chdir", unix.Chdir("/"))
+	return nil
 }

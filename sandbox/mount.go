@@ -45,7 +45,9 @@ type Mount struct {
 	ReadOnly bool // nothing can be written through it
 	NoExec   bool // no program on it can be executed
 	NoSUID   bool // setuid and setgid bits on it mean nothing
-	NoDev    bool // device nodes on it cannot be opened
+	// Dev lets device nodes on it be opened, which reach the host's devices. Without it
+	// they cannot be, whoever put them there.
+	Dev bool
 
 	Mode     Mode      // "": ModeEnsure
 	Kind     vole.Kind // "": any existing, else a dir volume
@@ -66,7 +68,7 @@ type Mount struct {
 const badPathBytes = ":;,\x00"
 
 // ParseMount parses NAME:/guest/path[:opt,opt...]. The options are ro, rw, noexec,
-// nosuid, nodev, mode=existing|create|ensure, kind=dir|disk, size= and quota= (as
+// nosuid, nodev, dev, mode=existing|create|ensure, kind=dir|disk, size= and quota= (as
 // [vole.ParseSize] reads them), stat-virt=strict|relaxed|off,
 // host-perms=private|mirror and subpath=. Errors match ErrInvalid, or ErrPathEscape
 // for a path with a ".." element, and name what is wrong.
@@ -120,8 +122,10 @@ func (m *Mount) parseOptions(s, opts string) error {
 			return invalid(s, "unknown option %q", key)
 		}
 	}
-	if seen["ro"] && seen["rw"] {
-		return invalid(s, `options "ro" and "rw" exclude each other`)
+	for _, pair := range [][2]string{{"ro", "rw"}, {"dev", "nodev"}} {
+		if seen[pair[0]] && seen[pair[1]] {
+			return invalid(s, "options %q and %q exclude each other", pair[0], pair[1])
+		}
 	}
 	return nil
 }
@@ -131,7 +135,8 @@ var flagOptions = map[string]func(*Mount){
 	"rw":     func(m *Mount) { m.ReadOnly = false },
 	"noexec": func(m *Mount) { m.NoExec = true },
 	"nosuid": func(m *Mount) { m.NoSUID = true },
-	"nodev":  func(m *Mount) { m.NoDev = true },
+	"nodev":  func(m *Mount) { m.Dev = false },
+	"dev":    func(m *Mount) { m.Dev = true },
 }
 
 var valueOptions = map[string]func(*Mount, string) error{
@@ -263,7 +268,7 @@ func (m Mount) String() string {
 	add(m.ReadOnly, "ro")
 	add(m.NoExec, "noexec")
 	add(m.NoSUID, "nosuid")
-	add(m.NoDev, "nodev")
+	add(m.Dev, "dev")
 	add(m.Mode != "", "mode="+string(m.Mode))
 	add(m.Kind != "", "kind="+string(m.Kind))
 	add(m.Quota != 0, "quota="+m.Quota.String())

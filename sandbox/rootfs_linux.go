@@ -17,8 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeRoot makes the root file system and returns where it is, and what to run in it.
-func (h *helper) makeRoot(ctx context.Context) (string, process, error) {
+// makeRoot makes the root file system and returns where it is. It works out what to run
+// in it.
+func (h *helper) makeRoot(ctx context.Context) (string, error) {
 	root := filepath.Join(h.dir, "root")
 	var cfg image.Config
 	var err error
@@ -30,12 +31,10 @@ func (h *helper) makeRoot(ctx context.Context) (string, process, error) {
 	default:
 		err = h.hostRoot(root)
 	}
-	if err != nil {
-		return "", process{}, err
+	if err == nil {
+		h.proc, err = h.process(root, cfg)
 	}
-	proc, err := h.process(root, cfg)
-	h.root, h.args, h.env = root, proc.args, proc.env
-	return root, proc, err
+	return root, err
 }
 
 // imageRoot unpacks the image into the scratch directory. As that is thrown away, it

@@ -69,6 +69,11 @@ func rootless(t *testing.T) {
 	t.Run("Disk", rootlessDisk)
 	t.Run("Rootfs", rootlessRootfs)
 	t.Run("Kill", rootlessKill)
+	t.Run("WorkdirInProc", func(t *testing.T) { eachRootless(t, checkWorkdirs) })
+	t.Run("WorkdirSwapped", func(t *testing.T) { eachRootless(t, checkSwappedWorkdir) })
+	t.Run("ReaperIsEmpty", func(t *testing.T) { eachRootless(t, checkReaper) })
+	t.Run("CommandInProc", func(t *testing.T) { eachRootless(t, checkMagicCommands) })
+	t.Run("MountIsNotRedirected", func(t *testing.T) { eachRootless(t, checkRedirectedMounts) })
 }
 
 func userNamespaces(cred *syscall.Credential) error {

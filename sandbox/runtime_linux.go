@@ -118,7 +118,7 @@ func (rt *ociRuntime) explain(err error, h *helper) error {
 		return err
 	}
 	if deniedExec(msg) {
-		return &ExecError{ExitNotExecutable, fmt.Errorf("%q cannot be executed in the sandbox", h.args[0])}
+		return &ExecError{ExitNotExecutable, fmt.Errorf("%q cannot be executed in the sandbox", h.proc.args[0])}
 	}
 	return fmt.Errorf("%s: %s", rt.name, msg)
 }

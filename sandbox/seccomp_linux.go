@@ -45,7 +45,7 @@ var newNamespaces = []uint64{
 
 // seccompProfile allows all system calls but those above. Runtimes without seccomp
 // (runsc, whose own kernel sees the calls) ignore it.
-func seccompProfile() *specs.LinuxSeccomp {
+func seccompProfile(*specs.Spec) (*specs.LinuxSeccomp, error) {
 	errno := func(n uint) *uint { return &n }
 	deny := func(e uint, names []string, args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
 		return specs.LinuxSyscall{Names: names, Action: specs.ActErrno, ErrnoRet: errno(e), Args: args}
@@ -69,7 +69,7 @@ func seccompProfile() *specs.LinuxSeccomp {
 		s.Syscalls = append(s.Syscalls, deny(ePERM, []string{"ioctl"},
 			specs.LinuxSeccompArg{Index: 1, Value: 0xffffffff, ValueTwo: req, Op: specs.OpMaskedEqual}))
 	}
-	return s
+	return s, nil
 }
 
 // architectures lists the calling conventions of this machine: a call by another one

@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"slices"
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -88,10 +87,10 @@ var (
 	}
 )
 
-// buildSpec writes the configuration for the runtime. root is the directory to use,
-// pidNS the pid namespace to join ("" for a new one), more the mounts that go before
-// those of volumes, sources where each volume of p is mounted.
-func buildSpec(p *plan, proc process, root, pidNS string, more []specs.Mount, sources []string) *specs.Spec {
+// buildSpec writes the configuration for the runtime. root is the directory to use, and
+// pidNS the pid namespace to join ("" for a new one). mounts are those of the root that
+// the runtime is to make again, as it does not take them with the root.
+func buildSpec(p *plan, proc process, root, pidNS string, mounts []treeMount) (*specs.Spec, error) {
 	host := p.Rootfs == "" && p.Image == ""
 	s := &specs.Spec{
 		Version:  "1.0.0", // the oldest that has all that is used, since old runtimes check it
@@ -106,20 +105,24 @@ func buildSpec(p *plan, proc process, root, pidNS string, more []specs.Mount, so
 			NoNewPrivileges: true,
 			Capabilities:    capabilitiesFor(proc.uid),
 		},
-		Mounts: slices.Concat(baseMounts(p, host), more, volumeMounts(p, sources)),
+		Mounts: baseMounts(p),
 		Linux: &specs.Linux{
 			Namespaces:    namespaces(p, pidNS),
 			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
 			CgroupsPath:   p.CgroupPath,
 			Resources:     resources(p),
-			Seccomp:       seccompProfile(),
 		},
+	}
+	for _, m := range mounts {
+		s.Mounts = append(s.Mounts, m.spec())
 	}
 	if p.Limits.NProc > 0 {
 		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: p.Limits.NProc, Soft: p.Limits.NProc}}
 	}
-	return s
+	var err error
+	s.Linux.Seccomp, err = seccompProfile(s)
+	return s, err
 }
 
 // hostname makes a host name of a sandbox's name: labels have no '_'.
@@ -154,47 +157,20 @@ func namespaces(p *plan, pidNS string) []specs.LinuxNamespace {
 	return list
 }
 
-func baseMounts(p *plan, host bool) []specs.Mount {
-	// The sizes bound what a sandbox keeps in memory where its memory has no limit.
-	tmpfs := func(dest, mode, size string) specs.Mount {
-		return specs.Mount{Destination: dest, Type: "tmpfs", Source: "tmpfs",
-			Options: []string{"nosuid", "nodev", "mode=" + mode, "size=" + size}}
-	}
+// baseMounts are what only the runtime can mount: procfs is of its pid namespace, and
+// /dev holds the devices that it gives to every container.
+func baseMounts(p *plan) []specs.Mount {
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
 	if !p.Rootless || p.Ranges {
 		pts = append(pts, "gid=5")
 	}
-	list := []specs.Mount{
+	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=64k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=64m"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
-		tmpfs("/tmp", "1777", "1g"),
 	}
-	if host {
-		list = append(list, tmpfs("/var/tmp", "1777", "1g"), tmpfs("/run", "755", "64m"), tmpfs("/root", "700", "1g"))
-	}
-	return list
-}
-
-// volumeMounts binds the volumes, which the helper mounted at sources with their
-// flags. They are named again because a bind does not keep them everywhere.
-func volumeMounts(p *plan, sources []string) []specs.Mount {
-	var list []specs.Mount
-	for i, m := range p.Mounts {
-		opts := []string{"rbind", "rprivate"}
-		for _, o := range []struct {
-			on   bool
-			name string
-		}{{m.ReadOnly, "ro"}, {!m.ReadOnly, "rw"}, {m.NoExec, "noexec"}, {m.NoSUID, "nosuid"}, {m.NoDev, "nodev"}} {
-			if o.on {
-				opts = append(opts, o.name)
-			}
-		}
-		list = append(list, specs.Mount{Destination: m.Path, Type: "bind", Source: sources[i], Options: opts})
-	}
-	return list
 }
 
 func resources(p *plan) *specs.LinuxResources {

@@ -41,7 +41,9 @@ or an OCI archive), under a writable layer. /tmp is private, there is no network
 A volume is attached by -v NAME:/path[:option,...], with the options
 
   ro, rw                   for reading only, or (default) writing too
-  noexec, nosuid, nodev    as for mount(8)
+  noexec, nosuid           as for mount(8)
+  nodev                    device nodes on it cannot be opened (default)
+  dev                      they can: the host's devices, for volumes that you trust
   subpath=DIR              a directory of the volume instead of its root
   mode=ensure              make the volume if it is missing (default)
   mode=existing, create    fail if it is missing, or if it is there

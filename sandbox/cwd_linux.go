@@ -1,0 +1,97 @@
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// The runtime enters the working directory by its path, with all rights and among the
+// magic links of /proc, and another sandbox may change a volume at that very moment. So
+// the helper resolves the path first, and when the runtime has entered it, and before
+// the command is executed, looks at where it got to.
+
+// resolveCwd opens the working directory, made if it is missing, and replaces its path by
+// one without links.
+func (h *helper) resolveCwd() error {
+	name := h.proc.cwd
+	if beneath(name, "/dev") {
+		return nil
+	}
+	dir, err := h.tree.resolve(name, lookup{create: true})
+	if err != nil {
+		return explainCwd(name, err)
+	}
+	defer dir.Close()
+	if dir.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return explainCwd(name, unix.ENOTDIR)
+	}
+	h.proc.cwd, h.cwd = dir.path, &dir.stat
+	return nil
+}
+
+func explainCwd(name string, err error) error {
+	switch {
+	case errors.Is(err, errProcfs), errors.Is(err, errUnseen):
+		return driver.Errorf(vole.ErrInvalid, "the working directory %s %v; use another", name, err)
+	case errors.Is(err, unix.ENOTDIR):
+		return driver.Errorf(vole.ErrNotDir, "the working directory %s is not a directory", name)
+	case errors.Is(err, unix.EROFS):
+		return driver.Errorf(vole.ErrNotExist, "the working directory %s is not in the sandbox, where it cannot be made", name)
+	case errors.Is(err, unix.ELOOP):
+		return driver.Errorf(vole.ErrLoop, "the working directory %s: too many links", name)
+	}
+	return fmt.Errorf("the working directory %s: %w", name, err)
+}
+
+// checkEntered makes sure that the process which will execute the command, and which the
+// runtime has stopped just before that, stands in the working directory that the helper
+// resolved, in a mount of its own root.
+func (h *helper) checkEntered() error {
+	if h.rt.ownPids {
+		return nil // no process of the host ever enters it
+	}
+	dir, err := os.OpenFile(fmt.Sprintf("/proc/%d/cwd", h.pid), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return err
+	}
+	own, err := h.isMounted(dir)
+	if err != nil {
+		return err
+	}
+	if !own || h.cwd != nil && (st.Dev != h.cwd.Dev || st.Ino != h.cwd.Ino) {
+		return driver.Errorf(vole.ErrInUse, "the working directory %s changed while the sandbox started; try again", h.proc.cwd)
+	}
+	return nil
+}
+
+// isMounted reports whether an open file is of a mount that the command can reach from
+// its root: the kernel lists those, and no others, in its mountinfo (proc_pid_mountinfo(5)).
+func (h *helper) isMounted(f *os.File) (bool, error) {
+	id, err := mountID(f)
+	if err != nil {
+		return false, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", h.pid))
+	if err != nil {
+		return false, err
+	}
+	prefix := []byte(strconv.FormatUint(id, 10) + " ")
+	for line := range bytes.Lines(b) {
+		if bytes.HasPrefix(line, prefix) {
+			return true, nil
+		}
+	}
+	return false, nil
+}

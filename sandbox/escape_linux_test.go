@@ -1,0 +1,297 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/volehq/vole"
+)
+
+// What leads out of a sandbox, if anything does, is in /proc: the directories, programs
+// and open files of other processes, of the runtime's own, and of process 1.
+var magicPaths = []string{
+	"/proc", "/proc/1/cwd", "/proc/1/root", "/proc/1/task/1/root", "/proc/self/fd/5", "//usr/..//../proc/./1//cwd/",
+}
+
+// checkWorkdirs names each as the working directory, and leaves links to it in a volume.
+// Like the other checks here, it also runs as a user without root (TestRootless).
+func checkWorkdirs(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	e.create("v", vole.Spec{})
+	for i, p := range magicPaths {
+		link := "l" + strconv.Itoa(i)
+		for _, err := range []error{
+			os.Symlink(p, filepath.Join(e.path("v"), link)),
+			os.Symlink("../../v/./"+link, filepath.Join(e.path("v"), "again"+link)),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, dir := range []string{p, "/v/again" + link} {
+			c := shell(t, "touch /v/ran", "v:/v")
+			c.Runtime, c.Cwd = runtime, dir
+			if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+				t.Errorf("working directory %s (%s): %v", dir, p, err)
+			}
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(e.path("v"), "ran")); err == nil {
+		t.Error("a command ran")
+	}
+}
+
+func TestWorkdirInProc(t *testing.T) {
+	eachRuntime(t, checkWorkdirs)
+}
+
+// Links to places in the sandbox are followed, as are those that leave its root upwards.
+func TestWorkdir(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		e.create("v", vole.Spec{})
+		for name, target := range map[string]string{"usr": "/usr/lib", "up": "../../../../../../usr", "in": "sub/dir", "gone": "made/here"} {
+			if err := os.Symlink(target, filepath.Join(e.path("v"), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Join(e.path("v"), "sub/dir"), 0o755), os.WriteFile(filepath.Join(e.path("v"), "f"), nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		for dir, want := range map[string]string{
+			"/v/usr": "/usr/lib", "/v/up": "/usr", "/v/in": "/v/sub/dir", "/v/gone": "/v/made/here", "/v/new/dir": "/v/new/dir",
+			"/tmp/x": "/tmp/x", "/dev/shm": "/dev/shm", "/dev": "/dev", "/": "/", "": "/",
+		} {
+			c := shell(t, "pwd -P", "v:/v")
+			c.Runtime, c.Cwd = runtime, dir
+			if o, err := e.run(c, ""); err != nil || o.out != want+"\n" {
+				t.Errorf("%s: %+v, %v; want %s", dir, o, err, want)
+			}
+		}
+		for dir, kind := range map[string]error{"/v/f": vole.ErrNotDir, "/v/f/x": vole.ErrNotDir, "/usr/nosuch": vole.ErrNotExist} {
+			c := shell(t, "true", "v:/v")
+			c.Runtime, c.Cwd = runtime, dir
+			if _, err := e.run(c, ""); !errors.Is(err, kind) {
+				t.Errorf("%s: %v, want %v", dir, err, kind)
+			}
+		}
+		e.checkClean()
+	})
+}
+
+// slowRuntime makes a runtime that runs a script before it makes a container, and so
+// after all that was checked by then.
+func slowRuntime(t *testing.T, e *env, runtime, script string) string {
+	t.Helper()
+	real, err := find(runtime)
+	if err != nil {
+		t.Skip(err)
+	}
+	dir, err := os.MkdirTemp(e.home, "runtime-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := filepath.Join(dir, runtime)
+	text := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *' create '*)\n%s\n;; esac\nexec %s \"$@\"\n", script, real.Path)
+	if err := os.WriteFile(p, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// checkSwappedWorkdir changes the working directory after it was resolved and before the
+// runtime enters it, as another sandbox may. The command must not run.
+func checkSwappedWorkdir(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	if runtime == "runsc" {
+		t.Skip("it enters directories of its own kernel only")
+	}
+	e.create("v", vole.Spec{})
+	src := filepath.Join(e.path("v"), "src")
+	targets := append([]string{"/usr", "/v/other", "/nosuch", "/proc/self/fd/3/..", "/proc/self/fd/7", "/proc/self/cwd"}, magicPaths...)
+	if err := os.Mkdir(filepath.Join(e.path("v"), "other"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range targets {
+		if err := errors.Join(os.RemoveAll(src), os.Mkdir(src, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		c := shell(t, "touch /v/ran; pwd -P; ls -a . ../..", "v:/v")
+		c.Runtime, c.Cwd = slowRuntime(t, e, runtime, fmt.Sprintf("rmdir %s && ln -s %s %s", src, target, src)), "/v/src"
+		o, err := e.run(c, "")
+		if st, lerr := os.Lstat(src); lerr != nil || st.Mode()&os.ModeSymlink == 0 {
+			t.Fatalf("nothing was swapped: %v, %v", st, lerr)
+		}
+		if _, ran := os.Lstat(filepath.Join(e.path("v"), "ran")); err == nil || ran == nil {
+			t.Fatalf("swapped for %s: %v\n%s", target, err, o.out)
+		}
+	}
+	e.checkClean()
+}
+
+func TestWorkdirSwapped(t *testing.T) {
+	eachRuntime(t, checkSwappedWorkdir)
+}
+
+// checkReaper looks at process 1 of a sandbox with the rights that a runtime has: there
+// must be nothing of the host in it.
+func checkReaper(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	if runtime == "runsc" {
+		t.Skip("process 1 of its sandboxes is of its own kernel")
+	}
+	c := shell(t, "sleep 60", "v:/v")
+	c.Runtime, c.Name = runtime, "looked-at"
+	i, err := e.m.Start(testCtx(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.m.Stop(testCtx(t), "looked-at", 0) })
+	proc := fmt.Sprintf("/proc/%d", reaperOf(t, i.PID))
+	for _, dir := range []string{"cwd", "root", "cwd/..", "root/../..", "cwd/../../proc"} {
+		if list, err := os.ReadDir(proc + "/" + dir); len(list) > 0 || err == nil && strings.HasSuffix(dir, "proc") {
+			t.Errorf("%s has %v", dir, list)
+		}
+	}
+	if err := os.WriteFile(proc+"/root/x", nil, 0o644); err == nil {
+		t.Error("its root can be written to")
+	}
+	b, err := os.ReadFile(proc + "/mountinfo")
+	if err != nil || strings.Count(string(b), "\n") != 1 || !strings.Contains(string(b), " / / ro,") {
+		t.Errorf("mounts: %v\n%s", err, b)
+	}
+	fds, err := os.ReadDir(proc + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(proc + "/fd/" + fd.Name()); err == nil && !strings.HasPrefix(to, "anon_inode:") {
+			t.Errorf("open file %s: %s", fd.Name(), to)
+		}
+	}
+	if f, err := os.OpenFile(proc+"/exe", os.O_WRONLY, 0); err == nil {
+		f.Close()
+		t.Error("its program can be written to")
+	}
+	for _, ns := range []string{"mnt", "pid", "ipc", "uts", "net"} {
+		own, err1 := os.Readlink("/proc/self/ns/" + ns)
+		its, err2 := os.Readlink(proc + "/ns/" + ns)
+		if ns == "pid" {
+			its, err2 = os.Readlink(proc + "/ns/pid_for_children")
+		}
+		if err1 != nil || err2 != nil || own == its {
+			t.Errorf("namespace %s: %s, here %s: %v, %v", ns, its, own, err2, err1)
+		}
+	}
+}
+
+// reaperOf finds process 1 of the sandbox of a supervisor.
+func reaperOf(t *testing.T, supervisor int) int {
+	t.Helper()
+	helper := childOf(supervisor)
+	out, err := exec.Command("pgrep", "-P", strconv.Itoa(helper), "-f", "^"+asReaper).Output()
+	pid, err2 := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil || err2 != nil {
+		t.Fatalf("no reaper among the children of %d: %v, %v", helper, err, err2)
+	}
+	return pid
+}
+
+func TestReaperIsEmpty(t *testing.T) {
+	eachRuntime(t, checkReaper)
+}
+
+// checkMagicCommands has programs lie behind the links of /proc.
+func checkMagicCommands(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	e.create("v", vole.Spec{})
+	if err := os.Symlink("/proc/1/root/bin/sh", filepath.Join(e.path("v"), "sh")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"/proc/1/root/bin/sh", "/proc/self/exe", "/v/sh", "../../proc/1/exe"} {
+		c := shell(t, "true", "v:/v")
+		c.Args, c.Runtime = []string{name, "-c", "touch /v/ran"}, runtime
+		_, err := e.run(c, "")
+		if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != ExitNotExecutable {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	c := shell(t, "true", "v:/v")
+	c.Args, c.Runtime, c.Env = []string{"sh", "-c", "true"}, runtime, []string{"PATH=/proc/1/root/bin:/proc/self/fd:/v"}
+	if _, err := e.run(c, ""); err == nil {
+		t.Error("found by a PATH through /proc")
+	}
+}
+
+func TestCommandInProc(t *testing.T) {
+	eachRuntime(t, checkMagicCommands)
+}
+
+// checkRedirectedMounts has a link in one volume stand where another is to be mounted.
+func checkRedirectedMounts(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	e.create("a", vole.Spec{})
+	e.create("b", vole.Spec{})
+	targets := []string{"/usr", "/tmp", "sub", "../other", "/dev", "nosuch", "/proc/1/cwd", "/proc/self/fd/5"}
+	for i, target := range targets {
+		link := "l" + strconv.Itoa(i)
+		if err := os.Symlink(target, filepath.Join(e.path("a"), link)); err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []string{"/a/" + link, "/a/" + link + "/x"} {
+			c := shell(t, "touch /a/ran", "a:/a", "b:"+at)
+			c.Runtime = runtime
+			if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+				t.Errorf("mount on %s, a link to %s: %v", at, target, err)
+			}
+		}
+	}
+	for _, name := range []string{"ran", "nosuch"} {
+		if _, err := os.Lstat(filepath.Join(e.path("a"), name)); err == nil {
+			t.Errorf("%s was made", name)
+		}
+	}
+}
+
+func TestMountIsNotRedirected(t *testing.T) {
+	eachRuntime(t, checkRedirectedMounts)
+}
+
+// The links of a root redirect mounts, but only to places that a volume may have.
+func TestMountsThroughLinksOfTheRoot(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		dir := t.TempDir()
+		makeRootfs(t, dir, "sh", "cat", "touch")
+		for name, target := range map[string]string{
+			"in": "etc/in", "dangling": "/no/such/yet", "dev1": "/dev", "dev2": "/dev/shm/x", "proc1": "/proc/1/cwd", "sys": "proc/sys", "loop": "loop",
+			"etc/file": "../kept",
+		} {
+			if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for at, real := range map[string]string{"/in": "/etc/in", "/dangling": "/no/such/yet", "/in/x": "/etc/in/x"} {
+			c := shell(t, "touch "+real+"/f && cat "+at+"/f", "v:"+at)
+			c.Runtime, c.Rootfs = runtime, dir
+			if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
+				t.Errorf("%s: %+v, %v", at, o, err)
+			}
+		}
+		for at, kind := range map[string]error{
+			"/dev1": vole.ErrInvalid, "/dev1/x": vole.ErrInvalid, "/dev2": vole.ErrInvalid, "/proc1": vole.ErrInvalid, "/loop/x": vole.ErrLoop,
+			"/kept": vole.ErrNotDir, "/kept/x": vole.ErrNotDir, "/etc/file": vole.ErrNotDir,
+		} {
+			c := shell(t, "true", "v:"+at)
+			c.Runtime, c.Rootfs = runtime, dir
+			if _, err := e.run(c, ""); !errors.Is(err, kind) {
+				t.Errorf("%s: %v, want %v", at, err, kind)
+			}
+		}
+		e.checkClean()
+	})
+}

@@ -1,0 +1,179 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"golang.org/x/sys/unix"
+)
+
+// treeMount is a mount that the helper makes in the sandbox's tree. A runtime resolves a
+// mount's target while it still has all rights, and some in ways that a link which
+// changes meanwhile can redirect; so they are left only /proc and what is in /dev.
+type treeMount struct {
+	path   string
+	source string // of a bind mount; "": memory
+	file   bool   // source is a file
+	volume bool
+	attr   uint64 // of unix.MOUNT_ATTR_*
+	data   string // options of memory
+}
+
+// attrNames are the names that runtimes have for mount attributes.
+var attrNames = []struct {
+	attr uint64
+	name string
+}{
+	{unix.MOUNT_ATTR_NOSUID, "nosuid"}, {unix.MOUNT_ATTR_NODEV, "nodev"}, {unix.MOUNT_ATTR_NOEXEC, "noexec"},
+}
+
+// spec is m in the words of the OCI runtime specification.
+func (m treeMount) spec() specs.Mount {
+	out := specs.Mount{Destination: m.path, Type: "tmpfs", Source: "tmpfs"}
+	if m.source != "" {
+		out.Type, out.Source, out.Options = "bind", m.source, []string{"rbind", "rprivate"}
+	}
+	if m.attr&unix.MOUNT_ATTR_RDONLY != 0 {
+		out.Options = append(out.Options, "ro")
+	} else {
+		out.Options = append(out.Options, "rw")
+	}
+	for _, a := range attrNames {
+		if m.attr&a.attr != 0 {
+			out.Options = append(out.Options, a.name)
+		}
+	}
+	if m.data != "" {
+		out.Options = append(out.Options, m.data)
+	}
+	return out
+}
+
+// memoryMounts are the directories of a sandbox that are private and in memory. The
+// sizes bound what a sandbox keeps there where its memory has no limit.
+func memoryMounts(host bool) []treeMount {
+	const attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	list := []treeMount{{path: "/tmp", attr: attr, data: "mode=1777,size=1g"}}
+	if host {
+		list = append(list,
+			treeMount{path: "/var/tmp", attr: attr, data: "mode=1777,size=1g"},
+			treeMount{path: "/run", attr: attr, data: "mode=755,size=64m"},
+			treeMount{path: "/root", attr: attr, data: "mode=700,size=1g"})
+	}
+	return list
+}
+
+// volumeMounts are the volumes, which the helper has mounted apart with their attributes.
+func (h *helper) volumeMounts() []treeMount {
+	var list []treeMount
+	for i, m := range h.p.Mounts {
+		list = append(list, treeMount{path: m.Path, source: h.mounts[i], volume: true, attr: m.attributes()})
+	}
+	return list
+}
+
+// fillTree mounts in the root all that is not left to the runtime, and returns what.
+func (h *helper) fillTree(root string) ([]treeMount, error) {
+	var err error
+	if h.tree, err = openTree(root); err != nil {
+		return nil, err
+	}
+	files, err := h.hostFiles(root)
+	if err != nil {
+		return nil, err
+	}
+	host := h.p.Rootfs == "" && h.p.Image == ""
+	return h.mountTree(slices.Concat(memoryMounts(host), files, h.volumeMounts()))
+}
+
+// mountTree mounts a list in the sandbox's tree, parents first, and returns it with the
+// paths that the mounts really have.
+func (h *helper) mountTree(list []treeMount) ([]treeMount, error) {
+	var out []treeMount
+	for _, m := range list {
+		real, err := h.tree.mount(m)
+		if err != nil {
+			return nil, explainTarget(m.path, err)
+		}
+		m.path = real
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+func explainTarget(p string, err error) error {
+	switch {
+	case errors.Is(err, errProcfs), errors.Is(err, errUnseen):
+		return driver.Errorf(vole.ErrInvalid, "mount on %s: it %v", p, err)
+	case errors.Is(err, unix.ENOTDIR):
+		return driver.Errorf(vole.ErrNotDir, "mount on %s: it is not a directory of the sandbox", p)
+	case errors.Is(err, unix.EROFS):
+		return driver.Errorf(vole.ErrReadOnly, "mount on %s: it is not in the sandbox, where it cannot be made", p)
+	case errors.Is(err, unix.ELOOP):
+		return driver.Errorf(vole.ErrLoop, "mount on %s: too many links", p)
+	}
+	return fmt.Errorf("mount on %s: %w", p, err)
+}
+
+// mount makes one mount and returns its path without links.
+func (g *guestTree) mount(m treeMount) (string, error) {
+	how := lookup{create: true, file: m.file, mounts: true}
+	target, err := g.resolve(m.path, how)
+	if err != nil {
+		return "", err
+	}
+	defer target.Close()
+	for _, r := range reserved {
+		if beneath(target.path, r) {
+			return "", driver.Errorf(vole.ErrInvalid, "a link of the root leads to %s, which belongs to the sandbox itself", target.path)
+		}
+	}
+	if kind := target.stat.Mode & unix.S_IFMT; m.file && kind != unix.S_IFREG || !m.file && kind != unix.S_IFDIR {
+		return "", unix.ENOTDIR
+	}
+	if err := m.mountOn(target); err != nil {
+		return "", err
+	}
+	// What was opened may by now be somewhere else in a volume that others write to.
+	made, err := g.resolve(m.path, how)
+	if err != nil {
+		return "", err
+	}
+	defer made.Close()
+	before, err1 := mountID(target.File)
+	after, err2 := mountID(made.File)
+	if err := errorsFirst(err1, err2); err != nil {
+		return "", err
+	}
+	if made.path != target.path || before == after {
+		return "", driver.Errorf(vole.ErrInUse, "it changed while the sandbox started")
+	}
+	if m.volume {
+		g.volumes[after] = m.path
+	}
+	return made.path, nil
+}
+
+func (m treeMount) mountOn(target guestFile) error {
+	if m.source == "" {
+		var flags uintptr = unix.MS_NOSUID | unix.MS_NODEV
+		if m.attr&unix.MOUNT_ATTR_RDONLY != 0 {
+			flags |= unix.MS_RDONLY
+		}
+		if m.attr&unix.MOUNT_ATTR_NOEXEC != 0 {
+			flags |= unix.MS_NOEXEC
+		}
+		return os.NewSyscallError("mount", unix.Mount("tmpfs", target.byHandle(), "tmpfs", flags, m.data))
+	}
+	src, err := os.OpenFile(m.source, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return cloneMountOn(src, target.File, unix.MountAttr{Attr_set: m.attr, Propagation: unix.MS_PRIVATE}, false)
+}
