@@ -16,6 +16,9 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	if err := f.enterWrite(ctx); err != nil {
 		return 0, err
 	}
+	if opts.Size > maxFileSize {
+		return 0, errTooLarge
+	}
 	if opts.Size > 0 && f.hint.Load() > 0 {
 		if err := f.fits(ctx, path, opts.Size); err != nil {
 			return 0, err
@@ -171,7 +174,7 @@ func (u *upload) stream(r io.Reader, pos, n int64) (int64, error) {
 		if n >= 0 {
 			want = min(want, n-got)
 		} else if left := u.hint - got; left > 0 {
-			want = min(want, left+1) // one more shows the end
+			want = min(want-1, left) + 1 // one more shows the end
 		} else if got == 0 {
 			want = firstRead
 		}

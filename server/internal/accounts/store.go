@@ -35,7 +35,7 @@ type Options struct {
 	Clock func() time.Time // default: time.Now
 	// CacheFor is for how long a key that was accepted is accepted again without asking
 	// the database, and so how late a server may learn that another revoked it.
-	// Default: 5s; negative: not at all.
+	// Default: 2s; negative: not at all.
 	CacheFor time.Duration
 }
 
@@ -68,7 +68,7 @@ func Open(ctx context.Context, database string, opts Options) (*Store, error) {
 	}
 	s.cache.lifetime = opts.CacheFor
 	if opts.CacheFor == 0 {
-		s.cache.lifetime = 5 * time.Second
+		s.cache.lifetime = 2 * time.Second
 	}
 	err := s.connect(ctx, database)
 	if err == nil {

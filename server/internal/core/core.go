@@ -80,6 +80,8 @@ type Core struct {
 	audit    *auditor
 	limits   *limits
 	once     *onceMap
+	rights   *rightsWatch
+	appends  Turns // of those who append to a file, by volume and inode
 	Events   *Events
 
 	draining atomic.Bool
@@ -115,11 +117,12 @@ func New(opts Options) *Core {
 		opts.Grace = grace
 	}
 	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
-		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap()}
+		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch()}
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.audit = newAuditor(opts.Accounts, c.log)
 	c.Events = newEvents(c)
 	c.janitor.Go(c.tidy)
+	c.janitor.Go(c.watchRights)
 	return c
 }
 
@@ -186,7 +189,7 @@ func (c *Core) org(ctx context.Context, name string) (*org, error) {
 	if have := c.orgs[name]; have != nil {
 		return have, b.Close()
 	}
-	o = &org{name: name, back: b, store: vole.New(b)}
+	o = &org{name: name, back: b, store: vole.New(c.guard(b))}
 	o.files = newFiles(o)
 	c.orgs[name] = o
 	return o, nil

@@ -61,6 +61,7 @@ type answer struct {
 	broken  bool
 	http2   bool
 	untimed bool        // the client may take its time
+	gone    atomic.Bool // the client is to get no more than what was begun, see cut
 	body    *pacedBody  // of the request
 	copy    *answerCopy // what was written, if somebody wants it
 }
@@ -84,6 +85,10 @@ func (a *answer) Write(p []byte) (n int, err error) {
 		a.status = http.StatusOK
 	}
 	for n < len(p) && err == nil {
+		if a.gone.Load() && a.pace.moved > 0 {
+			a.broken = true
+			return n, context.Canceled
+		}
 		var m int
 		start := time.Now()
 		a.extend(start)
@@ -110,7 +115,27 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b 
 // extend puts off the end of the time that the client has to take what is written next.
 func (a *answer) extend(now time.Time) {
 	if !a.untimed && a.pace.due(now) {
-		_ = a.ctl.SetWriteDeadline(a.pace.deadline(now))
+		a.setDeadline(a.pace.deadline(now))
+	}
+}
+
+// lastWords is how long a client may still take what it has begun to take when its rights
+// have ended.
+const lastWords = time.Second
+
+// cut ends the answer: what waits for the client is given up, and nothing is added to what
+// was written. An answer that was not begun may still be, to say why. It is to be called
+// before the handler returns.
+func (a *answer) cut() {
+	a.gone.Store(true)
+	_ = a.ctl.SetWriteDeadline(time.Now().Add(lastWords))
+}
+
+// setDeadline sets the end of the client's time, which cut does not let be put off.
+func (a *answer) setDeadline(t time.Time) {
+	_ = a.ctl.SetWriteDeadline(t)
+	if a.gone.Load() {
+		_ = a.ctl.SetWriteDeadline(time.Now().Add(lastWords))
 	}
 }
 
@@ -119,14 +144,14 @@ func (a *answer) extend(now time.Time) {
 func (a *answer) lift() {
 	if a.http2 && !a.untimed {
 		a.pace.set = time.Time{}
-		_ = a.ctl.SetWriteDeadline(time.Time{})
+		a.setDeadline(time.Time{})
 	}
 }
 
 // flushed gives the client its time for what net/http still holds of the answer.
 func (a *answer) flushed() {
 	if !a.untimed {
-		_ = a.ctl.SetWriteDeadline(a.pace.deadline(time.Now()))
+		a.setDeadline(a.pace.deadline(time.Now()))
 	}
 }
 
@@ -239,6 +264,6 @@ func badBody(message string) error {
 func Untimed(w http.ResponseWriter) {
 	if a, ok := w.(*answer); ok {
 		a.untimed = true
-		_ = a.ctl.SetWriteDeadline(time.Time{})
+		a.setDeadline(time.Time{})
 	}
 }

@@ -47,7 +47,7 @@ type Route struct {
 	Grave        bool           // is recorded before it is answered: it is about more than files
 	Stream       bool           // moves file content: bounded by MinRate, not by Timeout
 	Endless      bool           // ends when the client or the server does
-	MaxBody      int64          // most bytes of the body; 0: api.MaxJSON; negative: MaxFile
+	MaxBody      int64          // most bytes of the body; 0: api.MaxJSON; negative: any, for content of files, which MaxFile bounds
 	Once         bool           // heeds Idempotency-Key
 	// AnyServer: the route itself sees to it that what another server has done is not
 	// done again, so If-Instance does not matter.
@@ -65,8 +65,10 @@ type Request struct {
 	Record  accounts.AuditRecord // handlers fill in what they act on
 	Changes bool                 // is recorded, though not all requests of the route are
 
-	route *Route
-	org   *org
+	route  *Route
+	org    *org
+	cred   credential
+	rights *Rights // nil where NoAuth
 }
 
 // NewToken returns 128 random bits in a form that fits into URLs.
@@ -98,6 +100,9 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 			}
 		}()
 		if err := c.serve(a, r, rt); err != nil {
+			if r.rights != nil && r.rights.Lost() != nil {
+				err = r.rights.Lost() // what it led to says less
+			}
 			c.fail(d, a, r, err)
 		}
 	})
@@ -166,12 +171,12 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 	if err := c.admit(a, r, rt); err != nil {
 		return err
 	}
+	if r.Who != nil {
+		defer r.hold(a)()
+	}
 	limit := rt.MaxBody
-	switch {
-	case limit == 0:
+	if limit == 0 {
 		limit = api.MaxJSON
-	case limit < 0:
-		limit = c.opts.MaxFile
 	}
 	if limit > 0 {
 		r.Body = http.MaxBytesReader(a.ResponseWriter, r.Body, limit)
@@ -200,11 +205,15 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 	if rt.Auth == NoAuth {
 		return nil
 	}
-	who, err := c.authenticate(r.Request, rt.Auth)
+	cred, err := credentialOf(r.Request, rt.Auth)
 	if err != nil {
 		return err
 	}
-	r.Who = who
+	who, err := c.authenticate(r.Context(), cred)
+	if err != nil {
+		return err
+	}
+	r.Who, r.cred = who, cred
 	if wait, ok := c.limits.take(r.who()); !ok {
 		a.Header().Set("Retry-After", RetryAfter(wait))
 		return ErrRateLimited
@@ -220,37 +229,6 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 			"another server had this request, and whether it did what was asked is not known; look, and ask again if need be")
 	}
 	return nil
-}
-
-// Still returns an error when the caller would not be let in any more: streams without an end
-// ask before they tell more.
-func (r *Request) Still() error {
-	who, err := r.Core.authenticate(r.Request, r.route.Auth)
-	switch {
-	case errors.Is(err, accounts.ErrUnauthenticated):
-		return err
-	case err == nil && (who.Org != r.Who.Org || !who.Scopes.Has(r.route.Scope)):
-		return NeedsScope(r.route.Scope)
-	}
-	return nil // a database that does not answer ends nothing
-}
-
-func (c *Core) authenticate(r *http.Request, how Auth) (*accounts.Principal, error) {
-	if how == HeaderAuth {
-		return c.opts.Accounts.Authenticate(r.Context(), r.Header.Get("X-API-Key"))
-	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return nil, unauthenticated{}
-	}
-	if how == VolumeAuth {
-		who, _, err := c.opts.Accounts.AuthenticateVolume(r.Context(), token)
-		return who, err
-	}
-	if c.opts.OIDC != nil && strings.Count(token, ".") == 2 {
-		return c.opts.OIDC.Verify(r.Context(), token)
-	}
-	return c.opts.Accounts.Authenticate(r.Context(), token)
 }
 
 type unauthenticated struct{}

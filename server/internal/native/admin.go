@@ -142,6 +142,7 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
+	a.core.RecheckRights()
 	return core.WriteJSON(w, http.StatusOK, key(k))
 }
 

@@ -184,7 +184,7 @@ func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) 
 	if err != nil {
 		return nil, err
 	}
-	turn := func() (func(), error) { return a.turns.take(r.Context(), f.Volume().ID()+" "+clean) }
+	turn := func() (func(), error) { return a.turns.Take(r.Context(), f.Volume().ID()+" "+clean) }
 	return &checkedBody{r: body, sum: sum, want: want, fits: fits, turn: turn}, nil
 }
 

@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"errors"
 	"math"
 	"net/http"
 	"time"
@@ -110,6 +111,11 @@ func (a *API) reserve(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
+	for _, p := range list {
+		if err := a.core.FileFits(p.Pos); err != nil { // what is beyond the limit is never committed
+			return err
+		}
+	}
 	reserved, err := d.Reserve(r.Context(), list, directLife)
 	if err != nil {
 		return err
@@ -141,8 +147,9 @@ func (a *API) commit(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 	}
-	if max := a.core.Options().MaxFile; max > 0 && in.Size > max {
-		return &http.MaxBytesError{Limit: max}
+	// The backend of direct transfers is not the one that other routes change files by.
+	if err := errors.Join(a.core.FileFits(in.Size), r.Still()); err != nil {
+		return err
 	}
 	if err := d.CommitFile(r.Context(), v.ID(), in.Path, in.Size, list, blobs, opts, driver.FSOptions{}); err != nil {
 		return err

@@ -29,7 +29,7 @@ type Options struct {
 type API struct {
 	core   *core.Core
 	opts   Options
-	turns  turns
+	turns  core.Turns          // of those who replace a file
 	memory *semaphore.Weighted // bytes of requests by handle that are held in memory
 
 	mu       sync.Mutex           // guards what follows
@@ -82,7 +82,7 @@ func (a *API) room(r *core.Request, n int64) (release func(), err error) {
 
 // New returns an API that serves with c. Close ends it.
 func New(c *core.Core, opts Options) *API {
-	a := &API{core: c, opts: opts, turns: turns{of: map[string]*turn{}}, memory: semaphore.NewWeighted(mostMemory), shares: map[string]*orgShare{},
+	a := &API{core: c, opts: opts, memory: semaphore.NewWeighted(mostMemory), shares: map[string]*orgShare{},
 		sessions: map[string]*session{}, systems: map[string]*filesystem{}, handles: map[string]*handle{}, listings: map[string]*listing{}}
 	c.Go(a.tidy)
 	c.Go(a.sweep)

@@ -14,15 +14,39 @@ import (
 )
 
 // session is what one client holds: attachments, drafts, open file systems and files.
-// It ends when the client says so, or does not renew it.
+// It ends when the client says so, or does not renew it, or has lost its rights.
 type session struct {
 	id, org, key string
 	hold         core.Holder
 	store        *vole.Store // of hold
 
-	mu    sync.Mutex // guards what follows
-	until time.Time
-	ended bool
+	mu      sync.Mutex // guards what follows
+	until   time.Time
+	ended   bool
+	rights  *core.Rights // of whoever uses it; of several tokens, those that last longest
+	revoked bool         // they are lost
+}
+
+// follow lets the session live as long as the rights of a caller of it, where those last
+// longer than what it lives by. Its requests are all of one key, or one person's.
+func (s *session) follow(r *core.Request) {
+	s.mu.Lock()
+	old := s.rights
+	if s.ended || old != nil && !r.Who.Expires.After(old.Expires()) {
+		s.mu.Unlock()
+		return
+	}
+	var x *core.Rights
+	x = r.Rights(func(error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.revoked = s.revoked || s.rights == x
+	})
+	s.rights = x
+	s.mu.Unlock()
+	if old != nil {
+		old.Release()
+	}
 }
 
 // filesystem is a volume's files as a session has them open.
@@ -86,7 +110,7 @@ func (a *API) newSession(r *core.Request) (*session, error) {
 
 // hold begins a session, or goes on with one that another server has begun.
 func (a *API) hold(r *core.Request, id string, resume bool) (*session, error) {
-	h, err := a.core.Options().Space.Hold(r.Context(), r.Who.Org, id, r.Who.KeyID, a.opts.Lease, resume)
+	h, err := a.core.Hold(r.Context(), r.Who.Org, id, r.Who.KeyID, a.opts.Lease, resume)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +124,8 @@ func (a *API) hold(r *core.Request, id string, resume bool) (*session, error) {
 	a.mu.Unlock()
 	if have != nil || closed {
 		_ = h.Leave()
+	} else {
+		s.follow(r)
 	}
 	switch {
 	case closed:
@@ -128,6 +154,7 @@ func (a *API) session(r *core.Request, id string) (*session, error) {
 	if s == nil || !s.of(r) {
 		return nil, errNoSession
 	}
+	s.follow(r)
 	return s, nil
 }
 
@@ -180,11 +207,14 @@ func (a *API) closeSession(w http.ResponseWriter, r *core.Request) error {
 // endSession closes what a session has open here. With leave it may go on elsewhere.
 func (a *API) endSession(s *session, leave bool) error {
 	s.mu.Lock()
-	ended := s.ended
+	ended, rights := s.ended, s.rights
 	s.ended = true
 	s.mu.Unlock()
 	if ended {
 		return nil
+	}
+	if rights != nil {
+		rights.Release()
 	}
 	var files []*handle
 	var systems []*filesystem
@@ -252,12 +282,14 @@ func (a *API) tidy() {
 }
 
 func (a *API) endLate(now time.Time) {
-	var late []*session
+	var late, revoked []*session
 	var rest []*listing
 	a.mu.Lock()
 	for _, s := range a.sessions {
 		s.mu.Lock()
-		if now.After(s.until) {
+		if s.revoked {
+			revoked = append(revoked, s)
+		} else if now.After(s.until) {
 			late = append(late, s)
 		}
 		s.mu.Unlock()
@@ -273,9 +305,18 @@ func (a *API) endLate(now time.Time) {
 		a.end(l, nil)
 	}
 	for _, s := range late {
-		if err := a.endSession(s, true); err != nil {
-			a.core.Options().Log.Warn("session: ending it", "session", s.id, "error", err)
-		}
+		a.endLogged(s, true)
+	}
+	// Their attachments and drafts are not for another server to go on with.
+	for _, s := range revoked {
+		a.endLogged(s, false)
+	}
+}
+
+// endLogged is endSession where nobody waits for what comes of it.
+func (a *API) endLogged(s *session, leave bool) {
+	if err := a.endSession(s, leave); err != nil {
+		a.core.Options().Log.Warn("session: ending it", "session", s.id, "error", err)
 	}
 }
 

@@ -56,6 +56,9 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	if clean == "." {
 		return vole.ErrIsDir
 	}
+	if err := a.core.FileFits(max(0, up.Size)); err != nil {
+		return err
+	}
 	v, err := r.Volume(r.PathValue("volume"))
 	if err != nil {
 		return err

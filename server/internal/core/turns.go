@@ -1,12 +1,13 @@
-package native
+package core
 
 import (
 	"context"
 	"sync"
 )
 
-// turns lets those take turns who replace the same file.
-type turns struct {
+// Turns lets those take turns who change the same thing, such as a file. The zero value is
+// ready to use.
+type Turns struct {
 	mu sync.Mutex // guards of, and how many wait
 	of map[string]*turn
 }
@@ -16,13 +17,16 @@ type turn struct {
 	users int
 }
 
-// take waits for the turn at a path. end must be called.
-func (t *turns) take(ctx context.Context, path string) (end func(), err error) {
+// Take waits for the turn at what key names. end must be called.
+func (t *Turns) Take(ctx context.Context, key string) (end func(), err error) {
 	t.mu.Lock()
-	x := t.of[path]
+	if t.of == nil {
+		t.of = map[string]*turn{}
+	}
+	x := t.of[key]
 	if x == nil {
 		x = &turn{busy: make(chan struct{}, 1)}
-		t.of[path] = x
+		t.of[key] = x
 	}
 	x.users++
 	t.mu.Unlock()
@@ -30,18 +34,18 @@ func (t *turns) take(ctx context.Context, path string) (end func(), err error) {
 	case x.busy <- struct{}{}:
 		return func() {
 			<-x.busy
-			t.leave(path, x)
+			t.leave(key, x)
 		}, nil
 	case <-ctx.Done():
-		t.leave(path, x)
+		t.leave(key, x)
 		return nil, ctx.Err()
 	}
 }
 
-func (t *turns) leave(path string, x *turn) {
+func (t *Turns) leave(key string, x *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if x.users--; x.users == 0 {
-		delete(t.of, path)
+		delete(t.of, key)
 	}
 }

@@ -1,0 +1,364 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
+
+// guarded is a backend as requests use it, whatever route they came by: nothing is changed
+// for a request whose caller has lost the right to it meanwhile, and no file becomes larger
+// than Options.MaxFile.
+type guarded struct {
+	driver.Backend
+	maxFile int64  // 0: no limit
+	appends *Turns // of those who append to a file, by volume and inode
+}
+
+// guard returns b with the limits of the server.
+func (c *Core) guard(b driver.Backend) guarded { return guarded{b, c.opts.MaxFile, &c.appends} }
+
+// Hold is Space.Hold with the limits of the server.
+func (c *Core) Hold(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Holder, error) {
+	h, err := c.opts.Space.Hold(ctx, org, session, key, lease, resume)
+	if err != nil {
+		return nil, err
+	}
+	return guardedHolder{c.guard(h), h}, nil
+}
+
+// guardedHolder is guarded for what a session holds.
+type guardedHolder struct {
+	guarded
+	h Holder
+}
+
+func (g guardedHolder) Renew(ctx context.Context) error                    { return g.h.Renew(ctx) }
+func (g guardedHolder) Leave() error                                       { return g.h.Leave() }
+func (g guardedHolder) Holds(ctx context.Context, id string) (bool, error) { return g.h.Holds(ctx, id) }
+func (g guardedHolder) Detach(ctx context.Context, attachment string) error {
+	return g.h.Detach(ctx, attachment)
+}
+
+func (g guarded) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
+	if err := mayStill(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	return g.Backend.Create(ctx, name, spec)
+}
+
+func (g guarded) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
+	if err := mayStill(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	return g.Backend.Update(ctx, id, change)
+}
+
+func (g guarded) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	if err := mayStill(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	return g.Backend.Remove(ctx, ref)
+}
+
+func (g guarded) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
+	if err := mayStill(ctx); err != nil {
+		return nil, err
+	}
+	return g.Backend.Attach(ctx, id, opts)
+}
+
+func (g guarded) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
+	f, err := g.Backend.OpenFS(ctx, id, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &guardedFS{FS: f, volume: id, limit: g}, nil
+}
+
+// FileFits returns an error when no file of size bytes can be made.
+func (c *Core) FileFits(size int64) error { return guarded{maxFile: c.opts.MaxFile}.fits(size) }
+
+// tooLarge refuses a file beyond the limit.
+func (g guarded) tooLarge() error {
+	return refusal(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("a file on this server has at most %v", driver.Size(g.maxFile)))
+}
+
+// largestFile bounds what is said of a file's size whatever the limit is: no file system
+// has larger ones, and two such sizes can be added.
+const largestFile = 1<<62 - 1
+
+// fits refuses a file of size bytes beyond the limit.
+func (g guarded) fits(size int64) error {
+	if size < 0 || size > largestFile {
+		return invalid("a file of %d bytes: a size is from 0 to %d bytes", size, int64(largestFile))
+	}
+	if g.maxFile > 0 && size > g.maxFile {
+		return g.tooLarge()
+	}
+	return nil
+}
+
+// guardedFS is the files of a volume of a guarded backend. What it does not have here only
+// reads, or ends what was done before.
+type guardedFS struct {
+	driver.FS
+	volume string
+	limit  guarded
+}
+
+func (f *guardedFS) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
+	if opts.Write || opts.Append || opts.Create || opts.Truncate {
+		if err := mayStill(ctx); err != nil {
+			return nil, err
+		}
+	}
+	h, err := f.FS.Open(ctx, path, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &guardedFile{h, f}, nil
+}
+
+// WriteFile asks for the rights again when all has been read: the file is replaced then.
+func (f *guardedFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	err := mayStill(ctx)
+	if err == nil {
+		err = f.limit.fits(opts.Size)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if next := opts.NextData; next != nil {
+		opts.NextData = func(ctx context.Context) (off, n int64, err error) {
+			off, n, err = next(ctx)
+			return off, n, atEnd(ctx, err)
+		}
+		return f.FS.WriteFile(ctx, path, r, opts)
+	}
+	return f.FS.WriteFile(ctx, path, &guardedSource{ctx, r, f.limit, 0}, opts)
+}
+
+// atEnd replaces the end of a source by an error when the rights have ended before it.
+func atEnd(ctx context.Context, err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	if lost := mayStill(ctx); lost != nil {
+		return lost
+	}
+	return err
+}
+
+// guardedSource is what a file is made of.
+type guardedSource struct {
+	ctx   context.Context // of the one call that it is for
+	r     io.Reader
+	limit guarded
+	got   int64
+}
+
+func (s *guardedSource) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.got += int64(n)
+	if large := s.limit.fits(s.got); large != nil {
+		return 0, large
+	}
+	return n, atEnd(s.ctx, err)
+}
+
+func (f *guardedFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.change(ctx, func() error { return f.FS.Mkdir(ctx, path, mode) })
+}
+
+func (f *guardedFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.change(ctx, func() error { return f.FS.MkdirAll(ctx, path, mode) })
+}
+
+func (f *guardedFS) Remove(ctx context.Context, path string) error {
+	return f.change(ctx, func() error { return f.FS.Remove(ctx, path) })
+}
+
+func (f *guardedFS) RemoveAll(ctx context.Context, path string) error {
+	return f.change(ctx, func() error { return f.FS.RemoveAll(ctx, path) })
+}
+
+func (f *guardedFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
+	return f.change(ctx, func() error { return f.FS.Rename(ctx, from, to, opts) })
+}
+
+func (f *guardedFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	if f.limit.maxFile > 0 {
+		if err := f.copies(ctx, from); err != nil {
+			return err
+		}
+	}
+	return f.change(ctx, func() error { return f.FS.Copy(ctx, from, to, opts) })
+}
+
+func (f *guardedFS) Link(ctx context.Context, target, path string) error {
+	return f.change(ctx, func() error { return f.FS.Link(ctx, target, path) })
+}
+
+func (f *guardedFS) Symlink(ctx context.Context, target, path string) error {
+	return f.change(ctx, func() error { return f.FS.Symlink(ctx, target, path) })
+}
+
+func (f *guardedFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
+	return f.change(ctx, func() error { return f.FS.Mknod(ctx, path, mode, rdev) })
+}
+
+func (f *guardedFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.change(ctx, func() error { return f.FS.Chmod(ctx, path, mode) })
+}
+
+func (f *guardedFS) Chown(ctx context.Context, path string, uid, gid int) error {
+	return f.change(ctx, func() error { return f.FS.Chown(ctx, path, uid, gid) })
+}
+
+func (f *guardedFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
+	return f.change(ctx, func() error { return f.FS.Chtimes(ctx, path, atime, mtime) })
+}
+
+func (f *guardedFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
+	return f.change(ctx, func() error { return f.FS.Setxattr(ctx, path, name, value) })
+}
+
+func (f *guardedFS) Removexattr(ctx context.Context, path, name string) error {
+	return f.change(ctx, func() error { return f.FS.Removexattr(ctx, path, name) })
+}
+
+func (f *guardedFS) Truncate(ctx context.Context, path string, size int64) error {
+	if err := f.limit.fits(size); err != nil {
+		return err
+	}
+	return f.change(ctx, func() error { return f.FS.Truncate(ctx, path, size) })
+}
+
+// change runs a change if the caller may still make it.
+func (f *guardedFS) change(ctx context.Context, fn func() error) error {
+	if err := mayStill(ctx); err != nil {
+		return err
+	}
+	return fn()
+}
+
+// copies refuses to copy what has a file beyond the limit, as one from before it was set.
+func (f *guardedFS) copies(ctx context.Context, from string) error {
+	e, err := f.FS.Lstat(ctx, from)
+	if err != nil {
+		return err
+	}
+	if e.Mode.IsRegular() {
+		return f.limit.fits(e.Size)
+	}
+	if !e.IsDir() {
+		return nil
+	}
+	for dirs := []string{from}; len(dirs) > 0; {
+		last := len(dirs) - 1
+		dir := dirs[last]
+		below, err := f.fitsIn(ctx, dir)
+		if err != nil {
+			return err
+		}
+		dirs = append(dirs[:last], below...)
+	}
+	return nil
+}
+
+// fitsIn checks the files of one directory and returns the directories in it.
+func (f *guardedFS) fitsIn(ctx context.Context, dir string) (below []string, err error) {
+	d, err := f.FS.OpenDir(ctx, dir, driver.DirOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	for {
+		list, err := d.Read(ctx, guardBatch)
+		for _, e := range list {
+			if e.IsDir() {
+				below = append(below, path.Join(dir, e.Name))
+			} else if lerr := f.limit.fits(e.Size); lerr != nil && e.Mode.IsRegular() {
+				return nil, lerr
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return below, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// guardBatch is how many entries of a directory are looked at together.
+const guardBatch = 512
+
+// guardedFile is an open file of a guardedFS.
+type guardedFile struct {
+	driver.File
+	of *guardedFS
+}
+
+func (h *guardedFile) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	l := h.of.limit
+	if l.maxFile > 0 && off > l.maxFile-int64(len(p)) {
+		return 0, l.tooLarge()
+	}
+	if err := mayStill(ctx); err != nil {
+		return 0, err
+	}
+	return h.File.WriteAt(ctx, p, off)
+}
+
+// Append looks at the size first. Others of this server who append to the file wait.
+func (h *guardedFile) Append(ctx context.Context, p []byte) (int64, error) {
+	if err := mayStill(ctx); err != nil {
+		return 0, err
+	}
+	l := h.of.limit
+	if l.maxFile <= 0 {
+		return h.File.Append(ctx, p)
+	}
+	e, err := h.File.Stat(ctx)
+	if err != nil {
+		return 0, err
+	}
+	end, err := l.appends.Take(ctx, fmt.Sprintf("%s %d", h.of.volume, e.Inode))
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	if e, err = h.File.Stat(ctx); err != nil {
+		return 0, err
+	}
+	if e.Size > l.maxFile-int64(len(p)) {
+		return 0, l.tooLarge()
+	}
+	return h.File.Append(ctx, p)
+}
+
+func (h *guardedFile) Truncate(ctx context.Context, size int64) error {
+	if err := h.of.limit.fits(size); err != nil {
+		return err
+	}
+	if err := mayStill(ctx); err != nil {
+		return err
+	}
+	return h.File.Truncate(ctx, size)
+}
+
+func (h *guardedFile) PunchHole(ctx context.Context, off, length int64) error {
+	if err := mayStill(ctx); err != nil {
+		return err
+	}
+	return h.File.PunchHole(ctx, off, length)
+}
