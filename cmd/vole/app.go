@@ -6,19 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"reflect"
 	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/profile"
-	"golang.org/x/term"
 )
 
 // app is what the commands share: where they read and write, and the global flags.
 type app struct {
 	stdin          io.Reader
-	stdout, stderr io.Writer
+	stdout, stderr *screen // for the program's own text; see screen
+
+	// payload and payloadErr are the same streams for what a command passes on
+	// without a look at it.
+	payload, payloadErr io.Writer
 
 	home    string // --home
 	profile string // --profile
@@ -49,9 +52,27 @@ func (a *app) withFS(ctx context.Context, ref string, opts vole.FSOptions, fn fu
 	})
 }
 
-// printf writes to standard output.
+// newApp is an app on these streams.
+func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
+	a := &app{stdin: stdin, payload: stdout, payloadErr: stderr}
+	a.stdout, a.stderr = newScreen(stdout, &a.json), newScreen(stderr, &a.json)
+	return a
+}
+
+// printf writes to standard output. Of its arguments those that are text are shown as
+// value shows them.
 func (a *app) printf(format string, args ...any) error {
-	_, err := fmt.Fprintf(a.stdout, format, args...)
+	shown := make([]any, len(args))
+	for i, arg := range args {
+		shown[i] = arg
+		switch v := reflect.ValueOf(arg); v.Kind() {
+		case reflect.String:
+			shown[i] = a.value(v.String())
+		case reflect.Struct, reflect.Pointer:
+			shown[i] = a.value(fmt.Sprint(arg))
+		}
+	}
+	_, err := fmt.Fprintf(a.stdout, format, shown...)
 	return err
 }
 
@@ -75,12 +96,6 @@ func (a *app) printJSON(v any) error {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
-}
-
-// isTerminal reports whether v is a terminal.
-func isTerminal(v any) bool {
-	f, ok := v.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // usagef returns an error of usage (exit code 2).

@@ -134,7 +134,7 @@ func (a *app) runAttached(ctx context.Context, att *vole.Attachment, argv []stri
 	defer runtime.UnlockOSThread()
 	cmd := &exec.Cmd{
 		Path: program, Args: args, Env: append(os.Environ(), "VOLE_PATH="+att.Path()),
-		Stdin: a.stdin, Stdout: a.stdout, Stderr: a.stderr, SysProcAttr: boundToParent(),
+		Stdin: a.stdin, Stdout: a.payload, Stderr: a.payloadErr, SysProcAttr: boundToParent(),
 	}
 	if hold := att.Hold(); hold != nil {
 		// So the image stays held until the last process that has it open ends,

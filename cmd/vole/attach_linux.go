@@ -70,7 +70,8 @@ func earlyInit() {
 	// must happen on the one that has them set.
 	runtime.LockOSThread()
 	err := becomeReadOnly(os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
-	a := &app{stderr: os.Stderr, started: true}
+	a := newApp(os.Stdin, os.Stdout, os.Stderr)
+	a.started = true
 	os.Exit(a.finish(err))
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"strconv"
 	"time"
 
@@ -104,7 +103,7 @@ func (p *auditPrinter) add(r api.AuditRecord) error {
 	case p.t == nil:
 		return p.a.printf("%d\n", r.ID)
 	}
-	cell := func(s string) string { return cellName(dash(s)) }
+	cell := dash
 	return p.t.row(r.At.UTC().Format(time.RFC3339), strconv.Itoa(r.Status), cell(r.Action), cell(r.KeyName), cell(r.Volume), cell(r.Path), cell(r.Detail), cell(r.Addr))
 }
 
@@ -117,7 +116,7 @@ func (p *auditPrinter) close(next string) error {
 		return p.a.printJSON(p.page)
 	}
 	if p.paged && next != "" {
-		defer io.WriteString(p.a.stderr, "vole: more records follow; continue with --cursor "+next+"\n")
+		defer p.a.notef("more records follow; continue with --cursor %s", next)
 	}
 	if p.t != nil {
 		return p.t.close()

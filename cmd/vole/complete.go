@@ -52,6 +52,18 @@ func completePaths(a *app, max int, host bool) completer {
 	}
 }
 
+// offer adds a completion to list, unless it has what a terminal acts on or what ends a
+// line: the shell would show it and put it into the command line.
+func offer(list []cobra.Completion, s, description string) []cobra.Completion {
+	if needsEscape(s, nil) {
+		return list
+	}
+	if description = plain(description); description != "" {
+		s = cobra.CompletionWithDesc(s, description)
+	}
+	return append(list, s)
+}
+
 // completing runs fn on the volumes of a home that is there, opened for reading, for as
 // long as a completion may take. A completion makes nothing, and has no place for an
 // error: what was found before it is offered.
@@ -80,7 +92,7 @@ func (a *app) volumeNames(ctx context.Context, prefix string, not []string) (lis
 				return err
 			}
 			if n := v.Name(); strings.HasPrefix(n, prefix) && !given[n] {
-				list = append(list, n)
+				list = offer(list, n, "")
 			}
 		}
 		return nil
@@ -107,14 +119,14 @@ func (a *app) volumePaths(ctx context.Context, name, prefix string) (list []cobr
 			if err != nil || len(list) == completionMax {
 				return err
 			}
-			if !strings.HasPrefix(e.Name, base) || unprintable(e.Name) {
+			if !strings.HasPrefix(e.Name, base) {
 				continue
 			}
 			c := name + ":" + dir + e.Name
 			if e.IsDir() {
 				c += "/"
 			}
-			list = append(list, c)
+			list = offer(list, c, "")
 		}
 		return nil
 	})

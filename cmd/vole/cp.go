@@ -225,5 +225,5 @@ func (c *cpCmd) pack(ctx context.Context, s *vole.Store, from location) (stats t
 	if o.contents && o.mode.IsDir() {
 		name = "."
 	}
-	return transfer.ToTar(ctx, c.stdout, o.fsys, o.path, name, c.options())
+	return transfer.ToTar(ctx, c.payload, o.fsys, o.path, name, c.options())
 }

@@ -94,7 +94,7 @@ func (a *app) printDescription(j imageJSON) error {
 			row(k, "%s", a.when(*at))
 		}
 	}
-	row("Label", "%s", cellName(j.Label))
+	row("Label", "%s", j.Label)
 	row("UUID", "%s", j.UUID)
 	row("Features", "%s", strings.Join(j.Features, " "))
 	row("Image", "%s", a.size(j.ImageSize))
@@ -118,7 +118,7 @@ func (a *app) printDescription(j imageJSON) error {
 	when("Written", j.Written)
 	when("Checked", j.Checked)
 	if j.MountedOn != "" {
-		row("Mounted on", "%s", cellName(j.MountedOn))
+		row("Mounted on", "%s", j.MountedOn)
 	}
 	return t.close()
 }

@@ -122,7 +122,7 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 	bar.total(st.Size())
 	c := countedImage{sparse.File(ctx, src), &stats, bar}
 	if to == "-" {
-		return vole.Size(st.Size()), writeImage(ctx, c, st.Size(), a.stdout, compress)
+		return vole.Size(st.Size()), writeImage(ctx, c, st.Size(), a.payload, compress)
 	}
 	if st, err := os.Stat(to); err == nil && st.IsDir() {
 		return 0, transfer.HostError("disk export", to, vole.ErrIsDir)

@@ -100,7 +100,7 @@ func (a *app) report(err error) {
 	if !a.json {
 		fmt.Fprintf(a.stderr, "vole: %s\n", plain(err.Error()))
 		if hint != "" {
-			fmt.Fprintf(a.stderr, "hint: %s\n", hint)
+			fmt.Fprintf(a.stderr, "hint: %s\n", plain(hint))
 		}
 		return
 	}

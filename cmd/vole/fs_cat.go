@@ -51,6 +51,6 @@ func (a *app) cat(ctx context.Context, f *vole.FS, p string, off, n int64) error
 	if err != nil {
 		return withHint(err, vole.ErrIsDir, "'vole fs ls' lists a directory, 'vole cp' copies one")
 	}
-	_, err = io.Copy(a.stdout, r)
+	_, err = io.Copy(a.payload, r)
 	return errors.Join(err, r.Close())
 }

@@ -46,7 +46,7 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	if file == "-" {
-		_, err := io.Copy(a.stdout, r)
+		_, err := io.Copy(a.payload, r)
 		return err
 	}
 	e, err := r.Stat()

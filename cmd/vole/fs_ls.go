@@ -106,13 +106,13 @@ func (p *entryPrinter) add(path, name string, e vole.Entry) error {
 	case p.tab == nil:
 		return p.a.printf("%s\n", p.a.fileName(name))
 	}
-	name = cellName(name)
+	name = p.a.fileName(name)
 	if e.Mode&fs.ModeSymlink != 0 {
 		target, err := p.f.Readlink(p.ctx, path)
 		if err != nil {
 			return err
 		}
-		name += " -> " + cellName(target)
+		name += " -> " + p.a.fileName(target)
 	}
 	id := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 	return p.tab.row(modeString(e.Mode), strconv.FormatUint(e.Nlink, 10), id(e.UID), id(e.GID),

@@ -71,10 +71,10 @@ func (a *app) printEntry(i int, volume string, j entryJSON, e vole.Entry) error 
 		a.printf("\n")
 	}
 	t := a.newTable()
-	t.row("Path:", cellName(volume+":"+j.Path))
+	t.row("Path:", a.fileName(volume+":"+j.Path))
 	kind := j.Type
 	if j.Target != "" {
-		kind += " to " + cellName(j.Target)
+		kind += " to " + a.fileName(j.Target)
 	}
 	t.row("Type:", kind)
 	t.row("Size:", fmt.Sprintf("%d (%d allocated)", j.Size, j.Allocated))

@@ -116,5 +116,5 @@ func (a *app) attachmentLine(at vole.AttachmentInfo) string {
 	if at.ReadOnly {
 		mode = "ro"
 	}
-	return fmt.Sprintf("%s, %s, pid %d on %s, since %s", at.Holder, mode, at.PID, at.Host, a.when(at.Since))
+	return fmt.Sprintf("%s, %s, pid %d on %s, since %s", a.value(at.Holder), mode, at.PID, a.value(at.Host), a.when(at.Since))
 }

@@ -56,7 +56,7 @@ func (a *app) printKeys(keys []api.Key) error {
 		if len(k.Volumes) > 0 {
 			volumes = strings.Join(k.Volumes, ",")
 		}
-		if err := t.row(k.ID, cellName(k.Name), keyStatus(k, time.Now()), dash(strings.Join(scopeNames(k.Scopes), ",")), volumes,
+		if err := t.row(k.ID, k.Name, keyStatus(k, time.Now()), dash(strings.Join(scopeNames(k.Scopes), ",")), volumes,
 			stamp(k.Expires, "never"), stamp(k.LastUsed, "never"), a.when(k.Created)); err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func completeKeys(a *app) completer {
 			keys, err := b.Keys(ctx)
 			for _, k := range keys {
 				if strings.HasPrefix(k.ID, prefix) && keyStatus(k, time.Now()) == "good" {
-					list = append(list, cobra.CompletionWithDesc(k.ID, k.Name))
+					list = offer(list, k.ID, k.Name)
 				}
 			}
 			return err

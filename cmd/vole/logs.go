@@ -19,7 +19,7 @@ Its newest 8 to 16 MiB are kept.`,
 		ValidArgsFunction: completeSandboxes(a, true, 1, func(i sandbox.Info) bool { return i.Detached }),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error {
-				err := m.Logs(cmd.Context(), args[0], a.stdout, follow)
+				err := m.Logs(cmd.Context(), args[0], a.payload, follow)
 				return withHint(err, vole.ErrNotFound, "'vole ps -a' lists the sandboxes")
 			})
 		},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -111,7 +110,7 @@ func (a *app) newVolumePrinter(paged bool) volumePrinter {
 // more tells where the next page begins, out of the way of the listing.
 func (a *app) more(next string) {
 	if next != "" {
-		io.WriteString(a.stderr, "vole: more volumes follow; continue with --cursor "+next+"\n")
+		a.notef("more volumes follow; continue with --cursor %s", next)
 	}
 }
 

@@ -31,14 +31,16 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
 
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a := newApp(stdin, stdout, stderr)
 	root := newRootCmd(a)
 	root.SetArgs(args)
 	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	return a.finish(err)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	code := a.finish(root.ExecuteContext(ctx))
+	_ = a.stdout.flush()
+	_ = a.stderr.flush()
+	return code
 }
 
 // heeded returns those of sigs that whoever started the process did not tell it to

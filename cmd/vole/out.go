@@ -9,12 +9,9 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/volehq/vole"
 )
@@ -62,31 +59,71 @@ func (j *jsonArray) close() error {
 // that a long table takes.
 const tableBatch = 1000
 
+// columnGap is how far apart the columns of a table are.
+const columnGap = 2
+
 // table writes aligned columns. In a batch of tableBatch rows all cells line up.
 type table struct {
-	tw   *tabwriter.Writer
-	rows int
+	a    *app
+	rows [][]string
 }
 
 func (a *app) newTable(header ...string) *table {
-	t := &table{tw: tabwriter.NewWriter(a.stdout, 0, 8, 2, ' ', 0)}
+	t := &table{a: a}
 	if len(header) > 0 {
 		t.row(header...)
 	}
 	return t
 }
 
+// row adds a row, each cell as value shows it.
 func (t *table) row(cells ...string) error {
-	if _, err := io.WriteString(t.tw, strings.Join(cells, "\t")+"\n"); err != nil {
-		return err
+	shown := make([]string, len(cells))
+	for i, c := range cells {
+		shown[i] = t.a.value(c)
 	}
-	if t.rows++; t.rows%tableBatch == 0 {
-		return t.tw.Flush()
+	if t.rows = append(t.rows, shown); len(t.rows) == tableBatch {
+		return t.close()
 	}
 	return nil
 }
 
-func (t *table) close() error { return t.tw.Flush() }
+// close writes the rows that are not yet written.
+func (t *table) close() error {
+	var widths []int
+	for _, cells := range t.rows {
+		for i, c := range cells {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], cellWidth(c))
+		}
+	}
+	var b strings.Builder
+	for _, cells := range t.rows {
+		for i, c := range cells {
+			b.WriteString(c)
+			if i < len(cells)-1 {
+				b.WriteString(strings.Repeat(" ", widths[i]+columnGap-cellWidth(c)))
+			}
+		}
+		b.WriteByte('\n')
+	}
+	t.rows = nil
+	_, err := io.WriteString(t.a.stdout, b.String())
+	return err
+}
+
+// cellWidth is how many places a cell takes on a line. Marks stand above or below
+// another rune and take none.
+func cellWidth(s string) (n int) {
+	for _, r := range s {
+		if !unicode.In(r, unicode.Mn, unicode.Me) {
+			n++
+		}
+	}
+	return n
+}
 
 // size shows a size: rounded on a terminal, exact elsewhere.
 func (a *app) size(s vole.Size) string {
@@ -159,45 +196,6 @@ func labels(l vole.Labels) string {
 		parts = append(parts, k+"="+l[k])
 	}
 	return strings.Join(parts, ",")
-}
-
-// fileName shows a file's name. On a terminal a name with control characters is
-// quoted, because those in a volume may come from whom nobody trusts.
-func (a *app) fileName(name string) string {
-	if isTerminal(a.stdout) && unprintable(name) {
-		return strconv.Quote(name)
-	}
-	return name
-}
-
-// cellName shows a file's name in a table, whose cells cannot hold just anything.
-func cellName(name string) string {
-	if unprintable(name) {
-		return strconv.Quote(name)
-	}
-	return name
-}
-
-func unprintable(s string) bool {
-	return !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
-}
-
-// plain makes a message safe to show on a terminal: control characters but newlines
-// become escapes.
-func plain(s string) string {
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsControl(r) && r != '\n' {
-			q := strconv.QuoteRune(r)
-			b.WriteString(q[1 : len(q)-1])
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
 
 // nameJSON is a volume or a sandbox with which a command has done what it does.

@@ -117,7 +117,7 @@ func completeProfiles(_ *app, max int) completer {
 		_ = withFile(func(f profile.File, _ string) error {
 			for _, n := range profileNames(f) {
 				if strings.HasPrefix(n, prefix) && !slices.Contains(args, n) {
-					list = append(list, cobra.CompletionWithDesc(n, f.Profiles[n].Place()))
+					list = offer(list, n, f.Profiles[n].Place())
 				}
 			}
 			return nil

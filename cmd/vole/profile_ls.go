@@ -57,7 +57,7 @@ func (a *app) listProfiles(f profile.File) error {
 		case j.Current:
 			mark = "*"
 		}
-		if err := t.row(mark, j.Name, j.Kind, dash(j.Org), cellName(j.Home+j.URL)); err != nil {
+		if err := t.row(mark, j.Name, j.Kind, dash(j.Org), j.Home+j.URL); err != nil {
 			return err
 		}
 	}

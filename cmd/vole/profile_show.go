@@ -80,9 +80,9 @@ func (a *app) printProfile(j profileJSON) error {
 	}
 	row("Name", dash(j.Name))
 	row("Kind", j.Kind)
-	row("Home", cellName(j.Home))
+	row("Home", j.Home)
 	row("URL", j.URL)
-	row("CA file", cellName(j.CAFile))
+	row("CA file", j.CAFile)
 	if j.InsecureHTTP {
 		row("Insecure", "the key travels in the clear")
 	}

@@ -33,7 +33,7 @@ func (a *app) newProgress() *progress {
 	if a.quiet || a.json || !isTerminal(a.stderr) {
 		return p
 	}
-	p.pool = mpb.New(mpb.WithOutput(a.stderr), mpb.WithWidth(30), mpb.WithRefreshRate(120*time.Millisecond))
+	p.pool = mpb.New(mpb.WithOutput(a.payloadErr), mpb.WithWidth(30), mpb.WithRefreshRate(120*time.Millisecond))
 	p.bar = p.pool.New(0, mpb.BarStyle(),
 		mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Any(p.status)),

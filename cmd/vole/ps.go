@@ -96,7 +96,7 @@ func sandboxCommand(i sandbox.Info) string {
 	const most = 40
 	var list []string
 	for _, arg := range i.Command {
-		if arg == "" || strings.ContainsAny(arg, " \t\n\"'") || unprintable(arg) {
+		if arg == "" || strings.ContainsAny(arg, " \t\n\"'") || needsEscape(arg, nil) {
 			arg = strconv.Quote(arg)
 		}
 		list = append(list, arg)
@@ -120,7 +120,7 @@ func completeSandboxes(a *app, all bool, max int, want func(sandbox.Info) bool) 
 				list, err := m.List(ctx, all)
 				for _, i := range list {
 					if want(i) && strings.HasPrefix(i.Name, prefix) {
-						names = append(names, i.Name)
+						names = offer(names, i.Name, "")
 					}
 				}
 				return err

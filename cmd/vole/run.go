@@ -223,7 +223,7 @@ func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
 
 // runForeground runs the sandbox to its end and passes on the exit code.
 func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.Config, interactive bool) error {
-	io := sandbox.IO{Stdout: a.stdout, Stderr: a.stderr}
+	io := sandbox.IO{Stdout: a.payload, Stderr: a.payloadErr}
 	if interactive || !isTerminal(a.stdin) {
 		io.Stdin = a.stdin
 	}
@@ -258,7 +258,7 @@ func (a *app) runForeground(ctx context.Context, m *sandbox.Manager, c sandbox.C
 // terminal prepares vole's own terminal for the command's: keys go through as they
 // are, and changes of its size are passed on. The result undoes that.
 func (a *app) terminal(wanted bool, io *sandbox.IO) (restore func(), err error) {
-	out, ok := a.stdout.(*os.File)
+	out, ok := a.payload.(*os.File)
 	if !wanted || !ok || !isTerminal(out) {
 		return func() {}, nil
 	}

@@ -43,20 +43,20 @@ func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url
 	case a.quiet:
 		return a.printf("%s\n", key)
 	}
-	return a.printf(`The first key may do everything in the organisation %q, and make others. It is shown only now:
+	err = a.printf(`The first key may do everything in the organisation %q, and make others. It is shown only now:
 
     %s
 
-%s
-`, server.DefaultOrg, key, loginAdvice(url))
+`, server.DefaultOrg, key)
+	return errors.Join(err, a.loginAdvice(url))
 }
 
-// loginAdvice is the line to copy to where volumes are to be used.
-func loginAdvice(url string) string {
+// loginAdvice prints the line to copy to where volumes are to be used.
+func (a *app) loginAdvice(url string) error {
 	if strings.HasPrefix(url, "unix:") {
-		return "Clients reach the socket by a proxy; 'vole login URL' asks for the key."
+		return a.printf("Clients reach the socket by a proxy; 'vole login URL' asks for the key.\n")
 	}
-	return "Where the volumes are to be used, give it to:\n\n    vole login " + url + "\n"
+	return a.printf("Where the volumes are to be used, give it to:\n\n    vole login %s\n\n", url)
 }
 
 // firstKeyFile makes the file before the key, which cannot be had again.

@@ -87,12 +87,12 @@ func (f *serveFlags) logger(a *app) (*slog.Logger, error) {
 	if level.UnmarshalText([]byte(f.logLevel)) != nil {
 		return nil, usagef("--log-level %s: there are debug, info, warn and error", f.logLevel)
 	}
-	o := &slog.HandlerOptions{Level: level}
+	o, isJSON := &slog.HandlerOptions{Level: level}, true
 	switch f.logFormat {
 	case "text":
 		return slog.New(slog.NewTextHandler(a.stderr, o)), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(a.stderr, o)), nil
+		return slog.New(slog.NewJSONHandler(newScreen(a.payloadErr, &isJSON), o)), nil
 	}
 	return nil, usagef("--log-format %s: there are text and json", f.logFormat)
 }
