@@ -159,9 +159,9 @@ func (h *helper) mountDisks() error {
 
 // mountDisk mounts an image that is held by the open file hold.
 func mountDisk(d planDisk, hold int, at string) error {
-	flag, mount := os.O_RDWR, uintptr(0)
+	flag, mount := os.O_RDWR, uintptr(unix.MS_NODEV)
 	if d.ReadOnly {
-		flag, mount = os.O_RDONLY, unix.MS_RDONLY
+		flag, mount = os.O_RDONLY, mount|unix.MS_RDONLY
 	}
 	image, err := os.OpenFile(d.Image, flag|unix.O_NOFOLLOW, 0)
 	if err != nil {

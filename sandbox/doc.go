@@ -44,9 +44,10 @@
 // /run with its sockets, /tmp, /srv, /mnt, /sys, and the home of Vole with the other
 // volumes, wherever it is. /tmp, /var/tmp, /run and /root are private and in memory.
 //
-// Setuid programs and file capabilities give nothing (no_new_privs), most
-// capabilities are gone, so are system calls that only administrate the host
-// (mounting, modules, keys, tracing of the kernel, new user namespaces, io_uring).
+// Setuid programs and file capabilities give nothing (no_new_privs), and most
+// capabilities are gone. System calls are those that containers are commonly allowed,
+// less those that only administrate the host (mounting, modules, keys, tracing of the
+// kernel, new user namespaces, io_uring); any other is refused.
 // Nothing reachable from a sandbox leads out of it: not process 1 of its pid namespace,
 // whose mount namespace is empty, nor a path that an image or a volume gives, which is
 // resolved here and not by the runtime. Device nodes on volumes cannot be opened, unless

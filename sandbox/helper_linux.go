@@ -251,7 +251,11 @@ func mountVolume(m planMount, at string) error {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return err
 	}
-	return cloneMount(src, at, unix.MountAttr{Attr_set: m.attributes(), Propagation: unix.MS_PRIVATE}, false)
+	attr := unix.MountAttr{Attr_set: m.attributes(), Propagation: unix.MS_PRIVATE}
+	if m.Disk > 0 {
+		attr.Attr_clr = unix.MOUNT_ATTR_NODEV // which the disk's own mount has
+	}
+	return cloneMount(src, at, attr, false)
 }
 
 // attributes are those of the mount, as unix.MOUNT_ATTR_*.

@@ -39,6 +39,9 @@ func TestRootless(t *testing.T) {
 		if err := errors.Join(os.WriteFile(exe, b, 0o755), os.Chown(dir, uid, uid), os.Chmod(dir, 0o755)); err != nil {
 			t.Fatal(err)
 		}
+		for _, name := range Runtimes {
+			makeZeroDevice(t, filepath.Join(dir, "zero-"+name)) // for rootlessDevices
+		}
 		cred = &syscall.Credential{Uid: uid, Gid: uid}
 	} else {
 		dir = t.TempDir()
@@ -73,6 +76,8 @@ func rootless(t *testing.T) {
 	t.Run("WorkdirSwapped", func(t *testing.T) { eachRootless(t, checkSwappedWorkdir) })
 	t.Run("ReaperIsEmpty", func(t *testing.T) { eachRootless(t, checkReaper) })
 	t.Run("CommandInProc", func(t *testing.T) { eachRootless(t, checkMagicCommands) })
+	t.Run("Devices", rootlessDevices)
+	t.Run("Seccomp", func(t *testing.T) { eachRootless(t, checkSeccomp) })
 	t.Run("MountIsNotRedirected", func(t *testing.T) { eachRootless(t, checkRedirectedMounts) })
 }
 

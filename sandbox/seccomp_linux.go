@@ -1,8 +1,11 @@
 package sandbox
 
 import (
-	"runtime"
+	"fmt"
+	"maps"
+	"slices"
 
+	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -30,12 +33,11 @@ const (
 	ePERM  = 1
 	eNOSYS = 38
 
-	afALG   = 38 // sockets of the kernel's cryptography
-	afVSOCK = 40 // sockets to the hypervisor
-
 	tioCSTI   = 0x5412 // types into a terminal
 	tioCLINUX = 0x541C // console selection, which can paste into it
 )
+
+var deniedIoctls = []uint32{tioCSTI, tioCLINUX}
 
 // newNamespaces are the flags of clone(2) that make a namespace.
 var newNamespaces = []uint64{
@@ -43,43 +45,81 @@ var newNamespaces = []uint64{
 	0x10000000 /* NEWUSER */, 0x20000000 /* NEWPID */, 0x40000000, /* NEWNET */
 }
 
-// seccompProfile allows all system calls but those above. Runtimes without seccomp
-// (runsc, whose own kernel sees the calls) ignore it.
-func seccompProfile(*specs.Spec) (*specs.LinuxSeccomp, error) {
-	errno := func(n uint) *uint { return &n }
-	deny := func(e uint, names []string, args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
-		return specs.LinuxSyscall{Names: names, Action: specs.ActErrno, ErrnoRet: errno(e), Args: args}
+// seccompProfile allows what the container profile of the Moby project does, for the
+// capabilities in s, less what is denied above. So a call that is in neither list, such
+// as one that a newer kernel has and the runtime's libseccomp does not know, is refused.
+// The same goes for sockets: of the kernel's cryptography (AF_ALG) and to the hypervisor
+// (AF_VSOCK) there are none. Runtimes without seccomp (runsc, whose own kernel sees the calls) ignore the profile.
+func seccompProfile(s *specs.Spec) (*specs.LinuxSeccomp, error) {
+	p, err := seccomp.GetDefaultProfile(s)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
-	s := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: architectures()}
-	s.Syscalls = append(s.Syscalls,
-		deny(ePERM, denied),
-		// Its flags lie in memory, where seccomp cannot see them; C libraries then
-		// use clone.
-		deny(eNOSYS, []string{"clone3"}),
-	)
-	for _, f := range newNamespaces {
-		s.Syscalls = append(s.Syscalls, deny(ePERM, []string{"clone"},
-			specs.LinuxSeccompArg{Index: 0, Value: f, ValueTwo: f, Op: specs.OpMaskedEqual}))
+	// Programs that probe for a new call then do without it; many take no other error
+	// for "not there".
+	p.DefaultAction, p.DefaultErrnoRet = specs.ActErrno, errnoRet(eNOSYS)
+	var allowed []specs.LinuxSyscall
+	for _, r := range p.Syscalls {
+		r.Names = slices.DeleteFunc(slices.Clone(r.Names), isOurs)
+		if len(r.Names) > 0 && r.Action == specs.ActAllow {
+			allowed = append(allowed, r)
+		}
 	}
-	for _, af := range []uint64{afALG, afVSOCK} {
-		s.Syscalls = append(s.Syscalls, deny(ePERM, []string{"socket"},
-			specs.LinuxSeccompArg{Index: 0, Value: 0xffffffff, ValueTwo: af, Op: specs.OpMaskedEqual}))
-	}
-	for _, req := range []uint64{tioCSTI, tioCLINUX} {
-		s.Syscalls = append(s.Syscalls, deny(ePERM, []string{"ioctl"},
-			specs.LinuxSeccompArg{Index: 1, Value: 0xffffffff, ValueTwo: req, Op: specs.OpMaskedEqual}))
-	}
-	return s, nil
+	p.Syscalls = append(allowed, ourRules()...)
+	return p, nil
 }
 
-// architectures lists the calling conventions of this machine: a call by another one
-// ends the process.
-func architectures() []specs.Arch {
-	switch runtime.GOARCH {
-	case "amd64":
-		return []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
-	case "arm64":
-		return []specs.Arch{specs.ArchAARCH64, specs.ArchARM}
+// isOurs reports whether the rules for a call are not those of the profile beneath.
+func isOurs(name string) bool {
+	switch name {
+	case "ioctl":
+		return true
+	case "clone3": // its flags lie in memory, where seccomp cannot see them; C libraries then use clone
+		return true
+	case "socketcall": // as are the arguments of this call of 32-bit programs, with the family of a socket
+		return true
 	}
-	return nil
+	return slices.Contains(denied, name)
+}
+
+func ourRules() []specs.LinuxSyscall {
+	deny := func(names []string, args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
+		return specs.LinuxSyscall{Names: names, Action: specs.ActErrno, ErrnoRet: errnoRet(ePERM), Args: args}
+	}
+	rules := []specs.LinuxSyscall{deny(denied)}
+	for _, f := range newNamespaces {
+		rules = append(rules, deny([]string{"clone"}, specs.LinuxSeccompArg{Index: 0, Value: f, ValueTwo: f, Op: specs.OpMaskedEqual}))
+	}
+	for _, arg := range allBut(1, deniedIoctls) {
+		rules = append(rules, specs.LinuxSyscall{Names: []string{"ioctl"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{arg}})
+	}
+	return rules
+}
+
+func errnoRet(n uint) *uint { return &n }
+
+// allBut returns conditions of which one holds, exactly for all other values of the lower
+// half of an argument, which is all that the kernel looks at where it takes an int: a
+// comparison of the whole could be evaded. Seccomp has no "and" of two conditions on an argument, so each
+// condition matches the values that agree with some excluded ones in all bits above one,
+// and with none of them in that bit.
+func allBut(index uint, excluded []uint32) []specs.LinuxSeccompArg {
+	var out []specs.LinuxSeccompArg
+	prefixes := map[uint32]bool{0: true} // of excluded values, in the bits above
+	for bit := 31; bit >= 0; bit-- {
+		mask := ^uint32(0) << bit
+		next := map[uint32]bool{}
+		for _, v := range excluded {
+			next[v&mask] = true
+		}
+		for _, p := range slices.Sorted(maps.Keys(prefixes)) {
+			for _, v := range []uint32{p, p | 1<<bit} {
+				if !next[v] {
+					out = append(out, specs.LinuxSeccompArg{Index: index, Value: uint64(mask), ValueTwo: uint64(v), Op: specs.OpMaskedEqual})
+				}
+			}
+		}
+		prefixes = next
+	}
+	return out
 }

@@ -42,7 +42,8 @@ readers; what the program starts inherits the hold on the image, so that it last
 the last of them ends.
 
 --ro attaches for reading only, and has the kernel see to it: the program gets a
-read-only view of the path, in a mount namespace of its own (Linux only).`,
+read-only view of the path, in a mount namespace of its own (Linux only), where
+device nodes cannot be opened.`,
 		Example: `  vole attach pip-cache -- du -sh {}
   vole attach --ro pip-cache -- restic backup {}
   vole attach vm-7 -- qemu-system-x86_64 -drive file={},format=raw,if=virtio

@@ -105,8 +105,8 @@ func becomeReadOnly(parent, path, program string, argv []string) error {
 	return startError(argv[0], syscall.Exec(program, argv, os.Environ()))
 }
 
-// mountReadOnly binds path onto itself, read-only with all that is mounted in it, where
-// only this process sees it.
+// mountReadOnly binds path onto itself, read-only and without devices, with all that is
+// mounted in it, where only this process sees it.
 func mountReadOnly(path string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return err
@@ -114,7 +114,7 @@ func mountReadOnly(path string) error {
 	if err := unix.Mount(path, path, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return err
 	}
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NODEV}
 	err := unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE, attr)
 	if !errors.Is(err, unix.ENOSYS) {
 		return err
@@ -125,7 +125,7 @@ func mountReadOnly(path string) error {
 		return err
 	}
 	const keep = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME
-	flags := uintptr(st.Flags)&keep | unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY
+	flags := uintptr(st.Flags)&keep | unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NODEV
 	if st.Flags&unix.ST_RELATIME != 0 {
 		flags |= unix.MS_RELATIME
 	}

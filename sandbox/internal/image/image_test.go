@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -345,6 +346,30 @@ func TestCorrupt(t *testing.T) {
 	if _, _, err := unpack(t, makeTar(t, ent{name: "oci-layout", data: "{}"}, ent{name: "index.json",
 		data: `{"manifests":[{"digest":"sha256:00","platform":{"os":"plan9","architecture":"amd64"}}]}`}), Options{}); !errors.Is(err, vole.ErrUnsupported) {
 		t.Errorf("another platform: %v", err)
+	}
+}
+
+// What is zero takes no room, whatever size a header claims.
+func TestHoles(t *testing.T) {
+	const size = 64 << 20
+	data := make([]byte, size)
+	copy(data[10<<20:], "in the middle")
+	dir, _, err := unpack(t, makeTar(t, ent{name: "big", data: string(data)}, ent{name: "empty", data: ""}, ent{name: "small", data: "small"}), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, "big"))
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	st, err := os.Stat(filepath.Join(dir, "big"))
+	if err != nil || st.Sys().(*syscall.Stat_t).Blocks*512 > 1<<20 {
+		t.Errorf("%+v, %v", st.Sys(), err)
+	}
+	for name, want := range map[string]string{"empty": "", "small": "small"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
+			t.Errorf("%s: %q, %v", name, b, err)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sparse"
 )
 
 // Whiteouts of the OCI image specification.
@@ -297,11 +298,7 @@ func (u *unpacker) file(full string, h *tar.Header, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(f, r)
-	if err == nil && n != h.Size {
-		err = io.ErrUnexpectedEOF
-	}
-	err = errors.Join(err, f.Close())
+	err = errors.Join(u.fill(f, h.Size, r), f.Close())
 	if err == nil {
 		err = u.chown(full, h)
 	}
@@ -312,6 +309,35 @@ func (u *unpacker) file(full string, h *tar.Header, r io.Reader) error {
 		err = u.root.Chtimes(full, h.ModTime, h.ModTime)
 	}
 	return err
+}
+
+// fill writes a file's content. What is zero becomes a hole: a header of some bytes can
+// claim gigabytes of it.
+func (u *unpacker) fill(f *os.File, size int64, r io.Reader) error {
+	in := &counter{r: r}
+	err := sparse.Copy(u.ctx, sparse.Stream(in), size, func(b []byte, off int64) error {
+		_, err := f.WriteAt(b, off)
+		return err
+	})
+	if err == nil && in.n != size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+// counter counts what is read from r.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 func (u *unpacker) symlink(full string, h *tar.Header) error {

@@ -1,0 +1,3 @@
+package sandbox
+
+const sysModifyLDT = sysUnknown // an x86 has it
