@@ -15,7 +15,6 @@ import (
 	"embed"
 	"errors"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,8 +25,6 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/durable"
-	"github.com/volehq/vole/internal/flock"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -42,6 +39,14 @@ type Options struct {
 	// Schema holds the migrations, NNNNN_name.sql as goose reads them. Default: those
 	// of a local home.
 	Schema fs.FS
+	// Dir is the open directory that the database is in, nil to go by its path. With it
+	// links are not followed, neither to the database nor to the files beside it, and it
+	// is opened in that very directory (where the system can: Linux). Open keeps a
+	// duplicate.
+	Dir *os.File
+	// Verify refuses (ErrCorrupt) a catalog of a home that has other tables, or anything
+	// else, than the migrations make: whoever wrote it may have left triggers and views.
+	Verify bool
 }
 
 // schema returns the migrations.
@@ -58,30 +63,46 @@ type DB struct {
 	read  *sql.DB
 	stmts sync.Map // query -> *sql.Stmt of read
 	w     *writer  // nil when read-only
-	tmp   string   // directory of a private copy, removed on Close; "" mostly
+	at    location
+	tmp   string // directory of a private copy, removed on Close; "" mostly
 }
 
 // Open opens the catalog at path, bringing its schema up to date. Concurrent first
 // opens of several processes wait for one another. ErrUnsupported: a newer version
 // of Vole made it; ErrReadOnly, ErrNoSpace and ErrCorrupt as the disk has it.
 func Open(ctx context.Context, path string, opts Options) (*DB, error) {
-	if opts.ReadOnly {
-		return openReadOnly(ctx, path, Latest(opts.schema()))
-	}
-	if err := create(path); err != nil {
-		return nil, err
-	}
-	read, err := openPool(path, "query_only(1)", readCache)
+	at, err := locate(path, opts.Dir)
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{read: read}
-	if err := patiently(ctx, func() error { return db.prepare(ctx, path, opts.schema()) }); err != nil {
+	var db *DB
+	if opts.ReadOnly {
+		db, err = openReadOnly(ctx, at, opts)
+	} else {
+		db, err = openWritable(ctx, at, opts)
+	}
+	if err != nil {
+		at.close()
+		return nil, err
+	}
+	return db, nil
+}
+
+func openWritable(ctx context.Context, at location, opts Options) (*DB, error) {
+	if err := at.create(); err != nil {
+		return nil, err
+	}
+	read, err := openPool(at, hostile("query_only(1)", readCache)...)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{read: read, at: at}
+	if err := patiently(ctx, func() error { return db.prepare(ctx, opts) }); err != nil {
 		read.Close()
 		return nil, Translate(err)
 	}
 	err = patiently(ctx, func() (err error) {
-		db.w, err = newWriter(ctx, path)
+		db.w, err = newWriter(ctx, at)
 		return err
 	})
 	if err != nil {
@@ -111,28 +132,12 @@ func patiently(ctx context.Context, fn func() error) error {
 	}
 }
 
-// create makes an empty database file that only its owner can read; SQLite gives the
-// files beside it the same mode.
-func create(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(path))
-}
-
 // readCache is how much of the database each reading connection may keep, in KiB when
 // negative: a catalog of a hundred thousand volumes is ten times SQLite's own default.
 const readCache = "cache_size(-16384)"
 
-func openPool(path string, pragmas ...string) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", dsn(path, "", append(pragmas, "busy_timeout(10000)")...))
+func openPool(at location, pragmas ...string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", at.dsn("", append(pragmas, "busy_timeout(10000)")...))
 	if err != nil {
 		return nil, err
 	}
@@ -142,31 +147,31 @@ func openPool(path string, pragmas ...string) (*sql.DB, error) {
 	return db, nil
 }
 
-// dsn builds the URI that modernc.org/sqlite takes; pragmas are run on every new
-// connection. https://www.sqlite.org/uri.html
-func dsn(path, mode string, pragmas ...string) string {
-	q := url.Values{"_pragma": pragmas}
-	if mode != "" {
-		q.Set("mode", mode)
-	}
-	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
-	return u.String()
-}
-
 // prepare brings the schema up to date.
-func (db *DB) prepare(ctx context.Context, path string, schema fs.FS) error {
+func (db *DB) prepare(ctx context.Context, opts Options) error {
+	schema := opts.schema()
 	have, err := db.version(ctx)
-	if top := Latest(schema); err != nil || have == top {
+	if err != nil {
 		return err
-	} else if have > top {
+	}
+	top := Latest(schema)
+	if have > top {
 		return newer(have, top)
 	}
-	lock, err := flock.Wait(ctx, filepath.Join(filepath.Dir(path), "locks", "schema"))
+	if opts.Verify {
+		if err := db.verify(ctx, schema); err != nil {
+			return err
+		}
+	}
+	if have == top {
+		return nil
+	}
+	lock, err := db.at.lockSchema(ctx)
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
-	return migrate(ctx, path, schema)
+	return migrate(ctx, db.at.dsn("", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"), schema)
 }
 
 func newer(have, top int64) error {
@@ -186,29 +191,32 @@ func Latest(schema fs.FS) int64 {
 	return top
 }
 
-// version is the schema version of the database, 0 for an empty one. The table is
-// that of goose.
-func (db *DB) version(ctx context.Context) (int64, error) {
+// versionTable is where goose keeps the version of the schema.
+const versionTable = "goose_db_version"
+
+// version is the schema version of the database, 0 for an empty one.
+func (db *DB) version(ctx context.Context) (int64, error) { return readVersion(ctx, db.read) }
+
+func readVersion(ctx context.Context, db querier) (int64, error) {
 	var has bool
-	err := db.read.QueryRowContext(ctx,
-		`SELECT count(*) FROM sqlite_schema WHERE name = 'goose_db_version'`).Scan(&has)
+	err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema WHERE name = '`+versionTable+`'`).Scan(&has)
 	if err != nil || !has {
 		return 0, err
 	}
 	var v sql.NullInt64
-	err = db.read.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version`).Scan(&v)
+	err = db.QueryRowContext(ctx, `SELECT max(version_id) FROM `+versionTable).Scan(&v)
 	return v.Int64, err
 }
 
-// migrate runs the migrations that are missing, in WAL mode from the first.
-func migrate(ctx context.Context, path string, schema fs.FS) error {
-	db, err := sql.Open("sqlite", dsn(path, "", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"))
+// migrate runs the migrations that are missing.
+func migrate(ctx context.Context, dsn string, schema fs.FS) error {
+	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, schema, goose.WithDisableGlobalRegistry(true))
+	p, err := newProvider(db, schema)
 	if err != nil {
 		return err
 	}
@@ -216,18 +224,22 @@ func migrate(ctx context.Context, path string, schema fs.FS) error {
 	return err
 }
 
+func newProvider(db *sql.DB, schema fs.FS) (*goose.Provider, error) {
+	return goose.NewProvider(goose.DialectSQLite3, db, schema, goose.WithDisableGlobalRegistry(true))
+}
+
 // openReadOnly opens a catalog that is not to be written. SQLite needs its
 // shared-memory file even for reading, so where that is missing and cannot be made (a
 // read-only or full disk), a private copy of the database is read instead.
-func openReadOnly(ctx context.Context, path string, top int64) (*DB, error) {
-	if _, err := os.Stat(path); err != nil {
+func openReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
+	if err := at.exists(); err != nil {
 		return nil, err
 	}
-	db, err := tryReadOnly(ctx, path, top)
+	db, err := tryReadOnly(ctx, at, opts)
 	if err == nil {
 		return db, nil
 	}
-	if errors.Is(err, driver.ErrUnsupported) || ctx.Err() != nil {
+	if errors.Is(err, driver.ErrUnsupported) || errors.Is(err, errForeignSchema) || ctx.Err() != nil {
 		return nil, err
 	}
 	tmp, cerr := os.MkdirTemp("", "vole-catalog-")
@@ -237,47 +249,52 @@ func openReadOnly(ctx context.Context, path string, top int64) (*DB, error) {
 			return nil, err
 		}
 	}
-	if db, err = copyReadOnly(ctx, path, tmp, top); err != nil {
+	if db, err = copyReadOnly(ctx, at, tmp, opts); err != nil {
 		os.RemoveAll(tmp)
 		return nil, err
 	}
 	return db, nil
 }
 
-func copyReadOnly(ctx context.Context, path, tmp string, top int64) (*DB, error) {
-	name := filepath.Join(tmp, filepath.Base(path))
+func copyReadOnly(ctx context.Context, at location, tmp string, opts Options) (*DB, error) {
+	private := location{path: filepath.Join(tmp, at.base())}
 	for _, suffix := range []string{"", "-wal"} {
-		data, err := os.ReadFile(path + suffix)
+		data, err := at.read(suffix)
 		if suffix != "" && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(name+suffix, data, 0o600); err != nil {
+		if err := os.WriteFile(private.path+suffix, data, 0o600); err != nil {
 			return nil, err
 		}
 	}
-	db, err := tryReadOnly(ctx, name, top)
+	db, err := tryReadOnly(ctx, private, opts)
 	if err != nil {
 		return nil, err
 	}
+	at.close() // the copy stands on its own
 	db.tmp = tmp
 	return db, nil
 }
 
-func tryReadOnly(ctx context.Context, path string, top int64) (*DB, error) {
-	read, err := sql.Open("sqlite", dsn(path, "ro", "query_only(1)", "busy_timeout(10000)"))
+func tryReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
+	read, err := sql.Open("sqlite", at.dsn("ro", hostile("query_only(1)", "busy_timeout(10000)")...))
 	if err != nil {
 		return nil, err
 	}
 	read.SetMaxOpenConns(runtime.GOMAXPROCS(0) + 2)
-	db := &DB{read: read}
+	db := &DB{read: read, at: at}
+	top := Latest(opts.schema())
 	have, err := db.version(ctx)
 	switch {
 	case err == nil && have > top:
 		err = newer(have, top)
-	case err == nil && have < top:
+	case err == nil && opts.Verify:
+		err = db.verify(ctx, opts.schema())
+	}
+	if err == nil && have < top {
 		err = driver.Errorf(driver.ErrUnsupported,
 			"the catalog has schema %d, this version of vole reads %d; open it once with the right to write", have, top)
 	}
@@ -327,6 +344,7 @@ func (db *DB) Close() error {
 	}
 	db.stmts.Range(func(_, s any) bool { s.(*sql.Stmt).Close(); return true })
 	err = errors.Join(err, db.read.Close())
+	db.at.close()
 	if db.tmp != "" {
 		err = errors.Join(err, os.RemoveAll(db.tmp))
 	}

@@ -81,7 +81,7 @@ func TestPragmas(t *testing.T) {
 		}
 	}
 	for _, suffix := range []string{"", "-wal", "-shm"} {
-		info, err := os.Stat(db.w.path + suffix)
+		info, err := os.Stat(db.at.path + suffix)
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v; want mode 0600", suffix, info, err)
 		}

@@ -27,7 +27,6 @@ const maxBatch = 128
 
 // writer runs all writes of this process, one transaction at a time.
 type writer struct {
-	path  string
 	db    *sql.DB
 	conn  *sql.Conn
 	queue chan *request
@@ -49,10 +48,10 @@ type request struct {
 	result chan error
 }
 
-func newWriter(ctx context.Context, path string) (*writer, error) {
+func newWriter(ctx context.Context, at location) (*writer, error) {
 	// The time-out is zero because begin waits by itself: SQLite's own waiting
 	// backs off to a tenth of a second and lets late comers overtake.
-	db, err := sql.Open("sqlite", dsn(path, "", "busy_timeout(0)", "foreign_keys(1)", "synchronous(FULL)"))
+	db, err := sql.Open("sqlite", at.dsn("", hostile("busy_timeout(0)", "foreign_keys(1)", "synchronous(FULL)")...))
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +62,7 @@ func newWriter(ctx context.Context, path string) (*writer, error) {
 		return nil, err
 	}
 	w := &writer{
-		path: path, db: db, conn: conn,
+		db: db, conn: conn,
 		queue: make(chan *request, maxBatch),
 		done:  make(chan struct{}),
 		stmts: map[string]*sql.Stmt{},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,8 +19,18 @@ type Lock struct{ f *os.File }
 // Try takes the lock on the file at path, making the file (0600) when it is missing.
 // It returns nil without an error when another holds it.
 func Try(path string) (*Lock, error) {
+	return tryMaking(func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) })
+}
+
+// TryIn is Try for a file beneath an open directory, on the way to which no link is
+// followed.
+func TryIn(dir *os.File, name string) (*Lock, error) {
+	return tryMaking(func() (*os.File, error) { return beneath.OpenFile(dir, name, os.O_RDWR|os.O_CREATE, 0o600) })
+}
+
+func tryMaking(open func() (*os.File, error)) (*Lock, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := open()
 		if err != nil {
 			return nil, err
 		}
@@ -46,6 +57,15 @@ func TryExisting(path string) (*Lock, error) {
 	return try(f)
 }
 
+// TryExistingIn is TryExisting for a file beneath an open directory, as TryIn.
+func TryExistingIn(dir *os.File, name string) (*Lock, error) {
+	f, err := beneath.OpenFile(dir, name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return try(f)
+}
+
 func try(f *os.File) (*Lock, error) {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -66,8 +86,17 @@ func try(f *os.File) (*Lock, error) {
 
 // Wait takes the lock, waiting for it as long as ctx lasts.
 func Wait(ctx context.Context, path string) (*Lock, error) {
+	return wait(ctx, func() (*Lock, error) { return Try(path) })
+}
+
+// WaitIn is Wait for a file beneath an open directory, as TryIn.
+func WaitIn(ctx context.Context, dir *os.File, name string) (*Lock, error) {
+	return wait(ctx, func() (*Lock, error) { return TryIn(dir, name) })
+}
+
+func wait(ctx context.Context, try func() (*Lock, error)) (*Lock, error) {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		l, err := Try(path)
+		l, err := try()
 		if l != nil || err != nil {
 			return l, err
 		}

@@ -1,0 +1,148 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
+	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/flock"
+	"golang.org/x/sys/unix"
+)
+
+// location is where a database is: at a path, or in an open directory.
+type location struct {
+	path string   // for SQLite
+	vfs  string   // the file system of SQLite that opens path; "": its own
+	dir  *os.File // the directory, owned; nil: by path
+}
+
+// suffixes of the files that make a database: itself, the write-ahead log, its index, and
+// the journal of a transaction that is not in the log.
+var suffixes = []string{"", "-wal", "-shm", "-journal"}
+
+// locate returns the location of the database at path, which is in dir if that is not nil.
+// ErrCorrupt: one of its files is none, or has another name elsewhere.
+func locate(path string, dir *os.File) (location, error) {
+	if dir == nil {
+		return location{path: path}, nil
+	}
+	fd, err := unix.FcntlInt(dir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return location{}, err
+	}
+	l := location{path: path, dir: os.NewFile(uintptr(fd), dir.Name())}
+	if held, vfs, ok := heldPath(l.dir, l.base()); ok {
+		l.path, l.vfs = held, vfs
+	}
+	for _, s := range suffixes {
+		if err := l.checkFile(s); err != nil {
+			l.close()
+			return location{}, err
+		}
+	}
+	return l, nil
+}
+
+// checkFile refuses to hand SQLite anything but a file: it would follow a link, wait for
+// the other end of a fifo, and write to a file that is known elsewhere by another name.
+func (l location) checkFile(suffix string) error {
+	st, err := beneath.Lstat(l.dir, l.base()+suffix)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return driver.Errorf(driver.ErrCorrupt, "%s%s is no regular file, but a link or something else; put the file itself there", l.base(), suffix)
+	case st.Nlink > 1:
+		return driver.Errorf(driver.ErrCorrupt, "%s%s has another name elsewhere, a hard link; copy the file, and put the copy in its place", l.base(), suffix)
+	}
+	return nil
+}
+
+func (l location) base() string { return filepath.Base(l.path) }
+
+func (l location) close() {
+	if l.dir != nil {
+		l.dir.Close()
+	}
+}
+
+// create makes an empty database file that only its owner can read; SQLite gives the
+// files beside it the same mode.
+func (l location) create() error {
+	const flag = os.O_RDWR | os.O_CREATE | os.O_EXCL
+	var f *os.File
+	var err error
+	if l.dir != nil {
+		f, err = beneath.OpenFile(l.dir, l.base(), flag, 0o600)
+	} else {
+		f, err = os.OpenFile(l.path, flag, 0o600)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if l.dir != nil {
+		return durable.Sync(l.dir)
+	}
+	return durable.SyncDir(filepath.Dir(l.path))
+}
+
+// exists returns fs.ErrNotExist if there is no database.
+func (l location) exists() error {
+	if l.dir == nil {
+		_, err := os.Stat(l.path)
+		return err
+	}
+	_, err := beneath.Lstat(l.dir, l.base())
+	return err
+}
+
+// read returns what one of the files holds.
+func (l location) read(suffix string) ([]byte, error) {
+	if l.dir == nil {
+		return os.ReadFile(l.path + suffix)
+	}
+	f, err := beneath.OpenFile(l.dir, l.base()+suffix, syscall.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// lockSchema waits for others that bring the schema up to date.
+func (l location) lockSchema(ctx context.Context) (*flock.Lock, error) {
+	if l.dir != nil {
+		return flock.WaitIn(ctx, l.dir, "locks/schema")
+	}
+	return flock.Wait(ctx, filepath.Join(filepath.Dir(l.path), "locks", "schema"))
+}
+
+// dsn builds the URI that modernc.org/sqlite takes; pragmas are run on every new
+// connection. https://www.sqlite.org/uri.html
+func (l location) dsn(mode string, pragmas ...string) string {
+	q := url.Values{"_pragma": pragmas}
+	if mode != "" {
+		q.Set("mode", mode)
+	}
+	if l.vfs != "" {
+		q.Set("vfs", l.vfs)
+	}
+	u := url.URL{Scheme: "file", Path: l.path, RawQuery: q.Encode()}
+	return u.String()
+}

@@ -1,0 +1,155 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	_ "embed" // the latest schema
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"strconv"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+)
+
+// hostile adds to the pragmas of a connection those for a database that somebody else may
+// have written: its schema runs no functions with side effects, and pages are looked at
+// before they are believed. https://www.sqlite.org/security.html
+func hostile(pragmas ...string) []string {
+	return append(pragmas, "trusted_schema(0)", "cell_size_check(1)")
+}
+
+// errForeignSchema is what verify's errors match, besides ErrCorrupt.
+var errForeignSchema = driver.Errorf(driver.ErrCorrupt, "the catalog has a schema of its own")
+
+// object is a row of sqlite_schema.
+type object struct{ Kind, Name, Table, SQL string }
+
+func (o object) String() string { return o.Kind + " " + strconv.Quote(o.Name) }
+
+// latest is what the migrations of a home define, all of them: to run them takes
+// milliseconds, of which every command would lose two.
+//
+//go:embed latest.json
+var latest []byte
+
+// verify compares everything that the database defines with what the migrations up to its
+// version define: a trigger would run with each change, a view or a virtual table stand
+// where a table is meant, a constraint or an index compute what it likes.
+func (db *DB) verify(ctx context.Context, schema fs.FS) error {
+	version, have, err := db.defined(ctx)
+	if err != nil || version > Latest(schema) {
+		return err
+	}
+	want, err := definitions(ctx, schema, max(version, 1))
+	if err != nil {
+		return err
+	}
+	for o := range have {
+		// Before the first migration there is the table of versions.
+		if !want[o] || version == 0 && o.Table != versionTable && o.Table != "sqlite_sequence" {
+			return driver.Errorf(errForeignSchema, "the catalog has a %v that is none of Vole's; somebody has changed it, restore catalog.db from a backup", o)
+		}
+	}
+	if version == 0 {
+		return nil
+	}
+	for o := range want {
+		if !have[o] {
+			return driver.Errorf(errForeignSchema, "the catalog lacks the %v; restore catalog.db from a backup", o)
+		}
+	}
+	return nil
+}
+
+// defined returns the version of the schema and all that the database defines, both as
+// they are at one moment: another process may be bringing them up to date.
+func (db *DB) defined(ctx context.Context) (version int64, have map[object]bool, err error) {
+	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return 0, nil, err
+	}
+	defer tx.Rollback()
+	if version, err = readVersion(ctx, tx); err == nil {
+		have, err = readObjects(ctx, tx)
+	}
+	return version, have, err
+}
+
+// querier is a database or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// readObjects reads all that a database defines. More than there can be is enough to see
+// that it is another's.
+func readObjects(ctx context.Context, db querier) (map[object]bool, error) {
+	rows, err := db.QueryContext(ctx, `SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema LIMIT 100`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := map[object]bool{}
+	for rows.Next() {
+		var o object
+		if err := rows.Scan(&o.Kind, &o.Name, &o.Table, &o.SQL); err != nil {
+			return nil, err
+		}
+		all[o] = true
+	}
+	return all, rows.Err()
+}
+
+// made remembers what definitions found for the schema of a home, by version.
+var made sync.Map // int64 -> map[object]bool
+
+// definitions returns what the migrations up to a version define: for the latest it is
+// known, for others they are run on a database in memory.
+func definitions(ctx context.Context, schema fs.FS, version int64) (map[object]bool, error) {
+	if d, ok := made.Load(version); ok {
+		return d.(map[object]bool), nil
+	}
+	d, err := knownDefinitions(schema, version)
+	if d == nil && err == nil {
+		d, err = makeDefinitions(ctx, schema, version)
+	}
+	if err == nil {
+		made.Store(version, d)
+	}
+	return d, err
+}
+
+// knownDefinitions returns those of the latest version; nil for another.
+func knownDefinitions(schema fs.FS, version int64) (map[object]bool, error) {
+	if version != Latest(schema) {
+		return nil, nil
+	}
+	var list []object
+	if err := json.Unmarshal(latest, &list); err != nil {
+		return nil, err
+	}
+	d := map[object]bool{}
+	for _, o := range list {
+		d[o] = true
+	}
+	return d, nil
+}
+
+func makeDefinitions(ctx context.Context, schema fs.FS, version int64) (map[object]bool, error) {
+	db, err := sql.Open("sqlite", "file::memory:")
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1) // each connection has a database of its own
+	p, err := newProvider(db, schema)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.UpTo(ctx, version); err != nil {
+		return nil, errors.Join(driver.Errorf(errForeignSchema, "the catalog says that it has schema %d, which never was", version), err)
+	}
+	return readObjects(ctx, db)
+}

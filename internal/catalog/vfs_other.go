@@ -1,0 +1,9 @@
+//go:build !linux
+
+package catalog
+
+import "os"
+
+// heldPath would return a path by which SQLite reaches name in an open directory. This
+// system has none, so the database is opened by its path.
+func heldPath(dir *os.File, name string) (path, vfs string, ok bool) { return "", "", false }
