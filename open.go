@@ -38,14 +38,20 @@ type Options struct {
 	// those that the system trusts.
 	CAFile string
 	// ReadOnly opens without the right to change anything. A home on a full or
-	// read-only disk, or of another user, is opened so in any case.
+	// read-only disk, or that this user may not write to, is opened so in any case.
 	ReadOnly bool
+	// ForeignHome allows a local home that belongs to another user, who decides what its
+	// volumes hold, and whether what is done to them lasts. It is refused otherwise
+	// (ErrPermission), also to root: what another user has prepared is not to be opened by
+	// mistake.
+	ForeignHome bool
 }
 
 // Open opens the volumes that opts names. It makes a local home that is not there, and
 // finishes or undoes there what processes that died in the middle of a change left. Of
 // a server it asks who it is. ErrNotFound: there is no such profile; ErrPermission: the
-// server refuses the key, or others can read the file of profiles.
+// server refuses the key, others can read the file of profiles, or the home belongs to
+// another user (see Options.ForeignHome).
 func Open(ctx context.Context, opts Options) (*Store, error) {
 	c, err := profile.Resolve(profile.Named{Home: opts.Home, Name: opts.Profile, URL: opts.URL, Key: opts.Key, CAFile: opts.CAFile})
 	if err != nil {
@@ -68,7 +74,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, wrap("open", "", "", err)
 	}
-	b, err := local.Open(ctx, home, local.Options{ReadOnly: opts.ReadOnly})
+	b, err := local.Open(ctx, home, local.Options{ReadOnly: opts.ReadOnly, ForeignHome: opts.ForeignHome})
 	if err != nil {
 		return nil, wrap("open", "", home, err)
 	}

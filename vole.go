@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/local"
 )
 
 // New returns a Store over a backend. The Store closes it.
@@ -48,6 +49,13 @@ type Store struct {
 
 // Caps tells what the backend can do.
 func (s *Store) Caps() Caps { return s.b.Caps() }
+
+// Local returns the home on this host that s keeps its volumes in; nil if it is another
+// backend. It is for packages of this module that keep their own in a home.
+func (s *Store) Local() *local.Backend {
+	b, _ := s.b.(*local.Backend)
+	return b
+}
 
 // Close closes the backend; its attachments end, its FSes are closed.
 func (s *Store) Close() error { return wrap("close", "", "", s.b.Close()) }

@@ -25,8 +25,11 @@ type attachmentRow struct {
 func scanAttachment(scan func(...any) error) (r attachmentRow, err error) {
 	var started, since int64
 	err = scan(&r.ID, &r.VolumeID, &r.Volume, &r.Holder, &r.ReadOnly, &r.HostPath, &r.Host, &r.PID, &started, &since, &r.process)
+	if err != nil {
+		return r, err
+	}
 	r.Started, r.Since = catalog.Time(started), catalog.Time(since)
-	return r, err
+	return r, checkIDs(r.ID, r.VolumeID, r.process)
 }
 
 // attachment implements driver.Attachment.
@@ -82,7 +85,7 @@ func (a *attachment) prepare(ctx context.Context) error {
 		return err
 	}
 	if r.Kind == driver.KindDisk {
-		a.path = b.diskPath(id)
+		a.path = b.path("volumes", id, diskName)
 		if err := b.settleSide(ctx, id); err != nil {
 			return err
 		}
@@ -91,14 +94,35 @@ func (a *attachment) prepare(ctx context.Context) error {
 			return err
 		}
 		defer image.Close()
+		if err := a.leadsTo(image); err != nil {
+			return err
+		}
 		a.hold, err = b.holdDisk(ctx, id, image, holdAttach, a.info.ReadOnly)
 		return err
 	}
 	if err := b.ensureData(ctx, id); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(a.path); errors.Is(err, fs.ErrNotExist) {
+	data, err := openDirAt(b.volumes, id+"/data")
+	if errors.Is(err, fs.ErrNotExist) {
 		return b.whyMissing(ctx, id)
+	}
+	if err != nil {
+		return sysErr(err)
+	}
+	defer data.Close()
+	return a.leadsTo(data)
+}
+
+// leadsTo returns an error unless the path that the holder gets leads to an open file.
+func (a *attachment) leadsTo(f *os.File) error {
+	want, err := f.Stat()
+	have, herr := os.Lstat(a.path)
+	if err = errors.Join(err, herr); err != nil {
+		return sysErr(err)
+	}
+	if !os.SameFile(want, have) {
+		return errMoved(a.path)
 	}
 	return nil
 }
@@ -131,7 +155,7 @@ func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release f
 	}
 	defer image.Close()
 	for deadline := time.Now().Add(patience); ; {
-		f, err := flockPath(b.diskPath(r.ID), false)
+		f, err := b.flockDisk(r.ID, holdAttach, false)
 		if err != nil {
 			return func() {}, nil
 		}

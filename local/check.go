@@ -5,15 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"strings"
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/nofollow"
+	"golang.org/x/sys/unix"
 )
 
 // checker carries one Check.
@@ -36,7 +37,7 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 		}
 	}
 	c := &checker{b, ctx, opts.Fix, report}
-	for _, step := range []func() error{c.database, c.permissions, c.unfinished, c.directories, c.volumes, c.locks} {
+	for _, step := range []func() error{c.database, c.ids, c.permissions, c.unfinished, c.directories, c.volumes, c.locks} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -78,22 +79,18 @@ func (c *checker) database() error {
 
 // permissions looks for places of the home that others can enter.
 func (c *checker) permissions() error {
-	for _, name := range []string{"", "catalog.db", "volumes", "locks", "lost+found"} {
-		info, err := os.Stat(c.b.path(name))
+	for _, name := range []string{".", catalogName, "volumes", "locks", "lost+found"} {
+		var st unix.Stat_t
+		err := unix.Fstatat(int(c.b.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if err != nil {
 			return sysErr(err)
 		}
-		mode := info.Mode().Perm()
+		mode := uint32(st.Mode) & 0o777
 		if mode&0o077 == 0 {
 			continue
 		}
-		err = c.found("loose-permissions", "", name, fmt.Sprintf("mode %04o lets others in; it becomes %04o", mode, mode&0o700),
-			func() error {
-				if name == "" { // to which links may lead
-					return chmodDir(c.b.home, mode&0o700)
-				}
-				return nofollow.ChmodPath(c.b.path(name), mode&0o700)
-			})
+		err = c.found("loose-permissions", "", strings.TrimPrefix(name, "."), fmt.Sprintf("mode %04o lets others in; it becomes %04o", mode, mode&0o700),
+			func() error { return nofollow.Chmod(int(c.b.dir.Fd()), name, mode&0o700) })
 		if err != nil {
 			return err
 		}
@@ -109,7 +106,7 @@ func (c *checker) unfinished() error {
 	}
 	live := c.b.liveness()
 	for _, u := range list {
-		if live.alive(u.owner) {
+		if u.check() != nil || live.alive(u.owner) {
 			continue
 		}
 		err := c.found("unfinished-volume", u.id, "volumes/"+u.id, "its process died while "+u.state+" it; that is finished or undone",
@@ -132,7 +129,7 @@ func (c *checker) known(id string) (bool, error) {
 // directories looks for what no volume claims. The row of a volume is there before its
 // directory and until after it.
 func (c *checker) directories() error {
-	names, err := readNames(c.b.path("volumes"))
+	names, err := beneath.Names(c.b.volumes, ".")
 	if err != nil {
 		return sysErr(err)
 	}
@@ -147,11 +144,11 @@ func (c *checker) directories() error {
 		if known {
 			continue
 		}
-		if _, err := os.Lstat(c.b.path("volumes", n)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := beneath.Lstat(c.b.volumes, n); errors.Is(err, fs.ErrNotExist) {
 			continue // removed since it was listed
 		}
 		err = c.found("orphan-directory", "", "volumes/"+n, "no volume claims it; it is moved to lost+found",
-			func() error { return c.b.setAside(filepath.Join("volumes", n)) })
+			func() error { return c.b.setAside(path.Join("volumes", n)) })
 		if err != nil {
 			return err
 		}
@@ -165,23 +162,31 @@ func (b *Backend) setAside(rel string) error {
 	if err != nil {
 		return err
 	}
-	from := b.path(rel)
-	to := b.path("lost+found", strings.ReplaceAll(rel, string(filepath.Separator), "_")+"."+id.String())
-	err = at("rename", rel, func() error { return os.Rename(from, to) })
+	from, err := openDirAt(b.dir, path.Dir(rel))
 	if err != nil {
 		return err
 	}
-	if err := durable.SyncDir(b.path("lost+found")); err != nil {
+	defer from.Close()
+	to, err := openDirAt(b.dir, "lost+found")
+	if err != nil {
 		return err
 	}
-	return durable.SyncDir(filepath.Dir(from))
+	defer to.Close()
+	name := strings.ReplaceAll(rel, "/", "_") + "." + id.String()
+	err = at("rename", rel, func() error {
+		return unix.Renameat(int(from.Fd()), path.Base(rel), int(to.Fd()), name)
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(durable.Sync(to), durable.Sync(from))
 }
 
 // volumes looks at each volume: its directory, what lies beside its data, its usage.
 func (c *checker) volumes() error {
 	cursor := ""
 	for {
-		page, err := c.b.List(c.ctx, driver.Filter{Cursor: cursor})
+		page, err := c.b.list(c.ctx, driver.Filter{Cursor: cursor}, true)
 		if err != nil {
 			return err
 		}
@@ -213,7 +218,7 @@ func (c *checker) volume(info driver.Info) error {
 			fmt.Sprintf("the files of volume %q are gone; it is made anew, empty", info.Name),
 			func() error { return c.b.remakeVolumeDir(info.ID) })
 	}
-	names, err := readNames(c.b.path(rel))
+	names, err := beneath.Names(c.b.volumes, info.ID)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return sysErr(err)
 	}
@@ -221,7 +226,7 @@ func (c *checker) volume(info driver.Info) error {
 		if n == "data" || n == "tmp" {
 			continue
 		}
-		if err := c.stray(info.ID, filepath.Join(rel, n)); err != nil {
+		if err := c.stray(info.ID, path.Join(rel, n)); err != nil {
 			return err
 		}
 	}
@@ -255,23 +260,25 @@ func (c *checker) labels(id string) error {
 // missing returns the directory that a volume should have and has not. ErrNotFound:
 // it was removed meanwhile.
 func (c *checker) missing(id string) (string, error) {
-	rel := "volumes/" + id
+	name := id
 	if r, err := c.b.get(c.ctx, driver.ByID(id)); err != nil {
 		return "", err
 	} else if r.made {
-		rel += "/data"
+		name += "/data"
 	}
-	_, err := os.Lstat(c.b.path(rel))
+	_, err := beneath.Lstat(c.b.volumes, name)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	_, err = c.b.get(c.ctx, driver.ByID(id))
-	return rel, err
+	return "volumes/" + name, err
 }
 
 func (b *Backend) remakeVolumeDir(id string) error {
-	if err := os.MkdirAll(b.path("volumes", id, "data"), 0o700); err != nil {
-		return err
+	for _, name := range []string{id, id + "/data"} {
+		if err := beneath.Mkdir(b.volumes, name, 0o700); err != nil {
+			return err
+		}
 	}
 	if err := b.finishData(id); err != nil {
 		return err
@@ -281,7 +288,7 @@ func (b *Backend) remakeVolumeDir(id string) error {
 
 // temps looks for unfinished files of processes that are dead.
 func (c *checker) temps(id string) error {
-	names, err := readNames(c.b.path("volumes", id, "tmp"))
+	names, err := beneath.Names(c.b.volumes, id+"/tmp")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -290,7 +297,7 @@ func (c *checker) temps(id string) error {
 	}
 	live := c.b.liveness()
 	for _, n := range names {
-		rel := filepath.Join("volumes", id, "tmp", n)
+		rel := path.Join("volumes", id, "tmp", n)
 		proc := tempProcess(n)
 		if uuid.Validate(proc) != nil {
 			if err := c.stray(id, rel); err != nil {
@@ -371,7 +378,7 @@ func ignoreNotFound(err error) error {
 
 // locks looks for lock files of volumes that are no more.
 func (c *checker) locks() error {
-	names, err := readNames(c.b.path("locks"))
+	names, err := beneath.Names(c.b.dir, "locks")
 	if err != nil {
 		return sysErr(err)
 	}
@@ -384,7 +391,7 @@ func (c *checker) locks() error {
 			continue
 		}
 		err = c.found("stale-lock", "", "locks/"+n, "nothing uses it; it is deleted",
-			func() error { return os.Remove(c.b.path("locks", n)) })
+			func() error { return c.b.removeLock(n) })
 		if err != nil {
 			return err
 		}
@@ -400,16 +407,6 @@ func (c *checker) staleLock(name string) (bool, error) {
 	if err != nil || known {
 		return false, err
 	}
-	_, err = os.Stat(c.b.path("locks", name))
+	_, err = beneath.Lstat(c.b.locks, name)
 	return err == nil, nil
-}
-
-// readNames lists a directory by name only, sorted.
-func readNames(dir string) ([]string, error) {
-	list, err := os.ReadDir(dir)
-	names := make([]string, len(list))
-	for i, e := range list {
-		names[i] = e.Name()
-	}
-	return names, err
 }

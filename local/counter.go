@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
 )
 
@@ -27,8 +29,6 @@ import (
 
 // idleCounter is how long a counter outlives its last use: uses come in bursts.
 const idleCounter = 2 * time.Second
-
-func (b *Backend) lockPath(id string) string { return b.path("locks", id) }
 
 // counter is a volume's counter in this process.
 type counter struct {
@@ -125,7 +125,7 @@ func (c *counter) begin(ctx context.Context) error {
 	if err := c.b.ensureData(ctx, c.id); err != nil {
 		return err
 	}
-	p, err := openPage(c.b.lockPath(c.id))
+	p, err := c.b.openPage(c.id)
 	if err != nil {
 		return sysErr(err)
 	}
@@ -149,7 +149,7 @@ func (c *counter) begin(ctx context.Context) error {
 	}
 	if err != nil {
 		if errors.Is(err, driver.ErrNotFound) {
-			os.Remove(c.b.lockPath(c.id))
+			_ = c.b.removeLock(c.id)
 		}
 		p.close()
 		return err
@@ -202,7 +202,7 @@ func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (m countingM
 	l := b.liveness()
 	for rows.Next() {
 		var p string
-		if err := rows.Scan(&p); err != nil {
+		if err := errors.Join(rows.Scan(&p), checkIDs(p)); err != nil {
 			rows.Close()
 			return m, err
 		}
@@ -339,7 +339,7 @@ func (b *Backend) settleAll(ctx context.Context) error {
 // liveUsage replaces the usage of a volume that is being counted by what its counter
 // says now.
 func (b *Backend) liveUsage(info *driver.Info) {
-	f, err := os.Open(b.lockPath(info.ID))
+	f, err := b.openLock(info.ID)
 	if err != nil {
 		info.UsedStale = true
 		return
@@ -354,14 +354,22 @@ func (b *Backend) liveUsage(info *driver.Info) {
 	info.UsedStale = info.UsedStale || word(buf, offStale) != 0
 }
 
+// openLock opens the page of a volume for reading, if it is there.
+func (b *Backend) openLock(id string) (*os.File, error) {
+	if b.locks == nil {
+		return nil, fs.ErrNotExist
+	}
+	return beneath.OpenFile(b.locks, id, os.O_RDONLY, 0)
+}
+
 func word(buf []byte, off int) int64 { return int64(binary.NativeEndian.Uint64(buf[off:])) }
 
 // markRemoved tells every process that counts a volume that it is gone.
 func (b *Backend) markRemoved(id string) {
-	if _, err := os.Stat(b.lockPath(id)); err != nil {
+	if _, err := beneath.Lstat(b.locks, id); err != nil {
 		return
 	}
-	p, err := openPage(b.lockPath(id))
+	p, err := b.openPage(id)
 	if err != nil {
 		return // they will find out by the directory that is gone
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/fault"
@@ -22,8 +23,9 @@ const (
 	diskSide = "disk.log" // of an image too small for a log: what is to be written to it
 )
 
-func (b *Backend) diskPath(id string) string { return b.path("volumes", id, diskName) }
-func (b *Backend) sidePath(id string) string { return b.path("volumes", id, diskSide) }
+// imageName and sideName are the names of an image and of the log beside it in volumes/.
+func imageName(id string) string { return id + "/" + diskName }
+func sideName(id string) string  { return id + "/" + diskSide }
 
 // diskSize is the size that an image of at least capacity bytes gets.
 func diskSize(capacity driver.Size) (driver.Size, error) {
@@ -90,7 +92,7 @@ func diskLabel(name string) string { return name[:min(16, len(name))] }
 
 // hasDisk reports whether a volume's image is whole.
 func (b *Backend) hasDisk(id string) (bool, error) {
-	_, err := os.Lstat(b.diskPath(id))
+	_, err := beneath.Lstat(b.volumes, imageName(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -103,7 +105,7 @@ func (b *Backend) openDisk(ctx context.Context, id string, readOnly bool) (*os.F
 	if readOnly {
 		flag = os.O_RDONLY
 	}
-	f, err := os.OpenFile(b.diskPath(id), flag|unix.O_NOFOLLOW, 0)
+	f, err := beneath.OpenFile(b.volumes, imageName(id), flag, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {
 			return nil, gerr

@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/beneath"
 )
 
 // countVolume counts the bytes that a volume holds. Of a disk that another uses it
@@ -42,7 +43,7 @@ func (c *checker) disk(info driver.Info) error {
 		return c.found("missing-image", info.ID, filepath.Join(rel, diskName),
 			fmt.Sprintf("the image of volume %q is gone; restore it, or remove the volume", info.Name), nil)
 	}
-	names, err := readNames(c.b.path(rel))
+	names, err := beneath.Names(c.b.volumes, info.ID)
 	if err != nil {
 		return sysErr(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,12 +58,11 @@ func (b *Backend) holdDisk(ctx context.Context, id string, image *os.File, kind 
 
 // tryHold returns nil without an error when another holds the image.
 func (b *Backend) tryHold(id string, image *os.File, kind holdKind, shared bool) (*diskHold, error) {
-	paths := [2]string{holdAttach: b.diskPath(id), holdFiles: b.path("volumes", id)}
-	own, err := flockPath(paths[kind], shared)
+	own, err := b.flockDisk(id, kind, shared)
 	if own == nil || err != nil {
 		return nil, err
 	}
-	other, err := flockPath(paths[1-kind], shared)
+	other, err := b.flockDisk(id, 1-kind, shared)
 	if other == nil || err != nil {
 		own.Close()
 		return nil, err
@@ -75,9 +75,13 @@ func (b *Backend) tryHold(id string, image *os.File, kind holdKind, shared bool)
 	return &diskHold{own}, nil
 }
 
-// flockPath opens and locks a file or directory; nil: another holds it.
-func flockPath(path string, shared bool) (*os.File, error) {
-	f, err := os.Open(path)
+// flockDisk opens and locks what one kind of holder locks; nil: another holds it.
+func (b *Backend) flockDisk(id string, kind holdKind, shared bool) (f *os.File, err error) {
+	if kind == holdAttach {
+		f, err = beneath.OpenFile(b.volumes, imageName(id), os.O_RDONLY, 0)
+	} else {
+		f, err = openDirAt(b.volumes, id)
+	}
 	if err != nil {
 		return nil, sysErr(err)
 	}
@@ -112,7 +116,7 @@ func (b *Backend) whoHolds(id string, image *os.File) error {
 	if dev := loopOf(image, false); dev != "" {
 		return driver.Errorf(driver.ErrInUse, "in use by the loop device %s; unmount it first", dev)
 	}
-	if d, err := os.Open(b.path("volumes", id)); err == nil {
+	if d, err := openDirAt(b.volumes, id); err == nil {
 		defer d.Close()
 		if who := lockHolder(d); who != "" {
 			return driver.Errorf(driver.ErrInUse, "the files are in use by %s; try again when it is done", who)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/durable"
 	"golang.org/x/sys/unix"
 )
@@ -154,24 +155,29 @@ func (b *Backend) openSideFile(id string, readOnly, create bool) (*os.File, erro
 	if readOnly {
 		flag = os.O_RDONLY
 	}
-	f, err := os.OpenFile(b.sidePath(id), flag|unix.O_NOFOLLOW, 0)
+	f, err := beneath.OpenFile(b.volumes, sideName(id), flag, 0)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
 	if !create {
 		return nil, nil
 	}
-	f, err = os.OpenFile(b.sidePath(id), flag|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	dir, err := openDirAt(b.volumes, id)
 	if err != nil {
 		return nil, err
 	}
-	return f, durable.SyncDir(b.path("volumes", id))
+	defer dir.Close()
+	f, err = beneath.OpenFile(dir, diskSide, flag|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return f, durable.Sync(dir)
 }
 
 // settleSide brings what the log beside an image holds home, before anything else than
 // ext4 uses the image.
 func (b *Backend) settleSide(ctx context.Context, id string) error {
-	if st, err := os.Stat(b.sidePath(id)); err != nil || st.Size() == 0 {
+	if st, err := beneath.Lstat(b.volumes, sideName(id)); err != nil || st.Size == 0 {
 		return nil
 	}
 	d, err := b.useDisk(ctx, id, false)

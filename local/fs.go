@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
@@ -70,12 +71,12 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 // openRoot opens the volume's directories. One that was never used has no data yet: it
 // is made for a writer, and a reader sees the directory above, which is as empty.
 func (f *fileSystem) openRoot(ctx context.Context, made bool) (err error) {
-	root := f.b.path("volumes", f.id, "data")
+	name := f.id + "/data"
 	if !made {
 		if !f.readOnly {
 			err = f.b.ensureData(ctx, f.id)
-		} else if _, serr := os.Lstat(root); errors.Is(serr, fs.ErrNotExist) {
-			root = f.b.path("volumes", f.id)
+		} else if _, serr := beneath.Lstat(f.b.volumes, name); errors.Is(serr, fs.ErrNotExist) {
+			name = f.id
 		}
 	}
 	if err != nil {
@@ -84,11 +85,40 @@ func (f *fileSystem) openRoot(ctx context.Context, made bool) (err error) {
 	if f.top, err = openDirAt(f.b.volumes, f.id); err != nil {
 		return err
 	}
-	if f.root, err = os.OpenRoot(root); err != nil {
+	dir, err := openDirAt(f.b.volumes, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if f.root, err = f.b.rootOf(dir, "volumes/"+name); err != nil {
 		return err
 	}
 	f.dir, err = f.root.Open(".")
 	return err
+}
+
+// rootOf makes an open directory of the home, name by its path there, the root of paths.
+// os opens a root by a path alone, so what it opened is compared.
+func (b *Backend) rootOf(dir *os.File, name string) (*os.Root, error) {
+	root, err := os.OpenRoot(b.path(name))
+	if err != nil {
+		return nil, err
+	}
+	want, err := dir.Stat()
+	have, herr := root.Stat(".")
+	if err = errors.Join(err, herr); err == nil && !os.SameFile(want, have) {
+		err = errMoved(name)
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	return root, nil
+}
+
+// errMoved is the error for a home whose path leads elsewhere than it did.
+func errMoved(name string) error {
+	return driver.Errorf(driver.ErrCorrupt, "the path of the home does not lead to the %s that was opened; the home, or a link to it, has been moved: open it again", name)
 }
 
 // free closes what is open.

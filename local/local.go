@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"golang.org/x/sys/unix"
@@ -40,6 +41,9 @@ import (
 type Options struct {
 	ReadOnly bool             // change nothing
 	Clock    func() time.Time // default time.Now
+	// ForeignHome allows a home that belongs to another user. What is in it is checked
+	// all the same; but its owner can see, change and remove what is done there.
+	ForeignHome bool
 }
 
 // DefaultHome is $VOLE_HOME, else /var/lib/vole for root, else $XDG_DATA_HOME/vole,
@@ -64,11 +68,14 @@ func DefaultHome() (string, error) {
 // Backend is an open home.
 type Backend struct {
 	home     string // absolute
+	foreign  bool   // whoever may own it
 	readOnly bool
 	cause    error // why it is read-only
 	clock    func() time.Time
 	db       *catalog.DB
+	dir      *os.File // the home itself
 	volumes  *os.File // the directory volumes/
+	locks    *os.File // the directory locks/; nil: read-only, and there is none
 	syncs    syncGroup
 
 	procMu sync.Mutex              // held while proc is made
@@ -92,10 +99,13 @@ type closer interface {
 // Open opens the home at the absolute path home, making it when it is missing, and
 // finishes or undoes what dead processes left. Where the home cannot be written (a
 // full or read-only disk) it is opened for reading only. ErrInvalid: the directory
-// holds something else; ErrUnsupported: a newer version made it.
+// holds something else; ErrUnsupported: a newer version made it; ErrPermission: it belongs
+// to another user, and opts.ForeignHome is not set; ErrCorrupt: it has links, or a catalog
+// of another shape.
 func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	b := &Backend{
 		home:     home,
+		foreign:  opts.ForeignHome,
 		readOnly: opts.ReadOnly,
 		clock:    opts.Clock,
 		counters: map[string]*counter{},
@@ -106,11 +116,20 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	if b.clock == nil {
 		b.clock = time.Now
 	}
-	err := b.openWritable(ctx)
-	if err != nil && !errors.Is(err, driver.ErrInvalid) && (opts.ReadOnly || unwritable(err) || unwritable(probe(home))) {
+	var err error
+	b.dir, err = openHome(home, !opts.ReadOnly, opts.ForeignHome)
+	if errors.Is(err, fs.ErrNotExist) && opts.ReadOnly {
+		return nil, noHome()
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = b.openWritable(ctx)
+	if err != nil && !errors.Is(err, driver.ErrInvalid) && (opts.ReadOnly || unwritable(err) || unwritable(b.probe())) {
 		err = b.openReadOnly(ctx, err)
 	}
 	if err != nil {
+		b.dir.Close()
 		return nil, err
 	}
 	return b, nil
@@ -119,17 +138,8 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 // errWantReadOnly stands for what makes openWritable give up at once.
 var errWantReadOnly = errors.New("read-only was asked for")
 
-// probe finds out why a home cannot be written, by trying: of SQLite's errors many
-// can mean a full disk.
-func probe(home string) error {
-	f, err := os.CreateTemp(home, ".probe-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	_, err = f.Write(make([]byte, 64<<10)) // more than SQLite needs beside the database
-	return err
+func noHome() error {
+	return driver.Errorf(driver.ErrNotExist, "no volumes are kept there yet; create one first")
 }
 
 func unwritable(err error) bool {
@@ -137,137 +147,57 @@ func unwritable(err error) bool {
 	return errors.Is(err, driver.ErrReadOnly) || errors.Is(err, driver.ErrNoSpace) || errors.Is(err, driver.ErrPermission)
 }
 
-func (b *Backend) openWritable(ctx context.Context) error {
+func (b *Backend) openWritable(ctx context.Context) (err error) {
 	if b.readOnly {
 		return errWantReadOnly
 	}
-	if err := makeHome(b.home); err != nil {
+	defer func() {
+		if err != nil {
+			b.release()
+		}
+	}()
+	if err := b.makeHome(); err != nil {
 		return err
 	}
-	var err error
-	if b.db, err = catalog.Open(ctx, b.path("catalog.db"), catalog.Options{}); err != nil {
+	if err := b.openParts(); err != nil {
+		return err
+	}
+	if b.db, err = b.openCatalog(ctx); err != nil {
 		return err
 	}
 	// SQLite opens what it cannot write without a word.
-	if err := unix.Access(b.path("catalog.db"), unix.W_OK); err != nil {
-		b.release()
+	if err := unix.Faccessat(int(b.dir.Fd()), catalogName, unix.W_OK, 0); err != nil {
 		return err
 	}
-	if b.volumes, err = os.Open(b.path("volumes")); err == nil {
-		_, err = b.recover(ctx)
-	}
-	if err != nil {
-		b.release()
-		return err
-	}
-	return nil
-}
-
-// openReadOnly opens what is there; cause says why not for writing.
-func (b *Backend) openReadOnly(ctx context.Context, cause error) error {
-	b.readOnly, b.cause = true, sysErr(cause)
-	var err error
-	b.db, err = catalog.Open(ctx, b.path("catalog.db"), catalog.Options{ReadOnly: true})
-	if errors.Is(err, fs.ErrNotExist) {
-		if cause == errWantReadOnly {
-			return driver.Errorf(driver.ErrNotExist, "no volumes are kept there yet; create one first")
-		}
-		return cause
-	}
-	if err != nil {
-		return err
-	}
-	if b.volumes, err = os.Open(b.path("volumes")); err != nil {
-		b.release()
-	}
+	_, err = b.recover(ctx)
 	return err
 }
 
-// makeHome makes the directories of a home. A directory that holds anything but a
-// home is refused, so that a mistyped path does not scatter files.
-func makeHome(home string) error {
-	if hasCatalog(home) {
-		if _, err := os.Stat(filepath.Join(home, "lost+found")); err == nil {
-			return nil
-		}
-	}
-	if err := mkdirAllDurable(home); err != nil {
-		return err
-	}
-	list, err := os.ReadDir(home)
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		switch e.Name() {
-		case "volumes":
-			// Volumes without a catalog: whoever began anew here would lose their names.
-			if err := refuseOrphans(home); err != nil {
-				return err
-			}
-		case "locks", "lost+found", "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
-		default:
-			return driver.Errorf(driver.ErrInvalid,
-				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", e.Name())
-		}
-	}
-	if err := chmodDir(home, 0o700); err != nil {
-		return err
-	}
-	for _, d := range []string{"volumes", "locks", "locks/" + processDir, "lost+found"} {
-		if err := os.Mkdir(filepath.Join(home, d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	return durable.SyncDir(home)
+const catalogName = "catalog.db"
+
+func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
+	return catalog.Open(ctx, b.path(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true})
 }
 
-// chmodDir sets the mode of a directory, to which path may lead through links.
-func chmodDir(path string, mode fs.FileMode) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Chmod(mode), d.Close())
-}
-
-// hasCatalog reports whether a home has a catalog in which something was written.
-func hasCatalog(home string) bool {
-	info, err := os.Stat(filepath.Join(home, "catalog.db"))
-	return err == nil && info.Size() > 0
-}
-
-// refuseOrphans returns ErrCorrupt for a home whose catalog is gone while its volumes
-// are there.
-func refuseOrphans(home string) error {
-	dir := filepath.Join(home, "volumes")
-	list, err := os.ReadDir(dir)
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	if hasCatalog(home) {
-		return nil // of another process, that made it meanwhile
-	}
-	return driver.Errorf(driver.ErrCorrupt,
-		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
-		len(list), dir)
-}
-
-// mkdirAllDurable is os.MkdirAll, syncing the parent of each directory it makes.
-func mkdirAllDurable(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
-	parent := filepath.Dir(path)
-	if parent != path {
-		if err := mkdirAllDurable(parent); err != nil {
-			return err
+// openReadOnly opens what is there; cause says why not for writing.
+func (b *Backend) openReadOnly(ctx context.Context, cause error) (err error) {
+	b.readOnly, b.cause = true, sysErr(cause)
+	if _, err := beneath.Lstat(b.dir, catalogName); errors.Is(err, fs.ErrNotExist) {
+		if cause == errWantReadOnly {
+			return noHome()
 		}
+		return cause
 	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	defer func() {
+		if err != nil {
+			b.release()
+		}
+	}()
+	if err := b.openParts(); err != nil {
 		return err
 	}
-	return durable.SyncDir(parent)
+	b.db, err = b.openCatalog(ctx)
+	return err
 }
 
 func (b *Backend) path(elem ...string) string {
@@ -349,7 +279,7 @@ func (b *Backend) Close() error {
 		errs = append(errs, c.closeWith(ctx))
 	}
 	b.drain(ctx)
-	errs = append(errs, b.settleAll(ctx), b.endProcess(), b.release())
+	errs = append(errs, b.settleAll(ctx), b.endProcess(), b.release(), b.dir.Close())
 	return sysErr(errors.Join(errs...))
 }
 
@@ -366,15 +296,18 @@ func (b *Backend) drain(ctx context.Context) {
 	}
 }
 
-// release frees what Open got.
+// release frees what Open got, but for the directory itself.
 func (b *Backend) release() error {
 	var errs []error
-	if b.volumes != nil {
-		errs = append(errs, b.volumes.Close())
+	for _, d := range []*os.File{b.volumes, b.locks} {
+		if d != nil {
+			errs = append(errs, d.Close())
+		}
 	}
 	if b.db != nil {
 		errs = append(errs, b.db.Close())
 	}
+	b.volumes, b.locks, b.db = nil, nil, nil
 	return errors.Join(errs...)
 }
 

@@ -38,7 +38,7 @@ func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) err
 	if _, err := b.get(ctx, driver.ByID(id)); err != nil {
 		return err
 	}
-	p, err := openPage(b.lockPath(id))
+	p, err := b.openPage(id)
 	if err != nil {
 		return sysErr(err)
 	}
@@ -50,7 +50,7 @@ func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) err
 	defer unlock()
 	err = fn(p)
 	if errors.Is(err, driver.ErrNotFound) {
-		os.Remove(b.lockPath(id)) // removed in between; opening the page made it again
+		_ = b.removeLock(id) // removed in between; opening the page made it again
 	}
 	return err
 }

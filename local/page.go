@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,8 +35,9 @@ type page struct {
 	mem []byte
 }
 
-func openPage(path string) (*page, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// openPage opens, and makes if it is missing, the page of a volume.
+func (b *Backend) openPage(id string) (*page, error) {
+	f, err := beneath.OpenFile(b.locks, id, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

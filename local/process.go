@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 
 	"github.com/google/uuid"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/flock"
 )
 
@@ -17,7 +18,8 @@ type process struct {
 	lock *flock.Lock
 }
 
-func (b *Backend) processFile(id string) string { return b.path("locks", processDir, id) }
+// processFile is the name of a process's file beneath locks/.
+func processFile(id string) string { return processDir + "/" + id }
 
 // processDir is the directory of process files within locks/. It is their own, so that
 // looking for the dead takes no longer when there are many volumes.
@@ -40,7 +42,7 @@ func (b *Backend) process() (string, error) {
 	// Whoever looks for the dead may hold the lock for a moment, before it is ours.
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	lock, err := flock.Wait(ctx, b.processFile(id.String()))
+	lock, err := flock.WaitIn(ctx, b.locks, processFile(id.String()))
 	if err != nil {
 		return "", err
 	}
@@ -54,11 +56,7 @@ func (b *Backend) endProcess() error {
 	if p == nil {
 		return nil
 	}
-	err := os.Remove(b.processFile(p.id))
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, p.lock.Release())
+	return errors.Join(b.removeLock(processFile(p.id)), p.lock.Release())
 }
 
 // isOwn reports whether id is this backend.
@@ -81,11 +79,14 @@ func (l *liveness) alive(id string) bool {
 	if l.b.isOwn(id) {
 		return true
 	}
+	if !driver.IsID(id) {
+		return false // no process was ever called that
+	}
 	if live, ok := l.seen[id]; ok {
 		return live
 	}
 	live := true
-	lock, err := flock.TryExisting(l.b.processFile(id))
+	lock, err := l.b.tryProcess(id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		live = false
@@ -97,20 +98,28 @@ func (l *liveness) alive(id string) bool {
 	return live
 }
 
+// tryProcess takes the lock of another process, if that is dead.
+func (b *Backend) tryProcess(id string) (*flock.Lock, error) {
+	if b.locks == nil {
+		return nil, fs.ErrNotExist
+	}
+	return flock.TryExistingIn(b.locks, processFile(id))
+}
+
 // buryDead removes the files of dead processes. One that stays does no harm.
 func (b *Backend) buryDead(live *liveness) {
-	names, err := readNames(b.path("locks", processDir))
+	names, err := beneath.Names(b.locks, processDir)
 	if err != nil {
 		return
 	}
 	for _, id := range names {
-		if live.alive(id) {
+		if !driver.IsID(id) || live.alive(id) {
 			continue
 		}
 		// Under its lock, so that it cannot become that of a process which has just
 		// made the file and is about to lock it.
-		if lock, err := flock.TryExisting(b.processFile(id)); err == nil && lock != nil {
-			_ = os.Remove(b.processFile(id))
+		if lock, err := b.tryProcess(id); err == nil && lock != nil {
+			_ = b.removeLock(processFile(id))
 			lock.Release()
 		}
 	}

@@ -35,6 +35,9 @@ type unsettled struct {
 	made                   int
 }
 
+// check refuses a row whose ids cannot be those of a volume and a process.
+func (u unsettled) check() error { return checkIDs(u.id, u.owner) }
+
 // unsettled lists the volumes that are being created or removed.
 func (b *Backend) unsettled(ctx context.Context) ([]unsettled, error) {
 	return query(ctx, b.db, func(scan func(...any) error) (u unsettled, err error) {
@@ -49,7 +52,7 @@ func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, erro
 	}
 	n := 0
 	for _, u := range list {
-		if live.alive(u.owner) {
+		if u.check() != nil || live.alive(u.owner) {
 			continue
 		}
 		if b.recoverVolume(ctx, u) == nil {
@@ -107,7 +110,7 @@ func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) 
 	}
 	n := 0
 	for _, m := range marks {
-		if live.alive(m.process) {
+		if checkIDs(m.volume, m.process) != nil || live.alive(m.process) {
 			continue
 		}
 		err := b.removeTemps(m.volume, m.process)

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	utimeOmit = -2 // UTIME_OMIT of xnu's bsd/sys/stat.h
-	seekHole  = 3  // SEEK_HOLE and SEEK_DATA of xnu's bsd/sys/unistd.h
+	openPath  = unix.O_RDONLY // there is no open for the path alone
+	utimeOmit = -2            // UTIME_OMIT of xnu's bsd/sys/stat.h
+	seekHole  = 3             // SEEK_HOLE and SEEK_DATA of xnu's bsd/sys/unistd.h
 	seekData  = 4
 )
 

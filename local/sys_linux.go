@@ -9,6 +9,7 @@ import (
 )
 
 const (
+	openPath  = unix.O_PATH
 	utimeOmit = unix.UTIME_OMIT
 	seekData  = unix.SEEK_DATA
 	seekHole  = unix.SEEK_HOLE

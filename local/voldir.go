@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/fault"
 	"github.com/volehq/vole/internal/nofollow"
@@ -30,19 +31,8 @@ func at(op, name string, call func() error) error {
 	})
 }
 
-// openDirAt opens a directory beneath dir without following a link.
-func openDirAt(dir *os.File, name string) (*os.File, error) {
-	for {
-		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-		}
-		return os.NewFile(uintptr(fd), name), nil
-	}
-}
+// openDirAt opens a directory beneath dir without following a link on the way.
+func openDirAt(dir *os.File, name string) (*os.File, error) { return beneath.OpenDir(dir, name) }
 
 // makeVolumeDir makes volumes/<id>, durably.
 func (b *Backend) makeVolumeDir(id string) error {
@@ -141,9 +131,14 @@ func (b *Backend) removeVolumeDir(id string) error {
 	if err := b.syncVolumes(); err != nil {
 		return err
 	}
-	err = os.Remove(b.lockPath(id))
+	return b.removeLock(id)
+}
+
+// removeLock removes a file of locks/, if it is there.
+func (b *Backend) removeLock(name string) error {
+	err := beneath.Remove(b.locks, name)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+		return nil
 	}
 	return err
 }

@@ -57,6 +57,9 @@ func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	if err != nil {
 		return row{}, err
 	}
+	if err := checkRow(r.ID, r.Name, kind); err != nil {
+		return row{}, err
+	}
 	r.Kind, r.State = driver.Kind(kind), driver.State(state)
 	r.Quota, r.Capacity, r.Used = driver.Size(quota), driver.Size(capacity), driver.Size(used)
 	r.UsedStale, r.counted, r.made = stale != 0, counted > 0, made != 0
@@ -64,7 +67,7 @@ func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	r.Labels = driver.Labels{}
 	if labels != "" {
 		// One damaged row must not hide the others; Check reports it.
-		if json.Unmarshal([]byte(labels), &r.Labels) != nil {
+		if json.Unmarshal([]byte(labels), &r.Labels) != nil || r.Labels.Validate() != nil {
 			r.Labels, r.damaged = driver.Labels{}, true
 		}
 	}
@@ -256,6 +259,12 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 	if err := b.usable(); err != nil {
 		return driver.Page{}, err
 	}
+	return b.list(ctx, filter, false)
+}
+
+// list is List. With sound, rows that cannot be a volume's are left out; they make List
+// fail, and Check reports them.
+func (b *Backend) list(ctx context.Context, filter driver.Filter, sound bool) (driver.Page, error) {
 	after := filter.Cursor
 	if after == "" {
 		after = "~" // beyond every id
@@ -281,15 +290,18 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 		return driver.Page{}, catalog.Translate(err)
 	}
 	defer rows.Close()
-	page, err := b.collect(rows, filter.Selector, limit)
+	page, err := b.collect(rows, filter.Selector, limit, sound)
 	return page, catalog.Translate(err)
 }
 
 // collect reads up to limit matching volumes and notes whether there are more.
-func (b *Backend) collect(rows *sql.Rows, sel driver.Selector, limit int) (driver.Page, error) {
+func (b *Backend) collect(rows *sql.Rows, sel driver.Selector, limit int, sound bool) (driver.Page, error) {
 	var page driver.Page
 	for rows.Next() {
 		r, err := scanRow(rows)
+		if sound && errors.Is(err, errBadRow) {
+			continue
+		}
 		if err != nil {
 			return driver.Page{}, err
 		}

@@ -19,8 +19,9 @@ import (
 
 // order is what a detached supervisor is told.
 type order struct {
-	Home   string
-	Config Config
+	Home        string
+	ForeignHome bool
+	Config      Config
 }
 
 // report is what it tells, once: the sandbox runs, or did not come to.
@@ -68,7 +69,7 @@ func (m *Manager) detach(ctx context.Context, c Config) (Info, error) {
 		_ = cmd.Process.Kill() // the kernel cleans up, and the next command
 		_ = reportR.SetReadDeadline(time.Now())
 	})()
-	if err := json.NewEncoder(orderW).Encode(order{m.home, c}); err != nil {
+	if err := json.NewEncoder(orderW).Encode(order{m.home, m.store.Local().Foreign(), c}); err != nil {
 		return Info{}, err
 	}
 	var rep report
@@ -113,7 +114,7 @@ func supervisorMain() int {
 
 func supervise(o order, ready func(Info)) error {
 	ctx := context.Background()
-	store, err := vole.Open(ctx, vole.Options{Home: o.Home})
+	store, err := vole.Open(ctx, vole.Options{Home: o.Home, ForeignHome: o.ForeignHome})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	nolinks "github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/local"
 )
@@ -43,16 +44,22 @@ func open(ctx context.Context, home string, store *vole.Store) (*Manager, error)
 	if err != nil {
 		return nil, err
 	}
-	if c := store.Caps(); !c.HostPath {
-		return nil, driver.Errorf(vole.ErrUnsupported, "sandboxes need volumes on this host, which the %s backend has not", c.Backend)
+	dir, err := homeOf(store, home)
+	if err != nil {
+		return nil, err
 	}
 	m := &Manager{home: home, store: store}
 	if !store.Caps().ReadOnly {
-		if err := os.MkdirAll(m.dir(""), 0o700); err != nil {
+		if err := nolinks.Mkdir(dir, "sandboxes", 0o700); err != nil {
 			return nil, err
 		}
+		if d, err := nolinks.OpenDir(dir, "sandboxes"); err != nil {
+			return nil, err
+		} else {
+			d.Close()
+		}
 	}
-	m.db, err = catalog.Open(ctx, filepath.Join(home, "catalog.db"), catalog.Options{ReadOnly: store.Caps().ReadOnly})
+	m.db, err = catalog.Open(ctx, filepath.Join(home, "catalog.db"), catalog.Options{ReadOnly: store.Caps().ReadOnly, Dir: dir, Verify: true})
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +72,23 @@ func open(ctx context.Context, home string, store *vole.Store) (*Manager, error)
 		return nil, err
 	}
 	return m, nil
+}
+
+// homeOf returns the open directory of the home that store has opened, to which the path
+// home must still lead: what is there was checked when it was opened.
+func homeOf(store *vole.Store, home string) (*os.File, error) {
+	b := store.Local()
+	if b == nil {
+		return nil, driver.Errorf(vole.ErrUnsupported, "sandboxes need volumes on this host, which the %s backend has not", store.Caps().Backend)
+	}
+	at, err := os.Stat(home)
+	if err != nil {
+		return nil, err
+	}
+	if opened, err := b.Directory().Stat(); err != nil || !os.SameFile(at, opened) {
+		return nil, errorsFirst(err, driver.Errorf(vole.ErrCorrupt, "the home %s is not the one that was opened: it, or a link to it, has been moved", home))
+	}
+	return b.Directory(), nil
 }
 
 // Close ends the use of m. Sandboxes go on.

@@ -112,6 +112,9 @@ func (r rows) ids(ctx context.Context, query string, args ...any) ([]string, err
 		if err := q.Scan(&id); err != nil {
 			return nil, catalog.Translate(err)
 		}
+		if err := checkID(id); err != nil {
+			return nil, err
+		}
 		ids = append(ids, id)
 	}
 	return ids, catalog.Translate(q.Err())
@@ -166,6 +169,9 @@ func scan(q *sql.Rows) (Info, error) {
 	if err != nil {
 		return i, catalog.Translate(err)
 	}
+	if err := checkID(i.ID); err != nil {
+		return i, err
+	}
 	i.Status = Status(status)
 	i.Created = catalog.Time(created)
 	if started != 0 {
@@ -181,4 +187,13 @@ func scan(q *sql.Rows) (Info, error) {
 		i.ExitCode = &n
 	}
 	return i, errorsFirst(json.Unmarshal([]byte(cmd), &i.Command), json.Unmarshal([]byte(mounts), &i.Mounts))
+}
+
+// checkID refuses an id of the catalog that has not the form of one: it names directories,
+// control groups and containers, which are removed by it.
+func checkID(id string) error {
+	if driver.IsID(id) {
+		return nil
+	}
+	return driver.Errorf(vole.ErrCorrupt, "the catalog has the id %q, which is none: somebody has changed it; 'vole doctor' tells more, or restore catalog.db from a backup", id)
 }

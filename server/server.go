@@ -43,8 +43,10 @@ var openapi []byte
 // Options says what to serve and how. Home or Bucket must be set; every other field has
 // a default.
 type Options struct {
-	Home   string          // a local home, to serve this host's volumes
-	Bucket *bucket.Options // a namespace
+	Home string // a local home, to serve this host's volumes
+	// ForeignHome allows a Home that belongs to another user; see vole.Options.
+	ForeignHome bool
+	Bucket      *bucket.Options // a namespace
 	// Accounts is where keys and the audit log are: the URL of a PostgreSQL database or the
 	// path of a SQLite file. Default: Bucket.Database where that is PostgreSQL, else a file in
 	// Home or Bucket.Dir.
@@ -113,7 +115,7 @@ func (s *Server) open(ctx context.Context) error {
 	case (o.Home == "") == (o.Bucket == nil):
 		return driver.Errorf(driver.ErrInvalid, "set Home or Bucket")
 	case o.Home != "":
-		b, err := local.Open(ctx, o.Home, local.Options{})
+		b, err := local.Open(ctx, o.Home, local.Options{ForeignHome: o.ForeignHome})
 		if err != nil {
 			return err
 		}

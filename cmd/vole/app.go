@@ -23,10 +23,11 @@ type app struct {
 	// without a look at it.
 	payload, payloadErr io.Writer
 
-	home    string // --home
-	profile string // --profile
-	json    bool   // --json
-	quiet   bool   // --quiet
+	home        string // --home
+	foreignHome bool   // --foreign-home
+	profile     string // --profile
+	json        bool   // --json
+	quiet       bool   // --quiet
 
 	chosen *profile.Choice // by choose; nil: not yet
 

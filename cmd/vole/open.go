@@ -96,7 +96,7 @@ func (a *app) open(ctx context.Context, readOnly bool) (*vole.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return vole.Open(ctx, vole.Options{Home: home, ReadOnly: readOnly})
+	return vole.Open(ctx, vole.Options{Home: home, ReadOnly: readOnly, ForeignHome: a.foreignHome})
 }
 
 // openCloud opens what is behind the server of a profile.

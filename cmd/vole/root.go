@@ -41,6 +41,7 @@ machines and programs that use them.`,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.home, "home", "", "`directory` that holds the volumes, on this host (default $VOLE_HOME, else /var/lib/vole for root, $XDG_DATA_HOME/vole or ~/.local/share/vole for others)")
+	f.BoolVar(&a.foreignHome, "foreign-home", false, "allow a home that belongs to another user, who decides what is in it (refused otherwise, also to root)")
 	f.StringVar(&a.profile, "profile", "", "`name` of a profile, a server's or local (default $VOLE_URL, $VOLE_PROFILE, $VOLE_HOME, or the current one; see 'vole profile --help')")
 	cmd.RegisterFlagCompletionFunc("profile", completeProfiles(a, 0))
 	f.BoolVar(&a.json, "json", false, "print JSON, errors too (docs/cli-json.md describes it)")

@@ -171,6 +171,7 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 		if s.dir != "" || s.db != "" || s.dbFile != "" || s.s3 != "" {
 			return o, usagef("--backend local serves --home; --dir, --db and --s3 are for --backend bucket")
 		}
+		o.ForeignHome = a.foreignHome
 		o.Home, err = a.homeDir()
 	case "bucket":
 		o.Bucket, err = s.bucket()

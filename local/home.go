@@ -1,0 +1,194 @@
+package local
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
+	"github.com/volehq/vole/internal/durable"
+	"golang.org/x/sys/unix"
+)
+
+// A home is opened once, as a directory, whoever owns it is asked of that open directory,
+// and everything in it is opened beneath it without following links. So neither what is
+// in a home that somebody else prepared, nor what becomes of its path meanwhile, leads
+// anywhere else. Only the path of the home itself may go through links.
+
+// openHome opens the directory of a home, making it if makeIt. ErrPermission: it belongs
+// to another user, unless foreign.
+func openHome(home string, makeIt, foreign bool) (*os.File, error) {
+	if makeIt {
+		if err := mkdirAllDurable(home); err != nil {
+			return nil, err
+		}
+	}
+	// First without the right to read it: an owner keeps others out.
+	var fd int
+	err := at("open", home, func() (err error) {
+		fd, err = unix.Open(home, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: home, Err: err}
+	}
+	held := os.NewFile(uintptr(fd), home)
+	defer held.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Uid != uint32(os.Geteuid()) && !foreign {
+		return nil, driver.Errorf(driver.ErrPermission,
+			"the home belongs to %s, who decides what is in it and what it leads to; to use it all the same, say --foreign-home (Options.ForeignHome)", ownerName(st.Uid))
+	}
+	return beneath.OpenDir(held, ".")
+}
+
+// ownerName is the name of a user for messages.
+func ownerName(uid uint32) string {
+	n := strconv.FormatUint(uint64(uid), 10)
+	if u, err := user.LookupId(n); err == nil {
+		return fmt.Sprintf("%q (user %s)", u.Username, n)
+	}
+	return "user " + n
+}
+
+// checkPart refuses a part of a home that is not what it should be, or that neither this
+// user nor root has made: then the home was open to others. One that is missing is none.
+func (b *Backend) checkPart(name string) error {
+	st, err := beneath.Lstat(b.dir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch kind := st.Mode & unix.S_IFMT; {
+	case kind == unix.S_IFLNK:
+		return driver.Errorf(driver.ErrCorrupt, "%s in the home is a symbolic link, and none is followed there; mount the directory that it leads to in its place", name)
+	case name != catalogName && kind != unix.S_IFDIR:
+		return driver.Errorf(driver.ErrCorrupt, "%s in the home is no directory; move it away", name)
+	case b.foreign || st.Uid == 0 || st.Uid == uint32(os.Geteuid()):
+		return nil
+	}
+	return driver.Errorf(driver.ErrPermission, "%s in the home belongs to %s; to use it all the same, say --foreign-home (Options.ForeignHome)", name, ownerName(st.Uid))
+}
+
+// openParts opens the directories of a home, and looks at those that are opened later:
+// none may be a link.
+func (b *Backend) openParts() (err error) {
+	for _, name := range []string{catalogName, "volumes", "locks", "lost+found", "sandboxes", "server"} {
+		if err := b.checkPart(name); err != nil {
+			return err
+		}
+	}
+	if b.volumes, err = beneath.OpenDir(b.dir, "volumes"); err != nil {
+		return err
+	}
+	if b.locks, err = beneath.OpenDir(b.dir, "locks"); b.readOnly && errors.Is(err, fs.ErrNotExist) {
+		err = nil // as a user of a copy may have it
+	}
+	return err
+}
+
+// makeHome makes the directories of a home. A directory that holds anything but a
+// home is refused, so that a mistyped path does not scatter files.
+func (b *Backend) makeHome() error {
+	if b.hasCatalog() {
+		if _, err := beneath.Lstat(b.dir, "lost+found"); err == nil {
+			return nil
+		}
+	}
+	names, err := beneath.Names(b.dir, ".")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		switch name {
+		case "volumes":
+			// Volumes without a catalog: whoever began anew here would lose their names.
+			if err := b.refuseOrphans(); err != nil {
+				return err
+			}
+		case "locks", "lost+found", "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
+		default:
+			return driver.Errorf(driver.ErrInvalid,
+				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", name)
+		}
+	}
+	if err := b.dir.Chmod(0o700); err != nil {
+		return err
+	}
+	for _, d := range []string{"volumes", "locks", "locks/" + processDir, "lost+found"} {
+		if err := beneath.Mkdir(b.dir, d, 0o700); err != nil {
+			return err
+		}
+	}
+	return durable.Sync(b.dir)
+}
+
+// hasCatalog reports whether a home has a catalog in which something was written.
+func (b *Backend) hasCatalog() bool {
+	st, err := beneath.Lstat(b.dir, "catalog.db")
+	return err == nil && st.Size > 0
+}
+
+// refuseOrphans returns ErrCorrupt for a home whose catalog is gone while its volumes
+// are there.
+func (b *Backend) refuseOrphans() error {
+	list, err := beneath.Names(b.dir, "volumes")
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	if b.hasCatalog() {
+		return nil // of another process, that made it meanwhile
+	}
+	return driver.Errorf(driver.ErrCorrupt,
+		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
+		len(list), b.path("volumes"))
+}
+
+// mkdirAllDurable is os.MkdirAll, syncing the parent of each directory it makes.
+func mkdirAllDurable(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := mkdirAllDurable(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return durable.SyncDir(parent)
+}
+
+// probe finds out why a home cannot be written, by trying: of SQLite's errors many
+// can mean a full disk.
+func (b *Backend) probe() error {
+	name := ".probe-" + rand.Text()
+	f, err := beneath.OpenFile(b.dir, name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = beneath.Remove(b.dir, name) }()
+	defer f.Close()
+	_, err = f.Write(make([]byte, 64<<10)) // more than SQLite needs beside the database
+	return err
+}
+
+// Directory is the open home, for package sandbox, which keeps its own there. It must not
+// be closed.
+func (b *Backend) Directory() *os.File { return b.dir }
+
+// Foreign reports whether the home may be another user's.
+func (b *Backend) Foreign() bool { return b.foreign }
