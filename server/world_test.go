@@ -51,9 +51,15 @@ func (l *logBuffer) String() string {
 
 func startWorld(t testing.TB) *world {
 	t.Helper()
+	return startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: 64 << 20})
+}
+
+// startWorldOf is startWorld with other options.
+func startWorldOf(t testing.TB, opts Options) *world {
+	t.Helper()
 	logs := &logBuffer{}
-	s, err := New(context.Background(), Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: 64 << 20,
-		Log: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	opts.Log = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	s, err := New(context.Background(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
