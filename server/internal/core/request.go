@@ -65,6 +65,7 @@ type Request struct {
 	Record  accounts.AuditRecord // handlers fill in what they act on
 	Changes bool                 // is recorded, though not all requests of the route are
 
+	client context.Context // ends when the client goes away
 	route  *Route
 	org    *org
 	cred   credential
@@ -81,7 +82,7 @@ func NewToken() string {
 func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
-		r := &Request{Request: hr, Core: c, ID: requestID(hr), route: rt}
+		r := &Request{Request: hr, Core: c, ID: requestID(hr), client: hr.Context(), route: rt}
 		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), http2: hr.ProtoMajor == 2,
 			pace: pace{rate: c.opts.MinRate, grace: c.opts.Grace}}
 		a.Header().Set(api.HeaderRequestID, r.ID)
@@ -123,7 +124,7 @@ func requestID(r *http.Request) string {
 // fail answers with an error, or breaks the answer off when it has begun.
 func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
 	status, _, _ := Describe(err)
-	if status >= 500 && status != http.StatusServiceUnavailable && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented && r.Context().Err() == nil {
+	if status >= 500 && status != http.StatusServiceUnavailable && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented && status != http.StatusGatewayTimeout && r.client.Err() == nil {
 		c.log.Error("request failed", "request", r.ID, "route", r.route.Name, "error", err)
 	}
 	r.Record.Detail = strings.TrimSpace(r.Record.Detail + " " + err.Error())

@@ -44,6 +44,9 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	if err := errors.Join(err, q.Err()); err != nil {
 		return err
 	}
+	if inode != "" && (opts.Create || opts.Exclusive || opts.Truncate) {
+		return driver.Errorf(vole.ErrInvalid, "inode is for opening a file again; leave out create, exclusive and truncate, which act before it is compared")
+	}
 	changes := opts.Write || opts.Append || opts.Create || opts.Truncate
 	if changes && !r.Who.Scopes.Has(write) {
 		return core.NeedsScope(write)
