@@ -207,15 +207,30 @@ func inRoot(root, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// readGuest reads a small file of the root, at most 1 MiB of it.
+// maxGuestFile bounds the files of a root that Vole itself reads.
+const maxGuestFile = 1 << 20
+
+// readGuest reads a small regular file of the root. Nothing else is opened: to open a
+// device may already do something.
 func readGuest(root, name string) ([]byte, error) {
-	f, err := inRoot(root, name, unix.O_RDONLY|unix.O_NONBLOCK)
+	at, err := inRoot(root, name, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer at.Close()
+	st, err := at.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular():
+		return nil, driver.Errorf(vole.ErrInvalid, "the sandbox's %s is not a regular file", name)
+	case st.Size() > maxGuestFile:
+		return nil, driver.Errorf(vole.ErrUnsupported, "the sandbox's %s has %v; the most that is read is %v", name, vole.Size(st.Size()), vole.Size(maxGuestFile))
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, errors.Join(err, driver.Errorf(vole.ErrInvalid, "%s is not a regular file", name))
-	}
-	return io.ReadAll(io.LimitReader(f, 1<<20))
+	return io.ReadAll(io.LimitReader(f, maxGuestFile))
 }

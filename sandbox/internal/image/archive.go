@@ -17,13 +17,11 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// maxJSON bounds the manifests and configurations of an image.
-const maxJSON = 8 << 20
-
 // archive is a tar file whose members can be read in any order.
 type archive struct {
-	f     *os.File
-	parts map[string]part
+	f         *os.File
+	parts     map[string]part
+	forgotten bool // there are more members than parts has
 }
 
 type part struct {
@@ -51,6 +49,9 @@ func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error)
 	}
 	if err != nil {
 		return Config{}, err
+	}
+	if len(img.layers) > maxLayers {
+		return Config{}, driver.Errorf(vole.ErrUnsupported, "the image has %d layers; the most is %d", len(img.layers), maxLayers)
 	}
 	for i, l := range img.layers {
 		if err := a.unpackLayer(ctx, u, l, img.config.RootFS.DiffIDs, i); err != nil {
@@ -86,29 +87,45 @@ func index(ctx context.Context, f *os.File, limit int64) (*archive, error) {
 		if n >= limit {
 			return nil, driver.Errorf(vole.ErrNoSpace, "more than %d entries", limit)
 		}
-		if !ofImage(h.Name) {
+		if !ofImage(h) {
 			continue
 		}
 		off, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return nil, err
 		}
-		p := part{off: off, size: h.Size}
-		if h.Typeflag == tar.TypeSymlink {
-			p = part{link: path.Join(path.Dir(h.Name), h.Linkname)}
-		} else if h.Typeflag == tar.TypeLink {
-			p = part{link: path.Clean(h.Linkname)}
-		} else if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		a.parts[path.Clean(h.Name)] = p
+		a.remember(h, off)
 	}
+}
+
+// remember keeps where the content of a member is. What an archive is told by is
+// remembered in any case.
+func (a *archive) remember(h *tar.Header, off int64) {
+	p := part{off: off, size: h.Size}
+	switch h.Typeflag {
+	case tar.TypeReg:
+	case tar.TypeSymlink:
+		p = part{link: path.Join(path.Dir(h.Name), h.Linkname)}
+	case tar.TypeLink:
+		p = part{link: path.Clean(h.Linkname)}
+	default:
+		return
+	}
+	name := strings.Clone(path.Clean(h.Name))
+	if len(a.parts) >= maxMembers && !a.has(name) && name != "oci-layout" && name != "index.json" && name != "manifest.json" {
+		a.forgotten = true
+		return
+	}
+	a.parts[name] = p
 }
 
 // ofImage reports whether a member of that name can be part of an image's archive:
 // OCI has blobs/ALG/HEX, docker save has ID/layer.tar and HEX.json.
-func ofImage(name string) bool {
-	name = path.Clean(name)
+func ofImage(h *tar.Header) bool {
+	if len(h.Name) > maxMemberName || len(h.Linkname) > maxMemberName {
+		return false
+	}
+	name := path.Clean(h.Name)
 	switch strings.Count(name, "/") {
 	case 0:
 		return name == "oci-layout" || strings.HasSuffix(name, ".json") || strings.HasSuffix(name, ".tar")
@@ -125,6 +142,9 @@ func (a *archive) open(name string) (*io.SectionReader, error) {
 	name = path.Clean(name)
 	for range 8 {
 		p, ok := a.parts[name]
+		if !ok && a.forgotten {
+			return nil, driver.Errorf(vole.ErrUnsupported, "the image's archive has more than %d members", maxMembers)
+		}
 		if !ok {
 			return nil, driver.Errorf(vole.ErrCorrupt, "%q is missing in the image", name)
 		}
@@ -308,8 +328,8 @@ func (a *archive) unpackLayer(ctx context.Context, u *unpacker, name string, dif
 	}
 	defer r.Close()
 	sum := sha256.New()
-	// What a decompressor may yield is bounded too: padding is not charged otherwise.
-	tee := io.TeeReader(io.LimitReader(r, u.opts.Limits.bytes()+1), sum)
+	// All that layers hold is charged, padding too, and again when a layer is named twice.
+	tee := io.TeeReader(budgetReader{r, &u.left, u.opts.Limits.exceeded}, sum)
 	if err := u.layer(tee, true); err != nil {
 		return err
 	}

@@ -3,10 +3,15 @@ package image
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path"
+	"strings"
+	"syscall"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/sparse"
 )
 
 // CopyTree copies the directory src to dst, which must not exist: directories,
@@ -30,6 +35,9 @@ func CopyTree(ctx context.Context, src, dst string) error {
 }
 
 func copyDir(ctx context.Context, from, to *os.Root, dir string) error {
+	if strings.Count(dir, "/") >= maxDepth {
+		return driver.Errorf(vole.ErrUnsupported, "%.200q...: deeper than %d directories", dir, maxDepth)
+	}
 	list, err := readDir(from, dir)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil
@@ -69,7 +77,7 @@ func copyEntry(ctx context.Context, from, to *os.Root, name string, e fs.DirEntr
 		}
 		return to.Symlink(target, name)
 	case mode.IsRegular():
-		if err := copyRegular(from, to, name); errors.Is(err, fs.ErrPermission) {
+		if err := copyRegular(ctx, from, to, name); errors.Is(err, fs.ErrPermission) {
 			return nil
 		} else if err != nil {
 			return err
@@ -83,16 +91,28 @@ func copyEntry(ctx context.Context, from, to *os.Root, name string, e fs.DirEntr
 	return to.Chtimes(name, st.ModTime(), st.ModTime())
 }
 
-func copyRegular(from, to *os.Root, name string) error {
-	in, err := from.Open(name)
+// copyRegular copies a file and its holes: a file of a few bytes may say that it has
+// terabytes.
+func copyRegular(ctx context.Context, from, to *os.Root, name string) error {
+	in, err := from.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may have become a fifo
 	if err != nil {
 		return err
 	}
 	defer in.Close()
+	st, err := in.Stat()
+	if err != nil || !st.Mode().IsRegular() {
+		return err
+	}
 	out, err := to.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, in)
+	err = sparse.Copy(ctx, sparse.File(ctx, in), st.Size(), func(b []byte, off int64) error {
+		_, err := out.WriteAt(b, off)
+		return err
+	})
+	if err == nil {
+		err = out.Truncate(st.Size())
+	}
 	return errors.Join(err, out.Close())
 }

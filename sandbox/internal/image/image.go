@@ -36,8 +36,10 @@ type Config struct {
 
 // Limits bound what an image may take. Zero fields have the defaults.
 type Limits struct {
-	Bytes   int64 // of all files unpacked; default 64 GiB
-	Entries int64 // of all layers; default 4 million
+	// Bytes is of all files unpacked, and of all layers; default 64 GiB. A small file
+	// is allowed less: 256 MiB, and 1,100 times its size.
+	Bytes   int64
+	Entries int64 // of all layers, missing parents included; default 4 million
 }
 
 // Options says how to unpack.
@@ -60,10 +62,12 @@ func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Confi
 		return Config{}, err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
 		return Config{}, errors.Join(err, driver.Errorf(vole.ErrInvalid, "image %s is not a regular file", file))
 	}
-	plain, err := inflate(ctx, f, scratch, opts.Limits.bytes())
+	opts.Limits = opts.Limits.forFile(st.Size())
+	plain, err := inflate(ctx, f, scratch, opts.Limits)
 	if err != nil {
 		return Config{}, named(file, err)
 	}
@@ -141,7 +145,7 @@ func decompress(r io.Reader) (io.ReadCloser, bool, error) {
 			io.Closer
 		}{streamError{z}, z}, true, nil
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878
-		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return nil, true, fmt.Errorf("%w: %w", errStream, err)
 		}
@@ -157,7 +161,7 @@ func decompress(r io.Reader) (io.ReadCloser, bool, error) {
 
 // inflate returns the tar file that f is: f itself, or decompressed into an unnamed file in
 // scratch when it is compressed, so that its parts can be read in any order.
-func inflate(ctx context.Context, f *os.File, scratch string, limit int64) (*os.File, error) {
+func inflate(ctx context.Context, f *os.File, scratch string, limits Limits) (*os.File, error) {
 	r, compressed, err := decompress(f)
 	if err != nil {
 		return nil, err
@@ -175,10 +179,8 @@ func inflate(ctx context.Context, f *os.File, scratch string, limit int64) (*os.
 		tmp.Close()
 		return nil, err
 	}
-	n, err := io.Copy(tmp, io.LimitReader(ctxReader{ctx, r}, limit+1))
-	if err == nil && n > limit {
-		err = driver.Errorf(vole.ErrNoSpace, "more than %v when unpacked", vole.Size(limit))
-	}
+	left := limits.bytes()
+	_, err = io.Copy(tmp, budgetReader{ctxReader{ctx, r}, &left, limits.exceeded})
 	if err == nil {
 		_, err = tmp.Seek(0, io.SeekStart)
 	}

@@ -33,14 +33,18 @@ const (
 // resolved here, into a path without links, and os.Root is the guard beneath: whatever
 // a mistake here, the kernel refuses to leave the directory.
 type unpacker struct {
-	ctx     context.Context
-	root    *os.Root
-	opts    Options
-	bytes   int64
-	entries int64
-	own     map[string]bool     // paths of the layer in work, for opaque directories
-	dirs    map[string]dirTimes // set at the end, since entries change their parents
-	lastDir [2]string           // the last parent, as named and as resolved
+	ctx      context.Context
+	root     *os.Root
+	opts     Options
+	left     int64 // bytes that layers may still have
+	bytes    int64 // of files
+	entries  int64
+	lookups  int64
+	dirBytes int64               // of memory for dirs
+	own      pathSet             // of the layer in work, for whiteouts
+	cleared  pathSet             // directories that are opaque in it
+	dirs     map[string]dirTimes // set at the end, since entries change their parents
+	lastDir  [2]string           // the last parent, as named and as resolved
 }
 
 type dirTimes struct {
@@ -49,12 +53,12 @@ type dirTimes struct {
 }
 
 func newUnpacker(ctx context.Context, root *os.Root, opts Options) *unpacker {
-	return &unpacker{ctx: ctx, root: root, opts: opts, dirs: map[string]dirTimes{}}
+	return &unpacker{ctx: ctx, root: root, opts: opts, left: opts.Limits.bytes(), dirs: map[string]dirTimes{}}
 }
 
 // layer applies one tar. Whiteouts mean something only in images.
 func (u *unpacker) layer(r io.Reader, whiteouts bool) error {
-	u.own = map[string]bool{}
+	u.own, u.cleared = newPathSet(), newPathSet()
 	t := tar.NewReader(r)
 	for {
 		h, err := t.Next()
@@ -67,13 +71,33 @@ func (u *unpacker) layer(r io.Reader, whiteouts bool) error {
 		if err := u.ctx.Err(); err != nil {
 			return err
 		}
-		if u.entries++; u.entries > u.opts.Limits.entries() {
-			return driver.Errorf(vole.ErrNoSpace, "more than %d entries", u.opts.Limits.entries())
+		if err := u.countEntry(); err != nil {
+			return err
 		}
 		if err := u.entry(h, t, whiteouts); err != nil {
 			return fmt.Errorf("entry %.200q: %w", h.Name, refuse(err))
 		}
 	}
+}
+
+// countEntry counts an entry, or a parent that none names.
+func (u *unpacker) countEntry() error {
+	if u.entries++; u.entries > u.opts.Limits.entries() {
+		return driver.Errorf(vole.ErrNoSpace, "more than %d entries", u.opts.Limits.entries())
+	}
+	return nil
+}
+
+// lookup counts a name that the kernel is to find at the given depth.
+func (u *unpacker) lookup(at string) error {
+	depth := int64(strings.Count(at, "/")) + 1
+	if u.lookups += depth; u.lookups > maxLookups {
+		return driver.Errorf(vole.ErrNoSpace, "to unpack it takes more than %d look-ups of names", int64(maxLookups))
+	}
+	if depth > maxDepth {
+		return driver.Errorf(vole.ErrUnsupported, "the path is deeper than %d directories", maxDepth)
+	}
+	return nil
 }
 
 // refuse gives the error of os.Root for an escape its kind here.
@@ -112,6 +136,9 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader, whiteouts bool) error {
 		return u.white(dir, base)
 	}
 	full := path.Join(dir, base)
+	if err := u.lookup(full); err != nil {
+		return err
+	}
 	u.mark(full)
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -132,8 +159,8 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader, whiteouts bool) error {
 
 // mark remembers that full, and so its parents, are of this layer.
 func (u *unpacker) mark(full string) {
-	for p := full; p != "." && !u.own[p]; p = path.Dir(p) {
-		u.own[p] = true
+	for p := full; p != "." && !u.own.has(p); p = path.Dir(p) {
+		u.own.add(p)
 	}
 }
 
@@ -145,7 +172,7 @@ func (u *unpacker) parent(dir string) (string, error) {
 	if u.lastDir[0] == dir {
 		return u.lastDir[1], nil
 	}
-	real, err := resolve(u.root, dir, true)
+	real, err := u.resolve(dir, true)
 	if err != nil {
 		return "", err
 	}
@@ -153,10 +180,10 @@ func (u *unpacker) parent(dir string) (string, error) {
 	return real, nil
 }
 
-// resolve follows name from root as if that were "/", so that links cannot lead out,
+// resolve follows name from the root as if that were "/", so that links cannot lead out,
 // and returns the path without links. With mkdir, missing directories are made, and a
 // file in the way of one is an error.
-func resolve(root *os.Root, name string, mkdir bool) (string, error) {
+func (u *unpacker) resolve(name string, mkdir bool) (string, error) {
 	todo := strings.Split(name, "/")
 	at := "."
 	for links := 0; len(todo) > 0; {
@@ -170,10 +197,16 @@ func resolve(root *os.Root, name string, mkdir bool) (string, error) {
 			continue
 		}
 		next := path.Join(at, e)
-		st, err := root.Lstat(next)
+		if err := u.lookup(next); err != nil {
+			return "", err
+		}
+		st, err := u.root.Lstat(next)
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && mkdir:
-			if err := root.Mkdir(next, 0o755); err != nil {
+			if err := u.countEntry(); err != nil {
+				return "", err
+			}
+			if err := u.root.Mkdir(next, 0o755); err != nil {
 				return "", err
 			}
 			at = next
@@ -183,7 +216,7 @@ func resolve(root *os.Root, name string, mkdir bool) (string, error) {
 			if links++; links > 40 {
 				return "", driver.Errorf(vole.ErrLoop, "%q: too many links", name)
 			}
-			target, err := root.Readlink(next)
+			target, err := u.root.Readlink(next)
 			if err != nil {
 				return "", err
 			}
@@ -213,7 +246,7 @@ func (u *unpacker) white(dir, base string) error {
 	if strings.HasPrefix(base, ".wh..wh.") {
 		return nil // other names that the specification reserves
 	}
-	if full := path.Join(dir, hidden); !u.own[full] {
+	if full := path.Join(dir, hidden); !u.own.has(full) {
 		return u.root.RemoveAll(full)
 	}
 	return nil
@@ -221,14 +254,21 @@ func (u *unpacker) white(dir, base string) error {
 
 // clear removes from dir what lower layers put there.
 func (u *unpacker) clear(dir string) error {
+	if u.cleared.has(dir) {
+		return nil
+	}
+	u.cleared.add(dir)
 	list, err := readDir(u.root, dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range list {
 		full := path.Join(dir, e.Name())
+		if err := u.lookup(full); err != nil {
+			return err
+		}
 		switch {
-		case !u.own[full]:
+		case !u.own.has(full):
 			err = u.root.RemoveAll(full)
 		case e.IsDir():
 			err = u.clear(full)
@@ -282,6 +322,11 @@ func (u *unpacker) dir(full string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
+	if _, ok := u.dirs[full]; !ok {
+		if u.dirBytes += int64(len(full)) + dirOverhead; u.dirBytes > maxDirectories {
+			return driver.Errorf(vole.ErrNoSpace, "the names of its directories take more than %v", vole.Size(maxDirectories))
+		}
+	}
 	u.dirs[full] = dirTimes{perm(h), h.ModTime}
 	return u.chown(full, h)
 }
@@ -291,7 +336,7 @@ func (u *unpacker) file(full string, h *tar.Header, r io.Reader) error {
 		return err
 	}
 	if h.Size > u.opts.Limits.bytes()-u.bytes {
-		return driver.Errorf(vole.ErrNoSpace, "the image is larger than %v", vole.Size(u.opts.Limits.bytes()))
+		return u.opts.Limits.exceeded()
 	}
 	u.bytes += h.Size
 	f, err := u.root.OpenFile(full, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -360,7 +405,7 @@ func (u *unpacker) hardlink(full string, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	dir, err := resolve(u.root, path.Dir(target), false)
+	dir, err := u.resolve(path.Dir(target), false)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,69 @@
+package image
+
+import (
+	"hash/maphash"
+	"io"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// What an image may cost, whatever it says. A few kilobytes can be compressed
+// gigabytes, so that memory and time need bounds of their own.
+const (
+	maxJSON        = 4 << 20  // bytes of a manifest or configuration
+	maxMembers     = 1 << 16  // members of an image's archive that are remembered
+	maxMemberName  = 255      // bytes of the name of such a member: blobs/sha256/HEX has 77
+	maxLayers      = 1024     // docker's limit is 127
+	maxDepth       = 255      // elements of a path
+	maxLookups     = 1 << 26  // names looked up or listed, each counted by its depth
+	maxDirectories = 96 << 20 // bytes of memory for directories whose times are set at the end
+	dirOverhead    = 128      // bytes that one takes beside its name, about
+)
+
+// A file may unpack to this much, and more by its size: gzip expands at most 1032 times.
+const (
+	freeExpansion = 256 << 20
+	maxExpansion  = 1100
+)
+
+// forFile is l for an image file of size bytes.
+func (l Limits) forFile(size int64) Limits {
+	most := l.bytes()
+	if size < (most-freeExpansion)/maxExpansion {
+		most = min(most, freeExpansion+maxExpansion*size)
+	}
+	return Limits{Bytes: most, Entries: l.entries()}
+}
+
+func (l Limits) exceeded() error {
+	return driver.Errorf(vole.ErrNoSpace, "it unpacks to more than %v, the most for a file of this size", vole.Size(l.bytes()))
+}
+
+// budgetReader fails with what exceeded returns when more is read than is left.
+type budgetReader struct {
+	r        io.Reader
+	left     *int64
+	exceeded func() error
+}
+
+func (b budgetReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if *b.left -= int64(n); *b.left < 0 {
+		return 0, b.exceeded()
+	}
+	return n, err
+}
+
+// pathSet is a set of paths that takes the same memory for each, however long: it keeps
+// their hashes. The seed is random, so that nobody can make two paths collide.
+type pathSet struct {
+	seed maphash.Seed
+	set  map[uint64]struct{}
+}
+
+func newPathSet() pathSet { return pathSet{maphash.MakeSeed(), map[uint64]struct{}{}} }
+
+func (s pathSet) add(p string) { s.set[maphash.String(s.seed, p)] = struct{}{} }
+
+func (s pathSet) has(p string) bool { _, ok := s.set[maphash.String(s.seed, p)]; return ok }

@@ -1,0 +1,164 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/volehq/vole"
+)
+
+// TestLimitsForFile has small files unpack to little, and large ones to the limit.
+func TestLimitsForFile(t *testing.T) {
+	for _, tt := range []struct{ limit, size, want int64 }{
+		{0, 0, 256 << 20},
+		{0, 10 << 10, 256<<20 + 1100*10<<10},
+		{0, 1 << 30, 64 << 30},
+		{0, 1<<63 - 1, 64 << 30},
+		{1 << 19, 1 << 20, 1 << 19},
+		{1 << 19, 1, 1 << 19},
+	} {
+		if got := (Limits{Bytes: tt.limit}).forFile(tt.size).Bytes; got != tt.want {
+			t.Errorf("limit %d, a file of %d: %d, want %d", tt.limit, tt.size, got, tt.want)
+		}
+	}
+}
+
+func indexOf(t *testing.T, b []byte) *archive {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "i.tar")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	a, err := index(t.Context(), f, Limits{}.entries())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// TestIndexIsBounded has the index of an archive remember no long names, and few names,
+// but always those by which an image is told.
+func TestIndexIsBounded(t *testing.T) {
+	long := strings.Repeat("x", 500_000)
+	a := indexOf(t, makeTar(t, ent{name: long + ".json", data: "1"}, ent{name: "l.json", data: long, kind: tar.TypeSymlink},
+		ent{name: "h.json", data: long, kind: tar.TypeLink}, ent{name: "blobs/" + long, data: "1"}))
+	if len(a.parts) != 0 {
+		t.Errorf("%d members are remembered", len(a.parts))
+	}
+
+	var ents []ent
+	for i := range maxMembers + 1 {
+		ents = append(ents, ent{name: fmt.Sprintf("blobs/sha256/%d", i), kind: tar.TypeReg})
+	}
+	ents = append(ents, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":[]}]`}, ent{name: "c.json", data: "{}"})
+	a = indexOf(t, makeTar(t, ents...))
+	if len(a.parts) > maxMembers+3 || !a.has("manifest.json") {
+		t.Errorf("%d members are remembered, manifest.json: %v", len(a.parts), a.has("manifest.json"))
+	}
+	if _, err := a.openDocker(); !errors.Is(err, vole.ErrUnsupported) {
+		t.Errorf("a member that is not remembered: %v, want ErrUnsupported", err)
+	}
+}
+
+// TestLayersAreBounded names one layer many times.
+func TestLayersAreBounded(t *testing.T) {
+	layer := makeTar(t, ent{name: "a", data: "1"})
+	many := make([][]byte, maxLayers+1)
+	for i := range many {
+		many[i] = layer
+	}
+	if _, _, err := unpack(t, dockerSave(t, many...), Options{}); !errors.Is(err, vole.ErrUnsupported) {
+		t.Errorf("%d layers: %v, want ErrUnsupported", len(many), err)
+	}
+	padded := append(makeTar(t, ent{name: "a", data: "1"}), make([]byte, 300<<10)...)
+	for n, want := range map[int]error{3: nil, 4: vole.ErrNoSpace} {
+		layers := make([][]byte, n)
+		for i := range layers {
+			layers[i] = padded
+		}
+		b := oci(t, gz, layers...)
+		if _, _, err := unpack(t, b, Options{Limits: Limits{Bytes: 1 << 20}, OS: "linux", Arch: "amd64"}); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%d layers with much padding: %v, want %v", n, err, want)
+		}
+	}
+}
+
+// TestPathsAreBounded has deep paths, and parents that no entry names.
+func TestPathsAreBounded(t *testing.T) {
+	deep := strings.Repeat("d/", maxDepth+1)
+	if _, _, err := unpack(t, makeTar(t, ent{name: deep + "f", data: "1"}), Options{}); !errors.Is(err, vole.ErrUnsupported) {
+		t.Errorf("a deep path: %v, want ErrUnsupported", err)
+	}
+	if _, _, err := unpack(t, makeTar(t, ent{name: "a/b/c/d/f", data: "1"}), Options{Limits: Limits{Entries: 4}}); !errors.Is(err, vole.ErrNoSpace) {
+		t.Errorf("parents beyond the limit: %v, want ErrNoSpace", err)
+	}
+	if _, _, err := unpack(t, makeTar(t, ent{name: "a/b/c/d/f", data: "1"}), Options{Limits: Limits{Entries: 5}}); err != nil {
+		t.Errorf("as many entries as allowed: %v", err)
+	}
+}
+
+// TestOpaqueOnce says of one directory many times that it is opaque.
+func TestOpaqueOnce(t *testing.T) {
+	var ents []ent
+	for i := range 1000 {
+		ents = append(ents, ent{name: fmt.Sprintf("d/%d", i), data: "1"}, ent{name: "d/.wh..wh..opq"})
+	}
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	u := newUnpacker(t.Context(), root, Options{})
+	if err := u.layer(bytes.NewReader(makeTar(t, ents...)), true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.Stat("d/999"); err != nil || u.lookups > 10_000 {
+		t.Errorf("%d look-ups, %v", u.lookups, err)
+	}
+}
+
+// TestCopyTreeBounds copies a file that says it is huge, and refuses a deep tree.
+func TestCopyTreeBounds(t *testing.T) {
+	src := t.TempDir()
+	if err := os.WriteFile(filepath.Join(src, "huge"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(src, "huge"), 1<<40); errors.Is(err, syscall.EFBIG) {
+		t.Skip("no file of a terabyte here")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	dst := filepath.Join(t.TempDir(), "copy")
+	if err := CopyTree(context.Background(), src, dst); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(filepath.Join(dst, "huge"))
+	if err != nil || st.Size() != 1<<40 || st.Sys().(*syscall.Stat_t).Blocks > 1<<10 {
+		t.Errorf("%v, %v", st, err)
+	}
+	deep := src
+	for range maxDepth + 2 {
+		deep += "/d"
+	}
+	if err := os.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	err = CopyTree(context.Background(), src, filepath.Join(t.TempDir(), "copy"))
+	if !errors.Is(err, vole.ErrUnsupported) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a deep tree: %v, want ErrUnsupported", err)
+	}
+}
