@@ -40,7 +40,7 @@ var engines = []struct {
 	// HTTP/2, as every https:// URL has it.
 	{"LocalTLS", func(t *testing.T) server.Options {
 		cert, _ := certificate(t)
-		return server.Options{Home: filepath.Join(t.TempDir(), "home"), TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}
+		return server.Options{Home: filepath.Join(t.TempDir(), "home"), AllowDevices: true, TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	}},
 	{"SQLite", func(t *testing.T) server.Options {
 		return server.Options{Bucket: &bucket.Options{Dir: filepath.Join(t.TempDir(), "namespace")}}

@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"sync"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver/drivertest"
+	"github.com/volehq/vole/local"
 )
 
 // homes remembers the home of each store that the suite opened.
@@ -44,6 +46,27 @@ func TestConformance(t *testing.T) {
 func TestConformanceDisk(t *testing.T) {
 	t.Parallel()
 	runConformance(t, vole.Spec{Kind: vole.KindDisk, Capacity: 64 * vole.MiB})
+}
+
+// The suite's tests of what is claimed, and of nodes, where devices are refused.
+func TestConformanceNoDevices(t *testing.T) {
+	t.Parallel()
+	for _, spec := range []vole.Spec{{}, {Kind: vole.KindDisk, Capacity: 16 * vole.MiB}} {
+		t.Run(cmp.Or(string(spec.Kind), "dir"), func(t *testing.T) { runNoDevices(t, spec) })
+	}
+}
+
+func runNoDevices(t *testing.T, spec vole.Spec) {
+	drivertest.Run(t, drivertest.Harness{Spec: spec, Groups: []string{"Caps", "Meta"}, Open: func(t *testing.T) *vole.Store {
+		b, err := local.Open(context.Background(), filepath.Join(t.TempDir(), "home"), local.Options{NoDevices: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b.Caps().Devices {
+			t.Error("device nodes are claimed")
+		}
+		return vole.New(b)
+	}})
 }
 
 func runConformance(t *testing.T, spec vole.Spec) {

@@ -81,7 +81,7 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to strin
 		return err
 	}
 	credit := credit(old)
-	cp := copier{ctx: ctx, check: func(n int64) error { return c.wouldFit(n - credit) }, top: tmp.fd(), links: map[uint64]string{}}
+	cp := copier{ctx: ctx, check: func(n int64) error { return c.wouldFit(n - credit) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
 	if cp.into, err = f.nearest(to); err == nil {
 		err = cp.copy(src, tmp, tmp.base)
 	}
@@ -142,13 +142,14 @@ func (f *fileSystem) nearest(name string) (uint64, error) {
 
 // copier copies one file or tree.
 type copier struct {
-	ctx   context.Context
-	check func(n int64) error // may the copy have n bytes?
-	into  uint64              // inode of the directory that must not be inside the tree
-	bytes int64               // sizes of the regular files made
-	nodes int                 // how many names were made
-	top   int                 // descriptor of tmp, where nobody else makes links
-	links map[uint64]string   // beneath top: copies of files with several names
+	ctx       context.Context
+	check     func(n int64) error // may the copy have n bytes?
+	into      uint64              // inode of the directory that must not be inside the tree
+	bytes     int64               // sizes of the regular files made
+	nodes     int                 // how many names were made
+	noDevices bool                // device nodes are refused
+	top       int                 // descriptor of tmp, where nobody else makes links
+	links     map[uint64]string   // beneath top: copies of files with several names
 }
 
 // sync makes the copy durable: one file by itself, a tree with everything.
@@ -176,6 +177,9 @@ func (cp *copier) copy(src, dst place, rel string) error {
 	case unix.S_IFLNK:
 		err = cp.copyLink(src, dst)
 	default:
+		if cp.noDevices && isDevice(&st) {
+			return errNoDevices()
+		}
 		err = at("mknod", dst.base, func() error { return mknod(dst.fd(), dst.base, uint32(st.Mode), uint64(st.Rdev)) })
 	}
 	if err != nil {

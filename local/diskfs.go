@@ -226,8 +226,8 @@ func (f *diskFS) Symlink(ctx context.Context, target, path string) error {
 
 // Mknod implements driver.FS.
 func (f *diskFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
-	if mode&fs.ModeDevice != 0 && !f.b.Caps().Devices {
-		return driver.Errorf(driver.ErrPermission, "making devices takes root")
+	if mode&fs.ModeDevice != 0 && !f.b.devices {
+		return errNoDevices()
 	}
 	return f.change(ctx, func() error { return f.fs.Mknod(path, mode, rdev) })
 }

@@ -44,6 +44,9 @@ type Options struct {
 	// ForeignHome allows a home that belongs to another user. What is in it is checked
 	// all the same; but its owner can see, change and remove what is done there.
 	ForeignHome bool
+	// NoDevices refuses device nodes, for those who act for others: a node that root makes
+	// in a directory of this host is the device. Default: root may make them, on Linux.
+	NoDevices bool
 }
 
 // DefaultHome is $VOLE_HOME, else /var/lib/vole for root, else $XDG_DATA_HOME/vole,
@@ -69,6 +72,7 @@ func DefaultHome() (string, error) {
 type Backend struct {
 	home     string // absolute
 	foreign  bool   // whoever may own it
+	devices  bool   // device nodes may be made
 	readOnly bool
 	cause    error // why it is read-only
 	clock    func() time.Time
@@ -106,6 +110,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	b := &Backend{
 		home:     home,
 		foreign:  opts.ForeignHome,
+		devices:  !opts.NoDevices && os.Geteuid() == 0 && runtime.GOOS == "linux",
 		readOnly: opts.ReadOnly,
 		clock:    opts.Clock,
 		counters: map[string]*counter{},
@@ -209,10 +214,9 @@ func (b *Backend) Home() string { return b.home }
 
 // Caps implements driver.Backend.
 func (b *Backend) Caps() driver.Caps {
-	root := os.Geteuid() == 0
 	return driver.Caps{
 		Backend: "local", Dir: true, Disk: true, Quota: true, HostPath: true, ReadOnly: b.readOnly,
-		Links: true, Xattrs: runtime.GOOS == "linux", Chown: root, Devices: root && runtime.GOOS == "linux",
+		Links: true, Xattrs: runtime.GOOS == "linux", Chown: os.Geteuid() == 0, Devices: b.devices,
 		Holes: runtime.GOOS == "linux", Drafts: true,
 	}
 }

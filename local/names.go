@@ -243,6 +243,9 @@ func (f *fileSystem) Link(ctx context.Context, target, name string) error {
 		if err != nil {
 			return err
 		}
+		if isDevice(&old) && !f.b.devices {
+			return errNoDevices()
+		}
 		// The target may be in a tree that is being deleted: who takes away its
 		// names must see this one, or come after it.
 		return c.losing(ctx, t, &old, func(*unix.Stat_t) error { return unix.Linkat(t.fd(), t.base, p.fd(), p.base, 0) })
@@ -269,8 +272,8 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 	default:
 		return driver.Errorf(driver.ErrInvalid, "a node of type %v cannot be made; make a fifo, a socket or a device", mode.Type())
 	}
-	if mode&fs.ModeDevice != 0 && !f.b.Caps().Devices {
-		return driver.Errorf(driver.ErrUnsupported, "device nodes need root, and Linux")
+	if mode&fs.ModeDevice != 0 && !f.b.devices {
+		return errNoDevices()
 	}
 	return f.makeNode(ctx, "mknod", name, func(_ *counter, p place) error {
 		if err := mknod(p.fd(), p.base, m, rdev); err != nil {
@@ -278,6 +281,29 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 		}
 		return nofollow.Chmod(p.fd(), p.base, m&0o7777)
 	})
+}
+
+// errNoDevices is the error for a device node that is not to be.
+func errNoDevices() error {
+	return driver.Errorf(driver.ErrUnsupported, "device nodes are not available here: they need root, Linux and, of a server, vole serve --allow-devices")
+}
+
+// refuseDevice refuses to give away or to open up a device node that another has made,
+// where none may be made.
+func (f *fileSystem) refuseDevice(p place) error {
+	if f.b.devices {
+		return nil
+	}
+	st, err := p.stat()
+	if err == nil && isDevice(&st) {
+		return errNoDevices()
+	}
+	return nil // what is not there, the operation itself finds out
+}
+
+func isDevice(st *unix.Stat_t) bool {
+	t := st.Mode & unix.S_IFMT
+	return t == unix.S_IFBLK || t == unix.S_IFCHR
 }
 
 // makeNode makes a name that charges nothing.
@@ -296,11 +322,12 @@ func (f *fileSystem) makeNode(ctx context.Context, op, name string, make func(*c
 
 // Chmod implements driver.FS.
 func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) error {
-	if _, err := f.change(ctx); err != nil {
+	c, err := f.change(ctx)
+	if err != nil {
 		return err
 	}
 	defer f.done()
-	err := at("chmod", name, func() error { return f.root.Chmod(name, mode) })
+	err = f.chmod(ctx, c, name, mode)
 	if err != nil || f.batch {
 		return f.gone(err)
 	}
@@ -316,9 +343,27 @@ func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) e
 	return f.gone(err)
 }
 
+// chmod changes the mode of what name leads to. Where devices are refused, no other change
+// of names comes between the look at it and that.
+func (f *fileSystem) chmod(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
+	chmod := func() error { return at("chmod", name, func() error { return f.root.Chmod(name, mode) }) }
+	if f.b.devices {
+		return chmod()
+	}
+	return c.changeNames(ctx, func() error {
+		if info, err := f.root.Stat(name); err == nil && info.Mode()&fs.ModeDevice != 0 {
+			return errNoDevices()
+		}
+		return chmod()
+	})
+}
+
 // changeNode changes an attribute of what is at name, not following a link.
 func (f *fileSystem) changeNode(ctx context.Context, op, name string, change func(place) error) error {
 	return f.changeAt(ctx, name, func(_ *counter, p place) error {
+		if err := f.refuseDevice(p); err != nil {
+			return err
+		}
 		if err := at(op, p.base, func() error { return change(p) }); err != nil {
 			return err
 		}

@@ -46,7 +46,10 @@ type Options struct {
 	Home string // a local home, to serve this host's volumes
 	// ForeignHome allows a Home that belongs to another user; see vole.Options.
 	ForeignHome bool
-	Bucket      *bucket.Options // a namespace
+	// AllowDevices lets clients make device nodes in volumes of Home: as root, and on
+	// Linux, these are devices of this host to everything that reaches them by a path.
+	AllowDevices bool
+	Bucket       *bucket.Options // a namespace
 	// Accounts is where keys and the audit log are: the URL of a PostgreSQL database or the
 	// path of a SQLite file. Default: Bucket.Database where that is PostgreSQL, else a file in
 	// Home or Bucket.Dir.
@@ -115,7 +118,7 @@ func (s *Server) open(ctx context.Context) error {
 	case (o.Home == "") == (o.Bucket == nil):
 		return driver.Errorf(driver.ErrInvalid, "set Home or Bucket")
 	case o.Home != "":
-		b, err := local.Open(ctx, o.Home, local.Options{ForeignHome: o.ForeignHome})
+		b, err := local.Open(ctx, o.Home, local.Options{ForeignHome: o.ForeignHome, NoDevices: !o.AllowDevices})
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 // serveFlags are the settings of a server. Each is a flag, a variable of the
 // environment and a key of the configuration file; see serveSettings.
 type serveFlags struct {
+	allowDevices bool
+
 	config string
 	from   map[string]string // where a setting comes from that is not a default
 
@@ -75,6 +77,7 @@ func (s *serveFlags) add(cmd *cobra.Command) {
 	f.StringVar(&s.config, "config", "", "JSON `file` of settings (default $VOLE_SERVE_CONFIG)")
 
 	f.StringVar(&s.backend, "backend", "bucket", "what to serve: bucket, the volumes of organisations; or local, those of this host (--home)")
+	f.BoolVar(&s.allowDevices, "allow-devices", false, "with --backend local, as root: clients may make device nodes, which are devices of this host to all who reach them by a path")
 	f.StringVar(&s.dir, "dir", "", "`directory` of volumes, keys and the audit log (default /var/lib/vole-server for root, $XDG_DATA_HOME/vole-server or ~/.local/share/vole-server for others)")
 	f.StringVar(&s.db, "db", "", "`URL` of a PostgreSQL database, or path of a SQLite file (default $VOLE_BUCKET_DB, else namespace.db in --dir)")
 	f.StringVar(&s.dbFile, "db-file", "", "`file` that has the URL of the database")

@@ -171,9 +171,12 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 		if s.dir != "" || s.db != "" || s.dbFile != "" || s.s3 != "" {
 			return o, usagef("--backend local serves --home; --dir, --db and --s3 are for --backend bucket")
 		}
-		o.ForeignHome = a.foreignHome
+		o.ForeignHome, o.AllowDevices = a.foreignHome, s.allowDevices
 		o.Home, err = a.homeDir()
 	case "bucket":
+		if s.allowDevices {
+			return o, usagef("--allow-devices is for --backend local: elsewhere a device node is but a row")
+		}
 		o.Bucket, err = s.bucket()
 	default:
 		err = usagef("--backend %s: there are bucket and local", s.backend)

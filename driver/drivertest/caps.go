@@ -130,6 +130,11 @@ func testCapsDevices(t *testing.T, e *env) {
 		if !e.caps.Devices {
 			wantAny(t, "mknod "+name, err, vole.ErrUnsupported, vole.ErrPermission)
 			f.exists(name, false)
+			f.mkdir("d")
+			err = f.Mknod(f.ctx, "d/"+name, kind|0o600, rdev)
+			wantAny(t, "mknod d/"+name, err, vole.ErrUnsupported, vole.ErrPermission)
+			f.exists("d/"+name, false)
+			f.remove("d")
 			continue
 		}
 		must(t, "mknod "+name, err)

@@ -16,6 +16,7 @@ package drivertest
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -48,6 +49,9 @@ type Harness struct {
 	// TimeStep is the finest difference of file times that the backend keeps.
 	// Default: one nanosecond.
 	TimeStep time.Duration
+
+	// Groups are the groups of tests to run. Default: all.
+	Groups []string
 }
 
 // test is one test of the suite. Its env is fresh.
@@ -108,6 +112,9 @@ func Run(t *testing.T, h Harness) {
 		h.TimeStep = time.Nanosecond
 	}
 	for _, g := range groups {
+		if h.Groups != nil && !slices.Contains(h.Groups, g.name) {
+			continue
+		}
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel()
 			for _, tc := range g.tests {
