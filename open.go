@@ -58,7 +58,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 		return nil, wrap("open", "", "", err)
 	}
 	if c.Cloud() {
-		b, err := cloud.Open(ctx, cloud.Options{URL: c.URL, Key: c.Key, CAFile: c.CAFile, ReadOnly: opts.ReadOnly})
+		b, err := cloud.Open(ctx, cloud.Options{URL: c.URL, Key: c.Key, CAFile: c.CAFile, InsecureHTTP: c.InsecureHTTP, ReadOnly: opts.ReadOnly})
 		if err != nil {
 			return nil, wrap("open", "", c.URL, err)
 		}

@@ -3,7 +3,6 @@ package cloud
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/url"
@@ -63,6 +62,9 @@ func (b *Backend) Audit(ctx context.Context, cursor string, limit int) (api.Audi
 	}
 	var out api.AuditPage
 	err := b.json(ctx, call{method: "GET", path: "/audit", query: q, again: true}, nil, &out)
+	if err == nil && out.Next != "" && out.Next == cursor {
+		err = errNoAdvance
+	}
 	return out, err
 }
 
@@ -73,7 +75,7 @@ func (b *Backend) Watch(ctx context.Context, volume string, fn func(api.Event) e
 	if volume != "" {
 		q.Set("volume", volume)
 	}
-	res, err := b.send(ctx, call{method: "GET", path: "/events", query: q, again: true})
+	res, err := b.send(ctx, call{method: "GET", path: "/events", query: q, again: true, endless: true})
 	if err != nil {
 		return err
 	}
@@ -86,7 +88,7 @@ func (b *Backend) Watch(ctx context.Context, volume string, fn func(api.Event) e
 			continue
 		}
 		var ev api.Event
-		if err := json.Unmarshal([]byte(data), &ev); err != nil {
+		if err := api.Decode(strings.NewReader(data), &ev); err != nil {
 			return err
 		}
 		if err := fn(ev); err != nil {

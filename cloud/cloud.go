@@ -29,14 +29,17 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/profile"
 )
 
 // Options says which server to use, and how.
@@ -45,6 +48,9 @@ type Options struct {
 	Key string // secret: an API key, or a token of the server's identity provider
 	// CAFile has certificates (PEM) to trust besides the system's. Default: none.
 	CAFile string
+	// InsecureHTTP lets the key travel in the clear to a server that is not on this host.
+	// Without it such a URL is refused, whoever gives it.
+	InsecureHTTP bool
 	// ReadOnly refuses every change.
 	ReadOnly bool
 	// Patience is how long a request is made again while the server is away. Default: 15 s.
@@ -61,6 +67,8 @@ type Backend struct {
 	base   *url.URL
 	client *http.Client
 	server api.Server
+	// silence is how long a server that has a request may say nothing.
+	silence time.Duration
 
 	life context.Context // ends when the Backend is closed
 	die  context.CancelFunc
@@ -79,12 +87,9 @@ type Backend struct {
 // Open asks the server who it is and what the key may. Errors say when the server does not
 // answer, is no Vole server, or refuses the key (ErrPermission).
 func Open(ctx context.Context, opts Options) (*Backend, error) {
-	base, err := url.Parse(opts.URL)
-	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "server URL: write http://HOST:PORT or https://HOST")
-	}
-	if base.User != nil || base.RawQuery != "" || base.Fragment != "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "server URL: no user, query or fragment belongs there; the key is given by itself")
+	base, err := profile.ServerURL(opts.URL, opts.InsecureHTTP, nil)
+	if err != nil {
+		return nil, err
 	}
 	if opts.Key == "" || strings.ContainsFunc(opts.Key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, driver.Errorf(driver.ErrInvalid, "the API key is empty, or has characters that no key has")
@@ -95,12 +100,11 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	if opts.UserAgent == "" {
 		opts.UserAgent = "vole"
 	}
-	base.Path = strings.TrimRight(base.Path, "/")
 	transport, err := newTransport(opts.CAFile)
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{opts: opts, base: base, open: map[*fileSystem]struct{}{}, files: map[*file]struct{}{}}
+	b := &Backend{opts: opts, base: base, silence: silenceMost, open: map[*fileSystem]struct{}{}, files: map[*file]struct{}{}}
 	b.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	b.life, b.die = context.WithCancel(context.Background())
 	if err := b.hello(ctx); err != nil {
@@ -115,7 +119,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 func newTransport(caFile string) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext: dial,
 		// Bodies are bytes of files; to compress them again helps nobody.
 		DisableCompression:    true,
 		ForceAttemptHTTP2:     true,
@@ -125,6 +129,8 @@ func newTransport(caFile string) (*http.Transport, error) {
 		ExpectContinueTimeout: time.Second,
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
+		// A hostile server could otherwise have megabytes of headers held.
+		MaxResponseHeaderBytes: 256 << 10,
 		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second, MaxReadFrameSize: 1 << 20, MaxReceiveBufferPerStream: 8 << 20, MaxReceiveBufferPerConnection: 32 << 20},
 	}
@@ -144,6 +150,21 @@ func newTransport(caFile string) (*http.Transport, error) {
 	}
 	t.TLSClientConfig.RootCAs = pool
 	return t, nil
+}
+
+// dial connects to a server. What is called localhost must be this host, whatever a name
+// server says: keys go there in the clear.
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	if host, _, err := net.SplitHostPort(address); err == nil && strings.EqualFold(host, "localhost") {
+		d.Control = func(_, address string, _ syscall.RawConn) error {
+			if at, err := netip.ParseAddrPort(address); err != nil || !at.Addr().Unmap().IsLoopback() {
+				return fmt.Errorf("localhost has the address %s, which is not on this host", address)
+			}
+			return nil
+		}
+	}
+	return d.DialContext(ctx, network, address)
 }
 
 // openPatience is how long Open waits for a server that is away: whoever begins has

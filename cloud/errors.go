@@ -2,7 +2,6 @@ package cloud
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +32,9 @@ func (r *refusal) Unwrap() error { return r.kind }
 // errLost means that a session, file system or file is not open at the server any more.
 var errLost = driver.Errorf(driver.ErrClosed, "the server does not have this open any more")
 
+// errNoAdvance means that a server gave the cursor back that it was given.
+var errNoAdvance = driver.Errorf(driver.ErrCorrupt, "the server's listing does not advance")
+
 // codes are the errors of a server that are not in the table of package driver.
 var codes = map[string]error{
 	"unauthenticated": driver.ErrPermission, "forbidden": driver.ErrPermission, "too_large": driver.ErrInvalid,
@@ -49,11 +51,11 @@ type lost struct {
 func (l *lost) Error() string {
 	switch {
 	case errors.As(l.err, new(*tls.CertificateVerificationError)):
-		return fmt.Sprintf("the certificate of the server at %s is not trusted: %v", l.host, l.err)
+		return fmt.Sprintf("the certificate of the server at %s is not trusted: %s", l.host, api.PlainText(l.err.Error()))
 	case errors.Is(l.err, http.ErrSchemeMismatch):
 		return fmt.Sprintf("the server at %s does not speak TLS; its URL may begin with http://", l.host)
 	}
-	return fmt.Sprintf("the server at %s does not answer: %v", l.host, l.err)
+	return fmt.Sprintf("the server at %s does not answer: %s", l.host, api.PlainText(l.err.Error()))
 }
 
 func (l *lost) Unwrap() []error { return []error{driver.ErrUnavailable, l.err} }
@@ -81,13 +83,14 @@ func unsent(err error) bool {
 
 // refused is the error that an answer is.
 func refused(res *http.Response) error {
-	r := &refusal{status: res.StatusCode, message: "HTTP " + res.Status, kind: driver.ErrUnavailable}
+	// The words after the number are the server's own, and go to a terminal.
+	r := &refusal{status: res.StatusCode, message: strings.TrimSpace(fmt.Sprintf("HTTP %d %s", res.StatusCode, http.StatusText(res.StatusCode))), kind: driver.ErrUnavailable}
 	if s, err := time.ParseDuration(res.Header.Get("Retry-After") + "s"); err == nil && s >= 0 && s < time.Minute {
 		r.wait = s
 	}
 	var body api.ErrorBody
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	if kind != "application/json" || json.NewDecoder(io.LimitReader(res.Body, api.MaxJSON)).Decode(&body) != nil || body.Error.Code == "" {
+	if kind != "application/json" || api.Decode(io.LimitReader(res.Body, api.MaxJSON), &body) != nil || body.Error.Code == "" {
 		return r
 	}
 	r.code, r.message = body.Error.Code, body.Error.Message

@@ -2,11 +2,11 @@ package cloud
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	pathpkg "path"
 	"strconv"
 	"sync"
 
@@ -301,7 +301,14 @@ func (x *file) NextData(ctx context.Context, off int64) (start, end int64, err e
 		if none = res.StatusCode == http.StatusNoContent; none {
 			return nil
 		}
-		return json.NewDecoder(io.LimitReader(res.Body, api.MaxJSON)).Decode(&out)
+		if err := api.Decode(res.Body, &out); err != nil {
+			return err
+		}
+		if out.End <= off {
+			return driver.Errorf(driver.ErrCorrupt, "the server's range of data ends at %d, before %d", out.End, off)
+		}
+		out.Start = max(out.Start, off)
+		return nil
 	})
 	if err == nil && none {
 		err = io.EOF
@@ -313,7 +320,12 @@ func (x *file) NextData(ctx context.Context, off int64) (start, end int64, err e
 func (x *file) Stat(ctx context.Context) (driver.Entry, error) {
 	var out api.Entry
 	err := x.in(ctx, false, func(h *openHandle) error { return x.f.b.json(ctx, h.call("GET", "", nil), nil, &out) })
-	return out.Driver(), err
+	if err != nil {
+		return driver.Entry{}, err
+	}
+	e := out.Driver()
+	e.Name = pathpkg.Base(x.path)
+	return e, nil
 }
 
 // Sync implements driver.File.

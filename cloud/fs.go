@@ -1,11 +1,13 @@
 package cloud
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"net/http"
 	"net/url"
+	pathpkg "path"
 	"strconv"
 	"sync"
 	"time"
@@ -212,8 +214,12 @@ func (f *fileSystem) stat(ctx context.Context, path string, follow bool) (driver
 	var out api.Entry
 	q := url.Values{"path": {path}}
 	setFlags(q, map[string]bool{"follow": follow})
-	err := f.get(ctx, "stat", q, &out)
-	return out.Driver(), err
+	if err := f.get(ctx, "stat", q, &out); err != nil {
+		return driver.Entry{}, err
+	}
+	e := out.Driver()
+	e.Name = pathpkg.Base(path) // as it was asked for, whatever the server calls it
+	return e, nil
 }
 
 func (f *fileSystem) Stat(ctx context.Context, path string) (driver.Entry, error) {
@@ -226,6 +232,9 @@ func (f *fileSystem) Lstat(ctx context.Context, path string) (driver.Entry, erro
 
 func (f *fileSystem) Readlink(ctx context.Context, path string) (string, error) {
 	b, err := f.bytes(ctx, "readlink", url.Values{"path": {path}}, driver.MaxPathLen+1)
+	if err == nil && (len(b) == 0 || len(b) > driver.MaxPathLen || bytes.IndexByte(b, 0) >= 0) {
+		return "", driver.Errorf(driver.ErrCorrupt, "the server's target of the link is empty, longer than %d bytes, or has a NUL byte", driver.MaxPathLen)
+	}
 	return string(b), err
 }
 
@@ -259,7 +268,7 @@ func (f *fileSystem) Remove(ctx context.Context, path string) error {
 }
 
 func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
-	return f.change(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}, "recursive": {"true"}}, again: true})
+	return f.change(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}, "recursive": {"true"}}, again: true, slow: true})
 }
 
 func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
@@ -271,7 +280,7 @@ func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.Re
 func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
 	q := url.Values{"path": {from}, "to": {to}}
 	setFlags(q, map[string]bool{"no_replace": opts.NoReplace})
-	return f.change(ctx, call{method: "POST", path: "copy", query: q})
+	return f.change(ctx, call{method: "POST", path: "copy", query: q, slow: true})
 }
 
 func (f *fileSystem) Link(ctx context.Context, target, path string) error {
@@ -358,7 +367,7 @@ func (f *fileSystem) Sync(ctx context.Context) error {
 	}
 	upTo := f.unsynced.begin()
 	err := f.in(ctx, false, func(p *place) error {
-		return f.b.do(ctx, through(p, call{method: "POST", path: at(f.vol, "sync"), again: true}))
+		return f.b.do(ctx, through(p, call{method: "POST", path: at(f.vol, "sync"), again: true, slow: true}))
 	})
 	if err != nil {
 		return err
@@ -408,7 +417,7 @@ func (f *fileSystem) Close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
-	err := f.b.do(ctx, call{method: "DELETE", path: "/filesystems/" + p.id, at: p.s.base, again: true, once: true})
+	err := f.b.do(ctx, call{method: "DELETE", path: "/filesystems/" + p.id, at: p.s.base, again: true, once: true, slow: true})
 	if errors.Is(err, errLost) {
 		err = nil
 		f.unsynced.lose()

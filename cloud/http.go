@@ -39,6 +39,10 @@ type call struct {
 	once bool
 	// wait: the server is asked before the body is sent.
 	wait bool
+	// slow: the server may work on it for long before it answers.
+	slow bool
+	// endless: the answer goes on as long as the client listens.
+	endless bool
 	// patience with a server that is away; 0: that of the options.
 	patience time.Duration
 }
@@ -68,17 +72,14 @@ func (b *Backend) json(ctx context.Context, c call, in, out any) error {
 		return err
 	}
 	defer drain(res)
-	if err := json.NewDecoder(io.LimitReader(res.Body, mostJSON)).Decode(out); err != nil {
+	if err := api.Decode(res.Body, out); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return &refusal{status: res.StatusCode, message: fmt.Sprintf("the server's answer is not to be understood: %v", err), kind: driver.ErrUnavailable}
+		return err
 	}
 	return nil
 }
-
-// mostJSON bounds how much JSON of an answer is read.
-const mostJSON = 64 << 20
 
 // bytes makes a request whose answer is bytes: those that p takes.
 func (b *Backend) bytes(ctx context.Context, c call, p []byte) (int, error) {
@@ -127,6 +128,9 @@ func withHeader(h http.Header, name, value string) http.Header {
 
 // drain lets the connection be used again.
 func drain(res *http.Response) {
+	if b, ok := res.Body.(*answerBody); ok {
+		b.hurry()
+	}
 	_, _ = io.CopyN(io.Discard, res.Body, 256<<10)
 	_ = res.Body.Close()
 }
@@ -287,8 +291,13 @@ func (b *Backend) roundTrip(ctx context.Context, c call, stream *onceReader) (*h
 	case c.body != nil:
 		body, size = bytes.NewReader(c.body), int64(len(c.body))
 	}
-	req, err := http.NewRequestWithContext(ctx, c.method, u.String(), body)
+	watch := b.newWatchdog(ctx, c)
+	if body != nil {
+		body = &sentBody{body, watch}
+	}
+	req, err := http.NewRequestWithContext(watch.ctx, c.method, u.String(), body)
 	if err != nil {
+		watch.end()
 		return nil, driver.Errorf(driver.ErrInvalid, "%v", err)
 	}
 	if body != nil {
@@ -309,9 +318,16 @@ func (b *Backend) roundTrip(ctx context.Context, c call, stream *onceReader) (*h
 	req.Header.Set("User-Agent", b.opts.UserAgent)
 	res, err := b.client.Do(req)
 	if err != nil {
+		err = watch.cause(err)
+		watch.end()
 		return nil, away(&u, err)
 	}
+	watch.answered(c)
+	res.Body = &answerBody{res.Body, watch}
 	instance := res.Header.Get(api.HeaderInstance)
+	if api.CheckInstance(instance) != nil {
+		instance = ""
+	}
 	b.noteInstance(c.at, instance)
 	if res.StatusCode < 300 && instance != "" {
 		return res, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/proc"
+	"github.com/volehq/vole/internal/profile"
 )
 
 // session is what the Backend holds at the server.
@@ -54,13 +55,10 @@ func (b *Backend) begin(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	s = &session{id: out.ID, lease: time.Duration(out.LeaseSeconds * float64(time.Second))}
-	if s.lease <= 0 {
-		return nil, driver.Errorf(driver.ErrUnsupported, "the server began a session without a lease; it may be too new for this program")
-	}
 	if out.URL != "" {
-		u, err := url.Parse(out.URL)
-		if err != nil || u.Scheme != b.base.Scheme || u.Host == "" {
-			return nil, driver.Errorf(driver.ErrUnsupported, "the server advertises the address %q, which is none of the same kind as %s", out.URL, b.base)
+		u, err := profile.ServerURL(out.URL, b.opts.InsecureHTTP, b.base)
+		if err != nil {
+			return nil, driver.Errorf(driver.ErrUnsupported, "the server at %s advertises an address to which the key is not sent: %s", b.base.Host, api.PlainText(err.Error()))
 		}
 		s.base = u
 	}

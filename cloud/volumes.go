@@ -24,7 +24,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 		return driver.Info{}, err
 	}
 	in := api.CreateVolume{Name: name, Kind: api.Kind(spec.Kind), Quota: int64(spec.Quota), Capacity: int64(spec.Capacity), Labels: api.Labels(spec.Labels), From: spec.From}
-	c := call{method: "POST", path: "/volumes", once: true, again: true}
+	c := call{method: "POST", path: "/volumes", once: true, again: true, slow: spec.From != ""}
 	if spec.Draft {
 		s, err := b.begin(ctx)
 		if err != nil {
@@ -81,6 +81,9 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 	if err := b.json(ctx, call{method: "GET", path: "/volumes", query: q, again: true}, nil, &out); err != nil {
 		return driver.Page{}, err
 	}
+	if out.Next != "" && out.Next == filter.Cursor {
+		return driver.Page{}, errNoAdvance
+	}
 	page := driver.Page{Next: out.Next, Volumes: make([]driver.Info, len(out.Volumes))}
 	for i, v := range out.Volumes {
 		page.Volumes[i] = v.Info()
@@ -96,7 +99,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	in := api.UpdateVolume{Name: change.Name, Quota: int64(change.Quota), ClearQuota: change.ClearQuota, Capacity: int64(change.Capacity),
 		SetLabels: api.Labels(change.SetLabels), RemoveLabels: change.RemoveLabels, Publish: change.Publish}
 	// What it sets is the same however often it is set.
-	return b.volume(ctx, call{method: "PATCH", path: at(id), once: true, again: true}, in)
+	return b.volume(ctx, call{method: "PATCH", path: at(id), once: true, again: true, slow: true}, in)
 }
 
 // Remove implements driver.Backend.
@@ -105,7 +108,7 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 		return driver.Info{}, err
 	}
 	name, q := refQuery(ref)
-	return b.volume(ctx, call{method: "DELETE", path: at(name), query: q, once: true}, nil)
+	return b.volume(ctx, call{method: "DELETE", path: at(name), query: q, once: true, slow: true}, nil)
 }
 
 // Measure implements driver.Backend.
@@ -113,7 +116,7 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	if err := b.writable(ctx); err != nil {
 		return driver.Info{}, err
 	}
-	return b.volume(ctx, call{method: "POST", path: at(id, "measure"), again: true}, nil)
+	return b.volume(ctx, call{method: "POST", path: at(id, "measure"), again: true, slow: true}, nil)
 }
 
 // Attachments implements driver.Backend.
@@ -142,7 +145,7 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 		return err
 	}
 	var out api.Findings
-	if err := b.json(ctx, call{method: "POST", path: "/check", query: url.Values{"fix": {strconv.FormatBool(opts.Fix)}}, again: true}, nil, &out); err != nil {
+	if err := b.json(ctx, call{method: "POST", path: "/check", query: url.Values{"fix": {strconv.FormatBool(opts.Fix)}}, again: true, slow: true}, nil, &out); err != nil {
 		return err
 	}
 	for _, f := range out.Findings {

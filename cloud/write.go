@@ -35,7 +35,7 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 		return 0, err
 	}
 	c.path, c.query = at(f.vol, "content"), q
-	c.wait, c.again = c.stream != nil, c.stream == nil && !opts.Exclusive
+	c.wait, c.slow, c.again = c.stream != nil, c.stream != nil, c.stream == nil && !opts.Exclusive
 	sent := newSource(c.stream) // tells whether the server began to take it
 	if c.stream != nil {
 		c.stream = sent

@@ -187,6 +187,23 @@ func CleanPath(p string) (string, error) {
 	return path.Clean("./" + strings.TrimLeft(p, "/")), nil
 }
 
+// ValidateEntryName checks the name of an entry of a directory where it comes in: from a
+// server, a database, an image. Such a name becomes an element of a path, of the host too,
+// so it is none that means another place. Errors match ErrCorrupt.
+func ValidateEntryName(name string) error {
+	switch {
+	case name == "":
+		return Errorf(ErrCorrupt, "a directory has an entry without a name")
+	case name == "." || name == "..":
+		return Errorf(ErrCorrupt, "a directory has an entry named %q, which no entry can have", name)
+	case len(name) > MaxElemLen:
+		return Errorf(ErrCorrupt, "a directory has an entry with a name of %d bytes; the most is %d", len(name), MaxElemLen)
+	case strings.ContainsAny(name, "/\x00"):
+		return Errorf(ErrCorrupt, "a directory has an entry named %q; no name has '/' or a NUL byte", name)
+	}
+	return nil
+}
+
 // capacityUnit is what capacities are rounded up to, in bytes: the blocks of ext4.
 const capacityUnit = 4096
 

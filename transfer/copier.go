@@ -164,7 +164,7 @@ func (c *copier) write(ctx context.Context, src source, p, at string, it *item) 
 	if !it.mode.IsRegular() {
 		return c.special(ctx, at, it)
 	}
-	r, err := src.open(ctx, p)
+	r, err := src.open(ctx, p, it.size)
 	if err != nil {
 		return err
 	}

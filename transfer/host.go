@@ -38,6 +38,36 @@ func OpenHost(dir string) (*Host, error) {
 	return &Host{root, dir}, nil
 }
 
+// enter opens the directory at that a tree is copied to as a root of its own, so that
+// nothing of the tree gets into what is beside it, and makes it if it is missing. nil: it is
+// the root already, or something else is there, of which the copy says that it is in the way.
+func (h *Host) enter(at string, perm fs.FileMode) (sub *Host, made bool, err error) {
+	if path.Clean(at) == "." {
+		return nil, false, nil
+	}
+	display := filepath.Join(h.dir, filepath.FromSlash(at))
+	err = h.root.Mkdir(at, perm|0o700) // the owner can write until the metadata is set
+	if made = err == nil; !made && !errors.Is(err, fs.ErrExist) {
+		return nil, false, HostError("mkdir", display, err)
+	}
+	was, err := h.root.Lstat(at)
+	if err != nil {
+		return nil, false, HostError("lstat", display, err)
+	}
+	if !was.IsDir() {
+		return nil, false, nil
+	}
+	root, err := h.root.OpenRoot(at)
+	if err != nil {
+		return nil, false, HostError("open", display, err)
+	}
+	if is, err := root.Stat("."); err != nil || !os.SameFile(was, is) {
+		root.Close()
+		return nil, false, HostError("open", display, driver.Errorf(vole.ErrExists, "another user replaced it while it was opened"))
+	}
+	return &Host{root, display}, made, nil
+}
+
 // Close closes the directory.
 func (h *Host) Close() error { return h.root.Close() }
 
@@ -145,7 +175,7 @@ func (t *hostTree) names(ctx context.Context, p string) ([]string, error) {
 	return names, t.wrap("list", p, err)
 }
 
-func (t *hostTree) open(ctx context.Context, p string) (sparse.Content, error) {
+func (t *hostTree) open(ctx context.Context, p string, _ int64) (sparse.Content, error) {
 	f, err := t.openFile(p)
 	if err != nil {
 		return nil, t.wrap("open", p, err)

@@ -40,7 +40,8 @@ type source interface {
 	lstat(ctx context.Context, p string) (item, error)
 	// names lists a directory, sorted.
 	names(ctx context.Context, p string) ([]string, error)
-	open(ctx context.Context, p string) (sparse.Content, error)
+	// open opens a regular file that lstat said has that size.
+	open(ctx context.Context, p string, size int64) (sparse.Content, error)
 	// display is the path as messages show it.
 	display(p string) string
 }

@@ -107,7 +107,7 @@ func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
 
 // file writes a regular file, as a sparse one if it has holes.
 func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *item) error {
-	c, err := t.src.open(ctx, p)
+	c, err := t.src.open(ctx, p, it.size)
 	if err != nil {
 		return err
 	}

@@ -121,6 +121,16 @@ func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Opt
 	if err != nil {
 		return Stats{}, err
 	}
+	if h, ok := dst.(*Host); ok && it.mode.IsDir() {
+		sub, made, err := h.enter(at, it.mode.Perm())
+		if err != nil {
+			return Stats{}, err
+		}
+		if sub != nil {
+			defer sub.Close()
+			dst, at, opts.Root = sub, ".", opts.Root || made
+		}
+	}
 	c := newCopier(dst, &opts)
 	err = c.tree(ctx, s, p, at, &it)
 	if err == nil && opts.Root && it.mode.IsDir() {

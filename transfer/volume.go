@@ -3,12 +3,14 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"path"
 	"strings"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/sparse"
 )
 
@@ -50,6 +52,10 @@ func entryItem(e vole.Entry) item {
 	}
 }
 
+// maxXattrs bounds the bytes of attributes of one file that are held in memory. Backends
+// keep 1 MiB at most.
+const maxXattrs = 4 << 20
+
 func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte, error) {
 	names, err := f.Listxattr(ctx, p)
 	if errors.Is(err, vole.ErrUnsupported) {
@@ -58,7 +64,8 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte,
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
-	m := make(map[string][]byte, len(names))
+	m := map[string][]byte{}
+	total := 0
 	for _, n := range names {
 		if !strings.HasPrefix(n, "user.") {
 			continue
@@ -69,6 +76,9 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte,
 		}
 		if err != nil {
 			return nil, err
+		}
+		if total += len(n) + len(v); total > maxXattrs {
+			return nil, driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayIn(f, p), maxXattrs>>20)
 		}
 		m[n] = v
 	}
@@ -82,6 +92,7 @@ func (s *volumeSource) names(ctx context.Context, p string) ([]string, error) {
 	}
 	defer d.Close()
 	var names []string
+	total := 0
 	for {
 		list, err := d.Read(ctx, dirBatch)
 		if errors.Is(err, io.EOF) {
@@ -91,20 +102,35 @@ func (s *volumeSource) names(ctx context.Context, p string) ([]string, error) {
 			return nil, err
 		}
 		for _, e := range list {
+			// Backends check names too. A name that is joined to a path of the host is not
+			// left to one of them.
+			if err := driver.ValidateEntryName(e.Name); err != nil {
+				return nil, fmt.Errorf("%s: %w", s.display(p), err)
+			}
 			names = append(names, e.Name)
+			total += len(e.Name)
+		}
+		if len(names) > maxNames || total > maxNameBytes {
+			return nil, driver.Errorf(vole.ErrUnsupported, "%s: more than %d entries in one directory cannot be copied", s.display(p), maxNames)
 		}
 	}
 }
 
+// What is held of the names of one directory: a server may list names without end.
+const (
+	maxNames     = 8 << 20
+	maxNameBytes = 256 << 20
+)
+
 // dirBatch is how many entries of a directory are asked for at once.
 const dirBatch = 512
 
-func (s *volumeSource) open(ctx context.Context, p string) (sparse.Content, error) {
+func (s *volumeSource) open(ctx context.Context, p string, size int64) (sparse.Content, error) {
 	h, err := s.f.Open(ctx, p, vole.OpenOptions{NoFollow: true})
 	if err != nil {
 		return nil, err
 	}
-	return &volumeContent{ctx: ctx, h: h}, nil
+	return &volumeContent{ctx: ctx, h: h, size: size}, nil
 }
 
 // volumeContent reads a file of a volume.
@@ -113,12 +139,16 @@ type volumeContent struct {
 	h   *vole.File
 	off int64
 	end int64 // where a read met the end of the file; 0: none did
+	// size is that of the file when it was described. What it has grown by since is not
+	// copied: a hostile server would let it grow without end.
+	size int64
 }
 
 func (c *volumeContent) Read(p []byte) (int, error) {
-	if c.end > 0 && c.off == c.end {
+	if c.end > 0 && c.off == c.end || c.off >= c.size {
 		return 0, io.EOF // behind a server to ask again is a request
 	}
+	p = p[:min(int64(len(p)), c.size-c.off)]
 	n, err := c.h.ReadAt(c.ctx, p, c.off)
 	c.off += int64(n)
 	if n > 0 && errors.Is(err, io.EOF) {
@@ -131,8 +161,11 @@ func (c *volumeContent) Close() error { return c.h.Close() }
 
 func (c *volumeContent) NextData(ctx context.Context) (off, n int64, err error) {
 	start, end, err := c.h.NextData(ctx, c.off)
+	if err == nil && (start >= c.size || end <= start) {
+		err = io.EOF
+	}
 	c.off = start
-	return start, end - start, err
+	return start, min(end, c.size) - start, err
 }
 
 // volumeTarget writes to a volume.

@@ -83,7 +83,7 @@ func (l *loginCmd) run(ctx context.Context, server string) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
-	b, err := cloud.Open(ctx, cloud.Options{URL: p.URL, Key: p.Key, CAFile: p.CAFile, Patience: loginPatience, UserAgent: "vole/" + buildVersion().Version})
+	b, err := cloud.Open(ctx, cloud.Options{URL: p.URL, Key: p.Key, CAFile: p.CAFile, InsecureHTTP: p.InsecureHTTP, Patience: loginPatience, UserAgent: "vole/" + buildVersion().Version})
 	if err != nil {
 		return &vole.Error{Op: "login", Path: p.URL, Err: err}
 	}

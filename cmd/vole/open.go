@@ -102,6 +102,7 @@ func (a *app) open(ctx context.Context, readOnly bool) (*vole.Store, error) {
 // openCloud opens what is behind the server of a profile.
 func openCloud(ctx context.Context, c profile.Choice, opts cloud.Options) (*cloud.Backend, error) {
 	opts.URL, opts.Key, opts.CAFile, opts.UserAgent = c.URL, c.Key, c.CAFile, "vole/"+buildVersion().Version
+	opts.InsecureHTTP = c.InsecureHTTP
 	b, err := cloud.Open(ctx, opts)
 	if err != nil {
 		err = &vole.Error{Op: "open", Path: c.URL, Err: err}

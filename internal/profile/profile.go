@@ -89,20 +89,31 @@ func absolute(what, p string) error {
 	return nil
 }
 
-// CheckURL checks the URL of a server. One of http:// must lead to this host, for the
-// key would travel in the clear; insecure allows it. Errors tell the URL only when it
-// has no place for a secret.
+// CheckURL checks the URL of a server that a user gives; see ServerURL.
 func CheckURL(text string, insecure bool) error {
+	_, err := ServerURL(text, insecure, nil)
+	return err
+}
+
+// ServerURL is the one rule for the addresses that a key is sent to, whoever gives them:
+// a user, or a server (from is the URL it was reached at) that sends its client elsewhere.
+// One of http:// must lead to this host, for the key would travel in the clear; insecure,
+// which only a user says, allows others. A server that was reached by TLS leads to no
+// address without it. Errors tell the URL only when it has no place for a secret.
+func ServerURL(text string, insecure bool, from *url.URL) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil, u.Host == "", u.Scheme != "http" && u.Scheme != "https":
-		return driver.Errorf(driver.ErrInvalid, "the server's URL is to be https://HOST[:PORT], or http://HOST:PORT on this host")
+	case err != nil, u.Host == "", u.Hostname() == "", u.Opaque != "", u.Scheme != "http" && u.Scheme != "https":
+		return nil, driver.Errorf(driver.ErrInvalid, "the server's URL is to be https://HOST[:PORT], or http://HOST:PORT on this host")
 	case u.User != nil, u.RawQuery != "", u.ForceQuery, u.Fragment != "":
-		return driver.Errorf(driver.ErrInvalid, "the server's URL has a user, query or fragment, which do not belong there; the key is given by itself")
+		return nil, driver.Errorf(driver.ErrInvalid, "the server's URL has a user, query or fragment, which do not belong there; the key is given by itself")
+	case u.Scheme == "http" && from != nil && from.Scheme == "https":
+		return nil, driver.Errorf(driver.ErrInvalid, "%s has no TLS, and the server that leads there has; use https://", text)
 	case u.Scheme == "http" && !insecure && !loopback(u.Hostname()):
-		return driver.Errorf(driver.ErrInvalid, "%s is not on this host, and without TLS everyone between could read the API key; use https://", text)
+		return nil, driver.Errorf(driver.ErrInvalid, "%s is not on this host, and without TLS everyone between could read the API key; use https://", text)
 	}
-	return nil
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
+	return u, nil
 }
 
 // loopback reports whether a host is certainly this one. Names other than localhost
