@@ -31,12 +31,15 @@ const (
 // driver.ErrUnavailable when the answer cannot be decoded, and driver.ErrCorrupt when it
 // has what no server sends.
 func Decode(r io.Reader, out any) error {
-	body, err := io.ReadAll(io.LimitReader(r, maxAnswer+1))
-	if err == nil {
-		err = checkJSON(body)
-	}
+	body, rerr := io.ReadAll(io.LimitReader(r, maxAnswer+1))
+	err := checkJSON(body)
 	if err == nil {
 		err = json.Unmarshal(body, out)
+	}
+	// A server that refuses a request before it has come may reset the connection behind
+	// its answer: what is whole counts.
+	if err != nil && rerr != nil {
+		err = rerr
 	}
 	if err != nil {
 		return driver.Errorf(driver.ErrUnavailable, "cannot decode the server's response: %s", PlainText(err.Error()))
