@@ -131,8 +131,8 @@ func newTransport(caFile string) (*http.Transport, error) {
 		ReadBufferSize:        64 << 10,
 		// A hostile server could otherwise have megabytes of headers held.
 		MaxResponseHeaderBytes: 256 << 10,
-		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
-		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second, MaxReadFrameSize: 1 << 20, MaxReceiveBufferPerStream: 8 << 20, MaxReceiveBufferPerConnection: 32 << 20},
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second, MaxReadFrameSize: 1 << 20, MaxReceiveBufferPerStream: 8 << 20, MaxReceiveBufferPerConnection: 32 << 20},
 	}
 	if caFile == "" {
 		return t, nil

@@ -23,7 +23,7 @@ type dir struct {
 	mu     sync.Mutex // guards what follows; held while a page is fetched
 	list   []api.Entry
 	next   string
-	last   string              // name of the last entry
+	last   string // name of the last entry
 	closed bool
 	// cursors are those that were given: a hostile server may repeat its pages without
 	// end, which in a listing without order shows nowhere else.
