@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"hash/crc32"
-	"sync"
-	"time"
 
 	"github.com/volehq/vole/bucket/internal/blob"
 	"github.com/volehq/vole/driver"
@@ -65,15 +63,15 @@ func (b *Backend) put(ctx context.Context, data []byte) (*newBlob, error) {
 	n := &newBlob{size: int64(len(data))}
 	if len(data) <= b.ns.opts.Inline {
 		n.id, n.data = newID(), data
-		return n, nil
+		return n, b.ns.reserves.takeInline(ctx, b.org, n.size)
 	}
 	var whole uint32
 	n.sums, whole = sumsOf(data)
 	var err error
-	if n.id, err = b.ns.ids.take(ctx, b.org); err != nil {
+	if n.id, err = b.ns.reserves.take(ctx, b.org, n.size); err != nil {
 		return nil, err
 	}
-	return n, b.ns.blobs.Put(ctx, blobKey(b.org, n.id), data, whole)
+	return n, b.putObject(ctx, n.id, data, whole)
 }
 
 // use lets a transaction refer to a blob: its row is made, or no longer free.
@@ -83,77 +81,5 @@ func (b *Backend) use(t tx, n *newBlob) {
 		return
 	}
 	// When the row is gone (the grace time went by) the chunk's foreign key fails.
-	t.later(`UPDATE blobs SET freed = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
-}
-
-// idPool has ids of blobs that are registered and not used yet, so that not every
-// write waits for a commit before it may put its bytes.
-type idPool struct {
-	ns *Namespace
-
-	mu  sync.Mutex // guards all below; held while ids are registered
-	ids map[string]*registered
-}
-
-type registered struct {
-	ids  [][]byte
-	at   time.Time // by the wall clock, which goes on while the host sleeps
-	next int       // how many to register when these are used up
-}
-
-const (
-	// maxRegister bounds how many ids are registered at once.
-	maxRegister = 256
-	// poolLife is for how long ids that were registered are used, at most a quarter of
-	// the grace time: far shorter than unusedKept, for which any sweeper leaves them.
-	poolLife = 5 * time.Minute
-)
-
-// forget gives up the ids that an organisation has in reserve, because a sweeper with a
-// shorter grace time has taken some.
-func (p *idPool) forget(org []byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r := p.ids[string(org)]; r != nil {
-		r.ids = nil
-	}
-}
-
-// fresh reports whether the ids have not lain about for too long.
-func (r *registered) fresh(grace time.Duration) bool {
-	age := time.Since(r.at)
-	return age >= 0 && age <= min(poolLife, grace/4)
-}
-
-// take returns the id of a registered blob.
-func (p *idPool) take(ctx context.Context, org []byte) ([]byte, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ids == nil {
-		p.ids = map[string]*registered{}
-	}
-	r := p.ids[string(org)]
-	if r == nil {
-		r = &registered{next: 4}
-		p.ids[string(org)] = r
-	}
-	// Ids that have lain about for long are left to the sweeper.
-	if len(r.ids) == 0 || !r.fresh(p.ns.opts.Grace) {
-		at := time.Now().Round(0)
-		list := make([][]byte, r.next)
-		err := p.ns.db.write(ctx, nil, false, func(t tx) error {
-			for i := range list {
-				list[i] = newID()
-				t.later(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, {now}, {now})`, org, list[i])
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
-		}
-		r.ids, r.at, r.next = list, at, min(2*r.next, maxRegister)
-	}
-	id := r.ids[len(r.ids)-1]
-	r.ids = r.ids[:len(r.ids)-1]
-	return id, nil
+	t.later(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
 }

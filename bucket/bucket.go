@@ -24,11 +24,16 @@
 //
 // # Life of a blob
 //
-// A blob is registered (its row committed, with freed set) before its object is put,
-// used when a chunk refers to it (freed is cleared), and marked freed when a chunk that
-// did is gone. [Namespace.Sweep] deletes blobs that have been freed for longer than the
-// grace time and that no chunk refers to; a foreign key makes a mistake there an error
-// instead of a loss. Few bytes (Options.Inline) live in the blob's row and have no object.
+// A blob is registered (its row committed, with freed set and the most bytes that it may
+// come to have) before its object is put, used when a chunk refers to it (freed is
+// cleared), and marked freed when the last chunk that did is gone. [Namespace.Sweep]
+// deletes blobs that have been freed for longer than the grace time; a foreign key makes a
+// mistake there an error instead of a loss. Few bytes (Options.Inline) live in the blob's
+// row and have no object.
+//
+// The bytes of blobs with freed set, and of objects whose rows are gone and that are still
+// to be deleted, are counted for each organisation, by triggers of the database: that is
+// what Options.Unreferenced bounds.
 //
 // # Leases
 //
@@ -87,6 +92,12 @@ type Options struct {
 	// takes, than any file is read after it was removed elsewhere, and than the time
 	// between two exports. Default: 24 hours.
 	Grace time.Duration
+	// Unreferenced is the most bytes that an organisation may have stored while nothing
+	// refers to them: puts under way, and blobs that were freed. When it is reached, freed
+	// blobs go before the grace time is over, the oldest first, but none younger than 15
+	// minutes and none that the last export refers to; only then writes fail with
+	// ErrNoSpace. So no single write may be larger. Default: 16 GiB; negative: no bound.
+	Unreferenced int64
 	// Maintain is how often this process does the work that nobody waits for (see
 	// Maintain). Default: a minute; negative: never.
 	Maintain time.Duration
@@ -106,21 +117,23 @@ type Options struct {
 
 // Namespace is an open database with its blob store.
 type Namespace struct {
-	opts    Options
-	db      database
-	blobs   blob.Store
-	log     *slog.Logger
-	metrics *metrics
-	ids     idPool
-	fresh   atomic.Int64 // bytes that files hold and that are not committed
-	ahead   atomic.Int64 // bytes that handles hold of what they fetched ahead
-	atOnce  int          // blobs of one file that are put, or fetched ahead, at the same time
-	me      []byte       // names this process in jobs
+	opts     Options
+	db       database
+	blobs    blob.Store
+	log      *slog.Logger
+	metrics  *metrics
+	reserves reservePool
+	fresh    atomic.Int64 // bytes that files hold and that are not committed
+	ahead    atomic.Int64 // bytes that handles hold of what they fetched ahead
+	atOnce   int          // blobs of one file that are put, or fetched ahead, at the same time
+	me       []byte       // names this process in jobs
 
 	awake chan struct{}      // wakes maintenance
 	jobs  sync.Map           // name of a job -> chan struct{}, full while this process does it
-	stop  context.CancelFunc // ends maintenance
-	done  chan struct{}      // closed when it has ended
+	life  context.Context    // ends when the namespace is closed
+	stop  context.CancelFunc // ends life
+	alive sync.WaitGroup     // who renews the claim on blobs in reserve
+	done  chan struct{}      // closed when maintenance has ended
 }
 
 // Open opens a namespace and brings its database up to date. ErrUnsupported: a newer
@@ -130,7 +143,7 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 		return nil, err
 	}
 	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics(), me: newID(), done: make(chan struct{}), awake: make(chan struct{}, 1)}
-	ns.ids.ns = ns
+	ns.reserves.ns = ns
 	var err error
 	if ns.db, err = ns.openDatabase(ctx); err != nil {
 		return nil, err
@@ -141,13 +154,12 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 	if err := ns.metrics.register(opts.Metrics); err != nil {
 		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close())
 	}
-	life, stop := context.WithCancel(context.Background())
-	ns.stop = stop
+	ns.life, ns.stop = context.WithCancel(context.Background())
 	// A directory gains nothing by more, and each takes a buffer of chunkSize.
 	if ns.atOnce = 1; opts.S3 != nil {
 		ns.atOnce = 4
 	}
-	go ns.maintainAll(life)
+	go ns.maintainAll(ns.life)
 	return ns, nil
 }
 
@@ -169,6 +181,7 @@ func (o *Options) complete() error {
 	orDefault(&o.Inline, 16<<10)
 	orDefault(&o.Lease, 30*time.Second)
 	orDefault(&o.Grace, 24*time.Hour)
+	orDefault(&o.Unreferenced, 16<<30)
 	orDefault(&o.Maintain, time.Minute)
 	orDefault(&o.Conns, 16)
 	switch {
@@ -176,6 +189,8 @@ func (o *Options) complete() error {
 		return driver.Errorf(driver.ErrInvalid, "Inline is %d: at most %d bytes are kept in a row", o.Inline, maxInline)
 	case o.Lease < 0 || o.Grace < 0:
 		return driver.Errorf(driver.ErrInvalid, "Lease is %v and Grace %v: neither may be negative", o.Lease, o.Grace)
+	case o.Unreferenced >= 0 && o.Unreferenced < minUnreferenced:
+		return driver.Errorf(driver.ErrInvalid, "Unreferenced is %d: at least %v, or writes would find no room", o.Unreferenced, driver.Size(minUnreferenced))
 	case o.Conns < minConns:
 		return driver.Errorf(driver.ErrInvalid, "Conns is %d: there must be %d at least", o.Conns, minConns)
 	}
@@ -242,6 +257,8 @@ func (ns *Namespace) retried(err error) {
 func (ns *Namespace) Close() error {
 	ns.stop()
 	<-ns.done
+	ns.alive.Wait()
+	ns.reserves.close()
 	ns.metrics.unregister(ns.opts.Metrics)
 	return errors.Join(ns.db.close(), ns.blobs.Close())
 }

@@ -65,7 +65,7 @@ func (b *Backend) change(ctx context.Context, f *fileSystem, paths []string, fn 
 			}
 			continue
 		case b.ns.db.isForeign(err):
-			b.ns.ids.forget(b.org)
+			b.ns.reserves.forget(b.org)
 			return driver.Errorf(driver.ErrCorrupt, "bytes that were written have been swept away meanwhile: the write took longer than the grace time")
 		case err != nil:
 			return err
@@ -273,9 +273,8 @@ func (c *change) erase(n *inode) {
 	c.later(`DELETE FROM inodes WHERE vol = $1 AND ino = $2`, c.vol, n.ino)
 }
 
-// freeFrom deletes the chunks of a file that begin at pos or after it.
+// freeFrom deletes the chunks of a file that begin at pos or after it. Blobs that lose
+// their last chunk are marked freed by a trigger.
 func (c *change) freeFrom(ino, pos int64) {
-	c.later(`UPDATE blobs SET freed = {now} WHERE org = $1 AND id IN (SELECT blob FROM chunks WHERE vol = $2 AND ino = $3 AND pos >= $4)`,
-		c.b.org, c.vol, ino, pos)
 	c.later(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos >= $3`, c.vol, ino, pos)
 }

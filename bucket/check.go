@@ -112,6 +112,9 @@ func (c *checker) organisation(org []byte) error {
 	if err == nil {
 		err = c.blobs(org)
 	}
+	if err == nil {
+		err = c.unreferenced(org)
+	}
 	return err
 }
 

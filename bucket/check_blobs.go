@@ -76,6 +76,34 @@ func (c *checker) blobs(org []byte) error {
 	return nil
 }
 
+// unreferenced compares the bytes that count as stored and not referenced with the rows
+// that they are those of, in one statement, which sees one state of both.
+func (c *checker) unreferenced(org []byte) error {
+	var found bool
+	var counted, stored int64
+	err := c.ns.db.read(c.ctx, one(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
+	if err != nil || counted == stored {
+		return err
+	}
+	return c.found(driver.Finding{Code: "wrong-unreferenced", Path: orgPrefix(org),
+		Detail: fmt.Sprintf("%d bytes are said to be stored while no file refers to them, and %d are", counted, stored)}, func(t tx) (int64, error) {
+		err := t.run(lockOrg(org), q(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
+			WHERE NOT EXISTS (SELECT 1 FROM unreferenced WHERE org = $1)`, org))
+		if err != nil {
+			return 0, err
+		}
+		return changed(t, `UPDATE unreferenced SET bytes = bytes + `+freedBytes+` - `+countedBytes+`
+			WHERE id = (SELECT min(id) FROM unreferenced WHERE org = $1) AND `+freedBytes+` <> `+countedBytes, org)
+	})
+}
+
+// What is counted of an organisation ($1), and what it is the count of.
+const (
+	countedBytes = `(SELECT coalesce(sum(bytes), 0) FROM unreferenced WHERE org = $1)`
+	freedBytes   = `((SELECT coalesce(sum(size), 0) FROM blobs WHERE org = $1 AND freed IS NOT NULL)
+		+ (SELECT coalesce(sum(size), 0) FROM doomed WHERE org = $1))`
+)
+
 // maxUsers is how many files are named for one blob.
 const maxUsers = 20
 

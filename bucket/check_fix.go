@@ -176,10 +176,6 @@ func (f *fixer) used(s *suspect) error {
 
 // dropChunks removes chunks of an inode for which cond holds. $3 is arg.
 func (f *fixer) dropChunks(ino int64, cond string, arg int64) error {
-	err := f.exec(`UPDATE blobs SET freed = {now} WHERE org = $4 AND id IN (SELECT blob FROM chunks WHERE vol = $1 AND ino = $2 AND `+cond+`)`, ino, arg, f.org)
-	if err != nil {
-		return err
-	}
 	return f.exec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND `+cond, ino, arg)
 }
 

@@ -91,7 +91,7 @@ func TestCheckPages(t *testing.T) {
 	err = b.ns.db.write(ctx, nil, false, func(t tx) error {
 		t.later(`UPDATE inodes SET nlink = 3, alloc = 9 WHERE vol = $1 AND ino > 1`, idBytes(info.ID))
 		t.later(`INSERT INTO dirents (vol, parent, name, ino) SELECT vol, parent, CAST('x' || name AS BLOB), ino + 100000 FROM dirents WHERE vol = $1`, idBytes(info.ID))
-		t.later(`INSERT INTO blobs (org, id, size, data, created) SELECT org, randomblob(16), size, data, 1 FROM blobs`)
+		t.later(`INSERT INTO blobs (org, id, size, data, created) SELECT org, randomblob(16), size, data, 1 FROM blobs WHERE freed IS NULL`)
 		return nil
 	})
 	if err != nil {

@@ -48,7 +48,11 @@ func (b *Backend) putAll(ctx context.Context, list pieces) ([]part, error) {
 			return err
 		})
 	}
-	return parts, g.Wait()
+	err := g.Wait()
+	if err != nil {
+		b.abandonBlobs(ctx, parts)
+	}
+	return parts, err
 }
 
 // chunks lets a file have the bytes of parts at ranges that are holes. Parts that share
@@ -119,9 +123,6 @@ func (c *change) cutOut(ino int64, r chunkRow, holes []span) (freed int64) {
 		at = h.end
 	}
 	keep(at, end)
-	if freed == r.len {
-		c.later(`UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2`, c.b.org, r.blob)
-	}
 	return freed
 }
 

@@ -179,6 +179,7 @@ func (n *node) send(ctx context.Context, f *fileSystem, list pieces, mtime int64
 		return nil
 	})
 	if err != nil {
+		n.f.b.abandonBlobs(ctx, parts)
 		return err
 	}
 	n.committed(size)
@@ -230,6 +231,8 @@ func (n *node) append(ctx context.Context, f *fileSystem, p []byte) (int64, erro
 		if blobs, err = b.putAll(ctx, pieces{{0, p}}); err != nil {
 			return 0, err
 		}
+	} else if err := b.ns.reserves.takeInline(ctx, b.org, int64(b.ns.opts.Inline)); err != nil {
+		return 0, err // what is there already may be written once more
 	}
 	n.commit.Lock()
 	defer n.commit.Unlock()
@@ -258,6 +261,7 @@ func (n *node) append(ctx context.Context, f *fileSystem, p []byte) (int64, erro
 		return nil
 	})
 	if err != nil {
+		b.abandonBlobs(ctx, blobs)
 		return 0, err
 	}
 	n.committed(at + int64(len(p)))
@@ -285,7 +289,6 @@ func (c *change) lengthen(i *inode, p []byte) (part, error) {
 		return rowPart(i.size, p), nil
 	}
 	c.later(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, i.ino, r.pos)
-	c.later(`UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2`, c.b.org, r.blob)
 	both := append(append(make([]byte, 0, int(r.len)+len(p)), data[r.blobPos:r.blobPos+r.len]...), p...)
 	return rowPart(r.pos, both), nil
 }

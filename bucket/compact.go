@@ -101,10 +101,12 @@ func (n *node) merge(ctx context.Context, f *fileSystem, run []extent) error {
 		c.chunks(i.ino, []part{{first.pos, blob.size, blob, 0}})
 		return nil
 	})
-	if err == nil && done {
-		n.committed(n.knownSize())
+	if err != nil || !done {
+		b.abandonBlobs(ctx, []part{{blob: blob}})
+		return err
 	}
-	return err
+	n.committed(n.knownSize())
+	return nil
 }
 
 func sameChunks(run []extent, now []chunkRow) bool {

@@ -106,6 +106,8 @@ type tx interface {
 // dialect turns queries as they are written here into those of one engine.
 type dialect struct {
 	now, lock string
+	guard     string // {lock}, but for those who only refer to the row
+	fold      string // how {fold} is written, which adds up to $2 rows of unreferenced of an organisation
 	bytes     string // the type of ids
 	each      string // how {each} is written, see eachOf
 	analyze   string // tells the planner how large the table tree is
@@ -136,7 +138,7 @@ func (d *dialect) sql(s string) string {
 	}
 	r := eachOf.ReplaceAllString(s, d.each)
 	r = hasOf.ReplaceAllString(r, d.has())
-	r = strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{bytes}", d.bytes, "{analyze}", d.analyze).Replace(r)
+	r = strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{guard}", d.guard, "{fold}", d.fold, "{bytes}", d.bytes, "{analyze}", d.analyze).Replace(r)
 	r = parameter.ReplaceAllString(r, strings.ReplaceAll(d.ordinal, "$", "$$")+"${1}")
 	d.cache.Store(s, r)
 	return r

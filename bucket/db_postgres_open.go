@@ -42,6 +42,9 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 	p := &postgres{pool: pool, log: log, d: dialect{
 		now:   `((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000)`,
 		lock:  `FOR UPDATE`,
+		guard: `FOR NO KEY UPDATE`,
+		fold: `WITH folded AS (DELETE FROM unreferenced WHERE id IN (SELECT id FROM unreferenced WHERE org = $1 ORDER BY id LIMIT $2) RETURNING bytes)
+			INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS BYTEA), sum(bytes) FROM folded HAVING count(*) > 0`,
 		bytes: `BYTEA`,
 		// OFFSET 0 keeps the planner from making another join of it.
 		each:    `JOIN LATERAL (SELECT ${2}.* FROM ${1} ${2} WHERE ${3} OFFSET 0) ${2} ON true`,

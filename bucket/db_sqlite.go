@@ -40,6 +40,7 @@ func openSQLite(ctx context.Context, path string, readOnly bool) (database, erro
 		// The order of a CROSS JOIN is kept: https://www.sqlite.org/optoverview.html#crossjoin
 		each:    `CROSS JOIN ${1} ${2} ON ${3}`,
 		analyze: `SELECT 1`,
+		fold:    `SELECT $1, $2`, // there is one row
 		ordinal: "?",
 	}}, nil
 }

@@ -23,10 +23,12 @@ type Request struct {
 type Range struct {
 	Pos, Len int64
 	Data     []byte // the bytes, when they are few; otherwise
-	Get      *Request
-	Offset   int64  // where in the object that Get fetches the range begins
-	Size     int64  // of that object
-	Sums     []byte // CRC-32C of every 64 KiB of that object, 4 bytes each, big-endian
+	// Get fetches them, unless the object has bytes that the file has not, because they
+	// were overwritten or cut off: then it is nil, and the range is read as any other.
+	Get    *Request
+	Offset int64  // where in the object that Get fetches the range begins
+	Size   int64  // of that object
+	Sums   []byte // CRC-32C of every 64 KiB of that object, 4 bytes each, big-endian
 }
 
 // Locate says where the bytes of a file are from offset off on, so that a host can
@@ -44,6 +46,9 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	}
 	if off < 0 {
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "offset %d: must not be negative", off)
+	}
+	if ttl > b.ns.earlyGrace() {
+		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: the objects may be there for %v only", ttl, b.ns.earlyGrace())
 	}
 	f, err := b.openFS(ctx, id, driver.FSOptions{ReadOnly: true})
 	if err != nil {
@@ -63,12 +68,16 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	if err != nil {
 		return nil, 0, err
 	}
+	whole, err := h.n.wholeBlobs(ctx, w.list)
+	if err != nil {
+		return nil, 0, err
+	}
 	for i := range w.list {
 		x := &w.list[i]
 		if x.pos+x.len <= off {
 			continue
 		}
-		r, err := b.locate(ctx, x, ttl)
+		r, err := b.locate(ctx, x, whole[string(x.blob)], ttl)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -80,15 +89,57 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	return list, -1, nil
 }
 
-func (b *Backend) locate(ctx context.Context, x *extent, ttl time.Duration) (Range, error) {
+func (b *Backend) locate(ctx context.Context, x *extent, whole bool, ttl time.Duration) (Range, error) {
 	r := Range{Pos: x.pos, Len: x.len}
 	if x.data != nil {
 		r.Data = make([]byte, x.len)
 		return r, b.readBlob(ctx, x, r.Data, x.blobPos)
 	}
+	if !whole {
+		return r, nil
+	}
 	get, err := b.ns.blobs.PresignGet(ctx, blobKey(b.org, x.blob), ttl)
 	r.Get, r.Offset, r.Size, r.Sums = (*Request)(&get), x.blobPos, x.blobSize, x.sums
 	return r, err
+}
+
+// wholeBlobs returns which blobs of some of the file's extents the file has to the last
+// byte. Who may read the file may have these objects; others show what was overwritten or
+// cut off, or what another volume has whose blobs a clone shares.
+func (n *node) wholeBlobs(ctx context.Context, list []extent) (map[string]bool, error) {
+	whole := map[string]bool{}
+	parts := map[string]*[]chunkRow{} // of blobs that several chunks may share
+	sizes := map[string]int64{}
+	var asks []query
+	b, vol := n.f.b, []byte(n.key.vol)
+	for _, x := range list {
+		key := string(x.blob)
+		switch {
+		case x.data != nil || whole[key] || parts[key] != nil:
+		case x.blobPos == 0 && x.len == x.blobSize:
+			whole[key] = true
+		default:
+			parts[key], sizes[key] = new([]chunkRow), x.blobSize
+			asks = append(asks, all(parts[key], (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+				WHERE org = $1 AND blob = $2 AND vol = $3 AND ino = $4 ORDER BY blob_pos`, b.org, x.blob, vol, n.key.ino))
+		}
+	}
+	if len(asks) == 0 {
+		return whole, nil
+	}
+	if err := b.ns.db.read(ctx, asks...); err != nil {
+		return nil, err
+	}
+	for key, rows := range parts {
+		end := int64(0)
+		for _, r := range *rows {
+			if r.blobPos <= end {
+				end = max(end, r.blobPos+r.len)
+			}
+		}
+		whole[key] = end >= sizes[key]
+	}
+	return whole, nil
 }
 
 // Part is a range of a new file whose bytes a host puts into the blob store itself: 1
@@ -111,7 +162,8 @@ type Reserved struct {
 const maxReserve = 1000
 
 // Reserve registers the blobs of parts and returns the requests that put them, good for
-// ttl. What is not committed within the grace time is swept.
+// ttl. They count as stored from now on. What is not committed within 15 minutes after
+// that is swept. ErrNoSpace: the organisation has too much that nothing refers to.
 func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) ([]Reserved, error) {
 	defer b.ns.metrics.since("reserve", time.Now())
 	if err := b.writable(ctx); err != nil {
@@ -124,31 +176,27 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		return nil, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
 	}
 	list := make([]Reserved, len(parts))
-	ids := make([][]byte, len(parts))
+	rows := make([]reservation, len(parts))
 	for i, p := range parts {
 		if err := p.check(); err != nil {
 			return nil, err
 		}
-		id, err := b.ns.ids.take(ctx, b.org)
+		// What the parts' checksums are to be is settled now: the store checks the bytes
+		// against Sum, and Sums belong to it.
+		rows[i] = reservation{id: newID(), size: p.Size, sums: p.Sums, life: ttl + lateRequest}
+		put, err := b.ns.blobs.PresignPut(ctx, blobKey(b.org, rows[i].id), p.Size, p.Sum, ttl)
 		if err != nil {
 			return nil, err
 		}
-		put, err := b.ns.blobs.PresignPut(ctx, blobKey(b.org, id), p.Size, p.Sum, ttl)
-		if err != nil {
-			return nil, err
-		}
-		list[i], ids[i] = Reserved{Blob: idText(id), Put: Request(put)}, id
+		list[i] = Reserved{Blob: idText(rows[i].id), Put: Request(put)}
 	}
-	// What the parts' checksums are to be is settled now: the store checks the bytes
-	// against Sum, and Sums belong to it.
-	err := b.ns.db.write(ctx, nil, false, func(t tx) error {
-		for i := range parts {
-			t.later(`UPDATE blobs SET sums = $3 WHERE org = $1 AND id = $2`, b.org, ids[i], parts[i].Sums)
-		}
-		return nil
-	})
+	_, err := b.ns.reserve(ctx, b.org, rows, len(rows), nil)
 	return list, err
 }
+
+// lateRequest is how long after its signature has expired a request may end that began
+// before.
+const lateRequest = 15 * time.Minute
 
 func (p *Part) check() error {
 	if p.Pos < 0 || p.Size <= 0 || p.Size > chunkSize || p.Pos > maxFileSize-p.Size {
@@ -229,8 +277,8 @@ func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs [
 // referred to it yet.
 func (c *change) unused(b *newBlob) error {
 	var found bool
-	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3
-		AND data IS NULL AND size = 0 AND freed IS NOT NULL`, c.b.org, b.id, b.sums))
+	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size = $4
+		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, c.b.org, b.id, b.sums, b.size))
 	if err == nil && !found {
 		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", idText(b.id))
 	}

@@ -196,3 +196,89 @@ func TestDirectRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestDirectOverwritten: no request shows what a file, or the clone of a volume, has lost.
+func TestDirectOverwritten(t *testing.T) {
+	ctx := t.Context()
+	b, s := openS3Org(t, engines[1].fresh(t), "acme")
+	v, err := s.Create(ctx, "v", vole.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := v.FS(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	secret := randomBytes(2 << 20)
+	write := func(name string) {
+		if _, err := f.WriteFrom(ctx, name, bytes.NewReader(secret), vole.WriteOptions{Size: int64(len(secret))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	handle := func(name string, fn func(h *vole.File) error) {
+		h, err := f.Open(ctx, name, vole.OpenOptions{Write: true})
+		if err == nil {
+			err = errors.Join(fn(h), h.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	overwrite := func(h *vole.File) error {
+		_, err := h.WriteAt(ctx, make([]byte, 100_000), 500_000)
+		return err
+	}
+	for _, name := range []string{"whole", "overwritten", "cut", "punched", "copied", "split"} {
+		write(name)
+	}
+	handle("overwritten", overwrite)
+	handle("cut", func(h *vole.File) error { return h.Truncate(ctx, 1<<20) })
+	handle("punched", func(h *vole.File) error { return h.PunchHole(ctx, 0, 1<<20) })
+	if err := f.Copy(ctx, "copied", "copy", vole.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	handle("copy", overwrite) // the original in the same volume has them still
+	// Two pieces of one flush share an object, which is the file's to the last byte.
+	handle("split", func(h *vole.File) error {
+		if err := h.Truncate(ctx, 0); err != nil {
+			return err
+		}
+		for _, off := range []int64{0, 1 << 20} {
+			if _, err := h.WriteAt(ctx, secret[off:off+200_000], off); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	clone, err := s.Create(ctx, "clone", vole.Spec{From: v.ID()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handle("whole", overwrite)
+	for _, c := range []struct {
+		vol, name string
+		given     bool
+	}{
+		{v.ID(), "whole", false}, {clone.ID(), "whole", true}, {v.ID(), "overwritten", false}, {clone.ID(), "overwritten", false},
+		{v.ID(), "cut", false}, {v.ID(), "punched", false}, {v.ID(), "copied", true}, {v.ID(), "copy", false}, {v.ID(), "split", true},
+	} {
+		list, _, err := b.Locate(ctx, c.vol, c.name, 0, time.Minute)
+		if err != nil || len(list) == 0 {
+			t.Fatalf("%s: %d ranges, %v", c.name, len(list), err)
+		}
+		given := false
+		for _, r := range list {
+			// The object of what was written over it is the file's own.
+			if r.Get != nil && r.Size != 100_000 {
+				given = true
+			}
+			if r.Get == nil && (r.Sums != nil || r.Data != nil) {
+				t.Errorf("%s: checksums or bytes without a request", c.name)
+			}
+		}
+		if given != c.given {
+			t.Errorf("%s: a request for the object: %v", c.name, given)
+		}
+	}
+}

@@ -28,13 +28,15 @@ type deletion struct {
 	first  error
 }
 
-// deleteDoomed deletes objects whose rows are gone. Its notes outlive it by the time that
-// a put may be late. An object that cannot be deleted comes after the others next time.
-func (ns *Namespace) deleteDoomed(ctx context.Context) error {
+// deleteDoomed deletes objects whose rows are gone, of one organisation or, when org is
+// nil, of all. Its notes outlive it by the time that a put may be late. An object that
+// cannot be deleted comes after the others next time.
+func (ns *Namespace) deleteDoomed(ctx context.Context, org []byte) error {
 	d := &deletion{ns: ns, failed: map[string]bool{}}
 	for len(d.failed) < deleteFailures {
 		var list, todo []orgVol
-		err := ns.db.read(ctx, all(&list, (*orgVol).dest, `SELECT org, id FROM doomed WHERE at <= {now} ORDER BY at, org, id LIMIT $1`, sweepBatch))
+		err := ns.db.read(ctx, all(&list, (*orgVol).dest, `SELECT org, id FROM doomed
+			WHERE at <= {now} AND (org = $2 OR CAST($2 AS {bytes}) IS NULL) ORDER BY at, org, id LIMIT $1`, sweepBatch, null(org)))
 		for _, o := range list {
 			if !d.failed[string(o.vol)] {
 				todo = append(todo, o)
@@ -81,7 +83,7 @@ func (d *deletion) some(ctx context.Context, list []orgVol) error {
 				t.later(`UPDATE doomed SET at = {now} WHERE org = $1 AND id = $2`, o.org, o.vol)
 			default:
 				t.later(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, o.org, o.vol)
-				t.later(`UPDATE doomed SET twice = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
+				t.later(`UPDATE doomed SET twice = 0, size = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
 					o.org, o.vol, int64(min(d.ns.opts.Grace, lateness)))
 			}
 		}

@@ -41,7 +41,7 @@ func (ns *Namespace) maintainAll(ctx context.Context) {
 		case <-ns.awake:
 			err = ns.Reap(ctx)
 		case <-tick.C:
-			err = ns.Maintain(ctx)
+			err = errors.Join(ns.reserves.release(ctx, false), ns.Maintain(ctx))
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, driver.ErrInUse) {
 			ns.log.Warn("maintenance failed", "error", err)
@@ -58,10 +58,15 @@ func (ns *Namespace) Maintain(ctx context.Context) error {
 	})
 }
 
-// Reap removes what is left of removed volumes and trees. ErrInUse: another process is
-// at it.
+// Reap removes what is left of removed volumes and trees, and what was put in vain.
+// ErrInUse: another process is at it.
 func (ns *Namespace) Reap(ctx context.Context) error {
-	return ns.job(ctx, "maintain", ns.reapAll)
+	return ns.job(ctx, "maintain", func(ctx context.Context) error {
+		if err := errors.Join(ns.reapAll(ctx), ns.sweepReserved(ctx, nil)); err != nil {
+			return err
+		}
+		return ns.deleteDoomed(ctx, nil)
+	})
 }
 
 // Sweep deletes the blobs that nothing has referred to for the grace time, and forgets
@@ -203,24 +208,17 @@ const purgeRows = 1000
 
 // purge removes all rows of a volume, its own last.
 func (ns *Namespace) purge(ctx context.Context, v orgVol) error {
-	const chunks = ` FROM chunks WHERE vol = $1 ORDER BY ino, pos LIMIT $2`
-	steps := []struct{ before, sql string }{
-		{`UPDATE blobs SET freed = {now} WHERE org = $3 AND id IN (SELECT blob` + chunks + `)`,
-			`DELETE FROM chunks WHERE vol = $1 AND (ino, pos) IN (SELECT ino, pos` + chunks + `)`},
-		{"", `DELETE FROM dirents WHERE vol = $1 AND (parent, name) IN (SELECT parent, name FROM dirents WHERE vol = $1 ORDER BY parent, name LIMIT $2)`},
-		{"", `DELETE FROM xattrs WHERE vol = $1 AND (ino, name) IN (SELECT ino, name FROM xattrs WHERE vol = $1 ORDER BY ino, name LIMIT $2)`},
-		{"", `DELETE FROM inodes WHERE vol = $1 AND ino IN (SELECT ino FROM inodes WHERE vol = $1 ORDER BY ino LIMIT $2)`},
-		{"", `DELETE FROM orphans WHERE vol = $1 AND ino IN (SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino LIMIT $2)`},
+	steps := []string{
+		`DELETE FROM chunks WHERE vol = $1 AND (ino, pos) IN (SELECT ino, pos FROM chunks WHERE vol = $1 ORDER BY ino, pos LIMIT $2)`,
+		`DELETE FROM dirents WHERE vol = $1 AND (parent, name) IN (SELECT parent, name FROM dirents WHERE vol = $1 ORDER BY parent, name LIMIT $2)`,
+		`DELETE FROM xattrs WHERE vol = $1 AND (ino, name) IN (SELECT ino, name FROM xattrs WHERE vol = $1 ORDER BY ino, name LIMIT $2)`,
+		`DELETE FROM inodes WHERE vol = $1 AND ino IN (SELECT ino FROM inodes WHERE vol = $1 ORDER BY ino LIMIT $2)`,
+		`DELETE FROM orphans WHERE vol = $1 AND ino IN (SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino LIMIT $2)`,
 	}
-	for _, s := range steps {
+	for _, sql := range steps {
 		for n := int64(purgeRows); n == purgeRows; {
 			err := ns.db.write(ctx, nil, true, func(t tx) error {
-				if s.before != "" {
-					if err := t.run(q(s.before, v.vol, purgeRows, v.org)); err != nil {
-						return err
-					}
-				}
-				del := q(s.sql, v.vol, purgeRows)
+				del := q(sql, v.vol, purgeRows)
 				del.n = &n
 				return t.run(del)
 			})
@@ -263,11 +261,18 @@ type swept struct {
 
 func (s *swept) dest() []any { return []any{&s.org, &s.id, &s.size, &s.inline, &s.unused, &s.freed} }
 
+// selectSwept is to be followed by its condition.
+const selectSwept = `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
+	CASE WHEN sums IS NULL OR expires IS NOT NULL THEN 1 ELSE 0 END, freed FROM blobs`
+
 func (ns *Namespace) sweepAll(ctx context.Context) error {
 	for {
 		n, err := ns.sweepSome(ctx)
 		if err == nil {
-			err = ns.deleteDoomed(ctx)
+			err = ns.sweepReserved(ctx, nil)
+		}
+		if err == nil {
+			err = ns.deleteDoomed(ctx, nil)
 		}
 		if err != nil {
 			return err
@@ -276,10 +281,14 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 			break
 		}
 	}
-	err := ns.db.write(ctx, nil, true, func(t tx) error {
-		t.later(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
-		return nil
-	})
+	err := ns.foldAll(ctx)
+	if err == nil {
+		err = ns.db.write(ctx, nil, true, func(t tx) error {
+			t.later(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
+			t.later(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
+			return nil
+		})
+	}
 	if err == nil {
 		ns.metrics.sweeps.Inc()
 	}
@@ -294,27 +303,29 @@ func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = ns.db.read(ctx, all(&list, (*swept).dest, `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
-		CASE WHEN sums IS NULL THEN 1 ELSE 0 END, freed
-		FROM blobs WHERE freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
+	err = ns.db.read(ctx, all(&list, (*swept).dest, selectSwept+` WHERE expires IS NULL AND freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
 			WHEN sums IS NULL THEN CAST($5 AS BIGINT) ELSE CAST($1 AS BIGINT) END)
 		AND (NOT $4 OR data IS NOT NULL OR NOT (`+notExported+`)) ORDER BY freed LIMIT $3`,
 		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, exported, int64(unusedGrace(ns.opts.Grace))))
 	if err != nil || len(list) == 0 {
 		return 0, err
 	}
-	err = ns.sweepBlobs(ctx, list)
-	if ns.db.isForeign(err) {
-		// Somebody refers to one of them again since the look. One by one, only that
-		// one is left out.
-		err = nil
-		for _, s := range list {
-			if e := ns.sweepBlobs(ctx, []swept{s}); e != nil && !ns.db.isForeign(e) {
-				return 0, e
-			}
+	return len(list), ns.sweepList(ctx, list)
+}
+
+// sweepList takes blobs out of the database but those that somebody refers to again since
+// the look at them.
+func (ns *Namespace) sweepList(ctx context.Context, list []swept) error {
+	err := ns.sweepBlobs(ctx, list)
+	if !ns.db.isForeign(err) {
+		return err
+	}
+	for _, s := range list { // one by one, only that one is left out
+		if err := ns.sweepBlobs(ctx, []swept{s}); err != nil && !ns.db.isForeign(err) {
+			return err
 		}
 	}
-	return len(list), err
+	return nil
 }
 
 // inlineGrace is the grace time of blobs in their rows: nobody reads them apart from
@@ -363,7 +374,7 @@ func (ns *Namespace) sweepBlobs(ctx context.Context, list []swept) error {
 			blobs++
 			bytes += float64(s.size)
 			if s.inline == 0 {
-				t.later(`INSERT INTO doomed (org, id, at, twice) VALUES ($1, $2, {now}, $3) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused)
+				t.later(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
 			}
 		}
 		return nil

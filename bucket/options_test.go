@@ -26,6 +26,7 @@ func TestOptionsRefused(t *testing.T) {
 		"inline":    func(o *bucket.Options) { o.Inline = 64<<10 + 1 },
 		"lease":     func(o *bucket.Options) { o.Lease = -1 },
 		"grace":     func(o *bucket.Options) { o.Grace = -1 },
+		"bound":     func(o *bucket.Options) { o.Unreferenced = 1 << 20 },
 		"conns":     func(o *bucket.Options) { o.Conns = -1 },
 		"key words": func(o *bucket.Options) { o.Database = "host=db password=secret" },
 	} {
@@ -137,7 +138,8 @@ func TestSweepReserve(t *testing.T) {
 			_, err := v.fs.WriteFile(ctx, "new", bytes.NewReader(data), driver.WriteOptions{})
 			return err
 		}
-		const reserve = `SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND sums IS NULL`
+		// Of the size that the write takes.
+		const reserve = `SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND sums IS NULL AND size = 131072`
 		age := func() {
 			for p.must(write()); p.count(reserve) == 0; {
 				p.must(write())

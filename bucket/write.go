@@ -24,6 +24,9 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 			return 0, err
 		}
 	}
+	if err := f.b.ns.tooLarge(opts); err != nil {
+		return 0, err
+	}
 	up := newUpload(ctx, f, opts.Size)
 	size, err := up.all(r, opts)
 	parts, perr := up.wait()
@@ -33,11 +36,11 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	if err == nil && size > maxFileSize {
 		err = errTooLarge
 	}
-	if err != nil {
-		return 0, err
+	if err == nil {
+		err = f.change(ctx, []string{path}, func(c *change) error { return c.replace(path, size, parts, opts) })
 	}
-	err = f.change(ctx, []string{path}, func(c *change) error { return c.replace(path, size, parts, opts) })
 	if err != nil {
+		f.b.abandonBlobs(ctx, parts)
 		return 0, err
 	}
 	return size, nil

@@ -200,6 +200,11 @@ func (s *serveFlags) bucket() (*bucket.Options, error) {
 		}
 	}
 	o := &bucket.Options{Dir: s.dir, Database: db, Export: s.export, Grace: s.grace, Lease: s.lease}
+	n, err := vole.ParseSize(s.unreferenced)
+	if err != nil || n < 16*vole.MiB {
+		return nil, usagef("--unreferenced: give a size as in 16G, at least 16M")
+	}
+	o.Unreferenced = int64(n)
 	switch {
 	case s.dir == "" && db == "" && s3 == "":
 		if o.Dir, err = defaultServerDir(); err != nil {

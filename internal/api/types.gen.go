@@ -351,7 +351,7 @@ type LocatedRange struct {
 	// Crc32C CRC-32C of every 64 KiB of the object, 4 bytes each, big-endian.
 	Crc32C []byte `json:"crc32c,omitempty,omitzero"`
 
-	// Data The bytes, when they are few.
+	// Data The bytes, when they are few. Where there is neither this nor get, the object has bytes that the file has not; read the range from the file.
 	Data []byte `json:"data,omitempty,omitzero"`
 
 	// Get A request that needs no key until it expires. Everything in it is signed.
