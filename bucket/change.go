@@ -17,7 +17,8 @@ type change struct {
 	v     volume
 	now   int64 // the time that files get
 	w     walker
-	delta int64 // by how much the volume grows, in bytes
+	delta int64           // by how much the volume grows, in bytes
+	meta  driver.Metadata // by how much its metadata does
 
 	session []byte  // of this process; nil: none is needed yet
 	marks   *goings // inodes whose rows go with the transaction
@@ -132,11 +133,14 @@ func (c *change) finish() error {
 		return driver.Errorf(driver.ErrQuota, "%d bytes more, and the volume would hold more than its quota of %v; %v are free",
 			c.delta, driver.Size(c.v.quota), driver.Size(max(0, c.v.quota-c.v.used)))
 	}
+	if err := driver.MetadataBounds(driver.Size(c.v.quota)).Admit(c.v.metadata(), c.meta); err != nil {
+		return err
+	}
 	for _, d := range c.touched {
 		c.later(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, c.vol, d.ino, c.now, d.subdirs)
 	}
-	c.later(`UPDATE volumes SET used = used + $3, next_ino = $4, generation = generation + 1 WHERE org = $1 AND id = $2`,
-		c.b.org, c.vol, c.delta, c.v.nextIno)
+	c.later(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1
+		WHERE org = $1 AND id = $2`, c.b.org, c.vol, c.delta, c.meta.Entries, c.meta.Bytes, c.v.nextIno)
 	return nil
 }
 
@@ -156,16 +160,22 @@ func (c *change) newIno() int64 {
 }
 
 func insertInode(t tx, vol []byte, n *inode) {
-	t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-		vol, n.ino, n.mode, n.uid, n.gid, n.nlink, n.size, n.alloc, n.atime, n.mtime, n.ctime, n.rdev, null(n.target))
+	t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
+		vol, n.ino, n.mode, n.uid, n.gid, n.nlink, n.size, n.alloc, n.atime, n.mtime, n.ctime, n.rdev, null(n.target), n.xattrs)
+}
+
+// insert makes the row of n.
+func (c *change) insert(n *inode) {
+	insertInode(c, c.vol, n)
+	c.meta = c.meta.Plus(n.metadata())
 }
 
 // add makes n, as a new inode of this moment, under a name that is free.
 func (c *change) add(dir *inode, name string, n *inode) {
 	n.ino = c.newIno()
 	n.atime, n.mtime, n.ctime = c.now, c.now, c.now
-	insertInode(c, c.vol, n)
+	c.insert(n)
 	sub := int64(0)
 	if n.isDir() {
 		sub = 1
@@ -179,6 +189,7 @@ func (c *change) name(dir *inode, name string, ino, subdirs int64) {
 		c.failure = driver.Errorf(driver.ErrInvalid, "%q is no name of a file", name)
 	}
 	c.later(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, c.vol, dir.ino, []byte(name), ino)
+	c.named(name)
 	c.touch(dir.ino, subdirs)
 }
 
@@ -232,7 +243,7 @@ func (c *change) empty(dir int64) error {
 
 // unname takes a name away from a file or an empty directory.
 func (c *change) unname(p *place) {
-	c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, p.parent.ino, []byte(p.name))
+	c.removeName(p.parent.ino, p.name)
 	if p.node.isDir() {
 		c.touch(p.parent.ino, -1)
 		c.erase(p.node)
@@ -240,6 +251,12 @@ func (c *change) unname(p *place) {
 	}
 	c.touch(p.parent.ino, 0)
 	c.unlink(p.node)
+}
+
+// removeName deletes a directory entry.
+func (c *change) removeName(dir int64, name string) {
+	c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, dir, []byte(name))
+	c.unnamed(name)
 }
 
 // unlink is for an inode that has lost one of its names.
@@ -269,7 +286,10 @@ func (c *change) erase(n *inode) {
 	if n.isFile() && n.alloc > 0 {
 		c.freeFrom(n.ino, 0)
 	}
-	c.later(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2`, c.vol, n.ino)
+	if n.xattrs > 0 {
+		c.later(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2`, c.vol, n.ino)
+	}
+	c.meta = c.meta.Minus(n.metadata())
 	c.later(`DELETE FROM inodes WHERE vol = $1 AND ino = $2`, c.vol, n.ino)
 }
 

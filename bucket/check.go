@@ -233,10 +233,8 @@ func (c *checker) confirm(v orgVol, r *rule, ask func(*[]suspect) query, fix boo
 			return err
 		}
 		nameless(list)
-		for i := range list {
-			if err := r.fix(f, &list[i]); err != nil {
-				return err
-			}
+		if err := f.repair(r, list); err != nil {
+			return err
 		}
 		t.later(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, v.org, v.vol)
 		return nil

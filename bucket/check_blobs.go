@@ -171,9 +171,12 @@ func (c *checker) volumeless(table string, vol []byte) error {
 	}
 	f.Detail += "; it gets a row, as volume lost-" + idText(vol)
 	return c.found(f, func(t tx) (int64, error) {
-		return changed(t, `INSERT INTO volumes (org, id, name, state, created, updated, used, next_ino)
+		return changed(t, `INSERT INTO volumes (org, id, name, state, created, updated, used, entries, metadata, next_ino)
 			SELECT CAST($1 AS {bytes}), CAST($2 AS {bytes}), $3, 'ready', {now}, {now},
 				(SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $2 AND mode BETWEEN 32768 AND 36863),
+				(SELECT count(*) FROM dirents WHERE vol = $2),
+				(SELECT CAST(coalesce(sum(length(name)), 0) AS BIGINT) FROM dirents WHERE vol = $2)
+					+ (SELECT CAST(coalesce(sum(coalesce(length(target), 0) + xattr_bytes), 0) AS BIGINT) FROM inodes WHERE vol = $2),
 				(SELECT CAST(coalesce(max(ino), 1) AS BIGINT) + 1 FROM inodes WHERE vol = $2)
 			WHERE NOT EXISTS (SELECT 1 FROM volumes WHERE id = $2)`, org, vol, "lost-"+idText(vol))
 	})

@@ -16,6 +16,32 @@ type fixer struct {
 	lost     int64 // the inode of lost+found; 0: not looked up yet
 }
 
+// repair repairs what breaks a rule, and takes into the volume's counts what that changed
+// of its metadata. Whether they were right before is the affair of rules of their own.
+func (f *fixer) repair(r *rule, list []suspect) error {
+	before, err := f.countMetadata()
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if err := r.fix(f, &list[i]); err != nil {
+			return err
+		}
+	}
+	after, err := f.countMetadata()
+	if err != nil || after == before {
+		return err
+	}
+	grown := after.Minus(before)
+	return f.exec(`UPDATE volumes SET entries = entries + $3, metadata = metadata + $4 WHERE id = $1 AND org = $2`, f.org, grown.Entries, grown.Bytes)
+}
+
+func (f *fixer) countMetadata() (m driver.Metadata, err error) {
+	var found bool
+	err = f.run(one(&found, []any{&m.Entries, &m.Bytes}, countMetadata, f.vol))
+	return m, err
+}
+
 func (f *fixer) exec(sql string, args ...any) error {
 	return f.run(q(sql, append([]any{f.vol}, args...)...))
 }
@@ -172,6 +198,18 @@ func (f *fixer) alloc(s *suspect) error {
 
 func (f *fixer) used(s *suspect) error {
 	return f.exec(`UPDATE volumes SET used = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
+}
+
+func (f *fixer) xattrBytes(s *suspect) error {
+	return f.exec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
+}
+
+func (f *fixer) entries(s *suspect) error {
+	return f.exec(`UPDATE volumes SET entries = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
+}
+
+func (f *fixer) metadata(s *suspect) error {
+	return f.exec(`UPDATE volumes SET metadata = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
 }
 
 // dropChunks removes chunks of an inode for which cond holds. $3 is arg.

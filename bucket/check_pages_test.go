@@ -97,7 +97,7 @@ func TestCheckPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]int{"wrong-link-count": files, "wrong-allocation": files, "dangling-entry": files, "leaked-blob": files}
+	want := map[string]int{"wrong-link-count": files, "wrong-allocation": files, "dangling-entry": files, "leaked-blob": files, "wrong-entries": 1, "wrong-metadata": 1}
 	found := func(b *Backend, fix bool) map[string]int {
 		n := map[string]int{}
 		err := b.Check(ctx, driver.CheckOptions{Fix: fix}, func(f driver.Finding) error {

@@ -209,6 +209,17 @@ var volumeRules = []rule{
 		sql: `SELECT v.next_ino, ` + none + `, v.used, m.bytes FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON m.bytes <> v.used
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
+	{code: "wrong-attribute-bytes", at: atInode, fix: (*fixer).xattrBytes, what: "its attributes are said to have %d bytes, and have %d",
+		sql: `SELECT i.ino, ` + none + `, i.xattr_bytes, coalesce(n.bytes, 0) FROM inodes i
+			LEFT JOIN (SELECT x.ino, CAST(sum(length(x.name) + length(x.value)) AS BIGINT) AS bytes FROM xattrs x WHERE x.vol = $2 AND {in x.ino} GROUP BY x.ino) n ON n.ino = i.ino
+			WHERE i.vol = $2 AND {in i.ino} AND i.xattr_bytes <> coalesce(n.bytes, 0) AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "wrong-entries", at: atVolume, fix: (*fixer).entries, what: "the volume is said to have %d entries, and has %d",
+		sql: `SELECT v.next_ino, ` + none + `, v.entries, m.n FROM volumes v JOIN (SELECT count(*) AS n FROM dirents WHERE vol = $2) m ON m.n <> v.entries
+			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
+	{code: "wrong-metadata", at: atVolume, fix: (*fixer).metadata, what: "names, link targets and attributes are said to take %d bytes, and take %d",
+		sql: `SELECT v.next_ino, ` + none + `, v.metadata, m.bytes FROM volumes v
+			JOIN (SELECT CAST(` + strings.ReplaceAll(metadataBytes, "$1", "$2") + ` AS BIGINT) AS bytes) m ON m.bytes <> v.metadata
+			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
 	{code: foundOverQuota, at: atVolume, what: "the volume holds %d bytes, and its quota is %d; remove files, or raise the quota",
 		sql: `SELECT v.next_ino, ` + none + `, m.bytes, v.quota FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON v.quota > 0 AND m.bytes > v.quota

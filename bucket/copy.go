@@ -78,6 +78,7 @@ func (c *change) copyTree(src, dst *place) error {
 		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 	}
 	var n, size, root int64
+	var names, own driver.Metadata
 	var sum, found bool
 	// One after another: a statement is planned before the one ahead of it has run.
 	for _, ask := range []query{
@@ -86,8 +87,11 @@ func (c *change) copyTree(src, dst *place) error {
 			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
 			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, c.vol, src.node.ino, c.v.nextIno),
 		q(`{analyze}`),
-		one(&sum, []any{&n, &size}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT)
+		one(&sum, []any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
+			CAST(coalesce(sum(coalesce(length(i.target), 0) + i.xattr_bytes), 0) AS BIGINT)
 			FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol),
+		one(&sum, []any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
+			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`, c.vol),
 		one(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
 	} {
 		if err := c.run(ask); err != nil {
@@ -96,6 +100,7 @@ func (c *change) copyTree(src, dst *place) error {
 	}
 	c.v.nextIno += n
 	c.delta += size
+	c.meta = c.meta.Plus(names).Plus(own)
 	c.copyRows()
 	dir := c.parents(dst, 0o755)
 	c.name(dir, dst.name, root, 1)
@@ -105,9 +110,9 @@ func (c *change) copyTree(src, dst *place) error {
 // copyRows copies what belongs to the inodes of the table tree. Names outside of the
 // tree are none of the copy's.
 func (c *change) copyRows() {
-	c.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+	c.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
-			i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target
+			i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target, i.xattr_bytes
 		FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol, c.now)
 	for _, sql := range []string{
 		`INSERT INTO dirents (vol, parent, name, ino) SELECT e.vol, p.nino, e.name, t.nino
@@ -131,8 +136,8 @@ const createTree = `CREATE TEMPORARY TABLE IF NOT EXISTS tree (ino BIGINT PRIMAR
 // files that are on their way out come along, and go there as they do here.
 func cloneRows(t tx, from, to []byte) {
 	now := time.Now().UnixNano()
-	t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
-		SELECT CAST($2 AS {bytes}), ino, mode, uid, gid, nlink, size, alloc, atime, mtime, CAST($3 AS BIGINT), rdev, target FROM inodes WHERE vol = $1`, from, to, now)
+	t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+		SELECT CAST($2 AS {bytes}), ino, mode, uid, gid, nlink, size, alloc, atime, mtime, CAST($3 AS BIGINT), rdev, target, xattr_bytes FROM inodes WHERE vol = $1`, from, to, now)
 	for _, sql := range []string{
 		`INSERT INTO dirents (vol, parent, name, ino) SELECT CAST($2 AS {bytes}), parent, name, ino FROM dirents WHERE vol = $1`,
 		`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($2 AS {bytes}), ino, name, value FROM xattrs WHERE vol = $1`,

@@ -195,7 +195,7 @@ func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t t
 		defer func() {
 			// The value may be of the transaction that was lost, which was still under way
 			// when this one began. It has ended now, so that another try sees it.
-			if unknown && !waited && p.isUnique(err) {
+			if unknown && !waited && (p.isUnique(err) || errors.Is(err, driver.ErrExists)) {
 				waited, err = true, errOvertaken
 			}
 		}()

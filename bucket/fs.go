@@ -295,7 +295,7 @@ func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.Re
 		if src.node.isDir() {
 			moved = 1
 		}
-		c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, src.parent.ino, []byte(src.name))
+		c.removeName(src.parent.ino, src.name)
 		c.touch(src.parent.ino, -moved)
 		c.name(&dst.parent, dst.name, src.node.ino, moved)
 		c.later(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, src.node.ino, c.now)

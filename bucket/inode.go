@@ -33,13 +33,14 @@ type inode struct {
 	atime, mtime, ctime int64
 	rdev                int64
 	target              []byte // of a symbolic link
+	xattrs              int64  // bytes of names and values of attributes
 }
 
 // inodeCols are the columns of i, in the order of dest.
-const inodeCols = `i.ino, i.mode, i.uid, i.gid, i.nlink, i.size, i.alloc, i.atime, i.mtime, i.ctime, i.rdev, i.target`
+const inodeCols = `i.ino, i.mode, i.uid, i.gid, i.nlink, i.size, i.alloc, i.atime, i.mtime, i.ctime, i.rdev, i.target, i.xattr_bytes`
 
 func (n *inode) dest() []any {
-	return []any{&n.ino, &n.mode, &n.uid, &n.gid, &n.nlink, &n.size, &n.alloc, &n.atime, &n.mtime, &n.ctime, &n.rdev, &n.target}
+	return []any{&n.ino, &n.mode, &n.uid, &n.gid, &n.nlink, &n.size, &n.alloc, &n.atime, &n.mtime, &n.ctime, &n.rdev, &n.target, &n.xattrs}
 }
 
 func (n *inode) isDir() bool  { return n.mode&typeMask == typeDir }

@@ -65,13 +65,13 @@ func (r *rebuild) load(ctx context.Context, v orgVol, generation, next int64) er
 	if err := r.fits(ctx, v); err != nil {
 		return fmt.Errorf("manifest %s: %w", manifestKey(v.org, v.vol, generation), err)
 	}
-	var used int64
+	var used, entries, bytes int64
 	var sum bool
 	err = r.ns.db.write(ctx, nil, true, func(t tx) error {
-		if err := t.run(one(&sum, []any{&used}, measureVolume, v.vol)); err != nil {
+		if err := t.run(q(countXattrs, v.vol), one(&sum, []any{&used}, measureVolume, v.vol), one(&sum, []any{&entries, &bytes}, countMetadata, v.vol)); err != nil {
 			return err
 		}
-		t.later(`UPDATE volumes SET used = $3 WHERE org = $1 AND id = $2`, v.org, v.vol, used)
+		t.later(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, v.org, v.vol, used, entries, bytes)
 		return nil
 	})
 	r.res.Files += l.files

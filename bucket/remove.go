@@ -47,7 +47,7 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 			return errNeedSession
 		}
 		tree = true
-		c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, p.parent.ino, []byte(p.name))
+		c.removeName(p.parent.ino, p.name)
 		c.touch(p.parent.ino, -1)
 		// While this process lives the tree is its own to remove: it alone knows what in it
 		// is open here.
@@ -132,7 +132,7 @@ func (c *change) reap() (more bool, err error) {
 	names := map[int64]int64{} // how many names of an inode went here
 	for i := range list {
 		e := &list[i]
-		c.later(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, e.parent, e.name)
+		c.removeName(e.parent, string(e.name))
 		if e.isDir() {
 			c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, e.ino, null(c.session))
 			continue

@@ -15,14 +15,15 @@ type volume struct {
 	id                                     []byte
 	name, state, labels                    string
 	quota, created, updated, used, nextIno int64
+	entries, metaBytes                     int64 // see driver.Metadata
 	generation                             int64
 	session, writer                        []byte
 }
 
-const volumeCols = `v.id, v.name, v.state, v.labels, v.quota, v.created, v.updated, v.used, v.next_ino, v.generation, v.session, v.writer`
+const volumeCols = `v.id, v.name, v.state, v.labels, v.quota, v.created, v.updated, v.used, v.entries, v.metadata, v.next_ino, v.generation, v.session, v.writer`
 
 func (v *volume) dest() []any {
-	return []any{&v.id, &v.name, &v.state, &v.labels, &v.quota, &v.created, &v.updated, &v.used, &v.nextIno, &v.generation, &v.session, &v.writer}
+	return []any{&v.id, &v.name, &v.state, &v.labels, &v.quota, &v.created, &v.updated, &v.used, &v.entries, &v.metaBytes, &v.nextIno, &v.generation, &v.session, &v.writer}
 }
 
 func (v *volume) info() (driver.Info, error) {
@@ -113,11 +114,14 @@ func (b *Backend) insert(t tx, v *volume, from []byte) error {
 		if v.quota > 0 && src.used > v.quota {
 			return driver.Errorf(driver.ErrQuota, "the volume that is cloned holds %d bytes, the quota is to be %d", src.used, v.quota)
 		}
-		v.used, v.nextIno = src.used, src.nextIno
+		if err := src.fitsBounds(driver.Size(v.quota)); err != nil {
+			return err
+		}
+		v.used, v.nextIno, v.entries, v.metaBytes = src.used, src.nextIno, src.entries, src.metaBytes
 	}
-	t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, next_ino, session)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		b.org, v.id, v.name, v.state, v.quota, v.labels, v.created, v.updated, v.used, v.nextIno, null(v.session))
+	t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, entries, metadata, next_ino, session)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
+		b.org, v.id, v.name, v.state, v.quota, v.labels, v.created, v.updated, v.used, v.entries, v.metaBytes, v.nextIno, null(v.session))
 	if from != nil {
 		cloneRows(t, from, v.id)
 		return nil
@@ -290,6 +294,11 @@ func (b *Backend) applyUpdate(t tx, v *volume, change driver.Update) (driver.Inf
 	if change.Quota != 0 && info.Used > change.Quota {
 		return info, driver.Errorf(driver.ErrQuota, "the volume holds %v, more than a quota of %v; remove files first", info.Used, change.Quota)
 	}
+	if change.Quota != 0 {
+		if err := v.fitsBounds(change.Quota); err != nil {
+			return info, err
+		}
+	}
 	for _, k := range change.RemoveLabels {
 		delete(info.Labels, k)
 	}
@@ -368,17 +377,17 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	err := b.ns.db.write(ctx, vol, false, func(t tx) error {
 		var v volume
 		var found, sum bool
-		var used int64
-		err := t.run(b.lockVolume(&found, &v, vol), one(&sum, []any{&used}, measureVolume, vol))
+		var used, entries, bytes int64
+		err := t.run(b.lockVolume(&found, &v, vol), one(&sum, []any{&used}, measureVolume, vol), one(&sum, []any{&entries, &bytes}, countMetadata, vol))
 		if err != nil {
 			return err
 		}
 		if !found {
 			return driver.ErrNotFound
 		}
-		if used != v.used {
+		if used != v.used || entries != v.entries || bytes != v.metaBytes {
 			v.used = used
-			t.later(`UPDATE volumes SET used = $3 WHERE org = $1 AND id = $2`, b.org, vol, used)
+			t.later(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, b.org, vol, used, entries, bytes)
 		}
 		info, err = v.info()
 		return err

@@ -109,7 +109,7 @@ func (c *change) put(p *place, n *inode) {
 	}
 	n.ino = c.newIno()
 	n.atime, n.mtime, n.ctime = c.now, c.now, c.now
-	insertInode(c, c.vol, n)
+	c.insert(n)
 	c.later(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, dir.ino, []byte(p.name), n.ino)
 	c.touch(dir.ino, 0)
 	c.unlink(p.node)

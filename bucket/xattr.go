@@ -58,22 +58,25 @@ func (f *fileSystem) Setxattr(ctx context.Context, path, name string, value []by
 		value = []byte{}
 	}
 	return f.changeXattr(ctx, path, name, func(c *change, ino int64, _ bool, others int64) error {
+		c.meta = c.meta.Plus(driver.XattrMetadata(name, len(value)))
 		if others+int64(len(name)+len(value)) > maxXattrs {
 			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file hold %d bytes at most", maxXattrs)
 		}
 		c.later(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, c.vol, ino, []byte(name))
 		c.later(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`, c.vol, ino, []byte(name), value)
+		c.later(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, c.vol, ino, others+int64(len(name)+len(value)))
 		return nil
 	})
 }
 
 // Removexattr implements driver.FS.
 func (f *fileSystem) Removexattr(ctx context.Context, path, name string) error {
-	return f.changeXattr(ctx, path, name, func(c *change, ino int64, there bool, _ int64) error {
+	return f.changeXattr(ctx, path, name, func(c *change, ino int64, there bool, others int64) error {
 		if !there {
 			return driver.ErrNoXattr
 		}
 		c.later(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, c.vol, ino, []byte(name))
+		c.later(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, c.vol, ino, others)
 		return nil
 	})
 }
@@ -93,13 +96,16 @@ func (f *fileSystem) changeXattr(ctx context.Context, path, name string, fn func
 			return driver.Errorf(driver.ErrPermission, "a symbolic link has no attributes of users, see xattr(7)")
 		}
 		var there, sum bool
-		var others int64
+		var others, size int64
 		err = c.run(
-			one(&there, []any{new(int)}, `SELECT 1 FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, c.vol, p.node.ino, []byte(name)),
+			one(&there, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, c.vol, p.node.ino, []byte(name)),
 			one(&sum, []any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
 				WHERE vol = $1 AND ino = $2 AND name <> $3`, c.vol, p.node.ino, []byte(name)))
 		if err != nil {
 			return err
+		}
+		if there {
+			c.meta = c.meta.Minus(driver.XattrMetadata(name, int(size)))
 		}
 		c.later(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, p.node.ino, c.now)
 		return fn(c, p.node.ino, there, others)

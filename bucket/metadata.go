@@ -1,0 +1,39 @@
+package bucket
+
+import "github.com/volehq/vole/driver"
+
+// countMetadata selects what volumes.entries and volumes.metadata of a volume ($1) are
+// kept equal to.
+const countMetadata = `SELECT (SELECT count(*) FROM dirents WHERE vol = $1), CAST(` + metadataBytes + ` AS BIGINT)`
+
+const metadataBytes = `((SELECT coalesce(sum(length(name)), 0) FROM dirents WHERE vol = $1)
+	+ (SELECT coalesce(sum(coalesce(length(target), 0) + xattr_bytes), 0) FROM inodes WHERE vol = $1))`
+
+// countXattrs sets what inodes.xattr_bytes of a volume ($1) is kept equal to.
+const countXattrs = `UPDATE inodes SET xattr_bytes = (SELECT CAST(coalesce(sum(length(x.name) + length(x.value)), 0) AS BIGINT)
+	FROM xattrs x WHERE x.vol = $1 AND x.ino = inodes.ino)
+	WHERE vol = $1 AND ino IN (SELECT ino FROM xattrs WHERE vol = $1)`
+
+// named notes that a name was added, and unnamed that one was taken away.
+func (c *change) named(name string)   { c.meta = c.meta.Plus(driver.EntryMetadata(name)) }
+func (c *change) unnamed(name string) { c.meta = c.meta.Minus(driver.EntryMetadata(name)) }
+
+// metadata is what belongs to the inode itself, whatever names it has.
+func (n *inode) metadata() driver.Metadata {
+	return driver.Metadata{Bytes: int64(len(n.target)) + n.xattrs}
+}
+
+// metadata is what a volume holds.
+func (v *volume) metadata() driver.Metadata {
+	return driver.Metadata{Entries: v.entries, Bytes: v.metaBytes}
+}
+
+// fitsBounds fails when the volume holds more metadata than the bounds of a quota.
+func (v *volume) fitsBounds(quota driver.Size) error {
+	have, bound := v.metadata(), driver.MetadataBounds(quota)
+	if have.Entries > bound.Entries || have.Bytes > bound.Bytes {
+		return driver.Errorf(driver.ErrQuota, "the volume holds %d entries, and %d bytes of names, link targets and attributes; with a quota of %v it may hold %d and %d",
+			have.Entries, have.Bytes, quota, bound.Entries, bound.Bytes)
+	}
+	return nil
+}
