@@ -53,19 +53,36 @@ func (ns *Namespace) maintainAll(ctx context.Context) {
 // sessions whose lease has run out, removes what is left of removed volumes and trees,
 // and sweeps. ErrInUse: another process is at it.
 func (ns *Namespace) Maintain(ctx context.Context) error {
-	return ns.job(ctx, "maintain", func(ctx context.Context) error {
-		return errors.Join(ns.expire(ctx), ns.reapAll(ctx), ns.sweepAll(ctx))
-	})
+	return ns.rounds(ctx, ns.expire, ns.sweepAll)
 }
 
 // Reap removes what is left of removed volumes and trees, and what was put in vain.
 // ErrInUse: another process is at it.
 func (ns *Namespace) Reap(ctx context.Context) error {
-	return ns.job(ctx, "maintain", func(ctx context.Context) error {
-		if err := errors.Join(ns.reapAll(ctx), ns.sweepReserved(ctx, nil)); err != nil {
+	return ns.rounds(ctx, nil, func(ctx context.Context) error {
+		if err := ns.sweepReserved(ctx, nil); err != nil {
 			return err
 		}
 		return ns.deleteDoomed(ctx, nil)
+	})
+}
+
+// rounds does some of what there is to remove in each volume, and something else before
+// and after, until nothing is left: what takes long in one volume does not hold up others.
+func (ns *Namespace) rounds(ctx context.Context, before, after func(ctx context.Context) error) error {
+	return ns.job(ctx, "maintain", func(ctx context.Context) error {
+		for more := true; more; {
+			var errs [3]error // one that fails does not keep the others from their work
+			if before != nil {
+				errs[0] = before(ctx)
+			}
+			more, errs[1] = ns.reapRound(ctx)
+			errs[2] = after(ctx)
+			if err := errors.Join(errs[:]...); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -179,35 +196,40 @@ type orgVol struct{ org, vol []byte }
 
 func (o *orgVol) dest() []any { return []any{&o.org, &o.vol} }
 
-// reapAll removes the rows of volumes in removal, and trees in those that are not.
-func (ns *Namespace) reapAll(ctx context.Context) error {
+// reapRound removes some of the rows of volumes in removal, and of trees in those that are
+// not, and tells whether there is more.
+func (ns *Namespace) reapRound(ctx context.Context) (more bool, err error) {
 	var gone, trees []orgVol
-	err := ns.db.read(ctx,
+	err = ns.db.read(ctx,
 		all(&gone, (*orgVol).dest, `SELECT org, id FROM volumes WHERE state = 'removing'`),
 		all(&trees, (*orgVol).dest, `SELECT v.org, v.id FROM volumes v WHERE v.state <> 'removing'
 			AND v.id IN (SELECT o.vol FROM orphans o WHERE o.session IS NULL)`))
 	for _, v := range gone {
 		if err != nil {
-			return err
+			return false, err
 		}
-		err = ns.purge(ctx, v)
+		var rest bool
+		rest, err = ns.purge(ctx, v)
+		more = more || rest
 	}
 	for _, v := range trees {
 		if err != nil {
-			return err
+			return false, err
 		}
 		b := newBackend(ns, v.org)
-		f := b.system(v.vol)
-		err = b.reapTrees(ctx, f)
+		var rest bool
+		rest, err = b.reapSome(ctx, b.system(v.vol), reapSteps)
+		more = more || rest
 	}
-	return err
+	return more, err
 }
 
 // purgeRows bounds one transaction that removes rows of a removed volume.
 const purgeRows = 1000
 
-// purge removes all rows of a volume, its own last.
-func (ns *Namespace) purge(ctx context.Context, v orgVol) error {
+// purge removes rows of a volume, its own last, and tells whether there are more.
+func (ns *Namespace) purge(ctx context.Context, v orgVol) (more bool, err error) {
+	done := 0
 	steps := []string{
 		`DELETE FROM chunks WHERE vol = $1 AND (ino, pos) IN (SELECT ino, pos FROM chunks WHERE vol = $1 ORDER BY ino, pos LIMIT $2)`,
 		`DELETE FROM dirents WHERE vol = $1 AND (parent, name) IN (SELECT parent, name FROM dirents WHERE vol = $1 ORDER BY parent, name LIMIT $2)`,
@@ -216,18 +238,21 @@ func (ns *Namespace) purge(ctx context.Context, v orgVol) error {
 		`DELETE FROM orphans WHERE vol = $1 AND ino IN (SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino LIMIT $2)`,
 	}
 	for _, sql := range steps {
-		for n := int64(purgeRows); n == purgeRows; {
+		for n := int64(purgeRows); n == purgeRows; done++ {
+			if done >= reapSteps {
+				return true, nil
+			}
 			err := ns.db.write(ctx, nil, true, func(t tx) error {
 				del := q(sql, v.vol, purgeRows)
 				del.n = &n
 				return t.run(del)
 			})
 			if err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
-	err := ns.db.write(ctx, nil, false, func(t tx) error {
+	err = ns.db.write(ctx, nil, false, func(t tx) error {
 		t.later(`DELETE FROM ops WHERE vol = $1`, v.vol)
 		for _, sql := range []string{
 			`DELETE FROM attachments WHERE org = $1 AND vol = $2`,
@@ -240,7 +265,7 @@ func (ns *Namespace) purge(ctx context.Context, v orgVol) error {
 	if err == nil {
 		ns.metrics.reapedVolumes.Inc()
 	}
-	return err
+	return false, err
 }
 
 const (
