@@ -106,7 +106,7 @@ func parseExpiry(s string, now time.Time) (time.Time, error) {
 		if err == nil && n > int64(math.MaxInt64/unit) {
 			return now, usagef("--expires %s: that is too far away", s)
 		}
-		d = time.Duration(n) * unit
+		d = time.Duration(max(n, 0)) * unit
 	default:
 		d, err = time.ParseDuration(s)
 	}

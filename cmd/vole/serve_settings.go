@@ -141,6 +141,9 @@ func (s *serveFlags) database(flag, value, file string) (string, error) {
 	return value, nil
 }
 
+// maxRate is the most requests per second that can be told from no limit.
+const maxRate = 1e9
+
 // options returns what the settings say is to be served, and how.
 func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err error) {
 	o = server.Options{
@@ -150,8 +153,10 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 	switch {
 	case s.timeout <= 0 || s.lease <= 0 || s.grace <= 0:
 		return o, usagef("--timeout, --lease and --grace must be more than 0")
-	case s.drain < 0 || s.drainDelay < 0 || s.export < 0 || s.rate < 0 || s.burst < 0:
-		return o, usagef("--drain, --drain-delay, --export, --rate and --burst must not be negative")
+	case s.drain < 0 || s.drainDelay < 0 || s.export < 0 || s.burst < 0:
+		return o, usagef("--drain, --drain-delay, --export and --burst must not be negative")
+	case !(s.rate >= 0 && s.rate <= maxRate): // NaN is neither
+		return o, usagef("--rate %v: give a number from 0 to %d", s.rate, int64(maxRate))
 	}
 	if s.maxFile != "" {
 		n, err := vole.ParseSize(s.maxFile)

@@ -3,7 +3,7 @@ package core
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"net"
 	"net/http"
@@ -72,11 +72,12 @@ type Request struct {
 	rights *Rights // nil where NoAuth
 }
 
-// NewToken returns 128 random bits in a form that fits into URLs.
+// NewToken returns 128 random bits in a form that fits into URLs, and in which no words
+// appear by chance.
 func NewToken() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails
-	return base64.RawURLEncoding.EncodeToString(b)
+	return hex.EncodeToString(b)
 }
 
 func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
