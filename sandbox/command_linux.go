@@ -55,7 +55,7 @@ func (h *helper) checkCommand() error {
 func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 	f, err := h.tree.resolve(p, lookup{})
 	switch {
-	case errors.Is(err, errProcfs):
+	case isOfRuntime(err):
 		return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: it %w", err)}, true
 	case isMissing(err):
 		return nil, false
@@ -74,11 +74,18 @@ func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 	if err == nil {
 		needed.Close()
 	}
-	if isMissing(err) {
+	switch {
+	case isOfRuntime(err):
+		return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: %s, which it needs, %w", by, err)}, true
+	case isMissing(err):
 		return &ExecError{ExitNotFound, fmt.Errorf("cannot be executed: %s, which it needs, was not found in the sandbox", by)}, true
 	}
 	return nil, true
 }
+
+// isOfRuntime reports whether a path leads to what only the runtime mounts, where there
+// are no programs but those that processes have open.
+func isOfRuntime(err error) bool { return errors.Is(err, errProcfs) || errors.Is(err, errUnseen) }
 
 func isMissing(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)

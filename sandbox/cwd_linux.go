@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"github.com/volehq/vole"
@@ -17,28 +18,33 @@ import (
 // the helper resolves the path first, and when the runtime has entered it, and before
 // the command is executed, looks at where it got to.
 
+// devDirs are the directories that the runtime makes in /dev. All else there may be a
+// link to /proc, as /dev/fd is.
+var devDirs = []string{"/dev", "/dev/shm", "/dev/pts", "/dev/mqueue"}
+
 // resolveCwd opens the working directory, made if it is missing, and replaces its path by
 // one without links.
 func (h *helper) resolveCwd() error {
 	name := h.proc.cwd
-	if beneath(name, "/dev") {
+	if slices.Contains(devDirs, name) {
 		return nil
 	}
 	dir, err := h.tree.resolve(name, lookup{create: true})
 	if err != nil {
 		return explainCwd(name, err)
 	}
-	defer dir.Close()
 	if dir.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		dir.Close()
 		return explainCwd(name, unix.ENOTDIR)
 	}
-	h.proc.cwd, h.cwd = dir.path, &dir.stat
+	// It stays open, so that its inode keeps its number.
+	h.proc.cwd, h.cwd = dir.path, &dir
 	return nil
 }
 
 func explainCwd(name string, err error) error {
 	switch {
-	case errors.Is(err, errProcfs), errors.Is(err, errUnseen):
+	case isOfRuntime(err):
 		return driver.Errorf(vole.ErrInvalid, "the working directory %s %v; use another", name, err)
 	case errors.Is(err, unix.ENOTDIR):
 		return driver.Errorf(vole.ErrNotDir, "the working directory %s is not a directory", name)
@@ -63,14 +69,15 @@ func (h *helper) checkEntered() error {
 	}
 	defer dir.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+	var in unix.Statfs_t
+	if err := errorsFirst(unix.Fstat(int(dir.Fd()), &st), unix.Fstatfs(int(dir.Fd()), &in)); err != nil {
 		return err
 	}
 	own, err := h.isMounted(dir)
 	if err != nil {
 		return err
 	}
-	if !own || h.cwd != nil && (st.Dev != h.cwd.Dev || st.Ino != h.cwd.Ino) {
+	if !own || in.Type == unix.PROC_SUPER_MAGIC || h.cwd != nil && (st.Dev != h.cwd.stat.Dev || st.Ino != h.cwd.stat.Ino) {
 		return driver.Errorf(vole.ErrInUse, "the working directory %s changed while the sandbox started; try again", h.proc.cwd)
 	}
 	return nil

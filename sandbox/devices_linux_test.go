@@ -31,6 +31,9 @@ func makeZeroDevice(t *testing.T, name string) {
 // checkDevices has a command open a device node on volume v.
 func checkDevices(t *testing.T, e *env, runtime, user string) {
 	t.Helper()
+	if runtime == "runsc" {
+		t.Skip("a node is a device of its own kernel, not of the host's")
+	}
 	try := func(opts, script string) {
 		t.Helper()
 		c := shell(t, script, "v:/v"+opts)
@@ -43,9 +46,7 @@ func checkDevices(t *testing.T, e *env, runtime, user string) {
 	try("", closed)
 	try(":nodev", closed)
 	try(":ro", closed)
-	if runtime != "runsc" { // which opens no devices but its own
-		try(":dev", "head -c 4 /v/zero | tr '\\0' 0 | grep -q 0000")
-	}
+	try(":dev", "head -c 4 /v/zero | tr '\\0' 0 | grep -q 0000")
 }
 
 func TestDeviceNodes(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
+	"golang.org/x/sys/unix"
 )
 
 // What leads out of a sandbox, if anything does, is in /proc: the directories, programs
@@ -73,7 +74,10 @@ func TestWorkdir(t *testing.T) {
 				t.Errorf("%s: %+v, %v; want %s", dir, o, err, want)
 			}
 		}
-		for dir, kind := range map[string]error{"/v/f": vole.ErrNotDir, "/v/f/x": vole.ErrNotDir, "/usr/nosuch": vole.ErrNotExist} {
+		for dir, kind := range map[string]error{
+			"/v/f": vole.ErrNotDir, "/v/f/x": vole.ErrNotDir, "/usr/nosuch": vole.ErrNotExist,
+			"/dev/fd": vole.ErrInvalid, "/dev/fd/5": vole.ErrInvalid, "/dev/stdin": vole.ErrInvalid, "/dev/shm/x": vole.ErrInvalid,
+		} {
 			c := shell(t, "true", "v:/v")
 			c.Runtime, c.Cwd = runtime, dir
 			if _, err := e.run(c, ""); !errors.Is(err, kind) {
@@ -113,7 +117,7 @@ func checkSwappedWorkdir(t *testing.T, e *env, runtime string) {
 	}
 	e.create("v", vole.Spec{})
 	src := filepath.Join(e.path("v"), "src")
-	targets := append([]string{"/usr", "/v/other", "/nosuch", "/proc/self/fd/3/..", "/proc/self/fd/7", "/proc/self/cwd"}, magicPaths...)
+	targets := append([]string{"/usr", "/v/other", "/nosuch", "/dev/fd", "/proc/self/fd/3/..", "/proc/self/fd/7", "/proc/self/cwd"}, magicPaths...)
 	if err := os.Mkdir(filepath.Join(e.path("v"), "other"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -210,10 +214,11 @@ func TestReaperIsEmpty(t *testing.T) {
 func checkMagicCommands(t *testing.T, e *env, runtime string) {
 	t.Helper()
 	e.create("v", vole.Spec{})
-	if err := os.Symlink("/proc/1/root/bin/sh", filepath.Join(e.path("v"), "sh")); err != nil {
+	if err := errors.Join(os.Symlink("/proc/1/root/bin/sh", filepath.Join(e.path("v"), "sh")),
+		os.WriteFile(filepath.Join(e.path("v"), "script"), []byte("#!/proc/1/root/bin/sh\n"), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"/proc/1/root/bin/sh", "/proc/self/exe", "/v/sh", "../../proc/1/exe"} {
+	for _, name := range []string{"/proc/1/root/bin/sh", "/proc/self/exe", "/v/sh", "../../proc/1/exe", "/dev/fd/3", "/v/script"} {
 		c := shell(t, "true", "v:/v")
 		c.Args, c.Runtime = []string{name, "-c", "touch /v/ran"}, runtime
 		_, err := e.run(c, "")
@@ -268,7 +273,7 @@ func TestMountsThroughLinksOfTheRoot(t *testing.T) {
 		dir := t.TempDir()
 		makeRootfs(t, dir, "sh", "cat", "touch")
 		for name, target := range map[string]string{
-			"in": "etc/in", "dangling": "/no/such/yet", "dev1": "/dev", "dev2": "/dev/shm/x", "proc1": "/proc/1/cwd", "sys": "proc/sys", "loop": "loop",
+			"in": "etc/in", "dangling": "/no/such/yet", "dev1": "/dev", "dev2": "/dev/shm/x", "proc1": "/proc/1/cwd", "psys": "proc/sys", "loop": "loop",
 			"etc/file": "../kept",
 		} {
 			if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
@@ -283,7 +288,7 @@ func TestMountsThroughLinksOfTheRoot(t *testing.T) {
 			}
 		}
 		for at, kind := range map[string]error{
-			"/dev1": vole.ErrInvalid, "/dev1/x": vole.ErrInvalid, "/dev2": vole.ErrInvalid, "/proc1": vole.ErrInvalid, "/loop/x": vole.ErrLoop,
+			"/dev1": vole.ErrInvalid, "/dev1/x": vole.ErrInvalid, "/dev2": vole.ErrInvalid, "/proc1": vole.ErrInvalid, "/psys": vole.ErrInvalid, "/loop/x": vole.ErrLoop,
 			"/kept": vole.ErrNotDir, "/kept/x": vole.ErrNotDir, "/etc/file": vole.ErrNotDir,
 		} {
 			c := shell(t, "true", "v:"+at)
@@ -294,4 +299,51 @@ func TestMountsThroughLinksOfTheRoot(t *testing.T) {
 		}
 		e.checkClean()
 	})
+}
+
+// What a runtime finds by itself in a root must be what it takes it for.
+func TestOddRoots(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
+		for name, make := range map[string]func(p string) error{
+			"proc":       func(p string) error { return os.Symlink("/etc", p) },
+			"dev":        func(p string) error { return os.Symlink("../../../../etc", p) },
+			"etc/passwd": func(p string) error { return unix.Mkfifo(p, 0o644) },
+			"etc/group":  func(p string) error { return os.Mkdir(p, 0o755) },
+		} {
+			dir := t.TempDir()
+			makeRootfs(t, dir, "sh")
+			p := filepath.Join(dir, name)
+			if err := errors.Join(os.RemoveAll(p), make(p)); err != nil {
+				t.Fatal(err)
+			}
+			c := shell(t, "true")
+			c.Runtime, c.Rootfs = runtime, dir
+			if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		// A volume can bring them, too, after the user was looked up.
+		e.create("etc", vole.Spec{})
+		if err := unix.Mkfifo(filepath.Join(e.path("etc"), "passwd"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c := shell(t, "true", "etc:/etc")
+		c.Runtime = runtime
+		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("a fifo in a volume: %v", err)
+		}
+	})
+}
+
+// A working directory that was made is no reason to keep a volume that was made in vain.
+func TestRollBackOfWorkdir(t *testing.T) {
+	e := anyEnv(t)
+	c := shell(t, "true", "v:/v")
+	c.Args, c.Cwd = []string{"nosuch"}, "/v/a/b"
+	if _, err := e.run(c, ""); err == nil {
+		t.Error("it ran")
+	}
+	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+		t.Errorf("the volume is left: %v", err)
+	}
 }

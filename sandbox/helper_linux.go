@@ -36,9 +36,9 @@ type helper struct {
 	rt     *ociRuntime
 	pid    int // of the command
 
-	tree *guestTree   // the root file system, but for /proc and /dev
-	proc process      // the command
-	cwd  *unix.Stat_t // its working directory; nil: in /dev, which the helper does not see
+	tree *guestTree // the root file system, but for /proc and /dev
+	proc process    // the command
+	cwd  *guestFile // its working directory; nil: in /dev, which the helper does not see
 }
 
 func helperMain(args []string) int {

@@ -66,7 +66,8 @@ type hostView struct {
 // hostRoot makes root a read-only view of the host's root.
 func (h *helper) hostRoot(root string) error {
 	v := &hostView{root: root, asRoot: !h.p.Rootless, holes: h.holes()}
-	if err := makeSkeleton(root); err != nil {
+	// Of its own, so that nothing else of the helper is on the same file system.
+	if err := errorsFirst(mountTmpfs(root, "mode=755,size=64m"), makeSkeleton(root)); err != nil {
 		return err
 	}
 	if v.asRoot {

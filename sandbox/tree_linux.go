@@ -68,6 +68,9 @@ type walk struct {
 // resolve opens a path of the tree. Its errors are the system's, errProcfs, errUnseen,
 // and ErrInvalid for what a lookup refuses.
 func (g *guestTree) resolve(p string, how lookup) (guestFile, error) {
+	if len(p) >= unix.PathMax {
+		return guestFile{}, unix.ENAMETOOLONG
+	}
 	w := walk{tree: g, how: how, rest: strings.Split(p, "/")}
 	top, err := reopen(g.root)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/volehq/vole"
@@ -49,7 +50,7 @@ func (m treeMount) spec() specs.Mount {
 		}
 	}
 	if m.data != "" {
-		out.Options = append(out.Options, m.data)
+		out.Options = append(out.Options, strings.Split(m.data, ",")...)
 	}
 	return out
 }
@@ -88,7 +89,38 @@ func (h *helper) fillTree(root string) ([]treeMount, error) {
 		return nil, err
 	}
 	host := h.p.Rootfs == "" && h.p.Image == ""
-	return h.mountTree(slices.Concat(memoryMounts(host), files, h.volumeMounts()))
+	list, err := h.mountTree(slices.Concat(memoryMounts(host), files, h.volumeMounts()))
+	return list, errorsFirst(err, checkRuntimePaths(root))
+}
+
+// checkRuntimePaths looks at the paths of the root that a runtime uses whatever it is
+// told: where it mounts, and the files in which runc looks the user up.
+func checkRuntimePaths(root string) error {
+	for name, want := range map[string]uint32{
+		"/proc": unix.S_IFDIR, "/dev": unix.S_IFDIR, "/etc/passwd": unix.S_IFREG, "/etc/group": unix.S_IFREG,
+	} {
+		flags := unix.O_PATH
+		if want == unix.S_IFDIR {
+			flags |= unix.O_NOFOLLOW // a link would take the mount elsewhere
+		}
+		f, err := inRoot(root, name, flags)
+		if isMissing(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		err = unix.Fstat(int(f.Fd()), &st)
+		f.Close()
+		if err == nil && st.Mode&unix.S_IFMT != want {
+			err = driver.Errorf(vole.ErrInvalid, "%s of the sandbox's root is %s", name, map[uint32]string{unix.S_IFDIR: "not a directory", unix.S_IFREG: "not a file"}[want])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountTree mounts a list in the sandbox's tree, parents first, and returns it with the
@@ -108,7 +140,7 @@ func (h *helper) mountTree(list []treeMount) ([]treeMount, error) {
 
 func explainTarget(p string, err error) error {
 	switch {
-	case errors.Is(err, errProcfs), errors.Is(err, errUnseen):
+	case isOfRuntime(err):
 		return driver.Errorf(vole.ErrInvalid, "mount on %s: it %v", p, err)
 	case errors.Is(err, unix.ENOTDIR):
 		return driver.Errorf(vole.ErrNotDir, "mount on %s: it is not a directory of the sandbox", p)

@@ -147,18 +147,18 @@ func (r *running) rollBack(ctx context.Context) error {
 }
 
 // unused reports whether a volume holds nothing but the directories that this run made
-// in it: its subpaths and the mount points of others.
+// in it: its subpaths, the mount points of others, and the working directory.
 func (r *running) unused(ctx context.Context, v *vole.Volume) (ok bool, err error) {
 	own := map[string]bool{"lost+found": v.Info().Kind == vole.KindDisk}
 	for _, in := range r.c.Mounts {
 		if in.Volume != v.Name() {
 			continue
 		}
-		for _, m := range r.c.Mounts {
-			if !beneath(m.Path, in.Path) {
+		for _, made := range r.madePaths() {
+			if !beneath(made, in.Path) {
 				continue
 			}
-			for p := path.Join(in.Subpath, m.Path[len(in.Path):]); p != "." && p != "/"; p = path.Dir(p) {
+			for p := path.Join(in.Subpath, made[len(in.Path):]); p != "." && p != "/"; p = path.Dir(p) {
 				own[strings.TrimPrefix(p, "/")] = true
 			}
 		}
@@ -169,6 +169,19 @@ func (r *running) unused(ctx context.Context, v *vole.Volume) (ok bool, err erro
 	}
 	ok, err = holdsOnly(ctx, f, ".", own)
 	return ok, errors.Join(err, f.Close())
+}
+
+// madePaths are the directories that a run makes in the sandbox: mount points, and the
+// working directory.
+func (r *running) madePaths() []string {
+	var list []string
+	for _, m := range r.c.Mounts {
+		list = append(list, m.Path)
+	}
+	if r.c.Cwd != "" {
+		list = append(list, path.Clean(r.c.Cwd))
+	}
+	return list
 }
 
 // holdsOnly reports whether all that is beneath a directory is one of some directories.
