@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"time"
 
@@ -129,7 +130,10 @@ func (c *change) finish() error {
 	if c.failure != nil {
 		return c.failure
 	}
-	if c.delta > 0 && c.v.quota > 0 && c.v.used+c.delta > c.v.quota {
+	if c.delta > 0 && c.v.quota == 0 && c.delta > math.MaxInt64-c.v.used {
+		return driver.Errorf(driver.ErrQuota, "the files of a volume may have %d bytes together", int64(math.MaxInt64))
+	}
+	if c.delta > 0 && c.v.quota > 0 && c.delta > c.v.quota-c.v.used {
 		return driver.Errorf(driver.ErrQuota, "%d bytes more, and the volume would hold more than its quota of %v; %v are free",
 			c.delta, driver.Size(c.v.quota), driver.Size(max(0, c.v.quota-c.v.used)))
 	}

@@ -301,6 +301,9 @@ func rowPart(pos int64, data []byte) part {
 
 // truncate sets the size, after all that was written before.
 func (n *node) truncate(ctx context.Context, f *fileSystem, size int64) error {
+	if size < 0 {
+		return negative(size)
+	}
 	if size > maxFileSize {
 		return errTooLarge
 	}

@@ -153,6 +153,9 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if off < 0 {
+		return 0, negative(off)
+	}
 	if off > maxFileSize-int64(len(p)) {
 		return 0, errTooLarge
 	}
@@ -202,6 +205,9 @@ func (h *handle) Truncate(ctx context.Context, size int64) error {
 func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
 	if err := h.enterWrite(ctx); err != nil {
 		return err
+	}
+	if off < 0 || length < 0 {
+		return negative(min(off, length))
 	}
 	if err := h.n.flushFor(ctx, h.f); err != nil {
 		return err
@@ -283,10 +289,18 @@ func (h *handle) close(ctx context.Context) error {
 
 func (h *handle) closeWith(ctx context.Context) error { return h.close(ctx) }
 
+// negative is the error for an offset or a size that cannot be.
+func negative(n int64) error {
+	return driver.Errorf(driver.ErrInvalid, "offset or size %d: must not be negative", n)
+}
+
 // NextData implements driver.File.
 func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
 	if err := h.enter(ctx); err != nil {
 		return 0, 0, err
+	}
+	if off < 0 {
+		return 0, 0, negative(off)
 	}
 	if err := h.n.flush(ctx); err != nil {
 		return 0, 0, err

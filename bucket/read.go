@@ -105,6 +105,9 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := h.enter(ctx); err != nil {
 		return 0, err
 	}
+	if off < 0 {
+		return 0, negative(off)
+	}
 	total := 0
 	for len(p) > 0 {
 		n, err := h.readSome(ctx, p, off)

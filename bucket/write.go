@@ -27,6 +27,9 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	if err := f.b.ns.tooLarge(opts); err != nil {
 		return 0, err
 	}
+	if opts.Size < 0 {
+		return 0, negative(opts.Size)
+	}
 	up := newUpload(ctx, f, opts.Size)
 	size, err := up.all(r, opts)
 	parts, perr := up.wait()

@@ -148,7 +148,7 @@ func (fs *FS) writeAt(i *inode, p []byte, off int64) (int, error) {
 		return 0, unsupportedf("writing to inode %d, which has no extents", i.num)
 	}
 	bs := fs.sb.blockSize
-	if off < 0 || off+int64(len(p)) > maxLogical*bs {
+	if off < 0 || off > maxLogical*bs-int64(len(p)) {
 		return 0, errTooBig
 	}
 	if size := i.size(); off > size {

@@ -81,6 +81,7 @@ var groups = []struct {
 	{"Write", writeTests},
 	{"Open", openTests},
 	{"File", fileTests},
+	{"Corners", cornerTests},
 	{"Unlinked", unlinkedTests},
 	{"Dir", dirTests},
 	{"Remove", removeTests},
