@@ -1,6 +1,7 @@
 package vole
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -119,7 +120,7 @@ func (v *Volume) Attach(ctx context.Context, opts AttachOptions) (*Attachment, e
 	if opts.Holder == "" {
 		opts.Holder = fmt.Sprintf("%s[%d]", filepath.Base(os.Args[0]), os.Getpid())
 	}
-	if err := driver.ValidateHolder(opts.Holder); err != nil {
+	if err := cmp.Or(driver.ValidateHolder(opts.Holder), driver.ValidateHost(opts.Host)); err != nil {
 		return nil, v.wrap("attach", "", err)
 	}
 	if opts.Exclusive && !v.b.Caps().Leases {

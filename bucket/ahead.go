@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+
+	"github.com/volehq/vole/internal/budget"
 )
 
 const (
@@ -31,6 +33,7 @@ type fetch struct {
 	err    error // set when done is closed
 	cancel context.CancelFunc
 	all    *atomic.Int64 // bytes of all fetches of the namespace
+	share  *budget.Share // where the buffer counts
 	// users are those that may still touch data: what fetches it, the list, and reads.
 	// The last one gives it back. Guarded by readAhead.mu.
 	users int
@@ -41,9 +44,17 @@ type fetch struct {
 // take as much memory again until it is collected.
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-func newFetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int64) *fetch {
-	f := &fetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, users: 2, all: all}
+// bufferSize is the size of the buffer for a fetch of n bytes.
+func bufferSize(n int64) int64 {
 	if n > chunkSize/2 {
+		return chunkSize
+	}
+	return n
+}
+
+func newFetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int64, share *budget.Share) *fetch {
+	f := &fetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, users: 2, all: all, share: share}
+	if bufferSize(n) == chunkSize {
 		f.data = buffers.Get().(*[chunkSize]byte)[:n]
 	} else {
 		f.data = make([]byte, n)
@@ -57,6 +68,7 @@ func (f *fetch) left() {
 		return
 	}
 	f.all.Add(-int64(len(f.data)))
+	f.share.Release(int64(cap(f.data)))
 	if cap(f.data) == chunkSize {
 		buffers.Put((*[chunkSize]byte)(f.data[:chunkSize]))
 	}
@@ -194,8 +206,12 @@ func (a *readAhead) begin(h *handle, w window, off, end int64) {
 			all.Add(lo - hi)
 			return
 		}
+		if !h.b.memory.Try(budget.Buffer, bufferSize(hi-lo)) {
+			all.Add(lo - hi)
+			return
+		}
 		ctx, cancel := context.WithCancel(context.Background())
-		f := newFetch(lo, hi-lo, w.epoch, cancel, all)
+		f := newFetch(lo, hi-lo, w.epoch, cancel, all, h.b.memory)
 		a.list = append(a.list, f)
 		go func() {
 			f.err = h.b.readBlob(ctx, x, f.data, x.blobPos+lo-x.pos)

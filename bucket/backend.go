@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/budget"
 )
 
 // Backend is one organisation of a namespace. It implements driver.Backend.
@@ -15,6 +16,8 @@ type Backend struct {
 	ns   *Namespace
 	org  []byte
 	also *Namespace // closed with the Backend; nil: none
+	// memory is what the organisation may hold in buffers.
+	memory *budget.Share
 
 	session session
 	commits atomic.Int64       // of what was written by handle

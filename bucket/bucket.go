@@ -64,6 +64,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/volehq/vole/bucket/internal/blob"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/budget"
 )
 
 // S3 says where and how the objects of an S3 bucket are reached.
@@ -108,6 +109,10 @@ type Options struct {
 	Export time.Duration
 	// Conns is the most connections to PostgreSQL. Default: 16.
 	Conns int
+
+	// Memory bounds the buffers of chunks, and of what is read ahead or not committed, of
+	// each organisation. Default: nothing but what all of them together may take.
+	Memory *budget.Budget
 
 	Log *slog.Logger // default: none
 	// Metrics is where the namespace's metrics are registered until it is closed. A
@@ -310,7 +315,9 @@ func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
 	if !found {
 		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
 	}
-	return newBackend(ns, id), nil
+	b := newBackend(ns, id)
+	b.memory = ns.opts.Memory.Share(name)
+	return b, nil
 }
 
 // OpenOrg opens a namespace for one organisation, which is made when it is missing.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/budget"
 )
 
 const (
@@ -20,12 +21,21 @@ const (
 func (n *node) write(ctx context.Context, f *fileSystem, p []byte, off int64) (full bool, err error) {
 	for {
 		n.mu.Lock()
+		if n.bytes >= 2*maxFresh {
+			// It could not be committed before, and does not grow without bounds.
+			n.mu.Unlock()
+			if err := n.flushFor(ctx, f); err != nil {
+				return false, err
+			}
+			continue
+		}
 		if len(n.fresh) == 0 || sameRights(n.writer, f) {
 			n.fresh, n.writer = n.fresh.write(off, p), f
 			n.mtime = time.Now().UnixNano()
 			n.bytes += int64(len(p))
 			all := f.b.ns.fresh.Add(int64(len(p)))
-			full = n.bytes >= maxFresh || all >= maxFreshAll
+			room := n.hold(int64(len(p)))
+			full = n.bytes >= maxFresh || all >= maxFreshAll || !room
 			n.mu.Unlock()
 			return full, nil
 		}
@@ -35,6 +45,33 @@ func (n *node) write(ctx context.Context, f *fileSystem, p []byte, off int64) (f
 		}
 	}
 }
+
+// hold takes memory for n bytes more that are not committed; false: there is none. The
+// caller holds mu.
+func (n *node) hold(size int64) bool {
+	m := n.f.b.memory
+	if m == nil {
+		return true
+	}
+	if m.Dirty.Load()+size > m.Part(dirtyPart) || !m.Try(budget.Buffer, size) {
+		return false
+	}
+	m.Dirty.Add(size)
+	n.held += size
+	return true
+}
+
+// letGo gives the memory of bytes back that hold took.
+func (n *node) letGo(size int64) {
+	if m := n.f.b.memory; m != nil {
+		m.Dirty.Add(-size)
+		m.Release(size)
+	}
+}
+
+// dirtyPart is the part of an organisation's memory that may be written and not committed:
+// the more files are written to at once, the sooner each is committed.
+const dirtyPart = 4
 
 // sameRights reports whether what two FSes write may go into one commit.
 func sameRights(a, b *fileSystem) bool {
@@ -76,7 +113,8 @@ func (n *node) lose(why error) {
 // forget takes what was written off the books. The caller holds mu.
 func (n *node) forget() {
 	n.f.b.ns.fresh.Add(-n.bytes)
-	n.fresh, n.bytes = nil, 0
+	n.letGo(n.held)
+	n.fresh, n.bytes, n.held = nil, 0, 0
 }
 
 // maxFileSize is the largest file: what ext4 takes with blocks of 4 KiB.
@@ -125,7 +163,8 @@ func (n *node) flush(ctx context.Context) error {
 	defer n.commit.Unlock()
 	n.mu.Lock()
 	n.sending = n.fresh
-	list, bytes, f, mtime := n.sending, n.bytes, n.writer, n.mtime
+	list, bytes, held, f, mtime := n.sending, n.bytes, n.held, n.writer, n.mtime
+	n.held = 0 // until it is sent
 	n.forget()
 	n.mu.Unlock()
 	if len(list) == 0 {
@@ -135,6 +174,7 @@ func (n *node) flush(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sending = nil
+	n.letGo(held)
 	switch {
 	case hopeless(err) && ctx.Err() == nil:
 		n.lost, n.loser = err, f
@@ -146,6 +186,7 @@ func (n *node) flush(ctx context.Context) error {
 		n.fresh = n.fresh.over(list)
 		n.bytes += bytes
 		n.f.b.ns.fresh.Add(bytes)
+		n.hold(held)
 	}
 	return err
 }

@@ -31,6 +31,7 @@ type node struct {
 	writers int         // handles that may write
 	fresh   pieces      // written, and not being committed yet
 	bytes   int64       // how much was written since the last commit, at least that of fresh
+	held    int64       // bytes of the organisation's memory that fresh takes
 	writer  *fileSystem // by which, and so under whose rights
 	sending pieces      // being committed
 	mtime   int64       // of the last write

@@ -184,20 +184,17 @@ func (u *upload) stream(r io.Reader, pos, n int64) (int64, error) {
 		} else if got == 0 {
 			want = firstRead
 		}
-		buf, back := chunkBuffer(want)
-		k, err := io.ReadFull(r, buf)
-		if k > 0 {
-			u.put(pos+got, buf[:k], back)
-			got += int64(k)
-			u.total += int64(k)
+		x, err := u.fill(r, want)
+		if k := int64(len(x.data)); k > 0 {
+			u.put(pos+got, x)
+			got += k
+			u.total += k
 		} else {
-			back()
+			x.recycle()
+			x.release()
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && k < len(buf) && n < 0 {
-			return got, nil
-		}
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return got, nil // the caller sees that it is too little
+		if errors.Is(err, io.EOF) {
+			return got, nil // where it is too little, the caller sees that
 		}
 		if err != nil {
 			return got, err
@@ -236,29 +233,20 @@ func (u *upload) cause(err error) error {
 	return err
 }
 
-func (u *upload) put(pos int64, data []byte, done func()) {
-	p := part{pos, int64(len(data)), &newBlob{}, 0}
+func (u *upload) put(pos int64, x *chunkBuffer) {
+	p := part{pos, int64(len(x.data)), &newBlob{}, 0}
 	u.parts = append(u.parts, p)
 	u.group.Go(func() error {
-		b, err := u.f.b.put(u.ctx, data)
+		defer x.release()
+		b, err := u.f.b.put(u.ctx, x.data)
 		if err != nil {
-			return err // the store may still look at data
+			return err // the store may still look at the data
 		}
 		if b.data != nil {
 			b.data = slices.Clone(b.data) // it lives in the row
 		}
 		*p.blob = *b
-		done()
+		x.recycle()
 		return nil
 	})
-}
-
-// chunkBuffer returns a buffer of n bytes, and a function to be called when nobody looks at
-// it any more.
-func chunkBuffer(n int64) (buf []byte, done func()) {
-	if n < chunkSize {
-		return make([]byte, n), func() {}
-	}
-	b := buffers.Get().(*[chunkSize]byte)
-	return b[:n], func() { buffers.Put(b) }
 }

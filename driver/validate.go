@@ -17,6 +17,7 @@ import (
 const (
 	MaxNameLen       = 128  // bytes of a volume's name
 	MaxHolderLen     = 128  // bytes of a holder's name
+	MaxHostLen       = 255  // bytes of the name of an attachment holder's host
 	MaxLabels        = 64   // labels of one volume
 	MaxLabelKeyLen   = 63   // bytes
 	MaxLabelValueLen = 255  // bytes
@@ -57,10 +58,19 @@ func isAlnum(c byte) bool {
 // ValidateHolder checks an attachment holder's name.
 func ValidateHolder(holder string) error {
 	if holder == "" || len(holder) > MaxHolderLen || !utf8.ValidString(holder) {
-		return Errorf(ErrInvalid, "holder %q: write 1 to %d bytes of UTF-8", holder, MaxHolderLen)
+		return Errorf(ErrInvalid, "holder %.200q: write 1 to %d bytes of UTF-8", holder, MaxHolderLen)
 	}
 	if i := strings.IndexFunc(holder, func(r rune) bool { return !unicode.IsPrint(r) }); i >= 0 {
 		return Errorf(ErrInvalid, "holder %q: only printable characters are allowed", holder)
+	}
+	return nil
+}
+
+// ValidateHost checks the name of an attachment holder's host; "" is that of the backend's
+// choice.
+func ValidateHost(host string) error {
+	if len(host) > MaxHostLen || !utf8.ValidString(host) || strings.ContainsFunc(host, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return Errorf(ErrInvalid, "host %.40q: write at most %d bytes of printable UTF-8", host, MaxHostLen)
 	}
 	return nil
 }

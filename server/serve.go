@@ -9,13 +9,17 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/volehq/vole/server/internal/core"
 )
 
 const (
 	headerTime = 10 * time.Second // that a client has for the headers of a request, and for TLS
 	idleTime   = 2 * time.Minute  // that a connection may rest between two requests
 	maxHeader  = 64 << 10         // bytes of headers
-	breakOff   = 5 * time.Second  // that requests have to end which were broken off
+	// mostStreams is how many requests one connection of HTTP/2 has at once.
+	mostStreams = 100
+	breakOff    = 5 * time.Second // that requests have to end which were broken off
 )
 
 // Serve answers requests that come to ln until ctx ends; then it drains: /readyz says so
@@ -48,6 +52,7 @@ func (s *Server) httpServer(under *sync.WaitGroup) *http.Server {
 	if s.opts.slack > 0 {
 		header = min(header, s.opts.slack)
 	}
+	window := core.ReceiveWindow(s.opts.Memory)
 	return &http.Server{
 		Handler:           counted(s.handler, under, header+slack),
 		TLSConfig:         atLeastTLS12(s.opts.TLS),
@@ -58,7 +63,8 @@ func (s *Server) httpServer(under *sync.WaitGroup) *http.Server {
 		ErrorLog:          slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
 		Protocols:         protocols(s.opts.TLS != nil),
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: 1000,
+			MaxConcurrentStreams: mostStreams, MaxReadFrameSize: 64 << 10,
+			MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: window,
 			// A client that is gone without a word holds its requests no longer than this.
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: header + slack,
 		},

@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/local"
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
@@ -66,6 +67,9 @@ type Options struct {
 	MaxFile int64         // most bytes of one file's content; default: no limit
 	Rate    float64       // requests per second of one key; default: no limit
 	Burst   int           // requests of a key at once; default: two seconds' worth
+	// Memory is about the most bytes of memory that the process is to take, which bounds what
+	// its clients can have it hold. Default: 512 MiB; at least 128 MiB.
+	Memory int64
 	// DrainDelay is for how long a server that is to end goes on as ever, but for
 	// /readyz, so that load balancers notice. Default: not at all.
 	DrainDelay time.Duration
@@ -85,6 +89,7 @@ type Server struct {
 	native   *native.API
 	handler  http.Handler
 	registry *prometheus.Registry
+	memory   *budget.Budget
 }
 
 // New opens what opts names. Its organisation "default" is made when there is none.
@@ -95,18 +100,24 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Lease == 0 {
 		opts.Lease = 30 * time.Second
 	}
+	if opts.Memory == 0 {
+		opts.Memory = core.DefaultMemory
+	}
+	if opts.Memory < core.MinMemory {
+		return nil, driver.Errorf(driver.ErrInvalid, "Memory is %v: a server takes %v at least", driver.Size(opts.Memory), driver.Size(core.MinMemory))
+	}
 	verify, err := opts.OIDC.verifier(opts.Log)
 	if err != nil {
 		return nil, err
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	s := &Server{opts: opts, registry: reg}
+	s := &Server{opts: opts, registry: reg, memory: core.NewBudget(opts.Memory)}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
 	s.core = core.New(core.Options{Space: s.space, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
-		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy, Grace: opts.slack})
+		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy, Grace: opts.slack, Budget: s.memory})
 	s.native = native.New(s.core, native.Options{OpenAPI: openapi, Lease: opts.Lease, Advertise: opts.Advertise, Metrics: reg, OpenMetrics: opts.OpenMetrics})
 	s.handler = s.core.Mux(s.dialects()...)
 	return s, nil
@@ -125,7 +136,7 @@ func (s *Server) open(ctx context.Context) error {
 		s.space = home{b}
 	default:
 		bo := *o.Bucket
-		bo.Log, bo.Metrics = o.Log, s.registry
+		bo.Log, bo.Metrics, bo.Memory = o.Log, s.registry, s.memory
 		ns, err := bucket.Open(ctx, bo)
 		if err != nil {
 			return err

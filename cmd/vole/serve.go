@@ -28,7 +28,7 @@ type serveFlags struct {
 
 	rate                   float64
 	burst                  int
-	maxFile                string
+	maxFile, memory        string
 	timeout, lease         time.Duration
 	drain, drainDelay      time.Duration
 	logFormat, logLevel    string
@@ -100,6 +100,7 @@ func (s *serveFlags) add(cmd *cobra.Command) {
 	f.Float64Var(&s.rate, "rate", 0, "requests per second of one key (default no limit)")
 	f.IntVar(&s.burst, "burst", 0, "requests of one key at once (default two seconds' worth)")
 	f.StringVar(&s.maxFile, "max-file", "", "most bytes of one file, e.g. 10G (default no limit)")
+	f.StringVar(&s.memory, "memory", "512M", "`SIZE` of memory that the process takes at most, about; it bounds what clients can have it hold")
 	f.DurationVar(&s.timeout, "timeout", time.Minute, "`time` of a request that moves no file content")
 	f.DurationVar(&s.lease, "lease", 30*time.Second, "`time` that a silent client keeps what it holds")
 	f.DurationVar(&s.drain, "drain", 30*time.Second, "`time` that requests have to finish when the server ends")

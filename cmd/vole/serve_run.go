@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -53,8 +54,18 @@ func (a *app) serve(cmd *cobra.Command, f *serveFlags) error {
 	if err != nil {
 		return &vole.Error{Op: "serve", Err: err}
 	}
+	limitMemory(opts.Memory)
 	err = a.serveOn(ctx, f, s, ln, cert, log)
 	return errors.Join(err, s.Close())
+}
+
+// limitMemory has the collector work harder when the heap comes near to the memory that the
+// process may take. A quarter is for what it does not count: the databases' caches. Whoever
+// set GOMEMLIMIT has decided.
+func limitMemory(n int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(n / 4 * 3)
+	}
 }
 
 // serveOn serves with all that is there.

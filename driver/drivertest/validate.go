@@ -181,6 +181,10 @@ func testValidateHolders(t *testing.T, e *env) {
 		wantErrOf(t, fmt.Sprintf("holder %.20q", h), err, vole.ErrInvalid, "attach", "v")
 		saysHow(t, "holder", err, "holder")
 	}
+	for _, h := range []string{strings.Repeat("h", 256), "a\nb", "\xff", "\x1b[31m"} {
+		_, err := v.Attach(t.Context(), vole.AttachOptions{Holder: "me", Host: h})
+		wantErrOf(t, fmt.Sprintf("host %.20q", h), err, vole.ErrInvalid, "attach", "v")
+	}
 	list, err := v.Attachments(t.Context())
 	must(t, "attachments", err)
 	equal(t, "attachments", len(list), 0)

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
@@ -56,13 +57,14 @@ type Options struct {
 	Metrics  prometheus.Registerer
 	Version  string // of the program
 
-	Timeout    time.Duration // of a request that moves no file content; default 60 s
-	MinRate    int64         // bytes per second that a client must send or take on average; default 1 KiB
-	Grace      time.Duration // that a client has beyond what MinRate gives it; default 30 s
-	MaxFile    int64         // most bytes of one file's content; default: no limit
-	Rate       float64       // requests per second of one key; default: no limit
-	Burst      int           // requests of a key at once; default: two seconds' worth
-	TrustProxy bool          // the address of the client is in X-Forwarded-For
+	Timeout    time.Duration  // of a request that moves no file content; default 60 s
+	MinRate    int64          // bytes per second that a client must send or take on average; default 1 KiB
+	Grace      time.Duration  // that a client has beyond what MinRate gives it; default 30 s
+	MaxFile    int64          // most bytes of one file's content; default: no limit
+	Rate       float64        // requests per second of one key; default: no limit
+	Burst      int            // requests of a key at once; default: two seconds' worth
+	Budget     *budget.Budget // of memory for requests; default: that of DefaultMemory
+	TrustProxy bool           // the address of the client is in X-Forwarded-For
 }
 
 // Verifier checks tokens of an identity provider.
@@ -79,6 +81,7 @@ type Core struct {
 	instance string
 	audit    *auditor
 	limits   *limits
+	gates    gates
 	once     *onceMap
 	rights   *rightsWatch
 	appends  Turns // of those who append to a file, by volume and inode
@@ -116,8 +119,11 @@ func New(opts Options) *Core {
 	if opts.Grace == 0 {
 		opts.Grace = grace
 	}
+	if opts.Budget == nil {
+		opts.Budget = NewBudget(DefaultMemory)
+	}
 	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
-		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch()}
+		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch(), gates: gates{of: map[string]int{}}}
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.audit = newAuditor(opts.Accounts, c.log)
 	c.Events = newEvents(c)

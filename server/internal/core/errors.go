@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
@@ -54,6 +56,9 @@ func Describe(err error) (status int, code, message string) {
 	}
 	var own *Error
 	var tooLarge *http.MaxBytesError
+	if e := (*budget.Error)(nil); errors.As(err, &e) {
+		err = noRoom(e)
+	}
 	switch {
 	case errors.As(err, &own):
 		return own.Status, own.Code, err.Error()
@@ -83,6 +88,11 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	if err != nil {
 		return err
 	}
+	if a, ok := w.(*answer); ok && a.held != nil && a.status == 0 && status < http.StatusBadRequest {
+		if err := a.held.take(a.ctx, int64(len(b))); err != nil {
+			return err
+		}
+	}
 	h := w.Header()
 	for name, v := range jsonHeader {
 		h.Set(name, v)
@@ -92,19 +102,34 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return err
 }
 
+// readAll reads the body into raw, unless that was done.
+func (r *Request) readAll() (err error) {
+	if r.raw == nil {
+		r.raw, err = io.ReadAll(r.Body)
+	}
+	return err
+}
+
 // ReadJSON reads the body into v and refuses what v does not know, unless lax is set.
 func (r *Request) ReadJSON(v any, lax bool) error {
-	dec := json.NewDecoder(r.Body)
+	err := r.readAll()
+	if err == nil {
+		err = r.holdJSON(r.raw)
+	}
+	dec := json.NewDecoder(bytes.NewReader(r.raw))
 	if !lax {
 		dec.DisallowUnknownFields()
 	}
-	err := dec.Decode(v)
+	if err == nil {
+		err = dec.Decode(v)
+	}
 	if err == nil && dec.More() {
 		return invalid("the body has something after its JSON")
 	}
 	var own *Error
 	var tooLarge *http.MaxBytesError
-	if err == nil || errors.As(err, &tooLarge) || errors.As(err, &own) || r.Context().Err() != nil {
+	var noRoom *budget.Error
+	if err == nil || errors.As(err, &tooLarge) || errors.As(err, &own) || errors.As(err, &noRoom) || r.Context().Err() != nil {
 		return errors.Join(err, context.Cause(r.Context()))
 	}
 	return invalid("the body is not the JSON that is expected: %v", err)

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,15 +32,15 @@ type feed struct {
 
 // Subscription is a stream of events.
 type Subscription struct {
-	C     <-chan api.Event // closed when the server ends, and when the reader is too slow
-	Ready <-chan struct{}  // closed when all changes from then on will be told
+	C     <-chan []api.Event // what changed at one look, for all subscribers; closed when the server ends, and when the reader is too slow
+	Ready <-chan struct{}    // closed when all changes from then on will be told
 
-	c    chan api.Event
+	c    chan []api.Event
 	want func(volumeID string) bool
 }
 
 const (
-	eventBuffer = 1024
+	eventBuffer = 16 // looks that a reader may be behind
 	lookEvery   = time.Second
 	lookAfter   = 50 * time.Millisecond // after a change of this server
 )
@@ -48,7 +49,7 @@ func newEvents(c *Core) *Events { return &Events{c: c, feeds: map[string]*feed{}
 
 // Subscribe begins a stream of the events of those volumes that want wants.
 func (e *Events) Subscribe(org string, want func(volumeID string) bool) *Subscription {
-	c := make(chan api.Event, eventBuffer)
+	c := make(chan []api.Event, eventBuffer)
 	s := &Subscription{C: c, c: c, want: want}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -170,7 +171,9 @@ func (c *Core) volumes(ctx context.Context, org string) (map[string]vole.Info, e
 		if err != nil {
 			return nil, err
 		}
-		list[v.ID()] = v.Info()
+		i := v.Info()
+		i.Labels = nil // there may be many, and they are not compared
+		list[i.ID] = i
 	}
 	return list, nil
 }
@@ -206,18 +209,14 @@ func (e *Events) publish(f *feed, list []api.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for s := range f.subs {
-		for _, ev := range list {
-			if !s.want(ev.VolumeID) {
-				continue
-			}
-			select {
-			case s.c <- ev:
-				continue
-			default:
-			}
+		if !slices.ContainsFunc(list, func(ev api.Event) bool { return s.want(ev.VolumeID) }) {
+			continue
+		}
+		select {
+		case s.c <- list:
+		default:
 			close(s.c)
 			delete(f.subs, s)
-			break
 		}
 	}
 }

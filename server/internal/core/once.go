@@ -83,7 +83,7 @@ func (r *Request) fingerprint() (string, error) {
 	if err != nil {
 		return "", errors.Join(err, context.Cause(r.Context()))
 	}
-	r.Body = io.NopCloser(bytes.NewReader(b))
+	r.Body, r.raw = io.NopCloser(bytes.NewReader(b)), b
 	return fmt.Sprintf("%s %x", what, sha256.Sum256(b)), nil
 }
 

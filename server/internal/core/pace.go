@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -60,10 +61,12 @@ type answer struct {
 	status  int
 	broken  bool
 	http2   bool
-	untimed bool        // the client may take its time
-	gone    atomic.Bool // the client is to get no more than what was begun, see cut
-	body    *pacedBody  // of the request
-	copy    *answerCopy // what was written, if somebody wants it
+	untimed bool            // the client may take its time
+	gone    atomic.Bool     // the client is to get no more than what was begun, see cut
+	body    *pacedBody      // of the request
+	ctx     context.Context // of the request
+	held    *held           // memory of the request; nil: its caller is not known yet
+	copy    *answerCopy     // what was written, if somebody wants it
 }
 
 // Unwrap lets http.ResponseController find the connection.
@@ -103,14 +106,57 @@ func (a *answer) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// ReadFrom copies in large pieces.
+// ReadFrom copies in small pieces at first, and in large ones to a client that has shown
+// that it takes them, while there is memory for that.
 func (a *answer) ReadFrom(r io.Reader) (n int64, err error) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{a}, struct{ io.Reader }{r}, *buf)
+	small := smallBuffers.Get().(*[]byte)
+	defer smallBuffers.Put(small)
+	n, err = a.copyN(r, *small, copyFirst)
+	if err != nil {
+		return n, notEOF(err)
+	}
+	buf := *small
+	if a.held != nil && a.held.try(copyMost) {
+		defer a.held.give(copyMost)
+		large := largeBuffers.Get().(*[]byte)
+		defer largeBuffers.Put(large)
+		buf = *large
+	}
+	rest, err := a.copyN(r, buf, math.MaxInt64)
+	return n + rest, notEOF(err)
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+// copyN copies until n bytes are copied or nothing is left, which is io.EOF.
+func (a *answer) copyN(r io.Reader, buf []byte, n int64) (done int64, err error) {
+	for done < n && err == nil {
+		var m int
+		m, err = r.Read(buf[:min(int64(len(buf)), n-done)])
+		w, werr := a.Write(buf[:m])
+		done += int64(w)
+		if werr != nil {
+			return done, werr
+		}
+	}
+	return done, err
+}
+
+func notEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+const (
+	copyLeast = 64 << 10  // bytes that are copied at once
+	copyMost  = 256 << 10 // once copyFirst bytes were
+	copyFirst = 1 << 20
+)
+
+var (
+	smallBuffers = sync.Pool{New: func() any { b := make([]byte, copyLeast); return &b }}
+	largeBuffers = sync.Pool{New: func() any { b := make([]byte, copyMost); return &b }}
+)
 
 // extend puts off the end of the time that the client has to take what is written next.
 func (a *answer) extend(now time.Time) {

@@ -15,6 +15,7 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
@@ -48,6 +49,7 @@ type Route struct {
 	Stream       bool           // moves file content: bounded by MinRate, not by Timeout
 	Endless      bool           // ends when the client or the server does
 	MaxBody      int64          // most bytes of the body; 0: api.MaxJSON; negative: any, for content of files, which MaxFile bounds
+	OwnBuffer    bool           // reads the body into memory that the route itself holds
 	Once         bool           // heeds Idempotency-Key
 	// AnyServer: the route itself sees to it that what another server has done is not
 	// done again, so If-Instance does not matter.
@@ -70,6 +72,8 @@ type Request struct {
 	org    *org
 	cred   credential
 	rights *Rights // nil where NoAuth
+	held   *held
+	raw    []byte // the body, once it was read; nil: it was not
 }
 
 // NewToken returns 128 random bits in a form that fits into URLs, and in which no words
@@ -84,7 +88,7 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
 		r := &Request{Request: hr, Core: c, ID: requestID(hr), client: hr.Context(), route: rt}
-		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), http2: hr.ProtoMajor == 2,
+		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), http2: hr.ProtoMajor == 2, ctx: hr.Context(),
 			pace: pace{rate: c.opts.MinRate, grace: c.opts.Grace}}
 		a.Header().Set(api.HeaderRequestID, r.ID)
 		a.Header().Set(api.HeaderInstance, c.instance)
@@ -124,6 +128,9 @@ func requestID(r *http.Request) string {
 
 // fail answers with an error, or breaks the answer off when it has begun.
 func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
+	if e := (*budget.Error)(nil); errors.As(err, &e) {
+		err = noRoom(e)
+	}
 	status, _, _ := Describe(err)
 	if status >= 500 && status != http.StatusServiceUnavailable && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented && status != http.StatusGatewayTimeout && r.client.Err() == nil {
 		c.log.Error("request failed", "request", r.ID, "route", r.route.Name, "error", err)
@@ -174,6 +181,11 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 		return err
 	}
 	if r.Who != nil {
+		leave, err := c.begin(a, r, rt)
+		if err != nil {
+			return err
+		}
+		defer leave()
 		defer r.hold(a)()
 	}
 	limit := rt.MaxBody
@@ -182,6 +194,9 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 	}
 	if limit > 0 {
 		r.Body = http.MaxBytesReader(a.ResponseWriter, r.Body, limit)
+	}
+	if r.held != nil && !rt.Stream && !rt.OwnBuffer {
+		r.Body = meteredBody{r.Body, r}
 	}
 	if !rt.Stream && !rt.Endless {
 		ctx, cancel := context.WithTimeout(r.Context(), c.opts.Timeout)
@@ -200,6 +215,27 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 		return c.once.do(r, key, what, a, func() error { return rt.Do(a, r) })
 	}
 	return rt.Do(a, r)
+}
+
+// begin counts a request, and takes memory for it, until leave is called.
+func (c *Core) begin(a *answer, r *Request, rt *Route) (leave func(), err error) {
+	who, most := r.who(), mostRequests
+	if rt.Endless {
+		who, most = who+" endless", mostEndless
+	}
+	left, ok := c.gates.enter(who, most)
+	if !ok {
+		return nil, errAtOnce
+	}
+	if r.held, err = c.admitMemory(r, rt); err != nil {
+		left()
+		return nil, err
+	}
+	a.held = r.held
+	if r.Method == http.MethodGet && a.http2 {
+		_ = r.Body.Close() // nobody reads it, and HTTP/2 would hold it
+	}
+	return func() { r.held.end(); left() }, nil
 }
 
 // admit finds out who makes the request, and whether they may.

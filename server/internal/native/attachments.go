@@ -1,11 +1,11 @@
 package native
 
 import (
-	"cmp"
 	"context"
 	"net/http"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/core"
 )
@@ -17,6 +17,9 @@ func (a *API) attachmentRoutes() []*core.Route {
 		grave("DELETE", api.Prefix+"/attachments/{attachment}", "detach", read, a.detach),
 	}
 }
+
+// attachmentSize is what an attachment takes in a list beside its texts, in bytes.
+const attachmentSize = 512
 
 func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
@@ -43,6 +46,9 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	out := api.Attachments{Attachments: []api.Attachment{}}
 	for _, i := range list {
 		if r.Who.Sees(i.VolumeID) {
+			if err := r.Hold(int64(attachmentSize + len(i.Holder) + len(i.Host) + len(i.Volume))); err != nil {
+				return err
+			}
 			out.Attachments = append(out.Attachments, api.FromAttachment(i))
 		}
 	}
@@ -56,6 +62,10 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 	}
 	if (!in.ReadOnly || in.Exclusive) && !r.Who.Scopes.Has(write) {
 		return core.NeedsScope(write)
+	}
+	host, err := hostOf(r, in.Host)
+	if err != nil {
+		return err
 	}
 	v, err := r.Volume(r.PathValue("volume"))
 	if err != nil {
@@ -79,7 +89,7 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 	var att *vole.Attachment
 	if err == nil {
 		att, err = of.Attach(r.Context(), vole.AttachOptions{Holder: holder, ReadOnly: in.ReadOnly, Exclusive: in.Exclusive,
-			Host: cmp.Or(in.Host, r.Addr()), PID: in.Pid, Started: in.Started})
+			Host: host, PID: in.Pid, Started: in.Started})
 	}
 	if err != nil {
 		if in.Session == "" {
@@ -90,6 +100,15 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 	out := api.FromAttachment(att.Info())
 	out.Session, out.LeaseSeconds = s.id, a.opts.Lease.Seconds()
 	return core.WriteJSON(w, http.StatusCreated, out)
+}
+
+// hostOf checks the name of the holder's host, which is that of the client by default.
+func hostOf(r *core.Request, name string) (string, error) {
+	if name == "" {
+		name = r.Addr()
+		name = name[:min(len(name), driver.MaxHostLen)] // a proxy may have been told anything
+	}
+	return name, driver.ValidateHost(name)
 }
 
 func (a *API) detach(w http.ResponseWriter, r *core.Request) error {

@@ -101,14 +101,31 @@ func readPage(r *core.Request, l *listing, limit int) (list []vole.Entry, err er
 	n := min(limit, len(l.rest))
 	list, l.rest = append(list, l.rest[:n]...), l.rest[n:]
 	for len(list) < limit {
-		part, err := l.dir.Read(r.Context(), limit-len(list))
+		part, err := l.dir.Read(r.Context(), min(limit-len(list), readStep))
 		list = append(list, part...)
+		if herr := r.Hold(sizeOf(part)); herr != nil {
+			return list, herr
+		}
 		if err != nil {
 			return list, err
 		}
 	}
 	return list, nil
 }
+
+// readStep is how many entries are read before their memory is counted.
+const readStep = 250
+
+// sizeOf is about what entries take in an answer, twice: as values and as JSON.
+func sizeOf(list []vole.Entry) (n int64) {
+	for _, e := range list {
+		n += int64(entrySize + 2*len(e.Name))
+	}
+	return n
+}
+
+// entrySize is what an entry takes beside its name, in bytes.
+const entrySize = 768
 
 // listing returns the listing that a cursor goes on with, or a new one.
 func (a *API) listing(r *core.Request, path string, opts vole.DirOptions, from string) (*listing, error) {

@@ -148,6 +148,9 @@ func (a *API) statMany(w http.ResponseWriter, r *core.Request) error {
 	if len(in.Paths) > 1000 {
 		return driver.Errorf(vole.ErrInvalid, "%d paths; at most 1000 are described at once", len(in.Paths))
 	}
+	if err := r.Hold(int64(len(in.Paths) * entrySize)); err != nil {
+		return err
+	}
 	out := api.StatResults{Results: make([]api.StatResult, len(in.Paths))}
 	err := a.use(r, true, func(f *vole.FS) error {
 		for i, path := range in.Paths {

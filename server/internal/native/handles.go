@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"math"
@@ -19,14 +20,14 @@ func (a *API) handleRoutes() []*core.Route {
 	open := change("POST", api.Prefix+"/filesystems/{filesystem}/handles", "openFile", read, a.openFile)
 	open.Changes = false
 	appendTo := change("POST", h+"/data", "appendHandle", write, a.appendHandle)
-	appendTo.MaxBody, appendTo.Changes = api.MaxIO, false
+	appendTo.MaxBody, appendTo.OwnBuffer, appendTo.Changes = api.MaxIO, true, false
 	list := []*core.Route{
 		open, appendTo,
 		get(h, "statHandle", read, a.statHandle),
 		get(h+"/data", "readHandle", read, a.readHandle),
 		get(h+"/extent", "nextData", read, a.nextData),
 		{Method: "DELETE", Path: h, Name: "closeHandle", Scope: read, Stream: true, Once: true, Do: a.closeHandle},
-		{Method: "PUT", Path: h + "/data", Name: "writeHandle", Scope: write, Once: true, MaxBody: api.MaxIO, Do: a.writeHandle},
+		{Method: "PUT", Path: h + "/data", Name: "writeHandle", Scope: write, Once: true, MaxBody: api.MaxIO, OwnBuffer: true, Do: a.writeHandle},
 		{Method: "POST", Path: h + "/truncate", Name: "truncateHandle", Scope: write, Once: true, Do: a.truncateHandle},
 		{Method: "POST", Path: h + "/punch", Name: "punchHole", Scope: write, Once: true, Do: a.punchHole},
 		{Method: "POST", Path: h + "/sync", Name: "syncHandle", Scope: read, Stream: true, Do: a.syncHandle},
@@ -133,11 +134,9 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 	q.Required("length")
 	n := q.Int("length", 0, 0, api.MaxIO)
 	return a.onHandle(r, q, func(f *vole.File) error {
-		release, err := a.room(r, n)
-		if err != nil {
+		if err := r.Hold(n); err != nil {
 			return err
 		}
-		defer release()
 		buf := pieces.Get().(*[]byte)
 		defer pieces.Put(buf)
 		if int64(cap(*buf)) < n {
@@ -155,44 +154,49 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 // most of what a server that streams files has in memory.
 var pieces = sync.Pool{New: func() any { return new([]byte) }}
 
-// body reads a request's body into memory, of which all requests together take a
-// bounded amount, and those of an organisation a part of that. release must be called.
-func (a *API) body(r *core.Request) (b []byte, release func(), err error) {
-	n := r.ContentLength
-	if n > api.MaxIO {
-		return nil, nil, &http.MaxBytesError{Limit: api.MaxIO}
+// readBody reads a request's body into memory. A client that has sent little holds
+// little; one that has sent a piece gets room for all that it announced, so that of many
+// none waits in the middle for the others.
+func readBody(r *core.Request) ([]byte, error) {
+	size := r.ContentLength
+	if size > api.MaxIO {
+		return nil, &http.MaxBytesError{Limit: api.MaxIO}
 	}
-	if n < 0 {
-		n = api.MaxIO
-	}
-	if release, err = a.room(r, n); err != nil {
-		return nil, nil, err
-	}
-	if r.ContentLength >= 0 {
-		b = make([]byte, n)
-		_, err = io.ReadFull(r.Body, b)
-	} else {
-		b, err = io.ReadAll(r.Body)
-	}
-	if err != nil {
-		release()
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
+	var b []byte
+	for next := min(int64(bodyPiece), cmp.Or(max(size, 0), bodyPiece)); ; {
+		if err := r.Hold(next - int64(len(b))); err != nil {
+			return nil, err
 		}
-		return nil, nil, err
+		have := len(b)
+		b = append(make([]byte, 0, next), b...)[:next]
+		n, err := readPiece(r.Body, b[have:])
+		b = b[:have+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			return b, nil
+		case err != nil:
+			return nil, err
+		case int64(len(b)) == size:
+			return b, nil
+		case size > 0:
+			next = size
+		default:
+			next = 4 * next // MaxBody ends it
+		}
 	}
-	return b, release, nil
 }
+
+// bodyPiece is how much of a body is read before the rest of it gets room.
+const bodyPiece = 64 << 10
 
 func (a *API) writeHandle(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	off := offset(q)
 	return a.onHandle(r, q, func(f *vole.File) error {
-		b, release, err := a.body(r)
+		b, err := readBody(r)
 		if err != nil {
 			return err
 		}
-		defer release()
 		if _, err := f.WriteAt(r.Context(), b, off); err != nil {
 			return err
 		}
@@ -202,11 +206,10 @@ func (a *API) writeHandle(w http.ResponseWriter, r *core.Request) error {
 
 func (a *API) appendHandle(w http.ResponseWriter, r *core.Request) error {
 	return a.onHandle(r, r.Query(), func(f *vole.File) error {
-		b, release, err := a.body(r)
+		b, err := readBody(r)
 		if err != nil {
 			return err
 		}
-		defer release()
 		off, err := f.Append(r.Context(), b)
 		if err != nil {
 			return err

@@ -12,7 +12,6 @@ import (
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
-	"golang.org/x/sync/semaphore"
 )
 
 // Options says how the API behaves.
@@ -27,10 +26,9 @@ type Options struct {
 
 // API is the state of the native API: what clients have open.
 type API struct {
-	core   *core.Core
-	opts   Options
-	turns  core.Turns          // of those who replace a file
-	memory *semaphore.Weighted // bytes of requests by handle that are held in memory
+	core  *core.Core
+	opts  Options
+	turns core.Turns // of those who replace a file
 
 	mu       sync.Mutex           // guards what follows
 	shares   map[string]*orgShare // by organisation
@@ -41,17 +39,9 @@ type API struct {
 	closed   bool
 }
 
-// Bounds of what requests by handle hold in memory together, and those of one
-// organisation, whose slow clients are not to be felt by others.
-const (
-	mostMemory = 16 * api.MaxIO
-	orgMemory  = 2 * api.MaxIO
-)
-
 // orgShare is what an organisation has of what all of them share. The counts are guarded by
 // API.mu.
 type orgShare struct {
-	memory         *semaphore.Weighted
 	open, listings int // file systems and files; listings between two pages
 }
 
@@ -59,30 +49,15 @@ type orgShare struct {
 func (a *API) share(org string) *orgShare {
 	s := a.shares[org]
 	if s == nil {
-		s = &orgShare{memory: semaphore.NewWeighted(orgMemory)}
+		s = &orgShare{}
 		a.shares[org] = s
 	}
 	return s
 }
 
-// room waits for n bytes of memory. release must be called.
-func (a *API) room(r *core.Request, n int64) (release func(), err error) {
-	a.mu.Lock()
-	own := a.share(r.Who.Org).memory
-	a.mu.Unlock()
-	if err := own.Acquire(r.Context(), n); err != nil {
-		return nil, err
-	}
-	if err := a.memory.Acquire(r.Context(), n); err != nil {
-		own.Release(n)
-		return nil, err
-	}
-	return func() { a.memory.Release(n); own.Release(n) }, nil
-}
-
 // New returns an API that serves with c. Close ends it.
 func New(c *core.Core, opts Options) *API {
-	a := &API{core: c, opts: opts, memory: semaphore.NewWeighted(mostMemory), shares: map[string]*orgShare{},
+	a := &API{core: c, opts: opts, shares: map[string]*orgShare{},
 		sessions: map[string]*session{}, systems: map[string]*filesystem{}, handles: map[string]*handle{}, listings: map[string]*listing{}}
 	c.Go(a.tidy)
 	c.Go(a.sweep)

@@ -21,6 +21,9 @@ func (a *API) transferRoutes() []*core.Route {
 	return append(append(a.uploadRoutes(), a.directRoutes()...), down, up)
 }
 
+// archiveBuffer is what package transfer takes to read or write an archive, in bytes.
+const archiveBuffer = 256 << 10
+
 // archive returns the path in the volume that the query names, the root by default.
 func archive(r *core.Request) (string, error) {
 	q := r.Query()
@@ -31,6 +34,9 @@ func archive(r *core.Request) (string, error) {
 func (a *API) readArchive(w http.ResponseWriter, r *core.Request) error {
 	p, err := archive(r)
 	if err != nil {
+		return err
+	}
+	if err := r.Hold(archiveBuffer); err != nil {
 		return err
 	}
 	return a.use(r, true, func(f *vole.FS) error {
@@ -50,6 +56,9 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	r.Record.Path = p
+	if err := r.Hold(archiveBuffer); err != nil {
+		return err
+	}
 	f, done, err := a.openBatch(r)
 	if err != nil {
 		return err

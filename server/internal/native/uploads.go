@@ -20,7 +20,8 @@ import (
 
 const (
 	uploadLife  = 24 * time.Hour
-	uploadPiece = 1 << 20 // bytes that are written at once
+	firstPiece  = 64 << 10 // bytes that are written at once
+	uploadPiece = 1 << 20  // the same, once one such piece came
 )
 
 func (a *API) uploadRoutes() []*core.Route {
@@ -144,7 +145,7 @@ func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 		if off != size {
 			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("the upload has come to %d, not %d; go on there", size, off)}
 		}
-		end, err := receive(r.Context(), h, off, up.Size, r.Body)
+		end, err := receive(r.Context(), h, off, up.Size, r.Body, r.TryHold)
 		// What arrived stays, even if the client is gone.
 		late, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.core.Options().Timeout)
 		defer cancel()
@@ -156,9 +157,10 @@ func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 }
 
 // receive writes a body to a file from off on, up to size if that is known, and
-// returns where it ended.
-func receive(ctx context.Context, h *vole.File, off, size int64, body io.Reader) (int64, error) {
-	buf := make([]byte, uploadPiece)
+// returns where it ended. Larger pieces are written if try says that there is memory for
+// them.
+func receive(ctx context.Context, h *vole.File, off, size int64, body io.Reader, try func(n int64) bool) (int64, error) {
+	buf := make([]byte, firstPiece)
 	for {
 		n, err := readPiece(body, buf)
 		if size >= 0 && int64(n) > size-off {
@@ -175,6 +177,9 @@ func receive(ctx context.Context, h *vole.File, off, size int64, body io.Reader)
 		}
 		if err != nil {
 			return off, err
+		}
+		if len(buf) == firstPiece && try(uploadPiece) {
+			buf = make([]byte, uploadPiece)
 		}
 	}
 }
@@ -201,7 +206,7 @@ func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
 		}
 		if sum != nil {
 			s := &seeker{ctx: r.Context(), f: h, size: size}
-			if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{s}, make([]byte, uploadPiece)); err != nil {
+			if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{s}, make([]byte, firstPiece)); err != nil {
 				return err
 			}
 			if string(sum.Sum(nil)) != string(want) {

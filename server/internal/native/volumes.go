@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -50,17 +51,54 @@ func (a *API) listVolumes(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	out := api.VolumePage{Volumes: []api.Volume{}}
-	page, err := store.List(r.Context(), filter)
-	if err != nil {
+	if err := volumePage(r, store, filter, &out); err != nil {
 		return err
 	}
-	out.Next = page.Next
-	for _, i := range page.Volumes {
-		if r.Who.Sees(i.ID) {
-			out.Volumes = append(out.Volumes, api.FromVolume(i))
+	return core.WriteJSON(w, http.StatusOK, out)
+}
+
+// volumePage adds the volumes of a page that the caller sees. It ends early where their
+// labels are many.
+func volumePage(r *core.Request, store *vole.Store, filter vole.Filter, out *api.VolumePage) error {
+	size := int64(0)
+	for left := cmp.Or(filter.Limit, mostVolumes); left > 0 && size < volumePageSize; {
+		filter.Limit = min(left, volumeStep)
+		page, err := store.List(r.Context(), filter)
+		if err != nil {
+			return err
+		}
+		step := int64(0)
+		for _, i := range page.Volumes {
+			if r.Who.Sees(i.ID) {
+				out.Volumes = append(out.Volumes, api.FromVolume(i))
+				step += volumeSize(i)
+			}
+		}
+		if err := r.Hold(step); err != nil {
+			return err
+		}
+		size, left = size+step, left-len(page.Volumes)
+		filter.Cursor, out.Next = page.Next, page.Next
+		if page.Next == "" {
+			return nil
 		}
 	}
-	return core.WriteJSON(w, http.StatusOK, out)
+	return nil
+}
+
+const (
+	mostVolumes    = 1000    // of a page
+	volumeStep     = 100     // that are read before their memory is counted
+	volumePageSize = 2 << 20 // bytes after which a page ends early
+)
+
+// volumeSize is about what a volume takes in an answer, in bytes: as a value and as JSON.
+func volumeSize(i vole.Info) int64 {
+	n := int64(1024)
+	for k, v := range i.Labels {
+		n += int64(2*len(k) + 2*len(v) + 64)
+	}
+	return n
 }
 
 // volume returns the volume that the path names, as the parameter by says.
@@ -308,7 +346,7 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 	alive := time.NewTicker(15 * time.Second)
 	defer alive.Stop()
 	line := []byte(": ready\n\n")
-	for {
+	for err := error(nil); ; {
 		if _, err := w.Write(line); err != nil {
 			return nil // the client has gone
 		}
@@ -323,18 +361,28 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 				return nil
 			}
 			line = []byte(": alive\n\n")
-		case ev, ok := <-sub.C:
-			if !ok {
+		case list, ok := <-sub.C:
+			if !ok || r.Still() != nil {
 				return nil
 			}
-			if r.Still() != nil {
-				return nil
-			}
-			b, err := json.Marshal(ev)
-			if err != nil {
+			if line, err = eventLines(list, want); err != nil {
 				return err
 			}
-			line = append(append([]byte("event: "+ev.Type+"\ndata: "), b...), "\n\n"...)
 		}
 	}
+}
+
+// eventLines writes down those events whose volumes are wanted.
+func eventLines(list []api.Event, want func(volumeID string) bool) (lines []byte, err error) {
+	for _, ev := range list {
+		if !want(ev.VolumeID) {
+			continue
+		}
+		b, err := json.Marshal(ev)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(append(append(lines, "event: "+ev.Type+"\ndata: "...), b...), "\n\n"...)
+	}
+	return lines, nil
 }

@@ -1,0 +1,89 @@
+package bucket
+
+import (
+	"io"
+
+	"github.com/volehq/vole/internal/budget"
+)
+
+// firstBuffer is the buffer for a source that has not sent anything yet.
+const firstBuffer = 64 << 10
+
+// chunkBuffer is a chunk that is read from a source, and the memory that it takes of the
+// organisation's share.
+type chunkBuffer struct {
+	share *budget.Share
+	held  int64
+	data  []byte
+}
+
+// fill reads a chunk of up to n bytes. The buffer grows with what arrives, so a source
+// that is slow from the beginning takes little memory. When there is none to grow, the
+// chunk ends early: to wait for more while holding some could have all wait for ever.
+func (u *upload) fill(r io.Reader, n int64) (*chunkBuffer, error) {
+	x := &chunkBuffer{share: u.f.b.memory}
+	most := n
+	if x.share != nil && u.total < chunkSize {
+		most = min(n, firstBuffer)
+	}
+	size, err := x.share.UpTo(u.ctx, budget.Buffer, min(n, firstBuffer), most)
+	if err != nil {
+		return x, err
+	}
+	x.held = size
+	x.data = newBuffer(size)
+	for at := 0; ; {
+		m, err := readFull(r, x.data[at:])
+		at += m
+		size := int64(at)
+		if err != nil || size == n || !x.grow(min(8*size, n)) {
+			x.data = x.data[:at]
+			return x, err
+		}
+	}
+}
+
+// grow makes the buffer one of n bytes, if there is memory for that.
+func (x *chunkBuffer) grow(n int64) bool {
+	old := int64(len(x.data))
+	if !x.share.Try(budget.Buffer, n-old) {
+		return false
+	}
+	x.held += n - old
+	larger := newBuffer(n)
+	copy(larger, x.data)
+	x.data = larger
+	return true
+}
+
+// release gives the memory back.
+func (x *chunkBuffer) release() {
+	x.share.Release(x.held)
+	x.held = 0
+}
+
+// recycle lets the buffer be used again, when nobody looks at it any more.
+func (x *chunkBuffer) recycle() {
+	if cap(x.data) == chunkSize {
+		buffers.Put((*[chunkSize]byte)(x.data[:chunkSize]))
+	}
+	x.data = nil
+}
+
+func newBuffer(n int64) []byte {
+	if n < chunkSize {
+		return make([]byte, n)
+	}
+	return buffers.Get().(*[chunkSize]byte)[:n]
+}
+
+// readFull fills p as far as r goes. Other than io.ReadFull it tells an end, io.EOF, from
+// a source that was broken off.
+func readFull(r io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = r.Read(p[n:])
+		n += m
+	}
+	return n, err
+}
