@@ -93,6 +93,9 @@ func (d *dir) fill(ctx context.Context, limit int) error {
 	d.page = make([]driver.Entry, len(list))
 	for i := range list {
 		x := &list[i]
+		if err := driver.ValidateEntryName(string(x.name)); err != nil {
+			return err
+		}
 		if d.opts.NamesOnly {
 			d.page[i] = driver.Entry{Name: string(x.name), Mode: fileMode(x.mode).Type()}
 		} else {

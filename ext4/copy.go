@@ -183,6 +183,7 @@ type copier struct {
 	fs    *FS
 	ctx   context.Context
 	links map[uint32]uint32 // inodes with several names to their copies
+	dirs  map[uint32]bool   // directories that were entered: each has one name
 }
 
 // content copies what a file holds, but no holes.
@@ -224,7 +225,7 @@ func (c *copier) content(src, dst *File) error {
 
 // copyTree copies a directory to a place in lost+found, and then moves it.
 func (fs *FS) copyTree(ctx context.Context, from, to string) error {
-	c := copier{fs: fs, ctx: ctx, links: map[uint32]uint32{}}
+	c := copier{fs: fs, ctx: ctx, links: map[uint32]uint32{}, dirs: map[uint32]bool{}}
 	var src *inode
 	var top, trash uint32
 	var name string // in lost+found
@@ -288,6 +289,11 @@ func (c *copier) children(src *inode, dst, avoid uint32, depth int) error {
 	if depth > 4096 {
 		return corruptf("directories nested too deep")
 	}
+	// Otherwise a damaged image could make few blocks a tree without end.
+	if c.dirs[src.num] {
+		return corruptf("directory %d has several names", src.num)
+	}
+	c.dirs[src.num] = true
 	if src.num != avoid { // the copies themselves are not copied
 		d := &Dir{fs: fs, num: src.num, generation: src.generation(), namesOnly: true}
 		for {

@@ -1,6 +1,9 @@
 package ext4
 
-import "strings"
+import (
+	"errors"
+	"strings"
+)
 
 // A block of a directory is a row of entries: inode, length of the entry, length of
 // the name, type, name. Lengths are multiples of four and fill the block, but for the
@@ -155,7 +158,7 @@ func (fs *FS) dirBlockAt(dir *inode, l uint32, index bool) (*block, uint64, erro
 		if index {
 			err = fs.checkIndexBlock(dir, l, b.data)
 		} else {
-			err = fs.checkDirBlock(dir, b.data)
+			err = errors.Join(fs.checkDirBlock(dir, b.data), fs.checkDots(dir, l, b.data))
 		}
 		if err != nil {
 			return nil, 0, err
@@ -183,6 +186,22 @@ func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 	})
 	if err == nil && bad {
 		err = corruptf("a name in directory %d", dir.num)
+	}
+	return err
+}
+
+// checkDots refuses entries "." and ".." anywhere but at the beginning of a directory:
+// as names of something else they would lead out of where they are used.
+func (fs *FS) checkDots(dir *inode, l uint32, b []byte) error {
+	n, bad := 0, false
+	err := fs.eachEntry(dir.num, b, fs.dirEnd(), func(e dirent) bool {
+		name := string(e.name)
+		bad = isDot(name) && (l != 0 || n > 1 || name == ".." && n != 1 || name == "." && n != 0)
+		n++
+		return bad
+	})
+	if err == nil && bad {
+		err = corruptf("directory %d has an entry of the name \".\" or \"..\" that is not its own", dir.num)
 	}
 	return err
 }

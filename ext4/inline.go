@@ -1,6 +1,5 @@
 package ext4
 
-import "strings"
 
 // Small files and directories may lie in their inode (inline_data): 60 bytes in the
 // place of the block mapping, the rest in an extended attribute. Such images are
@@ -42,7 +41,7 @@ func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
 	bad := false
 	for _, part := range [][]byte{data[4:min(len(data), blockAreaLen)], data[min(len(data), blockAreaLen):]} {
 		err := fs.eachEntry(dir.num, part, len(part), func(e dirent) bool {
-			bad = bad || strings.ContainsAny(string(e.name), "/\x00")
+			bad = bad || badName(e.name) || isDot(string(e.name))
 			list = append(list, e)
 			return false
 		})

@@ -63,7 +63,7 @@ func (c *copier) tree(ctx context.Context, src source, p, at string, it *item) e
 	if err := c.one(ctx, src, p, at, it); err != nil || !it.mode.IsDir() {
 		return err
 	}
-	names, err := src.names(ctx, p)
+	names, err := src.names(ctx, p, it)
 	if err != nil {
 		return err
 	}

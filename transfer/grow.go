@@ -77,7 +77,7 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 		if !it.mode.IsDir() {
 			return sum, ctx.Err()
 		}
-		names, err := s.names(ctx, p)
+		names, err := s.names(ctx, p, it)
 		for _, name := range names {
 			child, lerr := s.lstat(ctx, path.Join(p, name))
 			if lerr != nil {
@@ -113,7 +113,7 @@ func OpenGrowing(ctx context.Context, v *vole.Volume) (*Growing, error) {
 // Close closes the files.
 func (g *Growing) Close() error { return g.f.Close() }
 
-func (g *Growing) source() source { return &volumeSource{g.f} }
+func (g *Growing) source() source { return newVolumeSource(g.f) }
 func (g *Growing) target(opts *Options) target {
 	return &growingTarget{&volumeTarget{g.f, opts}, g}
 }

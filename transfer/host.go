@@ -164,7 +164,7 @@ func (t *hostTree) openFile(p string) (*os.File, error) {
 	return t.root.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 }
 
-func (t *hostTree) names(ctx context.Context, p string) ([]string, error) {
+func (t *hostTree) names(ctx context.Context, p string, _ *item) ([]string, error) {
 	f, err := t.openDir(p)
 	if err != nil {
 		return nil, err

@@ -38,8 +38,8 @@ const holeMin = 64 << 10
 // root. Links are never followed.
 type source interface {
 	lstat(ctx context.Context, p string) (item, error)
-	// names lists a directory, sorted.
-	names(ctx context.Context, p string) ([]string, error)
+	// names lists a directory that lstat described, sorted.
+	names(ctx context.Context, p string, it *item) ([]string, error)
 	// open opens a regular file that lstat said has that size.
 	open(ctx context.Context, p string, size int64) (sparse.Content, error)
 	// display is the path as messages show it.

@@ -31,7 +31,7 @@ type tarStream struct {
 //
 // When it fails, w has got the beginning of a stream, without the end that readers look for.
 func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts Options) (Stats, error) {
-	src := &volumeSource{fsys}
+	src := newVolumeSource(fsys)
 	it, err := src.lstat(ctx, p)
 	if err != nil {
 		return Stats{}, err
@@ -54,7 +54,7 @@ func (t *tarStream) tree(ctx context.Context, p, name string, it *item) error {
 	if err := t.one(ctx, p, name, it); err != nil || !it.mode.IsDir() {
 		return err
 	}
-	names, err := t.src.names(ctx, p)
+	names, err := t.src.names(ctx, p, it)
 	if err != nil {
 		return err
 	}

@@ -20,11 +20,21 @@ func Volume(fsys *vole.FS) Tree { return volume{fsys} }
 
 type volume struct{ f *vole.FS }
 
-func (v volume) source() source              { return &volumeSource{v.f} }
+func (v volume) source() source              { return newVolumeSource(v.f) }
 func (v volume) target(opts *Options) target { return &volumeTarget{v.f, opts} }
 
 // volumeSource reads the files of a volume.
-type volumeSource struct{ f *vole.FS }
+type volumeSource struct {
+	f *vole.FS
+	// entered are the directories of a disk volume that were listed, by inode. In a damaged
+	// image one may have several names, or be within itself: a copy would not end. The
+	// directories of other volumes are kept by file systems and databases that have no such.
+	entered map[uint64]string
+}
+
+func newVolumeSource(f *vole.FS) *volumeSource {
+	return &volumeSource{f: f, entered: map[uint64]string{}}
+}
 
 func (s *volumeSource) display(p string) string { return displayIn(s.f, p) }
 
@@ -85,7 +95,13 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte,
 	return m, nil
 }
 
-func (s *volumeSource) names(ctx context.Context, p string) ([]string, error) {
+func (s *volumeSource) names(ctx context.Context, p string, it *item) ([]string, error) {
+	if s.f.Volume().Info().Kind == vole.KindDisk {
+		if first, ok := s.entered[it.id.ino]; ok {
+			return nil, driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; 'vole disk check' tells more", s.display(first), s.display(p))
+		}
+		s.entered[it.id.ino] = p
+	}
 	d, err := s.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true, NamesOnly: true})
 	if err != nil {
 		return nil, err
