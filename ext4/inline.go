@@ -1,6 +1,5 @@
 package ext4
 
-
 // Small files and directories may lie in their inode (inline_data): 60 bytes in the
 // place of the block mapping, the rest in an extended attribute. Such images are
 // read, not written.
