@@ -225,6 +225,9 @@ func (c *copier) special(ctx context.Context, at string, it *item) error {
 	return c.place(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
 }
 
+// maxPendingDirs is how many directories of an archive wait for their metadata.
+const maxPendingDirs = 1 << 18
+
 // dir makes a directory, or merges into the one that is there.
 func (c *copier) dir(ctx context.Context, at string, it *item) error {
 	err := fs.ErrExist
@@ -262,6 +265,13 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 		return nil
 	}
 	if c.dirAt != nil {
+		// A small archive may have millions of them.
+		if len(c.dirs) == maxPendingDirs {
+			clear(c.dirAt)
+			if err := c.finish(ctx, 0); err != nil {
+				return err
+			}
+		}
 		c.dirAt[at] = len(c.dirs)
 	}
 	c.dirs = append(c.dirs, d)

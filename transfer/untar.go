@@ -65,9 +65,15 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 	if err != nil {
 		return &StreamError{c.opts.op() + ": read the stream", err}
 	}
-	tr := tar.NewReader(r)
+	f := newSparseFilter(r)
+	tr := tar.NewReader(f)
 	for {
-		hdr, err := tr.Next()
+		_, err := io.Copy(io.Discard, tr) // what was not read of the entry before
+		f.nextEntry()
+		var hdr *tar.Header
+		if err == nil {
+			hdr, err = tr.Next()
+		}
 		end := errors.Is(err, io.EOF)
 		if end {
 			err = checkEnd(r)
@@ -84,7 +90,7 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 		if hdr.Typeflag == tar.TypeXGlobalHeader {
 			continue // what git archive writes: a comment
 		}
-		if err := c.entry(ctx, tr, hdr, dir); err != nil {
+		if err := c.entry(ctx, tr, hdr, f.file, dir); err != nil {
 			return fmt.Errorf("%s: tar entry %q: %w", c.opts.op(), hdr.Name, err)
 		}
 	}
@@ -139,8 +145,11 @@ func Decompress(r io.Reader) (io.Reader, error) {
 	return b, nil
 }
 
-// entry unpacks one entry.
-func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, dir string) error {
+// entry unpacks one entry. holes is not nil for a sparse file.
+func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, holes *sparseFile, dir string) error {
+	if holes != nil && holes.name != "" {
+		hdr.Name = holes.name
+	}
 	name, err := driver.CleanPath(hdr.Name)
 	if err != nil {
 		return err
@@ -149,8 +158,16 @@ func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, dir
 	it := tarItem(hdr)
 	write := func() error { return c.special(ctx, at, &it) }
 	switch hdr.Typeflag {
-	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		return c.file(ctx, at, &it, sparse.Stream(tr))
+	case tar.TypeReg, tar.TypeCont:
+		if holes == nil {
+			return c.file(ctx, at, &it, sparse.Stream(tr))
+		}
+		content, err := holes.open(tr, hdr.Size)
+		if err != nil {
+			return err
+		}
+		it.size, it.sparse, it.stored = holes.size, true, max(content.data, 1)
+		return c.file(ctx, at, &it, content)
 	case tar.TypeLink:
 		old, err := driver.CleanPath(hdr.Linkname)
 		if err != nil {
@@ -181,11 +198,7 @@ func tarItem(hdr *tar.Header) item {
 		tar.TypeDir: fs.ModeDir, tar.TypeSymlink: fs.ModeSymlink, tar.TypeFifo: fs.ModeNamedPipe,
 		tar.TypeChar: fs.ModeDevice | fs.ModeCharDevice, tar.TypeBlock: fs.ModeDevice,
 	}[hdr.Typeflag]
-	it.sparse = hdr.Typeflag == tar.TypeGNUSparse
 	for k, v := range hdr.PAXRecords {
-		if strings.HasPrefix(k, "GNU.sparse.") {
-			it.sparse = true
-		}
 		if n, ok := strings.CutPrefix(k, xattrRecord); ok && strings.HasPrefix(n, "user.") {
 			if it.xattrs == nil {
 				it.xattrs = map[string][]byte{}
