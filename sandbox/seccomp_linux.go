@@ -7,6 +7,7 @@ import (
 
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // denied are the system calls that a sandbox has no use for: they administrate the
@@ -30,79 +31,63 @@ var denied = []string{
 
 // Numbers of Linux' include/uapi, the same on all architectures that are supported.
 const (
-	ePERM  = 1
-	eNOSYS = 38
-
 	tioCSTI   = 0x5412 // types into a terminal
 	tioCLINUX = 0x541C // console selection, which can paste into it
 )
 
 var deniedIoctls = []uint32{tioCSTI, tioCLINUX}
 
-// newNamespaces are the flags of clone(2) that make a namespace.
-var newNamespaces = []uint64{
-	0x00020000 /* NEWNS */, 0x02000000 /* NEWCGROUP */, 0x04000000 /* NEWUTS */, 0x08000000, /* NEWIPC */
-	0x10000000 /* NEWUSER */, 0x20000000 /* NEWPID */, 0x40000000, /* NEWNET */
-}
-
 // seccompProfile allows what the container profile of the Moby project does, for the
 // capabilities in s, less what is denied above. So a call that is in neither list, such
 // as one that a newer kernel has and the runtime's libseccomp does not know, is refused.
 // The same goes for sockets: of the kernel's cryptography (AF_ALG) and to the hypervisor
-// (AF_VSOCK) there are none. Runtimes without seccomp (runsc, whose own kernel sees the calls) ignore the profile.
+// (AF_VSOCK) there are none. Runtimes without seccomp (runsc, whose own kernel sees the
+// calls) ignore the profile.
 func seccompProfile(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	p, err := seccomp.GetDefaultProfile(s)
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
 	// Programs that probe for a new call then do without it; many take no other error
-	// for "not there".
-	p.DefaultAction, p.DefaultErrnoRet = specs.ActErrno, errnoRet(eNOSYS)
-	var allowed []specs.LinuxSyscall
+	// for "not there". Of what is denied by name they expect that it is not permitted.
+	missing, notPermitted := uint(unix.ENOSYS), uint(unix.EPERM)
+	p.DefaultAction, p.DefaultErrnoRet = specs.ActErrno, &missing
+	rules := []specs.LinuxSyscall{{Names: denied, Action: specs.ActErrno, ErrnoRet: &notPermitted}}
 	for _, r := range p.Syscalls {
-		r.Names = slices.DeleteFunc(slices.Clone(r.Names), isOurs)
+		r.Names = slices.DeleteFunc(slices.Clone(r.Names), isRestricted)
 		if len(r.Names) > 0 && r.Action == specs.ActAllow {
-			allowed = append(allowed, r)
+			rules = append(rules, r)
 		}
 	}
-	p.Syscalls = append(allowed, ourRules()...)
+	for _, arg := range allBut(1, deniedIoctls) {
+		rules = append(rules, specs.LinuxSyscall{Names: []string{"ioctl"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{arg}})
+	}
+	p.Syscalls = rules
+	// Nothing is built for x32, and each architecture costs milliseconds of every start.
+	p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
 	return p, nil
 }
 
-// isOurs reports whether the rules for a call are not those of the profile beneath.
-func isOurs(name string) bool {
+// isRestricted reports whether the profile allows a call too widely. Of clone and socket,
+// the profile itself allows only what makes no namespace and no socket of a family that
+// reaches beyond a sandbox.
+func isRestricted(name string) bool {
 	switch name {
 	case "ioctl":
 		return true
 	case "clone3": // its flags lie in memory, where seccomp cannot see them; C libraries then use clone
 		return true
-	case "socketcall": // as are the arguments of this call of 32-bit programs, with the family of a socket
+	case "socketcall": // as do the arguments of this call of 32-bit programs, with the family of a socket
 		return true
 	}
 	return slices.Contains(denied, name)
 }
 
-func ourRules() []specs.LinuxSyscall {
-	deny := func(names []string, args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
-		return specs.LinuxSyscall{Names: names, Action: specs.ActErrno, ErrnoRet: errnoRet(ePERM), Args: args}
-	}
-	rules := []specs.LinuxSyscall{deny(denied)}
-	for _, f := range newNamespaces {
-		rules = append(rules, deny([]string{"clone"}, specs.LinuxSeccompArg{Index: 0, Value: f, ValueTwo: f, Op: specs.OpMaskedEqual}))
-	}
-	for _, arg := range allBut(1, deniedIoctls) {
-		rules = append(rules, specs.LinuxSyscall{Names: []string{"ioctl"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{arg}})
-	}
-	return rules
-}
-
-func errnoRet(n uint) *uint { return &n }
-
 // allBut returns conditions of which one holds, exactly for all other values of the lower
 // half of an argument, which is all that the kernel looks at where it takes an int: a
-// comparison of the whole could be evaded. Seccomp has no "and" of two conditions on an argument, so each
-// condition matches the values that agree with some excluded ones in all bits above one,
-// and with none of them in that bit.
+// comparison of the whole could be evaded. Seccomp has no "and" of two conditions on an
+// argument, so each condition matches the values that agree with some excluded ones in
+// all bits above one, and with none of them in that bit.
 func allBut(index uint, excluded []uint32) []specs.LinuxSeccompArg {
 	var out []specs.LinuxSeccompArg
 	prefixes := map[uint32]bool{0: true} // of excluded values, in the bits above

@@ -13,11 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// newNamespaces are the flags of clone(2) that make a namespace.
+var newNamespaces = []uint64{
+	0x00020000 /* NEWNS */, 0x02000000 /* NEWCGROUP */, 0x04000000 /* NEWUTS */, 0x08000000, /* NEWIPC */
+	0x10000000 /* NEWUSER */, 0x20000000 /* NEWPID */, 0x40000000, /* NEWNET */
+}
+
 // judge does what seccomp does with a call.
 func judge(t *testing.T, p *specs.LinuxSeccomp, name string, args ...uint64) specs.LinuxSeccompAction {
 	t.Helper()
 	args = append(args, make([]uint64, 6)...)
-	action := p.DefaultAction
+	action := p.DefaultAction // of a program of an architecture that is listed
 	for _, r := range p.Syscalls {
 		if !slices.Contains(r.Names, name) {
 			continue
@@ -36,14 +42,8 @@ func judge(t *testing.T, p *specs.LinuxSeccomp, name string, args ...uint64) spe
 				t.Fatalf("%s: operator %s", name, a.Op)
 			}
 		}
-		if match && r.Action != p.DefaultAction {
-			if action == r.Action {
-				continue
-			}
+		if match {
 			action = r.Action
-		}
-		if match && r.Action == specs.ActErrno && action == specs.ActAllow {
-			t.Errorf("%s %v: two rules disagree", name, args)
 		}
 	}
 	return action
