@@ -216,7 +216,13 @@ func (c *checker) volume(info driver.Info) error {
 		}
 		return c.found("missing-directory", info.ID, missing,
 			fmt.Sprintf("the files of volume %q are gone; it is made anew, empty", info.Name),
-			func() error { return c.b.remakeVolumeDir(info.ID) })
+			func() error {
+				if err := c.b.remakeVolumeDir(info.ID); err != nil {
+					return err
+				}
+				_, err := c.b.measure(c.ctx, info.ID) // what is gone is charged no more
+				return err
+			})
 	}
 	names, err := beneath.Names(c.b.volumes, info.ID)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -330,32 +336,52 @@ func (c *checker) usage(info driver.Info) error {
 	if c.b.readOnly {
 		return nil // measuring needs locks
 	}
+	r, err := c.b.get(c.ctx, driver.ByID(info.ID))
+	if err != nil {
+		return ignoreNotFound(err)
+	}
 	// Without locks first: most figures are right, and nobody has to wait.
-	before := int64(info.Used)
-	counted, err := c.b.countVolume(c.ctx, info)
+	before := c.b.rowNow(r).figures()
+	counted, err := c.b.countVolume(c.ctx, r)
 	if err == nil && counted == before {
 		return nil
 	}
 	err = c.b.atRest(c.ctx, info.ID, "checking", func(*page) error {
-		now, err := c.b.Get(c.ctx, driver.ByID(info.ID))
-		if err != nil {
-			return err
-		}
-		before = int64(now.Used)
-		if counted, err = c.b.countVolume(c.ctx, now); err != nil {
-			return err
-		}
-		counted += c.b.namelessBytes(info.ID)
-		if now.UsedStale {
-			counted = before
-		}
-		return nil
+		before, counted, err = c.recount(info.ID)
+		return err
 	})
 	if err != nil || before == counted {
 		return c.unmeasured(info, err)
 	}
-	return c.found("usage-wrong", info.ID, "", fmt.Sprintf("volume %q is said to hold %d bytes and holds %d; the figure is corrected", info.Name, before, counted),
+	detail := fmt.Sprintf("volume %q is said to hold %d bytes and holds %d", info.Name, before.used, counted.used)
+	if before.used == counted.used {
+		detail = fmt.Sprintf("volume %q is said to hold %d entries with %d bytes of metadata and holds %d with %d", info.Name,
+			before.held.entries, before.held.metadata().Bytes, counted.held.entries, counted.held.metadata().Bytes)
+	}
+	return c.found("usage-wrong", info.ID, "", detail+"; the figure is corrected",
 		func() error { _, err := c.b.measure(c.ctx, info.ID); return err })
+}
+
+// recount compares the figures of a volume at rest with its files. Those that say of
+// themselves that they may be wrong are not.
+func (c *checker) recount(id string) (before, counted figures, err error) {
+	r, err := c.b.get(c.ctx, driver.ByID(id))
+	if err != nil {
+		return before, counted, err
+	}
+	r = c.b.rowNow(r)
+	before = r.figures()
+	if counted, err = c.b.countVolume(c.ctx, r); err != nil {
+		return before, counted, err
+	}
+	counted.used += c.b.namelessBytes(id)
+	if r.UsedStale {
+		return before, before, nil
+	}
+	if r.tally.entries < 0 {
+		counted.held = before.held // not known yet
+	}
+	return before, counted, nil
 }
 
 // unmeasured reports a volume that could not be measured, and goes on.

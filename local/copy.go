@@ -81,7 +81,13 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to strin
 		return err
 	}
 	credit := credit(old)
-	cp := copier{ctx: ctx, check: func(n int64) error { return c.wouldFit(n - credit) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
+	var lost tally
+	if old != nil {
+		lost = c.lostTally(dst, dst.base, old)
+	} else if err := f.wouldHoldNew(c, to, tally{}); err != nil {
+		return err
+	}
+	cp := copier{ctx: ctx, check: func(n int64) error { return c.wouldFit(n - credit) }, hold: func(t tally) error { return c.page.wouldHold(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
 	if cp.into, err = f.nearest(to); err == nil {
 		err = cp.copy(src, tmp, tmp.base)
 	}
@@ -89,12 +95,12 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to strin
 		err = cp.sync(f, tmp)
 	}
 	if err == nil && orphan {
-		if dst, err = f.findMaking(to); err == nil {
+		if dst, err = f.findMaking(ctx, c, to); err == nil {
 			defer dst.close()
 		}
 	}
 	if err == nil {
-		err = f.commit(ctx, c, tmp, dst, cp.bytes, exclusive)
+		err = f.commit(ctx, c, tmp, dst, made{cp.bytes, cp.held}, exclusive)
 	}
 	if err != nil {
 		f.discard(c, tmp)
@@ -145,6 +151,8 @@ type copier struct {
 	ctx       context.Context
 	check     func(n int64) error // may the copy have n bytes?
 	into      uint64              // inode of the directory that must not be inside the tree
+	hold      func(tally) error   // may the copy hold that beside?
+	held      tally               // what the copy is charged but for its name
 	bytes     int64               // sizes of the regular files made
 	nodes     int                 // how many names were made
 	noDevices bool                // device nodes are refused
@@ -169,6 +177,13 @@ func (cp *copier) copy(src, dst place, rel string) error {
 		return err
 	}
 	cp.nodes++
+	if cp.nodes > 1 { // the first gets its name at the end
+		cp.held = cp.held.plus(entryTally(dst.base))
+	}
+	cp.held = cp.held.plus(linkTally(&st))
+	if err := cp.hold(cp.held); err != nil {
+		return err
+	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		return cp.copyFile(src, dst, rel, &st)
@@ -185,7 +200,7 @@ func (cp *copier) copy(src, dst place, rel string) error {
 	if err != nil {
 		return err
 	}
-	return copyAttrs(linkXattrs(src), dst, &st)
+	return cp.copyAttrs(linkXattrs(src), dst, &st)
 }
 
 func (cp *copier) copyLink(src, dst place) error {
@@ -229,7 +244,7 @@ func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
 			}
 		}
 	}
-	return copyAttrs(openXattrs(from), dst, st)
+	return cp.copyAttrs(openXattrs(from), dst, st)
 }
 
 func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
@@ -258,7 +273,7 @@ func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
 	if st.Nlink > 1 {
 		cp.links[uint64(st.Ino)] = rel
 	}
-	return copyAttrs(openXattrs(in), dst, st)
+	return cp.copyAttrs(openXattrs(in), dst, st)
 }
 
 // copyData copies size bytes of a file, leaving its holes.
@@ -339,12 +354,16 @@ func (cp *copier) copyRange(out, in *os.File, off, end int64) error {
 // copyAttrs copies owner, mode, xattrs and times; the owner only as far as this
 // process may. The order matters: a new owner clears setuid bits, and every change
 // but the last touches a time.
-func copyAttrs(src xattrs, dst place, st *unix.Stat_t) error {
+func (cp *copier) copyAttrs(src xattrs, dst place, st *unix.Stat_t) error {
 	err := unix.Fchownat(dst.fd(), dst.base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return err
 	}
 	if err := copyXattrs(src, dst); err != nil {
+		return err
+	}
+	cp.held.xattrs += xattrBytes(linkXattrs(dst))
+	if err := cp.hold(cp.held); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {

@@ -161,7 +161,7 @@ func (c *counter) begin(ctx context.Context) error {
 // enter adds this process to those that count. It reports whether the volume must be
 // measured before anything is charged: its figure is stale, and it has a quota.
 func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool, err error) {
-	info, err := scanOne(tx.QueryRow(selectByID, id))
+	r, err := scanOne(tx.QueryRow(selectByID, id))
 	if err != nil {
 		return false, err
 	}
@@ -169,19 +169,22 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool,
 	if err != nil {
 		return false, err
 	}
+	info := r.Info
 	stale := info.UsedStale || marks.died
+	unknown := r.tally.entries < 0
 	// A mark of this process means that an earlier counter of it has not left.
 	if marks.others == 0 && !marks.own || p.load(offMagic) != pageMagic {
 		p.store(offUsed, int64(info.Used))
 		p.store(offQuota, int64(info.Quota))
 		p.store(offRemoved, 0)
+		p.setTally(tally{max(0, r.tally.entries), max(0, r.tally.names), max(0, r.tally.xattrs)})
 		p.store(offMagic, pageMagic)
 	}
 	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
 		return false, err
 	}
 	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), counted = ?, stale = ? WHERE id = ?`, marks.others+marks.kept+1, stale, id)
-	return stale && info.Quota != 0, err
+	return (stale || unknown) && info.Quota != 0, err
 }
 
 // countingMarks is what dropDeadCounting found.
@@ -239,8 +242,9 @@ func (b *Backend) leave(ctx context.Context, p *page, id, proc string) error {
 		if err != nil || n == 0 {
 			return err
 		}
-		_, err = tx.Exec(`UPDATE volumes SET used = ?, counted = counted - 1, stale = max(stale, ?) WHERE id = ?`,
-			max(0, p.load(offUsed)), p.load(offStale), id)
+		t := p.tally()
+		_, err = tx.Exec(`UPDATE volumes SET used = ?, counted = counted - 1, stale = max(stale, ?), entries = ?, names = ?, xattrs = ? WHERE id = ?`,
+			max(0, p.load(offUsed)), p.load(offStale), max(0, t.entries), max(0, t.names), max(0, t.xattrs), id)
 		return err
 	})
 }
@@ -338,20 +342,21 @@ func (b *Backend) settleAll(ctx context.Context) error {
 
 // liveUsage replaces the usage of a volume that is being counted by what its counter
 // says now.
-func (b *Backend) liveUsage(info *driver.Info) {
-	f, err := b.openLock(info.ID)
+func (b *Backend) liveUsage(r *row) {
+	f, err := b.openLock(r.ID)
 	if err != nil {
-		info.UsedStale = true
+		r.UsedStale = true
 		return
 	}
 	defer f.Close()
-	buf := make([]byte, offStale+8)
+	buf := make([]byte, offXattrs+8)
 	if _, err := f.ReadAt(buf, 0); err != nil || word(buf, offMagic) != pageMagic {
-		info.UsedStale = true
+		r.UsedStale = true
 		return
 	}
-	info.Used = driver.Size(max(0, word(buf, offUsed)))
-	info.UsedStale = info.UsedStale || word(buf, offStale) != 0
+	r.Used = driver.Size(max(0, word(buf, offUsed)))
+	r.UsedStale = r.UsedStale || word(buf, offStale) != 0
+	r.tally = tally{word(buf, offEntries), word(buf, offNames), word(buf, offXattrs)}
 }
 
 // openLock opens the page of a volume for reading, if it is there.

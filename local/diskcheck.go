@@ -12,17 +12,26 @@ import (
 	"github.com/volehq/vole/internal/beneath"
 )
 
-// countVolume counts the bytes that a volume holds. Of a disk that another uses it
+// figures are what a volume is charged.
+type figures struct {
+	used int64
+	held tally
+}
+
+func (r row) figures() figures { return figures{int64(r.Used), r.tally} }
+
+// countVolume counts what a volume holds. Of a disk that another uses it
 // returns the figure that is known: who uses it counts.
-func (b *Backend) countVolume(ctx context.Context, info driver.Info) (int64, error) {
-	if info.Kind != driver.KindDisk {
-		return b.countBytes(ctx, info.ID)
+func (b *Backend) countVolume(ctx context.Context, r row) (f figures, err error) {
+	if r.Kind != driver.KindDisk {
+		f.used, f.held, err = b.countFiles(ctx, r.ID)
+		return f, err
 	}
-	used, busy, err := b.countDisk(ctx, info.ID)
+	used, busy, err := b.countDisk(ctx, r.ID)
 	if busy {
-		used = int64(info.Used)
+		used = int64(r.Used)
 	}
-	return used, err
+	return figures{used: used}, err
 }
 
 // maxProblems is how many inconsistencies of one image are reported.

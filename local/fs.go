@@ -293,12 +293,12 @@ func (f *fileSystem) find(name string) (place, error) {
 }
 
 // findMaking is find for a name whose missing parents are to be made.
-func (f *fileSystem) findMaking(name string) (place, error) {
+func (f *fileSystem) findMaking(ctx context.Context, c *counter, name string) (place, error) {
 	p, err := f.find(name)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return p, err
 	}
-	if err := f.mkdirAll(path.Dir(name), 0o755); err != nil {
+	if err := f.mkdirAll(ctx, c, path.Dir(name), 0o755); err != nil {
 		return place{}, err
 	}
 	return f.find(name)
@@ -416,6 +416,10 @@ func (f *fileSystem) Statfs(ctx context.Context) (driver.Statfs, error) {
 	if info.Quota != 0 {
 		s.Total = int64(info.Quota)
 		s.Free = min(s.Free, max(0, s.Total-s.Used))
+	}
+	if r, err := f.b.get(ctx, driver.ByID(f.id)); err == nil {
+		held := f.b.rowNow(r).tally
+		s.Files = min(s.Files, max(0, driver.MetadataBounds(r.Quota).Entries-max(0, held.entries)))
 	}
 	return s, nil
 }

@@ -45,6 +45,7 @@ func (p *page) lockRange(ctx context.Context, start, length int64) error {
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EINTR) {
 			return err
 		}
+		p.store(offWanted, time.Now().UnixNano())
 		select {
 		case <-ctx.Done():
 			who := p.holder()
@@ -53,10 +54,22 @@ func (p *page) lockRange(ctx context.Context, start, length int64) error {
 			}
 			return fmt.Errorf("waiting for the volume, which is held by %s: %w", who, ctx.Err())
 		case <-time.After(pause/2 + rand.N(pause)):
-			pause = min(2*pause, 5*time.Millisecond)
+			pause = min(2*pause, maxPause)
 		}
 	}
 }
+
+// letOthers gives way to other processes that wait for a lock of the page. They look again
+// and again and do not stand in line, so whoever takes the locks many times in a row must
+// leave them the time of one look.
+func (p *page) letOthers() {
+	if time.Since(time.Unix(0, p.load(offWanted))) < 2*maxPause {
+		time.Sleep(2 * maxPause)
+	}
+}
+
+// maxPause is the longest pause between two looks at a lock, but for chance's half.
+const maxPause = 5 * time.Millisecond
 
 func (p *page) unlockRange(start, length int64) {
 	// Unlocking cannot fail on a file that could be locked.
@@ -125,6 +138,31 @@ func (c *counter) losing(ctx context.Context, p place, old *unix.Stat_t, fn func
 	})
 }
 
+// treeRemoval removes trees and keeps the charge right. Between two names it lets others
+// in that wait for the volume.
+func (c *counter) treeRemoval(ctx context.Context) removal {
+	return removal{
+		unlink: c.unlinkNow(ctx),
+		rmdir: func(dir *os.File, name string) error {
+			return c.changeNames(ctx, func() error {
+				p := place{dir: dir, base: name}
+				st, err := p.stat()
+				if err != nil {
+					return err
+				}
+				return c.losingDirectory(p, &st, func() error { return rmdir(dir, name) })
+			})
+		},
+		renamed: c.renamed,
+		pause:   c.page.letOthers,
+	}
+}
+
+// renamed corrects the charge for a directory that got another name on its way out.
+func (c *counter) renamed(from, to string) {
+	c.page.addTally(tally{names: int64(len(to) - len(from))})
+}
+
 // unlinkNow returns a function for removeTree that keeps the charge right. Whoever has
 // a directory of the tree open may still change names in it, so what is at a name is
 // looked at again under the lock; a directory is left for the next look at its parent.
@@ -146,9 +184,11 @@ func (c *counter) unlink(ctx context.Context) unlinkFunc {
 	return func(dir *os.File, name string, st *unix.Stat_t) error {
 		p := place{dir: dir, base: name}
 		return c.losing(ctx, p, st, func(st *unix.Stat_t) error {
+			lost := c.lostTally(p, name, st)
 			if err := unlink(dir, name, st); err != nil {
 				return err
 			}
+			c.page.addTally(tally{}.minus(lost))
 			c.lostName(st)
 			return nil
 		})

@@ -62,13 +62,14 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 		return driver.Info{}, err
 	}
 	var used int64
+	var held tally
 	if r.Kind == driver.KindDisk {
 		var busy bool
 		if used, busy, err = b.countDisk(ctx, id); busy {
 			return b.now(r), nil // what uses it counts, or makes the figure stale
 		}
 	} else {
-		used, err = b.countBytes(ctx, id)
+		used, held, err = b.countFiles(ctx, id)
 	}
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -85,7 +86,8 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE volumes SET used = ?, stale = ? WHERE id = ?`, used, len(past) > 0, id); err != nil {
+		if _, err := tx.Exec(`UPDATE volumes SET used = ?, stale = ?, entries = ?, names = ?, xattrs = ? WHERE id = ?`,
+			used, len(past) > 0, held.entries, held.names, held.xattrs, id); err != nil {
 			return err
 		}
 		r, err := scanOne(tx.QueryRow(selectByID, id))
@@ -96,30 +98,33 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 		return driver.Info{}, err
 	}
 	p.store(offUsed, used)
+	p.setTally(held)
 	p.store(offStale, 0)
 	atomic.AddInt64(p.word(offEpoch), 1)
 	b.renewEpoch(id, p.load(offEpoch))
 	return info, nil
 }
 
-// countBytes walks a volume's files: the size of each regular file, each inode once.
-func (b *Backend) countBytes(ctx context.Context, id string) (int64, error) {
+// countFiles walks a volume's files: the size of each regular file, each inode once, and
+// what entries are charged.
+func (b *Backend) countFiles(ctx context.Context, id string) (int64, tally, error) {
 	root, err := openDirAt(b.volumes, id+"/data")
 	if errors.Is(err, fs.ErrNotExist) {
 		if r, gerr := b.get(ctx, driver.ByID(id)); gerr == nil && !r.made {
-			return 0, nil // never used
+			return 0, tally{}, nil // never used
 		}
 	}
 	if err != nil {
-		return 0, err
+		return 0, tally{}, err
 	}
 	defer root.Close()
 	w := walker{ctx: ctx, seen: map[uint64]bool{}}
+	w.held.xattrs = xattrBytes(openXattrs(root))
 	if err := w.walk(root); err != nil {
-		return 0, err
+		return 0, tally{}, err
 	}
 	err = b.walkRemoved(&w, id)
-	return w.bytes, err
+	return w.bytes, w.held, err
 }
 
 // walkRemoved counts the trees that live processes are removing from a volume.
@@ -152,6 +157,7 @@ type walker struct {
 	ctx   context.Context
 	seen  map[uint64]bool // inodes with several names that were counted
 	bytes int64
+	held  tally
 	depth int
 }
 
@@ -192,14 +198,18 @@ func (w *walker) entry(dir *os.File, name string) error {
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		if st.Nlink > 1 {
-			if w.seen[uint64(st.Ino)] {
-				return nil
-			}
-			w.seen[uint64(st.Ino)] = true
+	kind := st.Mode & unix.S_IFMT
+	w.held = w.held.plus(entryTally(name))
+	if kind != unix.S_IFDIR && st.Nlink > 1 {
+		if w.seen[uint64(st.Ino)] {
+			return nil
 		}
+		w.seen[uint64(st.Ino)] = true
+	}
+	w.held = w.held.plus(linkTally(&st))
+	w.held.xattrs += xattrBytes(linkXattrs(place{dir: dir, base: name}))
+	switch kind {
+	case unix.S_IFREG:
 		w.bytes += st.Size
 	case unix.S_IFDIR:
 		err := w.open(dir, name)
@@ -252,15 +262,19 @@ func (b *Backend) fitsQuota(ctx context.Context, id string, p *page, quota drive
 	if err != nil {
 		return err
 	}
-	info := b.now(r)
-	if info.UsedStale {
-		if info, err = b.measureLocked(ctx, id, p); err != nil {
+	r = b.rowNow(r)
+	if r.UsedStale || r.tally.entries < 0 {
+		if _, err = b.measureLocked(ctx, id, p); err != nil {
 			return err
 		}
+		if r, err = b.get(ctx, driver.ByID(id)); err != nil {
+			return err
+		}
+		r = b.rowNow(r)
 	}
 	// Still stale: something is writing past the FS, which apply will refuse by name.
-	if info.Used > quota {
-		return driver.Errorf(driver.ErrQuota, "the volume holds %d bytes already, more than a quota of %s", int64(info.Used), quota)
+	if r.Used > quota {
+		return driver.Errorf(driver.ErrQuota, "the volume holds %d bytes already, more than a quota of %s", int64(r.Used), quota)
 	}
-	return nil
+	return driver.MetadataBounds(quota).Admit(driver.Metadata{}, r.tally.metadata())
 }

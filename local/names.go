@@ -17,26 +17,44 @@ import (
 
 // Mkdir implements driver.FS.
 func (f *fileSystem) Mkdir(ctx context.Context, name string, mode fs.FileMode) error {
-	if _, err := f.change(ctx); err != nil {
+	c, err := f.change(ctx)
+	if err != nil {
 		return err
 	}
 	defer f.done()
 	if name == "." {
 		return driver.ErrExists
 	}
-	return f.gone(f.mkdir(name, mode))
+	return f.gone(f.mkdir(ctx, c, name, mode))
 }
 
 // MkdirAll implements driver.FS.
 func (f *fileSystem) MkdirAll(ctx context.Context, name string, mode fs.FileMode) error {
-	if _, err := f.change(ctx); err != nil {
+	c, err := f.change(ctx)
+	if err != nil {
 		return err
 	}
 	defer f.done()
-	return f.gone(f.mkdirAll(name, mode))
+	if err := f.wouldHoldNew(c, name, tally{}); err != nil {
+		return err
+	}
+	return f.gone(f.mkdirAll(ctx, c, name, mode))
 }
 
-func (f *fileSystem) mkdirAll(name string, mode fs.FileMode) error {
+// wouldHoldNew is an early guess at whether name, with its missing parents and what else
+// it is charged, has room, so that no part of it is made in vain.
+func (f *fileSystem) wouldHoldNew(c *counter, name string, more tally) error {
+	for name != "." {
+		if _, err := f.root.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		more = more.plus(entryTally(path.Base(name)))
+		name = path.Dir(name)
+	}
+	return c.page.wouldHold(more)
+}
+
+func (f *fileSystem) mkdirAll(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
 	info, err := f.root.Stat(name)
 	switch {
 	case err == nil && info.IsDir():
@@ -48,10 +66,10 @@ func (f *fileSystem) mkdirAll(name string, mode fs.FileMode) error {
 	case name == ".":
 		return volumeGone()
 	}
-	if err := f.mkdirAll(path.Dir(name), mode); err != nil {
+	if err := f.mkdirAll(ctx, c, path.Dir(name), mode); err != nil {
 		return err
 	}
-	err = f.mkdir(name, mode)
+	err = f.mkdir(ctx, c, name, mode)
 	if errors.Is(err, fs.ErrExist) {
 		// Made by another meanwhile; or a dangling link, which is in the way.
 		info, serr := f.root.Stat(name)
@@ -65,14 +83,19 @@ func (f *fileSystem) mkdirAll(name string, mode fs.FileMode) error {
 	return err
 }
 
-func (f *fileSystem) mkdir(name string, mode fs.FileMode) error {
+func (f *fileSystem) mkdir(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
 	p, err := f.find(name)
 	if err != nil {
 		return err
 	}
 	defer p.close()
 	want := filemode.Perm(mode)
-	if err := at("mkdir", p.base, func() error { return unix.Mkdirat(p.fd(), p.base, want) }); err != nil {
+	err = c.changeNames(ctx, func() error {
+		return c.page.charging(entryTally(p.base), func() error {
+			return at("mkdir", p.base, func() error { return unix.Mkdirat(p.fd(), p.base, want) })
+		})
+	})
+	if err != nil {
 		return err
 	}
 	if err := f.exactMode(p, want); err != nil {
@@ -117,7 +140,7 @@ func (f *fileSystem) Remove(ctx context.Context, name string) error {
 				return err
 			}
 			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-				return notEmpty(at("rmdir", p.base, func() error { return unix.Unlinkat(p.fd(), p.base, unix.AT_REMOVEDIR) }))
+				return c.losingDirectory(p, &st, func() error { return notEmpty(rmdir(p.dir, p.base)) })
 			}
 			return c.unlink(ctx)(p.dir, p.base, &st)
 		})
@@ -156,14 +179,21 @@ func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
 			return err
 		}
 		to.base += removedSuffix
-		if err := c.changeNames(ctx, func() error { return f.moveOut(p, to) }); err != nil {
+		err = c.changeNames(ctx, func() error {
+			if err := f.moveOut(p, to); err != nil {
+				return err
+			}
+			c.renamed(p.base, to.base)
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 		// The move must be durable before anything is deleted. From then on the tree is
 		// gone for everyone; its files go one by one, each with its charge.
 		err = f.syncDirs(p)
 		if err == nil {
-			err = removeTree(to.dir, to.base, c.unlinkNow(bg(ctx)))
+			err = removeTree(to.dir, to.base, c.treeRemoval(bg(ctx)))
 		}
 		if err != nil {
 			c.page.store(offStale, 1) // what is swept later is not taken off the charge
@@ -208,8 +238,11 @@ func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error 
 	if err != nil {
 		return err
 	}
+	longer := tally{names: int64(len(b.base) - len(a.base))}
 	if noReplace {
-		return at("rename", b.base, func() error { return renameExclusive(a.fd(), a.base, b.fd(), b.base) })
+		return c.page.charging(longer, func() error {
+			return at("rename", b.base, func() error { return renameExclusive(a.fd(), a.base, b.fd(), b.base) })
+		})
 	}
 	old, err := b.stat()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -218,12 +251,15 @@ func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error 
 	rename := func() error {
 		return notEmpty(at("rename", b.base, func() error { return unix.Renameat(a.fd(), a.base, b.fd(), b.base) }))
 	}
+	if err != nil {
+		return c.page.charging(longer, rename)
+	}
 	// Two names of one file: rename(2) does nothing at all then.
-	if err != nil || old.Ino == src.Ino && old.Dev == src.Dev {
+	if old.Ino == src.Ino && old.Dev == src.Dev {
 		return rename()
 	}
 	return c.losing(ctx, b, &old, func(old *unix.Stat_t) error {
-		if err := rename(); err != nil {
+		if err := c.page.charging(longer.minus(c.lostTally(b, b.base, old)), rename); err != nil {
 			return err
 		}
 		c.lostName(old)
@@ -233,7 +269,7 @@ func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error 
 
 // Link implements driver.FS.
 func (f *fileSystem) Link(ctx context.Context, target, name string) error {
-	return f.makeNode(ctx, "link", name, func(c *counter, p place) error {
+	return f.makeNode(ctx, "link", name, 0, func(c *counter, p place) error {
 		t, err := f.find(target)
 		if err != nil {
 			return err
@@ -254,7 +290,7 @@ func (f *fileSystem) Link(ctx context.Context, target, name string) error {
 
 // Symlink implements driver.FS.
 func (f *fileSystem) Symlink(ctx context.Context, target, name string) error {
-	return f.makeNode(ctx, "symlink", name, func(_ *counter, p place) error { return unix.Symlinkat(target, p.fd(), p.base) })
+	return f.makeNode(ctx, "symlink", name, int64(len(target)), func(_ *counter, p place) error { return unix.Symlinkat(target, p.fd(), p.base) })
 }
 
 // Mknod implements driver.FS.
@@ -275,7 +311,7 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 	if mode&fs.ModeDevice != 0 && !f.b.devices {
 		return errNoDevices()
 	}
-	return f.makeNode(ctx, "mknod", name, func(_ *counter, p place) error {
+	return f.makeNode(ctx, "mknod", name, 0, func(_ *counter, p place) error {
 		if err := mknod(p.fd(), p.base, m, rdev); err != nil {
 			return err
 		}
@@ -306,13 +342,17 @@ func isDevice(st *unix.Stat_t) bool {
 	return t == unix.S_IFBLK || t == unix.S_IFCHR
 }
 
-// makeNode makes a name that charges nothing.
-func (f *fileSystem) makeNode(ctx context.Context, op, name string, make func(*counter, place) error) error {
+// makeNode makes a name that charges no bytes of files; target are those of its target.
+func (f *fileSystem) makeNode(ctx context.Context, op, name string, target int64, make func(*counter, place) error) error {
 	return f.changeAt(ctx, name, func(c *counter, p place) error {
 		if name == "." {
 			return driver.ErrExists
 		}
-		err := c.changeNames(ctx, func() error { return at(op, p.base, func() error { return make(c, p) }) })
+		err := c.changeNames(ctx, func() error {
+			return c.page.charging(entryTally(p.base).plus(tally{names: target}), func() error {
+				return at(op, p.base, func() error { return make(c, p) })
+			})
+		})
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -85,13 +86,33 @@ func (f *fileSystem) refuseLink(name string) error {
 // create opens a file that is to be made. Its name must not come up between the look
 // that another change takes at it and that change.
 func (f *fileSystem) create(ctx context.Context, c *counter, name string, flag int, mode fs.FileMode) (h *os.File, err error) {
-	err = c.changeNames(ctx, func() error {
+	open := func() error {
 		return at("create", name, func() error {
 			h, err = f.root.OpenFile(name, flag|os.O_CREATE, mode.Perm())
 			return err
 		})
+	}
+	err = c.changeNames(ctx, func() error {
+		if flag&os.O_EXCL != 0 {
+			return c.page.charging(entryTally(path.Base(name)), open)
+		}
+		if _, err := f.root.Stat(name); err == nil {
+			return open() // it is there by now
+		}
+		// What a dangling link leads to: its name is known once it is made.
+		most := tally{entries: 1, names: driver.MaxElemLen}
+		return c.page.charging(most, func() error {
+			err := open()
+			if err == nil {
+				c.page.addTally(entryTally(cmp.Or(baseOf(h), path.Base(name))).minus(most))
+			}
+			return err
+		})
 	})
-	return h, err
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // created finishes a new file: its exact mode, and its name made durable.

@@ -14,14 +14,18 @@ import (
 // The layout of a counter's file.
 const (
 	pageSize   = 4096
-	pageMagic  = 0x31656c6f56 // "Vole1"
+	pageMagic  = 0x32656c6f56 // "Vole2"
 	offMagic   = 0            // of the page: int64, native byte order
 	offUsed    = 8            // bytes used
 	offQuota   = 16           // bytes allowed, 0: no quota
 	offRemoved = 24           // 1: the volume is being removed
 	offEpoch   = 32           // number of measurements
 	offStale   = 40           // 1: used may be wrong
-	offHolder  = 512          // who holds all locks: text, NUL-padded
+	offEntries = 48           // see tally
+	offNames   = 56
+	offXattrs  = 64
+	offWanted  = 72  // when another process last found a lock taken: Unix time, ns
+	offHolder  = 512 // who holds all locks: text, NUL-padded
 	holderLen  = 256
 	stripes    = 64
 	lockNames  = pageSize // byte that is locked for changes of names

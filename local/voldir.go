@@ -117,7 +117,7 @@ func (b *Backend) removeVolumeDir(id string) error {
 		if err == nil {
 			break
 		}
-		if err = removeTree(b.volumes, id, unlink); err == nil {
+		if err = removeTree(b.volumes, id, plainRemoval); err == nil {
 			break
 		}
 		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
@@ -150,17 +150,32 @@ func unlink(dir *os.File, name string, _ *unix.Stat_t) error {
 	return at("unlink", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, 0) })
 }
 
-// removeTree deletes name beneath dir and all it holds, following no link, its files
-// by fn. Nothing there is not an error.
-func removeTree(dir *os.File, name string, fn unlinkFunc) error {
+// removal is how trees are removed.
+type removal struct {
+	unlink  unlinkFunc
+	rmdir   func(dir *os.File, name string) error // removes an empty directory
+	renamed func(from, to string)                 // a directory got another name; nil: no matter
+	pause   func()                                // between two entries; nil: none
+}
+
+// plainRemoval is for what nothing is charged for.
+var plainRemoval = removal{unlink: unlink, rmdir: rmdir}
+
+func rmdir(dir *os.File, name string) error {
+	return at("rmdir", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) })
+}
+
+// removeTree deletes name beneath dir and all it holds, following no link. Nothing there
+// is not an error.
+func removeTree(dir *os.File, name string, how removal) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
 	case err != nil:
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		err = fn(dir, name, &st)
+		err = how.unlink(dir, name, &st)
 	default:
-		r := remover{fn: fn}
+		r := remover{removal: how}
 		err = r.removeDir(dir, name, 0)
 	}
 	if errors.Is(err, unix.ENOENT) {
@@ -171,7 +186,7 @@ func removeTree(dir *os.File, name string, fn unlinkFunc) error {
 
 // remover deletes one directory and all beneath it.
 type remover struct {
-	fn    unlinkFunc
+	removal
 	root  *os.File // the directory itself
 	moved int      // how many names were given out in it
 }
@@ -189,7 +204,7 @@ func (r *remover) removeDir(dir *os.File, name string, depth int) error {
 		if err = r.emptyDir(dir, name, depth); err != nil {
 			return err
 		}
-		err = at("rmdir", name, func() error { return unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) })
+		err = r.rmdir(dir, name)
 		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
@@ -244,13 +259,16 @@ func (r *remover) emptyDir(parent *os.File, name string, depth int) error {
 
 // entry removes one entry of a directory at some depth.
 func (r *remover) entry(d *os.File, name string, depth int) error {
+	if r.pause != nil {
+		r.pause()
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		return r.fn(d, name, &st)
+		return r.unlink(d, name, &st)
 	case depth >= deepest:
 		return r.moveUp(d, name)
 	}
@@ -268,6 +286,9 @@ func (r *remover) moveUp(d *os.File, name string) error {
 			if err = openUp(d, name); err == nil {
 				err = at("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
 			}
+		}
+		if err == nil && r.renamed != nil {
+			r.renamed(name, to)
 		}
 		if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOTDIR) {
 			return err
@@ -302,7 +323,7 @@ func (b *Backend) removeTemps(id, process string) error {
 	}
 	for _, n := range names {
 		if strings.HasPrefix(n, tempPrefix(process)) {
-			if err := removeTree(d, n, unlink); err != nil {
+			if err := removeTree(d, n, plainRemoval); err != nil {
 				return err
 			}
 		}

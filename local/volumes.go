@@ -13,7 +13,7 @@ import (
 )
 
 // columns are what scanRow reads.
-const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made`
+const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs`
 
 // What the column made says of a volume.
 const (
@@ -45,6 +45,7 @@ type row struct {
 	counted bool // a process is changing the files, so that the usage is in its counter
 	made    bool // the directory of the files has been made, or it is a disk
 	damaged bool // its labels cannot be read
+	tally   tally
 }
 
 // scanRow reads one row of volumes.
@@ -53,7 +54,7 @@ func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	var kind, state, labels string
 	var quota, capacity, created, updated, used, stale, counted, made int64
 	err = from.Scan(&r.ID, &r.Name, &kind, &state, &quota, &capacity,
-		&labels, &created, &updated, &used, &stale, &counted, &made)
+		&labels, &created, &updated, &used, &stale, &counted, &made, &r.tally.entries, &r.tally.names, &r.tally.xattrs)
 	if err != nil {
 		return row{}, err
 	}
@@ -84,11 +85,14 @@ func scanOne(from interface{ Scan(...any) error }) (row, error) {
 }
 
 // now describes the volume with the usage that it has at this moment.
-func (b *Backend) now(r row) driver.Info {
+func (b *Backend) now(r row) driver.Info { return b.rowNow(r).Info }
+
+// rowNow is the row with the usage, and all else that is counted, of this moment.
+func (b *Backend) rowNow(r row) row {
 	if r.counted {
-		b.liveUsage(&r.Info)
+		b.liveUsage(&r)
 	}
-	return r.Info
+	return r
 }
 
 func encodeLabels(l driver.Labels) string {
@@ -154,8 +158,8 @@ func (b *Backend) insert(ctx context.Context, info driver.Info, draft bool) erro
 		if err := refuseID(tx, info.Name); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner, made)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner, made, entries, names, xattrs)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)`,
 			info.ID, info.Name, string(info.Kind), string(info.State), int64(info.Quota), int64(info.Capacity),
 			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc, made)
 		return err

@@ -70,7 +70,7 @@ func (f *fileSystem) temp() (place, *os.File, error) {
 // discard removes a temporary file or tree after a failure. What cannot be removed is
 // swept later.
 func (f *fileSystem) discard(c *counter, p place) {
-	if removeTree(p.dir, p.base, unlink) != nil {
+	if removeTree(p.dir, p.base, plainRemoval) != nil {
 		c.messy.Store(true)
 	}
 }
@@ -109,6 +109,11 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.
 	if err := c.wouldFit(opts.Size - credit); err != nil {
 		return 0, err
 	}
+	if old == nil {
+		if err := f.wouldHoldNew(c, name, tally{}); err != nil {
+			return 0, err
+		}
+	}
 	from, tmp, err := f.temp()
 	if err != nil {
 		return 0, err
@@ -119,12 +124,12 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.
 		err = f.finish(tmp, newMode(opts.Mode, old))
 	}
 	if err == nil && orphan {
-		if to, err = f.findMaking(name); err == nil {
+		if to, err = f.findMaking(ctx, c, name); err == nil {
 			defer to.close()
 		}
 	}
 	if err == nil {
-		err = f.commit(ctx, c, from, to, n, opts.Exclusive)
+		err = f.commit(ctx, c, from, to, made{size: n}, opts.Exclusive)
 	}
 	if err != nil {
 		f.discard(c, from)
@@ -299,9 +304,15 @@ func (f *fileSystem) finish(tmp *os.File, mode uint32) error {
 	return durable.Sync(tmp)
 }
 
-// commit charges size bytes and gives a temporary file or tree its name, replacing a
+// made is what is in tmp and is about to get its name.
+type made struct {
+	size int64 // bytes of regular files
+	held tally // of all but the name
+}
+
+// commit charges what was made and gives a temporary file or tree its name, replacing a
 // file that is there.
-func (f *fileSystem) commit(ctx context.Context, c *counter, from, to place, size int64, exclusive bool) error {
+func (f *fileSystem) commit(ctx context.Context, c *counter, from, to place, m made, exclusive bool) error {
 	err := c.changeNames(ctx, func() error {
 		old, err := checkTarget(to, exclusive)
 		if err != nil {
@@ -310,15 +321,20 @@ func (f *fileSystem) commit(ctx context.Context, c *counter, from, to place, siz
 		return c.losing(ctx, to, old, func(old *unix.Stat_t) error {
 			// What the old file gives back counts at once, unless it stays open: so a
 			// full volume can have a file replaced by one that is no larger.
-			more := max(0, size-c.creditOf(old))
+			more := max(0, m.size-c.creditOf(old))
 			if err := c.page.reserve(more); err != nil {
 				return err
 			}
-			if err := f.renameTemp(from, to, exclusive); err != nil {
+			held := m.held.plus(entryTally(to.base))
+			if old != nil {
+				held = held.minus(c.lostTally(to, to.base, old))
+			}
+			err := c.page.charging(held, func() error { return f.renameTemp(from, to, exclusive) })
+			if err != nil {
 				c.page.add(-more)
 				return err
 			}
-			c.page.add(size - more)
+			c.page.add(m.size - more)
 			c.lostName(old)
 			return nil
 		})

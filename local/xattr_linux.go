@@ -34,12 +34,37 @@ func (f *fileSystem) Setxattr(ctx context.Context, name, attr string, value []by
 	if err := namespace(attr); err != nil {
 		return err
 	}
-	return f.changeNode(ctx, "setxattr", name, func(p place) error { return unix.Lsetxattr(p.linkPath(), attr, value, 0) })
+	if isACL(attr) && len(value) >= maxLabel {
+		return driver.Errorf(driver.ErrUnsupported, "attribute %q: an access list has at most %d bytes here", attr, maxLabel-1)
+	}
+	return f.changeXattr(ctx, "setxattr", name, attr, xattrCharge(attr, int64(len(value))), func(p place) error {
+		return unix.Lsetxattr(p.linkPath(), attr, value, 0)
+	})
 }
 
 // Removexattr implements driver.FS.
 func (f *fileSystem) Removexattr(ctx context.Context, name, attr string) error {
-	return f.changeNode(ctx, "removexattr", name, func(p place) error { return unix.Lremovexattr(p.linkPath(), attr) })
+	return f.changeXattr(ctx, "removexattr", name, attr, 0, func(p place) error { return unix.Lremovexattr(p.linkPath(), attr) })
+}
+
+// changeXattr runs a change of an attribute, after which it is charged that much.
+func (f *fileSystem) changeXattr(ctx context.Context, op, name, attr string, charge int64, change func(place) error) error {
+	return f.changeAt(ctx, name, func(c *counter, p place) error {
+		if err := f.refuseDevice(p); err != nil {
+			return err
+		}
+		err := c.changeNames(ctx, func() error {
+			more := tally{xattrs: charge}
+			if size, err := unix.Lgetxattr(p.linkPath(), attr, nil); err == nil {
+				more.xattrs -= xattrCharge(attr, int64(size))
+			}
+			return c.page.charging(more, func() error { return at(op, p.base, func() error { return change(p) }) })
+		})
+		if err != nil {
+			return err
+		}
+		return f.syncNode(p)
+	})
 }
 
 // namespace refuses names that belong to no namespace of xattr(7).

@@ -100,6 +100,7 @@ var groups = []struct {
 	{"Removed", removedTests},
 	{"Quota", quotaTests},
 	{"QuotaShared", quotaSharedTests},
+	{"Metadata", metadataTests},
 	{"Modes", modeTests},
 	{"Random", randomTests},
 }
