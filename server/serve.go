@@ -28,6 +28,9 @@ const (
 func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
 	var under sync.WaitGroup // requests
 	hs := s.httpServer(&under)
+	crowd := &crowd{Listener: ln, most: int64(s.core.Options().Descriptors.Connections)}
+	hs.Handler = crowd.refuse(hs.Handler)
+	ln = crowd
 	done := make(chan error, 1)
 	go func() {
 		if s.opts.TLS != nil {

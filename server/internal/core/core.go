@@ -57,14 +57,15 @@ type Options struct {
 	Metrics  prometheus.Registerer
 	Version  string // of the program
 
-	Timeout    time.Duration  // of a request that moves no file content; default 60 s
-	MinRate    int64          // bytes per second that a client must send or take on average; default 1 KiB
-	Grace      time.Duration  // that a client has beyond what MinRate gives it; default 30 s
-	MaxFile    int64          // most bytes of one file's content; default: no limit
-	Rate       float64        // requests per second of one key; default: no limit
-	Burst      int            // requests of a key at once; default: two seconds' worth
-	Budget     *budget.Budget // of memory for requests; default: that of DefaultMemory
-	TrustProxy bool           // the address of the client is in X-Forwarded-For
+	Timeout     time.Duration  // of a request that moves no file content; default 60 s
+	MinRate     int64          // bytes per second that a client must send or take on average; default 1 KiB
+	Grace       time.Duration  // that a client has beyond what MinRate gives it; default 30 s
+	MaxFile     int64          // most bytes of one file's content; default: no limit
+	Rate        float64        // requests per second of one key; default: no limit
+	Burst       int            // requests of a key at once; default: two seconds' worth
+	Budget      *budget.Budget // of memory for requests; default: that of DefaultMemory
+	Descriptors Descriptors    // default: those of this process
+	TrustProxy  bool           // the address of the client is in X-Forwarded-For
 }
 
 // Verifier checks tokens of an identity provider.
@@ -121,6 +122,9 @@ func New(opts Options) *Core {
 	}
 	if opts.Budget == nil {
 		opts.Budget = NewBudget(DefaultMemory)
+	}
+	if opts.Descriptors == (Descriptors{}) {
+		opts.Descriptors = NewDescriptors(0)
 	}
 	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
 		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch(), gates: gates{of: map[string]int{}}}
@@ -196,7 +200,7 @@ func (c *Core) org(ctx context.Context, name string) (*org, error) {
 		return have, b.Close()
 	}
 	o = &org{name: name, back: b, store: vole.New(c.guard(b))}
-	o.files = newFiles(o)
+	o.files = newFiles(o, c.opts.Descriptors.OrgListings)
 	c.orgs[name] = o
 	return o, nil
 }

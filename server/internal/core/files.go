@@ -12,7 +12,8 @@ import (
 // files keeps the file systems of an organisation open that requests use one after the
 // other. Those of disk volumes are closed at once after use, so that they can be attached.
 type files struct {
-	o *org
+	o    *org
+	most int // that are open and not in use
 
 	mu     sync.Mutex // guards what follows, and the fields of openFiles
 	of     map[fileKey]*openFiles
@@ -36,7 +37,7 @@ type openFiles struct {
 // idle is how long a file system is kept that nobody uses.
 const idle = 10 * time.Second
 
-func newFiles(o *org) *files { return &files{o: o, of: map[fileKey]*openFiles{}} }
+func newFiles(o *org, most int) *files { return &files{o: o, most: most, of: map[fileKey]*openFiles{}} }
 
 // cached returns the open file system of a volume, nil if there is none.
 func (f *files) cached(key fileKey) *openFiles {
@@ -76,7 +77,11 @@ func (f *files) add(key fileKey, x *openFiles) *openFiles {
 	} else {
 		f.of[key] = x
 	}
+	many := len(f.of) > f.most
 	f.mu.Unlock()
+	if many {
+		f.closeIf(func(_ fileKey, x *openFiles) bool { return x.users == 0 })
+	}
 	if have == nil {
 		return x
 	}

@@ -201,5 +201,8 @@ const (
 	mostEndless  = 500 // streams of events
 )
 
+var errAllAtOnce = &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Retry: time.Second,
+	Message: "the server has as many requests under way as it may; try again"}
+
 var errAtOnce = &Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Retry: time.Second,
 	Message: "too many requests with this key are under way; wait for some of them to end"}

@@ -219,14 +219,31 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 
 // begin counts a request, and takes memory for it, until leave is called.
 func (c *Core) begin(a *answer, r *Request, rt *Route) (leave func(), err error) {
-	who, most := r.who(), mostRequests
+	who, most := r.who(), c.opts.Descriptors.KeyRequests
 	if rt.Endless {
 		who, most = who+" endless", mostEndless
 	}
-	left, ok := c.gates.enter(who, most)
+	if rt.Endless {
+		leave, ok := c.gates.enter(who, most)
+		if !ok {
+			return nil, errAtOnce
+		}
+		return c.beginWith(a, r, rt, leave)
+	}
+	all, ok := c.gates.enter("", c.opts.Descriptors.Requests)
 	if !ok {
+		return nil, errAllAtOnce
+	}
+	own, ok := c.gates.enter(who, most)
+	if !ok {
+		all()
 		return nil, errAtOnce
 	}
+	return c.beginWith(a, r, rt, func() { own(); all() })
+}
+
+// beginWith takes memory for a request that was counted.
+func (c *Core) beginWith(a *answer, r *Request, rt *Route, left func()) (leave func(), err error) {
 	if r.held, err = c.admitMemory(r, rt); err != nil {
 		left()
 		return nil, err

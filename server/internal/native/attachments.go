@@ -84,6 +84,12 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 	if holder == "" {
 		holder = r.Who.KeyName
 	}
+	if err := a.countAttachment(s); err != nil {
+		if in.Session == "" {
+			_ = a.endSession(s, false)
+		}
+		return err
+	}
 	r.Forget(v.ID())
 	of, err := s.store.Get(r.Context(), v.ID())
 	var att *vole.Attachment
@@ -92,6 +98,7 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 			Host: host, PID: in.Pid, Started: in.Started})
 	}
 	if err != nil {
+		a.uncountAttachment(s)
 		if in.Session == "" {
 			_ = a.endSession(s, false)
 		}
@@ -100,6 +107,31 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 	out := api.FromAttachment(att.Info())
 	out.Session, out.LeaseSeconds = s.id, a.opts.Lease.Seconds()
 	return core.WriteJSON(w, http.StatusCreated, out)
+}
+
+// countAttachment counts an attachment among what its organisation has open.
+func (a *API) countAttachment(s *session) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return errNoSession
+	}
+	err := a.count(s.org)
+	if err == nil {
+		s.attached++
+	}
+	return err
+}
+
+func (a *API) uncountAttachment(s *session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.attached > 0 { // the session may have ended, or have been another server's
+		s.attached--
+		a.uncount(s.org, 1)
+	}
 }
 
 // hostOf checks the name of the holder's host, which is that of the client by default.
@@ -126,8 +158,15 @@ func (a *API) detach(w http.ResponseWriter, r *core.Request) error {
 	if err := a.syncUnder(r.Context(), s, r.PathValue("attachment")); err != nil {
 		return err
 	}
-	if err := s.hold.Detach(r.Context(), r.PathValue("attachment")); err != nil {
+	held, err := s.hold.Holds(r.Context(), r.PathValue("attachment"))
+	if err == nil {
+		err = s.hold.Detach(r.Context(), r.PathValue("attachment"))
+	}
+	if err != nil {
 		return err
+	}
+	if held {
+		a.uncountAttachment(s)
 	}
 	return noContent(w)
 }

@@ -34,7 +34,6 @@ type listing struct {
 
 const (
 	listingRest = time.Minute
-	listingMost = 4096 // of one organisation
 )
 
 // A cursor is the kind of order, the name of the last entry, and the listing's token.
@@ -203,12 +202,14 @@ func (a *API) keep(l *listing) string {
 	l.used = time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || a.share(l.org).listings >= listingMost {
+	most := &a.core.Options().Descriptors
+	if a.closed || a.share(l.org).listings >= most.OrgListings || a.allListings >= most.Listings {
 		a.end(l, nil)
 		return ""
 	}
 	a.listings[token] = l
 	a.share(l.org).listings++
+	a.allListings++
 	return token
 }
 

@@ -30,13 +30,14 @@ type API struct {
 	opts  Options
 	turns core.Turns // of those who replace a file
 
-	mu       sync.Mutex           // guards what follows
-	shares   map[string]*orgShare // by organisation
-	sessions map[string]*session
-	systems  map[string]*filesystem
-	handles  map[string]*handle
-	listings map[string]*listing
-	closed   bool
+	mu                   sync.Mutex           // guards what follows
+	shares               map[string]*orgShare // by organisation
+	sessions             map[string]*session
+	systems              map[string]*filesystem
+	handles              map[string]*handle
+	listings             map[string]*listing
+	allOpen, allListings int // of all organisations together
+	closed               bool
 }
 
 // orgShare is what an organisation has of what all of them share. The counts are guarded by

@@ -20,6 +20,8 @@ type session struct {
 	hold         core.Holder
 	store        *vole.Store // of hold
 
+	attached int // attachments that are counted; guarded by API.mu
+
 	mu      sync.Mutex // guards what follows
 	until   time.Time
 	ended   bool
@@ -69,11 +71,13 @@ type handle struct {
 
 // Bounds of what may be open on one server.
 const (
-	mostSessions = 1000   // of one key
-	mostOpen     = 50_000 // file systems and files of one organisation
+	mostSessions = 1000 // of one key
 )
 
-var errTooMany = &core.Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Message: "too much is open with this key, or in its organisation; close some of it"}
+var errAllOpen = &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Retry: time.Second,
+	Message: "as much is open on this server as may be; try again, or another server"}
+
+var errTooMany = &core.Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Retry: time.Second, Message: "too much is open with this key, or in its organisation; close some of it"}
 
 var errNoSession = &core.Error{Status: http.StatusGone, Code: "unknown_session", Message: "the session, file system or file is not open on this server: it was closed, not renewed, or another server's"}
 
@@ -221,6 +225,8 @@ func (a *API) endSession(s *session, leave bool) error {
 	var dirs []*listing
 	a.mu.Lock()
 	delete(a.sessions, s.id)
+	a.uncount(s.org, s.attached)
+	s.attached = 0
 	for _, h := range a.handles {
 		if h.sess == s {
 			files = append(files, h)
@@ -407,26 +413,46 @@ func (a *API) add(s *session, put func()) error {
 	switch {
 	case s.ended || a.closed:
 		return errNoSession
-	case a.share(s.org).open >= mostOpen:
-		return errTooMany
+	}
+	if err := a.count(s.org); err != nil {
+		return err
 	}
 	put()
-	a.share(s.org).open++
 	return nil
+}
+
+// count counts one more that an organisation has open. The caller holds mu.
+func (a *API) count(org string) error {
+	most := &a.core.Options().Descriptors
+	switch {
+	case a.share(org).open >= most.OrgOpen:
+		return errTooMany
+	case a.allOpen >= most.Open:
+		return errAllOpen
+	}
+	a.share(org).open++
+	a.allOpen++
+	return nil
+}
+
+// uncount counts n less. The caller holds mu.
+func (a *API) uncount(org string, n int) {
+	a.share(org).open -= n
+	a.allOpen -= n
 }
 
 // dropHandle takes a file out of the tables. The caller holds mu, as of those that follow.
 func (a *API) dropHandle(h *handle) {
 	if a.handles[h.id] != nil {
 		delete(a.handles, h.id)
-		a.share(h.sess.org).open--
+		a.uncount(h.sess.org, 1)
 	}
 }
 
 func (a *API) dropSystem(f *filesystem) {
 	if a.systems[f.id] != nil {
 		delete(a.systems, f.id)
-		a.share(f.sess.org).open--
+		a.uncount(f.sess.org, 1)
 	}
 }
 
@@ -436,6 +462,7 @@ func (a *API) dropListing(token string) *listing {
 	if l != nil {
 		delete(a.listings, token)
 		a.share(l.org).listings--
+		a.allListings--
 	}
 	return l
 }

@@ -1,0 +1,80 @@
+package server
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/accounts"
+)
+
+// TestDescriptors shows that a key that only reads cannot have a server open all that its
+// process may: handles, attachments and listings of an organisation are bounded, and others
+// are served meanwhile.
+func TestDescriptors(t *testing.T) {
+	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptors: 400}) // 40 for an organisation
+	if err := w.space.CreateOrg(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	otherKey := w.key(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin})
+	other := w.make(t, otherKey, "other")
+	x := w.make(t, w.root, "v")
+	reader := w.key(t, accounts.NewKey{Scopes: accounts.Read})
+	until := func(what string, id string, c func() apiCall) {
+		t.Helper()
+		for range 100 {
+			a := w.call(t, w.op(t, id), c(), reader)
+			if a.status < 300 {
+				continue
+			}
+			if after, err := strconv.Atoi(a.header.Get("Retry-After")); a.status != http.StatusTooManyRequests || err != nil || after < 1 {
+				t.Errorf("%s: %d %v %s", what, a.status, a.header, a.body)
+			}
+			return
+		}
+		t.Errorf("%s: 100 of them were opened", what)
+	}
+	var s api.Session
+	w.must(t, reader, "openSession", apiCall{}, &s)
+	var f api.Filesystem
+	w.must(t, reader, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}, &f)
+	until("handles", "openFile", func() apiCall {
+		return apiCall{path: map[string]string{"filesystem": f.ID}, query: url.Values{"path": {"file"}}}
+	})
+	until("file systems", "openFilesystem", func() apiCall {
+		return apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}
+	})
+	until("attachments", "attach", func() apiCall { return x.at(nil, `{"read_only":true,"session":"`+s.ID+`"}`) })
+	w.must(t, otherKey, "openFile",
+		apiCall{path: map[string]string{"filesystem": other.filesystem}, query: url.Values{"path": {"file"}}}, nil)
+	w.must(t, reader, "closeSession", apiCall{path: map[string]string{"session": s.ID}}, nil)
+	w.must(t, reader, "openSession", apiCall{}, &s)
+	w.must(t, reader, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}, &f)
+}
+
+// TestConnections shows that connections beyond what there may be are told so, and do not
+// keep others out once they are gone.
+func TestConnections(t *testing.T) {
+	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptors: 40}) // 8 connections
+	addr := strings.TrimPrefix(w.url, "http://")
+	w.client.CloseIdleConnections()
+	for range 9 {
+		dial(t, addr)
+	}
+	c := dial(t, addr)
+	fmt.Fprintf(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || !res.Close {
+		t.Errorf("%d %v", res.StatusCode, res.Header)
+	}
+}

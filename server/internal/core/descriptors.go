@@ -1,0 +1,38 @@
+package core
+
+import (
+	"math"
+	"syscall"
+)
+
+// Descriptors says how many open files, connections and the like a server may have, as
+// parts of what its process may: what one organisation opens leaves the others some.
+type Descriptors struct {
+	Connections int // beyond them requests are refused, and beyond twice as many connections
+	Requests    int // under way, of all keys
+	KeyRequests int // of one key
+	Open        int // handles, file systems and attachments of all organisations
+	OrgOpen     int // of one
+	Listings    int // directories that are open between two pages, of all organisations
+	OrgListings int // of one
+}
+
+// NewDescriptors divides what a process may open. 0: what this one may.
+func NewDescriptors(limit int) Descriptors {
+	if limit == 0 {
+		limit = descriptorLimit()
+	}
+	part := func(n, most int) int { return max(min(limit/n, most), 8) }
+	return Descriptors{
+		Connections: part(5, 100_000), Requests: part(6, 8192), KeyRequests: part(12, mostRequests),
+		Open: part(5, 200_000), OrgOpen: part(10, 50_000), Listings: part(20, 16_384), OrgListings: part(40, 4096),
+	}
+}
+
+func descriptorLimit() int {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 1024
+	}
+	return int(min(l.Cur, math.MaxInt32))
+}
