@@ -62,7 +62,9 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	if err != nil {
 		return err
 	}
-	stats, err := transfer.WriteFile(ctx, pl.tree, at, r, e.Mode, e.Mtime, transfer.Options{Op: "cp", Warn: a.warnf})
+	// What it has grown by since is left out: a hostile server would never come to its end.
+	whole := io.LimitReader(r, e.Size)
+	stats, err := transfer.WriteFile(ctx, pl.tree, at, whole, e.Mode, e.Mtime, transfer.Options{Op: "cp", Warn: a.warnf})
 	if err != nil || !a.json {
 		return err
 	}
