@@ -33,6 +33,7 @@ type API struct {
 	mu                   sync.Mutex           // guards what follows
 	shares               map[string]*orgShare // by organisation
 	sessions             map[string]*session
+	sessionsOf           map[string]int // how many a key has, of those that are begun, too
 	systems              map[string]*filesystem
 	handles              map[string]*handle
 	listings             map[string]*listing
@@ -59,7 +60,7 @@ func (a *API) share(org string) *orgShare {
 // New returns an API that serves with c. Close ends it.
 func New(c *core.Core, opts Options) *API {
 	a := &API{core: c, opts: opts, shares: map[string]*orgShare{},
-		sessions: map[string]*session{}, systems: map[string]*filesystem{}, handles: map[string]*handle{}, listings: map[string]*listing{}}
+		sessions: map[string]*session{}, sessionsOf: map[string]int{}, systems: map[string]*filesystem{}, handles: map[string]*handle{}, listings: map[string]*listing{}}
 	c.Go(a.tidy)
 	c.Go(a.sweep)
 	return a

@@ -98,22 +98,39 @@ func (a *API) newSession(r *core.Request) (*session, error) {
 	if a.core.Draining() {
 		return nil, core.ErrUnavailable
 	}
-	a.mu.Lock()
-	n := 0
-	for _, s := range a.sessions {
-		if s.key == r.Who.KeyID {
-			n++
-		}
-	}
-	a.mu.Unlock()
-	if n >= mostSessions {
-		return nil, errTooMany
-	}
 	return a.hold(r, uuid.NewString(), false)
 }
 
+// countSession counts one more session of a key, or n fewer when n is negative, before it
+// is begun: those that are begun at once are bounded too. It reports false, and counts
+// nothing, when the key has too many.
+func (a *API) countSession(key string, n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n > 0 && a.sessionsOf[key] >= mostSessions {
+		return false
+	}
+	if a.sessionsOf[key] += n; a.sessionsOf[key] <= 0 {
+		delete(a.sessionsOf, key)
+	}
+	return true
+}
+
+// owner names the key of a session among those of all organisations.
+func (s *session) owner() string { return s.org + " " + s.key }
+
 // hold begins a session, or goes on with one that another server has begun.
-func (a *API) hold(r *core.Request, id string, resume bool) (*session, error) {
+func (a *API) hold(r *core.Request, id string, resume bool) (_ *session, err error) {
+	owner := r.Who.Org + " " + r.Who.KeyID
+	if !a.countSession(owner, 1) {
+		return nil, errTooMany
+	}
+	kept := false
+	defer func() {
+		if !kept {
+			a.countSession(owner, -1)
+		}
+	}()
 	h, err := a.core.Hold(r.Context(), r.Who.Org, id, r.Who.KeyID, a.opts.Lease, resume)
 	if err != nil {
 		return nil, err
@@ -122,7 +139,7 @@ func (a *API) hold(r *core.Request, id string, resume bool) (*session, error) {
 	a.mu.Lock()
 	have := a.sessions[id]
 	if have == nil && !a.closed {
-		a.sessions[id] = s
+		a.sessions[id], kept = s, true
 	}
 	closed := a.closed
 	a.mu.Unlock()
@@ -220,6 +237,7 @@ func (a *API) endSession(s *session, leave bool) error {
 	if rights != nil {
 		rights.Release()
 	}
+	a.countSession(s.owner(), -1)
 	var files []*handle
 	var systems []*filesystem
 	var dirs []*listing
