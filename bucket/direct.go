@@ -183,7 +183,7 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		}
 		// What the parts' checksums are to be is settled now: the store checks the bytes
 		// against Sum, and Sums belong to it.
-		rows[i] = reservation{id: newID(), size: p.Size, sums: p.Sums, life: ttl + lateRequest}
+		rows[i] = reservation{id: newID(), size: max(p.Size, leastReserved), sums: p.Sums, life: ttl + lateRequest}
 		put, err := b.ns.blobs.PresignPut(ctx, blobKey(b.org, rows[i].id), p.Size, p.Sum, ttl)
 		if err != nil {
 			return nil, err
@@ -193,6 +193,10 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 	_, err := b.ns.reserve(ctx, b.org, rows, len(rows), nil)
 	return list, err
 }
+
+// leastReserved is what a part counts as at least that is reserved: its row, and the
+// deletion of an object that may never come, cost something however small it is.
+const leastReserved = sumSize
 
 // lateRequest is how long after its signature has expired a request may end that began
 // before.
@@ -277,7 +281,7 @@ func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs [
 // referred to it yet.
 func (c *change) unused(b *newBlob) error {
 	var found bool
-	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size = $4
+	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
 		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, c.b.org, b.id, b.sums, b.size))
 	if err == nil && !found {
 		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", idText(b.id))

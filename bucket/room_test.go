@@ -321,6 +321,13 @@ func TestRoomReserve(t *testing.T) {
 	if _, err := p.b.Reserve(ctx, parts(6), time.Minute); !errors.Is(err, driver.ErrNoSpace) {
 		t.Errorf("48 MiB were reserved: %v", err)
 	}
+	var tiny []bucket.Part
+	for i := range 700 {
+		tiny = append(tiny, partOf(int64(i), []byte("x")))
+	}
+	if _, err := p.b.Reserve(ctx, tiny, time.Minute); !errors.Is(err, driver.ErrNoSpace) {
+		t.Errorf("700 parts of a byte were reserved: %v", err)
+	}
 	if _, err := p.b.Reserve(ctx, parts(4), time.Minute); err != nil {
 		t.Error(err)
 	}
