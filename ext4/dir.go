@@ -49,7 +49,9 @@ func (fs *FS) findAt(dir *inode, l uint32, name string) (dirPlace, bool, error) 
 	return dirPlace{e.ino, e.kind, l, at, e.off, e.len, before}, true, nil
 }
 
-// child looks a name up and reads the inode that it leads to.
+// child looks a name up and reads the inode that it leads to. A directory must say by its
+// entry .. that it is in this one: as each has one such entry, no path leads through a
+// directory twice, and what walks a damaged image ends.
 func (fs *FS) child(dir *inode, name string) (*inode, error) {
 	if !dir.isDir() {
 		return nil, errNotDir
@@ -61,6 +63,13 @@ func (fs *FS) child(dir *inode, name string) (*inode, error) {
 	i, err := fs.inode(p.ino)
 	if err == nil && (i.links() == 0 || p.kind != ftUnknown && p.kind != typeOf(i.mode())) {
 		err = corruptf("the entry of inode %d in directory %d", p.ino, dir.num)
+	}
+	if err != nil || !i.isDir() {
+		return i, err
+	}
+	up, err := fs.parentOf(i)
+	if err == nil && up != dir.num {
+		err = corruptf("directory %d is in directory %d and says that it is in %d", i.num, dir.num, up)
 	}
 	return i, err
 }

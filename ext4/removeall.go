@@ -193,9 +193,6 @@ func (fs *FS) emptySome(top *level) (sub level, empty bool, err error) {
 				return err
 			}
 			if i.isDir() {
-				if up, err := fs.parentOf(i); err != nil || up != dir.num {
-					return errors.Join(err, corruptf("directory %d has another parent", i.num))
-				}
 				if vacant, err := fs.isEmpty(i); err != nil {
 					return err
 				} else if !vacant {
