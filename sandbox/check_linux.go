@@ -70,7 +70,7 @@ func (c *Config) checkLimits() error {
 	case c.Pids < -1:
 		return driver.Errorf(vole.ErrInvalid, "pids %d: must be positive, or -1 for no limit", c.Pids)
 	case c.CPUs < 0 || c.CPUs != c.CPUs || c.CPUs > 1<<16 || c.CPUs > 0 && c.CPUs < 0.01:
-		return driver.Errorf(vole.ErrInvalid, "cpus %v: must be at least 0.01", c.CPUs)
+		return driver.Errorf(vole.ErrInvalid, "cpus %v: must be from 0.01 to %d", c.CPUs, 1<<16)
 	}
 	return nil
 }

@@ -45,8 +45,8 @@ func (a *app) bucketSweep(cmd *cobra.Command, flags *bucketFlags, grace time.Dur
 	switch {
 	case err != nil:
 		return err
-	case grace <= 0:
-		return usagef("--grace %v: must be more than 0", grace)
+	case grace <= 0 || grace > longestTime:
+		return usagef("--grace %v: must be more than 0 and at most %v", grace, longestTime)
 	}
 	o.Grace = grace
 	counters := prometheus.NewRegistry()

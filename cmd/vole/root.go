@@ -34,6 +34,9 @@ machines and programs that use them.`,
 			if cmd.Flags().Changed("profile") && a.profile == "" {
 				return usagef("--profile: the name is empty")
 			}
+			if err := refuseEmpty(cmd); err != nil {
+				return err
+			}
 			return a.limitTime(cmd)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
@@ -94,6 +97,17 @@ func groupRun(cmd *cobra.Command, args []string) error {
 		hint = "did you mean " + strings.Join(s, " or ") + "?"
 	}
 	return &hinted{usagef("%s", msg), hint}
+}
+
+// refuseEmpty refuses limits that are given and empty: a script whose variable is not set
+// would get no limit at all.
+func refuseEmpty(cmd *cobra.Command) error {
+	for _, name := range []string{"quota", "size", "memory", "pids", "max-file", "unreferenced", "expires"} {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
+			return &hinted{usagef("--%s: the value is empty", name), "leave the flag out for no limit"}
+		}
+	}
+	return nil
 }
 
 // limitTime bounds what a command does by --timeout, which must be positive. Commands that end when someone

@@ -147,8 +147,11 @@ func (f *runFlags) configure() (sandbox.Config, error) {
 		c.Memory = -1
 	default:
 		n, err := vole.ParseSize(f.memory)
-		if err != nil || n <= 0 {
-			return c, errors.Join(err, usagef("--memory %q: write a size such as 512M, or none", f.memory))
+		if err != nil {
+			return c, usagef("--memory: %v; or write none", err)
+		}
+		if n <= 0 {
+			return c, usagef("--memory %s: write a size such as 512M, or none", f.memory)
 		}
 		c.Memory = n
 	}

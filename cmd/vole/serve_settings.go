@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -144,6 +145,10 @@ func (s *serveFlags) database(flag, value, file string) (string, error) {
 // maxRate is the most requests per second that can be told from no limit.
 const maxRate = 1e9
 
+// longestTime bounds times of the settings, so that a moment that lies so far ahead can
+// be computed: ten years.
+const longestTime = 10 * 365 * 24 * time.Hour
+
 // options returns what the settings say is to be served, and how.
 func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err error) {
 	o = server.Options{
@@ -157,6 +162,8 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 		return o, usagef("--drain, --drain-delay, --export and --burst must not be negative")
 	case !(s.rate >= 0 && s.rate <= maxRate): // NaN is neither
 		return o, usagef("--rate %v: give a number from 0 to %d", s.rate, int64(maxRate))
+	case max(s.timeout, s.lease, s.grace, s.drain, s.drainDelay, s.export) > longestTime:
+		return o, usagef("--timeout, --lease, --grace, --drain, --drain-delay and --export must be at most %v", longestTime)
 	}
 	if s.maxFile != "" {
 		n, err := vole.ParseSize(s.maxFile)

@@ -22,7 +22,7 @@ command returns when they are stopped and their volumes are detached.`,
 		ValidArgsFunction: completeSandboxes(a, false, 0, func(sandbox.Info) bool { return true }),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !(seconds >= 0 && seconds <= math.MaxInt32) {
-				return usagef("--time %v: must not be negative", seconds)
+				return usagef("--time %v: write seconds, from 0 to %d", seconds, math.MaxInt32)
 			}
 			wait := time.Duration(seconds * float64(time.Second))
 			return a.eachSandbox(cmd.Context(), args, func(m *sandbox.Manager, ctx context.Context, name string) error {
