@@ -281,12 +281,10 @@ func (c *checker) missing(id string) (string, error) {
 }
 
 func (b *Backend) remakeVolumeDir(id string) error {
-	for _, name := range []string{id, id + "/data"} {
-		if err := beneath.Mkdir(b.volumes, name, 0o700); err != nil {
-			return err
-		}
+	if err := beneath.Mkdir(b.volumes, id, 0o700); err != nil {
+		return err
 	}
-	if err := b.finishData(id); err != nil {
+	if err := b.makeData(id); err != nil {
 		return err
 	}
 	return b.syncVolumes()

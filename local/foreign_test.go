@@ -223,3 +223,35 @@ func TestLinksInHome(t *testing.T) {
 		}
 	}
 }
+
+// TestVolumeIsLink puts a link in the place of a volume's directory, to a directory that
+// looks like that of a volume which holds nothing: it is neither removed nor opened up.
+func TestVolumeIsLink(t *testing.T) {
+	const dead = "01a2294f-ca88-75e8-a9d7-8ecd17ab9f3f"
+	for name, statement := range map[string]string{
+		"unused":   `UPDATE volumes SET made = 0`,
+		"ready":    `UPDATE volumes SET made = 1`,
+		"creating": `UPDATE volumes SET state = 'creating', owner = '` + dead + `'`,
+		"draft":    `UPDATE volumes SET state = 'creating', made = 2, owner = '` + dead + `'`,
+		"removing": `UPDATE volumes SET state = 'removing', owner = '` + dead + `'`,
+	} {
+		for _, holds := range []string{"data", "other"} {
+			home, _ := preparedHome(t)
+			outside := filepath.Join(filepath.Dir(home), "outside")
+			must(t, os.MkdirAll(filepath.Join(outside, holds), 0o700), os.Chmod(filepath.Join(outside, holds), 0o710))
+			list, err := os.ReadDir(filepath.Join(home, "volumes"))
+			must(t, err)
+			volume := filepath.Join(home, "volumes", list[0].Name())
+			sqlIn(t, home, statement)
+			must(t, os.RemoveAll(volume), os.Symlink(outside, volume))
+			_ = useHome(t.Context(), home)
+			left, err := os.ReadDir(outside)
+			if err != nil || len(left) != 1 || left[0].Name() != holds {
+				t.Fatalf("%s: the directory outside of the home holds %v, %v", name, left, err)
+			}
+			if info, err := left[0].Info(); err != nil || info.Mode().Perm() != 0o710 {
+				t.Errorf("%s: outside of the home: %v, %v", name, info.Mode(), err)
+			}
+		}
+	}
+}

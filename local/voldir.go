@@ -60,10 +60,14 @@ func (b *Backend) ensureData(ctx context.Context, id string) error {
 
 // makeData makes volumes/<id>/data, durably, unless it is there.
 func (b *Backend) makeData(id string) error {
-	data := id + "/data"
-	err := at("mkdir", data, func() error { return unix.Mkdirat(int(b.volumes.Fd()), data, 0o755) })
+	dir, err := openDirAt(b.volumes, id)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	err = at("mkdir", id+"/data", func() error { return unix.Mkdirat(int(dir.Fd()), "data", 0o755) })
 	if err == nil || errors.Is(err, fs.ErrExist) {
-		err = b.finishData(id)
+		err = finishData(dir)
 	}
 	return err
 }
@@ -77,26 +81,19 @@ func (b *Backend) whyMissing(ctx context.Context, id string) error {
 	return driver.Errorf(driver.ErrCorrupt, "the volume's directory is missing; run a check of the home")
 }
 
-// finishData gives a volume's root its mode and makes it durable. The root is what
-// others see of a volume, so its mode is not left to the umask; what is above it stays
-// private.
-func (b *Backend) finishData(id string) error {
-	top := int(b.volumes.Fd())
-	data := id + "/data"
+// finishData gives the root of a volume, whose directory is open, its mode and makes it
+// durable. The root is what others see of a volume, so its mode is not left to the umask;
+// what is above it stays private.
+func finishData(dir *os.File) error {
 	var st unix.Stat_t
-	if err := unix.Fstatat(top, data, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(int(dir.Fd()), "data", &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	if st.Mode&0o7777 != 0o755 {
-		if err := at("chmod", data, func() error { return nofollow.Chmod(top, data, 0o755) }); err != nil {
+		if err := at("chmod", "data", func() error { return nofollow.Chmod(int(dir.Fd()), "data", 0o755) }); err != nil {
 			return err
 		}
 	}
-	dir, err := openDirAt(b.volumes, id)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
 	return durable.Sync(dir)
 }
 
@@ -108,7 +105,10 @@ func (b *Backend) removeVolumeDir(id string) error {
 	for range 10 {
 		// Most volumes that are removed in a hurry are empty.
 		err = at("rmdir", id, func() error {
-			_ = unix.Unlinkat(top, id+"/data", unix.AT_REMOVEDIR)
+			if err := unix.Unlinkat(top, id, unix.AT_REMOVEDIR); err == nil || errors.Is(err, unix.ENOENT) {
+				return err
+			}
+			b.removeEmptyData(id)
 			return unix.Unlinkat(top, id, unix.AT_REMOVEDIR)
 		})
 		if errors.Is(err, fs.ErrNotExist) {
@@ -132,6 +132,16 @@ func (b *Backend) removeVolumeDir(id string) error {
 		return err
 	}
 	return b.removeLock(id)
+}
+
+// removeEmptyData removes the root of a volume that holds nothing.
+func (b *Backend) removeEmptyData(id string) {
+	dir, err := openDirAt(b.volumes, id)
+	if err != nil {
+		return // the long way finds out why
+	}
+	defer dir.Close()
+	_ = unix.Unlinkat(int(dir.Fd()), "data", unix.AT_REMOVEDIR)
 }
 
 // removeLock removes a file of locks/, if it is there.
