@@ -16,7 +16,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"golang.org/x/sys/unix"
+	nolinks "github.com/volehq/vole/internal/beneath"
 )
 
 // Other processes reach a supervisor by a unix socket in the sandbox's directory,
@@ -31,12 +31,16 @@ type ctlAnswer struct {
 	Error *wireError `json:"error,omitempty"`
 }
 
-// socketAddr names a socket in a directory however long the directory's path is; the
+// socketAddr names a sandbox's socket however long the path of its directory is; the
 // kernel takes 107 bytes. The file must stay open while the address is used.
-func socketAddr(dir string) (*net.UnixAddr, *os.File, error) {
-	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+func (m *Manager) socketAddr(id string) (*net.UnixAddr, *os.File, error) {
+	d, err := nolinks.OpenDir(m.top, id)
 	if err != nil {
 		return nil, nil, err
+	}
+	if nolinks.IsLink(d, controlFile) {
+		d.Close()
+		return nil, nil, driver.Errorf(vole.ErrCorrupt, "the socket of sandbox %s is a symbolic link; remove it", id)
 	}
 	return &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), controlFile)}, d, nil
 }
@@ -47,7 +51,7 @@ type ctlServer struct {
 }
 
 func serveControl(r *running) (*ctlServer, error) {
-	addr, dir, err := socketAddr(r.m.dir(r.info.ID))
+	addr, dir, err := r.m.socketAddr(r.info.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +206,7 @@ func (m *Manager) control(ctx context.Context, ref string, q ctlRequest) error {
 }
 
 func (m *Manager) dial(ctx context.Context, id string) (net.Conn, error) {
-	addr, dir, err := socketAddr(m.dir(id))
+	addr, dir, err := m.socketAddr(id)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -143,7 +142,7 @@ type lateLog struct {
 	w logWriter
 }
 
-func (l *lateLog) open(id string)              { l.w.path = filepath.Join(l.m.dir(id), logFile) }
+func (l *lateLog) open(id string)              { l.w.top, l.w.name = l.m.top, id+"/"+logFile }
 func (l *lateLog) Write(p []byte) (int, error) { return l.w.Write(p) }
 func (l *lateLog) Close() error                { return l.w.Close() }
 
@@ -162,7 +161,7 @@ func (m *Manager) logs(ctx context.Context, ref string, w io.Writer, follow bool
 	if !i.Detached {
 		return driver.Errorf(vole.ErrUnsupported, "sandbox %s was not detached: its output went to whoever ran it", i.Name)
 	}
-	l := openLog(filepath.Join(m.dir(i.ID), logFile))
+	l := openLog(m.top, i.ID+"/"+logFile)
 	defer l.Close()
 	for {
 		now, err := m.rows.get(ctx, i.ID)

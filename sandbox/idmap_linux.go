@@ -7,13 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
+	"path"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	nolinks "github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -92,16 +93,31 @@ func (r idRanges) writeMaps(ctx context.Context, pid int) error {
 	return nil
 }
 
-// removeTree removes a directory that a sandbox wrote to. What it made as other users
+// removeTree removes name beneath the open directory top, which a sandbox may have
+// written to, without following links on the way or in the tree. What it made as other users
 // of its namespace, or without permissions for its owner, only such a namespace can
 // remove when the caller is not root.
-func removeTree(ctx context.Context, dir string) error {
-	err := os.RemoveAll(dir)
+func removeTree(ctx context.Context, top *os.File, name string) error {
+	dir := top
+	if parent, _ := path.Split(name); parent != "" {
+		var err error
+		dir, err = nolinks.OpenDir(top, strings.TrimSuffix(parent, "/"))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+	}
+	base := path.Base(name)
+	err := removeAllIn(dir, base)
 	if err == nil || os.Geteuid() == 0 || !errors.Is(err, os.ErrPermission) {
 		return err
 	}
-	c := exec.CommandContext(ctx, "/proc/self/exe", dir)
+	c := exec.CommandContext(ctx, "/proc/self/exe", base)
 	c.Args[0] = asRemover
+	c.ExtraFiles = []*os.File{dir}
 	c.Env = []string{}
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	ranges := findRanges()
@@ -111,6 +127,16 @@ func removeTree(ctx context.Context, dir string) error {
 		return withOutput(err, out)
 	}
 	return removeMapped(ctx, c, ranges)
+}
+
+// removeAllIn is os.RemoveAll for a name in an open directory.
+func removeAllIn(dir *os.File, name string) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(name)
 }
 
 // RemoveFiles deletes the files of a volume whose removal failed for want of permission
@@ -123,7 +149,7 @@ func (m *Manager) RemoveFiles(ctx context.Context, id string) error {
 		err = driver.Errorf(vole.ErrInvalid, "volume %s is not being removed", id)
 	}
 	if err == nil {
-		err = removeTree(ctx, m.volumeDir(id))
+		err = m.removeVolumeFiles(ctx, id)
 	}
 	return wrap("remove files of a volume", "", err)
 }
@@ -136,13 +162,15 @@ func (m *Manager) finishRemovals(ctx context.Context) error {
 	}
 	ids, err := m.rows.removals(ctx)
 	for _, id := range ids {
-		_ = removeTree(ctx, m.volumeDir(id))
+		_ = m.removeVolumeFiles(ctx, id)
 	}
 	return err
 }
 
-// volumeDir is where package local keeps a volume.
-func (m *Manager) volumeDir(id string) string { return filepath.Join(m.home, "volumes", id) }
+// removeVolumeFiles deletes the directory in which package local keeps a volume.
+func (m *Manager) removeVolumeFiles(ctx context.Context, id string) error {
+	return removeTree(ctx, m.store.Local().Directory(), "volumes/"+id)
+}
 
 func removeMapped(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
 	c.Args = append([]string{asRemover, "unmapped"}, c.Args[1:]...)

@@ -44,7 +44,8 @@ func Init() {
 	}
 }
 
-// removerMain removes directories, as root of a user namespace.
+// removerMain removes directories in the one that it is given open, as root of a user
+// namespace.
 func removerMain(dirs []string) int {
 	diesWithParent()
 	if len(dirs) > 0 && dirs[0] == "unmapped" {
@@ -54,8 +55,9 @@ func removerMain(dirs []string) int {
 		fmt.Fprintln(os.Stderr, syscall.Exec("/proc/self/exe", append([]string{asRemover}, dirs[1:]...), []string{}))
 		return 1
 	}
+	in := os.NewFile(3, "in") // the first of the extra files
 	for _, dir := range dirs {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := removeAllIn(in, dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

@@ -157,8 +157,12 @@ func TestLogs(t *testing.T) {
 }
 
 func TestLogIsBounded(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "log")
-	l := &logWriter{path: name}
+	top, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer top.Close()
+	l := &logWriter{top: top, name: "log"}
 	line := strings.Repeat("x", 1<<20-1) + "\n"
 	for range 40 {
 		if n, err := l.Write([]byte(line)); n != len(line) || err != nil {
@@ -167,7 +171,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	l.Close()
 	var out bytes.Buffer
-	r := openLog(name)
+	r := openLog(top, "log")
 	defer r.Close()
 	if err := r.copyTo(&out); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"sync"
+
+	nolinks "github.com/volehq/vole/internal/beneath"
+	"golang.org/x/sys/unix"
 )
 
 // maxLog bounds each of the two files of a log: the newest 8 to 16 MiB are kept.
@@ -15,7 +19,8 @@ const maxLog = 8 << 20
 // one, in the place of that. Writing never fails, so that a full disk does not stop
 // the sandbox; what could not be written is lost.
 type logWriter struct {
-	path string
+	top  *os.File // the log is beneath it, by that name; no link is followed
+	name string
 
 	mu   sync.Mutex // guards the fields below
 	f    *os.File
@@ -29,10 +34,10 @@ func (l *logWriter) Write(p []byte) (int, error) {
 		if l.f != nil && l.size >= maxLog {
 			l.f.Close()
 			l.f = nil
-			_ = os.Rename(l.path, l.path+".1") // else this file grows no further either
+			_ = l.putAside() // else this file grows no further either
 		}
 		if l.f == nil {
-			f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+			f, err := nolinks.OpenFile(l.top, l.name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 			if err != nil {
 				return len(p), nil
 			}
@@ -46,6 +51,17 @@ func (l *logWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// putAside makes the file the older one.
+func (l *logWriter) putAside() error {
+	dir, err := nolinks.OpenDir(l.top, path.Dir(l.name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	base := path.Base(l.name)
+	return unix.Renameat(int(dir.Fd()), base, int(dir.Fd()), base+".1")
+}
+
 func (l *logWriter) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,14 +73,15 @@ func (l *logWriter) Close() error {
 
 // logReader reads a log from its beginning, and on as it grows.
 type logReader struct {
-	path string
+	top  *os.File // as of logWriter
+	name string
 	f    *os.File
 }
 
 // openLog opens a log at its oldest line. One that is missing is empty.
-func openLog(path string) *logReader {
-	l := &logReader{path: path}
-	f, err := os.Open(path + ".1")
+func openLog(top *os.File, name string) *logReader {
+	l := &logReader{top: top, name: name}
+	f, err := nolinks.OpenFile(top, name+".1", os.O_RDONLY, 0)
 	if err == nil {
 		l.f = f
 	}
@@ -79,7 +96,7 @@ func (l *logReader) copyTo(w io.Writer) error {
 				return err
 			}
 		}
-		next, err := os.Open(l.path)
+		next, err := nolinks.OpenFile(l.top, l.name, os.O_RDONLY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}

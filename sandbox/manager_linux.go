@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,7 @@ import (
 type Manager struct {
 	home  string
 	store *vole.Store
+	top   *os.File // the directory of sandboxes; nil: read-only, and there is none
 	db    *catalog.DB
 	rows  rows
 }
@@ -53,25 +55,34 @@ func open(ctx context.Context, home string, store *vole.Store) (*Manager, error)
 		if err := nolinks.Mkdir(dir, "sandboxes", 0o700); err != nil {
 			return nil, err
 		}
-		if d, err := nolinks.OpenDir(dir, "sandboxes"); err != nil {
-			return nil, err
-		} else {
-			d.Close()
-		}
 	}
-	m.db, err = catalog.Open(ctx, filepath.Join(home, "catalog.db"), catalog.Options{ReadOnly: store.Caps().ReadOnly, Dir: dir, Verify: true})
-	if err != nil {
+	m.top, err = nolinks.OpenDir(dir, "sandboxes")
+	if err != nil && !(store.Caps().ReadOnly && errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
-	m.rows = rows{m.db}
-	if store.Caps().ReadOnly {
-		return m, nil
-	}
-	if err := m.reap(ctx); err != nil {
-		m.db.Close()
+	if err := m.openRows(ctx, dir); err != nil {
+		m.top.Close() // nil is closed already
 		return nil, err
 	}
 	return m, nil
+}
+
+// openRows opens the catalog of the home, and cleans up.
+func (m *Manager) openRows(ctx context.Context, dir *os.File) (err error) {
+	readOnly := m.store.Caps().ReadOnly
+	m.db, err = catalog.Open(ctx, filepath.Join(m.home, "catalog.db"), catalog.Options{ReadOnly: readOnly, Dir: dir, Verify: true})
+	if err != nil {
+		return err
+	}
+	m.rows = rows{m.db}
+	if readOnly {
+		return nil
+	}
+	if err := m.reap(ctx); err != nil {
+		m.db.Close()
+		return err
+	}
+	return nil
 }
 
 // homeOf returns the open directory of the home that store has opened, to which the path
@@ -92,8 +103,15 @@ func homeOf(store *vole.Store, home string) (*os.File, error) {
 }
 
 // Close ends the use of m. Sandboxes go on.
-func (m *Manager) Close() error { return wrap("close sandboxes", "", m.db.Close()) }
+func (m *Manager) Close() error {
+	err := m.db.Close()
+	m.top.Close()
+	return wrap("close sandboxes", "", err)
+}
 
+// dir is the path of a sandbox's directory, for those to whom only a path can be given.
+// What the home's owner may have put there is opened and removed beneath top, without
+// following links.
 func (m *Manager) dir(id string) string { return filepath.Join(m.home, "sandboxes", id) }
 
 // wrap is the boundary of the package.
@@ -199,7 +217,7 @@ func (m *Manager) remove(ctx context.Context, ref string) error {
 	if err := m.rows.remove(ctx, i.ID); err != nil {
 		return err
 	}
-	return removeTree(ctx, m.dir(i.ID))
+	return removeTree(ctx, m.top, i.ID)
 }
 
 // prune forgets the oldest of the sandboxes that ended.
@@ -212,7 +230,7 @@ func (m *Manager) prune(ctx context.Context) error {
 		if err := m.rows.remove(ctx, id); err != nil {
 			return err
 		}
-		if err := removeTree(ctx, m.dir(id)); err != nil {
+		if err := removeTree(ctx, m.top, id); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	nolinks "github.com/volehq/vole/internal/beneath"
 )
 
 // verdict says whether a runtime runs containers on this host, for this user.
@@ -24,6 +26,9 @@ type verdict struct {
 
 // probeFile keeps verdicts, by what they depend on.
 const probeFile = ".runtimes.json"
+
+// maxVerdicts is more than the file ever has.
+const maxVerdicts = 1 << 20
 
 // retryAfter is when a runtime that did not work is tried again: the host may have
 // changed in ways that the key does not show.
@@ -81,8 +86,14 @@ func bootID() string {
 
 func (m *Manager) verdicts() map[string]verdict {
 	known := map[string]verdict{}
-	if b, err := os.ReadFile(m.dir(probeFile)); err == nil {
-		_ = json.Unmarshal(b, &known) // broken: probe again
+	f, err := nolinks.OpenFile(m.top, probeFile, os.O_RDONLY, 0)
+	if err != nil {
+		return known
+	}
+	defer f.Close()
+	// Broken or cut off: probe again.
+	if b, err := io.ReadAll(io.LimitReader(f, maxVerdicts)); err != nil || json.Unmarshal(b, &known) != nil {
+		return map[string]verdict{}
 	}
 	return known
 }
@@ -127,7 +138,7 @@ func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
 	if err != nil {
 		return err
 	}
-	defer removeTree(context.WithoutCancel(ctx), scratch)
+	defer removeTree(context.WithoutCancel(ctx), m.top, filepath.Base(scratch))
 	id := "probe-" + uuid.NewString()
 	have := findCgroups()
 	p := &plan{

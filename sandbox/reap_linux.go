@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	nolinks "github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/flock"
+	"golang.org/x/sys/unix"
 )
 
 // A sandbox's directory holds these; all but the log goes when it ended.
@@ -40,7 +41,7 @@ func (m *Manager) reap(ctx context.Context) error {
 }
 
 func (m *Manager) reapOne(ctx context.Context, i Info) error {
-	lock, err := flock.TryExisting(filepath.Join(m.dir(i.ID), lockFile))
+	lock, err := flock.TryExistingIn(m.top, i.ID+"/"+lockFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // so it has no supervisor
 	case err != nil:
@@ -65,7 +66,7 @@ func (m *Manager) dropDir(ctx context.Context, i Info) error {
 	if i.Detached {
 		return nil
 	}
-	return removeTree(ctx, m.dir(i.ID))
+	return removeTree(ctx, m.top, i.ID)
 }
 
 // clean removes what a dead sandbox left, but its log.
@@ -76,7 +77,7 @@ func (m *Manager) clean(ctx context.Context, id string) error {
 		return err
 	}
 	for _, name := range []string{scratchDir, controlFile} {
-		if err := removeTree(ctx, filepath.Join(m.dir(id), name)); err != nil {
+		if err := removeTree(ctx, m.top, id+"/"+name); err != nil {
 			return err
 		}
 	}
@@ -85,37 +86,34 @@ func (m *Manager) clean(ctx context.Context, id string) error {
 
 // sweep removes directories that belong to no sandbox.
 func (m *Manager) sweep(ctx context.Context) error {
-	list, err := os.ReadDir(m.dir(""))
+	names, err := nolinks.Names(m.top, ".")
 	if err != nil {
 		return err
 	}
-	for _, e := range list {
-		st, err := e.Info()
-		if err != nil || time.Since(st.ModTime()) < graceNew || !e.IsDir() {
-			continue
-		}
-		if isTemp(e.Name()) {
+	for _, name := range names {
+		st, err := nolinks.Lstat(m.top, name)
+		age := time.Since(time.Unix(st.Mtim.Unix()))
+		switch {
+		case err != nil || age < graceNew || st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		case isTemp(name):
 			// Of a probe, which takes seconds.
-			if time.Since(st.ModTime()) > time.Hour {
-				_ = removeTree(ctx, m.dir(e.Name())) // the next one tries again
+			if age > time.Hour {
+				_ = removeTree(ctx, m.top, name) // the next one tries again
 			}
-			continue
-		}
-		if _, err := m.rows.get(ctx, e.Name()); !errors.Is(err, vole.ErrNotFound) {
-			if err != nil {
+		case driver.IsID(name): // anything else is no sandbox's
+			if err := m.sweepOne(ctx, name); err != nil {
 				return err
 			}
-			continue
-		}
-		if err := m.sweepOne(ctx, e.Name()); err != nil {
-			return err
 		}
 	}
 	return nil
 }
 
 func (m *Manager) sweepOne(ctx context.Context, id string) error {
-	lock, err := flock.TryExisting(filepath.Join(m.dir(id), lockFile))
+	if _, err := m.rows.get(ctx, id); !errors.Is(err, vole.ErrNotFound) {
+		return err
+	}
+	lock, err := flock.TryExistingIn(m.top, id+"/"+lockFile)
 	if err == nil && lock == nil {
 		return nil
 	}
@@ -128,5 +126,5 @@ func (m *Manager) sweepOne(ctx context.Context, id string) error {
 	if err := m.clean(ctx, id); err != nil {
 		return err
 	}
-	return removeTree(ctx, m.dir(id))
+	return removeTree(ctx, m.top, id)
 }

@@ -141,7 +141,7 @@ func (r *running) begin(ctx context.Context, detached bool) error {
 		r.ctl, err = serveControl(r)
 	}
 	if err != nil {
-		_ = removeTree(ctx, r.m.dir(r.info.ID)) // else swept later
+		_ = removeTree(ctx, r.m.top, r.info.ID) // else swept later
 		r.lock.Release()
 	}
 	return err
@@ -170,12 +170,11 @@ func (m *Manager) makeDir(id string) (*flock.Lock, error) {
 	if err := os.Mkdir(m.dir(id), 0o700); err != nil {
 		return nil, err
 	}
-	name := filepath.Join(m.dir(id), lockFile)
-	lock, err := flock.Try(name)
+	lock, err := flock.TryIn(m.top, id+"/"+lockFile)
 	if err != nil || lock == nil {
 		return nil, err
 	}
-	at, err1 := os.Stat(name)
+	at, err1 := os.Lstat(filepath.Join(m.dir(id), lockFile))
 	held, err2 := lock.File().Stat()
 	if err1 != nil || err2 != nil || !os.SameFile(at, held) {
 		lock.Release()
