@@ -135,10 +135,10 @@ func (c *counter) begin(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	var measure bool
+	var measure, mixed bool
 	err = c.b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		var err error
-		measure, err = c.b.enter(tx, p, c.id, proc)
+		measure, mixed, err = c.b.enter(tx, p, c.id, proc)
 		return err
 	})
 	if err == nil && measure {
@@ -154,24 +154,32 @@ func (c *counter) begin(ctx context.Context) error {
 		p.close()
 		return err
 	}
+	if mixed {
+		p.store(offStale, 1)
+	}
 	c.page = p
 	return nil
 }
 
 // enter adds this process to those that count. It reports whether the volume must be
-// measured before anything is charged: its figure is stale, and it has a quota.
-func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool, err error) {
+// measured before anything is charged: its figure is stale, and it has a quota. mixed: other
+// processes count as another version of Vole does.
+func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure, mixed bool, err error) {
 	r, err := scanOne(tx.QueryRow(selectByID, id))
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	marks, err := b.dropDeadCounting(tx, id, proc)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	info := r.Info
 	stale := info.UsedStale || marks.died
 	unknown := r.tally.entries < 0
+	// Another version of Vole is counting, which charges less, or elsewhere in the page:
+	// the figures are measured now, and once more when both are done.
+	mixed = marks.others > 0 && p.load(offMagic) != pageMagic
+	stale = stale || mixed
 	// A mark of this process means that an earlier counter of it has not left.
 	if marks.others == 0 && !marks.own || p.load(offMagic) != pageMagic {
 		p.store(offUsed, int64(info.Used))
@@ -181,10 +189,10 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure bool,
 		p.store(offMagic, pageMagic)
 	}
 	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
-		return false, err
+		return false, false, err
 	}
 	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), counted = ?, stale = ? WHERE id = ?`, marks.others+marks.kept+1, stale, id)
-	return (stale || unknown) && info.Quota != 0, err
+	return (stale || unknown) && info.Quota != 0, mixed, err
 }
 
 // countingMarks is what dropDeadCounting found.
@@ -243,6 +251,9 @@ func (b *Backend) leave(ctx context.Context, p *page, id, proc string) error {
 			return err
 		}
 		t := p.tally()
+		if p.load(offMagic) != pageMagic {
+			p.store(offStale, 1) // another version of Vole has begun to count meanwhile
+		}
 		_, err = tx.Exec(`UPDATE volumes SET used = ?, counted = counted - 1, stale = max(stale, ?), entries = ?, names = ?, xattrs = ? WHERE id = ?`,
 			max(0, p.load(offUsed)), p.load(offStale), max(0, t.entries), max(0, t.names), max(0, t.xattrs), id)
 		return err
