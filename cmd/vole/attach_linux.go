@@ -19,6 +19,9 @@ import (
 // --ro: argv is vole readOnlyHelper PARENT-PID PATH PROGRAM ARG0 ARG...
 const readOnlyHelper = "__attach-ro"
 
+// fdHold is the number of the hold on the image of a disk volume, in the program.
+const fdHold = 3
+
 // boundToParent makes the kernel kill the child when vole dies.
 func boundToParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -87,6 +90,9 @@ func becomeReadOnly(parent, path, program string, argv []string) error {
 			return err
 		}
 	}
+	if err := replaceHold(path); err != nil {
+		return fmt.Errorf("attach --ro: hold the image: %w", err)
+	}
 	if os.Geteuid() != 0 {
 		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var none [2]unix.CapUserData
@@ -103,6 +109,37 @@ func becomeReadOnly(parent, path, program string, argv []string) error {
 		return errors.New("attach --ro: vole has died")
 	}
 	return startError(argv[0], syscall.Exec(program, argv, os.Environ()))
+}
+
+// replaceHold opens an inherited hold on the image at path again, by the read-only mount:
+// by /proc/self/fd the program could otherwise open the image for writing, as that leads
+// to the mount that a file was opened by.
+func replaceHold(path string) error {
+	var held, st unix.Stat_t
+	if unix.Fstat(fdHold, &held) != nil {
+		return nil // none: not a disk volume
+	}
+	image, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(image)
+	if err := unix.Fstat(image, &st); err != nil {
+		return err
+	}
+	if st.Dev != held.Dev || st.Ino != held.Ino {
+		return nil // a file of whoever started vole
+	}
+	for {
+		// The hold is shared, so that this takes a second one beside it.
+		err := unix.Flock(image, unix.LOCK_SH|unix.LOCK_NB)
+		if err == nil {
+			return unix.Dup3(image, fdHold, 0)
+		}
+		if err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // mountReadOnly binds path onto itself, read-only and without devices, with all that is
