@@ -20,26 +20,9 @@ import (
 // there is nothing wrong with it, and when that cannot be told.
 func (h *helper) checkCommand() error {
 	name := h.proc.args[0]
-	places := []string{name}
-	if !path.IsAbs(name) {
-		places[0] = h.proc.cwd + "/" + name
-	}
-	if !strings.Contains(name, "/") {
-		places = nil
-		for _, e := range h.proc.env {
-			if list, ok := strings.CutPrefix(e, "PATH="); ok {
-				for _, d := range filepath.SplitList(list) {
-					places = append(places, path.Join(d, name))
-				}
-			}
-		}
-	}
 	verdict := &ExecError{ExitNotFound, fmt.Errorf("%q: command not found in the sandbox", name)}
-	for _, p := range places {
-		if !path.IsAbs(p) {
-			return nil
-		}
-		v, found := h.checkProgram(p)
+	for _, p := range h.proc.candidates() {
+		v, found := h.checkProgram(h.proc.fromCwd(p))
 		switch {
 		case found && v == nil:
 			return nil
@@ -49,6 +32,37 @@ func (h *helper) checkCommand() error {
 	}
 	return verdict
 }
+
+// candidates are the paths at which the command may be, in the order of the search.
+func (p process) candidates() []string {
+	name := p.args[0]
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	var list []string
+	for _, e := range p.env {
+		if dirs, ok := strings.CutPrefix(e, "PATH="); ok {
+			for _, d := range filepath.SplitList(dirs) {
+				// Not cleaned: ".." behind a link means something else.
+				list = append(list, firstOf(d, ".")+"/"+name)
+			}
+		}
+	}
+	return list
+}
+
+// fromCwd is the path that a relative one stands for. It keeps "..", which a link before
+// it would turn elsewhere.
+func (p process) fromCwd(name string) string {
+	if path.IsAbs(name) {
+		return name
+	}
+	return p.cwd + "/" + name
+}
+
+// maxInterpreters is how many programs the kernel executes one another with, the first
+// included: five scripts and a binary. It refuses more.
+const maxInterpreters = 6
 
 // checkProgram says what is wrong with the program at a path of the sandbox, if it is
 // found there; nil when that is nothing, or cannot be told.
@@ -62,23 +76,26 @@ func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 	case err != nil:
 		return nil, true
 	}
-	defer f.Close()
+	defer func() { f.Close() }()
 	if f.stat.Mode&unix.S_IFMT != unix.S_IFREG || f.stat.Mode&0o111 == 0 {
 		return &ExecError{ExitNotExecutable, errors.New("cannot be executed in the sandbox")}, true
 	}
-	by := interpreter(f)
-	if !path.IsAbs(by) {
-		return nil, true
-	}
-	needed, err := h.tree.resolve(by, lookup{})
-	if err == nil {
-		needed.Close()
-	}
-	switch {
-	case isOfRuntime(err):
-		return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: %s, which it needs, %w", by, err)}, true
-	case isMissing(err):
-		return &ExecError{ExitNotFound, fmt.Errorf("cannot be executed: %s, which it needs, was not found in the sandbox", by)}, true
+	for range maxInterpreters {
+		by := interpreter(f)
+		if by == "" {
+			break
+		}
+		needed, err := h.tree.resolve(h.proc.fromCwd(by), lookup{})
+		switch {
+		case isOfRuntime(err):
+			return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: %s, which it needs, %w", by, err)}, true
+		case isMissing(err):
+			return &ExecError{ExitNotFound, fmt.Errorf("cannot be executed: %s, which it needs, was not found in the sandbox", by)}, true
+		case err != nil:
+			return nil, true
+		}
+		f.Close()
+		f = needed
 	}
 	return nil, true
 }
@@ -94,52 +111,86 @@ func isMissing(err error) bool {
 // interpreter returns what the kernel executes a program with: that of its first line
 // or its dynamic linker; "" when there is none, or none that can be told.
 func interpreter(program guestFile) string {
+	if program.stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return ""
+	}
 	f, err := os.OpenFile(program.byHandle(), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	b := make([]byte, 256) // all that the kernel reads
+	b := make([]byte, 256) // all that the kernel reads; zero behind a short file's end
 	n, _ := io.ReadFull(f, b)
-	b = b[:n]
 	if line, ok := bytes.CutPrefix(b, []byte("#!")); ok {
-		line, _, ok = bytes.Cut(line, []byte("\n"))
-		if fields := strings.Fields(string(line)); ok && len(fields) > 0 {
-			return fields[0]
-		}
-		return ""
+		return scriptInterpreter(line)
 	}
-	return dynamicLinker(f, b)
+	return dynamicLinker(f, b[:n])
 }
 
-// dynamicLinker reads it from a program of 64 bits; head is its beginning. Package elf
-// itself is not made for files that mean harm.
+// scriptInterpreter reads it from what follows "#!", as the kernel does: a name ends at
+// a blank, a tab, a NUL or the line's end, and at nothing else.
+func scriptInterpreter(line []byte) string {
+	line, _, complete := bytes.Cut(line, []byte("\n"))
+	line = bytes.TrimLeft(line, " \t")
+	if end := bytes.IndexAny(line, " \t\x00"); end >= 0 {
+		return string(line[:end])
+	}
+	if !complete {
+		return "" // cut off, which the kernel does not execute
+	}
+	return string(line)
+}
+
+// dynamicLinker reads it from a program; head is its beginning. Package elf itself is not
+// made for files that mean harm.
 func dynamicLinker(f io.ReaderAt, head []byte) string {
 	var order encoding.ByteOrder = encoding.LittleEndian
-	if len(head) < elf.EI_NIDENT || string(head[:4]) != elf.ELFMAG || elf.Class(head[elf.EI_CLASS]) != elf.ELFCLASS64 {
+	if len(head) < elf.EI_NIDENT || string(head[:4]) != elf.ELFMAG {
 		return ""
 	}
 	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
 		order = encoding.BigEndian
 	}
-	var eh elf.Header64
-	if encoding.Read(bytes.NewReader(head), order, &eh) != nil {
-		return ""
-	}
-	for i := range int64(min(eh.Phnum, 64)) {
-		var ph elf.Prog64
-		size := int64(encoding.Size(ph))
-		r := io.NewSectionReader(f, int64(eh.Phoff)+i*size, size)
-		if encoding.Read(r, order, &ph) != nil {
+	at, count, segment := programHeaders(head, order)
+	for i := range int64(min(count, 64)) {
+		size := int64(encoding.Size(segment))
+		if encoding.Read(io.NewSectionReader(f, at+i*size, size), order, segment) != nil {
 			return ""
 		}
-		if elf.ProgType(ph.Type) == elf.PT_INTERP && ph.Filesz < unix.PathMax {
-			b := make([]byte, ph.Filesz)
-			if _, err := f.ReadAt(b, int64(ph.Off)); err != nil {
+		var kind uint32
+		var off, n uint64
+		switch s := segment.(type) {
+		case *elf.Prog64:
+			kind, off, n = s.Type, s.Off, s.Filesz
+		case *elf.Prog32:
+			kind, off, n = s.Type, uint64(s.Off), uint64(s.Filesz)
+		}
+		if elf.ProgType(kind) == elf.PT_INTERP && n < unix.PathMax {
+			b := make([]byte, n)
+			if _, err := f.ReadAt(b, int64(off)); err != nil {
 				return ""
 			}
-			return strings.TrimRight(string(b), "\x00")
+			name, _, _ := strings.Cut(string(b), "\x00")
+			return name
 		}
 	}
 	return ""
+}
+
+// programHeaders tells where a program has its program headers, how many, and gives
+// something to read one of them into.
+func programHeaders(head []byte, order encoding.ByteOrder) (at int64, count uint16, segment any) {
+	switch elf.Class(head[elf.EI_CLASS]) {
+	case elf.ELFCLASS64:
+		var h elf.Header64
+		if encoding.Read(bytes.NewReader(head), order, &h) == nil {
+			return int64(h.Phoff), h.Phnum, new(elf.Prog64)
+		}
+	case elf.ELFCLASS32:
+		var h elf.Header32
+		if encoding.Read(bytes.NewReader(head), order, &h) == nil {
+			return int64(h.Phoff), h.Phnum, new(elf.Prog32)
+		}
+	}
+	return 0, 0, nil
 }

@@ -1,6 +1,9 @@
 package sandbox
 
 import (
+	"bytes"
+	"debug/elf"
+	encoding "encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -214,23 +217,53 @@ func TestReaperIsEmpty(t *testing.T) {
 func checkMagicCommands(t *testing.T, e *env, runtime string) {
 	t.Helper()
 	e.create("v", vole.Spec{})
-	if err := errors.Join(os.Symlink("/proc/1/root/bin/sh", filepath.Join(e.path("v"), "sh")),
-		os.WriteFile(filepath.Join(e.path("v"), "script"), []byte("#!/proc/1/root/bin/sh\n"), 0o755)); err != nil {
+	if err := os.Symlink("/proc/1/root/bin/sh", filepath.Join(e.path("v"), "sh")); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"/proc/1/root/bin/sh", "/proc/self/exe", "/v/sh", "../../proc/1/exe", "/dev/fd/3", "/v/script"} {
+	scripts := map[string]string{
+		"script": "#!/proc/1/root/bin/sh\n", "noline": "#! /proc/self/exe", "long": "#!/proc/self/exe " + strings.Repeat("x", 300),
+		"blank": "#!/v/a\u0085b", "relative": "#!../proc/self/exe\n", "twice": "#!/v/script\n", "thrice": "#!/v/twice\n", "elf32": programNeeding("/proc/self/exe"),
+	}
+	names := []string{"/proc/1/root/bin/sh", "/proc/self/exe", "/v/sh", "../../proc/1/exe", "/dev/fd/3"}
+	for name, text := range scripts {
+		names = append(names, "/v/"+name)
+		if err := os.WriteFile(filepath.Join(e.path("v"), name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/proc/self/exe", filepath.Join(e.path("v"), "a\u0085b")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
 		c := shell(t, "true", "v:/v")
-		c.Args, c.Runtime = []string{name, "-c", "touch /v/ran"}, runtime
+		c.Args, c.Runtime, c.Cwd = []string{name, "-c", "touch /v/ran"}, runtime, "/v"
 		_, err := e.run(c, "")
 		if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != ExitNotExecutable {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	c := shell(t, "true", "v:/v")
-	c.Args, c.Runtime, c.Env = []string{"sh", "-c", "true"}, runtime, []string{"PATH=/proc/1/root/bin:/proc/self/fd:/v"}
-	if _, err := e.run(c, ""); err == nil {
-		t.Error("found by a PATH through /proc")
+	for _, list := range []string{"/proc/1/root/bin:/proc/self/fd:/v", "proc/1/root/bin:../proc/1/root/bin"} {
+		c := shell(t, "true", "v:/v")
+		c.Args, c.Runtime, c.Env = []string{"sh", "-c", "true"}, runtime, []string{"PATH=" + list}
+		_, err := e.run(c, "")
+		if x := (*ExecError)(nil); !errors.As(err, &x) || x.ExitCode != ExitNotExecutable {
+			t.Errorf("PATH=%s: %v", list, err)
+		}
 	}
+}
+
+// programNeeding makes what is needed of a 32-bit program with a dynamic linker.
+func programNeeding(linker string) string {
+	var b bytes.Buffer
+	for _, part := range []any{
+		elf.Header32{Ident: [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS32), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+			Type: uint16(elf.ET_EXEC), Machine: uint16(elf.EM_386), Version: uint32(elf.EV_CURRENT), Phoff: 52, Ehsize: 52, Phentsize: 32, Phnum: 1},
+		elf.Prog32{Type: uint32(elf.PT_INTERP), Off: 52 + 32, Filesz: uint32(len(linker) + 1)},
+		[]byte(linker + "\x00"),
+	} {
+		_ = encoding.Write(&b, encoding.LittleEndian, part) // a buffer takes all
+	}
+	return b.String()
 }
 
 func TestCommandInProc(t *testing.T) {
@@ -309,6 +342,9 @@ func TestOddRoots(t *testing.T) {
 			"dev":        func(p string) error { return os.Symlink("../../../../etc", p) },
 			"etc/passwd": func(p string) error { return unix.Mkfifo(p, 0o644) },
 			"etc/group":  func(p string) error { return os.Mkdir(p, 0o755) },
+			// Open for ever, where the runtime looks.
+			"etc/../etc/passwd": func(p string) error { return os.Symlink("/proc/self/fd/0", p) },
+			"etc/./passwd":      func(p string) error { return os.Symlink("/dev/ptmx", p) },
 		} {
 			dir := t.TempDir()
 			makeRootfs(t, dir, "sh")

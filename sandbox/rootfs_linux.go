@@ -10,6 +10,8 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -180,6 +182,12 @@ func (h *helper) process(root string, cfg image.Config) (process, error) {
 	}
 	proc.cwd = path.Clean(proc.cwd)
 	proc.env = mergeEnv(defaultEnv(h.p, acct.home), cfg.Env, h.p.Env)
+	// A runtime may read a string to its first NUL, and so not what was checked.
+	for _, s := range slices.Concat(proc.args, proc.env, []string{proc.cwd}) {
+		if strings.ContainsRune(s, 0) {
+			return proc, driver.Errorf(vole.ErrInvalid, "the image's configuration has a NUL byte in %q", s)
+		}
+	}
 	return proc, nil
 }
 

@@ -76,7 +76,10 @@ var (
 		"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 		"/proc/kallsyms", "/proc/kpagecount", "/proc/kpageflags", "/proc/kpagecgroup", "/proc/vmallocinfo",
 	}
-	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/proc/tty", "/proc/driver"}
+	readonlyPaths = []string{
+		"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/proc/tty", "/proc/driver",
+		"/proc/dynamic_debug", "/proc/lock_stat", "/proc/mtrr", "/proc/pressure", "/proc/profile",
+	}
 
 	// secretPaths are hidden from a sandbox on the host's root, whoever may read them.
 	secretPaths = []string{
@@ -84,6 +87,9 @@ var (
 		"/etc/sudoers.d", "/etc/ssh", "/etc/ssl/private", "/etc/pki/tls/private", "/etc/krb5.keytab", "/etc/letsencrypt",
 		"/etc/wireguard", "/etc/openvpn", "/etc/kubernetes", "/etc/rancher", "/etc/docker", "/etc/ppp",
 		"/etc/NetworkManager/system-connections", "/etc/machine-id", "/etc/crypttab", "/etc/fstab", "/etc/msmtprc",
+		// No secret, but a way to a service of the host: sockets can be connected to on a
+		// read-only mount, too.
+		"/nix/var/nix/daemon-socket",
 	}
 )
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/sandbox/internal/image"
 	"golang.org/x/sys/unix"
 )
 
@@ -126,5 +127,20 @@ func TestResolveRefusesLinksOfVolumes(t *testing.T) {
 	}
 	if _, err := g.resolve("/d/x", lookup{create: true, mounts: true}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A NUL byte ends a string for runtimes that are written in C, and so hides what Vole checks.
+func TestImageStringsEnd(t *testing.T) {
+	for name, cfg := range map[string]image.Config{
+		"command":     {Cmd: []string{"/bin/sh\x00.txt"}},
+		"argument":    {Cmd: []string{"sh", "a\x00b"}},
+		"environment": {Cmd: []string{"sh"}, Env: []string{"PATH=/bin\x00/usr"}},
+		"directory":   {Cmd: []string{"sh"}, WorkingDir: "/proc\x00/x"},
+	} {
+		h := helper{p: &plan{}}
+		if _, err := h.process(t.TempDir(), cfg); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

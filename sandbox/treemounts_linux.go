@@ -90,34 +90,43 @@ func (h *helper) fillTree(root string) ([]treeMount, error) {
 	}
 	host := h.p.Rootfs == "" && h.p.Image == ""
 	list, err := h.mountTree(slices.Concat(memoryMounts(host), files, h.volumeMounts()))
-	return list, errorsFirst(err, checkRuntimePaths(root))
+	return list, errorsFirst(err, h.checkRuntimePaths(root))
 }
 
 // checkRuntimePaths looks at the paths of the root that a runtime uses whatever it is
-// told: where it mounts, and the files in which runc looks the user up.
-func checkRuntimePaths(root string) error {
-	for name, want := range map[string]uint32{
-		"/proc": unix.S_IFDIR, "/dev": unix.S_IFDIR, "/etc/passwd": unix.S_IFREG, "/etc/group": unix.S_IFREG,
-	} {
-		flags := unix.O_PATH
-		if want == unix.S_IFDIR {
-			flags |= unix.O_NOFOLLOW // a link would take the mount elsewhere
-		}
-		f, err := inRoot(root, name, flags)
+// told: where it mounts, and the files in which runc looks the user up, and would wait
+// for ever for what a pipe or a terminal has to say.
+func (h *helper) checkRuntimePaths(root string) error {
+	for _, name := range []string{"/proc", "/dev"} {
+		f, err := inRoot(root, name, unix.O_PATH|unix.O_NOFOLLOW) // a link would take the mount elsewhere
 		if isMissing(err) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		err = unix.Fstat(int(f.Fd()), &st)
+		st, err := f.Stat()
 		f.Close()
-		if err == nil && st.Mode&unix.S_IFMT != want {
-			err = driver.Errorf(vole.ErrInvalid, "%s of the sandbox's root is %s", name, map[uint32]string{unix.S_IFDIR: "not a directory", unix.S_IFREG: "not a file"}[want])
+		if err == nil && !st.IsDir() {
+			err = driver.Errorf(vole.ErrInvalid, "%s of the sandbox's root is not a directory", name)
 		}
 		if err != nil {
 			return err
+		}
+	}
+	for _, name := range []string{"/etc/passwd", "/etc/group"} {
+		f, err := h.tree.resolve(name, lookup{})
+		switch {
+		case isOfRuntime(err):
+			return driver.Errorf(vole.ErrInvalid, "%s of the sandbox's root is not a file: it %v", name, err)
+		case isMissing(err):
+			continue
+		case err != nil:
+			return err
+		}
+		f.Close()
+		if f.stat.Mode&unix.S_IFMT != unix.S_IFREG {
+			return driver.Errorf(vole.ErrInvalid, "%s of the sandbox's root is not a file", name)
 		}
 	}
 	return nil
