@@ -80,14 +80,14 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to strin
 	if err != nil {
 		return err
 	}
-	credit := credit(old)
+	credit, unnamed := credit(old), f.unnamedLimit(c)
 	var lost tally
 	if old != nil {
 		lost = c.lostTally(dst, dst.base, old)
 	} else if err := f.wouldHoldNew(c, to, tally{}); err != nil {
 		return err
 	}
-	cp := copier{ctx: ctx, check: func(n int64) error { return c.wouldFit(n - credit) }, hold: func(t tally) error { return c.page.wouldHold(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
+	cp := copier{ctx: ctx, check: func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) }, hold: func(t tally) error { return c.page.wouldHold(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
 	if cp.into, err = f.nearest(to); err == nil {
 		err = cp.copy(src, tmp, tmp.base)
 	}

@@ -119,7 +119,8 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.
 		return 0, err
 	}
 	defer tmp.Close()
-	n, err := fill(ctx, tmp, r, opts, func(n int64) error { return c.wouldFit(n - credit) })
+	unnamed := f.unnamedLimit(c)
+	n, err := fill(ctx, tmp, r, opts, func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) })
 	if err == nil {
 		err = f.finish(tmp, newMode(opts.Mode, old))
 	}
@@ -192,7 +193,7 @@ const step = 8 << 20
 // fill copies r to the file, asking check before the file would grow to n bytes.
 func fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) (int64, error) {
 	if opts.NextData != nil { // of a size that has been checked
-		return opts.Size, fillRanges(ctx, tmp, r, opts)
+		return opts.Size, fillRanges(ctx, tmp, r, opts, check)
 	}
 	switch r := r.(type) {
 	case *bytes.Reader: // in one piece, without a buffer
@@ -234,13 +235,14 @@ func fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptio
 }
 
 // fillRanges writes what a sparse file holds, range by range, and leaves the rest holes.
-func fillRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions) error {
+func fillRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) error {
 	err := fault.Do("truncate", tmp.Name(), func() error { return tmp.Truncate(opts.Size) })
 	if err != nil {
 		return err
 	}
 	p := buffers.Get().(*[]byte)
 	defer buffers.Put(p)
+	var total int64
 	for {
 		off, n, err := opts.NextData(ctx)
 		if errors.Is(err, io.EOF) {
@@ -256,6 +258,10 @@ func fillRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.Writ
 			buf := (*p)[:min(end-off, int64(len(*p)))]
 			if _, err := io.ReadFull(r, buf); err != nil {
 				return cut(err)
+			}
+			total += int64(len(buf))
+			if err := check(total); err != nil {
+				return err
 			}
 			err := fault.Do("write", tmp.Name(), func() error { _, err := tmp.WriteAt(buf, off); return err })
 			if err != nil {
