@@ -3,8 +3,10 @@ package server
 import (
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/volehq/vole/server/internal/core"
 )
@@ -16,6 +18,7 @@ type crowd struct {
 	net.Listener
 	most int64
 	now  atomic.Int64
+	busy int64 // goroutines beyond those of connections themselves; see crowdConn.Read
 }
 
 func (c *crowd) Accept() (net.Conn, error) {
@@ -37,6 +40,26 @@ type crowdConn struct {
 	net.Conn
 	of   *crowd
 	once sync.Once
+}
+
+// connGoroutines is how many goroutines a connection has by itself, at most.
+const connGoroutines = 4
+
+// busyWait bounds how long a connection is not read because the server has too much to do.
+const busyWait = 10 * time.Second
+
+// Read waits while the server has more requests than it can have looked at: HTTP/2 makes
+// goroutines of all that a client sends, and many connections together send them faster
+// than any of them runs.
+func (c *crowdConn) Read(p []byte) (int, error) {
+	for start := time.Now(); c.of.tooBusy() && time.Since(start) < busyWait; {
+		time.Sleep(5 * time.Millisecond)
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *crowd) tooBusy() bool {
+	return int64(runtime.NumGoroutine()) > c.busy+connGoroutines*c.now.Load()
 }
 
 func (c *crowdConn) Close() error {

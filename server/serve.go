@@ -28,8 +28,9 @@ const (
 func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
 	var under sync.WaitGroup // requests
 	hs := s.httpServer(&under)
-	crowd := &crowd{Listener: ln, most: int64(s.core.Options().Descriptors.Connections)}
-	hs.Handler = crowd.refuse(hs.Handler)
+	crowd := &crowd{Listener: ln, most: int64(s.core.Options().Descriptors.Connections), busy: core.Busy(s.opts.Memory)}
+	hs.Handler = s.core.Arrive(crowd.refuse(hs.Handler))
+	hs.ConnContext = core.ConnContext
 	ln = crowd
 	done := make(chan error, 1)
 	go func() {

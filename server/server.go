@@ -119,7 +119,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		return nil, errors.Join(err, s.closeStores())
 	}
 	s.core = core.New(core.Options{Space: s.space, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
-		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy, Grace: opts.slack, Budget: s.memory,
+		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy, Grace: opts.slack, Budget: s.memory, Memory: opts.Memory,
 		Descriptors: core.NewDescriptors(opts.descriptors)})
 	s.native = native.New(s.core, native.Options{OpenAPI: openapi, Lease: opts.Lease, Advertise: opts.Advertise, Metrics: reg, OpenMetrics: opts.OpenMetrics})
 	s.handler = s.core.Mux(s.dialects()...)

@@ -64,6 +64,7 @@ type Options struct {
 	Rate        float64        // requests per second of one key; default: no limit
 	Burst       int            // requests of a key at once; default: two seconds' worth
 	Budget      *budget.Budget // of memory for requests; default: that of DefaultMemory
+	Memory      int64          // that the process is to take at most; default: DefaultMemory
 	Descriptors Descriptors    // default: those of this process
 	TrustProxy  bool           // the address of the client is in X-Forwarded-For
 }
@@ -85,6 +86,7 @@ type Core struct {
 	gates    gates
 	once     *onceMap
 	rights   *rightsWatch
+	arrivals *arrivals
 	appends  Turns // of those who append to a file, by volume and inode
 	Events   *Events
 
@@ -120,6 +122,9 @@ func New(opts Options) *Core {
 	if opts.Grace == 0 {
 		opts.Grace = grace
 	}
+	if opts.Memory == 0 {
+		opts.Memory = DefaultMemory
+	}
 	if opts.Budget == nil {
 		opts.Budget = NewBudget(DefaultMemory)
 	}
@@ -127,7 +132,7 @@ func New(opts Options) *Core {
 		opts.Descriptors = NewDescriptors(0)
 	}
 	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
-		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch(), gates: gates{of: map[string]int{}}}
+		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch(), arrivals: newArrivals(opts.Memory / arrivalsPart), gates: gates{of: map[string]int{}}}
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.audit = newAuditor(opts.Accounts, c.log)
 	c.Events = newEvents(c)

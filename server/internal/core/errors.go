@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +97,9 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	h := w.Header()
 	for name, v := range jsonHeader {
 		h.Set(name, v)
+	}
+	if a, ok := w.(*answer); ok && a.http2 { // net/http does not know it where settle flushes
+		h.Set("Content-Length", strconv.Itoa(len(b)+1))
 	}
 	w.WriteHeader(status)
 	_, err = w.Write(append(b, '\n'))

@@ -20,6 +20,9 @@ const (
 	// MinMemory is the least that it can be told to take.
 	MinMemory = 128 << 20
 
+	// arrivalsPart of it is for requests that count in no organisation's budget.
+	arrivalsPart = 16
+
 	memoryWait = 5 * time.Second // that a request waits for room
 )
 
@@ -31,6 +34,10 @@ func NewBudget(memory int64) *budget.Budget {
 // ReceiveWindow is how many bytes of a body HTTP/2 takes before they are read, of each
 // connection: a thousand of them are a quarter of the memory.
 func ReceiveWindow(memory int64) int { return int(min(max(memory>>12, 64<<10), 1<<20)) }
+
+// Busy is how many goroutines a server has at most when it has only requests that its
+// budgets let it have.
+func Busy(memory int64) int64 { return memory >> 15 }
 
 const (
 	// requestBase is what a request takes by itself, in bytes: goroutine, header, small
@@ -114,12 +121,7 @@ func (r *Request) Share() *budget.Share { return r.held.share }
 // HTTP/2 would hold what the client sends meanwhile.
 func (c *Core) admitMemory(r *Request, rt *Route) (*held, error) {
 	h := &held{share: c.opts.Budget.Share(r.Who.Org), free: requestSmall}
-	class, n := budget.Small, int64(requestBase+len(r.RequestURI))
-	for name, values := range r.Header {
-		for _, v := range values {
-			n += int64(len(name) + len(v) + 64)
-		}
-	}
+	class, n := budget.Small, requestSize(r.Request)
 	body := r.ContentLength != 0
 	if rt.Stream {
 		class = budget.Stream

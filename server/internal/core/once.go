@@ -167,7 +167,7 @@ var noHeader = &packedHeader{none: true}
 // jsonHeader is the header of an answer in JSON. ownHeaders are of one request.
 var (
 	jsonHeader = map[string]string{"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-	ownHeaders = map[string]bool{http.CanonicalHeaderKey(api.HeaderRequestID): true, http.CanonicalHeaderKey(api.HeaderInstance): true, "Connection": true}
+	ownHeaders = map[string]bool{http.CanonicalHeaderKey(api.HeaderRequestID): true, http.CanonicalHeaderKey(api.HeaderInstance): true, "Connection": true, "Content-Length": true}
 )
 
 // packHeader packs a header, without what is of one request and not of its answer.

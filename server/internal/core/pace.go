@@ -201,6 +201,17 @@ func (a *answer) flushed() {
 	}
 }
 
+// settle waits until the client has taken a small answer, which HTTP/2 would else wait for
+// when nothing of the request counts any more.
+func (a *answer) settle(r *http.Request) {
+	if x := arrivalOf(r); x != nil {
+		x.settled = true
+	}
+	if a.http2 && a.pace.moved > 0 {
+		_ = a.ctl.Flush()
+	}
+}
+
 // pacedBody is a request's body that must come at the least rate.
 type pacedBody struct {
 	io.ReadCloser

@@ -73,6 +73,7 @@ type Request struct {
 	cred   credential
 	rights *Rights // nil where NoAuth
 	held   *held
+	leave  func() // ends what begin began; nil: it did not
 	raw    []byte // the body, once it was read; nil: it was not
 }
 
@@ -101,9 +102,13 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 			}
 			a.flushed()
 			c.finish(d, rt, a, r, start)
+			if r.leave != nil {
+				defer r.leave()
+			}
 			if a.broken {
 				panic(http.ErrAbortHandler)
 			}
+			a.settle(hr)
 		}()
 		if err := c.serve(a, r, rt); err != nil {
 			if r.rights != nil && r.rights.Lost() != nil {
@@ -160,7 +165,7 @@ func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
 func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.Time) {
 	took := time.Since(start)
 	c.metrics.done(d.Name, rt.Name, a.status, took, a.pace.moved)
-	if (rt.Changes || r.Changes) && r.Who != nil {
+	if (rt.Changes || r.Changes) && r.Who != nil && !r.turnedAway(a.status) {
 		c.record(rt, a, r)
 	}
 	org := ""
@@ -168,6 +173,12 @@ func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.T
 		org = r.Who.Org
 	}
 	c.log.Debug("request", "request", r.ID, "dialect", d.Name, "route", rt.Name, "org", org, "status", a.status, "took", took, "addr", r.Addr())
+}
+
+// turnedAway reports whether the request came when there were too many: nothing was done
+// for it, and a record of each would cost more than the request, at the cost of all.
+func (r *Request) turnedAway(status int) bool {
+	return r.leave == nil && (status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable)
 }
 
 // serve lets the request pass, or says why not.
@@ -185,7 +196,7 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 		if err != nil {
 			return err
 		}
-		defer leave()
+		r.leave = leave
 		defer r.hold(a)()
 	}
 	limit := rt.MaxBody
@@ -249,6 +260,7 @@ func (c *Core) beginWith(a *answer, r *Request, rt *Route, left func()) (leave f
 		return nil, err
 	}
 	a.held = r.held
+	arrivalOf(r.Request).leave() // it counts in the budget now
 	if r.Method == http.MethodGet && a.http2 {
 		_ = r.Body.Close() // nobody reads it, and HTTP/2 would hold it
 	}
