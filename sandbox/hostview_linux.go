@@ -61,6 +61,7 @@ type hostView struct {
 	points []string // mount points that the host lacks; clean and without links
 	idmap  *os.File // user namespace that maps no owner but nobody; nil: not possible
 	asRoot bool     // the sandbox's root is the host's
+	copied int64    // bytes of /etc, where it is a copy
 }
 
 // hostRoot makes root a read-only view of the host's root.
@@ -161,8 +162,6 @@ func (v *hostView) show(p string, typ fs.FileMode) error {
 		return nil
 	case v.has(p):
 		return v.split(p)
-	case p == "/etc" && v.asRoot && v.idmap == nil:
-		return v.copyOpen(p, at)
 	}
 	return v.bind(p, at, true)
 }
@@ -212,7 +211,8 @@ func (v *hostView) split(p string) error {
 
 // bind mounts the host's p read-only at a path, under the mapping if there is one:
 // then everything belongs to nobody, and the sandbox's root, whose capabilities do not
-// reach files without an owner, may do what "others" may.
+// reach files without an owner, may do what "others" may. What is in /etc and cannot be
+// mapped is copied.
 func (v *hostView) bind(p, at string, recursive bool) error {
 	f, err := os.OpenFile(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -230,9 +230,9 @@ func (v *hostView) bind(p, at string, recursive bool) error {
 		if cloneMount(f, at, mapped, recursive) == nil || recursive && cloneMount(f, at, mapped, false) == nil {
 			return nil
 		}
-		if p == "/etc" {
-			return v.copyOpen(p, at)
-		}
+	}
+	if v.asRoot && beneath(p, "/etc") {
+		return v.copyOpen(p, at)
 	}
 	return cloneMount(f, at, attr, recursive)
 }
@@ -266,11 +266,11 @@ const (
 	maxCopyAll  = 32 << 20
 )
 
-// copyOpen copies what all users of the host may read.
+// copyOpen copies what all users of the host may read of src, a directory or a file, to
+// dst, which exists.
 func (v *hostView) copyOpen(src, dst string) error {
-	left := int64(maxCopyAll)
 	return filepath.WalkDir(src, func(p string, e fs.DirEntry, err error) error {
-		if err != nil || p == src {
+		if err != nil {
 			return err
 		}
 		to := filepath.Join(dst, strings.TrimPrefix(p, src))
@@ -281,6 +281,8 @@ func (v *hostView) copyOpen(src, dst string) error {
 		switch mode := st.Mode(); {
 		case mode.IsDir() && mode&0o005 != 0o005:
 			return fs.SkipDir
+		case mode.IsDir() && p == src:
+			return nil
 		case mode.IsDir():
 			return os.Mkdir(to, 0o755)
 		case mode&fs.ModeSymlink != 0:
@@ -289,10 +291,10 @@ func (v *hostView) copyOpen(src, dst string) error {
 				return nil
 			}
 			return os.Symlink(target, to)
-		case !mode.IsRegular() || mode&0o004 == 0 || st.Size() > min(maxCopyFile, left):
+		case !mode.IsRegular() || mode&0o004 == 0 || st.Size() > min(maxCopyFile, maxCopyAll-v.copied):
 			return nil
 		}
-		left -= st.Size()
+		v.copied += st.Size()
 		return copyFile(p, to)
 	})
 }

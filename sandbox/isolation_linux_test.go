@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -166,6 +167,37 @@ func TestCopyOfOpenFiles(t *testing.T) {
 	slices.Sort(got)
 	if want := []string{"dir/f:444", "dir:755", "link:777", "open:444"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+}
+
+// So is it when a volume stands where /etc has no directory, which has its entries shown
+// one by one.
+func TestCopyOfEntries(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir, err := os.MkdirTemp("/etc", "vole-test-")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	root := t.TempDir()
+	for _, err := range []error{
+		os.Chmod(dir, 0o755), os.Mkdir(filepath.Join(dir, "closed"), 0o700), os.Mkdir(filepath.Join(dir, "dir"), 0o755), os.Mkdir(filepath.Join(root, "etc"), 0o755),
+		os.WriteFile(filepath.Join(dir, "open"), []byte("open"), 0o644), os.WriteFile(filepath.Join(dir, "private"), []byte("private"), 0o600),
+		os.WriteFile(filepath.Join(dir, "closed", "f"), []byte("private"), 0o644), os.WriteFile(filepath.Join(dir, "dir", "private"), []byte("private"), 0o640),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := &hostView{root: root, asRoot: true, points: []string{filepath.Join(dir, "nosuch")}}
+	if err := v.show(dir, fs.ModeDir); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("grep", "-rho", ".*", root).Output()
+	if err != nil || string(out) != "open\n" {
+		t.Errorf("%v: %q", err, out)
 	}
 }
 
