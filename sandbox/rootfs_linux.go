@@ -100,6 +100,16 @@ func (h *helper) overlayRoot(ctx context.Context, root string) error {
 		return err
 	}
 	defer lower.Close()
+	// Whoever owns a directory above may have put a link in its place since the supervisor
+	// looked. From here on it is what was opened.
+	byHandle := fmt.Sprintf("/proc/self/fd/%d", lower.Fd())
+	real, err := os.Readlink(byHandle)
+	if err == nil {
+		err = checkApart(real, h.p.Rootfs, h.p.Home)
+	}
+	if err != nil {
+		return err
+	}
 	upper, work := filepath.Join(h.p.Scratch, "upper"), filepath.Join(h.p.Scratch, "work")
 	for _, d := range []string{upper, work} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -114,7 +124,7 @@ func (h *helper) overlayRoot(ctx context.Context, root string) error {
 		return fmt.Errorf("mount a writable layer over %s: %w", h.p.Rootfs, err)
 	}
 	dir := filepath.Join(h.p.Scratch, "rootfs")
-	if err := image.CopyTree(ctx, h.p.Rootfs, dir); err != nil {
+	if err := image.CopyTree(ctx, byHandle, dir); err != nil {
 		return fmt.Errorf("copy %s: %w", h.p.Rootfs, err)
 	}
 	return bindRoot(dir, root)

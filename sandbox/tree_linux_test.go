@@ -144,3 +144,19 @@ func TestImageStringsEnd(t *testing.T) {
 		}
 	}
 }
+
+// A root that became a link to what holds the home, after it was looked at, is refused.
+func TestRootfsSwapped(t *testing.T) {
+	dir := t.TempDir()
+	home := filepath.Join(dir, "home")
+	if err := errors.Join(os.MkdirAll(filepath.Join(home, "volumes"), 0o755), os.Symlink(".", filepath.Join(dir, "above")),
+		os.Symlink("home/volumes", filepath.Join(dir, "in"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"above", "in", "home"} {
+		h := helper{p: &plan{Home: home, Rootfs: filepath.Join(dir, name), Scratch: t.TempDir()}}
+		if err := h.overlayRoot(t.Context(), t.TempDir()); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -49,10 +49,16 @@ func (m *Manager) checkRoot(c Config) error {
 	if c.Rootfs == "" {
 		return nil
 	}
-	root, home := realPath(c.Rootfs), realPath(m.home)
-	if beneath(home, root) || beneath(root, home) {
+	return checkApart(realPath(c.Rootfs), c.Rootfs, m.home)
+}
+
+// checkApart refuses a root, really at a path without links, that lies within the home or
+// the other way round.
+func checkApart(real, root, homeDir string) error {
+	home := realPath(homeDir)
+	if beneath(home, real) || beneath(real, home) {
 		return driver.Errorf(vole.ErrInvalid,
-			"the root %s and the home of Vole (%s) lie within one another, which would show all volumes to the sandbox", c.Rootfs, m.home)
+			"the root %s and the home of Vole (%s) lie within one another, which would show all volumes to the sandbox", root, homeDir)
 	}
 	return nil
 }

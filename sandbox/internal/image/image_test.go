@@ -248,6 +248,16 @@ func TestWhiteouts(t *testing.T) {
 	}
 }
 
+// What comes after an entry that replaces a link goes where the link no longer leads.
+func TestReplacedLink(t *testing.T) {
+	b := makeTar(t, ent{name: "a/"}, ent{name: "l", data: "a", kind: tar.TypeSymlink}, ent{name: "l/x", data: "1"}, ent{name: "l/"}, ent{name: "l/y", data: "2"})
+	root, _, err := unpack(t, b, Options{})
+	want := []string{"a/", "a/x=1", "l/", "l/y=2"}
+	if got := tree(t, root); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+}
+
 func TestModes(t *testing.T) {
 	b := makeTar(t, ent{name: "d/", mode: 0o555}, ent{name: "d/f", data: "x", mode: 0o4711}, ent{name: "tmp/", mode: 0o1777},
 		ent{name: "closed/", mode: 0o700}, ent{name: "p", kind: tar.TypeFifo, mode: 0o600}, ent{name: "dev", kind: tar.TypeChar}, ent{name: "hard", data: "d/f", kind: tar.TypeLink})

@@ -291,16 +291,14 @@ func readDir(root *os.Root, dir string) ([]fs.DirEntry, error) {
 
 // replace makes room for an entry that is not a directory.
 func (u *unpacker) replace(full string) error {
-	st, err := u.root.Lstat(full)
+	_, err := u.root.Lstat(full)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if st.IsDir() {
-		u.lastDir = [2]string{}
-	}
+	u.lastDir = [2]string{} // a directory, or a link that it was named through
 	return u.root.RemoveAll(full)
 }
 
