@@ -83,7 +83,7 @@ type Core struct {
 	instance string
 	audit    *auditor
 	limits   *limits
-	gates    gates
+	gates    *gates
 	once     *onceMap
 	rights   *rightsWatch
 	arrivals *arrivals
@@ -132,7 +132,7 @@ func New(opts Options) *Core {
 		opts.Descriptors = NewDescriptors(0)
 	}
 	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
-		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch(), arrivals: newArrivals(opts.Memory / arrivalsPart), gates: gates{of: map[string]int{}}}
+		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch(), arrivals: newArrivals(opts.Memory / arrivalsPart), gates: newGates(gateWait, int(opts.Memory/waitingPart))}
 	c.life, c.stop = context.WithCancel(context.Background())
 	c.audit = newAuditor(opts.Accounts, c.log)
 	c.Events = newEvents(c)

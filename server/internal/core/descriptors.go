@@ -10,6 +10,7 @@ import (
 type Descriptors struct {
 	Connections int // beyond them requests are refused, and beyond twice as many connections
 	Requests    int // under way, of all keys
+	OrgRequests int // of one organisation
 	KeyRequests int // of one key
 	Open        int // handles, file systems and attachments of all organisations
 	OrgOpen     int // of one
@@ -24,7 +25,7 @@ func NewDescriptors(limit int) Descriptors {
 	}
 	part := func(n, most int) int { return max(min(limit/n, most), 8) }
 	return Descriptors{
-		Connections: part(5, 100_000), Requests: part(6, 8192), KeyRequests: part(12, mostRequests),
+		Connections: part(5, 100_000), Requests: part(6, 8192), OrgRequests: part(9, 5461), KeyRequests: part(12, mostRequests),
 		Open: part(5, 200_000), OrgOpen: part(10, 50_000), Listings: part(20, 16_384), OrgListings: part(40, 4096),
 	}
 }

@@ -23,6 +23,9 @@ const (
 	// arrivalsPart of it is for requests that count in no organisation's budget.
 	arrivalsPart = 16
 
+	// waitingPart of it, in bytes, is for each request that waits for others to end.
+	waitingPart = 512 << 10
+
 	memoryWait = 5 * time.Second // that a request waits for room
 )
 
@@ -173,38 +176,3 @@ func (r *Request) holdJSON(b []byte) error {
 	elements := bytes.Count(b, []byte{','}) + bytes.Count(b, []byte{'['}) + bytes.Count(b, []byte{'{'})
 	return r.Hold(int64(len(b)) + 64*int64(elements))
 }
-
-// gates bounds how many requests of one key are under way at once.
-type gates struct {
-	mu sync.Mutex // guards of
-	of map[string]int
-}
-
-// enter counts a request. leave must be called unless there are too many already.
-func (g *gates) enter(who string, most int) (leave func(), ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.of[who] >= most {
-		return nil, false
-	}
-	g.of[who]++
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.of[who]--; g.of[who] == 0 {
-			delete(g.of, who)
-		}
-	}, true
-}
-
-// Bounds of requests of one key that are under way.
-const (
-	mostRequests = 256
-	mostEndless  = 500 // streams of events
-)
-
-var errAllAtOnce = &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Retry: time.Second,
-	Message: "the server has as many requests under way as it may; try again"}
-
-var errAtOnce = &Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Retry: time.Second,
-	Message: "too many requests with this key are under way; wait for some of them to end"}

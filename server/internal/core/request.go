@@ -230,27 +230,24 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 
 // begin counts a request, and takes memory for it, until leave is called.
 func (c *Core) begin(a *answer, r *Request, rt *Route) (leave func(), err error) {
-	who, most := r.who(), c.opts.Descriptors.KeyRequests
-	if rt.Endless {
-		who, most = who+" endless", mostEndless
+	d := &c.opts.Descriptors
+	bounds := []gateBound{
+		{"", d.Requests, errAllAtOnce}, {"org " + r.Who.Org, d.OrgRequests, errAtOnce}, {"key " + r.who(), d.KeyRequests, errAtOnce},
 	}
 	if rt.Endless {
-		leave, ok := c.gates.enter(who, most)
-		if !ok {
-			return nil, errAtOnce
-		}
-		return c.beginWith(a, r, rt, leave)
+		bounds = []gateBound{{"endless " + r.who(), mostEndless, errAtOnce}}
 	}
-	all, ok := c.gates.enter("", c.opts.Descriptors.Requests)
-	if !ok {
-		return nil, errAllAtOnce
+	leave, err = c.gates.enter(r.Context(), r.Who.Org, !rt.Endless && r.mayWait(), bounds...)
+	if err != nil {
+		return nil, err
 	}
-	own, ok := c.gates.enter(who, most)
-	if !ok {
-		all()
-		return nil, errAtOnce
-	}
-	return c.beginWith(a, r, rt, func() { own(); all() })
+	return c.beginWith(a, r, rt, leave)
+}
+
+// mayWait reports whether the request costs little while it waits: HTTP/2 holds what comes
+// of a body meanwhile.
+func (r *Request) mayWait() bool {
+	return r.ProtoMajor == 1 || r.ContentLength >= 0 && r.ContentLength <= requestSmall
 }
 
 // beginWith takes memory for a request that was counted.
