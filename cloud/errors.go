@@ -81,10 +81,15 @@ func unsent(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
+// statusMessage says a status in words of ours: those after the number are the server's
+// own, and messages go to a terminal.
+func statusMessage(status int) string {
+	return strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, http.StatusText(status)))
+}
+
 // refused is the error that an answer is.
 func refused(res *http.Response) error {
-	// The words after the number are the server's own, and go to a terminal.
-	r := &refusal{status: res.StatusCode, message: strings.TrimSpace(fmt.Sprintf("HTTP %d %s", res.StatusCode, http.StatusText(res.StatusCode))), kind: driver.ErrUnavailable}
+	r := &refusal{status: res.StatusCode, message: statusMessage(res.StatusCode), kind: driver.ErrUnavailable}
 	if s, err := time.ParseDuration(res.Header.Get("Retry-After") + "s"); err == nil && s >= 0 && s < time.Minute {
 		r.wait = s
 	}

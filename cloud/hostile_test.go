@@ -261,6 +261,34 @@ func TestHostileErrors(t *testing.T) {
 	}
 }
 
+// A server that switches protocols, which no request asks for, gets no connection to hold:
+// a read of one is ended neither by a context nor by the watch for silence.
+func TestHostileSwitch(t *testing.T) {
+	hijacked := make(chan struct{})
+	t.Cleanup(func() { close(hijacked) })
+	switches := func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\nVole-Instance: i\r\nContent-Type: application/json\r\n\r\n")
+		<-hijacked
+	}
+	errs := make(chan error, 1)
+	_, f := openHostile(t, hostileServer.with("/volumes/"+hostileID+"/entries", switches))
+	go func() { errs <- list(t, f, driver.DirOptions{}) }()
+	select {
+	case err := <-errs:
+		if !errors.Is(err, driver.ErrUnavailable) || !strings.Contains(err.Error(), "101") {
+			t.Errorf("%v, want ErrUnavailable for HTTP 101", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the client waits for a connection that is no HTTP any more")
+	}
+}
+
 // A server that takes a request and says nothing, or stops in the middle of an answer, or
 // drips, holds nobody for ever.
 func TestSilentServer(t *testing.T) {

@@ -322,6 +322,13 @@ func (b *Backend) roundTrip(ctx context.Context, c call, stream *onceReader) (*h
 		watch.end()
 		return nil, away(&u, err)
 	}
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		// Nobody asked for it. The body is the connection itself now, which waits for the
+		// server whatever becomes of the context: neither the watchdog nor a signal ends a read.
+		_ = res.Body.Close()
+		watch.end()
+		return nil, &refusal{status: res.StatusCode, message: statusMessage(res.StatusCode), kind: driver.ErrUnavailable}
+	}
 	watch.answered(c)
 	res.Body = &answerBody{res.Body, watch}
 	instance := res.Header.Get(api.HeaderInstance)

@@ -52,13 +52,20 @@ func completePaths(a *app, max int, host bool) completer {
 	}
 }
 
-// offer adds a completion to list, unless it has what a terminal acts on or what ends a
-// line: the shell would show it and put it into the command line.
+// shellActive are the characters by which a command line does something else than to hand
+// a word over: runs a command, ends one, redirects it, expands a variable or the history.
+const shellActive = "$`;&|<>()!\\"
+
+// offer adds a completion to list, unless it has what a terminal acts on, what ends a line,
+// or what a shell acts on: the shell would show it and put it into the command line. Not
+// every shell quotes what it puts there (bash leaves what several completions begin with as
+// it is), and the next completion evaluates the line.
 func offer(list []cobra.Completion, s, description string) []cobra.Completion {
-	if needsEscape(s, nil) {
+	if needsEscape(s, nil) || strings.ContainsAny(s, shellActive) {
 		return list
 	}
-	if description = plain(description); description != "" {
+	// bash shows descriptions as parts of what it completes.
+	if description = plain(description); description != "" && !strings.ContainsAny(description, shellActive) {
 		s = cobra.CompletionWithDesc(s, description)
 	}
 	return append(list, s)
