@@ -38,6 +38,12 @@ func OpenHost(dir string) (*Host, error) {
 	return &Host{root, dir}, nil
 }
 
+// Is reports whether the directory is the one that info describes.
+func (h *Host) Is(info fs.FileInfo) bool {
+	is, err := h.root.Stat(".")
+	return err == nil && os.SameFile(info, is)
+}
+
 // enter opens the directory at that a tree is copied to as a root of its own, so that
 // nothing of the tree gets into what is beside it, and makes it if it is missing. nil: it is
 // the root already, or something else is there, of which the copy says that it is in the way.
@@ -61,11 +67,11 @@ func (h *Host) enter(at string, perm fs.FileMode) (sub *Host, made bool, err err
 	if err != nil {
 		return nil, false, HostError("open", display, err)
 	}
-	if is, err := root.Stat("."); err != nil || !os.SameFile(was, is) {
+	if sub = (&Host{root, display}); !sub.Is(was) {
 		root.Close()
 		return nil, false, HostError("open", display, driver.Errorf(vole.ErrExists, "another user replaced it while it was opened"))
 	}
-	return &Host{root, display}, made, nil
+	return sub, made, nil
 }
 
 // Close closes the directory.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -197,12 +198,18 @@ func hostPlace(l location) (*place, error) {
 		if err != nil {
 			break
 		}
+		if err := mayFollow(p); err != nil {
+			return nil, transfer.HostError("cp", l.path, err)
+		}
 		if !filepath.IsAbs(to) {
 			to = filepath.Join(filepath.Dir(p), to)
 		}
 		p = to
 	}
-	info, err := os.Stat(p)
+	info, err := os.Lstat(p)
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		err = driver.Errorf(vole.ErrLoop, "it leads through more than %d links, or changes meanwhile", maxLinks)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, transfer.HostError("cp", l.path, err)
 	}
@@ -214,8 +221,37 @@ func hostPlace(l location) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
+	if pl.isDir && !h.Is(info) {
+		return nil, errors.Join(transfer.HostError("cp", l.path, driver.Errorf(vole.ErrExists, "another user replaced it while it was opened")), h.Close())
+	}
 	pl.Closer, pl.tree = h, h
 	return pl, nil
+}
+
+// mayFollow returns an error when the link at p is another user's, in a directory such as
+// /tmp where everyone may make one: whoever guesses the target of a copy could lead it
+// elsewhere. It is the rule of Linux's fs.protected_symlinks, which the kernel does not
+// apply to links that a program reads instead of following them, and which may be off.
+func mayFollow(p string) error {
+	link, err := os.Lstat(p)
+	if err != nil {
+		return err
+	}
+	dir, err := os.Stat(filepath.Dir(p))
+	if err != nil {
+		return err
+	}
+	owner := func(i fs.FileInfo) int {
+		if st, ok := i.Sys().(*syscall.Stat_t); ok {
+			return int(st.Uid)
+		}
+		return -1
+	}
+	shared := dir.Mode()&fs.ModeSticky != 0 && dir.Mode().Perm()&0o002 != 0
+	if shared && owner(link) != os.Geteuid() && owner(link) != owner(dir) {
+		return driver.Errorf(vole.ErrPermission, "it is a link of another user (uid %d) in a directory that everyone may write to, and is not followed; name what it leads to", owner(link))
+	}
+	return nil
 }
 
 // choose decides where in the target the copy goes, by the rules of docker cp.

@@ -16,10 +16,11 @@ import (
 // Lock is a held exclusive lock.
 type Lock struct{ f *os.File }
 
-// Try takes the lock on the file at path, making the file (0600) when it is missing.
+// Try takes the lock on the file at path, making the file (0600) when it is missing. A link
+// of that name, which could have one made anywhere, is not followed.
 // It returns nil without an error when another holds it.
 func Try(path string) (*Lock, error) {
-	return tryMaking(func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) })
+	return tryMaking(func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) })
 }
 
 // TryIn is Try for a file beneath an open directory, on the way to which no link is
@@ -50,7 +51,7 @@ func tryMaking(open func() (*os.File, error)) (*Lock, error) {
 
 // TryExisting is Try for a file that must be there.
 func TryExisting(path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}

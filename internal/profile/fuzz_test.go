@@ -3,7 +3,6 @@ package profile
 import (
 	"net/netip"
 	"net/url"
-	"strings"
 	"testing"
 )
 
@@ -24,7 +23,7 @@ func FuzzServerURL(f *testing.F) {
 			return
 		}
 		ip, perr := netip.ParseAddr(u.Hostname())
-		here := strings.EqualFold(u.Hostname(), "localhost") || perr == nil && ip.Unmap().IsLoopback()
+		here := u.Hostname() == "localhost" || perr == nil && ip.Unmap().IsLoopback()
 		if u.Scheme == "http" && (!here || tls) || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Hostname() == "" {
 			t.Fatalf("%q: %+v", text, u)
 		}

@@ -112,6 +112,9 @@ func ServerURL(text string, insecure bool, from *url.URL) (*url.URL, error) {
 	case u.Scheme == "http" && !insecure && !loopback(u.Hostname()):
 		return nil, driver.Errorf(driver.ErrInvalid, "%s is not on this host, and without TLS everyone between could read the API key; use https://", text)
 	}
+	if strings.EqualFold(u.Hostname(), "localhost") {
+		u.Host = strings.ToLower(u.Host) // net/http knows no other spelling as this host, and would ask a proxy
+	}
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
 	return u, nil
 }

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/volehq/vole"
+)
+
+// Where everyone may make a link, a copy follows those of whoever copies and of the
+// directory's owner, and no others. Elsewhere it follows all.
+func TestTargetLinksOfOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes links that belong to others")
+	}
+	dir := t.TempDir()
+	shared, own, victim := filepath.Join(dir, "shared"), filepath.Join(dir, "own"), filepath.Join(dir, "victim")
+	for _, d := range []string{shared, own, victim} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(shared, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{victim, filepath.Join(victim, "missing")} {
+		for _, c := range []struct {
+			dir     string
+			uid     int
+			refused bool
+		}{{shared, 65534, true}, {shared, 0, false}, {own, 65534, false}} {
+			link := filepath.Join(c.dir, "link")
+			if err := errors.Join(os.Symlink(to, link), os.Lchown(link, c.uid, -1)); err != nil {
+				t.Fatal(err)
+			}
+			pl, err := hostPlace(location{arg: link, path: link})
+			if refused := errors.Is(err, vole.ErrPermission); refused != c.refused || err != nil && !refused {
+				t.Errorf("%s of %d to %s: %v, want it refused: %v", link, c.uid, to, err, c.refused)
+			}
+			if err == nil {
+				pl.Close()
+			}
+			if err := os.Remove(link); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
