@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -14,107 +13,6 @@ import (
 	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
-
-// Mkdir implements driver.FS.
-func (f *fileSystem) Mkdir(ctx context.Context, name string, mode fs.FileMode) error {
-	c, err := f.change(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.done()
-	if name == "." {
-		return driver.ErrExists
-	}
-	return f.gone(f.mkdir(ctx, c, name, mode))
-}
-
-// MkdirAll implements driver.FS.
-func (f *fileSystem) MkdirAll(ctx context.Context, name string, mode fs.FileMode) error {
-	c, err := f.change(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.done()
-	if err := f.wouldHoldNew(c, name, tally{}); err != nil {
-		return err
-	}
-	return f.gone(f.mkdirAll(ctx, c, name, mode))
-}
-
-// wouldHoldNew is an early guess at whether name, with its missing parents and what else
-// it is charged, has room, so that no part of it is made in vain.
-func (f *fileSystem) wouldHoldNew(c *counter, name string, more tally) error {
-	for name != "." {
-		if _, err := f.root.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		more = more.plus(entryTally(path.Base(name)))
-		name = path.Dir(name)
-	}
-	return c.page.wouldHold(more)
-}
-
-func (f *fileSystem) mkdirAll(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
-	info, err := f.root.Stat(name)
-	switch {
-	case err == nil && info.IsDir():
-		return nil
-	case err == nil:
-		return driver.ErrNotDir
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	case name == ".":
-		return volumeGone()
-	}
-	if err := f.mkdirAll(ctx, c, path.Dir(name), mode); err != nil {
-		return err
-	}
-	err = f.mkdir(ctx, c, name, mode)
-	if errors.Is(err, fs.ErrExist) {
-		// Made by another meanwhile; or a dangling link, which is in the way.
-		info, serr := f.root.Stat(name)
-		switch {
-		case serr == nil && info.IsDir():
-			return nil
-		case errors.Is(serr, fs.ErrNotExist):
-			return serr
-		}
-	}
-	return err
-}
-
-func (f *fileSystem) mkdir(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
-	p, err := f.find(name)
-	if err != nil {
-		return err
-	}
-	defer p.close()
-	want := filemode.Perm(mode)
-	err = c.changeNames(ctx, func() error {
-		return c.page.charging(entryTally(p.base), func() error {
-			return at("mkdir", p.base, func() error { return unix.Mkdirat(p.fd(), p.base, want) })
-		})
-	})
-	if err != nil {
-		return err
-	}
-	if err := f.exactMode(p, want); err != nil {
-		return err
-	}
-	return f.syncDirs(p)
-}
-
-// exactMode undoes what the umask took from the mode of something new.
-func (f *fileSystem) exactMode(p place, want uint32) error {
-	st, err := p.stat()
-	if err != nil || uint32(st.Mode)&0o7777 == want {
-		return err
-	}
-	if err := at("chmod", p.base, func() error { return nofollow.Chmod(p.fd(), p.base, want) }); err != nil {
-		return err
-	}
-	return f.syncNode(p)
-}
 
 // changeAt runs a change of what is at name.
 func (f *fileSystem) changeAt(ctx context.Context, name string, fn func(c *counter, p place) error) error {
