@@ -59,7 +59,7 @@ type hostView struct {
 	root   string
 	holes  []string // directories to hide; clean and without links
 	points []string // mount points that the host lacks; clean and without links
-	idmap  *os.File // user namespace that maps no owner but nobody; nil: not possible
+	idmap  *os.File // user namespace that maps no owner of files; nil: not possible
 	asRoot bool     // the sandbox's root is the host's
 	copied int64    // bytes of /etc, where it is a copy
 }
@@ -237,10 +237,25 @@ func (v *hostView) bind(p, at string, recursive bool) error {
 	return cloneMount(f, at, attr, recursive)
 }
 
+// unownedIDs are candidates for the one id that a user namespace for [hostView.bind] must
+// map, whose files the sandbox's root would own: the largest that fits 31 bits, which no
+// system gives anyone. The user nobody is second, where the caller's own namespace has not
+// that many.
+var unownedIDs = []int{1<<31 - 2, 65534}
+
 // nobodyNamespace returns a user namespace for [hostView.bind], or nil.
 func nobodyNamespace() *os.File {
-	const nobody = 65534
-	ids := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
+	for _, id := range unownedIDs {
+		if ns := namespaceOf(id); ns != nil {
+			return ns
+		}
+	}
+	return nil
+}
+
+// namespaceOf returns a user namespace that maps one id to itself, or nil.
+func namespaceOf(id int) *os.File {
+	ids := []syscall.SysProcIDMap{{ContainerID: id, HostID: id, Size: 1}}
 	c := &exec.Cmd{Path: "/proc/self/exe", Args: []string{asIDMap}, Env: []string{}}
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
 	in, err := c.StdinPipe()

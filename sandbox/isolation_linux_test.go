@@ -118,6 +118,7 @@ func TestSecretsInShownDirectories(t *testing.T) {
 		os.Chmod(dir, 0o755), os.MkdirAll(home, 0o755), os.Mkdir(filepath.Join(dir, "closed"), 0o700),
 		os.WriteFile(filepath.Join(dir, "open"), []byte("open\n"), 0o644), os.WriteFile(filepath.Join(dir, "private"), []byte("private\n"), 0o600),
 		os.WriteFile(filepath.Join(dir, "closed", "f"), []byte("private\n"), 0o644), os.WriteFile(filepath.Join(dir, "deep", "private"), []byte("private\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "nobody"), []byte("private\n"), 0o600), os.Chown(filepath.Join(dir, "nobody"), 65534, 65534),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -134,7 +135,7 @@ func TestSecretsInShownDirectories(t *testing.T) {
 				t.Skip(err)
 			}
 			e := openEnv(t, home)
-			script := fmt.Sprintf("cd %s; cat open; cat private closed/f deep/private; ls -A deep deep/home; echo; chmod 777 . ; touch new", dir)
+			script := fmt.Sprintf("cd %s; cat open; cat private closed/f deep/private nobody; ls -A deep deep/home; echo; chmod 777 . ; touch new", dir)
 			c := shell(t, script, "v:/v")
 			c.Runtime = runtime
 			o, err := e.run(c, "")
