@@ -1,6 +1,7 @@
 package server
 
 import (
+	"container/list"
 	"net"
 	"net/http"
 	"runtime"
@@ -11,14 +12,18 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// crowd counts the connections of a listener. Beyond most their requests are refused, and
-// beyond twice as many they are closed at once, so that descriptors are left for what the
-// others do.
+// crowd counts the connections of a listener. At most, one more takes the place of that
+// which has been without a request for longest: who only keeps connections keeps nobody
+// out. Where all have requests those of new ones are refused, and beyond twice as many
+// connections are closed at once, so that descriptors are left for what the others do.
 type crowd struct {
 	net.Listener
 	most int64
 	now  atomic.Int64
 	busy int64 // goroutines beyond those of connections themselves; see crowdConn.Read
+
+	mu   sync.Mutex // guards idle, and each connection's requests and place
+	idle list.List  // of *crowdConn, that which is without a request for longest first
 }
 
 func (c *crowd) Accept() (net.Conn, error) {
@@ -27,19 +32,63 @@ func (c *crowd) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if c.now.Load() >= c.most {
+			c.closeIdle()
+		}
 		if c.now.Add(1) <= 2*c.most {
-			return &crowdConn{Conn: conn, of: c}, nil
+			x := &crowdConn{Conn: conn, of: c}
+			c.mu.Lock()
+			x.place = c.idle.PushBack(x)
+			c.mu.Unlock()
+			return x, nil
 		}
 		c.now.Add(-1)
 		_ = conn.Close()
 	}
 }
 
+// closeIdle closes the connection that is without a request for longest.
+func (c *crowd) closeIdle() {
+	c.mu.Lock()
+	first := c.idle.Front()
+	c.mu.Unlock()
+	if first != nil {
+		_ = first.Value.(*crowdConn).Close()
+	}
+}
+
 // crowdConn is a connection that is counted until it is closed.
 type crowdConn struct {
 	net.Conn
-	of   *crowd
-	once sync.Once
+	of       *crowd
+	once     sync.Once
+	requests int           // that were let in and are under way
+	place    *list.Element // in of.idle; nil: it has requests, or is closed
+}
+
+// RequestBegins is for package core: a request of the connection was let in.
+func (c *crowdConn) RequestBegins() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	c.requests++
+	c.leaveIdle()
+}
+
+// RequestEnds is for package core.
+func (c *crowdConn) RequestEnds() {
+	c.of.mu.Lock()
+	defer c.of.mu.Unlock()
+	if c.requests--; c.requests == 0 {
+		c.place = c.of.idle.PushBack(c)
+	}
+}
+
+// leaveIdle takes the connection out of those without requests. The caller holds mu.
+func (c *crowdConn) leaveIdle() {
+	if c.place != nil {
+		c.of.idle.Remove(c.place)
+		c.place = nil
+	}
 }
 
 // connGoroutines is how many goroutines a connection has by itself, at most.
@@ -64,6 +113,10 @@ func (c *crowd) tooBusy() bool {
 
 func (c *crowdConn) Close() error {
 	c.once.Do(func() { c.of.now.Add(-1) })
+	c.of.mu.Lock()
+	c.leaveIdle()
+	c.requests = 1 << 30 // and never comes back
+	c.of.mu.Unlock()
 	return c.Conn.Close()
 }
 

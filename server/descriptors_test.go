@@ -2,12 +2,16 @@ package server
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/internal/api"
@@ -58,23 +62,65 @@ func TestDescriptors(t *testing.T) {
 	w.must(t, reader, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}, &f)
 }
 
-// TestConnections shows that connections beyond what there may be are told so, and do not
-// keep others out once they are gone.
+// TestConnections shows that connections without a request make room for new ones, and
+// that those beyond what there may be are told so when all have requests.
 func TestConnections(t *testing.T) {
 	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptors: 40}) // 8 connections
 	addr := strings.TrimPrefix(w.url, "http://")
 	w.client.CloseIdleConnections()
-	for range 9 {
-		dial(t, addr)
+	get := func(path string) (net.Conn, *http.Response) {
+		c := dial(t, addr)
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", path, w.root)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, res
 	}
-	c := dial(t, addr)
-	fmt.Fprintf(c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-	res, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		t.Fatal(err)
+	var idle []net.Conn
+	for i := range 20 {
+		if i%2 == 0 {
+			idle = append(idle, dial(t, addr))
+			continue
+		}
+		c, res := get("/vole/v1/volumes")
+		if idle = append(idle, c); res.StatusCode != http.StatusOK {
+			t.Fatalf("request %d: %d", i, res.StatusCode)
+		}
 	}
+	_ = idle[0].SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := idle[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the oldest connection is open: %v", err)
+	}
+	for range 8 {
+		if _, res := get("/vole/v1/events"); res.StatusCode != http.StatusOK {
+			t.Fatalf("a stream of events: %d", res.StatusCode)
+		}
+	}
+	_, res := get("/healthz")
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" || !res.Close {
 		t.Errorf("%d %v", res.StatusCode, res.Header)
+	}
+}
+
+// TestStreamsOfOneOrganisation shows that one organisation's streams of events leave
+// connections for others.
+func TestStreamsOfOneOrganisation(t *testing.T) {
+	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptors: 300}) // 60 connections
+	var refused int
+	for range 60 {
+		c := dial(t, strings.TrimPrefix(w.url, "http://"))
+		fmt.Fprintf(c, "GET /vole/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", w.root)
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode == http.StatusTooManyRequests {
+			refused++
+		}
+	}
+	if refused != 40 {
+		t.Errorf("%d streams were refused", refused)
 	}
 }

@@ -24,15 +24,27 @@ type arrivals struct {
 // clientConn is a connection, for arrivals.
 type clientConn struct {
 	net.Conn
+	watch  connWatch // nil: nobody wants to know
 	used   int64
 	closed bool // by arrivals; what it has counts no more
+}
+
+// connWatch is a listener's connection that wants to know of requests which were let in.
+type connWatch interface {
+	RequestBegins()
+	RequestEnds()
 }
 
 type clientConnKey struct{}
 
 // ConnContext is for http.Server: it lets requests know their connection.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, clientConnKey{}, &clientConn{Conn: c})
+	inner := c
+	if t, ok := c.(*tls.Conn); ok {
+		inner = t.NetConn()
+	}
+	watch, _ := inner.(connWatch)
+	return context.WithValue(ctx, clientConnKey{}, &clientConn{Conn: c, watch: watch})
 }
 
 // close ends the connection without the last words of TLS, which would wait for the client.
@@ -122,6 +134,18 @@ func (x *arrival) leave() {
 		x.of.forget(x.conn, x.n)
 	}
 	x.n = 0
+}
+
+// admitted ends the counting of a request that was let in. The connection has it until end
+// is called.
+func (x *arrival) admitted() (end func()) {
+	if x == nil || x.conn.watch == nil {
+		x.leave()
+		return func() {}
+	}
+	x.leave()
+	x.conn.watch.RequestBegins()
+	return x.conn.watch.RequestEnds
 }
 
 // arrivalOf returns what counts the request; nil where nobody does.

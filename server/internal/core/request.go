@@ -235,7 +235,7 @@ func (c *Core) begin(a *answer, r *Request, rt *Route) (leave func(), err error)
 		{"", d.Requests, errAllAtOnce}, {"org " + r.Who.Org, d.OrgRequests, errAtOnce}, {"key " + r.who(), d.KeyRequests, errAtOnce},
 	}
 	if rt.Endless {
-		bounds = []gateBound{{"endless " + r.who(), mostEndless, errAtOnce}}
+		bounds = []gateBound{{"endless org " + r.Who.Org, d.OrgStreams, errAtOnce}, {"endless key " + r.who(), mostEndless, errAtOnce}}
 	}
 	leave, err = c.gates.enter(r.Context(), r.Who.Org, !rt.Endless && r.mayWait(), bounds...)
 	if err != nil {
@@ -257,11 +257,11 @@ func (c *Core) beginWith(a *answer, r *Request, rt *Route, left func()) (leave f
 		return nil, err
 	}
 	a.held = r.held
-	arrivalOf(r.Request).leave() // it counts in the budget now
+	end := arrivalOf(r.Request).admitted() // it counts in the budget now
 	if r.Method == http.MethodGet && a.http2 {
 		_ = r.Body.Close() // nobody reads it, and HTTP/2 would hold it
 	}
-	return func() { r.held.end(); left() }, nil
+	return func() { r.held.end(); left(); end() }, nil
 }
 
 // admit finds out who makes the request, and whether they may.
