@@ -34,6 +34,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -68,11 +69,14 @@ type Backend struct {
 	client *http.Client
 	server api.Server
 	// silence is how long a server that has a request may say nothing.
-	silence time.Duration
+	silence   time.Duration
+	closeWait time.Duration
 
 	life context.Context // ends when the Backend is closed
 	die  context.CancelFunc
 	own  sync.WaitGroup // its goroutines
+
+	closingInVain atomic.Bool // a request that was to close something got no answer in time
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -104,7 +108,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{opts: opts, base: base, silence: silenceMost, open: map[*fileSystem]struct{}{}, files: map[*file]struct{}{}}
+	b := &Backend{opts: opts, base: base, silence: silenceMost, closeWait: closeWait, open: map[*fileSystem]struct{}{}, files: map[*file]struct{}{}}
 	b.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	b.life, b.die = context.WithCancel(context.Background())
 	if err := b.hello(ctx); err != nil {
@@ -227,8 +231,24 @@ func (b *Backend) writable(ctx context.Context) error {
 	return nil
 }
 
-// closeWait bounds how long closing takes when the server does not answer.
+// closeWait bounds how long closing takes when the server does not answer. What is closed
+// after that waits for a small part of it: each file, file system and session is a request.
 const closeWait = 30 * time.Second
+
+// doClosing makes a request that closes something.
+func (b *Backend) doClosing(c call) error {
+	wait := b.closeWait
+	if b.closingInVain.Load() {
+		wait /= 30
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	err := b.do(ctx, c)
+	if ctx.Err() != nil {
+		b.closingInVain.Store(true)
+	}
+	return err
+}
 
 // Close implements driver.Backend.
 func (b *Backend) Close() error {
@@ -253,9 +273,7 @@ func (b *Backend) Close() error {
 	b.die()
 	b.own.Wait()
 	if s != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-		defer cancel()
-		errs = append(errs, b.do(ctx, call{method: "DELETE", path: "/sessions/" + s.id, at: s.base, again: true}))
+		errs = append(errs, b.doClosing(call{method: "DELETE", path: "/sessions/" + s.id, at: s.base, again: true}))
 	}
 	b.client.CloseIdleConnections()
 	return errors.Join(errs...)

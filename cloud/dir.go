@@ -121,7 +121,7 @@ func (d *dir) Close() error {
 		return nil
 	}
 	// What the server holds for it ends by itself, too.
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
+	ctx, cancel := context.WithTimeout(context.Background(), d.f.b.closeWait)
 	defer cancel()
 	_ = d.f.in(ctx, false, func(p *place) error {
 		return d.f.b.do(ctx, through(p, call{method: "DELETE", path: at(d.f.vol, "entries"), query: url.Values{"cursor": {d.next}}}))

@@ -4,3 +4,6 @@ import "time"
 
 // SetSilence sets how long a server may say nothing.
 func (b *Backend) SetSilence(d time.Duration) { b.silence = d }
+
+// SetCloseWait sets how long the first request that closes something may take.
+func (b *Backend) SetCloseWait(d time.Duration) { b.closeWait = d }

@@ -353,11 +353,9 @@ func (x *file) Close() error {
 	if x.f.b.life.Err() != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-	defer cancel()
 	c := h.call("DELETE", "", nil)
 	c.once = true // a second one would find nothing open
-	err := x.f.b.do(ctx, c)
+	err := x.f.b.doClosing(c)
 	if errors.Is(err, errLost) {
 		err = nil
 		x.unsynced.lose()

@@ -415,9 +415,7 @@ func (f *fileSystem) Close() error {
 	if ended || p == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
-	defer cancel()
-	err := f.b.do(ctx, call{method: "DELETE", path: "/filesystems/" + p.id, at: p.s.base, again: true, once: true, slow: true})
+	err := f.b.doClosing(call{method: "DELETE", path: "/filesystems/" + p.id, at: p.s.base, again: true, once: true, slow: true})
 	if errors.Is(err, errLost) {
 		err = nil
 		f.unsynced.lose()

@@ -289,6 +289,30 @@ func TestHostileSwitch(t *testing.T) {
 	}
 }
 
+// What is closed behind a server that has gone silent does not wait for each answer anew.
+func TestSilentClose(t *testing.T) {
+	var asked atomic.Int32
+	silent := func(_ http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		<-r.Context().Done()
+	}
+	b, f := openHostile(t, hostileServer.with("/handles/h", silent).with("/sessions/s", silent).with("/filesystems/f", silent))
+	const files, wait = 3, time.Second
+	for range files {
+		if _, err := f.Open(t.Context(), "f", driver.OpenOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.SetCloseWait(wait)
+	begun := time.Now()
+	if err := b.Close(); err == nil {
+		t.Error("no error")
+	}
+	if took := time.Since(begun); asked.Load() <= files || took > 2*wait {
+		t.Errorf("%d requests, %v", asked.Load(), took)
+	}
+}
+
 // A server that takes a request and says nothing, or stops in the middle of an answer, or
 // drips, holds nobody for ever.
 func TestSilentServer(t *testing.T) {

@@ -23,8 +23,9 @@ type copier struct {
 	opts  *Options
 	stats Stats
 	seen  map[fileID]string // where a file of several names was written
-	dirs  []dirMeta         // made so far, metadata still to be set
-	dirAt map[string]int    // where in dirs a directory is, of which entries may come twice
+	held  heldNames
+	dirs  []dirMeta      // made so far, metadata still to be set
+	dirAt map[string]int // where in dirs a directory is, of which entries may come twice
 
 	mu sync.Mutex // guards stats, and is held while opts is called back
 }
@@ -64,9 +65,13 @@ func (c *copier) tree(ctx context.Context, src source, p, at string, it *item) e
 		return err
 	}
 	names, err := src.names(ctx, p, it)
+	if err == nil {
+		err = c.held.add(names)
+	}
 	if err != nil {
 		return err
 	}
+	defer c.held.release(names)
 	for batch := range slices.Chunk(names, dirBatch) {
 		if err := c.children(ctx, src, p, at, batch); err != nil {
 			return err

@@ -65,6 +65,7 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 		return Need{}, err
 	}
 	seen := map[fileID]bool{}
+	held := heldNames{}
 	var walk func(p string, it *item) (Need, error)
 	walk = func(p string, it *item) (Need, error) {
 		if it.nlink > 1 && !it.mode.IsDir() {
@@ -78,8 +79,18 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 			return sum, ctx.Err()
 		}
 		names, err := s.names(ctx, p, it)
+		if err == nil {
+			err = held.add(names)
+		}
+		if err != nil {
+			return sum, err
+		}
+		defer held.release(names)
 		for _, name := range names {
 			child, lerr := s.lstat(ctx, path.Join(p, name))
+			if errors.Is(lerr, vole.ErrCorrupt) {
+				return sum, lerr
+			}
 			if lerr != nil {
 				continue // the copy will say why
 			}
@@ -89,7 +100,7 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 			}
 			sum.add(n)
 		}
-		return sum, err
+		return sum, nil
 	}
 	return walk(p, &it)
 }

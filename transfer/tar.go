@@ -21,6 +21,7 @@ type tarStream struct {
 	src   *volumeSource
 	opts  *Options
 	stats Stats
+	held  heldNames
 	seen  map[fileID]string // entry that has the content of a file of several names
 }
 
@@ -55,9 +56,13 @@ func (t *tarStream) tree(ctx context.Context, p, name string, it *item) error {
 		return err
 	}
 	names, err := t.src.names(ctx, p, it)
+	if err == nil {
+		err = t.held.add(names)
+	}
 	if err != nil {
 		return err
 	}
+	defer t.held.release(names)
 	for _, n := range names {
 		child, err := t.src.lstat(ctx, path.Join(p, n))
 		if errors.Is(err, fs.ErrNotExist) {

@@ -138,6 +138,27 @@ const (
 	maxNameBytes = 256 << 20
 )
 
+// heldNames counts the names of the directories that a walk is in: at each of two thousand
+// levels there may be one as large as the bounds above allow.
+type heldNames struct{ entries, bytes int }
+
+func (h *heldNames) add(names []string) error {
+	for _, n := range names {
+		h.bytes += len(n)
+	}
+	if h.entries += len(names); h.entries > 2*maxNames || h.bytes > 2*maxNameBytes {
+		return driver.Errorf(vole.ErrUnsupported, "directories within one another with more than %d entries in all cannot be copied", 2*maxNames)
+	}
+	return nil
+}
+
+func (h *heldNames) release(names []string) {
+	for _, n := range names {
+		h.bytes -= len(n)
+	}
+	h.entries -= len(names)
+}
+
 // dirBatch is how many entries of a directory are asked for at once.
 const dirBatch = 512
 

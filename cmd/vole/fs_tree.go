@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 )
 
 // treePrinter prints a directory and what is beneath it.
@@ -16,6 +17,7 @@ type treePrinter struct {
 	all   bool
 	depth int        // levels to print; 0: all
 	arr   *jsonArray // set under --json
+	held  int64      // bytes of the directories that are being printed
 }
 
 func newFsTreeCmd(a *app) *cobra.Command {
@@ -54,7 +56,9 @@ func (t *treePrinter) print(ctx context.Context, name, p string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := t.f.ReadDir(ctx, p); err != nil { // before anything is printed
+	if d, err := t.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true}); err != nil { // before anything is printed
+		return err
+	} else if err := d.Close(); err != nil {
 		return err
 	}
 	if t.a.json {
@@ -72,18 +76,11 @@ func (t *treePrinter) print(ctx context.Context, name, p string) error {
 }
 
 func (t *treePrinter) dir(ctx context.Context, p, indent string, level int) error {
-	list, err := t.f.ReadDir(ctx, p)
+	held := t.held
+	defer func() { t.held = held }()
+	list, err := t.readDir(ctx, p)
 	if err != nil {
 		return err
-	}
-	if !t.all {
-		kept := list[:0]
-		for _, e := range list {
-			if !strings.HasPrefix(e.Name, ".") {
-				kept = append(kept, e)
-			}
-		}
-		list = kept
 	}
 	for i, e := range list {
 		branch, below := "├── ", "│   "
@@ -101,6 +98,32 @@ func (t *treePrinter) dir(ctx context.Context, p, indent string, level int) erro
 		}
 	}
 	return nil
+}
+
+// What is held of a tree: a server may list directories without end.
+const entrySize = 256 // bytes of an entry without its name, about
+
+var maxTree int64 = 512 << 20
+
+// readDir lists a directory, and counts what it takes.
+func (t *treePrinter) readDir(ctx context.Context, p string) (list []vole.Entry, err error) {
+	d, err := t.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true})
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	err = readDir(ctx, d, func(e vole.Entry) error {
+		if !t.all && strings.HasPrefix(e.Name, ".") {
+			return nil
+		}
+		if t.held += entrySize + int64(len(e.Name)); t.held > maxTree {
+			ref := t.f.Volume().Name() + ":" + absPath(p)
+			return &hinted{driver.Errorf(vole.ErrUnsupported, "tree: %s has more entries than are held at once", ref), "'vole fs ls -U' prints a directory of any size"}
+		}
+		list = append(list, e)
+		return nil
+	})
+	return list, err
 }
 
 func (t *treePrinter) entry(ctx context.Context, p, indent string, e vole.Entry) error {
