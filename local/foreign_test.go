@@ -155,6 +155,28 @@ func TestForeignHome(t *testing.T) {
 	}
 }
 
+// TestFilesOfOthersInHome puts files of another user beside the catalog, as is possible in
+// a home that was open to others.
+func TestFilesOfOthersInHome(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make another user's files")
+	}
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		home, _ := preparedHome(t)
+		name := filepath.Join(home, "catalog.db"+suffix)
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+		must(t, err)
+		must(t, f.Close(), os.Chown(name, nobody, nobody))
+		s, err := vole.Open(t.Context(), vole.Options{Home: home})
+		if !errors.Is(err, vole.ErrPermission) {
+			t.Errorf("catalog.db%s of another: %v", suffix, err)
+		}
+		if err == nil {
+			s.Close()
+		}
+	}
+}
+
 // TestHostileRows puts paths where the catalog has ids.
 func TestHostileRows(t *testing.T) {
 	const dead = "01a2294f-ca88-75e8-a9d7-8ecd17ab9f3f"

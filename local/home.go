@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/beneath"
@@ -73,7 +74,7 @@ func (b *Backend) checkPart(name string) error {
 	switch kind := st.Mode & unix.S_IFMT; {
 	case kind == unix.S_IFLNK:
 		return driver.Errorf(driver.ErrCorrupt, "%s in the home is a symbolic link, and none is followed there; mount the directory that it leads to in its place", name)
-	case name != catalogName && kind != unix.S_IFDIR:
+	case !strings.HasPrefix(name, catalogName) && kind != unix.S_IFDIR:
 		return driver.Errorf(driver.ErrCorrupt, "%s in the home is no directory; move it away", name)
 	case b.foreign || st.Uid == 0 || st.Uid == uint32(os.Geteuid()):
 		return nil
@@ -84,7 +85,8 @@ func (b *Backend) checkPart(name string) error {
 // openParts opens the directories of a home, and looks at those that are opened later:
 // none may be a link.
 func (b *Backend) openParts() (err error) {
-	for _, name := range []string{catalogName, "volumes", "locks", "lost+found", "sandboxes", "server"} {
+	// The log of the catalog is as good as the catalog: what is in it takes its place.
+	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm", catalogName + "-journal", "volumes", "locks", "lost+found", "sandboxes", "server"} {
 		if err := b.checkPart(name); err != nil {
 			return err
 		}
