@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -30,6 +31,10 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), heeded(os.Interrupt)...)
 	defer stop()
 	defer context.AfterFunc(ctx, stop)()
+
+	// net/http would write to standard error what it makes of a server that answers unasked.
+	// Servers of this program have logs of their own.
+	log.SetOutput(io.Discard)
 
 	a := newApp(stdin, stdout, stderr)
 	root := newRootCmd(a)
