@@ -41,6 +41,9 @@ import (
 //go:embed openapi.json
 var openapi []byte
 
+// MinMemory is the least that Options.Memory may be, in bytes.
+const MinMemory = core.MinMemory
+
 // Options says what to serve and how. Home or Bucket must be set; every other field has
 // a default.
 type Options struct {
@@ -68,7 +71,7 @@ type Options struct {
 	Rate    float64       // requests per second of one key; default: no limit
 	Burst   int           // requests of a key at once; default: two seconds' worth
 	// Memory is about the most bytes of memory that the process is to take, which bounds what
-	// its clients can have it hold. Default: 512 MiB; at least 128 MiB.
+	// its clients can have it hold. Default: 512 MiB; at least MinMemory.
 	Memory int64
 	// DrainDelay is for how long a server that is to end goes on as ever, but for
 	// /readyz, so that load balancers notice. Default: not at all.
@@ -105,8 +108,8 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Memory == 0 {
 		opts.Memory = core.DefaultMemory
 	}
-	if opts.Memory < core.MinMemory {
-		return nil, driver.Errorf(driver.ErrInvalid, "Memory is %v: a server takes %v at least", driver.Size(opts.Memory), driver.Size(core.MinMemory))
+	if opts.Memory < MinMemory {
+		return nil, driver.Errorf(driver.ErrInvalid, "Memory is %v: a server takes %v at least", driver.Size(opts.Memory), driver.Size(MinMemory))
 	}
 	verify, err := opts.OIDC.verifier(opts.Log)
 	if err != nil {

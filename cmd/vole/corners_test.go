@@ -23,7 +23,7 @@ var (
 
 // serveNumbers are the flags of serve that are tried. Where none of them were refused, it
 // would end because it cannot listen.
-var serveNumbers = []string{"rate", "burst", "timeout", "lease", "drain", "drain-delay", "export", "grace", "max-file"}
+var serveNumbers = []string{"rate", "burst", "timeout", "lease", "drain", "drain-delay", "export", "grace", "max-file", "memory", "unreferenced"}
 
 // badValues returns what a flag must refuse; nil: it takes no number.
 func badValues(f *pflag.Flag) []string {

@@ -173,8 +173,8 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 		o.MaxFile = int64(n)
 	}
 	memory, err := vole.ParseSize(s.memory)
-	if err != nil {
-		return o, usagef("--memory: give a size as in 2G")
+	if err != nil || memory < server.MinMemory {
+		return o, usagef("--memory: give a size as in 2G, at least %v", vole.Size(server.MinMemory))
 	}
 	o.Memory = int64(memory)
 	if o.Accounts, err = s.database("accounts", s.accounts, s.accountsURL); err != nil {
