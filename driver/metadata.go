@@ -40,12 +40,9 @@ func MetadataBounds(quota Size) Metadata {
 	}
 }
 
-// EntryMetadata is what one name counts as. The other two parts of an entry's metadata,
-// which belong to the inode, are LinkMetadata and XattrMetadata.
+// EntryMetadata is what one name counts as. Targets of symbolic links and attributes belong
+// to the inode and are counted apart from it.
 func EntryMetadata(name string) Metadata { return Metadata{Entries: 1, Bytes: int64(len(name))} }
-
-// LinkMetadata is what the target of a symbolic link counts as, beside its name.
-func LinkMetadata(target string) Metadata { return Metadata{Bytes: int64(len(target))} }
 
 // XattrMetadata is what one extended attribute counts as.
 func XattrMetadata(name string, size int) Metadata {
