@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"debug/elf"
 	encoding "encoding/binary"
 	"errors"
@@ -21,6 +22,7 @@ import (
 // and open files of other processes, of the runtime's own, and of process 1.
 var magicPaths = []string{
 	"/proc", "/proc/1/cwd", "/proc/1/root", "/proc/1/task/1/root", "/proc/self/fd/5", "//usr/..//../proc/./1//cwd/",
+	"/proc/1/exe", "/proc/1/fd/0", "/proc/1/ns/mnt", "/proc/1/root/proc/self/root", "/proc/self/cwd", "/proc/self/root", "/proc/thread-self/root", "/proc/self/fd",
 }
 
 // checkWorkdirs names each as the working directory, and leaves links to it in a volume.
@@ -53,6 +55,58 @@ func checkWorkdirs(t *testing.T, e *env, runtime string) {
 
 func TestWorkdirInProc(t *testing.T) {
 	eachRuntime(t, checkWorkdirs)
+}
+
+// checkImageWorkdirs has an image name them, or a link of its own that leads there.
+func checkImageWorkdirs(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	e.create("v", vole.Spec{})
+	root := t.TempDir()
+	makeRootfs(t, root, "sh", "touch")
+	if err := os.Symlink("/proc/1/cwd", filepath.Join(root, "src")); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"/proc/1/cwd", "/proc/1/root", "proc/self/fd/5", "/src", "/src/x"} {
+		c := shell(t, "touch /v/ran", "v:/v")
+		c.Runtime, c.Image = runtime, imageOf(t, root, dir)
+		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("an image's working directory %s: %v", dir, err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(e.path("v"), "ran")); err == nil {
+		t.Error("a command ran")
+	}
+}
+
+// imageOf makes an image, as docker save does, of a directory.
+func imageOf(t *testing.T, root, workdir string) string {
+	t.Helper()
+	dir := t.TempDir()
+	layer := filepath.Join(dir, "layer.tar")
+	if out, err := exec.Command("tar", "-C", root, "-cf", layer, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	data, err := os.ReadFile(layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"config.json":   fmt.Sprintf(`{"config":{"WorkingDir":%q},"rootfs":{"type":"layers","diff_ids":["sha256:%x"]}}`, workdir, sha256.Sum256(data)),
+		"manifest.json": `[{"Config":"config.json","Layers":["layer.tar"]}]`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "image.tar")
+	if out, err := exec.Command("tar", "-C", dir, "-cf", file, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return file
+}
+
+func TestImageWorkdirInProc(t *testing.T) {
+	eachRuntime(t, checkImageWorkdirs)
 }
 
 // Links to places in the sandbox are followed, as are those that leave its root upwards.
@@ -336,39 +390,42 @@ func TestMountsThroughLinksOfTheRoot(t *testing.T) {
 
 // What a runtime finds by itself in a root must be what it takes it for.
 func TestOddRoots(t *testing.T) {
-	eachRuntime(t, func(t *testing.T, e *env, runtime string) {
-		for name, make := range map[string]func(p string) error{
-			"proc":       func(p string) error { return os.Symlink("/etc", p) },
-			"dev":        func(p string) error { return os.Symlink("../../../../etc", p) },
-			"etc/passwd": func(p string) error { return unix.Mkfifo(p, 0o644) },
-			"etc/group":  func(p string) error { return os.Mkdir(p, 0o755) },
-			// Open for ever, where the runtime looks.
-			"etc/../etc/passwd": func(p string) error { return os.Symlink("/proc/self/fd/0", p) },
-			"etc/./passwd":      func(p string) error { return os.Symlink("/dev/ptmx", p) },
-		} {
-			dir := t.TempDir()
-			makeRootfs(t, dir, "sh")
-			p := filepath.Join(dir, name)
-			if err := errors.Join(os.RemoveAll(p), make(p)); err != nil {
-				t.Fatal(err)
-			}
-			c := shell(t, "true")
-			c.Runtime, c.Rootfs = runtime, dir
-			if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		// A volume can bring them, too, after the user was looked up.
-		e.create("etc", vole.Spec{})
-		if err := unix.Mkfifo(filepath.Join(e.path("etc"), "passwd"), 0o644); err != nil {
+	eachRuntime(t, checkOddRoots)
+}
+
+func checkOddRoots(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	for name, make := range map[string]func(p string) error{
+		"proc":       func(p string) error { return os.Symlink("/etc", p) },
+		"dev":        func(p string) error { return os.Symlink("../../../../etc", p) },
+		"etc/passwd": func(p string) error { return unix.Mkfifo(p, 0o644) },
+		"etc/group":  func(p string) error { return os.Mkdir(p, 0o755) },
+		// Open for ever, where the runtime looks.
+		"etc/../etc/passwd": func(p string) error { return os.Symlink("/proc/self/fd/0", p) },
+		"etc/./passwd":      func(p string) error { return os.Symlink("/dev/ptmx", p) },
+	} {
+		dir := t.TempDir()
+		makeRootfs(t, dir, "sh")
+		p := filepath.Join(dir, name)
+		if err := errors.Join(os.RemoveAll(p), make(p)); err != nil {
 			t.Fatal(err)
 		}
-		c := shell(t, "true", "etc:/etc")
-		c.Runtime = runtime
+		c := shell(t, "true")
+		c.Runtime, c.Rootfs = runtime, dir
 		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
-			t.Errorf("a fifo in a volume: %v", err)
+			t.Errorf("%s: %v", name, err)
 		}
-	})
+	}
+	// A volume can bring them, too, after the user was looked up.
+	e.create("etc", vole.Spec{})
+	if err := unix.Mkfifo(filepath.Join(e.path("etc"), "passwd"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := shell(t, "true", "etc:/etc")
+	c.Runtime = runtime
+	if _, err := e.run(c, ""); !errors.Is(err, vole.ErrInvalid) {
+		t.Errorf("a fifo in a volume: %v", err)
+	}
 }
 
 // A working directory that was made is no reason to keep a volume that was made in vain.

@@ -73,6 +73,8 @@ func rootless(t *testing.T) {
 	t.Run("Rootfs", rootlessRootfs)
 	t.Run("Kill", rootlessKill)
 	t.Run("WorkdirInProc", func(t *testing.T) { eachRootless(t, checkWorkdirs) })
+	t.Run("ImageWorkdirInProc", func(t *testing.T) { eachRootless(t, checkImageWorkdirs) })
+	t.Run("OddRoots", func(t *testing.T) { eachRootless(t, checkOddRoots) })
 	t.Run("WorkdirSwapped", func(t *testing.T) { eachRootless(t, checkSwappedWorkdir) })
 	t.Run("ReaperIsEmpty", func(t *testing.T) { eachRootless(t, checkReaper) })
 	t.Run("CommandInProc", func(t *testing.T) { eachRootless(t, checkMagicCommands) })
