@@ -21,6 +21,7 @@ import (
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/flock"
 	"github.com/volehq/vole/internal/nofollow"
+	"golang.org/x/sys/unix"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -80,6 +81,9 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
+	if err := refuseLinksOfOthers(path); err != nil {
+		return err
+	}
 	if err := create(path); err != nil {
 		return err
 	}
@@ -101,6 +105,19 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 		_ = held.Release()
 	}()
 	return s.try(ctx, never, func() error { return migrate(ctx, goose.DialectSQLite3, s.write, schema("sqlite")) })
+}
+
+// refuseLinksOfOthers refuses a database that leads elsewhere by a link which another user
+// made, as the owner of a home may: the file there would be written and closed to others.
+func refuseLinksOfOthers(path string) error {
+	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+		var st unix.Stat_t
+		err := unix.Lstat(path+suffix, &st)
+		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK && st.Uid != 0 && st.Uid != uint32(os.Geteuid()) {
+			return driver.Errorf(driver.ErrPermission, "%s%s is a symbolic link that another user (%d) has made; name the file itself", path, suffix, st.Uid)
+		}
+	}
+	return nil
 }
 
 // create makes an empty file that only its owner can read, in a directory that only
