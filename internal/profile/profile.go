@@ -109,6 +109,9 @@ func ServerURL(text string, insecure bool, from *url.URL) (*url.URL, error) {
 		return nil, driver.Errorf(driver.ErrInvalid, "the server's URL has a user, query or fragment, which do not belong there; the key is given by itself")
 	case u.Scheme == "http" && from != nil && from.Scheme == "https":
 		return nil, driver.Errorf(driver.ErrInvalid, "%s has no TLS, and the server that leads there has; use https://", text)
+	case from != nil && loopback(u.Hostname()) && !loopback(from.Hostname()):
+		// A service of this host is no server of others, and may trust whoever reaches it.
+		return nil, driver.Errorf(driver.ErrInvalid, "%s is on this host, and the server that leads there is not", text)
 	case u.Scheme == "http" && !insecure && !loopback(u.Hostname()):
 		return nil, driver.Errorf(driver.ErrInvalid, "%s is not on this host, and without TLS everyone between could read the API key; use https://", text)
 	}

@@ -189,6 +189,21 @@ func TestChangeFails(t *testing.T) {
 }
 
 // A file on a disk that is not there, or with a mistyped name, does not mean the local home.
+// A server elsewhere leads no client to what listens on the client's own host.
+func TestLedToThisHost(t *testing.T) {
+	for from, refused := range map[string]bool{"https://vole.example": true, "http://10.0.0.1": true, "http://127.0.0.1:1": false, "http://localhost": false} {
+		base, err := ServerURL(from, true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, to := range []string{"http://127.0.0.1:2375", "http://LocalHost:1", "http://[::1]:1", "http://[::ffff:127.0.0.1]:1", "https://127.0.0.1"} {
+			if _, err := ServerURL(to, true, base); errors.Is(err, driver.ErrInvalid) != refused {
+				t.Errorf("%s to %s: %v, want it refused: %v", from, to, err, refused)
+			}
+		}
+	}
+}
+
 func TestLinkToNowhere(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "vole", "config.json")
