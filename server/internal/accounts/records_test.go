@@ -171,6 +171,24 @@ func TestUploads(t *testing.T) {
 	})
 }
 
+func TestUploadsAreBounded(t *testing.T) {
+	each(t, func(t *testing.T, database string) {
+		s := open(t, database, Options{})
+		s.mostUploads = 3
+		u := Upload{Org: "acme", KeyID: "k", Volume: vol1, Path: "f", Staging: ".f", Size: 1, Expires: time.Now().Add(time.Hour)}
+		for i := range 4 {
+			u.ID = fmt.Sprintf("u%d", i)
+			if err := s.CreateUpload(t.Context(), u); i < 3 && err != nil || i == 3 && !errors.Is(err, driver.ErrQuota) {
+				t.Errorf("upload %d: %v", i, err)
+			}
+		}
+		u.Org = "other"
+		if err := s.CreateUpload(t.Context(), u); err != nil {
+			t.Errorf("another organisation's: %v", err)
+		}
+	})
+}
+
 func TestUploadIsChecked(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"), Options{})
 	long := strings.Repeat("a", driver.MaxPathLen+1)

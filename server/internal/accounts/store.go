@@ -41,6 +41,8 @@ type Options struct {
 
 // Store is an open database. Its methods may be called at the same time.
 type Store struct {
+	mostUploads int64 // of an organisation
+
 	read, write *sql.DB // the same on PostgreSQL; of SQLite, one connection writes
 	postgres    bool
 	clock       func() time.Time
@@ -62,7 +64,7 @@ const patience = 10 * time.Second
 // driver.ErrInvalid: it is neither; driver.ErrUnsupported: a newer version of Vole made
 // the tables.
 func Open(ctx context.Context, database string, opts Options) (*Store, error) {
-	s := &Store{clock: opts.Clock, uses: make(chan use, 256), records: make(chan *record), stop: make(chan struct{})}
+	s := &Store{mostUploads: mostUploads, clock: opts.Clock, uses: make(chan use, 256), records: make(chan *record), stop: make(chan struct{})}
 	if s.clock == nil {
 		s.clock = time.Now
 	}

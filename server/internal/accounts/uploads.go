@@ -56,8 +56,13 @@ func scanUpload(scan scanner) (u Upload, err error) {
 	return u, err
 }
 
+// mostUploads bounds the uploads of an organisation that are there at once: those whose
+// file is gone cost no volume anything until they expire.
+const mostUploads = 10_000
+
 // CreateUpload keeps an upload. Created is now when it is zero. driver.ErrExists: the
-// organisation has one of that id; driver.ErrInvalid: it makes no sense.
+// organisation has one of that id; driver.ErrQuota: it has too many; driver.ErrInvalid: it
+// makes no sense.
 func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 	if u.Created.IsZero() {
 		u.Created = s.clock()
@@ -65,11 +70,19 @@ func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 	if err := u.validate(); err != nil {
 		return err
 	}
+	have, err := all(ctx, s, func(scan scanner) (n int64, err error) { err = scan(&n); return n, err },
+		`SELECT count(*) FROM server_uploads WHERE org = $1`, u.Org)
+	if err != nil {
+		return err
+	}
+	if have[0] >= s.mostUploads {
+		return driver.Errorf(driver.ErrQuota, "the organisation has %d uploads under way, and cannot have more; finish or cancel some", have[0])
+	}
 	exclusive := int64(0)
 	if u.Exclusive {
 		exclusive = 1
 	}
-	err := s.try(ctx, untouched, func() error {
+	err = s.try(ctx, untouched, func() error {
 		_, err := s.execOnce(ctx, `INSERT INTO server_uploads (`+uploadCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 			u.Org, u.ID, u.KeyID, u.Volume, []byte(u.Path), append([]byte{}, u.Staging...), u.Size, int64(u.Mode), exclusive,
 			catalog.Nanos(u.Created), catalog.Nanos(u.Expires))

@@ -83,6 +83,11 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 		}
 		h, err := f.Open(r.Context(), up.Staging, vole.OpenOptions{Create: true, Exclusive: true, Mode: 0o600})
 		if err != nil {
+			// Made or not, the file is not to be found without the record: only an error
+			// that says that nothing was made ends it.
+			if errors.Is(err, vole.ErrQuota) || errors.Is(err, vole.ErrNotExist) || errors.Is(err, vole.ErrNotDir) {
+				err = errors.Join(err, a.core.Options().Accounts.DeleteUpload(r.Context(), up.Org, up.ID))
+			}
 			return err
 		}
 		return h.Close()
