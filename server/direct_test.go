@@ -56,7 +56,7 @@ func signed(t *testing.T, r api.Presigned, body []byte) []byte {
 // the names.
 func TestDirect(t *testing.T) {
 	s3 := servers.S3(t)
-	s, err := server.New(t.Context(), server.Options{Bucket: &bucket.Options{Database: servers.PG(t), Conns: 8, S3: &bucket.S3{
+	s, err := server.New(t.Context(), server.Options{MaxFile: 16 << 20, Bucket: &bucket.Options{Database: servers.PG(t), Conns: 8, S3: &bucket.S3{
 		Endpoint: s3.Endpoint, Region: s3.Region, Bucket: s3.Bucket, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, PathStyle: true,
 	}}})
 	if err != nil {
@@ -87,6 +87,7 @@ func TestDirect(t *testing.T) {
 		signed(t, p.Put, data[list[i].Offset:list[i].Offset+list[i].Size])
 		list[i].Blob = p.Blob
 	}
+	c.boundDirectly(list, 16<<20)
 	const hole = 1 << 20
 	commit, _ := json.Marshal(api.CommitParts{Path: "big", Size: int64(len(data)) + hole, Mode: "600", Parts: list})
 	c.want(200, "POST", "/volumes/v/direct/commit", nil, string(commit), nil)
@@ -94,6 +95,16 @@ func TestDirect(t *testing.T) {
 	whole := string(data) + string(make([]byte, hole))
 	c.content("big", whole)
 	c.located("big", whole)
+}
+
+// boundDirectly tries to make a file beyond the server's limit of parts that were put.
+func (c *client) boundDirectly(list []api.Part, limit int64) {
+	c.t.Helper()
+	beyond, _ := json.Marshal(api.ReserveParts{Parts: []api.Part{partOf([]byte("x"), limit+1)}})
+	c.refused(413, "too_large", "POST", "/volumes/v/direct/reserve", nil, string(beyond))
+	commit, _ := json.Marshal(api.CommitParts{Path: "large", Size: limit + 1, Mode: "600", Parts: list})
+	c.refused(413, "too_large", "POST", "/volumes/v/direct/commit", nil, string(commit))
+	c.refused(404, "file_not_found", "GET", "/volumes/v/stat", path("large"), "")
 }
 
 // located fetches a file from where the server says its bytes are.
