@@ -45,14 +45,14 @@ quickstart: build ## a server and two hosts that share a volume, in seconds
 	@bash scripts/quickstart.sh
 
 test: ## all tests
-	$(GO) test $(TESTFLAGS) ./...
+	$(GO) test -timeout 30m $(TESTFLAGS) ./...
 
 race: ## the core packages under the race detector
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) $(RACE)
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run '$(RACEBUCKET)' ./bucket
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run '$(RACECLOUD)' ./cloud
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run '$(RACESERVER)' ./server
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(RACE)
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run '$(RACEBUCKET)' ./bucket
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run '$(RACECLOUD)' ./cloud
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run '$(RACESERVER)' ./server
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
 
 lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux and macOS
 	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
