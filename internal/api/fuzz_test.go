@@ -25,6 +25,7 @@ func FuzzDecode(f *testing.F) {
 		`{"id":"0192f0c1-7c1e-7d7e-9d8e-000000000001","name":"v","kind":"dir","state":"ready","labels":{"a":"b"},"created":"9999-12-31T23:59:59-23:59"}`,
 		`{"id":"s","lease_seconds":1e300,"url":"http://127.0.0.1"}`, `{"error":{"code":"x","message":"\u001b[31m\u202e","request_id":"r"}}`, `{"start":1,"end":0}`,
 		`{"api":1,"caps":{"backend":"local"},"org":"o"}`, `{"names":["user.a","b\u0000"]}`, `{"total":-1}`, `[[[[`,
+		`{"id":"../x","entry":{"name":"a","type":"file","inode":"1"}}`, `{"key":{"id":"k"},"secret":"a\u001b"}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -49,7 +50,35 @@ func checkDecoded(t *testing.T, out any) {
 			t.Fatalf("%T: %q", out, s)
 		}
 	}
+	token := func(s string) {
+		if s == "" || s[0] == '.' || strings.ContainsFunc(s, func(r rune) bool {
+			return r > unicode.MaxASCII || !unicode.IsPrint(r) || strings.ContainsRune("/?#% \\", r)
+		}) {
+			t.Fatalf("%T: the id %q", out, s)
+		}
+	}
 	switch v := out.(type) {
+	case *Filesystem:
+		token(v.ID)
+	case *Handle:
+		token(v.ID)
+	case *Attachment:
+		token(v.ID)
+	case *Key:
+		token(v.ID)
+	case *NewKey:
+		token(v.Key.ID)
+		plain(v.Secret)
+	case *XattrNames:
+		for _, name := range v.Names {
+			if name == "" || strings.Contains(name, "\x00") {
+				t.Fatalf("%q", v.Names)
+			}
+		}
+	case *Usage:
+		if v.Free < 0 || v.Used < 0 || v.Total < 0 {
+			t.Fatalf("%+v", v)
+		}
 	case *EntryPage:
 		for _, e := range v.Entries {
 			d := e.Driver()
