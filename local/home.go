@@ -22,6 +22,10 @@ import (
 // in a home that somebody else prepared, nor what becomes of its path meanwhile, leads
 // anywhere else. Only the path of the home itself may go through links.
 
+// overflowUID is shown as the owner of what belongs to a user whom this process's user
+// namespace does not map (user_namespaces(7)), and may be the id of this user, too.
+const overflowUID = 65534
+
 // openHome opens the directory of a home, making it if makeIt. ErrPermission: it belongs
 // to another user, unless foreign.
 func openHome(home string, makeIt, foreign bool) (*os.File, error) {
@@ -45,7 +49,7 @@ func openHome(home string, makeIt, foreign bool) (*os.File, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	if st.Uid != uint32(os.Geteuid()) && !foreign {
+	if !foreign && (st.Uid != uint32(os.Geteuid()) || st.Uid == overflowUID && !isOwner(held)) {
 		return nil, driver.Errorf(driver.ErrPermission,
 			"the home belongs to %s, who decides what is in it and what it leads to; to use it all the same, say --foreign-home (Options.ForeignHome)", ownerName(st.Uid))
 	}
