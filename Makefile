@@ -30,10 +30,10 @@ EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
-.PHONY: help build demo quickstart test race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
+.PHONY: help build demo quickstart test test-runsc race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: ## bin/vole for this machine
 	$(GOBUILD) -o bin/vole ./cmd/vole
@@ -46,6 +46,11 @@ quickstart: build ## a server and two hosts that share a volume, in seconds
 
 test: ## all tests
 	$(GO) test -timeout 30m $(TESTFLAGS) ./...
+
+# Also with gVisor's runtime, which is built, not installed. As root.
+test-runsc: ## the tests of sandboxes with runsc beside crun and runc
+	bash scripts/setup.sh runsc
+	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -count=1 -timeout 30m $(TESTFLAGS) ./sandbox/...
 
 race: ## the core packages under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(RACE)

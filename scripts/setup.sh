@@ -6,6 +6,7 @@
 #                   what tests, benchmark and torture of the bucket backend need:
 #                   PostgreSQL, of which no server is left running, and the S3 server
 #                   versitygw, in bin/
+#   setup.sh runsc  gVisor's runtime, in bin/, which Debian does not have
 #   setup.sh vm     what the test with a virtual machine needs: QEMU, and a kernel, which
 #                   is not installed but unpacked in bin/microvm
 # As an ordinary user it asks sudo; without sudo it says what to install.
@@ -57,8 +58,9 @@ wanted() {
 			xz xz-utils
 		END
 		;;
+	runsc) ;;
 	*)
-		echo "setup.sh: say demo, ci, servers or vm" >&2
+		echo "setup.sh: say demo, ci, servers, runsc or vm" >&2
 		exit 2
 		;;
 	esac
@@ -118,3 +120,14 @@ case "${1:-demo}" in ci | servers)
 	fi
 	;;
 esac
+
+# gVisor's module builds from its branch for the go command only, beneath a module that
+# requires it.
+if [ "${1:-demo}" = runsc ] && ! have runsc && ! [ -x bin/runsc ]; then
+	echo "Building: runsc"
+	build=$(mktemp -d)
+	trap 'rm -rf "$build"' EXIT
+	"$go" -C "$build" mod init runsc.build >/dev/null 2>&1
+	"$go" -C "$build" get gvisor.dev/gvisor/runsc@v0.0.0-20260905035102-160fafc42237 >/dev/null
+	CGO_ENABLED=0 "$go" -C "$build" build -o "$PWD/bin/runsc" gvisor.dev/gvisor/runsc
+fi
