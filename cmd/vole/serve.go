@@ -87,7 +87,7 @@ func (s *serveFlags) add(cmd *cobra.Command) {
 	f.StringVar(&s.accountsURL, "accounts-file", "", "`file` that has the URL of the database of keys")
 	f.DurationVar(&s.export, "export", 0, "write manifests of what has changed this often, from which a lost database is rebuilt (default never)")
 	f.DurationVar(&s.grace, "grace", 24*time.Hour, "keep blobs that nothing refers to for this `time`")
-	f.StringVar(&s.unreferenced, "unreferenced", "16G", "most bytes that an organisation may have stored while no file refers to them; then blobs go before --grace is over, and writes fail when none may")
+	f.StringVar(&s.unreferenced, "unreferenced", defaultUnreferenced, "with --backend bucket, most bytes that an organisation may have stored while no file refers to them; then blobs go before --grace is over, and writes fail when none may")
 
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8650", "`address` to serve on: HOST:PORT, or unix:PATH")
 	f.StringVar(&s.tlsCert, "tls-cert", "", "PEM `file` of the certificate, and those that lead to its authority")

@@ -29,6 +29,7 @@ const (
 	memoryBound     = 512 << 20
 	slowKeys        = 10 // of three organisations
 	slowConnections = 1000
+	heldConnections = 850     // at one instant: some were just refused, and come again
 	slowStreams     = 4       // requests on each connection of HTTP/2
 	allStreams      = 100     // on the first one of each key
 	slowBody        = 1 << 20 // bytes that come quickly
@@ -77,8 +78,8 @@ func TestServeMemory(t *testing.T) {
 			attack.wg.Go(func() { attack.http2(key, kind, streams) })
 		}
 	}
-	start, slowest := time.Now(), time.Duration(0)
-	for n := 0; time.Since(start) < slowTime || n < 10; n++ {
+	start, slowest, connections := time.Now(), time.Duration(0), 0
+	for n := 0; time.Since(start) < slowTime || n < 10 || connections < heldConnections && time.Since(start) < time.Minute; n++ {
 		for _, x := range []struct{ method, path, body string }{
 			{"GET", "/vole/v1/volumes/v/stat?path=big", ""}, {"PUT", "/vole/v1/volumes/v/content?path=small", "small"},
 			{"GET", "/vole/v1/volumes/v/content?path=small", ""}, {"GET", "/vole/v1/volumes/v/entries?path=/", ""},
@@ -87,6 +88,7 @@ func TestServeMemory(t *testing.T) {
 			s.must(t, other, x.method, x.path, x.body)
 			slowest = max(slowest, time.Since(begin))
 		}
+		connections = max(connections, s.sockets(t))
 		time.Sleep(100 * time.Millisecond)
 	}
 	peak := s.peak(t)
@@ -94,7 +96,10 @@ func TestServeMemory(t *testing.T) {
 	if n := attack.held.Load(); n < slowConnections/2 {
 		t.Errorf("only %d requests were held", n)
 	}
-	t.Logf("%d MiB at most; %d requests were held, %d refused; the other key's slowest took %v", peak>>20, attack.held.Load(), attack.refused.Load(), slowest)
+	if connections < heldConnections {
+		t.Errorf("the server had only %d connections at once", connections)
+	}
+	t.Logf("%d MiB at most; %d connections at once; %d requests were held, %d refused; the other key's slowest took %v", peak>>20, connections, attack.held.Load(), attack.refused.Load(), slowest)
 	if peak >= memoryBound {
 		t.Errorf("the server took %d MiB", peak>>20)
 	}
@@ -223,6 +228,25 @@ func (s *served) peak(t *testing.T) (n int64) {
 	}
 	_, _ = fmt.Sscan(string(m[1]), &n)
 	return n << 10
+}
+
+// sockets counts the sockets that the server has open, the one it listens on included.
+func (s *served) sockets(t *testing.T) (n int) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", s.pid)
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("there is no /proc here")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if target, err := os.Readlink(filepath.Join(dir, file.Name())); err == nil && strings.HasPrefix(target, "socket:") {
+			n++
+		}
+	}
+	return n
 }
 
 // slowKind is a request that a client makes slowly: what it sends at once, and then byte

@@ -188,6 +188,9 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 		if s.dir != "" || s.db != "" || s.dbFile != "" || s.s3 != "" {
 			return o, usagef("--backend local serves --home; --dir, --db and --s3 are for --backend bucket")
 		}
+		if s.unreferenced != defaultUnreferenced {
+			return o, usagef("--unreferenced is for --backend bucket: a home keeps no bytes that no file refers to")
+		}
 		o.ForeignHome, o.AllowDevices = a.foreignHome, s.allowDevices
 		o.Home, err = a.homeDir()
 	case "bucket":
@@ -196,10 +199,13 @@ func (s *serveFlags) options(a *app, log *slog.Logger) (o server.Options, err er
 		}
 		o.Bucket, err = s.bucket()
 	default:
-		err = usagef("--backend %s: there are bucket and local", s.backend)
+		err = usagef("--backend %s: use bucket or local", s.backend)
 	}
 	return o, err
 }
+
+// defaultUnreferenced is 16 GiB, as that of bucket.Options.
+const defaultUnreferenced = "16G"
 
 // bucket returns the namespace that is served.
 func (s *serveFlags) bucket() (*bucket.Options, error) {
