@@ -218,3 +218,53 @@ func TestCatalogLost(t *testing.T) {
 		}
 	}
 }
+
+// TestChangeWhileRemoving makes sure that the removal of a tree lets others in: what
+// somebody else changes in the volume, begun after the removal, ends before it.
+func TestChangeWhileRemoving(t *testing.T) {
+	home, _, v := homeWith(t, vole.Spec{Quota: 64 * vole.MiB})
+	f, err := v.OpenFS(t.Context(), vole.FSOptions{Batch: true})
+	must(t, err)
+	const files = 1000
+	for i := range files {
+		must(t, f.WriteFile(t.Context(), fmt.Sprintf("d/%d/%d", i%10, i), nil, 0o644))
+	}
+	other, err := vole.Open(t.Context(), vole.Options{Home: home})
+	must(t, err)
+	defer closeChecked(t, other)
+	ov, err := other.Get(t.Context(), "v")
+	must(t, err)
+	of, err := ov.FS(t.Context())
+	must(t, err)
+	var removed, removedBefore atomic.Int64
+	changed := make(chan error, 1)
+	fault.Set(func(op, _ string, do func() error) error {
+		if op != "unlink" {
+			return do()
+		}
+		if removed.Add(1) == 50 {
+			go func() {
+				err := errors.Join(
+					of.MkdirAll(t.Context(), "other/dir", 0o755),
+					of.WriteFile(t.Context(), "other/file", []byte("x"), 0o644),
+					of.Rename(t.Context(), "other/file", "other/dir/file", vole.RenameOptions{}),
+				)
+				removedBefore.Store(removed.Load())
+				changed <- err
+			}()
+		}
+		time.Sleep(100 * time.Microsecond)
+		return do()
+	})
+	defer fault.Set(nil)
+	must(t, f.RemoveAll(t.Context(), "d"))
+	select {
+	case err := <-changed:
+		must(t, err)
+	default:
+		t.Errorf("the change was made only after all %d files were removed", files)
+		must(t, <-changed)
+	}
+	t.Logf("the change was made while %d of %d files were removed", removedBefore.Load(), files)
+	must(t, f.Close(), of.Close())
+}
