@@ -94,7 +94,7 @@ func (a *attachment) prepare(ctx context.Context) error {
 			return err
 		}
 		defer image.Close()
-		if err := a.leadsTo(image); err != nil {
+		if err := a.leadsTo(ctx, image); err != nil {
 			return err
 		}
 		a.hold, err = b.holdDisk(ctx, id, image, holdAttach, a.info.ReadOnly)
@@ -111,14 +111,24 @@ func (a *attachment) prepare(ctx context.Context) error {
 		return sysErr(err)
 	}
 	defer data.Close()
-	return a.leadsTo(data)
+	return a.leadsTo(ctx, data)
 }
 
-// leadsTo returns an error unless the path that the holder gets leads to an open file.
-func (a *attachment) leadsTo(f *os.File) error {
+// leadsTo returns an error unless the path that the holder gets leads to an open file:
+// ErrNotFound when the volume was removed since it was opened.
+func (a *attachment) leadsTo(ctx context.Context, f *os.File) error {
 	want, err := f.Stat()
-	have, herr := os.Lstat(a.path)
-	if err = errors.Join(err, herr); err != nil {
+	if err != nil {
+		return sysErr(err)
+	}
+	have, err := os.Lstat(a.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, gone := a.b.get(ctx, driver.ByID(a.info.VolumeID)); gone != nil {
+			return gone
+		}
+		return errMoved(a.path)
+	}
+	if err != nil {
 		return sysErr(err)
 	}
 	if !os.SameFile(want, have) {
