@@ -115,6 +115,9 @@ func TestPostgresStops(t *testing.T) {
 	l.judge(t, f, "log")
 	for w, v := range versions {
 		got, err := f.ReadFile(t.Context(), fmt.Sprintf("file%d", w))
+		if v == 0 && errors.Is(err, vole.ErrNotExist) {
+			continue // its first write was still under way at the end
+		}
 		if err != nil || string(got) != string(version(w, v)) && string(got) != string(version(w, v+1)) {
 			t.Errorf("file%d: %d bytes, %v; want version %d or the next", w, len(got), err, v)
 		}

@@ -4,16 +4,20 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/proc"
 )
 
 func (e *env) status(ref string) Status {
@@ -289,4 +293,87 @@ func lastChild(pid int) int {
 		return c[len(c)-1]
 	}
 	return 0
+}
+
+// TestReapAwaitsHelper leaves a sandbox whose supervisor is dead and whose helper is not
+// yet: while the helper lives it may run what makes control groups, so the sandbox is
+// cleaned up only when it is gone.
+func TestReapAwaitsHelper(t *testing.T) {
+	e := newEnv(t)
+	helper := exec.Command("sleep", "300")
+	if err := helper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() {
+		_ = helper.Process.Kill()
+		_ = helper.Wait()
+	})
+	t.Cleanup(end)
+	id := e.deadSandbox()
+	if err := e.m.recordHelper(id, helper.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	reaped := make(chan error, 1)
+	go func() { reaped <- e.m.Reap(testCtx(t)) }()
+	for range 20 {
+		time.Sleep(5 * time.Millisecond)
+		if i, err := e.m.rows.get(testCtx(t), id); err != nil || !i.Status.Live() {
+			t.Fatalf("while the helper lives: %+v, %v", i, err)
+		}
+	}
+	end()
+	if err := <-reaped; err != nil {
+		t.Fatal(err)
+	}
+	if i, err := e.m.rows.get(testCtx(t), id); err != nil || i.Status != StatusCrashed {
+		t.Errorf("when the helper is gone: %+v, %v", i, err)
+	}
+}
+
+// TestForeignHelperRecord gives dead sandboxes records that name no helper of theirs:
+// nobody waits for those.
+func TestForeignHelperRecord(t *testing.T) {
+	e := newEnv(t)
+	self, err := proc.StartTicks(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot := strings.TrimSpace(bootID())
+	for _, record := range []string{
+		"", "{", `{"pid": 1}`, `{"pid": -1}`,
+		fmt.Sprintf(`{"boot": %q, "pid": %d, "start": %d}`, "another", os.Getpid(), self),
+		fmt.Sprintf(`{"boot": %q, "pid": %d, "start": %d}`, boot, os.Getpid(), self+1),
+		fmt.Sprintf(`{"boot": %q, "pid": 1, "start": 0}`, boot),
+		strings.Repeat(" ", 1<<20),
+	} {
+		id := e.deadSandbox()
+		if err := os.WriteFile(filepath.Join(e.m.dir(id), helperFile), []byte(record), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if f := e.m.recordedHelper(id); f != nil {
+			t.Errorf("%.80q is taken for a helper", record)
+		}
+		if err := e.m.Reap(testCtx(t)); err != nil {
+			t.Errorf("%.80q: %v", record, err)
+		}
+	}
+}
+
+// deadSandbox adds a sandbox whose supervisor died when it had its directory and row.
+func (e *env) deadSandbox() string {
+	e.t.Helper()
+	id, err := uuid.NewV7()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	lock, err := e.m.makeDir(id.String())
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	lock.Release()
+	err = e.m.rows.insert(testCtx(e.t), Info{ID: id.String(), Name: "dead-" + id.String(), Status: StatusCreated, Created: time.Now()})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return id.String()
 }

@@ -161,7 +161,7 @@ func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
 		return err
 	}
 	defer s.close()
-	h, err := startHelper(ctx, p, s.child, nil)
+	h, err := startHelper(ctx, p, s.child, nil, func(int) error { return nil })
 	s.closeChild()
 	if err != nil {
 		return err

@@ -17,6 +17,7 @@ import (
 const (
 	lockFile    = "lock"    // locked by the supervisor as long as it lives
 	controlFile = "control" // its socket
+	helperFile  = "helper"  // names the process that its supervisor watches
 	scratchDir  = "scratch" // the writable layer, the image
 	logFile     = "log"     // what a detached sandbox printed
 )
@@ -73,10 +74,13 @@ func (m *Manager) dropDir(ctx context.Context, i Info) error {
 func (m *Manager) clean(ctx context.Context, id string) error {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	if err := m.awaitHelper(wait, id); err != nil {
+		return err
+	}
 	if err := removeCgroups(wait, id); err != nil {
 		return err
 	}
-	for _, name := range []string{scratchDir, controlFile} {
+	for _, name := range []string{scratchDir, controlFile, helperFile} {
 		if err := removeTree(ctx, m.top, id+"/"+name); err != nil {
 			return err
 		}

@@ -203,7 +203,7 @@ func (r *running) run(ctx context.Context, io IO) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	h, err := startHelper(ctx, p, s.child, r.holds())
+	h, err := startHelper(ctx, p, s.child, r.holds(), func(pid int) error { return r.m.recordHelper(p.ID, pid) })
 	s.closeChild()
 	if err != nil {
 		s.close()

@@ -37,9 +37,10 @@ type helperProc struct {
 }
 
 // startHelper starts a helper on the plan, with the given files as the command's, and
-// the holds of the plan's disks. ctx bounds the start only. If this process dies, the
-// kernel kills the helper.
-func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.File) (*helperProc, error) {
+// the holds of the plan's disks. The helper gets the plan when record has stored which
+// process it is. ctx bounds the start only. If this process dies, the kernel kills the
+// helper.
+func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.File, record func(pid int) error) (*helperProc, error) {
 	ours, theirs, err := packetPair()
 	if err != nil {
 		return nil, err
@@ -76,7 +77,11 @@ func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.Fi
 	// With our copies of its ends closed, the end of the helper is the end of both.
 	theirs.Close()
 	planR.Close()
-	if err := sendPlan(ctx, p, h.process.Pid, planW); err != nil {
+	err = record(h.process.Pid)
+	if err == nil {
+		err = sendPlan(ctx, p, h.process.Pid, planW)
+	}
+	if err != nil {
 		h.kill()
 		<-h.done
 		return nil, err
@@ -136,6 +141,9 @@ func (h *helperProc) start(cmd *exec.Cmd, id string) error {
 	return <-errs
 }
 
+// thawEvery is how often what should die is thawed.
+const thawEvery = 50 * time.Millisecond
+
 // thawUntilDone lets frozen processes die of their helper's death, which takes effect
 // only when they run.
 func (h *helperProc) thawUntilDone(id string) {
@@ -144,7 +152,7 @@ func (h *helperProc) thawUntilDone(id string) {
 		select {
 		case <-h.done:
 			return
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(thawEvery):
 		}
 	}
 }

@@ -1,2 +1,2 @@
-// Package proc tells what the operating system knows of this process.
+// Package proc tells what the operating system knows of processes.
 package proc

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -14,21 +15,27 @@ const userHZ = 100
 // Start is when this process started, from proc(5); the zero time where that
 // cannot be read.
 func Start() time.Time {
-	stat, err := os.ReadFile("/proc/self/stat")
+	ticks, err := StartTicks(os.Getpid())
 	if err != nil {
 		return time.Time{}
+	}
+	return bootTime().Add(time.Duration(ticks) * time.Second / userHZ).UTC()
+}
+
+// StartTicks is when a process started, in clock ticks since the system was booted. With
+// its number it names the process: numbers are used again, but not within a tick.
+func StartTicks(pid int) (int64, error) {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
 	}
 	// The second field is the program's name in parentheses and may hold anything.
 	s := string(stat)
 	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
 	if len(fields) < 20 {
-		return time.Time{}
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields after the name, want 20 or more", pid, len(fields))
 	}
-	ticks, err := strconv.ParseInt(fields[19], 10, 64) // starttime, field 22
-	if err != nil {
-		return time.Time{}
-	}
-	return bootTime().Add(time.Duration(ticks) * time.Second / userHZ).UTC()
+	return strconv.ParseInt(fields[19], 10, 64) // starttime, field 22
 }
 
 func bootTime() time.Time {
