@@ -69,7 +69,8 @@ func planLimits(c Config, have cgroups) (limits, error) {
 	case c.Pids == 0 && have.pids:
 		l.Pids = DefaultPids
 	case c.Pids == 0:
-		// Of a user namespace, so it counts this sandbox's processes only.
+		// In a user namespace it counts this sandbox's processes only. Elsewhere the
+		// kernel exempts root, for whom the helper bounds the ids of processes.
 		l.NProc = DefaultPids
 	}
 	if c.CPUs > 0 && !have.cpu {

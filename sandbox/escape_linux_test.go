@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/volehq/vole"
 	"golang.org/x/sys/unix"
@@ -352,6 +353,49 @@ func checkRedirectedMounts(t *testing.T, e *env, runtime string) {
 
 func TestMountIsNotRedirected(t *testing.T) {
 	eachRuntime(t, checkRedirectedMounts)
+}
+
+// checkMovedMounts has somebody who sees a whole volume move directories out of the part
+// that a sandbox sees, with a mount in one and a process in the other.
+func checkMovedMounts(t *testing.T, e *env, runtime string) {
+	t.Helper()
+	e.create("a", vole.Spec{})
+	e.create("b", vole.Spec{})
+	a := e.path("a")
+	for _, dir := range []string{"sub/p/b", "sub/d/e", "elsewhere"} {
+		if err := os.MkdirAll(filepath.Join(a, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := shell(t, `out() { for up in .. ../.. ../../..; do ls -d $up/elsewhere $up/sub; done; } 2>/dev/null
+		(cd /a/d/e && touch /a/ready && until test -e /a/moved; do sleep 0.01; done; out) &
+		cd /a/p/b && until test -e /a/moved; do sleep 0.01; done
+		out; wait; test ! -e /a/p && touch /b/kept && ls`, "a:/a:subpath=sub", "b:/a/p/b", "b:/b")
+	c.Runtime = runtime
+	moved := make(chan error, 1)
+	go func() {
+		for _, err := os.Lstat(filepath.Join(a, "sub/ready")); err != nil; _, err = os.Lstat(filepath.Join(a, "sub/ready")) {
+			if t.Context().Err() != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		moved <- errors.Join(
+			os.Rename(filepath.Join(a, "sub/p"), filepath.Join(a, "elsewhere/p")),
+			os.Rename(filepath.Join(a, "sub/d/e"), filepath.Join(a, "elsewhere/e")),
+			os.WriteFile(filepath.Join(a, "sub/moved"), nil, 0o644))
+	}()
+	o, err := e.run(c, "")
+	if err != nil || o.ExitCode != 0 || o.out != "kept\n" {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if err := <-moved; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMovedMounts(t *testing.T) {
+	eachRuntime(t, checkMovedMounts)
 }
 
 // The links of a root redirect mounts, but only to places that a volume may have.

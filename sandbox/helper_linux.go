@@ -379,6 +379,9 @@ func (h *helper) startReaper() error {
 	// Go's runtime would keep files of the host's control group open.
 	env := []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 	c := &exec.Cmd{Path: self, Args: []string{asReaper, filepath.Join(h.dir, "empty")}, Env: env, Stderr: &stderr}
+	if n := h.p.Limits.NProc; n > 0 && !h.p.Rootless {
+		c.Args = append(c.Args, fmt.Sprint(n)) // the limit by user exempts root
+	}
 	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	if !h.p.HostNetwork {
 		flags |= unix.CLONE_NEWNET

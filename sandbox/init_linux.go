@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -87,6 +88,9 @@ func closeOnExec(first uint) error {
 func reaperMain() int {
 	signal.Ignore()
 	diesWithParent()
+	if len(os.Args) > 2 {
+		boundIDs(os.Args[2])
+	}
 	if err := hideReaper(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -98,6 +102,31 @@ func reaperMain() int {
 	for {
 		_ = unix.Pause()
 	}
+}
+
+// reservedIDs are the lowest ids of processes, which the kernel gives out only once
+// (RESERVED_PIDS in its kernel/pid.c).
+const reservedIDs = 300
+
+// boundIDs leaves this pid namespace as many ids of processes and threads as most says
+// at any time, and at first those that are given out once. That it fails is not an
+// error: it is a default, which is left out where nothing enforces it.
+func boundIDs(most string) {
+	if n, err := strconv.Atoi(most); err == nil && boundsIDs() {
+		_ = os.WriteFile("/proc/sys/kernel/pid_max", []byte(strconv.Itoa(reservedIDs+n)), 0)
+	}
+}
+
+// boundsIDs reports whether each pid namespace has a bound of its own, as since Linux
+// 6.14. Before, there is one for the whole host, which must be left alone.
+func boundsIDs() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	n, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	return err == nil && n == 2 && (major > 6 || major == 6 && minor >= 14)
 }
 
 // hideReaper leaves the mount namespace, of which this process has a copy for itself,

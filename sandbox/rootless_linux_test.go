@@ -81,6 +81,7 @@ func rootless(t *testing.T) {
 	t.Run("Devices", rootlessDevices)
 	t.Run("Seccomp", func(t *testing.T) { eachRootless(t, checkSeccomp) })
 	t.Run("MountIsNotRedirected", func(t *testing.T) { eachRootless(t, checkRedirectedMounts) })
+	t.Run("MovedMounts", func(t *testing.T) { eachRootless(t, checkMovedMounts) })
 }
 
 func userNamespaces(cred *syscall.Credential) error {
