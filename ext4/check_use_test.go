@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// mostTime is how long each use of a damaged image of a few MiB may take.
+// mostTime is how much of a processor's time each use of a damaged image of a few MiB may
+// take.
 const mostTime = 2 * time.Second
 
 func checkAll(dev *memDevice) {
