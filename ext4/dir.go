@@ -50,7 +50,7 @@ func (fs *FS) findAt(dir *inode, l uint32, name string) (dirPlace, bool, error) 
 }
 
 // child looks a name up and reads the inode that it leads to. A directory must say by its
-// entry .. that it is in this one: as each has one such entry, no path leads through a
+// entry .. that it is in this one, and the root is in none: as each has one such entry, no path leads through a
 // directory twice, and what walks a damaged image ends.
 func (fs *FS) child(dir *inode, name string) (*inode, error) {
 	if !dir.isDir() {
@@ -66,6 +66,10 @@ func (fs *FS) child(dir *inode, name string) (*inode, error) {
 	}
 	if err != nil || !i.isDir() {
 		return i, err
+	}
+	// The entry .. of the root is the only one that does not tell where a directory is.
+	if i.num == rootInode {
+		return nil, corruptf("the root is in directory %d", dir.num)
 	}
 	up, err := fs.parentOf(i)
 	if err == nil && up != dir.num {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path"
+	"strings"
 	"testing"
 )
 
-// loopedFS returns a file system in which a/b/c/again leads to the inode that target
-// names, and the entry .. of that inode to the one that up names.
-func loopedFS(t *testing.T, target, up string) *FS {
+// loopedFS returns a file system in which the entry again of a directory leads to the
+// inode that target names, and the entry .. of that inode to the one that up names.
+func loopedFS(t *testing.T, in, target, up string) *FS {
 	t.Helper()
 	dev := newMemDevice(nil, 0)
 	if _, err := Format(dev, 8<<20, FormatOptions{}); err != nil {
@@ -21,11 +23,11 @@ func loopedFS(t *testing.T, target, up string) *FS {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { fs.Close() })
-	if err := errors.Join(fs.MkdirAll("a/b/c/again", 0o755), fs.MkdirAll("out", 0o755)); err != nil {
+	if err := errors.Join(fs.MkdirAll("a/b/c", 0o755), fs.Mkdir(path.Join(in, "again"), 0o755), fs.MkdirAll("out", 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	_, err = fs.update(func() error {
-		c, err := fs.resolve("a/b/c", false)
+		c, err := fs.resolve(in, false)
 		if err != nil {
 			return err
 		}
@@ -84,19 +86,25 @@ func walkAll(fs *FS, dir string, met *int) error {
 
 // What walks a tree in which a directory is its own descendant ends with an error.
 func TestDirectoryLoop(t *testing.T) {
-	for _, tt := range []struct{ target, up string }{
-		{"a", "."}, {"a", "a/b/c"}, {"a/b", "a"}, {"a/b", "a/b/c"}, {"a/b/c", "a/b"}, {"a/b/c", "a/b/c"}, {".", "."}, {"out", "."},
-		{"lost+found", "."},
+	for _, tt := range []struct{ in, target, up string }{
+		{"a/b/c", "a", "."}, {"a/b/c", "a", "a/b/c"}, {"a/b/c", "a/b", "a"}, {"a/b/c", "a/b", "a/b/c"},
+		{"a/b/c", "a/b/c", "a/b"}, {"a/b/c", "a/b/c", "a/b/c"}, {"a/b/c", "out", "."}, {"a/b/c", "lost+found", "."},
+		// The root is in no directory, whatever its own entry says.
+		{"a/b/c", ".", "."}, {"a/b/c", ".", "a/b/c"}, {".", ".", "."}, {"lost+found", ".", "lost+found"},
 	} {
-		fs := loopedFS(t, tt.target, tt.up)
+		top := "a"
+		if !strings.HasPrefix(tt.in, top) {
+			top = path.Join(tt.in, "again")
+		}
+		fs := loopedFS(t, tt.in, tt.target, tt.up)
 		met := 0
-		if err := walkAll(fs, "a", &met); !errors.Is(err, ErrCorrupt) {
+		if err := walkAll(fs, top, &met); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%v: walked: %v, want ErrCorrupt", tt, err)
 		}
-		if err := fs.Copy(context.Background(), "a", "copy", false); !errors.Is(err, ErrCorrupt) {
+		if err := fs.Copy(context.Background(), top, "copy", false); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%v: copied: %v, want ErrCorrupt", tt, err)
 		}
-		if err := fs.RemoveAll(context.Background(), "a"); !errors.Is(err, ErrCorrupt) {
+		if err := fs.RemoveAll(context.Background(), top); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%v: removed: %v, want ErrCorrupt", tt, err)
 		}
 		if _, err := fs.resolve("out", false); err != nil && tt.target != "out" {
