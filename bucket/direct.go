@@ -31,6 +31,10 @@ type Range struct {
 	Sums   []byte // CRC-32C of every 64 KiB of that object, 4 bytes each, big-endian
 }
 
+// locateData is how many bytes one call of Locate returns at most, unless it is a single
+// range: callers may hold many answers in memory.
+const locateData = 128 << 10
+
 // Locate says where the bytes of a file are from offset off on, so that a host can
 // fetch them from the blob store itself. Requests are good for ttl, which is at most
 // half of the grace time, so that the objects stay. next is where to go on, -1 at the end of the file.
@@ -72,10 +76,14 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	if err != nil {
 		return nil, 0, err
 	}
+	data := 0
 	for i := range w.list {
 		x := &w.list[i]
 		if x.pos+x.len <= off {
 			continue
+		}
+		if data += len(x.data); len(list) > 0 && data > locateData {
+			return list, x.pos, nil
 		}
 		r, err := b.locate(ctx, x, whole[string(x.blob)], ttl)
 		if err != nil {

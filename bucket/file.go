@@ -96,7 +96,7 @@ func (f *fileSystem) open(ctx context.Context, ino int64, name string, opts driv
 	h := &handle{b: f.b, f: f, n: n, name: name, opts: opts}
 	// Here and not at the first read: once the extents are known, the file can be read
 	// though another host replaces it, for as long as the grace time.
-	err = n.load(ctx, 0)
+	_, _, err = n.load(ctx, 0)
 	if opts.Write {
 		h.told = n.enter(1)
 	}

@@ -40,6 +40,7 @@ type node struct {
 	losses  int64       // how often that came to pass
 	epoch   int64       // raised when the committed chunks change
 	window  window      // committed chunks, of this epoch
+	closed  bool        // the last handle is closed: no window is kept
 	asked   int64       // loads of the window that have begun
 	answer  int64       // the latest of them whose answer is kept
 }
@@ -124,6 +125,12 @@ func (b *Backend) release(ctx context.Context, n *node) error {
 		delete(b.nodes, n.key)
 	}
 	b.mu.Unlock()
+	if last {
+		n.mu.Lock()
+		n.closed = true
+		n.dropWindow()
+		n.mu.Unlock()
+	}
 	if !last || !orphan {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/budget"
 )
 
 // extent is a range of a file, where its bytes are, and what is needed to check them.
@@ -18,7 +19,15 @@ type extent struct {
 	blobPos  int64
 	blobSize int64
 	sums     []byte
-	data     []byte // of the whole blob, when it lives in its row
+	data     []byte // the extent's bytes, when the blob lives in its row
+}
+
+// extentSize is about how many bytes an extent takes without what it points to.
+const extentSize = 128
+
+// memory is about how many bytes the extent takes while it is kept.
+func (x *extent) memory() int64 {
+	return extentSize + int64(cap(x.blob)+cap(x.sums)+cap(x.data))
 }
 
 func (x *extent) dest() []any {
@@ -30,13 +39,29 @@ type window struct {
 	lo, hi int64
 	list   []extent
 	epoch  int64
+	memory int64 // that it takes, about
 }
 
-// windowRows is how many extents are asked for at once.
-const windowRows = 256
+const (
+	// windowRows is how many extents are asked for at once.
+	windowRows = 256
+	// windowData is how many bytes of blobs in rows a window has at most, unless it has
+	// a single extent.
+	windowData = 1 << 20
+	// windowPart is the part of an organisation's memory that windows of open files may
+	// take: files may stay open for as long as a client likes.
+	windowPart = 4
+	// smallWindow is the size up to which a window is kept as long as there is any memory:
+	// an open file can then be read though another host removes it.
+	smallWindow = 8 << 10
+)
 
-// selectExtents is to be followed by its condition.
-const selectExtents = `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums, b.data
+// selectExtents is to be followed by its condition. Of a blob that lives in its row only the
+// bytes of the extent are fetched, since any number of extents may share it. Rows that
+// cannot be get none, which is corruption to whoever reads them.
+const selectExtents = `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums,
+	CASE WHEN c.blob_pos >= 0 AND c.blob_pos <= 1073741823 AND c.len >= 0 AND c.len <= 1073741823
+		THEN substr(b.data, CAST(c.blob_pos + 1 AS INTEGER), CAST(c.len AS INTEGER)) ELSE substr(b.data, 1, 0) END AS data
 	FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob`
 
 // selectFile has a file's size, as the position of a row without a blob, and its
@@ -50,8 +75,9 @@ const selectFile = `SELECT i.size AS pos, 0, CAST(NULL AS {bytes}), 0, 0, CAST(N
 	UNION ALL SELECT * FROM (` + selectExtents + `
 		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos > $4 AND c.pos + c.len > $5 ORDER BY c.pos LIMIT CAST($6 AS INTEGER)) x`
 
-// load reads the file's size and its extents from off on.
-func (n *node) load(ctx context.Context, off int64) error {
+// load reads the file's size and its extents from off on. current reports that nothing was
+// committed and no later load was answered in between.
+func (n *node) load(ctx context.Context, off int64) (w window, current bool, err error) {
 	n.mu.Lock()
 	epoch := n.epoch
 	n.asked++
@@ -59,27 +85,68 @@ func (n *node) load(ctx context.Context, off int64) error {
 	n.mu.Unlock()
 	var list []extent
 	b, vol := n.f.b, []byte(n.key.vol)
-	err := b.ns.db.read(ctx, all(&list, (*extent).dest, selectFile, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
+	err = b.ns.db.read(ctx, all(&list, (*extent).dest, selectFile, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
 	if err != nil {
-		return err
+		return window{}, false, err
 	}
 	at := slices.IndexFunc(list, func(x extent) bool { return x.blob == nil })
 	if at < 0 {
-		return b.whyGone(ctx, vol)
+		return window{}, false, b.whyGone(ctx, vol)
 	}
 	size := list[at].pos
 	list = slices.Delete(list, at, at+1)
 	slices.SortFunc(list, func(x, y extent) int { return cmp.Compare(x.pos, y.pos) })
-	w := window{lo: off, hi: 1<<63 - 1, list: list, epoch: epoch}
-	if len(list) == windowRows {
-		w.hi = list[len(list)-1].pos + list[len(list)-1].len
-	}
+	w = newWindow(off, list, epoch)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.epoch == epoch && turn > n.answer {
-		n.window, n.size, n.answer = w, size, turn
+	if n.epoch != epoch || turn <= n.answer {
+		return window{}, false, nil
 	}
-	return nil
+	n.size, n.answer = size, turn
+	n.keepWindow(w)
+	return w, true, nil
+}
+
+// newWindow makes a window of the extents that a load from off on has found.
+func newWindow(off int64, list []extent, epoch int64) window {
+	w := window{lo: off, hi: 1<<63 - 1, epoch: epoch}
+	keep, data := 0, 0
+	for keep < len(list) {
+		if data += len(list[keep].data); keep > 0 && data > windowData {
+			break
+		}
+		keep++
+	}
+	if keep < len(list) || len(list) == windowRows {
+		w.hi = list[keep-1].pos + list[keep-1].len
+	}
+	w.list = slices.Clone(list[:keep]) // what is cut off is not kept by the array
+	for i := range w.list {
+		w.memory += w.list[i].memory()
+	}
+	return w
+}
+
+// keepWindow keeps a window for later reads, if there is memory for it. The caller holds mu.
+func (n *node) keepWindow(w window) {
+	n.dropWindow()
+	if m := n.f.b.memory; m != nil {
+		full := m.Windows.Load()+w.memory > m.Part(windowPart)
+		if n.closed || full && w.memory > smallWindow || !m.Try(budget.Buffer, w.memory) {
+			return
+		}
+		m.Windows.Add(w.memory)
+	}
+	n.window = w
+}
+
+// dropWindow gives up the window. The caller holds mu.
+func (n *node) dropWindow() {
+	if m := n.f.b.memory; m != nil {
+		m.Windows.Add(-n.window.memory)
+		m.Release(n.window.memory)
+	}
+	n.window = window{}
 }
 
 // chunksAt returns a window that begins at off or before it.
@@ -94,8 +161,9 @@ func (n *node) chunksAt(ctx context.Context, off int64) (window, error) {
 		if w.epoch == epoch && len(w.list) == 0 && w.hi > 0 && w.lo <= off {
 			return w, nil // nothing but a hole from there on
 		}
-		if err := n.load(ctx, off); err != nil {
-			return window{}, err
+		w, current, err := n.load(ctx, off)
+		if current || err != nil {
+			return w, err
 		}
 	}
 }
@@ -183,10 +251,11 @@ func (n *node) over(p []byte, off int64) pieces {
 // again before that counts as damage.
 func (b *Backend) readBlob(ctx context.Context, x *extent, p []byte, pos int64) error {
 	if x.data != nil || x.blobSize == 0 {
-		if pos+int64(len(p)) > int64(len(x.data)) {
+		at := pos - x.blobPos
+		if at < 0 || at > int64(len(x.data))-int64(len(p)) {
 			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", idText(x.blob))
 		}
-		copy(p, x.data[pos:])
+		copy(p, x.data[at:])
 		return nil
 	}
 	lo := pos / sumSize * sumSize

@@ -56,6 +56,8 @@ type Share struct {
 	// Dirty is how much of it is for what was written and is not committed, as those
 	// count who write.
 	Dirty atomic.Int64
+	// Windows is how much of it is for what is known of open files.
+	Windows atomic.Int64
 
 	b     *Budget
 	used  int64
