@@ -117,6 +117,14 @@ func (r *Request) Hold(n int64) error { return r.held.take(r.Context(), n) }
 // TryHold is Hold for what can be done without: it does not wait.
 func (r *Request) TryHold(n int64) bool { return r.held.try(n) }
 
+// Lend waits for room for n bytes that the request holds until it calls release.
+func (r *Request) Lend(n int64) (release func(), err error) {
+	if err := r.held.share.Acquire(r.Context(), budget.Buffer, n); err != nil {
+		return nil, err
+	}
+	return func() { r.held.share.Release(n) }, nil
+}
+
 // Share is what the caller's organisation has of the server's memory.
 func (r *Request) Share() *budget.Share { return r.held.share }
 

@@ -60,6 +60,8 @@ const (
 	maxDepth = 100
 	// walkBatch is how many entries are held of each of them.
 	walkBatch = 256
+	// entrySize is about what an entry takes beside its name, in bytes.
+	entrySize = 256
 )
 
 func list(w http.ResponseWriter, r *core.Request) error {
@@ -78,7 +80,7 @@ func list(w http.ResponseWriter, r *core.Request) error {
 			return wrongType("not_a_directory", "not a directory; only directories are listed")
 		}
 		out := newArray(w)
-		if err := walk(r.Context(), f, path, depth, out); err != nil {
+		if err := walk(r, f, path, depth, out); err != nil {
 			return err
 		}
 		return out.end()
@@ -88,7 +90,8 @@ func list(w http.ResponseWriter, r *core.Request) error {
 // walk writes what a directory holds, and what its directories hold, depth levels in
 // all: each directory before its entries. Directories of up to walkBatch entries are in
 // order. What is removed meanwhile is left out.
-func walk(ctx context.Context, f *vole.FS, dir string, depth int, out *array) error {
+func walk(r *core.Request, f *vole.FS, dir string, depth int, out *array) error {
+	ctx := r.Context()
 	d, err := f.OpenDir(ctx, dir, vole.DirOptions{})
 	if err != nil {
 		return err
@@ -108,22 +111,33 @@ func walk(ctx context.Context, f *vole.FS, dir string, depth int, out *array) er
 		if err != nil {
 			return err
 		}
-		if err := walkEntries(ctx, f, dir, batch, depth, out); err != nil {
+		if err := walkEntries(r, f, dir, batch, depth, out); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func walkEntries(ctx context.Context, f *vole.FS, dir string, batch []vole.Entry, depth int, out *array) error {
+// walkEntries writes a batch. It counts in the memory of the organisation for as long as
+// what is beneath it is written: a request may have one of each level.
+func walkEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entry, depth int, out *array) error {
+	size := int64(0)
+	for _, e := range batch {
+		size += int64(entrySize + len(e.Name))
+	}
+	release, err := r.Lend(size)
+	if err != nil {
+		return err
+	}
+	defer release()
 	for _, e := range batch {
 		path := join(dir, e.Name)
-		x, err := describe(ctx, f, path, e)
+		x, err := describe(r.Context(), f, path, e)
 		if err == nil {
 			err = out.add(x)
 		}
 		if err == nil && e.Mode.IsDir() && depth > 1 {
-			err = walk(ctx, f, path, depth-1, out)
+			err = walk(r, f, path, depth-1, out)
 		}
 		if err != nil && !gone(err) {
 			return err

@@ -84,18 +84,9 @@ func find(r *core.Request) (*vole.Volume, error) {
 }
 
 func listVolumes(w http.ResponseWriter, r *core.Request) error {
-	store, err := r.Store()
-	if err != nil {
-		return err
-	}
 	out := newArray(w)
-	for v, err := range store.Volumes(r.Context(), vole.Filter{}) {
-		if err == nil && r.Who.Sees(v.ID()) {
-			err = out.add(volume{ID: v.ID(), Name: v.Name()})
-		}
-		if err != nil {
-			return err
-		}
+	if err := r.EachVolume(func(i vole.Info) error { return out.add(volume{ID: i.ID, Name: i.Name}) }); err != nil {
+		return err
 	}
 	return out.end()
 }

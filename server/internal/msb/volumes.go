@@ -82,19 +82,14 @@ func checkLabels(labels map[string]string) error {
 // listVolumes answers with all volumes that the key may see, newest first. The default
 // one is always among those of a key that may see all.
 func (a *api) listVolumes(w http.ResponseWriter, r *core.Request) error {
-	store, err := r.Store()
+	list, found := []volume{}, r.Who.Volumes != nil
+	err := r.EachVolume(func(i vole.Info) error {
+		list = append(list, fromInfo(i))
+		found = found || isDefault(i)
+		return r.Hold(core.VolumeSize(i))
+	})
 	if err != nil {
 		return err
-	}
-	list, found := []volume{}, r.Who.Volumes != nil
-	for v, err := range store.Volumes(r.Context(), vole.Filter{}) {
-		if err != nil {
-			return err
-		}
-		if i := v.Info(); r.Who.Sees(i.ID) {
-			list = append(list, fromInfo(i))
-			found = found || isDefault(i)
-		}
 	}
 	if !found {
 		v, err := a.defaultVolume(r)

@@ -71,7 +71,7 @@ func volumePage(r *core.Request, store *vole.Store, filter vole.Filter, out *api
 		for _, i := range page.Volumes {
 			if r.Who.Sees(i.ID) {
 				out.Volumes = append(out.Volumes, api.FromVolume(i))
-				step += volumeSize(i)
+				step += core.VolumeSize(i)
 			}
 		}
 		if err := r.Hold(step); err != nil {
@@ -91,15 +91,6 @@ const (
 	volumeStep     = 100     // that are read before their memory is counted
 	volumePageSize = 2 << 20 // bytes after which a page ends early
 )
-
-// volumeSize is about what a volume takes in an answer, in bytes: as a value and as JSON.
-func volumeSize(i vole.Info) int64 {
-	n := int64(1024)
-	for k, v := range i.Labels {
-		n += int64(2*len(k) + 2*len(v) + 64)
-	}
-	return n
-}
 
 // volume returns the volume that the path names, as the parameter by says.
 func volume(r *core.Request, by string) (*vole.Volume, error) {
