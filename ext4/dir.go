@@ -50,8 +50,8 @@ func (fs *FS) findAt(dir *inode, l uint32, name string) (dirPlace, bool, error) 
 }
 
 // child looks a name up and reads the inode that it leads to. A directory must say by its
-// entry .. that it is in this one, and the root is in none: as each has one such entry, no path leads through a
-// directory twice, and what walks a damaged image ends.
+// entry .. that it is in this one, and the root is in none. As each has one such entry, no
+// path leads through a directory twice, and what walks a damaged image ends.
 func (fs *FS) child(dir *inode, name string) (*inode, error) {
 	if !dir.isDir() {
 		return nil, errNotDir

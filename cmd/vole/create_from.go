@@ -29,6 +29,9 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 		fl := &filling{app: a, store: s, from: from, bar: a.newProgress()}
 		v, err := fl.run(ctx, name, spec)
 		fl.bar.done(err == nil, fl.stats)
+		if err != nil && fl.began {
+			return err // whatever exists already, it is not the volume
+		}
 		if err != nil {
 			return withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
 		}
@@ -56,6 +59,7 @@ type filling struct {
 	from  string
 	bar   *progress
 	stats transfer.Stats
+	began bool // the volume was made, and its filling has begun
 
 	fit  bool      // the volume is a disk that is to be as large as it must
 	size vole.Size // of that, so far
@@ -104,7 +108,10 @@ func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.
 		f.size = max(f.size, least, vole.Size(n.Bytes))
 		spec.Capacity = f.size
 	}
-	return f.store.Build(ctx, name, spec, func(v *vole.Volume) error { return f.fill(ctx, v, o, in, n) })
+	return f.store.Build(ctx, name, spec, func(v *vole.Volume) error {
+		f.began = true
+		return f.fill(ctx, v, o, in, n)
+	})
 }
 
 // open opens what is to be copied: a directory of the host, or a tar stream.
