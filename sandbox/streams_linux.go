@@ -79,12 +79,43 @@ func (s *streams) copyOut(w io.Writer, f *os.File) {
 	s.copies.Add(1)
 	go func() {
 		defer s.copies.Done()
-		if _, err := io.Copy(w, f); err != nil && !errors.Is(err, unix.EIO) {
+		_, err := io.Copy(w, f)
+		if errors.Is(err, os.ErrDeadlineExceeded) && f != s.terminal {
+			err = copyRest(w, f)
+		}
+		if err != nil && !errors.Is(err, unix.EIO) {
 			// The reader is gone, so the command finds its pipe broken. A
 			// terminal whose other side is closed says EIO.
 			f.Close()
 		}
 	}()
+}
+
+// copyRest copies what is in the pipe f now.
+func copyRest(w io.Writer, f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	left := 0
+	if cerr := conn.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); cerr != nil {
+		return cerr
+	}
+	b := make([]byte, 32<<10)
+	for err == nil && left > 0 {
+		// It waits only if somebody else has taken what was there.
+		if err = f.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		var n int
+		if n, err = f.Read(b[:min(left, len(b))]); n > 0 {
+			left -= n
+			if _, werr := w.Write(b[:n]); werr != nil {
+				return werr
+			}
+		}
+	}
+	return err
 }
 
 // copyIn is not waited for: it may hang in a read from a terminal for ever.
@@ -128,13 +159,16 @@ func (s *streams) complaint() string {
 	return strings.TrimSpace(string(b))
 }
 
-// finish waits for the output's end, which is near once the helper is gone, and closes.
+// finish waits, once the helper is gone, until all that its processes wrote is copied, and
+// closes. It does not wait for the pipes' end: a command can hand its own to another
+// sandbox, by a socket in a volume.
 func (s *streams) finish(ran bool) {
 	if ran {
 		if s.terminal != nil {
 			// Its other side is closed now, so this cannot last.
 			_ = s.terminal.SetReadDeadline(time.Now().Add(patience))
 		}
+		_ = errors.Join(s.out.SetReadDeadline(time.Now()), s.err.SetReadDeadline(time.Now()))
 		s.copies.Wait()
 	}
 	s.close()
