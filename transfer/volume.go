@@ -27,13 +27,46 @@ func (v volume) target(opts *Options) target { return &volumeTarget{v.f, opts} }
 type volumeSource struct {
 	f *vole.FS
 	// entered are the directories of a disk volume that were listed, by inode. In a damaged
-	// image one may have several names, or be within itself: a copy would not end. The
-	// directories of other volumes are kept by file systems and databases that have no such.
+	// image one may have several names, or be within itself: a copy would not end.
 	entered map[uint64]string
+	// within are the directories of another volume that the walk is in, outermost first. One
+	// that is within itself is damage; one that is met twice may have been moved meanwhile.
+	within []enteredDir
+}
+
+type enteredDir struct {
+	path string
+	ino  uint64
 }
 
 func newVolumeSource(f *vole.FS) *volumeSource {
 	return &volumeSource{f: f, entered: map[uint64]string{}}
+}
+
+// enter notes that a directory is about to be listed. ErrCorrupt: it leads back to itself.
+func (s *volumeSource) enter(p string, ino uint64) error {
+	if s.f.Volume().Info().Kind == vole.KindDisk {
+		if first, ok := s.entered[ino]; ok {
+			return driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; 'vole disk check' tells more", s.display(first), s.display(p))
+		}
+		s.entered[ino] = p
+		return nil
+	}
+	for n := len(s.within); n > 0 && !beneathDir(s.within[n-1].path, p); n = len(s.within) {
+		s.within = s.within[:n-1]
+	}
+	for _, above := range s.within {
+		if above.ino == ino && ino != 0 { // 0: not known
+			return driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; a check of the namespace tells more", s.display(above.path), s.display(p))
+		}
+	}
+	s.within = append(s.within, enteredDir{p, ino})
+	return nil
+}
+
+// beneathDir reports whether p is below the directory dir. Both are as path.Join makes them.
+func beneathDir(dir, p string) bool {
+	return dir == "." && p != "." || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 func (s *volumeSource) display(p string) string { return displayIn(s.f, p) }
@@ -96,11 +129,8 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte,
 }
 
 func (s *volumeSource) names(ctx context.Context, p string, it *item) ([]string, error) {
-	if s.f.Volume().Info().Kind == vole.KindDisk {
-		if first, ok := s.entered[it.id.ino]; ok {
-			return nil, driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; 'vole disk check' tells more", s.display(first), s.display(p))
-		}
-		s.entered[it.id.ino] = p
+	if err := s.enter(p, it.id.ino); err != nil {
+		return nil, err
 	}
 	d, err := s.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true, NamesOnly: true})
 	if err != nil {
