@@ -159,25 +159,34 @@ func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release f
 	if err != nil || r.Kind != driver.KindDisk {
 		return func() {}, nil // Remove looks it up again
 	}
+	end, err := b.beginRemoval(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			end()
+		}
+	}()
 	image, err := b.openDisk(ctx, r.ID, true)
 	if err != nil {
-		return func() {}, nil // a volume whose image is lost can still be removed
+		return end, nil // a volume whose image is lost can still be removed
 	}
 	defer image.Close()
 	for deadline := time.Now().Add(patience); ; {
 		f, err := b.flockDisk(r.ID, holdAttach, false)
 		if err != nil {
-			return func() {}, nil
+			return end, nil
 		}
 		if f != nil && loopOf(image, false) == "" {
-			return func() { f.Close() }, nil
+			return func() { f.Close(); end() }, nil
 		}
 		if f != nil {
 			f.Close()
 		}
 		// Another may be just removing it, and then Remove says so.
 		if _, err := b.get(ctx, driver.ByID(r.ID)); err != nil {
-			return func() {}, nil
+			return end, nil
 		}
 		if list, err := b.Attachments(ctx, r.ID); err == nil && len(list) > 0 || time.Now().After(deadline) {
 			return nil, b.whoHolds(r.ID, image)
@@ -186,6 +195,32 @@ func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release f
 		case <-ctx.Done():
 			return nil, errors.Join(ctx.Err(), b.whoHolds(r.ID, image))
 		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// beginRemoval waits until no other call of this process removes the volume: what that
+// one holds is no reason to say that the volume is in use, however slow the disk is.
+func (b *Backend) beginRemoval(ctx context.Context, id string) (end func(), err error) {
+	for {
+		b.mu.Lock()
+		other := b.removals[id]
+		if other == nil {
+			mine := make(chan struct{})
+			b.removals[id] = mine
+			b.mu.Unlock()
+			return func() {
+				b.mu.Lock()
+				delete(b.removals, id)
+				b.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		b.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
 }

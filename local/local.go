@@ -92,7 +92,8 @@ type Backend struct {
 	closed   bool
 	counters map[string]*counter // by volume, those in use or lately used
 	disks    map[diskKey]*sharedDisk
-	open     map[closer]struct{} // FSes, files and attachments to close with the backend
+	removals map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
+	open     map[closer]struct{}      // FSes, files and attachments to close with the backend
 }
 
 // closer is something that Close of the backend ends.
@@ -114,6 +115,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 		readOnly: opts.ReadOnly,
 		clock:    opts.Clock,
 		counters: map[string]*counter{},
+		removals: map[string]chan struct{}{},
 		open:     map[closer]struct{}{},
 		inodes:   map[inodeKey]*inode{},
 		disks:    map[diskKey]*sharedDisk{},
