@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/volehq/vole/driver"
@@ -36,7 +35,7 @@ func (m *Manager) recordHelper(id string, pid int) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(helperRecord{strings.TrimSpace(bootID()), pid, start})
+	b, err := json.Marshal(helperRecord{bootID(), pid, start})
 	if err != nil {
 		return err
 	}
@@ -59,7 +58,7 @@ func (m *Manager) recordedHelper(id string) *os.File {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxHelperRecord))
 	var r helperRecord
-	if err != nil || json.Unmarshal(b, &r) != nil || r.PID < 2 || r.Boot != strings.TrimSpace(bootID()) {
+	if err != nil || json.Unmarshal(b, &r) != nil || r.PID < 2 || r.Boot != bootID() {
 		return nil
 	}
 	fd, err := unix.PidfdOpen(r.PID, 0)

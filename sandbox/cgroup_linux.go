@@ -89,16 +89,26 @@ func hostMemory() int64 {
 	return int64(si.Totalram) * int64(si.Unit)
 }
 
+// cgroupsOf lists the directories of a sandbox's control groups: with version 1 one for each
+// controller.
+func cgroupsOf(id string) ([]string, error) {
+	var dirs []string
+	for _, parent := range []string{cgroupRoot + cgroupDir, cgroupRoot + "/*" + cgroupDir} {
+		list, err := filepath.Glob(filepath.Join(parent, id))
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, list...)
+	}
+	return dirs, nil
+}
+
 // removeCgroups ends what still runs in a sandbox's control groups and removes them.
 // Frozen processes die only when they are thawed.
 func removeCgroups(ctx context.Context, id string) error {
-	var dirs []string
-	for _, pattern := range []string{cgroupRoot + cgroupDir, cgroupRoot + "/*" + cgroupDir} {
-		list, err := filepath.Glob(filepath.Join(pattern, id))
-		if err != nil {
-			return err
-		}
-		dirs = append(dirs, list...)
+	dirs, err := cgroupsOf(id)
+	if err != nil {
+		return err
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		var left []string

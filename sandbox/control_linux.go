@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -230,14 +229,9 @@ func (m *Manager) dialError(ctx context.Context, i Info, err error) error {
 }
 
 func thawSandbox(id string) error {
-	for _, pattern := range []string{cgroupRoot + cgroupDir, cgroupRoot + "/*" + cgroupDir} {
-		list, err := filepath.Glob(filepath.Join(pattern, id))
-		if err != nil {
-			return err
-		}
-		for _, d := range list {
-			thaw(d)
-		}
+	dirs, err := cgroupsOf(id)
+	for _, dir := range dirs {
+		thaw(dir)
 	}
-	return nil
+	return err
 }

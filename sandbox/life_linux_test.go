@@ -338,7 +338,7 @@ func TestForeignHelperRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	boot := strings.TrimSpace(bootID())
+	boot := bootID()
 	for _, record := range []string{
 		"", "{", `{"pid": 1}`, `{"pid": -1}`,
 		fmt.Sprintf(`{"boot": %q, "pid": %d, "start": %d}`, "another", os.Getpid(), self),

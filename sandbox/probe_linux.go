@@ -75,13 +75,13 @@ func probeKey(b binary) (string, error) {
 	}
 	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // "" where hidden
 	return fmt.Sprintf("%s|%d|%d|%d|%s|%s", b.Path, st.ModTime().UnixNano(), st.Size(), os.Geteuid(),
-		strings.TrimSpace(string(release)), strings.TrimSpace(bootID())), nil
+		strings.TrimSpace(string(release)), bootID()), nil
 }
 
 // bootID changes with each boot, since a boot may change what a host allows.
 func bootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return string(b)
+	return strings.TrimSpace(string(b))
 }
 
 func (m *Manager) verdicts() map[string]verdict {
