@@ -293,6 +293,12 @@ func (c *copier) place(ctx context.Context, at string, it *item, make func(p str
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	if _, host := c.to.(*hostTree); host && isNode(it.mode) {
+		// Somebody may have the node open: an equal one stays, and nothing else takes its place.
+		if cur, err := c.to.lstat(ctx, at); err == nil && cur.mode.Type() == it.mode.Type() && cur.rdev == it.rdev {
+			return c.to.setMeta(ctx, at, it)
+		}
+	}
 	return c.replace(ctx, at, func(tmp string) error {
 		if err := make(tmp); err != nil {
 			return err

@@ -213,7 +213,11 @@ func (t *hostTree) link(ctx context.Context, old, p string) error {
 	return t.wrap("link", p, t.root.Link(old, p))
 }
 
+// rename replaces what is at to, but for a node.
 func (t *hostTree) rename(ctx context.Context, from, to string) error {
+	if cur, err := t.root.Lstat(to); err == nil && isNode(cur.Mode()) {
+		return t.wrap("write", to, errNode(cur.Mode()))
+	}
 	return t.wrap("rename", to, t.root.Rename(from, to))
 }
 
@@ -256,6 +260,8 @@ func (t *hostTree) openDir(p string) (f *os.File, err error) {
 func (t *hostTree) file(ctx context.Context, p string, it *item, c sparse.Content) (err error) {
 	if cur, err := t.root.Lstat(p); err == nil && cur.IsDir() {
 		return t.wrap("write", p, vole.ErrIsDir)
+	} else if err == nil && isNode(cur.Mode()) {
+		return t.wrap("write", p, errNode(cur.Mode()))
 	}
 	tmp := tempName(p)
 	f, err := t.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

@@ -24,3 +24,10 @@ func (t *hostTree) setTimes(_ *os.File, at string, mtime time.Time) error {
 func mknodat(dirfd int, base string, mode fs.FileMode, rdev uint64) error {
 	return driver.Errorf(vole.ErrUnsupported, "fifos and devices can be copied out on Linux only")
 }
+
+// blockExclusive is no flag here: the system refuses devices that are mounted by itself.
+const blockExclusive = 0
+
+// OpenFileLink reports whether the link at path stands for an open file, as those of Linux's
+// /proc do. Here /dev/fd has nodes.
+func OpenFileLink(string) bool { return false }

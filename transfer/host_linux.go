@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,4 +39,21 @@ func mknodat(dirfd int, base string, mode fs.FileMode, rdev uint64) error {
 		return unix.EINVAL
 	}
 	return unix.Mknodat(dirfd, base, m, int(rdev))
+}
+
+// blockExclusive is the flag of open(2) by which a block device that is mounted is refused.
+const blockExclusive = unix.O_EXCL
+
+// OpenFileLink reports whether the link at path is one of /proc that stands for an open file:
+// what it reads as need not be a name of it. Directories have their names.
+func OpenFileLink(path string) bool {
+	var sfs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &sfs); err != nil || sfs.Type != unix.PROC_SUPER_MAGIC {
+		return false
+	}
+	if name := filepath.Base(filepath.Dir(path)); name != "fd" {
+		return false
+	}
+	info, err := os.Stat(path)
+	return err == nil && !info.IsDir()
 }

@@ -26,6 +26,7 @@ It works as 'docker cp' does:
     SRC/. copies what is in the directory instead. Directories merge; a directory and
     something else never replace each other.
   - The directory that DST is in must be there; DST/ must be a directory.
+  - A device or fifo that DST is gets the bytes of the file SRC; none is ever replaced.
   - Links are copied as links. -L follows the one that SRC itself is.
   - "-" as SRC reads a tar stream (plain, gzip, bzip2 or zstd) and unpacks it into the
     directory DST; as DST it writes one to standard output.
@@ -101,21 +102,33 @@ func (c *cpCmd) options() transfer.Options {
 
 // openVolume opens the files of one side.
 func openVolume(ctx context.Context, s *vole.Store, name string, opts vole.FSOptions) (*vole.FS, error) {
-	v, err := s.Get(ctx, name)
+	v, err := getVolume(ctx, s, name)
 	if err != nil {
-		return nil, withHint(err, vole.ErrNotFound, "'vole create %s' makes it; a path of the host is written ./%s:...", name, name)
+		return nil, err
 	}
 	return v.OpenFS(ctx, opts)
 }
 
+func getVolume(ctx context.Context, s *vole.Store, name string) (*vole.Volume, error) {
+	v, err := s.Get(ctx, name)
+	return v, withHint(err, vole.ErrNotFound, "'vole create %s' makes it; a path of the host is written ./%s:...", name, name)
+}
+
 // copy copies a tree to a tree.
 func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (stats transfer.Stats, err error) {
-	o, err := c.openOrigin(ctx, s, from)
+	both, err := c.openShared(ctx, s, from, to)
+	if err != nil {
+		return stats, err
+	}
+	if both != nil {
+		defer func() { err = errors.Join(err, both.Close()) }()
+	}
+	o, err := c.openOrigin(ctx, s, from, both)
 	if err != nil {
 		return stats, err
 	}
 	defer func() { err = errors.Join(err, o.Close()) }()
-	pl, err := c.openPlace(ctx, s, to)
+	pl, err := c.openPlace(ctx, s, to, both)
 	if err != nil {
 		return stats, err
 	}
@@ -127,23 +140,62 @@ func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (sta
 	if err != nil {
 		return stats, err
 	}
+	opts := c.options()
 	if o.mode.IsRegular() {
 		c.bar.total(o.size)
+		node, err := pl.openNode(ctx, at)
+		if err != nil {
+			return stats, err
+		}
+		if node != nil {
+			defer func() { err = errors.Join(err, node.Close()) }()
+			return transfer.CopyToNode(ctx, node, o.tree, o.path, opts)
+		}
 	}
-	opts := c.options()
 	if s.Caps().Backend == "cloud" {
 		opts.Parallel = farFiles
 	}
 	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, opts)
 }
 
-func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*origin, error) {
+// openShared opens the files of the volume that both sides of a copy are in; nil: they are
+// in two, or on the host. A disk volume has one writer and then no readers, so what is read
+// of it is read through the FS that writes.
+func (c *cpCmd) openShared(ctx context.Context, s *vole.Store, from, to location) (*vole.FS, error) {
+	if from.volume == "" || to.volume == "" {
+		return nil, nil
+	}
+	src, err := getVolume(ctx, s, from.volume)
+	if err != nil {
+		return nil, err
+	}
+	dst, err := getVolume(ctx, s, to.volume)
+	if err != nil || src.ID() != dst.ID() {
+		return nil, err
+	}
+	return dst.OpenFS(ctx, vole.FSOptions{Batch: true})
+}
+
+// sharedFS is an FS of which one side of a copy leaves the closing to the copy.
+type sharedFS struct{}
+
+func (sharedFS) Close() error { return nil }
+
+// openOrigin opens the source of a copy, through shared unless that is nil.
+func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*origin, error) {
 	if l.volume == "" {
 		home, err := c.homeIfAny()
 		if err != nil {
 			return nil, err
 		}
 		return hostOrigin(l, c.follow, home)
+	}
+	if shared != nil {
+		o, err := volumeOrigin(ctx, shared, l, c.follow)
+		if err == nil {
+			o.Closer = sharedFS{}
+		}
+		return o, err
 	}
 	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{ReadOnly: true})
 	if err != nil {
@@ -156,9 +208,17 @@ func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location) (*ori
 	return o, nil
 }
 
-func (c *cpCmd) openPlace(ctx context.Context, s *vole.Store, l location) (*place, error) {
+// openPlace opens the target of a copy, through shared unless that is nil.
+func (c *cpCmd) openPlace(ctx context.Context, s *vole.Store, l location, shared *vole.FS) (*place, error) {
 	if l.volume == "" {
 		return hostPlace(l)
+	}
+	if shared != nil {
+		pl, err := volumePlace(ctx, shared, l)
+		if err == nil {
+			pl.Closer = sharedFS{}
+		}
+		return pl, err
 	}
 	f, err := openVolume(ctx, s, l.volume, vole.FSOptions{Batch: true})
 	if err != nil {
@@ -197,7 +257,7 @@ func notOnto(ctx context.Context, o *origin, pl *place, at string) error {
 
 // unpack reads a tar stream into a directory of a volume.
 func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats transfer.Stats, err error) {
-	pl, err := c.openPlace(ctx, s, to)
+	pl, err := c.openPlace(ctx, s, to, nil)
 	if err != nil {
 		return stats, err
 	}
@@ -213,7 +273,7 @@ func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats t
 
 // pack writes a file or a tree of a volume to standard output as a tar stream.
 func (c *cpCmd) pack(ctx context.Context, s *vole.Store, from location) (stats transfer.Stats, err error) {
-	o, err := c.openOrigin(ctx, s, from)
+	o, err := c.openOrigin(ctx, s, from, nil)
 	if err != nil {
 		return stats, err
 	}

@@ -195,7 +195,7 @@ func hostPlace(l location) (*place, error) {
 	}
 	for range maxLinks { // a link that leads nowhere yet is followed too
 		to, err := os.Readlink(p)
-		if err != nil {
+		if err != nil || transfer.OpenFileLink(p) {
 			break
 		}
 		if err := mayFollow(p); err != nil {
@@ -207,7 +207,7 @@ func hostPlace(l location) (*place, error) {
 		p = to
 	}
 	info, err := os.Lstat(p)
-	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 && !transfer.OpenFileLink(p) {
 		err = driver.Errorf(vole.ErrLoop, "it leads through more than %d links, or changes meanwhile", maxLinks)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -226,6 +226,15 @@ func hostPlace(l location) (*place, error) {
 	}
 	pl.Closer, pl.tree = h, h
 	return pl, nil
+}
+
+// openNode opens the device or fifo of the host that a copy is to be written into; nil:
+// the place at is none.
+func (pl *place) openNode(ctx context.Context, at string) (*os.File, error) {
+	if pl.fsys != nil {
+		return nil, nil
+	}
+	return transfer.OpenNode(ctx, filepath.Join(pl.dir, filepath.FromSlash(at)))
 }
 
 // mayFollow returns an error when the link at p is another user's, in a directory such as

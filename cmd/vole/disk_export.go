@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -23,7 +24,8 @@ func newDiskExportCmd(a *app) *cobra.Command {
 		Short: "Write the image of a disk volume to a file",
 		Long: `Write the image of a disk volume to a file, or to standard output when it is "-". The
 file is sparse as the image is; it appears when it is whole, and replaces one that is
-there. Nobody may write to the volume meanwhile; others may read. What the image holds
+there. A link is followed; a block device, which must be large enough and not mounted, or
+a fifo is written to. Nobody may write to the volume meanwhile; others may read. What the image holds
 is sound: a log that a crash left is replayed first.`,
 		Example: `  vole disk export rootfs rootfs.ext4
   vole disk export rootfs rootfs.ext4.zst --zstd
@@ -124,24 +126,65 @@ func (a *app) exportImage(ctx context.Context, image, to string, compress bool) 
 	if to == "-" {
 		return vole.Size(st.Size()), writeImage(ctx, c, st.Size(), a.payload, compress)
 	}
-	if st, err := os.Stat(to); err == nil && st.IsDir() {
-		return 0, transfer.HostError("disk export", to, vole.ErrIsDir)
-	}
-	dst, err := os.CreateTemp(filepath.Dir(to), ".vole-cp-*")
+	err = exportTo(ctx, to, c, st.Size(), compress)
+	return vole.Size(st.Size()), hostErrorOf("disk export", to, err)
+}
+
+// exportTo writes an image to a new file that takes the name to, or into the device or fifo
+// that has it.
+func exportTo(ctx context.Context, to string, c sparse.Content, size int64, compress bool) (err error) {
+	pl, err := hostPlace(location{arg: to, path: to})
 	if err != nil {
-		return 0, transfer.HostError("disk export", to, err)
+		return err
+	}
+	defer func() { err = errors.Join(err, pl.Close()) }()
+	if pl.isDir {
+		return vole.ErrIsDir
+	}
+	node, err := pl.openNode(ctx, pl.path)
+	if err != nil {
+		return err
+	}
+	if node != nil {
+		return errors.Join(exportToNode(ctx, node, c, size, compress), node.Close())
+	}
+	dst, err := os.CreateTemp(pl.dir, ".vole-cp-*")
+	if err != nil {
+		return err
 	}
 	defer os.Remove(dst.Name()) // unless it has its name
 	defer dst.Close()
 	if compress {
-		err = writeImage(ctx, c, st.Size(), dst, true)
+		err = writeImage(ctx, c, size, dst, true)
 	} else {
-		err = writeSparse(ctx, c, st.Size(), dst)
+		err = writeSparse(ctx, c, size, dst)
 	}
 	if err == nil {
-		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(dst.Name(), to))
+		err = errors.Join(dst.Sync(), dst.Close(), os.Rename(dst.Name(), filepath.Join(pl.dir, pl.path)))
 	}
-	return vole.Size(st.Size()), hostErrorOf("disk export", to, err)
+	return err
+}
+
+// exportToNode writes an image into a device or fifo from its beginning to its end: what a
+// device held before shows in no hole.
+func exportToNode(ctx context.Context, node *os.File, c sparse.Content, size int64, compress bool) error {
+	info, err := node.Stat()
+	if err != nil {
+		return err
+	}
+	if m := info.Mode(); !compress && m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 {
+		have, err := node.Seek(0, io.SeekEnd)
+		if err == nil {
+			_, err = node.Seek(0, io.SeekStart)
+		}
+		if err != nil {
+			return err
+		}
+		if have < size {
+			return driver.Errorf(vole.ErrNoSpace, "the device has %d bytes, the image %d", have, size)
+		}
+	}
+	return transfer.NodeWrite(ctx, node, func() error { return writeImage(ctx, c, size, node, compress) })
 }
 
 // hostErrorOf is transfer.HostError for an error that may be none of the host.

@@ -18,7 +18,8 @@ func newFsGetCmd(a *app) *cobra.Command {
 		Short: "Read a file to the host or standard output",
 		Long: `Read a file of a volume to a file of the host: FILE, or into the directory FILE, or
 under its own name in the current directory; to standard output with "-". The file
-appears whole or not at all, with the mode and time it has in the volume.`,
+appears whole or not at all, with the mode and time it has in the volume. A link that
+FILE is, is followed; a device or fifo gets the bytes and stays.`,
 		Example: `  vole fs get app:/report.html
   vole fs get app:/report.html /tmp/
   vole fs get app:/db.tar - | tar t`,
@@ -64,7 +65,18 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	}
 	// What it has grown by since is left out: a hostile server would never come to its end.
 	whole := io.LimitReader(r, e.Size)
-	stats, err := transfer.WriteFile(ctx, pl.tree, at, whole, e.Mode, e.Mtime, transfer.Options{Op: "cp", Warn: a.warnf})
+	opts := transfer.Options{Op: "cp", Warn: a.warnf}
+	node, err := pl.openNode(ctx, at)
+	if err != nil {
+		return err
+	}
+	var stats transfer.Stats
+	if node != nil {
+		stats, err = transfer.WriteNode(ctx, node, whole, opts)
+		err = errors.Join(err, node.Close())
+	} else {
+		stats, err = transfer.WriteFile(ctx, pl.tree, at, whole, e.Mode, e.Mtime, opts)
+	}
 	if err != nil || !a.json {
 		return err
 	}

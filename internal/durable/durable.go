@@ -3,6 +3,7 @@ package durable
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -25,8 +26,12 @@ func SyncDir(path string) error {
 func Sync(f *os.File) error { return fault.Do("fsync", f.Name(), f.Sync) }
 
 // WriteFile makes the file at path hold data: a reader, or a crash, finds what it held
-// before or all of it. The file gets the given mode whatever the umask is.
+// before or all of it. The file gets the given mode whatever the umask is. What is there
+// and no regular file, a device for instance, is not replaced: fs.ErrExist.
 func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
+		return &os.PathError{Op: "write", Path: path, Err: fmt.Errorf("something else than a regular file is there: %w", os.ErrExist)}
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
