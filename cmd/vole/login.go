@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/profile"
+	"github.com/volehq/vole/local"
 	"golang.org/x/term"
 )
 
@@ -40,8 +42,10 @@ else read from standard input; it is never an argument. Nothing is kept before t
 has accepted it.
 
 The name is that of the server's host unless --profile gives another one. The first
-profile becomes the current one, later ones with --use. Logging in again to the same
-server and organisation replaces the key.
+profile becomes the current one, so that the other commands use that server from then
+on, unless this host's local home has volumes: then "local" stays current. --use makes
+it the current one in any case, and 'vole profile use NAME' does later. Logging in again
+to the same server and organisation replaces the key.
 
 Profiles are in $VOLE_CONFIG, else in vole/config.json of $XDG_CONFIG_HOME or ~/.config,
 which only its owner may read. A server that is not on this host must have https://, or
@@ -57,7 +61,7 @@ anybody between could read the key; --insecure-http is for networks where nobody
 	f := cmd.Flags()
 	f.StringVar(&l.caFile, "ca-file", "", "`file` of certificates (PEM) to trust besides the system's")
 	f.BoolVar(&l.insecure, "insecure-http", false, "let the key travel in the clear to a server that is not on this host")
-	f.BoolVar(&l.use, "use", false, "make it the current profile")
+	f.BoolVar(&l.use, "use", false, "make it the current profile, also when the local home has volumes")
 	return cmd
 }
 
@@ -99,20 +103,45 @@ func (l *loginCmd) run(ctx context.Context, server string) error {
 	return l.printLogin(name, p, newServerJSON(srv), current)
 }
 
-// keep writes the profile to the user's file; current tells whether it is the current one.
-func (l *loginCmd) keep(ctx context.Context, path, name string, p profile.Profile) (current bool, err error) {
+// keep writes the profile to the user's file, and returns the name of the current one.
+// Somebody who has volumes on this host, and has never chosen a profile, keeps the local
+// home: after a mere login 'vole ls' would show the server's volumes and theirs seem gone.
+func (l *loginCmd) keep(ctx context.Context, path, name string, p profile.Profile) (current string, err error) {
+	hasLocal := localHomeInUse(ctx) // asked before the file of profiles is locked
 	err = profile.Change(ctx, path, func(f *profile.File) error {
 		if err := replaceable(*f, name, p); err != nil {
 			return err
 		}
 		f.Profiles[name] = p
-		if l.use || f.Current == "" {
+		switch {
+		case l.use, f.Current == "" && !hasLocal:
 			f.Current = name
+		case f.Current == "":
+			f.Current = profile.Local
 		}
-		current = f.Current == name
+		current = f.Current
 		return nil
 	})
 	return current, err
+}
+
+// localHomeInUse reports whether the local home holds volumes. One that exists and cannot
+// be read counts as in use: nobody knows what its owner would miss.
+func localHomeInUse(ctx context.Context) bool {
+	home, err := local.DefaultHome()
+	if err != nil {
+		return false // without a home directory there is no local home
+	}
+	if _, err := os.Stat(filepath.Join(home, "volumes")); errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	s, err := vole.Open(ctx, vole.Options{Home: home, ReadOnly: true})
+	if err != nil {
+		return true
+	}
+	defer s.Close()
+	page, err := s.List(ctx, vole.Filter{Limit: 1})
+	return err != nil || len(page.Volumes) > 0
 }
 
 // plan checks what the command line says.
@@ -196,21 +225,22 @@ func (l *loginCmd) readKey(ctx context.Context, server string) (string, error) {
 	}
 }
 
-func (l *loginCmd) printLogin(name string, p profile.Profile, srv *serverJSON, current bool) error {
-	l.warnOverridden(name, current)
+// printLogin says what was kept, which profile is current now, and how to change that.
+func (l *loginCmd) printLogin(name string, p profile.Profile, srv *serverJSON, current string) error {
+	l.warnOverridden(name, current == name)
 	switch {
 	case l.json:
 		j := newProfileJSON(name, p)
-		j.Current, j.Server = current, srv
+		j.Current, j.Server = current == name, srv
 		return l.printJSON(j)
 	case l.quiet:
 		return nil
 	}
 	err := l.printf("%s: organisation %s, key %s\n", name, srv.Org, srv.KeyName)
-	if !current {
-		err = errors.Join(err, l.printf("'vole profile use %s' makes it the current profile\n", name))
+	if current == name {
+		return errors.Join(err, l.printf("%s is the current profile now; 'vole profile use %s' goes back to the volumes of this host\n", name, profile.Local))
 	}
-	return err
+	return errors.Join(err, l.printf("%s stays the current profile; 'vole profile use %s' makes %s the current one\n", current, name, name))
 }
 
 // warnOverridden tells who has made a profile the current one that something else comes
