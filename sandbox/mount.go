@@ -14,7 +14,7 @@ type Mode string
 
 const (
 	ModeEnsure   Mode = "ensure"   // make the volume if it is missing; the default
-	ModeExisting Mode = "existing" // fail if it is missing
+	ModeExisting Mode = "existing" // fail if it is missing; the default of a read-only mount
 	ModeCreate   Mode = "create"   // fail if it is there
 )
 
@@ -49,7 +49,7 @@ type Mount struct {
 	// they cannot be, whoever put them there.
 	Dev bool
 
-	Mode     Mode      // "": ModeEnsure
+	Mode     Mode      // "": ModeEnsure, or ModeExisting when ReadOnly
 	Kind     vole.Kind // "": any existing, else a dir volume
 	Quota    vole.Size // of a dir volume that is made, or must be there; 0: any
 	Capacity vole.Size // of a disk volume that is made, or must be there; 0: any
@@ -61,6 +61,18 @@ type Mount struct {
 	// io/fs.ValidPath; "": the whole volume. It is resolved beneath the volume's
 	// root, and made when it is missing and the mount is writable.
 	Subpath string
+}
+
+// EffectiveMode is Mode, or what stands for it when it is empty. A read-only mount makes no
+// volume unless that is asked for: nothing could be read from it, so its name is mistyped.
+func (m Mount) EffectiveMode() Mode {
+	switch {
+	case m.Mode != "":
+		return m.Mode
+	case m.ReadOnly:
+		return ModeExisting
+	}
+	return ModeEnsure
 }
 
 // badPathBytes cannot be in a guest path, because they separate the parts of a mount or

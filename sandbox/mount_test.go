@@ -14,6 +14,7 @@ func TestParseMount(t *testing.T) {
 		"data:/data":                 {Volume: "data", Path: "/data"},
 		"data://data//x/./y/":        {Volume: "data", Path: "/data/x/y"},
 		"d:/x:rw":                    {Volume: "d", Path: "/x"},
+		"d:/x:ro,mode=ensure":        {Volume: "d", Path: "/x", ReadOnly: true, Mode: ModeEnsure},
 		"d:/x:ro,noexec":             {Volume: "d", Path: "/x", ReadOnly: true, NoExec: true},
 		"d:/x:nosuid,nodev":          {Volume: "d", Path: "/x", NoSUID: true},
 		"d:/x:dev":                   {Volume: "d", Path: "/x", Dev: true},

@@ -102,17 +102,15 @@ func (r *running) attach(ctx context.Context, p *plan) error {
 // volume finds or makes the volume of a mount, as its mode says.
 func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created bool, err error) {
 	spec := mt.spec()
+	mode := mt.EffectiveMode()
 	switch {
-	case mt.Mode == ModeCreate:
+	case mode == ModeCreate:
 		v, err = m.store.Create(ctx, mt.Volume, spec)
 		return v, err == nil, err
-	case mt.Mode == ModeExisting, mt.Kind == vole.KindDisk && mt.Capacity == 0:
+	case mode == ModeExisting, mt.Kind == vole.KindDisk && mt.Capacity == 0:
 		v, err = m.store.Get(ctx, mt.Volume)
 		if err != nil {
-			if mt.Mode != ModeExisting && errors.Is(err, vole.ErrNotFound) {
-				err = driver.Errorf(vole.ErrInvalid, "mount %s: there is no such volume, and to make a disk needs option \"size\"", mt)
-			}
-			return nil, false, err
+			return nil, false, mt.missing(err)
 		}
 		if err := spec.Fits(v.Info()); err != nil {
 			return nil, false, fmt.Errorf("mount %s: %w", mt, err)
@@ -120,6 +118,19 @@ func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created
 		return v, false, nil
 	}
 	return m.store.Ensure(ctx, mt.Volume, spec)
+}
+
+// missing says of a volume that was not found why the mount does not make it.
+func (m Mount) missing(err error) error {
+	switch {
+	case !errors.Is(err, vole.ErrNotFound):
+		return err
+	case m.EffectiveMode() != ModeExisting:
+		return driver.Errorf(vole.ErrInvalid, "mount %s: there is no such volume, and to make a disk needs option \"size\"", m)
+	case m.Mode == "":
+		return driver.Errorf(vole.ErrNotFound, "mount %s: there is no such volume, and a mount with \"ro\" makes none; \"mode=ensure\" makes it empty", m)
+	}
+	return err
 }
 
 // detach ends the attachments, the last first. Detaching measures a volume, which

@@ -48,6 +48,18 @@ func TestModes(t *testing.T) {
 	if err := run("v:/v:mode=existing"); !errors.Is(err, vole.ErrNotFound) {
 		t.Errorf("existing, missing: %v", err)
 	}
+	if err := run("v:/v:ro"); !errors.Is(err, vole.ErrNotFound) || !strings.Contains(err.Error(), `"mode=ensure" makes it`) {
+		t.Errorf("read-only, missing: %v", err)
+	}
+	if err := run("v:/v:ro,kind=disk,size=16M"); !errors.Is(err, vole.ErrNotFound) {
+		t.Errorf("read-only disk, missing: %v", err)
+	}
+	if _, err := e.store.Get(testCtx(t), "v"); !errors.Is(err, vole.ErrNotFound) {
+		t.Errorf("a read-only mount made a volume: %v", err)
+	}
+	if err := run("r:/v:ro,mode=ensure"); err != nil {
+		t.Errorf("read-only, to be made: %v", err)
+	}
 	if err := run("v:/v:mode=create"); err != nil {
 		t.Errorf("create, missing: %v", err)
 	}

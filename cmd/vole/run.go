@@ -45,8 +45,8 @@ A volume is attached by -v NAME:/path[:option,...], with the options
   nodev                    device nodes on it cannot be opened (default)
   dev                      they can: the host's devices, for volumes that you trust
   subpath=DIR              a directory of the volume instead of its root
-  mode=ensure              make the volume if it is missing (default)
-  mode=existing, create    fail if it is missing, or if it is there
+  mode=ensure              make the volume if it is missing (default, but with ro)
+  mode=existing, create    fail if it is missing (default with ro), or if it is there
   kind=dir, disk           what to make, or what must be there; a disk takes root
   quota=SIZE, size=SIZE    of a dir volume, of a disk volume
   stat-virt=relaxed, off   owners and modes: what the mount can do, or the host's
