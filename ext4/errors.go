@@ -11,6 +11,9 @@ import (
 var (
 	// ErrCorrupt says that the image contradicts itself; run e2fsck.
 	ErrCorrupt = errors.New("the image is damaged")
+	// ErrNoFileSystem says that there is neither a superblock nor a copy of one: the image
+	// is none of ext4, or nothing is left of it. It matches ErrCorrupt too.
+	ErrNoFileSystem error = noFileSystem{}
 	// ErrUnsupported says that the image has a feature that this package does not
 	// understand, or does not write.
 	ErrUnsupported = fmt.Errorf("not supported: %w", errors.ErrUnsupported)
@@ -19,6 +22,11 @@ var (
 	// ErrReadOnly says that the image was opened for reading.
 	ErrReadOnly error = syscall.EROFS
 )
+
+type noFileSystem struct{}
+
+func (noFileSystem) Error() string { return "there is no ext4 file system: no superblock was found" }
+func (noFileSystem) Unwrap() error { return ErrCorrupt }
 
 // corruptf returns an error that matches ErrCorrupt.
 func corruptf(format string, args ...any) error {

@@ -36,7 +36,7 @@ type super struct {
 func parseSuper(raw []byte, size int64) (*super, error) {
 	u32 := func(o int) uint32 { return le.Uint32(raw[o:]) }
 	if le.Uint16(raw[sbMagic:]) != superMagic {
-		return nil, corruptf("no ext4 superblock")
+		return nil, ErrNoFileSystem
 	}
 	s := &super{raw: bytes.Clone(raw)}
 	if u32(sbRevision) > 0 {

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
@@ -49,7 +52,7 @@ func openImage(op, name string, write bool) (*os.File, error) {
 	if write {
 		flag, lock = os.O_RDWR, unix.LOCK_EX
 	}
-	f, err := os.OpenFile(name, flag|unix.O_NONBLOCK, 0) // not to wait for a fifo
+	f, err := openFileOrDevice(name, flag|unix.O_NONBLOCK) // not to wait for a fifo
 	if err != nil {
 		return nil, imageError(op, name, err)
 	}
@@ -60,6 +63,46 @@ func openImage(op, name string, write bool) (*os.File, error) {
 	return f, nil
 }
 
+// openFileOrDevice opens a file, or a block device, which no file system may be mounted from
+// but for reading only.
+func openFileOrDevice(name string, flag int) (*os.File, error) {
+	st, err := os.Stat(name)
+	if err != nil || !isBlockDevice(st.Mode()) {
+		return os.OpenFile(name, flag, 0)
+	}
+	f, err := os.OpenFile(name, flag|unix.O_EXCL, 0) // of a device: for one user alone
+	if !errors.Is(err, unix.EBUSY) {
+		return f, err
+	}
+	if flag&unix.O_ACCMODE == os.O_RDONLY && onlyMountedReadOnly(st) {
+		return os.OpenFile(name, flag, 0)
+	}
+	return nil, driver.Errorf(vole.ErrInUse, "the device is in use, by a mount perhaps; unmount it first")
+}
+
+// onlyMountedReadOnly reports whether all mounts of a block device are for reading only.
+func onlyMountedReadOnly(device os.FileInfo) bool {
+	st, ok := device.Sys().(*syscall.Stat_t)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if !ok || err != nil {
+		return false
+	}
+	number := fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+	found := false
+	for line := range strings.Lines(string(mounts)) {
+		_, source, _ := strings.Cut(line, " - ") // type, source, options of the file system
+		mount, options := strings.Fields(line), strings.Fields(source)
+		if len(mount) < 3 || mount[2] != number || len(options) < 3 {
+			continue
+		}
+		found = true
+		if o := strings.Split(options[2], ","); !slices.Contains(o, "ro") {
+			return false
+		}
+	}
+	return found
+}
+
 func claimImage(f *os.File, lock int, write bool) error {
 	st, err := f.Stat()
 	if err != nil {
@@ -67,6 +110,9 @@ func claimImage(f *os.File, lock int, write bool) error {
 	}
 	if st.IsDir() {
 		return vole.ErrIsDir
+	}
+	if !st.Mode().IsRegular() && !isBlockDevice(st.Mode()) {
+		return driver.Errorf(vole.ErrInvalid, "it is neither a file nor a block device; save what it yields to a file")
 	}
 	for {
 		err = unix.Flock(int(f.Fd()), lock|unix.LOCK_NB)
@@ -88,9 +134,12 @@ func claimImage(f *os.File, lock int, write bool) error {
 // imageError gives errors about an image Vole's sentinels, and its path.
 func imageError(op, name string, err error) error {
 	var errno unix.Errno
+	var advice *hinted
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &advice):
+		return &hinted{&vole.Error{Op: "disk " + op, Path: name, Err: advice.error}, advice.hint}
 	case errors.Is(err, ext4.ErrCorrupt):
 		err = driver.Errorf(vole.ErrCorrupt, "%v", err)
 	case errors.Is(err, ext4.ErrUnsupported):

@@ -55,7 +55,7 @@ func (a *app) diskCheck(cmd *cobra.Command, name string) error {
 		}
 		return a.printf("%v\n", p)
 	})
-	err = imageError("check", name, err)
+	err = imageError("check", name, notExt4(name, f, err))
 	if a.json {
 		err = errors.Join(err, arr.close())
 	}

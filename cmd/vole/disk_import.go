@@ -1,33 +1,40 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/ext4"
 	"github.com/volehq/vole/internal/sparse"
 	"github.com/volehq/vole/transfer"
 )
 
 func newDiskImportCmd(a *app) *cobra.Command {
 	var labels []string
+	var offset string
+	var partition int
 	cmd := &cobra.Command{
 		Use:   "import {IMAGE|-} NAME",
 		Short: "Make a disk volume of an image",
-		Long: `Make a disk volume whose content is that of a file, or a stream when it is "-", which
-holds ext4: plain, or compressed with gzip, bzip2 or zstd. Holes, and blocks of zeros of
-a stream, take no storage. The copy is checked; when it is damaged, or anything else
-fails, there is no volume. The volume is as large as the image, a compressed one as its
-file system.`,
+		Long: `Make a disk volume whose content is that of a file, a block device, a pipe, or standard
+input when it is "-", which holds ext4: plain, or compressed with gzip, bzip2 or zstd.
+Holes, and blocks of zeros, take no storage. The copy is checked; when it is damaged or
+incomplete, or anything else fails, there is no volume. A file makes a volume as large
+as it is, anything else one as large as the file system in it.
+
+Of a disk with a partition table (GPT or MBR) --partition imports the file system of one
+partition. --offset says where it begins in any other image, in bytes, or with a unit:
+1M; a number with 's' is one of sectors of 512 bytes.`,
 		Example: `  vole disk import rootfs.ext4 rootfs
   vole disk import debian.ext4.zst debian -l os=debian
+  vole disk import debian.raw debian --partition 1
+  vole disk import /dev/vg0/data data
   curl -s https://example.org/rootfs.ext4.gz | vole disk import - rootfs`,
 		Args:              exactArgs(2, "the image, and the volume's name"),
 		ValidArgsFunction: completeImage(cobra.NoFileCompletions),
@@ -36,35 +43,61 @@ file system.`,
 			if err != nil {
 				return err
 			}
-			return a.diskImport(cmd.Context(), args[0], args[1], l)
+			where, err := parseWhere(cmd.Flags(), offset, partition)
+			if err != nil {
+				return err
+			}
+			return a.diskImport(cmd.Context(), args[0], args[1], where, l)
 		},
 	}
 	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
-	noFlagFiles(cmd, "label")
+	cmd.Flags().StringVar(&offset, "offset", "", "the file system begins `BYTES` behind the beginning of the image")
+	cmd.Flags().IntVar(&partition, "partition", 0, "import partition `N` of a disk")
+	noFlagFiles(cmd, "label", "offset", "partition")
 	return cmd
 }
 
-// imageInput is an image that is read once.
-type imageInput struct {
-	name string
-	c    sparse.Content // what it holds
-	size vole.Size      // of the volume to make
+// parseWhere says where in an image the file system begins.
+func parseWhere(flags *pflag.FlagSet, offset string, partition int) (where whereInImage, err error) {
+	switch {
+	case flags.Changed("offset") && flags.Changed("partition"):
+		return where, usagef("disk import: --offset and --partition exclude each other")
+	case flags.Changed("partition") && partition < 1:
+		return where, usagef("disk import: --partition %d: partitions count from 1", partition)
+	case !flags.Changed("offset"):
+		return whereInImage{partition: partition}, nil
+	}
+	if sectors, ok := strings.CutSuffix(offset, "s"); ok {
+		n, err := strconv.ParseUint(sectors, 10, 50)
+		if err != nil {
+			return where, usagef("disk import: --offset %q is not a number of sectors", offset)
+		}
+		return whereInImage{offset: int64(n) * 512}, nil
+	}
+	if strings.Trim(offset, "0") == "" && offset != "" {
+		return where, nil
+	}
+	n, err := vole.ParseSize(offset)
+	if err != nil {
+		return where, usagef("disk import: --offset: %v", err)
+	}
+	return whereInImage{offset: int64(n)}, nil
 }
 
-func (a *app) diskImport(ctx context.Context, image, name string, labels vole.Labels) error {
+func (a *app) diskImport(ctx context.Context, image, name string, where whereInImage, labels vole.Labels) error {
 	if err := a.needsHome("disk import", "the image is copied to its place on this host"); err != nil {
 		return err
 	}
-	in, err := a.openInput(ctx, image)
+	in, err := a.openInput(ctx, image, where)
 	if err != nil {
-		return imageError("import", image, err)
+		return err
 	}
-	defer in.c.Close()
+	defer in.content.Close()
 	bar := a.newProgress()
 	return a.withNewStore(ctx, func(s *vole.Store) error {
 		var stats transfer.Stats
 		v, err := s.Build(ctx, name, vole.Spec{Kind: vole.KindDisk, Capacity: in.size, Labels: labels}, func(v *vole.Volume) error {
-			return in.into(ctx, v, countedImage{in.c, &stats, bar})
+			return in.into(ctx, v, countedImage{in.content, &stats, bar})
 		})
 		stats.Files = 1
 		bar.done(err == nil, stats)
@@ -78,66 +111,6 @@ func (a *app) diskImport(ctx context.Context, image, name string, labels vole.La
 		return a.printVolume(info)
 	})
 }
-
-// openInput opens an image, plain or compressed, and finds out how large it is.
-func (a *app) openInput(ctx context.Context, name string) (*imageInput, error) {
-	if name == "-" {
-		in := input(ctx, a.stdin)
-		return streamInput(name, in, in)
-	}
-	f, err := openImage("import", name, false)
-	if err != nil {
-		return nil, err
-	}
-	magic := make([]byte, 4)
-	if _, err := io.ReadFull(io.NewSectionReader(f, 0, 4), magic); err == nil && transfer.Compressed(magic) {
-		return streamInput(name, f, f)
-	}
-	d, err := ext4.Describe(f, 0)
-	if err == nil {
-		var st os.FileInfo
-		if st, err = f.Stat(); err == nil {
-			size := max(vole.Size(d.Size), vole.Size(st.Size()), ext4.MinSize)
-			return &imageInput{name, sparse.File(ctx, f), size}, nil
-		}
-	}
-	f.Close()
-	return nil, err
-}
-
-// imageStream is what a stream holds, that blocks of zeros are left out of.
-type imageStream struct {
-	sparse.Content
-	io.Closer
-}
-
-func (c imageStream) Close() error { return c.Closer.Close() }
-
-func streamInput(name string, r io.Reader, close io.Closer) (*imageInput, error) {
-	r, err := transfer.Decompress(r)
-	if err != nil {
-		close.Close()
-		return nil, err
-	}
-	b := bufio.NewReaderSize(r, copyBuf)
-	head, err := b.Peek(8 << 10) // the superblock is within
-	if err != nil && !errors.Is(err, io.EOF) {
-		close.Close()
-		return nil, err
-	}
-	d, err := ext4.Describe(headDevice{bytes.NewReader(head)}, 0)
-	if err != nil {
-		close.Close()
-		return nil, err
-	}
-	return &imageInput{name, imageStream{sparse.Stream(b), close}, max(vole.Size(d.Size), ext4.MinSize)}, nil
-}
-
-// headDevice is the beginning of an image.
-type headDevice struct{ io.ReaderAt }
-
-func (headDevice) WriteAt([]byte, int64) (int, error) { return 0, os.ErrPermission }
-func (headDevice) Sync() error                        { return nil }
 
 // into makes the image the content of a new volume, which is checked.
 func (in *imageInput) into(ctx context.Context, v *vole.Volume, c countedImage) error {
@@ -167,11 +140,10 @@ func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int
 		_, err := f.WriteAt(b, off)
 		return err
 	})
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = checkImage(ctx, f)
+	for _, step := range []func() error{in.complete, f.Sync, func() error { return checkImage(ctx, f) }} {
+		if err == nil {
+			err = step()
+		}
 	}
 	return imageError("import", in.name, err)
 }

@@ -60,6 +60,34 @@ func Copy(ctx context.Context, c Content, size int64, write func(b []byte, off i
 // File is what f holds. Close closes f.
 func File(ctx context.Context, f *os.File) Content { return &file{ctx, f} }
 
+// Section is what the n bytes of f from off on hold; offsets count from off. Close closes f.
+func Section(ctx context.Context, f *os.File, off, n int64) Content {
+	return &section{file: file{ctx, f}, off: off, end: off + n}
+}
+
+type section struct {
+	file
+	off, end int64
+	begun    bool
+}
+
+func (c *section) NextData(ctx context.Context) (off, n int64, err error) {
+	if !c.begun {
+		if _, err := c.f.Seek(c.off, io.SeekStart); err != nil {
+			return 0, 0, err
+		}
+		c.begun = true
+	}
+	off, n, err = c.file.NextData(ctx)
+	if err == nil && off >= c.end {
+		err = io.EOF
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	return off - c.off, min(n, c.end-off), nil
+}
+
 type file struct {
 	ctx context.Context // of the copy this belongs to: io.Reader has no place for one
 	f   *os.File

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/imagekind"
+	"github.com/volehq/vole/internal/sparse"
+	"github.com/volehq/vole/transfer"
+)
+
+// imageInput is an image that is read once.
+type imageInput struct {
+	name    string
+	content sparse.Content // what it holds
+	size    vole.Size      // of the volume to make
+	least   int64          // bytes that the file system has, of which none may be missing
+	came    func() (int64, error)
+}
+
+// complete returns an error when the image ended before its file system does. It is
+// asked after the content was read.
+func (in *imageInput) complete() error {
+	came, err := in.came()
+	if err != nil || came >= in.least {
+		return err
+	}
+	return driver.Errorf(vole.ErrCorrupt,
+		"the file system has %d bytes, but the image ends after %d; part of it is missing", in.least, came)
+}
+
+// whereInImage says where in a file the file system begins.
+type whereInImage struct {
+	offset    int64
+	partition int // 0: offset counts
+}
+
+func (w whereInImage) given() bool { return w.offset != 0 || w.partition != 0 }
+
+// openInput opens an image, plain or compressed, and finds out how large it is.
+func (a *app) openInput(ctx context.Context, name string, where whereInImage) (*imageInput, error) {
+	f, err := a.openSource(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var in *imageInput
+	if f == nil { // standard input
+		r := input(ctx, a.stdin)
+		in, err = streamInput(name, r, r, where)
+	} else {
+		in, err = fileInput(ctx, name, f, where)
+	}
+	if err != nil {
+		return nil, imageError("import", name, err)
+	}
+	return in, nil
+}
+
+// openSource opens a file, a block device or a fifo to be read; nil: standard input.
+func (a *app) openSource(ctx context.Context, name string) (*os.File, error) {
+	if name == "-" {
+		return nil, nil
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		return nil, imageError("import", name, err)
+	}
+	seekable := st.Mode().IsRegular() || isBlockDevice(st.Mode())
+	switch {
+	case !seekable && slices.Contains([]string{"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}, name):
+		return nil, nil // a socket can be opened by no name
+	case st.Mode()&fs.ModeNamedPipe != 0:
+		return openFifo(ctx, name)
+	}
+	return openImage("import", name, false)
+}
+
+// openFifo opens a fifo, which waits for somebody to write to it, until ctx is done.
+func openFifo(ctx context.Context, name string) (*os.File, error) {
+	type opened struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		f, err := os.Open(name)
+		done <- opened{f, err}
+	}()
+	select {
+	case o := <-done:
+		return o.f, imageError("import", name, o.err)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// fileInput reads an image from an open file, which it closes when it fails.
+func fileInput(ctx context.Context, name string, f *os.File, where whereInImage) (in *imageInput, err error) {
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	block := isBlockDevice(st.Mode())
+	if !st.Mode().IsRegular() && !block {
+		r := input(ctx, f)
+		return streamInput(name, r, f, where)
+	}
+	magic := make([]byte, 4)
+	if _, err := f.ReadAt(magic, 0); err == nil && transfer.Compressed(magic) {
+		return streamInput(name, f, f, where)
+	}
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	off, end, err := where.locate(name, f, end)
+	if err != nil {
+		return nil, err
+	}
+	part := partDevice{io.NewSectionReader(f, off, end-off)}
+	d, err := ext4.Describe(part, end-off)
+	if err != nil {
+		return nil, notExt4(name, part, err)
+	}
+	in = &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
+	if block {
+		s := sparse.Stream(io.NewSectionReader(f, off, d.Size))
+		in.content, in.came = contentCloser{s, f}, func() (int64, error) { return d.Size, nil }
+		return in, nil
+	}
+	if !where.given() {
+		in.size = max(in.size, vole.Size(st.Size()))
+	}
+	in.content = sparse.Section(ctx, f, off, min(end-off, int64(in.size)))
+	in.came = func() (int64, error) {
+		st, err := f.Stat() // it may have been cut meanwhile
+		if err != nil {
+			return 0, err
+		}
+		return st.Size() - off, nil
+	}
+	return in, nil
+}
+
+// contentCloser is a content that is closed otherwise.
+type contentCloser struct {
+	sparse.Content
+	closer io.Closer
+}
+
+func (c contentCloser) Close() error { return c.closer.Close() }
+
+// streamInput reads an image, plain or compressed, from its beginning to its end.
+func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage) (in *imageInput, err error) {
+	defer func() {
+		if err != nil {
+			closer.Close()
+		}
+	}()
+	if r, err = transfer.Decompress(r); err != nil {
+		return nil, err
+	}
+	count := &countedReader{r: r}
+	b := bufio.NewReaderSize(count, copyBuf)
+	head, err := peek(b)
+	if err != nil {
+		return nil, err
+	}
+	off, end := int64(0), int64(0)
+	if where.given() {
+		if off, end, err = where.locate(name, partDevice{bytes.NewReader(head)}, 0); err != nil {
+			return nil, err
+		}
+		if n, err := io.CopyN(io.Discard, b, off); errors.Is(err, io.EOF) {
+			return nil, driver.Errorf(vole.ErrCorrupt, "the image ends after %d bytes, before the file system begins at %d", n, off)
+		} else if err != nil {
+			return nil, err
+		}
+		if head, err = peek(b); err != nil {
+			return nil, err
+		}
+	}
+	part := partDevice{bytes.NewReader(head)}
+	d, err := ext4.Describe(part, max(end-off, 0))
+	if err != nil {
+		return nil, notExt4(name, part, err)
+	}
+	in = &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
+	in.content = contentCloser{sparse.Stream(b), closer}
+	in.came = func() (int64, error) { return count.n - off, nil }
+	return in, nil
+}
+
+// peek returns what a stream begins with, as much as tells what it is.
+func peek(b *bufio.Reader) ([]byte, error) {
+	head, err := b.Peek(imagekind.HeadSize)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return bytes.Clone(head), err
+}
+
+type countedReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countedReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// partDevice is a part of an image, to be read.
+type partDevice struct{ io.ReaderAt }
+
+func (partDevice) WriteAt([]byte, int64) (int, error) { return 0, os.ErrPermission }
+func (partDevice) Sync() error                        { return nil }
+
+// locate returns where the file system begins and where it ends at most, in a file that
+// ends at end (0: it is not known).
+func (w whereInImage) locate(name string, r io.ReaderAt, end int64) (from, to int64, err error) {
+	if w.partition == 0 {
+		if end > 0 && w.offset >= end {
+			return 0, 0, driver.Errorf(vole.ErrInvalid, "the offset %d is beyond the end of the image, which has %d bytes", w.offset, end)
+		}
+		return w.offset, end, nil
+	}
+	list, err := imagekind.Partitions(r)
+	if errors.Is(err, imagekind.ErrNoTable) {
+		return 0, 0, driver.Errorf(vole.ErrInvalid, "there is no partition table; import it without --partition")
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, p := range list {
+		if p.Number != w.partition {
+			continue
+		}
+		if to = p.Offset + p.Size; end > 0 && to > end {
+			return 0, 0, driver.Errorf(vole.ErrCorrupt, "partition %d ends at byte %d, but the image after %d; part of it is missing", p.Number, to, end)
+		}
+		return p.Offset, to, nil
+	}
+	return 0, 0, driver.Errorf(vole.ErrInvalid, "there is no partition %d; there %s", w.partition, describePartitions(list))
+}
+
+func describePartitions(list []imagekind.Partition) string {
+	if len(list) == 0 {
+		return "are none"
+	}
+	s := "are"
+	for i, p := range list {
+		if i > 0 {
+			s += ","
+		}
+		s += fmt.Sprintf(" %d (%v)", p.Number, vole.Size(p.Size))
+	}
+	return s
+}
+
+// isBlockDevice reports whether a mode is that of a block device.
+func isBlockDevice(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 }
+
+// notExt4 makes of an error about an image that has no ext4 file system one that says what
+// the image is and what to do. Other errors it returns as they are.
+func notExt4(name string, r io.ReaderAt, err error) error {
+	if !errors.Is(err, ext4.ErrNoFileSystem) {
+		return err
+	}
+	kind, kerr := imagekind.Identify(r)
+	if kerr != nil {
+		return err
+	}
+	if kind.Name == "" {
+		return driver.Errorf(vole.ErrCorrupt, "%v, and it is of no kind that Vole knows", ext4.ErrNoFileSystem)
+	}
+	refused := driver.Errorf(vole.ErrUnsupported, "it is %s, not an ext4 file system", kind.Name)
+	hint := ""
+	switch kind.Class {
+	case imagekind.Empty:
+		return &hinted{driver.Errorf(vole.ErrCorrupt, "it is %s, not an ext4 file system", kind.Name),
+			"'vole create NAME --kind disk --size SIZE' makes a new disk volume"}
+	case imagekind.VirtualDisk:
+		hint = "'" + kind.Tool + " " + name + " FILE.raw'"
+		hint += " makes a raw image, of which 'vole disk import FILE.raw NAME' takes a file system, with --partition N if it has partitions"
+	case imagekind.Compressed:
+		refused = driver.Errorf(vole.ErrUnsupported, "it is compressed (%s)", kind.Name)
+		hint = "'" + kind.Tool + " " + name + " | vole disk import - NAME' imports what it holds"
+	case imagekind.Archive:
+		hint = "'vole create NAME --from ARCHIVE' makes a volume of the files of a tar archive"
+	case imagekind.Partitioned:
+		hint = partitionHint(name, r)
+	case imagekind.FileSystem, imagekind.Layer:
+		hint = "mount it, and copy its files: 'vole cp DIR NAME:/'"
+	default:
+		return err
+	}
+	return &hinted{refused, hint}
+}
+
+func partitionHint(name string, r io.ReaderAt) string {
+	hint := "'vole disk import " + name + " NAME --partition N' imports a partition"
+	if list, err := imagekind.Partitions(r); err == nil && len(list) > 0 {
+		hint += "; there " + describePartitions(list)
+	}
+	return hint
+}

@@ -1,0 +1,162 @@
+package imagekind
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+)
+
+// Partition is a part of a disk, in bytes.
+type Partition struct {
+	Number int // as Linux counts: logical partitions of an MBR from 5 on
+	Offset int64
+	Size   int64
+}
+
+// ErrNoTable says that there is no partition table.
+var ErrNoTable = errors.New("no partition table")
+
+const (
+	maxEntries     = 1024 // of a GPT; 128 are usual
+	maxEntrySize   = 4096
+	maxLogical     = 128
+	firstLogical   = 5
+	mbrTable       = 446
+	mbrSector      = 512
+	mbrProtective  = 0xee
+	gptHeaderLeast = 92
+)
+
+// Partitions lists the partitions of a disk in ascending order of their numbers. What the
+// table says is not compared with the size of the disk.
+func Partitions(r io.ReaderAt) ([]Partition, error) {
+	for _, sector := range []int64{512, 4096} {
+		header := make([]byte, 512)
+		if _, err := r.ReadAt(header, sector); err == nil && string(header[:8]) == "EFI PART" {
+			return gpt(r, header, sector)
+		}
+	}
+	boot := make([]byte, mbrSector)
+	if _, err := r.ReadAt(boot, 0); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, ErrNoTable
+		}
+		return nil, err
+	}
+	return mbr(r, boot)
+}
+
+// gpt reads the table of a disk with the format of UEFI 2.10, chapter 5.3.
+func gpt(r io.ReaderAt, header []byte, sector int64) ([]Partition, error) {
+	le := binary.LittleEndian
+	size := le.Uint32(header[12:])
+	if size < gptHeaderLeast || size > uint32(len(header)) {
+		return nil, fmt.Errorf("the partition table (GPT) has a header of %d bytes", size)
+	}
+	sum := le.Uint32(header[16:])
+	clear(header[16:20])
+	if crc32.ChecksumIEEE(header[:size]) != sum {
+		return nil, errors.New("the partition table (GPT) has a wrong checksum")
+	}
+	n, each := le.Uint32(header[80:]), le.Uint32(header[84:])
+	at := le.Uint64(header[72:])
+	if n > maxEntries || each < 128 || each > maxEntrySize || at > 1<<40 {
+		return nil, fmt.Errorf("the partition table (GPT) has %d entries of %d bytes", n, each)
+	}
+	table := make([]byte, n*each)
+	if _, err := r.ReadAt(table, int64(at)*sector); err != nil {
+		return nil, fmt.Errorf("reading the partition table: %w", err)
+	}
+	if crc32.ChecksumIEEE(table) != le.Uint32(header[88:]) {
+		return nil, errors.New("the entries of the partition table (GPT) have a wrong checksum")
+	}
+	var list []Partition
+	for i := range int(n) {
+		e := table[i*int(each):]
+		first, last := le.Uint64(e[32:]), le.Uint64(e[40:])
+		if [16]byte(e) == ([16]byte{}) || last < first || last >= 1<<50 {
+			continue
+		}
+		list = append(list, Partition{i + 1, int64(first) * sector, int64(last-first+1) * sector})
+	}
+	return list, nil
+}
+
+// mbrEntry is an entry of the table in a boot sector. Places are in sectors.
+type mbrEntry struct {
+	number      int
+	kind        byte
+	first, size uint32
+}
+
+func (e mbrEntry) extended() bool { return slices.Contains([]byte{0x05, 0x0f, 0x85}, e.kind) }
+
+// mbrEntries returns the entries of a boot sector that are in use; none: it has no table.
+func mbrEntries(boot []byte) []mbrEntry {
+	if boot[510] != 0x55 || boot[511] != 0xaa {
+		return nil
+	}
+	var list []mbrEntry
+	for i := range 4 {
+		e := boot[mbrTable+16*i:]
+		if e[0]&0x7f != 0 {
+			return nil // code, not a table
+		}
+		size := binary.LittleEndian.Uint32(e[12:])
+		if e[4] != 0 && size != 0 {
+			list = append(list, mbrEntry{i + 1, e[4], binary.LittleEndian.Uint32(e[8:]), size})
+		}
+	}
+	return list
+}
+
+func mbr(r io.ReaderAt, boot []byte) ([]Partition, error) {
+	entries := mbrEntries(boot)
+	if len(entries) == 0 {
+		return nil, ErrNoTable
+	}
+	var list, logical []Partition
+	for _, e := range entries {
+		switch {
+		case e.kind == mbrProtective:
+			return nil, errors.New("the partition table (GPT) is not where it should be")
+		case e.extended():
+			logical = append(logical, logicals(r, int64(e.first))...)
+		default:
+			list = append(list, Partition{e.number, int64(e.first) * mbrSector, int64(e.size) * mbrSector})
+		}
+	}
+	for i := range logical {
+		logical[i].Number = firstLogical + i
+	}
+	return append(list, logical...), nil
+}
+
+// logicals follows the chain of tables in an extended partition: each has a partition, of
+// which the place counts from that table, and the next table, of which it counts from the
+// extended partition. It ends where it cannot be read.
+func logicals(r io.ReaderAt, extended int64) []Partition {
+	var list []Partition
+	boot := make([]byte, mbrSector)
+	for at := extended; len(list) < maxLogical; {
+		if _, err := r.ReadAt(boot, at*mbrSector); err != nil {
+			return list
+		}
+		next := int64(0)
+		for _, e := range mbrEntries(boot) {
+			if e.extended() {
+				next = extended + int64(e.first)
+			} else {
+				list = append(list, Partition{0, (at + int64(e.first)) * mbrSector, int64(e.size) * mbrSector})
+			}
+		}
+		if next <= at {
+			return list // the end; a chain that goes back is none
+		}
+		at = next
+	}
+	return list
+}
