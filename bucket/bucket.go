@@ -127,6 +127,7 @@ type Namespace struct {
 	blobs    blob.Store
 	log      *slog.Logger
 	metrics  *metrics
+	pings    pings
 	reserves reservePool
 	fresh    atomic.Int64 // bytes that files hold and that are not committed
 	ahead    atomic.Int64 // bytes that handles hold of what they fetched ahead
@@ -266,6 +267,37 @@ func (ns *Namespace) Close() error {
 	ns.reserves.close()
 	ns.metrics.unregister(ns.opts.Metrics)
 	return errors.Join(ns.db.close(), ns.blobs.Close())
+}
+
+// Ping tells whether the database and the blob store answer. The blob store is asked once a
+// second at most, whoever pings.
+func (ns *Namespace) Ping(ctx context.Context) error {
+	if err := ns.db.read(ctx, rows(func(scan scanner) error { return scan(new(int)) }, `SELECT count(*) FROM orgs`)); err != nil {
+		if !errors.As(err, new(*driver.Fault)) {
+			err = &driver.Fault{Part: driver.Database, Err: err}
+		}
+		return err
+	}
+	p := &ns.pings
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.at.IsZero() && time.Since(p.at) < pingEvery {
+		return p.err
+	}
+	err := ns.blobs.Ping(ctx)
+	if !errors.Is(err, context.Canceled) {
+		p.at, p.err = time.Now(), err
+	}
+	return err
+}
+
+const pingEvery = time.Second
+
+// pings is what came of the last question whether the blob store answers.
+type pings struct {
+	mu  sync.Mutex // guards what follows
+	at  time.Time
+	err error
 }
 
 // Orgs returns the names of the organisations, sorted.

@@ -4,7 +4,6 @@ import (
 	"context"
 	crand "crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -19,8 +18,11 @@ import (
 )
 
 const (
-	// patience is how long a call goes on trying while the server cannot be reached.
-	patience = 30 * time.Second
+	// How long calls go on trying while the server cannot be reached: until it has started
+	// again, but not until whoever waits takes this process for dead.
+	openPatience  = 30 * time.Second
+	readPatience  = 8 * time.Second
+	writePatience = 15 * time.Second
 	// commitTime bounds a commit, which is not cancelled with its caller: half of the
 	// trouble with a commit is not to know how it ended.
 	commitTime = 30 * time.Second
@@ -34,7 +36,7 @@ type postgres struct {
 }
 
 // again calls fn until it succeeds or fails for a reason that does not pass.
-func (p *postgres) again(ctx context.Context, fn func() error) error {
+func (p *postgres) again(ctx context.Context, patience time.Duration, fn func() error) error {
 	deadline := time.Now().Add(patience)
 	pause := 2 * time.Millisecond
 	for {
@@ -84,8 +86,12 @@ func translatePG(err error) error {
 		return nil
 	case err.Error() == "closed pool":
 		return driver.ErrClosed
-	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, errAborted), errors.Is(err, errOvertaken):
-		return fmt.Errorf("the database: %w", err)
+	case errors.As(err, new(*driver.Fault)):
+		return err // of the blob store, within a transaction
+	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, errAborted), errors.Is(err, errOvertaken), errors.Is(err, errInRows):
+		return pgerr.Unreachable(err)
+	case !errors.As(err, &pe) && lost(err):
+		return pgerr.Unreachable(err)
 	case !errors.As(err, &pe):
 		return err // not of the database
 	}
@@ -95,9 +101,9 @@ func translatePG(err error) error {
 func (p *postgres) read(ctx context.Context, list ...query) error {
 	// A row must not be handed out twice, so once one was there is no other try.
 	began := false
-	err := p.again(ctx, func() error {
+	err := p.again(ctx, readPatience, func() error {
 		if began {
-			return errors.New("the connection was lost while rows were read")
+			return errInRows
 		}
 		return p.batch(list, func(b *pgx.Batch) pgx.BatchResults { return p.pool.SendBatch(ctx, b) }, &began)
 	})
@@ -110,7 +116,7 @@ func (p *postgres) read(ctx context.Context, list ...query) error {
 // snapshot is not tried again once fn has begun.
 func (p *postgres) snapshot(ctx context.Context, fn func(run runner) error) error {
 	var tx pgx.Tx
-	err := p.again(ctx, func() (err error) {
+	err := p.again(ctx, readPatience, func() (err error) {
 		if tx, err = p.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
 			return err
 		}
@@ -186,7 +192,7 @@ func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t t
 	_, _ = crand.Read(op) // never fails
 	unknown := false      // whether a commit was sent whose answer is lost
 	waited := false       // whether a unique value has been waited for since
-	err := p.again(ctx, func() (err error) {
+	err := p.again(ctx, writePatience, func() (err error) {
 		conn, err := p.pool.Acquire(ctx)
 		if err != nil {
 			return err
@@ -241,6 +247,9 @@ func certain(err error) bool {
 // errAborted: a statement of the transaction had failed, so that COMMIT would undo it
 // without an error.
 var errAborted = errors.New("the transaction was aborted")
+
+// errInRows: rows that were handed out are not read again.
+var errInRows = errors.New("the connection was lost while rows were read")
 
 // errOvertaken: what a transaction was to make was there already when it came to that.
 var errOvertaken = errors.New("a change whose answer was lost may have been made meanwhile")

@@ -65,7 +65,7 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 // current checks, without changing anything, that the schema is the one of this version.
 func (p *postgres) current(ctx context.Context) error {
 	var have int64
-	err := p.again(ctx, func() error {
+	err := p.again(ctx, openPatience, func() error {
 		return p.pool.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
 	})
 	if err != nil && !hasCode(err, "42P01") { // no such table
@@ -90,7 +90,7 @@ func newerSchema(have, top int64) error {
 
 // migrate brings the schema up to date. A lock of the server keeps others waiting.
 func (p *postgres) migrate(ctx context.Context) error {
-	return p.again(ctx, func() error {
+	return p.again(ctx, openPatience, func() error {
 		db := stdlib.OpenDBFromPool(p.pool)
 		defer db.Close()
 		locker, err := lock.NewPostgresSessionLocker()

@@ -150,10 +150,34 @@ func (s *measuredStore) failed(ctx context.Context, op string, err error) error 
 	if gone := ctx.Err(); err != nil && gone != nil && !errors.Is(err, gone) && !errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", gone, err)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, context.Canceled) {
+	if errors.Is(err, fs.ErrNotExist) && op != "get" && op != "open" && op != "stat" {
+		// No object is missing but the place for them.
+		err = &driver.Fault{Part: driver.Storage, Kind: driver.ErrUnavailable, Err: errors.New(err.Error())}
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) || errors.Is(err, driver.ErrClosed) {
+		return err
+	}
+	if !errors.Is(err, context.Canceled) {
 		s.m.storeErrors.WithLabelValues(op).Inc()
 	}
-	return err
+	return storageFault(err)
+}
+
+// storageFault marks an error as one of the blob store, which is unavailable unless the
+// error has a kind of its own.
+func storageFault(err error) error {
+	if errors.As(err, new(*driver.Fault)) {
+		return err
+	}
+	f := &driver.Fault{Part: driver.Storage, Err: err}
+	if driver.Classify(err).Code == "internal" {
+		f.Kind = driver.ErrUnavailable
+	}
+	return f
+}
+
+func (s *measuredStore) Ping(ctx context.Context) error {
+	return s.failed(ctx, "ping", s.Store.Ping(ctx))
 }
 
 func (s *measuredStore) Put(ctx context.Context, key string, data []byte, sum uint32) error {

@@ -271,7 +271,7 @@ func (b *Backend) dirty(vol []byte) bool {
 // handle's Sync and Close, not of whoever looks at the volume.
 func (b *Backend) flushVolume(ctx context.Context, vol []byte) error {
 	if err := b.syncVolume(ctx, vol); err != nil {
-		b.ns.log.Warn("what was written by handle cannot be committed yet", "error", err)
+		b.ns.log.WarnContext(ctx, "what was written by handle cannot be committed yet", "error", err)
 	}
 	return ctx.Err()
 }

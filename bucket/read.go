@@ -215,6 +215,13 @@ func (h *handle) readSome(ctx context.Context, p []byte, off int64) (int, error)
 			n.committed(n.knownSize())
 			continue
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			// Not that the file does not exist: its bytes are lost.
+			err = &driver.Fault{Part: driver.Storage, Kind: driver.ErrCorrupt, Err: errors.New(err.Error())}
+			if away := n.f.b.ns.blobs.Ping(ctx); away != nil {
+				err = away
+			}
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -250,6 +257,14 @@ func (n *node) over(p []byte, off int64) pieces {
 // readBlob reads a range of a blob and checks it. A store that answers wrongly is asked
 // again before that counts as damage.
 func (b *Backend) readBlob(ctx context.Context, x *extent, p []byte, pos int64) error {
+	err := b.readChecked(ctx, x, p, pos)
+	if errors.Is(err, driver.ErrCorrupt) && !errors.As(err, new(*driver.Fault)) {
+		return &driver.Fault{Part: driver.Storage, Err: err}
+	}
+	return err
+}
+
+func (b *Backend) readChecked(ctx context.Context, x *extent, p []byte, pos int64) error {
 	if x.data != nil || x.blobSize == 0 {
 		at := pos - x.blobPos
 		if at < 0 || at > int64(len(x.data))-int64(len(p)) {
@@ -276,7 +291,7 @@ func (b *Backend) readBlob(ctx context.Context, x *extent, p []byte, pos int64) 
 			break
 		}
 		b.ns.metrics.corrupt.Inc()
-		b.ns.log.Warn("blob store: a wrong answer", "blob", idText(x.blob), "error", err)
+		b.ns.log.WarnContext(ctx, "blob store: a wrong answer", "blob", idText(x.blob), "error", err)
 	}
 	if err == nil && len(buf) != len(p) {
 		copy(p, buf[pos-lo:])

@@ -58,7 +58,7 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 		return err
 	}
 	if err := f.b.reapTrees(ctx, f); err != nil {
-		f.b.ns.log.Warn("removing a tree goes on in the background", "volume", idText(f.vol), "error", err)
+		f.b.ns.log.WarnContext(ctx, "removing a tree goes on in the background", "volume", idText(f.vol), "error", err)
 		f.b.background(func() { f.b.finishTrees(f.vol) })
 	}
 	return nil

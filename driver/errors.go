@@ -71,6 +71,34 @@ func Errorf(kind error, format string, args ...any) error {
 	return &detailed{fmt.Sprintf(format, args...), kind}
 }
 
+// Part is what a backend stands on.
+type Part string
+
+// The parts.
+const (
+	Database Part = "database"
+	Storage  Part = "storage" // where the bytes of files are
+)
+
+// Fault is a failure of a part of a backend and not of what was asked of it. Its text is for
+// operators: it may name hosts, paths, keys of blobs and SQL, so a server tells its tenants
+// no more than the part and the kind.
+type Fault struct {
+	Part Part
+	Kind error // a sentinel, nil where Err matches one itself or none fits
+	Err  error
+}
+
+func (f *Fault) Error() string { return f.Err.Error() }
+
+// Unwrap returns the kind and the cause.
+func (f *Fault) Unwrap() []error {
+	if f.Kind == nil {
+		return []error{f.Err}
+	}
+	return []error{f.Kind, f.Err}
+}
+
 // Class is how one kind of error appears in each language that Vole speaks.
 type Class struct {
 	Err   error         // the sentinel

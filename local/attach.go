@@ -61,6 +61,9 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 		ID: aid.String(), VolumeID: id, Holder: opts.Holder, ReadOnly: opts.ReadOnly, HostPath: opts.HostPath,
 		Host: host, PID: os.Getpid(), Started: hostproc.Start(), Since: b.clock().UTC(),
 	}}
+	if opts.Host != "" { // a server attaches for a client elsewhere
+		a.info.Host, a.info.PID, a.info.Started = opts.Host, opts.PID, opts.Started.UTC()
+	}
 	if err := a.prepare(ctx); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -102,6 +103,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	opts.Log = core.RequestLog(opts.Log)
 	if opts.Lease == 0 {
 		opts.Lease = 30 * time.Second
 	}
@@ -123,7 +125,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	}
 	s.core = core.New(core.Options{Space: s.space, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
 		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy, Grace: opts.slack, Budget: s.memory, Memory: opts.Memory,
-		Descriptors: core.NewDescriptors(opts.descriptors)})
+		Descriptors: core.NewDescriptors(opts.descriptors), Private: opts.private()})
 	s.native = native.New(s.core, native.Options{OpenAPI: openapi, Lease: opts.Lease, Advertise: opts.Advertise, Metrics: reg, OpenMetrics: opts.OpenMetrics})
 	s.handler = s.core.Mux(s.dialects()...)
 	return s, nil
@@ -169,6 +171,34 @@ func (o *Options) accountsDatabase() string {
 		return filepath.Join(o.Bucket.Dir, "server", "accounts.db")
 	}
 	return o.Bucket.Database + ".accounts"
+}
+
+// private returns what only the operator is to read: where things are.
+func (o *Options) private() []string {
+	var list []string
+	path := func(p string) {
+		if p == "" {
+			return
+		}
+		if u, err := url.Parse(p); err == nil && u.Host != "" {
+			list = append(list, u.Host, p)
+			return
+		}
+		if abs, err := filepath.Abs(p); err == nil && len(abs) > 1 {
+			list = append(list, abs)
+		}
+	}
+	path(o.Home)
+	path(o.Accounts)
+	if b := o.Bucket; b != nil {
+		path(b.Dir)
+		path(b.Blobs)
+		path(b.Database)
+		if b.S3 != nil {
+			path(b.S3.Endpoint)
+		}
+	}
+	return list
 }
 
 func (s *Server) dialects() []*core.Dialect {

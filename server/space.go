@@ -192,9 +192,6 @@ func (o organisations) Hold(ctx context.Context, org, session, key string, lease
 	return o.ns.Client(ctx, org, session, key, lease, resume)
 }
 
-func (o organisations) Ping(ctx context.Context) error {
-	_, err := o.ns.Orgs(ctx)
-	return err
-}
+func (o organisations) Ping(ctx context.Context) error { return o.ns.Ping(ctx) }
 
 func (o organisations) Close() error { return o.ns.Close() }

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/volehq/vole/driver"
 	"modernc.org/sqlite"
@@ -25,10 +26,12 @@ func Translate(err error) error {
 		kind = driver.ErrPermission
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		kind = driver.ErrCorrupt
+	case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL:
+		return &driver.Fault{Part: driver.Database, Err: err} // of no kind, and no fault of the statement
 	default:
 		return err
 	}
-	return driver.Errorf(kind, "catalog: %v", err)
+	return &driver.Fault{Part: driver.Database, Kind: kind, Err: fmt.Errorf("catalog: %w", err)}
 }
 
 // IsUnique reports whether err says that a unique value is there already.

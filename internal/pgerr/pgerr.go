@@ -2,7 +2,9 @@
 package pgerr
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/volehq/vole/driver"
@@ -20,8 +22,27 @@ var kinds = map[string]error{
 // Translate makes err, which pe is the cause of, one that matches a sentinel of driver
 // where there is one.
 func Translate(err error, pe *pgconn.PgError) error {
-	if kind := kinds[pe.Code]; kind != nil {
-		return driver.Errorf(kind, "the database: %v", err)
+	text := fmt.Errorf("the database: %w", err)
+	kind := kinds[pe.Code]
+	if kind == nil && away(pe.Code) {
+		kind = driver.ErrUnavailable
 	}
-	return fmt.Errorf("the database: %w", err)
+	if kind == nil {
+		return text // of a statement, not of the database
+	}
+	return &driver.Fault{Part: driver.Database, Kind: kind, Err: text}
+}
+
+// Unreachable is the error of a connection that was not made, or was lost.
+func Unreachable(err error) error {
+	if pe := (*pgconn.PgError)(nil); errors.As(err, &pe) && kinds[pe.Code] != nil {
+		return Translate(err, pe)
+	}
+	return &driver.Fault{Part: driver.Database, Kind: driver.ErrUnavailable, Err: fmt.Errorf("the database: %w", err)}
+}
+
+// away reports whether a code is of a server that cannot serve now: connections, resources,
+// an operator's intervention, errors of its system.
+func away(code string) bool {
+	return len(code) == 5 && slices.Contains([]string{"08", "53", "57", "58"}, code[:2]) && code != "57014" // canceled
 }

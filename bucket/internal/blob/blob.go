@@ -79,6 +79,9 @@ type Store interface {
 	// object, or a Range of it, within ttl. ErrUnsupported for a directory.
 	PresignGet(ctx context.Context, key string, ttl time.Duration) (Request, error)
 
+	// Ping tells whether the store can be read now, by one attempt.
+	Ping(ctx context.Context) error
+
 	// Close releases the store's resources. Later calls return ErrClosed.
 	Close() error
 }

@@ -36,6 +36,34 @@ func (s *dirStore) open(key string) (*os.File, fs.FileInfo, error) {
 	return f, st, nil
 }
 
+// Ping implements Store. A directory that was removed, or that another was mounted over, is
+// still open here but is not the one that will be found at the next start.
+func (s *dirStore) Ping(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	have, err := s.root.Stat(".")
+	if err != nil {
+		return sysErr(err)
+	}
+	there, err := os.Stat(s.path)
+	if err != nil {
+		return sysErr(err)
+	}
+	if !os.SameFile(have, there) {
+		return driver.Errorf(driver.ErrUnavailable, "%s is another directory than the one that was opened", s.path)
+	}
+	d, err := s.root.Open(".")
+	if err != nil {
+		return sysErr(err)
+	}
+	defer d.Close()
+	if _, err := d.Readdirnames(1); err != nil && !errors.Is(err, io.EOF) {
+		return sysErr(err)
+	}
+	return nil
+}
+
 // ReadAt implements Store.
 func (s *dirStore) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
 	err := enter(ctx, key)

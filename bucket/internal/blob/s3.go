@@ -177,6 +177,21 @@ func (s *s3Store) probe(ctx context.Context) error {
 	return nil
 }
 
+// Ping implements Store. It makes one request, as probe does.
+func (s *s3Store) Ping(ctx context.Context) error {
+	if s.closed.Load() {
+		return driver.ErrClosed
+	}
+	_, more, err := s.listAfter(ctx, "", "", 1, func(Info, error) bool { return false })
+	if !more {
+		return nil
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	return s.translate(err)
+}
+
 // name is the object's name in the bucket.
 func (s *s3Store) name(key string) string { return s.opts.Prefix + key }
 

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"embed"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -55,8 +54,12 @@ type Store struct {
 	closed      atomic.Bool
 }
 
-// patience is how long a call goes on trying while PostgreSQL cannot be reached.
-const patience = 10 * time.Second
+// Patience of calls while PostgreSQL cannot be reached. Whoever reads gets an answer soon:
+// without one no request is let in, and clients ask again.
+const (
+	patience     = 10 * time.Second
+	readPatience = 3 * time.Second
+)
 
 // Open opens a database and brings its schema up to date. database is the path of a
 // SQLite file, which is made when it is missing, or the URL of a PostgreSQL database,
@@ -133,7 +136,7 @@ func (s *Store) execOnce(ctx context.Context, query string, args ...any) (int64,
 
 // one copies the columns of a row to dest and reports whether there is one.
 func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) (found bool, err error) {
-	err = s.try(ctx, passes, func() error {
+	err = s.tryFor(ctx, readPatience, passes, func() error {
 		err := s.read.QueryRowContext(ctx, s.sql(query), args...).Scan(dest...)
 		found = err == nil
 		if errors.Is(err, sql.ErrNoRows) {
@@ -147,7 +150,7 @@ func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) 
 // all returns the rows of a query; scan reads one.
 func all[T any](ctx context.Context, s *Store, scan func(scan scanner) (T, error), query string, args ...any) ([]T, error) {
 	var list []T
-	err := s.try(ctx, passes, func() error {
+	err := s.tryFor(ctx, readPatience, passes, func() error {
 		list = nil
 		rows, err := s.read.QueryContext(ctx, s.sql(query), args...)
 		if err != nil {
@@ -195,6 +198,10 @@ func (s *Store) prune(ctx context.Context, query string, before time.Time) error
 // try calls fn, again and again while it fails for a reason that again accepts, and
 // gives its error the form that callers see.
 func (s *Store) try(ctx context.Context, again func(error) bool, fn func() error) error {
+	return s.tryFor(ctx, patience, again, fn)
+}
+
+func (s *Store) tryFor(ctx context.Context, patience time.Duration, again func(error) bool, fn func() error) error {
 	deadline := time.Now().Add(patience)
 	pause := 5 * time.Millisecond
 	for {
@@ -247,8 +254,13 @@ func passes(err error) bool {
 	if errors.As(err, &pe) {
 		return untouched(err) || pe.Code == "57P01" || pe.Code == "57P02" || pe.Code[:2] == "08" // shutdown, crash, connection
 	}
+	return untouched(err) || broken(err)
+}
+
+// broken reports whether err is of a connection that was lost.
+func broken(err error) bool {
 	var ne net.Error
-	return untouched(err) || errors.As(err, &ne) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
+	return errors.As(err, &ne) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
 // translate makes an error of an engine one that matches a sentinel of driver.
@@ -256,7 +268,9 @@ func translate(err error) error {
 	var pe *pgconn.PgError
 	switch {
 	case errors.As(err, new(*pgconn.ConnectError)):
-		return fmt.Errorf("the database: %w", err)
+		return pgerr.Unreachable(err)
+	case !errors.As(err, &pe) && broken(err):
+		return pgerr.Unreachable(err)
 	case !errors.As(err, &pe):
 		return catalog.Translate(err)
 	}

@@ -67,6 +67,8 @@ type Options struct {
 	Memory      int64          // that the process is to take at most; default: DefaultMemory
 	Descriptors Descriptors    // default: those of this process
 	TrustProxy  bool           // the address of the client is in X-Forwarded-For
+	// Private is text that no message to a client may have: paths and hosts of the operator.
+	Private []string
 }
 
 // Verifier checks tokens of an identity provider.
@@ -106,6 +108,7 @@ type org struct {
 	store *vole.Store
 	back  driver.Backend
 	files *files
+	log   *slog.Logger
 }
 
 // New returns a Core. Close ends it, after the last request.
@@ -113,6 +116,7 @@ func New(opts Options) *Core {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
+	opts.Private = longestFirst(opts.Private)
 	if opts.Timeout == 0 {
 		opts.Timeout = time.Minute
 	}
@@ -204,7 +208,7 @@ func (c *Core) org(ctx context.Context, name string) (*org, error) {
 	if have := c.orgs[name]; have != nil {
 		return have, b.Close()
 	}
-	o = &org{name: name, back: b, store: vole.New(c.guard(b))}
+	o = &org{name: name, back: b, log: c.log, store: vole.New(c.guard(b))}
 	o.files = newFiles(o, c.opts.Descriptors.OrgListings)
 	c.orgs[name] = o
 	return o, nil

@@ -22,9 +22,15 @@ type Error struct {
 	Code    string // stable
 	Message string
 	Retry   time.Duration // when to try again; 0: it is not said
+	Err     error         // for the log; nil: the message has all
 }
 
-func (e *Error) Error() string { return e.Message }
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return e.Message + ": " + e.Err.Error()
+	}
+	return e.Message
+}
 
 // Refusals of a server.
 var (
@@ -52,6 +58,9 @@ func NotFound(message string) error {
 // names of operation and volume that package vole puts before it are left out: the
 // client puts its own.
 func Describe(err error) (status int, code, message string) {
+	if d := (*described)(nil); errors.As(err, &d) {
+		return d.status, d.code, d.message
+	}
 	if e := (*driver.Error)(nil); errors.As(err, &e) {
 		err = e.Err
 	}
@@ -62,7 +71,7 @@ func Describe(err error) (status int, code, message string) {
 	}
 	switch {
 	case errors.As(err, &own):
-		return own.Status, own.Code, err.Error()
+		return own.Status, own.Code, own.Message
 	case errors.Is(err, accounts.ErrUnauthenticated):
 		return http.StatusUnauthorized, "unauthenticated", err.Error()
 	case errors.As(err, &tooLarge):
@@ -70,12 +79,7 @@ func Describe(err error) (status int, code, message string) {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return http.StatusBadRequest, "invalid_request", "the request ended early"
 	}
-	c := driver.Classify(err)
-	if c.HTTP == http.StatusInternalServerError && !errors.Is(err, driver.ErrCorrupt) {
-		// What went wrong inside is for the log; it may name hosts and paths.
-		return c.HTTP, c.Code, "internal error; the server's log has more"
-	}
-	return c.HTTP, c.Code, err.Error()
+	return describeClass(err)
 }
 
 // invalid returns an error that matches driver.ErrInvalid.

@@ -34,8 +34,12 @@ type feed struct {
 type Subscription struct {
 	C     <-chan []api.Event // what changed at one look, for all subscribers; closed when the server ends, and when the reader is too slow
 	Ready <-chan struct{}    // closed when all changes from then on will be told
+	// Failed gets the error for which the volumes cannot be listed at the beginning.
+	Failed <-chan error
 
-	c    chan []api.Event
+	c      chan []api.Event
+	failed chan error
+	id     string // of the request
 	want func(volumeID string) bool
 }
 
@@ -47,10 +51,10 @@ const (
 
 func newEvents(c *Core) *Events { return &Events{c: c, feeds: map[string]*feed{}} }
 
-// Subscribe begins a stream of the events of those volumes that want wants.
-func (e *Events) Subscribe(org string, want func(volumeID string) bool) *Subscription {
-	c := make(chan []api.Event, eventBuffer)
-	s := &Subscription{C: c, c: c, want: want}
+// Subscribe begins a stream of the events of those volumes that want wants, for a request.
+func (e *Events) Subscribe(org, request string, want func(volumeID string) bool) *Subscription {
+	c, failed := make(chan []api.Event, eventBuffer), make(chan error, 1)
+	s := &Subscription{C: c, c: c, Failed: failed, failed: failed, id: request, want: want}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -137,7 +141,7 @@ func (e *Events) watch(ctx context.Context, org string, f *feed) {
 		now, err := e.c.volumes(ctx, org)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			e.c.log.Warn("events: listing the volumes failed", "org", org, "error", err)
+			e.fail(org, f, err, was == nil)
 		case err == nil && was != nil:
 			e.publish(f, differences(was, now, poked))
 		}
@@ -159,6 +163,24 @@ func (e *Events) watch(ctx context.Context, org string, f *feed) {
 			}
 		}
 	}
+}
+
+// fail notes that the volumes were not listed. Who still waits for the first list is told.
+func (e *Events) fail(org string, f *feed, err error, first bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var ids []string
+	for s := range f.subs {
+		ids = append(ids, s.id)
+		if !first {
+			continue
+		}
+		select {
+		case s.failed <- err:
+		default:
+		}
+	}
+	e.c.log.Warn("events: listing the volumes failed", "org", org, "requests", ids, "error", err)
 }
 
 func (c *Core) volumes(ctx context.Context, org string) (map[string]vole.Info, error) {

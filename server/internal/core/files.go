@@ -85,7 +85,7 @@ func (f *files) add(key fileKey, x *openFiles) *openFiles {
 	if have == nil {
 		return x
 	}
-	_ = x.fs.Close()
+	f.close(x)
 	return have
 }
 
@@ -101,7 +101,15 @@ func (f *files) put(key fileKey, x *openFiles, err error) {
 	last := x.gone && x.users == 0
 	f.mu.Unlock()
 	if last {
-		_ = x.fs.Close()
+		f.close(x)
+	}
+}
+
+// close closes files that nobody uses. Nobody is told of an error, so it is logged.
+func (f *files) close(x *openFiles) {
+	err := x.fs.Close()
+	if err != nil && !errors.Is(err, vole.ErrNotFound) && !errors.Is(err, vole.ErrClosed) {
+		f.o.log.Warn("closing the files of a volume", "org", f.o.name, "volume", x.fs.Volume().ID(), "error", err)
 	}
 }
 
@@ -136,6 +144,6 @@ func (f *files) closeIf(fits func(fileKey, *openFiles) bool) {
 	}
 	f.mu.Unlock()
 	for _, x := range list {
-		_ = x.fs.Close()
+		f.close(x)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -88,7 +89,8 @@ func NewToken() string {
 func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
-		r := &Request{Request: hr, Core: c, ID: requestID(hr), client: hr.Context(), route: rt}
+		id := requestID(hr)
+		r := &Request{Request: hr.WithContext(WithRequestID(hr.Context(), id)), Core: c, ID: id, client: hr.Context(), route: rt}
 		a := &answer{ResponseWriter: w, ctl: http.NewResponseController(w), http2: hr.ProtoMajor == 2, ctx: hr.Context(),
 			pace: pace{rate: c.opts.MinRate, grace: c.opts.Grace}}
 		a.Header().Set(api.HeaderRequestID, r.ID)
@@ -97,7 +99,7 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 		defer func() {
 			c.metrics.inFlight.Dec()
 			if p := recover(); p != nil && p != http.ErrAbortHandler {
-				c.log.Error("panic", "request", r.ID, "route", rt.Name, "panic", p, "stack", string(debug.Stack()))
+				c.log.ErrorContext(r.Context(), "panic", "route", rt.Name, "panic", p, "stack", string(debug.Stack()))
 				c.fail(d, a, r, errors.New("panic"))
 			}
 			a.flushed()
@@ -132,15 +134,14 @@ func requestID(r *http.Request) string {
 }
 
 // fail answers with an error, or breaks the answer off when it has begun.
-func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
+func (c *Core) fail(dia *Dialect, a *answer, r *Request, err error) {
 	if e := (*budget.Error)(nil); errors.As(err, &e) {
 		err = noRoom(e)
 	}
-	status, _, _ := Describe(err)
-	if status >= 500 && status != http.StatusServiceUnavailable && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented && status != http.StatusGatewayTimeout && r.client.Err() == nil {
-		c.log.Error("request failed", "request", r.ID, "route", r.route.Name, "error", err)
-	}
-	r.Record.Detail = strings.TrimSpace(r.Record.Detail + " " + err.Error())
+	d := c.describe(err)
+	c.logFailure(a, r, d)
+	// The tenant reads its audit log, too.
+	r.Record.Detail = strings.TrimSpace(r.Record.Detail + " " + d.message)
 	var own *Error
 	if errors.As(err, &own) && own.Retry > 0 {
 		a.Header().Set("Retry-After", RetryAfter(own.Retry))
@@ -151,15 +152,35 @@ func (c *Core) fail(d *Dialect, a *answer, r *Request, err error) {
 		return
 	}
 	if a.body == nil || !a.body.half() {
-		d.WriteError(a, r, err)
+		dia.WriteError(a, r, d)
 		return
 	}
 	// The client is sending: if the connection were closed now it would not get the answer.
 	a.Header().Set("Connection", "close")
 	_ = a.ctl.EnableFullDuplex()
-	d.WriteError(a, r, err)
+	dia.WriteError(a, r, d)
 	_ = a.ctl.Flush()
 	a.body.discard()
+}
+
+// logFailure notes a request that failed under the id that its client is told: as an error
+// what no client can cause, as a warning what the server lacks, and for --log-level debug
+// what clients did wrong or gave up.
+func (c *Core) logFailure(a *answer, r *Request, d *described) {
+	level := slog.LevelError
+	own := (*Error)(nil)
+	switch {
+	case d.status < http.StatusInternalServerError, r.client.Err() != nil:
+		level = slog.LevelDebug
+	case errors.As(d.err, &own) && own.Err == nil && (own.Status == http.StatusServiceUnavailable || own.Status == http.StatusInsufficientStorage):
+		level = slog.LevelDebug // turned away, maybe many of them
+	case errors.Is(d.err, driver.ErrQuota), errors.Is(d.err, driver.ErrUnsupported):
+		level = slog.LevelInfo
+	case d.status != http.StatusInternalServerError:
+		level = slog.LevelWarn
+	}
+	c.log.Log(context.WithoutCancel(r.Context()), level, "request failed", "route", r.route.Name, "status", d.status, "code", d.code,
+		"begun", a.status != 0, "error", d.err)
 }
 
 func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.Time) {
@@ -172,7 +193,7 @@ func (c *Core) finish(d *Dialect, rt *Route, a *answer, r *Request, start time.T
 	if r.Who != nil {
 		org = r.Who.Org
 	}
-	c.log.Debug("request", "request", r.ID, "dialect", d.Name, "route", rt.Name, "org", org, "status", a.status, "took", took, "addr", r.Addr())
+	c.log.DebugContext(r.Context(), "request", "dialect", d.Name, "route", rt.Name, "org", org, "status", a.status, "took", took, "addr", r.Addr())
 }
 
 // turnedAway reports whether the request came when there were too many: nothing was done
@@ -275,7 +296,7 @@ func (c *Core) admit(a *answer, r *Request, rt *Route) error {
 	}
 	who, err := c.authenticate(r.Context(), cred)
 	if err != nil {
-		return err
+		return &notBegun{err}
 	}
 	r.Who, r.cred = who, cred
 	if wait, ok := c.limits.take(r.who()); !ok {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"path"
 
@@ -12,14 +11,6 @@ import (
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/core"
 )
-
-// readerAt is an open file as package io has it.
-type readerAt struct {
-	ctx context.Context
-	f   *vole.File
-}
-
-func (r readerAt) ReadAt(p []byte, off int64) (int, error) { return r.f.ReadAt(r.ctx, p, off) }
 
 // readFile answers with a file's bytes, or the ranges of them that are asked for.
 func readFile(w http.ResponseWriter, r *core.Request) error {
@@ -45,8 +36,7 @@ func readFile(w http.ResponseWriter, r *core.Request) error {
 		head.Set("Content-Type", api.TypeBytes)
 		head.Set("X-Content-Type-Options", "nosniff")
 		head.Set("Content-Disposition", "attachment")
-		http.ServeContent(w, r.Request, "", e.Mtime, io.NewSectionReader(readerAt{r.Context(), h}, 0, e.Size))
-		return nil
+		return core.NewSource(r.Context(), h, e.Size).Serve(w, r, e.Mtime)
 	})
 }
 

@@ -2,7 +2,6 @@ package msb
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"time"
 
@@ -27,18 +26,9 @@ func (a *api) readFile(w http.ResponseWriter, r *core.Request) error {
 		head.Set("X-Content-Type-Options", "nosniff")
 		head.Set("Content-Disposition", "attachment")
 		// Without a time: whole seconds are too coarse to tell versions apart.
-		http.ServeContent(w, r.Request, "", time.Time{}, io.NewSectionReader(readerAt{ctx, h}, 0, e.Size))
-		return nil
+		return core.NewSource(ctx, h, e.Size).Serve(w, r, time.Time{})
 	})
 }
-
-// readerAt is an open file during one request.
-type readerAt struct {
-	ctx context.Context
-	f   *vole.File
-}
-
-func (x readerAt) ReadAt(p []byte, off int64) (int, error) { return x.f.ReadAt(x.ctx, p, off) }
 
 // writeFile replaces a file by the body, with missing parents. When the body breaks off
 // the old file stays.

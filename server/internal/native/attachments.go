@@ -49,6 +49,9 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 			if err := r.Hold(int64(attachmentSize + len(i.Holder) + len(i.Host) + len(i.Volume))); err != nil {
 				return err
 			}
+			if i.HostPath {
+				i.Host = "" // no client of the API made it: that is the server's
+			}
 			out.Attachments = append(out.Attachments, api.FromAttachment(i))
 		}
 	}

@@ -24,34 +24,6 @@ func etag(e vole.Entry) string {
 	return fmt.Sprintf("\"%x-%x-%x-%x\"", e.Inode, e.Size, e.Mtime.UnixNano(), e.Ctime.UnixNano())
 }
 
-// seeker is an open file as http.ServeContent reads it.
-type seeker struct {
-	ctx  context.Context
-	f    *vole.File
-	size int64
-	off  int64
-}
-
-func (s *seeker) Read(p []byte) (int, error) {
-	n, err := s.f.ReadAt(s.ctx, p, s.off)
-	s.off += int64(n)
-	return n, err
-}
-
-func (s *seeker) Seek(off int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		off += s.off
-	case io.SeekEnd:
-		off += s.size
-	}
-	if off < 0 {
-		return 0, driver.ErrInvalid
-	}
-	s.off = off
-	return off, nil
-}
-
 func (a *API) readFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -79,10 +51,8 @@ func serve(w http.ResponseWriter, r *core.Request, h *vole.File) error {
 	head.Set("Content-Type", api.TypeBytes)
 	head.Set("X-Content-Type-Options", "nosniff")
 	head.Set("Content-Disposition", "attachment")
-	s := &seeker{ctx: r.Context(), f: h, size: e.Size}
 	c := &contentWriter{ResponseWriter: w}
-	http.ServeContent(c, r.Request, "", e.Mtime, s)
-	return c.refused
+	return errors.Join(core.NewSource(r.Context(), h, e.Size).Serve(c, r, e.Mtime), c.refused)
 }
 
 // contentWriter keeps what http.ServeContent says when it refuses, to be said as an

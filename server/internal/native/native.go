@@ -2,6 +2,8 @@
 package native
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -143,15 +145,26 @@ func (a *API) ready(w http.ResponseWriter, r *core.Request) error {
 	if a.core.Draining() {
 		return core.ErrUnavailable
 	}
+	ctx, cancel := context.WithTimeout(r.Context(), readyTime)
+	defer cancel()
 	o := a.core.Options()
-	if err := o.Space.Ping(r.Context()); err == nil {
-		err = o.Accounts.Ping(r.Context())
-		if err == nil {
-			return text(w, r)
-		}
+	err := o.Space.Ping(ctx)
+	if err == nil {
+		err = o.Accounts.Ping(ctx)
 	}
-	return &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: "the database does not answer"}
+	if err != nil {
+		message := "the server's database or storage does not answer"
+		if f := (*driver.Fault)(nil); errors.As(err, &f) {
+			message = string(f.Part) + " unavailable"
+		}
+		return &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: message, Err: err}
+	}
+	return text(w, r)
 }
+
+// readyTime is how long a question whether the server is ready waits for the database and
+// the blob store.
+const readyTime = 3 * time.Second
 
 func (a *API) openapi(w http.ResponseWriter, _ *core.Request) error {
 	w.Header().Set("Content-Type", "application/json")
@@ -195,7 +208,10 @@ func (a *API) check(w http.ResponseWriter, r *core.Request) error {
 	}
 	out := api.Findings{Findings: []api.Finding{}}
 	err = store.Check(r.Context(), driver.CheckOptions{Fix: fix}, func(f driver.Finding) error {
-		out.Findings = append(out.Findings, api.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: f.Detail, Fixed: f.Fixed})
+		if f.Volume == "" || store.Caps().Backend == "local" {
+			f.Path = "" // the key of an object, or a place in the operator's home
+		}
+		out.Findings = append(out.Findings, api.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: a.core.Public(f.Detail), Fixed: f.Fixed})
 		return nil
 	})
 	if err != nil {

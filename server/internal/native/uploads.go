@@ -210,7 +210,7 @@ func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
 			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("%d bytes have arrived, and %d were announced; send the rest first", size, up.Size)}
 		}
 		if sum != nil {
-			s := &seeker{ctx: r.Context(), f: h, size: size}
+			s := core.NewSource(r.Context(), h, size)
 			if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{s}, make([]byte, firstPiece)); err != nil {
 				return err
 			}

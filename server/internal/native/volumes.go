@@ -320,10 +320,12 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 	if a.core.Events.Subscribed(r.Who.Org) >= mostWatchers {
 		return errTooMany
 	}
-	sub := a.core.Events.Subscribe(r.Who.Org, want)
+	sub := a.core.Events.Subscribe(r.Who.Org, r.ID, want)
 	defer a.core.Events.Unsubscribe(r.Who.Org, sub)
 	select {
 	case <-sub.Ready:
+	case err := <-sub.Failed:
+		return err
 	case <-r.Context().Done():
 		return r.Context().Err()
 	}

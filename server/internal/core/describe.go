@@ -1,0 +1,119 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/volehq/vole/driver"
+)
+
+// A message to a client says what of its own is concerned, and never where the operator keeps
+// it: hosts, paths, keys of blobs and SQL are for the log.
+
+// described is an error whose appearance to the client is known.
+type described struct {
+	err           error
+	status        int
+	code, message string
+}
+
+func (d *described) Error() string { return d.err.Error() }
+func (d *described) Unwrap() error { return d.err }
+
+// describe settles how err appears to the client of this server.
+func (c *Core) describe(err error) *described {
+	status, code, message := Describe(err)
+	return &described{err, status, code, c.Public(message)}
+}
+
+// Public returns a text without what is the operator's.
+func (c *Core) Public(text string) string {
+	for _, private := range c.opts.Private {
+		text = strings.ReplaceAll(text, private, "(...)")
+	}
+	return text
+}
+
+// longestFirst sorts texts so that none is replaced in part before a longer one that has it.
+// Short ones are left out: they stand for nothing of their own.
+func longestFirst(texts []string) []string {
+	const least = 4
+	list := slices.DeleteFunc(slices.Clone(texts), func(s string) bool { return len(s) < least })
+	slices.SortFunc(list, func(a, b string) int { return len(b) - len(a) })
+	return list
+}
+
+// Codes of what a server stands on, when that fails. Unlike "unavailable" they do not say that
+// the request was not begun.
+const (
+	codeNoDatabase = "database_unavailable"
+	codeNoStorage  = "storage_unavailable"
+)
+
+// notBegun is an error of the server's own because of which a request was not let in: another
+// server, or another try, may do better.
+type notBegun struct{ err error }
+
+func (n *notBegun) Error() string { return n.err.Error() }
+func (n *notBegun) Unwrap() error { return n.err }
+
+// describeClass describes the errors of the table of package driver.
+func describeClass(err error) (status int, code, message string) {
+	c := driver.Classify(err)
+	f := (*driver.Fault)(nil)
+	switch {
+	case errors.As(err, &f):
+		status, code, message = describeFault(f.Part, c)
+	case ofSystem(err):
+		// Of an error with a sentinel that is what there is to say.
+		if c.HTTP == http.StatusInternalServerError {
+			status, code, message = describeFault(driver.Storage, c)
+		} else {
+			status, code, message = c.HTTP, c.Code, c.Err.Error()
+		}
+	case c.HTTP == http.StatusInternalServerError && !errors.Is(err, driver.ErrCorrupt):
+		return c.HTTP, c.Code, "internal error; the server's log has more"
+	default:
+		return c.HTTP, c.Code, err.Error()
+	}
+	if status == http.StatusServiceUnavailable && errors.As(err, new(*notBegun)) {
+		code = ErrUnavailable.Code
+	}
+	return status, code, message
+}
+
+// describeFault describes a failure of what the server stands on.
+func describeFault(part driver.Part, c driver.Class) (status int, code, message string) {
+	switch c.Err {
+	case driver.ErrNoSpace, driver.ErrQuota:
+		return http.StatusInsufficientStorage, "no_space", "no space left: the server's " + string(part) + " is full"
+	case driver.ErrCorrupt:
+		return c.HTTP, c.Code, "what the server has stored of it is damaged; the server's log has more"
+	case context.DeadlineExceeded, context.Canceled:
+		return c.HTTP, c.Code, "the server's " + string(part) + " did not answer in time"
+	}
+	code = codeNoStorage
+	if part == driver.Database {
+		code = codeNoDatabase
+	}
+	return http.StatusServiceUnavailable, code, string(part) + " unavailable: that of the server fails or does not answer; try again later. The server's log has more"
+}
+
+// ofSystem reports whether an error is the system's own, whose text may have paths and hosts.
+func ofSystem(err error) bool {
+	return as[*fs.PathError](err) || as[*os.LinkError](err) || as[*os.SyscallError](err) || as[syscall.Errno](err) ||
+		as[*net.OpError](err) || as[*net.DNSError](err) || as[*url.Error](err)
+}
+
+func as[E error](err error) bool {
+	var e E
+	return errors.As(err, &e)
+}

@@ -1,0 +1,107 @@
+package core
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// Source is an open file as http.ServeContent reads it. Unlike that it keeps the error of a
+// read that failed: once the headers are out, the client sees no more of it than a broken
+// connection.
+type Source struct {
+	ctx  context.Context // of the one request that it is for
+	f    *vole.File
+	size int64
+	off  int64
+	err  error
+}
+
+// NewSource returns a Source of the first size bytes of a file.
+func NewSource(ctx context.Context, f *vole.File, size int64) *Source {
+	return &Source{ctx: ctx, f: f, size: size}
+}
+
+func (s *Source) Read(p []byte) (int, error) {
+	if s.off >= s.size {
+		return 0, io.EOF
+	}
+	n, err := s.f.ReadAt(s.ctx, p[:min(int64(len(p)), s.size-s.off)], s.off)
+	s.off += int64(n)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// Seek implements io.Seeker.
+func (s *Source) Seek(off int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		off += s.off
+	case io.SeekEnd:
+		off += s.size
+	}
+	if off < 0 {
+		return 0, driver.ErrInvalid
+	}
+	s.off = off
+	return off, nil
+}
+
+// Serve answers with what the request asks for of the file. The headers wait for the first
+// bytes, so that a file that cannot be read is answered with an error.
+func (s *Source) Serve(w http.ResponseWriter, r *Request, modified time.Time) error {
+	lazy := &lazyHeader{ResponseWriter: w}
+	http.ServeContent(lazy, r.Request, "", modified, s)
+	if s.err != nil && !lazy.out {
+		for _, name := range []string{"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "Content-Type", "Etag", "Last-Modified"} {
+			w.Header().Del(name)
+		}
+		return s.err
+	}
+	lazy.flush()
+	return s.err
+}
+
+// lazyHeader writes the header of an answer with the first bytes of its body.
+type lazyHeader struct {
+	http.ResponseWriter
+	status int
+	out    bool
+}
+
+func (l *lazyHeader) WriteHeader(status int) { l.status = status }
+
+func (l *lazyHeader) flush() {
+	if !l.out && l.status != 0 {
+		l.ResponseWriter.WriteHeader(l.status)
+	}
+	l.out = true
+}
+
+func (l *lazyHeader) Write(p []byte) (int, error) {
+	l.flush()
+	return l.ResponseWriter.Write(p)
+}
+
+// ReadFrom leaves it to the writer beneath how much is copied at once, but for the first bytes.
+func (l *lazyHeader) ReadFrom(r io.Reader) (int64, error) {
+	first := smallBuffers.Get().(*[]byte)
+	defer smallBuffers.Put(first)
+	n, err := r.Read(*first)
+	if n == 0 && err != nil {
+		return 0, notEOF(err)
+	}
+	written, werr := l.Write((*first)[:n])
+	if werr != nil || err != nil {
+		return int64(written), cmp.Or(werr, notEOF(err))
+	}
+	rest, err := io.Copy(l.ResponseWriter, r)
+	return int64(written) + rest, err
+}
