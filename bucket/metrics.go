@@ -164,14 +164,18 @@ func (s *measuredStore) failed(ctx context.Context, op string, err error) error 
 }
 
 // storageFault marks an error as one of the blob store, which is unavailable unless the
-// error has a kind of its own.
+// error has a kind of its own. Then it matches nothing else: what ended early is not the
+// caller's own stream.
 func storageFault(err error) error {
-	if errors.As(err, new(*driver.Fault)) {
+	switch {
+	case errors.As(err, new(*driver.Fault)):
 		return err
+	case driver.Classify(err).Code != "internal":
+		return &driver.Fault{Part: driver.Storage, Err: err}
 	}
-	f := &driver.Fault{Part: driver.Storage, Err: err}
-	if driver.Classify(err).Code == "internal" {
-		f.Kind = driver.ErrUnavailable
+	f := &driver.Fault{Part: driver.Storage, Kind: driver.ErrUnavailable, Err: errors.New(err.Error())}
+	if errors.Is(err, blob.ErrUncertain) {
+		f.Kind = errors.Join(driver.ErrUnavailable, blob.ErrUncertain)
 	}
 	return f
 }

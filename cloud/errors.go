@@ -42,6 +42,10 @@ var codes = map[string]error{
 	"rate_limited": driver.ErrUnavailable, "wrong_offset": driver.ErrInvalid, "not_found": driver.ErrNotExist, "digest_mismatch": driver.ErrInvalid, "outcome_unknown": driver.ErrUnavailable,
 }
 
+// patient are the errors of what a server stands on. It has waited for that itself, and has
+// its reasons in its log.
+var patient = map[string]bool{"database_unavailable": true, "storage_unavailable": true}
+
 // lost is the error of a request that got no answer.
 type lost struct {
 	host string
@@ -107,7 +111,7 @@ func refused(res *http.Response) error {
 	} else if k := driver.FromCode(r.code); k != nil {
 		r.kind = k
 	}
-	if id := body.Error.RequestID; id != "" && res.StatusCode == http.StatusInternalServerError {
+	if id := body.Error.RequestID; id != "" && (res.StatusCode == http.StatusInternalServerError || patient[r.code]) {
 		r.message += " (request " + id + ")"
 	}
 	return r

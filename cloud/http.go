@@ -161,7 +161,7 @@ func (b *Backend) send(ctx context.Context, c call) (*http.Response, error) {
 		var r *refusal
 		wait := time.Duration(0)
 		if errors.As(err, &r) {
-			if r.status != http.StatusTooManyRequests && r.status != http.StatusServiceUnavailable && r.status != http.StatusBadGateway {
+			if patient[r.code] || r.status != http.StatusTooManyRequests && r.status != http.StatusServiceUnavailable && r.status != http.StatusBadGateway {
 				return nil, err
 			}
 			wait = r.wait

@@ -33,12 +33,13 @@ func Translate(err error, pe *pgconn.PgError) error {
 	return &driver.Fault{Part: driver.Database, Kind: kind, Err: text}
 }
 
-// Unreachable is the error of a connection that was not made, or was lost.
+// Unreachable is the error of a connection that was not made, or was lost. It matches no other
+// error: what ended early is not the caller's own stream.
 func Unreachable(err error) error {
 	if pe := (*pgconn.PgError)(nil); errors.As(err, &pe) && kinds[pe.Code] != nil {
 		return Translate(err, pe)
 	}
-	return &driver.Fault{Part: driver.Database, Kind: driver.ErrUnavailable, Err: fmt.Errorf("the database: %w", err)}
+	return &driver.Fault{Part: driver.Database, Kind: driver.ErrUnavailable, Err: fmt.Errorf("the database: %v", err)}
 }
 
 // away reports whether a code is of a server that cannot serve now: connections, resources,

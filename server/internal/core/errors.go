@@ -76,7 +76,7 @@ func Describe(err error) (status int, code, message string) {
 		return http.StatusUnauthorized, "unauthenticated", err.Error()
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge, "too_large", "the request is too large"
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, new(*driver.Fault)):
 		return http.StatusBadRequest, "invalid_request", "the request ended early"
 	}
 	return describeClass(err)
