@@ -40,7 +40,7 @@ type Subscription struct {
 	c      chan []api.Event
 	failed chan error
 	id     string // of the request
-	want func(volumeID string) bool
+	want   func(volumeID string) bool
 }
 
 const (
