@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Groups of commands in the help.
@@ -29,12 +31,12 @@ machines and programs that use them.`,
   vole rm pip-cache`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
 			a.started = true
-			if cmd.Flags().Changed("profile") && a.profile == "" {
-				return usagef("--profile: the name is empty")
+			if err := refuseEmptyArgs(cmd, args); err != nil {
+				return err
 			}
-			if err := refuseEmpty(cmd); err != nil {
+			if err := refuseEmptyFlags(cmd); err != nil {
 				return err
 			}
 			return a.limitTime(cmd)
@@ -99,15 +101,42 @@ func groupRun(cmd *cobra.Command, args []string) error {
 	return &hinted{usagef("%s", msg), hint}
 }
 
-// refuseEmpty refuses limits that are given and empty: a script whose variable is not set
-// would get no limit at all.
-func refuseEmpty(cmd *cobra.Command) error {
-	for _, name := range []string{"quota", "size", "memory", "pids", "max-file", "unreferenced", "expires"} {
-		if f := cmd.Flags().Lookup(name); f != nil && f.Changed && f.Value.String() == "" {
-			return &hinted{usagef("--%s: the value is empty", name), "leave the flag out for no limit"}
+// emptyMeans is the annotation of the flags for which an empty value says something.
+const emptyMeans = "vole_empty_means"
+
+// refuseEmptyFlags refuses flags that are given and empty. In a script whose variable is
+// not set they would otherwise mean no limit, all volumes, or another kind of volume.
+func refuseEmptyFlags(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if _, may := f.Annotations[emptyMeans]; err == nil && !may && hasEmptyValue(f.Value) {
+			err = &hinted{usagef("--%s: the value is empty", f.Name), "leave the flag out for its default; in a script, is the variable set?"}
 		}
+	})
+	return err
+}
+
+// refuseEmptyArgs refuses empty arguments for the same reason. Those of a command that run
+// and attach execute are not theirs, and completion is asked about what is yet empty.
+func refuseEmptyArgs(cmd *cobra.Command, args []string) error {
+	switch cmd.Name() {
+	case "run", "attach", cobra.ShellCompRequestCmd:
+		return nil
+	}
+	if i := slices.Index(args, ""); i >= 0 {
+		return &hinted{usagef("%s: argument %d is empty; in a script, is the variable set?", cmd.Name(), i+1), "usage: " + cmd.UseLine()}
 	}
 	return nil
+}
+
+// hasEmptyValue reports whether a value, or one of several, is nothing or only blanks.
+func hasEmptyValue(v pflag.Value) bool {
+	values := []string{v.String()}
+	if list, ok := v.(pflag.SliceValue); ok {
+		if values = list.GetSlice(); len(values) == 0 {
+			return true
+		}
+	}
+	return slices.ContainsFunc(values, func(s string) bool { return strings.TrimSpace(s) == "" })
 }
 
 // limitTime bounds what a command does by --timeout, which must be positive. Commands that end when someone

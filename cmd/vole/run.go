@@ -81,6 +81,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	s.StringVar(&c.Rootfs, "rootfs", "", "`directory` to use as root, under a writable layer")
 	s.StringVar(&c.Image, "image", "", "`tar file` to use as root, gzip and zstd too")
 	s.StringVar(&f.entrypoint, "entrypoint", "", "`command` in place of the image's entrypoint; '' for none")
+	_ = s.SetAnnotation("entrypoint", emptyMeans, []string{"no entrypoint"})
 	s.StringVar(&c.Runtime, "runtime", "", "OCI runtime: crun, runc, runsc or the path of one (default the first that works)")
 	s.StringVar(&c.Name, "name", "", "name of the sandbox (default a made-up one)")
 	s.BoolVarP(&f.detach, "detach", "d", false, "run in the background and print the sandbox's name")

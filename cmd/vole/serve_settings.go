@@ -107,7 +107,11 @@ func (s *serveFlags) readConfig(warn func(string, ...any)) (map[string][]string,
 		for _, v := range list {
 			switch v.(type) {
 			case string, bool, json.Number:
-				out[name] = append(out[name], fmt.Sprint(v))
+				text := fmt.Sprint(v)
+				if strings.TrimSpace(text) == "" {
+					return nil, &hinted{usagef("%s: the value of %q is empty", s.config, name), "leave the setting out for its default"}
+				}
+				out[name] = append(out[name], text)
 			default:
 				return nil, usagef("%s: %q is to be text, a number, true, false, or a list of texts", s.config, name)
 			}
