@@ -26,6 +26,16 @@ var pathEscapes = sync.OnceValue(func() error {
 	return nil
 })
 
+// homeErr is sysErr for the errors of making and opening a home, which keeps what the
+// system said: a part of the home's path may be what is wrong.
+func homeErr(err error) error {
+	kind := sysErr(err)
+	if errors.As(err, new(syscall.Errno)) && !errors.As(kind, new(syscall.Errno)) && kind != err {
+		return driver.Errorf(kind, "%v", err)
+	}
+	return kind
+}
+
 // sysErr turns what the operating system, os.Root or SQLite returned into an error
 // that matches a sentinel of driver. Errors that do so already stay as they are.
 func sysErr(err error) error {

@@ -40,6 +40,9 @@ func openHome(home string, makeIt, foreign bool) (*os.File, error) {
 		fd, err = unix.Open(home, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return err
 	})
+	if st, lerr := os.Lstat(home); errors.Is(err, unix.ENOENT) && lerr == nil && st.Mode().Type() == fs.ModeSymlink {
+		return nil, driver.Errorf(driver.ErrNotExist, "it is a symbolic link that leads nowhere; make the directory that it names, or mount what has it")
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: home, Err: err}
 	}

@@ -31,7 +31,6 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"golang.org/x/sys/unix"
@@ -106,8 +105,17 @@ type closer interface {
 // full or read-only disk) it is opened for reading only. ErrInvalid: the directory
 // holds something else; ErrUnsupported: a newer version made it; ErrPermission: it belongs
 // to another user, and opts.ForeignHome is not set; ErrCorrupt: it has links, or a catalog
-// of another shape.
+// of another shape; ErrReadOnly, ErrNoSpace, ErrPermission, ErrNotDir and the like: it is
+// missing and cannot be made.
 func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
+	b, err := open(ctx, home, opts)
+	if err != nil {
+		return nil, homeErr(err)
+	}
+	return b, nil
+}
+
+func open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	b := &Backend{
 		home:     home,
 		foreign:  opts.ForeignHome,
@@ -189,7 +197,7 @@ func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
 // openReadOnly opens what is there; cause says why not for writing.
 func (b *Backend) openReadOnly(ctx context.Context, cause error) (err error) {
 	b.readOnly, b.cause = true, sysErr(cause)
-	if _, err := beneath.Lstat(b.dir, catalogName); errors.Is(err, fs.ErrNotExist) {
+	if !b.hasCatalog() { // missing, or the first page did not fit on a full disk
 		if cause == errWantReadOnly {
 			return noHome()
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/volehq/vole"
@@ -249,4 +250,22 @@ func TestReadOnlyAsked(t *testing.T) {
 	}
 	seed(t, home)
 	readsOnly(t, home, vole.Options{ReadOnly: true})
+}
+
+// A home that is missing below a read-only or a full directory cannot be made.
+func TestHomeBelowReadOnlyOrFullDisk(t *testing.T) {
+	disk := smallDisk(t)
+	fill(t, disk)
+	if _, err := vole.Open(t.Context(), vole.Options{Home: filepath.Join(disk, "a", "home")}); !errors.Is(err, vole.ErrNoSpace) {
+		t.Errorf("a full disk: %v", err)
+	}
+	if err := unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, home := range []string{filepath.Join(disk, "home"), filepath.Join(disk, "b", "home")} {
+		_, err := vole.Open(t.Context(), vole.Options{Home: home})
+		if !errors.Is(err, vole.ErrReadOnly) || !strings.Contains(err.Error(), home) {
+			t.Errorf("%s: %v", home, err)
+		}
+	}
 }

@@ -96,7 +96,11 @@ func (a *app) open(ctx context.Context, readOnly bool) (*vole.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return vole.Open(ctx, vole.Options{Home: home, ReadOnly: readOnly, ForeignHome: a.foreignHome})
+	s, err := vole.Open(ctx, vole.Options{Home: home, ReadOnly: readOnly, ForeignHome: a.foreignHome})
+	for _, kind := range []error{vole.ErrReadOnly, vole.ErrNotDir} {
+		err = withHint(err, kind, "--home and $VOLE_HOME name another home")
+	}
+	return s, err
 }
 
 // openCloud opens what is behind the server of a profile.
