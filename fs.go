@@ -364,7 +364,15 @@ func (f *FS) Chown(ctx context.Context, path string, uid, gid int) error {
 
 // Chtimes sets the times of what is at path; a zero time stays as it is.
 func (f *FS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	return f.do(ctx, "chtimes", path, func(p string) error { return f.d.Chtimes(ctx, p, atime, mtime) })
+	return f.do(ctx, "chtimes", path, func(p string) error {
+		for _, t := range []time.Time{atime, mtime} {
+			// RFC 3339 and JSON have no other years; some file systems do.
+			if y := t.UTC().Year(); y < 1 || y > 9999 {
+				return driver.Errorf(ErrInvalid, "a time in the year %d: years 1 to 9999 can be kept", y)
+			}
+		}
+		return f.d.Chtimes(ctx, p, atime, mtime)
+	})
 }
 
 // Truncate sets a regular file's size, in bytes.

@@ -455,5 +455,5 @@ func timespec(t time.Time) unix.Timespec {
 	if t.IsZero() {
 		return omitTime
 	}
-	return unix.NsecToTimespec(t.UnixNano())
+	return unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())} // UnixNano ends in 2262
 }

@@ -135,3 +135,36 @@ func TestSlowBody(t *testing.T) {
 		t.Errorf("%d %+v %v", res.StatusCode, body, err)
 	}
 }
+
+// TestEncodedBodies sends compressed content to every route that would store or read it as
+// it comes: each refuses it, and stores nothing.
+func TestEncodedBodies(t *testing.T) {
+	w := startWorld(t)
+	x := w.make(t, w.root, "encoded")
+	routes := w.dialectBodies(t, x)
+	bearer := "Authorization: Bearer " + w.root + "\r\n"
+	routes["PUT /vole/v1/volumes/"+x.volume+"/content?path=/new"] = bearer
+	before := w.state(t, x)
+	for line, h := range routes {
+		if status := w.sendRaw(t, line, h+"Content-Encoding: gzip\r\n", "Content-Length: 2\r\n\r\n{}"); status != http.StatusUnsupportedMediaType {
+			t.Errorf("%s: %d", line, status)
+		}
+	}
+	if after := w.state(t, x); after != before {
+		t.Errorf("it was\n%s\nand is\n%s", before, after)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), "PUT", w.url+"/vole/v1/volumes/"+x.volume+"/content?path=/new", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+w.root)
+	req.Header.Set("Content-Encoding", "identity")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode/100 != 2 {
+		t.Errorf("identity: %s", res.Status)
+	}
+}

@@ -31,6 +31,7 @@ type copier struct {
 }
 
 func newCopier(dst Tree, opts *Options) *copier {
+	opts.lost = &losses{}
 	c := &copier{opts: opts, seen: map[fileID]string{}}
 	if warn := opts.Warn; warn != nil && opts.Parallel > 1 {
 		opts.Warn = func(format string, args ...any) {
@@ -46,8 +47,12 @@ func newCopier(dst Tree, opts *Options) *copier {
 // end makes durable what was copied, unless that failed.
 func (c *copier) end(ctx context.Context, err error) (Stats, error) {
 	if err == nil {
+		err = c.opts.tellSystem()
+	}
+	if err == nil {
 		err = c.to.sync(ctx)
 	}
+	c.stats.Lost = c.opts.lost.items.Load()
 	return c.stats, err
 }
 
@@ -218,6 +223,9 @@ func (c *copier) special(ctx context.Context, at string, it *item) error {
 			return c.fail(at, c.opts.RefuseDevices)
 		}
 		if !c.opts.Owner {
+			if c.opts.Strict {
+				return c.fail(at, driver.Errorf(vole.ErrUnsupported, "only root makes devices"))
+			}
 			c.stats.Skipped++
 			c.opts.warnf("%s: only root makes devices; it is left out", c.to.display(at))
 			return nil
@@ -258,12 +266,12 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 	}
 	c.stats.Directories++
 	d := dirMeta{at, *it}
-	if len(it.xattrs) > 0 {
+	if len(it.xattrs)+len(it.system) > 0 {
 		// Attributes may be large, and an archive have more directories than memory.
 		if err := c.to.setXattrs(ctx, at, it); err != nil {
 			return err
 		}
-		d.it.xattrs = nil
+		d.it.xattrs, d.it.system = nil, nil
 	}
 	if i, ok := c.dirAt[at]; ok {
 		c.dirs[i] = d

@@ -48,11 +48,14 @@ func needOfItem(name string, it *item) Need {
 	case it.mode.IsDir(), len(it.target) >= 60: // shorter ones lie in the inode
 		n.Bytes += fsBlock
 	}
-	for k, v := range it.xattrs {
-		if len(k)+len(v) > 40 {
-			n.Bytes += fsBlock
-			break
+	attrs := 0
+	for _, m := range []map[string][]byte{it.xattrs, it.system} {
+		for k, v := range m {
+			attrs += len(k) + len(v)
 		}
+	}
+	if attrs > 40 { // fewer lie in the inode
+		n.Bytes += fsBlock
 	}
 	return n
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -125,36 +126,35 @@ func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 	return it, nil
 }
 
-// xattrs reads the extended attributes that users may set; the others are the host's
-// own affair.
-func (t *hostTree) xattrs(p string) (map[string][]byte, error) {
+// readXattrs reads the extended attributes that are copied; the others are the host's own
+// affair.
+func (t *hostTree) readXattrs(p string, it *item) error {
 	f, err := t.openFile(p)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
 	fd := int(f.Fd())
 	n, err := unix.Flistxattr(fd, nil)
 	if n == 0 || err != nil {
-		return nil, ignoreUnsupported(err)
+		return ignoreUnsupported(err)
 	}
 	buf := make([]byte, n)
 	if n, err = unix.Flistxattr(fd, buf); err != nil {
-		return nil, err
+		return err
 	}
-	m := map[string][]byte{}
 	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if !strings.HasPrefix(name, "user.") {
+		if !isCopiedAttr(name) {
 			continue
 		}
 		val := make([]byte, driver.MaxXattrLen)
 		n, err := unix.Fgetxattr(fd, name, val)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		m[name] = slices.Clone(val[:n])
+		it.setAttr(name, slices.Clone(val[:n]))
 	}
-	return m, nil
+	return nil
 }
 
 func ignoreUnsupported(err error) error {
@@ -310,11 +310,12 @@ func (t *hostTree) setMeta(ctx context.Context, p string, it *item) error {
 		defer f.Close()
 		return t.setMetaAt(p, p, f, it)
 	}
-	return t.inParent("chmod", p, func(dirfd int, base string) error { return t.setNodeMeta(dirfd, base, it) })
+	return t.inParent("chmod", p, func(dirfd int, base string) error { return t.setNodeMeta(dirfd, base, p, it) })
 }
 
 // setNodeMeta sets the metadata of a link or a node, which is never opened for reading.
-func (t *hostTree) setNodeMeta(dirfd int, base string, it *item) error {
+// It is base in the open directory, and p in the tree.
+func (t *hostTree) setNodeMeta(dirfd int, base, p string, it *item) error {
 	n, err := nofollow.Open(dirfd, base)
 	if err != nil {
 		return err
@@ -329,7 +330,11 @@ func (t *hostTree) setNodeMeta(dirfd int, base string, it *item) error {
 	if st.Nlink > 1 || filemode.Go(uint32(st.Mode)).Type() != it.mode.Type() {
 		return driver.Errorf(vole.ErrExists, "another user replaced it while it was copied")
 	}
-	if t.opts.Owner { // before the mode: a change of owner clears setuid
+	keep, err := t.keepsOwner(t.display(p), it)
+	if err != nil {
+		return err
+	}
+	if keep { // before the mode: a change of owner clears setuid
 		if err := n.Chown(it.uid, it.gid); err != nil {
 			return err
 		}
@@ -339,13 +344,31 @@ func (t *hostTree) setNodeMeta(dirfd int, base string, it *item) error {
 			return err
 		}
 	}
-	return n.Chtimes(it.mtime)
+	if err := n.Chtimes(it.mtime); err != nil {
+		return err
+	}
+	return t.opts.checkTime(t.display(p), it.mtime, func() (time.Time, error) {
+		err := n.Stat(&st)
+		return time.Unix(st.Mtim.Unix()), err
+	})
+}
+
+// keepsOwner reports whether the item's owner is to be kept, and can be.
+func (t *hostTree) keepsOwner(display string, it *item) (bool, error) {
+	if !t.opts.Owner {
+		return false, nil
+	}
+	return t.opts.keepsOwner(display, it)
 }
 
 // setMetaAt sets the metadata of an open file or directory. It has the name at now;
 // p is the one that it will have.
 func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
-	if t.opts.Owner {
+	keep, err := t.keepsOwner(t.display(p), it)
+	if err != nil {
+		return err
+	}
+	if keep {
 		if err := f.Chown(it.uid, it.gid); err != nil {
 			return t.wrap("chown", p, err)
 		}
@@ -356,7 +379,16 @@ func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
 	if err := t.setXattrsOf(p, f, it); err != nil {
 		return err
 	}
-	return t.wrap("chtimes", p, t.setTimes(f, at, it.mtime))
+	if err := t.setTimes(f, at, it.mtime); err != nil {
+		return t.wrap("chtimes", p, err)
+	}
+	return t.opts.checkTime(t.display(p), it.mtime, func() (time.Time, error) {
+		info, err := f.Stat()
+		if err != nil {
+			return time.Time{}, err
+		}
+		return info.ModTime(), nil
+	})
 }
 
 func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
@@ -369,17 +401,27 @@ func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
 }
 
 func (t *hostTree) setXattrsOf(p string, f *os.File, it *item) error {
+	t.opts.loseSystem(it)
 	for n, v := range it.xattrs {
 		err := unix.Fsetxattr(int(f.Fd()), n, v, 0)
-		if err != nil && ignoreUnsupported(err) == nil {
-			t.opts.warnf("%s: extended attributes are not kept: %v", t.display(p), err)
-			break
+		if err == nil {
+			continue
 		}
-		if err != nil {
+		if err = driver.FromErrno(errnoOf(err)); !cannotHold(err) && !errors.Is(err, vole.ErrPermission) {
 			return t.wrap("setxattr", p, err)
+		}
+		if err := t.opts.lose(t.display(p), "the attribute "+n, err); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// errnoOf is the error number of a system call's error.
+func errnoOf(err error) syscall.Errno {
+	e := syscall.EIO
+	errors.As(err, &e)
+	return e
 }
 
 func (t *hostTree) sync(context.Context) error { return nil }
@@ -396,7 +438,7 @@ func (s hostSource) lstat(ctx context.Context, p string) (item, error) {
 	case it.mode&fs.ModeSymlink != 0:
 		it.target, err = s.root.Readlink(p)
 	case it.mode.IsRegular() || it.mode.IsDir():
-		it.xattrs, err = s.xattrs(p)
+		err = s.readXattrs(p, &it)
 	}
 	return it, s.wrap("read", p, err)
 }

@@ -88,10 +88,10 @@ func TestHostileArchives(t *testing.T) {
 		"dir through a link":   {[]entry{symlink("l", victim), dir("l/evil/deep")}, vole.ErrPathEscape, ""},
 		"loop":                 {[]entry{symlink("l", "l"), file("l/x", "x")}, vole.ErrLoop, ""},
 		"itself":               {[]entry{hardlink("h", "h")}, nil, ""},
-		"unknown type":         {[]entry{{Typeflag: 'Z', Name: "z"}}, vole.ErrUnsupported, ""},
+		"unknown type":         {[]entry{{Typeflag: 'Z', Name: "z"}}, nil, ""},
 		"long name":            {[]entry{file(strings.Repeat("n", 300), "x")}, vole.ErrInvalid, ""},
 		"deep":                 {[]entry{file(strings.Repeat("n/", 3000)+"n", "x")}, vole.ErrInvalid, ""},
-		"owner":                {[]entry{{Typeflag: tar.TypeReg, Name: "f", Uid: 1 << 40, Gid: -2}}, map[bool]error{true: vole.ErrInvalid}[owns], ""},
+		"owner":                {[]entry{{Typeflag: tar.TypeReg, Name: "f", Uid: 1 << 40, Gid: -2}}, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFS(t, s, strings.ReplaceAll(name, " ", "-"), vole.Spec{})
@@ -220,9 +220,11 @@ func TestEndlessHole(t *testing.T) {
 	table := make([]byte, 512)
 	copy(table, fmt.Sprintf("1\n%d\n0\n", int64(size)))
 	pax1 := append(sparseHeader(t, size, 512), table...)
+	end := make([]byte, 1024)
 	for name, stream := range map[string][]byte{
 		"pax-1.0": pax1, "pax-0.1": paxSparse(t, size, "GNU.sparse.map", fmt.Sprintf("%d,0", int64(size))), "old": oldSparse(t, size, nil, nil),
 	} {
+		stream = append(stream, end...)
 		f := newFS(t, openHome(t), name, vole.Spec{})
 		if _, err := transfer.FromTar(t.Context(), transfer.Volume(f), ".", bytes.NewReader(stream), transfer.Options{}); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -380,11 +382,9 @@ func TestTruncated(t *testing.T) {
 		for n := 1; n < len(stream); n += max(len(stream)/60, 1) | 1 {
 			must(t, errors.Join(f.RemoveAll(t.Context(), "a"), f.RemoveAll(t.Context(), "b")))
 			_, err := transfer.FromTar(t.Context(), transfer.Volume(f), ".", bytes.NewReader(stream[:n]), transfer.Options{})
-			got := onlyWhole(t, f, want)
-			// A plain stream without its end, cut off between two entries, is taken for
-			// a whole one: many programs write such.
-			between := how == "plain" && (n >= 512+3000 && n <= 512+3072 && got == 1 || n >= 4096+700 && n <= 4096+1024 && got == 2)
-			if (err == nil) != between {
+			onlyWhole(t, f, want)
+			// One block of zeros says that all entries came.
+			if all := how == "plain" && n == len(stream)-512; (err == nil) != all {
 				t.Errorf("%s cut off after %d of %d bytes: %v", how, n, len(stream), err)
 			}
 		}

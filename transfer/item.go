@@ -17,6 +17,7 @@ type item struct {
 	rdev     uint64 // of a device, as Linux's makedev(3) makes it
 	target   string // of a symbolic link
 	xattrs   map[string][]byte
+	system   map[string][]byte // attributes that disk volumes keep, see isSystemAttr
 
 	// id tells the names of one file from those of others, where nlink > 1.
 	id    fileID

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"path"
-	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/internal/filemode"
@@ -171,12 +170,16 @@ func tarHeader(name string, it *item) *tar.Header {
 		}
 		hdr.Devmajor, hdr.Devminor = int64(devMajor(it.rdev)), int64(devMinor(it.rdev))
 	}
-	if hdr.ModTime.Before(time.Unix(0, 0)) {
-		// ustar has no sign; PAX has, but many readers stumble over it.
-		hdr.ModTime = time.Unix(0, 0)
-	}
 	for k, v := range it.xattrs {
 		hdr.PAXRecords[xattrRecord+recordEscape.Replace(k)] = string(v)
+	}
+	if v, ok := it.system[capabilityAttr]; ok {
+		hdr.PAXRecords[xattrRecord+capabilityAttr] = string(v)
+	}
+	for record, attr := range aclRecords {
+		if text := formatACL(it.system[attr]); text != "" {
+			hdr.PAXRecords[record] = text
+		}
 	}
 	return hdr
 }

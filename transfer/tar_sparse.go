@@ -35,7 +35,7 @@ func (t *tarStream) sparse(ctx context.Context, p string, hdr *tar.Header, c *vo
 	records := map[string]string{
 		"GNU.sparse.major": "1", "GNU.sparse.minor": "0",
 		"GNU.sparse.name": realName, "GNU.sparse.realsize": strconv.FormatInt(realSize, 10),
-		"mtime": fmt.Sprintf("%d.%09d", hdr.ModTime.Unix(), hdr.ModTime.Nanosecond()),
+		"mtime": formatPAXTime(hdr.ModTime),
 		"size":  strconv.FormatInt(size, 10), "uid": strconv.Itoa(hdr.Uid), "gid": strconv.Itoa(hdr.Gid),
 	}
 	maps.Copy(records, hdr.PAXRecords)

@@ -16,8 +16,10 @@
 //
 // Permission bits, modification times and extended attributes of users (user.*) are
 // kept. Files belong to whoever copies, unless Options.Owner keeps their owners, and with
-// these the setuid and setgid bits, and devices. A directory that was there keeps its own
-// metadata, unless owners are kept.
+// these the setuid and setgid bits, devices and, within disk volumes, capabilities and
+// access lists. A directory that was there keeps its own metadata, unless owners are kept.
+// An attribute, owner or time that the target has no place for is left out with a warning,
+// and counted.
 //
 // No path leaves a tree: the kernel, or the volume's backend, resolves each beneath the
 // tree's root. What is copied, a tar stream above all, may come from whom nobody trusts.
@@ -53,12 +55,20 @@ type Options struct {
 	// More is for trees behind a server, where each call waits for an answer. Warn and
 	// Progress are never called at once.
 	Parallel int
+	// Strict ends the copy with an error where something of an item cannot be kept, instead
+	// of a warning.
+	Strict bool
+	// AllowTruncated takes a tar stream that ends without its end-of-archive blocks, or has
+	// nothing at all, for a whole one.
+	AllowTruncated bool
 	// Op names the operation in the errors that are this package's own; "": "copy".
 	Op string
 	// Warn is told of what is left out. nil: nobody is.
 	Warn func(format string, args ...any)
 	// Progress is told how far the copy is. nil: nobody is.
 	Progress Progress
+
+	lost *losses // of this copy
 }
 
 // Progress is told how far a copy is, by the goroutine that copies.
@@ -110,6 +120,7 @@ type Stats struct {
 	Others      int64 `json:"others"`      // fifos and devices
 	Bytes       int64 `json:"bytes"`       // read from the source; holes not counted
 	Skipped     int64 `json:"skipped"`     // sockets, and devices where owners are not kept
+	Lost        int64 `json:"lost"`        // attributes, owners and times that the target cannot hold
 }
 
 // Copy copies the file or directory at p of src to the place at of dst, whose parent is

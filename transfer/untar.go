@@ -3,8 +3,6 @@ package transfer
 import (
 	"archive/tar"
 	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -14,8 +12,6 @@ import (
 	"path"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/filemode"
 	"github.com/volehq/vole/internal/sparse"
@@ -31,11 +27,7 @@ var (
 	recordUnescape = strings.NewReplacer("%25", "%", "%3D", "=")
 )
 
-// zstdWindow bounds the memory that a zstd stream may ask for (its --ultra levels use
-// up to this much).
-const zstdWindow = 128 << 20
-
-// FromTar unpacks a tar stream (plain, gzip, bzip2 or zstd) into the directory dir of
+// FromTar unpacks a tar stream (plain, or compressed as Decompress knows it) into the directory dir of
 // dst. The stream may come from whom nobody trusts: names are checked here and resolved
 // beneath the root of dst, and a quota limits what it takes. Entries without those of
 // their directories make them, 0755.
@@ -67,6 +59,7 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 	}
 	f := newSparseFilter(r)
 	tr := tar.NewReader(f)
+	globals := globalRecords{}
 	for {
 		_, err := io.Copy(io.Discard, tr) // what was not read of the entry before
 		f.nextEntry()
@@ -75,7 +68,9 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 			hdr, err = tr.Next()
 		}
 		end := errors.Is(err, io.EOF)
-		if end {
+		if end && !f.ended && !c.opts.AllowTruncated {
+			err = errNoEnd(f.entries)
+		} else if end {
 			err = checkEnd(r)
 		}
 		if err == nil {
@@ -88,12 +83,23 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 			return c.finish(ctx, 0)
 		}
 		if hdr.Typeflag == tar.TypeXGlobalHeader {
-			continue // what git archive writes: a comment
+			err = globals.add(hdr.PAXRecords)
+		} else if err = globals.apply(hdr); err == nil {
+			err = c.entry(ctx, tr, hdr, f.file, dir)
 		}
-		if err := c.entry(ctx, tr, hdr, f.file, dir); err != nil {
+		if err != nil {
 			return fmt.Errorf("%s: tar entry %q: %w", c.opts.op(), hdr.Name, err)
 		}
 	}
+}
+
+// errNoEnd is the error of a stream that ends where an archive does not: its producer died,
+// perhaps between two entries.
+func errNoEnd(entries int) error {
+	if entries == 0 {
+		return fmt.Errorf("it is empty, not even an empty archive: %w", io.ErrUnexpectedEOF)
+	}
+	return fmt.Errorf("it ends after %d entries without the end of the archive, so more may be missing: %w", entries, io.ErrUnexpectedEOF)
 }
 
 // maxPadding is how many bytes behind the end of an archive are looked at: programs fill
@@ -113,42 +119,13 @@ func checkEnd(r io.Reader) error {
 	return err
 }
 
-// What compressed streams begin with.
-var (
-	gzipMagic  = []byte{0x1f, 0x8b}
-	bzip2Magic = []byte("BZh")
-	zstdMagic  = []byte{0x28, 0xb5, 0x2f, 0xfd}
-)
-
-// Compressed reports whether Decompress would do something about a stream that begins
-// with these four bytes.
-func Compressed(magic []byte) bool {
-	return bytes.HasPrefix(magic, gzipMagic) || bytes.HasPrefix(magic, bzip2Magic) || bytes.HasPrefix(magic, zstdMagic)
-}
-
-// Decompress recognises a stream of gzip, bzip2 or zstd by its first bytes and returns
-// what is in it; any other as it is.
-func Decompress(r io.Reader) (io.Reader, error) {
-	b := bufio.NewReaderSize(r, copyBuf)
-	magic, err := b.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	switch {
-	case bytes.HasPrefix(magic, gzipMagic):
-		return gzip.NewReader(b)
-	case bytes.HasPrefix(magic, bzip2Magic):
-		return bzip2.NewReader(b), nil
-	case bytes.HasPrefix(magic, zstdMagic):
-		return zstd.NewReader(b, zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderConcurrency(1))
-	}
-	return b, nil
-}
-
 // entry unpacks one entry. holes is not nil for a sparse file.
 func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, holes *sparseFile, dir string) error {
 	if holes != nil && holes.name != "" {
 		hdr.Name = holes.name
+	}
+	if skip, err := c.skipped(hdr); skip || err != nil {
+		return err
 	}
 	name, err := driver.CleanPath(hdr.Name)
 	if err != nil {
@@ -156,6 +133,9 @@ func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, hol
 	}
 	at := path.Join(dir, name)
 	it := tarItem(hdr)
+	if err := c.tarAttrs(at, hdr, &it); err != nil {
+		return err
+	}
 	write := func() error { return c.special(ctx, at, &it) }
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont:
@@ -174,9 +154,6 @@ func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, hol
 			return err
 		}
 		write = func() error { return c.hardLink(ctx, path.Join(dir, old), at) }
-	case tar.TypeDir, tar.TypeSymlink, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
-	default:
-		return driver.Errorf(vole.ErrUnsupported, "unknown type %q", hdr.Typeflag)
 	}
 	err = write()
 	// An archive need not have entries for directories. Files make theirs.
@@ -198,15 +175,32 @@ func tarItem(hdr *tar.Header) item {
 		tar.TypeDir: fs.ModeDir, tar.TypeSymlink: fs.ModeSymlink, tar.TypeFifo: fs.ModeNamedPipe,
 		tar.TypeChar: fs.ModeDevice | fs.ModeCharDevice, tar.TypeBlock: fs.ModeDevice,
 	}[hdr.Typeflag]
-	for k, v := range hdr.PAXRecords {
-		if n, ok := strings.CutPrefix(k, xattrRecord); ok && strings.HasPrefix(n, "user.") {
-			if it.xattrs == nil {
-				it.xattrs = map[string][]byte{}
-			}
-			it.xattrs[recordUnescape.Replace(n)] = []byte(v)
-		}
-	}
 	return it
+}
+
+// tarAttrs gives an item the attributes and access lists that its extended header has.
+func (c *copier) tarAttrs(at string, hdr *tar.Header, it *item) error {
+	for k, v := range hdr.PAXRecords {
+		if n, ok := strings.CutPrefix(k, xattrRecord); ok {
+			if n = recordUnescape.Replace(n); isCopiedAttr(n) {
+				it.setAttr(n, []byte(v))
+			}
+			continue
+		}
+		attr := aclRecords[k]
+		if attr == "" {
+			continue
+		}
+		list, err := parseACL(v)
+		if err != nil {
+			if err := c.opts.lose(c.to.display(at), "the access list", err); err != nil {
+				return err
+			}
+			continue
+		}
+		it.setAttr(attr, list)
+	}
+	return nil
 }
 
 // makedev makes a device number as Linux's makedev(3) does.

@@ -49,6 +49,9 @@ type sparseFilter struct {
 	pax    *sparseFile // what the extended header before an entry says
 	file   *sparseFile // of the present entry; nil: it is not sparse
 	failed error       // of r, behind out
+
+	entries int  // whose headers were read
+	ended   bool // the blocks of zeros that end an archive were read
 }
 
 func newSparseFilter(r io.Reader) *sparseFilter { return &sparseFilter{r: r, data: -1} }
@@ -94,8 +97,16 @@ func (f *sparseFilter) take(n int64) ([]byte, bool) {
 // header reads a block of headers.
 func (f *sparseFilter) header() {
 	b, ok := f.take(tarUnit)
-	if !ok || bytes.Equal(b, make([]byte, tarUnit)) {
+	if !ok {
 		return
+	}
+	if bytes.Equal(b, make([]byte, tarUnit)) {
+		f.ended = true
+		return
+	}
+	if b[156] == typeSolarisPAX {
+		b[156] = tar.TypeXHeader
+		sealHeader(b)
 	}
 	size, err := tarNumber(b[124:136])
 	padded := (size + tarUnit - 1) / tarUnit * tarUnit
@@ -110,6 +121,7 @@ func (f *sparseFilter) header() {
 		f.pass = padded
 	default:
 		f.data, f.file = 0, f.pax
+		f.entries++
 		if kind == tar.TypeGNUSparse && string(b[257:265]) == "ustar  \x00" {
 			f.old(b)
 		}
@@ -333,11 +345,15 @@ func (c *mappedContent) Read(p []byte) (int, error) {
 	}
 	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) && c.left > 0 {
+		// Not the error that readers of files take for one that has become shorter.
+		return n, errCutRange
+	}
 	if errors.Is(err, io.EOF) {
 		err = nil
-		if c.left > 0 && n == 0 {
-			err = io.ErrUnexpectedEOF
-		}
 	}
 	return n, err
 }
+
+// errCutRange says that an archive ends within the bytes of a sparse file.
+var errCutRange = errors.New("the stream ends within a sparse file")

@@ -7,7 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
-	"strings"
+	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
@@ -83,8 +83,7 @@ func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 		it.target, err = s.f.Readlink(ctx, p)
 		return it, err
 	}
-	it.xattrs, err = volumeXattrs(ctx, s.f, p)
-	return it, err
+	return it, volumeXattrs(ctx, s.f, p, &it)
 }
 
 func entryItem(e vole.Entry) item {
@@ -99,18 +98,18 @@ func entryItem(e vole.Entry) item {
 // keep 1 MiB at most.
 const maxXattrs = 4 << 20
 
-func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte, error) {
+// volumeXattrs reads the attributes that are copied.
+func volumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error {
 	names, err := f.Listxattr(ctx, p)
 	if errors.Is(err, vole.ErrUnsupported) {
-		return nil, nil
+		return nil
 	}
 	if err != nil || len(names) == 0 {
-		return nil, err
+		return err
 	}
-	m := map[string][]byte{}
 	total := 0
 	for _, n := range names {
-		if !strings.HasPrefix(n, "user.") {
+		if !isCopiedAttr(n) {
 			continue
 		}
 		v, err := f.Getxattr(ctx, p, n)
@@ -118,14 +117,14 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string) (map[string][]byte,
 			continue // removed meanwhile
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if total += len(n) + len(v); total > maxXattrs {
-			return nil, driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayIn(f, p), maxXattrs>>20)
+			return driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayIn(f, p), maxXattrs>>20)
 		}
-		m[n] = v
+		it.setAttr(n, v)
 	}
-	return m, nil
+	return nil
 }
 
 func (s *volumeSource) names(ctx context.Context, p string, it *item) ([]string, error) {
@@ -319,7 +318,11 @@ func (s *sparseStream) Read(p []byte) (int, error) {
 
 func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
 	if t.opts.Owner { // before the mode: a change of owner clears setuid
-		if err := t.f.Chown(ctx, p, it.uid, it.gid); err != nil {
+		keep, err := t.opts.keepsOwner(t.display(p), it)
+		if err == nil && keep {
+			err = t.f.Chown(ctx, p, it.uid, it.gid)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -336,18 +339,34 @@ func (t *volumeTarget) setRest(ctx context.Context, p string, it *item) error {
 	if err := t.setXattrs(ctx, p, it); err != nil {
 		return err
 	}
-	return t.f.Chtimes(ctx, p, it.mtime, it.mtime)
+	err := t.f.Chtimes(ctx, p, it.mtime, it.mtime)
+	if errors.Is(err, vole.ErrInvalid) {
+		return t.opts.lose(t.display(p), "the time", err)
+	}
+	if err != nil {
+		return err
+	}
+	return t.opts.checkTime(t.display(p), it.mtime, func() (time.Time, error) {
+		e, err := t.f.Lstat(ctx, p)
+		return e.Mtime, err
+	})
 }
 
 func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error {
-	for n, v := range it.xattrs {
-		err := t.f.Setxattr(ctx, p, n, v)
-		if errors.Is(err, vole.ErrUnsupported) {
-			t.opts.warnf("%s: extended attributes are not kept: %v", t.display(p), err)
-			return nil
-		}
-		if err != nil {
-			return err
+	attrs := []map[string][]byte{it.xattrs, it.system}
+	if !t.opts.Owner || t.f.Volume().Info().Kind != vole.KindDisk {
+		t.opts.loseSystem(it)
+		attrs = attrs[:1]
+	}
+	for _, m := range attrs {
+		for n, v := range m {
+			err := t.f.Setxattr(ctx, p, n, v)
+			if err != nil && cannotHold(err) {
+				err = t.opts.lose(t.display(p), "the attribute "+n, err)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -28,12 +28,14 @@ It works as 'docker cp' does:
   - The directory that DST is in must be there; DST/ must be a directory.
   - A device or fifo that DST is gets the bytes of the file SRC; none is ever replaced.
   - Links are copied as links. -L follows the one that SRC itself is.
-  - "-" as SRC reads a tar stream (plain, gzip, bzip2 or zstd) and unpacks it into the
-    directory DST; as DST it writes one to standard output.
+  - "-" as SRC reads a tar stream (plain, gzip, bzip2, zstd, xz or lz4) and unpacks it
+    into the directory DST; as DST it writes one to standard output.
 
 Modes, times, extended attributes of users, holes and hard links within what is copied
 are kept. Files belong to whoever copies, unless -a keeps owners (and with them setuid
-and setgid bits, and devices). Each file appears whole or not at all.`,
+and setgid bits, devices and, in disk volumes, capabilities and access lists). What the
+target has no place for is warned of, and the exit code is 8 when all else is copied.
+Each file appears whole or not at all.`,
 		Example: `  vole cp ./wheels pip-cache:/              # makes pip-cache:/wheels
   vole cp ./wheels/. pip-cache:/            # what is in it, without the directory
   vole cp pip-cache:/report.html .
@@ -47,6 +49,7 @@ and setgid bits, and devices). Each file appears whole or not at all.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&c.owner, "archive", "a", false, "keep user and group ids, setuid and setgid bits, and devices")
+	cmd.Flags().BoolVar(&c.truncated, "allow-truncated", false, "take a tar stream that lacks its end, or is empty, for a whole one")
 	cmd.Flags().BoolVarP(&c.follow, "follow-link", "L", false, "follow the link that SRC is")
 	return cmd
 }
@@ -56,7 +59,9 @@ type cpCmd struct {
 	*app
 	owner  bool // -a
 	follow bool // -L
-	bar    *progress
+
+	truncated bool // --allow-truncated
+	bar       *progress
 }
 
 func (c *cpCmd) run(ctx context.Context, from, to location) error {
@@ -84,10 +89,16 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 		return err
 	})
 	c.bar.done(err == nil, stats)
-	if err != nil || to.stream || !c.json {
+	if err != nil {
 		return err
 	}
-	return c.printJSON(stats)
+	if c.json && !to.stream {
+		err = c.printJSON(stats)
+	}
+	if stats.Lost > 0 {
+		err = errors.Join(err, driver.Errorf(vole.ErrUnsupported, "cp: not everything could be kept (warnings: %d); all else is copied", stats.Lost))
+	}
+	return err
 }
 
 // farFiles is how many files are copied at once where each call waits for a server.
@@ -95,7 +106,7 @@ const farFiles = 8
 
 func (c *cpCmd) options() transfer.Options {
 	return transfer.Options{
-		Op: "cp", Owner: c.owner, Warn: c.bar.warnf, Progress: c.bar,
+		Op: "cp", Owner: c.owner, Warn: c.bar.warnf, Progress: c.bar, AllowTruncated: c.truncated,
 		RefuseDevices: driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"),
 	}
 }

@@ -12,6 +12,7 @@ type createFlags struct {
 	kind, size, quota, from string
 	labels                  []string
 	existOK                 bool
+	fill                    fillOptions
 }
 
 func newCreateCmd(a *app) *cobra.Command {
@@ -30,10 +31,12 @@ attributes it may hold grows with the quota (docs/cli.md has the numbers). A dis
 says; it takes as much of the disk as it holds. 'vole set' makes it larger later.
 
 --from fills the volume with what is in a directory or a tar file, or stream when it is
-"-" (plain, gzip, bzip2 or zstd). Modes, times, links, holes and extended attributes of
-users are kept; owners, setuid and setgid bits, and devices for root only. A disk volume
-without --size gets as large as that takes, and a bit more. When it fails, or is killed,
-there is no volume.
+"-" (plain, gzip, bzip2, zstd, xz or lz4). Modes, times, links, holes and extended
+attributes of users are kept; owners, setuid and setgid bits, devices and, in disk
+volumes, capabilities and access lists for root only. What cannot be kept is warned of
+and counted; with --strict nothing is made then. A stream that lacks its end makes no
+volume. A disk volume without --size gets as large as all takes, and a bit more. When it
+fails, or is killed, there is no volume.
 
 With --exist-ok a volume of that name that is there will do, if it has the kind, the
 limits and the labels that the flags ask for. It is never changed.`,
@@ -51,7 +54,7 @@ limits and the labels that the flags ask for. It is never changed.`,
 				return err
 			}
 			if cmd.Flags().Changed("from") {
-				return a.createFilled(cmd.Context(), args[0], spec, f.existOK, f.from)
+				return a.createFilled(cmd.Context(), args[0], spec, f.existOK, f.from, f.fill)
 			}
 			return a.create(cmd, args[0], spec, f.existOK)
 		},
@@ -66,6 +69,8 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.size, "size", "", "capacity of a disk volume, e.g. 20G (with --from default what it takes)")
 	s.StringVar(&f.quota, "quota", "", "most bytes a dir volume may hold, e.g. 512M (default no limit)")
 	s.StringVar(&f.from, "from", "", "fill it with what is in this `directory`, tar file, or stream (-)")
+	s.BoolVar(&f.fill.strict, "strict", false, "make nothing if something of what --from names cannot be kept")
+	s.BoolVar(&f.fill.truncated, "allow-truncated", false, "take a tar stream that lacks its end, or is empty, for a whole one")
 	s.StringArrayVarP(&f.labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
 	s.BoolVar(&f.existOK, "exist-ok", false, "be content with a volume that is there and has what the flags ask for")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))

@@ -11,8 +11,11 @@ import (
 	"github.com/volehq/vole/transfer"
 )
 
+// fillOptions are the flags of create that say what is done about what cannot be kept.
+type fillOptions struct{ strict, truncated bool }
+
 // createFilled makes a volume that holds what is in a directory or a tar stream.
-func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, existOK bool, from string) error {
+func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, existOK bool, from string, opts fillOptions) error {
 	if from == "" {
 		return usagef("create: --from: the path is empty; write . for the current directory")
 	}
@@ -26,7 +29,7 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 				return err
 			}
 		}
-		fl := &filling{app: a, store: s, from: from, bar: a.newProgress()}
+		fl := &filling{app: a, store: s, from: from, opts: opts, bar: a.newProgress()}
 		v, err := fl.run(ctx, name, spec)
 		fl.bar.done(err == nil, fl.stats)
 		if err != nil && fl.began {
@@ -34,6 +37,9 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 		}
 		if err != nil {
 			return withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
+		}
+		if n := fl.stats.Lost + fl.stats.Skipped; n > 0 {
+			a.warnf("not everything was kept (warnings: %d); --strict makes nothing then", n)
 		}
 		info, err := v.Refresh(ctx) // what it holds now
 		if err != nil {
@@ -57,6 +63,7 @@ type filling struct {
 	*app
 	store *vole.Store
 	from  string
+	opts  fillOptions
 	bar   *progress
 	stats transfer.Stats
 	began bool // the volume was made, and its filling has begun
@@ -145,7 +152,8 @@ func (f *filling) fill(ctx context.Context, v *vole.Volume, o *origin, in io.Rea
 		return err
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
-	opts := transfer.Options{Op: "cp", Owner: os.Geteuid() == 0, Root: true, Warn: f.bar.warnf, Progress: f.bar}
+	opts := transfer.Options{Op: "cp", Owner: os.Geteuid() == 0, Root: true, Warn: f.bar.warnf, Progress: f.bar,
+		Strict: f.opts.strict, AllowTruncated: f.opts.truncated}
 	if in != nil {
 		f.stats, err = transfer.FromTar(ctx, t, ".", in, opts)
 	} else {

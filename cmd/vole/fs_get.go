@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path"
 	"path/filepath"
@@ -64,7 +65,8 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 		return err
 	}
 	// What it has grown by since is left out: a hostile server would never come to its end.
-	whole := io.LimitReader(r, e.Size)
+	// One that has shrunk is an error: a file that lacks its end would look whole.
+	whole := &exactReader{r, e.Size}
 	opts := transfer.Options{Op: "cp", Warn: a.warnf}
 	node, err := pl.openNode(ctx, at)
 	if err != nil {
@@ -81,4 +83,24 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 		return err
 	}
 	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), filepath.Join(pl.dir, filepath.FromSlash(at)), stats.Bytes})
+}
+
+// exactReader reads so many bytes, and fails where there are fewer.
+type exactReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (r *exactReader) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.r.Read(p[:min(int64(len(p)), r.left)])
+	if r.left -= int64(n); errors.Is(err, io.EOF) {
+		err = nil
+		if r.left > 0 {
+			err = fmt.Errorf("fs get: the file became shorter while it was read, by %d bytes: %w", r.left, io.ErrUnexpectedEOF)
+		}
+	}
+	return n, err
 }

@@ -118,6 +118,13 @@ func testChtimes(t *testing.T, e *env) {
 			e.sameTime(t, p+" accessed", got.Atime, at)
 			e.sameTime(t, p+" modified", got.Mtime, mt)
 		}
+		// Beyond what 64 bits of nanoseconds count: kept, or refused.
+		far := time.Date(2300, 1, 2, 3, 4, 5, 600, time.UTC)
+		if err := f.Chtimes(f.ctx, p, far, far); err != nil {
+			wantErr(t, "chtimes of "+p+" to the year 2300", err, vole.ErrInvalid)
+		} else {
+			e.sameTime(t, p+" far from now", f.lstat(p).Mtime, far)
+		}
 		at, mt := time.Unix(500, 0), time.Unix(600, 0)
 		must(t, "chtimes "+p, f.Chtimes(f.ctx, p, at, mt))
 		must(t, "chtimes of one "+p, f.Chtimes(f.ctx, p, time.Time{}, time.Unix(700, 0)))

@@ -473,8 +473,11 @@ type Unpacked struct {
 	Directories int64 `json:"directories"`
 	Files       int64 `json:"files"`
 	Links       int64 `json:"links"`
-	Others      int64 `json:"others"`
-	Skipped     int64 `json:"skipped"`
+
+	// Lost Attributes, owners and times that the volume cannot hold.
+	Lost    int64 `json:"lost"`
+	Others  int64 `json:"others"`
+	Skipped int64 `json:"skipped"`
 }
 
 // UpdateVolume defines model for UpdateVolume.

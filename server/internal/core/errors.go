@@ -40,6 +40,22 @@ var (
 	ErrUnavailable = refusal(http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again")
 )
 
+// errEncoding refuses a compressed body: it would be stored as it comes, and read as what it
+// is not.
+var errEncoding = refusal(http.StatusUnsupportedMediaType, "unsupported_encoding",
+	"a body with Content-Encoding is not decoded; send it as it is to be stored, without that header")
+
+// refuseEncoding returns an error for a request whose body is encoded, unless the route looks
+// into it.
+func refuseEncoding(r *Request, rt *Route) error {
+	for _, v := range r.Header.Values("Content-Encoding") {
+		if v != "" && !strings.EqualFold(v, "identity") && !rt.Encoded {
+			return errEncoding
+		}
+	}
+	return nil
+}
+
 func refusal(status int, code, message string) *Error {
 	return &Error{Status: status, Code: code, Message: message}
 }

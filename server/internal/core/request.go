@@ -50,6 +50,7 @@ type Route struct {
 	Stream       bool           // moves file content: bounded by MinRate, not by Timeout
 	Endless      bool           // ends when the client or the server does
 	MaxBody      int64          // most bytes of the body; 0: api.MaxJSON; negative: any, for content of files, which MaxFile bounds
+	Encoded      bool           // finds out itself how its body is compressed; others refuse Content-Encoding
 	OwnBuffer    bool           // reads the body into memory that the route itself holds
 	Once         bool           // heeds Idempotency-Key
 	// AnyServer: the route itself sees to it that what another server has done is not
@@ -210,6 +211,9 @@ func (c *Core) serve(a *answer, r *Request, rt *Route) error {
 	a.body = paceBody(a, r.Request)
 	r.Body = a.body
 	if err := c.admit(a, r, rt); err != nil {
+		return err
+	}
+	if err := refuseEncoding(r, rt); err != nil {
 		return err
 	}
 	if r.Who != nil {

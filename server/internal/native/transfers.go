@@ -17,7 +17,7 @@ func (a *API) transferRoutes() []*core.Route {
 	down := get(v+"/archive", "readArchive", read, a.readArchive)
 	down.Stream = true
 	up := change("PUT", v+"/archive", "writeArchive", write, a.writeArchive)
-	up.Stream, up.MaxBody = true, -1
+	up.Stream, up.MaxBody, up.Encoded = true, -1, true
 	return append(append(a.uploadRoutes(), a.directRoutes()...), down, up)
 }
 
@@ -74,7 +74,7 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	return core.WriteJSON(w, http.StatusOK, api.Unpacked{Files: stats.Files, Directories: stats.Directories, Links: stats.Links,
-		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped})
+		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped, Lost: stats.Lost})
 }
 
 // unknownKind reports whether err would be taken for a failure of the server.

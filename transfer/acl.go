@@ -1,0 +1,133 @@
+package transfer
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// GNU tar, star and bsdtar write access lists as text, one entry after the other as acl(5)
+// has them, in these records of PAX.
+var aclRecords = map[string]string{"SCHILY.acl.access": accessACL, "SCHILY.acl.default": defaultACL}
+
+// The attribute that holds a list begins with a version, followed by its entries: tag, rights
+// and id, as linux/posix_acl_xattr.h has them.
+const aclVersion = 2
+
+const (
+	aclUserObj  = 0x01
+	aclUser     = 0x02
+	aclGroupObj = 0x04
+	aclGroup    = 0x08
+	aclMask     = 0x10
+	aclOther    = 0x20
+	aclNoID     = 1<<32 - 1
+
+	maxACL = 4096 // entries
+)
+
+type aclEntry struct {
+	tag, perm uint16
+	id        uint32
+}
+
+// parseACL makes the value of an attribute of a list as text. Users and groups are numbers:
+// a name stands for somebody else where the archive was made.
+func parseACL(text string) ([]byte, error) {
+	var list []aclEntry
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' || r == '\n' }) {
+		e, err := parseACLEntry(word)
+		if err != nil {
+			return nil, driver.Errorf(vole.ErrInvalid, "entry %q of an access list: %v", word, err)
+		}
+		if list = append(list, e); len(list) > maxACL {
+			return nil, driver.Errorf(vole.ErrInvalid, "an access list of more than %d entries", maxACL)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b aclEntry) int { // as Linux wants them
+		if a.tag != b.tag {
+			return int(a.tag) - int(b.tag)
+		}
+		return int(int64(a.id) - int64(b.id))
+	})
+	b := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	for _, e := range list {
+		b = binary.LittleEndian.AppendUint16(b, e.tag)
+		b = binary.LittleEndian.AppendUint16(b, e.perm)
+		b = binary.LittleEndian.AppendUint32(b, e.id)
+	}
+	return b, nil
+}
+
+// parseACLEntry reads "user:1000:rw-", or star's "user:name:rw-:1000".
+func parseACLEntry(word string) (e aclEntry, err error) {
+	f := strings.Split(strings.TrimSpace(word), ":")
+	if len(f) == 2 && (strings.HasPrefix(f[0], "m") || strings.HasPrefix(f[0], "o")) {
+		f = []string{f[0], "", f[1]} // mask and other have no name
+	}
+	if len(f) < 3 || len(f) > 4 {
+		return e, fmt.Errorf("it has not the form TAG:NAME:RIGHTS")
+	}
+	tags := map[string][2]uint16{"user": {aclUserObj, aclUser}, "group": {aclGroupObj, aclGroup}, "mask": {aclMask}, "other": {aclOther}}
+	tag, ok := tags[f[0]]
+	for name, t := range tags {
+		if !ok && f[0] == name[:1] {
+			tag, ok = t, true
+		}
+	}
+	named := f[1] != ""
+	if !ok || named && tag[1] == 0 {
+		return e, fmt.Errorf("unknown tag")
+	}
+	e.tag, e.id = tag[0], aclNoID
+	if named {
+		e.tag = tag[1]
+		n, err := strconv.ParseUint(f[len(f)-1], 10, 32)
+		if len(f) == 3 {
+			n, err = strconv.ParseUint(f[1], 10, 32)
+		}
+		if err != nil || n > maxID {
+			return e, fmt.Errorf("it has a name instead of an id (GNU tar's --numeric-owner gives ids)")
+		}
+		e.id = uint32(n)
+	}
+	for i, c := range f[2] {
+		bit, known := map[rune]uint16{'r': 4, 'w': 2, 'x': 1, 'X': 1}[c]
+		if !known && c != '-' || i > 2 {
+			return e, fmt.Errorf("unknown rights")
+		}
+		e.perm |= bit
+	}
+	return e, nil
+}
+
+// formatACL is the opposite of parseACL; "" for what is no list.
+func formatACL(b []byte) string {
+	if len(b) < 4 || binary.LittleEndian.Uint32(b) != aclVersion || len(b)%8 != 4 {
+		return ""
+	}
+	var words []string
+	for b = b[4:]; len(b) > 0; b = b[8:] {
+		tag, perm, id := binary.LittleEndian.Uint16(b), binary.LittleEndian.Uint16(b[2:]), ""
+		if tag == aclUser || tag == aclGroup {
+			id = strconv.FormatUint(uint64(binary.LittleEndian.Uint32(b[4:])), 10)
+		}
+		name := map[uint16]string{aclUserObj: "user", aclUser: "user", aclGroupObj: "group", aclGroup: "group", aclMask: "mask", aclOther: "other"}[tag]
+		if name == "" {
+			return ""
+		}
+		rights := []byte("---")
+		for i, c := range []byte("rwx") {
+			if perm&(4>>i) != 0 {
+				rights[i] = c
+			}
+		}
+		words = append(words, name+":"+id+":"+string(rights))
+	}
+	return strings.Join(words, ",")
+}

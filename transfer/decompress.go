@@ -1,0 +1,110 @@
+package transfer
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+	"github.com/therootcompany/xz"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// maxWindow bounds the memory that a zstd or xz stream may ask for (the highest levels of
+// both use up to this much).
+const maxWindow = 128 << 20
+
+// magicBytes is how many bytes tell what a stream is compressed with.
+const magicBytes = 4
+
+// compressions are what a compressed stream begins with, and how it is read.
+var compressions = []struct {
+	magic string
+	open  func(b *bufio.Reader) (io.Reader, error)
+}{
+	{"\x1f\x8b", func(b *bufio.Reader) (io.Reader, error) { return gzip.NewReader(b) }},
+	{"BZh", func(b *bufio.Reader) (io.Reader, error) { return bzip2.NewReader(b), nil }},
+	{"\x28\xb5\x2f\xfd", func(b *bufio.Reader) (io.Reader, error) {
+		return zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
+	}},
+	{"\xfd7zX", func(b *bufio.Reader) (io.Reader, error) { return xz.NewReader(b, maxWindow) }},
+	{"\x04\x22\x4d\x18", func(b *bufio.Reader) (io.Reader, error) { return lz4.NewReader(b), nil }},
+	{"\x02\x21\x4c\x18", func(b *bufio.Reader) (io.Reader, error) { return lz4.NewReader(b), nil }}, // its older format
+}
+
+// unreadable are what streams begin with that are told by name.
+var unreadable = []struct{ magic, name string }{
+	{"LZIP", "lzip"}, {"\x1f\x9d", "compress (.Z)"}, {"\x5d\x00\x00", "lzma"}, {"\x89LZO", "lzop"},
+	{"PK\x03\x04", "zip"}, {"7z\xbc\xaf", "7-zip"}, {"Rar!", "rar"},
+}
+
+// skippable reports whether a frame begins that zstd and lz4 have readers skip: pzstd says
+// in one how long the next frame is.
+func skippable(magic []byte) bool {
+	return len(magic) == magicBytes && binary.LittleEndian.Uint32(magic)&^0xf == 0x184d2a50
+}
+
+// Compressed reports whether Decompress would do something about a stream that begins
+// with these four bytes.
+func Compressed(magic []byte) bool {
+	for _, c := range compressions {
+		if bytes.HasPrefix(magic, []byte(c.magic)) {
+			return true
+		}
+	}
+	return skippable(magic)
+}
+
+// Decompress recognises a stream of gzip, bzip2, zstd, xz or lz4 by its first bytes and
+// returns what is in it; any other as it is.
+func Decompress(r io.Reader) (io.Reader, error) {
+	b := bufio.NewReaderSize(r, copyBuf)
+	magic, err := peekMagic(b)
+	for err == nil && skippable(magic) {
+		if err = skipFrame(b); err == nil {
+			magic, err = peekMagic(b)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range compressions {
+		if bytes.HasPrefix(magic, []byte(c.magic)) {
+			return c.open(b)
+		}
+	}
+	for _, u := range unreadable {
+		if bytes.HasPrefix(magic, []byte(u.magic)) {
+			return nil, driver.Errorf(vole.ErrUnsupported, "it is compressed with %s, which is not read; decompress it first, or use gzip, bzip2, zstd, xz or lz4", u.name)
+		}
+	}
+	return b, nil
+}
+
+// peekMagic returns the next bytes of b, fewer than magicBytes at its end.
+func peekMagic(b *bufio.Reader) ([]byte, error) {
+	magic, err := b.Peek(magicBytes)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return magic, err
+}
+
+// skipFrame reads past a skippable frame: its magic, its length, and so many bytes.
+func skipFrame(b *bufio.Reader) error {
+	var head [8]byte
+	_, err := io.ReadFull(b, head[:])
+	if err == nil {
+		_, err = io.CopyN(io.Discard, b, int64(binary.LittleEndian.Uint32(head[4:])))
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,96 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+)
+
+// losses count what a copy could not keep while it went on.
+type losses struct {
+	items  atomic.Int64 // warned of one by one
+	system atomic.Int64 // files whose system attributes were left out, told once at the end
+}
+
+// lose says that something of the item at a place is not kept, for the given reason. It
+// returns an error where that is not to be: Options.Strict.
+func (o *Options) lose(display, what string, reason error) error {
+	if o.Strict {
+		return fmt.Errorf("%s: %s: %s is not kept: %w", o.op(), display, what, reason)
+	}
+	if o.lost != nil {
+		o.lost.items.Add(1)
+	}
+	o.warnf("%s: %s is not kept: %v", display, what, reason)
+	return nil
+}
+
+// loseSystem counts a file that has system attributes, which the target does not get.
+func (o *Options) loseSystem(it *item) {
+	if len(it.system) > 0 && o.lost != nil {
+		o.lost.system.Add(1)
+	}
+}
+
+// tellSystem tells once of all files that lost system attributes.
+func (o *Options) tellSystem() error {
+	n := o.lost.system.Load()
+	if n == 0 {
+		return nil
+	}
+	const why = "capabilities or access lists are not kept (files: %d): disk volumes keep them, copied with -a or made by root"
+	if o.Strict {
+		return driver.Errorf(vole.ErrUnsupported, "%s: "+why, o.op(), n)
+	}
+	o.warnf(why, n)
+	return nil
+}
+
+// cannotHold reports whether an error says that a target has no place for a piece of
+// metadata, whatever the rest of the copy does.
+func cannotHold(err error) bool {
+	for _, kind := range []error{vole.ErrUnsupported, vole.ErrInvalid, vole.ErrNoSpace, syscall.E2BIG} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxID is the largest user or group id: the next one means "keep" to system calls.
+const maxID = 1<<32 - 2
+
+// keepsOwner reports whether the ids of an item are some, and loses them if not.
+func (o *Options) keepsOwner(display string, it *item) (bool, error) {
+	if it.uid >= 0 && it.gid >= 0 && int64(it.uid) <= maxID && int64(it.gid) <= maxID {
+		return true, nil
+	}
+	return false, o.lose(display, "the owner", driver.Errorf(vole.ErrInvalid, "%d:%d is out of range, 0 to %d", it.uid, it.gid, int64(maxID)))
+}
+
+// Between these times every file system keeps them.
+var (
+	safeFrom  = time.Unix(0, 0)
+	safeUntil = time.Unix(1<<31-1, 0)
+)
+
+// checkTime compares an unusual time with what a file system made of it, which may be the
+// nearest one that it can keep.
+func (o *Options) checkTime(display string, want time.Time, kept func() (time.Time, error)) error {
+	if !want.Before(safeFrom) && want.Before(safeUntil) {
+		return nil
+	}
+	got, err := kept()
+	if err != nil {
+		return err
+	}
+	if d := want.Sub(got); got.Unix() == want.Unix() && d > -time.Millisecond && d < time.Millisecond {
+		return nil
+	}
+	return o.lose(display, "the time "+want.UTC().Format(time.RFC3339), driver.Errorf(vole.ErrInvalid, "it is kept as %s", got.UTC().Format(time.RFC3339)))
+}
