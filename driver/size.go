@@ -79,11 +79,16 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10) + "B"
 }
 
-// Human returns the size for people, rounded to three digits: "1.46GiB".
+// Human returns the size for people, rounded to three digits, or to four between 1000 and
+// 1023 of a unit: "1.46GiB", "1010KiB".
 func (s Size) Human() string {
 	for _, u := range units {
-		if s >= u.size || s <= -u.size {
-			return fmt.Sprintf("%.3g", float64(s)/float64(u.size)) + u.name
+		n := float64(s) / float64(u.size)
+		switch most := math.Abs(n); {
+		case most >= 999.5: // of which three digits would make 1e+03
+			return fmt.Sprintf("%.0f", n) + u.name
+		case most >= 1-1.0/2048: // less than that, and it rounds to less than 1024 of the next unit
+			return fmt.Sprintf("%.3g", n) + u.name
 		}
 	}
 	return strconv.FormatInt(int64(s), 10) + "B"

@@ -3,6 +3,7 @@ package driver
 import (
 	"errors"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -34,9 +35,28 @@ func TestSizeString(t *testing.T) {
 	for s, want := range map[Size][2]string{
 		0: {"0B", "0B"}, 1000: {"1000B", "1000B"}, 1024: {"1KiB", "1KiB"}, 1536 * MiB: {"1536MiB", "1.5GiB"},
 		20 * GiB: {"20GiB", "20GiB"}, 3 * TiB: {"3TiB", "3TiB"}, -MiB: {"-1MiB", "-1MiB"}, 1234567: {"1234567B", "1.18MiB"},
+		1023: {"1023B", "1023B"}, 999 * KiB: {"999KiB", "999KiB"}, 1000 * KiB: {"1000KiB", "1000KiB"}, 1010*KiB + 1: {"1034241B", "1010KiB"},
+		1023 * MiB: {"1023MiB", "1023MiB"}, MiB - 1: {"1048575B", "1MiB"}, -(MiB - 1): {"-1048575B", "-1MiB"}, MiB - 513: {"1048063B", "1023KiB"},
+		GiB - MiB/2: {"1048064KiB", "1GiB"}, 999*MiB + 600*KiB: {"1023576KiB", "1000MiB"}, 1010 * TiB: {"1010TiB", "1010TiB"},
+		math.MaxInt64: {"9223372036854775807B", "8388608TiB"}, math.MinInt64: {"-8388608TiB", "-8388608TiB"},
 	} {
 		if s.String() != want[0] || s.Human() != want[1] {
 			t.Errorf("%d: %q, %q; want %q", int64(s), s.String(), s.Human(), want)
+		}
+	}
+}
+
+// What is shown for people is within half a percent, and has no exponent.
+func TestHumanSizeIsNear(t *testing.T) {
+	for bits := range 52 {
+		for _, n := range []Size{1<<bits - 1, 1 << bits, 1<<bits + 1, 3 << bits >> 2, 1000 << bits >> 10, 1<<bits + 1<<bits>>5} {
+			shown := n.Human()
+			i := strings.IndexAny(shown, "BKMGT")
+			value, err := strconv.ParseFloat(shown[:i], 64)
+			unit, uerr := ParseSize("1" + shown[i:])
+			if err != nil || uerr != nil || strings.Contains(shown, "e") || math.Abs(value*float64(unit)-float64(n)) > float64(n)*0.005 || value >= 1024 && unit < TiB {
+				t.Errorf("%d is shown as %s", int64(n), shown)
+			}
 		}
 	}
 }

@@ -28,6 +28,7 @@ type app struct {
 	profile     string // --profile
 	json        bool   // --json
 	quiet       bool   // --quiet
+	bytes       bool   // --bytes
 
 	chosen *profile.Choice // by choose; nil: not yet
 

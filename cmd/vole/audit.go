@@ -88,7 +88,7 @@ func (a *app) newAuditPrinter(paged bool) *auditPrinter {
 	case a.json && !paged:
 		p.arr = a.newJSONArray()
 	case !a.json && !a.quiet:
-		p.t = a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM")
+		p.t = a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM").shorten("PATH", "DETAIL")
 	}
 	return p
 }

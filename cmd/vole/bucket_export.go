@@ -44,7 +44,7 @@ func (a *app) bucketExport(cmd *cobra.Command, flags *bucketFlags, opts bucket.E
 		case a.quiet:
 			return a.printf("%s/%s\n", m.Org, m.Name)
 		}
-		return a.printf("%s/%s: %s\n", m.Org, m.Name, a.size(vole.Size(m.Size)))
+		return a.printf("%s/%s: %s\n", m.Org, m.Name, a.sizeInText(vole.Size(m.Size)))
 	}
 	return a.withNamespace(cmd.Context(), "export", o, func(ns *bucket.Namespace) error {
 		res, err := ns.Export(cmd.Context(), opts)

@@ -62,7 +62,7 @@ func (a *app) bucketRebuild(cmd *cobra.Command, flags *bucketFlags) error {
 		err = a.printJSON(out)
 	case !a.quiet:
 		err = a.printf("rebuilt %d organisations, %d volumes, %d files, %s; %d objects left to the sweeper\n",
-			out.Orgs, out.Volumes, out.Files, a.size(vole.Size(out.Used)), out.Freed)
+			out.Orgs, out.Volumes, out.Files, a.sizeInText(vole.Size(out.Used)), out.Freed)
 	}
 	if err != nil || out.Damaged+out.Lost == 0 {
 		return err

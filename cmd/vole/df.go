@@ -42,6 +42,7 @@ on the host. --measure counts such volumes, or the named ones, again.`,
 			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.df(cmd.Context(), s, args, measure) })
 		},
 	}
+	a.addBytesFlag(cmd)
 	cmd.Flags().BoolVar(&measure, "measure", false, "count again: the named volumes, or all whose figure may be wrong")
 	return cmd
 }

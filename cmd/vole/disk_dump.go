@@ -97,18 +97,18 @@ func (a *app) printDescription(j imageJSON) error {
 	row("Label", "%s", j.Label)
 	row("UUID", "%s", j.UUID)
 	row("Features", "%s", strings.Join(j.Features, " "))
-	row("Image", "%s", a.size(j.ImageSize))
-	row("Size", "%s, blocks of %s", a.size(j.Size), a.size(j.BlockSize))
-	row("Free", "%s, %s of it for root", a.size(j.Free), a.size(j.Reserved))
-	row("Groups", "%d of %s", j.Groups, a.size(j.GroupSize))
-	row("Inodes", "%d of %s, %d free", j.Inodes, a.size(j.InodeSize), j.FreeInodes)
+	row("Image", "%s", a.sizeInText(j.ImageSize))
+	row("Size", "%s, blocks of %s", a.sizeInText(j.Size), a.sizeInText(j.BlockSize))
+	row("Free", "%s, %s of it for root", a.sizeInText(j.Free), a.sizeInText(j.Reserved))
+	row("Groups", "%d of %s", j.Groups, a.sizeInText(j.GroupSize))
+	row("Inodes", "%d of %s, %d free", j.Inodes, a.sizeInText(j.InodeSize), j.FreeInodes)
 	switch {
 	case j.Journal == 0:
 		row("Log", "none")
 	case j.Dirty:
-		row("Log", "%s, to be replayed", a.size(j.Journal))
+		row("Log", "%s, to be replayed", a.sizeInText(j.Journal))
 	default:
-		row("Log", "%s, clean", a.size(j.Journal))
+		row("Log", "%s, clean", a.sizeInText(j.Journal))
 	}
 	if j.Errors {
 		row("Errors", "Linux found some; run 'vole disk check'")

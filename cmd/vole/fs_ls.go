@@ -35,6 +35,7 @@ unless -a is given.`,
 			return a.readFS(cmd.Context(), name, func(f *vole.FS) error { return a.fsList(cmd.Context(), f, p, opts) })
 		},
 	}
+	a.addBytesFlag(cmd)
 	fl := cmd.Flags()
 	fl.BoolVarP(&opts.long, "long", "l", false, "show mode, owner, size and time")
 	fl.BoolVarP(&opts.all, "all", "a", false, "names that begin with a dot, too")

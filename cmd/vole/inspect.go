@@ -18,7 +18,7 @@ type volumeJSON struct {
 }
 
 func newInspectCmd(a *app) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "inspect NAME...",
 		Short: "Show volumes in full, and who has them attached",
 		Long:  `Show all there is to know of volumes, given by name or id, and who has them attached.`,
@@ -30,6 +30,8 @@ func newInspectCmd(a *app) *cobra.Command {
 			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.inspect(cmd.Context(), s, args) })
 		},
 	}
+	a.addBytesFlag(cmd)
+	return cmd
 }
 
 func (a *app) inspect(ctx context.Context, s *vole.Store, names []string) error {

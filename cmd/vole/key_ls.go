@@ -50,7 +50,7 @@ func (a *app) printKeys(keys []api.Key) error {
 		}
 		return nil
 	}
-	t := a.newTable("ID", "NAME", "STATUS", "SCOPES", "VOLUMES", "EXPIRES", "LAST USED", "CREATED")
+	t := a.newTable("ID", "NAME", "STATUS", "SCOPES", "VOLUMES", "EXPIRES", "LAST USED", "CREATED").shorten("SCOPES", "VOLUMES")
 	for _, k := range keys {
 		volumes := "all"
 		if len(k.Volumes) > 0 {

@@ -48,6 +48,7 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 			return err
 		},
 	}
+	a.addBytesFlag(cmd)
 	f := cmd.Flags()
 	f.StringArrayVarP(&selectors, "selector", "l", nil, "only volumes with these labels: `k, k=v or k!=v`, separated by commas")
 	f.StringVar(&kind, "kind", "", "only volumes of this kind, dir or disk")
@@ -104,7 +105,7 @@ func (a *app) newVolumePrinter(paged bool) volumePrinter {
 	case a.quiet:
 		return nameVolumes{a}
 	}
-	return &tableVolumes{a, a.newTable("NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED")}
+	return &tableVolumes{a, a.newTable("NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED").shorten("LABELS")}
 }
 
 // more tells where the next page begins, out of the way of the listing.

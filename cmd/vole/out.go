@@ -9,10 +9,11 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
+	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 )
 
@@ -55,82 +56,26 @@ func (j *jsonArray) close() error {
 	return err
 }
 
-// tableBatch is how many rows of a table are aligned together. It bounds the memory
-// that a long table takes.
-const tableBatch = 1000
-
-// columnGap is how far apart the columns of a table are.
-const columnGap = 2
-
-// table writes aligned columns. In a batch of tableBatch rows all cells line up.
-type table struct {
-	a    *app
-	rows [][]string
-}
-
-func (a *app) newTable(header ...string) *table {
-	t := &table{a: a}
-	if len(header) > 0 {
-		t.row(header...)
-	}
-	return t
-}
-
-// row adds a row, each cell as value shows it.
-func (t *table) row(cells ...string) error {
-	shown := make([]string, len(cells))
-	for i, c := range cells {
-		shown[i] = t.a.value(c)
-	}
-	if t.rows = append(t.rows, shown); len(t.rows) == tableBatch {
-		return t.close()
-	}
-	return nil
-}
-
-// close writes the rows that are not yet written.
-func (t *table) close() error {
-	var widths []int
-	for _, cells := range t.rows {
-		for i, c := range cells {
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
-			widths[i] = max(widths[i], cellWidth(c))
-		}
-	}
-	var b strings.Builder
-	for _, cells := range t.rows {
-		for i, c := range cells {
-			b.WriteString(c)
-			if i < len(cells)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]+columnGap-cellWidth(c)))
-			}
-		}
-		b.WriteByte('\n')
-	}
-	t.rows = nil
-	_, err := io.WriteString(t.a.stdout, b.String())
-	return err
-}
-
-// cellWidth is how many places a cell takes on a line. Marks stand above or below
-// another rune and take none.
-func cellWidth(s string) (n int) {
-	for _, r := range s {
-		if !unicode.In(r, unicode.Mn, unicode.Me) {
-			n++
-		}
-	}
-	return n
-}
-
-// size shows a size: rounded on a terminal, exact elsewhere.
+// size shows a size in a table: rounded on a terminal, else, or with --bytes, as a bare
+// number of bytes, for programs to compute with.
 func (a *app) size(s vole.Size) string {
+	if isTerminal(a.stdout) && !a.bytes {
+		return s.Human()
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// sizeInText shows a size in a sentence, with its unit.
+func (a *app) sizeInText(s vole.Size) string {
 	if isTerminal(a.stdout) {
 		return s.Human()
 	}
 	return s.String()
+}
+
+// addBytesFlag gives a command that shows sizes --bytes.
+func (a *app) addBytesFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.bytes, "bytes", false, "show sizes in bytes on a terminal too, not rounded")
 }
 
 // used shows what a volume holds, with "~" before a figure that may be wrong.

@@ -55,7 +55,7 @@ func (a *app) printSandboxes(list []sandbox.Info) error {
 		}
 		return nil
 	}
-	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED")
+	t := a.newTable("NAME", "STATUS", "RUNTIME", "VOLUMES", "COMMAND", "CREATED").shorten("VOLUMES", "COMMAND")
 	for _, i := range list {
 		if err := t.row(i.Name, sandboxStatus(i), dash(i.Runtime), sandboxMounts(i), sandboxCommand(i), a.when(i.Created)); err != nil {
 			return err

@@ -40,6 +40,19 @@ func newScreen(w io.Writer, json *bool) *screen {
 	return &screen{w: w, terminal: isTerminal(w), json: json}
 }
 
+// columns is how wide the terminal is; 0: none, or one that does not say.
+func (s *screen) columns() int {
+	f, ok := s.w.(*os.File)
+	if !ok || !s.terminal {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
 // Write implements io.Writer.
 func (s *screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
