@@ -303,7 +303,7 @@ type pings struct {
 // Orgs returns the names of the organisations, sorted.
 func (ns *Namespace) Orgs(ctx context.Context) ([]string, error) {
 	var list []string
-	err := ns.db.read(ctx, all(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs ORDER BY name`))
+	err := ns.db.read(ctx, all(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs WHERE name NOT LIKE '`+removedOrg+`%' ORDER BY name`))
 	return list, err
 }
 
@@ -341,6 +341,9 @@ var errOrgExists = driver.Errorf(driver.ErrExists, "an organisation of that name
 func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
 	var found bool
 	var id []byte
+	if strings.HasPrefix(name, removedOrg) {
+		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+	}
 	if err := ns.db.read(ctx, one(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
 		return nil, err
 	}

@@ -87,7 +87,7 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 func (ns *Namespace) exportedOrgs(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
 	var found bool
 	err = ns.db.read(ctx, one(&found, []any{&begin}, `SELECT {now}`),
-		all(&list, (*orgRow).dest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' ORDER BY id`, name))
+		all(&list, (*orgRow).dest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
 	if err == nil && name != "" && len(list) == 0 {
 		err = driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
 	}

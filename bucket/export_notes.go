@@ -54,7 +54,7 @@ func (ns *Namespace) sweepsExported(ctx context.Context) (yes bool, err error) {
 }
 
 // notExported is a condition that holds for blobs that a manifest may still refer to.
-const notExported = `EXISTS (SELECT 1 FROM orgs o WHERE o.id = blobs.org) AND freed >= coalesce((
+const notExported = `EXISTS (SELECT 1 FROM orgs o WHERE o.id = blobs.org AND o.name NOT LIKE '` + removedOrg + `%') AND freed >= coalesce((
 	SELECT e.expires FROM (SELECT session, expires FROM jobs WHERE name LIKE '` + exportedAll + `/%') e WHERE e.session = blobs.org), 0)`
 
 const (

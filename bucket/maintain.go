@@ -308,6 +308,9 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 	}
 	err := ns.foldAll(ctx)
 	if err == nil {
+		err = ns.reapOrgs(ctx)
+	}
+	if err == nil {
 		err = ns.db.write(ctx, nil, true, func(t tx) error {
 			t.later(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
 			t.later(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))

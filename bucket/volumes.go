@@ -133,14 +133,17 @@ func (b *Backend) insert(t tx, v *volume, from []byte) error {
 
 // freeName fails when name is taken, or is the id of a volume, by another than self.
 func (b *Backend) freeName(t tx, name string, self []byte) error {
-	var taken, isID bool
+	var taken, isID, here bool
 	var id []byte
-	list := []query{one(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
+	list := []query{b.isHere(&here), one(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
 	if other := idBytes(name); other != nil {
 		list = append(list, isThere(&isID, b.org, other))
 	}
 	if err := t.run(list...); err != nil {
 		return err
+	}
+	if !here {
+		return errOrgRemoved
 	}
 	if isID {
 		return driver.Errorf(driver.ErrExists, "that is the id of a volume; choose another name")

@@ -27,10 +27,22 @@ func (b *Backend) CreateKey(ctx context.Context, in api.CreateKey) (api.NewKey, 
 	return out, err
 }
 
-// RevokeKey makes a key useless for ever. ErrNotExist.
-func (b *Backend) RevokeKey(ctx context.Context, id string) (api.Key, error) {
+// CreateOrgKey makes a key of any organisation. The key of the Backend must be an operator's.
+func (b *Backend) CreateOrgKey(ctx context.Context, org string, in api.CreateKey) (api.NewKey, error) {
+	var out api.NewKey
+	err := b.json(ctx, call{method: "POST", path: "/orgs/" + url.PathEscape(org) + "/keys"}, in, &out)
+	return out, err
+}
+
+// RevokeKey makes a key useless for ever. ErrNotExist; ErrInUse: it is the last admin key of the
+// organisation or the last operator key of the server, and force is not set.
+func (b *Backend) RevokeKey(ctx context.Context, id string, force bool) (api.Key, error) {
 	var out api.Key
-	err := b.json(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), again: true}, nil, &out)
+	q := url.Values{}
+	if force {
+		q.Set("force", "true")
+	}
+	err := b.json(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), query: q, again: true}, nil, &out)
 	if r := (*refusal)(nil); errors.As(err, &r) && r.code == "not_found" {
 		err = driver.Errorf(driver.ErrNotExist, "%s", r.message)
 	}
@@ -49,6 +61,16 @@ func (b *Backend) CreateOrg(ctx context.Context, name string) (api.NewKey, error
 	var out api.NewKey
 	err := b.json(ctx, call{method: "POST", path: "/orgs"}, api.CreateOrg{Name: name}, &out)
 	return out, err
+}
+
+// RemoveOrg removes an organisation and revokes its keys. ErrNotExist; ErrNotEmpty: it has
+// volumes, and force is not set; ErrInUse: one of them is attached.
+func (b *Backend) RemoveOrg(ctx context.Context, name string, force bool) error {
+	q := url.Values{}
+	if force {
+		q.Set("force", "true")
+	}
+	return b.do(ctx, call{method: "DELETE", path: "/orgs/" + url.PathEscape(name), query: q})
 }
 
 // Audit returns a page of the organisation's audit log, newest first.

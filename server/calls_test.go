@@ -102,6 +102,10 @@ var calls = map[string]func(x *things) apiCall{
 	"listAudit": queryCall("limit", "5"),
 	"listOrgs":  plainCall,
 	"createOrg": func(*things) apiCall { return apiCall{body: `{"name":"newcomers"}`} },
+	"removeOrg": func(*things) apiCall { return apiCall{path: map[string]string{"org": "other"}} },
+	"createOrgKey": func(*things) apiCall {
+		return apiCall{path: map[string]string{"org": DefaultOrg}, body: `{"name":"made","scopes":["read"]}`}
+	},
 }
 
 func pairs(list []string) url.Values {

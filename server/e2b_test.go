@@ -237,7 +237,7 @@ func TestE2BTokens(t *testing.T) {
 			t.Errorf("read: %d %s", status, body)
 		}
 	}
-	if _, err := s.accounts.RevokeKey(t.Context(), DefaultOrg, keyID); err != nil {
+	if _, _, err := s.accounts.RevokeKey(t.Context(), DefaultOrg, keyID, accounts.RevokeOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	status, _, body := s.content(t, v, "GET", "file?path=/a", "")

@@ -145,6 +145,17 @@ func (t *tokens) Verify(ctx context.Context, token string) (*accounts.Principal,
 	return p, nil
 }
 
+// Gives implements core.Verifier. Who has what claims, only the provider knows.
+func (t *tokens) Gives(org string) (all accounts.Scope) {
+	if t.Org != "" && t.Org != org {
+		return 0
+	}
+	for _, s := range t.scopes {
+		all |= s
+	}
+	return all
+}
+
 func (t *tokens) org(claims map[string]any) (string, error) {
 	if t.Org != "" {
 		return t.Org, nil

@@ -99,7 +99,7 @@ func TestRevokedStreams(t *testing.T) {
 			w.must(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": id}}, nil)
 		},
 		"by another server": func(t *testing.T, w *world, id string) {
-			if _, err := w.elsewhere(t).RevokeKey(t.Context(), DefaultOrg, id); err != nil {
+			if _, _, err := w.elsewhere(t).RevokeKey(t.Context(), DefaultOrg, id, accounts.RevokeOptions{Force: true}); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -216,7 +216,7 @@ func TestRevokedBeforeCommit(t *testing.T) {
 		c := w.raw(t, secret, "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "Content-Length: 6")
 		_, _ = io.WriteString(c, "EV")
 		time.Sleep(20 * time.Millisecond)
-		if _, err := w.accounts.RevokeKey(t.Context(), DefaultOrg, k.ID); err != nil {
+		if _, _, err := w.accounts.RevokeKey(t.Context(), DefaultOrg, k.ID, accounts.RevokeOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
 		_, _ = io.WriteString(c, "IL!\n")
@@ -256,7 +256,7 @@ func TestRevokedTarEntry(t *testing.T) {
 			t.Fatal("the first entry does not appear")
 		}
 	}
-	if _, err := w.accounts.RevokeKey(t.Context(), DefaultOrg, k.ID); err != nil {
+	if _, _, err := w.accounts.RevokeKey(t.Context(), DefaultOrg, k.ID, accounts.RevokeOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	_, _ = c.Write(tarOf("second", 10, "third", 10)[512:])
@@ -274,6 +274,8 @@ type fakeProvider struct {
 	who   atomic.Pointer[accounts.Principal]
 	asked atomic.Int64
 }
+
+func (p *fakeProvider) Gives(string) accounts.Scope { return 0 }
 
 func (p *fakeProvider) Verify(context.Context, string) (*accounts.Principal, error) {
 	p.asked.Add(1)

@@ -211,14 +211,28 @@ func (s *Server) Handler() http.Handler { return s.handler }
 // HasKey reports whether a key was ever made, in any organisation.
 func (s *Server) HasKey(ctx context.Context) (bool, error) { return s.accounts.AnyKey(ctx) }
 
-// FirstKey makes a key with all rights for the organisation "default" when there is no
-// key at all, and returns its secret; "" when there is one.
+// HasOperator reports whether somebody can make organisations and keys of any: by a key that may
+// be used now, or a token of the identity provider.
+func (s *Server) HasOperator(ctx context.Context) (bool, error) {
+	if v := s.core.Options().OIDC; v != nil && v.Gives(s.opts.OIDC.Org).Has(accounts.Operator) {
+		return true, nil
+	}
+	return s.accounts.OperatorKey(ctx)
+}
+
+// FirstKey makes a key with all rights for the organisation "default" when no operator key can
+// be used, and returns its secret; "" when one can.
 func (s *Server) FirstKey(ctx context.Context) (string, error) {
-	if any, err := s.accounts.AnyKey(ctx); err != nil || any {
+	if have, err := s.accounts.OperatorKey(ctx); err != nil || have {
 		return "", err
 	}
 	_, secret, err := s.accounts.CreateKey(ctx, accounts.NewKey{Org: DefaultOrg, Name: "first", Scopes: accounts.Admin | accounts.Operator})
 	return secret, err
+}
+
+// KeyEnded reports whether a secret is that of a key which was revoked or has expired.
+func (s *Server) KeyEnded(ctx context.Context, secret string) (bool, error) {
+	return s.accounts.Ended(ctx, secret)
 }
 
 // Close closes what New opened. Requests must have ended.

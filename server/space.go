@@ -23,6 +23,10 @@ func (h home) CreateOrg(context.Context, string) error {
 	return driver.Errorf(driver.ErrUnsupported, "a local home has one organisation, %q; serve a bucket to have more", DefaultOrg)
 }
 
+func (h home) RemoveOrg(context.Context, string, bool) error {
+	return driver.Errorf(driver.ErrUnsupported, "a local home has one organisation, %q, which stays", DefaultOrg)
+}
+
 func (h home) Org(_ context.Context, name string) (driver.Backend, error) {
 	if name != DefaultOrg {
 		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
@@ -182,6 +186,10 @@ func (o organisations) Orgs(ctx context.Context) ([]string, error) { return o.ns
 
 func (o organisations) CreateOrg(ctx context.Context, name string) error {
 	return o.ns.CreateOrg(ctx, name)
+}
+
+func (o organisations) RemoveOrg(ctx context.Context, name string, force bool) error {
+	return o.ns.RemoveOrg(ctx, name, force)
 }
 
 func (o organisations) Org(ctx context.Context, name string) (driver.Backend, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"math"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 type keyFlags struct {
 	scopes, volumes []string
 	expires, format string
+	org             string
 }
 
 func newKeyCreateCmd(a *app) *cobra.Command {
@@ -26,10 +28,14 @@ func newKeyCreateCmd(a *app) *cobra.Command {
 
 Scopes are read (volumes and files), write (change them, which includes reading), admin
 (keys and the audit log, which includes both) and operator (organisations). A key cannot
-give what it does not have. With --volume the key sees only these volumes.`,
+give what it does not have. With --volume the key sees only these volumes.
+
+With --org the key is of another organisation, for which that of the profile needs the scope
+operator. The audit log of that organisation tells of it.`,
 		Example: `  vole key create ci --scope read,write --expires 90d
   vole key create report --scope read --volume results > report.key
-  vole key create agents --scope write --format e2b`,
+  vole key create agents --scope write --format e2b
+  vole key create rescue --org acme --scope admin`,
 		Args:              exactArgs(1, "a name for the key"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,7 +44,7 @@ give what it does not have. With --volume the key sees only these volumes.`,
 				return err
 			}
 			return a.withCloud(cmd.Context(), "key create", func(b *cloud.Backend) error {
-				k, err := b.CreateKey(cmd.Context(), in)
+				k, err := f.create(cmd.Context(), b, in)
 				if err != nil {
 					return err
 				}
@@ -51,6 +57,8 @@ give what it does not have. With --volume the key sees only these volumes.`,
 	s.StringArrayVar(&f.volumes, "volume", nil, "a volume, by `name` or id, that it is for; may be given several times (default all)")
 	s.StringVar(&f.expires, "expires", "", "how long it is good (`30d`, 12h, 8w), or until which day (2030-01-31) or time, in UTC (default for ever)")
 	s.StringVar(&f.format, "format", "vole", "form of the secret: vole, or e2b for the SDK of E2B")
+	s.StringVar(&f.org, "org", "", "`organisation` that the key is for (default that of the profile)")
+	cmd.RegisterFlagCompletionFunc("org", completeOrgs(a))
 	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "write", "admin", "operator"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"vole", "e2b"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("volume", func(cmd *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
@@ -58,6 +66,13 @@ give what it does not have. With --volume the key sees only these volumes.`,
 	})
 	noFlagFiles(cmd, "expires")
 	return cmd
+}
+
+func (f *keyFlags) create(ctx context.Context, b *cloud.Backend, in api.CreateKey) (api.NewKey, error) {
+	if f.org == "" {
+		return b.CreateKey(ctx, in)
+	}
+	return b.CreateOrgKey(ctx, f.org, in)
 }
 
 func (f *keyFlags) request(name string, now time.Time) (in api.CreateKey, err error) {

@@ -8,15 +8,16 @@ import (
 func newOrgCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "org",
-		Short: "Make and list the organisations of a server",
+		Short: "Make, list and remove the organisations of a server",
 		Long: `Look after the organisations of a server, each of which has its own volumes and keys. The
 key of the profile in effect needs the scope operator.`,
 		Example: `  vole org create acme
-  vole org ls`,
+  vole org ls
+  vole org rm acme`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
 	}
-	cmd.AddCommand(newOrgCreateCmd(a), newOrgLsCmd(a))
+	cmd.AddCommand(newOrgCreateCmd(a), newOrgLsCmd(a), newOrgRmCmd(a))
 	return cmd
 }
 

@@ -11,8 +11,10 @@ import (
 type serveFlags struct {
 	allowDevices bool
 
-	config string
-	from   map[string]string // where a setting comes from that is not a default
+	config  string
+	from    map[string]string // where a setting comes from that is not a default
+	offline bool              // no server is to run
+	names   []string          // the settings, where the command has flags of its own; nil: all are
 
 	backend, dir          string
 	db, dbFile            string
@@ -70,6 +72,7 @@ reads the certificate again, which also happens when its files change.`,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return a.serve(cmd, f) },
 	}
 	f.add(cmd)
+	cmd.AddCommand(newServeKeyCmd(a))
 	return cmd
 }
 
@@ -117,5 +120,5 @@ func (s *serveFlags) add(cmd *cobra.Command) {
 
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json, on standard error")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
-	f.StringVar(&s.firstKeyFile, "first-key-file", "", "put the first key into this new `file` instead of printing it")
+	f.StringVar(&s.firstKeyFile, "first-key-file", "", "put the first key into this new `file` instead of printing it; also a new one where no operator key can be used any more")
 }

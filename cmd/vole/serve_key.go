@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,18 +21,35 @@ type firstKeyJSON struct {
 }
 
 // firstKey makes a key when there is none, and shows it once: on standard output, or in
-// a file. It is never logged.
-func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url string) error {
-	if any, err := s.HasKey(ctx); err != nil || any {
+// a file. It is never logged. Where no operator key can be used any more, it goes into a file
+// only: whoever may read what a server prints must not become its operator by that.
+func (a *app) firstKey(ctx context.Context, f *serveFlags, s *server.Server, url string, log *slog.Logger) error {
+	any, err := s.HasKey(ctx)
+	if err != nil {
 		return err
 	}
 	file := f.firstKeyFile
+	if any {
+		have, err := s.HasOperator(ctx)
+		if err != nil || have {
+			return err
+		}
+		if file == "" {
+			log.Warn("no operator key can be used any more; 'vole serve key create --operator' with the settings of this server makes one, or --first-key-file")
+			return nil
+		}
+	}
 	if file == "" && os.Getenv("JOURNAL_STREAM") != "" && !isTerminal(a.stdout) {
 		// What is printed may end in the journal, which many may read and which is kept.
 		return &hinted{usagef("there is no key yet, and a service must not print one into its log"), "give --first-key-file FILE"}
 	}
 	if file != "" {
-		return a.firstKeyFile(ctx, file, s, url)
+		err := a.firstKeyFile(ctx, file, s, url)
+		if any && errors.Is(err, driver.ErrExists) {
+			log.Warn("no operator key can be used any more, and --first-key-file is there with something else than a key that has ended: remove it, and start again for a new key", "file", file)
+			return nil // those who have other keys are served
+		}
+		return err
 	}
 	key, err := s.FirstKey(ctx)
 	if err != nil || key == "" {
@@ -61,6 +79,9 @@ func (a *app) loginAdvice(url string) error {
 
 // firstKeyFile makes the file before the key, which cannot be had again.
 func (a *app) firstKeyFile(ctx context.Context, file string, s *server.Server, url string) (err error) {
+	if err := removeEndedKey(ctx, file, s); err != nil {
+		return err
+	}
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, os.ErrExist) {
 		return &hinted{driver.Errorf(driver.ErrExists, "--first-key-file: %s is there already, and no key is", file), "remove it if it has nothing of worth"}
@@ -88,4 +109,20 @@ func (a *app) firstKeyFile(ctx context.Context, file string, s *server.Server, u
 		return err
 	}
 	return a.printf("The first key is in %s\n", file)
+}
+
+// removeEndedKey removes the file of a first key that was revoked or has expired.
+func removeEndedKey(ctx context.Context, file string, s *server.Server) error {
+	if i, err := os.Lstat(file); err != nil || !i.Mode().IsRegular() || i.Size() > 1<<10 {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	ended, err := s.KeyEnded(ctx, strings.TrimSpace(string(b)))
+	if err != nil || !ended {
+		return err
+	}
+	return os.Remove(file)
 }

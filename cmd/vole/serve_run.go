@@ -70,7 +70,7 @@ func limitMemory(n int64) {
 
 // serveOn serves with all that is there.
 func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln net.Listener, cert *server.Certificate, log *slog.Logger) error {
-	if err := a.firstKey(ctx, f, s, f.url(ln)); err != nil {
+	if err := a.firstKey(ctx, f, s, f.url(ln), log); err != nil {
 		return err
 	}
 	life, stop := context.WithCancel(ctx)

@@ -30,6 +30,9 @@ func (s *serveFlags) resolve(cmd *cobra.Command, warn func(string, ...any)) erro
 		if err != nil {
 			return
 		}
+		if s.names != nil && f.Name != "home" && !slices.Contains(s.names, f.Name) {
+			return // the command's own
+		}
 		own := cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil
 		env, set := os.LookupEnv(settingVar(f.Name))
 		values, there := file[f.Name]
@@ -237,12 +240,15 @@ func (s *serveFlags) bucket() (*bucket.Options, error) {
 		if o.Dir, err = defaultServerDir(); err != nil {
 			return nil, err
 		}
-	case s.dir == "" && (db == "" || s3 == ""):
+	case s.dir == "" && (db == "" || s3 == "" && !s.offline):
 		return nil, &hinted{usagef("which namespace? give --dir, or --db and --s3"), "without any of them there is a default directory"}
 	}
 	if o.Dir != "" {
 		if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 			return nil, err
+		}
+		if s.offline { // nothing is made where there is none
+			return o, nil
 		}
 		if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 			return nil, err

@@ -77,6 +77,14 @@ func (c *cache) forget(keyID string) {
 	}
 }
 
+// forgetAll forgets all keys.
+func (c *cache) forgetAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+	clear(c.entries)
+}
+
 // useEvery is how often the use of a key is written down at most.
 const useEvery = time.Minute
 

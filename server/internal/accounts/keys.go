@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"strings"
 	"time"
 
@@ -174,32 +176,132 @@ func (s *Store) Keys(ctx context.Context, org string) ([]Key, error) {
 	}, `SELECT `+keyCols+` FROM server_keys WHERE org = $1 ORDER BY created DESC, id DESC`, org)
 }
 
+// Loss is what nobody may do any more once a key is revoked.
+type Loss struct{ Admin, Operator bool }
+
+// Any reports whether there is a loss.
+func (l Loss) Any() bool { return l.Admin || l.Operator }
+
+// RevokeOptions says what may be lost with a key.
+type RevokeOptions struct {
+	// Force revokes the key though it is the last of its kind.
+	Force bool
+	// Provider says what rights in the key's organisation others have by tokens of the
+	// identity provider: their loss is none.
+	Provider Scope
+}
+
+// LastKeyError refuses to revoke the last key of a kind.
+type LastKeyError struct {
+	Loss Loss
+	Org  string
+}
+
+func (e *LastKeyError) Error() string { return "it is " + e.Loss.Text(e.Org) }
+
+// Text says of what kind the key is the last, and what is lost with it.
+func (l Loss) Text(org string) string {
+	admin := "nobody can make or revoke keys of " + quote(org) + " or read its audit log, but an operator"
+	operator := "nobody can make or remove organisations, or get into one that has lost its keys, but by 'vole serve key create' where the server is"
+	switch {
+	case l.Admin && l.Operator:
+		return "the last admin key of " + quote(org) + " and the last operator key of the server: without it " + operator + ", and nobody can make or revoke keys of " + quote(org)
+	case l.Admin:
+		return "the last admin key of the organisation: without it " + admin
+	}
+	return "the last operator key of the server: without it " + operator
+}
+
 // RevokeKey ends a key and the volume tokens made of it: at once on this Store, within
 // Options.CacheFor on others. To revoke it twice is no error, and keeps the first time.
-// driver.ErrNotExist: the organisation has no such key.
-func (s *Store) RevokeKey(ctx context.Context, org, id string) (Key, error) {
+// driver.ErrNotExist: the organisation has no such key; *LastKeyError.
+func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOptions) (Key, Loss, error) {
 	if err := validateOrg(org); err != nil {
-		return Key{}, err
+		return Key{}, Loss{}, err
 	}
 	missing := driver.Errorf(driver.ErrNotExist, "there is no API key %s", quote(id))
 	if _, err := parseID(id); err != nil {
-		return Key{}, missing
+		return Key{}, Loss{}, missing
 	}
-	_, err := s.exec(ctx, `UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3 AND revoked = 0`,
-		catalog.Nanos(s.clock()), org, id)
+	var k Key
+	var loss Loss
+	err := s.change(ctx, func(tx *sql.Tx) error {
+		var r keyRow
+		k, loss = Key{}, Loss{}
+		err := tx.QueryRowContext(ctx, s.sql(`SELECT `+keyCols+` FROM server_keys WHERE org = $1 AND id = $2`), org, id).Scan(r.dest()...)
+		if errors.Is(err, sql.ErrNoRows) {
+			return missing
+		}
+		if err != nil {
+			return err
+		}
+		if k = r.key(); !k.Revoked.IsZero() {
+			return nil
+		}
+		if loss, err = s.lossOf(ctx, tx, k, opts.Provider); err != nil {
+			return err
+		}
+		if loss.Any() && !opts.Force {
+			return &LastKeyError{loss, org}
+		}
+		k.Revoked = catalog.Time(catalog.Nanos(s.clock()))
+		_, err = tx.ExecContext(ctx, s.sql(`UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3`), catalog.Nanos(k.Revoked), org, id)
+		return err
+	})
 	s.cache.forget(id) // even then: the answer alone may have been lost
-	if err != nil {
-		return Key{}, err
+	return k, loss, err
+}
+
+// lossOf finds out what is lost with a key.
+func (s *Store) lossOf(ctx context.Context, tx *sql.Tx, k Key, provider Scope) (loss Loss, err error) {
+	if k.usable(s.clock()) != nil {
+		return loss, nil
 	}
+	others := func(where string, scope Scope, args ...any) (bool, error) {
+		var n int64
+		err := tx.QueryRowContext(ctx, s.sql(`SELECT count(*) FROM server_keys WHERE id <> $1 AND revoked = 0 AND (expires = 0 OR expires > $2) AND (scopes & $3) <> 0`+where),
+			append([]any{k.ID, catalog.Nanos(s.clock()), int64(scope)}, args...)...).Scan(&n)
+		return n > 0, err
+	}
+	var more bool
+	if k.Scopes.Has(Admin) && k.Volumes == nil && !provider.Has(Admin) {
+		if more, err = others(` AND org = $4 AND volumes = ''`, Admin, k.Org); err != nil {
+			return loss, err
+		}
+		loss.Admin = !more
+	}
+	if k.Scopes.Has(Operator) && !provider.Has(Operator) {
+		if more, err = others(``, Operator); err != nil {
+			return loss, err
+		}
+		loss.Operator = !more
+	}
+	return loss, nil
+}
+
+// RevokeOrg revokes all keys of an organisation that is being removed.
+func (s *Store) RevokeOrg(ctx context.Context, org string) error {
+	_, err := s.exec(ctx, `UPDATE server_keys SET revoked = $1 WHERE org = $2 AND revoked = 0`, catalog.Nanos(s.clock()), org)
+	s.cache.forgetAll()
+	return err
+}
+
+// OperatorKey reports whether there is a key of an operator that may be used now.
+func (s *Store) OperatorKey(ctx context.Context) (bool, error) {
+	return s.one(ctx, []any{new(int)}, `SELECT 1 FROM server_keys WHERE revoked = 0 AND (expires = 0 OR expires > $1) AND (scopes & $2) <> 0 LIMIT 1`,
+		catalog.Nanos(s.clock()), int64(Operator))
+}
+
+// Ended reports whether a secret is that of a key which was revoked or has expired.
+func (s *Store) Ended(ctx context.Context, secret string) (bool, error) {
+	if !wellFormed(secret) {
+		return false, nil
+	}
+	hash := sha256.Sum256([]byte(secret))
 	var r keyRow
-	found, err := s.one(ctx, r.dest(), `SELECT `+keyCols+` FROM server_keys WHERE org = $1 AND id = $2`, org, id)
-	if err == nil && !found {
-		err = missing
-	}
-	if err != nil {
-		return Key{}, err
-	}
-	return r.key(), nil
+	found, err := s.one(ctx, r.dest(), `SELECT `+keyCols+` FROM server_keys WHERE hash = $1`, hash[:])
+	k := r.key()
+	return found && k.usable(s.clock()) != nil, err
 }
 
 // AnyKey reports whether a key was ever made, in any organisation.

@@ -216,7 +216,7 @@ func TestRevoke(t *testing.T) {
 			}
 		}
 		for _, x := range [][2]string{{"other", k.ID}, {"acme", vol1}, {"acme", ""}, {"acme", "x\x00"}, {"acme", strings.ToUpper(k.ID)}} {
-			if _, err := here.RevokeKey(ctx, x[0], x[1]); !errors.Is(err, driver.ErrNotExist) {
+			if _, _, err := here.RevokeKey(ctx, x[0], x[1], RevokeOptions{Force: true}); !errors.Is(err, driver.ErrNotExist) {
 				t.Errorf("revoked %q: %v", x, err)
 			}
 		}
@@ -225,7 +225,7 @@ func TestRevoke(t *testing.T) {
 		}
 		first := c.read()
 		for range 2 {
-			got, err := here.RevokeKey(ctx, "acme", k.ID)
+			got, _, err := here.RevokeKey(ctx, "acme", k.ID, RevokeOptions{Force: true})
 			if err != nil || got.ID != k.ID || !got.Revoked.Equal(first) {
 				t.Errorf("%+v, %v", got, err)
 			}
@@ -270,7 +270,7 @@ func TestRevokeAtOnce(t *testing.T) {
 					}
 				})
 			}
-			if _, err := s.RevokeKey(t.Context(), "acme", k.ID); err != nil {
+			if _, _, err := s.RevokeKey(t.Context(), "acme", k.ID, RevokeOptions{Force: true}); err != nil {
 				t.Error(err)
 			}
 			for range 10 {

@@ -134,6 +134,26 @@ func (s *Store) execOnce(ctx context.Context, query string, args ...any) (int64,
 	return r.RowsAffected()
 }
 
+// change runs fn in a transaction that no other change runs beside, on whatever host. It may
+// run twice when a connection is lost.
+func (s *Store) change(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return s.try(ctx, passes, func() error {
+		tx, err := s.write.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		// The lock of a row that is always there.
+		if _, err := tx.ExecContext(ctx, `UPDATE server_secrets SET created = created`); err != nil {
+			return err
+		}
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return tx.Commit()
+	})
+}
+
 // one copies the columns of a row to dest and reports whether there is one.
 func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) (found bool, err error) {
 	err = s.tryFor(ctx, readPatience, passes, func() error {

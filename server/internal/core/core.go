@@ -25,6 +25,9 @@ type Space interface {
 	Orgs(ctx context.Context) ([]string, error)
 	// CreateOrg makes one. ErrExists; ErrUnsupported: there can be only one.
 	CreateOrg(ctx context.Context, name string) error
+	// RemoveOrg removes one. ErrNotFound; ErrNotEmpty: it has volumes, and force is not set;
+	// ErrInUse: one of them is attached; ErrUnsupported: there can be only one.
+	RemoveOrg(ctx context.Context, name string, force bool) error
 	// Org opens an organisation's volumes. ErrNotFound.
 	Org(ctx context.Context, name string) (driver.Backend, error)
 	// Hold opens an organisation's volumes for one client's session, or goes on with a
@@ -75,6 +78,8 @@ type Options struct {
 type Verifier interface {
 	// Verify returns whom a token stands for. accounts.ErrUnauthenticated.
 	Verify(ctx context.Context, token string) (*accounts.Principal, error)
+	// Gives returns the rights that its tokens can give in an organisation.
+	Gives(org string) accounts.Scope
 }
 
 // Core serves dialects.
@@ -214,6 +219,40 @@ func (c *Core) org(ctx context.Context, name string) (*org, error) {
 	return o, nil
 }
 
+// ForgetOrg closes what this server has open of an organisation that was removed. Another may
+// have its name by now.
+func (c *Core) ForgetOrg(name string) {
+	c.mu.Lock()
+	o := c.orgs[name]
+	delete(c.orgs, name)
+	c.mu.Unlock()
+	if o == nil {
+		return
+	}
+	o.files.closeAll()
+	if err := o.store.Close(); err != nil {
+		c.log.Warn("closing a removed organisation", "org", name, "error", err)
+	}
+}
+
+// forgetRemoved closes organisations that another server has removed.
+func (c *Core) forgetRemoved(list []*org) {
+	for _, o := range list {
+		b, ok := o.back.(interface {
+			Removed(ctx context.Context) (bool, error)
+		})
+		if !ok {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(c.life, time.Second)
+		removed, err := b.Removed(ctx)
+		cancel()
+		if err == nil && removed {
+			c.ForgetOrg(o.name)
+		}
+	}
+}
+
 // tidy does now and then what nobody waits for.
 func (c *Core) tidy() {
 	tick := time.NewTicker(tidyEvery)
@@ -232,6 +271,7 @@ func (c *Core) tidy() {
 			for _, o := range list {
 				o.files.closeIdle(now)
 			}
+			c.forgetRemoved(list)
 			c.limits.forget(now)
 			c.once.forget()
 		}

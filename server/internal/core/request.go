@@ -390,6 +390,9 @@ func (r *Request) Volume(ref string) (*vole.Volume, error) {
 	return v, r.See(v.ID())
 }
 
+// Action is the name of the operation.
+func (r *Request) Action() string { return r.route.Name }
+
 // See refuses a volume that the caller may not see, as if it were not there.
 func (r *Request) See(id string) error {
 	r.Record.Volume = id

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -21,7 +22,9 @@ func (a *API) adminRoutes() []*core.Route {
 		grave("DELETE", api.Prefix+"/keys/{key}", "revokeKey", admin, a.revokeKey),
 		get(api.Prefix+"/audit", "listAudit", admin, a.listAudit),
 		get(api.Prefix+"/orgs", "listOrgs", operator, a.listOrgs),
-		grave("POST", api.Prefix+"/orgs", "createOrg", operator, a.createOrg),
+		grave("POST", api.Prefix+"/orgs", "createOrg", operator, whole(a.createOrg)),
+		grave("DELETE", api.Prefix+"/orgs/{org}", "removeOrg", operator, whole(a.removeOrg)),
+		grave("POST", api.Prefix+"/orgs/{org}/keys", "createOrgKey", operator, whole(a.createOrgKey)),
 	}
 }
 
@@ -64,28 +67,13 @@ func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
 }
 
 func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
-	var in api.CreateKey
-	if err := r.ReadJSON(&in, false); err != nil {
-		return err
-	}
-	var names []string
-	for _, s := range in.Scopes {
-		names = append(names, string(s))
-	}
-	scope, err := accounts.ParseScopes(names)
+	n, in, err := newKey(r, r.Who.Org)
 	if err != nil {
 		return err
 	}
-	if !r.Who.Scopes.Has(scope) {
+	if !r.Who.Scopes.Has(n.Scopes) {
 		return &core.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "a key cannot give rights that it does not have"}
 	}
-	if in.Format == "vole" {
-		in.Format = ""
-	}
-	if in.Expires, err = lifeOf(r.Who, in.Expires); err != nil {
-		return err
-	}
-	n := accounts.NewKey{Org: r.Who.Org, Name: in.Name, Scopes: scope, Expires: in.Expires, CreatedBy: r.Who.KeyID, Format: in.Format}
 	if r.Who.Volumes != nil && in.Volumes == nil {
 		in.Volumes = r.Who.Volumes
 	}
@@ -96,6 +84,31 @@ func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 		}
 		n.Volumes = append(n.Volumes, v.ID())
 	}
+	return a.answerKey(w, r, n, in)
+}
+
+// newKey reads what key is to be made, but for its volumes.
+func newKey(r *core.Request, org string) (n accounts.NewKey, in api.CreateKey, err error) {
+	if err := r.ReadJSON(&in, false); err != nil {
+		return n, in, err
+	}
+	var names []string
+	for _, s := range in.Scopes {
+		names = append(names, string(s))
+	}
+	scope, err := accounts.ParseScopes(names)
+	if err != nil {
+		return n, in, err
+	}
+	if in.Format == "vole" {
+		in.Format = ""
+	}
+	expires, err := lifeOf(r.Who, in.Expires)
+	return accounts.NewKey{Org: org, Name: in.Name, Scopes: scope, Expires: expires, CreatedBy: r.Who.KeyID, Format: in.Format}, in, err
+}
+
+// answerKey makes a key and shows its secret.
+func (a *API) answerKey(w http.ResponseWriter, r *core.Request, n accounts.NewKey, in api.CreateKey) error {
 	if in.Volumes != nil && len(n.Volumes) == 0 {
 		return driver.Errorf(vole.ErrInvalid, "\"volumes\" is empty; leave it out for a key to all volumes")
 	}
@@ -103,8 +116,84 @@ func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	r.Record.Volume, r.Record.Detail = "", k.ID+" "+k.Name
+	r.Record.Volume, r.Record.Detail = "", strings.TrimSpace(r.Record.Detail+" "+k.ID+" "+k.Name)
 	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: key(k), Secret: secret})
+}
+
+// createOrgKey lets an operator into an organisation. It is in the audit log of that, too.
+func (a *API) createOrgKey(w http.ResponseWriter, r *core.Request) error {
+	org := r.PathValue("org")
+	r.Record.Detail = org
+	n, in, err := newKey(r, org)
+	if err != nil {
+		return err
+	}
+	if n.Scopes.Has(accounts.Operator) && !r.Who.Scopes.Has(accounts.Operator) {
+		return core.NeedsScope(operator)
+	}
+	store, err := a.core.Org(r.Context(), org)
+	if errors.Is(err, vole.ErrNotFound) {
+		return noOrg(org)
+	}
+	if err != nil {
+		return err
+	}
+	for _, ref := range in.Volumes {
+		v, err := store.Get(r.Context(), ref)
+		if err != nil {
+			return driver.Errorf(err, "volume %s: %v", ref, err)
+		}
+		n.Volumes = append(n.Volumes, v.ID())
+	}
+	if err := a.recordFor(r, org, in.Name); err != nil {
+		return err
+	}
+	return a.answerKey(w, r, n, in)
+}
+
+func noOrg(org string) error {
+	return core.NotFound("there is no organisation " + strconv.Quote(org))
+}
+
+// recordFor notes in the audit log of another organisation what an operator does to it,
+// before it is done. Who the operator is and where, is in the operator's own.
+func (a *API) recordFor(r *core.Request, org, detail string) error {
+	if org == r.Who.Org {
+		return nil
+	}
+	return a.core.Options().Accounts.RecordNow(r.Context(), accounts.AuditRecord{At: time.Now(), Org: org, KeyName: "operator of the server",
+		Action: r.Action(), Detail: detail, RequestID: r.ID, Status: http.StatusAccepted})
+}
+
+// removeOrg removes an organisation with all its keys.
+func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	force := q.Bool("force")
+	if err := q.Err(); err != nil {
+		return err
+	}
+	org := r.PathValue("org")
+	r.Record.Detail = org
+	if org == r.Who.Org {
+		return driver.Errorf(vole.ErrInUse, "%q is the organisation of this key, which would end with it; use an operator key of another one", org)
+	}
+	err := a.core.Options().Space.RemoveOrg(r.Context(), org, force)
+	if errors.Is(err, vole.ErrNotFound) {
+		// A first try may have come so far.
+		if err := a.core.Options().Accounts.RevokeOrg(r.Context(), org); err != nil {
+			return err
+		}
+		return noOrg(org)
+	}
+	if err != nil {
+		return err
+	}
+	a.core.ForgetOrg(org)
+	if err := a.core.Options().Accounts.RevokeOrg(r.Context(), org); err != nil {
+		return err
+	}
+	a.core.RecheckRights()
+	return noContent(w)
 }
 
 // lifeOf is when a new key ends: a key that ends makes none that outlives it. A token of
@@ -124,6 +213,11 @@ func lifeOf(who *accounts.Principal, wanted time.Time) (time.Time, error) {
 }
 
 func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
+	q := r.Query()
+	force := q.Bool("force")
+	if err := q.Err(); err != nil {
+		return err
+	}
 	id := r.PathValue("key")
 	r.Record.Detail = id
 	if r.Who.Volumes != nil {
@@ -135,7 +229,15 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 			return core.NotFound("there is no such key")
 		}
 	}
-	k, err := a.core.Options().Accounts.RevokeKey(r.Context(), r.Who.Org, id)
+	o := a.core.Options()
+	opts := accounts.RevokeOptions{Force: force}
+	if o.OIDC != nil {
+		opts.Provider = o.OIDC.Gives(r.Who.Org)
+	}
+	k, loss, err := o.Accounts.RevokeKey(r.Context(), r.Who.Org, id, opts)
+	if last := (*accounts.LastKeyError)(nil); errors.As(err, &last) {
+		return &core.Error{Status: http.StatusConflict, Code: "last_key", Message: last.Error() + "; make another first, or force it"}
+	}
 	if driver.Classify(err).Err == driver.ErrNotExist {
 		return core.NotFound("there is no such key")
 	}
@@ -143,7 +245,12 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	a.core.RecheckRights()
-	return core.WriteJSON(w, http.StatusOK, key(k))
+	out := key(k)
+	if loss.Any() {
+		out.Warning = loss.Text(r.Who.Org)
+		r.Record.Detail += ": " + out.Warning
+	}
+	return core.WriteJSON(w, http.StatusOK, out)
 }
 
 func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {

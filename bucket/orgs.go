@@ -1,0 +1,134 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+
+	"github.com/volehq/vole/driver"
+)
+
+// An organisation that was removed has given its name up: its row has a name that is none
+// until nothing of it is left, and is deleted then.
+
+// removedOrg begins the name of an organisation that was removed; no name of one begins so.
+const removedOrg = "-"
+
+func orgNotEmpty(name string, volumes int64) error {
+	return driver.Errorf(driver.ErrNotEmpty, "the organisation %q has volumes (%d); remove them first, or use force to remove all of it", name, volumes)
+}
+
+// OrgNames returns the names of the organisations of a namespace that may be in use elsewhere
+// and whose blob store need not be there. ErrNotExist: there is no namespace yet.
+func OrgNames(ctx context.Context, opts Options) ([]string, error) {
+	opts.ReadOnly = true
+	if opts.Blobs == "" && opts.S3 == nil {
+		opts.Blobs = "." // it is not opened
+	}
+	if err := opts.complete(); err != nil {
+		return nil, err
+	}
+	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics()}
+	db, err := ns.openDatabase(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ns.db = db
+	list, err := ns.Orgs(ctx)
+	return list, errors.Join(err, db.close())
+}
+
+// RemoveOrg removes an organisation. Its name is free at once, its bytes go as those of
+// removed volumes do. ErrNotFound; ErrNotEmpty: it has volumes, and force is not set;
+// ErrInUse: one of them is attached.
+func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) error {
+	if ns.opts.ReadOnly {
+		return errReadOnly
+	}
+	b, err := ns.Org(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = ns.db.write(ctx, nil, false, func(t tx) error {
+		var found bool
+		var volumes int64
+		var holders []attachment
+		if err := t.run(one(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
+			return err // gone: by another, or by a first try of this whose answer was lost
+		}
+		err := t.run(one(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
+			all(&holders, (*attachment).dest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
+		switch {
+		case err != nil:
+			return err
+		case volumes > 0 && !force:
+			return orgNotEmpty(name, volumes)
+		case len(holders) > 0:
+			return holders[0].inUse()
+		}
+		t.later(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
+		t.later(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+idText(b.org))
+		return nil
+	})
+	if err == nil {
+		ns.wake()
+	}
+	return err
+}
+
+// Removed reports whether the organisation was removed.
+func (b *Backend) Removed(ctx context.Context) (bool, error) {
+	var found bool
+	err := b.ns.db.read(ctx, b.isHere(&found))
+	return err == nil && !found, err
+}
+
+// isHere asks whether the organisation was not removed.
+func (b *Backend) isHere(found *bool) query {
+	return one(found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name NOT LIKE '`+removedOrg+`%'`, b.org)
+}
+
+var errOrgRemoved = driver.Errorf(driver.ErrNotFound, "the organisation has been removed")
+
+// reapOrgs deletes what is left of removed organisations that have nothing any more.
+func (ns *Namespace) reapOrgs(ctx context.Context) error {
+	var list [][]byte
+	err := ns.db.read(ctx, all(&list, oneID, `SELECT id FROM orgs WHERE name LIKE '`+removedOrg+`%'`))
+	for _, org := range list {
+		if err == nil {
+			err = ns.reapOrg(ctx, org)
+		}
+	}
+	return err
+}
+
+func (ns *Namespace) reapOrg(ctx context.Context, org []byte) error {
+	// A volume that was being made meanwhile goes, too.
+	err := ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var volumes bool
+	err = ns.db.read(ctx, one(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 LIMIT 1`, org))
+	if err != nil || volumes {
+		return err
+	}
+	// A rebuild must not bring it back.
+	for info, err := range ns.blobs.List(ctx, manifestPrefix(org)) {
+		if err == nil {
+			err = ns.blobs.Delete(ctx, info.Key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return ns.db.write(ctx, nil, false, func(t tx) error {
+		const nothing = ` AND NOT EXISTS (SELECT 1 FROM volumes WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM sessions WHERE org = $1)
+			AND NOT EXISTS (SELECT 1 FROM blobs WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM doomed WHERE org = $1)`
+		t.later(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
+		t.later(`DELETE FROM orgs WHERE id = $1`+nothing, org)
+		return nil
+	})
+}

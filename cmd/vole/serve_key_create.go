@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server"
+)
+
+func newServeKeyCmd(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Make API keys where a server's data is",
+		Long: `Make API keys for whoever owns the files of a server, or has the URL of its database: for
+the day when no other key is left.`,
+		Example: `  vole serve key create --operator`,
+		Args:    cobra.ArbitraryArgs,
+		RunE:    func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
+	}
+	cmd.AddCommand(newServeKeyCreateCmd(a))
+	return cmd
+}
+
+// offlineFlags are those of serve key create beside the settings of the server.
+type offlineFlags struct {
+	operator bool
+	keyFlags
+	name string
+}
+
+func newServeKeyCreateCmd(a *app) *cobra.Command {
+	settings, f := &serveFlags{offline: true}, &offlineFlags{}
+	cmd := &cobra.Command{
+		Use:   "create ORG|--operator",
+		Short: "Make an API key offline and print its secret",
+		Long: `Make an API key in the database of a server and print its secret, which cannot be had again.
+The server may run meanwhile, and need not. Settings say where its data is, as for 'vole
+serve': by flags, VOLE_SERVE_* variables, or the file that --config names. The key is in the
+audit log of its organisation.
+
+Without --scope the key is an administrator's of the organisation ORG. With --operator it is
+also the server's operator's, of the organisation "default" unless ORG says otherwise: it makes
+and removes organisations, and gets into any by 'vole key create --org'.`,
+		Example: `  vole serve key create --operator
+  vole serve key create acme --dir /srv/vole
+  VOLE_SERVE_DB=postgres://vole:secret@db/vole vole serve key create acme --scope read --expires 1d`,
+		Args:              rangeArgs(0, 1, "an organisation, or --operator"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	settings.add(cmd)
+	kept := []string{"config", "backend", "dir", "db", "db-file", "accounts", "accounts-file"}
+	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+		settings.names = append(settings.names, flag.Name)
+		flag.Hidden = !slices.Contains(kept, flag.Name)
+	})
+	s := cmd.Flags()
+	s.BoolVar(&f.operator, "operator", false, "a key of the server's operator")
+	s.StringVar(&f.name, "name", "offline", "`name` of the key")
+	s.StringSliceVar(&f.scopes, "scope", nil, "what it may do: `read, write, admin, operator`, separated by commas (default admin)")
+	s.StringVar(&f.expires, "expires", "", "how long it is good (`30d`, 12h, 8w), or until which day (2030-01-31) or time, in UTC (default for ever)")
+	s.StringVar(&f.format, "format", "vole", "form of the secret: vole, or e2b for the SDK of E2B")
+	cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "write", "admin", "operator"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"vole", "e2b"}, cobra.ShellCompDirectiveNoFileComp))
+	noFlagFiles(cmd, "expires", "name")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		in, err := f.key(args, time.Now())
+		if err != nil {
+			return err
+		}
+		return a.createOffline(cmd.Context(), cmd, settings, in)
+	}
+	return cmd
+}
+
+// key returns what key is to be made.
+func (f *offlineFlags) key(args []string, now time.Time) (k server.OfflineKey, err error) {
+	if k.Org = server.DefaultOrg; len(args) > 0 {
+		k.Org = args[0]
+	}
+	if len(args) == 0 && !f.operator {
+		return k, &hinted{usagef("serve key create: give an organisation, or --operator"), "the first organisation of a server is \"default\""}
+	}
+	if len(f.scopes) == 0 {
+		f.scopes = []string{"admin"}
+	}
+	if f.operator && !slices.Contains(f.scopes, "operator") {
+		f.scopes = append(f.scopes, "operator")
+	}
+	in, err := f.request(f.name, now)
+	if err != nil {
+		return k, err
+	}
+	k.Name, k.Expires, k.Format = in.Name, in.Expires, in.Format
+	for _, s := range in.Scopes {
+		k.Scopes = append(k.Scopes, string(s))
+	}
+	return k, nil
+}
+
+func (a *app) createOffline(ctx context.Context, cmd *cobra.Command, settings *serveFlags, k server.OfflineKey) error {
+	if err := settings.resolve(cmd, a.warnf); err != nil {
+		return err
+	}
+	log, err := settings.logger(a)
+	if err != nil {
+		return err
+	}
+	opts, err := settings.options(a, log)
+	if err != nil {
+		return err
+	}
+	var made api.NewKey
+	if made, err = server.CreateKeyOffline(ctx, opts, k); err != nil {
+		return &vole.Error{Op: "serve key create", Err: err}
+	}
+	return a.printNewKey(made)
+}

@@ -1,0 +1,80 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/server/internal/accounts"
+)
+
+// OfflineKey says what key to make beside a server's data.
+type OfflineKey struct {
+	Org     string // must exist, unless it is the first one, which the next start makes
+	Name    string
+	Scopes  []string
+	Expires time.Time // zero: never
+	Format  string    // "", or "e2b"
+}
+
+// CreateKeyOffline makes a key in the database of what opts serves, for whoever may write that:
+// no server need run, and one that does accepts the key at once. ErrNotExist: there are no
+// volumes there, or there is no such organisation.
+func CreateKeyOffline(ctx context.Context, opts Options, k OfflineKey) (api.NewKey, error) {
+	scopes, err := accounts.ParseScopes(k.Scopes)
+	if err != nil {
+		return api.NewKey{}, err
+	}
+	if err := opts.orgIsThere(ctx, k.Org); err != nil {
+		return api.NewKey{}, err
+	}
+	acc, err := accounts.Open(ctx, opts.accountsDatabase(), accounts.Options{})
+	if err != nil {
+		return api.NewKey{}, err
+	}
+	const maker = "vole serve key create"
+	made, secret, err := acc.CreateKey(ctx, accounts.NewKey{Org: k.Org, Name: k.Name, Scopes: scopes, Expires: k.Expires, Format: k.Format, CreatedBy: maker})
+	if err == nil {
+		err = acc.RecordNow(ctx, accounts.AuditRecord{At: time.Now(), Org: k.Org, KeyName: maker, Action: "createKey", Detail: made.ID + " " + made.Name, Status: 201})
+	}
+	if err = errors.Join(err, acc.Close()); err != nil {
+		return api.NewKey{}, err
+	}
+	return api.NewKey{Secret: secret, Key: api.Key{ID: made.ID, Org: made.Org, Name: made.Name, Scopes: apiScopes(made.Scopes), Created: made.Created,
+		CreatedBy: made.CreatedBy, Expires: made.Expires, Format: made.Format}}, nil
+}
+
+func apiScopes(s accounts.Scope) (list []api.Scope) {
+	for _, name := range s.Strings() {
+		list = append(list, api.Scope(name))
+	}
+	return list
+}
+
+// orgIsThere refuses an organisation that what opts serves does not have.
+func (o *Options) orgIsThere(ctx context.Context, org string) error {
+	var names []string
+	switch {
+	case o.Home != "":
+		if _, err := os.Stat(filepath.Join(o.Home, "catalog.db")); err != nil {
+			return driver.Errorf(driver.ErrNotFound, "there is no home in %s: %v", o.Home, err)
+		}
+	case o.Bucket == nil:
+		return driver.Errorf(driver.ErrInvalid, "set Home or Bucket")
+	default:
+		var err error
+		if names, err = bucket.OrgNames(ctx, *o.Bucket); err != nil {
+			return err
+		}
+	}
+	if org != DefaultOrg && !slices.Contains(names, org) {
+		return driver.Errorf(driver.ErrNotFound, "there is no organisation %q; there are: %q", org, append([]string{DefaultOrg}, slices.DeleteFunc(names, func(s string) bool { return s == DefaultOrg })...))
+	}
+	return nil
+}
