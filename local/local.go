@@ -184,6 +184,7 @@ func (b *Backend) openWritable(ctx context.Context) (err error) {
 	if err := unix.Faccessat(int(b.dir.Fd()), catalogName, unix.W_OK, 0); err != nil {
 		return err
 	}
+	sweepBinds()
 	_, err = b.recover(ctx)
 	return err
 }

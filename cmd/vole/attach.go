@@ -10,12 +10,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/local"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,9 +43,16 @@ killed too (on Linux), and the attachment ends. A disk volume has one writer or 
 readers; what the program starts inherits the hold on the image, so that it lasts until
 the last of them ends.
 
---ro attaches for reading only, and has the kernel see to it: the program gets a
-read-only view of the path, in a mount namespace of its own (Linux only), where
-device nodes cannot be opened.`,
+--ro attaches for reading only, and has the kernel see to it (Linux only): the program
+runs in a mount namespace of its own, in which the path is read-only and device nodes
+cannot be opened. A program that hands the path to a daemon (docker, virsh) does not bind
+that daemon by this. So for root the path is that of a read-only mount which daemons see,
+/run/vole/ro/ID, until the program ends; otherwise a line says that only the program
+and what it starts itself are bound.
+
+What goes on using the volume when the program has ended, because it was started in the
+background or by a daemon, is named: to that the attachment does not extend, though
+processes that inherited the hold on a disk volume's image keep it.`,
 		Example: `  vole attach pip-cache -- du -sh {}
   vole attach --ro pip-cache -- restic backup {}
   vole attach vm-7 -- qemu-system-x86_64 -drive file={},format=raw,if=virtio
@@ -106,8 +115,55 @@ func (a *app) attach(ctx context.Context, name string, argv []string, opts vole.
 			return &vole.Error{Op: "attach", Volume: name, Err: driver.Errorf(vole.ErrUnsupported,
 				"these volumes have no place on this host; 'vole fs' and 'vole cp' reach their files")}
 		}
-		return a.runAttached(ctx, att, argv, sigs)
+		at, undo := a.readOnlyView(att)
+		err = a.runAttached(ctx, att, at, argv, sigs)
+		a.warnStillHeld(context.WithoutCancel(ctx), v, att)
+		return errors.Join(err, undo())
 	})
+}
+
+// readOnlyView returns by which path the program is to use an attached volume. For reading
+// only that is a read-only mount that daemons see too, where one can be made: a mere
+// namespace of the program binds nobody whom the program hands the path.
+func (a *app) readOnlyView(att *vole.Attachment) (at string, undo func() error) {
+	none := func() error { return nil }
+	if !att.Info().ReadOnly {
+		return att.Path(), none
+	}
+	at, undo, err := local.BindReadOnly(att.Path(), att.Info().ID)
+	if err != nil {
+		if !a.quiet {
+			a.notef("attach --ro: only the program and what it starts itself are bound; a daemon that gets the path from it (docker, virsh) can write")
+		}
+		return att.Path(), none
+	}
+	return at, undo
+}
+
+// warnStillHeld names the processes that go on using a volume after the program has ended,
+// but for those of other attachments.
+func (a *app) warnStillHeld(ctx context.Context, v *vole.Volume, att *vole.Attachment) {
+	for _, p := range stillHeld(att.Info().VolumeID, att.Info().ID) {
+		list, err := v.Attachments(ctx)
+		attached := err == nil && slices.ContainsFunc(list, func(at vole.AttachmentInfo) bool {
+			return at.ID != att.Info().ID && p.descendsFrom(at.PID)
+		})
+		if !attached {
+			a.warnf("attach: the program has ended, and volume %s is still used: process %d (%s) %s", v.Name(), p.pid, p.name, p.how)
+		}
+	}
+}
+
+// volumeUser is a process that uses a volume by its path on the host.
+type volumeUser struct {
+	pid       int
+	name, how string
+	ancestors []int // from its parent on
+}
+
+// descendsFrom reports whether it is that process, or was started by it.
+func (p volumeUser) descendsFrom(pid int) bool {
+	return p.pid == pid || slices.Contains(p.ancestors, pid)
 }
 
 // defaultHolder names the program that will hold the volume.
@@ -120,10 +176,11 @@ func defaultHolder(command string) string {
 }
 
 // runAttached runs the program to its end.
-func (a *app) runAttached(ctx context.Context, att *vole.Attachment, argv []string, sigs <-chan os.Signal) error {
+// at is by which path it uses the volume.
+func (a *app) runAttached(ctx context.Context, att *vole.Attachment, at string, argv []string, sigs <-chan os.Signal) error {
 	args := make([]string, len(argv))
 	for i, s := range argv {
-		args[i] = strings.ReplaceAll(s, "{}", att.Path())
+		args[i] = strings.ReplaceAll(s, "{}", at)
 	}
 	program, err := exec.LookPath(args[0])
 	if err != nil {
@@ -134,7 +191,7 @@ func (a *app) runAttached(ctx context.Context, att *vole.Attachment, argv []stri
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := &exec.Cmd{
-		Path: program, Args: args, Env: append(os.Environ(), "VOLE_PATH="+att.Path()),
+		Path: program, Args: args, Env: append(os.Environ(), "VOLE_PATH="+at),
 		Stdin: a.stdin, Stdout: a.payload, Stderr: a.payloadErr, SysProcAttr: boundToParent(),
 	}
 	if hold := att.Hold(); hold != nil {

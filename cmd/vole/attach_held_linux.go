@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// heldPatience bounds the look at all processes, of which a host may have very many.
+	heldPatience = time.Second
+	// heldGrace lets processes go that end together with the program.
+	heldGrace = 50 * time.Millisecond
+	// mostHeld is how many processes are named.
+	mostHeld = 5
+)
+
+// stillHeld names the processes, but for this one, that use a volume by its path on the
+// host, which is known by any of these unique parts of it: what the program left running, or a daemon that it has handed the path to. Those
+// of other users are seen by root only.
+func stillHeld(parts ...string) []volumeUser {
+	if len(holders(parts)) == 0 {
+		return nil
+	}
+	time.Sleep(heldGrace)
+	return holders(parts)
+}
+
+func holders(parts []string) (list []volumeUser) {
+	deadline := time.Now().Add(heldPatience)
+	looked := map[string]bool{} // mount namespaces, the one of this process with them
+	if ns, err := os.Readlink("/proc/self/ns/mnt"); err == nil {
+		looked[ns] = true
+	}
+	processes, _ := filepath.Glob("/proc/[0-9]*") // the pattern is well-formed
+	for _, dir := range processes {
+		if time.Now().After(deadline) || len(list) == mostHeld {
+			break
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		how := filesHeld(dir, parts)
+		if how == "" && mountsHeld(dir, parts, looked) {
+			how = "has it mounted"
+		}
+		if comm, err := os.ReadFile(dir + "/comm"); how != "" && err == nil {
+			list = append(list, volumeUser{pid, strings.TrimSpace(string(comm)), how, ancestors(pid)})
+		}
+	}
+	return list
+}
+
+// ancestors lists the processes that a process descends from, its parent first.
+func ancestors(pid int) (list []int) {
+	const mostDepth = 1000 // parents change while this looks, so that it could go in circles
+	for len(list) < mostDepth {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			break
+		}
+		// The parent is the second field after the name, which may hold anything.
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 2 {
+			break
+		}
+		if pid, err = strconv.Atoi(fields[1]); err != nil || pid == 0 {
+			break
+		}
+		list = append(list, pid)
+	}
+	return list
+}
+
+// filesHeld says how a process uses files of a volume; "": not at all.
+func filesHeld(dir string, parts []string) string {
+	inVolume := func(link string) bool {
+		to, err := os.Readlink(link)
+		return err == nil && hasAny(to, parts)
+	}
+	if inVolume(dir+"/cwd") || inVolume(dir+"/root") {
+		return "has its working directory in it"
+	}
+	if inVolume(dir + "/exe") {
+		return "is a program of it"
+	}
+	fds, err := os.ReadDir(dir + "/fd")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "" // of another user
+	}
+	for _, fd := range fds {
+		if inVolume(dir + "/fd/" + fd.Name()) {
+			return "has files of it open"
+		}
+	}
+	return ""
+}
+
+// mountsHeld reports whether the mount namespace of a process, if it was not looked at yet,
+// has a mount of a volume, as a container has.
+func mountsHeld(dir string, parts []string, looked map[string]bool) bool {
+	ns, err := os.Readlink(dir + "/ns/mnt")
+	if err != nil || looked[ns] {
+		return false
+	}
+	looked[ns] = true
+	mounts, err := os.ReadFile(dir + "/mountinfo")
+	return err == nil && hasAny(string(mounts), parts)
+}
+
+func hasAny(text string, parts []string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
+}

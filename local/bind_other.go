@@ -1,0 +1,12 @@
+//go:build !linux
+
+package local
+
+import "github.com/volehq/vole/driver"
+
+// BindReadOnly needs Linux.
+func BindReadOnly(string, string) (at string, undo func() error, err error) {
+	return "", nil, driver.Errorf(driver.ErrUnsupported, "read-only views of volumes need Linux")
+}
+
+func sweepBinds() {}
