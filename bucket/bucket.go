@@ -64,6 +64,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/volehq/vole/bucket/internal/blob"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/budget"
 )
 
@@ -122,17 +123,19 @@ type Options struct {
 
 // Namespace is an open database with its blob store.
 type Namespace struct {
-	opts     Options
-	db       database
-	blobs    blob.Store
-	log      *slog.Logger
-	metrics  *metrics
-	pings    pings
-	reserves reservePool
-	fresh    atomic.Int64 // bytes that files hold and that are not committed
-	ahead    atomic.Int64 // bytes that handles hold of what they fetched ahead
-	atOnce   int          // blobs of one file that are put, or fetched ahead, at the same time
-	me       []byte       // names this process in jobs
+	opts      Options
+	db        database
+	ballast   *ballast.Ballast // of the disk of a SQLite database
+	unballast func() error
+	blobs     blob.Store
+	log       *slog.Logger
+	metrics   *metrics
+	pings     pings
+	reserves  reservePool
+	fresh     atomic.Int64 // bytes that files hold and that are not committed
+	ahead     atomic.Int64 // bytes that handles hold of what they fetched ahead
+	atOnce    int          // blobs of one file that are put, or fetched ahead, at the same time
+	me        []byte       // names this process in jobs
 
 	awake chan struct{}      // wakes maintenance
 	jobs  sync.Map           // name of a job -> chan struct{}, full while this process does it
@@ -152,13 +155,13 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 	ns.reserves.ns = ns
 	var err error
 	if ns.db, err = ns.openDatabase(ctx); err != nil {
-		return nil, err
+		return nil, errors.Join(err, ns.unballast())
 	}
 	if ns.blobs, err = ns.openBlobs(ctx); err != nil {
-		return nil, errors.Join(err, ns.db.close())
+		return nil, errors.Join(err, ns.db.close(), ns.unballast())
 	}
 	if err := ns.metrics.register(opts.Metrics); err != nil {
-		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close())
+		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close(), ns.unballast())
 	}
 	ns.life, ns.stop = context.WithCancel(context.Background())
 	// A directory gains nothing by more, and each takes a buffer of chunkSize.
@@ -227,10 +230,17 @@ func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 	o := &ns.opts
 	var db database
 	var err error
+	ns.ballast, ns.unballast = &ballast.Ballast{}, func() error { return nil }
 	if isURL(o.Database) {
 		db, err = openPostgres(ctx, o.Database, int32(o.Conns), o.ReadOnly, ns.retried)
 	} else {
-		db, err = openSQLite(ctx, o.Database, o.ReadOnly)
+		if !o.ReadOnly {
+			ns.ballast, ns.unballast = ballast.OpenDir(filepath.Dir(o.Database))
+		}
+		err = ns.ballast.Opening(func() (err error) {
+			db, err = openSQLite(ctx, o.Database, o.ReadOnly)
+			return err
+		})
 	}
 	if err != nil {
 		return nil, err
@@ -266,7 +276,9 @@ func (ns *Namespace) Close() error {
 	ns.alive.Wait()
 	ns.reserves.close()
 	ns.metrics.unregister(ns.opts.Metrics)
-	return errors.Join(ns.db.close(), ns.blobs.Close())
+	err := errors.Join(ns.db.close(), ns.blobs.Close())
+	ns.ballast.Keep() // SQLite's own files are gone
+	return errors.Join(err, ns.unballast())
 }
 
 // Ping tells whether the database and the blob store answer. The blob store is asked once a

@@ -347,7 +347,7 @@ func (f *fileSystem) sync(ctx context.Context) error {
 // harden makes the lazy commits to a volume durable: the log is synced in order, so one
 // durable commit does it for all before it.
 func (b *Backend) harden(ctx context.Context, vol []byte) error {
-	return b.ns.db.write(ctx, nil, false, func(t tx) error {
+	return b.ns.freeing(ctx, nil, func(t tx) error {
 		t.later(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
 		return nil
 	})

@@ -39,9 +39,11 @@ func (ns *Namespace) maintainAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ns.awake:
-			err = ns.Reap(ctx)
+			err = ns.ballast.Freeing(func() error { return ns.Reap(ctx) })
 		case <-tick.C:
-			err = errors.Join(ns.reserves.release(ctx, false), ns.Maintain(ctx))
+			err = ns.ballast.Freeing(func() error {
+				return errors.Join(ns.reserves.release(ctx, false), ns.Maintain(ctx))
+			})
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, driver.ErrInUse) {
 			ns.log.Warn("maintenance failed", "error", err)

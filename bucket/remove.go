@@ -8,9 +8,19 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
+// freeing is write for what gives room back: on a full disk it uses what is kept for it.
+func (ns *Namespace) freeing(ctx context.Context, vol []byte, fn func(t tx) error) error {
+	return ns.ballast.Freeing(func() error { return ns.db.write(ctx, vol, false, fn) })
+}
+
+// freeing is change for what gives room back.
+func (f *fileSystem) freeing(ctx context.Context, path string, fn func(c *change) error) error {
+	return f.b.ns.ballast.Freeing(func() error { return f.change(ctx, []string{path}, fn) })
+}
+
 // Remove implements driver.FS.
 func (f *fileSystem) Remove(ctx context.Context, path string) error {
-	return f.change(ctx, []string{path}, func(c *change) error {
+	return f.freeing(ctx, path, func(c *change) error {
 		p, err := c.must(path, how{})
 		if err != nil {
 			return err
@@ -30,7 +40,7 @@ func (f *fileSystem) Remove(ctx context.Context, path string) error {
 // process dies or ctx ends before.
 func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 	tree := false
-	err := f.change(ctx, []string{path}, func(c *change) error {
+	err := f.freeing(ctx, path, func(c *change) error {
 		tree = false
 		p, err := c.w.resolve(path, how{})
 		if errors.Is(err, driver.ErrNotExist) {

@@ -39,7 +39,8 @@ func (s *session) id(ctx context.Context) ([]byte, error) {
 	row, lease := newID(), s.b.ns.opts.Lease
 	host, _ := os.Hostname()
 	asked := time.Now()
-	err := s.b.ns.db.write(ctx, nil, false, func(t tx) error {
+	// Who removes something has a session, too.
+	err := s.b.ns.freeing(ctx, nil, func(t tx) error {
 		var found bool
 		if err := t.run(one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
 			return err
@@ -113,14 +114,15 @@ func (s *session) renew(ctx context.Context, row []byte, done chan struct{}) {
 }
 
 func (ns *Namespace) renew(ctx context.Context, row []byte, lease time.Duration) (alive bool, err error) {
-	err = ns.db.write(ctx, nil, true, func(t tx) error {
+	renewal := func(t tx) error {
 		var n int64
 		ask := q(`UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
 		ask.n = &n
 		err := t.run(ask)
 		alive = n > 0
 		return err
-	})
+	}
+	err = ns.ballast.Freeing(func() error { return ns.db.write(ctx, nil, true, renewal) })
 	return alive, err
 }
 
@@ -142,7 +144,7 @@ func (s *session) end(ctx context.Context) error {
 // endSession removes a session and what it holds: attachments by a foreign key, drafts
 // and files without a name by the same work that maintenance does.
 func (ns *Namespace) endSession(ctx context.Context, row []byte) error {
-	err := ns.db.write(ctx, nil, false, func(t tx) error {
+	err := ns.freeing(ctx, nil, func(t tx) error {
 		t.later(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
 		t.later(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
 		t.later(`DELETE FROM attachments WHERE session = $1`, row)

@@ -48,7 +48,7 @@ func (c *Client) begin(ctx context.Context, owner string) error {
 		return err
 	}
 	host, _ := os.Hostname()
-	return c.ns.db.write(ctx, nil, false, func(t tx) error {
+	return c.ns.freeing(ctx, nil, func(t tx) error { // who removes something has one, too
 		var found bool
 		// A second try, after the answer to the first was lost, finds its row.
 		if err := t.run(one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.row)); err != nil || found {

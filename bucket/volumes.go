@@ -336,7 +336,7 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err = b.ns.db.write(ctx, found.id, false, func(t tx) error {
+	err = b.ns.freeing(ctx, found.id, func(t tx) error {
 		var v volume
 		var there bool
 		var holders []attachment

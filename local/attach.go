@@ -258,7 +258,9 @@ func (a *attachment) Info() driver.AttachmentInfo { return a.info }
 
 func (a *attachment) Path() string { return a.path }
 
-func (a *attachment) Detach(ctx context.Context) error { return a.closeWith(ctx) }
+func (a *attachment) Detach(ctx context.Context) error {
+	return a.b.ballast.Freeing(func() error { return a.closeWith(ctx) })
+}
 
 func (a *attachment) closeWith(ctx context.Context) error {
 	a.mu.Lock()

@@ -36,6 +36,9 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 			return err
 		}
 	}
+	if opts.Fix { // which writes before it frees
+		defer b.ballast.Lend()()
+	}
 	c := &checker{b, ctx, opts.Fix, report}
 	for _, step := range []func() error{c.database, c.ids, c.permissions, c.unfinished, c.directories, c.volumes, c.locks} {
 		if err := step(); err != nil {

@@ -31,7 +31,11 @@ type diskFS struct {
 // openDiskVolume opens the files of a disk volume.
 func (b *Backend) openDiskVolume(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
 	f := &diskFS{b: b, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
-	d, err := b.useDisk(ctx, id, f.readOnly)
+	var d *sharedDisk
+	err := b.ballast.Freeing(func() (err error) { // what it takes to open is what a removal needs
+		d, err = b.useDisk(ctx, id, f.readOnly)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +93,7 @@ func (f *diskFS) closeWith(ctx context.Context) error {
 	gone := f.d.gone()
 	var err error
 	if !f.readOnly && !gone {
-		err = diskErr(f.fs.Sync(ctx))
+		err = f.b.ballast.Freeing(func() error { return diskErr(f.fs.Sync(ctx)) })
 	}
 	f.mu.Lock()
 	f.refs--
@@ -121,7 +125,7 @@ func (f *diskFS) change(ctx context.Context, fn func() error) error {
 	}
 	defer f.done()
 	if f.readOnly {
-		return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
+		return f.b.readOnlyErr()
 	}
 	if err := f.d.startChange(ctx); err != nil {
 		return err
@@ -196,12 +200,16 @@ func (f *diskFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) er
 
 // Remove implements driver.FS.
 func (f *diskFS) Remove(ctx context.Context, path string) error {
-	return f.change(ctx, func() error { return f.fs.Remove(path) })
+	return f.b.ballast.Freeing(func() error {
+		return f.change(ctx, func() error { return f.fs.Remove(path) })
+	})
 }
 
 // RemoveAll implements driver.FS.
 func (f *diskFS) RemoveAll(ctx context.Context, path string) error {
-	return f.change(ctx, func() error { return f.fs.RemoveAll(ctx, path) })
+	return f.b.ballast.Freeing(func() error {
+		return f.change(ctx, func() error { return f.fs.RemoveAll(ctx, path) })
+	})
 }
 
 // Rename implements driver.FS.

@@ -222,7 +222,7 @@ func (f *fileSystem) change(ctx context.Context) (*counter, error) {
 
 func (f *fileSystem) startChange(ctx context.Context) (*counter, error) {
 	if f.readOnly {
-		return nil, driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
+		return nil, f.b.readOnlyErr()
 	}
 	c, err := f.counter(ctx)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/durable"
 	"golang.org/x/sys/unix"
@@ -81,7 +82,7 @@ func (b *Backend) checkPart(name string) error {
 	switch kind := st.Mode & unix.S_IFMT; {
 	case kind == unix.S_IFLNK:
 		return driver.Errorf(driver.ErrCorrupt, "%s in the home is a symbolic link, and none is followed there; mount the directory that it leads to in its place", name)
-	case !strings.HasPrefix(name, catalogName) && kind != unix.S_IFDIR:
+	case !strings.HasPrefix(name, catalogName) && name != ballast.Name && kind != unix.S_IFDIR:
 		return driver.Errorf(driver.ErrCorrupt, "%s in the home is no directory; move it away", name)
 	case b.foreign || st.Uid == 0 || st.Uid == uint32(os.Geteuid()):
 		return nil
@@ -93,7 +94,7 @@ func (b *Backend) checkPart(name string) error {
 // none may be a link.
 func (b *Backend) openParts() (err error) {
 	// The log of the catalog is as good as the catalog: what is in it takes its place.
-	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm", catalogName + "-journal", "volumes", "locks", "lost+found", "sandboxes", "server"} {
+	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm", catalogName + "-journal", "volumes", "locks", "lost+found", "sandboxes", "server", ballast.Name} {
 		if err := b.checkPart(name); err != nil {
 			return err
 		}
@@ -126,7 +127,7 @@ func (b *Backend) makeHome() error {
 			if err := b.refuseOrphans(); err != nil {
 				return err
 			}
-		case "locks", "lost+found", "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
+		case "locks", "lost+found", ballast.Name, "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
 		default:
 			return driver.Errorf(driver.ErrInvalid,
 				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", name)

@@ -8,6 +8,7 @@
 //	locks/<id>             a volume's counter and locks, while its files are changed
 //	locks/processes/<id>   locked by a process as long as it lives
 //	lost+found/            what Check found that no volume claims
+//	ballast                room that what frees room gets when the disk is full
 //
 // The catalog is the truth. A volume is made by committing it as creating, making its
 // directory, and committing it as ready (data/ follows at first use); it is removed by committing it as removing,
@@ -31,6 +32,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"golang.org/x/sys/unix"
@@ -74,6 +76,7 @@ type Backend struct {
 	devices  bool   // device nodes may be made
 	readOnly bool
 	cause    error // why it is read-only
+	ballast  *ballast.Ballast
 	clock    func() time.Time
 	db       *catalog.DB
 	dir      *os.File // the home itself
@@ -139,7 +142,16 @@ func open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.ballast = ballast.New(b.dir)
 	err = b.openWritable(ctx)
+	if err != nil && !opts.ReadOnly && (ballast.NoSpace(sysErr(err)) || ballast.NoSpace(b.probe())) {
+		done := b.ballast.Lend()
+		err = b.openWritable(ctx)
+		done()
+	}
+	if err == nil {
+		b.ballast.Keep()
+	}
 	if err != nil && !errors.Is(err, driver.ErrInvalid) && (opts.ReadOnly || unwritable(err) || unwritable(b.probe())) {
 		err = b.openReadOnly(ctx, err)
 	}
@@ -197,7 +209,7 @@ func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
 
 // openReadOnly opens what is there; cause says why not for writing.
 func (b *Backend) openReadOnly(ctx context.Context, cause error) (err error) {
-	b.readOnly, b.cause = true, sysErr(cause)
+	b.readOnly, b.cause, b.ballast = true, sysErr(cause), &ballast.Ballast{}
 	if !b.hasCatalog() { // missing, or the first page did not fit on a full disk
 		if cause == errWantReadOnly {
 			return noHome()
@@ -237,10 +249,21 @@ func (b *Backend) writable() error {
 	if err := b.usable(); err != nil {
 		return err
 	}
+	if b.readOnly && ballast.NoSpace(b.cause) {
+		return driver.Errorf(driver.ErrNoSpace, "the disk of the home %s is full, and it is open for reading only; make room beside it", b.home)
+	}
 	if b.readOnly {
 		return driver.Errorf(driver.ErrReadOnly, "the home %s is open for reading only: %v", b.home, b.cause)
 	}
 	return nil
+}
+
+// readOnlyErr is the error of a change to files that are open for reading only.
+func (b *Backend) readOnlyErr() error {
+	if err := b.writable(); errors.Is(err, driver.ErrNoSpace) {
+		return err
+	}
+	return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
 }
 
 func (b *Backend) usable() error {
@@ -294,7 +317,11 @@ func (b *Backend) Close() error {
 		errs = append(errs, c.closeWith(ctx))
 	}
 	b.drain(ctx)
-	errs = append(errs, b.settleAll(ctx), b.endProcess(), b.release(), b.dir.Close())
+	errs = append(errs, b.ballast.Freeing(func() error {
+		return errors.Join(b.settleAll(ctx), b.endProcess())
+	}), b.release())
+	b.ballast.Keep() // SQLite's own files are gone
+	errs = append(errs, b.dir.Close())
 	return sysErr(errors.Join(errs...))
 }
 

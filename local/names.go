@@ -31,6 +31,10 @@ func (f *fileSystem) changeAt(ctx context.Context, name string, fn func(c *count
 
 // Remove implements driver.FS.
 func (f *fileSystem) Remove(ctx context.Context, name string) error {
+	return f.b.ballast.Freeing(func() error { return f.removeOne(ctx, name) })
+}
+
+func (f *fileSystem) removeOne(ctx context.Context, name string) error {
 	return f.changeAt(ctx, name, func(c *counter, p place) error {
 		err := c.changeNames(ctx, func() error {
 			st, err := p.stat()
@@ -62,7 +66,7 @@ func notEmpty(err error) error {
 func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
 	err := f.Remove(ctx, name)
 	if errors.Is(err, driver.ErrNotEmpty) {
-		err = f.removeDirectory(ctx, name)
+		err = f.b.ballast.Freeing(func() error { return f.removeDirectory(ctx, name) })
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // already, or by another meanwhile

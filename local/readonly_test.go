@@ -72,8 +72,8 @@ func seed(t *testing.T, home string) {
 }
 
 // readsOnly makes sure that a home that cannot be written still shows what it holds,
-// and says why it takes nothing.
-func readsOnly(t *testing.T, home string, opts vole.Options) {
+// and says why it takes nothing: want.
+func readsOnly(t *testing.T, home string, opts vole.Options, want error) {
 	t.Helper()
 	ctx := context.Background()
 	opts.Home = home
@@ -99,7 +99,7 @@ func readsOnly(t *testing.T, home string, opts vole.Options) {
 		if data, err := f.ReadFile(ctx, "f"); err != nil || string(data) != "data" {
 			t.Errorf("read %q, %v", data, err)
 		}
-		if err := f.WriteFile(ctx, "g", nil, 0); !errors.Is(err, vole.ErrReadOnly) {
+		if err := f.WriteFile(ctx, "g", nil, 0); !errors.Is(err, want) {
 			t.Errorf("write: %v", err)
 		}
 		if used := v.Info().Used; used != 4 {
@@ -113,20 +113,21 @@ func readsOnly(t *testing.T, home string, opts vole.Options) {
 	if !s.Caps().ReadOnly {
 		t.Error("not marked as read-only")
 	}
-	if _, err := s.Create(ctx, "w", vole.Spec{}); !errors.Is(err, vole.ErrReadOnly) {
+	if _, err := s.Create(ctx, "w", vole.Spec{}); !errors.Is(err, want) {
 		t.Errorf("create: %v", err)
 	}
-	if err := s.Remove(ctx, "v0"); !errors.Is(err, vole.ErrReadOnly) {
+	if err := s.Remove(ctx, "v0"); !errors.Is(err, want) {
 		t.Errorf("remove: %v", err)
 	}
 }
 
+// A disk that was too small for a ballast can be read when it is full.
 func TestFullDisk(t *testing.T) {
 	disk := smallDisk(t)
 	home := filepath.Join(disk, "home")
 	seed(t, home)
 	fill(t, disk)
-	readsOnly(t, home, vole.Options{})
+	readsOnly(t, home, vole.Options{}, vole.ErrNoSpace)
 
 	// And with space again it is as it was.
 	if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
@@ -197,7 +198,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	readsOnly(t, home, vole.Options{})
+	readsOnly(t, home, vole.Options{}, vole.ErrReadOnly)
 }
 
 // TestReadOnlyDiskAfterCrash is TestReadOnlyDisk with a write-ahead log that nobody
@@ -229,7 +230,7 @@ func TestReadOnlyDiskAfterCrash(t *testing.T) {
 	if err := unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	readsOnly(t, crashed, vole.Options{})
+	readsOnly(t, crashed, vole.Options{}, vole.ErrReadOnly)
 	s, err = vole.Open(t.Context(), vole.Options{Home: crashed})
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +250,7 @@ func TestReadOnlyAsked(t *testing.T) {
 		t.Error("reading made a home")
 	}
 	seed(t, home)
-	readsOnly(t, home, vole.Options{ReadOnly: true})
+	readsOnly(t, home, vole.Options{ReadOnly: true}, vole.ErrReadOnly)
 }
 
 // A home that is missing below a read-only or a full directory cannot be made.

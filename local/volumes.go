@@ -415,10 +415,18 @@ func errPastQuota(by driver.AttachmentInfo) error {
 }
 
 // Remove implements driver.Backend.
-func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info, err error) {
 	if err := b.writable(); err != nil {
 		return driver.Info{}, err
 	}
+	err = b.ballast.Freeing(func() (err error) {
+		info, err = b.removeVolume(ctx, ref)
+		return err
+	})
+	return info, err
+}
+
+func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref) (driver.Info, error) {
 	proc, err := b.process()
 	if err != nil {
 		return driver.Info{}, sysErr(err)

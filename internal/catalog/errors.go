@@ -17,7 +17,11 @@ func Translate(err error) error {
 		return err
 	}
 	var kind error
-	switch e.Code() & 0xff {
+	code := e.Code() & 0xff
+	if e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE {
+		code = sqlite3.SQLITE_FULL // the shared memory of the log is a file that could not grow
+	}
+	switch code {
 	case sqlite3.SQLITE_FULL:
 		kind = driver.ErrNoSpace
 	case sqlite3.SQLITE_READONLY:

@@ -17,6 +17,7 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/flock"
@@ -85,6 +86,15 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 		return err
 	}
 	if err := create(path); err != nil {
+		return err
+	}
+	s.ballast, s.unballast = ballast.OpenDir(filepath.Dir(path))
+	return s.ballast.Opening(func() error { return s.openPools(ctx, path) })
+}
+
+// openPools opens the connections to a SQLite database and brings its schema up to date.
+func (s *Store) openPools(ctx context.Context, path string) (err error) {
+	if err := s.closeConns(); err != nil { // of a first try, on a full disk
 		return err
 	}
 	if s.read, err = openFile(path, "query_only(1)"); err != nil {

@@ -167,7 +167,7 @@ func TestModes(t *testing.T) {
 	path := filepath.Join(dir, "accounts.db")
 	s := open(t, path, Options{})
 	makeKey(t, s, NewKey{})
-	checkModes(t, filepath.Dir(dir), 3+2) // the database and two files of SQLite, in two directories
+	checkModes(t, filepath.Dir(dir), 4+2) // the database, two files of SQLite and the ballast, in two directories
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestModes(t *testing.T) {
 	}
 	s = open(t, path, Options{})
 	makeKey(t, s, NewKey{})
-	checkModes(t, filepath.Dir(dir), 3+2)
+	checkModes(t, filepath.Dir(dir), 4+2)
 }
 
 func checkModes(t *testing.T, root string, want int) {

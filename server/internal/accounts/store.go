@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/pgerr"
 )
@@ -52,6 +53,8 @@ type Store struct {
 	stop        chan struct{} // closed by Close
 	wg          sync.WaitGroup
 	closed      atomic.Bool
+	ballast     *ballast.Ballast // of the disk of a SQLite database
+	unballast   func() error
 }
 
 // Patience of calls while PostgreSQL cannot be reached. Whoever reads gets an answer soon:
@@ -68,6 +71,7 @@ const (
 // the tables.
 func Open(ctx context.Context, database string, opts Options) (*Store, error) {
 	s := &Store{mostUploads: mostUploads, clock: opts.Clock, uses: make(chan use, 256), records: make(chan *record), stop: make(chan struct{})}
+	s.ballast, s.unballast = &ballast.Ballast{}, func() error { return nil }
 	if s.clock == nil {
 		s.clock = time.Now
 	}
@@ -106,6 +110,12 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) closePools() error {
+	err := s.closeConns()
+	s.ballast.Keep() // SQLite's own files are gone
+	return errors.Join(err, s.unballast())
+}
+
+func (s *Store) closeConns() error {
 	var err error
 	if s.read != nil {
 		err = s.read.Close()
@@ -126,12 +136,17 @@ func (s *Store) exec(ctx context.Context, query string, args ...any) (n int64, e
 	return n, err
 }
 
-func (s *Store) execOnce(ctx context.Context, query string, args ...any) (int64, error) {
-	r, err := s.write.ExecContext(ctx, s.sql(query), args...)
-	if err != nil {
-		return 0, err
-	}
-	return r.RowsAffected()
+// execOnce runs on a full disk, too: rows are small, and what removes something is recorded
+// before it is done.
+func (s *Store) execOnce(ctx context.Context, query string, args ...any) (n int64, err error) {
+	err = s.ballast.Freeing(func() error {
+		r, err := s.write.ExecContext(ctx, s.sql(query), args...)
+		if err == nil {
+			n, err = r.RowsAffected()
+		}
+		return err
+	})
+	return n, err
 }
 
 // change runs fn in a transaction that no other change runs beside, on whatever host. It may

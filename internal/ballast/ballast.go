@@ -1,0 +1,176 @@
+// Package ballast keeps a little of a disk free for what gives room back. A file holds the
+// room; when the disk is full, an operation that frees something gets it for as long as it
+// runs, and the file takes it again afterwards. So a catalog, a log or a lock that such an
+// operation needs first never stands in its way.
+package ballast
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
+	"golang.org/x/sys/unix"
+)
+
+// Name is the file's, in the directory whose disk it is on.
+const Name = "ballast"
+
+// Size is how many bytes the file holds: transactions of a catalog of SQLite with its shared
+// memory take up to 100 KiB, and a removal in an image a few hundred KiB of its log.
+const Size = 2 << 20
+
+// firstRoom is how many bytes must be free for the file to be made: a small disk is not
+// to be filled by it.
+const firstRoom = 8 * Size
+
+// pageSize is the step by which the file takes back what is there to be taken.
+const pageSize = 4096
+
+// Ballast is the file of one directory; the zero Ballast is none, and lends nothing. Its methods may be called concurrently, by several
+// processes too.
+type Ballast struct {
+	dir *os.File
+
+	mu   sync.Mutex // guards what follows
+	uses int        // operations that the room is lent to
+	file *os.File   // while it is lent, under a shared lock
+}
+
+// New is the ballast of an open directory, which the caller keeps open.
+func New(dir *os.File) *Ballast { return &Ballast{dir: dir} }
+
+// OpenDir is the ballast of the directory at path, and what closes it. Where the directory
+// cannot be opened there is none.
+func OpenDir(path string) (b *Ballast, closer func() error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return &Ballast{}, func() error { return nil }
+	}
+	return New(dir), dir.Close
+}
+
+// Opening runs what opens a database: with the room of the ballast when the disk is full.
+// What is left of that is held again afterwards.
+func (b *Ballast) Opening(fn func() error) error {
+	err := b.Freeing(fn)
+	if err == nil {
+		b.Keep()
+	}
+	return err
+}
+
+// Keep makes the file as large as it should be, or as the disk lets it be. Failure is none
+// of the caller's: there is less room to lend then. While a process has lent it, it stays.
+func (b *Ballast) Keep() {
+	if b.dir == nil {
+		return
+	}
+	st, err := beneath.Lstat(b.dir, Name)
+	if err == nil && st.Blocks*512 >= Size || err != nil && b.free() < firstRoom {
+		return
+	}
+	f, err := beneath.OpenFile(b.dir, Name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return
+	}
+	fill(f)
+}
+
+// fill takes as much as there is, up to Size: all of it at once, or what halving finds.
+func fill(f *os.File) {
+	if allocate(f, Size) == nil {
+		return
+	}
+	_ = f.Truncate(0) // what the failed call may have left
+	low, high := int64(0), int64(Size/pageSize)
+	for low+1 < high {
+		pages := (low + high) / 2
+		if allocate(f, pages*pageSize) == nil {
+			low = pages
+		} else {
+			high = pages
+			_ = f.Truncate(low * pageSize)
+		}
+	}
+}
+
+// write is allocate where the system has no call for it. What is written must not be
+// zeros, or the same again, which some file systems store in no space.
+func write(f *os.File, size int64) error {
+	b := make([]byte, size)
+	rand.Read(b)
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// Lend gives up the room until done is called.
+func (b *Ballast) Lend() (done func()) {
+	if b.dir == nil {
+		return func() {}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.uses++; b.uses == 1 {
+		if f, err := beneath.OpenFile(b.dir, Name, os.O_RDWR, 0); err == nil {
+			_ = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+			_ = f.Truncate(0)
+			b.file = f
+		}
+	}
+	return sync.OnceFunc(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.uses--; b.uses > 0 {
+			return
+		}
+		if b.file != nil {
+			_ = b.file.Close()
+			b.file = nil
+		}
+		b.Keep()
+	})
+}
+
+// Freeing runs an operation that gives room back: with the room of the ballast when the disk
+// is full, or turns out to be.
+func (b *Ballast) Freeing(fn func() error) error {
+	if b.dir == nil {
+		return fn()
+	}
+	if b.free() < Size {
+		defer b.Lend()()
+		return fn()
+	}
+	err := fn()
+	if !NoSpace(err) {
+		return err
+	}
+	defer b.Lend()()
+	return fn()
+}
+
+// free is how many bytes this process may still write to the disk.
+func (b *Ballast) free() int64 {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(b.dir.Fd()), &st) != nil {
+		return Size
+	}
+	if os.Geteuid() == 0 {
+		return int64(st.Bfree) * int64(st.Bsize)
+	}
+	return int64(st.Bavail) * int64(st.Bsize)
+}
+
+// NoSpace reports whether err says that the disk is full.
+func NoSpace(err error) bool {
+	return errors.Is(err, driver.ErrNoSpace) || errors.Is(err, unix.ENOSPC)
+}
