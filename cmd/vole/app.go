@@ -32,6 +32,9 @@ type app struct {
 
 	chosen *profile.Choice // by choose; nil: not yet
 
+	helpErr     error       // of a request for help on what is no command
+	interrupted func() bool // a signal has ended the command
+
 	timeout time.Duration // --timeout; 0: none
 
 	// started is true once cobra has accepted the command line. An error before

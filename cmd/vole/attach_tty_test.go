@@ -139,7 +139,7 @@ func TestProgressBar(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, seen.Bytes())
 	}
-	for _, want := range []string{"0 files, ", "copied 1 files, 2KiB in "} {
+	for _, want := range []string{"0 files, ", "copied 1 file, 2KiB in "} {
 		if !strings.Contains(seen.String(), want) {
 			t.Errorf("the terminal did not show %q:\n%q", want, seen.String())
 		}

@@ -56,6 +56,7 @@ func (a *app) bucketExport(cmd *cobra.Command, flags *bucketFlags, opts bucket.E
 		case a.quiet:
 			return nil
 		}
-		return a.printf("exported %d volumes, %d had not changed; %d old manifests removed\n", res.Exported, res.Unchanged, res.Removed)
+		return a.printf("exported %s, %d had not changed; %s removed\n",
+			countOf(int64(res.Exported), "volume"), res.Unchanged, countOf(int64(res.Removed), "old manifest"))
 	})
 }

@@ -61,8 +61,9 @@ func (a *app) bucketRebuild(cmd *cobra.Command, flags *bucketFlags) error {
 	case a.json:
 		err = a.printJSON(out)
 	case !a.quiet:
-		err = a.printf("rebuilt %d organisations, %d volumes, %d files, %s; %d objects left to the sweeper\n",
-			out.Orgs, out.Volumes, out.Files, a.sizeInText(vole.Size(out.Used)), out.Freed)
+		err = a.printf("rebuilt %s, %s, %s, %s; %s left to the sweeper\n",
+			countOf(int64(out.Orgs), "organisation"), countOf(int64(out.Volumes), "volume"), countOf(int64(out.Files), "file"),
+			a.sizeInText(vole.Size(out.Used)), countOf(int64(out.Freed), "object"))
 	}
 	if err != nil || out.Damaged+out.Lost == 0 {
 		return err

@@ -63,7 +63,7 @@ func (a *app) bucketSweep(cmd *cobra.Command, flags *bucketFlags, grace time.Dur
 		case a.quiet:
 			return nil
 		}
-		return a.printf("swept %d blobs, %s; %d removed volumes are gone\n", j.Blobs, a.sizeInText(j.Size), j.Volumes)
+		return a.printf("swept %s, %s; %d removed volumes are gone\n", countOf(int64(j.Blobs), "blob"), a.sizeInText(j.Size), j.Volumes)
 	})
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,10 +49,38 @@ func (a *app) finish(err error) int {
 		return driver.ExitOK
 	}
 	list := flatten(err)
-	for _, e := range list {
+	code := a.exitCode(list[0])
+	for _, e := range a.withoutCanceled(list) {
 		a.report(e)
 	}
-	return a.exitCode(list[0])
+	return code
+}
+
+// errInterrupted is what is said of all that a signal has ended.
+var errInterrupted = driver.Errorf(context.Canceled, "interrupted")
+
+// withoutCanceled puts one error, that says no more than that, in place of all those that
+// there are because a signal came: whoever sent it knows what it was about.
+func (a *app) withoutCanceled(list []error) (rest []error) {
+	if a.interrupted == nil || !a.interrupted() {
+		return list
+	}
+	said := false
+	for _, err := range list {
+		silent := (*exitError)(nil)
+		switch {
+		case !errors.Is(err, context.Canceled), errors.As(err, &silent) && silent.err == nil:
+			rest = append(rest, err)
+		case !said:
+			said = true
+			if errors.As(err, &silent) {
+				rest = append(rest, &exitError{silent.code, errInterrupted})
+			} else {
+				rest = append(rest, errInterrupted)
+			}
+		}
+	}
+	return rest
 }
 
 // flatten lists the errors that errors.Join put together.

@@ -89,6 +89,7 @@ func (l *loginCmd) run(ctx context.Context, server string) error {
 	}
 	b, err := cloud.Open(ctx, cloud.Options{URL: p.URL, Key: p.Key, CAFile: p.CAFile, InsecureHTTP: p.InsecureHTTP, Patience: loginPatience, UserAgent: "vole/" + buildVersion().Version})
 	if err != nil {
+		err = hintUntrusted(err, "--ca-file names certificates to trust besides the system's: those of the authority, or the server's own")
 		return &vole.Error{Op: "login", Path: p.URL, Err: err}
 	}
 	srv := b.Server()

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log"
 	"os"
@@ -42,7 +43,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetIn(stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	code := a.finish(root.ExecuteContext(ctx))
+	a.interrupted = func() bool { return ctx.Err() != nil }
+	code := a.finish(errors.Join(root.ExecuteContext(ctx), a.helpErr))
 	_ = a.stdout.flush()
 	_ = a.stderr.flush()
 	return code

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io/fs"
 	"os"
@@ -27,7 +29,7 @@ func (a *app) choose() (profile.Choice, error) {
 	}
 	c, err := profile.Resolve(profile.Named{Home: a.home, Name: a.profile})
 	if err != nil {
-		return c, err
+		return c, suggestProfile(err, cmp.Or(a.profile, os.Getenv("VOLE_PROFILE")))
 	}
 	a.chosen = &c
 	return c, nil
@@ -103,12 +105,21 @@ func (a *app) open(ctx context.Context, readOnly bool) (*vole.Store, error) {
 	return s, err
 }
 
+// hintUntrusted adds advice to the error for a certificate that nobody vouches for.
+func hintUntrusted(err error, hint string) error {
+	if errors.As(err, new(*tls.CertificateVerificationError)) {
+		return &hinted{err, hint}
+	}
+	return err
+}
+
 // openCloud opens what is behind the server of a profile.
 func openCloud(ctx context.Context, c profile.Choice, opts cloud.Options) (*cloud.Backend, error) {
 	opts.URL, opts.Key, opts.CAFile, opts.UserAgent = c.URL, c.Key, c.CAFile, "vole/"+buildVersion().Version
 	opts.InsecureHTTP = c.InsecureHTTP
 	b, err := cloud.Open(ctx, opts)
 	if err != nil {
+		err = hintUntrusted(err, "VOLE_CA_FILE, or --ca-file of 'vole login', names certificates to trust besides the system's")
 		err = &vole.Error{Op: "open", Path: c.URL, Err: err}
 		return nil, withHint(err, vole.ErrPermission, "'vole login' gets a profile another key; 'vole profile show' tells where this one is from")
 	}
@@ -130,7 +141,7 @@ func (a *app) withNewStore(ctx context.Context, fn func(s *vole.Store) error) er
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(s), s.Close())
+	return errors.Join(suggestVolume(ctx, s, fn(s)), s.Close())
 }
 
 // withCloud runs fn on the server of the profile in effect, for what only servers have.

@@ -65,6 +65,14 @@ func (a *app) size(s vole.Size) string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
+// countOf is a number of things, as "1 file" and "2 files".
+func countOf(n int64, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // sizeInText shows a size in a sentence, with its unit.
 func (a *app) sizeInText(s vole.Size) string {
 	if isTerminal(a.stdout) {

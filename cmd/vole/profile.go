@@ -58,6 +58,10 @@ func (a *app) inEffect() (profileJSON, error) {
 	}
 	j := newProfileJSON(c.Name, c.Profile)
 	j.InEffect, j.Source = true, c.Source
+	_ = withFile(func(f profile.File, _ string) error { // which is in nobody's way when it cannot be read
+		j.Current = j.Name != "" && (f.Current == j.Name || f.Current == "" && j.Name == profile.Local)
+		return nil
+	})
 	return j, nil
 }
 

@@ -21,7 +21,7 @@ func newProfileUseCmd(a *app) *cobra.Command {
 			}
 			err = profile.Change(cmd.Context(), path, func(f *profile.File) error {
 				if !f.Has(args[0]) {
-					return profile.Unknown(args[0], path)
+					return suggestProfile(profile.Unknown(args[0], path), args[0])
 				}
 				f.Current = args[0]
 				return nil

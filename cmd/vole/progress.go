@@ -48,7 +48,7 @@ func (p *progress) status(decor.Statistics) string {
 	if total := p.size.Load(); total > 0 {
 		s += " of " + vole.Size(total).Human()
 	}
-	return fmt.Sprintf("%d files, %s, %s/s ", p.files.Load(), s, rate.Human())
+	return fmt.Sprintf("%s, %s, %s/s ", countOf(p.files.Load(), "file"), s, rate.Human())
 }
 
 func (p *progress) current(decor.Statistics) string {
@@ -100,6 +100,6 @@ func (p *progress) done(ok bool, s transfer.Stats) {
 	p.pool.Wait()
 	if ok {
 		took := time.Since(p.begun).Round(10 * time.Millisecond)
-		fmt.Fprintf(p.a.stderr, "copied %d files, %s in %v\n", s.Files, vole.Size(s.Bytes).Human(), took)
+		fmt.Fprintf(p.a.stderr, "copied %s, %s in %v\n", countOf(int64(s.Files), "file"), vole.Size(s.Bytes).Human(), took)
 	}
 }

@@ -71,6 +71,8 @@ machines and programs that use them.`,
 		newAuditCmd(a), newWatchCmd(a))
 	addCommands(cmd, groupOther, newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))
 	cmd.AddCommand(newExitCodesCmd())
+	cmd.SetFlagErrorFunc(suggestFlag)
+	cmd.SetHelpFunc(a.helpOf(cmd.HelpFunc()))
 	cmd.SetHelpCommand(newHelpCmd())
 	cmd.SetHelpCommandGroupID(groupOther)
 	return cmd

@@ -52,6 +52,9 @@ func (a *app) watch(ctx context.Context, b *cloud.Backend, volume string) error 
 		}
 		return a.printf("%s %s %s\n", e.At.UTC().Format(time.RFC3339), e.Type, name)
 	})
+	if ctx.Err() != nil && a.interrupted() {
+		return &exitError{code: driver.ExitInterrupted} // the usual end, of which there is nothing to say
+	}
 	if err == nil {
 		err = driver.Errorf(driver.ErrUnavailable, "the server ended the stream; what changes from now on is not seen")
 	}

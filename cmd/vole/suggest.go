@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/profile"
+)
+
+// closest returns that of the candidates which is most like a word; "": none is what
+// somebody who typed the word can have meant.
+func closest(word string, candidates []string) (best string) {
+	// A third of the letters may be wrong, and two of a longer word.
+	least := min(2, (len(word)+1)/3) + 1
+	for _, c := range candidates {
+		if d := editDistance(word, c, least); d > 0 && d < least {
+			best, least = c, d
+		}
+	}
+	return best
+}
+
+// editDistance is how many letters are to be inserted, removed, replaced or swapped with
+// their neighbour to make b of a; limit when that is no less.
+func editDistance(a, b string, limit int) int {
+	if len(a)-len(b) >= limit || len(b)-len(a) >= limit {
+		return limit
+	}
+	var before []int // the row for i-2 letters of a
+	last := make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last = last, row
+	}
+	return min(limit, last[len(b)])
+}
+
+func didYouMean(word string) string { return "did you mean " + word + "?" }
+
+// suggestFlag adds the flag that was perhaps meant to the error for an unknown one.
+func suggestFlag(cmd *cobra.Command, err error) error {
+	unknown := (*pflag.NotExistError)(nil)
+	if !errors.As(err, &unknown) || len(unknown.GetSpecifiedName()) < 2 {
+		return err
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	hint := "'" + cmd.CommandPath() + " --help' lists the flags"
+	if name := closest(unknown.GetSpecifiedName(), names); name != "" {
+		hint = didYouMean("--" + name)
+	}
+	return &hinted{err, hint}
+}
+
+// mostSuggested is among how many volumes one is looked for that was perhaps meant.
+const mostSuggested = 2000
+
+// suggestVolume adds the volume that was perhaps meant to the errors for unknown ones.
+func suggestVolume(ctx context.Context, s *vole.Store, err error) error {
+	if !errors.Is(err, vole.ErrNotFound) || ctx.Err() != nil {
+		return err
+	}
+	var names []string
+	list := flatten(err)
+	for i, one := range list {
+		e := (*vole.Error)(nil)
+		if !errors.Is(one, vole.ErrNotFound) || !errors.As(one, &e) || e.Volume == "" {
+			continue
+		}
+		if names == nil {
+			names = volumeNamesToSuggest(ctx, s)
+		}
+		if name := closest(e.Volume, names); name != "" {
+			list[i] = rehint(one, didYouMean(name))
+		}
+	}
+	return errors.Join(list...)
+}
+
+// rehint gives an error another line of advice, and keeps its exit code.
+func rehint(err error, hint string) error {
+	if e := (*exitError)(nil); errors.As(err, &e) {
+		return &exitError{e.code, &hinted{e.err, hint}}
+	}
+	return &hinted{err, hint}
+}
+
+func volumeNamesToSuggest(ctx context.Context, s *vole.Store) []string {
+	names := []string{}
+	for v, err := range s.Volumes(ctx, vole.Filter{}) {
+		if err != nil || len(names) == mostSuggested {
+			break
+		}
+		names = append(names, v.Name())
+	}
+	return names
+}
+
+// suggestProfile adds the profile that was perhaps meant to the error for an unknown one.
+func suggestProfile(err error, name string) error {
+	if !errors.Is(err, vole.ErrNotFound) || name == "" {
+		return err
+	}
+	_ = withFile(func(f profile.File, _ string) error {
+		names := profileNames(f)
+		if meant := closest(name, names); meant != "" && !slices.Contains(names, name) {
+			err = &hinted{err, didYouMean(meant)}
+		}
+		return nil
+	})
+	return err
+}
+
+// helpOf shows the help of a command, but refuses it for a name that is no command: cobra
+// takes "vole clon --help" for the help of vole.
+func (a *app) helpOf(show func(*cobra.Command, []string)) func(*cobra.Command, []string) {
+	return func(cmd *cobra.Command, args []string) {
+		if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 {
+			a.helpErr = groupRun(cmd, words)
+			return
+		}
+		show(cmd, args)
+	}
+}
