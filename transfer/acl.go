@@ -3,6 +3,7 @@ package transfer
 import (
 	"encoding/binary"
 	"fmt"
+	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,12 +37,31 @@ type aclEntry struct {
 	id        uint32
 }
 
-// parseACL makes the value of an attribute of a list as text. Users and groups are numbers:
-// a name stands for somebody else where the archive was made.
-func parseACL(text string) ([]byte, error) {
+// nameLookup finds the id of a user, or of a group, by its name.
+type nameLookup func(group bool, name string) (id string, err error)
+
+// hostNames are the users and groups of this host, which GNU tar takes, too, for the names
+// that it has written.
+func hostNames(group bool, name string) (string, error) {
+	if group {
+		g, err := user.LookupGroup(name)
+		if err != nil {
+			return "", err
+		}
+		return g.Gid, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return "", err
+	}
+	return u.Uid, nil
+}
+
+// parseACL makes the value of an attribute of a list as text.
+func parseACL(text string, lookup nameLookup) ([]byte, error) {
 	var list []aclEntry
 	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' || r == '\n' }) {
-		e, err := parseACLEntry(word)
+		e, err := parseACLEntry(word, lookup)
 		if err != nil {
 			return nil, driver.Errorf(vole.ErrInvalid, "entry %q of an access list: %v", word, err)
 		}
@@ -65,7 +85,7 @@ func parseACL(text string) ([]byte, error) {
 }
 
 // parseACLEntry reads "user:1000:rw-", or star's "user:name:rw-:1000".
-func parseACLEntry(word string) (e aclEntry, err error) {
+func parseACLEntry(word string, lookup nameLookup) (e aclEntry, err error) {
 	f := strings.Split(strings.TrimSpace(word), ":")
 	if len(f) == 2 && (strings.HasPrefix(f[0], "m") || strings.HasPrefix(f[0], "o")) {
 		f = []string{f[0], "", f[1]} // mask and other have no name
@@ -87,14 +107,9 @@ func parseACLEntry(word string) (e aclEntry, err error) {
 	e.tag, e.id = tag[0], aclNoID
 	if named {
 		e.tag = tag[1]
-		n, err := strconv.ParseUint(f[len(f)-1], 10, 32)
-		if len(f) == 3 {
-			n, err = strconv.ParseUint(f[1], 10, 32)
+		if e.id, err = aclID(f, tag[1] == aclGroup, lookup); err != nil {
+			return e, err
 		}
-		if err != nil || n > maxID {
-			return e, fmt.Errorf("it has a name instead of an id (GNU tar's --numeric-owner gives ids)")
-		}
-		e.id = uint32(n)
 	}
 	for i, c := range f[2] {
 		bit, known := map[rune]uint16{'r': 4, 'w': 2, 'x': 1, 'X': 1}[c]
@@ -104,6 +119,24 @@ func parseACLEntry(word string) (e aclEntry, err error) {
 		e.perm |= bit
 	}
 	return e, nil
+}
+
+// aclID is the id of a named entry: its last field, or its name.
+func aclID(fields []string, group bool, lookup nameLookup) (uint32, error) {
+	id := fields[1]
+	if len(fields) == 4 {
+		id = fields[3]
+	} else if strings.Trim(id, "0123456789") != "" {
+		var err error
+		if id, err = lookup(group, id); err != nil {
+			return 0, fmt.Errorf("its name is not known here")
+		}
+	}
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil || n > maxID {
+		return 0, fmt.Errorf("its id is none")
+	}
+	return uint32(n), nil
 }
 
 // formatACL is the opposite of parseACL; "" for what is no list.

@@ -1,18 +1,28 @@
 package transfer
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
+
+// testNames knows one user and one group.
+func testNames(group bool, name string) (string, error) {
+	if id := map[bool]map[string]string{false: {"bob": "1000"}, true: {"wheel": "5"}}[group][name]; id != "" {
+		return id, nil
+	}
+	return "", errors.New("unknown")
+}
 
 func TestACLText(t *testing.T) {
 	const list = "user::rwx,user:1000:r--,group::r-x,group:5:-w-,mask::rwx,other::--x"
 	for _, text := range []string{
 		list,
 		"user::rwx\nuser:alice:r--:1000\ngroup::r-x\ngroup:staff:-w-:5\nmask::rwx\nother::--x\n",
+		"user::rwx,user:bob:r--,group::r-x,group:wheel:-w-,mask::rwx,other::--x",
 		"u::rwx,g::r-x,m:rwx,o:--x,u:1000:r--,g:5:-w-",
 	} {
-		b, err := parseACL(text)
+		b, err := parseACL(text, testNames)
 		if err != nil {
 			t.Errorf("%q: %v", text, err)
 		} else if got := formatACL(b); got != list {
@@ -20,7 +30,7 @@ func TestACLText(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"user:alice:r--", "user", "nobody::r--", "user::rwxr", "user::q--", "mask:5:rwx", "user:4294967295:r--", "a:b:c:d:e"} {
-		if _, err := parseACL(text); err == nil {
+		if _, err := parseACL(text, testNames); err == nil {
 			t.Errorf("%q was accepted", text)
 		}
 	}
@@ -31,11 +41,11 @@ func FuzzACLText(f *testing.F) {
 	f.Add("user::rw-,user:alice:r--:1000,group::r--,mask::r--,other::---")
 	f.Add("u::rwx\nm:x")
 	f.Fuzz(func(t *testing.T, text string) {
-		b, err := parseACL(text)
+		b, err := parseACL(text, testNames)
 		if err != nil {
 			return
 		}
-		again, err := parseACL(formatACL(b))
+		again, err := parseACL(formatACL(b), testNames)
 		if err != nil || string(again) != string(b) {
 			t.Errorf("%q became %q: %v", text, formatACL(b), err)
 		}

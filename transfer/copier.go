@@ -24,8 +24,9 @@ type copier struct {
 	stats Stats
 	seen  map[fileID]string // where a file of several names was written
 	held  heldNames
-	dirs  []dirMeta      // made so far, metadata still to be set
-	dirAt map[string]int // where in dirs a directory is, of which entries may come twice
+	dirs  []dirMeta         // made so far, metadata still to be set
+	dirAt map[string]int    // where in dirs a directory is, of which entries may come twice
+	names map[string]string // ids of users and groups that access lists name
 
 	mu sync.Mutex // guards stats, and is held while opts is called back
 }
@@ -62,6 +63,29 @@ type dirMeta struct {
 	path string
 	it   item
 }
+
+// lookupName is hostNames, which reads a file for each name, once for each.
+func (c *copier) lookupName(group bool, name string) (string, error) {
+	key := "u" + name
+	if group {
+		key = "g" + name
+	}
+	id, ok := c.names[key]
+	if !ok {
+		id, _ = hostNames(group, name)
+		if c.names == nil || len(c.names) == maxNamesKnown {
+			c.names = map[string]string{}
+		}
+		c.names[key] = id
+	}
+	if id == "" {
+		return "", fs.ErrNotExist
+	}
+	return id, nil
+}
+
+// maxNamesKnown bounds the names of users and groups that are kept in memory.
+const maxNamesKnown = 1 << 12
 
 // tree copies the file or directory at p of src to the place at of the target.
 func (c *copier) tree(ctx context.Context, src source, p, at string, it *item) error {

@@ -188,10 +188,10 @@ func (c *copier) tarAttrs(at string, hdr *tar.Header, it *item) error {
 			continue
 		}
 		attr := aclRecords[k]
-		if attr == "" {
-			continue
+		if _, binary := hdr.PAXRecords[xattrRecord+attr]; attr == "" || binary {
+			continue // GNU tar's --xattrs-include='*' has lists of both forms
 		}
-		list, err := parseACL(v)
+		list, err := parseACL(v, c.lookupName)
 		if err != nil {
 			if err := c.opts.lose(c.to.display(at), "the access list", err); err != nil {
 				return err
