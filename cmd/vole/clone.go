@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/transfer"
+)
+
+func newCloneCmd(a *app) *cobra.Command {
+	var (
+		quota, size string
+		labels      []string
+	)
+	cmd := &cobra.Command{
+		Use:   "clone NAME NEW-NAME",
+		Short: "Make a volume that begins with all that another holds",
+		Long: `Make a volume of the same kind, limits and labels as another one, with all that it
+holds, and print its name. From then on each changes by itself.
+
+Where the backend can, no bytes are moved and it takes no longer for a large volume:
+behind a server with a namespace. Elsewhere the files are copied, with all that 'vole cp'
+keeps; what is written to them meanwhile may be in the new volume or not, and a disk
+volume must not be attached for writing. When it fails, or is killed, there is no new
+volume.`,
+		Example: `  vole clone base try-7
+  vole clone base try-8 --quota 4G -l owner=ci`,
+		Args:              exactArgs(2, "the volume's name and that of the new one"),
+		ValidArgsFunction: completeNames(a, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			change, err := parseClone(quota, size, labels)
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			return a.withStore(ctx, func(s *vole.Store) error {
+				v, err := a.clone(ctx, s, args[0], args[1], change)
+				if err != nil {
+					return err
+				}
+				return a.printVolume(v.Info())
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&quota, "quota", "", "quota of the new dir volume, or none (default that of NAME)")
+	f.StringVar(&size, "size", "", "capacity of the new disk volume (default that of NAME)")
+	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE` besides those of NAME; may be given several times")
+	noFlagFiles(cmd, "quota", "size", "label")
+	return cmd
+}
+
+// parseClone is what a clone is to have that its original has not.
+func parseClone(quota, size string, labels []string) (u vole.Update, err error) {
+	if quota == "none" {
+		u.ClearQuota = true
+	} else if u.Quota, err = parseLimit("quota", quota); err != nil {
+		return u, err
+	}
+	if u.Capacity, err = parseLimit("size", size); err != nil {
+		return u, err
+	}
+	u.SetLabels, err = parseLabels(labels)
+	return u, err
+}
+
+// cloneSpec is the spec of a volume with the change applied to it.
+func cloneSpec(of vole.Info, change vole.Update) vole.Spec {
+	spec := vole.Spec{Kind: of.Kind, Quota: of.Quota, Capacity: of.Capacity, Labels: maps.Clone(of.Labels)}
+	if change.Quota != 0 || change.ClearQuota {
+		spec.Quota = change.Quota
+	}
+	if change.Capacity != 0 {
+		spec.Capacity = change.Capacity
+	}
+	if len(change.SetLabels) > 0 && spec.Labels == nil {
+		spec.Labels = vole.Labels{}
+	}
+	maps.Copy(spec.Labels, change.SetLabels)
+	return spec
+}
+
+func (a *app) clone(ctx context.Context, s *vole.Store, name, newName string, change vole.Update) (*vole.Volume, error) {
+	from, err := s.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	spec := cloneSpec(from.Info(), change)
+	if s.Caps().Clones {
+		return from.Clone(ctx, newName, spec)
+	}
+	bar := a.newProgress()
+	var stats transfer.Stats
+	v, err := s.Build(ctx, newName, spec, func(v *vole.Volume) (err error) {
+		stats, err = a.copyAll(ctx, s, from, v, bar)
+		return err
+	})
+	bar.done(err == nil, stats)
+	if err != nil {
+		return nil, withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
+	}
+	_, err = v.Refresh(ctx) // what it holds now
+	return v, err
+}
+
+// copyAll copies all files of a volume into a new one.
+func (a *app) copyAll(ctx context.Context, s *vole.Store, from, to *vole.Volume, bar *progress) (stats transfer.Stats, err error) {
+	src, err := from.OpenFS(ctx, vole.FSOptions{ReadOnly: true})
+	if err != nil {
+		return stats, err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	dst, err := to.OpenFS(ctx, vole.FSOptions{Batch: true})
+	if err != nil {
+		return stats, err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	bar.total(int64(from.Info().Used))
+	caps := s.Caps()
+	opts := transfer.Options{Op: "clone", Owner: caps.Chown, Root: true, Warn: bar.warnf, Progress: bar}
+	if caps.Backend == "cloud" {
+		opts.Parallel = farFiles
+	}
+	return transfer.Copy(ctx, transfer.Volume(dst), ".", transfer.Volume(src), ".", opts)
+}
