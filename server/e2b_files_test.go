@@ -101,6 +101,16 @@ func TestE2BFiles(t *testing.T) {
 	if e = s.entry(t, v, "GET", "path?path=/x", "", 200); e.UID != 9 {
 		t.Errorf("parent: %+v", e)
 	}
+	// With force a file gets the directories that it is to be in, of its owner.
+	if e = s.entry(t, v, "PUT", "file?path=new/deep/f&force=true&uid=9&mode=384", "x", 201); e.UID != 9 || e.Mode != 0o600 {
+		t.Errorf("a file below directories that were missing: %+v", e)
+	}
+	if e = s.entry(t, v, "GET", "path?path=/new/deep", "", 200); e.UID != 9 || e.Mode != 0o755 {
+		t.Errorf("its directory: %+v", e)
+	}
+	if status, _, body := s.content(t, v, "DELETE", "path?path=/new", ""); status != 204 {
+		t.Errorf("removal of a tree: %d %s", status, body)
+	}
 	if e = s.entry(t, v, "POST", "dir?path=/z&mode=1023", "", 201); e.Mode != 0o1777 {
 		t.Errorf("sticky: %+v", e)
 	}
@@ -117,6 +127,8 @@ func TestE2BFiles(t *testing.T) {
 		{"PUT", "file?path=/&force=true", 409, "is_a_directory"},
 		{"PUT", "file?path=/no/such", 404, "file_not_found"},
 		{"PUT", "file?path=/a.txt/below", 404, "file_not_found"},
+		{"PUT", "file?path=/a.txt/below&force=true", 404, "file_not_found"},
+		{"PUT", "file?path=/a.txt/far/below&force=true", 404, "file_not_found"},
 		{"POST", "dir?path=/x", 409, "already_exists"},
 		{"POST", "dir?path=/a.txt&force=true", 409, "already_exists"},
 		{"POST", "dir?path=/no/such", 404, "file_not_found"},

@@ -41,45 +41,72 @@ func readFile(w http.ResponseWriter, r *core.Request) error {
 }
 
 // writeFile makes a file of the body. Others see the old file or the new one, whole; a
-// new owner is set right after that.
+// new owner is set right after that. With force it replaces what is there, and makes missing
+// parents, which get the owner, too.
 func writeFile(w http.ResponseWriter, r *core.Request) error {
 	q := query(r)
 	force, m := q.Bool("force"), metadataOf(q)
-	path, err := pathOf(r, q)
+	name, err := pathOf(r, q)
 	if err != nil {
 		return err
 	}
 	return use(r, false, func(f *vole.FS) error {
-		if err := writable(r.Context(), f, path, force); err != nil {
+		missingParent, err := writable(r.Context(), f, name, force)
+		if err != nil {
 			return err
 		}
-		_, err := f.WriteFrom(r.Context(), path, r.Body, vole.WriteOptions{Mode: m.perm(0), Exclusive: !force, Size: max(0, r.ContentLength)})
+		if missingParent {
+			if err := makeParents(r.Context(), f, path.Dir(name), m); err != nil {
+				return err
+			}
+		}
+		_, err = f.WriteFrom(r.Context(), name, r.Body, vole.WriteOptions{Mode: m.perm(0), Exclusive: !force, Size: max(0, r.ContentLength)})
 		// Mode 0 asks WriteFrom for the usual one.
 		if err == nil && (m.owned() || m.Mode != nil && *m.Mode == 0) {
-			err = m.set(r.Context(), f, path)
+			err = m.set(r.Context(), f, name)
 		}
 		if err != nil {
 			return err
 		}
-		return answer(w, r, f, http.StatusCreated, path)
+		return answer(w, r, f, http.StatusCreated, name)
 	})
 }
 
+// makeParents makes the directories that a file is to be in, of the usual mode and the owner
+// that the file gets.
+func makeParents(ctx context.Context, f *vole.FS, dir string, m metadata) error {
+	m.Mode = nil
+	made, err := makeAll(ctx, f, dir, m)
+	for _, d := range made {
+		if err == nil {
+			err = m.set(ctx, f, d)
+		}
+	}
+	if errors.Is(err, vole.ErrExists) || errors.Is(err, vole.ErrNotDir) {
+		return missing(vole.ErrNotDir) // a file came in between
+	}
+	return err
+}
+
 // writable says before the body is read what would keep it from being written: WriteFrom
-// looks at the end, and makes missing parents, which nobody asked for here.
-func writable(ctx context.Context, f *vole.FS, name string, force bool) error {
+// looks at the end. missingParent: directories are to be made, which takes force.
+func writable(ctx context.Context, f *vole.FS, name string, force bool) (missingParent bool, err error) {
 	e, err := f.Lstat(ctx, name)
 	switch {
 	case err == nil && e.Mode.IsDir():
-		return vole.ErrIsDir
+		return false, vole.ErrIsDir
 	case err == nil && !force:
-		return vole.ErrExists
+		return false, vole.ErrExists
 	case !errors.Is(err, vole.ErrNotExist):
-		return missing(err)
+		return false, missing(err)
 	}
-	if parent := path.Dir(name); parent != "." {
-		_, err := f.Stat(ctx, parent)
-		return missing(err)
+	parent := path.Dir(name)
+	if parent == "." {
+		return false, nil
 	}
-	return nil
+	_, err = f.Stat(ctx, parent)
+	if force && errors.Is(err, vole.ErrNotExist) && !errors.Is(err, vole.ErrNotDir) {
+		return true, nil
+	}
+	return false, missing(err)
 }
