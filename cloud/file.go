@@ -31,7 +31,7 @@ type file struct {
 type openHandle struct {
 	p     *place
 	id    string
-	inode string
+	inode uint64
 }
 
 // pieceSize is the most bytes that one request reads or writes; larger ones are cut.
@@ -45,7 +45,7 @@ func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOpti
 		return nil, err
 	}
 	err := f.placed(ctx, func(p *place) (err error) {
-		x.h, err = x.open(ctx, p, opts, "")
+		x.h, err = x.open(ctx, p, opts, 0)
 		return err
 	})
 	if err != nil {
@@ -66,15 +66,15 @@ func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOpti
 	return x, nil
 }
 
-func (x *file) open(ctx context.Context, p *place, opts driver.OpenOptions, inode string) (*openHandle, error) {
+func (x *file) open(ctx context.Context, p *place, opts driver.OpenOptions, inode uint64) (*openHandle, error) {
 	q := url.Values{"path": {x.path}}
 	setFlags(q, map[string]bool{"write": opts.Write, "append": opts.Append, "create": opts.Create, "exclusive": opts.Exclusive,
 		"truncate": opts.Truncate, "no_follow": opts.NoFollow})
 	if opts.Mode != 0 {
 		modeParam(q, opts.Mode)
 	}
-	if inode != "" {
-		q.Set("inode", inode)
+	if inode != 0 {
+		q.Set("inode", strconv.FormatUint(inode, 10))
 	}
 	c := call{method: "POST", path: "/filesystems/" + p.id + "/handles", query: q, at: p.s.base, once: true, again: !opts.Exclusive}
 	var out api.Handle

@@ -39,7 +39,7 @@ func scripted(t *testing.T, do func(w http.ResponseWriter, r *http.Request) bool
 		case strings.HasSuffix(path, "/filesystems"):
 			fmt.Fprint(w, `{"id":"f"}`)
 		case strings.HasSuffix(path, "/handles"):
-			fmt.Fprint(w, `{"id":"h","entry":{"name":"x","type":"file","mode":420,"inode":"7"}}`)
+			fmt.Fprint(w, `{"id":"h","entry":{"name":"x","type":"file","mode":"0644","inode":7}}`)
 		case r.Method == "DELETE", strings.HasPrefix(path, "/handles/") && r.Method != "GET":
 			w.WriteHeader(http.StatusNoContent)
 		default:

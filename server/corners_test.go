@@ -38,7 +38,7 @@ func (c *corners) light(t *testing.T) string {
 		var page api.EntryPage
 		c.must(t, c.root, "listEntries", c.x.at(pairs([]string{"path", dir}), ""), &page)
 		for _, e := range page.Entries {
-			fmt.Fprintf(&b, "%s/%s %s %o %d %d:%d %v\n", dir, e.Name, e.Type, e.Mode, e.Size, e.UID, e.GID, e.Mtime)
+			fmt.Fprintf(&b, "%s/%s %s %s %d %d:%d %v\n", dir, e.Name, e.Type, e.Mode, e.Size, e.UID, e.GID, e.Mtime)
 		}
 	}
 	return b.String()

@@ -358,7 +358,7 @@ func (w *world) tree(t *testing.T, b *strings.Builder, x *things, dir string) {
 	w.must(t, w.root, "listEntries", x.at(pairs([]string{"path", "/" + dir}), ""), &page)
 	for _, e := range page.Entries {
 		path := dir + "/" + e.Name
-		fmt.Fprintf(b, "%s %s %o %d %d:%d nlink %d mtime %v ctime %v\n", path, e.Type, e.Mode, e.Size, e.UID, e.GID, e.Nlink, e.Mtime, e.Ctime)
+		fmt.Fprintf(b, "%s %s %s %d %d:%d nlink %d mtime %v ctime %v\n", path, e.Type, e.Mode, e.Size, e.UID, e.GID, e.Nlink, e.Mtime, e.Ctime)
 		var names api.XattrNames
 		if e.Type != "symlink" {
 			w.must(t, w.root, "listXattrs", x.at(pairs([]string{"path", path}), ""), &names)

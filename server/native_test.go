@@ -242,8 +242,8 @@ func TestUpload(t *testing.T) {
 	c.content("big/file", string(data))
 	var e api.Entry
 	c.want(200, "GET", "/volumes/v/stat", path("big/file"), "", &e)
-	if e.Mode != 0o640 {
-		t.Errorf("mode %o", e.Mode)
+	if e.Mode != "0640" {
+		t.Errorf("mode %s", e.Mode)
 	}
 	c.refused(404, "not_found", "GET", at, nil, "")
 	var page api.EntryPage

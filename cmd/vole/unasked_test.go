@@ -33,7 +33,7 @@ func (l *lockedBuffer) String() string {
 // What a server sends unasked behind an answer does not get to standard error, whose lines
 // are the command's own.
 func TestUnaskedAnswer(t *testing.T) {
-	const answer = `{"api":1,"caps":{"backend":"local","dir":true},"instance":"i","key":"k","org":"o","scopes":["read"],"version":"1","volumes":[]}`
+	const answer = `{"api":2,"caps":{"backend":"local","dir":true},"instance":"i","key":"k","org":"o","scopes":["read"],"version":"1","volumes":[]}`
 	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {

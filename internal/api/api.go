@@ -4,6 +4,7 @@
 package api
 
 import (
+	"fmt"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -19,8 +20,8 @@ import (
 const (
 	// Prefix begins the path of every route.
 	Prefix = "/vole/v1"
-	// Version is that of the description: raised when something is added.
-	Version = 1
+	// Version is that of the description: raised when something is added, or changed.
+	Version = 2
 	// MaxIO is the most bytes that one request by handle reads or writes.
 	MaxIO = 16 << 20
 	// MaxJSON is the most bytes of a request's JSON.
@@ -80,8 +81,8 @@ func (e EntryType) TypeBits() (bits fs.FileMode, ok bool) {
 
 // FromEntry describes an entry. Names that are not UTF-8 are kept in NameBytes.
 func FromEntry(e driver.Entry) Entry {
-	out := Entry{Name: e.Name, Type: types[e.Mode.Type()], Mode: int32(filemode.Perm(e.Mode)), Size: e.Size, Allocated: e.Allocated,
-		UID: int64(e.UID), GID: int64(e.GID), Nlink: int64(e.Nlink), Inode: strconv.FormatUint(e.Inode, 10), Rdev: int64(e.Rdev),
+	out := Entry{Name: e.Name, Type: types[e.Mode.Type()], Mode: fmt.Sprintf("%04o", filemode.Perm(e.Mode)), Size: e.Size, Allocated: e.Allocated,
+		UID: int64(e.UID), GID: int64(e.GID), Nlink: int64(e.Nlink), Inode: e.Inode, Rdev: int64(e.Rdev),
 		Atime: writable(e.Atime), Mtime: writable(e.Mtime), Ctime: writable(e.Ctime)}
 	if !utf8.ValidString(e.Name) {
 		out.Name, out.NameBytes = strings.ToValidUTF8(e.Name, "\ufffd"), []byte(e.Name)
@@ -106,9 +107,9 @@ func writable(t time.Time) time.Time {
 // Driver is the entry as the driver describes it.
 func (e Entry) Driver() driver.Entry {
 	bits, _ := e.Type.TypeBits()
-	inode, _ := strconv.ParseUint(e.Inode, 10, 64)
-	out := driver.Entry{Name: e.Name, Mode: bits | filemode.Go(uint32(e.Mode)&0o7777), Size: e.Size, Allocated: e.Allocated, UID: uint32(e.UID), GID: uint32(e.GID),
-		Nlink: uint64(e.Nlink), Inode: inode, Rdev: uint64(e.Rdev), Atime: e.Atime, Mtime: e.Mtime, Ctime: e.Ctime}
+	perm, _ := ParseMode(e.Mode)
+	out := driver.Entry{Name: e.Name, Mode: bits | perm, Size: e.Size, Allocated: e.Allocated, UID: uint32(e.UID), GID: uint32(e.GID),
+		Nlink: uint64(e.Nlink), Inode: e.Inode, Rdev: uint64(e.Rdev), Atime: e.Atime, Mtime: e.Mtime, Ctime: e.Ctime}
 	if e.NameBytes != nil {
 		out.Name = string(e.NameBytes)
 	}

@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -205,11 +204,9 @@ func (e *Entry) check() error {
 		return fmt.Errorf("an entry of the unknown type %q", clip(string(e.Type)))
 	case e.UID < 0 || e.UID > math.MaxUint32 || e.GID < 0 || e.GID > math.MaxUint32:
 		return fmt.Errorf("the owner %d:%d", e.UID, e.GID)
-	case e.Mode < 0 || e.Mode > 0o7777:
-		return fmt.Errorf("the mode %#o", e.Mode)
 	}
-	if _, err := strconv.ParseUint(e.Inode, 10, 64); err != nil {
-		return fmt.Errorf("the inode %q", clip(e.Inode))
+	if _, err := ParseMode(e.Mode); err != nil {
+		return fmt.Errorf("the mode %q", clip(e.Mode))
 	}
 	return firstError(within("amount", e.Size >= 0 && e.Allocated >= 0 && e.Nlink >= 0), checkTimes(e.Atime, e.Mtime, e.Ctime))
 }

@@ -21,11 +21,11 @@ func answers() []any {
 // paths, addresses and headers.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		`{"entries":[{"name":"a","type":"file","inode":"1","nlink":1,"mode":420}],"next":"x"}`, `{"entries":[{"name":"..","name_bytes":"Li4=","type":"directory","inode":"1"}]}`,
+		`{"entries":[{"name":"a","type":"file","inode":1,"nlink":1,"mode":"0644"}],"next":"x"}`, `{"entries":[{"name":"..","name_bytes":"Li4=","type":"directory","inode":1,"mode":"0755"}]}`,
 		`{"id":"0192f0c1-7c1e-7d7e-9d8e-000000000001","name":"v","kind":"dir","state":"ready","labels":{"a":"b"},"created":"9999-12-31T23:59:59-23:59"}`,
 		`{"id":"s","lease_seconds":1e300,"url":"http://127.0.0.1"}`, `{"error":{"code":"x","message":"\u001b[31m\u202e","request_id":"r"}}`, `{"start":1,"end":0}`,
-		`{"api":1,"caps":{"backend":"local"},"org":"o"}`, `{"names":["user.a","b\u0000"]}`, `{"total":-1}`, `[[[[`,
-		`{"id":"../x","entry":{"name":"a","type":"file","inode":"1"}}`, `{"key":{"id":"k"},"secret":"a\u001b"}`,
+		`{"api":2,"caps":{"backend":"local"},"org":"o"}`, `{"names":["user.a","b\u0000"]}`, `{"total":-1}`, `[[[[`,
+		`{"id":"../x","entry":{"name":"a","type":"file","inode":1,"mode":"0644"}}`, `{"key":{"id":"k"},"secret":"a\u001b"}`,
 	} {
 		f.Add([]byte(seed))
 	}

@@ -9,8 +9,8 @@ import (
 
 // Defines values for EntryType.
 const (
-	Block     EntryType = "block"
-	Char      EntryType = "char"
+	Block     EntryType = "block-device"
+	Char      EntryType = "char-device"
 	Directory EntryType = "directory"
 	Fifo      EntryType = "fifo"
 	File      EntryType = "file"
@@ -219,11 +219,11 @@ type Entry struct {
 	Etag string `json:"etag,omitempty,omitzero"`
 	GID  int64  `json:"gid"`
 
-	// Inode A number that is the same for all names of one file.
-	Inode string `json:"inode"`
+	// Inode The same for all names of one file.
+	Inode uint64 `json:"inode"`
 
-	// Mode Permission, setuid, setgid and sticky bits.
-	Mode  int32     `json:"mode"`
+	// Mode Permission, setuid, setgid and sticky bits, octal.
+	Mode  string    `json:"mode"`
 	Mtime time.Time `json:"mtime,omitempty,omitzero"`
 
 	// Name Last element of the path; `.` for the root. What is not UTF-8 is replaced.
@@ -429,7 +429,7 @@ type Scope string
 
 // Server defines model for Server.
 type Server struct {
-	// API Raised when something is added that clients may ask for. This describes 1.
+	// API Raised when something is added that clients may ask for. This describes 2.
 	API  int  `json:"api"`
 	Caps Caps `json:"caps"`
 
