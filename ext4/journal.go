@@ -17,7 +17,8 @@ type journal struct {
 	sequence uint32 // of that transaction, or the next one
 	incompat uint32
 	seed     uint32
-	csum     bool
+	csum     bool // checksums of version 2 or 3, for every block
+	bodySum  bool // of version 1: one in the commit block, for all that is before it
 
 	head uint32 // where the next transaction goes
 }
@@ -36,6 +37,7 @@ const (
 	jsbROCompat = 0x2c
 	jsbUUID     = 0x30
 	jsbCsumType = 0x50
+	jsbFastLen  = 0x54
 	jsbChecksum = 0xfc
 	jsbSize     = 1024
 
@@ -59,8 +61,15 @@ const (
 	jFastCommit  = 0x20
 	jCompatCsum  = 1
 
-	// maxLogBlocks bounds what an image can make us remember of its log: 4 GiB of it.
-	maxLogBlocks = 1 << 20
+	defaultFastLen = 256 // blocks at the end of the log, for fast commits
+	fastHead       = 9   // tag that begins them, with their features and the transaction before
+
+	// maxLogBlocks bounds the log: more than mke2fs gives.
+	maxLogBlocks = 1 << 24
+	// maxLogExtents bounds what an image can make us remember of where its log lies.
+	maxLogExtents = 1 << 16
+	// maxLogged bounds the blocks of a log that is to be replayed: 4 GiB of it.
+	maxLogged = 1 << 20
 	// maxRevokes likewise: more than any log of 1 GiB that Linux writes.
 	maxRevokes = 1 << 21
 )
@@ -94,12 +103,15 @@ func (fs *FS) mapJournal(j *journal) error {
 	}
 	var next uint32
 	err = fs.eachExtent(in, 0, func(e extent) (bool, error) {
-		if e.logical != next || e.unwritten || next > maxLogBlocks {
+		if e.logical != next || e.unwritten {
 			return false, corruptf("the blocks of the journal")
+		}
+		if next > maxLogBlocks || len(j.extents) == maxLogExtents {
+			return false, unsupportedf("a journal of more than %d blocks, or in more than %d parts", maxLogBlocks, maxLogExtents)
 		}
 		next += e.n
 		j.extents = append(j.extents, e)
-		return len(j.extents) < 1<<16, nil
+		return true, nil
 	})
 	if err == nil && next < 2 {
 		err = corruptf("a journal of %d blocks", next)
@@ -121,18 +133,16 @@ func (j *journal) parse(blockSize int64) error {
 	if t == jSuperV2 {
 		compat, j.incompat = be.Uint32(s[jsbCompat:]), be.Uint32(s[jsbIncompat:])
 	}
-	if j.incompat&jFastCommit != 0 {
-		return unsupportedf("a journal with fast commits; run e2fsck and tune2fs -O ^fast_commit")
-	}
-	if j.incompat&jAsyncCommit != 0 {
-		return unsupportedf("a journal with asynchronous commits; run e2fsck")
-	}
-	if x := j.incompat &^ (jRevoke | j64bit | jCsumV2 | jCsumV3); x != 0 || j.incompat&(jCsumV2|jCsumV3) == jCsumV2|jCsumV3 {
-		return unsupportedf("a journal with features %#x", j.incompat)
+	if x := j.incompat &^ (jRevoke | j64bit | jAsyncCommit | jCsumV2 | jCsumV3 | jFastCommit); x != 0 {
+		return unsupportedf("a journal with features %#x", x)
 	}
 	if compat&^jCompatCsum != 0 || t == jSuperV2 && be.Uint32(s[jsbROCompat:]) != 0 {
 		return unsupportedf("a journal with features %#x and %#x", compat, be.Uint32(s[jsbROCompat:]))
 	}
+	if j.incompat&(jCsumV2|jCsumV3) == jCsumV2|jCsumV3 || compat&jCompatCsum != 0 && j.incompat&(jCsumV2|jCsumV3) != 0 {
+		return corruptf("the journal has checksums of two versions")
+	}
+	j.bodySum = compat&jCompatCsum != 0
 	j.csum = j.incompat&(jCsumV2|jCsumV3) != 0
 	if j.csum {
 		if s[jsbCsumType] != 4 || j.checksum() != be.Uint32(s[jsbChecksum:]) {
@@ -142,7 +152,11 @@ func (j *journal) parse(blockSize int64) error {
 	}
 	n := be.Uint32(s[jsbBlocks:])
 	j.first, j.start, j.sequence = be.Uint32(s[jsbFirst:]), be.Uint32(s[jsbStart:]), be.Uint32(s[jsbSequence:])
-	if n > j.blocks || n < 16 || j.first == 0 || j.first >= n || j.start != 0 && (j.start < j.first || j.start >= n) {
+	if n > j.blocks {
+		return corruptf("the journal says that it has %d blocks, and has %d", n, j.blocks)
+	}
+	n -= min(n, j.fastLen())
+	if n < 16 || j.first == 0 || j.first >= n || j.start != 0 && (j.start < j.first || j.start >= n) {
 		return corruptf("the sizes in the journal's superblock")
 	}
 	if e := be.Uint32(s[jsbErrno:]); e != 0 {
@@ -155,6 +169,17 @@ func (j *journal) parse(blockSize int64) error {
 func (j *journal) checksum() uint32 {
 	c := crc32c(^uint32(0), j.sb[:jsbChecksum])
 	return crc32c(crc32c(c, zeros[:4]), j.sb[jsbChecksum+4:])
+}
+
+// fastLen returns how many blocks at the end of the log are for fast commits.
+func (j *journal) fastLen() uint32 {
+	if j.incompat&jFastCommit == 0 {
+		return 0
+	}
+	if n := be.Uint32(j.sb[jsbFastLen:]); n != 0 {
+		return n
+	}
+	return defaultFastLen
 }
 
 // at returns where on the device a block of the log lies.
@@ -172,15 +197,21 @@ func (j *journal) next(n uint32) uint32 {
 	return n
 }
 
-// tagSize returns how long a tag of a descriptor is.
+// tagSize returns how long a tag of a descriptor is. With checksums of version 2 it is two
+// bytes longer than without, although the checksum lies in bytes that were there before:
+// jbd2 adds room for it (journal_tag_bytes).
 func (j *journal) tagSize() int {
-	switch {
-	case j.incompat&jCsumV3 != 0:
+	if j.incompat&jCsumV3 != 0 {
 		return 16
-	case j.incompat&j64bit != 0:
-		return 12
 	}
-	return 8
+	n := 8
+	if j.incompat&j64bit != 0 {
+		n += 4
+	}
+	if j.incompat&jCsumV2 != 0 {
+		n += 2
+	}
+	return n
 }
 
 // tailSealed checks the checksum at the end of a descriptor or revoke block.
@@ -203,6 +234,36 @@ func (j *journal) commitSealed(b []byte) bool {
 	// rest were zeros, which it is when it is whole.
 	rest := make([]byte, len(b)-commitSize)
 	return crc32c(head, rest) == sum
+}
+
+// bodySealed checks the checksum of version 1 in a commit block: of a CRC-32 over all
+// descriptors and blocks before it. Nothing at all in its place is right too.
+func (j *journal) bodySealed(sum uint32, commit []byte) bool {
+	kind, size, want := commit[12], commit[13], be.Uint32(commit[16:])
+	return !j.bodySum || kind == 1 && size == 4 && want == sum || kind == 0 && size == 0 && want == 0
+}
+
+// ieeeBig is the table of the CRC-32 that begins with the highest bit (crc32_be of Linux).
+var ieeeBig = func() (t [256]uint32) {
+	for i := range t {
+		c := uint32(i) << 24
+		for range 8 {
+			if c>>31 != 0 {
+				c = c<<1 ^ 0x04c11db7
+			} else {
+				c <<= 1
+			}
+		}
+		t[i] = c
+	}
+	return t
+}()
+
+func crc32Big(c uint32, b []byte) uint32 {
+	for _, v := range b {
+		c = c<<8 ^ ieeeBig[byte(c>>24)^v]
+	}
+	return c
 }
 
 // dataSealed checks a logged block against the checksum in its tag.
@@ -260,7 +321,11 @@ func (j *journal) revokes(b []byte) ([]uint64, error) {
 	if j.incompat&j64bit != 0 {
 		size = 8
 	}
-	if n > len(b) || n < 16 {
+	end := len(b)
+	if j.csum {
+		end -= 4
+	}
+	if n > end {
 		return nil, corruptf("a revoke block of %d bytes in the journal", n)
 	}
 	var list []uint64
@@ -288,11 +353,24 @@ func (j *journal) sealSuper() {
 func (j *journal) upgrade() {
 	be.PutUint32(j.sb[jsbType:], jSuperV2)
 	be.PutUint32(j.sb[jsbCompat:], be.Uint32(j.sb[jsbCompat:])&^jCompatCsum)
-	j.incompat = j.incompat&^jCsumV2 | j64bit | jCsumV3 | jRevoke
+	j.incompat = j.incompat&^(jCsumV2|jAsyncCommit|jFastCommit) | j64bit | jCsumV3 | jRevoke
 	be.PutUint32(j.sb[jsbIncompat:], j.incompat)
 	j.sb[jsbCsumType] = 4
-	j.csum = true
+	j.csum, j.bodySum = true, false
 	j.seed = crc32c(^uint32(0), j.sb[jsbUUID:jsbUUID+16])
+}
+
+// hasFastCommits reports whether there are fast commits to be replayed after the last
+// transaction, next being the number of the one that would follow.
+func (fs *FS) hasFastCommits(j *journal, next uint32) (bool, error) {
+	if j.start == 0 || j.fastLen() < 2 {
+		return false, nil
+	}
+	b := make([]byte, fs.sb.blockSize)
+	if err := fs.readLog(j, j.blocks+1, b); err != nil { // jbd2 leaves one block out
+		return false, err
+	}
+	return le.Uint16(b) == fastHead && le.Uint32(b[8:]) == next, nil
 }
 
 // readLog reads a block of the log.

@@ -17,7 +17,8 @@ type logScan struct {
 	newest  map[uint64]logged
 	revoked map[uint64]uint32 // block to the last sequence number that revokes it
 	next    uint32            // sequence number after the last transaction
-	last    int64             // commit time of the last transaction
+	unsound map[uint64]uint32 // block to the last sequence number that has no sound version of it
+	last    int64             // commit time of the last transaction, in seconds
 }
 
 type logged struct {
@@ -151,10 +152,14 @@ func (fs *FS) reloadSuper() error {
 
 // scanLog reads the log and finds the newest version of each block in it.
 func (fs *FS) scanLog(j *journal) (*logScan, error) {
-	s := &logScan{j: j, newest: map[uint64]logged{}, revoked: map[uint64]uint32{}, next: j.sequence, last: math.MinInt64}
+	s := &logScan{j: j, newest: map[uint64]logged{}, revoked: map[uint64]uint32{}, unsound: map[uint64]uint32{}, next: j.sequence, last: math.MinInt64}
 	pos, budget := j.start, int(j.blocks)+1
 	for {
 		txn, after, err := fs.scanTransaction(s, pos, &budget)
+		if err == nil && txn != nil && txn.unsealed {
+			err = fs.endUnsealed(s, after, &budget)
+			txn = nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -170,8 +175,24 @@ func (fs *FS) scanLog(j *journal) (*logScan, error) {
 		for n, l := range txn.blocks {
 			s.newest[n] = l
 		}
+		for _, n := range txn.unsound {
+			s.unsound[n] = s.next
+		}
+		if len(s.newest)+len(s.unsound) > maxLogged {
+			return nil, unsupportedf("a journal with more than %d blocks to be replayed; run e2fsck", maxLogged)
+		}
 		s.next++
 		pos = after
+	}
+	if fast, err := fs.hasFastCommits(j, s.next); err != nil {
+		return nil, err
+	} else if fast {
+		return nil, unsupportedf("a journal with fast commits to be replayed; run e2fsck, or mount it once")
+	}
+	for n, sequence := range s.unsound {
+		if r, ok := s.revoked[n]; !ok || int32(sequence-r) > 0 {
+			return nil, corruptf("block %d in transaction %d of the journal has a wrong checksum", n, sequence)
+		}
 	}
 	// A block is not replayed from a transaction that is not newer than its revocation.
 	for n, l := range s.newest {
@@ -183,16 +204,34 @@ func (fs *FS) scanLog(j *journal) (*logScan, error) {
 }
 
 type logTransaction struct {
-	blocks  map[uint64]logged
-	revoked []uint64
+	blocks   map[uint64]logged
+	revoked  []uint64
+	unsound  []uint64 // blocks of which the log has no sound version: fine if revoked later
+	sum      uint32   // of version 1
+	unsealed bool     // a checksum is wrong, which with asynchronous commits is the end of the log
+}
+
+// endUnsealed decides on a log with asynchronous commits that ends with an unsealed
+// transaction. With checksums of version 1 jbd2 takes it for damage when another follows.
+func (fs *FS) endUnsealed(s *logScan, after uint32, budget *int) error {
+	if !s.j.bodySum {
+		return nil
+	}
+	s.next++
+	txn, _, err := fs.scanTransaction(s, after, budget)
+	s.next--
+	if err == nil && txn != nil {
+		err = corruptf("transaction %d in the journal has a wrong checksum", s.next)
+	}
+	return err
 }
 
 // scanTransaction reads the transaction with number s.next. It returns nil when there
 // is none that is complete.
 func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransaction, uint32, error) {
-	j, t := s.j, &logTransaction{blocks: map[uint64]logged{}}
+	j, t := s.j, &logTransaction{blocks: map[uint64]logged{}, sum: ^uint32(0)}
 	buf, data := make([]byte, fs.sb.blockSize), make([]byte, fs.sb.blockSize)
-	doubt := false // a checksum was wrong: fine in what was not committed, bad news otherwise
+	doubt := false // a checksum was wrong: fine in what was not committed, damage otherwise
 	for ; *budget > 0; pos = j.next(pos) {
 		*budget--
 		if err := fs.readLog(j, pos, buf); err != nil {
@@ -204,6 +243,7 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 		switch be.Uint32(buf[4:]) {
 		case jblockDescriptor:
 			doubt = doubt || !j.tailSealed(buf)
+			t.add(j, buf)
 			for _, tg := range j.tags(buf) {
 				pos = j.next(pos)
 				if *budget--; *budget <= 0 {
@@ -213,16 +253,15 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 					return nil, 0, err
 				}
 				if !j.dataSealed(s.next, tg.sum, data) || tg.to >= fs.sb.blocks {
-					doubt = true
+					t.unsound = append(t.unsound, tg.to)
 				}
+				t.add(j, data)
 				t.blocks[tg.to] = logged{pos, s.next, tg.flags&jTagEscaped != 0}
 			}
 		case jblockRevoke:
 			doubt = doubt || !j.tailSealed(buf)
 			list, err := j.revokes(buf)
-			if err != nil {
-				doubt = true
-			}
+			doubt = doubt || err != nil
 			if t.revoked = append(t.revoked, list...); len(t.revoked) > maxRevokes {
 				return nil, 0, unsupportedf("a journal that revokes more than %d blocks; run e2fsck", maxRevokes)
 			}
@@ -237,13 +276,24 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 
 // scanCommit decides on a transaction that has a commit block.
 func (fs *FS) scanCommit(s *logScan, t *logTransaction, commit []byte, doubt bool, after uint32) (*logTransaction, uint32, error) {
-	when := int64(be.Uint64(commit[48:]))*1e9 + int64(be.Uint32(commit[56:]))
-	if doubt || !s.j.commitSealed(commit) {
-		if s.j.csum && when < s.last {
-			return nil, 0, nil // left of an older round of the log
-		}
+	when := int64(be.Uint64(commit[48:])) // in seconds, as jbd2 compares them
+	sealed := s.j.commitSealed(commit) && s.j.bodySealed(t.sum, commit)
+	switch {
+	case (doubt || !sealed) && (s.j.csum || s.j.bodySum) && when < s.last:
+		return nil, 0, nil // left of an older round of the log
+	case !doubt && !sealed && s.j.incompat&jAsyncCommit != 0:
+		t.unsealed = true
+		return t, after, nil
+	case doubt || !sealed:
 		return nil, 0, corruptf("transaction %d in the journal has a wrong checksum", s.next)
 	}
 	s.last = when
 	return t, after, nil
+}
+
+// add adds a block to the checksum of version 1.
+func (t *logTransaction) add(j *journal, b []byte) {
+	if j.bodySum {
+		t.sum = crc32Big(t.sum, b)
+	}
 }

@@ -21,10 +21,6 @@ func testReplay(t *testing.T, r oracle.DirtyRecipe, image string, want oracle.Tr
 		refuses(t, image, ext4.ErrCorrupt)
 		return
 	}
-	if r.Name == "journal_async_commit" {
-		refuses(t, image, ext4.ErrUnsupported)
-		return
-	}
 	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
 	same(t, "replayed in memory", want, treeOf(t, fs), oracle.SameImage)
 	if err := fs.Close(); err != nil {

@@ -32,7 +32,15 @@ var DirtyImages = []DirtyRecipe{
 	{Name: "32bit-nochecksums", Mke2fs: []string{"-O", "^64bit,^metadata_csum"}},
 	{Name: "64bit", Mke2fs: []string{"-O", "64bit,metadata_csum,metadata_csum_seed"}},
 	{Name: "journal_checksum", Mke2fs: []string{"-O", "^metadata_csum"}, Mount: []string{"journal_checksum"}},
+	{Name: "journal_checksum-last-commit-missing", Mke2fs: []string{"-O", "^metadata_csum"}, Mount: []string{"journal_checksum"}, Damage: ZeroLastCommit},
+	{Name: "journal_checksum-last-commit-corrupt", Mke2fs: []string{"-O", "^metadata_csum"}, Mount: []string{"journal_checksum"}, Damage: CorruptLastCommit},
+	{Name: "journal_checksum-block-corrupt", Mke2fs: []string{"-O", "^metadata_csum"}, Mount: []string{"journal_checksum"}, Damage: CorruptBlock},
 	{Name: "journal_async_commit", Mount: []string{"journal_async_commit", "data=writeback"}},
+	{Name: "journal_async_commit-last-commit-corrupt", Mount: []string{"journal_async_commit", "data=writeback"}, Damage: CorruptLastCommit},
+	{Name: "journal_async_commit-block-corrupt", Mount: []string{"journal_async_commit", "data=writeback"}, Damage: CorruptBlock},
+	{Name: "journal_async_commit-nochecksums", Mke2fs: []string{"-O", "^metadata_csum"}, Mount: []string{"journal_async_commit", "data=writeback"}},
+	{Name: "journal_async_commit-nochecksums-last-commit-corrupt", Mke2fs: []string{"-O", "^metadata_csum"}, Mount: []string{"journal_async_commit", "data=writeback"}, Damage: CorruptLastCommit},
+	{Name: "journal_async_commit-nochecksums-block-corrupt", Mke2fs: []string{"-O", "^metadata_csum"}, Mount: []string{"journal_async_commit", "data=writeback"}, Damage: CorruptBlock},
 	{Name: "inline_data", Mke2fs: []string{"-O", "inline_data"}},
 	{Name: "bigalloc", Size: 128 * mib, Mke2fs: []string{"-O", "bigalloc", "-C", "16384"}, Room: 60 * mib},
 	{Name: "ext3", Mke2fs: []string{"-t", "ext3", "-b", "1024"}},
@@ -107,6 +115,13 @@ func Recovered(t testing.TB, image string) Tree {
 		return nil
 	}
 	return Snapshot(t, scratch)
+}
+
+// RecoverCopy has the kernel recover a copy of an image, and returns the copy.
+func RecoverCopy(t testing.TB, image string) (recovered string, err error) {
+	t.Helper()
+	recovered = filepath.Join(t.TempDir(), "recovered.img")
+	return recovered, recoverTo(t, recovered, image)
 }
 
 // recoverTo has the kernel recover a copy of an image.

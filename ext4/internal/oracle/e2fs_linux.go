@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -122,6 +123,23 @@ func TryMke2fs(image string, size int64, args ...string) error {
 		err = fmt.Errorf("mke2fs %q: status %d: %s", args, status, strings.TrimSpace(output))
 	}
 	return err
+}
+
+// DebugfsAll runs commands of debugfs on an image, one after the other, with writing allowed.
+func DebugfsAll(t testing.TB, image string, commands ...string) string {
+	t.Helper()
+	if _, err := tool("debugfs"); err != nil {
+		t.Skip("needs e2fsprogs: ", err)
+	}
+	list := filepath.Join(t.TempDir(), "commands")
+	if err := os.WriteFile(list, []byte(strings.Join(commands, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, status, err := run("debugfs", "-w", "-f", list, image)
+	if err != nil || status != 0 {
+		t.Fatalf("debugfs %q: %v, status %d: %s", commands, err, status, output)
+	}
+	return output
 }
 
 // Debugfs runs one command of debugfs on an image, with writing allowed, to look into
