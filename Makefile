@@ -114,6 +114,7 @@ torture-ext4:
 	$(GO) test -count=1 -timeout 12h -v -run 'TestRandom|TestCrash|Mutat|TestReadMatrix|TestReplay' ./ext4 \
 		-random.ops $(EXT4OPS) -crash.states $(EXT4CRASHES) -ext4.mutations $(EXT4DAMAGED)
 	$(GO) test -count=1 -timeout 1h ./ext4/internal/oracle -oracle.all
+	$(GO) test -count=1 -timeout 1h -run 'TestAgreesWithE2fsck' ./ext4 -agree.all
 
 fuzz: ## every fuzz target, FUZZTIME each
 	@GO="$(GO)" bash scripts/fuzz.sh $(FUZZTIME)

@@ -1,6 +1,9 @@
 package ext4
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // mapped is what is known of the blocks of an inode while they are looked at.
 type mapped struct {
@@ -61,12 +64,19 @@ func (c *checker) hasMapping(i *inode) bool {
 		if i.has(flagInline) {
 			return false
 		}
-		if i.xattrBlock() == 0 {
+		if i.xattrBlock() == 0 && !c.hasFarValue(i) {
 			return le.Uint32(i.raw[inBlocksLo:]) != 0
 		}
 		return i.size() >= blockAreaLen || i.size() > 4 && le.Uint32(i.area()[4:]) == 0
 	}
 	return false
+}
+
+// hasFarValue reports whether an attribute in an inode has its value in another one, which
+// counts as storage of both.
+func (c *checker) hasFarValue(i *inode) bool {
+	list, err := c.fs.innerXattrs(i)
+	return err == nil && slices.ContainsFunc(list, func(x xattr) bool { return x.inode != 0 })
 }
 
 // checkContent checks where an inode's content lies; more is the clusters that its

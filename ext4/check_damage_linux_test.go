@@ -80,7 +80,6 @@ var damages = []damage{
 	{"default", "feature -filetype", "entry-type"},
 	{"default", "feature -has_journal", "journal"},
 	{"default", "feature -extent", "features inode"},
-	{"default", "feature -resize_inode", "resize-inode super"},
 	{"default", "set_bg 0 free_blocks_count 5; set_bg 0 checksum calc", "group-count"},
 	{"default", "set_bg 0 free_inodes_count 5; set_bg 0 checksum calc", "group-count"},
 	{"default", "set_bg 0 used_dirs_count 99; set_bg 0 checksum calc", "group-count"},

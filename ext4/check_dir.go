@@ -213,10 +213,10 @@ func (d *dirCheck) entry(at uint64, e dirent, here map[string]struct{}) {
 	case len(e.name) == 0:
 		d.bad(ProblemName, at, "inode %d has an empty name", e.ino)
 		return
-	case isDot(string(e.name)):
+	case isDot(string(e.name)) && !d.dir.has(flagEncrypted):
 		d.bad(ProblemDirDots, at, "another entry %s", e.name)
 		return
-	case badName(e.name):
+	case badName(e.name) && !d.dir.has(flagEncrypted):
 		d.bad(ProblemName, at, "%q", e.name)
 	}
 	if e.ino == d.dir.num || e.ino == rootInode {

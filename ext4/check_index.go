@@ -72,7 +72,8 @@ func (x *indexCheck) node(l uint32, at uint64, b []byte) {
 	if l == 0 {
 		info := b[dxRootInfo:]
 		x.version, x.levels = info[4], int(info[6])
-		if le.Uint32(info) != 0 || info[5] != dxRootEntries-dxRootInfo || info[7]&1 != 0 || x.version > hashTEA || x.levels > 2 {
+		if le.Uint32(info) != 0 || info[5] != dxRootEntries-dxRootInfo || info[7]&1 != 0 ||
+			x.version > hashTEA && !(x.version == hashSip && x.d.dir.has(flagCasefold)) || x.levels > 2 {
 			x.bad("the root has hash %d and %d levels", x.version, x.levels)
 			return
 		}
@@ -117,7 +118,7 @@ func (x *indexCheck) entry(l uint32, n dxNode, k int) {
 
 // add notes a name in a leaf.
 func (x *indexCheck) add(l uint32, name string) {
-	if x.broken {
+	if x.broken || x.d.dir.has(flagCasefold) {
 		return
 	}
 	h, _, _ := x.d.c.sb.hash.sum(x.version, name)

@@ -88,8 +88,11 @@ func (c *checker) scanInode(i *inode) {
 	if i.has(flagEAInode) {
 		s.bits |= stateEA
 	}
-	if i.num == le.Uint32(c.sb.raw[sbOrphanFile:]) && c.sb.compat&compatOrphanFile != 0 {
+	if i.num == le.Uint32(c.sb.raw[sbOrphanFile:]) && c.sb.compat&compatOrphanFile != 0 || c.isQuota(i.num) {
 		s.bits |= stateSystem
+	}
+	if i.has(flagImagic) && c.sb.compat&compatImagicInodes != 0 {
+		s.bits |= stateSystem // of AFS, which finds it by number
 	}
 	if i.isDir() {
 		c.addDir(i.num)
@@ -178,8 +181,14 @@ func (c *checker) checkFields(i *inode, s *inodeState) {
 	if i.has(flagImagic) && c.sb.compat&compatImagicInodes == 0 {
 		bad(ProblemInode, "flags %#x", i.flags())
 	}
-	if i.has(flagCasefold) || i.has(flagEncrypted) {
-		bad(ProblemInode, "is casefolded or encrypted, which the file system does not have")
+	if i.has(flagCasefold) && (!i.isDir() || c.sb.incompat&incompatCasefold == 0) {
+		bad(ProblemInode, "is casefolded, and no directory or without the feature")
+	}
+	if i.has(flagEncrypted) && c.sb.incompat&incompatEncrypt == 0 {
+		bad(ProblemInode, "is encrypted, which the file system is not")
+	}
+	if i.has(flagEAInode) && !i.isRegular() {
+		bad(ProblemInode, "is no file and flagged as one that holds an attribute")
 	}
 	if i.has(flagExtents) && i.has(flagInline) || i.has(flagExtents) && c.sb.incompat&incompatExtents == 0 ||
 		i.has(flagInline) && c.sb.incompat&incompatInlineData == 0 {
@@ -191,7 +200,6 @@ func (c *checker) checkFields(i *inode, s *inodeState) {
 	if n := i.extra(); n != 0 && !goodExtra(n, c.sb.inodeSize) {
 		bad(ProblemInode, "extra size %d", n)
 	}
-	c.checkTimes(i)
 	if k := i.kind(); k == typeChar || k == typeBlock || k == typeFifo || k == typeSocket {
 		if i.size() != 0 || i.has(flagExtents|flagInline|flagImmutable|flagAppend|flagIndexed) {
 			bad(ProblemInode, "a node with size %d and flags %#x", uint64(i.size()), i.flags())
@@ -205,18 +213,4 @@ func (c *checker) checkFields(i *inode, s *inodeState) {
 func (c *checker) looksLikeExtents(i *inode) bool {
 	n := extNode(i.area())
 	return le.Uint16(n) == extentMagic && n.count() <= n.room() && n.room() <= 4 && n.room() >= 2
-}
-
-// checkTimes finds times that an old kernel stored in a wrong way: of before 1970 with
-// all bits of the epoch. They read as times after 2310.
-func (c *checker) checkTimes(i *inode) {
-	for _, s := range [][2]int{stampAtime, stampCtime, stampMtime, stampBirth} {
-		if !i.fits(s[1]) || len(i.raw) == oldInodeSize || i.extra() > len(i.raw)-oldInodeSize {
-			continue
-		}
-		if le.Uint32(i.raw[s[0]:])&(1<<31) != 0 && le.Uint32(i.raw[s[1]:])&3 == 3 {
-			c.badInode(ProblemInodeTime, i.num, "a time after 2310, most likely one before 1970")
-			return
-		}
-	}
 }

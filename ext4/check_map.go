@@ -87,11 +87,8 @@ func (c *checker) checkBadBlocks(i *inode) {
 func (c *checker) checkResize(i *inode) {
 	used := c.storage(i)
 	area := i.area()
-	if c.sb.compat&compatResizeInode == 0 {
-		if !allZero(area) || i.links() != 0 {
-			c.badInode(ProblemResize, i.num, "is in use without its feature")
-		}
-		return
+	if c.sb.compat&compatResizeInode == 0 && allZero(area) {
+		return // otherwise tune2fs took the feature away, and e2fsck -f is to empty it
 	}
 	at := uint64(le.Uint32(area[4*(directBlocks+1):]))
 	others := !allZero(area[:4*(directBlocks+1)]) || !allZero(area[4*(directBlocks+2):])

@@ -151,7 +151,7 @@ func useWithin(t testing.TB, what string, dev *memDevice) {
 // the kernel does.
 func overlooked(p Problem, d *mutation) bool {
 	switch p.Code {
-	case ProblemErrors, ProblemSuperBackup, ProblemOrphans, ProblemJournal, ProblemResize:
+	case ProblemErrors, ProblemOrphans, ProblemJournal, ProblemResize:
 		return true
 	case ProblemInodeSize:
 		// Of the blocks of a directory it counts only 32 bits.

@@ -1,9 +1,6 @@
 package ext4
 
-import (
-	"bytes"
-	"time"
-)
+import "time"
 
 // Features that make no difference to what is checked, or that the check knows.
 const (
@@ -78,9 +75,6 @@ func (c *checker) superSizes() {
 	if sb.incompat&incompatMetaBG != 0 && sb.metaBG > sb.descBlocks() {
 		bad("descriptors lie in their groups from block %d on, of %d", sb.metaBG, sb.descBlocks())
 	}
-	if n := le.Uint16(raw[sbReservedGDT:]); n != 0 && sb.compat&compatResizeInode == 0 {
-		bad("%d blocks kept for descriptors without the feature for it", n)
-	}
 	if sb.inodeSize == oldInodeSize {
 		return
 	}
@@ -96,7 +90,7 @@ func goodExtra(n, inodeSize int) bool { return n >= 4 && n <= inodeSize-oldInode
 
 // superFeatures checks which features are there together.
 func (c *checker) superFeatures() {
-	sb, raw := c.sb, c.sb.raw
+	sb := c.sb
 	bad := func(what string) { c.badSuper(ProblemFeatures, "%s", what) }
 	if sb.csum && sb.ro&roGDTCsum != 0 {
 		bad("uninit_bg together with metadata_csum")
@@ -112,51 +106,6 @@ func (c *checker) superFeatures() {
 	}
 	if sb.compat&compatOrphanFile == 0 && sb.ro&roOrphanPresent != 0 {
 		bad("orphan_present without orphan_file")
-	}
-	var none [16]byte
-	if bytes.Equal(raw[sbUUID:sbUUID+16], none[:]) {
-		bad("no UUID")
-	}
-}
-
-// superBackups compares the copies of the superblock with it where they must agree.
-// e2fsck does so only to write them anew.
-func (c *checker) superBackups() {
-	sb := c.sb
-	buf := make([]byte, sb.blockSize)
-	for g := uint32(1); g < sb.groups && !c.stopped(); g++ {
-		if !sb.hasSuper(g) {
-			continue
-		}
-		if err := c.fs.readBlock(sb.groupStart(g), buf); err != nil {
-			c.err = err
-			return
-		}
-		raw := buf[:superSize]
-		switch {
-		case le.Uint16(raw[sbMagic:]) != superMagic:
-			c.badGroup(ProblemSuperBackup, g, "there is none")
-		case le.Uint16(raw[sbGroupNumber:]) != uint16(g):
-			c.badGroup(ProblemSuperBackup, g, "it says that it is that of group %d", le.Uint16(raw[sbGroupNumber:]))
-		case sb.csum && superChecksum(raw) != le.Uint32(raw[sbChecksum:]):
-			c.badGroup(ProblemSuperBackup, g, "checksum")
-		default:
-			c.compareSupers(g, raw)
-		}
-	}
-}
-
-func (c *checker) compareSupers(g uint32, raw []byte) {
-	for _, f := range []struct {
-		at   int
-		what string
-	}{
-		{sbInodes, "inodes"}, {sbBlocksLo, "blocks"}, {sbFirstData, "first block"}, {sbLogBlock, "size of blocks"},
-		{sbBlocksPerGroup, "blocks of a group"}, {sbInodesPerGroup, "inodes of a group"},
-	} {
-		if a, b := le.Uint32(c.sb.raw[f.at:]), le.Uint32(raw[f.at:]); a != b {
-			c.badGroup(ProblemSuperBackup, g, "%s: %d in the copy, %d in the superblock", f.what, b, a)
-		}
 	}
 }
 

@@ -127,6 +127,12 @@ func (c *checker) checkFarValue(i *inode, e []byte, ino uint32) uint64 {
 	if v == nil {
 		return 0
 	}
+	if c.sb.incompat&incompatEAInode == 0 {
+		c.badInode(ProblemFeatures, i.num, "the value of %q lies in inode %d, without ea_inode", name, ino)
+	}
+	if size == 0 || v.size() == 0 {
+		c.badInode(ProblemXattr, i.num, "the value of %q in inode %d has no bytes", name, ino)
+	}
 	if !v.has(flagEAInode) {
 		c.badInode(ProblemXattr, i.num, "the value of %q in inode %d, which is not for that", name, ino)
 	}
@@ -279,6 +285,9 @@ func (c *checker) checkSymlink(i *inode) {
 		return
 	}
 	target := i.area()
+	if i.has(flagEncrypted) {
+		return
+	}
 	if n < blockAreaLen {
 		if i.has(flagExtents) {
 			c.badInode(ProblemSymlink, i.num, "a short one with extents")

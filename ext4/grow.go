@@ -172,6 +172,8 @@ func resizable(sb *super) error {
 	switch {
 	case sb.compat&compatSparseSuper2 != 0:
 		return unsupportedf("changing the size with the feature sparse_super2")
+	case sb.reserved != 0 && sb.compat&compatResizeInode == 0:
+		return unsupportedf("changing the size after resize_inode was taken away; run e2fsck -f")
 	case sb.ro&roSparseSuper == 0:
 		return unsupportedf("changing the size without the feature sparse_super")
 	case sb.perGroup != defaultPer:

@@ -14,6 +14,7 @@ const (
 	hashLegacy  = 0
 	hashHalfMD4 = 1
 	hashTEA     = 2
+	hashSip     = 6 // of encrypted and casefolded directories, with their key
 )
 
 // hashEnd is the largest hash, which no name has: it marks the end of a directory.

@@ -51,9 +51,11 @@ func (n dxNode) find(h uint32) int {
 	return sort.Search(n.count()-1, func(i int) bool { return n.hash(i+1) > h })
 }
 
-// indexed reports whether a directory has an index that is to be used.
+// indexed reports whether a directory has an index that is to be used. The index of a
+// casefolded one has hashes of folded names, so that it is searched from end to end, for
+// names as they are written.
 func (fs *FS) indexed(dir *inode) bool {
-	return dir.has(flagIndexed) && fs.sb.compat&compatDirIndex != 0 && !dir.has(flagInline)
+	return dir.has(flagIndexed) && fs.sb.compat&compatDirIndex != 0 && !dir.has(flagInline|flagCasefold)
 }
 
 func dxOffset(l uint32) int {

@@ -281,7 +281,7 @@ func (f *FS) checkInode(i *inode) error {
 	if i.size() < 0 || i.size() > (maxLogical+1)*f.sb.blockSize || i.isDir() && i.size() > 1<<40 {
 		return corruptf("size of inode %d", i.num)
 	}
-	if i.has(flagEncrypted) && (i.isDir() || i.kind() == typeSymlink) {
+	if i.has(flagEncrypted) {
 		return unsupportedf("inode %d is encrypted", i.num)
 	}
 	return nil

@@ -69,7 +69,8 @@ const (
 const (
 	// readable are the incompatible features that are understood.
 	readable = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit | incompatMMP |
-		incompatFlexBG | incompatEAInode | incompatCsumSeed | incompatLargeDir | incompatInlineData
+		incompatFlexBG | incompatEAInode | incompatCsumSeed | incompatLargeDir | incompatInlineData |
+		incompatEncrypt | incompatCasefold
 	// writable are those of them with which an image is also written.
 	writable = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit |
 		incompatFlexBG | incompatCsumSeed | incompatLargeDir

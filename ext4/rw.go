@@ -23,7 +23,8 @@ func (fs *FS) readAt(i *inode, p []byte, off int64) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		return copy(p, data[off:]), eof
+		clear(p[copy(p, data[min(off, int64(len(data))):]):])
+		return len(p), eof
 	}
 	bs := fs.sb.blockSize
 	for done := 0; done < len(p); {

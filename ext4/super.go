@@ -120,11 +120,10 @@ func (s *super) parseRest() error {
 	if s.incompat&incompatMetaBG != 0 {
 		s.metaBG = le.Uint32(raw[sbFirstMetaBG:])
 	}
-	if s.compat&compatResizeInode != 0 {
-		s.reserved = uint32(le.Uint16(raw[sbReservedGDT:]))
-		if int64(s.reserved) > s.blockSize/4 {
-			return corruptf("%d blocks reserved for descriptors", s.reserved)
-		}
+	// Kept also when tune2fs took the feature away: Linux and e2fsck count them all the same.
+	s.reserved = uint32(le.Uint16(raw[sbReservedGDT:]))
+	if int64(s.reserved) > s.blockSize/4 {
+		return corruptf("%d blocks reserved for descriptors", s.reserved)
 	}
 	s.hash = hasher{unsigned: le.Uint32(raw[sbFlags:])&flagUnsigned != 0}
 	for i := range s.hash.seed {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/ext4"
 	"github.com/volehq/vole/internal/sparse"
 	"github.com/volehq/vole/transfer"
 )
@@ -140,7 +141,7 @@ func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int
 		_, err := f.WriteAt(b, off)
 		return err
 	})
-	for _, step := range []func() error{in.complete, f.Sync, func() error { return checkImage(ctx, f) }} {
+	for _, step := range []func() error{in.complete, f.Sync, func() error { return checkImage(ctx, f) }, func() error { return ext4.ClearErrors(f, size) }} {
 		if err == nil {
 			err = step()
 		}

@@ -73,6 +73,13 @@ func FsckStatus(image string) (clean bool, output string) {
 	return clean, output
 }
 
+// FsckPasses returns whether e2fsck -fn ends with status 0, and all that it said. It may
+// have found what it does not take for a fault.
+func FsckPasses(image string) (ok bool, output string) {
+	output, status, err := run("e2fsck", "-fn", image)
+	return err == nil && status == 0, output
+}
+
 // Fsck fails the test unless e2fsck finds no fault in an image.
 func Fsck(t testing.TB, image string) {
 	t.Helper()

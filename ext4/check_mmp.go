@@ -1,0 +1,28 @@
+package ext4
+
+// The block against mounting twice (mmp.c of Linux).
+const (
+	mmpMagic    = 0x004d4d50
+	mmpChecksum = 1020
+)
+
+// mountGuard checks the block that a host keeps writing to while it has the file system
+// mounted.
+func (c *checker) mountGuard() {
+	if c.sb.incompat&incompatMMP == 0 {
+		return
+	}
+	at := le.Uint64(c.sb.raw[sbMMPBlock:])
+	if !c.inside(at, 1) {
+		c.badSuper(ProblemMMP, "it lies at block %d, which there is not", at)
+		return
+	}
+	b := c.read(at)
+	switch {
+	case b == nil:
+	case le.Uint32(b) != mmpMagic:
+		c.bad(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "it has a wrong magic number"})
+	case c.sb.csum && crc32c(c.sb.seed, b[:mmpChecksum]) != le.Uint32(b[mmpChecksum:]):
+		c.bad(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "checksum"})
+	}
+}
