@@ -18,23 +18,38 @@ type volumeJSON struct {
 }
 
 func newInspectCmd(a *app) *cobra.Command {
+	var format string
 	cmd := &cobra.Command{
 		Use:   "inspect NAME...",
 		Short: "Show volumes in full, and who has them attached",
-		Long:  `Show all there is to know of volumes, given by name or id, and who has them attached.`,
+		Long: `Show all there is to know of volumes, given by name or id, and who has them attached.
+
+` + formatHelp + `
+Here it has the field Attachments as well.`,
 		Example: `  vole inspect pip-cache
+  vole inspect --format '{{.Name}}: {{len .Attachments}} attachments' pip-cache
   vole inspect --json pip-cache wheels | jq '.[].attachments[].holder'`,
 		Args:              minArgs(1, "the name of at least one volume"),
 		ValidArgsFunction: completeNames(a, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.inspect(cmd.Context(), s, args) })
+			print := a.printInspected
+			if format != "" {
+				f, err := a.newFormatted(format)
+				if err != nil {
+					return err
+				}
+				print = func(v volumeJSON) error { return f.print(&v) }
+			}
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.inspect(cmd.Context(), s, args, print, format == "") })
 		},
 	}
 	a.addBytesFlag(cmd)
+	addFormatFlag(cmd, &format)
 	return cmd
 }
 
-func (a *app) inspect(ctx context.Context, s *vole.Store, names []string) error {
+// inspect shows each volume by print, with a line between them if apart.
+func (a *app) inspect(ctx context.Context, s *vole.Store, names []string, print func(volumeJSON) error, apart bool) error {
 	var errs []error
 	found := []volumeJSON{}
 	for _, name := range names {
@@ -43,12 +58,12 @@ func (a *app) inspect(ctx context.Context, s *vole.Store, names []string) error 
 			errs = append(errs, withHint(err, vole.ErrNotFound, "'vole ls' lists the volumes"))
 			continue
 		}
-		if !a.json && len(found) > 0 {
+		if !a.json && apart && len(found) > 0 {
 			errs = append(errs, a.printf("\n"))
 		}
 		found = append(found, v)
 		if !a.json {
-			errs = append(errs, a.printInspected(v))
+			errs = append(errs, print(v))
 		}
 	}
 	if a.json {

@@ -15,6 +15,7 @@ func newLsCmd(a *app) *cobra.Command {
 		selectors []string
 		kind      string
 		filter    vole.Filter
+		own       listFilter
 	)
 	cmd := &cobra.Command{
 		Use:     "ls",
@@ -24,9 +25,13 @@ func newLsCmd(a *app) *cobra.Command {
 program used the files by their path on the host; 'vole df --measure' counts again.
 
 With --limit, when more volumes follow, the cursor of the next page is printed on
-standard error. Under --json a page is an object {"volumes": [...], "next": "..."}.`,
+standard error. Under --json a page is an object {"volumes": [...], "next": "..."}.
+
+` + formatHelp,
 		Example: `  vole ls
   vole ls -q -l team=ml,env!=prod
+  vole ls --name 'ci-*' --attached=false --sort used
+  vole ls --format '{{.Name}} {{.Used}}'
   vole ls --limit 100
   vole ls --json | jq -r '.[] | select(.used > 1e9) | .name'`,
 		Args:              exactArgs(0, ""),
@@ -41,9 +46,21 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 			if cmd.Flags().Changed("limit") && filter.Limit <= 0 {
 				return usagef("--limit %d: must be at least 1", filter.Limit)
 			}
-			err = a.withStore(cmd.Context(), func(s *vole.Store) error { return a.list(cmd.Context(), s, filter) })
+			if err := own.check(cmd); err != nil {
+				return err
+			}
+			p, err := a.newVolumePrinter(filter.Limit > 0, own.format)
+			if err != nil {
+				return err
+			}
+			err = a.withStore(cmd.Context(), func(s *vole.Store) error {
+				if own.sort != "created" {
+					return a.listSorted(cmd.Context(), s, filter, &own, p)
+				}
+				return a.list(cmd.Context(), s, filter, &own, p)
+			})
 			if errors.Is(err, errNoHome) {
-				return a.newVolumePrinter(filter.Limit > 0).close("")
+				return p.close("")
 			}
 			return err
 		},
@@ -56,6 +73,7 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 	f.StringVar(&filter.Cursor, "cursor", "", "continue after the page that gave this cursor")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
 	noFlagFiles(cmd, "selector", "limit", "cursor")
+	own.add(cmd)
 	return cmd
 }
 
@@ -74,38 +92,43 @@ type volumePrinter interface {
 	close(next string) error
 }
 
-func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter) error {
-	p := a.newVolumePrinter(filter.Limit > 0)
+func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter, f *listFilter, p volumePrinter) error {
+	matches, err := f.matcher(ctx, s)
+	if err != nil {
+		return err
+	}
 	left := filter.Limit
 	for {
-		page, err := s.List(ctx, filter)
+		page, err := f.page(ctx, s, filter, left, matches)
 		if err != nil {
 			return err
 		}
 		for _, info := range page.Volumes {
+			if !matches(info) {
+				continue
+			}
 			if err := p.add(info); err != nil {
 				return err
 			}
+			left--
 		}
-		left -= len(page.Volumes)
 		if page.Next == "" || filter.Limit > 0 && left <= 0 {
 			return p.close(page.Next)
 		}
 		filter.Cursor = page.Next
-		if filter.Limit > 0 {
-			filter.Limit = left
-		}
 	}
 }
 
-func (a *app) newVolumePrinter(paged bool) volumePrinter {
+func (a *app) newVolumePrinter(paged bool, format string) (volumePrinter, error) {
 	switch {
+	case format != "":
+		return a.newFormatted(format)
 	case a.json:
-		return &jsonVolumes{a: a, paged: paged}
+		return &jsonVolumes{a: a, paged: paged}, nil
 	case a.quiet:
-		return nameVolumes{a}
+		return nameVolumes{a}, nil
 	}
-	return &tableVolumes{a, a.newTable("NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED").shorten("LABELS")}
+	return &tableVolumes{a, a.newTable("NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED").shorten("LABELS")}, nil
 }
 
 // more tells where the next page begins, out of the way of the listing.

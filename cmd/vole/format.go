@@ -1,0 +1,69 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/template"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+// formatted prints each volume by a template of its user.
+type formatted struct {
+	a *app
+	t *template.Template
+}
+
+// formatHelp describes the templates for the help of commands that take them.
+const formatHelp = `--format prints each volume by a template of Go's package text/template on the fields of
+vole.Info, as '{{.Name}}\t{{.Used}}' or '{{.Label "team"}}'; '{{json .}}' is
+JSON, '{{bytes .Used}}' a bare number.`
+
+// addFormatFlag gives a command --format.
+func addFormatFlag(cmd *cobra.Command, text *string) {
+	cmd.Flags().StringVar(text, "format", "", "print each volume by this Go `template`, e.g. '{{.Name}} {{.Used}}'")
+	noFlagFiles(cmd, "format")
+}
+
+// newFormatted parses a template; \t and \n in it are a tab and the end of a line.
+func (a *app) newFormatted(text string) (*formatted, error) {
+	if a.json || a.quiet {
+		return nil, usagef("--format excludes --json and --quiet: each says what is printed")
+	}
+	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
+	t, err := template.New("--format").Option("missingkey=zero").Funcs(template.FuncMap{
+		"json":  func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
+		"join":  strings.Join,
+		"lower": func(v any) string { return strings.ToLower(fmt.Sprint(v)) },
+		"upper": func(v any) string { return strings.ToUpper(fmt.Sprint(v)) },
+		"bytes": func(s vole.Size) int64 { return int64(s) },
+	}).Parse(text)
+	if err == nil {
+		err = template.Must(t.Clone()).Execute(io.Discard, &volumeJSON{}) // a mistyped field, before anything is asked for
+	}
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
+	return &formatted{a, t}, nil
+}
+
+// Label is the value of a label, for templates.
+func (v *volumeJSON) Label(key string) string { return v.Labels[key] }
+
+func (f *formatted) print(v *volumeJSON) error {
+	var line strings.Builder
+	if err := f.t.Execute(&line, v); err != nil {
+		return usagef("%v", err)
+	}
+	_, err := io.WriteString(f.a.stdout, line.String()+"\n")
+	return err
+}
+
+func (f *formatted) add(info vole.Info) error {
+	return f.print(&volumeJSON{info, []vole.AttachmentInfo{}})
+}
+
+func (f *formatted) close(next string) error { f.a.more(next); return nil }
