@@ -159,6 +159,11 @@ func Classify(err error) Class {
 			return c
 		}
 	}
+	// What the host says of its own places, such as a home or a server's directory, is of a
+	// kind, too, where it can mean one thing only.
+	if e := syscall.Errno(0); errors.As(err, &e) && (e == syscall.EROFS || e == syscall.ENOSPC || e == syscall.EDQUOT) {
+		return Classify(FromErrno(e))
+	}
 	return Class{err, "internal", 500, syscall.EIO, ExitFailure}
 }
 

@@ -49,6 +49,10 @@ func TestClassifyOrder(t *testing.T) {
 		context.Canceled:          "canceled",
 		errors.ErrUnsupported:     "unsupported",
 		fmt.Errorf("%w", ErrLoop): "too_many_links",
+
+		&fs.PathError{Op: "mkdir", Path: "/ro", Err: syscall.EROFS}:    "read_only",
+		&fs.PathError{Op: "write", Path: "/full", Err: syscall.ENOSPC}: "no_space",
+		&fs.PathError{Op: "write", Path: "/bad", Err: syscall.EIO}:     "internal",
 	} {
 		if got := Classify(err).Code; got != want {
 			t.Errorf("%v is %s, want %s", err, got, want)

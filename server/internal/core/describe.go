@@ -104,7 +104,7 @@ func describeFault(part driver.Part, c driver.Class) (status int, code, message 
 	if part == driver.Database {
 		code = codeNoDatabase
 	}
-	return http.StatusServiceUnavailable, code, string(part) + " unavailable: that of the server fails or does not answer; try again later. The server's log has more"
+	return http.StatusServiceUnavailable, code, string(part) + " unavailable: the server's " + string(part) + " does not answer or fails; try again later; the server's log has the reason"
 }
 
 // ofSystem reports whether an error is the system's own, whose text may have paths and hosts.
