@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -53,9 +54,20 @@ func (a *app) newFormatted(text string) (*formatted, error) {
 // Label is the value of a label, for templates.
 func (v *volumeJSON) Label(key string) string { return v.Labels[key] }
 
+// print shows a volume. Texts from outside are shown as value shows them, so that one
+// record stays one line.
 func (f *formatted) print(v *volumeJSON) error {
+	shown := volumeJSON{v.Info, slices.Clone(v.Attachments)}
+	shown.Labels = make(vole.Labels, len(v.Labels))
+	for key, text := range v.Labels {
+		shown.Labels[key] = f.a.value(text)
+	}
+	for i := range shown.Attachments {
+		at := &shown.Attachments[i]
+		at.Holder, at.Host = f.a.value(at.Holder), f.a.value(at.Host)
+	}
 	var line strings.Builder
-	if err := f.t.Execute(&line, v); err != nil {
+	if err := f.t.Execute(&line, &shown); err != nil {
 		return usagef("%v", err)
 	}
 	_, err := io.WriteString(f.a.stdout, line.String()+"\n")

@@ -166,7 +166,7 @@ func serverLines(dir, url string) [][]string {
 	return [][]string{
 		{"ls"}, {"ls", "--limit", "1"}, {"inspect", "v"}, {"df"}, {"df", "v"}, {"doctor"}, {"fs", "ls", "v:/"}, {"fs", "ls", "-l", "v:/"}, {"fs", "tree", "v"},
 		{"fs", "stat", "v:/f", "v:/l"}, {"fs", "cat", "v:/no" + e}, {"fs", "rm", "v:/no" + e}, {"cp", "v:/", filepath.Join(dir, "out")}, {"cp", "v:/no", dir},
-		{"set", "v", "-l", "a=b"}, {"create", "n"}, {"rename", "n", "n2"}, {"rm", "v"}, {"rm", "n2"}, {"inspect", e},
+		{"set", "v", "-l", "a=b"}, {"create", "n"}, {"rename", "n", "n2"}, {"clone", "v", "n3"}, {"ls", "--format", "{{.}}"}, {"rm", "v"}, {"rm", "n2"}, {"inspect", e},
 		{"key", "create", "k2", "--scope", "read"}, {"key", "ls"}, {"key", "revoke", "k2"}, {"org", "ls"}, {"org", "create", "o2"}, {"org", "rm", "o2"}, {"key", "create", "k3", "--org", "o2", "--scope", "read"}, {"audit"}, {"audit", "--limit", "1"},
 		{"--timeout", "100ms", "watch"}, {"profile", "show", "--check"}, {"version"},
 		{"login", url, "--profile", "p"}, {"profile", "ls"}, {"profile", "show", "p"}, {"logout", "p"},

@@ -195,8 +195,9 @@ func localLines(dir string) [][]string {
 	lines := [][]string{
 		{}, {e}, {"--" + e}, {"--profile", e, "ls"}, {"--home", e, "ls"}, {"--timeout", e, "ls"},
 		{"ls"}, {"ls", "--kind", e}, {"ls", "-l", e}, {"ls", "--cursor", e}, {"ls", "--limit", "1"},
+		{"ls", "--name", e}, {"ls", "--sort", e}, {"ls", "--format", "{{" + e}, {"ls", "--format", "{{.Name}} {{.Labels}}"}, {"inspect", "w", "--format", "{{.}}"},
 		{"inspect", "w"}, {"inspect", e}, {"df"}, {"df", e}, {"doctor"}, {"ps"}, {"ps", "-a"},
-		{"rm", "w"}, {"rm", e}, {"rename", "w", e}, {"set", "w", "-l", e}, {"set", e, "-l", "a=b"}, {"create", e},
+		{"rm", "w"}, {"rm", e}, {"rename", "w", e}, {"clone", "w", e}, {"clone", e, "n"}, {"set", "w", "-l", e}, {"set", e, "-l", "a=b"}, {"create", e},
 		{"create", "n", "--from", e}, {"create", "n", "--quota", e},
 		{"fs", e}, {"fs", "ls", "w:/d"}, {"fs", "ls", "-la", "w:/d"}, {"fs", "ls", "w:/" + e}, {"fs", "tree", "w"},
 		{"fs", "tree", "w:/d/dir" + e}, {"fs", "stat", "w:/d/" + e, "w:/d/link" + e}, {"fs", "cat", "w:/no" + e},
