@@ -8,7 +8,7 @@
 // path, or by handle ([File], [Dir]). What Linux or mke2fs wrote can be read whatever
 // features it has; what is written here Linux mounts, and e2fsck finds clean.
 //
-// Images with blocks of 4 KiB, extents, and the features that mke2fs gives a new file
+// Images with blocks of 1 to 4 KiB, extents, and the features that mke2fs gives a new file
 // system are also written. Others are opened with [OpenOptions.ReadOnly].
 //
 // # Crashes

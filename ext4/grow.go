@@ -9,8 +9,8 @@ import (
 
 // GrowOptions says how to grow an image. The zero value is a good one.
 type GrowOptions struct {
-	// NoJournal keeps an image without a journal as it is. Otherwise one that reaches
-	// 16 MiB gets a journal, of the size that Format gives.
+	// NoJournal keeps an image without a journal as it is. Otherwise one with blocks of
+	// 4 KiB that reaches 16 MiB gets a journal, of the size that Format gives.
 	NoJournal bool
 	// Now tells the time. Default: time.Now.
 	Now func() time.Time
@@ -145,23 +145,23 @@ func (g *grower) plan() error {
 	if err := resizable(sb); err != nil {
 		return err
 	}
-	n := uint64(g.size) / defaultBlock
+	n := uint64(g.size / sb.blockSize)
 	if n < sb.blocks {
-		return fmt.Errorf("%w: the file system has %d bytes already", errInvalid, sb.blocks*defaultBlock)
+		return fmt.Errorf("%w: the file system has %d bytes already", errInvalid, int64(sb.blocks)*sb.blockSize)
 	}
 	if n > 1<<32-1 && sb.incompat&incompat64bit == 0 {
 		return fmt.Errorf("%w: without the feature 64bit a file system ends below 16 TiB", errTooBig)
 	}
-	if most := uint64((1<<32-1)/sb.inodesPer) * defaultPer; n > most {
-		if n > most+defaultPer {
-			return fmt.Errorf("%w: at %d bytes the file system has all the inodes that there can be", errTooBig, most*defaultBlock)
+	if most := sb.groupStart((1<<32 - 1) / sb.inodesPer); n > most {
+		if n > most+uint64(sb.perGroup) {
+			return fmt.Errorf("%w: at %d bytes the file system has all the inodes that there can be", errTooBig, int64(most)*sb.blockSize)
 		}
 		n = most
 	}
 	g.kept = sb.reserved
 	g.room = sb.descBlocks() + sb.reserved
-	if last := n % defaultPer; last > 0 && n > sb.groupStart(sb.groups) && last < g.groupNeeds(uint32(n/defaultPer)) {
-		n -= last
+	if k, last := sb.groupOf(n); last > 0 && n > sb.groupStart(sb.groups) && uint64(last) < g.groupNeeds(k) {
+		n -= uint64(last)
 	}
 	g.blocks = n
 	return nil
@@ -176,7 +176,7 @@ func resizable(sb *super) error {
 		return unsupportedf("changing the size after resize_inode was taken away; run e2fsck -f")
 	case sb.ro&roSparseSuper == 0:
 		return unsupportedf("changing the size without the feature sparse_super")
-	case sb.perGroup != defaultPer:
+	case int64(sb.perGroup) != 8*sb.blockSize:
 		return unsupportedf("changing the size with groups of %d blocks", sb.perGroup)
 	}
 	return nil
@@ -201,8 +201,8 @@ func (g *grower) baseRoom(group uint32) uint32 {
 
 // makeRoom makes the device long enough, and zero behind the file system.
 func (g *grower) makeRoom() error {
-	end := int64(g.fs.sb.blocks) * defaultBlock
-	if uint64(end)/defaultBlock < g.blocks {
+	end := int64(g.fs.sb.blocks) * g.fs.sb.blockSize
+	if g.fs.sb.blocks < g.blocks {
 		if err := zeroTail(g.dev, end, g.size); err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func (g *grower) writeTailMap(k, from, end uint32) error {
 	if err := g.freeOldMap(k, m); err != nil {
 		return err
 	}
-	return g.putSynced(m, int64(g.fs.sb.groupStart(k)+uint64(from))*defaultBlock)
+	return g.putSynced(m, int64(g.fs.sb.groupStart(k)+uint64(from))*g.fs.sb.blockSize)
 }
 
 // ownMap reports whether a group has the bitmap of its blocks itself.
@@ -117,7 +117,7 @@ func (g *grower) bitmapCopy(k uint32) ([]byte, error) {
 	if b != nil {
 		return slices.Clone(b), nil
 	}
-	m := make([]byte, defaultBlock)
+	m := make([]byte, g.fs.sb.blockSize)
 	g.fs.initialBitmap(k, d, m)
 	return m, nil
 }
@@ -139,7 +139,7 @@ func (g *grower) materialize(k uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := g.putSynced(m, int64(d.blockBitmap())*defaultBlock); err != nil {
+	if err := g.putSynced(m, int64(d.blockBitmap())*g.fs.sb.blockSize); err != nil {
 		return err
 	}
 	return g.useMap(k, d.blockBitmap(), 0)
@@ -149,8 +149,8 @@ func (g *grower) materialize(k uint32) error {
 // free ones: one write of the sector that has the descriptor.
 func (g *grower) useMap(k uint32, at uint64, free int64) error {
 	sb := g.fs.sb
-	m := make([]byte, defaultBlock)
-	if err := readFull(g.dev, m, int64(at)*defaultBlock); err != nil {
+	m := make([]byte, g.fs.sb.blockSize)
+	if err := readFull(g.dev, m, int64(at)*g.fs.sb.blockSize); err != nil {
 		return err
 	}
 	block, off := sb.descAt(k)
@@ -170,7 +170,7 @@ func (g *grower) useMap(k uint32, at uint64, free int64) error {
 		d.setCount(gdBlockCsum, gdBlockCsumHi, crc32c(sb.seed, m))
 		le.PutUint16(d[gdChecksum:], descChecksum(sb.seed, k, d))
 	}
-	if err := g.putSynced(sector, int64(block)*defaultBlock+int64(off/512*512)); err != nil {
+	if err := g.putSynced(sector, int64(block)*g.fs.sb.blockSize+int64(off/512*512)); err != nil {
 		return err
 	}
 	return g.reopen()

@@ -137,6 +137,8 @@ var crashCases = []crashCase{
 	{name: "bare groups", from: 5*mib + 4096, to: gib, bare: true},
 	{name: "mke2fs", from: 300 * mib, to: 9 * gib, mke2fs: []string{}},
 	{name: "nocsum", from: 100 * mib, to: 600 * mib, mke2fs: []string{"-O", "^metadata_csum,^64bit"}},
+	{name: "1k", from: 40 * mib, to: 700*mib + 8192, mke2fs: []string{"-b", "1024"}},
+	{name: "2k nocsum", from: 100 * mib, to: 600 * mib, mke2fs: []string{"-b", "2048", "-O", "^metadata_csum,^64bit"}},
 	{name: "shrink", from: 20 * gib, shrink: true},
 	{name: "shrink tail", from: 200 * mib, shrink: true},
 	{name: "shrink mke2fs", from: 11 * gib, shrink: true, mke2fs: []string{}},

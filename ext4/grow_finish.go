@@ -35,7 +35,7 @@ func (g *grower) fixOverhead() error {
 // overhead counts what Linux counts.
 func (g *grower) overhead() (uint32, error) {
 	sb := g.fs.sb
-	n := uint64(sb.groups) * (2 + sb.tableBlocks())
+	n := sb.first + uint64(sb.groups)*(2+sb.tableBlocks())
 	for k := range sb.groups {
 		n += uint64(sb.baseBlocks(k))
 	}
@@ -57,7 +57,7 @@ func (g *grower) refreshBackups() error {
 	for _, k := range backupGroups(sb.groups) {
 		want := g.backup(k)
 		have := make([]byte, superSize)
-		if err := readFull(g.dev, have, int64(sb.groupStart(k))*defaultBlock); err != nil {
+		if err := readFull(g.dev, have, int64(sb.groupStart(k))*g.fs.sb.blockSize); err != nil {
 			return err
 		}
 		if sameShape(want, have) {
@@ -69,9 +69,9 @@ func (g *grower) refreshBackups() error {
 				return err
 			}
 		}
-		at := int64(sb.groupStart(k)) * defaultBlock
+		at := int64(sb.groupStart(k)) * g.fs.sb.blockSize
 		if uint64(k/sb.descsPerBlock()) < uint64(sb.metaBG) {
-			if _, err := g.dev.WriteAt(table, at+defaultBlock); err != nil {
+			if _, err := g.dev.WriteAt(table, at+sb.blockSize); err != nil {
 				return err
 			}
 		}

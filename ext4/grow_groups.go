@@ -22,7 +22,7 @@ func (g *grower) addGroups() error {
 // prepare makes the resize inode stand aside, finds a place for the descriptors of new
 // groups, and returns how many groups there can be after the next step.
 func (g *grower) prepare() (uint32, error) {
-	all := uint32((g.blocks + defaultPer - 1) / defaultPer)
+	all := g.fs.sb.groupsOf(g.blocks)
 	sb := g.fs.sb
 	per := sb.descsPerBlock()
 	if sb.metaBG != ^uint32(0) {
@@ -89,7 +89,7 @@ func (g *grower) switchSuper(raw []byte) error {
 func (g *grower) grown(groups uint32) (*super, error) {
 	old := g.fs.sb
 	raw := slices.Clone(old.raw)
-	blocks := min(g.blocks, uint64(groups)*defaultPer)
+	blocks := min(g.blocks, old.groupStart(groups))
 	putBlocks(raw, old, blocks)
 	le.PutUint32(raw[sbInodes:], groups*old.inodesPer)
 	per := old.descsPerBlock()
@@ -114,7 +114,7 @@ func (w *groupWriter) write(first uint32) error {
 		if err := w.g.ctx.Err(); err != nil {
 			return err
 		}
-		table := make([]byte, defaultBlock)
+		table := make([]byte, w.sb.blockSize)
 		n := k / per
 		if n < old.descBlocks() {
 			at, _ := old.descAt(n * per)
@@ -154,7 +154,7 @@ func (w *groupWriter) put(n uint32, table []byte) error {
 		}
 	}
 	for _, at := range places {
-		if _, err := w.g.dev.WriteAt(table, int64(at)*defaultBlock); err != nil {
+		if _, err := w.g.dev.WriteAt(table, int64(at)*w.sb.blockSize); err != nil {
 			return err
 		}
 	}
@@ -210,10 +210,10 @@ func (w *groupWriter) bitmaps(k uint32, d desc) error {
 	if sb.csum && k != sb.groups-1 {
 		return nil
 	}
-	b := make([]byte, defaultBlock)
+	b := make([]byte, w.sb.blockSize)
 	layout := FS{sb: sb}
 	layout.initialBitmap(k, d, b)
-	if _, err := w.g.dev.WriteAt(b, int64(d.blockBitmap())*defaultBlock); err != nil {
+	if _, err := w.g.dev.WriteAt(b, int64(d.blockBitmap())*w.sb.blockSize); err != nil {
 		return err
 	}
 	if sb.csum {
@@ -223,6 +223,6 @@ func (w *groupWriter) bitmaps(k uint32, d desc) error {
 	}
 	clear(b)
 	setBits(b, uint64(sb.inodesPer), uint64(len(b)*8)-uint64(sb.inodesPer))
-	_, err := w.g.dev.WriteAt(b, int64(d.inodeBitmap())*defaultBlock)
+	_, err := w.g.dev.WriteAt(b, int64(d.inodeBitmap())*w.sb.blockSize)
 	return err
 }

@@ -14,7 +14,7 @@ const leastWithJournal = 4096
 // a log beside the image it is one transaction instead.
 func (g *grower) addJournal() error {
 	sb := g.fs.sb
-	if g.fs.journal != nil || g.opts.NoJournal || sb.blocks < leastWithJournal {
+	if g.fs.journal != nil || g.opts.NoJournal || sb.blockSize != defaultBlock || sb.blocks < leastWithJournal {
 		return nil
 	}
 	group, s, err := g.journalSpan(journalBlocks(g.blocks))
@@ -93,7 +93,7 @@ func (g *grower) journalSpan(n uint64) (group uint32, s span, err error) {
 // superblock.
 func (g *grower) writeEmptyLog(start uint64, n uint32) error {
 	buf := make([]byte, maxWrite)
-	for off, end := int64(start)*defaultBlock, (int64(start)+int64(n))*defaultBlock; off < end; {
+	for off, end := int64(start)*g.fs.sb.blockSize, (int64(start)+int64(n))*g.fs.sb.blockSize; off < end; {
 		b := buf[:min(maxWrite, end-off)]
 		if err := readFull(g.dev, b, off); err != nil {
 			return err
@@ -107,7 +107,7 @@ func (g *grower) writeEmptyLog(start uint64, n uint32) error {
 		off += int64(len(b))
 	}
 	sb := emptyJournal(n, g.fs.sb.raw[sbUUID:][:16])
-	return g.putSynced(sb, int64(start)*defaultBlock)
+	return g.putSynced(sb, int64(start)*g.fs.sb.blockSize)
 }
 
 func isZero(b []byte) bool {
@@ -134,7 +134,7 @@ func (g *grower) claimBare(k uint32, s span) error {
 	}
 	setBits(m, uint64(s.at), uint64(s.n)+1)
 	at := g.fs.sb.groupStart(k) + uint64(s.at+s.n)
-	if err := g.putSynced(m, int64(at)*defaultBlock); err != nil {
+	if err := g.putSynced(m, int64(at)*g.fs.sb.blockSize); err != nil {
 		return err
 	}
 	return g.useMap(k, at, -int64(s.n))
@@ -154,5 +154,5 @@ func (g *grower) writeJournalInode(start uint64, n uint32) (*inode, error) {
 	data := slices.Clone(b.data)
 	in := journalInodeAt(g.fs, data[off:][:g.fs.sb.inodeSize], start, n)
 	at := off / 512 * 512
-	return in, g.putSynced(data[at:at+512], int64(block)*defaultBlock+int64(at))
+	return in, g.putSynced(data[at:at+512], int64(block)*g.fs.sb.blockSize+int64(at))
 }

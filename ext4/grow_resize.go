@@ -115,7 +115,7 @@ func (g *grower) keepAgain() error {
 		return nil
 	}
 	// The list has numbers of 32 bits, and a block for those of group 0.
-	want := min(g.room-min(g.room, sb.descBlocks()), defaultBlock/4)
+	want := min(g.room-min(g.room, sb.descBlocks()), uint32(sb.blockSize/4))
 	if sb.blocks > 1<<32 {
 		want = 0
 	}
@@ -146,13 +146,13 @@ func (fs *FS) listKept(n uint32) error {
 		return err
 	}
 	clear(double)
-	const perBlock = defaultBlock / 4
+	perBlock, first := uint32(fs.sb.blockSize/4), uint32(fs.sb.first)
 	backups := backupGroups(fs.sb.groups)
 	descs := fs.sb.descBlocks()
 	for k := range n {
 		own := 1 + descs + k
-		le.PutUint32(double[(descs+k)%perBlock*4:], own)
-		single := fs.fresh(uint64(own))
+		le.PutUint32(double[(descs+k)%perBlock*4:], first+own)
+		single := fs.fresh(uint64(first + own))
 		for j, b := range backups {
 			le.PutUint32(single[4*j:], uint32(fs.sb.groupStart(b))+own)
 		}

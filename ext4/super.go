@@ -173,6 +173,11 @@ func (s *super) groupOf(block uint64) (g, index uint32) {
 	return uint32((block - s.first) / uint64(s.perGroup)), uint32((block - s.first) % uint64(s.perGroup))
 }
 
+// groupsOf returns how many groups a file system of so many blocks has.
+func (s *super) groupsOf(blocks uint64) uint32 {
+	return uint32((blocks - s.first + uint64(s.perGroup) - 1) / uint64(s.perGroup))
+}
+
 func (s *super) descsPerBlock() uint32 { return uint32(s.blockSize) / uint32(s.descSize) }
 
 // descBlocks returns how many blocks of descriptors there are.
