@@ -111,7 +111,7 @@ func refused(res *http.Response) error {
 	} else if k := driver.FromCode(r.code); k != nil {
 		r.kind = k
 	}
-	if id := body.Error.RequestID; id != "" && (res.StatusCode == http.StatusInternalServerError || patient[r.code]) {
+	if id := body.Error.RequestID; id != "" && (res.StatusCode == http.StatusInternalServerError || res.StatusCode == http.StatusServiceUnavailable) {
 		r.message += " (request " + id + ")"
 	}
 	return r
