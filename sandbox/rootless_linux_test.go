@@ -150,7 +150,7 @@ func rootlessHostIsHidden(t *testing.T) {
 		}
 		script := "find / -name vole-test-secret -not -path '/proc/*' 2>/dev/null; touch /usr/x /x 2>/dev/null && echo written; cat /etc/shadow 2>/dev/null;" +
 			" unshare -Ur true 2>/dev/null && echo namespace; ls -d " + e.home + " 2>/dev/null; true"
-		c := shell(t, script, "v:/v:ro")
+		c := shell(t, script, "v:/v:ro,mode=ensure")
 		c.Runtime = runtime
 		o, err := e.run(c, "")
 		if runtime == "runsc" {
