@@ -47,7 +47,7 @@ func TestDevicesOfHome(t *testing.T) {
 			l := &limited{world: w, v: v.ID}
 			native := api.Prefix + "/volumes/v/"
 			for way, send := range map[string]func() int{
-				"mknod":          func() int { return l.send(t, "POST", native+"mknod?path=made&type=char&rdev=259", nil) },
+				"mknod":          func() int { return l.send(t, "POST", native+"mknod?path=made&type=char-device&rdev=259", nil) },
 				"tar":            func() int { return l.send(t, "PUT", native+"archive", bytes.NewReader(tarOfDevice(t, "made"))) },
 				"copy":           func() int { return l.send(t, "POST", native+"copy?path=d/null&to=made", nil) },
 				"copy of a tree": func() int { return l.send(t, "POST", native+"copy?path=d&to=made", nil) },

@@ -48,6 +48,9 @@ var errEncoding = refusal(http.StatusUnsupportedMediaType, "unsupported_encoding
 // refuseEncoding returns an error for a request whose body is encoded, unless the route looks
 // into it.
 func refuseEncoding(r *Request, rt *Route) error {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
 	for _, v := range r.Header.Values("Content-Encoding") {
 		if v != "" && !strings.EqualFold(v, "identity") && !rt.Encoded {
 			return errEncoding
