@@ -48,8 +48,8 @@ var errEncoding = refusal(http.StatusUnsupportedMediaType, "unsupported_encoding
 // refuseEncoding returns an error for a request whose body is encoded, unless the route looks
 // into it.
 func refuseEncoding(r *Request, rt *Route) error {
-	if r.Body == nil || r.Body == http.NoBody {
-		return nil
+	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Body == nil || r.Body == http.NoBody {
+		return nil // nobody reads a body
 	}
 	for _, v := range r.Header.Values("Content-Encoding") {
 		if v != "" && !strings.EqualFold(v, "identity") && !rt.Encoded {

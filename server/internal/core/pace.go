@@ -220,6 +220,7 @@ type pacedBody struct {
 	begun bool // something was read
 	over  bool // nothing more comes
 	gone  atomic.Bool
+	bad   error // why what came is no whole body
 }
 
 // cut ends the reading of the body, now and for ever.
@@ -302,15 +303,26 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 func (b *pacedBody) failed(err error) error {
 	var ne net.Error
 	switch {
-	case b.gone.Load():
+	case errors.As(err, &ne) && ne.Timeout() && b.gone.Load():
 		return context.Canceled
 	case errors.As(err, &ne) && ne.Timeout():
 		return refusal(http.StatusRequestTimeout, "timeout", "the body of the request came too slowly")
 	case errors.Is(err, io.ErrUnexpectedEOF) || ne != nil:
-		return badBody("the request ended early")
+		b.bad = badBody("the request ended early")
+	default:
+		// It is about the encoding: chunks, their sizes and extensions, trailers.
+		b.bad = badBody("the body of the request is malformed: " + strings.TrimPrefix(err.Error(), "http: "))
 	}
-	// It is about the encoding: chunks, their sizes and extensions, trailers.
-	return badBody("the body of the request is malformed: " + strings.TrimPrefix(err.Error(), "http: "))
+	return b.bad
+}
+
+// cause returns why a request failed: net/http ends the context of a request whose body
+// breaks off before it says so of the body, and a handler may notice that first.
+func (b *pacedBody) cause(err error) error {
+	if b != nil && b.bad != nil && errors.Is(err, context.Canceled) {
+		return b.bad
+	}
+	return err
 }
 
 func badBody(message string) error {

@@ -117,7 +117,7 @@ func (c *Core) handler(d *Dialect, rt *Route) http.Handler {
 			if r.rights != nil && r.rights.Lost() != nil {
 				err = r.rights.Lost() // what it led to says less
 			}
-			c.fail(d, a, r, err)
+			c.fail(d, a, r, a.body.cause(err))
 		}
 	})
 }
