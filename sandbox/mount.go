@@ -87,9 +87,15 @@ const badPathBytes = ":;,\x00"
 func ParseMount(s string) (Mount, error) {
 	name, rest, ok := strings.Cut(s, ":")
 	if !ok {
-		return Mount{}, invalid(s, "write NAME:/guest/path[:options]")
+		return Mount{}, noTarget(s)
 	}
 	guest, opts, hasOpts := strings.Cut(rest, ":")
+	switch {
+	case isHostPath(name):
+		return Mount{}, hostPath(s, name, guest)
+	case strings.Contains(name, "/"):
+		return Mount{}, slashInName(s, name)
+	}
 	m := Mount{Volume: name, Path: guest}
 	if hasOpts {
 		if err := m.parseOptions(s, opts); err != nil {
@@ -131,7 +137,7 @@ func (m *Mount) parseOptions(s, opts string) error {
 				return invalid(s, "option %q: %v", opt, err)
 			}
 		default:
-			return invalid(s, "unknown option %q", key)
+			return unknownOption(s, key)
 		}
 	}
 	for _, pair := range [][2]string{{"ro", "rw"}, {"dev", "nodev"}} {

@@ -39,6 +39,41 @@ func TestParseMount(t *testing.T) {
 	}
 }
 
+// TestMountHints tells who writes a mount as other tools have it how it is written here.
+func TestMountHints(t *testing.T) {
+	for in, words := range map[string][]string{
+		"/srv/site":               {"name of a volume is missing", "NAME:/srv/site"},
+		"data":                    {"path in the sandbox is missing", "data:/data"},
+		"/srv/site:/c":            {"path of the host", "vole create --from /srv/site site", "-v site:/c"},
+		"/srv/site:/c:ro":         {"-v site:/c"},
+		"/srv/my site/:/c":        {"--from '/srv/my site/' NAME", "-v NAME:/c"},
+		"./src:/c":                {"path of the host", "vole create --from ./src src"},
+		".:/c":                    {"path of the host", "-v NAME:/c"},
+		"..":                      {"path of the host", "/guest/path"},
+		"~/x:/c":                  {"path of the host"},
+		"/:/host":                 {"path of the host", "-v NAME:/host"},
+		"/a:b":                    {"path of the host", "-v a:/guest/path"},
+		"type=bind,src=/a,dst=/b": {"keys and values", "NAME:/guest"},
+		"data/sub:/c":             {`"/"`, "subpath=sub of data", "vole create --from data/sub"},
+		"d:/x:z":                  {`unknown option "z"`, "leave it out"},
+		"d:/x:ro,Z":               {`unknown option "Z"`, "leave it out"},
+		"d:/x:cached":             {"leave it out"},
+		"d:/x:readonly":           {"write ro"},
+		"d:/x:frob":               {`unknown option "frob"`, "vole run --help"},
+	} {
+		_, err := ParseMount(in)
+		if !errors.Is(err, vole.ErrInvalid) {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		for _, w := range words {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%q: %v\ndoes not say %q", in, err, w)
+			}
+		}
+	}
+}
+
 func TestParseMountRefuses(t *testing.T) {
 	for in, word := range map[string]string{
 		"":                                     "NAME:/guest",

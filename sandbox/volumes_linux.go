@@ -63,16 +63,14 @@ func checkApart(real, root, homeDir string) error {
 	return nil
 }
 
-// attach attaches the volumes in turn, making those that are to be made.
+// attach attaches the volumes in turn, when those that are to be made are.
 func (r *running) attach(ctx context.Context, p *plan) error {
-	for _, mt := range r.c.Mounts {
-		v, created, err := r.m.volume(ctx, mt)
-		if err != nil {
-			return err
-		}
-		if created {
-			r.made = append(r.made, v)
-		}
+	volumes, err := r.findVolumes(ctx)
+	if err != nil {
+		return err
+	}
+	for i, mt := range r.c.Mounts {
+		v := volumes[i]
 		r.info.Mounts = append(r.info.Mounts, MountInfo{
 			Volume: v.Name(), VolumeID: v.ID(), Path: mt.Path, Subpath: mt.Subpath, ReadOnly: mt.ReadOnly,
 		})
@@ -97,6 +95,44 @@ func (r *running) attach(ctx context.Context, p *plan) error {
 		p.Mounts = append(p.Mounts, planMount{Mount: mt, Source: a.Path()})
 	}
 	return nil
+}
+
+// findVolumes finds or makes the volume of each mount. What one mount makes is there for
+// the others of the same volume, in whatever order they are given and mounted.
+func (r *running) findVolumes(ctx context.Context) ([]*vole.Volume, error) {
+	turns := make([]int, len(r.c.Mounts)) // indexes of mounts
+	for i := range turns {
+		turns[i] = i
+	}
+	slices.SortStableFunc(turns, func(a, b int) int { return r.c.Mounts[a].turn() - r.c.Mounts[b].turn() })
+	volumes := make([]*vole.Volume, len(r.c.Mounts))
+	for _, i := range turns {
+		v, created, err := r.m.volume(ctx, r.c.Mounts[i])
+		if err != nil {
+			return nil, err
+		}
+		if created {
+			r.made = append(r.made, v)
+		}
+		volumes[i] = v
+	}
+	return volumes, nil
+}
+
+// turn orders mounts of one volume by what they need: that it is there already, that it is
+// not there yet, that it is of some kind or size, and last whatever the others have made.
+func (m Mount) turn() int {
+	switch {
+	case m.Mode == ModeExisting:
+		return 0
+	case m.Mode == ModeCreate:
+		return 1
+	case m.EffectiveMode() == ModeEnsure && (m.Quota > 0 || m.Capacity > 0 || m.Kind == vole.KindDir):
+		return 2
+	case m.EffectiveMode() == ModeEnsure && m.Kind == "":
+		return 3
+	}
+	return 4
 }
 
 // volume finds or makes the volume of a mount, as its mode says.

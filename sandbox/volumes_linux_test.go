@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,6 +84,32 @@ func TestModes(t *testing.T) {
 	}
 	if err := run("x:/v:kind=disk"); !errors.Is(err, vole.ErrInvalid) || !strings.Contains(err.Error(), "size") {
 		t.Errorf("disk without a size: %v", err)
+	}
+}
+
+// What one mount makes is there for the others, whatever order they are given or mounted in.
+func TestModesInAnyOrder(t *testing.T) {
+	e := anyEnv(t)
+	for name, options := range map[string][2]string{
+		"ensured": {":ro", ""}, "created": {":ro", ":mode=create"}, "both": {"", ":mode=create"},
+		"quota": {":ro", ":ro,quota=1G,mode=ensure"}, "kind": {":ro", ":kind=dir"},
+	} {
+		for i, mounts := range [][]string{
+			{"/a" + options[0], "/b" + options[1]}, {"/b" + options[1], "/a" + options[0]},
+			{"/b" + options[0], "/a" + options[1]}, {"/a" + options[1], "/b" + options[0]},
+		} {
+			volume := fmt.Sprintf("%s%d:", name, i)
+			e.sh("true", volume+mounts[0], volume+mounts[1])
+		}
+	}
+	// What is to exist already is not what this call makes.
+	for _, c := range []Config{shell(t, "true", "x:/a:mode=existing", "x:/b"), shell(t, "true", "x:/b:mode=existing", "x:/a")} {
+		if _, err := e.run(c, ""); !errors.Is(err, vole.ErrNotFound) {
+			t.Errorf("%v: %v, want ErrNotFound", c.Mounts, err)
+		}
+		if _, err := e.store.Get(testCtx(t), "x"); !errors.Is(err, vole.ErrNotFound) {
+			t.Errorf("it was made: %v", err)
+		}
 	}
 }
 

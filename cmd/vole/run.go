@@ -66,10 +66,11 @@ when vole failed, 126 when the command cannot be executed, 127 when it was not f
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.config.Args = args
 			f.hasEntrypoint = cmd.Flags().Changed("entrypoint")
-			return runError(a.runSandbox(cmd, f))
+			return runError(suggestImage(f.config, a.runSandbox(cmd, f)))
 		},
 	}
 	f.register(cmd)
+	cmd.SetFlagErrorFunc(suggestRunFlag)
 	return cmd
 }
 

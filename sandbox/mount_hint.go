@@ -1,0 +1,86 @@
+package sandbox
+
+import (
+	"path"
+	"strings"
+	"unicode"
+
+	"github.com/volehq/vole/driver"
+)
+
+// grammar is how a mount is written.
+const grammar = "NAME:/guest/path[:options]"
+
+// isHostPath reports whether what stands for a volume's name is meant as a path of the host,
+// as other tools take one there. No name begins like that.
+func isHostPath(name string) bool {
+	return name != "" && strings.Contains("/.~", name[:1])
+}
+
+// hostPath says how files of the host come into a volume.
+func hostPath(mount, host, guest string) error {
+	name := "NAME"
+	if base := path.Base(path.Clean(host)); driver.ValidateName(base) == nil {
+		name = base
+	}
+	if !strings.HasPrefix(guest, "/") {
+		guest = "/guest/path"
+	}
+	return invalid(mount, "%q is no volume's name but a path of the host, which a sandbox does not see; write "+grammar+
+		". 'vole create --from %s %s' makes a volume with the files in it, to be mounted with -v %s:%s, and 'vole cp' brings back what changed",
+		host, shellWord(host), name, name, guest)
+}
+
+// shellWord is s as a shell takes it for one word.
+func shellWord(s string) string {
+	if strings.ContainsFunc(s, func(c rune) bool {
+		return !strings.ContainsRune("/._-+,~", c) && !unicode.IsLetter(c) && !unicode.IsDigit(c)
+	}) {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
+}
+
+// slashInName says how a part of a volume is mounted, which is perhaps meant.
+func slashInName(mount, name string) error {
+	volume, dir, _ := strings.Cut(name, "/")
+	return invalid(mount, "%v. A directory of a volume is mounted with the option subpath=%s of %s; files of the host come into a volume by 'vole create --from %s'",
+		driver.ValidateName(name), dir, volume, shellWord(name))
+}
+
+// noTarget says what a mount without a colon lacks.
+func noTarget(mount string) error {
+	switch {
+	case strings.Contains(mount, "=") && strings.Contains(mount, ","):
+		return invalid(mount, "keys and values are not read here; write "+grammar)
+	case strings.HasPrefix(mount, "/"):
+		return invalid(mount, "the name of a volume is missing; write "+grammar+", as NAME:%s; a volume that does not exist is made", path.Clean(mount))
+	case isHostPath(mount):
+		return hostPath(mount, mount, "")
+	case driver.ValidateName(mount) == nil:
+		return invalid(mount, "the path in the sandbox is missing; write "+grammar+", as %s:/%s", mount, mount)
+	}
+	return invalid(mount, "write "+grammar)
+}
+
+// foreignOptions are those that other tools have for their mounts, and why there is no need
+// of them here.
+var foreignOptions = map[string]string{
+	"z": "volumes are labelled by nobody", "Z": "volumes are labelled by nobody", "U": "owners stay as they are",
+	"cached": "there is no cache between", "delegated": "there is no cache between", "consistent": "there is no cache between",
+	"nocopy": "nothing of the root is copied into a volume", "volume-nocopy": "nothing of the root is copied into a volume",
+	"private": "mounts are private", "rprivate": "mounts are private", "slave": "mounts are private", "rslave": "mounts are private",
+	"shared": "mounts are private", "rshared": "mounts are private", "bind": "all mounts are", "rbind": "all mounts are",
+	"exec": "that is the default", "suid": "that is the default",
+}
+
+// unknownOption names an option that there is not, and says what to write instead.
+func unknownOption(mount, option string) error {
+	if option == "readonly" {
+		return invalid(mount, "unknown option %q; write ro", option)
+	}
+	if why := foreignOptions[option]; why != "" {
+		return invalid(mount, "unknown option %q: %s; leave it out", option, why)
+	}
+	return invalid(mount, "unknown option %q; 'vole run --help' lists the options", option)
+}
