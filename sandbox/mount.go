@@ -171,6 +171,13 @@ var valueOptions = map[string]func(*Mount, string) error{
 	"subpath": func(m *Mount, v string) error { m.Subpath = v; return nil },
 }
 
+// MountOptions are the options of a mount as they are written, for completion. Behind those
+// that end with = goes a value of the user's.
+var MountOptions = []string{
+	"dev", "host-perms=mirror", "host-perms=private", "kind=dir", "kind=disk", "mode=create", "mode=ensure", "mode=existing",
+	"nodev", "noexec", "nosuid", "quota=", "ro", "rw", "size=", "stat-virt=off", "stat-virt=relaxed", "stat-virt=strict", "subpath=",
+}
+
 func choose[T ~string](dst *T, v string, among ...T) error {
 	if slices.Contains(among, T(v)) {
 		*dst = T(v)

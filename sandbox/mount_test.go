@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -153,4 +154,26 @@ func FuzzParseMount(f *testing.F) {
 			t.Fatalf("%q -> %+v -> %q -> %+v, %v", s, m, m.String(), again, err)
 		}
 	})
+}
+
+// Every option is offered for completion, and every option that is offered is one.
+func TestMountOptionsAreComplete(t *testing.T) {
+	offered := map[string]bool{}
+	for _, opt := range MountOptions {
+		key, _, _ := strings.Cut(opt, "=")
+		offered[key] = true
+		if strings.HasSuffix(opt, "=") {
+			opt += "1" // a size, a directory
+		}
+		if err := new(Mount).parseOptions(opt, opt); err != nil {
+			t.Errorf("%s: %v", opt, err)
+		}
+	}
+	for _, table := range [][]string{slices.Collect(maps.Keys(flagOptions)), slices.Collect(maps.Keys(valueOptions))} {
+		for _, key := range table {
+			if !offered[key] {
+				t.Errorf("%s is not offered", key)
+			}
+		}
+	}
 }

@@ -49,7 +49,8 @@ volume.`,
 	f.StringVar(&quota, "quota", "", "quota of the new dir volume, or none (default that of NAME)")
 	f.StringVar(&size, "size", "", "capacity of the new disk volume (default that of NAME)")
 	f.StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE` besides those of NAME; may be given several times")
-	noFlagFiles(cmd, "quota", "size", "label")
+	noFlagFiles(cmd, "quota", "size")
+	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))
 	return cmd
 }
 

@@ -34,7 +34,6 @@ func completeNames(a *app, max int) completer {
 // host are completed too.
 func completePaths(a *app, max int, host bool) completer {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		const noSpace = cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 		if max > 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
@@ -61,7 +60,7 @@ const shellActive = "$`;&|<>()!\\"
 // every shell quotes what it puts there (bash leaves what several completions begin with as
 // it is), and the next completion evaluates the line.
 func offer(list []cobra.Completion, s, description string) []cobra.Completion {
-	if needsEscape(s, nil) || strings.ContainsAny(s, shellActive) {
+	if !offerable(s) {
 		return list
 	}
 	// bash shows descriptions as parts of what it completes.
@@ -70,6 +69,9 @@ func offer(list []cobra.Completion, s, description string) []cobra.Completion {
 	}
 	return append(list, s)
 }
+
+// offerable reports whether a text has nothing that a terminal or a shell acts on.
+func offerable(s string) bool { return !needsEscape(s, nil) && !strings.ContainsAny(s, shellActive) }
 
 // completing runs fn on the volumes of a home that is there, opened for reading, for as
 // long as a completion may take. A completion makes nothing, and has no place for an

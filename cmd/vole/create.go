@@ -59,11 +59,11 @@ limits and the labels that the flags ask for. It is never changed.`,
 			return a.create(cmd, args[0], spec, f.existOK)
 		},
 	}
-	f.register(cmd)
+	f.register(a, cmd)
 	return cmd
 }
 
-func (f *createFlags) register(cmd *cobra.Command) {
+func (f *createFlags) register(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.kind, "kind", "", "dir or disk (default dir, or disk with --size)")
 	s.StringVar(&f.size, "size", "", "capacity of a disk volume, e.g. 20G (with --from default what it takes)")
@@ -74,7 +74,8 @@ func (f *createFlags) register(cmd *cobra.Command) {
 	s.StringArrayVarP(&f.labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
 	s.BoolVar(&f.existOK, "exist-ok", false, "be content with a volume that is there and has what the flags ask for")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
-	noFlagFiles(cmd, "size", "quota", "label")
+	noFlagFiles(cmd, "size", "quota")
+	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))
 }
 
 func (a *app) create(cmd *cobra.Command, name string, spec vole.Spec, existOK bool) error {

@@ -54,7 +54,8 @@ partition. --offset says where it begins in any other image, in bytes, or with a
 	cmd.Flags().StringArrayVarP(&labels, "label", "l", nil, "label `KEY=VALUE`; may be given several times")
 	cmd.Flags().StringVar(&offset, "offset", "", "the file system begins `BYTES` behind the beginning of the image")
 	cmd.Flags().IntVar(&partition, "partition", 0, "import partition `N` of a disk")
-	noFlagFiles(cmd, "label", "offset", "partition")
+	noFlagFiles(cmd, "offset", "partition")
+	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))
 	return cmd
 }
 

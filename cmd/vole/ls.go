@@ -72,7 +72,8 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 	f.IntVar(&filter.Limit, "limit", 0, "most volumes to print (default all)")
 	f.StringVar(&filter.Cursor, "cursor", "", "continue after the page that gave this cursor")
 	cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"dir", "disk"}, cobra.ShellCompDirectiveNoFileComp))
-	noFlagFiles(cmd, "selector", "limit", "cursor")
+	_ = cmd.RegisterFlagCompletionFunc("selector", completeSelector(a))
+	noFlagFiles(cmd, "limit", "cursor")
 	own.add(cmd)
 	return cmd
 }

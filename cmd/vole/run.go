@@ -69,12 +69,12 @@ when vole failed, 126 when the command cannot be executed, 127 when it was not f
 			return runError(suggestImage(f.config, a.runSandbox(cmd, f)))
 		},
 	}
-	f.register(cmd)
+	f.register(a, cmd)
 	cmd.SetFlagErrorFunc(suggestRunFlag)
 	return cmd
 }
 
-func (f *runFlags) register(cmd *cobra.Command) {
+func (f *runFlags) register(a *app, cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.SetInterspersed(false) // what follows the command is the command's
 	c := &f.config
@@ -99,7 +99,8 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions(sandbox.Runtimes, cobra.ShellCompDirectiveDefault))
 	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"none", "host"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.MarkFlagDirname("rootfs")
-	noFlagFiles(cmd, "volume", "entrypoint", "name", "env", "workdir", "user", "memory", "pids", "cpus")
+	_ = cmd.RegisterFlagCompletionFunc("volume", completeMounts(a, f))
+	noFlagFiles(cmd, "entrypoint", "name", "env", "workdir", "user", "memory", "pids", "cpus")
 }
 
 // runError gives an error of run its exit code. All but those of the command are 125,

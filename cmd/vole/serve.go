@@ -121,4 +121,8 @@ func (s *serveFlags) add(cmd *cobra.Command) {
 	f.StringVar(&s.logFormat, "log-format", "text", "text or json, on standard error")
 	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&s.firstKeyFile, "first-key-file", "", "put the first key into this new `file` instead of printing it; also a new one where no operator key can be used any more")
+
+	for flag, values := range map[string][]string{"backend": {"bucket", "local"}, "log-format": {"text", "json"}, "log-level": {"debug", "info", "warn", "error"}} {
+		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
 }

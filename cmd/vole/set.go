@@ -42,7 +42,9 @@ func newSetCmd(a *app) *cobra.Command {
 	f.StringVar(&size, "size", "", "new capacity of a disk volume, which only grows")
 	f.StringArrayVarP(&label, "label", "l", nil, "set label `KEY=VALUE`; may be given several times")
 	f.StringArrayVar(&unlabel, "unlabel", nil, "take label `KEY` away; may be given several times")
-	noFlagFiles(cmd, "quota", "size", "label", "unlabel")
+	noFlagFiles(cmd, "quota", "size")
+	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))
+	_ = cmd.RegisterFlagCompletionFunc("unlabel", completeLabelKeys(a))
 	return cmd
 }
 
