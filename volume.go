@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/volehq/vole/driver"
 )
@@ -84,6 +85,17 @@ func (v *Volume) Clone(ctx context.Context, name string, spec Spec) (*Volume, er
 // Remove removes the volume and all it holds. ErrInUse: it is attached.
 func (v *Volume) Remove(ctx context.Context) error {
 	_, err := v.b.Remove(ctx, driver.ByID(v.ID()))
+	return v.wrap("remove", "", err)
+}
+
+// RemoveUnused removes the volume and all it holds unless it was used after since, the
+// Info.LastUsed that it had when somebody decided that nobody needs it. ErrInUse: it was,
+// or it is attached.
+func (v *Volume) RemoveUnused(ctx context.Context, since time.Time) error {
+	if since.IsZero() {
+		return v.wrap("remove", "", driver.Errorf(ErrUnsupported, "the server does not tell when volumes were last used; upgrade it"))
+	}
+	_, err := v.b.RemoveUnused(ctx, v.ID(), since)
 	return v.wrap("remove", "", err)
 }
 

@@ -13,13 +13,14 @@ import (
 // change is a transaction on the files of one volume, under the lock of its row.
 type change struct {
 	tx
-	b     *Backend
-	vol   []byte
-	v     volume
-	now   int64 // the time that files get
-	w     walker
-	delta int64           // by how much the volume grows, in bytes
-	meta  driver.Metadata // by how much its metadata does
+	b      *Backend
+	vol    []byte
+	v      volume
+	now    int64 // the time that files get
+	w      walker
+	system bool            // by maintenance
+	delta  int64           // by how much the volume grows, in bytes
+	meta   driver.Metadata // by how much its metadata does
 
 	session []byte  // of this process; nil: none is needed yet
 	marks   *goings // inodes whose rows go with the transaction
@@ -79,6 +80,7 @@ func (b *Backend) change(ctx context.Context, f *fileSystem, paths []string, fn 
 // begin locks the volume and checks that this FS may change it.
 func (c *change) begin(f *fileSystem, paths []string) error {
 	c.w = walker{vol: c.vol, run: c.run, chain: c.b.ns.db.chain, ready: map[string][]inode{}}
+	c.system = f.system
 	var found, alive bool
 	list := []query{c.b.lockVolume(&found, &c.v, c.vol)}
 	if f.att != nil {
@@ -143,7 +145,11 @@ func (c *change) finish() error {
 	for _, d := range c.touched {
 		c.later(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, c.vol, d.ino, c.now, d.subdirs)
 	}
-	c.later(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1
+	used := ", " + usedNow
+	if c.system {
+		used = "" // maintenance is no use
+	}
+	c.later(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1`+used+`
 		WHERE org = $1 AND id = $2`, c.b.org, c.vol, c.delta, c.meta.Entries, c.meta.Bytes, c.v.nextIno)
 	return nil
 }

@@ -130,8 +130,8 @@ func (r *rebuild) insertVolume(ctx context.Context, v orgVol, head *manifestHead
 		if taken {
 			t.later(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, v.org, other, otherName(name, other))
 		}
-		t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported)
-			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (org, id) DO NOTHING`,
+		t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported, last_used)
+			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9, $10, {now}) ON CONFLICT (org, id) DO NOTHING`,
 			v.org, v.vol, name, head.Quota, labelText(labels), head.Created, head.Updated, head.NextIno, next, head.Generation)
 		return nil
 	})

@@ -147,6 +147,7 @@ func (ns *Namespace) endSession(ctx context.Context, row []byte) error {
 	err := ns.freeing(ctx, nil, func(t tx) error {
 		t.later(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
 		t.later(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
+		t.later(`UPDATE volumes SET `+usedNow+` WHERE id IN (SELECT vol FROM attachments WHERE session = $1)`, row)
 		t.later(`DELETE FROM attachments WHERE session = $1`, row)
 		t.later(`DELETE FROM sessions WHERE id = $1`, row)
 		return nil
@@ -265,6 +266,7 @@ func (b *Backend) attach(t tx, a *attachment) error {
 	t.later(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		a.id, b.org, a.vol, a.session, a.holder, a.readOnly, a.exclusive, a.host, a.pid, a.started, a.since)
+	t.later(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
 	if a.exclusive != 0 && a.readOnly == 0 {
 		// From here on, whoever is not this attachment is a late writer.
 		t.later(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
@@ -309,7 +311,8 @@ func (h *held) Detach(ctx context.Context) error {
 
 func (h *held) give(ctx context.Context) error {
 	err := h.b.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET writer = NULL WHERE org = $1 AND id = $2 AND writer = $3`, h.b.org, idBytes(h.info.VolumeID), h.id)
+		t.later(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
+			h.b.org, idBytes(h.info.VolumeID), h.id)
 		t.later(`DELETE FROM attachments WHERE id = $1`, h.id)
 		return nil
 	})

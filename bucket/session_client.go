@@ -113,8 +113,8 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 		return nil
 	}
 	return c.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET writer = NULL WHERE org = $1 AND writer = $2
-			AND EXISTS (SELECT 1 FROM attachments WHERE id = $2 AND session = $3)`, c.org, att, row)
+		t.later(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
+			WHERE org = $1 AND id = (SELECT vol FROM attachments WHERE id = $2 AND org = $1 AND session = $3)`, c.org, att, row)
 		t.later(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
 		return nil
 	})

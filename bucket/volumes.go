@@ -16,14 +16,14 @@ type volume struct {
 	name, state, labels                    string
 	quota, created, updated, used, nextIno int64
 	entries, metaBytes                     int64 // see driver.Metadata
-	generation                             int64
+	generation, lastUsed                   int64
 	session, writer                        []byte
 }
 
-const volumeCols = `v.id, v.name, v.state, v.labels, v.quota, v.created, v.updated, v.used, v.entries, v.metadata, v.next_ino, v.generation, v.session, v.writer`
+const volumeCols = `v.id, v.name, v.state, v.labels, v.quota, v.created, v.updated, v.used, v.entries, v.metadata, v.next_ino, v.generation, v.last_used, v.session, v.writer`
 
 func (v *volume) dest() []any {
-	return []any{&v.id, &v.name, &v.state, &v.labels, &v.quota, &v.created, &v.updated, &v.used, &v.entries, &v.metaBytes, &v.nextIno, &v.generation, &v.session, &v.writer}
+	return []any{&v.id, &v.name, &v.state, &v.labels, &v.quota, &v.created, &v.updated, &v.used, &v.entries, &v.metaBytes, &v.nextIno, &v.generation, &v.lastUsed, &v.session, &v.writer}
 }
 
 func (v *volume) info() (driver.Info, error) {
@@ -33,11 +33,17 @@ func (v *volume) info() (driver.Info, error) {
 			return driver.Info{}, driver.Errorf(driver.ErrCorrupt, "the labels of volume %s: %v", idText(v.id), err)
 		}
 	}
-	return driver.Info{
+	info := driver.Info{
 		ID: idText(v.id), Name: v.name, Kind: driver.KindDir, State: driver.State(v.state), Quota: driver.Size(v.quota), Labels: labels,
 		Created: time.Unix(0, v.created).UTC(), Updated: time.Unix(0, v.updated).UTC(), Used: driver.Size(v.used), Generation: v.generation,
-	}, nil
+		LastUsed: time.Unix(0, max(v.lastUsed, v.updated)).UTC(),
+	}
+	return info.At("bucket", ""), nil
 }
+
+// usedNow sets the time of a volume's last use, in an UPDATE of its row that a use makes in
+// any case. Every use makes it larger, whatever the resolution of the clock.
+const usedNow = `last_used = CASE WHEN last_used < {now} THEN {now} ELSE last_used + 1 END`
 
 func labelText(l driver.Labels) string {
 	if len(l) == 0 {
@@ -319,14 +325,42 @@ func (b *Backend) applyUpdate(t tx, v *volume, change driver.Update) (driver.Inf
 		now = v.updated + 1
 	}
 	info.Updated = time.Unix(0, now).UTC()
-	t.later(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, generation = generation + 1
-		WHERE org = $1 AND id = $2`, b.org, v.id, info.Name, int64(info.Quota), labelText(info.Labels), string(info.State), null(v.session), now)
+	info.LastUsed = time.Unix(0, max(v.lastUsed+1, now)).UTC()
+	t.later(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, last_used = $9, generation = generation + 1
+		WHERE org = $1 AND id = $2`, b.org, v.id, info.Name, int64(info.Quota), labelText(info.Labels), string(info.State), null(v.session), now, info.LastUsed.UnixNano())
 	return info, nil
 }
 
 // Remove implements driver.Backend. The volume's rows go in the background, and in
 // other processes when this one dies.
 func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	return b.remove(ctx, ref, nil)
+}
+
+// RemoveUnused implements driver.Backend. Uses take the lock of the volume's row, as the
+// removal does.
+func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
+	if err := b.flushVolume(ctx, idBytes(id)); err != nil {
+		return driver.Info{}, err
+	}
+	return b.remove(ctx, driver.ByID(id), func(t tx, v *volume) error {
+		// An attachment whose lease has run out was a use until then.
+		var found bool
+		var expired int64
+		err := t.run(one(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
+			WHERE a.org = $1 AND a.vol = $2`, b.org, v.id))
+		if err != nil {
+			return err
+		}
+		if last := time.Unix(0, max(v.lastUsed, v.updated, expired)); last.After(since) {
+			return driver.Errorf(driver.ErrInUse, "the volume was used at %s", last.UTC().Format(time.RFC3339))
+		}
+		return nil
+	})
+}
+
+// remove removes a volume unless may, which gets its locked row, refuses; nil: it does not.
+func (b *Backend) remove(ctx context.Context, ref driver.Ref, may func(t tx, v *volume) error) (driver.Info, error) {
 	defer b.ns.metrics.since("volume_remove", time.Now())
 	if err := b.writable(ctx); err != nil {
 		return driver.Info{}, err
@@ -350,6 +384,11 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 		}
 		if len(holders) > 0 {
 			return holders[0].inUse()
+		}
+		if may != nil {
+			if err := may(t, &v); err != nil {
+				return err
+			}
 		}
 		if info, err = v.info(); err != nil {
 			return err

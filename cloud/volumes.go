@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
@@ -40,7 +41,7 @@ func (b *Backend) volume(ctx context.Context, c call, in any) (driver.Info, erro
 	if err := b.json(ctx, c, in, &v); err != nil {
 		return driver.Info{}, err
 	}
-	return v.Info(), nil
+	return v.Info().At("cloud", ""), nil
 }
 
 func refQuery(ref driver.Ref) (string, url.Values) {
@@ -86,7 +87,7 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 	}
 	page := driver.Page{Next: out.Next, Volumes: make([]driver.Info, len(out.Volumes))}
 	for i, v := range out.Volumes {
-		page.Volumes[i] = v.Info()
+		page.Volumes[i] = v.Info().At("cloud", "")
 	}
 	return page, nil
 }
@@ -108,6 +109,16 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 		return driver.Info{}, err
 	}
 	name, q := refQuery(ref)
+	return b.volume(ctx, call{method: "DELETE", path: at(name), query: q, once: true, slow: true}, nil)
+}
+
+// RemoveUnused implements driver.Backend. A server that does not know of it refuses.
+func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
+	if err := b.writable(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	name, q := refQuery(driver.ByID(id))
+	q.Set("unused_since", since.UTC().Format(time.RFC3339Nano))
 	return b.volume(ctx, call{method: "DELETE", path: at(name), query: q, once: true, slow: true}, nil)
 }
 

@@ -84,6 +84,12 @@ type Info struct {
 	Created  time.Time `json:"created"`
 	Updated  time.Time `json:"updated"` // last change of name, limits or labels
 
+	// LastUsed is when the volume was made, changed (its files, too), attached or detached
+	// last; a volume is in use as long as it is attached. Each use makes it later than it
+	// was. Keeping it costs no write besides those of the use itself. Zero: a server of an
+	// older version does not tell.
+	LastUsed time.Time `json:"last_used,omitzero"`
+
 	// Used is what the volume's files hold: the sum of the sizes of its regular
 	// files, each inode once however many names it has.
 	Used Size `json:"used"`
@@ -95,6 +101,33 @@ type Info struct {
 	// Generation grows with every change of the volume or its files, where the backend
 	// counts them (0: it does not).
 	Generation int64 `json:"generation,omitempty"`
+
+	// Backend is that which keeps the volume, as Caps.Backend.
+	Backend string `json:"backend"`
+	// HostPath is where the volume lies on this host, absolute: the directory of its files,
+	// made at first use, or the image of a disk. Using it needs an attachment (see
+	// AttachOptions.HostPath). "": the backend has no such place.
+	HostPath string `json:"host_path,omitempty"`
+	// Of a disk volume: the format of its image, the file system in it, and where the image
+	// is, as HostPath.
+	DiskFormat     string `json:"disk_format,omitempty"`
+	DiskFilesystem string `json:"disk_fstype,omitempty"`
+	ImagePath      string `json:"image_path,omitempty"`
+}
+
+// What the images of all disk volumes are.
+const (
+	DiskFormat     = "raw"
+	DiskFilesystem = "ext4"
+)
+
+// At returns i as a volume that the backend of that name keeps; hostPath is Info.HostPath.
+func (i Info) At(backend, hostPath string) Info {
+	i.Backend, i.HostPath = backend, hostPath
+	if i.Kind == KindDisk {
+		i.DiskFormat, i.DiskFilesystem, i.ImagePath = DiskFormat, DiskFilesystem, hostPath
+	}
+	return i
 }
 
 // Ref names one volume: by ID when ID is set, otherwise by Name.
@@ -275,6 +308,11 @@ type Backend interface {
 	// volume is gone for everyone when the call returns, open FS included.
 	// ErrNotFound; ErrInUse: it is attached, and the error names a holder.
 	Remove(ctx context.Context, ref Ref) (Info, error)
+
+	// RemoveUnused is Remove for a volume that was not used after since, an Info.LastUsed.
+	// No use comes between the look at that and the removal. ErrNotFound; ErrInUse: it
+	// was used, or it is attached, or the files of a disk volume are open.
+	RemoveUnused(ctx context.Context, id string, since time.Time) (Info, error)
 
 	// Measure counts the bytes a volume holds, corrects its Used, and returns it.
 	// The figure stays stale while a writable HostPath attachment lasts. ErrNotFound.

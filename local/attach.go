@@ -240,7 +240,8 @@ func (a *attachment) insert(tx *catalog.Tx, proc string) error {
 				"the volume has a quota of %s, which cannot be enforced on a path of the host; attach it read-only, or clear the quota", info.Quota)
 		}
 	}
-	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), stale = max(stale, ?) WHERE id = ?`, a.writesPast(), info.ID)
+	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), stale = max(stale, ?), last_used = max(?, last_used + 1) WHERE id = ?`,
+		a.writesPast(), catalog.Nanos(a.info.Since), info.ID)
 	if err != nil {
 		return err
 	}
@@ -274,6 +275,9 @@ func (a *attachment) closeWith(ctx context.Context) error {
 		if _, err := tx.Exec(`DELETE FROM attachments WHERE id = ?`, a.info.ID); err != nil {
 			return err
 		}
+		if err := a.b.usedNow(tx, a.info.VolumeID); err != nil {
+			return err
+		}
 		if !a.writesPast() {
 			return nil
 		}
@@ -294,6 +298,12 @@ func (a *attachment) closeWith(ctx context.Context) error {
 	// measured keeps a figure that says of itself that it is stale.
 	_, _ = a.b.measure(ctx, a.info.VolumeID)
 	return nil
+}
+
+// usedNow notes a use of a volume that ends now.
+func (b *Backend) usedNow(tx *catalog.Tx, volume string) error {
+	_, err := tx.Exec(`UPDATE volumes SET last_used = max(?, last_used + 1) WHERE id = ?`, catalog.Nanos(b.clock()), volume)
+	return err
 }
 
 // attachmentsOf lists a volume's attachments inside a transaction, dead ones left out.

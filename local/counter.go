@@ -188,6 +188,7 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure, mixe
 		p.setTally(tally{max(0, r.tally.entries), max(0, r.tally.names), max(0, r.tally.xattrs)})
 		p.store(offMagic, pageMagic)
 	}
+	p.raise(offLastUse, func(last int64) int64 { return max(last, info.LastUsed.UnixNano()) })
 	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
 		return false, false, err
 	}
@@ -254,10 +255,19 @@ func (b *Backend) leave(ctx context.Context, p *page, id, proc string) error {
 		if p.load(offMagic) != pageMagic {
 			p.store(offStale, 1) // another version of Vole has begun to count meanwhile
 		}
-		_, err = tx.Exec(`UPDATE volumes SET used = ?, counted = counted - 1, stale = max(stale, ?), entries = ?, names = ?, xattrs = ? WHERE id = ?`,
-			max(0, p.load(offUsed)), p.load(offStale), max(0, t.entries), max(0, t.names), max(0, t.xattrs), id)
+		_, err = tx.Exec(`UPDATE volumes SET used = ?, counted = counted - 1, stale = max(stale, ?), entries = ?, names = ?, xattrs = ?,
+			last_used = max(last_used, ?) WHERE id = ?`,
+			max(0, p.load(offUsed)), p.load(offStale), max(0, t.entries), max(0, t.names), max(0, t.xattrs), p.load(offLastUse), id)
 		return err
 	})
+}
+
+// used notes a change of the volume's files, in memory alone: leave puts the time into the
+// catalog. Changes call it under a lock of the page, so that whoever holds all locks knows
+// the last one.
+func (c *counter) used() {
+	now := c.b.clock().UnixNano()
+	c.page.raise(offLastUse, func(last int64) int64 { return max(now, last+1) })
 }
 
 // retain adds a use to a counter that is in use.
@@ -360,7 +370,7 @@ func (b *Backend) liveUsage(r *row) {
 		return
 	}
 	defer f.Close()
-	buf := make([]byte, offXattrs+8)
+	buf := make([]byte, offLastUse+8)
 	if _, err := f.ReadAt(buf, 0); err != nil || word(buf, offMagic) != pageMagic {
 		r.UsedStale = true
 		return
@@ -368,6 +378,7 @@ func (b *Backend) liveUsage(r *row) {
 	r.Used = driver.Size(max(0, word(buf, offUsed)))
 	r.UsedStale = r.UsedStale || word(buf, offStale) != 0
 	r.tally = tally{word(buf, offEntries), word(buf, offNames), word(buf, offXattrs)}
+	r.usedAt(word(buf, offLastUse))
 }
 
 // openLock opens the page of a volume for reading, if it is there.

@@ -246,18 +246,21 @@ func (d *sharedDisk) gone() bool {
 	return unix.Fstat(int(d.image.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// startChange takes the volume's counter at the first change.
+// startChange takes the volume's counter at the first change, and notes each. The files of
+// a disk are changed under the hold on its directory, not under locks of the page.
 func (d *sharedDisk) startChange(ctx context.Context) error {
 	d.mu.Lock()
 	c := d.count
 	d.mu.Unlock()
 	if c != nil {
+		c.used()
 		return nil
 	}
 	c, err := d.b.useCounter(ctx, d.id)
 	if err != nil {
 		return err
 	}
+	c.used()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.count != nil {

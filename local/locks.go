@@ -108,6 +108,7 @@ func (c *counter) with(ctx context.Context, m ctxMutex, at int64, fn func() erro
 	if c.page.load(offRemoved) != 0 {
 		return volumeGone()
 	}
+	c.used()
 	return fn()
 }
 

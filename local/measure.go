@@ -91,7 +91,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 			return err
 		}
 		r, err := scanOne(tx.QueryRow(selectByID, id))
-		info = r.Info
+		info = b.now(r)
 		return err
 	})
 	if err != nil {

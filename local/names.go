@@ -288,25 +288,25 @@ func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) e
 // chmod changes the mode of what name leads to. Where devices are refused, no other change
 // of names comes between the look at it and that.
 func (f *fileSystem) chmod(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
-	chmod := func() error { return at("chmod", name, func() error { return f.root.Chmod(name, mode) }) }
-	if f.b.devices {
-		return chmod()
-	}
 	return c.changeNames(ctx, func() error {
+		if f.b.devices {
+			return at("chmod", name, func() error { return f.root.Chmod(name, mode) })
+		}
 		if info, err := f.root.Stat(name); err == nil && info.Mode()&fs.ModeDevice != 0 {
 			return errNoDevices()
 		}
-		return chmod()
+		return at("chmod", name, func() error { return f.root.Chmod(name, mode) })
 	})
 }
 
 // changeNode changes an attribute of what is at name, not following a link.
 func (f *fileSystem) changeNode(ctx context.Context, op, name string, change func(place) error) error {
-	return f.changeAt(ctx, name, func(_ *counter, p place) error {
+	return f.changeAt(ctx, name, func(c *counter, p place) error {
 		if err := f.refuseDevice(p); err != nil {
 			return err
 		}
-		if err := at(op, p.base, func() error { return change(p) }); err != nil {
+		err := c.changeNames(ctx, func() error { return at(op, p.base, func() error { return change(p) }) })
+		if err != nil {
 			return err
 		}
 		return f.syncNode(p)

@@ -25,6 +25,7 @@ const (
 	offNames   = 56
 	offXattrs  = 64
 	offWanted  = 72  // when another process last found a lock taken: Unix time, ns
+	offLastUse = 80  // when files were last changed: Unix time, ns; every use makes it larger
 	offHolder  = 512 // who holds all locks: text, NUL-padded
 	holderLen  = 256
 	stripes    = 64
@@ -69,6 +70,16 @@ func (p *page) word(off int) *int64 { return (*int64)(unsafe.Pointer(&p.mem[off]
 
 func (p *page) load(off int) int64     { return atomic.LoadInt64(p.word(off)) }
 func (p *page) store(off int, v int64) { atomic.StoreInt64(p.word(off), v) }
+
+// raise replaces a word by what next makes of it.
+func (p *page) raise(off int, next func(last int64) int64) {
+	for {
+		last := p.load(off)
+		if atomic.CompareAndSwapInt64(p.word(off), last, next(last)) {
+			return
+		}
+	}
+}
 
 // reserve charges n more bytes, unless that exceeds the quota.
 func (p *page) reserve(n int64) error {

@@ -115,7 +115,7 @@ func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) 
 		}
 		err := b.removeTemps(m.volume, m.process)
 		if err == nil {
-			err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return dropMarks(tx, m) })
+			err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return b.dropMarks(tx, m) })
 		}
 		if err == nil {
 			n++
@@ -124,8 +124,9 @@ func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) 
 	return n, nil
 }
 
-// dropMarks removes what the catalog knows of a dead process and a volume.
-func dropMarks(tx *catalog.Tx, m mark) error {
+// dropMarks removes what the catalog knows of a dead process and a volume. How long that
+// used the volume nobody knows: it counts as used until now.
+func (b *Backend) dropMarks(tx *catalog.Tx, m mark) error {
 	n, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, m.volume, m.process)
 	if err != nil {
 		return err
@@ -138,7 +139,10 @@ func dropMarks(tx *catalog.Tx, m mark) error {
 	}
 	// A writable HostPath attachment made the figure stale when it began.
 	_, err = tx.Exec(`DELETE FROM attachments WHERE volume = ? AND process = ?`, m.volume, m.process)
-	return err
+	if err != nil {
+		return err
+	}
+	return b.usedNow(tx, m.volume)
 }
 
 // query reads all rows of a query that returns few.

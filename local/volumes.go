@@ -13,7 +13,7 @@ import (
 )
 
 // columns are what scanRow reads.
-const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs`
+const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs, last_used`
 
 // What the column made says of a volume.
 const (
@@ -52,9 +52,9 @@ type row struct {
 func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	// Into plain types: for all others database/sql takes the long way.
 	var kind, state, labels string
-	var quota, capacity, created, updated, used, stale, counted, made int64
+	var quota, capacity, created, updated, used, stale, counted, made, lastUsed int64
 	err = from.Scan(&r.ID, &r.Name, &kind, &state, &quota, &capacity,
-		&labels, &created, &updated, &used, &stale, &counted, &made, &r.tally.entries, &r.tally.names, &r.tally.xattrs)
+		&labels, &created, &updated, &used, &stale, &counted, &made, &r.tally.entries, &r.tally.names, &r.tally.xattrs, &lastUsed)
 	if err != nil {
 		return row{}, err
 	}
@@ -65,6 +65,8 @@ func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	r.Quota, r.Capacity, r.Used = driver.Size(quota), driver.Size(capacity), driver.Size(used)
 	r.UsedStale, r.counted, r.made = stale != 0, counted > 0, made != 0
 	r.Created, r.Updated = catalog.Time(created), catalog.Time(updated)
+	r.LastUsed = r.Updated // a use as well
+	r.usedAt(lastUsed)
 	r.Labels = driver.Labels{}
 	if labels != "" {
 		// One damaged row must not hide the others; Check reports it.
@@ -73,6 +75,13 @@ func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 		}
 	}
 	return r, nil
+}
+
+// usedAt makes a time, in nanoseconds since 1970, that of the last use if it is later.
+func (r *row) usedAt(at int64) {
+	if t := catalog.Time(at); t.After(r.LastUsed) {
+		r.LastUsed = t
+	}
 }
 
 // scanOne is scanRow for a query of one volume. ErrNotFound.
@@ -85,7 +94,16 @@ func scanOne(from interface{ Scan(...any) error }) (row, error) {
 }
 
 // now describes the volume with the usage that it has at this moment.
-func (b *Backend) now(r row) driver.Info { return b.rowNow(r).Info }
+func (b *Backend) now(r row) driver.Info { return b.located(b.rowNow(r).Info) }
+
+// located adds where the volume lies.
+func (b *Backend) located(info driver.Info) driver.Info {
+	name := "data"
+	if info.Kind == driver.KindDisk {
+		name = diskName
+	}
+	return info.At("local", b.path("volumes", info.ID, name))
+}
 
 // rowNow is the row with the usage, and all else that is counted, of this moment.
 func (b *Backend) rowNow(r row) row {
@@ -123,7 +141,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	info := driver.Info{
 		ID: id.String(), Name: name, Kind: spec.Kind, State: driver.StateCreating,
 		Quota: spec.Quota, Capacity: spec.Capacity,
-		Labels: maps.Clone(spec.Labels), Created: now, Updated: now,
+		Labels: maps.Clone(spec.Labels), Created: now, Updated: now, LastUsed: now,
 	}
 	if info.Labels == nil {
 		info.Labels = driver.Labels{}
@@ -137,7 +155,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	if !spec.Draft {
 		info.State = driver.StateReady
 	}
-	return info, nil
+	return b.located(info), nil
 }
 
 // insert commits a volume as being created by this process.
@@ -398,6 +416,10 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 		return driver.Errorf(driver.ErrInvalid, "the volume would have %d labels; it may have %d", len(info.Labels), driver.MaxLabels)
 	}
 	info.Updated = b.clock().UTC()
+	if !info.Updated.After(info.LastUsed) {
+		info.Updated = info.LastUsed.Add(1)
+	}
+	info.LastUsed = info.Updated
 	_, err := tx.Exec(`UPDATE volumes SET name = ?, quota = ?, capacity = ?, labels = ?, updated = ? WHERE id = ?`,
 		info.Name, int64(info.Quota), int64(info.Capacity), encodeLabels(info.Labels), info.Updated.UnixNano(), info.ID)
 	if err != nil || !change.Publish {
@@ -412,59 +434,4 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 func errPastQuota(by driver.AttachmentInfo) error {
 	return driver.Errorf(driver.ErrInUse, "%q (process %d on %s) has the volume attached by a path of the host, where a quota cannot be enforced; stop it first",
 		by.Holder, by.PID, by.Host)
-}
-
-// Remove implements driver.Backend.
-func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info, err error) {
-	if err := b.writable(); err != nil {
-		return driver.Info{}, err
-	}
-	err = b.ballast.Freeing(func() (err error) {
-		info, err = b.removeVolume(ctx, ref)
-		return err
-	})
-	return info, err
-}
-
-func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	proc, err := b.process()
-	if err != nil {
-		return driver.Info{}, sysErr(err)
-	}
-	unhold, err := b.holdForRemoval(ctx, ref)
-	if err != nil {
-		return driver.Info{}, err
-	}
-	defer unhold()
-	var info driver.Info
-	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
-		query, arg := lookup(ref)
-		r, err := scanOne(tx.QueryRow(query, arg))
-		if err != nil {
-			return err
-		}
-		info = r.Info
-		if err := b.refuseAttached(tx, info.ID); err != nil {
-			return err
-		}
-		_, err = tx.Exec(`UPDATE volumes SET state = 'removing', owner = ? WHERE id = ?`, proc, info.ID)
-		return err
-	})
-	if err != nil {
-		return driver.Info{}, err
-	}
-	return info, b.finishRemove(bg(ctx), info.ID)
-}
-
-// finishRemove deletes the directory and the row of a volume that is committed as
-// removing. Dropping the row need not be durable: recovery would do it again.
-func (b *Backend) finishRemove(ctx context.Context, id string) error {
-	b.markRemoved(id)
-	if err := b.removeVolumeDir(id); err != nil {
-		return sysErr(err)
-	}
-	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
-		_, err := tx.Exec(`DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)
-		return err
-	})
 }

@@ -76,6 +76,7 @@ var groups = []struct {
 	{"HostPath", hostPathTests},
 	{"Lease", leaseTests},
 	{"Clone", cloneTests},
+	{"Used", usedTests},
 	{"Caps", capsTests},
 	{"Read", readTests},
 	{"Write", writeTests},

@@ -50,13 +50,13 @@ func FromVolume(i driver.Info) Volume {
 		labels = Labels{}
 	}
 	return Volume{ID: i.ID, Name: i.Name, Kind: Kind(i.Kind), State: string(i.State), Quota: int64(i.Quota), Capacity: int64(i.Capacity),
-		Labels: labels, Created: i.Created, Updated: i.Updated, Used: int64(i.Used), UsedStale: i.UsedStale, Generation: i.Generation}
+		Labels: labels, Created: i.Created, Updated: i.Updated, LastUsed: i.LastUsed, Used: int64(i.Used), UsedStale: i.UsedStale, Generation: i.Generation}
 }
 
 // Info is the volume as the driver describes it.
 func (v Volume) Info() driver.Info {
 	return driver.Info{ID: v.ID, Name: v.Name, Kind: driver.Kind(v.Kind), State: driver.State(v.State), Quota: driver.Size(v.Quota),
-		Capacity: driver.Size(v.Capacity), Labels: driver.Labels(v.Labels), Created: v.Created, Updated: v.Updated,
+		Capacity: driver.Size(v.Capacity), Labels: driver.Labels(v.Labels), Created: v.Created, Updated: v.Updated, LastUsed: v.LastUsed,
 		Used: driver.Size(v.Used), UsedStale: v.UsedStale, Generation: v.Generation}
 }
 

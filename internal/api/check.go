@@ -194,7 +194,7 @@ func (v *Volume) check() error {
 	default:
 		return fmt.Errorf("a volume in the unknown state %q", clip(v.State))
 	}
-	return firstError(checkVolumeID(v.ID), driver.ValidateName(v.Name), driver.Labels(v.Labels).Validate(), checkTimes(v.Created, v.Updated),
+	return firstError(checkVolumeID(v.ID), driver.ValidateName(v.Name), driver.Labels(v.Labels).Validate(), checkTimes(v.Created, v.Updated, v.LastUsed),
 		within("amount", v.Quota >= 0 && v.Capacity >= 0 && v.Used >= 0 && v.Generation >= 0))
 }
 

@@ -528,11 +528,16 @@ type Volume struct {
 	ID         string `json:"id"`
 	Kind       Kind   `json:"kind"`
 	Labels     Labels `json:"labels"`
-	Name       string `json:"name"`
+
+	// LastUsed When it was made, changed (its files, too), attached or detached last. Each use makes it later.
+	LastUsed time.Time `json:"last_used"`
+	Name     string    `json:"name"`
 
 	// Quota Bytes.
-	Quota   int64     `json:"quota,omitempty,omitzero"`
-	State   string    `json:"state"`
+	Quota int64  `json:"quota,omitempty,omitzero"`
+	State string `json:"state"`
+
+	// Updated Last change of name, limits or labels.
 	Updated time.Time `json:"updated"`
 
 	// Used Bytes.

@@ -68,6 +68,13 @@ func (g guarded) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error
 	return g.Backend.Remove(ctx, ref)
 }
 
+func (g guarded) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
+	if err := mayStill(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	return g.Backend.RemoveUnused(ctx, id, since)
+}
+
 func (g guarded) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
 	if err := mayStill(ctx); err != nil {
 		return nil, err

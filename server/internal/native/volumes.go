@@ -258,7 +258,7 @@ func (a *API) updateVolume(w http.ResponseWriter, r *core.Request) error {
 
 func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	by := q.String("by")
+	by, since := q.String("by"), q.Time("unused_since")
 	if err := q.Err(); err != nil {
 		return err
 	}
@@ -266,12 +266,13 @@ func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	store, err := r.Store()
-	if err != nil {
-		return err
-	}
 	r.Forget(v.ID())
-	if err := store.Remove(r.Context(), v.ID()); err != nil {
+	if q.Has("unused_since") {
+		err = v.RemoveUnused(r.Context(), since)
+	} else {
+		err = v.Remove(r.Context())
+	}
+	if err != nil {
 		return err
 	}
 	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))

@@ -1,0 +1,9 @@
+-- +goose Up
+
+-- When the volume was last attached, detached, or its files changed, by the clock of the
+-- database. Volumes from before this column count from now on.
+ALTER TABLE volumes ADD COLUMN last_used BIGINT NOT NULL DEFAULT 0;
+UPDATE volumes SET last_used = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000;
+
+-- +goose Down
+ALTER TABLE volumes DROP COLUMN last_used;

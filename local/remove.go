@@ -1,0 +1,148 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/catalog"
+)
+
+// Remove implements driver.Backend.
+func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info, err error) {
+	if err := b.writable(); err != nil {
+		return driver.Info{}, err
+	}
+	err = b.ballast.Freeing(func() error {
+		unhold, err := b.holdForRemoval(ctx, ref)
+		if err != nil {
+			return err
+		}
+		defer unhold()
+		if info, err = b.claimRemoval(ctx, ref, nil); err != nil {
+			return err
+		}
+		return b.finishRemove(bg(ctx), info.ID)
+	})
+	return info, err
+}
+
+// RemoveUnused implements driver.Backend. The last use is read while the volume is at rest:
+// for a dir volume under the locks of its page, for a disk volume while nobody has its files
+// open. So a use is either seen, or finds the volume gone.
+func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (info driver.Info, err error) {
+	if err := b.writable(); err != nil {
+		return driver.Info{}, err
+	}
+	// Attachments of dead processes are uses that nobody has noted yet.
+	if _, err := b.recover(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	ref := driver.ByID(id)
+	err = b.ballast.Freeing(func() error {
+		unhold, err := b.holdForRemoval(ctx, ref)
+		if err != nil {
+			return err
+		}
+		defer unhold()
+		closed, err := b.holdFilesClosed(ctx, id)
+		if err != nil {
+			return err
+		}
+		defer closed()
+		err = b.atRest(ctx, id, "removing what is unused", func(p *page) error {
+			info, err = b.claimRemoval(ctx, ref, func(now driver.Info) error {
+				if at := time.Unix(0, p.load(offLastUse)); at.After(now.LastUsed) {
+					now.LastUsed = at
+				}
+				return unusedSince(now, since)
+			})
+			if err == nil {
+				p.store(offRemoved, 1)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return b.finishRemove(bg(ctx), id)
+	})
+	return info, err
+}
+
+// unusedSince returns ErrInUse for a volume that was used after since.
+func unusedSince(info driver.Info, since time.Time) error {
+	if !info.LastUsed.After(since) {
+		return nil
+	}
+	return driver.Errorf(driver.ErrInUse, "the volume was used at %s", info.LastUsed.UTC().Format(time.RFC3339))
+}
+
+// holdFilesClosed keeps anybody from opening the files of a disk volume until release.
+// ErrInUse: somebody has them open.
+func (b *Backend) holdFilesClosed(ctx context.Context, id string) (release func(), err error) {
+	r, err := b.get(ctx, driver.ByID(id))
+	if err != nil {
+		return nil, err
+	}
+	if r.Kind != driver.KindDisk {
+		return func() {}, nil
+	}
+	f, err := b.flockDisk(id, holdFiles, false)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return func() {}, nil // a volume whose directory is lost can still be removed
+	case err != nil:
+		return nil, err
+	case f == nil:
+		return nil, driver.Errorf(driver.ErrInUse, "somebody has the files of the volume open")
+	}
+	return func() { f.Close() }, nil
+}
+
+// claimRemoval commits a volume as being removed by this process. may can refuse it by what
+// the catalog says; nil: it does not.
+func (b *Backend) claimRemoval(ctx context.Context, ref driver.Ref, may func(driver.Info) error) (driver.Info, error) {
+	proc, err := b.process()
+	if err != nil {
+		return driver.Info{}, sysErr(err)
+	}
+	var info driver.Info
+	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
+		query, arg := lookup(ref)
+		r, err := scanOne(tx.QueryRow(query, arg))
+		if err != nil {
+			return err
+		}
+		info = b.located(r.Info)
+		if err := b.refuseAttached(tx, info.ID); err != nil {
+			return err
+		}
+		if may != nil {
+			if err := may(info); err != nil {
+				return err
+			}
+		}
+		_, err = tx.Exec(`UPDATE volumes SET state = 'removing', owner = ? WHERE id = ?`, proc, info.ID)
+		return err
+	})
+	if err != nil {
+		return driver.Info{}, err
+	}
+	return info, nil
+}
+
+// finishRemove deletes the directory and the row of a volume that is committed as
+// removing. Dropping the row need not be durable: recovery would do it again.
+func (b *Backend) finishRemove(ctx context.Context, id string) error {
+	b.markRemoved(id)
+	if err := b.removeVolumeDir(id); err != nil {
+		return sysErr(err)
+	}
+	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
+		_, err := tx.Exec(`DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)
+		return err
+	})
+}
