@@ -105,6 +105,19 @@ func (a *app) printInspected(v volumeJSON) error {
 	}
 	row("Created", a.when(v.Created))
 	row("Updated", a.when(v.Updated))
+	if !v.LastUsed.IsZero() {
+		row("Last used", a.when(v.LastUsed))
+	}
+	row("Backend", v.Backend)
+	if v.Kind == vole.KindDisk {
+		row("Format", v.DiskFormat+", "+v.DiskFilesystem)
+	}
+	switch {
+	case v.ImagePath != "":
+		row("Image", v.ImagePath)
+	case v.HostPath != "":
+		row("Host path", v.HostPath)
+	}
 	if len(v.Labels) == 0 {
 		row("Labels", "-")
 	}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"math"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -103,7 +101,6 @@ func (f *keyFlags) request(name string, now time.Time) (in api.CreateKey, err er
 
 // parseExpiry reads a time from now (30d), a day or a time.
 func parseExpiry(s string, now time.Time) (time.Time, error) {
-	const day = 24 * time.Hour
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if t, err := time.Parse(layout, s); err == nil {
 			if !t.After(now) {
@@ -112,20 +109,11 @@ func parseExpiry(s string, now time.Time) (time.Time, error) {
 			return t.UTC(), nil
 		}
 	}
-	var d time.Duration
-	var err error
-	switch unit := map[string]time.Duration{"d": day, "w": 7 * day}[s[len(s)-1:]]; {
-	case unit != 0:
-		var n int64
-		n, err = strconv.ParseInt(s[:len(s)-1], 10, 64)
-		if err == nil && n > int64(math.MaxInt64/unit) {
-			return now, usagef("--expires %s: that is too far away", s)
-		}
-		d = time.Duration(max(n, 0)) * unit
-	default:
-		d, err = time.ParseDuration(s)
+	d, err := parseSpan(s)
+	if err == errSpanTooLong {
+		return now, usagef("--expires %s: that is too far away", s)
 	}
-	if err != nil || d <= 0 {
+	if err != nil || d == 0 {
 		return now, usagef("--expires %q: write a time such as 30d, 12h or 8w, or a day such as 2030-01-31", s)
 	}
 	return now.Add(d).UTC().Truncate(time.Second), nil

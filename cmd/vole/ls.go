@@ -24,6 +24,10 @@ func newLsCmd(a *app) *cobra.Command {
 		Long: `List the volumes, newest first. "~" before a figure says that it may be wrong: a
 program used the files by their path on the host; 'vole df --measure' counts again.
 
+--unused-for 30d lists volumes that nobody has attached, and that nobody attached or
+changed in the last 30 days, their files included; reading files by 'vole fs' or 'vole cp'
+is no use. 'vole prune' removes them.
+
 With --limit, when more volumes follow, the cursor of the next page is printed on
 standard error. Under --json a page is an object {"volumes": [...], "next": "..."}.
 
@@ -31,6 +35,7 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 		Example: `  vole ls
   vole ls -q -l team=ml,env!=prod
   vole ls --name 'ci-*' --attached=false --sort used
+  vole ls --unused-for 30d --sort last-used
   vole ls --format '{{.Name}} {{.Used}}'
   vole ls --limit 100
   vole ls --json | jq -r '.[] | select(.used > 1e9) | .name'`,
@@ -49,7 +54,7 @@ standard error. Under --json a page is an object {"volumes": [...], "next": "...
 			if err := own.check(cmd); err != nil {
 				return err
 			}
-			p, err := a.newVolumePrinter(filter.Limit > 0, own.format)
+			p, err := a.newVolumePrinter(filter.Limit > 0, own.format, own.unused || own.sort == "last-used")
 			if err != nil {
 				return err
 			}
@@ -105,7 +110,11 @@ func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter, f *li
 			return err
 		}
 		for _, info := range page.Volumes {
-			if !matches(info) {
+			ok, err := matches(info)
+			if err != nil {
+				return err
+			}
+			if !ok {
 				continue
 			}
 			if err := p.add(info); err != nil {
@@ -120,7 +129,9 @@ func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter, f *li
 	}
 }
 
-func (a *app) newVolumePrinter(paged bool, format string) (volumePrinter, error) {
+// newVolumePrinter prints volumes as the flags say; a table has the time of their last use
+// if that is what is asked for.
+func (a *app) newVolumePrinter(paged bool, format string, lastUse bool) (volumePrinter, error) {
 	switch {
 	case format != "":
 		return a.newFormatted(format)
@@ -129,7 +140,7 @@ func (a *app) newVolumePrinter(paged bool, format string) (volumePrinter, error)
 	case a.quiet:
 		return nameVolumes{a}, nil
 	}
-	return &tableVolumes{a, a.newTable("NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED").shorten("LABELS")}, nil
+	return a.newVolumeTable(lastUse), nil
 }
 
 // more tells where the next page begins, out of the way of the listing.
@@ -145,12 +156,25 @@ func (n nameVolumes) add(info vole.Info) error { return n.a.printf("%s\n", info.
 func (n nameVolumes) close(next string) error  { n.a.more(next); return nil }
 
 type tableVolumes struct {
-	a *app
-	t *table
+	a       *app
+	t       *table
+	lastUse bool
+}
+
+func (a *app) newVolumeTable(lastUse bool) *tableVolumes {
+	header := []string{"NAME", "KIND", "USED", "LIMIT", "LABELS", "CREATED"}
+	if lastUse {
+		header = append(header, "LAST USED")
+	}
+	return &tableVolumes{a, a.newTable(header...).shorten("LABELS"), lastUse}
 }
 
 func (t *tableVolumes) add(i vole.Info) error {
-	return t.t.row(i.Name, string(i.Kind), t.a.used(i), t.a.limit(i), labels(i.Labels), t.a.when(i.Created))
+	row := []string{i.Name, string(i.Kind), t.a.used(i), t.a.limit(i), labels(i.Labels), t.a.when(i.Created)}
+	if t.lastUse {
+		row = append(row, t.a.when(i.LastUsed))
+	}
+	return t.t.row(row...)
 }
 
 func (t *tableVolumes) close(next string) error {

@@ -5,9 +5,11 @@ import (
 	"context"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 )
 
 // listFilter is what ls looks at itself, beside what it asks the backend for.
@@ -17,17 +19,29 @@ type listFilter struct {
 	byUse    bool // only attached volumes, or only others
 	sort     string
 	format   string
+	span     string    // as it was given
+	unused   bool      // only volumes that are unused
+	before   time.Time // since then
 }
 
 func (f *listFilter) add(cmd *cobra.Command) {
 	s := cmd.Flags()
 	s.StringVar(&f.name, "name", "", "only volumes whose name matches this `pattern`, e.g. 'ci-*'")
 	s.BoolVar(&f.attached, "attached", false, "only volumes that somebody has attached; --attached=false: only others")
-	s.StringVar(&f.sort, "sort", "created", "order: created (newest first), name, or used (largest first)")
-	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions([]string{"created", "name", "used"}, cobra.ShellCompDirectiveNoFileComp))
+	s.StringVar(&f.span, "unused-for", "", "only volumes that nobody attached or changed for this `time`, e.g. 30d")
+	s.StringVar(&f.sort, "sort", "created", "order: created (newest first), name, used (largest first), or last-used (latest first)")
+	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(sortOrders, cobra.ShellCompDirectiveNoFileComp))
+	completeSpan(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("attached", cobra.FixedCompletions([]string{"true", "false"}, cobra.ShellCompDirectiveNoFileComp))
 	noFlagFiles(cmd, "name")
 	addFormatFlag(cmd, &f.format)
+}
+
+var sortOrders = []string{"created", "name", "used", "last-used"}
+
+// completeSpan offers lengths of time for --unused-for.
+func completeSpan(cmd *cobra.Command) {
+	_ = cmd.RegisterFlagCompletionFunc("unused-for", cobra.FixedCompletions([]string{"1d", "1w", "30d", "90d"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // check refuses what makes no sense.
@@ -36,10 +50,15 @@ func (f *listFilter) check(cmd *cobra.Command) error {
 	if _, err := path.Match(f.name, ""); err != nil {
 		return usagef("--name %q: this is no pattern; * and ? stand for letters, [a-z] for one of them", f.name)
 	}
-	switch f.sort {
-	case "created", "name", "used":
-	default:
-		return usagef("--sort %q: use created, name or used", f.sort)
+	if !slices.Contains(sortOrders, f.sort) {
+		return usagef("--sort %q: use created, name, used or last-used", f.sort)
+	}
+	if cmd.Flags().Changed("unused-for") {
+		var err error
+		if f.before, err = parseUnusedFor(f.span, time.Now()); err != nil {
+			return err
+		}
+		f.unused = true
 	}
 	if f.sort != "created" && cmd.Flags().Changed("cursor") {
 		return usagef("--cursor continues a list by age, newest first; it does not go with --sort %s", f.sort)
@@ -47,10 +66,28 @@ func (f *listFilter) check(cmd *cobra.Command) error {
 	return nil
 }
 
+// parseUnusedFor returns the time since when volumes are unused.
+func parseUnusedFor(span string, now time.Time) (time.Time, error) {
+	d, err := parseSpan(span)
+	if err != nil {
+		return now, usagef("--unused-for %q: %v", span, err)
+	}
+	return now.Add(-d), nil
+}
+
+// unusedSince reports whether a volume that nobody has attached was not used since then.
+// A server of an older version does not tell.
+func unusedSince(info vole.Info, since time.Time) (bool, error) {
+	if info.LastUsed.IsZero() {
+		return false, driver.Errorf(vole.ErrUnsupported, "the server does not tell when volumes were last used; upgrade it")
+	}
+	return !info.LastUsed.After(since), nil
+}
+
 // matcher returns what tells whether a volume is listed.
-func (f *listFilter) matcher(ctx context.Context, s *vole.Store) (func(vole.Info) bool, error) {
+func (f *listFilter) matcher(ctx context.Context, s *vole.Store) (func(vole.Info) (bool, error), error) {
 	inUse := map[string]bool{}
-	if f.byUse {
+	if f.byUse || f.unused {
 		list, err := s.Attachments(ctx)
 		if err != nil {
 			return nil, err
@@ -59,11 +96,18 @@ func (f *listFilter) matcher(ctx context.Context, s *vole.Store) (func(vole.Info
 			inUse[at.VolumeID] = true
 		}
 	}
-	return func(info vole.Info) bool {
+	return func(info vole.Info) (bool, error) {
 		if ok, _ := path.Match(f.name, info.Name); f.name != "" && !ok {
-			return false
+			return false, nil
 		}
-		return !f.byUse || inUse[info.ID] == f.attached
+		if f.byUse && inUse[info.ID] != f.attached {
+			return false, nil
+		}
+		if f.unused {
+			unused, err := unusedSince(info, f.before)
+			return unused && !inUse[info.ID], err
+		}
+		return true, nil
 	}, nil
 }
 
@@ -71,9 +115,9 @@ func (f *listFilter) matcher(ctx context.Context, s *vole.Store) (func(vole.Info
 // more than 0. Where only some match, a page of the backend's own size is asked for; when
 // that has too many it is asked for again, up to the last that is printed, so that the
 // cursor is right.
-func (f *listFilter) page(ctx context.Context, s *vole.Store, filter vole.Filter, left int, matches func(vole.Info) bool) (vole.Page, error) {
+func (f *listFilter) page(ctx context.Context, s *vole.Store, filter vole.Filter, left int, matches func(vole.Info) (bool, error)) (vole.Page, error) {
 	filter.Limit = left
-	if left <= 0 || f.name == "" && !f.byUse {
+	if left <= 0 || f.name == "" && !f.byUse && !f.unused {
 		return s.List(ctx, filter)
 	}
 	filter.Limit = 0
@@ -82,7 +126,10 @@ func (f *listFilter) page(ctx context.Context, s *vole.Store, filter vole.Filter
 		return page, err
 	}
 	for i, info := range page.Volumes {
-		if !matches(info) {
+		if ok, err := matches(info); !ok {
+			if err != nil {
+				return page, err
+			}
 			continue
 		}
 		if left--; left == 0 && i < len(page.Volumes)-1 {
@@ -107,17 +154,23 @@ func (a *app) listSorted(ctx context.Context, s *vole.Store, filter vole.Filter,
 		if err != nil {
 			return err
 		}
-		if matches(v.Info()) {
+		ok, err := matches(v.Info())
+		if err != nil {
+			return err
+		}
+		if ok {
 			all = append(all, v.Info())
 		}
 	}
 	slices.SortStableFunc(all, func(x, y vole.Info) int {
-		if f.sort == "used" {
-			if c := cmp.Compare(y.Used, x.Used); c != 0 {
-				return c
-			}
+		c := 0
+		switch f.sort {
+		case "used":
+			c = cmp.Compare(y.Used, x.Used)
+		case "last-used":
+			c = y.LastUsed.Compare(x.LastUsed)
 		}
-		return cmp.Compare(x.Name, y.Name)
+		return cmp.Or(c, cmp.Compare(x.Name, y.Name))
 	})
 	if limit > 0 {
 		all = all[:min(limit, len(all))]

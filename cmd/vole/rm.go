@@ -47,16 +47,17 @@ func (a *app) removeOne(ctx context.Context, s *vole.Store, name string, force b
 	if force && errors.Is(err, vole.ErrNotFound) {
 		return false, nil
 	}
-	if id != "" && errors.Is(err, vole.ErrPermission) {
-		err = a.removeFiles(ctx, s, id, err)
-	}
+	err = a.removeFiles(ctx, s, id, err)
 	err = withHint(err, vole.ErrInUse, "'vole inspect %s' shows who has it attached", name)
 	return err == nil, withHint(err, vole.ErrNotFound, "'vole ls' lists the volumes")
 }
 
 // removeFiles finishes a removal that failed because other users of a sandbox own files
-// of the volume. It returns the error of that unless it can.
+// of the volume. It returns the error of that unless it can, and every other error.
 func (a *app) removeFiles(ctx context.Context, s *vole.Store, id string, failed error) error {
+	if id == "" || !errors.Is(failed, vole.ErrPermission) {
+		return failed
+	}
 	var left error
 	err := a.onSandboxes(ctx, func(m *sandbox.Manager) error {
 		left = m.RemoveFiles(ctx, id)

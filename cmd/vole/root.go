@@ -62,7 +62,7 @@ machines and programs that use them.`,
 		&cobra.Group{ID: groupServers, Title: "Servers:"},
 		&cobra.Group{ID: groupOther, Title: "Other commands:"},
 	)
-	addCommands(cmd, groupVolumes, newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newRenameCmd(a), newCloneCmd(a),
+	addCommands(cmd, groupVolumes, newCreateCmd(a), newLsCmd(a), newInspectCmd(a), newRmCmd(a), newPruneCmd(a), newRenameCmd(a), newCloneCmd(a),
 		newSetCmd(a), newDfCmd(a))
 	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a), newDiskCmd(a))
 	addCommands(cmd, groupSandboxes, newRunCmd(a), newPsCmd(a), newPauseCmd(a), newResumeCmd(a), newStopCmd(a), newLogsCmd(a),

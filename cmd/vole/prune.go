@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
+)
+
+// prune removes the volumes that nobody needs.
+type prune struct {
+	*app
+	filter vole.Filter
+	unused bool      // only volumes that are unused
+	before time.Time // since then
+	dryRun bool
+	force  bool
+}
+
+func newPruneCmd(a *app) *cobra.Command {
+	var selectors []string
+	var span string
+	p := prune{app: a}
+	cmd := &cobra.Command{
+		Use:   "prune {--unused-for TIME | --selector SELECTOR}...",
+		Short: "Remove volumes that nobody has used for some time",
+		Long: `Remove the volumes that nobody attached or changed for some time, those with certain
+labels, or both, with all that they hold, and print their names. A volume counts as changed
+when its files, name, limits or labels were; reading files by 'vole fs' or 'vole cp' is no
+use. For volumes from before Vole kept that time it begins with the upgrade.
+
+Without --unused-for and without --selector nothing is removed. On a terminal the volumes
+are listed first, and it asks; elsewhere it wants --force, or --dry-run, which only lists
+them. Volumes that are attached stay, and are named, as does one that somebody begins to
+use meanwhile.`,
+		Example: `  vole prune --unused-for 30d --dry-run
+  vole prune --unused-for 2w -l env=ci --force
+  vole prune -l temporary`,
+		Args:              exactArgs(0, ""),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			p.unused = cmd.Flags().Changed("unused-for")
+			if p.unused {
+				if p.before, err = parseUnusedFor(span, time.Now()); err != nil {
+					return err
+				}
+			}
+			if p.filter.Selector, err = vole.ParseSelector(strings.Join(selectors, ",")); err != nil {
+				return err
+			}
+			if !p.unused && p.filter.Selector.IsZero() {
+				return usagef("prune: say which volumes: --unused-for TIME, --selector SELECTOR, or both")
+			}
+			if !p.force && !p.dryRun && !p.canAsk() {
+				return &hinted{usagef("prune: there is no terminal to ask on"), "--dry-run lists what would go, --force removes it"}
+			}
+			return a.withStore(cmd.Context(), func(s *vole.Store) error { return p.run(cmd.Context(), s) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&span, "unused-for", "", "volumes that nobody attached or changed for this `time`: 30d, 2w, 12h")
+	f.StringArrayVarP(&selectors, "selector", "l", nil, "volumes with these labels: `k, k=v or k!=v`, separated by commas")
+	f.BoolVar(&p.dryRun, "dry-run", false, "list what would be removed, remove nothing")
+	f.BoolVarP(&p.force, "force", "f", false, "do not ask")
+	noFlagFiles(cmd, "selector")
+	completeSpan(cmd)
+	return cmd
+}
+
+// canAsk reports whether there is a terminal on which somebody sees what would go, and can
+// say yes.
+func (p *prune) canAsk() bool { return isTerminal(p.stdin) && isTerminal(p.stderr) }
+
+func (p *prune) run(ctx context.Context, s *vole.Store) error {
+	list, err := p.find(ctx, s)
+	if err != nil {
+		return err
+	}
+	if p.dryRun {
+		return p.show(p.app, list)
+	}
+	if len(list) > 0 && !p.force {
+		yes, err := p.ask(ctx, list)
+		if err != nil {
+			return err
+		}
+		if !yes {
+			p.notef("nothing was removed")
+			list = nil
+		}
+	}
+	return p.removeAll(ctx, s, list)
+}
+
+// find returns the volumes that are to go, newest first, and names those that only their
+// attachments save.
+func (p *prune) find(ctx context.Context, s *vole.Store) (list []*vole.Volume, err error) {
+	attachments, err := s.Attachments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	holders := map[string]vole.AttachmentInfo{}
+	for _, at := range attachments {
+		holders[at.VolumeID] = at
+	}
+	for v, err := range s.Volumes(ctx, p.filter) {
+		if err != nil {
+			return nil, err
+		}
+		info := v.Info()
+		if at, ok := holders[info.ID]; ok {
+			if !p.unused || !info.Created.After(p.before) {
+				p.warnf("%s stays: it is attached by %s (pid %d on %s)", info.Name, at.Holder, at.PID, at.Host)
+			}
+			continue
+		}
+		since := info.LastUsed
+		if p.unused {
+			since = p.before
+		}
+		unused, err := unusedSince(info, since)
+		if err != nil {
+			return nil, err
+		}
+		if unused {
+			list = append(list, v)
+		}
+	}
+	return list, nil
+}
+
+// show lists volumes on the standard output of a.
+func (p *prune) show(a *app, list []*vole.Volume) error {
+	var out volumePrinter = a.newVolumeTable(true)
+	switch {
+	case a.json:
+		out = &jsonVolumes{a: a}
+	case a.quiet:
+		out = nameVolumes{a}
+	}
+	for _, v := range list {
+		if err := out.add(v.Info()); err != nil {
+			return err
+		}
+	}
+	return out.close("")
+}
+
+// ask lists the volumes on the terminal and asks whether they are to go.
+func (p *prune) ask(ctx context.Context, list []*vole.Volume) (yes bool, err error) {
+	terminal := *p.app
+	terminal.stdout, terminal.json, terminal.quiet = p.stderr, false, false
+	if err := p.show(&terminal, list); err != nil {
+		return false, err
+	}
+	var used vole.Size
+	for _, v := range list {
+		used += v.Info().Used
+	}
+	fmt.Fprintf(p.stderr, "Remove %s, with the %s in them? [y/N] ", countOf(int64(len(list)), "volume"), used.Human())
+	line, err := bufio.NewReader(io.LimitReader(input(ctx, p.stdin), 1024)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
+}
+
+// removeAll removes volumes that were not used since they were listed, and prints them. One
+// that fails does not keep the others from it.
+func (p *prune) removeAll(ctx context.Context, s *vole.Store, list []*vole.Volume) error {
+	var errs []error
+	gone := []vole.Info{}
+	for _, v := range list {
+		if err := ctx.Err(); err != nil {
+			errs = append(errs, err)
+			break
+		}
+		info := v.Info()
+		err := p.removeFiles(ctx, s, info.ID, v.RemoveUnused(ctx, info.LastUsed))
+		switch {
+		case errors.Is(err, vole.ErrInUse):
+			p.warnf("%s stays: %v", info.Name, err)
+		case errors.Is(err, vole.ErrNotFound): // another was quicker
+		case err != nil:
+			errs = append(errs, err)
+		case p.json:
+			gone = append(gone, info)
+		case !p.quiet:
+			errs = append(errs, p.printf("%s\n", info.Name))
+		}
+	}
+	if p.json {
+		errs = append(errs, p.printJSON(gone))
+	}
+	return errors.Join(errs...)
+}
