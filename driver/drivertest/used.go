@@ -73,7 +73,9 @@ func testEachUseIsNoted(t *testing.T, e *env) {
 		{"attach", func() { a = attach(t, v, vole.AttachOptions{Holder: "h", ReadOnly: true}) }},
 		{"detach", func() { detach(t, a) }},
 		{"labels", func() { must(t, "update", v.Update(t.Context(), vole.Update{SetLabels: vole.Labels{"a": "b"}})) }},
-		{"write", func() { e.changeFiles(t, v, func(f *vole.FS) error { return f.WriteFile(t.Context(), "d/f", []byte("x"), 0o644) }) }},
+		{"write", func() {
+			e.changeFiles(t, v, func(f *vole.FS) error { return f.WriteFile(t.Context(), "d/f", []byte("x"), 0o644) })
+		}},
 		{"mkdir", func() { e.changeFiles(t, v, func(f *vole.FS) error { return f.Mkdir(t.Context(), "e", 0o755) }) }},
 		{"chmod", func() { e.changeFiles(t, v, func(f *vole.FS) error { return f.Chmod(t.Context(), "d/f", 0o600) }) }},
 		{"chtimes", func() {
