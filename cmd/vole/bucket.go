@@ -25,7 +25,7 @@ named by --dir, or by --db and --s3, which VOLE_BUCKET_DB and VOLE_BUCKET_S3 sta
 
 Passwords and keys are never arguments. Those of PostgreSQL come from VOLE_BUCKET_DB,
 PGPASSWORD or ~/.pgpass; those of S3 from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
-or ~/.aws. docs/bucket.md has more.`,
+or ~/.aws. 'vole help namespaces' has more.`,
 		Example: `  vole bucket export --dir /srv/vole
   vole bucket check --db postgres://vole@db/vole --s3 'https://s3.example.com/vole?region=eu-1'
   vole bucket rebuild --dir /srv/vole`,

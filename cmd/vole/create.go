@@ -27,8 +27,9 @@ A name is 1 to 128 letters, digits, '.', '_' and '-', and starts with a letter o
 A dir volume keeps files as files. With a quota, no write may take it over that; as
 programs that write past vole are not counted, 'vole attach' and 'vole run' take such a
 volume for reading only. How many entries, and how many bytes of names, link targets and
-attributes it may hold grows with the quota (docs/cli.md has the numbers). A disk volume is one image that holds ext4, as large as --size
-says; it takes as much of the disk as it holds. 'vole set' makes it larger later.
+attributes it may hold grows with the quota ('vole help cli' has the numbers). A disk
+volume is one image that holds ext4, as large as --size says; it takes as much of the disk
+as it holds. 'vole set' makes it larger later.
 
 --from fills the volume with what is in a directory or a tar file, or stream when it is
 "-" (plain, gzip, bzip2, zstd, xz or lz4). Modes, times, links, holes and extended

@@ -2,13 +2,21 @@ package main
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
 	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/docs"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/sandbox"
@@ -49,6 +57,72 @@ func jsonKeys(typ reflect.Type) (keys []string) {
 		keys = append(keys, name)
 	}
 	return keys
+}
+
+// pageFile is the file of a page, which who has only the binary does not have.
+var pageFile = regexp.MustCompile(`\bdocs/|\w\.md\b`)
+
+// topicNamed is how texts name a topic of the help.
+var topicNamed = regexp.MustCompile(`vole help ([a-z-]+)`)
+
+// Texts of the help and messages point to topics that there are, and not to files.
+func TestTextsPointToTopics(t *testing.T) {
+	root := newRootCmd(newApp(strings.NewReader(""), io.Discard, io.Discard))
+	topics := []string{topicsTopic}
+	for _, topic := range docs.Topics() {
+		topics = append(topics, topic.Name)
+		if at, _, err := root.Find([]string{topic.Name}); err != nil || at != root {
+			t.Errorf("topic %s is hidden by the command", topic.Name)
+		}
+	}
+	for _, c := range root.Commands() {
+		topics = append(topics, c.Name())
+	}
+	check := func(where, text string) {
+		if s := pageFile.FindString(text); s != "" {
+			t.Errorf("%s has %q; write 'vole help TOPIC'", where, s)
+		}
+		for _, m := range topicNamed.FindAllStringSubmatch(text, -1) {
+			if !slices.Contains(topics, m[1]) {
+				t.Errorf("%s: there is no topic %q", where, m[1])
+			}
+		}
+	}
+	for _, topic := range docs.Topics() {
+		for _, m := range topicNamed.FindAllStringSubmatch(topic.Render(1000), -1) {
+			if !slices.Contains(topics, m[1]) {
+				t.Errorf("page %s: there is no topic %q", topic.Name, m[1])
+			}
+		}
+	}
+	for _, dir := range []string{".", "../../sandbox", "../../transfer", "../../server", "../../local", "../../cloud", "../../bucket"} {
+		forEachString(t, dir, check)
+	}
+}
+
+// forEachString calls fn with every text in the Go files of a directory that are no tests.
+func forEachString(t *testing.T, dir string, fn func(where, text string)) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("%s: %d files, %v", dir, len(names), err)
+	}
+	files := token.NewFileSet()
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(files, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				fn(files.Position(lit.Pos()).String(), lit.Value)
+			}
+			return true
+		})
+	}
 }
 
 // Every exit code is in the documentation and in the topic of the help.

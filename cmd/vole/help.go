@@ -6,13 +6,17 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// newHelpCmd differs from cobra's own in that an unknown topic is an error.
-func newHelpCmd() *cobra.Command {
+// newHelpCmd differs from cobra's own in that it also shows the pages of the documentation,
+// and that an unknown topic is an error.
+func newHelpCmd(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:   "help [COMMAND | exit-codes]",
-		Short: "Show help on a command or topic",
+		Use:   "help [COMMAND | TOPIC]",
+		Short: "Show help on a command or topic; 'vole help topics' lists the topics",
+		Long: `Show help on a command, or a page of the documentation, which the program carries.
+'vole help topics' lists the pages.`,
 		Example: `  vole help cp
-  vole help exit-codes`,
+  vole help topics
+  vole help cli-json | less`,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
 			if at, _, err := cmd.Root().Find(args); err == nil {
 				for _, c := range at.Commands() {
@@ -21,6 +25,9 @@ func newHelpCmd() *cobra.Command {
 					}
 				}
 			}
+			if len(args) == 0 {
+				list = append(list, completeTopics(prefix)...)
+			}
 			return list, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -28,8 +35,11 @@ func newHelpCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(rest) > 0 && len(args) == 1 {
+				return a.showTopic(cmd.Root(), args[0])
+			}
 			if len(rest) > 0 {
-				return &hinted{usagef("help: unknown topic %q", strings.Join(args, " ")), "'vole --help' lists the commands"}
+				return &hinted{usagef("help: unknown topic %q", strings.Join(args, " ")), "'vole --help' lists the commands, 'vole help topics' the topics"}
 			}
 			topic.InitDefaultHelpFlag()
 			return topic.Help()

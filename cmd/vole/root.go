@@ -24,7 +24,7 @@ func newRootCmd(a *app) *cobra.Command {
 		Use:   "vole",
 		Short: "Named volumes for sandboxes",
 		Long: `Vole keeps named volumes: trees of files that outlive the sandboxes, virtual
-machines and programs that use them.`,
+machines and programs that use them. 'vole help topics' lists what there is to read.`,
 		Example: `  vole create pip-cache --quota 2G
   vole cp ./wheels pip-cache:/wheels
   vole ls
@@ -49,7 +49,7 @@ machines and programs that use them.`,
 	f.BoolVar(&a.foreignHome, "foreign-home", false, "allow a home that belongs to another user, who decides what is in it (refused otherwise, also to root)")
 	f.StringVar(&a.profile, "profile", "", "`name` of a profile, a server's or local (default $VOLE_URL, $VOLE_PROFILE, $VOLE_HOME, or the current one; see 'vole profile --help')")
 	cmd.RegisterFlagCompletionFunc("profile", completeProfiles(a, 0))
-	f.BoolVar(&a.json, "json", false, "print JSON, errors too (docs/cli-json.md describes it)")
+	f.BoolVar(&a.json, "json", false, "print JSON, errors too ('vole help cli-json' describes it)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print names only, and nothing where a command only says what it did")
 	f.DurationVar(&a.timeout, "timeout", 0, "give up after this `time`, e.g. 10s (default never; not for run, logs, and a program that attach has started)")
 	cmd.CompletionOptions.DisableDefaultCmd = true
@@ -73,7 +73,7 @@ machines and programs that use them.`,
 	cmd.AddCommand(newExitCodesCmd())
 	cmd.SetFlagErrorFunc(suggestFlag)
 	cmd.SetHelpFunc(a.helpOf(cmd.HelpFunc()))
-	cmd.SetHelpCommand(newHelpCmd())
+	cmd.SetHelpCommand(newHelpCmd(a))
 	cmd.SetHelpCommandGroupID(groupOther)
 	return cmd
 }

@@ -38,6 +38,7 @@ var (
 var rules = []rule{
 	{"driver/drivertest", sdk}, // a suite: only tests link it
 	{"driver", nil},
+	{"docs", nil},
 	{"ext4", []string{"ext4"}},
 	{"internal/archtest", nil},
 	{"internal/testskips", nil},
@@ -53,7 +54,7 @@ var rules = []rule{
 	{"fusefs", slices.Concat(sdk, []string{"fusefs"})},
 	{"plugins", slices.Concat(sdk, []string{"plugins", "fusefs"})},
 	{"server", slices.Concat(sdk, []string{"server", "transfer", "bucket"})},
-	{"cmd", slices.Concat(sdk, []string{"cmd", "sandbox", "fusefs", "plugins", "server", "transfer", "bucket"})},
+	{"cmd", slices.Concat(sdk, []string{"cmd", "docs", "sandbox", "fusefs", "plugins", "server", "transfer", "bucket"})},
 }
 
 // pkg is what go list says of a package.
