@@ -6,11 +6,17 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/migrate"
 )
+
+// schemaLock is the key of the advisory lock under which a database is migrated: the one
+// that goose takes, so that earlier releases of Vole keep away, too.
+const schemaLock = 4097083626
+
+func postgresSchema() migrate.Schema {
+	return migrate.Schema{Files: schema("postgres"), Database: "the database", Lock: schemaLock}
+}
 
 func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, log func(error)) (database, error) {
 	cfg, err := pgxpool.ParseConfig(url)
@@ -64,28 +70,25 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 
 // current checks, without changing anything, that the schema is the one of this version.
 func (p *postgres) current(ctx context.Context) error {
+	schema := postgresSchema()
 	var have int64
-	err := p.again(ctx, openPatience, func() error {
-		return p.pool.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
+	err := p.again(ctx, openPatience, func() (err error) {
+		db := stdlib.OpenDBFromPool(p.pool)
+		defer db.Close()
+		have, err = schema.Version(ctx, db)
+		return err
 	})
-	if err != nil && !hasCode(err, "42P01") { // no such table
+	if err != nil {
 		return err
 	}
-	top := catalog.Latest(schema("postgres"))
+	latest := schema.Latest()
 	switch {
 	case have == 0:
 		return driver.Errorf(driver.ErrNotExist, "there is no namespace in the database yet; open it once with the right to write")
-	case have > top:
-		return newerSchema(have, top)
-	case have < top:
-		return driver.Errorf(driver.ErrUnsupported, "the database has schema %d, this version of vole reads %d; open it once with the right to write", have, top)
+	case have < latest:
+		return driver.Errorf(driver.ErrUnsupported, "the database has schema %d, this version of vole reads %d; open it once with the right to write", have, latest)
 	}
-	return nil
-}
-
-func newerSchema(have, top int64) error {
-	return driver.Errorf(driver.ErrUnsupported,
-		"the database has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
+	return schema.Check(have)
 }
 
 // migrate brings the schema up to date. A lock of the server keeps others waiting.
@@ -93,23 +96,6 @@ func (p *postgres) migrate(ctx context.Context) error {
 	return p.again(ctx, openPatience, func() error {
 		db := stdlib.OpenDBFromPool(p.pool)
 		defer db.Close()
-		locker, err := lock.NewPostgresSessionLocker()
-		if err != nil {
-			return err
-		}
-		up, err := goose.NewProvider(goose.DialectPostgres, db, schema("postgres"),
-			goose.WithDisableGlobalRegistry(true), goose.WithSessionLocker(locker))
-		if err != nil {
-			return err
-		}
-		have, top, err := up.GetVersions(ctx)
-		if err != nil || have == top {
-			return err
-		}
-		if have > top {
-			return newerSchema(have, top)
-		}
-		_, err = up.Up(ctx)
-		return err
+		return postgresSchema().Up(ctx, db)
 	})
 }

@@ -146,7 +146,7 @@ func TestNoCgo(t *testing.T) {
 // TestSDKIsSmall: a program that embeds the SDK gets no server, command line or
 // client of a database server or object store.
 func TestSDKIsSmall(t *testing.T) {
-	banned := []string{"github.com/jackc/pgx", "github.com/minio/", "github.com/spf13/", "github.com/containerd/", "testing"}
+	banned := []string{"github.com/jackc/pgx", "github.com/pressly/goose", "github.com/minio/", "github.com/spf13/", "github.com/containerd/", "testing"}
 	for _, p := range list(t, "linux", ".") {
 		for _, dep := range p.Deps {
 			if slices.ContainsFunc(banned, func(b string) bool { return within(dep, strings.TrimSuffix(b, "/")) }) {

@@ -18,13 +18,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/pressly/goose/v3"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/migrate"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 )
@@ -36,8 +34,8 @@ var migrations embed.FS
 // and makes the database when it is missing.
 type Options struct {
 	ReadOnly bool // nothing is written, not even a file beside the database
-	// Schema holds the migrations, NNNNN_name.sql as goose reads them. Default: those
-	// of a local home.
+	// Schema holds the migrations, as package migrate reads them. Default: those of a
+	// local home.
 	Schema fs.FS
 	// Dir is the open directory that the database is in, nil to go by its path. With it
 	// links are not followed, neither to the database nor to the files beside it, and it
@@ -50,12 +48,12 @@ type Options struct {
 }
 
 // schema returns the migrations.
-func (o Options) schema() fs.FS {
-	if o.Schema != nil {
-		return o.Schema
+func (o Options) schema() migrate.Schema {
+	files := o.Schema
+	if files == nil {
+		files, _ = fs.Sub(migrations, "migrations") // embedded: cannot fail
 	}
-	own, _ := fs.Sub(migrations, "migrations") // embedded: cannot fail
-	return own
+	return migrate.Schema{Files: files, Database: "the catalog"}
 }
 
 // DB is an open catalog.
@@ -150,20 +148,19 @@ func openPool(at location, pragmas ...string) (*sql.DB, error) {
 // prepare brings the schema up to date.
 func (db *DB) prepare(ctx context.Context, opts Options) error {
 	schema := opts.schema()
-	have, err := db.version(ctx)
+	have, err := schema.Version(ctx, db.read)
+	if err == nil {
+		err = schema.Check(have)
+	}
 	if err != nil {
 		return err
-	}
-	top := Latest(schema)
-	if have > top {
-		return newer(have, top)
 	}
 	if opts.Verify {
 		if err := db.verify(ctx, schema); err != nil {
 			return err
 		}
 	}
-	if have == top {
+	if have == schema.Latest() {
 		return nil
 	}
 	lock, err := db.at.lockSchema(ctx)
@@ -171,61 +168,12 @@ func (db *DB) prepare(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer lock.Release()
-	return migrate(ctx, db.at.dsn("", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"), schema)
-}
-
-func newer(have, top int64) error {
-	return driver.Errorf(driver.ErrUnsupported,
-		"the catalog has schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
-}
-
-// Latest is the newest schema version that this program knows.
-func Latest(schema fs.FS) int64 {
-	var top int64
-	list, _ := fs.ReadDir(schema, ".") // embedded: cannot fail
-	for _, e := range list {
-		num, _, _ := strings.Cut(e.Name(), "_")
-		v, _ := strconv.ParseInt(num, 10, 64)
-		top = max(top, v)
-	}
-	return top
-}
-
-// versionTable is where goose keeps the version of the schema.
-const versionTable = "goose_db_version"
-
-// version is the schema version of the database, 0 for an empty one.
-func (db *DB) version(ctx context.Context) (int64, error) { return readVersion(ctx, db.read) }
-
-func readVersion(ctx context.Context, db querier) (int64, error) {
-	var has bool
-	err := db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema WHERE name = '`+versionTable+`'`).Scan(&has)
-	if err != nil || !has {
-		return 0, err
-	}
-	var v sql.NullInt64
-	err = db.QueryRowContext(ctx, `SELECT max(version_id) FROM `+versionTable).Scan(&v)
-	return v.Int64, err
-}
-
-// migrate runs the migrations that are missing.
-func migrate(ctx context.Context, dsn string, schema fs.FS) error {
-	db, err := sql.Open("sqlite", dsn)
+	writable, err := sql.Open("sqlite", db.at.dsn("", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"))
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	p, err := newProvider(db, schema)
-	if err != nil {
-		return err
-	}
-	_, err = p.Up(ctx)
-	return err
-}
-
-func newProvider(db *sql.DB, schema fs.FS) (*goose.Provider, error) {
-	return goose.NewProvider(goose.DialectSQLite3, db, schema, goose.WithDisableGlobalRegistry(true))
+	defer writable.Close()
+	return schema.Up(ctx, writable)
 }
 
 // openReadOnly opens a catalog that is not to be written. SQLite needs its
@@ -286,17 +234,17 @@ func tryReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
 	}
 	read.SetMaxOpenConns(runtime.GOMAXPROCS(0) + 2)
 	db := &DB{read: read, at: at}
-	top := Latest(opts.schema())
-	have, err := db.version(ctx)
-	switch {
-	case err == nil && have > top:
-		err = newer(have, top)
-	case err == nil && opts.Verify:
-		err = db.verify(ctx, opts.schema())
+	schema := opts.schema()
+	have, err := schema.Version(ctx, read)
+	if err == nil {
+		err = schema.Check(have)
 	}
-	if err == nil && have < top {
+	if err == nil && opts.Verify {
+		err = db.verify(ctx, schema)
+	}
+	if latest := schema.Latest(); err == nil && have < latest {
 		err = driver.Errorf(driver.ErrUnsupported,
-			"the catalog has schema %d, this version of vole reads %d; open it once with the right to write", have, top)
+			"the catalog has schema %d, this version of vole reads %d; open it once with the right to write", have, latest)
 	}
 	if err != nil {
 		read.Close()

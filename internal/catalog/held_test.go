@@ -161,7 +161,7 @@ func TestForeignSchema(t *testing.T) {
 // TestOlderSchemas opens catalogs of every earlier version, and finds nothing wrong.
 func TestOlderSchemas(t *testing.T) {
 	schema := Options{}.schema()
-	for v := int64(1); v <= Latest(schema); v++ {
+	for v := int64(1); v <= schema.Latest(); v++ {
 		home := t.TempDir()
 		opts := heldOptions(t, home)
 		path := filepath.Join(home, "catalog.db")
@@ -184,19 +184,14 @@ func migrateTo(ctx context.Context, path string, version int64) error {
 		return err
 	}
 	defer db.Close()
-	p, err := newProvider(db, Options{}.schema())
-	if err != nil {
-		return err
-	}
-	_, err = p.UpTo(ctx, version)
-	return err
+	return Options{}.schema().UpTo(ctx, db, version)
 }
 
 // TestLatestSchema compares what is known of the latest schema with what the migrations
 // make. VOLE_UPDATE=1 writes it anew.
 func TestLatestSchema(t *testing.T) {
 	schema := Options{}.schema()
-	want, err := makeDefinitions(t.Context(), schema, Latest(schema))
+	want, err := makeDefinitions(t.Context(), schema, schema.Latest())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +203,7 @@ func TestLatestSchema(t *testing.T) {
 		}
 		return
 	}
-	have, err := knownDefinitions(schema, Latest(schema))
+	have, err := knownDefinitions(schema, schema.Latest())
 	if err != nil || !maps.Equal(have, want) {
 		t.Errorf("latest.json is not what the migrations make (%v); run the test with VOLE_UPDATE=1", err)
 	}

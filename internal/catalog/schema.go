@@ -6,11 +6,11 @@ import (
 	_ "embed" // the latest schema
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"strconv"
 	"sync"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/migrate"
 )
 
 // hostile adds to the pragmas of a connection those for a database that somebody else may
@@ -37,9 +37,9 @@ var latest []byte
 // verify compares everything that the database defines with what the migrations up to its
 // version define: a trigger would run with each change, a view or a virtual table stand
 // where a table is meant, a constraint or an index compute what it likes.
-func (db *DB) verify(ctx context.Context, schema fs.FS) error {
-	version, have, err := db.defined(ctx)
-	if err != nil || version > Latest(schema) {
+func (db *DB) verify(ctx context.Context, schema migrate.Schema) error {
+	version, have, err := db.defined(ctx, schema)
+	if err != nil || version > schema.Latest() {
 		return err
 	}
 	want, err := definitions(ctx, schema, max(version, 1))
@@ -48,7 +48,7 @@ func (db *DB) verify(ctx context.Context, schema fs.FS) error {
 	}
 	for o := range have {
 		// Before the first migration there is the table of versions.
-		if !want[o] || version == 0 && o.Table != versionTable && o.Table != "sqlite_sequence" {
+		if !want[o] || version == 0 && o.Table != migrate.DefaultTable && o.Table != "sqlite_sequence" {
 			return driver.Errorf(errForeignSchema, "the catalog has a %v that is none of Vole's; somebody has changed it, restore catalog.db from a backup", o)
 		}
 	}
@@ -65,27 +65,21 @@ func (db *DB) verify(ctx context.Context, schema fs.FS) error {
 
 // defined returns the version of the schema and all that the database defines, both as
 // they are at one moment: another process may be bringing them up to date.
-func (db *DB) defined(ctx context.Context) (version int64, have map[object]bool, err error) {
+func (db *DB) defined(ctx context.Context, schema migrate.Schema) (version int64, have map[object]bool, err error) {
 	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return 0, nil, err
 	}
 	defer tx.Rollback()
-	if version, err = readVersion(ctx, tx); err == nil {
+	if version, err = schema.Version(ctx, tx); err == nil {
 		have, err = readObjects(ctx, tx)
 	}
 	return version, have, err
 }
 
-// querier is a database or a transaction.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
 // readObjects reads all that a database defines. More than there can be is enough to see
 // that it is another's.
-func readObjects(ctx context.Context, db querier) (map[object]bool, error) {
+func readObjects(ctx context.Context, db migrate.Querier) (map[object]bool, error) {
 	rows, err := db.QueryContext(ctx, `SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema LIMIT 100`)
 	if err != nil {
 		return nil, err
@@ -107,7 +101,7 @@ var made sync.Map // int64 -> map[object]bool
 
 // definitions returns what the migrations up to a version define: for the latest it is
 // known, for others they are run on a database in memory.
-func definitions(ctx context.Context, schema fs.FS, version int64) (map[object]bool, error) {
+func definitions(ctx context.Context, schema migrate.Schema, version int64) (map[object]bool, error) {
 	if d, ok := made.Load(version); ok {
 		return d.(map[object]bool), nil
 	}
@@ -122,8 +116,8 @@ func definitions(ctx context.Context, schema fs.FS, version int64) (map[object]b
 }
 
 // knownDefinitions returns those of the latest version; nil for another.
-func knownDefinitions(schema fs.FS, version int64) (map[object]bool, error) {
-	if version != Latest(schema) {
+func knownDefinitions(schema migrate.Schema, version int64) (map[object]bool, error) {
+	if version != schema.Latest() {
 		return nil, nil
 	}
 	var list []object
@@ -137,18 +131,14 @@ func knownDefinitions(schema fs.FS, version int64) (map[object]bool, error) {
 	return d, nil
 }
 
-func makeDefinitions(ctx context.Context, schema fs.FS, version int64) (map[object]bool, error) {
+func makeDefinitions(ctx context.Context, schema migrate.Schema, version int64) (map[object]bool, error) {
 	db, err := sql.Open("sqlite", "file::memory:")
 	if err != nil {
 		return nil, err
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1) // each connection has a database of its own
-	p, err := newProvider(db, schema)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := p.UpTo(ctx, version); err != nil {
+	if err := schema.UpTo(ctx, db, version); err != nil {
 		return nil, errors.Join(driver.Errorf(errForeignSchema, "the catalog says that it has schema %d, which never was", version), err)
 	}
 	return readObjects(ctx, db)

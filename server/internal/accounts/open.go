@@ -14,13 +14,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/lock"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/flock"
+	"github.com/volehq/vole/internal/migrate"
 	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 
@@ -28,8 +27,8 @@ import (
 )
 
 const (
-	// versionTable is where goose keeps the version of the schema: not in its own
-	// table, which in a shared database is that of package bucket.
+	// versionTable keeps the version of the schema: not the default table, which in a
+	// shared database is that of package bucket.
 	versionTable = "vole_server_version"
 	// schemaLock is the advisory lock under which PostgreSQL is migrated,
 	// and not that of package bucket: "volesrv1".
@@ -68,12 +67,7 @@ func (s *Store) openPostgres(ctx context.Context, database string) error {
 	db.SetConnMaxIdleTime(5 * time.Minute)
 	s.read, s.write, s.postgres = db, db, true
 	return s.try(ctx, func(err error) bool { return passes(err) || isUnique(err) }, func() error {
-		// The default is to look for the lock every five seconds.
-		locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(schemaLock), lock.WithLockTimeout(1, 300))
-		if err != nil {
-			return err
-		}
-		return migrate(ctx, goose.DialectPostgres, db, schema("postgres"), goose.WithSessionLocker(locker))
+		return migrate.Schema{Files: schema("postgres"), Database: "the accounts", Table: versionTable, Lock: schemaLock}.Up(ctx, db)
 	})
 }
 
@@ -114,7 +108,9 @@ func (s *Store) openPools(ctx context.Context, path string) (err error) {
 		_ = os.Remove(path + ".lock") // who waits for it makes another, see flock.Try
 		_ = held.Release()
 	}()
-	return s.try(ctx, never, func() error { return migrate(ctx, goose.DialectSQLite3, s.write, schema("sqlite")) })
+	return s.try(ctx, never, func() error {
+		return migrate.Schema{Files: schema("sqlite"), Database: "the accounts", Table: versionTable}.Up(ctx, s.write)
+	})
 }
 
 // refuseLinksOfOthers refuses a database that leads elsewhere by a link which another user
@@ -182,25 +178,6 @@ func openFile(path string, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{"_pragma": append(pragmas, "busy_timeout(10000)")}
 	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
 	return sql.Open("sqlite", u.String())
-}
-
-// migrate runs the migrations that are missing.
-func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB, schema fs.FS, opts ...goose.ProviderOption) error {
-	up, err := goose.NewProvider(dialect, db, schema,
-		append(opts, goose.WithDisableGlobalRegistry(true), goose.WithTableName(versionTable))...)
-	if err != nil {
-		return err
-	}
-	have, top, err := up.GetVersions(ctx)
-	if err != nil || have == top {
-		return err
-	}
-	if have > top {
-		return driver.Errorf(driver.ErrUnsupported,
-			"the accounts have schema %d, made by a newer version of vole; this one knows up to %d: upgrade vole", have, top)
-	}
-	_, err = up.Up(ctx)
-	return err
 }
 
 // loadSigning returns the secret that volume tokens are signed with. The first of all
