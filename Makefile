@@ -30,6 +30,9 @@ EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
 BENCHFLAGS ?=
 
+# Tests whose files are in memory where there is room for them.
+GOTEST = scripts/tmpfs.sh run $(GO) test -exec "'$(CURDIR)/scripts/tmpfs.sh' in"
+
 .PHONY: help build demo quickstart test test-runsc race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
 
 help: ## list the commands
@@ -45,7 +48,7 @@ quickstart: build ## a server and two hosts that share a volume, in seconds
 	@bash scripts/quickstart.sh
 
 test: ## all tests
-	$(GO) test -timeout 30m $(TESTFLAGS) ./...
+	$(GOTEST) -timeout 30m $(TESTFLAGS) ./...
 
 # Also with gVisor's runtime, which is built, not installed. As root.
 test-runsc: ## the tests of sandboxes with runsc beside crun and runc
@@ -53,11 +56,11 @@ test-runsc: ## the tests of sandboxes with runsc beside crun and runc
 	PATH="$(CURDIR)/bin:$$PATH" $(GO) test -count=1 -timeout 30m $(TESTFLAGS) ./sandbox/...
 
 race: ## the core packages under the race detector
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) $(RACE)
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run '$(RACEBUCKET)' ./bucket
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run '$(RACECLOUD)' ./cloud
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run '$(RACESERVER)' ./server
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) $(RACE)
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACEBUCKET)' ./bucket
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACECLOUD)' ./cloud
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACESERVER)' ./server
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
 
 lint: vet staticcheck ## gofmt, go vet and staticcheck, for Linux and macOS
 	@bad=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
@@ -113,6 +116,7 @@ torture-vm:
 torture-ext4:
 	$(GO) test -count=1 -timeout 12h -v -run 'TestRandom|TestCrash|Mutat|TestReadMatrix|TestReplay' ./ext4 \
 		-random.ops $(EXT4OPS) -crash.states $(EXT4CRASHES) -ext4.mutations $(EXT4DAMAGED)
+	$(GO) test -count=1 -timeout 1h -run 'TestFormatHuge' ./ext4 -format.huge
 	$(GO) test -count=1 -timeout 1h ./ext4/internal/oracle -oracle.all
 	$(GO) test -count=1 -timeout 1h -run 'TestAgreesWithE2fsck' ./ext4 -agree.all
 

@@ -31,21 +31,26 @@ func TestMain(m *testing.M) {
 
 // engines are what the servers serve in these tests.
 var engines = []struct {
-	name  string
-	fresh func(t *testing.T) server.Options
+	name   string
+	groups []string // nil: all
+	fresh  func(t *testing.T) server.Options
 }{
-	{"Local", func(t *testing.T) server.Options {
+	{"Local", nil, func(t *testing.T) server.Options {
 		return server.Options{Home: filepath.Join(t.TempDir(), "home")}
 	}},
-	// HTTP/2, as every https:// URL has it.
-	{"LocalTLS", func(t *testing.T) server.Options {
+	// HTTP/2, as every https:// URL has it: what streams, waits, breaks off or comes at once,
+	// and the devices that this server allows.
+	{"LocalTLS", []string{
+		"Caps", "Attach", "Lease", "Read", "Write", "Open", "File", "Unlinked", "Meta", "Race", "Concurrent", "Context", "Closed",
+		"Quota", "Random",
+	}, func(t *testing.T) server.Options {
 		cert, _ := certificate(t)
 		return server.Options{Home: filepath.Join(t.TempDir(), "home"), AllowDevices: true, TLS: &tls.Config{Certificates: []tls.Certificate{cert}}}
 	}},
-	{"SQLite", func(t *testing.T) server.Options {
+	{"SQLite", nil, func(t *testing.T) server.Options {
 		return server.Options{Bucket: &bucket.Options{Dir: filepath.Join(t.TempDir(), "namespace")}}
 	}},
-	{"PostgreSQL", func(t *testing.T) server.Options {
+	{"PostgreSQL", nil, func(t *testing.T) server.Options {
 		s3 := servers.S3(t)
 		return server.Options{Bucket: &bucket.Options{Database: servers.PG(t), Conns: 8, S3: &bucket.S3{
 			Endpoint: s3.Endpoint, Region: s3.Region, Bucket: s3.Bucket, AccessKey: s3.AccessKey, SecretKey: s3.SecretKey, PathStyle: true,
@@ -160,6 +165,7 @@ func TestConformance(t *testing.T) {
 			t.Parallel()
 			c := &clients{of: map[*vole.Store]running{}}
 			drivertest.Run(t, drivertest.Harness{
+				Groups:   e.groups,
 				Open:     func(t *testing.T) *vole.Store { return c.open(t, serve(t, e.fresh(t)), false) },
 				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return c.open(t, c.server(s), false) },
 				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return c.open(t, c.server(s), true) },

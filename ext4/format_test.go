@@ -3,6 +3,7 @@ package ext4
 import (
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"time"
 )
+
+var formatHuge = flag.Bool("format.huge", false, "judge the largest images, too, which takes e2fsck minutes")
 
 func TestFormatSizes(t *testing.T) {
 	for _, size := range []int64{
@@ -34,10 +37,11 @@ func TestFormatSizes(t *testing.T) {
 // The largest images, and the steps of their rates of inodes and of the journal. Few
 // file systems have so large files: those that have not are skipped.
 func TestFormatHuge(t *testing.T) {
-	if testing.Short() {
-		t.Skip("e2fsck needs minutes")
+	sizes := []int64{4 * fmtTiB}
+	if *formatHuge {
+		sizes = append(sizes, 16*fmtTiB-4096, 16*fmtTiB, 17*fmtTiB+3*fmtGroup+4096, 64*fmtTiB)
 	}
-	for _, size := range []int64{4 * fmtTiB, 16*fmtTiB - 4096, 16 * fmtTiB, 17*fmtTiB + 3*fmtGroup + 4096, 64 * fmtTiB} {
+	for _, size := range sizes {
 		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
 			fmtFsck(t, fmtImage(t, size, FormatOptions{}))
 		})
