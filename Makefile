@@ -9,7 +9,9 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
-RACE = . ./driver/... ./local/... ./bucket/internal/... ./transfer ./sandbox/... ./internal/servers ./server/internal/...
+RACE = . ./driver/... ./bucket/internal/... ./transfer ./sandbox/... ./internal/servers ./server/internal/...
+# Of local what goroutines share: open volumes and files, locks, counters, waits.
+RACELOCAL = TestConformance(Disk)?/(Attach|Closed|Concurrent|Context|File|Lease|Open|Quota|QuotaShared|Race|Random|Removed|Stale|Unlinked|Write)|While|Many|OfOneProcess|AcrossStores|FirstOpens|QuotaAmong|Detach|HeldLock|BatchSyncs|NoDescriptorLeaks
 # Of bucket only what is about many at once: under the race detector SQLite in Go takes
 # ten times as long, and the suite runs there for every backend.
 RACEBUCKET = TestHammer|TestReplaced|TestUnsynced|TestEnded|TestStatNever|TestRemoveAllCut|TestCompact|TestDirect|AtOnce|TestConformance/PostgreSQL/(Concurrent|File|Unlinked|Removed|Closed|Lease|Clone|Context)
@@ -57,6 +59,7 @@ test-runsc: ## the tests of sandboxes with runsc beside crun and runc
 
 race: ## the core packages under the race detector
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) $(RACE)
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACELOCAL)' ./local
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACEBUCKET)' ./bucket
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACECLOUD)' ./cloud
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACESERVER)' ./server
