@@ -135,6 +135,10 @@ func (fs *FS) get(n uint64) (*block, error) {
 func (fs *FS) readBlock(n uint64, data []byte) error {
 	at, escaped := n, false
 	if r, ok := fs.replayed[n]; ok {
+		if r.data != nil {
+			copy(data, r.data)
+			return nil
+		}
 		at, escaped = r.block, r.escaped
 	}
 	if err := readFull(fs.dev, data, int64(at)*fs.sb.blockSize); err != nil {

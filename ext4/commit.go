@@ -27,9 +27,16 @@ func (fs *FS) openLog() error {
 		return err
 	}
 	j, err := fs.openJournal()
-	if j == nil || err != nil {
-		fs.txLimit = min(fs.txLimit, int(maxSide/(fs.sb.blockSize+8))/2)
+	if err != nil {
 		return err
+	}
+	if j == nil || !fs.logsInJournal() {
+		room := int64(maxSide) / 2
+		if in, ok := fs.side.(*innerLog); ok {
+			room = in.size - sideBody
+		}
+		fs.txLimit = min(fs.txLimit, int(room/(fs.sb.blockSize+8)))
+		return nil
 	}
 	stale := j.start != 0 // what was in it is replayed by now, unless the superblock said that it was nothing
 	j.start = 0
@@ -50,6 +57,12 @@ func (fs *FS) openLog() error {
 	}
 	fs.journal = j
 	return nil
+}
+
+// logsInJournal reports whether changes go through a journal. Those of ext3 are left as they
+// are when such a file system grows, so that its own driver can go on with them.
+func (fs *FS) logsInJournal() bool {
+	return fs.sb.compat&compatJournal != 0 && (fs.sb.incompat&incompatExtents != 0 || !fs.opts.growing)
 }
 
 // mendSuper writes the first superblock when it was its copy that was read, and

@@ -23,13 +23,14 @@ type OpenOptions struct {
 	// Now tells the time. Default: time.Now.
 	Now func() time.Time
 	// SideLog returns a log for an image that has none of its own, so that its changes
-	// too survive crashes whole; nil: there is none. Called at most once, by Open.
-	// Give it also for an image that has got one of its own since.
+	// too survive crashes whole; nil: there is none. Only Open calls it, perhaps several
+	// times. Give it also for an image that has got one of its own since.
 	SideLog func() (SideLog, error)
 	// CacheSize is how many bytes of unchanged metadata are kept. Default: 32 MiB.
 	CacheSize int64
 
 	damaged bool // open in spite of recorded errors: for Check
+	growing bool // for Grow
 }
 
 // FS is an open file system. Its methods may be called from any number of goroutines.
@@ -65,6 +66,7 @@ type FS struct {
 	commitMu  sync.Mutex
 	journal   *journal          // nil: none
 	side      SideLog           // in its place; nil: none
+	inner     bool              // the side log is a part of the image
 	logged    map[uint64]*block // in the log, not at their place yet
 	committed uint64            // last transaction in the log
 	discards  map[uint32]bool   // groups in which blocks were freed
@@ -74,7 +76,8 @@ type FS struct {
 }
 
 // Open opens the file system on dev. A log that a crash left is replayed, as the
-// kernel does when it mounts; inodes that were being removed are then removed.
+// kernel does when it mounts; inodes that were being removed are then removed, and a
+// growth that a crash ended is completed.
 //
 // ErrUnsupported: the image has features that are not understood, or not written;
 // ErrCorrupt: it contradicts itself, or recorded errors. Both say what to do.
@@ -87,6 +90,11 @@ func Open(dev Device, opts OpenOptions) (*FS, error) {
 	}
 	if opts.CacheSize <= 0 {
 		opts.CacheSize = defaultCache
+	}
+	if !opts.ReadOnly && !opts.growing {
+		if err := completeGrow(dev, opts); err != nil {
+			return nil, err
+		}
 	}
 	fs := &FS{
 		dev: dev, size: opts.Size, opts: opts, now: opts.Now,
@@ -128,10 +136,8 @@ func (fs *FS) load() error {
 	} else if sb.incompat&incompatRecover != 0 {
 		return corruptf("a log is to be replayed that is not there")
 	}
-	if fs.opts.SideLog != nil {
-		if err := fs.replaySide(); err != nil {
-			return err
-		}
+	if err := fs.replaySide(); err != nil {
+		return err
 	}
 	fs.counters = counters{freeBlocks: fs.sb.count64(sbFreeBlocksLo, sbFreeBlocksHi),
 		freeInodes: le.Uint32(fs.sb.raw[sbFreeInodes:])}
@@ -155,13 +161,13 @@ func (fs *FS) refuse() error {
 	if x := sb.incompat &^ writable; x != 0 {
 		return unsupportedf("writing with features %s; open it read-only", featureNames(incompatNames, x))
 	}
-	if x := needed &^ sb.incompat; x != 0 {
+	if x := needed &^ sb.incompat; x != 0 && !fs.opts.growing {
 		return unsupportedf("writing without features %s; open it read-only", featureNames(incompatNames, x))
 	}
 	if x := sb.ro &^ writableRO; x != 0 {
 		return unsupportedf("writing with features %s; open it read-only", featureNames(roNames, x))
 	}
-	if sb.blockSize > defaultBlock || sb.inodeSize < 256 || sb.descSize > 64 {
+	if sb.blockSize > defaultBlock || sb.inodeSize < 256 && !fs.opts.growing || sb.descSize > 64 {
 		return unsupportedf("writing with blocks of %d, inodes of %d and descriptors of %d bytes; open it read-only",
 			sb.blockSize, sb.inodeSize, sb.descSize)
 	}
@@ -192,6 +198,12 @@ func (fs *FS) startWriting() error {
 		if _, err := fs.update(func() error { _, err := fs.mod(fs.sb.superBlock()); return err }); err != nil {
 			return err
 		}
+	}
+	if fs.sb.incompat&incompatExtents == 0 {
+		if len(fs.orphans) > 0 {
+			return unsupportedf("growing ext2 or ext3 with files that are yet to be removed; mount it once, or run e2fsck")
+		}
+		return nil
 	}
 	if err := fs.removeOrphans(); err != nil {
 		return err

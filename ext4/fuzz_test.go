@@ -217,6 +217,50 @@ func fuzzInode(t testing.TB, fs *FS, name string) *inode {
 	return i
 }
 
+// FuzzGrowLog reads what may lie in the log of a growth that a crash ended.
+func FuzzGrowLog(f *testing.F) {
+	base, err := fuzzBase()
+	if err != nil {
+		f.Fatal(err)
+	}
+	const end = 12 << 20 // behind the file system are 4 MiB, and the log in their last half MiB
+	mark := growMark(end/defaultBlock | leastGrowLog<<markLogShift | markClean)
+	start, _ := mark.log()
+	block := make([]byte, 1024)
+	if err := readFull(base, block, superOffset); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(uint32(1), uint64(mark), append(make([]byte, 8), block...))
+	f.Add(uint32(2), uint64(mark)|markNoLog, []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 7})
+	f.Add(uint32(1<<20), uint64(1<<46|markBehind|markLogMask<<markLogShift), []byte{})
+	f.Fuzz(func(t *testing.T, n uint32, mark uint64, body []byte) {
+		dev := newMemDevice(base, base.size)
+		dev.size = end
+		sb, _, err := loadSuper(dev, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		le.PutUint64(sb.raw[sbGrowMark:], mark)
+		fs := &FS{sb: sb, inner: true}
+		all := make([]byte, int64(n%64)*(8+sb.blockSize))
+		copy(all, body)
+		head := make([]byte, sideHead)
+		copy(head, sideMagic)
+		le.PutUint32(head[8:], n)
+		le.PutUint32(head[12:], crc32c(fs.sideSeed(head), all))
+		le.PutUint32(sb.raw[sbChecksum:], superChecksum(sb.raw))
+		for _, w := range []struct {
+			b  []byte
+			at int64
+		}{{sb.raw, superOffset}, {head, int64(start) * defaultBlock}, {all, int64(start)*defaultBlock + sideBody}} {
+			if _, err := dev.WriteAt(w.b, w.at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fuzzUse(t, dev)
+	})
+}
+
 // What a block of a directory says is read, and changed, within its bounds.
 func FuzzDirBlock(f *testing.F) {
 	fs := fuzzFS(f)

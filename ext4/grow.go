@@ -29,15 +29,16 @@ type GrowOptions struct {
 // an [*os.File] has. What lies on it behind the file system is lost. A device that can
 // neither be truncated nor has a method PunchHole must read as zeros there.
 //
-// After a crash, at whatever instant, the image is in order: for this package, for
-// Linux, and for e2fsck. It has the old size, the new one, or one between them; Grow,
-// called again, goes on.
+// After a crash, at whatever instant, the image is in order for this package: it has the
+// old size, the new one, or one between them, and [Check] finds nothing. [Open], for
+// writing, completes the growth, as Grow itself does. An image with a journal is in order
+// for Linux and e2fsck too. In one without, and in ext2 and ext3, whose journal is left
+// alone, a crash may come between the writes of one step: this package writes the others
+// when it opens the image, and e2fsck mends what is left of them, but Linux knows nothing
+// of it. Only where a device that cannot be made longer gets less than 128 blocks more
+// there is nothing left to complete from.
 //
-// An image without a journal gets one as soon as there is room. A crash before may
-// leave wrong counts of free blocks, and some 4 to 64 MiB that are not known to be free
-// until e2fsck -p finds them. Where there shall be no journal, only the growth of the
-// first 128 MiB is safe like that; later steps are changes like any other of an image
-// without a journal.
+// An image without a journal gets one as soon as there is room; ext2 stays without.
 //
 // Descriptors of new groups go where the resize inode keeps room for them. When that
 // does not suffice, the image gets the feature meta_bg and loses resize_inode, as
@@ -45,8 +46,8 @@ type GrowOptions struct {
 //
 // Errors: EINVAL, the image is larger already; EFBIG, the format ends before (without
 // the feature 64bit that is at 16 TiB, and otherwise where there are 2^32 inodes);
-// those of [Open]; [ErrUnsupported] also for the feature sparse_super2 and for images
-// without sparse_super; those of ctx; those of the device.
+// those of [Open], but for what ext2 and ext3 lack; [ErrUnsupported] also for the feature
+// sparse_super2 and for images without sparse_super; those of ctx; those of the device.
 func Grow(ctx context.Context, dev Device, size int64, opts GrowOptions) (int64, error) {
 	g := &grower{ctx: ctx, dev: dev, opts: opts, size: size / defaultBlock * defaultBlock}
 	if size > MaxSize {
@@ -62,7 +63,7 @@ func Grow(ctx context.Context, dev Device, size int64, opts GrowOptions) (int64,
 // empty and the image in order, and each takes effect in one instant:
 //
 //   - A step that changes what is in the old file system, but not the number of its
-//     groups, is a transaction in the log.
+//     groups, is a transaction in the log, or in that of grow_mark.go.
 //   - New groups, and the slots of their descriptors, are written while they are not
 //     part of the file system. Then the first sector of the superblock is written,
 //     which has all the counts. No log is involved: Linux looks at the number of
@@ -83,6 +84,8 @@ type grower struct {
 	blocks uint64 // of the file system to be
 	room   uint32 // blocks of descriptors and of those kept for more, which stays the same
 	kept   uint32 // those kept, at the beginning
+	long   bool   // the device is longer than size as long as there is a log behind it
+	shrink bool   // the grower is a shrinker's
 }
 
 // keptBare is how many blocks can be kept for descriptors without being in the list of
@@ -101,7 +104,7 @@ func (g *grower) grow() error {
 		return err
 	}
 	for _, step := range []func() error{
-		g.finishBareGroup, g.fillLastGroup, g.addJournal, g.addGroups, g.keepAgain, g.fixOverhead, g.refreshBackups,
+		g.mark, g.fillLastGroup, g.addJournal, g.addGroups, g.keepAgain, g.fixOverhead, g.refreshBackups, g.unmark,
 	} {
 		if err := g.ctx.Err(); err != nil {
 			return err
@@ -115,7 +118,7 @@ func (g *grower) grow() error {
 
 // open opens the image, which replays the log, and leaves the log empty.
 func (g *grower) open() error {
-	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true, SideLog: g.opts.SideLog})
+	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true, SideLog: g.opts.SideLog, growing: !g.shrink})
 	if err != nil {
 		return err
 	}
@@ -182,9 +185,12 @@ func resizable(sb *super) error {
 	return nil
 }
 
+// leastFree is how many blocks of a last group are not its own, at least.
+const leastFree = 50
+
 // groupNeeds returns the least number of blocks of a last group.
 func (g *grower) groupNeeds(group uint32) uint64 {
-	return uint64(g.baseRoom(group)) + 2 + g.fs.sb.tableBlocks() + 50
+	return uint64(g.baseRoom(group)) + 2 + g.fs.sb.tableBlocks() + leastFree
 }
 
 // baseRoom returns how many blocks at the start of a new group are left for the
@@ -226,20 +232,23 @@ type truncater interface {
 
 // zeroTail makes a device read as zeros from from to end, if it can.
 func zeroTail(dev Device, from, end int64) error {
-	if t, ok := dev.(truncater); ok {
-		err := t.Truncate(from)
-		if err == nil {
-			return t.Truncate(end)
-		}
-		if deviceSize(dev) < end {
-			return err
-		}
+	err := error(ErrUnsupported)
+	if from >= end || deviceSize(dev) >= end {
+		err = punchHole(dev, from, end-from)
 	}
-	err := punchHole(dev, from, end-from)
-	if errors.Is(err, errors.ErrUnsupported) {
+	if !errors.Is(err, ErrUnsupported) {
+		return err
+	}
+	t, ok := dev.(truncater)
+	if !ok {
 		return nil // the caller promised it
 	}
-	return err
+	if err := t.Truncate(from); err == nil {
+		return t.Truncate(end)
+	} else if deviceSize(dev) < end {
+		return err
+	}
+	return nil
 }
 
 // fillLastGroup makes the last group longer, up to a whole one.
@@ -249,18 +258,6 @@ func (g *grower) fillLastGroup() error {
 	end := min(sb.groupStart(sb.groups), g.blocks)
 	if end <= sb.blocks {
 		return nil
-	}
-	if g.fs.journal == nil {
-		own, err := g.ownMap(last)
-		if err == nil && !own {
-			err = g.addJournal()
-		}
-		if err != nil {
-			return err
-		}
-		if own {
-			return g.fillBareGroup(end)
-		}
 	}
 	return g.change(func(fs *FS) error {
 		from, n := fs.sb.groupLen(last), uint32(end-fs.sb.blocks)

@@ -87,6 +87,7 @@ func (g *grower) backup(k uint32) []byte {
 	raw := slices.Clone(g.fs.diskSuper)
 	le.PutUint16(raw[sbGroupNumber:], uint16(k))
 	le.PutUint32(raw[sbIncompat:], le.Uint32(raw[sbIncompat:])&^incompatRecover)
+	clear(raw[sbGrowMark:][:8])
 	if g.fs.sb.csum {
 		le.PutUint32(raw[sbChecksum:], superChecksum(raw))
 	}

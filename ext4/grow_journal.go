@@ -8,13 +8,10 @@ import (
 // leastWithJournal is the size in blocks from which an image gets a journal: 16 MiB.
 const leastWithJournal = 4096
 
-// addJournal gives a journal to an image without one: an extent of one group. Each of
-// its steps is one write of a sector. A crash before the last one leaves an image that
-// has lost these blocks until e2fsck -p finds them; another journal is made then. With
-// a log beside the image it is one transaction instead.
+// addJournal gives a journal to an image without one: an extent of one group.
 func (g *grower) addJournal() error {
 	sb := g.fs.sb
-	if g.fs.journal != nil || g.opts.NoJournal || sb.blockSize != defaultBlock || sb.blocks < leastWithJournal {
+	if g.fs.journal != nil || g.opts.NoJournal || sb.incompat&incompatExtents == 0 || sb.blockSize != defaultBlock || sb.blocks < leastWithJournal {
 		return nil
 	}
 	group, s, err := g.journalSpan(journalBlocks(g.blocks))
@@ -25,23 +22,11 @@ func (g *grower) addJournal() error {
 	if err := g.writeEmptyLog(start, s.n); err != nil {
 		return err
 	}
-	if g.fs.side != nil {
-		return g.change(func(fs *FS) error {
-			in := journalInodeAt(fs, make([]byte, fs.sb.inodeSize), start, s.n)
-			nameJournal(fs.sb.raw, in)
-			return errors.Join(fs.markUsed(group, s.at, s.n), fs.putInode(in))
-		})
-	}
-	if err := g.claimBare(group, s); err != nil {
-		return err
-	}
-	in, err := g.writeJournalInode(start, s.n)
-	if err != nil {
-		return err
-	}
-	raw := slices.Clone(g.fs.sb.raw)
-	nameJournal(raw, in)
-	return g.switchCounted(raw)
+	return g.change(func(fs *FS) error {
+		in := journalInodeAt(fs, make([]byte, fs.sb.inodeSize), start, s.n)
+		nameJournal(fs.sb.raw, in)
+		return errors.Join(fs.markUsed(group, s.at, s.n), fs.putInode(in))
+	})
 }
 
 // nameJournal makes a superblock tell of a journal.
@@ -80,9 +65,11 @@ func (g *grower) journalSpan(n uint64) (group uint32, s span, err error) {
 			if err != nil {
 				return 0, span{}, err
 			}
-			// One more, for the bitmap.
-			if s := m.find(0, uint32(n)+1, false); uint64(s.n) > n {
-				return k, span{s.at, uint32(n)}, nil
+			if start, length := g.fs.sb.growMark().log(); length > 0 && start >= g.fs.sb.groupStart(k) {
+				m.len = uint32(min(uint64(m.len), start-g.fs.sb.groupStart(k)))
+			}
+			if s := m.find(0, uint32(n), false); uint64(s.n) == n {
+				return k, s, nil
 			}
 		}
 	}
@@ -117,42 +104,4 @@ func isZero(b []byte) bool {
 		}
 	}
 	return len(b) == 0 || slices.Max(b) == 0
-}
-
-// claimBare marks blocks of a group as used, in an image without a log: in a new
-// bitmap, which lies after them.
-func (g *grower) claimBare(k uint32, s span) error {
-	if err := g.materialize(k); err != nil {
-		return err
-	}
-	m, err := g.bitmapCopy(k)
-	if err != nil {
-		return err
-	}
-	if err := g.freeOldMap(k, m); err != nil {
-		return err
-	}
-	setBits(m, uint64(s.at), uint64(s.n)+1)
-	at := g.fs.sb.groupStart(k) + uint64(s.at+s.n)
-	if err := g.putSynced(m, int64(at)*g.fs.sb.blockSize); err != nil {
-		return err
-	}
-	return g.useMap(k, at, -int64(s.n))
-}
-
-// writeJournalInode writes the journal's inode: the sector that has all of it that is
-// not zero.
-func (g *grower) writeJournalInode(start uint64, n uint32) (*inode, error) {
-	block, off, err := g.fs.inodeAt(journalInode)
-	if err != nil {
-		return nil, err
-	}
-	b, err := g.fs.get(block)
-	if err != nil {
-		return nil, err
-	}
-	data := slices.Clone(b.data)
-	in := journalInodeAt(g.fs, data[off:][:g.fs.sb.inodeSize], start, n)
-	at := off / 512 * 512
-	return in, g.putSynced(data[at:at+512], int64(block)*g.fs.sb.blockSize+int64(at))
 }

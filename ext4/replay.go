@@ -9,6 +9,7 @@ import (
 type logBlock struct {
 	block   uint64 // on the device
 	escaped bool   // begins with the journal's magic number, which the log replaces by 0
+	data    []byte // its content, if it comes from a side log instead
 }
 
 // logScan is what reading a log finds.
@@ -44,7 +45,7 @@ func (fs *FS) replay(force bool) error {
 	}
 	newest := map[uint64]logBlock{}
 	for n, l := range s.newest {
-		newest[n] = logBlock{j.at(l.at), l.escaped}
+		newest[n] = logBlock{block: j.at(l.at), escaped: l.escaped}
 	}
 	return fs.afterReplay(j, &replayed{newest, s.next})
 }

@@ -29,7 +29,7 @@ type ShrinkOptions struct {
 // size returned. Nobody may have the image open. What [Grow] says of crashes, and of
 // errors, holds here too.
 func ShrinkToFit(ctx context.Context, dev Device, opts ShrinkOptions) (int64, error) {
-	s := &shrinker{grower: grower{ctx: ctx, dev: dev, opts: GrowOptions{Now: opts.Now, NoJournal: true}}}
+	s := &shrinker{grower: grower{ctx: ctx, dev: dev, opts: GrowOptions{Now: opts.Now, NoJournal: true}, shrink: true}}
 	if err := s.shrink(opts.Least); err != nil {
 		return 0, fmt.Errorf("shrinking: %w", err)
 	}

@@ -30,7 +30,7 @@ const (
 // replaySide writes the transaction of a side log home. It returns it when the image
 // is open for reading only.
 func (fs *FS) replaySide() error {
-	log, err := fs.opts.SideLog()
+	log, err := fs.findSide()
 	if log == nil || err != nil {
 		return err
 	}
@@ -41,10 +41,23 @@ func (fs *FS) replaySide() error {
 	if err := fs.bringSideHome(log, blocks); err != nil {
 		return err
 	}
-	if !fs.opts.ReadOnly && fs.sb.compat&compatJournal == 0 {
+	if !fs.opts.ReadOnly && !fs.logsInJournal() && (!fs.inner || fs.opts.growing) {
 		fs.side = log
 	}
 	return nil
+}
+
+// findSide returns the log in the place of a journal, if there is one: that of a growth
+// under way, or one beside the image.
+func (fs *FS) findSide() (SideLog, error) {
+	if log := fs.growLog(); log != nil {
+		fs.inner = true
+		return log, nil
+	}
+	if fs.opts.SideLog == nil {
+		return nil, nil
+	}
+	return fs.opts.SideLog()
 }
 
 func (fs *FS) bringSideHome(log SideLog, blocks map[uint64][]byte) (err error) {
@@ -52,10 +65,12 @@ func (fs *FS) bringSideHome(log SideLog, blocks map[uint64][]byte) (err error) {
 		return nil
 	}
 	if fs.opts.ReadOnly {
+		if fs.replayed == nil {
+			fs.replayed = map[uint64]logBlock{}
+		}
 		for n, data := range blocks {
-			b := &block{data: data}
-			b.pinned.Store(true)
-			fs.cache.set(n, b)
+			fs.replayed[n] = logBlock{data: data}
+			fs.cache.set(n, nil)
 		}
 	} else {
 		for _, n := range sortedBlocks(blocks) {
@@ -86,11 +101,14 @@ func (fs *FS) readSide(log SideLog) (map[uint64][]byte, error) {
 	if string(head[:8]) != sideMagic || n == 0 || size > maxSide {
 		return nil, nil
 	}
+	if in, ok := log.(*innerLog); ok && size > in.size-sideBody {
+		return nil, nil
+	}
 	body := make([]byte, size)
 	if err := readFull(log, body, sideBody); err != nil {
 		return nil, err
 	}
-	if crc32c(sideSeed(fs.sb, head), body) != le.Uint32(head[12:]) {
+	if crc32c(fs.sideSeed(head), body) != le.Uint32(head[12:]) {
 		return nil, nil
 	}
 	blocks := make(map[uint64][]byte, n)
@@ -104,9 +122,18 @@ func (fs *FS) readSide(log SideLog) (map[uint64][]byte, error) {
 	return blocks, nil
 }
 
-// sideSeed begins the checksum: with the file system that the log belongs to.
-func sideSeed(sb *super, head []byte) uint32 {
-	return crc32c(crc32c(^uint32(0), sb.raw[sbUUID:sbUUID+16]), head[:12])
+// sideSeed begins the checksum: with the file system that the log belongs to. A log in the
+// image counts for nothing once another has used the file system, which knows nothing of it.
+func (fs *FS) sideSeed(head []byte) uint32 {
+	raw := fs.sb.raw
+	c := crc32c(crc32c(^uint32(0), raw[sbUUID:sbUUID+16]), head[:12])
+	if !fs.inner {
+		return c
+	}
+	for _, f := range []struct{ at, n int }{{sbMtime, 4}, {sbMountCount, 2}, {sbState, 2}, {sbLastCheck, 4}} {
+		c = crc32c(c, raw[f.at:f.at+f.n])
+	}
+	return c
 }
 
 // writeSide makes a transaction durable in the side log.
@@ -121,7 +148,7 @@ func (fs *FS) writeSide(t *transaction) error {
 	head := make([]byte, sideHead)
 	copy(head, sideMagic)
 	le.PutUint32(head[8:], uint32(n))
-	le.PutUint32(head[12:], crc32c(sideSeed(fs.sb, head), body))
+	le.PutUint32(head[12:], crc32c(fs.sideSeed(head), body))
 	if t.data {
 		if err := fs.dev.Sync(); err != nil {
 			return err

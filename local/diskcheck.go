@@ -99,7 +99,7 @@ func (c *checker) image(info driver.Info) error {
 	}
 	size := driver.Size(st.Size())
 	return c.found("capacity-wrong", info.ID, diskRel(info.ID),
-		fmt.Sprintf("the image has %s, the catalog says %s; the growth that was cut off is finished", size, now.Capacity),
+		fmt.Sprintf("unfinished grow; the next use completes it: the image has %s, the catalog says %s", size, now.Capacity),
 		func() error { return c.finishGrowth(info.ID, size) })
 }
 

@@ -174,17 +174,33 @@ func (b *Backend) openSideFile(id string, readOnly, create bool) (*os.File, erro
 	return f, durable.Sync(dir)
 }
 
-// settleSide brings what the log beside an image holds home, before anything else than
-// ext4 uses the image.
+// settleSide brings what the log beside an image holds home, and completes a growth that
+// was cut off, before anything else than ext4 uses the image.
 func (b *Backend) settleSide(ctx context.Context, id string) error {
-	if st, err := beneath.Lstat(b.volumes, sideName(id)); err != nil || st.Size == 0 {
+	st, err := beneath.Lstat(b.volumes, sideName(id))
+	beside := err == nil && st.Size > 0
+	if !beside && !b.growUnfinished(ctx, id) {
 		return nil
 	}
 	d, err := b.useDisk(ctx, id, false)
-	if err != nil {
+	if err == nil {
+		return d.release()
+	}
+	if beside {
 		return err
 	}
-	return d.release()
+	return nil // what cannot be completed now is in order as it is
+}
+
+// growUnfinished reports whether a growth of an image began and did not end.
+func (b *Backend) growUnfinished(ctx context.Context, id string) bool {
+	f, err := b.openDisk(ctx, id, true)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	began, err := ext4.UnfinishedGrow(f)
+	return began && err == nil
 }
 
 // retain adds a use to a file system that is in use.

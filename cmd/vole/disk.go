@@ -169,6 +169,9 @@ func (a *app) printImage(j sizeJSON) error {
 	return a.printf("%s\n", j.File)
 }
 
+// unfinishedGrow is what is said of an image of which a growth was cut off. It is no damage.
+const unfinishedGrow = "unfinished grow; the next use completes it"
+
 // maxProblems is how many problems of an image an error tells.
 const maxProblems = 5
 

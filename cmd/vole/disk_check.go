@@ -24,7 +24,8 @@ func newDiskCheckCmd(a *app) *cobra.Command {
 		Short: "Look for inconsistencies of a file system in an image",
 		Long: `Look through the ext4 file system in a file for inconsistencies, as 'e2fsck -fn' does,
 and print each. A log that a crash left is taken as replayed. Nothing is changed:
-e2fsck repairs. The exit code is 9 when something is wrong.`,
+e2fsck repairs. The exit code is 9 when something is wrong. A grow that was cut off is
+no damage, but told: Vole completes it when it writes to the image next.`,
 		Example: `  vole disk check rootfs.ext4
   vole disk check rootfs.ext4 --json | jq -r '.[].code'`,
 		Args:              exactArgs(1, "the image"),
@@ -64,8 +65,18 @@ func (a *app) diskCheck(cmd *cobra.Command, name string) error {
 		return err
 	case n > 0:
 		return &hinted{imageError("check", name, driver.Errorf(vole.ErrCorrupt, "%d problems", n)), "'e2fsck -f " + name + "' repairs it"}
+	}
+	began, err := ext4.UnfinishedGrow(f)
+	switch {
+	case err != nil:
+		return imageError("check", name, err)
+	case began && (a.json || a.quiet):
+		a.warnf("%s: %s", name, unfinishedGrow)
+		return nil
 	case a.json || a.quiet:
 		return nil
+	case began:
+		return a.printf("ok: %s\n", unfinishedGrow)
 	}
 	return a.printf("ok: nothing found\n")
 }

@@ -147,5 +147,8 @@ func (in *imageInput) copyTo(ctx context.Context, att *vole.Attachment, size int
 			err = step()
 		}
 	}
+	if began, gerr := ext4.UnfinishedGrow(f); began && gerr == nil && err == nil {
+		c.bar.warnf("%s: %s", in.name, unfinishedGrow)
+	}
 	return imageError("import", in.name, err)
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"archive/tar"
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/volehq/vole/ext4"
 	"github.com/volehq/vole/internal/filemode"
 )
 
@@ -80,6 +83,35 @@ func cmdMeta(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s: %s is %q, want %q", args[0], k, got, want)
 		}
 	}
+}
+
+// cmdCutgrow grows an image to a size in MiB, and stops as if killed after some writes.
+func cmdCutgrow(ts *testscript.TestScript, neg bool, args []string) {
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
+	ts.Check(err)
+	defer f.Close()
+	size, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	writes, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	if _, err := ext4.Grow(context.Background(), &cutFile{f, writes}, size<<20, ext4.GrowOptions{}); !errors.Is(err, errCut) {
+		ts.Fatalf("the growth ended with %v", err)
+	}
+}
+
+// cutFile is a file that takes some writes and no more.
+type cutFile struct {
+	*os.File
+	writes int
+}
+
+var errCut = errors.New("cut off")
+
+func (f *cutFile) WriteAt(p []byte, off int64) (int, error) {
+	if f.writes--; f.writes < 0 {
+		return 0, errCut
+	}
+	return f.File.WriteAt(p, off)
 }
 
 func parseOctal(ts *testscript.TestScript, s string) uint32 {

@@ -53,6 +53,7 @@ func TestScript(t *testing.T) {
 			"gone":      cmdGone,
 			"keys":      cmdKeys,
 			"value":     cmdValue,
+			"cutgrow":   cmdCutgrow,
 			"mktar":     cmdMktar,
 			"setmeta":   cmdSetmeta,
 			"meta":      cmdMeta,

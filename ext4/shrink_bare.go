@@ -5,84 +5,8 @@ import (
 )
 
 // An image without a log can be changed in one instant only by one sector. So its last
-// group is made longer like this:
-//
-//  1. A bitmap for the longer group is written behind the old end.
-//  2. The superblock gets the new end. The old bitmap says that all behind the old end
-//     is in use, which is a loss of space and no more.
-//  3. The group's descriptor, which is part of one sector, gets the new bitmap.
-//  4. The superblock gets the new count of free blocks.
-//
-// A mark in the superblock tells from 2 to 4 where the old end was, so that the space
-// is not lost when a crash comes between.
-
-// sbGrownFrom is where the mark is: the block at which the last group ended. The field
-// is of a feature that was never merged (s_snapshot_r_blocks_count).
-const sbGrownFrom = 0x188
-
-// fillBareGroup is fillLastGroup for an image without a log.
-func (g *grower) fillBareGroup(end uint64) error {
-	sb := g.fs.sb
-	last := sb.groups - 1
-	if err := g.materialize(last); err != nil {
-		return err
-	}
-	sb = g.fs.sb
-	from := sb.groupLen(last)
-	if err := g.writeTailMap(last, from, uint32(end-sb.groupStart(last))); err != nil {
-		return err
-	}
-	raw := slices.Clone(sb.raw)
-	le.PutUint64(raw[sbGrownFrom:], sb.blocks)
-	putBlocks(raw, sb, end)
-	if err := g.switchSuper(raw); err != nil {
-		return err
-	}
-	return g.finishBareGroup()
-}
-
-// finishBareGroup does the steps from the third on, if there is the mark.
-func (g *grower) finishBareGroup() error {
-	sb := g.fs.sb
-	from := le.Uint64(sb.raw[sbGrownFrom:])
-	if from == 0 || g.fs.journal != nil {
-		return nil
-	}
-	if from > sb.first && from < sb.blocks {
-		k, index := sb.groupOf(from)
-		d, err := g.fs.desc(k)
-		if err != nil {
-			return err
-		}
-		if d.blockBitmap() != from {
-			if err := g.writeTailMap(k, index, sb.groupLen(k)); err != nil {
-				return err
-			}
-			if err := g.useMap(k, from, int64(sb.groupLen(k)-index)); err != nil {
-				return err
-			}
-		}
-	}
-	raw := slices.Clone(g.fs.sb.raw)
-	le.PutUint64(raw[sbGrownFrom:], 0)
-	return g.switchCounted(raw)
-}
-
-// writeTailMap writes, into the block index from of a group, a bitmap that says that the
-// blocks after that one are free up to index end, as is the block of the old bitmap.
-func (g *grower) writeTailMap(k, from, end uint32) error {
-	m, err := g.bitmapCopy(k)
-	if err != nil {
-		return err
-	}
-	clearBits(m, uint64(from)+1, uint64(end-from)-1)
-	setBits(m, uint64(from), 1)
-	setBits(m, uint64(end), uint64(len(m)*8)-uint64(end))
-	if err := g.freeOldMap(k, m); err != nil {
-		return err
-	}
-	return g.putSynced(m, int64(g.fs.sb.groupStart(k)+uint64(from))*g.fs.sb.blockSize)
-}
+// group is made shorter in two steps: first its tail counts as in use, by a new bitmap
+// that the group's descriptor, which is part of one sector, then names; and then it goes.
 
 // ownMap reports whether a group has the bitmap of its blocks itself.
 func (g *grower) ownMap(k uint32) (bool, error) {

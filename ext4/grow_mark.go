@@ -1,0 +1,225 @@
+package ext4
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+// A growth that is under way is recorded in the superblock: how far it goes, and where
+// an image without a journal has a log meanwhile. Whoever opens the image for writing
+// after a crash finds the record, and completes the growth first.
+//
+// The log has the format of a [SideLog]. It lies in blocks that the growth adds: behind
+// the old end until they are part of the file system, and then in free blocks at its new
+// end. A growth too small for that has it behind the new end, where the device can be
+// made longer for a while.
+
+// sbGrowMark is where the record is, in the superblock's first sector. The field is of a
+// feature that was never merged (s_snapshot_r_blocks_count).
+const sbGrowMark = 0x188
+
+const (
+	markLogShift = 48
+	markBlocks   = 1<<47 - 1 // mask: blocks of the device that the growth fills
+	markBehind   = 1 << 47   // the log lies behind them, not at their end
+	markLogMask  = 1<<14 - 1 // blocks of the log
+	markClean    = 1 << 62   // the file system was marked as clean before
+	markNoLog    = 1 << 63   // GrowOptions.NoJournal
+	leastGrowLog = 128       // blocks, enough for all that one step changes
+	mostGrowLog  = 2048      // blocks
+)
+
+// growMark is the record of a growth. The zero value means that there is none.
+type growMark uint64
+
+func (s *super) growMark() growMark { return growMark(le.Uint64(s.raw[sbGrowMark:])) }
+
+// blocks returns how many blocks the device has when the growth is complete.
+func (m growMark) blocks() uint64 { return uint64(m) & markBlocks }
+
+// log returns the blocks of the device that hold the log. n is 0 when there is none.
+func (m growMark) log() (start, n uint64) {
+	n = uint64(m) >> markLogShift & markLogMask
+	if m&markBehind != 0 {
+		return m.blocks(), n
+	}
+	if n > m.blocks() {
+		return 0, 0
+	}
+	return m.blocks() - n, n
+}
+
+// UnfinishedGrow reports whether a growth of the file system on dev began and did not
+// end. [Open], for writing, completes it; one for which the device is too short by now it
+// forgets, and that does not count here.
+func UnfinishedGrow(dev Device) (bool, error) {
+	sb, err := readMarked(dev)
+	return sb != nil && sb.canComplete(deviceSize(dev)), err
+}
+
+// canComplete reports whether a growth can go on, on a device of size bytes (0: unknown).
+func (s *super) canComplete(size int64) bool {
+	m := s.growMark()
+	end := int64(m.blocks()) * s.blockSize
+	return m.blocks() >= s.blocks && end <= MaxSize && (size == 0 || end <= size)
+}
+
+// readMarked reads a superblock that has the record of a growth; nil: it has none.
+func readMarked(dev io.ReaderAt) (*super, error) {
+	raw := make([]byte, superSize)
+	if err := readFull(dev, raw, superOffset); err != nil {
+		return nil, err
+	}
+	if le.Uint16(raw[sbMagic:]) != superMagic || le.Uint64(raw[sbGrowMark:]) == 0 {
+		return nil, nil
+	}
+	sb, err := parseSuper(raw, 0)
+	if err != nil {
+		return nil, nil // Open says why
+	}
+	return sb, nil
+}
+
+// completeGrow goes on with a growth that a crash ended. When that fails the file system
+// is used as large as it is: it is in order, and who opens it next tries again.
+func completeGrow(dev Device, opts OpenOptions) error {
+	sb, err := readMarked(dev)
+	if sb == nil || err != nil {
+		return err
+	}
+	if sb.canComplete(opts.Size) {
+		m := sb.growMark()
+		_, err := Grow(context.Background(), dev, int64(m.blocks())*sb.blockSize,
+			GrowOptions{NoJournal: m&markNoLog != 0, Now: opts.Now, SideLog: opts.SideLog})
+		if err == nil || !errors.Is(err, errInvalid) {
+			return nil
+		}
+	}
+	return forgetGrow(dev, opts)
+}
+
+// forgetGrow ends a growth that cannot go on, because the device or the file system has
+// got another size since. What is in its log is brought home.
+func forgetGrow(dev Device, opts OpenOptions) error {
+	opts.growing = true
+	fs, err := Open(dev, opts)
+	if err != nil {
+		return err
+	}
+	g := &grower{dev: dev, fs: fs}
+	if err := g.settle(); err != nil {
+		return err
+	}
+	return g.unmark()
+}
+
+// mark records the growth, and gives an image without a journal a log.
+func (g *grower) mark() error {
+	sb, old := g.fs.sb, g.fs.sb.growMark()
+	raw := append([]byte(nil), sb.raw...)
+	state := le.Uint16(raw[sbState:])
+	m := growMark(uint64(g.size)/uint64(sb.blockSize)) | old&markClean
+	if g.opts.NoJournal {
+		m |= markNoLog
+	}
+	if old == 0 && state&stateClean != 0 {
+		m |= markClean
+	}
+	if g.fs.journal == nil && (g.fs.side == nil || g.fs.inner) {
+		var err error
+		if m, err = g.makeLog(m, old); err != nil {
+			return err
+		}
+		// Until the growth is complete e2fsck has a reason to look at the image.
+		le.PutUint16(raw[sbState:], state&^stateClean)
+	}
+	le.PutUint64(raw[sbGrowMark:], uint64(m))
+	return g.switchSuper(raw)
+}
+
+// makeLog finds a place for the log of an image without a journal, and empties it.
+func (g *grower) makeLog(m, old growMark) (growMark, error) {
+	bs := g.fs.sb.blockSize
+	long, have := g.size+mostGrowLog*bs, deviceSize(g.dev)
+	if n := min(g.addedBlocks(m.blocks()), mostGrowLog); n >= leastGrowLog {
+		m |= growMark(n << markLogShift)
+	} else if t, ok := g.dev.(truncater); ok && (have == g.size || have == long && old&markBehind != 0) {
+		if err := t.Truncate(long); err != nil {
+			return 0, err
+		}
+		m |= mostGrowLog<<markLogShift | markBehind
+		g.long = true
+	} else {
+		return m, nil
+	}
+	start, _ := m.log()
+	return m, g.putSynced(make([]byte, sideHead), int64(start)*bs)
+}
+
+// addedBlocks returns how many blocks at the end of the device, of which there are end,
+// the growth adds and does not use itself.
+func (g *grower) addedBlocks(end uint64) uint64 {
+	sb := g.fs.sb
+	from := sb.blocks
+	if k := sb.groupsOf(g.blocks) - 1; g.blocks > sb.blocks && k >= sb.groups {
+		from = sb.groupStart(k) + g.groupNeeds(k) - leastFree
+	}
+	return end - min(from, end)
+}
+
+// unmark ends the record of the growth, once all is done.
+func (g *grower) unmark() error {
+	m := g.fs.sb.growMark()
+	if t, ok := g.dev.(truncater); ok && g.long {
+		if err := t.Truncate(g.size); err != nil {
+			return err
+		}
+	}
+	raw := append([]byte(nil), g.fs.sb.raw...)
+	if m&markClean != 0 {
+		le.PutUint16(raw[sbState:], le.Uint16(raw[sbState:])|stateClean)
+	}
+	clear(raw[sbGrowMark:][:8])
+	return g.switchSuper(raw)
+}
+
+// growLog returns the log in the image that its superblock tells of; nil: there is none.
+func (fs *FS) growLog() SideLog {
+	start, n := fs.sb.growMark().log()
+	bs := uint64(fs.sb.blockSize)
+	if n == 0 || fs.size > 0 && (start+n)*bs > uint64(fs.size) {
+		return nil
+	}
+	return &innerLog{fs.dev, int64(start * bs), int64(n * bs)}
+}
+
+// innerLog is a SideLog that is a part of the image.
+type innerLog struct {
+	dev       Device
+	off, size int64
+}
+
+func (l *innerLog) ReadAt(p []byte, off int64) (int, error) {
+	n := max(min(int64(len(p)), l.size-off), 0)
+	got, err := l.dev.ReadAt(p[:n], l.off+off)
+	if err == nil && got < len(p) {
+		err = io.EOF
+	}
+	return got, err
+}
+
+func (l *innerLog) WriteAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > l.size {
+		return 0, errNoSpace
+	}
+	return l.dev.WriteAt(p, l.off+off)
+}
+
+func (l *innerLog) Sync() error { return l.dev.Sync() }
+
+// Truncate empties the log: what counts is its first sector.
+func (l *innerLog) Truncate(int64) error {
+	_, err := l.dev.WriteAt(make([]byte, sideHead), l.off)
+	return err
+}
