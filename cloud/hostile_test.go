@@ -343,3 +343,26 @@ func TestSilentServer(t *testing.T) {
 		}
 	}
 }
+
+// Content of which the end is that of the connection may lack a part: it is not taken.
+func TestBlindEnd(t *testing.T) {
+	for head, good := range map[string]bool{"HTTP/1.0 200 OK\r\n": false, "HTTP/1.1 200 OK\r\nConnection: close\r\n": false, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n": true} {
+		_, f := openHostile(t, hostileServer.with("/handles/h/data", func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			_, _ = io.WriteString(c, head+api.HeaderInstance+": i\r\nContent-Type: "+api.TypeBytes+"\r\n\r\n12345")
+		}))
+		h, err := f.Open(t.Context(), "f", driver.OpenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := h.ReadAt(t.Context(), make([]byte, 5), 0)
+		if good != (err == nil && n == 5) || !good && !errors.Is(err, driver.ErrUnavailable) {
+			t.Errorf("%q: %d, %v", head, n, err)
+		}
+	}
+}

@@ -88,7 +88,10 @@ func (b *Backend) bytes(ctx context.Context, c call, p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		n, err := readTo(res.Body, p)
+		n, err := 0, endsBlindly(res)
+		if err == nil {
+			n, err = readTo(res.Body, p)
+		}
 		drain(res)
 		if err == nil {
 			return n, nil
@@ -101,6 +104,15 @@ func (b *Backend) bytes(ctx context.Context, c call, p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// endsBlindly returns an error for an answer whose end is that of the connection, as
+// HTTP/1.0 has it: of what is missing at its end nothing would be seen.
+func endsBlindly(res *http.Response) error {
+	if res.ContentLength >= 0 || res.ProtoMajor > 1 || res.Uncompressed || len(res.TransferEncoding) > 0 {
+		return nil
+	}
+	return driver.Errorf(driver.ErrUnavailable, "something between sends content without its length; a part that is missing would not be noticed")
 }
 
 // readTo fills p, or reads to the end of r.

@@ -26,7 +26,7 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 		modeParam(q, opts.Mode)
 	}
 	setFlags(q, map[string]bool{"exclusive": opts.Exclusive})
-	if opts.Size > 0 || opts.NextData != nil {
+	if opts.NextData != nil {
 		q.Set("size", strconv.FormatInt(opts.Size, 10))
 	}
 	src := newSource(r)
@@ -64,6 +64,7 @@ func (f *fileSystem) fileBody(ctx context.Context, src *source, opts driver.Writ
 		c.stream = api.NewSparseEncoder(ctx, src, opts.Size, src.watch(opts.NextData))
 	case opts.Size > fewBytes:
 		c.stream = src // the server may refuse it before it is read
+		c.header.Set(api.HeaderSizeHint, strconv.FormatInt(opts.Size, 10))
 	default:
 		var err error
 		if c.body, err = io.ReadAll(io.LimitReader(src, fewBytes+1)); err != nil {

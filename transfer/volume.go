@@ -218,10 +218,29 @@ func (c *volumeContent) Read(p []byte) (int, error) {
 	p = p[:min(int64(len(p)), c.size-c.off)]
 	n, err := c.h.ReadAt(c.ctx, p, c.off)
 	c.off += int64(n)
-	if n > 0 && errors.Is(err, io.EOF) {
+	if !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	if n > 0 {
 		c.end, err = c.off, nil
 	}
+	if serr := c.shrunk(); serr != nil {
+		return n, serr
+	}
 	return n, err
+}
+
+// shrunk returns an error when a file ended before the size that it was said to have, and
+// still is: then it is not the file that has become shorter, but a part of it is missing.
+func (c *volumeContent) shrunk() error {
+	if c.off >= c.size {
+		return nil
+	}
+	e, err := c.h.Stat(c.ctx)
+	if err == nil && e.Size > c.off {
+		err = driver.Errorf(vole.ErrCorrupt, "the file has %d bytes, and only %d came", e.Size, c.off)
+	}
+	return err
 }
 
 func (c *volumeContent) Close() error { return c.h.Close() }

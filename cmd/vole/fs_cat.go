@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 )
 
 func newFsCatCmd(a *app) *cobra.Command {
@@ -51,6 +52,23 @@ func (a *app) cat(ctx context.Context, f *vole.FS, p string, off, n int64) error
 	if err != nil {
 		return withHint(err, vole.ErrIsDir, "'vole fs ls' lists a directory, 'vole cp' copies one")
 	}
-	_, err = io.Copy(a.payload, r)
-	return errors.Join(err, r.Close())
+	return errors.Join(a.catAll(r, p, off, n), r.Close())
+}
+
+// catAll prints what r yields. Where that ends before the file does, and nothing more comes,
+// a part of the file is missing.
+func (a *app) catAll(r *vole.Reader, p string, off, n int64) error {
+	for came := int64(0); ; {
+		m, err := io.Copy(a.payload, r)
+		if came += m; err != nil || n >= 0 && came >= n {
+			return err
+		}
+		e, err := r.Stat()
+		if err != nil || e.Size <= off+came {
+			return err
+		}
+		if m == 0 {
+			return &vole.Error{Op: "read", Path: p, Err: driver.Errorf(vole.ErrCorrupt, "the file has %d bytes, and only %d came", e.Size, off+came)}
+		}
+	}
 }

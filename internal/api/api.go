@@ -35,7 +35,8 @@ const (
 	HeaderIfInstance     = "If-Instance"     // of a request: the process that must have it
 	HeaderIdempotencyKey = "Idempotency-Key"
 	HeaderRequestID      = "X-Request-Id"
-	HeaderDigest         = "Repr-Digest" // RFC 9530
+	HeaderDigest         = "Repr-Digest"    // RFC 9530
+	HeaderSizeHint       = "Vole-Size-Hint" // of a body whose length is not known for sure
 
 	// TypeSparse is a body of ranges; see Sparse.
 	TypeSparse = "application/vnd.vole.sparse"

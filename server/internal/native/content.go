@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/volehq/vole"
@@ -94,12 +95,18 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	r.Record.Path = path
 	perm, err := mode(q, 0)
 	opts := vole.WriteOptions{Mode: perm, Exclusive: q.Bool("exclusive"), Size: q.Int("size", announced(r), 0, math.MaxInt64)}
+	length := int64(-1)
 	if err := errors.Join(err, q.Err()); err != nil {
 		return err
 	}
 	sparse := r.Header.Get("Content-Type") == api.TypeSparse
 	if sparse && !q.Has("size") {
 		return driver.Errorf(vole.ErrInvalid, "the parameter size is missing: the size of the sparse file")
+	}
+	if !sparse && q.Has("size") {
+		if length = opts.Size; r.ContentLength >= 0 && r.ContentLength != length {
+			return otherLength(r.ContentLength, length)
+		}
 	}
 	return a.use(r, false, func(f *vole.FS) error {
 		conditional := r.Header.Get("If-None-Match") == "*"
@@ -109,6 +116,7 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 		defer body.end()
+		body.length = length
 		var data io.Reader = body
 		if sparse {
 			d := api.NewSparseDecoder(body, opts.Size)
@@ -155,16 +163,23 @@ func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) 
 		return nil, err
 	}
 	turn := func() (func(), error) { return a.turns.Take(r.Context(), f.Volume().ID()+" "+clean) }
-	return &checkedBody{r: body, sum: sum, want: want, fits: fits, turn: turn}, nil
+	return &checkedBody{r: body, length: -1, sum: sum, want: want, fits: fits, turn: turn}, nil
 }
 
 type checkedBody struct {
-	r    io.Reader
-	sum  hash.Hash // nil: not asked for
-	want []byte
-	fits func() error
-	turn func() (end func(), err error)
-	done func() // ends the turn; nil: it has not come
+	r      io.Reader
+	sum    hash.Hash // nil: not asked for
+	want   []byte
+	came   int64
+	length int64 // that the client announced; -1: it did not
+	fits   func() error
+	turn   func() (end func(), err error)
+	done   func() // ends the turn; nil: it has not come
+}
+
+// otherLength is the error for a body that has another length than the parameter size says.
+func otherLength(came, announced int64) error {
+	return driver.Errorf(vole.ErrInvalid, "the body has %d bytes, and the parameter size says %d", came, announced)
 }
 
 // next is d.NextData of a sparse body; its end is the end of the body.
@@ -191,6 +206,9 @@ func (b *checkedBody) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
 	if b.sum != nil {
 		b.sum.Write(p[:n])
+	}
+	if b.came += int64(n); b.length >= 0 && (b.came > b.length || errors.Is(err, io.EOF) && b.came < b.length) {
+		return n, otherLength(b.came, b.length)
 	}
 	if errors.Is(err, io.EOF) {
 		if b.sum != nil && string(b.sum.Sum(nil)) != string(b.want) {
@@ -240,11 +258,15 @@ func digest(headers []string) (hash.Hash, []byte, error) {
 	return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest has neither sha-256 nor sha-512")
 }
 
-// announced is the size that Content-Length tells of a file. A quota refuses few bytes
-// soon enough without it, after what else there is to say.
+// announced is the size that a request tells of a file without a promise to keep to it. A
+// quota refuses few bytes soon enough without it, after what else there is to say.
 func announced(r *core.Request) int64 {
-	if r.ContentLength > 1<<20 {
-		return r.ContentLength
+	size := r.ContentLength
+	if n, err := strconv.ParseInt(r.Header.Get(api.HeaderSizeHint), 10, 64); err == nil && size < 0 {
+		size = n
+	}
+	if size > 1<<20 {
+		return size
 	}
 	return 0
 }
