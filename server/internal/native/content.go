@@ -261,12 +261,11 @@ func digest(headers []string) (hash.Hash, []byte, error) {
 // announced is the size that a request tells of a file without a promise to keep to it. A
 // quota refuses few bytes soon enough without it, after what else there is to say.
 func announced(r *core.Request) int64 {
-	size := r.ContentLength
-	if n, err := strconv.ParseInt(r.Header.Get(api.HeaderSizeHint), 10, 64); err == nil && size < 0 {
-		size = n
+	if n, err := strconv.ParseInt(r.Header.Get(api.HeaderSizeHint), 10, 64); err == nil && n > 0 && r.ContentLength < 0 {
+		return n
 	}
-	if size > 1<<20 {
-		return size
+	if r.ContentLength > 1<<20 {
+		return r.ContentLength
 	}
 	return 0
 }
