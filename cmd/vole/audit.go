@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 )
 
@@ -88,7 +89,8 @@ func (a *app) newAuditPrinter(paged bool) *auditPrinter {
 	case a.json && !paged:
 		p.arr = a.newJSONArray()
 	case !a.json && !a.quiet:
-		p.t = a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM").shorten("PATH", "DETAIL")
+		p.t = a.newTable("AT", "STATUS", "ACTION", "KEY", "VOLUME", "PATH", "DETAIL", "FROM", "KEY ID", "VOLUME ID").
+			shorten("PATH", "DETAIL", "KEY ID", "VOLUME ID")
 	}
 	return p
 }
@@ -103,8 +105,13 @@ func (p *auditPrinter) add(r api.AuditRecord) error {
 	case p.t == nil:
 		return p.a.printf("%d\n", r.ID)
 	}
+	id := r.Volume
+	if !driver.IsID(id) {
+		id = "" // the name of one that there was not
+	}
 	cell := dash
-	return p.t.row(r.At.UTC().Format(time.RFC3339), strconv.Itoa(r.Status), cell(r.Action), cell(r.KeyName), cell(r.Volume), cell(r.Path), cell(r.Detail), cell(r.Addr))
+	return p.t.row(r.At.UTC().Format(time.RFC3339), strconv.Itoa(r.Status), cell(r.Action), cell(r.KeyName), cell(r.VolumeName), cell(r.Path),
+		cell(r.Detail), cell(r.Addr), cell(r.Key), cell(id))
 }
 
 func (p *auditPrinter) close(next string) error {

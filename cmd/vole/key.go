@@ -25,7 +25,7 @@ func newKeyCmd(a *app) *cobra.Command {
 the profile needs the scope admin.`,
 		Example: `  vole key create ci --scope read,write --expires 90d
   vole key ls
-  vole key revoke 019ab3c4-...`,
+  vole key revoke ci`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error { return groupRun(cmd, args) },
 	}

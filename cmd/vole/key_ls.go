@@ -72,15 +72,26 @@ func stamp(t time.Time, none string) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-// completeKeys completes ids of keys that are good.
+// completeKeys completes keys that are good: by their names, and by their ids where these
+// are asked for or names are not enough.
 func completeKeys(a *app) completer {
 	return func(cmd *cobra.Command, args []string, prefix string) (list []cobra.Completion, _ cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
 		defer cancel()
 		_ = a.withCloud(ctx, "key ls", func(b *cloud.Backend) error {
 			keys, err := b.Keys(ctx)
+			called := map[string]int{}
 			for _, k := range keys {
-				if strings.HasPrefix(k.ID, prefix) && keyStatus(k, time.Now()) == "good" {
+				if k.Revoked.IsZero() {
+					called[k.Name]++
+				}
+			}
+			for _, k := range keys {
+				switch {
+				case keyStatus(k, time.Now()) != "good":
+				case called[k.Name] == 1 && strings.HasPrefix(k.Name, prefix):
+					list = offer(list, k.Name, k.ID)
+				case strings.HasPrefix(k.ID, prefix) && (prefix != "" || called[k.Name] > 1):
 					list = offer(list, k.ID, k.Name)
 				}
 			}

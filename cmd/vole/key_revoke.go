@@ -3,37 +3,45 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
 )
 
 func newKeyRevokeCmd(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:     "revoke ID...",
+		Use:     "revoke {NAME|ID}...",
 		Aliases: []string{"rm", "remove"},
 		Short:   "Make API keys useless for ever",
 		Long: `Revoke API keys: no server accepts them any more, some seconds later at most where several
 serve one organisation. 'vole key ls' goes on listing them, and the audit log keeps what
-they did.
+they did. A key is given by its id, or by its name if no other key that is not revoked has it.
 
 The last admin key of an organisation and the last operator key of a server stay, unless an
 identity provider gives these rights or --force says so: 'vole serve key create', where the
 server is, makes another one.`,
-		Example:           `  vole key revoke 019ab3c4-5d6e-7f80-9123-456789abcdef`,
-		Args:              minArgs(1, "the id of at least one key"),
+		Example: `  vole key revoke ci
+  vole key revoke 019ab3c4-5d6e-7f80-9123-456789abcdef`,
+		Args:              minArgs(1, "the name or id of at least one key"),
 		ValidArgsFunction: completeKeys(a),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.withCloud(ctx, "key revoke", func(b *cloud.Backend) error {
-				return a.eachName(ctx, args, func(id string) (bool, error) {
+				list := sync.OnceValues(func() ([]api.Key, error) { return b.Keys(ctx) })
+				return a.eachName(ctx, args, func(ref string) (bool, error) {
+					id, err := keyID(ref, list)
+					if err != nil {
+						return false, err
+					}
 					k, err := b.RevokeKey(ctx, id, force)
 					if errors.Is(err, fs.ErrNotExist) || errors.Is(err, vole.ErrNotFound) {
-						err = driver.Errorf(vole.ErrNotFound, "no key %s in this organisation", id)
-						return false, &hinted{&vole.Error{Op: "key revoke", Err: err}, "'vole key ls' lists the ids"}
+						return false, noKey(id, nil)
 					}
 					if errors.Is(err, vole.ErrInUse) {
 						return false, &hinted{&vole.Error{Op: "key revoke", Err: err}, "--force revokes it all the same"}
@@ -51,4 +59,46 @@ server is, makes another one.`,
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also the last admin key of the organisation and the last operator key of the server")
 	return cmd
+}
+
+// keyID returns the id of the key that ref names. An id stands for itself. Of keys with one
+// name those that are revoked do not count, unless all are: revoking them again is no error.
+func keyID(ref string, list func() ([]api.Key, error)) (string, error) {
+	if driver.IsID(ref) {
+		return ref, nil
+	}
+	keys, err := list()
+	if err != nil {
+		return "", err
+	}
+	var names, ids, revoked []string
+	for _, k := range keys {
+		switch {
+		case k.Name == ref && k.Revoked.IsZero():
+			ids = append(ids, k.ID)
+		case k.Name == ref:
+			revoked = append(revoked, k.ID)
+		default:
+			names = append(names, k.Name)
+		}
+	}
+	switch {
+	case len(ids) > 1:
+		err := usagef("%d keys have the name %q: %s", len(ids), ref, strings.Join(ids, ", "))
+		return "", &hinted{&vole.Error{Op: "key revoke", Err: err}, "name the one that is meant by its id; 'vole key ls' tells them apart"}
+	case len(ids) == 1:
+		return ids[0], nil
+	case len(revoked) > 0:
+		return revoked[0], nil
+	}
+	return "", noKey(ref, names)
+}
+
+// noKey is the error for a key that there is not, with the name that was perhaps meant.
+func noKey(ref string, names []string) error {
+	hint := "'vole key ls' lists the keys"
+	if meant := closest(ref, names); meant != "" {
+		hint = didYouMean(meant)
+	}
+	return &hinted{&vole.Error{Op: "key revoke", Err: driver.Errorf(vole.ErrNotFound, "no key %s in this organisation", ref)}, hint}
 }

@@ -260,7 +260,7 @@ func (k *Key) check() error {
 }
 
 func (r *AuditRecord) check() error {
-	clipAll(&r.Action, &r.Addr, &r.Detail, &r.Key, &r.KeyName, &r.Path, &r.RequestID, &r.Volume)
+	clipAll(&r.Action, &r.Addr, &r.Detail, &r.Key, &r.KeyName, &r.Path, &r.RequestID, &r.Volume, &r.VolumeName, &r.Org)
 	return checkTimes(r.At)
 }
 

@@ -142,10 +142,16 @@ type AuditRecord struct {
 	ID        int64     `json:"id"`
 	Key       string    `json:"key,omitempty,omitzero"`
 	KeyName   string    `json:"key_name,omitempty,omitzero"`
+	Org       string    `json:"org,omitempty,omitzero"`
 	Path      string    `json:"path,omitempty,omitzero"`
 	RequestID string    `json:"request_id,omitempty,omitzero"`
 	Status    int       `json:"status"`
-	Volume    string    `json:"volume,omitempty,omitzero"`
+
+	// Volume Its id, or the name that was asked for when there was none.
+	Volume string `json:"volume,omitempty,omitzero"`
+
+	// VolumeName Its name at that time, if it was known.
+	VolumeName string `json:"volume_name,omitempty,omitzero"`
 }
 
 // Caps defines model for Caps.

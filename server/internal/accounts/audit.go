@@ -19,6 +19,7 @@ type AuditRecord struct {
 	// Org is "" when a request had no key that was accepted.
 	Org, KeyID, KeyName          string
 	Action, Volume, Path, Detail string
+	VolumeName                   string // at that time; "": not known
 	Addr, RequestID              string
 	Status                       int // of HTTP
 }
@@ -29,13 +30,13 @@ func (r *AuditRecord) row() []any {
 	return []any{
 		catalog.Nanos(r.At), clip(r.Org, maxField), clip(r.KeyID, maxField), clip(r.KeyName, maxField),
 		clip(r.Action, maxField), clip(r.Volume, maxField), clip(r.Path, driver.MaxPathLen), clip(r.Detail, maxDetail),
-		clip(r.Addr, maxField), clip(r.RequestID, maxField), int64(r.Status),
+		clip(r.Addr, maxField), clip(r.RequestID, maxField), int64(r.Status), clip(r.VolumeName, maxField),
 	}
 }
 
 const (
-	auditCols = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status`
-	auditLen  = 11 // columns
+	auditCols = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status, volume_name`
+	auditLen  = 12 // columns
 	// maxRecords bounds how many records share one statement.
 	maxRecords = 256
 	// gather is how long the first record of a commit waits for others: a commit for each
@@ -155,7 +156,7 @@ func (s *Store) Audit(ctx context.Context, org string, before int64, limit int) 
 	}
 	return all(ctx, s, func(scan scanner) (r AuditRecord, err error) {
 		var at int64
-		err = scan(&r.ID, &at, &r.Org, &r.KeyID, &r.KeyName, &r.Action, &r.Volume, &r.Path, &r.Detail, &r.Addr, &r.RequestID, &r.Status)
+		err = scan(&r.ID, &at, &r.Org, &r.KeyID, &r.KeyName, &r.Action, &r.Volume, &r.Path, &r.Detail, &r.Addr, &r.RequestID, &r.Status, &r.VolumeName)
 		r.At = catalog.Time(at)
 		return r, err
 	}, `SELECT id, `+auditCols+` FROM server_audit WHERE org = $1 AND id < $2 ORDER BY id DESC LIMIT $3`, org, before, bounded(limit, maxAudit))

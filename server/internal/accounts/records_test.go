@@ -22,7 +22,7 @@ func TestAudit(t *testing.T) {
 		s := open(t, database, Options{Clock: c.read})
 		ctx := t.Context()
 		full := AuditRecord{
-			Org: "acme", KeyID: "id", KeyName: "name", Action: "volume.create", Volume: vol1, Path: "a/b", Detail: "d",
+			Org: "acme", KeyID: "id", KeyName: "name", Action: "volume.create", Volume: vol1, VolumeName: "v", Path: "a/b", Detail: "d",
 			Addr: "[::1]:80", RequestID: "r", Status: 201,
 		}
 		for i := range 5 {

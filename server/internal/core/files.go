@@ -29,6 +29,7 @@ type fileKey struct {
 type openFiles struct {
 	fs    *vole.FS
 	kind  vole.Kind
+	name  string // of the volume when it was opened
 	users int
 	used  time.Time
 	gone  bool // out of the table; closed with its last user
@@ -61,7 +62,7 @@ func (f *files) get(ctx context.Context, v *vole.Volume, readOnly bool) (fsys *v
 		if err != nil {
 			return nil, nil, err
 		}
-		x = f.add(key, &openFiles{fs: fsys, kind: info.Kind, users: 1})
+		x = f.add(key, &openFiles{fs: fsys, kind: info.Kind, name: info.Name, users: 1})
 	}
 	return x.fs, func(err error) { f.put(key, x, err) }, nil
 }

@@ -382,20 +382,21 @@ func (r *Request) Volume(ref string) (*vole.Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Record.Volume = ref
+	r.Record.Volume, r.Record.VolumeName = ref, ""
 	v, err := store.Get(r.Context(), ref)
 	if err != nil {
 		return nil, err
 	}
-	return v, r.See(v.ID())
+	return v, r.See(v.ID(), v.Name())
 }
 
 // Action is the name of the operation.
 func (r *Request) Action() string { return r.route.Name }
 
-// See refuses a volume that the caller may not see, as if it were not there.
-func (r *Request) See(id string) error {
-	r.Record.Volume = id
+// See refuses a volume that the caller may not see, as if it were not there. Its name is for
+// the audit log: "" if it is not known.
+func (r *Request) See(id, name string) error {
+	r.Record.Volume, r.Record.VolumeName = id, name
 	if !r.Who.Sees(id) {
 		return vole.ErrNotFound
 	}
@@ -412,7 +413,7 @@ func (r *Request) Open(ref string, readOnly bool) (fsys *vole.FS, done func(erro
 	if driver.IsID(ref) && r.Who.Sees(ref) {
 		key := fileKey{ref, o.store.Caps().ReadOnly}
 		if x := o.files.cached(key); x != nil {
-			r.Record.Volume = ref
+			r.Record.Volume, r.Record.VolumeName = ref, x.name
 			return x.fs, func(err error) { o.files.put(key, x, err) }, nil
 		}
 	}
@@ -448,6 +449,9 @@ func (c *Core) record(rt *Route, a *answer, r *Request) {
 	rec := r.Record
 	rec.At, rec.Org, rec.KeyID, rec.KeyName = time.Now(), r.Who.Org, r.Who.KeyID, r.Who.KeyName
 	rec.Action, rec.Addr, rec.RequestID, rec.Status = rt.Name, r.Addr(), r.ID, a.status
+	if rec.VolumeName == "" && !driver.IsID(rec.Volume) {
+		rec.VolumeName = rec.Volume // one that there is not, or not yet
+	}
 	if a.broken {
 		rec.Detail = strings.TrimSpace(rec.Detail + " (broken off)")
 	}

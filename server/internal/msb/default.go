@@ -45,7 +45,7 @@ func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.See(v.ID()); err != nil {
+	if err := r.See(v.ID(), v.Name()); err != nil {
 		return nil, err
 	}
 	if !isDefault(v.Info()) {

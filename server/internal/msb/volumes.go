@@ -133,7 +133,7 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	r.Record.Volume = v.ID()
+	r.Record.Volume, r.Record.VolumeName = v.ID(), v.Name()
 	return core.WriteJSON(w, http.StatusOK, fromInfo(v.Info()))
 }
 

@@ -116,7 +116,7 @@ func (a *API) answerKey(w http.ResponseWriter, r *core.Request, n accounts.NewKe
 	if err != nil {
 		return err
 	}
-	r.Record.Volume, r.Record.Detail = "", strings.TrimSpace(r.Record.Detail+" "+k.ID+" "+k.Name)
+	r.Record.Volume, r.Record.VolumeName, r.Record.Detail = "", "", strings.TrimSpace(r.Record.Detail+" "+k.ID+" "+k.Name)
 	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: key(k), Secret: secret})
 }
 
@@ -245,6 +245,7 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	a.core.RecheckRights()
+	r.Record.Detail += " " + k.Name
 	out := key(k)
 	if loss.Any() {
 		out.Warning = loss.Text(r.Who.Org)
@@ -275,8 +276,8 @@ func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 		if r.Who.Volumes != nil && !r.Who.Sees(x.Volume) {
 			continue
 		}
-		out.Records = append(out.Records, api.AuditRecord{ID: x.ID, At: x.At, Key: x.KeyID, KeyName: x.KeyName, Action: x.Action, Volume: x.Volume,
-			Path: x.Path, Detail: x.Detail, Addr: x.Addr, RequestID: x.RequestID, Status: x.Status})
+		out.Records = append(out.Records, api.AuditRecord{ID: x.ID, At: x.At, Key: x.KeyID, KeyName: x.KeyName, Org: x.Org, Action: x.Action, Volume: x.Volume,
+			VolumeName: x.VolumeName, Path: x.Path, Detail: x.Detail, Addr: x.Addr, RequestID: x.RequestID, Status: x.Status})
 	}
 	if len(list) == limit {
 		out.Next = strconv.FormatInt(list[len(list)-1].ID, 10)

@@ -70,7 +70,7 @@ func (a *API) open(r *core.Request, readOnly bool) (fsys *vole.FS, done func(err
 	if s.volume != r.PathValue("volume") {
 		return nil, nil, driver.Errorf(vole.ErrInvalid, "the open file system is of the volume %s", s.volume)
 	}
-	r.Record.Volume = s.volume
+	r.Record.Volume, r.Record.VolumeName = s.volume, s.name
 	return s.fs, func(error) {}, nil
 }
 

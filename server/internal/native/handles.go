@@ -66,7 +66,7 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	if err == nil && inode != "" && inode != strconv.FormatUint(e.Inode, 10) {
 		err = driver.Errorf(vole.ErrClosed, "%s is another file by now", path)
 	}
-	h := &handle{id: core.NewToken(), sess: f.sess, volume: f.volume, file: file}
+	h := &handle{id: core.NewToken(), sess: f.sess, volume: f.volume, name: f.name, file: file}
 	if err == nil {
 		err = a.add(f.sess, func() { a.handles[h.id] = h })
 	}
@@ -84,7 +84,7 @@ func (a *API) handle(r *core.Request) (*handle, error) {
 	if h == nil || !h.sess.of(r) {
 		return nil, errNoSession
 	}
-	return h, r.See(h.volume)
+	return h, r.See(h.volume, h.name)
 }
 
 // onHandle checks the query and runs fn on the open file.

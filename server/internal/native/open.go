@@ -15,6 +15,7 @@ type filesystem struct {
 	id     string
 	sess   *session
 	volume string // its id
+	name   string // of the volume when it was opened
 	fs     *vole.FS
 
 	attachment string // under which it was opened; "": none
@@ -25,6 +26,7 @@ type handle struct {
 	id     string
 	sess   *session
 	volume string
+	name   string // of the volume, as that of the filesystem
 	file   *vole.File
 }
 
@@ -59,7 +61,7 @@ func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	f := &filesystem{id: core.NewToken(), sess: s, volume: v.ID(), fs: fsys, attachment: opts.Attachment}
+	f := &filesystem{id: core.NewToken(), sess: s, volume: v.ID(), name: v.Name(), fs: fsys, attachment: opts.Attachment}
 	if err := a.add(s, func() { a.systems[f.id] = f }); err != nil {
 		return errors.Join(err, fsys.Close())
 	}
@@ -137,7 +139,7 @@ func (a *API) filesystem(r *core.Request, id string) (*filesystem, error) {
 	if f == nil || !f.sess.of(r) {
 		return nil, errNoSession
 	}
-	return f, r.See(f.volume)
+	return f, r.See(f.volume, f.name)
 }
 
 func (a *API) closeFilesystem(w http.ResponseWriter, r *core.Request) error {

@@ -112,7 +112,7 @@ func (a *API) upload(r *core.Request, fn func(up accounts.Upload, f *vole.FS, h 
 		return err
 	}
 	r.Record.Path = up.Path
-	if r.See(up.Volume) != nil {
+	if r.See(up.Volume, "") != nil {
 		return errNoUpload
 	}
 	return r.Use(up.Volume, false, func(f *vole.FS) error {

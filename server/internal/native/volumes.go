@@ -169,7 +169,7 @@ func (a *API) create(w http.ResponseWriter, r *core.Request, in api.CreateVolume
 	if err != nil {
 		return err
 	}
-	r.Record.Volume = v.ID()
+	r.Record.Volume, r.Record.VolumeName = v.ID(), v.Name()
 	return core.WriteJSON(w, http.StatusCreated, api.FromVolume(v.Info()))
 }
 
