@@ -94,7 +94,7 @@ func (b *Backend) checkPart(name string) error {
 // none may be a link.
 func (b *Backend) openParts() (err error) {
 	// The log of the catalog is as good as the catalog: what is in it takes its place.
-	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm", catalogName + "-journal", "volumes", "locks", "lost+found", "sandboxes", "server", ballast.Name} {
+	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm", catalogName + "-journal", "volumes", "locks", "lost+found", "sandboxes", "server", ballast.Name, ballast.InodesName} {
 		if err := b.checkPart(name); err != nil {
 			return err
 		}
@@ -127,7 +127,7 @@ func (b *Backend) makeHome() error {
 			if err := b.refuseOrphans(); err != nil {
 				return err
 			}
-		case "locks", "lost+found", ballast.Name, "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
+		case "locks", "lost+found", ballast.Name, ballast.InodesName, "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
 		default:
 			return driver.Errorf(driver.ErrInvalid,
 				"the directory holds %q, which is no part of a home for volumes; name an empty or new directory", name)

@@ -9,6 +9,7 @@
 //	locks/processes/<id>   locked by a process as long as it lives
 //	lost+found/            what Check found that no volume claims
 //	ballast                room that what frees room gets when the disk is full
+//	ballast-inodes/        empty files, the inodes of which it gets, too
 //
 // The catalog is the truth. A volume is made by committing it as creating, making its
 // directory, and committing it as ready (data/ follows at first use); it is removed by committing it as removing,
@@ -152,14 +153,32 @@ func open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	if err == nil {
 		b.ballast.Keep()
 	}
-	if err != nil && !errors.Is(err, driver.ErrInvalid) && (opts.ReadOnly || unwritable(err) || unwritable(b.probe())) {
-		err = b.openReadOnly(ctx, err)
+	if cause := b.whyReadOnly(err, opts); cause != nil {
+		err = b.openReadOnly(ctx, cause)
 	}
 	if err != nil {
 		b.dir.Close()
 		return nil, err
 	}
 	return b, nil
+}
+
+// whyReadOnly returns why a home that could not be opened for writing, with err, may be
+// opened for reading only: err itself, or what a file that is made there fails with.
+func (b *Backend) whyReadOnly(err error, opts Options) error {
+	if err == nil || errors.Is(err, driver.ErrInvalid) {
+		return nil
+	}
+	if opts.ReadOnly {
+		return err
+	}
+	if probed := b.probe(); unwritable(probed) {
+		return sysErr(probed) // SQLite's own errors do not say what could not be written
+	}
+	if unwritable(err) {
+		return err
+	}
+	return nil
 }
 
 // errWantReadOnly stands for what makes openWritable give up at once.
@@ -192,8 +211,7 @@ func (b *Backend) openWritable(ctx context.Context) (err error) {
 	if b.db, err = b.openCatalog(ctx); err != nil {
 		return err
 	}
-	// SQLite opens what it cannot write without a word.
-	if err := unix.Faccessat(int(b.dir.Fd()), catalogName, unix.W_OK, 0); err != nil {
+	if err := b.catalogAccess(unix.W_OK); err != nil { // SQLite opens what it cannot write without a word
 		return err
 	}
 	sweepBinds()
@@ -204,7 +222,33 @@ func (b *Backend) openWritable(ctx context.Context) (err error) {
 const catalogName = "catalog.db"
 
 func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
-	return catalog.Open(ctx, b.path(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true})
+	db, err := catalog.Open(ctx, b.path(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true})
+	if err != nil {
+		if denied := b.catalogAccess(unix.R_OK); denied != nil {
+			return nil, denied // SQLite says no more than that it cannot open something
+		}
+	}
+	return db, err
+}
+
+// catalogAccess returns ErrPermission if this user may not do with the catalog, or with what
+// SQLite keeps beside it, what mode says.
+func (b *Backend) catalogAccess(mode uint32) error {
+	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm"} {
+		err := unix.Faccessat(int(b.dir.Fd()), name, mode, 0)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		what := "read"
+		if mode == unix.W_OK {
+			what = "written"
+		}
+		return driver.Errorf(driver.ErrPermission, "%s cannot be %s by this user", name, what)
+	}
+	return nil
 }
 
 // openReadOnly opens what is there; cause says why not for writing.

@@ -1,12 +1,15 @@
 // Package ballast keeps a little of a disk free for what gives room back. A file holds the
-// room; when the disk is full, an operation that frees something gets it for as long as it
-// runs, and the file takes it again afterwards. So a catalog, a log or a lock that such an
-// operation needs first never stands in its way.
+// room, and empty files beside it hold inodes; when the disk is full, an operation that frees
+// something gets them for as long as it runs, and they are taken again afterwards. So a
+// catalog, a log or a lock that such an operation needs first never stands in its way.
 package ballast
 
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"io/fs"
+	"math"
 	"os"
 	"sync"
 
@@ -22,9 +25,19 @@ const Name = "ballast"
 // memory take up to 100 KiB, and a removal in an image a few hundred KiB of its log.
 const Size = 2 << 20
 
-// firstRoom is how many bytes must be free for the file to be made: a small disk is not
-// to be filled by it.
-const firstRoom = 8 * Size
+// InodesName is the directory, beside the file, of the empty files that hold inodes.
+const InodesName = Name + "-inodes"
+
+// Inodes is how many inodes are held: the log and the shared memory of a catalog, the locks
+// of a process and of a volume, and a temporary file or two take up to 8.
+const Inodes = 16
+
+// firstRoom and firstInodes are how much must be free for the ballast to be made: a small
+// disk is not to be filled by it.
+const (
+	firstRoom   = 8 * Size
+	firstInodes = 8 * Inodes
+)
 
 // pageSize is the step by which the file takes back what is there to be taken.
 const pageSize = 4096
@@ -62,14 +75,18 @@ func (b *Ballast) Opening(fn func() error) error {
 	return err
 }
 
-// Keep makes the file as large as it should be, or as the disk lets it be. Failure is none
-// of the caller's: there is less room to lend then. While a process has lent it, it stays.
+// Keep makes the ballast as large as it should be, or as the disk lets it be. Failure is none
+// of the caller's: there is less to lend then. While a process has lent it, it stays.
 func (b *Ballast) Keep() {
 	if b.dir == nil {
 		return
 	}
 	st, err := beneath.Lstat(b.dir, Name)
-	if err == nil && st.Blocks*512 >= Size || err != nil && b.free() < firstRoom {
+	full := err == nil && st.Blocks*512 >= Size
+	if full && b.hasInodes() {
+		return
+	}
+	if bytes, _ := b.free(); err != nil && bytes < firstRoom {
 		return
 	}
 	f, err := beneath.OpenFile(b.dir, Name, os.O_RDWR|os.O_CREATE, 0o600)
@@ -80,7 +97,50 @@ func (b *Ballast) Keep() {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return
 	}
-	fill(f)
+	if !full {
+		fill(f)
+	}
+	b.takeInodes()
+}
+
+// hasInodes reports whether no inode is to be taken: the last file is made last and removed
+// first.
+func (b *Ballast) hasInodes() bool {
+	if _, err := beneath.Lstat(b.dir, inodeName(Inodes-1)); err == nil {
+		return true
+	}
+	_, inodes := b.free()
+	return inodes == math.MaxInt64
+}
+
+func inodeName(i int) string { return fmt.Sprintf("%s/%02d", InodesName, i) }
+
+// takeInodes makes as many of the empty files as there are inodes for.
+func (b *Ballast) takeInodes() {
+	if _, err := beneath.Lstat(b.dir, InodesName); err != nil {
+		if _, inodes := b.free(); inodes < firstInodes || inodes == math.MaxInt64 {
+			return
+		}
+		if beneath.Mkdir(b.dir, InodesName, 0o700) != nil {
+			return
+		}
+	}
+	for i := range Inodes {
+		f, err := beneath.OpenFile(b.dir, inodeName(i), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		switch {
+		case err == nil:
+			_ = f.Close()
+		case !errors.Is(err, fs.ErrExist):
+			return
+		}
+	}
+}
+
+// giveInodes removes the empty files.
+func (b *Ballast) giveInodes() {
+	for i := Inodes - 1; i >= 0; i-- {
+		_ = beneath.Remove(b.dir, inodeName(i))
+	}
 }
 
 // fill takes as much as there is, up to Size: all of it at once, or what halving finds.
@@ -125,6 +185,7 @@ func (b *Ballast) Lend() (done func()) {
 			_ = f.Truncate(0)
 			b.file = f
 		}
+		b.giveInodes()
 	}
 	return sync.OnceFunc(func() {
 		b.mu.Lock()
@@ -146,7 +207,7 @@ func (b *Ballast) Freeing(fn func() error) error {
 	if b.dir == nil {
 		return fn()
 	}
-	if b.free() < Size {
+	if bytes, inodes := b.free(); bytes < Size || inodes < Inodes {
 		defer b.Lend()()
 		return fn()
 	}
@@ -158,16 +219,21 @@ func (b *Ballast) Freeing(fn func() error) error {
 	return fn()
 }
 
-// free is how many bytes this process may still write to the disk.
-func (b *Ballast) free() int64 {
+// free is how many bytes this process may still write to the disk, and how many inodes are
+// left; math.MaxInt64 where they are not counted.
+func (b *Ballast) free() (bytes, inodes int64) {
 	var st unix.Statfs_t
 	if unix.Fstatfs(int(b.dir.Fd()), &st) != nil {
-		return Size
+		return Size, Inodes
 	}
+	bytes, inodes = int64(st.Bavail)*int64(st.Bsize), int64(st.Ffree)
 	if os.Geteuid() == 0 {
-		return int64(st.Bfree) * int64(st.Bsize)
+		bytes = int64(st.Bfree) * int64(st.Bsize)
 	}
-	return int64(st.Bavail) * int64(st.Bsize)
+	if st.Files == 0 {
+		inodes = math.MaxInt64
+	}
+	return bytes, inodes
 }
 
 // NoSpace reports whether err says that the disk is full.

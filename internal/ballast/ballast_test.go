@@ -2,6 +2,7 @@ package ballast
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -78,5 +79,41 @@ func TestFreeing(t *testing.T) {
 	ran := false
 	if err := new(Ballast).Freeing(func() error { ran = true; return nil }); err != nil || !ran {
 		t.Errorf("none: %v, %v", ran, err)
+	}
+}
+
+// Empty files hold inodes, which are given up and taken back with the room.
+func TestInodes(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, dir)
+	if _, inodes := b.free(); inodes == math.MaxInt64 {
+		t.Skip("this file system does not count inodes")
+	}
+	files := func() int {
+		t.Helper()
+		list, err := os.ReadDir(filepath.Join(dir, InodesName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	b.Keep()
+	if n := files(); n != Inodes {
+		t.Fatalf("%d files", n)
+	}
+	done := b.Lend()
+	if n := files(); n != 0 {
+		t.Errorf("lent, %d files are left", n)
+	}
+	done()
+	if n := files(); n != Inodes {
+		t.Errorf("given back, %d files", n)
+	}
+	if err := os.Remove(filepath.Join(dir, inodeName(Inodes-1))); err != nil {
+		t.Fatal(err)
+	}
+	b.Keep()
+	if n := files(); n != Inodes {
+		t.Errorf("kept, %d files", n)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/servers"
 )
 
@@ -167,7 +168,11 @@ func TestModes(t *testing.T) {
 	path := filepath.Join(dir, "accounts.db")
 	s := open(t, path, Options{})
 	makeKey(t, s, NewKey{})
-	checkModes(t, filepath.Dir(dir), 4+2) // the database, two files of SQLite and the ballast, in two directories
+	want := 4 + 2 // the database, two files of SQLite and the ballast, in two directories
+	if _, err := os.Stat(filepath.Join(dir, ballast.InodesName)); err == nil {
+		want += 1 + ballast.Inodes
+	}
+	checkModes(t, filepath.Dir(dir), want)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +181,7 @@ func TestModes(t *testing.T) {
 	}
 	s = open(t, path, Options{})
 	makeKey(t, s, NewKey{})
-	checkModes(t, filepath.Dir(dir), 4+2)
+	checkModes(t, filepath.Dir(dir), want)
 }
 
 func checkModes(t *testing.T, root string, want int) {
