@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +16,9 @@ import (
 
 // tarStream writes the files of a volume as a tar stream in PAX format.
 type tarStream struct {
-	w     io.Writer
-	tw    *tar.Writer
+	w     *bufio.Writer
+	tw    *tar.Writer // writes to w
+	buf   []byte      // of the content under way
 	src   *volumeSource
 	opts  *Options
 	stats Stats
@@ -39,11 +41,12 @@ func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts
 	if name == "" {
 		name = path.Base(path.Clean("./" + p))
 	}
-	t := &tarStream{w: w, tw: tar.NewWriter(w), src: src, opts: &opts, seen: map[fileID]string{}}
+	out := bufio.NewWriterSize(w, copyBuf)
+	t := &tarStream{w: out, tw: tar.NewWriter(out), buf: make([]byte, copyBuf), src: src, opts: &opts, seen: map[fileID]string{}}
 	if err := t.tree(ctx, p, name, &it); err != nil {
-		return t.stats, err
+		return t.stats, errors.Join(err, out.Flush())
 	}
-	return t.stats, t.tw.Close()
+	return t.stats, errors.Join(t.tw.Close(), out.Flush())
 }
 
 // tree writes what is at p, and beneath it, under the given name.
@@ -127,7 +130,7 @@ func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *ite
 
 // body copies exactly n bytes, which the header has announced.
 func (t *tarStream) body(w io.Writer, r io.Reader, p string, n int64) error {
-	m, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(tarReader{r, t}, n), make([]byte, copyBuf))
+	m, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(tarReader{r, t}, n), t.buf)
 	if err == nil && m < n {
 		err = fmt.Errorf("%s: %s: became shorter while it was read", t.opts.op(), t.src.display(p))
 	}
