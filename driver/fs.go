@@ -202,6 +202,10 @@ type Entry struct {
 	Atime     time.Time   `json:"atime"`
 	Mtime     time.Time   `json:"mtime"`
 	Ctime     time.Time   `json:"ctime"`
+
+	// NoXattrs says that it has no extended attributes, so that a copy need not ask for
+	// them. false: perhaps it has.
+	NoXattrs bool `json:"-"`
 }
 
 // IsDir reports whether e is a directory.

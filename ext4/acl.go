@@ -183,7 +183,7 @@ func (fs *FS) chmodACL(i *inode, mode uint16) error {
 // inheritACL gives a new inode what its directory's default list says: permission bits
 // that both grant, an access list, and to a directory the default list itself.
 func (fs *FS) inheritACL(dir, i *inode) error {
-	if i.kind() == typeSymlink || dir.xattrBlock() == 0 && (dir.innerArea() == nil || le.Uint32(dir.innerArea()) != xattrMagic) {
+	if i.kind() == typeSymlink || !dir.hasXattrs() {
 		return nil
 	}
 	b, err := fs.getXattr(dir, xattrDefaultACL, "")

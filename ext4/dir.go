@@ -175,6 +175,7 @@ func (fs *FS) addEntry(dir *inode, name string, ino uint32, kind byte) error {
 
 // removeEntry removes the entry that find found. The caller stores the inode.
 func (fs *FS) removeEntry(dir *inode, p dirPlace) error {
+	fs.moves++
 	b, err := fs.mod(p.at)
 	if err != nil {
 		return err
@@ -186,6 +187,7 @@ func (fs *FS) removeEntry(dir *inode, p dirPlace) error {
 
 // setEntry makes an entry lead to another inode. The caller stores the directory's.
 func (fs *FS) setEntry(dir *inode, p dirPlace, ino uint32, kind byte) error {
+	fs.moves++
 	b, err := fs.mod(p.at)
 	if err != nil {
 		return err

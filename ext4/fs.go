@@ -3,6 +3,7 @@ package ext4
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,6 +43,7 @@ type FS struct {
 	cache    blockCache
 	replayed map[uint64]logBlock // newest versions of blocks that lie in the log; read-only
 	txLimit  int                 // most blocks of a transaction
+	lastDir  atomic.Pointer[lastDir]
 
 	// mu guards what follows. Readers of the file system hold it shared, an operation
 	// that changes it alone.
@@ -58,6 +60,7 @@ type FS struct {
 	orphans    []uint32 // the list of inodes without a name, first first
 	orphanFile []uint32 // inodes in the orphan file, while it is being emptied
 	hints      map[uint32]uint32
+	moves      uint64 // counts what may lead paths elsewhere, for lastDir
 	closed     bool
 	failed     error // a commit failed: nothing more is written
 

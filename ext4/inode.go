@@ -369,6 +369,7 @@ type Info struct {
 	Mtime     time.Time
 	Ctime     time.Time
 	Btime     time.Time // of birth; zero where inodes have no room for it
+	NoXattrs  bool      // it has no extended attributes; false: perhaps it has
 }
 
 func (f *FS) info(i *inode, name string) Info {
@@ -376,6 +377,7 @@ func (f *FS) info(i *inode, name string) Info {
 		Name: name, Ino: i.num, Mode: fileMode(i.mode()), Size: i.size(), Allocated: f.allocated(i),
 		UID: i.uid(), GID: i.gid(), Nlink: uint32(i.links()),
 		Atime: i.when(stampAtime), Mtime: i.when(stampMtime), Ctime: i.when(stampCtime), Btime: i.when(stampBirth),
+		NoXattrs: !i.hasXattrs(),
 	}
 	if k := i.kind(); k == typeChar || k == typeBlock {
 		info.Rdev = i.rdev()

@@ -12,8 +12,18 @@ import (
 // walker resolves one path.
 type walker struct {
 	fs    *FS
-	dirs  []*inode // from the root to where we are
+	above []uint32 // directories above dirs, from the root, of which only the numbers are known
+	dirs  []*inode // from the root, or from the one that a lastDir led to, to where we are
 	links int      // followed
+}
+
+// lastDir is the directory that a path was last resolved in: most calls that follow are
+// about what is in it, too. It is good as long as no entry of any directory was removed or
+// changed since; new entries lead no path elsewhere that led somewhere.
+type lastDir struct {
+	path  string
+	chain []uint32 // inodes, from the root to the directory itself
+	moves uint64   // FS.moves then
 }
 
 // resolve returns the inode at a path; with follow what it leads to if it is a link.
@@ -48,6 +58,15 @@ func (fs *FS) startWalk(path string) (*walker, string, error) {
 			return nil, "", errInvalid
 		}
 	}
+	dir, name := splitLast(path)
+	if last := fs.lastDir.Load(); last != nil && last.moves == fs.moves && last.path == dir {
+		n := len(last.chain) - 1
+		i, err := fs.inode(last.chain[n])
+		if err != nil {
+			return nil, "", err
+		}
+		return &walker{fs: fs, above: last.chain[:n], dirs: []*inode{i}}, name, nil
+	}
 	root, err := fs.inode(rootInode)
 	if err != nil {
 		return nil, "", err
@@ -59,8 +78,39 @@ func (fs *FS) startWalk(path string) (*walker, string, error) {
 	if path == "." {
 		return w, "", nil
 	}
-	dir, name := splitLast(path)
-	return w, name, w.walk(dir)
+	if err := w.walk(dir); err != nil {
+		return w, name, err
+	}
+	if dir != "" {
+		w.remember(dir)
+	}
+	return w, name, nil
+}
+
+// remember keeps where the walk is, which is at the given path.
+func (w *walker) remember(path string) {
+	last := &lastDir{path: path, chain: make([]uint32, len(w.dirs)), moves: w.fs.moves}
+	for k, i := range w.dirs {
+		last.chain[k] = i.num
+	}
+	w.fs.lastDir.Store(last)
+}
+
+// up goes to the directory above.
+func (w *walker) up() error {
+	n := len(w.dirs) - 1
+	if n > 0 {
+		w.dirs = w.dirs[:n]
+		return nil
+	}
+	if n = len(w.above) - 1; n < 0 {
+		return ErrEscape
+	}
+	i, err := w.fs.inode(w.above[n])
+	if err == nil {
+		w.dirs[0], w.above = i, w.above[:n]
+	}
+	return err
 }
 
 // splitLast splits a path before its last element.
@@ -100,11 +150,7 @@ func (w *walker) step(el string) error {
 	case "", ".":
 		return nil
 	case "..":
-		if len(w.dirs) == 1 {
-			return ErrEscape
-		}
-		w.dirs = w.dirs[:len(w.dirs)-1]
-		return nil
+		return w.up()
 	}
 	i, err := w.fs.child(w.here(), el)
 	if err != nil {

@@ -173,6 +173,7 @@ func (fs *FS) end(err error) {
 			fs.tx.freed.unmark(g, i, r.n)
 		}
 		fs.counters, fs.orphans = o.before, o.orphans
+		fs.moves++ // directories that it made are gone again
 	}
 }
 

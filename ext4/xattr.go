@@ -444,3 +444,9 @@ func (fs *FS) Removexattr(path, name string) error {
 }
 
 func noXattr(err error) bool { return errors.Is(err, errNoXattr) }
+
+// hasXattrs reports whether an inode has a place where attributes are, or may be.
+func (i *inode) hasXattrs() bool {
+	area := i.innerArea()
+	return i.xattrBlock() != 0 || area != nil && le.Uint32(area) == xattrMagic
+}

@@ -162,6 +162,7 @@ func diskEntry(i ext4.Info) driver.Entry {
 	return driver.Entry{
 		Name: i.Name, Mode: i.Mode, Size: i.Size, Allocated: i.Allocated, UID: i.UID, GID: i.GID,
 		Nlink: uint64(i.Nlink), Inode: uint64(i.Ino), Rdev: i.Rdev, Atime: i.Atime, Mtime: i.Mtime, Ctime: i.Ctime,
+		NoXattrs: i.NoXattrs,
 	}
 }
 

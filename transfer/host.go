@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -287,9 +288,15 @@ func (t *hostTree) file(ctx context.Context, p string, it *item, c sparse.Conten
 	return t.rename(ctx, tmp, p)
 }
 
+// buffers holds buffers of copyBuf bytes: one for each of many small files would cost more
+// than to copy them.
+var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuf); return &b }}
+
 func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c sparse.Content) error {
 	if !it.sparse {
-		_, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{c}, make([]byte, copyBuf))
+		buf := buffers.Get().(*[]byte)
+		defer buffers.Put(buf)
+		_, err := io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{c}, *buf)
 		return err
 	}
 	if err := f.Truncate(it.size); err != nil {

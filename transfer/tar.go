@@ -16,9 +16,8 @@ import (
 
 // tarStream writes the files of a volume as a tar stream in PAX format.
 type tarStream struct {
-	w     *bufio.Writer
-	tw    *tar.Writer // writes to w
-	buf   []byte      // of the content under way
+	w     *bufio.Writer // content is read right into its buffer
+	head  []byte        // the header under way
 	src   *volumeSource
 	opts  *Options
 	stats Stats
@@ -31,7 +30,8 @@ type tarStream struct {
 // name, and the others theirs beneath it; "" is the last element of p. The name "." is
 // for what is in a directory: the entries are "./", "./a", and so on.
 //
-// When it fails, w has got the beginning of a stream, without the end that readers look for.
+// When it fails, w has got no more than the beginning of a stream, without the end that
+// readers look for.
 func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts Options) (Stats, error) {
 	src := newVolumeSource(fsys)
 	it, err := src.lstat(ctx, p)
@@ -41,12 +41,14 @@ func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts
 	if name == "" {
 		name = path.Base(path.Clean("./" + p))
 	}
-	out := bufio.NewWriterSize(w, copyBuf)
-	t := &tarStream{w: out, tw: tar.NewWriter(out), buf: make([]byte, copyBuf), src: src, opts: &opts, seen: map[fileID]string{}}
+	t := &tarStream{w: bufio.NewWriterSize(w, copyBuf), src: src, opts: &opts, seen: map[fileID]string{}}
 	if err := t.tree(ctx, p, name, &it); err != nil {
-		return t.stats, errors.Join(err, out.Flush())
+		return t.stats, err
 	}
-	return t.stats, errors.Join(t.tw.Close(), out.Flush())
+	if _, err := t.w.Write(tarZeros[:]); err != nil { // two blocks of zeros end an archive
+		return t.stats, err
+	}
+	return t.stats, t.w.Flush()
 }
 
 // tree writes what is at p, and beneath it, under the given name.
@@ -89,13 +91,13 @@ func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
 		return nil
 	case fs.ModeDir:
 		t.stats.Directories++
-		return t.tw.WriteHeader(hdr)
+		return t.header(p, hdr)
 	}
 	if it.nlink > 1 {
 		if first, ok := t.seen[it.id]; ok {
 			hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
 			t.stats.Links++
-			return t.tw.WriteHeader(hdr)
+			return t.header(p, hdr)
 		}
 		t.seen[it.id] = name
 	}
@@ -109,7 +111,7 @@ func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
 	default:
 		t.stats.Others++
 	}
-	return t.tw.WriteHeader(hdr)
+	return t.header(p, hdr)
 }
 
 // file writes a regular file, as a sparse one if it has holes.
@@ -122,39 +124,61 @@ func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *ite
 	if it.sparse {
 		return t.sparse(ctx, p, hdr, c.(*volumeContent))
 	}
-	if err := t.tw.WriteHeader(hdr); err != nil {
+	if err := t.header(p, hdr); err != nil {
 		return err
 	}
-	return t.body(t.tw, c, p, hdr.Size)
-}
-
-// body copies exactly n bytes, which the header has announced.
-func (t *tarStream) body(w io.Writer, r io.Reader, p string, n int64) error {
-	m, err := io.CopyBuffer(struct{ io.Writer }{w}, io.LimitReader(tarReader{r, t}, n), t.buf)
-	if err == nil && m < n {
-		err = fmt.Errorf("%s: %s: became shorter while it was read", t.opts.op(), t.src.display(p))
+	if err := t.body(c, p, hdr.Size); err != nil {
+		return err
 	}
+	_, err = t.w.Write(padding(hdr.Size))
 	return err
 }
 
-// tarReader counts what is read.
-type tarReader struct {
-	r io.Reader
-	t *tarStream
+// header writes the header of what is at p.
+func (t *tarStream) header(p string, hdr *tar.Header) (err error) {
+	if t.head, err = appendTarHeader(t.head[:0], hdr); err != nil {
+		return fmt.Errorf("%s: %s: %w", t.opts.op(), t.src.display(p), err)
+	}
+	_, err = t.w.Write(t.head)
+	return err
 }
 
-func (r tarReader) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
-	r.t.stats.Bytes += int64(n)
-	r.t.opts.read(n)
-	return n, err
+// leastRead is how much room for content is made before it is read, in bytes.
+const leastRead = 64 << 10
+
+// body copies exactly n bytes, which the header has announced.
+func (t *tarStream) body(r io.Reader, p string, n int64) error {
+	for n > 0 {
+		if int64(t.w.Available()) < min(n, leastRead) {
+			if err := t.w.Flush(); err != nil {
+				return err
+			}
+		}
+		buf := t.w.AvailableBuffer()
+		m, err := r.Read(buf[:min(int64(cap(buf)), n)])
+		t.stats.Bytes += int64(m)
+		t.opts.read(m)
+		if _, werr := t.w.Write(buf[:m]); werr != nil {
+			return werr
+		}
+		if n -= int64(m); n == 0 {
+			return nil
+		}
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("%s: %s: became shorter while it was read", t.opts.op(), t.src.display(p))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tarHeader describes an item under a name.
 func tarHeader(name string, it *item) *tar.Header {
 	hdr := &tar.Header{
 		Typeflag: tar.TypeReg, Name: name, Mode: int64(filemode.Perm(it.mode)), Uid: it.uid, Gid: it.gid,
-		ModTime: it.mtime.Round(0), Format: tar.FormatPAX, PAXRecords: map[string]string{},
+		ModTime: it.mtime,
 	}
 	switch it.mode.Type() {
 	case 0:
@@ -173,16 +197,25 @@ func tarHeader(name string, it *item) *tar.Header {
 		}
 		hdr.Devmajor, hdr.Devminor = int64(devMajor(it.rdev)), int64(devMinor(it.rdev))
 	}
+	if len(it.xattrs)+len(it.system) > 0 {
+		hdr.PAXRecords = attrRecords(it)
+	}
+	return hdr
+}
+
+// attrRecords are the extended records of an item's attributes.
+func attrRecords(it *item) map[string]string {
+	records := map[string]string{}
 	for k, v := range it.xattrs {
-		hdr.PAXRecords[xattrRecord+recordEscape.Replace(k)] = string(v)
+		records[xattrRecord+recordEscape.Replace(k)] = string(v)
 	}
 	if v, ok := it.system[capabilityAttr]; ok {
-		hdr.PAXRecords[xattrRecord+capabilityAttr] = string(v)
+		records[xattrRecord+capabilityAttr] = string(v)
 	}
 	for record, attr := range aclRecords {
 		if text := formatACL(it.system[attr]); text != "" {
-			hdr.PAXRecords[record] = text
+			records[record] = text
 		}
 	}
-	return hdr
+	return records
 }

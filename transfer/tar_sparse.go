@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"path"
-	"slices"
 	"strconv"
 )
 
@@ -17,8 +16,6 @@ import (
 // but does not write: https://www.gnu.org/software/tar/manual/html_node/PAX-1.html.
 // The entry's data begins with the map of what is there, decimal numbers one to a
 // line: how many ranges, then offset and length of each, padded to a block.
-
-const tarUnit = 512 // bytes of a block of a tar stream
 
 // segment is a range of a file that holds data.
 type segment struct{ off, n int64 }
@@ -35,16 +32,12 @@ func (t *tarStream) sparse(ctx context.Context, p string, hdr *tar.Header, c *vo
 	records := map[string]string{
 		"GNU.sparse.major": "1", "GNU.sparse.minor": "0",
 		"GNU.sparse.name": realName, "GNU.sparse.realsize": strconv.FormatInt(realSize, 10),
-		"mtime": formatPAXTime(hdr.ModTime),
-		"size":  strconv.FormatInt(size, 10), "uid": strconv.Itoa(hdr.Uid), "gid": strconv.Itoa(hdr.Gid),
 	}
 	maps.Copy(records, hdr.PAXRecords)
+	hdr.PAXRecords, hdr.Size = records, size
 	// Readers that do not know the format see a file of this odd name.
-	odd := path.Join(path.Dir(realName), "GNUSparseFile.0", path.Base(realName))
-	if err := t.tw.Flush(); err != nil { // what follows goes around the tar.Writer
-		return err
-	}
-	if err := t.paxEntry(records, odd, hdr, size); err != nil {
+	hdr.Name = path.Join(path.Dir(realName), "GNUSparseFile.0", path.Base(realName))
+	if err := t.header(p, hdr); err != nil {
 		return err
 	}
 	if _, err := t.w.Write(table); err != nil {
@@ -52,7 +45,7 @@ func (t *tarStream) sparse(ctx context.Context, p string, hdr *tar.Header, c *vo
 	}
 	for _, s := range segs {
 		c.off = s.off
-		if err := t.body(t.w, c, p, s.n); err != nil {
+		if err := t.body(c, p, s.n); err != nil {
 			return err
 		}
 	}
@@ -92,65 +85,4 @@ func sparseMap(segs []segment) []byte {
 	}
 	b.Write(padding(int64(b.Len())))
 	return b.Bytes()
-}
-
-// padding fills the last block of n bytes.
-func padding(n int64) []byte { return make([]byte, (tarUnit-n%tarUnit)%tarUnit) }
-
-// paxEntry writes extended records and the header of the file that they describe.
-func (t *tarStream) paxEntry(records map[string]string, name string, hdr *tar.Header, size int64) error {
-	var b bytes.Buffer
-	for _, k := range slices.Sorted(maps.Keys(records)) {
-		b.WriteString(paxRecord(k, records[k]))
-	}
-	x := *hdr
-	x.Mode = 0o644
-	for _, part := range [][]byte{
-		ustarBlock(tar.TypeXHeader, "PaxHeaders.0/"+path.Base(name), &x, int64(b.Len())),
-		b.Bytes(), padding(int64(b.Len())),
-		ustarBlock(tar.TypeReg, name, hdr, size),
-	} {
-		if _, err := t.w.Write(part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// paxRecord is "LENGTH key=value\n", where the length counts its own digits.
-func paxRecord(k, v string) string {
-	n := len(k) + len(v) + 3
-	for size := n + len(strconv.Itoa(n)); ; size = n + len(strconv.Itoa(size)) {
-		if s := fmt.Sprintf("%d %s=%s\n", size, k, v); len(s) == size {
-			return s
-		}
-	}
-}
-
-// ustarBlock is a header of POSIX.1-1988. What does not fit is cut or 0: the extended
-// records before it have it whole.
-func ustarBlock(kind byte, name string, hdr *tar.Header, size int64) []byte {
-	b := make([]byte, tarUnit)
-	octal := func(at, width int, v int64) {
-		s := fmt.Sprintf("%0*o", width-1, v)
-		if v < 0 || len(s) > width-1 {
-			s = fmt.Sprintf("%0*o", width-1, 0)
-		}
-		copy(b[at:], s)
-	}
-	copy(b[0:100], name)
-	octal(100, 8, hdr.Mode)
-	octal(108, 8, int64(hdr.Uid))
-	octal(116, 8, int64(hdr.Gid))
-	octal(124, 12, size)
-	octal(136, 12, hdr.ModTime.Unix())
-	b[156] = kind
-	copy(b[257:], "ustar\x0000")
-	copy(b[148:], "        ") // the sum is taken over blanks in its place
-	sum := 0
-	for _, c := range b {
-		sum += int(c)
-	}
-	copy(b[148:], fmt.Sprintf("%06o\x00 ", sum))
-	return b
 }

@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"archive/tar"
-	"fmt"
 	"maps"
 	"strconv"
 	"strings"
@@ -102,16 +101,6 @@ func (g *globalRecords) apply(hdr *tar.Header) error {
 		}
 	}
 	return nil
-}
-
-// formatPAXTime is seconds since 1970 with nine decimals, negative before.
-func formatPAXTime(t time.Time) string {
-	sec, ns := t.Unix(), t.Nanosecond()
-	if sec >= 0 || ns == 0 {
-		return fmt.Sprintf("%d.%09d", sec, ns)
-	}
-	// -0.5 is half a second before: time has it as -1 and half a second.
-	return fmt.Sprintf("-%d.%09d", -(sec + 1), 1_000_000_000-ns)
 }
 
 // parsePAXTime is the opposite; digits beyond nanoseconds are cut.

@@ -84,6 +84,9 @@ func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 		it.target, err = s.f.Readlink(ctx, p)
 		return it, err
 	}
+	if e.NoXattrs {
+		return it, nil
+	}
 	return it, volumeXattrs(ctx, s.f, p, &it)
 }
 

@@ -1,0 +1,164 @@
+package transfer
+
+import (
+	"archive/tar"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	tarUnit     = 512 // bytes of a block of a tar stream
+	paxLongest  = 100 // bytes of a name or a link's target that a header holds itself
+	paxLargest  = 1<<33 - 1
+	paxLargeID  = 1<<21 - 1
+	paxLastTime = 1<<33 - 1
+)
+
+var tarZeros [2 * tarUnit]byte
+
+// appendTarHeader appends to b the header of an entry, and before it the extended records
+// of PAX for what the header has no place for: archive/tar does the same with many small
+// allocations, which for a tree of small files is most of the work.
+//
+// The header is that of POSIX.1-1988. What does not fit there is cut or 0: the records
+// have it whole.
+func appendTarHeader(b []byte, hdr *tar.Header) ([]byte, error) {
+	if strings.IndexByte(hdr.Name, 0) >= 0 || strings.IndexByte(hdr.Linkname, 0) >= 0 {
+		return b, fmt.Errorf("a tar stream has no place for a NUL in the name %q or target %q", hdr.Name, hdr.Linkname)
+	}
+	if max(hdr.Devmajor, hdr.Devminor) > paxLargeID {
+		return b, fmt.Errorf("a tar stream has no place for the device number %d:%d", hdr.Devmajor, hdr.Devminor)
+	}
+	start := len(b)
+	b = append(b, tarZeros[:tarUnit]...)
+	b = appendRecords(b, hdr)
+	if n := int64(len(b) - start - tarUnit); n > 0 {
+		x := tar.Header{Typeflag: tar.TypeXHeader, Name: "PaxHeaders.0/" + path.Base(hdr.Name), Mode: 0o644, ModTime: hdr.ModTime, Size: n}
+		putUstar(b[start:start+tarUnit], &x)
+		b = append(b, padding(n)...)
+	} else {
+		b = b[:start]
+	}
+	b = append(b, tarZeros[:tarUnit]...)
+	putUstar(b[len(b)-tarUnit:], hdr)
+	return b, nil
+}
+
+// padding fills the last block of n bytes.
+func padding(n int64) []byte { return tarZeros[:(tarUnit-n%tarUnit)%tarUnit] }
+
+// appendRecords appends the extended records of an entry.
+func appendRecords(b []byte, hdr *tar.Header) []byte {
+	if !fitsField(hdr.Name) {
+		b = appendRecord(b, "path", hdr.Name)
+	}
+	if !fitsField(hdr.Linkname) {
+		b = appendRecord(b, "linkpath", hdr.Linkname)
+	}
+	if hdr.Size > paxLargest {
+		b = appendRecord(b, "size", strconv.FormatInt(hdr.Size, 10))
+	}
+	if hdr.Uid > paxLargeID {
+		b = appendRecord(b, "uid", strconv.Itoa(hdr.Uid))
+	}
+	if hdr.Gid > paxLargeID {
+		b = appendRecord(b, "gid", strconv.Itoa(hdr.Gid))
+	}
+	if s := hdr.ModTime.Unix(); s < 0 || s > paxLastTime || hdr.ModTime.Nanosecond() != 0 {
+		b = appendRecord(b, "mtime", formatPAXTime(hdr.ModTime))
+	}
+	if len(hdr.PAXRecords) > 0 {
+		for _, k := range slices.Sorted(maps.Keys(hdr.PAXRecords)) {
+			b = appendRecord(b, k, hdr.PAXRecords[k])
+		}
+	}
+	return b
+}
+
+// fitsField reports whether a name needs no record: it is short and ASCII.
+func fitsField(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return len(s) <= paxLongest
+}
+
+// appendRecord appends "LENGTH key=value\n", where the length counts its own digits.
+func appendRecord(b []byte, k, v string) []byte {
+	n := len(k) + len(v) + len(" =\n")
+	size := n + decimals(n)
+	size = n + decimals(size) // its own digits may make it longer
+	b = strconv.AppendInt(b, int64(size), 10)
+	b = append(b, ' ')
+	b = append(b, k...)
+	b = append(b, '=')
+	b = append(b, v...)
+	return append(b, '\n')
+}
+
+func decimals(n int) int {
+	d := 1
+	for ; n >= 10; n /= 10 {
+		d++
+	}
+	return d
+}
+
+// putUstar fills a block of zeros with a header.
+func putUstar(b []byte, hdr *tar.Header) {
+	copy(b[0:100], hdr.Name)
+	putOctal(b[100:108], hdr.Mode)
+	putOctal(b[108:116], int64(hdr.Uid))
+	putOctal(b[116:124], int64(hdr.Gid))
+	putOctal(b[124:136], hdr.Size)
+	putOctal(b[136:148], hdr.ModTime.Unix())
+	b[156] = hdr.Typeflag
+	copy(b[157:257], hdr.Linkname)
+	copy(b[257:], "ustar\x0000")
+	putOctal(b[329:337], hdr.Devmajor)
+	putOctal(b[337:345], hdr.Devminor)
+	copy(b[148:], "        ") // the sum is taken over blanks in its place
+	sum := int64(0)
+	for _, c := range b {
+		sum += int64(c)
+	}
+	putOctal(b[148:155], sum) // six digits, a NUL, and a blank
+}
+
+// putOctal fills a field with a number and a NUL; 0 for one that does not fit.
+func putOctal(field []byte, v int64) {
+	n := len(field) - 1
+	if v < 0 || v>>(3*n) != 0 {
+		v = 0
+	}
+	for i := n - 1; i >= 0; i-- {
+		field[i] = '0' + byte(v&7)
+		v >>= 3
+	}
+	field[n] = 0
+}
+
+// formatPAXTime is seconds since 1970 with nine decimals, negative before.
+func formatPAXTime(t time.Time) string {
+	sec, ns := t.Unix(), t.Nanosecond()
+	b := make([]byte, 0, 32)
+	if sec < 0 && ns > 0 {
+		// -0.5 is half a second before: time has it as -1 and half a second.
+		sec, ns = -(sec + 1), 1_000_000_000-ns
+		b = append(b, '-')
+	}
+	b = strconv.AppendInt(b, sec, 10)
+	b = append(b, ".000000000"...)
+	for i := len(b) - 1; ns > 0; i-- {
+		b[i] = '0' + byte(ns%10)
+		ns /= 10
+	}
+	return string(b)
+}
