@@ -285,7 +285,7 @@ func (f *fileSystem) find(name string) (place, error) {
 	if dir == "" {
 		return place{dir: f.dir, base: base}, nil
 	}
-	d, err := f.root.OpenFile(dir[:len(dir)-1], unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	d, err := beneath.OpenWithin(f.root, f.dir, dir[:len(dir)-1])
 	if err != nil {
 		return place{}, err
 	}

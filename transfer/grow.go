@@ -45,7 +45,7 @@ func needOfItem(name string, it *item) Need {
 			n.Data = min(n.Data, it.stored)
 		}
 		n.Bytes += (n.Data+fsBlock-1)/fsBlock*fsBlock + n.Data>>8 // and where they are
-	case it.mode.IsDir(), len(it.target) >= 60: // shorter ones lie in the inode
+	case it.mode.IsDir(), max(len(it.target), int(min(it.size, fsBlock))) >= 60: // shorter targets lie in the inode
 		n.Bytes += fsBlock
 	}
 	attrs := 0
@@ -60,10 +60,16 @@ func needOfItem(name string, it *item) Need {
 	return n
 }
 
-// NeedOf is how much what is at p of src, and beneath it, takes.
+// NeedOf is how much what is at p of src, and beneath it, takes. Attributes of files of the
+// host are not counted: most have none, and to ask for them means to open each file.
 func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 	s := src.source()
-	it, err := s.lstat(ctx, p)
+	defer closeSource(s)
+	lstat := s.lstat
+	if h, ok := s.(*hostSource); ok {
+		lstat = func(_ context.Context, p string) (item, error) { return h.describe(p) }
+	}
+	it, err := lstat(ctx, p)
 	if err != nil {
 		return Need{}, err
 	}
@@ -90,7 +96,7 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 		}
 		defer held.release(names)
 		for _, name := range names {
-			child, lerr := s.lstat(ctx, path.Join(p, name))
+			child, lerr := lstat(ctx, path.Join(p, name))
 			if errors.Is(lerr, vole.ErrCorrupt) {
 				return sum, lerr
 			}

@@ -10,8 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -79,7 +77,7 @@ func (h *Host) enter(at string, perm fs.FileMode) (sub *Host, made bool, err err
 // Close closes the directory.
 func (h *Host) Close() error { return h.root.Close() }
 
-func (h *Host) source() source              { return hostSource{&hostTree{h, nil}} }
+func (h *Host) source() source              { return newHostSource(h) }
 func (h *Host) target(opts *Options) target { return &hostTree{h, opts} }
 
 // hostTree is a Host in one copy.
@@ -121,81 +119,8 @@ func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		it.uid, it.gid = int(st.Uid), int(st.Gid)
 		it.id, it.nlink, it.rdev = fileID{uint64(st.Dev), st.Ino}, uint64(st.Nlink), linuxRdev(uint64(st.Rdev))
-		it.stored = int64(st.Blocks) * 512
-		it.sparse = info.Mode().IsRegular() && info.Size()-it.stored >= holeMin
 	}
 	return it, nil
-}
-
-// readXattrs reads the extended attributes that are copied; the others are the host's own
-// affair.
-func (t *hostTree) readXattrs(p string, it *item) error {
-	f, err := t.openFile(p)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fd := int(f.Fd())
-	n, err := unix.Flistxattr(fd, nil)
-	if n == 0 || err != nil {
-		return ignoreUnsupported(err)
-	}
-	buf := make([]byte, n)
-	if n, err = unix.Flistxattr(fd, buf); err != nil {
-		return err
-	}
-	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if !isCopiedAttr(name) {
-			continue
-		}
-		val := make([]byte, driver.MaxXattrLen)
-		n, err := unix.Fgetxattr(fd, name, val)
-		if err != nil {
-			return err
-		}
-		it.setAttr(name, slices.Clone(val[:n]))
-	}
-	return nil
-}
-
-func ignoreUnsupported(err error) error {
-	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
-		return nil
-	}
-	return err
-}
-
-// openFile opens for reading what was a file or directory a moment ago, without
-// waiting in case it has become a fifo.
-func (t *hostTree) openFile(p string) (*os.File, error) {
-	return t.root.OpenFile(p, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-}
-
-func (t *hostTree) names(ctx context.Context, p string, _ *item) ([]string, error) {
-	f, err := t.openDir(p)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	slices.Sort(names)
-	return names, t.wrap("list", p, err)
-}
-
-func (t *hostTree) open(ctx context.Context, p string, _ int64) (sparse.Content, error) {
-	f, err := t.openFile(p)
-	if err != nil {
-		return nil, t.wrap("open", p, err)
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("is no longer a regular file")
-	}
-	if err != nil {
-		f.Close()
-		return nil, t.wrap("open", p, err)
-	}
-	return sparse.File(ctx, f), nil
 }
 
 func (t *hostTree) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
@@ -432,23 +357,6 @@ func errnoOf(err error) syscall.Errno {
 }
 
 func (t *hostTree) sync(context.Context) error { return nil }
-
-// hostSource is a hostTree to read from.
-type hostSource struct{ *hostTree }
-
-func (s hostSource) lstat(ctx context.Context, p string) (item, error) {
-	it, err := s.hostTree.lstat(ctx, p)
-	if err != nil {
-		return it, err
-	}
-	switch {
-	case it.mode&fs.ModeSymlink != 0:
-		it.target, err = s.root.Readlink(p)
-	case it.mode.IsRegular() || it.mode.IsDir():
-		err = s.readXattrs(p, &it)
-	}
-	return it, s.wrap("read", p, err)
-}
 
 // tempName is a name beside p that no one else uses.
 func tempName(p string) string {

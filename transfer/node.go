@@ -97,6 +97,7 @@ func openWaiting(ctx context.Context, path string, flag int) (*os.File, error) {
 // makes it durable on a block device.
 func CopyToNode(ctx context.Context, node *os.File, src Tree, p string, opts Options) (Stats, error) {
 	s := src.source()
+	defer closeSource(s)
 	it, err := s.lstat(ctx, p)
 	if err != nil {
 		return Stats{}, err

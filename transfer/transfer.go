@@ -128,6 +128,7 @@ type Stats struct {
 // caller's to see to.
 func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Options) (Stats, error) {
 	s := src.source()
+	defer closeSource(s)
 	it, err := s.lstat(ctx, p)
 	if err != nil {
 		return Stats{}, err
@@ -148,6 +149,13 @@ func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Opt
 		err = c.to.setMeta(ctx, at, &it)
 	}
 	return c.end(ctx, err)
+}
+
+// closeSource ends the use of a source.
+func closeSource(s source) {
+	if c, ok := s.(io.Closer); ok {
+		c.Close() // it was read only
+	}
 }
 
 // WriteFile makes what r yields a regular file at the place at of dst, whose parent is

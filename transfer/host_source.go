@@ -1,0 +1,358 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
+	"github.com/volehq/vole/internal/filemode"
+	"github.com/volehq/vole/internal/sparse"
+	"golang.org/x/sys/unix"
+)
+
+// hostSource is a hostTree to read from. It keeps open the directory and the file that it
+// looked at last: those of a tree come one after the other, and to resolve the path of each
+// anew takes longer than to copy it.
+type hostSource struct {
+	*hostTree
+
+	mu   sync.Mutex // guards what follows
+	top  *os.File   // the root, nil until needed
+	dir  *sharedDir
+	file *hostFile
+}
+
+// sharedDir is an open directory, to be closed when nobody uses it any more.
+type sharedDir struct {
+	path string
+	f    *os.File
+	refs int // guarded by hostSource.mu
+}
+
+// hostFile is an open regular file. It implements sparse.Content.
+type hostFile struct {
+	ctx   context.Context // of the copy this belongs to: io.Reader has no place for one
+	path  string
+	shown string // the path in errors
+	fd    int
+	size  int64 // when it was opened
+	off   int64
+}
+
+func newHostSource(h *Host) *hostSource { return &hostSource{hostTree: &hostTree{h, nil}} }
+
+// Close closes what is kept open.
+func (s *hostSource) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keepDir(nil)
+	s.keepFile(nil)
+	if s.top == nil {
+		return nil
+	}
+	return s.top.Close()
+}
+
+// keepDir makes d the directory that is kept open. s.mu is held.
+func (s *hostSource) keepDir(d *sharedDir) {
+	old := s.dir
+	if s.dir = d; d != nil {
+		d.refs++
+	}
+	if old != nil {
+		s.drop(old)
+	}
+}
+
+// drop gives up one use of a directory. s.mu is held.
+func (s *hostSource) drop(d *sharedDir) {
+	if d.refs--; d.refs == 0 {
+		d.f.Close()
+	}
+}
+
+// keepFile makes f the file that is kept open for the next call of open. s.mu is held.
+func (s *hostSource) keepFile(f *hostFile) {
+	if s.file != nil {
+		s.file.Close()
+	}
+	s.file = f
+}
+
+// acquire returns the open directory at p, to be given to release.
+func (s *hostSource) acquire(p string) (*sharedDir, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil || s.dir.path != p {
+		if s.top == nil {
+			top, err := s.root.OpenFile(".", os.O_RDONLY|unix.O_DIRECTORY, 0)
+			if err != nil {
+				return nil, err
+			}
+			s.top = top
+		}
+		f, err := beneath.OpenWithin(s.root, s.top, p)
+		if err != nil {
+			return nil, err
+		}
+		s.keepDir(&sharedDir{path: p, f: f})
+	}
+	s.dir.refs++
+	return s.dir, nil
+}
+
+func (s *hostSource) release(d *sharedDir) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(d)
+}
+
+// within runs fn on the open directory that holds p.
+func (s *hostSource) within(op, p string, fn func(dirfd int, base string) error) error {
+	d, err := s.acquire(path.Dir(p))
+	if err != nil {
+		return s.wrap(op, p, err)
+	}
+	defer s.release(d)
+	return s.wrap(op, p, fn(int(d.f.Fd()), path.Base(p)))
+}
+
+// retryEINTR makes a system call again that a signal interrupted.
+func retryEINTR(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// openAt opens for reading what was a file or directory a moment ago, without following a
+// link, and without waiting in case it has become a fifo.
+func openAt(dirfd int, base string, flag int) (fd int, err error) {
+	err = retryEINTR(func() error {
+		fd, err = unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC|flag, 0)
+		return err
+	})
+	return fd, err
+}
+
+// describe is lstat without what takes more than one system call: attributes, and the
+// target of a link.
+func (s *hostSource) describe(p string) (it item, err error) {
+	err = s.within("lstat", p, func(dirfd int, base string) error {
+		var st unix.Stat_t
+		err := retryEINTR(func() error { return unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW) })
+		it = statItem(&st)
+		return err
+	})
+	return it, err
+}
+
+// lstat describes what is at p. A regular file stays open for the call of open that follows.
+func (s *hostSource) lstat(ctx context.Context, p string) (item, error) {
+	it, err := s.describe(p)
+	if err != nil {
+		return it, err
+	}
+	switch {
+	case it.mode&fs.ModeSymlink != 0:
+		it.target, err = s.root.Readlink(p)
+	case it.mode.IsRegular():
+		var f *hostFile
+		if f, it, err = s.openRegular(ctx, p); err != nil {
+			return it, err
+		}
+		if err = readXattrs(f.fd, &it); err != nil {
+			f.Close()
+			break
+		}
+		s.mu.Lock()
+		s.keepFile(f)
+		s.mu.Unlock()
+	case it.mode.IsDir():
+		err = s.within("read", p, func(dirfd int, base string) error {
+			fd, err := openAt(dirfd, base, unix.O_DIRECTORY)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return readXattrs(fd, &it)
+		})
+	}
+	return it, s.wrap("read", p, err)
+}
+
+// openRegular opens a regular file and describes what was opened.
+func (s *hostSource) openRegular(ctx context.Context, p string) (f *hostFile, it item, err error) {
+	err = s.within("open", p, func(dirfd int, base string) error {
+		fd, err := openAt(dirfd, base, 0)
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+			err = errors.New("is no longer a regular file")
+		}
+		if err != nil {
+			unix.Close(fd)
+			return err
+		}
+		it = statItem(&st)
+		f = &hostFile{ctx: ctx, path: p, shown: s.display(p), fd: fd, size: st.Size}
+		return nil
+	})
+	return f, it, err
+}
+
+// open returns the content of a regular file.
+func (s *hostSource) open(ctx context.Context, p string, _ int64) (sparse.Content, error) {
+	s.mu.Lock()
+	f := s.file
+	if f != nil && f.path == p {
+		s.file, f.ctx = nil, ctx
+		s.mu.Unlock()
+		return f, nil
+	}
+	s.mu.Unlock()
+	f, _, err := s.openRegular(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// names lists a directory, which stays open for what is then asked of what is in it.
+func (s *hostSource) names(ctx context.Context, p string, _ *item) ([]string, error) {
+	var f *os.File
+	err := s.within("open", p, func(dirfd int, base string) error {
+		fd, err := openAt(dirfd, base, unix.O_DIRECTORY)
+		if err == nil {
+			f = os.NewFile(uintptr(fd), s.display(p))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	d := &sharedDir{path: path.Clean(p), f: f, refs: 1}
+	s.keepDir(d)
+	s.mu.Unlock()
+	defer s.release(d)
+	names, err := f.Readdirnames(-1)
+	slices.Sort(names)
+	return names, s.wrap("list", p, err)
+}
+
+// statItem describes what stat(2) has told of.
+func statItem(st *unix.Stat_t) item {
+	it := item{
+		mode: filemode.Go(uint32(st.Mode)), size: st.Size, mtime: time.Unix(st.Mtim.Unix()), uid: int(st.Uid), gid: int(st.Gid),
+		id: fileID{uint64(st.Dev), st.Ino}, nlink: uint64(st.Nlink), rdev: linuxRdev(uint64(st.Rdev)), stored: st.Blocks * 512,
+	}
+	it.sparse = it.mode.IsRegular() && it.size-it.stored >= holeMin
+	return it
+}
+
+// readXattrs reads the extended attributes that are copied; the others are the host's own
+// affair.
+func readXattrs(fd int, it *item) error {
+	var first [256]byte
+	buf := first[:]
+	n, err := unix.Flistxattr(fd, buf)
+	if errors.Is(err, unix.ERANGE) {
+		if n, err = unix.Flistxattr(fd, nil); err != nil {
+			return err
+		}
+		buf = make([]byte, n)
+		n, err = unix.Flistxattr(fd, buf)
+	}
+	if n == 0 || err != nil {
+		return ignoreUnsupported(err)
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
+		if !isCopiedAttr(name) {
+			continue
+		}
+		val := make([]byte, driver.MaxXattrLen)
+		n, err := unix.Fgetxattr(fd, name, val)
+		if err != nil {
+			return err
+		}
+		it.setAttr(name, slices.Clone(val[:n]))
+	}
+	return nil
+}
+
+func ignoreUnsupported(err error) error {
+	if errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
+}
+
+// Read implements io.Reader. What the file has grown by since it was opened is left out.
+func (f *hostFile) Read(p []byte) (n int, err error) {
+	if err := f.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if f.size > 0 && f.off >= f.size { // 0: a file of /proc does not know
+		return 0, io.EOF
+	}
+	err = retryEINTR(func() error {
+		n, err = unix.Read(f.fd, p)
+		return err
+	})
+	if err != nil {
+		return 0, f.failed("read", err)
+	}
+	if n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	f.off += int64(n)
+	return n, nil
+}
+
+// NextData implements sparse.Content.
+func (f *hostFile) NextData(context.Context) (off, n int64, err error) {
+	start, err := unix.Seek(f.fd, f.off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, io.EOF
+	}
+	if err != nil {
+		return 0, 0, f.failed("seek", err)
+	}
+	end, err := unix.Seek(f.fd, start, unix.SEEK_HOLE)
+	if err == nil {
+		_, err = unix.Seek(f.fd, start, io.SeekStart)
+	}
+	f.off = start
+	return start, end - start, f.failed("seek", err)
+}
+
+func (f *hostFile) failed(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: f.shown, Err: err}
+}
+
+// Close implements io.Closer.
+func (f *hostFile) Close() error {
+	if f.fd < 0 {
+		return syscall.EBADF
+	}
+	fd := f.fd
+	f.fd = -1
+	return unix.Close(fd)
+}
