@@ -80,6 +80,9 @@ var faultSteps = []faultStep{
 		return err
 	}),
 	onVolume("remove volume", func(ctx context.Context, v *vole.Volume) error { return v.Remove(ctx) }),
+	onVolume("remove unused volume", func(ctx context.Context, v *vole.Volume) error {
+		return v.RemoveUnused(ctx, time.Now().Add(time.Hour))
+	}),
 	onVolume("rename volume", func(ctx context.Context, v *vole.Volume) error { return v.Update(ctx, vole.Update{Name: "w"}) }),
 	onVolume("set quota", func(ctx context.Context, v *vole.Volume) error {
 		return v.Update(ctx, vole.Update{Quota: 2 * vole.MiB})

@@ -140,6 +140,7 @@ var steps = []step{
 		return err
 	}},
 	onDisk(onVolume("remove", func(ctx context.Context, v *vole.Volume) error { return v.Remove(ctx) })),
+	onDisk(onVolume("remove unused", removeUnused)),
 	onDisk(onVolume("grow", func(ctx context.Context, v *vole.Volume) error {
 		return v.Update(ctx, vole.Update{Capacity: 200 * vole.MiB})
 	})),
@@ -170,6 +171,7 @@ var steps = []step{
 		return err
 	}},
 	onVolume("remove", func(ctx context.Context, v *vole.Volume) error { return v.Remove(ctx) }),
+	onVolume("remove unused", removeUnused),
 	onVolume("rename volume", func(ctx context.Context, v *vole.Volume) error {
 		return v.Update(ctx, vole.Update{Name: "w"})
 	}),
@@ -306,6 +308,10 @@ func closeChecked(t *testing.T, s *vole.Store) {
 	if err := s.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
+}
+
+func removeUnused(ctx context.Context, v *vole.Volume) error {
+	return v.RemoveUnused(ctx, v.Info().LastUsed)
 }
 
 // runStep opens a home, sets the step up unless that is done, and runs it.

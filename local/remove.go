@@ -90,16 +90,24 @@ func (b *Backend) holdFilesClosed(ctx context.Context, id string) (release func(
 	if r.Kind != driver.KindDisk {
 		return func() {}, nil
 	}
-	f, err := b.flockDisk(id, holdFiles, false)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return func() {}, nil // a volume whose directory is lost can still be removed
-	case err != nil:
-		return nil, err
-	case f == nil:
-		return nil, driver.Errorf(driver.ErrInUse, "somebody has the files of the volume open")
+	for deadline := time.Now().Add(patience); ; {
+		f, err := b.flockDisk(id, holdFiles, false)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return func() {}, nil // a volume whose directory is lost can still be removed
+		case err != nil:
+			return nil, err
+		case f != nil:
+			return func() { f.Close() }, nil
+		case time.Now().After(deadline):
+			return nil, driver.Errorf(driver.ErrInUse, "somebody has the files of the volume open")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
 	}
-	return func() { f.Close() }, nil
 }
 
 // claimRemoval commits a volume as being removed by this process. may can refuse it by what

@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"context"
+	"time"
 
 	"github.com/volehq/vole"
 )
@@ -88,6 +89,7 @@ var volumeOps = []volumeOp{
 		return a.Detach(ctx)
 	}},
 	{"Remove", "remove", true, func(ctx context.Context, v *vole.Volume) error { return v.Remove(ctx) }},
+	{"RemoveUnused", "remove", true, func(ctx context.Context, v *vole.Volume) error { return v.RemoveUnused(ctx, time.Now().Add(time.Hour)) }},
 }
 
 // list returns all that filter selects, in the order of the listing.
