@@ -80,6 +80,12 @@ func planLimits(c Config, have cgroups) (limits, error) {
 	return l, nil
 }
 
+// enforceable says at once, before anything is made, that a limit cannot be enforced.
+func (c *Config) enforceable() error {
+	_, err := planLimits(*c, findCgroups())
+	return err
+}
+
 // hostMemory is the memory of this host in bytes, 0 when unknown.
 func hostMemory() int64 {
 	var si unix.Sysinfo_t

@@ -28,6 +28,10 @@ func (c *Config) normalize() error {
 		return driver.Errorf(vole.ErrInvalid, "there is no command to run")
 	case len(c.Args) > 0 && c.Args[0] == "" && c.Image == "":
 		return driver.Errorf(vole.ErrInvalid, "the command is empty")
+	case c.Pull != "" && c.Image == "":
+		return driver.Errorf(vole.ErrInvalid, "there is no image to pull; name one")
+	case c.Pull != "" && c.Pull != PullMissing && c.Pull != PullAlways && c.Pull != PullNever:
+		return driver.Errorf(vole.ErrInvalid, "unknown pull policy %q; use missing, always or never", c.Pull)
 	case c.Network == "":
 		c.Network = NetworkNone
 	case c.Network != NetworkNone && c.Network != NetworkHost:

@@ -34,7 +34,14 @@ type Config struct {
 	Mounts []Mount
 
 	Rootfs string // directory to use as root, under a throw-away writable layer
-	Image  string // tar file to use as root: a plain one, of docker save, or OCI
+	// Image is a tar file to use as root (a plain one, of docker save, or OCI), a directory
+	// in the form of an OCI layout, or if there is no such file the name of an image of a
+	// registry, as "docker.io/library/ubuntu:24.04" or just "ubuntu".
+	Image string
+	Pull  PullPolicy // when the registry is asked for it; "": PullMissing
+	// PullProgress is told how fetching the image goes; nil is silent.
+	PullProgress PullProgress `json:"-"`
+	imageIsFile  bool         // Image is a path that is there
 	// Entrypoint replaces the image's; a non-nil empty one takes it away.
 	Entrypoint []string
 
@@ -46,6 +53,23 @@ type Config struct {
 
 	Terminal bool // give the command a terminal
 	Remove   bool // forget the sandbox, and its log, when it ended
+}
+
+// PullPolicy says when a registry is asked for an image. What comes of it is kept in a
+// cache in the home.
+type PullPolicy string
+
+const (
+	PullMissing PullPolicy = "missing" // when the cache does not have it; the default
+	PullAlways  PullPolicy = "always"  // and what has changed since is fetched
+	PullNever   PullPolicy = "never"   // ErrNotFound when the cache does not have it
+)
+
+// PullProgress is told how an image is fetched, from several goroutines.
+type PullProgress interface {
+	Begin(image string, bytes int64) // bytes of all that it consists of
+	Add(n int)                       // bytes that came, or were there; less than 0 when some come again
+	End(err error)                   // if it began
 }
 
 // IO is what a sandbox in the foreground reads and writes. A nil Stdin is empty, a
@@ -82,7 +106,7 @@ type Info struct {
 	Name     string      `json:"name"`
 	Status   Status      `json:"status"`
 	Command  []string    `json:"command"` // as asked for
-	Root     string      `json:"root"`    // "host", "dir:PATH" or "image:PATH"
+	Root     string      `json:"root"`    // "host", "dir:PATH", "image:PATH" or "image:NAME@DIGEST"
 	Runtime  string      `json:"runtime"` // name or path of the runtime
 	Detached bool        `json:"detached"`
 	Mounts   []MountInfo `json:"mounts"`

@@ -38,9 +38,15 @@ func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
 }
 
 func (m *Manager) detach(ctx context.Context, c Config) (Info, error) {
-	if err := errorsFirst(m.writable(), c.prepare()); err != nil {
+	if err := errorsFirst(m.writable(), c.prepare(), c.enforceable()); err != nil {
 		return Info{}, err
 	}
+	// Here, where its progress is seen. The supervisor finds it in the cache.
+	held, err := m.findImage(ctx, &c)
+	if err != nil {
+		return Info{}, err
+	}
+	defer held.release()
 	orderR, orderW, err := os.Pipe()
 	if err != nil {
 		return Info{}, err

@@ -58,7 +58,7 @@ func toWire(err error) *wireError {
 var kinds = []error{
 	vole.ErrNotFound, vole.ErrNotExist, vole.ErrExists, vole.ErrInUse, vole.ErrQuota, vole.ErrNoSpace, vole.ErrPathEscape,
 	vole.ErrNotDir, vole.ErrIsDir, vole.ErrNotEmpty, vole.ErrLoop, vole.ErrReadOnly, vole.ErrPermission,
-	vole.ErrUnsupported, vole.ErrCorrupt, vole.ErrInvalid, vole.ErrClosed,
+	vole.ErrUnsupported, vole.ErrCorrupt, vole.ErrInvalid, vole.ErrClosed, vole.ErrUnavailable,
 }
 
 func (w *wireError) err() error {

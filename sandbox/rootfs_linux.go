@@ -47,8 +47,11 @@ func (h *helper) imageRoot(ctx context.Context, root string) (image.Config, erro
 		return image.Config{}, err
 	}
 	cfg, err := image.Unpack(ctx, h.p.Image, dir, h.p.Scratch, image.Options{
-		Chown: !h.p.Rootless || h.p.Ranges, OS: runtime.GOOS, Arch: runtime.GOARCH,
+		Chown: !h.p.Rootless || h.p.Ranges, OS: runtime.GOOS, Arch: runtime.GOARCH, Digest: h.p.ImageDigest, Name: h.p.ImageName,
 	})
+	if errors.Is(err, vole.ErrCorrupt) && h.p.ImageName != "" {
+		return cfg, driver.Errorf(vole.ErrCorrupt, "%v; --pull always fetches what is damaged again", err)
+	}
 	if err != nil {
 		return cfg, err
 	}

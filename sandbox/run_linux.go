@@ -35,10 +35,17 @@ func (m *Manager) runNamed(ctx context.Context, c Config, io IO, detached bool, 
 }
 
 func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
-	if err := errorsFirst(m.writable(), c.prepare()); err != nil {
+	if err := errorsFirst(m.writable(), c.prepare(), c.enforceable()); err != nil {
 		return Result{}, err
 	}
-	r := &running{m: m, c: c, ready: ready}
+	find, found := untilSignal(ctx, io.Signals)
+	held, err := m.findImage(find, &c)
+	found()
+	if err != nil {
+		return Result{}, err
+	}
+	defer held.release()
+	r := &running{m: m, c: c, image: held, ready: ready}
 	if err := r.begin(ctx, detached); err != nil {
 		return Result{}, err
 	}
@@ -61,6 +68,22 @@ func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready
 	return res, err
 }
 
+// untilSignal is ctx until a signal comes. The caller ends that by the function, and then
+// gets the signals itself.
+func untilSignal(ctx context.Context, signals <-chan os.Signal) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-signals:
+			cancel()
+		case <-done:
+		}
+	}()
+	return ctx, func() { close(done); <-ended; cancel() }
+}
+
 func (m *Manager) writable() error {
 	if m.store.Caps().ReadOnly {
 		return driver.Errorf(vole.ErrReadOnly, "the home %s is open for reading only", m.home)
@@ -73,23 +96,24 @@ func (c *Config) prepare() error {
 	if err := c.normalize(); err != nil {
 		return err
 	}
-	for _, p := range []*string{&c.Rootfs, &c.Image} {
-		if *p == "" {
-			continue
-		}
-		abs, err := filepath.Abs(*p)
-		if err != nil {
-			return err
-		}
-		st, err := os.Stat(abs)
-		if err != nil {
-			return err
-		}
-		if p == &c.Rootfs && !st.IsDir() {
-			return driver.Errorf(vole.ErrNotDir, "the root %s is not a directory", *p)
-		}
-		*p = abs
+	if c.Image != "" {
+		return c.prepareImage()
 	}
+	if c.Rootfs == "" {
+		return nil
+	}
+	abs, err := filepath.Abs(c.Rootfs)
+	if err != nil {
+		return err
+	}
+	st, err := os.Stat(abs)
+	if err != nil {
+		return err
+	}
+	if !st.IsDir() {
+		return driver.Errorf(vole.ErrNotDir, "the root %s is not a directory", c.Rootfs)
+	}
+	c.Rootfs = abs
 	return nil
 }
 
@@ -98,6 +122,7 @@ type running struct {
 	m     *Manager
 	c     Config
 	info  Info
+	image *heldImage
 	ready func(Info)
 	lock  *flock.Lock
 	ctl   *ctlServer
@@ -227,6 +252,7 @@ func (r *running) supervise(ctx context.Context, h *helperProc, s *streams, io I
 	select {
 	case <-h.started: // before whatever else happened
 		r.ran = true
+		r.image.release() // what is to run is unpacked
 		now := time.Now().UTC()
 		r.info.Started, r.info.Status = &now, StatusRunning
 		r.setStatus(ctx, StatusRunning)

@@ -17,6 +17,8 @@ type plan struct {
 	Ranges   bool // more than one user and group is mapped
 
 	Rootfs, Image string
+	ImageDigest   string      // chooses the image when Image is the cache
+	ImageName     string      // of an image of a registry
 	Mounts        []planMount // parents before children
 	Disks         []planDisk
 

@@ -28,7 +28,7 @@ func (r *running) plan(ctx context.Context) (*plan, error) {
 	}
 	p := &plan{
 		ID: r.info.ID, Name: r.info.Name, Home: r.m.home, Scratch: filepath.Join(r.m.dir(r.info.ID), scratchDir),
-		Runtime: rt, Rootless: os.Geteuid() != 0, Rootfs: c.Rootfs, Image: c.Image,
+		Runtime: rt, Rootless: os.Geteuid() != 0, Rootfs: c.Rootfs, Image: r.image.path, ImageDigest: r.image.digest, ImageName: r.image.name,
 		Args: c.Args, Entrypoint: c.Entrypoint, HasEntrypoint: c.Entrypoint != nil, Env: c.Env, Cwd: c.Cwd, User: c.User,
 		HostNetwork: c.Network == NetworkHost, Terminal: c.Terminal, Limits: lim,
 	}

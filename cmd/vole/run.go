@@ -20,6 +20,8 @@ type runFlags struct {
 	volumes, env        []string
 	memory, pids        string
 	network, entrypoint string
+	pull                string
+	hasPull             bool
 	detach, interactive bool
 	hasEntrypoint       bool
 	config              sandbox.Config
@@ -36,7 +38,12 @@ these works here first. What it writes to its volumes stays, all else is thrown 
 Its root is a read-only view of the host's system directories (/usr, /etc, /opt and the
 like, without what only some users of the host may read; no homes, no /var, no /run),
 or with --rootfs a directory, or with --image a tar file (a plain one, of docker save,
-or an OCI archive), under a writable layer. /tmp is private, there is no network.
+or an OCI archive), an OCI layout, or an image of a registry, under a writable layer.
+/tmp is private, there is no network.
+
+An image that is no file is one of a registry: --image ubuntu is that of Docker Hub,
+docker.io/library/ubuntu:latest. It is fetched once and kept in the home; --pull always
+looks for a newer one. The logins of 'docker login' are used, and its credential helpers.
 
 A volume is attached by -v NAME:/path[:option,...], with the options
 
@@ -57,6 +64,8 @@ when vole failed, 126 when the command cannot be executed, 127 when it was not f
 		Example: `  vole run -v data:/data -- sh -c 'date > /data/when'
   vole run -v src:/src:ro -v cache:/root/.cache -w /src -- make test
   vole run -v db:/var/lib/db:kind=disk,size=20G -- ./load
+  vole run --image ubuntu:24.04 -it -v src:/src -- bash
+  vole run --image ghcr.io/org/tool:1.2 --pull always -- tool --version
   vole run --image debian.tar -it -- bash
   vole run -d --name web -v site:/srv/site:ro --network host -- python3 -m http.server`,
 		DisableFlagsInUseLine: true,
@@ -65,7 +74,7 @@ when vole failed, 126 when the command cannot be executed, 127 when it was not f
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.config.Args = args
-			f.hasEntrypoint = cmd.Flags().Changed("entrypoint")
+			f.hasEntrypoint, f.hasPull = cmd.Flags().Changed("entrypoint"), cmd.Flags().Changed("pull")
 			return runError(suggestImage(f.config, a.runSandbox(cmd, f)))
 		},
 	}
@@ -80,7 +89,8 @@ func (f *runFlags) register(a *app, cmd *cobra.Command) {
 	c := &f.config
 	s.StringArrayVarP(&f.volumes, "volume", "v", nil, "attach a volume: `NAME:/path[:options]`")
 	s.StringVar(&c.Rootfs, "rootfs", "", "`directory` to use as root, under a writable layer")
-	s.StringVar(&c.Image, "image", "", "`tar file` to use as root, gzip and zstd too")
+	s.StringVar(&c.Image, "image", "", "`image` to use as root: a tar file, an OCI layout, or of a registry as ubuntu:24.04")
+	s.StringVar(&f.pull, "pull", "missing", "when to ask the registry for the image: missing, always or never")
 	s.StringVar(&f.entrypoint, "entrypoint", "", "`command` in place of the image's entrypoint; '' for none")
 	_ = s.SetAnnotation("entrypoint", emptyMeans, []string{"no entrypoint"})
 	s.StringVar(&c.Runtime, "runtime", "", "OCI runtime: crun, runc, runsc or the path of one (default the first that works)")
@@ -98,6 +108,7 @@ func (f *runFlags) register(a *app, cmd *cobra.Command) {
 	s.BoolVar(&c.Remove, "rm", false, "forget the sandbox and its log when it ended")
 	_ = cmd.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions(sandbox.Runtimes, cobra.ShellCompDirectiveDefault))
 	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"none", "host"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"missing", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.MarkFlagDirname("rootfs")
 	_ = cmd.RegisterFlagCompletionFunc("volume", completeMounts(a, f))
 	noFlagFiles(cmd, "entrypoint", "name", "env", "workdir", "user", "memory", "pids", "cpus")
@@ -124,6 +135,9 @@ func runError(err error) error {
 func (f *runFlags) configure() (sandbox.Config, error) {
 	c := f.config
 	c.Network = sandbox.Network(f.network)
+	if f.hasPull {
+		c.Pull = sandbox.PullPolicy(f.pull)
+	}
 	for _, s := range f.volumes {
 		m, err := sandbox.ParseMount(s)
 		if err != nil {
@@ -205,6 +219,7 @@ func (a *app) runSandbox(cmd *cobra.Command, f runFlags) error {
 	if err != nil {
 		return err
 	}
+	c.PullProgress = a.newPullProgress()
 	if f.detach && f.interactive {
 		return usagef("-d and -i exclude each other: a sandbox in the background has no input")
 	}

@@ -35,6 +35,11 @@ func TestMain(m *testing.M) {
 //	                             put files of the host into a volume of a namespace
 //	server DIR [home|tls]        serve a namespace, or a home: $URL, and the first key in DIR.key
 //	server stop DIR              end that
+//	registry start               run a registry of images: $REGISTRY
+//	registry push NAME TAR       put an image there whose root is a tar file
+//	registry layout DIR TAR      make an OCI layout of such an image
+//	registry save FILE TAR       make an archive of it, as docker save does
+//	registry stop                end the registry
 //	meta FILE K=V...             check mode=, mtime=, nlink=, link=, uid=, alloc<=, xattr:NAME=
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -44,6 +49,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("VOLE_HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("TZ", "UTC")
 			e.Values[serversKey{}] = newScriptServers()
+			e.Values[registryKey{}] = new(scriptRegistry)
 			return nil
 		},
 		Condition: condition,
@@ -59,6 +65,7 @@ func TestScript(t *testing.T) {
 			"meta":      cmdMeta,
 			"namespace": cmdNamespace,
 			"server":    cmdServer,
+			"registry":  cmdRegistry,
 		},
 	})
 }

@@ -13,29 +13,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock is a held exclusive lock.
+// Lock is a held lock, exclusive unless it is made by WaitSharedIn.
 type Lock struct{ f *os.File }
 
 // Try takes the lock on the file at path, making the file (0600) when it is missing. A link
 // of that name, which could have one made anywhere, is not followed.
 // It returns nil without an error when another holds it.
 func Try(path string) (*Lock, error) {
-	return tryMaking(func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) })
+	return tryMaking(unix.LOCK_EX, func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) })
 }
 
 // TryIn is Try for a file beneath an open directory, on the way to which no link is
 // followed.
 func TryIn(dir *os.File, name string) (*Lock, error) {
-	return tryMaking(func() (*os.File, error) { return beneath.OpenFile(dir, name, os.O_RDWR|os.O_CREATE, 0o600) })
+	return tryIn(unix.LOCK_EX, dir, name)
 }
 
-func tryMaking(open func() (*os.File, error)) (*Lock, error) {
+func tryIn(kind int, dir *os.File, name string) (*Lock, error) {
+	return tryMaking(kind, func() (*os.File, error) { return beneath.OpenFile(dir, name, os.O_RDWR|os.O_CREATE, 0o600) })
+}
+
+func tryMaking(kind int, open func() (*os.File, error)) (*Lock, error) {
 	for {
 		f, err := open()
 		if err != nil {
 			return nil, err
 		}
-		l, err := try(f)
+		l, err := try(kind, f)
 		if l == nil || err != nil {
 			return nil, err
 		}
@@ -55,7 +59,7 @@ func TryExisting(path string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	return try(f)
+	return try(unix.LOCK_EX, f)
 }
 
 // TryExistingIn is TryExisting for a file beneath an open directory, as TryIn.
@@ -64,12 +68,12 @@ func TryExistingIn(dir *os.File, name string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	return try(f)
+	return try(unix.LOCK_EX, f)
 }
 
-func try(f *os.File) (*Lock, error) {
+func try(kind int, f *os.File) (*Lock, error) {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), kind|unix.LOCK_NB)
 		switch {
 		case err == nil:
 			return &Lock{f}, nil
@@ -93,6 +97,12 @@ func Wait(ctx context.Context, path string) (*Lock, error) {
 // WaitIn is Wait for a file beneath an open directory, as TryIn.
 func WaitIn(ctx context.Context, dir *os.File, name string) (*Lock, error) {
 	return wait(ctx, func() (*Lock, error) { return TryIn(dir, name) })
+}
+
+// WaitSharedIn is WaitIn for a lock that any number may hold, and nobody an exclusive one
+// beside them.
+func WaitSharedIn(ctx context.Context, dir *os.File, name string) (*Lock, error) {
+	return wait(ctx, func() (*Lock, error) { return tryIn(unix.LOCK_SH, dir, name) })
 }
 
 func wait(ctx context.Context, try func() (*Lock, error)) (*Lock, error) {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/volehq/vole"
@@ -29,6 +30,17 @@ type part struct {
 	link      string // of a link: the member it stands for
 }
 
+// store holds the members of an image: those of an archive, or files of a directory.
+type store interface {
+	open(name string) (*member, error)
+}
+
+// member is an open member of an image. The caller closes it.
+type member struct {
+	*io.SectionReader
+	io.Closer
+}
+
 // unpackArchive finds out what kind of archive f is and unpacks it.
 func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error) {
 	a, err := index(ctx, f, u.opts.Limits.entries())
@@ -38,7 +50,7 @@ func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error)
 	var img imageRef
 	switch {
 	case a.has("oci-layout") && a.has("index.json"):
-		img, err = a.openOCI(u.opts)
+		img, err = openOCI(a, u.opts)
 	case a.isDockerSave():
 		img, err = a.openDocker()
 	default:
@@ -50,11 +62,16 @@ func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error)
 	if err != nil {
 		return Config{}, err
 	}
-	if len(img.layers) > maxLayers {
-		return Config{}, driver.Errorf(vole.ErrUnsupported, "the image has %d layers; the most is %d", len(img.layers), maxLayers)
+	return unpackImage(ctx, a, img, u)
+}
+
+// unpackImage unpacks the layers of an image, lowest first.
+func unpackImage(ctx context.Context, s store, img imageRef, u *unpacker) (Config, error) {
+	if len(img.layers) > MaxLayers {
+		return Config{}, driver.Errorf(vole.ErrUnsupported, "the image has %d layers; the most is %d", len(img.layers), MaxLayers)
 	}
 	for i, l := range img.layers {
-		if err := a.unpackLayer(ctx, u, l, img.config.RootFS.DiffIDs, i); err != nil {
+		if err := unpackLayer(ctx, s, u, l, img.config.RootFS.DiffIDs, i); err != nil {
 			return Config{}, fmt.Errorf("layer %d of %d: %w", i+1, len(img.layers), err)
 		}
 	}
@@ -119,8 +136,11 @@ func (a *archive) remember(h *tar.Header, off int64) {
 	a.parts[name] = p
 }
 
-// ofImage reports whether a member of that name can be part of an image's archive:
-// OCI has blobs/ALG/HEX, docker save has ID/layer.tar and HEX.json.
+var imageSuffixes = []string{".json", ".tar", ".tar.gz", ".tar.zst"}
+
+// ofImage reports whether a member of that name can be part of an image's archive: OCI has
+// blobs/ALG/HEX, docker save has ID/layer.tar and HEX.json, and other programs that write its
+// form have HEX.tar.gz and sha256:HEX.
 func ofImage(h *tar.Header) bool {
 	if len(h.Name) > maxMemberName || len(h.Linkname) > maxMemberName {
 		return false
@@ -128,7 +148,8 @@ func ofImage(h *tar.Header) bool {
 	name := path.Clean(h.Name)
 	switch strings.Count(name, "/") {
 	case 0:
-		return name == "oci-layout" || strings.HasSuffix(name, ".json") || strings.HasSuffix(name, ".tar")
+		return name == "oci-layout" || strings.HasPrefix(name, "sha256:") || slices.ContainsFunc(imageSuffixes,
+			func(suffix string) bool { return strings.HasSuffix(name, suffix) })
 	case 1:
 		return strings.HasSuffix(name, "/layer.tar")
 	}
@@ -138,7 +159,7 @@ func ofImage(h *tar.Header) bool {
 func (a *archive) has(name string) bool { _, ok := a.parts[name]; return ok }
 
 // open returns the member called name.
-func (a *archive) open(name string) (*io.SectionReader, error) {
+func (a *archive) open(name string) (*member, error) {
 	name = path.Clean(name)
 	for range 8 {
 		p, ok := a.parts[name]
@@ -149,28 +170,50 @@ func (a *archive) open(name string) (*io.SectionReader, error) {
 			return nil, driver.Errorf(vole.ErrCorrupt, "%q is missing in the image", name)
 		}
 		if p.link == "" {
-			return io.NewSectionReader(a.f, p.off, p.size), nil
+			return &member{io.NewSectionReader(a.f, p.off, p.size), io.NopCloser(nil)}, nil
 		}
 		name = p.link
 	}
 	return nil, driver.Errorf(vole.ErrCorrupt, "%q is a chain of links in the image", name)
 }
 
-// readJSON reads the member called name into v, and checks its digest if there is one.
-func (a *archive) readJSON(name, digest string, v any) error {
-	r, err := a.open(name)
+// readJSON reads the member called name into v.
+func readJSON(s store, name string, v any) error {
+	m, err := s.open(name)
 	if err != nil {
 		return err
 	}
-	if r.Size() > maxJSON {
-		return driver.Errorf(vole.ErrCorrupt, "%q has %d bytes; the most for JSON is %d", name, r.Size(), maxJSON)
-	}
-	b, err := io.ReadAll(r)
+	defer m.Close()
+	return decodeJSON(m, name, nil, v)
+}
+
+// readJSON reads the JSON that d points to into v, and checks its size and digest.
+func (d descriptor) readJSON(s store, v any) error {
+	m, sum, err := d.open(s)
 	if err != nil {
 		return err
 	}
-	if sum := sha256.Sum256(b); digest != "" && digest != "sha256:"+hex.EncodeToString(sum[:]) {
-		return driver.Errorf(vole.ErrCorrupt, "%q does not have the digest %s", name, digest)
+	defer m.Close()
+	return decodeJSON(m, d.Digest, sum, v)
+}
+
+// decodeJSON reads m into v, and checks its digest unless sum is nil.
+func decodeJSON(m *member, name string, sum *checksum, v any) error {
+	if m.Size() > MaxJSON {
+		return driver.Errorf(vole.ErrCorrupt, "%q has %d bytes; the most for JSON is %d", name, m.Size(), MaxJSON)
+	}
+	b, err := io.ReadAll(m)
+	if err != nil {
+		return err
+	}
+	if sum != nil {
+		sum.Write(b)
+		if err := sum.verify(name); err != nil {
+			return err
+		}
+	}
+	if err := CheckJSON(b); err != nil {
+		return fmt.Errorf("%q: %w", name, err)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return driver.Errorf(vole.ErrCorrupt, "%q is not the JSON of an image: %v", name, err)
@@ -181,7 +224,14 @@ func (a *archive) readJSON(name, digest string, v any) error {
 // imageRef is one image in an archive.
 type imageRef struct {
 	config imageConfig
-	layers []string // member names, lowest first
+	layers []layer // lowest first
+}
+
+// layer is one layer of an image: a member of docker save, which has no digest of it as it
+// is packed, or a blob.
+type layer struct {
+	name string
+	blob *descriptor // nil: of docker save
 }
 
 // imageConfig is the part of an image's configuration that matters here.
@@ -204,129 +254,63 @@ type dockerManifest struct {
 
 func (a *archive) isDockerSave() bool {
 	var m []dockerManifest
-	return a.has("manifest.json") && a.readJSON("manifest.json", "", &m) == nil && len(m) > 0 && m[0].Config != ""
+	return a.has("manifest.json") && readJSON(a, "manifest.json", &m) == nil && len(m) > 0 && m[0].Config != ""
 }
 
 func (a *archive) openDocker() (imageRef, error) {
 	var m []dockerManifest
-	if err := a.readJSON("manifest.json", "", &m); err != nil {
+	if err := readJSON(a, "manifest.json", &m); err != nil {
 		return imageRef{}, err
 	}
 	if len(m) > 1 {
 		return imageRef{}, driver.Errorf(vole.ErrInvalid, "the archive holds %d images; save one", len(m))
 	}
-	img := imageRef{layers: m[0].Layers}
-	return img, a.readJSON(m[0].Config, "", &img.config)
-}
-
-// descriptor points to a blob.
-// https://github.com/opencontainers/image-spec/blob/main/descriptor.md
-type descriptor struct {
-	MediaType string `json:"mediaType"`
-	Digest    string `json:"digest"`
-	Platform  *struct {
-		OS           string `json:"os"`
-		Architecture string `json:"architecture"`
-	} `json:"platform"`
-}
-
-// manifest is an image's manifest or an index of them, which share their place.
-type manifest struct {
-	Manifests []descriptor `json:"manifests"`
-	Config    *descriptor  `json:"config"`
-	Layers    []descriptor `json:"layers"`
-}
-
-// blob names the member that holds what d points to.
-func (d descriptor) blob() (string, error) {
-	alg, sum, ok := strings.Cut(d.Digest, ":")
-	if b, err := hex.DecodeString(sum); !ok || alg != "sha256" || err != nil || len(b) != sha256.Size {
-		return "", driver.Errorf(vole.ErrCorrupt, "digest %q is not a SHA-256", d.Digest)
-	}
-	return "blobs/" + alg + "/" + sum, nil
-}
-
-func (a *archive) openOCI(opts Options) (imageRef, error) {
-	var m manifest
-	if err := a.readJSON("index.json", "", &m); err != nil {
-		return imageRef{}, err
-	}
-	for range 4 { // indexes may be nested
-		if m.Config != nil {
-			return a.ociImage(m)
-		}
-		d, err := choose(m.Manifests, opts)
-		if err != nil {
-			return imageRef{}, err
-		}
-		name, err := d.blob()
-		if err != nil {
-			return imageRef{}, err
-		}
-		m = manifest{}
-		if err := a.readJSON(name, d.Digest, &m); err != nil {
-			return imageRef{}, err
-		}
-	}
-	if m.Config != nil {
-		return a.ociImage(m)
-	}
-	return imageRef{}, driver.Errorf(vole.ErrCorrupt, "the image's index is nested too deeply")
-}
-
-// choose picks the image of an index that runs here.
-func choose(list []descriptor, opts Options) (descriptor, error) {
-	var unnamed []descriptor
-	for _, d := range list {
-		if d.Platform == nil || d.Platform.OS == "" {
-			unnamed = append(unnamed, d)
-		} else if d.Platform.OS == opts.OS && d.Platform.Architecture == opts.Arch {
-			return d, nil
-		}
-	}
-	switch {
-	case len(unnamed) == 1:
-		return unnamed[0], nil
-	case len(unnamed) > 1:
-		return descriptor{}, driver.Errorf(vole.ErrInvalid, "the archive holds %d images; save one", len(unnamed))
-	}
-	return descriptor{}, driver.Errorf(vole.ErrUnsupported, "the archive holds no image for %s/%s", opts.OS, opts.Arch)
-}
-
-func (a *archive) ociImage(m manifest) (imageRef, error) {
 	var img imageRef
-	name, err := m.Config.blob()
-	if err != nil {
-		return img, err
+	for _, name := range m[0].Layers {
+		img.layers = append(img.layers, layer{name: name})
 	}
-	if err := a.readJSON(name, m.Config.Digest, &img.config); err != nil {
-		return img, err
-	}
-	for _, l := range m.Layers {
-		name, err := l.blob()
-		if err != nil {
-			return img, err
-		}
-		img.layers = append(img.layers, name)
-	}
-	return img, nil
+	return img, readJSON(a, m[0].Config, &img.config)
 }
 
-// unpackLayer applies one layer, and checks that its tar has the digest that the
-// configuration gives.
-func (a *archive) unpackLayer(ctx context.Context, u *unpacker, name string, diffIDs []string, i int) error {
+// unpackLayer applies one layer, and checks that it is packed as its digest and size say,
+// and that its tar has the digest that the configuration gives.
+func unpackLayer(ctx context.Context, s store, u *unpacker, l layer, diffIDs []string, i int) error {
 	if len(diffIDs) <= i {
 		return driver.Errorf(vole.ErrCorrupt, "the image's configuration names %d layers, its manifest more", len(diffIDs))
 	}
-	part, err := a.open(name)
+	var part *member
+	var packed *checksum
+	var err error
+	if l.blob == nil {
+		part, err = s.open(l.name)
+	} else {
+		part, packed, err = l.blob.open(s)
+	}
 	if err != nil {
 		return err
 	}
-	r, _, err := decompress(ctxReader{ctx, part})
+	defer part.Close()
+	var in io.Reader = ctxReader{ctx, part}
+	if packed != nil {
+		in = io.TeeReader(in, packed)
+	}
+	r, _, err := decompress(in)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	if err := u.verifiedLayer(r, diffIDs[i]); err != nil || packed == nil {
+		return err
+	}
+	// What follows the end of the compressed data is of the blob, too.
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return err
+	}
+	return packed.verify(l.blob.Digest)
+}
+
+// verifiedLayer applies a layer's tar, which must have a digest.
+func (u *unpacker) verifiedLayer(r io.Reader, diffID string) error {
 	sum := sha256.New()
 	// All that layers hold is charged, padding too, and again when a layer is named twice.
 	tee := io.TeeReader(budgetReader{r, &u.left, u.opts.Limits.exceeded}, sum)
@@ -336,8 +320,8 @@ func (a *archive) unpackLayer(ctx context.Context, u *unpacker, name string, dif
 	if _, err := io.Copy(io.Discard, tee); err != nil {
 		return err
 	}
-	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != diffIDs[i] {
-		return driver.Errorf(vole.ErrCorrupt, "its content has the digest %s, not %s", got, diffIDs[i])
+	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != diffID {
+		return driver.Errorf(vole.ErrCorrupt, "its content has the digest %s, not %s", got, diffID)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"hash/maphash"
 	"io"
 
@@ -11,15 +12,28 @@ import (
 // What an image may cost, whatever it says. A few kilobytes can be compressed
 // gigabytes, so that memory and time need bounds of their own.
 const (
-	maxJSON        = 4 << 20  // bytes of a manifest or configuration
+	MaxJSON        = 4 << 20  // bytes of a manifest or configuration
+	maxValues      = 1 << 18  // values in one of them, which take more memory than bytes
 	maxMembers     = 1 << 16  // members of an image's archive that are remembered
 	maxMemberName  = 255      // bytes of the name of such a member: blobs/sha256/HEX has 77
-	maxLayers      = 1024     // docker's limit is 127
+	MaxLayers      = 1024     // docker's limit is 127
 	maxDepth       = 255      // elements of a path
 	maxLookups     = 1 << 26  // names looked up or listed, each counted by its depth
 	maxDirectories = 96 << 20 // bytes of memory for directories whose times are set at the end
 	dirOverhead    = 128      // bytes that one takes beside its name, about
 )
+
+// CheckJSON refuses JSON of an image that would take much memory as values: two bytes are
+// enough for an element of a list.
+func CheckJSON(b []byte) error {
+	if len(b) > MaxJSON {
+		return driver.Errorf(vole.ErrCorrupt, "it has more than %d bytes, the most for JSON of an image", MaxJSON)
+	}
+	if n := bytes.Count(b, []byte(",")); n > maxValues {
+		return driver.Errorf(vole.ErrCorrupt, "it has more than %d values, the most for JSON of an image", maxValues)
+	}
+	return nil
+}
 
 // A file may unpack to this much, and more by its size: gzip expands at most 1032 times.
 const (

@@ -77,7 +77,7 @@ func TestIndexIsBounded(t *testing.T) {
 // TestLayersAreBounded names one layer many times.
 func TestLayersAreBounded(t *testing.T) {
 	layer := makeTar(t, ent{name: "a", data: "1"})
-	many := make([][]byte, maxLayers+1)
+	many := make([][]byte, MaxLayers+1)
 	for i := range many {
 		many[i] = layer
 	}

@@ -1,6 +1,6 @@
 // Package image unpacks root file systems from tar files: a plain tar of a root, an
 // archive of docker save, or an OCI image archive, each also compressed by gzip or
-// zstd. The content is not trusted: every entry is resolved beneath the target
+// zstd; and from directories in the form of an OCI image layout. The content is not trusted: every entry is resolved beneath the target
 // directory by the kernel, what is read is bounded, and checksums that the image
 // gives are verified.
 //
@@ -12,11 +12,13 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -50,12 +52,15 @@ type Options struct {
 	Chown bool
 	// OS and Arch choose among the images of an OCI index, in Go's words.
 	OS, Arch string
+	// Digest chooses the manifest of a layout instead.
+	Digest string
+	Name   string // of the image in errors; "": that of the file
 }
 
-// Unpack unpacks the image file into dir, an empty directory, using scratch for what
-// must be kept meanwhile. Errors match ErrCorrupt when the file is broken,
-// ErrPathEscape when an entry leads out of dir, ErrUnsupported, or ErrNoSpace when a
-// limit is exceeded.
+// Unpack unpacks the image into dir, an empty directory, using scratch for what must be
+// kept meanwhile. The image is a file, or a directory in the form of an OCI layout. Errors
+// match ErrCorrupt when it is broken, ErrPathEscape when an entry leads out of dir,
+// ErrUnsupported, or ErrNoSpace when a limit is exceeded.
 func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Config, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -63,31 +68,60 @@ func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Confi
 	}
 	defer f.Close()
 	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() {
-		return Config{}, errors.Join(err, driver.Errorf(vole.ErrInvalid, "image %s is not a regular file", file))
+	if err == nil && !st.Mode().IsRegular() && !st.IsDir() {
+		err = driver.Errorf(vole.ErrInvalid, "image %s is neither a regular file nor a directory", file)
 	}
-	opts.Limits = opts.Limits.forFile(st.Size())
-	plain, err := inflate(ctx, f, scratch, opts.Limits)
 	if err != nil {
-		return Config{}, named(file, err)
+		return Config{}, err
 	}
-	defer plain.Close()
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return Config{}, err
 	}
 	defer root.Close()
 	u := newUnpacker(ctx, root, opts)
-	cfg, err := unpackArchive(ctx, plain, u)
+	var cfg Config
+	if st.IsDir() {
+		cfg, err = u.unpackLayout(file)
+	} else {
+		cfg, err = u.unpackFile(f, st.Size(), scratch)
+	}
 	if err == nil {
 		err = u.finish()
 	}
-	return cfg, named(file, err)
+	return cfg, named(cmp.Or(opts.Name, filepath.Base(file)), err)
 }
 
-// named says of which file an error tells, and that a tar or compressed stream that
+func (u *unpacker) unpackFile(f *os.File, size int64, scratch string) (Config, error) {
+	u.limit(size)
+	plain, err := inflate(u.ctx, f, scratch, u.opts.Limits)
+	if err != nil {
+		return Config{}, err
+	}
+	defer plain.Close()
+	return unpackArchive(u.ctx, plain, u)
+}
+
+func (u *unpacker) unpackLayout(dir string) (Config, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return Config{}, err
+	}
+	defer root.Close()
+	if _, err := root.Stat("index.json"); u.opts.Digest == "" && errors.Is(err, fs.ErrNotExist) {
+		return Config{}, driver.Errorf(vole.ErrInvalid, "the directory has no index.json, so it is no OCI layout; for a root file system use --rootfs")
+	}
+	img, err := openLayout(layoutDir{root}, u.opts)
+	if err != nil {
+		return Config{}, err
+	}
+	u.limit(img.size())
+	return unpackImage(u.ctx, layoutDir{root}, img, u)
+}
+
+// named says of which image an error tells, and that a tar or compressed stream that
 // cannot be read is corrupt.
-func named(file string, err error) error {
+func named(image string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -97,9 +131,9 @@ func named(file string, err error) error {
 		errors.Is(err, gzip.ErrChecksum), errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, errStream):
 		kind = vole.ErrCorrupt
 	default:
-		return fmt.Errorf("image %s: %w", filepath.Base(file), err)
+		return fmt.Errorf("image %s: %w", image, err)
 	}
-	return driver.Errorf(kind, "image %s is corrupt: %v", filepath.Base(file), err)
+	return driver.Errorf(kind, "image %s is corrupt: %v", image, err)
 }
 
 func (l Limits) bytes() int64 {

@@ -56,6 +56,12 @@ func newUnpacker(ctx context.Context, root *os.Root, opts Options) *unpacker {
 	return &unpacker{ctx: ctx, root: root, opts: opts, left: opts.Limits.bytes(), dirs: map[string]dirTimes{}}
 }
 
+// limit bounds what is unpacked by the size of the image as it is packed.
+func (u *unpacker) limit(size int64) {
+	u.opts.Limits = u.opts.Limits.forFile(size)
+	u.left = u.opts.Limits.bytes()
+}
+
 // layer applies one tar. Whiteouts mean something only in images.
 func (u *unpacker) layer(r io.Reader, whiteouts bool) error {
 	u.own, u.cleared = newPathSet(), newPathSet()

@@ -1,0 +1,118 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	nolinks "github.com/volehq/vole/internal/beneath"
+	"github.com/volehq/vole/sandbox/internal/registry"
+	"golang.org/x/sys/unix"
+)
+
+// imagesDir is the directory of a home in which images of registries are.
+const imagesDir = "images"
+
+// prepareImage tells a file from the name of an image. What is there is a file.
+func (c *Config) prepareImage() error {
+	abs, err := filepath.Abs(c.Image)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(abs)
+	switch {
+	case err == nil && c.Pull != "" && c.Pull != PullMissing:
+		return driver.Errorf(vole.ErrInvalid, "%s is a file, and only an image of a registry can be pulled", c.Image)
+	case err == nil:
+		c.Image, c.imageIsFile = abs, true
+		return nil
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ENAMETOOLONG):
+		return err
+	case namesFile(c.Image):
+		return driver.Errorf(vole.ErrNotExist, "the image %s: no such file", c.Image)
+	}
+	_, err = registry.ParseReference(c.Image)
+	return err
+}
+
+// namesFile reports whether nobody calls an image of a registry like that.
+func namesFile(name string) bool {
+	if name == "" || strings.Contains("/.~", name[:1]) {
+		return true
+	}
+	for _, suffix := range []string{".tar", ".gz", ".tgz", ".zst", ".tzst", ".xz", ".bz2", ".oci", ".zip"} {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// heldImage is an image that nobody deletes until it is released.
+type heldImage struct {
+	path   string // file or layout; "": none
+	digest string // of the image in the cache
+	name   string // of an image of a registry
+	once   sync.Once
+	cached *registry.Image
+}
+
+func (h *heldImage) release() {
+	h.once.Do(func() {
+		if h.cached != nil {
+			_ = h.cached.Release()
+		}
+	})
+}
+
+// findImage finds the image of a configuration, or fetches it. That of a registry is then
+// named with its digest.
+func (m *Manager) findImage(ctx context.Context, c *Config) (*heldImage, error) {
+	if c.Image == "" || c.imageIsFile {
+		return &heldImage{path: c.Image}, nil
+	}
+	ref, err := registry.ParseReference(c.Image)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := m.openImages()
+	if err != nil {
+		return nil, err
+	}
+	defer cache.Close()
+	policy := registry.Policy(firstOf(string(c.Pull), string(PullMissing)))
+	var progress registry.Progress
+	if c.PullProgress != nil {
+		progress = c.PullProgress
+	}
+	img, err := cache.Ensure(ctx, ref, policy, progress)
+	if err != nil {
+		return nil, err
+	}
+	c.Image, c.Pull = ref.Pinned(img.Digest), PullMissing
+	return &heldImage{path: filepath.Join(m.home, imagesDir), digest: img.Digest, name: ref.String(), cached: img}, nil
+}
+
+func (m *Manager) openImages() (*registry.Cache, error) {
+	home := m.store.Local().Directory()
+	if err := nolinks.Mkdir(home, imagesDir, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := nolinks.OpenDir(home, imagesDir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	return registry.OpenCache(root, registry.DefaultMax)
+}

@@ -1,0 +1,128 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/flock"
+)
+
+// maxImages is how many images a cache names, so that its index stays small.
+const maxImages = 1000
+
+// evictTimeout is how long a pull waits for those who unpack images before it lets the cache
+// grow beyond its bound, for the next pull to make it smaller.
+const evictTimeout = time.Minute
+
+// makeRoom deletes what was not used for the longest time until the blobs of an image that
+// is about to come fit beside the rest. The caller holds the lock of pulls.
+func (c *Cache) makeRoom(ctx context.Context, coming v1.Manifest) error {
+	blobs := map[v1.Hash]int64{}
+	addBlobs(blobs, coming)
+	if need := total(blobs); need > c.max {
+		return driver.Errorf(vole.ErrNoSpace, "the image has %v, and the cache of images at most %v; a file of it, as 'docker save' makes, can be run all the same",
+			vole.Size(need), vole.Size(c.max))
+	}
+	index := c.readIndex()
+	kept := index.Manifests[:0:0]
+	for _, d := range c.byLastUse(index) {
+		m, err := c.readManifest(d)
+		if err != nil {
+			continue // damaged
+		}
+		with := maps.Clone(blobs)
+		with[d.Digest] = d.Size
+		addBlobs(with, *m)
+		if total(with) > c.max || len(kept) == maxImages-1 {
+			break
+		}
+		kept, blobs = append(kept, d), with
+	}
+	return c.keepOnly(ctx, index, kept, blobs)
+}
+
+func addBlobs(blobs map[v1.Hash]int64, m v1.Manifest) {
+	for _, d := range append(slices.Clone(m.Layers), m.Config) {
+		blobs[d.Digest] = d.Size
+	}
+}
+
+func total(blobs map[v1.Hash]int64) (sum int64) {
+	for _, n := range blobs {
+		sum += n // of at most a thousand layers and images, each of at most c.max: no overflow
+	}
+	return sum
+}
+
+// byLastUse lists the images of an index, the one that was used last first.
+func (c *Cache) byLastUse(index v1.IndexManifest) []v1.Descriptor {
+	used := map[v1.Hash]int64{}
+	for _, d := range index.Manifests {
+		if st, err := c.root.Stat(blobPath(d.Digest)); err == nil {
+			used[d.Digest] = st.ModTime().UnixNano()
+		}
+	}
+	list := slices.Clone(index.Manifests)
+	slices.SortStableFunc(list, func(a, b v1.Descriptor) int { return cmp.Compare(used[b.Digest], used[a.Digest]) })
+	return list
+}
+
+// keepOnly deletes all images but some, and what belongs to none.
+func (c *Cache) keepOnly(ctx context.Context, index v1.IndexManifest, kept []v1.Descriptor, blobs map[v1.Hash]int64) error {
+	garbage, err := c.garbage(blobs)
+	if err != nil || len(garbage) == 0 && len(kept) == len(index.Manifests) {
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, evictTimeout)
+	defer cancel()
+	lock, err := flock.WaitIn(wait, c.dir, useLock)
+	if err != nil {
+		return ctx.Err() // without it, nothing is deleted this time
+	}
+	defer lock.Release()
+	index.Manifests = kept
+	if err := c.writeIndex(index); err != nil {
+		return err
+	}
+	for _, file := range garbage {
+		if err := c.root.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cache) writeIndex(index v1.IndexManifest) error {
+	b, err := json.Marshal(index)
+	if err != nil {
+		return err
+	}
+	return c.writeFile(indexFile, b)
+}
+
+// garbage lists the files of blobs that are not among some, and what interrupted pulls left.
+func (c *Cache) garbage(blobs map[v1.Hash]int64) (files []string, err error) {
+	for _, dir := range []string{"blobs/sha256", "blobs/sha512", tempDir} {
+		list, err := fs.ReadDir(c.root.FS(), dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list {
+			_, keep := blobs[v1.Hash{Algorithm: path.Base(dir), Hex: e.Name()}]
+			if !keep && !e.IsDir() {
+				files = append(files, path.Join(dir, e.Name()))
+			}
+		}
+	}
+	return files, nil
+}
