@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"golang.org/x/sys/unix"
 )
@@ -22,14 +21,25 @@ const cgroupRoot = "/sys/fs/cgroup"
 const cgroupDir = "/vole"
 
 // cgroups says which limits control groups can enforce for this process.
-type cgroups struct{ memory, pids, cpu, freezer bool }
+type cgroups struct {
+	memory, pids, cpu, freezer bool
+
+	// delegated is the directory of the control group that is the caller's, who is not
+	// root. "": the runtime makes groups below cgroupDir, as root, or nobody does.
+	delegated string
+	// intrusive: to limit memory, processes or processors, other processes of the caller's
+	// must be moved to another group first.
+	intrusive bool
+}
 
 func (c cgroups) any() bool { return c.memory || c.pids || c.cpu || c.freezer }
 
-// findCgroups looks what there is. Only root may make groups, unless the system has
-// handed it a part, which is not used yet.
+// findCgroups looks what there is. Only root may make groups, or who has got one delegated.
 func findCgroups() cgroups {
-	if os.Geteuid() != 0 || unix.Access(cgroupRoot, unix.W_OK) != nil {
+	if os.Geteuid() != 0 {
+		return findDelegated()
+	}
+	if unix.Access(cgroupRoot, unix.W_OK) != nil {
 		return cgroups{}
 	}
 	if b, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
@@ -50,23 +60,20 @@ func findCgroups() cgroups {
 // an error; a default is left out.
 func planLimits(c Config, have cgroups) (limits, error) {
 	var l limits
-	unavailable := func(what string) error {
-		return driver.Errorf(vole.ErrUnsupported, "a limit on %s needs a control group for it, which only root can make here", what)
-	}
 	switch {
 	case c.Memory > 0 && !have.memory:
-		return l, unavailable("memory")
+		return l, have.unavailable("a limit on memory", "memory")
 	case c.Memory > 0:
 		l.Memory = int64(c.Memory)
-	case c.Memory == 0 && have.memory:
+	case c.Memory == 0 && have.memory && !have.intrusive:
 		l.Memory = hostMemory() / 2
 	}
 	switch {
 	case c.Pids > 0 && !have.pids:
-		return l, unavailable("processes")
+		return l, have.unavailable("a limit on processes", "pids")
 	case c.Pids > 0:
 		l.Pids = c.Pids
-	case c.Pids == 0 && have.pids:
+	case c.Pids == 0 && have.pids && !have.intrusive:
 		l.Pids = DefaultPids
 	case c.Pids == 0:
 		// In a user namespace it counts this sandbox's processes only. Elsewhere the
@@ -74,7 +81,7 @@ func planLimits(c Config, have cgroups) (limits, error) {
 		l.NProc = DefaultPids
 	}
 	if c.CPUs > 0 && !have.cpu {
-		return l, unavailable("processors")
+		return l, have.unavailable("a limit on processors", "cpu")
 	}
 	l.CPUs = c.CPUs
 	return l, nil
@@ -110,12 +117,17 @@ func cgroupsOf(id string) ([]string, error) {
 }
 
 // removeCgroups ends what still runs in a sandbox's control groups and removes them.
-// Frozen processes die only when they are thawed.
 func removeCgroups(ctx context.Context, id string) error {
 	dirs, err := cgroupsOf(id)
 	if err != nil {
 		return err
 	}
+	return removeGroups(ctx, dirs)
+}
+
+// removeGroups ends what runs in control groups and removes them. Frozen processes die only
+// when they are thawed.
+func removeGroups(ctx context.Context, dirs []string) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		var left []string
 		for _, d := range dirs {

@@ -110,14 +110,22 @@ func (r *running) freeze(ctx context.Context, from, to Status, op string) error 
 	if r.status != from {
 		return driver.Errorf(vole.ErrInvalid, "cannot %s a sandbox that is %s", op, r.status)
 	}
-	if have := findCgroups(); !have.freezer && r.info.Runtime != "runsc" {
-		return driver.Errorf(vole.ErrUnsupported, "pausing needs a control group, which only root can make here; or use the runtime runsc")
+	if !r.canFreeze && r.info.Runtime != "runsc" {
+		return driver.Errorf(vole.ErrUnsupported, "%v; or with the runtime runsc", cgroups{}.unavailable("to pause a sandbox", "freezer"))
 	}
-	if err := r.helper.request(ctx, request{Op: op}); err != nil {
+	if err := r.freezeProcesses(ctx, op); err != nil {
 		return err
 	}
 	r.status = to
 	return r.m.rows.set(ctx, r.info.ID, to)
+}
+
+// freezeProcesses pauses or resumes the sandbox's processes.
+func (r *running) freezeProcesses(ctx context.Context, op string) error {
+	if r.group != "" && r.info.Runtime != "runsc" {
+		return freezeGroup(ctx, r.group, op == "pause")
+	}
+	return r.helper.request(ctx, request{Op: op})
 }
 
 // stop drains the sandbox and returns at once; the time-out runs on.
@@ -137,7 +145,7 @@ func (r *running) stop(ctx context.Context, timeout time.Duration) error {
 		return nil // run finds r.stopping closed
 	}
 	if was == StatusPaused {
-		if err := r.helper.request(ctx, request{Op: "resume"}); err != nil && !errors.Is(err, errGone) {
+		if err := r.freezeProcesses(ctx, "resume"); err != nil && !errors.Is(err, errGone) {
 			return err
 		}
 	}

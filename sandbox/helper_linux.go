@@ -105,6 +105,9 @@ func helperRun(conn packets) (exit int, err error) {
 	if h.pid, err = h.rt.create(ctx, h); err != nil {
 		return 0, err
 	}
+	if err := h.enterGroup(); err != nil {
+		return 0, err
+	}
 	go h.serve(ctx)
 	if err := h.checkEntered(); err != nil {
 		return 0, err

@@ -146,7 +146,7 @@ func (m *Manager) Get(ctx context.Context, ref string) (Info, error) {
 func (m *Manager) Reap(ctx context.Context) error { return wrap("clean up sandboxes", "", m.reap(ctx)) }
 
 // Pause freezes all processes of a running sandbox. ErrUnsupported: there are no
-// control groups for it, as without root. ErrInvalid: it is not running.
+// control groups for it, as without root, unless one is delegated. ErrInvalid: it is not running.
 func (m *Manager) Pause(ctx context.Context, ref string) error {
 	return wrap("pause", ref, m.control(ctx, ref, ctlRequest{Op: "pause"}))
 }

@@ -148,13 +148,22 @@ func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
 	if p.Limits, err = planLimits(Config{}, have); err != nil {
 		return err
 	}
-	if have.any() {
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+		_ = removeCgroups(ctx, id) // empty groups at worst
+		if p.Group != "" {
+			_ = removeGroups(ctx, []string{p.Group})
+		}
+	}()
+	switch {
+	case have.delegated != "":
+		p.Group = filepath.Join(have.delegated, groupPrefix+id)
+		if err := limitGroup(have.delegated, p.Group, limits{}); err != nil {
+			return err
+		}
+	case have.any():
 		p.CgroupPath = cgroupDir + "/" + id
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-			defer cancel()
-			_ = removeCgroups(ctx, id) // empty groups at worst
-		}()
 	}
 	s, err := openStreams(IO{}, false)
 	if err != nil {

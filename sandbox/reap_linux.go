@@ -77,10 +77,10 @@ func (m *Manager) clean(ctx context.Context, id string) error {
 	if err := m.awaitHelper(wait, id); err != nil {
 		return err
 	}
-	if err := removeCgroups(wait, id); err != nil {
+	if err := errorsFirst(removeCgroups(wait, id), m.removeRecordedGroup(wait, id)); err != nil {
 		return err
 	}
-	for _, name := range []string{scratchDir, controlFile, helperFile} {
+	for _, name := range []string{scratchDir, controlFile, helperFile, groupFile} {
 		if err := removeTree(ctx, m.top, id+"/"+name); err != nil {
 			return err
 		}

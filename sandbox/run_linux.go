@@ -127,6 +127,9 @@ type running struct {
 	lock  *flock.Lock
 	ctl   *ctlServer
 
+	group     string // control group that was made for it, if any
+	canFreeze bool   // that one, or the runtime's, can stop processes
+
 	made     []*vole.Volume // volumes that this run made
 	attached []*vole.Attachment
 	disks    []disk // those of attached that are images

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -32,7 +33,8 @@ type plan struct {
 	HostNetwork   bool
 	Terminal      bool
 	Limits        limits
-	CgroupPath    string // "": no control groups
+	CgroupPath    string // for the runtime to make; "": no control groups
+	Group         string // directory of one that Vole has made
 }
 
 // binary is a runtime on this host.
@@ -118,7 +120,7 @@ func buildSpec(p *plan, proc process, root, pidNS string, mounts []treeMount) (*
 			Namespaces:    namespaces(p, pidNS),
 			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
-			CgroupsPath:   p.CgroupPath,
+			CgroupsPath:   p.groupForRuntime(),
 			Resources:     resources(p),
 		},
 	}
@@ -181,6 +183,18 @@ func baseMounts(p *plan) []specs.Mount {
 	}
 }
 
+// cpuPeriod is over how many microseconds processor time is counted: the kernel's default.
+const cpuPeriod = 100_000
+
+// groupForRuntime is the control group that the runtime is told of. Without root, runc makes
+// one of its own in what is delegated unless it is told where; crun and runsc make none.
+func (p *plan) groupForRuntime() string {
+	if p.Group != "" && p.Runtime.Name == "runc" {
+		return strings.TrimPrefix(p.Group, cgroupRoot)
+	}
+	return p.CgroupPath
+}
+
 func resources(p *plan) *specs.LinuxResources {
 	if p.CgroupPath == "" {
 		return nil
@@ -193,7 +207,7 @@ func resources(p *plan) *specs.LinuxResources {
 		r.Pids = &specs.LinuxPids{Limit: &n}
 	}
 	if p.Limits.CPUs > 0 {
-		period := uint64(100_000) // microseconds; the kernel's default
+		period := uint64(cpuPeriod)
 		quota := int64(p.Limits.CPUs * float64(period))
 		r.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
 	}

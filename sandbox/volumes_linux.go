@@ -32,9 +32,10 @@ func (r *running) plan(ctx context.Context) (*plan, error) {
 		Args: c.Args, Entrypoint: c.Entrypoint, HasEntrypoint: c.Entrypoint != nil, Env: c.Env, Cwd: c.Cwd, User: c.User,
 		HostNetwork: c.Network == NetworkHost, Terminal: c.Terminal, Limits: lim,
 	}
-	if have.any() {
-		p.CgroupPath = cgroupDir + "/" + r.info.ID
+	if p.CgroupPath, p.Group, err = r.m.planGroup(r.info.ID, have, lim); err != nil {
+		return nil, err
 	}
+	r.group, r.canFreeze = p.Group, have.freezer
 	// On the host's root there is nothing for another user to do, and what it wrote
 	// to a volume, the caller could not remove. So the ranges are for where they
 	// are needed.

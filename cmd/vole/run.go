@@ -58,6 +58,9 @@ A volume is attached by -v NAME:/path[:option,...], with the options
   quota=SIZE, size=SIZE    of a dir volume, of a disk volume
   stat-virt=relaxed, off   owners and modes: what the mount can do, or the host's
 
+Limits without root take a control group that is delegated to the user, which
+'systemd-run --user --scope -p Delegate=yes -- vole run ...' gives where systemd runs.
+
 Input that is not a terminal is passed on; that of a terminal with -i. Signals are
 passed on. The exit code is that of the command, 128+N when signal N ended it, 125
 when vole failed, 126 when the command cannot be executed, 127 when it was not found.`,

@@ -1,0 +1,297 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
+	nolinks "github.com/volehq/vole/internal/beneath"
+	"golang.org/x/sys/unix"
+)
+
+// Who is not root makes control groups in one of version 2 that is delegated to him: systemd
+// gives its directory and files to the user. Vole makes a group there for each sandbox, and
+// puts the container in it itself, so that it is the same with all runtimes.
+
+const (
+	// processesGroup is the group to which the processes of a delegated one are moved, as
+	// none may be in a group that limits others below it.
+	// https://docs.kernel.org/admin-guide/cgroup-v2.html#no-internal-process-constraint
+	processesGroup = "vole-processes"
+	groupPrefix    = "vole-"
+
+	groupFile = "cgroup" // in a sandbox's directory: where its group is
+)
+
+// findDelegated looks for a control group that is delegated to the caller.
+func findDelegated() cgroups {
+	dir := ownGroup()
+	if dir == "" {
+		return cgroups{}
+	}
+	for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control"} {
+		if unix.Access(filepath.Join(dir, name), unix.W_OK) != nil {
+			return cgroups{}
+		}
+	}
+	has := fieldsOf(filepath.Join(dir, "cgroup.controllers"))
+	c := cgroups{
+		memory: slices.Contains(has, "memory"), pids: slices.Contains(has, "pids"), cpu: slices.Contains(has, "cpu"),
+		freezer: unix.Access(filepath.Join(dir, "cgroup.freeze"), unix.F_OK) == nil, delegated: dir,
+	}
+	c.intrusive = hasForeignProcesses(dir)
+	return c
+}
+
+// ownGroup is the directory of this process's control group of version 2, or of the one
+// above when Vole has moved it; "": there is none that it can see.
+func ownGroup() string {
+	if !isCgroup2() {
+		return ""
+	}
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.SplitSeq(string(b), "\n") {
+		if own, ok := strings.CutPrefix(line, "0::/"); ok && !slices.Contains(strings.Split(own, "/"), "..") {
+			dir := filepath.Join(cgroupRoot, own)
+			if filepath.Base(dir) == processesGroup {
+				dir = filepath.Dir(dir)
+			}
+			return dir
+		}
+	}
+	return ""
+}
+
+func isCgroup2() bool {
+	var st unix.Statfs_t
+	return unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// hasForeignProcesses reports whether there are processes in a control group that are not
+// of this program.
+func hasForeignProcesses(dir string) bool {
+	self, err := os.Stat("/proc/self/exe")
+	for _, pid := range fieldsOf(filepath.Join(dir, "cgroup.procs")) {
+		exe, perr := os.Stat(filepath.Join("/proc", pid, "exe"))
+		if err != nil || perr == nil && !os.SameFile(self, exe) || perr != nil && !errors.Is(perr, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
+}
+
+func fieldsOf(file string) []string {
+	b, _ := os.ReadFile(file) // missing: none
+	return strings.Fields(string(b))
+}
+
+// unavailable says why there is no control group for something, and what to do.
+func (c cgroups) unavailable(what, controller string) error {
+	switch {
+	case os.Geteuid() == 0:
+		return driver.Errorf(vole.ErrUnsupported, "%s needs a control group, which cannot be made here: %s is not writable, or lacks it", what, cgroupRoot)
+	case c.delegated != "":
+		return driver.Errorf(vole.ErrUnsupported,
+			"%s needs the controller %q, which the control group %s has not got delegated; an administrator can have it delegated with Delegate=cpu memory pids in the unit user@.service",
+			what, controller, c.delegated)
+	case !isCgroup2():
+		return driver.Errorf(vole.ErrUnsupported, "%s needs a control group, and those of version 1, which this host has, only root can make", what)
+	}
+	return driver.Errorf(vole.ErrUnsupported,
+		"%s needs a control group that is delegated to you; run it as 'systemd-run --user --scope -p Delegate=yes -- vole run ...', or as root", what)
+}
+
+// makeGroup makes the control group of a sandbox, with its limits, in the delegated one.
+// It is recorded first, so that it is found when this process dies.
+func (m *Manager) makeGroup(id string, have cgroups, l limits) (string, error) {
+	dir := filepath.Join(have.delegated, groupPrefix+id)
+	f, err := nolinks.OpenFile(m.top, id+"/"+groupFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString(dir)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", err
+	}
+	if err := limitGroup(have.delegated, dir, l); err != nil {
+		return "", fmt.Errorf("control group %s: %w", dir, err)
+	}
+	return dir, nil
+}
+
+// planGroup says which control group the runtime is to make, or which was made for it.
+func (m *Manager) planGroup(id string, have cgroups, l limits) (forRuntime, made string, err error) {
+	switch {
+	case have.delegated != "":
+		made, err = m.makeGroup(id, have, l)
+	case have.any():
+		forRuntime = cgroupDir + "/" + id
+	}
+	return forRuntime, made, err
+}
+
+// limitGroup makes a control group in another, with limits.
+func limitGroup(parent, dir string, l limits) error {
+	settings, controllers := l.settings()
+	if err := enableControllers(parent, controllers); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for file, value := range settings {
+		if err := writeExisting(filepath.Join(dir, file), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settings are what to write into the files of a control group of version 2, and the
+// controllers that they need.
+func (l limits) settings() (files map[string]string, controllers []string) {
+	files = map[string]string{}
+	if l.Memory > 0 {
+		files["memory.max"] = strconv.FormatInt(l.Memory, 10)
+		controllers = append(controllers, "memory")
+	}
+	if l.Pids > 0 {
+		files["pids.max"] = strconv.FormatInt(l.Pids, 10)
+		controllers = append(controllers, "pids")
+	}
+	if l.CPUs > 0 {
+		files["cpu.max"] = fmt.Sprintf("%d %d", int64(l.CPUs*cpuPeriod), cpuPeriod)
+		controllers = append(controllers, "cpu")
+	}
+	return files, controllers
+}
+
+// enableControllers lets the groups in a control group have controllers, for which its
+// processes are moved to a group of their own.
+func enableControllers(dir string, controllers []string) error {
+	enabled := fieldsOf(filepath.Join(dir, "cgroup.subtree_control"))
+	var add []string
+	for _, c := range controllers {
+		if !slices.Contains(enabled, c) {
+			add = append(add, "+"+c)
+		}
+	}
+	if len(add) == 0 {
+		return nil
+	}
+	leaf := filepath.Join(dir, processesGroup)
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	const tries = 20 // processes may be starting others all the while
+	var err error
+	for range tries {
+		if err := moveProcesses(fieldsOf(filepath.Join(dir, "cgroup.procs")), leaf); err != nil {
+			return err
+		}
+		err = writeExisting(filepath.Join(dir, "cgroup.subtree_control"), strings.Join(add, " "))
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+	}
+	return err
+}
+
+// moveProcesses moves processes to a control group. Those that ended are no matter.
+func moveProcesses(pids []string, dir string) error {
+	for _, pid := range pids {
+		if err := writeExisting(filepath.Join(dir, "cgroup.procs"), pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// enterGroup puts into the sandbox's control group all that the runtime has started, before
+// the command is executed. The helper sees its own pid namespace in /proc.
+func (h *helper) enterGroup() error {
+	if h.p.Group == "" {
+		return nil
+	}
+	list, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	var pids []string
+	for _, e := range list {
+		pid, err := strconv.Atoi(e.Name())
+		if err == nil && pid != os.Getpid() && pid != h.reaper.Process.Pid {
+			pids = append(pids, e.Name())
+		}
+	}
+	if err := moveProcesses(pids, h.p.Group); err != nil {
+		return fmt.Errorf("enter the control group %s: %w", h.p.Group, err)
+	}
+	return nil
+}
+
+// freezeGroup freezes or thaws the processes of a control group, and waits until they are.
+func freezeGroup(ctx context.Context, dir string, frozen bool) error {
+	value := "0"
+	if frozen {
+		value = "1"
+	}
+	if err := writeExisting(filepath.Join(dir, "cgroup.freeze"), value); err != nil {
+		return err
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		events := fieldsOf(filepath.Join(dir, "cgroup.events"))
+		if i := slices.Index(events, "frozen"); i < 0 || i+1 >= len(events) || events[i+1] == value {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return driver.Errorf(ctx.Err(), "the processes of the control group %s do not stop", dir)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// maxGroupPath is more than a path in the file system of control groups has.
+const maxGroupPath = 4 << 10
+
+// recordedGroup is the control group that was made for a sandbox; "": none. The record is of
+// the home's owner, who may have no say in other groups: only a group of that name is one.
+func (m *Manager) recordedGroup(id string) string {
+	f, err := nolinks.OpenFile(m.top, id+"/"+groupFile, os.O_RDONLY, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxGroupPath))
+	dir := string(b)
+	if err != nil || dir != filepath.Clean(dir) || !strings.HasPrefix(dir, cgroupRoot+"/") || filepath.Base(dir) != groupPrefix+id {
+		return ""
+	}
+	return dir
+}
+
+// removeRecordedGroup removes the control group that was made for a sandbox.
+func (m *Manager) removeRecordedGroup(ctx context.Context, id string) error {
+	dir := m.recordedGroup(id)
+	if dir == "" {
+		return nil
+	}
+	if _, err := os.Lstat(dir); err != nil {
+		return nil // removed, or of a mount namespace that this process does not see
+	}
+	return removeGroups(ctx, []string{dir})
+}
