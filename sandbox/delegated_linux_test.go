@@ -105,6 +105,8 @@ func delegated(t *testing.T) {
 	t.Run("Pause", delegatedPause)
 	t.Run("Limits", delegatedLimits)
 	t.Run("Kill", delegatedKill)
+	t.Run("Controllers", delegatedControllers)
+	t.Run("PauseFromLeaf", delegatedPause)
 	left, err := filepath.Glob(have.delegated + "/" + groupPrefix + "*")
 	left = slices.DeleteFunc(left, func(dir string) bool { return filepath.Base(dir) == processesGroup })
 	if err != nil || len(left) > 0 {
@@ -204,6 +206,38 @@ func delegatedLimits(t *testing.T) {
 		}
 		e.checkClean()
 	})
+}
+
+// delegatedControllers has controllers enabled, whichever there are, for groups beside that
+// of this process and of another program.
+func delegatedControllers(t *testing.T) {
+	dir := findCgroups().delegated
+	has := fieldsOf(filepath.Join(dir, "cgroup.controllers"))
+	if len(has) == 0 {
+		t.Skip("no controller is of version 2 here")
+	}
+	other := exec.Command("sleep", "300")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { other.Process.Kill(); other.Wait() }()
+	if !findCgroups().intrusive {
+		t.Error("another program's process in the group is not seen")
+	}
+	for range 2 {
+		if err := enableControllers(dir, has[:1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fieldsOf(filepath.Join(dir, "cgroup.subtree_control")); !slices.Contains(got, has[0]) {
+		t.Errorf("enabled: %v, want %s", got, has[0])
+	}
+	if pids := fieldsOf(filepath.Join(dir, processesGroup, "cgroup.procs")); !slices.Contains(pids, fmt.Sprint(os.Getpid())) || !slices.Contains(pids, fmt.Sprint(other.Process.Pid)) {
+		t.Errorf("moved: %v", pids)
+	}
+	if now := findCgroups(); now.delegated != dir || now.intrusive {
+		t.Errorf("from within: %+v, want %s", now, dir)
+	}
 }
 
 // delegatedKill kills the supervisor of a paused sandbox.
