@@ -111,7 +111,7 @@ func (r *running) freeze(ctx context.Context, from, to Status, op string) error 
 		return driver.Errorf(vole.ErrInvalid, "cannot %s a sandbox that is %s", op, r.status)
 	}
 	if !r.canFreeze && r.info.Runtime != "runsc" {
-		return driver.Errorf(vole.ErrUnsupported, "%v; or with the runtime runsc", cgroups{}.unavailable("to pause a sandbox", "freezer"))
+		return driver.Errorf(vole.ErrUnsupported, "%v; or with the runtime runsc", cgroups{}.unavailable("pausing a sandbox", "freezer"))
 	}
 	if err := r.freezeProcesses(ctx, op); err != nil {
 		return err

@@ -108,7 +108,7 @@ func (c cgroups) unavailable(what, controller string) error {
 			"%s needs the controller %q, which the control group %s has not got delegated; an administrator can have it delegated with Delegate=cpu memory pids in the unit user@.service",
 			what, controller, c.delegated)
 	case !isCgroup2():
-		return driver.Errorf(vole.ErrUnsupported, "%s needs a control group, and those of version 1, which this host has, only root can make", what)
+		return driver.Errorf(vole.ErrUnsupported, "%s needs a control group; this host has those of version 1, which only root can make: run it as root", what)
 	}
 	return driver.Errorf(vole.ErrUnsupported,
 		"%s needs a control group that is delegated to you; run it as 'systemd-run --user --scope -p Delegate=yes -- vole run ...', or as root", what)

@@ -49,7 +49,7 @@ func TestDelegated(t *testing.T) {
 // delegate runs the test as a user in a control group that is the user's.
 func delegate(t *testing.T) {
 	if err := unix.Mount("cgroup2", cgroupRoot, "cgroup2", 0, ""); err != nil {
-		t.Skip("control groups of version 2 cannot be mounted: ", err)
+		t.Skip("the kernel mounts no control groups of version 2 here: ", err)
 	}
 	const uid = 54321 // no one's
 	cred := &syscall.Credential{Uid: uid, Gid: uid}
@@ -68,7 +68,7 @@ func delegate(t *testing.T) {
 	}
 	group := filepath.Join(cgroupRoot, fmt.Sprintf("vole-test-%d", os.Getpid()))
 	if err := os.Mkdir(group, 0o755); err != nil {
-		t.Skip("no control group can be made: ", err)
+		t.Skip("the kernel lets no control group be made here: ", err)
 	}
 	defer func() {
 		if err := removeGroups(testCtx(t), []string{filepath.Join(group, processesGroup), group}); err != nil {
@@ -214,7 +214,7 @@ func delegatedControllers(t *testing.T) {
 	dir := findCgroups().delegated
 	has := fieldsOf(filepath.Join(dir, "cgroup.controllers"))
 	if len(has) == 0 {
-		t.Skip("no controller is of version 2 here")
+		t.Skip("the kernel has no controller of version 2 here")
 	}
 	other := exec.Command("sleep", "300")
 	if err := other.Start(); err != nil {
