@@ -58,7 +58,11 @@ func TestDevicesOfHome(t *testing.T) {
 				},
 			} {
 				status := send()
-				if allow != (status < 300) || !allow && status != http.StatusNotImplemented {
+				want := http.StatusNotImplemented
+				if way == "tar" {
+					want = http.StatusOK // which tells how much was lost
+				}
+				if allow && status >= 300 || !allow && status != want {
 					t.Errorf("%s: %d", way, status)
 				}
 				if _, err := os.Lstat(filepath.Join(data, "made")); err == nil != (allow && way != "chmod") {

@@ -243,8 +243,8 @@ func (c *copier) special(ctx context.Context, at string, it *item) error {
 		c.opts.warnf("%s: sockets are not copied", c.to.display(at))
 		return nil
 	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
-		if !c.opts.Owner && c.opts.RefuseDevices != nil {
-			return c.fail(at, c.opts.RefuseDevices)
+		if !c.opts.Owner && c.opts.LoseDevices != nil {
+			return c.loseNode(at, it, c.opts.LoseDevices)
 		}
 		if !c.opts.Owner {
 			if c.opts.Strict {
@@ -258,8 +258,20 @@ func (c *copier) special(ctx context.Context, at string, it *item) error {
 	default:
 		return c.fail(at, driver.Errorf(vole.ErrUnsupported, "a file of unknown type"))
 	}
-	c.stats.Others++
-	return c.place(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
+	err := c.place(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
+	if errors.Is(err, vole.ErrUnsupported) {
+		return c.loseNode(at, it, err)
+	}
+	if err == nil {
+		c.stats.Others++
+	}
+	return err
+}
+
+// loseNode leaves out a device or fifo, for the given reason.
+func (c *copier) loseNode(at string, it *item, reason error) error {
+	c.stats.Skipped++
+	return c.opts.lose(c.to.display(at), "the "+filemode.TypeName(it.mode), reason)
 }
 
 // maxPendingDirs is how many directories of an archive wait for their metadata.

@@ -173,7 +173,7 @@ func TestGNUTar(t *testing.T) {
 	}
 }
 
-// Devices and sockets are left out, or refused, unless owners are kept.
+// Devices are left out, and count as lost if that is asked for, unless owners are kept.
 func TestDevices(t *testing.T) {
 	f := newFS(t, openHome(t), "v", vole.Spec{})
 	stream := makeTar(t, entry{Typeflag: tar.TypeChar, Name: "null", Devmajor: 1, Devminor: 3}, entry{Typeflag: tar.TypeReg, Name: "f", Mode: 0o4755})
@@ -186,9 +186,14 @@ func TestDevices(t *testing.T) {
 	if e, err := f.Stat(t.Context(), "f"); err != nil || e.Mode != 0o755 {
 		t.Errorf("mode %v, %v", e.Mode, err)
 	}
-	opts.RefuseDevices, opts.Op = errors.New("no devices"), "unpack"
+	opts.LoseDevices, opts.Op, warnings = errors.New("no devices"), "unpack", 0
+	stats, err = transfer.FromTar(t.Context(), transfer.Volume(f), ".", bytes.NewReader(stream), opts)
+	if err != nil || stats.Skipped != 1 || stats.Lost != 1 || stats.Files != 1 || warnings != 1 {
+		t.Errorf("lost: %+v, %d warnings, %v", stats, warnings, err)
+	}
+	opts.Strict = true
 	_, err = transfer.FromTar(t.Context(), transfer.Volume(f), ".", bytes.NewReader(stream), opts)
-	if !errors.Is(err, opts.RefuseDevices) || !strings.HasPrefix(err.Error(), `unpack: tar entry "null": `) {
+	if !errors.Is(err, opts.LoseDevices) || !strings.HasPrefix(err.Error(), `unpack: tar entry "null": `) {
 		t.Error(err)
 	}
 }

@@ -45,9 +45,9 @@ type Tree interface {
 type Options struct {
 	// Owner keeps owners, and with them setuid and setgid bits, and devices.
 	Owner bool
-	// RefuseDevices is the error that a device ends the copy with unless owners are
-	// kept. nil: it is left out, with a warning.
-	RefuseDevices error
+	// LoseDevices says why devices are not copied unless owners are kept. Each then counts
+	// as lost. nil: they are left out, with a warning.
+	LoseDevices error
 	// Root: the directory that is copied gives its metadata to one that was there, as
 	// the root of a new volume is. Those beneath it do not.
 	Root bool
@@ -120,7 +120,7 @@ type Stats struct {
 	Others      int64 `json:"others"`      // fifos and devices
 	Bytes       int64 `json:"bytes"`       // read from the source; holes not counted
 	Skipped     int64 `json:"skipped"`     // sockets, and devices where owners are not kept
-	Lost        int64 `json:"lost"`        // attributes, owners and times that the target cannot hold
+	Lost        int64 `json:"lost"`        // attributes, owners, times and devices that the target cannot hold or should not
 }
 
 // Copy copies the file or directory at p of src to the place at of dst, whose parent is

@@ -107,7 +107,7 @@ const farFiles = 8
 func (c *cpCmd) options() transfer.Options {
 	return transfer.Options{
 		Op: "cp", Owner: c.owner, Warn: c.bar.warnf, Progress: c.bar, AllowTruncated: c.truncated,
-		RefuseDevices: driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"),
+		LoseDevices: driver.Errorf(vole.ErrUnsupported, "devices are copied with -a only"),
 	}
 }
 

@@ -483,7 +483,7 @@ type Unpacked struct {
 	Files       int64 `json:"files"`
 	Links       int64 `json:"links"`
 
-	// Lost Attributes, owners and times that the volume cannot hold.
+	// Lost Attributes, owners, times and devices that the volume cannot hold.
 	Lost    int64 `json:"lost"`
 	Others  int64 `json:"others"`
 	Skipped int64 `json:"skipped"`
