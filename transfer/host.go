@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -334,8 +336,8 @@ func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
 
 func (t *hostTree) setXattrsOf(p string, f *os.File, it *item) error {
 	t.opts.loseSystem(it)
-	for n, v := range it.xattrs {
-		err := unix.Fsetxattr(int(f.Fd()), n, v, 0)
+	for _, n := range slices.Sorted(maps.Keys(it.xattrs)) { // what does not fit is the same each time
+		err := unix.Fsetxattr(int(f.Fd()), n, it.xattrs[n], 0)
 		if err == nil {
 			continue
 		}

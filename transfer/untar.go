@@ -93,13 +93,15 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 	}
 }
 
-// errNoEnd is the error of a stream that ends where an archive does not: its producer died,
-// perhaps between two entries.
+// ErrNoEnd is matched by the error of a stream that ends where an archive does not: its
+// producer died, perhaps between two entries.
+var ErrNoEnd = fmt.Errorf("the stream ends without the end of an archive: %w", io.ErrUnexpectedEOF)
+
 func errNoEnd(entries int) error {
 	if entries == 0 {
-		return fmt.Errorf("it is empty, not even an empty archive: %w", io.ErrUnexpectedEOF)
+		return driver.Errorf(ErrNoEnd, "it is empty, not even an empty archive")
 	}
-	return fmt.Errorf("it ends after %d entries without the end of the archive, so more may be missing: %w", entries, io.ErrUnexpectedEOF)
+	return driver.Errorf(ErrNoEnd, "it ends after %d entries without the end of the archive, so more may be missing", entries)
 }
 
 // maxPadding is how many bytes behind the end of an archive are looked at: programs fill

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -382,8 +384,8 @@ func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error 
 		attrs = attrs[:1]
 	}
 	for _, m := range attrs {
-		for n, v := range m {
-			err := t.f.Setxattr(ctx, p, n, v)
+		for _, n := range slices.Sorted(maps.Keys(m)) { // what does not fit is the same each time
+			err := t.f.Setxattr(ctx, p, n, m[n])
 			if err != nil && cannotHold(err) {
 				err = t.opts.lose(t.display(p), "the attribute "+n, err)
 			}

@@ -90,7 +90,7 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	})
 	c.bar.done(err == nil, stats)
 	if err != nil {
-		return err
+		return withTruncatedHint(err)
 	}
 	if c.json && !to.stream {
 		err = c.printJSON(stats)
@@ -99,6 +99,11 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 		err = errors.Join(err, driver.Errorf(vole.ErrUnsupported, "cp: not everything could be kept (warnings: %d); all else is copied", stats.Lost))
 	}
 	return err
+}
+
+// withTruncatedHint adds what to do about a tar stream that lacks its end.
+func withTruncatedHint(err error) error {
+	return withHint(err, transfer.ErrNoEnd, "if what made it never writes an end, --allow-truncated takes it as it is")
 }
 
 // farFiles is how many files are copied at once where each call waits for a server.
