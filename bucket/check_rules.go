@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // suspect is a row of a rule's query. What have and want are is the rule's affair.
@@ -59,12 +60,14 @@ func (r *rule) detail(s *suspect) string {
 	return r.what
 }
 
-var placeholder = regexp.MustCompile(`\{(in|dir|file) ([^}]*)\}`)
+var placeholder = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\{(in|dir|file) ([^}]*)\}`)
+})
 
 // expand replaces what stands for conditions in a rule's query.
 func expand(sql string) string {
-	sql = placeholder.ReplaceAllStringFunc(sql, func(s string) string {
-		m := placeholder.FindStringSubmatch(s)
+	sql = placeholder().ReplaceAllStringFunc(sql, func(s string) string {
+		m := placeholder().FindStringSubmatch(s)
 		switch {
 		case m[1] == "dir":
 			return m[2] + `.mode BETWEEN 16384 AND 20479`

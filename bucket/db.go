@@ -117,10 +117,14 @@ type dialect struct {
 
 // eachOf is a join that looks the rows of a table up one by one, by an index, whatever
 // the planner makes of the sizes of the tables: {each TABLE ALIAS: CONDITION}.
-var eachOf = regexp.MustCompile(`\{each (\w+) (\w+): ([^}]*)\}`)
+var eachOf = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\{each (\w+) (\w+): ([^}]*)\}`)
+})
 
 // hasOf tells whether bytes have a byte in them: {has BYTES HEX}.
-var hasOf = regexp.MustCompile(`\{has ([\w.]+) ([0-9a-f]{2})\}`)
+var hasOf = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\{has ([\w.]+) ([0-9a-f]{2})\}`)
+})
 
 // has is how {has} is written.
 func (d *dialect) has() string {
@@ -130,16 +134,18 @@ func (d *dialect) has() string {
 	return `(position('\x${2}'::bytea IN ${1}) > 0)`
 }
 
-var parameter = regexp.MustCompile(`\$([0-9]+)`)
+var parameter = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\$([0-9]+)`)
+})
 
 func (d *dialect) sql(s string) string {
 	if v, ok := d.cache.Load(s); ok {
 		return v.(string)
 	}
-	r := eachOf.ReplaceAllString(s, d.each)
-	r = hasOf.ReplaceAllString(r, d.has())
+	r := eachOf().ReplaceAllString(s, d.each)
+	r = hasOf().ReplaceAllString(r, d.has())
 	r = strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{guard}", d.guard, "{fold}", d.fold, "{bytes}", d.bytes, "{analyze}", d.analyze).Replace(r)
-	r = parameter.ReplaceAllString(r, strings.ReplaceAll(d.ordinal, "$", "$$")+"${1}")
+	r = parameter().ReplaceAllString(r, strings.ReplaceAll(d.ordinal, "$", "$$")+"${1}")
 	d.cache.Store(s, r)
 	return r
 }

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -27,7 +28,9 @@ type renderer struct {
 	out   strings.Builder
 }
 
-var listItem = regexp.MustCompile(`^( *)([-*]|[0-9]+\.) +`)
+var listItem = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^( *)([-*]|[0-9]+\.) +`)
+})
 
 // block renders the block that lines begin with and returns how many lines it has.
 func (r *renderer) block(lines []string) int {
@@ -50,7 +53,7 @@ func (r *renderer) block(lines []string) int {
 		r.out.WriteByte('\n')
 		r.table(lines[:n])
 		return n
-	case listItem.MatchString(first):
+	case listItem().MatchString(first):
 		return r.list(lines)
 	}
 	n := count(lines, isText)
@@ -69,7 +72,7 @@ func count(lines []string, is func(string) bool) int {
 
 // isText reports whether a line goes on a paragraph.
 func isText(l string) bool {
-	return strings.TrimSpace(l) != "" && !strings.HasPrefix(l, "#") && !strings.HasPrefix(l, "|") && !strings.HasPrefix(l, "```") && !listItem.MatchString(l)
+	return strings.TrimSpace(l) != "" && !strings.HasPrefix(l, "#") && !strings.HasPrefix(l, "|") && !strings.HasPrefix(l, "```") && !listItem().MatchString(l)
 }
 
 func (r *renderer) heading(line string) {
@@ -86,7 +89,7 @@ func (r *renderer) heading(line string) {
 func (r *renderer) list(lines []string) (n int) {
 	r.out.WriteByte('\n')
 	for n < len(lines) {
-		mark := listItem.FindString(lines[n])
+		mark := listItem().FindString(lines[n])
 		if mark == "" {
 			break
 		}
@@ -200,13 +203,15 @@ func (r *renderer) wrapPlain(first, rest, text string) {
 }
 
 // inline is code (in one pair of backticks or two), strong emphasis, or a link.
-var inline = regexp.MustCompile("``(.+?)``|`([^`]+)`|" + `\*\*(.+?)\*\*|\[([^\]]+)\]\(([^)\s]+)\)`)
+var inline = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile("``(.+?)``|`([^`]+)`|" + `\*\*(.+?)\*\*|\[([^\]]+)\]\(([^)\s]+)\)`)
+})
 
 // plainText returns a line of Markdown without its marks.
 func plainText(s string) string {
 	var b strings.Builder
 	for {
-		m := inline.FindStringSubmatchIndex(s)
+		m := inline().FindStringSubmatchIndex(s)
 		if m == nil {
 			return b.String() + s
 		}

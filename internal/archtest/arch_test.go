@@ -188,6 +188,44 @@ func TestNoInit(t *testing.T) {
 	}
 }
 
+// TestNoRegexpAtStart: no regular expression is compiled when the process starts, which
+// every command would pay for; the first use of one compiles it (sync.OnceValue).
+func TestNoRegexpAtStart(t *testing.T) {
+	fset := token.NewFileSet()
+	for _, p := range list(t, "linux", "-deps", "./cmd/vole") {
+		if _, mine := ours(p.ImportPath); !mine {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range f.Decls {
+				if variable, ok := d.(*ast.GenDecl); ok && variable.Tok == token.VAR {
+					reportCalls(t, fset, variable, "regexp.MustCompile")
+				}
+			}
+		}
+	}
+}
+
+// reportCalls fails t for each call of a function that is made when a declaration of
+// variables is initialized: not within functions.
+func reportCalls(t *testing.T, fset *token.FileSet, variables *ast.GenDecl, function string) {
+	ast.Inspect(variables, func(n ast.Node) bool {
+		if _, later := n.(*ast.FuncLit); later {
+			return false
+		}
+		if sel, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := sel.X.(*ast.Ident); ok && x.Name+"."+sel.Sel.Name == function {
+				t.Errorf("%s: %s at the start of every process; compile it at its first use", fset.Position(sel.Pos()), function)
+			}
+		}
+		return true
+	})
+}
+
 // byName are calls that follow a symbolic link at the end of a name, or take it as checked
 // by an earlier call. What changes attributes by name goes through internal/nofollow.
 var byName = []string{"os.Chmod", "os.Chown", "os.Chtimes", "unix.Chmod", "unix.Chown", "unix.Fchmodat", "unix.Utimes", "unix.UtimesNano",

@@ -107,6 +107,7 @@ type benchmark struct {
 
 // The order matters for one thing: list grows the home that scale then uses.
 var benchmarks = []benchmark{
+	{"start", benchStart},
 	{"create", benchCreate},
 	{"get", benchGet},
 	{"remove", benchRemove},
