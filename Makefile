@@ -8,6 +8,13 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
+# Where make install puts things; DESTDIR is what packagers set before PREFIX.
+PREFIX ?= /usr/local
+DESTDIR ?=
+SHARE = $(DESTDIR)$(PREFIX)/share
+# The date of the manual pages, in seconds since 1970: that of the source, not of the day.
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
 RACE = . ./driver/... ./bucket/internal/... ./transfer ./sandbox/... ./internal/servers ./server/internal/...
 # Of local what goroutines share: open volumes and files, locks, counters, waits.
@@ -35,13 +42,31 @@ BENCHFLAGS ?=
 # Tests whose files are in memory where there is room for them.
 GOTEST = scripts/tmpfs.sh run $(GO) test -exec "'$(CURDIR)/scripts/tmpfs.sh' in"
 
-.PHONY: help build demo quickstart test test-runsc race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
+.PHONY: help build man install uninstall demo quickstart test test-runsc race lint vet staticcheck servers bench torture torture-home torture-bucket torture-vm torture-ext4 torture-server torture-random fuzz cross clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 build: ## bin/vole for this machine
 	$(GOBUILD) -o bin/vole ./cmd/vole
+
+man: ## the manual pages, in bin/man
+	rm -rf bin/man
+	CGO_ENABLED=0 $(GO) run -tags manpages -buildvcs=false -ldflags "-X main.version=$(VERSION)" ./cmd/vole -dir bin/man -date $(SOURCE_DATE_EPOCH)
+
+# The completions come from the binary, which runs on the machine that builds it.
+install: build man ## the binary, its manual pages and completions below $(DESTDIR)$(PREFIX)
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(SHARE)/man/man1" "$(SHARE)/bash-completion/completions" "$(SHARE)/zsh/site-functions" "$(SHARE)/fish/vendor_completions.d"
+	install -m 755 bin/vole "$(DESTDIR)$(PREFIX)/bin/vole"
+	install -m 644 bin/man/*.1 "$(SHARE)/man/man1/"
+	bin/vole completion bash > "$(SHARE)/bash-completion/completions/vole"
+	bin/vole completion zsh > "$(SHARE)/zsh/site-functions/_vole"
+	bin/vole completion fish > "$(SHARE)/fish/vendor_completions.d/vole.fish"
+	chmod 644 "$(SHARE)/bash-completion/completions/vole" "$(SHARE)/zsh/site-functions/_vole" "$(SHARE)/fish/vendor_completions.d/vole.fish"
+
+uninstall: ## remove what make install put there
+	rm -f "$(DESTDIR)$(PREFIX)/bin/vole" "$(SHARE)/man/man1/vole.1" "$(SHARE)"/man/man1/vole-*.1 "$(SHARE)/bash-completion/completions/vole" \
+		"$(SHARE)/zsh/site-functions/_vole" "$(SHARE)/fish/vendor_completions.d/vole.fish"
 
 demo: ## see the main job done on real files; installs an OCI runtime if there is none
 	@bash scripts/demo.sh

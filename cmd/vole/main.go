@@ -14,11 +14,7 @@ import (
 	"github.com/volehq/vole/sandbox"
 )
 
-func main() {
-	os.Exit(runMain())
-}
-
-// runMain is main without the exit, so that the script tests can run it too.
+// runMain is main of the binary without the exit, so that the script tests can run it too.
 func runMain() int {
 	sandbox.Init()
 	earlyInit()

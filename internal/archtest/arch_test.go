@@ -156,6 +156,17 @@ func TestSDKIsSmall(t *testing.T) {
 	}
 }
 
+// TestGeneratorsAreNotLinked: what writes manual pages is not in the binary.
+func TestGeneratorsAreNotLinked(t *testing.T) {
+	for _, p := range list(t, "linux", "./cmd/vole") {
+		for _, dep := range []string{"github.com/spf13/cobra/doc", module + "/internal/manpages"} {
+			if slices.Contains(p.Deps, dep) {
+				t.Errorf("the binary links %s", dep)
+			}
+		}
+	}
+}
+
 // TestServersAreForTests: nothing that ships links the servers of the tests, nor does
 // a suite that other backends link.
 func TestServersAreForTests(t *testing.T) {

@@ -1,0 +1,9 @@
+//go:build !manpages
+
+package main
+
+import "os"
+
+func main() {
+	os.Exit(runMain())
+}
