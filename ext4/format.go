@@ -49,10 +49,13 @@ type FormatOptions struct {
 // Whoever wants the same bytes twice gives UUID, HashSeed and Time.
 //
 // The file system has the features that mke2fs 1.47 gives, in blocks of 4096 bytes,
-// inodes of 256 and descriptors of 64. Two things depend on the size:
+// inodes of 256 and descriptors of 64. Three things depend on the size:
 //
 //   - Below 8 MiB there is no journal (and no has_journal feature), for Linux refuses
 //     journals of fewer than 1024 blocks, which are 4 MiB.
+//   - From 1 TiB on the feature meta_bg takes the place of resize_inode: the descriptors of
+//     each 8 GiB are there, with two copies, instead of all in some 20 places. Linux grows
+//     either while it is mounted.
 //   - When the last group of 128 MiB should hold a backup of the superblock and of the
 //     group descriptors but is too short for them, the file system ends where that
 //     group begins. The size returned is still that of the image.

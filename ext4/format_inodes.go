@@ -16,10 +16,12 @@ func (p *plan) inodes(table, super []byte) {
 	putSplit(root, inGID, inGIDHi, p.opts.GID)
 	sealInode(p.seed, rootInode, root)
 
-	resize := inode(resizeInode)
-	p.inode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spare*uint64(1+len(p.backups)))
-	le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeAt()))
-	sealInode(p.seed, resizeInode, resize)
+	if !p.metaBG {
+		resize := inode(resizeInode)
+		p.inode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spare*uint64(1+len(p.backups)))
+		le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeAt()))
+		sealInode(p.seed, resizeInode, resize)
+	}
 
 	lost := inode(firstInode)
 	p.inode(lost, typeDir|0o700, 2, lostBlocks*defaultBlock, lostBlocks)
@@ -34,7 +36,7 @@ func (p *plan) inodes(table, super []byte) {
 	putExtents(journal, p.journal)
 	sealInode(p.seed, journalInode, journal)
 
-	le.PutUint32(super[sbCompat:], newCompat|compatJournal)
+	le.PutUint32(super[sbCompat:], le.Uint32(super[sbCompat:])|compatJournal)
 	le.PutUint32(super[sbJournalInode:], journalInode)
 	putJournalBackup(super, journal)
 }
@@ -119,6 +121,9 @@ func (p *plan) directories(b []byte) {
 // the numbers of the spare descriptor blocks of group 0, as if each were a block of
 // indirection, and into each of those the numbers of its counterparts in the backups.
 func (p *plan) resizeTree(head []byte) {
+	if p.metaBG {
+		return
+	}
 	const perBlock = defaultBlock / 4
 	double := head[p.resizeAt()*defaultBlock:][:defaultBlock]
 	for i := range p.spare {
@@ -129,16 +134,6 @@ func (p *plan) resizeTree(head []byte) {
 			le.PutUint32(single[4*k:], uint32(p.groupStart(g)+at))
 		}
 	}
-}
-
-// writeJournal writes the journal's superblock, the only block of it that counts as
-// long as it is empty.
-func (p *plan) writeJournal(dev Device) error {
-	if p.jBlocks == 0 {
-		return nil
-	}
-	_, err := dev.WriteAt(emptyJournal(uint32(p.jBlocks), p.opts.UUID[:]), int64(p.journal[0].start*defaultBlock))
-	return err
 }
 
 // emptyJournal returns the superblock of an empty journal of so many blocks.

@@ -94,7 +94,7 @@ func TestFormatMounts(t *testing.T) {
 	}{
 		{4 * fmtMiB, true}, {8*fmtMiB - 4096, true}, {8 * fmtMiB, true}, {67 * fmtMiB, true}, {128 * fmtMiB, false},
 		{fmtGroup + 5*4096, true}, {2*fmtGroup + 4096, true}, {3*fmtGroup + 4*4096, false}, {1025 * fmtMiB, false},
-		{16*fmtGroup + 4096, false}, {20 * fmtGiB, false},
+		{16*fmtGroup + 4096, false}, {20 * fmtGiB, false}, {fmtTiB + fmtGroup, false},
 	} {
 		t.Run(fmt.Sprint(c.size), func(t *testing.T) {
 			image := fmtImage(t, c.size, FormatOptions{UID: 5})
@@ -104,7 +104,7 @@ func TestFormatMounts(t *testing.T) {
 				t.Fatal(err)
 			}
 			overhead := fmtNumber(t, fmtDump(t, image)["Overhead clusters"])
-			if int64(st.Blocks)+overhead != fmtBlocks(c.size) || st.Blocks-st.Bfree != firstLen {
+			if int64(st.Blocks)+overhead != fmtBlocks(c.size) || int64(st.Blocks-st.Bfree) != fmtFirst(c.size) {
 				t.Errorf("Linux counts %d blocks, %d of them free, and %d of overhead", st.Blocks, st.Bfree, overhead)
 			}
 			if fi, err := os.Stat(dir); err != nil || fi.Mode() != os.ModeDir|0o755 || fi.Sys().(*syscall.Stat_t).Uid != 5 {
@@ -125,7 +125,7 @@ func TestFormatThenResize(t *testing.T) {
 	resize := fmtTool(t, "resize2fs")
 	for _, c := range []struct{ from, to int64 }{
 		{4 * fmtMiB, 300 * fmtMiB}, {8 * fmtMiB, 64 * fmtMiB}, {fmtGroup + 4096*600, fmtGiB},
-		{2*fmtGroup + 4096, 17 * fmtGroup}, {128 * fmtMiB, 40 * fmtGiB},
+		{2*fmtGroup + 4096, 17 * fmtGroup}, {128 * fmtMiB, 40 * fmtGiB}, {fmtTiB, fmtTiB + 20*fmtGiB},
 	} {
 		image := fmtImage(t, c.from, FormatOptions{})
 		if err := os.Truncate(image, c.to); err != nil {
@@ -139,8 +139,11 @@ func TestFormatThenResize(t *testing.T) {
 }
 
 // A file system whose superblock and descriptors are gone is repaired from a backup.
-func TestFormatBackup(t *testing.T) {
-	image := fmtImage(t, fmtGiB, FormatOptions{})
+func TestFormatBackup(t *testing.T) { fmtRepair(t, fmtGiB) }
+
+func fmtRepair(t *testing.T, size int64) {
+	t.Helper()
+	image := fmtImage(t, size, FormatOptions{})
 	f, err := os.OpenFile(image, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +152,7 @@ func TestFormatBackup(t *testing.T) {
 	if _, err := f.WriteAt(make([]byte, 2*defaultBlock), 0); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(fmtTool(t, "e2fsck"), "-fy", "-b", "98304", "-B", "4096", image).CombinedOutput()
+	out, err := exec.Command(fmtTool(t, "e2fsck"), "-fy", "-b", "32768", "-B", "4096", image).CombinedOutput()
 	if code, ok := err.(*exec.ExitError); err != nil && (!ok || code.ExitCode() != 1) {
 		t.Errorf("e2fsck -b: %v\n%s", err, out)
 	}

@@ -29,7 +29,13 @@ type blockRun struct{ start, count uint64 }
 // descriptors with their spare blocks where sparse_super wants a copy, the group's two
 // bitmaps, its inode table, perhaps the bitmaps and the table of a last group that is
 // too short for them, and a piece of the journal. Group 0 has, between the bitmaps and
-// the table, the first directories, so that nearly all that is not zero is one run.
+// the table, the first directories and the first block of the journal, so that nearly all
+// that is not zero is one run.
+//
+// From 1 TiB on the descriptors are not at the beginning, with copies of them all in each
+// group that has a copy of the superblock: nearly all that is written would be these (200 MiB
+// of 15 TiB). With the feature meta_bg each 64 groups keep the block with their own, and two
+// copies of it.
 //
 // Every group keeps its own metadata, unlike with mke2fs, which gathers those of 16
 // groups: like this the bitmap of a group without a file follows from its descriptor
@@ -41,6 +47,7 @@ type plan struct {
 	groups uint32
 	descs  uint64 // blocks of descriptors
 	spare  uint64 // blocks after them into which they can grow
+	metaBG bool   // each block of descriptors is in the groups that it describes
 
 	// backups are, in order, the groups but 0 that have a copy of the superblock and of
 	// the descriptors.
@@ -50,7 +57,7 @@ type plan struct {
 	table     uint64 // blocks of their table
 
 	away    bool       // the last group's metadata are in the last but one
-	journal []blockRun // at most four, which an inode can hold itself
+	journal []blockRun // at most four, which an inode can hold itself; the first is one block
 	jBlocks uint64
 }
 
@@ -77,20 +84,23 @@ func (p *plan) size() {
 	p.groups = uint32((p.blocks + defaultPer - 1) / defaultPer)
 	p.backups = backupGroups(p.groups)
 	p.descs = (uint64(p.groups)*descSize + defaultBlock - 1) / defaultBlock
+	p.metaBG = p.blocks >= metaBGBlocks
 	p.spare = spareDescs(p.blocks, p.descs)
 	p.inodesPer = inodesPerGroup(p.blocks, p.groups, p.opts.BytesPerInode)
 	p.table = uint64(p.inodesPer) / inodesPerBlock
 }
 
+// metaBGBlocks is from how many blocks on a file system has the feature meta_bg.
+const metaBGBlocks = 1 << 40 / defaultBlock
+
 // spareDescs returns how many blocks are reserved for descriptors of groups to come.
 // Each of them is worth 8 GiB, and is a block that is not zero as soon as there is a
 // backup of the descriptors. The image can be grown beyond that, with the meta_bg
 // feature, so this is room for growing to four times the size, or to 16 GiB (one
-// group) or 32 GiB (more), and never more than half a MiB. The resize inode's pointers
-// have 32 bits: from 16 TiB on there are no spare blocks, only the empty inode.
+// group) or 32 GiB (more), and never more than half a MiB. With meta_bg no room is needed.
 func spareDescs(blocks, descs uint64) uint64 {
 	switch {
-	case blocks >= 1<<32:
+	case blocks >= metaBGBlocks:
 		return 0
 	case blocks <= defaultPer:
 		return 1
@@ -123,23 +133,67 @@ func (p *plan) groupStart(g uint32) uint64 { return uint64(g) * defaultPer }
 
 func (p *plan) groupLen(g uint32) uint64 { return min(p.blocks-p.groupStart(g), defaultPer) }
 
+// hasSuper reports whether a group has the superblock or a copy of it.
+func (p *plan) hasSuper(g uint32) bool {
+	_, found := slices.BinarySearch(p.backups, g)
+	return found || g == 0
+}
+
+const descsPerBlock = defaultBlock / descSize
+
+// keepsDescs reports whether a group has, with meta_bg, a block of descriptors: the first,
+// the second and the last of those that are described in it.
+func (p *plan) keepsDescs(g uint32) bool {
+	k := g % descsPerBlock
+	return p.metaBG && (k <= 1 || k == descsPerBlock-1)
+}
+
+// descGroups returns, in order, the groups that keepsDescs is true of.
+func (p *plan) descGroups() (gs []uint32) {
+	for first := uint32(0); p.metaBG && first < p.groups; first += descsPerBlock {
+		for _, g := range []uint32{first, first + 1, first + descsPerBlock - 1} {
+			if g < p.groups {
+				gs = append(gs, g)
+			}
+		}
+	}
+	return gs
+}
+
 // baseLen returns the number of blocks at the beginning of a group that are the
 // superblock's and the descriptors'.
 func (p *plan) baseLen(g uint32) uint64 {
-	if _, found := slices.BinarySearch(p.backups, g); !found && g != 0 {
-		return 0
+	n := uint64(0)
+	if p.hasSuper(g) {
+		n = 1
+		if !p.metaBG {
+			n += p.descs + p.spare
+		}
 	}
-	return 1 + p.descs + p.spare
+	if p.keepsDescs(g) {
+		n++
+	}
+	return n
 }
 
 // ownLen returns the number of blocks of a group's bitmaps and inode table.
 func (p *plan) ownLen() uint64 { return 2 + p.table }
 
-// firstLen is the number of blocks in group 0 of the resize inode's tree, of the root
-// directory and of lost+found.
-const firstLen = 1 + 1 + lostBlocks
+// firstLen returns the number of blocks in group 0 of the resize inode's tree, of the root
+// directory, of lost+found, and of the journal's superblock.
+func (p *plan) firstLen() uint64 {
+	n := uint64(1 + lostBlocks)
+	if !p.metaBG {
+		n++
+	}
+	if p.jBlocks > 0 {
+		n++
+	}
+	return n
+}
 
-// metaLen returns the number of blocks in use in a group but for the journal's.
+// metaLen returns the number of blocks in use in a group but for the journal's behind the
+// first.
 func (p *plan) metaLen(g uint32) uint64 {
 	n := p.baseLen(g)
 	last := p.groups - 1
@@ -150,7 +204,7 @@ func (p *plan) metaLen(g uint32) uint64 {
 		n += p.ownLen()
 	}
 	if g == 0 {
-		n += firstLen
+		n += p.firstLen()
 	}
 	return n
 }
@@ -158,7 +212,7 @@ func (p *plan) metaLen(g uint32) uint64 {
 // usedLen returns the number of blocks in use in a group.
 func (p *plan) usedLen(g uint32) uint64 {
 	n := p.metaLen(g)
-	for _, r := range p.journal {
+	for _, r := range p.journal[min(1, len(p.journal)):] {
 		if r.start/defaultPer == uint64(g) {
 			n += r.count
 		}
@@ -174,15 +228,21 @@ func (p *plan) metaAt(g uint32) (blockMap, inodeMap, table uint64) {
 	}
 	table = at + 2
 	if g == 0 {
-		table += firstLen
+		table += p.firstLen()
 	}
 	return at, at + 1, table
 }
 
 // The blocks of group 0 between the bitmaps and the inode table.
 func (p *plan) resizeAt() uint64 { return p.baseLen(0) + 2 }
-func (p *plan) rootAt() uint64   { return p.resizeAt() + 1 }
-func (p *plan) lostAt() uint64   { return p.rootAt() + 1 }
+func (p *plan) rootAt() uint64 {
+	if p.metaBG {
+		return p.resizeAt() // there is none
+	}
+	return p.resizeAt() + 1
+}
+func (p *plan) lostAt() uint64    { return p.rootAt() + 1 }
+func (p *plan) journalAt() uint64 { return p.lostAt() + lostBlocks }
 
 // mappedGroups returns, in order, the groups whose bitmaps of blocks are written
 // because they do not follow from the descriptors. That of the last group would, but
@@ -232,13 +292,18 @@ func journalBlocks(blocks uint64) uint64 {
 	return maxJournal
 }
 
-// placeJournal gives the journal the first blocks that are free.
+// placeJournal gives the journal's first block, its superblock, a place beside the first
+// directories, and the others the first blocks that are free.
 func (p *plan) placeJournal() error {
 	p.jBlocks = journalBlocks(p.blocks)
 	if p.opts.Journal != 0 {
 		p.jBlocks = uint64(max(p.opts.Journal, 0)) / defaultBlock
 	}
 	left := p.jBlocks
+	if left > 0 {
+		p.journal = []blockRun{{p.journalAt(), 1}}
+		left--
+	}
 	for g := uint32(0); left > 0 && g < p.groups && len(p.journal) < 4; g++ {
 		meta := p.metaLen(g)
 		if n := min(left, p.groupLen(g)-min(meta, p.groupLen(g))); n > 0 {
@@ -256,5 +321,9 @@ func (p *plan) placeJournal() error {
 // overhead returns what Linux counts as the file system's own blocks: it subtracts
 // them from the total that statfs tells.
 func (p *plan) overhead() uint64 {
-	return uint64(p.groups)*p.ownLen() + uint64(1+len(p.backups))*p.baseLen(0) + p.jBlocks
+	n := uint64(p.groups)*p.ownLen() + uint64(1+len(p.backups)) + p.jBlocks
+	if p.metaBG {
+		return n + uint64(len(p.descGroups()))
+	}
+	return n + uint64(1+len(p.backups))*(p.descs+p.spare)
 }

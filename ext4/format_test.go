@@ -40,6 +40,7 @@ func TestFormatHuge(t *testing.T) {
 	sizes := []int64{4 * fmtTiB}
 	if *formatHuge {
 		sizes = append(sizes, 16*fmtTiB-4096, 16*fmtTiB, 17*fmtTiB+3*fmtGroup+4096, 64*fmtTiB)
+		t.Run("repair", func(t *testing.T) { fmtRepair(t, fmtTiB) })
 	}
 	for _, size := range sizes {
 		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
@@ -48,30 +49,48 @@ func TestFormatHuge(t *testing.T) {
 	}
 }
 
-// The largest image needs no large file to be judged: it has 26 backups, all of them
-// the same, in few writes; the primary superblock comes last, before the only Sync.
+// The largest image needs no large file to be judged: each block of descriptors has two
+// copies, and 26 groups one of the superblock, in single writes; the primary superblock
+// comes last, before the only Sync.
 func TestFormatLargestWrites(t *testing.T) {
-	w := &fmtTally{at: map[int64]int{}, sums: map[int64]uint32{}, supers: map[int64][]byte{}}
+	w := &fmtTally{at: map[int64]int{}, blocks: map[int64]uint32{}, supers: map[int64][]byte{}}
 	if _, err := Format(w, MaxSize, FormatOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if w.syncs != 1 || w.last != 0 || len(w.at) > 32 {
+	groups := MaxSize / fmtGroup
+	if w.syncs != 1 || w.last != 0 || len(w.at) > int(groups)/descsPerBlock*3+32 {
 		t.Errorf("%d writes, the last at %d, %d syncs", len(w.at), w.last, w.syncs)
 	}
-	if len(w.sums) != 27 {
-		t.Fatalf("%d copies of the descriptors, want 27", len(w.sums))
+	for first := int64(0); first < groups; first += descsPerBlock {
+		var sums []uint32
+		for _, g := range []int64{first, first + 1, first + descsPerBlock - 1} {
+			off := g * fmtGroup
+			if g == 0 || sparseGroup(uint32(g)) {
+				off += defaultBlock // behind the superblock
+			}
+			sum, ok := w.blocks[off]
+			if sums = append(sums, sum); !ok || sum != sums[0] {
+				t.Fatalf("the descriptors at group %d are not those of group %d", g, first)
+			}
+		}
 	}
-	for off, sum := range w.sums {
+	if len(w.supers) != 26 {
+		t.Fatalf("%d copies of the superblock, want 26", len(w.supers))
+	}
+	for off, sb := range w.supers {
 		g := uint32(off / fmtGroup)
-		if off%fmtGroup != 0 || !sparseGroup(g) || sum != w.sums[0] {
-			t.Errorf("a copy of the descriptors at %d is not that of the beginning", off)
-		}
-		sb := w.supers[off][:superSize]
-		if off == 0 {
-			sb = w.supers[off][superOffset:]
-		}
-		if le.Uint32(sb[sbChecksum:]) != superChecksum(sb) || le.Uint16(sb[sbGroupNumber:]) != uint16(g) {
+		if !sparseGroup(g) || le.Uint32(sb[sbChecksum:]) != superChecksum(sb) || le.Uint16(sb[sbGroupNumber:]) != uint16(g) {
 			t.Errorf("the superblock of group %d says it is of %d", g, le.Uint16(sb[sbGroupNumber:]))
+		}
+	}
+}
+
+// What is written to small images lies in few places, since a sparse file has to map each.
+func TestFormatFewWrites(t *testing.T) {
+	for size, most := range map[int64]int{fmtGiB: 5, 20 * fmtGiB: 12} {
+		w := &fmtTally{at: map[int64]int{}}
+		if _, err := Format(w, size, FormatOptions{}); err != nil || len(w.at) > most {
+			t.Errorf("%d writes for %d bytes, want %d: %v", len(w.at), size, most, err)
 		}
 	}
 }
@@ -218,7 +237,7 @@ func TestFormatErrors(t *testing.T) {
 // Little storage is used. mkfs.ext4 uses 1 MiB, 4, 33, 132 and 1000 for these.
 func TestFormatStorage(t *testing.T) {
 	for size, limit := range map[int64]int64{
-		4 * fmtMiB: 48 << 10, 128 * fmtMiB: 52 << 10, fmtGiB: 112 << 10, 20 * fmtGiB: 288 << 10, fmtTiB: 10500 << 10,
+		4 * fmtMiB: 48 << 10, 128 * fmtMiB: 52 << 10, fmtGiB: 112 << 10, 20 * fmtGiB: 288 << 10, fmtTiB: 2300 << 10,
 	} {
 		st, err := os.Stat(fmtImage(t, size, FormatOptions{}))
 		if err != nil {

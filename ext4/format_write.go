@@ -21,51 +21,102 @@ const (
 // write writes all that is not zero. The primary superblock comes last, so that an
 // image whose making failed is most likely none.
 func (p *plan) write(dev Device) error {
-	head := make([]byte, (p.baseLen(0)+2+firstLen+1)*defaultBlock)
+	head := make([]byte, (p.baseLen(0)+2+p.firstLen()+1)*defaultBlock)
 	block := func(n uint64) []byte { return head[n*defaultBlock:][:defaultBlock] }
-	_, inodeMap, table := p.metaAt(0)
+	blockMap, inodeMap, table := p.metaAt(0)
+	p.blockBitmap(0, block(blockMap))
 	p.inodeBitmap(block(inodeMap))
 	p.directories(head[p.rootAt()*defaultBlock:][:(1+lostBlocks)*defaultBlock])
+	if p.jBlocks > 0 {
+		// The only block of the journal that counts as long as it is empty.
+		copy(block(p.journalAt()), emptyJournal(uint32(p.jBlocks), p.opts.UUID[:]))
+	}
 	super := make([]byte, superSize)
 	p.superblock(super)
 	p.inodes(block(table), super)
 	p.resizeTree(head)
-	free := p.descriptors(head[defaultBlock:][:p.descs*defaultBlock], block(inodeMap))
+	descs := make([]byte, p.descs*defaultBlock)
+	free := p.descriptors(descs, block(inodeMap))
 	le.PutUint32(super[sbFreeBlocksLo:], uint32(free))
 	le.PutUint32(super[sbFreeBlocksHi:], uint32(free>>32))
 
-	if err := p.writeBitmaps(dev, block); err != nil {
-		return err
-	}
-	if err := p.writeJournal(dev); err != nil {
-		return err
-	}
-	if err := p.writeBackups(dev, head[:(1+p.descs)*defaultBlock], super); err != nil {
+	if err := p.writeGroups(dev, descs, super); err != nil {
 		return err
 	}
 	le.PutUint32(super[sbChecksum:], superChecksum(super))
 	copy(head[superOffset:], super)
+	copy(head[defaultBlock:], p.descsOf(0, descs))
 	if _, err := dev.WriteAt(head, 0); err != nil {
 		return err
 	}
 	return dev.Sync()
 }
 
-// writeBackups writes the copies of the superblock and of the descriptors. The first
-// block of copy, which the descriptors follow, is used for the superblock and zero
-// afterwards.
-func (p *plan) writeBackups(dev Device, copies, super []byte) error {
+// descsOf returns what of the descriptors a group has behind the superblock.
+func (p *plan) descsOf(g uint32, descs []byte) []byte {
+	switch {
+	case p.keepsDescs(g):
+		return descs[g/descsPerBlock*defaultBlock:][:defaultBlock]
+	case !p.metaBG && p.hasSuper(g):
+		return descs
+	}
+	return nil
+}
+
+// maxGap is how many blocks of zeros are written to make one write of two: each place in a
+// sparse file that is written to is one more for the host's file system to map.
+const maxGap = 16
+
+// writeGroups writes what the groups but the first have that is not zero: copies of the
+// superblock and of descriptors, and bitmaps of blocks.
+func (p *plan) writeGroups(dev Device, descs, super []byte) error {
 	sb := slices.Clone(super)
-	for _, g := range p.backups {
-		le.PutUint16(sb[sbGroupNumber:], uint16(g)) // cut off, as by mke2fs
-		le.PutUint32(sb[sbChecksum:], superChecksum(sb))
-		copy(copies, sb)
-		if _, err := dev.WriteAt(copies, int64(p.groupStart(g)*defaultBlock)); err != nil {
+	mapped := p.mappedGroups()
+	groups := slices.Concat(p.backups, mapped, p.descGroups())
+	slices.Sort(groups)
+	var b []byte
+	for _, g := range slices.Compact(groups) {
+		if g == 0 {
+			continue
+		}
+		b = b[:0]
+		if p.hasSuper(g) {
+			le.PutUint16(sb[sbGroupNumber:], uint16(g)) // cut off, as by mke2fs
+			le.PutUint32(sb[sbChecksum:], superChecksum(sb))
+			b = append(append(b, sb...), zeros[:defaultBlock-superSize]...)
+		}
+		b = append(b, p.descsOf(g, descs)...)
+		if slices.Contains(mapped, g) {
+			var err error
+			if b, err = p.addBitmap(dev, g, b); err != nil {
+				return err
+			}
+		}
+		if len(b) == 0 {
+			continue
+		}
+		if _, err := dev.WriteAt(b, int64(p.groupStart(g)*defaultBlock)); err != nil {
 			return err
 		}
 	}
-	clear(copies[:superSize])
 	return nil
+}
+
+// addBitmap appends a group's bitmap of blocks to the group's first blocks, or writes it
+// where it is when that is not near.
+func (p *plan) addBitmap(dev Device, g uint32, b []byte) ([]byte, error) {
+	at, _, _ := p.metaAt(g)
+	var bitmap [defaultBlock]byte
+	p.blockBitmap(g, bitmap[:])
+	end := p.groupStart(g) + uint64(len(b)/defaultBlock)
+	if at < end || at > end+maxGap {
+		_, err := dev.WriteAt(bitmap[:], int64(at*defaultBlock))
+		return b, err
+	}
+	for range at - end {
+		b = append(b, zeros[:defaultBlock]...)
+	}
+	return append(b, bitmap[:]...), nil
 }
 
 // blockBitmap fills a group's bitmap of blocks.
@@ -73,24 +124,6 @@ func (p *plan) blockBitmap(g uint32, b []byte) {
 	setBits(b, 0, p.usedLen(g))
 	n := p.groupLen(g)
 	setBits(b, n, defaultPer-n)
-}
-
-// writeBitmaps writes the bitmaps of blocks, but for that of group 0, which it puts
-// into the block of the head.
-func (p *plan) writeBitmaps(dev Device, head func(uint64) []byte) error {
-	for _, g := range p.mappedGroups() {
-		at, _, _ := p.metaAt(g)
-		if g == 0 {
-			p.blockBitmap(g, head(at))
-			continue
-		}
-		var b [defaultBlock]byte
-		p.blockBitmap(g, b[:])
-		if _, err := dev.WriteAt(b[:], int64(at*defaultBlock)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // inodeBitmap fills group 0's bitmap of inodes.
@@ -175,6 +208,10 @@ func (p *plan) superblock(sb []byte) {
 	p16(sbInodeSize, newInodeSize)
 	p32(sbCompat, newCompat)
 	p32(sbIncompat, newIncompat)
+	if p.metaBG {
+		p32(sbCompat, newCompat&^compatResizeInode)
+		p32(sbIncompat, newIncompat|incompatMetaBG) // from the first block of descriptors on
+	}
 	p32(sbROCompat, newRO)
 	copy(sb[sbUUID:], p.opts.UUID[:])
 	copy(sb[sbLabel:], p.opts.Label)
