@@ -273,3 +273,22 @@ func fmtStep(r *rand.Rand) int64 {
 	}
 	return blocks * defaultBlock
 }
+
+// fmtRepair has e2fsck repair an image whose superblock and descriptors are gone.
+func fmtRepair(t *testing.T, size int64) {
+	t.Helper()
+	image := fmtImage(t, size, FormatOptions{})
+	f, err := os.OpenFile(image, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(make([]byte, 2*defaultBlock), 0); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(fmtTool(t, "e2fsck"), "-fy", "-b", "32768", "-B", "4096", image).CombinedOutput()
+	if code, ok := err.(*exec.ExitError); err != nil && (!ok || code.ExitCode() != 1) {
+		t.Errorf("e2fsck -b: %v\n%s", err, out)
+	}
+	fmtFsck(t, image)
+}

@@ -124,6 +124,8 @@ var benchmarks = []benchmark{
 	{"disk-small", benchDiskSmall},
 	{"disk-big", benchDiskBig},
 	{"disk-walk", benchDiskWalk},
+	{"tree-out", benchTreeOut},
+	{"tree-in", benchTreeIn},
 	bucketBench("bucket-write", benchBucketWrite),
 	bucketBench("bucket-read", benchBucketRead),
 	bucketBench("bucket-rename", benchBucketRename),
