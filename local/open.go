@@ -47,6 +47,9 @@ func (f *fileSystem) openFile(ctx context.Context, c *counter, name string, opts
 	if opts.Write {
 		flag = os.O_RDWR | unix.O_NONBLOCK | unix.O_NOCTTY
 	}
+	if opts.NoFollow && !opts.Create {
+		return f.openNode(name, flag)
+	}
 	if opts.NoFollow {
 		flag |= unix.O_NOFOLLOW
 		if err := f.refuseLink(name); err != nil {
@@ -69,6 +72,29 @@ func (f *fileSystem) openFile(ctx context.Context, c *counter, name string, opts
 	// Made by another meanwhile; or a dangling link, whose target is made: os.Root
 	// keeps it inside.
 	return f.create(ctx, c, name, flag, createMode(opts.Mode))
+}
+
+// openNode opens what is at a name that is not followed.
+func (f *fileSystem) openNode(name string, flag int) (*os.File, error) {
+	p, err := f.find(name)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	for {
+		fd, err := unix.Openat(p.fd(), p.base, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), name), nil
+		case errors.Is(err, unix.ELOOP):
+			if err := f.refuseLink(name); err != nil {
+				return nil, err
+			}
+			return nil, err
+		case !errors.Is(err, unix.EINTR):
+			return nil, err
+		}
+	}
 }
 
 func (f *fileSystem) refuseLink(name string) error {

@@ -109,10 +109,16 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.
 	if err := c.wouldFit(opts.Size - credit); err != nil {
 		return 0, err
 	}
-	if old == nil {
-		if err := f.wouldHoldNew(c, name, tally{}); err != nil {
-			return 0, err
-		}
+	switch {
+	case orphan:
+		err = f.wouldHoldNew(c, name, tally{})
+	case old == nil:
+		err = c.page.wouldHold(entryTally(to.base))
+	default:
+		err = nil
+	}
+	if err != nil {
+		return 0, err
 	}
 	from, tmp, err := f.temp()
 	if err != nil {
