@@ -306,7 +306,9 @@ func notExt4(name string, r io.ReaderAt, err error) error {
 		hint = "'vole create NAME --from ARCHIVE' makes a volume of the files of a tar archive"
 	case imagekind.Partitioned:
 		hint = partitionHint(name, r)
-	case imagekind.FileSystem, imagekind.Layer:
+	case imagekind.Layer:
+		hint = "open it, and import the device that then has the file system: 'vole disk import /dev/mapper/DEVICE NAME'"
+	case imagekind.FileSystem:
 		hint = "mount it, and copy its files: 'vole cp DIR NAME:/'"
 	default:
 		return err
