@@ -28,7 +28,7 @@ func (c *Config) prepareImage() error {
 	}
 	_, err = os.Stat(abs)
 	switch {
-	case err == nil && c.Pull != "" && c.Pull != PullMissing:
+	case err == nil && c.Pull == PullAlways:
 		return driver.Errorf(vole.ErrInvalid, "%s is a file, and only an image of a registry can be pulled", c.Image)
 	case err == nil:
 		c.Image, c.imageIsFile = abs, true
