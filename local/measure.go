@@ -80,7 +80,6 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 		return driver.Info{}, sysErr(err)
 	}
 	used += b.namelessBytes(id)
-	var info driver.Info
 	err = b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
 		past, err := b.writersPast(tx, id)
 		if err != nil {
@@ -90,8 +89,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 			used, len(past) > 0, held.entries, held.names, held.xattrs, id); err != nil {
 			return err
 		}
-		r, err := scanOne(tx.QueryRow(selectByID, id))
-		info = b.now(r)
+		r, err = scanOne(tx.QueryRow(selectByID, id))
 		return err
 	})
 	if err != nil {
@@ -102,7 +100,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	p.store(offStale, 0)
 	atomic.AddInt64(p.word(offEpoch), 1)
 	b.renewEpoch(id, p.load(offEpoch))
-	return info, nil
+	return b.now(r), nil
 }
 
 // countFiles walks a volume's files: the size of each regular file, each inode once, and

@@ -40,6 +40,7 @@ wanted() {
 			gcc gcc
 			git git
 			tar tar
+			strace strace
 			runuser util-linux
 			node nodejs
 			npm npm

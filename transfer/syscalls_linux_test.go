@@ -24,7 +24,7 @@ func TestOpensPerFile(t *testing.T) {
 	}
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("no strace")
+		t.Skip("strace is not installed")
 	}
 	const files = 400
 	counts := map[int]int{}
@@ -39,7 +39,7 @@ func TestOpensPerFile(t *testing.T) {
 		cmd := exec.Command(strace, "-f", "-qq", "-c", "-e", "trace=openat,openat2,open", "-o", trace, os.Args[0], "-test.run=^TestOpensPerFile$")
 		cmd.Env = append(os.Environ(), tracedEnv+"="+dir)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Skipf("strace does not work here: %v: %s", err, out)
+			t.Skipf("the kernel does not let strace work: %v: %s", err, out)
 		}
 		counts[n] = tracedCalls(t, trace)
 	}
