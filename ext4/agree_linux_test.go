@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,6 +44,12 @@ var few = []makeImage{
 	{0, "genext2fs -B 1024 -d DIR -b 20000 IMAGE"},
 	{20 * agreeMiB, "busybox mke2fs -F IMAGE"},
 	{20 * agreeMiB, "mke2fs -t ext4 -b 1024 -d DIR IMAGE; resize2fs -f IMAGE 60M"},
+	{20 * agreeMiB, "mke2fs -t ext4 IMAGE; debugfs -w -R \"ssv free_blocks_count 77\" IMAGE; debugfs -w -R \"ssv free_inodes_count 7\" IMAGE"},
+	{20 * agreeMiB, "mke2fs -t ext4 IMAGE; debugfs -w -R \"ssv mtime 20400101\" IMAGE; debugfs -w -R \"ssv min_extra_isize 300\" IMAGE"},
+	{20 * agreeMiB, "mke2fs -t ext4 IMAGE; debugfs -w -R \"ssv feature_compat 0\" IMAGE"},
+	{20 * agreeMiB, "mke2fs -t ext2 IMAGE; debugfs -w -R \"sif <7> links_count 0\" IMAGE; debugfs -w -R \"set_bg 0 flags 2\" IMAGE"},
+	{20 * agreeMiB, "mke2fs -t ext2 IMAGE; debugfs -w -R \"ssv journal_uuid random\" IMAGE"},
+	{20 * agreeMiB, "mke2fs -t ext2 IMAGE; debugfs -w -R \"ssv journal_inum 12\" IMAGE"},
 }
 
 // all returns every form: each feature with each size of blocks, as mke2fs makes it and as
@@ -73,7 +80,10 @@ func all() []makeImage {
 	}
 	return append(list, makeImage{20 * agreeMiB, "mke2fs -t ext4 -O mmp IMAGE; debugfs -w -R \"set_mmp_value magic 5\" IMAGE"},
 		makeImage{20 << 40, "mke2fs -t ext4 -O bigalloc -C 65536 -J size=8 IMAGE"},
-		makeImage{10 << 40, "mke2fs -t ext4 -b 4096 -E lazy_itable_init=1 -N 1000000 -J size=8 IMAGE"})
+		makeImage{10 << 40, "mke2fs -t ext4 -b 4096 -E lazy_itable_init=1 -N 1000000 -J size=8 IMAGE"},
+		makeImage{10 << 40, "mke2fs -t ext4 -b 4096 -N 1000000 -J size=8 IMAGE; tune2fs -L far -U random IMAGE"},
+		makeImage{10 << 40, "mke2fs -t ext4 -b 4096 -O ^metadata_csum,uninit_bg -N 1000000 -J size=8 IMAGE; tune2fs -L far IMAGE"},
+		makeImage{600 << 30, "mke2fs -t ext4 -b 1024 -N 1000000 -J size=8 IMAGE; tune2fs -m 1 IMAGE"})
 }
 
 // Check finds something in an image if and only if e2fsck -fn does, in whatever form other
@@ -113,7 +123,9 @@ func testAgreement(t *testing.T, m makeImage, dir string) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Truncate(m.size); err != nil {
+	if err := f.Truncate(m.size); errors.Is(err, unix.EFBIG) {
+		t.Skip(err) // tmpfs has larger files
+	} else if err != nil {
 		t.Fatal(err)
 	}
 	for command := range strings.SplitSeq(m.commands, ";") {
@@ -125,6 +137,7 @@ func testAgreement(t *testing.T, m makeImage, dir string) {
 	}
 	clean, output := oracle.FsckPasses(image)
 	found, err := checkImage(image)
+	found = slices.DeleteFunc(found, ext4.Problem.Harmless)
 	if clean != (err == nil && len(found) == 0) {
 		t.Errorf("e2fsck finds nothing: %v; Check: %v %v\n%s", clean, err, found, output)
 	}

@@ -64,6 +64,8 @@ type Problem struct {
 	Block  uint64 // 0: no block
 	Group  int64  // -1: no group
 	Detail string // for people
+
+	minor bool
 }
 
 // String describes the problem in a line.
@@ -82,6 +84,12 @@ func (p Problem) String() string {
 	return b.String() + ": " + p.Detail
 }
 
+// Harmless reports whether the file system is fine all the same, for Linux too: old counts
+// in the superblock, which are made anew by whoever uses it; times of use in the future; what
+// the resize inode lists; fields of features that are not there. e2fsck -fn names such a
+// problem, and ends with status 0 if there is no other.
+func (p Problem) Harmless() bool { return p.minor }
+
 // CheckOptions says what to check. The zero value is for an *os.File.
 type CheckOptions struct {
 	// Size of the image in bytes. 0: what the device says, if it is an *os.File.
@@ -97,7 +105,9 @@ type CheckOptions struct {
 // and inodes in a sound list of orphans are taken for what is yet to be removed. e2fsck
 // -fn, which replays nothing, sees more wrong with such an image.
 //
-// It differs from e2fsck of 2023 in this. Stricter: recorded errors, the checksum of a log
+// It differs from e2fsck of 2023 in this. Stricter: what e2fsck names before its first pass,
+// so that its exit status does not tell, but Linux refuses (checksums of group descriptors,
+// two journals, a superblock that only its copy makes good); recorded errors, the checksum of a log
 // that is to be replayed, and attribute inodes without their feature, without content, or
 // with the flag for it on something else (newer ones and Linux refuse these). Less strict:
 // times after 2310, which e2fsck takes for mistakes of old kernels; short symbolic links with
@@ -200,6 +210,11 @@ func (c *checker) badGroup(code string, g uint32, format string, args ...any) {
 // badSuper reports a problem of the superblock.
 func (c *checker) badSuper(code, format string, args ...any) {
 	c.bad(Problem{Code: code, Group: -1, Detail: fmt.Sprintf(format, args...)})
+}
+
+// minor reports a problem that is harmless.
+func (c *checker) minor(code string, ino uint32, group int64, format string, args ...any) {
+	c.bad(Problem{Code: code, Inode: ino, Group: group, Detail: fmt.Sprintf(format, args...), minor: true})
 }
 
 // stopped reports whether the check is to end. Loops ask it.

@@ -27,10 +27,10 @@ func (c *checker) bitmaps() {
 		return // Linux writes the counts of the superblock only when it unmounts
 	}
 	if n := sb.count64(sbFreeBlocksLo, sbFreeBlocksHi); n != total.blocks*uint64(sb.cluster) {
-		c.badSuper(ProblemSuperCount, "counts %d free blocks, and there are %d clusters", n, total.blocks)
+		c.minor(ProblemSuperCount, 0, -1, "counts %d free blocks, and there are %d clusters", n, total.blocks)
 	}
 	if n := uint64(le.Uint32(sb.raw[sbFreeInodes:])); n != total.inodes {
-		c.badSuper(ProblemSuperCount, "counts %d free inodes, and there are %d", n, total.inodes)
+		c.minor(ProblemSuperCount, 0, -1, "counts %d free inodes, and there are %d", n, total.inodes)
 	}
 }
 

@@ -1,6 +1,9 @@
 package ext4
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // groupSums reports whether descriptors have checksums, without which their flags
 // mean nothing.
@@ -35,7 +38,8 @@ func (c *checker) descriptors() {
 		}
 		c.descPlaces(g, d)
 		if f := d.flags() & (groupBlockUninit | groupInodeUninit); !c.groupSums() && (f != 0 || d.unused() != 0) {
-			c.badGroup(ProblemDesc, g, "flags %#x and %d unused inodes without checksums", f, d.unused())
+			c.bad(Problem{Code: ProblemDesc, Group: int64(g), minor: f == groupBlockUninit && d.unused() == 0,
+				Detail: fmt.Sprintf("flags %#x and %d unused inodes without checksums", f, d.unused())})
 		}
 		if c.groupSums() && g == sb.groups-1 && d.flags()&groupBlockUninit != 0 {
 			c.badGroup(ProblemDesc, g, "the last group has no block bitmap")

@@ -128,7 +128,7 @@ func (c *checker) scanReserved(i *inode) bool {
 	case i.num == badBlocksInode:
 		c.checkBadBlocks(i)
 		return true
-	case i.num == le.Uint32(c.sb.raw[sbJournalInode:]) && c.sb.compat&compatJournal != 0:
+	case i.num == le.Uint32(c.sb.raw[sbJournalInode:]) && (c.sb.compat&compatJournal != 0 || i.num == journalInode):
 		wantMode, system = typeRegular, true
 	case c.isQuota(i.num):
 		wantMode, system = typeRegular, true

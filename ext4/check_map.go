@@ -92,8 +92,11 @@ func (c *checker) checkResize(i *inode) {
 	}
 	at := uint64(le.Uint32(area[4*(directBlocks+1):]))
 	others := !allZero(area[:4*(directBlocks+1)]) || !allZero(area[4*(directBlocks+2):])
-	if others || !c.inside(at, 1) || i.links() == 0 || !i.isRegular() || i.has(flagExtents|flagInline|flagIndexed) {
-		c.badInode(ProblemResize, i.num, "is not what it should be")
+	if i.links() == 0 {
+		c.minor(ProblemResize, i.num, -1, "has no links")
+	}
+	if others || !c.inside(at, 1) || !i.isRegular() || i.has(flagExtents|flagInline|flagIndexed) {
+		c.minor(ProblemResize, i.num, -1, "is not what it should be")
 		return
 	}
 	if i.xattrBlock() != 0 {
@@ -150,7 +153,7 @@ func (c *checker) checkReserved(i *inode, b []byte) {
 		want := at + uint64(k)
 		slot := (c.sb.descBlocks() + k) % per
 		if uint64(le.Uint32(b[4*slot:])) != want {
-			c.badBlock(ProblemResize, i.num, want, "is kept for descriptors, and not in the inode")
+			c.minor(ProblemResize, i.num, -1, "block %d is kept for descriptors, and not in the inode", want)
 			return
 		}
 		ptrs := c.read(want)
@@ -163,7 +166,7 @@ func (c *checker) checkReserved(i *inode, b []byte) {
 				continue
 			}
 			if uint64(le.Uint32(ptrs[4*n:])) != want+uint64(g)*uint64(c.sb.perGroup) {
-				c.badBlock(ProblemResize, i.num, want, "does not lead to the copy in group %d", g)
+				c.minor(ProblemResize, i.num, -1, "block %d does not lead to the copy in group %d", want, g)
 				return
 			}
 			n++

@@ -38,7 +38,7 @@ func (c *checker) super() {
 	limit := time.Now().Unix()
 	for _, at := range []int{sbMtime, sbWtime} {
 		if t := int64(le.Uint32(raw[at:])); t > limit {
-			c.badSuper(ProblemTime, "used at %v", time.Unix(t, 0).UTC())
+			c.minor(ProblemTime, 0, -1, "used at %v", time.Unix(t, 0).UTC())
 		}
 	}
 }
@@ -80,7 +80,7 @@ func (c *checker) superSizes() {
 	}
 	for _, at := range []int{sbMinExtraIsize, sbWantExtraIsize} {
 		if n := int(le.Uint16(raw[at:])); n != 0 && !goodExtra(n, sb.inodeSize) {
-			bad("inodes that use %d bytes more", n)
+			c.minor(ProblemSuper, 0, -1, "inodes that use %d bytes more", n)
 		}
 	}
 }

@@ -83,8 +83,12 @@ func (c *checker) journal() {
 	raw := c.sb.raw
 	num := le.Uint32(raw[sbJournalInode:])
 	if c.sb.compat&compatJournal == 0 {
-		if num != 0 || le.Uint32(raw[sbJournalDev:]) != 0 {
+		if num == journalInode {
+			c.minor(ProblemJournal, num, -1, "a journal without has_journal")
+		} else if num != 0 {
 			c.badInode(ProblemJournal, num, "a journal without has_journal")
+		} else if le.Uint32(raw[sbJournalDev:]) != 0 || !allZero(raw[sbJournalUUID:sbJournalUUID+16]) {
+			c.badSuper(ProblemJournal, "an external journal without has_journal")
 		}
 		return
 	}

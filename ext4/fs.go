@@ -144,9 +144,13 @@ func (fs *FS) load() error {
 	}
 	fs.counters = counters{freeBlocks: fs.sb.count64(sbFreeBlocksLo, sbFreeBlocksHi),
 		freeInodes: le.Uint32(fs.sb.raw[sbFreeInodes:])}
+	// Linux brings the superblock's counts up to date only when it unmounts, and other
+	// programs perhaps never.
 	if dirty {
-		// Linux brings the superblock's counts up to date only when it unmounts.
 		return fs.recount()
+	}
+	if said := fs.counters; fs.sb.groups <= maxRecount && fs.recount() != nil {
+		fs.counters = said // a damaged descriptor is reported by what needs it
 	}
 	return nil
 }
@@ -176,6 +180,10 @@ func (fs *FS) refuse() error {
 	}
 	return nil
 }
+
+// maxRecount is up to how many groups the counts of what is free are made anew each time:
+// those of 1 TiB.
+const maxRecount = 8192
 
 // recount makes the counts of free blocks and inodes from those of the groups.
 func (fs *FS) recount() error {

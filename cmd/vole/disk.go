@@ -180,7 +180,7 @@ const maxProblems = 5
 func checkImage(ctx context.Context, f *os.File) error {
 	n, said := 0, ""
 	err := ext4.Check(ctx, f, ext4.CheckOptions{}, func(p ext4.Problem) error {
-		if p.Code == ext4.ProblemErrors {
+		if p.Code == ext4.ProblemErrors || p.Harmless() {
 			return nil
 		}
 		if n++; n <= maxProblems {

@@ -21,7 +21,7 @@ import (
 // Name is the file's, in the directory whose disk it is on.
 const Name = "ballast"
 
-// Size is how many bytes the file holds: transactions of a catalog of SQLite with its shared
+// Size is how many bytes the file holds at most: transactions of a catalog of SQLite with its shared
 // memory take up to 100 KiB, and a removal in an image a few hundred KiB of its log.
 const Size = 2 << 20
 
@@ -32,11 +32,14 @@ const InodesName = Name + "-inodes"
 // of a process and of a volume, and a temporary file or two take up to 8.
 const Inodes = 16
 
-// firstRoom and firstInodes are how much must be free for the ballast to be made: a small
-// disk is not to be filled by it.
 const (
-	firstRoom   = 8 * Size
-	firstInodes = 8 * Inodes
+	// share is the part of what is free that the ballast takes at most: a small disk is not
+	// to be filled by it.
+	share = 8
+	// least is the smallest file that is of use.
+	least = 128 << 10
+	// firstInodes is how many inodes must be free for some to be taken.
+	firstInodes = share * Inodes
 )
 
 // pageSize is the step by which the file takes back what is there to be taken.
@@ -75,18 +78,22 @@ func (b *Ballast) Opening(fn func() error) error {
 	return err
 }
 
-// Keep makes the ballast as large as it should be, or as the disk lets it be. Failure is none
-// of the caller's: there is less to lend then. While a process has lent it, it stays.
+// Keep makes the ballast as large as it should be, or as the disk lets it be. It becomes larger
+// when there is more room than before, and not smaller. Failure is none of the caller's:
+// there is less to lend then. While a process has lent it, it stays.
 func (b *Ballast) Keep() {
 	if b.dir == nil {
 		return
 	}
-	st, err := beneath.Lstat(b.dir, Name)
-	full := err == nil && st.Blocks*512 >= Size
-	if full && b.hasInodes() {
-		return
+	var held, want int64
+	if st, err := beneath.Lstat(b.dir, Name); err == nil {
+		// Its length is what it should hold, also while that is lent.
+		held, want = int64(st.Blocks)*512, st.Size
 	}
-	if bytes, _ := b.free(); err != nil && bytes < firstRoom {
+	free, _ := b.free()
+	want = max(want, min(Size, (free+held)/share)/pageSize*pageSize)
+	full := held >= want
+	if full && b.hasInodes() || want < least {
 		return
 	}
 	f, err := beneath.OpenFile(b.dir, Name, os.O_RDWR|os.O_CREATE, 0o600)
@@ -98,7 +105,7 @@ func (b *Ballast) Keep() {
 		return
 	}
 	if !full {
-		fill(f)
+		fill(f, min(want, Size))
 	}
 	b.takeInodes()
 }
@@ -143,13 +150,13 @@ func (b *Ballast) giveInodes() {
 	}
 }
 
-// fill takes as much as there is, up to Size: all of it at once, or what halving finds.
-func fill(f *os.File) {
-	if allocate(f, Size) == nil {
+// fill takes as much as there is, up to size: all of it at once, or what halving finds.
+func fill(f *os.File, size int64) {
+	if allocate(f, size) == nil {
 		return
 	}
 	_ = f.Truncate(0) // what the failed call may have left
-	low, high := int64(0), int64(Size/pageSize)
+	low, high := int64(0), size/pageSize
 	for low+1 < high {
 		pages := (low + high) / 2
 		if allocate(f, pages*pageSize) == nil {
@@ -159,6 +166,7 @@ func fill(f *os.File) {
 			_ = f.Truncate(low * pageSize)
 		}
 	}
+	_ = f.Truncate(size)
 }
 
 // write is allocate where the system has no call for it. What is written must not be
@@ -182,7 +190,10 @@ func (b *Ballast) Lend() (done func()) {
 	if b.uses++; b.uses == 1 {
 		if f, err := beneath.OpenFile(b.dir, Name, os.O_RDWR, 0); err == nil {
 			_ = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-			_ = f.Truncate(0)
+			if st, err := f.Stat(); err == nil {
+				_ = f.Truncate(0)
+				_ = f.Truncate(st.Size()) // without storage
+			}
 			b.file = f
 		}
 		b.giveInodes()
