@@ -247,6 +247,10 @@ type FSOptions struct {
 // CheckOptions says what a consistency check does.
 type CheckOptions struct {
 	Fix bool // repair what is found
+
+	// Progress is told how many of the volumes have been looked at, by backends that know.
+	// nil: nobody is.
+	Progress func(done, total int64)
 }
 
 // Finding is one inconsistency that a check found.

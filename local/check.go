@@ -23,6 +23,8 @@ type checker struct {
 	ctx    context.Context
 	fix    bool
 	report func(driver.Finding) error
+
+	progress func(done, total int64) // nil: nobody is told
 }
 
 // Check implements driver.Backend. It is safe while others use the home: what may be
@@ -39,7 +41,7 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 	if opts.Fix { // which writes before it frees
 		defer b.ballast.Lend()()
 	}
-	c := &checker{b, ctx, opts.Fix, report}
+	c := &checker{b, ctx, opts.Fix, report, opts.Progress}
 	for _, step := range []func() error{c.database, c.ids, c.permissions, c.unfinished, c.directories, c.volumes, c.locks} {
 		if err := step(); err != nil {
 			return err
@@ -187,6 +189,12 @@ func (b *Backend) setAside(rel string) error {
 
 // volumes looks at each volume: its directory, what lies beside its data, its usage.
 func (c *checker) volumes() error {
+	done, total, err := int64(0), int64(0), error(nil)
+	if c.progress != nil {
+		if total, err = c.countVolumes(); err != nil {
+			return err
+		}
+	}
 	cursor := ""
 	for {
 		page, err := c.b.list(c.ctx, driver.Filter{Cursor: cursor}, true)
@@ -197,11 +205,24 @@ func (c *checker) volumes() error {
 			if err := c.volume(info); err != nil {
 				return err
 			}
+			if done++; c.progress != nil {
+				c.progress(done, max(done, total))
+			}
 		}
 		if cursor = page.Next; cursor == "" {
 			return nil
 		}
 	}
+}
+
+func (c *checker) countVolumes() (int64, error) {
+	list, err := query(c.ctx, c.b.db, func(scan func(...any) error) (n int64, err error) {
+		return n, scan(&n)
+	}, `SELECT count(*) FROM volumes`)
+	if err != nil || len(list) != 1 {
+		return 0, err
+	}
+	return list[0], nil
 }
 
 func (c *checker) volume(info driver.Info) error {

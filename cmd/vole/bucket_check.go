@@ -39,7 +39,7 @@ func (a *app) bucketCheck(cmd *cobra.Command, flags *bucketFlags, org string, fi
 	o.ReadOnly = !fix
 	ctx, opts := cmd.Context(), vole.CheckOptions{Fix: fix}
 	return a.withNamespace(ctx, "check", o, func(ns *bucket.Namespace) error {
-		return a.findings("bucket check", fix, func(report func(vole.Finding) error) error {
+		return a.findings("bucket check", fix, func(report func(vole.Finding) error, _ *progress) error {
 			if org == "" {
 				return ns.Audit(ctx, opts, report)
 			}

@@ -52,7 +52,7 @@ func (a *app) bucketRebuild(cmd *cobra.Command, flags *bucketFlags) error {
 			out.Findings = append(out.Findings, f)
 			return nil
 		}
-		return a.printFinding(f)
+		return a.printf("%s\n", a.findingLine(f))
 	})
 	if err != nil {
 		return withHint(bucketError("rebuild", err), vole.ErrExists, "make a new database, or remove the SQLite file, if what is in it is not wanted any more")

@@ -171,7 +171,25 @@ func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (sta
 	if s.Caps().Backend == "cloud" {
 		opts.Parallel = farFiles
 	}
+	defer c.measure(ctx, s, o)()
 	return transfer.Copy(ctx, pl.tree, at, o.tree, o.path, opts)
+}
+
+// measure tells the bar how much is to be copied: what the volume holds, or what is found
+// beside the copy. Behind a server that would take as many requests as the copy itself.
+func (c *cpCmd) measure(ctx context.Context, s *vole.Store, o *origin) (stop func()) {
+	switch {
+	case o.mode.IsRegular():
+		c.bar.total(o.size)
+	case o.fsys != nil && o.path == ".":
+		c.bar.total(int64(o.fsys.Volume().Info().Used))
+	case o.fsys == nil || s.Caps().Backend != "cloud":
+		return c.bar.totalBeside(ctx, func(ctx context.Context) (int64, error) {
+			n, err := transfer.NeedOf(ctx, o.tree, o.path)
+			return n.Data, err
+		})
+	}
+	return func() {}
 }
 
 // openShared opens the files of the volume that both sides of a copy are in; nil: they are
@@ -282,7 +300,7 @@ func (c *cpCmd) unpack(ctx context.Context, s *vole.Store, to location) (stats t
 		err := &fs.PathError{Op: "cp", Path: to.display(), Err: vole.ErrNotDir}
 		return stats, &hinted{err, "a tar stream is unpacked into a directory that is there"}
 	}
-	in := input(ctx, c.stdin)
+	in := input(ctx, c.bar.source(c.stdin))
 	defer in.Close()
 	return transfer.FromTar(ctx, pl.tree, pl.path, in, c.options())
 }
@@ -301,5 +319,6 @@ func (c *cpCmd) pack(ctx context.Context, s *vole.Store, from location) (stats t
 	if o.contents && o.mode.IsDir() {
 		name = "."
 	}
+	defer c.measure(ctx, s, o)()
 	return transfer.ToTar(ctx, c.payload, o.fsys, o.path, name, c.options())
 }

@@ -124,7 +124,7 @@ func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.
 // open opens what is to be copied: a directory of the host, or a tar stream.
 func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 	if f.from == "-" {
-		return nil, input(ctx, f.stdin), nil
+		return nil, input(ctx, f.bar.source(f.stdin)), nil
 	}
 	st, err := os.Stat(f.from)
 	if err != nil {
@@ -142,7 +142,13 @@ func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 	if err != nil {
 		return nil, nil, transfer.HostError("create", f.from, err)
 	}
-	return nil, file, nil
+	return nil, sourceFile{f.bar.source(file), file}, nil
+}
+
+// sourceFile is a file that is read through something else.
+type sourceFile struct {
+	io.Reader
+	io.Closer
 }
 
 // fill copies into the new volume.

@@ -212,10 +212,20 @@ type countedImage struct {
 	bar   *progress
 }
 
+// NextData counts the hole before the next range as done.
+func (c countedImage) NextData(ctx context.Context) (off, n int64, err error) {
+	off, n, err = c.Content.NextData(ctx)
+	if err == nil {
+		c.bar.reach(off)
+	}
+	return off, n, err
+}
+
 func (c countedImage) Read(p []byte) (int, error) {
 	n, err := c.Content.Read(p)
 	c.stats.Bytes += int64(n)
 	c.bar.Add(n)
+	c.bar.reach(c.bar.position.Load() + int64(n))
 	return n, err
 }
 

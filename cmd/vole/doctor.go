@@ -33,15 +33,15 @@ The exit code is 9 when something is left to repair.`,
 }
 
 func (a *app) doctor(cmd *cobra.Command, s *vole.Store, fix bool) error {
-	return a.findings("doctor", fix, func(report func(vole.Finding) error) error {
-		return s.Check(cmd.Context(), vole.CheckOptions{Fix: fix}, report)
+	return a.findings("doctor", fix, func(report func(vole.Finding) error, bar *progress) error {
+		return s.Check(cmd.Context(), vole.CheckOptions{Fix: fix, Progress: bar.count}, report)
 	})
 }
 
 // findings prints what a check reports. what is the command that checks.
-func (a *app) findings(what string, fix bool, check func(report func(vole.Finding) error) error) error {
+func (a *app) findings(what string, fix bool, check func(report func(vole.Finding) error, bar *progress) error) error {
 	var found, open int
-	arr := a.newJSONArray()
+	arr, bar := a.newJSONArray(), a.newCount("volume")
 	err := check(func(f vole.Finding) error {
 		found++
 		if !f.Fixed {
@@ -50,8 +50,9 @@ func (a *app) findings(what string, fix bool, check func(report func(vole.Findin
 		if a.json {
 			return arr.add(f)
 		}
-		return a.printFinding(f)
-	})
+		return bar.print(a.findingLine(f))
+	}, bar)
+	bar.clear()
 	if a.json {
 		err = errors.Join(err, arr.close())
 	}
@@ -71,10 +72,10 @@ func (a *app) findings(what string, fix bool, check func(report func(vole.Findin
 	return &hinted{left, "'vole " + what + " --fix' repairs what can be repaired"}
 }
 
-// printFinding prints one line: code, place, detail.
-func (a *app) printFinding(f vole.Finding) error {
+// findingLine is one line: code, place, detail.
+func (a *app) findingLine(f vole.Finding) string {
 	if a.quiet {
-		return a.printf("%s\n", f.Code)
+		return a.value(f.Code)
 	}
 	place := ""
 	for _, s := range []string{f.Volume, f.Path} {
@@ -86,5 +87,5 @@ func (a *app) printFinding(f vole.Finding) error {
 	if f.Fixed {
 		mark = " [fixed]"
 	}
-	return a.printf("%s%s: %s%s\n", f.Code, place, f.Detail, mark)
+	return a.value(f.Code) + a.value(place) + ": " + a.value(f.Detail) + mark
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"path/filepath"
 
@@ -47,13 +48,12 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 		return withHint(err, vole.ErrIsDir, "'vole cp' copies directories")
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	if file == "-" {
-		_, err := io.Copy(a.payload, r)
-		return err
-	}
 	e, err := r.Stat()
 	if err != nil {
 		return err
+	}
+	if file == "-" {
+		return a.getTo(a.payload, r, e.Size)
 	}
 	pl, err := hostPlace(location{arg: file, path: file})
 	if err != nil {
@@ -66,13 +66,15 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	}
 	// What it has grown by since is left out: a hostile server would never come to its end.
 	// One that has shrunk is an error: a file that lacks its end would look whole.
-	whole := &exactReader{r, e.Size}
-	opts := transfer.Options{Op: "cp", Warn: a.warnf}
+	bar, stats := a.newProgress(), transfer.Stats{}
+	defer func() { bar.done(err == nil, stats) }()
+	bar.total(e.Size)
+	whole := barReader{&exactReader{r, e.Size}, bar}
+	opts := transfer.Options{Op: "cp", Warn: bar.warnf}
 	node, err := pl.openNode(ctx, at)
 	if err != nil {
 		return err
 	}
-	var stats transfer.Stats
 	if node != nil {
 		stats, err = transfer.WriteNode(ctx, node, whole, opts)
 		err = errors.Join(err, node.Close())
@@ -83,6 +85,25 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 		return err
 	}
 	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), filepath.Join(pl.dir, filepath.FromSlash(at)), stats.Bytes})
+}
+
+// getTo copies a file to standard output. Where that is a pipe or a terminal, no bar is
+// drawn into what others show there.
+func (a *app) getTo(w io.Writer, r io.Reader, size int64) error {
+	f, ok := w.(*os.File)
+	if !ok {
+		_, err := io.Copy(w, r)
+		return err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_, err := io.Copy(w, r)
+		return err
+	}
+	bar := a.newProgress()
+	bar.total(size)
+	n, err := io.Copy(w, barReader{r, bar})
+	bar.done(err == nil, transfer.Stats{Files: 1, Bytes: n})
+	return err
 }
 
 // exactReader reads so many bytes, and fails where there are fewer.

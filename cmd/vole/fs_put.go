@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/transfer"
 )
 
 // transferJSON is a file that put or get moved.
@@ -58,9 +59,10 @@ is a directory, or ends in a slash, the file keeps its name in it.`,
 }
 
 func (a *app) put(ctx context.Context, f *vole.FS, file, p string, opts vole.WriteOptions) error {
-	r := io.Reader(nil)
+	r, size := io.Reader(nil), int64(0)
 	if file == "-" {
 		in := input(ctx, a.stdin)
+		size = bytesLeft(a.stdin)
 		defer in.Close()
 		r = in
 	} else {
@@ -77,7 +79,7 @@ func (a *app) put(ctx context.Context, f *vole.FS, file, p string, opts vole.Wri
 			return &hinted{&os.PathError{Op: "put", Path: file, Err: vole.ErrIsDir}, "'vole cp' copies directories"}
 		}
 		if info.Mode().IsRegular() {
-			opts.Size = info.Size()
+			opts.Size, size = info.Size(), info.Size()
 		}
 		if opts.Mode == 0 {
 			opts.Mode = info.Mode().Perm()
@@ -88,7 +90,10 @@ func (a *app) put(ctx context.Context, f *vole.FS, file, p string, opts vole.Wri
 	if err != nil {
 		return err
 	}
-	n, err := f.WriteFrom(ctx, p, r, opts)
+	bar := a.newProgress()
+	bar.total(size)
+	n, err := f.WriteFrom(ctx, p, barReader{r, bar}, opts)
+	bar.done(err == nil, transfer.Stats{Files: 1, Bytes: n})
 	if err != nil || !a.json {
 		return err
 	}

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"os"
 	"path"
 	"sync"
 	"sync/atomic"
@@ -13,15 +16,21 @@ import (
 	"github.com/volehq/vole/transfer"
 )
 
-// progress shows on a terminal how far a copy is. Elsewhere it is silent.
+// progress shows on a terminal how far a command is, and when it will be done if it is known
+// how much there is. Elsewhere it is silent.
 type progress struct {
 	a     *app
 	pool  *mpb.Progress
-	bar   *mpb.Bar
+	bar   *mpb.Bar // nil: nothing is shown
+	thing string   // what is counted if not bytes and files, e.g. "volume"
 	begun time.Time
+
 	bytes atomic.Int64
 	files atomic.Int64
-	size  atomic.Int64 // of all, if known
+
+	position atomic.Int64 // of all that there is; bytes that are skipped count
+	size     atomic.Int64 // all that there is; 0: unknown
+	told     atomic.Bool  // position is set by reach, not by Add
 
 	mu   sync.Mutex // guards name
 	name string     // of the file copied last
@@ -41,14 +50,46 @@ func (a *app) newProgress() *progress {
 	return p
 }
 
+// newCount is progress by things that are neither bytes nor files.
+func (a *app) newCount(thing string) *progress {
+	p := a.newProgress()
+	p.thing = thing
+	return p
+}
+
 func (p *progress) status(decor.Statistics) string {
+	took := time.Since(p.begun)
+	left := p.left(took)
+	if total := p.size.Load(); p.thing != "" {
+		s := countOf(p.position.Load(), p.thing)
+		if total > 0 {
+			s = fmt.Sprintf("%d of %s", p.position.Load(), countOf(total, p.thing))
+		}
+		return s + left + " "
+	}
 	done := vole.Size(p.bytes.Load())
-	rate := vole.Size(float64(done) / max(time.Since(p.begun).Seconds(), 0.001))
+	rate := vole.Size(float64(done) / max(took.Seconds(), 0.001))
 	s := done.Human()
 	if total := p.size.Load(); total > 0 {
-		s += " of " + vole.Size(total).Human()
+		s = vole.Size(p.position.Load()).Human() + " of " + vole.Size(total).Human()
 	}
-	return fmt.Sprintf("%s, %s, %s/s ", countOf(p.files.Load(), "file"), s, rate.Human())
+	return fmt.Sprintf("%s, %s, %s/s%s ", countOf(p.files.Load(), "file"), s, rate.Human(), left)
+}
+
+// longestETA is how far ahead a guess is shown.
+const longestETA = 100 * time.Hour
+
+// left says how long it will take, if the rest takes as long as what is done did.
+func (p *progress) left(took time.Duration) string {
+	at, total := p.position.Load(), p.size.Load()
+	if at <= 0 || at > total {
+		return ""
+	}
+	eta := took.Seconds() * float64(total-at) / float64(at)
+	if eta > longestETA.Seconds() {
+		return ""
+	}
+	return ", ETA " + time.Duration(eta*float64(time.Second)).Round(time.Second).String()
 }
 
 func (p *progress) current(decor.Statistics) string {
@@ -57,21 +98,60 @@ func (p *progress) current(decor.Statistics) string {
 	return " " + plain(p.name)
 }
 
-// total says how many bytes there will be.
+// total says how much there will be.
 func (p *progress) total(n int64) {
-	if p.bar == nil {
+	if p.bar == nil || n <= 0 {
 		return
 	}
 	p.size.Store(n)
-	p.bar.SetTotal(max(n, 1), false)
+	p.bar.SetTotal(n, false)
+	p.show()
+}
+
+// show moves the bar, which ends by done alone.
+func (p *progress) show() {
+	if n := p.size.Load(); p.bar != nil && n > 0 {
+		p.bar.SetCurrent(min(p.position.Load(), n-1))
+	}
+}
+
+// totalBeside finds out how much there will be while the work is under way. stop ends that,
+// and waits until it has.
+func (p *progress) totalBeside(ctx context.Context, find func(ctx context.Context) (int64, error)) (stop func()) {
+	if p.bar == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	found := make(chan struct{})
+	go func() {
+		defer close(found)
+		if n, err := find(ctx); err == nil { // else the work itself meets the error
+			p.total(n)
+		}
+	}()
+	return func() { cancel(); <-found }
 }
 
 // Add counts n bytes.
 func (p *progress) Add(n int) {
 	p.bytes.Add(int64(n))
-	if p.bar != nil && p.size.Load() > 0 {
-		p.bar.IncrBy(n)
+	if !p.told.Load() {
+		p.position.Add(int64(n))
+		p.show()
 	}
+}
+
+// reach says how much of the total is done or was skipped. From then on Add does not.
+func (p *progress) reach(n int64) {
+	p.told.Store(true)
+	p.position.Store(n)
+	p.show()
+}
+
+// count says how many things are done, of how many.
+func (p *progress) count(done, total int64) {
+	p.total(total)
+	p.reach(done)
 }
 
 // File counts a file.
@@ -80,6 +160,60 @@ func (p *progress) File(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.name = path.Base(name)
+}
+
+// source measures progress by how much of r is read, which holds what is copied in another
+// form: compressed, or as an archive. The total is what is left of r if it is a file.
+func (p *progress) source(r io.Reader) io.Reader {
+	n := bytesLeft(r)
+	if p.bar == nil || n <= 0 {
+		return r
+	}
+	p.total(n)
+	p.reach(0)
+	return &measuredReader{r: r, bar: p}
+}
+
+// bytesLeft is how many bytes there are to read of a regular file; 0: unknown.
+func bytesLeft(r io.Reader) int64 {
+	f, ok := r.(*os.File)
+	if !ok {
+		return 0
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return 0
+	}
+	at, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0
+	}
+	return max(0, info.Size()-at)
+}
+
+type measuredReader struct {
+	r   io.Reader
+	bar *progress
+	at  int64 // changed by the goroutine that reads
+}
+
+func (m *measuredReader) Read(b []byte) (int, error) {
+	n, err := m.r.Read(b)
+	m.at += int64(n)
+	m.bar.reach(m.at)
+	return n, err
+}
+
+// barReader counts what is read as content.
+type barReader struct {
+	r   io.Reader
+	bar *progress
+}
+
+func (c barReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.bar.Add(n)
+	return n, err
 }
 
 // warnf prints a warning above the bar.
@@ -91,14 +225,28 @@ func (p *progress) warnf(format string, args ...any) {
 	fmt.Fprintf(p.pool, "vole: warning: %s\n", plain(fmt.Sprintf(format, args...)))
 }
 
-// done takes the bar away, and says on a terminal what was done.
-func (p *progress) done(ok bool, s transfer.Stats) {
-	if p.bar == nil {
-		return
+// print prints a line of output; above the bar where both are on terminals.
+func (p *progress) print(line string) error {
+	if p.pool != nil && isTerminal(p.a.stdout) {
+		_, err := fmt.Fprintf(p.pool, "%s\n", plain(line))
+		return err
 	}
-	p.bar.Abort(true)
-	p.pool.Wait()
-	if ok {
+	_, err := fmt.Fprintf(p.a.stdout, "%s\n", line)
+	return err
+}
+
+// clear takes the bar away.
+func (p *progress) clear() {
+	if p.bar != nil {
+		p.bar.Abort(true)
+		p.pool.Wait()
+	}
+}
+
+// done takes the bar away, and says on a terminal what was copied.
+func (p *progress) done(ok bool, s transfer.Stats) {
+	p.clear()
+	if p.bar != nil && ok {
 		took := time.Since(p.begun).Round(10 * time.Millisecond)
 		fmt.Fprintf(p.a.stderr, "copied %s, %s in %v\n", countOf(int64(s.Files), "file"), vole.Size(s.Bytes).Human(), took)
 	}
