@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/transfer"
 )
 
@@ -117,8 +119,20 @@ func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.
 	}
 	return f.store.Build(ctx, name, spec, func(v *vole.Volume) error {
 		f.began = true
-		return f.fill(ctx, v, o, in, n)
+		return f.named(name, f.fill(ctx, v, o, in, n))
 	})
+}
+
+// fillOp is the operation in errors of the copy, before which named puts another one.
+const fillOp = "create"
+
+// named makes an error say what the volume was to be filled with.
+func (f *filling) named(volume string, err error) error {
+	if err == nil {
+		return nil
+	}
+	text := strings.TrimPrefix(err.Error(), fillOp+": ")
+	return &vole.Error{Op: fillOp, Volume: volume, Err: driver.Errorf(err, "--from %s: %s", f.from, text)}
 }
 
 // open opens what is to be copied: a directory of the host, or a tar stream.
@@ -158,7 +172,7 @@ func (f *filling) fill(ctx context.Context, v *vole.Volume, o *origin, in io.Rea
 		return err
 	}
 	defer func() { err = errors.Join(err, closer.Close()) }()
-	opts := transfer.Options{Op: "cp", Owner: os.Geteuid() == 0, Root: true, Warn: f.bar.warnf, Progress: f.bar,
+	opts := transfer.Options{Op: fillOp, Owner: os.Geteuid() == 0, Root: true, Warn: f.bar.warnf, Progress: f.bar,
 		Strict: f.opts.strict, AllowTruncated: f.opts.truncated}
 	if in != nil {
 		f.stats, err = transfer.FromTar(ctx, t, ".", in, opts)

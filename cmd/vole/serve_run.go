@@ -55,7 +55,7 @@ func (a *app) serve(cmd *cobra.Command, f *serveFlags) error {
 		return &vole.Error{Op: "serve", Err: err}
 	}
 	limitMemory(opts.Memory)
-	err = a.serveOn(ctx, f, s, ln, cert, log)
+	err = a.serveOn(ctx, f, s, ln, cert, log.With(opts.Places()...), log)
 	return errors.Join(err, s.Close())
 }
 
@@ -68,8 +68,8 @@ func limitMemory(n int64) {
 	}
 }
 
-// serveOn serves with all that is there.
-func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln net.Listener, cert *server.Certificate, log *slog.Logger) error {
+// serveOn serves with all that is there. The logger placed says where that lies.
+func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln net.Listener, cert *server.Certificate, placed, log *slog.Logger) error {
 	if err := a.firstKey(ctx, f, s, f.url(ln), log); err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (a *app) serveOn(ctx context.Context, f *serveFlags, s *server.Server, ln n
 	if cert != nil {
 		go cert.Watch(life, watchEvery, hup)
 	}
-	log.Info("serving", "url", f.url(ln), "backend", f.backend, "version", buildVersion().Version)
+	placed.Info("serving", "url", f.url(ln), "backend", f.backend, "version", buildVersion().Version)
 	if err := notifyManager("READY=1"); err != nil {
 		log.Warn("the service manager was not told", "error", err)
 	}

@@ -1,0 +1,53 @@
+package server
+
+import (
+	"net/url"
+	"path/filepath"
+	"strings"
+)
+
+// Places says for a log where what is served lies: keys and values by turns. Of URLs it has
+// neither passwords nor queries, which may hold some.
+func (o *Options) Places() []any {
+	list := []any{"accounts", placeOf(o.accountsDatabase())}
+	if o.Home != "" {
+		return append([]any{"home", placeOf(o.Home)}, list...)
+	}
+	if o.Bucket == nil {
+		return list
+	}
+	b := *o.Bucket
+	if b.Database == "" {
+		b.Database = filepath.Join(b.Dir, "namespace.db")
+	}
+	switch {
+	case b.S3 != nil:
+		b.Blobs = strings.TrimSuffix(b.S3.Endpoint, "/") + "/" + b.S3.Bucket
+		if b.S3.Prefix != "" {
+			b.Blobs += "/" + strings.Trim(b.S3.Prefix, "/")
+		}
+	case b.Blobs == "":
+		b.Blobs = filepath.Join(b.Dir, "blobs")
+	}
+	return append([]any{"database", placeOf(b.Database), "blobs", placeOf(b.Blobs)}, list...)
+}
+
+// placeOf is a path, absolute, or a URL without what may be secret.
+func placeOf(s string) string {
+	if !strings.Contains(s, "://") {
+		if abs, err := filepath.Abs(s); err == nil {
+			return abs
+		}
+		return s
+	}
+	u, err := url.Parse(s)
+	if err != nil { // whose text would have it all
+		scheme, _, _ := strings.Cut(s, "://")
+		return scheme + "://..."
+	}
+	place := &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	if u.User != nil && u.User.Username() != "" {
+		place.User = url.User(u.User.Username())
+	}
+	return place.String()
+}
