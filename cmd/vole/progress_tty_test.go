@@ -100,13 +100,13 @@ func TestProgressOfCommands(t *testing.T) {
 // The status has the total and an ETA as soon as they are known.
 func TestProgressStatus(t *testing.T) {
 	for want, fill := range map[string]func(p *progress){
-		`^1 file, 300B, [0-9.]+[KMGT]?i?B/s $`:                     func(p *progress) { p.Add(300); p.File("f") },
+		`^1 file, 300B, [0-9.]+[KMGT]?i?B/s $`:                      func(p *progress) { p.Add(300); p.File("f") },
 		`^0 files, 300B of 1.17KiB, [0-9.]+[KMGT]?i?B/s, ETA [0-9]`: func(p *progress) { p.total(1200); p.Add(300) },
 		`^0 files, 600B of 1.17KiB, .*, ETA [0-9hms]+ $`:            func(p *progress) { p.total(1200); p.Add(300); p.reach(600); p.Add(10) },
-		`^0 files, 6B of 6B, .*, ETA 0s $`:                         func(p *progress) { p.source(&bytes.Buffer{}); p.total(6); p.Add(6) },
-		`^3 of 4 volumes, ETA [0-9]`:                               func(p *progress) { p.thing = "volume"; p.count(3, 4) },
-		`^1 of 1 volume, ETA 0s $`:                                 func(p *progress) { p.thing = "volume"; p.count(1, 1) },
-		`^0 volumes $`:                                             func(p *progress) { p.thing = "volume" },
+		`^0 files, 6B of 6B, .*, ETA 0s $`:                          func(p *progress) { p.source(&bytes.Buffer{}); p.total(6); p.Add(6) },
+		`^3 of 4 volumes, ETA [0-9]`:                                func(p *progress) { p.thing = "volume"; p.count(3, 4) },
+		`^1 of 1 volume, ETA 0s $`:                                  func(p *progress) { p.thing = "volume"; p.count(1, 1) },
+		`^0 volumes $`:                                              func(p *progress) { p.thing = "volume" },
 	} {
 		_, tty := openPty(t)
 		p := newApp(strings.NewReader(""), &bytes.Buffer{}, tty).newProgress()
