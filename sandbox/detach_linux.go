@@ -100,6 +100,9 @@ func supervisorMain() int {
 	tell := func(i Info, err error) {
 		if !reported {
 			reported = true
+			if own, ok := err.(*vole.Error); ok && own.Op == "run" {
+				err = own.Err // Start names the operation
+			}
 			_ = json.NewEncoder(reports).Encode(report{i, toWire(err)}) // whoever asked may be gone
 			reports.Close()
 		}
