@@ -195,6 +195,7 @@ func localLines(dir string) [][]string {
 	lines := [][]string{
 		{}, {e}, {"--" + e}, {"--profile", e, "ls"}, {"--home", e, "ls"}, {"--timeout", e, "ls"},
 		{"ls"}, {"ls", "--kind", e}, {"ls", "-l", e}, {"ls", "--cursor", e}, {"ls", "--limit", "1"},
+		{"prune", "--unused-for", "0s", "--dry-run"}, {"prune", "--unused-for", e}, {"prune", "-l", e, "--dry-run"}, {"ls", "--unused-for", e},
 		{"ls", "--name", e}, {"ls", "--sort", e}, {"ls", "--format", "{{" + e}, {"ls", "--format", "{{.Name}} {{.Labels}}"}, {"inspect", "w", "--format", "{{.}}"},
 		{"inspect", "w"}, {"inspect", e}, {"df"}, {"df", e}, {"doctor"}, {"ps"}, {"ps", "-a"},
 		{"rm", "w"}, {"rm", e}, {"rename", "w", e}, {"clone", "w", e}, {"clone", e, "n"}, {"set", "w", "-l", e}, {"set", e, "-l", "a=b"}, {"create", e},
