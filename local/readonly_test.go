@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/ballast"
 	"golang.org/x/sys/unix"
 )
 
@@ -121,11 +122,16 @@ func readsOnly(t *testing.T, home string, opts vole.Options, want error) {
 	}
 }
 
-// A disk that was too small for a ballast can be read when it is full.
+// A disk where there was no room for a ballast can be read when it is full.
 func TestFullDisk(t *testing.T) {
 	disk := smallDisk(t)
 	home := filepath.Join(disk, "home")
 	seed(t, home)
+	for _, name := range []string{ballast.Name, ballast.InodesName} {
+		if err := os.RemoveAll(filepath.Join(home, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	fill(t, disk)
 	readsOnly(t, home, vole.Options{}, vole.ErrNoSpace)
 
