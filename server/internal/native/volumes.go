@@ -335,6 +335,9 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil // its client has the whole answer, and may ask for more on this connection
+	}
 	core.Untimed(w)
 	out := http.NewResponseController(w)
 	alive := time.NewTicker(15 * time.Second)
