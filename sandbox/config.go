@@ -41,7 +41,6 @@ type Config struct {
 	Pull  PullPolicy // when the registry is asked for it; "": PullMissing
 	// PullProgress is told how fetching the image goes; nil is silent.
 	PullProgress PullProgress `json:"-"`
-	imageIsFile  bool         // Image is a path that is there
 	// Entrypoint replaces the image's; a non-nil empty one takes it away.
 	Entrypoint []string
 

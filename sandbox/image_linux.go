@@ -20,7 +20,8 @@ import (
 // imagesDir is the directory of a home in which images of registries are.
 const imagesDir = "images"
 
-// prepareImage tells a file from the name of an image. What is there is a file.
+// prepareImage tells a file, whose path becomes absolute, from the name of an image. What is
+// there is a file.
 func (c *Config) prepareImage() error {
 	abs, err := filepath.Abs(c.Image)
 	if err != nil {
@@ -31,7 +32,7 @@ func (c *Config) prepareImage() error {
 	case err == nil && c.Pull == PullAlways:
 		return driver.Errorf(vole.ErrInvalid, "%s is a file, and only an image of a registry can be pulled", c.Image)
 	case err == nil:
-		c.Image, c.imageIsFile = abs, true
+		c.Image = abs
 		return nil
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ENAMETOOLONG):
 		return err
@@ -75,7 +76,7 @@ func (h *heldImage) release() {
 // findImage finds the image of a configuration, or fetches it. That of a registry is then
 // named with its digest.
 func (m *Manager) findImage(ctx context.Context, c *Config) (*heldImage, error) {
-	if c.Image == "" || c.imageIsFile {
+	if c.Image == "" || filepath.IsAbs(c.Image) {
 		return &heldImage{path: c.Image}, nil
 	}
 	ref, err := registry.ParseReference(c.Image)
