@@ -61,6 +61,9 @@ func (s *shrinker) shrink(least int64) error {
 	if err := resizable(s.fs.sb); err != nil {
 		return err
 	}
+	if err := s.giveUpGrowth(); err != nil {
+		return err
+	}
 	sb := s.fs.sb
 	groups, blocks, err := s.fs.cut(uint64(max(least, MinSize)+defaultBlock-1) / defaultBlock)
 	if err != nil {
@@ -82,6 +85,18 @@ func (s *shrinker) shrink(least int64) error {
 		}
 	}
 	return s.fs.Close()
+}
+
+// giveUpGrowth ends the record of a growth that opening the image could not complete:
+// every later open would try again, and take back what was cut off.
+func (s *shrinker) giveUpGrowth() error {
+	if s.fs.sb.growMark() == 0 {
+		return nil
+	}
+	if err := s.unmark(); err != nil {
+		return err
+	}
+	return s.reopen()
 }
 
 // cut returns with how many groups, and blocks, the file system can do, of which there

@@ -143,10 +143,43 @@ func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (dr
 		return 0, err
 	}
 	defer hold.release()
-	if err := b.growImage(ctx, r.ID, f, int64(size)); err != nil {
-		return 0, diskErr(err)
+	if err := diskErr(b.growImage(ctx, r.ID, f, int64(size))); err != nil {
+		if errors.Is(err, driver.ErrNoSpace) {
+			b.undoGrowth(ctx, r.ID, f, r.Capacity)
+		}
+		return 0, err
 	}
 	return size, nil
+}
+
+// undoGrowth takes back what a growth did before there was no space for the rest of it, so
+// that whoever opens the image next does not try again for a size that cannot be had. An
+// image that got a log of its own meanwhile keeps that, and the catalog follows. What fails
+// here is left for Check to report.
+func (b *Backend) undoGrowth(ctx context.Context, id string, f *os.File, capacity driver.Size) {
+	ctx = context.WithoutCancel(ctx)
+	defer b.ballast.Lend()()
+	side, err := b.openSideFile(id, false, false)
+	if err != nil {
+		return
+	}
+	if side != nil {
+		defer side.Close()
+		// The log beside the image may hold a step of the growth, which shrinking does not read.
+		grown, err := ext4.Open(imageFile{f}, ext4.OpenOptions{SideLog: func() (ext4.SideLog, error) { return imageFile{side}, nil }})
+		if err != nil || grown.Close() != nil {
+			return
+		}
+	}
+	size, err := ext4.ShrinkToFit(ctx, imageFile{f}, ext4.ShrinkOptions{Least: int64(capacity)})
+	if err != nil || driver.Size(size) == capacity {
+		return
+	}
+	// It ends with its log now: the files keep the room that they had besides.
+	size, err = ext4.Grow(ctx, imageFile{f}, size+int64(capacity), ext4.GrowOptions{})
+	if err == nil {
+		_ = b.setCapacity(ctx, id, driver.Size(size))
+	}
 }
 
 // growImage grows an image that is held alone.

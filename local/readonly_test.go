@@ -149,6 +149,55 @@ func TestFullDisk(t *testing.T) {
 	closeChecked(t, s)
 }
 
+// A disk volume that cannot grow because the disk is full keeps its size, and its files.
+func TestGrowOnFullDisk(t *testing.T) {
+	for _, size := range []vole.Size{4 * vole.MiB, 20 * vole.MiB, 200 * vole.MiB} {
+		t.Run(size.String(), func(t *testing.T) {
+			ctx := t.Context()
+			disk := smallDisk(t)
+			s, err := vole.Open(ctx, vole.Options{Home: filepath.Join(disk, "home")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, f, err := volume(ctx, s, "d", vole.Spec{Kind: vole.KindDisk, Capacity: size})
+			if err == nil {
+				err = errors.Join(f.WriteFile(ctx, "f", []byte("data"), 0o644), f.Close())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			fill(t, disk)
+			if err := v.Update(ctx, vole.Update{Capacity: 20 * vole.GiB}); !errors.Is(err, vole.ErrNoSpace) {
+				t.Errorf("growing: %v", err)
+			}
+			checkFinds := func(when string) {
+				if err := s.Check(ctx, vole.CheckOptions{}, func(f vole.Finding) error {
+					t.Errorf("%s: %s %s %s", when, f.Code, f.Path, f.Detail)
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			}
+			checkFinds("while the disk is full")
+			if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
+				t.Fatal(err)
+			}
+			if f, err = v.FS(ctx); err != nil {
+				t.Fatal(err)
+			}
+			data, err := f.ReadFile(ctx, "f")
+			if err = errors.Join(err, f.WriteFile(ctx, "g", make([]byte, vole.MiB), 0o644), f.Close()); err != nil || string(data) != "data" {
+				t.Errorf("read %q, %v", data, err)
+			}
+			// One of 4 MiB has got a log, and room for that, before the disk was full.
+			if v, err = s.Get(ctx, "d"); err != nil || v.Info().Capacity != size && size > 16*vole.MiB || v.Info().Capacity > 100*vole.MiB+size {
+				t.Errorf("%s, %v; the capacity was %s", v.Info().Capacity, err, size)
+			}
+			closeChecked(t, s)
+		})
+	}
+}
+
 // TestDiskFillsUp writes to a home until nothing fits any more.
 func TestDiskFillsUp(t *testing.T) {
 	ctx := t.Context()

@@ -366,9 +366,12 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 			return b.applyUpdate(tx, &r.Info, change)
 		})
 	}
-	if change.Quota != 0 || change.ClearQuota {
+	switch {
+	case change.Quota != 0 || change.ClearQuota:
 		err = b.changeQuota(ctx, id, change, func() error { return b.claimName(ctx, apply) })
-	} else {
+	case change.Capacity != 0: // what the image took must not keep the catalog from saying so
+		err = b.ballast.Freeing(func() error { return b.claimName(ctx, apply) })
+	default:
 		err = b.claimName(ctx, apply)
 	}
 	if err != nil {
