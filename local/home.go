@@ -99,7 +99,10 @@ func (b *Backend) openParts() (err error) {
 			return err
 		}
 	}
-	if b.volumes, err = beneath.OpenDir(b.dir, "volumes"); err != nil {
+	if b.volumes, err = beneath.OpenDir(b.dir, "volumes"); errors.Is(err, fs.ErrNotExist) {
+		return driver.Errorf(driver.ErrCorrupt,
+			"the catalog is there, but the directory %s, which holds the volumes, is missing; bring it back, or mount what has it (an empty one in its place has doctor name the volumes that are lost)", b.path("volumes"))
+	} else if err != nil {
 		return err
 	}
 	if b.locks, err = beneath.OpenDir(b.dir, "locks"); b.readOnly && errors.Is(err, fs.ErrNotExist) {

@@ -74,7 +74,9 @@ func (a *app) checkHome(ctx context.Context) error {
 	if home == "" {
 		return nil
 	}
-	if _, err := os.Stat(filepath.Join(home, "volumes")); errors.Is(err, fs.ErrNotExist) {
+	_, err = os.Stat(filepath.Join(home, "volumes"))
+	// With a catalog it is a home of which a part is missing: opening it says so.
+	if st, cerr := os.Stat(filepath.Join(home, "catalog.db")); errors.Is(err, fs.ErrNotExist) && (cerr != nil || st.Size() == 0) {
 		err := &vole.Error{Op: "open", Path: home, Err: errNoHome}
 		return &hinted{err, "'vole create' makes a home there; --home and $VOLE_HOME name another one"}
 	}
