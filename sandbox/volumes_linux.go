@@ -165,7 +165,8 @@ func (m Mount) missing(err error) error {
 	case m.EffectiveMode() != ModeExisting:
 		return driver.Errorf(vole.ErrInvalid, "mount %s: there is no such volume, and to make a disk needs option \"size\"", m)
 	case m.Mode == "":
-		return driver.Errorf(vole.ErrNotFound, "mount %s: there is no such volume, and a mount with \"ro\" makes none; \"mode=ensure\" makes it empty", m)
+		return &vole.Error{Op: "mount", Volume: m.Volume,
+			Err: driver.Errorf(vole.ErrNotFound, "there is no such volume, and a mount with \"ro\" makes none; \"mode=ensure\" makes it empty")}
 	}
 	return err
 }
