@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"math/bits"
 	"strings"
@@ -58,7 +59,9 @@ func parseSuper(raw []byte, size int64) (*super, error) {
 		return nil, err
 	}
 	if size > 0 && s.blocks > uint64(size/s.blockSize) {
-		return nil, corruptf("a file system of %d blocks of %d bytes in an image of %d bytes", s.blocks, s.blockSize, size)
+		// e2fsck cannot bring it back.
+		return nil, fmt.Errorf("%w: its end is missing: the file system has %d blocks of %d bytes, and there are only %d bytes for it",
+			ErrCorrupt, s.blocks, s.blockSize, size)
 	}
 	return s, s.parseRest()
 }

@@ -308,6 +308,8 @@ func notExt4(name string, r io.ReaderAt, err error) error {
 		hint = partitionHint(name, r)
 	case imagekind.Layer:
 		hint = "open it, and import the device that then has the file system: 'vole disk import /dev/mapper/DEVICE NAME'"
+	case imagekind.NoFiles:
+		hint = "there are no files in it; perhaps another partition or file was meant"
 	case imagekind.FileSystem:
 		hint = "mount it, and copy its files: 'vole cp DIR NAME:/'"
 	default:

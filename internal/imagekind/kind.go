@@ -22,6 +22,7 @@ const (
 	Partitioned       // a disk with a partition table
 	FileSystem        // another file system
 	Layer             // a layer that a file system lies in: encryption, logical volumes
+	NoFiles           // what never holds files
 )
 
 // Kind is the kind of a file.
@@ -85,8 +86,8 @@ var signatures = []signature{
 	{1024, "\x10\x20\xf5\xf2", Kind{"an F2FS file system", FileSystem, ""}},
 	{1024, "H+\x00", Kind{"an HFS+ file system", FileSystem, ""}},
 	{1030, "\x34\x34", Kind{"a NILFS file system", FileSystem, ""}},
-	{4086, "SWAPSPACE2", Kind{"swap space", FileSystem, ""}},
-	{4086, "SWAP-SPACE", Kind{"swap space", FileSystem, ""}},
+	{4086, "SWAPSPACE2", Kind{"swap space", NoFiles, ""}},
+	{4086, "SWAP-SPACE", Kind{"swap space", NoFiles, ""}},
 	{32769, "CD001", Kind{"an ISO 9660 image", FileSystem, ""}},
 	{32769, "BEA01", Kind{"a UDF file system", FileSystem, ""}},
 	{32768, "JFS1", Kind{"a JFS file system", FileSystem, ""}},
