@@ -71,7 +71,7 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 		if end && !f.ended && !c.opts.AllowTruncated {
 			err = errNoEnd(f.entries)
 		} else if end {
-			err = checkEnd(r)
+			err = checkEnd(r, f.entries)
 		}
 		if err == nil {
 			err = ctx.Err()
@@ -108,17 +108,37 @@ func errNoEnd(entries int) error {
 // up their last record, which is 10 KiB for most.
 const maxPadding = 1 << 20
 
+// ErrNoArchive is matched by the error of a stream that begins like an empty archive, with
+// zeros, and goes on with something else: an image of a file system, for example.
+var ErrNoArchive = fmt.Errorf("no archive: %w", driver.ErrCorrupt)
+
 // checkEnd reads what is left of a compressed stream of which the archive has ended, for
-// the checksum at its end.
-func checkEnd(r io.Reader) error {
-	if _, plain := r.(*bufio.Reader); plain {
+// the checksum at its end. Behind an archive without entries only padding may follow.
+func checkEnd(r io.Reader, entries int) error {
+	if _, plain := r.(*bufio.Reader); plain && entries > 0 {
 		return nil
 	}
-	_, err := io.CopyN(io.Discard, r, maxPadding)
+	padding := io.Writer(io.Discard)
+	if entries == 0 {
+		padding = zerosOnly{}
+	}
+	_, err := io.CopyN(padding, r, maxPadding)
 	if errors.Is(err, io.EOF) || errors.Is(err, gzip.ErrHeader) { // nothing follows, or what is no gzip
 		return nil
 	}
 	return err
+}
+
+// zerosOnly refuses all but zeros.
+type zerosOnly struct{}
+
+func (zerosOnly) Write(b []byte) (int, error) {
+	for i, c := range b {
+		if c != 0 {
+			return i, driver.Errorf(ErrNoArchive, "it is no archive: it begins with zeros, and other data follows")
+		}
+	}
+	return len(b), nil
 }
 
 // entry unpacks one entry. holes is not nil for a sparse file.

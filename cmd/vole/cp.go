@@ -90,7 +90,7 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	})
 	c.bar.done(err == nil, stats)
 	if err != nil {
-		return withTruncatedHint(err)
+		return withStreamHint(err)
 	}
 	if c.json && !to.stream {
 		err = c.printJSON(stats)
@@ -101,8 +101,9 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	return err
 }
 
-// withTruncatedHint adds what to do about a tar stream that lacks its end.
-func withTruncatedHint(err error) error {
+// withStreamHint adds what to do about a stream that lacks the end of an archive, or is none.
+func withStreamHint(err error) error {
+	err = withHint(err, transfer.ErrNoArchive, "'vole disk import IMAGE NAME' takes an image of a file system")
 	return withHint(err, transfer.ErrNoEnd, "if what made it never writes an end, --allow-truncated takes it as it is")
 }
 

@@ -35,7 +35,7 @@ func (a *app) createFilled(ctx context.Context, name string, spec vole.Spec, exi
 		v, err := fl.run(ctx, name, spec)
 		fl.bar.done(err == nil, fl.stats)
 		if err != nil && fl.began {
-			return withTruncatedHint(err) // whatever exists already, it is not the volume
+			return withStreamHint(err) // whatever exists already, it is not the volume
 		}
 		if err != nil {
 			return withHint(err, vole.ErrExists, "--exist-ok accepts a volume that is there")
