@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"text/template"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
@@ -14,14 +15,16 @@ import (
 
 // formatted prints each volume by a template of its user.
 type formatted struct {
-	a *app
-	t *template.Template
+	a       *app
+	t       *template.Template
+	columns *table // nil: each volume is a line as it comes
 }
 
 // formatHelp describes the templates for the help of commands that take them.
 const formatHelp = `--format prints each volume by a template of Go's package text/template on the fields of
 vole.Info, as '{{.Name}}\t{{.Used}}' or '{{.Label "team"}}'; '{{json .}}' is
-JSON, '{{bytes .Used}}' a bare number.`
+JSON, as is 'json' alone, '{{bytes .Used}}' a bare number. 'table {{.Name}}\t{{.Used}}' has
+columns below a line of titles.`
 
 // addFormatFlag gives a command --format.
 func addFormatFlag(cmd *cobra.Command, text *string) {
@@ -35,6 +38,10 @@ func (a *app) newFormatted(text string) (*formatted, error) {
 		return nil, usagef("--format excludes --json and --quiet: each says what is printed")
 	}
 	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
+	text, asTable := strings.CutPrefix(text, "table ")
+	if text == "json" {
+		text = "{{json .}}"
+	}
 	t, err := template.New("--format").Option("missingkey=zero").Funcs(template.FuncMap{
 		"json":  func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
 		"join":  strings.Join,
@@ -48,7 +55,35 @@ func (a *app) newFormatted(text string) (*formatted, error) {
 	if err != nil {
 		return nil, usagef("%v", err)
 	}
-	return &formatted{a, t}, nil
+	f := &formatted{a: a, t: t}
+	if asTable {
+		titles := strings.Split(text, "\t")
+		for i, column := range titles {
+			titles[i] = columnTitle(column)
+		}
+		f.columns = a.newTable(titles...)
+	}
+	return f, nil
+}
+
+// columnTitle names a column of a template for the first field in it: .LastUsed is
+// "LAST USED".
+func columnTitle(column string) string {
+	for _, part := range strings.Split(column, ".")[1:] {
+		field := part[:len(part)-len(strings.TrimLeftFunc(part, unicode.IsLetter))]
+		if field == "" {
+			continue
+		}
+		var title strings.Builder
+		for i, c := range field {
+			if i > 0 && unicode.IsUpper(c) && unicode.IsLower(rune(field[i-1])) {
+				title.WriteByte(' ')
+			}
+			title.WriteRune(unicode.ToUpper(c))
+		}
+		return title.String()
+	}
+	return ""
 }
 
 // Label is the value of a label, for templates.
@@ -70,12 +105,27 @@ func (f *formatted) print(v *volumeJSON) error {
 	if err := f.t.Execute(&line, &shown); err != nil {
 		return usagef("%v", err)
 	}
+	if f.columns != nil {
+		return f.columns.row(strings.Split(line.String(), "\t")...)
+	}
 	_, err := io.WriteString(f.a.stdout, line.String()+"\n")
 	return err
+}
+
+// flush prints what a table has kept back to fit its columns.
+func (f *formatted) flush() error {
+	if f.columns == nil {
+		return nil
+	}
+	return f.columns.close()
 }
 
 func (f *formatted) add(info vole.Info) error {
 	return f.print(&volumeJSON{info, []vole.AttachmentInfo{}})
 }
 
-func (f *formatted) close(next string) error { f.a.more(next); return nil }
+func (f *formatted) close(next string) error {
+	err := f.flush()
+	f.a.more(next)
+	return err
+}

@@ -32,15 +32,17 @@ Here it has the field Attachments as well.`,
 		Args:              minArgs(1, "the name of at least one volume"),
 		ValidArgsFunction: completeNames(a, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			print := a.printInspected
+			print, flush := a.printInspected, func() error { return nil }
 			if format != "" {
 				f, err := a.newFormatted(format)
 				if err != nil {
 					return err
 				}
-				print = func(v volumeJSON) error { return f.print(&v) }
+				print, flush = func(v volumeJSON) error { return f.print(&v) }, f.flush
 			}
-			return a.withStore(cmd.Context(), func(s *vole.Store) error { return a.inspect(cmd.Context(), s, args, print, format == "") })
+			return a.withStore(cmd.Context(), func(s *vole.Store) error {
+				return errors.Join(a.inspect(cmd.Context(), s, args, print, format == ""), flush())
+			})
 		},
 	}
 	a.addBytesFlag(cmd)
