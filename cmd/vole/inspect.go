@@ -148,5 +148,14 @@ func (a *app) attachmentLine(at vole.AttachmentInfo) string {
 	if at.ReadOnly {
 		mode = "ro"
 	}
-	return fmt.Sprintf("%s, %s, pid %d on %s, since %s", a.value(at.Holder), mode, at.PID, a.value(at.Host), a.when(at.Since))
+	return fmt.Sprintf("%s, %s, %s, since %s", a.value(at.Holder), mode, a.processOf(at), a.when(at.Since))
+}
+
+// processOf names the process that an attachment is of. Servers keep the names of their
+// own hosts to themselves.
+func (a *app) processOf(at vole.AttachmentInfo) string {
+	if at.Host == "" {
+		return fmt.Sprintf("pid %d", at.PID)
+	}
+	return fmt.Sprintf("pid %d on %s", at.PID, a.value(at.Host))
 }

@@ -116,7 +116,7 @@ func (p *prune) find(ctx context.Context, s *vole.Store) (list []*vole.Volume, e
 		info := v.Info()
 		if at, ok := holders[info.ID]; ok {
 			if !p.unused || !info.Created.After(p.before) {
-				p.warnf("%s stays: it is attached by %s (pid %d on %s)", info.Name, at.Holder, at.PID, at.Host)
+				p.warnf("%s stays: it is attached by %s (%s)", info.Name, at.Holder, p.processOf(at))
 			}
 			continue
 		}
