@@ -142,7 +142,11 @@ func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 	}
 	st, err := os.Stat(f.from)
 	if err != nil {
-		return nil, nil, transfer.HostError("create", f.from, err)
+		err = transfer.HostError("create", f.from, err)
+		if volume, _, ok := strings.Cut(f.from, ":"); ok && !strings.Contains(volume, "/") {
+			err = withHint(err, vole.ErrNotExist, "--from takes files of the host; 'vole clone' copies a volume, and 'vole cp' files of one into another")
+		}
+		return nil, nil, err
 	}
 	if st.IsDir() {
 		home, err := f.homeIfAny()
