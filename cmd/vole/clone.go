@@ -31,7 +31,7 @@ volume.`,
 		Args:              exactArgs(2, "the volume's name and that of the new one"),
 		ValidArgsFunction: completeNames(a, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			change, err := parseClone(quota, size, labels)
+			change, err := parseChange(quota, size, labels)
 			if err != nil {
 				return err
 			}
@@ -52,20 +52,6 @@ volume.`,
 	noFlagFiles(cmd, "quota", "size")
 	_ = cmd.RegisterFlagCompletionFunc("label", completeLabels(a))
 	return cmd
-}
-
-// parseClone is what a clone is to have that its original has not.
-func parseClone(quota, size string, labels []string) (u vole.Update, err error) {
-	if quota == "none" {
-		u.ClearQuota = true
-	} else if u.Quota, err = parseLimit("quota", quota); err != nil {
-		return u, err
-	}
-	if u.Capacity, err = parseLimit("size", size); err != nil {
-		return u, err
-	}
-	u.SetLabels, err = parseLabels(labels)
-	return u, err
 }
 
 // cloneSpec is the spec of a volume with the change applied to it.

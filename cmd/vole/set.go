@@ -53,6 +53,13 @@ func parseUpdate(quota, size string, label, unlabel []string) (u vole.Update, er
 	if quota == "" && size == "" && len(label) == 0 && len(unlabel) == 0 {
 		return u, &hinted{usagef("set: nothing to change"), "give --quota, --size, --label or --unlabel"}
 	}
+	u, err = parseChange(quota, size, label)
+	u.RemoveLabels = unlabel
+	return u, err
+}
+
+// parseChange makes an Update of the limits and labels that set and clone take.
+func parseChange(quota, size string, labels []string) (u vole.Update, err error) {
 	if quota == "none" {
 		u.ClearQuota = true
 	} else if u.Quota, err = parseLimit("quota", quota); err != nil {
@@ -61,7 +68,6 @@ func parseUpdate(quota, size string, label, unlabel []string) (u vole.Update, er
 	if u.Capacity, err = parseLimit("size", size); err != nil {
 		return u, err
 	}
-	u.SetLabels, err = parseLabels(label)
-	u.RemoveLabels = unlabel
+	u.SetLabels, err = parseLabels(labels)
 	return u, err
 }
