@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"errors"
-	"slices"
 )
 
 // leastWithJournal is the size in blocks from which an image gets a journal: 16 MiB.
@@ -85,7 +84,7 @@ func (g *grower) writeEmptyLog(start uint64, n uint32) error {
 		if err := readFull(g.dev, b, off); err != nil {
 			return err
 		}
-		if !isZero(b) {
+		if !allZero(b) {
 			clear(b)
 			if _, err := g.dev.WriteAt(b, off); err != nil {
 				return err
@@ -95,13 +94,4 @@ func (g *grower) writeEmptyLog(start uint64, n uint32) error {
 	}
 	sb := emptyJournal(n, g.fs.sb.raw[sbUUID:][:16])
 	return g.putSynced(sb, int64(start)*g.fs.sb.blockSize)
-}
-
-func isZero(b []byte) bool {
-	for ; len(b) >= 8; b = b[8:] {
-		if le.Uint64(b) != 0 {
-			return false
-		}
-	}
-	return len(b) == 0 || slices.Max(b) == 0
 }
