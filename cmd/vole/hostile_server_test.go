@@ -21,9 +21,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/cloud"
-	"github.com/volehq/vole/server"
 )
 
 // execSQL changes the catalog of a home behind the backs of those who have it open.
@@ -176,21 +174,12 @@ func serverLines(dir, url string) [][]string {
 
 // TestHostileServer has every command show what a hostile server says.
 func TestHostileServer(t *testing.T) {
-	ctx, dir := context.Background(), t.TempDir()
-	s, err := server.New(ctx, server.Options{Bucket: &bucket.Options{Dir: dir, Database: filepath.Join(dir, "namespace.db"), Maintain: -1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := s.FirstKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hs := httptest.NewServer(s.Handler())
-	t.Cleanup(func() { hs.Close(); s.Close() })
-	prepareServer(t, hs.URL, key)
+	dir := t.TempDir()
+	address, key := startServer(t)
+	prepareServer(t, address, key)
 
 	var mode atomic.Int32
-	proxy := hostileProxy(t, hs.URL, &mode)
+	proxy := hostileProxy(t, address, &mode)
 	t.Setenv("VOLE_URL", proxy)
 	t.Setenv("VOLE_API_KEY", key)
 	t.Setenv("VOLE_CONFIG", filepath.Join(dir, "config.json"))

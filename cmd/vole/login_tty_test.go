@@ -3,9 +3,7 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,9 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/internal/profile"
-	"github.com/volehq/vole/server"
 	"golang.org/x/sys/unix"
 )
 
@@ -78,22 +74,11 @@ func loginOnTerminal(t *testing.T, config, url, typed string) (shown string, err
 }
 
 func TestLoginOnTerminal(t *testing.T) {
-	ctx := context.Background()
-	dir := t.TempDir()
-	s, err := server.New(ctx, server.Options{Bucket: &bucket.Options{Dir: dir, Database: filepath.Join(dir, "namespace.db"), Maintain: -1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := s.FirstKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hs := httptest.NewServer(s.Handler())
-	t.Cleanup(func() { hs.Close(); s.Close() })
+	address, key := startServer(t)
 	config := filepath.Join(t.TempDir(), "config.json")
 
 	// Ctrl-C instead of a key.
-	shown, err := loginOnTerminal(t, config, hs.URL, "vole_half\x03")
+	shown, err := loginOnTerminal(t, config, address, "vole_half\x03")
 	var ee *exec.ExitError
 	if !errors.As(err, &ee) || ee.ExitCode() != 130 || strings.Contains(shown, "half") {
 		t.Errorf("%v, want exit code 130\n%s", err, shown)
@@ -102,12 +87,12 @@ func TestLoginOnTerminal(t *testing.T) {
 		t.Error("an interrupted login left something")
 	}
 
-	shown, err = loginOnTerminal(t, config, hs.URL, key+"\n")
+	shown, err = loginOnTerminal(t, config, address, key+"\n")
 	if err != nil || strings.Contains(shown, key) || !strings.Contains(shown, "p: organisation default") {
 		t.Errorf("%v\n%s", err, shown)
 	}
 	f, err := profile.Load(config)
-	if p := f.Profiles["p"]; err != nil || p.Key != key || p.URL != hs.URL || f.Current != "p" {
+	if p := f.Profiles["p"]; err != nil || p.Key != key || p.URL != address || f.Current != "p" {
 		t.Errorf("%v, %v", f.Current, err)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -20,18 +21,9 @@ import (
 // TestShortServer reads from a server between which and us something cuts content in half:
 // no command takes the half for the file.
 func TestShortServer(t *testing.T) {
-	ctx, dir := t.Context(), t.TempDir()
-	s, err := server.New(ctx, server.Options{Bucket: &bucket.Options{Dir: dir, Database: filepath.Join(dir, "namespace.db"), Maintain: -1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := s.FirstKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	hs := httptest.NewServer(s.Handler())
-	t.Cleanup(func() { hs.Close(); s.Close() })
-	u, err := url.Parse(hs.URL)
+	dir := t.TempDir()
+	address, key := startServer(t)
+	u, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,4 +69,22 @@ func TestShortServer(t *testing.T) {
 			}
 		}
 	}
+}
+
+// startServer serves a namespace of its own until the test ends, and returns the server's
+// URL and first key.
+func startServer(t *testing.T) (address, key string) {
+	t.Helper()
+	dir := t.TempDir()
+	s, err := server.New(context.Background(), server.Options{Bucket: &bucket.Options{Dir: dir, Database: filepath.Join(dir, "namespace.db"), Maintain: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err = s.FirstKey(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs := httptest.NewServer(s.Handler())
+	t.Cleanup(func() { hs.Close(); s.Close() })
+	return hs.URL, key
 }
