@@ -69,22 +69,11 @@ func TestFullPostgres(t *testing.T) {
 	opts := bucket.Options{Database: url, Blobs: filepath.Join(t.TempDir(), "blobs"), Maintain: -1}
 	s, _, f := openShared(t, opts)
 	want := world{}
-	for i := range 4 {
-		path, data := fmt.Sprintf("old%d", i), pattern(uint64(i), []int{100, 50 << 10}[i%2])
-		if err := f.WriteFile(t.Context(), path, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		want[path] = data
-	}
+	writeOld(t, f, want)
 	writeUntilFull(t, f, want, 14<<10)
 	seen(t, s, want, "with a full database")
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", 64<<20)); err != nil {
 		t.Fatal(err)
 	}
-	data := pattern(9, 200<<10)
-	if err := f.WriteFile(t.Context(), "after", data, 0o644); err != nil {
-		t.Errorf("with room again: %v", err)
-	}
-	want["after"] = data
-	seen(t, s, want, "with room again")
+	writeWithRoom(t, s, f, want)
 }

@@ -86,25 +86,14 @@ func TestFull(t *testing.T) {
 			opts := bucket.Options{Database: at(k.catalog, "namespace.db"), Blobs: at(k.blobs, "blobs"), Maintain: -1}
 			s, _, f := openShared(t, opts)
 			want := world{}
-			for i := range 4 {
-				path, data := fmt.Sprintf("old%d", i), pattern(uint64(i), []int{100, 50 << 10}[i%2])
-				if err := f.WriteFile(t.Context(), path, data, 0o644); err != nil {
-					t.Fatal(err)
-				}
-				want[path] = data
-			}
+			writeOld(t, f, want)
 			ballast := crowd(t, disk, 600<<10)
 			writeUntilFull(t, f, want, k.size)
 			seen(t, s, want, "on a full disk")
 			if err := os.Remove(ballast); err != nil {
 				t.Fatal(err)
 			}
-			data := pattern(9, 200<<10)
-			if err := f.WriteFile(t.Context(), "after", data, 0o644); err != nil {
-				t.Errorf("with room again: %v", err)
-			}
-			want["after"] = data
-			seen(t, s, want, "with room again")
+			writeWithRoom(t, s, f, want)
 			again, _, _ := openShared(t, opts)
 			seen(t, again, want, "opened again")
 			emptied(t, opts)
@@ -198,4 +187,27 @@ func TestFullSwept(t *testing.T) {
 		}
 	}
 	audit(t, s, "after the sweep")
+}
+
+// writeOld writes what is to outlive that space runs out.
+func writeOld(t *testing.T, f *vole.FS, want world) {
+	t.Helper()
+	for i := range 4 {
+		path, data := fmt.Sprintf("old%d", i), pattern(uint64(i), []int{100, 50 << 10}[i%2])
+		if err := f.WriteFile(t.Context(), path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want[path] = data
+	}
+}
+
+// writeWithRoom shows that writing goes on, with room again, and that all is there.
+func writeWithRoom(t *testing.T, s *vole.Store, f *vole.FS, want world) {
+	t.Helper()
+	data := pattern(9, 200<<10)
+	if err := f.WriteFile(t.Context(), "after", data, 0o644); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	want["after"] = data
+	seen(t, s, want, "with room again")
 }
