@@ -35,9 +35,15 @@ type host struct {
 	addr string
 	hits sync.Map // path of a GET: *atomic.Int64
 
-	// answer takes the place of the registry's when it returns true.
-	answer func(w http.ResponseWriter, r *http.Request) bool
+	answer atomic.Pointer[answer]
 }
+
+// answer takes the place of the registry's when it returns true.
+type answer func(w http.ResponseWriter, r *http.Request) bool
+
+// setAnswer changes what the requests from now on get. Requests that were
+// given up may still run.
+func (h *host) setAnswer(a answer) { h.answer.Store(&a) }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
@@ -50,7 +56,7 @@ func newHost(t *testing.T) *host {
 			n, _ := h.hits.LoadOrStore(r.URL.Path, new(atomic.Int64))
 			n.(*atomic.Int64).Add(1)
 		}
-		if h.answer == nil || !h.answer(w, r) {
+		if a := h.answer.Load(); a == nil || *a == nil || !(*a)(w, r) {
 			inner.ServeHTTP(w, r)
 		}
 	}))
@@ -238,7 +244,7 @@ func TestHostileRegistry(t *testing.T) {
 	size := int(m.Layers[0].Size)
 	manyLayers := func(m *v1.Manifest) { m.Layers = slices.Repeat(m.Layers, 1025) }
 	for what, tt := range map[string]struct {
-		answer func(w http.ResponseWriter, r *http.Request) bool
+		answer answer
 		want   error
 	}{
 		"an endless manifest":     {endless("/manifests/"), vole.ErrCorrupt},
@@ -264,8 +270,8 @@ func TestHostileRegistry(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			c := newCache(t, DefaultMax)
-			h.answer = tt.answer
-			defer func() { h.answer = nil }()
+			h.setAnswer(tt.answer)
+			defer h.setAnswer(nil)
 			_, err := c.Ensure(t.Context(), h.ref("x:1"), Missing, nil)
 			if err == nil || tt.want != nil && !errors.Is(err, tt.want) {
 				t.Errorf("%v, want %v", err, tt.want)
@@ -324,14 +330,14 @@ func TestBrokenTransfer(t *testing.T) {
 	h.push("x:1", img)
 	m, _ := img.Manifest()
 	var cut atomic.Bool
-	h.answer = func(w http.ResponseWriter, r *http.Request) bool {
+	h.setAnswer(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, m.Layers[0].Digest.String()) || cut.Swap(true) {
 			return false
 		}
 		w.Header().Set("Content-Length", fmt.Sprint(m.Layers[0].Size))
 		w.Write([]byte("only this"))
 		return true
-	}
+	})
 	c := newCache(t, DefaultMax)
 	p := &recorder{}
 	got, err := c.Ensure(t.Context(), h.ref("x:1"), Missing, p)
