@@ -49,7 +49,7 @@ type Options struct {
 
 // Open opens the volumes that opts names. It makes a local home that is not there, and
 // finishes or undoes there what processes that died in the middle of a change left. Of
-// a server it asks who it is. ErrNotFound: there is no such profile; ErrPermission: the
+// a server it asks who it is. ErrNoSuch: there is no such profile; ErrPermission: the
 // server refuses the key, others can read the file of profiles, or the home belongs to
 // another user (see Options.ForeignHome).
 func Open(ctx context.Context, opts Options) (*Store, error) {

@@ -84,7 +84,7 @@ func TestOpenServer(t *testing.T) {
 		want error
 	}{
 		{vole.Options{Profile: "bad"}, vole.ErrPermission},
-		{vole.Options{Profile: "nosuch"}, vole.ErrNotFound},
+		{vole.Options{Profile: "nosuch"}, vole.ErrNoSuch},
 		{vole.Options{URL: url}, vole.ErrInvalid},
 		{vole.Options{URL: url, Key: key, Home: home}, vole.ErrInvalid},
 		{vole.Options{URL: "http://vole.example.com", Key: key}, vole.ErrInvalid},

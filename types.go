@@ -43,6 +43,7 @@ const (
 // The sentinels that every error matches under errors.Is; driver explains each.
 var (
 	ErrNotFound    = driver.ErrNotFound
+	ErrNoSuch      = driver.ErrNoSuch
 	ErrExists      = driver.ErrExists
 	ErrInUse       = driver.ErrInUse
 	ErrInvalid     = driver.ErrInvalid

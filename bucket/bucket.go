@@ -349,18 +349,18 @@ func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
 
 var errOrgExists = driver.Errorf(driver.ErrExists, "an organisation of that name is there already")
 
-// Org opens an organisation. ErrNotFound: there is none of that name.
+// Org opens an organisation. ErrNoSuch: there is none of that name.
 func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
 	var found bool
 	var id []byte
 	if strings.HasPrefix(name, removedOrg) {
-		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
 	if err := ns.db.read(ctx, one(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
 		return nil, err
 	}
 	if !found {
-		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
 	b := newBackend(ns, id)
 	b.memory = ns.opts.Memory.Share(name)

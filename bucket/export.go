@@ -45,7 +45,7 @@ type ExportResult struct {
 // Export writes a manifest of each volume that has changed since its last one, from
 // which Rebuild makes the database again. A manifest has what was committed when it was
 // begun: files that are being written are in it as of their last sync. The manifest of
-// a volume that fails does not keep those of others from being written. ErrNotFound:
+// a volume that fails does not keep those of others from being written. ErrNoSuch:
 // there is no such organisation; ErrInUse: another process exports; ErrCorrupt, once for
 // each of some volumes: its rows are damaged, and all others were exported.
 func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResult, error) {
@@ -89,7 +89,7 @@ func (ns *Namespace) exportedOrgs(ctx context.Context, name string) (begin int64
 	err = ns.db.read(ctx, one(&found, []any{&begin}, `SELECT {now}`),
 		all(&list, (*orgRow).dest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
 	if err == nil && name != "" && len(list) == 0 {
-		err = driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+		err = driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
 	return begin, list, err
 }

@@ -38,7 +38,7 @@ func OrgNames(ctx context.Context, opts Options) ([]string, error) {
 }
 
 // RemoveOrg removes an organisation. Its name is free at once, its bytes go as those of
-// removed volumes do. ErrNotFound; ErrNotEmpty: it has volumes, and force is not set;
+// removed volumes do. ErrNoSuch; ErrNotEmpty: it has volumes, and force is not set;
 // ErrInUse: one of them is attached.
 func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) error {
 	if ns.opts.ReadOnly {

@@ -62,7 +62,7 @@ func TestRemoveOrg(t *testing.T) {
 			if err := store.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := ns.Org(ctx, "acme"); !errors.Is(err, driver.ErrNotFound) {
+			if _, err := ns.Org(ctx, "acme"); !errors.Is(err, driver.ErrNoSuch) {
 				t.Errorf("open after removal: %v", err)
 			}
 			if err := ns.CreateOrg(ctx, "acme"); err != nil {

@@ -53,7 +53,7 @@ const (
 // damaged is as the one before says.
 //
 // Nobody else may have the database or the blob store open. ErrExists: there are
-// organisations in the database. ErrNotFound: there are no manifests in the blob store.
+// organisations in the database. ErrNoSuch: there are no manifests in the blob store.
 // Nothing of a rebuild that failed can be seen, and the next one clears it away.
 func Rebuild(ctx context.Context, opts Options, report func(driver.Finding) error) (RebuildResult, error) {
 	opts.Maintain, opts.Export = -1, 0
@@ -98,7 +98,7 @@ func (r *rebuild) run(ctx context.Context) error {
 		}
 	}
 	if len(ids) == 0 {
-		return errors.Join(driver.Errorf(driver.ErrNotFound, "there are no manifests in the blob store"), r.clear(ctx))
+		return errors.Join(driver.Errorf(driver.ErrNoSuch, "there are no manifests in the blob store"), r.clear(ctx))
 	}
 	slices.Sort(ids)
 	for _, id := range ids {

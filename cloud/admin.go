@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 )
 
@@ -34,7 +33,7 @@ func (b *Backend) CreateOrgKey(ctx context.Context, org string, in api.CreateKey
 	return out, err
 }
 
-// RevokeKey makes a key useless for ever. ErrNotExist; ErrInUse: it is the last admin key of the
+// RevokeKey makes a key useless for ever. ErrNoSuch; ErrInUse: it is the last admin key of the
 // organisation or the last operator key of the server, and force is not set.
 func (b *Backend) RevokeKey(ctx context.Context, id string, force bool) (api.Key, error) {
 	var out api.Key
@@ -43,9 +42,6 @@ func (b *Backend) RevokeKey(ctx context.Context, id string, force bool) (api.Key
 		q.Set("force", "true")
 	}
 	err := b.json(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), query: q, again: true}, nil, &out)
-	if r := (*refusal)(nil); errors.As(err, &r) && r.code == "not_found" {
-		err = driver.Errorf(driver.ErrNotExist, "%s", r.message)
-	}
 	return out, err
 }
 
@@ -63,7 +59,7 @@ func (b *Backend) CreateOrg(ctx context.Context, name string) (api.NewKey, error
 	return out, err
 }
 
-// RemoveOrg removes an organisation and revokes its keys. ErrNotExist; ErrNotEmpty: it has
+// RemoveOrg removes an organisation and revokes its keys. ErrNoSuch; ErrNotEmpty: it has
 // volumes, and force is not set; ErrInUse: one of them is attached.
 func (b *Backend) RemoveOrg(ctx context.Context, name string, force bool) error {
 	q := url.Values{}

@@ -39,7 +39,7 @@ var errNoAdvance = driver.Errorf(driver.ErrCorrupt, "the server's listing does n
 var codes = map[string]error{
 	"unauthenticated": driver.ErrPermission, "forbidden": driver.ErrPermission, "too_large": driver.ErrInvalid,
 	"precondition_failed": driver.ErrExists, "unknown_session": errLost, "listing_ended": errLost,
-	"rate_limited": driver.ErrUnavailable, "wrong_offset": driver.ErrInvalid, "not_found": driver.ErrNotExist, "digest_mismatch": driver.ErrInvalid, "last_key": driver.ErrInUse, "unsupported_media_type": driver.ErrInvalid, "outcome_unknown": driver.ErrUnavailable,
+	"rate_limited": driver.ErrUnavailable, "wrong_offset": driver.ErrInvalid, "digest_mismatch": driver.ErrInvalid, "last_key": driver.ErrInUse, "unsupported_media_type": driver.ErrInvalid, "outcome_unknown": driver.ErrUnavailable,
 }
 
 // patient are the errors of what a server stands on. It has waited for that itself, and has

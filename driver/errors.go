@@ -11,7 +11,8 @@ import (
 // The sentinels that every error of Vole matches under errors.Is. Where the standard
 // library has the exact one, it is that one.
 var (
-	ErrNotFound    = errors.New("volume not found")       // no such volume, attachment or sandbox
+	ErrNotFound    = errors.New("volume not found")       // no such volume or attachment
+	ErrNoSuch      = errors.New("not found")              // no such key, organisation, sandbox, profile, image or other thing that is no volume
 	ErrExists      = fs.ErrExist                          // the name is taken
 	ErrInUse       = errors.New("in use")                 // attached or locked by someone the error names
 	ErrInvalid     = fs.ErrInvalid                        // the request makes no sense; the error says what would
@@ -130,6 +131,7 @@ const (
 var classes = []Class{
 	{ErrNotFound, "volume_not_found", 404, syscall.ESTALE, ExitNotFound},
 	{ErrNotExist, "file_not_found", 404, syscall.ENOENT, ExitNotFound},
+	{ErrNoSuch, "not_found", 404, syscall.ENOENT, ExitNotFound}, // after the one that ENOENT stands for
 	{ErrExists, "already_exists", 409, syscall.EEXIST, ExitExists},
 	{ErrInUse, "in_use", 409, syscall.EBUSY, ExitInUse},
 	{ErrQuota, "quota_exceeded", 507, syscall.EDQUOT, ExitNoRoom},

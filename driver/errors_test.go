@@ -46,6 +46,7 @@ func TestClassifyOrder(t *testing.T) {
 		io.ErrUnexpectedEOF:       "internal",
 		fs.ErrNotExist:            "file_not_found",
 		ErrNotFound:               "volume_not_found",
+		ErrNoSuch:                 "not_found",
 		context.Canceled:          "canceled",
 		errors.ErrUnsupported:     "unsupported",
 		fmt.Errorf("%w", ErrLoop): "too_many_links",

@@ -61,7 +61,7 @@ type PullPolicy string
 const (
 	PullMissing PullPolicy = "missing" // when the cache does not have it; the default
 	PullAlways  PullPolicy = "always"  // and what has changed since is fetched
-	PullNever   PullPolicy = "never"   // ErrNotFound when the cache does not have it
+	PullNever   PullPolicy = "never"   // ErrNoSuch when the cache does not have it
 )
 
 // PullProgress is told how an image is fetched, from several goroutines.

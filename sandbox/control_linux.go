@@ -227,7 +227,7 @@ func (m *Manager) dialError(ctx context.Context, i Info, err error) error {
 	if err := m.reap(ctx); err != nil {
 		return err
 	}
-	if now, gerr := m.rows.get(ctx, i.ID); errors.Is(gerr, vole.ErrNotFound) || gerr == nil && !now.Status.Live() {
+	if now, gerr := m.rows.get(ctx, i.ID); errors.Is(gerr, vole.ErrNoSuch) || gerr == nil && !now.Status.Live() {
 		return driver.Errorf(vole.ErrInvalid, "sandbox %s has ended", i.Name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {

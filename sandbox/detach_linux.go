@@ -174,7 +174,7 @@ func (m *Manager) logs(ctx context.Context, ref string, w io.Writer, follow bool
 	defer l.Close()
 	for {
 		now, err := m.rows.get(ctx, i.ID)
-		gone := errors.Is(err, vole.ErrNotFound)
+		gone := errors.Is(err, vole.ErrNoSuch)
 		if err != nil && !gone {
 			return err
 		}

@@ -55,7 +55,7 @@ func TestDetachedLife(t *testing.T) {
 		if err := e.m.Stop(ctx, "box", 0); !errors.Is(err, vole.ErrInvalid) {
 			t.Errorf("stop of a stopped one: %v", err)
 		}
-		if err := e.m.Stop(ctx, "nosuch", 0); !errors.Is(err, vole.ErrNotFound) {
+		if err := e.m.Stop(ctx, "nosuch", 0); !errors.Is(err, vole.ErrNoSuch) {
 			t.Errorf("stop of none: %v", err)
 		}
 		e.checkClean()
@@ -157,7 +157,7 @@ func TestLogs(t *testing.T) {
 	if _, err := e.m.Start(ctx, c); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "forgotten", func() bool { _, err := e.m.Get(ctx, "brief"); return errors.Is(err, vole.ErrNotFound) })
+	await(t, "forgotten", func() bool { _, err := e.m.Get(ctx, "brief"); return errors.Is(err, vole.ErrNoSuch) })
 }
 
 func TestLogIsBounded(t *testing.T) {

@@ -135,7 +135,7 @@ func (m *Manager) List(ctx context.Context, all bool) ([]Info, error) {
 }
 
 // Get returns one sandbox, by id or by name: a live one before those that ended, of
-// which the newest counts. ErrNotFound.
+// which the newest counts. ErrNoSuch.
 func (m *Manager) Get(ctx context.Context, ref string) (Info, error) {
 	i, err := m.rows.get(ctx, ref)
 	return i, wrap("get", ref, err)
@@ -182,7 +182,7 @@ func (m *Manager) stop(ctx context.Context, ref string, timeout time.Duration) e
 func (m *Manager) await(ctx context.Context, id string) error {
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		i, err := m.rows.get(ctx, id)
-		if errors.Is(err, vole.ErrNotFound) {
+		if errors.Is(err, vole.ErrNoSuch) {
 			return nil // and forgotten
 		}
 		if err != nil || !i.Status.Live() {

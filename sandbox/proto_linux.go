@@ -56,7 +56,7 @@ func toWire(err error) *wireError {
 
 // kinds are the errors that travel.
 var kinds = []error{
-	vole.ErrNotFound, vole.ErrNotExist, vole.ErrExists, vole.ErrInUse, vole.ErrQuota, vole.ErrNoSpace, vole.ErrPathEscape,
+	vole.ErrNotFound, vole.ErrNoSuch, vole.ErrNotExist, vole.ErrExists, vole.ErrInUse, vole.ErrQuota, vole.ErrNoSpace, vole.ErrPathEscape,
 	vole.ErrNotDir, vole.ErrIsDir, vole.ErrNotEmpty, vole.ErrLoop, vole.ErrReadOnly, vole.ErrPermission,
 	vole.ErrUnsupported, vole.ErrCorrupt, vole.ErrInvalid, vole.ErrClosed, vole.ErrUnavailable,
 }

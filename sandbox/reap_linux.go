@@ -114,7 +114,7 @@ func (m *Manager) sweep(ctx context.Context) error {
 }
 
 func (m *Manager) sweepOne(ctx context.Context, id string) error {
-	if _, err := m.rows.get(ctx, id); !errors.Is(err, vole.ErrNotFound) {
+	if _, err := m.rows.get(ctx, id); !errors.Is(err, vole.ErrNoSuch) {
 		return err
 	}
 	lock, err := flock.TryExistingIn(m.top, id+"/"+lockFile)

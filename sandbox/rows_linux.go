@@ -137,7 +137,7 @@ func (r rows) get(ctx context.Context, ref string) (Info, error) {
 		return Info{}, err
 	}
 	if len(list) == 0 {
-		return Info{}, driver.Errorf(vole.ErrNotFound, "there is no sandbox %q", ref)
+		return Info{}, driver.Errorf(vole.ErrNoSuch, "there is no sandbox %q", ref)
 	}
 	return list[0], nil
 }

@@ -63,7 +63,7 @@ func (o *Options) orgIsThere(ctx context.Context, org string) error {
 	switch {
 	case o.Home != "":
 		if _, err := os.Stat(filepath.Join(o.Home, "catalog.db")); err != nil {
-			return driver.Errorf(driver.ErrNotFound, "there is no home in %s: %v", o.Home, err)
+			return driver.Errorf(driver.ErrNoSuch, "there is no home in %s: %v", o.Home, err)
 		}
 	case o.Bucket == nil:
 		return driver.Errorf(driver.ErrInvalid, "set Home or Bucket")
@@ -74,7 +74,7 @@ func (o *Options) orgIsThere(ctx context.Context, org string) error {
 		}
 	}
 	if org != DefaultOrg && !slices.Contains(names, org) {
-		return driver.Errorf(driver.ErrNotFound, "there is no organisation %q; there are: %q", org, append([]string{DefaultOrg}, slices.DeleteFunc(names, func(s string) bool { return s == DefaultOrg })...))
+		return driver.Errorf(driver.ErrNoSuch, "there is no organisation %q; there are: %q", org, append([]string{DefaultOrg}, slices.DeleteFunc(names, func(s string) bool { return s == DefaultOrg })...))
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (h home) RemoveOrg(context.Context, string, bool) error {
 
 func (h home) Org(_ context.Context, name string) (driver.Backend, error) {
 	if name != DefaultOrg {
-		return nil, driver.Errorf(driver.ErrNotFound, "there is no organisation %q", name)
+		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
 	return stay{h.b}, nil
 }

@@ -132,7 +132,7 @@ func parseS3(text string) (*bucket.S3, error) {
 	return s, nil
 }
 
-// checkPlaces returns an error that matches vole.ErrNotFound where a namespace of this
+// checkPlaces returns an error that matches vole.ErrNoSuch where a namespace of this
 // host has no database, unless one is to be made, or no blobs: opening would make them.
 func checkPlaces(o bucket.Options, rebuild bool) error {
 	type place struct{ path, missing string }
@@ -146,7 +146,7 @@ func checkPlaces(o bucket.Options, rebuild bool) error {
 	for _, p := range places {
 		_, err := os.Stat(p.path)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = driver.Errorf(vole.ErrNotFound, "%s", p.missing)
+			err = driver.Errorf(vole.ErrNoSuch, "%s", p.missing)
 		}
 		if err != nil {
 			return &vole.Error{Op: "open", Path: p.path, Err: err}

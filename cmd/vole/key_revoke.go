@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"io/fs"
 	"strings"
 	"sync"
 
@@ -40,7 +39,7 @@ server is, makes another one.`,
 						return false, err
 					}
 					k, err := b.RevokeKey(ctx, id, force)
-					if errors.Is(err, fs.ErrNotExist) || errors.Is(err, vole.ErrNotFound) {
+					if errors.Is(err, vole.ErrNoSuch) {
 						return false, noKey(id, nil)
 					}
 					if errors.Is(err, vole.ErrInUse) {
@@ -100,5 +99,5 @@ func noKey(ref string, names []string) error {
 	if meant := closest(ref, names); meant != "" {
 		hint = didYouMean(meant)
 	}
-	return &hinted{&vole.Error{Op: "key revoke", Err: driver.Errorf(vole.ErrNotFound, "no key %s in this organisation", ref)}, hint}
+	return &hinted{&vole.Error{Op: "key revoke", Err: driver.Errorf(vole.ErrNoSuch, "no key %s in this organisation", ref)}, hint}
 }

@@ -35,7 +35,7 @@ the current one, the local home is current then.`,
 			}
 			switch name {
 			case "":
-				return driver.Errorf(vole.ErrNotFound, "logout: no profile is the current one")
+				return driver.Errorf(vole.ErrNoSuch, "logout: no profile is the current one")
 			case profile.Local:
 				return usagef("logout: the local home needs no login")
 			}

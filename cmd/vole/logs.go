@@ -20,7 +20,7 @@ Its newest 8 to 16 MiB are kept.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withSandboxes(cmd.Context(), func(m *sandbox.Manager) error {
 				err := m.Logs(cmd.Context(), args[0], a.payload, follow)
-				return withHint(err, vole.ErrNotFound, "'vole ps -a' lists the sandboxes")
+				return withHint(err, vole.ErrNoSuch, "'vole ps -a' lists the sandboxes")
 			})
 		},
 	}

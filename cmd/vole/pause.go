@@ -45,7 +45,7 @@ func (a *app) eachSandbox(ctx context.Context, names []string, do func(*sandbox.
 	return a.withSandboxes(ctx, func(m *sandbox.Manager) error {
 		return a.eachName(ctx, names, func(name string) (bool, error) {
 			err := do(m, ctx, name)
-			return err == nil, withHint(err, vole.ErrNotFound, "'vole ps -a' lists the sandboxes")
+			return err == nil, withHint(err, vole.ErrNoSuch, "'vole ps -a' lists the sandboxes")
 		})
 	})
 }

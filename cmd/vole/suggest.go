@@ -120,7 +120,7 @@ func volumeNamesToSuggest(ctx context.Context, s *vole.Store) []string {
 
 // suggestProfile adds the profile that was perhaps meant to the error for an unknown one.
 func suggestProfile(err error, name string) error {
-	if !errors.Is(err, vole.ErrNotFound) || name == "" {
+	if !errors.Is(err, vole.ErrNoSuch) || name == "" {
 		return err
 	}
 	_ = withFile(func(f profile.File, _ string) error {

@@ -95,8 +95,8 @@ func TestContradictions(t *testing.T) {
 		{Named{}, "VOLE_URL=https://u VOLE_API_KEY_FILE=/nosuch/file", os.ErrNotExist, "/nosuch/file"},
 		{Named{}, "VOLE_API_KEY=" + secret, driver.ErrInvalid, "not VOLE_URL"},
 		{Named{}, "VOLE_API_KEY_FILE=/f", driver.ErrInvalid, "not VOLE_URL"},
-		{Named{Name: "nosuch"}, "VOLE_HOME=/h", driver.ErrNotFound, "nosuch"},
-		{Named{}, "VOLE_PROFILE=nosuch VOLE_HOME=/h", driver.ErrNotFound, "nosuch"},
+		{Named{Name: "nosuch"}, "VOLE_HOME=/h", driver.ErrNoSuch, "nosuch"},
+		{Named{}, "VOLE_PROFILE=nosuch VOLE_HOME=/h", driver.ErrNoSuch, "nosuch"},
 	} {
 		t.Run("", func(t *testing.T) {
 			clean(t)

@@ -185,7 +185,7 @@ func (f File) choose(name, path, source string) (Choice, error) {
 
 // Unknown is the error for a profile that is not there.
 func Unknown(name, path string) error {
-	return driver.Errorf(driver.ErrNotFound, "no profile %q in %s; 'vole profile ls' lists them, 'vole login' makes one", name, path)
+	return driver.Errorf(driver.ErrNoSuch, "no profile %q in %s; 'vole profile ls' lists them, 'vole login' makes one", name, path)
 }
 
 // current is the current profile of the file, or the local home when none was chosen.
@@ -197,7 +197,7 @@ func current() (Choice, error) {
 	if os.Getenv("VOLE_CONFIG") != "" {
 		// A mistyped name must not lead to this host's volumes.
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return Choice{}, driver.Errorf(driver.ErrNotFound, "VOLE_CONFIG names %s, which is not there; 'vole login' makes it", path)
+			return Choice{}, driver.Errorf(driver.ErrNoSuch, "VOLE_CONFIG names %s, which is not there; 'vole login' makes it", path)
 		}
 	}
 	f, err := Load(path)

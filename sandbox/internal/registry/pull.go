@@ -45,7 +45,7 @@ type Progress interface {
 }
 
 // Ensure returns the image of a reference, which it fetches when the policy says so. Errors
-// match ErrNotFound, ErrPermission, ErrCorrupt, ErrUnsupported or ErrNoSpace.
+// match ErrNoSuch, ErrPermission, ErrCorrupt, ErrUnsupported or ErrNoSpace.
 func (c *Cache) Ensure(ctx context.Context, ref Reference, policy Policy, p Progress) (*Image, error) {
 	if policy != Always {
 		img, err := c.use(ctx, ref)
@@ -54,7 +54,7 @@ func (c *Cache) Ensure(ctx context.Context, ref Reference, policy Policy, p Prog
 		}
 	}
 	if policy == Never {
-		return nil, driver.Errorf(vole.ErrNotFound, "the image %s is not in the cache, and is not to be fetched", ref)
+		return nil, driver.Errorf(vole.ErrNoSuch, "the image %s is not in the cache, and is not to be fetched", ref)
 	}
 	lock, err := flock.WaitIn(ctx, c.dir, pullLock)
 	if err != nil {
@@ -356,7 +356,7 @@ func explain(ctx context.Context, ref Reference, err error) error {
 	said := fmt.Sprintf("%.300s", e.Error())
 	switch e.StatusCode {
 	case http.StatusNotFound:
-		return driver.Errorf(vole.ErrNotFound, "the registry %s does not have it (%s)", host, said)
+		return driver.Errorf(vole.ErrNoSuch, "the registry %s does not have it (%s)", host, said)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return driver.Errorf(vole.ErrPermission, "the registry %s has no such image, or it takes a login, which 'docker login' stores (%s)", host, said)
 	case http.StatusTooManyRequests:

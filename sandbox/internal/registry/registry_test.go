@@ -167,8 +167,8 @@ func TestPolicies(t *testing.T) {
 	c := newCache(t, DefaultMax)
 	first, second := randomImage(t, 1000, 3), randomImage(t, 1000, 2)
 	h.push("a/b:1", first)
-	if _, err := c.Ensure(t.Context(), h.ref("a/b:1"), Never, nil); !errors.Is(err, vole.ErrNotFound) {
-		t.Errorf("never: %v, want ErrNotFound", err)
+	if _, err := c.Ensure(t.Context(), h.ref("a/b:1"), Never, nil); !errors.Is(err, vole.ErrNoSuch) {
+		t.Errorf("never: %v, want ErrNoSuch", err)
 	}
 	if got := c.ensure(t, h.ref("a/b:1"), Missing); got != digestOf(t, first) {
 		t.Errorf("missing: %s, want %s", got, digestOf(t, first))
@@ -194,7 +194,7 @@ func TestPolicies(t *testing.T) {
 	if got := c.ensure(t, h.ref("other@"+digestOf(t, second)), Never); got != digestOf(t, second) {
 		t.Errorf("by digest: %s", got)
 	}
-	if _, err := c.Ensure(t.Context(), h.ref("a/b:nosuch"), Missing, nil); !errors.Is(err, vole.ErrNotFound) || !strings.Contains(err.Error(), "a/b:nosuch") {
+	if _, err := c.Ensure(t.Context(), h.ref("a/b:nosuch"), Missing, nil); !errors.Is(err, vole.ErrNoSuch) || !strings.Contains(err.Error(), "a/b:nosuch") {
 		t.Errorf("no such tag: %v", err)
 	}
 }
@@ -265,7 +265,7 @@ func TestHostileRegistry(t *testing.T) {
 		"other content":           {layer(bytes.Repeat([]byte("x"), size)), vole.ErrCorrupt},
 		"less content":            {layer([]byte("x")), nil},
 		"an endless layer":        {endless("/blobs/"), nil},
-		"no layer":                {missing("/blobs/" + m.Layers[0].Digest.String()), vole.ErrNotFound},
+		"no layer":                {missing("/blobs/" + m.Layers[0].Digest.String()), vole.ErrNoSuch},
 		"a path as a digest":      {serve("/manifests/", "x", []byte(strings.Replace(mustJSON(t, m), m.Layers[0].Digest.String(), "sha256:../../../../x", 1))), vole.ErrCorrupt},
 	} {
 		t.Run(what, func(t *testing.T) {

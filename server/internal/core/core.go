@@ -25,10 +25,10 @@ type Space interface {
 	Orgs(ctx context.Context) ([]string, error)
 	// CreateOrg makes one. ErrExists; ErrUnsupported: there can be only one.
 	CreateOrg(ctx context.Context, name string) error
-	// RemoveOrg removes one. ErrNotFound; ErrNotEmpty: it has volumes, and force is not set;
+	// RemoveOrg removes one. ErrNoSuch; ErrNotEmpty: it has volumes, and force is not set;
 	// ErrInUse: one of them is attached; ErrUnsupported: there can be only one.
 	RemoveOrg(ctx context.Context, name string, force bool) error
-	// Org opens an organisation's volumes. ErrNotFound.
+	// Org opens an organisation's volumes. ErrNoSuch.
 	Org(ctx context.Context, name string) (driver.Backend, error)
 	// Hold opens an organisation's volumes for one client's session, or goes on with a
 	// session that another server began for the same key. ErrNotFound: it has ended.

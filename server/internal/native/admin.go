@@ -132,7 +132,7 @@ func (a *API) createOrgKey(w http.ResponseWriter, r *core.Request) error {
 		return core.NeedsScope(operator)
 	}
 	store, err := a.core.Org(r.Context(), org)
-	if errors.Is(err, vole.ErrNotFound) {
+	if errors.Is(err, vole.ErrNoSuch) {
 		return noOrg(org)
 	}
 	if err != nil {
@@ -178,7 +178,7 @@ func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 		return driver.Errorf(vole.ErrInUse, "%q is the organisation of this key, which would end with it; use an operator key of another one", org)
 	}
 	err := a.core.Options().Space.RemoveOrg(r.Context(), org, force)
-	if errors.Is(err, vole.ErrNotFound) {
+	if errors.Is(err, vole.ErrNoSuch) {
 		// A first try may have come so far.
 		if err := a.core.Options().Accounts.RevokeOrg(r.Context(), org); err != nil {
 			return err
