@@ -154,7 +154,7 @@ func TestRedirect(t *testing.T) {
 }
 
 func TestOnlyLoopbackUnencrypted(t *testing.T) {
-	tr := newTransport()
+	tr := newTransport("127.0.0.1:5000")
 	for _, host := range []string{"192.0.2.1:5000", "10.0.0.1", "registry.example", "localhost.example"} {
 		r, err := http.NewRequest(http.MethodGet, "http://"+host+"/v2/", nil)
 		if err != nil {

@@ -68,7 +68,7 @@ func (c *Cache) Ensure(ctx context.Context, ref Reference, policy Policy, p Prog
 	}
 	err = c.pull(ctx, ref, policy == Always, p)
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", ref, explain(ctx, ref, err))
+		return nil, fmt.Errorf("image %s: %w", ref, shorten(explain(ctx, ref, err)))
 	}
 	img, err := c.use(ctx, ref)
 	if img == nil && err == nil {
@@ -88,7 +88,7 @@ type puller struct {
 
 func (c *Cache) pull(ctx context.Context, ref Reference, verify bool, p Progress) (err error) {
 	r, err := remote.NewPuller(remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(newTransport()), remote.WithUserAgent("vole"))
+		remote.WithTransport(newTransport(ref.ref.Context().RegistryStr())), remote.WithUserAgent("vole"))
 	if err != nil {
 		return err
 	}
@@ -116,8 +116,12 @@ func (c *Cache) pull(ctx context.Context, ref Reference, verify bool, p Progress
 // add names an image in the index, in place of the one that had the name.
 func (c *Cache) add(ref Reference, d v1.Descriptor) error {
 	index := c.readIndex()
+	kind := types.OCIManifestSchema1
+	if d.MediaType == types.DockerManifestSchema2 {
+		kind = d.MediaType
+	}
 	kept := []v1.Descriptor{{
-		MediaType: d.MediaType, Digest: d.Digest, Size: d.Size,
+		MediaType: kind, Digest: d.Digest, Size: d.Size,
 		Platform:    &v1.Platform{OS: "linux", Architecture: runtime.GOARCH},
 		Annotations: map[string]string{refAnnotation: ref.String()},
 	}}

@@ -8,9 +8,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"path"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/volehq/vole"
@@ -21,6 +24,9 @@ import (
 // maxAnswer bounds all answers but blobs, whose sizes manifests state.
 const maxAnswer = image.MaxJSON
 
+// maxHeader bounds the headers of an answer.
+const maxHeader = 64 << 10
+
 // stallTimeout is how long a registry may send nothing.
 const stallTimeout = time.Minute
 
@@ -30,43 +36,88 @@ const stallTimeout = time.Minute
 type boundedTransport struct {
 	inner http.RoundTripper
 	stall time.Duration
+	local bool // the registry is one on this host
 }
 
-func newTransport() *boundedTransport {
+// newTransport returns a transport to the registry of a host.
+func newTransport(host string) *boundedTransport {
 	t := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		ForceAttemptHTTP2:     true,
-		IdleConnTimeout:       30 * time.Second,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: stallTimeout,
-		DisableCompression:    true, // digests are of what is sent
+		Proxy:                  proxyOf,
+		DialContext:            dial,
+		ForceAttemptHTTP2:      true,
+		IdleConnTimeout:        30 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ResponseHeaderTimeout:  stallTimeout,
+		MaxResponseHeaderBytes: maxHeader,
+		DisableCompression:     true, // digests are of what is sent
 	}
-	return &boundedTransport{t, stallTimeout}
+	u := url.URL{Host: host}
+	return &boundedTransport{t, stallTimeout, isLoopback(u.Hostname())}
+}
+
+// proxyOf is the proxy that the environment names, which knows nothing of this host.
+func proxyOf(r *http.Request) (*url.URL, error) {
+	if isLoopback(r.URL.Hostname()) {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(r)
+}
+
+// dial connects to a host. A name of this host that a name server has elsewhere is refused.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	if host, _, err := net.SplitHostPort(addr); err == nil && isLoopback(host) {
+		d.Control = onlyLoopback
+	}
+	return d.DialContext(ctx, network, addr)
+}
+
+func onlyLoopback(_, addr string, _ syscall.RawConn) error {
+	if at, err := netip.ParseAddrPort(addr); err != nil || !at.Addr().Unmap().IsLoopback() {
+		return driver.Errorf(vole.ErrPermission, "%s is not this host", addr)
+	}
+	return nil
+}
+
+// firstRequest is the request of which redirects made r.
+func firstRequest(r *http.Request) *http.Request {
+	for r.Response != nil && r.Response.Request != nil {
+		r = r.Response.Request
+	}
+	return r
 }
 
 func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme == "http" && !isLoopback(r.URL.Hostname()) {
-		return nil, driver.Errorf(vole.ErrPermission, "unencrypted HTTP to %s is refused, as only registries on this host may use it", r.URL.Host)
+	if r.URL.Scheme == "http" && !(t.local && isLoopback(r.URL.Hostname())) {
+		return nil, driver.Errorf(vole.ErrPermission, "unencrypted HTTP to %.255s is refused, as only registries on this host may use it, among themselves", r.URL.Host)
 	}
 	resp, err := t.inner.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
 	resp.Body = newStallReader(resp.Body, t.stall)
-	switch {
-	case strings.Contains(r.URL.Path, "/blobs/") || resp.StatusCode/100 == 3:
-	case strings.Contains(r.URL.Path, "/manifests/") && r.Method == http.MethodGet && resp.StatusCode == http.StatusOK:
+	// Registries redirect to stores, whose paths say nothing of what is there.
+	first := firstRequest(r)
+	switch what := path.Base(path.Dir(first.URL.Path)); {
+	case first.Method != http.MethodGet || resp.StatusCode != http.StatusOK:
+		resp.Body = bounded(resp.Body)
+	case what == "blobs":
+	case what == "manifests":
 		if err := readManifest(resp); err != nil {
 			return nil, err
 		}
 	default:
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+		resp.Body = bounded(resp.Body)
 	}
 	return resp, nil
+}
+
+// bounded ends a body where no answer that is to be understood would go on.
+func bounded(body io.ReadCloser) io.ReadCloser {
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(body, maxAnswer), body}
 }
 
 // readManifest reads the body of an answer, which must be small before anything parses it.
@@ -124,15 +175,35 @@ func (s *stallReader) Close() error {
 }
 
 // withoutSecrets takes out of an error what addresses have in them: passwords, and
-// signatures of those to which a registry redirects.
+// signatures of those to which a registry redirects; and the answer that should have had a
+// token, which may have one of another kind.
 func withoutSecrets(err error) error {
 	e := (*url.Error)(nil)
 	if !errors.As(err, &e) {
+		if text, _, ok := strings.Cut(err.Error(), "no token in bearer response:"); ok {
+			return driver.Errorf(vole.ErrUnavailable, "%sno token in the answer of the registry's token server", text)
+		}
 		return err
 	}
 	at := "the registry"
 	if u, perr := url.Parse(e.URL); perr == nil {
 		at = u.Scheme + "://" + u.Host + u.Path
 	}
-	return fmt.Errorf("%s %s: %w", e.Op, at, withoutSecrets(e.Err))
+	return fmt.Errorf("%s %.255s: %w", e.Op, at, withoutSecrets(e.Err))
+}
+
+// maxMessage bounds what is told of an error, which may have a registry's words in it.
+const maxMessage = 1000
+
+// shortError is an error whose text is cut.
+type shortError struct{ error }
+
+func (e shortError) Error() string { return fmt.Sprintf("%.*s...", maxMessage, e.error.Error()) }
+func (e shortError) Unwrap() error { return e.error }
+
+func shorten(err error) error {
+	if len(err.Error()) > maxMessage {
+		return shortError{err}
+	}
+	return err
 }
