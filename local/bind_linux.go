@@ -51,12 +51,20 @@ func makeBindsDir() error {
 	if err := os.Mkdir(bindsDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Lstat(bindsDir, &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o077 != 0 || st.Uid != uint32(os.Geteuid()) {
-		return driver.Errorf(driver.ErrPermission, "%s is no directory of this user alone", bindsDir)
+	return ownedAlone(bindsDir)
+}
+
+// ownedAlone refuses a directory that others than this user could reach, or put another in
+// the place of: a service may have /run/vole as its own.
+func ownedAlone(dir string) error {
+	for path, closed := range map[string]uint32{dir: 0o077, filepath.Dir(dir): 0o022} {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&closed != 0 || st.Uid != uint32(os.Geteuid()) {
+			return driver.Errorf(driver.ErrPermission, "%s is no directory of this user alone", path)
+		}
 	}
 	return nil
 }
@@ -115,7 +123,7 @@ func removeBind(at string) error {
 // sweepBinds takes away the views of processes that have died, of whatever home. One that
 // cannot be removed stays: it must not keep anyone from their volumes.
 func sweepBinds() {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || ownedAlone(bindsDir) != nil {
 		return
 	}
 	list, _ := os.ReadDir(bindsDir)
