@@ -60,7 +60,7 @@ func (a *app) diskCheck(cmd *cobra.Command, name string) error {
 		}
 		return a.printf("%v\n", p)
 	})
-	err = imageError("check", name, notExt4(name, f, err))
+	err = imageError("check", name, notExt4File(name, f, err))
 	if a.json {
 		err = errors.Join(err, arr.close())
 	}

@@ -55,7 +55,7 @@ free, and the state of its log, as 'dumpe2fs -h' does.`,
 			defer f.Close()
 			d, err := ext4.Describe(f, 0)
 			if err != nil {
-				return imageError("dump", args[0], notExt4(args[0], f, err))
+				return imageError("dump", args[0], notExt4File(args[0], f, err))
 			}
 			st, err := f.Stat()
 			if err != nil {

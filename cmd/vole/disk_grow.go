@@ -38,7 +38,7 @@ func (a *app) diskGrow(ctx context.Context, name, to string) error {
 	defer f.Close()
 	got, err := ext4.Grow(ctx, f, int64(size), ext4.GrowOptions{})
 	if err != nil {
-		return imageError("grow", name, notExt4(name, f, err))
+		return imageError("grow", name, notExt4File(name, f, err))
 	}
 	return a.printImage(sizeJSON{File: name, Size: vole.Size(got)})
 }

@@ -95,6 +95,9 @@ func (a *app) diskImport(ctx context.Context, image, name string, where whereInI
 		return err
 	}
 	defer in.content.Close()
+	if in.note != "" {
+		a.warnf("%s: %s", image, in.note)
+	}
 	bar := a.newProgress()
 	return a.withNewStore(ctx, func(s *vole.Store) error {
 		var stats transfer.Stats

@@ -22,6 +22,7 @@ import (
 // imageInput is an image that is read once.
 type imageInput struct {
 	name    string
+	note    string         // what somebody should know of it; "": nothing
 	content sparse.Content // what it holds
 	size    vole.Size      // of the volume to make
 	least   int64          // bytes that the file system has, of which none may be missing
@@ -128,16 +129,16 @@ func fileInput(ctx context.Context, name string, f *os.File, where whereInImage)
 	if err != nil {
 		return nil, err
 	}
-	off, end, err := where.locate(name, f, end)
+	off, end, note, err := where.locate(f, end)
 	if err != nil {
 		return nil, err
 	}
 	part := partDevice{io.NewSectionReader(f, off, end-off)}
 	d, err := ext4.Describe(part, end-off)
 	if err != nil {
-		return nil, notExt4(name, part, err)
+		return nil, notExt4(name, part, end-off, err)
 	}
-	in = &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
+	in = &imageInput{name: name, note: note, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
 	if block {
 		s := sparse.Stream(io.NewSectionReader(f, off, d.Size))
 		in.content, in.came = contentCloser{s, f}, func() (int64, error) { return d.Size, nil }
@@ -183,7 +184,7 @@ func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage)
 	}
 	off, end := int64(0), int64(0)
 	if where.given() {
-		if off, end, err = where.locate(name, partDevice{bytes.NewReader(head)}, 0); err != nil {
+		if off, end, _, err = where.locate(bytes.NewReader(head), 0); err != nil {
 			return nil, err
 		}
 		if n, err := io.CopyN(io.Discard, b, off); errors.Is(err, io.EOF) {
@@ -198,7 +199,7 @@ func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage)
 	part := partDevice{bytes.NewReader(head)}
 	d, err := ext4.Describe(part, max(end-off, 0))
 	if err != nil {
-		return nil, notExt4(name, part, err)
+		return nil, notExt4(name, part, 0, err)
 	}
 	in = &imageInput{name: name, size: max(vole.Size(d.Size), ext4.MinSize), least: d.Size}
 	in.content = contentCloser{sparse.Stream(b), closer}
@@ -233,31 +234,46 @@ func (partDevice) WriteAt([]byte, int64) (int, error) { return 0, os.ErrPermissi
 func (partDevice) Sync() error                        { return nil }
 
 // locate returns where the file system begins and where it ends at most, in a file that
-// ends at end (0: it is not known).
-func (w whereInImage) locate(name string, r io.ReaderAt, end int64) (from, to int64, err error) {
+// ends at end (0: it is not known), and what there is to note about that.
+func (w whereInImage) locate(r io.ReaderAt, end int64) (from, to int64, note string, err error) {
 	if w.partition == 0 {
 		if end > 0 && w.offset >= end {
-			return 0, 0, driver.Errorf(vole.ErrInvalid, "the offset %d is beyond the end of the image, which has %d bytes", w.offset, end)
+			return 0, 0, "", driver.Errorf(vole.ErrInvalid, "the offset %d is beyond the end of the image, which has %d bytes", w.offset, end)
 		}
-		return w.offset, end, nil
+		return w.offset, end, "", nil
 	}
-	list, err := imagekind.Partitions(r)
-	if errors.Is(err, imagekind.ErrNoTable) {
-		return 0, 0, driver.Errorf(vole.ErrInvalid, "there is no partition table; import it without --partition")
-	}
+	table, err := readTable(r, end)
 	if err != nil {
-		return 0, 0, err
+		return 0, 0, "", err
 	}
-	for _, p := range list {
+	if table.Copy {
+		note = "the partition table at the beginning is damaged; its copy at the end was used"
+	}
+	for _, p := range table.Partitions {
 		if p.Number != w.partition {
 			continue
 		}
 		if to = p.Offset + p.Size; end > 0 && to > end {
-			return 0, 0, driver.Errorf(vole.ErrCorrupt, "partition %d ends at byte %d, but the image after %d; part of it is missing", p.Number, to, end)
+			return 0, 0, "", driver.Errorf(vole.ErrCorrupt, "partition %d ends at byte %d, but the image after %d; part of it is missing", p.Number, to, end)
 		}
-		return p.Offset, to, nil
+		return p.Offset, to, note, nil
 	}
-	return 0, 0, driver.Errorf(vole.ErrInvalid, "there is no partition %d; there %s", w.partition, describePartitions(list))
+	return 0, 0, "", driver.Errorf(vole.ErrInvalid, "there is no partition %d; there %s", w.partition, describePartitions(table.Partitions))
+}
+
+// readTable reads the partition table of a file that ends at end (0: it is a stream).
+func readTable(r io.ReaderAt, end int64) (imagekind.Table, error) {
+	table, err := imagekind.Partitions(r, end)
+	wrong := (*imagekind.TableError)(nil)
+	switch {
+	case errors.Is(err, imagekind.ErrNoTable):
+		err = driver.Errorf(vole.ErrInvalid, "there is no partition table; import it without --partition")
+	case errors.As(err, &wrong) && end == 0:
+		err = &hinted{driver.Errorf(vole.ErrCorrupt, "%v", wrong), "save it to a file: of a file the copy of the table at its end can be read"}
+	case errors.As(err, &wrong):
+		err = &hinted{driver.Errorf(vole.ErrCorrupt, "%v, and there is no good copy at the end", wrong), "--offset says where the file system begins"}
+	}
+	return table, err
 }
 
 func describePartitions(list []imagekind.Partition) string {
@@ -277,13 +293,22 @@ func describePartitions(list []imagekind.Partition) string {
 // isBlockDevice reports whether a mode is that of a block device.
 func isBlockDevice(m fs.FileMode) bool { return m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0 }
 
-// notExt4 makes of an error about an image that has no ext4 file system one that says what
-// the image is and what to do. Other errors it returns as they are.
-func notExt4(name string, r io.ReaderAt, err error) error {
+// notExt4File is notExt4 for an open file.
+func notExt4File(name string, f *os.File, err error) error {
+	size, serr := f.Seek(0, io.SeekEnd)
+	if serr != nil {
+		size = 0
+	}
+	return notExt4(name, f, size, err)
+}
+
+// notExt4 makes of an error about an image of size bytes (0: not known) that has no ext4 file
+// system one that says what the image is and what to do. Other errors it returns as they are.
+func notExt4(name string, r io.ReaderAt, size int64, err error) error {
 	if !errors.Is(err, ext4.ErrNoFileSystem) {
 		return err
 	}
-	kind, kerr := imagekind.Identify(r)
+	kind, kerr := imagekind.Identify(r, size)
 	if kerr != nil {
 		return err
 	}
@@ -305,7 +330,7 @@ func notExt4(name string, r io.ReaderAt, err error) error {
 	case imagekind.Archive:
 		hint = "'vole create NAME --from ARCHIVE' makes a volume of the files of a tar archive"
 	case imagekind.Partitioned:
-		hint = partitionHint(name, r)
+		hint = partitionHint(name, r, size)
 	case imagekind.Layer:
 		hint = "open it, and import the device that then has the file system: 'vole disk import /dev/mapper/DEVICE NAME'"
 	case imagekind.NoFiles:
@@ -318,10 +343,10 @@ func notExt4(name string, r io.ReaderAt, err error) error {
 	return &hinted{refused, hint}
 }
 
-func partitionHint(name string, r io.ReaderAt) string {
+func partitionHint(name string, r io.ReaderAt, size int64) string {
 	hint := "'vole disk import " + name + " NAME --partition N' imports a partition"
-	if list, err := imagekind.Partitions(r); err == nil && len(list) > 0 {
-		hint += "; there " + describePartitions(list)
+	if table, err := imagekind.Partitions(r, size); err == nil && len(table.Partitions) > 0 {
+		hint += "; there " + describePartitions(table.Partitions)
 	}
 	return hint
 }

@@ -1,11 +1,13 @@
 // Package imagekind tells what a file is that was taken for an image of ext4, by the
-// magic numbers of its first bytes, and finds the partitions of a disk.
+// magic numbers of its first and last bytes, and finds the partitions of a disk.
 package imagekind
 
 import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
+	"strings"
 )
 
 // Class is what can be done with a file.
@@ -97,8 +99,17 @@ var signatures = []signature{
 	{4096, "EFI PART", Kind{"a disk with a partition table (GPT)", Partitioned, ""}},
 }
 
-// Identify tells the kind of a file by its first [HeadSize] bytes.
-func Identify(r io.ReaderAt) (Kind, error) {
+// footers are magic numbers of formats that begin as the disk does which they hold, and have
+// their own at a distance from the end of the file. They are tried where nothing else is known.
+var footers = []signature{
+	{512, "conectix", Kind{"VHD", VirtualDisk, "qemu-img convert -O raw"}},
+	{511, "conectix", Kind{"VHD", VirtualDisk, "qemu-img convert -O raw"}}, // of Virtual PC before 2007
+	{512, "koly", Kind{"a disk image of macOS (DMG)", VirtualDisk, "qemu-img convert -O raw"}},
+}
+
+// Identify tells the kind of a file of size bytes (0: not known) by its first [HeadSize]
+// bytes and its last 512.
+func Identify(r io.ReaderAt, size int64) (Kind, error) {
 	head := make([]byte, HeadSize)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -110,13 +121,42 @@ func Identify(r io.ReaderAt) (Kind, error) {
 			return s.kind, nil
 		}
 	}
-	switch {
-	case len(head) == 0:
+	if len(head) == 0 {
 		return Kind{"empty", Empty, ""}, nil
+	}
+	if len(head) >= mbrSector {
+		if entries := mbrEntries(head[:mbrSector]); slices.ContainsFunc(entries, mbrEntry.protective) {
+			return Kind{"a disk with a partition table (GPT)", Partitioned, ""}, nil
+		} else if len(entries) > 0 {
+			return Kind{"a disk with a partition table (MBR)", Partitioned, ""}, nil
+		}
+	}
+	switch k, err := identifyEnd(r, size); {
+	case err != nil || k.Name != "":
+		return k, err
 	case len(bytes.Trim(head, "\x00")) == 0:
 		return Kind{"nothing but zeros", Empty, ""}, nil
-	case len(head) >= 512 && len(mbrEntries(head[:512])) > 0:
-		return Kind{"a disk with a partition table (MBR)", Partitioned, ""}, nil
+	}
+	return Kind{}, nil
+}
+
+// identifyEnd tells the kind of a file by its end: a footer, or the second copy of a
+// partition table whose first is lost.
+func identifyEnd(r io.ReaderAt, size int64) (Kind, error) {
+	end := make([]byte, 512)
+	if size < int64(len(end)) {
+		return Kind{}, nil
+	}
+	if _, err := r.ReadAt(end, size-int64(len(end))); err != nil && !errors.Is(err, io.EOF) {
+		return Kind{}, err
+	}
+	for _, s := range footers {
+		if strings.HasPrefix(string(end[len(end)-s.at:]), s.magic) {
+			return s.kind, nil
+		}
+	}
+	if _, ok := gptCopy(r, size); ok {
+		return Kind{"a disk with a partition table (GPT)", Partitioned, ""}, nil
 	}
 	return Kind{}, nil
 }

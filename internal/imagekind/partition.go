@@ -1,6 +1,7 @@
 package imagekind
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,8 +17,21 @@ type Partition struct {
 	Size   int64
 }
 
+// Table is the partitions of a disk, in ascending order of their numbers.
+type Table struct {
+	Partitions []Partition
+	Copy       bool // of the copy at the end of the disk: the table at its beginning is damaged
+}
+
 // ErrNoTable says that there is no partition table.
 var ErrNoTable = errors.New("no partition table")
+
+// TableError says what is wrong with a partition table.
+type TableError struct{ msg string }
+
+func (e *TableError) Error() string { return e.msg }
+
+func damaged(format string, args ...any) error { return &TableError{fmt.Sprintf(format, args...)} }
 
 const (
 	maxEntries     = 1024 // of a GPT; 128 are usual
@@ -30,12 +44,22 @@ const (
 	gptHeaderLeast = 92
 )
 
-// Partitions lists the partitions of a disk in ascending order of their numbers. What the
-// table says is not compared with the size of the disk.
-func Partitions(r io.ReaderAt) ([]Partition, error) {
-	for _, sector := range []int64{512, 4096} {
-		header := make([]byte, 512)
-		if _, err := r.ReadAt(header, sector); err == nil && string(header[:8]) == "EFI PART" {
+// Partitions reads the partition table of a disk of size bytes (0: not known, so that a copy
+// at its end is not found). What the table says is not compared with the size.
+func Partitions(r io.ReaderAt, size int64) (Table, error) {
+	list, err := partitions(r)
+	if err == nil {
+		return Table{Partitions: list}, nil
+	}
+	if list, ok := gptCopy(r, size); ok {
+		return Table{list, true}, nil
+	}
+	return Table{}, err
+}
+
+func partitions(r io.ReaderAt) ([]Partition, error) {
+	for _, sector := range gptSectors {
+		if header, ok := gptHeader(r, sector); ok {
 			return gpt(r, header, sector)
 		}
 	}
@@ -49,29 +73,75 @@ func Partitions(r io.ReaderAt) ([]Partition, error) {
 	return mbr(r, boot)
 }
 
-// gpt reads the table of a disk with the format of UEFI 2.10, chapter 5.3.
-func gpt(r io.ReaderAt, header []byte, sector int64) ([]Partition, error) {
+// gptSectors are the sizes of sectors of disks with a GPT.
+var gptSectors = []int64{512, 4096}
+
+// gptHeader reads what may be the header of a GPT.
+func gptHeader(r io.ReaderAt, at int64) (header []byte, ok bool) {
+	header = make([]byte, 512)
+	_, err := r.ReadAt(header, at)
+	return header, err == nil && string(header[:8]) == "EFI PART"
+}
+
+// gptCopy reads the second copy of a GPT: the one that an undamaged header at the beginning
+// names, since the file may be longer than the disk, or the one in the last sector.
+func gptCopy(r io.ReaderAt, size int64) ([]Partition, bool) {
+	if size <= 0 {
+		return nil, false
+	}
+	for _, sector := range gptSectors {
+		places := []int64{size - sector, size - sector - mbrSector} // the latter before the footer of a VHD
+		if first, ok := gptHeader(r, sector); ok && gptHeaderError(first) == nil {
+			if at := binary.LittleEndian.Uint64(first[32:]); at <= uint64(size/sector) {
+				places = append(places, int64(at)*sector)
+			}
+		}
+		for _, at := range places {
+			if header, ok := gptHeader(r, at); ok && at > sector {
+				if list, err := gpt(r, header, sector); err == nil {
+					return list, true
+				}
+			}
+		}
+	}
+	return nil, false
+}
+
+// gptHeaderError returns what is wrong with a header.
+func gptHeaderError(header []byte) error {
 	le := binary.LittleEndian
 	size := le.Uint32(header[12:])
 	if size < gptHeaderLeast || size > uint32(len(header)) {
-		return nil, fmt.Errorf("the partition table (GPT) has a header of %d bytes", size)
+		return damaged("the partition table (GPT) has a header of %d bytes", size)
 	}
-	sum := le.Uint32(header[16:])
-	clear(header[16:20])
-	if crc32.ChecksumIEEE(header[:size]) != sum {
-		return nil, errors.New("the partition table (GPT) has a wrong checksum")
+	summed := bytes.Clone(header[:size])
+	clear(summed[16:20])
+	if crc32.ChecksumIEEE(summed) != le.Uint32(header[16:]) {
+		return damaged("the partition table (GPT) has a wrong checksum")
 	}
+	return nil
+}
+
+// gpt reads the table of a disk with the format of UEFI 2.10, chapter 5.3.
+func gpt(r io.ReaderAt, header []byte, sector int64) ([]Partition, error) {
+	if err := gptHeaderError(header); err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
 	n, each := le.Uint32(header[80:]), le.Uint32(header[84:])
 	at := le.Uint64(header[72:])
 	if n > maxEntries || each < 128 || each > maxEntrySize || at > 1<<40 {
-		return nil, fmt.Errorf("the partition table (GPT) has %d entries of %d bytes", n, each)
+		return nil, damaged("the partition table (GPT) has %d entries of %d bytes", n, each)
 	}
 	table := make([]byte, n*each)
 	if _, err := r.ReadAt(table, int64(at)*sector); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, damaged("the partition table (GPT) is cut off")
+		}
 		return nil, fmt.Errorf("reading the partition table: %w", err)
 	}
 	if crc32.ChecksumIEEE(table) != le.Uint32(header[88:]) {
-		return nil, errors.New("the entries of the partition table (GPT) have a wrong checksum")
+		return nil, damaged("the entries of the partition table (GPT) have a wrong checksum")
 	}
 	var list []Partition
 	for i := range int(n) {
@@ -91,6 +161,8 @@ type mbrEntry struct {
 	kind        byte
 	first, size uint32
 }
+
+func (e mbrEntry) protective() bool { return e.kind == mbrProtective }
 
 func (e mbrEntry) extended() bool { return slices.Contains([]byte{0x05, 0x0f, 0x85}, e.kind) }
 
@@ -121,8 +193,8 @@ func mbr(r io.ReaderAt, boot []byte) ([]Partition, error) {
 	var list, logical []Partition
 	for _, e := range entries {
 		switch {
-		case e.kind == mbrProtective:
-			return nil, errors.New("the partition table (GPT) is not where it should be")
+		case e.protective():
+			return nil, damaged("the partition table (GPT) is not where it should be")
 		case e.extended():
 			logical = append(logical, logicals(r, int64(e.first))...)
 		default:
