@@ -161,28 +161,9 @@ func TestGrowCrash(t *testing.T) {
 }
 
 func testGrowCrash(t *testing.T, c crashCase, states int) {
-	dir := t.TempDir()
-	base := filepath.Join(dir, "base.raw")
-	if c.mke2fs != nil {
-		oracle.Mke2fs(t, base, c.from, c.mke2fs...)
-	} else {
-		base = newImage(t, c.from)
-	}
+	base := c.newImage(t)
 	want := dirtyImage(t, base)
-	image := filepath.Join(dir, "crash.raw")
-	if err := oracle.CopyImage(image, base); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &recorder{File: f}
-	err = c.resize(r)
-	f.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
+	image, r := c.recordResize(t, base)
 	oracle.Fsck(t, image)
 	rnd := rand.New(rand.NewPCG(7, uint64(c.to)))
 	for i := range states {
@@ -192,6 +173,36 @@ func testGrowCrash(t *testing.T, c crashCase, states int) {
 			t.Fatalf("state %d", i)
 		}
 	}
+}
+
+// newImage makes an image that is about to be resized.
+func (c *crashCase) newImage(t *testing.T) string {
+	t.Helper()
+	if c.mke2fs == nil {
+		return newImage(t, c.from)
+	}
+	base := filepath.Join(t.TempDir(), "base.raw")
+	oracle.Mke2fs(t, base, c.from, c.mke2fs...)
+	return base
+}
+
+// recordResize resizes a copy of an image, and returns its path and what was done to it.
+func (c *crashCase) recordResize(t *testing.T, base string) (image string, r *recorder) {
+	t.Helper()
+	image = filepath.Join(t.TempDir(), "resized.raw")
+	if err := oracle.CopyImage(image, base); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r = &recorder{File: f}
+	if err := c.resize(r); err != nil {
+		t.Fatal(err)
+	}
+	return image, r
 }
 
 func (c *crashCase) resize(dev ext4.Device) (err error) {

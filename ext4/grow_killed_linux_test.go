@@ -33,7 +33,8 @@ func TestGrowKilled(t *testing.T) {
 	for _, c := range killedCases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			base, image, r := recordGrowth(t, &c)
+			base := c.newImage(t)
+			image, r := c.recordResize(t, base)
 			if err := oracle.CopyImage(image, base); err != nil {
 				t.Fatal(err)
 			}
@@ -53,31 +54,6 @@ func TestGrowKilled(t *testing.T) {
 			}
 		})
 	}
-}
-
-// recordGrowth makes an image, and grows a copy of it.
-func recordGrowth(t *testing.T, c *crashCase) (base, image string, r *recorder) {
-	t.Helper()
-	dir := t.TempDir()
-	base, image = filepath.Join(dir, "base.raw"), filepath.Join(dir, "killed.raw")
-	if c.mke2fs == nil {
-		base = newImage(t, c.from)
-	} else {
-		oracle.Mke2fs(t, base, c.from, c.mke2fs...)
-	}
-	if err := oracle.CopyImage(image, base); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	r = &recorder{File: f}
-	if err := c.resize(r); err != nil {
-		t.Fatal(err)
-	}
-	return base, image, r
 }
 
 // redo does what a growth did, by halves where it takes several writes of the host, and
@@ -155,7 +131,8 @@ func TestGrowForgotten(t *testing.T) {
 	for name, size := range map[string]int64{"shorter": 0, "as long": 300 * mib} {
 		t.Run(name, func(t *testing.T) {
 			c := &crashCase{from: 40 * mib, to: 300 * mib}
-			base, _, r := recordGrowth(t, c)
+			base := c.newImage(t)
+			_, r := c.recordResize(t, base)
 			f, err := os.OpenFile(base, os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)
