@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
 	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/internal/api"
 )
@@ -15,7 +17,9 @@ func newKeyLsCmd(a *app) *cobra.Command {
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the API keys of the organisation",
-		Long:    `List the API keys of the organisation, newest first, those that are not good any more too.`,
+		Long: `List the API keys of the organisation, newest first, those that are not good any more too.
+VOLUMES are the names of the only volumes that a key sees, or the ids of those that are
+gone; --json has ids.`,
 		Example: `  vole key ls
   vole key ls --json | jq -r '.[] | select(.revoked | not) | .name'`,
 		Args:              exactArgs(0, ""),
@@ -26,13 +30,40 @@ func newKeyLsCmd(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printKeys(keys)
+				return a.printKeys(keys, a.namesOfVolumes(cmd.Context(), b, keys))
 			})
 		},
 	}
 }
 
-func (a *app) printKeys(keys []api.Key) error {
+// namesOfVolumes returns the names, by id, of the volumes that keys are limited to, as far as
+// they can be had: the list is of use without them.
+func (a *app) namesOfVolumes(ctx context.Context, b *cloud.Backend, keys []api.Key) map[string]string {
+	wanted := map[string]bool{}
+	for _, k := range keys {
+		for _, id := range k.Volumes {
+			wanted[id] = true
+		}
+	}
+	names := map[string]string{}
+	if len(wanted) == 0 || a.json || a.quiet {
+		return names
+	}
+	for v, err := range vole.New(b).Volumes(ctx, vole.Filter{}) {
+		if err != nil {
+			break
+		}
+		if wanted[v.ID()] {
+			names[v.ID()] = v.Name()
+		}
+		if len(names) == len(wanted) {
+			break
+		}
+	}
+	return names
+}
+
+func (a *app) printKeys(keys []api.Key, names map[string]string) error {
 	if a.json {
 		arr := a.newJSONArray()
 		for _, k := range keys {
@@ -54,7 +85,11 @@ func (a *app) printKeys(keys []api.Key) error {
 	for _, k := range keys {
 		volumes := "all"
 		if len(k.Volumes) > 0 {
-			volumes = strings.Join(k.Volumes, ",")
+			var shown []string
+			for _, id := range k.Volumes {
+				shown = append(shown, cmp.Or(names[id], id))
+			}
+			volumes = strings.Join(shown, ",")
 		}
 		if err := t.row(k.ID, k.Name, keyStatus(k, time.Now()), dash(strings.Join(scopeNames(k.Scopes), ",")), volumes,
 			stamp(k.Expires, "never"), stamp(k.LastUsed, "never"), a.when(k.Created)); err != nil {

@@ -28,6 +28,9 @@ program used the files by their path on the host; 'vole df --measure' counts aga
 changed in the last 30 days, their files included; reading files by 'vole fs' or 'vole cp'
 is no use. 'vole prune' removes them.
 
+--sort used sorts by how much a volume holds (the column USED, in bytes), --sort last-used
+by when it was used last (the column LAST USED).
+
 With --limit, when more volumes follow, the cursor of the next page is printed on
 standard error. Under --json a page is an object {"volumes": [...], "next": "..."}.
 

@@ -29,7 +29,7 @@ func (f *listFilter) add(cmd *cobra.Command) {
 	s.StringVar(&f.name, "name", "", "only volumes whose name matches this `pattern`, e.g. 'ci-*'")
 	s.BoolVar(&f.attached, "attached", false, "only volumes that somebody has attached; --attached=false: only others")
 	s.StringVar(&f.span, "unused-for", "", "only volumes that nobody attached or changed for this `time`, e.g. 30d")
-	s.StringVar(&f.sort, "sort", "created", "order: created (newest first), name, used (largest first), or last-used (latest first)")
+	s.StringVar(&f.sort, "sort", "created", "order: created (newest first), name, used (by bytes, most first), or last-used (by time, latest first)")
 	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(sortOrders, cobra.ShellCompDirectiveNoFileComp))
 	completeSpan(cmd)
 	_ = cmd.RegisterFlagCompletionFunc("attached", cobra.FixedCompletions([]string{"true", "false"}, cobra.ShellCompDirectiveNoFileComp))
