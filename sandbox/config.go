@@ -64,6 +64,14 @@ const (
 	PullNever   PullPolicy = "never"   // ErrNoSuch when the cache does not have it
 )
 
+// ImageInfo is an image of a registry in the cache of a home.
+type ImageInfo struct {
+	Name     string    `json:"name"`      // whole, with host and tag or digest
+	Digest   string    `json:"digest"`    // of its manifest
+	Size     vole.Size `json:"size"`      // of all its blobs, those that others have, too, included; 0: it is damaged
+	LastUsed time.Time `json:"last_used"` // when it was fetched, or a sandbox was made of it
+}
+
 // PullProgress is told how an image is fetched, from several goroutines.
 type PullProgress interface {
 	Begin(image string, bytes int64) // bytes of all that it consists of

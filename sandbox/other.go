@@ -67,5 +67,18 @@ func (*Manager) RemoveFiles(context.Context, string) error {
 	return unsupported("remove files of a volume")
 }
 
+// Images returns ErrUnsupported.
+func (*Manager) Images(context.Context) ([]ImageInfo, error) {
+	return nil, unsupported("list images")
+}
+
+// RemoveImage returns ErrUnsupported.
+func (*Manager) RemoveImage(context.Context, string) error { return unsupported("remove image") }
+
+// RemoveImages returns ErrUnsupported.
+func (*Manager) RemoveImages(context.Context) ([]ImageInfo, error) {
+	return nil, unsupported("remove images")
+}
+
 // Logs returns ErrUnsupported.
 func (*Manager) Logs(context.Context, string, io.Writer, bool) error { return unsupported("logs") }

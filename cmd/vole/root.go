@@ -66,7 +66,7 @@ machines and programs that use them. 'vole help topics' lists what there is to r
 		newSetCmd(a), newDfCmd(a))
 	addCommands(cmd, groupFiles, newCpCmd(a), newFsCmd(a), newDiskCmd(a))
 	addCommands(cmd, groupSandboxes, newRunCmd(a), newPsCmd(a), newPauseCmd(a), newResumeCmd(a), newStopCmd(a), newLogsCmd(a),
-		newAttachCmd(a))
+		newAttachCmd(a), newImageCmd(a))
 	addCommands(cmd, groupServers, newServeCmd(a), newLoginCmd(a), newLogoutCmd(a), newProfileCmd(a), newKeyCmd(a), newOrgCmd(a),
 		newAuditCmd(a), newWatchCmd(a))
 	addCommands(cmd, groupOther, newDoctorCmd(a), newBucketCmd(a), newCompletionCmd(a), newVersionCmd(a))

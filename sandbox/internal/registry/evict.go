@@ -48,7 +48,11 @@ func (c *Cache) makeRoom(ctx context.Context, coming v1.Manifest) error {
 		}
 		kept, blobs = append(kept, d), with
 	}
-	return c.keepOnly(ctx, index, kept, blobs)
+	err := c.keepOnly(ctx, index, kept, blobs)
+	if errors.Is(err, errCacheInUse) {
+		return ctx.Err() // nothing is deleted this time
+	}
+	return err
 }
 
 func addBlobs(blobs map[v1.Hash]int64, m v1.Manifest) {
@@ -77,7 +81,7 @@ func (c *Cache) byLastUse(index v1.IndexManifest) []v1.Descriptor {
 	return list
 }
 
-// keepOnly deletes all images but some, and what belongs to none.
+// keepOnly deletes all images but some, and what belongs to none. errCacheInUse: nothing.
 func (c *Cache) keepOnly(ctx context.Context, index v1.IndexManifest, kept []v1.Descriptor, blobs map[v1.Hash]int64) error {
 	garbage, err := c.garbage(blobs)
 	if err != nil || len(garbage) == 0 && len(kept) == len(index.Manifests) {
@@ -87,7 +91,7 @@ func (c *Cache) keepOnly(ctx context.Context, index v1.IndexManifest, kept []v1.
 	defer cancel()
 	lock, err := flock.WaitIn(wait, c.dir, useLock)
 	if err != nil {
-		return ctx.Err() // without it, nothing is deleted this time
+		return errCacheInUse
 	}
 	defer lock.Release()
 	index.Manifests = kept
