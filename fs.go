@@ -208,9 +208,38 @@ func (f *FS) WriteFrom(ctx context.Context, path string, r io.Reader, opts Write
 			}
 			opts.NextData = ascending(opts.Size, opts.NextData)
 		}
-		n, err = f.d.WriteFile(ctx, p, r, opts)
+		if opts.Meta != nil {
+			n, err = f.writeMeta(ctx, p, r, opts)
+		} else {
+			n, err = f.d.WriteFile(ctx, p, r, opts)
+		}
 		return err
 	})
+	return n, err
+}
+
+// writeMeta writes a file with metadata: in one call, or in several where the backend has
+// none for it.
+func (f *FS) writeMeta(ctx context.Context, p string, r io.Reader, opts WriteOptions) (int64, error) {
+	m := opts.Meta
+	if err := errors.Join(checkMode(m.Mode), checkOwner(m.UID, m.GID), checkTimes(m.Mtime)); err != nil {
+		return 0, err
+	}
+	if f.vol.b.Caps().WriteMeta {
+		return f.d.WriteFile(ctx, p, r, opts)
+	}
+	opts.Mode, opts.Meta = m.Mode, nil
+	n, err := f.d.WriteFile(ctx, p, r, opts)
+	owner := m.UID >= 0 || m.GID >= 0
+	if err == nil && owner { // before the mode: a change of owner clears setuid
+		err = f.d.Chown(ctx, p, m.UID, m.GID)
+	}
+	if err == nil && (owner || m.Mode == 0) { // which is a default in the options
+		err = f.d.Chmod(ctx, p, m.Mode)
+	}
+	if err == nil && !m.Mtime.IsZero() {
+		err = f.d.Chtimes(ctx, p, m.Mtime, m.Mtime)
+	}
 	return n, err
 }
 
@@ -354,25 +383,39 @@ func (f *FS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
 // Chown sets the owner of what is at path; -1 keeps one.
 func (f *FS) Chown(ctx context.Context, path string, uid, gid int) error {
 	return f.do(ctx, "chown", path, func(p string) error {
-		// 1<<32-1 is the kernel's own "keep".
-		if uid < -1 || gid < -1 || int64(uid) >= 1<<32-1 || int64(gid) >= 1<<32-1 {
-			return driver.Errorf(ErrInvalid, "owner %d:%d: ids are 0 to 4294967294, or -1 to keep one", uid, gid)
+		if err := checkOwner(uid, gid); err != nil {
+			return err
 		}
 		return f.d.Chown(ctx, p, uid, gid)
 	})
 }
 
+func checkOwner(uid, gid int) error {
+	// 1<<32-1 is the kernel's own "keep".
+	if uid < -1 || gid < -1 || int64(uid) >= 1<<32-1 || int64(gid) >= 1<<32-1 {
+		return driver.Errorf(ErrInvalid, "owner %d:%d: ids are 0 to 4294967294, or -1 to keep one", uid, gid)
+	}
+	return nil
+}
+
 // Chtimes sets the times of what is at path; a zero time stays as it is.
 func (f *FS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
 	return f.do(ctx, "chtimes", path, func(p string) error {
-		for _, t := range []time.Time{atime, mtime} {
-			// RFC 3339 and JSON have no other years; some file systems do.
-			if y := t.UTC().Year(); y < 1 || y > 9999 {
-				return driver.Errorf(ErrInvalid, "a time in the year %d: years 1 to 9999 can be kept", y)
-			}
+		if err := checkTimes(atime, mtime); err != nil {
+			return err
 		}
 		return f.d.Chtimes(ctx, p, atime, mtime)
 	})
+}
+
+func checkTimes(times ...time.Time) error {
+	for _, t := range times {
+		// RFC 3339 and JSON have no other years; some file systems do.
+		if y := t.UTC().Year(); y < 1 || y > 9999 {
+			return driver.Errorf(ErrInvalid, "a time in the year %d: years 1 to 9999 can be kept", y)
+		}
+	}
+	return nil
 }
 
 // Truncate sets a regular file's size, in bytes.

@@ -25,6 +25,7 @@ type (
 	DirOptions     = driver.DirOptions
 	OpenOptions    = driver.OpenOptions
 	WriteOptions   = driver.WriteOptions
+	FileMeta       = driver.FileMeta
 	RenameOptions  = driver.RenameOptions
 	CopyOptions    = driver.CopyOptions
 	Error          = driver.Error

@@ -16,6 +16,9 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	if err := f.enterWrite(ctx); err != nil {
 		return 0, err
 	}
+	if err := opts.RefuseMeta(); err != nil {
+		return 0, err
+	}
 	if opts.Size > maxFileSize {
 		return 0, errTooLarge
 	}

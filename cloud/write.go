@@ -21,6 +21,9 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	if err := f.usable(ctx, true); err != nil {
 		return 0, err
 	}
+	if err := opts.RefuseMeta(); err != nil {
+		return 0, err
+	}
 	q := url.Values{"path": {path}}
 	if opts.Mode != 0 {
 		modeParam(q, opts.Mode)

@@ -279,6 +279,8 @@ type Caps struct {
 	Drafts   bool   // Spec.Draft
 	Leases   bool   // AttachOptions.Exclusive and FSOptions.Attachment, on dir volumes
 	Clones   bool   // Spec.From
+
+	WriteMeta bool // WriteOptions.Meta; vole.FS makes up for it where it is not
 }
 
 // Backend is the first seam: where volumes live. All methods may be called from any

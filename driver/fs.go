@@ -176,6 +176,25 @@ type WriteOptions struct {
 	// zeros and is charged like data; where Caps.Holes it takes no storage.
 	// io.ErrUnexpectedEOF: r ended within a range.
 	NextData func(ctx context.Context) (off, n int64, err error)
+
+	// Meta, if not nil, is metadata that the file gets before it has its name, so that others
+	// never see it without, and in the same call. ErrUnsupported unless Caps.WriteMeta.
+	Meta *FileMeta
+}
+
+// RefuseMeta returns the error of a backend without Caps.WriteMeta.
+func (o *WriteOptions) RefuseMeta() error {
+	if o.Meta == nil {
+		return nil
+	}
+	return Errorf(ErrUnsupported, "metadata is not taken with the content here; set it when the file is written")
+}
+
+// FileMeta is the metadata of a file that is written.
+type FileMeta struct {
+	Mode     fs.FileMode // permission, setuid, setgid and sticky bits, exactly; WriteOptions.Mode does not matter
+	UID, GID int         // -1: those that any new file gets
+	Mtime    time.Time   // the access time as well; zero: the time of the write
 }
 
 // RenameOptions says how to rename.

@@ -6,6 +6,7 @@ import (
 	"io"
 	iofs "io/fs"
 	"sync"
+	"time"
 )
 
 // WriteOptions says how to write a whole file.
@@ -18,6 +19,36 @@ type WriteOptions struct {
 	// bytes that r yields are what the file holds from off on. Ranges ascend and end
 	// within Size; io.EOF: there are no more. All else is holes.
 	NextData func(ctx context.Context) (off, n int64, err error)
+
+	// Meta, if not nil, is metadata that the file gets with its name.
+	Meta *FileMeta
+}
+
+// FileMeta is the metadata of a file that is written.
+type FileMeta struct {
+	Mode     iofs.FileMode // permission, setuid, setgid and sticky bits, exactly
+	UID, GID int           // -1: those that any new file gets
+	Mtime    time.Time     // the access time as well; zero: the time of the write
+}
+
+// setMeta gives a new file metadata, if there is any.
+func (fs *FS) setMeta(i *inode, m *FileMeta) error {
+	if m == nil {
+		return nil
+	}
+	bits, uid, gid := permBits(m.Mode), i.uid(), i.gid()
+	if m.UID >= 0 {
+		uid = uint32(m.UID)
+	}
+	if m.GID >= 0 {
+		gid = uint32(m.GID)
+	}
+	i.setOwner(typeRegular|bits, uid, gid)
+	if !m.Mtime.IsZero() {
+		i.setTime(stampAtime, m.Mtime)
+		i.setTime(stampMtime, m.Mtime)
+	}
+	return fs.chmodACL(i, bits)
 }
 
 var chunks = sync.Pool{New: func() any { b := make([]byte, chunk); return &b }}
@@ -120,6 +151,9 @@ func (fs *FS) writeSmall(path string, data []byte, opts WriteOptions) error {
 			}
 			n += k
 		}
+		if err := fs.setMeta(i, opts.Meta); err != nil {
+			return err
+		}
 		gone, err = fs.place(dir, name, i, old)
 		return err
 	})
@@ -205,7 +239,7 @@ func (fs *FS) writeLarge(ctx context.Context, path string, r io.Reader, opts Wri
 	return fs.placeFile(f, path, func(dir, i, old *inode) error {
 		mode := newMode(old, opts.Mode)
 		i.setOwner(typeRegular|mode, fs.opts.UID, fs.gidIn(dir))
-		return fs.inheritACL(dir, i)
+		return errors.Join(fs.inheritACL(dir, i), fs.setMeta(i, opts.Meta))
 	}, opts.Exclusive)
 }
 

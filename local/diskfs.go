@@ -183,6 +183,7 @@ func (f *diskFS) WriteFile(ctx context.Context, path string, r io.Reader, opts d
 	err = f.change(ctx, func() error {
 		n, err = f.fs.WriteFile(ctx, path, r, ext4.WriteOptions{
 			Mode: opts.Mode, Exclusive: opts.Exclusive, Size: opts.Size, NextData: opts.NextData,
+			Meta: (*ext4.FileMeta)(opts.Meta),
 		})
 		return err
 	})

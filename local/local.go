@@ -284,7 +284,7 @@ func (b *Backend) Caps() driver.Caps {
 	return driver.Caps{
 		Backend: "local", Dir: true, Disk: true, Quota: true, HostPath: true, ReadOnly: b.readOnly,
 		Links: true, Xattrs: runtime.GOOS == "linux", Chown: os.Geteuid() == 0, Devices: b.devices,
-		Holes: runtime.GOOS == "linux", Drafts: true,
+		Holes: runtime.GOOS == "linux", Drafts: true, WriteMeta: true,
 	}
 }
 

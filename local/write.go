@@ -128,7 +128,7 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.
 	unnamed := f.unnamedLimit(c)
 	n, err := fill(ctx, tmp, r, opts, func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) })
 	if err == nil {
-		err = f.finish(tmp, newMode(opts.Mode, old))
+		err = f.finish(from, tmp, newMode(opts.Mode, old), opts.Meta)
 	}
 	if err == nil && orphan {
 		if to, err = f.findMaking(ctx, c, name); err == nil {
@@ -307,13 +307,34 @@ func fillFrom(ctx context.Context, tmp, r *os.File, check func(n int64) error) (
 	}
 }
 
-// finish gives a temporary file its mode and makes it durable.
-func (f *fileSystem) finish(tmp *os.File, mode uint32) error {
-	err := at("chmod", tmp.Name(), func() error { return unix.Fchmod(int(tmp.Fd()), mode) })
+// finish gives a temporary file at p its metadata, of which mode is a part if m is nil, and
+// makes it durable.
+func (f *fileSystem) finish(p place, tmp *os.File, mode uint32, m *driver.FileMeta) error {
+	var err error
+	if m == nil {
+		err = at("chmod", tmp.Name(), func() error { return unix.Fchmod(int(tmp.Fd()), mode) })
+	} else {
+		err = setMeta(p, int(tmp.Fd()), m)
+	}
 	if err != nil || f.batch {
 		return err
 	}
 	return durable.Sync(tmp)
+}
+
+// setMeta gives metadata to a new file, which is open and which nobody else can replace.
+func setMeta(p place, fd int, m *driver.FileMeta) error {
+	if m.UID >= 0 || m.GID >= 0 { // before the mode: a change of owner clears setuid
+		if err := at("chown", p.base, func() error { return unix.Fchown(fd, m.UID, m.GID) }); err != nil {
+			return err
+		}
+	}
+	err := at("chmod", p.base, func() error { return unix.Fchmod(fd, filemode.Perm(m.Mode)) })
+	if err != nil || m.Mtime.IsZero() {
+		return err
+	}
+	ts := []unix.Timespec{timespec(m.Mtime), timespec(m.Mtime)}
+	return at("utimes", p.base, func() error { return unix.UtimesNanoAt(p.fd(), p.base, ts, unix.AT_SYMLINK_NOFOLLOW) })
 }
 
 // made is what is in tmp and is about to get its name.

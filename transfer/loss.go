@@ -79,10 +79,12 @@ var (
 	safeUntil = time.Unix(1<<31-1, 0)
 )
 
+func unusualTime(t time.Time) bool { return t.Before(safeFrom) || !t.Before(safeUntil) }
+
 // checkTime compares an unusual time with what a file system made of it, which may be the
 // nearest one that it can keep.
 func (o *Options) checkTime(display string, want time.Time, kept func() (time.Time, error)) error {
-	if !want.Before(safeFrom) && want.Before(safeUntil) {
+	if !unusualTime(want) {
 		return nil
 	}
 	got, err := kept()

@@ -301,8 +301,20 @@ func (t *volumeTarget) remove(ctx context.Context, p string) error { return t.f.
 func (t *volumeTarget) sync(ctx context.Context) error { return t.f.Sync(ctx) }
 
 func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
-	// The metadata that follows replaces any mode but 0, which means a default here.
-	opts := vole.WriteOptions{Mode: it.mode.Perm(), Size: it.size}
+	m := vole.FileMeta{Mode: t.opts.setBits(it), UID: -1, GID: -1}
+	if t.opts.Owner {
+		keep, err := t.opts.keepsOwner(t.display(p), it)
+		if err != nil {
+			return err
+		}
+		if keep {
+			m.UID, m.GID = it.uid, it.gid
+		}
+	}
+	if !unusualTime(it.mtime) {
+		m.Mtime = it.mtime
+	}
+	opts := vole.WriteOptions{Size: it.size, Meta: &m}
 	r := io.Reader(struct{ io.Reader }{c})
 	if it.sparse {
 		s := &sparseStream{c, it.size}
@@ -311,10 +323,10 @@ func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Co
 	if _, err := t.f.WriteFrom(ctx, p, r, opts); err != nil {
 		return err
 	}
-	if opts.Mode != 0 && opts.Mode == t.opts.setBits(it) && !t.opts.Owner {
-		return t.setRest(ctx, p, it) // it has its mode: behind a server each call is a request
+	if m.Mtime.IsZero() {
+		return t.setRest(ctx, p, it)
 	}
-	return t.setMeta(ctx, p, it)
+	return t.setXattrs(ctx, p, it)
 }
 
 // sparseStream gives content as vole.WriteOptions.NextData wants it, whatever becomes

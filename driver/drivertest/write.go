@@ -20,6 +20,7 @@ var writeTests = []test{
 	{"Parents", testWriteParents},
 	{"DanglingParent", testWriteDanglingParent},
 	{"Modes", testWriteModes},
+	{"Meta", testWriteMeta},
 	{"Exclusive", testWriteExclusive},
 	{"Refused", testWriteRefused},
 	{"OverLinks", testWriteOverLinks},
