@@ -292,6 +292,20 @@ func (f *FS) Open(ctx context.Context, path string, opts OpenOptions) (h *File, 
 	return h, nil
 }
 
+// OpenEntry opens the regular file at path for reading and describes what it opened. It
+// follows no link. A copy of a tree saves by it the Lstat before each Open.
+func (f *FS) OpenEntry(ctx context.Context, path string) (h *File, e Entry, err error) {
+	err = f.do(ctx, "open", path, func(p string) error {
+		d, entry, err := f.d.OpenEntry(ctx, p)
+		h, e = &File{d: d, vol: f.vol, path: path}, entry
+		return err
+	})
+	if err != nil {
+		return nil, Entry{}, err
+	}
+	return h, e, nil
+}
+
 // Mkdir makes a directory. ErrExists.
 func (f *FS) Mkdir(ctx context.Context, path string, perm fs.FileMode) error {
 	return f.mode(ctx, "mkdir", path, perm, func(p string) error { return f.d.Mkdir(ctx, p, perm) })

@@ -45,6 +45,11 @@ func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOpti
 	}
 }
 
+// OpenEntry implements driver.FS.
+func (f *fileSystem) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
+	return driver.OpenThenStat(ctx, f, path)
+}
+
 // find returns the inode of the file at path, which it makes where opts say so.
 func (f *fileSystem) find(ctx context.Context, path string, opts driver.OpenOptions) (int64, error) {
 	h := how{follow: !opts.NoFollow && !opts.Exclusive}

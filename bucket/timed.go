@@ -70,6 +70,15 @@ func (f *timedFS) Open(ctx context.Context, path string, opts driver.OpenOptions
 	return &timedFile{x, f.m}, nil
 }
 
+func (f *timedFS) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
+	defer f.m.since("fs_open", time.Now())
+	x, e, err := f.fs.OpenEntry(ctx, path)
+	if err != nil {
+		return nil, driver.Entry{}, err
+	}
+	return &timedFile{x, f.m}, e, nil
+}
+
 func (f *timedFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
 	defer f.m.since("fs_write_file", time.Now())
 	return f.fs.WriteFile(ctx, path, r, opts)

@@ -32,13 +32,31 @@ type openHandle struct {
 	p     *place
 	id    string
 	inode uint64
+	entry driver.Entry // of the file as it was opened
 }
 
 // pieceSize is the most bytes that one request reads or writes; larger ones are cut.
 const pieceSize = 4 << 20
 
+// OpenEntry implements driver.FS. The server describes what it opens.
+func (f *fileSystem) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
+	x, err := f.openFile(ctx, path, driver.OpenOptions{NoFollow: true})
+	if err != nil {
+		return nil, driver.Entry{}, err
+	}
+	return x, x.h.entry, nil
+}
+
 // Open implements driver.FS.
 func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
+	x, err := f.openFile(ctx, path, opts)
+	if err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+func (f *fileSystem) openFile(ctx context.Context, path string, opts driver.OpenOptions) (*file, error) {
 	change := opts.Write || opts.Append || opts.Create || opts.Truncate
 	x := &file{f: f, path: path, opts: opts}
 	if err := f.usable(ctx, change); err != nil {
@@ -81,7 +99,7 @@ func (x *file) open(ctx context.Context, p *place, opts driver.OpenOptions, inod
 	if err := x.f.b.json(ctx, c, nil, &out); err != nil {
 		return nil, err
 	}
-	return &openHandle{p, out.ID, out.Entry.Inode}, nil
+	return &openHandle{p, out.ID, out.Entry.Inode, out.Entry.Driver()}, nil
 }
 
 // handle returns the open handle, which is opened again if it is old, which the server

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"time"
@@ -44,6 +45,10 @@ type FS interface {
 	// ErrIsDir; ErrExists: Exclusive and there; ErrUnsupported: neither file nor
 	// directory (a fifo, socket or device is never opened).
 	Open(ctx context.Context, path string, opts OpenOptions) (File, error)
+	// OpenEntry opens the regular file at path for reading and describes what it opened:
+	// Lstat and Open in one step, for copies of trees. Entry.NoXattrs is told where that
+	// costs little. Errors are those of Open with NoFollow.
+	OpenEntry(ctx context.Context, path string) (File, Entry, error)
 	// WriteFile replaces the file at path by what r yields until io.EOF, and
 	// returns how many bytes that was (of a sparse file, its size). Others see the old file or the new one, whole,
 	// never a part; when it fails the old one stays. Missing parents are made, 0755.
@@ -136,6 +141,19 @@ type File interface {
 	Close() error
 }
 
+// OpenThenStat is FS.OpenEntry for a backend that does it in two steps.
+func OpenThenStat(ctx context.Context, f FS, path string) (File, Entry, error) {
+	h, err := f.Open(ctx, path, OpenOptions{NoFollow: true})
+	if err != nil {
+		return nil, Entry{}, err
+	}
+	e, err := h.Stat(ctx)
+	if err != nil {
+		return nil, Entry{}, errors.Join(err, h.Close())
+	}
+	return h, e, nil
+}
+
 // Dir is an open directory: a stream of its entries, without "." and "..".
 type Dir interface {
 	// Read returns up to n entries (n > 0), and io.EOF with none at the end.
@@ -222,8 +240,8 @@ type Entry struct {
 	Mtime     time.Time   `json:"mtime"`
 	Ctime     time.Time   `json:"ctime"`
 
-	// NoXattrs says that it has no extended attributes, so that a copy need not ask for
-	// them. false: perhaps it has.
+	// NoXattrs says that it has no extended attributes that a copy keeps, so that none need
+	// be asked for. false: perhaps it has.
 	NoXattrs bool `json:"-"`
 }
 

@@ -37,13 +37,14 @@ func (fs *FS) OpenFile(path string, flags OpenFlags) (*File, error) {
 	flags.Write = flags.Write || flags.Create
 	f := &File{fs: fs, write: flags.Write}
 	if !flags.Write {
-		return f, fs.openExisting(f, path, flags)
+		_, err := fs.openExisting(f, path, flags)
+		return f, err
 	}
 	if fs.opts.ReadOnly {
 		return nil, ErrReadOnly
 	}
 	if !flags.Create {
-		if err := fs.openExisting(f, path, flags); err != nil {
+		if _, err := fs.openExisting(f, path, flags); err != nil {
 			return nil, err
 		}
 	} else if err := fs.change(func() error { return fs.openOrCreate(f, path, flags) }); err != nil {
@@ -60,21 +61,30 @@ func (fs *FS) OpenFile(path string, flags OpenFlags) (*File, error) {
 	return f, nil
 }
 
-func (fs *FS) openExisting(f *File, path string, flags OpenFlags) error {
+// OpenEntry opens the regular file at path for reading and describes it: Lstat and OpenFile
+// in one step, which looks the path up once. ELOOP if it is a symbolic link.
+func (fs *FS) OpenEntry(path string) (*File, Info, error) {
+	f := &File{fs: fs}
+	info, err := fs.openExisting(f, path, OpenFlags{NoFollow: true})
+	return f, info, err
+}
+
+func (fs *FS) openExisting(f *File, path string, flags OpenFlags) (Info, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.closed {
-		return errClosed
+		return Info{}, errClosed
 	}
 	i, err := fs.resolve(path, !flags.NoFollow)
 	if err != nil {
-		return err
+		return Info{}, err
 	}
 	if err := openable(i); err != nil {
-		return err
+		return Info{}, err
 	}
 	f.in = fs.ref(i.num)
-	return nil
+	_, name := splitLast(path)
+	return fs.info(i, name), nil
 }
 
 func openable(i *inode) error {

@@ -310,7 +310,7 @@ func (cp *copier) copyRanges(out, in *os.File, size int64) error {
 		return out.Truncate(size) // it may have grown since it was looked at
 	}
 	for off := int64(0); off < size; {
-		start, end, err := nextData(in, off)
+		start, end, err := nextData(int(in.Fd()), off)
 		if errors.Is(err, io.EOF) {
 			break
 		}

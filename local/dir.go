@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,14 +38,7 @@ func (f *fileSystem) OpenDir(ctx context.Context, name string, opts driver.DirOp
 		return nil, err
 	}
 	defer f.done()
-	found, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, f.gone(err)
-	}
-	defer found.Close()
-	// Anew, by its descriptor: a directory that was opened through os.Root looks at
-	// each entry as it lists it, which is done below, once.
-	d, err := openDirAt(found, ".")
+	d, err := beneath.OpenWithin(f.root, f.dir, name)
 	if err != nil {
 		return nil, f.gone(err)
 	}

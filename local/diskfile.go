@@ -43,12 +43,37 @@ func (f *diskFS) Open(ctx context.Context, name string, opts driver.OpenOptions)
 	if err := run(ctx, open); err != nil {
 		return nil, err
 	}
-	f.d.retain() // until the file is closed
-	if err := f.b.register(h); err != nil {
-		h.end()
+	if err := h.begin(); err != nil {
 		return nil, err
 	}
 	return h, nil
+}
+
+// OpenEntry implements driver.FS.
+func (f *diskFS) OpenEntry(ctx context.Context, name string) (driver.File, driver.Entry, error) {
+	h := &diskFile{d: f.d, batch: f.batch, name: path.Base(name)}
+	var info ext4.Info
+	err := f.read(ctx, func() (err error) {
+		h.h, info, err = f.fs.OpenEntry(name)
+		return err
+	})
+	if err == nil {
+		err = h.begin()
+	}
+	if err != nil {
+		return nil, driver.Entry{}, err
+	}
+	return h, diskEntry(info), nil
+}
+
+// begin registers a file that was opened. It keeps the image open until it is closed.
+func (h *diskFile) begin() error {
+	h.d.retain()
+	err := h.d.b.register(h)
+	if err != nil {
+		h.end()
+	}
+	return err
 }
 
 func (h *diskFile) enter(ctx context.Context) error {

@@ -18,7 +18,8 @@ import (
 // file implements driver.File.
 type file struct {
 	b      *Backend
-	f      *os.File
+	fd     int      // what reads use: f, or the file itself
+	f      *os.File // nil: opened by OpenEntry, for reading only
 	name   string
 	key    inodeKey
 	batch  bool
@@ -62,8 +63,16 @@ func (h *file) end() {
 		h.count.release()
 	}
 	h.b.closeInode(h.key)
-	h.f.Close()
+	h.closeDescriptor()
 	h.b.unregister(h)
+}
+
+func (h *file) closeDescriptor() {
+	if h.f == nil {
+		unix.Close(h.fd)
+		return
+	}
+	h.f.Close()
 }
 
 // Close implements driver.File.
@@ -98,12 +107,32 @@ func (h *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 			return 0, io.EOF
 		}
 	}
-	n, err := h.f.ReadAt(p, off)
+	n, err := preadFull(h.fd, p, off)
 	if err != nil && err != io.EOF {
 		err = sysErr(err)
 	}
 	return n, err
 }
+
+// preadFull reads as io.ReaderAt does.
+func preadFull(fd int, p []byte, off int64) (n int, err error) {
+	for n < len(p) {
+		m, err := unix.Pread(fd, p[n:min(len(p), n+maxPread)], off+int64(n))
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return n, err
+		case m == 0:
+			return n, io.EOF
+		default:
+			n += m
+		}
+	}
+	return n, nil
+}
+
+// maxPread is the most that one system call is asked for: some systems refuse 2 GiB.
+const maxPread = 1 << 30
 
 // change runs a change of the file's contents under its lock, given its state.
 func (h *file) change(ctx context.Context, fn func(st *unix.Stat_t) error) error {
@@ -254,7 +283,7 @@ func (h *file) NextData(ctx context.Context, off int64) (start, end int64, err e
 		return 0, 0, err
 	}
 	defer h.done()
-	start, end, err = nextData(h.f, off)
+	start, end, err = nextData(h.fd, off)
 	if err != nil && err != io.EOF {
 		err = sysErr(err)
 	}
@@ -262,8 +291,7 @@ func (h *file) NextData(ctx context.Context, off int64) (start, end int64, err e
 }
 
 // nextData finds data by lseek(2). Nothing else uses the offset of the open file.
-func nextData(f *os.File, off int64) (start, end int64, err error) {
-	fd := int(f.Fd())
+func nextData(fd int, off int64) (start, end int64, err error) {
 	start, err = unix.Seek(fd, off, seekData)
 	if errors.Is(err, unix.ENXIO) {
 		return 0, 0, io.EOF
@@ -274,14 +302,15 @@ func nextData(f *os.File, off int64) (start, end int64, err error) {
 	if !errors.Is(err, unix.EINVAL) {
 		return start, end, err
 	}
-	st, err := f.Stat() // a file system that does not know holes
-	if err == nil && off >= st.Size() {
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st) // a file system that does not know holes
+	if err == nil && off >= st.Size {
 		err = io.EOF
 	}
 	if err != nil {
 		return 0, 0, err
 	}
-	return off, st.Size(), nil
+	return off, st.Size, nil
 }
 
 // Stat implements driver.File.
@@ -291,7 +320,7 @@ func (h *file) Stat(ctx context.Context) (driver.Entry, error) {
 	}
 	defer h.done()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(h.f.Fd()), &st); err != nil {
+	if err := unix.Fstat(h.fd, &st); err != nil {
 		return driver.Entry{}, sysErr(err)
 	}
 	return entryOf(h.name, &st), nil

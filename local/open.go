@@ -9,6 +9,7 @@ import (
 	"path"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/filemode"
 	"golang.org/x/sys/unix"
 )
@@ -34,10 +35,32 @@ func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOpti
 		}
 		return nil, f.gone(err)
 	}
-	if err := h.begin(ctx, opts); err != nil {
+	h.fd = int(h.f.Fd())
+	if _, err := h.begin(ctx, opts); err != nil {
 		return nil, err
 	}
 	return h, nil
+}
+
+// OpenEntry implements driver.FS: by one system call, where Open makes several to find the
+// directory that the file is in.
+func (f *fileSystem) OpenEntry(ctx context.Context, name string) (driver.File, driver.Entry, error) {
+	if err := f.enter(ctx); err != nil {
+		return nil, driver.Entry{}, err
+	}
+	defer f.done()
+	fd, err := beneath.OpenFileWithin(f.dir, name)
+	if err != nil {
+		return driver.OpenThenStat(ctx, f, name)
+	}
+	h := &file{b: f.b, fd: fd, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch}
+	st, err := h.begin(ctx, driver.OpenOptions{})
+	if err != nil {
+		return nil, driver.Entry{}, err
+	}
+	e := entryOf(h.name, &st)
+	e.NoXattrs = holdsNoXattrs(fd)
+	return h, e, nil
 }
 
 // openFile opens or makes the file. O_NONBLOCK keeps a fifo from waiting for its
@@ -165,20 +188,19 @@ func createMode(mode fs.FileMode) fs.FileMode {
 }
 
 // begin checks that what was opened is a regular file, and registers it.
-func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(h.f.Fd()), &st); err != nil {
-		h.f.Close()
-		return sysErr(err)
+func (h *file) begin(ctx context.Context, opts driver.OpenOptions) (st unix.Stat_t, err error) {
+	if err := unix.Fstat(h.fd, &st); err != nil {
+		h.closeDescriptor()
+		return st, sysErr(err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFDIR:
-		h.f.Close()
-		return driver.ErrIsDir
+		h.closeDescriptor()
+		return st, driver.ErrIsDir
 	default:
-		h.f.Close()
-		return notRegular(filemode.Go(uint32(st.Mode)))
+		h.closeDescriptor()
+		return st, notRegular(filemode.Go(uint32(st.Mode)))
 	}
 	h.key.ino = uint64(st.Ino)
 	h.b.openInode(h.key)
@@ -187,15 +209,15 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) error {
 	}
 	if err := h.b.register(h); err != nil {
 		h.end()
-		return err
+		return st, err
 	}
 	if opts.Truncate {
 		if err := h.Truncate(ctx, 0); err != nil {
 			h.Close()
-			return err
+			return st, err
 		}
 	}
-	return nil
+	return st, nil
 }
 
 func notRegular(mode fs.FileMode) error {

@@ -112,6 +112,14 @@ func openXattrs(f *os.File) xattrs {
 	}
 }
 
+// holdsNoXattrs reports whether an open file has no attribute that a copy would keep. The
+// label of SELinux, which all files of a host may have, is the host's own affair.
+func holdsNoXattrs(fd int) bool {
+	var buf [64]byte
+	n, err := unix.Flistxattr(fd, buf[:])
+	return err == nil && (n == 0 || string(buf[:n]) == "security.selinux\x00")
+}
+
 func (x xattrs) value(name string) ([]byte, error) {
 	return readSized(func(buf []byte) (int, error) { return x.get(name, buf) })
 }

@@ -1,7 +1,9 @@
 package transfer_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +15,11 @@ import (
 	"github.com/volehq/vole/transfer"
 )
 
-const tracedEnv = "VOLE_TEST_TRACED_SOURCE"
+// What a traced process works on: a directory of the host, or a home.
+const (
+	tracedEnv     = "VOLE_TEST_TRACED_SOURCE"
+	tracedHomeEnv = "VOLE_TEST_TRACED_HOME"
+)
 
 // Each file of the host that is copied is opened once, however deep it lies, and each
 // directory a few times: to resolve the path of every file anew takes longer than the copy.
@@ -21,10 +27,6 @@ func TestOpensPerFile(t *testing.T) {
 	if dir := os.Getenv(tracedEnv); dir != "" {
 		copyTraced(t, dir)
 		return
-	}
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("strace is not installed")
 	}
 	const files = 400
 	counts := map[int]int{}
@@ -35,17 +37,62 @@ func TestOpensPerFile(t *testing.T) {
 		for i := range n {
 			must(t, os.WriteFile(filepath.Join(deep, fmt.Sprintf("f%d", i)), []byte("content"), 0o644))
 		}
-		trace := filepath.Join(t.TempDir(), "trace")
-		cmd := exec.Command(strace, "-f", "-qq", "-c", "-e", "trace=openat,openat2,open", "-o", trace, os.Args[0], "-test.run=^TestOpensPerFile$")
-		cmd.Env = append(os.Environ(), tracedEnv+"="+dir)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Skipf("the kernel does not let strace work: %v: %s", err, out)
-		}
-		counts[n] = tracedCalls(t, trace)
+		counts[n] = traced(t, "openat,openat2,open", tracedEnv+"="+dir)
 	}
 	if opens := counts[files] - counts[0]; opens < files/2 || opens > files+files/8 {
 		t.Errorf("%d more opens for %d files", opens, files)
 	}
+}
+
+// A file of a dir volume takes five system calls on its way into a tar stream: it is opened,
+// described, asked for attributes, read and closed.
+func TestCallsPerFileToTar(t *testing.T) {
+	if home := os.Getenv(tracedHomeEnv); home != "" {
+		s, err := vole.Open(t.Context(), vole.Options{Home: home})
+		must(t, err)
+		defer s.Close()
+		v, err := s.Get(t.Context(), "v")
+		must(t, err)
+		f, err := v.OpenFS(t.Context(), vole.FSOptions{ReadOnly: true})
+		must(t, err)
+		_, err = transfer.ToTar(t.Context(), io.Discard, f, ".", ".", transfer.Options{})
+		must(t, errors.Join(err, f.Close()))
+		return
+	}
+	const files = 400
+	counts := map[int]int{}
+	for _, n := range []int{0, files} {
+		home := filepath.Join(t.TempDir(), "home")
+		s, err := vole.Open(t.Context(), vole.Options{Home: home})
+		must(t, err)
+		f := newFS(t, s, "v", vole.Spec{})
+		must(t, f.MkdirAll(t.Context(), "a/b/c/d", 0o755))
+		for i := range n {
+			must(t, f.WriteFile(t.Context(), fmt.Sprintf("a/b/c/d/f%d", i), []byte("content"), 0o644))
+		}
+		must(t, errors.Join(f.Close(), s.Close()))
+		counts[n] = traced(t, "%file,%desc", tracedHomeEnv+"="+home)
+	}
+	if calls := counts[files] - counts[0]; calls < 4*files || calls > 5*files+files/4 {
+		t.Errorf("%d more system calls for %d files", calls, files)
+	}
+}
+
+// traced runs the calling test in another process, with the given variable set, and returns
+// how many of these system calls it made.
+func traced(t *testing.T, calls, env string) int {
+	t.Helper()
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is not installed")
+	}
+	trace := filepath.Join(t.TempDir(), "trace")
+	cmd := exec.Command(strace, "-f", "-qq", "-c", "-e", "trace="+calls, "-o", trace, os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Skipf("the kernel does not let strace work: %v: %s", err, out)
+	}
+	return tracedCalls(t, trace)
 }
 
 // copyTraced copies a directory into a disk volume, as create --from does.

@@ -56,10 +56,10 @@ func (t *tarStream) tree(ctx context.Context, p, name string, it *item) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := t.one(ctx, p, name, it); err != nil || !it.mode.IsDir() {
+	if err := t.one(ctx, p, name, it, nil); err != nil || !it.mode.IsDir() {
 		return err
 	}
-	names, err := t.src.names(ctx, p, it)
+	names, types, err := t.src.namesAndTypes(ctx, p, it)
 	if err == nil {
 		err = t.held.add(names)
 	}
@@ -67,22 +67,46 @@ func (t *tarStream) tree(ctx context.Context, p, name string, it *item) error {
 		return err
 	}
 	defer t.held.release(names)
-	for _, n := range names {
-		child, err := t.src.lstat(ctx, path.Join(p, n))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed since it was listed
+	for i, n := range names {
+		at := n
+		if p != "." {
+			at = p + "/" + n
 		}
-		if err != nil {
-			return err
-		}
-		if err := t.tree(ctx, path.Join(p, n), name+"/"+n, &child); err != nil {
+		if err := t.child(ctx, at, name+"/"+n, types[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
+// child writes what is at p, which was of the given type when its directory was listed.
+// What was removed since is left out. Regular files are opened at once and described by
+// their handles; nothing else is ever opened to see what it is.
+func (t *tarStream) child(ctx context.Context, p, name string, listed fs.FileMode) error {
+	if listed.IsRegular() {
+		c, it, err := t.src.openEntry(ctx, p)
+		switch {
+		case err == nil:
+			return errors.Join(t.one(ctx, p, name, &it, c), c.Close())
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case !errors.Is(err, vole.ErrLoop) && !errors.Is(err, vole.ErrIsDir) && !errors.Is(err, vole.ErrUnsupported):
+			return err
+		}
+		// By now it is something else.
+	}
+	it, err := t.src.lstat(ctx, p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return t.tree(ctx, p, name, &it)
+}
+
+// one writes what is at p itself. Of a regular file c is the content; nil: not open yet.
+func (t *tarStream) one(ctx context.Context, p, name string, it *item, c *volumeContent) error {
 	hdr := tarHeader(name, it)
 	switch it.mode.Type() {
 	case fs.ModeSocket:
@@ -105,7 +129,7 @@ func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
 	case it.mode.IsRegular():
 		t.stats.Files++
 		t.opts.file(name)
-		return t.file(ctx, p, hdr, it)
+		return t.file(ctx, p, hdr, it, c)
 	case it.mode&fs.ModeSymlink != 0:
 		t.stats.Links++
 	default:
@@ -115,14 +139,15 @@ func (t *tarStream) one(ctx context.Context, p, name string, it *item) error {
 }
 
 // file writes a regular file, as a sparse one if it has holes.
-func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *item) error {
-	c, err := t.src.open(ctx, p, it.size)
-	if err != nil {
-		return err
+func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *item, c *volumeContent) (err error) {
+	if c == nil {
+		if c, err = t.src.openContent(ctx, p, it.size); err != nil {
+			return err
+		}
+		defer c.Close()
 	}
-	defer c.Close()
 	if it.sparse {
-		return t.sparse(ctx, p, hdr, c.(*volumeContent))
+		return t.sparse(ctx, p, hdr, c)
 	}
 	if err := t.header(p, hdr); err != nil {
 		return err

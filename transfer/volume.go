@@ -92,6 +92,22 @@ func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 	return it, volumeXattrs(ctx, s.f, p, &it)
 }
 
+// openEntry opens a regular file and describes what it opened, which is the file that is read
+// then, whatever has become of the name since.
+func (s *volumeSource) openEntry(ctx context.Context, p string) (*volumeContent, item, error) {
+	h, e, err := s.f.OpenEntry(ctx, p)
+	if err != nil {
+		return nil, item{}, err
+	}
+	it := entryItem(e)
+	if !e.NoXattrs {
+		if err := volumeXattrs(ctx, s.f, p, &it); err != nil {
+			return nil, it, errors.Join(err, h.Close())
+		}
+	}
+	return &volumeContent{ctx: ctx, h: h, size: e.Size}, it, nil
+}
+
 func entryItem(e vole.Entry) item {
 	return item{
 		mode: e.Mode, size: e.Size, uid: int(e.UID), gid: int(e.GID), mtime: e.Mtime, rdev: e.Rdev,
@@ -134,35 +150,40 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error {
 }
 
 func (s *volumeSource) names(ctx context.Context, p string, it *item) ([]string, error) {
+	names, _, err := s.namesAndTypes(ctx, p, it)
+	return names, err
+}
+
+// namesAndTypes is names with the types of what they name.
+func (s *volumeSource) namesAndTypes(ctx context.Context, p string, it *item) (names []string, types []fs.FileMode, err error) {
 	if err := s.enter(p, it.id.ino); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d, err := s.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true, NamesOnly: true})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer d.Close()
-	var names []string
 	total := 0
 	for {
 		list, err := d.Read(ctx, dirBatch)
 		if errors.Is(err, io.EOF) {
-			return names, nil
+			return names, types, nil
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for _, e := range list {
 			// Backends check names too. A name that is joined to a path of the host is not
 			// left to one of them.
 			if err := driver.ValidateEntryName(e.Name); err != nil {
-				return nil, fmt.Errorf("%s: %w", s.display(p), err)
+				return nil, nil, fmt.Errorf("%s: %w", s.display(p), err)
 			}
-			names = append(names, e.Name)
+			names, types = append(names, e.Name), append(types, e.Mode.Type())
 			total += len(e.Name)
 		}
 		if len(names) > maxNames || total > maxNameBytes {
-			return nil, driver.Errorf(vole.ErrUnsupported, "%s: more than %d entries in one directory cannot be copied", s.display(p), maxNames)
+			return nil, nil, driver.Errorf(vole.ErrUnsupported, "%s: more than %d entries in one directory cannot be copied", s.display(p), maxNames)
 		}
 	}
 }
@@ -198,6 +219,14 @@ func (h *heldNames) release(names []string) {
 const dirBatch = 512
 
 func (s *volumeSource) open(ctx context.Context, p string, size int64) (sparse.Content, error) {
+	c, err := s.openContent(ctx, p, size)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (s *volumeSource) openContent(ctx context.Context, p string, size int64) (*volumeContent, error) {
 	h, err := s.f.Open(ctx, p, vole.OpenOptions{NoFollow: true})
 	if err != nil {
 		return nil, err

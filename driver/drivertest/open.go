@@ -3,6 +3,7 @@ package drivertest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ var openTests = []test{
 	{"Modes", testOpenModes},
 	{"NotFiles", testOpenNotFiles},
 	{"Links", testOpenLinks},
+	{"Entry", testOpenEntry},
 	{"ExclusiveRace", testOpenExclusiveRace},
 	{"ReadOnlyHandle", testOpenReadOnlyHandle},
 	{"AppendHandle", testOpenAppendHandle},
@@ -175,6 +177,65 @@ func testOpenLinks(t *testing.T, e *env) {
 	f.isLink("dangling", "d/later")
 	_, err = f.Open(f.ctx, "loop", vole.OpenOptions{Create: true})
 	wantErr(t, "create through a loop", err, vole.ErrLoop)
+}
+
+// OpenEntry describes the file that it opened, whatever becomes of the name, and opens
+// nothing but regular files.
+func testOpenEntry(t *testing.T, e *env) {
+	f := e.files(t)
+	f.fixture()
+	must(t, "fifo", f.Mknod(f.ctx, "fifo", fs.ModeNamedPipe|0o600, 0))
+	refused := map[string]error{"missing": vole.ErrNotExist, "file/x": vole.ErrNotDir, "dir": vole.ErrIsDir, ".": vole.ErrIsDir, "fifo": vole.ErrUnsupported}
+	if e.caps.Links {
+		f.symlink("full", "dirlink")
+		f.symlink("../outside", "out")
+		refused["link"], refused["dirlink"], refused["out/x"] = vole.ErrLoop, vole.ErrLoop, vole.ErrPathEscape
+		checkOpenEntry(t, f, "dirlink/x", "inner")
+	}
+	for p, want := range refused {
+		wantErr(t, "open "+p, within(t, func() error {
+			_, _, err := f.OpenEntry(f.ctx, p)
+			return err
+		}), want)
+	}
+	for p, content := range map[string]string{"file": "content", "full/x": "inner", "/full/x": "inner"} {
+		checkOpenEntry(t, f, p, content)
+	}
+
+	h, entry, err := f.OpenEntry(f.ctx, "full/x")
+	must(t, "open", err)
+	f.write("full/x", "another file")
+	now, err := h.Stat(f.ctx)
+	must(t, "stat", err)
+	equal(t, "size of what was opened", now.Size, entry.Size)
+	_, err = h.WriteAt(f.ctx, []byte("x"), 0)
+	wantErr(t, "write", err, vole.ErrReadOnly)
+	ok(t, "close", h.Close())
+	_, err = h.ReadAt(f.ctx, make([]byte, 1), 0)
+	wantErr(t, "read after close", err, vole.ErrClosed)
+}
+
+func checkOpenEntry(t *testing.T, f *files, p, content string) {
+	t.Helper()
+	want := f.lstat(p)
+	h, got, err := f.OpenEntry(f.ctx, p)
+	must(t, "open "+p, err)
+	defer h.Close()
+	if got.NoXattrs {
+		attrs, err := f.Listxattr(f.ctx, p)
+		if err == nil && len(attrs) > 0 {
+			t.Errorf("%s is said to have no attributes, and has %v", p, attrs)
+		}
+	}
+	got.Atime, got.NoXattrs = want.Atime, want.NoXattrs
+	if a, b := fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want); a != b {
+		t.Errorf("opened as %s, lstat says %s", a, b)
+	}
+	buf := make([]byte, 100)
+	n, err := h.ReadAt(f.ctx, buf, 0)
+	if string(buf[:n]) != content || !errors.Is(err, io.EOF) {
+		t.Errorf("%s holds %q, %v, want %q", p, buf[:n], err, content)
+	}
 }
 
 func testOpenExclusiveRace(t *testing.T, e *env) {

@@ -109,6 +109,13 @@ var lookOps = []pathOp{
 		return r.Close()
 	}},
 	openOp("Open", "file", follows, vole.OpenOptions{}),
+	{"OpenEntry", "open", "file", unsaid, false, nil, func(ctx context.Context, f *vole.FS, p string) error {
+		h, _, err := f.OpenEntry(ctx, p)
+		if err != nil {
+			return err
+		}
+		return h.Close()
+	}},
 	{"Getxattr", "getxattr", "file", onLink, false, xattrs, func(ctx context.Context, f *vole.FS, p string) error {
 		_, err := f.Getxattr(ctx, p, "user.k")
 		return err

@@ -11,15 +11,7 @@ import (
 // for each element. What it refuses, os.Root looks at again, whose errors say more, and
 // which is not bound by the longest path of a system call.
 func openWithin(root *os.Root, top *os.File, path string) (*os.File, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	var fd int
-	err := retry(func() (err error) {
-		fd, err = unix.Openat2(int(top.Fd()), path, &how)
-		return err
-	})
+	fd, err := openat2(top, path, unix.O_DIRECTORY)
 	switch {
 	case err == nil:
 		return os.NewFile(uintptr(fd), path), nil
@@ -27,4 +19,20 @@ func openWithin(root *os.Root, top *os.File, path string) (*os.File, error) {
 		return nil, pathError("openat", path, err)
 	}
 	return openByRoot(root, path)
+}
+
+func openFileWithin(top *os.File, path string) (fd int, err error) {
+	return openat2(top, path, unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+}
+
+func openat2(top *os.File, path string, flags uint64) (fd int, err error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | flags,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	err = retry(func() error {
+		fd, err = unix.Openat2(int(top.Fd()), path, &how)
+		return err
+	})
+	return fd, err
 }

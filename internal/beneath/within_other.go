@@ -2,8 +2,13 @@
 
 package beneath
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
 func openWithin(root *os.Root, _ *os.File, path string) (*os.File, error) {
 	return openByRoot(root, path)
 }
+
+func openFileWithin(*os.File, string) (int, error) { return 0, errors.ErrUnsupported }

@@ -52,3 +52,34 @@ func TestOpenWithin(t *testing.T) {
 		}
 	}
 }
+
+// OpenFileWithin opens what lies beneath a directory, and nothing that a link at the end leads to.
+func TestOpenFileWithin(t *testing.T) {
+	top, _ := tree(t)
+	if err := os.Symlink("../d/f", filepath.Join(top.Name(), "d", "sibling")); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := OpenFileWithin(top, "inside/f")
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("not on this system")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 10)
+	if n, err := unix.Pread(fd, buf, 0); err != nil || string(buf[:n]) != "in" {
+		t.Errorf("read %q, %v", buf[:n], err)
+	}
+	for _, p := range []string{"away/f", "d/link", "d/dangling", "d/sibling", "..", "../" + filepath.Base(top.Name()) + "/d/f", top.Name() + "/d/f", "missing", "d/f/x"} {
+		if fd, err := OpenFileWithin(top, p); err == nil {
+			t.Errorf("opened %s", p)
+			unix.Close(fd)
+		}
+	}
+	if fd, err := OpenFileWithin(top, "d/fifo"); err != nil { // and does not wait
+		t.Error(err)
+	} else {
+		unix.Close(fd)
+	}
+}
