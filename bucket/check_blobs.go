@@ -39,7 +39,7 @@ func changed(t tx, sql string, args ...any) (n int64, err error) {
 
 // attachments looks for those of volumes that are gone.
 func (c *checker) attachments(org []byte) error {
-	const stray = ` FROM attachments WHERE org = $1 AND vol NOT IN (SELECT id FROM volumes WHERE org = $1)`
+	const stray = ` FROM attachments WHERE org = $1 AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.org = attachments.org AND v.id = attachments.vol)`
 	return c.pages(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
 		return c.found(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s is of a volume that is gone; it is removed", idText(id))},
 			func(t tx) (int64, error) { return changed(t, `DELETE`+stray+` AND id = $2`, org, id) })
@@ -147,7 +147,7 @@ func (c *checker) volumelessRows() error {
 		err := c.pages(nil, `WITH RECURSIVE d (vol) AS (
 				SELECT (SELECT vol FROM `+table+` WHERE vol > $2 AND CAST($1 AS {bytes}) IS NULL ORDER BY vol LIMIT 1)
 				UNION ALL SELECT (SELECT vol FROM `+table+` x WHERE x.vol > d.vol ORDER BY x.vol LIMIT 1) FROM d WHERE d.vol IS NOT NULL)
-			SELECT vol FROM d WHERE vol IS NOT NULL AND vol NOT IN (SELECT id FROM volumes)`+old+` LIMIT $3`,
+			SELECT vol FROM d WHERE vol IS NOT NULL AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.id = d.vol)`+old+` LIMIT $3`,
 			func(vol []byte) error { return c.volumeless(table, vol) })
 		if err != nil {
 			return err

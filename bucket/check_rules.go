@@ -87,7 +87,7 @@ func (r *rule) query(list *[]suspect, v orgVol, after, upto suspect) query {
 	if r.at == atEntry || r.at == atAttribute {
 		args = append(args, after.name, upto.name)
 	}
-	return all(list, (*suspect).dest, expand(r.sql), args...)
+	return suspects(list, expand(r.sql), args...)
 }
 
 // none is the name of a suspect that is no entry.
@@ -100,7 +100,7 @@ const orphanedInode = `EXISTS (SELECT 1 FROM orphans o WHERE o.vol = i.vol AND o
 func chunkRule(code, cond, what string, fix func(*fixer, *suspect) error) rule {
 	return rule{code: code, at: atInode, what: what, fix: fix,
 		sql: `SELECT k.ino, ` + none + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND {file i}
-			LEFT JOIN blobs b ON b.org = k.org AND b.id = k.blob
+			LEFT {each blobs b: b.org = k.org AND b.id = k.blob}
 			WHERE k.vol = $2 AND {in k.ino} AND (` + cond + `) AND {live} GROUP BY k.ino ORDER BY k.ino LIMIT $5`}
 }
 
@@ -153,19 +153,19 @@ var volumeRules = []rule{
 			AND (length(e.name) NOT BETWEEN 1 AND 255 OR e.name IN (CAST('.' AS {bytes}), CAST('..' AS {bytes})) OR {has e.name 2f} OR {has e.name 00}) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
 	{code: "directory-with-two-names", at: atEntry, fix: (*fixer).removeEntry, what: "another name of directory %d; it is removed",
-		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM (SELECT x.ino FROM dirents x CROSS JOIN inodes i
-				WHERE x.vol = $2 AND i.vol = x.vol AND i.ino = x.ino AND {dir i} GROUP BY x.ino HAVING count(*) > 1 OR x.ino = 1) m CROSS JOIN dirents e
-			WHERE e.vol = $2 AND e.ino = m.ino AND {in e.parent, e.name} AND (e.ino = 1
-				OR EXISTS (SELECT 1 FROM dirents f WHERE f.vol = $2 AND f.ino = e.ino AND (f.parent, f.name) < (e.parent, e.name)))
-			AND {live} ORDER BY e.parent, e.name LIMIT $5`},
+		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM (
+				SELECT x.parent, x.name, x.ino, row_number() OVER (PARTITION BY x.ino ORDER BY x.parent, x.name) AS nth
+				FROM dirents x CROSS JOIN inodes i WHERE x.vol = $2 AND i.vol = x.vol AND i.ino = x.ino AND {dir i}) e
+			WHERE (e.nth > 1 OR e.ino = 1) AND {in e.parent, e.name} AND {live} ORDER BY e.parent, e.name LIMIT $5`},
 	{code: "orphan-with-name", at: atInode, fix: (*fixer).adopt,
 		what: "it has a name, but is listed as having none, and would be removed; it is taken off that list",
 		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM orphans o CROSS JOIN inodes i
 			WHERE o.vol = $2 AND i.vol = o.vol AND i.ino = o.ino AND {in o.ino}
 			AND o.ino IN (SELECT e.ino FROM dirents e CROSS JOIN inodes p WHERE e.vol = $2 AND p.vol = e.vol AND p.ino = e.parent AND {dir p}) AND {live} ORDER BY i.ino LIMIT $5`},
 	{code: "unreachable-inode", at: atInode, fix: (*fixer).link, what: "no name leads to it, and nobody has it open; it is put into lost+found",
-		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $2 AND i.ino <> 1 AND {in i.ino} AND NOT ` + orphanedInode + `
-			AND i.ino NOT IN (SELECT e.ino FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2)
+		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i LEFT JOIN (SELECT e.ino
+				FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2 AND {in e.ino} GROUP BY e.ino) n ON n.ino = i.ino
+			WHERE i.vol = $2 AND i.ino <> 1 AND {in i.ino} AND n.ino IS NULL AND NOT ` + orphanedInode + `
 			AND {live} ORDER BY i.ino LIMIT $5`},
 	{code: "directory-cycle", at: atInode, fix: (*fixer).cut, cycles: true,
 		what: "the directory leads to itself, and the root does not lead to it; it is moved to lost+found"},
@@ -200,7 +200,7 @@ var volumeRules = []rule{
 	chunkRule("chunk-without-blob", `b.id IS NULL`, "%d chunks whose blobs have no row, the first at %d: the bytes are lost", nil),
 	chunkRule("chunk-outside-blob", `k.len > 0 AND k.blob_pos >= 0 AND k.blob_pos + k.len > b.size`,
 		"%d chunks reach over the ends of their blobs, the first at %d: the bytes are lost", nil),
-	chunkRule("overlapping-chunks", `EXISTS (SELECT 1 FROM chunks n WHERE n.vol = k.vol AND n.ino = k.ino AND n.pos > k.pos AND n.pos < k.pos + k.len)`,
+	chunkRule("overlapping-chunks", `(SELECT n.pos FROM chunks n WHERE n.vol = k.vol AND n.ino = k.ino AND n.pos > k.pos ORDER BY n.pos LIMIT 1) < k.pos + k.len`,
 		"%d chunks reach into the next, the first at %d: nothing says which bytes are right", nil),
 	chunkRule("chunk-beyond-end", `k.len > 0 AND k.pos >= 0 AND k.pos + k.len > i.size`,
 		"%d chunks reach over the end of the file, the first at %d; they are cut there", (*fixer).cutChunks),
@@ -238,17 +238,25 @@ func selectUnreachable(cut []int64, rest string) string {
 		also += fmt.Sprintf(`, %d`, ino)
 	}
 	return expand(`WITH RECURSIVE s (ino) AS (
-			SELECT i.ino FROM inodes i WHERE i.vol = $1 AND {dir i} AND (i.ino IN (1` + also + `) OR ` + orphanedInode + `
-				OR i.ino NOT IN (SELECT e.ino FROM dirents e WHERE e.vol = $1))
+			SELECT i.ino FROM inodes i LEFT JOIN (SELECT e.ino FROM dirents e WHERE e.vol = $1 GROUP BY e.ino) n ON n.ino = i.ino
+			WHERE i.vol = $1 AND {dir i} AND (i.ino IN (1` + also + `) OR ` + orphanedInode + ` OR n.ino IS NULL)
 			UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
-		SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i WHERE i.vol = $1 AND {dir i} AND i.ino NOT IN (SELECT ino FROM s)
-			AND EXISTS (SELECT 1 FROM volumes v WHERE v.org = $2 AND v.id = $1 AND v.state <> 'removing')` + rest)
+		SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i LEFT JOIN s ON s.ino = i.ino
+			WHERE i.vol = $1 AND {dir i} AND s.ino IS NULL AND EXISTS (SELECT 1 FROM volumes v WHERE v.org = $2 AND v.id = $1 AND v.state <> 'removing')` + rest)
 }
 
 func unreachable(list *[]suspect, v orgVol, cut []int64) query {
-	return all(list, (*suspect).dest, selectUnreachable(cut, ` ORDER BY i.ino LIMIT 1`), v.vol, v.org)
+	return suspects(list, selectUnreachable(cut, ` ORDER BY i.ino LIMIT 1`), v.vol, v.org)
 }
 
 func unreachableOne(list *[]suspect, v orgVol, cut []int64, ino int64) query {
-	return all(list, (*suspect).dest, selectUnreachable(cut, ` AND i.ino = $3`), v.vol, v.org, ino)
+	return suspects(list, selectUnreachable(cut, ` AND i.ino = $3`), v.vol, v.org, ino)
+}
+
+// suspects makes the query of a rule, whose work must not grow with the square of a
+// volume's rows.
+func suspects(list *[]suspect, sql string, args ...any) query {
+	ask := all(list, (*suspect).dest, sql, args...)
+	ask.setwise = true
+	return ask
 }

@@ -30,6 +30,10 @@ type query struct {
 	// reset forgets the rows that were handed out, so that the query may run again when
 	// the connection was lost amid them; nil: it may not.
 	reset func()
+
+	// setwise says that the query joins sets of rows that no index leads to. A planner
+	// that takes them for small would compare each row with each.
+	setwise bool
 }
 
 // scanner copies the columns of a row.
@@ -116,7 +120,8 @@ type dialect struct {
 }
 
 // eachOf is a join that looks the rows of a table up one by one, by an index, whatever
-// the planner makes of the sizes of the tables: {each TABLE ALIAS: CONDITION}.
+// the planner makes of the sizes of the tables: {each TABLE ALIAS: CONDITION}. LEFT may
+// stand before it.
 var eachOf = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\{each (\w+) (\w+): ([^}]*)\}`)
 })
@@ -143,6 +148,7 @@ func (d *dialect) sql(s string) string {
 		return v.(string)
 	}
 	r := eachOf().ReplaceAllString(s, d.each)
+	r = strings.ReplaceAll(r, "LEFT CROSS JOIN", "LEFT JOIN") // whose order SQLite keeps, too
 	r = hasOf().ReplaceAllString(r, d.has())
 	r = strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{guard}", d.guard, "{fold}", d.fold, "{bytes}", d.bytes, "{analyze}", d.analyze).Replace(r)
 	r = parameter().ReplaceAllString(r, strings.ReplaceAll(d.ordinal, "$", "$$")+"${1}")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,6 +148,7 @@ func (p *postgres) endSnapshot(ctx context.Context, tx pgx.Tx) {
 // batch sends queries at once and reads what they return, in order.
 func (p *postgres) batch(list []query, send func(*pgx.Batch) pgx.BatchResults, began *bool) error {
 	b := &pgx.Batch{}
+	list = withPlanning(list)
 	for _, q := range list {
 		if q.reset != nil {
 			q.reset()
@@ -161,6 +163,24 @@ func (p *postgres) batch(list []query, send func(*pgx.Batch) pgx.BatchResults, b
 		}
 	}
 	return res.Close()
+}
+
+// withPlanning puts what the planner is told around the queries that need it. A batch is
+// sent in one transaction, if only in one of its own, with which that ends. What a nested
+// loop costs where there is no other way would let every plan be compiled, for seconds.
+func withPlanning(list []query) []query {
+	if !slices.ContainsFunc(list, func(q query) bool { return q.setwise }) {
+		return list
+	}
+	var with []query
+	for _, ask := range list {
+		if !ask.setwise {
+			with = append(with, ask)
+			continue
+		}
+		with = append(with, q(`SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)`), ask, q(`SELECT set_config('enable_nestloop', 'on', true)`))
+	}
+	return with
 }
 
 func (p *postgres) result(res pgx.BatchResults, q query, began *bool) error {
