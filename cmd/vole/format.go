@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"text/template"
@@ -32,8 +33,9 @@ func addFormatFlag(cmd *cobra.Command, text *string) {
 	noFlagFiles(cmd, "format")
 }
 
-// newFormatted parses a template; \t and \n in it are a tab and the end of a line.
-func (a *app) newFormatted(text string) (*formatted, error) {
+// newFormatted parses a template for what is like sample; \t and \n in it are a tab and the
+// end of a line.
+func (a *app) newFormatted(text string, sample any) (*formatted, error) {
 	if a.json || a.quiet {
 		return nil, usagef("--format excludes --json and --quiet: each says what is printed")
 	}
@@ -50,10 +52,10 @@ func (a *app) newFormatted(text string) (*formatted, error) {
 		"bytes": func(s vole.Size) int64 { return int64(s) },
 	}).Parse(text)
 	if err == nil {
-		err = template.Must(t.Clone()).Execute(io.Discard, &volumeJSON{}) // a mistyped field, before anything is asked for
+		err = template.Must(t.Clone()).Execute(io.Discard, sample) // a mistyped field, before anything is asked for
 	}
 	if err != nil {
-		return nil, usagef("%v", err)
+		return nil, &hinted{usagef("%v", err), "the fields are " + strings.Join(templateFields(sample), ", ")}
 	}
 	f := &formatted{a: a, t: t}
 	if asTable {
@@ -64,6 +66,16 @@ func (a *app) newFormatted(text string) (*formatted, error) {
 		f.columns = a.newTable(titles...)
 	}
 	return f, nil
+}
+
+// templateFields lists the fields of a volume that templates can have.
+func templateFields(sample any) (names []string) {
+	for _, f := range reflect.VisibleFields(reflect.TypeOf(sample).Elem()) {
+		if !f.Anonymous {
+			names = append(names, "."+f.Name)
+		}
+	}
+	return names
 }
 
 // columnTitle names a column of a template for the first field in it: .LastUsed is
@@ -86,23 +98,39 @@ func columnTitle(column string) string {
 	return ""
 }
 
+// listedVolume is what templates of ls have: who has a volume attached is not listed.
+type listedVolume struct{ vole.Info }
+
+// Label is the value of a label, for templates.
+func (v *listedVolume) Label(key string) string { return v.Labels[key] }
+
 // Label is the value of a label, for templates.
 func (v *volumeJSON) Label(key string) string { return v.Labels[key] }
 
-// print shows a volume. Texts from outside are shown as value shows them, so that one
-// record stays one line.
-func (f *formatted) print(v *volumeJSON) error {
-	shown := volumeJSON{v.Info, slices.Clone(v.Attachments)}
-	shown.Labels = make(vole.Labels, len(v.Labels))
-	for key, text := range v.Labels {
-		shown.Labels[key] = f.a.value(text)
-	}
+// inspected shows a volume with its attachments.
+func (f *formatted) inspected(v volumeJSON) error {
+	shown := volumeJSON{f.shown(v.Info), slices.Clone(v.Attachments)}
 	for i := range shown.Attachments {
 		at := &shown.Attachments[i]
 		at.Holder, at.Host = f.a.value(at.Holder), f.a.value(at.Host)
 	}
+	return f.print(&shown)
+}
+
+// shown is a volume with texts from outside as value shows them, so that one record stays
+// one line.
+func (f *formatted) shown(info vole.Info) vole.Info {
+	labels := make(vole.Labels, len(info.Labels))
+	for key, text := range info.Labels {
+		labels[key] = f.a.value(text)
+	}
+	info.Labels = labels
+	return info
+}
+
+func (f *formatted) print(volume any) error {
 	var line strings.Builder
-	if err := f.t.Execute(&line, &shown); err != nil {
+	if err := f.t.Execute(&line, volume); err != nil {
 		return usagef("%v", err)
 	}
 	if f.columns != nil {
@@ -121,7 +149,7 @@ func (f *formatted) flush() error {
 }
 
 func (f *formatted) add(info vole.Info) error {
-	return f.print(&volumeJSON{info, []vole.AttachmentInfo{}})
+	return f.print(&listedVolume{f.shown(info)})
 }
 
 func (f *formatted) close(next string) error {

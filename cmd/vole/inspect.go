@@ -34,11 +34,11 @@ Here it has the field Attachments as well.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			print, flush := a.printInspected, func() error { return nil }
 			if format != "" {
-				f, err := a.newFormatted(format)
+				f, err := a.newFormatted(format, &volumeJSON{})
 				if err != nil {
 					return err
 				}
-				print, flush = func(v volumeJSON) error { return f.print(&v) }, f.flush
+				print, flush = f.inspected, f.flush
 			}
 			return a.withStore(cmd.Context(), func(s *vole.Store) error {
 				return errors.Join(a.inspect(cmd.Context(), s, args, print, format == ""), flush())

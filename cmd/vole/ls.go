@@ -137,7 +137,7 @@ func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter, f *li
 func (a *app) newVolumePrinter(paged bool, format string, lastUse bool) (volumePrinter, error) {
 	switch {
 	case format != "":
-		return a.newFormatted(format)
+		return a.newFormatted(format, &listedVolume{})
 	case a.json:
 		return &jsonVolumes{a: a, paged: paged}, nil
 	case a.quiet:
