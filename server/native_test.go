@@ -332,6 +332,9 @@ func TestArchive(t *testing.T) {
 		t.Errorf("the archive has %s", got)
 	}
 	c.refused(404, "file_not_found", "GET", "/volumes/v/archive", path("none"), "")
+	if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader(strings.Repeat("\x00", 4096)+"an image")); code != 400 {
+		t.Errorf("no archive, but zeros first: %d %s", code, b)
+	}
 	if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader("this is no tar stream, but long enough to be looked at"+strings.Repeat("x", 600))); code != 400 {
 		t.Errorf("nonsense instead of a tar stream: %d %s", code, b)
 	}

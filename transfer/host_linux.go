@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,4 +57,58 @@ func OpenFileLink(path string) bool {
 	}
 	info, err := os.Stat(path)
 	return err == nil && !info.IsDir()
+}
+
+// ownDescriptor returns the number of the descriptor that path, a link in /proc, stands for;
+// -1: it is another process's, or no such link.
+func ownDescriptor(path string) int {
+	fd, err := strconv.Atoi(filepath.Base(path))
+	if err != nil {
+		return -1
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil || dir != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
+		return -1
+	}
+	return fd
+}
+
+// CheckDescriptor returns an error when path stands for, or leads through, a file that this
+// process opened itself, such as its catalog or a directory of its home, and was not given:
+// whoever names it as a target means something else.
+func CheckDescriptor(path string) error {
+	for ; path != filepath.Dir(path); path = filepath.Dir(path) {
+		fd := ownDescriptor(path)
+		if fd < 0 {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err == nil && flags&unix.FD_CLOEXEC != 0 {
+			err = unix.EBADF
+		}
+		return err
+	}
+	return nil
+}
+
+// openInherited returns the file or socket that path, a link for which OpenFileLink holds,
+// stands for, if this process was given it. Opened by its name a file would be written at a
+// place of its own, which whoever shares this one, a shell that redirects the output of
+// several commands, overwrites next; a socket has no name. nil: it is another process's, or
+// a fifo or device, which is opened by the name, so that a write that waits can be ended.
+func openInherited(path string) (*os.File, error) {
+	fd := ownDescriptor(path)
+	if fd < 0 {
+		return nil, nil
+	}
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	if kind := st.Mode & unix.S_IFMT; err != nil || kind != unix.S_IFREG && kind != unix.S_IFSOCK {
+		return nil, err
+	}
+	fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }

@@ -45,9 +45,12 @@ func OpenNode(ctx context.Context, path string) (*os.File, error) {
 	flag := os.O_WRONLY | syscall.O_NOCTTY
 	switch m := info.Mode(); {
 	case m&fs.ModeSymlink != 0 && OpenFileLink(path):
+		if f, err := openInherited(path); f != nil || err != nil {
+			return f, HostError("open", path, err)
+		}
 		flag |= os.O_APPEND // behind what others wrote to it
 	case m&fs.ModeSocket != 0:
-		return nil, HostError("open", path, errNode(m))
+		return nil, HostError("open", path, driver.Errorf(vole.ErrExists, "a socket is there, into which no file can be written; name another target, or remove it"))
 	case !isNode(m):
 		return nil, nil
 	case m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0:

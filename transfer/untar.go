@@ -60,7 +60,7 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 	f := newSparseFilter(r)
 	tr := tar.NewReader(f)
 	globals := globalRecords{}
-	for {
+	for entries := 0; ; entries++ {
 		_, err := io.Copy(io.Discard, tr) // what was not read of the entry before
 		f.nextEntry()
 		var hdr *tar.Header
@@ -77,7 +77,7 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 			err = ctx.Err()
 		}
 		if err != nil {
-			return &StreamError{c.opts.op() + ": read the tar stream", err}
+			return &StreamError{c.opts.op() + ": read the tar stream", streamProblem(err, entries)}
 		}
 		if end {
 			return c.finish(ctx, 0)
@@ -87,10 +87,27 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 		} else if err = globals.apply(hdr); err == nil {
 			err = c.entry(ctx, tr, hdr, f.file, dir)
 		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return &StreamError{fmt.Sprintf("%s: tar entry %q: the stream ends in the middle of it", c.opts.op(), hdr.Name), io.ErrUnexpectedEOF}
+		}
 		if err != nil {
 			return fmt.Errorf("%s: tar entry %q: %w", c.opts.op(), hdr.Name, err)
 		}
 	}
+}
+
+// streamProblem says what an error of archive/tar means for a stream of which so many
+// entries were read.
+func streamProblem(err error, entries int) error {
+	switch {
+	case errors.Is(err, tar.ErrHeader) && entries == 0:
+		return driver.Errorf(ErrNoArchive, "it is no tar archive, plain or compressed (gzip, bzip2, zstd, xz, lz4), or a damaged one")
+	case errors.Is(err, tar.ErrHeader):
+		return driver.Errorf(driver.ErrCorrupt, "the archive is damaged behind its entry %d", entries)
+	case errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrNoEnd):
+		return driver.Errorf(io.ErrUnexpectedEOF, "it ends in the middle of an entry, after %d whole ones: unexpected EOF", entries)
+	}
+	return err
 }
 
 // ErrNoEnd is matched by the error of a stream that ends where an archive does not: its
@@ -108,8 +125,9 @@ func errNoEnd(entries int) error {
 // up their last record, which is 10 KiB for most.
 const maxPadding = 1 << 20
 
-// ErrNoArchive is matched by the error of a stream that begins like an empty archive, with
-// zeros, and goes on with something else: an image of a file system, for example.
+// ErrNoArchive is matched by the error of a stream that begins with no header of an archive,
+// or like an empty archive, with zeros, and goes on with something else: an image of a file
+// system, for example.
 var ErrNoArchive = fmt.Errorf("no archive: %w", driver.ErrCorrupt)
 
 // checkEnd reads what is left of a compressed stream of which the archive has ended, for

@@ -76,6 +76,7 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 		return usagef("cp: a tar stream is not for a terminal; send standard output elsewhere")
 	}
 	c.bar = c.newProgress()
+	silent := to.stream || to.volume == "" && c.isOutput(to.path)
 	var stats transfer.Stats
 	err := c.withStore(ctx, func(s *vole.Store) (err error) {
 		switch {
@@ -92,7 +93,7 @@ func (c *cpCmd) run(ctx context.Context, from, to location) error {
 	if err != nil {
 		return withStreamHint(err)
 	}
-	if c.json && !to.stream {
+	if c.json && !silent {
 		err = c.printJSON(stats)
 	}
 	if stats.Lost > 0 {

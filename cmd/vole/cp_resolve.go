@@ -194,6 +194,9 @@ func hostPlace(l location) (*place, error) {
 		return nil, err
 	}
 	for range maxLinks { // a link that leads nowhere yet is followed too
+		if err := transfer.CheckDescriptor(p); err != nil {
+			return nil, transfer.HostError("cp", l.path, err)
+		}
 		to, err := os.Readlink(p)
 		if err != nil || transfer.OpenFileLink(p) {
 			break

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
@@ -69,8 +70,9 @@ func (a *app) diskExport(ctx context.Context, name, to string, compress bool) er
 		if att.Path() == "" {
 			return &vole.Error{Op: "disk export", Volume: name, Err: driver.Errorf(vole.ErrUnsupported, "these volumes have no images on this host")}
 		}
+		silent := a.isOutput(to)
 		size, err := a.exportImage(ctx, att.Path(), to, compress)
-		if err != nil || to == "-" {
+		if err != nil || silent {
 			return err
 		}
 		return a.printImage(sizeJSON{Volume: v.Name(), File: to, Size: size})
@@ -138,8 +140,11 @@ func exportTo(ctx context.Context, to string, c sparse.Content, size int64, comp
 		return err
 	}
 	defer func() { err = errors.Join(err, pl.Close()) }()
-	if pl.isDir {
+	switch {
+	case pl.isDir:
 		return vole.ErrIsDir
+	case strings.HasSuffix(to, "/"):
+		return driver.Errorf(vole.ErrNotExist, "no such directory")
 	}
 	node, err := pl.openNode(ctx, pl.path)
 	if err != nil {

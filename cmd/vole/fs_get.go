@@ -55,6 +55,7 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	if file == "-" {
 		return a.getTo(a.payload, r, e.Size)
 	}
+	silent := a.isOutput(file)
 	pl, err := hostPlace(location{arg: file, path: file})
 	if err != nil {
 		return err
@@ -81,7 +82,7 @@ func (a *app) get(ctx context.Context, f *vole.FS, p, file string) (err error) {
 	} else {
 		stats, err = transfer.WriteFile(ctx, pl.tree, at, whole, e.Mode, e.Mtime, opts)
 	}
-	if err != nil || !a.json {
+	if err != nil || !a.json || silent {
 		return err
 	}
 	return a.printJSON(transferJSON{f.Volume().Name(), absPath(p), filepath.Join(pl.dir, filepath.FromSlash(at)), stats.Bytes})

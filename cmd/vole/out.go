@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +64,21 @@ func (a *app) size(s vole.Size) string {
 		return s.Human()
 	}
 	return strconv.FormatInt(int64(s), 10)
+}
+
+// isOutput reports whether what is written to the file named to goes where this program's own
+// output goes, as to /dev/stdout: nothing else may be printed then.
+func (a *app) isOutput(to string) bool {
+	out, ok := a.payload.(*os.File)
+	if to == "-" || !ok {
+		return to == "-"
+	}
+	theirs, err := os.Stat(to)
+	if err != nil {
+		return false
+	}
+	ours, err := out.Stat()
+	return err == nil && os.SameFile(ours, theirs)
 }
 
 // countOf is a number of things, as "1 file" and "2 files".

@@ -67,7 +67,7 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	if cerr := done(); err == nil {
 		err = cerr
 	}
-	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && unknownKind(err) {
+	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && (unknownKind(err) || errors.Is(err, vole.ErrCorrupt)) {
 		err = driver.Errorf(vole.ErrInvalid, "%v", err)
 	}
 	if err != nil {
