@@ -18,7 +18,8 @@ import (
 type formatted struct {
 	a       *app
 	t       *template.Template
-	columns *table // nil: each volume is a line as it comes
+	columns *table      // nil: each volume is a line as it comes
+	raw     *volumeJSON // what is printed, its texts as they are
 }
 
 // formatHelp describes the templates for the help of commands that take them.
@@ -44,8 +45,9 @@ func (a *app) newFormatted(text string, sample any) (*formatted, error) {
 	if text == "json" {
 		text = "{{json .}}"
 	}
+	f := &formatted{a: a, raw: &volumeJSON{}}
 	t, err := template.New("--format").Option("missingkey=zero").Funcs(template.FuncMap{
-		"json":  func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
+		"json":  f.json,
 		"join":  strings.Join,
 		"lower": func(v any) string { return strings.ToLower(fmt.Sprint(v)) },
 		"upper": func(v any) string { return strings.ToUpper(fmt.Sprint(v)) },
@@ -57,7 +59,7 @@ func (a *app) newFormatted(text string, sample any) (*formatted, error) {
 	if err != nil {
 		return nil, &hinted{usagef("%v", err), "the fields are " + strings.Join(templateFields(sample), ", ")}
 	}
-	f := &formatted{a: a, t: t}
+	f.t = t
 	if asTable {
 		titles := strings.Split(text, "\t")
 		for i, column := range titles {
@@ -76,6 +78,30 @@ func templateFields(sample any) (names []string) {
 		}
 	}
 	return names
+}
+
+// json is v as JSON, with the escapes that --json has. What a template gets is made for a line
+// of text, which JSON need not be.
+func (f *formatted) json(v any) (string, error) {
+	switch v.(type) {
+	case *volumeJSON:
+		v = f.raw
+	case *listedVolume:
+		v = &listedVolume{f.raw.Info}
+	case vole.Info:
+		v = f.raw.Info
+	case vole.Labels:
+		v = f.raw.Labels
+	case []vole.AttachmentInfo:
+		v = f.raw.Attachments
+	}
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return "", err
+	}
+	return escapeText(strings.TrimSuffix(b.String(), "\n"), nil, escapeJSONRune), nil
 }
 
 // columnTitle names a column of a template for the first field in it: .LastUsed is
@@ -114,6 +140,7 @@ func (f *formatted) inspected(v volumeJSON) error {
 		at := &shown.Attachments[i]
 		at.Holder, at.Host = f.a.value(at.Holder), f.a.value(at.Host)
 	}
+	f.raw = &v
 	return f.print(&shown)
 }
 
@@ -149,6 +176,7 @@ func (f *formatted) flush() error {
 }
 
 func (f *formatted) add(info vole.Info) error {
+	f.raw = &volumeJSON{Info: info}
 	return f.print(&listedVolume{f.shown(info)})
 }
 
