@@ -27,6 +27,16 @@ import (
 // namespace does not map (user_namespaces(7)), and may be the id of this user, too.
 const overflowUID = 65534
 
+// CheckOwner returns the error with which Open would refuse a home for its owner, or because
+// it is not there.
+func CheckOwner(home string, foreign bool) error {
+	dir, err := openHome(home, false, foreign)
+	if err != nil {
+		return err
+	}
+	return dir.Close()
+}
+
 // openHome opens the directory of a home, making it if makeIt. ErrPermission: it belongs
 // to another user, unless foreign.
 func openHome(home string, makeIt, foreign bool) (*os.File, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
+	"github.com/volehq/vole/local"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
@@ -62,6 +63,9 @@ func (o *Options) orgIsThere(ctx context.Context, org string) error {
 	var names []string
 	switch {
 	case o.Home != "":
+		if err := local.CheckOwner(o.Home, o.ForeignHome); err != nil {
+			return err
+		}
 		if _, err := os.Stat(filepath.Join(o.Home, "catalog.db")); err != nil {
 			return driver.Errorf(driver.ErrNoSuch, "there is no home in %s: %v", o.Home, err)
 		}

@@ -41,7 +41,7 @@ func newServeKeyCreateCmd(a *app) *cobra.Command {
 		Long: `Make an API key in the database of a server and print its secret, which cannot be had again.
 The server may run meanwhile, and need not. Settings say where its data is, as for 'vole
 serve': by flags, VOLE_SERVE_* variables, or the file that --config names. The key is in the
-audit log of its organisation.
+audit log of its organisation. What root makes where data is another user's is that user's.
 
 Without --scope the key is an administrator's of the organisation ORG. With --operator it is
 also the server's operator's, of the organisation "default" unless ORG says otherwise: it makes

@@ -82,7 +82,7 @@ func (b *Ballast) Opening(fn func() error) error {
 // when there is more room than before, and not smaller. Failure is none of the caller's:
 // there is less to lend then. While a process has lent it, it stays.
 func (b *Ballast) Keep() {
-	if b.dir == nil {
+	if b.dir == nil || !b.own() {
 		return
 	}
 	var held, want int64
@@ -108,6 +108,13 @@ func (b *Ballast) Keep() {
 		fill(f, min(want, Size))
 	}
 	b.takeInodes()
+}
+
+// own reports whether the directory is this user's. In that of another the files would be
+// none that its owner can lend.
+func (b *Ballast) own() bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(b.dir.Fd()), &st) == nil && st.Uid == uint32(os.Geteuid())
 }
 
 // hasInodes reports whether no inode is to be taken: the last file is made last and removed

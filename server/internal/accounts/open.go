@@ -114,13 +114,14 @@ func (s *Store) openPools(ctx context.Context, path string) (err error) {
 }
 
 // refuseLinksOfOthers refuses a database that leads elsewhere by a link which another user
-// made, as the owner of a home may: the file there would be written and closed to others.
+// made, as the owner of a home may: the file there would be written and closed to others. Its
+// directory counts, too.
 func refuseLinksOfOthers(path string) error {
-	for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+	for _, p := range []string{filepath.Dir(path), path, path + "-wal", path + "-shm", path + "-journal"} {
 		var st unix.Stat_t
-		err := unix.Lstat(path+suffix, &st)
+		err := unix.Lstat(p, &st)
 		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK && st.Uid != 0 && st.Uid != uint32(os.Geteuid()) {
-			return driver.Errorf(driver.ErrPermission, "%s%s is a symbolic link that another user (%d) has made; name the file itself", path, suffix, st.Uid)
+			return driver.Errorf(driver.ErrPermission, "%s is a symbolic link that another user (%d) has made; name the file itself", p, st.Uid)
 		}
 	}
 	return nil
@@ -141,10 +142,28 @@ func create(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
+	uid, gid, err := ownerAbove(path)
+	if err == nil && uid >= 0 {
+		err = f.Chown(uid, gid)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return durable.SyncDir(dir)
+}
+
+// ownerAbove returns to whom what root makes at path is to belong: to the owner of the
+// directory above it, who may have no root to start the server, and whom it would lock out.
+// uid is negative when that is this user.
+func ownerAbove(path string) (uid, gid int, err error) {
+	var st unix.Stat_t
+	if os.Geteuid() != 0 {
+		return -1, -1, nil
+	}
+	if err := unix.Stat(filepath.Dir(path), &st); err != nil || st.Uid == 0 {
+		return -1, -1, err
+	}
+	return int(st.Uid), int(st.Gid), nil
 }
 
 // makeDir is os.MkdirAll with mode 0700; what it makes survives a power cut.
@@ -155,8 +174,25 @@ func makeDir(dir string) error {
 	if err := makeDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return durable.SyncDir(filepath.Dir(dir))
+	}
+	if err != nil {
 		return err
+	}
+	if uid, gid, err := ownerAbove(dir); err != nil {
+		return err
+	} else if uid >= 0 {
+		n, err := nofollow.Open(unix.AT_FDCWD, dir)
+		if err != nil {
+			return err
+		}
+		err = n.Chown(uid, gid)
+		n.Close()
+		if err != nil {
+			return err
+		}
 	}
 	return durable.SyncDir(filepath.Dir(dir))
 }
