@@ -72,8 +72,8 @@ func (fs *FS) WriteFile(ctx context.Context, path string, r io.Reader, opts Writ
 	buf := chunks.Get().(*[]byte)
 	defer chunks.Put(buf)
 	if opts.NextData == nil {
-		n, err := io.ReadFull(ctxReader{ctx, r}, *buf)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
+		n, err := readChunk(ctx, r, *buf)
+		if err == io.EOF {
 			return int64(n), fs.writeSmall(path, (*buf)[:n], opts)
 		}
 		if err != nil {
@@ -112,6 +112,21 @@ func (c ctxReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(p)
+}
+
+// readChunk fills buf. An error, which may be io.EOF, means that r yielded no more than the n
+// bytes. io.ReadFull would not tell a short chunk from an io.ErrUnexpectedEOF of r, which is
+// how archives and requests say that they were cut off.
+func readChunk(ctx context.Context, r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
+		var k int
+		k, err = r.Read(buf[n:])
+		n += k
+	}
+	return n, err
 }
 
 // newSlice returns a reader of b, which b's owner may use again once it is read.
@@ -312,14 +327,14 @@ func (f *File) fill(ctx context.Context, r io.Reader) error {
 	buf := chunks.Get().(*[]byte)
 	defer chunks.Put(buf)
 	for off := int64(0); ; {
-		n, rerr := io.ReadFull(ctxReader{ctx, r}, *buf)
+		n, rerr := readChunk(ctx, r, *buf)
 		if n > 0 {
 			if _, err := f.WriteAt((*buf)[:n], off); err != nil {
 				return err
 			}
 			off += int64(n)
 		}
-		if rerr == io.EOF || rerr == io.ErrUnexpectedEOF {
+		if rerr == io.EOF {
 			return nil
 		}
 		if rerr != nil {

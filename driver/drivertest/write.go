@@ -199,8 +199,10 @@ func testWriteOverLinks(t *testing.T, e *env) {
 var errReader = errors.New("the source broke")
 
 // failAfter yields what it holds and then fails.
-func failAfter(data string) io.Reader {
-	return io.MultiReader(strings.NewReader(data), readerFunc(func([]byte) (int, error) { return 0, errReader }))
+func failAfter(data string) io.Reader { return failWith(data, errReader) }
+
+func failWith(data string, err error) io.Reader {
+	return io.MultiReader(strings.NewReader(data), readerFunc(func([]byte) (int, error) { return 0, err }))
 }
 
 type readerFunc func(p []byte) (int, error)
@@ -221,6 +223,13 @@ func testWriteReaderFails(t *testing.T, e *env) {
 			}
 		}
 		f.unchanged(fmt.Sprintf("a source that fails after %d bytes", n), before)
+	}
+	// As archives and bodies of requests say that they were cut off.
+	for _, n := range []int{1, 5000, 3 << 20} {
+		if _, err := f.WriteFrom(f.ctx, "file", failWith(pattern(1, n), io.ErrUnexpectedEOF), vole.WriteOptions{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("write from a source that is cut off after %d bytes: %v", n, err)
+		}
+		f.unchanged(fmt.Sprintf("a source that is cut off after %d bytes", n), before)
 	}
 	f.used("after failed writes", int64(len("content")+len("inner")))
 }
