@@ -20,6 +20,8 @@ import (
 type FS struct {
 	d   driver.FS
 	vol *Volume
+
+	takesMeta bool // Caps.WriteMeta
 }
 
 // Volume is the volume whose files these are.
@@ -225,7 +227,7 @@ func (f *FS) writeMeta(ctx context.Context, p string, r io.Reader, opts WriteOpt
 	if err := errors.Join(checkMode(m.Mode), checkOwner(m.UID, m.GID), checkTimes(m.Mtime)); err != nil {
 		return 0, err
 	}
-	if f.vol.b.Caps().WriteMeta {
+	if f.takesMeta {
 		return f.d.WriteFile(ctx, p, r, opts)
 	}
 	opts.Mode, opts.Meta = m.Mode, nil

@@ -121,7 +121,7 @@ func (v *Volume) OpenFS(ctx context.Context, opts FSOptions) (*FS, error) {
 	if err != nil {
 		return nil, v.wrap("open", "", err)
 	}
-	return &FS{d: d, vol: v}, nil
+	return &FS{d: d, vol: v, takesMeta: v.b.Caps().WriteMeta}, nil
 }
 
 // noLeases refuses what only backends with leases have.

@@ -64,6 +64,9 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	if opts.Host != "" { // a server attaches for a client elsewhere
 		a.info.Host, a.info.PID, a.info.Started = opts.Host, opts.PID, opts.Started.UTC()
 	}
+	if err := b.shareDraft(ctx, id); err != nil {
+		return nil, err
+	}
 	if err := a.prepare(ctx); err != nil {
 		return nil, err
 	}

@@ -40,6 +40,9 @@ type counter struct {
 	page  *page
 	messy atomic.Bool // something stayed behind in the volume's tmp directory
 
+	draft atomic.Bool   // only this process uses the volume; made false under names
+	moves atomic.Uint64 // how often paths of the volume may have come to lead elsewhere
+
 	names ctxMutex
 	files [stripes]ctxMutex
 
@@ -102,6 +105,7 @@ func (b *Backend) findCounter(id string) (c *counter, first bool, err error) {
 	for i := range c.files {
 		c.files[i] = newCtxMutex()
 	}
+	c.draft.Store(b.drafts[id])
 	b.counters[id] = c
 	return c, true, nil
 }

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/internal/fault"
@@ -166,6 +167,19 @@ var steps = []step{
 	onDisk(onFS("copy tree", func(ctx context.Context, f *vole.FS) error {
 		return f.Copy(ctx, "tree", "copy", vole.CopyOptions{})
 	})),
+	{name: "build", setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
+		_, err := s.Build(ctx, "w", vole.Spec{Quota: vole.MiB}, func(v *vole.Volume) error {
+			f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+			if err != nil {
+				return err
+			}
+			meta := vole.WriteOptions{Meta: &vole.FileMeta{Mode: 0o640, UID: os.Getuid(), GID: os.Getgid(), Mtime: time.Unix(1000, 0)}}
+			_, werr := f.WriteFrom(ctx, "d/small", strings.NewReader("small"), meta)
+			_, serr := f.WriteFrom(ctx, "d/beside", strings.NewReader("beside"), meta)
+			return errors.Join(werr, serr, f.WriteFile(ctx, "d/large", make([]byte, 300<<10), 0o644), f.Close())
+		})
+		return err
+	}},
 	{name: "create", op: func(ctx context.Context, s *vole.Store) error {
 		_, err := s.Create(ctx, "new", vole.Spec{Quota: vole.GiB, Labels: vole.Labels{"a": "b"}})
 		return err

@@ -39,6 +39,7 @@ type fileSystem struct {
 	closed bool
 	count  *counter // nil until the first change
 	tmp    *os.File // tmp/, nil until needed
+	kept   *keptDir // of a draft, the directory that was used last; nil: none
 }
 
 // OpenFS implements driver.Backend.
@@ -126,6 +127,7 @@ func (f *fileSystem) free() {
 	if f.root != nil {
 		f.root.Close()
 	}
+	f.kept.release()
 	for _, d := range []*os.File{f.dir, f.top, f.tmp} {
 		if d != nil {
 			d.Close()
@@ -262,7 +264,8 @@ func (f *fileSystem) rootGone() bool {
 type place struct {
 	dir  *os.File
 	base string
-	own  bool // dir is to be closed
+	own  bool     // dir is to be closed
+	kept *keptDir // or this is to be released
 }
 
 func (p place) fd() int { return int(p.dir.Fd()) }
@@ -271,6 +274,7 @@ func (p place) close() {
 	if p.own {
 		p.dir.Close()
 	}
+	p.kept.release()
 }
 
 // stat describes what is at the place, not following a link.
@@ -285,7 +289,14 @@ func (f *fileSystem) find(name string) (place, error) {
 	if dir == "" {
 		return place{dir: f.dir, base: base}, nil
 	}
-	d, err := beneath.OpenWithin(f.root, f.dir, dir[:len(dir)-1])
+	dir = dir[:len(dir)-1]
+	f.mu.Lock()
+	c := f.count
+	f.mu.Unlock()
+	if c != nil && f.batch && c.draft.Load() {
+		return f.findInDraft(c, dir, base)
+	}
+	d, err := beneath.OpenWithin(f.root, f.dir, dir)
 	if err != nil {
 		return place{}, err
 	}

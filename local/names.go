@@ -46,6 +46,7 @@ func (f *fileSystem) removeOne(ctx context.Context, name string) error {
 			}
 			return c.unlink(ctx)(p.dir, p.base, &st)
 		})
+		c.moved()
 		if err != nil {
 			return err
 		}
@@ -88,6 +89,7 @@ func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
 			c.renamed(p.base, to.base)
 			return nil
 		})
+		c.moved()
 		if err != nil {
 			return err
 		}
@@ -128,7 +130,9 @@ func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.Re
 			return err
 		}
 		defer b.close()
-		if err := c.changeNames(ctx, func() error { return c.rename(ctx, a, b, opts.NoReplace) }); err != nil {
+		err = c.changeNames(ctx, func() error { return c.rename(ctx, a, b, opts.NoReplace) })
+		c.moved()
+		if err != nil {
 			return err
 		}
 		return f.syncDirs(a, b)
@@ -285,18 +289,36 @@ func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) e
 	return f.gone(err)
 }
 
-// chmod changes the mode of what name leads to. Where devices are refused, no other change
-// of names comes between the look at it and that.
+// chmod changes the mode of what name leads to. No other change of names comes between the
+// look at it and that.
 func (f *fileSystem) chmod(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
+	p, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	defer p.close()
 	return c.changeNames(ctx, func() error {
-		if f.b.devices {
-			return at("chmod", name, func() error { return f.root.Chmod(name, mode) })
+		st, err := p.stat()
+		switch {
+		case err != nil:
+			return err
+		case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+			return f.chmodTarget(name, mode)
+		case isDevice(&st) && !f.b.devices:
+			return errNoDevices()
 		}
+		return at("chmod", name, func() error { return nofollow.Chmod(p.fd(), p.base, filemode.Perm(mode)) })
+	})
+}
+
+// chmodTarget changes the mode of what the link at name leads to.
+func (f *fileSystem) chmodTarget(name string, mode fs.FileMode) error {
+	if !f.b.devices {
 		if info, err := f.root.Stat(name); err == nil && info.Mode()&fs.ModeDevice != 0 {
 			return errNoDevices()
 		}
-		return at("chmod", name, func() error { return f.root.Chmod(name, mode) })
-	})
+	}
+	return at("chmod", name, func() error { return f.root.Chmod(name, mode) })
 }
 
 // changeNode changes an attribute of what is at name, not following a link.

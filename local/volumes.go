@@ -152,7 +152,11 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	if err := b.makeVolume(ctx, info, spec.Draft); err != nil {
 		return driver.Info{}, err
 	}
-	if !spec.Draft {
+	if spec.Draft {
+		b.mu.Lock()
+		b.drafts[info.ID] = true
+		b.mu.Unlock()
+	} else {
 		info.State = driver.StateReady
 	}
 	return b.located(info), nil
@@ -350,6 +354,11 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	}
 	if err := fitsKind(r.Kind, change); err != nil {
 		return driver.Info{}, err
+	}
+	if change.Publish {
+		if err := b.shareDraft(ctx, id); err != nil {
+			return driver.Info{}, err
+		}
 	}
 	if change.Capacity != 0 {
 		// Before the catalog says so: an image that is larger than that does no harm.

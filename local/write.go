@@ -85,7 +85,11 @@ func (f *fileSystem) WriteFile(ctx context.Context, name string, r io.Reader, op
 	if name == "." {
 		return 0, driver.ErrIsDir
 	}
-	n, err := f.replace(ctx, c, name, r, opts)
+	write := f.replace
+	if f.batch && c.draft.Load() && isSmall(r, opts) {
+		write = f.writeDraft
+	}
+	n, err := write(ctx, c, name, r, opts)
 	if err != nil {
 		return 0, f.gone(err)
 	}
@@ -190,7 +194,9 @@ func (c *counter) wouldFit(n int64) error {
 
 // buffers holds the buffers of streams: large enough that the cost of a call does not
 // show, small enough for the processor's cache.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+
+const bufferSize = 256 << 10
 
 // step is how much of a file is copied by the kernel between two looks at the context
 // and the quota.
@@ -368,7 +374,9 @@ func (f *fileSystem) commit(ctx context.Context, c *counter, from, to place, m m
 				return err
 			}
 			c.page.add(m.size - more)
-			c.lostName(old)
+			if c.lostName(old); old != nil {
+				c.moved()
+			}
 			return nil
 		})
 	})

@@ -15,34 +15,8 @@ import (
 	"github.com/volehq/vole/transfer"
 )
 
-// What a traced process works on: a directory of the host, or a home.
-const (
-	tracedEnv     = "VOLE_TEST_TRACED_SOURCE"
-	tracedHomeEnv = "VOLE_TEST_TRACED_HOME"
-)
-
-// Each file of the host that is copied is opened once, however deep it lies, and each
-// directory a few times: to resolve the path of every file anew takes longer than the copy.
-func TestOpensPerFile(t *testing.T) {
-	if dir := os.Getenv(tracedEnv); dir != "" {
-		copyTraced(t, dir)
-		return
-	}
-	const files = 400
-	counts := map[int]int{}
-	for _, n := range []int{0, files} {
-		dir := t.TempDir()
-		deep := filepath.Join(dir, "a", "b", "c", "d")
-		must(t, os.MkdirAll(deep, 0o755))
-		for i := range n {
-			must(t, os.WriteFile(filepath.Join(deep, fmt.Sprintf("f%d", i)), []byte("content"), 0o644))
-		}
-		counts[n] = traced(t, "openat,openat2,open", tracedEnv+"="+dir)
-	}
-	if opens := counts[files] - counts[0]; opens < files/2 || opens > files+files/8 {
-		t.Errorf("%d more opens for %d files", opens, files)
-	}
-}
+// tracedHomeEnv is the home that a traced process works on.
+const tracedHomeEnv = "VOLE_TEST_TRACED_HOME"
 
 // A file of a dir volume takes five system calls on its way into a tar stream: it is opened,
 // described, asked for attributes, read and closed.
@@ -93,18 +67,6 @@ func traced(t *testing.T, calls, env string) int {
 		t.Skipf("the kernel does not let strace work: %v: %s", err, out)
 	}
 	return tracedCalls(t, trace)
-}
-
-// copyTraced copies a directory into a disk volume, as create --from does.
-func copyTraced(t *testing.T, dir string) {
-	h, err := transfer.OpenHost(dir)
-	must(t, err)
-	defer h.Close()
-	_, err = transfer.NeedOf(t.Context(), h, ".")
-	must(t, err)
-	to := newFS(t, openHome(t), "v", vole.Spec{Kind: vole.KindDisk, Capacity: 16 * vole.MiB})
-	_, err = transfer.Copy(t.Context(), transfer.Volume(to), ".", h, ".", transfer.Options{Root: true})
-	must(t, err)
 }
 
 // tracedCalls is the total that strace -c has counted.

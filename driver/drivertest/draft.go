@@ -3,6 +3,7 @@ package drivertest
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ var draftTests = []test{
 	{"NotClaimed", testDraftsNotClaimed},
 	{"EnsureWaits", testEnsureWaits},
 	{"Changed", testDraftChanged},
+	{"Paths", testDraftPaths},
 }
 
 var errFill = errors.New("this is why it was not filled")
@@ -147,4 +149,49 @@ func testDraftChanged(t *testing.T, e *env) {
 	must(t, "build", err)
 	equal(t, "label", v.Info().Labels["k"], "v")
 	must(t, "remove", v.Remove(ctx))
+}
+
+// What is written to a draft lands where its path leads at that moment, whatever was moved
+// or replaced since the last file, and by whichever FS.
+func testDraftPaths(t *testing.T, e *env) {
+	need(t, e.caps.Drafts && e.caps.Links, "drafts and links")
+	ctx := t.Context()
+	var f *files
+	v, err := e.store.Build(ctx, "v", e.h.Spec, func(v *vole.Volume) error {
+		f = e.openFiles(t, v, vole.FSOptions{Batch: true})
+		other := f.beside(vole.FSOptions{Batch: true})
+		f.write("a/b/1", "one")
+		must(t, "rename", other.Rename(ctx, "a", "moved", vole.RenameOptions{}))
+		f.write("a/b/2", "two")
+		must(t, "remove", other.RemoveAll(ctx, "a"))
+		f.write("a/b/3", "three")
+		f.symlink("moved", "link")
+		f.write("link/b/4", "four")
+		f.remove("link")
+		f.symlink("a", "link")
+		f.write("link/b/5", "five")
+		f.write("link", "no longer a link")
+		wantErr(t, "write beneath a file", f.WriteFile(ctx, "link/b/6", nil, 0o644), vole.ErrNotDir)
+		f.write("a/b/3", "three again")
+		f.symlink("a/b/3", "beside")
+		f.write("beside", "in place of the link")
+		wantErr(t, "write over a directory", f.WriteFile(ctx, "a/b", nil, 0o644), vole.ErrIsDir)
+		_, err := f.WriteFrom(ctx, "a/b/3", strings.NewReader("x"), vole.WriteOptions{Exclusive: true})
+		wantErr(t, "exclusive write over a file", err, vole.ErrExists)
+		wantErr(t, "write out of the volume", f.WriteFile(ctx, "a/../../out", nil, 0o644), vole.ErrPathEscape)
+		return nil
+	})
+	must(t, "build", err)
+	f.write("a/b/7", "after it was published")
+	must(t, "sync", f.Sync(ctx))
+	g := e.openFiles(t, v, vole.FSOptions{})
+	for p, want := range map[string]string{
+		"moved/b/1": "one", "a/b/3": "three again", "moved/b/4": "four", "a/b/5": "five", "link": "no longer a link",
+		"beside": "in place of the link", "a/b/7": "after it was published",
+	} {
+		g.holds(p, want)
+	}
+	g.hasNames("moved/b", "1", "4")
+	g.hasNames("a/b", "3", "5", "7")
+	g.used("in all", int64(len("onethree againfourfiveno longer a linkin place of the linkafter it was published")))
 }

@@ -32,6 +32,9 @@ func (n *Node) Chmod(mode uint32) error {
 	return unix.Fchmodat(n.dir, n.name, mode, unix.AT_SYMLINK_NOFOLLOW)
 }
 
+// chmodAtOnce is Chmod by one system call, which Chmod is anyway.
+func chmodAtOnce(int, string, uint32) (done bool, err error) { return false, nil }
+
 // Chown sets the owner.
 func (n *Node) Chown(uid, gid int) error {
 	return unix.Fchownat(n.dir, n.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)

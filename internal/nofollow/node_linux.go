@@ -34,6 +34,13 @@ func (n *Node) Stat(st *unix.Stat_t) error { return unix.Fstat(n.fd, st) }
 // Chmod sets the mode bits.
 func (n *Node) Chmod(mode uint32) error { return unix.Chmod(n.link(), mode) }
 
+// chmodAtOnce is Chmod by one system call (fchmodat2: Linux 6.6), unless that is missing.
+func chmodAtOnce(dir int, name string, mode uint32) (done bool, err error) {
+	err = unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
+	// EOPNOTSUPP: an older kernel, or a link. EPERM: a filter that does not know the call.
+	return err != unix.EOPNOTSUPP && err != unix.EPERM, err
+}
+
 // Chown sets the owner.
 func (n *Node) Chown(uid, gid int) error {
 	return unix.Fchownat(n.fd, "", uid, gid, unix.AT_EMPTY_PATH)

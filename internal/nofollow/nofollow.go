@@ -16,6 +16,9 @@ import (
 // (unix.AT_FDCWD: name is a path, of which only the last element is not followed). On
 // Linux a symbolic link is ENOTSUP.
 func Chmod(dir int, name string, mode uint32) error {
+	if done, err := chmodAtOnce(dir, name, mode); done {
+		return err
+	}
 	n, err := Open(dir, name)
 	if err != nil {
 		return err

@@ -1,0 +1,198 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync/atomic"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/beneath"
+	"github.com/volehq/vole/internal/fault"
+	"golang.org/x/sys/unix"
+)
+
+// A draft is private: only the process that makes it knows it, and when that process dies
+// recovery removes it with all it holds. So nobody sees a file that is half written there,
+// and nobody else moves a directory away under a path. Until the draft is published or
+// attached, a batch writes small files under their own names, where other volumes need a
+// temporary file and a rename, and keeps the directory open that it used last.
+
+// shareDraft ends all that for a volume which others are about to see.
+func (b *Backend) shareDraft(ctx context.Context, id string) error {
+	b.mu.Lock()
+	delete(b.drafts, id) // of which new counters are
+	c := b.counters[id]
+	b.mu.Unlock()
+	if c == nil || !c.draft.Load() {
+		return nil
+	}
+	if err := c.names.lock(ctx); err != nil { // after the write under way
+		return fmt.Errorf("waiting for a write to the draft: %w", err)
+	}
+	defer c.names.unlock()
+	c.draft.Store(false)
+	return nil
+}
+
+// errShared says that a volume is no longer a draft.
+var errShared = errors.New("no longer a draft")
+
+// isSmall reports whether a file can be written by writeDraft.
+func isSmall(r io.Reader, opts driver.WriteOptions) bool {
+	_, file := r.(*os.File) // whose content the kernel copies
+	return !file && opts.NextData == nil && opts.Size <= bufferSize
+}
+
+// writeDraft is replace for a new, small file of a draft: read first, and then made under
+// its name in one change. All else it leaves to replace.
+func (f *fileSystem) writeDraft(ctx context.Context, c *counter, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	if err := c.wouldFit(opts.Size); err != nil {
+		return 0, err
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	n, err := readUntil(ctx, r, *buf)
+	if err == nil {
+		return f.replace(ctx, c, name, io.MultiReader(bytes.NewReader((*buf)[:n]), r), opts)
+	}
+	if err != io.EOF {
+		return 0, err
+	}
+	err = f.createSmall(ctx, c, name, (*buf)[:n], opts)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errShared) {
+		return f.replace(ctx, c, name, bytes.NewReader((*buf)[:n]), opts)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int64(n), nil
+}
+
+// readUntil fills buf. An error, which may be io.EOF, means that r yielded no more than the
+// n bytes.
+func readUntil(ctx context.Context, r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
+		var k int
+		k, err = r.Read(buf[n:])
+		n += k
+	}
+	return n, err
+}
+
+// createSmall makes a file of a draft. It is charged and complete before anyone else gets
+// the lock, so a measurement sees all of it or nothing.
+func (f *fileSystem) createSmall(ctx context.Context, c *counter, name string, data []byte, opts driver.WriteOptions) error {
+	to, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	defer to.close()
+	m := opts.Meta
+	if m == nil {
+		m = &driver.FileMeta{Mode: createMode(opts.Mode), UID: -1, GID: -1}
+	}
+	size := int64(len(data))
+	return c.changeNames(ctx, func() error {
+		if !c.draft.Load() {
+			return errShared
+		}
+		if err := c.page.reserve(size); err != nil {
+			return err
+		}
+		err := c.page.charging(entryTally(to.base), func() error { return writeNew(c, to, data, m) })
+		if err != nil {
+			c.page.add(-size)
+		}
+		return err
+	})
+}
+
+// writeNew makes a file with that content and metadata, or nothing.
+func writeNew(c *counter, to place, data []byte, m *driver.FileMeta) error {
+	var fd int
+	err := at("create", to.base, func() (err error) {
+		fd, err = unix.Openat(to.fd(), to.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = fault.Do("write", to.base, func() error { return writeAll(fd, data) })
+	if err == nil {
+		err = setMeta(to, fd, m)
+	}
+	if cerr := unix.Close(fd); err == nil && cerr != unix.EINTR {
+		err = cerr // a network file system reports a failed write here
+	}
+	if err != nil && unlink(to.dir, to.base, nil) != nil {
+		c.page.store(offStale, 1) // what stays is not charged
+	}
+	return err
+}
+
+func writeAll(fd int, data []byte) error {
+	for len(data) > 0 {
+		n, err := unix.Write(fd, data)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+// keptDir is a directory of a draft that stays open: the next file mostly is beside the last.
+type keptDir struct {
+	path  string
+	dir   *os.File
+	moves uint64 // of the counter, before the path was resolved
+
+	refs atomic.Int32 // operations under way, and fileSystem.kept
+}
+
+func (k *keptDir) release() {
+	if k != nil && k.refs.Add(-1) == 0 {
+		k.dir.Close()
+	}
+}
+
+// moved notes that paths may lead elsewhere now: a name was taken away or given to
+// something else.
+func (c *counter) moved() { c.moves.Add(1) }
+
+// findInDraft is find that keeps the directory open.
+func (f *fileSystem) findInDraft(c *counter, dir, base string) (place, error) {
+	moves := c.moves.Load()
+	f.mu.Lock()
+	k := f.kept
+	hit := k != nil && k.path == dir && k.moves == moves
+	if hit {
+		k.refs.Add(1)
+	}
+	f.mu.Unlock()
+	if !hit {
+		d, err := beneath.OpenWithin(f.root, f.dir, dir)
+		if err != nil {
+			return place{}, err
+		}
+		k = &keptDir{path: dir, dir: d, moves: moves}
+		k.refs.Store(2)
+		f.mu.Lock()
+		old := f.kept
+		f.kept = k
+		f.mu.Unlock()
+		old.release()
+	}
+	return place{dir: k.dir, base: base, kept: k}, nil
+}

@@ -1,0 +1,119 @@
+package local_test
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/fault"
+)
+
+func draftHome(t *testing.T) *vole.Store {
+	t.Helper()
+	s, err := vole.Open(t.Context(), vole.Options{Home: filepath.Join(t.TempDir(), "home")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// A small file of a draft needs no temporary file. That ends when others may see the volume.
+func TestDraftFilesInPlace(t *testing.T) {
+	ctx := t.Context()
+	s := draftHome(t)
+	var f *vole.FS
+	renames := func(name string) (n int) {
+		t.Helper()
+		fault.Set(func(op, what string, do func() error) error {
+			if op == "rename" && what == path.Base(name) {
+				n++
+			}
+			return do()
+		})
+		defer fault.Set(nil)
+		if err := f.WriteFile(ctx, name, []byte("content"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	wrote := func(what string, got, want int) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: renamed %d times, want %d", what, got, want)
+		}
+	}
+	for _, shared := range []string{"published", "attached"} {
+		_, err := s.Build(ctx, shared, vole.Spec{}, func(v *vole.Volume) (err error) {
+			if f, err = v.OpenFS(ctx, vole.FSOptions{Batch: true}); err != nil {
+				return err
+			}
+			t.Cleanup(func() { f.Close() })
+			if err := f.Mkdir(ctx, "d", 0o755); err != nil {
+				return err
+			}
+			wrote("a new file of a draft", renames("d/f"), 0)
+			wrote("one that replaces another", renames("d/f"), 1)
+			if shared == "attached" {
+				a, err := v.Attach(ctx, vole.AttachOptions{Holder: "test", HostPath: true})
+				if err != nil {
+					return err
+				}
+				wrote("a new file of an attached draft", renames("d/g"), 1)
+				return a.Detach(ctx)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrote("a new file of a volume that was "+shared, renames("d/h"), 1)
+	}
+}
+
+// The quota of a draft is exact, for files in place too.
+func TestDraftQuota(t *testing.T) {
+	ctx := t.Context()
+	s := draftHome(t)
+	var names []string
+	v, err := s.Build(ctx, "v", vole.Spec{Quota: 1000}, func(v *vole.Volume) error {
+		f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for i := range 4 {
+			err := f.WriteFile(ctx, fmt.Sprintf("f%d", i), make([]byte, 300), 0o644)
+			if over := i == 3; over != errors.Is(err, vole.ErrQuota) {
+				t.Errorf("file %d of 300 bytes: %v", i, err)
+			}
+		}
+		_, err = f.WriteFrom(ctx, "unknown", strings.NewReader(strings.Repeat("x", 101)), vole.WriteOptions{})
+		if !errors.Is(err, vole.ErrQuota) {
+			t.Errorf("101 bytes more: %v", err)
+		}
+		if _, err = f.WriteFrom(ctx, "exact", strings.NewReader(strings.Repeat("x", 100)), vole.WriteOptions{}); err != nil {
+			t.Errorf("100 bytes more: %v", err)
+		}
+		list, err := f.ReadDir(ctx, ".")
+		for _, e := range list {
+			names = append(names, e.Name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"exact", "f0", "f1", "f2"}; !slices.Equal(names, want) {
+		t.Errorf("files %q, want %q", names, want)
+	}
+	info, err := v.Measure(ctx)
+	if err != nil || info.Used != 1000 {
+		t.Errorf("used %d, %v", info.Used, err)
+	}
+}
