@@ -2,9 +2,11 @@ package bucket_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/volehq/vole"
@@ -34,42 +36,61 @@ var engines = []struct {
 	}},
 }
 
-// opened remembers the options of each store that the suite opened.
-type opened struct {
-	mu sync.Mutex // guards of
-	of map[*vole.Store]bucket.Options
+// place is what a store is of: an organisation in a namespace.
+type place struct {
+	opts bucket.Options
+	org  string
 }
 
-func (o *opened) open(t *testing.T, opts bucket.Options, readOnly bool) *vole.Store {
+// opened remembers the place of each store that the suite opened.
+type opened struct {
+	mu sync.Mutex // guards of
+	of map[*vole.Store]place
+}
+
+func (o *opened) open(t *testing.T, at place, readOnly bool) *vole.Store {
 	t.Helper()
+	opts := at.opts
 	opts.ReadOnly = readOnly
 	// Not the test's context: the suite also opens while the test is being cleaned up.
-	b, err := bucket.OpenOrg(context.Background(), opts, "acme")
+	b, err := bucket.OpenOrg(context.Background(), opts, at.org)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
 	s := vole.New(b)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.of[s] = opts
+	o.of[s] = at
 	return s
 }
 
-func (o *opened) options(s *vole.Store) bucket.Options {
+func (o *opened) place(s *vole.Store) place {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.of[s]
+}
+
+// places returns where each test of the suite works: of PostgreSQL, where a new namespace
+// costs more than most tests, in an organisation of its own in one that all share.
+func places(t *testing.T, name string, fresh func(t *testing.T) bucket.Options) func(t *testing.T) place {
+	if name != "PostgreSQL" {
+		return func(t *testing.T) place { return place{fresh(t), "acme"} }
+	}
+	shared := fresh(t)
+	var orgs atomic.Int64
+	return func(*testing.T) place { return place{shared, fmt.Sprintf("acme-%d", orgs.Add(1))} }
 }
 
 func TestConformance(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
-			o := &opened{of: map[*vole.Store]bucket.Options{}}
+			o := &opened{of: map[*vole.Store]place{}}
+			at := places(t, e.name, e.fresh)
 			drivertest.Run(t, drivertest.Harness{
-				Open:     func(t *testing.T) *vole.Store { return o.open(t, e.fresh(t), false) },
-				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.options(s), false) },
-				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.options(s), true) },
+				Open:     func(t *testing.T) *vole.Store { return o.open(t, at(t), false) },
+				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.place(s), false) },
+				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.place(s), true) },
 			})
 		})
 	}
