@@ -8,11 +8,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,14 +161,38 @@ func (c *clients) server(s *vole.Store) running {
 	return c.of[s]
 }
 
+// servings returns the server of each test of the suite. With PostgreSQL, where a new namespace
+// costs more than most tests, it is one server for all, and an organisation each.
+func servings(t *testing.T, name string, fresh func(t *testing.T) server.Options) func(t *testing.T) running {
+	if name != "PostgreSQL" {
+		return func(t *testing.T) running { return serve(t, fresh(t)) }
+	}
+	shared := serve(t, fresh(t))
+	var orgs atomic.Int64
+	return func(t *testing.T) running {
+		t.Helper()
+		b, err := cloud.Open(t.Context(), cloud.Options{URL: shared.url, Key: shared.key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		key, err := b.CreateOrg(t.Context(), fmt.Sprintf("org-%d", orgs.Add(1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return running{url: shared.url, key: key.Secret}
+	}
+}
+
 func TestConformance(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			c := &clients{of: map[*vole.Store]running{}}
+			server := servings(t, e.name, e.fresh)
 			drivertest.Run(t, drivertest.Harness{
 				Groups:   e.groups,
-				Open:     func(t *testing.T) *vole.Store { return c.open(t, serve(t, e.fresh(t)), false) },
+				Open:     func(t *testing.T) *vole.Store { return c.open(t, server(t), false) },
 				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return c.open(t, c.server(s), false) },
 				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return c.open(t, c.server(s), true) },
 			})
