@@ -216,6 +216,7 @@ func peek(b *bufio.Reader) ([]byte, error) {
 	return bytes.Clone(head), err
 }
 
+// countedReader counts what an image has, and tells what is wrong with a compressed one.
 type countedReader struct {
 	r io.Reader
 	n int64
@@ -224,6 +225,13 @@ type countedReader struct {
 func (c *countedReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		err = driver.Errorf(vole.ErrCorrupt, "the compressed image ends early; part of it is missing")
+	case driver.Classify(err).Code == "internal" && !errors.As(err, new(*fs.PathError)):
+		err = driver.Errorf(vole.ErrCorrupt, "the compressed image is damaged: %v", err)
+	}
 	return n, err
 }
 
