@@ -62,7 +62,7 @@ func (a *app) printImages(list []sandbox.ImageInfo) error {
 		return a.printJSON(list)
 	case a.quiet:
 		for _, i := range list {
-			if err := a.printf("%s\n", i.Name); err != nil {
+			if err := a.printf("%s\n", a.value(i.Name)); err != nil {
 				return err
 			}
 		}
@@ -74,7 +74,7 @@ func (a *app) printImages(list []sandbox.ImageInfo) error {
 		if i.Size == 0 {
 			size = "damaged"
 		}
-		if err := t.row(i.Name, size, a.when(i.LastUsed), i.Digest); err != nil {
+		if err := t.row(a.value(i.Name), size, a.when(i.LastUsed), i.Digest); err != nil {
 			return err
 		}
 	}
