@@ -33,10 +33,12 @@ CONTEND ?= 1m
 FUZZTIME ?= 30s
 # Of make torture: how long workers on several hosts fight over a namespace, on each engine.
 HAMMER ?= 5m
-# Of make torture: operations on images, crashes of images, damaged images.
+# Of make torture: operations on images, crashes of images, damaged images, images with
+# fast commits.
 EXT4OPS ?= 1000000
 EXT4CRASHES ?= 20000
 EXT4DAMAGED ?= 10000
+EXT4FASTCOMMITS ?= 5000
 BENCHFLAGS ?=
 
 # Tests whose files are in memory where there is room for them.
@@ -144,7 +146,8 @@ torture-vm:
 # Judged by Linux and e2fsck, so it takes root. Hours.
 torture-ext4:
 	$(GO) test -count=1 -timeout 12h -v -run 'TestRandom|TestCrash|Mutat|TestReadMatrix|TestReplay' ./ext4 \
-		-random.ops $(EXT4OPS) -crash.states $(EXT4CRASHES) -ext4.mutations $(EXT4DAMAGED)
+		-random.ops $(EXT4OPS) -crash.states $(EXT4CRASHES) -ext4.mutations $(EXT4DAMAGED) \
+		-fastcommit.seeds $(EXT4FASTCOMMITS)
 	$(GO) test -count=1 -timeout 1h -run 'TestFormatHuge' ./ext4 -format.huge
 	$(GO) test -count=1 -timeout 1h ./ext4/internal/oracle -oracle.all
 	$(GO) test -count=1 -timeout 1h -run 'TestAgreesWithE2fsck' ./ext4 -agree.all

@@ -68,6 +68,9 @@ func (fs *FS) release(r run) error {
 	if r.start < fs.sb.first || r.start+uint64(r.n) > fs.sb.blocks {
 		return corruptf("blocks %d+%d are not in the image", r.start, r.n)
 	}
+	if fs.fastReplay != nil {
+		return fs.fastReplay.release(r)
+	}
 	for r.n > 0 {
 		g, i := fs.sb.groupOf(r.start)
 		n := min(r.n, fs.sb.groupLen(g)-i)

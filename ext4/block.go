@@ -117,6 +117,11 @@ func (c *blockCache) unpin(n uint64, b *block) {
 
 // get returns a block of metadata. The caller does not change it.
 func (fs *FS) get(n uint64) (*block, error) {
+	if fs.fastReplay != nil {
+		if err := fs.fastReplay.countRead(); err != nil {
+			return nil, err
+		}
+	}
 	if b := fs.cache.get(n); b != nil {
 		return b, nil
 	}

@@ -19,9 +19,10 @@
 // trace. A call that returned nil is durable, unless [OpenOptions.Batch] was asked
 // for: then [FS.Sync] and [FS.Close] make all earlier calls durable. Content that is
 // written over in place, by [File.WriteAt], may be old in some sectors and new in
-// others after a crash, as with Linux. A log that a crash left is replayed when the
-// image is opened. An image without a log, which below 8 MiB there is no room for, is
-// written without these promises, unless it is given one: [OpenOptions.SideLog].
+// others after a crash, as with Linux. A log that a crash left, of transactions or of
+// fast commits, is replayed when the image is opened. An image without a log, which below
+// 8 MiB there is no room for, is written without these promises, unless it is given one:
+// [OpenOptions.SideLog].
 //
 // # Rules
 //

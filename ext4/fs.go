@@ -53,6 +53,7 @@ type FS struct {
 	tx         *transaction // open
 	committing *transaction // being written to the log
 	held       busyBlocks   // free blocks of which an old version is in the log
+	fastReplay *fastReplay  // in progress; nil: none
 	op         op
 	behind     behind              // data that is not on the device yet
 	tails      map[uint64]struct{} // blocks of file data that are in transactions

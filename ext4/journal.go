@@ -62,7 +62,6 @@ const (
 	jCompatCsum  = 1
 
 	defaultFastLen = 256 // blocks at the end of the log, for fast commits
-	fastHead       = 9   // tag that begins them, with their features and the transaction before
 
 	// maxLogBlocks bounds the log: more than mke2fs gives.
 	maxLogBlocks = 1 << 24
@@ -268,8 +267,13 @@ func crc32Big(c uint32, b []byte) uint32 {
 
 // dataSealed checks a logged block against the checksum in its tag.
 func (j *journal) dataSealed(sequence, sum uint32, data []byte) bool {
+	return !j.csum || j.dataSum(sequence, data) == sum
+}
+
+// dataSum returns the checksum of a logged block; 0: it has none.
+func (j *journal) dataSum(sequence uint32, data []byte) uint32 {
 	if !j.csum {
-		return true
+		return 0
 	}
 	var s [4]byte
 	be.PutUint32(s[:], sequence)
@@ -277,7 +281,7 @@ func (j *journal) dataSealed(sequence, sum uint32, data []byte) bool {
 	if j.incompat&jCsumV2 != 0 {
 		c &= 0xffff
 	}
-	return c == sum
+	return c
 }
 
 // tag is one entry of a descriptor: a block of the log and where it belongs.
@@ -358,19 +362,6 @@ func (j *journal) upgrade() {
 	j.sb[jsbCsumType] = 4
 	j.csum, j.bodySum = true, false
 	j.seed = crc32c(^uint32(0), j.sb[jsbUUID:jsbUUID+16])
-}
-
-// hasFastCommits reports whether there are fast commits to be replayed after the last
-// transaction, next being the number of the one that would follow.
-func (fs *FS) hasFastCommits(j *journal, next uint32) (bool, error) {
-	if j.start == 0 || j.fastLen() < 2 {
-		return false, nil
-	}
-	b := make([]byte, fs.sb.blockSize)
-	if err := fs.readLog(j, j.blocks+1, b); err != nil { // jbd2 leaves one block out
-		return false, err
-	}
-	return le.Uint16(b) == fastHead && le.Uint32(b[8:]) == next, nil
 }
 
 // readLog reads a block of the log.

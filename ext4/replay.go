@@ -9,7 +9,7 @@ import (
 type logBlock struct {
 	block   uint64 // on the device
 	escaped bool   // begins with the journal's magic number, which the log replaces by 0
-	data    []byte // its content, if it comes from a side log instead
+	data    []byte // its content, if it comes from a side log or from fast commits instead
 }
 
 // logScan is what reading a log finds.
@@ -20,6 +20,8 @@ type logScan struct {
 	next    uint32            // sequence number after the last transaction
 	unsound map[uint64]uint32 // block to the last sequence number that has no sound version of it
 	last    int64             // commit time of the last transaction, in seconds
+	lastAt  uint32            // block of the log where that begins; of an empty one, its start
+	end     uint32            // block of the log behind it
 }
 
 type logged struct {
@@ -46,6 +48,9 @@ func (fs *FS) replay(force bool) error {
 	newest := map[uint64]logBlock{}
 	for n, l := range s.newest {
 		newest[n] = logBlock{block: j.at(l.at), escaped: l.escaped}
+	}
+	if err := fs.replayFastCommits(s, newest); err != nil {
+		return err
 	}
 	return fs.afterReplay(j, &replayed{newest, s.next})
 }
@@ -87,7 +92,9 @@ func (fs *FS) bringHome(newest map[uint64]logBlock) error {
 	buf := make([]byte, fs.sb.blockSize)
 	put := func(n uint64) error {
 		l := newest[n]
-		if err := readFull(fs.dev, buf, int64(l.block)*fs.sb.blockSize); err != nil {
+		if l.data != nil {
+			copy(buf, l.data)
+		} else if err := readFull(fs.dev, buf, int64(l.block)*fs.sb.blockSize); err != nil {
 			return err
 		}
 		if l.escaped {
@@ -153,7 +160,10 @@ func (fs *FS) reloadSuper() error {
 
 // scanLog reads the log and finds the newest version of each block in it.
 func (fs *FS) scanLog(j *journal) (*logScan, error) {
-	s := &logScan{j: j, newest: map[uint64]logged{}, revoked: map[uint64]uint32{}, unsound: map[uint64]uint32{}, next: j.sequence, last: math.MinInt64}
+	s := &logScan{
+		j: j, newest: map[uint64]logged{}, revoked: map[uint64]uint32{}, unsound: map[uint64]uint32{},
+		next: j.sequence, last: math.MinInt64, lastAt: j.start,
+	}
 	pos, budget := j.start, int(j.blocks)+1
 	for {
 		txn, after, err := fs.scanTransaction(s, pos, &budget)
@@ -183,13 +193,9 @@ func (fs *FS) scanLog(j *journal) (*logScan, error) {
 			return nil, unsupportedf("a journal with more than %d blocks to be replayed; run e2fsck", maxLogged)
 		}
 		s.next++
-		pos = after
+		s.lastAt, pos = pos, after
 	}
-	if fast, err := fs.hasFastCommits(j, s.next); err != nil {
-		return nil, err
-	} else if fast {
-		return nil, unsupportedf("a journal with fast commits to be replayed; run e2fsck, or mount it once")
-	}
+	s.end = pos
 	for n, sequence := range s.unsound {
 		if r, ok := s.revoked[n]; !ok || int32(sequence-r) > 0 {
 			return nil, corruptf("block %d in transaction %d of the journal has a wrong checksum", n, sequence)

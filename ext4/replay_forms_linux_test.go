@@ -4,7 +4,6 @@ package ext4_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,42 +25,6 @@ func TestReplayForms(t *testing.T) {
 				testReplayForm(t, features, open, 600) // more than one descriptor lists
 			})
 		}
-	}
-}
-
-// Fast commits are refused while they are to be replayed, and only then.
-func TestReplayFastCommits(t *testing.T) {
-	t.Parallel()
-	oracle.RequireRoot(t)
-	dir := t.TempDir()
-	live, image := filepath.Join(dir, "live"), filepath.Join(dir, "image")
-	if err := oracle.TryMke2fs(live, 32<<20, "-O", "fast_commit"); err != nil {
-		t.Skip("needs a newer e2fsprogs: ", err)
-	}
-	mounted, err := oracle.TryMount(t, live, "commit=900")
-	if err != nil {
-		t.Skip(err)
-	}
-	write := func(name string) {
-		t.Helper()
-		f, err := os.Create(filepath.Join(mounted, name))
-		if err == nil {
-			err = errors.Join(f.Sync(), f.Close())
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("first") // a whole commit
-	write("second")
-	if err := oracle.CopyImage(image, live); err != nil {
-		t.Fatal(err)
-	}
-	refuses(t, image, ext4.ErrUnsupported)
-	oracle.Unmount(t, mounted)
-	fs := openImage(t, live, ext4.OpenOptions{})
-	if _, err := fs.Stat("second"); err != nil {
-		t.Error(err)
 	}
 }
 

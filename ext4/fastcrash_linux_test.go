@@ -1,0 +1,57 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+// A crash while fast commits are replayed leaves either them or all that they change, to
+// this package and to the kernel.
+func TestCrashWhileFastCommitsAreReplayed(t *testing.T) {
+	for _, name := range []string{"not in the log", "no checksums"} {
+		t.Run(name, func(t *testing.T) {
+			base := fastImage(t, sceneNamed(name))
+			image := filepath.Join(t.TempDir(), "crash.raw")
+			if err := oracle.CopyImage(image, base); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(image, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			r := &recorder{File: f}
+			fs, err := ext4.Open(r, ext4.OpenOptions{Size: 16 * mib})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := dirTimesAside(treeOf(t, fs))
+			if err := fs.Close(); err != nil {
+				t.Fatal(err)
+			}
+			rnd := rand.New(rand.NewPCG(1, 1))
+			for i := range 24 {
+				r.crash(t, image, base, rnd)
+				if i%4 == 0 {
+					same(t, "to the kernel", want, dirTimesAside(oracle.Recovered(t, image)), oracle.DiffOptions{LostFound: true})
+				}
+				fs := openImage(t, image, ext4.OpenOptions{})
+				same(t, "after a crash", want, dirTimesAside(treeOf(t, fs)), oracle.DiffOptions{LostFound: true})
+				if err := fs.Close(); err != nil {
+					t.Error(err)
+				}
+				oracle.Fsck(t, image)
+				if t.Failed() {
+					t.Fatalf("state %d", i)
+				}
+			}
+		})
+	}
+}

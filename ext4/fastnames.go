@@ -1,0 +1,229 @@
+package ext4
+
+import "errors"
+
+// setInode brings an inode to the state that a fast commit logs. Its mapping is kept, which
+// ranges change; so is what follows from the names in a directory, which alone Linux logs.
+//
+// Another generation means that the inode was freed and its number was used again, so the
+// new file gets nothing of the old one. Linux, and e2fsck, leave it the old mapping if they
+// replay no removal before, as when the old file was an orphan in the last transaction: what
+// was deleted then shows in holes of the new file.
+func (r *fastReplay) setInode(num uint32, raw []byte) error {
+	fs := r.fs
+	logged := &inode{num, make([]byte, fs.sb.inodeSize)}
+	copy(logged.raw, raw)
+	if logged.has(flagInline | flagEncrypted | flagEAInode) {
+		return unsupportedf("a fast commit of inode %d with flags %#x; run e2fsck, or mount it once", num, logged.flags())
+	}
+	if err := fs.checkInode(logged); err != nil {
+		return err
+	}
+	old, err := r.usedInode(num)
+	if err != nil {
+		return err
+	}
+	if old != nil && num != rootInode && old.generation() != logged.generation() {
+		if err := r.removeInode(old); err != nil {
+			return err
+		}
+		old = nil
+	}
+	if old == nil {
+		if err := r.claimInode(num, logged.isDir()); err != nil {
+			return err
+		}
+		if logged.xattrBlock() != 0 {
+			return corruptf("a fast commit gives the new inode %d a block of attributes", num)
+		}
+		r.initInode(logged)
+		return fs.putInode(logged)
+	}
+	if old.kind() != logged.kind() || old.has(flagExtents) != logged.has(flagExtents) || old.xattrBlock() != logged.xattrBlock() {
+		return corruptf("a fast commit makes inode %d another kind of file", num)
+	}
+	r.keepDerived(old, logged, len(raw))
+	return fs.putInode(logged)
+}
+
+// initInode turns an inode as logged into a new one without blocks and names.
+func (r *fastReplay) initInode(i *inode) {
+	le.PutUint32(i.raw[inDtime:], 0)
+	r.fs.setBlockCount(i, 0)
+	switch {
+	case i.isDir():
+		le.PutUint16(i.raw[inLinks:], 0)
+		le.PutUint32(i.raw[inFlags:], i.flags()&^uint32(flagIndexed)|flagExtents)
+		le.PutUint32(i.raw[inSizeLo:], 0)
+		le.PutUint32(i.raw[inSizeHi:], 0)
+		initExtNode(i.area(), 0, 0)
+	case i.has(flagExtents):
+		initExtNode(i.area(), 0, 0)
+	case r.fs.ownsBlocks(i):
+		clear(i.area())
+	}
+}
+
+// keepDerived copies to an inode as logged, with n bytes, what a fast commit does not log.
+func (r *fastReplay) keepDerived(old, logged *inode, n int) {
+	copy(logged.raw[n:], old.raw[n:])
+	copy(logged.area(), old.area())
+	le.PutUint32(logged.raw[inDtime:], 0)
+	if r.orphans[old.num] {
+		le.PutUint32(logged.raw[inDtime:], le.Uint32(old.raw[inDtime:]))
+	}
+	if !old.isDir() {
+		return
+	}
+	copy(logged.raw[inLinks:inLinks+2], old.raw[inLinks:])
+	copy(logged.raw[inSizeLo:inSizeLo+4], old.raw[inSizeLo:])
+	copy(logged.raw[inSizeHi:inSizeHi+4], old.raw[inSizeHi:])
+	le.PutUint32(logged.raw[inFlags:], logged.flags()&^uint32(flagIndexed)|old.flags()&flagIndexed)
+}
+
+// claimInode marks an inode as used, and clears those before it in the table that were
+// never used and would count as used otherwise.
+func (r *fastReplay) claimInode(num uint32, dir bool) error {
+	fs := r.fs
+	g, index := (num-1)/fs.sb.inodesPer, (num-1)%fs.sb.inodesPer
+	bitmap, d, err := fs.modBitmap(g, true)
+	if err != nil {
+		return err
+	}
+	if bit(bitmap, uint64(index)) || d.freeInodes() == 0 || fs.counters.freeInodes == 0 {
+		return corruptf("the count of free inodes of group %d", g)
+	}
+	setBits(bitmap, uint64(index), 1)
+	d.setCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()-1)
+	if dir {
+		d.setCount(gdDirs, gdDirsHi, d.dirs()+1)
+	}
+	fs.counters.freeInodes--
+	r.touched[num] = false
+	used := fs.sb.inodesPer - min(d.unused(), fs.sb.inodesPer)
+	if !fs.sb.csum && fs.sb.ro&roGDTCsum == 0 || used > index {
+		return nil
+	}
+	d.setCount(gdUnused, gdUnusedHi, fs.sb.inodesPer-index-1)
+	for k := used; d.flags()&groupInodeZeroed == 0 && k < index; k++ {
+		n, off, err := fs.inodeAt(g*fs.sb.inodesPer + k + 1)
+		if err != nil {
+			return err
+		}
+		b, err := fs.mod(n)
+		if err != nil {
+			return err
+		}
+		clear(b[off : off+fs.sb.inodeSize])
+	}
+	return nil
+}
+
+// addName gives an inode a name. A new directory gets its first block, too.
+func (r *fastReplay) addName(t fastTag, created bool) error {
+	fs := r.fs
+	dir, i, err := r.entryInodes(t)
+	if dir == nil || i == nil || err != nil {
+		return err
+	}
+	p, err := fs.find(dir, t.name)
+	if err == nil && p.ino == t.ino {
+		return nil
+	}
+	if err == nil {
+		return corruptf("a fast commit gives inode %d the name of inode %d", t.ino, p.ino)
+	}
+	if !errors.Is(err, errNoEntry) {
+		return err
+	}
+	switch {
+	case i.isDir() && i.size() == 0:
+		if !created {
+			return corruptf("a fast commit names directory %d, which it did not make", t.ino)
+		}
+		if err := fs.initDir(i, dir.num); err != nil {
+			return err
+		}
+		le.PutUint16(i.raw[inLinks:], 2)
+	case i.isDir():
+		if up, err := fs.parentOf(i); err != nil || up != dir.num || i.links() == 0 {
+			return corruptf("a fast commit moves directory %d", t.ino)
+		}
+		r.extraNames[i.num]++
+	case created:
+		le.PutUint16(i.raw[inLinks:], 1)
+	default:
+		if err := fs.addLinks(i, 1); err != nil {
+			return err
+		}
+	}
+	if i.isDir() {
+		if err := fs.addLinks(dir, 1); err != nil {
+			return err
+		}
+	}
+	if err := fs.addEntry(dir, t.name, i.num, typeOf(i.mode())); err != nil {
+		return err
+	}
+	return errors.Join(fs.putInode(dir), fs.putInode(i))
+}
+
+// entryInodes returns the directory and the inode of an entry; nil for one that is not in
+// use.
+func (r *fastReplay) entryInodes(t fastTag) (dir, i *inode, err error) {
+	if t.parent == t.ino {
+		return nil, nil, corruptf("a fast commit puts directory %d into itself", t.ino)
+	}
+	if dir, err = r.usedInode(t.parent); dir == nil || err != nil {
+		return nil, nil, err
+	}
+	if !dir.isDir() {
+		return nil, nil, corruptf("a fast commit names a file in inode %d, which is no directory", t.parent)
+	}
+	if dir.size() == 0 {
+		return nil, nil, nil // it was removed before the fast commit, which logs no name of it
+	}
+	i, err = r.usedInode(t.ino)
+	return dir, i, err
+}
+
+// removeName removes a name. An inode that has no other is freed at the end.
+func (r *fastReplay) removeName(t fastTag) error {
+	fs := r.fs
+	dir, i, err := r.entryInodes(t)
+	if dir == nil || i == nil || err != nil {
+		return err
+	}
+	p, err := fs.find(dir, t.name)
+	if errors.Is(err, errNoEntry) {
+		return nil
+	}
+	if err == nil && p.ino != t.ino {
+		err = corruptf("a fast commit takes the name of inode %d from inode %d", p.ino, t.ino)
+	}
+	if err != nil {
+		return err
+	}
+	if err := fs.removeEntry(dir, p); err != nil {
+		return err
+	}
+	if i.isDir() {
+		if err := fs.addLinks(dir, -1); err != nil {
+			return err
+		}
+		if r.extraNames[i.num]--; r.extraNames[i.num] < 0 {
+			empty, err := fs.isEmpty(i)
+			if err == nil && !empty {
+				err = corruptf("a fast commit removes directory %d, which is not empty", t.ino)
+			}
+			if err != nil {
+				return err
+			}
+			le.PutUint16(i.raw[inLinks:], 0)
+		}
+	} else if i.links() > 0 {
+		le.PutUint16(i.raw[inLinks:], i.links()-1)
+	}
+	fs.touch(i, stampCtime)
+	return errors.Join(fs.putInode(dir), fs.putInode(i))
+}

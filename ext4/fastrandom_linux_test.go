@@ -1,0 +1,184 @@
+//go:build linux
+
+package ext4_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/ext4/internal/oracle"
+)
+
+var (
+	fastSeedCount = flag.Uint64("fastcommit.seeds", 4, "seeds of TestReplayRandomFastCommits")
+	fastFirstSeed = flag.Uint64("fastcommit.seed", 0, "first seed of TestReplayRandomFastCommits")
+)
+
+// TestReplayRandomFastCommits compares what is replayed of fast commits that the kernel makes
+// of random changes.
+func TestReplayRandomFastCommits(t *testing.T) {
+	t.Parallel()
+	for k := range *fastSeedCount {
+		seed := *fastFirstSeed + k
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			w := &fastWork{rnd: rand.New(rand.NewPCG(seed, 2)), dirs: []string{"", "x/", "y/"}, moreDirs: seed%4 >= 2}
+			var live oracle.Tree
+			image := fastImage(t, fastScene{
+				mke2fs: [][]string{nil, {"-b", "1024"}}[seed%2],
+				before: func(d fastDir) {
+					for _, dir := range []string{"x", "y"} {
+						d.mkdir(dir)
+					}
+					w.do(d, 60)
+				},
+				act: func(d fastDir) {
+					w.do(d, 80)
+					d.write("last", 1) // commits all names, whatever is not written yet of files
+					live = namesOf(d.readTree())
+				},
+			})
+			fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
+			same(t, "names", live, namesOf(treeOf(t, fs)), oracle.SameContent)
+			if err := fs.Close(); err != nil {
+				t.Error(err)
+			}
+			testFastReplay(t, image, randomFastWant(t, image), false)
+		})
+	}
+}
+
+// randomFastWant returns what the kernel replays of an image; nil: that need not be right,
+// and what this package replays has to be sound only.
+func randomFastWant(t *testing.T, image string) oracle.Tree {
+	t.Helper()
+	recovered, err := oracle.RecoverCopy(t, image)
+	if err != nil {
+		t.Log(err) // Linux refuses some of what it logs
+		return nil
+	}
+	if clean, said := oracle.FsckStatus(recovered); !clean {
+		t.Logf("what the kernel replays has errors: %s", said)
+		return nil
+	}
+	if hasOrphans(t, image) {
+		t.Log("the last transaction has orphans: the kernel mixes them up with files that get their numbers")
+		return nil
+	}
+	return oracle.Snapshot(t, recovered)
+}
+
+// namesOf returns what the names in a tree, and the kinds and links of the files, are.
+func namesOf(tree oracle.Tree) oracle.Tree {
+	names := oracle.Tree{}
+	for name, n := range tree {
+		names[name] = &oracle.Node{Mode: n.Mode, Nlink: n.Nlink, Ino: n.Ino}
+	}
+	return names
+}
+
+// hasOrphans reports whether an image may have orphans before its fast commits.
+func hasOrphans(t *testing.T, image string) bool {
+	t.Helper()
+	without := withoutFastCommits(t, image)
+	oracle.Debugfs(t, without, "journal_run")
+	b, err := os.ReadFile(without)
+	if err != nil {
+		t.Fatal(err)
+	}
+	super := b[1024:]
+	orphanFile := super[0x5d]&0x10 != 0
+	return orphanFile || binary.LittleEndian.Uint32(super[0xe8:]) != 0
+}
+
+// fastWork changes a tree at random.
+type fastWork struct {
+	rnd      *rand.Rand
+	files    []string
+	dirs     []string // with a slash behind
+	moreDirs bool     // make and remove directories, of which the kernel replays few without errors
+	made     int
+}
+
+func (w *fastWork) newName() string {
+	w.made++
+	return fmt.Sprintf("%sf%d", w.dirs[w.rnd.IntN(len(w.dirs))], w.made)
+}
+
+func (w *fastWork) do(d fastDir, n int) {
+	d.t.Helper()
+	for range n {
+		if len(w.files) < 3 || w.rnd.IntN(4) == 0 {
+			name := w.newName()
+			d.must(os.WriteFile(d.at(name), make([]byte, w.rnd.IntN(30000)), 0o644))
+			w.files = append(w.files, name)
+			continue
+		}
+		if w.moreDirs && w.rnd.IntN(6) == 0 {
+			w.changeDirs(d)
+		}
+		w.change(d, w.rnd.IntN(len(w.files)))
+		if len(w.files) > 0 && w.rnd.IntN(4) == 0 {
+			d.sync(w.files[w.rnd.IntN(len(w.files))])
+		}
+	}
+}
+
+// changeDirs makes a directory, or removes one if it is empty.
+func (w *fastWork) changeDirs(d fastDir) {
+	d.t.Helper()
+	k := w.rnd.IntN(len(w.dirs))
+	if k < 3 || w.rnd.IntN(2) == 0 {
+		w.made++
+		dir := fmt.Sprintf("%sd%d", w.dirs[k], w.made)
+		d.mkdir(dir)
+		w.dirs = append(w.dirs, dir+"/")
+		return
+	}
+	if err := os.Remove(d.at(w.dirs[k])); err == nil {
+		w.dirs = slices.Delete(w.dirs, k, k+1)
+	} else if !errors.Is(err, unix.ENOTEMPTY) {
+		d.must(err)
+	}
+}
+
+func (w *fastWork) forget(k int) { w.files = append(w.files[:k:k], w.files[k+1:]...) }
+
+// change changes one file.
+func (w *fastWork) change(d fastDir, k int) {
+	d.t.Helper()
+	name, off := d.at(w.files[k]), int64(w.rnd.IntN(200000))
+	switch w.rnd.IntN(8) {
+	case 0:
+		d.must(os.Remove(name))
+		w.forget(k)
+	case 1:
+		to := w.newName()
+		d.must(os.Rename(name, d.at(to)))
+		w.files[k] = to
+	case 2:
+		if o := w.rnd.IntN(len(w.files)); o != k {
+			d.must(os.Rename(name, d.at(w.files[o])))
+			w.forget(k)
+		}
+	case 3:
+		to := w.newName()
+		d.must(os.Link(name, d.at(to)))
+		w.files = append(w.files, to)
+	case 4:
+		d.must(os.Truncate(name, off))
+	case 5, 6:
+		d.writeAt(w.files[k], off, w.rnd.IntN(20000))
+	case 7:
+		d.punch(w.files[k], uint32(w.rnd.IntN(2))*(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE), off, 1+int64(w.rnd.IntN(50000)))
+	}
+}

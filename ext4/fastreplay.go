@@ -1,0 +1,379 @@
+package ext4
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Fast commits are first replayed in memory, as one operation on top of the state that
+// the transactions of the log leave. The blocks that it changes are then appended to the
+// log as one more transaction, which makes the fast commits void. So a crash leaves either
+// them, unchanged, or that transaction, and never a half-replayed state.
+
+const (
+	// Fast commits may be hostile: these bound what is changed in memory, and the work for
+	// each tag.
+	maxFastChanges     = 1 << 14 // blocks
+	maxFastChangeBytes = 1 << 28
+	maxFastReleases    = 1 << 20 // runs of blocks
+	maxFastOrphans     = 1 << 16
+	fastReads          = 1 << 20 // uses of a block in all
+	fastReadsPerTag    = 16
+)
+
+// fastReplay is the replay of fast commits in progress.
+type fastReplay struct {
+	fs       *FS
+	touched  map[uint32]bool // inodes; true: had no name before
+	mapped   []run           // blocks that files got: in use at the end, unless released as often
+	released []run           // blocks to be freed at the end, see settleBitmaps
+	reads    int             // uses of blocks that are left
+
+	orphans    map[uint32]bool   // the superblock's list, as it was before
+	logged     map[uint32][]byte // inodes, as the fast commit at hand has them
+	extraNames map[uint32]int    // of directories, which have two names while they are renamed
+}
+
+// replayFastTags carries fast commits out in memory, and returns the blocks that they
+// change. newest are the blocks of the log's transactions, last is the time of the last.
+func (fs *FS) replayFastTags(tags []fastTag, newest map[uint64]logBlock, last int64) (map[uint64][]byte, error) {
+	if err := fs.checkFastFeatures(); err != nil {
+		return nil, err
+	}
+	defer fs.resetAfterFastReplay(fs.replayed, fs.sb, fs.txLimit, fs.cache.limit)
+	fs.cache.m, fs.cache.clean = map[uint64]*block{}, 0
+	fs.cache.limit = int(defaultCache / fs.sb.blockSize)
+	fs.replayed, fs.txLimit = newest, 8*maxFastChanges
+	if err := errors.Join(fs.reloadSuper(), fs.recount()); err != nil {
+		return nil, err
+	}
+	if err := fs.loadOrphans(); err != nil {
+		return nil, err
+	}
+	if len(fs.orphans) > maxFastOrphans {
+		return nil, unsupportedf("fast commits and more than %d orphans; run e2fsck, or mount it once", maxFastOrphans)
+	}
+	orphans := fs.orphans
+	r := &fastReplay{
+		fs: fs, touched: map[uint32]bool{}, orphans: map[uint32]bool{}, extraNames: map[uint32]int{},
+		reads: fastReads + fastReadsPerTag*len(tags),
+	}
+	for _, num := range orphans {
+		r.orphans[num] = true
+	}
+	fs.begin()
+	fs.op.now = fs.fastCommitTime(tags, max(last, int64(le.Uint32(fs.sb.raw[sbWtime:])), int64(le.Uint32(fs.sb.raw[sbMkfsTime:]))))
+	if err := r.run(tags); err != nil {
+		return nil, err
+	}
+	err := fs.sealGroups()
+	if err == nil && !slices.Equal(orphans, fs.orphans) {
+		err = fs.sealSuper()
+	}
+	if err != nil {
+		return nil, err
+	}
+	changed := make(map[uint64][]byte, len(fs.tx.blocks))
+	for n, b := range fs.tx.blocks {
+		changed[n] = b.data
+	}
+	return changed, nil
+}
+
+// resetAfterFastReplay forgets all that a replay in memory left in fs.
+func (fs *FS) resetAfterFastReplay(replayed map[uint64]logBlock, sb *super, txLimit, cacheLimit int) {
+	fs.replayed, fs.sb, fs.txLimit = replayed, sb, txLimit
+	fs.orphans, fs.fastReplay, fs.held, fs.counters = nil, nil, busyBlocks{}, counters{}
+	fs.tx, fs.op = newTransaction(fs.tx.seq), op{id: fs.op.id}
+	fs.cache.m, fs.cache.clean, fs.cache.limit = map[uint64]*block{}, 0, cacheLimit
+	fs.hints = map[uint32]uint32{}
+}
+
+// checkFastFeatures refuses features with which names and blocks cannot be changed. What
+// is replayed in memory only need not keep quotas and the like.
+func (fs *FS) checkFastFeatures() error {
+	incompat, ro := uint32(writable), uint32(writableRO)
+	if fs.opts.ReadOnly {
+		incompat, ro = incompat|incompatMMP|incompatEncrypt, ro|roQuota|roProject|roVerity|roReadonly
+	}
+	bad := featureNames(incompatNames, fs.sb.incompat&^incompat)
+	if x := fs.sb.ro &^ ro; x != 0 {
+		bad = strings.TrimSpace(bad + " " + featureNames(roNames, x))
+	}
+	if bad == "" && (needed&^fs.sb.incompat != 0 || fs.sb.cluster != 1) {
+		bad = "of ext2 and ext3"
+	}
+	if bad != "" {
+		return unsupportedf("a journal with fast commits to be replayed, with features %s; run e2fsck, or mount it once", bad)
+	}
+	return nil
+}
+
+// fastCommitTime returns the time that the replay sets: that of the last change of an
+// inode in the fast commits, or of what was written before them, so that replaying twice
+// gives the same.
+func (fs *FS) fastCommitTime(tags []fastTag, before int64) time.Time {
+	latest := time.Unix(before, 0)
+	logged := &inode{raw: make([]byte, fs.sb.inodeSize)}
+	for _, tag := range tags {
+		if tag.kind != fastInode {
+			continue
+		}
+		clear(logged.raw)
+		copy(logged.raw, tag.raw)
+		if logged.extra() > len(logged.raw)-oldInodeSize {
+			continue // damage, which setInode reports
+		}
+		if ctime := logged.when(stampCtime); ctime.After(latest) {
+			latest = ctime
+		}
+	}
+	return latest
+}
+
+func (r *fastReplay) run(tags []fastTag) error {
+	r.fs.fastReplay = r
+	// Directories and extent trees that grow must not take blocks that files will get.
+	for _, tag := range tags {
+		if tag.kind == fastAddRange {
+			if err := r.holdBlocks(run{tag.span.start, tag.span.n}); err != nil {
+				return err
+			}
+		}
+	}
+	for k, tag := range tags {
+		if k == 0 || tags[k-1].kind == fastTail {
+			r.logged = inodesOfFirstCommit(tags[k:])
+		}
+		if err := r.apply(tag); err != nil {
+			return err
+		}
+		if err := r.checkChanges(len(r.fs.op.undo)); err != nil {
+			return err
+		}
+	}
+	for _, num := range slices.Sorted(maps.Keys(r.touched)) {
+		if err := r.finishInode(num); err != nil {
+			return err
+		}
+	}
+	return r.settleBitmaps()
+}
+
+// checkChanges bounds how many blocks the replay changes.
+func (r *fastReplay) checkChanges(blocks int) error {
+	if most := min(maxFastChanges, int(maxFastChangeBytes/r.fs.sb.blockSize)); blocks > most {
+		return unsupportedf("fast commits that change more than %d blocks; run e2fsck, or mount it once", most)
+	}
+	return nil
+}
+
+// countRead bounds how often blocks are used: a tag costs little unless the image is made
+// to make it cost much.
+func (r *fastReplay) countRead() error {
+	if r.reads--; r.reads < 0 {
+		return unsupportedf("fast commits that take too long to replay; run e2fsck, or mount it once")
+	}
+	return nil
+}
+
+// inodesOfFirstCommit returns the inodes that the first of several fast commits logs.
+func inodesOfFirstCommit(tags []fastTag) map[uint32][]byte {
+	logged := map[uint32][]byte{}
+	for _, tag := range tags {
+		if tag.kind == fastTail {
+			break
+		}
+		if tag.kind == fastInode {
+			logged[tag.ino] = tag.raw
+		}
+	}
+	return logged
+}
+
+func (r *fastReplay) apply(tag fastTag) error {
+	switch tag.kind {
+	case fastAddRange:
+		return r.addRange(tag.ino, tag.span)
+	case fastDelRange:
+		return r.removeRange(tag.ino, tag.span)
+	case fastCreate:
+		return r.addName(tag, true)
+	case fastLink:
+		return r.addName(tag, false)
+	case fastUnlink:
+		return r.removeName(tag)
+	case fastInode:
+		return r.setInode(tag.ino, tag.raw)
+	}
+	return nil
+}
+
+// usedInode returns an inode that is in use, or nil: Linux logs names and ranges also of
+// files that were removed before the fast commit, and then not their inodes.
+func (r *fastReplay) usedInode(num uint32) (*inode, error) {
+	used, err := r.fs.isInodeUsed(num)
+	if err != nil || !used {
+		return nil, err
+	}
+	i, err := r.fs.rawInode(num)
+	if err != nil {
+		return nil, err
+	}
+	if r.fs.sb.csum && !inodeSealed(r.fs.sb.seed, num, i.raw) {
+		return nil, corruptf("checksum of inode %d", num)
+	}
+	if i.has(flagInline) {
+		return nil, unsupportedf("a fast commit of inode %d, which has no blocks; run e2fsck, or mount it once", num)
+	}
+	if _, again := r.touched[num]; !again {
+		r.touched[num] = i.links() == 0
+	}
+	return i, r.fs.checkInode(i)
+}
+
+// isInodeUsed reports whether the bitmap marks an inode as used.
+func (fs *FS) isInodeUsed(num uint32) (bool, error) {
+	g, index := (num-1)/fs.sb.inodesPer, (num-1)%fs.sb.inodesPer
+	d, err := fs.desc(g)
+	if err != nil {
+		return false, err
+	}
+	b, err := fs.readBitmap(g, d, true)
+	return err == nil && b != nil && bit(b, uint64(index)), err
+}
+
+// mappedFile returns the inode whose mapping a range changes; nil: it is not in use. The
+// ranges of a file without a name, which has no creation in the fast commit, come before
+// its inode.
+func (r *fastReplay) mappedFile(num uint32) (*inode, error) {
+	i, err := r.usedInode(num)
+	if raw := r.logged[num]; i == nil && err == nil && raw != nil {
+		if err := r.setInode(num, raw); err != nil {
+			return nil, err
+		}
+		i, err = r.usedInode(num)
+	}
+	if i == nil || err != nil {
+		return nil, err
+	}
+	if i.isDir() || !r.fs.ownsBlocks(i) {
+		return nil, corruptf("a fast commit maps blocks of inode %d, which has none", num)
+	}
+	if !i.has(flagExtents) {
+		return nil, unsupportedf("a fast commit of inode %d, which has no extents; run e2fsck, or mount it once", num)
+	}
+	return i, nil
+}
+
+func (r *fastReplay) addRange(num uint32, e extent) error {
+	i, err := r.mappedFile(num)
+	if i == nil || err != nil {
+		return err
+	}
+	if _, err := r.fs.removeExtents(i, uint64(e.logical), e.end()); err != nil {
+		return err
+	}
+	if err := r.fs.insertExtent(i, e); err != nil {
+		return err
+	}
+	r.mapped = append(r.mapped, run{e.start, e.n})
+	return r.fs.putInode(i)
+}
+
+func (r *fastReplay) removeRange(num uint32, e extent) error {
+	i, err := r.mappedFile(num)
+	if i == nil || err != nil {
+		return err
+	}
+	if _, err := r.fs.removeExtents(i, uint64(e.logical), min(e.end(), maxLogical+1)); err != nil {
+		return err
+	}
+	return r.fs.putInode(i)
+}
+
+// removeInode frees an inode that has no name.
+func (r *fastReplay) removeInode(i *inode) error {
+	fs := r.fs
+	delete(r.extraNames, i.num)
+	if _, err := fs.freeBlocks(i); err != nil {
+		return err
+	}
+	if err := fs.dropXattrBlock(i); err != nil {
+		return err
+	}
+	if err := fs.removeOrphan(i); err != nil {
+		return err
+	}
+	return fs.freeInode(i)
+}
+
+// finishInode frees an inode that lost its last name, and counts the blocks of others. One
+// that had no name before is an orphan, and left to what removes those.
+func (r *fastReplay) finishInode(num uint32) error {
+	fs := r.fs
+	i, err := r.usedInode(num)
+	if i == nil || err != nil {
+		return err
+	}
+	if i.links() == 0 && !r.touched[num] {
+		return r.removeInode(i)
+	}
+	if r.extraNames[num] != 0 {
+		return corruptf("fast commits leave directory %d with two names", num)
+	}
+	if !fs.ownsBlocks(i) || !i.has(flagExtents) {
+		return nil
+	}
+	n, err := fs.countExtentBlocks(i)
+	if err != nil {
+		return err
+	}
+	if i.xattrBlock() != 0 {
+		n++
+	}
+	fs.setBlockCount(i, n)
+	return fs.putInode(i)
+}
+
+// countExtentBlocks counts the blocks of an inode's data and of its extent tree.
+func (fs *FS) countExtentBlocks(i *inode) (n uint64, err error) {
+	err = fs.eachExtent(i, 0, func(e extent) (bool, error) {
+		n += uint64(e.n)
+		return true, nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	root, err := fs.extRoot(i)
+	if err == nil {
+		err = fs.eachTreeBlock(i, root, func() { n++ })
+	}
+	return n, err
+}
+
+// eachTreeBlock calls f for each block beneath a node of an extent tree.
+func (fs *FS) eachTreeBlock(i *inode, n extNode, f func()) error {
+	for k := 0; n.depth() > 0 && k < n.count(); k++ {
+		child, err := fs.extBlock(i, n.child(k), n.depth()-1)
+		if err != nil {
+			return err
+		}
+		f()
+		if err := fs.eachTreeBlock(i, child, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setBlockCount sets how many blocks of the file system an inode takes.
+func (fs *FS) setBlockCount(i *inode, n uint64) {
+	le.PutUint32(i.raw[inFlags:], i.flags()&^uint32(flagHugeFile))
+	le.PutUint32(i.raw[inBlocksLo:], 0)
+	le.PutUint16(i.raw[inBlocksHi:], 0)
+	fs.addBlocks(i, int64(n))
+}

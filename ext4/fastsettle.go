@@ -1,0 +1,107 @@
+package ext4
+
+import (
+	"cmp"
+	"slices"
+)
+
+// eachGroup calls f for the part of a run in each group.
+func (fs *FS) eachGroup(x run, f func(g, i, n uint32) error) error {
+	for x.n > 0 {
+		g, i := fs.sb.groupOf(x.start)
+		n := min(x.n, fs.sb.groupLen(g)-i)
+		if err := f(g, i, n); err != nil {
+			return err
+		}
+		x.start, x.n = x.start+uint64(n), x.n-n
+	}
+	return nil
+}
+
+// holdBlocks keeps blocks from being allocated. The bitmap of each of their groups will be
+// changed, or could be, so their number is bounded like that of changed blocks.
+func (r *fastReplay) holdBlocks(x run) error {
+	return r.fs.eachGroup(x, func(g, i, n uint32) error {
+		r.fs.held.mark(r.fs.sb, g, i, n)
+		return r.checkChanges(len(r.fs.held))
+	})
+}
+
+// release notes that blocks are no longer used by what had them.
+func (r *fastReplay) release(x run) error {
+	if len(r.released) >= maxFastReleases {
+		return unsupportedf("fast commits that release more than %d runs of blocks; run e2fsck, or mount it once", maxFastReleases)
+	}
+	r.released = append(r.released, x)
+	return nil
+}
+
+// settleBitmaps marks the blocks that files got and those that were released. Linux logs
+// names before the files that they are of, so a block may get its new owner before the
+// old one releases it: only the sum of both tells whether it is in use.
+func (r *fastReplay) settleBitmaps() error {
+	released := r.released
+	r.fs.fastReplay = nil
+	// The number of owners of the blocks from at on grows by a change.
+	type step struct {
+		at     uint64
+		change int
+	}
+	steps := make([]step, 0, 2*(len(released)+len(r.mapped)))
+	for change, runs := range map[int][]run{1: r.mapped, -1: released} {
+		for _, x := range runs {
+			steps = append(steps, step{x.start, change}, step{x.start + uint64(x.n), -change})
+		}
+	}
+	slices.SortFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
+	owners := 0
+	for k, s := range steps {
+		owners += s.change
+		if k+1 == len(steps) || steps[k+1].at == s.at || owners == 0 {
+			continue
+		}
+		for at := s.at; at < steps[k+1].at; {
+			x := run{at, uint32(min(steps[k+1].at-at, uint64(r.fs.sb.perGroup)))}
+			if err := r.markBlocks(x, owners); err != nil {
+				return err
+			}
+			at += uint64(x.n)
+		}
+	}
+	return nil
+}
+
+// markBlocks marks free blocks as used, if their number of owners grew by one, or used
+// ones as free, if it fell by one. Nothing else is right.
+func (r *fastReplay) markBlocks(x run, owners int) error {
+	fs := r.fs
+	return fs.eachGroup(x, func(g, i, n uint32) error {
+		bitmap, d, err := fs.modBitmap(g, false)
+		if err == nil {
+			err = r.checkChanges(len(fs.op.undo))
+		}
+		if err != nil {
+			return err
+		}
+		for k := i; k < i+n; k++ {
+			if owners > 1 || owners < -1 || bit(bitmap, uint64(k)) != (owners < 0) {
+				return corruptf("fast commits leave block %d with a wrong number of owners", fs.sb.groupStart(g)+uint64(k))
+			}
+		}
+		free := d.freeBlocks()
+		if owners < 0 {
+			clearBits(bitmap, uint64(i), uint64(n))
+			free += n
+			fs.counters.freeBlocks += uint64(n)
+		} else {
+			if free < n || fs.counters.freeBlocks < uint64(n) {
+				return corruptf("the count of free blocks of group %d", g)
+			}
+			setBits(bitmap, uint64(i), uint64(n))
+			free -= n
+			fs.counters.freeBlocks -= uint64(n)
+		}
+		d.setCount(gdFreeBlocks, gdFreeBlocksHi, free)
+		return nil
+	})
+}
