@@ -110,7 +110,12 @@ func HostError(op, p string, err error) error {
 
 func (t *hostTree) display(p string) string { return filepath.Join(t.dir, filepath.FromSlash(p)) }
 
-func (t *hostTree) wrap(op, p string, err error) error { return HostError(op, t.display(p), err) }
+func (t *hostTree) wrap(op, p string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return HostError(op, t.display(p), err)
+}
 
 func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 	info, err := t.root.Lstat(p)
@@ -264,7 +269,7 @@ func (t *hostTree) setNodeMeta(dirfd int, base, p string, it *item) error {
 	if st.Nlink > 1 || filemode.Go(uint32(st.Mode)).Type() != it.mode.Type() {
 		return driver.Errorf(vole.ErrExists, "another user replaced it while it was copied")
 	}
-	keep, err := t.keepsOwner(t.display(p), it)
+	keep, err := t.keepsOwner(p, it)
 	if err != nil {
 		return err
 	}
@@ -288,17 +293,17 @@ func (t *hostTree) setNodeMeta(dirfd int, base, p string, it *item) error {
 }
 
 // keepsOwner reports whether the item's owner is to be kept, and can be.
-func (t *hostTree) keepsOwner(display string, it *item) (bool, error) {
+func (t *hostTree) keepsOwner(p string, it *item) (bool, error) {
 	if !t.opts.Owner {
 		return false, nil
 	}
-	return t.opts.keepsOwner(display, it)
+	return t.opts.keepsOwner(t.display, p, it)
 }
 
 // setMetaAt sets the metadata of an open file or directory. It has the name at now;
 // p is the one that it will have.
 func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
-	keep, err := t.keepsOwner(t.display(p), it)
+	keep, err := t.keepsOwner(p, it)
 	if err != nil {
 		return err
 	}

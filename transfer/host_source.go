@@ -41,12 +41,12 @@ type sharedDir struct {
 
 // hostFile is an open regular file. It implements sparse.Content.
 type hostFile struct {
-	ctx   context.Context // of the copy this belongs to: io.Reader has no place for one
-	path  string
-	shown string // the path in errors
-	fd    int
-	size  int64 // when it was opened
-	off   int64
+	ctx  context.Context // of the copy this belongs to: io.Reader has no place for one
+	tree *hostTree
+	path string
+	fd   int
+	size int64 // when it was opened
+	off  int64
 }
 
 func newHostSource(h *Host) *hostSource { return &hostSource{hostTree: &hostTree{h, nil}} }
@@ -208,7 +208,7 @@ func (s *hostSource) openRegular(ctx context.Context, p string) (f *hostFile, it
 			return err
 		}
 		it = statItem(&st)
-		f = &hostFile{ctx: ctx, path: p, shown: s.display(p), fd: fd, size: st.Size}
+		f = &hostFile{ctx: ctx, path: p, tree: s.hostTree, fd: fd, size: st.Size}
 		return nil
 	})
 	return f, it, err
@@ -344,7 +344,7 @@ func (f *hostFile) failed(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &fs.PathError{Op: op, Path: f.shown, Err: err}
+	return &fs.PathError{Op: op, Path: f.tree.display(f.path), Err: err}
 }
 
 // Close implements io.Closer.

@@ -66,11 +66,12 @@ func cannotHold(err error) bool {
 const maxID = 1<<32 - 2
 
 // keepsOwner reports whether the ids of an item are some, and loses them if not.
-func (o *Options) keepsOwner(display string, it *item) (bool, error) {
+// display shows the path p in messages.
+func (o *Options) keepsOwner(display func(p string) string, p string, it *item) (bool, error) {
 	if it.uid >= 0 && it.gid >= 0 && int64(it.uid) <= maxID && int64(it.gid) <= maxID {
 		return true, nil
 	}
-	return false, o.lose(display, "the owner", driver.Errorf(vole.ErrInvalid, "%d:%d is out of range, 0 to %d", it.uid, it.gid, int64(maxID)))
+	return false, o.lose(display(p), "the owner", driver.Errorf(vole.ErrInvalid, "%d:%d is out of range, 0 to %d", it.uid, it.gid, int64(maxID)))
 }
 
 // Between these times every file system keeps them.

@@ -211,11 +211,14 @@ func tarItem(hdr *tar.Header) item {
 		mode: filemode.Go(uint32(hdr.Mode & 0o7777)), size: hdr.Size, uid: hdr.Uid, gid: hdr.Gid, mtime: hdr.ModTime,
 		rdev: makedev(uint64(hdr.Devmajor), uint64(hdr.Devminor)), target: hdr.Linkname, nlink: 1,
 	}
-	it.mode |= map[byte]fs.FileMode{
-		tar.TypeDir: fs.ModeDir, tar.TypeSymlink: fs.ModeSymlink, tar.TypeFifo: fs.ModeNamedPipe,
-		tar.TypeChar: fs.ModeDevice | fs.ModeCharDevice, tar.TypeBlock: fs.ModeDevice,
-	}[hdr.Typeflag]
+	it.mode |= tarTypes[hdr.Typeflag]
 	return it
+}
+
+// tarTypes are the types of entries that are neither regular files nor links to one.
+var tarTypes = map[byte]fs.FileMode{
+	tar.TypeDir: fs.ModeDir, tar.TypeSymlink: fs.ModeSymlink, tar.TypeFifo: fs.ModeNamedPipe,
+	tar.TypeChar: fs.ModeDevice | fs.ModeCharDevice, tar.TypeBlock: fs.ModeDevice,
 }
 
 // tarAttrs gives an item the attributes and access lists that its extended header has.

@@ -332,7 +332,7 @@ func (t *volumeTarget) sync(ctx context.Context) error { return t.f.Sync(ctx) }
 func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
 	m := vole.FileMeta{Mode: t.opts.setBits(it), UID: -1, GID: -1}
 	if t.opts.Owner {
-		keep, err := t.opts.keepsOwner(t.display(p), it)
+		keep, err := t.opts.keepsOwner(t.display, p, it)
 		if err != nil {
 			return err
 		}
@@ -384,7 +384,7 @@ func (s *sparseStream) Read(p []byte) (int, error) {
 
 func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
 	if t.opts.Owner { // before the mode: a change of owner clears setuid
-		keep, err := t.opts.keepsOwner(t.display(p), it)
+		keep, err := t.opts.keepsOwner(t.display, p, it)
 		if err == nil && keep {
 			err = t.f.Chown(ctx, p, it.uid, it.gid)
 		}

@@ -108,10 +108,15 @@ func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.
 	} else {
 		least = leastDisk
 		defer o.Close() // it was read only
-		if n, err = transfer.NeedOf(ctx, o.tree, o.path); err != nil {
+		if n, err = f.need(ctx, o); err != nil {
 			return nil, err
 		}
-		f.bar.total(n.Data)
+		if !f.fit { // to walk the tree twice is for the bar alone
+			defer f.bar.totalBeside(ctx, func(ctx context.Context) (int64, error) {
+				n, err := transfer.NeedOf(ctx, o.tree, o.path)
+				return n.Data, err
+			})()
+		}
 	}
 	if f.fit {
 		f.size = max(f.size, least, vole.Size(n.Bytes))
@@ -121,6 +126,15 @@ func (f *filling) once(ctx context.Context, name string, spec vole.Spec) (*vole.
 		f.began = true
 		return f.named(name, f.fill(ctx, v, o, in, n))
 	})
+}
+
+// need finds out what a tree takes, where the volume's size depends on it.
+func (f *filling) need(ctx context.Context, o *origin) (n transfer.Need, err error) {
+	if f.fit {
+		n, err = transfer.NeedOf(ctx, o.tree, o.path)
+		f.bar.total(n.Data)
+	}
+	return n, err
 }
 
 // fillOp is the operation in errors of the copy, before which named puts another one.

@@ -97,9 +97,6 @@ func (e *env) fromDir(t sourceTree) func(to transfer.Tree) error {
 			return err
 		}
 		defer h.Close()
-		if _, err := transfer.NeedOf(e.ctx, h, "."); err != nil { // create --from asks, too
-			return err
-		}
 		_, err = transfer.Copy(e.ctx, to, ".", h, ".", treeOptions)
 		return err
 	}
