@@ -159,3 +159,27 @@ func TestOnlyLoopbackRedirectsUnencrypted(t *testing.T) {
 		}
 	}
 }
+
+// A registry that redirects for ever is given up.
+func TestRedirectLoop(t *testing.T) {
+	h := newHost(t)
+	h.push("x:1", randomImage(t, 1000, 1))
+	for _, part := range []string{"/manifests/", "/blobs/"} {
+		var asked atomic.Int64
+		h.setAnswer(func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.URL.Path, part) {
+				return false
+			}
+			if asked.Add(1) > 1000 { // of the tries of several blobs
+				w.WriteHeader(http.StatusGone)
+				return true
+			}
+			http.Redirect(w, r, fmt.Sprintf("%s?%d", r.URL.Path, asked.Load()), http.StatusTemporaryRedirect)
+			return true
+		})
+		_, err := newCache(t, DefaultMax).Ensure(t.Context(), h.ref("x:1"), Missing, nil)
+		if !errors.Is(err, vole.ErrCorrupt) || asked.Load() > 1000 {
+			t.Errorf("%s: %v, after %d requests", part, err, asked.Load())
+		}
+	}
+}

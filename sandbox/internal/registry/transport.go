@@ -79,17 +79,28 @@ func onlyLoopback(_, addr string, _ syscall.RawConn) error {
 	return nil
 }
 
+// maxRedirects is how many redirects are followed one after another. The client that fetches
+// manifests and blobs has no bound of its own, and keeps all that it was sent to.
+const maxRedirects = 10
+
 // firstRequest is the request of which redirects made r.
-func firstRequest(r *http.Request) *http.Request {
-	for r.Response != nil && r.Response.Request != nil {
+func firstRequest(r *http.Request) (*http.Request, error) {
+	for n := 0; r.Response != nil && r.Response.Request != nil; n++ {
+		if n == maxRedirects {
+			return nil, driver.Errorf(vole.ErrCorrupt, "the registry redirects more than %d times", maxRedirects)
+		}
 		r = r.Response.Request
 	}
-	return r
+	return r, nil
 }
 
 func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" && !(t.local && isLoopback(r.URL.Hostname())) {
 		return nil, driver.Errorf(vole.ErrPermission, "unencrypted HTTP to %.255s is refused, as only registries on this host may use it, among themselves", r.URL.Host)
+	}
+	first, err := firstRequest(r)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := t.inner.RoundTrip(r)
 	if err != nil {
@@ -97,7 +108,6 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp.Body = newStallReader(resp.Body, t.stall)
 	// Registries redirect to stores, whose paths say nothing of what is there.
-	first := firstRequest(r)
 	switch what := path.Base(path.Dir(first.URL.Path)); {
 	case first.Method != http.MethodGet || resp.StatusCode != http.StatusOK:
 		resp.Body = bounded(resp.Body)
