@@ -181,6 +181,31 @@ func TestStall(t *testing.T) {
 	}
 }
 
+// One that sends a byte now and then is, too; one that is read slowly is not.
+func TestTrickle(t *testing.T) {
+	r, w := io.Pipe()
+	go func() {
+		for {
+			if _, err := w.Write([]byte("x")); err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	s := newStallReader(r, 20*time.Millisecond)
+	if n, err := io.Copy(io.Discard, s); !errors.Is(err, context.DeadlineExceeded) || n >= leastProgress {
+		t.Errorf("%d bytes, %v, want DeadlineExceeded", n, err)
+	}
+	s = newStallReader(io.NopCloser(strings.NewReader(strings.Repeat("x", 100))), 20*time.Millisecond)
+	for b := make([]byte, 1); ; time.Sleep(time.Millisecond) {
+		if _, err := s.Read(b); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestWithoutSecrets(t *testing.T) {
 	err := error(&url.Error{Op: "Get", URL: "https://me:" + secret + "@host/x?sig=" + secret + "#" + secret, Err: io.ErrUnexpectedEOF})
 	err = withoutSecrets(fmt.Errorf("outer: %w", err))

@@ -27,8 +27,12 @@ const maxAnswer = image.MaxJSON
 // maxHeader bounds the headers of an answer.
 const maxHeader = 64 << 10
 
-// stallTimeout is how long a registry may send nothing.
-const stallTimeout = time.Minute
+// A registry may send nothing, or next to nothing, for so long: others wait for the lock of
+// pulls.
+const (
+	stallTimeout  = time.Minute
+	leastProgress = 16 << 10 // bytes
+)
 
 // boundedTransport sends requests to registries, which are not trusted: answers that are
 // read into memory are bounded, what sends nothing for long is given up, and nothing goes
@@ -151,10 +155,13 @@ func isLoopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
 }
 
-// stallReader closes a body of which nothing comes for long.
+// stallReader closes a body of which less than leastProgress came while it was waited for that
+// long in all.
 type stallReader struct {
 	io.ReadCloser
 	after   time.Duration
+	waited  time.Duration // for what came of the next leastProgress bytes
+	came    int
 	timer   *time.Timer
 	stalled atomic.Bool
 }
@@ -170,11 +177,16 @@ func newStallReader(body io.ReadCloser, after time.Duration) *stallReader {
 }
 
 func (s *stallReader) Read(p []byte) (int, error) {
-	s.timer.Reset(s.after)
+	s.timer.Reset(max(s.after-s.waited, 0))
+	begun := time.Now()
 	n, err := s.ReadCloser.Read(p)
 	s.timer.Stop()
+	s.waited += time.Since(begun)
+	if s.came += n; s.came >= leastProgress {
+		s.waited, s.came = 0, 0
+	}
 	if err != nil && s.stalled.Load() {
-		err = driver.Errorf(context.DeadlineExceeded, "the registry has sent nothing for %v", s.after)
+		err = driver.Errorf(context.DeadlineExceeded, "the registry has sent next to nothing for %v", s.after)
 	}
 	return n, err
 }
