@@ -18,8 +18,7 @@ type Dir struct {
 	pending    []Info
 	done       bool
 
-	block uint32 // of a directory without index: where to go on
-	off   int
+	block uint32  // of a directory without index: where to go on
 	after *hashed // of one that is read in the order of hashes: what was returned last
 	hash  uint32  // where to go on
 }
@@ -86,15 +85,16 @@ func (d *Dir) fill() error {
 			return err
 		}
 		return d.add(list)
-	case fs.indexed(dir) || d.after != nil || fs.dirBlocks(dir) == 1 && d.block == 0 && d.off == 0 && fs.hashKnown():
+	case fs.indexed(dir) || d.after != nil:
 		return d.fillByHash(dir)
 	}
-	return d.fillLinear(dir)
-}
-
-func (fs *FS) hashKnown() bool {
-	_, _, ok := fs.sb.hash.sum(fs.sb.raw[sbHashVersion], "")
-	return ok && fs.sb.compat&compatDirIndex != 0
+	// One block is read at once, so the directory may get an index afterwards.
+	whole := d.block == 0 && fs.dirBlocks(dir) == 1
+	if err := d.fillLinear(dir); err != nil {
+		return err
+	}
+	d.done = d.done || whole
+	return nil
 }
 
 // fillLinear reads one block of a directory whose entries stay where they are.
@@ -199,7 +199,7 @@ func (d *Dir) leaf(dir *inode, l uint32, version byte, list *[]hashed) error {
 
 // add describes entries.
 func (d *Dir) add(list []dirent) error {
-	d.pending = d.pending[:0]
+	d.pending = make([]Info, 0, len(list))
 	for _, e := range list {
 		name := string(e.name)
 		if isDot(name) {

@@ -393,7 +393,11 @@ func (s *diskDir) readAll(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		s.list = append(s.list, part...)
+		if s.list == nil {
+			s.list = part // of most directories this is all
+		} else {
+			s.list = append(s.list, part...)
+		}
 	}
 	slices.SortFunc(s.list, func(a, b ext4.Info) int { return strings.Compare(a.Name, b.Name) })
 	s.full = true

@@ -126,7 +126,7 @@ func putUstar(b []byte, hdr *tar.Header) {
 	putOctal(b[337:345], hdr.Devminor)
 	copy(b[148:], "        ") // the sum is taken over blanks in its place
 	sum := int64(0)
-	for _, c := range b {
+	for _, c := range b[:345] { // behind that all is 0
 		sum += int64(c)
 	}
 	putOctal(b[148:155], sum) // six digits, a NUL, and a blank
