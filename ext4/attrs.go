@@ -63,9 +63,14 @@ func (fs *FS) Lstat(path string) (Info, error) { return fs.stat(path, false) }
 
 func (fs *FS) stat(path string, follow bool) (info Info, err error) {
 	name := path[strings.LastIndexByte(path, '/')+1:]
-	err = fs.view(path, follow, func(i *inode) error {
-		info = fs.info(i, name)
-		return nil
-	})
-	return info, err
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	if fs.closed {
+		return Info{}, errClosed
+	}
+	i, err := fs.resolveView(path, follow)
+	if err != nil {
+		return Info{}, err
+	}
+	return fs.info(i, name), nil
 }

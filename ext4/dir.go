@@ -53,6 +53,12 @@ func (fs *FS) findAt(dir *inode, l uint32, name string) (dirPlace, bool, error) 
 // entry .. that it is in this one, and the root is in none. As each has one such entry, no
 // path leads through a directory twice, and what walks a damaged image ends.
 func (fs *FS) child(dir *inode, name string) (*inode, error) {
+	i, err := fs.viewChild(dir, name)
+	return i.clone(), err
+}
+
+// viewChild is child as viewInode is inode.
+func (fs *FS) viewChild(dir *inode, name string) (*inode, error) {
 	if !dir.isDir() {
 		return nil, errNotDir
 	}
@@ -60,7 +66,7 @@ func (fs *FS) child(dir *inode, name string) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	i, err := fs.inode(p.ino)
+	i, err := fs.viewInode(p.ino)
 	if err == nil && (i.links() == 0 || p.kind != ftUnknown && p.kind != typeOf(i.mode())) {
 		err = corruptf("the entry of inode %d in directory %d", p.ino, dir.num)
 	}

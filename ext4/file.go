@@ -75,7 +75,7 @@ func (fs *FS) openExisting(f *File, path string, flags OpenFlags) (Info, error) 
 	if fs.closed {
 		return Info{}, errClosed
 	}
-	i, err := fs.resolve(path, !flags.NoFollow)
+	i, err := fs.resolveView(path, !flags.NoFollow)
 	if err != nil {
 		return Info{}, err
 	}
@@ -141,7 +141,7 @@ func (fs *FS) danglingParent(path string) (*inode, string, error) {
 		}
 		i, err := fs.child(w.here(), name)
 		if errors.Is(err, errNoEntry) {
-			return w.here(), name, nil
+			return w.own(), name, nil
 		}
 		if err != nil {
 			return nil, "", err
@@ -183,14 +183,14 @@ func (fs *FS) unref(in *openInode) (gone bool) {
 	return !fs.closed && !fs.opts.ReadOnly && slices.Contains(fs.orphans, in.num)
 }
 
-// view runs fn with the file's inode, for reading.
+// view runs fn with the file's inode, for reading: it is no copy.
 func (f *File) view(fn func(*inode) error) error {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
 	if f.closed.Load() || f.fs.closed {
 		return iofs.ErrClosed
 	}
-	i, err := f.fs.inode(f.in.num)
+	i, err := f.fs.viewInode(f.in.num)
 	if err != nil {
 		return err
 	}

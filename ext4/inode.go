@@ -6,10 +6,18 @@ import (
 	"time"
 )
 
-// inode is a copy of an inode.
+// inode is a copy of an inode, or a view of the one in a block.
 type inode struct {
 	num uint32
 	raw []byte
+}
+
+// clone makes of a view what may be changed and kept.
+func (i *inode) clone() *inode {
+	if i == nil {
+		return nil
+	}
+	return &inode{i.num, slices.Clone(i.raw)}
 }
 
 func (i *inode) mode() uint16       { return le.Uint16(i.raw) }
@@ -220,6 +228,13 @@ func (f *FS) rawInode(num uint32) (*inode, error) {
 
 // inode reads an inode that is in use, and checks it.
 func (f *FS) inode(num uint32) (*inode, error) {
+	i, err := f.viewInode(num)
+	return i.clone(), err
+}
+
+// viewInode is inode without the copy, for who holds fs.mu and neither changes the inode
+// nor keeps any of it.
+func (f *FS) viewInode(num uint32) (*inode, error) {
 	n, off, err := f.inodeAt(num)
 	if err != nil {
 		return nil, err
@@ -228,7 +243,7 @@ func (f *FS) inode(num uint32) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &inode{num, slices.Clone(b.data[off : off+f.sb.inodeSize])}
+	i := &inode{num, b.data[off : off+f.sb.inodeSize : off+f.sb.inodeSize]}
 	if f.sb.csum && !f.wasSealed(b, off) {
 		if !inodeSealed(f.sb.seed, num, i.raw) {
 			return nil, corruptf("checksum of inode %d", num)

@@ -74,7 +74,7 @@ func (d *Dir) fill() error {
 		d.done = true // it was removed
 		return nil
 	}
-	if dir, err = fs.inode(d.num); err != nil {
+	if dir, err = fs.viewInode(d.num); err != nil {
 		return err
 	}
 	switch {
@@ -209,7 +209,7 @@ func (d *Dir) add(list []dirent) error {
 			d.pending = append(d.pending, Info{Name: name, Ino: e.ino, Mode: fileMode(modeOf(e.kind))})
 			continue
 		}
-		i, err := d.fs.inode(e.ino)
+		i, err := d.fs.viewInode(e.ino)
 		if err != nil {
 			return err
 		}

@@ -146,7 +146,7 @@ func (fs *FS) mkdirAll(path string, mode iofs.FileMode, whole bool) (done bool, 
 				return false, nil
 			}
 			var i *inode
-			i, err = fs.create(w.here(), el, typeDir|permBits(mode), nil)
+			i, err = fs.create(w.own(), el, typeDir|permBits(mode), nil)
 			w.dirs = append(w.dirs, i)
 		}
 		if err != nil {

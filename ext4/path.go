@@ -13,7 +13,7 @@ import (
 type walker struct {
 	fs    *FS
 	above []uint32 // directories above dirs, from the root, of which only the numbers are known
-	dirs  []*inode // from the root, or from the one that a lastDir led to, to where we are
+	dirs  []*inode // views, from the root, or from the one that a lastDir led to, to where we are
 	links int      // followed
 }
 
@@ -28,6 +28,12 @@ type lastDir struct {
 
 // resolve returns the inode at a path; with follow what it leads to if it is a link.
 func (fs *FS) resolve(path string, follow bool) (*inode, error) {
+	i, err := fs.resolveView(path, follow)
+	return i.clone(), err
+}
+
+// resolveView is resolve as viewInode is inode.
+func (fs *FS) resolveView(path string, follow bool) (*inode, error) {
 	w, name, err := fs.startWalk(path)
 	if err != nil {
 		return nil, err
@@ -47,7 +53,7 @@ func (fs *FS) resolveParent(path string) (dir *inode, name string, err error) {
 	if name == "" {
 		return nil, "", errInvalid
 	}
-	return w.here(), name, nil
+	return w.own(), name, nil
 }
 
 // startWalk walks all but the last element; name is "" for the root.
@@ -61,13 +67,13 @@ func (fs *FS) startWalk(path string) (*walker, string, error) {
 	dir, name := splitLast(path)
 	if last := fs.lastDir.Load(); last != nil && last.moves == fs.moves && last.path == dir {
 		n := len(last.chain) - 1
-		i, err := fs.inode(last.chain[n])
+		i, err := fs.viewInode(last.chain[n])
 		if err != nil {
 			return nil, "", err
 		}
 		return &walker{fs: fs, above: last.chain[:n], dirs: []*inode{i}}, name, nil
 	}
-	root, err := fs.inode(rootInode)
+	root, err := fs.viewInode(rootInode)
 	if err != nil {
 		return nil, "", err
 	}
@@ -106,7 +112,7 @@ func (w *walker) up() error {
 	if n = len(w.above) - 1; n < 0 {
 		return ErrEscape
 	}
-	i, err := w.fs.inode(w.above[n])
+	i, err := w.fs.viewInode(w.above[n])
 	if err == nil {
 		w.dirs[0], w.above = i, w.above[:n]
 	}
@@ -134,6 +140,13 @@ func validBytes(path string) bool {
 
 func (w *walker) here() *inode { return w.dirs[len(w.dirs)-1] }
 
+// own is here for who changes the directory: the walk goes on from what is returned.
+func (w *walker) own() *inode {
+	n := len(w.dirs) - 1
+	w.dirs[n] = w.dirs[n].clone()
+	return w.dirs[n]
+}
+
 // walk enters the directories of a path.
 func (w *walker) walk(path string) error {
 	for el := range strings.SplitSeq(path, "/") {
@@ -152,7 +165,7 @@ func (w *walker) step(el string) error {
 	case "..":
 		return w.up()
 	}
-	i, err := w.fs.child(w.here(), el)
+	i, err := w.fs.viewChild(w.here(), el)
 	if err != nil {
 		return err
 	}
@@ -184,7 +197,7 @@ func (w *walker) target(i *inode) (string, error) {
 
 // last returns the inode at the last element of a path.
 func (w *walker) last(name string, follow bool) (*inode, error) {
-	i, err := w.fs.child(w.here(), name)
+	i, err := w.fs.viewChild(w.here(), name)
 	if err != nil || i.kind() != typeSymlink || !follow {
 		return i, err
 	}

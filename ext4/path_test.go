@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"strings"
 	"testing"
 )
 
@@ -79,5 +80,34 @@ func TestLastDirIsForgotten(t *testing.T) {
 	must(fs.Mkdir("a/other", 0o755))
 	if err := write("a/new/x"); !errors.Is(err, iofs.ErrNotExist) {
 		t.Errorf("into a directory that was undone: %v", err)
+	}
+}
+
+// A file that is opened, described and read costs few allocations: inodes are copied for
+// changes only, or a copy of a tree of small files is mostly that.
+func TestAllocationsPerFile(t *testing.T) {
+	_, fs := imageOf(t)
+	defer fs.Close()
+	if err := fs.MkdirAll("a/b", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.WriteFile(t.Context(), "a/b/f", strings.NewReader("content"), WriteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 7)
+	n := testing.AllocsPerRun(100, func() {
+		f, info, err := fs.OpenEntry("a/b/f")
+		if err != nil || info.Size != 7 || info.Name != "f" {
+			t.Fatalf("%+v, %v", info, err)
+		}
+		if n, err := f.ReadAt(buf, 0); n != 7 || err != nil || string(buf) != "content" {
+			t.Fatalf("%q, %v", buf, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n > 8 {
+		t.Errorf("%v allocations", n)
 	}
 }
