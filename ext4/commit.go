@@ -53,7 +53,7 @@ func (fs *FS) openLog() error {
 	usable := int(j.blocks - j.first)
 	fs.txLimit = min(maxTransaction, usable*15/16-4)
 	if usable < 128 {
-		return unsupportedf("writing with a journal of %d blocks; open it read-only", usable)
+		return unsupportedf("writing with a journal of %d blocks; it can be read only", usable)
 	}
 	fs.journal = j
 	return nil

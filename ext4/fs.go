@@ -167,16 +167,16 @@ func (fs *FS) refuse() error {
 	}
 	sb := fs.sb
 	if x := sb.incompat &^ writable; x != 0 {
-		return unsupportedf("writing with features %s; open it read-only", featureNames(incompatNames, x))
+		return unsupportedf("writing with features %s; it can be read only", featureNames(incompatNames, x))
 	}
 	if x := needed &^ sb.incompat; x != 0 && !fs.opts.growing {
-		return unsupportedf("writing without features %s; open it read-only", featureNames(incompatNames, x))
+		return unsupportedf("writing without features %s; it can be read only", featureNames(incompatNames, x))
 	}
 	if x := sb.ro &^ writableRO; x != 0 {
-		return unsupportedf("writing with features %s; open it read-only", featureNames(roNames, x))
+		return unsupportedf("writing with features %s; it can be read only", featureNames(roNames, x))
 	}
 	if sb.blockSize > defaultBlock || sb.inodeSize < 256 && !fs.opts.growing || sb.descSize > 64 {
-		return unsupportedf("writing with blocks of %d, inodes of %d and descriptors of %d bytes; open it read-only",
+		return unsupportedf("writing with blocks of %d, inodes of %d and descriptors of %d bytes; it can be read only",
 			sb.blockSize, sb.inodeSize, sb.descSize)
 	}
 	return nil
