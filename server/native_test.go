@@ -310,7 +310,8 @@ func TestArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stats api.Unpacked
-	c.want(200, "PUT", "/volumes/v/archive", path("into"), in.String(), &stats)
+	whole := in.String()
+	c.want(200, "PUT", "/volumes/v/archive", path("into"), whole, &stats)
 	if stats.Files != 1 || stats.Links != 1 {
 		t.Errorf("unpacked %+v", stats)
 	}
@@ -332,6 +333,11 @@ func TestArchive(t *testing.T) {
 		t.Errorf("the archive has %s", got)
 	}
 	c.refused(404, "file_not_found", "GET", "/volumes/v/archive", path("none"), "")
+	for what, body := range map[string]string{"cut off": whole[:700], "empty": ""} {
+		if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader(body)); code != 400 || strings.Contains(string(b), "the request ended early") {
+			t.Errorf("an archive that is %s: %d %s", what, code, b)
+		}
+	}
 	if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader(strings.Repeat("\x00", 4096)+"an image")); code != 400 {
 		t.Errorf("no archive, but zeros first: %d %s", code, b)
 	}

@@ -18,8 +18,12 @@ func Translate(err error) error {
 	}
 	var kind error
 	code := e.Code() & 0xff
-	if e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE {
-		code = sqlite3.SQLITE_FULL // the shared memory of the log is a file that could not grow
+	switch e.Code() {
+	case sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_IN_PAGE:
+		// The shared memory of the log is a file that could not grow, or got no block for a
+		// page that was written for the first time.
+		code = sqlite3.SQLITE_FULL
+		err = fmt.Errorf("the disk is full or fails: %w", err)
 	}
 	switch code {
 	case sqlite3.SQLITE_FULL:

@@ -2,6 +2,7 @@ package native
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"path"
 
@@ -67,7 +68,7 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	if cerr := done(); err == nil {
 		err = cerr
 	}
-	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && (unknownKind(err) || errors.Is(err, vole.ErrCorrupt)) {
+	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && (unknownKind(err) || errors.Is(err, vole.ErrCorrupt) || errors.Is(err, io.ErrUnexpectedEOF)) {
 		err = driver.Errorf(vole.ErrInvalid, "%v", err)
 	}
 	if err != nil {
