@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/volehq/vole"
@@ -62,7 +63,7 @@ type Options struct {
 // match ErrCorrupt when it is broken, ErrPathEscape when an entry leads out of dir,
 // ErrUnsupported, or ErrNoSpace when a limit is exceeded.
 func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Config, error) {
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a fifo
 	if err != nil {
 		return Config{}, err
 	}
