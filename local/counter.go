@@ -40,7 +40,7 @@ type counter struct {
 	page  *page
 	messy atomic.Bool // something stayed behind in the volume's tmp directory
 
-	draft atomic.Bool   // only this process uses the volume; made false under names
+	draft atomic.Bool   // only this process uses the volume; made false under all locks below
 	moves atomic.Uint64 // how often paths of the volume may have come to lead elsewhere
 
 	names ctxMutex

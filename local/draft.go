@@ -18,9 +18,10 @@ import (
 
 // A draft is private: only the process that makes it knows it, and when that process dies
 // recovery removes it with all it holds. So nobody sees a file that is half written there,
-// and nobody else moves a directory away under a path. Until the draft is published or
-// attached, a batch writes small files under their own names, where other volumes need a
-// temporary file and a rename, and keeps the directory open that it used last.
+// and nobody else moves a directory away under a path. Until the draft is published,
+// attached or measured, its page is not locked against other processes, and a batch writes
+// small files under their own names, where other volumes need a temporary file and a rename,
+// and keeps the directory open that it used last.
 
 // shareDraft ends all that for a volume which others are about to see.
 func (b *Backend) shareDraft(ctx context.Context, id string) error {
@@ -31,10 +32,14 @@ func (b *Backend) shareDraft(ctx context.Context, id string) error {
 	if c == nil || !c.draft.Load() {
 		return nil
 	}
-	if err := c.names.lock(ctx); err != nil { // after the write under way
-		return fmt.Errorf("waiting for a write to the draft: %w", err)
+	// After the changes under way, which do not lock the page. Locks are taken in the order in
+	// which changes take them.
+	for _, m := range append([]ctxMutex{c.names}, c.files[:]...) {
+		if err := m.lock(ctx); err != nil {
+			return fmt.Errorf("waiting for a write to the draft: %w", err)
+		}
+		defer m.unlock()
 	}
-	defer c.names.unlock()
 	c.draft.Store(false)
 	return nil
 }

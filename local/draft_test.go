@@ -117,3 +117,46 @@ func TestDraftQuota(t *testing.T) {
 		t.Errorf("used %d, %v", info.Used, err)
 	}
 }
+
+// A draft that is measured while it is written to has the right figure then and later.
+func TestDraftMeasured(t *testing.T) {
+	ctx := t.Context()
+	s := draftHome(t)
+	const files = 300
+	v, err := s.Build(ctx, "v", vole.Spec{}, func(v *vole.Volume) error {
+		f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		wrote := make(chan error)
+		go func() {
+			var err error
+			for i := 0; i < files && err == nil; i++ {
+				err = f.WriteFile(ctx, fmt.Sprintf("f%d", i), make([]byte, 100), 0o644)
+				if i == files/10 {
+					wrote <- nil
+				}
+			}
+			wrote <- err
+		}()
+		<-wrote
+		for {
+			info, err := v.Measure(ctx)
+			if err != nil || info.Used%100 != 0 {
+				t.Errorf("used %d, %v", info.Used, err)
+			}
+			select {
+			case err := <-wrote:
+				return err
+			default:
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := v.Refresh(ctx); err != nil || info.Used != 100*files {
+		t.Errorf("used %d, %v", info.Used, err)
+	}
+}

@@ -95,16 +95,18 @@ func (p *page) lockAll(ctx context.Context, why string) (unlock func(), err erro
 }
 
 // with runs fn holding one lock of the volume: in this process by m, against others
-// by a byte of the page's file.
+// by a byte of the page's file. A draft has no others until shareDraft, which waits for m.
 func (c *counter) with(ctx context.Context, m ctxMutex, at int64, fn func() error) error {
 	if err := m.lock(ctx); err != nil {
 		return fmt.Errorf("waiting for another change of the volume by this process: %w", err)
 	}
 	defer m.unlock()
-	if err := c.page.lockRange(ctx, at, 1); err != nil {
-		return err
+	if !c.draft.Load() {
+		if err := c.page.lockRange(ctx, at, 1); err != nil {
+			return err
+		}
+		defer c.page.unlockRange(at, 1)
 	}
-	defer c.page.unlockRange(at, 1)
 	if c.page.load(offRemoved) != 0 {
 		return volumeGone()
 	}

@@ -38,6 +38,9 @@ func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) err
 	if _, err := b.get(ctx, driver.ByID(id)); err != nil {
 		return err
 	}
+	if err := b.shareDraft(ctx, id); err != nil { // changes of a draft do not lock the page
+		return err
+	}
 	p, err := b.openPage(id)
 	if err != nil {
 		return sysErr(err)

@@ -37,8 +37,8 @@ func TestCallsPerFile(t *testing.T) {
 		opens, most int // calls for each file
 	}{
 		{vole.KindDisk, false, 1, 8}, // look, open, stat, attributes, read, close, two at the image
-		{vole.KindDir, false, 2, 14}, // look, open, stat, attributes, read, close; lock, create, write, owner, mode, times, close, unlock
-		{vole.KindDir, true, 1, 8},   // the second half of that
+		{vole.KindDir, false, 2, 12}, // look, open, stat, attributes, read, close; create, write, owner, mode, times, close
+		{vole.KindDir, true, 1, 6},   // the second half of that
 	} {
 		t.Run(fmt.Sprintf("%s from tar %v", c.kind, c.tar), func(t *testing.T) {
 			opens, all := tracedFill(t, strace, c.kind, c.tar, files)
