@@ -147,6 +147,16 @@ func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (sta
 	}
 	defer func() { err = errors.Join(err, o.Close()) }()
 	pl, err := c.openPlace(ctx, s, to, both)
+	if o.mode&fs.ModeSymlink != 0 && (errors.Is(err, vole.ErrLoop) || err == nil && !pl.isDir) {
+		// A link takes the place of a link: behind it, it would replace a file by what may
+		// lead back to itself.
+		if err == nil {
+			err = pl.Close()
+		}
+		if to.asLink = true; err == nil || errors.Is(err, vole.ErrLoop) {
+			pl, err = c.openPlace(ctx, s, to, both)
+		}
+	}
 	if err != nil {
 		return stats, err
 	}

@@ -26,6 +26,7 @@ type location struct {
 	volume string // "": the host
 	path   string
 	stream bool // "-"
+	asLink bool // a link that path itself is, is not followed
 }
 
 func parseLocation(arg string) location {
@@ -168,7 +169,13 @@ func volumePlace(ctx context.Context, f *vole.FS, l location) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p, err = resolve(ctx, f, p); err != nil {
+	if l.asLink {
+		dir, err := resolve(ctx, f, path.Dir(p))
+		if err != nil {
+			return nil, err
+		}
+		p = path.Join(dir, path.Base(p))
+	} else if p, err = resolve(ctx, f, p); err != nil {
 		return nil, err
 	}
 	e, err := f.Lstat(ctx, p)
@@ -193,7 +200,7 @@ func hostPlace(l location) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	for range maxLinks { // a link that leads nowhere yet is followed too
+	for n := 0; n < maxLinks && !l.asLink; n++ { // a link that leads nowhere yet is followed too
 		if err := transfer.CheckDescriptor(p); err != nil {
 			return nil, transfer.HostError("cp", l.path, err)
 		}
@@ -210,7 +217,7 @@ func hostPlace(l location) (*place, error) {
 		p = to
 	}
 	info, err := os.Lstat(p)
-	if err == nil && info.Mode()&fs.ModeSymlink != 0 && !transfer.OpenFileLink(p) {
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 && !l.asLink && !transfer.OpenFileLink(p) {
 		err = driver.Errorf(vole.ErrLoop, "it leads through more than %d links, or changes meanwhile", maxLinks)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
