@@ -17,7 +17,7 @@ import (
 func TestCrashWhileFastCommitsAreReplayed(t *testing.T) {
 	for _, name := range []string{"not in the log", "no checksums"} {
 		t.Run(name, func(t *testing.T) {
-			base := fastImage(t, sceneNamed(name))
+			base, _ := soundFastImage(t, sceneNamed(name))
 			image := filepath.Join(t.TempDir(), "crash.raw")
 			if err := oracle.CopyImage(image, base); err != nil {
 				t.Fatal(err)

@@ -25,7 +25,7 @@ func TestFastCommitsCutAndDamaged(t *testing.T) {
 	for _, name := range []string{"many commits", "many"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			image := fastImage(t, sceneNamed(name))
+			image, _ := soundFastImage(t, sceneNamed(name))
 			blocks := fastBlocks(t, image)
 			n := len(blocks)
 			if n < 2 {
