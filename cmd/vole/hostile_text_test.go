@@ -166,6 +166,7 @@ func hostileHome(t *testing.T) (home string) {
 		}
 		t.Cleanup(func() { att.Detach(ctx) })
 	}
+	hostileImage(t, home)
 	execSQL(t, home, `UPDATE volumes SET labels = json_object('k', ?)`, hostileText)
 	execSQL(t, home, `UPDATE attachments SET holder = ?, host = ?`, hostileText, hostileText)
 	execSQL(t, home, `INSERT INTO sandboxes VALUES ('019ab3c4-0000-7000-8000-000000000001', ?, 'stopped', json_array(?), ?, ?, 1,
@@ -197,7 +198,7 @@ func localLines(dir string) [][]string {
 		{"ls"}, {"ls", "--kind", e}, {"ls", "-l", e}, {"ls", "--cursor", e}, {"ls", "--limit", "1"},
 		{"prune", "--unused-for", "0s", "--dry-run"}, {"prune", "--unused-for", e}, {"prune", "-l", e, "--dry-run"}, {"ls", "--unused-for", e},
 		{"ls", "--name", e}, {"ls", "--sort", e}, {"ls", "--format", "{{" + e}, {"ls", "--format", "{{.Name}} {{.Labels}}"}, {"inspect", "w", "--format", "{{.}}"},
-		{"inspect", "w"}, {"inspect", e}, {"df"}, {"df", e}, {"doctor"}, {"ps"}, {"ps", "-a"},
+		{"inspect", "w"}, {"inspect", e}, {"df"}, {"df", e}, {"doctor"}, {"ps"}, {"ps", "-a"}, {"image", "ls"}, {"image", "rm", e},
 		{"rm", "w"}, {"rm", e}, {"rename", "w", e}, {"clone", "w", e}, {"clone", e, "n"}, {"set", "w", "-l", e}, {"set", e, "-l", "a=b"}, {"create", e},
 		{"create", "n", "--from", e}, {"create", "n", "--quota", e},
 		{"fs", e}, {"fs", "ls", "w:/d"}, {"fs", "ls", "-la", "w:/d"}, {"fs", "ls", "w:/" + e}, {"fs", "tree", "w"},
@@ -222,6 +223,23 @@ func localLines(dir string) [][]string {
 		lines = append(lines, append([]string{"__complete"}, args...))
 	}
 	return lines
+}
+
+// hostileImage has the cache of images name one by hostile text.
+func hostileImage(t *testing.T, home string) {
+	t.Helper()
+	digest := "sha256:" + strings.Repeat("0", 64)
+	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "manifests": []any{map[string]any{
+		"digest": digest, "size": 1, "annotations": map[string]string{"org.opencontainers.image.ref.name": hostileText}}}})
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(home, "images"), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(home, "images", "index.json"), index, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestHostileHome has every command show what hostile text a home may hold, on a
