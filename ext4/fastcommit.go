@@ -23,9 +23,10 @@ const (
 	fastTagLen   = 4 // of a tag without its value
 	fastTailSize = 8
 
-	// maxFastBlocks bounds how many blocks of fast commits are read. Linux makes 256 by
-	// default.
+	// These bound how many blocks of fast commits are read, and how many bytes: tags take
+	// more in memory than in the log. Linux makes 256 blocks by default.
 	maxFastBlocks = 4096
+	maxFastBytes  = 16 << 20
 )
 
 // fastTag is one change.
@@ -71,8 +72,8 @@ func (fs *FS) readFastCommits(j *journal, next uint32) ([]fastTag, error) {
 		if k == 1 && (le.Uint16(b) != fastHead || le.Uint16(b[2:]) == 8 && le.Uint32(b[8:]) != next) {
 			return nil, nil
 		}
-		if k > maxFastBlocks {
-			return nil, unsupportedf("a journal with more than %d blocks of fast commits; run e2fsck, or mount it once", maxFastBlocks)
+		if most := min(maxFastBlocks, maxFastBytes/fs.sb.blockSize); int64(k) > most {
+			return nil, unsupportedf("a journal with more than %d blocks of fast commits; run e2fsck, or mount it once", most)
 		}
 		if err := scan.scanBlock(b, k == 1); err != nil {
 			return nil, err

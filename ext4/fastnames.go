@@ -115,6 +115,9 @@ func (r *fastReplay) claimInode(num uint32, dir bool) error {
 			return err
 		}
 		clear(b[off : off+fs.sb.inodeSize])
+		if err := r.checkChanges(len(fs.op.undo)); err != nil { // a table may be as large as memory
+			return err
+		}
 	}
 	return nil
 }

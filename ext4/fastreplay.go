@@ -20,7 +20,7 @@ const (
 	maxFastChangeBytes = 1 << 28
 	maxFastReleases    = 1 << 20 // runs of blocks
 	maxFastOrphans     = 1 << 16
-	fastReads          = 1 << 20 // uses of a block in all
+	fastReads          = 1 << 20 // uses of a block in all; of a large one for each defaultBlock of it
 	fastReadsPerTag    = 16
 )
 
@@ -174,7 +174,8 @@ func (r *fastReplay) checkChanges(blocks int) error {
 // countRead bounds how often blocks are used: a tag costs little unless the image is made
 // to make it cost much.
 func (r *fastReplay) countRead() error {
-	if r.reads--; r.reads < 0 {
+	// A block is searched from its beginning to its end.
+	if r.reads -= max(1, int(r.fs.sb.blockSize/defaultBlock)); r.reads < 0 {
 		return unsupportedf("fast commits that take too long to replay; run e2fsck, or mount it once")
 	}
 	return nil
