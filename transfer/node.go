@@ -33,6 +33,13 @@ func errNode(m fs.FileMode) error {
 	return driver.Errorf(vole.ErrExists, "%s is there, which is not replaced; name it as the target to write a file into it, or remove it", what)
 }
 
+// NodeAt reports whether path names what OpenNode opens or refuses: no file, directory or
+// link that could be replaced.
+func NodeAt(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && (isNode(info.Mode()) || info.Mode()&fs.ModeSymlink != 0 && OpenFileLink(path))
+}
+
 // OpenNode opens for writing the device or fifo at path, or what an open file of a process
 // is (/proc/self/fd/1, where /dev/stdout leads), which has no name that could be replaced.
 // nil: path names none of these. A fifo that nobody reads makes it wait until ctx is done.

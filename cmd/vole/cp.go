@@ -151,7 +151,7 @@ func (c *cpCmd) copy(ctx context.Context, s *vole.Store, from, to location) (sta
 		// A link takes the place of a link: behind it, it would replace a file by what may
 		// lead back to itself.
 		if err == nil {
-			err = pl.Close()
+			err = errors.Join(pl.refuseNode(to), pl.Close())
 		}
 		if to.asLink = true; err == nil || errors.Is(err, vole.ErrLoop) {
 			pl, err = c.openPlace(ctx, s, to, both)

@@ -247,6 +247,16 @@ func (pl *place) openNode(ctx context.Context, at string) (*os.File, error) {
 	return transfer.OpenNode(ctx, filepath.Join(pl.dir, filepath.FromSlash(at)))
 }
 
+// refuseNode returns an error when the place is of the host and what openNode opens, which
+// only the content of a file can be written into. A link that leads there, as /dev/stdout
+// does, is relied on like the device or the open file itself.
+func (pl *place) refuseNode(l location) error {
+	if pl.fsys == nil && transfer.NodeAt(filepath.Join(pl.dir, filepath.FromSlash(pl.path))) {
+		return transfer.HostError("cp", l.path, driver.Errorf(vole.ErrExists, "it is or leads to a device, a fifo, a socket or an open file, which no link replaces; name another target, or remove it"))
+	}
+	return nil
+}
+
 // mayFollow returns an error when the link at p is another user's, in a directory such as
 // /tmp where everyone may make one: whoever guesses the target of a copy could lead it
 // elsewhere. It is the rule of Linux's fs.protected_symlinks, which the kernel does not
