@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -333,7 +334,13 @@ func TestArchive(t *testing.T) {
 		t.Errorf("the archive has %s", got)
 	}
 	c.refused(404, "file_not_found", "GET", "/volumes/v/archive", path("none"), "")
-	for what, body := range map[string]string{"cut off": whole[:700], "empty": ""} {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = io.WriteString(z, whole)
+	_ = z.Close()
+	damaged := packed.Bytes()
+	damaged[len(damaged)-6]++
+	for what, body := range map[string]string{"cut off": whole[:700], "empty": "", "damaged": string(damaged)} {
 		if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader(body)); code != 400 || strings.Contains(string(b), "the request ended early") {
 			t.Errorf("an archive that is %s: %d %s", what, code, b)
 		}

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
@@ -25,17 +26,17 @@ const magicBytes = 4
 
 // compressions are what a compressed stream begins with, and how it is read.
 var compressions = []struct {
-	magic string
-	open  func(b *bufio.Reader) (io.Reader, error)
+	name, magic string
+	open        func(b *bufio.Reader) (io.Reader, error)
 }{
-	{"\x1f\x8b", func(b *bufio.Reader) (io.Reader, error) { return gzip.NewReader(b) }},
-	{"BZh", func(b *bufio.Reader) (io.Reader, error) { return bzip2.NewReader(b), nil }},
-	{"\x28\xb5\x2f\xfd", func(b *bufio.Reader) (io.Reader, error) {
+	{"gzip", "\x1f\x8b", func(b *bufio.Reader) (io.Reader, error) { return gzip.NewReader(b) }},
+	{"bzip2", "BZh", func(b *bufio.Reader) (io.Reader, error) { return bzip2.NewReader(b), nil }},
+	{"zstd", "\x28\xb5\x2f\xfd", func(b *bufio.Reader) (io.Reader, error) {
 		return zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 	}},
-	{"\xfd7zX", func(b *bufio.Reader) (io.Reader, error) { return xz.NewReader(b, maxWindow) }},
-	{"\x04\x22\x4d\x18", func(b *bufio.Reader) (io.Reader, error) { return lz4.NewReader(b), nil }},
-	{"\x02\x21\x4c\x18", func(b *bufio.Reader) (io.Reader, error) { return lz4.NewReader(b), nil }}, // its older format
+	{"xz", "\xfd7zX", func(b *bufio.Reader) (io.Reader, error) { return xz.NewReader(b, maxWindow) }},
+	{"lz4", "\x04\x22\x4d\x18", func(b *bufio.Reader) (io.Reader, error) { return lz4.NewReader(b), nil }},
+	{"lz4", "\x02\x21\x4c\x18", func(b *bufio.Reader) (io.Reader, error) { return lz4.NewReader(b), nil }}, // its older format
 }
 
 // unreadable are what streams begin with that are told by name.
@@ -64,7 +65,8 @@ func Compressed(magic []byte) bool {
 // Decompress recognises a stream of gzip, bzip2, zstd, xz or lz4 by its first bytes and
 // returns what is in it; any other as it is.
 func Decompress(r io.Reader) (io.Reader, error) {
-	b := bufio.NewReaderSize(r, copyBuf)
+	src := &packedSource{r: r}
+	b := bufio.NewReaderSize(src, copyBuf)
 	magic, err := peekMagic(b)
 	for err == nil && skippable(magic) {
 		if err = skipFrame(b); err == nil {
@@ -76,7 +78,12 @@ func Decompress(r io.Reader) (io.Reader, error) {
 	}
 	for _, c := range compressions {
 		if bytes.HasPrefix(magic, []byte(c.magic)) {
-			return c.open(b)
+			src.packing = c.name
+			r, err := c.open(b)
+			if err != nil {
+				return nil, src.problem(err)
+			}
+			return &decompressed{r, src}, nil
 		}
 	}
 	for _, u := range unreadable {
@@ -86,6 +93,58 @@ func Decompress(r io.Reader) (io.Reader, error) {
 	}
 	return b, nil
 }
+
+// packedSource is what a decompressor reads from.
+type packedSource struct {
+	r       io.Reader
+	packing string // the name of the compression
+	failed  bool
+	begun   bool // something was decompressed
+}
+
+func (s *packedSource) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.failed = true
+	}
+	return n, err
+}
+
+// problem says what an error of the decompressor means, which may be one of the source.
+func (s *packedSource) problem(err error) error {
+	switch {
+	case err == nil || s.failed || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return err
+	case !s.begun && errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, xz.ErrMemlimit): // later it is damage
+		return driver.Errorf(vole.ErrUnsupported, "it was compressed with a window of more than %d MiB; decompress it first", maxWindow>>20)
+	}
+	return &damagedError{s.packing, err}
+}
+
+// decompressed is what is in a compressed stream.
+type decompressed struct {
+	io.Reader
+	src *packedSource
+}
+
+func (d *decompressed) Read(p []byte) (int, error) {
+	n, err := d.Reader.Read(p)
+	d.src.begun = d.src.begun || n > 0
+	return n, d.src.problem(err)
+}
+
+// damagedError says that a compressed stream is damaged. It is ErrCorrupt, and the error of
+// the decompressor.
+type damagedError struct {
+	packing string
+	err     error
+}
+
+func (e *damagedError) Error() string {
+	return fmt.Sprintf("it cannot be decompressed (%s): %v", e.packing, e.err)
+}
+
+func (e *damagedError) Unwrap() []error { return []error{vole.ErrCorrupt, e.err} }
 
 // peekMagic returns the next bytes of b, fewer than magicBytes at its end.
 func peekMagic(b *bufio.Reader) ([]byte, error) {

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -113,6 +115,30 @@ func TestCompressions(t *testing.T) {
 	}
 }
 
+// Compressed data that is damaged is told as that, wherever in a file it is, and the error of
+// what it is read from is not.
+func TestDamagedCompression(t *testing.T) {
+	random := make([]byte, 300<<10)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	whole := makeTar(t, file("before", "text"), file("a", string(random)))
+	for _, how := range []string{"gzip", "zstd", "bzip2"} {
+		good := compress(t, whole, how)
+		for _, at := range []int{3, len(good) / 2, len(good) - 2} {
+			bad := bytes.Clone(good)
+			bad[at] ^= 0x55
+			_, err := transfer.FromTar(t.Context(), transfer.Volume(newFS(t, openHome(t), "v", vole.Spec{})), ".", bytes.NewReader(bad), transfer.Options{})
+			if stream := (*transfer.StreamError)(nil); !errors.As(err, &stream) || !errors.Is(err, vole.ErrCorrupt) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%s, damaged at %d of %d: %v", how, at, len(good), err)
+			}
+		}
+		broken := io.MultiReader(bytes.NewReader(good[:len(good)/2]), iotest.ErrReader(fs.ErrPermission))
+		_, err := transfer.FromTar(t.Context(), transfer.Volume(newFS(t, openHome(t), "v", vole.Spec{})), ".", broken, transfer.Options{})
+		if !errors.Is(err, fs.ErrPermission) || errors.Is(err, vole.ErrCorrupt) {
+			t.Errorf("%s, from a reader that fails: %v", how, err)
+		}
+	}
+}
+
 // xz may not make a reader take gigabytes: the size of its dictionary is in the header.
 func TestXzDictionary(t *testing.T) {
 	if _, err := exec.LookPath("xz"); err != nil {
@@ -126,8 +152,8 @@ func TestXzDictionary(t *testing.T) {
 	if err == nil {
 		_, err = io.ReadAll(r)
 	}
-	if err == nil {
-		t.Error("a dictionary of 256 MiB was accepted")
+	if !errors.Is(err, vole.ErrUnsupported) {
+		t.Errorf("a dictionary of 256 MiB: %v", err)
 	}
 }
 
@@ -137,6 +163,11 @@ func raw(t *testing.T, kind byte, name, body string) []byte {
 	b := makeTar(t, file(name, body))
 	b = b[:len(b)-1024]
 	b[156] = kind
+	return sealed(b)
+}
+
+// sealed gives a header its checksum.
+func sealed(b []byte) []byte {
 	sum := 0
 	copy(b[148:156], "        ")
 	for _, c := range b[:512] {
@@ -219,6 +250,49 @@ func TestLosses(t *testing.T) {
 	}
 	if _, err := transfer.FromTar(t.Context(), transfer.Volume(f), ".", bytes.NewReader(stream), transfer.Options{Owner: true, Strict: true}); !errors.Is(err, vole.ErrInvalid) {
 		t.Errorf("strictly: %v", err)
+	}
+}
+
+// A number that archive/tar has no room for costs its entry what it says, and not the archive.
+func TestNumbersOutOfRange(t *testing.T) {
+	far := raw(t, '0', "x", "body")
+	copy(far[136:148], "\x80\x7f\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")
+	past := bytes.Clone(far)
+	copy(past[136:148], "\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+	x := makeTar(t, file("x", "body"))[:1024]
+	rest := makeTar(t, file("last", "x"))
+	record := func(kind byte, body string) []byte { return append(raw(t, kind, "pax", body), x...) }
+	for name, c := range map[string]struct {
+		stream []byte
+		lost   int64
+	}{
+		"a time of 20 digits":           {record('x', "30 mtime=99999999999999999999\n"), 1},
+		"a time long ago":               {record('x', "33 mtime=-99999999999999999999.5\n"), 1},
+		"the last time of 64 bits":      {record('x', "29 mtime=9223372036854775807\n"), 1},
+		"the first time of 64 bits":     {record('x', "30 mtime=-9223372036854775808\n"), 1},
+		"a time that is not kept":       {record('x', "30 atime=99999999999999999999\n"), 0},
+		"an owner of 20 digits":         {record('x', "28 uid=99999999999999999999\n"), 1},
+		"a group of 20 digits":          {record('x', "28 gid=99999999999999999999\n"), 1},
+		"a time for all":                {record('g', "30 mtime=99999999999999999999\n"), 2},
+		"a binary time":                 {sealed(bytes.Clone(far)), 1},
+		"a binary time long ago":        {sealed(past), 1},
+		"a negative time, which is one": {record('x', "12 mtime=-1\n"), 0},
+	} {
+		for kind, spec := range map[string]vole.Spec{"dir": {}, "disk": {Kind: vole.KindDisk, Capacity: 8 * vole.MiB}} {
+			f := newFS(t, openHome(t), "v", spec)
+			stats, err := transfer.FromTar(t.Context(), transfer.Volume(f), ".", bytes.NewReader(append(bytes.Clone(c.stream), rest...)), transfer.Options{Owner: owns || kind == "disk"})
+			want := c.lost
+			if !owns && kind == "dir" && strings.Contains(name, "20 digits") && !strings.Contains(name, "time") {
+				want = 0
+			}
+			if err != nil || stats.Files != 2 || stats.Lost != want {
+				t.Errorf("%s, %s: %+v, %v", name, kind, stats, err)
+			}
+		}
+	}
+	// A header without its checksum is damaged, whatever else it is.
+	if _, err := transfer.FromTar(t.Context(), transfer.Volume(newFS(t, openHome(t), "v", vole.Spec{})), ".", bytes.NewReader(append(far, rest...)), transfer.Options{}); !errors.Is(err, vole.ErrCorrupt) {
+		t.Errorf("a damaged header: %v", err)
 	}
 }
 

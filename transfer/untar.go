@@ -90,6 +90,9 @@ func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return &StreamError{fmt.Sprintf("%s: tar entry %q: the stream ends in the middle of it", c.opts.op(), hdr.Name), io.ErrUnexpectedEOF}
 		}
+		if bad := (*damagedError)(nil); errors.As(err, &bad) {
+			return &StreamError{fmt.Sprintf("%s: tar entry %q", c.opts.op(), hdr.Name), bad}
+		}
 		if err != nil {
 			return fmt.Errorf("%s: tar entry %q: %w", c.opts.op(), hdr.Name, err)
 		}

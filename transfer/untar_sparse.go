@@ -104,25 +104,33 @@ func (f *sparseFilter) header() {
 		f.ended = true
 		return
 	}
-	if b[156] == typeSolarisPAX {
-		b[156] = tar.TypeXHeader
-		sealHeader(b)
+	if isSealed(b) {
+		solaris := b[156] == typeSolarisPAX
+		if solaris {
+			b[156] = tar.TypeXHeader
+		}
+		if boundBinaryTime(b[136:148]) || solaris {
+			sealHeader(b)
+		}
 	}
 	size, err := tarNumber(b[124:136])
 	padded := (size + tarUnit - 1) / tarUnit * tarUnit
 	switch kind := b[156]; {
 	case err != nil || size < 0 || padded < 0:
 		f.data = 0 // archive/tar refuses it
-	case kind == tar.TypeXHeader && size <= maxPaxRecord:
+	case (kind == tar.TypeXHeader || kind == tar.TypeXGlobalHeader) && size <= maxPaxRecord:
 		if records, ok := f.take(padded); ok {
-			f.pax = hideSparse(records[:size])
+			eachRecord(records[:size], boundRecord)
+			if kind == tar.TypeXHeader {
+				f.pax = hideSparse(records[:size])
+			}
 		}
 	case kind == tar.TypeXHeader, kind == tar.TypeXGlobalHeader, kind == tar.TypeGNULongName, kind == tar.TypeGNULongLink:
 		f.pass = padded
 	default:
 		f.data, f.file = 0, f.pax
 		f.entries++
-		if kind == tar.TypeGNUSparse && string(b[257:265]) == "ustar  \x00" {
+		if kind == tar.TypeGNUSparse && string(b[257:265]) == "ustar  \x00" && isSealed(b) {
 			f.old(b)
 		}
 	}
@@ -163,15 +171,25 @@ func (s *sparseFile) oldEntries(b []byte, extended byte) bool {
 	return extended != 0
 }
 
-// sealHeader sets the checksum of a header: the sum of its bytes, with blanks in its place.
-func sealHeader(b []byte) {
-	copy(b[148:156], "        ")
-	sum := 0
-	for _, c := range b[:tarUnit] {
-		sum += int(c)
+// headerSum is the checksum of a header: the sum of its bytes, with blanks in its place.
+func headerSum(b []byte) (sum int64) {
+	for i, c := range b[:tarUnit] {
+		if i >= 148 && i < 156 {
+			c = ' '
+		}
+		sum += int64(c)
 	}
-	copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return sum
 }
+
+// isSealed reports whether a header has its checksum. One that has not is damaged, or old
+// enough to be left to archive/tar.
+func isSealed(b []byte) bool {
+	sum, err := tarNumber(b[148:156])
+	return err == nil && sum == headerSum(b)
+}
+
+func sealHeader(b []byte) { copy(b[148:156], fmt.Sprintf("%06o\x00 ", headerSum(b))) }
 
 // tarNumber reads a field of a header: octal, or binary where the first bit is set.
 func tarNumber(b []byte) (int64, error) {
@@ -195,21 +213,31 @@ func tarNumber(b []byte) (int64, error) {
 	return n, nil
 }
 
-// hideSparse renames the records of a sparse file in an extended header, and returns what
-// they say; nil: there are none. What is malformed archive/tar refuses.
-func hideSparse(records []byte) *sparseFile {
-	s, found, major := &sparseFile{size: -1}, false, ""
+// eachRecord calls fn with the key and the value of each record of an extended header. What
+// is malformed archive/tar refuses.
+func eachRecord(records []byte, fn func(key, value []byte)) {
 	for len(records) > 0 {
 		digits, _, ok := bytes.Cut(records, []byte(" "))
 		n, err := strconv.Atoi(string(digits))
 		if !ok || err != nil || n <= len(digits)+1 || n > len(records) {
-			break
+			return
 		}
 		key, value, ok := bytes.Cut(bytes.TrimSuffix(records[len(digits)+1:n], []byte("\n")), []byte("="))
 		records = records[n:]
+		if ok {
+			fn(key, value)
+		}
+	}
+}
+
+// hideSparse renames the records of a sparse file in an extended header, and returns what
+// they say; nil: there are none.
+func hideSparse(records []byte) *sparseFile {
+	s, found, major := &sparseFile{size: -1}, false, ""
+	eachRecord(records, func(key, value []byte) {
 		what, mine := strings.CutPrefix(string(key), sparseKey)
-		if !ok || !mine {
-			continue
+		if !mine {
+			return
 		}
 		found = true
 		copy(key, hiddenKey)
@@ -217,7 +245,7 @@ func hideSparse(records []byte) *sparseFile {
 			major = string(value)
 		}
 		s.record(what, string(value))
-	}
+	})
 	if !found {
 		return nil
 	}

@@ -24,8 +24,8 @@ func newDiskImportCmd(a *app) *cobra.Command {
 		Use:   "import {IMAGE|-} NAME",
 		Short: "Make a disk volume of an image",
 		Long: `Make a disk volume whose content is that of a file, a block device, a pipe, or standard
-input when it is "-", which holds ext4: plain, or compressed with gzip, bzip2 or zstd.
-Holes, and blocks of zeros, take no storage. The copy is checked; when it is damaged or
+input when it is "-", which holds ext4: plain, or compressed with gzip, bzip2, zstd, xz or
+lz4. Holes, and blocks of zeros, take no storage. The copy is checked; when it is damaged or
 incomplete, or anything else fails, there is no volume. A file makes a volume as large
 as it is, anything else one as large as the file system in it.
 

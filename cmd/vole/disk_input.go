@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -122,7 +123,7 @@ func fileInput(ctx context.Context, name string, f *os.File, where whereInImage)
 		return streamInput(name, r, f, where)
 	}
 	magic := make([]byte, 4)
-	if _, err := f.ReadAt(magic, 0); err == nil && transfer.Compressed(magic) {
+	if n, _ := f.ReadAt(magic, 0); transfer.Compressed(magic[:n]) { // of what cannot be read more is told below
 		return streamInput(name, f, f, where)
 	}
 	end, err := f.Seek(0, io.SeekEnd)
@@ -174,7 +175,7 @@ func streamInput(name string, r io.Reader, closer io.Closer, where whereInImage)
 		}
 	}()
 	if r, err = transfer.Decompress(r); err != nil {
-		return nil, err
+		return nil, compressedError(err)
 	}
 	count := &countedReader{r: r}
 	b := bufio.NewReaderSize(count, copyBuf)
@@ -225,14 +226,18 @@ type countedReader struct {
 func (c *countedReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	switch {
-	case err == nil || errors.Is(err, io.EOF):
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		err = driver.Errorf(vole.ErrCorrupt, "the compressed image ends early; part of it is missing")
-	case driver.Classify(err).Code == "internal" && !errors.As(err, new(*fs.PathError)):
-		err = driver.Errorf(vole.ErrCorrupt, "the compressed image is damaged: %v", err)
+	if errors.Is(err, gzip.ErrHeader) {
+		err = io.EOF // behind a whole member: gzip takes no notice of what follows, padding for example
 	}
-	return n, err
+	return n, compressedError(err)
+}
+
+// compressedError makes ErrCorrupt of the end of a compressed image that is cut off.
+func compressedError(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return driver.Errorf(vole.ErrCorrupt, "the compressed image ends early; part of it is missing")
+	}
+	return err
 }
 
 // partDevice is a part of an image, to be read.
