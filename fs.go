@@ -230,13 +230,19 @@ func (f *FS) writeMeta(ctx context.Context, p string, r io.Reader, opts WriteOpt
 	if f.takesMeta {
 		return f.d.WriteFile(ctx, p, r, opts)
 	}
-	opts.Mode, opts.Meta = m.Mode, nil
-	n, err := f.d.WriteFile(ctx, p, r, opts)
 	owner := m.UID >= 0 || m.GID >= 0
+	opts.Mode, opts.Meta = m.Mode, nil
+	if owner { // which setuid and rights of the group are for
+		opts.Mode = m.Mode.Perm() & 0o700
+	}
+	if opts.Mode == 0 { // which is a default in the options
+		opts.Mode = 0o200
+	}
+	n, err := f.d.WriteFile(ctx, p, r, opts)
 	if err == nil && owner { // before the mode: a change of owner clears setuid
 		err = f.d.Chown(ctx, p, m.UID, m.GID)
 	}
-	if err == nil && (owner || m.Mode == 0) { // which is a default in the options
+	if err == nil && (owner || opts.Mode != m.Mode) {
 		err = f.d.Chmod(ctx, p, m.Mode)
 	}
 	if err == nil && !m.Mtime.IsZero() {
