@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,8 +68,8 @@ func ownDescriptor(path string) int {
 		return -1
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil || dir != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
-		return -1
+	if err != nil || !strings.HasPrefix(dir, fmt.Sprintf("/proc/%d/", os.Getpid())) || filepath.Base(dir) != "fd" {
+		return -1 // of threads there is one more directory each, beneath task
 	}
 	return fd
 }
