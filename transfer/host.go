@@ -312,11 +312,17 @@ func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
 			return t.wrap("chown", p, err)
 		}
 	}
-	if err := f.Chmod(t.opts.setBits(it)); err != nil {
+	mode := t.opts.attrsMode(it)
+	if err := f.Chmod(mode); err != nil {
 		return t.wrap("chmod", p, err)
 	}
 	if err := t.setXattrsOf(p, f, it); err != nil {
 		return err
+	}
+	if last := t.opts.setBits(it); last != mode {
+		if err := f.Chmod(last); err != nil {
+			return t.wrap("chmod", p, err)
+		}
 	}
 	if err := t.setTimes(f, at, it.mtime); err != nil {
 		return t.wrap("chtimes", p, err)

@@ -112,6 +112,16 @@ func (o *Options) setBits(it *item) fs.FileMode {
 	return m
 }
 
+// attrsMode is the mode of an item until it has its attributes, which only who may write
+// to it may set.
+func (o *Options) attrsMode(it *item) fs.FileMode {
+	m := o.setBits(it)
+	if len(it.xattrs) > 0 {
+		m |= 0o200
+	}
+	return m
+}
+
 // Stats counts what a copy did, also one that failed.
 type Stats struct {
 	Files       int64 `json:"files"`       // regular files, further names of one not counted

@@ -330,7 +330,7 @@ func (t *volumeTarget) remove(ctx context.Context, p string) error { return t.f.
 func (t *volumeTarget) sync(ctx context.Context) error { return t.f.Sync(ctx) }
 
 func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
-	m := vole.FileMeta{Mode: t.opts.setBits(it), UID: -1, GID: -1}
+	m := vole.FileMeta{Mode: t.opts.attrsMode(it), UID: -1, GID: -1}
 	if t.opts.Owner {
 		keep, err := t.opts.keepsOwner(t.display, p, it)
 		if err != nil {
@@ -352,10 +352,21 @@ func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Co
 	if _, err := t.f.WriteFrom(ctx, p, r, opts); err != nil {
 		return err
 	}
+	var err error
 	if m.Mtime.IsZero() {
-		return t.setRest(ctx, p, it)
+		err = t.setRest(ctx, p, it)
+	} else {
+		err = t.setXattrs(ctx, p, it)
 	}
-	return t.setXattrs(ctx, p, it)
+	return errors.Join(err, t.endAttrs(ctx, p, it))
+}
+
+// endAttrs gives what has its attributes the mode that it is to have.
+func (t *volumeTarget) endAttrs(ctx context.Context, p string, it *item) error {
+	if mode := t.opts.setBits(it); mode != t.opts.attrsMode(it) {
+		return t.f.Chmod(ctx, p, mode)
+	}
+	return nil
 }
 
 // sparseStream gives content as vole.WriteOptions.NextData wants it, whatever becomes
@@ -392,12 +403,13 @@ func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
 			return err
 		}
 	}
-	if it.mode&fs.ModeSymlink == 0 {
-		if err := t.f.Chmod(ctx, p, t.opts.setBits(it)); err != nil {
-			return err
-		}
+	if it.mode&fs.ModeSymlink != 0 {
+		return t.setRest(ctx, p, it)
 	}
-	return t.setRest(ctx, p, it)
+	if err := t.f.Chmod(ctx, p, t.opts.attrsMode(it)); err != nil {
+		return err
+	}
+	return errors.Join(t.setRest(ctx, p, it), t.endAttrs(ctx, p, it))
 }
 
 // setRest sets what is neither owner nor mode.
