@@ -40,7 +40,7 @@ func rangeArgs(n, m int, what string) cobra.PositionalArgs {
 }
 
 func missingArgs(cmd *cobra.Command, what string) error {
-	return &hinted{usagef("%s: give %s", cmd.Name(), what), "usage: " + cmd.UseLine()}
+	return &hinted{usagef("%s: give %s", strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" "), what), "usage: " + cmd.UseLine()}
 }
 
 // splitRef splits NAME:path. ok is false when arg is not of that form but a host

@@ -341,6 +341,8 @@ func notExt4(name string, r io.ReaderAt, size int64, err error) error {
 		refused = driver.Errorf(vole.ErrUnsupported, "it is compressed (%s)", kind.Name)
 		hint = "'" + kind.Tool + " " + name + " | vole disk import - NAME' imports what it holds"
 	case imagekind.Archive:
+		hint = "unpack it; 'vole create NAME --from DIR' makes a volume of the files in a directory"
+	case imagekind.Tar:
 		hint = "'vole create NAME --from ARCHIVE' makes a volume of the files of a tar archive"
 	case imagekind.Partitioned:
 		hint = partitionHint(name, r, size)

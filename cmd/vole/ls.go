@@ -136,6 +136,8 @@ func (a *app) list(ctx context.Context, s *vole.Store, filter vole.Filter, f *li
 // if that is what is asked for.
 func (a *app) newVolumePrinter(paged bool, format string, lastUse bool) (volumePrinter, error) {
 	switch {
+	case format == "table" && !a.json && !a.quiet: // docker's name for it
+		return a.newVolumeTable(lastUse), nil
 	case format != "":
 		return a.newFormatted(format, &listedVolume{})
 	case a.json:

@@ -20,7 +20,8 @@ const (
 	Empty             // nothing, or zeros where all formats have something
 	VirtualDisk       // a format of virtual machines, which qemu-img converts to a raw image
 	Compressed        // to be decompressed first
-	Archive           // files, not a file system
+	Tar               // an archive of files, of which Vole makes volumes
+	Archive           // another one, to be unpacked first
 	Partitioned       // a disk with a partition table
 	FileSystem        // another file system
 	Layer             // a layer that a file system lies in: encryption, logical volumes
@@ -64,6 +65,7 @@ var signatures = []signature{
 	{0, "\x28\xb5\x2f\xfd", Kind{"zstd", Compressed, "zstd -dc"}},
 	{0, "\x04\x22\x4d\x18", Kind{"lz4", Compressed, "lz4 -dc"}},
 	{0, "\x89LZO\x00", Kind{"lzop", Compressed, "lzop -dc"}},
+	{0, "\x1f\x9d", Kind{"compress", Compressed, "gzip -dc"}},
 	{0, "LZIP", Kind{"lzip", Compressed, "lzip -dc"}},
 	{0, "\x5d\x00\x00", Kind{"lzma", Compressed, "xz -dc"}},
 	{0, "PK\x03\x04", Kind{"a zip archive", Archive, ""}},
@@ -71,8 +73,8 @@ var signatures = []signature{
 	{0, "Rar!\x1a\x07", Kind{"a rar archive", Archive, ""}},
 	{0, "070701", Kind{"a cpio archive", Archive, ""}},
 	{0, "070707", Kind{"a cpio archive", Archive, ""}},
-	{0, "\x7fELF", Kind{"a program", Archive, ""}},
-	{257, "ustar", Kind{"a tar archive", Archive, ""}},
+	{0, "\x7fELF", Kind{"a program", NoFiles, ""}},
+	{257, "ustar", Kind{"a tar archive", Tar, ""}},
 	{0, "LUKS\xba\xbe", Kind{"an encrypted device (LUKS)", Layer, ""}},
 	{512, "LABELONE", Kind{"a physical volume of LVM", Layer, ""}},
 	{0, "XFSB", Kind{"an XFS file system", FileSystem, ""}},
