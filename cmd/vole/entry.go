@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/filemode"
 )
 
@@ -35,7 +36,7 @@ func newEntryJSON(ctx context.Context, f *vole.FS, p string, e vole.Entry) (entr
 	j := entryJSON{
 		Path: p, Name: baseName(p), Type: filemode.TypeName(e.Mode), Mode: fmt.Sprintf("%04o", filemode.Perm(e.Mode)),
 		Size: e.Size, Allocated: e.Allocated, UID: e.UID, GID: e.GID, Nlink: e.Nlink, Inode: e.Inode, Rdev: e.Rdev,
-		Atime: e.Atime.UTC(), Mtime: e.Mtime.UTC(), Ctime: e.Ctime.UTC(),
+		Atime: api.WritableTime(e.Atime), Mtime: api.WritableTime(e.Mtime), Ctime: api.WritableTime(e.Ctime),
 	}
 	var err error
 	if e.Mode&fs.ModeSymlink != 0 {

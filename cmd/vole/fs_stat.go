@@ -82,8 +82,8 @@ func (a *app) printEntry(i int, volume string, j entryJSON, e vole.Entry) error 
 	t.row("Owner:", fmt.Sprintf("%d:%d", j.UID, j.GID))
 	t.row("Links:", fmt.Sprint(j.Nlink))
 	t.row("Inode:", fmt.Sprint(j.Inode))
-	t.row("Modified:", j.Mtime.Format(time.RFC3339Nano))
-	t.row("Accessed:", j.Atime.Format(time.RFC3339Nano))
-	t.row("Changed:", j.Ctime.Format(time.RFC3339Nano))
+	t.row("Modified:", e.Mtime.UTC().Format(time.RFC3339Nano))
+	t.row("Accessed:", e.Atime.UTC().Format(time.RFC3339Nano))
+	t.row("Changed:", e.Ctime.UTC().Format(time.RFC3339Nano))
 	return t.close()
 }

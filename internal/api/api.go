@@ -84,15 +84,15 @@ func (e EntryType) TypeBits() (bits fs.FileMode, ok bool) {
 func FromEntry(e driver.Entry) Entry {
 	out := Entry{Name: e.Name, Type: types[e.Mode.Type()], Mode: fmt.Sprintf("%04o", filemode.Perm(e.Mode)), Size: e.Size, Allocated: e.Allocated,
 		UID: int64(e.UID), GID: int64(e.GID), Nlink: int64(e.Nlink), Inode: e.Inode, Rdev: int64(e.Rdev),
-		Atime: writable(e.Atime), Mtime: writable(e.Mtime), Ctime: writable(e.Ctime)}
+		Atime: WritableTime(e.Atime), Mtime: WritableTime(e.Mtime), Ctime: WritableTime(e.Ctime)}
 	if !utf8.ValidString(e.Name) {
 		out.Name, out.NameBytes = strings.ToValidUTF8(e.Name, "\ufffd"), []byte(e.Name)
 	}
 	return out
 }
 
-// writable returns t, or the nearest time that RFC 3339 can write.
-func writable(t time.Time) time.Time {
+// WritableTime returns t in UTC, or the nearest time that RFC 3339, and so JSON, can write.
+func WritableTime(t time.Time) time.Time {
 	t = t.UTC()
 	switch {
 	case t.IsZero():
