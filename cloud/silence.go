@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 )
 
@@ -24,9 +25,12 @@ type watchdog struct {
 	ctx    context.Context // of the request
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
-	most   time.Duration // of silence
 	rest   time.Duration // of silence once the answer has begun
 	until  time.Time     // when reading the answer ends; zero: no bound
+
+	mu   sync.Mutex    // net/http may still read what is sent when the answer has begun
+	most time.Duration // of silence; guarded by mu until the answer has begun
+	over bool          // the answer has begun, or the request ended
 }
 
 // newWatchdog begins to wait for the answer to a request.
@@ -42,16 +46,41 @@ func (b *Backend) newWatchdog(ctx context.Context, c call) *watchdog {
 
 // answered notes that the headers are there.
 func (w *watchdog) answered(c call) {
-	w.timer.Stop()
+	w.sent()
 	w.most = w.rest
 	if !c.endless {
 		w.until = time.Now().Add(answerMost)
 	}
 }
 
+// sent ends the watch over what is sent.
+func (w *watchdog) sent() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	w.timer.Stop()
+}
+
+// pause stops the clock while a source is read, resume starts it again.
+func (w *watchdog) pause() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.timer.Stop()
+	}
+}
+
+func (w *watchdog) resume() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.timer.Reset(w.most)
+	}
+}
+
 // end ends the watch and the request.
 func (w *watchdog) end() {
-	w.timer.Stop()
+	w.sent()
 	w.cancel(nil)
 }
 
@@ -70,8 +99,8 @@ type sentBody struct {
 }
 
 func (b *sentBody) Read(p []byte) (int, error) {
-	b.w.timer.Stop()
-	defer b.w.timer.Reset(b.w.most)
+	b.w.pause()
+	defer b.w.resume()
 	return b.r.Read(p)
 }
 
