@@ -56,8 +56,8 @@ func isSmall(r io.Reader, opts driver.WriteOptions) bool {
 // writeDraft is replace for a new, small file of a draft: read first, and then made under
 // its name in one change. All else it leaves to replace.
 func (f *fileSystem) writeDraft(ctx context.Context, c *counter, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	if err := c.wouldFit(opts.Size); err != nil {
-		return 0, err
+	if c.wouldFit(opts.Size) != nil {
+		return f.replace(ctx, c, name, r, opts) // it may replace one that is as large
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
@@ -69,7 +69,7 @@ func (f *fileSystem) writeDraft(ctx context.Context, c *counter, name string, r 
 		return 0, err
 	}
 	err = f.createSmall(ctx, c, name, (*buf)[:n], opts)
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, errShared) {
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, driver.ErrQuota) || errors.Is(err, errShared) {
 		return f.replace(ctx, c, name, bytes.NewReader((*buf)[:n]), opts)
 	}
 	if err != nil {

@@ -100,6 +100,14 @@ func TestDraftQuota(t *testing.T) {
 		if _, err = f.WriteFrom(ctx, "exact", strings.NewReader(strings.Repeat("x", 100)), vole.WriteOptions{}); err != nil {
 			t.Errorf("100 bytes more: %v", err)
 		}
+		for _, size := range []int64{0, 300} { // in the place of one that it is as large as
+			if _, err = f.WriteFrom(ctx, "f1", strings.NewReader(strings.Repeat("x", 300)), vole.WriteOptions{Size: size}); err != nil {
+				t.Errorf("300 bytes in the place of 300, said to be %d: %v", size, err)
+			}
+		}
+		if _, err = f.WriteFrom(ctx, "f1", strings.NewReader(strings.Repeat("x", 301)), vole.WriteOptions{}); !errors.Is(err, vole.ErrQuota) {
+			t.Errorf("301 bytes in the place of 300: %v", err)
+		}
 		list, err := f.ReadDir(ctx, ".")
 		for _, e := range list {
 			names = append(names, e.Name)
