@@ -234,7 +234,7 @@ func (c *cpCmd) openOrigin(ctx context.Context, s *vole.Store, l location, share
 		if err != nil {
 			return nil, err
 		}
-		return hostOrigin(l, c.follow, home)
+		return hostOrigin("cp", l, c.follow, home)
 	}
 	if shared != nil {
 		o, err := volumeOrigin(ctx, shared, l, c.follow)

@@ -106,8 +106,8 @@ func volumeOrigin(ctx context.Context, f *vole.FS, l location, follow bool) (*or
 	}, nil
 }
 
-// hostOrigin finds the source of a copy on the host.
-func hostOrigin(l location, follow bool, home string) (*origin, error) {
+// hostOrigin finds the source of a copy on the host. op is the operation in its errors.
+func hostOrigin(op string, l location, follow bool, home string) (*origin, error) {
 	abs, err := filepath.Abs(l.path)
 	if err != nil {
 		return nil, err
@@ -116,20 +116,20 @@ func hostOrigin(l location, follow bool, home string) (*origin, error) {
 	real := abs
 	if follow || l.follow() {
 		if real, err = filepath.EvalSymlinks(abs); err != nil {
-			return nil, transfer.HostError("cp", l.path, err)
+			return nil, transfer.HostError(op, l.path, err)
 		}
 	}
 	info, err := os.Lstat(real)
 	if err != nil {
-		return nil, transfer.HostError("cp", l.path, err)
+		return nil, transfer.HostError(op, l.path, err)
 	}
 	if l.follow() && !info.IsDir() {
-		return nil, transfer.HostError("cp", l.path, vole.ErrNotDir)
+		return nil, transfer.HostError(op, l.path, vole.ErrNotDir)
 	}
 	dir, p := filepath.Dir(real), filepath.Base(real)
 	if info.IsDir() {
 		if contains(info, home) {
-			return nil, usagef("cp: %s holds the volumes themselves, in %s", l.path, home)
+			return nil, usagef("%s: %s holds the volumes themselves, in %s", op, l.arg, home)
 		}
 		dir, p = real, "."
 	}

@@ -63,12 +63,13 @@ func fits(spec vole.Spec, v *vole.Volume) error {
 // filling is the making of a volume that is not empty.
 type filling struct {
 	*app
-	store *vole.Store
-	from  string
-	opts  fillOptions
-	bar   *progress
-	stats transfer.Stats
-	began bool // the volume was made, and its filling has begun
+	store    *vole.Store
+	from     string
+	opts     fillOptions
+	bar      *progress
+	stats    transfer.Stats
+	began    bool // the volume was made, and its filling has begun
+	readOnce bool // what it is filled from cannot be read twice
 
 	fit  bool      // the volume is a disk that is to be as large as it must
 	size vole.Size // of that, so far
@@ -88,7 +89,7 @@ func (f *filling) run(ctx context.Context, name string, spec vole.Spec) (*vole.V
 	f.fit = spec.Kind == vole.KindDisk && spec.Capacity == 0
 	for try := 1; ; try++ {
 		v, err := f.once(ctx, name, spec)
-		if !f.fit || f.from == "-" || try == fitTries || !errors.Is(err, vole.ErrNoSpace) {
+		if !f.fit || f.readOnce || try == fitTries || !errors.Is(err, vole.ErrNoSpace) {
 			return v, err
 		}
 		f.size *= 2
@@ -152,11 +153,12 @@ func (f *filling) named(volume string, err error) error {
 // open opens what is to be copied: a directory of the host, or a tar stream.
 func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 	if f.from == "-" {
+		f.readOnce = true
 		return nil, input(ctx, f.bar.source(f.stdin)), nil
 	}
 	st, err := os.Stat(f.from)
 	if err != nil {
-		err = transfer.HostError("create", f.from, err)
+		err = transfer.HostError(fillOp, f.from, err)
 		if volume, _, ok := strings.Cut(f.from, ":"); ok && !strings.Contains(volume, "/") {
 			err = withHint(err, vole.ErrNotExist, "--from takes files of the host; 'vole clone' copies a volume, and 'vole cp' files of one into another")
 		}
@@ -167,12 +169,15 @@ func (f *filling) open(ctx context.Context) (*origin, io.ReadCloser, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		o, err := hostOrigin(location{arg: f.from, path: filepath.Clean(f.from) + "/."}, true, home)
+		o, err := hostOrigin(fillOp, location{arg: "--from " + f.from, path: filepath.Clean(f.from) + "/."}, true, home)
 		return o, nil, err
 	}
-	file, err := os.Open(f.from)
+	file, err := openToRead(ctx, f.from)
 	if err != nil {
-		return nil, nil, transfer.HostError("create", f.from, err)
+		return nil, nil, transfer.HostError(fillOp, f.from, err)
+	}
+	if f.readOnce = !st.Mode().IsRegular(); f.readOnce {
+		return nil, sourceFile{input(ctx, f.bar.source(file)), file}, nil
 	}
 	return nil, sourceFile{f.bar.source(file), file}, nil
 }

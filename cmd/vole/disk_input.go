@@ -82,28 +82,10 @@ func (a *app) openSource(ctx context.Context, name string) (*os.File, error) {
 	case !seekable && slices.Contains([]string{"/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}, name):
 		return nil, nil // a socket can be opened by no name
 	case st.Mode()&fs.ModeNamedPipe != 0:
-		return openFifo(ctx, name)
+		f, err := openFifo(ctx, name)
+		return f, imageError("import", name, err)
 	}
 	return openImage("import", name, false)
-}
-
-// openFifo opens a fifo, which waits for somebody to write to it, until ctx is done.
-func openFifo(ctx context.Context, name string) (*os.File, error) {
-	type opened struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan opened, 1)
-	go func() {
-		f, err := os.Open(name)
-		done <- opened{f, err}
-	}()
-	select {
-	case o := <-done:
-		return o.f, imageError("import", name, o.err)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 // fileInput reads an image from an open file, which it closes when it fails.

@@ -66,7 +66,7 @@ func (a *app) put(ctx context.Context, f *vole.FS, file, p string, opts vole.Wri
 		defer in.Close()
 		r = in
 	} else {
-		h, err := os.Open(file)
+		h, err := openToRead(ctx, file)
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,9 @@ func (a *app) put(ctx context.Context, f *vole.FS, file, p string, opts vole.Wri
 		if opts.Mode == 0 {
 			opts.Mode = info.Mode().Perm()
 		}
-		r = h
+		if r = h; !info.Mode().IsRegular() {
+			r = input(ctx, h)
+		}
 	}
 	p, err := putTarget(ctx, f, file, p)
 	if err != nil {

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"io"
+	"io/fs"
+	"os"
 )
 
 // copyBuf is the size of one read of a stream: large enough that the cost of a call
@@ -23,4 +25,32 @@ func input(ctx context.Context, r io.Reader) io.ReadCloser {
 		pw.CloseWithError(err)
 	}()
 	return pr
+}
+
+// openToRead opens a file. That of a fifo waits for somebody to write to it, until ctx is
+// done.
+func openToRead(ctx context.Context, name string) (*os.File, error) {
+	if st, err := os.Stat(name); err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
+		return openFifo(ctx, name)
+	}
+	return os.Open(name)
+}
+
+// openFifo opens a fifo, which waits for somebody to write to it, until ctx is done.
+func openFifo(ctx context.Context, name string) (*os.File, error) {
+	type opened struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		f, err := os.Open(name)
+		done <- opened{f, err}
+	}()
+	select {
+	case o := <-done:
+		return o.f, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }

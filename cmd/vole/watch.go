@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/volehq/vole"
 	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
@@ -54,6 +56,9 @@ func (a *app) watch(ctx context.Context, b *cloud.Backend, volume string) error 
 	})
 	if ctx.Err() != nil && a.interrupted() {
 		return &exitError{code: driver.ExitInterrupted} // the usual end, of which there is nothing to say
+	}
+	if errors.Is(err, vole.ErrNotFound) && volume != "" {
+		return suggestVolume(ctx, vole.New(b), &vole.Error{Op: "watch", Volume: volume, Err: err})
 	}
 	if err == nil {
 		err = driver.Errorf(driver.ErrUnavailable, "the server ended the stream; what changes from now on is not seen")
