@@ -350,6 +350,45 @@ func TestSystemAttributes(t *testing.T) {
 	}
 }
 
+// What is copied with its owner has the access list that it has at the source, or none, and
+// not that of the directory that it comes into.
+func TestAccessListsAreNotInherited(t *testing.T) {
+	s, ctx := openHome(t), t.Context()
+	shared := dir("d/")
+	shared.PAXRecords, shared.Format = map[string]string{"SCHILY.acl.default": "user::rwx,user:1234:rwx,group::r-x,mask::rwx,other::---"}, tar.FormatPAX
+	secret := file("d/secret", "x")
+	secret.Mode = 0o640
+	fifo := entry{Typeflag: tar.TypeFifo, Name: "d/fifo", Mode: 0o640}
+	listed := file("d/listed", "x")
+	listed.PAXRecords, listed.Format = map[string]string{"SCHILY.acl.access": "user::rw-,user:7:r--,group::r--,mask::r--,other::---"}, tar.FormatPAX
+	stream := makeTar(t, shared, secret, fifo, listed, dir("d/sub/"), file("d/sub/f", "x"))
+	disk := func(name string) *vole.FS {
+		return newFS(t, s, name, vole.Spec{Kind: vole.KindDisk, Capacity: 8 * vole.MiB})
+	}
+	first, second := disk("first"), disk("second")
+	_, err := transfer.FromTar(ctx, transfer.Volume(first), ".", bytes.NewReader(stream), transfer.Options{Owner: true})
+	must(t, err)
+	_, err = transfer.Copy(ctx, transfer.Volume(second), ".", transfer.Volume(first), ".", transfer.Options{Owner: true})
+	must(t, err)
+	for name, f := range map[string]*vole.FS{"from an archive": first, "from a volume": second} {
+		for p, want := range map[string]string{"d": "[system.posix_acl_default]", "d/secret": "[]", "d/fifo": "[]", "d/listed": "[system.posix_acl_access]", "d/sub": "[]", "d/sub/f": "[]"} {
+			list, err := f.Listxattr(ctx, p)
+			if got := fmt.Sprint(list); err != nil || got != want {
+				t.Errorf("%s: %s has %s, %v; want %s", name, p, got, err, want)
+			}
+		}
+		if e, err := f.Stat(ctx, "d/secret"); err != nil || e.Mode != 0o640 {
+			t.Errorf("%s: the mode is %v, %v", name, e.Mode, err)
+		}
+	}
+	plain := makeTar(t, file("d/later", "x"))
+	_, err = transfer.FromTar(ctx, transfer.Volume(first), ".", bytes.NewReader(plain), transfer.Options{})
+	must(t, err)
+	if list, err := first.Listxattr(ctx, "d/later"); err != nil || len(list) != 1 {
+		t.Errorf("without owners, the directory gives %v, %v", list, err)
+	}
+}
+
 // Times far from now survive, or it is said that they do not.
 func TestTimes(t *testing.T) {
 	s, ctx := openHome(t), t.Context()

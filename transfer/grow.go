@@ -135,7 +135,7 @@ func (g *Growing) Close() error { return g.f.Close() }
 
 func (g *Growing) source() source { return newVolumeSource(g.f) }
 func (g *Growing) target(opts *Options) target {
-	return &growingTarget{&volumeTarget{g.f, opts}, g}
+	return &growingTarget{&volumeTarget{f: g.f, opts: opts}, g}
 }
 
 // Reserve makes sure that n fits, and keeps the room for what is written next.

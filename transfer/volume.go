@@ -24,7 +24,7 @@ func Volume(fsys *vole.FS) Tree { return volume{fsys} }
 type volume struct{ f *vole.FS }
 
 func (v volume) source() source              { return newVolumeSource(v.f) }
-func (v volume) target(opts *Options) target { return &volumeTarget{v.f, opts} }
+func (v volume) target(opts *Options) target { return &volumeTarget{f: v.f, opts: opts} }
 
 // volumeSource reads the files of a volume.
 type volumeSource struct {
@@ -292,6 +292,8 @@ func (c *volumeContent) NextData(ctx context.Context) (off, n int64, err error) 
 type volumeTarget struct {
 	f    *vole.FS
 	opts *Options
+
+	inherited inheritance
 }
 
 func (t *volumeTarget) display(p string) string { return displayIn(t.f, p) }
@@ -302,7 +304,10 @@ func (t *volumeTarget) lstat(ctx context.Context, p string) (item, error) {
 }
 
 func (t *volumeTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
-	return t.f.Mkdir(ctx, p, perm)
+	if err := t.f.Mkdir(ctx, p, perm); err != nil {
+		return err
+	}
+	return t.dropInherited(ctx, p, accessACL, defaultACL)
 }
 
 func (t *volumeTarget) mkdirAll(ctx context.Context, p string) error {
@@ -318,7 +323,10 @@ func (t *volumeTarget) link(ctx context.Context, old, p string) error {
 }
 
 func (t *volumeTarget) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
-	return t.f.Mknod(ctx, p, mode, rdev)
+	if err := t.f.Mknod(ctx, p, mode, rdev); err != nil {
+		return err
+	}
+	return t.dropInherited(ctx, p, accessACL)
 }
 
 func (t *volumeTarget) rename(ctx context.Context, from, to string) error {
@@ -350,6 +358,9 @@ func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Co
 		r, opts.NextData = s, s.next
 	}
 	if _, err := t.f.WriteFrom(ctx, p, r, opts); err != nil {
+		return err
+	}
+	if err := t.dropInherited(ctx, p, accessACL); err != nil {
 		return err
 	}
 	var err error
@@ -432,7 +443,7 @@ func (t *volumeTarget) setRest(ctx context.Context, p string, it *item) error {
 
 func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error {
 	attrs := []map[string][]byte{it.xattrs, it.system}
-	if !t.opts.Owner || t.f.Volume().Info().Kind != vole.KindDisk {
+	if !t.keepsSystem() {
 		t.opts.loseSystem(it)
 		attrs = attrs[:1]
 	}
@@ -444,6 +455,9 @@ func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error 
 			}
 			if err != nil {
 				return err
+			}
+			if n == defaultACL && err == nil {
+				t.inherited.forget()
 			}
 		}
 	}

@@ -45,7 +45,7 @@ func TestSparseFileChanges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		target := &volumeTarget{f, &Options{}}
+		target := &volumeTarget{f: f, opts: &Options{}}
 		it := &item{mode: 0o600, size: size, sparse: true}
 		if err := target.file(ctx, "f", it, sparse.File(ctx, h)); err != nil {
 			t.Errorf("%s: %v", what, err)

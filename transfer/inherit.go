@@ -1,0 +1,58 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"path"
+	"sync"
+
+	"github.com/volehq/vole"
+)
+
+// keepsSystem reports whether the target keeps capabilities and access lists, as they are at
+// the source.
+func (t *volumeTarget) keepsSystem() bool {
+	return t.opts.Owner && t.f.Volume().Info().Kind == vole.KindDisk
+}
+
+// inheritance remembers whether the directory that was used last gives an access list to
+// what is made in it.
+type inheritance struct {
+	mu    sync.Mutex
+	dir   string // "": none is remembered
+	gives bool
+}
+
+func (h *inheritance) forget() {
+	h.mu.Lock()
+	h.dir = ""
+	h.mu.Unlock()
+}
+
+// dropInherited takes from what was just made at p the lists that it has from its directory,
+// where lists are kept: who may do what is as at the source then, and not more. Without -a
+// the directory has its way, as with cp.
+func (t *volumeTarget) dropInherited(ctx context.Context, p string, lists ...string) error {
+	if !t.keepsSystem() {
+		return nil
+	}
+	h := &t.inherited
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if dir := path.Dir(p); h.dir != dir {
+		_, err := t.f.Getxattr(ctx, dir, defaultACL)
+		if err != nil && !errors.Is(err, vole.ErrNoXattr) {
+			return err
+		}
+		h.dir, h.gives = dir, err == nil
+	}
+	if !h.gives {
+		return nil
+	}
+	for _, list := range lists {
+		if err := t.f.Removexattr(ctx, p, list); err != nil && !errors.Is(err, vole.ErrNoXattr) {
+			return err
+		}
+	}
+	return nil
+}
