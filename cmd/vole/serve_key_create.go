@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -116,7 +117,8 @@ func (a *app) createOffline(ctx context.Context, cmd *cobra.Command, settings *s
 	}
 	var made api.NewKey
 	if made, err = server.CreateKeyOffline(ctx, opts, k); err != nil {
-		return &vole.Error{Op: "serve key create", Err: err}
+		err = &vole.Error{Op: "serve key create", Err: err}
+		return withHint(err, fs.ErrNotExist, "--dir, --db or --backend say where the data of the server is, as for 'vole serve'")
 	}
 	return a.printNewKey(made)
 }
