@@ -107,7 +107,10 @@ func streamProblem(err error, entries int) error {
 		return driver.Errorf(ErrNoArchive, "it is no tar archive, plain or compressed (gzip, bzip2, zstd, xz, lz4), or a damaged one")
 	case errors.Is(err, tar.ErrHeader):
 		return driver.Errorf(driver.ErrCorrupt, "the archive is damaged behind its entry %d", entries)
-	case errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, ErrNoEnd):
+	case errors.Is(err, ErrNoEnd):
+	case errors.Is(err, io.ErrUnexpectedEOF) && entries == 0:
+		return driver.Errorf(io.ErrUnexpectedEOF, "it is no tar archive, or one that is cut off before its first entry: unexpected EOF")
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		return driver.Errorf(io.ErrUnexpectedEOF, "it ends in the middle of an entry, after %d whole ones: unexpected EOF", entries)
 	}
 	return err
