@@ -26,7 +26,9 @@ import (
 // shareDraft ends all that for a volume which others are about to see.
 func (b *Backend) shareDraft(ctx context.Context, id string) error {
 	b.mu.Lock()
-	delete(b.drafts, id) // of which new counters are
+	if b.drafts[id] {
+		b.drafts[id] = false // of which new counters are
+	}
 	c := b.counters[id]
 	b.mu.Unlock()
 	if c == nil || !c.draft.Load() {
@@ -41,6 +43,30 @@ func (b *Backend) shareDraft(ctx context.Context, id string) error {
 		defer m.unlock()
 	}
 	c.draft.Store(false)
+	return nil
+}
+
+// makesDraft notes that this process makes a draft, which nobody else finds.
+func (b *Backend) makesDraft(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drafts[id] = true
+}
+
+// endDraft forgets a draft that has become a volume, or was removed.
+func (b *Backend) endDraft(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.drafts, id)
+}
+
+// refuseDraft returns an error for a draft of another process.
+func (b *Backend) refuseDraft(info *driver.Info) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, own := b.drafts[info.ID]; !own && info.State == driver.StateCreating {
+		return errNoVolume()
+	}
 	return nil
 }
 

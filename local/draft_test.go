@@ -168,3 +168,47 @@ func TestDraftMeasured(t *testing.T) {
 		t.Errorf("used %d, %v", info.Used, err)
 	}
 }
+
+// Who knows the id of a draft, as from the names in the home, finds no volume unless he is
+// its maker, who relies on that nobody else moves what is in it.
+func TestDraftOfAnother(t *testing.T) {
+	ctx := t.Context()
+	for _, kind := range []vole.Kind{vole.KindDir, vole.KindDisk} {
+		home := filepath.Join(t.TempDir(), "home")
+		var stores [2]*vole.Store
+		for i := range stores {
+			s, err := vole.Open(ctx, vole.Options{Home: home})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			stores[i] = s
+		}
+		spec := vole.Spec{Kind: kind}
+		if kind == vole.KindDisk {
+			spec.Capacity = 8 * vole.MiB
+		}
+		v, err := stores[0].Build(ctx, "v", spec, func(v *vole.Volume) error {
+			if _, err := stores[0].Get(ctx, v.ID()); err != nil {
+				t.Errorf("%s: for its maker: %v", kind, err)
+			}
+			if _, err := stores[1].Get(ctx, v.ID()); !errors.Is(err, vole.ErrNotFound) {
+				t.Errorf("%s: for another: %v", kind, err)
+			}
+			if err := stores[1].Remove(ctx, v.ID()); !errors.Is(err, vole.ErrNotFound) {
+				t.Errorf("%s: removed by another: %v", kind, err)
+			}
+			f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+			if err != nil {
+				return err
+			}
+			return errors.Join(f.WriteFile(ctx, "d/f", nil, 0o644), f.Close())
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stores[1].Get(ctx, v.ID()); err != nil {
+			t.Errorf("%s: published: %v", kind, err)
+		}
+	}
+}

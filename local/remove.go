@@ -124,6 +124,9 @@ func (b *Backend) claimRemoval(ctx context.Context, ref driver.Ref, may func(dri
 		if err != nil {
 			return err
 		}
+		if err := b.refuseDraft(&r.Info); err != nil {
+			return err
+		}
 		info = b.located(r.Info)
 		if err := b.refuseAttached(tx, info.ID); err != nil {
 			return err
@@ -145,9 +148,7 @@ func (b *Backend) claimRemoval(ctx context.Context, ref driver.Ref, may func(dri
 // finishRemove deletes the directory and the row of a volume that is committed as
 // removing. Dropping the row need not be durable: recovery would do it again.
 func (b *Backend) finishRemove(ctx context.Context, id string) error {
-	b.mu.Lock()
-	delete(b.drafts, id)
-	b.mu.Unlock()
+	b.endDraft(id)
 	b.markRemoved(id)
 	if err := b.removeVolumeDir(id); err != nil {
 		return sysErr(err)

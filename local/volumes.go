@@ -88,10 +88,12 @@ func (r *row) usedAt(at int64) {
 func scanOne(from interface{ Scan(...any) error }) (row, error) {
 	r, err := scanRow(from)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = driver.Errorf(driver.ErrNotFound, "no such volume")
+		err = errNoVolume()
 	}
 	return r, err
 }
+
+func errNoVolume() error { return driver.Errorf(driver.ErrNotFound, "no such volume") }
 
 // now describes the volume with the usage that it has at this moment.
 func (b *Backend) now(r row) driver.Info { return b.located(b.rowNow(r).Info) }
@@ -146,17 +148,18 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	if info.Labels == nil {
 		info.Labels = driver.Labels{}
 	}
-	if err := b.claimName(ctx, func() error { return b.insert(ctx, info, spec.Draft) }); err != nil {
-		return driver.Info{}, err
-	}
-	if err := b.makeVolume(ctx, info, spec.Draft); err != nil {
-		return driver.Info{}, err
-	}
 	if spec.Draft {
-		b.mu.Lock()
-		b.drafts[info.ID] = true
-		b.mu.Unlock()
-	} else {
+		b.makesDraft(info.ID)
+	}
+	err = b.claimName(ctx, func() error { return b.insert(ctx, info, spec.Draft) })
+	if err == nil {
+		err = b.makeVolume(ctx, info, spec.Draft)
+	}
+	if err != nil {
+		b.endDraft(info.ID)
+		return driver.Info{}, err
+	}
+	if !spec.Draft {
 		info.State = driver.StateReady
 	}
 	return b.located(info), nil
@@ -274,6 +277,9 @@ func (b *Backend) get(ctx context.Context, ref driver.Ref) (row, error) {
 		return row{}, err
 	}
 	r, err := scanOne(stmt.QueryRowContext(ctx, arg))
+	if err == nil {
+		err = b.refuseDraft(&r.Info)
+	}
 	return r, catalog.Translate(err)
 }
 
@@ -385,6 +391,9 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	}
 	if err != nil {
 		return driver.Info{}, err
+	}
+	if change.Publish {
+		b.endDraft(id)
 	}
 	return b.now(r), nil
 }
