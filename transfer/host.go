@@ -297,7 +297,7 @@ func (t *hostTree) keepsOwner(p string, it *item) (bool, error) {
 	if !t.opts.Owner {
 		return false, nil
 	}
-	return t.opts.keepsOwner(t.display, p, it)
+	return t.opts.keepsOwner(t.display, p, it, os.Geteuid() == 0)
 }
 
 // setMetaAt sets the metadata of an open file or directory. It has the name at now;

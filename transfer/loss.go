@@ -3,6 +3,9 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -65,13 +68,30 @@ func cannotHold(err error) bool {
 // maxID is the largest user or group id: the next one means "keep" to system calls.
 const maxID = 1<<32 - 2
 
-// keepsOwner reports whether the ids of an item are some, and loses them if not.
-// display shows the path p in messages.
-func (o *Options) keepsOwner(display func(p string) string, p string, it *item) (bool, error) {
-	if it.uid >= 0 && it.gid >= 0 && int64(it.uid) <= maxID && int64(it.gid) <= maxID {
+// keepsOwner reports whether the ids of an item are some that it can have, and loses them if
+// not, with the setuid and setgid bits, which go with the owner. anyone says that the target
+// lets this process give files to anyone. display shows the path p in messages.
+func (o *Options) keepsOwner(display func(p string) string, p string, it *item, anyone bool) (bool, error) {
+	var reason error
+	switch {
+	case it.uid < 0 || it.gid < 0 || int64(it.uid) > maxID || int64(it.gid) > maxID:
+		reason = driver.Errorf(vole.ErrInvalid, "%d:%d is out of range, 0 to %d", it.uid, it.gid, int64(maxID))
+	case !anyone && !ownIDs(it.uid, it.gid):
+		reason = driver.Errorf(vole.ErrPermission, "%d:%d is another user, and only root gives files away", it.uid, it.gid)
+	default:
 		return true, nil
 	}
-	return false, o.lose(display(p), "the owner", driver.Errorf(vole.ErrInvalid, "%d:%d is out of range, 0 to %d", it.uid, it.gid, int64(maxID)))
+	it.mode &^= fs.ModeSetuid | fs.ModeSetgid
+	return false, o.lose(display(p), "the owner", reason)
+}
+
+// ownIDs reports whether files of this process may have these ids.
+func ownIDs(uid, gid int) bool {
+	if uid != os.Geteuid() {
+		return false
+	}
+	groups, _ := os.Getgroups()
+	return gid == os.Getegid() || slices.Contains(groups, gid)
 }
 
 // Between these times every file system keeps them.

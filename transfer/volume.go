@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -337,10 +338,17 @@ func (t *volumeTarget) remove(ctx context.Context, p string) error { return t.f.
 
 func (t *volumeTarget) sync(ctx context.Context) error { return t.f.Sync(ctx) }
 
+// keepsOwner reports whether the item's owner can be kept. In a disk volume it is a number in
+// an image, and a server has rights of its own.
+func (t *volumeTarget) keepsOwner(p string, it *item) (bool, error) {
+	info := t.f.Volume().Info()
+	return t.opts.keepsOwner(t.display, p, it, os.Geteuid() == 0 || info.Kind == vole.KindDisk || info.Backend != "local")
+}
+
 func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
-	m := vole.FileMeta{Mode: t.opts.attrsMode(it), UID: -1, GID: -1}
+	m := vole.FileMeta{UID: -1, GID: -1}
 	if t.opts.Owner {
-		keep, err := t.opts.keepsOwner(t.display, p, it)
+		keep, err := t.keepsOwner(p, it)
 		if err != nil {
 			return err
 		}
@@ -348,6 +356,7 @@ func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Co
 			m.UID, m.GID = it.uid, it.gid
 		}
 	}
+	m.Mode = t.opts.attrsMode(it)
 	if !unusualTime(it.mtime) {
 		m.Mtime = it.mtime
 	}
@@ -406,7 +415,7 @@ func (s *sparseStream) Read(p []byte) (int, error) {
 
 func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
 	if t.opts.Owner { // before the mode: a change of owner clears setuid
-		keep, err := t.opts.keepsOwner(t.display, p, it)
+		keep, err := t.keepsOwner(p, it)
 		if err == nil && keep {
 			err = t.f.Chown(ctx, p, it.uid, it.gid)
 		}
