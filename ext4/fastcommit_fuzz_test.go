@@ -93,8 +93,10 @@ func fastSeeds(t testing.TB) map[string][]byte {
 		"odd length": fastInodeTag(made.num, made.raw[:oldInodeSize+1]),
 		"long extra": fastInodeTag(made.num, append(slices.Clone(made.raw[:oldInodeSize]), 0xfc, 0xff)),
 		"claimed":    fastRange(file.num, extent{n: 1, start: fs.sb.first + 1}),
-		"loop":       fastEntry(fastLink, dir.num, dir.num, "self"),
-		"dots":       fastEntry(fastLink, dir.num, file.num, ".."),
+		"into a removed directory": slices.Concat(fastInodeTag(sub.num, sub.raw[:160]), fastEntry(fastCreate, dir.num, sub.num, "sub"),
+			fastEntry(fastUnlink, dir.num, sub.num, "sub"), fastInodeTag(made.num, made.raw[:160]), fastEntry(fastCreate, sub.num, made.num, "made")),
+		"loop": fastEntry(fastLink, dir.num, dir.num, "self"),
+		"dots": fastEntry(fastLink, dir.num, file.num, ".."),
 	}
 }
 
@@ -152,7 +154,7 @@ func checkAccounts(dev *memDevice) (problems []string, only bool) {
 func TestFastCommitSeeds(t *testing.T) {
 	for name, tags := range fastSeeds(t) {
 		dev, err := applyFast(t, sealFast(tags))
-		if slices.Contains([]string{"claimed", "loop", "dots", "long extra"}, name) {
+		if slices.Contains([]string{"claimed", "into a removed directory", "loop", "dots", "long extra"}, name) {
 			if !isCorrupt(err) {
 				t.Errorf("%s: %v, want damage", name, err)
 			}

@@ -129,6 +129,9 @@ func (r *fastReplay) addName(t fastTag, created bool) error {
 	if dir == nil || i == nil || err != nil {
 		return err
 	}
+	if dir.links() == 0 {
+		return corruptf("a fast commit names inode %d in directory %d, which was removed", t.ino, dir.num)
+	}
 	p, err := fs.find(dir, t.name)
 	if err == nil && p.ino == t.ino {
 		return nil
