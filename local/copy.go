@@ -116,19 +116,38 @@ func (f *fileSystem) inside(name string, dir uint64) bool {
 		name = path.Dir(name)
 		at, err = f.root.Open(path.Dir(name))
 	}
-	root, rerr := f.root.Stat(".")
-	for err == nil && rerr == nil {
-		info, serr := at.Stat()
-		if serr != nil || os.SameFile(info, root) || unixStat(info.Sys().(*syscall.Stat_t)).Ino == dir {
-			at.Close()
-			return serr == nil && unixStat(info.Sys().(*syscall.Stat_t)).Ino == dir
-		}
-		var up int
-		up, err = unix.Openat(int(at.Fd()), "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	root, err := f.root.Stat(".")
+	if err != nil {
 		at.Close()
+		return false
+	}
+	return isBeneath(at, root, dir)
+}
+
+// isBeneath reports whether at, which it closes, is the directory with that inode, or
+// leads up to it before it leads to root.
+func isBeneath(at *os.File, root fs.FileInfo, dir uint64) bool {
+	var below fs.FileInfo
+	for {
+		info, err := at.Stat()
+		found := err == nil && unixStat(info.Sys().(*syscall.Stat_t)).Ino == dir
+		// A directory that is moved out of the tree meanwhile, to be removed, leads up to the
+		// root of the host, which is its own parent.
+		if err != nil || found || os.SameFile(info, root) || below != nil && os.SameFile(info, below) {
+			at.Close()
+			return found
+		}
+		below = info
+		up, err := unix.Openat(int(at.Fd()), "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		at.Close()
+		if err != nil {
+			return false
+		}
 		at = os.NewFile(uintptr(up), "..")
 	}
-	return false
 }
 
 // nearest is the inode of the directory that name is in, or of the nearest above it
