@@ -268,7 +268,7 @@ func TestRebuildAgain(t *testing.T) {
 			fine(t, acme.Close(), ns.Close())
 			empty := bucket.Options{Database: opts.Database, Blobs: filepath.Join(t.TempDir(), "none")}
 			empty = newDatabase(t, empty)
-			if _, err := bucket.Rebuild(ctx, empty, noFinding(t)); !errors.Is(err, driver.ErrNotFound) {
+			if _, err := bucket.Rebuild(ctx, empty, noFinding(t)); !errors.Is(err, driver.ErrNoSuch) {
 				t.Errorf("without manifests: %v", err)
 			}
 			opts = newDatabase(t, opts)

@@ -34,7 +34,10 @@ func newEnv(t *testing.T) *env {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root; the rootless tests run as another user by themselves")
 	}
-	return openEnv(t, t.TempDir())
+	home := t.TempDir()
+	// A sandbox that has been forgotten may still be closing its files there.
+	t.Cleanup(func() { await(t, "the home is removed", func() bool { return os.RemoveAll(home) == nil }) })
+	return openEnv(t, home)
 }
 
 func openEnv(t *testing.T, home string) *env {
