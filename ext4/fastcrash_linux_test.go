@@ -4,7 +4,6 @@ package ext4_test
 
 import (
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -19,13 +18,7 @@ func TestCrashWhileFastCommitsAreReplayed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			base, _ := soundFastImage(t, sceneNamed(name))
 			image := filepath.Join(t.TempDir(), "crash.raw")
-			if err := oracle.CopyImage(image, base); err != nil {
-				t.Fatal(err)
-			}
-			f, err := os.OpenFile(image, os.O_RDWR, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
+			f := openCopy(t, image, base)
 			defer f.Close()
 			r := &recorder{File: f}
 			fs, err := ext4.Open(r, ext4.OpenOptions{Size: 16 * mib})

@@ -27,15 +27,7 @@ func TestAppendTransaction(t *testing.T) {
 		{jCsumV3 | j64bit, 0}, {jCsumV2 | j64bit, 0}, {jCsumV2, 0}, {j64bit, 0}, {0, 0}, {0, jCompatCsum}, {jCsumV3 | jAsyncCommit, 0},
 	} {
 		t.Run(fmt.Sprintf("%x %x", form.incompat, form.compat), func(t *testing.T) {
-			dev := newMemDevice(base, base.size)
-			fs, err := Open(dev, OpenOptions{Size: dev.size, ReadOnly: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			j, err := fs.openJournal()
-			if err != nil {
-				t.Fatal(err)
-			}
+			dev, fs, j := openLog(t, base)
 			j.incompat, j.bodySum, j.csum = form.incompat|jRevoke, form.compat != 0, form.incompat&(jCsumV2|jCsumV3) != 0
 			j.seed = crc32c(^uint32(0), j.sb[jsbUUID:jsbUUID+16])
 			j.start = j.blocks - 20
@@ -149,14 +141,9 @@ func TestFastCommitsInShortLog(t *testing.T) {
 	}
 }
 
-// deviceWithFastCommits makes an image whose log has fast commits in its last fastLen blocks,
-// after what fill writes to it.
-func deviceWithFastCommits(t *testing.T, fastLen uint32, tags []byte, fill func(fs *FS, j *journal)) *memDevice {
+// openLog opens a copy of base, and its log.
+func openLog(t *testing.T, base *memDevice) (*memDevice, *FS, *journal) {
 	t.Helper()
-	base, err := fuzzBase()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dev := newMemDevice(base, base.size)
 	fs, err := Open(dev, OpenOptions{Size: dev.size, ReadOnly: true})
 	if err != nil {
@@ -166,6 +153,18 @@ func deviceWithFastCommits(t *testing.T, fastLen uint32, tags []byte, fill func(
 	if err != nil {
 		t.Fatal(err)
 	}
+	return dev, fs, j
+}
+
+// deviceWithFastCommits makes an image whose log has fast commits in its last fastLen blocks,
+// after what fill writes to it.
+func deviceWithFastCommits(t *testing.T, fastLen uint32, tags []byte, fill func(fs *FS, j *journal)) *memDevice {
+	t.Helper()
+	base, err := fuzzBase()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, fs, j := openLog(t, base)
 	j.blocks -= fastLen
 	j.incompat |= jFastCommit
 	be.PutUint32(j.sb[jsbIncompat:], j.incompat)

@@ -44,9 +44,8 @@ func (r *recorder) Truncate(size int64) error {
 	return r.File.Truncate(size)
 }
 
-// crash makes an image of what a crash may leave: all of the operations up to a Sync,
-// and of those after it, up to a later one, some of the sectors.
-func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
+// openCopy makes image a copy of base and opens it, for the caller to close.
+func openCopy(t *testing.T, image, base string) *os.File {
 	t.Helper()
 	if err := oracle.CopyImage(image, base); err != nil {
 		t.Fatal(err)
@@ -55,6 +54,14 @@ func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// crash makes an image of what a crash may leave: all of the operations up to a Sync,
+// and of those after it, up to a later one, some of the sectors.
+func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
+	t.Helper()
+	f := openCopy(t, image, base)
 	defer f.Close()
 	syncs := []int{0}
 	for i, o := range r.ops {
@@ -70,6 +77,7 @@ func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
 	}
 	lost := []float64{0, 0.5, 0.1, 0.9}[rnd.IntN(4)] // how many of the last sectors
 	for i, o := range r.ops[:cut] {
+		var err error
 		switch {
 		case o.size != 0:
 			err = f.Truncate(o.size)
@@ -190,13 +198,7 @@ func (c *crashCase) newImage(t *testing.T) string {
 func (c *crashCase) recordResize(t *testing.T, base string) (image string, r *recorder) {
 	t.Helper()
 	image = filepath.Join(t.TempDir(), "resized.raw")
-	if err := oracle.CopyImage(image, base); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := openCopy(t, image, base)
 	defer f.Close()
 	r = &recorder{File: f}
 	if err := c.resize(r); err != nil {

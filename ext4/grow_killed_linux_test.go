@@ -35,13 +35,7 @@ func TestGrowKilled(t *testing.T) {
 			t.Parallel()
 			base := c.newImage(t)
 			image, r := c.recordResize(t, base)
-			if err := oracle.CopyImage(image, base); err != nil {
-				t.Fatal(err)
-			}
-			f, err := os.OpenFile(image, os.O_RDWR, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
+			f := openCopy(t, image, base)
 			defer f.Close()
 			for i, o := range r.ops {
 				c.redo(t, f, o)

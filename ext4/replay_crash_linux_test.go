@@ -5,7 +5,6 @@ package ext4_test
 import (
 	"context"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,13 +20,7 @@ func TestCrashAfterReplay(t *testing.T) {
 	base := newImage(t, 40*mib)
 	want := dirtyImage(t, base)
 	image := filepath.Join(t.TempDir(), "crash.raw")
-	if err := oracle.CopyImage(image, base); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := openCopy(t, image, base)
 	defer f.Close()
 	r := &recorder{File: f}
 	fs, err := ext4.Open(r, ext4.OpenOptions{Size: 40 * mib})
