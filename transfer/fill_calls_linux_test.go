@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -26,10 +24,6 @@ func TestCallsPerFile(t *testing.T) {
 		fillTraced(t, vole.Kind(kind), from)
 		return
 	}
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("strace is not installed")
-	}
 	const files = 400
 	for _, c := range []struct {
 		kind        vole.Kind
@@ -41,8 +35,8 @@ func TestCallsPerFile(t *testing.T) {
 		{vole.KindDir, true, 1, 6},   // the second half of that
 	} {
 		t.Run(fmt.Sprintf("%s from tar %v", c.kind, c.tar), func(t *testing.T) {
-			opens, all := tracedFill(t, strace, c.kind, c.tar, files)
-			noOpens, none := tracedFill(t, strace, c.kind, c.tar, 0)
+			opens, all := tracedFill(t, c.kind, c.tar, files)
+			noOpens, none := tracedFill(t, c.kind, c.tar, 0)
 			if n := opens - noOpens; n < files*c.opens/2 || n > files*c.opens+files/8 {
 				t.Errorf("%d more opens for %d files", n, files)
 			}
@@ -54,7 +48,7 @@ func TestCallsPerFile(t *testing.T) {
 }
 
 // tracedFill counts the system calls of a process that fills a volume with that many files.
-func tracedFill(t *testing.T, strace string, kind vole.Kind, tar bool, files int) (opens, all int) {
+func tracedFill(t *testing.T, kind vole.Kind, tar bool, files int) (opens, all int) {
 	t.Helper()
 	from := t.TempDir()
 	deep := filepath.Join(from, "a", "b", "c", "d")
@@ -65,13 +59,12 @@ func tracedFill(t *testing.T, strace string, kind vole.Kind, tar bool, files int
 	if tar {
 		from = tarOf(t, from)
 	}
-	trace := filepath.Join(t.TempDir(), "trace")
-	cmd := exec.Command(strace, "-f", "-qq", "-c", "-e", "trace=%file,%desc", "-o", trace, os.Args[0], "-test.run=^TestCallsPerFile$")
-	cmd.Env = append(os.Environ(), tracedEnv+"="+string(kind)+":"+from)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("the kernel does not let strace work: %v: %s", err, out)
+	counts := traced(t, "%file,%desc", tracedEnv+"="+string(kind)+":"+from)
+	for name, n := range counts { // Go's own waiting, and the end of the test
+		if strings.HasPrefix(name, "epoll") || name == "unlinkat" {
+			counts["total"] -= n
+		}
 	}
-	counts := countedCalls(t, trace)
 	return counts["open"] + counts["openat"] + counts["openat2"], counts["total"]
 }
 
@@ -117,30 +110,4 @@ func fillTraced(t *testing.T, kind vole.Kind, from string) {
 		return err
 	})
 	must(t, err)
-}
-
-// countedCalls is what strace -c has counted, by call, and the total without those of Go's own
-// waiting and of the end of the test.
-func countedCalls(t *testing.T, trace string) map[string]int {
-	data, err := os.ReadFile(trace)
-	must(t, err)
-	counts := map[string]int{}
-	for line := range strings.Lines(string(data)) {
-		columns := strings.Fields(line) // % time, seconds, usecs/call, calls, perhaps errors, name
-		if len(columns) < 5 {
-			continue
-		}
-		if n, err := strconv.Atoi(columns[3]); err == nil {
-			counts[columns[len(columns)-1]] = n
-		}
-	}
-	if counts["total"] == 0 {
-		t.Fatalf("no total in %s", data)
-	}
-	for name, n := range counts {
-		if strings.HasPrefix(name, "epoll") || name == "unlinkat" {
-			counts["total"] -= n
-		}
-	}
-	return counts
 }

@@ -465,7 +465,7 @@ func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error 
 			if err != nil {
 				return err
 			}
-			if n == defaultACL && err == nil {
+			if n == defaultACL {
 				t.inherited.forget()
 			}
 		}
