@@ -368,8 +368,9 @@ func checkMovedMounts(t *testing.T, e *env, runtime string) {
 		}
 	}
 	c := shell(t, `out() { for up in .. ../.. ../../..; do ls -d $up/elsewhere $up/sub; done; } 2>/dev/null
+		cd /a/p/b || exit
 		(cd /a/d/e && touch /a/ready && until test -e /a/moved; do sleep 0.01; done; out) &
-		cd /a/p/b && until test -e /a/moved; do sleep 0.01; done
+		until test -e /a/moved; do sleep 0.01; done
 		out; wait; test ! -e /a/p && touch /b/kept && ls`, "a:/a:subpath=sub", "b:/a/p/b", "b:/b")
 	c.Runtime = runtime
 	moved := make(chan error, 1)
