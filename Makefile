@@ -16,7 +16,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 
 # Tests of these packages also run under the race detector in .ci/run (which needs a C compiler).
-RACE = . ./driver/... ./bucket/internal/... ./transfer ./sandbox/... ./internal/servers ./server/internal/...
+RACE = . ./driver/... ./conformance/... ./drivers/bucket/internal/... ./transfer ./sandbox/... ./internal/testing/servers ./server/internal/...
 # Of local what goroutines share: open volumes and files, locks, counters, waits.
 RACELOCAL = TestConformance(Disk)?/(Attach|Closed|Concurrent|Context|File|Lease|Open|Quota|QuotaShared|Race|Random|Removed|Stale|Unlinked|Write)|While|Many|OfOneProcess|AcrossStores|FirstOpens|QuotaAmong|Detach|HeldLock|BatchSyncs|NoDescriptorLeaks
 # Of bucket only what is about many at once: under the race detector SQLite in Go takes
@@ -86,9 +86,9 @@ test-runsc: ## the tests of sandboxes with runsc beside crun and runc
 
 race: ## the core packages under the race detector
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) $(RACE)
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACELOCAL)' ./local
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACEBUCKET)' ./bucket
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACECLOUD)' ./cloud
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACELOCAL)' ./drivers/local
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACEBUCKET)' ./drivers/bucket
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACECLOUD)' ./drivers/cloud
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run '$(RACESERVER)' ./server
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 30m $(TESTFLAGS) -run 'AtOnce|Busy|Std|SideLog' ./ext4
 
@@ -113,29 +113,29 @@ servers: ## PostgreSQL and an S3 server for the tests of the bucket backend; ins
 
 # The bucket backend is measured where the servers can be installed, which is on Linux.
 bench: $(if $(filter Linux,$(shell uname -s)),servers) ## speed beside plain calls of the same durability; BENCHFLAGS="-quick" for a short look
-	$(GO) run ./internal/bench $(BENCHFLAGS)
+	$(GO) run ./internal/testing/bench $(BENCHFLAGS)
 
 torture: torture-random torture-home torture-bucket torture-vm torture-server torture-ext4 ## kill -9 at random instants, many processes and hosts on the same names, images after crashes
 
 # Random operations with seeds that nobody has tried, against a model, on every backend.
 torture-random:
-	DRIVERTEST_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance(Disk)?/Random' ./local
-	DRIVERTEST_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance/.*/Random' ./bucket ./cloud
+	CONFORMANCE_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance(Disk)?/Random' ./drivers/local
+	CONFORMANCE_NEW_SEEDS=1 $(GO) test -count=$(SEEDS) -timeout 2h -run 'TestConformance/.*/Random' ./drivers/bucket ./drivers/cloud
 
 torture-home:
-	$(GO) build -o bin/torture ./internal/torture
+	$(GO) build -o bin/torture ./internal/testing/torture
 	bin/torture -kills $(KILLS) -contend $(CONTEND)
 
 # On SQLite with a directory and on PostgreSQL with an S3 server, against a model.
 torture-bucket:
-	$(GO) test ./bucket -run '^TestHammer$$' -count=1 -v -timeout 2h -hammer.time $(HAMMER)
-	$(GO) test ./bucket -run '^TestKill$$' -count=10 -timeout 2h -fault.kills=50
-	$(GO) test ./bucket -run '^(TestLostCommit|TestPostgresStops)$$' -count=1 -timeout 2h -fault.commits=2000 -fault.stops=50
+	$(GO) test ./drivers/bucket -run '^TestHammer$$' -count=1 -v -timeout 2h -hammer.time $(HAMMER)
+	$(GO) test ./drivers/bucket -run '^TestKill$$' -count=10 -timeout 2h -fault.kills=50
+	$(GO) test ./drivers/bucket -run '^(TestLostCommit|TestPostgresStops)$$' -count=1 -timeout 2h -fault.commits=2000 -fault.stops=50
 
 # Servers that are killed, one and one of two; many clients; big files; random requests.
 torture-server:
-	$(GO) test ./cloud -run '^(TestKill|TestKillOfTwo|TestCanceled|TestCreateOnce)$$' -count=3 -v -timeout 2h -fault.kills=50
-	$(GO) test ./cloud -run '^(TestLoad|TestMemory)$$' -count=1 -v -timeout 1h -load.time=1m -load.big=1024
+	$(GO) test ./drivers/cloud -run '^(TestKill|TestKillOfTwo|TestCanceled|TestCreateOnce)$$' -count=3 -v -timeout 2h -fault.kills=50
+	$(GO) test ./drivers/cloud -run '^(TestLoad|TestMemory)$$' -count=1 -v -timeout 1h -load.time=1m -load.big=1024
 	$(GO) test ./server -run '^TestRandomRequests$$' -count=1 -v -timeout 1h -requests=200000
 
 # Linux in a virtual machine that is killed while it writes. Installs QEMU; amd64 only.
@@ -149,7 +149,7 @@ torture-ext4:
 		-random.ops $(EXT4OPS) -crash.states $(EXT4CRASHES) -ext4.mutations $(EXT4DAMAGED) \
 		-fastcommit.seeds $(EXT4FASTCOMMITS)
 	$(GO) test -count=1 -timeout 1h -run 'TestFormatHuge' ./ext4 -format.huge
-	$(GO) test -count=1 -timeout 1h ./ext4/internal/oracle -oracle.all
+	$(GO) test -count=1 -timeout 1h ./internal/testing/ext4oracle -oracle.all
 	$(GO) test -count=1 -timeout 1h -run 'TestAgreesWithE2fsck' ./ext4 -agree.all
 
 fuzz: ## every fuzz target, FUZZTIME each

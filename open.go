@@ -4,9 +4,9 @@ import (
 	"context"
 	"path/filepath"
 
-	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/drivers/cloud"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/profile"
-	"github.com/volehq/vole/local"
 )
 
 // Options says which volumes to open. Home, Profile and URL each do; with none of them

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/server"
 )
 

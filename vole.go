@@ -36,7 +36,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/local"
+	"github.com/volehq/vole/drivers/local"
 )
 
 // New returns a Store over a backend. The Store closes it.

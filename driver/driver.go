@@ -263,7 +263,7 @@ type Finding struct {
 }
 
 // Caps says what a backend can do. What is not claimed is refused with
-// ErrUnsupported; drivertest checks both ways.
+// ErrUnsupported; package conformance checks both ways.
 type Caps struct {
 	Backend  string // "local", "bucket", "cloud"
 	Dir      bool   // dir volumes

@@ -16,7 +16,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,7 +90,7 @@ func all() []makeImage {
 // programs made it.
 func TestAgreesWithE2fsck(t *testing.T) {
 	t.Parallel()
-	oracle.RequireTools(t)
+	ext4oracle.RequireTools(t)
 	list := few
 	if *agreeAll {
 		list = all()
@@ -135,7 +135,7 @@ func testAgreement(t *testing.T, m makeImage, dir string) {
 			t.Skipf("%s: %v: %s", command, err, out) // not known here
 		}
 	}
-	clean, output := oracle.FsckPasses(image)
+	clean, output := ext4oracle.FsckPasses(image)
 	found, err := checkImage(image)
 	found = slices.DeleteFunc(found, ext4.Problem.Harmless)
 	if clean != (err == nil && len(found) == 0) {
@@ -152,10 +152,10 @@ func testAgreement(t *testing.T, m makeImage, dir string) {
 
 // A short symbolic link may have an attribute inode. Attribute inodes that newer versions of e2fsck and Linux refuse are found.
 func TestCheckAttributeInodes(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	image := filepath.Join(t.TempDir(), "image")
-	oracle.Mke2fs(t, image, 16<<20, "-O", "ea_inode")
-	mounted, err := oracle.TryMount(t, image)
+	ext4oracle.Mke2fs(t, image, 16<<20, "-O", "ea_inode")
+	mounted, err := ext4oracle.TryMount(t, image)
 	if err != nil {
 		t.Skip(err)
 	}
@@ -165,16 +165,16 @@ func TestCheckAttributeInodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	oracle.Unmount(t, mounted)
+	ext4oracle.Unmount(t, mounted)
 	if found, err := checkImage(image); err != nil || len(found) > 0 {
 		t.Fatal(found, err)
 	}
 	for command, code := range map[string]string{"feature -ea_inode": "features", "sif d flags 0x280000": "inode"} {
 		damaged := filepath.Join(t.TempDir(), "damaged")
-		if err := oracle.CopyImage(damaged, image); err != nil {
+		if err := ext4oracle.CopyImage(damaged, image); err != nil {
 			t.Fatal(err)
 		}
-		oracle.Debugfs(t, damaged, command)
+		ext4oracle.Debugfs(t, damaged, command)
 		found, err := checkImage(damaged)
 		if err != nil || len(found) == 0 || found[0].Code != code {
 			t.Errorf("%s: %v, %v", command, found, err)
@@ -183,9 +183,9 @@ func TestCheckAttributeInodes(t *testing.T) {
 }
 
 func TestCheckMountGuard(t *testing.T) {
-	oracle.RequireTools(t)
+	ext4oracle.RequireTools(t)
 	image := filepath.Join(t.TempDir(), "image")
-	oracle.Mke2fs(t, image, 16<<20, "-O", "mmp")
+	ext4oracle.Mke2fs(t, image, 16<<20, "-O", "mmp")
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -205,14 +205,14 @@ func TestCheckMountGuard(t *testing.T) {
 
 // An inline file that is longer than its data reads as zeros behind it, as in Linux.
 func TestInlineLonger(t *testing.T) {
-	oracle.RequireTools(t)
+	ext4oracle.RequireTools(t)
 	image := filepath.Join(t.TempDir(), "image")
-	oracle.Mke2fs(t, image, 16<<20, "-O", "inline_data")
+	ext4oracle.Mke2fs(t, image, 16<<20, "-O", "inline_data")
 	text := filepath.Join(t.TempDir(), "text")
 	if err := os.WriteFile(text, []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	oracle.DebugfsAll(t, image, "write "+text+" f", "sif f size 300")
+	ext4oracle.DebugfsAll(t, image, "write "+text+" f", "sif f size 300")
 	got, err := iofs.ReadFile(openImage(t, image, ext4.OpenOptions{ReadOnly: true}).Std(), "f")
 	if want := append([]byte("text"), make([]byte, 296)...); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%q, %v", got, err)

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // damage is something that debugfs does to an image, with checksums made right again,
@@ -100,9 +100,9 @@ var damages = []damage{
 
 // What is damaged so that checksums are right is found by what is wrong.
 func TestCheckDamaged(t *testing.T) {
-	oracle.RequireTools(t)
+	ext4oracle.RequireTools(t)
 	base := map[string]string{}
-	for _, r := range oracle.Matrix {
+	for _, r := range ext4oracle.Matrix {
 		switch r.Name {
 		case "default", "nochecksums", "blockmap":
 			r.Size = 64 << 20
@@ -112,12 +112,12 @@ func TestCheckDamaged(t *testing.T) {
 	for _, d := range damages {
 		t.Run(d.recipe+" "+d.commands, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "damaged.img")
-			if err := oracle.CopyImage(image, base[d.recipe]); err != nil {
+			if err := ext4oracle.CopyImage(image, base[d.recipe]); err != nil {
 				t.Fatal(err)
 			}
 			for command := range strings.SplitSeq(d.commands, ";") {
 				command = strings.TrimSpace(command)
-				if out := oracle.Debugfs(t, image, command); strings.Contains(out, "nvalid") || strings.Contains(out, "not found") {
+				if out := ext4oracle.Debugfs(t, image, command); strings.Contains(out, "nvalid") || strings.Contains(out, "not found") {
 					t.Fatalf("debugfs %q: %s", command, out)
 				}
 			}
@@ -136,7 +136,7 @@ func expectDamage(t *testing.T, image string, d damage) {
 	if !found {
 		t.Errorf("Check says (%v) %v, want one of %s", err, list, d.codes)
 	}
-	clean, output := oracle.FsckStatus(image)
+	clean, output := ext4oracle.FsckStatus(image)
 	if clean && d.codes != ext4.ProblemErrors {
 		t.Errorf("e2fsck finds nothing, and Check %v", list)
 	}
@@ -144,11 +144,11 @@ func expectDamage(t *testing.T, image string, d damage) {
 }
 
 // smallImage makes an image with a few files, by debugfs.
-func smallImage(t *testing.T, r oracle.Recipe) string {
+func smallImage(t *testing.T, r ext4oracle.Recipe) string {
 	t.Helper()
 	dir := t.TempDir()
 	image, small, big := filepath.Join(dir, r.Name+".img"), filepath.Join(dir, "small"), filepath.Join(dir, "big")
-	oracle.Mke2fs(t, image, r.Size, r.Mke2fs...)
+	ext4oracle.Mke2fs(t, image, r.Size, r.Mke2fs...)
 	for name, n := range map[string]int{small: 5000, big: 300000} {
 		if err := os.WriteFile(name, []byte(strings.Repeat("x", n)), 0o600); err != nil {
 			t.Fatal(err)
@@ -158,8 +158,8 @@ func smallImage(t *testing.T, r oracle.Recipe) string {
 		"mkdir /files", "mkdir /dir", "mkdir /dir/sub", "write " + small + " /files/a", "write " + big + " /files/big",
 		"write " + small + " /files/b", "symlink link target", "mknod fifo p", "ea_set /files/b user.a value",
 	} {
-		oracle.Debugfs(t, image, command)
+		ext4oracle.Debugfs(t, image, command)
 	}
-	oracle.Fsck(t, image)
+	ext4oracle.Fsck(t, image)
 	return image
 }

@@ -12,16 +12,16 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // What Linux leaves is fine, with all features that mke2fs knows.
 func TestCheckMatrix(t *testing.T) {
-	oracle.RequireRoot(t)
-	recipes := append(oracle.Matrix[:len(oracle.Matrix):len(oracle.Matrix)], oracle.Extra[:2]...)
+	ext4oracle.RequireRoot(t)
+	recipes := append(ext4oracle.Matrix[:len(ext4oracle.Matrix):len(ext4oracle.Matrix)], ext4oracle.Extra[:2]...)
 	for _, r := range recipes {
 		t.Run(r.Name, func(t *testing.T) {
-			image, _ := oracle.Build(t, r)
+			image, _ := ext4oracle.Build(t, r)
 			agree(t, image)
 		})
 	}
@@ -29,7 +29,7 @@ func TestCheckMatrix(t *testing.T) {
 
 // So is what Format makes.
 func TestCheckFormatted(t *testing.T) {
-	oracle.RequireTools(t)
+	ext4oracle.RequireTools(t)
 	const mib, group = int64(1) << 20, int64(128) << 20
 	for _, size := range []int64{
 		4 * mib, 8*mib - 4096, 8 * mib, 67 * mib, group, group + 4096, group + 600*4096, 2*group + 4096, 3*group + 4*4096,
@@ -48,10 +48,10 @@ func TestCheckFormatted(t *testing.T) {
 
 // A log that a crash left is replayed before anything is judged.
 func TestCheckDirty(t *testing.T) {
-	oracle.RequireRoot(t)
-	for _, r := range oracle.DirtyImages {
+	ext4oracle.RequireRoot(t)
+	for _, r := range ext4oracle.DirtyImages {
 		t.Run(r.Name, func(t *testing.T) {
-			image, want := oracle.BuildDirty(t, r)
+			image, want := ext4oracle.BuildDirty(t, r)
 			list, err := checkImage(image)
 			if want == nil {
 				if err == nil {
@@ -90,7 +90,7 @@ func problems(dev ext4.Device, size int64) (list []ext4.Problem, err error) {
 // agree fails the test unless both e2fsck and Check find an image clean.
 func agree(t *testing.T, image string) {
 	t.Helper()
-	oracle.Fsck(t, image)
+	ext4oracle.Fsck(t, image)
 	clean(t, image)
 }
 
@@ -112,9 +112,9 @@ func report(t *testing.T, list []ext4.Problem, err error) {
 
 // The superblock counts free blocks, not clusters.
 func TestUsageOfClusters(t *testing.T) {
-	oracle.RequireTools(t)
+	ext4oracle.RequireTools(t)
 	image := filepath.Join(t.TempDir(), "bigalloc.img")
-	oracle.Mke2fs(t, image, 64<<20, "-O", "bigalloc", "-C", "16384")
+	ext4oracle.Mke2fs(t, image, 64<<20, "-O", "bigalloc", "-C", "16384")
 	if u := openImage(t, image, ext4.OpenOptions{ReadOnly: true}).Usage(); u.Free <= 0 || u.Free > 64<<20 {
 		t.Errorf("%d bytes are free in an image of 64 MiB", u.Free)
 	}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,29 +28,29 @@ var mutated = []string{
 }
 
 // recipe returns a small image of a format.
-func recipe(t *testing.T, name string) oracle.Recipe {
+func recipe(t *testing.T, name string) ext4oracle.Recipe {
 	t.Helper()
-	for _, r := range oracle.Matrix {
+	for _, r := range ext4oracle.Matrix {
 		if r.Name == name {
-			r.Scale = oracle.Small
+			r.Scale = ext4oracle.Small
 			r.Size = min(r.Size, 64<<20)
 			return r
 		}
 	}
 	t.Fatalf("no recipe %s", name)
-	return oracle.Recipe{}
+	return ext4oracle.Recipe{}
 }
 
 // What is damaged is found, as e2fsck does, and nothing else.
 func TestMutatedAgreement(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	n := *mutations
 	if n == 0 {
 		n = 150
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {
-			image, _ := oracle.Build(t, recipe(t, name))
+			image, _ := ext4oracle.Build(t, recipe(t, name))
 			f, err := os.OpenFile(image, os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -76,14 +76,14 @@ func TestMutatedAgreement(t *testing.T) {
 
 // Reading and writing damaged images ends soon, in little memory, and without a panic.
 func TestMutatedUse(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	n := *mutations
 	if n == 0 {
 		n = 150
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {
-			image, _ := oracle.Build(t, recipe(t, name))
+			image, _ := ext4oracle.Build(t, recipe(t, name))
 			f, err := os.Open(image)
 			if err != nil {
 				t.Fatal(err)
@@ -188,7 +188,7 @@ func compareVerdicts(t *testing.T, image string, f *os.File, d *mutation) {
 	if took > mostTime {
 		t.Errorf("%v: took %v", d, took)
 	}
-	clean, output := oracle.FsckStatus(image)
+	clean, output := ext4oracle.FsckStatus(image)
 	switch {
 	case clean && len(list) > 0 && len(silent) == 0: // else it may follow from what it overlooks
 		t.Errorf("%v: e2fsck finds nothing, and we\n%s\n%s", d, strings.Join(list, "\n"), output)

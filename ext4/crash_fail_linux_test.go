@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
-	"github.com/volehq/vole/ext4/internal/workload"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
+	"github.com/volehq/vole/internal/testing/ext4workload"
 )
 
 var failRuns = flag.Int("fail.runs", 60, "devices that fail that TestDeviceFails tries")
@@ -23,7 +23,7 @@ var failRuns = flag.Int("fail.runs", 60, "devices that fail that TestDeviceFails
 // is on it is what some prefix of the calls made.
 func TestDeviceFails(t *testing.T) {
 	base := newCrashRun(t, 24*mega, false, *crashSeed)
-	base.random(120, workload.Options{Bytes: 60_000, Files: 60})
+	base.random(120, ext4workload.Options{Bytes: 60_000, Files: 60})
 	base.m.CloseAll()
 	if err := base.fs.FS.Close(); err != nil {
 		t.Fatal(err)
@@ -31,7 +31,7 @@ func TestDeviceFails(t *testing.T) {
 	state := base.dev.state()
 	for k := range *failRuns {
 		t.Run(fmt.Sprint(k), func(t *testing.T) {
-			f := &failRun{crashRun: &crashRun{t: t, size: base.size, batch: k%3 == 0, m: workload.NewModel(4096),
+			f := &failRun{crashRun: &crashRun{t: t, size: base.size, batch: k%3 == 0, m: ext4workload.NewModel(4096),
 				rand: rand.New(rand.NewPCG(*crashSeed, uint64(k)))}}
 			f.dev = newCrashDevice(f.size, state)
 			f.run(k)
@@ -59,9 +59,9 @@ func (f *failRun) run(k int) {
 		}
 		return nil
 	}
-	gen := workload.NewGen(f.rand.Uint64(), f.m, workload.Options{Bytes: 300_000, Files: 60, Crash: true, Checked: true})
+	gen := ext4workload.NewGen(f.rand.Uint64(), f.m, ext4workload.Options{Bytes: 300_000, Files: 60, Crash: true, Checked: true})
 	durable := 0
-	f.trees = []oracle.Tree{f.m.Tree()}
+	f.trees = []ext4oracle.Tree{f.m.Tree()}
 	for range 150 {
 		o := gen.Next()
 		before := f.dev.calls
@@ -70,11 +70,11 @@ func (f *failRun) run(k int) {
 		if f.dev.calls >= f.at && f.failed == nil {
 			f.failed = errors.New("from here on")
 			f.ops = append(f.ops, "  the device fails")
-			if err == nil && !f.batch && !o.IsFileOp() && o.Kind != workload.Copy {
+			if err == nil && !f.batch && !o.IsFileOp() && o.Kind != ext4workload.Copy {
 				f.t.Logf("%s: no error", o)
 			}
 		}
-		if f.failed == nil && workload.Expected(o, err, false) {
+		if f.failed == nil && ext4workload.Expected(o, err, false) {
 			continue
 		}
 		if want := f.m.Apply(o); f.failed == nil && !sameKind(want, err) {
@@ -122,22 +122,22 @@ func (f *failRun) after(durable int) {
 			f.t.Fatalf("%s: %v; after %s", name, err, strings.Join(f.ops, "\n"))
 		}
 		for k := durable; k < len(f.trees); k++ {
-			if len(oracle.Diff(f.trees[k], got, failDiff)) == 0 {
+			if len(ext4oracle.Diff(f.trees[k], got, failDiff)) == 0 {
 				return
 			}
 		}
 		f.t.Fatalf("the tree is none of those since %d of %d: %s\nafter %s", durable, len(f.trees)-1,
-			strings.Join(oracle.Diff(f.trees[len(f.trees)-2], got, failDiff), "\n"), strings.Join(f.ops, "\n"))
+			strings.Join(ext4oracle.Diff(f.trees[len(f.trees)-2], got, failDiff), "\n"), strings.Join(f.ops, "\n"))
 	}
 }
 
-var failDiff = func() oracle.DiffOptions { o := oracle.SameContent; o.DirNlink = true; return o }()
+var failDiff = func() ext4oracle.DiffOptions { o := ext4oracle.SameContent; o.DirNlink = true; return o }()
 
 // A device that fails while it is opened fails the opening, and nothing is lost.
 func TestDeviceFailsAtOpen(t *testing.T) {
 	r := newCrashRun(t, 24*mega, true, *crashSeed)
 	r.begin()
-	r.random(90, workload.Options{Bytes: 60_000, Files: 60})
+	r.random(90, ext4workload.Options{Bytes: 60_000, Files: 60})
 	r.sync()
 	state := r.dev.state()
 	for n := 1; ; n++ {
@@ -158,7 +158,7 @@ func TestDeviceFailsAtOpen(t *testing.T) {
 		if rerr != nil {
 			t.Fatalf("failure %d: %v, then %v", n, err, rerr)
 		}
-		if diff := oracle.Diff(r.m.Tree(), got, oracle.SameContent); len(diff) > 0 {
+		if diff := ext4oracle.Diff(r.m.Tree(), got, ext4oracle.SameContent); len(diff) > 0 {
 			t.Fatalf("failure %d: %v, then %s", n, err, strings.Join(diff, "\n"))
 		}
 		if !failed {

@@ -14,8 +14,8 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
-	"github.com/volehq/vole/ext4/internal/workload"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
+	"github.com/volehq/vole/internal/testing/ext4workload"
 )
 
 var (
@@ -31,10 +31,10 @@ type crashRun struct {
 	batch bool
 	dev   *crashDevice
 	base  pages // before the first event
-	fs    *workload.FS
-	m     *workload.Model
+	fs    *ext4workload.FS
+	m     *ext4workload.Model
 	rand  *rand.Rand
-	trees []oracle.Tree // after each operation; the first is before all
+	trees []ext4oracle.Tree // after each operation; the first is before all
 	ops   []string
 	began []int // events there were when operation i+1 began
 	sure  []crashPoint
@@ -45,7 +45,7 @@ type crashPoint struct{ event, op int }
 
 // newCrashRun formats an image with the smallest log, and opens it.
 func newCrashRun(t *testing.T, size int64, batch bool, seed uint64) *crashRun {
-	r := &crashRun{t: t, size: size, batch: batch, m: workload.NewModel(4096), rand: rand.New(rand.NewPCG(seed, 4))}
+	r := &crashRun{t: t, size: size, batch: batch, m: ext4workload.NewModel(4096), rand: rand.New(rand.NewPCG(seed, 4))}
 	r.dev = newCrashDevice(size, nil)
 	if _, err := ext4.Format(r.dev, size, ext4.FormatOptions{Journal: 4 * mega}); err != nil {
 		t.Fatal(err)
@@ -61,15 +61,15 @@ func (r *crashRun) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.fs = workload.NewFS(fs)
+	r.fs = ext4workload.NewFS(fs)
 }
 
 // do does an operation that must agree with the model.
-func (r *crashRun) do(o *workload.Op) {
+func (r *crashRun) do(o *ext4workload.Op) {
 	r.t.Helper()
 	r.began = append(r.began, r.dev.position())
 	err := r.fs.Apply(context.Background(), o)
-	if !workload.Expected(o, err, true) {
+	if !ext4workload.Expected(o, err, true) {
 		if want := r.m.Apply(o); !sameKind(want, err) {
 			r.t.Fatalf("%s: %v, and the model says %v; after\n%s", o, err, want, strings.Join(r.ops, "\n"))
 		}
@@ -108,14 +108,14 @@ func (r *crashRun) begin() {
 	r.base = r.dev.state()
 	r.dev = newCrashDevice(r.size, r.base)
 	r.dev.record = true
-	r.sure, r.trees = []crashPoint{{0, 0}}, []oracle.Tree{r.m.Tree()}
+	r.sure, r.trees = []crashPoint{{0, 0}}, []ext4oracle.Tree{r.m.Tree()}
 	r.open()
 }
 
 // random does n random operations, some of them on files that have no name any more.
-func (r *crashRun) random(n int, opts workload.Options) {
+func (r *crashRun) random(n int, opts ext4workload.Options) {
 	opts.Crash, opts.Checked = true, true
-	gen := workload.NewGen(r.rand.Uint64(), r.m, opts)
+	gen := ext4workload.NewGen(r.rand.Uint64(), r.m, opts)
 	for k := range n {
 		r.do(gen.Next())
 		if r.dev.record && r.rand.IntN(25) == 0 {
@@ -141,16 +141,16 @@ var crashScenarios = []struct {
 }{
 	{"durable", 24 * mega, false, func(r *crashRun) {
 		r.begin()
-		r.random(250, workload.Options{Bytes: 50_000, Files: 80})
+		r.random(250, ext4workload.Options{Bytes: 50_000, Files: 80})
 	}},
 	{"batch", 24 * mega, true, func(r *crashRun) {
 		r.begin()
-		r.random(900, workload.Options{Bytes: 20_000, Files: 200, LongNames: true})
+		r.random(900, ext4workload.Options{Bytes: 20_000, Files: 200, LongNames: true})
 	}},
 	{"full", 10 * mega, false, func(r *crashRun) {
-		r.random(200, workload.Options{Bytes: 200_000, Files: 100})
+		r.random(200, ext4workload.Options{Bytes: 200_000, Files: 100})
 		r.begin()
-		r.random(150, workload.Options{Bytes: 200_000, Files: 100})
+		r.random(150, ext4workload.Options{Bytes: 200_000, Files: 100})
 	}},
 	{"fragmented", 48 * mega, false, func(r *crashRun) { r.fragmented(3000) }},
 	{"fragmented-batch", 48 * mega, true, func(r *crashRun) { r.fragmented(2000) }},
@@ -161,22 +161,22 @@ var crashScenarios = []struct {
 // fragmented removes and cuts files with many extents.
 func (r *crashRun) fragmented(extents int64) {
 	for k, name := range []string{"a", "b", "c"} {
-		r.do(&workload.Op{Kind: workload.Open, Slot: k, Path: name, Mode: 0o644})
+		r.do(&ext4workload.Op{Kind: ext4workload.Open, Slot: k, Path: name, Mode: 0o644})
 		for i := range extents {
-			r.do(&workload.Op{Kind: workload.WriteAt, Slot: k, Off: 2 * i * 4096, Len: 4000, Seed: uint64(i)<<3 | 7})
+			r.do(&ext4workload.Op{Kind: ext4workload.WriteAt, Slot: k, Off: 2 * i * 4096, Len: 4000, Seed: uint64(i)<<3 | 7})
 		}
 	}
 	r.begin()
-	file := func(o workload.Op) { r.do(&o) }
-	file(workload.Op{Kind: workload.Open, Slot: 0, Path: "a"})
-	file(workload.Op{Kind: workload.Remove, Path: "a"})
-	file(workload.Op{Kind: workload.Truncate, Slot: -1, Path: "b", Len: 100_000})
-	file(workload.Op{Kind: workload.WriteFile, Path: "d", Len: 300_000, Seed: 5})
-	file(workload.Op{Kind: workload.Close, Slot: 0})
-	file(workload.Op{Kind: workload.WriteFile, Path: "c", Len: 2_500_000, Seed: 6})
-	file(workload.Op{Kind: workload.Truncate, Slot: -1, Path: "b", Len: 1 << 30})
-	file(workload.Op{Kind: workload.Truncate, Slot: -1, Path: "b", Len: 0})
-	file(workload.Op{Kind: workload.Mkdir, Path: "end", Mode: 0o700})
+	file := func(o ext4workload.Op) { r.do(&o) }
+	file(ext4workload.Op{Kind: ext4workload.Open, Slot: 0, Path: "a"})
+	file(ext4workload.Op{Kind: ext4workload.Remove, Path: "a"})
+	file(ext4workload.Op{Kind: ext4workload.Truncate, Slot: -1, Path: "b", Len: 100_000})
+	file(ext4workload.Op{Kind: ext4workload.WriteFile, Path: "d", Len: 300_000, Seed: 5})
+	file(ext4workload.Op{Kind: ext4workload.Close, Slot: 0})
+	file(ext4workload.Op{Kind: ext4workload.WriteFile, Path: "c", Len: 2_500_000, Seed: 6})
+	file(ext4workload.Op{Kind: ext4workload.Truncate, Slot: -1, Path: "b", Len: 1 << 30})
+	file(ext4workload.Op{Kind: ext4workload.Truncate, Slot: -1, Path: "b", Len: 0})
+	file(ext4workload.Op{Kind: ext4workload.Mkdir, Path: "end", Mode: 0o700})
 	r.sync()
 }
 
@@ -187,19 +187,19 @@ func (r *crashRun) manyFiles(n int) {
 		if i%3 == 0 {
 			dir += fmt.Sprintf("/%d/deep", i%5)
 		}
-		r.do(&workload.Op{Kind: workload.WriteFile, Path: fmt.Sprintf("%s/%d%s", dir, i, strings.Repeat("n", i%50)), Len: int64(i % 9000), Seed: uint64(i)})
+		r.do(&ext4workload.Op{Kind: ext4workload.WriteFile, Path: fmt.Sprintf("%s/%d%s", dir, i, strings.Repeat("n", i%50)), Len: int64(i % 9000), Seed: uint64(i)})
 	}
 	r.begin()
-	r.do(&workload.Op{Kind: workload.Copy, Path: "tree", Path2: "new/copy"})
-	r.do(&workload.Op{Kind: workload.RemoveAll, Path: "tree"})
-	r.do(&workload.Op{Kind: workload.Mkdir, Path: "tree", Mode: 0o755})
-	r.do(&workload.Op{Kind: workload.Rename, Path: "new/copy", Path2: "tree/moved"})
-	r.do(&workload.Op{Kind: workload.RemoveAll, Path: "tree"})
+	r.do(&ext4workload.Op{Kind: ext4workload.Copy, Path: "tree", Path2: "new/copy"})
+	r.do(&ext4workload.Op{Kind: ext4workload.RemoveAll, Path: "tree"})
+	r.do(&ext4workload.Op{Kind: ext4workload.Mkdir, Path: "tree", Mode: 0o755})
+	r.do(&ext4workload.Op{Kind: ext4workload.Rename, Path: "new/copy", Path2: "tree/moved"})
+	r.do(&ext4workload.Op{Kind: ext4workload.RemoveAll, Path: "tree"})
 	r.sync()
 }
 
 func TestCrash(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	rounds := max(*crashStates/20_000, 1)
 	for k, s := range crashScenarios {
 		t.Run(s.name, func(t *testing.T) {
@@ -286,13 +286,13 @@ func (r *crashRun) recovers(what string, d *crashDevice, synced, end int, kernel
 	}
 	found := -1
 	for k := first; k <= last && found < 0; k++ {
-		if len(oracle.Diff(r.trees[k], got, oracle.SameContent)) == 0 {
+		if len(ext4oracle.Diff(r.trees[k], got, ext4oracle.SameContent)) == 0 {
 			found = k
 		}
 	}
 	if found < 0 {
 		return fail("the tree is none of those between %d and %d: to the last %s", first, last,
-			strings.Join(oracle.Diff(r.trees[last], got, oracle.SameContent), "\n"))
+			strings.Join(ext4oracle.Diff(r.trees[last], got, ext4oracle.SameContent), "\n"))
 	}
 	// A crash while it recovers.
 	for range 2 {
@@ -305,7 +305,7 @@ func (r *crashRun) recovers(what string, d *crashDevice, synced, end int, kernel
 		if err != nil {
 			return fail("recovery after %d of %d events of a recovery: %v", cut, len(d.events), err)
 		}
-		if diff := oracle.Diff(r.trees[found], twice, oracle.SameContent); len(diff) > 0 {
+		if diff := ext4oracle.Diff(r.trees[found], twice, ext4oracle.SameContent); len(diff) > 0 {
 			return fail("recovery after %d of %d events of a recovery: %s", cut, len(d.events), strings.Join(diff, "\n"))
 		}
 	}
@@ -318,12 +318,12 @@ func (r *crashRun) recovers(what string, d *crashDevice, synced, end int, kernel
 }
 
 // reopen recovers a device, checks it, and returns what is in it.
-func (r *crashRun) reopen(d *crashDevice) (oracle.Tree, error) {
+func (r *crashRun) reopen(d *crashDevice) (ext4oracle.Tree, error) {
 	fs, err := ext4.Open(d, ext4.OpenOptions{Size: r.size})
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
-	tree := oracle.Tree{}
+	tree := ext4oracle.Tree{}
 	if err := addTo(tree, fs, "."); err != nil {
 		return nil, err
 	}
@@ -352,42 +352,42 @@ func checkClean(d ext4.Device, size int64) error {
 }
 
 // kernelRecovers lets Linux and e2fsck recover a state, and e2fsck check ours.
-func (r *crashRun) kernelRecovers(image, ours *crashDevice, want oracle.Tree) error {
+func (r *crashRun) kernelRecovers(image, ours *crashDevice, want ext4oracle.Tree) error {
 	r.t.Helper()
 	dir := r.t.TempDir()
-	opts := oracle.SameContent
+	opts := ext4oracle.SameContent
 	opts.Mtime = false
 	opts.DirMtime = true
 	path := filepath.Join(dir, "ours.raw")
 	if err := ours.save(path); err != nil {
 		return err
 	}
-	if clean, out := oracle.FsckStatus(path); !clean {
+	if clean, out := ext4oracle.FsckStatus(path); !clean {
 		return fmt.Errorf("e2fsck of what we recovered: %s", out)
 	}
 	if err := image.save(path); err != nil {
 		return err
 	}
-	mount := oracle.Mount(r.t, path)
-	got, err := oracle.ReadTree(mount, oracle.ReadOptions{})
-	oracle.Unmount(r.t, mount)
+	mount := ext4oracle.Mount(r.t, path)
+	got, err := ext4oracle.ReadTree(mount, ext4oracle.ReadOptions{})
+	ext4oracle.Unmount(r.t, mount)
 	if err != nil {
 		return fmt.Errorf("recovered by Linux: %w", err)
 	}
-	if diff := oracle.Diff(want, got, opts); len(diff) > 0 {
+	if diff := ext4oracle.Diff(want, got, opts); len(diff) > 0 {
 		return fmt.Errorf("recovered by Linux: %s", strings.Join(diff, "\n"))
 	}
-	if clean, out := oracle.FsckStatus(path); !clean {
+	if clean, out := ext4oracle.FsckStatus(path); !clean {
 		return fmt.Errorf("e2fsck of what Linux recovered: %s", out)
 	}
 	if err := image.save(path); err != nil {
 		return err
 	}
-	out, err := oracle.Repair(path)
+	out, err := ext4oracle.Repair(path)
 	if err != nil || strings.Contains(out, "? yes") {
 		return fmt.Errorf("e2fsck -fy: %v: %s", err, out)
 	}
-	if diff := oracle.Diff(want, oracle.Snapshot(r.t, path), opts); len(diff) > 0 {
+	if diff := ext4oracle.Diff(want, ext4oracle.Snapshot(r.t, path), opts); len(diff) > 0 {
 		return fmt.Errorf("recovered by e2fsck: %s", strings.Join(diff, "\n"))
 	}
 	return os.Remove(path)

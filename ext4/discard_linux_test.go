@@ -6,12 +6,12 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // With Discard what is removed takes no storage once the image is closed.
 func TestDiscard(t *testing.T) {
-	oracle.RequireTools(t)
+	ext4oracle.RequireTools(t)
 	for _, discard := range []bool{true, false} {
 		image := newImage(t, 256<<20)
 		empty := storage(t, image)
@@ -58,6 +58,6 @@ func TestDiscard(t *testing.T) {
 			}
 			return nil
 		})
-		oracle.Fsck(t, image)
+		ext4oracle.Fsck(t, image)
 	}
 }

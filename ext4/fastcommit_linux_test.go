@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // fastScene is a change that Linux logs as fast commits.
@@ -69,9 +69,9 @@ func (d fastDir) commit() {
 	d.must(errors.Join(unix.Syncfs(int(f.Fd())), f.Close()))
 }
 
-func (d fastDir) readTree() oracle.Tree {
+func (d fastDir) readTree() ext4oracle.Tree {
 	d.t.Helper()
-	tree, err := oracle.ReadTree(d.path, oracle.ReadOptions{})
+	tree, err := ext4oracle.ReadTree(d.path, ext4oracle.ReadOptions{})
 	d.must(err)
 	return tree
 }
@@ -111,7 +111,7 @@ func TestFastCommitsUseOrphansNumber(t *testing.T) {
 	if !hasOrphans(t, image) {
 		t.Skip(kernelName(), "leaves no orphan")
 	}
-	if n := oracle.Recovered(t, image)["new"]; n == nil || n.Ino != number {
+	if n := ext4oracle.Recovered(t, image)["new"]; n == nil || n.Ino != number {
 		t.Skip(kernelName(), "does not use the number again")
 	} else if len(n.Data) == 1 && n.Data[0].Off == 0 {
 		t.Log(kernelName(), "shows the deleted file")
@@ -126,19 +126,19 @@ func TestFastCommitsUseOrphansNumber(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	oracle.Fsck(t, image)
+	ext4oracle.Fsck(t, image)
 }
 
 // fastImage has the kernel make an image whose log has fast commits to be replayed.
 func fastImage(t *testing.T, s fastScene) string {
 	t.Helper()
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	dir := t.TempDir()
 	live, image := filepath.Join(dir, "live"), filepath.Join(dir, "image")
-	if err := oracle.TryMke2fs(live, 16<<20, append([]string{"-O", "fast_commit"}, s.mke2fs...)...); err != nil {
+	if err := ext4oracle.TryMke2fs(live, 16<<20, append([]string{"-O", "fast_commit"}, s.mke2fs...)...); err != nil {
 		t.Skip("needs a newer e2fsprogs: ", err)
 	}
-	mounted, err := oracle.TryMount(t, live, "commit=900")
+	mounted, err := ext4oracle.TryMount(t, live, "commit=900")
 	if err != nil {
 		t.Skip(err)
 	}
@@ -147,8 +147,8 @@ func fastImage(t *testing.T, s fastScene) string {
 		s.before(d)
 	}
 	if s.remount {
-		oracle.Unmount(t, mounted)
-		if mounted, err = oracle.TryMount(t, live, "commit=900"); err != nil {
+		ext4oracle.Unmount(t, mounted)
+		if mounted, err = ext4oracle.TryMount(t, live, "commit=900"); err != nil {
 			t.Fatal(err)
 		}
 		d.path = mounted
@@ -156,11 +156,11 @@ func fastImage(t *testing.T, s fastScene) string {
 	d.commit()
 	d.write("first", 1) // Linux may make a whole commit of the first
 	s.act(d)
-	d.must(oracle.CopyImage(image, live))
+	d.must(ext4oracle.CopyImage(image, live))
 	for _, f := range *d.open {
 		f.Close()
 	}
-	oracle.Unmount(t, mounted)
+	ext4oracle.Unmount(t, mounted)
 	if len(fastBlocks(t, image)) == 0 {
 		t.Skip(kernelName(), "makes no fast commits of it")
 	}
@@ -197,14 +197,14 @@ func TestReplayFastCommits(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			var image string
-			var want oracle.Tree
+			var want ext4oracle.Tree
 			if s.kernelErrs {
 				image = fastImage(t, s)
 				want = repairedWant(t, image)
 			} else {
 				var recovered string
 				image, recovered = soundFastImage(t, s)
-				want = oracle.Snapshot(t, recovered)
+				want = ext4oracle.Snapshot(t, recovered)
 			}
 			if want != nil {
 				skipUnlessPending(t, image, want)
@@ -221,10 +221,10 @@ func soundFastImage(t *testing.T, s fastScene) (image, recovered string) {
 	t.Helper()
 	for range 5 {
 		image = fastImage(t, s)
-		recovered, err := oracle.RecoverCopy(t, image)
+		recovered, err := ext4oracle.RecoverCopy(t, image)
 		if err != nil {
 			t.Log(err)
-		} else if clean, said := oracle.FsckStatus(recovered); !clean {
+		} else if clean, said := ext4oracle.FsckStatus(recovered); !clean {
 			t.Log(said)
 		} else {
 			return image, recovered
@@ -236,28 +236,28 @@ func soundFastImage(t *testing.T, s fastScene) (image, recovered string) {
 
 // repairedWant returns what the kernel and then e2fsck make of an image, or e2fsck alone
 // when the kernel refuses it; nil: neither can replay it.
-func repairedWant(t *testing.T, image string) oracle.Tree {
+func repairedWant(t *testing.T, image string) ext4oracle.Tree {
 	t.Helper()
-	recovered, err := oracle.RecoverCopy(t, image)
+	recovered, err := ext4oracle.RecoverCopy(t, image)
 	if err != nil {
-		err = oracle.CopyImage(recovered, image)
+		err = ext4oracle.CopyImage(recovered, image)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if clean, _ := oracle.FsckStatus(recovered); !clean {
-		if _, err := oracle.Repair(recovered); err != nil {
+	if clean, _ := ext4oracle.FsckStatus(recovered); !clean {
+		if _, err := ext4oracle.Repair(recovered); err != nil {
 			t.Log("neither the kernel nor e2fsck replays it")
 			return nil
 		}
 	}
-	return oracle.Snapshot(t, recovered)
+	return ext4oracle.Snapshot(t, recovered)
 }
 
 // skipUnlessPending skips the test when an image shows the same without its fast commits.
-func skipUnlessPending(t *testing.T, image string, want oracle.Tree) {
+func skipUnlessPending(t *testing.T, image string, want ext4oracle.Tree) {
 	t.Helper()
-	if oracle.Diff(want, oracle.Recovered(t, withoutFastCommits(t, image)), oracle.SameContent) == nil {
+	if ext4oracle.Diff(want, ext4oracle.Recovered(t, withoutFastCommits(t, image)), ext4oracle.SameContent) == nil {
 		t.Skip(kernelName(), "makes a whole commit of it")
 	}
 }
@@ -266,7 +266,7 @@ func skipUnlessPending(t *testing.T, image string, want oracle.Tree) {
 func withoutFastCommits(t *testing.T, image string) string {
 	t.Helper()
 	without := filepath.Join(t.TempDir(), "without")
-	if err := oracle.CopyImage(without, image); err != nil {
+	if err := ext4oracle.CopyImage(without, image); err != nil {
 		t.Fatal(err)
 	}
 	overwrite(t, without, make([]byte, 16), fastBlocks(t, image)[0])
@@ -292,12 +292,12 @@ func overwrite(t *testing.T, image string, b []byte, at int64) {
 }
 
 // testFastReplay replays an image in memory and on the device.
-func testFastReplay(t *testing.T, image string, want oracle.Tree, readOnly bool) {
+func testFastReplay(t *testing.T, image string, want ext4oracle.Tree, readOnly bool) {
 	t.Helper()
-	check := func(what string, got oracle.Tree) {
+	check := func(what string, got ext4oracle.Tree) {
 		t.Helper()
 		// Extent trees may be a level deeper than the kernel's; e2fsck counts their blocks.
-		same(t, what, dirTimesAside(want), dirTimesAside(got), oracle.DiffOptions{LostFound: true, Blocks: true})
+		same(t, what, dirTimesAside(want), dirTimesAside(got), ext4oracle.DiffOptions{LostFound: true, Blocks: true})
 	}
 	before := hashFile(t, image)
 	if list, err := checkImage(image); err != nil || len(list) > 0 {
@@ -322,18 +322,18 @@ func testFastReplay(t *testing.T, image string, want oracle.Tree, readOnly bool)
 	if err := rw.Close(); err != nil {
 		t.Fatal(err)
 	}
-	oracle.Fsck(t, image)
-	check("to the kernel", oracle.Snapshot(t, image))
+	ext4oracle.Fsck(t, image)
+	check("to the kernel", ext4oracle.Snapshot(t, image))
 }
 
 // dirTimesAside leaves the times of directories out, which the kernel sets to when it
 // replays their names.
-func dirTimesAside(tree oracle.Tree) oracle.Tree {
-	out := oracle.Tree{}
+func dirTimesAside(tree ext4oracle.Tree) ext4oracle.Tree {
+	out := ext4oracle.Tree{}
 	for name, n := range tree {
 		c := *n
 		if c.IsDir() {
-			c.Mtime, c.Ctime = oracle.Time{}, oracle.Time{}
+			c.Mtime, c.Ctime = ext4oracle.Time{}, ext4oracle.Time{}
 		}
 		out[name] = &c
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // A crash while fast commits are replayed leaves either them or all that they change, to
@@ -33,14 +33,14 @@ func TestCrashWhileFastCommitsAreReplayed(t *testing.T) {
 			for i := range 24 {
 				r.crash(t, image, base, rnd)
 				if i%4 == 0 {
-					same(t, "to the kernel", want, dirTimesAside(oracle.Recovered(t, image)), oracle.DiffOptions{LostFound: true})
+					same(t, "to the kernel", want, dirTimesAside(ext4oracle.Recovered(t, image)), ext4oracle.DiffOptions{LostFound: true})
 				}
 				fs := openImage(t, image, ext4.OpenOptions{})
-				same(t, "after a crash", want, dirTimesAside(treeOf(t, fs)), oracle.DiffOptions{LostFound: true})
+				same(t, "after a crash", want, dirTimesAside(treeOf(t, fs)), ext4oracle.DiffOptions{LostFound: true})
 				if err := fs.Close(); err != nil {
 					t.Error(err)
 				}
-				oracle.Fsck(t, image)
+				ext4oracle.Fsck(t, image)
 				if t.Failed() {
 					t.Fatalf("state %d", i)
 				}

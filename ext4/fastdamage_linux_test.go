@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 func sceneNamed(name string) fastScene {
@@ -45,7 +45,7 @@ func TestFastCommitsCutAndDamaged(t *testing.T) {
 				for what, b := range map[string][]byte{"cut": make([]byte, 1024), "flipped": flipped, "longer": longer} {
 					what = fmt.Sprintf("%s in block %d of %d", what, k, n)
 					damaged := filepath.Join(t.TempDir(), "damaged")
-					if err := oracle.CopyImage(damaged, image); err != nil {
+					if err := ext4oracle.CopyImage(damaged, image); err != nil {
 						t.Fatal(err)
 					}
 					overwrite(t, damaged, b, blocks[k])
@@ -84,7 +84,7 @@ func TestFastCommitsRefused(t *testing.T) {
 func likeTheKernel(t *testing.T, what, image string) string {
 	t.Helper()
 	before := hashFile(t, image)
-	recovered, err := oracle.RecoverCopy(t, image)
+	recovered, err := ext4oracle.RecoverCopy(t, image)
 	if err != nil {
 		refuses(t, image, ext4.ErrCorrupt)
 		if hashFile(t, image) != before {
@@ -92,9 +92,9 @@ func likeTheKernel(t *testing.T, what, image string) string {
 		}
 		return "refused"
 	}
-	want := oracle.Snapshot(t, recovered)
+	want := ext4oracle.Snapshot(t, recovered)
 	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, what, dirTimesAside(want), dirTimesAside(treeOf(t, fs)), oracle.DiffOptions{LostFound: true})
+	same(t, what, dirTimesAside(want), dirTimesAside(treeOf(t, fs)), ext4oracle.DiffOptions{LostFound: true})
 	if err := fs.Close(); err != nil {
 		t.Error(err)
 	}

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 var (
@@ -31,7 +31,7 @@ func TestReplayRandomFastCommits(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			w := &fastWork{rnd: rand.New(rand.NewPCG(seed, 2)), dirs: []string{"", "x/", "y/"}, moreDirs: seed%4 >= 2}
-			var live oracle.Tree
+			var live ext4oracle.Tree
 			image := fastImage(t, fastScene{
 				mke2fs: [][]string{nil, {"-b", "1024"}}[seed%2],
 				before: func(d fastDir) {
@@ -47,7 +47,7 @@ func TestReplayRandomFastCommits(t *testing.T) {
 				},
 			})
 			fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-			same(t, "names", live, namesOf(treeOf(t, fs)), oracle.SameContent)
+			same(t, "names", live, namesOf(treeOf(t, fs)), ext4oracle.SameContent)
 			if err := fs.Close(); err != nil {
 				t.Error(err)
 			}
@@ -58,14 +58,14 @@ func TestReplayRandomFastCommits(t *testing.T) {
 
 // randomFastWant returns what the kernel replays of an image; nil: that need not be right,
 // and what this package replays has to be sound only.
-func randomFastWant(t *testing.T, image string) oracle.Tree {
+func randomFastWant(t *testing.T, image string) ext4oracle.Tree {
 	t.Helper()
-	recovered, err := oracle.RecoverCopy(t, image)
+	recovered, err := ext4oracle.RecoverCopy(t, image)
 	if err != nil {
 		t.Log(err) // Linux refuses some of what it logs
 		return nil
 	}
-	if clean, said := oracle.FsckStatus(recovered); !clean {
+	if clean, said := ext4oracle.FsckStatus(recovered); !clean {
 		t.Logf("what the kernel replays has errors: %s", said)
 		return nil
 	}
@@ -73,14 +73,14 @@ func randomFastWant(t *testing.T, image string) oracle.Tree {
 		t.Log("the last transaction has orphans: the kernel mixes them up with files that get their numbers")
 		return nil
 	}
-	return oracle.Snapshot(t, recovered)
+	return ext4oracle.Snapshot(t, recovered)
 }
 
 // namesOf returns what the names in a tree, and the kinds and links of the files, are.
-func namesOf(tree oracle.Tree) oracle.Tree {
-	names := oracle.Tree{}
+func namesOf(tree ext4oracle.Tree) ext4oracle.Tree {
+	names := ext4oracle.Tree{}
 	for name, n := range tree {
-		names[name] = &oracle.Node{Mode: n.Mode, Nlink: n.Nlink, Ino: n.Ino}
+		names[name] = &ext4oracle.Node{Mode: n.Mode, Nlink: n.Nlink, Ino: n.Ino}
 	}
 	return names
 }

@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // recorder is a device that remembers what was done to it.
@@ -47,7 +47,7 @@ func (r *recorder) Truncate(size int64) error {
 // openCopy makes image a copy of base and opens it, for the caller to close.
 func openCopy(t *testing.T, image, base string) *os.File {
 	t.Helper()
-	if err := oracle.CopyImage(image, base); err != nil {
+	if err := ext4oracle.CopyImage(image, base); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
@@ -106,7 +106,7 @@ func torn(f *os.File, o recorded, lost float64, rnd *rand.Rand) error {
 }
 
 // dirtyImage leaves an image with files and a log that is to be replayed.
-func dirtyImage(t *testing.T, image string) oracle.Tree {
+func dirtyImage(t *testing.T, image string) ext4oracle.Tree {
 	t.Helper()
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
@@ -159,7 +159,7 @@ var crashCases = []crashCase{
 // A growth that is cut short, whatever of it is on the disk, leaves an image in order,
 // for us, for e2fsck and for Linux, with which it can be done again.
 func TestGrowCrash(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for _, c := range crashCases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -172,7 +172,7 @@ func testGrowCrash(t *testing.T, c crashCase, states int) {
 	base := c.newImage(t)
 	want := dirtyImage(t, base)
 	image, r := c.recordResize(t, base)
-	oracle.Fsck(t, image)
+	ext4oracle.Fsck(t, image)
 	rnd := rand.New(rand.NewPCG(7, uint64(c.to)))
 	for i := range states {
 		r.crash(t, image, base, rnd)
@@ -190,7 +190,7 @@ func (c *crashCase) newImage(t *testing.T) string {
 		return newImage(t, c.from)
 	}
 	base := filepath.Join(t.TempDir(), "base.raw")
-	oracle.Mke2fs(t, base, c.from, c.mke2fs...)
+	ext4oracle.Mke2fs(t, base, c.from, c.mke2fs...)
 	return base
 }
 
@@ -217,18 +217,18 @@ func (c *crashCase) resize(dev ext4.Device) (err error) {
 }
 
 // judge looks at what a crash left, and grows it again.
-func (c *crashCase) judge(t *testing.T, image string, want oracle.Tree, i int) {
+func (c *crashCase) judge(t *testing.T, image string, want ext4oracle.Tree, i int) {
 	switch {
 	case i%4 == 0 && !c.bare:
-		oracle.Unmount(t, oracle.Mount(t, image))
-		oracle.Fsck(t, image)
+		ext4oracle.Unmount(t, ext4oracle.Mount(t, image))
+		ext4oracle.Fsck(t, image)
 	case i%4 == 1:
-		if _, err := oracle.Repair(image); err != nil {
+		if _, err := ext4oracle.Repair(image); err != nil {
 			t.Error(err)
 		}
 	}
 	fs := openImage(t, image, ext4.OpenOptions{})
-	same(t, "after a crash", want, treeOf(t, fs), oracle.SameImage)
+	same(t, "after a crash", want, treeOf(t, fs), ext4oracle.SameImage)
 	if err := fs.Close(); err != nil {
 		t.Error(err)
 	}
@@ -244,7 +244,7 @@ func (c *crashCase) judge(t *testing.T, image string, want oracle.Tree, i int) {
 	}
 	c.fsck(t, image)
 	fs = openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, "grown after a crash", want, treeOf(t, fs), oracle.SameImage)
+	same(t, "grown after a crash", want, treeOf(t, fs), ext4oracle.SameImage)
 	fs.Close()
 }
 
@@ -258,10 +258,10 @@ var lostSpace = regexp.MustCompile(`^(Free blocks count wrong .*|Block bitmap di
 func (c *crashCase) fsck(t *testing.T, image string) {
 	t.Helper()
 	if !c.bare || !c.shrink {
-		oracle.Fsck(t, image)
+		ext4oracle.Fsck(t, image)
 		return
 	}
-	if clean, out := oracle.FsckStatus(image); !clean {
+	if clean, out := ext4oracle.FsckStatus(image); !clean {
 		for line := range strings.Lines(out) {
 			line = strings.TrimSpace(line)
 			if !lostSpace.MatchString(line) && !fsckPass.MatchString(line) {

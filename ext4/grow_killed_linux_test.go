@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 var killedCases = []crashCase{
@@ -29,7 +29,7 @@ var killedCases = []crashCase{
 // A growth that is killed, after whatever write, leaves an image in which Check finds
 // nothing, and which whoever opens it for writing next makes as large as it was to be.
 func TestGrowKilled(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for _, c := range killedCases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -85,7 +85,7 @@ func checkNothing(t *testing.T, f *os.File) {
 func (c *crashCase) complete(t *testing.T, image string, done bool) {
 	t.Helper()
 	next := image + ".next"
-	if err := oracle.CopyImage(next, image); err != nil {
+	if err := ext4oracle.CopyImage(next, image); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.OpenFile(next, os.O_RDWR, 0)
@@ -105,7 +105,7 @@ func (c *crashCase) complete(t *testing.T, image string, done bool) {
 	} else if c.mke2fs == nil || c.mke2fs[0] != "-t" {
 		t.Error(err)
 	}
-	oracle.Fsck(t, next)
+	ext4oracle.Fsck(t, next)
 	if still, err := ext4.UnfinishedGrow(f); still || err != nil {
 		t.Error("opened, the image has a growth that is unfinished", err)
 	}
@@ -140,7 +140,7 @@ func TestGrowForgotten(t *testing.T) {
 			}
 			if size == 0 {
 				size = c.from
-			} else if out, err := oracle.Repair(base); err != nil {
+			} else if out, err := ext4oracle.Repair(base); err != nil {
 				t.Fatal(err, out)
 			}
 			if err := f.Truncate(size); err != nil {
@@ -156,7 +156,7 @@ func TestGrowForgotten(t *testing.T) {
 			if d, err := ext4.Describe(f, 0); err != nil || d.Size != size {
 				t.Errorf("the file system has %d bytes of %d: %v", d.Size, size, err)
 			}
-			oracle.Fsck(t, base)
+			ext4oracle.Fsck(t, base)
 		})
 	}
 }
@@ -164,7 +164,7 @@ func TestGrowForgotten(t *testing.T) {
 // ext2 and ext3 grow, as they are: what the kernel wrote is there, and their journal is
 // theirs.
 func TestGrowOld(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for name, args := range map[string][]string{
 		"ext2":        {"-t", "ext2"},
 		"ext2 4k":     {"-t", "ext2", "-b", "4096"},
@@ -175,20 +175,20 @@ func TestGrowOld(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			image := filepath.Join(t.TempDir(), "disk.raw")
-			oracle.Mke2fs(t, image, 60*mib, args...)
+			ext4oracle.Mke2fs(t, image, 60*mib, args...)
 			for i, size := range []int64{61 * mib, 700*mib + 8192, 3 * gib} {
-				dir := oracle.Mount(t, image)
+				dir := ext4oracle.Mount(t, image)
 				for k := range 3 {
 					name := filepath.Join(dir, fmt.Sprintf("kernel-%d-%d", i, k))
 					if err := os.WriteFile(name, make([]byte, 700000), 0o600); err != nil {
 						t.Fatal(err)
 					}
 				}
-				oracle.Unmount(t, dir)
-				before := oracle.Snapshot(t, image)
+				ext4oracle.Unmount(t, dir)
+				before := ext4oracle.Snapshot(t, image)
 				growImage(t, image, size)
 				ro := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-				same(t, fmt.Sprintf("grown to %d", size), before, treeOf(t, ro), oracle.SameImage)
+				same(t, fmt.Sprintf("grown to %d", size), before, treeOf(t, ro), ext4oracle.SameImage)
 				ro.Close()
 				checkUsage(t, image, size)
 			}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 const (
@@ -37,7 +37,7 @@ func growImage(t testing.TB, image string, size int64) {
 	if st, err := f.Stat(); err != nil || got != size/4096*4096 || st.Size() != got {
 		t.Fatalf("growing to %d says %d and makes %d (%v)", size, got, st.Size(), err)
 	}
-	oracle.Fsck(t, image)
+	ext4oracle.Fsck(t, image)
 }
 
 // growStep writes files by this package and by the kernel, and checks that the tree
@@ -54,18 +54,18 @@ func growStep(t testing.TB, image string, step int, size int64) {
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	dir := oracle.Mount(t, image)
+	dir := ext4oracle.Mount(t, image)
 	if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("kernel-%d", step)), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("kernel-%d/f", step)), make([]byte, 70000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	oracle.Unmount(t, dir)
-	before := oracle.Snapshot(t, image)
+	ext4oracle.Unmount(t, dir)
+	before := ext4oracle.Snapshot(t, image)
 	growImage(t, image, size)
 	ro := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, fmt.Sprintf("grown to %d", size), before, treeOf(t, ro), oracle.SameImage)
+	same(t, fmt.Sprintf("grown to %d", size), before, treeOf(t, ro), ext4oracle.SameImage)
 	ro.Close()
 	checkUsage(t, image, size)
 }
@@ -77,8 +77,8 @@ func checkUsage(t testing.TB, image string, size int64) {
 	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
 	u := fs.Usage()
 	fs.Close()
-	dir := oracle.Mount(t, image)
-	defer oracle.Unmount(t, dir)
+	dir := ext4oracle.Mount(t, image)
+	defer ext4oracle.Unmount(t, dir)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		t.Fatal(err)
@@ -94,7 +94,7 @@ func checkUsage(t testing.TB, image string, size int64) {
 
 // Images of ours grow by odd steps from the smallest on.
 func TestGrowChain(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for _, chain := range [][]int64{
 		{4 * mib, 5*mib + 4096, 15 * mib, 17 * mib, 200 * mib},
 		{4 * mib, 4 * tib},
@@ -115,7 +115,7 @@ func TestGrowChain(t *testing.T) {
 					t.Fatalf("step %d, to %d", i, size)
 				}
 			}
-			if out := oracle.Debugfs(t, image, "features"); !strings.Contains(out, "has_journal") {
+			if out := ext4oracle.Debugfs(t, image, "features"); !strings.Contains(out, "has_journal") {
 				t.Errorf("no journal: %s", out)
 			}
 		})
@@ -124,7 +124,7 @@ func TestGrowChain(t *testing.T) {
 
 // So do those of mke2fs.
 func TestGrowMke2fs(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for name, args := range map[string][]string{
 		"default":     nil,
 		"32bit":       {"-O", "^64bit"},
@@ -146,7 +146,7 @@ func TestGrowMke2fs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			image := filepath.Join(t.TempDir(), "disk.raw")
-			oracle.Mke2fs(t, image, 200*mib, args...)
+			ext4oracle.Mke2fs(t, image, 200*mib, args...)
 			sizes := []int64{200*mib + 4096, 1300*mib + 8192, 11 * gib, 40*gib + 5*mib, 200 * gib}
 			if strings.HasPrefix(name, "nocsum") {
 				sizes = sizes[:3] // e2fsck reads all inodes

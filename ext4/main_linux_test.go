@@ -3,7 +3,7 @@ package ext4_test
 import (
 	"testing"
 
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-func TestMain(m *testing.M) { oracle.Main(m) }
+func TestMain(m *testing.M) { ext4oracle.Main(m) }

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
-	"github.com/volehq/vole/ext4/internal/workload"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
+	"github.com/volehq/vole/internal/testing/ext4workload"
 )
 
 // Goroutines that each have a directory of their own do what they do alone.
@@ -28,11 +28,11 @@ func TestManyAtOnce(t *testing.T) {
 		t.Run(fmt.Sprintf("batch=%v", batch), func(t *testing.T) {
 			fs, d := regressFS(t, 64*mega, batch)
 			const workers = 6
-			models := make([]*workload.Model, workers)
+			models := make([]*ext4workload.Model, workers)
 			var all sync.WaitGroup
 			for k := range workers {
 				try(t, fs.Mkdir(fmt.Sprint(k), 0o755))
-				models[k] = workload.NewModel(4096)
+				models[k] = ext4workload.NewModel(4096)
 				all.Go(func() { alone(t, fs, models[k], k) })
 			}
 			all.Wait()
@@ -45,28 +45,28 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-var workerDiff = func() oracle.DiffOptions {
-	o := oracle.SameContent
+var workerDiff = func() ext4oracle.DiffOptions {
+	o := ext4oracle.SameContent
 	o.DirNlink = true // the model has lost+found
 	return o
 }()
 
 // alone does operations beneath one directory.
-func alone(t *testing.T, fs *ext4.FS, m *workload.Model, k int) {
-	w := workload.NewFS(fs)
-	gen := workload.NewGen(uint64(k), m, workload.Options{Bytes: 30_000, Files: 40, Checked: true})
+func alone(t *testing.T, fs *ext4.FS, m *ext4workload.Model, k int) {
+	w := ext4workload.NewFS(fs)
+	gen := ext4workload.NewGen(uint64(k), m, ext4workload.Options{Bytes: 30_000, Files: 40, Checked: true})
 	for range 250 {
 		o := gen.Next()
 		o2 := *o
 		o2.Path = inDir(k, o.Path)
-		if o.Kind == workload.Link || o.Kind == workload.Rename || o.Kind == workload.Copy {
+		if o.Kind == ext4workload.Link || o.Kind == ext4workload.Rename || o.Kind == ext4workload.Copy {
 			o2.Path2 = inDir(k, o.Path2)
 		}
 		if o.Path == "." || o2.Path2 == fmt.Sprint(k) {
 			continue
 		}
 		err := w.Apply(context.Background(), &o2)
-		if workload.Expected(o, err, false) {
+		if ext4workload.Expected(o, err, false) {
 			continue
 		}
 		if want := m.Apply(o); !sameKind(want, err) {
@@ -87,8 +87,8 @@ func inDir(k int, path string) string {
 }
 
 // subtree returns what is beneath a directory.
-func subtree(t oracle.Tree, dir string) oracle.Tree {
-	sub := oracle.Tree{}
+func subtree(t ext4oracle.Tree, dir string) ext4oracle.Tree {
+	sub := ext4oracle.Tree{}
 	for p, n := range t {
 		if p == dir {
 			sub["."] = n

@@ -14,8 +14,8 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
-	"github.com/volehq/vole/ext4/internal/workload"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
+	"github.com/volehq/vole/internal/testing/ext4workload"
 )
 
 var (
@@ -30,38 +30,38 @@ type randomImage struct {
 	name   string
 	size   int64
 	mke2fs []string // nil: ext4.Format
-	opts   workload.Options
+	opts   ext4workload.Options
 	batch  bool
 	small  bool // it is full now and then
 }
 
-var normal = workload.Options{Bytes: 400_000, Files: 250}
+var normal = ext4workload.Options{Bytes: 400_000, Files: 250}
 
 var randomImages = []randomImage{
-	{name: "16MiB", size: 16 * mega, opts: workload.Options{Bytes: 100_000, Files: 150}, small: true},
-	{name: "full-8MiB", size: 8 * mega, opts: workload.Options{Bytes: 900_000, Files: 400, LongNames: true}, small: true, batch: true},
-	{name: "full-9MiB-durable", size: 9 * mega, opts: workload.Options{Bytes: 500_000, Files: 400}, small: true},
+	{name: "16MiB", size: 16 * mega, opts: ext4workload.Options{Bytes: 100_000, Files: 150}, small: true},
+	{name: "full-8MiB", size: 8 * mega, opts: ext4workload.Options{Bytes: 900_000, Files: 400, LongNames: true}, small: true, batch: true},
+	{name: "full-9MiB-durable", size: 9 * mega, opts: ext4workload.Options{Bytes: 500_000, Files: 400}, small: true},
 	{name: "256MiB", size: 256 * mega, opts: normal},
-	{name: "batch-2GiB", size: 2048 * mega, opts: workload.Options{Bytes: 3_000_000, Files: 400, Far: 1 << 30}, batch: true},
-	{name: "bigdirs", size: 256 * mega, opts: workload.Options{Bytes: 500, Files: 3000, LongNames: true}, batch: true},
-	{name: "sparse-4TiB", size: 4 << 40, opts: workload.Options{Bytes: 400_000, Files: 200, Far: 15 << 40}, batch: true},
+	{name: "batch-2GiB", size: 2048 * mega, opts: ext4workload.Options{Bytes: 3_000_000, Files: 400, Far: 1 << 30}, batch: true},
+	{name: "bigdirs", size: 256 * mega, opts: ext4workload.Options{Bytes: 500, Files: 3000, LongNames: true}, batch: true},
+	{name: "sparse-4TiB", size: 4 << 40, opts: ext4workload.Options{Bytes: 400_000, Files: 200, Far: 15 << 40}, batch: true},
 	{name: "mke2fs", size: 64 * mega, mke2fs: []string{}, opts: normal},
 	{name: "nochecksums", size: 64 * mega, mke2fs: []string{"-O", "^metadata_csum"}, opts: normal, batch: true},
 	{name: "32bit", size: 64 * mega, mke2fs: []string{"-O", "^64bit"}, opts: normal},
 	{name: "meta_bg", size: 300 * mega, mke2fs: []string{"-O", "meta_bg,^resize_inode"}, opts: normal, batch: true},
 	{name: "orphan_file", size: 64 * mega, mke2fs: []string{"-O", "orphan_file,metadata_csum_seed"}, opts: normal},
 	{name: "nodirindex", size: 64 * mega, mke2fs: []string{"-O", "^dir_index"}, opts: normal, batch: true},
-	{name: "large_dir", size: 64 * mega, mke2fs: []string{"-O", "large_dir"}, opts: workload.Options{Bytes: 300, Files: 2000, LongNames: true}, batch: true},
+	{name: "large_dir", size: 64 * mega, mke2fs: []string{"-O", "large_dir"}, opts: ext4workload.Options{Bytes: 300, Files: 2000, LongNames: true}, batch: true},
 	{name: "noflexbg", size: 300 * mega, mke2fs: []string{"-O", "^flex_bg"}, opts: normal},
 	{name: "inode512", size: 64 * mega, mke2fs: []string{"-I", "512"}, opts: normal, batch: true},
 	{name: "1k", size: 64 * mega, mke2fs: []string{"-b", "1024"}, opts: normal},
-	{name: "2k", size: 64 * mega, mke2fs: []string{"-b", "2048", "-O", "large_dir"}, opts: workload.Options{Bytes: 20000, Files: 1500, LongNames: true}, batch: true},
-	{name: "1k-small", size: 9 * mega, mke2fs: []string{"-b", "1024"}, opts: workload.Options{Bytes: 300_000, Files: 300, LongNames: true}, small: true, batch: true},
+	{name: "2k", size: 64 * mega, mke2fs: []string{"-b", "2048", "-O", "large_dir"}, opts: ext4workload.Options{Bytes: 20000, Files: 1500, LongNames: true}, batch: true},
+	{name: "1k-small", size: 9 * mega, mke2fs: []string{"-b", "1024"}, opts: ext4workload.Options{Bytes: 300_000, Files: 300, LongNames: true}, small: true, batch: true},
 	{name: "nojournal", size: 64 * mega, mke2fs: []string{"-O", "^has_journal"}, opts: normal},
 }
 
 func TestRandom(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for k, ri := range randomImages {
 		t.Run(ri.name, func(t *testing.T) {
 			t.Parallel()
@@ -89,10 +89,10 @@ type randomRun struct {
 	ri      randomImage
 	image   string
 	file    *os.File
-	w       *workload.FS
-	m       *workload.Model
-	gen     *workload.Gen
-	host    *workload.Gen
+	w       *ext4workload.FS
+	m       *ext4workload.Model
+	gen     *ext4workload.Gen
+	host    *ext4workload.Gen
 	history []string
 	full    int // operations that found no space
 }
@@ -102,18 +102,18 @@ func newRandomRun(t *testing.T, ri randomImage, seed uint64) *randomRun {
 	if k := slices.Index(ri.mke2fs, "-b"); k >= 0 {
 		block, _ = strconv.ParseInt(ri.mke2fs[k+1], 10, 64)
 	}
-	r := &randomRun{t: t, ri: ri, m: workload.NewModel(block)}
+	r := &randomRun{t: t, ri: ri, m: ext4workload.NewModel(block)}
 	if ri.mke2fs == nil {
 		r.image = newImage(t, ri.size)
 	} else {
 		r.image = filepath.Join(t.TempDir(), "disk.raw")
-		oracle.Mke2fs(t, r.image, ri.size, ri.mke2fs...)
+		ext4oracle.Mke2fs(t, r.image, ri.size, ri.mke2fs...)
 	}
 	ri.opts.Checked = true
-	r.gen = workload.NewGen(seed, r.m, ri.opts)
+	r.gen = ext4workload.NewGen(seed, r.m, ri.opts)
 	host := ri.opts
 	host.Host = true
-	r.host = workload.NewGen(seed+1, r.m, host)
+	r.host = ext4workload.NewGen(seed+1, r.m, host)
 	return r
 }
 
@@ -127,7 +127,7 @@ func (r *randomRun) open(batch bool) {
 	if err != nil {
 		r.fatalf("open: %v", err)
 	}
-	r.file, r.w = f, workload.NewFS(fs)
+	r.file, r.w = f, ext4workload.NewFS(fs)
 }
 
 func (r *randomRun) close() {
@@ -165,7 +165,7 @@ func (r *randomRun) round(i, n int) {
 	}
 	r.compare("before the end", treeOf(r.t, r.w.FS))
 	r.close()
-	if clean, output := oracle.FsckStatus(r.image); !clean {
+	if clean, output := ext4oracle.FsckStatus(r.image); !clean {
 		r.fatalf("e2fsck: %s", output)
 	}
 	ours := r.reread()
@@ -174,7 +174,7 @@ func (r *randomRun) round(i, n int) {
 	r.compare("after Linux wrote", r.reread())
 }
 
-func (r *randomRun) reread() oracle.Tree {
+func (r *randomRun) reread() ext4oracle.Tree {
 	r.t.Helper()
 	fs := openImage(r.t, r.image, ext4.OpenOptions{ReadOnly: true})
 	defer fs.Close()
@@ -188,12 +188,12 @@ func (r *randomRun) reread() oracle.Tree {
 }
 
 // compare fails the test when a tree is not that of the model.
-func (r *randomRun) compare(what string, got oracle.Tree) {
+func (r *randomRun) compare(what string, got ext4oracle.Tree) {
 	r.t.Helper()
 	want := r.m.Tree()
-	diff := oracle.Diff(want, got, oracle.SameContent)
+	diff := ext4oracle.Diff(want, got, ext4oracle.SameContent)
 	for p, n := range want {
-		if g := got[p]; g != nil && n.Mtime != (oracle.Time{}) && n.Mtime != g.Mtime {
+		if g := got[p]; g != nil && n.Mtime != (ext4oracle.Time{}) && n.Mtime != g.Mtime {
 			diff = append(diff, fmt.Sprintf("%q: mtime %v, not %v: %s", p, g.Mtime, n.Mtime, n))
 		}
 	}
@@ -203,19 +203,19 @@ func (r *randomRun) compare(what string, got oracle.Tree) {
 }
 
 // kernel compares what the kernel shows, and lets it do operations.
-func (r *randomRun) kernel(ours oracle.Tree, n int) {
+func (r *randomRun) kernel(ours ext4oracle.Tree, n int) {
 	r.t.Helper()
-	dir := oracle.Mount(r.t, r.image)
-	got, err := oracle.ReadTree(dir, oracle.ReadOptions{})
+	dir := ext4oracle.Mount(r.t, r.image)
+	got, err := ext4oracle.ReadTree(dir, ext4oracle.ReadOptions{})
 	if err != nil {
 		r.fatalf("Linux: %v", err)
 	}
-	opts := oracle.SameImage
+	opts := ext4oracle.SameImage
 	opts.Atime = true
-	if diff := oracle.Diff(ours, got, opts); len(diff) > 0 {
+	if diff := ext4oracle.Diff(ours, got, opts); len(diff) > 0 {
 		r.fatalf("Linux sees another tree: %s", strings.Join(diff, "\n"))
 	}
-	h := workload.NewHost(dir)
+	h := ext4workload.NewHost(dir)
 	for range n {
 		o := r.host.Next()
 		r.history = append(r.history, "Linux: "+o.String())
@@ -223,20 +223,20 @@ func (r *randomRun) kernel(ours oracle.Tree, n int) {
 		if err != nil {
 			r.m.ForgetTimes() // it may have done some
 		}
-		if workload.Expected(o, err, r.ri.small) {
+		if ext4workload.Expected(o, err, r.ri.small) {
 			if data, size := h.Partial(o); !r.m.Partly(o, data, size) {
 				r.fatalf("Linux left something else")
 			}
 			continue
 		}
 		want := r.m.Apply(o)
-		if o.Kind == workload.Removexattr && want != nil {
+		if o.Kind == ext4workload.Removexattr && want != nil {
 			continue // Linux first looks whether there could be such an attribute
 		}
-		if want != nil && err != nil && (o.Kind == workload.Rename || o.Kind == workload.MkdirAll) {
+		if want != nil && err != nil && (o.Kind == ext4workload.Rename || o.Kind == ext4workload.MkdirAll) {
 			continue // when there are two reasons, it may tell the other one
 		}
-		if o.Kind == workload.Punch && workload.Errno(err) == syscall.EFBIG {
+		if o.Kind == ext4workload.Punch && ext4workload.Errno(err) == syscall.EFBIG {
 			continue // also where there is nothing
 		}
 		if !sameKind(want, err) {
@@ -245,7 +245,7 @@ func (r *randomRun) kernel(ours oracle.Tree, n int) {
 	}
 	r.m.CloseAll()
 	h.CloseAll()
-	oracle.Unmount(r.t, dir)
+	ext4oracle.Unmount(r.t, dir)
 }
 
 // step does one operation on both.
@@ -258,7 +258,7 @@ func (r *randomRun) step() {
 	r.history = append(r.history, o.String())
 	before := r.w.FS.Usage()
 	err := r.w.Apply(r.t.Context(), o)
-	if workload.Expected(o, err, r.ri.small) {
+	if ext4workload.Expected(o, err, r.ri.small) {
 		r.history = append(r.history, "  "+err.Error())
 		r.full++
 		r.afterFull(o, before)
@@ -274,13 +274,13 @@ func (r *randomRun) step() {
 }
 
 // afterFull checks that an operation that found no space left no trace.
-func (r *randomRun) afterFull(o *workload.Op, before ext4.Usage) {
+func (r *randomRun) afterFull(o *ext4workload.Op, before ext4.Usage) {
 	r.t.Helper()
 	if o.IsFileOp() {
 		if data, size := r.w.Partial(o); !r.m.Partly(o, data, size) {
 			r.fatalf("what failed left something else")
 		}
-	} else if after := r.w.FS.Usage(); after != before && o.Kind != workload.Copy && o.Kind != workload.RemoveAll {
+	} else if after := r.w.FS.Usage(); after != before && o.Kind != ext4workload.Copy && o.Kind != ext4workload.RemoveAll {
 		r.fatalf("what failed left a trace: %+v, before %+v", after, before)
 	}
 	if r.full%16 == 1 {
@@ -291,6 +291,6 @@ func (r *randomRun) afterFull(o *workload.Op, before ext4.Usage) {
 // sameKind reports whether two errors are of one kind. When a name is too long, there may
 // be another reason too.
 func sameKind(a, b error) bool {
-	x, y := workload.Errno(a), workload.Errno(b)
+	x, y := ext4workload.Errno(a), ext4workload.Errno(b)
 	return x == y || x != 0 && y != 0 && (x == syscall.ENAMETOOLONG || y == syscall.ENAMETOOLONG)
 }

@@ -6,17 +6,17 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // What Linux writes, with all features that mke2fs knows, reads the same here.
 func TestReadMatrix(t *testing.T) {
-	oracle.RequireRoot(t)
-	for _, r := range oracle.Matrix {
+	ext4oracle.RequireRoot(t)
+	for _, r := range ext4oracle.Matrix {
 		t.Run(r.Name, func(t *testing.T) {
-			image, want := oracle.Build(t, r)
+			image, want := ext4oracle.Build(t, r)
 			fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-			same(t, "read", want, treeOf(t, fs), oracle.SameImage)
+			same(t, "read", want, treeOf(t, fs), ext4oracle.SameImage)
 		})
 	}
 }
@@ -24,10 +24,10 @@ func TestReadMatrix(t *testing.T) {
 // A log that a crash left is replayed as the kernel does: in memory, which changes
 // nothing on the device, and on the device.
 func TestReplay(t *testing.T) {
-	oracle.RequireRoot(t)
-	for _, r := range oracle.DirtyImages {
+	ext4oracle.RequireRoot(t)
+	for _, r := range ext4oracle.DirtyImages {
 		t.Run(r.Name, func(t *testing.T) {
-			image, want := oracle.BuildDirty(t, r)
+			image, want := ext4oracle.BuildDirty(t, r)
 			testReplay(t, r, image, want)
 		})
 	}

@@ -10,13 +10,13 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // A crash after a log was replayed, while the next changes are written over it, or while
 // the image is closed, loses nothing and leaves an image in order.
 func TestCrashAfterReplay(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	base := newImage(t, 40*mib)
 	want := dirtyImage(t, base)
 	image := filepath.Join(t.TempDir(), "crash.raw")
@@ -39,14 +39,14 @@ func TestCrashAfterReplay(t *testing.T) {
 		fs := openImage(t, image, ext4.OpenOptions{})
 		got := treeOf(t, fs)
 		for name, n := range want {
-			if n.Type() == oracle.TypeRegular && (got[name] == nil || got[name].Sum != n.Sum) {
+			if n.Type() == ext4oracle.TypeRegular && (got[name] == nil || got[name].Sum != n.Sum) {
 				t.Errorf("%s is lost", name)
 			}
 		}
 		if err := fs.Close(); err != nil {
 			t.Error(err)
 		}
-		oracle.Fsck(t, image)
+		ext4oracle.Fsck(t, image)
 		if t.Failed() {
 			t.Fatalf("state %d", i)
 		}

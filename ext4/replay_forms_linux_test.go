@@ -10,14 +10,14 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // TestReplayForms replays transactions in each form that a log can have, as debugfs writes
 // them, and compares the blocks that they are of with what the kernel makes of them.
 func TestReplayForms(t *testing.T) {
 	t.Parallel()
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for _, features := range []string{"metadata_csum,64bit", "metadata_csum,^64bit", "^metadata_csum,^64bit"} {
 		for _, open := range []string{"jo", "jo -c -v 2", "jo -c -v 3"} {
 			t.Run(features+" "+open, func(t *testing.T) {
@@ -31,7 +31,7 @@ func TestReplayForms(t *testing.T) {
 func testReplayForm(t *testing.T, features, open string, n int) {
 	const first, block = 3000, 1024 // free blocks
 	image := filepath.Join(t.TempDir(), "image")
-	oracle.Mke2fs(t, image, 8<<20, "-b", "1024", "-O", features, "-J", "size=2")
+	ext4oracle.Mke2fs(t, image, 8<<20, "-b", "1024", "-O", features, "-J", "size=2")
 	data := filepath.Join(t.TempDir(), "data")
 	content := make([]byte, n*block)
 	for i := range content {
@@ -41,12 +41,12 @@ func testReplayForm(t *testing.T, features, open string, n int) {
 	if err := os.WriteFile(data, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	oracle.DebugfsAll(t, image, open,
+	ext4oracle.DebugfsAll(t, image, open,
 		fmt.Sprintf("jw -b %d-%d %s", first, first+n-1, data),
 		fmt.Sprintf("jw -b %d,%d,%d %s", first+7, first+1, first+3, data),
 		fmt.Sprintf("jw -r %d", first+9),
 		"jc")
-	want, err := oracle.RecoverCopy(t, image)
+	want, err := ext4oracle.RecoverCopy(t, image)
 	if err != nil {
 		t.Skip("the kernel refuses it: ", err)
 	}
@@ -84,5 +84,5 @@ func testReplayForm(t *testing.T, features, open string, n int) {
 			t.Errorf("block %d is not as the kernel has it", first+i/block)
 		}
 	}
-	oracle.Fsck(t, image)
+	ext4oracle.Fsck(t, image)
 }

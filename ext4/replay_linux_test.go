@@ -10,19 +10,19 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // testReplay compares what replaying a dirty log shows with what it shows the kernel;
 // want nil: the kernel refuses it.
-func testReplay(t *testing.T, r oracle.DirtyRecipe, image string, want oracle.Tree) {
+func testReplay(t *testing.T, r ext4oracle.DirtyRecipe, image string, want ext4oracle.Tree) {
 	before := hashFile(t, image)
 	if want == nil {
 		refuses(t, image, ext4.ErrCorrupt)
 		return
 	}
 	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, "replayed in memory", want, treeOf(t, fs), oracle.SameImage)
+	same(t, "replayed in memory", want, treeOf(t, fs), ext4oracle.SameImage)
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -42,12 +42,12 @@ func testReplay(t *testing.T, r oracle.DirtyRecipe, image string, want oracle.Tr
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "replayed on the device", want, treeOf(t, rw), oracle.SameImage)
+	same(t, "replayed on the device", want, treeOf(t, rw), ext4oracle.SameImage)
 	if err := rw.Close(); err != nil {
 		t.Fatal(err)
 	}
-	oracle.Fsck(t, image)
-	same(t, "to the kernel", want, oracle.Snapshot(t, image), oracle.SameImage)
+	ext4oracle.Fsck(t, image)
+	same(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
 }
 
 // refuses fails the test unless opening an image fails with an error.

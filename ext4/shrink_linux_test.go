@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 func storage(t testing.TB, image string) int64 {
@@ -29,20 +29,20 @@ func storage(t testing.TB, image string) int64 {
 
 // Trim gives back what removed files took, and touches nothing else.
 func TestTrim(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for name, args := range map[string][]string{"ours": nil, "mke2fs": {}, "nocsum": {"-O", "^metadata_csum"}} {
 		t.Run(name, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "disk.raw")
 			if args == nil {
 				image = newImage(t, 600*mib)
 			} else {
-				oracle.Mke2fs(t, image, 600*mib, args...)
+				ext4oracle.Mke2fs(t, image, 600*mib, args...)
 			}
-			dir := oracle.Mount(t, image)
-			if _, err := oracle.Populate(dir, 3, oracle.PopulateOptions{Scale: oracle.Small}); err != nil {
+			dir := ext4oracle.Mount(t, image)
+			if _, err := ext4oracle.Populate(dir, 3, ext4oracle.PopulateOptions{Scale: ext4oracle.Small}); err != nil {
 				t.Fatal(err)
 			}
-			oracle.Unmount(t, dir)
+			ext4oracle.Unmount(t, dir)
 			before := storage(t, image)
 			fs := openImage(t, image, ext4.OpenOptions{Batch: true})
 			for i := range 40 {
@@ -61,12 +61,12 @@ func TestTrim(t *testing.T) {
 			if err != nil || n < 300*mib {
 				t.Fatalf("trimmed %d: %v", n, err)
 			}
-			same(t, "trimmed", want, treeOf(t, fs), oracle.SameImage)
+			same(t, "trimmed", want, treeOf(t, fs), ext4oracle.SameImage)
 			if err := fs.Close(); err != nil {
 				t.Fatal(err)
 			}
-			oracle.Fsck(t, image)
-			same(t, "to the kernel", want, oracle.Snapshot(t, image), oracle.SameImage)
+			ext4oracle.Fsck(t, image)
+			same(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
 			if after := storage(t, image); full < before+100*mib || after > before+6*mib {
 				t.Errorf("storage: %d at first, %d with the files, %d trimmed", before, full, after)
 			}
@@ -120,7 +120,7 @@ func TestTrimBusy(t *testing.T) {
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	oracle.Fsck(t, image)
+	ext4oracle.Fsck(t, image)
 }
 
 type plainDevice struct{ ext4.Device }
@@ -144,7 +144,7 @@ func TestTrimUnsupported(t *testing.T) {
 
 // An image is cut off after the last block in use, and grows again.
 func TestShrink(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	for _, c := range []struct {
 		name   string
 		from   int64
@@ -168,7 +168,7 @@ func TestShrink(t *testing.T) {
 			if c.mke2fs == nil {
 				image = newImage(t, c.from)
 			} else {
-				oracle.Mke2fs(t, image, c.from, c.mke2fs...)
+				ext4oracle.Mke2fs(t, image, c.from, c.mke2fs...)
 			}
 			want := dirtyImage(t, image)
 			f, err := os.OpenFile(image, os.O_RDWR, 0)
@@ -183,9 +183,9 @@ func TestShrink(t *testing.T) {
 			if st, err := f.Stat(); err != nil || st.Size() != n || n > c.want || n < c.least {
 				t.Errorf("shrunk to %d, the file to %d, want %d (%v)", n, st.Size(), c.want, err)
 			}
-			oracle.Fsck(t, image)
-			same(t, "shrunk", want, oracle.Snapshot(t, image), oracle.SameImage)
-			oracle.Unmount(t, oracle.Mount(t, image))
+			ext4oracle.Fsck(t, image)
+			same(t, "shrunk", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
+			ext4oracle.Unmount(t, ext4oracle.Mount(t, image))
 			growImage(t, image, n+n/3)
 			growStep(t, image, 2, max(c.from, 2*n))
 		})

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // window is a part of a device: of one device, so that it is known in which order
@@ -51,7 +51,7 @@ func TestSideLogCrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trees, at := []oracle.Tree{treeOf(t, fs)}, []int{0}
+	trees, at := []ext4oracle.Tree{treeOf(t, fs)}, []int{0}
 	for i := range 60 {
 		if err := sideOp(t, fs, i); err != nil {
 			t.Fatalf("operation %d: %v", i, err)
@@ -102,9 +102,9 @@ func sideOp(t *testing.T, fs *ext4.FS, i int) error {
 
 // testSideState recovers a crashed image, first in memory, and compares it with what
 // it held when operations returned; synced is the last event before a sync.
-func testSideState(t *testing.T, what string, d *crashDevice, trees []oracle.Tree, at []int, synced int) {
+func testSideState(t *testing.T, what string, d *crashDevice, trees []ext4oracle.Tree, at []int, synced int) {
 	t.Helper()
-	var got [2]oracle.Tree
+	var got [2]ext4oracle.Tree
 	for k, readOnly := range []bool{true, false} {
 		fs, err := openSide(d, readOnly)
 		if err != nil {
@@ -115,13 +115,13 @@ func testSideState(t *testing.T, what string, d *crashDevice, trees []oracle.Tre
 			t.Fatalf("%s: close: %v", what, err)
 		}
 	}
-	same(t, what+": in memory and on the device", got[0], got[1], oracle.SameImage)
+	same(t, what+": in memory and on the device", got[0], got[1], ext4oracle.SameImage)
 	if err := checkClean(window{d, 0, sideImage}, sideImage); err != nil {
 		t.Errorf("%s: %v", what, err)
 	}
 	for k, tree := range trees {
 		last := k+1 == len(trees) || at[k+1] > synced // not surely past it
-		if last && len(oracle.Diff(tree, got[1], oracle.SameContent)) == 0 {
+		if last && len(ext4oracle.Diff(tree, got[1], ext4oracle.SameContent)) == 0 {
 			return
 		}
 	}

@@ -11,20 +11,20 @@ import (
 	"testing"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // treeOf reads all that a file system holds, through this package.
-func treeOf(t testing.TB, fs *ext4.FS) oracle.Tree {
+func treeOf(t testing.TB, fs *ext4.FS) ext4oracle.Tree {
 	t.Helper()
-	tree := oracle.Tree{}
+	tree := ext4oracle.Tree{}
 	if err := addTo(tree, fs, "."); err != nil {
 		t.Fatalf("reading the tree: %v", err)
 	}
 	return tree
 }
 
-func addTo(tree oracle.Tree, fs *ext4.FS, path string) error {
+func addTo(tree ext4oracle.Tree, fs *ext4.FS, path string) error {
 	info, err := fs.Lstat(path)
 	if err != nil {
 		return pathErr(path, err)
@@ -69,16 +69,16 @@ func pathErr(path string, err error) error {
 	return &iofs.PathError{Op: "read", Path: path, Err: err}
 }
 
-func nodeOf(fs *ext4.FS, path string, info ext4.Info) (*oracle.Node, error) {
-	n := &oracle.Node{
+func nodeOf(fs *ext4.FS, path string, info ext4.Info) (*ext4oracle.Node, error) {
+	n := &ext4oracle.Node{
 		Mode: statMode(info.Mode), UID: info.UID, GID: info.GID, Size: info.Size, Nlink: uint64(info.Nlink), Ino: uint64(info.Ino),
-		Atime: oracle.TimeOf(info.Atime), Mtime: oracle.TimeOf(info.Mtime), Ctime: oracle.TimeOf(info.Ctime), Btime: oracle.TimeOf(info.Btime),
+		Atime: ext4oracle.TimeOf(info.Atime), Mtime: ext4oracle.TimeOf(info.Mtime), Ctime: ext4oracle.TimeOf(info.Ctime), Btime: ext4oracle.TimeOf(info.Btime),
 		Blocks: info.Allocated / 512, Xattrs: map[string]string{},
 	}
 	if info.Btime.IsZero() {
-		n.Btime = oracle.Time{}
+		n.Btime = ext4oracle.Time{}
 	}
-	if n.Type() == oracle.TypeChar || n.Type() == oracle.TypeBlock {
+	if n.Type() == ext4oracle.TypeChar || n.Type() == ext4oracle.TypeBlock {
 		n.Major = uint32(info.Rdev>>8&0xfff | info.Rdev>>32&^0xfff)
 		n.Minor = uint32(info.Rdev&0xff | info.Rdev>>12&0xffffff00)
 	}
@@ -102,13 +102,13 @@ func nodeOf(fs *ext4.FS, path string, info ext4.Info) (*oracle.Node, error) {
 	return n, err
 }
 
-func content(fs *ext4.FS, path string, n *oracle.Node) error {
+func content(fs *ext4.FS, path string, n *ext4oracle.Node) error {
 	f, err := fs.OpenFile(path, ext4.OpenFlags{})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	var data []oracle.Range
+	var data []ext4oracle.Range
 	for off := int64(0); ; {
 		start, end, err := f.NextData(off)
 		if err == io.EOF {
@@ -117,11 +117,11 @@ func content(fs *ext4.FS, path string, n *oracle.Node) error {
 		if err != nil {
 			return err
 		}
-		data = append(data, oracle.Range{Off: start, Len: end - start})
+		data = append(data, ext4oracle.Range{Off: start, Len: end - start})
 		off = end
 	}
-	n.Data = oracle.Widen(data, n.Size)
-	n.Sum, err = oracle.SumAt(f, n.Size, data)
+	n.Data = ext4oracle.Widen(data, n.Size)
+	n.Sum, err = ext4oracle.SumAt(f, n.Size, data)
 	return err
 }
 
@@ -134,19 +134,19 @@ func statMode(m iofs.FileMode) uint32 {
 	}
 	switch m.Type() {
 	case 0:
-		v |= oracle.TypeRegular
+		v |= ext4oracle.TypeRegular
 	case iofs.ModeDir:
-		v |= oracle.TypeDir
+		v |= ext4oracle.TypeDir
 	case iofs.ModeSymlink:
-		v |= oracle.TypeSymlink
+		v |= ext4oracle.TypeSymlink
 	case iofs.ModeNamedPipe:
-		v |= oracle.TypeFIFO
+		v |= ext4oracle.TypeFIFO
 	case iofs.ModeSocket:
-		v |= oracle.TypeSocket
+		v |= ext4oracle.TypeSocket
 	case iofs.ModeDevice:
-		v |= oracle.TypeBlock
+		v |= ext4oracle.TypeBlock
 	case iofs.ModeDevice | iofs.ModeCharDevice:
-		v |= oracle.TypeChar
+		v |= ext4oracle.TypeChar
 	}
 	return v
 }
@@ -191,9 +191,9 @@ func newImage(t testing.TB, size int64) string {
 }
 
 // same fails the test when two trees differ.
-func same(t testing.TB, what string, want, got oracle.Tree, opts oracle.DiffOptions) {
+func same(t testing.TB, what string, want, got ext4oracle.Tree, opts ext4oracle.DiffOptions) {
 	t.Helper()
-	for _, d := range oracle.Diff(want, got, opts) {
+	for _, d := range ext4oracle.Diff(want, got, opts) {
 		t.Errorf("%s: %s", what, d)
 	}
 }

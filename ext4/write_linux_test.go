@@ -11,17 +11,17 @@ import (
 	"time"
 
 	"github.com/volehq/vole/ext4"
-	"github.com/volehq/vole/ext4/internal/oracle"
+	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
 // Everything that can be made is made once, and Linux sees it as we do.
 func TestWriteAll(t *testing.T) {
-	oracle.RequireRoot(t)
+	ext4oracle.RequireRoot(t)
 	t.Run("own", func(t *testing.T) { testWriteAll(t, newImage(t, 64<<20)) })
 	for _, bs := range []string{"1024", "2048", "4096"} {
 		t.Run("mke2fs "+bs, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "disk.raw")
-			oracle.Mke2fs(t, image, 64<<20, "-b", bs)
+			ext4oracle.Mke2fs(t, image, 64<<20, "-b", bs)
 			testWriteAll(t, image)
 		})
 	}
@@ -75,6 +75,6 @@ func testWriteAll(t *testing.T, image string) {
 	must(fs.RemoveAll(ctx, "many"))
 	want := treeOf(t, fs)
 	must(fs.Close())
-	oracle.Fsck(t, image)
-	same(t, "to the kernel", want, oracle.Snapshot(t, image), oracle.SameImage)
+	ext4oracle.Fsck(t, image)
+	same(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
 }

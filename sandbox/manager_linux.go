@@ -12,9 +12,9 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/local"
 	nolinks "github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
-	"github.com/volehq/vole/local"
 )
 
 // Manager runs and finds the sandboxes of one home. Its methods may be called from

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/internal/api"
-	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/internal/testing/servers"
 	"github.com/volehq/vole/server"
 )
 

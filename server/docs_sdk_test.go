@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 

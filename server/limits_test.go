@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/accounts"
 )

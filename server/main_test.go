@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/internal/testing/servers"
 )
 
 func TestMain(m *testing.M) { os.Exit(servers.Main(m)) }

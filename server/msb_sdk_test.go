@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 

@@ -8,10 +8,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/api"
-	"github.com/volehq/vole/local"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 

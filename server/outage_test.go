@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/internal/api"
-	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/internal/testing/servers"
 )
 
 // outage is a server with a large file of two objects, and where these are.

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 )
 
 // The log says where things are, and has no secret.

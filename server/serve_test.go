@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 )
 
 // running is a server that serves, and what a client of it needs.

@@ -28,10 +28,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/budget"
-	"github.com/volehq/vole/local"
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
 	"github.com/volehq/vole/server/internal/e2b"

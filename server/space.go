@@ -5,9 +5,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/local"
+	"github.com/volehq/vole/drivers/bucket"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/server/internal/core"
 )
 

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/accounts"
 )

@@ -10,7 +10,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/local"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/transfer"
 )
 

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/local"
+	"github.com/volehq/vole/drivers/local"
 	"golang.org/x/sys/unix"
 )
 

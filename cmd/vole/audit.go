@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/api"
 )
 

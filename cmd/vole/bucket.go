@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
 )
 
 func newBucketCmd(a *app) *cobra.Command {

@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 )
 
 func newBucketExportCmd(a *app) *cobra.Command {

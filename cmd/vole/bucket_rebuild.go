@@ -3,8 +3,8 @@ package main
 import (
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
 )
 
 // rebuildJSON is what a rebuild brought back, and what it could not.

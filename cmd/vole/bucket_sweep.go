@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 )
 
 // sweptJSON is what a sweep removed.

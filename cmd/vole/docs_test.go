@@ -15,9 +15,9 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/docs"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/sandbox"
 	"github.com/volehq/vole/transfer"
@@ -95,7 +95,7 @@ func TestTextsPointToTopics(t *testing.T) {
 			}
 		}
 	}
-	for _, dir := range []string{".", "../../sandbox", "../../transfer", "../../server", "../../local", "../../cloud", "../../bucket"} {
+	for _, dir := range []string{".", "../../sandbox", "../../transfer", "../../server", "../../drivers/local", "../../drivers/cloud", "../../drivers/bucket"} {
 		forEachString(t, dir, check)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"testing"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/drivers/cloud"
 )
 
 // execSQL changes the catalog of a home behind the backs of those who have it open.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/api"
 )
 

@@ -12,10 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/cloud"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/profile"
-	"github.com/volehq/vole/local"
 	"golang.org/x/term"
 )
 

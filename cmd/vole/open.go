@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/cloud"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/profile"
-	"github.com/volehq/vole/local"
 )
 
 // errNoHome is what the error for a home that is not there matches.

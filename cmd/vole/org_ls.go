@@ -2,7 +2,7 @@ package main
 
 import (
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgLsCmd(a *app) *cobra.Command {

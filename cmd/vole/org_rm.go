@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/drivers/cloud"
 )
 
 func newOrgRmCmd(a *app) *cobra.Command {

@@ -6,9 +6,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/profile"
-	"github.com/volehq/vole/local"
 )
 
 // profileJSON is a profile. Its key is nowhere in it.

@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/volehq/vole/cloud"
+	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/profile"
 )
 

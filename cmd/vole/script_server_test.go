@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/server"
 )
 

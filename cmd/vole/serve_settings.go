@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/server"
 )
 

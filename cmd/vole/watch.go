@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/cloud"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/cloud"
 	"github.com/volehq/vole/internal/api"
 )
 

@@ -31,30 +31,30 @@ var (
 	// helpers are internal packages that any layer may use; they know nothing of
 	// the layers above driver.
 	helpers  = []string{"driver", "internal"}
-	backends = []string{"local", "cloud"}
+	backends = []string{"drivers/local", "drivers/cloud"}
 	sdk      = slices.Concat(helpers, backends, []string{".", "ext4"})
 )
 
 var rules = []rule{
-	{"driver/drivertest", sdk}, // a suite: only tests link it
+	{"conformance", sdk}, // a suite: only tests link it
 	{"driver", nil},
 	{"docs", nil},
 	{"ext4", []string{"ext4"}},
 	{"internal/archtest", nil},
-	{"internal/testskips", nil},
-	{"internal/bench", slices.Concat(sdk, []string{"bucket", "server", "transfer"})},
-	{"internal/torture", sdk},
+	{"internal/testing/skips", nil},
+	{"internal/testing/bench", slices.Concat(sdk, []string{"drivers/bucket", "server", "transfer"})},
+	{"internal/testing/torture", sdk},
 	{"internal", slices.Concat(helpers, []string{"ext4"})},
-	{"local", slices.Concat(helpers, []string{"local", "ext4"})},
-	{"bucket", slices.Concat(helpers, []string{"bucket"})},
-	{"cloud", slices.Concat(helpers, []string{"cloud"})},
+	{"drivers/local", slices.Concat(helpers, []string{"drivers/local", "ext4"})},
+	{"drivers/bucket", slices.Concat(helpers, []string{"drivers/bucket"})},
+	{"drivers/cloud", slices.Concat(helpers, []string{"drivers/cloud"})},
 	{".", sdk},
 	{"sandbox", slices.Concat(sdk, []string{"sandbox"})},
 	{"transfer", slices.Concat(sdk, []string{"transfer"})},
 	{"fusefs", slices.Concat(sdk, []string{"fusefs"})},
 	{"plugins", slices.Concat(sdk, []string{"plugins", "fusefs"})},
-	{"server", slices.Concat(sdk, []string{"server", "transfer", "bucket"})},
-	{"cmd", slices.Concat(sdk, []string{"cmd", "docs", "sandbox", "fusefs", "plugins", "server", "transfer", "bucket"})},
+	{"server", slices.Concat(sdk, []string{"server", "transfer", "drivers/bucket"})},
+	{"cmd", slices.Concat(sdk, []string{"cmd", "docs", "sandbox", "fusefs", "plugins", "server", "transfer", "drivers/bucket"})},
 }
 
 // pkg is what go list says of a package.
@@ -170,8 +170,8 @@ func TestGeneratorsAreNotLinked(t *testing.T) {
 // TestServersAreForTests: nothing that ships links the servers of the tests, nor does
 // a suite that other backends link.
 func TestServersAreForTests(t *testing.T) {
-	const servers = "internal/servers"
-	may := []string{servers, "internal/bench", "internal/torture"}
+	const servers = "internal/testing/servers"
+	may := []string{servers, "internal/testing/bench", "internal/testing/torture"}
 	for _, p := range list(t, "linux", "./...") {
 		name, _ := ours(p.ImportPath)
 		if slices.Contains(p.Deps, module+"/"+servers) && !slices.Contains(may, name) {
@@ -245,7 +245,7 @@ var byName = []string{"os.Chmod", "os.Chown", "os.Chtimes", "unix.Chmod", "unix.
 // TestAttributesByDescriptor: no code that ships changes the mode, owner, times or
 // attributes of what a link leads to that another user put in the place of a file.
 func TestAttributesByDescriptor(t *testing.T) {
-	exempt := []string{"internal/nofollow", "driver/drivertest", "internal/servers", "internal/bench", "internal/torture", "ext4/internal"}
+	exempt := []string{"internal/nofollow", "conformance", "internal/testing"}
 	fset := token.NewFileSet()
 	for _, goos := range []string{"linux", "darwin"} {
 		for _, p := range list(t, goos, "./...") {

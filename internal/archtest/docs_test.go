@@ -27,7 +27,7 @@ func TestNamedTestsExist(t *testing.T) {
 		for _, match := range declaration.FindAllSubmatch(source, -1) {
 			declared[string(match[1])] = true
 		}
-		if strings.Contains(path, "drivertest") {
+		if strings.Contains(path, "conformance") {
 			for _, match := range group.FindAllSubmatch(source, -1) {
 				groups[string(match[1])] = true
 			}

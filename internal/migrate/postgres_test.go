@@ -12,7 +12,7 @@ import (
 	"testing/fstest"
 	"time"
 
-	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/internal/testing/servers"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // registers the driver "pgx"
 )

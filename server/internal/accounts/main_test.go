@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/internal/testing/servers"
 )
 
 func TestMain(m *testing.M) {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/ballast"
-	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/internal/testing/servers"
 )
 
 const childEnv = "VOLE_TEST_ACCOUNTS_CHILD"

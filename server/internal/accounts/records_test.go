@@ -13,7 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/servers"
+	"github.com/volehq/vole/internal/testing/servers"
 )
 
 func TestAudit(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/bucket"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/core"
 )

@@ -1,0 +1,424 @@
+// Package bucket keeps the volumes of organisations: names and metadata in an SQL
+// database, bytes in immutable blobs. Any number of hosts may share them.
+//
+// # Model
+//
+// A [Namespace] is a database (PostgreSQL, or SQLite for one host) and a blob store (an
+// S3 bucket, or a directory). It holds organisations, each with volumes of its own: a
+// [Backend] is one organisation, and implements driver.Backend. Nothing that a Backend
+// takes names a volume, blob or attachment of another organisation: every query of
+// volumes, blobs and attachments has the organisation's id, and every object key begins
+// with it. The rows of files are keyed by the volume's id, which a call gets only from
+// the volume's row, by its organisation.
+//
+// What belongs to a volume is keyed by its id alone and refers to no other volume, so a
+// volume's rows can move by that id to a database of their own. Blobs are keyed by the
+// organisation, because clones share them: an organisation is what shards keep together.
+//
+// A volume is rows of inodes, directory entries, extended attributes and chunks. A
+// chunk says which range of a file is which range of which blob. Blobs never change: a
+// write makes new ones and then, in one short transaction, lets chunks refer to them.
+// So a file is replaced at once or not at all, a rename and a copy move no bytes, and
+// the quota is exact, being checked under the lock of the volume's row in that
+// transaction.
+//
+// # Life of a blob
+//
+// A blob is registered (its row committed, with freed set and the most bytes that it may
+// come to have) before its object is put, used when a chunk refers to it (freed is
+// cleared), and marked freed when the last chunk that did is gone. [Namespace.Sweep]
+// deletes blobs that have been freed for longer than the grace time; a foreign key makes a
+// mistake there an error instead of a loss. Few bytes (Options.Inline) live in the blob's
+// row and have no object.
+//
+// The bytes of blobs with freed set, and of objects whose rows are gone and that are still
+// to be deleted, are counted for each organisation, by triggers of the database: that is
+// what Options.Unreferenced bounds.
+//
+// # Leases
+//
+// A Backend that needs to be known to others has a session: a row with a lease that is
+// renewed all the time, by the database's clock. Attachments, drafts, and files that are
+// open but have lost their name belong to a session and end with it. A host that is
+// cut off loses its session when the lease runs out, and what it commits later under an
+// attachment of that session is refused.
+//
+// # Consistency
+//
+// What one process changes, all of it sees at once. Between hosts it is close to open:
+// who opens a file, or looks at a path, after another has closed or synced it sees that.
+package bucket
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
+	"github.com/volehq/vole/internal/ballast"
+	"github.com/volehq/vole/internal/budget"
+)
+
+// S3 says where and how the objects of an S3 bucket are reached.
+type S3 = blob.S3Options
+
+// Options says how to open a namespace. Dir, or Database and one of Blobs and S3, must
+// be set.
+type Options struct {
+	// Dir is a directory for everything: the default of Database is namespace.db in it,
+	// that of Blobs is blobs.
+	Dir string
+	// Database is the URL of a PostgreSQL database, or the path of a SQLite file.
+	Database string
+	// Blobs is a directory for objects, S3 the bucket instead of it.
+	Blobs string
+	S3    *S3
+
+	ReadOnly bool // change nothing
+
+	// Inline is the most bytes that are kept in the database instead of in an object,
+	// at most 64 KiB. Default: 16 KiB; negative: none are.
+	Inline int
+	// Lease is how long a process that went silent keeps what it holds. Default: 30 s.
+	Lease time.Duration
+	// Grace is how long a blob that nothing refers to is kept: longer than any write
+	// takes, than any file is read after it was removed elsewhere, and than the time
+	// between two exports. Default: 24 hours.
+	Grace time.Duration
+	// Unreferenced is the most bytes that an organisation may have stored while nothing
+	// refers to them: puts under way, and blobs that were freed. When it is reached, freed
+	// blobs go before the grace time is over, the oldest first, but none younger than 15
+	// minutes and none that the last export refers to; only then writes fail with
+	// ErrNoSpace. So no single write may be larger. Default: 16 GiB; negative: no bound.
+	Unreferenced int64
+	// Maintain is how often this process does the work that nobody waits for (see
+	// Maintain). Default: a minute; negative: never.
+	Maintain time.Duration
+	// Export is how often this process exports manifests of what has changed (see
+	// Namespace.Export), unless another one did. Nothing of an
+	// organisation is then swept that its last complete export refers to, by processes
+	// without this option neither, for 30 days. Default: never.
+	Export time.Duration
+	// Conns is the most connections to PostgreSQL. Default: 16.
+	Conns int
+
+	// Memory bounds the buffers of chunks, and of what is read ahead or not committed, of
+	// each organisation. Default: nothing but what all of them together may take.
+	Memory *budget.Budget
+
+	Log *slog.Logger // default: none
+	// Metrics is where the namespace's metrics are registered until it is closed. A
+	// process with several namespaces tells them apart by prometheus.WrapRegistererWith.
+	Metrics prometheus.Registerer // default: none
+}
+
+// Namespace is an open database with its blob store.
+type Namespace struct {
+	opts      Options
+	db        database
+	ballast   *ballast.Ballast // of the disk of a SQLite database
+	unballast func() error
+	blobs     blob.Store
+	log       *slog.Logger
+	metrics   *metrics
+	pings     pings
+	reserves  reservePool
+	fresh     atomic.Int64 // bytes that files hold and that are not committed
+	ahead     atomic.Int64 // bytes that handles hold of what they fetched ahead
+	atOnce    int          // blobs of one file that are put, or fetched ahead, at the same time
+	me        []byte       // names this process in jobs
+
+	awake chan struct{}      // wakes maintenance
+	jobs  sync.Map           // name of a job -> chan struct{}, full while this process does it
+	life  context.Context    // ends when the namespace is closed
+	stop  context.CancelFunc // ends life
+	alive sync.WaitGroup     // who renews the claim on blobs in reserve
+	done  chan struct{}      // closed when maintenance has ended
+}
+
+// Open opens a namespace and brings its database up to date. ErrUnsupported: a newer
+// version made it.
+func Open(ctx context.Context, opts Options) (*Namespace, error) {
+	if err := opts.complete(); err != nil {
+		return nil, err
+	}
+	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics(), me: newID(), done: make(chan struct{}), awake: make(chan struct{}, 1)}
+	ns.reserves.ns = ns
+	var err error
+	if ns.db, err = ns.openDatabase(ctx); err != nil {
+		return nil, errors.Join(err, ns.unballast())
+	}
+	if ns.blobs, err = ns.openBlobs(ctx); err != nil {
+		return nil, errors.Join(err, ns.db.close(), ns.unballast())
+	}
+	if err := ns.metrics.register(opts.Metrics); err != nil {
+		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close(), ns.unballast())
+	}
+	ns.life, ns.stop = context.WithCancel(context.Background())
+	// A directory gains nothing by more, and each takes a buffer of chunkSize.
+	if ns.atOnce = 1; opts.S3 != nil {
+		ns.atOnce = 4
+	}
+	go ns.maintainAll(ns.life)
+	return ns, nil
+}
+
+func (o *Options) complete() error {
+	if o.Dir != "" {
+		if o.Database == "" {
+			o.Database = filepath.Join(o.Dir, "namespace.db")
+		}
+		if o.Blobs == "" && o.S3 == nil {
+			o.Blobs = filepath.Join(o.Dir, "blobs")
+		}
+	}
+	if o.Database == "" || (o.Blobs == "") == (o.S3 == nil) {
+		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
+	}
+	if !isURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
+		return driver.Errorf(driver.ErrInvalid, "Database has a password in it, but is no URL; give postgres://USER:PASSWORD@HOST/NAME")
+	}
+	orDefault(&o.Inline, 16<<10)
+	orDefault(&o.Lease, 30*time.Second)
+	orDefault(&o.Grace, 24*time.Hour)
+	orDefault(&o.Unreferenced, 16<<30)
+	orDefault(&o.Maintain, time.Minute)
+	orDefault(&o.Conns, 16)
+	switch {
+	case o.Inline > maxInline:
+		return driver.Errorf(driver.ErrInvalid, "Inline is %d: at most %d bytes are kept in a row", o.Inline, maxInline)
+	case o.Lease < 0 || o.Grace < 0:
+		return driver.Errorf(driver.ErrInvalid, "Lease is %v and Grace %v: neither may be negative", o.Lease, o.Grace)
+	case o.Unreferenced >= 0 && o.Unreferenced < minUnreferenced:
+		return driver.Errorf(driver.ErrInvalid, "Unreferenced is %d: at least %v, or writes would find no room", o.Unreferenced, driver.Size(minUnreferenced))
+	case o.Conns < minConns:
+		return driver.Errorf(driver.ErrInvalid, "Conns is %d: there must be %d at least", o.Conns, minConns)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+const (
+	// maxInline is the most that Options.Inline may be: rows are read whole.
+	maxInline = 64 << 10
+	// minConns is the least that Options.Conns may be.
+	minConns = 1
+)
+
+func isURL(db string) bool {
+	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
+}
+
+func orDefault[T comparable](v *T, def T) {
+	if *v == *new(T) {
+		*v = def
+	}
+}
+
+func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
+	o := &ns.opts
+	var db database
+	var err error
+	ns.ballast, ns.unballast = &ballast.Ballast{}, func() error { return nil }
+	if isURL(o.Database) {
+		db, err = openPostgres(ctx, o.Database, int32(o.Conns), o.ReadOnly, ns.retried)
+	} else {
+		if !o.ReadOnly {
+			ns.ballast, ns.unballast = ballast.OpenDir(filepath.Dir(o.Database))
+		}
+		err = ns.ballast.Opening(func() (err error) {
+			db, err = openSQLite(ctx, o.Database, o.ReadOnly)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &measured{database: db, m: ns.metrics}, nil
+}
+
+func (ns *Namespace) openBlobs(ctx context.Context) (blob.Store, error) {
+	var s blob.Store
+	var err error
+	if ns.opts.S3 != nil {
+		s, err = blob.OpenS3(ctx, *ns.opts.S3)
+	} else {
+		s, err = blob.OpenDir(ns.opts.Blobs)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &measuredStore{Store: s, m: ns.metrics}, nil
+}
+
+// retried notes a failure of the database that is tried again.
+func (ns *Namespace) retried(err error) {
+	ns.metrics.retries.Inc()
+	ns.log.Warn("database: trying again", "error", err)
+}
+
+// Close ends maintenance and closes database and blob store. Backends are to be
+// closed before.
+func (ns *Namespace) Close() error {
+	ns.stop()
+	<-ns.done
+	ns.alive.Wait()
+	ns.reserves.close()
+	ns.metrics.unregister(ns.opts.Metrics)
+	err := errors.Join(ns.db.close(), ns.blobs.Close())
+	ns.ballast.Keep() // SQLite's own files are gone
+	return errors.Join(err, ns.unballast())
+}
+
+// Ping tells whether the database and the blob store answer. The blob store is asked once a
+// second at most, whoever pings.
+func (ns *Namespace) Ping(ctx context.Context) error {
+	if err := ns.db.read(ctx, rows(func(scan scanner) error { return scan(new(int)) }, `SELECT count(*) FROM orgs`)); err != nil {
+		if !errors.As(err, new(*driver.Fault)) {
+			err = &driver.Fault{Part: driver.Database, Err: err}
+		}
+		return err
+	}
+	p := &ns.pings
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.at.IsZero() && time.Since(p.at) < pingEvery {
+		return p.err
+	}
+	err := ns.blobs.Ping(ctx)
+	if !errors.Is(err, context.Canceled) {
+		p.at, p.err = time.Now(), err
+	}
+	return err
+}
+
+const pingEvery = time.Second
+
+// pings is what came of the last question whether the blob store answers.
+type pings struct {
+	mu  sync.Mutex // guards what follows
+	at  time.Time
+	err error
+}
+
+// Orgs returns the names of the organisations, sorted.
+func (ns *Namespace) Orgs(ctx context.Context) ([]string, error) {
+	var list []string
+	err := ns.db.read(ctx, all(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs WHERE name NOT LIKE '`+removedOrg+`%' ORDER BY name`))
+	return list, err
+}
+
+// CreateOrg makes an organisation. Its name follows the rules of a volume's.
+// ErrExists: there is one.
+func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
+	if err := driver.ValidateName(name); err != nil {
+		return driver.Errorf(driver.ErrInvalid, "organisation: %v", err)
+	}
+	if ns.opts.ReadOnly {
+		return errReadOnly
+	}
+	id := newID()
+	err := ns.db.write(ctx, nil, false, func(t tx) error {
+		var found bool
+		var have []byte
+		if err := t.run(one(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
+			if found && string(have) != string(id) {
+				return errOrgExists
+			}
+			return err
+		}
+		t.later(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
+		return nil
+	})
+	if ns.db.isUnique(err) {
+		return errOrgExists
+	}
+	return err
+}
+
+var errOrgExists = driver.Errorf(driver.ErrExists, "an organisation of that name is there already")
+
+// Org opens an organisation. ErrNoSuch: there is none of that name.
+func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
+	var found bool
+	var id []byte
+	if strings.HasPrefix(name, removedOrg) {
+		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
+	}
+	if err := ns.db.read(ctx, one(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
+	}
+	b := newBackend(ns, id)
+	b.memory = ns.opts.Memory.Share(name)
+	return b, nil
+}
+
+// OpenOrg opens a namespace for one organisation, which is made when it is missing.
+// The Backend closes the namespace.
+func OpenOrg(ctx context.Context, opts Options, org string) (*Backend, error) {
+	ns, err := Open(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if !opts.ReadOnly {
+		if err := ns.CreateOrg(ctx, org); err != nil && !errors.Is(err, driver.ErrExists) {
+			return nil, errors.Join(err, ns.Close())
+		}
+	}
+	b, err := ns.Org(ctx, org)
+	if err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	b.also = ns
+	return b, nil
+}
+
+var errReadOnly = driver.Errorf(driver.ErrReadOnly, "the namespace is open for reading only")
+
+// newID returns a UUIDv7 (RFC 9562): ids in order of time.
+func newID() []byte {
+	id, err := uuid.NewV7()
+	if err != nil {
+		panic(err) // the system's source of randomness is broken
+	}
+	return id[:]
+}
+
+// idBytes is the id that a text shows; nil when it shows none.
+func idBytes(s string) []byte {
+	id, err := uuid.Parse(s)
+	if err != nil || len(s) != 36 {
+		return nil
+	}
+	return id[:]
+}
+
+// idText is an id as users see it.
+func idText(b []byte) string {
+	id, err := uuid.FromBytes(b)
+	if err != nil {
+		return ""
+	}
+	return id.String()
+}
+
+// closer is something that is closed with its Backend.
+type closer interface {
+	closeWith(ctx context.Context) error
+}
+
+var _ io.Closer = (*Namespace)(nil)

@@ -1,0 +1,390 @@
+package bucket
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"slices"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
+)
+
+// ExportOptions says what is exported.
+type ExportOptions struct {
+	// Org is the name of the one organisation whose volumes are exported. Default: all.
+	Org string
+	// All also exports volumes that have not changed since they were, so that a
+	// manifest that is gone or damaged is there again.
+	All bool
+	// Done, if set, is called for each manifest that was written. Its error ends the
+	// export.
+	Done func(Manifest) error
+}
+
+// Manifest is one that was written.
+type Manifest struct {
+	Org        string `json:"org"` // name of the organisation
+	Volume     string `json:"volume_id"`
+	Name       string `json:"volume"`
+	Generation int64  `json:"generation"`
+	Size       int64  `json:"size"` // of the object, in bytes
+}
+
+// ExportResult says what an export did.
+type ExportResult struct {
+	Exported  int   `json:"exported"`  // volumes whose manifest was written
+	Unchanged int   `json:"unchanged"` // volumes that had one of their present generation
+	Removed   int   `json:"removed"`   // manifests that are no longer needed
+	Size      int64 `json:"size"`      // of the manifests written, in bytes
+}
+
+// Export writes a manifest of each volume that has changed since its last one, from
+// which Rebuild makes the database again. A manifest has what was committed when it was
+// begun: files that are being written are in it as of their last sync. The manifest of
+// a volume that fails does not keep those of others from being written. ErrNoSuch:
+// there is no such organisation; ErrInUse: another process exports; ErrCorrupt, once for
+// each of some volumes: its rows are damaged, and all others were exported.
+func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResult, error) {
+	var res ExportResult
+	err := ns.job(ctx, "export", func(ctx context.Context) error {
+		if err := ns.notRebuilding(ctx); err != nil {
+			return err
+		}
+		begin, orgs, err := ns.exportedOrgs(ctx, opts.Org)
+		if err != nil {
+			return err
+		}
+		var failed exportFailures
+		for _, o := range orgs {
+			e := &export{ns: ns, opts: opts, org: o, res: &res}
+			e.run(ctx)
+			if e.failed.err() == nil {
+				e.failed.add(ns.noteExport(ctx, exportedOrg(o.id), o.id, begin))
+			}
+			failed.join(&e.failed)
+			if e.stop || ctx.Err() != nil {
+				return failed.err()
+			}
+		}
+		if failed.others == 0 && opts.Org == "" {
+			// What is damaged is damaged at the next try too, and has been told.
+			failed.add(ns.noteExport(ctx, exportedAll, nil, begin))
+		}
+		if failed.err() == nil && opts.Org == "" {
+			ns.metrics.exported.Set(float64(begin) / 1e9)
+		}
+		return failed.err()
+	})
+	return res, err
+}
+
+// exportedOrgs returns the organisation of a name, or all, and the time before which
+// all that is exported now was committed or after.
+func (ns *Namespace) exportedOrgs(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
+	var found bool
+	err = ns.db.read(ctx, one(&found, []any{&begin}, `SELECT {now}`),
+		all(&list, (*orgRow).dest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
+	if err == nil && name != "" && len(list) == 0 {
+		err = driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
+	}
+	return begin, list, err
+}
+
+// orgRow is one row of orgs.
+type orgRow struct {
+	id      []byte
+	name    string
+	created int64
+}
+
+func (o *orgRow) dest() []any { return []any{&o.id, &o.name, &o.created} }
+
+// export is that of one organisation.
+type export struct {
+	ns     *Namespace
+	opts   ExportOptions
+	org    orgRow
+	res    *ExportResult
+	failed exportFailures
+	stop   bool // Done wants no more
+}
+
+// run exports page by page. What the store has of each volume comes along in the same
+// order, so that neither is held in memory.
+func (e *export) run(ctx context.Context) {
+	if err := e.writeOrg(ctx); err != nil {
+		e.failed.add(err)
+		return
+	}
+	list := e.ns.listManifests(ctx, e.org.id)
+	defer list.stop()
+	for after := []byte{}; ; {
+		page, err := e.page(ctx, after)
+		if err != nil {
+			e.failed.add(err)
+			return
+		}
+		for _, v := range page {
+			after = v.id
+			e.pruneGone(ctx, list, v.id)
+			gens, listed := list.of(v.id)
+			if err := e.one(ctx, v, gens, listed); err != nil {
+				e.failed.add(fmt.Errorf("export of volume %s of organisation %s: %w", idText(v.id), e.org.name, err))
+			}
+			if ctx.Err() != nil || e.stop || e.failed.others >= exportErrors {
+				return
+			}
+		}
+		if len(page) < exportPage {
+			break
+		}
+	}
+	e.pruneGone(ctx, list, nil)
+	e.failed.add(list.err)
+}
+
+// one brings what the store has of a volume up to date: gens, ascending, if listed.
+func (e *export) one(ctx context.Context, v exportRow, gens []int64, listed bool) error {
+	top := int64(-1)
+	for _, g := range gens {
+		if g <= maxGeneration {
+			top = g
+		}
+	}
+	due := v.exported != v.generation || e.opts.All || listed && !slices.Contains(gens, v.exported)
+	if top > v.generation {
+		if err := e.raise(ctx, v.id, top); err != nil {
+			return err
+		}
+		due = true
+	}
+	newest := v.exported
+	if due {
+		var err error
+		if newest, err = e.volume(ctx, v.id, top); err != nil || newest < 0 { // the latter: removed meanwhile
+			return err
+		}
+	} else {
+		e.res.Unchanged++
+	}
+	return e.prune(ctx, v, gens, newest)
+}
+
+// exportPage is how many volumes are looked at at once.
+const exportPage = 500
+
+// exportRow is what tells whether a volume is to be exported.
+type exportRow struct {
+	id                   []byte
+	generation, exported int64
+}
+
+func (e *export) page(ctx context.Context, after []byte) ([]exportRow, error) {
+	var list []exportRow
+	err := e.ns.db.read(ctx, all(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
+		`SELECT id, generation, exported FROM volumes WHERE org = $1 AND id > $2 AND state = 'ready' ORDER BY id LIMIT $3`, e.org.id, after, exportPage))
+	return list, err
+}
+
+// writeOrg puts the organisation's own object.
+func (e *export) writeOrg(ctx context.Context) error {
+	data, err := json.Marshal(orgObject{Format: orgFormat, Version: manifestVersion, Org: e.org.id, Name: e.org.name, Created: e.org.created})
+	if err != nil {
+		return err
+	}
+	return e.ns.blobs.Put(ctx, orgKey(e.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
+}
+
+// raise lifts the generation of a volume above that of a manifest. One that is newer than
+// its row is of a past that the database does not know any more, having been restored from
+// an older copy: were it left above, a rebuild would bring that past back.
+func (e *export) raise(ctx context.Context, id []byte, above int64) error {
+	e.ns.log.Warn("a volume's manifests are newer than the database, which an older copy was restored of; it is exported above them",
+		"volume", idText(id), "generation", above)
+	return e.ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, e.org.id, id, above+1)
+		return nil
+	})
+}
+
+// volume writes the manifest of one volume and notes that it is there. It returns its
+// generation, or -1 when the volume is gone. top is the highest one in the store.
+func (e *export) volume(ctx context.Context, id []byte, top int64) (int64, error) {
+	head, sum, size, err := e.write(ctx, id)
+	for try := 0; errors.Is(err, driver.ErrExists) && try < exportTries; try++ {
+		stored, serr := e.ns.manifestSum(ctx, e.org.id, id, head.Generation)
+		switch {
+		case serr == nil && stored == sum:
+			// An export that died before it could note it. The bytes differ with the
+			// version of the compression.
+			size, err = 0, nil
+			continue
+		case serr == nil:
+			err = e.raise(ctx, id, max(top, head.Generation))
+		case errors.Is(serr, driver.ErrCorrupt):
+			err = e.ns.blobs.Delete(ctx, manifestKey(e.org.id, id, head.Generation))
+		default:
+			err = serr
+		}
+		if err == nil {
+			head, sum, size, err = e.write(ctx, id)
+		}
+	}
+	if err != nil || head == nil { // nil: removed meanwhile
+		return -1, err
+	}
+	err = e.ns.db.write(ctx, nil, false, func(t tx) error {
+		t.later(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, e.org.id, id, head.Generation)
+		return nil
+	})
+	if err != nil {
+		return -1, err
+	}
+	if size == 0 {
+		e.res.Unchanged++
+		return head.Generation, nil
+	}
+	e.res.Exported++
+	e.res.Size += size
+	e.ns.metrics.exports.Inc()
+	if e.opts.Done == nil {
+		return head.Generation, nil
+	}
+	err = e.opts.Done(Manifest{Org: e.org.name, Volume: idText(id), Name: head.Name, Generation: head.Generation, Size: size})
+	e.stop = err != nil
+	return head.Generation, err
+}
+
+// write writes the manifest of a volume as it is now. head is nil when there is no
+// such volume; sum is that of the trailer.
+func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
+	var up *manifestUpload
+	err = e.ns.db.snapshot(ctx, func(run runner) error {
+		var v volume
+		var found bool
+		if err := run(one(&found, v.dest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, e.org.id, id)); err != nil || !found {
+			return err
+		}
+		head = &manifestHead{
+			Format: manifestFormat, Version: manifestVersion, Org: e.org.id, OrgName: e.org.name, Volume: id, Name: v.name,
+			Quota: v.quota, Labels: v.labels, Created: v.created, Updated: v.updated, NextIno: v.nextIno, Generation: v.generation,
+		}
+		up = e.ns.startManifest(ctx, manifestKey(e.org.id, id, v.generation))
+		m, err := newManifestWriter(up)
+		if err != nil {
+			return err
+		}
+		if err := writeRecords(m, run, head); err != nil {
+			return err
+		}
+		sum = m.end.SHA256
+		return m.z.Close()
+	})
+	if up == nil {
+		return head, "", 0, err
+	}
+	size, err = up.finish(err)
+	return head, sum, size, err
+}
+
+// writeRecords writes all that a database has of a volume.
+func writeRecords(m *manifestWriter, run runner, head *manifestHead) error {
+	// What no rebuild would take is to be known now, and not when it is needed.
+	var reader manifestReader
+	add := func(r *record) error {
+		if err := reader.check(r, r.kind()); err != nil {
+			return driver.Errorf(driver.ErrCorrupt, "a row that cannot be (%v); 'vole bucket check' tells more", err)
+		}
+		return m.add(r)
+	}
+	if err := add(&record{Head: head}); err != nil {
+		return err
+	}
+	for _, ask := range volumeRows(add, head) {
+		if err := run(ask); err != nil {
+			return err
+		}
+	}
+	return m.finish()
+}
+
+// volumeRows asks for the rows of a volume, and hands them to add in the order of a
+// manifest.
+func volumeRows(add func(*record) error, head *manifestHead) []query {
+	vol := []byte(head.Volume)
+	return []query{
+		rows(func(scan scanner) error {
+			var b blobRecord
+			err := scan((*[]byte)(&b.ID), &b.Size, &b.Sums, &b.Data, &b.Created)
+			return errors.Join(err, add(&record{Blob: &b}))
+		}, `SELECT b.id, b.size, b.sums, b.data, b.created FROM blobs b
+			WHERE b.org = $1 AND b.id IN (SELECT c.blob FROM chunks c WHERE c.vol = $2) ORDER BY b.id`, []byte(head.Org), vol),
+		rows(func(scan scanner) error {
+			var n inode
+			err := scan(n.dest()...)
+			return errors.Join(err, add(&record{Inode: &inodeRecord{
+				Ino: n.ino, Mode: n.mode, UID: n.uid, GID: n.gid, Nlink: n.nlink, Size: n.size, Alloc: n.alloc,
+				Atime: n.atime, Mtime: n.mtime, Ctime: n.ctime, Rdev: n.rdev, Target: n.target,
+			}}))
+		}, `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 ORDER BY i.ino`, vol),
+		rows(func(scan scanner) error {
+			var r entryRecord
+			err := scan(&r.Parent, &r.Name, &r.Ino)
+			return errors.Join(err, add(&record{Entry: &r}))
+		}, `SELECT parent, name, ino FROM dirents WHERE vol = $1 ORDER BY parent, name`, vol),
+		rows(func(scan scanner) error {
+			var r xattrRecord
+			err := scan(&r.Ino, &r.Name, &r.Value)
+			return errors.Join(err, add(&record{Xattr: &r}))
+		}, `SELECT ino, name, value FROM xattrs WHERE vol = $1 ORDER BY ino, name`, vol),
+		rows(func(scan scanner) error {
+			var r chunkRecord
+			err := scan(&r.Ino, &r.Pos, &r.Len, (*[]byte)(&r.Blob), &r.BlobPos)
+			return errors.Join(err, add(&record{Chunk: &r}))
+		}, `SELECT ino, pos, len, blob, blob_pos FROM chunks WHERE vol = $1 ORDER BY ino, pos`, vol),
+		rows(func(scan scanner) error {
+			var r orphanRecord
+			err := scan(&r.Ino)
+			return errors.Join(err, add(&record{Orphan: &r}))
+		}, `SELECT ino FROM orphans WHERE vol = $1 ORDER BY ino`, vol),
+	}
+}
+
+// manifestUpload is an object that is being written.
+type manifestUpload struct {
+	w    *io.PipeWriter
+	done chan error
+	size int64
+}
+
+func (ns *Namespace) startManifest(ctx context.Context, key string) *manifestUpload {
+	r, w := io.Pipe()
+	u := &manifestUpload{w: w, done: make(chan error, 1)}
+	go func() {
+		err := ns.blobs.Write(ctx, key, r)
+		// Who still writes is not to wait for a reader that is gone.
+		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
+		u.done <- err
+	}()
+	return u
+}
+
+func (u *manifestUpload) Write(p []byte) (int, error) {
+	n, err := u.w.Write(p)
+	u.size += int64(n)
+	return n, err
+}
+
+// finish ends the upload. With an error the object does not come to be.
+func (u *manifestUpload) finish(err error) (int64, error) {
+	u.w.CloseWithError(err) // nil: the end
+	stored := <-u.done
+	if err == nil || errors.Is(err, io.ErrClosedPipe) && stored != nil {
+		err = stored // the cause
+	}
+	return u.size, err
+}

@@ -1,0 +1,118 @@
+package bucket
+
+import (
+	"bytes"
+	"context"
+	"iter"
+	"math"
+
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
+)
+
+// maxGeneration is the highest one that a manifest may have: what comes after it can
+// still be counted.
+const maxGeneration = math.MaxInt64 / 2
+
+// manifestList is what the store has of the manifests of an organisation, volume by
+// volume in the order of their ids.
+type manifestList struct {
+	next func() (blob.Info, error, bool)
+	stop func()
+	vol  []byte  // nil: there are no more
+	gens []int64 // ascending, as the keys are
+	more *foundKey
+	err  error
+}
+
+func (ns *Namespace) listManifests(ctx context.Context, org []byte) *manifestList {
+	l := &manifestList{}
+	l.next, l.stop = iter.Pull2(ns.blobs.List(ctx, manifestPrefix(org)))
+	l.step()
+	return l
+}
+
+// step goes on to the next volume.
+func (l *manifestList) step() {
+	l.vol, l.gens = nil, nil
+	if l.more != nil {
+		l.vol, l.gens, l.more = l.more.id, []int64{l.more.generation}, nil
+	}
+	for {
+		info, err, ok := l.next()
+		if err != nil {
+			l.vol, l.err = nil, err // half a list is none
+			return
+		}
+		if !ok {
+			return
+		}
+		switch k, ok := parseKey(info.Key); {
+		case !ok || !k.manifest:
+		case l.vol == nil:
+			l.vol, l.gens = k.id, []int64{k.generation}
+		case bytes.Equal(k.id, l.vol):
+			l.gens = append(l.gens, k.generation)
+		default:
+			l.more = &k
+			return
+		}
+	}
+}
+
+// of returns the generations of a volume, and whether that is known.
+func (l *manifestList) of(vol []byte) ([]int64, bool) {
+	if !bytes.Equal(l.vol, vol) {
+		return nil, l.err == nil
+	}
+	gens := l.gens
+	l.step()
+	return gens, true
+}
+
+// pruneGone deletes the manifests of volumes that are gone, of those before one.
+func (e *export) pruneGone(ctx context.Context, list *manifestList, before []byte) {
+	for ; list.vol != nil && (before == nil || bytes.Compare(list.vol, before) < 0); list.step() {
+		// The database is asked after the listing, so that a volume whose manifest is
+		// listed and whose row is not there has been removed.
+		var found bool
+		err := e.ns.db.read(ctx, isThere(&found, e.org.id, list.vol))
+		for _, g := range list.gens {
+			if err == nil && !found {
+				err = e.remove(ctx, list.vol, g)
+			}
+		}
+		if e.failed.add(err); e.failed.others >= exportErrors {
+			return
+		}
+	}
+}
+
+// prune deletes the manifests of a volume but for the newest and the one that was noted
+// before it. Others are those of exports that died, or of a past that the database does
+// not know any more.
+func (e *export) prune(ctx context.Context, v exportRow, gens []int64, newest int64) error {
+	before := int64(-1)
+	for _, g := range gens {
+		if g < newest && g <= v.exported {
+			before = g
+		}
+	}
+	for _, g := range gens {
+		if g == newest || g == before {
+			continue
+		}
+		if err := e.remove(ctx, v.id, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *export) remove(ctx context.Context, vol []byte, generation int64) error {
+	err := e.ns.blobs.Delete(ctx, manifestKey(e.org.id, vol, generation))
+	if err == nil {
+		e.res.Removed++
+		e.ns.log.Debug("manifest removed", "volume", idText(vol), "generation", generation)
+	}
+	return err
+}

@@ -1,0 +1,233 @@
+package bucket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
+)
+
+// metrics are what a namespace counts, for Prometheus.
+type metrics struct {
+	list []prometheus.Collector // all of them
+
+	operations               *prometheus.HistogramVec // by operation
+	queries, commits         prometheus.Observer
+	snapshots                prometheus.Observer
+	puts, gets               prometheus.Observer
+	putBytes, getBytes       prometheus.Counter
+	storeErrors              *prometheus.CounterVec // by operation
+	retries, corrupt         prometheus.Counter
+	sweeps, sweptBlobs       prometheus.Counter
+	sweptBytes               prometheus.Counter
+	reapedVolumes, endedHeld prometheus.Counter
+	exports, exportErrors    prometheus.Counter
+	exported                 prometheus.Gauge
+}
+
+// seconds are the limits of the buckets of latencies: 0.1 ms to 26 s.
+var seconds = prometheus.ExponentialBuckets(1e-4, 2, 18)
+
+func newMetrics() *metrics {
+	var list []prometheus.Collector
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "vole_bucket", Name: name, Help: help})
+		list = append(list, c)
+		return c
+	}
+	latency := func(name, help string) prometheus.Observer {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "vole_bucket", Name: name, Help: help, Buckets: seconds})
+		list = append(list, h)
+		return h
+	}
+	m := &metrics{
+		queries:       latency("query_seconds", "Time of reads of the database."),
+		commits:       latency("commit_seconds", "Time of transactions that change the database, retries included."),
+		snapshots:     latency("snapshot_seconds", "Time of exports' and checks' looks at one state of the database."),
+		puts:          latency("put_seconds", "Time of puts of blobs."),
+		gets:          latency("get_seconds", "Time of reads of blobs."),
+		putBytes:      counter("put_bytes_total", "Bytes of blobs that were put."),
+		getBytes:      counter("get_bytes_total", "Bytes of blobs that were read."),
+		retries:       counter("database_retries_total", "Failures of the database that were tried again."),
+		corrupt:       counter("corrupt_reads_total", "Answers of the blob store whose checksum was wrong."),
+		sweeps:        counter("sweeps_total", "Sweeps that ran to their end."),
+		sweptBlobs:    counter("swept_blobs_total", "Blobs that were swept away."),
+		sweptBytes:    counter("swept_bytes_total", "Bytes of blobs that were swept away."),
+		reapedVolumes: counter("removed_volumes_total", "Volumes whose last rows were removed."),
+		endedHeld:     counter("expired_sessions_total", "Sessions whose lease ran out."),
+		storeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "vole_bucket", Name: "store_errors_total", Help: "Operations of the blob store that failed."}, []string{"op"}),
+	}
+	m.operations = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: "vole_bucket", Name: "operation_seconds", Help: "Time of operations on volumes and files.", Buckets: seconds}, []string{"op"})
+	m.exports = counter("exports_total", "Manifests of volumes that were written.")
+	m.exportErrors = counter("export_errors_total", "Exports, of those from time to time, that failed.")
+	m.exported = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "vole_bucket", Name: "exported_seconds", Help: "When the last complete export of this process began, in Unix time."})
+	m.list = append(list, m.operations, m.storeErrors, m.exported)
+	return m
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(to chan<- *prometheus.Desc) {
+	for _, c := range m.list {
+		c.Describe(to)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(to chan<- prometheus.Metric) {
+	for _, c := range m.list {
+		c.Collect(to)
+	}
+}
+
+func (m *metrics) register(reg prometheus.Registerer) error {
+	if reg == nil {
+		return nil
+	}
+	err := reg.Register(m)
+	if errors.As(err, &prometheus.AlreadyRegisteredError{}) {
+		err = driver.Errorf(driver.ErrExists, "metrics of another namespace are registered there; tell them apart by prometheus.WrapRegistererWith")
+	}
+	return err
+}
+
+func (m *metrics) unregister(reg prometheus.Registerer) {
+	if reg != nil {
+		reg.Unregister(m)
+	}
+}
+
+// since notes how long an operation took that began at begin.
+func (m *metrics) since(op string, begin time.Time) {
+	m.operations.WithLabelValues(op).Observe(time.Since(begin).Seconds())
+}
+
+// measured is a database whose reads and transactions are timed.
+type measured struct {
+	database
+	m *metrics
+}
+
+func (d *measured) read(ctx context.Context, list ...query) error {
+	begin := time.Now()
+	err := d.database.read(ctx, list...)
+	d.m.queries.Observe(time.Since(begin).Seconds())
+	return err
+}
+
+func (d *measured) write(ctx context.Context, vol []byte, lazy bool, fn func(t tx) error) error {
+	begin := time.Now()
+	err := d.database.write(ctx, vol, lazy, fn)
+	d.m.commits.Observe(time.Since(begin).Seconds())
+	return err
+}
+
+func (d *measured) snapshot(ctx context.Context, fn func(run runner) error) error {
+	begin := time.Now()
+	err := d.database.snapshot(ctx, fn)
+	d.m.snapshots.Observe(time.Since(begin).Seconds())
+	return err
+}
+
+// measuredStore is a blob store whose operations are timed and counted.
+type measuredStore struct {
+	blob.Store
+	m *metrics
+}
+
+// failed counts an error. Who gave up is told so, though the store had another word
+// at the last moment.
+func (s *measuredStore) failed(ctx context.Context, op string, err error) error {
+	if gone := ctx.Err(); err != nil && gone != nil && !errors.Is(err, gone) && !errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", gone, err)
+	}
+	if errors.Is(err, fs.ErrNotExist) && op != "get" && op != "open" && op != "stat" {
+		// No object is missing but the place for them.
+		err = &driver.Fault{Part: driver.Storage, Kind: driver.ErrUnavailable, Err: errors.New(err.Error())}
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) || errors.Is(err, driver.ErrClosed) {
+		return err
+	}
+	if !errors.Is(err, context.Canceled) {
+		s.m.storeErrors.WithLabelValues(op).Inc()
+	}
+	return storageFault(err)
+}
+
+// storageFault marks an error as one of the blob store, which is unavailable unless the
+// error has a kind of its own. Then it matches nothing else: what ended early is not the
+// caller's own stream.
+func storageFault(err error) error {
+	switch {
+	case errors.As(err, new(*driver.Fault)):
+		return err
+	case driver.Classify(err).Code != "internal":
+		return &driver.Fault{Part: driver.Storage, Err: err}
+	}
+	f := &driver.Fault{Part: driver.Storage, Kind: driver.ErrUnavailable, Err: errors.New(err.Error())}
+	if errors.Is(err, blob.ErrUncertain) {
+		f.Kind = errors.Join(driver.ErrUnavailable, blob.ErrUncertain)
+	}
+	return f
+}
+
+func (s *measuredStore) Ping(ctx context.Context) error {
+	return s.failed(ctx, "ping", s.Store.Ping(ctx))
+}
+
+func (s *measuredStore) Put(ctx context.Context, key string, data []byte, sum uint32) error {
+	begin := time.Now()
+	err := s.Store.Put(ctx, key, data, sum)
+	s.m.puts.Observe(time.Since(begin).Seconds())
+	if err == nil {
+		s.m.putBytes.Add(float64(len(data)))
+	}
+	return s.failed(ctx, "put", err)
+}
+
+func (s *measuredStore) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
+	begin := time.Now()
+	err := s.Store.ReadAt(ctx, key, p, off)
+	s.m.gets.Observe(time.Since(begin).Seconds())
+	if err == nil {
+		s.m.getBytes.Add(float64(len(p)))
+	}
+	return s.failed(ctx, "get", err)
+}
+
+func (s *measuredStore) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+	r, err := s.Store.Open(ctx, key)
+	return r, s.failed(ctx, "open", err)
+}
+
+func (s *measuredStore) Write(ctx context.Context, key string, r io.Reader) error {
+	return s.failed(ctx, "write", s.Store.Write(ctx, key, r))
+}
+
+func (s *measuredStore) Stat(ctx context.Context, key string) (blob.Info, error) {
+	info, err := s.Store.Stat(ctx, key)
+	return info, s.failed(ctx, "stat", err)
+}
+
+func (s *measuredStore) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
+	return func(yield func(blob.Info, error) bool) {
+		for info, err := range s.Store.List(ctx, prefix) {
+			if !yield(info, s.failed(ctx, "list", err)) {
+				return
+			}
+		}
+	}
+}
+
+func (s *measuredStore) Delete(ctx context.Context, key string) error {
+	return s.failed(ctx, "delete", s.Store.Delete(ctx, key))
+}

@@ -1,0 +1,372 @@
+package bucket
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket/internal/blob"
+)
+
+// reserveSizes are the sizes of reservations: a put takes the smallest that holds it, and
+// the blob counts with its true size once it is used.
+var reserveSizes = [...]int64{128 << 10, 1 << 20, chunkSize}
+
+// inlineClass is the index of the reservation that bytes in rows are taken from.
+const inlineClass = 1
+
+const (
+	// maxRegister bounds how many blobs are registered at once.
+	maxRegister = 256
+	// maxIdle bounds the bytes of one size that a process has in reserve.
+	maxIdle = 64 << 20
+	// reserveLife is for how long what was registered is used, at most a quarter of the
+	// grace time: far shorter than unusedKept, for which any sweeper leaves it.
+	reserveLife = 5 * time.Minute
+	// refusedLife is how long an organisation that has no room is refused without
+	// another look.
+	refusedLife = 500 * time.Millisecond
+	// ownerLease is how long the reservations of a process that went silent are left alone.
+	ownerLease = 2 * time.Minute
+)
+
+// reservePool has the blobs that this process has registered and not used yet, so that
+// not every write waits for a commit before it may put its bytes. They count as stored
+// and not referenced from their registration on, so a put needs no other look at how much
+// an organisation has.
+type reservePool struct {
+	ns *Namespace
+
+	mu    sync.Mutex // guards what follows
+	orgs  map[string]*orgReserve
+	owner bool // the process has a row that tells that it is alive
+}
+
+// orgReserve is what one organisation has in reserve.
+type orgReserve struct {
+	busy chan struct{} // full while somebody uses what follows
+
+	ready   [len(reserveSizes)][][]byte
+	next    [len(reserveSizes)]int // how many to register when these are used up
+	at      time.Time              // of the oldest, by the wall clock, which goes on while the host sleeps
+	unput   [][]byte               // ids that were never put; their rows are to go
+	inline  int64                  // bytes that may still be stored in rows
+	credit  []byte                 // the reservation of these
+	given   []abandoned            // what is still to be given up
+	refusal error                  // of the last look, good until
+	until   time.Time
+}
+
+// abandoned is a blob whose put has ended, and that no commit uses.
+type abandoned struct {
+	id   []byte
+	late bool // its object may yet arrive
+}
+
+func (p *reservePool) of(org []byte) *orgReserve {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.orgs == nil {
+		p.orgs = map[string]*orgReserve{}
+	}
+	r := p.orgs[string(org)]
+	if r == nil {
+		r = &orgReserve{busy: make(chan struct{}, 1)}
+		p.orgs[string(org)] = r
+	}
+	return r
+}
+
+func (r *orgReserve) lock(ctx context.Context) error {
+	select {
+	case r.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *orgReserve) unlock() { <-r.busy }
+
+// fresh reports whether what is in reserve has not lain about for too long.
+func (r *orgReserve) fresh(grace time.Duration) bool {
+	age := time.Since(r.at)
+	return age >= 0 && age <= min(reserveLife, grace/4)
+}
+
+// retire gives up what is in reserve.
+func (r *orgReserve) retire() {
+	for c, ids := range r.ready {
+		r.unput = append(r.unput, ids...)
+		r.ready[c] = nil
+	}
+	if r.credit != nil {
+		r.unput = append(r.unput, r.credit)
+		r.credit, r.inline = nil, 0
+	}
+}
+
+// forget drops what an organisation has in reserve, because a sweeper with a shorter grace
+// time has taken some.
+func (p *reservePool) forget(org []byte) {
+	r := p.of(org)
+	if r.lock(context.Background()) == nil {
+		r.retire()
+		r.unlock()
+	}
+}
+
+// take returns the id of a blob that is registered for up to n bytes. ErrNoSpace: the
+// organisation has too much that nothing refers to.
+func (p *reservePool) take(ctx context.Context, org []byte, n int64) ([]byte, error) {
+	class := 0
+	for reserveSizes[class] < n && class < len(reserveSizes)-1 {
+		class++
+	}
+	r := p.of(org)
+	if err := r.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer r.unlock()
+	return p.takeClass(ctx, org, r, class)
+}
+
+func (p *reservePool) takeClass(ctx context.Context, org []byte, r *orgReserve, class int) ([]byte, error) {
+	if !r.fresh(p.ns.opts.Grace) {
+		r.retire()
+	}
+	if len(r.ready[class]) == 0 {
+		if err := p.refill(ctx, org, r, class); err != nil {
+			return nil, err
+		}
+	}
+	ids := r.ready[class]
+	r.ready[class] = ids[:len(ids)-1]
+	return ids[len(ids)-1], nil
+}
+
+// takeInline lets n bytes be stored in rows.
+func (p *reservePool) takeInline(ctx context.Context, org []byte, n int64) error {
+	r := p.of(org)
+	if err := r.lock(ctx); err != nil {
+		return err
+	}
+	defer r.unlock()
+	if r.credit != nil && !r.fresh(p.ns.opts.Grace) {
+		r.retire()
+	}
+	if r.inline <= 0 {
+		id, err := p.takeClass(ctx, org, r, inlineClass)
+		if err != nil {
+			return err
+		}
+		if r.credit != nil {
+			r.unput = append(r.unput, r.credit)
+		}
+		r.credit, r.inline = id, reserveSizes[inlineClass]
+	}
+	r.inline -= n
+	return nil
+}
+
+// refill registers blobs of one size.
+func (p *reservePool) refill(ctx context.Context, org []byte, r *orgReserve, class int) error {
+	if r.refusal != nil && time.Now().Before(r.until) {
+		return r.refusal
+	}
+	size, idle := reserveSizes[class], int64(maxIdle)
+	if bound := p.ns.opts.Unreferenced; bound > 0 {
+		idle = min(idle, bound/64)
+	}
+	most := int(max(1, min(maxRegister, idle/size)))
+	list := make([]reservation, min(max(r.next[class], 4), most))
+	for i := range list {
+		list[i] = reservation{id: newID(), size: size, owner: p.ns.me}
+	}
+	at := time.Now().Round(0)
+	n, err := p.ns.reserve(ctx, org, list, 1, r)
+	if err != nil {
+		if errors.Is(err, driver.ErrNoSpace) {
+			r.refusal, r.until = err, time.Now().Add(refusedLife)
+		}
+		return err
+	}
+	r.refusal = nil
+	if r.empty() {
+		r.at = at
+	}
+	for _, l := range list[:n] {
+		r.ready[class] = append(r.ready[class], l.id)
+	}
+	r.next[class] = min(2*len(list), most)
+	p.keepAlive()
+	return nil
+}
+
+// empty reports that nothing is in reserve.
+func (r *orgReserve) empty() bool {
+	for _, ids := range r.ready {
+		if len(ids) > 0 {
+			return false
+		}
+	}
+	return r.credit == nil
+}
+
+// abandon gives up blobs whose puts have ended, and that no commit is going to use: their
+// objects go as soon as maintenance comes to them. A commit whose end is not known may
+// have used them; then they stay.
+func (p *reservePool) abandon(ctx context.Context, org []byte, list ...abandoned) {
+	if len(list) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
+	defer cancel()
+	r := p.of(org)
+	if r.lock(ctx) != nil {
+		return // they stay until their reservation expires
+	}
+	defer r.unlock()
+	r.given = append(r.given, list...)
+	if err := p.giveBack(ctx, org, r); err != nil {
+		p.ns.log.Warn("giving up blobs that were put in vain", "error", err) // tried again by maintenance
+		return
+	}
+	p.ns.wake()
+}
+
+const (
+	// abandonTime bounds how long a failed write takes to give up its blobs.
+	abandonTime = 5 * time.Second
+	// latePut is how long after a failed call its object may arrive.
+	latePut = time.Minute
+)
+
+// giveBack tells the database what is not needed any more. The caller has r locked.
+func (p *reservePool) giveBack(ctx context.Context, org []byte, r *orgReserve) error {
+	if len(r.unput)+len(r.given) == 0 {
+		return nil
+	}
+	err := p.ns.db.write(ctx, nil, true, func(t tx) error {
+		return t.run(p.ns.giveBackQueries(org, r)...)
+	})
+	if err == nil {
+		r.unput, r.given = nil, nil
+	}
+	return err
+}
+
+func (ns *Namespace) giveBackQueries(org []byte, r *orgReserve) []query {
+	var list []query
+	for _, id := range r.unput {
+		list = append(list, q(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`, org, id, ns.me))
+	}
+	for _, g := range r.given {
+		late := int64(0)
+		if g.late {
+			late = int64(latePut)
+		}
+		list = append(list, q(`UPDATE blobs SET owner = NULL, expires = {now} + $4 WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`,
+			org, g.id, ns.me, late))
+	}
+	return list
+}
+
+// release gives back what has lain about, or all.
+func (p *reservePool) release(ctx context.Context, all bool) error {
+	p.mu.Lock()
+	orgs := make(map[string]*orgReserve, len(p.orgs))
+	for org, r := range p.orgs {
+		orgs[org] = r
+	}
+	p.mu.Unlock()
+	var errs []error
+	for org, r := range orgs {
+		if err := r.lock(ctx); err != nil {
+			return err
+		}
+		if all || !r.fresh(p.ns.opts.Grace) {
+			r.retire()
+		}
+		errs = append(errs, p.giveBack(ctx, []byte(org), r))
+		r.unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// keepAlive begins to renew the row that tells that this process is alive.
+func (p *reservePool) keepAlive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.owner {
+		return
+	}
+	p.owner = true
+	p.ns.alive.Go(func() {
+		tick := time.NewTicker(ownerLease / 8)
+		defer tick.Stop()
+		for {
+			select {
+			case <-p.ns.life.Done():
+				return
+			case <-tick.C:
+			}
+			err := p.ns.db.write(p.ns.life, nil, true, func(t tx) error { p.ns.claimOwner(t); return nil })
+			if err != nil && p.ns.life.Err() == nil {
+				p.ns.log.Warn("renewing the claim on blobs in reserve", "error", err)
+			}
+		}
+	})
+}
+
+// ownerPrefix begins the names of the rows of jobs that tell which processes are alive.
+const ownerPrefix = "owner/"
+
+func (ns *Namespace) claimOwner(t tx) {
+	t.later(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+		ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, ownerPrefix+hex.EncodeToString(ns.me), ns.me, int64(ownerLease))
+}
+
+// close gives everything back.
+func (p *reservePool) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), abandonTime)
+	defer cancel()
+	err := p.release(ctx, true)
+	p.mu.Lock()
+	owner := p.owner
+	p.mu.Unlock()
+	if err == nil && owner {
+		err = p.ns.db.write(ctx, nil, true, func(t tx) error {
+			t.later(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(p.ns.me))
+			return nil
+		})
+	}
+	if err != nil { // what is left is swept when the process is known to be dead
+		p.ns.log.Warn("giving back blobs in reserve", "error", err)
+	}
+}
+
+// abandonBlobs gives up the blobs of a write that came to nothing.
+func (b *Backend) abandonBlobs(ctx context.Context, parts []part) {
+	var list []abandoned
+	var last *newBlob
+	for _, p := range parts {
+		if p.blob != last && p.blob.id != nil && p.blob.data == nil {
+			list = append(list, abandoned{id: p.blob.id})
+		}
+		last = p.blob
+	}
+	b.ns.reserves.abandon(ctx, b.org, list...)
+}
+
+// putObject puts data as the object of a registered blob, which is given up when that fails.
+func (b *Backend) putObject(ctx context.Context, id, data []byte, sum uint32) error {
+	err := b.ns.blobs.Put(ctx, blobKey(b.org, id), data, sum)
+	if err != nil {
+		b.ns.reserves.abandon(ctx, b.org, abandoned{id, errors.Is(err, blob.ErrUncertain)})
+	}
+	return err
+}

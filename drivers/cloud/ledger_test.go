@@ -1,0 +1,124 @@
+package cloud_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+
+	"github.com/volehq/vole"
+	"github.com/volehq/vole/drivers/cloud"
+	"github.com/volehq/vole/server"
+)
+
+// restarts is a server that can end and come back at its address.
+type restarts struct {
+	t    *testing.T
+	opts server.Options
+	now  atomic.Pointer[server.Server]
+	url  string
+	key  string
+}
+
+func newRestarts(t *testing.T) *restarts {
+	r := &restarts{t: t, opts: server.Options{Home: filepath.Join(t.TempDir(), "home")}}
+	r.start()
+	key, err := r.now.Load().FirstKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.key = key
+	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.now.Load().Handler().ServeHTTP(w, req) }))
+	r.url = hs.URL
+	t.Cleanup(func() {
+		hs.Close()
+		if err := r.now.Load().Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func (r *restarts) start() {
+	s, err := server.New(context.Background(), r.opts)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.now.Store(s)
+}
+
+func (r *restarts) restart() {
+	if err := r.now.Load().Close(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.start()
+}
+
+// What a server that ended had not synced is reported as lost, once, and what came after
+// is not.
+func TestLostWrites(t *testing.T) {
+	r := newRestarts(t)
+	b, err := cloud.Open(t.Context(), cloud.Options{URL: r.url, Key: r.key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := vole.New(b)
+	defer store.Close()
+	ctx := t.Context()
+	v, err := store.Create(ctx, "v", vole.Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, err error, lost bool) {
+		t.Helper()
+		if lost != errors.Is(err, vole.ErrUnavailable) || !lost && err != nil {
+			t.Errorf("%s: %v; lost should be %v", what, err, lost)
+		}
+	}
+	t.Run("handle", func(t *testing.T) {
+		f, err := v.FS(ctx)
+		want("open", err, false)
+		h, err := f.Open(ctx, "f", vole.OpenOptions{Create: true})
+		want("open", err, false)
+		write := func() {
+			_, err := h.WriteAt(ctx, []byte("data"), 0)
+			want("write", err, false)
+		}
+		write()
+		r.restart()
+		want("sync", h.Sync(ctx), true)
+		want("sync", h.Sync(ctx), false)
+		r.restart()
+		write() // the first after the restart
+		want("sync of what was written after the restart", h.Sync(ctx), false)
+		write()
+		r.restart()
+		write()
+		want("sync", h.Sync(ctx), true)
+		write()
+		r.restart()
+		want("close", h.Close(), true)
+	})
+	t.Run("batch", func(t *testing.T) {
+		f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
+		want("open", err, false)
+		want("mkdir", f.Mkdir(ctx, "d", 0o755), false)
+		r.restart()
+		want("sync", f.Sync(ctx), true)
+		want("write", f.WriteFile(ctx, "d2/f", []byte("x"), 0o644), false)
+		want("sync", f.Sync(ctx), false)
+		h, err := f.Open(ctx, "by-handle", vole.OpenOptions{Create: true})
+		want("open", err, false)
+		_, err = h.WriteAt(ctx, []byte("data"), 0)
+		want("write", err, false)
+		want("close", h.Close(), false)
+		r.restart()
+		want("sync after a file was closed", f.Sync(ctx), true)
+		want("mkdir", f.Mkdir(ctx, "e", 0o755), false)
+		r.restart()
+		want("close", f.Close(), true)
+	})
+}

@@ -1,5 +1,0 @@
-package oracle
-
-import "testing"
-
-func TestMain(m *testing.M) { Main(m) }

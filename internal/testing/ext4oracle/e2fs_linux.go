@@ -1,0 +1,164 @@
+package ext4oracle
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// tool finds a program of e2fsprogs, also where the PATH of ordinary users does not lead.
+func tool(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
+		if err != nil {
+			path, err = exec.LookPath(dir + name)
+		}
+	}
+	return path, err
+}
+
+// RequireTools skips a test when e2fsprogs is not installed.
+func RequireTools(t testing.TB) {
+	t.Helper()
+	for _, name := range []string{"mke2fs", "e2fsck"} {
+		if _, err := tool(name); err != nil {
+			t.Skip("needs e2fsprogs: ", err)
+		}
+	}
+}
+
+// run runs a program of e2fsprogs and returns all its output and its exit status.
+func run(name string, args ...string) (output string, status int, err error) {
+	path, err := tool(name)
+	if err != nil {
+		return "", -1, err
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	out, err := cmd.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
+		return string(out), exit.ExitCode(), nil
+	}
+	if err != nil {
+		return string(out), -1, fmt.Errorf("%s: %w", name, err)
+	}
+	return string(out), 0, nil
+}
+
+// harmless are the lines that e2fsck prints for an image without any fault. Files that
+// were cut may have an extent tree that is deeper than it need be, also by the kernel.
+var harmless = regexp.MustCompile(`^(e2fsck \d.*|Pass \d[A-Z]?: .*|.*: \d+/\d+ files \(.*\), \d+/\d+ blocks` +
+	`|Inode \d+ extent tree \(at level \d\) could be (shorter|narrower)\.  Optimize\? no|\s*)$`)
+
+// FsckStatus has e2fsck check an image, which it does not change, and returns whether
+// it found no fault, and all that it said. An image with a journal to be recovered is
+// not clean.
+func FsckStatus(image string) (clean bool, output string) {
+	output, status, err := run("e2fsck", "-fn", image)
+	if err != nil {
+		return false, output + err.Error()
+	}
+	clean = status == 0
+	for line := range strings.Lines(output) {
+		if !harmless.MatchString(strings.TrimSuffix(line, "\n")) {
+			clean = false
+		}
+	}
+	return clean, output
+}
+
+// FsckPasses returns whether e2fsck -fn ends with status 0, and all that it said. It may
+// have found what it does not take for a fault.
+func FsckPasses(image string) (ok bool, output string) {
+	output, status, err := run("e2fsck", "-fn", image)
+	return err == nil && status == 0, output
+}
+
+// Fsck fails the test unless e2fsck finds no fault in an image.
+func Fsck(t testing.TB, image string) {
+	t.Helper()
+	RequireTools(t)
+	if clean, output := FsckStatus(image); !clean {
+		t.Errorf("e2fsck of %s:\n%s", image, output)
+	}
+}
+
+// Repair has e2fsck recover the journal and mend all that it can.
+func Repair(image string) (output string, err error) {
+	output, status, err := run("e2fsck", "-fy", image)
+	if err == nil && status > 2 {
+		err = fmt.Errorf("e2fsck -fy gave up with status %d:\n%s", status, output)
+	}
+	return output, err
+}
+
+// Mke2fs makes an image of a size with mke2fs: of type ext4 with blocks of 4 KiB unless
+// the arguments say otherwise.
+func Mke2fs(t testing.TB, image string, size int64, args ...string) {
+	t.Helper()
+	RequireTools(t)
+	if err := TryMke2fs(image, size, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TryMke2fs is [Mke2fs] for arguments that mke2fs may not know.
+func TryMke2fs(image string, size int64, args ...string) error {
+	f, err := os.Create(image)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(size)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if !slices.Contains(args, "-t") {
+		args = append([]string{"-t", "ext4"}, args...)
+	}
+	if !slices.Contains(args, "-b") {
+		args = append([]string{"-b", "4096"}, args...)
+	}
+	args = append([]string{"-q", "-F"}, append(args, image)...)
+	output, status, err := run("mke2fs", args...)
+	if err == nil && status != 0 {
+		err = fmt.Errorf("mke2fs %q: status %d: %s", args, status, strings.TrimSpace(output))
+	}
+	return err
+}
+
+// DebugfsAll runs commands of debugfs on an image, one after the other, with writing allowed.
+func DebugfsAll(t testing.TB, image string, commands ...string) string {
+	t.Helper()
+	if _, err := tool("debugfs"); err != nil {
+		t.Skip("needs e2fsprogs: ", err)
+	}
+	list := filepath.Join(t.TempDir(), "commands")
+	if err := os.WriteFile(list, []byte(strings.Join(commands, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, status, err := run("debugfs", "-w", "-f", list, image)
+	if err != nil || status != 0 {
+		t.Fatalf("debugfs %q: %v, status %d: %s", commands, err, status, output)
+	}
+	return output
+}
+
+// Debugfs runs one command of debugfs on an image, with writing allowed, to look into
+// an image or to damage it.
+func Debugfs(t testing.TB, image, command string) string {
+	t.Helper()
+	if _, err := tool("debugfs"); err != nil {
+		t.Skip("needs e2fsprogs: ", err)
+	}
+	output, status, err := run("debugfs", "-w", "-R", command, image)
+	if err != nil || status != 0 {
+		t.Fatalf("debugfs %q: %v, status %d: %s", command, err, status, output)
+	}
+	return output
+}

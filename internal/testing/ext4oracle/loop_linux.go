@@ -1,0 +1,102 @@
+package ext4oracle
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// loopDevice is a block device over an image. The kernel frees it by itself when its
+// last user is gone.
+type loopDevice struct {
+	number int
+	image  string // without symbolic links
+	file   *os.File
+}
+
+// path names the device.
+func (l *loopDevice) path() string { return fmt.Sprintf("/dev/loop%d", l.number) }
+
+// attachLoop makes a block device over an image. It stays until it is mounted and
+// unmounted again, or until close when it is not mounted by then.
+func attachLoop(image string, readOnly bool) (*loopDevice, error) {
+	image, err := filepath.Abs(image)
+	if err == nil {
+		image, err = filepath.EvalSymlinks(image)
+	}
+	if err != nil {
+		return nil, err
+	}
+	mode, flags := os.O_RDWR, uint32(unix.LO_FLAGS_AUTOCLEAR)
+	if readOnly {
+		mode, flags = os.O_RDONLY, flags|unix.LO_FLAGS_READ_ONLY
+	}
+	backing, err := os.OpenFile(image, mode, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer backing.Close()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	for range 100 {
+		l := &loopDevice{image: image}
+		l.number, err = unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, fmt.Errorf("asking for a free loop device: %w", err)
+		}
+		if l.file, err = os.OpenFile(l.path(), mode, 0); err != nil {
+			return nil, err
+		}
+		config := unix.LoopConfig{Fd: uint32(backing.Fd())}
+		config.Info.Flags = flags
+		copy(config.Info.File_name[:len(config.Info.File_name)-1], image)
+		if err = unix.IoctlLoopConfigure(int(l.file.Fd()), &config); err == nil {
+			return l, nil
+		}
+		l.file.Close()
+		if !errors.Is(err, unix.EBUSY) { // busy: somebody else was faster
+			break
+		}
+	}
+	return nil, fmt.Errorf("attaching %s to a loop device: %w", image, err)
+}
+
+// close gives up the descriptor; what is mounted keeps the device alive.
+func (l *loopDevice) close() { l.file.Close() }
+
+// attached reports whether the device still stands for the image.
+func (l *loopDevice) attached() bool {
+	name, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", l.number))
+	return err == nil && strings.TrimSuffix(string(name), "\n") == l.image
+}
+
+// waitGone waits for the kernel to free the device.
+func (l *loopDevice) waitGone() error {
+	if !poll(func() bool { return !l.attached() }) {
+		return fmt.Errorf("%s still holds %s after it was unmounted", l.path(), l.image)
+	}
+	return nil
+}
+
+// patience is how long to wait for the kernel to let go of something.
+const patience = 10 * time.Second
+
+// poll calls done until it returns true, or until patience runs out.
+func poll(done func() bool) bool {
+	start := time.Now()
+	for wait := time.Millisecond; !done(); wait = min(2*wait, 100*time.Millisecond) {
+		if time.Since(start) > patience {
+			return false
+		}
+		time.Sleep(wait)
+	}
+	return true
+}

@@ -1,0 +1,225 @@
+package ext4oracle
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountPrefix starts the names of all directories that images are mounted on.
+const mountPrefix = "vole-oracle-"
+
+// mount is an image in use.
+type mount struct {
+	dir  string
+	loop *loopDevice
+}
+
+// mounts are the mounts of this process, by directory.
+var mounts sync.Map
+
+// RequireRoot skips a test that cannot mount images here.
+func RequireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for loop mounts")
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		t.Skip("the kernel lets root mount nothing here: no CAP_SYS_ADMIN")
+	}
+	if f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0); err != nil {
+		t.Skip("the kernel offers no loop devices here: ", err)
+	} else {
+		f.Close()
+	}
+	RequireTools(t)
+}
+
+// Mount mounts an image until the test ends, or until [Unmount], and returns the
+// directory. Options are those of mount(8) for ext4, one each. Read-only mounts ("ro")
+// leave the image as it is, so the kernel refuses them when the journal is to be
+// recovered, unless there is "noload" too. The time of access is not kept.
+func Mount(t testing.TB, image string, opts ...string) string {
+	t.Helper()
+	dir, err := TryMount(t, image, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TryMount is [Mount] for images that the kernel may refuse. The error says why it did.
+func TryMount(t testing.TB, image string, opts ...string) (string, error) {
+	t.Helper()
+	flags, data := mountFlags(opts)
+	loop, err := attachLoop(image, flags&unix.MS_RDONLY != 0)
+	if err != nil {
+		return "", err
+	}
+	defer loop.close()
+	dir, err := os.MkdirTemp("", mountPrefix)
+	if err != nil {
+		return "", err
+	}
+	log := openKernelLog()
+	defer log.close()
+	if err := unix.Mount(loop.path(), dir, "ext4", flags, data); err != nil {
+		os.Remove(dir)
+		reason := log.about(filepath.Base(loop.path()))
+		return "", fmt.Errorf("the kernel refuses %s (options %q): %w%s", filepath.Base(image), opts, err, reason)
+	}
+	mounts.Store(dir, &mount{dir, loop})
+	t.Cleanup(func() {
+		if _, still := mounts.Load(dir); still {
+			Unmount(t, dir)
+		}
+	})
+	return dir, nil
+}
+
+// mountFlags separates the options that the kernel wants as flags from the others.
+func mountFlags(opts []string) (flags uintptr, data string) {
+	flags = unix.MS_NOATIME | unix.MS_NODEV | unix.MS_NOSUID
+	var others []string
+	for _, o := range opts {
+		switch o {
+		case "ro":
+			flags |= unix.MS_RDONLY
+		case "rw":
+		case "sync":
+			flags |= unix.MS_SYNCHRONOUS
+		case "dirsync":
+			flags |= unix.MS_DIRSYNC
+		default:
+			others = append(others, o)
+		}
+	}
+	return flags, strings.Join(others, ",")
+}
+
+// Unmount ends what [Mount] began. When it returns, everything is in the image, and
+// nothing of the kernel uses the image any more. It fails the test when files are open.
+func Unmount(t testing.TB, dir string) {
+	t.Helper()
+	m, ok := mounts.LoadAndDelete(dir)
+	if !ok {
+		t.Errorf("%s is not mounted", dir)
+		return
+	}
+	if err := m.(*mount).unmount(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (m *mount) unmount() error {
+	var err error
+	// A process that another test just started may hold our files until it execs.
+	poll(func() bool {
+		err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
+		return !errors.Is(err, unix.EBUSY)
+	})
+	if err != nil {
+		err = fmt.Errorf("unmounting %s: %w", m.dir, err)
+		unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if points, infoErr := mountPoints(); infoErr != nil {
+		err = errors.Join(err, infoErr)
+	} else if points[m.dir] {
+		return errors.Join(err, fmt.Errorf("%s is mounted still", m.dir))
+	}
+	return errors.Join(err, os.Remove(m.dir), m.loop.waitGone())
+}
+
+// Leaked lists the mounts of this package that are there, of all processes.
+func Leaked() ([]string, error) {
+	points, err := mountPoints()
+	var leaked []string
+	for dir := range points {
+		if strings.HasPrefix(filepath.Base(dir), mountPrefix) {
+			leaked = append(leaked, dir)
+		}
+	}
+	return leaked, err
+}
+
+// mountPoints returns where something is mounted.
+func mountPoints() (map[string]bool, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	points := map[string]bool{}
+	for line := range strings.Lines(string(info)) {
+		if fields := strings.Fields(line); len(fields) > 4 {
+			points[unescape(fields[4])] = true
+		}
+	}
+	return points, nil
+}
+
+// unescape resolves the octal escapes of mountinfo.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// kernelLog reads what the kernel says from a moment on. It may be nil.
+type kernelLog struct{ fd int }
+
+func openKernelLog() *kernelLog {
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
+		unix.Close(fd)
+		return nil
+	}
+	return &kernelLog{fd}
+}
+
+func (l *kernelLog) close() {
+	if l != nil {
+		unix.Close(l.fd)
+	}
+}
+
+// about returns the messages that name a device, as an appendix to an error.
+func (l *kernelLog) about(device string) string {
+	var said strings.Builder
+	buf := make([]byte, 8192)
+	for l != nil {
+		n, err := unix.Read(l.fd, buf)
+		if errors.Is(err, unix.EPIPE) { // some were overwritten
+			continue
+		}
+		if err != nil || n <= 0 {
+			break
+		}
+		_, text, _ := strings.Cut(string(buf[:n]), ";")
+		text, _, _ = strings.Cut(text, "\n")
+		if strings.Contains(text, "("+device+")") {
+			said.WriteString("; " + text)
+		}
+	}
+	return said.String()
+}

@@ -1,0 +1,212 @@
+package ext4workload
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	iofs "io/fs"
+	"syscall"
+	"time"
+
+	"github.com/volehq/vole/ext4"
+)
+
+// FS applies operations to a file system of package ext4.
+type FS struct {
+	FS    *ext4.FS
+	Slots map[int]*ext4.File
+}
+
+// NewFS returns an FS without open files.
+func NewFS(fs *ext4.FS) *FS { return &FS{fs, map[int]*ext4.File{}} }
+
+// CloseAll closes all open files.
+func (f *FS) CloseAll() error {
+	var err error
+	for k, file := range f.Slots {
+		err = errors.Join(err, file.Close())
+		delete(f.Slots, k)
+	}
+	return err
+}
+
+// fileMode translates st_mode.
+func fileMode(m uint32) iofs.FileMode {
+	mode := iofs.FileMode(m & 0o777)
+	for bit, v := range map[uint32]iofs.FileMode{0o4000: iofs.ModeSetuid, 0o2000: iofs.ModeSetgid, 0o1000: iofs.ModeSticky} {
+		if m&bit != 0 {
+			mode |= v
+		}
+	}
+	switch m & syscall.S_IFMT {
+	case syscall.S_IFIFO:
+		mode |= iofs.ModeNamedPipe
+	case syscall.S_IFSOCK:
+		mode |= iofs.ModeSocket
+	case syscall.S_IFBLK:
+		mode |= iofs.ModeDevice
+	case syscall.S_IFCHR:
+		mode |= iofs.ModeDevice | iofs.ModeCharDevice
+	}
+	return mode
+}
+
+// Apply does an operation.
+func (f *FS) Apply(ctx context.Context, o *Op) error {
+	fs := f.FS
+	switch o.Kind {
+	case WriteFile:
+		_, err := fs.WriteFile(ctx, o.Path, bytes.NewReader(Content(o.Seed, o.Len)), ext4.WriteOptions{Mode: fileMode(o.Mode), Exclusive: o.Flag})
+		return err
+	case WriteSparse:
+		return f.writeSparse(ctx, o)
+	case Open:
+		return f.open(o)
+	case Close:
+		return f.close(o)
+	case WriteAt, Append, Truncate, Punch, Allocate:
+		return f.change(o)
+	case Mkdir:
+		return fs.Mkdir(o.Path, fileMode(o.Mode))
+	case MkdirAll:
+		return fs.MkdirAll(o.Path, fileMode(o.Mode))
+	case Symlink:
+		return fs.Symlink(o.Path2, o.Path)
+	case Link:
+		return fs.Link(o.Path, o.Path2)
+	case Mknod:
+		return fs.Mknod(o.Path, fileMode(o.Mode), o.Dev)
+	case Rename:
+		return fs.Rename(o.Path, o.Path2, o.Flag)
+	case Remove:
+		return fs.Remove(o.Path)
+	case RemoveAll:
+		return fs.RemoveAll(ctx, o.Path)
+	case Copy:
+		return fs.Copy(ctx, o.Path, o.Path2, o.Flag)
+	}
+	return f.attributes(o)
+}
+
+func (f *FS) attributes(o *Op) error {
+	switch o.Kind {
+	case Chmod:
+		return f.FS.Chmod(o.Path, fileMode(o.Mode))
+	case Chown:
+		return f.FS.Chown(o.Path, o.UID, o.GID)
+	case Chtimes:
+		t := time.Unix(o.Sec, o.Nsec)
+		return f.FS.Chtimes(o.Path, t, t)
+	case Setxattr:
+		return f.FS.Setxattr(o.Path, o.Name, []byte(o.Value))
+	}
+	return f.FS.Removexattr(o.Path, o.Name)
+}
+
+func (f *FS) writeSparse(ctx context.Context, o *Op) error {
+	list := pieces(o)
+	var r bytes.Buffer
+	for _, p := range list {
+		r.Write(Content(o.Seed, p[1]))
+	}
+	next := func(context.Context) (int64, int64, error) {
+		if len(list) == 0 {
+			return 0, 0, io.EOF
+		}
+		p := list[0]
+		list = list[1:]
+		return p[0], p[1], nil
+	}
+	_, err := f.FS.WriteFile(ctx, o.Path, &r, ext4.WriteOptions{Mode: fileMode(o.Mode), Exclusive: o.Flag, Size: o.Len, NextData: next})
+	return err
+}
+
+func (f *FS) open(o *Op) error {
+	file, err := f.FS.OpenFile(o.Path, ext4.OpenFlags{Create: true, Mode: fileMode(o.Mode)})
+	if err == nil {
+		f.Slots[o.Slot] = file
+	}
+	return err
+}
+
+func (f *FS) close(o *Op) error {
+	file := f.Slots[o.Slot]
+	if file == nil {
+		return nil
+	}
+	delete(f.Slots, o.Slot)
+	return file.Close()
+}
+
+func (f *FS) change(o *Op) (err error) {
+	file := f.Slots[o.Slot]
+	if o.Slot < 0 {
+		if file, err = f.FS.OpenFile(o.Path, ext4.OpenFlags{Write: true}); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+	}
+	if file == nil {
+		return syscall.EBADF
+	}
+	switch o.Kind {
+	case WriteAt:
+		_, err = file.WriteAt(Content(o.Seed, o.Len), o.Off)
+	case Append:
+		_, err = file.Append(Content(o.Seed, o.Len))
+	case Truncate:
+		err = file.Truncate(o.Len)
+	case Punch:
+		err = file.PunchHole(o.Off, o.Len)
+	case Allocate:
+		err = file.Allocate(o.Off, o.Len, o.Flag)
+	}
+	return err
+}
+
+// Errno returns the number of an error; 0: none, -1: one that has no number.
+func Errno(err error) syscall.Errno {
+	var n syscall.Errno
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &n):
+		return n
+	case errors.Is(err, ext4.ErrEscape) || errors.Is(err, errEscape):
+		return syscall.EXDEV
+	case errors.Is(err, errors.ErrUnsupported):
+		return syscall.ENOTSUP
+	}
+	return ^syscall.Errno(0)
+}
+
+// readPart reads the range that a write of which only a part was done was meant for.
+func readPart(r io.ReaderAt, o *Op, size int64) []byte {
+	if o.Kind != WriteAt || o.Off >= size {
+		return nil
+	}
+	b := make([]byte, min(o.Len, size-o.Off))
+	n, _ := r.ReadAt(b, o.Off)
+	return b[:n]
+}
+
+// Partial returns what an operation that failed half way left of a file.
+func (f *FS) Partial(o *Op) (data []byte, size int64) {
+	file := f.Slots[o.Slot]
+	if o.Slot < 0 {
+		var err error
+		if file, err = f.FS.OpenFile(o.Path, ext4.OpenFlags{}); err != nil {
+			return nil, -1
+		}
+		defer file.Close()
+	}
+	if file == nil {
+		return nil, -1
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, -1
+	}
+	return readPart(file, o, info.Size), info.Size
+}
