@@ -8,7 +8,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 )
 
@@ -54,22 +53,14 @@ func toWire(err error) *wireError {
 	return w
 }
 
-// kinds are the errors that travel.
-var kinds = []error{
-	vole.ErrNotFound, vole.ErrNoSuch, vole.ErrNotExist, vole.ErrExists, vole.ErrInUse, vole.ErrQuota, vole.ErrNoSpace, vole.ErrPathEscape,
-	vole.ErrNotDir, vole.ErrIsDir, vole.ErrNotEmpty, vole.ErrLoop, vole.ErrReadOnly, vole.ErrPermission,
-	vole.ErrUnsupported, vole.ErrCorrupt, vole.ErrInvalid, vole.ErrClosed, vole.ErrUnavailable,
-}
-
+// err returns the error that matches what the other process had under errors.Is.
 func (w *wireError) err() error {
 	if w == nil {
 		return nil
 	}
 	err := errors.New(w.Message)
-	for _, k := range kinds {
-		if driver.Classify(k).Code == w.Code {
-			err = driver.Errorf(k, "%s", w.Message)
-		}
+	if kind := driver.FromCode(w.Code); kind != nil {
+		err = driver.Errorf(kind, "%s", w.Message)
 	}
 	if w.ExecCode != 0 {
 		err = &ExecError{w.ExecCode, err}
