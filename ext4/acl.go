@@ -3,8 +3,8 @@ package ext4
 // POSIX access control lists. On disk an entry of a named user or group has 8 bytes
 // and others have 4; the system calls pass 8 bytes for each, and another version.
 const (
-	aclDisk = 1
-	aclCall = 2
+	aclVersionDisk    = 1
+	aclVersionSyscall = 2
 
 	aclUserObj  = 0x01
 	aclUser     = 0x02
@@ -33,7 +33,7 @@ func parseACL(b []byte, version uint32) ([]aclEntry, error) {
 		}
 		e, n := aclEntry{tag: le.Uint16(b), perm: le.Uint16(b[2:]), id: aclNobody}, 4
 		named := e.tag == aclUser || e.tag == aclGroup
-		if named || version == aclCall {
+		if named || version == aclVersionSyscall {
 			if n = 8; len(b) < n {
 				return nil, errInvalid
 			}
@@ -76,30 +76,30 @@ func encodeACL(list []aclEntry, version uint32) []byte {
 	b := le.AppendUint32(nil, version)
 	for _, e := range list {
 		b = le.AppendUint16(le.AppendUint16(b, e.tag), e.perm)
-		if version == aclCall || e.tag == aclUser || e.tag == aclGroup {
+		if version == aclVersionSyscall || e.tag == aclUser || e.tag == aclGroup {
 			b = le.AppendUint32(b, e.id)
 		}
 	}
 	return b
 }
 
-// aclToCall translates a list on disk to that of the system calls.
-func aclToCall(b []byte) ([]byte, error) {
-	list, err := parseACL(b, aclDisk)
+// aclDiskToSyscall translates a list on disk to that of the system calls.
+func aclDiskToSyscall(b []byte) ([]byte, error) {
+	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
 		return nil, corruptf("an access control list")
 	}
-	return encodeACL(list, aclCall), nil
+	return encodeACL(list, aclVersionSyscall), nil
 }
 
 // setACL sets an access control list given in the form of the system calls. One that
 // says no more than the permission bits becomes these.
 func (fs *FS) setACL(i *inode, index byte, value []byte) error {
-	list, err := parseACL(value, aclCall)
+	list, err := parseACL(value, aclVersionSyscall)
 	if err != nil {
 		return err
 	}
-	if i.kind() == typeSymlink {
+	if i.fileType() == typeSymlink {
 		return unsupportedf("access control lists of symbolic links")
 	}
 	if index == xattrDefaultACL && !i.isDir() {
@@ -107,22 +107,22 @@ func (fs *FS) setACL(i *inode, index byte, value []byte) error {
 	}
 	keep := len(list) > 0
 	if index == xattrACL && keep {
-		mode, more := aclMode(list)
+		mode, more := aclPermBits(list)
 		le.PutUint16(i.raw[inMode:], i.mode()&^0o777|mode)
 		keep = more
 	}
 	if keep {
-		return fs.setXattr(i, index, "", encodeACL(list, aclDisk))
+		return fs.setXattr(i, index, "", encodeACL(list, aclVersionDisk))
 	}
-	fs.touch(i, stampCtime)
-	if err := fs.setXattr(i, index, "", nil); err != nil && !noXattr(err) {
+	fs.setTimesToNow(i, stampCtime)
+	if err := fs.setXattr(i, index, "", nil); err != nil && !isNoXattr(err) {
 		return err
 	}
 	return nil
 }
 
-// aclMode returns the permission bits that a list stands for, and whether it says more.
-func aclMode(list []aclEntry) (mode uint16, more bool) {
+// aclPermBits returns the permission bits that a list stands for, and whether it says more.
+func aclPermBits(list []aclEntry) (mode uint16, more bool) {
 	for _, e := range list {
 		switch e.tag {
 		case aclUserObj:
@@ -143,16 +143,16 @@ func aclMode(list []aclEntry) (mode uint16, more bool) {
 	return mode, more
 }
 
-// chmodACL makes an inode's access list agree with new permission bits.
-func (fs *FS) chmodACL(i *inode, mode uint16) error {
+// applyModeToACL makes an inode's access list agree with new permission bits.
+func (fs *FS) applyModeToACL(i *inode, mode uint16) error {
 	b, err := fs.getXattr(i, xattrACL, "")
-	if noXattr(err) {
+	if isNoXattr(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	list, err := parseACL(b, aclDisk)
+	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
 		return corruptf("the access control list of inode %d", i.num)
 	}
@@ -177,23 +177,23 @@ func (fs *FS) chmodACL(i *inode, mode uint16) error {
 			}
 		}
 	}
-	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclDisk))
+	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclVersionDisk))
 }
 
-// inheritACL gives a new inode what its directory's default list says: permission bits
+// inheritDefaultACL gives a new inode what its directory's default list says: permission bits
 // that both grant, an access list, and to a directory the default list itself.
-func (fs *FS) inheritACL(dir, i *inode) error {
-	if i.kind() == typeSymlink || !dir.hasXattrs() {
+func (fs *FS) inheritDefaultACL(dir, i *inode) error {
+	if i.fileType() == typeSymlink || !dir.hasXattrs() {
 		return nil
 	}
 	b, err := fs.getXattr(dir, xattrDefaultACL, "")
-	if noXattr(err) {
+	if isNoXattr(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	list, err := parseACL(b, aclDisk)
+	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
 		return corruptf("the access control list of inode %d", dir.num)
 	}
@@ -203,16 +203,16 @@ func (fs *FS) inheritACL(dir, i *inode) error {
 		}
 	}
 	mode := i.mode()
-	maskACL(list, &mode)
+	intersectACLWithMode(list, &mode)
 	le.PutUint16(i.raw[inMode:], mode)
-	if _, more := aclMode(list); !more {
+	if _, more := aclPermBits(list); !more {
 		return nil
 	}
-	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclDisk))
+	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclVersionDisk))
 }
 
-// maskACL takes from a list and from permission bits what only one of them grants.
-func maskACL(list []aclEntry, mode *uint16) {
+// intersectACLWithMode takes from a list and from permission bits what only one of them grants.
+func intersectACLWithMode(list []aclEntry, mode *uint16) {
 	group, mask := -1, -1
 	both := func(e *aclEntry, shift int) {
 		e.perm &= *mode >> shift & 7

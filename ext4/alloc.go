@@ -5,33 +5,33 @@ import (
 	"math/rand/v2"
 )
 
-// alloc claims up to want adjacent free blocks, near goal if possible. What it returns
+// allocBlocks claims up to want adjacent free blocks, near goal if possible. What it returns
 // may be shorter when the free space is in pieces; ENOSPC when there is none.
-func (fs *FS) alloc(goal uint64, want uint32) (run, error) {
-	if goal < fs.sb.first || goal >= fs.sb.blocks {
-		goal = fs.sb.first
+func (fs *FS) allocBlocks(goal uint64, want uint32) (run, error) {
+	if goal < fs.sb.firstBlock || goal >= fs.sb.blocks {
+		goal = fs.sb.firstBlock
 	}
 	want = min(want, maxExtent)
-	g0, i0 := fs.sb.groupOf(goal)
-	best, bestG := span{}, uint32(0)
+	g0, i0 := fs.sb.locateBlock(goal)
+	best, bestG := groupSpan{}, uint32(0)
 	seen := 0
 	for k := uint32(0); k <= fs.sb.groups; k++ {
 		g, from := (g0+k)%fs.sb.groups, uint32(0)
 		if k == 0 {
 			from = i0
 		}
-		d, err := fs.desc(g)
+		d, err := fs.readGroupDesc(g)
 		if err != nil {
 			return run{}, err
 		}
 		if d.freeBlocks() <= best.n {
 			continue
 		}
-		m, err := fs.freeMap(g, d)
+		m, err := fs.groupFreeMap(g, d)
 		if err != nil {
 			return run{}, err
 		}
-		s := m.find(from, want, k == 0)
+		s := m.findFreeRun(from, want, k == 0)
 		if s.n > best.n {
 			best, bestG = s, g
 		}
@@ -43,12 +43,12 @@ func (fs *FS) alloc(goal uint64, want uint32) (run, error) {
 	if best.n == 0 {
 		return run{}, errNoSpace
 	}
-	return fs.claim(bestG, best)
+	return fs.claimBlocks(bestG, best)
 }
 
-// claim marks free blocks as used.
-func (fs *FS) claim(g uint32, s span) (run, error) {
-	bitmap, d, err := fs.modBitmap(g, false)
+// claimBlocks marks free blocks as used.
+func (fs *FS) claimBlocks(g uint32, s groupSpan) (run, error) {
+	bitmap, d, err := fs.modifyGroupBitmap(g, false)
 	if err != nil {
 		return run{}, err
 	}
@@ -57,94 +57,94 @@ func (fs *FS) claim(g uint32, s span) (run, error) {
 		return run{}, corruptf("the count of free blocks of group %d", g)
 	}
 	setBits(bitmap, uint64(s.at), uint64(s.n))
-	d.setCount(gdFreeBlocks, gdFreeBlocksHi, free-s.n)
+	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free-s.n)
 	fs.counters.freeBlocks -= uint64(s.n)
-	fs.hints[g] = s.at + s.n
+	fs.allocHints[g] = s.at + s.n
 	return run{fs.sb.groupStart(g) + uint64(s.at), s.n}, nil
 }
 
-// release marks blocks as free. They are not used again before that is certain to last.
-func (fs *FS) release(r run) error {
-	if r.start < fs.sb.first || r.start+uint64(r.n) > fs.sb.blocks {
+// releaseBlocks marks blocks as free. They are not used again before that is certain to last.
+func (fs *FS) releaseBlocks(r run) error {
+	if r.start < fs.sb.firstBlock || r.start+uint64(r.n) > fs.sb.blocks {
 		return corruptf("blocks %d+%d are not in the image", r.start, r.n)
 	}
 	if fs.fastReplay != nil {
-		return fs.fastReplay.release(r)
+		return fs.fastReplay.noteReleased(r)
 	}
 	for r.n > 0 {
-		g, i := fs.sb.groupOf(r.start)
-		n := min(r.n, fs.sb.groupLen(g)-i)
-		bitmap, d, err := fs.modBitmap(g, false)
+		g, i := fs.sb.locateBlock(r.start)
+		n := min(r.n, fs.sb.groupBlockCount(g)-i)
+		bitmap, d, err := fs.modifyGroupBitmap(g, false)
 		if err != nil {
 			return err
 		}
 		for k := i; k < i+n; k++ {
-			if !bit(bitmap, uint64(k)) {
+			if !testBit(bitmap, uint64(k)) {
 				return corruptf("block %d is free already", fs.sb.groupStart(g)+uint64(k))
 			}
 		}
 		clearBits(bitmap, uint64(i), uint64(n))
-		d.setCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+n)
+		d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+n)
 		fs.counters.freeBlocks += uint64(n)
-		fs.tx.freed.mark(fs.sb, g, i, n)
+		fs.tx.freedBlocks.markBusy(fs.sb, g, i, n)
 		fs.op.freed = append(fs.op.freed, run{r.start, n})
 		r.start, r.n = r.start+uint64(n), r.n-n
 	}
 	return nil
 }
 
-// freeRun frees blocks of a file's data.
-func (fs *FS) freeRun(i *inode, r run) error {
+// freeDataBlocks frees blocks of a file's data.
+func (fs *FS) freeDataBlocks(i *inode, r run) error {
 	if i.isRegular() {
-		for n := range fs.tails {
+		for n := range fs.journaledTails {
 			if n >= r.start && n < r.start+uint64(r.n) {
-				fs.drop(n)
+				fs.forgetBlock(n)
 			}
 		}
 	} else {
 		for k := range uint64(r.n) {
-			fs.drop(r.start + k)
+			fs.forgetBlock(r.start + k)
 		}
 	}
-	fs.addBlocks(i, -int64(r.n))
-	return fs.release(r)
+	fs.changeBlockCount(i, -int64(r.n))
+	return fs.releaseBlocks(r)
 }
 
-// freeMeta frees a block of an inode's metadata.
-func (fs *FS) freeMeta(i *inode, at uint64) error {
-	fs.drop(at)
-	fs.addBlocks(i, -1)
-	return fs.release(run{at, 1})
+// freeMetadataBlock frees a block of an inode's metadata.
+func (fs *FS) freeMetadataBlock(i *inode, at uint64) error {
+	fs.forgetBlock(at)
+	fs.changeBlockCount(i, -1)
+	return fs.releaseBlocks(run{at, 1})
 }
 
-// span is a number of adjacent blocks of one group.
-type span struct{ at, n uint32 }
+// groupSpan is a number of adjacent blocks of one group.
+type groupSpan struct{ at, n uint32 }
 
-// freeMap tells which blocks of a group can be used: those that are neither in use nor
+// groupFreeMap tells which blocks of a group can be used: those that are neither in use nor
 // busy. Nil maps count as zeros.
 type freeMap struct {
 	used [4][]byte
 	len  uint32
 }
 
-func (fs *FS) freeMap(g uint32, d desc) (freeMap, error) {
-	m := freeMap{len: fs.sb.groupLen(g)}
-	b, err := fs.readBitmap(g, d, false)
+func (fs *FS) groupFreeMap(g uint32, d groupDesc) (freeMap, error) {
+	m := freeMap{len: fs.sb.groupBlockCount(g)}
+	b, err := fs.readGroupBitmap(g, d, false)
 	if err != nil {
 		return m, err
 	}
 	if b == nil {
 		b = make([]byte, fs.sb.blockSize)
-		fs.initialBitmap(g, d, b)
+		fs.fillInitialBlockBitmap(g, d, b)
 	}
-	m.used[0], m.used[1], m.used[2] = b, fs.tx.freed[g], fs.held[g]
+	m.used[0], m.used[1], m.used[2] = b, fs.tx.freedBlocks[g], fs.heldBlocks[g]
 	if fs.committing != nil {
-		m.used[3] = fs.committing.freed[g]
+		m.used[3] = fs.committing.freedBlocks[g]
 	}
 	return m, nil
 }
 
-func (m *freeMap) word(i uint32) uint64 {
+func (m *freeMap) usedWord(i uint32) uint64 {
 	w := uint64(0)
 	for _, b := range m.used {
 		if b != nil {
@@ -154,19 +154,19 @@ func (m *freeMap) word(i uint32) uint64 {
 	return w
 }
 
-// find returns the first run of want free blocks at or after from, or else the
+// findFreeRun returns the first run of want free blocks at or after from, or else the
 // longest. With exact a run that begins at from is taken even if it is shorter, as
 // long as it is no mere scrap.
-func (m *freeMap) find(from, want uint32, exact bool) span {
-	best := span{}
+func (m *freeMap) findFreeRun(from, want uint32, exact bool) groupSpan {
+	best := groupSpan{}
 	for at := from; at < m.len; {
-		at = m.next(at, false)
+		at = m.nextBlock(at, false)
 		if at >= m.len {
 			break
 		}
-		end := m.nextBefore(at, min(at+want, m.len), true)
+		end := m.nextBlockBefore(at, min(at+want, m.len), true)
 		if n := min(end-at, want); n > best.n {
-			best = span{at, n}
+			best = groupSpan{at, n}
 			if n == want || exact && at == from && n >= 16 {
 				return best
 			}
@@ -176,14 +176,14 @@ func (m *freeMap) find(from, want uint32, exact bool) span {
 	return best
 }
 
-// next returns the first block at or after at that is used, or free; the length of
+// nextBlock returns the first block at or after at that is used, or free; the length of
 // the map if there is none.
-func (m *freeMap) next(at uint32, used bool) uint32 { return m.nextBefore(at, m.len, used) }
+func (m *freeMap) nextBlock(at uint32, used bool) uint32 { return m.nextBlockBefore(at, m.len, used) }
 
-// nextBefore is next, but returns end if there is none before it.
-func (m *freeMap) nextBefore(at, end uint32, used bool) uint32 {
+// nextBlockBefore is next, but returns end if there is none before it.
+func (m *freeMap) nextBlockBefore(at, end uint32, used bool) uint32 {
 	for i := at / 64; i*64 < end; i++ {
-		w := m.word(i)
+		w := m.usedWord(i)
 		if !used {
 			w = ^w
 		}
@@ -197,44 +197,44 @@ func (m *freeMap) nextBefore(at, end uint32, used bool) uint32 {
 	return end
 }
 
-// newInode claims an inode. The caller fills it in and stores it.
-func (fs *FS) newInode(parent *inode, dir bool) (*inode, error) {
-	goal, err := fs.inodeGoal(parent, dir)
+// allocInode claims an inode. The caller fills it in and stores it.
+func (fs *FS) allocInode(parent *inode, dir bool) (*inode, error) {
+	goal, err := fs.chooseInodeGroup(parent, dir)
 	if err != nil {
 		return nil, err
 	}
 	for k := range fs.sb.groups {
 		g := (goal + k) % fs.sb.groups
-		d, err := fs.desc(g)
+		d, err := fs.readGroupDesc(g)
 		if err != nil {
 			return nil, err
 		}
 		if d.freeInodes() == 0 {
 			continue
 		}
-		num, err := fs.claimInode(g, dir)
+		num, err := fs.claimInodeInGroup(g, dir)
 		if err != nil {
 			return nil, err
 		}
-		return fs.blankInode(num), nil
+		return fs.newBlankInode(num), nil
 	}
 	return nil, errNoSpace
 }
 
-// inodeGoal chooses the group of a new inode: that of its directory, but for
+// chooseInodeGroup chooses the group of a new inode: that of its directory, but for
 // directories of the root, which are spread so that each has room about it.
-func (fs *FS) inodeGoal(parent *inode, dir bool) (uint32, error) {
-	home := (parent.num - 1) / fs.sb.inodesPer
+func (fs *FS) chooseInodeGroup(parent *inode, dir bool) (uint32, error) {
+	home := (parent.num - 1) / fs.sb.inodesPerGroup
 	if !dir || parent.num != rootInode {
 		return home, nil
 	}
 	best, most := home, uint64(0)
 	for g := range min(fs.sb.groups, 128) {
-		d, err := fs.desc(g)
+		d, err := fs.readGroupDesc(g)
 		if err != nil {
 			return 0, err
 		}
-		score := uint64(d.freeBlocks()) * uint64(d.freeInodes()) / (uint64(d.dirs()) + 1)
+		score := uint64(d.freeBlocks()) * uint64(d.freeInodes()) / (uint64(d.usedDirs()) + 1)
 		if score > most {
 			best, most = g, score
 		}
@@ -242,33 +242,33 @@ func (fs *FS) inodeGoal(parent *inode, dir bool) (uint32, error) {
 	return best, nil
 }
 
-func (fs *FS) claimInode(g uint32, dir bool) (uint32, error) {
-	bitmap, d, err := fs.modBitmap(g, true)
+func (fs *FS) claimInodeInGroup(g uint32, dir bool) (uint32, error) {
+	bitmap, d, err := fs.modifyGroupBitmap(g, true)
 	if err != nil {
 		return 0, err
 	}
 	first := uint32(0)
 	if g == 0 {
-		first = fs.sb.firstIno - 1
+		first = fs.sb.firstUserInode - 1
 	}
-	m := freeMap{used: [4][]byte{bitmap}, len: fs.sb.inodesPer}
-	i := m.next(first, false)
-	if i >= fs.sb.inodesPer || fs.counters.freeInodes == 0 {
+	m := freeMap{used: [4][]byte{bitmap}, len: fs.sb.inodesPerGroup}
+	i := m.nextBlock(first, false)
+	if i >= fs.sb.inodesPerGroup || fs.counters.freeInodes == 0 {
 		return 0, corruptf("the count of free inodes of group %d", g)
 	}
 	setBits(bitmap, uint64(i), 1)
-	d.setCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()-1)
-	if fs.sb.csum && fs.sb.inodesPer-d.unused() <= i {
-		d.setCount(gdUnused, gdUnusedHi, fs.sb.inodesPer-i-1)
+	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()-1)
+	if fs.sb.metadataCsum && fs.sb.inodesPerGroup-d.unusedInodes() <= i {
+		d.setSplitCount(gdUnused, gdUnusedHi, fs.sb.inodesPerGroup-i-1)
 	}
 	if dir {
-		d.setCount(gdDirs, gdDirsHi, d.dirs()+1)
+		d.setSplitCount(gdDirs, gdDirsHi, d.usedDirs()+1)
 	}
 	fs.counters.freeInodes--
-	return g*fs.sb.inodesPer + i + 1, nil
+	return g*fs.sb.inodesPerGroup + i + 1, nil
 }
 
-func (fs *FS) blankInode(num uint32) *inode {
+func (fs *FS) newBlankInode(num uint32) *inode {
 	i := &inode{num, make([]byte, fs.sb.inodeSize)}
 	extra := uint16(wantExtra)
 	if w := le.Uint16(fs.sb.raw[sbWantExtraIsize:]); w >= wantExtra && int(w) <= fs.sb.inodeSize-oldInodeSize && w%4 == 0 {
@@ -276,28 +276,28 @@ func (fs *FS) blankInode(num uint32) *inode {
 	}
 	le.PutUint16(i.raw[inExtraSize:], extra)
 	le.PutUint32(i.raw[inGeneration:], rand.Uint32())
-	fs.touch(i, stampAtime, stampMtime, stampCtime, stampBirth)
+	fs.setTimesToNow(i, stampAtime, stampMtime, stampCtime, stampBirth)
 	return i
 }
 
 // freeInode gives an inode back that nothing refers to and that maps no blocks.
 func (fs *FS) freeInode(i *inode) error {
-	g, index := (i.num-1)/fs.sb.inodesPer, (i.num-1)%fs.sb.inodesPer
-	bitmap, d, err := fs.modBitmap(g, true)
+	g, index := (i.num-1)/fs.sb.inodesPerGroup, (i.num-1)%fs.sb.inodesPerGroup
+	bitmap, d, err := fs.modifyGroupBitmap(g, true)
 	if err != nil {
 		return err
 	}
-	if !bit(bitmap, uint64(index)) {
+	if !testBit(bitmap, uint64(index)) {
 		return corruptf("inode %d is free already", i.num)
 	}
 	clearBits(bitmap, uint64(index), 1)
-	d.setCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()+1)
+	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()+1)
 	if i.isDir() {
-		d.setCount(gdDirs, gdDirsHi, d.dirs()-1)
+		d.setSplitCount(gdDirs, gdDirsHi, d.usedDirs()-1)
 	}
 	fs.counters.freeInodes++
 	le.PutUint16(i.raw[inLinks:], 0)
 	le.PutUint32(i.raw[inDtime:], uint32(fs.op.now.Unix()))
-	fs.setSize(i, 0)
-	return fs.putInode(i)
+	fs.setFileSize(i, 0)
+	return fs.storeInode(i)
 }

@@ -8,18 +8,18 @@ import (
 
 // Chmod sets the permission, setuid, setgid and sticky bits of what path leads to.
 func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
-	return fs.changeAt(path, true, func(i *inode) error {
-		bits := permBits(mode)
+	return fs.changePath(path, true, func(i *inode) error {
+		bits := permBitsOf(mode)
 		le.PutUint16(i.raw[inMode:], i.mode()&typeMask|bits)
-		fs.touch(i, stampCtime)
-		return fs.chmodACL(i, bits)
+		fs.setTimesToNow(i, stampCtime)
+		return fs.applyModeToACL(i, bits)
 	})
 }
 
 // Chown sets the owner of what is at path; -1 keeps one. As Linux does, it clears the
 // setuid and setgid bits of files that are executed with them.
 func (fs *FS) Chown(path string, uid, gid int) error {
-	return fs.changeAt(path, false, func(i *inode) error {
+	return fs.changePath(path, false, func(i *inode) error {
 		u, g := i.uid(), i.gid()
 		if uid >= 0 {
 			u = uint32(uid)
@@ -34,8 +34,8 @@ func (fs *FS) Chown(path string, uid, gid int) error {
 				mode &^= 0o2000
 			}
 		}
-		i.setOwner(mode, u, g)
-		fs.touch(i, stampCtime)
+		i.setModeAndOwner(mode, u, g)
+		fs.setTimesToNow(i, stampCtime)
 		return nil
 	})
 }
@@ -43,25 +43,25 @@ func (fs *FS) Chown(path string, uid, gid int) error {
 // Chtimes sets access and modification time of what is at path; a zero time stays.
 // Times that ext4 cannot hold (before 1901, after 2446) become the nearest it can.
 func (fs *FS) Chtimes(path string, atime, mtime time.Time) error {
-	return fs.changeAt(path, false, func(i *inode) error {
+	return fs.changePath(path, false, func(i *inode) error {
 		if !atime.IsZero() {
 			i.setTime(stampAtime, atime)
 		}
 		if !mtime.IsZero() {
 			i.setTime(stampMtime, mtime)
 		}
-		fs.touch(i, stampCtime)
+		fs.setTimesToNow(i, stampCtime)
 		return nil
 	})
 }
 
 // Stat describes what path leads to.
-func (fs *FS) Stat(path string) (Info, error) { return fs.stat(path, true) }
+func (fs *FS) Stat(path string) (Info, error) { return fs.statPath(path, true) }
 
 // Lstat describes what is at path, a symbolic link included.
-func (fs *FS) Lstat(path string) (Info, error) { return fs.stat(path, false) }
+func (fs *FS) Lstat(path string) (Info, error) { return fs.statPath(path, false) }
 
-func (fs *FS) stat(path string, follow bool) (info Info, err error) {
+func (fs *FS) statPath(path string, follow bool) (info Info, err error) {
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
@@ -72,5 +72,5 @@ func (fs *FS) stat(path string, follow bool) (info Info, err error) {
 	if err != nil {
 		return Info{}, err
 	}
-	return fs.info(i, name), nil
+	return fs.inodeInfo(i, name), nil
 }

@@ -8,14 +8,14 @@ import (
 // block is a block of metadata in memory. Its data never changes once tx is nil.
 type block struct {
 	data   []byte
-	tx     *transaction // the open transaction that may change data in place
-	op     uint64       // the last operation that changed data in place
+	openTx *transaction // the open transaction that may change data in place
+	lastOp uint64       // the last operation that changed data in place
 	pinned atomic.Bool  // not yet at its place on the device: must stay in memory
 	inLog  bool         // an older version may be in the log
 
-	// passed says which check of its content data has passed, and for whom; 0: none.
+	// verified says which check of its content data has passed, and for whom; 0: none.
 	// Blocks are checked once, not at each use.
-	passed atomic.Uint64
+	verified atomic.Uint64
 }
 
 // A check of a block's content, for block.passed.
@@ -29,7 +29,7 @@ const (
 	checkInode
 )
 
-func passKey(check int, owner uint32) uint64 { return uint64(check)<<32 | uint64(owner) }
+func verifiedKey(check int, owner uint32) uint64 { return uint64(check)<<32 | uint64(owner) }
 
 // defaultCache is how much memory clean blocks take, in bytes.
 const defaultCache = 32 << 20
@@ -37,65 +37,65 @@ const defaultCache = 32 << 20
 // blockCache holds blocks of metadata: all that are pinned, and the clean ones that
 // were used last, more or less.
 type blockCache struct {
-	mu    sync.RWMutex // guards what follows
-	m     map[uint64]*block
-	clean int // blocks that are not pinned
-	limit int // most of them
+	mu         sync.RWMutex // guards what follows
+	blocks     map[uint64]*block
+	cleanCount int // blocks that are not pinned
+	cleanLimit int // most of them
 }
 
-func (c *blockCache) get(n uint64) *block {
+func (c *blockCache) lookupBlock(n uint64) *block {
 	c.mu.RLock()
-	b := c.m[n]
+	b := c.blocks[n]
 	c.mu.RUnlock()
 	return b
 }
 
-// add keeps a clean block that was read, unless there is one already, and returns
+// addClean keeps a clean block that was read, unless there is one already, and returns
 // the one to use.
-func (c *blockCache) add(n uint64, b *block) *block {
+func (c *blockCache) addClean(n uint64, b *block) *block {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old := c.m[n]; old != nil {
+	if old := c.blocks[n]; old != nil {
 		return old
 	}
-	if c.clean >= c.limit {
-		c.evict()
+	if c.cleanCount >= c.cleanLimit {
+		c.evictClean()
 	}
-	c.m[n] = b
-	c.clean++
+	c.blocks[n] = b
+	c.cleanCount++
 	return b
 }
 
-// evict drops an eighth of the clean blocks: maps are ranged over in random order,
+// evictClean drops an eighth of the clean blocks: maps are ranged over in random order,
 // which is a fair choice.
-func (c *blockCache) evict() {
-	drop := c.limit/8 + 1
-	for n, b := range c.m {
+func (c *blockCache) evictClean() {
+	drop := c.cleanLimit/8 + 1
+	for n, b := range c.blocks {
 		if b.pinned.Load() {
 			continue
 		}
-		delete(c.m, n)
-		c.clean--
+		delete(c.blocks, n)
+		c.cleanCount--
 		if drop--; drop == 0 {
 			return
 		}
 	}
 }
 
-// set puts b in the place of what is there; nil removes it.
-func (c *blockCache) set(n uint64, b *block) {
+// replaceBlock puts b in the place of what is there; nil removes it.
+func (c *blockCache) replaceBlock(n uint64, b *block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if old := c.m[n]; old != nil && !old.pinned.Load() {
-		c.clean--
+	if old := c.blocks[n]; old != nil && !old.pinned.Load() {
+		c.cleanCount--
 	}
 	if b == nil {
-		delete(c.m, n)
+		delete(c.blocks, n)
 		return
 	}
-	c.m[n] = b
+	c.blocks[n] = b
 	if !b.pinned.Load() {
-		c.clean++
+		c.cleanCount++
 	}
 }
 
@@ -107,39 +107,39 @@ func (c *blockCache) unpin(n uint64, b *block) {
 		return
 	}
 	b.pinned.Store(false)
-	if c.m[n] == b {
-		c.clean++
-		if c.clean > c.limit {
-			c.evict()
+	if c.blocks[n] == b {
+		c.cleanCount++
+		if c.cleanCount > c.cleanLimit {
+			c.evictClean()
 		}
 	}
 }
 
-// get returns a block of metadata. The caller does not change it.
-func (fs *FS) get(n uint64) (*block, error) {
+// getBlock returns a block of metadata. The caller does not change it.
+func (fs *FS) getBlock(n uint64) (*block, error) {
 	if fs.fastReplay != nil {
-		if err := fs.fastReplay.countRead(); err != nil {
+		if err := fs.fastReplay.countBlockUse(); err != nil {
 			return nil, err
 		}
 	}
-	if b := fs.cache.get(n); b != nil {
+	if b := fs.cache.lookupBlock(n); b != nil {
 		return b, nil
 	}
 	if n >= fs.sb.blocks {
 		return nil, corruptf("block %d of %d", n, fs.sb.blocks)
 	}
 	data := make([]byte, fs.sb.blockSize)
-	if err := fs.readBlock(n, data); err != nil {
+	if err := fs.readBlockUncached(n, data); err != nil {
 		return nil, err
 	}
-	return fs.cache.add(n, &block{data: data}), nil
+	return fs.cache.addClean(n, &block{data: data}), nil
 }
 
-// readBlock reads a block past the cache. In a file system whose log was not replayed
+// readBlockUncached reads a block past the cache. In a file system whose log was not replayed
 // on the device the newest version may lie in the log.
-func (fs *FS) readBlock(n uint64, data []byte) error {
+func (fs *FS) readBlockUncached(n uint64, data []byte) error {
 	at, escaped := n, false
-	if r, ok := fs.replayed[n]; ok {
+	if r, ok := fs.replayedBlocks[n]; ok {
 		if r.data != nil {
 			copy(data, r.data)
 			return nil

@@ -4,9 +4,9 @@ package ext4
 // one block of pointers, one of pointers to such blocks, and one more level.
 const directBlocks = 12
 
-// mapPath returns the pointers that lead to logical block l: the first is an index
+// blockMapPath returns the pointers that lead to logical block l: the first is an index
 // into the inode's, the others into blocks; span is how many blocks the last but one covers.
-func (fs *FS) mapPath(l uint64) (path [4]uint64, depth int, ok bool) {
+func (fs *FS) blockMapPath(l uint64) (path [4]uint64, depth int, ok bool) {
 	per := uint64(fs.sb.blockSize / 4)
 	if l < directBlocks {
 		return [4]uint64{l}, 0, true
@@ -27,13 +27,13 @@ func (fs *FS) mapPath(l uint64) (path [4]uint64, depth int, ok bool) {
 	return path, 0, false
 }
 
-// mapLookup is lookup for a file without extents.
-func (fs *FS) mapLookup(i *inode, l uint32) (extent, error) {
-	path, depth, ok := fs.mapPath(uint64(l))
+// lookupBlockMap is lookup for a file without extents.
+func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
+	path, depth, ok := fs.blockMapPath(uint64(l))
 	if !ok {
-		return hole(l, maxLogical+1), nil
+		return holeExtent(l, maxLogical+1), nil
 	}
-	area := i.area()
+	area := i.blockArea()
 	at := uint64(le.Uint32(area[4*path[0]:]))
 	ptrs, first := area[:], path[0]
 	last := uint64(directBlocks)
@@ -49,9 +49,9 @@ func (fs *FS) mapLookup(i *inode, l uint32) (extent, error) {
 			for q := k; q <= depth; q++ {
 				rest = rest*per + path[q]
 			}
-			return hole(l, min(uint64(l)+span-rest, maxLogical+1)), nil
+			return holeExtent(l, min(uint64(l)+span-rest, maxLogical+1)), nil
 		}
-		b, err := fs.mapBlock(i, at)
+		b, err := fs.readPointerBlock(i, at)
 		if err != nil {
 			return extent{}, err
 		}
@@ -60,7 +60,7 @@ func (fs *FS) mapLookup(i *inode, l uint32) (extent, error) {
 	}
 	e := extent{logical: l, n: 1, start: at}
 	if at != 0 {
-		if at < fs.sb.first || at >= fs.sb.blocks {
+		if at < fs.sb.firstBlock || at >= fs.sb.blocks {
 			return extent{}, corruptf("the block map of inode %d", i.num)
 		}
 	}
@@ -74,26 +74,26 @@ func (fs *FS) mapLookup(i *inode, l uint32) (extent, error) {
 	return e, nil
 }
 
-func (fs *FS) mapBlock(i *inode, at uint64) ([]byte, error) {
-	if at < fs.sb.first || at >= fs.sb.blocks {
+func (fs *FS) readPointerBlock(i *inode, at uint64) ([]byte, error) {
+	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
 		return nil, corruptf("the block map of inode %d", i.num)
 	}
-	b, err := fs.get(at)
+	b, err := fs.getBlock(at)
 	if err != nil {
 		return nil, err
 	}
 	return b.data, nil
 }
 
-// eachMapped is eachExtent for a file without extents.
-func (fs *FS) eachMapped(i *inode, from uint32, f func(extent) (bool, error)) error {
+// eachBlockMapExtent is eachExtent for a file without extents.
+func (fs *FS) eachBlockMapExtent(i *inode, from uint32, f func(extent) (bool, error)) error {
 	end := uint64((i.size() + fs.sb.blockSize - 1) / fs.sb.blockSize)
 	for l := uint64(from); l < min(end, maxLogical); {
-		e, err := fs.mapLookup(i, uint32(l))
+		e, err := fs.lookupBlockMap(i, uint32(l))
 		if err != nil {
 			return err
 		}
-		l = e.end()
+		l = e.endBlock()
 		if e.start == 0 {
 			continue
 		}
@@ -104,9 +104,9 @@ func (fs *FS) eachMapped(i *inode, from uint32, f func(extent) (bool, error)) er
 	return nil
 }
 
-// mapMeta calls f for each block of pointers of a file without extents, children
+// eachPointerBlock calls f for each block of pointers of a file without extents, children
 // before parents.
-func (fs *FS) mapMeta(i *inode, f func(at uint64) error) error {
+func (fs *FS) eachPointerBlock(i *inode, f func(at uint64) error) error {
 	budget := int64(1) << 24
 	var walk func(at uint64, depth int) error
 	walk = func(at uint64, depth int) error {
@@ -116,7 +116,7 @@ func (fs *FS) mapMeta(i *inode, f func(at uint64) error) error {
 		if budget--; budget < 0 {
 			return corruptf("the block map of inode %d", i.num)
 		}
-		b, err := fs.mapBlock(i, at)
+		b, err := fs.readPointerBlock(i, at)
 		if err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func (fs *FS) mapMeta(i *inode, f func(at uint64) error) error {
 		return f(at)
 	}
 	for depth := 1; depth <= 3; depth++ {
-		if err := walk(uint64(le.Uint32(i.area()[4*(directBlocks+depth-1):])), depth); err != nil {
+		if err := walk(uint64(le.Uint32(i.blockArea()[4*(directBlocks+depth-1):])), depth); err != nil {
 			return err
 		}
 	}

@@ -121,23 +121,23 @@ func Check(ctx context.Context, dev Device, opts CheckOptions, report func(Probl
 	if opts.Size == 0 {
 		opts.Size = deviceSize(dev)
 	}
-	_, fromBackup, err := loadSuper(dev, opts.Size)
+	_, fromBackup, err := loadSuperblock(dev, opts.Size)
 	if err != nil {
 		return err
 	}
-	fs, err := Open(dev, OpenOptions{Size: opts.Size, ReadOnly: true, CacheSize: checkCache, damaged: true})
+	fs, err := Open(dev, OpenOptions{Size: opts.Size, ReadOnly: true, CacheSize: checkCache, allowDamaged: true})
 	if err != nil {
 		return err
 	}
 	c := newChecker(ctx, fs, report)
 	if fromBackup {
-		c.badSuper(ProblemSuper, "the superblock is damaged; a copy of it was used")
+		c.reportSuper(ProblemSuper, "the superblock is damaged; a copy of it was used")
 	}
 	for _, pass := range []func(){
-		c.super, c.descriptors, c.layout, c.mountGuard, c.orphanLists, c.journal,
-		c.scanInodes, c.xattrReferences, c.scanDirs, c.connect, c.countLinks, c.bitmaps,
+		c.checkSuperblock, c.checkDescriptors, c.claimFixedMetadata, c.checkMMPBlock, c.readOrphanLists, c.checkJournal,
+		c.checkInodes, c.checkXattrRefCounts, c.checkDirectories, c.checkConnectivity, c.compareLinkCounts, c.checkBitmaps,
 	} {
-		if c.stopped() {
+		if c.shouldStop() {
 			break
 		}
 		pass()
@@ -153,99 +153,99 @@ const (
 // checker is the state of a check. Passes run one after the other, and end early once
 // err is set.
 type checker struct {
-	ctx    context.Context
-	fs     *FS
-	sb     *super
-	report func(Problem) error
-	err    error
-	budget int64 // bytes of tables that may still be made
-	ticks  uint
+	ctx          context.Context
+	fs           *FS
+	sb           *superblock
+	report       func(Problem) error
+	err          error
+	memoryBudget int64 // bytes of tables that may still be made
+	stopCalls    uint
 
-	dirty   bool    // a log was replayed
-	meta    *claims // blocks of fixed metadata
-	used    *claims // clusters in use
-	inodes  map[uint32]*inodePage
-	dirs    []checkedDir // ascending by inode
-	blocks  map[uint64]*xattrShare
-	eaRefs  map[uint32]uint64   // inodes that hold values of attributes, and how often they are named
-	orphans map[uint32]struct{} // inodes yet to be removed or cut
-	large   bool                // there is a file of 2 GiB or more
-	deep    bool                // there is a directory that needs large_dir
+	logReplayed    bool         // a log was replayed
+	fixedMetadata  *blockClaims // blocks of fixed metadata
+	usedClusters   *blockClaims // clusters in use
+	inodes         map[uint32]*inodePage
+	dirs           []checkedDir // ascending by inode
+	xattrBlocks    map[uint64]*xattrShare
+	valueInodeRefs map[uint32]uint64   // inodes that hold values of attributes, and how often they are named
+	orphans        map[uint32]struct{} // inodes yet to be removed or cut
+	hasLargeFile   bool                // there is a file of 2 GiB or more
+	hasLargeDir    bool                // there is a directory that needs large_dir
 }
 
 func newChecker(ctx context.Context, fs *FS, report func(Problem) error) *checker {
 	c := &checker{
-		ctx: ctx, fs: fs, sb: fs.sb, report: report, budget: checkBudget,
-		dirty:  fs.sb.incompat&incompatRecover != 0 || fs.replayed != nil,
-		inodes: map[uint32]*inodePage{}, blocks: map[uint64]*xattrShare{}, eaRefs: map[uint32]uint64{},
+		ctx: ctx, fs: fs, sb: fs.sb, report: report, memoryBudget: checkBudget,
+		logReplayed: fs.sb.incompat&incompatRecover != 0 || fs.replayedBlocks != nil,
+		inodes:      map[uint32]*inodePage{}, xattrBlocks: map[uint64]*xattrShare{}, valueInodeRefs: map[uint32]uint64{},
 		orphans: map[uint32]struct{}{},
 	}
-	c.meta = newClaims(c, fs.sb.perGroup)
-	c.used = newClaims(c, fs.sb.perGroup/fs.sb.cluster)
+	c.fixedMetadata = newBlockClaims(c, fs.sb.blocksPerGroup)
+	c.usedClusters = newBlockClaims(c, fs.sb.blocksPerGroup/fs.sb.clusterBlocks)
 	return c
 }
 
-// bad reports a problem.
-func (c *checker) bad(p Problem) {
+// reportProblem reports a problem.
+func (c *checker) reportProblem(p Problem) {
 	if c.err == nil {
 		c.err = c.report(p)
 	}
 }
 
-// badInode reports a problem of an inode.
-func (c *checker) badInode(code string, ino uint32, format string, args ...any) {
-	c.bad(Problem{Code: code, Inode: ino, Group: -1, Detail: fmt.Sprintf(format, args...)})
+// reportInode reports a problem of an inode.
+func (c *checker) reportInode(code string, ino uint32, format string, args ...any) {
+	c.reportProblem(Problem{Code: code, Inode: ino, Group: -1, Detail: fmt.Sprintf(format, args...)})
 }
 
-// badBlock reports a problem of a block of an inode.
-func (c *checker) badBlock(code string, ino uint32, at uint64, format string, args ...any) {
-	c.bad(Problem{Code: code, Inode: ino, Block: at, Group: -1, Detail: fmt.Sprintf(format, args...)})
+// reportBlock reports a problem of a block of an inode.
+func (c *checker) reportBlock(code string, ino uint32, at uint64, format string, args ...any) {
+	c.reportProblem(Problem{Code: code, Inode: ino, Block: at, Group: -1, Detail: fmt.Sprintf(format, args...)})
 }
 
-// badGroup reports a problem of a group.
-func (c *checker) badGroup(code string, g uint32, format string, args ...any) {
-	c.bad(Problem{Code: code, Group: int64(g), Detail: fmt.Sprintf(format, args...)})
+// reportGroup reports a problem of a group.
+func (c *checker) reportGroup(code string, g uint32, format string, args ...any) {
+	c.reportProblem(Problem{Code: code, Group: int64(g), Detail: fmt.Sprintf(format, args...)})
 }
 
-// badSuper reports a problem of the superblock.
-func (c *checker) badSuper(code, format string, args ...any) {
-	c.bad(Problem{Code: code, Group: -1, Detail: fmt.Sprintf(format, args...)})
+// reportSuper reports a problem of the superblock.
+func (c *checker) reportSuper(code, format string, args ...any) {
+	c.reportProblem(Problem{Code: code, Group: -1, Detail: fmt.Sprintf(format, args...)})
 }
 
-// minor reports a problem that is harmless.
-func (c *checker) minor(code string, ino uint32, group int64, format string, args ...any) {
-	c.bad(Problem{Code: code, Inode: ino, Group: group, Detail: fmt.Sprintf(format, args...), minor: true})
+// reportHarmless reports a problem that is harmless.
+func (c *checker) reportHarmless(code string, ino uint32, group int64, format string, args ...any) {
+	c.reportProblem(Problem{Code: code, Inode: ino, Group: group, Detail: fmt.Sprintf(format, args...), minor: true})
 }
 
-// stopped reports whether the check is to end. Loops ask it.
-func (c *checker) stopped() bool {
-	if c.ticks++; c.err == nil && c.ticks%64 == 1 {
+// shouldStop reports whether the check is to end. Loops ask it.
+func (c *checker) shouldStop() bool {
+	if c.stopCalls++; c.err == nil && c.stopCalls%64 == 1 {
 		c.err = c.ctx.Err()
 	}
 	return c.err != nil
 }
 
-// charge takes memory for a table from the budget, and reports whether there was some.
-func (c *checker) charge(n int) bool {
-	if c.budget -= int64(n); c.budget < 0 && c.err == nil {
+// chargeMemory takes memory for a table from the budget, and reports whether there was some.
+func (c *checker) chargeMemory(n int) bool {
+	if c.memoryBudget -= int64(n); c.memoryBudget < 0 && c.err == nil {
 		c.err = unsupportedf("the check needs more than %d MiB for tables; run e2fsck", checkBudget>>20)
 	}
 	return c.err == nil
 }
 
-// inside reports whether n blocks from a place on are in the file system. Nothing but the
+// containsBlocks reports whether n blocks from a place on are in the file system. Nothing but the
 // superblock lies in block 0.
-func (c *checker) inside(at, n uint64) bool {
-	return at >= max(c.sb.first, 1) && at < c.sb.blocks && n <= c.sb.blocks-at
+func (c *checker) containsBlocks(at, n uint64) bool {
+	return at >= max(c.sb.firstBlock, 1) && at < c.sb.blocks && n <= c.sb.blocks-at
 }
 
-// read returns a block of metadata, not to be changed; nil: it cannot be read, which
+// readMetadata returns a block of metadata, not to be changed; nil: it cannot be read, which
 // ends the check.
-func (c *checker) read(at uint64) []byte {
-	if c.stopped() {
+func (c *checker) readMetadata(at uint64) []byte {
+	if c.shouldStop() {
 		return nil
 	}
-	b, err := c.fs.get(at)
+	b, err := c.fs.getBlock(at)
 	if err != nil {
 		c.err = err
 		return nil

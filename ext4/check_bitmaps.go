@@ -2,67 +2,67 @@ package ext4
 
 import "fmt"
 
-// counted is what was found in all groups together.
-type counted struct {
+// freeTotals is what was found in all groups together.
+type freeTotals struct {
 	blocks uint64 // free clusters
 	inodes uint64 // free
 }
 
-// bitmaps compares the bitmaps and counts of all groups, and the counts of the
+// checkBitmaps compares the bitmaps and counts of all groups, and the counts of the
 // superblock, with what was found.
-func (c *checker) bitmaps() {
+func (c *checker) checkBitmaps() {
 	sb := c.sb
-	size := max(int(sb.blockSize), int(c.used.per+7)/8)
+	size := max(int(sb.blockSize), int(c.usedClusters.perGroup+7)/8)
 	found, disk := make([]byte, size), make([]byte, size)
-	var total counted
-	for g := uint32(0); g < sb.groups && !c.stopped(); g++ {
-		d := c.desc(g)
+	var total freeTotals
+	for g := uint32(0); g < sb.groups && !c.shouldStop(); g++ {
+		d := c.readGroupDesc(g)
 		if d == nil {
 			return
 		}
-		c.groupBlocks(g, d, found, disk, &total)
-		c.groupInodes(g, d, found, disk, &total)
+		c.checkBlockBitmap(g, d, found, disk, &total)
+		c.checkInodeBitmap(g, d, found, disk, &total)
 	}
-	if c.err != nil || c.dirty {
+	if c.err != nil || c.logReplayed {
 		return // Linux writes the counts of the superblock only when it unmounts
 	}
-	if n := sb.count64(sbFreeBlocksLo, sbFreeBlocksHi); n != total.blocks*uint64(sb.cluster) {
-		c.minor(ProblemSuperCount, 0, -1, "counts %d free blocks, and there are %d clusters", n, total.blocks)
+	if n := sb.splitCount(sbFreeBlocksLo, sbFreeBlocksHi); n != total.blocks*uint64(sb.clusterBlocks) {
+		c.reportHarmless(ProblemSuperCount, 0, -1, "counts %d free blocks, and there are %d clusters", n, total.blocks)
 	}
 	if n := uint64(le.Uint32(sb.raw[sbFreeInodes:])); n != total.inodes {
-		c.minor(ProblemSuperCount, 0, -1, "counts %d free inodes, and there are %d", n, total.inodes)
+		c.reportHarmless(ProblemSuperCount, 0, -1, "counts %d free inodes, and there are %d", n, total.inodes)
 	}
 }
 
-// diskBitmap reads a bitmap of a group, and checks its checksum and its end: bits from
+// readDiskBitmap reads a bitmap of a group, and checks its checksum and its end: bits from
 // n on stand for nothing.
-func (c *checker) diskBitmap(g uint32, d desc, inodes bool, n uint32, m []byte) bool {
-	at, lo, hi, size := d.blockBitmap(), gdBlockCsum, gdBlockCsumHi, c.used.per/8
+func (c *checker) readDiskBitmap(g uint32, d groupDesc, inodes bool, n uint32, m []byte) bool {
+	at, lo, hi, size := d.blockBitmap(), gdBlockCsum, gdBlockCsumHi, c.usedClusters.perGroup/8
 	what := "block bitmap"
 	if inodes {
-		at, lo, hi, size, what = d.inodeBitmap(), gdInodeCsum, gdInodeCsumHi, c.sb.inodesPer/8, "inode bitmap"
+		at, lo, hi, size, what = d.inodeBitmap(), gdInodeCsum, gdInodeCsumHi, c.sb.inodesPerGroup/8, "inode bitmap"
 	}
-	if !c.inside(at, 1) {
+	if !c.containsBlocks(at, 1) {
 		return false
 	}
-	b := c.read(at)
+	b := c.readMetadata(at)
 	if b == nil {
 		return false
 	}
-	if c.sb.csum {
-		sum := crc32c(c.sb.seed, b[:size])
+	if c.sb.metadataCsum {
+		sum := crc32c(c.sb.csumSeed, b[:size])
 		if c.sb.descSize < 64 {
 			sum &= 0xffff
 		}
-		if sum != d.count(lo, hi) {
-			c.badGroup(ProblemBitmapSum, g, "checksum of the %s", what)
+		if sum != d.splitCount(lo, hi) {
+			c.reportGroup(ProblemBitmapSum, g, "checksum of the %s", what)
 		}
 	}
 	for i := n; i < uint32(len(b))*8; i++ {
 		if i%8 == 0 && b[i/8] == 0xff {
 			i += 7
-		} else if !bit(b, uint64(i)) {
-			c.badGroup(ProblemBitmapEnd, g, "bit %d of the %s", i, what)
+		} else if !testBit(b, uint64(i)) {
+			c.reportGroup(ProblemBitmapEnd, g, "bit %d of the %s", i, what)
 			break
 		}
 	}
@@ -70,9 +70,9 @@ func (c *checker) diskBitmap(g uint32, d desc, inodes bool, n uint32, m []byte) 
 	return true
 }
 
-// compare reports the first difference of each kind between what was found and what a
+// compareBitmaps reports the first difference of each kind between what was found and what a
 // bitmap says of n bits, and returns how many are free.
-func (c *checker) compare(g uint32, found, disk []byte, n uint32, report func(inUse bool, first, count uint32)) (free uint32) {
+func (c *checker) compareBitmaps(g uint32, found, disk []byte, n uint32, report func(inUse bool, first, count uint32)) (free uint32) {
 	var first, count [2]uint32
 	for i := uint32(0); i < n; i++ {
 		if i%8 == 0 && i+8 <= n && found[i/8] == disk[i/8] && (found[i/8] == 0 || found[i/8] == 0xff) {
@@ -82,11 +82,11 @@ func (c *checker) compare(g uint32, found, disk []byte, n uint32, report func(in
 			i += 7
 			continue
 		}
-		f := bit(found, uint64(i))
+		f := testBit(found, uint64(i))
 		if !f {
 			free++
 		}
-		if f == bit(disk, uint64(i)) {
+		if f == testBit(disk, uint64(i)) {
 			continue
 		}
 		k := 0
@@ -105,37 +105,37 @@ func (c *checker) compare(g uint32, found, disk []byte, n uint32, report func(in
 	return free
 }
 
-// groupBlocks checks the block bitmap of a group.
-func (c *checker) groupBlocks(g uint32, d desc, found, disk []byte, total *counted) {
+// checkBlockBitmap checks the block bitmap of a group.
+func (c *checker) checkBlockBitmap(g uint32, d groupDesc, found, disk []byte, total *freeTotals) {
 	clear(found)
 	clear(disk)
-	c.used.fill(g, found)
-	k := c.sb.cluster
-	n := (c.sb.groupLen(g) + k - 1) / k
-	if c.groupSums() && d.flags()&groupBlockUninit != 0 {
-		c.ownBits(g, d, disk)
-	} else if !c.diskBitmap(g, d, false, n, disk) {
+	c.usedClusters.copyToBitmap(g, found)
+	k := c.sb.clusterBlocks
+	n := (c.sb.groupBlockCount(g) + k - 1) / k
+	if c.hasGroupChecksums() && d.flags()&groupBlockUninit != 0 {
+		c.fillExpectedBlockBitmap(g, d, disk)
+	} else if !c.readDiskBitmap(g, d, false, n, disk) {
 		return
 	}
-	free := c.compare(g, found, disk, n, func(inUse bool, first, count uint32) {
+	free := c.compareBitmaps(g, found, disk, n, func(inUse bool, first, count uint32) {
 		at := c.sb.groupStart(g) + uint64(first)*uint64(k)
 		if inUse {
-			c.bad(Problem{Code: ProblemBlockFree, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are in use, and free in the bitmap")})
+			c.reportProblem(Problem{Code: ProblemBlockFree, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are in use, and free in the bitmap")})
 		} else {
-			c.bad(Problem{Code: ProblemBlockLeaked, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are not in use, but in the bitmap")})
+			c.reportProblem(Problem{Code: ProblemBlockLeaked, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are not in use, but in the bitmap")})
 		}
 	})
 	total.blocks += uint64(free)
 	if d.freeBlocks() != free {
-		c.badGroup(ProblemGroupCount, g, "counts %d free clusters, and there are %d", d.freeBlocks(), free)
+		c.reportGroup(ProblemGroupCount, g, "counts %d free clusters, and there are %d", d.freeBlocks(), free)
 	}
 }
 
-// groupInodes checks the inode bitmap of a group.
-func (c *checker) groupInodes(g uint32, d desc, found, disk []byte, total *counted) {
+// checkInodeBitmap checks the inode bitmap of a group.
+func (c *checker) checkInodeBitmap(g uint32, d groupDesc, found, disk []byte, total *freeTotals) {
 	clear(found)
 	clear(disk)
-	first, n, dirs := g*c.sb.inodesPer+1, c.sb.inodesPer, uint32(0)
+	first, n, dirs := g*c.sb.inodesPerGroup+1, c.sb.inodesPerGroup, uint32(0)
 	for p := first / inodesOfPage; p <= (first+n-1)/inodesOfPage; p++ {
 		page := c.inodes[p]
 		if page == nil {
@@ -143,7 +143,7 @@ func (c *checker) groupInodes(g uint32, d desc, found, disk []byte, total *count
 		}
 		for k := range page {
 			i := p*inodesOfPage + uint32(k) - first // wraps before the first
-			if i < n && page[k].bits&stateUsed != 0 {
+			if i < n && page[k].flags&stateUsed != 0 {
 				setBits(found, uint64(i), 1)
 				if page[k].kind == ftDir {
 					dirs++
@@ -151,19 +151,19 @@ func (c *checker) groupInodes(g uint32, d desc, found, disk []byte, total *count
 			}
 		}
 	}
-	if !(c.groupSums() && d.flags()&groupInodeUninit != 0) && !c.diskBitmap(g, d, true, n, disk) {
+	if !(c.hasGroupChecksums() && d.flags()&groupInodeUninit != 0) && !c.readDiskBitmap(g, d, true, n, disk) {
 		return
 	}
-	free := c.compare(g, found, disk, n, func(inUse bool, i, count uint32) {
+	free := c.compareBitmaps(g, found, disk, n, func(inUse bool, i, count uint32) {
 		code, text := ProblemInodeLeaked, "inodes are not in use, but in the bitmap"
 		if inUse {
 			code, text = ProblemInodeFree, "inodes are in use, and free in the bitmap"
 		}
-		c.bad(Problem{Code: code, Inode: first + i, Group: int64(g), Detail: fmt.Sprint(count, " ", text)})
+		c.reportProblem(Problem{Code: code, Inode: first + i, Group: int64(g), Detail: fmt.Sprint(count, " ", text)})
 	})
 	total.inodes += uint64(free)
-	if d.freeInodes() != free || d.dirs() != dirs {
-		c.badGroup(ProblemGroupCount, g, "counts %d free inodes and %d directories, and there are %d and %d",
-			d.freeInodes(), d.dirs(), free, dirs)
+	if d.freeInodes() != free || d.usedDirs() != dirs {
+		c.reportGroup(ProblemGroupCount, g, "counts %d free inodes and %d directories, and there are %d and %d",
+			d.freeInodes(), d.usedDirs(), free, dirs)
 	}
 }

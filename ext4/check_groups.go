@@ -5,153 +5,155 @@ import (
 	"slices"
 )
 
-// groupSums reports whether descriptors have checksums, without which their flags
+// hasGroupChecksums reports whether descriptors have checksums, without which their flags
 // mean nothing.
-func (c *checker) groupSums() bool { return c.sb.csum || c.sb.ro&roGDTCsum != 0 }
+func (c *checker) hasGroupChecksums() bool { return c.sb.metadataCsum || c.sb.roCompat&roGDTCsum != 0 }
 
-// desc returns a group's descriptor, whatever it says; nil: the check ended.
-func (c *checker) desc(g uint32) desc {
-	n, off := c.sb.descAt(g)
-	b := c.read(n)
+// readGroupDesc returns a group's descriptor, whatever it says; nil: the check ended.
+func (c *checker) readGroupDesc(g uint32) groupDesc {
+	n, off := c.sb.locateGroupDesc(g)
+	b := c.readMetadata(n)
 	if b == nil {
 		return nil
 	}
-	return desc(b[off : off+c.sb.descSize])
+	return groupDesc(b[off : off+c.sb.descSize])
 }
 
-// descriptors checks the descriptors of all groups.
-func (c *checker) descriptors() {
+// checkDescriptors checks the descriptors of all groups.
+func (c *checker) checkDescriptors() {
 	sb := c.sb
-	for g := uint32(0); g < sb.groups && !c.stopped(); g++ {
-		if n, _ := sb.descAt(g); !c.inside(n, 1) {
-			c.badGroup(ProblemDesc, g, "there is no place for its descriptor")
+	for g := uint32(0); g < sb.groups && !c.shouldStop(); g++ {
+		if n, _ := sb.locateGroupDesc(g); !c.containsBlocks(n, 1) {
+			c.reportGroup(ProblemDesc, g, "there is no place for its descriptor")
 			c.err = corruptf("there is no place for the descriptor of group %d", g)
 			return
 		}
-		d := c.desc(g)
+		d := c.readGroupDesc(g)
 		if d == nil {
 			return
 		}
 		sum := le.Uint16(d[gdChecksum:])
-		if sb.csum && descChecksum(sb.seed, g, d) != sum || !sb.csum && c.groupSums() && c.fs.oldDescChecksum(g, d) != sum {
-			c.badGroup(ProblemDescChecksum, g, "checksum")
+		if sb.metadataCsum && descChecksum(sb.csumSeed, g, d) != sum || !sb.metadataCsum && c.hasGroupChecksums() && c.fs.crc16DescChecksum(g, d) != sum {
+			c.reportGroup(ProblemDescChecksum, g, "checksum")
 		}
-		c.descPlaces(g, d)
-		if f := d.flags() & (groupBlockUninit | groupInodeUninit); !c.groupSums() && (f != 0 || d.unused() != 0) {
-			c.bad(Problem{Code: ProblemDesc, Group: int64(g), minor: f == groupBlockUninit && d.unused() == 0,
-				Detail: fmt.Sprintf("flags %#x and %d unused inodes without checksums", f, d.unused())})
+		c.checkMetadataAreas(g, d)
+		if f := d.flags() & (groupBlockUninit | groupInodeUninit); !c.hasGroupChecksums() && (f != 0 || d.unusedInodes() != 0) {
+			c.reportProblem(Problem{Code: ProblemDesc, Group: int64(g), minor: f == groupBlockUninit && d.unusedInodes() == 0,
+				Detail: fmt.Sprintf("flags %#x and %d unused inodes without checksums", f, d.unusedInodes())})
 		}
-		if c.groupSums() && g == sb.groups-1 && d.flags()&groupBlockUninit != 0 {
-			c.badGroup(ProblemDesc, g, "the last group has no block bitmap")
+		if c.hasGroupChecksums() && g == sb.groups-1 && d.flags()&groupBlockUninit != 0 {
+			c.reportGroup(ProblemDesc, g, "the last group has no block bitmap")
 		}
-		if d.unused() > sb.inodesPer {
-			c.badGroup(ProblemDesc, g, "%d unused inodes of %d", d.unused(), sb.inodesPer)
+		if d.unusedInodes() > sb.inodesPerGroup {
+			c.reportGroup(ProblemDesc, g, "%d unused inodes of %d", d.unusedInodes(), sb.inodesPerGroup)
 		}
 	}
 }
 
-// place is part of the fixed metadata of a group.
-type place struct {
+// metadataArea is part of the fixed metadata of a group.
+type metadataArea struct {
 	at, n uint64
 	what  string
 }
 
-func (c *checker) places(d desc) []place {
-	return []place{
-		{d.blockBitmap(), 1, "block bitmap"}, {d.inodeBitmap(), 1, "inode bitmap"}, {d.inodeTable(), c.sb.tableBlocks(), "inode table"},
+func (c *checker) metadataAreas(d groupDesc) []metadataArea {
+	return []metadataArea{
+		{d.blockBitmap(), 1, "block bitmap"}, {d.inodeBitmap(), 1, "inode bitmap"}, {d.inodeTable(), c.sb.inodeTableBlocks(), "inode table"},
 	}
 }
 
-// descPlaces checks that a group's bitmaps and inodes lie where they may.
-func (c *checker) descPlaces(g uint32, d desc) {
-	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupLen(g))
+// checkMetadataAreas checks that a group's bitmaps and inodes lie where they may.
+func (c *checker) checkMetadataAreas(g uint32, d groupDesc) {
+	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupBlockCount(g))
 	if c.sb.incompat&incompatFlexBG != 0 {
-		lo, hi = c.sb.first, c.sb.blocks
+		lo, hi = c.sb.firstBlock, c.sb.blocks
 	}
-	for _, p := range c.places(d) {
+	for _, p := range c.metadataAreas(d) {
 		if p.at < lo || p.at >= hi || p.n > hi-p.at {
-			c.badGroup(ProblemDesc, g, "%s at block %d", p.what, p.at)
+			c.reportGroup(ProblemDesc, g, "%s at block %d", p.what, p.at)
 		}
 	}
 }
 
-// baseBlocks returns how many blocks at the start of a group are the superblock's and
+// baseMetaBlocks returns how many blocks at the start of a group are the superblock's and
 // descriptors'.
-func (c *checker) baseBlocks(g uint32) uint64 {
-	n := uint64(c.sb.baseBlocks(g))
-	if g == 0 && c.sb.first == 0 && c.sb.blockSize == 1024 {
+func (c *checker) baseMetaBlocks(g uint32) uint64 {
+	n := uint64(c.sb.baseMetaBlocks(g))
+	if g == 0 && c.sb.firstBlock == 0 && c.sb.blockSize == 1024 {
 		n++
 	}
-	return min(n, uint64(c.sb.groupLen(g)))
+	return min(n, uint64(c.sb.groupBlockCount(g)))
 }
 
-// layout claims the blocks of all fixed metadata.
-func (c *checker) layout() {
+// claimFixedMetadata claims the blocks of all fixed metadata.
+func (c *checker) claimFixedMetadata() {
 	sb := c.sb
-	for g := uint32(0); g < sb.groups && !c.stopped(); g++ {
-		if n := c.baseBlocks(g); n > 0 {
-			c.meta.add(uint64(g)*uint64(sb.perGroup), n)
+	for g := uint32(0); g < sb.groups && !c.shouldStop(); g++ {
+		if n := c.baseMetaBlocks(g); n > 0 {
+			c.fixedMetadata.claimRange(uint64(g)*uint64(sb.blocksPerGroup), n)
 		}
 	}
-	if at := le.Uint64(sb.raw[sbMMPBlock:]); sb.incompat&incompatMMP != 0 && c.inside(at, 1) {
-		c.claimMeta(0, place{at, 1, "block against mounting twice"})
+	if at := le.Uint64(sb.raw[sbMMPBlock:]); sb.incompat&incompatMMP != 0 && c.containsBlocks(at, 1) {
+		c.claimMetadataArea(0, metadataArea{at, 1, "block against mounting twice"})
 	}
-	for g := uint32(0); g < sb.groups && !c.stopped(); g++ {
-		d := c.desc(g)
+	for g := uint32(0); g < sb.groups && !c.shouldStop(); g++ {
+		d := c.readGroupDesc(g)
 		if d == nil {
 			return
 		}
-		for _, p := range c.places(d) {
-			c.claimMeta(g, p)
+		for _, p := range c.metadataAreas(d) {
+			c.claimMetadataArea(g, p)
 		}
 	}
-	c.claimClusters()
+	c.claimMetadataClusters()
 }
 
-// claimMeta claims a part of the metadata that lies inside the file system.
-func (c *checker) claimMeta(g uint32, p place) {
-	if !c.inside(p.at, p.n) {
+// claimMetadataArea claims a part of the metadata that lies inside the file system.
+func (c *checker) claimMetadataArea(g uint32, p metadataArea) {
+	if !c.containsBlocks(p.at, p.n) {
 		return
 	}
-	if at, twice := c.meta.add(p.at-c.sb.first, p.n); twice {
-		c.bad(Problem{Code: ProblemOverlap, Block: at + c.sb.first, Group: int64(g), Detail: "in the " + p.what})
+	if at, twice := c.fixedMetadata.claimRange(p.at-c.sb.firstBlock, p.n); twice {
+		c.reportProblem(Problem{Code: ProblemOverlap, Block: at + c.sb.firstBlock, Group: int64(g), Detail: "in the " + p.what})
 	}
 }
 
-// claimClusters makes the clusters that hold metadata used. Parts of it may share one.
-func (c *checker) claimClusters() {
-	k := c.sb.cluster
-	bits := make([]byte, (c.sb.perGroup+7)/8)
-	for g, s := range c.meta.groups {
-		if c.stopped() {
+// claimMetadataClusters makes the clusters that hold metadata used. Parts of it may share one.
+func (c *checker) claimMetadataClusters() {
+	k := c.sb.clusterBlocks
+	bits := make([]byte, (c.sb.blocksPerGroup+7)/8)
+	for g, s := range c.fixedMetadata.groups {
+		if c.shouldStop() {
 			return
 		}
 		for _, r := range s.runs {
 			from, to := r.from/k, (r.to+k-1)/k
-			c.used.add(uint64(g)*uint64(c.used.per)+uint64(from), uint64(to-from))
+			c.usedClusters.claimRange(uint64(g)*uint64(c.usedClusters.perGroup)+uint64(from), uint64(to-from))
 		}
 		if s.bits == nil {
 			continue
 		}
 		clear(bits)
-		c.meta.fill(g, bits)
-		for i := range c.sb.perGroup {
-			if bit(bits, uint64(i)) {
-				c.used.add(uint64(g)*uint64(c.used.per)+uint64(i/k), 1)
+		c.fixedMetadata.copyToBitmap(g, bits)
+		for i := range c.sb.blocksPerGroup {
+			if testBit(bits, uint64(i)) {
+				c.usedClusters.claimRange(uint64(g)*uint64(c.usedClusters.perGroup)+uint64(i/k), 1)
 			}
 		}
 	}
 }
 
-// isMeta reports whether a block belongs to the fixed metadata.
-func (c *checker) isMeta(at uint64) bool { return c.meta.has(at - c.sb.first) }
+// isFixedMetadata reports whether a block belongs to the fixed metadata.
+func (c *checker) isFixedMetadata(at uint64) bool {
+	return c.fixedMetadata.isClaimed(at - c.sb.firstBlock)
+}
 
-// ownBits makes the bitmap of a group that has none on disk: what is its own in it.
-func (c *checker) ownBits(g uint32, d desc, m []byte) {
+// fillExpectedBlockBitmap makes the bitmap of a group that has none on disk: what is its own in it.
+func (c *checker) fillExpectedBlockBitmap(g uint32, d groupDesc, m []byte) {
 	clear(m)
-	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupLen(g))
-	k := uint64(c.sb.cluster)
-	for _, p := range append(c.places(d), place{at: lo, n: c.baseBlocks(g)}) {
+	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupBlockCount(g))
+	k := uint64(c.sb.clusterBlocks)
+	for _, p := range append(c.metadataAreas(d), metadataArea{at: lo, n: c.baseMetaBlocks(g)}) {
 		if p.at >= c.sb.blocks || p.n > c.sb.blocks {
 			continue
 		}
@@ -162,22 +164,22 @@ func (c *checker) ownBits(g uint32, d desc, m []byte) {
 	}
 }
 
-// rawInode returns a copy of an inode, whatever it says; nil: there is none.
-func (c *checker) rawInode(ino uint32) *inode {
+// readRawInode returns a copy of an inode, whatever it says; nil: there is none.
+func (c *checker) readRawInode(ino uint32) *inode {
 	if ino == 0 || ino > c.sb.inodes {
 		return nil
 	}
-	g, index := (ino-1)/c.sb.inodesPer, (ino-1)%c.sb.inodesPer
-	d := c.desc(g)
+	g, index := (ino-1)/c.sb.inodesPerGroup, (ino-1)%c.sb.inodesPerGroup
+	d := c.readGroupDesc(g)
 	if d == nil {
 		return nil
 	}
 	at := int64(index) * int64(c.sb.inodeSize)
 	n, off := d.inodeTable()+uint64(at/c.sb.blockSize), at%c.sb.blockSize
-	if !c.inside(n, 1) {
+	if !c.containsBlocks(n, 1) {
 		return nil
 	}
-	b := c.read(n)
+	b := c.readMetadata(n)
 	if b == nil {
 		return nil
 	}

@@ -29,99 +29,99 @@ type indexBlock struct {
 	any, seen bool
 }
 
-// startIndex prepares the check of the index, if there is one.
-func (d *dirCheck) startIndex(blocks uint32) {
-	if !d.dir.has(flagIndexed) {
+// startIndexCheck prepares the check of the index, if there is one.
+func (d *dirCheck) startIndexCheck(blocks uint32) {
+	if !d.dir.hasFlag(flagIndexed) {
 		return
 	}
 	c := d.c
 	if c.sb.compat&compatDirIndex == 0 {
-		d.bad(ProblemIndex, 0, "an index without dir_index")
+		d.reportBlock(ProblemIndex, 0, "an index without dir_index")
 		return
 	}
-	if !c.charge(int(blocks) * 24) {
+	if !c.chargeMemory(int(blocks) * 24) {
 		return
 	}
-	c.budget += int64(blocks) * 24 // it is given back at the end
-	d.tree = &indexCheck{d: d, blocks: make([]indexBlock, blocks)}
+	c.memoryBudget += int64(blocks) * 24 // it is given back at the end
+	d.index = &indexCheck{d: d, blocks: make([]indexBlock, blocks)}
 }
 
-func (x *indexCheck) bad(format string, args ...any) {
+func (x *indexCheck) reportIndex(format string, args ...any) {
 	x.broken = true
-	x.d.c.badInode(ProblemIndex, x.d.dir.num, format, args...)
+	x.d.c.reportInode(ProblemIndex, x.d.dir.num, format, args...)
 }
 
-// expectRoom returns how many entries a node must have room for.
-func (x *indexCheck) expectRoom(l uint32) int { return x.d.c.fs.dxRoom(l) }
+// expectedLimit returns how many entries a node must have room for.
+func (x *indexCheck) expectedLimit(l uint32) int { return x.d.c.fs.dxEntryLimit(l) }
 
-// kindOf says what a block is by its looks, as other readers do.
-func (x *indexCheck) kindOf(l uint32, b []byte) blockKind {
+// classifyBlock says what a block is by its looks, as other readers do.
+func (x *indexCheck) classifyBlock(l uint32, b []byte) blockKind {
 	kind, n := leafBlock, int(le.Uint16(b[4:]))
 	if l == 0 {
 		kind = rootBlock
 	} else if le.Uint32(b) == 0 && (n == len(b) || len(b) == 65536 && (n == 0 || n == 65535)) && b[6] == 0 &&
-		dxNode(b[dxNodeEntries:]).room() == x.expectRoom(l) {
+		dxNode(b[dxNodeEntries:]).entryLimit() == x.expectedLimit(l) {
 		kind = nodeBlock
 	}
 	x.blocks[l].kind, x.blocks[l].seen = kind, true
 	return kind
 }
 
-// node checks an inner node.
-func (x *indexCheck) node(l uint32, at uint64, b []byte) {
+// checkIndexNode checks an inner node.
+func (x *indexCheck) checkIndexNode(l uint32, at uint64, b []byte) {
 	if l == 0 {
 		info := b[dxRootInfo:]
 		x.version, x.levels = info[4], int(info[6])
 		if le.Uint32(info) != 0 || info[5] != dxRootEntries-dxRootInfo || info[7]&1 != 0 ||
-			x.version > hashTEA && !(x.version == hashSip && x.d.dir.has(flagCasefold)) || x.levels > 2 {
-			x.bad("the root has hash %d and %d levels", x.version, x.levels)
+			x.version > hashTEA && !(x.version == hashSip && x.d.dir.hasFlag(flagCasefold)) || x.levels > 2 {
+			x.reportIndex("the root has hash %d and %d levels", x.version, x.levels)
 			return
 		}
-		x.d.c.deep = x.d.c.deep || x.levels > 1
+		x.d.c.hasLargeDir = x.d.c.hasLargeDir || x.levels > 1
 	}
-	n := dxNode(b[dxOffset(l):])
-	if n.room() != x.expectRoom(l) || n.count() > n.room() || n.count() == 0 {
-		x.bad("the node at block %d has %d entries and room for %d", l, n.count(), n.room())
+	n := dxNode(b[dxEntriesOffset(l):])
+	if n.entryLimit() != x.expectedLimit(l) || n.entryCount() > n.entryLimit() || n.entryCount() == 0 {
+		x.reportIndex("the node at block %d has %d entries and room for %d", l, n.entryCount(), n.entryLimit())
 		return
 	}
-	if x.d.c.sb.csum {
-		if sum, end := x.d.c.fs.dxSum(x.d.dir, l, b); sum != le.Uint32(b[end+4:]) {
-			x.d.bad(ProblemDirSum, at, "checksum of the index")
+	if x.d.c.sb.metadataCsum {
+		if sum, end := x.d.c.fs.indexChecksum(x.d.dir, l, b); sum != le.Uint32(b[end+4:]) {
+			x.d.reportBlock(ProblemDirSum, at, "checksum of the index")
 		}
 	}
-	for k := range n.count() {
-		x.entry(l, n, k)
+	for k := range n.entryCount() {
+		x.checkIndexEntry(l, n, k)
 	}
 }
 
-// entry notes where one entry of a node leads.
-func (x *indexCheck) entry(l uint32, n dxNode, k int) {
-	from, to := n.hash(k)&^1, ^uint32(1)
-	if k+1 < n.count() {
-		to = n.hash(k+1) &^ 1
+// checkIndexEntry notes where one entry of a node leads.
+func (x *indexCheck) checkIndexEntry(l uint32, n dxNode, k int) {
+	from, to := n.hashAt(k)&^1, ^uint32(1)
+	if k+1 < n.entryCount() {
+		to = n.hashAt(k+1) &^ 1
 	}
-	child := n.block(k)
+	child := n.childBlock(k)
 	if child == 0 || child >= uint32(len(x.blocks)) {
-		x.bad("the node at block %d leads to block %d", l, child)
+		x.reportIndex("the node at block %d leads to block %d", l, child)
 		return
 	}
 	if k > 0 && to < from {
-		x.bad("the hashes in the node at block %d are not in order", l)
+		x.reportIndex("the hashes in the node at block %d are not in order", l)
 	}
 	b := &x.blocks[child]
 	if b.refs > 0 {
-		x.bad("two entries lead to block %d", child)
+		x.reportIndex("two entries lead to block %d", child)
 		return
 	}
 	b.refs, b.parent, b.from, b.to = 1, l, from, to
 }
 
-// add notes a name in a leaf.
-func (x *indexCheck) add(l uint32, name string) {
-	if x.broken || x.d.dir.has(flagCasefold) {
+// addLeafName notes a name in a leaf.
+func (x *indexCheck) addLeafName(l uint32, name string) {
+	if x.broken || x.d.dir.hasFlag(flagCasefold) {
 		return
 	}
-	h, _, _ := x.d.c.sb.hash.sum(x.version, name)
+	h, _, _ := x.d.c.sb.hash.hashName(x.version, name)
 	b := &x.blocks[l]
 	if !b.any || h < b.lo {
 		b.lo = h
@@ -129,27 +129,27 @@ func (x *indexCheck) add(l uint32, name string) {
 	b.any, b.hi = true, max(b.hi, h)
 }
 
-// finish compares what was found.
-func (x *indexCheck) finish() {
-	for l := 1; l < len(x.blocks) && !x.broken && !x.d.c.stopped(); l++ {
+// checkHashRanges compares what was found.
+func (x *indexCheck) checkHashRanges() {
+	for l := 1; l < len(x.blocks) && !x.broken && !x.d.c.shouldStop(); l++ {
 		b := &x.blocks[l]
 		switch {
 		case b.refs == 0:
-			x.bad("nothing leads to block %d", l)
-		case b.kind == leafBlock && x.depth(uint32(l)) != x.levels+1:
-			x.bad("block %d is %d levels deep, not %d", l, x.depth(uint32(l)), x.levels+1)
-		case b.kind == nodeBlock && x.depth(uint32(l)) > x.levels:
-			x.bad("block %d is too deep", l)
+			x.reportIndex("nothing leads to block %d", l)
+		case b.kind == leafBlock && x.blockDepth(uint32(l)) != x.levels+1:
+			x.reportIndex("block %d is %d levels deep, not %d", l, x.blockDepth(uint32(l)), x.levels+1)
+		case b.kind == nodeBlock && x.blockDepth(uint32(l)) > x.levels:
+			x.reportIndex("block %d is too deep", l)
 		case b.any:
-			if from, to := x.limits(uint32(l)); b.lo < from || b.hi > to {
-				x.bad("block %d holds hashes from %#x to %#x, outside of %#x to %#x", l, b.lo, b.hi, from, to)
+			if from, to := x.pathHashRange(uint32(l)); b.lo < from || b.hi > to {
+				x.reportIndex("block %d holds hashes from %#x to %#x, outside of %#x to %#x", l, b.lo, b.hi, from, to)
 			}
 		}
 	}
 }
 
-// limits returns the hashes with which the index leads to a block.
-func (x *indexCheck) limits(l uint32) (from, to uint32) {
+// pathHashRange returns the hashes with which the index leads to a block.
+func (x *indexCheck) pathHashRange(l uint32) (from, to uint32) {
 	to = ^uint32(0)
 	for n := 0; l != 0 && n <= 4; n++ {
 		b := &x.blocks[l]
@@ -159,8 +159,8 @@ func (x *indexCheck) limits(l uint32) (from, to uint32) {
 	return from, to
 }
 
-// depth returns how many steps there are from the root to a block.
-func (x *indexCheck) depth(l uint32) int {
+// blockDepth returns how many steps there are from the root to a block.
+func (x *indexCheck) blockDepth(l uint32) int {
 	n := 0
 	for ; l != 0 && n <= 4; n++ {
 		if x.blocks[l].refs == 0 {

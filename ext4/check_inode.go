@@ -10,100 +10,100 @@ const (
 	flagImagic      = 0x2000
 )
 
-// scanInodes checks all inodes, and finds what is in use.
-func (c *checker) scanInodes() {
-	for k := uint32(1); k < c.sb.firstIno && k <= c.sb.inodes && !c.stopped(); k++ {
-		c.use(k) // whether or not anything was ever written there
+// checkInodes checks all inodes, and finds what is in use.
+func (c *checker) checkInodes() {
+	for k := uint32(1); k < c.sb.firstUserInode && k <= c.sb.inodes && !c.shouldStop(); k++ {
+		c.markInodeUsed(k) // whether or not anything was ever written there
 		if k != rootInode {
-			c.state(k).bits |= stateSystem
+			c.stateOfInode(k).flags |= stateSystem
 		}
 	}
 	buf := make([]byte, c.sb.blockSize)
-	for g := uint32(0); g < c.sb.groups && !c.stopped(); g++ {
-		d := c.desc(g)
+	for g := uint32(0); g < c.sb.groups && !c.shouldStop(); g++ {
+		d := c.readGroupDesc(g)
 		if d == nil {
 			return
 		}
-		n := c.sb.inodesPer
-		if c.groupSums() {
+		n := c.sb.inodesPerGroup
+		if c.hasGroupChecksums() {
 			if d.flags()&groupInodeUninit != 0 {
 				n = 0
 			}
-			n -= min(d.unused(), n)
+			n -= min(d.unusedInodes(), n)
 		}
-		if !c.inside(d.inodeTable(), c.sb.tableBlocks()) {
+		if !c.containsBlocks(d.inodeTable(), c.sb.inodeTableBlocks()) {
 			n = 0
 		}
-		c.scanGroup(g, d.inodeTable(), n, buf)
+		c.checkInodeTable(g, d.inodeTable(), n, buf)
 	}
-	if c.large && c.sb.ro&roLargeFile == 0 {
-		c.badSuper(ProblemFeatures, "files of 2 GiB and more without large_file")
+	if c.hasLargeFile && c.sb.roCompat&roLargeFile == 0 {
+		c.reportSuper(ProblemFeatures, "files of 2 GiB and more without large_file")
 	}
-	if c.deep && c.sb.incompat&incompatLargeDir == 0 {
-		c.badSuper(ProblemFeatures, "directories of 2 GiB or with deep indexes without large_dir")
+	if c.hasLargeDir && c.sb.incompat&incompatLargeDir == 0 {
+		c.reportSuper(ProblemFeatures, "directories of 2 GiB or with deep indexes without large_dir")
 	}
 }
 
-// scanGroup checks the first n inodes of a group.
-func (c *checker) scanGroup(g uint32, table uint64, n uint32, buf []byte) {
-	first := g*c.sb.inodesPer + 1
+// checkInodeTable checks the first n inodes of a group.
+func (c *checker) checkInodeTable(g uint32, table uint64, n uint32, buf []byte) {
+	first := g*c.sb.inodesPerGroup + 1
 	per := uint32(c.sb.blockSize) / uint32(c.sb.inodeSize)
-	for i := uint32(0); i < n && !c.stopped(); i += per {
-		if err := c.fs.readBlock(table+uint64(i/per), buf); err != nil {
+	for i := uint32(0); i < n && !c.shouldStop(); i += per {
+		if err := c.fs.readBlockUncached(table+uint64(i/per), buf); err != nil {
 			c.err = err
 			return
 		}
 		for k := uint32(0); k < per && i+k < n && c.err == nil; k++ {
 			raw := buf[int(k)*c.sb.inodeSize:][:c.sb.inodeSize]
-			c.scanInode(&inode{first + i + k, raw})
+			c.checkInode(&inode{first + i + k, raw})
 		}
 	}
 }
 
-// scanInode checks one inode, in use or not.
-func (c *checker) scanInode(i *inode) {
-	if c.sb.csum && !inodeSealed(c.sb.seed, i.num, i.raw) && !allZero(i.raw[:oldInodeSize]) {
-		c.badInode(ProblemInodeSum, i.num, "checksum")
+// checkInode checks one inode, in use or not.
+func (c *checker) checkInode(i *inode) {
+	if c.sb.metadataCsum && !verifyInodeChecksum(c.sb.csumSeed, i.num, i.raw) && !isAllZero(i.raw[:oldInodeSize]) {
+		c.reportInode(ProblemInodeSum, i.num, "checksum")
 	}
 	_, orphan := c.orphans[i.num]
-	if dtime := le.Uint32(i.raw[inDtime:]); dtime != 0 && !orphan && dtime < c.sb.inodes && c.timesMatter() {
-		c.badInode(ProblemDeleted, i.num, "was deleted at %d, which is in no list of orphans", dtime)
-	} else if dtime != 0 && i.links() != 0 && !orphan && (i.num == rootInode || i.num >= c.sb.firstIno) {
-		c.badInode(ProblemDeleted, i.num, "is in use and was deleted at %v", time.Unix(int64(dtime), 0).UTC())
+	if dtime := le.Uint32(i.raw[inDtime:]); dtime != 0 && !orphan && dtime < c.sb.inodes && c.dtimeMustBeOrphanLink() {
+		c.reportInode(ProblemDeleted, i.num, "was deleted at %d, which is in no list of orphans", dtime)
+	} else if dtime != 0 && i.linkCount() != 0 && !orphan && (i.num == rootInode || i.num >= c.sb.firstUserInode) {
+		c.reportInode(ProblemDeleted, i.num, "is in use and was deleted at %v", time.Unix(int64(dtime), 0).UTC())
 	}
-	if c.scanReserved(i) {
+	if c.checkReservedInode(i) {
 		return
 	}
-	if i.links() == 0 && !orphan {
-		if i.num >= c.sb.firstIno && le.Uint32(i.raw[inDtime:]) == 0 && i.mode() != 0 {
-			c.badInode(ProblemDeleted, i.num, "has neither links nor a time of deletion")
+	if i.linkCount() == 0 && !orphan {
+		if i.num >= c.sb.firstUserInode && le.Uint32(i.raw[inDtime:]) == 0 && i.mode() != 0 {
+			c.reportInode(ProblemDeleted, i.num, "has neither links nor a time of deletion")
 		}
 		return
 	}
-	s := c.use(i.num)
-	s.links, s.kind = i.links(), typeOf(i.mode())
-	if orphan && i.links() == 0 {
-		s.bits |= stateSystem
+	s := c.markInodeUsed(i.num)
+	s.links, s.kind = i.linkCount(), entryTypeOf(i.mode())
+	if orphan && i.linkCount() == 0 {
+		s.flags |= stateSystem
 	}
-	if i.has(flagEAInode) {
-		s.bits |= stateEA
+	if i.hasFlag(flagEAInode) {
+		s.flags |= stateEA
 	}
-	if i.num == le.Uint32(c.sb.raw[sbOrphanFile:]) && c.sb.compat&compatOrphanFile != 0 || c.isQuota(i.num) {
-		s.bits |= stateSystem
+	if i.num == le.Uint32(c.sb.raw[sbOrphanFile:]) && c.sb.compat&compatOrphanFile != 0 || c.isQuotaInode(i.num) {
+		s.flags |= stateSystem
 	}
-	if i.has(flagImagic) && c.sb.compat&compatImagicInodes != 0 {
-		s.bits |= stateSystem // of AFS, which finds it by number
+	if i.hasFlag(flagImagic) && c.sb.compat&compatImagicInodes != 0 {
+		s.flags |= stateSystem // of AFS, which finds it by number
 	}
 	if i.isDir() {
-		c.addDir(i.num)
+		c.addDirectory(i.num)
 	}
-	c.checkFields(i, s)
-	c.checkContent(i, s, c.checkInnerXattrs(i))
+	c.checkInodeFields(i, s)
+	c.checkContent(i, s, c.checkInodeXattrs(i))
 }
 
-// timesMatter reports whether times of deletion below the number of inodes can only
+// dtimeMustBeOrphanLink reports whether times of deletion below the number of inodes can only
 // be numbers of inodes.
-func (c *checker) timesMatter() bool {
+func (c *checker) dtimeMustBeOrphanLink() bool {
 	for _, at := range []int{sbWtime, sbMtime, sbMkfsTime} {
 		if t := le.Uint32(c.sb.raw[at:]); t != 0 && t < c.sb.inodes {
 			return false
@@ -112,57 +112,57 @@ func (c *checker) timesMatter() bool {
 	return true
 }
 
-// scanReserved checks an inode that has a number for a purpose, but for the root
+// checkReservedInode checks an inode that has a number for a purpose, but for the root
 // directory. It returns false when the inode is an ordinary one.
-func (c *checker) scanReserved(i *inode) bool {
-	if i.num == rootInode || i.num >= c.sb.firstIno {
+func (c *checker) checkReservedInode(i *inode) bool {
+	if i.num == rootInode || i.num >= c.sb.firstUserInode {
 		if i.num == rootInode && !i.isDir() {
-			c.badInode(ProblemRoot, i.num, "is no directory")
+			c.reportInode(ProblemRoot, i.num, "is no directory")
 		}
 		return false
 	}
-	s := c.state(i.num)
-	s.links, s.kind = i.links(), typeOf(i.mode())
+	s := c.stateOfInode(i.num)
+	s.links, s.kind = i.linkCount(), entryTypeOf(i.mode())
 	wantMode, system := uint16(0), false
 	switch {
 	case i.num == badBlocksInode:
-		c.checkBadBlocks(i)
+		c.checkBadBlocksInode(i)
 		return true
 	case i.num == le.Uint32(c.sb.raw[sbJournalInode:]) && (c.sb.compat&compatJournal != 0 || i.num == journalInode):
 		wantMode, system = typeRegular, true
-	case c.isQuota(i.num):
+	case c.isQuotaInode(i.num):
 		wantMode, system = typeRegular, true
 	case i.num == resizeInode && i.mode() != 0:
 		wantMode = typeRegular
 	case i.num == bootLoaderInode && !i.isDir():
-		wantMode = i.kind()
+		wantMode = i.fileType()
 	}
-	if system && i.kind() != wantMode || !system && i.mode() != 0 && i.kind() != wantMode {
-		c.badInode(ProblemInodeMode, i.num, "reserved inode of mode %#o", i.mode())
+	if system && i.fileType() != wantMode || !system && i.mode() != 0 && i.fileType() != wantMode {
+		c.reportInode(ProblemInodeMode, i.num, "reserved inode of mode %#o", i.mode())
 	}
-	if (i.num == journalInode || i.num == 3 || i.num == 4) && !system && (i.links() != 0 || le.Uint32(i.raw[inBlocksLo:]) != 0 || le.Uint32(i.area()) != 0) {
-		c.badInode(ProblemInode, i.num, "is in use without its feature")
+	if (i.num == journalInode || i.num == 3 || i.num == 4) && !system && (i.linkCount() != 0 || le.Uint32(i.raw[inBlocksLo:]) != 0 || le.Uint32(i.blockArea()) != 0) {
+		c.reportInode(ProblemInode, i.num, "is in use without its feature")
 	}
 	if i.num == resizeInode {
-		c.checkResize(i)
+		c.checkResizeInode(i)
 		return true
 	}
 	c.checkContent(i, s, 0)
 	return true
 }
 
-func (c *checker) isQuota(ino uint32) bool {
-	if c.sb.ro&roQuota == 0 {
+func (c *checker) isQuotaInode(ino uint32) bool {
+	if c.sb.roCompat&roQuota == 0 {
 		return false
 	}
 	raw := c.sb.raw
 	return ino == le.Uint32(raw[sbUserQuota:]) || ino == le.Uint32(raw[sbGroupQuota:]) ||
-		c.sb.ro&roProject != 0 && ino == le.Uint32(raw[sbProjQuota:])
+		c.sb.roCompat&roProject != 0 && ino == le.Uint32(raw[sbProjQuota:])
 }
 
-// checkFields checks the fields of an inode by themselves.
-func (c *checker) checkFields(i *inode, s *inodeState) {
-	bad := func(code, format string, args ...any) { c.badInode(code, i.num, format, args...) }
+// checkInodeFields checks the fields of an inode by themselves.
+func (c *checker) checkInodeFields(i *inode, s *inodeState) {
+	bad := func(code, format string, args ...any) { c.reportInode(code, i.num, format, args...) }
 	if s.kind == ftUnknown {
 		bad(ProblemInodeMode, "mode %#o", i.mode())
 	}
@@ -175,42 +175,42 @@ func (c *checker) checkFields(i *inode, s *inodeState) {
 	if c.sb.incompat&incompat64bit == 0 && le.Uint16(i.raw[inFileACLHi:]) != 0 {
 		bad(ProblemXattr, "block of attributes %d", i.xattrBlock())
 	}
-	if c.sb.ro&roHugeFile == 0 && le.Uint16(i.raw[inBlocksHi:]) != 0 {
+	if c.sb.roCompat&roHugeFile == 0 && le.Uint16(i.raw[inBlocksHi:]) != 0 {
 		bad(ProblemInodeBlocks, "needs huge_file")
 	}
-	if i.has(flagImagic) && c.sb.compat&compatImagicInodes == 0 {
+	if i.hasFlag(flagImagic) && c.sb.compat&compatImagicInodes == 0 {
 		bad(ProblemInode, "flags %#x", i.flags())
 	}
-	if i.has(flagCasefold) && (!i.isDir() || c.sb.incompat&incompatCasefold == 0) {
+	if i.hasFlag(flagCasefold) && (!i.isDir() || c.sb.incompat&incompatCasefold == 0) {
 		bad(ProblemInode, "is casefolded, and no directory or without the feature")
 	}
-	if i.has(flagEncrypted) && c.sb.incompat&incompatEncrypt == 0 {
+	if i.hasFlag(flagEncrypted) && c.sb.incompat&incompatEncrypt == 0 {
 		bad(ProblemInode, "is encrypted, which the file system is not")
 	}
-	if i.has(flagEAInode) && !i.isRegular() {
+	if i.hasFlag(flagEAInode) && !i.isRegular() {
 		bad(ProblemInode, "is no file and flagged as one that holds an attribute")
 	}
-	if i.has(flagExtents) && i.has(flagInline) || i.has(flagExtents) && c.sb.incompat&incompatExtents == 0 ||
-		i.has(flagInline) && c.sb.incompat&incompatInlineData == 0 {
+	if i.hasFlag(flagExtents) && i.hasFlag(flagInline) || i.hasFlag(flagExtents) && c.sb.incompat&incompatExtents == 0 ||
+		i.hasFlag(flagInline) && c.sb.incompat&incompatInlineData == 0 {
 		bad(ProblemInode, "flags %#x", i.flags())
 	}
-	if c.sb.incompat&incompatExtents != 0 && !i.has(flagExtents|flagInline) && (i.isRegular() || i.isDir()) && c.looksLikeExtents(i) {
+	if c.sb.incompat&incompatExtents != 0 && !i.hasFlag(flagExtents|flagInline) && (i.isRegular() || i.isDir()) && c.looksLikeExtents(i) {
 		bad(ProblemMapping, "has extents without the flag for it")
 	}
-	if n := i.extra(); n != 0 && !goodExtra(n, c.sb.inodeSize) {
+	if n := i.extraSize(); n != 0 && !validExtraSize(n, c.sb.inodeSize) {
 		bad(ProblemInode, "extra size %d", n)
 	}
-	if k := i.kind(); k == typeChar || k == typeBlock || k == typeFifo || k == typeSocket {
-		if i.size() != 0 || i.has(flagExtents|flagInline|flagImmutable|flagAppend|flagIndexed) {
+	if k := i.fileType(); k == typeChar || k == typeBlock || k == typeFifo || k == typeSocket {
+		if i.size() != 0 || i.hasFlag(flagExtents|flagInline|flagImmutable|flagAppend|flagIndexed) {
 			bad(ProblemInode, "a node with size %d and flags %#x", uint64(i.size()), i.flags())
 		}
 	}
-	if i.kind() == typeSymlink && i.has(flagImmutable|flagAppend|flagIndexed) {
+	if i.fileType() == typeSymlink && i.hasFlag(flagImmutable|flagAppend|flagIndexed) {
 		bad(ProblemSymlink, "flags %#x", i.flags())
 	}
 }
 
 func (c *checker) looksLikeExtents(i *inode) bool {
-	n := extNode(i.area())
-	return le.Uint16(n) == extentMagic && n.count() <= n.room() && n.room() <= 4 && n.room() >= 2
+	n := extentNode(i.blockArea())
+	return le.Uint16(n) == extentMagic && n.entryCount() <= n.maxEntries() && n.maxEntries() <= 4 && n.maxEntries() >= 2
 }

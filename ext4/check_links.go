@@ -5,54 +5,54 @@ import (
 	"slices"
 )
 
-// connect checks that all directories can be reached from the root, and that ".." leads
+// checkConnectivity checks that all directories can be reached from the root, and that ".." leads
 // back.
-func (c *checker) connect() {
-	root := c.dir(rootInode)
+func (c *checker) checkConnectivity() {
+	root := c.findDirectory(rootInode)
 	if root == nil {
-		c.badInode(ProblemRoot, rootInode, "there is no root directory")
+		c.reportInode(ProblemRoot, rootInode, "there is no root directory")
 		return
 	}
-	root.known = true
+	root.reachabilityKnown = true
 	for k := range c.dirs {
-		if c.stopped() {
+		if c.shouldStop() {
 			return
 		}
 		d := &c.dirs[k]
-		if c.state(d.ino).bits&stateSystem != 0 {
+		if c.stateOfInode(d.ino).flags&stateSystem != 0 {
 			continue // yet to be removed
 		}
 		if d.parent == 0 {
-			c.badInode(ProblemUnreachable, d.ino, "a directory without a name")
-			d.known = true
-		} else if d.dotdot != d.parent && c.state(d.ino).bits&stateSkip == 0 {
-			c.badInode(ProblemDirDots, d.ino, "the entry .. leads to inode %d, but it is in directory %d", d.dotdot, d.parent)
+			c.reportInode(ProblemUnreachable, d.ino, "a directory without a name")
+			d.reachabilityKnown = true
+		} else if d.dotdot != d.parent && c.stateOfInode(d.ino).flags&stateSkip == 0 {
+			c.reportInode(ProblemDirDots, d.ino, "the entry .. leads to inode %d, but it is in directory %d", d.dotdot, d.parent)
 		}
-		c.climb(d)
+		c.climbTowardsRoot(d)
 	}
 }
 
-// climb goes from a directory up to one of which it is known whether the root can be
+// climbTowardsRoot goes from a directory up to one of which it is known whether the root can be
 // reached, and notes that for all on the way.
-func (c *checker) climb(d *checkedDir) {
+func (c *checker) climbTowardsRoot(d *checkedDir) {
 	var way []*checkedDir
-	for !d.known {
-		d.known = true
+	for !d.reachabilityKnown {
+		d.reachabilityKnown = true
 		way = append(way, d)
-		up := c.dir(d.parent)
+		up := c.findDirectory(d.parent)
 		if up == nil {
 			return // reported: that has no name, or is no directory
 		}
-		if up.known && slices.Contains(way, up) {
-			c.badInode(ProblemUnreachable, up.ino, "a directory that is beneath itself")
+		if up.reachabilityKnown && slices.Contains(way, up) {
+			c.reportInode(ProblemUnreachable, up.ino, "a directory that is beneath itself")
 			return
 		}
 		d = up
 	}
 }
 
-// countLinks compares the names of all inodes with their counts of links.
-func (c *checker) countLinks() {
+// compareLinkCounts compares the names of all inodes with their counts of links.
+func (c *checker) compareLinkCounts() {
 	pages := make([]uint32, 0, len(c.inodes))
 	for p := range c.inodes {
 		pages = append(pages, p)
@@ -60,27 +60,27 @@ func (c *checker) countLinks() {
 	slices.SortFunc(pages, cmp.Compare)
 	for _, p := range pages {
 		for k := range c.inodes[p] {
-			if c.stopped() {
+			if c.shouldStop() {
 				return
 			}
 			s, ino := &c.inodes[p][k], p*inodesOfPage+uint32(k)
-			if s.bits&stateUsed != 0 && s.bits&stateSystem == 0 {
-				c.countInode(ino, s)
+			if s.flags&stateUsed != 0 && s.flags&stateSystem == 0 {
+				c.compareLinkCount(ino, s)
 			}
 		}
 	}
 }
 
-func (c *checker) countInode(ino uint32, s *inodeState) {
-	seen := s.seen
+func (c *checker) compareLinkCount(ino uint32, s *inodeState) {
+	seen := s.names
 	switch {
 	case seen == 0 && s.kind != ftDir:
-		c.badInode(ProblemUnreachable, ino, "is in use and has no name")
+		c.reportInode(ProblemUnreachable, ino, "is in use and has no name")
 		return
 	case s.kind == ftDir && seen > maxLinks:
 		seen = 1 // nobody counts any more
 	}
 	if seen != s.links {
-		c.badInode(ProblemLinks, ino, "counts %d links and has %d", s.links, seen)
+		c.reportInode(ProblemLinks, ino, "counts %d links and has %d", s.links, seen)
 	}
 }

@@ -3,57 +3,57 @@ package ext4
 import "bytes"
 
 // checkBlockMap checks the blocks of a file without extents.
-func (c *checker) checkBlockMap(m *mapped) {
-	area := m.i.area()
+func (c *checker) checkBlockMap(m *mappingState) {
+	area := m.i.blockArea()
 	for k := range directBlocks {
-		c.checkPointer(m, uint64(le.Uint32(area[4*k:])), uint64(k))
+		c.checkBlockPointer(m, uint64(le.Uint32(area[4*k:])), uint64(k))
 	}
 	per := uint64(c.sb.blockSize / 4)
 	base, span := uint64(directBlocks), uint64(1)
 	for depth := 1; depth <= 3; depth++ {
 		span *= per
-		c.checkIndirect(m, uint64(le.Uint32(area[4*(directBlocks+depth-1):])), depth, base, span)
+		c.checkIndirectBlock(m, uint64(le.Uint32(area[4*(directBlocks+depth-1):])), depth, base, span)
 		base += span
 	}
 	if m.i.isDir() && m.last >= 0 && uint64(m.last+1) != m.next {
-		m.bad(c, ProblemDir, "has a hole")
+		m.reportMapping(c, ProblemDir, "has a hole")
 	}
 }
 
-// checkPointer checks where a block of a file lies. In next it counts blocks, which
+// checkBlockPointer checks where a block of a file lies. In next it counts blocks, which
 // for a directory without holes is one more than the last.
-func (c *checker) checkPointer(m *mapped, at, logical uint64) {
+func (c *checker) checkBlockPointer(m *mappingState, at, logical uint64) {
 	if at == 0 {
 		return
 	}
-	if !c.inside(at, 1) {
-		m.skip = true
-		c.badBlock(ProblemOutside, m.i.num, at, "block %d of the file", logical)
+	if !c.containsBlocks(at, 1) {
+		m.unsound = true
+		c.reportBlock(ProblemOutside, m.i.num, at, "block %d of the file", logical)
 		return
 	}
 	if !m.i.isDir() && !m.i.isRegular() && m.i.num != badBlocksInode && logical > 0 {
-		m.bad(c, ProblemMapping, "more than a block")
+		m.reportMapping(c, ProblemMapping, "more than a block")
 	}
-	c.tooBigDir(m, logical+1)
-	c.claimData(m, logical, at, 1)
+	c.checkDirLength(m, logical+1)
+	c.claimDataBlocks(m, logical, at, 1)
 	m.last, m.prev = int64(logical), at
 	m.next++
 }
 
-// checkIndirect checks a block of pointers, which covers span blocks from base on.
-func (c *checker) checkIndirect(m *mapped, at uint64, depth int, base, span uint64) {
-	if at == 0 || c.stopped() {
+// checkIndirectBlock checks a block of pointers, which covers span blocks from base on.
+func (c *checker) checkIndirectBlock(m *mappingState, at uint64, depth int, base, span uint64) {
+	if at == 0 || c.shouldStop() {
 		return
 	}
-	if !c.inside(at, 1) {
-		m.skip = true
-		c.badBlock(ProblemOutside, m.i.num, at, "a block of pointers")
+	if !c.containsBlocks(at, 1) {
+		m.unsound = true
+		c.reportBlock(ProblemOutside, m.i.num, at, "a block of pointers")
 		return
 	}
-	if !c.claim(m, at, 1) {
+	if !c.claimFileBlocks(m, at, 1) {
 		return // each is looked at once
 	}
-	b := c.read(at)
+	b := c.readMetadata(at)
 	if b == nil {
 		return
 	}
@@ -62,52 +62,52 @@ func (c *checker) checkIndirect(m *mapped, at uint64, depth int, base, span uint
 	for k := uint64(0); k < per && c.err == nil; k++ {
 		p := uint64(le.Uint32(b[4*k:]))
 		if depth == 1 {
-			c.checkPointer(m, p, base+k)
+			c.checkBlockPointer(m, p, base+k)
 		} else {
-			c.checkIndirect(m, p, depth-1, base+k*(span/per), span/per)
+			c.checkIndirectBlock(m, p, depth-1, base+k*(span/per), span/per)
 		}
 	}
 }
 
-// checkBadBlocks checks the inode that lists blocks that cannot be used.
-func (c *checker) checkBadBlocks(i *inode) {
-	if i.mode() != 0 || i.uid() != 0 || i.gid() != 0 || i.links() != 0 || i.has(flagInline) || i.xattrBlock() != 0 {
-		c.badInode(ProblemInode, i.num, "the list of bad blocks has mode %#o and %d links", i.mode(), i.links())
+// checkBadBlocksInode checks the inode that lists blocks that cannot be used.
+func (c *checker) checkBadBlocksInode(i *inode) {
+	if i.mode() != 0 || i.uid() != 0 || i.gid() != 0 || i.linkCount() != 0 || i.hasFlag(flagInline) || i.xattrBlock() != 0 {
+		c.reportInode(ProblemInode, i.num, "the list of bad blocks has mode %#o and %d links", i.mode(), i.linkCount())
 	}
-	m := &mapped{i: i, last: -1}
-	if i.has(flagExtents) {
-		c.checkExtents(m)
+	m := &mappingState{i: i, last: -1}
+	if i.hasFlag(flagExtents) {
+		c.checkExtentTree(m)
 		return
 	}
 	c.checkBlockMap(m)
 }
 
-// checkResize checks the inode that holds the blocks kept for more descriptors: those
+// checkResizeInode checks the inode that holds the blocks kept for more descriptors: those
 // of the first group are its blocks of pointers, which lead to those of the backups.
-func (c *checker) checkResize(i *inode) {
-	used := c.storage(i)
-	area := i.area()
-	if c.sb.compat&compatResizeInode == 0 && allZero(area) {
+func (c *checker) checkResizeInode(i *inode) {
+	used := c.statedStorage(i)
+	area := i.blockArea()
+	if c.sb.compat&compatResizeInode == 0 && isAllZero(area) {
 		return // otherwise tune2fs took the feature away, and e2fsck -f is to empty it
 	}
 	at := uint64(le.Uint32(area[4*(directBlocks+1):]))
-	others := !allZero(area[:4*(directBlocks+1)]) || !allZero(area[4*(directBlocks+2):])
-	if i.links() == 0 {
-		c.minor(ProblemResize, i.num, -1, "has no links")
+	others := !isAllZero(area[:4*(directBlocks+1)]) || !isAllZero(area[4*(directBlocks+2):])
+	if i.linkCount() == 0 {
+		c.reportHarmless(ProblemResize, i.num, -1, "has no links")
 	}
-	if others || !c.inside(at, 1) || !i.isRegular() || i.has(flagExtents|flagInline|flagIndexed) {
-		c.minor(ProblemResize, i.num, -1, "is not what it should be")
+	if others || !c.containsBlocks(at, 1) || !i.isRegular() || i.hasFlag(flagExtents|flagInline|flagIndexed) {
+		c.reportHarmless(ProblemResize, i.num, -1, "is not what it should be")
 		return
 	}
 	if i.xattrBlock() != 0 {
-		c.badInode(ProblemXattr, i.num, "has attributes")
+		c.reportInode(ProblemXattr, i.num, "has attributes")
 	}
-	m := &mapped{i: i, last: -1}
-	c.claim(m, at, 1)
-	if c.isMeta(at) {
+	m := &mappingState{i: i, last: -1}
+	c.claimFileBlocks(m, at, 1)
+	if c.isFixedMetadata(at) {
 		return
 	}
-	b := c.read(at)
+	b := c.readMetadata(at)
 	if b == nil {
 		return
 	}
@@ -118,24 +118,24 @@ func (c *checker) checkResize(i *inode) {
 		if p == 0 {
 			continue
 		}
-		if !c.inside(p, 1) {
-			c.badBlock(ProblemOutside, i.num, p, "kept for descriptors")
+		if !c.containsBlocks(p, 1) {
+			c.reportBlock(ProblemOutside, i.num, p, "kept for descriptors")
 			return
 		}
 		m.clusters++
-		c.countPointers(m, p, directBlocks+per+k*per)
+		c.countResizePointers(m, p, directBlocks+per+k*per)
 	}
 	m.lastInit = m.last
-	c.checkReserved(i, b)
-	c.checkSize(m)
-	if n := m.clusters * uint64(c.sb.cluster) * uint64(c.sb.blockSize); n != used {
-		c.badInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage and has %d", used, n)
+	c.checkReservedDescList(i, b)
+	c.checkFileSize(m)
+	if n := m.clusters * uint64(c.sb.clusterBlocks) * uint64(c.sb.blockSize); n != used {
+		c.reportInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage and has %d", used, n)
 	}
 }
 
-// countPointers counts the pointers in a block, which are for the blocks from base on.
-func (c *checker) countPointers(m *mapped, at, base uint64) {
-	b := c.read(at)
+// countResizePointers counts the pointers in a block, which are for the blocks from base on.
+func (c *checker) countResizePointers(m *mappingState, at, base uint64) {
+	b := c.readMetadata(at)
 	for k := 0; k < len(b); k += 4 {
 		if le.Uint32(b[k:]) != 0 {
 			m.clusters++
@@ -144,29 +144,29 @@ func (c *checker) countPointers(m *mapped, at, base uint64) {
 	}
 }
 
-// checkReserved compares the pointers with where the blocks must lie: those of the first
+// checkReservedDescList compares the pointers with where the blocks must lie: those of the first
 // quarter of the blocks, which is what e2fsck compares.
-func (c *checker) checkReserved(i *inode, b []byte) {
+func (c *checker) checkReservedDescList(i *inode, b []byte) {
 	per := uint32(c.sb.blockSize / 4)
-	at := c.sb.superBlock() + 1 + uint64(c.sb.descBlocks())
-	for k := range c.sb.reserved / 4 {
+	at := c.sb.superblockNumber() + 1 + uint64(c.sb.descBlockCount())
+	for k := range c.sb.reservedDescs / 4 {
 		want := at + uint64(k)
-		slot := (c.sb.descBlocks() + k) % per
+		slot := (c.sb.descBlockCount() + k) % per
 		if uint64(le.Uint32(b[4*slot:])) != want {
-			c.minor(ProblemResize, i.num, -1, "block %d is kept for descriptors, and not in the inode", want)
+			c.reportHarmless(ProblemResize, i.num, -1, "block %d is kept for descriptors, and not in the inode", want)
 			return
 		}
-		ptrs := c.read(want)
+		ptrs := c.readMetadata(want)
 		if ptrs == nil {
 			return
 		}
 		n := uint32(0)
 		for g := uint32(1); g < c.sb.groups && n < per; g++ {
-			if !c.sb.hasSuper(g) {
+			if !c.sb.hasSuperblock(g) {
 				continue
 			}
-			if uint64(le.Uint32(ptrs[4*n:])) != want+uint64(g)*uint64(c.sb.perGroup) {
-				c.minor(ProblemResize, i.num, -1, "block %d does not lead to the copy in group %d", want, g)
+			if uint64(le.Uint32(ptrs[4*n:])) != want+uint64(g)*uint64(c.sb.blocksPerGroup) {
+				c.reportHarmless(ProblemResize, i.num, -1, "block %d does not lead to the copy in group %d", want, g)
 				return
 			}
 			n++

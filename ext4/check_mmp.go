@@ -6,23 +6,23 @@ const (
 	mmpChecksum = 1020
 )
 
-// mountGuard checks the block that a host keeps writing to while it has the file system
+// checkMMPBlock checks the block that a host keeps writing to while it has the file system
 // mounted.
-func (c *checker) mountGuard() {
+func (c *checker) checkMMPBlock() {
 	if c.sb.incompat&incompatMMP == 0 {
 		return
 	}
 	at := le.Uint64(c.sb.raw[sbMMPBlock:])
-	if !c.inside(at, 1) {
-		c.badSuper(ProblemMMP, "it lies at block %d, which there is not", at)
+	if !c.containsBlocks(at, 1) {
+		c.reportSuper(ProblemMMP, "it lies at block %d, which there is not", at)
 		return
 	}
-	b := c.read(at)
+	b := c.readMetadata(at)
 	switch {
 	case b == nil:
 	case le.Uint32(b) != mmpMagic:
-		c.bad(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "it has a wrong magic number"})
-	case c.sb.csum && crc32c(c.sb.seed, b[:mmpChecksum]) != le.Uint32(b[mmpChecksum:]):
-		c.bad(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "checksum"})
+		c.reportProblem(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "it has a wrong magic number"})
+	case c.sb.metadataCsum && crc32c(c.sb.csumSeed, b[:mmpChecksum]) != le.Uint32(b[mmpChecksum:]):
+		c.reportProblem(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "checksum"})
 	}
 }

@@ -18,81 +18,81 @@ const (
 	minLog      = 1024      // blocks of a journal
 )
 
-// super checks the superblock.
-func (c *checker) super() {
+// checkSuperblock checks the superblock.
+func (c *checker) checkSuperblock() {
 	sb, raw := c.sb, c.sb.raw
 	if x := sb.compat &^ checkedCompat; x != 0 {
 		c.err = unsupportedf("checking features %s; run e2fsck", featureNames(compatNames, x))
 		return
 	}
-	if x := sb.ro &^ checkedRO; x != 0 {
+	if x := sb.roCompat &^ checkedRO; x != 0 {
 		c.err = unsupportedf("checking features %s; run e2fsck", featureNames(roNames, x))
 		return
 	}
 	if le.Uint16(raw[sbState:])&stateErrors != 0 || le.Uint32(raw[sbErrorCount:]) != 0 && le.Uint16(raw[sbState:])&stateClean == 0 {
-		c.badSuper(ProblemErrors, "errors were found before: %d", le.Uint32(raw[sbErrorCount:]))
+		c.reportSuper(ProblemErrors, "errors were found before: %d", le.Uint32(raw[sbErrorCount:]))
 	}
-	c.superSizes()
-	c.superFeatures()
-	c.superInodes()
+	c.checkSuperSizes()
+	c.checkFeatureSet()
+	c.checkSystemInodeNumbers()
 	limit := time.Now().Unix()
 	for _, at := range []int{sbMtime, sbWtime} {
 		if t := int64(le.Uint32(raw[at:])); t > limit {
-			c.minor(ProblemTime, 0, -1, "used at %v", time.Unix(t, 0).UTC())
+			c.reportHarmless(ProblemTime, 0, -1, "used at %v", time.Unix(t, 0).UTC())
 		}
 	}
 }
 
-// superSizes checks what parseSuper did not need to know.
-func (c *checker) superSizes() {
+// checkSuperSizes checks what parseSuperblock did not need to know.
+func (c *checker) checkSuperSizes() {
 	sb, raw := c.sb, c.sb.raw
-	bad := func(format string, args ...any) { c.badSuper(ProblemSuper, format, args...) }
+	bad := func(format string, args ...any) { c.reportSuper(ProblemSuper, format, args...) }
 	if v := le.Uint32(raw[sbRevision:]); v > 1 {
 		bad("revision %d", v)
 	}
-	if r := sb.count64(sbReservedLo, sbReservedHi); r > sb.blocks/2 {
+	if r := sb.splitCount(sbReservedLo, sbReservedHi); r > sb.blocks/2 {
 		bad("%d of %d blocks are reserved", r, sb.blocks)
 	}
-	clusters := sb.perGroup / sb.cluster
+	clusters := sb.blocksPerGroup / sb.clusterBlocks
 	if clusters%8 != 0 || clusters > maxPerGroup {
-		bad("groups of %d blocks", sb.perGroup)
+		bad("groups of %d blocks", sb.blocksPerGroup)
 	}
-	if sb.inodesPer%8 != 0 || int64(sb.inodesPer) > 65536-sb.blockSize/int64(sb.inodeSize) {
-		bad("groups of %d inodes", sb.inodesPer)
+	if sb.inodesPerGroup%8 != 0 || int64(sb.inodesPerGroup) > 65536-sb.blockSize/int64(sb.inodeSize) {
+		bad("groups of %d inodes", sb.inodesPerGroup)
 	}
 	if le.Uint32(raw[sbClustersPer:]) != clusters {
 		bad("groups of %d clusters", le.Uint32(raw[sbClustersPer:]))
 	}
-	if sb.ro&roBigalloc == 0 && le.Uint32(raw[sbLogCluster:]) != le.Uint32(raw[sbLogBlock:]) {
+	if sb.roCompat&roBigalloc == 0 && le.Uint32(raw[sbLogCluster:]) != le.Uint32(raw[sbLogBlock:]) {
 		bad("clusters of 2^%d KiB", le.Uint32(raw[sbLogCluster:]))
 	}
 	if n := raw[sbLogFlex]; n > 31 {
 		bad("flexible groups of 2^%d groups", n)
 	}
-	if sb.first == 0 && sb.blockSize == 1024 && sb.cluster == 1 {
+	if sb.firstBlock == 0 && sb.blockSize == 1024 && sb.clusterBlocks == 1 {
 		bad("the first block is 0")
 	}
-	if sb.incompat&incompatMetaBG != 0 && sb.metaBG > sb.descBlocks() {
-		bad("descriptors lie in their groups from block %d on, of %d", sb.metaBG, sb.descBlocks())
+	if sb.incompat&incompatMetaBG != 0 && sb.firstMetaBG > sb.descBlockCount() {
+		bad("descriptors lie in their groups from block %d on, of %d", sb.firstMetaBG, sb.descBlockCount())
 	}
 	if sb.inodeSize == oldInodeSize {
 		return
 	}
 	for _, at := range []int{sbMinExtraIsize, sbWantExtraIsize} {
-		if n := int(le.Uint16(raw[at:])); n != 0 && !goodExtra(n, sb.inodeSize) {
-			c.minor(ProblemSuper, 0, -1, "inodes that use %d bytes more", n)
+		if n := int(le.Uint16(raw[at:])); n != 0 && !validExtraSize(n, sb.inodeSize) {
+			c.reportHarmless(ProblemSuper, 0, -1, "inodes that use %d bytes more", n)
 		}
 	}
 }
 
-// goodExtra reports whether an inode may use n bytes beyond the old ones.
-func goodExtra(n, inodeSize int) bool { return n >= 4 && n <= inodeSize-oldInodeSize && n%4 == 0 }
+// validExtraSize reports whether an inode may use n bytes beyond the old ones.
+func validExtraSize(n, inodeSize int) bool { return n >= 4 && n <= inodeSize-oldInodeSize && n%4 == 0 }
 
-// superFeatures checks which features are there together.
-func (c *checker) superFeatures() {
+// checkFeatureSet checks which features are there together.
+func (c *checker) checkFeatureSet() {
 	sb := c.sb
-	bad := func(what string) { c.badSuper(ProblemFeatures, "%s", what) }
-	if sb.csum && sb.ro&roGDTCsum != 0 {
+	bad := func(what string) { c.reportSuper(ProblemFeatures, "%s", what) }
+	if sb.metadataCsum && sb.roCompat&roGDTCsum != 0 {
 		bad("uninit_bg together with metadata_csum")
 	}
 	if sb.incompat&incompatMetaBG != 0 && sb.compat&compatResizeInode != 0 {
@@ -101,19 +101,19 @@ func (c *checker) superFeatures() {
 	if sb.incompat&incompat64bit != 0 && sb.incompat&incompatExtents == 0 {
 		bad("64bit without extent")
 	}
-	if sb.incompat&incompatCsumSeed != 0 && !sb.csum {
+	if sb.incompat&incompatCsumSeed != 0 && !sb.metadataCsum {
 		bad("metadata_csum_seed without metadata_csum")
 	}
-	if sb.compat&compatOrphanFile == 0 && sb.ro&roOrphanPresent != 0 {
+	if sb.compat&compatOrphanFile == 0 && sb.roCompat&roOrphanPresent != 0 {
 		bad("orphan_present without orphan_file")
 	}
 }
 
-// superInodes checks the numbers of the inodes that hold quotas and orphans.
-func (c *checker) superInodes() {
+// checkSystemInodeNumbers checks the numbers of the inodes that hold quotas and orphans.
+func (c *checker) checkSystemInodeNumbers() {
 	if n := le.Uint32(c.sb.raw[sbOrphanFile:]); n != 0 && c.sb.compat&compatOrphanFile == 0 {
-		if i := c.rawInode(n); i == nil || i.links() != 0 {
-			c.badInode(ProblemOrphans, n, "is said to be the file for orphans")
+		if i := c.readRawInode(n); i == nil || i.linkCount() != 0 {
+			c.reportInode(ProblemOrphans, n, "is said to be the file for orphans")
 		}
 	}
 	for _, at := range []int{sbUserQuota, sbGroupQuota, sbProjQuota} {
@@ -121,9 +121,9 @@ func (c *checker) superInodes() {
 		if n == 0 {
 			continue
 		}
-		i := c.rawInode(n)
-		if i == nil || n < c.sb.firstIno && n != 3 && n != 4 || i.links() != 0 && !c.isQuota(n) {
-			c.badInode(ProblemInode, n, "is said to hold a quota")
+		i := c.readRawInode(n)
+		if i == nil || n < c.sb.firstUserInode && n != 3 && n != 4 || i.linkCount() != 0 && !c.isQuotaInode(n) {
+			c.reportInode(ProblemInode, n, "is said to hold a quota")
 		}
 	}
 }

@@ -5,16 +5,16 @@ import (
 	"slices"
 )
 
-// claims are sets of blocks, or clusters, that have an owner: per group a list of runs,
+// blockClaims are sets of blocks, or clusters, that have an owner: per group a list of runs,
 // or a bitmap when they are many.
-type claims struct {
-	c      *checker
-	per    uint32 // of a group
-	groups map[uint32]*claimed
+type blockClaims struct {
+	c        *checker
+	perGroup uint32 // of a group
+	groups   map[uint32]*groupClaims
 }
 
-// claimed is the part of claims in one group.
-type claimed struct {
+// groupClaims is the part of claims in one group.
+type groupClaims struct {
 	runs []claimRun // in order, not adjacent; not used when there is a bitmap
 	bits []byte
 }
@@ -24,25 +24,25 @@ type claimRun struct{ from, to uint32 }
 
 const claimCost = 120 // bytes of memory of a group without runs
 
-func newClaims(c *checker, per uint32) *claims {
-	return &claims{c, per, map[uint32]*claimed{}}
+func newBlockClaims(c *checker, per uint32) *blockClaims {
+	return &blockClaims{c, per, map[uint32]*groupClaims{}}
 }
 
-// add claims n blocks from one on, counted from that where group 0 begins. It returns
+// claimRange claims n blocks from one on, counted from that where group 0 begins. It returns
 // the first of them that was claimed before, if there is one.
-func (m *claims) add(at, n uint64) (taken uint64, twice bool) {
+func (m *blockClaims) claimRange(at, n uint64) (taken uint64, twice bool) {
 	for n > 0 {
-		g, from := uint32(at/uint64(m.per)), uint32(at%uint64(m.per))
-		k := uint32(min(n, uint64(m.per-from)))
+		g, from := uint32(at/uint64(m.perGroup)), uint32(at%uint64(m.perGroup))
+		k := uint32(min(n, uint64(m.perGroup-from)))
 		s := m.groups[g]
 		if s == nil {
-			if !m.c.charge(claimCost) {
+			if !m.c.chargeMemory(claimCost) {
 				return taken, twice
 			}
-			s = &claimed{}
+			s = &groupClaims{}
 			m.groups[g] = s
 		}
-		if t, ok := s.add(m, from, from+k); ok && !twice {
+		if t, ok := s.claimGroupRange(m, from, from+k); ok && !twice {
 			taken, twice = at-uint64(from)+uint64(t), true
 		}
 		at, n = at+uint64(k), n-uint64(k)
@@ -50,10 +50,10 @@ func (m *claims) add(at, n uint64) (taken uint64, twice bool) {
 	return taken, twice
 }
 
-func (s *claimed) add(m *claims, from, to uint32) (taken uint32, twice bool) {
+func (s *groupClaims) claimGroupRange(m *blockClaims, from, to uint32) (taken uint32, twice bool) {
 	if s.bits != nil {
 		for i := from; i < to && !twice; i++ {
-			taken, twice = i, bit(s.bits, uint64(i))
+			taken, twice = i, testBit(s.bits, uint64(i))
 		}
 		setBits(s.bits, uint64(from), uint64(to-from))
 		return taken, twice
@@ -70,34 +70,34 @@ func (s *claimed) add(m *claims, from, to uint32) (taken uint32, twice bool) {
 	}
 	before := cap(s.runs)
 	s.runs = slices.Replace(s.runs, i, j, now)
-	if len(s.runs)*16 > int(m.per)/8 {
-		m.c.charge(int(m.per)/8 - before*8)
-		s.bits = make([]byte, (m.per+7)/8)
+	if len(s.runs)*16 > int(m.perGroup)/8 {
+		m.c.chargeMemory(int(m.perGroup)/8 - before*8)
+		s.bits = make([]byte, (m.perGroup+7)/8)
 		for _, r := range s.runs {
 			setBits(s.bits, uint64(r.from), uint64(r.to-r.from))
 		}
 		s.runs = nil
 	} else if grown := cap(s.runs) - before; grown > 0 {
-		m.c.charge(grown * 8)
+		m.c.chargeMemory(grown * 8)
 	}
 	return taken, twice
 }
 
-// has reports whether a block is claimed.
-func (m *claims) has(at uint64) bool {
-	s, i := m.groups[uint32(at/uint64(m.per))], uint32(at%uint64(m.per))
+// isClaimed reports whether a block is claimed.
+func (m *blockClaims) isClaimed(at uint64) bool {
+	s, i := m.groups[uint32(at/uint64(m.perGroup))], uint32(at%uint64(m.perGroup))
 	switch {
 	case s == nil:
 		return false
 	case s.bits != nil:
-		return bit(s.bits, uint64(i))
+		return testBit(s.bits, uint64(i))
 	}
 	k, _ := slices.BinarySearchFunc(s.runs, i+1, func(r claimRun, v uint32) int { return cmp.Compare(r.to, v) })
 	return k < len(s.runs) && s.runs[k].from <= i
 }
 
-// fill sets the bits of what is claimed in a group.
-func (m *claims) fill(g uint32, bits []byte) {
+// copyToBitmap sets the bits of what is claimed in a group.
+func (m *blockClaims) copyToBitmap(g uint32, bits []byte) {
 	s := m.groups[g]
 	if s == nil {
 		return
@@ -108,15 +108,17 @@ func (m *claims) fill(g uint32, bits []byte) {
 	}
 }
 
-// unit returns the number of a block's cluster, from that where group 0 begins.
-func (c *checker) unit(at uint64) uint64 { return (at - c.sb.first) / uint64(c.sb.cluster) }
+// clusterOf returns the number of a block's cluster, from that where group 0 begins.
+func (c *checker) clusterOf(at uint64) uint64 {
+	return (at - c.sb.firstBlock) / uint64(c.sb.clusterBlocks)
+}
 
 // inodeState is what is known of an inode.
 type inodeState struct {
 	links uint16 // as the inode says
-	seen  uint16 // names that lead to it, as many as can be counted
+	names uint16 // names that lead to it, as many as can be counted
 	kind  byte   // type, as in entries
-	bits  byte
+	flags byte
 }
 
 const (
@@ -131,38 +133,38 @@ const (
 
 type inodePage [inodesOfPage]inodeState
 
-// state returns what is known of an inode; nil: it is not in use.
-func (c *checker) state(ino uint32) *inodeState {
+// stateOfInode returns what is known of an inode; nil: it is not in use.
+func (c *checker) stateOfInode(ino uint32) *inodeState {
 	p := c.inodes[ino/inodesOfPage]
-	if p == nil || p[ino%inodesOfPage].bits&stateUsed == 0 {
+	if p == nil || p[ino%inodesOfPage].flags&stateUsed == 0 {
 		return nil
 	}
 	return &p[ino%inodesOfPage]
 }
 
-// use notes that an inode is in use.
-func (c *checker) use(ino uint32) *inodeState {
+// markInodeUsed notes that an inode is in use.
+func (c *checker) markInodeUsed(ino uint32) *inodeState {
 	p := c.inodes[ino/inodesOfPage]
 	if p == nil {
-		c.charge(inodesOfPage*6 + 64)
+		c.chargeMemory(inodesOfPage*6 + 64)
 		p = &inodePage{}
 		c.inodes[ino/inodesOfPage] = p
 	}
 	s := &p[ino%inodesOfPage]
-	s.bits |= stateUsed
+	s.flags |= stateUsed
 	return s
 }
 
 // checkedDir is a directory in use.
 type checkedDir struct {
-	ino    uint32
-	parent uint32 // that holds its name; 0: none
-	dotdot uint32
-	known  bool // it is known whether the root can be reached
+	ino               uint32
+	parent            uint32 // that holds its name; 0: none
+	dotdot            uint32
+	reachabilityKnown bool // it is known whether the root can be reached
 }
 
-// dir returns a directory; nil: it is none.
-func (c *checker) dir(ino uint32) *checkedDir {
+// findDirectory returns a directory; nil: it is none.
+func (c *checker) findDirectory(ino uint32) *checkedDir {
 	i, ok := slices.BinarySearchFunc(c.dirs, ino, func(d checkedDir, v uint32) int { return cmp.Compare(d.ino, v) })
 	if !ok {
 		return nil
@@ -170,10 +172,10 @@ func (c *checker) dir(ino uint32) *checkedDir {
 	return &c.dirs[i]
 }
 
-// addDir notes a directory. They come in order.
-func (c *checker) addDir(ino uint32) {
+// addDirectory notes a directory. They come in order.
+func (c *checker) addDirectory(ino uint32) {
 	if len(c.dirs) == cap(c.dirs) {
-		c.charge(cap(c.dirs)*16 + 1024)
+		c.chargeMemory(cap(c.dirs)*16 + 1024)
 	}
 	c.dirs = append(c.dirs, checkedDir{ino: ino})
 }

@@ -11,8 +11,8 @@ import (
 func TestClaims(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20 {
-		c := &checker{ctx: context.Background(), budget: checkBudget}
-		m, plain := newClaims(c, 1024), map[uint64]bool{}
+		c := &checker{ctx: context.Background(), memoryBudget: checkBudget}
+		m, plain := newBlockClaims(c, 1024), map[uint64]bool{}
 		for range 400 {
 			at, n := r.Uint64N(5000), 1+r.Uint64N(1+r.Uint64N(40))
 			if r.IntN(100) == 0 {
@@ -26,20 +26,20 @@ func TestClaims(t *testing.T) {
 				}
 				plain[k] = true
 			}
-			if got, ok := m.add(at, n); ok != twice || got != want {
+			if got, ok := m.claimRange(at, n); ok != twice || got != want {
 				t.Fatalf("add(%d, %d) is %d, %t, want %d, %t", at, n, got, ok, want, twice)
 			}
 		}
 		bits := make([]byte, 128)
 		for at := range uint64(7000) {
-			if m.has(at) != plain[at] {
+			if m.isClaimed(at) != plain[at] {
 				t.Fatalf("has(%d) is %t", at, !plain[at])
 			}
 			if at%1024 == 0 {
 				clear(bits)
-				m.fill(uint32(at/1024), bits)
+				m.copyToBitmap(uint32(at/1024), bits)
 			}
-			if bit(bits, at%1024) != plain[at] {
+			if testBit(bits, at%1024) != plain[at] {
 				t.Fatalf("bit %d is %t", at, !plain[at])
 			}
 		}
@@ -48,10 +48,10 @@ func TestClaims(t *testing.T) {
 
 // A check takes no more memory for its tables than it is allowed.
 func TestCheckBudget(t *testing.T) {
-	c := &checker{ctx: context.Background(), budget: 1 << 20}
-	m := newClaims(c, defaultPer)
+	c := &checker{ctx: context.Background(), memoryBudget: 1 << 20}
+	m := newBlockClaims(c, defaultPer)
 	for k := uint64(0); c.err == nil && k < 1<<24; k += 2 {
-		m.add(k, 1)
+		m.claimRange(k, 1)
 	}
 	if !errors.Is(c.err, ErrUnsupported) || len(m.groups) > 300 {
 		t.Errorf("%d groups in 1 MiB: %v", len(m.groups), c.err)

@@ -33,7 +33,7 @@ func findTargets(t testing.TB, image Device) []target {
 	}
 	s := &targets{fs: fs, seen: map[uint64]bool{}}
 	s.list = append(s.list, target{what: "superblock", at: superOffset, n: superSize, seal: s.sealer(func(b []byte) {
-		le.PutUint32(b[sbChecksum:], superChecksum(b))
+		le.PutUint32(b[sbChecksum:], superblockChecksum(b))
 	})})
 	for g := range fs.sb.groups {
 		if err := s.group(g); err != nil {
@@ -41,11 +41,11 @@ func findTargets(t testing.TB, image Device) []target {
 		}
 	}
 	for num := uint32(1); num <= fs.sb.inodes; num++ {
-		i, err := fs.rawInode(num)
+		i, err := fs.readRawInode(num)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i.links() == 0 {
+		if i.linkCount() == 0 {
 			continue
 		}
 		if err := s.inode(i); err != nil {
@@ -57,7 +57,7 @@ func findTargets(t testing.TB, image Device) []target {
 
 // sealer returns a function only for images that have checksums.
 func (s *targets) sealer(f func(b []byte)) func(b []byte) {
-	if !s.fs.sb.csum {
+	if !s.fs.sb.metadataCsum {
 		return nil
 	}
 	return f
@@ -73,37 +73,37 @@ func (s *targets) block(what string, n uint64, seal func(b []byte)) {
 // group adds the descriptor and the bitmaps of a group.
 func (s *targets) group(g uint32) error {
 	fs := s.fs
-	n, off := fs.sb.descAt(g)
-	d, err := fs.desc(g)
+	n, off := fs.sb.locateGroupDesc(g)
+	d, err := fs.readGroupDesc(g)
 	if err != nil {
 		return err
 	}
-	seal := func(b []byte) { le.PutUint16(b[gdChecksum:], descChecksum(fs.sb.seed, g, b)) }
-	if fs.sb.ro&roGDTCsum != 0 {
-		seal = func(b []byte) { le.PutUint16(b[gdChecksum:], fs.oldDescChecksum(g, b)) }
+	seal := func(b []byte) { le.PutUint16(b[gdChecksum:], descChecksum(fs.sb.csumSeed, g, b)) }
+	if fs.sb.roCompat&roGDTCsum != 0 {
+		seal = func(b []byte) { le.PutUint16(b[gdChecksum:], fs.crc16DescChecksum(g, b)) }
 	}
 	t := target{what: "descriptor", at: int64(n)*fs.sb.blockSize + int64(off), n: fs.sb.descSize, seal: seal}
-	if !fs.sb.csum && fs.sb.ro&roGDTCsum == 0 {
+	if !fs.sb.metadataCsum && fs.sb.roCompat&roGDTCsum == 0 {
 		t.seal = nil
 	}
 	s.list = append(s.list, t)
 	if d.flags()&groupBlockUninit == 0 {
-		s.bitmap("block bitmap", d, d.blockBitmap(), t, fs.sb.perGroup/fs.sb.cluster/8, gdBlockCsum, gdBlockCsumHi)
+		s.bitmap("block bitmap", d, d.blockBitmap(), t, fs.sb.blocksPerGroup/fs.sb.clusterBlocks/8, gdBlockCsum, gdBlockCsumHi)
 	}
 	if d.flags()&groupInodeUninit == 0 {
-		s.bitmap("inode bitmap", d, d.inodeBitmap(), t, fs.sb.inodesPer/8, gdInodeCsum, gdInodeCsumHi)
+		s.bitmap("inode bitmap", d, d.inodeBitmap(), t, fs.sb.inodesPerGroup/8, gdInodeCsum, gdInodeCsumHi)
 	}
 	return nil
 }
 
 // bitmap adds a bitmap, whose checksum is in the descriptor.
-func (s *targets) bitmap(what string, d desc, at uint64, owner target, size uint32, lo, hi int) {
+func (s *targets) bitmap(what string, d groupDesc, at uint64, owner target, size uint32, lo, hi int) {
 	was := slices.Clone(d)
 	s.block(what, at, func([]byte) {})
-	if s.fs.sb.csum {
+	if s.fs.sb.metadataCsum {
 		s.list[len(s.list)-1].also = func(b []byte) target {
 			now := slices.Clone(was)
-			now.setCount(lo, hi, crc32c(s.fs.sb.seed, b[:size]))
+			now.setSplitCount(lo, hi, crc32c(s.fs.sb.csumSeed, b[:size]))
 			owner.seal(now)
 			owner.now = now
 			return owner
@@ -111,36 +111,36 @@ func (s *targets) bitmap(what string, d desc, at uint64, owner target, size uint
 	}
 }
 
-// kindOf names the kinds of inodes, so that all are damaged as often.
-func kindOf(i *inode, sb *super) string {
-	if i.num < sb.firstIno {
+// classifyBlock names the kinds of inodes, so that all are damaged as often.
+func kindOf(i *inode, sb *superblock) string {
+	if i.num < sb.firstUserInode {
 		return fmt.Sprint("inode ", i.num)
 	}
-	return fmt.Sprintf("inode of type %d %t %t %t", typeOf(i.mode()), i.has(flagExtents), i.has(flagInline|flagIndexed), i.xattrBlock() != 0)
+	return fmt.Sprintf("inode of type %d %t %t %t", entryTypeOf(i.mode()), i.hasFlag(flagExtents), i.hasFlag(flagInline|flagIndexed), i.xattrBlock() != 0)
 }
 
 // inode adds an inode, and the blocks of metadata that it has.
 func (s *targets) inode(i *inode) error {
 	fs, num, gen := s.fs, i.num, i.generation()
-	n, off, err := fs.inodeAt(num)
+	n, off, err := fs.locateInode(num)
 	if err != nil {
 		return err
 	}
 	s.list = append(s.list, target{what: kindOf(i, fs.sb), at: int64(n)*fs.sb.blockSize + int64(off), n: fs.sb.inodeSize,
-		seal: s.sealer(func(b []byte) { sealInode(fs.sb.seed, num, b) })})
+		seal: s.sealer(func(b []byte) { setInodeChecksum(fs.sb.csumSeed, num, b) })})
 	if at := i.xattrBlock(); at != 0 {
-		s.block("xattr block", at, func(b []byte) { le.PutUint32(b[xattrSum:], fs.xattrSum(at, b)) })
+		s.block("xattr block", at, func(b []byte) { le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b)) })
 	}
 	if err := s.system(i); err != nil {
 		return err
 	}
-	if i.num < fs.sb.firstIno && i.num != rootInode || !fs.ownsBlocks(i) {
+	if i.num < fs.sb.firstUserInode && i.num != rootInode || !fs.mapsBlocks(i) {
 		return nil
 	}
-	if !i.has(flagExtents) {
-		err = fs.mapMeta(i, func(at uint64) error { s.block("pointers", at, nil); return nil })
+	if !i.hasFlag(flagExtents) {
+		err = fs.eachPointerBlock(i, func(at uint64) error { s.block("pointers", at, nil); return nil })
 	} else {
-		root, rerr := fs.extRoot(i)
+		root, rerr := fs.extentRoot(i)
 		if rerr != nil {
 			return rerr
 		}
@@ -162,12 +162,12 @@ func (s *targets) system(i *inode) error {
 	fs := s.fs
 	switch i.num {
 	case resizeInode:
-		at := uint64(le.Uint32(i.area()[4*(directBlocks+1):]))
+		at := uint64(le.Uint32(i.blockArea()[4*(directBlocks+1):]))
 		if at == 0 {
 			return nil
 		}
 		s.block("resize pointers", at, nil)
-		b, err := fs.get(at)
+		b, err := fs.getBlock(at)
 		for k := 0; err == nil && k < len(b.data); k += 4 {
 			if p := le.Uint32(b.data[k:]); p != 0 {
 				s.block("resize pointers", uint64(p), nil)
@@ -175,14 +175,14 @@ func (s *targets) system(i *inode) error {
 		}
 		return err
 	case journalInode:
-		e, err := fs.lookup(i, 0)
+		e, err := fs.lookupExtent(i, 0)
 		s.list = append(s.list, target{what: "journal", at: int64(e.start) * fs.sb.blockSize, n: jsbSize, seal: s.sealer(func(b []byte) {
-			be.PutUint32(b[jsbChecksum:], (&journal{sb: b}).checksum())
+			be.PutUint32(b[jsbChecksum:], (&journal{rawSuper: b}).superblockChecksum())
 		})})
 		return err
 	case le.Uint32(fs.sb.raw[sbOrphanFile:]):
-		e, err := fs.lookup(i, 0)
-		s.block("orphans", e.start, func(b []byte) { le.PutUint32(b[len(b)-4:], fs.orphanSum(i, e.start, b)) })
+		e, err := fs.lookupExtent(i, 0)
+		s.block("orphans", e.start, func(b []byte) { le.PutUint32(b[len(b)-4:], fs.orphanBlockChecksum(i, e.start, b)) })
 		return err
 	}
 	return nil
@@ -195,31 +195,31 @@ func (s *targets) content(i *inode, gen uint32, at uint64, l uint32) {
 		s.block("symlink", at, nil)
 		return
 	}
-	if fs.indexed(i) {
+	if fs.usesIndex(i) {
 		if index, err := fs.isIndexBlock(i, l); err == nil && index {
 			s.block("index", at, func(b []byte) {
-				if n := dxNode(b[dxOffset(l):]); dxOffset(l)+dxEntry*n.room()+dxTail <= len(b) && n.count() <= n.room() {
-					fs.sealIndex(i, l, b)
+				if n := dxNode(b[dxEntriesOffset(l):]); dxEntriesOffset(l)+dxEntry*n.entryLimit()+dxTail <= len(b) && n.entryCount() <= n.entryLimit() {
+					fs.setIndexChecksum(i, l, b)
 				}
 			})
 			return
 		}
 	}
 	s.block("directory", at, func(b []byte) {
-		le.PutUint32(b[len(b)-4:], ownedChecksum(fs.sb.seed, i.num, gen, b[:len(b)-dirTailLen]))
+		le.PutUint32(b[len(b)-4:], ownedBlockChecksum(fs.sb.csumSeed, i.num, gen, b[:len(b)-dirTailLen]))
 	})
 }
 
-func (s *targets) tree(i *inode, n extNode) error {
-	for k := 0; n.depth() > 0 && k < n.count(); k++ {
-		at := n.child(k)
-		c, err := s.fs.extBlock(i, at, n.depth()-1)
+func (s *targets) tree(i *inode, n extentNode) error {
+	for k := 0; n.treeDepth() > 0 && k < n.entryCount(); k++ {
+		at := n.childBlock(k)
+		c, err := s.fs.readExtentNode(i, at, n.treeDepth()-1)
 		if err != nil {
 			return err
 		}
 		s.block("extents", at, func(b []byte) {
-			if end := extHeader + extEntry*extNode(b).room(); end+4 <= len(b) {
-				le.PutUint32(b[end:], ownedChecksum(s.fs.sb.seed, i.num, i.generation(), b[:end]))
+			if end := extentHeaderLen + extentEntryLen*extentNode(b).maxEntries(); end+4 <= len(b) {
+				le.PutUint32(b[end:], ownedBlockChecksum(s.fs.sb.csumSeed, i.num, i.generation(), b[:end]))
 			}
 		})
 		if err := s.tree(i, c); err != nil {

@@ -14,84 +14,84 @@ type xattrShare struct {
 	clusters uint64 // that an inode with it takes
 }
 
-// xattrRow is a row of entries with their values that is being checked. Offsets count
+// xattrArea is a row of entries with their values that is being checked. Offsets count
 // from the start of area.
-type xattrRow struct {
-	i      *inode
-	area   []byte
-	taken  []byte // a bit for each byte
-	values int    // what the offsets of values count from
-	inner  bool   // in the inode
+type xattrArea struct {
+	i            *inode
+	area         []byte
+	claimedBytes []byte // a bit for each byte
+	values       int    // what the offsets of values count from
+	inInode      bool   // in the inode
 }
 
-// take claims bytes of the area, and reports whether they are there and were free.
-func (r *xattrRow) take(off, n int) bool {
+// claimBytes claims bytes of the area, and reports whether they are there and were free.
+func (r *xattrArea) claimBytes(off, n int) bool {
 	if off < 0 || off+n > len(r.area) {
 		return false
 	}
 	for k := off; k < off+n; k++ {
-		if bit(r.taken, uint64(k)) {
+		if testBit(r.claimedBytes, uint64(k)) {
 			return false
 		}
 	}
-	setBits(r.taken, uint64(off), uint64(n))
+	setBits(r.claimedBytes, uint64(off), uint64(n))
 	return true
 }
 
-// checkRow checks the entries from an offset on. It returns the clusters that values
+// checkXattrEntries checks the entries from an offset on. It returns the clusters that values
 // in inodes of their own count for.
-func (c *checker) checkRow(i *inode, area []byte, off, values int, inner bool) (clusters uint64) {
-	r := &xattrRow{i: i, area: area, taken: make([]byte, (len(area)+7)/8), values: values, inner: inner}
-	r.take(0, off)
+func (c *checker) checkXattrEntries(i *inode, area []byte, off, values int, inner bool) (clusters uint64) {
+	r := &xattrArea{i: i, area: area, claimedBytes: make([]byte, (len(area)+7)/8), values: values, inInode: inner}
+	r.claimBytes(0, off)
 	var refs []uint32
 	for off+4 <= len(area) && le.Uint32(area[off:]) != 0 {
-		if off+xattrEntry > len(area) {
-			c.badInode(ProblemXattr, i.num, "the entry at %d is cut off", off)
+		if off+xattrEntryLen > len(area) {
+			c.reportInode(ProblemXattr, i.num, "the entry at %d is cut off", off)
 			return clusters
 		}
 		e := area[off:]
-		size := (xattrEntry + int(e[0]) + 3) &^ 3
-		if !r.take(off, size) || e[1] == 0 && !inner {
-			c.badInode(ProblemXattr, i.num, "the entry at %d", off)
+		size := (xattrEntryLen + int(e[0]) + 3) &^ 3
+		if !r.claimBytes(off, size) || e[1] == 0 && !inner {
+			c.reportInode(ProblemXattr, i.num, "the entry at %d", off)
 			return clusters
 		}
 		if ino := le.Uint32(e[4:]); ino != 0 {
-			clusters += c.checkFarValue(i, e, ino)
+			clusters += c.checkValueInInode(i, e, ino)
 			refs = append(refs, ino)
-		} else if !c.checkNearValue(r, e) {
+		} else if !c.checkValueInArea(r, e) {
 			return clusters
 		}
 		off += size
 	}
-	if !r.take(off, 4) {
-		c.badInode(ProblemXattr, i.num, "no room for the end of the entries")
+	if !r.claimBytes(off, 4) {
+		c.reportInode(ProblemXattr, i.num, "no room for the end of the entries")
 	}
 	for _, ino := range refs {
-		if _, ok := c.eaRefs[ino]; !ok {
-			c.charge(48)
+		if _, ok := c.valueInodeRefs[ino]; !ok {
+			c.chargeMemory(48)
 		}
-		c.eaRefs[ino]++
+		c.valueInodeRefs[ino]++
 	}
 	return clusters
 }
 
-// checkNearValue checks a value that lies beside the entries.
-func (c *checker) checkNearValue(r *xattrRow, e []byte) bool {
+// checkValueInArea checks a value that lies beside the entries.
+func (c *checker) checkValueInArea(r *xattrArea, e []byte) bool {
 	at, size := r.values+int(le.Uint16(e[2:])), le.Uint32(e[8:])
 	if size == 0 {
 		at = 0 // wherever it says that nothing lies
 	}
-	if size > uint32(len(r.area)) || at+int(size) > len(r.area) || size > 0 && !r.take(at, int(size+3)&^3) {
-		c.badInode(ProblemXattr, r.i.num, "the value at %d of %d bytes", at, size)
+	if size > uint32(len(r.area)) || at+int(size) > len(r.area) || size > 0 && !r.claimBytes(at, int(size+3)&^3) {
+		c.reportInode(ProblemXattr, r.i.num, "the value at %d of %d bytes", at, size)
 		return false
 	}
 	sum := le.Uint32(e[12:])
-	if r.inner && sum == 0 {
+	if r.inInode && sum == 0 {
 		return true
 	}
-	name, value := e[xattrEntry:xattrEntry+int(e[0])], r.area[at:min(at+int(size+3)&^3, len(r.area))] // whole words
-	if x := (xattr{name: string(name), value: value}); x.hash() != sum && signedXattrHash(x) != sum {
-		c.badInode(ProblemXattrHash, r.i.num, "hash of %q", name)
+	name, value := e[xattrEntryLen:xattrEntryLen+int(e[0])], r.area[at:min(at+int(size+3)&^3, len(r.area))] // whole words
+	if x := (xattr{name: string(name), value: value}); x.entryHash() != sum && signedXattrHash(x) != sum {
+		c.reportInode(ProblemXattrHash, r.i.num, "hash of %q", name)
 	}
 	return true
 }
@@ -102,11 +102,11 @@ func signedXattrHash(x xattr) uint32 {
 	for _, b := range []byte(x.name) {
 		h = h<<5 ^ h>>27 ^ uint32(int32(int8(b)))
 	}
-	return valueHash(h, x.value)
+	return addValueHash(h, x.value)
 }
 
-// valueHash adds a value to the hash of a name.
-func valueHash(h uint32, v []byte) uint32 {
+// addValueHash adds a value to the hash of a name.
+func addValueHash(h uint32, v []byte) uint32 {
 	for ; len(v) > 0; v = v[min(4, len(v)):] {
 		var w [4]byte
 		copy(w[:], v)
@@ -115,54 +115,54 @@ func valueHash(h uint32, v []byte) uint32 {
 	return h
 }
 
-// checkFarValue checks an entry whose value lies in an inode of its own. It returns
+// checkValueInInode checks an entry whose value lies in an inode of its own. It returns
 // the clusters that count for the owner too.
-func (c *checker) checkFarValue(i *inode, e []byte, ino uint32) uint64 {
-	name, size, sum := string(e[xattrEntry:xattrEntry+int(e[0])]), uint64(le.Uint32(e[8:])), le.Uint32(e[12:])
-	if ino < c.sb.firstIno || ino > c.sb.inodes {
-		c.badInode(ProblemXattr, i.num, "the value of %q in inode %d", name, ino)
+func (c *checker) checkValueInInode(i *inode, e []byte, ino uint32) uint64 {
+	name, size, sum := string(e[xattrEntryLen:xattrEntryLen+int(e[0])]), uint64(le.Uint32(e[8:])), le.Uint32(e[12:])
+	if ino < c.sb.firstUserInode || ino > c.sb.inodes {
+		c.reportInode(ProblemXattr, i.num, "the value of %q in inode %d", name, ino)
 		return 0
 	}
-	v := c.rawInode(ino)
+	v := c.readRawInode(ino)
 	if v == nil {
 		return 0
 	}
 	if c.sb.incompat&incompatEAInode == 0 {
-		c.badInode(ProblemFeatures, i.num, "the value of %q lies in inode %d, without ea_inode", name, ino)
+		c.reportInode(ProblemFeatures, i.num, "the value of %q lies in inode %d, without ea_inode", name, ino)
 	}
 	if size == 0 || v.size() == 0 {
-		c.badInode(ProblemXattr, i.num, "the value of %q in inode %d has no bytes", name, ino)
+		c.reportInode(ProblemXattr, i.num, "the value of %q in inode %d has no bytes", name, ino)
 	}
-	if !v.has(flagEAInode) {
-		c.badInode(ProblemXattr, i.num, "the value of %q in inode %d, which is not for that", name, ino)
+	if !v.hasFlag(flagEAInode) {
+		c.reportInode(ProblemXattr, i.num, "the value of %q in inode %d, which is not for that", name, ino)
 	}
 	far := v.raw[inAtime : inAtime+4] // the hash of the value
-	if sum == valueHash((xattr{name: name}).hash(), far) || sum == valueHash(signedXattrHash(xattr{name: name}), far) {
-		unit := uint64(c.sb.blockSize) * uint64(c.sb.cluster)
+	if sum == addValueHash((xattr{name: name}).entryHash(), far) || sum == addValueHash(signedXattrHash(xattr{name: name}), far) {
+		unit := uint64(c.sb.blockSize) * uint64(c.sb.clusterBlocks)
 		return (size + unit - 1) / unit
 	}
 	if le.Uint32(v.raw[inMtime:]) != i.num || v.generation() != i.generation() {
-		c.badInode(ProblemXattrHash, i.num, "hash of %q", name)
+		c.reportInode(ProblemXattrHash, i.num, "hash of %q", name)
 	}
 	return 0
 }
 
-// checkInnerXattrs checks the attributes in an inode, and returns the clusters that
+// checkInodeXattrs checks the attributes in an inode, and returns the clusters that
 // their values take elsewhere.
-func (c *checker) checkInnerXattrs(i *inode) uint64 {
-	if i.extra() > len(i.raw)-oldInodeSize || len(i.raw) == oldInodeSize {
+func (c *checker) checkInodeXattrs(i *inode) uint64 {
+	if i.extraSize() > len(i.raw)-oldInodeSize || len(i.raw) == oldInodeSize {
 		return 0
 	}
-	area := i.raw[oldInodeSize+i.extra():]
+	area := i.raw[oldInodeSize+i.extraSize():]
 	if len(area) <= 4 || le.Uint32(area) != xattrMagic {
 		return 0
 	}
-	return c.checkRow(i, area, 4, 4, true)
+	return c.checkXattrEntries(i, area, 4, 4, true)
 }
 
 // checkXattrBlock checks an inode's block of attributes, and returns the clusters that
 // it takes.
-func (c *checker) checkXattrBlock(i *inode, m *mapped) uint64 {
+func (c *checker) checkXattrBlock(i *inode, m *mappingState) uint64 {
 	at := i.xattrBlock()
 	if c.sb.incompat&incompat64bit == 0 {
 		at &= 1<<32 - 1
@@ -170,101 +170,101 @@ func (c *checker) checkXattrBlock(i *inode, m *mapped) uint64 {
 	if at == 0 {
 		return 0
 	}
-	if !c.inside(at, 1) || c.sb.compat&compatExtAttr == 0 {
-		c.badBlock(ProblemXattr, i.num, at, "block of attributes")
+	if !c.containsBlocks(at, 1) || c.sb.compat&compatExtAttr == 0 {
+		c.reportBlock(ProblemXattr, i.num, at, "block of attributes")
 		return 0
 	}
-	if s := c.blocks[at]; s != nil {
+	if s := c.xattrBlocks[at]; s != nil {
 		s.found++
 		return s.clusters
 	}
-	own := &mapped{i: i}
-	if !c.claim(own, at, 1) {
+	own := &mappingState{i: i}
+	if !c.claimFileBlocks(own, at, 1) {
 		return 1
 	}
-	b := c.read(at)
-	if b == nil || !c.charge(96) {
+	b := c.readMetadata(at)
+	if b == nil || !c.chargeMemory(96) {
 		return 0
 	}
 	b = bytes.Clone(b)
 	s := &xattrShare{inode: i.num, stated: le.Uint32(b[xattrRefs:]), found: 1, clusters: 1}
-	c.blocks[at] = s
+	c.xattrBlocks[at] = s
 	if le.Uint32(b) != xattrMagic || le.Uint32(b[8:]) != 1 {
-		c.badBlock(ProblemXattr, i.num, at, "the header of a block of attributes")
+		c.reportBlock(ProblemXattr, i.num, at, "the header of a block of attributes")
 		return 1
 	}
-	if c.sb.csum && c.fs.xattrSum(at, b) != le.Uint32(b[xattrSum:]) {
-		c.badBlock(ProblemXattrSum, i.num, at, "checksum")
+	if c.sb.metadataCsum && c.fs.xattrBlockChecksum(at, b) != le.Uint32(b[xattrSum:]) {
+		c.reportBlock(ProblemXattrSum, i.num, at, "checksum")
 	}
-	s.clusters += c.checkRow(i, b, xattrHeader, 0, false)
+	s.clusters += c.checkXattrEntries(i, b, xattrHeaderLen, 0, false)
 	return s.clusters
 }
 
-// xattrReferences compares how often blocks of attributes are used with what they say.
-func (c *checker) xattrReferences() {
-	for _, at := range sortedBlocks(c.blocks) {
-		if s := c.blocks[at]; s.stated != s.found {
-			c.badBlock(ProblemXattrRefs, s.inode, at, "%d inodes share it, not %d", s.found, s.stated)
+// checkXattrRefCounts compares how often blocks of attributes are used with what they say.
+func (c *checker) checkXattrRefCounts() {
+	for _, at := range sortedBlockNumbers(c.xattrBlocks) {
+		if s := c.xattrBlocks[at]; s.stated != s.found {
+			c.reportBlock(ProblemXattrRefs, s.inode, at, "%d inodes share it, not %d", s.found, s.stated)
 		}
-		if c.stopped() {
+		if c.shouldStop() {
 			return
 		}
 	}
-	list := make([]uint32, 0, len(c.eaRefs))
-	for ino := range c.eaRefs {
+	list := make([]uint32, 0, len(c.valueInodeRefs))
+	for ino := range c.valueInodeRefs {
 		list = append(list, ino)
 	}
 	slices.SortFunc(list, cmp.Compare)
 	for _, ino := range list {
-		if c.stopped() {
+		if c.shouldStop() {
 			return
 		}
-		c.checkValueInode(ino)
+		c.checkValueInodeRefs(ino)
 	}
 }
 
-// checkValueInode checks an inode that holds the value of attributes.
-func (c *checker) checkValueInode(ino uint32) {
-	s := c.state(ino)
-	i := c.rawInode(ino)
+// checkValueInodeRefs checks an inode that holds the value of attributes.
+func (c *checker) checkValueInodeRefs(ino uint32) {
+	s := c.stateOfInode(ino)
+	i := c.readRawInode(ino)
 	if s == nil || i == nil {
-		c.badInode(ProblemXattrRefs, ino, "holds the value of an attribute, and is not in use")
+		c.reportInode(ProblemXattrRefs, ino, "holds the value of an attribute, and is not in use")
 		return
 	}
-	s.seen++
+	s.names++
 	refs := uint64(le.Uint32(i.raw[inCtime:]))<<32 | uint64(le.Uint32(i.raw[inVersion:]))
-	if refs != c.eaRefs[ino] && le.Uint32(i.raw[inCtime:]) != le.Uint32(i.raw[inAtime:]) {
-		c.badInode(ProblemXattrRefs, ino, "%d attributes have their value there, not %d", c.eaRefs[ino], refs)
+	if refs != c.valueInodeRefs[ino] && le.Uint32(i.raw[inCtime:]) != le.Uint32(i.raw[inAtime:]) {
+		c.reportInode(ProblemXattrRefs, ino, "%d attributes have their value there, not %d", c.valueInodeRefs[ino], refs)
 	}
 }
 
-// checkInline checks an inode that holds its content itself.
-func (c *checker) checkInline(i *inode) {
-	n, ok := c.inlineSize(i)
+// checkInlineData checks an inode that holds its content itself.
+func (c *checker) checkInlineData(i *inode) {
+	n, ok := c.inlineDataSize(i)
 	switch {
 	case !ok:
-		c.badInode(ProblemInline, i.num, "has no attribute for the content")
-	case i.isDir() && uint64(i.size()) != uint64(n), i.kind() == typeSymlink && i.size() != int64(n):
-		c.badInode(ProblemInline, i.num, "%d bytes, with room for %d", uint64(i.size()), n)
+		c.reportInode(ProblemInline, i.num, "has no attribute for the content")
+	case i.isDir() && uint64(i.size()) != uint64(n), i.fileType() == typeSymlink && i.size() != int64(n):
+		c.reportInode(ProblemInline, i.num, "%d bytes, with room for %d", uint64(i.size()), n)
 	}
 }
 
-// inlineSize returns how many bytes of content lie in an inode.
-func (c *checker) inlineSize(i *inode) (int, bool) {
-	if i.extra() > len(i.raw)-oldInodeSize {
+// inlineDataSize returns how many bytes of content lie in an inode.
+func (c *checker) inlineDataSize(i *inode) (int, bool) {
+	if i.extraSize() > len(i.raw)-oldInodeSize {
 		return 0, false
 	}
-	list, err := c.fs.innerXattrs(i)
+	list, err := c.fs.readBodyXattrs(i)
 	if err != nil {
 		return 0, false
 	}
 	// e2fsck reads no content beside a value that is said to lie outside, though it has no bytes.
-	area := i.innerArea()
+	area := i.xattrBodyArea()
 	for off, k := 4, 0; k < len(list); k++ {
 		if le.Uint32(area[off+4:]) == 0 && 4+int(le.Uint16(area[off+2:])) > len(area) {
 			return 0, false
 		}
-		off += (xattrEntry + len(list[k].name) + 3) &^ 3
+		off += (xattrEntryLen + len(list[k].name) + 3) &^ 3
 	}
 	for _, x := range list {
 		if x.index == xattrSystem && x.name == "data" {
@@ -278,43 +278,43 @@ func (c *checker) inlineSize(i *inode) (int, bool) {
 func (c *checker) checkSymlink(i *inode) {
 	n := i.size()
 	if n <= 0 || le.Uint32(i.raw[inSizeHi:]) != 0 {
-		c.badInode(ProblemSymlink, i.num, "%d bytes", uint64(n))
+		c.reportInode(ProblemSymlink, i.num, "%d bytes", uint64(n))
 		return
 	}
-	if i.has(flagInline) {
+	if i.hasFlag(flagInline) {
 		return
 	}
-	target := i.area()
-	if i.has(flagEncrypted) {
+	target := i.blockArea()
+	if i.hasFlag(flagEncrypted) {
 		return
 	}
 	if n < blockAreaLen {
-		if i.has(flagExtents) {
-			c.badInode(ProblemSymlink, i.num, "a short one with extents")
+		if i.hasFlag(flagExtents) {
+			c.reportInode(ProblemSymlink, i.num, "a short one with extents")
 			return
 		}
 	} else {
 		at := uint64(le.Uint32(target))
-		if i.has(flagExtents) {
-			root := extNode(target)
-			if !c.goodNode(root) || root.depth() != 0 || root.count() != 1 || root.key(0) != 0 || root.extent(0).n != 1 {
-				c.badInode(ProblemSymlink, i.num, "is not in one block")
+		if i.hasFlag(flagExtents) {
+			root := extentNode(target)
+			if !c.validExtentHeader(root) || root.treeDepth() != 0 || root.entryCount() != 1 || root.firstLogical(0) != 0 || root.extentAt(0).n != 1 {
+				c.reportInode(ProblemSymlink, i.num, "is not in one block")
 				return
 			}
-			at = root.extent(0).start
-		} else if !allZero(target[4:]) {
-			c.badInode(ProblemSymlink, i.num, "is not in one block")
+			at = root.extentAt(0).start
+		} else if !isAllZero(target[4:]) {
+			c.reportInode(ProblemSymlink, i.num, "is not in one block")
 			return
 		}
-		if !c.inside(at, 1) {
-			c.badBlock(ProblemSymlink, i.num, at, "the block of the target")
+		if !c.containsBlocks(at, 1) {
+			c.reportBlock(ProblemSymlink, i.num, at, "the block of the target")
 			return
 		}
-		if target = c.read(at); target == nil {
+		if target = c.readMetadata(at); target == nil {
 			return
 		}
 	}
 	if have := bytes.IndexByte(target, 0); int64(have) != n {
-		c.badInode(ProblemSymlink, i.num, "%d bytes, and the target has %d", n, have)
+		c.reportInode(ProblemSymlink, i.num, "%d bytes, and the target has %d", n, have)
 	}
 }

@@ -9,54 +9,54 @@ func (fs *FS) checkpoint() error {
 	if j == nil || j.start == 0 {
 		return nil
 	}
-	if err := fs.writeHome(fs.logged, false); err != nil {
+	if err := fs.writeBlocksInPlace(fs.awaitingCheckpoint, false); err != nil {
 		return err
 	}
 	j.start, j.head = 0, j.first
-	if err := fs.writeJournalSuper(j); err != nil {
+	if err := fs.writeJournalSuperblock(j); err != nil {
 		return err
 	}
 	if err := fs.dev.Sync(); err != nil {
 		return err
 	}
-	fs.afterCheckpoint()
+	fs.releaseCheckpointed()
 	return nil
 }
 
-func (fs *FS) afterCheckpoint() {
-	for n, b := range fs.logged {
+func (fs *FS) releaseCheckpointed() {
+	for n, b := range fs.awaitingCheckpoint {
 		fs.cache.unpin(n, b)
 	}
-	clear(fs.logged)
+	clear(fs.awaitingCheckpoint)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	fs.held = busyBlocks{}
-	for n := range fs.tails {
-		if b := fs.cache.get(n); b == nil || !b.pinned.Load() {
-			fs.cache.set(n, nil)
-			delete(fs.tails, n)
+	fs.heldBlocks = busyBlocks{}
+	for n := range fs.journaledTails {
+		if b := fs.cache.lookupBlock(n); b == nil || !b.pinned.Load() {
+			fs.cache.replaceBlock(n, nil)
+			delete(fs.journaledTails, n)
 		}
 	}
 }
 
-// writeHome writes blocks to their places, and syncs them.
-func (fs *FS) writeHome(blocks map[uint64]*block, dataFirst bool) error {
+// writeBlocksInPlace writes blocks to their places, and syncs them.
+func (fs *FS) writeBlocksInPlace(blocks map[uint64]*block, dataFirst bool) error {
 	if dataFirst {
 		if err := fs.dev.Sync(); err != nil {
 			return err
 		}
 	}
-	list := sortedBlocks(blocks)
-	super := fs.sb.superBlock()
+	list := sortedBlockNumbers(blocks)
+	super := fs.sb.superblockNumber()
 	buf := make([]byte, 0, maxWrite)
 	for i := 0; i < len(list); {
 		n := list[i]
 		if n == super {
-			raw := blocks[n].data[fs.sb.superIn():][:superSize]
+			raw := blocks[n].data[fs.sb.superblockOffset():][:superSize]
 			if _, err := fs.dev.WriteAt(raw[:512], superOffset); err != nil {
 				return err
 			}
-			fs.diskSuper = append(fs.diskSuper[:0], raw...)
+			fs.superOnDevice = append(fs.superOnDevice[:0], raw...)
 			i++
 			continue
 		}
@@ -73,58 +73,58 @@ func (fs *FS) writeHome(blocks map[uint64]*block, dataFirst bool) error {
 	return fs.dev.Sync()
 }
 
-// flush commits and brings everything home, after which no block is busy.
-func (fs *FS) flush() error {
+// commitAndCheckpoint commits and brings everything home, after which no block is busy.
+func (fs *FS) commitAndCheckpoint() error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
-	err := fs.commitOpen()
+	err := fs.commitOpenTransaction()
 	if err == nil {
 		err = fs.checkpoint()
 	}
-	return fs.fail(err)
+	return fs.recordWriteFailure(err)
 }
 
-// shutdown commits, empties the log, and takes the mark away that it is in use.
-func (fs *FS) shutdown() error {
+// commitAndEmptyLog commits, empties the log, and takes the mark away that it is in use.
+func (fs *FS) commitAndEmptyLog() error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
-	if err := fs.commitOpen(); err != nil {
-		return fs.fail(err)
+	if err := fs.commitOpenTransaction(); err != nil {
+		return fs.recordWriteFailure(err)
 	}
 	j := fs.journal
 	if j != nil && j.start != 0 {
-		if err := fs.writeHome(fs.logged, false); err != nil {
-			return fs.fail(err)
+		if err := fs.writeBlocksInPlace(fs.awaitingCheckpoint, false); err != nil {
+			return fs.recordWriteFailure(err)
 		}
 		j.start, j.head = 0, j.first
 		// Synced before the superblock says that there is nothing in it.
-		if err := errors.Join(fs.writeJournalSuper(j), fs.dev.Sync()); err != nil {
-			return fs.fail(err)
+		if err := errors.Join(fs.writeJournalSuperblock(j), fs.dev.Sync()); err != nil {
+			return fs.recordWriteFailure(err)
 		}
 	}
 	var err error
-	if fs.side != nil {
-		err = errors.Join(fs.side.Truncate(0), fs.side.Sync())
+	if fs.sideLog != nil {
+		err = errors.Join(fs.sideLog.Truncate(0), fs.sideLog.Sync())
 	}
-	if j != nil && fs.flagged {
+	if j != nil && fs.needsRecovery {
 		// If a crash undoes this, who opens the image next finds the log empty.
-		err = fs.writeFlag(fs.diskSuper, false)
-		fs.flagged = false
+		err = fs.writeNeedsRecovery(fs.superOnDevice, false)
+		fs.needsRecovery = false
 	}
-	fs.afterCheckpoint()
+	fs.releaseCheckpointed()
 	if err == nil && fs.opts.Discard {
-		fs.discardFreed()
+		fs.discardFreedGroups()
 	}
-	return fs.fail(err)
+	return fs.recordWriteFailure(err)
 }
 
-// discardFreed gives the storage of blocks back that were freed. The log is empty, so
+// discardFreedGroups gives the storage of blocks back that were freed. The log is empty, so
 // nothing brings them back. It is a courtesy: what fails stays for Trim.
-func (fs *FS) discardFreed() {
-	for g := range fs.discards {
+func (fs *FS) discardFreedGroups() {
+	for g := range fs.groupsToDiscard {
 		if _, err := fs.trimGroup(g); err != nil {
 			break
 		}
 	}
-	clear(fs.discards)
+	clear(fs.groupsToDiscard)
 }

@@ -10,7 +10,7 @@ func ClearErrors(dev Device, size int64) error {
 	if size == 0 {
 		size = deviceSize(dev)
 	}
-	sb, fromBackup, err := loadSuper(dev, size)
+	sb, fromBackup, err := loadSuperblock(dev, size)
 	if err != nil {
 		return err
 	}
@@ -20,8 +20,8 @@ func ClearErrors(dev Device, size int64) error {
 	}
 	le.PutUint16(sb.raw[sbState:], state&^stateErrors|stateClean)
 	clear(sb.raw[sbErrorCount:sbErrorsEnd])
-	if sb.csum {
-		le.PutUint32(sb.raw[sbChecksum:], superChecksum(sb.raw))
+	if sb.metadataCsum {
+		le.PutUint32(sb.raw[sbChecksum:], superblockChecksum(sb.raw))
 	}
 	if _, err := dev.WriteAt(sb.raw, superOffset); err != nil {
 		return err

@@ -19,39 +19,39 @@ const (
 	maxWrite       = 1 << 20
 )
 
-// openLog prepares the log for transactions.
-func (fs *FS) openLog() error {
-	fs.txLimit = maxTransaction
-	fs.flagged = fs.sb.incompat&incompatRecover != 0
-	if err := fs.mendSuper(); err != nil {
+// openLogForWriting prepares the log for transactions.
+func (fs *FS) openLogForWriting() error {
+	fs.maxTxBlocks = maxTransaction
+	fs.needsRecovery = fs.sb.incompat&incompatRecover != 0
+	if err := fs.repairPrimarySuper(); err != nil {
 		return err
 	}
 	j, err := fs.openJournal()
 	if err != nil {
 		return err
 	}
-	if j == nil || !fs.logsInJournal() {
+	if j == nil || !fs.usesJournal() {
 		room := int64(maxSide) / 2
-		if in, ok := fs.side.(*innerLog); ok {
+		if in, ok := fs.sideLog.(*logInImage); ok {
 			room = in.size - sideBody
 		}
-		fs.txLimit = min(fs.txLimit, int(room/(fs.sb.blockSize+8)))
+		fs.maxTxBlocks = min(fs.maxTxBlocks, int(room/(fs.sb.blockSize+8)))
 		return nil
 	}
 	stale := j.start != 0 // what was in it is replayed by now, unless the superblock said that it was nothing
 	j.start = 0
 	j.head = j.first
-	j.upgrade()
+	j.upgradeFormat()
 	if stale {
 		// What lies in it must not seem to go on what is written now.
 		j.sequence += j.blocks
-		if err := errors.Join(fs.writeJournalSuper(j), fs.dev.Sync()); err != nil {
+		if err := errors.Join(fs.writeJournalSuperblock(j), fs.dev.Sync()); err != nil {
 			return err
 		}
 	}
 	j.blocks = min(j.blocks, j.first+maxLogInUse)
 	usable := int(j.blocks - j.first)
-	fs.txLimit = min(maxTransaction, usable*15/16-4)
+	fs.maxTxBlocks = min(maxTransaction, usable*15/16-4)
 	if usable < 128 {
 		return unsupportedf("writing with a journal of %d blocks; it can be read only", usable)
 	}
@@ -59,20 +59,20 @@ func (fs *FS) openLog() error {
 	return nil
 }
 
-// logsInJournal reports whether changes go through a journal. Those of ext3 are left as they
+// usesJournal reports whether changes go through a journal. Those of ext3 are left as they
 // are when such a file system grows, so that its own driver can go on with them.
-func (fs *FS) logsInJournal() bool {
-	return fs.sb.compat&compatJournal != 0 && (fs.sb.incompat&incompatExtents != 0 || !fs.opts.growing)
+func (fs *FS) usesJournal() bool {
+	return fs.sb.compat&compatJournal != 0 && (fs.sb.incompat&incompatExtents != 0 || !fs.opts.forGrow)
 }
 
-// mendSuper writes the first superblock when it was its copy that was read, and
+// repairPrimarySuper writes the first superblock when it was its copy that was read, and
 // remembers what is on the device.
-func (fs *FS) mendSuper() error {
-	fs.diskSuper = make([]byte, superSize)
-	if err := readFull(fs.dev, fs.diskSuper, superOffset); err != nil {
+func (fs *FS) repairPrimarySuper() error {
+	fs.superOnDevice = make([]byte, superSize)
+	if err := readFull(fs.dev, fs.superOnDevice, superOffset); err != nil {
 		return err
 	}
-	if _, err := parseSuper(fs.diskSuper, fs.size); err == nil {
+	if _, err := parseSuperblock(fs.superOnDevice, fs.size); err == nil {
 		return nil
 	}
 	raw := fs.sb.raw
@@ -82,75 +82,75 @@ func (fs *FS) mendSuper() error {
 	if fs.sb.incompat&incompat64bit != 0 {
 		le.PutUint32(raw[sbFreeBlocksHi:], uint32(fs.counters.freeBlocks>>32))
 	}
-	if fs.sb.csum {
-		le.PutUint32(raw[sbChecksum:], superChecksum(raw))
+	if fs.sb.metadataCsum {
+		le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
 	}
-	copy(fs.diskSuper, raw)
+	copy(fs.superOnDevice, raw)
 	if _, err := fs.dev.WriteAt(raw, superOffset); err != nil {
 		return err
 	}
 	return fs.dev.Sync()
 }
 
-// tagsPerBlock returns how many blocks one descriptor in the log can list.
-func (fs *FS) tagsPerBlock() int { return (int(fs.sb.blockSize) - jHeaderSize - 4 - 16) / 16 }
+// tagsPerDescriptor returns how many blocks one descriptor in the log can list.
+func (fs *FS) tagsPerDescriptor() int { return (int(fs.sb.blockSize) - jHeaderSize - 4 - 16) / 16 }
 
-// logBlocks returns how much of the log a transaction of n blocks takes.
-func (fs *FS) logBlocks(n int) uint32 {
-	per := fs.tagsPerBlock()
+// logBlocksNeeded returns how much of the log a transaction of n blocks takes.
+func (fs *FS) logBlocksNeeded(n int) uint32 {
+	per := fs.tagsPerDescriptor()
 	return uint32(n + (n+per-1)/per + 1)
 }
 
-// commit makes the transaction seq and all before it durable.
-func (fs *FS) commit(seq uint64) error {
+// commitUpTo makes the transaction seq and all before it durable.
+func (fs *FS) commitUpTo(seq uint64) error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
-	if fs.committed >= seq {
+	if fs.committedSeq >= seq {
 		return nil
 	}
-	if err := fs.writeHeldBack(); err != nil {
+	if err := fs.flushDelayedData(); err != nil {
 		return err
 	}
-	return fs.fail(fs.commitOpen())
+	return fs.recordWriteFailure(fs.commitOpenTransaction())
 }
 
-// writeHeldBack writes data that was held back. When that fails, for want of space
+// flushDelayedData writes data that was held back. When that fails, for want of space
 // say, nothing is lost yet, and the next commit tries again.
-func (fs *FS) writeHeldBack() error {
+func (fs *FS) flushDelayedData() error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return fs.flushBehind()
+	return fs.flushDelayedDataLocked()
 }
 
-// fail remembers why a commit failed: what is on the device is then no longer known,
+// recordWriteFailure remembers why a commit failed: what is on the device is then no longer known,
 // and the log is left for the next who opens it.
-func (fs *FS) fail(err error) error {
+func (fs *FS) recordWriteFailure(err error) error {
 	if err == nil {
 		return nil
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.failed == nil {
-		fs.failed = fmt.Errorf("the file system stopped after a failed write; open it again: %w", err)
+	if fs.writeFailure == nil {
+		fs.writeFailure = fmt.Errorf("the file system stopped after a failed write; open it again: %w", err)
 	}
 	return err
 }
 
-// commitOpen commits the open transaction. commitMu is held.
-func (fs *FS) commitOpen() error {
-	t, err := fs.freeze()
+// commitOpenTransaction commits the open transaction. commitMu is held.
+func (fs *FS) commitOpenTransaction() error {
+	t, err := fs.freezeTransaction()
 	if t == nil || err != nil {
 		return err
 	}
 	if fs.journal == nil {
-		if fs.side != nil && len(t.blocks) > 0 {
-			err = fs.writeSide(t)
+		if fs.sideLog != nil && len(t.blocks) > 0 {
+			err = fs.writeSideLog(t)
 		}
 		if err == nil {
-			err = fs.writeHome(t.blocks, t.data && fs.side == nil)
+			err = fs.writeBlocksInPlace(t.blocks, t.hasData && fs.sideLog == nil)
 		}
 	} else if len(t.blocks) > 0 {
-		err = fs.writeLog(t)
+		err = fs.writeTransactionToLog(t)
 	} else {
 		err = fs.dev.Sync()
 	}
@@ -160,85 +160,85 @@ func (fs *FS) commitOpen() error {
 	fs.mu.Lock()
 	fs.committing = nil
 	fs.mu.Unlock()
-	fs.committed = t.seq
-	for g := range t.freed {
-		fs.discards[g] = true
+	fs.committedSeq = t.seq
+	for g := range t.freedBlocks {
+		fs.groupsToDiscard[g] = true
 	}
 	for n, b := range t.blocks {
 		if fs.journal == nil {
 			fs.cache.unpin(n, b)
 			continue
 		}
-		if old := fs.logged[n]; old != nil && old != b {
+		if old := fs.awaitingCheckpoint[n]; old != nil && old != b {
 			fs.cache.unpin(n, old)
 		}
-		fs.logged[n] = b
+		fs.awaitingCheckpoint[n] = b
 	}
 	if fs.journal == nil {
-		fs.afterCheckpoint()
+		fs.releaseCheckpointed()
 	}
 	return nil
 }
 
-// freeze ends the open transaction, so that it can be written, and opens another.
+// freezeTransaction ends the open transaction, so that it can be written, and opens another.
 // It returns nil when there is nothing to write.
-func (fs *FS) freeze() (*transaction, error) {
+func (fs *FS) freezeTransaction() (*transaction, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.failed != nil {
-		return nil, fs.failed
+	if fs.writeFailure != nil {
+		return nil, fs.writeFailure
 	}
-	if err := errors.Join(fs.flushBehind(), fs.sealTransaction()); err != nil {
+	if err := errors.Join(fs.flushDelayedDataLocked(), fs.finalizeTransaction()); err != nil {
 		return nil, err
 	}
-	for fs.journal != nil && fs.journal.head+fs.logBlocks(len(fs.tx.blocks)) > fs.journal.blocks {
+	for fs.journal != nil && fs.journal.head+fs.logBlocksNeeded(len(fs.tx.blocks)) > fs.journal.blocks {
 		fs.mu.Unlock()
 		err := fs.checkpoint()
 		fs.mu.Lock()
 		if err == nil {
-			err = errors.Join(fs.flushBehind(), fs.sealTransaction())
+			err = errors.Join(fs.flushDelayedDataLocked(), fs.finalizeTransaction())
 		}
 		if err != nil {
 			return nil, err
 		}
-		if fs.logBlocks(len(fs.tx.blocks)) > fs.journal.blocks-fs.journal.first {
+		if fs.logBlocksNeeded(len(fs.tx.blocks)) > fs.journal.blocks-fs.journal.first {
 			return nil, fmt.Errorf("%w: a transaction of %d blocks is larger than the journal", errNoSpace, len(fs.tx.blocks))
 		}
 	}
 	t := fs.tx
-	if len(t.blocks) == 0 && !t.data {
-		fs.committed = t.seq
+	if len(t.blocks) == 0 && !t.hasData {
+		fs.committedSeq = t.seq
 		fs.tx = newTransaction(t.seq + 1)
 		return nil, nil
 	}
 	for _, b := range t.blocks {
-		b.tx = nil
+		b.openTx = nil
 	}
 	fs.committing, fs.tx = t, newTransaction(t.seq+1)
 	return t, nil
 }
 
-// sealTransaction sets what is set once for a transaction: the checksums of bitmaps
+// finalizeTransaction sets what is set once for a transaction: the checksums of bitmaps
 // and descriptors, and the superblock.
-func (fs *FS) sealTransaction() error {
+func (fs *FS) finalizeTransaction() error {
 	if len(fs.tx.blocks) == 0 {
 		return nil
 	}
-	fs.begin()
-	err := fs.sealGroups()
+	fs.beginOperation()
+	err := fs.setGroupChecksums()
 	if err == nil {
-		err = fs.sealSuper()
+		err = fs.finalizeSuperblock()
 	}
-	fs.end(nil)
+	fs.endOperation(nil)
 	return err
 }
 
-func (fs *FS) sealSuper() error {
-	b, err := fs.mod(fs.sb.superBlock())
+func (fs *FS) finalizeSuperblock() error {
+	b, err := fs.modifyBlock(fs.sb.superblockNumber())
 	if err != nil {
 		return err
 	}
-	raw, old := b[fs.sb.superIn():][:superSize], fs.sb.raw
+	raw, old := b[fs.sb.superblockOffset():][:superSize], fs.sb.raw
 	c := fs.counters
 	le.PutUint32(old[sbFreeBlocksLo:], uint32(c.freeBlocks))
 	if fs.sb.incompat&incompat64bit != 0 {
@@ -255,73 +255,73 @@ func (fs *FS) sealSuper() error {
 	if fs.journal == nil {
 		le.PutUint32(old[sbIncompat:], le.Uint32(old[sbIncompat:])&^incompatRecover)
 	}
-	fs.balance(old)
+	fs.balanceSuperChecksum(old)
 	copy(raw, old)
 	return nil
 }
 
-// balance keeps the checksum of the superblock right without changing it: it gives
+// balanceSuperChecksum keeps the checksum of the superblock right without changing it: it gives
 // four unused bytes the value that makes the sum come out as before. So an update
 // changes the first of the superblock's two sectors only, and cannot be torn.
-func (fs *FS) balance(raw []byte) {
-	if !fs.sb.csum {
+func (fs *FS) balanceSuperChecksum(raw []byte) {
+	if !fs.sb.metadataCsum {
 		return
 	}
 	before := crc32c(^uint32(0), raw[:sbSnapshotID])
 	after := le.Uint32(raw[sbChecksum:])
 	for i := sbChecksum - 1; i >= sbSnapshotID+4; i-- {
-		after = uncrc(after, raw[i])
+		after = reverseCRCByte(after, raw[i])
 	}
 	for range 4 {
-		after = uncrc(after, 0)
+		after = reverseCRCByte(after, 0)
 	}
 	le.PutUint32(raw[sbSnapshotID:], before^after)
 }
 
-// uncrc takes one byte back out of a checksum's register.
-func uncrc(register uint32, b byte) uint32 {
-	i := uncrcTable[register>>24]
+// reverseCRCByte takes one byte back out of a checksum's register.
+func reverseCRCByte(register uint32, b byte) uint32 {
+	i := reverseCRCTable[register>>24]
 	return (register^castagnoli[i])<<8 | uint32(i^b)
 }
 
-// uncrcTable finds the entry of the checksum's table with a given highest byte.
-var uncrcTable = func() (t [256]byte) {
+// reverseCRCTable finds the entry of the checksum's table with a given highest byte.
+var reverseCRCTable = func() (t [256]byte) {
 	for i, v := range castagnoli {
 		t[v>>24] = byte(i)
 	}
 	return t
 }()
 
-// writeFlag writes the superblock's first sector as it was last committed, with or
+// writeNeedsRecovery writes the superblock's first sector as it was last committed, with or
 // without the mark that the log is in use.
-func (fs *FS) writeFlag(raw []byte, inUse bool) error {
+func (fs *FS) writeNeedsRecovery(raw []byte, inUse bool) error {
 	s := append([]byte(nil), raw...)
 	v := le.Uint32(s[sbIncompat:]) &^ incompatRecover
 	if inUse {
 		v |= incompatRecover
 	}
 	le.PutUint32(s[sbIncompat:], v)
-	fs.balance(s)
+	fs.balanceSuperChecksum(s)
 	_, err := fs.dev.WriteAt(s[:512], superOffset)
 	return err
 }
 
-func (fs *FS) writeJournalSuper(j *journal) error {
-	j.sealSuper()
-	_, err := fs.dev.WriteAt(j.sb[:512], int64(j.at(0))*fs.sb.blockSize)
+func (fs *FS) writeJournalSuperblock(j *journal) error {
+	j.updateSuperblock()
+	_, err := fs.dev.WriteAt(j.rawSuper[:512], int64(j.deviceBlock(0))*fs.sb.blockSize)
 	return err
 }
 
-// writeLog appends a transaction to the log, and syncs it.
-func (fs *FS) writeLog(t *transaction) error {
+// writeTransactionToLog appends a transaction to the log, and syncs it.
+func (fs *FS) writeTransactionToLog(t *transaction) error {
 	j := fs.journal
-	if !fs.flagged {
-		if err := fs.writeFlag(fs.diskSuper, true); err != nil {
+	if !fs.needsRecovery {
+		if err := fs.writeNeedsRecovery(fs.superOnDevice, true); err != nil {
 			return err
 		}
-		fs.flagged = true
+		fs.needsRecovery = true
 	}
-	pos, err := fs.writeBody(t)
+	pos, err := fs.writeDescriptorsAndBlocks(t)
 	if err != nil {
 		return err
 	}
@@ -331,13 +331,13 @@ func (fs *FS) writeLog(t *transaction) error {
 	// Only now that the file system's superblock surely says so may the log not be empty.
 	if j.start == 0 {
 		j.start = j.first
-		if err := fs.writeJournalSuper(j); err != nil {
+		if err := fs.writeJournalSuperblock(j); err != nil {
 			return err
 		}
 	}
 	// The rest of the commit block is zeros, written with the body: so what a crash
 	// leaves of it is one whole sector, or nothing.
-	if _, err := fs.dev.WriteAt(fs.commitBlock()[:512], int64(j.at(pos))*fs.sb.blockSize); err != nil {
+	if _, err := fs.dev.WriteAt(fs.newCommitBlock()[:512], int64(j.deviceBlock(pos))*fs.sb.blockSize); err != nil {
 		return err
 	}
 	if err := fs.dev.Sync(); err != nil {
@@ -349,15 +349,15 @@ func (fs *FS) writeLog(t *transaction) error {
 }
 
 // logSeq is the sequence number of the transaction that is being written.
-func (fs *FS) header(b []byte, kind uint32) {
+func (fs *FS) putLogHeader(b []byte, kind uint32) {
 	be.PutUint32(b, journalMagic)
 	be.PutUint32(b[4:], kind)
 	be.PutUint32(b[8:], fs.journal.sequence)
 }
 
-func (fs *FS) commitBlock() []byte {
+func (fs *FS) newCommitBlock() []byte {
 	b := make([]byte, fs.sb.blockSize)
-	fs.header(b, jblockCommit)
+	fs.putLogHeader(b, jblockCommit)
 	now := fs.now()
 	be.PutUint64(b[48:], uint64(now.Unix()))
 	be.PutUint32(b[56:], uint32(now.Nanosecond()))
@@ -365,22 +365,22 @@ func (fs *FS) commitBlock() []byte {
 	return b
 }
 
-// writeBody writes a transaction's descriptors and blocks, and zeros where the commit
+// writeDescriptorsAndBlocks writes a transaction's descriptors and blocks, and zeros where the commit
 // block goes, which it returns.
-func (fs *FS) writeBody(t *transaction) (commit uint32, err error) {
+func (fs *FS) writeDescriptorsAndBlocks(t *transaction) (commit uint32, err error) {
 	j, pos := fs.journal, fs.journal.head
-	out := fs.newLogWriter(pos, int(fs.logBlocks(len(t.blocks)))+1)
+	out := fs.newLogWriter(pos, int(fs.logBlocksNeeded(len(t.blocks)))+1)
 	var seq [4]byte
 	be.PutUint32(seq[:], j.sequence)
 	base := crc32c(j.seed, seq[:])
-	for list := sortedBlocks(t.blocks); len(list) > 0; {
-		part := list[:min(len(list), fs.tagsPerBlock())]
+	for list := sortedBlockNumbers(t.blocks); len(list) > 0; {
+		part := list[:min(len(list), fs.tagsPerDescriptor())]
 		list = list[len(part):]
-		desc := out.add()
-		fs.header(desc, jblockDescriptor)
+		desc := out.addBlock()
+		fs.putLogHeader(desc, jblockDescriptor)
 		off := jHeaderSize
 		for i, n := range part {
-			data := out.add()
+			data := out.addBlock()
 			copy(data, t.blocks[n].data)
 			var flags uint32
 			if be.Uint32(data) == journalMagic {
@@ -398,17 +398,17 @@ func (fs *FS) writeBody(t *transaction) (commit uint32, err error) {
 			be.PutUint32(desc[off+8:], uint32(n>>32))
 			be.PutUint32(desc[off+12:], crc32c(base, data))
 			if off += 16; i == 0 {
-				copy(desc[off:], j.sb[jsbUUID:jsbUUID+16])
+				copy(desc[off:], j.rawSuper[jsbUUID:jsbUUID+16])
 				off += 16
 			}
 		}
 		be.PutUint32(desc[len(desc)-4:], crc32c(j.seed, desc))
-		if err := out.flush(false); err != nil {
+		if err := out.flushBlocks(false); err != nil {
 			return 0, err
 		}
 	}
-	out.add()
-	if err := out.flush(true); err != nil {
+	out.addBlock()
+	if err := out.flushBlocks(true); err != nil {
 		return 0, err
 	}
 	return out.pos - 1, nil
@@ -429,8 +429,8 @@ func (fs *FS) newLogWriter(pos uint32, n int) logWriter {
 	return logWriter{fs: fs, pos: pos, buf: fs.logBuf[:0]}
 }
 
-// add returns a block of zeros, valid until flush.
-func (w *logWriter) add() []byte {
+// addBlock returns a block of zeros, valid until flush.
+func (w *logWriter) addBlock() []byte {
 	n, end := len(w.buf), len(w.buf)+int(w.fs.sb.blockSize)
 	w.buf = w.buf[:end]
 	b := w.buf[n:end:end]
@@ -438,16 +438,16 @@ func (w *logWriter) add() []byte {
 	return b
 }
 
-// flush writes what was added when it is much, or always.
-func (w *logWriter) flush(always bool) error {
+// flushBlocks writes what was added when it is much, or always.
+func (w *logWriter) flushBlocks(always bool) error {
 	bs := int(w.fs.sb.blockSize)
-	if !always && len(w.buf)+(w.fs.tagsPerBlock()+2)*bs <= cap(w.buf) {
+	if !always && len(w.buf)+(w.fs.tagsPerDescriptor()+2)*bs <= cap(w.buf) {
 		return nil
 	}
 	for b := w.buf; len(b) > 0; {
 		n := uint32(1)
-		at := w.fs.journal.at(w.pos)
-		for int(n)*bs < len(b) && w.fs.journal.at(w.pos+n) == at+uint64(n) {
+		at := w.fs.journal.deviceBlock(w.pos)
+		for int(n)*bs < len(b) && w.fs.journal.deviceBlock(w.pos+n) == at+uint64(n) {
 			n++
 		}
 		if _, err := w.fs.dev.WriteAt(b[:int(n)*bs], int64(at)*int64(bs)); err != nil {

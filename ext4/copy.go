@@ -22,9 +22,9 @@ func (fs *FS) Copy(ctx context.Context, from, to string, noReplace bool) error {
 	}
 	var src *inode
 	same := false
-	err := fs.view(from, false, func(i *inode) (err error) {
+	err := fs.viewPath(from, false, func(i *inode) (err error) {
 		src = i
-		same, err = fs.checkCopy(i, from, to, noReplace)
+		same, err = fs.validateCopy(i, from, to, noReplace)
 		return err
 	})
 	if err != nil || same {
@@ -36,9 +36,9 @@ func (fs *FS) Copy(ctx context.Context, from, to string, noReplace bool) error {
 	return fs.copyTree(ctx, from, to)
 }
 
-// checkCopy finds what forbids a copy, and whether it is one of a file onto itself.
-func (fs *FS) checkCopy(i *inode, from, to string, noReplace bool) (same bool, err error) {
-	old, err := fs.resolve(to, false)
+// validateCopy finds what forbids a copy, and whether it is one of a file onto itself.
+func (fs *FS) validateCopy(i *inode, from, to string, noReplace bool) (same bool, err error) {
+	old, err := fs.resolvePath(to, false)
 	switch {
 	case err == nil && (noReplace || i.isDir()):
 		if i.isDir() && old.num == i.num {
@@ -49,9 +49,9 @@ func (fs *FS) checkCopy(i *inode, from, to string, noReplace bool) (same bool, e
 		return true, nil
 	case err == nil && old.isDir():
 		return false, errIsDir
-	case err == nil && i.kind() == typeSymlink:
+	case err == nil && i.fileType() == typeSymlink:
 		// A link in the place of what it leads to would lead to itself.
-		if to, err := fs.resolve(from, true); err == nil && to.num == old.num {
+		if to, err := fs.resolvePath(from, true); err == nil && to.num == old.num {
 			return true, nil
 		}
 	case err != nil && !errors.Is(err, errNoEntry):
@@ -70,7 +70,7 @@ func (fs *FS) checkCopy(i *inode, from, to string, noReplace bool) (same bool, e
 			return false, nil
 		}
 		dir = dir[:k]
-		d, err := fs.resolve(dir, true)
+		d, err := fs.resolvePath(dir, true)
 		if errors.Is(err, errNoEntry) {
 			continue
 		}
@@ -80,7 +80,7 @@ func (fs *FS) checkCopy(i *inode, from, to string, noReplace bool) (same bool, e
 		if !d.isDir() {
 			return false, errNotDir
 		}
-		return false, fs.notBeneath(d, i.num)
+		return false, fs.checkNotBeneath(d, i.num)
 	}
 }
 
@@ -89,7 +89,7 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 	c := copier{fs: fs, ctx: ctx}
 	var src, made *File
 	var kind uint16
-	err := fs.view(from, false, func(i *inode) error { kind = i.kind(); return nil })
+	err := fs.viewPath(from, false, func(i *inode) error { kind = i.fileType(); return nil })
 	if err != nil {
 		return err
 	}
@@ -98,80 +98,80 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 			return err
 		}
 		defer src.Close()
-		if made, err = fs.openNameless(to); err != nil {
+		if made, err = fs.openUnnamedFile(to); err != nil {
 			return err
 		}
 		defer made.Close()
-		if err := c.content(src, made); err != nil {
+		if err := c.copyContent(src, made); err != nil {
 			return err
 		}
-		_, err = fs.placeFile(made, to, func(_, i, _ *inode) error {
-			old, err := fs.inode(src.in.num)
+		_, err = fs.placeUnnamedFile(made, to, func(_, i, _ *inode) error {
+			old, err := fs.readInode(src.openInode.num)
 			if err != nil {
 				return err
 			}
-			return fs.copyMeta(old, i)
+			return fs.copyMetadata(old, i)
 		}, noReplace)
 		return err
 	}
 	var gone uint32
 	changed := false
-	seq, err := fs.update(func() error {
-		old, err := fs.resolve(from, false)
+	seq, err := fs.runOperation(func() error {
+		old, err := fs.resolvePath(from, false)
 		if err != nil {
 			return err
 		}
-		if changed = old.kind() != kind; changed {
+		if changed = old.fileType() != kind; changed {
 			return nil
 		}
-		dir, name, err := fs.makeParent(to)
+		dir, name, err := fs.makeMissingParents(to)
 		if err != nil {
 			return err
 		}
-		there, err := fs.replaceable(dir, name, noReplace)
+		there, err := fs.findReplaceable(dir, name, noReplace)
 		if err != nil {
 			return err
 		}
-		i, err := fs.copyNode(dir, old)
+		i, err := fs.copySpecialInode(dir, old)
 		if err != nil {
 			return err
 		}
-		gone, err = fs.place(dir, name, i, there)
+		gone, err = fs.placeInode(dir, name, i, there)
 		return err
 	})
 	if err == nil && changed {
 		return fs.Copy(ctx, from, to, noReplace) // something else is there now
 	}
-	return fs.finish(seq, err, gone)
+	return fs.reclaimAndCommit(seq, err, gone)
 }
 
-// copyNode makes an inode like an old one that is neither file nor directory.
-func (fs *FS) copyNode(dir, old *inode) (*inode, error) {
-	i, err := fs.newInode(dir, false)
+// copySpecialInode makes an inode like an old one that is neither file nor directory.
+func (fs *FS) copySpecialInode(dir, old *inode) (*inode, error) {
+	i, err := fs.allocInode(dir, false)
 	if err != nil {
 		return nil, err
 	}
-	i.setOwner(old.mode(), old.uid(), old.gid())
-	switch old.kind() {
+	i.setModeAndOwner(old.mode(), old.uid(), old.gid())
+	switch old.fileType() {
 	case typeSymlink:
-		t, err := fs.linkTarget(old)
+		t, err := fs.readSymlink(old)
 		if err != nil {
 			return nil, err
 		}
-		if err := fs.setTarget(i, t); err != nil {
+		if err := fs.setSymlinkTarget(i, t); err != nil {
 			return nil, err
 		}
 	case typeChar, typeBlock:
-		i.setRdev(old.rdev())
+		i.setDeviceNumber(old.deviceNumber())
 	}
-	return i, fs.copyMeta(old, i)
+	return i, fs.copyMetadata(old, i)
 }
 
-// copyMeta gives an inode another's mode, owner, modification time and attributes.
-func (fs *FS) copyMeta(old, i *inode) error {
-	i.setOwner(i.kind()|old.mode()&^typeMask, old.uid(), old.gid())
-	i.setTime(stampMtime, old.when(stampMtime))
-	list, err := fs.xattrs(old)
+// copyMetadata gives an inode another's mode, owner, modification time and attributes.
+func (fs *FS) copyMetadata(old, i *inode) error {
+	i.setModeAndOwner(i.fileType()|old.mode()&^typeMask, old.uid(), old.gid())
+	i.setTime(stampMtime, old.readTime(stampMtime))
+	list, err := fs.readXattrs(old)
 	if err != nil {
 		return err
 	}
@@ -180,16 +180,16 @@ func (fs *FS) copyMeta(old, i *inode) error {
 
 // copier copies one tree.
 type copier struct {
-	fs    *FS
-	ctx   context.Context
-	links map[uint32]uint32 // inodes with several names to their copies
-	dirs  map[uint32]bool   // directories that were entered: each has one name
+	fs          *FS
+	ctx         context.Context
+	copiedLinks map[uint32]uint32 // inodes with several names to their copies
+	enteredDirs map[uint32]bool   // directories that were entered: each has one name
 }
 
-// content copies what a file holds, but no holes.
-func (c *copier) content(src, dst *File) error {
-	buf := chunks.Get().(*[]byte)
-	defer chunks.Put(buf)
+// copyContent copies what a file holds, but no holes.
+func (c *copier) copyContent(src, dst *File) error {
+	buf := chunkBuffers.Get().(*[]byte)
+	defer chunkBuffers.Put(buf)
 	info, err := src.Stat()
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func (c *copier) content(src, dst *File) error {
 			if err := c.ctx.Err(); err != nil {
 				return err
 			}
-			n, err := src.ReadAt((*buf)[:min(chunk, end-off)], off)
+			n, err := src.ReadAt((*buf)[:min(maxOperationBytes, end-off)], off)
 			if err != nil && err != io.EOF {
 				return err
 			}
@@ -225,23 +225,23 @@ func (c *copier) content(src, dst *File) error {
 
 // copyTree copies a directory to a place in lost+found, and then moves it.
 func (fs *FS) copyTree(ctx context.Context, from, to string) error {
-	c := copier{fs: fs, ctx: ctx, links: map[uint32]uint32{}, dirs: map[uint32]bool{}}
+	c := copier{fs: fs, ctx: ctx, copiedLinks: map[uint32]uint32{}, enteredDirs: map[uint32]bool{}}
 	var src *inode
 	var top, trash uint32
 	var name string // in lost+found
-	_, err := fs.update(func() error {
-		old, err := fs.resolve(from, false)
+	_, err := fs.runOperation(func() error {
+		old, err := fs.resolvePath(from, false)
 		if err != nil {
 			return err
 		}
-		t, err := fs.trash()
+		t, err := fs.trashDirectory()
 		if err != nil {
 			return err
 		}
-		if name, err = fs.trashName(t, trashUnplaced, old.num); err != nil {
+		if name, err = fs.unusedTrashName(t, trashUnplaced, old.num); err != nil {
 			return err
 		}
-		i, err := fs.create(t, name, typeDir|0o700, nil)
+		i, err := fs.createInode(t, name, typeDir|0o700, nil)
 		if err != nil {
 			return err
 		}
@@ -251,49 +251,49 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.children(src, top, trash, 0); err != nil {
+	if err := c.copyChildren(src, top, trash, 0); err != nil {
 		return errors.Join(err, fs.RemoveAll(context.WithoutCancel(ctx), trashDir+"/"+name))
 	}
-	seq, err := fs.update(func() error {
-		i, err := fs.inode(top)
+	seq, err := fs.runOperation(func() error {
+		i, err := fs.readInode(top)
 		if err != nil {
 			return err
 		}
-		dir, last, err := fs.makeParent(to)
+		dir, last, err := fs.makeMissingParents(to)
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(fs.notBeneath(dir, top), fs.mayAdd(dir, last)); err != nil {
+		if err := errors.Join(fs.checkNotBeneath(dir, top), fs.checkCanAdd(dir, last)); err != nil {
 			return err
 		}
-		t, err := fs.trash()
+		t, err := fs.trashDirectory()
 		if err != nil {
 			return err
 		}
 		if t.num == dir.num {
 			t = dir
 		}
-		_, err = fs.move(t, name, i, dir, last, true)
+		_, err = fs.moveName(t, name, i, dir, last, true)
 		return err
 	})
 	if err != nil {
 		return errors.Join(err, fs.RemoveAll(context.WithoutCancel(ctx), trashDir+"/"+name))
 	}
-	return fs.finish(seq, nil, 0)
+	return fs.reclaimAndCommit(seq, nil, 0)
 }
 
-// children copies what is in a directory, and then what the directory itself is. It
+// copyChildren copies what is in a directory, and then what the directory itself is. It
 // is known by number and generation: it may be removed meanwhile, and the number used anew.
-func (c *copier) children(src *inode, dst, avoid uint32, depth int) error {
+func (c *copier) copyChildren(src *inode, dst, avoid uint32, depth int) error {
 	fs := c.fs
 	if depth > 4096 {
 		return corruptf("directories nested too deep")
 	}
 	// Otherwise a damaged image could make few blocks a tree without end.
-	if c.dirs[src.num] {
+	if c.enteredDirs[src.num] {
 		return corruptf("directory %d has several names", src.num)
 	}
-	c.dirs[src.num] = true
+	c.enteredDirs[src.num] = true
 	if src.num != avoid { // the copies themselves are not copied
 		d := &Dir{fs: fs, num: src.num, generation: src.generation(), namesOnly: true}
 		for {
@@ -305,43 +305,43 @@ func (c *copier) children(src *inode, dst, avoid uint32, depth int) error {
 				return err
 			}
 			for _, e := range list {
-				if err := c.child(src, dst, avoid, e.Name, depth); err != nil {
+				if err := c.copyChild(src, dst, avoid, e.Name, depth); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	_, err := fs.update(func() error {
-		old, err := c.again(src)
+	_, err := fs.runOperation(func() error {
+		old, err := c.rereadInode(src)
 		if old == nil || err != nil {
 			return err
 		}
-		i, err := fs.inode(dst)
+		i, err := fs.readInode(dst)
 		if err != nil {
 			return err
 		}
-		if err := fs.copyMeta(old, i); err != nil {
+		if err := fs.copyMetadata(old, i); err != nil {
 			return err
 		}
-		return fs.putInode(i)
+		return fs.storeInode(i)
 	})
 	return err
 }
 
-// again reads an inode anew; nil: it was removed.
-func (c *copier) again(i *inode) (*inode, error) {
-	now, err := c.fs.rawInode(i.num)
+// rereadInode reads an inode anew; nil: it was removed.
+func (c *copier) rereadInode(i *inode) (*inode, error) {
+	now, err := c.fs.readRawInode(i.num)
 	if err != nil {
 		return nil, err
 	}
-	if now.links() == 0 || now.generation() != i.generation() || now.kind() != i.kind() {
+	if now.linkCount() == 0 || now.generation() != i.generation() || now.fileType() != i.fileType() {
 		return nil, nil
 	}
-	return c.fs.inode(i.num)
+	return c.fs.readInode(i.num)
 }
 
-// child copies one entry of a directory.
-func (c *copier) child(src *inode, dst, avoid uint32, name string, depth int) error {
+// copyChild copies one entry of a directory.
+func (c *copier) copyChild(src *inode, dst, avoid uint32, name string, depth int) error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
@@ -349,94 +349,94 @@ func (c *copier) child(src *inode, dst, avoid uint32, name string, depth int) er
 	var dir *inode
 	var made uint32
 	from, to := &File{fs: fs}, &File{fs: fs, write: true}
-	_, err := fs.update(func() error {
+	_, err := fs.runOperation(func() error {
 		dir = nil
-		parent, err := c.again(src)
+		parent, err := c.rereadInode(src)
 		if parent == nil || err != nil {
 			return err
 		}
-		old, err := fs.child(parent, name)
+		old, err := fs.lookupChild(parent, name)
 		if errors.Is(err, errNoEntry) {
 			return nil // removed meanwhile
 		}
 		if err != nil {
 			return err
 		}
-		target, err := fs.inode(dst)
+		target, err := fs.readInode(dst)
 		if err != nil {
 			return err
 		}
 		if old.isDir() {
-			i, err := fs.create(target, name, typeDir|0o700, nil)
+			i, err := fs.createInode(target, name, typeDir|0o700, nil)
 			if err == nil {
 				dir, made = old, i.num
 			}
 			return err
 		}
-		return c.leaf(target, name, old, from, to)
+		return c.copyNonDirectory(target, name, old, from, to)
 	})
 	switch {
 	case err != nil:
 		return err
 	case dir != nil:
-		return c.children(dir, made, avoid, depth+1)
-	case from.in != nil:
-		return c.file(from, to)
+		return c.copyChildren(dir, made, avoid, depth+1)
+	case from.openInode != nil:
+		return c.copyOpenFile(from, to)
 	}
 	return nil
 }
 
-// leaf copies what is no directory: as another name of its copy, or as a node. The
+// copyNonDirectory copies what is no directory: as another name of its copy, or as a node. The
 // content of a file, which it opens, follows.
-func (c *copier) leaf(dir *inode, name string, old *inode, from, to *File) error {
+func (c *copier) copyNonDirectory(dir *inode, name string, old *inode, from, to *File) error {
 	fs := c.fs
-	if num := c.links[old.num]; num != 0 {
-		i, err := fs.inode(num)
+	if num := c.copiedLinks[old.num]; num != 0 {
+		i, err := fs.readInode(num)
 		if err != nil {
 			return err
 		}
-		return fs.link(dir, name, i)
+		return fs.linkInode(dir, name, i)
 	}
 	var i *inode
 	var err error
 	if old.isRegular() {
-		i, err = fs.create(dir, name, typeRegular|0o600, nil)
-	} else if i, err = fs.copyNode(dir, old); err == nil {
-		err = fs.link(dir, name, i)
+		i, err = fs.createInode(dir, name, typeRegular|0o600, nil)
+	} else if i, err = fs.copySpecialInode(dir, old); err == nil {
+		err = fs.linkInode(dir, name, i)
 	}
 	if err != nil {
 		return err
 	}
-	if old.links() > 1 {
-		c.links[old.num] = i.num
+	if old.linkCount() > 1 {
+		c.copiedLinks[old.num] = i.num
 	}
 	if old.isRegular() {
-		from.in, to.in = fs.ref(old.num), fs.ref(i.num)
+		from.openInode, to.openInode = fs.acquireInode(old.num), fs.acquireInode(i.num)
 	}
 	return nil
 }
 
-// file copies the content of an open file to its copy, and closes both.
-func (c *copier) file(from, to *File) error {
+// copyOpenFile copies the content of an open file to its copy, and closes both.
+func (c *copier) copyOpenFile(from, to *File) error {
 	fs := c.fs
-	defer fs.letGo(from)
-	defer fs.letGo(to)
-	if err := c.content(from, to); err != nil {
+	defer fs.closeWithoutCommit(from)
+	defer fs.closeWithoutCommit(to)
+	if err := c.copyContent(from, to); err != nil {
 		return err
 	}
-	return to.locked(func(i *inode) (bool, error) {
-		old, err := fs.inode(from.in.num)
+	return to.modifyInStepsLocked(func(i *inode) (bool, error) {
+		old, err := fs.readInode(from.openInode.num)
 		if err != nil {
 			return false, err
 		}
-		return true, fs.copyMeta(old, i)
+		return true, fs.copyMetadata(old, i)
 	})
 }
 
-// letGo closes a file without a commit.
-func (fs *FS) letGo(f *File) {
+// closeWithoutCommit closes a file without a commit.
+func (fs *FS) closeWithoutCommit(f *File) {
 	f.closed.Store(true)
-	if fs.unref(f.in) {
-		_ = fs.reclaim(f.in.num) // what fails here is done by the next who opens the image
+	if fs.releaseInode(f.openInode) {
+		_ = fs.reclaimInode(f.openInode.num) // what fails here is done by the next who opens the image
 	}
 }

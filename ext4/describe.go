@@ -47,16 +47,16 @@ func Describe(dev Device, size int64) (Description, error) {
 	if size == 0 {
 		size = deviceSize(dev)
 	}
-	sb, _, err := loadSuper(dev, size)
+	sb, _, err := loadSuperblock(dev, size)
 	if err != nil {
 		return Description{}, err
 	}
-	d := sb.describe()
+	d := sb.buildDescription()
 	d.Journal = journalSize(dev, size, sb)
 	return d, nil
 }
 
-func (s *super) describe() Description {
+func (s *superblock) buildDescription() Description {
 	u16 := func(o int) int64 { return int64(le.Uint16(s.raw[o:])) }
 	u32 := func(o int) int64 { return int64(le.Uint32(s.raw[o:])) }
 	// The high bits of the years after 2038 have a byte each, far behind.
@@ -68,11 +68,11 @@ func (s *super) describe() Description {
 		return time.Unix(sec, 0).UTC()
 	}
 	d := Description{
-		Label: s.label(), Features: s.features(),
+		Label: s.volumeLabel(), Features: s.featureList(),
 		Size: int64(s.blocks) * s.blockSize, BlockSize: s.blockSize,
-		Free:     int64(s.count64(sbFreeBlocksLo, sbFreeBlocksHi)) * s.blockSize,
-		Reserved: int64(s.count64(sbReservedLo, sbReservedHi)) * s.blockSize,
-		Groups:   int64(s.groups), GroupSize: int64(s.perGroup) * s.blockSize,
+		Free:     int64(s.splitCount(sbFreeBlocksLo, sbFreeBlocksHi)) * s.blockSize,
+		Reserved: int64(s.splitCount(sbReservedLo, sbReservedHi)) * s.blockSize,
+		Groups:   int64(s.groups), GroupSize: int64(s.blocksPerGroup) * s.blockSize,
 		InodeSize: int64(s.inodeSize), Inodes: int64(s.inodes), FreeInodes: u32(sbFreeInodes),
 		Dirty:   s.incompat&incompatRecover != 0,
 		Errors:  u16(sbState)&stateErrors != 0,
@@ -92,31 +92,31 @@ const (
 	sbMtimeHi     = 0x275
 )
 
-// features lists the features by name.
-func (s *super) features() []string {
+// featureList lists the features by name.
+func (s *superblock) featureList() []string {
 	var list []string
 	for _, f := range []struct {
 		names map[uint32]string
 		set   uint32
-	}{{compatNames, s.compat}, {incompatNames, s.incompat}, {roNames, s.ro}} {
+	}{{compatNames, s.compat}, {incompatNames, s.incompat}, {roNames, s.roCompat}} {
 		list = append(list, strings.Fields(featureNames(f.names, f.set))...)
 	}
 	return list
 }
 
 // journalSize is the size of the log; 0: there is none, or it cannot be found.
-func journalSize(dev Device, size int64, sb *super) int64 {
+func journalSize(dev Device, size int64, sb *superblock) int64 {
 	if sb.compat&compatJournal == 0 {
 		return 0
 	}
-	fs, err := Open(dev, OpenOptions{Size: size, ReadOnly: true, damaged: true})
+	fs, err := Open(dev, OpenOptions{Size: size, ReadOnly: true, allowDamaged: true})
 	if err != nil {
 		return 0
 	}
 	defer fs.Close()
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
-	i, err := fs.inode(le.Uint32(sb.raw[sbJournalInode:]))
+	i, err := fs.readInode(le.Uint32(sb.raw[sbJournalInode:]))
 	if err != nil {
 		return 0
 	}

@@ -9,7 +9,7 @@ import (
 // the name, type, name. Lengths are multiples of four and fill the block, but for the
 // tail with the checksum.
 const (
-	entHeader = 8
+	entryHeaderLen = 8
 
 	ftUnknown = 0
 	ftRegular = 1
@@ -21,11 +21,11 @@ const (
 	ftSymlink = 7
 )
 
-// entLen returns how long an entry with a name of n bytes must be.
-func entLen(n int) int { return (entHeader + n + 3) &^ 3 }
+// entryLength returns how long an entry with a name of n bytes must be.
+func entryLength(n int) int { return (entryHeaderLen + n + 3) &^ 3 }
 
-// typeOf translates the type in a mode to that of an entry.
-func typeOf(mode uint16) byte {
+// entryTypeOf translates the type in a mode to that of an entry.
+func entryTypeOf(mode uint16) byte {
 	switch mode & typeMask {
 	case typeRegular:
 		return ftRegular
@@ -45,8 +45,8 @@ func typeOf(mode uint16) byte {
 	return ftUnknown
 }
 
-// modeOf is the opposite of typeOf.
-func modeOf(t byte) uint16 {
+// modeOfEntryType is the opposite of entryTypeOf.
+func modeOfEntryType(t byte) uint16 {
 	switch t {
 	case ftRegular:
 		return typeRegular
@@ -75,9 +75,9 @@ type dirent struct {
 	name []byte // of the block
 }
 
-// entry reads the entry at off of a block; end is where entries end.
-func (fs *FS) entry(dir uint32, b []byte, off, end int) (dirent, error) {
-	if off+entHeader > end {
+// parseEntry reads the entry at off of a block; end is where entries end.
+func (fs *FS) parseEntry(dir uint32, b []byte, off, end int) (dirent, error) {
+	if off+entryHeaderLen > end {
 		return dirent{}, corruptf("an entry of directory %d", dir)
 	}
 	e := dirent{off: off, ino: le.Uint32(b[off:]), len: int(le.Uint16(b[off+4:]))}
@@ -91,10 +91,10 @@ func (fs *FS) entry(dir uint32, b []byte, off, end int) (dirent, error) {
 	} else {
 		n |= int(b[off+7]) << 8
 	}
-	if e.len < entHeader || e.len%4 != 0 || off+e.len > end || entHeader+n > e.len || n > maxName && e.ino != 0 || e.ino > fs.sb.inodes {
+	if e.len < entryHeaderLen || e.len%4 != 0 || off+e.len > end || entryHeaderLen+n > e.len || n > maxName && e.ino != 0 || e.ino > fs.sb.inodes {
 		return dirent{}, corruptf("an entry of directory %d", dir)
 	}
-	e.name = b[off+entHeader : off+entHeader+min(n, maxName)]
+	e.name = b[off+entryHeaderLen : off+entryHeaderLen+min(n, maxName)]
 	if e.ino != 0 && n == 0 {
 		e.ino = 0
 	}
@@ -106,13 +106,13 @@ func putEntry(b []byte, ino uint32, length int, kind byte, name string) {
 	le.PutUint32(b, ino)
 	le.PutUint16(b[4:], uint16(length))
 	b[6], b[7] = byte(len(name)), kind
-	copy(b[entHeader:], name)
+	copy(b[entryHeaderLen:], name)
 }
 
 // eachEntry calls f for each entry of a block that is in use, until it says stop.
 func (fs *FS) eachEntry(dir uint32, b []byte, end int, f func(dirent) (stop bool)) error {
 	for off := 0; off < end; {
-		e, err := fs.entry(dir, b, off, end)
+		e, err := fs.parseEntry(dir, b, off, end)
 		if err != nil {
 			return err
 		}
@@ -124,21 +124,21 @@ func (fs *FS) eachEntry(dir uint32, b []byte, end int, f func(dirent) (stop bool
 	return nil
 }
 
-// badName reports whether a name on disk is one that no directory may have.
-func badName(n []byte) bool { return strings.ContainsAny(string(n), "/\x00") }
+// invalidEntryName reports whether a name on disk is one that no directory may have.
+func invalidEntryName(n []byte) bool { return strings.ContainsAny(string(n), "/\x00") }
 
-// dirEnd returns where the entries of a block end.
-func (fs *FS) dirEnd() int {
-	if fs.sb.csum {
+// entriesEnd returns where the entries of a block end.
+func (fs *FS) entriesEnd() int {
+	if fs.sb.metadataCsum {
 		return int(fs.sb.blockSize) - dirTailLen
 	}
 	return int(fs.sb.blockSize)
 }
 
-// dirBlockAt returns a block of a directory that holds entries, or an inner node of
+// readDirBlock returns a block of a directory that holds entries, or an inner node of
 // an index, checked; and where it lies.
-func (fs *FS) dirBlockAt(dir *inode, l uint32, index bool) (*block, uint64, error) {
-	e, err := fs.lookup(dir, l)
+func (fs *FS) readDirBlock(dir *inode, l uint32, index bool) (*block, uint64, error) {
+	e, err := fs.lookupExtent(dir, l)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -146,7 +146,7 @@ func (fs *FS) dirBlockAt(dir *inode, l uint32, index bool) (*block, uint64, erro
 		return nil, 0, corruptf("directory %d has a hole", dir.num)
 	}
 	at := e.start + uint64(l-e.logical)
-	b, err := fs.get(at)
+	b, err := fs.getBlock(at)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -154,34 +154,34 @@ func (fs *FS) dirBlockAt(dir *inode, l uint32, index bool) (*block, uint64, erro
 	if index {
 		kind = checkIndex
 	}
-	if key := passKey(kind, dir.num); b.passed.Load() != key {
+	if key := verifiedKey(kind, dir.num); b.verified.Load() != key {
 		if index {
 			err = fs.checkIndexBlock(dir, l, b.data)
 		} else {
-			err = errors.Join(fs.checkDirBlock(dir, b.data), fs.checkDots(dir, l, b.data))
+			err = errors.Join(fs.checkDirBlock(dir, b.data), fs.checkDotEntries(dir, l, b.data))
 		}
 		if err != nil {
 			return nil, 0, err
 		}
-		b.passed.Store(key)
+		b.verified.Store(key)
 	}
 	return b, at, nil
 }
 
 // checkDirBlock checks all that later code relies on.
 func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
-	if fs.sb.csum {
+	if fs.sb.metadataCsum {
 		t := b[len(b)-dirTailLen:]
 		if le.Uint32(t) != 0 || le.Uint16(t[4:]) != dirTailLen || t[6] != 0 || t[7] != 0xde {
 			return corruptf("a block of directory %d has no checksum", dir.num)
 		}
-		if ownedChecksum(fs.sb.seed, dir.num, dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
+		if ownedBlockChecksum(fs.sb.csumSeed, dir.num, dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
 			return corruptf("checksum of a block of directory %d", dir.num)
 		}
 	}
 	bad := false
-	err := fs.eachEntry(dir.num, b, fs.dirEnd(), func(e dirent) bool {
-		bad = badName(e.name)
+	err := fs.eachEntry(dir.num, b, fs.entriesEnd(), func(e dirent) bool {
+		bad = invalidEntryName(e.name)
 		return bad
 	})
 	if err == nil && bad {
@@ -190,13 +190,13 @@ func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 	return err
 }
 
-// checkDots refuses entries "." and ".." anywhere but at the beginning of a directory:
+// checkDotEntries refuses entries "." and ".." anywhere but at the beginning of a directory:
 // as names of something else they would lead out of where they are used.
-func (fs *FS) checkDots(dir *inode, l uint32, b []byte) error {
+func (fs *FS) checkDotEntries(dir *inode, l uint32, b []byte) error {
 	n, bad := 0, false
-	err := fs.eachEntry(dir.num, b, fs.dirEnd(), func(e dirent) bool {
+	err := fs.eachEntry(dir.num, b, fs.entriesEnd(), func(e dirent) bool {
 		name := string(e.name)
-		bad = isDot(name) && (l != 0 || n > 1 || name == ".." && n != 1 || name == "." && n != 0)
+		bad = isDotName(name) && (l != 0 || n > 1 || name == ".." && n != 1 || name == "." && n != 0)
 		n++
 		return bad
 	})
@@ -206,72 +206,72 @@ func (fs *FS) checkDots(dir *inode, l uint32, b []byte) error {
 	return err
 }
 
-// sealDir sets the checksum of a changed block of entries.
-func (fs *FS) sealDir(dir *inode, b []byte) {
-	if fs.sb.csum {
-		sealDirBlock(fs.sb.seed, dir.num, dir.generation(), b)
+// setDirChecksum sets the checksum of a changed block of entries.
+func (fs *FS) setDirChecksum(dir *inode, b []byte) {
+	if fs.sb.metadataCsum {
+		setDirBlockChecksum(fs.sb.csumSeed, dir.num, dir.generation(), b)
 	}
 }
 
-// room is where a block of a directory has room for an entry.
-type room struct {
+// entryRoom is where a block of a directory has room for an entry.
+type entryRoom struct {
 	off  int // of the entry there
 	used int // bytes that it needs itself
 	len  int
 }
 
-// findRoom finds room for a name.
-func (fs *FS) findRoom(dir *inode, b []byte, name string) (room, bool, error) {
-	need, end := entLen(len(name)), fs.dirEnd()
+// findEntryRoom finds room for a name.
+func (fs *FS) findEntryRoom(dir *inode, b []byte, name string) (entryRoom, bool, error) {
+	need, end := entryLength(len(name)), fs.entriesEnd()
 	for off := 0; off < end; {
-		e, err := fs.entry(dir.num, b, off, end)
+		e, err := fs.parseEntry(dir.num, b, off, end)
 		if err != nil {
-			return room{}, false, err
+			return entryRoom{}, false, err
 		}
 		used := 0
 		if e.ino != 0 {
-			used = entLen(len(e.name))
+			used = entryLength(len(e.name))
 		}
 		if e.len-used >= need {
-			return room{off, used, e.len}, true, nil
+			return entryRoom{off, used, e.len}, true, nil
 		}
 		off += e.len
 	}
-	return room{}, false, nil
+	return entryRoom{}, false, nil
 }
 
-// addAt puts an entry where findRoom found room for it.
-func (fs *FS) addAt(dir *inode, b []byte, r room, ino uint32, kind byte, name string) {
+// placeEntry puts an entry where findEntryRoom found room for it.
+func (fs *FS) placeEntry(dir *inode, b []byte, r entryRoom, ino uint32, kind byte, name string) {
 	if r.used > 0 {
 		le.PutUint16(b[r.off+4:], uint16(r.used))
 	}
 	putEntry(b[r.off+r.used:], ino, r.len-r.used, kind, name)
-	fs.sealDir(dir, b)
+	fs.setDirChecksum(dir, b)
 }
 
-// addToBlock puts an entry into the block at a place on the device, if there is room,
+// addEntryToBlock puts an entry into the block at a place on the device, if there is room,
 // and reports whether there was.
-func (fs *FS) addToBlock(dir *inode, b *block, at uint64, ino uint32, kind byte, name string) (bool, error) {
-	r, ok, err := fs.findRoom(dir, b.data, name)
+func (fs *FS) addEntryToBlock(dir *inode, b *block, at uint64, ino uint32, kind byte, name string) (bool, error) {
+	r, ok, err := fs.findEntryRoom(dir, b.data, name)
 	if err != nil || !ok {
 		return false, err
 	}
-	data, err := fs.mod(at)
+	data, err := fs.modifyBlock(at)
 	if err != nil {
 		return false, err
 	}
-	fs.addAt(dir, data, r, ino, kind, name)
+	fs.placeEntry(dir, data, r, ino, kind, name)
 	return true, nil
 }
 
-// findInBlock finds a name, and the entry before it (off -1: it is the first).
-func (fs *FS) findInBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
+// findEntryInBlock finds a name, and the entry before it (off -1: it is the first).
+func (fs *FS) findEntryInBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
 	before = -1
 	if len(b) < 65536 && fs.sb.incompat&incompatFiletype != 0 {
-		return fs.scanBlock(dir, b, name)
+		return fs.findEntryFast(dir, b, name)
 	}
-	for off, end := 0, fs.dirEnd(); off < end; {
-		if e, err = fs.entry(dir.num, b, off, end); err != nil {
+	for off, end := 0, fs.entriesEnd(); off < end; {
+		if e, err = fs.parseEntry(dir.num, b, off, end); err != nil {
 			return e, before, false, err
 		}
 		if e.ino != 0 && string(e.name) == name {
@@ -283,21 +283,21 @@ func (fs *FS) findInBlock(dir *inode, b []byte, name string) (e dirent, before i
 	return e, before, false, nil
 }
 
-// scanBlock is findInBlock in a hurry, for the usual blocks: a name is looked at only
+// findEntryFast is findEntryInBlock in a hurry, for the usual blocks: a name is looked at only
 // where its length fits.
-func (fs *FS) scanBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
+func (fs *FS) findEntryFast(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
 	before = -1
-	for off, end := 0, fs.dirEnd(); off < end; {
-		if off+entHeader > end {
+	for off, end := 0, fs.entriesEnd(); off < end; {
+		if off+entryHeaderLen > end {
 			break
 		}
 		h := le.Uint64(b[off:]) // inode, length of the entry, length of the name, type
 		n := int(uint16(h >> 32))
-		if n < entHeader || n%4 != 0 || off+n > end {
+		if n < entryHeaderLen || n%4 != 0 || off+n > end {
 			return e, before, false, corruptf("an entry of directory %d", dir.num)
 		}
-		if uint32(h) != 0 && int(byte(h>>48)) == len(name) && entHeader+len(name) <= n && string(b[off+entHeader:off+entHeader+len(name)]) == name {
-			e, err = fs.entry(dir.num, b, off, end)
+		if uint32(h) != 0 && int(byte(h>>48)) == len(name) && entryHeaderLen+len(name) <= n && string(b[off+entryHeaderLen:off+entryHeaderLen+len(name)]) == name {
+			e, err = fs.parseEntry(dir.num, b, off, end)
 			return e, before, err == nil && e.ino != 0, err
 		}
 		before = off
@@ -306,20 +306,20 @@ func (fs *FS) scanBlock(dir *inode, b []byte, name string) (e dirent, before int
 	return e, before, false, nil
 }
 
-// takeFromBlock removes an entry: the one before it, if there is one, gets its space.
-func (fs *FS) takeFromBlock(dir *inode, b []byte, e dirent, before int) {
+// removeEntryFromBlock removes an entry: the one before it, if there is one, gets its space.
+func (fs *FS) removeEntryFromBlock(dir *inode, b []byte, e dirent, before int) {
 	if before >= 0 {
 		le.PutUint16(b[before+4:], le.Uint16(b[before+4:])+uint16(e.len))
 		clear(b[e.off : e.off+e.len])
 	} else {
 		le.PutUint32(b[e.off:], 0)
 	}
-	fs.sealDir(dir, b)
+	fs.setDirChecksum(dir, b)
 }
 
-// emptyBlock makes a block that holds one unused entry.
-func (fs *FS) emptyBlock(dir *inode, b []byte) {
+// initEmptyDirBlock makes a block that holds one unused entry.
+func (fs *FS) initEmptyDirBlock(dir *inode, b []byte) {
 	clear(b)
-	le.PutUint16(b[4:], uint16(fs.dirEnd()))
-	fs.sealDir(dir, b)
+	le.PutUint16(b[4:], uint16(fs.entriesEnd()))
+	fs.setDirChecksum(dir, b)
 }

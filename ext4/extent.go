@@ -10,33 +10,35 @@ type extent struct {
 	unwritten bool // reads as zeros
 }
 
-func (e extent) end() uint64 { return uint64(e.logical) + uint64(e.n) }
+func (e extent) endBlock() uint64 { return uint64(e.logical) + uint64(e.n) }
 
 // A node of an extent tree is a header and entries of 12 bytes each. The root lies in
 // the inode; the others are blocks that end with a checksum.
 const (
-	extHeader = 12
-	extEntry  = 12
+	extentHeaderLen = 12
+	extentEntryLen  = 12
 )
 
-type extNode []byte
+type extentNode []byte
 
-func (n extNode) count() int         { return int(le.Uint16(n[2:])) }
-func (n extNode) room() int          { return int(le.Uint16(n[4:])) }
-func (n extNode) depth() int         { return int(le.Uint16(n[6:])) }
-func (n extNode) entry(i int) []byte { return n[extHeader+extEntry*i:][:extEntry] }
-func (n extNode) key(i int) uint32   { return le.Uint32(n.entry(i)) }
+func (n extentNode) entryCount() int { return int(le.Uint16(n[2:])) }
+func (n extentNode) maxEntries() int { return int(le.Uint16(n[4:])) }
+func (n extentNode) treeDepth() int  { return int(le.Uint16(n[6:])) }
+func (n extentNode) entryBytes(i int) []byte {
+	return n[extentHeaderLen+extentEntryLen*i:][:extentEntryLen]
+}
+func (n extentNode) firstLogical(i int) uint32 { return le.Uint32(n.entryBytes(i)) }
 
-func (n extNode) setCount(v int) { le.PutUint16(n[2:], uint16(v)) }
+func (n extentNode) setEntryCount(v int) { le.PutUint16(n[2:], uint16(v)) }
 
-// child returns where the node beneath entry i lies.
-func (n extNode) child(i int) uint64 {
-	e := n.entry(i)
+// childBlock returns where the node beneath entry i lies.
+func (n extentNode) childBlock(i int) uint64 {
+	e := n.entryBytes(i)
 	return uint64(le.Uint32(e[4:])) | uint64(le.Uint16(e[8:]))<<32
 }
 
-func (n extNode) extent(i int) extent {
-	b := n.entry(i)
+func (n extentNode) extentAt(i int) extent {
+	b := n.entryBytes(i)
 	e := extent{logical: le.Uint32(b), n: uint32(le.Uint16(b[4:])), start: uint64(le.Uint32(b[8:])) | uint64(le.Uint16(b[6:]))<<32}
 	if e.n > maxExtent {
 		e.n, e.unwritten = e.n-maxExtent, true
@@ -44,8 +46,8 @@ func (n extNode) extent(i int) extent {
 	return e
 }
 
-func (n extNode) setExtent(i int, e extent) {
-	b, l := n.entry(i), e.n
+func (n extentNode) setExtentAt(i int, e extent) {
+	b, l := n.entryBytes(i), e.n
 	if e.unwritten {
 		l += maxExtent
 	}
@@ -55,178 +57,178 @@ func (n extNode) setExtent(i int, e extent) {
 	le.PutUint32(b[8:], uint32(e.start))
 }
 
-func (n extNode) setIndex(i int, key uint32, child uint64) {
-	b := n.entry(i)
+func (n extentNode) setIndexAt(i int, key uint32, child uint64) {
+	b := n.entryBytes(i)
 	le.PutUint32(b, key)
 	le.PutUint32(b[4:], uint32(child))
 	le.PutUint16(b[8:], uint16(child>>32))
 	le.PutUint16(b[10:], 0)
 }
 
-// insert makes room for an entry at i; there must be some.
-func (n extNode) insert(i int) {
-	c := n.count()
-	copy(n[extHeader+extEntry*(i+1):extHeader+extEntry*(c+1)], n[extHeader+extEntry*i:extHeader+extEntry*c])
-	n.setCount(c + 1)
+// insertSlot makes room for an entry at i; there must be some.
+func (n extentNode) insertSlot(i int) {
+	c := n.entryCount()
+	copy(n[extentHeaderLen+extentEntryLen*(i+1):extentHeaderLen+extentEntryLen*(c+1)], n[extentHeaderLen+extentEntryLen*i:extentHeaderLen+extentEntryLen*c])
+	n.setEntryCount(c + 1)
 }
 
-func (n extNode) remove(i, k int) {
-	c := n.count()
-	copy(n[extHeader+extEntry*i:], n[extHeader+extEntry*(i+k):extHeader+extEntry*c])
-	clear(n[extHeader+extEntry*(c-k) : extHeader+extEntry*c])
-	n.setCount(c - k)
+func (n extentNode) removeEntries(i, k int) {
+	c := n.entryCount()
+	copy(n[extentHeaderLen+extentEntryLen*i:], n[extentHeaderLen+extentEntryLen*(i+k):extentHeaderLen+extentEntryLen*c])
+	clear(n[extentHeaderLen+extentEntryLen*(c-k) : extentHeaderLen+extentEntryLen*c])
+	n.setEntryCount(c - k)
 }
 
-// find returns the last entry with a key not above l; -1: all are above.
-func (n extNode) find(l uint32) int {
-	return sort.Search(n.count(), func(i int) bool { return n.key(i) > l }) - 1
+// findEntryFor returns the last entry with a key not above l; -1: all are above.
+func (n extentNode) findEntryFor(l uint32) int {
+	return sort.Search(n.entryCount(), func(i int) bool { return n.firstLogical(i) > l }) - 1
 }
 
-func initExtNode(b []byte, depth, tail int) extNode {
+func initExtentNode(b []byte, depth, tail int) extentNode {
 	clear(b)
 	le.PutUint16(b, extentMagic)
-	le.PutUint16(b[4:], uint16((len(b)-extHeader-tail)/extEntry))
+	le.PutUint16(b[4:], uint16((len(b)-extentHeaderLen-tail)/extentEntryLen))
 	le.PutUint16(b[6:], uint16(depth))
 	return b
 }
 
-// extRoot returns the root of an inode's extent tree, checked.
-func (fs *FS) extRoot(i *inode) (extNode, error) {
-	n := extNode(i.area())
-	return n, fs.checkExtNode(i, n, -1)
+// extentRoot returns the root of an inode's extent tree, checked.
+func (fs *FS) extentRoot(i *inode) (extentNode, error) {
+	n := extentNode(i.blockArea())
+	return n, fs.checkExtentNode(i, n, -1)
 }
 
-// extBlock returns the node at a block, to be read.
-func (fs *FS) extBlock(i *inode, at uint64, depth int) (extNode, error) {
-	if at < fs.sb.first || at >= fs.sb.blocks {
+// readExtentNode returns the node at a block, to be read.
+func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error) {
+	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
 		return nil, corruptf("extents of inode %d", i.num)
 	}
-	b, err := fs.get(at)
+	b, err := fs.getBlock(at)
 	if err != nil {
 		return nil, err
 	}
-	n, key := extNode(b.data), passKey(checkExtents, i.num)
-	if b.passed.Load() == key {
-		if n.depth() != depth {
+	n, key := extentNode(b.data), verifiedKey(checkExtents, i.num)
+	if b.verified.Load() == key {
+		if n.treeDepth() != depth {
 			return nil, corruptf("extents of inode %d", i.num)
 		}
 		return n, nil
 	}
-	if err := fs.checkExtNode(i, n, depth); err != nil {
+	if err := fs.checkExtentNode(i, n, depth); err != nil {
 		return nil, err
 	}
-	if fs.sb.csum {
-		end := extHeader + extEntry*n.room()
-		if end+4 > len(n) || ownedChecksum(fs.sb.seed, i.num, i.generation(), n[:end]) != le.Uint32(n[end:]) {
+	if fs.sb.metadataCsum {
+		end := extentHeaderLen + extentEntryLen*n.maxEntries()
+		if end+4 > len(n) || ownedBlockChecksum(fs.sb.csumSeed, i.num, i.generation(), n[:end]) != le.Uint32(n[end:]) {
 			return nil, corruptf("checksum of an extent block of inode %d", i.num)
 		}
 	}
-	b.passed.Store(key)
+	b.verified.Store(key)
 	return n, nil
 }
 
-// checkExtNode checks what later code relies on: sizes, order, and places.
-func (fs *FS) checkExtNode(i *inode, n extNode, depth int) error {
+// checkExtentNode checks what later code relies on: sizes, order, and places.
+func (fs *FS) checkExtentNode(i *inode, n extentNode, depth int) error {
 	bad := func() error { return corruptf("extents of inode %d", i.num) }
-	if le.Uint16(n) != extentMagic || n.count() > n.room() || extHeader+extEntry*n.room() > len(n) || n.depth() > maxDepth ||
-		depth >= 0 && (n.depth() != depth || n.count() == 0) {
+	if le.Uint16(n) != extentMagic || n.entryCount() > n.maxEntries() || extentHeaderLen+extentEntryLen*n.maxEntries() > len(n) || n.treeDepth() > maxDepth ||
+		depth >= 0 && (n.treeDepth() != depth || n.entryCount() == 0) {
 		return bad()
 	}
 	next := uint64(0)
-	for k := range n.count() {
-		if uint64(n.key(k)) < next {
+	for k := range n.entryCount() {
+		if uint64(n.firstLogical(k)) < next {
 			return bad()
 		}
-		if n.depth() > 0 {
-			next = uint64(n.key(k)) + 1
-			if c := n.child(k); c < fs.sb.first || c >= fs.sb.blocks {
+		if n.treeDepth() > 0 {
+			next = uint64(n.firstLogical(k)) + 1
+			if c := n.childBlock(k); c < fs.sb.firstBlock || c >= fs.sb.blocks {
 				return bad()
 			}
 			continue
 		}
-		e := n.extent(k)
-		if e.n == 0 || e.start < fs.sb.first || e.start+uint64(e.n) > fs.sb.blocks || e.end() > maxLogical+1 {
+		e := n.extentAt(k)
+		if e.n == 0 || e.start < fs.sb.firstBlock || e.start+uint64(e.n) > fs.sb.blocks || e.endBlock() > maxLogical+1 {
 			return bad()
 		}
-		next = e.end()
+		next = e.endBlock()
 	}
 	return nil
 }
 
-// lookup returns the extent that holds logical block l, or, where there is none, a
+// lookupExtent returns the extent that holds logical block l, or, where there is none, a
 // hole: an extent with start 0 that ends where the next begins, or at end of all.
-func (fs *FS) lookup(i *inode, l uint32) (extent, error) {
-	if !i.has(flagExtents) {
-		return fs.mapLookup(i, l)
+func (fs *FS) lookupExtent(i *inode, l uint32) (extent, error) {
+	if !i.hasFlag(flagExtents) {
+		return fs.lookupBlockMap(i, l)
 	}
-	n, err := fs.extRoot(i)
+	n, err := fs.extentRoot(i)
 	if err != nil {
 		return extent{}, err
 	}
 	limit := uint64(maxLogical) + 1 // where what is to the right begins
 	for {
-		k := n.find(l)
-		if k+1 < n.count() {
-			limit = min(limit, uint64(n.key(k+1)))
+		k := n.findEntryFor(l)
+		if k+1 < n.entryCount() {
+			limit = min(limit, uint64(n.firstLogical(k+1)))
 		}
-		if n.depth() == 0 {
+		if n.treeDepth() == 0 {
 			if k >= 0 {
-				if e := n.extent(k); uint64(l) < e.end() {
+				if e := n.extentAt(k); uint64(l) < e.endBlock() {
 					return e, nil
 				}
 			}
-			return hole(l, limit), nil
+			return holeExtent(l, limit), nil
 		}
 		if k < 0 {
-			return hole(l, limit), nil
+			return holeExtent(l, limit), nil
 		}
-		if n, err = fs.extBlock(i, n.child(k), n.depth()-1); err != nil {
+		if n, err = fs.readExtentNode(i, n.childBlock(k), n.treeDepth()-1); err != nil {
 			return extent{}, err
 		}
 	}
 }
 
-func hole(l uint32, limit uint64) extent {
+func holeExtent(l uint32, limit uint64) extent {
 	return extent{logical: l, n: uint32(min(limit-uint64(l), maxLogical))}
 }
 
 // eachExtent calls f for each extent that ends after logical block from, in order,
 // until f says that it is enough.
 func (fs *FS) eachExtent(i *inode, from uint32, f func(extent) (more bool, err error)) error {
-	if !i.has(flagExtents) {
-		return fs.eachMapped(i, from, f)
+	if !i.hasFlag(flagExtents) {
+		return fs.eachBlockMapExtent(i, from, f)
 	}
-	root, err := fs.extRoot(i)
+	root, err := fs.extentRoot(i)
 	if err != nil {
 		return err
 	}
 	next := uint64(from)
-	_, err = fs.walkExtents(i, root, &next, f)
+	_, err = fs.walkExtentNode(i, root, &next, f)
 	return err
 }
 
-func (fs *FS) walkExtents(i *inode, n extNode, next *uint64, f func(extent) (bool, error)) (bool, error) {
-	for k := max(n.find(uint32(min(*next, maxLogical))), 0); k < n.count(); k++ {
-		if n.depth() == 0 {
-			e := n.extent(k)
-			if e.end() <= *next {
+func (fs *FS) walkExtentNode(i *inode, n extentNode, next *uint64, f func(extent) (bool, error)) (bool, error) {
+	for k := max(n.findEntryFor(uint32(min(*next, maxLogical))), 0); k < n.entryCount(); k++ {
+		if n.treeDepth() == 0 {
+			e := n.extentAt(k)
+			if e.endBlock() <= *next {
 				continue
 			}
-			*next = e.end()
+			*next = e.endBlock()
 			if more, err := f(e); err != nil || !more {
 				return false, err
 			}
 			continue
 		}
-		child, err := fs.extBlock(i, n.child(k), n.depth()-1)
+		child, err := fs.readExtentNode(i, n.childBlock(k), n.treeDepth()-1)
 		if err != nil {
 			return false, err
 		}
 		// Keys that do not overlap also mean that no node is met twice.
-		if child.key(0) < n.key(k) || k+1 < n.count() && child.key(child.count()-1) >= n.key(k+1) {
+		if child.firstLogical(0) < n.firstLogical(k) || k+1 < n.entryCount() && child.firstLogical(child.entryCount()-1) >= n.firstLogical(k+1) {
 			return false, corruptf("extents of inode %d", i.num)
 		}
-		if more, err := fs.walkExtents(i, child, next, f); err != nil || !more {
+		if more, err := fs.walkExtentNode(i, child, next, f); err != nil || !more {
 			return false, err
 		}
 	}

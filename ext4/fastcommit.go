@@ -59,14 +59,14 @@ type fastScan struct {
 // which is what a crash leaves. But the first has to be complete: Linux refuses to mount
 // the file system otherwise.
 func (fs *FS) readFastCommits(j *journal, next uint32) ([]fastTag, error) {
-	length := j.fastLen()
+	length := j.fastCommitBlocks()
 	if j.start == 0 || length < 2 {
 		return nil, nil
 	}
 	scan := fastScan{number: next}
 	for k := uint32(1); k < length && !scan.ended; k++ { // jbd2 leaves the first block out
 		b := make([]byte, fs.sb.blockSize)
-		if err := fs.readLog(j, j.blocks+k, b); err != nil {
+		if err := fs.readLogBlock(j, j.blocks+k, b); err != nil {
 			return nil, err
 		}
 		if k == 1 && (le.Uint16(b) != fastHead || le.Uint16(b[2:]) == 8 && le.Uint32(b[8:]) != next) {
@@ -97,7 +97,7 @@ func (fs *FS) parseFastTags(raw []rawFastTag) ([]fastTag, error) {
 	return tags, nil
 }
 
-// scanBlock reads the tags in a block, up to the first that cannot be part of a complete
+// findEntryFast reads the tags in a block, up to the first that cannot be part of a complete
 // fast commit.
 func (s *fastScan) scanBlock(b []byte, first bool) error {
 	for off := 0; off+fastTagLen <= len(b); {
@@ -155,12 +155,12 @@ func (fs *FS) parseFastTag(r rawFastTag) (fastTag, error) {
 	case fastTail:
 		return tag, nil
 	case fastAddRange:
-		if len(data) == 4+extEntry {
-			node := make(extNode, extHeader+extEntry)
-			copy(node[extHeader:], data[4:])
-			tag.ino, tag.span = le.Uint32(data), node.extent(0)
+		if len(data) == 4+extentEntryLen {
+			node := make(extentNode, extentHeaderLen+extentEntryLen)
+			copy(node[extentHeaderLen:], data[4:])
+			tag.ino, tag.span = le.Uint32(data), node.extentAt(0)
 			e := tag.span
-			valid = e.n > 0 && e.start >= fs.sb.first && e.start+uint64(e.n) <= fs.sb.blocks && e.end() <= maxLogical+1
+			valid = e.n > 0 && e.start >= fs.sb.firstBlock && e.start+uint64(e.n) <= fs.sb.blocks && e.endBlock() <= maxLogical+1
 		}
 	case fastDelRange:
 		if valid = len(data) == 12; valid {
@@ -169,7 +169,7 @@ func (fs *FS) parseFastTag(r rawFastTag) (fastTag, error) {
 	case fastCreate, fastLink, fastUnlink:
 		if len(data) > 8 && len(data) <= 8+maxName {
 			tag.parent, tag.ino, tag.name = le.Uint32(data), le.Uint32(data[4:]), string(data[8:])
-			valid = !isDot(tag.name) && !strings.ContainsAny(tag.name, "/\x00") && (fs.isUserInode(tag.parent) || tag.parent == rootInode)
+			valid = !isDotName(tag.name) && !strings.ContainsAny(tag.name, "/\x00") && (fs.isUserInode(tag.parent) || tag.parent == rootInode)
 		}
 	case fastInode:
 		if valid = len(data) >= 4+oldInodeSize && len(data) <= 4+fs.sb.inodeSize; valid {
@@ -183,4 +183,4 @@ func (fs *FS) parseFastTag(r rawFastTag) (fastTag, error) {
 }
 
 // isUserInode reports whether an inode number is not reserved for the file system itself.
-func (fs *FS) isUserInode(num uint32) bool { return num >= fs.sb.firstIno && num <= fs.sb.inodes }
+func (fs *FS) isUserInode(num uint32) bool { return num >= fs.sb.firstUserInode && num <= fs.sb.inodes }

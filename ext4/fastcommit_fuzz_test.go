@@ -57,9 +57,9 @@ func fastInodeTag(ino uint32, raw []byte) []byte {
 }
 
 func fastRange(ino uint32, e extent) []byte {
-	node := make(extNode, extHeader+extEntry)
-	node.setExtent(0, e)
-	d := append(le.AppendUint32(nil, ino), node[extHeader:]...)
+	node := make(extentNode, extentHeaderLen+extentEntryLen)
+	node.setExtentAt(0, e)
+	d := append(le.AppendUint32(nil, ino), node[extentHeaderLen:]...)
 	return appendFast(nil, fastAddRange, len(d), d...)
 }
 
@@ -92,7 +92,7 @@ func fastSeeds(t testing.TB) map[string][]byte {
 			fastRange(file.num, extent{logical: 8, n: 5, start: free + 10, unwritten: true})),
 		"odd length": fastInodeTag(made.num, made.raw[:oldInodeSize+1]),
 		"long extra": fastInodeTag(made.num, append(slices.Clone(made.raw[:oldInodeSize]), 0xfc, 0xff)),
-		"claimed":    fastRange(file.num, extent{n: 1, start: fs.sb.first + 1}),
+		"claimed":    fastRange(file.num, extent{n: 1, start: fs.sb.firstBlock + 1}),
 		"into a removed directory": slices.Concat(fastInodeTag(sub.num, sub.raw[:160]), fastEntry(fastCreate, dir.num, sub.num, "sub"),
 			fastEntry(fastUnlink, dir.num, sub.num, "sub"), fastInodeTag(made.num, made.raw[:160]), fastEntry(fastCreate, sub.num, made.num, "made")),
 		"loop": fastEntry(fastLink, dir.num, dir.num, "self"),
@@ -208,7 +208,7 @@ func TestFastReplayBounds(t *testing.T) {
 	}
 	start := func() *fastReplay {
 		fs := fuzzFS(t)
-		fs.begin()
+		fs.beginOperation()
 		return &fastReplay{fs: fs, touched: map[uint32]bool{}, extraNames: map[uint32]int{}}
 	}
 	parsed, err := start().fs.parseFastTags(scan.committed)
@@ -216,20 +216,20 @@ func TestFastReplayBounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow, many, wide := start(), start(), start()
-	slow.reads = 3
+	slow.usesLeft = 3
 	many.released = make([]run, maxFastReleases)
-	wide.fs.sb.perGroup, wide.fs.sb.blocks = 8, 1<<30
+	wide.fs.sb.blocksPerGroup, wide.fs.sb.blocks = 8, 1<<30
 	for what, err := range map[string]error{
-		"many uses of blocks": slow.run(parsed),
-		"many releases":       many.release(run{2000, 1}),
+		"many uses of blocks": slow.replayTags(parsed),
+		"many releases":       many.noteReleased(run{2000, 1}),
 		"many groups":         wide.holdBlocks(run{1 << 10, 1 << 20}),
-		"many changes":        start().checkChanges(maxFastChanges + 1),
+		"many changes":        start().checkChangeLimit(maxFastChanges + 1),
 	} {
 		if !errors.Is(err, ErrUnsupported) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if n := len(wide.fs.held); n > maxFastChanges+1 {
+	if n := len(wide.fs.heldBlocks); n > maxFastChanges+1 {
 		t.Errorf("blocks of %d groups are held", n)
 	}
 }

@@ -45,7 +45,7 @@ func (d fastDir) must(err error) {
 
 func (d fastDir) write(name string, n int) { d.writeAt(name, 0, n) }
 
-// writeAt writes n bytes to a file, and syncs it.
+// writeContent writes n bytes to a file, and syncs it.
 func (d fastDir) writeAt(name string, off int64, n int) {
 	d.t.Helper()
 	f, err := os.OpenFile(d.at(name), os.O_RDWR|os.O_CREATE, 0o640)

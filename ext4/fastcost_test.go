@@ -26,8 +26,8 @@ func TestFastCommitsInLargeBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := func(blocks uint32) (int, error) {
-		j := &journal{blocks: 1, start: 1, incompat: jFastCommit, sb: make([]byte, 1024)}
-		be.PutUint32(j.sb[jsbFastLen:], blocks)
+		j := &journal{blocks: 1, start: 1, incompat: jFastCommit, rawSuper: make([]byte, 1024)}
+		be.PutUint32(j.rawSuper[jsbFastLen:], blocks)
 		for k := range blocks + 1 {
 			j.extents = append(j.extents, extent{logical: k, n: 1, start: uint64(min(k, 3) - min(k, 1))})
 		}
@@ -51,22 +51,22 @@ func fastHeadTag() []byte {
 // A new inode at the end of a table that was never cleared, and is large.
 func TestFastCommitClaimsInodeOfLargeTable(t *testing.T) {
 	fs := fuzzFS(t)
-	fs.begin()
-	d, err := fs.modDesc(0)
+	fs.beginOperation()
+	d, err := fs.modifyGroupDesc(0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dev := newMemDevice(nil, 1<<30)
-	fs.dev, fs.size, fs.sb.csum, fs.sb.ro = dev, dev.size, false, fs.sb.ro|roGDTCsum
-	fs.sb.blocks, fs.sb.inodeSize, fs.sb.inodesPer, fs.sb.inodes = 1<<18, defaultBlock, 8*defaultBlock, 8*defaultBlock
-	for at, n := range map[int]uint32{gdFreeInodes: fs.sb.inodesPer, gdUnused: fs.sb.inodesPer} {
+	fs.dev, fs.size, fs.sb.metadataCsum, fs.sb.roCompat = dev, dev.size, false, fs.sb.roCompat|roGDTCsum
+	fs.sb.blocks, fs.sb.inodeSize, fs.sb.inodesPerGroup, fs.sb.inodes = 1<<18, defaultBlock, 8*defaultBlock, 8*defaultBlock
+	for at, n := range map[int]uint32{gdFreeInodes: fs.sb.inodesPerGroup, gdUnused: fs.sb.inodesPerGroup} {
 		le.PutUint16(d[at:], uint16(n))
 	}
 	le.PutUint16(d[gdFlags:], groupInodeUninit)
-	fs.counters.freeInodes = fs.sb.inodesPer
+	fs.counters.freeInodes = fs.sb.inodesPerGroup
 	r := &fastReplay{fs: fs, touched: map[uint32]bool{}}
-	err = r.claimInode(fs.sb.inodes, false)
-	if !errors.Is(err, ErrUnsupported) || len(fs.op.undo) > maxFastChanges+1 {
-		t.Errorf("%v after %d blocks", err, len(fs.op.undo))
+	err = r.claimInodeNumber(fs.sb.inodes, false)
+	if !errors.Is(err, ErrUnsupported) || len(fs.op.undoLog) > maxFastChanges+1 {
+		t.Errorf("%v after %d blocks", err, len(fs.op.undoLog))
 	}
 }

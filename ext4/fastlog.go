@@ -35,12 +35,12 @@ func (fs *FS) replayFastCommits(s *logScan, newest map[uint64]logBlock) error {
 // shortenLog checkpoints all that is in a log and leaves the last transaction in it, because
 // fast commits are valid only after the transaction before theirs.
 func (fs *FS) shortenLog(s *logScan, newest map[uint64]logBlock) error {
-	if err := fs.bringHome(newest); err != nil {
+	if err := fs.writeReplayedInPlace(newest); err != nil {
 		return err
 	}
 	clear(newest) // their blocks of the log will be overwritten
 	s.j.start, s.j.sequence = s.lastAt, s.next-1
-	return errors.Join(fs.writeJournalSuper(s.j), fs.dev.Sync())
+	return errors.Join(fs.writeJournalSuperblock(s.j), fs.dev.Sync())
 }
 
 // logAppender appends a transaction to a log that is to be replayed.
@@ -66,7 +66,7 @@ func (fs *FS) appendTransaction(s *logScan, blocks map[uint64][]byte) error {
 		return errLogFull
 	}
 	w := &logAppender{fs: fs, j: j, at: s.end, sum: ^uint32(0), number: s.next}
-	for list := sortedBlocks(blocks); len(list) > 0; {
+	for list := sortedBlockNumbers(blocks); len(list) > 0; {
 		part := list[:min(len(list), per)]
 		list = list[len(part):]
 		if err := w.writeDescriptor(part, blocks); err != nil {
@@ -75,19 +75,19 @@ func (fs *FS) appendTransaction(s *logScan, blocks map[uint64][]byte) error {
 	}
 	// Only the first sector of the commit block counts, and a sector is written as a whole
 	// or not at all; the rest is zeroed before.
-	if err := errors.Join(w.write(make([]byte, fs.sb.blockSize)), fs.dev.Sync()); err != nil {
+	if err := errors.Join(w.writeBlock(make([]byte, fs.sb.blockSize)), fs.dev.Sync()); err != nil {
 		return err
 	}
-	return errors.Join(w.write(w.commitBlock(s.last)[:512]), fs.dev.Sync())
+	return errors.Join(w.writeBlock(w.newCommitBlock(s.last)[:512]), fs.dev.Sync())
 }
 
-// write writes to the next block of the log.
-func (w *logAppender) write(b []byte) error {
-	_, err := w.fs.dev.WriteAt(b, int64(w.j.at(w.at))*w.fs.sb.blockSize)
+// writeBlock writes to the next block of the log.
+func (w *logAppender) writeBlock(b []byte) error {
+	_, err := w.fs.dev.WriteAt(b, int64(w.j.deviceBlock(w.at))*w.fs.sb.blockSize)
 	return err
 }
 
-func (w *logAppender) header(kind uint32) []byte {
+func (w *logAppender) newHeaderBlock(kind uint32) []byte {
 	b := make([]byte, w.fs.sb.blockSize)
 	be.PutUint32(b, journalMagic)
 	be.PutUint32(b[4:], kind)
@@ -97,7 +97,7 @@ func (w *logAppender) header(kind uint32) []byte {
 
 // writeDescriptor writes a descriptor and the blocks that it lists.
 func (w *logAppender) writeDescriptor(list []uint64, blocks map[uint64][]byte) error {
-	j, desc, off := w.j, w.header(jblockDescriptor), jHeaderSize
+	j, desc, off := w.j, w.newHeaderBlock(jblockDescriptor), jHeaderSize
 	images := make([][]byte, 0, len(list))
 	for k, n := range list {
 		data, t := append([]byte(nil), blocks[n]...), tag{to: n}
@@ -111,39 +111,39 @@ func (w *logAppender) writeDescriptor(list []uint64, blocks map[uint64][]byte) e
 		if k == len(list)-1 {
 			t.flags |= jTagLast
 		}
-		t.sum = j.dataSum(w.number, data)
+		t.sum = j.dataChecksum(w.number, data)
 		j.putTag(desc[off:], t)
 		if off += j.tagSize(); k == 0 {
-			copy(desc[off:], j.sb[jsbUUID:jsbUUID+16])
+			copy(desc[off:], j.rawSuper[jsbUUID:jsbUUID+16])
 			off += 16
 		}
 		images = append(images, data)
 	}
-	if j.csum {
+	if j.blockChecksums {
 		be.PutUint32(desc[len(desc)-4:], crc32c(j.seed, desc))
 	}
 	var err error
 	for _, b := range append([][]byte{desc}, images...) {
-		if j.bodySum {
-			w.sum = crc32Big(w.sum, b)
+		if j.bodyChecksum {
+			w.sum = crc32BigEndian(w.sum, b)
 		}
-		err = errors.Join(err, w.write(b))
-		w.at = j.next(w.at)
+		err = errors.Join(err, w.writeBlock(b))
+		w.at = j.nextBlock(w.at)
 	}
 	return err
 }
 
-// commitBlock returns the block that makes the transaction valid. last is the time of the
+// newCommitBlock returns the block that makes the transaction valid. last is the time of the
 // transaction before, which it must not precede.
-func (w *logAppender) commitBlock(last int64) []byte {
-	b := w.header(jblockCommit)
+func (w *logAppender) newCommitBlock(last int64) []byte {
+	b := w.newHeaderBlock(jblockCommit)
 	now := w.fs.now()
 	be.PutUint64(b[48:], uint64(max(now.Unix(), last)))
 	be.PutUint32(b[56:], uint32(now.Nanosecond()))
 	switch {
-	case w.j.csum:
+	case w.j.blockChecksums:
 		be.PutUint32(b[16:], crc32c(w.j.seed, b))
-	case w.j.bodySum:
+	case w.j.bodyChecksum:
 		b[12], b[13] = 1, 4
 		be.PutUint32(b[16:], w.sum)
 	}

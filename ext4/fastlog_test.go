@@ -28,8 +28,8 @@ func TestAppendTransaction(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%x %x", form.incompat, form.compat), func(t *testing.T) {
 			dev, fs, j := openLog(t, base)
-			j.incompat, j.bodySum, j.csum = form.incompat|jRevoke, form.compat != 0, form.incompat&(jCsumV2|jCsumV3) != 0
-			j.seed = crc32c(^uint32(0), j.sb[jsbUUID:jsbUUID+16])
+			j.incompat, j.bodyChecksum, j.blockChecksums = form.incompat|jRevoke, form.compat != 0, form.incompat&(jCsumV2|jCsumV3) != 0
+			j.seed = crc32c(^uint32(0), j.rawSuper[jsbUUID:jsbUUID+16])
 			j.start = j.blocks - 20
 			if err := fs.appendTransaction(&logScan{j: j, next: j.sequence, end: j.start}, blocks); err != nil {
 				t.Fatal(err)
@@ -40,18 +40,18 @@ func TestAppendTransaction(t *testing.T) {
 			}
 			got := make([]byte, defaultBlock)
 			for n, want := range blocks {
-				fs.replayed = map[uint64]logBlock{n: {block: j.at(s.newest[n].at), escaped: s.newest[n].escaped}}
-				if err := fs.readBlock(n, got); err != nil || !bytes.Equal(got, want) {
+				fs.replayedBlocks = map[uint64]logBlock{n: {block: j.deviceBlock(s.newest[n].at), escaped: s.newest[n].escaped}}
+				if err := fs.readBlockUncached(n, got); err != nil || !bytes.Equal(got, want) {
 					t.Fatalf("block %d is another; %v", n, err)
 				}
 			}
 			if err := fs.appendTransaction(s, map[uint64][]byte{1000: got}); err != nil {
 				t.Errorf("a second transaction: %v", err)
 			}
-			j.start = j.next(s.end + 300)
+			j.start = j.nextBlock(s.end + 300)
 			before := make([]byte, 1<<20)
 			after := make([]byte, 1<<20)
-			at := int64(j.at(s.end)) * defaultBlock
+			at := int64(j.deviceBlock(s.end)) * defaultBlock
 			if err := errors.Join(readFull(dev, before, at), isFull(fs.appendTransaction(s, blocks)), readFull(dev, after, at)); err != nil {
 				t.Error(err)
 			}
@@ -141,7 +141,7 @@ func TestFastCommitsInShortLog(t *testing.T) {
 	}
 }
 
-// openLog opens a copy of base, and its log.
+// openLogForWriting opens a copy of base, and its log.
 func openLog(t *testing.T, base *memDevice) (*memDevice, *FS, *journal) {
 	t.Helper()
 	dev := newMemDevice(base, base.size)
@@ -156,7 +156,7 @@ func openLog(t *testing.T, base *memDevice) (*memDevice, *FS, *journal) {
 	return dev, fs, j
 }
 
-// deviceWithFastCommits makes an image whose log has fast commits in its last fastLen blocks,
+// deviceWithFastCommits makes an image whose log has fast commits in its last fastCommitBlocks blocks,
 // after what fill writes to it.
 func deviceWithFastCommits(t *testing.T, fastLen uint32, tags []byte, fill func(fs *FS, j *journal)) *memDevice {
 	t.Helper()
@@ -167,22 +167,22 @@ func deviceWithFastCommits(t *testing.T, fastLen uint32, tags []byte, fill func(
 	dev, fs, j := openLog(t, base)
 	j.blocks -= fastLen
 	j.incompat |= jFastCommit
-	be.PutUint32(j.sb[jsbIncompat:], j.incompat)
-	be.PutUint32(j.sb[jsbFastLen:], fastLen)
+	be.PutUint32(j.rawSuper[jsbIncompat:], j.incompat)
+	be.PutUint32(j.rawSuper[jsbFastLen:], fastLen)
 	j.start, j.sequence = j.first, fuzzFastNumber
 	fill(fs, j)
 	for k, b := range sealFast(tags) {
-		if _, err := dev.WriteAt(b, int64(j.at(j.blocks+1+uint32(k)))*defaultBlock); err != nil {
+		if _, err := dev.WriteAt(b, int64(j.deviceBlock(j.blocks+1+uint32(k)))*defaultBlock); err != nil {
 			t.Fatal(err)
 		}
 	}
 	raw := fs.sb.raw
 	le.PutUint32(raw[sbIncompat:], le.Uint32(raw[sbIncompat:])|incompatRecover)
-	le.PutUint32(raw[sbChecksum:], superChecksum(raw))
+	le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
 	if _, err := dev.WriteAt(raw, superOffset); err != nil {
 		t.Fatal(err)
 	}
-	if err := fs.writeJournalSuper(j); err != nil {
+	if err := fs.writeJournalSuperblock(j); err != nil {
 		t.Fatal(err)
 	}
 	return dev
@@ -197,7 +197,7 @@ func blocksOutside(t *testing.T, fs *FS, j *journal, n int) map[uint64][]byte {
 			continue
 		}
 		blocks[at] = make([]byte, defaultBlock)
-		if err := fs.readBlock(at, blocks[at]); err != nil {
+		if err := fs.readBlockUncached(at, blocks[at]); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,21 +2,21 @@ package ext4
 
 import "errors"
 
-// setInode brings an inode to the state that a fast commit logs. Its mapping is kept, which
+// replayInode brings an inode to the state that a fast commit logs. Its mapping is kept, which
 // ranges change; so is what follows from the names in a directory, which alone Linux logs.
 //
 // Another generation means that the inode was freed and its number was used again, so the
 // new file gets nothing of the old one. Linux, and e2fsck, leave it the old mapping if they
 // replay no removal before, as when the old file was an orphan in the last transaction: what
 // was deleted then shows in holes of the new file.
-func (r *fastReplay) setInode(num uint32, raw []byte) error {
+func (r *fastReplay) replayInode(num uint32, raw []byte) error {
 	fs := r.fs
 	logged := &inode{num, make([]byte, fs.sb.inodeSize)}
 	copy(logged.raw, raw)
-	if logged.has(flagInline | flagEncrypted | flagEAInode) {
+	if logged.hasFlag(flagInline | flagEncrypted | flagEAInode) {
 		return unsupportedf("a fast commit of inode %d with flags %#x; run e2fsck, or mount it once", num, logged.flags())
 	}
-	if err := fs.checkInode(logged); err != nil {
+	if err := fs.checkInodeFields(logged); err != nil {
 		return err
 	}
 	old, err := r.usedInode(num)
@@ -24,30 +24,30 @@ func (r *fastReplay) setInode(num uint32, raw []byte) error {
 		return err
 	}
 	if old != nil && num != rootInode && old.generation() != logged.generation() {
-		if err := r.removeInode(old); err != nil {
+		if err := r.freeUnnamedInode(old); err != nil {
 			return err
 		}
 		old = nil
 	}
 	if old == nil {
-		if err := r.claimInode(num, logged.isDir()); err != nil {
+		if err := r.claimInodeNumber(num, logged.isDir()); err != nil {
 			return err
 		}
 		if logged.xattrBlock() != 0 {
 			return corruptf("a fast commit gives the new inode %d a block of attributes", num)
 		}
-		r.initInode(logged)
-		return fs.putInode(logged)
+		r.initLoggedInode(logged)
+		return fs.storeInode(logged)
 	}
-	if old.kind() != logged.kind() || old.has(flagExtents) != logged.has(flagExtents) || old.xattrBlock() != logged.xattrBlock() {
+	if old.fileType() != logged.fileType() || old.hasFlag(flagExtents) != logged.hasFlag(flagExtents) || old.xattrBlock() != logged.xattrBlock() {
 		return corruptf("a fast commit makes inode %d another kind of file", num)
 	}
-	r.keepDerived(old, logged, len(raw))
-	return fs.putInode(logged)
+	r.keepUnloggedFields(old, logged, len(raw))
+	return fs.storeInode(logged)
 }
 
-// initInode turns an inode as logged into a new one without blocks and names.
-func (r *fastReplay) initInode(i *inode) {
+// initLoggedInode turns an inode as logged into a new one without blocks and names.
+func (r *fastReplay) initLoggedInode(i *inode) {
 	le.PutUint32(i.raw[inDtime:], 0)
 	r.fs.setBlockCount(i, 0)
 	switch {
@@ -56,18 +56,18 @@ func (r *fastReplay) initInode(i *inode) {
 		le.PutUint32(i.raw[inFlags:], i.flags()&^uint32(flagIndexed)|flagExtents)
 		le.PutUint32(i.raw[inSizeLo:], 0)
 		le.PutUint32(i.raw[inSizeHi:], 0)
-		initExtNode(i.area(), 0, 0)
-	case i.has(flagExtents):
-		initExtNode(i.area(), 0, 0)
-	case r.fs.ownsBlocks(i):
-		clear(i.area())
+		initExtentNode(i.blockArea(), 0, 0)
+	case i.hasFlag(flagExtents):
+		initExtentNode(i.blockArea(), 0, 0)
+	case r.fs.mapsBlocks(i):
+		clear(i.blockArea())
 	}
 }
 
-// keepDerived copies to an inode as logged, with n bytes, what a fast commit does not log.
-func (r *fastReplay) keepDerived(old, logged *inode, n int) {
+// keepUnloggedFields copies to an inode as logged, with n bytes, what a fast commit does not log.
+func (r *fastReplay) keepUnloggedFields(old, logged *inode, n int) {
 	copy(logged.raw[n:], old.raw[n:])
-	copy(logged.area(), old.area())
+	copy(logged.blockArea(), old.blockArea())
 	le.PutUint32(logged.raw[inDtime:], 0)
 	if r.orphans[old.num] {
 		le.PutUint32(logged.raw[inDtime:], le.Uint32(old.raw[inDtime:]))
@@ -81,58 +81,58 @@ func (r *fastReplay) keepDerived(old, logged *inode, n int) {
 	le.PutUint32(logged.raw[inFlags:], logged.flags()&^uint32(flagIndexed)|old.flags()&flagIndexed)
 }
 
-// claimInode marks an inode as used, and clears those before it in the table that were
+// claimInodeNumber marks an inode as used, and clears those before it in the table that were
 // never used and would count as used otherwise.
-func (r *fastReplay) claimInode(num uint32, dir bool) error {
+func (r *fastReplay) claimInodeNumber(num uint32, dir bool) error {
 	fs := r.fs
-	g, index := (num-1)/fs.sb.inodesPer, (num-1)%fs.sb.inodesPer
-	bitmap, d, err := fs.modBitmap(g, true)
+	g, index := (num-1)/fs.sb.inodesPerGroup, (num-1)%fs.sb.inodesPerGroup
+	bitmap, d, err := fs.modifyGroupBitmap(g, true)
 	if err != nil {
 		return err
 	}
-	if bit(bitmap, uint64(index)) || d.freeInodes() == 0 || fs.counters.freeInodes == 0 {
+	if testBit(bitmap, uint64(index)) || d.freeInodes() == 0 || fs.counters.freeInodes == 0 {
 		return corruptf("the count of free inodes of group %d", g)
 	}
 	setBits(bitmap, uint64(index), 1)
-	d.setCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()-1)
+	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()-1)
 	if dir {
-		d.setCount(gdDirs, gdDirsHi, d.dirs()+1)
+		d.setSplitCount(gdDirs, gdDirsHi, d.usedDirs()+1)
 	}
 	fs.counters.freeInodes--
 	r.touched[num] = false
-	used := fs.sb.inodesPer - min(d.unused(), fs.sb.inodesPer)
-	if !fs.sb.csum && fs.sb.ro&roGDTCsum == 0 || used > index {
+	used := fs.sb.inodesPerGroup - min(d.unusedInodes(), fs.sb.inodesPerGroup)
+	if !fs.sb.metadataCsum && fs.sb.roCompat&roGDTCsum == 0 || used > index {
 		return nil
 	}
-	d.setCount(gdUnused, gdUnusedHi, fs.sb.inodesPer-index-1)
+	d.setSplitCount(gdUnused, gdUnusedHi, fs.sb.inodesPerGroup-index-1)
 	for k := used; d.flags()&groupInodeZeroed == 0 && k < index; k++ {
-		n, off, err := fs.inodeAt(g*fs.sb.inodesPer + k + 1)
+		n, off, err := fs.locateInode(g*fs.sb.inodesPerGroup + k + 1)
 		if err != nil {
 			return err
 		}
-		b, err := fs.mod(n)
+		b, err := fs.modifyBlock(n)
 		if err != nil {
 			return err
 		}
 		clear(b[off : off+fs.sb.inodeSize])
-		if err := r.checkChanges(len(fs.op.undo)); err != nil { // a table may be as large as memory
+		if err := r.checkChangeLimit(len(fs.op.undoLog)); err != nil { // a table may be as large as memory
 			return err
 		}
 	}
 	return nil
 }
 
-// addName gives an inode a name. A new directory gets its first block, too.
-func (r *fastReplay) addName(t fastTag, created bool) error {
+// replayAddName gives an inode a name. A new directory gets its first block, too.
+func (r *fastReplay) replayAddName(t fastTag, created bool) error {
 	fs := r.fs
 	dir, i, err := r.entryInodes(t)
 	if dir == nil || i == nil || err != nil {
 		return err
 	}
-	if dir.links() == 0 {
+	if dir.linkCount() == 0 {
 		return corruptf("a fast commit names inode %d in directory %d, which was removed", t.ino, dir.num)
 	}
-	p, err := fs.find(dir, t.name)
+	p, err := fs.findEntry(dir, t.name)
 	if err == nil && p.ino == t.ino {
 		return nil
 	}
@@ -147,31 +147,31 @@ func (r *fastReplay) addName(t fastTag, created bool) error {
 		if !created {
 			return corruptf("a fast commit names directory %d, which it did not make", t.ino)
 		}
-		if err := fs.initDir(i, dir.num); err != nil {
+		if err := fs.initDirectory(i, dir.num); err != nil {
 			return err
 		}
 		le.PutUint16(i.raw[inLinks:], 2)
 	case i.isDir():
-		if up, err := fs.parentOf(i); err != nil || up != dir.num || i.links() == 0 {
+		if up, err := fs.parentInode(i); err != nil || up != dir.num || i.linkCount() == 0 {
 			return corruptf("a fast commit moves directory %d", t.ino)
 		}
 		r.extraNames[i.num]++
 	case created:
 		le.PutUint16(i.raw[inLinks:], 1)
 	default:
-		if err := fs.addLinks(i, 1); err != nil {
+		if err := fs.changeLinkCount(i, 1); err != nil {
 			return err
 		}
 	}
 	if i.isDir() {
-		if err := fs.addLinks(dir, 1); err != nil {
+		if err := fs.changeLinkCount(dir, 1); err != nil {
 			return err
 		}
 	}
-	if err := fs.addEntry(dir, t.name, i.num, typeOf(i.mode())); err != nil {
+	if err := fs.addEntry(dir, t.name, i.num, entryTypeOf(i.mode())); err != nil {
 		return err
 	}
-	return errors.Join(fs.putInode(dir), fs.putInode(i))
+	return errors.Join(fs.storeInode(dir), fs.storeInode(i))
 }
 
 // entryInodes returns the directory and the inode of an entry; nil for one that is not in
@@ -193,14 +193,14 @@ func (r *fastReplay) entryInodes(t fastTag) (dir, i *inode, err error) {
 	return dir, i, err
 }
 
-// removeName removes a name. An inode that has no other is freed at the end.
-func (r *fastReplay) removeName(t fastTag) error {
+// replayRemoveName removes a name. An inode that has no other is freed at the end.
+func (r *fastReplay) replayRemoveName(t fastTag) error {
 	fs := r.fs
 	dir, i, err := r.entryInodes(t)
 	if dir == nil || i == nil || err != nil {
 		return err
 	}
-	p, err := fs.find(dir, t.name)
+	p, err := fs.findEntry(dir, t.name)
 	if errors.Is(err, errNoEntry) {
 		return nil
 	}
@@ -214,11 +214,11 @@ func (r *fastReplay) removeName(t fastTag) error {
 		return err
 	}
 	if i.isDir() {
-		if err := fs.addLinks(dir, -1); err != nil {
+		if err := fs.changeLinkCount(dir, -1); err != nil {
 			return err
 		}
 		if r.extraNames[i.num]--; r.extraNames[i.num] < 0 {
-			empty, err := fs.isEmpty(i)
+			empty, err := fs.isEmptyDir(i)
 			if err == nil && !empty {
 				err = corruptf("a fast commit removes directory %d, which is not empty", t.ino)
 			}
@@ -227,9 +227,9 @@ func (r *fastReplay) removeName(t fastTag) error {
 			}
 			le.PutUint16(i.raw[inLinks:], 0)
 		}
-	} else if i.links() > 0 {
-		le.PutUint16(i.raw[inLinks:], i.links()-1)
+	} else if i.linkCount() > 0 {
+		le.PutUint16(i.raw[inLinks:], i.linkCount()-1)
 	}
-	fs.touch(i, stampCtime)
-	return errors.Join(fs.putInode(dir), fs.putInode(i))
+	fs.setTimesToNow(i, stampCtime)
+	return errors.Join(fs.storeInode(dir), fs.storeInode(i))
 }

@@ -30,7 +30,7 @@ type fastReplay struct {
 	touched  map[uint32]bool // inodes; true: had no name before
 	mapped   []run           // blocks that files got: in use at the end, unless released as often
 	released []run           // blocks to be freed at the end, see settleBitmaps
-	reads    int             // uses of blocks that are left
+	usesLeft int             // uses of blocks that are left
 
 	orphans    map[uint32]bool   // the superblock's list, as it was before
 	logged     map[uint32][]byte // inodes, as the fast commit at hand has them
@@ -43,14 +43,14 @@ func (fs *FS) replayFastTags(tags []fastTag, newest map[uint64]logBlock, last in
 	if err := fs.checkFastFeatures(); err != nil {
 		return nil, err
 	}
-	defer fs.resetAfterFastReplay(fs.replayed, fs.sb, fs.txLimit, fs.cache.limit)
-	fs.cache.m, fs.cache.clean = map[uint64]*block{}, 0
-	fs.cache.limit = int(defaultCache / fs.sb.blockSize)
-	fs.replayed, fs.txLimit = newest, 8*maxFastChanges
-	if err := errors.Join(fs.reloadSuper(), fs.recount()); err != nil {
+	defer fs.resetAfterFastReplay(fs.replayedBlocks, fs.sb, fs.maxTxBlocks, fs.cache.cleanLimit)
+	fs.cache.blocks, fs.cache.cleanCount = map[uint64]*block{}, 0
+	fs.cache.cleanLimit = int(defaultCache / fs.sb.blockSize)
+	fs.replayedBlocks, fs.maxTxBlocks = newest, 8*maxFastChanges
+	if err := errors.Join(fs.reloadSuperblock(), fs.recountFree()); err != nil {
 		return nil, err
 	}
-	if err := fs.loadOrphans(); err != nil {
+	if err := fs.loadOrphanList(); err != nil {
 		return nil, err
 	}
 	if len(fs.orphans) > maxFastOrphans {
@@ -59,19 +59,19 @@ func (fs *FS) replayFastTags(tags []fastTag, newest map[uint64]logBlock, last in
 	orphans := fs.orphans
 	r := &fastReplay{
 		fs: fs, touched: map[uint32]bool{}, orphans: map[uint32]bool{}, extraNames: map[uint32]int{},
-		reads: fastReads + fastReadsPerTag*len(tags),
+		usesLeft: fastReads + fastReadsPerTag*len(tags),
 	}
 	for _, num := range orphans {
 		r.orphans[num] = true
 	}
-	fs.begin()
+	fs.beginOperation()
 	fs.op.now = fs.fastCommitTime(tags, max(last, int64(le.Uint32(fs.sb.raw[sbWtime:])), int64(le.Uint32(fs.sb.raw[sbMkfsTime:]))))
-	if err := r.run(tags); err != nil {
+	if err := r.replayTags(tags); err != nil {
 		return nil, err
 	}
-	err := fs.sealGroups()
+	err := fs.setGroupChecksums()
 	if err == nil && !slices.Equal(orphans, fs.orphans) {
-		err = fs.sealSuper()
+		err = fs.finalizeSuperblock()
 	}
 	if err != nil {
 		return nil, err
@@ -84,26 +84,26 @@ func (fs *FS) replayFastTags(tags []fastTag, newest map[uint64]logBlock, last in
 }
 
 // resetAfterFastReplay forgets all that a replay in memory left in fs.
-func (fs *FS) resetAfterFastReplay(replayed map[uint64]logBlock, sb *super, txLimit, cacheLimit int) {
-	fs.replayed, fs.sb, fs.txLimit = replayed, sb, txLimit
-	fs.orphans, fs.fastReplay, fs.held, fs.counters = nil, nil, busyBlocks{}, counters{}
-	fs.tx, fs.op = newTransaction(fs.tx.seq), op{id: fs.op.id}
-	fs.cache.m, fs.cache.clean, fs.cache.limit = map[uint64]*block{}, 0, cacheLimit
-	fs.hints = map[uint32]uint32{}
+func (fs *FS) resetAfterFastReplay(replayed map[uint64]logBlock, sb *superblock, txLimit, cacheLimit int) {
+	fs.replayedBlocks, fs.sb, fs.maxTxBlocks = replayed, sb, txLimit
+	fs.orphans, fs.fastReplay, fs.heldBlocks, fs.counters = nil, nil, busyBlocks{}, counters{}
+	fs.tx, fs.op = newTransaction(fs.tx.seq), operation{id: fs.op.id}
+	fs.cache.blocks, fs.cache.cleanCount, fs.cache.cleanLimit = map[uint64]*block{}, 0, cacheLimit
+	fs.allocHints = map[uint32]uint32{}
 }
 
 // checkFastFeatures refuses features with which names and blocks cannot be changed. What
 // is replayed in memory only need not keep quotas and the like.
 func (fs *FS) checkFastFeatures() error {
-	incompat, ro := uint32(writable), uint32(writableRO)
+	incompat, ro := uint32(writableIncompat), uint32(writableROCompat)
 	if fs.opts.ReadOnly {
 		incompat, ro = incompat|incompatMMP|incompatEncrypt, ro|roQuota|roProject|roVerity|roReadonly
 	}
 	bad := featureNames(incompatNames, fs.sb.incompat&^incompat)
-	if x := fs.sb.ro &^ ro; x != 0 {
+	if x := fs.sb.roCompat &^ ro; x != 0 {
 		bad = strings.TrimSpace(bad + " " + featureNames(roNames, x))
 	}
-	if bad == "" && (needed&^fs.sb.incompat != 0 || fs.sb.cluster != 1) {
+	if bad == "" && (neededIncompat&^fs.sb.incompat != 0 || fs.sb.clusterBlocks != 1) {
 		bad = "of ext2 and ext3"
 	}
 	if bad != "" {
@@ -124,17 +124,17 @@ func (fs *FS) fastCommitTime(tags []fastTag, before int64) time.Time {
 		}
 		clear(logged.raw)
 		copy(logged.raw, tag.raw)
-		if logged.extra() > len(logged.raw)-oldInodeSize {
-			continue // damage, which setInode reports
+		if logged.extraSize() > len(logged.raw)-oldInodeSize {
+			continue // damage, which replayInode reports
 		}
-		if ctime := logged.when(stampCtime); ctime.After(latest) {
+		if ctime := logged.readTime(stampCtime); ctime.After(latest) {
 			latest = ctime
 		}
 	}
 	return latest
 }
 
-func (r *fastReplay) run(tags []fastTag) error {
+func (r *fastReplay) replayTags(tags []fastTag) error {
 	r.fs.fastReplay = r
 	// Directories and extent trees that grow must not take blocks that files will get.
 	for _, tag := range tags {
@@ -148,10 +148,10 @@ func (r *fastReplay) run(tags []fastTag) error {
 		if k == 0 || tags[k-1].kind == fastTail {
 			r.logged = inodesOfFirstCommit(tags[k:])
 		}
-		if err := r.apply(tag); err != nil {
+		if err := r.replayTag(tag); err != nil {
 			return err
 		}
-		if err := r.checkChanges(len(r.fs.op.undo)); err != nil {
+		if err := r.checkChangeLimit(len(r.fs.op.undoLog)); err != nil {
 			return err
 		}
 	}
@@ -163,19 +163,19 @@ func (r *fastReplay) run(tags []fastTag) error {
 	return r.settleBitmaps()
 }
 
-// checkChanges bounds how many blocks the replay changes.
-func (r *fastReplay) checkChanges(blocks int) error {
+// checkChangeLimit bounds how many blocks the replay changes.
+func (r *fastReplay) checkChangeLimit(blocks int) error {
 	if most := min(maxFastChanges, int(maxFastChangeBytes/r.fs.sb.blockSize)); blocks > most {
 		return unsupportedf("fast commits that change more than %d blocks; run e2fsck, or mount it once", most)
 	}
 	return nil
 }
 
-// countRead bounds how often blocks are used: a tag costs little unless the image is made
+// countBlockUse bounds how often blocks are used: a tag costs little unless the image is made
 // to make it cost much.
-func (r *fastReplay) countRead() error {
+func (r *fastReplay) countBlockUse() error {
 	// A block is searched from its beginning to its end.
-	if r.reads -= max(1, int(r.fs.sb.blockSize/defaultBlock)); r.reads < 0 {
+	if r.usesLeft -= max(1, int(r.fs.sb.blockSize/defaultBlock)); r.usesLeft < 0 {
 		return unsupportedf("fast commits that take too long to replay; run e2fsck, or mount it once")
 	}
 	return nil
@@ -195,20 +195,20 @@ func inodesOfFirstCommit(tags []fastTag) map[uint32][]byte {
 	return logged
 }
 
-func (r *fastReplay) apply(tag fastTag) error {
+func (r *fastReplay) replayTag(tag fastTag) error {
 	switch tag.kind {
 	case fastAddRange:
-		return r.addRange(tag.ino, tag.span)
+		return r.replayAddRange(tag.ino, tag.span)
 	case fastDelRange:
-		return r.removeRange(tag.ino, tag.span)
+		return r.replayRemoveRange(tag.ino, tag.span)
 	case fastCreate:
-		return r.addName(tag, true)
+		return r.replayAddName(tag, true)
 	case fastLink:
-		return r.addName(tag, false)
+		return r.replayAddName(tag, false)
 	case fastUnlink:
-		return r.removeName(tag)
+		return r.replayRemoveName(tag)
 	case fastInode:
-		return r.setInode(tag.ino, tag.raw)
+		return r.replayInode(tag.ino, tag.raw)
 	}
 	return nil
 }
@@ -220,40 +220,40 @@ func (r *fastReplay) usedInode(num uint32) (*inode, error) {
 	if err != nil || !used {
 		return nil, err
 	}
-	i, err := r.fs.rawInode(num)
+	i, err := r.fs.readRawInode(num)
 	if err != nil {
 		return nil, err
 	}
-	if r.fs.sb.csum && !inodeSealed(r.fs.sb.seed, num, i.raw) {
+	if r.fs.sb.metadataCsum && !verifyInodeChecksum(r.fs.sb.csumSeed, num, i.raw) {
 		return nil, corruptf("checksum of inode %d", num)
 	}
-	if i.has(flagInline) {
+	if i.hasFlag(flagInline) {
 		return nil, unsupportedf("a fast commit of inode %d, which has no blocks; run e2fsck, or mount it once", num)
 	}
 	if _, again := r.touched[num]; !again {
-		r.touched[num] = i.links() == 0
+		r.touched[num] = i.linkCount() == 0
 	}
-	return i, r.fs.checkInode(i)
+	return i, r.fs.checkInodeFields(i)
 }
 
 // isInodeUsed reports whether the bitmap marks an inode as used.
 func (fs *FS) isInodeUsed(num uint32) (bool, error) {
-	g, index := (num-1)/fs.sb.inodesPer, (num-1)%fs.sb.inodesPer
-	d, err := fs.desc(g)
+	g, index := (num-1)/fs.sb.inodesPerGroup, (num-1)%fs.sb.inodesPerGroup
+	d, err := fs.readGroupDesc(g)
 	if err != nil {
 		return false, err
 	}
-	b, err := fs.readBitmap(g, d, true)
-	return err == nil && b != nil && bit(b, uint64(index)), err
+	b, err := fs.readGroupBitmap(g, d, true)
+	return err == nil && b != nil && testBit(b, uint64(index)), err
 }
 
-// mappedFile returns the inode whose mapping a range changes; nil: it is not in use. The
+// fileForRange returns the inode whose mapping a range changes; nil: it is not in use. The
 // ranges of a file without a name, which has no creation in the fast commit, come before
 // its inode.
-func (r *fastReplay) mappedFile(num uint32) (*inode, error) {
+func (r *fastReplay) fileForRange(num uint32) (*inode, error) {
 	i, err := r.usedInode(num)
 	if raw := r.logged[num]; i == nil && err == nil && raw != nil {
-		if err := r.setInode(num, raw); err != nil {
+		if err := r.replayInode(num, raw); err != nil {
 			return nil, err
 		}
 		i, err = r.usedInode(num)
@@ -261,49 +261,49 @@ func (r *fastReplay) mappedFile(num uint32) (*inode, error) {
 	if i == nil || err != nil {
 		return nil, err
 	}
-	if i.isDir() || !r.fs.ownsBlocks(i) {
+	if i.isDir() || !r.fs.mapsBlocks(i) {
 		return nil, corruptf("a fast commit maps blocks of inode %d, which has none", num)
 	}
-	if !i.has(flagExtents) {
+	if !i.hasFlag(flagExtents) {
 		return nil, unsupportedf("a fast commit of inode %d, which has no extents; run e2fsck, or mount it once", num)
 	}
 	return i, nil
 }
 
-func (r *fastReplay) addRange(num uint32, e extent) error {
-	i, err := r.mappedFile(num)
+func (r *fastReplay) replayAddRange(num uint32, e extent) error {
+	i, err := r.fileForRange(num)
 	if i == nil || err != nil {
 		return err
 	}
-	if _, err := r.fs.removeExtents(i, uint64(e.logical), e.end()); err != nil {
+	if _, err := r.fs.removeExtents(i, uint64(e.logical), e.endBlock()); err != nil {
 		return err
 	}
 	if err := r.fs.insertExtent(i, e); err != nil {
 		return err
 	}
 	r.mapped = append(r.mapped, run{e.start, e.n})
-	return r.fs.putInode(i)
+	return r.fs.storeInode(i)
 }
 
-func (r *fastReplay) removeRange(num uint32, e extent) error {
-	i, err := r.mappedFile(num)
+func (r *fastReplay) replayRemoveRange(num uint32, e extent) error {
+	i, err := r.fileForRange(num)
 	if i == nil || err != nil {
 		return err
 	}
-	if _, err := r.fs.removeExtents(i, uint64(e.logical), min(e.end(), maxLogical+1)); err != nil {
+	if _, err := r.fs.removeExtents(i, uint64(e.logical), min(e.endBlock(), maxLogical+1)); err != nil {
 		return err
 	}
-	return r.fs.putInode(i)
+	return r.fs.storeInode(i)
 }
 
-// removeInode frees an inode that has no name.
-func (r *fastReplay) removeInode(i *inode) error {
+// freeUnnamedInode frees an inode that has no name.
+func (r *fastReplay) freeUnnamedInode(i *inode) error {
 	fs := r.fs
 	delete(r.extraNames, i.num)
-	if _, err := fs.freeBlocks(i); err != nil {
+	if _, err := fs.freeContent(i); err != nil {
 		return err
 	}
-	if err := fs.dropXattrBlock(i); err != nil {
+	if err := fs.releaseXattrBlock(i); err != nil {
 		return err
 	}
 	if err := fs.removeOrphan(i); err != nil {
@@ -320,13 +320,13 @@ func (r *fastReplay) finishInode(num uint32) error {
 	if i == nil || err != nil {
 		return err
 	}
-	if i.links() == 0 && !r.touched[num] {
-		return r.removeInode(i)
+	if i.linkCount() == 0 && !r.touched[num] {
+		return r.freeUnnamedInode(i)
 	}
 	if r.extraNames[num] != 0 {
 		return corruptf("fast commits leave directory %d with two names", num)
 	}
-	if !fs.ownsBlocks(i) || !i.has(flagExtents) {
+	if !fs.mapsBlocks(i) || !i.hasFlag(flagExtents) {
 		return nil
 	}
 	n, err := fs.countExtentBlocks(i)
@@ -337,7 +337,7 @@ func (r *fastReplay) finishInode(num uint32) error {
 		n++
 	}
 	fs.setBlockCount(i, n)
-	return fs.putInode(i)
+	return fs.storeInode(i)
 }
 
 // countExtentBlocks counts the blocks of an inode's data and of its extent tree.
@@ -349,22 +349,22 @@ func (fs *FS) countExtentBlocks(i *inode) (n uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	root, err := fs.extRoot(i)
+	root, err := fs.extentRoot(i)
 	if err == nil {
-		err = fs.eachTreeBlock(i, root, func() { n++ })
+		err = fs.eachExtentTreeBlock(i, root, func() { n++ })
 	}
 	return n, err
 }
 
-// eachTreeBlock calls f for each block beneath a node of an extent tree.
-func (fs *FS) eachTreeBlock(i *inode, n extNode, f func()) error {
-	for k := 0; n.depth() > 0 && k < n.count(); k++ {
-		child, err := fs.extBlock(i, n.child(k), n.depth()-1)
+// eachExtentTreeBlock calls f for each block beneath a node of an extent tree.
+func (fs *FS) eachExtentTreeBlock(i *inode, n extentNode, f func()) error {
+	for k := 0; n.treeDepth() > 0 && k < n.entryCount(); k++ {
+		child, err := fs.readExtentNode(i, n.childBlock(k), n.treeDepth()-1)
 		if err != nil {
 			return err
 		}
 		f()
-		if err := fs.eachTreeBlock(i, child, f); err != nil {
+		if err := fs.eachExtentTreeBlock(i, child, f); err != nil {
 			return err
 		}
 	}
@@ -376,5 +376,5 @@ func (fs *FS) setBlockCount(i *inode, n uint64) {
 	le.PutUint32(i.raw[inFlags:], i.flags()&^uint32(flagHugeFile))
 	le.PutUint32(i.raw[inBlocksLo:], 0)
 	le.PutUint16(i.raw[inBlocksHi:], 0)
-	fs.addBlocks(i, int64(n))
+	fs.changeBlockCount(i, int64(n))
 }

@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// eachGroup calls f for the part of a run in each group.
-func (fs *FS) eachGroup(x run, f func(g, i, n uint32) error) error {
+// eachGroupPart calls f for the part of a run in each group.
+func (fs *FS) eachGroupPart(x run, f func(g, i, n uint32) error) error {
 	for x.n > 0 {
-		g, i := fs.sb.groupOf(x.start)
-		n := min(x.n, fs.sb.groupLen(g)-i)
+		g, i := fs.sb.locateBlock(x.start)
+		n := min(x.n, fs.sb.groupBlockCount(g)-i)
 		if err := f(g, i, n); err != nil {
 			return err
 		}
@@ -21,14 +21,14 @@ func (fs *FS) eachGroup(x run, f func(g, i, n uint32) error) error {
 // holdBlocks keeps blocks from being allocated. The bitmap of each of their groups will be
 // changed, or could be, so their number is bounded like that of changed blocks.
 func (r *fastReplay) holdBlocks(x run) error {
-	return r.fs.eachGroup(x, func(g, i, n uint32) error {
-		r.fs.held.mark(r.fs.sb, g, i, n)
-		return r.checkChanges(len(r.fs.held))
+	return r.fs.eachGroupPart(x, func(g, i, n uint32) error {
+		r.fs.heldBlocks.markBusy(r.fs.sb, g, i, n)
+		return r.checkChangeLimit(len(r.fs.heldBlocks))
 	})
 }
 
-// release notes that blocks are no longer used by what had them.
-func (r *fastReplay) release(x run) error {
+// noteReleased notes that blocks are no longer used by what had them.
+func (r *fastReplay) noteReleased(x run) error {
 	if len(r.released) >= maxFastReleases {
 		return unsupportedf("fast commits that release more than %d runs of blocks; run e2fsck, or mount it once", maxFastReleases)
 	}
@@ -61,8 +61,8 @@ func (r *fastReplay) settleBitmaps() error {
 			continue
 		}
 		for at := s.at; at < steps[k+1].at; {
-			x := run{at, uint32(min(steps[k+1].at-at, uint64(r.fs.sb.perGroup)))}
-			if err := r.markBlocks(x, owners); err != nil {
+			x := run{at, uint32(min(steps[k+1].at-at, uint64(r.fs.sb.blocksPerGroup)))}
+			if err := r.markOwnedBlocks(x, owners); err != nil {
 				return err
 			}
 			at += uint64(x.n)
@@ -71,20 +71,20 @@ func (r *fastReplay) settleBitmaps() error {
 	return nil
 }
 
-// markBlocks marks free blocks as used, if their number of owners grew by one, or used
+// markOwnedBlocks marks free blocks as used, if their number of owners grew by one, or used
 // ones as free, if it fell by one. Nothing else is right.
-func (r *fastReplay) markBlocks(x run, owners int) error {
+func (r *fastReplay) markOwnedBlocks(x run, owners int) error {
 	fs := r.fs
-	return fs.eachGroup(x, func(g, i, n uint32) error {
-		bitmap, d, err := fs.modBitmap(g, false)
+	return fs.eachGroupPart(x, func(g, i, n uint32) error {
+		bitmap, d, err := fs.modifyGroupBitmap(g, false)
 		if err == nil {
-			err = r.checkChanges(len(fs.op.undo))
+			err = r.checkChangeLimit(len(fs.op.undoLog))
 		}
 		if err != nil {
 			return err
 		}
 		for k := i; k < i+n; k++ {
-			if owners > 1 || owners < -1 || bit(bitmap, uint64(k)) != (owners < 0) {
+			if owners > 1 || owners < -1 || testBit(bitmap, uint64(k)) != (owners < 0) {
 				return corruptf("fast commits leave block %d with a wrong number of owners", fs.sb.groupStart(g)+uint64(k))
 			}
 		}
@@ -101,7 +101,7 @@ func (r *fastReplay) markBlocks(x run, owners int) error {
 			free -= n
 			fs.counters.freeBlocks -= uint64(n)
 		}
-		d.setCount(gdFreeBlocks, gdFreeBlocksHi, free)
+		d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free)
 		return nil
 	})
 }

@@ -21,15 +21,15 @@ type OpenFlags struct {
 // File is an open regular file. Methods may be called concurrently. A file whose last
 // name is removed lives on until it is closed.
 type File struct {
-	fs     *FS
-	in     *openInode
-	write  bool
-	dirty  atomic.Bool
-	closed atomic.Bool
+	fs        *FS
+	openInode *openInode
+	write     bool
+	dirty     atomic.Bool
+	closed    atomic.Bool
 }
 
-// chunk is how much one operation writes at most, in bytes: readers wait that long.
-const chunk = 1 << 20
+// maxOperationBytes is how much one operation writes at most, in bytes: readers wait that long.
+const maxOperationBytes = 1 << 20
 
 // OpenFile opens a regular file. EISDIR; EEXIST; ELOOP; ErrUnsupported: neither file
 // nor directory.
@@ -47,9 +47,9 @@ func (fs *FS) OpenFile(path string, flags OpenFlags) (*File, error) {
 		if _, err := fs.openExisting(f, path, flags); err != nil {
 			return nil, err
 		}
-	} else if err := fs.change(func() error { return fs.openOrCreate(f, path, flags) }); err != nil {
-		if f.in != nil {
-			fs.unref(f.in)
+	} else if err := fs.runDurably(func() error { return fs.openOrCreate(f, path, flags) }); err != nil {
+		if f.openInode != nil {
+			fs.releaseInode(f.openInode)
 		}
 		return nil, err
 	}
@@ -79,16 +79,16 @@ func (fs *FS) openExisting(f *File, path string, flags OpenFlags) (Info, error) 
 	if err != nil {
 		return Info{}, err
 	}
-	if err := openable(i); err != nil {
+	if err := checkOpenable(i); err != nil {
 		return Info{}, err
 	}
-	f.in = fs.ref(i.num)
-	_, name := splitLast(path)
-	return fs.info(i, name), nil
+	f.openInode = fs.acquireInode(i.num)
+	_, name := splitLastElement(path)
+	return fs.inodeInfo(i, name), nil
 }
 
-func openable(i *inode) error {
-	switch i.kind() {
+func checkOpenable(i *inode) error {
+	switch i.fileType() {
 	case typeRegular:
 		return nil
 	case typeDir:
@@ -102,126 +102,126 @@ func openable(i *inode) error {
 // openOrCreate opens or makes a file. A link that leads nowhere is followed to where
 // the file is then made.
 func (fs *FS) openOrCreate(f *File, path string, flags OpenFlags) error {
-	i, err := fs.resolve(path, !flags.NoFollow && !flags.Exclusive)
+	i, err := fs.resolvePath(path, !flags.NoFollow && !flags.Exclusive)
 	switch {
 	case err == nil && flags.Exclusive:
 		return errExists
 	case err == nil:
-		if err := openable(i); err != nil {
+		if err := checkOpenable(i); err != nil {
 			return err
 		}
 	case !errors.Is(err, errNoEntry):
 		return err
 	default:
-		dir, name, err := fs.danglingParent(path)
+		dir, name, err := fs.resolveDanglingParent(path)
 		if err != nil {
 			return err
 		}
-		mode := permBits(flags.Mode)
+		mode := permBitsOf(flags.Mode)
 		if flags.Mode == 0 {
 			mode = 0o644
 		}
-		if i, err = fs.create(dir, name, typeRegular|mode, nil); err != nil {
+		if i, err = fs.createInode(dir, name, typeRegular|mode, nil); err != nil {
 			return err
 		}
 	}
-	f.in = fs.ref(i.num)
+	f.openInode = fs.acquireInode(i.num)
 	return nil
 }
 
-// danglingParent is resolveParent, but follows a link in the last place.
-func (fs *FS) danglingParent(path string) (*inode, string, error) {
+// resolveDanglingParent is resolveParent, but follows a link in the last place.
+func (fs *FS) resolveDanglingParent(path string) (*inode, string, error) {
 	w, name, err := fs.startWalk(path)
 	if err != nil {
 		return nil, "", err
 	}
 	for {
-		if name == "" || isDot(name) {
+		if name == "" || isDotName(name) {
 			return nil, "", errIsDir
 		}
-		i, err := fs.child(w.here(), name)
+		i, err := fs.lookupChild(w.currentDir(), name)
 		if errors.Is(err, errNoEntry) {
-			return w.own(), name, nil
+			return w.ownCurrentDir(), name, nil
 		}
 		if err != nil {
 			return nil, "", err
 		}
-		if i.kind() != typeSymlink {
+		if i.fileType() != typeSymlink {
 			return nil, "", errExists
 		}
-		t, err := w.target(i)
+		t, err := w.followTarget(i)
 		if err != nil {
 			return nil, "", err
 		}
 		dir := ""
-		dir, name = splitLast(t)
-		if err := w.walk(dir); err != nil {
+		dir, name = splitLastElement(t)
+		if err := w.walkPath(dir); err != nil {
 			return nil, "", err
 		}
 	}
 }
 
-// ref notes that an inode is open. fs.mu is held alone.
-func (fs *FS) ref(num uint32) *openInode {
-	in := fs.inodes[num]
+// acquireInode notes that an inode is open. fs.mu is held alone.
+func (fs *FS) acquireInode(num uint32) *openInode {
+	in := fs.openInodes[num]
 	if in == nil {
 		in = &openInode{num: num}
-		fs.inodes[num] = in
+		fs.openInodes[num] = in
 	}
 	in.refs++
 	return in
 }
 
-// unref ends a reference, and reports whether the inode has neither that nor a name.
-func (fs *FS) unref(in *openInode) (gone bool) {
+// releaseInode ends a reference, and reports whether the inode has neither that nor a name.
+func (fs *FS) releaseInode(in *openInode) (gone bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if in.refs--; in.refs > 0 {
 		return false
 	}
-	delete(fs.inodes, in.num)
+	delete(fs.openInodes, in.num)
 	return !fs.closed && !fs.opts.ReadOnly && slices.Contains(fs.orphans, in.num)
 }
 
-// view runs fn with the file's inode, for reading: it is no copy.
-func (f *File) view(fn func(*inode) error) error {
+// viewInode runs fn with the file's inode, for reading: it is no copy.
+func (f *File) viewInode(fn func(*inode) error) error {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
 	if f.closed.Load() || f.fs.closed {
 		return iofs.ErrClosed
 	}
-	i, err := f.fs.viewInode(f.in.num)
+	i, err := f.fs.viewInode(f.openInode.num)
 	if err != nil {
 		return err
 	}
 	return fn(i)
 }
 
-// steps runs fn as operations on the file's inode until it is done.
-func (f *File) steps(fn func(*inode) (done bool, err error)) error {
+// modifyInSteps runs fn as operations on the file's inode until it is done.
+func (f *File) modifyInSteps(fn func(*inode) (done bool, err error)) error {
 	if !f.write {
 		return errClosed
 	}
-	f.in.mu.Lock()
-	defer f.in.mu.Unlock()
-	return f.locked(fn)
+	f.openInode.mu.Lock()
+	defer f.openInode.mu.Unlock()
+	return f.modifyInStepsLocked(fn)
 }
 
-func (f *File) locked(fn func(*inode) (done bool, err error)) error {
+func (f *File) modifyInStepsLocked(fn func(*inode) (done bool, err error)) error {
 	f.dirty.Store(true)
 	for done := false; !done; {
-		_, err := f.fs.update(func() error {
+		_, err := f.fs.runOperation(func() error {
 			if f.closed.Load() {
 				return iofs.ErrClosed
 			}
-			i, err := f.fs.inode(f.in.num)
+			i, err := f.fs.readInode(f.openInode.num)
 			if err != nil {
 				return err
 			}
 			if done, err = fn(i); err != nil {
 				return err
 			}
-			return f.fs.putInode(i)
+			return f.fs.storeInode(i)
 		})
 		if err != nil {
 			return err
@@ -234,9 +234,9 @@ func (f *File) locked(fn func(*inode) (done bool, err error)) error {
 func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	for n < len(p) || n == 0 {
 		var k int
-		part := p[n:min(len(p), n+chunk)]
-		err = f.view(func(i *inode) error {
-			k, err = f.fs.readAt(i, part, off+int64(n))
+		part := p[n:min(len(p), n+maxOperationBytes)]
+		err = f.viewInode(func(i *inode) error {
+			k, err = f.fs.readContent(i, part, off+int64(n))
 			return err
 		})
 		if n += k; err != nil || len(p) == 0 {
@@ -257,7 +257,7 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	}
 	part := 0
 	write := func(i *inode) (bool, error) {
-		k, err := f.fs.writeAt(i, p[n:min(len(p), n+chunk)], off+int64(n))
+		k, err := f.fs.writeContent(i, p[n:min(len(p), n+maxOperationBytes)], off+int64(n))
 		if err != nil {
 			part = k
 			return false, err
@@ -265,10 +265,10 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 		n += k
 		return n == len(p), nil
 	}
-	if err = f.steps(write); err != nil && part > 0 {
+	if err = f.modifyInSteps(write); err != nil && part > 0 {
 		// Old content may be written over already: keep what was done.
 		p = p[:n+part]
-		err = errors.Join(err, f.steps(write))
+		err = errors.Join(err, f.modifyInSteps(write))
 	}
 	return n, err
 }
@@ -278,16 +278,16 @@ func (f *File) Append(p []byte) (off int64, err error) {
 	if !f.write {
 		return 0, errClosed
 	}
-	f.in.mu.Lock()
-	defer f.in.mu.Unlock()
+	f.openInode.mu.Lock()
+	defer f.openInode.mu.Unlock()
 	off, n, wrote := -1, 0, false
-	err = f.locked(func(i *inode) (bool, error) {
+	err = f.modifyInStepsLocked(func(i *inode) (bool, error) {
 		at := i.size()
 		off = max(at-int64(n), 0)
 		if len(p) == 0 {
 			return true, nil
 		}
-		k, err := f.fs.writeAt(i, p[n:min(len(p), n+chunk)], at)
+		k, err := f.fs.writeContent(i, p[n:min(len(p), n+maxOperationBytes)], at)
 		if wrote = wrote || k > 0; err == nil {
 			n += k
 		}
@@ -306,24 +306,24 @@ func (f *File) NextData(off int64) (start, end int64, err error) {
 	if off < 0 {
 		return 0, 0, errInvalid
 	}
-	err = f.view(func(i *inode) error {
-		start, end, err = f.fs.nextData(i, off)
+	err = f.viewInode(func(i *inode) error {
+		start, end, err = f.fs.nextDataRange(i, off)
 		return err
 	})
 	return start, end, err
 }
 
-func (fs *FS) nextData(i *inode, off int64) (start, end int64, err error) {
+func (fs *FS) nextDataRange(i *inode, off int64) (start, end int64, err error) {
 	bs, size := fs.sb.blockSize, i.size()
 	if off >= size {
 		return 0, 0, io.EOF
 	}
-	if i.has(flagInline) {
+	if i.hasFlag(flagInline) {
 		return off, size, nil
 	}
 	found := false
 	err = fs.eachExtent(i, uint32(off/bs), func(e extent) (bool, error) {
-		lo, hi := int64(e.logical)*bs, int64(e.end())*bs
+		lo, hi := int64(e.logical)*bs, int64(e.endBlock())*bs
 		switch {
 		case lo >= size:
 			return false, nil
@@ -347,8 +347,8 @@ func (fs *FS) nextData(i *inode, off int64) (start, end int64, err error) {
 
 // Stat describes the file.
 func (f *File) Stat() (info Info, err error) {
-	err = f.view(func(i *inode) error {
-		info = f.fs.info(i, "")
+	err = f.viewInode(func(i *inode) error {
+		info = f.fs.inodeInfo(i, "")
 		return nil
 	})
 	return info, err
@@ -365,7 +365,7 @@ func (f *File) Sync() error {
 	f.fs.mu.RLock()
 	seq := f.fs.tx.seq
 	f.fs.mu.RUnlock()
-	return f.fs.commit(seq)
+	return f.fs.commitUpTo(seq)
 }
 
 // Close makes what was written durable, unless in batch mode, and closes.
@@ -380,8 +380,8 @@ func (f *File) Close() error {
 	if f.closed.Swap(true) {
 		return err
 	}
-	if f.fs.unref(f.in) {
-		err = errors.Join(err, f.fs.reclaim(f.in.num))
+	if f.fs.releaseInode(f.openInode) {
+		err = errors.Join(err, f.fs.reclaimInode(f.openInode.num))
 	}
 	return err
 }

@@ -11,44 +11,44 @@ func (f *File) Truncate(size int64) error {
 	if !f.write {
 		return errClosed
 	}
-	f.in.mu.Lock()
-	defer f.in.mu.Unlock()
+	f.openInode.mu.Lock()
+	defer f.openInode.mu.Unlock()
 	return f.truncateLocked(size)
 }
 
 func (f *File) truncateLocked(size int64) error {
 	first := true
-	return f.locked(func(i *inode) (bool, error) {
-		done, err := f.fs.truncate(i, size, first)
+	return f.modifyInStepsLocked(func(i *inode) (bool, error) {
+		done, err := f.fs.truncateInode(i, size, first)
 		first = first && err != nil // an operation that fails may be tried again
 		return done, err
 	})
 }
 
-// truncate sets the size of a file, in several operations if it has many extents:
+// truncateInode sets the size of a file, in several operations if it has many extents:
 // meanwhile the inode is in the list of orphans, so that a crash does not stop it.
-func (fs *FS) truncate(i *inode, size int64, first bool) (done bool, err error) {
-	if !i.has(flagExtents) {
+func (fs *FS) truncateInode(i *inode, size int64, first bool) (done bool, err error) {
+	if !i.hasFlag(flagExtents) {
 		return false, unsupportedf("truncating inode %d, which has no extents", i.num)
 	}
 	bs := fs.sb.blockSize
 	if first {
-		fs.touch(i, stampMtime, stampCtime)
+		fs.setTimesToNow(i, stampMtime, stampCtime)
 		old := i.size()
-		if err := fs.zeroPart(i, min(size, old), roundUp(min(size, old), bs)); err != nil {
+		if err := fs.zeroBlockPart(i, min(size, old), roundUpTo(min(size, old), bs)); err != nil {
 			return false, err
 		}
-		fs.setSize(i, size)
+		fs.setFileSize(i, size)
 		if size > old {
 			return true, nil
 		}
 	}
-	if done, err = fs.cutTo(i, size); err != nil {
+	if done, err = fs.unmapBeyond(i, size); err != nil {
 		return false, err
 	}
 	listed := fs.isOrphan(i.num)
 	switch {
-	case done && listed && i.links() > 0:
+	case done && listed && i.linkCount() > 0:
 		err = fs.removeOrphan(i)
 	case !done && !listed:
 		fs.addOrphan(i)
@@ -63,23 +63,23 @@ func (f *File) PunchHole(off, length int64) error {
 	}
 	bs := f.fs.sb.blockSize
 	first, at := true, int64(0)
-	return f.steps(func(i *inode) (bool, error) {
-		if !i.has(flagExtents) {
+	return f.modifyInSteps(func(i *inode) (bool, error) {
+		if !i.hasFlag(flagExtents) {
 			return false, unsupportedf("punching inode %d, which has no extents", i.num)
 		}
 		end := off + length
 		if end > i.size() {
-			end = roundUp(i.size(), bs) // as Linux does: the rest of the last block too
+			end = roundUpTo(i.size(), bs) // as Linux does: the rest of the last block too
 		}
 		if off >= min(end, i.size()) {
 			return true, nil
 		}
 		if first {
-			at = roundUp(off, bs)
-			if err := f.fs.punchEdges(i, off, end); err != nil {
+			at = roundUpTo(off, bs)
+			if err := f.fs.zeroPunchEdges(i, off, end); err != nil {
 				return false, err
 			}
-			f.fs.touch(i, stampMtime, stampCtime)
+			f.fs.setTimesToNow(i, stampMtime, stampCtime)
 		}
 		last := end / bs
 		if at/bs >= last {
@@ -94,14 +94,14 @@ func (f *File) PunchHole(off, length int64) error {
 	})
 }
 
-// punchEdges zeroes the parts of blocks at both ends of a hole.
-func (fs *FS) punchEdges(i *inode, off, end int64) error {
+// zeroPunchEdges zeroes the parts of blocks at both ends of a hole.
+func (fs *FS) zeroPunchEdges(i *inode, off, end int64) error {
 	bs := fs.sb.blockSize
-	if err := fs.zeroPart(i, off, min(roundUp(off, bs), end)); err != nil {
+	if err := fs.zeroBlockPart(i, off, min(roundUpTo(off, bs), end)); err != nil {
 		return err
 	}
-	if tail := end / bs * bs; tail >= roundUp(off, bs) {
-		return fs.zeroPart(i, tail, end)
+	if tail := end / bs * bs; tail >= roundUpTo(off, bs) {
+		return fs.zeroBlockPart(i, tail, end)
 	}
 	return nil
 }
@@ -116,45 +116,45 @@ func (f *File) Allocate(off, length int64, keepSize bool) error {
 	if off+length > maxLogical*bs {
 		return errTooBig
 	}
-	from, end := uint64(off/bs), uint64(roundUp(off+length, bs)/bs)
-	return f.steps(func(i *inode) (bool, error) {
-		if !i.has(flagExtents) {
+	from, end := uint64(off/bs), uint64(roundUpTo(off+length, bs)/bs)
+	return f.modifyInSteps(func(i *inode) (bool, error) {
+		if !i.hasFlag(flagExtents) {
 			return false, unsupportedf("allocating for inode %d, which has no extents", i.num)
 		}
 		l := from
-		for l < end && !f.fs.opFull() {
-			n, err := f.fs.reserve(i, uint32(l), end)
+		for l < end && !f.fs.operationFull() {
+			n, err := f.fs.preallocateBlocks(i, uint32(l), end)
 			if err != nil {
 				return false, err
 			}
 			l += n
 		}
 		if size := min(off+length, int64(l)*bs); size > i.size() && !keepSize {
-			if err := f.fs.zeroPart(i, i.size(), roundUp(i.size(), bs)); err != nil {
+			if err := f.fs.zeroBlockPart(i, i.size(), roundUpTo(i.size(), bs)); err != nil {
 				return false, err
 			}
-			f.fs.setSize(i, size)
+			f.fs.setFileSize(i, size)
 		}
-		f.fs.touch(i, stampCtime)
+		f.fs.setTimesToNow(i, stampCtime)
 		from = l
 		return l >= end, nil
 	})
 }
 
-// reserve maps one piece of a hole at l, and returns how many blocks it got past.
-func (fs *FS) reserve(i *inode, l uint32, end uint64) (uint64, error) {
-	e, err := fs.lookup(i, l)
+// preallocateBlocks maps one piece of a hole at l, and returns how many blocks it got past.
+func (fs *FS) preallocateBlocks(i *inode, l uint32, end uint64) (uint64, error) {
+	e, err := fs.lookupExtent(i, l)
 	if err != nil {
 		return 0, err
 	}
-	n := min(e.end(), end) - uint64(l)
+	n := min(e.endBlock(), end) - uint64(l)
 	if e.start != 0 {
 		return n, nil
 	}
-	r, err := fs.alloc(fs.goalFor(i, l), uint32(min(n, maxUnwritten)))
+	r, err := fs.allocBlocks(fs.chooseBlockGoal(i, l), uint32(min(n, maxUnwritten)))
 	if err != nil {
 		return 0, err
 	}
-	fs.addBlocks(i, int64(r.n))
+	fs.changeBlockCount(i, int64(r.n))
 	return uint64(r.n), fs.insertExtent(i, extent{logical: l, n: r.n, start: r.start, unwritten: true})
 }

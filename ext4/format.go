@@ -67,14 +67,14 @@ func Format(dev Device, size int64, opts FormatOptions) (int64, error) {
 			errInvalid, size, int64(MinSize), int64(MaxSize))
 	}
 	size = (size + defaultBlock - 1) / defaultBlock * defaultBlock
-	if err := opts.complete(size); err != nil {
+	if err := opts.fillDefaults(size); err != nil {
 		return 0, err
 	}
-	p, err := newPlan(uint64(size/defaultBlock), opts)
+	p, err := newFormatPlan(uint64(size/defaultBlock), opts)
 	if err != nil {
 		return 0, err
 	}
-	if err := p.write(dev); err != nil {
+	if err := p.writeImage(dev); err != nil {
 		return 0, fmt.Errorf("formatting: %w", err)
 	}
 	return size, nil
@@ -90,10 +90,10 @@ const (
 // time.Now. e2fsck complains of a superblock written in the future.
 const clockTick = 10 * time.Millisecond
 
-// complete checks the options for an image of size bytes and fills in the random and
+// fillDefaults checks the options for an image of size bytes and fills in the random and
 // the current; what depends on the geometry is left to the plan.
-func (o *FormatOptions) complete(size int64) error {
-	if err := o.check(size); err != nil {
+func (o *FormatOptions) fillDefaults(size int64) error {
+	if err := o.validate(size); err != nil {
 		return err
 	}
 	if o.Mode == 0 {
@@ -114,7 +114,7 @@ func (o *FormatOptions) complete(size int64) error {
 	return nil
 }
 
-func (o *FormatOptions) check(size int64) error {
+func (o *FormatOptions) validate(size int64) error {
 	var errs []error
 	bad := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%w: %s", errInvalid, fmt.Sprintf(format, args...)))

@@ -191,7 +191,7 @@ func fmtBlocks(size int64) int64 {
 	if size >= fmtTiB {
 		descs = 1
 	}
-	if rest := blocks % defaultPer; g > 0 && sparseGroup(uint32(g)) && rest < 1+descs+min(3*descs, 128) {
+	if rest := blocks % defaultPer; g > 0 && isSparseSuperGroup(uint32(g)) && rest < 1+descs+min(3*descs, 128) {
 		blocks -= rest
 	}
 	return blocks

@@ -4,37 +4,37 @@ package ext4
 // indirection reaches.
 const resizeSize = (12 + defaultBlock/4 + defaultBlock/4*defaultBlock/4) * defaultBlock
 
-// inodes fills the first block of the inode table, which has all of the first inodes,
+// fillFirstInodes fills the first block of the inode table, which has all of the first inodes,
 // and what the superblock says of the journal's.
-func (p *plan) inodes(table, super []byte) {
+func (p *formatPlan) fillFirstInodes(table, super []byte) {
 	inode := func(n uint32) []byte { return table[(n-1)*newInodeSize:][:newInodeSize] }
 
 	root := inode(rootInode)
-	p.inode(root, typeDir|uint16(p.opts.Mode), 3, defaultBlock, 1)
-	putExtents(root, []blockRun{{p.rootAt(), 1}})
-	putSplit(root, inUID, inUIDHi, p.opts.UID)
-	putSplit(root, inGID, inGIDHi, p.opts.GID)
-	sealInode(p.seed, rootInode, root)
+	p.fillInode(root, typeDir|uint16(p.opts.Mode), 3, defaultBlock, 1)
+	putExtents(root, []blockRun{{p.rootDirBlock(), 1}})
+	putSplitUint32(root, inUID, inUIDHi, p.opts.UID)
+	putSplitUint32(root, inGID, inGIDHi, p.opts.GID)
+	setInodeChecksum(p.seed, rootInode, root)
 
 	if !p.metaBG {
 		resize := inode(resizeInode)
-		p.inode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spare*uint64(1+len(p.backups)))
-		le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeAt()))
-		sealInode(p.seed, resizeInode, resize)
+		p.fillInode(resize, typeRegular|0o600, 1, resizeSize, 1+p.spareDescs*uint64(1+len(p.backups)))
+		le.PutUint32(resize[inBlock+4*13:], uint32(p.resizeInodeBlock()))
+		setInodeChecksum(p.seed, resizeInode, resize)
 	}
 
 	lost := inode(firstInode)
-	p.inode(lost, typeDir|0o700, 2, lostBlocks*defaultBlock, lostBlocks)
-	putExtents(lost, []blockRun{{p.lostAt(), lostBlocks}})
-	sealInode(p.seed, firstInode, lost)
+	p.fillInode(lost, typeDir|0o700, 2, lostBlocks*defaultBlock, lostBlocks)
+	putExtents(lost, []blockRun{{p.lostFoundBlock(), lostBlocks}})
+	setInodeChecksum(p.seed, firstInode, lost)
 
-	if p.jBlocks == 0 {
+	if p.journalBlocks == 0 {
 		return
 	}
 	journal := inode(journalInode)
-	p.inode(journal, typeRegular|0o600, 1, p.jBlocks*defaultBlock, p.jBlocks)
-	putExtents(journal, p.journal)
-	sealInode(p.seed, journalInode, journal)
+	p.fillInode(journal, typeRegular|0o600, 1, p.journalBlocks*defaultBlock, p.journalBlocks)
+	putExtents(journal, p.journalRuns)
+	setInodeChecksum(p.seed, journalInode, journal)
 
 	le.PutUint32(super[sbCompat:], le.Uint32(super[sbCompat:])|compatJournal)
 	le.PutUint32(super[sbJournalInode:], journalInode)
@@ -50,8 +50,8 @@ func putJournalBackup(super, journal []byte) {
 	copy(backup[blockAreaLen+4:], journal[inSizeLo:][:4])
 }
 
-// inode fills a new inode of root's, with a size in bytes and a number of blocks.
-func (p *plan) inode(raw []byte, mode, links uint16, size, blocks uint64) {
+// fillInode fills a new inode of root's, with a size in bytes and a number of blocks.
+func (p *formatPlan) fillInode(raw []byte, mode, links uint16, size, blocks uint64) {
 	le.PutUint16(raw[inMode:], mode)
 	le.PutUint16(raw[inLinks:], links)
 	le.PutUint32(raw[inSizeLo:], uint32(size))
@@ -90,8 +90,8 @@ func putExtents(raw []byte, runs []blockRun) {
 	}
 }
 
-// directories fills the blocks of the root directory and of lost+found.
-func (p *plan) directories(b []byte) {
+// fillDirectories fills the blocks of the root directory and of lost+found.
+func (p *formatPlan) fillDirectories(b []byte) {
 	const end = defaultBlock - dirTailLen
 	entry := func(at int, ino uint32, length int, name string) {
 		le.PutUint32(b[at:], ino)
@@ -104,31 +104,31 @@ func (p *plan) directories(b []byte) {
 	entry(0, rootInode, 12, ".")
 	entry(12, rootInode, 12, "..")
 	entry(24, firstInode, end-24, "lost+found")
-	sealDirBlock(p.seed, rootInode, 0, b[:defaultBlock])
+	setDirBlockChecksum(p.seed, rootInode, 0, b[:defaultBlock])
 
 	b = b[defaultBlock:]
 	entry(0, firstInode, 12, ".")
 	entry(12, rootInode, end-12, "..")
-	sealDirBlock(p.seed, firstInode, 0, b[:defaultBlock])
+	setDirBlockChecksum(p.seed, firstInode, 0, b[:defaultBlock])
 	for range lostBlocks - 1 {
 		b = b[defaultBlock:]
 		entry(0, 0, end, "")
-		sealDirBlock(p.seed, firstInode, 0, b[:defaultBlock])
+		setDirBlockChecksum(p.seed, firstInode, 0, b[:defaultBlock])
 	}
 }
 
-// resizeTree fills what belongs to the resize inode: a block of double indirection with
+// fillResizeTree fills what belongs to the resize inode: a block of double indirection with
 // the numbers of the spare descriptor blocks of group 0, as if each were a block of
 // indirection, and into each of those the numbers of its counterparts in the backups.
-func (p *plan) resizeTree(head []byte) {
+func (p *formatPlan) fillResizeTree(head []byte) {
 	if p.metaBG {
 		return
 	}
 	const perBlock = defaultBlock / 4
-	double := head[p.resizeAt()*defaultBlock:][:defaultBlock]
-	for i := range p.spare {
-		at := 1 + p.descs + i
-		le.PutUint32(double[(p.descs+i)%perBlock*4:], uint32(at))
+	double := head[p.resizeInodeBlock()*defaultBlock:][:defaultBlock]
+	for i := range p.spareDescs {
+		at := 1 + p.descBlocks + i
+		le.PutUint32(double[(p.descBlocks+i)%perBlock*4:], uint32(at))
 		single := head[at*defaultBlock:][:defaultBlock]
 		for k, g := range p.backups {
 			le.PutUint32(single[4*k:], uint32(p.groupStart(g)+at))
@@ -136,8 +136,8 @@ func (p *plan) resizeTree(head []byte) {
 	}
 }
 
-// emptyJournal returns the superblock of an empty journal of so many blocks.
-func emptyJournal(blocks uint32, uuid []byte) []byte {
+// newJournalSuperblock returns the superblock of an empty journal of so many blocks.
+func newJournalSuperblock(blocks uint32, uuid []byte) []byte {
 	sb := make([]byte, defaultBlock)
 	for _, f := range []struct {
 		at int

@@ -24,7 +24,7 @@ const (
 // blockRun is a run of adjacent blocks.
 type blockRun struct{ start, count uint64 }
 
-// plan says where everything lies in a new file system. All that is in use in a group
+// formatPlan says where everything lies in a new file system. All that is in use in a group
 // is in use from the group's first block on, without a gap: the superblock and the
 // descriptors with their spare blocks where sparse_super wants a copy, the group's two
 // bitmaps, its inode table, perhaps the bitmaps and the table of a last group that is
@@ -40,38 +40,38 @@ type blockRun struct{ start, count uint64 }
 // Every group keeps its own metadata, unlike with mke2fs, which gathers those of 16
 // groups: like this the bitmap of a group without a file follows from its descriptor
 // (BLOCK_UNINIT) and is not written. The flex_bg feature permits either.
-type plan struct {
-	opts   FormatOptions
-	seed   uint32 // of checksums
-	blocks uint64 // of the file system
-	groups uint32
-	descs  uint64 // blocks of descriptors
-	spare  uint64 // blocks after them into which they can grow
-	metaBG bool   // each block of descriptors is in the groups that it describes
+type formatPlan struct {
+	opts       FormatOptions
+	seed       uint32 // of checksums
+	blocks     uint64 // of the file system
+	groups     uint32
+	descBlocks uint64 // blocks of descriptors
+	spareDescs uint64 // blocks after them into which they can grow
+	metaBG     bool   // each block of descriptors is in the groups that it describes
 
 	// backups are, in order, the groups but 0 that have a copy of the superblock and of
 	// the descriptors.
 	backups []uint32
 
-	inodesPer uint32 // inodes of a group
-	table     uint64 // blocks of their table
+	inodesPerGroup uint32 // inodes of a group
+	tableBlocks    uint64 // blocks of their table
 
-	away    bool       // the last group's metadata are in the last but one
-	journal []blockRun // at most four, which an inode can hold itself; the first is one block
-	jBlocks uint64
+	lastGroupMetaMoved bool       // the last group's metadata are in the last but one
+	journalRuns        []blockRun // at most four, which an inode can hold itself; the first is one block
+	journalBlocks      uint64
 }
 
-// newPlan lays out a file system of at most the given number of blocks.
-func newPlan(blocks uint64, opts FormatOptions) (*plan, error) {
-	p := &plan{opts: opts, seed: crc32c(^uint32(0), opts.UUID[:]), blocks: blocks}
-	p.size()
+// newFormatPlan lays out a file system of at most the given number of blocks.
+func newFormatPlan(blocks uint64, opts FormatOptions) (*formatPlan, error) {
+	p := &formatPlan{opts: opts, seed: crc32c(^uint32(0), opts.UUID[:]), blocks: blocks}
+	p.computeGeometry()
 	if last := p.groups - 1; last > 0 {
-		if p.groupLen(last) < p.baseLen(last) {
+		if p.groupBlockCount(last) < p.baseMetaBlocks(last) {
 			p.blocks = p.groupStart(last)
-			p.size()
+			p.computeGeometry()
 		}
 		last = p.groups - 1
-		p.away = p.groupLen(last) < p.baseLen(last)+p.ownLen()
+		p.lastGroupMetaMoved = p.groupBlockCount(last) < p.baseMetaBlocks(last)+p.bitmapAndTableBlocks()
 	}
 	if err := p.placeJournal(); err != nil {
 		return nil, err
@@ -79,26 +79,26 @@ func newPlan(blocks uint64, opts FormatOptions) (*plan, error) {
 	return p, nil
 }
 
-// size derives from the number of blocks all the other numbers.
-func (p *plan) size() {
+// computeGeometry derives from the number of blocks all the other numbers.
+func (p *formatPlan) computeGeometry() {
 	p.groups = uint32((p.blocks + defaultPer - 1) / defaultPer)
 	p.backups = backupGroups(p.groups)
-	p.descs = (uint64(p.groups)*descSize + defaultBlock - 1) / defaultBlock
+	p.descBlocks = (uint64(p.groups)*descSize + defaultBlock - 1) / defaultBlock
 	p.metaBG = p.blocks >= metaBGBlocks
-	p.spare = spareDescs(p.blocks, p.descs)
-	p.inodesPer = inodesPerGroup(p.blocks, p.groups, p.opts.BytesPerInode)
-	p.table = uint64(p.inodesPer) / inodesPerBlock
+	p.spareDescs = spareDescBlocks(p.blocks, p.descBlocks)
+	p.inodesPerGroup = inodesPerGroup(p.blocks, p.groups, p.opts.BytesPerInode)
+	p.tableBlocks = uint64(p.inodesPerGroup) / inodesPerBlock
 }
 
 // metaBGBlocks is from how many blocks on a file system has the feature meta_bg.
 const metaBGBlocks = 1 << 40 / defaultBlock
 
-// spareDescs returns how many blocks are reserved for descriptors of groups to come.
+// spareDescBlocks returns how many blocks are reserved for descriptors of groups to come.
 // Each of them is worth 8 GiB, and is a block that is not zero as soon as there is a
 // backup of the descriptors. The image can be grown beyond that, with the meta_bg
 // feature, so this is room for growing to four times the size, or to 16 GiB (one
 // group) or 32 GiB (more), and never more than half a MiB. With meta_bg no room is needed.
-func spareDescs(blocks, descs uint64) uint64 {
+func spareDescBlocks(blocks, descs uint64) uint64 {
 	switch {
 	case blocks >= metaBGBlocks:
 		return 0
@@ -129,27 +129,29 @@ func inodesPerGroup(blocks uint64, groups uint32, rate int64) uint32 {
 	return uint32(max(n, inodesPerBlock))
 }
 
-func (p *plan) groupStart(g uint32) uint64 { return uint64(g) * defaultPer }
+func (p *formatPlan) groupStart(g uint32) uint64 { return uint64(g) * defaultPer }
 
-func (p *plan) groupLen(g uint32) uint64 { return min(p.blocks-p.groupStart(g), defaultPer) }
+func (p *formatPlan) groupBlockCount(g uint32) uint64 {
+	return min(p.blocks-p.groupStart(g), defaultPer)
+}
 
-// hasSuper reports whether a group has the superblock or a copy of it.
-func (p *plan) hasSuper(g uint32) bool {
+// hasSuperblock reports whether a group has the superblock or a copy of it.
+func (p *formatPlan) hasSuperblock(g uint32) bool {
 	_, found := slices.BinarySearch(p.backups, g)
 	return found || g == 0
 }
 
 const descsPerBlock = defaultBlock / descSize
 
-// keepsDescs reports whether a group has, with meta_bg, a block of descriptors: the first,
+// hasMetaBGDescs reports whether a group has, with meta_bg, a block of descriptors: the first,
 // the second and the last of those that are described in it.
-func (p *plan) keepsDescs(g uint32) bool {
+func (p *formatPlan) hasMetaBGDescs(g uint32) bool {
 	k := g % descsPerBlock
 	return p.metaBG && (k <= 1 || k == descsPerBlock-1)
 }
 
-// descGroups returns, in order, the groups that keepsDescs is true of.
-func (p *plan) descGroups() (gs []uint32) {
+// metaBGDescGroups returns, in order, the groups that hasMetaBGDescs is true of.
+func (p *formatPlan) metaBGDescGroups() (gs []uint32) {
 	for first := uint32(0); p.metaBG && first < p.groups; first += descsPerBlock {
 		for _, g := range []uint32{first, first + 1, first + descsPerBlock - 1} {
 			if g < p.groups {
@@ -160,59 +162,59 @@ func (p *plan) descGroups() (gs []uint32) {
 	return gs
 }
 
-// baseLen returns the number of blocks at the beginning of a group that are the
+// baseMetaBlocks returns the number of blocks at the beginning of a group that are the
 // superblock's and the descriptors'.
-func (p *plan) baseLen(g uint32) uint64 {
+func (p *formatPlan) baseMetaBlocks(g uint32) uint64 {
 	n := uint64(0)
-	if p.hasSuper(g) {
+	if p.hasSuperblock(g) {
 		n = 1
 		if !p.metaBG {
-			n += p.descs + p.spare
+			n += p.descBlocks + p.spareDescs
 		}
 	}
-	if p.keepsDescs(g) {
+	if p.hasMetaBGDescs(g) {
 		n++
 	}
 	return n
 }
 
-// ownLen returns the number of blocks of a group's bitmaps and inode table.
-func (p *plan) ownLen() uint64 { return 2 + p.table }
+// bitmapAndTableBlocks returns the number of blocks of a group's bitmaps and inode table.
+func (p *formatPlan) bitmapAndTableBlocks() uint64 { return 2 + p.tableBlocks }
 
-// firstLen returns the number of blocks in group 0 of the resize inode's tree, of the root
+// firstGroupBlocks returns the number of blocks in group 0 of the resize inode's tree, of the root
 // directory, of lost+found, and of the journal's superblock.
-func (p *plan) firstLen() uint64 {
+func (p *formatPlan) firstGroupBlocks() uint64 {
 	n := uint64(1 + lostBlocks)
 	if !p.metaBG {
 		n++
 	}
-	if p.jBlocks > 0 {
+	if p.journalBlocks > 0 {
 		n++
 	}
 	return n
 }
 
-// metaLen returns the number of blocks in use in a group but for the journal's behind the
+// metadataBlocks returns the number of blocks in use in a group but for the journal's behind the
 // first.
-func (p *plan) metaLen(g uint32) uint64 {
-	n := p.baseLen(g)
+func (p *formatPlan) metadataBlocks(g uint32) uint64 {
+	n := p.baseMetaBlocks(g)
 	last := p.groups - 1
-	if g != last || !p.away {
-		n += p.ownLen()
+	if g != last || !p.lastGroupMetaMoved {
+		n += p.bitmapAndTableBlocks()
 	}
-	if p.away && g == last-1 {
-		n += p.ownLen()
+	if p.lastGroupMetaMoved && g == last-1 {
+		n += p.bitmapAndTableBlocks()
 	}
 	if g == 0 {
-		n += p.firstLen()
+		n += p.firstGroupBlocks()
 	}
 	return n
 }
 
-// usedLen returns the number of blocks in use in a group.
-func (p *plan) usedLen(g uint32) uint64 {
-	n := p.metaLen(g)
-	for _, r := range p.journal[min(1, len(p.journal)):] {
+// usedBlocks returns the number of blocks in use in a group.
+func (p *formatPlan) usedBlocks(g uint32) uint64 {
+	n := p.metadataBlocks(g)
+	for _, r := range p.journalRuns[min(1, len(p.journalRuns)):] {
 		if r.start/defaultPer == uint64(g) {
 			n += r.count
 		}
@@ -220,39 +222,39 @@ func (p *plan) usedLen(g uint32) uint64 {
 	return n
 }
 
-// metaAt returns where a group's bitmaps of blocks and of inodes and its table are.
-func (p *plan) metaAt(g uint32) (blockMap, inodeMap, table uint64) {
-	at := p.groupStart(g) + p.baseLen(g)
-	if p.away && g == p.groups-1 {
-		at = p.groupStart(g-1) + p.metaLen(g-1) - p.ownLen()
+// locateGroupMetadata returns where a group's bitmaps of blocks and of inodes and its table are.
+func (p *formatPlan) locateGroupMetadata(g uint32) (blockMap, inodeMap, table uint64) {
+	at := p.groupStart(g) + p.baseMetaBlocks(g)
+	if p.lastGroupMetaMoved && g == p.groups-1 {
+		at = p.groupStart(g-1) + p.metadataBlocks(g-1) - p.bitmapAndTableBlocks()
 	}
 	table = at + 2
 	if g == 0 {
-		table += p.firstLen()
+		table += p.firstGroupBlocks()
 	}
 	return at, at + 1, table
 }
 
 // The blocks of group 0 between the bitmaps and the inode table.
-func (p *plan) resizeAt() uint64 { return p.baseLen(0) + 2 }
-func (p *plan) rootAt() uint64 {
+func (p *formatPlan) resizeInodeBlock() uint64 { return p.baseMetaBlocks(0) + 2 }
+func (p *formatPlan) rootDirBlock() uint64 {
 	if p.metaBG {
-		return p.resizeAt() // there is none
+		return p.resizeInodeBlock() // there is none
 	}
-	return p.resizeAt() + 1
+	return p.resizeInodeBlock() + 1
 }
-func (p *plan) lostAt() uint64    { return p.rootAt() + 1 }
-func (p *plan) journalAt() uint64 { return p.lostAt() + lostBlocks }
+func (p *formatPlan) lostFoundBlock() uint64    { return p.rootDirBlock() + 1 }
+func (p *formatPlan) firstJournalBlock() uint64 { return p.lostFoundBlock() + lostBlocks }
 
-// mappedGroups returns, in order, the groups whose bitmaps of blocks are written
+// groupsWithBitmap returns, in order, the groups whose bitmaps of blocks are written
 // because they do not follow from the descriptors. That of the last group would, but
 // mke2fs writes it, and other tools may count on that.
-func (p *plan) mappedGroups() []uint32 {
+func (p *formatPlan) groupsWithBitmap() []uint32 {
 	gs := []uint32{0, p.groups - 1}
-	for _, r := range p.journal {
+	for _, r := range p.journalRuns {
 		gs = append(gs, uint32(r.start/defaultPer))
 	}
-	if p.away {
+	if p.lastGroupMetaMoved {
 		gs = append(gs, p.groups-2)
 	}
 	slices.Sort(gs)
@@ -275,8 +277,8 @@ func backupGroups(groups uint32) []uint32 {
 	return gs
 }
 
-// journalBlocks returns the size of the journal for an image; the steps are mke2fs's.
-func journalBlocks(blocks uint64) uint64 {
+// defaultJournalBlocks returns the size of the journal for an image; the steps are mke2fs's.
+func defaultJournalBlocks(blocks uint64) uint64 {
 	steps := []struct{ below, journal uint64 }{
 		{2 << 10, 0},
 		{32 << 10, minJournal},
@@ -294,36 +296,36 @@ func journalBlocks(blocks uint64) uint64 {
 
 // placeJournal gives the journal's first block, its superblock, a place beside the first
 // directories, and the others the first blocks that are free.
-func (p *plan) placeJournal() error {
-	p.jBlocks = journalBlocks(p.blocks)
+func (p *formatPlan) placeJournal() error {
+	p.journalBlocks = defaultJournalBlocks(p.blocks)
 	if p.opts.Journal != 0 {
-		p.jBlocks = uint64(max(p.opts.Journal, 0)) / defaultBlock
+		p.journalBlocks = uint64(max(p.opts.Journal, 0)) / defaultBlock
 	}
-	left := p.jBlocks
+	left := p.journalBlocks
 	if left > 0 {
-		p.journal = []blockRun{{p.journalAt(), 1}}
+		p.journalRuns = []blockRun{{p.firstJournalBlock(), 1}}
 		left--
 	}
-	for g := uint32(0); left > 0 && g < p.groups && len(p.journal) < 4; g++ {
-		meta := p.metaLen(g)
-		if n := min(left, p.groupLen(g)-min(meta, p.groupLen(g))); n > 0 {
-			p.journal = append(p.journal, blockRun{p.groupStart(g) + meta, n})
+	for g := uint32(0); left > 0 && g < p.groups && len(p.journalRuns) < 4; g++ {
+		meta := p.metadataBlocks(g)
+		if n := min(left, p.groupBlockCount(g)-min(meta, p.groupBlockCount(g))); n > 0 {
+			p.journalRuns = append(p.journalRuns, blockRun{p.groupStart(g) + meta, n})
 			left -= n
 		}
 	}
-	if left > 0 || p.metaLen(0) > p.groupLen(0) {
+	if left > 0 || p.metadataBlocks(0) > p.groupBlockCount(0) {
 		return fmt.Errorf("%w: an image of %d bytes is too small for a journal of %d bytes and %d inodes",
-			errInvalid, p.blocks*defaultBlock, p.jBlocks*defaultBlock, uint64(p.inodesPer)*uint64(p.groups))
+			errInvalid, p.blocks*defaultBlock, p.journalBlocks*defaultBlock, uint64(p.inodesPerGroup)*uint64(p.groups))
 	}
 	return nil
 }
 
-// overhead returns what Linux counts as the file system's own blocks: it subtracts
+// overheadBlocks returns what Linux counts as the file system's own blocks: it subtracts
 // them from the total that statfs tells.
-func (p *plan) overhead() uint64 {
-	n := uint64(p.groups)*p.ownLen() + uint64(1+len(p.backups)) + p.jBlocks
+func (p *formatPlan) overheadBlocks() uint64 {
+	n := uint64(p.groups)*p.bitmapAndTableBlocks() + uint64(1+len(p.backups)) + p.journalBlocks
 	if p.metaBG {
-		return n + uint64(len(p.descGroups()))
+		return n + uint64(len(p.metaBGDescGroups()))
 	}
-	return n + uint64(1+len(p.backups))*(p.descs+p.spare)
+	return n + uint64(1+len(p.backups))*(p.descBlocks+p.spareDescs)
 }

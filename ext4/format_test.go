@@ -65,7 +65,7 @@ func TestFormatLargestWrites(t *testing.T) {
 		var sums []uint32
 		for _, g := range []int64{first, first + 1, first + descsPerBlock - 1} {
 			off := g * fmtGroup
-			if g == 0 || sparseGroup(uint32(g)) {
+			if g == 0 || isSparseSuperGroup(uint32(g)) {
 				off += defaultBlock // behind the superblock
 			}
 			sum, ok := w.blocks[off]
@@ -79,7 +79,7 @@ func TestFormatLargestWrites(t *testing.T) {
 	}
 	for off, sb := range w.supers {
 		g := uint32(off / fmtGroup)
-		if !sparseGroup(g) || le.Uint32(sb[sbChecksum:]) != superChecksum(sb) || le.Uint16(sb[sbGroupNumber:]) != uint16(g) {
+		if !isSparseSuperGroup(g) || le.Uint32(sb[sbChecksum:]) != superblockChecksum(sb) || le.Uint16(sb[sbGroupNumber:]) != uint16(g) {
 			t.Errorf("the superblock of group %d says it is of %d", g, le.Uint16(sb[sbGroupNumber:]))
 		}
 	}

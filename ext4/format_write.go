@@ -18,46 +18,46 @@ const (
 	firstDirs  = 2
 )
 
-// write writes all that is not zero. The primary superblock comes last, so that an
+// writeImage writes all that is not zero. The primary superblock comes last, so that an
 // image whose making failed is most likely none.
-func (p *plan) write(dev Device) error {
-	head := make([]byte, (p.baseLen(0)+2+p.firstLen()+1)*defaultBlock)
+func (p *formatPlan) writeImage(dev Device) error {
+	head := make([]byte, (p.baseMetaBlocks(0)+2+p.firstGroupBlocks()+1)*defaultBlock)
 	block := func(n uint64) []byte { return head[n*defaultBlock:][:defaultBlock] }
-	blockMap, inodeMap, table := p.metaAt(0)
-	p.blockBitmap(0, block(blockMap))
-	p.inodeBitmap(block(inodeMap))
-	p.directories(head[p.rootAt()*defaultBlock:][:(1+lostBlocks)*defaultBlock])
-	if p.jBlocks > 0 {
+	blockMap, inodeMap, table := p.locateGroupMetadata(0)
+	p.fillBlockBitmap(0, block(blockMap))
+	p.fillInodeBitmap(block(inodeMap))
+	p.fillDirectories(head[p.rootDirBlock()*defaultBlock:][:(1+lostBlocks)*defaultBlock])
+	if p.journalBlocks > 0 {
 		// The only block of the journal that counts as long as it is empty.
-		copy(block(p.journalAt()), emptyJournal(uint32(p.jBlocks), p.opts.UUID[:]))
+		copy(block(p.firstJournalBlock()), newJournalSuperblock(uint32(p.journalBlocks), p.opts.UUID[:]))
 	}
 	super := make([]byte, superSize)
-	p.superblock(super)
-	p.inodes(block(table), super)
-	p.resizeTree(head)
-	descs := make([]byte, p.descs*defaultBlock)
-	free := p.descriptors(descs, block(inodeMap))
+	p.fillSuperblock(super)
+	p.fillFirstInodes(block(table), super)
+	p.fillResizeTree(head)
+	descs := make([]byte, p.descBlocks*defaultBlock)
+	free := p.fillDescriptors(descs, block(inodeMap))
 	le.PutUint32(super[sbFreeBlocksLo:], uint32(free))
 	le.PutUint32(super[sbFreeBlocksHi:], uint32(free>>32))
 
 	if err := p.writeGroups(dev, descs, super); err != nil {
 		return err
 	}
-	le.PutUint32(super[sbChecksum:], superChecksum(super))
+	le.PutUint32(super[sbChecksum:], superblockChecksum(super))
 	copy(head[superOffset:], super)
-	copy(head[defaultBlock:], p.descsOf(0, descs))
+	copy(head[defaultBlock:], p.groupDescCopies(0, descs))
 	if _, err := dev.WriteAt(head, 0); err != nil {
 		return err
 	}
 	return dev.Sync()
 }
 
-// descsOf returns what of the descriptors a group has behind the superblock.
-func (p *plan) descsOf(g uint32, descs []byte) []byte {
+// groupDescCopies returns what of the descriptors a group has behind the superblock.
+func (p *formatPlan) groupDescCopies(g uint32, descs []byte) []byte {
 	switch {
-	case p.keepsDescs(g):
+	case p.hasMetaBGDescs(g):
 		return descs[g/descsPerBlock*defaultBlock:][:defaultBlock]
-	case !p.metaBG && p.hasSuper(g):
+	case !p.metaBG && p.hasSuperblock(g):
 		return descs
 	}
 	return nil
@@ -69,10 +69,10 @@ const maxGap = 16
 
 // writeGroups writes what the groups but the first have that is not zero: copies of the
 // superblock and of descriptors, and bitmaps of blocks.
-func (p *plan) writeGroups(dev Device, descs, super []byte) error {
+func (p *formatPlan) writeGroups(dev Device, descs, super []byte) error {
 	sb := slices.Clone(super)
-	mapped := p.mappedGroups()
-	groups := slices.Concat(p.backups, mapped, p.descGroups())
+	mapped := p.groupsWithBitmap()
+	groups := slices.Concat(p.backups, mapped, p.metaBGDescGroups())
 	slices.Sort(groups)
 	var b []byte
 	for _, g := range slices.Compact(groups) {
@@ -80,15 +80,15 @@ func (p *plan) writeGroups(dev Device, descs, super []byte) error {
 			continue
 		}
 		b = b[:0]
-		if p.hasSuper(g) {
+		if p.hasSuperblock(g) {
 			le.PutUint16(sb[sbGroupNumber:], uint16(g)) // cut off, as by mke2fs
-			le.PutUint32(sb[sbChecksum:], superChecksum(sb))
+			le.PutUint32(sb[sbChecksum:], superblockChecksum(sb))
 			b = append(append(b, sb...), zeros[:defaultBlock-superSize]...)
 		}
-		b = append(b, p.descsOf(g, descs)...)
+		b = append(b, p.groupDescCopies(g, descs)...)
 		if slices.Contains(mapped, g) {
 			var err error
-			if b, err = p.addBitmap(dev, g, b); err != nil {
+			if b, err = p.appendBlockBitmap(dev, g, b); err != nil {
 				return err
 			}
 		}
@@ -102,12 +102,12 @@ func (p *plan) writeGroups(dev Device, descs, super []byte) error {
 	return nil
 }
 
-// addBitmap appends a group's bitmap of blocks to the group's first blocks, or writes it
+// appendBlockBitmap appends a group's bitmap of blocks to the group's first blocks, or writes it
 // where it is when that is not near.
-func (p *plan) addBitmap(dev Device, g uint32, b []byte) ([]byte, error) {
-	at, _, _ := p.metaAt(g)
+func (p *formatPlan) appendBlockBitmap(dev Device, g uint32, b []byte) ([]byte, error) {
+	at, _, _ := p.locateGroupMetadata(g)
 	var bitmap [defaultBlock]byte
-	p.blockBitmap(g, bitmap[:])
+	p.fillBlockBitmap(g, bitmap[:])
 	end := p.groupStart(g) + uint64(len(b)/defaultBlock)
 	if at < end || at > end+maxGap {
 		_, err := dev.WriteAt(bitmap[:], int64(at*defaultBlock))
@@ -119,74 +119,74 @@ func (p *plan) addBitmap(dev Device, g uint32, b []byte) ([]byte, error) {
 	return append(b, bitmap[:]...), nil
 }
 
-// blockBitmap fills a group's bitmap of blocks.
-func (p *plan) blockBitmap(g uint32, b []byte) {
-	setBits(b, 0, p.usedLen(g))
-	n := p.groupLen(g)
+// fillBlockBitmap fills a group's bitmap of blocks.
+func (p *formatPlan) fillBlockBitmap(g uint32, b []byte) {
+	setBits(b, 0, p.usedBlocks(g))
+	n := p.groupBlockCount(g)
 	setBits(b, n, defaultPer-n)
 }
 
-// inodeBitmap fills group 0's bitmap of inodes.
-func (p *plan) inodeBitmap(b []byte) {
+// fillInodeBitmap fills group 0's bitmap of inodes.
+func (p *formatPlan) fillInodeBitmap(b []byte) {
 	setBits(b, 0, usedInodes)
-	setBits(b, uint64(p.inodesPer), 8*defaultBlock-uint64(p.inodesPer))
+	setBits(b, uint64(p.inodesPerGroup), 8*defaultBlock-uint64(p.inodesPerGroup))
 }
 
-// descriptors fills the group descriptors and returns the number of free blocks.
-func (p *plan) descriptors(descs, inodeMap []byte) (free uint64) {
-	mapped := p.mappedGroups()
+// fillDescriptors fills the group descriptors and returns the number of free blocks.
+func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
+	mapped := p.groupsWithBitmap()
 	for g := range p.groups {
 		d := descs[uint64(g)*descSize:][:descSize]
-		n := p.groupLen(g) - p.usedLen(g)
+		n := p.groupBlockCount(g) - p.usedBlocks(g)
 		free += n
-		p.descriptor(g, d, uint32(n))
+		p.fillDescriptor(g, d, uint32(n))
 		if slices.Contains(mapped, g) {
 			var b [defaultBlock]byte
-			p.blockBitmap(g, b[:])
+			p.fillBlockBitmap(g, b[:])
 			le.PutUint16(d[gdFlags:], groupInodeUninit|groupInodeZeroed)
-			putSplit(d, gdBlockCsum, gdBlockCsumHi, crc32c(p.seed, b[:]))
+			putSplitUint32(d, gdBlockCsum, gdBlockCsumHi, crc32c(p.seed, b[:]))
 		}
 		if g == 0 {
-			left := p.inodesPer - usedInodes
-			putSplit(d, gdFreeInodes, gdFreeInodesHi, left)
-			putSplit(d, gdUnused, gdUnusedHi, left)
-			putSplit(d, gdDirs, gdDirsHi, firstDirs)
+			left := p.inodesPerGroup - usedInodes
+			putSplitUint32(d, gdFreeInodes, gdFreeInodesHi, left)
+			putSplitUint32(d, gdUnused, gdUnusedHi, left)
+			putSplitUint32(d, gdDirs, gdDirsHi, firstDirs)
 			le.PutUint16(d[gdFlags:], groupInodeZeroed)
-			putSplit(d, gdInodeCsum, gdInodeCsumHi, crc32c(p.seed, inodeMap[:p.inodesPer/8]))
+			putSplitUint32(d, gdInodeCsum, gdInodeCsumHi, crc32c(p.seed, inodeMap[:p.inodesPerGroup/8]))
 		}
 		le.PutUint16(d[gdChecksum:], descChecksum(p.seed, g, d))
 	}
 	return free
 }
 
-// descriptor fills the descriptor of a group with no inode in use and with a bitmap of
+// fillDescriptor fills the descriptor of a group with no inode in use and with a bitmap of
 // blocks that follows from it.
-func (p *plan) descriptor(g uint32, d []byte, free uint32) {
-	blockMap, inodeMap, table := p.metaAt(g)
+func (p *formatPlan) fillDescriptor(g uint32, d []byte, free uint32) {
+	blockMap, inodeMap, table := p.locateGroupMetadata(g)
 	le.PutUint32(d[gdBlockBitmap:], uint32(blockMap))
 	le.PutUint32(d[gdBlockHi:], uint32(blockMap>>32))
 	le.PutUint32(d[gdInodeBitmap:], uint32(inodeMap))
 	le.PutUint32(d[gdInodeHi:], uint32(inodeMap>>32))
 	le.PutUint32(d[gdInodeTable:], uint32(table))
 	le.PutUint32(d[gdTableHi:], uint32(table>>32))
-	putSplit(d, gdFreeBlocks, gdFreeBlocksHi, free)
-	putSplit(d, gdFreeInodes, gdFreeInodesHi, p.inodesPer)
-	putSplit(d, gdUnused, gdUnusedHi, p.inodesPer)
+	putSplitUint32(d, gdFreeBlocks, gdFreeBlocksHi, free)
+	putSplitUint32(d, gdFreeInodes, gdFreeInodesHi, p.inodesPerGroup)
+	putSplitUint32(d, gdUnused, gdUnusedHi, p.inodesPerGroup)
 	le.PutUint16(d[gdFlags:], groupInodeUninit|groupBlockUninit|groupInodeZeroed)
 }
 
-// putSplit puts a number whose halves of 16 bits lie at two offsets.
-func putSplit(b []byte, lo, hi int, v uint32) {
+// putSplitUint32 puts a number whose halves of 16 bits lie at two offsets.
+func putSplitUint32(b []byte, lo, hi int, v uint32) {
 	le.PutUint16(b[lo:], uint16(v))
 	le.PutUint16(b[hi:], uint16(v>>16))
 }
 
-// superblock fills the superblock but for the number of free blocks, the checksum and
+// fillSuperblock fills the superblock but for the number of free blocks, the checksum and
 // the copy of the journal's inode.
-func (p *plan) superblock(sb []byte) {
+func (p *formatPlan) fillSuperblock(sb []byte) {
 	p32 := func(at int, v uint32) { le.PutUint32(sb[at:], v) }
 	p16 := func(at int, v uint16) { le.PutUint16(sb[at:], v) }
-	inodes := p.inodesPer * p.groups
+	inodes := p.inodesPerGroup * p.groups
 	reserved := uint64(p.opts.Reserved) / defaultBlock
 	p32(sbInodes, inodes)
 	p32(sbFreeInodes, inodes-usedInodes)
@@ -198,7 +198,7 @@ func (p *plan) superblock(sb []byte) {
 	p32(sbLogCluster, 2)
 	p32(sbBlocksPerGroup, defaultPer)
 	p32(sbClustersPer, defaultPer)
-	p32(sbInodesPerGroup, p.inodesPer)
+	p32(sbInodesPerGroup, p.inodesPerGroup)
 	p16(sbMaxMounts, math.MaxUint16) // no check after so many
 	p16(sbMagic, superMagic)
 	p16(sbState, stateClean)
@@ -215,7 +215,7 @@ func (p *plan) superblock(sb []byte) {
 	p32(sbROCompat, newRO)
 	copy(sb[sbUUID:], p.opts.UUID[:])
 	copy(sb[sbLabel:], p.opts.Label)
-	p16(sbReservedGDT, uint16(p.spare))
+	p16(sbReservedGDT, uint16(p.spareDescs))
 	copy(sb[sbHashSeed:], p.opts.HashSeed[:])
 	sb[sbHashVersion] = 1 // half MD4
 	p16(sbDescSize, descSize)
@@ -225,8 +225,8 @@ func (p *plan) superblock(sb []byte) {
 	p32(sbFlags, flagSignedHash)
 	sb[sbLogFlex] = logFlexGroups
 	sb[sbChecksumType] = 1 // crc32c
-	p32(sbOverhead, uint32(min(p.overhead(), math.MaxUint32)))
-	p.superTimes(sb)
+	p32(sbOverhead, uint32(min(p.overheadBlocks(), math.MaxUint32)))
+	p.fillSuperTimes(sb)
 }
 
 // The upper bytes of the superblock's times, each of which has 40 bits.
@@ -236,7 +236,7 @@ const (
 	sbLastCheckHi = 0x277
 )
 
-func (p *plan) superTimes(sb []byte) {
+func (p *formatPlan) fillSuperTimes(sb []byte) {
 	s := uint64(max(p.opts.Time.Unix(), 0))
 	for _, at := range []struct{ lo, hi int }{
 		{sbWtime, sbWtimeHi}, {sbMkfsTime, sbMkfsTimeHi}, {sbLastCheck, sbLastCheckHi},

@@ -30,53 +30,53 @@ type OpenOptions struct {
 	// CacheSize is how many bytes of unchanged metadata are kept. Default: 32 MiB.
 	CacheSize int64
 
-	damaged bool // open in spite of recorded errors: for Check
-	growing bool // for Grow
+	allowDamaged bool // open in spite of recorded errors: for Check
+	forGrow      bool // for Grow
 }
 
 // FS is an open file system. Its methods may be called from any number of goroutines.
 type FS struct {
-	dev      Device
-	size     int64
-	opts     OpenOptions
-	now      func() time.Time
-	cache    blockCache
-	replayed map[uint64]logBlock // newest versions of blocks that lie in the log; read-only
-	txLimit  int                 // most blocks of a transaction
-	lastDir  atomic.Pointer[lastDir]
+	dev            Device
+	size           int64
+	opts           OpenOptions
+	now            func() time.Time
+	cache          blockCache
+	replayedBlocks map[uint64]logBlock // newest versions of blocks that lie in the log; read-only
+	maxTxBlocks    int                 // most blocks of a transaction
+	lastDir        atomic.Pointer[lastDir]
 
 	// mu guards what follows. Readers of the file system hold it shared, an operation
 	// that changes it alone.
-	mu         sync.RWMutex
-	sb         *super
-	counters   counters
-	tx         *transaction // open
-	committing *transaction // being written to the log
-	held       busyBlocks   // free blocks of which an old version is in the log
-	fastReplay *fastReplay  // in progress; nil: none
-	op         op
-	behind     behind              // data that is not on the device yet
-	tails      map[uint64]struct{} // blocks of file data that are in transactions
-	inodes     map[uint32]*openInode
-	orphans    []uint32 // the list of inodes without a name, first first
-	orphanFile []uint32 // inodes in the orphan file, while it is being emptied
-	hints      map[uint32]uint32
-	moves      uint64 // counts what may lead paths elsewhere, for lastDir
-	closed     bool
-	failed     error // a commit failed: nothing more is written
+	mu             sync.RWMutex
+	sb             *superblock
+	counters       counters
+	tx             *transaction // open
+	committing     *transaction // being written to the log
+	heldBlocks     busyBlocks   // free blocks of which an old version is in the log
+	fastReplay     *fastReplay  // in progress; nil: none
+	op             operation
+	delayed        delayedData         // data that is not on the device yet
+	journaledTails map[uint64]struct{} // blocks of file data that are in transactions
+	openInodes     map[uint32]*openInode
+	orphans        []uint32 // the list of inodes without a name, first first
+	orphanFile     []uint32 // inodes in the orphan file, while it is being emptied
+	allocHints     map[uint32]uint32
+	nameChanges    uint64 // counts what may lead paths elsewhere, for lastDir
+	closed         bool
+	writeFailure   error // a commit failed: nothing more is written
 
 	// commitMu is held by who writes to the log, and guards what follows. It is taken
 	// before mu.
-	commitMu  sync.Mutex
-	journal   *journal          // nil: none
-	side      SideLog           // in its place; nil: none
-	inner     bool              // the side log is a part of the image
-	logged    map[uint64]*block // in the log, not at their place yet
-	committed uint64            // last transaction in the log
-	discards  map[uint32]bool   // groups in which blocks were freed
-	logBuf    []byte            // for writing to it
-	flagged   bool              // the superblock on the device says that the log is in use
-	diskSuper []byte            // the superblock on the device
+	commitMu           sync.Mutex
+	journal            *journal          // nil: none
+	sideLog            SideLog           // in its place; nil: none
+	sideLogInImage     bool              // the side log is a part of the image
+	awaitingCheckpoint map[uint64]*block // in the log, not at their place yet
+	committedSeq       uint64            // last transaction in the log
+	groupsToDiscard    map[uint32]bool   // groups in which blocks were freed
+	logBuf             []byte            // for writing to it
+	needsRecovery      bool              // the superblock on the device says that the log is in use
+	superOnDevice      []byte            // the superblock on the device
 }
 
 // Open opens the file system on dev. A log that a crash left is replayed, as the
@@ -95,69 +95,69 @@ func Open(dev Device, opts OpenOptions) (*FS, error) {
 	if opts.CacheSize <= 0 {
 		opts.CacheSize = defaultCache
 	}
-	if !opts.ReadOnly && !opts.growing {
+	if !opts.ReadOnly && !opts.forGrow {
 		if err := completeGrow(dev, opts); err != nil {
 			return nil, err
 		}
 	}
 	fs := &FS{
 		dev: dev, size: opts.Size, opts: opts, now: opts.Now,
-		held: busyBlocks{}, tails: map[uint64]struct{}{}, inodes: map[uint32]*openInode{},
-		hints: map[uint32]uint32{}, logged: map[uint64]*block{}, discards: map[uint32]bool{}, tx: newTransaction(1),
+		heldBlocks: busyBlocks{}, journaledTails: map[uint64]struct{}{}, openInodes: map[uint32]*openInode{},
+		allocHints: map[uint32]uint32{}, awaitingCheckpoint: map[uint64]*block{}, groupsToDiscard: map[uint32]bool{}, tx: newTransaction(1),
 	}
-	fs.cache.m = map[uint64]*block{}
-	if err := fs.load(); err != nil {
+	fs.cache.blocks = map[uint64]*block{}
+	if err := fs.loadAndReplay(); err != nil {
 		return nil, err
 	}
-	fs.cache.limit = int(max(opts.CacheSize/fs.sb.blockSize, 64))
-	if err := fs.loadOrphans(); err != nil && !opts.ReadOnly {
+	fs.cache.cleanLimit = int(max(opts.CacheSize/fs.sb.blockSize, 64))
+	if err := fs.loadOrphanList(); err != nil && !opts.ReadOnly {
 		return nil, err
 	}
 	if opts.ReadOnly {
 		return fs, nil
 	}
-	return fs, fs.startWriting()
+	return fs, fs.prepareForWriting()
 }
 
-// load reads the superblock, and replays the log.
-func (fs *FS) load() error {
-	sb, fromBackup, err := loadSuper(fs.dev, fs.size)
+// loadAndReplay reads the superblock, and replays the log.
+func (fs *FS) loadAndReplay() error {
+	sb, fromBackup, err := loadSuperblock(fs.dev, fs.size)
 	if err != nil {
 		return err
 	}
 	fs.sb = sb
-	fs.cache.limit = 64
-	if !fs.opts.damaged {
-		if err := fs.refuse(); err != nil {
+	fs.cache.cleanLimit = 64
+	if !fs.opts.allowDamaged {
+		if err := fs.checkMayOpen(); err != nil {
 			return err
 		}
 	}
 	dirty := sb.incompat&incompatRecover != 0 || fromBackup
 	if dirty && sb.compat&compatJournal != 0 {
-		if err := fs.replay(fromBackup); err != nil {
+		if err := fs.replayJournal(fromBackup); err != nil {
 			return err
 		}
 	} else if sb.incompat&incompatRecover != 0 {
 		return corruptf("a log is to be replayed that is not there")
 	}
-	if err := fs.replaySide(); err != nil {
+	if err := fs.replaySideLog(); err != nil {
 		return err
 	}
-	fs.counters = counters{freeBlocks: fs.sb.count64(sbFreeBlocksLo, sbFreeBlocksHi),
+	fs.counters = counters{freeBlocks: fs.sb.splitCount(sbFreeBlocksLo, sbFreeBlocksHi),
 		freeInodes: le.Uint32(fs.sb.raw[sbFreeInodes:])}
 	// Linux brings the superblock's counts up to date only when it unmounts, and other
 	// programs perhaps never.
 	if dirty {
-		return fs.recount()
+		return fs.recountFree()
 	}
-	if said := fs.counters; fs.sb.groups <= maxRecount && fs.recount() != nil {
+	if said := fs.counters; fs.sb.groups <= maxRecountedGroups && fs.recountFree() != nil {
 		fs.counters = said // a damaged descriptor is reported by what needs it
 	}
 	return nil
 }
 
-// refuse says why an image that is understood is not opened all the same.
-func (fs *FS) refuse() error {
+// checkMayOpen says why an image that is understood is not opened all the same.
+func (fs *FS) checkMayOpen() error {
 	if le.Uint16(fs.sb.raw[sbState:])&stateErrors != 0 || le.Uint32(fs.sb.raw[sbErrorCount:]) != 0 &&
 		le.Uint16(fs.sb.raw[sbState:])&stateClean == 0 {
 		return corruptf("errors were found in it before")
@@ -166,48 +166,48 @@ func (fs *FS) refuse() error {
 		return nil
 	}
 	sb := fs.sb
-	if x := sb.incompat &^ writable; x != 0 {
+	if x := sb.incompat &^ writableIncompat; x != 0 {
 		return unsupportedf("writing with features %s; it can be read only", featureNames(incompatNames, x))
 	}
-	if x := needed &^ sb.incompat; x != 0 && !fs.opts.growing {
+	if x := neededIncompat &^ sb.incompat; x != 0 && !fs.opts.forGrow {
 		return unsupportedf("writing without features %s; it can be read only", featureNames(incompatNames, x))
 	}
-	if x := sb.ro &^ writableRO; x != 0 {
+	if x := sb.roCompat &^ writableROCompat; x != 0 {
 		return unsupportedf("writing with features %s; it can be read only", featureNames(roNames, x))
 	}
-	if sb.blockSize > defaultBlock || sb.inodeSize < 256 && !fs.opts.growing || sb.descSize > 64 {
+	if sb.blockSize > defaultBlock || sb.inodeSize < 256 && !fs.opts.forGrow || sb.descSize > 64 {
 		return unsupportedf("writing with blocks of %d, inodes of %d and descriptors of %d bytes; it can be read only",
 			sb.blockSize, sb.inodeSize, sb.descSize)
 	}
 	return nil
 }
 
-// maxRecount is up to how many groups the counts of what is free are made anew each time:
+// maxRecountedGroups is up to how many groups the counts of what is free are made anew each time:
 // those of 1 TiB.
-const maxRecount = 8192
+const maxRecountedGroups = 8192
 
-// recount makes the counts of free blocks and inodes from those of the groups.
-func (fs *FS) recount() error {
+// recountFree makes the counts of free blocks and inodes from those of the groups.
+func (fs *FS) recountFree() error {
 	fs.counters = counters{}
 	for g := range fs.sb.groups {
-		d, err := fs.desc(g)
+		d, err := fs.readGroupDesc(g)
 		if err != nil {
 			return err
 		}
-		fs.counters.freeBlocks += uint64(d.freeBlocks()) * uint64(fs.sb.cluster)
+		fs.counters.freeBlocks += uint64(d.freeBlocks()) * uint64(fs.sb.clusterBlocks)
 		fs.counters.freeInodes += d.freeInodes()
 	}
 	return nil
 }
 
-// startWriting prepares an FS for changes, and removes what a crash left half removed.
-func (fs *FS) startWriting() error {
-	if err := fs.openLog(); err != nil {
+// prepareForWriting prepares an FS for changes, and removes what a crash left half removed.
+func (fs *FS) prepareForWriting() error {
+	if err := fs.openLogForWriting(); err != nil {
 		return err
 	}
-	if fs.flagged {
+	if fs.needsRecovery {
 		// Store the counts, and take the mark away that the log is in use.
-		if _, err := fs.update(func() error { _, err := fs.mod(fs.sb.superBlock()); return err }); err != nil {
+		if _, err := fs.runOperation(func() error { _, err := fs.modifyBlock(fs.sb.superblockNumber()); return err }); err != nil {
 			return err
 		}
 	}
@@ -217,14 +217,14 @@ func (fs *FS) startWriting() error {
 		}
 		return nil
 	}
-	if err := fs.removeOrphans(); err != nil {
+	if err := fs.reclaimOrphans(); err != nil {
 		return err
 	}
 	return fs.emptyTrash()
 }
 
 // Label returns the volume label.
-func (fs *FS) Label() string { return fs.sb.label() }
+func (fs *FS) Label() string { return fs.sb.volumeLabel() }
 
 // UUID returns the UUID of the file system.
 func (fs *FS) UUID() (id [16]byte) {
@@ -240,10 +240,10 @@ func (fs *FS) Close() error {
 		fs.mu.Unlock()
 		return nil
 	}
-	err := fs.failed
+	err := fs.writeFailure
 	if !fs.opts.ReadOnly && err == nil {
 		fs.mu.Unlock()
-		err = errors.Join(fs.removeUnlinked(), fs.shutdown())
+		err = errors.Join(fs.reclaimOrphanList(), fs.commitAndEmptyLog())
 		fs.mu.Lock()
 	}
 	fs.closed = true

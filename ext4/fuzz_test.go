@@ -47,12 +47,12 @@ var fuzzDirty = sync.OnceValues(func() (*memDevice, error) {
 
 // fuzzJournal returns where the journal of an image begins.
 func fuzzJournal(dev *memDevice) (int64, error) {
-	sb, _, err := loadSuper(dev, dev.size)
+	sb, _, err := loadSuperblock(dev, dev.size)
 	if err != nil {
 		return 0, err
 	}
 	// The copy of the inode's mapping in the superblock: a header, and one extent.
-	e := extNode(sb.raw[0x10c : 0x10c+blockAreaLen]).extent(0)
+	e := extentNode(sb.raw[0x10c : 0x10c+blockAreaLen]).extentAt(0)
 	return int64(e.start) * defaultBlock, nil
 }
 
@@ -210,7 +210,7 @@ func fuzzFS(t testing.TB) *FS {
 
 // fuzzInode returns an inode of the base image.
 func fuzzInode(t testing.TB, fs *FS, name string) *inode {
-	i, err := fs.resolve(name, false)
+	i, err := fs.resolvePath(name, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func FuzzGrowLog(f *testing.F) {
 	}
 	const end = 12 << 20 // behind the file system are 4 MiB, and the log in their last half MiB
 	mark := growMark(end/defaultBlock | leastGrowLog<<markLogShift | markClean)
-	start, _ := mark.log()
+	start, _ := mark.logRange()
 	block := make([]byte, 1024)
 	if err := readFull(base, block, superOffset); err != nil {
 		f.Fatal(err)
@@ -236,19 +236,19 @@ func FuzzGrowLog(f *testing.F) {
 	f.Fuzz(func(t *testing.T, n uint32, mark uint64, body []byte) {
 		dev := newMemDevice(base, base.size)
 		dev.size = end
-		sb, _, err := loadSuper(dev, end)
+		sb, _, err := loadSuperblock(dev, end)
 		if err != nil {
 			t.Fatal(err)
 		}
 		le.PutUint64(sb.raw[sbGrowMark:], mark)
-		fs := &FS{sb: sb, inner: true}
+		fs := &FS{sb: sb, sideLogInImage: true}
 		all := make([]byte, int64(n%64)*(8+sb.blockSize))
 		copy(all, body)
 		head := make([]byte, sideHead)
 		copy(head, sideMagic)
 		le.PutUint32(head[8:], n)
-		le.PutUint32(head[12:], crc32c(fs.sideSeed(head), all))
-		le.PutUint32(sb.raw[sbChecksum:], superChecksum(sb.raw))
+		le.PutUint32(head[12:], crc32c(fs.sideLogSeed(head), all))
+		le.PutUint32(sb.raw[sbChecksum:], superblockChecksum(sb.raw))
 		for _, w := range []struct {
 			b  []byte
 			at int64
@@ -265,10 +265,10 @@ func FuzzGrowLog(f *testing.F) {
 func FuzzDirBlock(f *testing.F) {
 	fs := fuzzFS(f)
 	dir := fuzzInode(f, fs, "one")
-	for l := range fs.dirBlocks(dir) {
-		if e, err := fs.lookup(dir, l); err == nil {
+	for l := range fs.dirBlockCount(dir) {
+		if e, err := fs.lookupExtent(dir, l); err == nil {
 			b := make([]byte, defaultBlock)
-			if err := fs.readBlock(e.start+uint64(l-e.logical), b); err != nil {
+			if err := fs.readBlockUncached(e.start+uint64(l-e.logical), b); err != nil {
 				f.Fatal(err)
 			}
 			f.Add(b[:500])
@@ -278,19 +278,19 @@ func FuzzDirBlock(f *testing.F) {
 		b := make([]byte, defaultBlock)
 		copy(b, data)
 		node := slices.Clone(b)
-		sealDirBlock(fs.sb.seed, dir.num, dir.generation(), b)
+		setDirBlockChecksum(fs.sb.csumSeed, dir.num, dir.generation(), b)
 		if fs.checkDirBlock(dir, b) == nil {
 			list, err := fs.hashEntries(dir, b, hashHalfMD4)
 			if err != nil {
 				t.Errorf("a block that was checked: %v", err)
 			}
 			for _, e := range list {
-				if _, _, ok, err := fs.findInBlock(dir, b, string(e.name)); !ok || err != nil {
+				if _, _, ok, err := fs.findEntryInBlock(dir, b, string(e.name)); !ok || err != nil {
 					t.Errorf("%q is not found: %v", e.name, err)
 				}
 			}
-			if r, ok, err := fs.findRoom(dir, b, "new"); ok && err == nil {
-				fs.addAt(dir, b, r, 12, ftRegular, "new")
+			if r, ok, err := fs.findEntryRoom(dir, b, "new"); ok && err == nil {
+				fs.placeEntry(dir, b, r, 12, ftRegular, "new")
 				if err := fs.checkDirBlock(dir, b); err != nil {
 					t.Errorf("after adding a name: %v", err)
 				}
@@ -299,9 +299,9 @@ func FuzzDirBlock(f *testing.F) {
 		for _, l := range []uint32{0, 1} {
 			_ = fs.checkIndexBlock(dir, l, node)
 			d := &dirCheck{c: newChecker(context.Background(), fs, func(Problem) error { return nil }), dir: dir, names: map[uint64]struct{}{}}
-			d.startIndex(2)
-			d.block(l, 100, slices.Clone(node))
-			d.tree.finish()
+			d.startIndexCheck(2)
+			d.checkBlock(l, 100, slices.Clone(node))
+			d.index.checkHashRanges()
 		}
 	})
 }
@@ -310,35 +310,35 @@ func FuzzDirBlock(f *testing.F) {
 func FuzzExtents(f *testing.F) {
 	fs := fuzzFS(f)
 	file := fuzzInode(f, fs, "one/fragmented")
-	f.Add(slices.Clone(file.area()), []byte{})
+	f.Add(slices.Clone(file.blockArea()), []byte{})
 	f.Add([]byte("\x0a\xf3\x01\x00\x04\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\xd0\x07"), []byte("\x0a\xf3\x01\x00\x54\x01\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x03\x00\x00\x00\x00\x05\x00\x00"))
 	f.Fuzz(func(t *testing.T, area, node []byte) {
 		i := &inode{file.num, slices.Clone(file.raw)}
-		copy(i.area(), area)
+		copy(i.blockArea(), area)
 		b := make([]byte, defaultBlock)
 		copy(b, node)
-		if end := extHeader + extEntry*extNode(b).room(); end+4 <= len(b) {
-			le.PutUint32(b[end:], ownedChecksum(fs.sb.seed, i.num, i.generation(), b[:end]))
+		if end := extentHeaderLen + extentEntryLen*extentNode(b).maxEntries(); end+4 <= len(b) {
+			le.PutUint32(b[end:], ownedBlockChecksum(fs.sb.csumSeed, i.num, i.generation(), b[:end]))
 		}
-		fs.cache.set(2000, &block{data: b})
+		fs.cache.replaceBlock(2000, &block{data: b})
 		next := uint64(0)
 		err := fs.eachExtent(i, 0, func(e extent) (bool, error) {
 			if uint64(e.logical) < next || e.n == 0 || e.start+uint64(e.n) > fs.sb.blocks {
 				t.Errorf("extent %+v after block %d", e, next)
 			}
-			next = e.end()
-			if got, err := fs.lookup(i, e.logical); err != nil || got != e {
+			next = e.endBlock()
+			if got, err := fs.lookupExtent(i, e.logical); err != nil || got != e {
 				t.Errorf("looked up %+v, found %+v: %v", e, got, err)
 			}
 			return true, nil
 		})
 		_ = err
 		c := newChecker(context.Background(), fs, func(Problem) error { return nil })
-		c.checkContent(i, c.use(i.num), 0)
+		c.checkContent(i, c.markInodeUsed(i.num), 0)
 		le.PutUint32(i.raw[inFlags:], 0)
-		_, _ = fs.lookup(i, 12)
-		_, _ = fs.lookup(i, 1<<20)
-		c.checkContent(i, c.use(i.num), 0)
+		_, _ = fs.lookupExtent(i, 12)
+		_, _ = fs.lookupExtent(i, 1<<20)
+		c.checkContent(i, c.markInodeUsed(i.num), 0)
 	})
 }
 
@@ -346,24 +346,24 @@ func FuzzExtents(f *testing.F) {
 func FuzzXattr(f *testing.F) {
 	fs := fuzzFS(f)
 	dir := fuzzInode(f, fs, "one")
-	f.Add(slices.Clone(dir.innerArea()[4:]))
-	if b, err := fs.xattrBlockData(dir); err == nil && b != nil {
-		f.Add(slices.Clone(b[xattrHeader:]))
+	f.Add(slices.Clone(dir.xattrBodyArea()[4:]))
+	if b, err := fs.readXattrBlock(dir); err == nil && b != nil {
+		f.Add(slices.Clone(b[xattrHeaderLen:]))
 	}
 	f.Add([]byte("\x04\x01\x20\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00name\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00text"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		data = data[:min(len(data), defaultBlock-xattrHeader)]
-		for _, from := range []int{0, xattrHeader} {
+		data = data[:min(len(data), defaultBlock-xattrHeaderLen)]
+		for _, from := range []int{0, xattrHeaderLen} {
 			base := append(make([]byte, from), data...)
-			list, err := fs.parseXattrs(data, base, from)
+			list, err := fs.parseXattrEntries(data, base, from)
 			for _, x := range list {
-				_ = x.fullName()
-				_, _, _ = splitXattr(x.fullName())
-				_, _ = fs.xattrValue(x)
-				_, _ = aclToCall(x.value)
+				_ = x.fullXattrName()
+				_, _, _ = splitXattrName(x.fullXattrName())
+				_, _ = fs.readXattrValue(x)
+				_, _ = aclDiskToSyscall(x.value)
 			}
 			c := newChecker(context.Background(), fs, func(Problem) error { return nil })
-			c.checkRow(dir, append(make([]byte, 4), base...), 4+from, 4, from == 0)
+			c.checkXattrEntries(dir, append(make([]byte, 4), base...), 4+from, 4, from == 0)
 			_ = err
 		}
 	})

@@ -1,10 +1,10 @@
 package ext4
 
-// desc is a group descriptor, where it lies in memory. To change one, take it from
-// modDesc.
-type desc []byte
+// groupDesc is a group descriptor, where it lies in memory. To change one, take it from
+// modifyGroupDesc.
+type groupDesc []byte
 
-func (d desc) count(lo, hi int) uint32 {
+func (d groupDesc) splitCount(lo, hi int) uint32 {
 	n := uint32(le.Uint16(d[lo:]))
 	if len(d) >= 64 {
 		n |= uint32(le.Uint16(d[hi:])) << 16
@@ -12,14 +12,14 @@ func (d desc) count(lo, hi int) uint32 {
 	return n
 }
 
-func (d desc) setCount(lo, hi int, v uint32) {
+func (d groupDesc) setSplitCount(lo, hi int, v uint32) {
 	le.PutUint16(d[lo:], uint16(v))
 	if len(d) >= 64 {
 		le.PutUint16(d[hi:], uint16(v>>16))
 	}
 }
 
-func (d desc) place(lo, hi int) uint64 {
+func (d groupDesc) splitBlockNumber(lo, hi int) uint64 {
 	n := uint64(le.Uint32(d[lo:]))
 	if len(d) >= 64 {
 		n |= uint64(le.Uint32(d[hi:])) << 32
@@ -27,44 +27,44 @@ func (d desc) place(lo, hi int) uint64 {
 	return n
 }
 
-func (d desc) blockBitmap() uint64 { return d.place(gdBlockBitmap, gdBlockHi) }
-func (d desc) inodeBitmap() uint64 { return d.place(gdInodeBitmap, gdInodeHi) }
-func (d desc) inodeTable() uint64  { return d.place(gdInodeTable, gdTableHi) }
-func (d desc) freeBlocks() uint32  { return d.count(gdFreeBlocks, gdFreeBlocksHi) } // clusters, with bigalloc
-func (d desc) freeInodes() uint32  { return d.count(gdFreeInodes, gdFreeInodesHi) }
-func (d desc) dirs() uint32        { return d.count(gdDirs, gdDirsHi) }
-func (d desc) unused() uint32      { return d.count(gdUnused, gdUnusedHi) }
-func (d desc) flags() uint16       { return le.Uint16(d[gdFlags:]) }
+func (d groupDesc) blockBitmap() uint64  { return d.splitBlockNumber(gdBlockBitmap, gdBlockHi) }
+func (d groupDesc) inodeBitmap() uint64  { return d.splitBlockNumber(gdInodeBitmap, gdInodeHi) }
+func (d groupDesc) inodeTable() uint64   { return d.splitBlockNumber(gdInodeTable, gdTableHi) }
+func (d groupDesc) freeBlocks() uint32   { return d.splitCount(gdFreeBlocks, gdFreeBlocksHi) } // clusters, with bigalloc
+func (d groupDesc) freeInodes() uint32   { return d.splitCount(gdFreeInodes, gdFreeInodesHi) }
+func (d groupDesc) usedDirs() uint32     { return d.splitCount(gdDirs, gdDirsHi) }
+func (d groupDesc) unusedInodes() uint32 { return d.splitCount(gdUnused, gdUnusedHi) }
+func (d groupDesc) flags() uint16        { return le.Uint16(d[gdFlags:]) }
 
-// desc returns a group's descriptor, to be read.
-func (fs *FS) desc(g uint32) (desc, error) {
-	n, off := fs.sb.descAt(g)
-	b, err := fs.get(n)
+// readGroupDesc returns a group's descriptor, to be read.
+func (fs *FS) readGroupDesc(g uint32) (groupDesc, error) {
+	n, off := fs.sb.locateGroupDesc(g)
+	b, err := fs.getBlock(n)
 	if err != nil {
 		return nil, err
 	}
-	if key := passKey(checkDesc, 0); b.passed.Load() != key {
-		if err := fs.checkDescs(g, b.data); err != nil {
+	if key := verifiedKey(checkDesc, 0); b.verified.Load() != key {
+		if err := fs.checkDescChecksums(g, b.data); err != nil {
 			return nil, err
 		}
-		b.passed.Store(key)
+		b.verified.Store(key)
 	}
-	return desc(b.data[off : off+fs.sb.descSize]), nil
+	return groupDesc(b.data[off : off+fs.sb.descSize]), nil
 }
 
-// checkDescs checks all descriptors in the block that holds that of group g.
-func (fs *FS) checkDescs(g uint32, data []byte) error {
+// checkDescChecksums checks all descriptors in the block that holds that of group g.
+func (fs *FS) checkDescChecksums(g uint32, data []byte) error {
 	per := fs.sb.descsPerBlock()
 	for k, i := g/per*per, 0; k < fs.sb.groups && i < int(per); k, i = k+1, i+1 {
 		d := data[i*fs.sb.descSize:][:fs.sb.descSize]
 		sum := le.Uint16(d[gdChecksum:])
 		switch {
-		case fs.sb.csum:
-			if descChecksum(fs.sb.seed, k, d) != sum {
+		case fs.sb.metadataCsum:
+			if descChecksum(fs.sb.csumSeed, k, d) != sum {
 				return corruptf("checksum of the descriptor of group %d", k)
 			}
-		case fs.sb.ro&roGDTCsum != 0:
-			if fs.oldDescChecksum(k, d) != sum {
+		case fs.sb.roCompat&roGDTCsum != 0:
+			if fs.crc16DescChecksum(k, d) != sum {
 				return corruptf("checksum of the descriptor of group %d", k)
 			}
 		}
@@ -72,8 +72,8 @@ func (fs *FS) checkDescs(g uint32, data []byte) error {
 	return nil
 }
 
-// oldDescChecksum is the CRC-16 that the feature uninit_bg keeps.
-func (fs *FS) oldDescChecksum(g uint32, d []byte) uint16 {
+// crc16DescChecksum is the CRC-16 that the feature uninit_bg keeps.
+func (fs *FS) crc16DescChecksum(g uint32, d []byte) uint16 {
 	var num [4]byte
 	le.PutUint32(num[:], g)
 	c := crc16(0xffff, fs.sb.raw[sbUUID:sbUUID+16])
@@ -95,87 +95,87 @@ func crc16(c uint16, b []byte) uint16 {
 	return c
 }
 
-// modDesc returns a group's descriptor, to be changed.
-func (fs *FS) modDesc(g uint32) (desc, error) {
-	if _, err := fs.desc(g); err != nil {
+// modifyGroupDesc returns a group's descriptor, to be changed.
+func (fs *FS) modifyGroupDesc(g uint32) (groupDesc, error) {
+	if _, err := fs.readGroupDesc(g); err != nil {
 		return nil, err
 	}
-	n, off := fs.sb.descAt(g)
-	b, err := fs.mod(n)
+	n, off := fs.sb.locateGroupDesc(g)
+	b, err := fs.modifyBlock(n)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := fs.tx.groups[g]; !ok {
-		fs.tx.groups[g] = 0
+	if _, ok := fs.tx.dirtyGroups[g]; !ok {
+		fs.tx.dirtyGroups[g] = 0
 	}
-	return desc(b[off : off+fs.sb.descSize]), nil
+	return groupDesc(b[off : off+fs.sb.descSize]), nil
 }
 
-// sealGroups sets the checksums of the groups that the transaction changed.
-func (fs *FS) sealGroups() error {
-	if !fs.sb.csum {
+// setGroupChecksums sets the checksums of the groups that the transaction changed.
+func (fs *FS) setGroupChecksums() error {
+	if !fs.sb.metadataCsum {
 		return nil
 	}
-	for g, dirty := range fs.tx.groups {
-		if n, _ := fs.sb.descAt(g); fs.tx.blocks[n] == nil {
+	for g, dirty := range fs.tx.dirtyGroups {
+		if n, _ := fs.sb.locateGroupDesc(g); fs.tx.blocks[n] == nil {
 			continue // an operation that was undone
 		}
-		d, err := fs.modDesc(g)
+		d, err := fs.modifyGroupDesc(g)
 		if err != nil {
 			return err
 		}
 		if dirty&blockBitmapDirty != 0 && d.flags()&groupBlockUninit == 0 {
-			if b := fs.cache.get(d.blockBitmap()); b != nil {
-				d.setCount(gdBlockCsum, gdBlockCsumHi, crc32c(fs.sb.seed, b.data[:fs.sb.perGroup/8]))
+			if b := fs.cache.lookupBlock(d.blockBitmap()); b != nil {
+				d.setSplitCount(gdBlockCsum, gdBlockCsumHi, crc32c(fs.sb.csumSeed, b.data[:fs.sb.blocksPerGroup/8]))
 			}
 		}
 		if dirty&inodeBitmapDirty != 0 && d.flags()&groupInodeUninit == 0 {
-			if b := fs.cache.get(d.inodeBitmap()); b != nil {
-				d.setCount(gdInodeCsum, gdInodeCsumHi, crc32c(fs.sb.seed, b.data[:fs.sb.inodesPer/8]))
+			if b := fs.cache.lookupBlock(d.inodeBitmap()); b != nil {
+				d.setSplitCount(gdInodeCsum, gdInodeCsumHi, crc32c(fs.sb.csumSeed, b.data[:fs.sb.inodesPerGroup/8]))
 			}
 		}
-		le.PutUint16(d[gdChecksum:], descChecksum(fs.sb.seed, g, d))
+		le.PutUint16(d[gdChecksum:], descChecksum(fs.sb.csumSeed, g, d))
 	}
 	return nil
 }
 
-// readBitmap returns a bitmap of a group as it is on the device, checked. Nil: the
+// readGroupBitmap returns a bitmap of a group as it is on the device, checked. Nil: the
 // group has none yet, and its flags say what it would be.
-func (fs *FS) readBitmap(g uint32, d desc, inodes bool) ([]byte, error) {
-	n, flag, lo, hi, size := d.blockBitmap(), uint16(groupBlockUninit), gdBlockCsum, gdBlockCsumHi, fs.sb.perGroup/fs.sb.cluster/8
+func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error) {
+	n, flag, lo, hi, size := d.blockBitmap(), uint16(groupBlockUninit), gdBlockCsum, gdBlockCsumHi, fs.sb.blocksPerGroup/fs.sb.clusterBlocks/8
 	if inodes {
-		n, flag, lo, hi, size = d.inodeBitmap(), groupInodeUninit, gdInodeCsum, gdInodeCsumHi, fs.sb.inodesPer/8
+		n, flag, lo, hi, size = d.inodeBitmap(), groupInodeUninit, gdInodeCsum, gdInodeCsumHi, fs.sb.inodesPerGroup/8
 	}
-	if d.flags()&flag != 0 && (fs.sb.csum || fs.sb.ro&roGDTCsum != 0) {
+	if d.flags()&flag != 0 && (fs.sb.metadataCsum || fs.sb.roCompat&roGDTCsum != 0) {
 		return nil, nil
 	}
-	if n < fs.sb.first {
+	if n < fs.sb.firstBlock {
 		return nil, corruptf("a bitmap of group %d", g)
 	}
-	b, err := fs.get(n)
+	b, err := fs.getBlock(n)
 	if err != nil {
 		return nil, err
 	}
-	key := passKey(checkBitmap, g)
-	if b.passed.Load() == key || !fs.sb.csum {
+	key := verifiedKey(checkBitmap, g)
+	if b.verified.Load() == key || !fs.sb.metadataCsum {
 		return b.data, nil
 	}
-	sum, want := crc32c(fs.sb.seed, b.data[:size]), d.count(lo, hi)
+	sum, want := crc32c(fs.sb.csumSeed, b.data[:size]), d.splitCount(lo, hi)
 	if fs.sb.descSize < 64 {
 		sum &= 0xffff
 	}
-	if b.tx == nil && sum != want {
+	if b.openTx == nil && sum != want {
 		return nil, corruptf("checksum of a bitmap of group %d", g)
 	}
-	b.passed.Store(key)
+	b.verified.Store(key)
 	return b.data, nil
 }
 
-// initialBitmap is the block bitmap of a group that has none: what Linux takes to be in use in it.
-func (fs *FS) initialBitmap(g uint32, d desc, m []byte) {
+// fillInitialBlockBitmap is the block bitmap of a group that has none: what Linux takes to be in use in it.
+func (fs *FS) fillInitialBlockBitmap(g uint32, d groupDesc, m []byte) {
 	sb := fs.sb
-	setBits(m, 0, uint64(sb.baseBlocks(g)))
-	lo, hi := sb.groupStart(g), sb.groupStart(g)+uint64(sb.groupLen(g))
+	setBits(m, 0, uint64(sb.baseMetaBlocks(g)))
+	lo, hi := sb.groupStart(g), sb.groupStart(g)+uint64(sb.groupBlockCount(g))
 	own := func(n, count uint64) {
 		if a, b := max(n, lo), min(n+count, hi); a < b {
 			setBits(m, a-lo, b-a)
@@ -183,16 +183,16 @@ func (fs *FS) initialBitmap(g uint32, d desc, m []byte) {
 	}
 	own(d.blockBitmap(), 1)
 	own(d.inodeBitmap(), 1)
-	own(d.inodeTable(), sb.tableBlocks())
-	setBits(m, uint64(sb.groupLen(g)), uint64(len(m)*8)-uint64(sb.groupLen(g)))
+	own(d.inodeTable(), sb.inodeTableBlocks())
+	setBits(m, uint64(sb.groupBlockCount(g)), uint64(len(m)*8)-uint64(sb.groupBlockCount(g)))
 }
 
-// modBitmap returns a bitmap to be changed, and its group's descriptor likewise.
-func (fs *FS) modBitmap(g uint32, inodes bool) (bitmap []byte, d desc, err error) {
-	if d, err = fs.modDesc(g); err != nil {
+// modifyGroupBitmap returns a bitmap to be changed, and its group's descriptor likewise.
+func (fs *FS) modifyGroupBitmap(g uint32, inodes bool) (bitmap []byte, d groupDesc, err error) {
+	if d, err = fs.modifyGroupDesc(g); err != nil {
 		return nil, nil, err
 	}
-	old, err := fs.readBitmap(g, d, inodes)
+	old, err := fs.readGroupBitmap(g, d, inodes)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -201,19 +201,19 @@ func (fs *FS) modBitmap(g uint32, inodes bool) (bitmap []byte, d desc, err error
 		n, flag, dirty = d.inodeBitmap(), groupInodeUninit, inodeBitmapDirty
 	}
 	if old != nil {
-		bitmap, err = fs.mod(n)
+		bitmap, err = fs.modifyBlock(n)
 	} else {
-		if n < fs.sb.first || n >= fs.sb.blocks {
+		if n < fs.sb.firstBlock || n >= fs.sb.blocks {
 			return nil, nil, corruptf("a bitmap of group %d", g)
 		}
-		bitmap = fs.fresh(n)
+		bitmap = fs.createZeroedBlock(n)
 		if inodes {
-			setBits(bitmap, uint64(fs.sb.inodesPer), uint64(len(bitmap)*8)-uint64(fs.sb.inodesPer))
+			setBits(bitmap, uint64(fs.sb.inodesPerGroup), uint64(len(bitmap)*8)-uint64(fs.sb.inodesPerGroup))
 		} else {
-			fs.initialBitmap(g, d, bitmap)
+			fs.fillInitialBlockBitmap(g, d, bitmap)
 		}
 		le.PutUint16(d[gdFlags:], d.flags()&^flag)
 	}
-	fs.tx.groups[g] |= dirty
+	fs.tx.dirtyGroups[g] |= dirty
 	return bitmap, d, err
 }

@@ -53,7 +53,7 @@ func Grow(ctx context.Context, dev Device, size int64, opts GrowOptions) (int64,
 	if size > MaxSize {
 		return 0, fmt.Errorf("%w: a file system of %d bytes: at most %d", errTooBig, size, int64(MaxSize))
 	}
-	if err := g.grow(); err != nil {
+	if err := g.growImage(); err != nil {
 		return 0, fmt.Errorf("growing: %w", err)
 	}
 	return g.size, nil
@@ -80,31 +80,31 @@ type grower struct {
 	opts GrowOptions
 	size int64 // of the image to be, in bytes
 
-	fs     *FS
-	blocks uint64 // of the file system to be
-	room   uint32 // blocks of descriptors and of those kept for more, which stays the same
-	kept   uint32 // those kept, at the beginning
-	long   bool   // the device is longer than size as long as there is a log behind it
-	shrink bool   // the grower is a shrinker's
+	fs             *FS
+	blocks         uint64 // of the file system to be
+	descRoom       uint32 // blocks of descriptors and of those kept for more, which stays the same
+	reservedBefore uint32 // those kept, at the beginning
+	deviceExtended bool   // the device is longer than size as long as there is a log behind it
+	shrink         bool   // the grower is a shrinker's
 }
 
-// keptBare is how many blocks can be kept for descriptors without being in the list of
+// maxUnlistedDescs is how many blocks can be kept for descriptors without being in the list of
 // the resize inode: e2fsck checks a fourth of them, rounded down.
-const keptBare = 3
+const maxUnlistedDescs = 3
 
-func (g *grower) grow() error {
-	if err := g.open(); err != nil {
+func (g *grower) growImage() error {
+	if err := g.openImage(); err != nil {
 		return err
 	}
-	defer func() { g.fs.abandon() }()
-	if err := g.plan(); err != nil {
+	defer func() { g.fs.closeWithoutWriting() }()
+	if err := g.planSize(); err != nil {
 		return err
 	}
-	if err := g.makeRoom(); err != nil {
+	if err := g.extendDevice(); err != nil {
 		return err
 	}
 	for _, step := range []func() error{
-		g.mark, g.fillLastGroup, g.addJournal, g.addGroups, g.keepAgain, g.fixOverhead, g.refreshBackups, g.unmark,
+		g.recordGrow, g.extendLastGroup, g.addJournal, g.addGroups, g.restoreReservedDescs, g.updateOverhead, g.refreshBackups, g.eraseGrowRecord,
 	} {
 		if err := g.ctx.Err(); err != nil {
 			return err
@@ -116,36 +116,36 @@ func (g *grower) grow() error {
 	return g.fs.Close()
 }
 
-// open opens the image, which replays the log, and leaves the log empty.
-func (g *grower) open() error {
-	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true, SideLog: g.opts.SideLog, growing: !g.shrink})
+// openImage opens the image, which replays the log, and leaves the log empty.
+func (g *grower) openImage() error {
+	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true, SideLog: g.opts.SideLog, forGrow: !g.shrink})
 	if err != nil {
 		return err
 	}
 	g.fs = fs
-	return g.settle()
+	return g.emptyLog()
 }
 
-// settle commits what was changed and leaves an empty log.
-func (g *grower) settle() error { return g.fs.shutdown() }
+// emptyLog commits what was changed and leaves an empty log.
+func (g *grower) emptyLog() error { return g.fs.commitAndEmptyLog() }
 
-// reopen reads the file system that the superblock now tells of.
-func (g *grower) reopen() error {
-	g.fs.abandon()
-	return g.open()
+// reopenImage reads the file system that the superblock now tells of.
+func (g *grower) reopenImage() error {
+	g.fs.closeWithoutWriting()
+	return g.openImage()
 }
 
-// abandon ends the use of an FS without writing anything.
-func (fs *FS) abandon() {
+// closeWithoutWriting ends the use of an FS without writing anything.
+func (fs *FS) closeWithoutWriting() {
 	fs.mu.Lock()
 	fs.closed = true
 	fs.mu.Unlock()
 }
 
-// plan decides how far to grow.
-func (g *grower) plan() error {
+// planSize decides how far to grow.
+func (g *grower) planSize() error {
 	sb := g.fs.sb
-	if err := resizable(sb); err != nil {
+	if err := checkResizable(sb); err != nil {
 		return err
 	}
 	n := uint64(g.size / sb.blockSize)
@@ -155,32 +155,32 @@ func (g *grower) plan() error {
 	if n > 1<<32-1 && sb.incompat&incompat64bit == 0 {
 		return fmt.Errorf("%w: without the feature 64bit a file system ends below 16 TiB", errTooBig)
 	}
-	if most := sb.groupStart((1<<32 - 1) / sb.inodesPer); n > most {
-		if n > most+uint64(sb.perGroup) {
+	if most := sb.groupStart((1<<32 - 1) / sb.inodesPerGroup); n > most {
+		if n > most+uint64(sb.blocksPerGroup) {
 			return fmt.Errorf("%w: at %d bytes the file system has all the inodes that there can be", errTooBig, int64(most)*sb.blockSize)
 		}
 		n = most
 	}
-	g.kept = sb.reserved
-	g.room = sb.descBlocks() + sb.reserved
-	if k, last := sb.groupOf(n); last > 0 && n > sb.groupStart(sb.groups) && uint64(last) < g.groupNeeds(k) {
+	g.reservedBefore = sb.reservedDescs
+	g.descRoom = sb.descBlockCount() + sb.reservedDescs
+	if k, last := sb.locateBlock(n); last > 0 && n > sb.groupStart(sb.groups) && uint64(last) < g.minLastGroupBlocks(k) {
 		n -= uint64(last)
 	}
 	g.blocks = n
 	return nil
 }
 
-// resizable refuses what is not understood well enough to change its size.
-func resizable(sb *super) error {
+// checkResizable refuses what is not understood well enough to change its size.
+func checkResizable(sb *superblock) error {
 	switch {
 	case sb.compat&compatSparseSuper2 != 0:
 		return unsupportedf("changing the size with the feature sparse_super2")
-	case sb.reserved != 0 && sb.compat&compatResizeInode == 0:
+	case sb.reservedDescs != 0 && sb.compat&compatResizeInode == 0:
 		return unsupportedf("changing the size after resize_inode was taken away; run e2fsck -f")
-	case sb.ro&roSparseSuper == 0:
+	case sb.roCompat&roSparseSuper == 0:
 		return unsupportedf("changing the size without the feature sparse_super")
-	case int64(sb.perGroup) != 8*sb.blockSize:
-		return unsupportedf("changing the size with groups of %d blocks", sb.perGroup)
+	case int64(sb.blocksPerGroup) != 8*sb.blockSize:
+		return unsupportedf("changing the size with groups of %d blocks", sb.blocksPerGroup)
 	}
 	return nil
 }
@@ -188,28 +188,28 @@ func resizable(sb *super) error {
 // leastFree is how many blocks of a last group are not its own, at least.
 const leastFree = 50
 
-// groupNeeds returns the least number of blocks of a last group.
-func (g *grower) groupNeeds(group uint32) uint64 {
-	return uint64(g.baseRoom(group)) + 2 + g.fs.sb.tableBlocks() + leastFree
+// minLastGroupBlocks returns the least number of blocks of a last group.
+func (g *grower) minLastGroupBlocks(group uint32) uint64 {
+	return uint64(g.newGroupBaseRoom(group)) + 2 + g.fs.sb.inodeTableBlocks() + leastFree
 }
 
-// baseRoom returns how many blocks at the start of a new group are left for the
+// newGroupBaseRoom returns how many blocks at the start of a new group are left for the
 // superblock and descriptors.
-func (g *grower) baseRoom(group uint32) uint32 {
-	switch sparse := sparseGroup(group); {
+func (g *grower) newGroupBaseRoom(group uint32) uint32 {
+	switch sparse := isSparseSuperGroup(group); {
 	case !sparse:
 		return 1 // a block of descriptors, with meta_bg
-	case g.fs.sb.metaBG != ^uint32(0):
-		return max(1+min(g.fs.sb.metaBG, g.fs.sb.descBlocks()), 2)
+	case g.fs.sb.firstMetaBG != ^uint32(0):
+		return max(1+min(g.fs.sb.firstMetaBG, g.fs.sb.descBlockCount()), 2)
 	}
-	return 1 + max(g.room, 1)
+	return 1 + max(g.descRoom, 1)
 }
 
-// makeRoom makes the device long enough, and zero behind the file system.
-func (g *grower) makeRoom() error {
+// extendDevice makes the device long enough, and zero behind the file system.
+func (g *grower) extendDevice() error {
 	end := int64(g.fs.sb.blocks) * g.fs.sb.blockSize
 	if g.fs.sb.blocks < g.blocks {
-		if err := zeroTail(g.dev, end, g.size); err != nil {
+		if err := zeroDeviceTail(g.dev, end, g.size); err != nil {
 			return err
 		}
 	}
@@ -230,8 +230,8 @@ type truncater interface {
 	Truncate(size int64) error
 }
 
-// zeroTail makes a device read as zeros from from to end, if it can.
-func zeroTail(dev Device, from, end int64) error {
+// zeroDeviceTail makes a device read as zeros from from to end, if it can.
+func zeroDeviceTail(dev Device, from, end int64) error {
 	err := error(ErrUnsupported)
 	if from >= end || deviceSize(dev) >= end {
 		err = punchHole(dev, from, end-from)
@@ -251,48 +251,50 @@ func zeroTail(dev Device, from, end int64) error {
 	return nil
 }
 
-// fillLastGroup makes the last group longer, up to a whole one.
-func (g *grower) fillLastGroup() error {
+// extendLastGroup makes the last group longer, up to a whole one.
+func (g *grower) extendLastGroup() error {
 	sb := g.fs.sb
 	last := sb.groups - 1
 	end := min(sb.groupStart(sb.groups), g.blocks)
 	if end <= sb.blocks {
 		return nil
 	}
-	return g.change(func(fs *FS) error {
-		from, n := fs.sb.groupLen(last), uint32(end-fs.sb.blocks)
-		putBlocks(fs.sb.raw, fs.sb, end)
+	return g.changeAndReopen(func(fs *FS) error {
+		from, n := fs.sb.groupBlockCount(last), uint32(end-fs.sb.blocks)
+		putBlockCount(fs.sb.raw, fs.sb, end)
 		fs.sb.blocks = end
-		return fs.markFree(last, from, n)
+		return fs.markBlocksFree(last, from, n)
 	})
 }
 
-// change runs a transaction, and leaves the image in order with an empty log. The
+// changeAndReopen runs a transaction, and leaves the image in order with an empty log. The
 // function may change fs.sb and its raw bytes. When it fails the FS is not used again.
-func (g *grower) change(f func(fs *FS) error) error {
-	if _, err := g.fs.update(func() error { return f(g.fs) }); err != nil {
+func (g *grower) changeAndReopen(f func(fs *FS) error) error {
+	if _, err := g.fs.runOperation(func() error { return f(g.fs) }); err != nil {
 		return err
 	}
-	if err := g.settle(); err != nil {
+	if err := g.emptyLog(); err != nil {
 		return err
 	}
-	return g.reopen()
+	return g.reopenImage()
 }
 
-// virgin reports whether a group has no bitmap of blocks yet.
-func (fs *FS) virgin(d desc) bool { return fs.sb.csum && d.flags()&groupBlockUninit != 0 }
+// blockBitmapUninit reports whether a group has no bitmap of blocks yet.
+func (fs *FS) blockBitmapUninit(d groupDesc) bool {
+	return fs.sb.metadataCsum && d.flags()&groupBlockUninit != 0
+}
 
-// markFree makes blocks of a group free that were not.
-func (fs *FS) markFree(g, from, n uint32) error {
+// markBlocksFree makes blocks of a group free that were not.
+func (fs *FS) markBlocksFree(g, from, n uint32) error {
 	if n == 0 {
 		return nil
 	}
-	d, err := fs.modDesc(g)
-	if err == nil && !fs.virgin(d) {
+	d, err := fs.modifyGroupDesc(g)
+	if err == nil && !fs.blockBitmapUninit(d) {
 		var m []byte
-		if m, d, err = fs.modBitmap(g, false); err == nil {
+		if m, d, err = fs.modifyGroupBitmap(g, false); err == nil {
 			for k := from; k < from+n; k++ {
-				if !bit(m, uint64(k)) {
+				if !testBit(m, uint64(k)) {
 					return corruptf("block %d is free already", fs.sb.groupStart(g)+uint64(k))
 				}
 			}
@@ -302,20 +304,20 @@ func (fs *FS) markFree(g, from, n uint32) error {
 	if err != nil {
 		return err
 	}
-	d.setCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+n)
+	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()+n)
 	fs.counters.freeBlocks += uint64(n)
 	return nil
 }
 
-// markUsed is the opposite of markFree.
-func (fs *FS) markUsed(g, from, n uint32) error {
+// markBlocksUsed is the opposite of markBlocksFree.
+func (fs *FS) markBlocksUsed(g, from, n uint32) error {
 	if n == 0 {
 		return nil
 	}
-	d, err := fs.modDesc(g)
-	if err == nil && !fs.virgin(d) {
+	d, err := fs.modifyGroupDesc(g)
+	if err == nil && !fs.blockBitmapUninit(d) {
 		var m []byte
-		if m, d, err = fs.modBitmap(g, false); err == nil {
+		if m, d, err = fs.modifyGroupBitmap(g, false); err == nil {
 			setBits(m, uint64(from), uint64(n))
 		}
 	}
@@ -325,7 +327,7 @@ func (fs *FS) markUsed(g, from, n uint32) error {
 	if d.freeBlocks() < n || fs.counters.freeBlocks < uint64(n) {
 		return corruptf("the count of free blocks of group %d", g)
 	}
-	d.setCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()-n)
+	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()-n)
 	fs.counters.freeBlocks -= uint64(n)
 	return nil
 }

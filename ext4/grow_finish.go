@@ -6,22 +6,22 @@ import (
 	"slices"
 )
 
-// fixOverhead stores how many blocks are the file system's own, if the superblock
+// updateOverhead stores how many blocks are the file system's own, if the superblock
 // tells. That is in its second sector, as is its checksum: so this is one write.
-func (g *grower) fixOverhead() error {
+func (g *grower) updateOverhead() error {
 	sb := g.fs.sb
 	was := le.Uint32(sb.raw[sbOverhead:])
 	if was == 0 {
 		return nil
 	}
-	now, err := g.overhead()
+	now, err := g.countOverhead()
 	if err != nil || was == now {
 		return err
 	}
-	raw := slices.Clone(g.fs.diskSuper)
+	raw := slices.Clone(g.fs.superOnDevice)
 	le.PutUint32(raw[sbOverhead:], now)
-	if sb.csum {
-		le.PutUint32(raw[sbChecksum:], superChecksum(raw))
+	if sb.metadataCsum {
+		le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
 	}
 	if _, err := g.dev.WriteAt(raw[512:], superOffset+512); err != nil {
 		return err
@@ -29,15 +29,15 @@ func (g *grower) fixOverhead() error {
 	if err := g.dev.Sync(); err != nil {
 		return err
 	}
-	return g.reopen()
+	return g.reopenImage()
 }
 
-// overhead counts what Linux counts.
-func (g *grower) overhead() (uint32, error) {
+// countOverhead counts what Linux counts.
+func (g *grower) countOverhead() (uint32, error) {
 	sb := g.fs.sb
-	n := sb.first + uint64(sb.groups)*(2+sb.tableBlocks())
+	n := sb.firstBlock + uint64(sb.groups)*(2+sb.inodeTableBlocks())
 	for k := range sb.groups {
-		n += uint64(sb.baseBlocks(k))
+		n += uint64(sb.baseMetaBlocks(k))
 	}
 	j, err := g.fs.openJournal()
 	if err != nil {
@@ -55,22 +55,22 @@ func (g *grower) refreshBackups() error {
 	sb := g.fs.sb
 	var table []byte
 	for _, k := range backupGroups(sb.groups) {
-		want := g.backup(k)
+		want := g.backupSuperblock(k)
 		have := make([]byte, superSize)
 		if err := readFull(g.dev, have, int64(sb.groupStart(k))*g.fs.sb.blockSize); err != nil {
 			return err
 		}
-		if sameShape(want, have) {
+		if sameLayout(want, have) {
 			continue
 		}
 		if table == nil {
 			var err error
-			if table, err = g.descTable(); err != nil {
+			if table, err = g.readDescTable(); err != nil {
 				return err
 			}
 		}
 		at := int64(sb.groupStart(k)) * g.fs.sb.blockSize
-		if uint64(k/sb.descsPerBlock()) < uint64(sb.metaBG) {
+		if uint64(k/sb.descsPerBlock()) < uint64(sb.firstMetaBG) {
 			if _, err := g.dev.WriteAt(table, at+sb.blockSize); err != nil {
 				return err
 			}
@@ -82,20 +82,20 @@ func (g *grower) refreshBackups() error {
 	return g.dev.Sync()
 }
 
-// backup returns the copy of the superblock for a group.
-func (g *grower) backup(k uint32) []byte {
-	raw := slices.Clone(g.fs.diskSuper)
+// backupSuperblock returns the copy of the superblock for a group.
+func (g *grower) backupSuperblock(k uint32) []byte {
+	raw := slices.Clone(g.fs.superOnDevice)
 	le.PutUint16(raw[sbGroupNumber:], uint16(k))
 	le.PutUint32(raw[sbIncompat:], le.Uint32(raw[sbIncompat:])&^incompatRecover)
 	clear(raw[sbGrowMark:][:8])
-	if g.fs.sb.csum {
-		le.PutUint32(raw[sbChecksum:], superChecksum(raw))
+	if g.fs.sb.metadataCsum {
+		le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
 	}
 	return raw
 }
 
-// sameShape reports whether two superblocks tell of the same layout.
-func sameShape(a, b []byte) bool {
+// sameLayout reports whether two superblocks tell of the same layout.
+func sameLayout(a, b []byte) bool {
 	for _, f := range []struct{ at, n int }{
 		{sbInodes, 8}, {sbMagic, 2}, {sbGroupNumber, 2}, {sbCompat, 8}, {sbUUID, 16}, {sbReservedGDT, 2}, {sbJournalInode, 4},
 		{sbFirstMetaBG, 4}, {sbBlocksHi, 4}, {sbOverhead, 4},
@@ -107,12 +107,12 @@ func sameShape(a, b []byte) bool {
 	return true
 }
 
-// descTable returns the descriptors of which the groups with a superblock have a copy.
-func (g *grower) descTable() ([]byte, error) {
+// readDescTable returns the descriptors of which the groups with a superblock have a copy.
+func (g *grower) readDescTable() ([]byte, error) {
 	sb := g.fs.sb
 	var table []byte
-	for n := range min(sb.metaBG, sb.descBlocks()) {
-		b, err := g.fs.get(sb.superBlock() + 1 + uint64(n))
+	for n := range min(sb.firstMetaBG, sb.descBlockCount()) {
+		b, err := g.fs.getBlock(sb.superblockNumber() + 1 + uint64(n))
 		if err != nil {
 			return nil, err
 		}

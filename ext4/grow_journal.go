@@ -13,78 +13,78 @@ func (g *grower) addJournal() error {
 	if g.fs.journal != nil || g.opts.NoJournal || sb.incompat&incompatExtents == 0 || sb.blockSize != defaultBlock || sb.blocks < leastWithJournal {
 		return nil
 	}
-	group, s, err := g.journalSpan(journalBlocks(g.blocks))
+	group, s, err := g.findJournalSpan(defaultJournalBlocks(g.blocks))
 	if err != nil || s.n == 0 {
 		return err
 	}
 	start := sb.groupStart(group) + uint64(s.at)
-	if err := g.writeEmptyLog(start, s.n); err != nil {
+	if err := g.writeEmptyJournal(start, s.n); err != nil {
 		return err
 	}
-	return g.change(func(fs *FS) error {
-		in := journalInodeAt(fs, make([]byte, fs.sb.inodeSize), start, s.n)
-		nameJournal(fs.sb.raw, in)
-		return errors.Join(fs.markUsed(group, s.at, s.n), fs.putInode(in))
+	return g.changeAndReopen(func(fs *FS) error {
+		in := newJournalInode(fs, make([]byte, fs.sb.inodeSize), start, s.n)
+		putJournalInSuper(fs.sb.raw, in)
+		return errors.Join(fs.markBlocksUsed(group, s.at, s.n), fs.storeInode(in))
 	})
 }
 
-// nameJournal makes a superblock tell of a journal.
-func nameJournal(raw []byte, in *inode) {
+// putJournalInSuper makes a superblock tell of a journal.
+func putJournalInSuper(raw []byte, in *inode) {
 	le.PutUint32(raw[sbCompat:], le.Uint32(raw[sbCompat:])|compatJournal)
 	le.PutUint32(raw[sbJournalInode:], journalInode)
 	putJournalBackup(raw, in.raw)
 }
 
-// journalInodeAt makes the inode of a journal of n blocks in raw.
-func journalInodeAt(fs *FS, raw []byte, start uint64, n uint32) *inode {
+// newJournalInode makes the inode of a journal of n blocks in raw.
+func newJournalInode(fs *FS, raw []byte, start uint64, n uint32) *inode {
 	in := &inode{journalInode, raw}
 	clear(raw)
-	p := plan{opts: FormatOptions{Time: fs.now()}}
-	p.inode(raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
+	p := formatPlan{opts: FormatOptions{Time: fs.now()}}
+	p.fillInode(raw, typeRegular|0o600, 1, uint64(n)*defaultBlock, uint64(n))
 	putExtents(raw, []blockRun{{start, uint64(n)}})
-	if fs.sb.csum {
-		sealInode(fs.sb.seed, journalInode, raw)
+	if fs.sb.metadataCsum {
+		setInodeChecksum(fs.sb.csumSeed, journalInode, raw)
 	}
 	return in
 }
 
-// journalSpan finds room for a journal: of n blocks or of one of the smaller sizes that
+// findJournalSpan finds room for a journal: of n blocks or of one of the smaller sizes that
 // Format gives, so that half of the space in one group stays free. No blocks: none.
-func (g *grower) journalSpan(n uint64) (group uint32, s span, err error) {
+func (g *grower) findJournalSpan(n uint64) (group uint32, s groupSpan, err error) {
 	for ; n >= minJournal; n /= 2 {
 		for k := range g.fs.sb.groups {
-			d, err := g.fs.desc(k)
+			d, err := g.fs.readGroupDesc(k)
 			if err != nil {
-				return 0, span{}, err
+				return 0, groupSpan{}, err
 			}
-			if home, _ := g.fs.sb.groupOf(d.blockBitmap()); home != k || uint64(d.freeBlocks()) < 2*n {
+			if home, _ := g.fs.sb.locateBlock(d.blockBitmap()); home != k || uint64(d.freeBlocks()) < 2*n {
 				continue
 			}
-			m, err := g.fs.freeMap(k, d)
+			m, err := g.fs.groupFreeMap(k, d)
 			if err != nil {
-				return 0, span{}, err
+				return 0, groupSpan{}, err
 			}
-			if start, length := g.fs.sb.growMark().log(); length > 0 && start >= g.fs.sb.groupStart(k) {
+			if start, length := g.fs.sb.growMark().logRange(); length > 0 && start >= g.fs.sb.groupStart(k) {
 				m.len = uint32(min(uint64(m.len), start-g.fs.sb.groupStart(k)))
 			}
-			if s := m.find(0, uint32(n), false); uint64(s.n) == n {
+			if s := m.findFreeRun(0, uint32(n), false); uint64(s.n) == n {
 				return k, s, nil
 			}
 		}
 	}
-	return 0, span{}, nil
+	return 0, groupSpan{}, nil
 }
 
-// writeEmptyLog makes free blocks a journal without a transaction: zeros, after its
+// writeEmptyJournal makes free blocks a journal without a transaction: zeros, after its
 // superblock.
-func (g *grower) writeEmptyLog(start uint64, n uint32) error {
+func (g *grower) writeEmptyJournal(start uint64, n uint32) error {
 	buf := make([]byte, maxWrite)
 	for off, end := int64(start)*g.fs.sb.blockSize, (int64(start)+int64(n))*g.fs.sb.blockSize; off < end; {
 		b := buf[:min(maxWrite, end-off)]
 		if err := readFull(g.dev, b, off); err != nil {
 			return err
 		}
-		if !allZero(b) {
+		if !isAllZero(b) {
 			clear(b)
 			if _, err := g.dev.WriteAt(b, off); err != nil {
 				return err
@@ -92,6 +92,6 @@ func (g *grower) writeEmptyLog(start uint64, n uint32) error {
 		}
 		off += int64(len(b))
 	}
-	sb := emptyJournal(n, g.fs.sb.raw[sbUUID:][:16])
-	return g.putSynced(sb, int64(start)*g.fs.sb.blockSize)
+	sb := newJournalSuperblock(n, g.fs.sb.raw[sbUUID:][:16])
+	return g.writeAndSync(sb, int64(start)*g.fs.sb.blockSize)
 }

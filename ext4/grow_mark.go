@@ -33,40 +33,40 @@ const (
 // growMark is the record of a growth. The zero value means that there is none.
 type growMark uint64
 
-func (s *super) growMark() growMark { return growMark(le.Uint64(s.raw[sbGrowMark:])) }
+func (s *superblock) growMark() growMark { return growMark(le.Uint64(s.raw[sbGrowMark:])) }
 
-// blocks returns how many blocks the device has when the growth is complete.
-func (m growMark) blocks() uint64 { return uint64(m) & markBlocks }
+// targetBlocks returns how many blocks the device has when the growth is complete.
+func (m growMark) targetBlocks() uint64 { return uint64(m) & markBlocks }
 
-// log returns the blocks of the device that hold the log. n is 0 when there is none.
-func (m growMark) log() (start, n uint64) {
+// logRange returns the blocks of the device that hold the log. n is 0 when there is none.
+func (m growMark) logRange() (start, n uint64) {
 	n = uint64(m) >> markLogShift & markLogMask
 	if m&markBehind != 0 {
-		return m.blocks(), n
+		return m.targetBlocks(), n
 	}
-	if n > m.blocks() {
+	if n > m.targetBlocks() {
 		return 0, 0
 	}
-	return m.blocks() - n, n
+	return m.targetBlocks() - n, n
 }
 
 // UnfinishedGrow reports whether a growth of the file system on dev began and did not
 // end. [Open], for writing, completes it; one for which the device is too short by now it
 // forgets, and that does not count here.
 func UnfinishedGrow(dev Device) (bool, error) {
-	sb, err := readMarked(dev)
-	return sb != nil && sb.canComplete(deviceSize(dev)), err
+	sb, err := readMarkedSuper(dev)
+	return sb != nil && sb.canCompleteGrow(deviceSize(dev)), err
 }
 
-// canComplete reports whether a growth can go on, on a device of size bytes (0: unknown).
-func (s *super) canComplete(size int64) bool {
+// canCompleteGrow reports whether a growth can go on, on a device of size bytes (0: unknown).
+func (s *superblock) canCompleteGrow(size int64) bool {
 	m := s.growMark()
-	end := int64(m.blocks()) * s.blockSize
-	return m.blocks() >= s.blocks && end <= MaxSize && (size == 0 || end <= size)
+	end := int64(m.targetBlocks()) * s.blockSize
+	return m.targetBlocks() >= s.blocks && end <= MaxSize && (size == 0 || end <= size)
 }
 
-// readMarked reads a superblock that has the record of a growth; nil: it has none.
-func readMarked(dev io.ReaderAt) (*super, error) {
+// readMarkedSuper reads a superblock that has the record of a growth; nil: it has none.
+func readMarkedSuper(dev io.ReaderAt) (*superblock, error) {
 	raw := make([]byte, superSize)
 	if err := readFull(dev, raw, superOffset); err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func readMarked(dev io.ReaderAt) (*super, error) {
 	if le.Uint16(raw[sbMagic:]) != superMagic || le.Uint64(raw[sbGrowMark:]) == 0 {
 		return nil, nil
 	}
-	sb, err := parseSuper(raw, 0)
+	sb, err := parseSuperblock(raw, 0)
 	if err != nil {
 		return nil, nil // Open says why
 	}
@@ -84,13 +84,13 @@ func readMarked(dev io.ReaderAt) (*super, error) {
 // completeGrow goes on with a growth that a crash ended. When that fails the file system
 // is used as large as it is: it is in order, and who opens it next tries again.
 func completeGrow(dev Device, opts OpenOptions) error {
-	sb, err := readMarked(dev)
+	sb, err := readMarkedSuper(dev)
 	if sb == nil || err != nil {
 		return err
 	}
-	if sb.canComplete(opts.Size) {
+	if sb.canCompleteGrow(opts.Size) {
 		m := sb.growMark()
-		_, err := Grow(context.Background(), dev, int64(m.blocks())*sb.blockSize,
+		_, err := Grow(context.Background(), dev, int64(m.targetBlocks())*sb.blockSize,
 			GrowOptions{NoJournal: m&markNoLog != 0, Now: opts.Now, SideLog: opts.SideLog})
 		if err == nil || !errors.Is(err, errInvalid) {
 			return nil
@@ -102,20 +102,20 @@ func completeGrow(dev Device, opts OpenOptions) error {
 // forgetGrow ends a growth that cannot go on, because the device or the file system has
 // got another size since. What is in its log is brought home.
 func forgetGrow(dev Device, opts OpenOptions) error {
-	opts.growing = true
+	opts.forGrow = true
 	fs, err := Open(dev, opts)
 	if err != nil {
 		return err
 	}
 	g := &grower{dev: dev, fs: fs}
-	if err := g.settle(); err != nil {
+	if err := g.emptyLog(); err != nil {
 		return err
 	}
-	return g.unmark()
+	return g.eraseGrowRecord()
 }
 
-// mark records the growth, and gives an image without a journal a log.
-func (g *grower) mark() error {
+// recordGrow records the growth, and gives an image without a journal a log.
+func (g *grower) recordGrow() error {
 	sb, old := g.fs.sb, g.fs.sb.growMark()
 	raw := append([]byte(nil), sb.raw...)
 	state := le.Uint16(raw[sbState:])
@@ -126,52 +126,52 @@ func (g *grower) mark() error {
 	if old == 0 && state&stateClean != 0 {
 		m |= markClean
 	}
-	if g.fs.journal == nil && (g.fs.side == nil || g.fs.inner) {
+	if g.fs.journal == nil && (g.fs.sideLog == nil || g.fs.sideLogInImage) {
 		var err error
-		if m, err = g.makeLog(m, old); err != nil {
+		if m, err = g.makeGrowLog(m, old); err != nil {
 			return err
 		}
 		// Until the growth is complete e2fsck has a reason to look at the image.
 		le.PutUint16(raw[sbState:], state&^stateClean)
 	}
 	le.PutUint64(raw[sbGrowMark:], uint64(m))
-	return g.switchSuper(raw)
+	return g.switchSuperblock(raw)
 }
 
-// makeLog finds a place for the log of an image without a journal, and empties it.
-func (g *grower) makeLog(m, old growMark) (growMark, error) {
+// makeGrowLog finds a place for the log of an image without a journal, and empties it.
+func (g *grower) makeGrowLog(m, old growMark) (growMark, error) {
 	bs := g.fs.sb.blockSize
 	long, have := g.size+mostGrowLog*bs, deviceSize(g.dev)
-	if n := min(g.addedBlocks(m.blocks()), mostGrowLog); n >= leastGrowLog {
+	if n := min(g.spareAddedBlocks(m.targetBlocks()), mostGrowLog); n >= leastGrowLog {
 		m |= growMark(n << markLogShift)
 	} else if t, ok := g.dev.(truncater); ok && (have == g.size || have == long && old&markBehind != 0) {
 		if err := t.Truncate(long); err != nil {
 			return 0, err
 		}
 		m |= mostGrowLog<<markLogShift | markBehind
-		g.long = true
+		g.deviceExtended = true
 	} else {
 		return m, nil
 	}
-	start, _ := m.log()
-	return m, g.putSynced(make([]byte, sideHead), int64(start)*bs)
+	start, _ := m.logRange()
+	return m, g.writeAndSync(make([]byte, sideHead), int64(start)*bs)
 }
 
-// addedBlocks returns how many blocks at the end of the device, of which there are end,
+// spareAddedBlocks returns how many blocks at the end of the device, of which there are end,
 // the growth adds and does not use itself.
-func (g *grower) addedBlocks(end uint64) uint64 {
+func (g *grower) spareAddedBlocks(end uint64) uint64 {
 	sb := g.fs.sb
 	from := sb.blocks
-	if k := sb.groupsOf(g.blocks) - 1; g.blocks > sb.blocks && k >= sb.groups {
-		from = sb.groupStart(k) + g.groupNeeds(k) - leastFree
+	if k := sb.groupsForBlocks(g.blocks) - 1; g.blocks > sb.blocks && k >= sb.groups {
+		from = sb.groupStart(k) + g.minLastGroupBlocks(k) - leastFree
 	}
 	return end - min(from, end)
 }
 
-// unmark ends the record of the growth, once all is done.
-func (g *grower) unmark() error {
+// eraseGrowRecord ends the record of the growth, once all is done.
+func (g *grower) eraseGrowRecord() error {
 	m := g.fs.sb.growMark()
-	if t, ok := g.dev.(truncater); ok && g.long {
+	if t, ok := g.dev.(truncater); ok && g.deviceExtended {
 		if err := t.Truncate(g.size); err != nil {
 			return err
 		}
@@ -181,26 +181,26 @@ func (g *grower) unmark() error {
 		le.PutUint16(raw[sbState:], le.Uint16(raw[sbState:])|stateClean)
 	}
 	clear(raw[sbGrowMark:][:8])
-	return g.switchSuper(raw)
+	return g.switchSuperblock(raw)
 }
 
-// growLog returns the log in the image that its superblock tells of; nil: there is none.
-func (fs *FS) growLog() SideLog {
-	start, n := fs.sb.growMark().log()
+// findGrowLog returns the log in the image that its superblock tells of; nil: there is none.
+func (fs *FS) findGrowLog() SideLog {
+	start, n := fs.sb.growMark().logRange()
 	bs := uint64(fs.sb.blockSize)
 	if n == 0 || fs.size > 0 && (start+n)*bs > uint64(fs.size) {
 		return nil
 	}
-	return &innerLog{fs.dev, int64(start * bs), int64(n * bs)}
+	return &logInImage{fs.dev, int64(start * bs), int64(n * bs)}
 }
 
-// innerLog is a SideLog that is a part of the image.
-type innerLog struct {
+// logInImage is a SideLog that is a part of the image.
+type logInImage struct {
 	dev       Device
 	off, size int64
 }
 
-func (l *innerLog) ReadAt(p []byte, off int64) (int, error) {
+func (l *logInImage) ReadAt(p []byte, off int64) (int, error) {
 	n := max(min(int64(len(p)), l.size-off), 0)
 	got, err := l.dev.ReadAt(p[:n], l.off+off)
 	if err == nil && got < len(p) {
@@ -209,17 +209,17 @@ func (l *innerLog) ReadAt(p []byte, off int64) (int, error) {
 	return got, err
 }
 
-func (l *innerLog) WriteAt(p []byte, off int64) (int, error) {
+func (l *logInImage) WriteAt(p []byte, off int64) (int, error) {
 	if off+int64(len(p)) > l.size {
 		return 0, errNoSpace
 	}
 	return l.dev.WriteAt(p, l.off+off)
 }
 
-func (l *innerLog) Sync() error { return l.dev.Sync() }
+func (l *logInImage) Sync() error { return l.dev.Sync() }
 
 // Truncate empties the log: what counts is its first sector.
-func (l *innerLog) Truncate(int64) error {
+func (l *logInImage) Truncate(int64) error {
 	_, err := l.dev.WriteAt(make([]byte, sideHead), l.off)
 	return err
 }

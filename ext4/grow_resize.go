@@ -3,8 +3,8 @@ package ext4
 // doubleSlot is where the resize inode has its block of double indirection.
 const doubleSlot = inBlock + 4*13
 
-// copyGroups calls f for each group that has a copy of the superblock, and for group 0.
-func (s *super) copyGroups(f func(g uint32) error) error {
+// eachSuperGroup calls f for each group that has a copy of the superblock, and for group 0.
+func (s *superblock) eachSuperGroup(f func(g uint32) error) error {
 	for _, g := range append([]uint32{0}, backupGroups(s.groups)...) {
 		if err := f(g); err != nil {
 			return err
@@ -13,68 +13,68 @@ func (s *super) copyGroups(f func(g uint32) error) error {
 	return nil
 }
 
-// keepBare leaves n blocks to be kept for descriptors, none of them in the list of the
+// reserveUnlisted leaves n blocks to be kept for descriptors, none of them in the list of the
 // resize inode.
-func (g *grower) keepBare(n uint32) error {
-	if sb := g.fs.sb; sb.reserved == n {
-		if empty, err := g.fs.resizeEmpty(); empty || err != nil {
+func (g *grower) reserveUnlisted(n uint32) error {
+	if sb := g.fs.sb; sb.reservedDescs == n {
+		if empty, err := g.fs.isResizeListEmpty(); empty || err != nil {
 			return err
 		}
 	}
-	return g.change(func(fs *FS) error {
-		if err := fs.emptyResize(); err != nil {
+	return g.changeAndReopen(func(fs *FS) error {
+		if err := fs.emptyResizeList(); err != nil {
 			return err
 		}
-		_, err := fs.keep(n)
+		_, err := fs.setReservedDescs(n)
 		return err
 	})
 }
 
-// resizeEmpty reports whether the list of the resize inode is empty.
-func (fs *FS) resizeEmpty() (bool, error) {
-	i, err := fs.inode(resizeInode)
+// isResizeListEmpty reports whether the list of the resize inode is empty.
+func (fs *FS) isResizeListEmpty() (bool, error) {
+	i, err := fs.readInode(resizeInode)
 	if err != nil {
 		return false, err
 	}
-	return fs.allocated(i) == fs.sb.blockSize, nil
+	return fs.allocatedBytes(i) == fs.sb.blockSize, nil
 }
 
-// emptyResize empties the list of the resize inode.
-func (fs *FS) emptyResize() error {
-	i, at, err := fs.resizeNode()
+// emptyResizeList empties the list of the resize inode.
+func (fs *FS) emptyResizeList() error {
+	i, at, err := fs.readResizeInode()
 	if err != nil {
 		return err
 	}
-	b, err := fs.mod(at)
+	b, err := fs.modifyBlock(at)
 	if err != nil {
 		return err
 	}
 	clear(b)
-	fs.addBlocks(i, 1-fs.allocated(i)/fs.sb.blockSize)
-	return fs.putInode(i)
+	fs.changeBlockCount(i, 1-fs.allocatedBytes(i)/fs.sb.blockSize)
+	return fs.storeInode(i)
 }
 
-// resizeNode returns the resize inode and its block of double indirection.
-func (fs *FS) resizeNode() (*inode, uint64, error) {
-	i, err := fs.inode(resizeInode)
+// readResizeInode returns the resize inode and its block of double indirection.
+func (fs *FS) readResizeInode() (*inode, uint64, error) {
+	i, err := fs.readInode(resizeInode)
 	if err != nil {
 		return nil, 0, err
 	}
 	at := uint64(le.Uint32(i.raw[doubleSlot:]))
-	if at <= fs.sb.first || at >= fs.sb.blocks {
+	if at <= fs.sb.firstBlock || at >= fs.sb.blocks {
 		return nil, 0, corruptf("the resize inode")
 	}
 	return i, at, nil
 }
 
-// keep changes how many blocks after the descriptors are kept for more of them: to n,
+// setReservedDescs changes how many blocks after the descriptors are kept for more of them: to n,
 // or to as many as are free now, and returns how many.
-func (fs *FS) keep(n uint32) (uint32, error) {
+func (fs *FS) setReservedDescs(n uint32) (uint32, error) {
 	sb := fs.sb
-	old, from := sb.reserved, 1+sb.descBlocks()
+	old, from := sb.reservedDescs, 1+sb.descBlockCount()
 	if n > old {
-		err := sb.copyGroups(func(g uint32) (err error) {
-			n, err = fs.freeAhead(g, from+old, n-old)
+		err := sb.eachSuperGroup(func(g uint32) (err error) {
+			n, err = fs.countFreeFrom(g, from+old, n-old)
 			n += old
 			return err
 		})
@@ -82,127 +82,127 @@ func (fs *FS) keep(n uint32) (uint32, error) {
 			return 0, err
 		}
 	}
-	err := sb.copyGroups(func(g uint32) error {
+	err := sb.eachSuperGroup(func(g uint32) error {
 		if n > old {
-			return fs.markUsed(g, from+old, n-old)
+			return fs.markBlocksUsed(g, from+old, n-old)
 		}
-		return fs.markFree(g, from+n, old-n)
+		return fs.markBlocksFree(g, from+n, old-n)
 	})
-	sb.reserved = n
+	sb.reservedDescs = n
 	le.PutUint16(sb.raw[sbReservedGDT:], uint16(n))
 	return n, err
 }
 
-// freeAhead returns how many of the n blocks of a group that begin at from are free,
+// countFreeFrom returns how many of the n blocks of a group that begin at from are free,
 // up to the first that is not.
-func (fs *FS) freeAhead(g, from, n uint32) (uint32, error) {
-	d, err := fs.desc(g)
+func (fs *FS) countFreeFrom(g, from, n uint32) (uint32, error) {
+	d, err := fs.readGroupDesc(g)
 	if err != nil {
 		return 0, err
 	}
-	m, err := fs.freeMap(g, d)
+	m, err := fs.groupFreeMap(g, d)
 	if err != nil {
 		return 0, err
 	}
-	return min(m.next(from, true), from+n) - from, nil
+	return min(m.nextBlock(from, true), from+n) - from, nil
 }
 
-// keepAgain keeps as many blocks for descriptors as there were before, but for those
+// restoreReservedDescs keeps as many blocks for descriptors as there were before, but for those
 // that are in use by now, and lists them in the resize inode.
-func (g *grower) keepAgain() error {
+func (g *grower) restoreReservedDescs() error {
 	sb := g.fs.sb
-	if sb.compat&compatResizeInode == 0 || sb.metaBG != ^uint32(0) || g.kept == 0 && sb.reserved == 0 {
+	if sb.compat&compatResizeInode == 0 || sb.firstMetaBG != ^uint32(0) || g.reservedBefore == 0 && sb.reservedDescs == 0 {
 		return nil
 	}
 	// The list has numbers of 32 bits, and a block for those of group 0.
-	want := min(g.room-min(g.room, sb.descBlocks()), uint32(sb.blockSize/4))
+	want := min(g.descRoom-min(g.descRoom, sb.descBlockCount()), uint32(sb.blockSize/4))
 	if sb.blocks > 1<<32 {
 		want = 0
 	}
-	if sb.reserved == want {
-		if empty, err := g.fs.resizeEmpty(); !empty || want == 0 || err != nil {
+	if sb.reservedDescs == want {
+		if empty, err := g.fs.isResizeListEmpty(); !empty || want == 0 || err != nil {
 			return err
 		}
 	}
-	return g.change(func(fs *FS) error {
+	return g.changeAndReopen(func(fs *FS) error {
 		// The list is part of the transaction.
-		n, err := fs.keep(min(want, uint32(fs.txLimit/2)))
+		n, err := fs.setReservedDescs(min(want, uint32(fs.maxTxBlocks/2)))
 		if err != nil {
 			return err
 		}
-		return fs.listKept(n)
+		return fs.writeResizeList(n)
 	})
 }
 
-// listKept makes the list of the resize inode: of n blocks after the descriptors, as
+// writeResizeList makes the list of the resize inode: of n blocks after the descriptors, as
 // if each were a block of indirection, and in those of their copies.
-func (fs *FS) listKept(n uint32) error {
-	i, at, err := fs.resizeNode()
+func (fs *FS) writeResizeList(n uint32) error {
+	i, at, err := fs.readResizeInode()
 	if err != nil {
 		return err
 	}
-	double, err := fs.mod(at)
+	double, err := fs.modifyBlock(at)
 	if err != nil {
 		return err
 	}
 	clear(double)
-	perBlock, first := uint32(fs.sb.blockSize/4), uint32(fs.sb.first)
+	perBlock, first := uint32(fs.sb.blockSize/4), uint32(fs.sb.firstBlock)
 	backups := backupGroups(fs.sb.groups)
-	descs := fs.sb.descBlocks()
+	descs := fs.sb.descBlockCount()
 	for k := range n {
 		own := 1 + descs + k
 		le.PutUint32(double[(descs+k)%perBlock*4:], first+own)
-		single := fs.fresh(uint64(first + own))
+		single := fs.createZeroedBlock(uint64(first + own))
 		for j, b := range backups {
 			le.PutUint32(single[4*j:], uint32(fs.sb.groupStart(b))+own)
 		}
 	}
-	have := fs.allocated(i) / fs.sb.blockSize
-	fs.addBlocks(i, 1+int64(n)*int64(1+len(backups))-have)
-	return fs.putInode(i)
+	have := fs.allocatedBytes(i) / fs.sb.blockSize
+	fs.changeBlockCount(i, 1+int64(n)*int64(1+len(backups))-have)
+	return fs.storeInode(i)
 }
 
-// toMetaBG gives the image the feature meta_bg: each 64 groups (128 where descriptors
+// convertToMetaBG gives the image the feature meta_bg: each 64 groups (128 where descriptors
 // are short) keep their own descriptors, as many groups as there may be. No block needs
 // be kept for descriptors then, and the resize inode goes.
-func (g *grower) toMetaBG() error {
-	return g.change(func(fs *FS) error {
+func (g *grower) convertToMetaBG() error {
+	return g.changeAndReopen(func(fs *FS) error {
 		raw := fs.sb.raw
 		if fs.sb.compat&compatResizeInode != 0 {
-			if err := fs.dropResize(); err != nil {
+			if err := fs.removeResizeInode(); err != nil {
 				return err
 			}
 		}
-		fs.sb.metaBG = fs.sb.descBlocks()
+		fs.sb.firstMetaBG = fs.sb.descBlockCount()
 		fs.sb.incompat |= incompatMetaBG
 		le.PutUint32(raw[sbIncompat:], fs.sb.incompat)
-		le.PutUint32(raw[sbFirstMetaBG:], fs.sb.metaBG)
-		_, err := fs.mod(fs.sb.superBlock())
+		le.PutUint32(raw[sbFirstMetaBG:], fs.sb.firstMetaBG)
+		_, err := fs.modifyBlock(fs.sb.superblockNumber())
 		return err
 	})
 }
 
-// dropResize frees all that the resize inode holds, and the inode.
-func (fs *FS) dropResize() error {
-	i, at, err := fs.resizeNode()
+// removeResizeInode frees all that the resize inode holds, and the inode.
+func (fs *FS) removeResizeInode() error {
+	i, at, err := fs.readResizeInode()
 	if err != nil {
 		return err
 	}
-	if _, err := fs.keep(0); err != nil {
+	if _, err := fs.setReservedDescs(0); err != nil {
 		return err
 	}
-	g, index := fs.sb.groupOf(at)
-	if err := fs.markFree(g, index, 1); err != nil {
+	g, index := fs.sb.locateBlock(at)
+	if err := fs.markBlocksFree(g, index, 1); err != nil {
 		return err
 	}
 	fs.sb.compat &^= compatResizeInode
 	le.PutUint32(fs.sb.raw[sbCompat:], fs.sb.compat)
 	// Nothing but zeros: Linux and e2fsck want no checksum then.
-	n, off, err := fs.inodeAt(i.num)
+	n, off, err := fs.locateInode(i.num)
 	if err != nil {
 		return err
 	}
-	b, err := fs.mod(n)
+	b, err := fs.modifyBlock(n)
 	if err == nil {
 		clear(b[off:][:fs.sb.inodeSize])
 	}

@@ -20,27 +20,27 @@ const (
 // hashEnd is the largest hash, which no name has: it marks the end of a directory.
 const hashEnd = 0x7fffffff << 1
 
-// sum returns a name's hash and the finer one that orders names of the same hash.
-func (h *hasher) sum(version byte, name string) (major, minor uint32, ok bool) {
+// hashName returns a name's hash and the finer one that orders names of the same hash.
+func (h *hasher) hashName(version byte, name string) (major, minor uint32, ok bool) {
 	var seed = [4]uint32{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476}
 	if h.seed != [4]uint32{} {
 		seed = h.seed
 	}
 	switch version {
 	case hashLegacy:
-		major = h.legacy(name)
+		major = h.legacyHash(name)
 	case hashHalfMD4:
 		for s := name; len(s) > 0; s = s[min(len(s), 32):] {
 			var in [8]uint32
-			h.words(in[:], s)
-			halfMD4(&seed, &in)
+			h.packWords(in[:], s)
+			halfMD4Transform(&seed, &in)
 		}
 		major, minor = seed[1], seed[2]
 	case hashTEA:
 		for s := name; len(s) > 0; s = s[min(len(s), 16):] {
 			var in [4]uint32
-			h.words(in[:], s)
-			tea(&seed, &in)
+			h.packWords(in[:], s)
+			teaTransform(&seed, &in)
 		}
 		major, minor = seed[0], seed[1]
 	default:
@@ -52,17 +52,17 @@ func (h *hasher) sum(version byte, name string) (major, minor uint32, ok bool) {
 	return major, minor, true
 }
 
-func (h *hasher) char(c byte) uint32 {
+func (h *hasher) charValue(c byte) uint32 {
 	if h.unsigned {
 		return uint32(c)
 	}
 	return uint32(int32(int8(c)))
 }
 
-func (h *hasher) legacy(name string) uint32 {
+func (h *hasher) legacyHash(name string) uint32 {
 	hash, last := uint32(0x12a3fe2d), uint32(0x37abe8f9)
 	for i := range len(name) {
-		next := last + (hash ^ h.char(name[i])*7152373)
+		next := last + (hash ^ h.charValue(name[i])*7152373)
 		if next&0x80000000 != 0 {
 			next -= 0x7fffffff
 		}
@@ -71,14 +71,14 @@ func (h *hasher) legacy(name string) uint32 {
 	return hash << 1
 }
 
-// words packs the start of a name into words, and fills the rest with its length.
-func (h *hasher) words(out []uint32, s string) {
+// packWords packs the start of a name into words, and fills the rest with its length.
+func (h *hasher) packWords(out []uint32, s string) {
 	pad := uint32(len(s)) | uint32(len(s))<<8
 	pad |= pad << 16
 	v, k := pad, 0
 	s = s[:min(len(s), 4*len(out))]
 	for i := range len(s) {
-		v = h.char(s[i]) + v<<8
+		v = h.charValue(s[i]) + v<<8
 		if i%4 == 3 {
 			out[k] = v
 			k++
@@ -94,7 +94,7 @@ func (h *hasher) words(out []uint32, s string) {
 	}
 }
 
-func halfMD4(buf *[4]uint32, in *[8]uint32) {
+func halfMD4Transform(buf *[4]uint32, in *[8]uint32) {
 	const k2, k3 = 0x5a827999, 0x6ed9eba1
 	f := func(x, y, z uint32) uint32 { return z ^ x&(y^z) }
 	g := func(x, y, z uint32) uint32 { return x&y + (x^y)&z }
@@ -127,7 +127,7 @@ func halfMD4(buf *[4]uint32, in *[8]uint32) {
 	buf[3] += d
 }
 
-func tea(buf *[4]uint32, in *[4]uint32) {
+func teaTransform(buf *[4]uint32, in *[4]uint32) {
 	b0, b1, sum := buf[0], buf[1], uint32(0)
 	for range 16 {
 		sum += 0x9e3779b9

@@ -4,17 +4,17 @@ package ext4
 // place of the block mapping, the rest in an extended attribute. Such images are
 // read, not written.
 
-// inlineData returns the content of an inode that holds it itself. A regular file may be
+// readInlineData returns the content of an inode that holds it itself. A regular file may be
 // longer than what is there: the rest is zeros.
-func (fs *FS) inlineData(i *inode) ([]byte, error) {
-	data := append([]byte(nil), i.area()...)
-	list, err := fs.innerXattrs(i)
+func (fs *FS) readInlineData(i *inode) ([]byte, error) {
+	data := append([]byte(nil), i.blockArea()...)
+	list, err := fs.readBodyXattrs(i)
 	if err != nil {
 		return nil, err
 	}
 	for _, x := range list {
 		if x.index == xattrSystem && x.name == "data" {
-			v, err := fs.xattrValue(x)
+			v, err := fs.readXattrValue(x)
 			if err != nil {
 				return nil, err
 			}
@@ -30,7 +30,7 @@ func (fs *FS) inlineData(i *inode) ([]byte, error) {
 // inlineEntries returns the entries of a directory that lies in its inode: the number
 // of its parent, then two rows of entries.
 func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
-	data, err := fs.inlineData(dir)
+	data, err := fs.readInlineData(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
 	bad := false
 	for _, part := range [][]byte{data[4:min(len(data), blockAreaLen)], data[min(len(data), blockAreaLen):]} {
 		err := fs.eachEntry(dir.num, part, len(part), func(e dirent) bool {
-			bad = bad || badName(e.name) || isDot(string(e.name))
+			bad = bad || invalidEntryName(e.name) || isDotName(string(e.name))
 			list = append(list, e)
 			return false
 		})
@@ -55,21 +55,21 @@ func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
 	return list, nil
 }
 
-func (fs *FS) findInline(dir *inode, name string) (dirPlace, error) {
+func (fs *FS) findInlineEntry(dir *inode, name string) (entryLocation, error) {
 	switch name {
 	case ".":
-		return dirPlace{ino: dir.num, kind: ftDir}, nil
+		return entryLocation{ino: dir.num, kind: ftDir}, nil
 	case "..":
-		return dirPlace{ino: le.Uint32(dir.area()), kind: ftDir}, nil
+		return entryLocation{ino: le.Uint32(dir.blockArea()), kind: ftDir}, nil
 	}
 	list, err := fs.inlineEntries(dir)
 	if err != nil {
-		return dirPlace{}, err
+		return entryLocation{}, err
 	}
 	for _, e := range list {
 		if string(e.name) == name {
-			return dirPlace{ino: e.ino, kind: e.kind}, nil
+			return entryLocation{ino: e.ino, kind: e.kind}, nil
 		}
 	}
-	return dirPlace{}, errNoEntry
+	return entryLocation{}, errNoEntry
 }

@@ -12,23 +12,23 @@ type inode struct {
 	raw []byte
 }
 
-// clone makes of a view what may be changed and kept.
-func (i *inode) clone() *inode {
+// cloneInode makes of a view what may be changed and kept.
+func (i *inode) cloneInode() *inode {
 	if i == nil {
 		return nil
 	}
 	return &inode{i.num, slices.Clone(i.raw)}
 }
 
-func (i *inode) mode() uint16       { return le.Uint16(i.raw) }
-func (i *inode) kind() uint16       { return i.mode() & typeMask }
-func (i *inode) isDir() bool        { return i.kind() == typeDir }
-func (i *inode) isRegular() bool    { return i.kind() == typeRegular }
-func (i *inode) flags() uint32      { return le.Uint32(i.raw[inFlags:]) }
-func (i *inode) has(f uint32) bool  { return i.flags()&f != 0 }
-func (i *inode) links() uint16      { return le.Uint16(i.raw[inLinks:]) }
-func (i *inode) generation() uint32 { return le.Uint32(i.raw[inGeneration:]) }
-func (i *inode) area() []byte       { return i.raw[inBlock : inBlock+blockAreaLen] }
+func (i *inode) mode() uint16          { return le.Uint16(i.raw) }
+func (i *inode) fileType() uint16      { return i.mode() & typeMask }
+func (i *inode) isDir() bool           { return i.fileType() == typeDir }
+func (i *inode) isRegular() bool       { return i.fileType() == typeRegular }
+func (i *inode) flags() uint32         { return le.Uint32(i.raw[inFlags:]) }
+func (i *inode) hasFlag(f uint32) bool { return i.flags()&f != 0 }
+func (i *inode) linkCount() uint16     { return le.Uint16(i.raw[inLinks:]) }
+func (i *inode) generation() uint32    { return le.Uint32(i.raw[inGeneration:]) }
+func (i *inode) blockArea() []byte     { return i.raw[inBlock : inBlock+blockAreaLen] }
 
 func (i *inode) uid() uint32 {
 	return uint32(le.Uint16(i.raw[inUID:])) | uint32(le.Uint16(i.raw[inUIDHi:]))<<16
@@ -47,26 +47,26 @@ func (i *inode) xattrBlock() uint64 {
 	return uint64(le.Uint32(i.raw[inFileACL:])) | uint64(le.Uint16(i.raw[inFileACLHi:]))<<32
 }
 
-// allocated returns the bytes of storage that the inode takes.
-func (f *FS) allocated(i *inode) int64 {
+// allocatedBytes returns the bytes of storage that the inode takes.
+func (f *FS) allocatedBytes(i *inode) int64 {
 	n := int64(le.Uint32(i.raw[inBlocksLo:]))
-	if i.has(flagInline) && i.isRegular() {
-		return n*512 + roundUp(i.size(), 512) // as Linux tells it
+	if i.hasFlag(flagInline) && i.isRegular() {
+		return n*512 + roundUpTo(i.size(), 512) // as Linux tells it
 	}
-	if f.sb.ro&roHugeFile == 0 {
+	if f.sb.roCompat&roHugeFile == 0 {
 		return n * 512
 	}
 	n |= int64(le.Uint16(i.raw[inBlocksHi:])) << 32
-	if i.has(flagHugeFile) {
+	if i.hasFlag(flagHugeFile) {
 		return n * f.sb.blockSize
 	}
 	return n * 512
 }
 
-// addBlocks changes the count of storage by n blocks of the file system.
-func (f *FS) addBlocks(i *inode, n int64) {
+// changeBlockCount changes the count of storage by n blocks of the file system.
+func (f *FS) changeBlockCount(i *inode, n int64) {
 	v := int64(le.Uint32(i.raw[inBlocksLo:])) | int64(le.Uint16(i.raw[inBlocksHi:]))<<32
-	if !i.has(flagHugeFile) {
+	if !i.hasFlag(flagHugeFile) {
 		n *= f.sb.blockSize / 512
 		if v+n >= 1<<48 {
 			le.PutUint32(i.raw[inFlags:], i.flags()|flagHugeFile)
@@ -81,8 +81,8 @@ func (f *FS) addBlocks(i *inode, n int64) {
 	le.PutUint16(i.raw[inBlocksHi:], uint16(v>>32))
 }
 
-// setSize sets the size, and keeps the sum of all files' sizes.
-func (f *FS) setSize(i *inode, n int64) {
+// setFileSize sets the size, and keeps the sum of all files' sizes.
+func (f *FS) setFileSize(i *inode, n int64) {
 	if i.isRegular() {
 		f.counters.fileBytes += n - i.size()
 	}
@@ -90,16 +90,16 @@ func (f *FS) setSize(i *inode, n int64) {
 	le.PutUint32(i.raw[inSizeHi:], uint32(n>>32))
 }
 
-// extra returns how many bytes beyond the old inode are in use.
-func (i *inode) extra() int {
+// extraSize returns how many bytes beyond the old inode are in use.
+func (i *inode) extraSize() int {
 	if len(i.raw) == oldInodeSize {
 		return 0
 	}
 	return int(le.Uint16(i.raw[inExtraSize:]))
 }
 
-// rdev returns the device number as makedev(3) makes it.
-func (i *inode) rdev() uint64 {
+// deviceNumber returns the device number as makedev(3) makes it.
+func (i *inode) deviceNumber() uint64 {
 	if old := le.Uint32(i.raw[inBlock:]); old != 0 {
 		return makedev(uint64(old>>8&0xff), uint64(old&0xff))
 	}
@@ -111,8 +111,8 @@ func makedev(major, minor uint64) uint64 {
 	return minor&0xff | major&0xfff<<8 | minor&^0xff<<12 | major&^0xfff<<32
 }
 
-// setRdev stores a device number as Linux does: the old way where it fits.
-func (i *inode) setRdev(dev uint64) {
+// setDeviceNumber stores a device number as Linux does: the old way where it fits.
+func (i *inode) setDeviceNumber(dev uint64) {
 	major := dev>>8&0xfff | dev>>32&^0xfff
 	minor := dev&0xff | dev>>12&0xffffff00
 	if major < 256 && minor < 256 {
@@ -130,16 +130,16 @@ var (
 	stampBirth = [2]int{inCrtime, inCrtimeExt}
 )
 
-// fits reports whether the inode is long enough to have the field at o.
-func (i *inode) fits(o int) bool { return o+4 <= oldInodeSize+i.extra() }
+// hasField reports whether the inode is long enough to have the field at o.
+func (i *inode) hasField(o int) bool { return o+4 <= oldInodeSize+i.extraSize() }
 
-// when reads a time. The finer part holds nanoseconds and two more bits of seconds.
-func (i *inode) when(at [2]int) time.Time {
-	if at[0] >= oldInodeSize && !i.fits(at[0]) {
+// readTime reads a time. The finer part holds nanoseconds and two more bits of seconds.
+func (i *inode) readTime(at [2]int) time.Time {
+	if at[0] >= oldInodeSize && !i.hasField(at[0]) {
 		return time.Time{}
 	}
 	sec, ns := int64(int32(le.Uint32(i.raw[at[0]:]))), int64(0)
-	if i.fits(at[1]) {
+	if i.hasField(at[1]) {
 		x := le.Uint32(i.raw[at[1]:])
 		sec += int64(x&3) << 32
 		ns = int64(x >> 2)
@@ -154,19 +154,19 @@ const (
 )
 
 func (i *inode) setTime(at [2]int, t time.Time) {
-	if at[0] >= oldInodeSize && !i.fits(at[0]) {
+	if at[0] >= oldInodeSize && !i.hasField(at[0]) {
 		return
 	}
 	sec := min(max(t.Unix(), minTime), maxTime)
 	le.PutUint32(i.raw[at[0]:], uint32(sec))
-	if i.fits(at[1]) {
+	if i.hasField(at[1]) {
 		high := uint32((sec-int64(int32(sec)))>>32) & 3
 		le.PutUint32(i.raw[at[1]:], uint32(t.Nanosecond())<<2|high)
 	}
 }
 
-// setOwner sets mode, with the type, and owner.
-func (i *inode) setOwner(mode uint16, uid, gid uint32) {
+// setModeAndOwner sets mode, with the type, and owner.
+func (i *inode) setModeAndOwner(mode uint16, uid, gid uint32) {
 	le.PutUint16(i.raw[inMode:], mode)
 	le.PutUint16(i.raw[inUID:], uint16(uid))
 	le.PutUint16(i.raw[inUIDHi:], uint16(uid>>16))
@@ -174,15 +174,15 @@ func (i *inode) setOwner(mode uint16, uid, gid uint32) {
 	le.PutUint16(i.raw[inGIDHi:], uint16(gid>>16))
 }
 
-// addLinks changes the count of links. A directory with too many says 1, which means
+// changeLinkCount changes the count of links. A directory with too many says 1, which means
 // that nobody counts (dir_nlink).
-func (f *FS) addLinks(i *inode, n int) error {
-	v := int(i.links()) + n
+func (f *FS) changeLinkCount(i *inode, n int) error {
+	v := int(i.linkCount()) + n
 	switch {
-	case i.isDir() && i.links() == 1 && n != 0:
+	case i.isDir() && i.linkCount() == 1 && n != 0:
 		v = 1
 	case i.isDir() && v >= maxLinks:
-		if f.sb.ro&roDirNlink == 0 {
+		if f.sb.roCompat&roDirNlink == 0 {
 			return errLinks
 		}
 		v = 1
@@ -195,139 +195,139 @@ func (f *FS) addLinks(i *inode, n int) error {
 	return nil
 }
 
-// inodeAt returns where an inode lies.
-func (f *FS) inodeAt(num uint32) (block uint64, off int, err error) {
+// locateInode returns where an inode lies.
+func (f *FS) locateInode(num uint32) (block uint64, off int, err error) {
 	if num == 0 || num > f.sb.inodes {
 		return 0, 0, corruptf("inode number %d of %d", num, f.sb.inodes)
 	}
-	g, index := (num-1)/f.sb.inodesPer, (num-1)%f.sb.inodesPer
-	d, err := f.desc(g)
+	g, index := (num-1)/f.sb.inodesPerGroup, (num-1)%f.sb.inodesPerGroup
+	d, err := f.readGroupDesc(g)
 	if err != nil {
 		return 0, 0, err
 	}
 	at := int64(index) * int64(f.sb.inodeSize)
 	block = d.inodeTable() + uint64(at/f.sb.blockSize)
-	if block < f.sb.first || block >= f.sb.blocks {
+	if block < f.sb.firstBlock || block >= f.sb.blocks {
 		return 0, 0, corruptf("the inode table of group %d", g)
 	}
 	return block, int(at % f.sb.blockSize), nil
 }
 
-// rawInode reads an inode whatever it says.
-func (f *FS) rawInode(num uint32) (*inode, error) {
-	n, off, err := f.inodeAt(num)
+// readRawInode reads an inode whatever it says.
+func (f *FS) readRawInode(num uint32) (*inode, error) {
+	n, off, err := f.locateInode(num)
 	if err != nil {
 		return nil, err
 	}
-	b, err := f.get(n)
+	b, err := f.getBlock(n)
 	if err != nil {
 		return nil, err
 	}
 	return &inode{num, slices.Clone(b.data[off : off+f.sb.inodeSize])}, nil
 }
 
-// inode reads an inode that is in use, and checks it.
-func (f *FS) inode(num uint32) (*inode, error) {
+// readInode reads an inode that is in use, and checks it.
+func (f *FS) readInode(num uint32) (*inode, error) {
 	i, err := f.viewInode(num)
-	return i.clone(), err
+	return i.cloneInode(), err
 }
 
 // viewInode is inode without the copy, for who holds fs.mu and neither changes the inode
 // nor keeps any of it.
 func (f *FS) viewInode(num uint32) (*inode, error) {
-	n, off, err := f.inodeAt(num)
+	n, off, err := f.locateInode(num)
 	if err != nil {
 		return nil, err
 	}
-	b, err := f.get(n)
+	b, err := f.getBlock(n)
 	if err != nil {
 		return nil, err
 	}
 	i := &inode{num, b.data[off : off+f.sb.inodeSize : off+f.sb.inodeSize]}
-	if f.sb.csum && !f.wasSealed(b, off) {
-		if !inodeSealed(f.sb.seed, num, i.raw) {
+	if f.sb.metadataCsum && !f.isChecksumVerified(b, off) {
+		if !verifyInodeChecksum(f.sb.csumSeed, num, i.raw) {
 			return nil, corruptf("checksum of inode %d", num)
 		}
-		f.noteSealed(b, off)
+		f.noteChecksumVerified(b, off)
 	}
-	if i.mode() == 0 || i.links() == 0 && le.Uint32(i.raw[inDtime:]) != 0 && !i.has(flagEAInode) && !f.isOrphan(num) {
+	if i.mode() == 0 || i.linkCount() == 0 && le.Uint32(i.raw[inDtime:]) != 0 && !i.hasFlag(flagEAInode) && !f.isOrphan(num) {
 		return nil, corruptf("inode %d is not in use", num)
 	}
-	return i, f.checkInode(i)
+	return i, f.checkInodeFields(i)
 }
 
-// sealedBit is the bit for the inode at off among those of its block whose checksums
+// checksumVerifiedBit is the bit for the inode at off among those of its block whose checksums
 // have been found right; 0 where a block has too many.
-func (f *FS) sealedBit(off int) uint64 {
+func (f *FS) checksumVerifiedBit(off int) uint64 {
 	if f.sb.blockSize > 32*int64(f.sb.inodeSize) {
 		return 0
 	}
 	return 1 << (off / f.sb.inodeSize)
 }
 
-func (f *FS) wasSealed(b *block, off int) bool {
-	v := b.passed.Load()
-	return v>>32 == checkInode && v&f.sealedBit(off) != 0
+func (f *FS) isChecksumVerified(b *block, off int) bool {
+	v := b.verified.Load()
+	return v>>32 == checkInode && v&f.checksumVerifiedBit(off) != 0
 }
 
-func (f *FS) noteSealed(b *block, off int) {
+func (f *FS) noteChecksumVerified(b *block, off int) {
 	for {
-		old := b.passed.Load()
-		v := uint64(checkInode)<<32 | f.sealedBit(off)
+		old := b.verified.Load()
+		v := uint64(checkInode)<<32 | f.checksumVerifiedBit(off)
 		if old>>32 == checkInode {
 			v |= old
 		}
-		if b.passed.CompareAndSwap(old, v) {
+		if b.verified.CompareAndSwap(old, v) {
 			return
 		}
 	}
 }
 
-func (f *FS) checkInode(i *inode) error {
-	switch i.kind() {
+func (f *FS) checkInodeFields(i *inode) error {
+	switch i.fileType() {
 	case typeRegular, typeDir, typeSymlink, typeChar, typeBlock, typeFifo, typeSocket:
 	default:
 		return corruptf("type of inode %d", i.num)
 	}
-	if x := i.extra(); x > len(i.raw)-oldInodeSize || x%4 != 0 {
+	if x := i.extraSize(); x > len(i.raw)-oldInodeSize || x%4 != 0 {
 		return corruptf("extra size of inode %d", i.num)
 	}
 	// The largest file has 2^32 blocks; the largest directory nobody would call one.
 	if i.size() < 0 || i.size() > (maxLogical+1)*f.sb.blockSize || i.isDir() && i.size() > 1<<40 {
 		return corruptf("size of inode %d", i.num)
 	}
-	if i.has(flagEncrypted) {
+	if i.hasFlag(flagEncrypted) {
 		return unsupportedf("inode %d is encrypted", i.num)
 	}
 	return nil
 }
 
-// putInode stores a changed inode.
-func (f *FS) putInode(i *inode) error {
-	n, off, err := f.inodeAt(i.num)
+// storeInode stores a changed inode.
+func (f *FS) storeInode(i *inode) error {
+	n, off, err := f.locateInode(i.num)
 	if err != nil {
 		return err
 	}
-	b, err := f.mod(n)
+	b, err := f.modifyBlock(n)
 	if err != nil {
 		return err
 	}
-	if f.sb.csum {
-		sealInode(f.sb.seed, i.num, i.raw)
+	if f.sb.metadataCsum {
+		setInodeChecksum(f.sb.csumSeed, i.num, i.raw)
 	}
 	copy(b[off:], i.raw)
 	return nil
 }
 
-// touch sets times to that of the operation under way.
-func (f *FS) touch(i *inode, stamps ...[2]int) {
+// setTimesToNow sets times to that of the operation under way.
+func (f *FS) setTimesToNow(i *inode, stamps ...[2]int) {
 	for _, s := range stamps {
 		i.setTime(s, f.op.now)
 	}
 }
 
-// fileMode translates a mode on disk.
-func fileMode(m uint16) fs.FileMode {
+// fileModeOf translates a mode on disk.
+func fileModeOf(m uint16) fs.FileMode {
 	mode := fs.FileMode(m & 0o777)
 	switch m & typeMask {
 	case typeDir:
@@ -355,8 +355,8 @@ func fileMode(m uint16) fs.FileMode {
 	return mode
 }
 
-// permBits translates the permission bits of a mode, and setuid, setgid and sticky.
-func permBits(mode fs.FileMode) uint16 {
+// permBitsOf translates the permission bits of a mode, and setuid, setgid and sticky.
+func permBitsOf(mode fs.FileMode) uint16 {
 	m := uint16(mode.Perm())
 	if mode&fs.ModeSetuid != 0 {
 		m |= 0o4000
@@ -387,15 +387,15 @@ type Info struct {
 	NoXattrs  bool      // it has no extended attributes; false: perhaps it has
 }
 
-func (f *FS) info(i *inode, name string) Info {
+func (f *FS) inodeInfo(i *inode, name string) Info {
 	info := Info{
-		Name: name, Ino: i.num, Mode: fileMode(i.mode()), Size: i.size(), Allocated: f.allocated(i),
-		UID: i.uid(), GID: i.gid(), Nlink: uint32(i.links()),
-		Atime: i.when(stampAtime), Mtime: i.when(stampMtime), Ctime: i.when(stampCtime), Btime: i.when(stampBirth),
+		Name: name, Ino: i.num, Mode: fileModeOf(i.mode()), Size: i.size(), Allocated: f.allocatedBytes(i),
+		UID: i.uid(), GID: i.gid(), Nlink: uint32(i.linkCount()),
+		Atime: i.readTime(stampAtime), Mtime: i.readTime(stampMtime), Ctime: i.readTime(stampCtime), Btime: i.readTime(stampBirth),
 		NoXattrs: !i.hasXattrs(),
 	}
-	if k := i.kind(); k == typeChar || k == typeBlock {
-		info.Rdev = i.rdev()
+	if k := i.fileType(); k == typeChar || k == typeBlock {
+		info.Rdev = i.deviceNumber()
 	}
 	return info
 }

@@ -9,16 +9,16 @@ import (
 // journal is the log (jbd2) of a file system: an inode whose blocks are a superblock
 // and a number of transactions. The format is that of include/linux/jbd2.h.
 type journal struct {
-	sb       []byte
-	extents  []extent
-	blocks   uint32 // in use, the superblock included
-	first    uint32 // of the blocks that hold transactions
-	start    uint32 // where the oldest transaction begins; 0: the log is empty
-	sequence uint32 // of that transaction, or the next one
-	incompat uint32
-	seed     uint32
-	csum     bool // checksums of version 2 or 3, for every block
-	bodySum  bool // of version 1: one in the commit block, for all that is before it
+	rawSuper       []byte
+	extents        []extent
+	blocks         uint32 // in use, the superblock included
+	first          uint32 // of the blocks that hold transactions
+	start          uint32 // where the oldest transaction begins; 0: the log is empty
+	sequence       uint32 // of that transaction, or the next one
+	incompat       uint32
+	seed           uint32
+	blockChecksums bool // checksums of version 2 or 3, for every block
+	bodyChecksum   bool // of version 1: one in the commit block, for all that is before it
 
 	head uint32 // where the next transaction goes
 }
@@ -82,21 +82,21 @@ func (fs *FS) openJournal() (*journal, error) {
 		return nil, unsupportedf("an external journal; run e2fsck on the host that has it")
 	}
 	j := &journal{}
-	if err := fs.mapJournal(j); err != nil {
+	if err := fs.locateJournal(j); err != nil {
 		return nil, err
 	}
 	raw := make([]byte, fs.sb.blockSize)
 	if err := readFull(fs.dev, raw, int64(j.extents[0].start)*fs.sb.blockSize); err != nil {
 		return nil, err
 	}
-	j.sb = raw[:jsbSize]
-	return j, j.parse(fs.sb.blockSize)
+	j.rawSuper = raw[:jsbSize]
+	return j, j.parseSuperblock(fs.sb.blockSize)
 }
 
-// mapJournal finds the journal's blocks, by its inode or, when that is damaged, by
+// locateJournal finds the journal's blocks, by its inode or, when that is damaged, by
 // the copy of its mapping in the superblock.
-func (fs *FS) mapJournal(j *journal) error {
-	in, err := fs.inode(le.Uint32(fs.sb.raw[sbJournalInode:]))
+func (fs *FS) locateJournal(j *journal) error {
+	in, err := fs.readInode(le.Uint32(fs.sb.raw[sbJournalInode:]))
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
@@ -119,8 +119,8 @@ func (fs *FS) mapJournal(j *journal) error {
 	return err
 }
 
-func (j *journal) parse(blockSize int64) error {
-	s := j.sb
+func (j *journal) parseSuperblock(blockSize int64) error {
+	s := j.rawSuper
 	t := be.Uint32(s[jsbType:])
 	if be.Uint32(s) != journalMagic || t != jSuperV1 && t != jSuperV2 {
 		return corruptf("the journal has no superblock")
@@ -141,10 +141,10 @@ func (j *journal) parse(blockSize int64) error {
 	if j.incompat&(jCsumV2|jCsumV3) == jCsumV2|jCsumV3 || compat&jCompatCsum != 0 && j.incompat&(jCsumV2|jCsumV3) != 0 {
 		return corruptf("the journal has checksums of two versions")
 	}
-	j.bodySum = compat&jCompatCsum != 0
-	j.csum = j.incompat&(jCsumV2|jCsumV3) != 0
-	if j.csum {
-		if s[jsbCsumType] != 4 || j.checksum() != be.Uint32(s[jsbChecksum:]) {
+	j.bodyChecksum = compat&jCompatCsum != 0
+	j.blockChecksums = j.incompat&(jCsumV2|jCsumV3) != 0
+	if j.blockChecksums {
+		if s[jsbCsumType] != 4 || j.superblockChecksum() != be.Uint32(s[jsbChecksum:]) {
 			return corruptf("checksum of the journal's superblock")
 		}
 		j.seed = crc32c(^uint32(0), s[jsbUUID:jsbUUID+16])
@@ -154,7 +154,7 @@ func (j *journal) parse(blockSize int64) error {
 	if n > j.blocks {
 		return corruptf("the journal says that it has %d blocks, and has %d", n, j.blocks)
 	}
-	n -= min(n, j.fastLen())
+	n -= min(n, j.fastCommitBlocks())
 	if n < 16 || j.first == 0 || j.first >= n || j.start != 0 && (j.start < j.first || j.start >= n) {
 		return corruptf("the sizes in the journal's superblock")
 	}
@@ -165,31 +165,31 @@ func (j *journal) parse(blockSize int64) error {
 	return nil
 }
 
-func (j *journal) checksum() uint32 {
-	c := crc32c(^uint32(0), j.sb[:jsbChecksum])
-	return crc32c(crc32c(c, zeros[:4]), j.sb[jsbChecksum+4:])
+func (j *journal) superblockChecksum() uint32 {
+	c := crc32c(^uint32(0), j.rawSuper[:jsbChecksum])
+	return crc32c(crc32c(c, zeros[:4]), j.rawSuper[jsbChecksum+4:])
 }
 
-// fastLen returns how many blocks at the end of the log are for fast commits.
-func (j *journal) fastLen() uint32 {
+// fastCommitBlocks returns how many blocks at the end of the log are for fast commits.
+func (j *journal) fastCommitBlocks() uint32 {
 	if j.incompat&jFastCommit == 0 {
 		return 0
 	}
-	if n := be.Uint32(j.sb[jsbFastLen:]); n != 0 {
+	if n := be.Uint32(j.rawSuper[jsbFastLen:]); n != 0 {
 		return n
 	}
 	return defaultFastLen
 }
 
-// at returns where on the device a block of the log lies.
-func (j *journal) at(n uint32) uint64 {
+// deviceBlock returns where on the device a block of the log lies.
+func (j *journal) deviceBlock(n uint32) uint64 {
 	i := sort.Search(len(j.extents), func(i int) bool { return j.extents[i].logical+j.extents[i].n > n })
 	e := j.extents[i]
 	return e.start + uint64(n-e.logical)
 }
 
-// next returns the block after n, which wraps round.
-func (j *journal) next(n uint32) uint32 {
+// nextBlock returns the block after n, which wraps round.
+func (j *journal) nextBlock(n uint32) uint32 {
 	if n++; n >= j.blocks {
 		return j.first
 	}
@@ -213,15 +213,15 @@ func (j *journal) tagSize() int {
 	return n
 }
 
-// tailSealed checks the checksum at the end of a descriptor or revoke block.
-func (j *journal) tailSealed(b []byte) bool {
+// verifyTailChecksum checks the checksum at the end of a descriptor or revoke block.
+func (j *journal) verifyTailChecksum(b []byte) bool {
 	n := len(b) - 4
-	return !j.csum || crc32c(crc32c(j.seed, b[:n]), zeros[:4]) == be.Uint32(b[n:])
+	return !j.blockChecksums || crc32c(crc32c(j.seed, b[:n]), zeros[:4]) == be.Uint32(b[n:])
 }
 
-// commitSealed checks the checksum of a commit block.
-func (j *journal) commitSealed(b []byte) bool {
-	if !j.csum {
+// verifyCommitChecksum checks the checksum of a commit block.
+func (j *journal) verifyCommitChecksum(b []byte) bool {
+	if !j.blockChecksums {
 		return true
 	}
 	head := crc32c(crc32c(crc32c(j.seed, b[:16]), zeros[:4]), b[20:commitSize])
@@ -235,15 +235,15 @@ func (j *journal) commitSealed(b []byte) bool {
 	return crc32c(head, rest) == sum
 }
 
-// bodySealed checks the checksum of version 1 in a commit block: of a CRC-32 over all
+// verifyBodyChecksum checks the checksum of version 1 in a commit block: of a CRC-32 over all
 // descriptors and blocks before it. Nothing at all in its place is right too.
-func (j *journal) bodySealed(sum uint32, commit []byte) bool {
+func (j *journal) verifyBodyChecksum(sum uint32, commit []byte) bool {
 	kind, size, want := commit[12], commit[13], be.Uint32(commit[16:])
-	return !j.bodySum || kind == 1 && size == 4 && want == sum || kind == 0 && size == 0 && want == 0
+	return !j.bodyChecksum || kind == 1 && size == 4 && want == sum || kind == 0 && size == 0 && want == 0
 }
 
-// ieeeBig is the table of the CRC-32 that begins with the highest bit (crc32_be of Linux).
-var ieeeBig = func() (t [256]uint32) {
+// crc32BigEndianTable is the table of the CRC-32 that begins with the highest bit (crc32_be of Linux).
+var crc32BigEndianTable = func() (t [256]uint32) {
 	for i := range t {
 		c := uint32(i) << 24
 		for range 8 {
@@ -258,21 +258,21 @@ var ieeeBig = func() (t [256]uint32) {
 	return t
 }()
 
-func crc32Big(c uint32, b []byte) uint32 {
+func crc32BigEndian(c uint32, b []byte) uint32 {
 	for _, v := range b {
-		c = c<<8 ^ ieeeBig[byte(c>>24)^v]
+		c = c<<8 ^ crc32BigEndianTable[byte(c>>24)^v]
 	}
 	return c
 }
 
-// dataSealed checks a logged block against the checksum in its tag.
-func (j *journal) dataSealed(sequence, sum uint32, data []byte) bool {
-	return !j.csum || j.dataSum(sequence, data) == sum
+// verifyDataChecksum checks a logged block against the checksum in its tag.
+func (j *journal) verifyDataChecksum(sequence, sum uint32, data []byte) bool {
+	return !j.blockChecksums || j.dataChecksum(sequence, data) == sum
 }
 
-// dataSum returns the checksum of a logged block; 0: it has none.
-func (j *journal) dataSum(sequence uint32, data []byte) uint32 {
-	if !j.csum {
+// dataChecksum returns the checksum of a logged block; 0: it has none.
+func (j *journal) dataChecksum(sequence uint32, data []byte) uint32 {
+	if !j.blockChecksums {
 		return 0
 	}
 	var s [4]byte
@@ -291,11 +291,11 @@ type tag struct {
 	sum   uint32
 }
 
-// tags reads a descriptor.
-func (j *journal) tags(b []byte) []tag {
+// parseTags reads a descriptor.
+func (j *journal) parseTags(b []byte) []tag {
 	var list []tag
 	size, end := j.tagSize(), len(b)
-	if j.csum {
+	if j.blockChecksums {
 		end -= 4
 	}
 	for off := jHeaderSize; off+size <= end; off += size {
@@ -319,14 +319,14 @@ func (j *journal) tags(b []byte) []tag {
 	return list
 }
 
-// revokes reads a revoke block: blocks of which no older version is to be replayed.
-func (j *journal) revokes(b []byte) ([]uint64, error) {
+// parseRevokes reads a revoke block: blocks of which no older version is to be replayed.
+func (j *journal) parseRevokes(b []byte) ([]uint64, error) {
 	n, size := int(be.Uint32(b[jHeaderSize:])), 4
 	if j.incompat&j64bit != 0 {
 		size = 8
 	}
 	end := len(b)
-	if j.csum {
+	if j.blockChecksums {
 		end -= 4
 	}
 	if n > end {
@@ -343,34 +343,34 @@ func (j *journal) revokes(b []byte) ([]uint64, error) {
 	return list, nil
 }
 
-// sealSuper sets sequence, start and checksum of the journal's superblock.
-func (j *journal) sealSuper() {
-	be.PutUint32(j.sb[jsbSequence:], j.sequence)
-	be.PutUint32(j.sb[jsbStart:], j.start)
-	if j.csum {
-		be.PutUint32(j.sb[jsbChecksum:], j.checksum())
+// updateSuperblock sets sequence, start and checksum of the journal's superblock.
+func (j *journal) updateSuperblock() {
+	be.PutUint32(j.rawSuper[jsbSequence:], j.sequence)
+	be.PutUint32(j.rawSuper[jsbStart:], j.start)
+	if j.blockChecksums {
+		be.PutUint32(j.rawSuper[jsbChecksum:], j.superblockChecksum())
 	}
 }
 
-// upgrade gives an empty log the format in which we write: jbd2 with 64-bit block
+// upgradeFormat gives an empty log the format in which we write: jbd2 with 64-bit block
 // numbers and a checksum for every block, as the kernel does with metadata_csum.
-func (j *journal) upgrade() {
-	be.PutUint32(j.sb[jsbType:], jSuperV2)
-	be.PutUint32(j.sb[jsbCompat:], be.Uint32(j.sb[jsbCompat:])&^jCompatCsum)
+func (j *journal) upgradeFormat() {
+	be.PutUint32(j.rawSuper[jsbType:], jSuperV2)
+	be.PutUint32(j.rawSuper[jsbCompat:], be.Uint32(j.rawSuper[jsbCompat:])&^jCompatCsum)
 	j.incompat = j.incompat&^(jCsumV2|jAsyncCommit|jFastCommit) | j64bit | jCsumV3 | jRevoke
-	be.PutUint32(j.sb[jsbIncompat:], j.incompat)
-	j.sb[jsbCsumType] = 4
-	j.csum, j.bodySum = true, false
-	j.seed = crc32c(^uint32(0), j.sb[jsbUUID:jsbUUID+16])
+	be.PutUint32(j.rawSuper[jsbIncompat:], j.incompat)
+	j.rawSuper[jsbCsumType] = 4
+	j.blockChecksums, j.bodyChecksum = true, false
+	j.seed = crc32c(^uint32(0), j.rawSuper[jsbUUID:jsbUUID+16])
 }
 
-// readLog reads a block of the log.
-func (fs *FS) readLog(j *journal, n uint32, b []byte) error {
-	return readFull(fs.dev, b, int64(j.at(n))*fs.sb.blockSize)
+// readLogBlock reads a block of the log.
+func (fs *FS) readLogBlock(j *journal, n uint32, b []byte) error {
+	return readFull(fs.dev, b, int64(j.deviceBlock(n))*fs.sb.blockSize)
 }
 
-// sortedBlocks returns the numbers of blocks in ascending order.
-func sortedBlocks[V any](m map[uint64]V) []uint64 {
+// sortedBlockNumbers returns the numbers of blocks in ascending order.
+func sortedBlockNumbers[V any](m map[uint64]V) []uint64 {
 	list := make([]uint64, 0, len(m))
 	for n := range m {
 		list = append(list, n)

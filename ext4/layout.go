@@ -67,17 +67,17 @@ const (
 )
 
 const (
-	// readable are the incompatible features that are understood.
-	readable = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit | incompatMMP |
+	// readableIncompat are the incompatible features that are understood.
+	readableIncompat = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit | incompatMMP |
 		incompatFlexBG | incompatEAInode | incompatCsumSeed | incompatLargeDir | incompatInlineData |
 		incompatEncrypt | incompatCasefold
-	// writable are those of them with which an image is also written.
-	writable = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit |
+	// writableIncompat are those of them with which an image is also written.
+	writableIncompat = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit |
 		incompatFlexBG | incompatCsumSeed | incompatLargeDir
-	// needed are those without which it is not.
-	needed = incompatFiletype | incompatExtents
-	// writableRO are the read-only compatible features with which an image is written.
-	writableRO = roSparseSuper | roLargeFile | roHugeFile | roDirNlink | roExtraIsize | roMetadataCsum | roOrphanPresent
+	// neededIncompat are those without which it is not.
+	neededIncompat = incompatFiletype | incompatExtents
+	// writableROCompat are the read-only compatible features with which an image is written.
+	writableROCompat = roSparseSuper | roLargeFile | roHugeFile | roDirNlink | roExtraIsize | roMetadataCsum | roOrphanPresent
 )
 
 // Offsets in the superblock, which lies 1024 bytes into the device.
@@ -267,13 +267,13 @@ func crc32c(register uint32, b []byte) uint32 {
 	return ^crc32.Update(^register, castagnoli, b)
 }
 
-func crc32c32(register, v uint32) uint32 {
+func crc32cUint32(register, v uint32) uint32 {
 	var b [4]byte
 	le.PutUint32(b[:], v)
 	return crc32c(register, b[:])
 }
 
-func crc32c64(register uint32, v uint64) uint32 {
+func crc32cUint64(register uint32, v uint64) uint32 {
 	var b [8]byte
 	le.PutUint64(b[:], v)
 	return crc32c(register, b[:])
@@ -281,12 +281,12 @@ func crc32c64(register uint32, v uint64) uint32 {
 
 var zeros [defaultBlock]byte
 
-// superChecksum is the checksum of a superblock.
-func superChecksum(sb []byte) uint32 { return crc32c(^uint32(0), sb[:sbChecksum]) }
+// superblockChecksum is the checksum of a superblock.
+func superblockChecksum(sb []byte) uint32 { return crc32c(^uint32(0), sb[:sbChecksum]) }
 
 // inodeChecksum is the checksum of an inode, of which a short inode keeps half.
 func inodeChecksum(seed, ino uint32, raw []byte) uint32 {
-	c := crc32c32(seed, ino)
+	c := crc32cUint32(seed, ino)
 	c = crc32c(c, raw[inGeneration:inGeneration+4])
 	c = crc32c(c, raw[:inChecksum])
 	c = crc32c(c, zeros[:2])
@@ -306,7 +306,7 @@ func hasChecksumHi(raw []byte) bool {
 	return len(raw) > oldInodeSize && le.Uint16(raw[inExtraSize:]) >= inChecksumHi+2-oldInodeSize
 }
 
-func sealInode(seed, ino uint32, raw []byte) {
+func setInodeChecksum(seed, ino uint32, raw []byte) {
 	c := inodeChecksum(seed, ino, raw)
 	le.PutUint16(raw[inChecksum:], uint16(c))
 	if hasChecksumHi(raw) {
@@ -314,7 +314,7 @@ func sealInode(seed, ino uint32, raw []byte) {
 	}
 }
 
-func inodeSealed(seed, ino uint32, raw []byte) bool {
+func verifyInodeChecksum(seed, ino uint32, raw []byte) bool {
 	c := inodeChecksum(seed, ino, raw)
 	return le.Uint16(raw[inChecksum:]) == uint16(c) &&
 		(!hasChecksumHi(raw) || le.Uint16(raw[inChecksumHi:]) == uint16(c>>16))
@@ -322,25 +322,25 @@ func inodeSealed(seed, ino uint32, raw []byte) bool {
 
 // descChecksum is the checksum of a group descriptor.
 func descChecksum(seed, group uint32, d []byte) uint16 {
-	c := crc32c(crc32c32(seed, group), d[:gdChecksum])
+	c := crc32c(crc32cUint32(seed, group), d[:gdChecksum])
 	c = crc32c(c, zeros[:2])
 	return uint16(crc32c(c, d[gdChecksum+2:]))
 }
 
-// ownedChecksum is the checksum of a block that belongs to an inode.
-func ownedChecksum(seed, ino, generation uint32, b []byte) uint32 {
-	return crc32c(crc32c32(crc32c32(seed, ino), generation), b)
+// ownedBlockChecksum is the checksum of a block that belongs to an inode.
+func ownedBlockChecksum(seed, ino, generation uint32, b []byte) uint32 {
+	return crc32c(crc32cUint32(crc32cUint32(seed, ino), generation), b)
 }
 
 // The tail of a directory block is an unused entry that holds the checksum.
 const dirTailLen = 12
 
-func sealDirBlock(seed, ino, generation uint32, b []byte) {
+func setDirBlockChecksum(seed, ino, generation uint32, b []byte) {
 	tail := b[len(b)-dirTailLen:]
 	clear(tail)
 	le.PutUint16(tail[4:], dirTailLen)
 	tail[7] = 0xde
-	le.PutUint32(tail[8:], ownedChecksum(seed, ino, generation, b[:len(b)-dirTailLen]))
+	le.PutUint32(tail[8:], ownedBlockChecksum(seed, ino, generation, b[:len(b)-dirTailLen]))
 }
 
 // setBits sets n bits of a bitmap.
@@ -369,11 +369,11 @@ func clearBits(bitmap []byte, from, n uint64) {
 	}
 }
 
-func bit(bitmap []byte, i uint64) bool { return bitmap[i/8]&(1<<(i%8)) != 0 }
+func testBit(bitmap []byte, i uint64) bool { return bitmap[i/8]&(1<<(i%8)) != 0 }
 
-// sparseGroup reports whether the sparse_super feature keeps a copy of the superblock
+// isSparseSuperGroup reports whether the sparse_super feature keeps a copy of the superblock
 // in a group: the first two, and the powers of 3, 5 and 7.
-func sparseGroup(g uint32) bool {
+func isSparseSuperGroup(g uint32) bool {
 	if g <= 1 {
 		return true
 	}

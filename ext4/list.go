@@ -18,16 +18,16 @@ type Dir struct {
 	pending    []Info
 	done       bool
 
-	block uint32  // of a directory without index: where to go on
-	after *hashed // of one that is read in the order of hashes: what was returned last
-	hash  uint32  // where to go on
+	block uint32       // of a directory without index: where to go on
+	after *hashedEntry // of one that is read in the order of hashes: what was returned last
+	hash  uint32       // where to go on
 }
 
 // OpenDir opens a directory. With namesOnly just Name, Ino and the type bits of Mode
 // of each entry are told. ENOTDIR.
 func (fs *FS) OpenDir(path string, namesOnly bool) (*Dir, error) {
 	d := &Dir{fs: fs, namesOnly: namesOnly}
-	return d, fs.view(path, true, func(i *inode) error {
+	return d, fs.viewPath(path, true, func(i *inode) error {
 		if !i.isDir() {
 			return errNotDir
 		}
@@ -39,7 +39,7 @@ func (fs *FS) OpenDir(path string, namesOnly bool) (*Dir, error) {
 // Read returns up to n entries, and io.EOF with none at the end.
 func (d *Dir) Read(n int) ([]Info, error) {
 	for len(d.pending) == 0 && !d.done {
-		if err := d.fill(); err != nil {
+		if err := d.readNextPart(); err != nil {
 			return nil, err
 		}
 	}
@@ -58,19 +58,19 @@ func (d *Dir) Close() error {
 	return nil
 }
 
-// fill reads the next part.
-func (d *Dir) fill() error {
+// readNextPart reads the next part.
+func (d *Dir) readNextPart() error {
 	fs := d.fs
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
 	if fs.closed {
 		return iofs.ErrClosed
 	}
-	dir, err := fs.rawInode(d.num)
+	dir, err := fs.readRawInode(d.num)
 	if err != nil {
 		return err
 	}
-	if dir.links() == 0 || !dir.isDir() || dir.generation() != d.generation {
+	if dir.linkCount() == 0 || !dir.isDir() || dir.generation() != d.generation {
 		d.done = true // it was removed
 		return nil
 	}
@@ -78,77 +78,77 @@ func (d *Dir) fill() error {
 		return err
 	}
 	switch {
-	case dir.has(flagInline):
+	case dir.hasFlag(flagInline):
 		d.done = true
 		list, err := fs.inlineEntries(dir)
 		if err != nil {
 			return err
 		}
-		return d.add(list)
-	case fs.indexed(dir) || d.after != nil:
-		return d.fillByHash(dir)
+		return d.appendPending(list)
+	case fs.usesIndex(dir) || d.after != nil:
+		return d.readNextLeafByHash(dir)
 	}
 	// One block is read at once, so the directory may get an index afterwards.
-	whole := d.block == 0 && fs.dirBlocks(dir) == 1
-	if err := d.fillLinear(dir); err != nil {
+	whole := d.block == 0 && fs.dirBlockCount(dir) == 1
+	if err := d.readNextBlock(dir); err != nil {
 		return err
 	}
 	d.done = d.done || whole
 	return nil
 }
 
-// fillLinear reads one block of a directory whose entries stay where they are.
-func (d *Dir) fillLinear(dir *inode) error {
-	if d.block >= d.fs.dirBlocks(dir) {
+// readNextBlock reads one block of a directory whose entries stay where they are.
+func (d *Dir) readNextBlock(dir *inode) error {
+	if d.block >= d.fs.dirBlockCount(dir) {
 		d.done = true
 		return nil
 	}
-	b, _, err := d.fs.dirBlockAt(dir, d.block, false)
+	b, _, err := d.fs.readDirBlock(dir, d.block, false)
 	if err != nil {
 		return err
 	}
 	d.block++
 	var list []dirent
-	err = d.fs.eachEntry(dir.num, b.data, d.fs.dirEnd(), func(e dirent) bool {
+	err = d.fs.eachEntry(dir.num, b.data, d.fs.entriesEnd(), func(e dirent) bool {
 		list = append(list, e)
 		return false
 	})
 	if err != nil {
 		return err
 	}
-	return d.add(list)
+	return d.appendPending(list)
 }
 
-// fillByHash reads the names of the next leaf in the order of their hashes. So no
+// readNextLeafByHash reads the names of the next leaf in the order of their hashes. So no
 // entry is missed or met twice when a leaf is split, or the index made, meanwhile.
-func (d *Dir) fillByHash(dir *inode) error {
+func (d *Dir) readNextLeafByHash(dir *inode) error {
 	fs := d.fs
 	version := fs.sb.raw[sbHashVersion]
-	var list []hashed
+	var list []hashedEntry
 	next, more := uint32(0), false
-	if !fs.indexed(dir) {
-		for l := range fs.dirBlocks(dir) {
-			if err := d.leaf(dir, l, version, &list); err != nil {
+	if !fs.usesIndex(dir) {
+		for l := range fs.dirBlockCount(dir) {
+			if err := d.appendLeafEntries(dir, l, version, &list); err != nil {
 				return err
 			}
 		}
 	} else {
 		var err error
-		if version, err = fs.dxVersion(dir); err != nil {
+		if version, err = fs.indexHashVersion(dir); err != nil {
 			return err
 		}
-		path, err := fs.dxPath(dir, d.hash)
+		path, err := fs.findIndexPath(dir, d.hash)
 		for err == nil {
-			if err := d.leaf(dir, leafOf(path), version, &list); err != nil {
+			if err := d.appendLeafEntries(dir, leafBlockOf(path), version, &list); err != nil {
 				return err
 			}
-			if next, more = dxNext(path); !more || next&1 == 0 {
+			if next, more = nextLeafHash(path); !more || next&1 == 0 {
 				break
 			}
 			if len(list) > maxSameHash {
 				return corruptf("the index of directory %d", dir.num)
 			}
-			err = fs.dxAdvance(dir, &path) // names of one hash go on there
+			err = fs.advanceToNextLeaf(dir, &path) // names of one hash go on there
 		}
 		if err != nil {
 			return err
@@ -168,52 +168,52 @@ func (d *Dir) fillByHash(dir *inode) error {
 			d.after = &last
 		}
 	} else if d.after == nil {
-		d.after = &hashed{}
+		d.after = &hashedEntry{}
 	}
 	d.hash, d.done = next, !more
-	return d.add(out)
+	return d.appendPending(out)
 }
 
 // maxSameHash is how many names of one hash a directory may have, more or less, to be
 // listed: they are held in memory.
 const maxSameHash = 1 << 18
 
-func compareHashed(a, b hashed) int {
+func compareHashed(a, b hashedEntry) int {
 	return cmp.Or(cmp.Compare(a.major, b.major), cmp.Compare(a.minor, b.minor), slices.Compare(a.name, b.name))
 }
 
-// leaf adds the names of one block.
-func (d *Dir) leaf(dir *inode, l uint32, version byte, list *[]hashed) error {
-	b, _, err := d.fs.dirBlockAt(dir, l, false)
+// appendLeafEntries adds the names of one block.
+func (d *Dir) appendLeafEntries(dir *inode, l uint32, version byte, list *[]hashedEntry) error {
+	b, _, err := d.fs.readDirBlock(dir, l, false)
 	if err != nil {
 		return err
 	}
 	part, err := d.fs.hashEntries(dir, b.data, version)
 	for _, h := range part {
-		if !isDot(string(h.name)) {
+		if !isDotName(string(h.name)) {
 			*list = append(*list, h)
 		}
 	}
 	return err
 }
 
-// add describes entries.
-func (d *Dir) add(list []dirent) error {
+// appendPending describes entries.
+func (d *Dir) appendPending(list []dirent) error {
 	d.pending = make([]Info, 0, len(list))
 	for _, e := range list {
 		name := string(e.name)
-		if isDot(name) {
+		if isDotName(name) {
 			continue
 		}
 		if d.namesOnly && e.kind != ftUnknown {
-			d.pending = append(d.pending, Info{Name: name, Ino: e.ino, Mode: fileMode(modeOf(e.kind))})
+			d.pending = append(d.pending, Info{Name: name, Ino: e.ino, Mode: fileModeOf(modeOfEntryType(e.kind))})
 			continue
 		}
 		i, err := d.fs.viewInode(e.ino)
 		if err != nil {
 			return err
 		}
-		d.pending = append(d.pending, d.fs.info(i, name))
+		d.pending = append(d.pending, d.fs.inodeInfo(i, name))
 	}
 	return nil
 }

@@ -26,30 +26,30 @@ func loopedFS(t *testing.T, in, target, up string) *FS {
 	if err := errors.Join(fs.MkdirAll("a/b/c", 0o755), fs.Mkdir(path.Join(in, "again"), 0o755), fs.MkdirAll("out", 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = fs.update(func() error {
-		c, err := fs.resolve(in, false)
+	_, err = fs.runOperation(func() error {
+		c, err := fs.resolvePath(in, false)
 		if err != nil {
 			return err
 		}
-		to, err := fs.resolve(target, false)
+		to, err := fs.resolvePath(target, false)
 		if err != nil {
 			return err
 		}
-		parent, err := fs.resolve(up, false)
+		parent, err := fs.resolvePath(up, false)
 		if err != nil {
 			return err
 		}
-		p, err := fs.find(c, "again")
+		p, err := fs.findEntry(c, "again")
 		if err == nil {
-			err = fs.setEntry(c, p, to.num, ftDir)
+			err = fs.retargetEntry(c, p, to.num, ftDir)
 		}
 		if err == nil {
-			err = fs.putInode(c)
+			err = fs.storeInode(c)
 		}
 		if err != nil {
 			return err
 		}
-		return fs.setParent(to, parent.num)
+		return fs.setParentEntry(to, parent.num)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestDirectoryLoop(t *testing.T) {
 		if err := fs.RemoveAll(context.Background(), top); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%v: removed: %v, want ErrCorrupt", tt, err)
 		}
-		if _, err := fs.resolve("out", false); err != nil && tt.target != "out" {
+		if _, err := fs.resolvePath("out", false); err != nil && tt.target != "out" {
 			t.Errorf("%v: what is not in the loop is lost: %v", tt, err)
 		}
 	}

@@ -47,12 +47,12 @@ func (fs *FS) removeOrphan(i *inode) error {
 		return nil
 	}
 	if k > 0 {
-		before, err := fs.inode(fs.orphans[k-1])
+		before, err := fs.readInode(fs.orphans[k-1])
 		if err != nil {
 			return err
 		}
 		le.PutUint32(before.raw[inDtime:], le.Uint32(i.raw[inDtime:]))
-		if err := fs.putInode(before); err != nil {
+		if err := fs.storeInode(before); err != nil {
 			return err
 		}
 	}
@@ -61,12 +61,12 @@ func (fs *FS) removeOrphan(i *inode) error {
 	return nil
 }
 
-// removeOrphans finishes what the list says was begun, and empties the orphan file.
-func (fs *FS) removeOrphans() error {
-	if err := fs.removeUnlinked(); err != nil {
+// reclaimOrphans finishes what the list says was begun, and empties the orphan file.
+func (fs *FS) reclaimOrphans() error {
+	if err := fs.reclaimOrphanList(); err != nil {
 		return err
 	}
-	if fs.sb.compat&compatOrphanFile == 0 || fs.sb.ro&roOrphanPresent == 0 {
+	if fs.sb.compat&compatOrphanFile == 0 || fs.sb.roCompat&roOrphanPresent == 0 {
 		return nil
 	}
 	list, err := fs.readOrphanFile()
@@ -74,24 +74,24 @@ func (fs *FS) removeOrphans() error {
 		return err
 	}
 	for _, num := range list {
-		if err := fs.reclaim(num); err != nil {
+		if err := fs.reclaimInode(num); err != nil {
 			return err
 		}
 	}
 	return fs.clearOrphanFile()
 }
 
-// loadOrphans reads the list.
-func (fs *FS) loadOrphans() error {
+// loadOrphanList reads the list.
+func (fs *FS) loadOrphanList() error {
 	num := le.Uint32(fs.sb.raw[sbLastOrphan:])
 	seen := map[uint32]bool{}
 	for num != 0 {
-		if seen[num] || len(seen) > maxOrphans || num < fs.sb.firstIno && num != rootInode {
+		if seen[num] || len(seen) > maxOrphans || num < fs.sb.firstUserInode && num != rootInode {
 			return corruptf("the list of orphans")
 		}
 		seen[num] = true
 		fs.orphans = append(fs.orphans, num)
-		i, err := fs.rawInode(num)
+		i, err := fs.readRawInode(num)
 		if err != nil {
 			return err
 		}
@@ -100,8 +100,8 @@ func (fs *FS) loadOrphans() error {
 	return nil
 }
 
-// removeUnlinked reclaims all inodes of the list.
-func (fs *FS) removeUnlinked() error {
+// reclaimOrphanList reclaims all inodes of the list.
+func (fs *FS) reclaimOrphanList() error {
 	for {
 		fs.mu.RLock()
 		var num uint32
@@ -112,29 +112,29 @@ func (fs *FS) removeUnlinked() error {
 		if num == 0 {
 			return nil
 		}
-		if err := fs.reclaimAny(num, true); err != nil {
+		if err := fs.reclaimInSteps(num, true); err != nil {
 			return err
 		}
 	}
 }
 
-// reclaim frees an inode that has no name and is not open, or the blocks behind the
+// reclaimInode frees an inode that has no name and is not open, or the blocks behind the
 // end of one that has a name, in as many operations as that takes. One that is not in
 // the list of orphans any more was reclaimed by another.
-func (fs *FS) reclaim(num uint32) error { return fs.reclaimAny(num, false) }
+func (fs *FS) reclaimInode(num uint32) error { return fs.reclaimInSteps(num, false) }
 
-func (fs *FS) reclaimAny(num uint32, evenOpen bool) error {
+func (fs *FS) reclaimInSteps(num uint32, evenOpen bool) error {
 	for done := false; !done; {
-		_, err := fs.update(func() error {
-			if !fs.isOrphan(num) || !evenOpen && fs.inodes[num] != nil {
+		_, err := fs.runOperation(func() error {
+			if !fs.isOrphan(num) || !evenOpen && fs.openInodes[num] != nil {
 				done = true
 				return nil
 			}
-			i, err := fs.inode(num)
+			i, err := fs.readInode(num)
 			if err != nil {
 				return err
 			}
-			done, err = fs.reclaimSome(i)
+			done, err = fs.reclaimStep(i)
 			return err
 		})
 		if err != nil {
@@ -144,10 +144,10 @@ func (fs *FS) reclaimAny(num uint32, evenOpen bool) error {
 	return nil
 }
 
-func (fs *FS) reclaimSome(i *inode) (done bool, err error) {
-	if i.links() != 0 {
+func (fs *FS) reclaimStep(i *inode) (done bool, err error) {
+	if i.linkCount() != 0 {
 		if i.isRegular() {
-			if done, err = fs.cutTo(i, i.size()); err != nil {
+			if done, err = fs.unmapBeyond(i, i.size()); err != nil {
 				return false, err
 			}
 		} else {
@@ -158,15 +158,15 @@ func (fs *FS) reclaimSome(i *inode) (done bool, err error) {
 				return false, err
 			}
 		}
-		return done, fs.putInode(i)
+		return done, fs.storeInode(i)
 	}
-	if done, err = fs.freeBlocks(i); err != nil {
+	if done, err = fs.freeContent(i); err != nil {
 		return false, err
 	}
 	if !done {
-		return false, fs.putInode(i)
+		return false, fs.storeInode(i)
 	}
-	if err := fs.dropXattrBlock(i); err != nil {
+	if err := fs.releaseXattrBlock(i); err != nil {
 		return false, err
 	}
 	if err := fs.removeOrphan(i); err != nil {
@@ -175,63 +175,63 @@ func (fs *FS) reclaimSome(i *inode) (done bool, err error) {
 	return true, fs.freeInode(i)
 }
 
-// ownsBlocks reports whether an inode's area maps blocks: device nodes and short
+// mapsBlocks reports whether an inode's area maps blocks: device nodes and short
 // symbolic links have something else there.
-func (fs *FS) ownsBlocks(i *inode) bool {
-	switch i.kind() {
+func (fs *FS) mapsBlocks(i *inode) bool {
+	switch i.fileType() {
 	case typeRegular, typeDir:
-		return !i.has(flagInline)
+		return !i.hasFlag(flagInline)
 	case typeSymlink:
 		return !fs.isFastSymlink(i)
 	}
 	return false
 }
 
-// freeBlocks frees all content of an inode, and reports whether it is done.
-func (fs *FS) freeBlocks(i *inode) (bool, error) {
-	if !fs.ownsBlocks(i) {
+// freeContent frees all content of an inode, and reports whether it is done.
+func (fs *FS) freeContent(i *inode) (bool, error) {
+	if !fs.mapsBlocks(i) {
 		return true, nil
 	}
-	if !i.has(flagExtents) {
-		return true, fs.freeMapped(i)
+	if !i.hasFlag(flagExtents) {
+		return true, fs.freeBlockMap(i)
 	}
-	return fs.cutTo(i, 0)
+	return fs.unmapBeyond(i, 0)
 }
 
-// freeMapped frees the blocks of an inode without extents, in one operation.
-func (fs *FS) freeMapped(i *inode) error {
-	err := fs.eachMapped(i, 0, func(e extent) (bool, error) {
-		return true, fs.freeRun(i, run{e.start, e.n})
+// freeBlockMap frees the blocks of an inode without extents, in one operation.
+func (fs *FS) freeBlockMap(i *inode) error {
+	err := fs.eachBlockMapExtent(i, 0, func(e extent) (bool, error) {
+		return true, fs.freeDataBlocks(i, run{e.start, e.n})
 	})
 	if err != nil {
 		return err
 	}
-	if err := fs.mapMeta(i, func(at uint64) error { return fs.freeMeta(i, at) }); err != nil {
+	if err := fs.eachPointerBlock(i, func(at uint64) error { return fs.freeMetadataBlock(i, at) }); err != nil {
 		return err
 	}
-	clear(i.area())
+	clear(i.blockArea())
 	return nil
 }
 
-// cutTo unmaps what lies behind the block that holds the last byte of size, and
+// unmapBeyond unmaps what lies behind the block that holds the last byte of size, and
 // reports whether it is done.
-func (fs *FS) cutTo(i *inode, size int64) (bool, error) {
+func (fs *FS) unmapBeyond(i *inode, size int64) (bool, error) {
 	bs := fs.sb.blockSize
-	from := uint64(roundUp(size, bs) / bs)
+	from := uint64(roundUpTo(size, bs) / bs)
 	// From the end, so that what remains is always one piece.
 	for {
 		at, ok, err := fs.lastExtent(i)
 		if err != nil {
 			return false, err
 		}
-		if !ok || at.end() <= from {
-			return true, fs.shrinkRoot(i)
+		if !ok || at.endBlock() <= from {
+			return true, fs.flattenExtentTree(i)
 		}
-		if fs.opFull() {
+		if fs.operationFull() {
 			return false, nil
 		}
 		lo := max(from, uint64(at.logical))
-		if _, err := fs.removeExtents(i, lo, at.end()); err != nil {
+		if _, err := fs.removeExtents(i, lo, at.endBlock()); err != nil {
 			return false, err
 		}
 	}
@@ -239,26 +239,26 @@ func (fs *FS) cutTo(i *inode, size int64) (bool, error) {
 
 // lastExtent returns the extent at the end of an inode's tree.
 func (fs *FS) lastExtent(i *inode) (extent, bool, error) {
-	n, err := fs.extRoot(i)
-	if err != nil || n.count() == 0 {
+	n, err := fs.extentRoot(i)
+	if err != nil || n.entryCount() == 0 {
 		return extent{}, false, err
 	}
-	for n.depth() > 0 {
-		if n, err = fs.extBlock(i, n.child(n.count()-1), n.depth()-1); err != nil {
+	for n.treeDepth() > 0 {
+		if n, err = fs.readExtentNode(i, n.childBlock(n.entryCount()-1), n.treeDepth()-1); err != nil {
 			return extent{}, false, err
 		}
 	}
-	return n.extent(n.count() - 1), true, nil
+	return n.extentAt(n.entryCount() - 1), true, nil
 }
 
 // eachOrphanBlock calls f for each block of the orphan file.
 func (fs *FS) eachOrphanBlock(f func(i *inode, at uint64, b []byte) error) error {
-	i, err := fs.inode(le.Uint32(fs.sb.raw[sbOrphanFile:]))
+	i, err := fs.readInode(le.Uint32(fs.sb.raw[sbOrphanFile:]))
 	if err != nil {
 		return err
 	}
 	for l := range uint32(min(i.size()/fs.sb.blockSize, 512)) {
-		e, err := fs.lookup(i, l)
+		e, err := fs.lookupExtent(i, l)
 		if err != nil {
 			return err
 		}
@@ -266,7 +266,7 @@ func (fs *FS) eachOrphanBlock(f func(i *inode, at uint64, b []byte) error) error
 			return corruptf("the orphan file has a hole")
 		}
 		at := e.start + uint64(l-e.logical)
-		b, err := fs.get(at)
+		b, err := fs.getBlock(at)
 		if err != nil {
 			return err
 		}
@@ -277,15 +277,15 @@ func (fs *FS) eachOrphanBlock(f func(i *inode, at uint64, b []byte) error) error
 	return nil
 }
 
-func (fs *FS) orphanSum(i *inode, at uint64, b []byte) uint32 {
-	c := crc32c32(crc32c32(fs.sb.seed, i.num), i.generation())
-	return crc32c(crc32c64(c, at), b[:len(b)-8])
+func (fs *FS) orphanBlockChecksum(i *inode, at uint64, b []byte) uint32 {
+	c := crc32cUint32(crc32cUint32(fs.sb.csumSeed, i.num), i.generation())
+	return crc32c(crc32cUint64(c, at), b[:len(b)-8])
 }
 
 func (fs *FS) readOrphanFile() (list []uint32, err error) {
 	err = fs.eachOrphanBlock(func(i *inode, at uint64, b []byte) error {
 		tail := b[len(b)-8:]
-		if le.Uint32(tail) != orphanMagic || fs.sb.csum && fs.orphanSum(i, at, b) != le.Uint32(tail[4:]) {
+		if le.Uint32(tail) != orphanMagic || fs.sb.metadataCsum && fs.orphanBlockChecksum(i, at, b) != le.Uint32(tail[4:]) {
 			return corruptf("the orphan file")
 		}
 		for k := 0; k < len(b)-8; k += 4 {
@@ -300,21 +300,21 @@ func (fs *FS) readOrphanFile() (list []uint32, err error) {
 }
 
 func (fs *FS) clearOrphanFile() error {
-	_, err := fs.update(func() error {
+	_, err := fs.runOperation(func() error {
 		err := fs.eachOrphanBlock(func(i *inode, at uint64, _ []byte) error {
-			b, err := fs.mod(at)
+			b, err := fs.modifyBlock(at)
 			if err != nil {
 				return err
 			}
 			clear(b[:len(b)-8])
-			if fs.sb.csum {
-				le.PutUint32(b[len(b)-4:], fs.orphanSum(i, at, b))
+			if fs.sb.metadataCsum {
+				le.PutUint32(b[len(b)-4:], fs.orphanBlockChecksum(i, at, b))
 			}
 			return nil
 		})
 		if err == nil {
-			fs.sb.ro &^= roOrphanPresent
-			le.PutUint32(fs.sb.raw[sbROCompat:], fs.sb.ro)
+			fs.sb.roCompat &^= roOrphanPresent
+			le.PutUint32(fs.sb.raw[sbROCompat:], fs.sb.roCompat)
 			fs.orphanFile = nil
 		}
 		return err

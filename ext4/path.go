@@ -9,8 +9,8 @@ import (
 // "." and "..", and "." alone for the root. Symbolic links may have any form, but may
 // not lead above the root, and absolute ones lead out of the image.
 
-// walker resolves one path.
-type walker struct {
+// pathWalker resolves one path.
+type pathWalker struct {
 	fs    *FS
 	above []uint32 // directories above dirs, from the root, of which only the numbers are known
 	dirs  []*inode // views, from the root, or from the one that a lastDir led to, to where we are
@@ -26,10 +26,10 @@ type lastDir struct {
 	moves uint64   // FS.moves then
 }
 
-// resolve returns the inode at a path; with follow what it leads to if it is a link.
-func (fs *FS) resolve(path string, follow bool) (*inode, error) {
+// resolvePath returns the inode at a path; with follow what it leads to if it is a link.
+func (fs *FS) resolvePath(path string, follow bool) (*inode, error) {
 	i, err := fs.resolveView(path, follow)
-	return i.clone(), err
+	return i.cloneInode(), err
 }
 
 // resolveView is resolve as viewInode is inode.
@@ -41,7 +41,7 @@ func (fs *FS) resolveView(path string, follow bool) (*inode, error) {
 	if name == "" {
 		return w.dirs[0], nil
 	}
-	return w.last(name, follow)
+	return w.resolveLast(name, follow)
 }
 
 // resolveParent returns the directory that holds the last element of a path, and that.
@@ -53,25 +53,25 @@ func (fs *FS) resolveParent(path string) (dir *inode, name string, err error) {
 	if name == "" {
 		return nil, "", errInvalid
 	}
-	return w.own(), name, nil
+	return w.ownCurrentDir(), name, nil
 }
 
 // startWalk walks all but the last element; name is "" for the root.
-func (fs *FS) startWalk(path string) (*walker, string, error) {
+func (fs *FS) startWalk(path string) (*pathWalker, string, error) {
 	if !iofs.ValidPath(path) || strings.ContainsRune(path, 0) {
 		// Names that are not UTF-8 are fine for a Linux file system.
-		if !validBytes(path) {
+		if !validBytePath(path) {
 			return nil, "", errInvalid
 		}
 	}
-	dir, name := splitLast(path)
-	if last := fs.lastDir.Load(); last != nil && last.moves == fs.moves && last.path == dir {
+	dir, name := splitLastElement(path)
+	if last := fs.lastDir.Load(); last != nil && last.moves == fs.nameChanges && last.path == dir {
 		n := len(last.chain) - 1
 		i, err := fs.viewInode(last.chain[n])
 		if err != nil {
 			return nil, "", err
 		}
-		return &walker{fs: fs, above: last.chain[:n], dirs: []*inode{i}}, name, nil
+		return &pathWalker{fs: fs, above: last.chain[:n], dirs: []*inode{i}}, name, nil
 	}
 	root, err := fs.viewInode(rootInode)
 	if err != nil {
@@ -80,30 +80,30 @@ func (fs *FS) startWalk(path string) (*walker, string, error) {
 	if !root.isDir() {
 		return nil, "", corruptf("the root is no directory")
 	}
-	w := &walker{fs: fs, dirs: []*inode{root}}
+	w := &pathWalker{fs: fs, dirs: []*inode{root}}
 	if path == "." {
 		return w, "", nil
 	}
-	if err := w.walk(dir); err != nil {
+	if err := w.walkPath(dir); err != nil {
 		return w, name, err
 	}
 	if dir != "" {
-		w.remember(dir)
+		w.rememberDir(dir)
 	}
 	return w, name, nil
 }
 
-// remember keeps where the walk is, which is at the given path.
-func (w *walker) remember(path string) {
-	last := &lastDir{path: path, chain: make([]uint32, len(w.dirs)), moves: w.fs.moves}
+// rememberDir keeps where the walk is, which is at the given path.
+func (w *pathWalker) rememberDir(path string) {
+	last := &lastDir{path: path, chain: make([]uint32, len(w.dirs)), moves: w.fs.nameChanges}
 	for k, i := range w.dirs {
 		last.chain[k] = i.num
 	}
 	w.fs.lastDir.Store(last)
 }
 
-// up goes to the directory above.
-func (w *walker) up() error {
+// enterParent goes to the directory above.
+func (w *pathWalker) enterParent() error {
 	n := len(w.dirs) - 1
 	if n > 0 {
 		w.dirs = w.dirs[:n]
@@ -119,62 +119,62 @@ func (w *walker) up() error {
 	return err
 }
 
-// splitLast splits a path before its last element.
-func splitLast(path string) (dir, name string) {
+// splitLastElement splits a path before its last element.
+func splitLastElement(path string) (dir, name string) {
 	k := strings.LastIndexByte(path, '/')
 	return path[:max(k, 0)], path[k+1:]
 }
 
-// validBytes is io/fs.ValidPath for names of any bytes.
-func validBytes(path string) bool {
+// validBytePath is io/fs.ValidPath for names of any bytes.
+func validBytePath(path string) bool {
 	if path == "." {
 		return true
 	}
 	for el := range strings.SplitSeq(path, "/") {
-		if el == "" || isDot(el) || strings.ContainsRune(el, 0) {
+		if el == "" || isDotName(el) || strings.ContainsRune(el, 0) {
 			return false
 		}
 	}
 	return true
 }
 
-func (w *walker) here() *inode { return w.dirs[len(w.dirs)-1] }
+func (w *pathWalker) currentDir() *inode { return w.dirs[len(w.dirs)-1] }
 
-// own is here for who changes the directory: the walk goes on from what is returned.
-func (w *walker) own() *inode {
+// ownCurrentDir is here for who changes the directory: the walk goes on from what is returned.
+func (w *pathWalker) ownCurrentDir() *inode {
 	n := len(w.dirs) - 1
-	w.dirs[n] = w.dirs[n].clone()
+	w.dirs[n] = w.dirs[n].cloneInode()
 	return w.dirs[n]
 }
 
-// walk enters the directories of a path.
-func (w *walker) walk(path string) error {
+// walkPath enters the directories of a path.
+func (w *pathWalker) walkPath(path string) error {
 	for el := range strings.SplitSeq(path, "/") {
-		if err := w.step(el); err != nil {
+		if err := w.enterElement(el); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// step enters one directory.
-func (w *walker) step(el string) error {
+// enterElement enters one directory.
+func (w *pathWalker) enterElement(el string) error {
 	switch el {
 	case "", ".":
 		return nil
 	case "..":
-		return w.up()
+		return w.enterParent()
 	}
-	i, err := w.fs.viewChild(w.here(), el)
+	i, err := w.fs.viewChild(w.currentDir(), el)
 	if err != nil {
 		return err
 	}
-	if i.kind() == typeSymlink {
-		target, err := w.target(i)
+	if i.fileType() == typeSymlink {
+		target, err := w.followTarget(i)
 		if err != nil {
 			return err
 		}
-		return w.walk(target)
+		return w.walkPath(target)
 	}
 	if !i.isDir() {
 		return errNotDir
@@ -183,45 +183,45 @@ func (w *walker) step(el string) error {
 	return nil
 }
 
-// target reads a link that is about to be followed.
-func (w *walker) target(i *inode) (string, error) {
+// followTarget reads a link that is about to be followed.
+func (w *pathWalker) followTarget(i *inode) (string, error) {
 	if w.links++; w.links > maxSymlinks {
 		return "", errLoop
 	}
-	t, err := w.fs.linkTarget(i)
+	t, err := w.fs.readSymlink(i)
 	if err == nil && strings.HasPrefix(t, "/") {
 		err = ErrEscape
 	}
 	return t, err
 }
 
-// last returns the inode at the last element of a path.
-func (w *walker) last(name string, follow bool) (*inode, error) {
-	i, err := w.fs.viewChild(w.here(), name)
-	if err != nil || i.kind() != typeSymlink || !follow {
+// resolveLast returns the inode at the last element of a path.
+func (w *pathWalker) resolveLast(name string, follow bool) (*inode, error) {
+	i, err := w.fs.viewChild(w.currentDir(), name)
+	if err != nil || i.fileType() != typeSymlink || !follow {
 		return i, err
 	}
-	t, err := w.target(i)
+	t, err := w.followTarget(i)
 	if err != nil {
 		return nil, err
 	}
-	return w.follow(t)
+	return w.resolveTarget(t)
 }
 
-// follow resolves the target of a link from where we are.
-func (w *walker) follow(t string) (*inode, error) {
+// resolveTarget resolves the target of a link from where we are.
+func (w *pathWalker) resolveTarget(t string) (*inode, error) {
 	trimmed := strings.TrimRight(t, "/")
-	dir, name := splitLast(trimmed)
-	if err := w.walk(dir); err != nil {
+	dir, name := splitLastElement(trimmed)
+	if err := w.walkPath(dir); err != nil {
 		return nil, err
 	}
-	if name == "" || isDot(name) {
-		if err := w.step(name); err != nil {
+	if name == "" || isDotName(name) {
+		if err := w.enterElement(name); err != nil {
 			return nil, err
 		}
-		return w.here(), nil
+		return w.currentDir(), nil
 	}
-	i, err := w.last(name, true)
+	i, err := w.resolveLast(name, true)
 	if err == nil && trimmed != t && !i.isDir() {
 		err = errNotDir
 	}
@@ -230,25 +230,25 @@ func (w *walker) follow(t string) (*inode, error) {
 
 // isFastSymlink reports whether a link's target lies in the inode.
 func (fs *FS) isFastSymlink(i *inode) bool {
-	return i.size() < blockAreaLen && !i.has(flagExtents|flagInline)
+	return i.size() < blockAreaLen && !i.hasFlag(flagExtents|flagInline)
 }
 
-// linkTarget returns what a symbolic link says.
-func (fs *FS) linkTarget(i *inode) (string, error) {
+// readSymlink returns what a symbolic link says.
+func (fs *FS) readSymlink(i *inode) (string, error) {
 	n := i.size()
 	if n == 0 || n > maxSymlinkLen {
 		return "", corruptf("symbolic link %d of %d bytes", i.num, n)
 	}
 	if fs.isFastSymlink(i) {
-		return string(i.area()[:n]), nil
+		return string(i.blockArea()[:n]), nil
 	}
 	b := make([]byte, n)
-	if i.has(flagInline) {
-		_, err := fs.readAt(i, b, 0)
+	if i.hasFlag(flagInline) {
+		_, err := fs.readContent(i, b, 0)
 		return string(b), err
 	}
 	// The target is metadata, and lies in one block.
-	e, err := fs.lookup(i, 0)
+	e, err := fs.lookupExtent(i, 0)
 	if err != nil {
 		return "", err
 	}
@@ -256,7 +256,7 @@ func (fs *FS) linkTarget(i *inode) (string, error) {
 		// Blocks of 1 KiB hold at most 1023 bytes.
 		return "", corruptf("symbolic link %d", i.num)
 	}
-	blk, err := fs.get(e.start)
+	blk, err := fs.getBlock(e.start)
 	if err != nil {
 		return "", err
 	}
@@ -264,30 +264,30 @@ func (fs *FS) linkTarget(i *inode) (string, error) {
 	return string(b), nil
 }
 
-// view runs f with the inode at a path.
-func (fs *FS) view(path string, follow bool, f func(*inode) error) error {
+// viewPath runs f with the inode at a path.
+func (fs *FS) viewPath(path string, follow bool, f func(*inode) error) error {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
 	if fs.closed {
 		return errClosed
 	}
-	i, err := fs.resolve(path, follow)
+	i, err := fs.resolvePath(path, follow)
 	if err != nil {
 		return err
 	}
 	return f(i)
 }
 
-// changeAt runs f as an operation on the inode at a path, and stores that.
-func (fs *FS) changeAt(path string, follow bool, f func(*inode) error) error {
-	return fs.change(func() error {
-		i, err := fs.resolve(path, follow)
+// changePath runs f as an operation on the inode at a path, and stores that.
+func (fs *FS) changePath(path string, follow bool, f func(*inode) error) error {
+	return fs.runDurably(func() error {
+		i, err := fs.resolvePath(path, follow)
 		if err != nil {
 			return err
 		}
 		if err := f(i); err != nil {
 			return err
 		}
-		return fs.putInode(i)
+		return fs.storeInode(i)
 	})
 }

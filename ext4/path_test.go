@@ -60,15 +60,15 @@ func TestLastDirIsForgotten(t *testing.T) {
 
 	// An operation that is undone leaves no directory that it made.
 	failed := fmt.Errorf("as planned")
-	err := fs.change(func() error {
+	err := fs.runDurably(func() error {
 		dir, name, err := fs.resolveParent("a/new")
 		if err != nil {
 			return err
 		}
-		if _, err := fs.create(dir, name, typeDir|0o755, nil); err != nil {
+		if _, err := fs.createInode(dir, name, typeDir|0o755, nil); err != nil {
 			return err
 		}
-		if _, err := fs.resolve("a/new/x", false); !errors.Is(err, errNoEntry) {
+		if _, err := fs.resolvePath("a/new/x", false); !errors.Is(err, errNoEntry) {
 			t.Errorf("in a directory just made: %v", err)
 		}
 		return failed

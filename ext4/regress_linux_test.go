@@ -61,7 +61,7 @@ func TestRegressChownClearsSetuid(t *testing.T) {
 	fs, d := regressFS(t, 16*mega, true)
 	for mode, want := range map[uint32]uint32{0o4755: 0o755, 0o2755: 0o755, 0o2745: 0o2745, 0o6600: 0o2600} {
 		_, err := fs.WriteFile(context.Background(), "f", strings.NewReader(""), ext4.WriteOptions{})
-		try(t, err, fs.Chmod("f", modeOf(mode)), fs.Chown("f", 5, 6))
+		try(t, err, fs.Chmod("f", modeOfEntryType(mode)), fs.Chown("f", 5, 6))
 		if info, err := fs.Lstat("f"); err != nil || statMode(info.Mode)&0o7777 != want {
 			t.Errorf("%o: %v, %v", mode, info.Mode, err)
 		}
@@ -72,7 +72,7 @@ func TestRegressChownClearsSetuid(t *testing.T) {
 // A large file takes the group of its directory also when that is made with it.
 func TestRegressGroupOfNewParents(t *testing.T) {
 	fs, d := regressFS(t, 32*mega, true)
-	try(t, fs.Mkdir("shared", 0o755), fs.Chown("shared", 1, 77), fs.Chmod("shared", modeOf(0o2755)))
+	try(t, fs.Mkdir("shared", 0o755), fs.Chown("shared", 1, 77), fs.Chmod("shared", modeOfEntryType(0o2755)))
 	_, err := fs.WriteFile(context.Background(), "shared/x/y/large", bytes.NewReader(make([]byte, 3*mega)), ext4.WriteOptions{})
 	try(t, err)
 	if info, err := fs.Lstat("shared/x/y/large"); err != nil || info.GID != 77 {
@@ -149,8 +149,8 @@ func TestRegressPunchTriedAgain(t *testing.T) {
 	closeClean(t, fs, d)
 }
 
-// modeOf translates the permission bits of st_mode.
-func modeOf(m uint32) iofs.FileMode {
+// modeOfEntryType translates the permission bits of st_mode.
+func modeOfEntryType(m uint32) iofs.FileMode {
 	mode := iofs.FileMode(m & 0o777)
 	if m&0o4000 != 0 {
 		mode |= iofs.ModeSetuid

@@ -16,15 +16,15 @@ const (
 	trashUnplaced = ".copying-"
 )
 
-// trash returns the directory for trees that have no place, and makes it if need be.
-func (fs *FS) trash() (*inode, error) {
-	root, err := fs.inode(rootInode)
+// trashDirectory returns the directory for trees that have no place, and makes it if need be.
+func (fs *FS) trashDirectory() (*inode, error) {
+	root, err := fs.readInode(rootInode)
 	if err != nil {
 		return nil, err
 	}
-	t, err := fs.child(root, trashDir)
+	t, err := fs.lookupChild(root, trashDir)
 	if errors.Is(err, errNoEntry) {
-		return fs.create(root, trashDir, typeDir|0o700, nil)
+		return fs.createInode(root, trashDir, typeDir|0o700, nil)
 	}
 	if err == nil && !t.isDir() {
 		err = errNotDir
@@ -40,38 +40,38 @@ func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 	}
 	var tree, gone uint32
 	var at string // in lost+found; "": in place
-	seq, err := fs.update(func() (err error) {
-		tree, gone, at, err = fs.takeAway(path)
+	seq, err := fs.runOperation(func() (err error) {
+		tree, gone, at, err = fs.detachTree(path)
 		return err
 	})
 	if errors.Is(err, errNoEntry) || errors.Is(err, errNotDir) {
 		return nil
 	}
 	if err != nil || tree == 0 {
-		return fs.finish(seq, err, gone)
+		return fs.reclaimAndCommit(seq, err, gone)
 	}
 	if err := fs.emptyTree(ctx, tree); err != nil {
 		return err
 	}
-	seq, err = fs.update(func() (err error) {
+	seq, err = fs.runOperation(func() (err error) {
 		dir, name, err := fs.resolveParent(path)
 		if at != "" {
-			dir, err = fs.trash()
+			dir, err = fs.trashDirectory()
 			name = at
 		}
 		if err == nil {
-			gone, err = fs.unlink(dir, name)
+			gone, err = fs.unlinkName(dir, name)
 		}
 		return err
 	})
-	return fs.finish(seq, err, gone)
+	return fs.reclaimAndCommit(seq, err, gone)
 }
 
-// trashName returns a name for a tree in lost+found that nothing there has.
-func (fs *FS) trashName(trash *inode, prefix string, num uint32) (string, error) {
+// unusedTrashName returns a name for a tree in lost+found that nothing there has.
+func (fs *FS) unusedTrashName(trash *inode, prefix string, num uint32) (string, error) {
 	name := fmt.Sprintf("%s%d", prefix, num)
 	for k := 1; ; k++ {
-		if _, err := fs.find(trash, name); errors.Is(err, errNoEntry) {
+		if _, err := fs.findEntry(trash, name); errors.Is(err, errNoEntry) {
 			return name, nil
 		} else if err != nil {
 			return "", err
@@ -80,21 +80,21 @@ func (fs *FS) trashName(trash *inode, prefix string, num uint32) (string, error)
 	}
 }
 
-// takeAway removes a file, or moves a tree to lost+found, where it can be emptied.
-func (fs *FS) takeAway(path string) (tree, gone uint32, at string, err error) {
+// detachTree removes a file, or moves a tree to lost+found, where it can be emptied.
+func (fs *FS) detachTree(path string) (tree, gone uint32, at string, err error) {
 	dir, name, err := fs.resolveParent(path)
 	if err != nil {
 		return 0, 0, "", err
 	}
-	i, err := fs.child(dir, name)
+	i, err := fs.lookupChild(dir, name)
 	if err != nil {
 		return 0, 0, "", err
 	}
 	if !i.isDir() {
-		gone, err = fs.unlink(dir, name)
+		gone, err = fs.unlinkName(dir, name)
 		return 0, gone, "", err
 	}
-	t, err := fs.trash()
+	t, err := fs.trashDirectory()
 	if err != nil {
 		return 0, 0, "", err
 	}
@@ -102,21 +102,21 @@ func (fs *FS) takeAway(path string) (tree, gone uint32, at string, err error) {
 		return i.num, 0, "", nil
 	}
 	// It may have been made just now, in the same directory.
-	if dir, err = fs.inode(dir.num); err != nil {
+	if dir, err = fs.readInode(dir.num); err != nil {
 		return 0, 0, "", err
 	}
 	if t.num == dir.num {
 		dir = t
 	}
-	if at, err = fs.trashName(t, trashRemoved, i.num); err != nil {
+	if at, err = fs.unusedTrashName(t, trashRemoved, i.num); err != nil {
 		return 0, 0, "", err
 	}
-	_, err = fs.move(dir, name, i, t, at, true)
+	_, err = fs.moveName(dir, name, i, t, at, true)
 	return i.num, 0, at, err
 }
 
-// level is a directory that is being emptied.
-type level struct {
+// dirLevel is a directory that is being emptied.
+type dirLevel struct {
 	num   uint32
 	name  string // in the one above
 	block uint32 // before this one there is nothing left
@@ -124,13 +124,13 @@ type level struct {
 
 // emptyTree removes all that a directory holds, deepest first.
 func (fs *FS) emptyTree(ctx context.Context, num uint32) error {
-	stack := []level{{num: num}}
+	stack := []dirLevel{{num: num}}
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		top := &stack[len(stack)-1]
-		sub, empty, err := fs.emptySome(top)
+		sub, empty, err := fs.emptyStep(top)
 		if err != nil {
 			return err
 		}
@@ -145,42 +145,42 @@ func (fs *FS) emptyTree(ctx context.Context, num uint32) error {
 		case empty:
 			name := top.name
 			stack = stack[:len(stack)-1]
-			if err := fs.unlinkIn(stack[len(stack)-1].num, name); err != nil {
+			if err := fs.unlinkInDir(stack[len(stack)-1].num, name); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (fs *FS) unlinkIn(dir uint32, name string) error {
+func (fs *FS) unlinkInDir(dir uint32, name string) error {
 	var gone uint32
-	_, err := fs.update(func() error {
-		d, err := fs.inode(dir)
+	_, err := fs.runOperation(func() error {
+		d, err := fs.readInode(dir)
 		if err != nil {
 			return err
 		}
-		gone, err = fs.unlink(d, name)
+		gone, err = fs.unlinkName(d, name)
 		return err
 	})
 	if err != nil || gone == 0 {
 		return err
 	}
-	return fs.reclaim(gone)
+	return fs.reclaimInode(gone)
 }
 
-// emptySome removes entries of a directory, until it meets a directory that is not
+// emptyStep removes entries of a directory, until it meets a directory that is not
 // empty, or has done much.
-func (fs *FS) emptySome(top *level) (sub level, empty bool, err error) {
+func (fs *FS) emptyStep(top *dirLevel) (sub dirLevel, empty bool, err error) {
 	var gone []uint32
-	_, err = fs.update(func() error {
-		sub, empty, gone = level{}, false, nil
+	_, err = fs.runOperation(func() error {
+		sub, empty, gone = dirLevel{}, false, nil
 		block := top.block
-		dir, err := fs.inode(top.num)
+		dir, err := fs.readInode(top.num)
 		if err != nil {
 			return err
 		}
-		for !fs.opFull() {
-			name, num, err := fs.firstEntry(dir, &block)
+		for !fs.operationFull() {
+			name, num, err := fs.firstRealEntry(dir, &block)
 			if err != nil {
 				return err
 			}
@@ -188,19 +188,19 @@ func (fs *FS) emptySome(top *level) (sub level, empty bool, err error) {
 				empty = true
 				break
 			}
-			i, err := fs.child(dir, name)
+			i, err := fs.lookupChild(dir, name)
 			if err != nil {
 				return err
 			}
 			if i.isDir() {
-				if vacant, err := fs.isEmpty(i); err != nil {
+				if vacant, err := fs.isEmptyDir(i); err != nil {
 					return err
 				} else if !vacant {
-					sub = level{num: i.num, name: name}
+					sub = dirLevel{num: i.num, name: name}
 					break
 				}
 			}
-			g, err := fs.unlink(dir, name)
+			g, err := fs.unlinkName(dir, name)
 			if err != nil {
 				return err
 			}
@@ -213,17 +213,17 @@ func (fs *FS) emptySome(top *level) (sub level, empty bool, err error) {
 	})
 	for _, g := range gone {
 		if err == nil {
-			err = fs.reclaim(g)
+			err = fs.reclaimInode(g)
 		}
 	}
 	return sub, empty, err
 }
 
-// firstEntry returns the first entry of a directory at or after a block; num 0: there
+// firstRealEntry returns the first entry of a directory at or after a block; num 0: there
 // is none.
-func (fs *FS) firstEntry(dir *inode, block *uint32) (name string, num uint32, err error) {
-	for ; *block < fs.dirBlocks(dir); *block++ {
-		if fs.indexed(dir) {
+func (fs *FS) firstRealEntry(dir *inode, block *uint32) (name string, num uint32, err error) {
+	for ; *block < fs.dirBlockCount(dir); *block++ {
+		if fs.usesIndex(dir) {
 			if index, err := fs.isIndexBlock(dir, *block); err != nil || index {
 				if err != nil {
 					return "", 0, err
@@ -231,12 +231,12 @@ func (fs *FS) firstEntry(dir *inode, block *uint32) (name string, num uint32, er
 				continue
 			}
 		}
-		b, _, err := fs.dirBlockAt(dir, *block, false)
+		b, _, err := fs.readDirBlock(dir, *block, false)
 		if err != nil {
 			return "", 0, err
 		}
-		err = fs.eachEntry(dir.num, b.data, fs.dirEnd(), func(e dirent) bool {
-			if isDot(string(e.name)) {
+		err = fs.eachEntry(dir.num, b.data, fs.entriesEnd(), func(e dirent) bool {
+			if isDotName(string(e.name)) {
 				return false
 			}
 			name, num = string(e.name), e.ino

@@ -6,11 +6,11 @@ import "errors"
 // be there. EISDIR, ENOTDIR, ENOTEMPTY; EINVAL: a directory into itself, or the root.
 func (fs *FS) Rename(from, to string, noReplace bool) error {
 	var gone uint32
-	seq, err := fs.update(func() (err error) {
+	seq, err := fs.runOperation(func() (err error) {
 		gone, err = fs.rename(from, to, noReplace)
 		return err
 	})
-	return fs.finish(seq, err, gone)
+	return fs.reclaimAndCommit(seq, err, gone)
 }
 
 func (fs *FS) rename(from, to string, noReplace bool) (gone uint32, err error) {
@@ -18,7 +18,7 @@ func (fs *FS) rename(from, to string, noReplace bool) (gone uint32, err error) {
 	if err != nil {
 		return 0, err
 	}
-	i, err := fs.child(fromDir, fromName)
+	i, err := fs.lookupChild(fromDir, fromName)
 	if err != nil {
 		return 0, err
 	}
@@ -27,15 +27,15 @@ func (fs *FS) rename(from, to string, noReplace bool) (gone uint32, err error) {
 		return 0, err
 	}
 	if i.isDir() {
-		if err := fs.notBeneath(toDir, i.num); err != nil {
+		if err := fs.checkNotBeneath(toDir, i.num); err != nil {
 			return 0, err
 		}
 	}
-	return fs.move(fromDir, fromName, i, toDir, toName, noReplace)
+	return fs.moveName(fromDir, fromName, i, toDir, toName, noReplace)
 }
 
-// notBeneath refuses a directory that is num or beneath it.
-func (fs *FS) notBeneath(dir *inode, num uint32) error {
+// checkNotBeneath refuses a directory that is num or beneath it.
+func (fs *FS) checkNotBeneath(dir *inode, num uint32) error {
 	for range maxOrphans {
 		if dir.num == num {
 			return errInvalid
@@ -43,11 +43,11 @@ func (fs *FS) notBeneath(dir *inode, num uint32) error {
 		if dir.num == rootInode {
 			return nil
 		}
-		up, err := fs.parentOf(dir)
+		up, err := fs.parentInode(dir)
 		if err != nil {
 			return err
 		}
-		if dir, err = fs.inode(up); err != nil {
+		if dir, err = fs.readInode(up); err != nil {
 			return err
 		}
 		if !dir.isDir() {
@@ -57,33 +57,33 @@ func (fs *FS) notBeneath(dir *inode, num uint32) error {
 	return corruptf("directory %d is not beneath the root", dir.num)
 }
 
-// move gives an inode another name, which may be taken, and takes the old one away.
-func (fs *FS) move(fromDir *inode, fromName string, i *inode, toDir *inode, toName string, noReplace bool) (gone uint32, err error) {
+// moveName gives an inode another name, which may be taken, and takes the old one away.
+func (fs *FS) moveName(fromDir *inode, fromName string, i *inode, toDir *inode, toName string, noReplace bool) (gone uint32, err error) {
 	if toDir.num == fromDir.num {
 		toDir = fromDir // one copy of the inode
 	}
-	old, err := fs.child(toDir, toName)
+	old, err := fs.lookupChild(toDir, toName)
 	switch {
 	case err == nil && noReplace:
 		return 0, errExists
 	case err == nil && old.num == i.num:
 		return 0, nil
 	case err == nil:
-		if err := fs.mayReplace(toDir, old, i); err != nil {
+		if err := fs.checkCanReplace(toDir, old, i); err != nil {
 			return 0, err
 		}
 	case !errors.Is(err, errNoEntry):
 		return 0, err
 	default:
 		old = nil
-		if err := fs.mayAdd(toDir, toName); err != nil {
+		if err := fs.checkCanAdd(toDir, toName); err != nil {
 			return 0, err
 		}
 	}
-	if gone, err = fs.enterName(toDir, toName, i, old); err != nil {
+	if gone, err = fs.addOrRetargetEntry(toDir, toName, i, old); err != nil {
 		return 0, err
 	}
-	p, err := fs.find(fromDir, fromName)
+	p, err := fs.findEntry(fromDir, fromName)
 	if err != nil {
 		return 0, err
 	}
@@ -91,46 +91,46 @@ func (fs *FS) move(fromDir *inode, fromName string, i *inode, toDir *inode, toNa
 		return 0, err
 	}
 	if i.isDir() && toDir != fromDir {
-		if err := fs.setParent(i, toDir.num); err != nil {
+		if err := fs.setParentEntry(i, toDir.num); err != nil {
 			return 0, err
 		}
-		if err := errors.Join(fs.addLinks(fromDir, -1), fs.addLinks(toDir, 1)); err != nil {
+		if err := errors.Join(fs.changeLinkCount(fromDir, -1), fs.changeLinkCount(toDir, 1)); err != nil {
 			return 0, err
 		}
 	}
-	fs.touch(i, stampCtime)
-	return gone, errors.Join(fs.putInode(fromDir), fs.putInode(toDir), fs.putInode(i))
+	fs.setTimesToNow(i, stampCtime)
+	return gone, errors.Join(fs.storeInode(fromDir), fs.storeInode(toDir), fs.storeInode(i))
 }
 
-func (fs *FS) mayReplace(dir, old, by *inode) error {
+func (fs *FS) checkCanReplace(dir, old, by *inode) error {
 	switch {
 	case old.isDir() && !by.isDir():
 		return errIsDir
 	case !old.isDir() && by.isDir():
 		return errNotDir
 	case old.isDir():
-		return fs.mayRemoveDir(dir, old)
+		return fs.checkCanRemoveDir(dir, old)
 	}
 	return nil
 }
 
-// enterName makes a name lead to an inode, in place of old if that is not nil.
-func (fs *FS) enterName(dir *inode, name string, i, old *inode) (gone uint32, err error) {
-	kind := typeOf(i.mode())
+// addOrRetargetEntry makes a name lead to an inode, in place of old if that is not nil.
+func (fs *FS) addOrRetargetEntry(dir *inode, name string, i, old *inode) (gone uint32, err error) {
+	kind := entryTypeOf(i.mode())
 	if old == nil {
 		return 0, fs.addEntry(dir, name, i.num, kind)
 	}
-	p, err := fs.find(dir, name)
+	p, err := fs.findEntry(dir, name)
 	if err != nil {
 		return 0, err
 	}
-	if err := fs.setEntry(dir, p, i.num, kind); err != nil {
+	if err := fs.retargetEntry(dir, p, i.num, kind); err != nil {
 		return 0, err
 	}
 	if old.isDir() {
-		if err := fs.addLinks(dir, -1); err != nil {
+		if err := fs.changeLinkCount(dir, -1); err != nil {
 			return 0, err
 		}
 	}
-	return fs.dropName(old)
+	return fs.dropLink(old)
 }

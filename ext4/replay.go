@@ -15,7 +15,7 @@ type logBlock struct {
 // logScan is what reading a log finds.
 type logScan struct {
 	j       *journal
-	newest  map[uint64]logged
+	newest  map[uint64]loggedVersion
 	revoked map[uint64]uint32 // block to the last sequence number that revokes it
 	next    uint32            // sequence number after the last transaction
 	unsound map[uint64]uint32 // block to the last sequence number that has no sound version of it
@@ -24,22 +24,22 @@ type logScan struct {
 	end     uint32            // block of the log behind it
 }
 
-type logged struct {
+type loggedVersion struct {
 	at       uint32 // block of the log
 	sequence uint32
 	escaped  bool
 }
 
-// replay brings the file system to the state of the last complete transaction in the
+// replayJournal brings the file system to the state of the last complete transaction in the
 // log: on the device, or read-only in memory. The log is read up to the first block
 // that is not part of a complete transaction, as the kernel does.
-func (fs *FS) replay(force bool) error {
+func (fs *FS) replayJournal(force bool) error {
 	j, err := fs.openJournal()
 	if err != nil {
 		return err
 	}
 	if j.start == 0 {
-		return fs.afterReplay(j, nil)
+		return fs.finishReplay(j, nil)
 	}
 	s, err := fs.scanLog(j)
 	if err != nil {
@@ -47,12 +47,12 @@ func (fs *FS) replay(force bool) error {
 	}
 	newest := map[uint64]logBlock{}
 	for n, l := range s.newest {
-		newest[n] = logBlock{block: j.at(l.at), escaped: l.escaped}
+		newest[n] = logBlock{block: j.deviceBlock(l.at), escaped: l.escaped}
 	}
 	if err := fs.replayFastCommits(s, newest); err != nil {
 		return err
 	}
-	return fs.afterReplay(j, &replayed{newest, s.next})
+	return fs.finishReplay(j, &replayed{newest, s.next})
 }
 
 type replayed struct {
@@ -60,35 +60,35 @@ type replayed struct {
 	next   uint32
 }
 
-func (fs *FS) afterReplay(j *journal, r *replayed) error {
-	fs.cache.m = map[uint64]*block{}
-	fs.cache.clean = 0
+func (fs *FS) finishReplay(j *journal, r *replayed) error {
+	fs.cache.blocks = map[uint64]*block{}
+	fs.cache.cleanCount = 0
 	if fs.opts.ReadOnly {
 		if r == nil {
 			return nil
 		}
-		fs.replayed = r.newest
-		return fs.reloadSuper()
+		fs.replayedBlocks = r.newest
+		return fs.reloadSuperblock()
 	}
 	if r != nil {
-		if err := fs.bringHome(r.newest); err != nil {
+		if err := fs.writeReplayedInPlace(r.newest); err != nil {
 			return err
 		}
 		j.start, j.sequence = 0, r.next+1
 		// Synced before anything is written over what was replayed.
-		if err := errors.Join(fs.writeJournalSuper(j), fs.dev.Sync()); err != nil {
+		if err := errors.Join(fs.writeJournalSuperblock(j), fs.dev.Sync()); err != nil {
 			return err
 		}
 	}
-	if err := fs.reloadSuper(); err != nil {
+	if err := fs.reloadSuperblock(); err != nil {
 		return err
 	}
 	return nil
 }
 
-// bringHome copies blocks from the log to their places. The superblock is the last.
-func (fs *FS) bringHome(newest map[uint64]logBlock) error {
-	super := fs.sb.superBlock()
+// writeReplayedInPlace copies blocks from the log to their places. The superblock is the last.
+func (fs *FS) writeReplayedInPlace(newest map[uint64]logBlock) error {
+	super := fs.sb.superblockNumber()
 	buf := make([]byte, fs.sb.blockSize)
 	put := func(n uint64) error {
 		l := newest[n]
@@ -105,18 +105,18 @@ func (fs *FS) bringHome(newest map[uint64]logBlock) error {
 			return err
 		}
 		// Until the log is empty the superblock has to say that it is not.
-		raw := buf[fs.sb.superIn():][:superSize]
-		if _, err := parseSuper(raw, fs.size); err != nil {
+		raw := buf[fs.sb.superblockOffset():][:superSize]
+		if _, err := parseSuperblock(raw, fs.size); err != nil {
 			return err
 		}
 		le.PutUint32(raw[sbIncompat:], le.Uint32(raw[sbIncompat:])|incompatRecover)
 		if le.Uint32(raw[sbROCompat:])&roMetadataCsum != 0 {
-			le.PutUint32(raw[sbChecksum:], superChecksum(raw))
+			le.PutUint32(raw[sbChecksum:], superblockChecksum(raw))
 		}
 		_, err := fs.dev.WriteAt(raw, superOffset)
 		return err
 	}
-	for _, n := range sortedBlocks(newest) {
+	for _, n := range sortedBlockNumbers(newest) {
 		if n != super {
 			if err := put(n); err != nil {
 				return err
@@ -134,14 +134,14 @@ func (fs *FS) bringHome(newest map[uint64]logBlock) error {
 	return fs.dev.Sync()
 }
 
-// reloadSuper reads the superblock again after a replay. One that still cannot be
+// reloadSuperblock reads the superblock again after a replay. One that still cannot be
 // read stays the copy that was found.
-func (fs *FS) reloadSuper() error {
+func (fs *FS) reloadSuperblock() error {
 	buf := make([]byte, fs.sb.blockSize)
-	if err := fs.readBlock(fs.sb.superBlock(), buf); err != nil {
+	if err := fs.readBlockUncached(fs.sb.superblockNumber(), buf); err != nil {
 		return err
 	}
-	sb, err := parseSuper(buf[fs.sb.superIn():][:superSize], fs.size)
+	sb, err := parseSuperblock(buf[fs.sb.superblockOffset():][:superSize], fs.size)
 	if err != nil {
 		if isCorrupt(err) {
 			return nil
@@ -152,23 +152,23 @@ func (fs *FS) reloadSuper() error {
 		return corruptf("the log changes the block size")
 	}
 	fs.sb = sb
-	if fs.opts.damaged {
+	if fs.opts.allowDamaged {
 		return nil
 	}
-	return fs.refuse()
+	return fs.checkMayOpen()
 }
 
 // scanLog reads the log and finds the newest version of each block in it.
 func (fs *FS) scanLog(j *journal) (*logScan, error) {
 	s := &logScan{
-		j: j, newest: map[uint64]logged{}, revoked: map[uint64]uint32{}, unsound: map[uint64]uint32{},
+		j: j, newest: map[uint64]loggedVersion{}, revoked: map[uint64]uint32{}, unsound: map[uint64]uint32{},
 		next: j.sequence, last: math.MinInt64, lastAt: j.start,
 	}
 	pos, budget := j.start, int(j.blocks)+1
 	for {
 		txn, after, err := fs.scanTransaction(s, pos, &budget)
-		if err == nil && txn != nil && txn.unsealed {
-			err = fs.endUnsealed(s, after, &budget)
+		if err == nil && txn != nil && txn.badChecksum {
+			err = fs.checkAfterBadTransaction(s, after, &budget)
 			txn = nil
 		}
 		if err != nil {
@@ -211,17 +211,17 @@ func (fs *FS) scanLog(j *journal) (*logScan, error) {
 }
 
 type logTransaction struct {
-	blocks   map[uint64]logged
-	revoked  []uint64
-	unsound  []uint64 // blocks of which the log has no sound version: fine if revoked later
-	sum      uint32   // of version 1
-	unsealed bool     // a checksum is wrong, which with asynchronous commits is the end of the log
+	blocks      map[uint64]loggedVersion
+	revoked     []uint64
+	unsound     []uint64 // blocks of which the log has no sound version: fine if revoked later
+	sum         uint32   // of version 1
+	badChecksum bool     // a checksum is wrong, which with asynchronous commits is the end of the log
 }
 
-// endUnsealed decides on a log with asynchronous commits that ends with an unsealed
+// checkAfterBadTransaction decides on a log with asynchronous commits that ends with an unsealed
 // transaction. With checksums of version 1 jbd2 takes it for damage when another follows.
-func (fs *FS) endUnsealed(s *logScan, after uint32, budget *int) error {
-	if !s.j.bodySum {
+func (fs *FS) checkAfterBadTransaction(s *logScan, after uint32, budget *int) error {
+	if !s.j.bodyChecksum {
 		return nil
 	}
 	s.next++
@@ -236,12 +236,12 @@ func (fs *FS) endUnsealed(s *logScan, after uint32, budget *int) error {
 // scanTransaction reads the transaction with number s.next. It returns nil when there
 // is none that is complete.
 func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransaction, uint32, error) {
-	j, t := s.j, &logTransaction{blocks: map[uint64]logged{}, sum: ^uint32(0)}
+	j, t := s.j, &logTransaction{blocks: map[uint64]loggedVersion{}, sum: ^uint32(0)}
 	buf, data := make([]byte, fs.sb.blockSize), make([]byte, fs.sb.blockSize)
 	doubt := false // a checksum was wrong: fine in what was not committed, damage otherwise
-	for ; *budget > 0; pos = j.next(pos) {
+	for ; *budget > 0; pos = j.nextBlock(pos) {
 		*budget--
-		if err := fs.readLog(j, pos, buf); err != nil {
+		if err := fs.readLogBlock(j, pos, buf); err != nil {
 			return nil, 0, err
 		}
 		if be.Uint32(buf) != journalMagic || be.Uint32(buf[8:]) != s.next {
@@ -249,31 +249,31 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 		}
 		switch be.Uint32(buf[4:]) {
 		case jblockDescriptor:
-			doubt = doubt || !j.tailSealed(buf)
-			t.add(j, buf)
-			for _, tg := range j.tags(buf) {
-				pos = j.next(pos)
+			doubt = doubt || !j.verifyTailChecksum(buf)
+			t.addToBodyChecksum(j, buf)
+			for _, tg := range j.parseTags(buf) {
+				pos = j.nextBlock(pos)
 				if *budget--; *budget <= 0 {
 					return nil, 0, nil
 				}
-				if err := fs.readLog(j, pos, data); err != nil {
+				if err := fs.readLogBlock(j, pos, data); err != nil {
 					return nil, 0, err
 				}
-				if !j.dataSealed(s.next, tg.sum, data) || tg.to >= fs.sb.blocks {
+				if !j.verifyDataChecksum(s.next, tg.sum, data) || tg.to >= fs.sb.blocks {
 					t.unsound = append(t.unsound, tg.to)
 				}
-				t.add(j, data)
-				t.blocks[tg.to] = logged{pos, s.next, tg.flags&jTagEscaped != 0}
+				t.addToBodyChecksum(j, data)
+				t.blocks[tg.to] = loggedVersion{pos, s.next, tg.flags&jTagEscaped != 0}
 			}
 		case jblockRevoke:
-			doubt = doubt || !j.tailSealed(buf)
-			list, err := j.revokes(buf)
+			doubt = doubt || !j.verifyTailChecksum(buf)
+			list, err := j.parseRevokes(buf)
 			doubt = doubt || err != nil
 			if t.revoked = append(t.revoked, list...); len(t.revoked) > maxRevokes {
 				return nil, 0, unsupportedf("a journal that revokes more than %d blocks; run e2fsck", maxRevokes)
 			}
 		case jblockCommit:
-			return fs.scanCommit(s, t, buf, doubt, j.next(pos))
+			return fs.scanCommitBlock(s, t, buf, doubt, j.nextBlock(pos))
 		default:
 			return nil, 0, nil
 		}
@@ -281,15 +281,15 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 	return nil, 0, nil
 }
 
-// scanCommit decides on a transaction that has a commit block.
-func (fs *FS) scanCommit(s *logScan, t *logTransaction, commit []byte, doubt bool, after uint32) (*logTransaction, uint32, error) {
+// scanCommitBlock decides on a transaction that has a commit block.
+func (fs *FS) scanCommitBlock(s *logScan, t *logTransaction, commit []byte, doubt bool, after uint32) (*logTransaction, uint32, error) {
 	when := int64(be.Uint64(commit[48:])) // in seconds, as jbd2 compares them
-	sealed := s.j.commitSealed(commit) && s.j.bodySealed(t.sum, commit)
+	sealed := s.j.verifyCommitChecksum(commit) && s.j.verifyBodyChecksum(t.sum, commit)
 	switch {
-	case (doubt || !sealed) && (s.j.csum || s.j.bodySum) && when < s.last:
+	case (doubt || !sealed) && (s.j.blockChecksums || s.j.bodyChecksum) && when < s.last:
 		return nil, 0, nil // left of an older round of the log
 	case !doubt && !sealed && s.j.incompat&jAsyncCommit != 0:
-		t.unsealed = true
+		t.badChecksum = true
 		return t, after, nil
 	case doubt || !sealed:
 		return nil, 0, corruptf("transaction %d in the journal has a wrong checksum", s.next)
@@ -298,9 +298,9 @@ func (fs *FS) scanCommit(s *logScan, t *logTransaction, commit []byte, doubt boo
 	return t, after, nil
 }
 
-// add adds a block to the checksum of version 1.
-func (t *logTransaction) add(j *journal, b []byte) {
-	if j.bodySum {
-		t.sum = crc32Big(t.sum, b)
+// addToBodyChecksum adds a block to the checksum of version 1.
+func (t *logTransaction) addToBodyChecksum(j *journal, b []byte) {
+	if j.bodyChecksum {
+		t.sum = crc32BigEndian(t.sum, b)
 	}
 }

@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// readAt reads file content as io.ReaderAt does.
-func (fs *FS) readAt(i *inode, p []byte, off int64) (int, error) {
+// readContent reads file content as io.ReaderAt does.
+func (fs *FS) readContent(i *inode, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errInvalid
 	}
@@ -18,8 +18,8 @@ func (fs *FS) readAt(i *inode, p []byte, off int64) (int, error) {
 	if int64(len(p)) > size-off {
 		p, eof = p[:size-off], io.EOF
 	}
-	if i.has(flagInline) {
-		data, err := fs.inlineData(i)
+	if i.hasFlag(flagInline) {
+		data, err := fs.readInlineData(i)
 		if err != nil {
 			return 0, err
 		}
@@ -30,15 +30,15 @@ func (fs *FS) readAt(i *inode, p []byte, off int64) (int, error) {
 	for done := 0; done < len(p); {
 		at := off + int64(done)
 		l, in := uint32(at/bs), at%bs
-		e, err := fs.lookup(i, l)
+		e, err := fs.lookupExtent(i, l)
 		if err != nil {
 			return done, err
 		}
-		n := int(min(int64(e.end()-uint64(l))*bs-in, int64(len(p)-done)))
+		n := int(min(int64(e.endBlock()-uint64(l))*bs-in, int64(len(p)-done)))
 		part := p[done : done+n]
 		if e.start == 0 || e.unwritten {
 			clear(part)
-		} else if err := fs.readData(part, int64(e.start+uint64(l-e.logical))*bs+in); err != nil {
+		} else if err := fs.readDataBlocks(part, int64(e.start+uint64(l-e.logical))*bs+in); err != nil {
 			return done, err
 		}
 		done += n
@@ -46,23 +46,23 @@ func (fs *FS) readAt(i *inode, p []byte, off int64) (int, error) {
 	return len(p), eof
 }
 
-// readData reads from the device, or from memory what is not on it yet.
-func (fs *FS) readData(p []byte, at int64) error {
+// readDataBlocks reads from the device, or from memory what is not on it yet.
+func (fs *FS) readDataBlocks(p []byte, at int64) error {
 	if err := readFull(fs.dev, p, at); err != nil {
 		return err
 	}
-	fs.behind.overlay(p, at)
-	if len(fs.tails) == 0 && len(fs.replayed) == 0 {
+	fs.delayed.overlayDelayed(p, at)
+	if len(fs.journaledTails) == 0 && len(fs.replayedBlocks) == 0 {
 		return nil
 	}
 	bs := fs.sb.blockSize
 	for n := at / bs; n*bs < at+int64(len(p)); n++ {
-		_, tail := fs.tails[uint64(n)]
-		_, replayed := fs.replayed[uint64(n)]
+		_, tail := fs.journaledTails[uint64(n)]
+		_, replayed := fs.replayedBlocks[uint64(n)]
 		if !tail && !replayed {
 			continue
 		}
-		b, err := fs.get(uint64(n))
+		b, err := fs.getBlock(uint64(n))
 		if err != nil {
 			return err
 		}
@@ -75,14 +75,14 @@ func (fs *FS) readData(p []byte, at int64) error {
 	return nil
 }
 
-// writeData writes to blocks of a file. Those that are in a transaction are changed
+// overwriteData writes to blocks of a file. Those that are in a transaction are changed
 // there, since it would bring the old content back.
-func (fs *FS) writeData(p []byte, at int64) error {
-	fs.tx.data = true
-	if err := fs.flushBehind(); err != nil {
+func (fs *FS) overwriteData(p []byte, at int64) error {
+	fs.tx.hasData = true
+	if err := fs.flushDelayedDataLocked(); err != nil {
 		return err
 	}
-	if len(fs.tails) == 0 {
+	if len(fs.journaledTails) == 0 {
 		_, err := fs.dev.WriteAt(p, at)
 		return err
 	}
@@ -90,15 +90,15 @@ func (fs *FS) writeData(p []byte, at int64) error {
 	for len(p) > 0 {
 		block := uint64(at / bs)
 		n := int(min(bs-at%bs, int64(len(p))))
-		if _, ok := fs.tails[block]; ok {
-			b, err := fs.mod(block)
+		if _, ok := fs.journaledTails[block]; ok {
+			b, err := fs.modifyBlock(block)
 			if err != nil {
 				return err
 			}
 			copy(b[at%bs:], p[:n])
 		} else {
 			for n < len(p) {
-				if _, ok := fs.tails[uint64((at+int64(n))/bs)]; ok {
+				if _, ok := fs.journaledTails[uint64((at+int64(n))/bs)]; ok {
 					break
 				}
 				n += int(min(bs, int64(len(p)-n)))
@@ -112,29 +112,29 @@ func (fs *FS) writeData(p []byte, at int64) error {
 	return nil
 }
 
-// zeroPart makes bytes from..to-1 of a file's block read as zeros, as part of the
+// zeroBlockPart makes bytes from..to-1 of a file's block read as zeros, as part of the
 // transaction: on the device they change only once it is committed.
-func (fs *FS) zeroPart(i *inode, from, to int64) error {
+func (fs *FS) zeroBlockPart(i *inode, from, to int64) error {
 	bs := fs.sb.blockSize
 	if from >= to {
 		return nil
 	}
 	l := uint32(from / bs)
-	e, err := fs.lookup(i, l)
+	e, err := fs.lookupExtent(i, l)
 	if err != nil || e.start == 0 || e.unwritten {
 		return err
 	}
 	n := e.start + uint64(l-e.logical)
 	from, to = from-int64(l)*bs, to-int64(l)*bs
 	buf := make([]byte, to-from)
-	if err := fs.readData(buf, int64(n)*bs+from); err != nil || allZero(buf) {
+	if err := fs.readDataBlocks(buf, int64(n)*bs+from); err != nil || isAllZero(buf) {
 		return err
 	}
-	if err := fs.flushBehind(); err != nil {
+	if err := fs.flushDelayedDataLocked(); err != nil {
 		return err
 	}
-	fs.tails[n] = struct{}{}
-	b, err := fs.mod(n)
+	fs.journaledTails[n] = struct{}{}
+	b, err := fs.modifyBlock(n)
 	if err != nil {
 		return err
 	}
@@ -142,10 +142,10 @@ func (fs *FS) zeroPart(i *inode, from, to int64) error {
 	return nil
 }
 
-// writeAt writes part of a file, as much as one operation may, and returns how much
+// writeContent writes part of a file, as much as one operation may, and returns how much
 // that was, also when it fails. The caller stores the inode. Space for holes is allocated.
-func (fs *FS) writeAt(i *inode, p []byte, off int64) (int, error) {
-	if !i.has(flagExtents) {
+func (fs *FS) writeContent(i *inode, p []byte, off int64) (int, error) {
+	if !i.hasFlag(flagExtents) {
 		return 0, unsupportedf("writing to inode %d, which has no extents", i.num)
 	}
 	bs := fs.sb.blockSize
@@ -154,26 +154,26 @@ func (fs *FS) writeAt(i *inode, p []byte, off int64) (int, error) {
 	}
 	if size := i.size(); off > size {
 		// What the last block holds behind the end must not appear in the gap.
-		if err := fs.zeroPart(i, size, min(roundUp(size, bs), off)); err != nil {
+		if err := fs.zeroBlockPart(i, size, min(roundUpTo(size, bs), off)); err != nil {
 			return 0, err
 		}
 	}
 	done := 0
-	for done < len(p) && (done == 0 || !fs.opFull()) {
-		n, err := fs.writeExtent(i, p[done:], off+int64(done))
+	for done < len(p) && (done == 0 || !fs.operationFull()) {
+		n, err := fs.writeOneExtent(i, p[done:], off+int64(done))
 		if err != nil {
 			return done, err
 		}
 		done += n
 	}
 	if end := off + int64(done); end > i.size() {
-		fs.setSize(i, end)
+		fs.setFileSize(i, end)
 	}
-	fs.touch(i, stampMtime, stampCtime)
+	fs.setTimesToNow(i, stampMtime, stampCtime)
 	return done, nil
 }
 
-func allZero(b []byte) bool {
+func isAllZero(b []byte) bool {
 	for len(b) > 0 {
 		n := min(len(b), len(zeros))
 		if !bytes.Equal(b[:n], zeros[:n]) {
@@ -184,50 +184,50 @@ func allZero(b []byte) bool {
 	return true
 }
 
-func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }
+func roundUpTo(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// writeExtent writes what one extent, or one piece of new space, can take.
-func (fs *FS) writeExtent(i *inode, p []byte, off int64) (int, error) {
+// writeOneExtent writes what one extent, or one piece of new space, can take.
+func (fs *FS) writeOneExtent(i *inode, p []byte, off int64) (int, error) {
 	bs := fs.sb.blockSize
 	l, in := uint32(off/bs), off%bs
-	e, err := fs.lookup(i, l)
+	e, err := fs.lookupExtent(i, l)
 	if err != nil {
 		return 0, err
 	}
-	room := int64(e.end()-uint64(l))*bs - in
+	room := int64(e.endBlock()-uint64(l))*bs - in
 	n := int(min(room, int64(len(p))))
 	p = p[:n]
 	blocks := uint32((in + int64(n) + bs - 1) / bs)
 	switch {
 	case e.start == 0:
-		r, err := fs.alloc(fs.goalFor(i, l), blocks)
+		r, err := fs.allocBlocks(fs.chooseBlockGoal(i, l), blocks)
 		if err != nil {
 			return 0, err
 		}
 		n = int(min(int64(n), int64(r.n)*bs-in))
-		if err := fs.writeFresh(p[:n], int64(r.start)*bs, in); err != nil {
+		if err := fs.writeNewBlocks(p[:n], int64(r.start)*bs, in); err != nil {
 			return 0, err
 		}
-		fs.addBlocks(i, int64(r.n))
+		fs.changeBlockCount(i, int64(r.n))
 		return n, fs.insertExtent(i, extent{logical: l, n: r.n, start: r.start})
 	case e.unwritten:
-		if err := fs.writeFresh(p, int64(e.start+uint64(l-e.logical))*bs, in); err != nil {
+		if err := fs.writeNewBlocks(p, int64(e.start+uint64(l-e.logical))*bs, in); err != nil {
 			return 0, err
 		}
-		return n, fs.convertExtent(i, e, l, blocks)
+		return n, fs.convertUnwritten(i, e, l, blocks)
 	}
-	return n, fs.writeData(p, int64(e.start+uint64(l-e.logical))*bs+in)
+	return n, fs.overwriteData(p, int64(e.start+uint64(l-e.logical))*bs+in)
 }
 
-// writeFresh writes whole blocks whose old content means nothing: zeros where p does
+// writeNewBlocks writes whole blocks whose old content means nothing: zeros where p does
 // not reach.
-func (fs *FS) writeFresh(p []byte, at, in int64) error {
+func (fs *FS) writeNewBlocks(p []byte, at, in int64) error {
 	bs := fs.sb.blockSize
-	fs.tx.data = true
-	fs.forgetTails(uint64(at/bs), uint64(roundUp(in+int64(len(p)), bs)/bs))
+	fs.tx.hasData = true
+	fs.forgetJournaledTails(uint64(at/bs), uint64(roundUpTo(in+int64(len(p)), bs)/bs))
 	whole := int64(len(p)) / bs * bs
-	if in == 0 && whole > maxBehind {
-		if err := fs.flushBehind(); err != nil {
+	if in == 0 && whole > maxDelayedWrite {
+		if err := fs.flushDelayedDataLocked(); err != nil {
 			return err
 		}
 		if _, err := fs.dev.WriteAt(p[:whole], at); err != nil {
@@ -237,36 +237,36 @@ func (fs *FS) writeFresh(p []byte, at, in int64) error {
 			return nil
 		}
 	}
-	return fs.writeBehind(p, at, in)
+	return fs.delayWrite(p, at, in)
 }
 
-// forgetTails makes n blocks from start on, which hold nothing yet, ordinary data again:
+// forgetJournaledTails makes n blocks from start on, which hold nothing yet, ordinary data again:
 // they may have been in a transaction for a file that had them before.
-func (fs *FS) forgetTails(start, n uint64) {
-	for k := range fs.tails {
+func (fs *FS) forgetJournaledTails(start, n uint64) {
+	for k := range fs.journaledTails {
 		if k >= start && k < start+n {
-			fs.cache.set(k, nil)
-			delete(fs.tails, k)
+			fs.cache.replaceBlock(k, nil)
+			delete(fs.journaledTails, k)
 		}
 	}
 }
 
-// behind is data for new blocks that is not on the device yet: what small files hold
+// delayedData is data for new blocks that is not on the device yet: what small files hold
 // goes there in large writes, before the transaction that maps the blocks is committed.
-type behind struct {
+type delayedData struct {
 	at  int64 // where it goes
 	buf []byte
 }
 
-// maxBehind is the largest piece of data that is held back, in bytes.
-const maxBehind = 128 << 10
+// maxDelayedWrite is the largest piece of data that is held back, in bytes.
+const maxDelayedWrite = 128 << 10
 
-// writeBehind holds whole blocks back that hold p from the byte in on, and zeros else.
-func (fs *FS) writeBehind(p []byte, at, in int64) error {
-	w := &fs.behind
-	n := int(roundUp(in+int64(len(p)), fs.sb.blockSize))
-	if len(w.buf) > 0 && (at != w.at+int64(len(w.buf)) || len(w.buf)+n > chunk) {
-		if err := fs.flushBehind(); err != nil {
+// delayWrite holds whole blocks back that hold p from the byte in on, and zeros else.
+func (fs *FS) delayWrite(p []byte, at, in int64) error {
+	w := &fs.delayed
+	n := int(roundUpTo(in+int64(len(p)), fs.sb.blockSize))
+	if len(w.buf) > 0 && (at != w.at+int64(len(w.buf)) || len(w.buf)+n > maxOperationBytes) {
+		if err := fs.flushDelayedDataLocked(); err != nil {
 			return err
 		}
 	}
@@ -274,7 +274,7 @@ func (fs *FS) writeBehind(p []byte, at, in int64) error {
 		w.at = at
 	}
 	if w.buf == nil {
-		w.buf = make([]byte, 0, chunk)
+		w.buf = make([]byte, 0, maxOperationBytes)
 	}
 	end := len(w.buf) + n
 	w.buf = append(w.buf, zeros[:in]...)
@@ -285,10 +285,10 @@ func (fs *FS) writeBehind(p []byte, at, in int64) error {
 	return nil
 }
 
-// flushBehind writes what was held back. Other data is written only after it, so that
+// flushDelayedDataLocked writes what was held back. Other data is written only after it, so that
 // the last writer of a block wins.
-func (fs *FS) flushBehind() error {
-	w := &fs.behind
+func (fs *FS) flushDelayedDataLocked() error {
+	w := &fs.delayed
 	if len(w.buf) == 0 {
 		return nil
 	}
@@ -299,21 +299,21 @@ func (fs *FS) flushBehind() error {
 	return nil
 }
 
-// overlay copies what was held back over what was read from the device.
-func (w *behind) overlay(p []byte, at int64) {
+// overlayDelayed copies what was held back over what was read from the device.
+func (w *delayedData) overlayDelayed(p []byte, at int64) {
 	lo, hi := max(at, w.at), min(at+int64(len(p)), w.at+int64(len(w.buf)))
 	if lo < hi {
 		copy(p[lo-at:hi-at], w.buf[lo-w.at:])
 	}
 }
 
-// goalFor chooses where a new block of a file should lie: behind the one before it.
-func (fs *FS) goalFor(i *inode, l uint32) uint64 {
+// chooseBlockGoal chooses where a new block of a file should lie: behind the one before it.
+func (fs *FS) chooseBlockGoal(i *inode, l uint32) uint64 {
 	if l > 0 {
-		if e, err := fs.lookup(i, l-1); err == nil && e.start != 0 {
+		if e, err := fs.lookupExtent(i, l-1); err == nil && e.start != 0 {
 			return e.start + uint64(l-e.logical)
 		}
 	}
-	g := (i.num - 1) / fs.sb.inodesPer
-	return fs.sb.groupStart(g) + uint64(fs.hints[g])
+	g := (i.num - 1) / fs.sb.inodesPerGroup
+	return fs.sb.groupStart(g) + uint64(fs.allocHints[g])
 }

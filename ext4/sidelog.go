@@ -27,31 +27,31 @@ const (
 	maxSide   = 64 << 20 // bytes of one transaction
 )
 
-// replaySide writes the transaction of a side log home. It returns it when the image
+// replaySideLog writes the transaction of a side log home. It returns it when the image
 // is open for reading only.
-func (fs *FS) replaySide() error {
-	log, err := fs.findSide()
+func (fs *FS) replaySideLog() error {
+	log, err := fs.findSideLog()
 	if log == nil || err != nil {
 		return err
 	}
-	blocks, err := fs.readSide(log)
+	blocks, err := fs.readSideLog(log)
 	if err != nil {
 		return err
 	}
-	if err := fs.bringSideHome(log, blocks); err != nil {
+	if err := fs.writeSideBlocksInPlace(log, blocks); err != nil {
 		return err
 	}
-	if !fs.opts.ReadOnly && !fs.logsInJournal() && (!fs.inner || fs.opts.growing) {
-		fs.side = log
+	if !fs.opts.ReadOnly && !fs.usesJournal() && (!fs.sideLogInImage || fs.opts.forGrow) {
+		fs.sideLog = log
 	}
 	return nil
 }
 
-// findSide returns the log in the place of a journal, if there is one: that of a growth
+// findSideLog returns the log in the place of a journal, if there is one: that of a growth
 // under way, or one beside the image.
-func (fs *FS) findSide() (SideLog, error) {
-	if log := fs.growLog(); log != nil {
-		fs.inner = true
+func (fs *FS) findSideLog() (SideLog, error) {
+	if log := fs.findGrowLog(); log != nil {
+		fs.sideLogInImage = true
 		return log, nil
 	}
 	if fs.opts.SideLog == nil {
@@ -60,20 +60,20 @@ func (fs *FS) findSide() (SideLog, error) {
 	return fs.opts.SideLog()
 }
 
-func (fs *FS) bringSideHome(log SideLog, blocks map[uint64][]byte) (err error) {
+func (fs *FS) writeSideBlocksInPlace(log SideLog, blocks map[uint64][]byte) (err error) {
 	if len(blocks) == 0 {
 		return nil
 	}
 	if fs.opts.ReadOnly {
-		if fs.replayed == nil {
-			fs.replayed = map[uint64]logBlock{}
+		if fs.replayedBlocks == nil {
+			fs.replayedBlocks = map[uint64]logBlock{}
 		}
 		for n, data := range blocks {
-			fs.replayed[n] = logBlock{data: data}
-			fs.cache.set(n, nil)
+			fs.replayedBlocks[n] = logBlock{data: data}
+			fs.cache.replaceBlock(n, nil)
 		}
 	} else {
-		for _, n := range sortedBlocks(blocks) {
+		for _, n := range sortedBlockNumbers(blocks) {
 			if _, err := fs.dev.WriteAt(blocks[n], int64(n)*fs.sb.blockSize); err != nil {
 				return err
 			}
@@ -82,16 +82,16 @@ func (fs *FS) bringSideHome(log SideLog, blocks map[uint64][]byte) (err error) {
 			return err
 		}
 	}
-	raw, ok := blocks[fs.sb.superBlock()]
+	raw, ok := blocks[fs.sb.superblockNumber()]
 	if !ok {
 		return nil
 	}
-	fs.sb, err = parseSuper(raw[fs.sb.superIn():][:superSize], fs.size)
+	fs.sb, err = parseSuperblock(raw[fs.sb.superblockOffset():][:superSize], fs.size)
 	return err
 }
 
-// readSide reads the transaction in a side log; none is no error.
-func (fs *FS) readSide(log SideLog) (map[uint64][]byte, error) {
+// readSideLog reads the transaction in a side log; none is no error.
+func (fs *FS) readSideLog(log SideLog) (map[uint64][]byte, error) {
 	head := make([]byte, sideHead)
 	if err := readFull(log, head, 0); err != nil {
 		return nil, err
@@ -101,14 +101,14 @@ func (fs *FS) readSide(log SideLog) (map[uint64][]byte, error) {
 	if string(head[:8]) != sideMagic || n == 0 || size > maxSide {
 		return nil, nil
 	}
-	if in, ok := log.(*innerLog); ok && size > in.size-sideBody {
+	if in, ok := log.(*logInImage); ok && size > in.size-sideBody {
 		return nil, nil
 	}
 	body := make([]byte, size)
 	if err := readFull(log, body, sideBody); err != nil {
 		return nil, err
 	}
-	if crc32c(fs.sideSeed(head), body) != le.Uint32(head[12:]) {
+	if crc32c(fs.sideLogSeed(head), body) != le.Uint32(head[12:]) {
 		return nil, nil
 	}
 	blocks := make(map[uint64][]byte, n)
@@ -122,12 +122,12 @@ func (fs *FS) readSide(log SideLog) (map[uint64][]byte, error) {
 	return blocks, nil
 }
 
-// sideSeed begins the checksum: with the file system that the log belongs to. A log in the
+// sideLogSeed begins the checksum: with the file system that the log belongs to. A log in the
 // image counts for nothing once another has used the file system, which knows nothing of it.
-func (fs *FS) sideSeed(head []byte) uint32 {
+func (fs *FS) sideLogSeed(head []byte) uint32 {
 	raw := fs.sb.raw
 	c := crc32c(crc32c(^uint32(0), raw[sbUUID:sbUUID+16]), head[:12])
-	if !fs.inner {
+	if !fs.sideLogInImage {
 		return c
 	}
 	for _, f := range []struct{ at, n int }{{sbMtime, 4}, {sbMountCount, 2}, {sbState, 2}, {sbLastCheck, 4}} {
@@ -136,9 +136,9 @@ func (fs *FS) sideSeed(head []byte) uint32 {
 	return c
 }
 
-// writeSide makes a transaction durable in the side log.
-func (fs *FS) writeSide(t *transaction) error {
-	list, bs := sortedBlocks(t.blocks), int(fs.sb.blockSize)
+// writeSideLog makes a transaction durable in the side log.
+func (fs *FS) writeSideLog(t *transaction) error {
+	list, bs := sortedBlockNumbers(t.blocks), int(fs.sb.blockSize)
 	n := len(list)
 	body := make([]byte, n*(8+bs))
 	for i, at := range list {
@@ -148,17 +148,17 @@ func (fs *FS) writeSide(t *transaction) error {
 	head := make([]byte, sideHead)
 	copy(head, sideMagic)
 	le.PutUint32(head[8:], uint32(n))
-	le.PutUint32(head[12:], crc32c(fs.sideSeed(head), body))
-	if t.data {
+	le.PutUint32(head[12:], crc32c(fs.sideLogSeed(head), body))
+	if t.hasData {
 		if err := fs.dev.Sync(); err != nil {
 			return err
 		}
 	}
-	if _, err := fs.side.WriteAt(body, sideBody); err != nil {
+	if _, err := fs.sideLog.WriteAt(body, sideBody); err != nil {
 		return err
 	}
-	if _, err := fs.side.WriteAt(head, 0); err != nil {
+	if _, err := fs.sideLog.WriteAt(head, 0); err != nil {
 		return err
 	}
-	return fs.side.Sync()
+	return fs.sideLog.Sync()
 }

@@ -17,7 +17,7 @@ func (fs *FS) Std() iofs.FS { return stdFS{fs} }
 
 type stdFS struct{ fs *FS }
 
-func stdErr(op, name string, err error) error {
+func pathError(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -28,35 +28,37 @@ func stdErr(op, name string, err error) error {
 func (s stdFS) Open(name string) (iofs.File, error) {
 	info, err := s.Stat(name)
 	if err != nil {
-		return nil, stdErr("open", name, err.(*iofs.PathError).Err)
+		return nil, pathError("open", name, err.(*iofs.PathError).Err)
 	}
 	if info.IsDir() {
 		d, err := s.fs.OpenDir(name, false)
 		if err != nil {
-			return nil, stdErr("open", name, err)
+			return nil, pathError("open", name, err)
 		}
 		return &stdDir{name, info, d}, nil
 	}
 	f, err := s.fs.OpenFile(name, OpenFlags{})
 	if err != nil {
-		return nil, stdErr("open", name, err)
+		return nil, pathError("open", name, err)
 	}
 	return &stdFile{File: f, name: name}, nil
 }
 
 // Stat implements io/fs.StatFS.
-func (s stdFS) Stat(name string) (iofs.FileInfo, error) { return s.stat("stat", name, s.fs.Stat) }
+func (s stdFS) Stat(name string) (iofs.FileInfo, error) { return s.statPath("stat", name, s.fs.Stat) }
 
 // Lstat implements io/fs.ReadLinkFS.
-func (s stdFS) Lstat(name string) (iofs.FileInfo, error) { return s.stat("lstat", name, s.fs.Lstat) }
+func (s stdFS) Lstat(name string) (iofs.FileInfo, error) {
+	return s.statPath("lstat", name, s.fs.Lstat)
+}
 
-func (s stdFS) stat(op, name string, stat func(string) (Info, error)) (iofs.FileInfo, error) {
+func (s stdFS) statPath(op, name string, stat func(string) (Info, error)) (iofs.FileInfo, error) {
 	if !iofs.ValidPath(name) {
-		return nil, stdErr(op, name, iofs.ErrInvalid)
+		return nil, pathError(op, name, iofs.ErrInvalid)
 	}
 	info, err := stat(name)
 	if err != nil {
-		return nil, stdErr(op, name, err)
+		return nil, pathError(op, name, err)
 	}
 	return fileInfo{info}, nil
 }
@@ -64,10 +66,10 @@ func (s stdFS) stat(op, name string, stat func(string) (Info, error)) (iofs.File
 // ReadLink implements io/fs.ReadLinkFS.
 func (s stdFS) ReadLink(name string) (string, error) {
 	if !iofs.ValidPath(name) {
-		return "", stdErr("readlink", name, iofs.ErrInvalid)
+		return "", pathError("readlink", name, iofs.ErrInvalid)
 	}
 	t, err := s.fs.Readlink(name)
-	return t, stdErr("readlink", name, err)
+	return t, pathError("readlink", name, err)
 }
 
 // ReadDir implements io/fs.ReadDirFS.
@@ -79,7 +81,7 @@ func (s stdFS) ReadDir(name string) ([]iofs.DirEntry, error) {
 	defer f.Close()
 	d, ok := f.(*stdDir)
 	if !ok {
-		return nil, stdErr("readdir", name, syscall.ENOTDIR)
+		return nil, pathError("readdir", name, syscall.ENOTDIR)
 	}
 	list, err := d.ReadDir(-1)
 	slices.SortFunc(list, func(a, b iofs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
@@ -96,7 +98,7 @@ type stdFile struct {
 func (f *stdFile) Stat() (iofs.FileInfo, error) {
 	info, err := f.File.Stat()
 	info.Name = path.Base(f.name)
-	return fileInfo{info}, stdErr("stat", f.name, err)
+	return fileInfo{info}, pathError("stat", f.name, err)
 }
 
 func (f *stdFile) Read(p []byte) (int, error) {
@@ -119,12 +121,12 @@ func (f *stdFile) Seek(off int64, whence int) (int64, error) {
 	case io.SeekEnd:
 		info, err := f.File.Stat()
 		if err != nil {
-			return 0, stdErr("seek", f.name, err)
+			return 0, pathError("seek", f.name, err)
 		}
 		off += info.Size
 	}
 	if off < 0 {
-		return 0, stdErr("seek", f.name, iofs.ErrInvalid)
+		return 0, pathError("seek", f.name, iofs.ErrInvalid)
 	}
 	f.off = off
 	return off, nil
@@ -140,7 +142,7 @@ type stdDir struct {
 func (d *stdDir) Stat() (iofs.FileInfo, error) { return d.info, nil }
 func (d *stdDir) Close() error                 { return d.d.Close() }
 
-func (d *stdDir) Read([]byte) (int, error) { return 0, stdErr("read", d.name, syscall.EISDIR) }
+func (d *stdDir) Read([]byte) (int, error) { return 0, pathError("read", d.name, syscall.EISDIR) }
 
 // ReadDir implements io/fs.ReadDirFile.
 func (d *stdDir) ReadDir(n int) ([]iofs.DirEntry, error) {
@@ -161,7 +163,7 @@ func (d *stdDir) ReadDir(n int) ([]iofs.DirEntry, error) {
 			break
 		}
 		if err != nil {
-			return list, stdErr("readdir", d.name, err)
+			return list, pathError("readdir", d.name, err)
 		}
 	}
 	return list, nil

@@ -8,50 +8,50 @@ import (
 	"strings"
 )
 
-// super is a superblock that was found to make sense. All counts of blocks are in
+// superblock is a superblock that was found to make sense. All counts of blocks are in
 // blocks, those of bigalloc included.
-type super struct {
-	raw       []byte // as on disk
-	blockSize int64
-	blocks    uint64
-	first     uint64 // first block of group 0: 1 where blocks have 1 KiB
-	perGroup  uint32 // blocks of a group
-	inodesPer uint32 // inodes of a group
-	groups    uint32
-	inodes    uint32
-	cluster   uint32 // blocks of a cluster: what a bit of a bitmap stands for
-	descSize  int
-	inodeSize int
-	compat    uint32
-	incompat  uint32
-	ro        uint32
-	csum      bool // metadata_csum
-	seed      uint32
-	firstIno  uint32
-	metaBG    uint32 // first block of descriptors that lies in its own group
-	reserved  uint32 // blocks for more descriptors
-	hash      hasher
+type superblock struct {
+	raw            []byte // as on disk
+	blockSize      int64
+	blocks         uint64
+	firstBlock     uint64 // first block of group 0: 1 where blocks have 1 KiB
+	blocksPerGroup uint32 // blocks of a group
+	inodesPerGroup uint32 // inodes of a group
+	groups         uint32
+	inodes         uint32
+	clusterBlocks  uint32 // blocks of a cluster: what a bit of a bitmap stands for
+	descSize       int
+	inodeSize      int
+	compat         uint32
+	incompat       uint32
+	roCompat       uint32
+	metadataCsum   bool // metadata_csum
+	csumSeed       uint32
+	firstUserInode uint32
+	firstMetaBG    uint32 // first block of descriptors that lies in its own group
+	reservedDescs  uint32 // blocks for more descriptors
+	hash           hasher
 }
 
-// parseSuper checks a superblock against a device of size bytes (0: unknown).
-func parseSuper(raw []byte, size int64) (*super, error) {
+// parseSuperblock checks a superblock against a device of size bytes (0: unknown).
+func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 	u32 := func(o int) uint32 { return le.Uint32(raw[o:]) }
 	if le.Uint16(raw[sbMagic:]) != superMagic {
 		return nil, ErrNoFileSystem
 	}
-	s := &super{raw: bytes.Clone(raw)}
+	s := &superblock{raw: bytes.Clone(raw)}
 	if u32(sbRevision) > 0 {
-		s.compat, s.incompat, s.ro = u32(sbCompat), u32(sbIncompat), u32(sbROCompat)
+		s.compat, s.incompat, s.roCompat = u32(sbCompat), u32(sbIncompat), u32(sbROCompat)
 	}
-	if x := s.incompat &^ readable; x != 0 {
+	if x := s.incompat &^ readableIncompat; x != 0 {
 		return nil, unsupportedf("features %s", featureNames(incompatNames, x))
 	}
-	s.csum = s.ro&roMetadataCsum != 0
-	if s.csum {
+	s.metadataCsum = s.roCompat&roMetadataCsum != 0
+	if s.metadataCsum {
 		if t := raw[sbChecksumType]; t != 1 {
 			return nil, unsupportedf("checksums of type %d", t)
 		}
-		if superChecksum(raw) != u32(sbChecksum) {
+		if superblockChecksum(raw) != u32(sbChecksum) {
 			return nil, corruptf("checksum of the superblock")
 		}
 	}
@@ -63,10 +63,10 @@ func parseSuper(raw []byte, size int64) (*super, error) {
 		return nil, fmt.Errorf("%w: its end is missing: the file system has %d blocks of %d bytes, and there are only %d bytes for it",
 			ErrCorrupt, s.blocks, s.blockSize, size)
 	}
-	return s, s.parseRest()
+	return s, s.parseFeatureFields()
 }
 
-func (s *super) parseGeometry() error {
+func (s *superblock) parseGeometry() error {
 	u32 := func(o int) uint32 { return le.Uint32(s.raw[o:]) }
 	if u32(sbLogBlock) > 6 {
 		return corruptf("block size 2^%d KiB", u32(sbLogBlock))
@@ -81,52 +81,52 @@ func (s *super) parseGeometry() error {
 			return corruptf("group descriptors of %d bytes", s.descSize)
 		}
 	}
-	s.inodeSize, s.firstIno = oldInodeSize, firstInode
+	s.inodeSize, s.firstUserInode = oldInodeSize, firstInode
 	if u32(sbRevision) > 0 {
-		s.inodeSize, s.firstIno = int(le.Uint16(s.raw[sbInodeSize:])), u32(sbFirstInode)
+		s.inodeSize, s.firstUserInode = int(le.Uint16(s.raw[sbInodeSize:])), u32(sbFirstInode)
 	}
 	if s.inodeSize < oldInodeSize || int64(s.inodeSize) > s.blockSize || bits.OnesCount(uint(s.inodeSize)) != 1 {
 		return corruptf("inodes of %d bytes", s.inodeSize)
 	}
-	s.cluster = 1
-	if s.ro&roBigalloc != 0 {
+	s.clusterBlocks = 1
+	if s.roCompat&roBigalloc != 0 {
 		shift := u32(sbLogCluster) - u32(sbLogBlock)
 		if u32(sbLogCluster) < u32(sbLogBlock) || shift > 16 {
 			return corruptf("clusters of 2^%d KiB", u32(sbLogCluster))
 		}
-		s.cluster = 1 << shift
+		s.clusterBlocks = 1 << shift
 	}
-	s.first, s.perGroup, s.inodesPer = uint64(u32(sbFirstData)), u32(sbBlocksPerGroup), u32(sbInodesPerGroup)
+	s.firstBlock, s.blocksPerGroup, s.inodesPerGroup = uint64(u32(sbFirstData)), u32(sbBlocksPerGroup), u32(sbInodesPerGroup)
 	bitmap := uint64(s.blockSize * 8)
-	bad := s.perGroup == 0 || uint64(s.perGroup/s.cluster) > bitmap || s.perGroup%s.cluster != 0 ||
-		s.inodesPer == 0 || uint64(s.inodesPer) > bitmap || int64(s.inodesPer)*int64(s.inodeSize)%s.blockSize != 0 ||
-		s.first > 1 || s.first == 1 && s.blockSize != 1024 ||
-		s.blocks <= s.first || s.blocks > 1<<48 || s.firstIno < firstInode
+	bad := s.blocksPerGroup == 0 || uint64(s.blocksPerGroup/s.clusterBlocks) > bitmap || s.blocksPerGroup%s.clusterBlocks != 0 ||
+		s.inodesPerGroup == 0 || uint64(s.inodesPerGroup) > bitmap || int64(s.inodesPerGroup)*int64(s.inodeSize)%s.blockSize != 0 ||
+		s.firstBlock > 1 || s.firstBlock == 1 && s.blockSize != 1024 ||
+		s.blocks <= s.firstBlock || s.blocks > 1<<48 || s.firstUserInode < firstInode
 	if bad {
 		return corruptf("the sizes in the superblock")
 	}
-	groups := (s.blocks - s.first + uint64(s.perGroup) - 1) / uint64(s.perGroup)
-	if groups > 1<<24 || groups*uint64(s.inodesPer) != uint64(u32(sbInodes)) {
+	groups := (s.blocks - s.firstBlock + uint64(s.blocksPerGroup) - 1) / uint64(s.blocksPerGroup)
+	if groups > 1<<24 || groups*uint64(s.inodesPerGroup) != uint64(u32(sbInodes)) {
 		return corruptf("%d inodes in %d groups", u32(sbInodes), groups)
 	}
 	s.groups, s.inodes = uint32(groups), u32(sbInodes)
 	return nil
 }
 
-func (s *super) parseRest() error {
+func (s *superblock) parseFeatureFields() error {
 	raw := s.raw
-	s.seed = crc32c(^uint32(0), raw[sbUUID:sbUUID+16])
+	s.csumSeed = crc32c(^uint32(0), raw[sbUUID:sbUUID+16])
 	if s.incompat&incompatCsumSeed != 0 {
-		s.seed = le.Uint32(raw[sbChecksumSeed:])
+		s.csumSeed = le.Uint32(raw[sbChecksumSeed:])
 	}
-	s.metaBG = ^uint32(0)
+	s.firstMetaBG = ^uint32(0)
 	if s.incompat&incompatMetaBG != 0 {
-		s.metaBG = le.Uint32(raw[sbFirstMetaBG:])
+		s.firstMetaBG = le.Uint32(raw[sbFirstMetaBG:])
 	}
 	// Kept also when tune2fs took the feature away: Linux and e2fsck count them all the same.
-	s.reserved = uint32(le.Uint16(raw[sbReservedGDT:]))
-	if int64(s.reserved) > s.blockSize/4 {
-		return corruptf("%d blocks reserved for descriptors", s.reserved)
+	s.reservedDescs = uint32(le.Uint16(raw[sbReservedGDT:]))
+	if int64(s.reservedDescs) > s.blockSize/4 {
+		return corruptf("%d blocks reserved for descriptors", s.reservedDescs)
 	}
 	s.hash = hasher{unsigned: le.Uint32(raw[sbFlags:])&flagUnsigned != 0}
 	for i := range s.hash.seed {
@@ -135,7 +135,7 @@ func (s *super) parseRest() error {
 	return nil
 }
 
-func (s *super) label() string {
+func (s *superblock) volumeLabel() string {
 	b := s.raw[sbLabel : sbLabel+maxLabel]
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]
@@ -143,7 +143,7 @@ func (s *super) label() string {
 	return string(b)
 }
 
-func (s *super) count64(lo, hi int) uint64 {
+func (s *superblock) splitCount(lo, hi int) uint64 {
 	n := uint64(le.Uint32(s.raw[lo:]))
 	if s.incompat&incompat64bit != 0 {
 		n |= uint64(le.Uint32(s.raw[hi:])) << 32
@@ -151,78 +151,80 @@ func (s *super) count64(lo, hi int) uint64 {
 	return n
 }
 
-// hasSuper reports whether a group begins with a copy of the superblock.
-func (s *super) hasSuper(g uint32) bool {
+// hasSuperblock reports whether a group begins with a copy of the superblock.
+func (s *superblock) hasSuperblock(g uint32) bool {
 	switch {
 	case s.compat&compatSparseSuper2 != 0:
 		return g == 0 || g == le.Uint32(s.raw[sbBackups:]) || g == le.Uint32(s.raw[sbBackups+4:])
-	case s.ro&roSparseSuper == 0:
+	case s.roCompat&roSparseSuper == 0:
 		return true
 	}
-	return sparseGroup(g)
+	return isSparseSuperGroup(g)
 }
 
-func (s *super) groupStart(g uint32) uint64 { return s.first + uint64(g)*uint64(s.perGroup) }
+func (s *superblock) groupStart(g uint32) uint64 {
+	return s.firstBlock + uint64(g)*uint64(s.blocksPerGroup)
+}
 
-// groupLen returns how many blocks a group has.
-func (s *super) groupLen(g uint32) uint32 {
+// groupBlockCount returns how many blocks a group has.
+func (s *superblock) groupBlockCount(g uint32) uint32 {
 	if g == s.groups-1 {
 		return uint32(s.blocks - s.groupStart(g))
 	}
-	return s.perGroup
+	return s.blocksPerGroup
 }
 
-func (s *super) groupOf(block uint64) (g, index uint32) {
-	return uint32((block - s.first) / uint64(s.perGroup)), uint32((block - s.first) % uint64(s.perGroup))
+func (s *superblock) locateBlock(block uint64) (g, index uint32) {
+	return uint32((block - s.firstBlock) / uint64(s.blocksPerGroup)), uint32((block - s.firstBlock) % uint64(s.blocksPerGroup))
 }
 
-// groupsOf returns how many groups a file system of so many blocks has.
-func (s *super) groupsOf(blocks uint64) uint32 {
-	return uint32((blocks - s.first + uint64(s.perGroup) - 1) / uint64(s.perGroup))
+// groupsForBlocks returns how many groups a file system of so many blocks has.
+func (s *superblock) groupsForBlocks(blocks uint64) uint32 {
+	return uint32((blocks - s.firstBlock + uint64(s.blocksPerGroup) - 1) / uint64(s.blocksPerGroup))
 }
 
-func (s *super) descsPerBlock() uint32 { return uint32(s.blockSize) / uint32(s.descSize) }
+func (s *superblock) descsPerBlock() uint32 { return uint32(s.blockSize) / uint32(s.descSize) }
 
-// descBlocks returns how many blocks of descriptors there are.
-func (s *super) descBlocks() uint32 {
+// descBlockCount returns how many blocks of descriptors there are.
+func (s *superblock) descBlockCount() uint32 {
 	return (s.groups + s.descsPerBlock() - 1) / s.descsPerBlock()
 }
 
-// descAt returns where the descriptor of a group lies.
-func (s *super) descAt(g uint32) (block uint64, offset int) {
+// locateGroupDesc returns where the descriptor of a group lies.
+func (s *superblock) locateGroupDesc(g uint32) (block uint64, offset int) {
 	n := g / s.descsPerBlock()
 	offset = int(g%s.descsPerBlock()) * s.descSize
-	if n < s.metaBG {
-		return s.superBlock() + 1 + uint64(n), offset
+	if n < s.firstMetaBG {
+		return s.superblockNumber() + 1 + uint64(n), offset
 	}
 	own := n * s.descsPerBlock()
 	block = s.groupStart(own)
-	if s.hasSuper(own) {
+	if s.hasSuperblock(own) {
 		block++
 	}
 	if own == 0 {
-		block = s.superBlock() + 1
+		block = s.superblockNumber() + 1
 	}
 	return block, offset
 }
 
-// superBlock returns the block that holds the superblock, and superIn where in it.
-func (s *super) superBlock() uint64 { return uint64(superOffset / s.blockSize) }
-func (s *super) superIn() int       { return int(superOffset % s.blockSize) }
+// superblockNumber returns the block that holds the superblock, and superblockOffset where in it.
+func (s *superblock) superblockNumber() uint64 { return uint64(superOffset / s.blockSize) }
+func (s *superblock) superblockOffset() int    { return int(superOffset % s.blockSize) }
 
-// baseBlocks returns how many blocks at the start of a group hold the superblock and
+// baseMetaBlocks returns how many blocks at the start of a group hold the superblock and
 // descriptors.
-func (s *super) baseBlocks(g uint32) uint32 {
+func (s *superblock) baseMetaBlocks(g uint32) uint32 {
 	var n uint32
-	if s.hasSuper(g) {
+	if s.hasSuperblock(g) {
 		n = 1
 	}
 	per := s.descsPerBlock()
-	if g/per < s.metaBG {
+	if g/per < s.firstMetaBG {
 		if n == 0 {
 			return 0
 		}
-		return n + min(s.metaBG, s.descBlocks()) + s.reserved
+		return n + min(s.firstMetaBG, s.descBlockCount()) + s.reservedDescs
 	}
 	if k := g % per; k == 0 || k == 1 || k == per-1 {
 		n++
@@ -230,13 +232,13 @@ func (s *super) baseBlocks(g uint32) uint32 {
 	return n
 }
 
-func (s *super) tableBlocks() uint64 {
-	return uint64(s.inodesPer) * uint64(s.inodeSize) / uint64(s.blockSize)
+func (s *superblock) inodeTableBlocks() uint64 {
+	return uint64(s.inodesPerGroup) * uint64(s.inodeSize) / uint64(s.blockSize)
 }
 
-// backupSupers yields where copies of the superblock may lie when the first cannot
+// backupSuperOffsets yields where copies of the superblock may lie when the first cannot
 // be read: what mke2fs and Format choose, for each size of blocks.
-func backupSupers(size int64) []int64 {
+func backupSuperOffsets(size int64) []int64 {
 	var at []int64
 	for _, bs := range []int64{4096, 1024, 2048, 8192, 16384, 32768, 65536} {
 		per := bs * 8
@@ -253,24 +255,24 @@ func backupSupers(size int64) []int64 {
 	return at
 }
 
-// loadSuper reads the superblock, or a copy of it when the first one is damaged.
-func loadSuper(dev io.ReaderAt, size int64) (s *super, fromBackup bool, err error) {
+// loadSuperblock reads the superblock, or a copy of it when the first one is damaged.
+func loadSuperblock(dev io.ReaderAt, size int64) (s *superblock, fromBackup bool, err error) {
 	raw := make([]byte, superSize)
 	if err := readFull(dev, raw, superOffset); err != nil {
 		return nil, false, err
 	}
-	s, err = parseSuper(raw, size)
+	s, err = parseSuperblock(raw, size)
 	if err == nil {
 		return s, false, nil
 	}
 	if !isCorrupt(err) {
 		return nil, false, err
 	}
-	for _, off := range backupSupers(size) {
+	for _, off := range backupSuperOffsets(size) {
 		if readFull(dev, raw, off) != nil {
 			continue
 		}
-		b, berr := parseSuper(raw, size)
+		b, berr := parseSuperblock(raw, size)
 		if berr != nil || le.Uint16(raw[sbGroupNumber:]) == 0 {
 			continue
 		}

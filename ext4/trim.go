@@ -15,12 +15,12 @@ import (
 // until then; those of the device.
 func (fs *FS) Trim(ctx context.Context) (int64, error) {
 	fs.mu.RLock()
-	err := fs.mayWrite()
+	err := fs.checkWritable()
 	groups := fs.sb.groups
 	fs.mu.RUnlock()
 	if err == nil {
 		// What was freed is busy until the log has it, and has nothing else of it.
-		err = fs.flush()
+		err = fs.commitAndCheckpoint()
 	}
 	var n int64
 	for g := uint32(0); g < groups && err == nil; g++ {
@@ -42,26 +42,26 @@ func (fs *FS) Trim(ctx context.Context) (int64, error) {
 func (fs *FS) trimGroup(g uint32) (int64, error) {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
-	if err := fs.mayWrite(); err != nil {
+	if err := fs.checkWritable(); err != nil {
 		return 0, err
 	}
-	d, err := fs.desc(g)
+	d, err := fs.readGroupDesc(g)
 	if err != nil || d.freeBlocks() == 0 {
 		return 0, err
 	}
-	m, err := fs.freeMap(g, d)
+	m, err := fs.groupFreeMap(g, d)
 	if err != nil {
 		return 0, err
 	}
 	var n int64
-	for at := m.next(0, false); at < m.len; {
-		end := m.next(at, true)
+	for at := m.nextBlock(0, false); at < m.len; {
+		end := m.nextBlock(at, true)
 		length := int64(end-at) * fs.sb.blockSize
 		if err := punchHole(fs.dev, int64(fs.sb.groupStart(g)+uint64(at))*fs.sb.blockSize, length); err != nil {
 			return n, err
 		}
 		n += length
-		at = m.next(end, false)
+		at = m.nextBlock(end, false)
 	}
 	return n, nil
 }

@@ -18,19 +18,19 @@ func (fs *FS) Usage() Usage {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
 	c, sb := fs.counters, fs.sb
-	over := int64(fs.overhead()) * sb.blockSize
+	over := int64(fs.overheadBlocks()) * sb.blockSize
 	return Usage{
 		Size: max(int64(sb.blocks)*sb.blockSize-over, 0), Free: int64(c.freeBlocks) * sb.blockSize,
 		Inodes: int64(sb.inodes), FreeInodes: int64(c.freeInodes), FileBytes: c.fileBytes,
 	}
 }
 
-// overhead is how many blocks hold no files: as the superblock says, or an estimate.
-func (fs *FS) overhead() uint64 {
+// overheadBlocks is how many blocks hold no files: as the superblock says, or an estimate.
+func (fs *FS) overheadBlocks() uint64 {
 	if n := uint64(le.Uint32(fs.sb.raw[sbOverhead:])); n > 0 && n < fs.sb.blocks {
-		return n * uint64(fs.sb.cluster)
+		return n * uint64(fs.sb.clusterBlocks)
 	}
-	n := fs.sb.tableBlocks() + 2
+	n := fs.sb.inodeTableBlocks() + 2
 	return min(n*uint64(fs.sb.groups), fs.sb.blocks)
 }
 
@@ -38,7 +38,7 @@ func (fs *FS) overhead() uint64 {
 func (fs *FS) SumSizes(ctx context.Context) (int64, error) {
 	var sum int64
 	err := fs.eachInode(ctx, func(i *inode) error {
-		if i.isRegular() && !i.has(flagEAInode) && (i.links() > 0 || fs.inodes[i.num] != nil) {
+		if i.isRegular() && !i.hasFlag(flagEAInode) && (i.linkCount() > 0 || fs.openInodes[i.num] != nil) {
 			sum += i.size()
 		}
 		return nil
@@ -52,36 +52,36 @@ func (fs *FS) eachInode(ctx context.Context, f func(*inode) error) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := fs.eachInodeOf(g, f); err != nil {
+		if err := fs.eachInodeInGroup(g, f); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (fs *FS) eachInodeOf(g uint32, f func(*inode) error) error {
+func (fs *FS) eachInodeInGroup(g uint32, f func(*inode) error) error {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
 	if fs.closed {
 		return errClosed
 	}
-	d, err := fs.desc(g)
-	if err != nil || d.freeInodes() >= fs.sb.inodesPer {
+	d, err := fs.readGroupDesc(g)
+	if err != nil || d.freeInodes() >= fs.sb.inodesPerGroup {
 		return err
 	}
-	bitmap, err := fs.readBitmap(g, d, true)
+	bitmap, err := fs.readGroupBitmap(g, d, true)
 	if err != nil || bitmap == nil {
 		return err
 	}
-	for k := range fs.sb.inodesPer {
-		num := g*fs.sb.inodesPer + k + 1
-		if !bit(bitmap, uint64(k)) || num < fs.sb.firstIno {
+	for k := range fs.sb.inodesPerGroup {
+		num := g*fs.sb.inodesPerGroup + k + 1
+		if !testBit(bitmap, uint64(k)) || num < fs.sb.firstUserInode {
 			continue
 		}
 		if num == le.Uint32(fs.sb.raw[sbOrphanFile:]) && fs.sb.compat&compatOrphanFile != 0 {
 			continue
 		}
-		i, err := fs.inode(num)
+		i, err := fs.readInode(num)
 		if err != nil {
 			return err
 		}

@@ -31,27 +31,27 @@ type FileMeta struct {
 	Mtime    time.Time     // the access time as well; zero: the time of the write
 }
 
-// setMeta gives a new file metadata, if there is any.
-func (fs *FS) setMeta(i *inode, m *FileMeta) error {
+// applyFileMeta gives a new file metadata, if there is any.
+func (fs *FS) applyFileMeta(i *inode, m *FileMeta) error {
 	if m == nil {
 		return nil
 	}
-	bits, uid, gid := permBits(m.Mode), i.uid(), i.gid()
+	bits, uid, gid := permBitsOf(m.Mode), i.uid(), i.gid()
 	if m.UID >= 0 {
 		uid = uint32(m.UID)
 	}
 	if m.GID >= 0 {
 		gid = uint32(m.GID)
 	}
-	i.setOwner(typeRegular|bits, uid, gid)
+	i.setModeAndOwner(typeRegular|bits, uid, gid)
 	if !m.Mtime.IsZero() {
 		i.setTime(stampAtime, m.Mtime)
 		i.setTime(stampMtime, m.Mtime)
 	}
-	return fs.chmodACL(i, bits)
+	return fs.applyModeToACL(i, bits)
 }
 
-var chunks = sync.Pool{New: func() any { b := make([]byte, chunk); return &b }}
+var chunkBuffers = sync.Pool{New: func() any { b := make([]byte, maxOperationBytes); return &b }}
 
 // WriteFile replaces the file at path by what r yields, and returns its size. Others
 // see the old file or the new one, never a part; when it fails, the old one stays.
@@ -64,29 +64,29 @@ func (fs *FS) WriteFile(ctx context.Context, path string, r io.Reader, opts Writ
 	if fs.opts.ReadOnly {
 		return 0, ErrReadOnly
 	}
-	if opts.Size > chunk || opts.NextData != nil {
-		if err := fs.precheck(path, opts.Exclusive); err != nil {
+	if opts.Size > maxOperationBytes || opts.NextData != nil {
+		if err := fs.checkWriteTarget(path, opts.Exclusive); err != nil {
 			return 0, err
 		}
 	}
-	buf := chunks.Get().(*[]byte)
-	defer chunks.Put(buf)
+	buf := chunkBuffers.Get().(*[]byte)
+	defer chunkBuffers.Put(buf)
 	if opts.NextData == nil {
 		n, err := readChunk(ctx, r, *buf)
 		if err == io.EOF {
-			return int64(n), fs.writeSmall(path, (*buf)[:n], opts)
+			return int64(n), fs.writeSmallFile(path, (*buf)[:n], opts)
 		}
 		if err != nil {
 			return 0, err
 		}
-		return fs.writeLarge(ctx, path, io.MultiReader(newSlice((*buf)[:n]), r), opts)
+		return fs.writeLargeFile(ctx, path, io.MultiReader(newSliceReader((*buf)[:n]), r), opts)
 	}
-	return fs.writeLarge(ctx, path, r, opts)
+	return fs.writeLargeFile(ctx, path, r, opts)
 }
 
-// precheck finds early what place would refuse.
-func (fs *FS) precheck(path string, exclusive bool) error {
-	err := fs.view(path, false, func(i *inode) error {
+// checkWriteTarget finds early what place would refuse.
+func (fs *FS) checkWriteTarget(path string, exclusive bool) error {
+	err := fs.viewPath(path, false, func(i *inode) error {
 		switch {
 		case i.isDir():
 			return errIsDir
@@ -129,8 +129,8 @@ func readChunk(ctx context.Context, r io.Reader, buf []byte) (n int, err error) 
 	return n, err
 }
 
-// newSlice returns a reader of b, which b's owner may use again once it is read.
-func newSlice(b []byte) io.Reader { return &sliceReader{b} }
+// newSliceReader returns a reader of b, which b's owner may use again once it is read.
+func newSliceReader(b []byte) io.Reader { return &sliceReader{b} }
 
 type sliceReader struct{ b []byte }
 
@@ -143,70 +143,70 @@ func (s *sliceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// writeSmall writes a file that is in memory, in one operation.
-func (fs *FS) writeSmall(path string, data []byte, opts WriteOptions) error {
+// writeSmallFile writes a file that is in memory, in one operation.
+func (fs *FS) writeSmallFile(path string, data []byte, opts WriteOptions) error {
 	var gone uint32
-	seq, err := fs.update(func() error {
-		dir, name, err := fs.makeParent(path)
+	seq, err := fs.runOperation(func() error {
+		dir, name, err := fs.makeMissingParents(path)
 		if err != nil {
 			return err
 		}
-		old, err := fs.replaceable(dir, name, opts.Exclusive)
+		old, err := fs.findReplaceable(dir, name, opts.Exclusive)
 		if err != nil {
 			return err
 		}
-		i, err := fs.makeInode(dir, typeRegular|newMode(old, opts.Mode))
+		i, err := fs.newUnnamedInode(dir, typeRegular|newFileMode(old, opts.Mode))
 		if err != nil {
 			return err
 		}
 		for n := 0; n < len(data); {
-			k, err := fs.writeAt(i, data[n:], int64(n))
+			k, err := fs.writeContent(i, data[n:], int64(n))
 			if err != nil {
 				return err
 			}
 			n += k
 		}
-		if err := fs.setMeta(i, opts.Meta); err != nil {
+		if err := fs.applyFileMeta(i, opts.Meta); err != nil {
 			return err
 		}
-		gone, err = fs.place(dir, name, i, old)
+		gone, err = fs.placeInode(dir, name, i, old)
 		return err
 	})
-	return fs.finish(seq, err, gone)
+	return fs.reclaimAndCommit(seq, err, gone)
 }
 
-// makeParent makes the missing parents of a path, and resolves it.
-func (fs *FS) makeParent(path string) (*inode, string, error) {
+// makeMissingParents makes the missing parents of a path, and resolves it.
+func (fs *FS) makeMissingParents(path string) (*inode, string, error) {
 	dir, name, err := fs.resolveParent(path)
 	if !errors.Is(err, errNoEntry) {
 		return dir, name, err
 	}
-	parent, _ := splitLast(path)
-	if _, err := fs.mkdirAll(parent, 0o755, true); err != nil {
+	parent, _ := splitLastElement(path)
+	if _, err := fs.makeDirectories(parent, 0o755, true); err != nil {
 		return nil, "", err
 	}
 	return fs.resolveParent(path)
 }
 
-// newMode returns the permission bits of a file that is about to replace old, if that
+// newFileMode returns the permission bits of a file that is about to replace old, if that
 // is not nil.
-func newMode(old *inode, mode iofs.FileMode) uint16 {
+func newFileMode(old *inode, mode iofs.FileMode) uint16 {
 	switch {
 	case mode != 0:
-		return permBits(mode)
+		return permBitsOf(mode)
 	case old != nil && old.isRegular():
 		return old.mode() & 0o7777
 	}
 	return 0o644
 }
 
-// replaceable returns what has a name in a directory, which is about to be given to a
+// findReplaceable returns what has a name in a directory, which is about to be given to a
 // file; nil: nothing.
-func (fs *FS) replaceable(dir *inode, name string, exclusive bool) (*inode, error) {
-	old, err := fs.child(dir, name)
+func (fs *FS) findReplaceable(dir *inode, name string, exclusive bool) (*inode, error) {
+	old, err := fs.lookupChild(dir, name)
 	switch {
 	case errors.Is(err, errNoEntry):
-		if dir.links() == 0 {
+		if dir.linkCount() == 0 {
 			return nil, errNoEntry // the directory was removed
 		}
 		return nil, nil
@@ -220,61 +220,61 @@ func (fs *FS) replaceable(dir *inode, name string, exclusive bool) (*inode, erro
 	return old, nil
 }
 
-// place gives an inode a name in a directory, in the place of old if that is not nil,
+// placeInode gives an inode a name in a directory, in the place of old if that is not nil,
 // and stores both.
-func (fs *FS) place(dir *inode, name string, i, old *inode) (gone uint32, err error) {
+func (fs *FS) placeInode(dir *inode, name string, i, old *inode) (gone uint32, err error) {
 	if old == nil {
-		return 0, fs.link(dir, name, i)
+		return 0, fs.linkInode(dir, name, i)
 	}
-	if gone, err = fs.enterName(dir, name, i, old); err != nil {
+	if gone, err = fs.addOrRetargetEntry(dir, name, i, old); err != nil {
 		return 0, err
 	}
-	if err := fs.addLinks(i, 1); err != nil {
+	if err := fs.changeLinkCount(i, 1); err != nil {
 		return 0, err
 	}
-	return gone, errors.Join(fs.putInode(dir), fs.putInode(i))
+	return gone, errors.Join(fs.storeInode(dir), fs.storeInode(i))
 }
 
-// writeLarge writes a file in many operations to an inode without a name, which the
+// writeLargeFile writes a file in many operations to an inode without a name, which the
 // last one places. After a crash the inode is in the list of orphans.
-func (fs *FS) writeLarge(ctx context.Context, path string, r io.Reader, opts WriteOptions) (int64, error) {
-	f, err := fs.openNameless(path)
+func (fs *FS) writeLargeFile(ctx context.Context, path string, r io.Reader, opts WriteOptions) (int64, error) {
+	f, err := fs.openUnnamedFile(path)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
 	if opts.NextData != nil {
-		err = f.fillSparse(ctx, r, opts)
+		err = f.writeSparseFrom(ctx, r, opts)
 	} else {
-		err = f.fill(ctx, r)
+		err = f.writeFrom(ctx, r)
 	}
 	if err != nil {
 		return 0, err
 	}
-	return fs.placeFile(f, path, func(dir, i, old *inode) error {
-		mode := newMode(old, opts.Mode)
-		i.setOwner(typeRegular|mode, fs.opts.UID, fs.gidIn(dir))
-		return errors.Join(fs.inheritACL(dir, i), fs.setMeta(i, opts.Meta))
+	return fs.placeUnnamedFile(f, path, func(dir, i, old *inode) error {
+		mode := newFileMode(old, opts.Mode)
+		i.setModeAndOwner(typeRegular|mode, fs.opts.UID, fs.groupForChild(dir))
+		return errors.Join(fs.inheritDefaultACL(dir, i), fs.applyFileMeta(i, opts.Meta))
 	}, opts.Exclusive)
 }
 
-// placeFile gives an open file without a name one; set completes its inode.
-func (fs *FS) placeFile(f *File, path string, set func(dir, i, old *inode) error, exclusive bool) (int64, error) {
+// placeUnnamedFile gives an open file without a name one; set completes its inode.
+func (fs *FS) placeUnnamedFile(f *File, path string, set func(dir, i, old *inode) error, exclusive bool) (int64, error) {
 	var gone uint32
 	var size int64
-	seq, err := fs.update(func() error {
-		dir, name, err := fs.makeParent(path)
+	seq, err := fs.runOperation(func() error {
+		dir, name, err := fs.makeMissingParents(path)
 		if err != nil {
 			return err
 		}
-		i, err := fs.inode(f.in.num)
+		i, err := fs.readInode(f.openInode.num)
 		if err != nil {
 			return err
 		}
 		if err := fs.removeOrphan(i); err != nil {
 			return err
 		}
-		old, err := fs.replaceable(dir, name, exclusive)
+		old, err := fs.findReplaceable(dir, name, exclusive)
 		if err != nil {
 			return err
 		}
@@ -282,50 +282,50 @@ func (fs *FS) placeFile(f *File, path string, set func(dir, i, old *inode) error
 			return err
 		}
 		size = i.size()
-		gone, err = fs.place(dir, name, i, old)
+		gone, err = fs.placeInode(dir, name, i, old)
 		return err
 	})
-	return size, fs.finish(seq, err, gone)
+	return size, fs.reclaimAndCommit(seq, err, gone)
 }
 
-// openNameless opens a new file that has no name yet, for the directory of a path.
-func (fs *FS) openNameless(path string) (*File, error) {
+// openUnnamedFile opens a new file that has no name yet, for the directory of a path.
+func (fs *FS) openUnnamedFile(path string) (*File, error) {
 	f := &File{fs: fs, write: true}
-	_, err := fs.update(func() error {
-		dir, err := fs.nearest(path)
+	_, err := fs.runOperation(func() error {
+		dir, err := fs.nearestDirectory(path)
 		if err != nil {
 			return err
 		}
-		i, err := fs.newInode(dir, false)
+		i, err := fs.allocInode(dir, false)
 		if err != nil {
 			return err
 		}
-		i.setOwner(typeRegular|0o600, fs.opts.UID, fs.opts.GID)
-		initExtNode(i.area(), 0, 0)
+		i.setModeAndOwner(typeRegular|0o600, fs.opts.UID, fs.opts.GID)
+		initExtentNode(i.blockArea(), 0, 0)
 		le.PutUint32(i.raw[inFlags:], flagExtents)
 		fs.addOrphan(i)
-		f.in = fs.ref(i.num)
-		return fs.putInode(i)
+		f.openInode = fs.acquireInode(i.num)
+		return fs.storeInode(i)
 	})
-	if err != nil && f.in != nil {
-		fs.unref(f.in)
+	if err != nil && f.openInode != nil {
+		fs.releaseInode(f.openInode)
 	}
 	return f, err
 }
 
-// nearest returns the directory of a path, or the root when it is not there yet.
-func (fs *FS) nearest(path string) (*inode, error) {
+// nearestDirectory returns the directory of a path, or the root when it is not there yet.
+func (fs *FS) nearestDirectory(path string) (*inode, error) {
 	dir, _, err := fs.resolveParent(path)
 	if errors.Is(err, errNoEntry) {
-		return fs.inode(rootInode)
+		return fs.readInode(rootInode)
 	}
 	return dir, err
 }
 
-// fill appends all that r yields.
-func (f *File) fill(ctx context.Context, r io.Reader) error {
-	buf := chunks.Get().(*[]byte)
-	defer chunks.Put(buf)
+// writeFrom appends all that r yields.
+func (f *File) writeFrom(ctx context.Context, r io.Reader) error {
+	buf := chunkBuffers.Get().(*[]byte)
+	defer chunkBuffers.Put(buf)
 	for off := int64(0); ; {
 		n, rerr := readChunk(ctx, r, *buf)
 		if n > 0 {
@@ -343,10 +343,10 @@ func (f *File) fill(ctx context.Context, r io.Reader) error {
 	}
 }
 
-// fillSparse writes the ranges of a sparse file.
-func (f *File) fillSparse(ctx context.Context, r io.Reader, opts WriteOptions) error {
-	buf := chunks.Get().(*[]byte)
-	defer chunks.Put(buf)
+// writeSparseFrom writes the ranges of a sparse file.
+func (f *File) writeSparseFrom(ctx context.Context, r io.Reader, opts WriteOptions) error {
+	buf := chunkBuffers.Get().(*[]byte)
+	defer chunkBuffers.Put(buf)
 	last := int64(0)
 	for {
 		off, n, err := opts.NextData(ctx)
@@ -360,7 +360,7 @@ func (f *File) fillSparse(ctx context.Context, r io.Reader, opts WriteOptions) e
 			return errInvalid
 		}
 		for last = off + n; off < last; {
-			k := min(last-off, chunk)
+			k := min(last-off, maxOperationBytes)
 			if _, err := io.ReadFull(ctxReader{ctx, r}, (*buf)[:k]); err != nil {
 				if err == io.EOF {
 					err = io.ErrUnexpectedEOF

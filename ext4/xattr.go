@@ -11,8 +11,8 @@ import (
 // Extended attributes lie behind the inode's fields, and in one more block when there
 // are more. Both are rows of entries from the front, with the values from the back.
 const (
-	xattrEntry      = 16
-	xattrHeader     = 32 // of a block
+	xattrEntryLen   = 16
+	xattrHeaderLen  = 32 // of a block
 	xattrRefs       = 4  // offset of the number of inodes that share a block
 	xattrHash       = 12
 	xattrSum        = 16
@@ -47,8 +47,8 @@ type xattr struct {
 	size  int    // of the value
 }
 
-// splitXattr finds the number of a name's prefix.
-func splitXattr(full string) (index byte, name string, err error) {
+// splitXattrName finds the number of a name's prefix.
+func splitXattrName(full string) (index byte, name string, err error) {
 	for _, p := range xattrPrefixes {
 		if p.whole && full == p.prefix {
 			return p.index, "", nil
@@ -66,8 +66,8 @@ func splitXattr(full string) (index byte, name string, err error) {
 	return 0, "", unsupportedf("attributes named %q", full)
 }
 
-// fullName is the opposite; "" for what is not shown to anyone.
-func (x xattr) fullName() string {
+// fullXattrName is the opposite; "" for what is not shown to anyone.
+func (x xattr) fullXattrName() string {
 	if x.index == xattrSystem && x.name == "data" {
 		return ""
 	}
@@ -79,8 +79,8 @@ func (x xattr) fullName() string {
 	return ""
 }
 
-// parseXattrs reads a row of entries. Values are at offsets from base, and not before from.
-func (fs *FS) parseXattrs(ents, base []byte, from int) ([]xattr, error) {
+// parseXattrEntries reads a row of entries. Values are at offsets from base, and not before from.
+func (fs *FS) parseXattrEntries(ents, base []byte, from int) ([]xattr, error) {
 	bad := corruptf("extended attributes")
 	var list []xattr
 	for off := 0; ; {
@@ -90,16 +90,16 @@ func (fs *FS) parseXattrs(ents, base []byte, from int) ([]xattr, error) {
 		if le.Uint32(ents[off:]) == 0 {
 			return list, nil
 		}
-		if off+xattrEntry > len(ents) {
+		if off+xattrEntryLen > len(ents) {
 			return nil, bad
 		}
 		n := int(ents[off])
 		x := xattr{index: ents[off+1], inode: le.Uint32(ents[off+4:])}
 		at, size := int(le.Uint16(ents[off+2:])), le.Uint32(ents[off+8:])
-		if off+xattrEntry+n > len(ents) || size > maxXattrValue {
+		if off+xattrEntryLen+n > len(ents) || size > maxXattrValue {
 			return nil, bad
 		}
-		x.name, x.size = string(ents[off+xattrEntry:off+xattrEntry+n]), int(size)
+		x.name, x.size = string(ents[off+xattrEntryLen:off+xattrEntryLen+n]), int(size)
 		x.value = []byte{} // of no bytes: wherever it says that they lie
 		if x.inode == 0 && x.size > 0 {
 			if at+x.size > len(base) || at < from {
@@ -108,101 +108,101 @@ func (fs *FS) parseXattrs(ents, base []byte, from int) ([]xattr, error) {
 			x.value = slices.Clone(base[at : at+x.size])
 		}
 		list = append(list, x)
-		off += (xattrEntry + n + 3) &^ 3
+		off += (xattrEntryLen + n + 3) &^ 3
 	}
 }
 
-// innerArea returns the part of an inode that may hold attributes; nil: none.
-func (i *inode) innerArea() []byte {
-	if x := oldInodeSize + i.extra(); i.extra() > 0 && x+4 < len(i.raw) {
+// xattrBodyArea returns the part of an inode that may hold attributes; nil: none.
+func (i *inode) xattrBodyArea() []byte {
+	if x := oldInodeSize + i.extraSize(); i.extraSize() > 0 && x+4 < len(i.raw) {
 		return i.raw[x:]
 	}
 	return nil
 }
 
-func (fs *FS) innerXattrs(i *inode) ([]xattr, error) {
-	area := i.innerArea()
+func (fs *FS) readBodyXattrs(i *inode) ([]xattr, error) {
+	area := i.xattrBodyArea()
 	if area == nil || le.Uint32(area) != xattrMagic {
 		return nil, nil
 	}
-	return fs.parseXattrs(area[4:], area[4:], 0)
+	return fs.parseXattrEntries(area[4:], area[4:], 0)
 }
 
-// xattrBlockData returns an inode's block of attributes, checked; nil: none.
-func (fs *FS) xattrBlockData(i *inode) ([]byte, error) {
+// readXattrBlock returns an inode's block of attributes, checked; nil: none.
+func (fs *FS) readXattrBlock(i *inode) ([]byte, error) {
 	at := i.xattrBlock()
 	if at == 0 {
 		return nil, nil
 	}
-	if at < fs.sb.first || at >= fs.sb.blocks {
+	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
 		return nil, corruptf("extended attributes of inode %d", i.num)
 	}
-	b, err := fs.get(at)
+	b, err := fs.getBlock(at)
 	if err != nil {
 		return nil, err
 	}
-	if b.passed.Load() == passKey(checkXattr, 0) {
+	if b.verified.Load() == verifiedKey(checkXattr, 0) {
 		return b.data, nil
 	}
 	if le.Uint32(b.data) != xattrMagic || le.Uint32(b.data[8:]) != 1 {
 		return nil, corruptf("extended attributes of inode %d", i.num)
 	}
-	if fs.sb.csum && fs.xattrSum(at, b.data) != le.Uint32(b.data[xattrSum:]) {
+	if fs.sb.metadataCsum && fs.xattrBlockChecksum(at, b.data) != le.Uint32(b.data[xattrSum:]) {
 		return nil, corruptf("checksum of extended attributes of inode %d", i.num)
 	}
-	b.passed.Store(passKey(checkXattr, 0))
+	b.verified.Store(verifiedKey(checkXattr, 0))
 	return b.data, nil
 }
 
-func (fs *FS) xattrSum(at uint64, b []byte) uint32 {
-	c := crc32c(crc32c64(fs.sb.seed, at), b[:xattrSum])
+func (fs *FS) xattrBlockChecksum(at uint64, b []byte) uint32 {
+	c := crc32c(crc32cUint64(fs.sb.csumSeed, at), b[:xattrSum])
 	return crc32c(crc32c(c, zeros[:4]), b[xattrSum+4:])
 }
 
-func (fs *FS) outerXattrs(i *inode) ([]xattr, error) {
-	b, err := fs.xattrBlockData(i)
+func (fs *FS) readBlockXattrs(i *inode) ([]xattr, error) {
+	b, err := fs.readXattrBlock(i)
 	if b == nil || err != nil {
 		return nil, err
 	}
-	return fs.parseXattrs(b[xattrHeader:], b, xattrHeader)
+	return fs.parseXattrEntries(b[xattrHeaderLen:], b, xattrHeaderLen)
 }
 
-// xattrs returns all attributes of an inode.
-func (fs *FS) xattrs(i *inode) ([]xattr, error) {
-	inner, err := fs.innerXattrs(i)
+// readXattrs returns all attributes of an inode.
+func (fs *FS) readXattrs(i *inode) ([]xattr, error) {
+	inner, err := fs.readBodyXattrs(i)
 	if err != nil {
 		return nil, err
 	}
-	outer, err := fs.outerXattrs(i)
+	outer, err := fs.readBlockXattrs(i)
 	return append(inner, outer...), err
 }
 
-// xattrValue returns an attribute's value, from an inode of its own if need be.
-func (fs *FS) xattrValue(x xattr) ([]byte, error) {
+// readXattrValue returns an attribute's value, from an inode of its own if need be.
+func (fs *FS) readXattrValue(x xattr) ([]byte, error) {
 	if x.inode == 0 {
 		return x.value, nil
 	}
-	i, err := fs.inode(x.inode)
+	i, err := fs.readInode(x.inode)
 	if err != nil {
 		return nil, err
 	}
-	if !i.has(flagEAInode) || i.size() != int64(x.size) {
+	if !i.hasFlag(flagEAInode) || i.size() != int64(x.size) {
 		return nil, corruptf("inode %d of an extended attribute", x.inode)
 	}
 	v := make([]byte, x.size)
-	_, err = fs.readAt(i, v, 0)
+	_, err = fs.readContent(i, v, 0)
 	return v, err
 }
 
 // getXattr returns one attribute as it is stored.
 func (fs *FS) getXattr(i *inode, index byte, name string) ([]byte, error) {
-	list, err := fs.xattrs(i)
+	list, err := fs.readXattrs(i)
 	if err != nil {
 		return nil, err
 	}
 	for _, x := range list {
 		if x.index == index && x.name == name {
-			return fs.xattrValue(x)
+			return fs.readXattrValue(x)
 		}
 	}
 	return nil, errNoXattr
@@ -210,7 +210,7 @@ func (fs *FS) getXattr(i *inode, index byte, name string) ([]byte, error) {
 
 // setXattr sets an attribute, or removes it when value is nil. The caller stores the inode.
 func (fs *FS) setXattr(i *inode, index byte, name string, value []byte) error {
-	list, err := fs.xattrs(i)
+	list, err := fs.readXattrs(i)
 	if err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (fs *FS) setXattr(i *inode, index byte, name string, value []byte) error {
 	if value != nil {
 		list = append(list, xattr{index: index, name: name, value: value, size: len(value)})
 	}
-	fs.touch(i, stampCtime)
+	fs.setTimesToNow(i, stampCtime)
 	return fs.storeXattrs(i, list)
 }
 
@@ -233,12 +233,12 @@ func (fs *FS) storeXattrs(i *inode, list []xattr) error {
 			return unsupportedf("changing attributes that have inodes of their own")
 		}
 	}
-	slices.SortStableFunc(list, func(a, b xattr) int { return cmp.Compare(a.space(), b.space()) })
+	slices.SortStableFunc(list, func(a, b xattr) int { return cmp.Compare(a.entrySize(), b.entrySize()) })
 	var inner []xattr
-	if area := i.innerArea(); area != nil {
+	if area := i.xattrBodyArea(); area != nil {
 		clear(area)
-		for room := len(area) - 4 - 4; len(list) > 0 && list[0].space() <= room; list = list[1:] {
-			room -= list[0].space()
+		for room := len(area) - 4 - 4; len(list) > 0 && list[0].entrySize() <= room; list = list[1:] {
+			room -= list[0].entrySize()
 			inner = append(inner, list[0])
 		}
 		if len(inner) > 0 {
@@ -246,11 +246,11 @@ func (fs *FS) storeXattrs(i *inode, list []xattr) error {
 			packXattrs(area[4:], 0, inner, false)
 		}
 	}
-	return fs.storeOuter(i, list)
+	return fs.storeXattrBlock(i, list)
 }
 
-// space returns how many bytes an attribute takes.
-func (x xattr) space() int { return (xattrEntry+len(x.name)+3)&^3 + (len(x.value)+3)&^3 }
+// entrySize returns how many bytes an attribute takes.
+func (x xattr) entrySize() int { return (xattrEntryLen+len(x.name)+3)&^3 + (len(x.value)+3)&^3 }
 
 // packXattrs writes entries and values that fit. Offsets count from shift bytes before area.
 func packXattrs(area []byte, shift int, list []xattr, hashes bool) {
@@ -265,15 +265,15 @@ func packXattrs(area []byte, shift int, list []xattr, hashes bool) {
 		}
 		le.PutUint32(e[8:], uint32(len(x.value)))
 		if hashes {
-			le.PutUint32(e[12:], x.hash())
+			le.PutUint32(e[12:], x.entryHash())
 		}
-		copy(e[xattrEntry:], x.name)
-		off += (xattrEntry + len(x.name) + 3) &^ 3
+		copy(e[xattrEntryLen:], x.name)
+		off += (xattrEntryLen + len(x.name) + 3) &^ 3
 	}
 }
 
-// hash is what Linux finds equal blocks by.
-func (x xattr) hash() uint32 {
+// entryHash is what Linux finds equal blocks by.
+func (x xattr) entryHash() uint32 {
 	h := uint32(0)
 	for _, c := range []byte(x.name) {
 		h = h<<5 ^ h>>27 ^ uint32(c)
@@ -286,17 +286,17 @@ func (x xattr) hash() uint32 {
 	return h
 }
 
-// storeOuter stores the attributes that do not fit into the inode, in a block of its own.
-func (fs *FS) storeOuter(i *inode, list []xattr) error {
+// storeXattrBlock stores the attributes that do not fit into the inode, in a block of its own.
+func (fs *FS) storeXattrBlock(i *inode, list []xattr) error {
 	old := i.xattrBlock()
 	if len(list) == 0 {
-		return fs.dropXattrBlock(i)
+		return fs.releaseXattrBlock(i)
 	}
 	need := 4
 	for _, x := range list {
-		need += x.space()
+		need += x.entrySize()
 	}
-	if need > int(fs.sb.blockSize)-xattrHeader {
+	if need > int(fs.sb.blockSize)-xattrHeaderLen {
 		return errNoSpace
 	}
 	// The order that Linux searches by.
@@ -305,86 +305,86 @@ func (fs *FS) storeOuter(i *inode, list []xattr) error {
 	})
 	at := old
 	if old != 0 {
-		b, err := fs.xattrBlockData(i)
+		b, err := fs.readXattrBlock(i)
 		if err != nil {
 			return err
 		}
 		if le.Uint32(b[xattrRefs:]) > 1 {
-			if err := fs.dropXattrBlock(i); err != nil {
+			if err := fs.releaseXattrBlock(i); err != nil {
 				return err
 			}
 			at = 0
 		}
 	}
 	if at == 0 {
-		r, err := fs.alloc(fs.sb.groupStart((i.num-1)/fs.sb.inodesPer), 1)
+		r, err := fs.allocBlocks(fs.sb.groupStart((i.num-1)/fs.sb.inodesPerGroup), 1)
 		if err != nil {
 			return err
 		}
 		at = r.start
-		fs.addBlocks(i, 1)
-		fs.setXattrBlock(i, at)
+		fs.changeBlockCount(i, 1)
+		fs.setXattrBlockNumber(i, at)
 	}
-	b := fs.fresh(at)
+	b := fs.createZeroedBlock(at)
 	le.PutUint32(b, xattrMagic)
 	le.PutUint32(b[xattrRefs:], 1)
 	le.PutUint32(b[8:], 1)
-	packXattrs(b[xattrHeader:], xattrHeader, list, true)
+	packXattrs(b[xattrHeaderLen:], xattrHeaderLen, list, true)
 	var h uint32
 	for _, x := range list {
-		h = h<<16 ^ h>>16 ^ x.hash()
+		h = h<<16 ^ h>>16 ^ x.entryHash()
 	}
 	le.PutUint32(b[xattrHash:], h)
-	if fs.sb.csum {
-		le.PutUint32(b[xattrSum:], fs.xattrSum(at, b))
+	if fs.sb.metadataCsum {
+		le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b))
 	}
 	return nil
 }
 
-func (fs *FS) setXattrBlock(i *inode, at uint64) {
+func (fs *FS) setXattrBlockNumber(i *inode, at uint64) {
 	le.PutUint32(i.raw[inFileACL:], uint32(at))
 	le.PutUint16(i.raw[inFileACLHi:], uint16(at>>32))
 }
 
-// dropXattrBlock frees an inode's block of attributes, or its share of it.
-func (fs *FS) dropXattrBlock(i *inode) error {
+// releaseXattrBlock frees an inode's block of attributes, or its share of it.
+func (fs *FS) releaseXattrBlock(i *inode) error {
 	at := i.xattrBlock()
 	if at == 0 {
 		return nil
 	}
-	old, err := fs.xattrBlockData(i)
+	old, err := fs.readXattrBlock(i)
 	if err != nil {
 		return err
 	}
-	fs.setXattrBlock(i, 0)
+	fs.setXattrBlockNumber(i, 0)
 	refs := le.Uint32(old[xattrRefs:])
 	if refs <= 1 {
-		return fs.freeMeta(i, at)
+		return fs.freeMetadataBlock(i, at)
 	}
-	b, err := fs.mod(at)
+	b, err := fs.modifyBlock(at)
 	if err != nil {
 		return err
 	}
 	le.PutUint32(b[xattrRefs:], refs-1)
-	if fs.sb.csum {
-		le.PutUint32(b[xattrSum:], fs.xattrSum(at, b))
+	if fs.sb.metadataCsum {
+		le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b))
 	}
-	fs.addBlocks(i, -1)
+	fs.changeBlockCount(i, -1)
 	return nil
 }
 
 // Getxattr returns the value of an extended attribute, by its full name. POSIX ACLs
 // have the form in which the system calls pass them. ENODATA: there is none.
 func (fs *FS) Getxattr(path, name string) ([]byte, error) {
-	index, rest, err := splitXattr(name)
+	index, rest, err := splitXattrName(name)
 	if err != nil {
 		return nil, err
 	}
 	var value []byte
-	err = fs.view(path, false, func(i *inode) error {
+	err = fs.viewPath(path, false, func(i *inode) error {
 		value, err = fs.getXattr(i, index, rest)
 		if err == nil && (index == xattrACL || index == xattrDefaultACL) {
-			value, err = aclToCall(value)
+			value, err = aclDiskToSyscall(value)
 		}
 		return err
 	})
@@ -394,10 +394,10 @@ func (fs *FS) Getxattr(path, name string) ([]byte, error) {
 // Listxattr returns the full names of the extended attributes, sorted.
 func (fs *FS) Listxattr(path string) ([]string, error) {
 	names := []string{}
-	err := fs.view(path, false, func(i *inode) error {
-		list, err := fs.xattrs(i)
+	err := fs.viewPath(path, false, func(i *inode) error {
+		list, err := fs.readXattrs(i)
 		for _, x := range list {
-			if n := x.fullName(); n != "" {
+			if n := x.fullXattrName(); n != "" {
 				names = append(names, n)
 			}
 		}
@@ -411,7 +411,7 @@ func (fs *FS) Listxattr(path string) ([]string, error) {
 // others; ErrUnsupported: a name of a kind that ext4 does not keep; EPERM: a user
 // attribute of what is neither file nor directory.
 func (fs *FS) Setxattr(path, name string, value []byte) error {
-	index, rest, err := splitXattr(name)
+	index, rest, err := splitXattrName(name)
 	if err != nil {
 		return err
 	}
@@ -421,7 +421,7 @@ func (fs *FS) Setxattr(path, name string, value []byte) error {
 	if value == nil {
 		value = []byte{}
 	}
-	return fs.changeAt(path, false, func(i *inode) error {
+	return fs.changePath(path, false, func(i *inode) error {
 		if index == 1 && !i.isDir() && !i.isRegular() {
 			return errPerm
 		}
@@ -434,19 +434,19 @@ func (fs *FS) Setxattr(path, name string, value []byte) error {
 
 // Removexattr removes an extended attribute. ENODATA: there is none.
 func (fs *FS) Removexattr(path, name string) error {
-	index, rest, err := splitXattr(name)
+	index, rest, err := splitXattrName(name)
 	if err != nil {
 		return err
 	}
-	return fs.changeAt(path, false, func(i *inode) error {
+	return fs.changePath(path, false, func(i *inode) error {
 		return fs.setXattr(i, index, rest, nil)
 	})
 }
 
-func noXattr(err error) bool { return errors.Is(err, errNoXattr) }
+func isNoXattr(err error) bool { return errors.Is(err, errNoXattr) }
 
 // hasXattrs reports whether an inode has a place where attributes are, or may be.
 func (i *inode) hasXattrs() bool {
-	area := i.innerArea()
+	area := i.xattrBodyArea()
 	return i.xattrBlock() != 0 || area != nil && le.Uint32(area) == xattrMagic
 }
