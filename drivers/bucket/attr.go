@@ -9,16 +9,16 @@ import (
 )
 
 // Chmod implements driver.FS.
-func (f *fileSystem) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.set(ctx, path, how{follow: true}, func(n *inode) error {
-		n.mode = n.mode&typeMask | permOf(mode)
+func (f *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.updateAttributes(ctx, path, resolveMode{followLast: true}, func(n *inode) error {
+		n.mode = n.mode&typeMask | permissionBits(mode)
 		return nil
 	})
 }
 
 // Chown implements driver.FS.
-func (f *fileSystem) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.set(ctx, path, how{}, func(n *inode) error {
+func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
+	return f.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {
 		if uid >= 0 {
 			n.uid = int64(uid)
 		}
@@ -30,12 +30,12 @@ func (f *fileSystem) Chown(ctx context.Context, path string, uid, gid int) error
 }
 
 // Chtimes implements driver.FS.
-func (f *fileSystem) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
+func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
 	// What was written before must not set the time again when it is flushed.
-	if err := f.b.flushVolume(ctx, f.vol); err != nil {
+	if err := f.b.tryFlushVolume(ctx, f.vol); err != nil {
 		return err
 	}
-	return f.set(ctx, path, how{}, func(n *inode) error {
+	return f.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {
 		for _, t := range []struct {
 			at  time.Time
 			row *int64
@@ -52,10 +52,10 @@ func (f *fileSystem) Chtimes(ctx context.Context, path string, atime, mtime time
 	})
 }
 
-// set changes the attributes of what is at a path.
-func (f *fileSystem) set(ctx context.Context, path string, h how, fn func(n *inode) error) error {
-	return f.change(ctx, []string{path}, func(c *change) error {
-		p, err := c.must(path, h)
+// updateAttributes changes the attributes of what is at a path.
+func (f *volumeFS) updateAttributes(ctx context.Context, path string, h resolveMode, fn func(n *inode) error) error {
+	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
+		p, err := c.mustResolve(path, h)
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func (f *fileSystem) set(ctx context.Context, path string, h how, fn func(n *ino
 		if err := fn(&n); err != nil {
 			return err
 		}
-		c.later(`UPDATE inodes SET mode = $3, uid = $4, gid = $5, atime = $6, mtime = $7, ctime = $8 WHERE vol = $1 AND ino = $2`,
+		c.queueExec(`UPDATE inodes SET mode = $3, uid = $4, gid = $5, atime = $6, mtime = $7, ctime = $8 WHERE vol = $1 AND ino = $2`,
 			c.vol, n.ino, n.mode, n.uid, n.gid, n.atime, n.mtime, c.now)
 		return nil
 	})

@@ -13,34 +13,34 @@ import (
 
 // Backend is one organisation of a namespace. It implements driver.Backend.
 type Backend struct {
-	ns   *Namespace
-	org  []byte
-	also *Namespace // closed with the Backend; nil: none
+	ns             *Namespace
+	org            []byte
+	ownedNamespace *Namespace // closed with the Backend; nil: none
 	// memory is what the organisation may hold in buffers.
 	memory *budget.Share
 
-	session session
-	commits atomic.Int64       // of what was written by handle
-	life    context.Context    // ends when the Backend is closed; for its own goroutines
-	die     context.CancelFunc // ends life
-	own     sync.WaitGroup     // those goroutines
+	session     session
+	commitCount atomic.Int64       // of what was written by handle
+	lifetime    context.Context    // ends when the Backend is closed; for its own goroutines
+	cancelLife  context.CancelFunc // ends life
+	goroutines  sync.WaitGroup     // those goroutines
 
-	mu     sync.Mutex // guards what follows
-	closed bool
-	open   map[closer]struct{}       // FSes, files and attachments
-	nodes  map[nodeKey]*node         // files that are open
-	going  map[nodeKey]chan struct{} // inodes that a transaction under way may remove; closed at its end
+	mu         sync.Mutex // guards what follows
+	closed     bool
+	closers    map[closer]struct{}        // FSes, files and attachments
+	openInodes map[inodeKey]*openInode    // files that are open
+	deleting   map[inodeKey]chan struct{} // inodes that a transaction under way may remove; closed at its end
 }
 
 func newBackend(ns *Namespace, org []byte) *Backend {
 	b := &Backend{
 		ns: ns, org: org,
-		open:  map[closer]struct{}{},
-		nodes: map[nodeKey]*node{},
-		going: map[nodeKey]chan struct{}{},
+		closers:    map[closer]struct{}{},
+		openInodes: map[inodeKey]*openInode{},
+		deleting:   map[inodeKey]chan struct{}{},
 	}
 	b.session.b = b
-	b.life, b.die = context.WithCancel(context.Background())
+	b.lifetime, b.cancelLife = context.WithCancel(context.Background())
 	return b
 }
 
@@ -52,7 +52,7 @@ func (b *Backend) Caps() driver.Caps {
 	}
 }
 
-func (b *Backend) usable(ctx context.Context) error {
+func (b *Backend) checkOpen(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -64,8 +64,8 @@ func (b *Backend) usable(ctx context.Context) error {
 	return nil
 }
 
-func (b *Backend) writable(ctx context.Context) error {
-	if err := b.usable(ctx); err != nil {
+func (b *Backend) checkWritable(ctx context.Context) error {
+	if err := b.checkOpen(ctx); err != nil {
 		return err
 	}
 	if b.ns.opts.ReadOnly {
@@ -74,29 +74,29 @@ func (b *Backend) writable(ctx context.Context) error {
 	return nil
 }
 
-// keep notes something that is to be closed with the Backend.
-func (b *Backend) keep(c closer) error {
+// registerCloser notes something that is to be closed with the Backend.
+func (b *Backend) registerCloser(c closer) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return driver.ErrClosed
 	}
-	b.open[c] = struct{}{}
+	b.closers[c] = struct{}{}
 	return nil
 }
 
-func (b *Backend) forget(c closer) {
+func (b *Backend) unregisterCloser(c closer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.open, c)
+	delete(b.closers, c)
 }
 
-// background runs fn in a goroutine that ends before the Backend has closed.
-func (b *Backend) background(fn func()) {
+// goBackground runs fn in a goroutine that ends before the Backend has closed.
+func (b *Backend) goBackground(fn func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.closed {
-		b.own.Go(fn)
+		b.goroutines.Go(fn)
 	}
 }
 
@@ -109,7 +109,7 @@ func (b *Backend) Close() error {
 	}
 	b.closed = true
 	var list []closer
-	for c := range b.open {
+	for c := range b.closers {
 		list = append(list, c)
 	}
 	b.mu.Unlock()
@@ -117,15 +117,15 @@ func (b *Backend) Close() error {
 	defer cancel()
 	var errs []error
 	for _, c := range list {
-		if err := c.closeWith(ctx); err != nil && !errors.Is(err, driver.ErrNotFound) {
+		if err := c.closeWithBackend(ctx); err != nil && !errors.Is(err, driver.ErrNotFound) {
 			errs = append(errs, err)
 		}
 	}
-	b.die()
-	b.own.Wait()
-	errs = append(errs, b.session.end(ctx))
-	if b.also != nil {
-		errs = append(errs, b.also.Close())
+	b.cancelLife()
+	b.goroutines.Wait()
+	errs = append(errs, b.session.endSession(ctx))
+	if b.ownedNamespace != nil {
+		errs = append(errs, b.ownedNamespace.Close())
 	}
 	return errors.Join(errs...)
 }

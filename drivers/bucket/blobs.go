@@ -26,8 +26,8 @@ func blobKey(org, id []byte) string {
 
 func orgPrefix(org []byte) string { return "o/" + hex.EncodeToString(org) + "/" }
 
-// sumsOf returns the checksums of a blob's parts, and that of all of it.
-func sumsOf(data []byte) (parts []byte, whole uint32) {
+// partChecksums returns the checksums of a blob's parts, and that of all of it.
+func partChecksums(data []byte) (parts []byte, whole uint32) {
 	for off := 0; off < len(data); off += sumSize {
 		part := data[off:min(off+sumSize, len(data))]
 		parts = binary.BigEndian.AppendUint32(parts, crc32.Checksum(part, blob.Castagnoli))
@@ -36,9 +36,9 @@ func sumsOf(data []byte) (parts []byte, whole uint32) {
 	return parts, whole
 }
 
-// verify checks bytes that were read from offset off of a blob; off is a multiple of
+// verifyChecksums checks bytes that were read from offset off of a blob; off is a multiple of
 // sumSize, and so is the end unless it is that of the blob.
-func verify(data []byte, off int64, sums []byte) error {
+func verifyChecksums(data []byte, off int64, sums []byte) error {
 	for i := int(off / sumSize); len(data) > 0; i++ {
 		part := data[:min(sumSize, len(data))]
 		data = data[len(part):]
@@ -58,28 +58,28 @@ type newBlob struct {
 	data []byte
 }
 
-// put makes a blob of data: few bytes are only wrapped, others are put into the store.
-func (b *Backend) put(ctx context.Context, data []byte) (*newBlob, error) {
+// putBlob makes a blob of data: few bytes are only wrapped, others are put into the store.
+func (b *Backend) putBlob(ctx context.Context, data []byte) (*newBlob, error) {
 	n := &newBlob{size: int64(len(data))}
 	if len(data) <= b.ns.opts.Inline {
 		n.id, n.data = newID(), data
-		return n, b.ns.reserves.takeInline(ctx, b.org, n.size)
+		return n, b.ns.reserves.takeInlineBytes(ctx, b.org, n.size)
 	}
 	var whole uint32
-	n.sums, whole = sumsOf(data)
+	n.sums, whole = partChecksums(data)
 	var err error
-	if n.id, err = b.ns.reserves.take(ctx, b.org, n.size); err != nil {
+	if n.id, err = b.ns.reserves.takeBlobID(ctx, b.org, n.size); err != nil {
 		return nil, err
 	}
 	return n, b.putObject(ctx, n.id, data, whole)
 }
 
-// use lets a transaction refer to a blob: its row is made, or no longer free.
-func (b *Backend) use(t tx, n *newBlob) {
+// referenceBlob lets a transaction refer to a blob: its row is made, or no longer free.
+func (b *Backend) referenceBlob(t sqlTx, n *newBlob) {
 	if n.data != nil {
-		t.later(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, $3, $4, {now})`, b.org, n.id, n.size, n.data)
+		t.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, $3, $4, {now})`, b.org, n.id, n.size, n.data)
 		return
 	}
 	// When the row is gone (the grace time went by) the chunk's foreign key fails.
-	t.later(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
+	t.queueExec(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
 }

@@ -123,56 +123,56 @@ type Options struct {
 
 // Namespace is an open database with its blob store.
 type Namespace struct {
-	opts      Options
-	db        database
-	ballast   *ballast.Ballast // of the disk of a SQLite database
-	unballast func() error
-	blobs     blob.Store
-	log       *slog.Logger
-	metrics   *metrics
-	pings     pings
-	reserves  reservePool
-	fresh     atomic.Int64 // bytes that files hold and that are not committed
-	ahead     atomic.Int64 // bytes that handles hold of what they fetched ahead
-	atOnce    int          // blobs of one file that are put, or fetched ahead, at the same time
-	me        []byte       // names this process in jobs
+	opts            Options
+	db              database
+	ballast         *ballast.Ballast // of the disk of a SQLite database
+	closeBallast    func() error
+	blobs           blob.Store
+	log             *slog.Logger
+	metrics         *metrics
+	pingCache       pingResult
+	reserves        reservePool
+	dirtyBytes      atomic.Int64 // bytes that files hold and that are not committed
+	readAheadBytes  atomic.Int64 // bytes that handles hold of what they fetched ahead
+	blobParallelism int          // blobs of one file that are put, or fetched ahead, at the same time
+	processID       []byte       // names this process in jobs
 
-	awake chan struct{}      // wakes maintenance
-	jobs  sync.Map           // name of a job -> chan struct{}, full while this process does it
-	life  context.Context    // ends when the namespace is closed
-	stop  context.CancelFunc // ends life
-	alive sync.WaitGroup     // who renews the claim on blobs in reserve
-	done  chan struct{}      // closed when maintenance has ended
+	wakeups         chan struct{}      // wakes maintenance
+	jobs            sync.Map           // name of a job -> chan struct{}, full while this process does it
+	lifetime        context.Context    // ends when the namespace is closed
+	cancelLife      context.CancelFunc // ends life
+	goroutines      sync.WaitGroup     // who renews the claim on blobs in reserve
+	maintenanceDone chan struct{}      // closed when maintenance has ended
 }
 
 // Open opens a namespace and brings its database up to date. ErrUnsupported: a newer
 // version made it.
 func Open(ctx context.Context, opts Options) (*Namespace, error) {
-	if err := opts.complete(); err != nil {
+	if err := opts.completeAndValidate(); err != nil {
 		return nil, err
 	}
-	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics(), me: newID(), done: make(chan struct{}), awake: make(chan struct{}, 1)}
+	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics(), processID: newID(), maintenanceDone: make(chan struct{}), wakeups: make(chan struct{}, 1)}
 	ns.reserves.ns = ns
 	var err error
 	if ns.db, err = ns.openDatabase(ctx); err != nil {
-		return nil, errors.Join(err, ns.unballast())
+		return nil, errors.Join(err, ns.closeBallast())
 	}
-	if ns.blobs, err = ns.openBlobs(ctx); err != nil {
-		return nil, errors.Join(err, ns.db.close(), ns.unballast())
+	if ns.blobs, err = ns.openBlobStore(ctx); err != nil {
+		return nil, errors.Join(err, ns.db.close(), ns.closeBallast())
 	}
-	if err := ns.metrics.register(opts.Metrics); err != nil {
-		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close(), ns.unballast())
+	if err := ns.metrics.registerWith(opts.Metrics); err != nil {
+		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close(), ns.closeBallast())
 	}
-	ns.life, ns.stop = context.WithCancel(context.Background())
+	ns.lifetime, ns.cancelLife = context.WithCancel(context.Background())
 	// A directory gains nothing by more, and each takes a buffer of chunkSize.
-	if ns.atOnce = 1; opts.S3 != nil {
-		ns.atOnce = 4
+	if ns.blobParallelism = 1; opts.S3 != nil {
+		ns.blobParallelism = 4
 	}
-	go ns.maintainAll(ns.life)
+	go ns.runMaintenance(ns.lifetime)
 	return ns, nil
 }
 
-func (o *Options) complete() error {
+func (o *Options) completeAndValidate() error {
 	if o.Dir != "" {
 		if o.Database == "" {
 			o.Database = filepath.Join(o.Dir, "namespace.db")
@@ -184,15 +184,15 @@ func (o *Options) complete() error {
 	if o.Database == "" || (o.Blobs == "") == (o.S3 == nil) {
 		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
 	}
-	if !isURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
+	if !isPostgresURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
 		return driver.Errorf(driver.ErrInvalid, "Database has a password in it, but is no URL; give postgres://USER:PASSWORD@HOST/NAME")
 	}
-	orDefault(&o.Inline, 16<<10)
-	orDefault(&o.Lease, 30*time.Second)
-	orDefault(&o.Grace, 24*time.Hour)
-	orDefault(&o.Unreferenced, 16<<30)
-	orDefault(&o.Maintain, time.Minute)
-	orDefault(&o.Conns, 16)
+	setDefault(&o.Inline, 16<<10)
+	setDefault(&o.Lease, 30*time.Second)
+	setDefault(&o.Grace, 24*time.Hour)
+	setDefault(&o.Unreferenced, 16<<30)
+	setDefault(&o.Maintain, time.Minute)
+	setDefault(&o.Conns, 16)
 	switch {
 	case o.Inline > maxInline:
 		return driver.Errorf(driver.ErrInvalid, "Inline is %d: at most %d bytes are kept in a row", o.Inline, maxInline)
@@ -216,11 +216,11 @@ const (
 	minConns = 1
 )
 
-func isURL(db string) bool {
+func isPostgresURL(db string) bool {
 	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
 }
 
-func orDefault[T comparable](v *T, def T) {
+func setDefault[T comparable](v *T, def T) {
 	if *v == *new(T) {
 		*v = def
 	}
@@ -230,12 +230,12 @@ func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 	o := &ns.opts
 	var db database
 	var err error
-	ns.ballast, ns.unballast = &ballast.Ballast{}, func() error { return nil }
-	if isURL(o.Database) {
-		db, err = openPostgres(ctx, o.Database, int32(o.Conns), o.ReadOnly, ns.retried)
+	ns.ballast, ns.closeBallast = &ballast.Ballast{}, func() error { return nil }
+	if isPostgresURL(o.Database) {
+		db, err = openPostgres(ctx, o.Database, int32(o.Conns), o.ReadOnly, ns.logRetry)
 	} else {
 		if !o.ReadOnly {
-			ns.ballast, ns.unballast = ballast.OpenDir(filepath.Dir(o.Database))
+			ns.ballast, ns.closeBallast = ballast.OpenDir(filepath.Dir(o.Database))
 		}
 		err = ns.ballast.Opening(func() (err error) {
 			db, err = openSQLite(ctx, o.Database, o.ReadOnly)
@@ -245,10 +245,10 @@ func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &measured{database: db, m: ns.metrics}, nil
+	return &measuredDB{database: db, metrics: ns.metrics}, nil
 }
 
-func (ns *Namespace) openBlobs(ctx context.Context) (blob.Store, error) {
+func (ns *Namespace) openBlobStore(ctx context.Context) (blob.Store, error) {
 	var s blob.Store
 	var err error
 	if ns.opts.S3 != nil {
@@ -259,11 +259,11 @@ func (ns *Namespace) openBlobs(ctx context.Context) (blob.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &measuredStore{Store: s, m: ns.metrics}, nil
+	return &measuredStore{Store: s, metrics: ns.metrics}, nil
 }
 
-// retried notes a failure of the database that is tried again.
-func (ns *Namespace) retried(err error) {
+// logRetry notes a failure of the database that is tried again.
+func (ns *Namespace) logRetry(err error) {
 	ns.metrics.retries.Inc()
 	ns.log.Warn("database: trying again", "error", err)
 }
@@ -271,26 +271,26 @@ func (ns *Namespace) retried(err error) {
 // Close ends maintenance and closes database and blob store. Backends are to be
 // closed before.
 func (ns *Namespace) Close() error {
-	ns.stop()
-	<-ns.done
-	ns.alive.Wait()
-	ns.reserves.close()
-	ns.metrics.unregister(ns.opts.Metrics)
+	ns.cancelLife()
+	<-ns.maintenanceDone
+	ns.goroutines.Wait()
+	ns.reserves.releaseAll()
+	ns.metrics.unregisterFrom(ns.opts.Metrics)
 	err := errors.Join(ns.db.close(), ns.blobs.Close())
 	ns.ballast.Keep() // SQLite's own files are gone
-	return errors.Join(err, ns.unballast())
+	return errors.Join(err, ns.closeBallast())
 }
 
 // Ping tells whether the database and the blob store answer. The blob store is asked once a
 // second at most, whoever pings.
 func (ns *Namespace) Ping(ctx context.Context) error {
-	if err := ns.db.read(ctx, rows(func(scan scanner) error { return scan(new(int)) }, `SELECT count(*) FROM orgs`)); err != nil {
+	if err := ns.db.runQueries(ctx, eachRow(func(scan scanner) error { return scan(new(int)) }, `SELECT count(*) FROM orgs`)); err != nil {
 		if !errors.As(err, new(*driver.Fault)) {
 			err = &driver.Fault{Part: driver.Database, Err: err}
 		}
 		return err
 	}
-	p := &ns.pings
+	p := &ns.pingCache
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.at.IsZero() && time.Since(p.at) < pingEvery {
@@ -305,8 +305,8 @@ func (ns *Namespace) Ping(ctx context.Context) error {
 
 const pingEvery = time.Second
 
-// pings is what came of the last question whether the blob store answers.
-type pings struct {
+// pingResult is what came of the last question whether the blob store answers.
+type pingResult struct {
 	mu  sync.Mutex // guards what follows
 	at  time.Time
 	err error
@@ -315,7 +315,7 @@ type pings struct {
 // Orgs returns the names of the organisations, sorted.
 func (ns *Namespace) Orgs(ctx context.Context) ([]string, error) {
 	var list []string
-	err := ns.db.read(ctx, all(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs WHERE name NOT LIKE '`+removedOrg+`%' ORDER BY name`))
+	err := ns.db.runQueries(ctx, selectAll(&list, func(s *string) []any { return []any{s} }, `SELECT name FROM orgs WHERE name NOT LIKE '`+removedOrg+`%' ORDER BY name`))
 	return list, err
 }
 
@@ -329,19 +329,19 @@ func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
 		return errReadOnly
 	}
 	id := newID()
-	err := ns.db.write(ctx, nil, false, func(t tx) error {
+	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		var found bool
 		var have []byte
-		if err := t.run(one(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
+		if err := t.runQueries(selectOne(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
 			if found && string(have) != string(id) {
 				return errOrgExists
 			}
 			return err
 		}
-		t.later(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
+		t.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
 		return nil
 	})
-	if ns.db.isUnique(err) {
+	if ns.db.isUniqueViolation(err) {
 		return errOrgExists
 	}
 	return err
@@ -356,7 +356,7 @@ func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
 	if strings.HasPrefix(name, removedOrg) {
 		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
-	if err := ns.db.read(ctx, one(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
+	if err := ns.db.runQueries(ctx, selectOne(&found, []any{&id}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil {
 		return nil, err
 	}
 	if !found {
@@ -383,7 +383,7 @@ func OpenOrg(ctx context.Context, opts Options, org string) (*Backend, error) {
 	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
-	b.also = ns
+	b.ownedNamespace = ns
 	return b, nil
 }
 
@@ -398,8 +398,8 @@ func newID() []byte {
 	return id[:]
 }
 
-// idBytes is the id that a text shows; nil when it shows none.
-func idBytes(s string) []byte {
+// parseID is the id that a text shows; nil when it shows none.
+func parseID(s string) []byte {
 	id, err := uuid.Parse(s)
 	if err != nil || len(s) != 36 {
 		return nil
@@ -407,8 +407,8 @@ func idBytes(s string) []byte {
 	return id[:]
 }
 
-// idText is an id as users see it.
-func idText(b []byte) string {
+// formatID is an id as users see it.
+func formatID(b []byte) string {
 	id, err := uuid.FromBytes(b)
 	if err != nil {
 		return ""
@@ -418,7 +418,7 @@ func idText(b []byte) string {
 
 // closer is something that is closed with its Backend.
 type closer interface {
-	closeWith(ctx context.Context) error
+	closeWithBackend(ctx context.Context) error
 }
 
 var _ io.Closer = (*Namespace)(nil)

@@ -17,11 +17,11 @@ type chunkBuffer struct {
 	data  []byte
 }
 
-// fill reads a chunk of up to n bytes. The buffer grows with what arrives, so a source
+// readChunk reads a chunk of up to n bytes. The buffer grows with what arrives, so a source
 // that is slow from the beginning takes little memory. When there is none to grow, the
 // chunk ends early: to wait for more while holding some could have all wait for ever.
-func (u *upload) fill(r io.Reader, n int64) (*chunkBuffer, error) {
-	x := &chunkBuffer{share: u.f.b.memory}
+func (u *blobUpload) readChunk(r io.Reader, n int64) (*chunkBuffer, error) {
+	x := &chunkBuffer{share: u.fs.b.memory}
 	most := n
 	if x.share != nil && u.total < chunkSize {
 		most = min(n, firstBuffer)
@@ -31,55 +31,55 @@ func (u *upload) fill(r io.Reader, n int64) (*chunkBuffer, error) {
 		return x, err
 	}
 	x.held = size
-	x.data = newBuffer(size)
+	x.data = allocateBuffer(size)
 	for at := 0; ; {
-		m, err := readFull(r, x.data[at:])
+		m, err := readUntilFull(r, x.data[at:])
 		at += m
 		size := int64(at)
-		if err != nil || size == n || !x.grow(min(8*size, n)) {
+		if err != nil || size == n || !x.tryGrow(min(8*size, n)) {
 			x.data = x.data[:at]
 			return x, err
 		}
 	}
 }
 
-// grow makes the buffer one of n bytes, if there is memory for that.
-func (x *chunkBuffer) grow(n int64) bool {
+// tryGrow makes the buffer one of n bytes, if there is memory for that.
+func (x *chunkBuffer) tryGrow(n int64) bool {
 	old := int64(len(x.data))
 	if !x.share.Try(budget.Buffer, n-old) {
 		return false
 	}
 	x.held += n - old
-	larger := newBuffer(n)
+	larger := allocateBuffer(n)
 	copy(larger, x.data)
 	x.data = larger
 	return true
 }
 
-// release gives the memory back.
-func (x *chunkBuffer) release() {
+// releaseMemory gives the memory back.
+func (x *chunkBuffer) releaseMemory() {
 	x.share.Release(x.held)
 	x.held = 0
 }
 
-// recycle lets the buffer be used again, when nobody looks at it any more.
-func (x *chunkBuffer) recycle() {
+// recycleBuffer lets the buffer be used again, when nobody looks at it any more.
+func (x *chunkBuffer) recycleBuffer() {
 	if cap(x.data) == chunkSize {
 		buffers.Put((*[chunkSize]byte)(x.data[:chunkSize]))
 	}
 	x.data = nil
 }
 
-func newBuffer(n int64) []byte {
+func allocateBuffer(n int64) []byte {
 	if n < chunkSize {
 		return make([]byte, n)
 	}
 	return buffers.Get().(*[chunkSize]byte)[:n]
 }
 
-// readFull fills p as far as r goes. Other than io.ReadFull it tells an end, io.EOF, from
+// readUntilFull fills p as far as r goes. Other than io.ReadFull it tells an end, io.EOF, from
 // a source that was broken off.
-func readFull(r io.Reader, p []byte) (n int, err error) {
+func readUntilFull(r io.Reader, p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var m int
 		m, err = r.Read(p[n:])

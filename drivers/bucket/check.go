@@ -19,50 +19,50 @@ import (
 // A repair loses nothing: what no name leads to gets one in lost+found, what no row
 // claims is left to the sweeper and its grace time. Bytes that are gone stay a finding.
 func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
-	defer b.ns.metrics.since("check", time.Now())
-	if err := b.usable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("check", time.Now())
+	if err := b.checkOpen(ctx); err != nil {
 		return err
 	}
-	c, err := b.ns.checker(ctx, opts, report)
+	c, err := b.ns.newChecker(ctx, opts, report)
 	if err != nil {
 		return err
 	}
-	if err := c.organisation(b.org); err != nil {
+	if err := c.checkOrganisation(b.org); err != nil {
 		return err
 	}
-	return c.objects([][]byte{b.org}, orgPrefix(b.org)+"b/")
+	return c.checkObjects([][]byte{b.org}, orgPrefix(b.org)+"b/")
 }
 
 // Audit is the Check of all organisations, and of rows and objects that belong to none.
 func (ns *Namespace) Audit(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
-	c, err := ns.checker(ctx, opts, report)
+	c, err := ns.newChecker(ctx, opts, report)
 	if err != nil {
 		return err
 	}
-	for _, step := range []func() error{c.volumelessRows, c.orglessBlobs} {
+	for _, step := range []func() error{c.checkVolumelessRows, c.checkOrglessBlobs} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
 	var orgs [][]byte
-	if err := ns.db.read(ctx, all(&orgs, oneID, `SELECT id FROM orgs ORDER BY id`)); err != nil {
+	if err := ns.db.runQueries(ctx, selectAll(&orgs, idDest, `SELECT id FROM orgs ORDER BY id`)); err != nil {
 		return err
 	}
 	for _, org := range orgs {
-		if err := c.organisation(org); err != nil {
+		if err := c.checkOrganisation(org); err != nil {
 			return err
 		}
 	}
-	return c.objects(orgs, "o/")
+	return c.checkObjects(orgs, "o/")
 }
 
 // checker carries one Check or Audit.
 type checker struct {
-	ns     *Namespace
-	ctx    context.Context // of the one call that the check is for
-	fix    bool
-	report func(driver.Finding) error
-	paths  int // how many paths may still be looked up
+	ns         *Namespace
+	ctx        context.Context // of the one call that the check is for
+	fix        bool
+	report     func(driver.Finding) error
+	pathBudget int // how many paths may still be looked up
 }
 
 const (
@@ -72,22 +72,22 @@ const (
 	maxPaths = 1000
 )
 
-func (ns *Namespace) checker(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) (*checker, error) {
+func (ns *Namespace) newChecker(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) (*checker, error) {
 	if opts.Fix && ns.opts.ReadOnly {
 		return nil, errReadOnly
 	}
-	return &checker{ns: ns, ctx: ctx, fix: opts.Fix, report: report, paths: maxPaths}, nil
+	return &checker{ns: ns, ctx: ctx, fix: opts.Fix, report: report, pathBudget: maxPaths}, nil
 }
 
-// oneID is the place of a row that is an id.
-func oneID(id *[]byte) []any { return []any{id} }
+// idDest is the place of a row that is an id.
+func idDest(id *[]byte) []any { return []any{id} }
 
-// pages hands the ids that a query yields to fn. The query has org as $1, the id after
+// forEachID hands the ids that a query yields to fn. The query has org as $1, the id after
 // which to go on as $2 and how many to return as $3.
-func (c *checker) pages(org []byte, sql string, fn func(id []byte) error) error {
+func (c *checker) forEachID(org []byte, sql string, fn func(id []byte) error) error {
 	for after := []byte{}; ; {
 		var list [][]byte
-		if err := c.ns.db.read(c.ctx, all(&list, oneID, sql, org, after, checkPage)); err != nil {
+		if err := c.ns.db.runQueries(c.ctx, selectAll(&list, idDest, sql, org, after, checkPage)); err != nil {
 			return err
 		}
 		for _, id := range list {
@@ -102,59 +102,59 @@ func (c *checker) pages(org []byte, sql string, fn func(id []byte) error) error 
 	}
 }
 
-// organisation checks all that the database has of an organisation.
-func (c *checker) organisation(org []byte) error {
-	err := c.pages(org, `SELECT id FROM volumes WHERE org = $1 AND id > $2 AND state <> 'removing' ORDER BY id LIMIT $3`,
-		func(id []byte) error { return c.volume(orgVol{org, id}) })
+// checkOrganisation checks all that the database has of an organisation.
+func (c *checker) checkOrganisation(org []byte) error {
+	err := c.forEachID(org, `SELECT id FROM volumes WHERE org = $1 AND id > $2 AND state <> 'removing' ORDER BY id LIMIT $3`,
+		func(id []byte) error { return c.checkVolume(volumeID{org, id}) })
 	if err == nil {
-		err = c.attachments(org)
+		err = c.checkAttachments(org)
 	}
 	if err == nil {
-		err = c.blobs(org)
+		err = c.checkBlobRows(org)
 	}
 	if err == nil {
-		err = c.unreferenced(org)
+		err = c.checkUnreferencedBytes(org)
 	}
 	return err
 }
 
-// volume applies every rule to a volume.
-func (c *checker) volume(v orgVol) error {
-	if err := c.row(v); err != nil {
+// checkVolume applies every rule to a volume.
+func (c *checker) checkVolume(v volumeID) error {
+	if err := c.checkVolumeRow(v); err != nil {
 		return err
 	}
 	for i := range volumeRules {
 		r := &volumeRules[i]
-		if r.cycles {
-			if err := c.cycles(v, r); err != nil {
+		if r.findsCycles {
+			if err := c.checkCycles(v, r); err != nil {
 				return err
 			}
 			continue
 		}
-		open, err := c.apply(v, r)
+		open, err := c.applyRule(v, r)
 		if err != nil {
 			return err
 		}
-		if open && r.stop {
+		if open && r.stopIfBroken {
 			return nil
 		}
 	}
 	return nil
 }
 
-// apply looks for what breaks a rule, page by page. open tells whether anything is left
+// applyRule looks for what breaks a rule, page by page. open tells whether anything is left
 // as it was found.
-func (c *checker) apply(v orgVol, r *rule) (open bool, err error) {
+func (c *checker) applyRule(v volumeID, r *rule) (open bool, err error) {
 	after := suspect{ino: math.MinInt64, name: []byte{}}
 	for {
 		var list []suspect
-		err := c.ns.db.read(c.ctx, r.query(&list, v, after, suspect{ino: math.MaxInt64, name: []byte{}}))
+		err := c.ns.db.runQueries(c.ctx, r.pageQuery(&list, v, after, suspect{ino: math.MaxInt64, name: []byte{}}))
 		if err != nil || len(list) == 0 {
 			return open, err
 		}
-		nameless(list)
+		emptyNamesForNil(list)
 		last := list[len(list)-1]
-		found, fixed, err := c.settle(v, r, func(list *[]suspect) query { return r.query(list, v, after, last) })
+		found, fixed, err := c.confirmAndReport(v, r, func(list *[]suspect) query { return r.pageQuery(list, v, after, last) })
 		if err != nil {
 			return open, err
 		}
@@ -166,39 +166,39 @@ func (c *checker) apply(v orgVol, r *rule) (open bool, err error) {
 	}
 }
 
-// settle asks again, under the lock of the volume's row, repairs what it finds there,
+// confirmAndReport asks again, under the lock of the volume's row, repairs what it finds there,
 // and reports it.
-func (c *checker) settle(v orgVol, r *rule, ask func(*[]suspect) query) (found []suspect, fixed bool, err error) {
+func (c *checker) confirmAndReport(v volumeID, r *rule, ask func(*[]suspect) query) (found []suspect, fixed bool, err error) {
 	var notes []string
 	fixed = c.fix && r.fix != nil
 	// The paths as they were: a repair may change them.
 	if fixed {
-		if found, err = c.confirm(v, r, ask, false); err != nil {
+		if found, err = c.confirmUnderLock(v, r, ask, false); err != nil {
 			return nil, false, err
 		}
 	}
 	paths := map[string]string{}
 	for i := range found {
-		paths[found[i].key()] = c.place(v, r, &found[i])
+		paths[found[i].key()] = c.findingPath(v, r, &found[i])
 	}
 	failure := ""
-	found, err = c.confirm(v, r, ask, fixed)
+	found, err = c.confirmUnderLock(v, r, ask, fixed)
 	if err != nil && fixed && c.ctx.Err() == nil {
 		failure, fixed = fmt.Sprintf("; the repair failed: %v", err), false
-		found, err = c.confirm(v, r, ask, false)
+		found, err = c.confirmUnderLock(v, r, ask, false)
 	}
 	if err != nil {
 		return nil, false, err
 	}
 	for i := range found {
-		notes = append(notes, r.detail(&found[i])+failure)
+		notes = append(notes, r.formatDetail(&found[i])+failure)
 	}
 	for i := range found {
 		path, ok := paths[found[i].key()]
 		if !ok {
-			path = c.place(v, r, &found[i])
+			path = c.findingPath(v, r, &found[i])
 		}
-		err := c.report(driver.Finding{Code: r.code, Volume: idText(v.vol), Path: path, Detail: notes[i], Fixed: fixed})
+		err := c.report(driver.Finding{Code: r.code, Volume: formatID(v.vol), Path: path, Detail: notes[i], Fixed: fixed})
 		if err != nil {
 			return nil, false, err
 		}
@@ -206,12 +206,12 @@ func (c *checker) settle(v orgVol, r *rule, ask func(*[]suspect) query) (found [
 	return found, fixed, nil
 }
 
-// confirm returns what a query yields under the lock of the volume's row: nothing when
+// confirmUnderLock returns what a query yields under the lock of the volume's row: nothing when
 // the volume has been removed meanwhile. fix repairs it.
-func (c *checker) confirm(v orgVol, r *rule, ask func(*[]suspect) query, fix bool) ([]suspect, error) {
+func (c *checker) confirmUnderLock(v volumeID, r *rule, ask func(*[]suspect) query, fix bool) ([]suspect, error) {
 	var list []suspect
 	if c.ns.opts.ReadOnly { // there are no locks; one statement sees one state all the same
-		err := c.ns.db.read(c.ctx, ask(&list))
+		err := c.ns.db.runQueries(c.ctx, ask(&list))
 		return list, err
 	}
 	b := newBackend(c.ns, v.org)
@@ -219,24 +219,24 @@ func (c *checker) confirm(v orgVol, r *rule, ask func(*[]suspect) query, fix boo
 	if !fix {
 		once = nil
 	}
-	err := c.ns.db.write(c.ctx, once, !fix, func(t tx) error {
+	err := c.ns.db.runTx(c.ctx, once, !fix, func(t sqlTx) error {
 		list = nil
 		var found bool
-		f := &fixer{tx: t, vol: v.vol, org: v.org}
-		if err := t.run(b.lockVolume(&found, &f.v, v.vol)); err != nil {
+		f := &fixer{sqlTx: t, vol: v.vol, org: v.org}
+		if err := t.runQueries(b.lockVolumeQuery(&found, &f.row, v.vol)); err != nil {
 			return err
 		}
 		if !found {
 			return driver.ErrNotFound
 		}
-		if err := t.run(ask(&list)); err != nil || !fix || len(list) == 0 {
+		if err := t.runQueries(ask(&list)); err != nil || !fix || len(list) == 0 {
 			return err
 		}
-		nameless(list)
-		if err := f.repair(r, list); err != nil {
+		emptyNamesForNil(list)
+		if err := f.repairSuspects(r, list); err != nil {
 			return err
 		}
-		t.later(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, v.org, v.vol)
+		t.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, v.org, v.vol)
 		return nil
 	})
 	if errors.Is(err, driver.ErrNotFound) {
@@ -245,13 +245,13 @@ func (c *checker) confirm(v orgVol, r *rule, ask func(*[]suspect) query, fix boo
 	return list, err
 }
 
-// place is the path of what breaks a rule.
-func (c *checker) place(v orgVol, r *rule, s *suspect) string {
-	switch r.at {
+// findingPath is the path of what breaks a rule.
+func (c *checker) findingPath(v volumeID, r *rule, s *suspect) string {
+	switch r.scope {
 	case atInode, atAttribute:
-		return c.path(v.vol, s.ino)
+		return c.pathOfInode(v.vol, s.ino)
 	case atEntry:
-		if dir := c.path(v.vol, s.ino); dir != "." {
+		if dir := c.pathOfInode(v.vol, s.ino); dir != "." {
 			return dir + "/" + string(s.name)
 		}
 		return string(s.name)
@@ -259,17 +259,17 @@ func (c *checker) place(v orgVol, r *rule, s *suspect) string {
 	return ""
 }
 
-// path is one of the paths of an inode. What is not found begins with "#" and the number
+// pathOfInode is one of the paths of an inode. What is not found begins with "#" and the number
 // of the inode at which the search ended.
-func (c *checker) path(vol []byte, ino int64) string {
+func (c *checker) pathOfInode(vol []byte, ino int64) string {
 	path := ""
 	seen := map[int64]bool{}
 	for ino != rootIno {
 		var parent int64
 		var name []byte
 		var found bool
-		if c.paths > 0 && !seen[ino] && len(seen) < maxPaths {
-			err := c.ns.db.read(c.ctx, one(&found, []any{&parent, &name},
+		if c.pathBudget > 0 && !seen[ino] && len(seen) < maxPaths {
+			err := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&parent, &name},
 				`SELECT parent, name FROM dirents WHERE vol = $1 AND ino = $2 LIMIT 1`, vol, ino))
 			found = found && err == nil
 		}
@@ -282,7 +282,7 @@ func (c *checker) path(vol []byte, ino int64) string {
 		}
 		path, ino = string(name)+path, parent
 	}
-	c.paths--
+	c.pathBudget--
 	if path == "" {
 		return "."
 	}
@@ -292,20 +292,20 @@ func (c *checker) path(vol []byte, ino int64) string {
 // maxCycles bounds how many cycles of directories one check of a volume tells apart.
 const maxCycles = 100
 
-// cycles looks for directories that lead only to each other. Each finding is the one of
+// checkCycles looks for directories that lead only to each other. Each finding is the one of
 // a cycle with the lowest number; with it, what is beneath is no longer out of reach.
-func (c *checker) cycles(v orgVol, r *rule) error {
+func (c *checker) checkCycles(v volumeID, r *rule) error {
 	var cut []int64
 	for len(cut) < maxCycles {
 		var lost []suspect
-		if err := c.ns.db.read(c.ctx, unreachable(&lost, v, cut)); err != nil || len(lost) == 0 {
+		if err := c.ns.db.runQueries(c.ctx, unreachableDirQuery(&lost, v, cut)); err != nil || len(lost) == 0 {
 			return err
 		}
-		low, err := c.cycleOf(v.vol, lost[0].ino)
+		low, err := c.lowestInCycle(v.vol, lost[0].ino)
 		if err != nil {
 			return err
 		}
-		found, _, err := c.settle(v, r, func(list *[]suspect) query { return unreachableOne(list, v, cut, low) })
+		found, _, err := c.confirmAndReport(v, r, func(list *[]suspect) query { return unreachableInodeQuery(list, v, cut, low) })
 		if err != nil {
 			return err
 		}
@@ -317,9 +317,9 @@ func (c *checker) cycles(v orgVol, r *rule) error {
 	return nil
 }
 
-// cycleOf walks up from a directory that the root does not lead to, and returns the
+// lowestInCycle walks up from a directory that the root does not lead to, and returns the
 // lowest number in the cycle where that ends.
-func (c *checker) cycleOf(vol []byte, ino int64) (int64, error) {
+func (c *checker) lowestInCycle(vol []byte, ino int64) (int64, error) {
 	order := map[int64]int{}
 	var walk []int64
 	for {
@@ -330,7 +330,7 @@ func (c *checker) cycleOf(vol []byte, ino int64) (int64, error) {
 		walk = append(walk, ino)
 		var found bool
 		var parent int64
-		err := c.ns.db.read(c.ctx, one(&found, []any{&parent},
+		err := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&parent},
 			`SELECT e.parent FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent WHERE e.vol = $1 AND e.ino = $2 ORDER BY e.parent LIMIT 1`, vol, ino))
 		if err != nil || !found {
 			return ino, err // not in a cycle after all; what is asked next shows it

@@ -6,12 +6,12 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// found reports what is no volume's. fix returns whether there was anything to repair:
+// repairAndReport reports what is no volume's. fix returns whether there was anything to repair:
 // what is gone meanwhile was no breach, and is not reported.
-func (c *checker) found(f driver.Finding, fix func(t tx) (int64, error)) error {
+func (c *checker) repairAndReport(f driver.Finding, fix func(t sqlTx) (int64, error)) error {
 	if c.fix && fix != nil {
 		var n int64
-		err := c.ns.db.write(c.ctx, nil, false, func(t tx) (err error) {
+		err := c.ns.db.runTx(c.ctx, nil, false, func(t sqlTx) (err error) {
 			n, err = fix(t)
 			return err
 		})
@@ -29,33 +29,33 @@ func (c *checker) found(f driver.Finding, fix func(t tx) (int64, error)) error {
 	return c.report(f)
 }
 
-// changed runs a statement and returns how many rows it changed.
-func changed(t tx, sql string, args ...any) (n int64, err error) {
-	ask := q(sql, args...)
-	ask.n = &n
-	err = t.run(ask)
+// execCounting runs a statement and returns how many rows it changed.
+func execCounting(t sqlTx, sql string, args ...any) (n int64, err error) {
+	ask := statement(sql, args...)
+	ask.affected = &n
+	err = t.runQueries(ask)
 	return n, err
 }
 
-// attachments looks for those of volumes that are gone.
-func (c *checker) attachments(org []byte) error {
+// checkAttachments looks for those of volumes that are gone.
+func (c *checker) checkAttachments(org []byte) error {
 	const stray = ` FROM attachments WHERE org = $1 AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.org = attachments.org AND v.id = attachments.vol)`
-	return c.pages(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
-		return c.found(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s is of a volume that is gone; it is removed", idText(id))},
-			func(t tx) (int64, error) { return changed(t, `DELETE`+stray+` AND id = $2`, org, id) })
+	return c.forEachID(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
+		return c.repairAndReport(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s is of a volume that is gone; it is removed", formatID(id))},
+			func(t sqlTx) (int64, error) { return execCounting(t, `DELETE`+stray+` AND id = $2`, org, id) })
 	})
 }
 
-// unused holds for blobs that no chunk refers to.
-const unused = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.org AND c.blob = blobs.id)`
+// noChunkRefers holds for blobs that no chunk refers to.
+const noChunkRefers = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.org AND c.blob = blobs.id)`
 
-// blobs looks at the rows of blobs. One that is used and marked freed is no breach: the
+// checkBlobRows looks at the rows of blobs. One that is used and marked freed is no breach: the
 // sweeper takes the mark away.
-func (c *checker) blobs(org []byte) error {
-	err := c.pages(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+unused+` ORDER BY id LIMIT $3`, func(id []byte) error {
-		return c.found(driver.Finding{Code: "leaked-blob", Path: blobKey(org, id), Detail: "no file uses the blob, and the sweeper does not know that; it is told"},
-			func(t tx) (int64, error) {
-				return changed(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+unused, org, id)
+func (c *checker) checkBlobRows(org []byte) error {
+	err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+noChunkRefers+` ORDER BY id LIMIT $3`, func(id []byte) error {
+		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blobKey(org, id), Detail: "no file uses the blob, and the sweeper does not know that; it is told"},
+			func(t sqlTx) (int64, error) {
+				return execCounting(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+noChunkRefers, org, id)
 			})
 	})
 	if err != nil {
@@ -67,8 +67,8 @@ func (c *checker) blobs(org []byte) error {
 		{"wrong-checksums", "the blob has not a checksum for each 64 KiB; it cannot be read",
 			`data IS NULL AND (sums IS NULL OR length(sums) <> (size + 65535) / 65536 * 4)`},
 	} {
-		err := c.pages(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND `+r.cond+` AND NOT (`+unused+`) ORDER BY id LIMIT $3`,
-			func(id []byte) error { return c.damaged(r.code, r.detail, org, id) })
+		err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND `+r.cond+` AND NOT (`+noChunkRefers+`) ORDER BY id LIMIT $3`,
+			func(id []byte) error { return c.reportDamagedBlob(r.code, r.detail, org, id) })
 		if err != nil {
 			return err
 		}
@@ -76,23 +76,23 @@ func (c *checker) blobs(org []byte) error {
 	return nil
 }
 
-// unreferenced compares the bytes that count as stored and not referenced with the rows
+// checkUnreferencedBytes compares the bytes that count as stored and not referenced with the rows
 // that they are those of, in one statement, which sees one state of both.
-func (c *checker) unreferenced(org []byte) error {
+func (c *checker) checkUnreferencedBytes(org []byte) error {
 	var found bool
 	var counted, stored int64
-	err := c.ns.db.read(c.ctx, one(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
+	err := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&counted, &stored}, `SELECT CAST(`+countedBytes+` AS BIGINT), CAST(`+freedBytes+` AS BIGINT)`, org))
 	if err != nil || counted == stored {
 		return err
 	}
-	return c.found(driver.Finding{Code: "wrong-unreferenced", Path: orgPrefix(org),
-		Detail: fmt.Sprintf("%d bytes are said to be stored while no file refers to them, and %d are", counted, stored)}, func(t tx) (int64, error) {
-		err := t.run(lockOrg(org), q(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
+	return c.repairAndReport(driver.Finding{Code: "wrong-unreferenced", Path: orgPrefix(org),
+		Detail: fmt.Sprintf("%d bytes are said to be stored while no file refers to them, and %d are", counted, stored)}, func(t sqlTx) (int64, error) {
+		err := t.runQueries(lockOrgQuery(org), statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
 			WHERE NOT EXISTS (SELECT 1 FROM unreferenced WHERE org = $1)`, org))
 		if err != nil {
 			return 0, err
 		}
-		return changed(t, `UPDATE unreferenced SET bytes = bytes + `+freedBytes+` - `+countedBytes+`
+		return execCounting(t, `UPDATE unreferenced SET bytes = bytes + `+freedBytes+` - `+countedBytes+`
 			WHERE id = (SELECT min(id) FROM unreferenced WHERE org = $1) AND `+freedBytes+` <> `+countedBytes, org)
 	})
 }
@@ -104,31 +104,31 @@ const (
 		+ (SELECT coalesce(sum(size), 0) FROM doomed WHERE org = $1))`
 )
 
-// maxUsers is how many files are named for one blob.
-const maxUsers = 20
+// maxBlobUsers is how many files are named for one blob.
+const maxBlobUsers = 20
 
-// user is a file that uses a blob.
-type user struct {
+// blobUser is a file that uses a blob.
+type blobUser struct {
 	vol []byte
 	ino int64
 	pos int64
 }
 
-// damaged reports a blob whose bytes are lost, for each file that uses it.
-func (c *checker) damaged(code, detail string, org, id []byte) error {
-	var list []user
-	err := c.ns.db.read(c.ctx, all(&list, func(u *user) []any { return []any{&u.vol, &u.ino, &u.pos} },
+// reportDamagedBlob reports a blob whose bytes are lost, for each file that uses it.
+func (c *checker) reportDamagedBlob(code, detail string, org, id []byte) error {
+	var list []blobUser
+	err := c.ns.db.runQueries(c.ctx, selectAll(&list, func(u *blobUser) []any { return []any{&u.vol, &u.ino, &u.pos} },
 		`SELECT k.vol, k.ino, min(k.pos) FROM chunks k JOIN volumes v ON v.org = k.org AND v.id = k.vol AND v.state <> 'removing'
-		WHERE k.org = $1 AND k.blob = $2 GROUP BY k.vol, k.ino ORDER BY k.vol, k.ino LIMIT $3`, org, id, maxUsers+1))
+		WHERE k.org = $1 AND k.blob = $2 GROUP BY k.vol, k.ino ORDER BY k.vol, k.ino LIMIT $3`, org, id, maxBlobUsers+1))
 	if err != nil {
 		return err
 	}
 	for i, u := range list {
-		if i == maxUsers {
+		if i == maxBlobUsers {
 			return c.report(driver.Finding{Code: code, Path: blobKey(org, id), Detail: detail + "; more files have it"})
 		}
-		err := c.report(driver.Finding{Code: code, Volume: idText(u.vol), Path: c.path(u.vol, u.ino),
-			Detail: fmt.Sprintf("blob %s, from byte %d of the file on: %s", idText(id), u.pos, detail)})
+		err := c.report(driver.Finding{Code: code, Volume: formatID(u.vol), Path: c.pathOfInode(u.vol, u.ino),
+			Detail: fmt.Sprintf("blob %s, from byte %d of the file on: %s", formatID(id), u.pos, detail)})
 		if err != nil {
 			return err
 		}
@@ -136,19 +136,19 @@ func (c *checker) damaged(code, detail string, org, id []byte) error {
 	return nil
 }
 
-// volumelessRows looks for rows of volumes that have none in the table of volumes.
-func (c *checker) volumelessRows() error {
+// checkVolumelessRows looks for rows of volumes that have none in the table of volumes.
+func (c *checker) checkVolumelessRows() error {
 	for _, table := range []string{"inodes", "chunks", "dirents", "xattrs", "orphans", "ops"} {
 		old := ""
 		if table == "ops" { // one may come after its volume went; the sweeper removes it in time
 			old = ` AND vol IN (SELECT vol FROM ops WHERE at < {now} - 7200000000000)`
 		}
 		// From one volume to the next by the index, not by way of all rows.
-		err := c.pages(nil, `WITH RECURSIVE d (vol) AS (
+		err := c.forEachID(nil, `WITH RECURSIVE d (vol) AS (
 				SELECT (SELECT vol FROM `+table+` WHERE vol > $2 AND CAST($1 AS {bytes}) IS NULL ORDER BY vol LIMIT 1)
 				UNION ALL SELECT (SELECT vol FROM `+table+` x WHERE x.vol > d.vol ORDER BY x.vol LIMIT 1) FROM d WHERE d.vol IS NOT NULL)
 			SELECT vol FROM d WHERE vol IS NOT NULL AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.id = d.vol)`+old+` LIMIT $3`,
-			func(vol []byte) error { return c.volumeless(table, vol) })
+			func(vol []byte) error { return c.repairVolumelessRows(table, vol) })
 		if err != nil {
 			return err
 		}
@@ -156,41 +156,41 @@ func (c *checker) volumelessRows() error {
 	return nil
 }
 
-func (c *checker) volumeless(table string, vol []byte) error {
-	f := driver.Finding{Code: "rows-without-volume", Volume: idText(vol), Detail: "the table " + table + " has rows of a volume that is missing"}
-	org, files, err := c.ownerOf(vol)
+func (c *checker) repairVolumelessRows(table string, vol []byte) error {
+	f := driver.Finding{Code: "rows-without-volume", Volume: formatID(vol), Detail: "the table " + table + " has rows of a volume that is missing"}
+	org, files, err := c.findOwnerOrg(vol)
 	switch {
 	case err != nil:
 		return err
 	case !files:
 		f.Detail += "; they are removed"
-		return c.found(f, func(t tx) (int64, error) { return removeRows(t, vol) })
+		return c.repairAndReport(f, func(t sqlTx) (int64, error) { return deleteVolumelessRows(t, vol) })
 	case org == nil:
 		f.Detail += ", and nothing says of which organisation; they stay"
-		return c.found(f, nil)
+		return c.repairAndReport(f, nil)
 	}
-	f.Detail += "; it gets a row, as volume lost-" + idText(vol)
-	return c.found(f, func(t tx) (int64, error) {
-		return changed(t, `INSERT INTO volumes (org, id, name, state, created, updated, used, entries, metadata, next_ino)
+	f.Detail += "; it gets a row, as volume lost-" + formatID(vol)
+	return c.repairAndReport(f, func(t sqlTx) (int64, error) {
+		return execCounting(t, `INSERT INTO volumes (org, id, name, state, created, updated, used, entries, metadata, next_ino)
 			SELECT CAST($1 AS {bytes}), CAST($2 AS {bytes}), $3, 'ready', {now}, {now},
 				(SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $2 AND mode BETWEEN 32768 AND 36863),
 				(SELECT count(*) FROM dirents WHERE vol = $2),
 				(SELECT CAST(coalesce(sum(length(name)), 0) AS BIGINT) FROM dirents WHERE vol = $2)
 					+ (SELECT CAST(coalesce(sum(coalesce(length(target), 0) + xattr_bytes), 0) AS BIGINT) FROM inodes WHERE vol = $2),
 				(SELECT CAST(coalesce(max(ino), 1) AS BIGINT) + 1 FROM inodes WHERE vol = $2)
-			WHERE NOT EXISTS (SELECT 1 FROM volumes WHERE id = $2)`, org, vol, "lost-"+idText(vol))
+			WHERE NOT EXISTS (SELECT 1 FROM volumes WHERE id = $2)`, org, vol, "lost-"+formatID(vol))
 	})
 }
 
-// ownerOf tells whether there are files of a volume that has no row, and which is its
+// findOwnerOrg tells whether there are files of a volume that has no row, and which is its
 // organisation: that of its bytes, or the only one.
-func (c *checker) ownerOf(vol []byte) (org []byte, files bool, err error) {
+func (c *checker) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
 	var orgs [][]byte
 	var chunk, inode bool
-	err = c.ns.db.read(c.ctx,
-		one(&inode, []any{new(int)}, `SELECT 1 FROM inodes WHERE vol = $1 LIMIT 1`, vol),
-		one(&chunk, []any{&org}, `SELECT org FROM chunks WHERE vol = $1 AND org IN (SELECT id FROM orgs) LIMIT 1`, vol),
-		all(&orgs, oneID, `SELECT id FROM orgs LIMIT 2`))
+	err = c.ns.db.runQueries(c.ctx,
+		selectOne(&inode, []any{new(int)}, `SELECT 1 FROM inodes WHERE vol = $1 LIMIT 1`, vol),
+		selectOne(&chunk, []any{&org}, `SELECT org FROM chunks WHERE vol = $1 AND org IN (SELECT id FROM orgs) LIMIT 1`, vol),
+		selectAll(&orgs, idDest, `SELECT id FROM orgs LIMIT 2`))
 	if !chunk {
 		if org = nil; len(orgs) == 1 {
 			org = orgs[0]
@@ -199,11 +199,11 @@ func (c *checker) ownerOf(vol []byte) (org []byte, files bool, err error) {
 	return org, inode || chunk, err
 }
 
-// removeRows removes what hangs on inodes of a volume that has none.
-func removeRows(t tx, vol []byte) (int64, error) {
+// deleteVolumelessRows removes what hangs on inodes of a volume that has none.
+func deleteVolumelessRows(t sqlTx, vol []byte) (int64, error) {
 	total := int64(0)
 	for _, table := range []string{"dirents", "xattrs", "orphans", "ops"} {
-		n, err := changed(t, `DELETE FROM `+table+` WHERE vol = $1 AND NOT EXISTS (SELECT 1 FROM volumes WHERE id = $1)
+		n, err := execCounting(t, `DELETE FROM `+table+` WHERE vol = $1 AND NOT EXISTS (SELECT 1 FROM volumes WHERE id = $1)
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = $1)`, vol)
 		if err != nil {
 			return 0, err
@@ -213,15 +213,15 @@ func removeRows(t tx, vol []byte) (int64, error) {
 	return total, nil
 }
 
-// orglessBlobs looks for blobs of organisations that do not exist. Where no chunk refers
+// checkOrglessBlobs looks for blobs of organisations that do not exist. Where no chunk refers
 // to them they are left to the sweeper.
-func (c *checker) orglessBlobs() error {
-	return c.pages(nil, `SELECT DISTINCT org FROM blobs WHERE org NOT IN (SELECT id FROM orgs) AND org > $2 AND CAST($1 AS {bytes}) IS NULL AND freed IS NULL ORDER BY org LIMIT $3`,
+func (c *checker) checkOrglessBlobs() error {
+	return c.forEachID(nil, `SELECT DISTINCT org FROM blobs WHERE org NOT IN (SELECT id FROM orgs) AND org > $2 AND CAST($1 AS {bytes}) IS NULL AND freed IS NULL ORDER BY org LIMIT $3`,
 		func(org []byte) error {
-			return c.found(driver.Finding{Code: "blobs-of-no-organisation", Path: orgPrefix(org),
+			return c.repairAndReport(driver.Finding{Code: "blobs-of-no-organisation", Path: orgPrefix(org),
 				Detail: "the organisation of these blobs is missing; what no file uses is left to the sweeper"},
-				func(t tx) (int64, error) {
-					return changed(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND freed IS NULL AND `+unused+`
+				func(t sqlTx) (int64, error) {
+					return execCounting(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND freed IS NULL AND `+noChunkRefers+`
 						AND NOT EXISTS (SELECT 1 FROM orgs WHERE id = $1)`, org)
 				})
 		})

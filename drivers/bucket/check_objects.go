@@ -14,19 +14,19 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
-// objects compares one listing of the store with the rows of blobs of organisations,
+// checkObjects compares one listing of the store with the rows of blobs of organisations,
 // which are sorted. Either may change meanwhile: what does not fit is looked at again.
-func (c *checker) objects(orgs [][]byte, prefix string) error {
+func (c *checker) checkObjects(orgs [][]byte, prefix string) error {
 	m := &objectCheck{c: c, orgs: orgs}
 	for info, err := range c.ns.blobs.List(c.ctx, prefix) {
 		if err == nil {
-			err = m.object(info)
+			err = m.compareObject(info)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return m.upTo("~") // after all hex digits
+	return m.finishOrgsBefore("~") // after all hex digits
 }
 
 // objectCheck goes through a listing and through rows, both in order of keys.
@@ -35,19 +35,19 @@ type objectCheck struct {
 	orgs [][]byte  // those that are still to come, or being looked at
 	rows *blobRows // of the first of orgs; nil: none was asked for yet
 
-	stray        string // the organisation of objects whose organisation is missing
-	count, bytes int64  // of them
+	strayOrg               string // the organisation of objects whose organisation is missing
+	strayCount, strayBytes int64  // of them
 }
 
-// upTo ends the organisations that come before one.
-func (m *objectCheck) upTo(org string) error {
-	if m.stray != "" && m.stray != org {
-		if err := m.strayOrg(); err != nil {
+// finishOrgsBefore ends the organisations that come before one.
+func (m *objectCheck) finishOrgsBefore(org string) error {
+	if m.strayOrg != "" && m.strayOrg != org {
+		if err := m.reportStrayOrg(); err != nil {
 			return err
 		}
 	}
 	for len(m.orgs) > 0 && hex.EncodeToString(m.orgs[0]) < org {
-		if err := m.missingUpTo(nil); err != nil {
+		if err := m.reportMissingBefore(nil); err != nil {
 			return err
 		}
 		m.orgs, m.rows = m.orgs[1:], nil
@@ -55,16 +55,16 @@ func (m *objectCheck) upTo(org string) error {
 	return nil
 }
 
-// object takes the next one of the listing.
-func (m *objectCheck) object(info blob.Info) error {
+// compareObject takes the next one of the listing.
+func (m *objectCheck) compareObject(info blob.Info) error {
 	org, rest, _ := strings.Cut(strings.TrimPrefix(info.Key, "o/"), "/")
-	if err := m.upTo(org); err != nil {
+	if err := m.finishOrgsBefore(org); err != nil {
 		return err
 	}
 	if len(m.orgs) == 0 || hex.EncodeToString(m.orgs[0]) != org {
-		m.stray = org
-		m.count++
-		m.bytes += info.Size
+		m.strayOrg = org
+		m.strayCount++
+		m.strayBytes += info.Size
 		return nil
 	}
 	if !strings.HasPrefix(rest, "b/") {
@@ -74,80 +74,80 @@ func (m *objectCheck) object(info blob.Info) error {
 	if err != nil || len(id) != 16 || blobKey(m.orgs[0], id) != info.Key {
 		return m.c.report(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: "it has not the key of a blob; nobody uses it"})
 	}
-	if err := m.missingUpTo(id); err != nil {
+	if err := m.reportMissingBefore(id); err != nil {
 		return err
 	}
-	row, err := m.rows.peek(m.c.ctx)
+	row, err := m.rows.peekRow(m.c.ctx)
 	if err != nil {
 		return err
 	}
 	if row == nil || !bytes.Equal(row.id, id) {
-		return m.c.unknown(m.orgs[0], id, info)
+		return m.c.recheckUnknownObject(m.orgs[0], id, info)
 	}
 	m.rows.next++
 	if row.used != 0 && row.size != info.Size {
-		return m.c.lost(m.orgs[0], id)
+		return m.c.recheckMissingObject(m.orgs[0], id)
 	}
 	return nil
 }
 
-// missingUpTo passes over the rows whose objects would have come before that of id; nil:
+// reportMissingBefore passes over the rows whose objects would have come before that of id; nil:
 // over all.
-func (m *objectCheck) missingUpTo(id []byte) error {
+func (m *objectCheck) reportMissingBefore(id []byte) error {
 	if m.rows == nil {
 		m.rows = &blobRows{ns: m.c.ns, org: m.orgs[0]}
 	}
 	for {
-		row, err := m.rows.peek(m.c.ctx)
-		if err != nil || row == nil || id != nil && compareKeys(row.id, id) >= 0 {
+		row, err := m.rows.peekRow(m.c.ctx)
+		if err != nil || row == nil || id != nil && compareKeyOrder(row.id, id) >= 0 {
 			return err
 		}
 		m.rows.next++
 		if row.used != 0 {
-			if err := m.c.lost(m.orgs[0], row.id); err != nil {
+			if err := m.c.recheckMissingObject(m.orgs[0], row.id); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// compareKeys orders ids as their keys are: the last byte comes first.
-func compareKeys(a, b []byte) int {
+// compareKeyOrder orders ids as their keys are: the last byte comes first.
+func compareKeyOrder(a, b []byte) int {
 	if a[15] != b[15] {
 		return int(a[15]) - int(b[15])
 	}
 	return bytes.Compare(a, b)
 }
 
-// lost looks at the object of a row again, and reports it when it is missing or has
+// recheckMissingObject looks at the object of a row again, and reports it when it is missing or has
 // another size. An object goes after its row, so a row that is there after the look
 // was there at the look.
-func (c *checker) lost(org, id []byte) error {
+func (c *checker) recheckMissingObject(org, id []byte) error {
 	info, err := c.ns.blobs.Stat(c.ctx, blobKey(org, id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var found bool
 	var size int64
-	again := c.ns.db.read(c.ctx, one(&found, []any{&size}, `SELECT size FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND NOT (`+unused+`)`, org, id))
+	again := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&size}, `SELECT size FROM blobs WHERE org = $1 AND id = $2 AND data IS NULL AND NOT (`+noChunkRefers+`)`, org, id))
 	switch {
 	case again != nil || !found:
 		return again
 	case err != nil:
-		return c.damaged("lost-object", "its object is missing; the bytes are lost unless the store has an older version", org, id)
+		return c.reportDamagedBlob("lost-object", "its object is missing; the bytes are lost unless the store has an older version", org, id)
 	case info.Size != size:
-		return c.damaged("wrong-object-size", fmt.Sprintf("its object has %d bytes instead of %d", info.Size, size), org, id)
+		return c.reportDamagedBlob("wrong-object-size", fmt.Sprintf("its object has %d bytes instead of %d", info.Size, size), org, id)
 	}
 	return nil
 }
 
-// unknown looks at an object again that has no row. A row is there before its object,
+// recheckUnknownObject looks at an object again that has no row. A row is there before its object,
 // and when it goes the object is doomed until it is gone.
-func (c *checker) unknown(org, id []byte, info blob.Info) error {
+func (c *checker) recheckUnknownObject(org, id []byte, info blob.Info) error {
 	var known, doomed bool
-	err := c.ns.db.read(c.ctx,
-		one(&known, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2`, org, id),
-		one(&doomed, []any{new(int)}, `SELECT 1 FROM doomed WHERE org = $1 AND id = $2`, org, id))
+	err := c.ns.db.runQueries(c.ctx,
+		selectOne(&known, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2`, org, id),
+		selectOne(&doomed, []any{new(int)}, `SELECT 1 FROM doomed WHERE org = $1 AND id = $2`, org, id))
 	if err != nil || known || doomed {
 		return err
 	}
@@ -156,19 +156,19 @@ func (c *checker) unknown(org, id []byte, info blob.Info) error {
 	} else if err != nil {
 		return err
 	}
-	return c.found(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: fmt.Sprintf("no row knows of these %d bytes; they are left to the sweeper", info.Size)},
-		func(t tx) (int64, error) {
-			return changed(t, `INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, {now}, {now}) ON CONFLICT DO NOTHING`, org, id)
+	return c.repairAndReport(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: fmt.Sprintf("no row knows of these %d bytes; they are left to the sweeper", info.Size)},
+		func(t sqlTx) (int64, error) {
+			return execCounting(t, `INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, {now}, {now}) ON CONFLICT DO NOTHING`, org, id)
 		})
 }
 
-// strayOrg reports the objects of an organisation that the listing was ahead of.
-func (m *objectCheck) strayOrg() error {
-	org, count, bytes := m.stray, m.count, m.bytes
-	m.stray, m.count, m.bytes = "", 0, 0
+// reportStrayOrg reports the objects of an organisation that the listing was ahead of.
+func (m *objectCheck) reportStrayOrg() error {
+	org, count, bytes := m.strayOrg, m.strayCount, m.strayBytes
+	m.strayOrg, m.strayCount, m.strayBytes = "", 0, 0
 	if id, err := hex.DecodeString(org); err == nil {
 		var found bool
-		if err := m.c.ns.db.read(m.c.ctx, one(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1`, id)); err != nil || found {
+		if err := m.c.ns.db.runQueries(m.c.ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1`, id)); err != nil || found {
 			return err // it was made since
 		}
 	}
@@ -183,7 +183,7 @@ type blobRow struct {
 	used int64 // 1: not marked freed
 }
 
-func (r *blobRow) dest() []any { return []any{&r.id, &r.size, &r.used} }
+func (r *blobRow) scanDest() []any { return []any{&r.id, &r.size, &r.used} }
 
 // groupRows is about how many rows are held at once. Ids are evenly spread over their
 // last bytes, so a store of more than 256 times as many holds a 256th of them.
@@ -201,12 +201,12 @@ type blobRows struct {
 	next  int // of list
 }
 
-// peek returns the next row; nil: there is none.
-func (r *blobRows) peek(ctx context.Context) (*blobRow, error) {
+// peekRow returns the next row; nil: there is none.
+func (r *blobRows) peekRow(ctx context.Context) (*blobRow, error) {
 	if r.width == 0 {
 		var n int64
 		var found bool
-		err := r.ns.db.read(ctx, one(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
+		err := r.ns.db.runQueries(ctx, selectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE org = $1 AND data IS NULL`, r.org))
 		if err != nil {
 			return nil, err
 		}
@@ -216,7 +216,7 @@ func (r *blobRows) peek(ctx context.Context) (*blobRow, error) {
 		if r.from > 255 {
 			return nil, nil
 		}
-		if err := r.load(ctx, r.from, min(r.from+r.width-1, 255)); err != nil {
+		if err := r.loadGroup(ctx, r.from, min(r.from+r.width-1, 255)); err != nil {
 			return nil, err
 		}
 		r.from += r.width
@@ -230,12 +230,12 @@ func groupWidth(rows, per int64) int {
 	return int(256 / max(groups, 1))
 }
 
-func (r *blobRows) load(ctx context.Context, lo, hi int) error {
+func (r *blobRows) loadGroup(ctx context.Context, lo, hi int) error {
 	const page = 8192
 	r.list, r.next = r.list[:0], 0
 	for after := []byte{}; ; {
 		var list []blobRow
-		err := r.ns.db.read(ctx, all(&list, (*blobRow).dest, `SELECT id, size, CASE WHEN freed IS NULL THEN 1 ELSE 0 END FROM blobs
+		err := r.ns.db.runQueries(ctx, selectAll(&list, (*blobRow).scanDest, `SELECT id, size, CASE WHEN freed IS NULL THEN 1 ELSE 0 END FROM blobs
 			WHERE org = $1 AND data IS NULL AND id > $2 AND substr(id, 16, 1) >= $3 AND substr(id, 16, 1) <= $4 ORDER BY id LIMIT $5`,
 			r.org, after, []byte{byte(lo)}, []byte{byte(hi)}, page))
 		if err != nil {
@@ -247,6 +247,6 @@ func (r *blobRows) load(ctx context.Context, lo, hi int) error {
 		}
 		after = list[len(list)-1].id
 	}
-	slices.SortFunc(r.list, func(a, b blobRow) int { return compareKeys(a.id, b.id) })
+	slices.SortFunc(r.list, func(a, b blobRow) int { return compareKeyOrder(a.id, b.id) })
 	return nil
 }

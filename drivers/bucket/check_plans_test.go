@@ -47,12 +47,12 @@ func TestCheckPlans(t *testing.T) {
 	small, large := manyInodes(t, b, "small", 1), manyInodes(t, b, "large", files)
 	check := func(when string) {
 		t.Helper()
-		for _, v := range []orgVol{small, large} {
+		for _, v := range []volumeID{small, large} {
 			for i := range volumeRules {
 				r := &volumeRules[i]
-				ask := r.query(new([]suspect), v, suspect{name: []byte{}}, suspect{ino: 1 << 62, name: []byte{}})
-				if r.cycles {
-					ask = unreachable(new([]suspect), v, nil)
+				ask := r.pageQuery(new([]suspect), v, suspect{name: []byte{}}, suspect{ino: 1 << 62, name: []byte{}})
+				if r.findsCycles {
+					ask = unreachableDirQuery(new([]suspect), v, nil)
 				}
 				if p := explain(ctx, t, b, ask); p.work() > 60*files {
 					t.Errorf("%s: %s looks at %.0f rows, and the volume has %d files\n%+v", when, r.code, p.work(), files, p)
@@ -61,7 +61,7 @@ func TestCheckPlans(t *testing.T) {
 		}
 	}
 	check("without statistics")
-	if err := b.ns.db.read(ctx, q(`ANALYZE`)); err != nil {
+	if err := b.ns.db.runQueries(ctx, statement(`ANALYZE`)); err != nil {
 		t.Fatal(err)
 	}
 	check("with statistics")
@@ -70,7 +70,7 @@ func TestCheckPlans(t *testing.T) {
 	for i := range 50 {
 		manyInodes(t, b, fmt.Sprintf("small-%d", i), 1)
 	}
-	if err := b.ns.db.read(ctx, q(`ANALYZE`)); err != nil {
+	if err := b.ns.db.runQueries(ctx, statement(`ANALYZE`)); err != nil {
 		t.Fatal(err)
 	}
 	check("among small volumes")
@@ -87,26 +87,26 @@ func TestCheckPlans(t *testing.T) {
 
 // manyInodes makes a volume of some directories and as many files, each with a chunk and
 // an attribute, whose rows are right.
-func manyInodes(t *testing.T, b *Backend, name string, n int) orgVol {
+func manyInodes(t *testing.T, b *Backend, name string, n int) volumeID {
 	t.Helper()
 	info, err := b.Create(t.Context(), name, driver.Spec{Kind: driver.KindDir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := orgVol{b.org, idBytes(info.ID)}
-	err = b.ns.db.write(t.Context(), nil, true, func(t tx) error {
-		t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, xattr_bytes)
+	v := volumeID{b.org, parseID(info.ID)}
+	err = b.ns.db.runTx(t.Context(), nil, true, func(t sqlTx) error {
+		t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, xattr_bytes)
 			SELECT CAST($1 AS BYTEA), 2 + i, 16384 + 493, 0, 0, 2, 0, 0, 1, 1, 1, 0, 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i UNION ALL
 			SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 32768 + 420, 0, 0, 1, 1, 1, 1, 1, 1, 0, 7 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n)
-		t.later(`INSERT INTO dirents (vol, parent, name, ino)
+		t.queueExec(`INSERT INTO dirents (vol, parent, name, ino)
 			SELECT CAST($1 AS BYTEA), 1, CAST(CAST('d' || i AS TEXT) AS BYTEA), 2 + i FROM generate_series(0, CAST($2 AS BIGINT) - 1) i UNION ALL
 			SELECT CAST($1 AS BYTEA), 2 + i, CAST('f' AS BYTEA), 2 + CAST($2 AS BIGINT) + i FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n)
-		t.later(`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, CAST('user.a' AS BYTEA), CAST('b' AS BYTEA) FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n)
-		t.later(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, 1, CAST('x' AS BYTEA), 1)`, v.org, v.vol)
-		t.later(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 0, 1, CAST($3 AS BYTEA), CAST($1 AS BYTEA), 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n, v.org)
-		t.later(`UPDATE inodes SET nlink = 2 + CAST($2 AS BIGINT) WHERE vol = $1 AND ino = 1`, v.vol, n)
-		t.later(`UPDATE volumes SET next_ino = 2 + 2 * CAST($2 AS BIGINT), used = CAST($2 AS BIGINT), entries = 2 * CAST($2 AS BIGINT) WHERE org = $3 AND id = $1`, v.vol, n, v.org)
-		t.later(`UPDATE volumes SET metadata = `+metadataBytes+` WHERE id = $1`, v.vol)
+		t.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, CAST('user.a' AS BYTEA), CAST('b' AS BYTEA) FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n)
+		t.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, 1, CAST('x' AS BYTEA), 1)`, v.org, v.vol)
+		t.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 0, 1, CAST($3 AS BYTEA), CAST($1 AS BYTEA), 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n, v.org)
+		t.queueExec(`UPDATE inodes SET nlink = 2 + CAST($2 AS BIGINT) WHERE vol = $1 AND ino = 1`, v.vol, n)
+		t.queueExec(`UPDATE volumes SET next_ino = 2 + 2 * CAST($2 AS BIGINT), used = CAST($2 AS BIGINT), entries = 2 * CAST($2 AS BIGINT) WHERE org = $3 AND id = $1`, v.vol, n, v.org)
+		t.queueExec(`UPDATE volumes SET metadata = `+metadataBytes+` WHERE id = $1`, v.vol)
 		return nil
 	})
 	if err != nil {
@@ -120,9 +120,9 @@ func explain(ctx context.Context, t *testing.T, b *Backend, ask query) plan {
 	t.Helper()
 	var text string
 	var found bool
-	e := one(&found, []any{&text}, `EXPLAIN (ANALYZE, FORMAT JSON) `+ask.sql, ask.args...)
+	e := selectOne(&found, []any{&text}, `EXPLAIN (ANALYZE, FORMAT JSON) `+ask.sql, ask.args...)
 	e.setwise = ask.setwise
-	if err := b.ns.db.read(ctx, e); err != nil {
+	if err := b.ns.db.runQueries(ctx, e); err != nil {
 		t.Fatal(err)
 	}
 	var list []struct{ Plan plan }

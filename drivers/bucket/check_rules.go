@@ -14,21 +14,21 @@ type suspect struct {
 	have, want int64
 }
 
-func (s *suspect) dest() []any { return []any{&s.ino, &s.name, &s.have, &s.want} }
-func (s *suspect) key() string { return fmt.Sprintf("%d/%s", s.ino, s.name) }
+func (s *suspect) scanDest() []any { return []any{&s.ino, &s.name, &s.have, &s.want} }
+func (s *suspect) key() string     { return fmt.Sprintf("%d/%s", s.ino, s.name) }
 
-// nameless makes names without bytes ones that a query takes for that, and not for NULL.
-func nameless(list []suspect) {
+// emptyNamesForNil makes names without bytes ones that a query takes for that, and not for NULL.
+func emptyNamesForNil(list []suspect) {
 	for i := range list {
 		list[i].name = append([]byte{}, list[i].name...)
 	}
 }
 
-// where is what a finding's path is of.
-type where int
+// findingScope is what a finding's path is of.
+type findingScope int
 
 const (
-	atVolume where = iota
+	atVolume findingScope = iota
 	atInode
 	atEntry // of a directory
 	atAttribute
@@ -38,19 +38,19 @@ const foundOverQuota = "over-quota"
 
 // rule is what must hold of a volume.
 type rule struct {
-	code string
-	at   where
+	code  string
+	scope findingScope
 	// sql selects a suspect for each breach, in order of its key. $1 is the organisation,
 	// $2 the volume. {in k} limits the key k to the page that is looked at; {live} holds
 	// for volumes that are not being removed; {dir i} and {file i} for rows of such inodes.
-	sql    string
-	what   string                           // with %d for have and want
-	fix    func(f *fixer, s *suspect) error // nil: it cannot be repaired
-	stop   bool                             // where it is broken and not repaired, other rules say nothing
-	cycles bool                             // its query is selectUnreachable
+	sql          string
+	what         string                           // with %d for have and want
+	fix          func(f *fixer, s *suspect) error // nil: it cannot be repaired
+	stopIfBroken bool                             // where it is broken and not repaired, other rules say nothing
+	findsCycles  bool                             // its query is unreachableSQL
 }
 
-func (r *rule) detail(s *suspect) string {
+func (r *rule) formatDetail(s *suspect) string {
 	switch strings.Count(r.what, "%d") {
 	case 1:
 		return fmt.Sprintf(r.what, s.have)
@@ -64,8 +64,8 @@ var placeholder = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\{(in|dir|file) ([^}]*)\}`)
 })
 
-// expand replaces what stands for conditions in a rule's query.
-func expand(sql string) string {
+// expandPlaceholders replaces what stands for conditions in a rule's query.
+func expandPlaceholders(sql string) string {
 	sql = placeholder().ReplaceAllStringFunc(sql, func(s string) string {
 		m := placeholder().FindStringSubmatch(s)
 		switch {
@@ -81,25 +81,25 @@ func expand(sql string) string {
 	return strings.ReplaceAll(sql, `{live}`, `EXISTS (SELECT 1 FROM volumes live WHERE live.org = $1 AND live.id = $2 AND live.state <> 'removing')`)
 }
 
-// query asks for breaches whose keys are after one and up to another.
-func (r *rule) query(list *[]suspect, v orgVol, after, upto suspect) query {
+// pageQuery asks for breaches whose keys are after one and up to another.
+func (r *rule) pageQuery(list *[]suspect, v volumeID, after, upto suspect) query {
 	args := []any{v.org, v.vol, after.ino, upto.ino, checkPage}
-	if r.at == atEntry || r.at == atAttribute {
+	if r.scope == atEntry || r.scope == atAttribute {
 		args = append(args, after.name, upto.name)
 	}
-	return suspects(list, expand(r.sql), args...)
+	return suspectsQuery(list, expandPlaceholders(r.sql), args...)
 }
 
-// none is the name of a suspect that is no entry.
-const none = `CAST('' AS {bytes})`
+// noName is the name of a suspect that is no entry.
+const noName = `CAST('' AS {bytes})`
 
 // orphanedInode says that inode i is on its way out.
 const orphanedInode = `EXISTS (SELECT 1 FROM orphans o WHERE o.vol = i.vol AND o.ino = i.ino)`
 
-// chunkRule is a rule for chunks k of inodes i, with one finding for each file.
-func chunkRule(code, cond, what string, fix func(*fixer, *suspect) error) rule {
-	return rule{code: code, at: atInode, what: what, fix: fix,
-		sql: `SELECT k.ino, ` + none + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND {file i}
+// newChunkRule is a rule for chunks k of inodes i, with one finding for each file.
+func newChunkRule(code, cond, what string, fix func(*fixer, *suspect) error) rule {
+	return rule{code: code, scope: atInode, what: what, fix: fix,
+		sql: `SELECT k.ino, ` + noName + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND {file i}
 			LEFT {each blobs b: b.org = k.org AND b.id = k.blob}
 			WHERE k.vol = $2 AND {in k.ino} AND (` + cond + `) AND {live} GROUP BY k.ino ORDER BY k.ino LIMIT $5`}
 }
@@ -109,154 +109,154 @@ func chunkRule(code, cond, what string, fix func(*fixer, *suspect) error) rule {
 // an inode to its names; where the order of tables matters they say CROSS JOIN, which
 // SQLite keeps to: https://www.sqlite.org/optoverview.html#crossjoin
 var volumeRules = []rule{
-	{code: "missing-root", at: atVolume, stop: true, fix: (*fixer).root,
+	{code: "missing-root", scope: atVolume, stopIfBroken: true, fix: (*fixer).makeRootDirectory,
 		what: "the root directory is missing; an empty one is made, and has the entries that are there",
-		sql: `SELECT v.next_ino, ` + none + `, v.used, v.quota FROM volumes v WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino}
+		sql: `SELECT v.next_ino, ` + noName + `, v.used, v.quota FROM volumes v WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = v.id AND i.ino = 1) AND {live} LIMIT $5`},
 	// What kind of thing an inode is comes before all that depends on it.
-	{code: "bad-mode", at: atInode, stop: true, fix: (*fixer).mode, what: "mode %d is of no kind of file; it becomes what its content looks like",
-		sql: `SELECT i.ino, ` + none + `, i.mode, i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.mode NOT BETWEEN 0 AND 65535
+	{code: "bad-mode", scope: atInode, stopIfBroken: true, fix: (*fixer).repairMode, what: "mode %d is of no kind of file; it becomes what its content looks like",
+		sql: `SELECT i.ino, ` + noName + `, i.mode, i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.mode NOT BETWEEN 0 AND 65535
 			OR (i.mode & 61440) NOT IN (4096, 8192, 16384, 24576, 32768, 40960, 49152)) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "root-no-directory", at: atVolume, stop: true, what: "the root is no directory: its mode is %d",
-		sql: `SELECT i.ino, ` + none + `, i.mode, i.size FROM inodes i WHERE i.vol = $2 AND i.ino = 1 AND {in i.ino} AND NOT ({dir i}) AND {live} LIMIT $5`},
-	{code: "file-without-inode", at: atInode, fix: (*fixer).restore,
+	{code: "root-no-directory", scope: atVolume, stopIfBroken: true, what: "the root is no directory: its mode is %d",
+		sql: `SELECT i.ino, ` + noName + `, i.mode, i.size FROM inodes i WHERE i.vol = $2 AND i.ino = 1 AND {in i.ino} AND NOT ({dir i}) AND {live} LIMIT $5`},
+	{code: "file-without-inode", scope: atInode, fix: (*fixer).recreateInode,
 		what: "%d bytes belong to a file whose inode is missing; it gets a new one, of %d bytes",
-		sql: `SELECT k.ino, ` + none + `, CAST(sum(k.len) AS BIGINT), max(k.pos + k.len) FROM chunks k WHERE k.vol = $2 AND {in k.ino}
+		sql: `SELECT k.ino, ` + noName + `, CAST(sum(k.len) AS BIGINT), max(k.pos + k.len) FROM chunks k WHERE k.vol = $2 AND {in k.ino}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = k.vol AND i.ino = k.ino) AND {live}
 			GROUP BY k.ino ORDER BY k.ino LIMIT $5`},
-	{code: "bad-inode-number", at: atInode, what: "there is no inode of this number, %d",
-		sql: `SELECT i.ino, ` + none + `, i.ino, i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.ino < 1 OR i.ino >= 4611686018427387903) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "bad-number", at: atInode, stop: true, fix: (*fixer).numbers, what: "its size (%d), owner, group or device cannot be; what cannot becomes what it holds, or 0",
-		sql: `SELECT i.ino, ` + none + `, i.size, i.alloc FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.uid NOT BETWEEN 0 AND 4294967295
+	{code: "bad-inode-number", scope: atInode, what: "there is no inode of this number, %d",
+		sql: `SELECT i.ino, ` + noName + `, i.ino, i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.ino < 1 OR i.ino >= 4611686018427387903) AND {live} ORDER BY i.ino LIMIT $5`},
+	{code: "bad-number", scope: atInode, stopIfBroken: true, fix: (*fixer).repairNumbers, what: "its size (%d), owner, group or device cannot be; what cannot becomes what it holds, or 0",
+		sql: `SELECT i.ino, ` + noName + `, i.size, i.alloc FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND (i.uid NOT BETWEEN 0 AND 4294967295
 			OR i.gid NOT BETWEEN 0 AND 4294967295 OR i.size < 0 OR i.alloc < 0 OR i.rdev < 0) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "target-of-no-link", at: atInode, fix: (*fixer).noTarget, what: "it has a target of %d bytes and is no symbolic link; that is removed",
-		sql: `SELECT i.ino, ` + none + `, length(i.target), i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino}
+	{code: "target-of-no-link", scope: atInode, fix: (*fixer).clearLinkTarget, what: "it has a target of %d bytes and is no symbolic link; that is removed",
+		sql: `SELECT i.ino, ` + noName + `, length(i.target), i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino}
 			AND i.mode NOT BETWEEN 40960 AND 45055 AND i.target IS NOT NULL AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "bad-target", at: atInode, what: "a symbolic link with a target that cannot be, of %d bytes; it is not exported until it is removed",
-		sql: `SELECT i.ino, ` + none + `, coalesce(length(i.target), 0), i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND i.mode BETWEEN 40960 AND 45055
+	{code: "bad-target", scope: atInode, what: "a symbolic link with a target that cannot be, of %d bytes; it is not exported until it is removed",
+		sql: `SELECT i.ino, ` + noName + `, coalesce(length(i.target), 0), i.size FROM inodes i WHERE i.vol = $2 AND {in i.ino} AND i.mode BETWEEN 40960 AND 45055
 			AND (i.target IS NULL OR length(i.target) NOT BETWEEN 1 AND 4096 OR {has i.target 00}) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "next-inode-in-use", at: atVolume, fix: (*fixer).nextIno, what: "the number for the next inode is %d, but %d is in use",
-		sql: `SELECT v.next_ino, ` + none + `, v.next_ino, m.ino FROM volumes v JOIN (SELECT max(ino) AS ino FROM inodes WHERE vol = $2) m ON m.ino >= v.next_ino
+	{code: "next-inode-in-use", scope: atVolume, fix: (*fixer).raiseNextInode, what: "the number for the next inode is %d, but %d is in use",
+		sql: `SELECT v.next_ino, ` + noName + `, v.next_ino, m.ino FROM volumes v JOIN (SELECT max(ino) AS ino FROM inodes WHERE vol = $2) m ON m.ino >= v.next_ino
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: "entry-without-directory", at: atEntry, fix: (*fixer).removeEntry,
+	{code: "entry-without-directory", scope: atEntry, fix: (*fixer).removeBadDirent,
 		what: "a name of inode %d in what is no directory (inode %d); it is removed",
 		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e WHERE e.vol = $2 AND {in e.parent, e.name}
 			AND NOT EXISTS (SELECT 1 FROM inodes p WHERE p.vol = e.vol AND p.ino = e.parent AND {dir p}) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
-	{code: "dangling-entry", at: atEntry, fix: (*fixer).removeEntry, what: "a name of inode %d, which is missing; it is removed",
+	{code: "dangling-entry", scope: atEntry, fix: (*fixer).removeBadDirent, what: "a name of inode %d, which is missing; it is removed",
 		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p}
 			WHERE e.vol = $2 AND {in e.parent, e.name}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = e.vol AND i.ino = e.ino) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
-	{code: foundBadName, at: atEntry, fix: (*fixer).rename, what: "a name of inode %d that no file can have; it gets another",
+	{code: foundBadName, scope: atEntry, fix: (*fixer).renameBadEntry, what: "a name of inode %d that no file can have; it gets another",
 		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM dirents e WHERE e.vol = $2 AND {in e.parent, e.name}
 			AND (length(e.name) NOT BETWEEN 1 AND 255 OR e.name IN (CAST('.' AS {bytes}), CAST('..' AS {bytes})) OR {has e.name 2f} OR {has e.name 00}) AND {live}
 			ORDER BY e.parent, e.name LIMIT $5`},
-	{code: "directory-with-two-names", at: atEntry, fix: (*fixer).removeEntry, what: "another name of directory %d; it is removed",
+	{code: "directory-with-two-names", scope: atEntry, fix: (*fixer).removeBadDirent, what: "another name of directory %d; it is removed",
 		sql: `SELECT e.parent, e.name, e.ino, e.parent FROM (
 				SELECT x.parent, x.name, x.ino, row_number() OVER (PARTITION BY x.ino ORDER BY x.parent, x.name) AS nth
 				FROM dirents x CROSS JOIN inodes i WHERE x.vol = $2 AND i.vol = x.vol AND i.ino = x.ino AND {dir i}) e
 			WHERE (e.nth > 1 OR e.ino = 1) AND {in e.parent, e.name} AND {live} ORDER BY e.parent, e.name LIMIT $5`},
-	{code: "orphan-with-name", at: atInode, fix: (*fixer).adopt,
+	{code: "orphan-with-name", scope: atInode, fix: (*fixer).adoptNamedOrphan,
 		what: "it has a name, but is listed as having none, and would be removed; it is taken off that list",
-		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM orphans o CROSS JOIN inodes i
+		sql: `SELECT i.ino, ` + noName + `, i.nlink, i.size FROM orphans o CROSS JOIN inodes i
 			WHERE o.vol = $2 AND i.vol = o.vol AND i.ino = o.ino AND {in o.ino}
 			AND o.ino IN (SELECT e.ino FROM dirents e CROSS JOIN inodes p WHERE e.vol = $2 AND p.vol = e.vol AND p.ino = e.parent AND {dir p}) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "unreachable-inode", at: atInode, fix: (*fixer).link, what: "no name leads to it, and nobody has it open; it is put into lost+found",
-		sql: `SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i LEFT JOIN (SELECT e.ino
+	{code: "unreachable-inode", scope: atInode, fix: (*fixer).linkIntoLostFound, what: "no name leads to it, and nobody has it open; it is put into lost+found",
+		sql: `SELECT i.ino, ` + noName + `, i.nlink, i.size FROM inodes i LEFT JOIN (SELECT e.ino
 				FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2 AND {in e.ino} GROUP BY e.ino) n ON n.ino = i.ino
 			WHERE i.vol = $2 AND i.ino <> 1 AND {in i.ino} AND n.ino IS NULL AND NOT ` + orphanedInode + `
 			AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "directory-cycle", at: atInode, fix: (*fixer).cut, cycles: true,
+	{code: "directory-cycle", scope: atInode, fix: (*fixer).breakCycle, findsCycles: true,
 		what: "the directory leads to itself, and the root does not lead to it; it is moved to lost+found"},
-	{code: "wrong-link-count", at: atInode, fix: (*fixer).nlink, what: "the link count is %d, and there are %d names",
-		sql: `SELECT i.ino, ` + none + `, i.nlink, coalesce(n.names, 0) FROM inodes i LEFT JOIN (SELECT e.ino, count(*) AS names
+	{code: "wrong-link-count", scope: atInode, fix: (*fixer).setLinkCount, what: "the link count is %d, and there are %d names",
+		sql: `SELECT i.ino, ` + noName + `, i.nlink, coalesce(n.names, 0) FROM inodes i LEFT JOIN (SELECT e.ino, count(*) AS names
 				FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent AND {dir p} WHERE e.vol = $2 AND {in e.ino} GROUP BY e.ino) n ON n.ino = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND NOT ({dir i}) AND i.nlink <> coalesce(n.names, 0) AND (n.names > 0 OR ` + orphanedInode + `)
 			AND {live} ORDER BY i.ino LIMIT $5`},
 	// Of a tree in removal only the entries go one by one.
-	{code: "wrong-link-count", at: atInode, fix: (*fixer).nlink, what: "the directory's link count is %d, and ought to be %d",
-		sql: `SELECT i.ino, ` + none + `, i.nlink, 2 + coalesce(n.dirs, 0) FROM inodes i LEFT JOIN (SELECT e.parent, count(*) AS dirs
+	{code: "wrong-link-count", scope: atInode, fix: (*fixer).setLinkCount, what: "the directory's link count is %d, and ought to be %d",
+		sql: `SELECT i.ino, ` + noName + `, i.nlink, 2 + coalesce(n.dirs, 0) FROM inodes i LEFT JOIN (SELECT e.parent, count(*) AS dirs
 				FROM dirents e JOIN inodes d ON d.vol = e.vol AND d.ino = e.ino AND {dir d} WHERE e.vol = $2 AND {in e.parent} GROUP BY e.parent) n ON n.parent = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND {dir i} AND i.nlink <> 2 + coalesce(n.dirs, 0) AND NOT ` + orphanedInode + `
 			AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "stray-orphan", at: atVolume, fix: (*fixer).removeOrphan, what: "inode %d is listed as having no name, but is missing; it is taken off that list",
-		sql: `SELECT o.ino, ` + none + `, o.ino, o.ino FROM orphans o WHERE o.vol = $2 AND {in o.ino}
+	{code: "stray-orphan", scope: atVolume, fix: (*fixer).removeOrphanRow, what: "inode %d is listed as having no name, but is missing; it is taken off that list",
+		sql: `SELECT o.ino, ` + noName + `, o.ino, o.ino FROM orphans o WHERE o.vol = $2 AND {in o.ino}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = o.vol AND i.ino = o.ino) AND {live} ORDER BY o.ino LIMIT $5`},
-	{code: "stray-attributes", at: atVolume, fix: (*fixer).removeXattrs, what: "%d attributes of inode %d, which is missing; they are removed",
-		sql: `SELECT x.ino, ` + none + `, count(*), x.ino FROM xattrs x WHERE x.vol = $2 AND {in x.ino}
+	{code: "stray-attributes", scope: atVolume, fix: (*fixer).removeStrayXattrs, what: "%d attributes of inode %d, which is missing; they are removed",
+		sql: `SELECT x.ino, ` + noName + `, count(*), x.ino FROM xattrs x WHERE x.vol = $2 AND {in x.ino}
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = x.vol AND i.ino = x.ino) AND {live} GROUP BY x.ino ORDER BY x.ino LIMIT $5`},
-	{code: "bad-attribute", at: atAttribute, what: "an attribute whose name or value (%d bytes) cannot be; the volume is not exported until it is removed",
+	{code: "bad-attribute", scope: atAttribute, what: "an attribute whose name or value (%d bytes) cannot be; the volume is not exported until it is removed",
 		sql: `SELECT x.ino, x.name, length(x.value), x.ino FROM xattrs x JOIN inodes i ON i.vol = x.vol AND i.ino = x.ino
 			WHERE x.vol = $2 AND {in x.ino, x.name} AND (length(x.name) NOT BETWEEN 6 AND 255
 			OR length(x.value) > 1048576 OR {has x.name 00} OR substr(x.name, 1, 5) <> CAST('user.' AS {bytes})) AND {live} ORDER BY x.ino, x.name LIMIT $5`},
-	{code: "chunks-of-no-file", at: atInode, fix: (*fixer).removeChunks, what: "it is no regular file, and has %d chunks; they are removed",
-		sql: `SELECT k.ino, ` + none + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND NOT ({file i})
+	{code: "chunks-of-no-file", scope: atInode, fix: (*fixer).deleteAllChunks, what: "it is no regular file, and has %d chunks; they are removed",
+		sql: `SELECT k.ino, ` + noName + `, count(*), min(k.pos) FROM chunks k JOIN inodes i ON i.vol = k.vol AND i.ino = k.ino AND NOT ({file i})
 			WHERE k.vol = $2 AND {in k.ino} AND {live} GROUP BY k.ino ORDER BY k.ino LIMIT $5`},
-	chunkRule("empty-chunk", `k.len <= 0`, "%d chunks without bytes, the first at %d; they are removed", (*fixer).removeEmpty),
-	chunkRule("bad-chunk", `k.len > 8388608 OR k.pos < 0 OR k.blob_pos < 0`,
+	newChunkRule("empty-chunk", `k.len <= 0`, "%d chunks without bytes, the first at %d; they are removed", (*fixer).deleteEmptyChunks),
+	newChunkRule("bad-chunk", `k.len > 8388608 OR k.pos < 0 OR k.blob_pos < 0`,
 		"%d chunks that are longer than 8 MiB or begin before 0, the first at %d", nil),
-	chunkRule("foreign-chunk", `k.org <> $1`, "%d chunks with bytes of another organisation, the first at %d", nil),
-	chunkRule("chunk-without-blob", `b.id IS NULL`, "%d chunks whose blobs have no row, the first at %d: the bytes are lost", nil),
-	chunkRule("chunk-outside-blob", `k.len > 0 AND k.blob_pos >= 0 AND k.blob_pos + k.len > b.size`,
+	newChunkRule("foreign-chunk", `k.org <> $1`, "%d chunks with bytes of another organisation, the first at %d", nil),
+	newChunkRule("chunk-without-blob", `b.id IS NULL`, "%d chunks whose blobs have no row, the first at %d: the bytes are lost", nil),
+	newChunkRule("chunk-outside-blob", `k.len > 0 AND k.blob_pos >= 0 AND k.blob_pos + k.len > b.size`,
 		"%d chunks reach over the ends of their blobs, the first at %d: the bytes are lost", nil),
-	chunkRule("overlapping-chunks", `(SELECT n.pos FROM chunks n WHERE n.vol = k.vol AND n.ino = k.ino AND n.pos > k.pos ORDER BY n.pos LIMIT 1) < k.pos + k.len`,
+	newChunkRule("overlapping-chunks", `(SELECT n.pos FROM chunks n WHERE n.vol = k.vol AND n.ino = k.ino AND n.pos > k.pos ORDER BY n.pos LIMIT 1) < k.pos + k.len`,
 		"%d chunks reach into the next, the first at %d: nothing says which bytes are right", nil),
-	chunkRule("chunk-beyond-end", `k.len > 0 AND k.pos >= 0 AND k.pos + k.len > i.size`,
-		"%d chunks reach over the end of the file, the first at %d; they are cut there", (*fixer).cutChunks),
-	{code: "wrong-allocation", at: atInode, fix: (*fixer).alloc, what: "%d bytes are said to be no hole, and %d are",
-		sql: `SELECT i.ino, ` + none + `, i.alloc, coalesce(n.bytes, 0) FROM inodes i
+	newChunkRule("chunk-beyond-end", `k.len > 0 AND k.pos >= 0 AND k.pos + k.len > i.size`,
+		"%d chunks reach over the end of the file, the first at %d; they are cut there", (*fixer).trimChunksToSize),
+	{code: "wrong-allocation", scope: atInode, fix: (*fixer).setAllocatedBytes, what: "%d bytes are said to be no hole, and %d are",
+		sql: `SELECT i.ino, ` + noName + `, i.alloc, coalesce(n.bytes, 0) FROM inodes i
 			LEFT JOIN (SELECT k.ino, CAST(sum(k.len) AS BIGINT) AS bytes FROM chunks k WHERE k.vol = $2 AND {in k.ino} GROUP BY k.ino) n ON n.ino = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND {file i} AND i.alloc <> coalesce(n.bytes, 0) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "wrong-usage", at: atVolume, fix: (*fixer).used, what: "the volume is said to hold %d bytes, and holds %d",
-		sql: `SELECT v.next_ino, ` + none + `, v.used, m.bytes FROM volumes v
+	{code: "wrong-usage", scope: atVolume, fix: (*fixer).setVolumeUsage, what: "the volume is said to hold %d bytes, and holds %d",
+		sql: `SELECT v.next_ino, ` + noName + `, v.used, m.bytes FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON m.bytes <> v.used
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: "wrong-attribute-bytes", at: atInode, fix: (*fixer).xattrBytes, what: "its attributes are said to have %d bytes, and have %d",
-		sql: `SELECT i.ino, ` + none + `, i.xattr_bytes, coalesce(n.bytes, 0) FROM inodes i
+	{code: "wrong-attribute-bytes", scope: atInode, fix: (*fixer).setXattrBytes, what: "its attributes are said to have %d bytes, and have %d",
+		sql: `SELECT i.ino, ` + noName + `, i.xattr_bytes, coalesce(n.bytes, 0) FROM inodes i
 			LEFT JOIN (SELECT x.ino, CAST(sum(length(x.name) + length(x.value)) AS BIGINT) AS bytes FROM xattrs x WHERE x.vol = $2 AND {in x.ino} GROUP BY x.ino) n ON n.ino = i.ino
 			WHERE i.vol = $2 AND {in i.ino} AND i.xattr_bytes <> coalesce(n.bytes, 0) AND {live} ORDER BY i.ino LIMIT $5`},
-	{code: "wrong-entries", at: atVolume, fix: (*fixer).entries, what: "the volume is said to have %d entries, and has %d",
-		sql: `SELECT v.next_ino, ` + none + `, v.entries, m.n FROM volumes v JOIN (SELECT count(*) AS n FROM dirents WHERE vol = $2) m ON m.n <> v.entries
+	{code: "wrong-entries", scope: atVolume, fix: (*fixer).setVolumeEntries, what: "the volume is said to have %d entries, and has %d",
+		sql: `SELECT v.next_ino, ` + noName + `, v.entries, m.n FROM volumes v JOIN (SELECT count(*) AS n FROM dirents WHERE vol = $2) m ON m.n <> v.entries
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: "wrong-metadata", at: atVolume, fix: (*fixer).metadata, what: "names, link targets and attributes are said to take %d bytes, and take %d",
-		sql: `SELECT v.next_ino, ` + none + `, v.metadata, m.bytes FROM volumes v
+	{code: "wrong-metadata", scope: atVolume, fix: (*fixer).setVolumeMetadata, what: "names, link targets and attributes are said to take %d bytes, and take %d",
+		sql: `SELECT v.next_ino, ` + noName + `, v.metadata, m.bytes FROM volumes v
 			JOIN (SELECT CAST(` + strings.ReplaceAll(metadataBytes, "$1", "$2") + ` AS BIGINT) AS bytes) m ON m.bytes <> v.metadata
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
-	{code: foundOverQuota, at: atVolume, what: "the volume holds %d bytes, and its quota is %d; remove files, or raise the quota",
-		sql: `SELECT v.next_ino, ` + none + `, m.bytes, v.quota FROM volumes v
+	{code: foundOverQuota, scope: atVolume, what: "the volume holds %d bytes, and its quota is %d; remove files, or raise the quota",
+		sql: `SELECT v.next_ino, ` + noName + `, m.bytes, v.quota FROM volumes v
 			JOIN (SELECT CAST(coalesce(sum(i.size), 0) AS BIGINT) AS bytes FROM inodes i WHERE i.vol = $2 AND {file i}) m ON v.quota > 0 AND m.bytes > v.quota
 			WHERE v.org = $1 AND v.id = $2 AND {in v.next_ino} AND {live} LIMIT $5`},
 }
 
-// selectUnreachable selects the directories that neither the root leads to, nor one on
+// unreachableSQL selects the directories that neither the root leads to, nor one on
 // its way out, nor one that is a finding of its own, being in cut or without a name. $1
 // is the volume, and $2 the organisation.
-func selectUnreachable(cut []int64, rest string) string {
+func unreachableSQL(cut []int64, rest string) string {
 	also := ""
 	for _, ino := range cut {
 		also += fmt.Sprintf(`, %d`, ino)
 	}
-	return expand(`WITH RECURSIVE s (ino) AS (
+	return expandPlaceholders(`WITH RECURSIVE s (ino) AS (
 			SELECT i.ino FROM inodes i LEFT JOIN (SELECT e.ino FROM dirents e WHERE e.vol = $1 GROUP BY e.ino) n ON n.ino = i.ino
 			WHERE i.vol = $1 AND {dir i} AND (i.ino IN (1` + also + `) OR ` + orphanedInode + ` OR n.ino IS NULL)
 			UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
-		SELECT i.ino, ` + none + `, i.nlink, i.size FROM inodes i LEFT JOIN s ON s.ino = i.ino
+		SELECT i.ino, ` + noName + `, i.nlink, i.size FROM inodes i LEFT JOIN s ON s.ino = i.ino
 			WHERE i.vol = $1 AND {dir i} AND s.ino IS NULL AND EXISTS (SELECT 1 FROM volumes v WHERE v.org = $2 AND v.id = $1 AND v.state <> 'removing')` + rest)
 }
 
-func unreachable(list *[]suspect, v orgVol, cut []int64) query {
-	return suspects(list, selectUnreachable(cut, ` ORDER BY i.ino LIMIT 1`), v.vol, v.org)
+func unreachableDirQuery(list *[]suspect, v volumeID, cut []int64) query {
+	return suspectsQuery(list, unreachableSQL(cut, ` ORDER BY i.ino LIMIT 1`), v.vol, v.org)
 }
 
-func unreachableOne(list *[]suspect, v orgVol, cut []int64, ino int64) query {
-	return suspects(list, selectUnreachable(cut, ` AND i.ino = $3`), v.vol, v.org, ino)
+func unreachableInodeQuery(list *[]suspect, v volumeID, cut []int64, ino int64) query {
+	return suspectsQuery(list, unreachableSQL(cut, ` AND i.ino = $3`), v.vol, v.org, ino)
 }
 
-// suspects makes the query of a rule, whose work must not grow with the square of a
+// suspectsQuery makes the query of a rule, whose work must not grow with the square of a
 // volume's rows.
-func suspects(list *[]suspect, sql string, args ...any) query {
-	ask := all(list, (*suspect).dest, sql, args...)
+func suspectsQuery(list *[]suspect, sql string, args ...any) query {
+	ask := selectAll(list, (*suspect).scanDest, sql, args...)
 	ask.setwise = true
 	return ask
 }

@@ -6,17 +6,17 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// part is a range of a file, and where its bytes are.
-type part struct {
+// newChunk is a range of a file, and where its bytes are.
+type newChunk struct {
 	pos, len int64
 	blob     *newBlob
 	blobPos  int64
 }
 
-// putAll makes blobs of pieces, several at a time. Small pieces share a blob: a
+// putDirtyRanges makes blobs of pieces, several at a time. Small pieces share a blob: a
 // request for each would take longer than all their bytes.
-func (b *Backend) putAll(ctx context.Context, list pieces) ([]part, error) {
-	var parts []part
+func (b *Backend) putDirtyRanges(ctx context.Context, list dirtyRanges) ([]newChunk, error) {
+	var parts []newChunk
 	var blobs []*newBlob // with their bytes only
 	for _, p := range list {
 		for data, pos := p.data, p.pos; len(data) > 0; {
@@ -28,7 +28,7 @@ func (b *Backend) putAll(ctx context.Context, list pieces) ([]part, error) {
 				blobs = append(blobs, blob)
 			}
 			k := min(len(data), chunkSize)
-			parts = append(parts, part{pos, int64(k), blob, int64(len(blob.data))})
+			parts = append(parts, newChunk{pos, int64(k), blob, int64(len(blob.data))})
 			if len(blob.data) == 0 {
 				blob.data = data[:k:k] // copied only if another joins it
 			} else {
@@ -38,10 +38,10 @@ func (b *Backend) putAll(ctx context.Context, list pieces) ([]part, error) {
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(b.ns.atOnce)
+	g.SetLimit(b.ns.blobParallelism)
 	for _, x := range blobs {
 		g.Go(func() error {
-			put, err := b.put(ctx, x.data)
+			put, err := b.putBlob(ctx, x.data)
 			if err == nil {
 				*x = *put
 			}
@@ -55,16 +55,16 @@ func (b *Backend) putAll(ctx context.Context, list pieces) ([]part, error) {
 	return parts, err
 }
 
-// chunks lets a file have the bytes of parts at ranges that are holes. Parts that share
+// addChunks lets a file have the bytes of parts at ranges that are holes. Parts that share
 // a blob follow one another.
-func (c *change) chunks(ino int64, parts []part) {
+func (c *volumeTx) addChunks(ino int64, parts []newChunk) {
 	var used *newBlob
 	for _, p := range parts {
 		if p.blob != used {
-			c.b.use(c, p.blob)
+			c.b.referenceBlob(c, p.blob)
 			used = p.blob
 		}
-		c.again(ino, chunkRow{p.pos, p.len, p.blob.id, p.blobPos})
+		c.insertChunkRow(ino, chunkRow{p.pos, p.len, p.blob.id, p.blobPos})
 	}
 }
 
@@ -75,29 +75,29 @@ type chunkRow struct {
 	blobPos  int64
 }
 
-func (r *chunkRow) dest() []any { return []any{&r.pos, &r.len, &r.blob, &r.blobPos} }
+func (r *chunkRow) scanDest() []any { return []any{&r.pos, &r.len, &r.blob, &r.blobPos} }
 
-// span is a range of a file.
-type span struct{ pos, end int64 }
+// byteRange is a range of a file.
+type byteRange struct{ pos, end int64 }
 
-// punchOut makes ranges of a file holes, and returns how many bytes were there. The
+// punchHoles makes ranges of a file holes, and returns how many bytes were there. The
 // ranges ascend. They are taken at once, because what is queued for the commit is not
 // yet seen by a look at the rows, and two of them may be in one chunk.
-func (c *change) punchOut(ino int64, holes ...span) (freed int64, err error) {
+func (c *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err error) {
 	lists := make([][]chunkRow, len(holes))
 	asks := make([]query, len(holes))
 	for i, h := range holes {
-		asks[i] = all(&lists[i], (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+		asks[i] = selectAll(&lists[i], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $5 ORDER BY pos`, c.vol, ino, h.pos-chunkSize, h.end, h.pos)
 	}
-	if err := c.run(asks...); err != nil {
+	if err := c.runQueries(asks...); err != nil {
 		return 0, err
 	}
 	last := int64(-1)
 	for i, list := range lists {
 		for _, r := range list {
 			if r.pos > last { // else it was in the range before, too
-				freed += c.cutOut(ino, r, holes[i:])
+				freed += c.punchChunk(ino, r, holes[i:])
 				last = r.pos
 			}
 		}
@@ -105,12 +105,12 @@ func (c *change) punchOut(ino int64, holes ...span) (freed int64, err error) {
 	return freed, nil
 }
 
-// cutOut takes ranges out of a chunk, and returns how many bytes that was.
-func (c *change) cutOut(ino int64, r chunkRow, holes []span) (freed int64) {
-	c.later(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos)
+// punchChunk takes ranges out of a chunk, and returns how many bytes that was.
+func (c *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed int64) {
+	c.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos)
 	keep := func(pos, end int64) {
 		if pos < end {
-			c.again(ino, chunkRow{pos, end - pos, r.blob, r.blobPos + pos - r.pos})
+			c.insertChunkRow(ino, chunkRow{pos, end - pos, r.blob, r.blobPos + pos - r.pos})
 		}
 	}
 	at, end := r.pos, r.pos+r.len
@@ -126,23 +126,23 @@ func (c *change) cutOut(ino int64, r chunkRow, holes []span) (freed int64) {
 	return freed
 }
 
-func (c *change) again(ino int64, r chunkRow) {
-	c.later(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+func (c *volumeTx) insertChunkRow(ino int64, r chunkRow) {
+	c.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		c.vol, ino, r.pos, r.len, c.b.org, r.blob, r.blobPos)
 }
 
-// cutAt takes away what a file has from pos on, and returns how many bytes that was.
-func (c *change) cutAt(ino, pos int64) (freed int64, err error) {
+// truncateChunks takes away what a file has from pos on, and returns how many bytes that was.
+func (c *volumeTx) truncateChunks(ino, pos int64) (freed int64, err error) {
 	var r chunkRow
 	var through, sum bool
-	err = c.run(
-		one(&through, r.dest(), `SELECT pos, len, blob, blob_pos FROM chunks
+	err = c.runQueries(
+		selectOne(&through, r.scanDest(), `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $4`, c.vol, ino, pos-chunkSize, pos),
-		one(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
+		selectOne(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3`, c.vol, ino, pos))
-	c.freeFrom(ino, pos)
+	c.deleteChunksFrom(ino, pos)
 	if through {
-		c.later(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos, pos-r.pos)
+		c.queueExec(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos, pos-r.pos)
 		freed += r.pos + r.len - pos
 	}
 	return freed, err

@@ -13,10 +13,10 @@ const (
 	compactAt = 64
 )
 
-// compact makes one chunk of each run of many that a file has come to consist of near
+// maybeCompact makes one chunk of each run of many that a file has come to consist of near
 // pos, by small writes or appends: reading them would take a request for each, and many
 // small blobs would stay in the database. The caller holds commit.
-func (n *node) compact(ctx context.Context, f *fileSystem, pos int64) error {
+func (n *openInode) maybeCompact(ctx context.Context, f *volumeFS, pos int64) error {
 	if rand.N(compactOdds) != 0 {
 		return nil
 	}
@@ -27,11 +27,11 @@ func (n *node) compact(ctx context.Context, f *fileSystem, pos int64) error {
 // that stays as it is.
 const compactRows = 4096
 
-func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error {
+func (n *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) error {
 	lo := pos / chunkSize * chunkSize
 	var list []chunkRow
-	b, vol := n.f.b, []byte(n.key.vol)
-	err := b.ns.db.read(ctx, all(&list, (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+	b, vol := n.fs.b, []byte(n.key.vol)
+	err := b.ns.db.runQueries(ctx, selectAll(&list, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 		WHERE org = $1 AND vol = $2 AND ino = $3 AND pos >= $4 AND pos < $5 AND pos + len <= $5 ORDER BY pos LIMIT CAST($6 AS INTEGER)`,
 		b.org, vol, n.key.ino, lo, lo+chunkSize, compactRows))
 	if err != nil {
@@ -43,7 +43,7 @@ func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error 
 			k++
 		}
 		if k >= compactAt {
-			if err := n.mergeRange(ctx, f, list[0].pos, list[k-1].pos+list[k-1].len); err != nil {
+			if err := n.mergeChunkRange(ctx, f, list[0].pos, list[k-1].pos+list[k-1].len); err != nil {
 				return err
 			}
 		}
@@ -52,11 +52,11 @@ func (n *node) compactNear(ctx context.Context, f *fileSystem, pos int64) error 
 	return nil
 }
 
-// mergeRange merges the chunks of a range without holes.
-func (n *node) mergeRange(ctx context.Context, f *fileSystem, pos, end int64) error {
+// mergeChunkRange merges the chunks of a range without holes.
+func (n *openInode) mergeChunkRange(ctx context.Context, f *volumeFS, pos, end int64) error {
 	var run []extent
-	b, vol := n.f.b, []byte(n.key.vol)
-	err := b.ns.db.read(ctx, all(&run, (*extent).dest, selectExtents+`
+	b, vol := n.fs.b, []byte(n.key.vol)
+	err := b.ns.db.runQueries(ctx, selectAll(&run, (*extent).scanDest, selectExtents+`
 		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos < $5 ORDER BY c.pos LIMIT CAST($6 AS INTEGER)`,
 		b.org, vol, n.key.ino, pos, end, compactRows))
 	if err != nil || len(run) < 2 {
@@ -68,48 +68,48 @@ func (n *node) mergeRange(ctx context.Context, f *fileSystem, pos, end int64) er
 			return nil // it has changed meanwhile
 		}
 	}
-	return n.merge(ctx, f, run)
+	return n.mergeExtents(ctx, f, run)
 }
 
-// merge puts the bytes of a run into one blob and commits that in its place, unless
+// mergeExtents puts the bytes of a run into one blob and commits that in its place, unless
 // the run has changed meanwhile.
-func (n *node) merge(ctx context.Context, f *fileSystem, run []extent) error {
-	b := n.f.b
+func (n *openInode) mergeExtents(ctx context.Context, f *volumeFS, run []extent) error {
+	b := n.fs.b
 	first, last := &run[0], &run[len(run)-1]
 	data := make([]byte, last.pos+last.len-first.pos)
 	for i := range run {
 		x := &run[i]
-		if err := b.readBlob(ctx, x, data[x.pos-first.pos:][:x.len], x.blobPos); err != nil {
+		if err := b.readBlobRange(ctx, x, data[x.pos-first.pos:][:x.len], x.blobPos); err != nil {
 			return err
 		}
 	}
-	blob, err := b.put(ctx, data)
+	blob, err := b.putBlob(ctx, data)
 	if err != nil {
 		return err
 	}
 	done := false
-	err = n.change(ctx, f, func(c *change, i *inode) error {
+	err = n.runInodeTx(ctx, f, func(c *volumeTx, i *inode) error {
 		var now []chunkRow
-		err := c.run(all(&now, (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+		err := c.runQueries(selectAll(&now, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, c.vol, i.ino, first.pos, last.pos))
-		if done = err == nil && sameChunks(run, now); !done {
+		if done = err == nil && chunksUnchanged(run, now); !done {
 			return err
 		}
-		if _, err := c.punchOut(i.ino, span{first.pos, last.pos + last.len}); err != nil {
+		if _, err := c.punchHoles(i.ino, byteRange{first.pos, last.pos + last.len}); err != nil {
 			return err
 		}
-		c.chunks(i.ino, []part{{first.pos, blob.size, blob, 0}})
+		c.addChunks(i.ino, []newChunk{{first.pos, blob.size, blob, 0}})
 		return nil
 	})
 	if err != nil || !done {
-		b.abandonBlobs(ctx, []part{{blob: blob}})
+		b.abandonBlobs(ctx, []newChunk{{blob: blob}})
 		return err
 	}
-	n.committed(n.knownSize())
+	n.recordCommit(n.committedSize())
 	return nil
 }
 
-func sameChunks(run []extent, now []chunkRow) bool {
+func chunksUnchanged(run []extent, now []chunkRow) bool {
 	if len(run) != len(now) {
 		return false
 	}

@@ -38,7 +38,7 @@ func openFile(t *testing.T, b *Backend) *handle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := b.openFS(ctx, info.ID, driver.FSOptions{})
+	f, err := b.openVolumeFS(ctx, info.ID, driver.FSOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func openFile(t *testing.T, b *Backend) *handle {
 
 func (h *handle) chunks(t *testing.T) int {
 	t.Helper()
-	w, err := h.n.chunksAt(t.Context(), 0)
+	w, err := h.inode.windowAt(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,9 +82,9 @@ func TestCompact(t *testing.T) {
 			if err := h.Sync(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			h.n.commit.Lock()
-			err := h.n.compactNear(t.Context(), h.f, 0)
-			h.n.commit.Unlock()
+			h.inode.commitMu.Lock()
+			err := h.inode.compactNear(t.Context(), h.fs, 0)
+			h.inode.commitMu.Unlock()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +122,7 @@ func TestCompactChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w, err := h.n.chunksAt(t.Context(), 0)
+	w, err := h.inode.windowAt(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestCompactChanged(t *testing.T) {
 	if err := h.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.n.merge(t.Context(), h.f, w.list); err != nil {
+	if err := h.inode.mergeExtents(t.Context(), h.fs, w.list); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, 9)
@@ -155,8 +155,8 @@ func TestSmallWritesShareBlobs(t *testing.T) {
 	}
 	var n, chunks int
 	var found bool
-	err := b.ns.db.read(t.Context(),
-		one(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE freed IS NULL`), one(&found, []any{&chunks}, `SELECT count(*) FROM chunks`))
+	err := b.ns.db.runQueries(t.Context(),
+		selectOne(&found, []any{&n}, `SELECT count(*) FROM blobs WHERE freed IS NULL`), selectOne(&found, []any{&chunks}, `SELECT count(*) FROM chunks`))
 	if err != nil || n != 1 || chunks != 100 {
 		t.Errorf("%d blobs for %d chunks, %v", n, chunks, err)
 	}

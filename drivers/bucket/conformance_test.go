@@ -36,8 +36,8 @@ var engines = []struct {
 	}},
 }
 
-// place is what a store is of: an organisation in a namespace.
-type place struct {
+// resolved is what a store is of: an organisation in a namespace.
+type resolved struct {
 	opts bucket.Options
 	org  string
 }
@@ -45,10 +45,10 @@ type place struct {
 // opened remembers the place of each store that the suite opened.
 type opened struct {
 	mu sync.Mutex // guards of
-	of map[*vole.Store]place
+	of map[*vole.Store]resolved
 }
 
-func (o *opened) open(t *testing.T, at place, readOnly bool) *vole.Store {
+func (o *opened) open(t *testing.T, at resolved, readOnly bool) *vole.Store {
 	t.Helper()
 	opts := at.opts
 	opts.ReadOnly = readOnly
@@ -64,7 +64,7 @@ func (o *opened) open(t *testing.T, at place, readOnly bool) *vole.Store {
 	return s
 }
 
-func (o *opened) place(s *vole.Store) place {
+func (o *opened) place(s *vole.Store) resolved {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.of[s]
@@ -72,20 +72,20 @@ func (o *opened) place(s *vole.Store) place {
 
 // places returns where each test of the suite works: of PostgreSQL, where a new namespace
 // costs more than most tests, in an organisation of its own in one that all share.
-func places(t *testing.T, name string, fresh func(t *testing.T) bucket.Options) func(t *testing.T) place {
+func places(t *testing.T, name string, fresh func(t *testing.T) bucket.Options) func(t *testing.T) resolved {
 	if name != "PostgreSQL" {
-		return func(t *testing.T) place { return place{fresh(t), "acme"} }
+		return func(t *testing.T) resolved { return resolved{fresh(t), "acme"} }
 	}
 	shared := fresh(t)
 	var orgs atomic.Int64
-	return func(*testing.T) place { return place{shared, fmt.Sprintf("acme-%d", orgs.Add(1))} }
+	return func(*testing.T) resolved { return resolved{shared, fmt.Sprintf("acme-%d", orgs.Add(1))} }
 }
 
 func TestConformance(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
-			o := &opened{of: map[*vole.Store]place{}}
+			o := &opened{of: map[*vole.Store]resolved{}}
 			at := places(t, e.name, e.fresh)
 			conformance.Run(t, conformance.Harness{
 				Open:     func(t *testing.T) *vole.Store { return o.open(t, at(t), false) },

@@ -10,20 +10,20 @@ import (
 
 // Copy implements driver.FS. No bytes are moved: the copy's chunks refer to the same
 // blobs.
-func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	if err := f.enterWrite(ctx); err != nil {
+func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	if err := f.checkWritable(ctx); err != nil {
 		return err
 	}
 	// What cannot be committed would not be in the copy.
 	if err := f.b.syncVolume(ctx, f.vol); err != nil {
 		return err
 	}
-	return f.change(ctx, []string{from, to}, func(c *change) error {
-		src, err := c.must(from, how{})
+	return f.runVolumeTx(ctx, []string{from, to}, func(c *volumeTx) error {
+		src, err := c.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err
 		}
-		dst, err := c.w.resolve(to, how{parents: true})
+		dst, err := c.walker.resolve(to, resolveMode{allowMissingParents: true})
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.Copy
 				return driver.ErrExists
 			case dst.node.ino == src.node.ino:
 				return nil
-			case src.node.isLink() && c.leadsTo(from, dst.node.ino):
+			case src.node.isSymlink() && c.linkLeadsTo(from, dst.node.ino):
 				return nil // a file onto itself, by the name of a link
 			case dst.node.isDir():
 				return driver.ErrIsDir
@@ -47,34 +47,34 @@ func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.Copy
 	})
 }
 
-// leadsTo reports whether a symbolic link leads to an inode.
-func (c *change) leadsTo(link string, ino int64) bool {
-	p, err := c.w.resolve(link, how{follow: true})
+// linkLeadsTo reports whether a symbolic link leads to an inode.
+func (c *volumeTx) linkLeadsTo(link string, ino int64) bool {
+	p, err := c.walker.resolve(link, resolveMode{followLast: true})
 	return err == nil && p.node != nil && p.node.ino == ino
 }
 
-func (c *change) copyFile(src *inode, dst *place) {
+func (c *volumeTx) copyFile(src *inode, dst *resolved) {
 	n := *src
 	n.nlink = 1
-	if n.isFile() {
-		c.delta += n.size
+	if n.isRegular() {
+		c.sizeDelta += n.size
 	}
-	c.put(dst, &n)
+	c.replaceInode(dst, &n)
 	// put gave it the times of now.
-	c.later(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, c.vol, n.ino, src.atime, src.mtime)
-	c.later(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
+	c.queueExec(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, c.vol, n.ino, src.atime, src.mtime)
+	c.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
 		c.vol, src.ino, n.ino)
-	c.later(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
+	c.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
 		SELECT vol, CAST($3 AS BIGINT), pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1 AND ino = $2`, c.vol, src.ino, n.ino)
 }
 
 // copyTree copies all rows of a tree in one transaction, by a few statements that work
 // on sets: a temporary table has the old and new numbers of its inodes.
-func (c *change) copyTree(src, dst *place) error {
+func (c *volumeTx) copyTree(src, dst *resolved) error {
 	if dst.node != nil {
 		return driver.ErrExists
 	}
-	if slices.Contains(dst.above, src.node.ino) {
+	if slices.Contains(dst.ancestors, src.node.ino) {
 		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 	}
 	var n, size, root int64
@@ -82,35 +82,35 @@ func (c *change) copyTree(src, dst *place) error {
 	var sum, found bool
 	// One after another: a statement is planned before the one ahead of it has run.
 	for _, ask := range []query{
-		q(createTree), q(`DELETE FROM tree`),
-		q(`INSERT INTO tree (ino, nino)
+		statement(createTree), statement(`DELETE FROM tree`),
+		statement(`INSERT INTO tree (ino, nino)
 			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
-			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, c.vol, src.node.ino, c.v.nextIno),
-		q(`{analyze}`),
-		one(&sum, []any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
+			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, c.vol, src.node.ino, c.row.nextIno),
+		statement(`{analyze}`),
+		selectOne(&sum, []any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
 			CAST(coalesce(sum(coalesce(length(i.target), 0) + i.xattr_bytes), 0) AS BIGINT)
 			FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol),
-		one(&sum, []any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
+		selectOne(&sum, []any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
 			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`, c.vol),
-		one(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
+		selectOne(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
 	} {
-		if err := c.run(ask); err != nil {
+		if err := c.runQueries(ask); err != nil {
 			return err
 		}
 	}
-	c.v.nextIno += n
-	c.delta += size
-	c.meta = c.meta.Plus(names).Plus(own)
-	c.copyRows()
-	dir := c.parents(dst, 0o755)
-	c.name(dir, dst.name, root, 1)
+	c.row.nextIno += n
+	c.sizeDelta += size
+	c.metaDelta = c.metaDelta.Plus(names).Plus(own)
+	c.copyTreeRows()
+	dir := c.makeMissingParents(dst, 0o755)
+	c.addDirent(dir, dst.name, root, 1)
 	return nil
 }
 
-// copyRows copies what belongs to the inodes of the table tree. Names outside of the
+// copyTreeRows copies what belongs to the inodes of the table tree. Names outside of the
 // tree are none of the copy's.
-func (c *change) copyRows() {
-	c.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+func (c *volumeTx) copyTreeRows() {
+	c.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
 			i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target, i.xattr_bytes
 		FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol, c.now)
@@ -125,18 +125,18 @@ func (c *change) copyRows() {
 				FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino} GROUP BY t.nino HAVING count(*) > 1) AS names
 			WHERE inodes.vol = $1 AND inodes.ino = names.ino`,
 	} {
-		c.later(sql, c.vol)
+		c.queueExec(sql, c.vol)
 	}
 }
 
 // createTree: a temporary table is its connection's own, and outlives the transaction.
 const createTree = `CREATE TEMPORARY TABLE IF NOT EXISTS tree (ino BIGINT PRIMARY KEY, nino BIGINT NOT NULL)`
 
-// cloneRows copies all that a volume holds into another that has no rows. Trees and
+// cloneVolumeRows copies all that a volume holds into another that has no rows. Trees and
 // files that are on their way out come along, and go there as they do here.
-func cloneRows(t tx, from, to []byte) {
+func cloneVolumeRows(t sqlTx, from, to []byte) {
 	now := time.Now().UnixNano()
-	t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+	t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT CAST($2 AS {bytes}), ino, mode, uid, gid, nlink, size, alloc, atime, mtime, CAST($3 AS BIGINT), rdev, target, xattr_bytes FROM inodes WHERE vol = $1`, from, to, now)
 	for _, sql := range []string{
 		`INSERT INTO dirents (vol, parent, name, ino) SELECT CAST($2 AS {bytes}), parent, name, ino FROM dirents WHERE vol = $1`,
@@ -144,6 +144,6 @@ func cloneRows(t tx, from, to []byte) {
 		`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($2 AS {bytes}), ino, pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1`,
 		`INSERT INTO orphans (vol, ino, session) SELECT CAST($2 AS {bytes}), ino, NULL FROM orphans WHERE vol = $1`,
 	} {
-		t.later(sql, from, to)
+		t.queueExec(sql, from, to)
 	}
 }

@@ -5,35 +5,35 @@ import (
 	"hash/crc32"
 )
 
-// joinSums returns the CRC-32C of size bytes from those of each sumSize of them.
-func joinSums(sums []byte, size int64) uint32 {
+// combineChecksums returns the CRC-32C of size bytes from those of each sumSize of them.
+func combineChecksums(sums []byte, size int64) uint32 {
 	whole := uint32(0)
 	for i := 0; i+4 <= len(sums); i += 4 {
 		n := min(size, sumSize)
 		size -= n
-		whole = joinCRC(whole, binary.BigEndian.Uint32(sums[i:]), n)
+		whole = combineCRC32C(whole, binary.BigEndian.Uint32(sums[i:]), n)
 	}
 	return whole
 }
 
-// joinCRC returns the CRC-32C of two byte strings, one behind the other, from those of
+// combineCRC32C returns the CRC-32C of two byte strings, one behind the other, from those of
 // each and the length of the second: the first is moved by that many zero bytes, which
 // is a product of polynomials over GF(2), and the second is added. See "Rocksoft model
 // of CRC algorithms" (R. Williams, 1993), chapter 8, on what moving means.
-func joinCRC(a, b uint32, n int64) uint32 {
+func combineCRC32C(a, b uint32, n int64) uint32 {
 	// x^(8n) by squaring; 1 is the top bit, as bits are reflected, and x^8 eight below.
 	power, square := uint32(1)<<31, uint32(1)<<23
 	for ; n > 0; n >>= 1 {
 		if n&1 != 0 {
-			power = mulCRC(power, square)
+			power = multiplyPolynomials(power, square)
 		}
-		square = mulCRC(square, square)
+		square = multiplyPolynomials(square, square)
 	}
-	return mulCRC(power, a) ^ b
+	return multiplyPolynomials(power, a) ^ b
 }
 
-// mulCRC multiplies two polynomials modulo that of CRC-32C, bits reflected.
-func mulCRC(a, b uint32) uint32 {
+// multiplyPolynomials multiplies two polynomials modulo that of CRC-32C, bits reflected.
+func multiplyPolynomials(a, b uint32) uint32 {
 	product := uint32(0)
 	for bit := uint32(1) << 31; bit != 0; bit >>= 1 {
 		if a&bit != 0 {

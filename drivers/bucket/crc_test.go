@@ -14,8 +14,8 @@ func TestJoinSums(t *testing.T) {
 		data[i] = byte(rand.N(256))
 	}
 	for _, n := range []int{0, 1, 2, 1000, sumSize - 1, sumSize, sumSize + 1, 2 * sumSize, 200_001, len(data)} {
-		sums, whole := sumsOf(data[:n])
-		if got := joinSums(sums, int64(n)); got != whole || whole != crc32.Checksum(data[:n], blob.Castagnoli) {
+		sums, whole := partChecksums(data[:n])
+		if got := combineChecksums(sums, int64(n)); got != whole || whole != crc32.Checksum(data[:n], blob.Castagnoli) {
 			t.Errorf("%d bytes: %08x, want %08x", n, got, whole)
 		}
 	}

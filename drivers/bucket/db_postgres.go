@@ -29,23 +29,23 @@ const (
 	commitTime = 30 * time.Second
 )
 
-// postgres is a PostgreSQL database: the namespace of any number of hosts.
-type postgres struct {
-	pool *pgxpool.Pool
-	d    dialect
-	log  func(err error) // told of each failure that is tried again
+// postgresDB is a PostgreSQL database: the namespace of any number of hosts.
+type postgresDB struct {
+	pool     *pgxpool.Pool
+	dialect  dialect
+	logRetry func(err error) // told of each failure that is tried again
 }
 
-// again calls fn until it succeeds or fails for a reason that does not pass.
-func (p *postgres) again(ctx context.Context, patience time.Duration, fn func() error) error {
+// retryTransient calls fn until it succeeds or fails for a reason that does not pass.
+func (p *postgresDB) retryTransient(ctx context.Context, patience time.Duration, fn func() error) error {
 	deadline := time.Now().Add(patience)
 	pause := 2 * time.Millisecond
 	for {
 		err := fn()
-		if err == nil || !passes(err) || ctx.Err() != nil || time.Now().After(deadline) {
+		if err == nil || !isTransient(err) || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
-		p.log(err)
+		p.logRetry(err)
 		select {
 		case <-ctx.Done():
 			return err
@@ -55,9 +55,9 @@ func (p *postgres) again(ctx context.Context, patience time.Duration, fn func() 
 	}
 }
 
-// passes reports whether what failed may succeed when it is tried again.
+// isTransient reports whether what failed may succeed when it is tried again.
 // https://www.postgresql.org/docs/15/errcodes-appendix.html
-func passes(err error) bool {
+func isTransient(err error) bool {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
 		switch pe.Code {
@@ -69,18 +69,18 @@ func passes(err error) bool {
 		}
 		return pe.Code[:2] == "08"
 	}
-	return lost(err) || errors.Is(err, errOvertaken)
+	return isConnectionLost(err) || errors.Is(err, errOvertaken)
 }
 
-// lost reports whether err is of the connection and not of the server.
-func lost(err error) bool {
+// isConnectionLost reports whether err is of the connection and not of the server.
+func isConnectionLost(err error) bool {
 	var ne net.Error
 	var ce *pgconn.ConnectError
 	return errors.As(err, &ne) || errors.As(err, &ce) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
 		pgconn.SafeToRetry(err) || err != nil && err.Error() == "conn closed"
 }
 
-func translatePG(err error) error {
+func translatePostgresError(err error) error {
 	var pe *pgconn.PgError
 	switch {
 	case err == nil:
@@ -91,7 +91,7 @@ func translatePG(err error) error {
 		return err // of the blob store, within a transaction
 	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, errAborted), errors.Is(err, errOvertaken), errors.Is(err, errInRows):
 		return pgerr.Unreachable(err)
-	case !errors.As(err, &pe) && lost(err):
+	case !errors.As(err, &pe) && isConnectionLost(err):
 		return pgerr.Unreachable(err)
 	case !errors.As(err, &pe):
 		return err // not of the database
@@ -99,25 +99,25 @@ func translatePG(err error) error {
 	return pgerr.Translate(err, pe)
 }
 
-func (p *postgres) read(ctx context.Context, list ...query) error {
+func (p *postgresDB) runQueries(ctx context.Context, list ...query) error {
 	// A row must not be handed out twice, so once one was there is no other try.
 	began := false
-	err := p.again(ctx, readPatience, func() error {
+	err := p.retryTransient(ctx, readPatience, func() error {
 		if began {
 			return errInRows
 		}
-		return p.batch(list, func(b *pgx.Batch) pgx.BatchResults { return p.pool.SendBatch(ctx, b) }, &began)
+		return p.sendBatch(list, func(b *pgx.Batch) pgx.BatchResults { return p.pool.SendBatch(ctx, b) }, &began)
 	})
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return translatePG(err)
+	return translatePostgresError(err)
 }
 
-// snapshot is not tried again once fn has begun.
-func (p *postgres) snapshot(ctx context.Context, fn func(run runner) error) error {
+// runOnSnapshot is not tried again once fn has begun.
+func (p *postgresDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
 	var tx pgx.Tx
-	err := p.again(ctx, readPatience, func() (err error) {
+	err := p.retryTransient(ctx, readPatience, func() (err error) {
 		if tx, err = p.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
 			return err
 		}
@@ -130,34 +130,34 @@ func (p *postgres) snapshot(ctx context.Context, fn func(run runner) error) erro
 	if err == nil {
 		defer p.endSnapshot(ctx, tx)
 		err = fn(func(list ...query) error {
-			return p.batch(list, func(b *pgx.Batch) pgx.BatchResults { return tx.SendBatch(ctx, b) }, nil)
+			return p.sendBatch(list, func(b *pgx.Batch) pgx.BatchResults { return tx.SendBatch(ctx, b) }, nil)
 		})
 	}
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return translatePG(err)
+	return translatePostgresError(err)
 }
 
-func (p *postgres) endSnapshot(ctx context.Context, tx pgx.Tx) {
+func (p *postgresDB) endSnapshot(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	_ = tx.Rollback(ctx) // where that fails the connection is closed, which does the same
 }
 
-// batch sends queries at once and reads what they return, in order.
-func (p *postgres) batch(list []query, send func(*pgx.Batch) pgx.BatchResults, began *bool) error {
+// sendBatch sends queries at once and reads what they return, in order.
+func (p *postgresDB) sendBatch(list []query, send func(*pgx.Batch) pgx.BatchResults, began *bool) error {
 	b := &pgx.Batch{}
-	list = withPlanning(list)
+	list = withSetwisePlanning(list)
 	for _, q := range list {
-		if q.reset != nil {
-			q.reset()
+		if q.resetRows != nil {
+			q.resetRows()
 		}
-		b.Queue(p.d.sql(q.sql), q.args...)
+		b.Queue(p.dialect.expandSQL(q.sql), q.args...)
 	}
 	res := send(b)
 	for _, q := range list {
-		if err := p.result(res, q, began); err != nil {
+		if err := p.readResult(res, q, began); err != nil {
 			res.Close()
 			return err
 		}
@@ -165,10 +165,10 @@ func (p *postgres) batch(list []query, send func(*pgx.Batch) pgx.BatchResults, b
 	return res.Close()
 }
 
-// withPlanning puts what the planner is told around the queries that need it. A batch is
+// withSetwisePlanning puts what the planner is told around the queries that need it. A batch is
 // sent in one transaction, if only in one of its own, with which that ends. What a nested
 // loop costs where there is no other way would let every plan be compiled, for seconds.
-func withPlanning(list []query) []query {
+func withSetwisePlanning(list []query) []query {
 	if !slices.ContainsFunc(list, func(q query) bool { return q.setwise }) {
 		return list
 	}
@@ -178,16 +178,16 @@ func withPlanning(list []query) []query {
 			with = append(with, ask)
 			continue
 		}
-		with = append(with, q(`SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)`), ask, q(`SELECT set_config('enable_nestloop', 'on', true)`))
+		with = append(with, statement(`SELECT set_config('enable_nestloop', 'off', true), set_config('jit', 'off', true)`), ask, statement(`SELECT set_config('enable_nestloop', 'on', true)`))
 	}
 	return with
 }
 
-func (p *postgres) result(res pgx.BatchResults, q query, began *bool) error {
-	if q.row == nil {
+func (p *postgresDB) readResult(res pgx.BatchResults, q query, began *bool) error {
+	if q.scanRow == nil {
 		tag, err := res.Exec()
-		if err == nil && q.n != nil {
-			*q.n = tag.RowsAffected()
+		if err == nil && q.affected != nil {
+			*q.affected = tag.RowsAffected()
 		}
 		return err
 	}
@@ -197,22 +197,22 @@ func (p *postgres) result(res pgx.BatchResults, q query, began *bool) error {
 	}
 	defer r.Close()
 	for r.Next() {
-		if began != nil && q.reset == nil {
+		if began != nil && q.resetRows == nil {
 			*began = true
 		}
-		if err := q.row(r.Scan); err != nil {
+		if err := q.scanRow(r.Scan); err != nil {
 			return err
 		}
 	}
 	return r.Err()
 }
 
-func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t tx) error) error {
+func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t sqlTx) error) error {
 	op := make([]byte, 16)
 	_, _ = crand.Read(op) // never fails
 	unknown := false      // whether a commit was sent whose answer is lost
 	waited := false       // whether a unique value has been waited for since
-	err := p.again(ctx, writePatience, func() (err error) {
+	err := p.retryTransient(ctx, writePatience, func() (err error) {
 		conn, err := p.pool.Acquire(ctx)
 		if err != nil {
 			return err
@@ -221,16 +221,16 @@ func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t t
 		defer func() {
 			// The value may be of the transaction that was lost, which was still under way
 			// when this one began. It has ended now, so that another try sees it.
-			if unknown && !waited && (p.isUnique(err) || errors.Is(err, driver.ErrExists)) {
+			if unknown && !waited && (p.isUniqueViolation(err) || errors.Is(err, driver.ErrExists)) {
 				waited, err = true, errOvertaken
 			}
 		}()
-		t := &pgTx{p: p, ctx: ctx, conn: conn.Conn(), lazy: lazy}
+		t := &postgresTx{db: p, ctx: ctx, conn: conn.Conn(), lazy: lazy}
 		if unknown && vol != nil {
 			made := false
 			// The lock waits for the end of the transaction that was lost.
-			if err := t.run(q(`SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE`, vol),
-				one(&made, []any{new(int)}, `SELECT 1 FROM ops WHERE vol = $1 AND op = $2`, vol, op)); err != nil || made {
+			if err := t.runQueries(statement(`SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE`, vol),
+				selectOne(&made, []any{new(int)}, `SELECT 1 FROM ops WHERE vol = $1 AND op = $2`, vol, op)); err != nil || made {
 				t.rollback()
 				return err
 			}
@@ -240,11 +240,11 @@ func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t t
 			return err
 		}
 		if vol != nil {
-			t.later(`INSERT INTO ops (vol, op, at) VALUES ($1, $2, {now})`, vol, op)
+			t.queueExec(`INSERT INTO ops (vol, op, at) VALUES ($1, $2, {now})`, vol, op)
 		}
 		err = t.commit()
 		if err != nil {
-			if !certain(err) {
+			if !surelyNotCommitted(err) {
 				unknown, waited = true, false
 			}
 			t.rollback()
@@ -254,12 +254,12 @@ func (p *postgres) write(ctx context.Context, vol []byte, lazy bool, fn func(t t
 	if err != nil && ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return translatePG(err)
+	return translatePostgresError(err)
 }
 
-// certain reports whether err says that a transaction did not commit. A server that
+// surelyNotCommitted reports whether err says that a transaction did not commit. A server that
 // goes down may say so after the commit.
-func certain(err error) bool {
+func surelyNotCommitted(err error) bool {
 	var pe *pgconn.PgError
 	return errors.Is(err, errAborted) || errors.As(err, &pe) && pe.Code[:2] != "57" && pe.Code[:2] != "08" && pe.Code[:2] != "XX"
 }
@@ -274,63 +274,65 @@ var errInRows = errors.New("the connection was lost while rows were read")
 // errOvertaken: what a transaction was to make was there already when it came to that.
 var errOvertaken = errors.New("a change whose answer was lost may have been made meanwhile")
 
-func (p *postgres) isUnique(err error) bool  { return hasCode(err, "23505") }
-func (p *postgres) isForeign(err error) bool { return hasCode(err, "23503") }
+func (p *postgresDB) isUniqueViolation(err error) bool     { return hasSQLState(err, "23505") }
+func (p *postgresDB) isForeignKeyViolation(err error) bool { return hasSQLState(err, "23503") }
 
-func hasCode(err error, code string) bool {
+func hasSQLState(err error, code string) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == code
 }
 
-func (p *postgres) close() error {
+func (p *postgresDB) close() error {
 	p.pool.Close()
 	return nil
 }
 
-// pgTx begins with its first queries and commits with its last, to save round trips.
-type pgTx struct {
-	p     *postgres
-	ctx   context.Context // of the one call that the transaction is for
-	conn  *pgx.Conn
-	lazy  bool
-	began bool
-	bad   bool // a statement has failed
-	queue []query
+// postgresTx begins with its first queries and commits with its last, to save round trips.
+type postgresTx struct {
+	db      *postgresDB
+	ctx     context.Context // of the one call that the transaction is for
+	conn    *pgx.Conn
+	lazy    bool
+	began   bool
+	aborted bool // a statement has failed
+	queue   []query
 }
 
-func (t *pgTx) begin(list []query) []query {
+func (t *postgresTx) prependBegin(list []query) []query {
 	if t.began {
 		return list
 	}
 	t.began = true
-	first := []query{q(`BEGIN ISOLATION LEVEL READ COMMITTED`)}
+	first := []query{statement(`BEGIN ISOLATION LEVEL READ COMMITTED`)}
 	if t.lazy {
-		first = append(first, q(`SET LOCAL synchronous_commit = off`))
+		first = append(first, statement(`SET LOCAL synchronous_commit = off`))
 	}
 	return append(first, list...)
 }
 
-func (t *pgTx) run(list ...query) error {
-	err := t.p.batch(t.begin(list), func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(t.ctx, b) }, nil)
-	t.bad = t.bad || err != nil
+func (t *postgresTx) runQueries(list ...query) error {
+	err := t.db.sendBatch(t.prependBegin(list), func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(t.ctx, b) }, nil)
+	t.aborted = t.aborted || err != nil
 	return err
 }
 
-func (t *pgTx) later(sql string, args ...any) { t.queue = append(t.queue, q(sql, args...)) }
+func (t *postgresTx) queueExec(sql string, args ...any) {
+	t.queue = append(t.queue, statement(sql, args...))
+}
 
-func (t *pgTx) commit() error {
-	if t.bad {
+func (t *postgresTx) commit() error {
+	if t.aborted {
 		return errAborted
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), commitTime)
 	defer cancel()
-	list := t.begin(append(t.queue, q(`COMMIT`)))
-	return t.p.batch(list, func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(ctx, b) }, nil)
+	list := t.prependBegin(append(t.queue, statement(`COMMIT`)))
+	return t.db.sendBatch(list, func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(ctx, b) }, nil)
 }
 
 // rollback ends a transaction that failed; where that fails too the connection is
 // closed, which does the same.
-func (t *pgTx) rollback() {
+func (t *postgresTx) rollback() {
 	if !t.began || t.conn.IsClosed() {
 		return
 	}
@@ -341,36 +343,36 @@ func (t *pgTx) rollback() {
 	}
 }
 
-// chain asks for all inodes of a path at once.
-func (p *postgres) chain(run runner, vol []byte, from int64, names []string) ([]inode, error) {
+// lookupPath asks for all inodes of a path at once.
+func (p *postgresDB) lookupPath(run queryRunner, vol []byte, from int64, names []string) ([]inode, error) {
 	var list []inode
-	err := run(chainQuery(vol, from, names, &list))
+	err := run(pathChainQuery(vol, from, names, &list))
 	return list, err
 }
 
-func (p *postgres) chains(org, vol []byte, path string, list *[]inode) (query, bool) {
+func (p *postgresDB) lookupPathQuery(org, vol []byte, path string, list *[]inode) (query, bool) {
 	var names []string
-	for _, s := range steps(path, false) {
+	for _, s := range splitPath(path, false) {
 		names = append(names, s.name)
 	}
-	c := chainQuery(vol, rootIno, names, list)
-	c.sql = strings.Replace(c.sql, chainFrom, chainFrom+` FROM volumes v WHERE v.org = $4 AND v.id = $1 AND v.state <> 'removing'`, 1)
+	c := pathChainQuery(vol, rootIno, names, list)
+	c.sql = strings.Replace(c.sql, pathChainStart, pathChainStart+` FROM volumes v WHERE v.org = $4 AND v.id = $1 AND v.state <> 'removing'`, 1)
 	c.args = append(c.args, org)
 	return c, true
 }
 
-// chainFrom begins a chain.
-const chainFrom = `SELECT 0, $2::bigint`
+// pathChainStart begins a chain.
+const pathChainStart = `SELECT 0, $2::bigint`
 
-func chainQuery(vol []byte, from int64, names []string, list *[]inode) query {
+func pathChainQuery(vol []byte, from int64, names []string, list *[]inode) query {
 	bytes := make([][]byte, len(names))
 	for i, n := range names {
 		bytes[i] = []byte(n)
 	}
 	// OFFSET 0 as in each: a plan made while the tables are small reads all of them,
 	// and is kept when they have grown.
-	return all(list, (*inode).dest, `WITH RECURSIVE w (d, ino) AS (
-			`+chainFrom+`
+	return selectAll(list, (*inode).scanDest, `WITH RECURSIVE w (d, ino) AS (
+			`+pathChainStart+`
 			UNION ALL
 			SELECT w.d + 1, e.ino FROM w JOIN LATERAL (
 				SELECT x.ino FROM dirents x WHERE x.vol = $1 AND x.parent = w.ino AND x.name = ($3::bytea[])[w.d + 1] OFFSET 0

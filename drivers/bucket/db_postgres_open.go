@@ -15,7 +15,7 @@ import (
 const schemaLock = 4097083626
 
 func postgresSchema() migrate.Schema {
-	return migrate.Schema{Files: schema("postgres"), Database: "the database", Lock: schemaLock}
+	return migrate.Schema{Files: migrationFiles("postgres"), Database: "the database", Lock: schemaLock}
 }
 
 func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, log func(error)) (database, error) {
@@ -45,7 +45,7 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 	if err != nil {
 		return nil, driver.Errorf(driver.ErrInvalid, "the address of the database: %v", err)
 	}
-	p := &postgres{pool: pool, log: log, d: dialect{
+	p := &postgresDB{pool: pool, logRetry: log, dialect: dialect{
 		now:   `((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000)`,
 		lock:  `FOR UPDATE`,
 		guard: `FOR NO KEY UPDATE`,
@@ -57,22 +57,22 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 		analyze: `ANALYZE tree`,
 		ordinal: "$",
 	}}
-	ready := p.migrate
+	ready := p.migrateSchema
 	if readOnly {
-		ready = p.current
+		ready = p.checkSchemaCurrent
 	}
 	if err := ready(ctx); err != nil {
 		pool.Close()
-		return nil, translatePG(err)
+		return nil, translatePostgresError(err)
 	}
 	return p, nil
 }
 
-// current checks, without changing anything, that the schema is the one of this version.
-func (p *postgres) current(ctx context.Context) error {
+// checkSchemaCurrent checks, without changing anything, that the schema is the one of this version.
+func (p *postgresDB) checkSchemaCurrent(ctx context.Context) error {
 	schema := postgresSchema()
 	var have int64
-	err := p.again(ctx, openPatience, func() (err error) {
+	err := p.retryTransient(ctx, openPatience, func() (err error) {
 		db := stdlib.OpenDBFromPool(p.pool)
 		defer db.Close()
 		have, err = schema.Version(ctx, db)
@@ -91,9 +91,9 @@ func (p *postgres) current(ctx context.Context) error {
 	return schema.Check(have)
 }
 
-// migrate brings the schema up to date. A lock of the server keeps others waiting.
-func (p *postgres) migrate(ctx context.Context) error {
-	return p.again(ctx, openPatience, func() error {
+// migrateSchema brings the schema up to date. A lock of the server keeps others waiting.
+func (p *postgresDB) migrateSchema(ctx context.Context) error {
+	return p.retryTransient(ctx, openPatience, func() error {
 		db := stdlib.OpenDBFromPool(p.pool)
 		defer db.Close()
 		return postgresSchema().Up(ctx, db)

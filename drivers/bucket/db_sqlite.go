@@ -13,11 +13,11 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// lite is a SQLite database: the namespace of one host, and of any number of
+// sqliteDB is a SQLite database: the namespace of one host, and of any number of
 // processes on it. Writers of one process share commits (see catalog).
-type lite struct {
-	db *catalog.DB
-	d  dialect
+type sqliteDB struct {
+	db      *catalog.DB
+	dialect dialect
 }
 
 func openSQLite(ctx context.Context, path string, readOnly bool) (database, error) {
@@ -30,11 +30,11 @@ func openSQLite(ctx context.Context, path string, readOnly bool) (database, erro
 			return nil, err
 		}
 	}
-	db, err := catalog.Open(ctx, path, catalog.Options{ReadOnly: readOnly, Schema: schema("sqlite")})
+	db, err := catalog.Open(ctx, path, catalog.Options{ReadOnly: readOnly, Schema: migrationFiles("sqlite")})
 	if err != nil {
 		return nil, err
 	}
-	return &lite{db: db, d: dialect{
+	return &sqliteDB{db: db, dialect: dialect{
 		now:   `(CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) * 1000000)`,
 		bytes: `BLOB`,
 		// The order of a CROSS JOIN is kept: https://www.sqlite.org/optoverview.html#crossjoin
@@ -45,60 +45,60 @@ func openSQLite(ctx context.Context, path string, readOnly bool) (database, erro
 	}}, nil
 }
 
-func (l *lite) read(ctx context.Context, list ...query) error {
+func (l *sqliteDB) runQueries(ctx context.Context, list ...query) error {
 	for _, q := range list {
-		s, err := l.db.Stmt(ctx, l.d.sql(q.sql))
+		s, err := l.db.Stmt(ctx, l.dialect.expandSQL(q.sql))
 		if err != nil {
-			return closed(err)
+			return translateClosed(err)
 		}
 		r, err := s.QueryContext(ctx, q.args...)
 		if err == nil {
-			err = each(r, q.row)
+			err = scanRows(r, q.scanRow)
 		}
 		if err != nil && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err != nil {
-			return closed(catalog.Translate(err))
+			return translateClosed(catalog.Translate(err))
 		}
 	}
 	return nil
 }
 
-// snapshot keeps a connection for itself: its first query decides what is seen.
-func (l *lite) snapshot(ctx context.Context, fn func(run runner) error) error {
+// runOnSnapshot keeps a connection for itself: its first query decides what is seen.
+func (l *sqliteDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
 	c, err := l.db.Read().Conn(ctx)
 	if err != nil {
-		return closed(err)
+		return translateClosed(err)
 	}
 	defer c.Close()
 	if _, err := c.ExecContext(ctx, `BEGIN`); err != nil {
-		return closed(catalog.Translate(err))
+		return translateClosed(catalog.Translate(err))
 	}
 	defer c.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`)
 	return fn(func(list ...query) error {
 		for _, q := range list {
-			r, err := c.QueryContext(ctx, l.d.sql(q.sql), q.args...)
+			r, err := c.QueryContext(ctx, l.dialect.expandSQL(q.sql), q.args...)
 			if err == nil {
-				err = each(r, q.row)
+				err = scanRows(r, q.scanRow)
 			}
 			if err != nil {
-				return closed(catalog.Translate(err))
+				return translateClosed(catalog.Translate(err))
 			}
 		}
 		return nil
 	})
 }
 
-// closed makes an error of database/sql after Close the one of this module.
-func closed(err error) error {
+// translateClosed makes an error of database/sql after Close the one of this module.
+func translateClosed(err error) error {
 	if err != nil && (errors.Is(err, sql.ErrConnDone) || err.Error() == "sql: database is closed" || err.Error() == "sql: statement is closed") {
 		return driver.ErrClosed
 	}
 	return err
 }
 
-func each(r *sql.Rows, row func(scanner) error) error {
+func scanRows(r *sql.Rows, row func(scanner) error) error {
 	defer r.Close()
 	for r.Next() {
 		if row == nil {
@@ -111,67 +111,69 @@ func each(r *sql.Rows, row func(scanner) error) error {
 	return r.Err()
 }
 
-// write never loses the answer to a commit, so it has no need of vol.
-func (l *lite) write(ctx context.Context, _ []byte, lazy bool, fn func(t tx) error) error {
+// runTx never loses the answer to a commit, so it has no need of vol.
+func (l *sqliteDB) runTx(ctx context.Context, _ []byte, lazy bool, fn func(t sqlTx) error) error {
 	d := catalog.Durable
 	if lazy {
 		d = catalog.Lazy
 	}
 	return l.db.Write(ctx, d, func(c *catalog.Tx) error {
-		t := &liteTx{l: l, c: c}
+		t := &sqliteTx{db: l, tx: c}
 		if err := fn(t); err != nil {
 			return err
 		}
-		return t.run(t.queue...)
+		return t.runQueries(t.queue...)
 	})
 }
 
-func (l *lite) isUnique(err error) bool { return catalog.IsUnique(err) }
+func (l *sqliteDB) isUniqueViolation(err error) bool { return catalog.IsUnique(err) }
 
-func (l *lite) isForeign(err error) bool {
+func (l *sqliteDB) isForeignKeyViolation(err error) bool {
 	e := (*sqlite.Error)(nil)
 	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
 }
 
-func (l *lite) close() error { return l.db.Close() }
+func (l *sqliteDB) close() error { return l.db.Close() }
 
-type liteTx struct {
-	l     *lite
-	c     *catalog.Tx
+type sqliteTx struct {
+	db    *sqliteDB
+	tx    *catalog.Tx
 	queue []query
 }
 
-func (t *liteTx) run(list ...query) error {
+func (t *sqliteTx) runQueries(list ...query) error {
 	for _, q := range list {
-		if q.row != nil {
-			r, err := t.c.Query(t.l.d.sql(q.sql), q.args...)
+		if q.scanRow != nil {
+			r, err := t.tx.Query(t.db.dialect.expandSQL(q.sql), q.args...)
 			if err == nil {
-				err = each(r, q.row)
+				err = scanRows(r, q.scanRow)
 			}
 			if err != nil {
 				return err
 			}
 			continue
 		}
-		n, err := t.c.Exec(t.l.d.sql(q.sql), q.args...)
+		n, err := t.tx.Exec(t.db.dialect.expandSQL(q.sql), q.args...)
 		if err != nil {
 			return err
 		}
-		if q.n != nil {
-			*q.n = n
+		if q.affected != nil {
+			*q.affected = n
 		}
 	}
 	return nil
 }
 
-func (t *liteTx) later(sql string, args ...any) { t.queue = append(t.queue, q(sql, args...)) }
+func (t *sqliteTx) queueExec(sql string, args ...any) {
+	t.queue = append(t.queue, statement(sql, args...))
+}
 
-// chain asks for one inode after another: that costs no round trips.
-func (l *lite) chain(run runner, vol []byte, from int64, names []string) ([]inode, error) {
+// lookupPath asks for one inode after another: that costs no round trips.
+func (l *sqliteDB) lookupPath(run queryRunner, vol []byte, from int64, names []string) ([]inode, error) {
 	var list []inode
 	var n inode
 	var found bool
-	err := run(one(&found, n.dest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, vol, from))
+	err := run(selectOne(&found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, vol, from))
 	for err == nil && found {
 		list = append(list, n)
 		if len(names) == 0 || !n.isDir() {
@@ -179,11 +181,13 @@ func (l *lite) chain(run runner, vol []byte, from int64, names []string) ([]inod
 		}
 		dir := n.ino
 		n = inode{}
-		err = run(one(&found, n.dest(), `SELECT `+inodeCols+` FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+		err = run(selectOne(&found, n.scanDest(), `SELECT `+inodeCols+` FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 			WHERE e.vol = $1 AND e.parent = $2 AND e.name = $3`, vol, dir, []byte(names[0])))
 		names = names[1:]
 	}
 	return list, err
 }
 
-func (l *lite) chains([]byte, []byte, string, *[]inode) (query, bool) { return query{}, false }
+func (l *sqliteDB) lookupPathQuery([]byte, []byte, string, *[]inode) (query, bool) {
+	return query{}, false
+}

@@ -8,47 +8,47 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// dir implements driver.Dir. It reads pages by name, so entries are always sorted, and
+// dirHandle implements driver.Dir. It reads pages by name, so entries are always sorted, and
 // memory does not grow with the directory.
-type dir struct {
-	f    *fileSystem
+type dirHandle struct {
+	fs   *volumeFS
 	ino  int64
 	opts driver.DirOptions
 
-	mu     sync.Mutex // guards what follows
-	closed bool
-	after  []byte // the last name of the page before; nil: none was read
-	page   []driver.Entry
-	last   bool // the page is the last
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	after    []byte // the last name of the page before; nil: none was read
+	page     []driver.Entry
+	lastPage bool // the page is the last
 }
 
 // dirPage is how many entries are asked for at least.
 const dirPage = 512
 
 // OpenDir implements driver.FS.
-func (f *fileSystem) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
-	p, err := f.there(ctx, path, how{follow: true})
+func (f *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
+	p, err := f.mustResolve(ctx, path, resolveMode{followLast: true})
 	if err != nil {
 		return nil, err
 	}
 	if !p.node.isDir() {
 		return nil, driver.ErrNotDir
 	}
-	return &dir{f: f, ino: p.node.ino, opts: opts}, nil
+	return &dirHandle{fs: f, ino: p.node.ino, opts: opts}, nil
 }
 
 // Read implements driver.Dir.
-func (d *dir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
+func (d *dirHandle) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil, driver.ErrClosed
 	}
-	if err := d.f.b.usable(ctx); err != nil {
+	if err := d.fs.b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
-	if len(d.page) == 0 && !d.last {
-		if err := d.fill(ctx, max(n, dirPage)); err != nil {
+	if len(d.page) == 0 && !d.lastPage {
+		if err := d.loadPage(ctx, max(n, dirPage)); err != nil {
 			return nil, err
 		}
 	}
@@ -61,35 +61,35 @@ func (d *dir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	return list, nil
 }
 
-// named is an inode under a name.
-type named struct {
+// namedInode is an inode under a name.
+type namedInode struct {
 	inode
 	name []byte
 }
 
-func (n *named) dest() []any { return append(n.inode.dest(), &n.name) }
+func (n *namedInode) scanDest() []any { return append(n.inode.scanDest(), &n.name) }
 
-func (d *dir) fill(ctx context.Context, limit int) error {
-	var list []named
+func (d *dirHandle) loadPage(ctx context.Context, limit int) error {
+	var list []namedInode
 	// The empty name comes before all others, and no file has it.
 	after := d.after
 	if after == nil {
 		after = []byte{}
 	}
 	var there bool
-	before := d.f.b.commits.Load()
-	err := d.f.b.ns.db.read(ctx,
-		isThere(&there, d.f.b.org, d.f.vol),
-		all(&list, (*named).dest, `SELECT `+inodeCols+`, e.name
+	before := d.fs.b.commitCount.Load()
+	err := d.fs.b.ns.db.runQueries(ctx,
+		volumeExistsQuery(&there, d.fs.b.org, d.fs.vol),
+		selectAll(&list, (*namedInode).scanDest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.f.vol, d.ino, after, limit))
+		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.fs.vol, d.ino, after, limit))
 	if err == nil && !there {
 		err = driver.ErrNotFound
 	}
 	if err != nil {
 		return err
 	}
-	d.last = len(list) < limit
+	d.lastPage = len(list) < limit
 	d.page = make([]driver.Entry, len(list))
 	for i := range list {
 		x := &list[i]
@@ -97,12 +97,12 @@ func (d *dir) fill(ctx context.Context, limit int) error {
 			return err
 		}
 		if d.opts.NamesOnly {
-			d.page[i] = driver.Entry{Name: string(x.name), Mode: fileMode(x.mode).Type()}
+			d.page[i] = driver.Entry{Name: string(x.name), Mode: goFileMode(x.mode).Type()}
 		} else {
-			if err := d.f.b.overlay(ctx, d.f.vol, &x.inode, before); err != nil {
+			if err := d.fs.b.overlayDirty(ctx, d.fs.vol, &x.inode, before); err != nil {
 				return err
 			}
-			d.page[i] = x.entry(string(x.name))
+			d.page[i] = x.toEntry(string(x.name))
 		}
 		d.after = x.name
 	}
@@ -110,7 +110,7 @@ func (d *dir) fill(ctx context.Context, limit int) error {
 }
 
 // Close implements driver.Dir.
-func (d *dir) Close() error {
+func (d *dirHandle) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true

@@ -40,7 +40,7 @@ const locateData = 128 << 10
 // half of the grace time, so that the objects stay. next is where to go on, -1 at the end of the file.
 // ErrUnsupported: the blob store is a directory.
 func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) (list []Range, next int64, err error) {
-	defer b.ns.metrics.since("locate", time.Now())
+	defer b.ns.metrics.observeSince("locate", time.Now())
 	if ttl > b.ns.opts.Grace/2 {
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
 	}
@@ -51,10 +51,10 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	if off < 0 {
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "offset %d: must not be negative", off)
 	}
-	if ttl > b.ns.earlyGrace() {
-		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: the objects may be there for %v only", ttl, b.ns.earlyGrace())
+	if ttl > b.ns.minimumGrace() {
+		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: the objects may be there for %v only", ttl, b.ns.minimumGrace())
 	}
-	f, err := b.openFS(ctx, id, driver.FSOptions{ReadOnly: true})
+	f, err := b.openVolumeFS(ctx, id, driver.FSOptions{ReadOnly: true})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -65,14 +65,14 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	}
 	defer file.Close()
 	h := file.(*handle)
-	if err := b.flushVolume(ctx, idBytes(id)); err != nil {
+	if err := b.tryFlushVolume(ctx, parseID(id)); err != nil {
 		return nil, 0, err
 	}
-	w, err := h.n.chunksAt(ctx, off)
+	w, err := h.inode.windowAt(ctx, off)
 	if err != nil {
 		return nil, 0, err
 	}
-	whole, err := h.n.wholeBlobs(ctx, w.list)
+	whole, err := h.inode.findWholeBlobs(ctx, w.list)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -85,23 +85,23 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 		if data += len(x.data); len(list) > 0 && data > locateData {
 			return list, x.pos, nil
 		}
-		r, err := b.locate(ctx, x, whole[string(x.blob)], ttl)
+		r, err := b.locateExtent(ctx, x, whole[string(x.blob)], ttl)
 		if err != nil {
 			return nil, 0, err
 		}
 		list = append(list, r)
 	}
-	if w.hi < h.n.knownSize() {
+	if w.hi < h.inode.committedSize() {
 		return list, w.hi, nil
 	}
 	return list, -1, nil
 }
 
-func (b *Backend) locate(ctx context.Context, x *extent, whole bool, ttl time.Duration) (Range, error) {
+func (b *Backend) locateExtent(ctx context.Context, x *extent, whole bool, ttl time.Duration) (Range, error) {
 	r := Range{Pos: x.pos, Len: x.len}
 	if x.data != nil {
 		r.Data = make([]byte, x.len)
-		return r, b.readBlob(ctx, x, r.Data, x.blobPos)
+		return r, b.readBlobRange(ctx, x, r.Data, x.blobPos)
 	}
 	if !whole {
 		return r, nil
@@ -111,15 +111,15 @@ func (b *Backend) locate(ctx context.Context, x *extent, whole bool, ttl time.Du
 	return r, err
 }
 
-// wholeBlobs returns which blobs of some of the file's extents the file has to the last
+// findWholeBlobs returns which blobs of some of the file's extents the file has to the last
 // byte. Who may read the file may have these objects; others show what was overwritten or
 // cut off, or what another volume has whose blobs a clone shares.
-func (n *node) wholeBlobs(ctx context.Context, list []extent) (map[string]bool, error) {
+func (n *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[string]bool, error) {
 	whole := map[string]bool{}
 	parts := map[string]*[]chunkRow{} // of blobs that several chunks may share
 	sizes := map[string]int64{}
 	var asks []query
-	b, vol := n.f.b, []byte(n.key.vol)
+	b, vol := n.fs.b, []byte(n.key.vol)
 	for _, x := range list {
 		key := string(x.blob)
 		switch {
@@ -128,14 +128,14 @@ func (n *node) wholeBlobs(ctx context.Context, list []extent) (map[string]bool, 
 			whole[key] = true
 		default:
 			parts[key], sizes[key] = new([]chunkRow), x.blobSize
-			asks = append(asks, all(parts[key], (*chunkRow).dest, `SELECT pos, len, blob, blob_pos FROM chunks
+			asks = append(asks, selectAll(parts[key], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 				WHERE org = $1 AND blob = $2 AND vol = $3 AND ino = $4 ORDER BY blob_pos`, b.org, x.blob, vol, n.key.ino))
 		}
 	}
 	if len(asks) == 0 {
 		return whole, nil
 	}
-	if err := b.ns.db.read(ctx, asks...); err != nil {
+	if err := b.ns.db.runQueries(ctx, asks...); err != nil {
 		return nil, err
 	}
 	for key, rows := range parts {
@@ -173,8 +173,8 @@ const maxReserve = 1000
 // ttl. They count as stored from now on. What is not committed within 15 minutes after
 // that is swept. ErrNoSpace: the organisation has too much that nothing refers to.
 func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) ([]Reserved, error) {
-	defer b.ns.metrics.since("reserve", time.Now())
-	if err := b.writable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("reserve", time.Now())
+	if err := b.checkWritable(ctx); err != nil {
 		return nil, err
 	}
 	if len(parts) > maxReserve {
@@ -186,7 +186,7 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 	list := make([]Reserved, len(parts))
 	rows := make([]reservation, len(parts))
 	for i, p := range parts {
-		if err := p.check(); err != nil {
+		if err := p.validateSums(); err != nil {
 			return nil, err
 		}
 		// What the parts' checksums are to be is settled now: the store checks the bytes
@@ -196,9 +196,9 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		if err != nil {
 			return nil, err
 		}
-		list[i] = Reserved{Blob: idText(rows[i].id), Put: Request(put)}
+		list[i] = Reserved{Blob: formatID(rows[i].id), Put: Request(put)}
 	}
-	_, err := b.ns.reserve(ctx, b.org, rows, len(rows), nil)
+	_, err := b.ns.reserveBlobs(ctx, b.org, rows, len(rows), nil)
 	return list, err
 }
 
@@ -210,14 +210,14 @@ const leastReserved = sumSize
 // before.
 const lateRequest = 15 * time.Minute
 
-func (p *Part) check() error {
+func (p *Part) validateSums() error {
 	if p.Pos < 0 || p.Size <= 0 || p.Size > chunkSize || p.Pos > maxFileSize-p.Size {
 		return driver.Errorf(driver.ErrInvalid, "a part of %d bytes at %d: parts have 1 to %d bytes, within a file of at most %d", p.Size, p.Pos, chunkSize, int64(maxFileSize))
 	}
 	if want := (p.Size + sumSize - 1) / sumSize * 4; int64(len(p.Sums)) != want {
 		return driver.Errorf(driver.ErrInvalid, "%d bytes of checksums for a part of %d; there must be %d", len(p.Sums), p.Size, want)
 	}
-	if got := joinSums(p.Sums, p.Size); got != p.Sum {
+	if got := combineChecksums(p.Sums, p.Size); got != p.Sum {
 		return driver.Errorf(driver.ErrInvalid, "the checksums of a part's 64 KiB give %08x, not its own, %08x", got, p.Sum)
 	}
 	return nil
@@ -228,43 +228,43 @@ func (p *Part) check() error {
 // out of size bytes is a hole. ErrNotExist: a part was not put; ErrInvalid: a blob was
 // not reserved, was put with another size, or is in use.
 func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, parts []Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error {
-	defer b.ns.metrics.since("commit_file", time.Now())
+	defer b.ns.metrics.observeSince("commit_file", time.Now())
 	path, err := driver.CleanPath(path)
 	if err != nil {
 		return err
 	}
-	list, err := b.arrived(ctx, size, parts, blobs)
+	list, err := b.checkPartsStored(ctx, size, parts, blobs)
 	if err != nil {
 		return err
 	}
-	f, err := b.openFS(ctx, id, under)
+	f, err := b.openVolumeFS(ctx, id, under)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return f.change(ctx, []string{path}, func(c *change) error {
+	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
 		for _, p := range list {
-			if err := c.unused(p.blob); err != nil {
+			if err := c.checkBlobReserved(p.blob); err != nil {
 				return err
 			}
 		}
-		return c.replace(path, size, list, opts)
+		return c.replaceFile(path, size, list, opts)
 	})
 }
 
-// arrived checks parts and that the store has them.
-func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs []string) ([]part, error) {
+// checkPartsStored checks parts and that the store has them.
+func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part, blobs []string) ([]newChunk, error) {
 	if len(parts) != len(blobs) || size < 0 || size > maxFileSize {
 		return nil, driver.Errorf(driver.ErrInvalid, "%d parts, %d blobs, a file of %d bytes: each part has a blob, and a file at most %d bytes", len(parts), len(blobs), size, int64(maxFileSize))
 	}
-	list := make([]part, len(parts))
+	list := make([]newChunk, len(parts))
 	end := int64(0)
 	twice := map[string]bool{}
 	for i, p := range parts {
-		if err := p.check(); err != nil {
+		if err := p.validateSums(); err != nil {
 			return nil, err
 		}
-		blob := idBytes(blobs[i])
+		blob := parseID(blobs[i])
 		if blob == nil || twice[string(blob)] || p.Pos < end || p.Pos+p.Size > size {
 			return nil, driver.Errorf(driver.ErrInvalid, "part %d (%d bytes at %d, blob %q): parts ascend and end within the file, and each has a blob of its own that Reserve returned", i, p.Size, p.Pos, blobs[i])
 		}
@@ -280,19 +280,19 @@ func (b *Backend) arrived(ctx context.Context, size int64, parts []Part, blobs [
 		if info.Size != p.Size {
 			return nil, driver.Errorf(driver.ErrInvalid, "part %d was put with %d bytes, not %d", i, info.Size, p.Size)
 		}
-		list[i] = part{p.Pos, p.Size, &newBlob{id: blob, size: p.Size, sums: p.Sums}, 0}
+		list[i] = newChunk{p.Pos, p.Size, &newBlob{id: blob, size: p.Size, sums: p.Sums}, 0}
 	}
 	return list, nil
 }
 
-// unused fails unless a blob was reserved by this organisation and nothing has
+// checkBlobReserved fails unless a blob was reserved by this organisation and nothing has
 // referred to it yet.
-func (c *change) unused(b *newBlob) error {
+func (c *volumeTx) checkBlobReserved(b *newBlob) error {
 	var found bool
-	err := c.run(one(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
+	err := c.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
 		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, c.b.org, b.id, b.sums, b.size))
 	if err == nil && !found {
-		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", idText(b.id))
+		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", formatID(b.id))
 	}
 	return err
 }

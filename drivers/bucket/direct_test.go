@@ -137,10 +137,10 @@ func TestDirect(t *testing.T) {
 	if err := f.WriteFile(ctx, "small", []byte("inline"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got := fetch(ctx, t, b, v.ID(), "d/f", len(want)); !bytes.Equal(got, want) {
+	if got := prefetch(ctx, t, b, v.ID(), "d/f", len(want)); !bytes.Equal(got, want) {
 		t.Error("what was fetched differs")
 	}
-	if got := fetch(ctx, t, b, v.ID(), "small", 6); string(got) != "inline" {
+	if got := prefetch(ctx, t, b, v.ID(), "small", 6); string(got) != "inline" {
 		t.Errorf("%q", got)
 	}
 	if _, _, err := other.Locate(ctx, v.ID(), "d/f", 0, time.Minute); !errors.Is(err, vole.ErrNotFound) {
@@ -151,8 +151,8 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// fetch reads a file by the requests that Locate returns.
-func fetch(ctx context.Context, t *testing.T, b *bucket.Backend, id, path string, size int) []byte {
+// prefetch reads a file by the requests that Locate returns.
+func prefetch(ctx context.Context, t *testing.T, b *bucket.Backend, id, path string, size int) []byte {
 	t.Helper()
 	got := make([]byte, size)
 	for next := int64(0); next >= 0; {

@@ -50,92 +50,92 @@ type ExportResult struct {
 // each of some volumes: its rows are damaged, and all others were exported.
 func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResult, error) {
 	var res ExportResult
-	err := ns.job(ctx, "export", func(ctx context.Context) error {
-		if err := ns.notRebuilding(ctx); err != nil {
+	err := ns.runExclusiveJob(ctx, "export", func(ctx context.Context) error {
+		if err := ns.checkNotRebuilding(ctx); err != nil {
 			return err
 		}
-		begin, orgs, err := ns.exportedOrgs(ctx, opts.Org)
+		begin, orgs, err := ns.orgsToExport(ctx, opts.Org)
 		if err != nil {
 			return err
 		}
 		var failed exportFailures
 		for _, o := range orgs {
-			e := &export{ns: ns, opts: opts, org: o, res: &res}
-			e.run(ctx)
-			if e.failed.err() == nil {
-				e.failed.add(ns.noteExport(ctx, exportedOrg(o.id), o.id, begin))
+			e := &orgExport{ns: ns, opts: opts, org: o, res: &res}
+			e.exportVolumes(ctx)
+			if e.failures.joinedErr() == nil {
+				e.failures.addFailure(ns.recordExport(ctx, orgExportJob(o.id), o.id, begin))
 			}
-			failed.join(&e.failed)
-			if e.stop || ctx.Err() != nil {
-				return failed.err()
+			failed.mergeFailures(&e.failures)
+			if e.stopped || ctx.Err() != nil {
+				return failed.joinedErr()
 			}
 		}
 		if failed.others == 0 && opts.Org == "" {
 			// What is damaged is damaged at the next try too, and has been told.
-			failed.add(ns.noteExport(ctx, exportedAll, nil, begin))
+			failed.addFailure(ns.recordExport(ctx, exportedAll, nil, begin))
 		}
-		if failed.err() == nil && opts.Org == "" {
+		if failed.joinedErr() == nil && opts.Org == "" {
 			ns.metrics.exported.Set(float64(begin) / 1e9)
 		}
-		return failed.err()
+		return failed.joinedErr()
 	})
 	return res, err
 }
 
-// exportedOrgs returns the organisation of a name, or all, and the time before which
+// orgsToExport returns the organisation of a name, or all, and the time before which
 // all that is exported now was committed or after.
-func (ns *Namespace) exportedOrgs(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
+func (ns *Namespace) orgsToExport(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
 	var found bool
-	err = ns.db.read(ctx, one(&found, []any{&begin}, `SELECT {now}`),
-		all(&list, (*orgRow).dest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
+	err = ns.db.runQueries(ctx, selectOne(&found, []any{&begin}, `SELECT {now}`),
+		selectAll(&list, (*orgRow).scanDest, `SELECT id, name, created FROM orgs WHERE name = $1 OR $1 = '' AND name NOT LIKE '`+removedOrg+`%' ORDER BY id`, name))
 	if err == nil && name != "" && len(list) == 0 {
 		err = driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
 	}
 	return begin, list, err
 }
 
-// orgRow is one row of orgs.
+// recoverOrgRow is one row of orgs.
 type orgRow struct {
 	id      []byte
 	name    string
 	created int64
 }
 
-func (o *orgRow) dest() []any { return []any{&o.id, &o.name, &o.created} }
+func (o *orgRow) scanDest() []any { return []any{&o.id, &o.name, &o.created} }
 
-// export is that of one organisation.
-type export struct {
-	ns     *Namespace
-	opts   ExportOptions
-	org    orgRow
-	res    *ExportResult
-	failed exportFailures
-	stop   bool // Done wants no more
+// orgExport is that of one organisation.
+type orgExport struct {
+	ns       *Namespace
+	opts     ExportOptions
+	org      orgRow
+	res      *ExportResult
+	failures exportFailures
+	stopped  bool // Done wants no more
 }
 
-// run exports page by page. What the store has of each volume comes along in the same
+// exportVolumes exports page by page. What the store has of each volume comes along in the same
 // order, so that neither is held in memory.
-func (e *export) run(ctx context.Context) {
-	if err := e.writeOrg(ctx); err != nil {
-		e.failed.add(err)
+func (e *orgExport) exportVolumes(ctx context.Context) {
+	if err := e.putOrgObject(ctx); err != nil {
+		e.failures.addFailure(err)
 		return
 	}
 	list := e.ns.listManifests(ctx, e.org.id)
 	defer list.stop()
 	for after := []byte{}; ; {
-		page, err := e.page(ctx, after)
+		page, err := e.listVolumePage(ctx, after)
 		if err != nil {
-			e.failed.add(err)
+			e.failures.addFailure(err)
 			return
 		}
 		for _, v := range page {
 			after = v.id
-			e.pruneGone(ctx, list, v.id)
-			gens, listed := list.of(v.id)
-			if err := e.one(ctx, v, gens, listed); err != nil {
-				e.failed.add(fmt.Errorf("export of volume %s of organisation %s: %w", idText(v.id), e.org.name, err))
+			e.pruneRemovedVolumes(ctx, list, v.id)
+			gens, listed := list.takeGenerations(v.id)
+			if err := e.exportIfChanged(ctx, v, gens, listed); err != nil {
+				e.failures.addFailure(fmt.Errorf("export of volume %s of organisation %s: %w", formatID(v.id), e.org.name, err))
 			}
-			if ctx.Err() != nil || e.stop || e.failed.others >= exportErrors {
+			if ctx.Err() != nil || e.stopped || e.failures.others >= exportErrors {
 				return
 			}
 		}
@@ -143,12 +143,12 @@ func (e *export) run(ctx context.Context) {
 			break
 		}
 	}
-	e.pruneGone(ctx, list, nil)
-	e.failed.add(list.err)
+	e.pruneRemovedVolumes(ctx, list, nil)
+	e.failures.addFailure(list.err)
 }
 
-// one brings what the store has of a volume up to date: gens, ascending, if listed.
-func (e *export) one(ctx context.Context, v exportRow, gens []int64, listed bool) error {
+// exportIfChanged brings what the store has of a volume up to date: gens, ascending, if listed.
+func (e *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens []int64, listed bool) error {
 	top := int64(-1)
 	for _, g := range gens {
 		if g <= maxGeneration {
@@ -157,7 +157,7 @@ func (e *export) one(ctx context.Context, v exportRow, gens []int64, listed bool
 	}
 	due := v.exported != v.generation || e.opts.All || listed && !slices.Contains(gens, v.exported)
 	if top > v.generation {
-		if err := e.raise(ctx, v.id, top); err != nil {
+		if err := e.raiseGeneration(ctx, v.id, top); err != nil {
 			return err
 		}
 		due = true
@@ -165,13 +165,13 @@ func (e *export) one(ctx context.Context, v exportRow, gens []int64, listed bool
 	newest := v.exported
 	if due {
 		var err error
-		if newest, err = e.volume(ctx, v.id, top); err != nil || newest < 0 { // the latter: removed meanwhile
+		if newest, err = e.exportVolume(ctx, v.id, top); err != nil || newest < 0 { // the latter: removed meanwhile
 			return err
 		}
 	} else {
 		e.res.Unchanged++
 	}
-	return e.prune(ctx, v, gens, newest)
+	return e.pruneOldGenerations(ctx, v, gens, newest)
 }
 
 // exportPage is how many volumes are looked at at once.
@@ -183,40 +183,40 @@ type exportRow struct {
 	generation, exported int64
 }
 
-func (e *export) page(ctx context.Context, after []byte) ([]exportRow, error) {
+func (e *orgExport) listVolumePage(ctx context.Context, after []byte) ([]exportRow, error) {
 	var list []exportRow
-	err := e.ns.db.read(ctx, all(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
+	err := e.ns.db.runQueries(ctx, selectAll(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
 		`SELECT id, generation, exported FROM volumes WHERE org = $1 AND id > $2 AND state = 'ready' ORDER BY id LIMIT $3`, e.org.id, after, exportPage))
 	return list, err
 }
 
-// writeOrg puts the organisation's own object.
-func (e *export) writeOrg(ctx context.Context) error {
+// putOrgObject puts the organisation's own object.
+func (e *orgExport) putOrgObject(ctx context.Context) error {
 	data, err := json.Marshal(orgObject{Format: orgFormat, Version: manifestVersion, Org: e.org.id, Name: e.org.name, Created: e.org.created})
 	if err != nil {
 		return err
 	}
-	return e.ns.blobs.Put(ctx, orgKey(e.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
+	return e.ns.blobs.Put(ctx, orgObjectKey(e.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
 }
 
-// raise lifts the generation of a volume above that of a manifest. One that is newer than
+// raiseGeneration lifts the generation of a volume above that of a manifest. One that is newer than
 // its row is of a past that the database does not know any more, having been restored from
 // an older copy: were it left above, a rebuild would bring that past back.
-func (e *export) raise(ctx context.Context, id []byte, above int64) error {
+func (e *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
 	e.ns.log.Warn("a volume's manifests are newer than the database, which an older copy was restored of; it is exported above them",
-		"volume", idText(id), "generation", above)
-	return e.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, e.org.id, id, above+1)
+		"volume", formatID(id), "generation", above)
+	return e.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, e.org.id, id, above+1)
 		return nil
 	})
 }
 
-// volume writes the manifest of one volume and notes that it is there. It returns its
+// exportVolume writes the manifest of one volume and notes that it is there. It returns its
 // generation, or -1 when the volume is gone. top is the highest one in the store.
-func (e *export) volume(ctx context.Context, id []byte, top int64) (int64, error) {
-	head, sum, size, err := e.write(ctx, id)
+func (e *orgExport) exportVolume(ctx context.Context, id []byte, top int64) (int64, error) {
+	head, sum, size, err := e.writeManifest(ctx, id)
 	for try := 0; errors.Is(err, driver.ErrExists) && try < exportTries; try++ {
-		stored, serr := e.ns.manifestSum(ctx, e.org.id, id, head.Generation)
+		stored, serr := e.ns.readManifestSum(ctx, e.org.id, id, head.Generation)
 		switch {
 		case serr == nil && stored == sum:
 			// An export that died before it could note it. The bytes differ with the
@@ -224,21 +224,21 @@ func (e *export) volume(ctx context.Context, id []byte, top int64) (int64, error
 			size, err = 0, nil
 			continue
 		case serr == nil:
-			err = e.raise(ctx, id, max(top, head.Generation))
+			err = e.raiseGeneration(ctx, id, max(top, head.Generation))
 		case errors.Is(serr, driver.ErrCorrupt):
 			err = e.ns.blobs.Delete(ctx, manifestKey(e.org.id, id, head.Generation))
 		default:
 			err = serr
 		}
 		if err == nil {
-			head, sum, size, err = e.write(ctx, id)
+			head, sum, size, err = e.writeManifest(ctx, id)
 		}
 	}
 	if err != nil || head == nil { // nil: removed meanwhile
 		return -1, err
 	}
-	err = e.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, e.org.id, id, head.Generation)
+	err = e.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, e.org.id, id, head.Generation)
 		return nil
 	})
 	if err != nil {
@@ -254,31 +254,31 @@ func (e *export) volume(ctx context.Context, id []byte, top int64) (int64, error
 	if e.opts.Done == nil {
 		return head.Generation, nil
 	}
-	err = e.opts.Done(Manifest{Org: e.org.name, Volume: idText(id), Name: head.Name, Generation: head.Generation, Size: size})
-	e.stop = err != nil
+	err = e.opts.Done(Manifest{Org: e.org.name, Volume: formatID(id), Name: head.Name, Generation: head.Generation, Size: size})
+	e.stopped = err != nil
 	return head.Generation, err
 }
 
-// write writes the manifest of a volume as it is now. head is nil when there is no
+// writeManifest writes the manifest of a volume as it is now. head is nil when there is no
 // such volume; sum is that of the trailer.
-func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
+func (e *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
 	var up *manifestUpload
-	err = e.ns.db.snapshot(ctx, func(run runner) error {
-		var v volume
+	err = e.ns.db.runOnSnapshot(ctx, func(run queryRunner) error {
+		var v volumeRow
 		var found bool
-		if err := run(one(&found, v.dest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, e.org.id, id)); err != nil || !found {
+		if err := run(selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, e.org.id, id)); err != nil || !found {
 			return err
 		}
 		head = &manifestHead{
 			Format: manifestFormat, Version: manifestVersion, Org: e.org.id, OrgName: e.org.name, Volume: id, Name: v.name,
 			Quota: v.quota, Labels: v.labels, Created: v.created, Updated: v.updated, NextIno: v.nextIno, Generation: v.generation,
 		}
-		up = e.ns.startManifest(ctx, manifestKey(e.org.id, id, v.generation))
+		up = e.ns.startManifestUpload(ctx, manifestKey(e.org.id, id, v.generation))
 		m, err := newManifestWriter(up)
 		if err != nil {
 			return err
 		}
-		if err := writeRecords(m, run, head); err != nil {
+		if err := writeManifestRecords(m, run, head); err != nil {
 			return err
 		}
 		sum = m.end.SHA256
@@ -287,66 +287,66 @@ func (e *export) write(ctx context.Context, id []byte) (head *manifestHead, sum 
 	if up == nil {
 		return head, "", 0, err
 	}
-	size, err = up.finish(err)
+	size, err = up.finishUpload(err)
 	return head, sum, size, err
 }
 
-// writeRecords writes all that a database has of a volume.
-func writeRecords(m *manifestWriter, run runner, head *manifestHead) error {
+// writeManifestRecords writes all that a database has of a volume.
+func writeManifestRecords(m *manifestWriter, run queryRunner, head *manifestHead) error {
 	// What no rebuild would take is to be known now, and not when it is needed.
 	var reader manifestReader
 	add := func(r *record) error {
-		if err := reader.check(r, r.kind()); err != nil {
+		if err := reader.checkRecord(r, r.recordKind()); err != nil {
 			return driver.Errorf(driver.ErrCorrupt, "a row that cannot be (%v); 'vole bucket check' tells more", err)
 		}
-		return m.add(r)
+		return m.writeRecord(r)
 	}
 	if err := add(&record{Head: head}); err != nil {
 		return err
 	}
-	for _, ask := range volumeRows(add, head) {
+	for _, ask := range manifestQueries(add, head) {
 		if err := run(ask); err != nil {
 			return err
 		}
 	}
-	return m.finish()
+	return m.writeTrailer()
 }
 
-// volumeRows asks for the rows of a volume, and hands them to add in the order of a
+// manifestQueries asks for the rows of a volume, and hands them to add in the order of a
 // manifest.
-func volumeRows(add func(*record) error, head *manifestHead) []query {
+func manifestQueries(add func(*record) error, head *manifestHead) []query {
 	vol := []byte(head.Volume)
 	return []query{
-		rows(func(scan scanner) error {
+		eachRow(func(scan scanner) error {
 			var b blobRecord
 			err := scan((*[]byte)(&b.ID), &b.Size, &b.Sums, &b.Data, &b.Created)
 			return errors.Join(err, add(&record{Blob: &b}))
 		}, `SELECT b.id, b.size, b.sums, b.data, b.created FROM blobs b
 			WHERE b.org = $1 AND b.id IN (SELECT c.blob FROM chunks c WHERE c.vol = $2) ORDER BY b.id`, []byte(head.Org), vol),
-		rows(func(scan scanner) error {
+		eachRow(func(scan scanner) error {
 			var n inode
-			err := scan(n.dest()...)
+			err := scan(n.scanDest()...)
 			return errors.Join(err, add(&record{Inode: &inodeRecord{
 				Ino: n.ino, Mode: n.mode, UID: n.uid, GID: n.gid, Nlink: n.nlink, Size: n.size, Alloc: n.alloc,
 				Atime: n.atime, Mtime: n.mtime, Ctime: n.ctime, Rdev: n.rdev, Target: n.target,
 			}}))
 		}, `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 ORDER BY i.ino`, vol),
-		rows(func(scan scanner) error {
+		eachRow(func(scan scanner) error {
 			var r entryRecord
 			err := scan(&r.Parent, &r.Name, &r.Ino)
 			return errors.Join(err, add(&record{Entry: &r}))
 		}, `SELECT parent, name, ino FROM dirents WHERE vol = $1 ORDER BY parent, name`, vol),
-		rows(func(scan scanner) error {
+		eachRow(func(scan scanner) error {
 			var r xattrRecord
 			err := scan(&r.Ino, &r.Name, &r.Value)
 			return errors.Join(err, add(&record{Xattr: &r}))
 		}, `SELECT ino, name, value FROM xattrs WHERE vol = $1 ORDER BY ino, name`, vol),
-		rows(func(scan scanner) error {
+		eachRow(func(scan scanner) error {
 			var r chunkRecord
 			err := scan(&r.Ino, &r.Pos, &r.Len, (*[]byte)(&r.Blob), &r.BlobPos)
 			return errors.Join(err, add(&record{Chunk: &r}))
 		}, `SELECT ino, pos, len, blob, blob_pos FROM chunks WHERE vol = $1 ORDER BY ino, pos`, vol),
-		rows(func(scan scanner) error {
+		eachRow(func(scan scanner) error {
 			var r orphanRecord
 			err := scan(&r.Ino)
 			return errors.Join(err, add(&record{Orphan: &r}))
@@ -361,7 +361,7 @@ type manifestUpload struct {
 	size int64
 }
 
-func (ns *Namespace) startManifest(ctx context.Context, key string) *manifestUpload {
+func (ns *Namespace) startManifestUpload(ctx context.Context, key string) *manifestUpload {
 	r, w := io.Pipe()
 	u := &manifestUpload{w: w, done: make(chan error, 1)}
 	go func() {
@@ -379,8 +379,8 @@ func (u *manifestUpload) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// finish ends the upload. With an error the object does not come to be.
-func (u *manifestUpload) finish(err error) (int64, error) {
+// finishUpload ends the upload. With an error the object does not come to be.
+func (u *manifestUpload) finishUpload(err error) (int64, error) {
 	u.w.CloseWithError(err) // nil: the end
 	stored := <-u.done
 	if err == nil || errors.Is(err, io.ErrClosedPipe) && stored != nil {

@@ -22,34 +22,34 @@ const (
 // exporterKept is how long the note of an exporter is good: it outlives long rests.
 const exporterKept = 30 * 24 * time.Hour
 
-// exportedOrg is the row that tells when the last complete export of an organisation
+// orgExportJob is the row that tells when the last complete export of an organisation
 // began. Its session is the organisation. One that cannot be exported holds back the
 // sweeper of its own objects, and of nobody else's.
-func exportedOrg(id []byte) string { return exportedAll + "/" + hex.EncodeToString(id) }
+func orgExportJob(id []byte) string { return exportedAll + "/" + hex.EncodeToString(id) }
 
-func (ns *Namespace) noteExport(ctx context.Context, name string, org []byte, at int64) error {
-	return ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
-			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, name, null(org), at)
+func (ns *Namespace) recordExport(ctx context.Context, name string, org []byte, at int64) error {
+	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
+			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, name, nullIfNil(org), at)
 		return nil
 	})
 }
 
-func (ns *Namespace) noteExporter(ctx context.Context) error {
-	return ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
+func (ns *Namespace) recordExporter(ctx context.Context) error {
+	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
 			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, exporter, int64(exporterKept))
 		return nil
 	})
 }
 
-// sweepsExported reports whether only what was freed before the last complete export of
+// sweepAwaitsExport reports whether only what was freed before the last complete export of
 // its organisation may be swept.
-func (ns *Namespace) sweepsExported(ctx context.Context) (yes bool, err error) {
+func (ns *Namespace) sweepAwaitsExport(ctx context.Context) (yes bool, err error) {
 	if ns.opts.Export > 0 {
 		return true, nil
 	}
-	err = ns.db.read(ctx, one(&yes, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now}`, exporter))
+	err = ns.db.runQueries(ctx, selectOne(&yes, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now}`, exporter))
 	return yes, err
 }
 
@@ -72,7 +72,7 @@ type exportFailures struct {
 	others  int
 }
 
-func (f *exportFailures) add(err error) {
+func (f *exportFailures) addFailure(err error) {
 	switch {
 	case err == nil:
 		return
@@ -86,18 +86,18 @@ func (f *exportFailures) add(err error) {
 	f.list = append(f.list, err)
 }
 
-// join takes over the failures of one organisation.
-func (f *exportFailures) join(of *exportFailures) {
+// mergeFailures takes over the failures of one organisation.
+func (f *exportFailures) mergeFailures(of *exportFailures) {
 	f.damaged += of.damaged
 	f.others += of.others
 	f.list = append(f.list, of.list...)
 }
 
-func (f *exportFailures) err() error { return errors.Join(f.list...) }
+func (f *exportFailures) joinedErr() error { return errors.Join(f.list...) }
 
-// exportAll exports from time to time until ctx ends. All processes of the namespace
+// runPeriodicExports exports from time to time until ctx ends. All processes of the namespace
 // look whether it is time; one at a time does it.
-func (ns *Namespace) exportAll(ctx context.Context) {
+func (ns *Namespace) runPeriodicExports(ctx context.Context) {
 	tick := time.NewTicker(min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute))
 	defer tick.Stop()
 	for {
@@ -106,9 +106,9 @@ func (ns *Namespace) exportAll(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		due, err := ns.exportDue(ctx)
+		due, err := ns.isExportDue(ctx)
 		if err == nil && due {
-			err = ns.noteExporter(ctx)
+			err = ns.recordExporter(ctx)
 		}
 		if err == nil && due {
 			_, err = ns.Export(ctx, ExportOptions{})
@@ -120,8 +120,8 @@ func (ns *Namespace) exportAll(ctx context.Context) {
 	}
 }
 
-func (ns *Namespace) exportDue(ctx context.Context) (bool, error) {
+func (ns *Namespace) isExportDue(ctx context.Context) (bool, error) {
 	var fresh bool
-	err := ns.db.read(ctx, one(&fresh, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
+	err := ns.db.runQueries(ctx, selectOne(&fresh, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
 	return !fresh, err
 }

@@ -16,26 +16,26 @@ const maxGeneration = math.MaxInt64 / 2
 // manifestList is what the store has of the manifests of an organisation, volume by
 // volume in the order of their ids.
 type manifestList struct {
-	next func() (blob.Info, error, bool)
-	stop func()
-	vol  []byte  // nil: there are no more
-	gens []int64 // ascending, as the keys are
-	more *foundKey
-	err  error
+	next        func() (blob.Info, error, bool)
+	stop        func()
+	vol         []byte  // nil: there are no more
+	generations []int64 // ascending, as the keys are
+	pendingKey  *parsedKey
+	err         error
 }
 
 func (ns *Namespace) listManifests(ctx context.Context, org []byte) *manifestList {
 	l := &manifestList{}
 	l.next, l.stop = iter.Pull2(ns.blobs.List(ctx, manifestPrefix(org)))
-	l.step()
+	l.nextVolume()
 	return l
 }
 
-// step goes on to the next volume.
-func (l *manifestList) step() {
-	l.vol, l.gens = nil, nil
-	if l.more != nil {
-		l.vol, l.gens, l.more = l.more.id, []int64{l.more.generation}, nil
+// nextVolume goes on to the next volume.
+func (l *manifestList) nextVolume() {
+	l.vol, l.generations = nil, nil
+	if l.pendingKey != nil {
+		l.vol, l.generations, l.pendingKey = l.pendingKey.id, []int64{l.pendingKey.generation}, nil
 	}
 	for {
 		info, err, ok := l.next()
@@ -46,51 +46,51 @@ func (l *manifestList) step() {
 		if !ok {
 			return
 		}
-		switch k, ok := parseKey(info.Key); {
+		switch k, ok := parseObjectKey(info.Key); {
 		case !ok || !k.manifest:
 		case l.vol == nil:
-			l.vol, l.gens = k.id, []int64{k.generation}
+			l.vol, l.generations = k.id, []int64{k.generation}
 		case bytes.Equal(k.id, l.vol):
-			l.gens = append(l.gens, k.generation)
+			l.generations = append(l.generations, k.generation)
 		default:
-			l.more = &k
+			l.pendingKey = &k
 			return
 		}
 	}
 }
 
-// of returns the generations of a volume, and whether that is known.
-func (l *manifestList) of(vol []byte) ([]int64, bool) {
+// takeGenerations returns the generations of a volume, and whether that is known.
+func (l *manifestList) takeGenerations(vol []byte) ([]int64, bool) {
 	if !bytes.Equal(l.vol, vol) {
 		return nil, l.err == nil
 	}
-	gens := l.gens
-	l.step()
+	gens := l.generations
+	l.nextVolume()
 	return gens, true
 }
 
-// pruneGone deletes the manifests of volumes that are gone, of those before one.
-func (e *export) pruneGone(ctx context.Context, list *manifestList, before []byte) {
-	for ; list.vol != nil && (before == nil || bytes.Compare(list.vol, before) < 0); list.step() {
+// pruneRemovedVolumes deletes the manifests of volumes that are gone, of those before one.
+func (e *orgExport) pruneRemovedVolumes(ctx context.Context, list *manifestList, before []byte) {
+	for ; list.vol != nil && (before == nil || bytes.Compare(list.vol, before) < 0); list.nextVolume() {
 		// The database is asked after the listing, so that a volume whose manifest is
 		// listed and whose row is not there has been removed.
 		var found bool
-		err := e.ns.db.read(ctx, isThere(&found, e.org.id, list.vol))
-		for _, g := range list.gens {
+		err := e.ns.db.runQueries(ctx, volumeExistsQuery(&found, e.org.id, list.vol))
+		for _, g := range list.generations {
 			if err == nil && !found {
-				err = e.remove(ctx, list.vol, g)
+				err = e.deleteManifest(ctx, list.vol, g)
 			}
 		}
-		if e.failed.add(err); e.failed.others >= exportErrors {
+		if e.failures.addFailure(err); e.failures.others >= exportErrors {
 			return
 		}
 	}
 }
 
-// prune deletes the manifests of a volume but for the newest and the one that was noted
+// pruneOldGenerations deletes the manifests of a volume but for the newest and the one that was noted
 // before it. Others are those of exports that died, or of a past that the database does
 // not know any more.
-func (e *export) prune(ctx context.Context, v exportRow, gens []int64, newest int64) error {
+func (e *orgExport) pruneOldGenerations(ctx context.Context, v exportRow, gens []int64, newest int64) error {
 	before := int64(-1)
 	for _, g := range gens {
 		if g < newest && g <= v.exported {
@@ -101,18 +101,18 @@ func (e *export) prune(ctx context.Context, v exportRow, gens []int64, newest in
 		if g == newest || g == before {
 			continue
 		}
-		if err := e.remove(ctx, v.id, g); err != nil {
+		if err := e.deleteManifest(ctx, v.id, g); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *export) remove(ctx context.Context, vol []byte, generation int64) error {
+func (e *orgExport) deleteManifest(ctx context.Context, vol []byte, generation int64) error {
 	err := e.ns.blobs.Delete(ctx, manifestKey(e.org.id, vol, generation))
 	if err == nil {
 		e.res.Removed++
-		e.ns.log.Debug("manifest removed", "volume", idText(vol), "generation", generation)
+		e.ns.log.Debug("manifest removed", "volume", formatID(vol), "generation", generation)
 	}
 	return err
 }

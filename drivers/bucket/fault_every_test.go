@@ -274,7 +274,7 @@ func TestEveryFault(t *testing.T) {
 				when := fmt.Sprintf("fault %d at %s, error %v", i, where, err)
 				got := stateOf(t, dir, when, i%4 == 0)
 				freeJob(t, dir)
-				swept(t, faultOptions(dir))
+				sweepCandidate(t, faultOptions(dir))
 				late := stateOf(t, dir, "swept after "+when, true)
 				if !maps.Equal(late, after) && (err == nil || !maps.Equal(late, before)) {
 					t.Errorf("%s: left\n%s\nit was\n%s\nand was to be\n%s", when, show(late), show(before), show(after))

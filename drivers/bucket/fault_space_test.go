@@ -178,7 +178,7 @@ func TestFullSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	swept(t, opts)
+	sweepCandidate(t, opts)
 	// Without a grace time the sweep also took the ids that this process had in reserve.
 	s, _, f := openShared(t, opts)
 	for _, path := range []string{"f0", "f1"} {

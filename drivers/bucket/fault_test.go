@@ -138,10 +138,10 @@ func files(t *testing.T, dir string) []string {
 	return list
 }
 
-// swept runs maintenance without a grace time until no session and no blob that
+// sweepCandidate runs maintenance without a grace time until no session and no blob that
 // nothing refers to is left, and checks that the blob store has the objects of the rest.
 // Clients that were killed keep sessions until their leases run out.
-func swept(t *testing.T, opts bucket.Options) {
+func sweepCandidate(t *testing.T, opts bucket.Options) {
 	t.Helper()
 	opts.Grace, opts.Maintain = time.Nanosecond, -1
 	ns, err := bucket.Open(context.Background(), opts)
@@ -188,7 +188,7 @@ func emptied(t *testing.T, opts bucket.Options) {
 	if err := s.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	swept(t, opts)
+	sweepCandidate(t, opts)
 	db := database(t, opts)
 	for _, table := range []string{"volumes", "inodes", "dirents", "xattrs", "chunks", "blobs"} {
 		if n := count(t, db, "SELECT count(*) FROM "+table); n > 0 {

@@ -12,31 +12,31 @@ import (
 // handle implements driver.File.
 type handle struct {
 	b     *Backend
-	f     *fileSystem
-	n     *node
+	fs    *volumeFS
+	inode *openInode
 	name  string // of the path by which it was opened
 	opts  driver.OpenOptions
 	ahead readAhead
 
-	mu     sync.Mutex // guards what follows
-	closed bool
-	told   int64 // of the node's losses
+	mu             sync.Mutex // guards what follows
+	closed         bool
+	reportedLosses int64 // of the node's losses
 }
 
 // Open implements driver.FS.
-func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
+func (f *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
 	writes := opts.Write || opts.Create || opts.Append || opts.Truncate
 	if writes {
-		if err := f.enterWrite(ctx); err != nil {
+		if err := f.checkWritable(ctx); err != nil {
 			return nil, err
 		}
 	}
 	for tries := 0; ; tries++ {
-		ino, err := f.find(ctx, path, opts)
+		ino, err := f.resolveOrCreate(ctx, path, opts)
 		if err != nil {
 			return nil, err
 		}
-		h, err := f.open(ctx, ino, baseOf(path), opts)
+		h, err := f.openHandle(ctx, ino, baseName(path), opts)
 		// It may go between the look at its name and the hold on it.
 		if errors.Is(err, driver.ErrNotExist) && tries < 100 {
 			continue
@@ -46,30 +46,30 @@ func (f *fileSystem) Open(ctx context.Context, path string, opts driver.OpenOpti
 }
 
 // OpenEntry implements driver.FS.
-func (f *fileSystem) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
+func (f *volumeFS) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
 	return driver.OpenThenStat(ctx, f, path)
 }
 
-// find returns the inode of the file at path, which it makes where opts say so.
-func (f *fileSystem) find(ctx context.Context, path string, opts driver.OpenOptions) (int64, error) {
-	h := how{follow: !opts.NoFollow && !opts.Exclusive}
-	p, err := f.look(ctx, path, h)
+// resolveOrCreate returns the inode of the file at path, which it makes where opts say so.
+func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver.OpenOptions) (int64, error) {
+	h := resolveMode{followLast: !opts.NoFollow && !opts.Exclusive}
+	p, err := f.resolvePath(ctx, path, h)
 	if err != nil {
 		return 0, err
 	}
 	if p.node == nil && opts.Create {
 		var made int64
-		err := f.change(ctx, []string{path}, func(c *change) error {
+		err := f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
 			made = 0
-			p, err = c.w.resolve(path, h)
+			p, err = c.walker.resolve(path, h)
 			if err != nil || p.node != nil {
 				return err
 			}
-			n := inode{mode: typeFile | permOf(opts.Mode), nlink: 1}
+			n := inode{mode: typeFile | permissionBits(opts.Mode), nlink: 1}
 			if opts.Mode == 0 {
 				n.mode |= 0o644
 			}
-			c.add(&p.parent, p.name, &n)
+			c.createInode(&p.parent, p.name, &n)
 			made = n.ino
 			return nil
 		})
@@ -82,63 +82,63 @@ func (f *fileSystem) find(ctx context.Context, path string, opts driver.OpenOpti
 		return 0, driver.ErrNotExist
 	case opts.Exclusive:
 		return 0, driver.ErrExists
-	case p.node.isLink():
+	case p.node.isSymlink():
 		return 0, driver.Errorf(driver.ErrLoop, "a symbolic link, which is not to be followed")
 	case p.node.isDir():
 		return 0, driver.ErrIsDir
-	case !p.node.isFile():
+	case !p.node.isRegular():
 		return 0, driver.Errorf(driver.ErrUnsupported, "neither a file nor a directory: it cannot be opened")
 	}
 	return p.node.ino, nil
 }
 
-func (f *fileSystem) open(ctx context.Context, ino int64, name string, opts driver.OpenOptions) (driver.File, error) {
-	n, err := f.b.acquire(ctx, f, ino)
+func (f *volumeFS) openHandle(ctx context.Context, ino int64, name string, opts driver.OpenOptions) (driver.File, error) {
+	n, err := f.b.acquireInode(ctx, f, ino)
 	if err != nil {
 		return nil, err
 	}
 	opts.Write = opts.Write || opts.Create || opts.Append
-	h := &handle{b: f.b, f: f, n: n, name: name, opts: opts}
+	h := &handle{b: f.b, fs: f, inode: n, name: name, opts: opts}
 	// Here and not at the first read: once the extents are known, the file can be read
 	// though another host replaces it, for as long as the grace time.
-	_, _, err = n.load(ctx, 0)
+	_, _, err = n.loadWindow(ctx, 0)
 	if opts.Write {
-		h.told = n.enter(1)
+		h.reportedLosses = n.addWriters(1)
 	}
 	if err == nil && opts.Truncate {
-		err = n.truncate(ctx, f, 0)
+		err = n.flushAndTruncate(ctx, f, 0)
 	}
 	if err == nil {
-		err = f.b.keep(h)
+		err = f.b.registerCloser(h)
 	}
 	if err != nil {
 		if opts.Write {
-			n.enter(-1)
+			n.addWriters(-1)
 		}
-		return nil, errors.Join(err, f.b.release(ctx, n))
+		return nil, errors.Join(err, f.b.releaseInode(ctx, n))
 	}
 	return h, nil
 }
 
-// enter counts the handles that may write, and returns how often something was lost.
-func (n *node) enter(writers int) (losses int64) {
+// addWriters counts the handles that may write, and returns how often something was lost.
+func (n *openInode) addWriters(writers int) (losses int64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.writers += writers
-	return n.losses
+	n.writerCount += writers
+	return n.lossCount
 }
 
-func (h *handle) enter(ctx context.Context) error {
+func (h *handle) checkOpen(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return driver.ErrClosed
 	}
-	return h.b.usable(ctx)
+	return h.b.checkOpen(ctx)
 }
 
-func (h *handle) enterWrite(ctx context.Context) error {
-	if err := h.enter(ctx); err != nil {
+func (h *handle) checkWritable(ctx context.Context) error {
+	if err := h.checkOpen(ctx); err != nil {
 		return err
 	}
 	if !h.opts.Write {
@@ -149,7 +149,7 @@ func (h *handle) enterWrite(ctx context.Context) error {
 
 // WriteAt implements driver.File.
 func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := h.enterWrite(ctx); err != nil {
+	if err := h.checkWritable(ctx); err != nil {
 		return 0, err
 	}
 	if h.opts.Append {
@@ -159,28 +159,28 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 		return 0, nil
 	}
 	if off < 0 {
-		return 0, negative(off)
+		return 0, negativeError(off)
 	}
 	if off > maxFileSize-int64(len(p)) {
 		return 0, errTooLarge
 	}
-	n := h.n
+	n := h.inode
 	n.mu.Lock()
-	grows := off+int64(len(p)) > n.size && h.f.hint.Load() > 0
+	grows := off+int64(len(p)) > n.size && h.fs.quotaHint.Load() > 0
 	n.mu.Unlock()
 	if grows {
 		// Under a quota the room is taken at once, so that it is there when the bytes are
 		// committed.
-		if err := n.resize(ctx, h.f, off+int64(len(p)), false); err != nil {
+		if err := n.commitSize(ctx, h.fs, off+int64(len(p)), false); err != nil {
 			return 0, err
 		}
 	}
-	full, err := n.write(ctx, h.f, p, off)
+	full, err := n.bufferWrite(ctx, h.fs, p, off)
 	if err != nil {
 		return 0, err
 	}
 	if full {
-		if err := n.flush(ctx); err != nil {
+		if err := n.flushDirty(ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -189,74 +189,74 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 
 // Append implements driver.File.
 func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
-	if err := h.enterWrite(ctx); err != nil {
+	if err := h.checkWritable(ctx); err != nil {
 		return 0, err
 	}
-	if err := h.n.flushFor(ctx, h.f); err != nil {
+	if err := h.inode.flushBeforeWrite(ctx, h.fs); err != nil {
 		return 0, err
 	}
-	return h.n.append(ctx, h.f, p)
+	return h.inode.appendBytes(ctx, h.fs, p)
 }
 
 // Truncate implements driver.File.
 func (h *handle) Truncate(ctx context.Context, size int64) error {
-	if err := h.enterWrite(ctx); err != nil {
+	if err := h.checkWritable(ctx); err != nil {
 		return err
 	}
-	return h.n.truncate(ctx, h.f, size)
+	return h.inode.flushAndTruncate(ctx, h.fs, size)
 }
 
 // PunchHole implements driver.File.
 func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
-	if err := h.enterWrite(ctx); err != nil {
+	if err := h.checkWritable(ctx); err != nil {
 		return err
 	}
 	if off < 0 || length < 0 {
-		return negative(min(off, length))
+		return negativeError(min(off, length))
 	}
-	if err := h.n.flushFor(ctx, h.f); err != nil {
+	if err := h.inode.flushBeforeWrite(ctx, h.fs); err != nil {
 		return err
 	}
-	return h.n.punch(ctx, h.f, off, length)
+	return h.inode.commitHole(ctx, h.fs, off, length)
 }
 
 // Stat implements driver.File.
 func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.checkOpen(ctx); err != nil {
 		return driver.Entry{}, err
 	}
-	i, err := h.n.row(ctx)
+	i, err := h.inode.readInode(ctx)
 	if err != nil {
 		return driver.Entry{}, err
 	}
-	return i.entry(h.name), nil
+	return i.toEntry(h.name), nil
 }
 
 // Sync implements driver.File.
 func (h *handle) Sync(ctx context.Context) error {
-	if err := h.enter(ctx); err != nil {
+	if err := h.checkOpen(ctx); err != nil {
 		return err
 	}
 	if !h.opts.Write {
 		return nil
 	}
-	if err := h.settle(ctx); err != nil || !h.f.opts.Batch {
+	if err := h.flushAndReport(ctx); err != nil || !h.fs.opts.Batch {
 		return err
 	}
-	return h.b.harden(ctx, h.f.vol)
+	return h.b.flushLazyCommits(ctx, h.fs.vol)
 }
 
-// settle commits what was written, and tells of what cannot be any more.
-func (h *handle) settle(ctx context.Context) error {
-	err := h.n.flush(ctx)
+// flushAndReport commits what was written, and tells of what cannot be any more.
+func (h *handle) flushAndReport(ctx context.Context) error {
+	err := h.inode.flushDirty(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
-	if h.told < h.n.losses {
-		h.told = h.n.losses
-		if err == nil && sameRights(h.n.loser, h.f) {
-			err = h.n.lost
+	h.inode.mu.Lock()
+	defer h.inode.mu.Unlock()
+	if h.reportedLosses < h.inode.lossCount {
+		h.reportedLosses = h.inode.lossCount
+		if err == nil && sameWriteRights(h.inode.failedWriter, h.fs) {
+			err = h.inode.lostErr
 		}
 	}
 	return err
@@ -264,12 +264,12 @@ func (h *handle) settle(ctx context.Context) error {
 
 // Close implements driver.File.
 func (h *handle) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	return h.close(ctx)
+	return h.flushAndClose(ctx)
 }
 
-func (h *handle) close(ctx context.Context) error {
+func (h *handle) flushAndClose(ctx context.Context) error {
 	h.mu.Lock()
 	was := h.closed
 	h.closed = true
@@ -277,45 +277,45 @@ func (h *handle) close(ctx context.Context) error {
 	if was {
 		return nil
 	}
-	h.ahead.stop()
-	h.b.forget(h)
+	h.ahead.stopPrefetching()
+	h.b.unregisterCloser(h)
 	if !h.opts.Write {
-		return h.b.release(ctx, h.n)
+		return h.b.releaseInode(ctx, h.inode)
 	}
-	err := h.settle(ctx)
-	h.n.mu.Lock()
-	if h.n.writers--; h.n.writers == 0 {
+	err := h.flushAndReport(ctx)
+	h.inode.mu.Lock()
+	if h.inode.writerCount--; h.inode.writerCount == 0 {
 		// It was told, and nobody is left who could try again.
-		h.n.forget()
+		h.inode.clearDirty()
 	}
-	h.n.mu.Unlock()
-	return errors.Join(err, h.b.release(ctx, h.n))
+	h.inode.mu.Unlock()
+	return errors.Join(err, h.b.releaseInode(ctx, h.inode))
 }
 
-func (h *handle) closeWith(ctx context.Context) error { return h.close(ctx) }
+func (h *handle) closeWithBackend(ctx context.Context) error { return h.flushAndClose(ctx) }
 
-// negative is the error for an offset or a size that cannot be.
-func negative(n int64) error {
+// negativeError is the error for an offset or a size that cannot be.
+func negativeError(n int64) error {
 	return driver.Errorf(driver.ErrInvalid, "offset or size %d: must not be negative", n)
 }
 
 // NextData implements driver.File.
 func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.checkOpen(ctx); err != nil {
 		return 0, 0, err
 	}
 	if off < 0 {
-		return 0, 0, negative(off)
+		return 0, 0, negativeError(off)
 	}
-	if err := h.n.flush(ctx); err != nil {
+	if err := h.inode.flushDirty(ctx); err != nil {
 		return 0, 0, err
 	}
-	i, err := h.n.row(ctx)
+	i, err := h.inode.readInode(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
 	for start = -1; ; {
-		w, err := h.n.chunksAt(ctx, off)
+		w, err := h.inode.windowAt(ctx, off)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -344,7 +344,7 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 }
 
 // Truncate implements driver.FS.
-func (f *fileSystem) Truncate(ctx context.Context, path string, size int64) error {
+func (f *volumeFS) Truncate(ctx context.Context, path string, size int64) error {
 	h, err := f.Open(ctx, path, driver.OpenOptions{Write: true})
 	if err != nil {
 		return err

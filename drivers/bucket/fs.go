@@ -14,55 +14,55 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// fileSystem implements driver.FS.
-type fileSystem struct {
-	b      *Backend
-	vol    []byte
-	opts   driver.FSOptions
-	att    []byte       // the attachment under which files are changed; nil: none
-	system bool         // of maintenance, which an exclusive writer does not keep out
-	hint   atomic.Int64 // the quota as this process last saw it; commits look themselves
+// volumeFS implements driver.FS.
+type volumeFS struct {
+	b           *Backend
+	vol         []byte
+	opts        driver.FSOptions
+	attachment  []byte       // the attachment under which files are changed; nil: none
+	maintenance bool         // of maintenance, which an exclusive writer does not keep out
+	quotaHint   atomic.Int64 // the quota as this process last saw it; commits look themselves
 
 	mu     sync.Mutex // guards closed
 	closed bool
 }
 
-// system is an FS of maintenance: it is under nobody's rights, and in nobody's way.
-func (b *Backend) system(vol []byte) *fileSystem {
-	return &fileSystem{b: b, vol: vol, system: true}
+// maintenanceFS is an FS of maintenance: it is under nobody's rights, and in nobody's way.
+func (b *Backend) maintenanceFS(vol []byte) *volumeFS {
+	return &volumeFS{b: b, vol: vol, maintenance: true}
 }
 
-// openFS is OpenFS for the package itself.
-func (b *Backend) openFS(ctx context.Context, id string, opts driver.FSOptions) (*fileSystem, error) {
-	if err := b.usable(ctx); err != nil {
+// openVolumeFS is OpenFS for the package itself.
+func (b *Backend) openVolumeFS(ctx context.Context, id string, opts driver.FSOptions) (*volumeFS, error) {
+	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
-	v, err := b.get(ctx, driver.ByID(id))
+	v, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return nil, err
 	}
-	f := &fileSystem{b: b, vol: v.id, opts: opts}
-	f.hint.Store(v.quota)
+	f := &volumeFS{b: b, vol: v.id, opts: opts}
+	f.quotaHint.Store(v.quota)
 	if opts.Attachment != "" {
-		if f.att, err = b.writerAttachment(ctx, v.id, opts.Attachment); err != nil {
+		if f.attachment, err = b.findWriterAttachment(ctx, v.id, opts.Attachment); err != nil {
 			return nil, err
 		}
 	}
 	f.opts.ReadOnly = opts.ReadOnly || b.ns.opts.ReadOnly
-	if err := b.keep(f); err != nil {
+	if err := b.registerCloser(f); err != nil {
 		return nil, err
 	}
 	return f, nil
 }
 
-// writerAttachment checks that an attachment lives and is for writing to the volume.
-func (b *Backend) writerAttachment(ctx context.Context, vol []byte, id string) ([]byte, error) {
+// findWriterAttachment checks that an attachment lives and is for writing to the volume.
+func (b *Backend) findWriterAttachment(ctx context.Context, vol []byte, id string) ([]byte, error) {
 	var list []attachment
-	if err := b.ns.db.read(ctx, b.liveAttachments(&list, vol)); err != nil {
+	if err := b.ns.db.runQueries(ctx, b.liveAttachmentsQuery(&list, vol)); err != nil {
 		return nil, err
 	}
 	for _, a := range list {
-		if idText(a.id) != id {
+		if formatID(a.id) != id {
 			continue
 		}
 		if a.readOnly != 0 {
@@ -75,122 +75,122 @@ func (b *Backend) writerAttachment(ctx context.Context, vol []byte, id string) (
 
 var errAttachmentEnded = driver.Errorf(driver.ErrClosed, "the attachment has ended; attach again")
 
-// enter begins a call.
-func (f *fileSystem) enter(ctx context.Context) error {
+// checkOpen begins a call.
+func (f *volumeFS) checkOpen(ctx context.Context) error {
 	f.mu.Lock()
 	closed := f.closed
 	f.mu.Unlock()
 	if closed {
 		return driver.ErrClosed
 	}
-	return f.b.usable(ctx)
+	return f.b.checkOpen(ctx)
 }
 
-// enterWrite begins a call that changes something.
-func (f *fileSystem) enterWrite(ctx context.Context) error {
-	if err := f.enter(ctx); err != nil {
+// checkWritable begins a call that changes something.
+func (f *volumeFS) checkWritable(ctx context.Context) error {
+	if err := f.checkOpen(ctx); err != nil {
 		return err
 	}
 	if !f.opts.ReadOnly {
 		return nil
 	}
 	// A volume that is gone says so, also to who may not change it.
-	if _, err := f.b.get(ctx, driver.ByID(idText(f.vol))); err != nil {
+	if _, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol))); err != nil {
 		return err
 	}
 	return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
 }
 
-// look resolves a path outside of a transaction.
-func (f *fileSystem) look(ctx context.Context, path string, h how) (place, error) {
-	if err := f.enter(ctx); err != nil {
-		return place{}, err
+// resolvePath resolves a path outside of a transaction.
+func (f *volumeFS) resolvePath(ctx context.Context, path string, h resolveMode) (resolved, error) {
+	if err := f.checkOpen(ctx); err != nil {
+		return resolved{}, err
 	}
-	return f.b.look(ctx, f.vol, path, h)
+	return f.b.resolvePath(ctx, f.vol, path, h)
 }
 
-func (b *Backend) look(ctx context.Context, vol []byte, path string, h how) (place, error) {
+func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, h resolveMode) (resolved, error) {
 	db := b.ns.db
-	before := b.commits.Load()
-	w := walker{vol: vol, chain: db.chain, run: func(list ...query) error { return db.read(ctx, list...) }}
+	before := b.commitCount.Load()
+	w := pathWalker{vol: vol, lookupPath: db.lookupPath, run: func(list ...query) error { return db.runQueries(ctx, list...) }}
 	var list []inode
-	if ask, ok := db.chains(b.org, vol, path, &list); ok {
-		if err := db.read(ctx, ask); err != nil {
-			return place{}, err
+	if ask, ok := db.lookupPathQuery(b.org, vol, path, &list); ok {
+		if err := db.runQueries(ctx, ask); err != nil {
+			return resolved{}, err
 		}
-		w.ready = map[string][]inode{path: list}
+		w.prefetched = map[string][]inode{path: list}
 	} else {
 		var there bool
-		err := db.read(ctx, isThere(&there, b.org, vol))
+		err := db.runQueries(ctx, volumeExistsQuery(&there, b.org, vol))
 		if err != nil {
-			return place{}, err
+			return resolved{}, err
 		}
 		if !there {
-			return place{}, driver.ErrNotFound
+			return resolved{}, driver.ErrNotFound
 		}
 	}
 	p, err := w.resolve(path, h)
 	if err == nil && p.node != nil {
-		err = b.overlay(ctx, vol, p.node, before)
+		err = b.overlayDirty(ctx, vol, p.node, before)
 	}
 	return p, err
 }
 
-// there is look where something must be.
-func (f *fileSystem) there(ctx context.Context, path string, h how) (place, error) {
-	p, err := f.look(ctx, path, h)
+// mustResolve is look where something must be.
+func (f *volumeFS) mustResolve(ctx context.Context, path string, h resolveMode) (resolved, error) {
+	p, err := f.resolvePath(ctx, path, h)
 	if err == nil && p.node == nil {
 		err = driver.ErrNotExist
 	}
 	return p, err
 }
 
-// baseOf is path.Base, for functions that have a path of that name.
-func baseOf(p string) string { return path.Base(p) }
+// baseName is path.Base, for functions that have a path of that name.
+func baseName(p string) string { return path.Base(p) }
 
 // Stat implements driver.FS.
-func (f *fileSystem) Stat(ctx context.Context, path string) (driver.Entry, error) {
-	return f.stat(ctx, path, how{follow: true})
+func (f *volumeFS) Stat(ctx context.Context, path string) (driver.Entry, error) {
+	return f.statPath(ctx, path, resolveMode{followLast: true})
 }
 
 // Lstat implements driver.FS.
-func (f *fileSystem) Lstat(ctx context.Context, path string) (driver.Entry, error) {
-	return f.stat(ctx, path, how{})
+func (f *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error) {
+	return f.statPath(ctx, path, resolveMode{})
 }
 
-func (f *fileSystem) stat(ctx context.Context, path string, h how) (driver.Entry, error) {
-	p, err := f.there(ctx, path, h)
+func (f *volumeFS) statPath(ctx context.Context, path string, h resolveMode) (driver.Entry, error) {
+	p, err := f.mustResolve(ctx, path, h)
 	if err != nil {
 		return driver.Entry{}, err
 	}
-	return p.node.entry(baseOf(path)), nil
+	return p.node.toEntry(baseName(path)), nil
 }
 
 // Readlink implements driver.FS.
-func (f *fileSystem) Readlink(ctx context.Context, path string) (string, error) {
-	p, err := f.there(ctx, path, how{})
+func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
+	p, err := f.mustResolve(ctx, path, resolveMode{})
 	if err != nil {
 		return "", err
 	}
-	if !p.node.isLink() {
+	if !p.node.isSymlink() {
 		return "", driver.Errorf(driver.ErrInvalid, "not a symbolic link")
 	}
 	return string(p.node.target), nil
 }
 
 // Mkdir implements driver.FS.
-func (f *fileSystem) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.make(ctx, path, inode{mode: typeDir | permOf(mode), nlink: 2})
+func (f *volumeFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.createUnlessExists(ctx, path, inode{mode: typeDir | permissionBits(mode), nlink: 2})
 }
 
 // Symlink implements driver.FS.
-func (f *fileSystem) Symlink(ctx context.Context, target, path string) error {
-	return f.make(ctx, path, inode{mode: typeLink | 0o777, nlink: 1, size: int64(len(target)), target: []byte(target)})
+func (f *volumeFS) Symlink(ctx context.Context, target, path string) error {
+	return f.createUnlessExists(ctx, path, inode{mode: typeLink | 0o777, nlink: 1, size: int64(len(target)), target: []byte(target)})
 }
 
 // Mknod implements driver.FS.
-func (f *fileSystem) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
-	typ := nodeType(mode)
+func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
+	typ := specialFileType(mode)
 	if typ == 0 {
 		return driver.Errorf(driver.ErrInvalid, "a node is a fifo, a socket or a device, not %v", mode.Type())
 	}
@@ -200,30 +200,30 @@ func (f *fileSystem) Mknod(ctx context.Context, path string, mode fs.FileMode, r
 	if rdev > math.MaxInt64 {
 		return driver.Errorf(driver.ErrInvalid, "device number %d is too large", rdev)
 	}
-	return f.make(ctx, path, inode{mode: typ | permOf(mode), nlink: 1, rdev: int64(rdev)})
+	return f.createUnlessExists(ctx, path, inode{mode: typ | permissionBits(mode), nlink: 1, rdev: int64(rdev)})
 }
 
-// make adds what is not there yet.
-func (f *fileSystem) make(ctx context.Context, path string, n inode) error {
-	return f.change(ctx, []string{path}, func(c *change) error {
-		p, err := c.w.resolve(path, how{})
+// createUnlessExists adds what is not there yet.
+func (f *volumeFS) createUnlessExists(ctx context.Context, path string, n inode) error {
+	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
+		p, err := c.walker.resolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
 		if p.node != nil {
 			return driver.ErrExists
 		}
-		c.add(&p.parent, p.name, &n)
+		c.createInode(&p.parent, p.name, &n)
 		return nil
 	})
 }
 
 // MkdirAll implements driver.FS.
-func (f *fileSystem) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, []string{path}, func(c *change) error {
-		p, err := c.w.resolve(path, how{parents: true})
-		if err == nil && p.node != nil && p.node.isLink() {
-			if p, err = c.w.resolve(path, how{follow: true}); err == nil && p.node == nil {
+func (f *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
+	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
+		p, err := c.walker.resolve(path, resolveMode{allowMissingParents: true})
+		if err == nil && p.node != nil && p.node.isSymlink() {
+			if p, err = c.walker.resolve(path, resolveMode{followLast: true}); err == nil && p.node == nil {
 				err = driver.ErrNotExist
 			}
 		}
@@ -236,20 +236,20 @@ func (f *fileSystem) MkdirAll(ctx context.Context, path string, mode fs.FileMode
 			}
 			return nil
 		}
-		dir := c.parents(&p, permOf(mode))
-		c.add(dir, p.name, &inode{mode: typeDir | permOf(mode), nlink: 2})
+		dir := c.makeMissingParents(&p, permissionBits(mode))
+		c.createInode(dir, p.name, &inode{mode: typeDir | permissionBits(mode), nlink: 2})
 		return nil
 	})
 }
 
 // Link implements driver.FS.
-func (f *fileSystem) Link(ctx context.Context, target, path string) error {
-	return f.change(ctx, []string{target, path}, func(c *change) error {
-		from, err := c.must(target, how{})
+func (f *volumeFS) Link(ctx context.Context, target, path string) error {
+	return f.runVolumeTx(ctx, []string{target, path}, func(c *volumeTx) error {
+		from, err := c.mustResolve(target, resolveMode{})
 		if err != nil {
 			return err
 		}
-		to, err := c.w.resolve(path, how{})
+		to, err := c.walker.resolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
@@ -259,24 +259,24 @@ func (f *fileSystem) Link(ctx context.Context, target, path string) error {
 		case from.node.isDir():
 			return driver.Errorf(driver.ErrPermission, "a directory has one name")
 		}
-		c.name(&to.parent, to.name, from.node.ino, 0)
-		c.later(`UPDATE inodes SET nlink = nlink + 1, ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, from.node.ino, c.now)
+		c.addDirent(&to.parent, to.name, from.node.ino, 0)
+		c.queueExec(`UPDATE inodes SET nlink = nlink + 1, ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, from.node.ino, c.now)
 		return nil
 	})
 }
 
 // Rename implements driver.FS.
-func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.change(ctx, []string{from, to}, func(c *change) error {
-		src, err := c.must(from, how{})
+func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
+	return f.runVolumeTx(ctx, []string{from, to}, func(c *volumeTx) error {
+		src, err := c.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err
 		}
-		dst, err := c.w.resolve(to, how{})
+		dst, err := c.walker.resolve(to, resolveMode{})
 		if err != nil {
 			return err
 		}
-		if src.node.isDir() && slices.Contains(dst.above, src.node.ino) {
+		if src.node.isDir() && slices.Contains(dst.ancestors, src.node.ino) {
 			return driver.Errorf(driver.ErrInvalid, "a directory cannot be moved into itself")
 		}
 		if dst.node != nil {
@@ -286,105 +286,105 @@ func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.Re
 			if dst.node.ino == src.node.ino {
 				return nil
 			}
-			if err := c.replaceable(src.node, dst.node); err != nil {
+			if err := c.checkReplaceable(src.node, dst.node); err != nil {
 				return err
 			}
-			c.unname(&dst)
+			c.unlinkResolved(&dst)
 		}
 		moved := int64(0)
 		if src.node.isDir() {
 			moved = 1
 		}
-		c.removeName(src.parent.ino, src.name)
-		c.touch(src.parent.ino, -moved)
-		c.name(&dst.parent, dst.name, src.node.ino, moved)
-		c.later(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, src.node.ino, c.now)
+		c.removeDirent(src.parent.ino, src.name)
+		c.touchDirectory(src.parent.ino, -moved)
+		c.addDirent(&dst.parent, dst.name, src.node.ino, moved)
+		c.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, src.node.ino, c.now)
 		return nil
 	})
 }
 
 // Statfs implements driver.FS.
-func (f *fileSystem) Statfs(ctx context.Context) (driver.Statfs, error) {
-	if err := f.enter(ctx); err != nil {
+func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
+	if err := f.checkOpen(ctx); err != nil {
 		return driver.Statfs{}, err
 	}
-	if err := f.b.flushVolume(ctx, f.vol); err != nil {
+	if err := f.b.tryFlushVolume(ctx, f.vol); err != nil {
 		return driver.Statfs{}, err
 	}
-	v, err := f.b.get(ctx, driver.ByID(idText(f.vol)))
+	v, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol)))
 	if err != nil {
 		return driver.Statfs{}, err
 	}
 	s := driver.Statfs{Total: v.quota, Used: v.used, Free: max(0, v.quota-v.used), Files: -1}
 	if v.quota == 0 {
-		s.Total, s.Free = max(boundless, v.used), max(0, boundless-v.used)
+		s.Total, s.Free = max(unlimitedSize, v.used), max(0, unlimitedSize-v.used)
 	}
 	return s, nil
 }
 
-// boundless is what a volume without a quota says it could grow to: no store tells its
+// unlimitedSize is what a volume without a quota says it could grow to: no store tells its
 // size, and programs take this one for plenty.
-const boundless = 1 << 60
+const unlimitedSize = 1 << 60
 
 // Sync implements driver.FS.
-func (f *fileSystem) Sync(ctx context.Context) error {
-	if err := f.enter(ctx); err != nil {
+func (f *volumeFS) Sync(ctx context.Context) error {
+	if err := f.checkOpen(ctx); err != nil {
 		return err
 	}
-	return f.sync(ctx)
+	return f.syncFiles(ctx)
 }
 
-func (f *fileSystem) sync(ctx context.Context) error {
-	if _, err := f.b.get(ctx, driver.ByID(idText(f.vol))); err != nil || f.opts.ReadOnly {
+func (f *volumeFS) syncFiles(ctx context.Context) error {
+	if _, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol))); err != nil || f.opts.ReadOnly {
 		return err
 	}
 	if err := f.b.syncVolume(ctx, f.vol); err != nil || !f.opts.Batch {
 		return err
 	}
-	return f.b.harden(ctx, f.vol)
+	return f.b.flushLazyCommits(ctx, f.vol)
 }
 
-// harden makes the lazy commits to a volume durable: the log is synced in order, so one
+// flushLazyCommits makes the lazy commits to a volume durable: the log is synced in order, so one
 // durable commit does it for all before it.
-func (b *Backend) harden(ctx context.Context, vol []byte) error {
-	return b.ns.freeing(ctx, nil, func(t tx) error {
-		t.later(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
+func (b *Backend) flushLazyCommits(ctx context.Context, vol []byte) error {
+	return b.ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
 		return nil
 	})
 }
 
 // Close implements driver.FS.
-func (f *fileSystem) Close() error {
-	if f.shut() {
+func (f *volumeFS) Close() error {
+	if f.markClosed() {
 		return nil
 	}
-	f.b.forget(f)
-	if f.b.usable(context.Background()) != nil {
+	f.b.unregisterCloser(f)
+	if f.b.checkOpen(context.Background()) != nil {
 		return nil // the Backend synced when it was closed
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	err := f.sync(ctx)
+	err := f.syncFiles(ctx)
 	if errors.Is(err, driver.ErrNotFound) {
 		return nil // the volume was removed, and what it held with it
 	}
 	return err
 }
 
-// shut closes the FS to further calls; was tells whether it was closed before.
-func (f *fileSystem) shut() (was bool) {
+// markClosed closes the FS to further calls; was tells whether it was closed before.
+func (f *volumeFS) markClosed() (was bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	was, f.closed = f.closed, true
 	return was
 }
 
-// closeTime bounds calls that take no context.
-const closeTime = time.Minute
+// closeTimeout bounds calls that take no context.
+const closeTimeout = time.Minute
 
-func (f *fileSystem) closeWith(ctx context.Context) error {
-	if f.shut() {
+func (f *volumeFS) closeWithBackend(ctx context.Context) error {
+	if f.markClosed() {
 		return nil
 	}
-	return f.sync(ctx)
+	return f.syncFiles(ctx)
 }

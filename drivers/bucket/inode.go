@@ -39,19 +39,19 @@ type inode struct {
 // inodeCols are the columns of i, in the order of dest.
 const inodeCols = `i.ino, i.mode, i.uid, i.gid, i.nlink, i.size, i.alloc, i.atime, i.mtime, i.ctime, i.rdev, i.target, i.xattr_bytes`
 
-func (n *inode) dest() []any {
+func (n *inode) scanDest() []any {
 	return []any{&n.ino, &n.mode, &n.uid, &n.gid, &n.nlink, &n.size, &n.alloc, &n.atime, &n.mtime, &n.ctime, &n.rdev, &n.target, &n.xattrs}
 }
 
-func (n *inode) isDir() bool  { return n.mode&typeMask == typeDir }
-func (n *inode) isLink() bool { return n.mode&typeMask == typeLink }
-func (n *inode) isFile() bool { return n.mode&typeMask == typeFile }
+func (n *inode) isDir() bool     { return n.mode&typeMask == typeDir }
+func (n *inode) isSymlink() bool { return n.mode&typeMask == typeLink }
+func (n *inode) isRegular() bool { return n.mode&typeMask == typeFile }
 
-// entry describes the inode under a name.
-func (n *inode) entry(name string) driver.Entry {
+// toEntry describes the inode under a name.
+func (n *inode) toEntry(name string) driver.Entry {
 	return driver.Entry{
 		Name:      name,
-		Mode:      fileMode(n.mode),
+		Mode:      goFileMode(n.mode),
 		Size:      n.size,
 		Allocated: n.alloc,
 		UID:       uint32(n.uid),
@@ -65,14 +65,14 @@ func (n *inode) entry(name string) driver.Entry {
 	}
 }
 
-// fileMode turns a row's mode into Go's.
-func fileMode(m int64) fs.FileMode { return filemode.Go(uint32(m)) }
+// goFileMode turns a row's mode into Go's.
+func goFileMode(m int64) fs.FileMode { return filemode.Go(uint32(m)) }
 
-// permOf is the inverse of fileMode for the bits that chmod(2) sets.
-func permOf(mode fs.FileMode) int64 { return int64(filemode.Perm(mode)) }
+// permissionBits is the inverse of goFileMode for the bits that chmod(2) sets.
+func permissionBits(mode fs.FileMode) int64 { return int64(filemode.Perm(mode)) }
 
-// nodeType is the inverse of fileMode for the types that Mknod makes; 0: another.
-func nodeType(mode fs.FileMode) int64 {
+// specialFileType is the inverse of goFileMode for the types that Mknod makes; 0: another.
+func specialFileType(mode fs.FileMode) int64 {
 	switch mode.Type() {
 	case fs.ModeNamedPipe:
 		return typeFifo

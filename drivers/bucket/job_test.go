@@ -10,7 +10,7 @@ import (
 func TestJobWaits(t *testing.T) {
 	ns := openTest(t, nil).ns
 	ctx, cancel := context.WithCancel(t.Context())
-	err := ns.job(t.Context(), "maintain", func(context.Context) error {
+	err := ns.runExclusiveJob(t.Context(), "maintain", func(context.Context) error {
 		cancel()
 		return ns.Sweep(ctx)
 	})

@@ -9,23 +9,23 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// wake asks this process's maintenance to look for volumes and trees to remove.
-func (ns *Namespace) wake() {
+// wakeMaintenance asks this process's maintenance to look for volumes and trees to remove.
+func (ns *Namespace) wakeMaintenance() {
 	select {
-	case ns.awake <- struct{}{}:
+	case ns.wakeups <- struct{}{}:
 	default:
 	}
 }
 
-// maintainAll does the work that nobody waits for until ctx ends.
-func (ns *Namespace) maintainAll(ctx context.Context) {
-	defer close(ns.done)
+// runMaintenance does the work that nobody waits for until ctx ends.
+func (ns *Namespace) runMaintenance(ctx context.Context) {
+	defer close(ns.maintenanceDone)
 	if ns.opts.ReadOnly {
 		return
 	}
 	if ns.opts.Export > 0 { // apart, because it may take long
 		var exporter sync.WaitGroup
-		exporter.Go(func() { ns.exportAll(ctx) })
+		exporter.Go(func() { ns.runPeriodicExports(ctx) })
 		defer exporter.Wait()
 	}
 	if ns.opts.Maintain < 0 {
@@ -38,11 +38,11 @@ func (ns *Namespace) maintainAll(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ns.awake:
+		case <-ns.wakeups:
 			err = ns.ballast.Freeing(func() error { return ns.Reap(ctx) })
 		case <-tick.C:
 			err = ns.ballast.Freeing(func() error {
-				return errors.Join(ns.reserves.release(ctx, false), ns.Maintain(ctx))
+				return errors.Join(ns.reserves.releaseStale(ctx, false), ns.Maintain(ctx))
 			})
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, driver.ErrInUse) {
@@ -55,30 +55,30 @@ func (ns *Namespace) maintainAll(ctx context.Context) {
 // sessions whose lease has run out, removes what is left of removed volumes and trees,
 // and sweeps. ErrInUse: another process is at it.
 func (ns *Namespace) Maintain(ctx context.Context) error {
-	return ns.rounds(ctx, ns.expire, ns.sweepAll)
+	return ns.runMaintenanceRounds(ctx, ns.endExpiredSessions, ns.sweepAllBlobs)
 }
 
 // Reap removes what is left of removed volumes and trees, and what was put in vain.
 // ErrInUse: another process is at it.
 func (ns *Namespace) Reap(ctx context.Context) error {
-	return ns.rounds(ctx, nil, func(ctx context.Context) error {
-		if err := ns.sweepReserved(ctx, nil); err != nil {
+	return ns.runMaintenanceRounds(ctx, nil, func(ctx context.Context) error {
+		if err := ns.sweepStaleReservations(ctx, nil); err != nil {
 			return err
 		}
-		return ns.deleteDoomed(ctx, nil)
+		return ns.deleteTombstonedObjects(ctx, nil)
 	})
 }
 
-// rounds does some of what there is to remove in each volume, and something else before
+// runMaintenanceRounds does some of what there is to remove in each volume, and something else before
 // and after, until nothing is left: what takes long in one volume does not hold up others.
-func (ns *Namespace) rounds(ctx context.Context, before, after func(ctx context.Context) error) error {
-	return ns.job(ctx, "maintain", func(ctx context.Context) error {
+func (ns *Namespace) runMaintenanceRounds(ctx context.Context, before, after func(ctx context.Context) error) error {
+	return ns.runExclusiveJob(ctx, "maintain", func(ctx context.Context) error {
 		for more := true; more; {
 			var errs [3]error // one that fails does not keep the others from their work
 			if before != nil {
 				errs[0] = before(ctx)
 			}
-			more, errs[1] = ns.reapRound(ctx)
+			more, errs[1] = ns.reapOneRound(ctx)
 			errs[2] = after(ctx)
 			if err := errors.Join(errs[:]...); err != nil {
 				return err
@@ -91,15 +91,15 @@ func (ns *Namespace) rounds(ctx context.Context, before, after func(ctx context.
 // Sweep deletes the blobs that nothing has referred to for the grace time, and forgets
 // changes of long ago. ErrInUse: another process is at it.
 func (ns *Namespace) Sweep(ctx context.Context) error {
-	return ns.job(ctx, "maintain", ns.sweepAll)
+	return ns.runExclusiveJob(ctx, "maintain", ns.sweepAllBlobs)
 }
 
 // jobLease is how long a process that went silent keeps a job from others.
 const jobLease = 30 * time.Second
 
-// job runs fn while no other process runs a job of that name. Should the lease run out
+// runExclusiveJob runs fn while no other process runs a job of that name. Should the lease run out
 // while this one only seemed dead, both do harmless work twice.
-func (ns *Namespace) job(ctx context.Context, name string, fn func(ctx context.Context) error) error {
+func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(ctx context.Context) error) error {
 	if ns.opts.ReadOnly {
 		return errReadOnly
 	}
@@ -111,7 +111,7 @@ func (ns *Namespace) job(ctx context.Context, name string, fn func(ctx context.C
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := ns.takeJob(ctx, name); err != nil {
+	if err := ns.acquireJobLease(ctx, name); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -125,7 +125,7 @@ func (ns *Namespace) job(ctx context.Context, name string, fn func(ctx context.C
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				if err := ns.takeJob(ctx, name); errors.Is(err, driver.ErrInUse) {
+				if err := ns.acquireJobLease(ctx, name); errors.Is(err, driver.ErrInUse) {
 					cancel()
 				}
 			}
@@ -136,20 +136,20 @@ func (ns *Namespace) job(ctx context.Context, name string, fn func(ctx context.C
 	<-done
 	after, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
-	return errors.Join(err, ns.db.write(after, nil, true, func(t tx) error {
-		t.later(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.me)
+	return errors.Join(err, ns.db.runTx(after, nil, true, func(t sqlTx) error {
+		t.queueExec(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.processID)
 		return nil
 	}))
 }
 
-func (ns *Namespace) takeJob(ctx context.Context, name string) error {
-	return ns.db.write(ctx, nil, true, func(t tx) error {
+func (ns *Namespace) acquireJobLease(ctx context.Context, name string) error {
+	return ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
 		var n int64
-		ask := q(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+		ask := statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
 			ON CONFLICT (name) DO UPDATE SET session = excluded.session, expires = excluded.expires
-			WHERE jobs.expires < {now} OR jobs.session = excluded.session`, name, ns.me, int64(jobLease))
-		ask.n = &n
-		if err := t.run(ask); err != nil {
+			WHERE jobs.expires < {now} OR jobs.session = excluded.session`, name, ns.processID, int64(jobLease))
+		ask.affected = &n
+		if err := t.runQueries(ask); err != nil {
 			return err
 		}
 		if n == 0 {
@@ -159,10 +159,10 @@ func (ns *Namespace) takeJob(ctx context.Context, name string) error {
 	})
 }
 
-// expire ends the sessions whose lease has run out.
-func (ns *Namespace) expire(ctx context.Context) error {
+// endExpiredSessions ends the sessions whose lease has run out.
+func (ns *Namespace) endExpiredSessions(ctx context.Context) error {
 	var list [][]byte
-	err := ns.db.read(ctx, all(&list, func(id *[]byte) []any { return []any{id} }, `SELECT id FROM sessions WHERE expires <= {now}`))
+	err := ns.db.runQueries(ctx, selectAll(&list, func(id *[]byte) []any { return []any{id} }, `SELECT id FROM sessions WHERE expires <= {now}`))
 	for _, id := range list {
 		if err == nil {
 			err = ns.endSession(ctx, id)
@@ -172,46 +172,46 @@ func (ns *Namespace) expire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return ns.expireLate(ctx)
+	return ns.releaseLateCommits(ctx)
 }
 
-// expireLate gives up what was committed for a session after its end, by a process that
+// releaseLateCommits gives up what was committed for a session after its end, by a process that
 // did not know of it yet.
-func (ns *Namespace) expireLate(ctx context.Context) error {
+func (ns *Namespace) releaseLateCommits(ctx context.Context) error {
 	const ended = `session IS NOT NULL AND session NOT IN (SELECT id FROM sessions)`
 	var drafts, orphans bool
-	err := ns.db.read(ctx,
-		one(&drafts, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'creating' AND `+ended+` LIMIT 1`),
-		one(&orphans, []any{new(int)}, `SELECT 1 FROM orphans WHERE `+ended+` LIMIT 1`))
+	err := ns.db.runQueries(ctx,
+		selectOne(&drafts, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'creating' AND `+ended+` LIMIT 1`),
+		selectOne(&orphans, []any{new(int)}, `SELECT 1 FROM orphans WHERE `+ended+` LIMIT 1`))
 	if err != nil || !drafts && !orphans {
 		return err
 	}
-	return ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
-		t.later(`UPDATE orphans SET session = NULL WHERE ` + ended)
+	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
+		t.queueExec(`UPDATE orphans SET session = NULL WHERE ` + ended)
 		return nil
 	})
 }
 
-// orgVol names a volume.
-type orgVol struct{ org, vol []byte }
+// volumeID names a volume.
+type volumeID struct{ org, vol []byte }
 
-func (o *orgVol) dest() []any { return []any{&o.org, &o.vol} }
+func (o *volumeID) scanDest() []any { return []any{&o.org, &o.vol} }
 
-// reapRound removes some of the rows of volumes in removal, and of trees in those that are
+// reapOneRound removes some of the rows of volumes in removal, and of trees in those that are
 // not, and tells whether there is more.
-func (ns *Namespace) reapRound(ctx context.Context) (more bool, err error) {
-	var gone, trees []orgVol
-	err = ns.db.read(ctx,
-		all(&gone, (*orgVol).dest, `SELECT org, id FROM volumes WHERE state = 'removing'`),
-		all(&trees, (*orgVol).dest, `SELECT v.org, v.id FROM volumes v WHERE v.state <> 'removing'
+func (ns *Namespace) reapOneRound(ctx context.Context) (more bool, err error) {
+	var gone, trees []volumeID
+	err = ns.db.runQueries(ctx,
+		selectAll(&gone, (*volumeID).scanDest, `SELECT org, id FROM volumes WHERE state = 'removing'`),
+		selectAll(&trees, (*volumeID).scanDest, `SELECT v.org, v.id FROM volumes v WHERE v.state <> 'removing'
 			AND v.id IN (SELECT o.vol FROM orphans o WHERE o.session IS NULL)`))
 	for _, v := range gone {
 		if err != nil {
 			return false, err
 		}
 		var rest bool
-		rest, err = ns.purge(ctx, v)
+		rest, err = ns.purgeVolumeRows(ctx, v)
 		more = more || rest
 	}
 	for _, v := range trees {
@@ -220,7 +220,7 @@ func (ns *Namespace) reapRound(ctx context.Context) (more bool, err error) {
 		}
 		b := newBackend(ns, v.org)
 		var rest bool
-		rest, err = b.reapSome(ctx, b.system(v.vol), reapSteps)
+		rest, err = b.reapTreeSteps(ctx, b.maintenanceFS(v.vol), reapSteps)
 		more = more || rest
 	}
 	return more, err
@@ -229,8 +229,8 @@ func (ns *Namespace) reapRound(ctx context.Context) (more bool, err error) {
 // purgeRows bounds one transaction that removes rows of a removed volume.
 const purgeRows = 1000
 
-// purge removes rows of a volume, its own last, and tells whether there are more.
-func (ns *Namespace) purge(ctx context.Context, v orgVol) (more bool, err error) {
+// purgeVolumeRows removes rows of a volume, its own last, and tells whether there are more.
+func (ns *Namespace) purgeVolumeRows(ctx context.Context, v volumeID) (more bool, err error) {
 	done := 0
 	steps := []string{
 		`DELETE FROM chunks WHERE vol = $1 AND (ino, pos) IN (SELECT ino, pos FROM chunks WHERE vol = $1 ORDER BY ino, pos LIMIT $2)`,
@@ -244,23 +244,23 @@ func (ns *Namespace) purge(ctx context.Context, v orgVol) (more bool, err error)
 			if done >= reapSteps {
 				return true, nil
 			}
-			err := ns.db.write(ctx, nil, true, func(t tx) error {
-				del := q(sql, v.vol, purgeRows)
-				del.n = &n
-				return t.run(del)
+			err := ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+				del := statement(sql, v.vol, purgeRows)
+				del.affected = &n
+				return t.runQueries(del)
 			})
 			if err != nil {
 				return false, err
 			}
 		}
 	}
-	err = ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`DELETE FROM ops WHERE vol = $1`, v.vol)
+	err = ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`DELETE FROM ops WHERE vol = $1`, v.vol)
 		for _, sql := range []string{
 			`DELETE FROM attachments WHERE org = $1 AND vol = $2`,
 			`DELETE FROM volumes WHERE org = $1 AND id = $2 AND state = 'removing'`,
 		} {
-			t.later(sql, v.org, v.vol)
+			t.queueExec(sql, v.org, v.vol)
 		}
 		return nil
 	})
@@ -277,8 +277,8 @@ const (
 	opsKept = time.Hour
 )
 
-// swept is a blob that may have to go.
-type swept struct {
+// sweepCandidate is a blob that may have to go.
+type sweepCandidate struct {
 	org, id []byte
 	size    int64
 	inline  int64
@@ -286,20 +286,22 @@ type swept struct {
 	freed   int64
 }
 
-func (s *swept) dest() []any { return []any{&s.org, &s.id, &s.size, &s.inline, &s.unused, &s.freed} }
+func (s *sweepCandidate) scanDest() []any {
+	return []any{&s.org, &s.id, &s.size, &s.inline, &s.unused, &s.freed}
+}
 
-// selectSwept is to be followed by its condition.
-const selectSwept = `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
+// selectCandidates is to be followed by its condition.
+const selectCandidates = `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
 	CASE WHEN sums IS NULL OR expires IS NOT NULL THEN 1 ELSE 0 END, freed FROM blobs`
 
-func (ns *Namespace) sweepAll(ctx context.Context) error {
+func (ns *Namespace) sweepAllBlobs(ctx context.Context) error {
 	for {
-		n, err := ns.sweepSome(ctx)
+		n, err := ns.sweepFreedBatch(ctx)
 		if err == nil {
-			err = ns.sweepReserved(ctx, nil)
+			err = ns.sweepStaleReservations(ctx, nil)
 		}
 		if err == nil {
-			err = ns.deleteDoomed(ctx, nil)
+			err = ns.deleteTombstonedObjects(ctx, nil)
 		}
 		if err != nil {
 			return err
@@ -308,14 +310,14 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 			break
 		}
 	}
-	err := ns.foldAll(ctx)
+	err := ns.foldUnreferencedRows(ctx)
 	if err == nil {
-		err = ns.reapOrgs(ctx)
+		err = ns.reapRemovedOrgs(ctx)
 	}
 	if err == nil {
-		err = ns.db.write(ctx, nil, true, func(t tx) error {
-			t.later(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
-			t.later(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
+		err = ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+			t.queueExec(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
+			t.queueExec(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
 			return nil
 		})
 	}
@@ -325,33 +327,33 @@ func (ns *Namespace) sweepAll(ctx context.Context) error {
 	return err
 }
 
-// sweepSome takes blobs whose grace time is over out of the database: those that
+// sweepFreedBatch takes blobs whose grace time is over out of the database: those that
 // chunks refer to are no longer counted as freed, the objects of others are doomed.
-func (ns *Namespace) sweepSome(ctx context.Context) (int, error) {
-	var list []swept
-	exported, err := ns.sweepsExported(ctx)
+func (ns *Namespace) sweepFreedBatch(ctx context.Context) (int, error) {
+	var list []sweepCandidate
+	exported, err := ns.sweepAwaitsExport(ctx)
 	if err != nil {
 		return 0, err
 	}
-	err = ns.db.read(ctx, all(&list, (*swept).dest, selectSwept+` WHERE expires IS NULL AND freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
+	err = ns.db.runQueries(ctx, selectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE expires IS NULL AND freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
 			WHEN sums IS NULL THEN CAST($5 AS BIGINT) ELSE CAST($1 AS BIGINT) END)
 		AND (NOT $4 OR data IS NOT NULL OR NOT (`+notExported+`)) ORDER BY freed LIMIT $3`,
-		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, exported, int64(unusedGrace(ns.opts.Grace))))
+		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, exported, int64(neverUsedGrace(ns.opts.Grace))))
 	if err != nil || len(list) == 0 {
 		return 0, err
 	}
-	return len(list), ns.sweepList(ctx, list)
+	return len(list), ns.sweepCandidates(ctx, list)
 }
 
-// sweepList takes blobs out of the database but those that somebody refers to again since
+// sweepCandidates takes blobs out of the database but those that somebody refers to again since
 // the look at them.
-func (ns *Namespace) sweepList(ctx context.Context, list []swept) error {
-	err := ns.sweepBlobs(ctx, list)
-	if !ns.db.isForeign(err) {
+func (ns *Namespace) sweepCandidates(ctx context.Context, list []sweepCandidate) error {
+	err := ns.deleteUnreferencedRows(ctx, list)
+	if !ns.db.isForeignKeyViolation(err) {
 		return err
 	}
 	for _, s := range list { // one by one, only that one is left out
-		if err := ns.sweepBlobs(ctx, []swept{s}); err != nil && !ns.db.isForeign(err) {
+		if err := ns.deleteUnreferencedRows(ctx, []sweepCandidate{s}); err != nil && !ns.db.isForeignKeyViolation(err) {
 			return err
 		}
 	}
@@ -362,49 +364,49 @@ func (ns *Namespace) sweepList(ctx context.Context, list []swept) error {
 // the chunks that refer to them.
 const inlineGrace = time.Minute
 
-// unusedKept is how long blobs that were registered and never used stay at least, even
+// minNeverUsedGrace is how long blobs that were registered and never used stay at least, even
 // if this process's grace time is shorter: others have them in reserve, or are putting
 // their objects.
-const unusedKept = time.Hour
+const minNeverUsedGrace = time.Hour
 
-// unusedGrace is the grace time of blobs that were never used. One of less than a second
+// neverUsedGrace is the grace time of blobs that were never used. One of less than a second
 // says that nobody is writing.
-func unusedGrace(grace time.Duration) time.Duration {
+func neverUsedGrace(grace time.Duration) time.Duration {
 	if grace < time.Second {
 		return grace
 	}
-	return max(grace, unusedKept)
+	return max(grace, minNeverUsedGrace)
 }
 
-// sweepBlobs takes blobs out of the database, if they are still as they were seen. The
+// deleteUnreferencedRows takes blobs out of the database, if they are still as they were seen. The
 // comparison with freed is not for speed: PostgreSQL looks at a row again that another
 // transaction has just changed, but not at the chunks. Without it a blob that has lost
 // its last chunk meanwhile would be taken for one that has it.
-func (ns *Namespace) sweepBlobs(ctx context.Context, list []swept) error {
+func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCandidate) error {
 	var blobs, bytes float64
 	// Not lazily: objects must not go before the rows that lead to them.
-	err := ns.db.write(ctx, nil, false, func(t tx) error {
+	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		blobs, bytes = 0, 0
 		gone := make([]int64, len(list))
 		dels := make([]query, len(list))
 		for i, s := range list {
-			dels[i] = q(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
+			dels[i] = statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
 				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
-			dels[i].n = &gone[i]
+			dels[i].affected = &gone[i]
 		}
-		if err := t.run(dels...); err != nil {
+		if err := t.runQueries(dels...); err != nil {
 			return err
 		}
 		for i, s := range list {
 			if gone[i] == 0 {
-				t.later(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
+				t.queueExec(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
 					AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
 				continue
 			}
 			blobs++
 			bytes += float64(s.size)
 			if s.inline == 0 {
-				t.later(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
+				t.queueExec(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
 			}
 		}
 		return nil

@@ -30,10 +30,10 @@ const (
 	manifestVersion = 1
 	manifestSuffix  = ".jsonl.zst"
 
-	// maxLine is the longest line: a blob of chunkSize in base64, and what is around it.
-	maxLine = chunkSize/3*4 + 64<<10
-	// maxWindow is the most memory that decompression takes for what it looks back at.
-	maxWindow = 32 << 20
+	// maxManifestLine is the longest line: a blob of chunkSize in base64, and what is around it.
+	maxManifestLine = chunkSize/3*4 + 64<<10
+	// maxZstdWindow is the most memory that decompression takes for what it looks back at.
+	maxZstdWindow = 32 << 20
 )
 
 // record is one line of a manifest: one of its fields is set.
@@ -141,8 +141,8 @@ type manifestCount struct {
 	SHA256  string `json:"sha256"`
 }
 
-// kind is the position of the field that is set; -1: not exactly one.
-func (r *record) kind() int {
+// recordKind is the position of the field that is set; -1: not exactly one.
+func (r *record) recordKind() int {
 	set := [...]bool{r.Head != nil, r.Blob != nil, r.Inode != nil, r.Entry != nil, r.Xattr != nil, r.Chunk != nil, r.Orphan != nil, r.End != nil}
 	kind := -1
 	for i, s := range set {
@@ -156,8 +156,8 @@ func (r *record) kind() int {
 	return kind
 }
 
-// add counts a record.
-func (c *manifestCount) add(r *record) {
+// countRecord counts a record.
+func (c *manifestCount) countRecord(r *record) {
 	switch {
 	case r.Blob != nil:
 		c.Blobs++
@@ -181,7 +181,7 @@ func manifestKey(org, vol []byte, generation int64) string {
 
 func manifestPrefix(org []byte) string { return orgPrefix(org) + "m/" }
 
-// orgObject is what an object of an organisation's own holds, so that one without
+// readOrgObject is what an object of an organisation's own holds, so that one without
 // volumes is rebuilt too. Its key has the hash of its bytes, as objects never change.
 type orgObject struct {
 	Format  string `json:"format"`
@@ -197,14 +197,14 @@ const (
 	maxOrgObject = 64 << 10
 )
 
-func orgKey(org, data []byte) string {
+func orgObjectKey(org, data []byte) string {
 	sum := sha256.Sum256(data)
 	return fmt.Sprintf("%sorg-%x.json", manifestPrefix(org), sum[:8])
 }
 
 func parseOrgObject(org, data []byte) (orgObject, error) {
 	var o orgObject
-	if err := strictJSON(data, &o); err != nil {
+	if err := decodeStrictJSON(data, &o); err != nil {
 		return o, err
 	}
 	if o.Format != orgFormat || o.Version != manifestVersion {
@@ -219,16 +219,16 @@ func parseOrgObject(org, data []byte) (orgObject, error) {
 	return o, nil
 }
 
-// foundKey is what a key of the blob store says: of a blob, a manifest, or an
+// parsedKey is what a key of the blob store says: of a blob, a manifest, or an
 // organisation's object.
-type foundKey struct {
+type parsedKey struct {
 	org, id    []byte // id: of the blob or volume; nil: an organisation's object
 	manifest   bool
 	generation int64
 }
 
-// parseKey is the inverse of blobKey, manifestKey and orgKey; ok is false for others.
-func parseKey(key string) (k foundKey, ok bool) {
+// parseObjectKey is the inverse of blobKey, manifestKey and orgObjectKey; ok is false for others.
+func parseObjectKey(key string) (k parsedKey, ok bool) {
 	part := strings.Split(key, "/")
 	if len(part) < 4 || part[0] != "o" {
 		return k, false
@@ -246,7 +246,7 @@ func parseKey(key string) (k foundKey, ok bool) {
 		name, isManifest := strings.CutSuffix(part[4], manifestSuffix)
 		k.id, k.manifest = parseHexID(part[3]), true
 		var fits bool
-		k.generation, fits = digits20(name)
+		k.generation, fits = parseDigits20(name)
 		return k, isManifest && fits && k.id != nil
 	}
 	return k, false
@@ -284,8 +284,8 @@ func newManifestWriter(w io.Writer) (*manifestWriter, error) {
 	return m, nil
 }
 
-func (m *manifestWriter) add(r *record) error {
-	m.count.add(r)
+func (m *manifestWriter) writeRecord(r *record) error {
+	m.count.countRecord(r)
 	m.buf.Reset()
 	if err := m.enc.Encode(r); err != nil {
 		return err
@@ -294,14 +294,14 @@ func (m *manifestWriter) add(r *record) error {
 	return err
 }
 
-// finish writes the trailer.
-func (m *manifestWriter) finish() error {
+// writeTrailer writes the trailer.
+func (m *manifestWriter) writeTrailer() error {
 	m.end = m.count
 	m.end.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
-	return m.add(&record{End: &m.end})
+	return m.writeRecord(&record{End: &m.end})
 }
 
-func digits20(s string) (int64, bool) {
+func parseDigits20(s string) (int64, bool) {
 	if len(s) != 20 || strings.Trim(s, "0123456789") != "" {
 		return 0, false
 	}
@@ -309,9 +309,9 @@ func digits20(s string) (int64, bool) {
 	return n, err == nil
 }
 
-// strictJSON decodes one value and refuses what the type does not have: it would be
+// decodeStrictJSON decodes one value and refuses what the type does not have: it would be
 // lost without a word.
-func strictJSON(data []byte, v any) error {
+func decodeStrictJSON(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {

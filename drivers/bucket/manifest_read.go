@@ -33,40 +33,40 @@ const (
 // manifestReader reads a manifest that may hold anything. What it returns is sound in
 // itself; whether records fit to one another, the database is asked later.
 type manifestReader struct {
-	src  *source
-	z    *zstd.Decoder
-	r    *bufio.Reader
-	line []byte
-	n    int // lines read
-	sum  hash.Hash
+	src       *failureTrackingReader
+	z         *zstd.Decoder
+	r         *bufio.Reader
+	line      []byte
+	lineCount int // lines read
+	sum       hash.Hash
 
-	head  manifestHead
-	last  record // the last one of each kind
-	kind  int    // of the last line
-	count manifestCount
-	bytes int64 // of all files
+	head      manifestHead
+	last      record // the last one of each kind
+	kind      int    // of the last line
+	count     manifestCount
+	fileBytes int64 // of all files
 }
 
-// bad is what is wrong with a line.
-func (m *manifestReader) bad(format string, args ...any) error {
-	return driver.Errorf(driver.ErrCorrupt, "line %d: %s", m.n, fmt.Sprintf(format, args...))
+// lineError is what is wrong with a line.
+func (m *manifestReader) lineError(format string, args ...any) error {
+	return driver.Errorf(driver.ErrCorrupt, "line %d: %s", m.lineCount, fmt.Sprintf(format, args...))
 }
 
 // newManifestReader reads the head, which must be that of a volume's generation.
 func newManifestReader(r io.Reader, org, vol []byte, generation int64) (*manifestReader, error) {
-	src := &source{r: r}
-	z, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	src := &failureTrackingReader{r: r}
+	z, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
 	if err != nil {
 		return nil, err
 	}
 	m := &manifestReader{src: src, z: z, r: bufio.NewReaderSize(z, 64<<10), sum: sha256.New(), kind: -1}
-	rec, err := m.next()
+	rec, err := m.nextRecord()
 	if err == nil && rec.Head == nil {
-		err = m.bad("a manifest begins with its head")
+		err = m.lineError("a manifest begins with its head")
 	}
 	if err == nil && (!bytes.Equal(m.head.Org, org) || !bytes.Equal(m.head.Volume, vol) || m.head.Generation != generation) {
-		err = m.bad("this is generation %d of volume %s of organisation %s, which the key does not say",
-			m.head.Generation, idText(m.head.Volume), idText(m.head.Org))
+		err = m.lineError("this is generation %d of volume %s of organisation %s, which the key does not say",
+			m.head.Generation, formatID(m.head.Volume), formatID(m.head.Org))
 	}
 	if err != nil {
 		z.Close()
@@ -85,29 +85,29 @@ func (m *manifestReader) readLine() error {
 		m.line = append(m.line, part...)
 		switch {
 		case err == nil:
-			m.n++
+			m.lineCount++
 			return nil
-		case len(m.line) > maxLine:
-			m.n++
-			return m.bad("longer than %d bytes", maxLine)
+		case len(m.line) > maxManifestLine:
+			m.lineCount++
+			return m.lineError("longer than %d bytes", maxManifestLine)
 		case errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, io.EOF) && len(m.line) == 0:
 			return io.EOF
 		case errors.Is(err, io.EOF):
-			return driver.Errorf(driver.ErrCorrupt, "it ends in line %d, before its trailer", m.n+1)
+			return driver.Errorf(driver.ErrCorrupt, "it ends in line %d, before its trailer", m.lineCount+1)
 		default:
-			return m.broken(err)
+			return m.readError(err)
 		}
 	}
 }
 
-// source remembers how reading an object failed: what else fails is damage to it.
-type source struct {
+// failureTrackingReader remembers how reading an object failed: what else fails is damage to it.
+type failureTrackingReader struct {
 	r   io.Reader
 	err error
 }
 
-func (s *source) Read(p []byte) (int, error) {
+func (s *failureTrackingReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if err != nil && err != io.EOF {
 		s.err = err
@@ -115,51 +115,51 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (m *manifestReader) broken(err error) error {
+func (m *manifestReader) readError(err error) error {
 	if m.src.err != nil {
 		return m.src.err
 	}
-	return driver.Errorf(driver.ErrCorrupt, "after line %d: %v", m.n, err)
+	return driver.Errorf(driver.ErrCorrupt, "after line %d: %v", m.lineCount, err)
 }
 
-// next returns a record, and io.EOF after the trailer.
-func (m *manifestReader) next() (*record, error) {
+// nextRecord returns a record, and io.EOF after the trailer.
+func (m *manifestReader) nextRecord() (*record, error) {
 	if err := m.readLine(); err != nil {
 		if err == io.EOF && m.kind != kindEnd {
-			err = driver.Errorf(driver.ErrCorrupt, "it ends after line %d, without its trailer", m.n)
+			err = driver.Errorf(driver.ErrCorrupt, "it ends after line %d, without its trailer", m.lineCount)
 		}
 		return nil, err
 	}
 	var r record
-	if err := strictJSON(m.line, &r); err != nil {
-		return nil, m.bad("%v", err)
+	if err := decodeStrictJSON(m.line, &r); err != nil {
+		return nil, m.lineError("%v", err)
 	}
-	kind := r.kind()
+	kind := r.recordKind()
 	switch {
 	case kind < 0:
-		return nil, m.bad("a line has one record")
+		return nil, m.lineError("a line has one record")
 	case m.kind < 0 != (kind == kindHead), m.kind == kindEnd, kind < m.kind:
-		return nil, m.bad("a record that does not belong there")
+		return nil, m.lineError("a record that does not belong there")
 	}
-	if err := m.check(&r, kind); err != nil {
-		return nil, m.bad("%v", err)
+	if err := m.checkRecord(&r, kind); err != nil {
+		return nil, m.lineError("%v", err)
 	}
 	m.kind = kind
 	if kind != kindEnd {
 		m.sum.Write(m.line)
-		m.count.add(&r)
+		m.count.countRecord(&r)
 	}
 	return &r, nil
 }
 
-func (m *manifestReader) check(r *record, kind int) error {
+func (m *manifestReader) checkRecord(r *record, kind int) error {
 	switch kind {
 	case kindHead:
 		m.head = *r.Head
-		return r.Head.check()
+		return r.Head.validate()
 	case kindBlob:
 		defer func() { m.last.Blob = r.Blob }()
-		return r.Blob.check(m.last.Blob)
+		return r.Blob.validateAfter(m.last.Blob)
 	case kindInode:
 		defer func() { m.last.Inode = r.Inode }()
 		return m.checkInode(r.Inode)
@@ -177,7 +177,7 @@ func (m *manifestReader) check(r *record, kind int) error {
 		if m.last.Orphan != nil && r.Orphan.Ino <= m.last.Orphan.Ino {
 			return errOrder
 		}
-		return m.checkIno(r.Orphan.Ino)
+		return m.checkInodeNumber(r.Orphan.Ino)
 	}
 	want := m.count
 	want.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
@@ -189,7 +189,7 @@ func (m *manifestReader) check(r *record, kind int) error {
 
 var errOrder = errors.New("a record twice, or out of order")
 
-func (h *manifestHead) check() error {
+func (h *manifestHead) validate() error {
 	if h.Format != manifestFormat || h.Version != manifestVersion {
 		return fmt.Errorf("format %q version %d is none that this version of vole reads", h.Format, h.Version)
 	}
@@ -215,7 +215,7 @@ func (h *manifestHead) check() error {
 	return labels.Validate()
 }
 
-func (b *blobRecord) check(last *blobRecord) error {
+func (b *blobRecord) validateAfter(last *blobRecord) error {
 	if len(b.ID) != 16 {
 		return errors.New("a blob without an id")
 	}
@@ -232,7 +232,7 @@ func (b *blobRecord) check(last *blobRecord) error {
 	return nil
 }
 
-func (m *manifestReader) checkIno(ino int64) error {
+func (m *manifestReader) checkInodeNumber(ino int64) error {
 	if ino < rootIno || ino >= m.head.NextIno {
 		return fmt.Errorf("inode %d of those up to %d", ino, m.head.NextIno-1)
 	}
@@ -240,7 +240,7 @@ func (m *manifestReader) checkIno(ino int64) error {
 }
 
 func (m *manifestReader) checkInode(n *inodeRecord) error {
-	if err := m.checkIno(n.Ino); err != nil {
+	if err := m.checkInodeNumber(n.Ino); err != nil {
 		return err
 	}
 	switch last := m.last.Inode; {
@@ -267,10 +267,10 @@ func (m *manifestReader) checkInode(n *inodeRecord) error {
 		return errors.New("a negative size or device")
 	}
 	if typ == typeFile {
-		if n.Size > math.MaxInt64-m.bytes {
+		if n.Size > math.MaxInt64-m.fileBytes {
 			return errors.New("all files together have more bytes than can be counted")
 		}
-		m.bytes += n.Size
+		m.fileBytes += n.Size
 	}
 	if (typ == typeLink) != (n.Target != nil) || typ == typeLink && (len(n.Target) == 0 || len(n.Target) > maxTarget || bytes.IndexByte(n.Target, 0) >= 0) {
 		return errors.New("the target of a symbolic link")
@@ -282,10 +282,10 @@ func (m *manifestReader) checkInode(n *inodeRecord) error {
 const maxTarget = 4096
 
 func (m *manifestReader) checkEntry(e *entryRecord) error {
-	if err := errors.Join(m.checkIno(e.Parent), m.checkIno(e.Ino)); err != nil {
+	if err := errors.Join(m.checkInodeNumber(e.Parent), m.checkInodeNumber(e.Ino)); err != nil {
 		return err
 	}
-	// A name that cannot be is no reason to lose all that can: see safeName.
+	// A name that cannot be is no reason to lose all that can: see sanitizeName.
 	if e.Ino == rootIno || e.Ino == e.Parent {
 		return fmt.Errorf("inode %d in itself", e.Ino)
 	}
@@ -295,22 +295,22 @@ func (m *manifestReader) checkEntry(e *entryRecord) error {
 	return nil
 }
 
-// badName reports whether a file cannot have a name.
-func badName(name string) bool {
+// isInvalidName reports whether a file cannot have a name.
+func isInvalidName(name string) bool {
 	return name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00")
 }
 
-// safeName is what a file is called instead of a name that it cannot have: much the same,
+// sanitizeName is what a file is called instead of a name that it cannot have: much the same,
 // and unlike any other.
-func safeName(name string) string {
+func sanitizeName(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	tail := fmt.Sprintf("~%x", sum[:8])
 	name = strings.NewReplacer("/", "_", "\x00", "_").Replace(name)
 	return name[:min(len(name), driver.MaxElemLen-len(tail))] + tail
 }
 
-// shorten keeps errors readable.
-func shorten(s string) string {
+// shortenForMessage keeps errors readable.
+func shortenForMessage(s string) string {
 	if len(s) > 64 {
 		return s[:64] + "..."
 	}
@@ -318,11 +318,11 @@ func shorten(s string) string {
 }
 
 func (m *manifestReader) checkXattr(x *xattrRecord) error {
-	if err := m.checkIno(x.Ino); err != nil {
+	if err := m.checkInodeNumber(x.Ino); err != nil {
 		return err
 	}
-	if err := checkXattr(string(x.Name)); err != nil || len(x.Name) > 255 || bytes.IndexByte(x.Name, 0) >= 0 || len(x.Value) > maxXattrs {
-		return fmt.Errorf("%q is no attribute", shorten(string(x.Name)))
+	if err := checkXattrName(string(x.Name)); err != nil || len(x.Name) > 255 || bytes.IndexByte(x.Name, 0) >= 0 || len(x.Value) > maxXattrs {
+		return fmt.Errorf("%q is no attribute", shortenForMessage(string(x.Name)))
 	}
 	if last := m.last.Xattr; last != nil && (x.Ino < last.Ino || x.Ino == last.Ino && bytes.Compare(x.Name, last.Name) <= 0) {
 		return errOrder
@@ -331,7 +331,7 @@ func (m *manifestReader) checkXattr(x *xattrRecord) error {
 }
 
 func (m *manifestReader) checkChunk(c *chunkRecord) error {
-	if err := m.checkIno(c.Ino); err != nil {
+	if err := m.checkInodeNumber(c.Ino); err != nil {
 		return err
 	}
 	if len(c.Blob) != 16 || c.Len < 1 || c.Len > chunkSize || c.Pos < 0 || c.Pos > math.MaxInt64-c.Len || c.BlobPos < 0 || c.BlobPos > chunkSize-c.Len {
@@ -354,8 +354,8 @@ func (ns *Namespace) readManifest(ctx context.Context, org, vol []byte, generati
 	})
 }
 
-// manifestSum reads all of a manifest and returns the sum of its trailer.
-func (ns *Namespace) manifestSum(ctx context.Context, org, vol []byte, generation int64) (sum string, err error) {
+// readManifestSum reads all of a manifest and returns the sum of its trailer.
+func (ns *Namespace) readManifestSum(ctx context.Context, org, vol []byte, generation int64) (sum string, err error) {
 	_, err = ns.scanManifest(ctx, org, vol, generation, func(r *record) error {
 		if r.End != nil {
 			sum = r.End.SHA256
@@ -385,7 +385,7 @@ func (ns *Namespace) scanManifest(ctx context.Context, org, vol []byte, generati
 	}
 	defer m.close()
 	for {
-		r, err := m.next()
+		r, err := m.nextRecord()
 		if err == io.EOF {
 			return m.head, nil
 		}

@@ -43,9 +43,9 @@ func packed(t testing.TB, list []*record) []byte {
 	var b bytes.Buffer
 	m, err := newManifestWriter(&b)
 	for _, r := range list {
-		err = errors.Join(err, m.add(r))
+		err = errors.Join(err, m.writeRecord(r))
 	}
-	if err := errors.Join(err, m.finish(), m.z.Close()); err != nil {
+	if err := errors.Join(err, m.writeTrailer(), m.z.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -68,7 +68,7 @@ func readAll(data []byte) (list []*record, err error) {
 	}
 	defer m.close()
 	for {
-		r, err := m.next()
+		r, err := m.nextRecord()
 		if err == io.EOF {
 			return list, nil
 		}
@@ -141,7 +141,7 @@ func TestManifestRefused(t *testing.T) {
 		}
 	}
 	for want, lines := range map[string]string{
-		"line 1: longer":        strings.Repeat(" ", maxLine+100_000),
+		"line 1: longer":        strings.Repeat(" ", maxManifestLine+100_000),
 		"line 1: json: unknown": `{"hat":{}}` + "\n",
 		"line 1: there is some": `{} {}` + "\n",
 		"it ends after line 0":  "",
@@ -155,12 +155,12 @@ func TestManifestRefused(t *testing.T) {
 
 func TestParseKey(t *testing.T) {
 	org, id := newID(), newID()
-	for _, key := range []string{blobKey(org, id), manifestKey(org, id, 42), orgKey(org, []byte("x"))} {
-		if k, ok := parseKey(key); !ok || !bytes.Equal(k.org, org) || k.manifest != (k.generation == 42) {
+	for _, key := range []string{blobKey(org, id), manifestKey(org, id, 42), orgObjectKey(org, []byte("x"))} {
+		if k, ok := parseObjectKey(key); !ok || !bytes.Equal(k.org, org) || k.manifest != (k.generation == 42) {
 			t.Errorf("%s: %+v, %v", key, k, ok)
 		}
 		for _, bad := range []string{key + "x", "o/" + key, strings.ToUpper(key), key[:len(key)-1]} {
-			if k, ok := parseKey(bad); ok {
+			if k, ok := parseObjectKey(bad); ok {
 				t.Errorf("%s: %+v", bad, k)
 			}
 		}
@@ -178,7 +178,7 @@ func FuzzManifest(f *testing.F) {
 		}
 		list, err := readAll(data)
 		for _, r := range list {
-			if r.kind() < 0 {
+			if r.recordKind() < 0 {
 				t.Fatalf("%+v", r)
 			}
 		}

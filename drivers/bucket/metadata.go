@@ -14,23 +14,27 @@ const countXattrs = `UPDATE inodes SET xattr_bytes = (SELECT CAST(coalesce(sum(l
 	FROM xattrs x WHERE x.vol = $1 AND x.ino = inodes.ino)
 	WHERE vol = $1 AND ino IN (SELECT ino FROM xattrs WHERE vol = $1)`
 
-// named notes that a name was added, and unnamed that one was taken away.
-func (c *change) named(name string)   { c.meta = c.meta.Plus(driver.EntryMetadata(name)) }
-func (c *change) unnamed(name string) { c.meta = c.meta.Minus(driver.EntryMetadata(name)) }
+// addNameMetadata notes that a name was added, and unnamed that one was taken away.
+func (c *volumeTx) addNameMetadata(name string) {
+	c.metaDelta = c.metaDelta.Plus(driver.EntryMetadata(name))
+}
+func (c *volumeTx) subtractNameMetadata(name string) {
+	c.metaDelta = c.metaDelta.Minus(driver.EntryMetadata(name))
+}
 
-// metadata is what belongs to the inode itself, whatever names it has.
-func (n *inode) metadata() driver.Metadata {
+// ownMetadata is what belongs to the inode itself, whatever names it has.
+func (n *inode) ownMetadata() driver.Metadata {
 	return driver.Metadata{Bytes: int64(len(n.target)) + n.xattrs}
 }
 
-// metadata is what a volume holds.
-func (v *volume) metadata() driver.Metadata {
+// storedMetadata is what a volume holds.
+func (v *volumeRow) storedMetadata() driver.Metadata {
 	return driver.Metadata{Entries: v.entries, Bytes: v.metaBytes}
 }
 
-// fitsBounds fails when the volume holds more metadata than the bounds of a quota.
-func (v *volume) fitsBounds(quota driver.Size) error {
-	have, bound := v.metadata(), driver.MetadataBounds(quota)
+// checkMetadataBounds fails when the volume holds more metadata than the bounds of a quota.
+func (v *volumeRow) checkMetadataBounds(quota driver.Size) error {
+	have, bound := v.storedMetadata(), driver.MetadataBounds(quota)
 	if have.Entries > bound.Entries || have.Bytes > bound.Bytes {
 		return driver.Errorf(driver.ErrQuota, "the volume holds %d entries, and %d bytes of names, link targets and attributes; with a quota of %v it may hold %d and %d",
 			have.Entries, have.Bytes, quota, bound.Entries, bound.Bytes)

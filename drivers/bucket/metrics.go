@@ -16,7 +16,7 @@ import (
 
 // metrics are what a namespace counts, for Prometheus.
 type metrics struct {
-	list []prometheus.Collector // all of them
+	collectors []prometheus.Collector // all of them
 
 	operations               *prometheus.HistogramVec // by operation
 	queries, commits         prometheus.Observer
@@ -32,8 +32,8 @@ type metrics struct {
 	exported                 prometheus.Gauge
 }
 
-// seconds are the limits of the buckets of latencies: 0.1 ms to 26 s.
-var seconds = prometheus.ExponentialBuckets(1e-4, 2, 18)
+// latencyBuckets are the limits of the buckets of latencies: 0.1 ms to 26 s.
+var latencyBuckets = prometheus.ExponentialBuckets(1e-4, 2, 18)
 
 func newMetrics() *metrics {
 	var list []prometheus.Collector
@@ -43,7 +43,7 @@ func newMetrics() *metrics {
 		return c
 	}
 	latency := func(name, help string) prometheus.Observer {
-		h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "vole_bucket", Name: name, Help: help, Buckets: seconds})
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "vole_bucket", Name: name, Help: help, Buckets: latencyBuckets})
 		list = append(list, h)
 		return h
 	}
@@ -66,30 +66,30 @@ func newMetrics() *metrics {
 			Namespace: "vole_bucket", Name: "store_errors_total", Help: "Operations of the blob store that failed."}, []string{"op"}),
 	}
 	m.operations = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Namespace: "vole_bucket", Name: "operation_seconds", Help: "Time of operations on volumes and files.", Buckets: seconds}, []string{"op"})
+		Namespace: "vole_bucket", Name: "operation_seconds", Help: "Time of operations on volumes and files.", Buckets: latencyBuckets}, []string{"op"})
 	m.exports = counter("exports_total", "Manifests of volumes that were written.")
 	m.exportErrors = counter("export_errors_total", "Exports, of those from time to time, that failed.")
 	m.exported = prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "vole_bucket", Name: "exported_seconds", Help: "When the last complete export of this process began, in Unix time."})
-	m.list = append(list, m.operations, m.storeErrors, m.exported)
+	m.collectors = append(list, m.operations, m.storeErrors, m.exported)
 	return m
 }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, c := range m.list {
+	for _, c := range m.collectors {
 		c.Describe(to)
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(to chan<- prometheus.Metric) {
-	for _, c := range m.list {
+	for _, c := range m.collectors {
 		c.Collect(to)
 	}
 }
 
-func (m *metrics) register(reg prometheus.Registerer) error {
+func (m *metrics) registerWith(reg prometheus.Registerer) error {
 	if reg == nil {
 		return nil
 	}
@@ -100,53 +100,53 @@ func (m *metrics) register(reg prometheus.Registerer) error {
 	return err
 }
 
-func (m *metrics) unregister(reg prometheus.Registerer) {
+func (m *metrics) unregisterFrom(reg prometheus.Registerer) {
 	if reg != nil {
 		reg.Unregister(m)
 	}
 }
 
-// since notes how long an operation took that began at begin.
-func (m *metrics) since(op string, begin time.Time) {
+// observeSince notes how long an operation took that began at begin.
+func (m *metrics) observeSince(op string, begin time.Time) {
 	m.operations.WithLabelValues(op).Observe(time.Since(begin).Seconds())
 }
 
-// measured is a database whose reads and transactions are timed.
-type measured struct {
+// measuredDB is a database whose reads and transactions are timed.
+type measuredDB struct {
 	database
-	m *metrics
+	metrics *metrics
 }
 
-func (d *measured) read(ctx context.Context, list ...query) error {
+func (d *measuredDB) runQueries(ctx context.Context, list ...query) error {
 	begin := time.Now()
-	err := d.database.read(ctx, list...)
-	d.m.queries.Observe(time.Since(begin).Seconds())
+	err := d.database.runQueries(ctx, list...)
+	d.metrics.queries.Observe(time.Since(begin).Seconds())
 	return err
 }
 
-func (d *measured) write(ctx context.Context, vol []byte, lazy bool, fn func(t tx) error) error {
+func (d *measuredDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t sqlTx) error) error {
 	begin := time.Now()
-	err := d.database.write(ctx, vol, lazy, fn)
-	d.m.commits.Observe(time.Since(begin).Seconds())
+	err := d.database.runTx(ctx, vol, lazy, fn)
+	d.metrics.commits.Observe(time.Since(begin).Seconds())
 	return err
 }
 
-func (d *measured) snapshot(ctx context.Context, fn func(run runner) error) error {
+func (d *measuredDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
 	begin := time.Now()
-	err := d.database.snapshot(ctx, fn)
-	d.m.snapshots.Observe(time.Since(begin).Seconds())
+	err := d.database.runOnSnapshot(ctx, fn)
+	d.metrics.snapshots.Observe(time.Since(begin).Seconds())
 	return err
 }
 
 // measuredStore is a blob store whose operations are timed and counted.
 type measuredStore struct {
 	blob.Store
-	m *metrics
+	metrics *metrics
 }
 
-// failed counts an error. Who gave up is told so, though the store had another word
+// countFailure counts an error. Who gave up is told so, though the store had another word
 // at the last moment.
-func (s *measuredStore) failed(ctx context.Context, op string, err error) error {
+func (s *measuredStore) countFailure(ctx context.Context, op string, err error) error {
 	if gone := ctx.Err(); err != nil && gone != nil && !errors.Is(err, gone) && !errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", gone, err)
 	}
@@ -158,15 +158,15 @@ func (s *measuredStore) failed(ctx context.Context, op string, err error) error 
 		return err
 	}
 	if !errors.Is(err, context.Canceled) {
-		s.m.storeErrors.WithLabelValues(op).Inc()
+		s.metrics.storeErrors.WithLabelValues(op).Inc()
 	}
-	return storageFault(err)
+	return asStorageFault(err)
 }
 
-// storageFault marks an error as one of the blob store, which is unavailable unless the
+// asStorageFault marks an error as one of the blob store, which is unavailable unless the
 // error has a kind of its own. Then it matches nothing else: what ended early is not the
 // caller's own stream.
-func storageFault(err error) error {
+func asStorageFault(err error) error {
 	switch {
 	case errors.As(err, new(*driver.Fault)):
 		return err
@@ -181,47 +181,47 @@ func storageFault(err error) error {
 }
 
 func (s *measuredStore) Ping(ctx context.Context) error {
-	return s.failed(ctx, "ping", s.Store.Ping(ctx))
+	return s.countFailure(ctx, "ping", s.Store.Ping(ctx))
 }
 
 func (s *measuredStore) Put(ctx context.Context, key string, data []byte, sum uint32) error {
 	begin := time.Now()
 	err := s.Store.Put(ctx, key, data, sum)
-	s.m.puts.Observe(time.Since(begin).Seconds())
+	s.metrics.puts.Observe(time.Since(begin).Seconds())
 	if err == nil {
-		s.m.putBytes.Add(float64(len(data)))
+		s.metrics.putBytes.Add(float64(len(data)))
 	}
-	return s.failed(ctx, "put", err)
+	return s.countFailure(ctx, "put", err)
 }
 
 func (s *measuredStore) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
 	begin := time.Now()
 	err := s.Store.ReadAt(ctx, key, p, off)
-	s.m.gets.Observe(time.Since(begin).Seconds())
+	s.metrics.gets.Observe(time.Since(begin).Seconds())
 	if err == nil {
-		s.m.getBytes.Add(float64(len(p)))
+		s.metrics.getBytes.Add(float64(len(p)))
 	}
-	return s.failed(ctx, "get", err)
+	return s.countFailure(ctx, "get", err)
 }
 
 func (s *measuredStore) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 	r, err := s.Store.Open(ctx, key)
-	return r, s.failed(ctx, "open", err)
+	return r, s.countFailure(ctx, "open", err)
 }
 
 func (s *measuredStore) Write(ctx context.Context, key string, r io.Reader) error {
-	return s.failed(ctx, "write", s.Store.Write(ctx, key, r))
+	return s.countFailure(ctx, "write", s.Store.Write(ctx, key, r))
 }
 
 func (s *measuredStore) Stat(ctx context.Context, key string) (blob.Info, error) {
 	info, err := s.Store.Stat(ctx, key)
-	return info, s.failed(ctx, "stat", err)
+	return info, s.countFailure(ctx, "stat", err)
 }
 
 func (s *measuredStore) List(ctx context.Context, prefix string) iter.Seq2[blob.Info, error] {
 	return func(yield func(blob.Info, error) bool) {
 		for info, err := range s.Store.List(ctx, prefix) {
-			if !yield(info, s.failed(ctx, "list", err)) {
+			if !yield(info, s.countFailure(ctx, "list", err)) {
 				return
 			}
 		}
@@ -229,5 +229,5 @@ func (s *measuredStore) List(ctx context.Context, prefix string) iter.Seq2[blob.
 }
 
 func (s *measuredStore) Delete(ctx context.Context, key string) error {
-	return s.failed(ctx, "delete", s.Store.Delete(ctx, key))
+	return s.countFailure(ctx, "delete", s.Store.Delete(ctx, key))
 }

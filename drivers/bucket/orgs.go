@@ -13,7 +13,7 @@ import (
 // removedOrg begins the name of an organisation that was removed; no name of one begins so.
 const removedOrg = "-"
 
-func orgNotEmpty(name string, volumes int64) error {
+func orgNotEmptyError(name string, volumes int64) error {
 	return driver.Errorf(driver.ErrNotEmpty, "the organisation %q has volumes (%d); remove them first, or use force to remove all of it", name, volumes)
 }
 
@@ -24,7 +24,7 @@ func OrgNames(ctx context.Context, opts Options) ([]string, error) {
 	if opts.Blobs == "" && opts.S3 == nil {
 		opts.Blobs = "." // it is not opened
 	}
-	if err := opts.complete(); err != nil {
+	if err := opts.completeAndValidate(); err != nil {
 		return nil, err
 	}
 	ns := &Namespace{opts: opts, log: opts.Log, metrics: newMetrics()}
@@ -48,29 +48,29 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 	if err != nil {
 		return err
 	}
-	err = ns.db.write(ctx, nil, false, func(t tx) error {
+	err = ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		var found bool
 		var volumes int64
 		var holders []attachment
-		if err := t.run(one(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
+		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
 			return err // gone: by another, or by a first try of this whose answer was lost
 		}
-		err := t.run(one(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
-			all(&holders, (*attachment).dest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
+		err := t.runQueries(selectOne(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
+			selectAll(&holders, (*attachment).scanDest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
 		switch {
 		case err != nil:
 			return err
 		case volumes > 0 && !force:
-			return orgNotEmpty(name, volumes)
+			return orgNotEmptyError(name, volumes)
 		case len(holders) > 0:
-			return holders[0].inUse()
+			return holders[0].inUseError()
 		}
-		t.later(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
-		t.later(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+idText(b.org))
+		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
+		t.queueExec(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+formatID(b.org))
 		return nil
 	})
 	if err == nil {
-		ns.wake()
+		ns.wakeMaintenance()
 	}
 	return err
 }
@@ -78,40 +78,40 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 // Removed reports whether the organisation was removed.
 func (b *Backend) Removed(ctx context.Context) (bool, error) {
 	var found bool
-	err := b.ns.db.read(ctx, b.isHere(&found))
+	err := b.ns.db.runQueries(ctx, b.orgExistsQuery(&found))
 	return err == nil && !found, err
 }
 
-// isHere asks whether the organisation was not removed.
-func (b *Backend) isHere(found *bool) query {
-	return one(found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name NOT LIKE '`+removedOrg+`%'`, b.org)
+// orgExistsQuery asks whether the organisation was not removed.
+func (b *Backend) orgExistsQuery(found *bool) query {
+	return selectOne(found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name NOT LIKE '`+removedOrg+`%'`, b.org)
 }
 
 var errOrgRemoved = driver.Errorf(driver.ErrNotFound, "the organisation has been removed")
 
-// reapOrgs deletes what is left of removed organisations that have nothing any more.
-func (ns *Namespace) reapOrgs(ctx context.Context) error {
+// reapRemovedOrgs deletes what is left of removed organisations that have nothing any more.
+func (ns *Namespace) reapRemovedOrgs(ctx context.Context) error {
 	var list [][]byte
-	err := ns.db.read(ctx, all(&list, oneID, `SELECT id FROM orgs WHERE name LIKE '`+removedOrg+`%'`))
+	err := ns.db.runQueries(ctx, selectAll(&list, idDest, `SELECT id FROM orgs WHERE name LIKE '`+removedOrg+`%'`))
 	for _, org := range list {
 		if err == nil {
-			err = ns.reapOrg(ctx, org)
+			err = ns.reapRemovedOrg(ctx, org)
 		}
 	}
 	return err
 }
 
-func (ns *Namespace) reapOrg(ctx context.Context, org []byte) error {
+func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 	// A volume that was being made meanwhile goes, too.
-	err := ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
+	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	var volumes bool
-	err = ns.db.read(ctx, one(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 LIMIT 1`, org))
+	err = ns.db.runQueries(ctx, selectOne(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 LIMIT 1`, org))
 	if err != nil || volumes {
 		return err
 	}
@@ -124,11 +124,11 @@ func (ns *Namespace) reapOrg(ctx context.Context, org []byte) error {
 			return err
 		}
 	}
-	return ns.db.write(ctx, nil, false, func(t tx) error {
+	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		const nothing = ` AND NOT EXISTS (SELECT 1 FROM volumes WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM sessions WHERE org = $1)
 			AND NOT EXISTS (SELECT 1 FROM blobs WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM doomed WHERE org = $1)`
-		t.later(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
-		t.later(`DELETE FROM orgs WHERE id = $1`+nothing, org)
+		t.queueExec(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
+		t.queueExec(`DELETE FROM orgs WHERE id = $1`+nothing, org)
 		return nil
 	})
 }

@@ -2,19 +2,19 @@ package bucket
 
 import "slices"
 
-// piece is a range of a file with its bytes.
-type piece struct {
+// dirtyRange is a range of a file with its bytes.
+type dirtyRange struct {
 	pos  int64
 	data []byte
 }
 
-func (p piece) end() int64 { return p.pos + int64(len(p.data)) }
+func (p dirtyRange) end() int64 { return p.pos + int64(len(p.data)) }
 
-// pieces are ranges in ascending order that do not overlap.
-type pieces []piece
+// dirtyRanges are ranges in ascending order that do not overlap.
+type dirtyRanges []dirtyRange
 
 // end is where the last one ends.
-func (l pieces) end() int64 {
+func (l dirtyRanges) end() int64 {
 	if len(l) == 0 {
 		return 0
 	}
@@ -22,7 +22,7 @@ func (l pieces) end() int64 {
 }
 
 // size is how many bytes there are.
-func (l pieces) size() int64 {
+func (l dirtyRanges) size() int64 {
 	n := int64(0)
 	for _, p := range l {
 		n += int64(len(p.data))
@@ -30,9 +30,9 @@ func (l pieces) size() int64 {
 	return n
 }
 
-// first is the index of the first piece that ends after pos.
-func (l pieces) first(pos int64) int {
-	i, _ := slices.BinarySearchFunc(l, pos, func(p piece, pos int64) int {
+// firstEndingAfter is the index of the first piece that ends after pos.
+func (l dirtyRanges) firstEndingAfter(pos int64) int {
+	i, _ := slices.BinarySearchFunc(l, pos, func(p dirtyRange, pos int64) int {
 		if p.end() <= pos {
 			return -1
 		}
@@ -41,13 +41,13 @@ func (l pieces) first(pos int64) int {
 	return i
 }
 
-// write puts data over whatever was in its range. The bytes are copied.
-func (l pieces) write(pos int64, data []byte) pieces {
+// overwrite puts data over whatever was in its range. The bytes are copied.
+func (l dirtyRanges) overwrite(pos int64, data []byte) dirtyRanges {
 	if len(data) == 0 {
 		return l
 	}
 	end := pos + int64(len(data))
-	i := l.first(pos)
+	i := l.firstEndingAfter(pos)
 	if i < len(l) && l[i].pos <= pos && end <= l[i].end() {
 		copy(l[i].data[pos-l[i].pos:], data)
 		return l
@@ -57,32 +57,32 @@ func (l pieces) write(pos int64, data []byte) pieces {
 		l[i-1].data = append(l[i-1].data, data...)
 		return l
 	}
-	l = l.cut(pos, end)
-	i = l.first(pos)
-	return slices.Insert(l, i, piece{pos, slices.Clone(data)})
+	l = l.removeRange(pos, end)
+	i = l.firstEndingAfter(pos)
+	return slices.Insert(l, i, dirtyRange{pos, slices.Clone(data)})
 }
 
-// cut takes a range out.
-func (l pieces) cut(pos, end int64) pieces {
-	var out pieces
+// removeRange takes a range out.
+func (l dirtyRanges) removeRange(pos, end int64) dirtyRanges {
+	var out dirtyRanges
 	for _, p := range l {
 		if p.end() <= pos || p.pos >= end {
 			out = append(out, p)
 			continue
 		}
 		if p.pos < pos {
-			out = append(out, piece{p.pos, p.data[: pos-p.pos : pos-p.pos]})
+			out = append(out, dirtyRange{p.pos, p.data[: pos-p.pos : pos-p.pos]})
 		}
 		if p.end() > end {
-			out = append(out, piece{end, p.data[end-p.pos:]})
+			out = append(out, dirtyRange{end, p.data[end-p.pos:]})
 		}
 	}
 	return out
 }
 
 // read copies what lies in the range of p, which begins at pos.
-func (l pieces) read(p []byte, pos int64) {
-	for _, x := range l[l.first(pos):] {
+func (l dirtyRanges) read(p []byte, pos int64) {
+	for _, x := range l[l.firstEndingAfter(pos):] {
 		if x.pos >= pos+int64(len(p)) {
 			return
 		}
@@ -94,10 +94,10 @@ func (l pieces) read(p []byte, pos int64) {
 	}
 }
 
-// over returns both lists, where they overlap with the bytes of l.
-func (l pieces) over(below pieces) pieces {
+// mergeOver returns both lists, where they overlap with the bytes of l.
+func (l dirtyRanges) mergeOver(below dirtyRanges) dirtyRanges {
 	for _, p := range l {
-		below = below.write(p.pos, p.data)
+		below = below.overwrite(p.pos, p.data)
 	}
 	return below
 }

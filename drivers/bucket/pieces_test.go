@@ -11,13 +11,13 @@ func TestPieces(t *testing.T) {
 	const size = 400
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		var l pieces
+		var l dirtyRanges
 		want, there := make([]byte, size), make([]bool, size)
 		for range 40 {
 			pos := r.IntN(size)
 			n := r.IntN(min(60, size-pos) + 1)
 			if r.IntN(5) == 0 {
-				l = l.cut(int64(pos), int64(pos+n))
+				l = l.removeRange(int64(pos), int64(pos+n))
 				clear(want[pos : pos+n])
 				clear(there[pos : pos+n])
 				continue
@@ -28,7 +28,7 @@ func TestPieces(t *testing.T) {
 				there[pos+i] = true
 			}
 			copy(want[pos:], data)
-			l = l.write(int64(pos), data)
+			l = l.overwrite(int64(pos), data)
 		}
 		got := make([]byte, size)
 		l.read(got, 0)

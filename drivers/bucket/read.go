@@ -25,17 +25,17 @@ type extent struct {
 // extentSize is about how many bytes an extent takes without what it points to.
 const extentSize = 128
 
-// memory is about how many bytes the extent takes while it is kept.
-func (x *extent) memory() int64 {
+// memorySize is about how many bytes the extent takes while it is kept.
+func (x *extent) memorySize() int64 {
 	return extentSize + int64(cap(x.blob)+cap(x.sums)+cap(x.data))
 }
 
-func (x *extent) dest() []any {
+func (x *extent) scanDest() []any {
 	return []any{&x.pos, &x.len, &x.blob, &x.blobPos, &x.blobSize, &x.sums, &x.data}
 }
 
-// window is what is known of a file's extents: all that reach into [lo, hi).
-type window struct {
+// extentWindow is what is known of a file's extents: all that reach into [lo, hi).
+type extentWindow struct {
 	lo, hi int64
 	list   []extent
 	epoch  int64
@@ -48,9 +48,9 @@ const (
 	// windowData is how many bytes of blobs in rows a window has at most, unless it has
 	// a single extent.
 	windowData = 1 << 20
-	// windowPart is the part of an organisation's memory that windows of open files may
+	// windowMemoryPart is the part of an organisation's memory that windows of open files may
 	// take: files may stay open for as long as a client likes.
-	windowPart = 4
+	windowMemoryPart = 4
 	// smallWindow is the size up to which a window is kept as long as there is any memory:
 	// an open file can then be read though another host removes it.
 	smallWindow = 8 << 10
@@ -75,23 +75,23 @@ const selectFile = `SELECT i.size AS pos, 0, CAST(NULL AS {bytes}), 0, 0, CAST(N
 	UNION ALL SELECT * FROM (` + selectExtents + `
 		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos > $4 AND c.pos + c.len > $5 ORDER BY c.pos LIMIT CAST($6 AS INTEGER)) x`
 
-// load reads the file's size and its extents from off on. current reports that nothing was
+// loadWindow reads the file's size and its extents from off on. current reports that nothing was
 // committed and no later load was answered in between.
-func (n *node) load(ctx context.Context, off int64) (w window, current bool, err error) {
+func (n *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, current bool, err error) {
 	n.mu.Lock()
 	epoch := n.epoch
-	n.asked++
-	turn := n.asked
+	n.loadsStarted++
+	turn := n.loadsStarted
 	n.mu.Unlock()
 	var list []extent
-	b, vol := n.f.b, []byte(n.key.vol)
-	err = b.ns.db.read(ctx, all(&list, (*extent).dest, selectFile, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
+	b, vol := n.fs.b, []byte(n.key.vol)
+	err = b.ns.db.runQueries(ctx, selectAll(&list, (*extent).scanDest, selectFile, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
 	if err != nil {
-		return window{}, false, err
+		return extentWindow{}, false, err
 	}
 	at := slices.IndexFunc(list, func(x extent) bool { return x.blob == nil })
 	if at < 0 {
-		return window{}, false, b.whyGone(ctx, vol)
+		return extentWindow{}, false, b.missingInodeError(ctx, vol)
 	}
 	size := list[at].pos
 	list = slices.Delete(list, at, at+1)
@@ -99,17 +99,17 @@ func (n *node) load(ctx context.Context, off int64) (w window, current bool, err
 	w = newWindow(off, list, epoch)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.epoch != epoch || turn <= n.answer {
-		return window{}, false, nil
+	if n.epoch != epoch || turn <= n.lastLoadKept {
+		return extentWindow{}, false, nil
 	}
-	n.size, n.answer = size, turn
-	n.keepWindow(w)
+	n.size, n.lastLoadKept = size, turn
+	n.cacheWindow(w)
 	return w, true, nil
 }
 
 // newWindow makes a window of the extents that a load from off on has found.
-func newWindow(off int64, list []extent, epoch int64) window {
-	w := window{lo: off, hi: 1<<63 - 1, epoch: epoch}
+func newWindow(off int64, list []extent, epoch int64) extentWindow {
+	w := extentWindow{lo: off, hi: 1<<63 - 1, epoch: epoch}
 	keep, data := 0, 0
 	for keep < len(list) {
 		if data += len(list[keep].data); keep > 0 && data > windowData {
@@ -122,16 +122,16 @@ func newWindow(off int64, list []extent, epoch int64) window {
 	}
 	w.list = slices.Clone(list[:keep]) // what is cut off is not kept by the array
 	for i := range w.list {
-		w.memory += w.list[i].memory()
+		w.memory += w.list[i].memorySize()
 	}
 	return w
 }
 
-// keepWindow keeps a window for later reads, if there is memory for it. The caller holds mu.
-func (n *node) keepWindow(w window) {
-	n.dropWindow()
-	if m := n.f.b.memory; m != nil {
-		full := m.Windows.Load()+w.memory > m.Part(windowPart)
+// cacheWindow keeps a window for later reads, if there is memory for it. The caller holds mu.
+func (n *openInode) cacheWindow(w extentWindow) {
+	n.evictWindow()
+	if m := n.fs.b.memory; m != nil {
+		full := m.Windows.Load()+w.memory > m.Part(windowMemoryPart)
 		if n.closed || full && w.memory > smallWindow || !m.Try(budget.Buffer, w.memory) {
 			return
 		}
@@ -140,17 +140,17 @@ func (n *node) keepWindow(w window) {
 	n.window = w
 }
 
-// dropWindow gives up the window. The caller holds mu.
-func (n *node) dropWindow() {
-	if m := n.f.b.memory; m != nil {
+// evictWindow gives up the window. The caller holds mu.
+func (n *openInode) evictWindow() {
+	if m := n.fs.b.memory; m != nil {
 		m.Windows.Add(-n.window.memory)
 		m.Release(n.window.memory)
 	}
-	n.window = window{}
+	n.window = extentWindow{}
 }
 
-// chunksAt returns a window that begins at off or before it.
-func (n *node) chunksAt(ctx context.Context, off int64) (window, error) {
+// windowAt returns a window that begins at off or before it.
+func (n *openInode) windowAt(ctx context.Context, off int64) (extentWindow, error) {
 	for {
 		n.mu.Lock()
 		w, epoch := n.window, n.epoch
@@ -161,7 +161,7 @@ func (n *node) chunksAt(ctx context.Context, off int64) (window, error) {
 		if w.epoch == epoch && len(w.list) == 0 && w.hi > 0 && w.lo <= off {
 			return w, nil // nothing but a hole from there on
 		}
-		w, current, err := n.load(ctx, off)
+		w, current, err := n.loadWindow(ctx, off)
 		if current || err != nil {
 			return w, err
 		}
@@ -170,15 +170,15 @@ func (n *node) chunksAt(ctx context.Context, off int64) (window, error) {
 
 // ReadAt implements driver.File.
 func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.checkOpen(ctx); err != nil {
 		return 0, err
 	}
 	if off < 0 {
-		return 0, negative(off)
+		return 0, negativeError(off)
 	}
 	total := 0
 	for len(p) > 0 {
-		n, err := h.readSome(ctx, p, off)
+		n, err := h.readWithinWindow(ctx, p, off)
 		total += n
 		if err != nil {
 			return total, err
@@ -188,11 +188,11 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return total, nil
 }
 
-// readSome reads up to the end of what one window knows.
-func (h *handle) readSome(ctx context.Context, p []byte, off int64) (int, error) {
-	n := h.n
+// readWithinWindow reads up to the end of what one window knows.
+func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int, error) {
+	n := h.inode
 	for tries := 0; ; tries++ {
-		w, err := n.chunksAt(ctx, off)
+		w, err := n.windowAt(ctx, off)
 		if err != nil {
 			return 0, err
 		}
@@ -201,24 +201,24 @@ func (h *handle) readSome(ctx context.Context, p []byte, off int64) (int, error)
 			n.mu.Unlock()
 			continue // committed in between: what is laid over it below has gone into it
 		}
-		size := max(n.size, n.fresh.end(), n.sending.end())
+		size := max(n.size, n.dirty.end(), n.flushing.end())
 		p := p[:max(0, min(int64(len(p)), size-off, w.hi-off))]
-		over := n.over(p, off)
+		over := n.copyDirtyWithin(p, off)
 		n.mu.Unlock()
 		if len(p) == 0 {
 			return 0, io.EOF
 		}
 		clear(p)
-		err = h.ahead.read(ctx, h, w, p, off, size)
+		err = h.ahead.readThrough(ctx, h, w, p, off, size)
 		if errors.Is(err, fs.ErrNotExist) && tries < 3 {
 			// Removed or rewritten on another host for longer than the grace time.
-			n.committed(n.knownSize())
+			n.recordCommit(n.committedSize())
 			continue
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			// Not that the file does not exist: its bytes are lost.
 			err = &driver.Fault{Part: driver.Storage, Kind: driver.ErrCorrupt, Err: errors.New(err.Error())}
-			if away := n.f.b.ns.blobs.Ping(ctx); away != nil {
+			if away := n.fs.b.ns.blobs.Ping(ctx); away != nil {
 				err = away
 			}
 		}
@@ -232,43 +232,43 @@ func (h *handle) readSome(ctx context.Context, p []byte, off int64) (int, error)
 	}
 }
 
-func (n *node) knownSize() int64 {
+func (n *openInode) committedSize() int64 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.size
 }
 
-// over returns copies of what was written in the range of p and is not committed. The
+// copyDirtyWithin returns copies of what was written in the range of p and is not committed. The
 // caller holds mu.
-func (n *node) over(p []byte, off int64) pieces {
-	var out pieces
-	for _, l := range []pieces{n.sending, n.fresh} {
-		for _, x := range l[l.first(off):] {
+func (n *openInode) copyDirtyWithin(p []byte, off int64) dirtyRanges {
+	var out dirtyRanges
+	for _, l := range []dirtyRanges{n.flushing, n.dirty} {
+		for _, x := range l[l.firstEndingAfter(off):] {
 			if x.pos >= off+int64(len(p)) {
 				break
 			}
 			lo, hi := max(x.pos, off), min(x.end(), off+int64(len(p)))
-			out = append(out, piece{lo, append([]byte(nil), x.data[lo-x.pos:hi-x.pos]...)})
+			out = append(out, dirtyRange{lo, append([]byte(nil), x.data[lo-x.pos:hi-x.pos]...)})
 		}
 	}
 	return out
 }
 
-// readBlob reads a range of a blob and checks it. A store that answers wrongly is asked
+// readBlobRange reads a range of a blob and checks it. A store that answers wrongly is asked
 // again before that counts as damage.
-func (b *Backend) readBlob(ctx context.Context, x *extent, p []byte, pos int64) error {
-	err := b.readChecked(ctx, x, p, pos)
+func (b *Backend) readBlobRange(ctx context.Context, x *extent, p []byte, pos int64) error {
+	err := b.readVerified(ctx, x, p, pos)
 	if errors.Is(err, driver.ErrCorrupt) && !errors.As(err, new(*driver.Fault)) {
 		return &driver.Fault{Part: driver.Storage, Err: err}
 	}
 	return err
 }
 
-func (b *Backend) readChecked(ctx context.Context, x *extent, p []byte, pos int64) error {
+func (b *Backend) readVerified(ctx context.Context, x *extent, p []byte, pos int64) error {
 	if x.data != nil || x.blobSize == 0 {
 		at := pos - x.blobPos
 		if at < 0 || at > int64(len(x.data))-int64(len(p)) {
-			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", idText(x.blob))
+			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(x.blob))
 		}
 		copy(p, x.data[at:])
 		return nil
@@ -276,7 +276,7 @@ func (b *Backend) readChecked(ctx context.Context, x *extent, p []byte, pos int6
 	lo := pos / sumSize * sumSize
 	hi := min((pos+int64(len(p))+sumSize-1)/sumSize*sumSize, x.blobSize)
 	if pos+int64(len(p)) > hi || hi-lo > chunkSize {
-		return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", idText(x.blob))
+		return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(x.blob))
 	}
 	buf := p
 	if lo != pos || hi-lo != int64(len(p)) {
@@ -285,13 +285,13 @@ func (b *Backend) readChecked(ctx context.Context, x *extent, p []byte, pos int6
 	var err error
 	for range 3 {
 		if err = b.ns.blobs.ReadAt(ctx, blobKey(b.org, x.blob), buf, lo); err == nil {
-			err = verify(buf, lo, x.sums)
+			err = verifyChecksums(buf, lo, x.sums)
 		}
 		if !errors.Is(err, driver.ErrCorrupt) {
 			break
 		}
 		b.ns.metrics.corrupt.Inc()
-		b.ns.log.WarnContext(ctx, "blob store: a wrong answer", "blob", idText(x.blob), "error", err)
+		b.ns.log.WarnContext(ctx, "blob store: a wrong answer", "blob", formatID(x.blob), "error", err)
 	}
 	if err == nil && len(buf) != len(p) {
 		copy(p, buf[pos-lo:])

@@ -65,16 +65,16 @@ func Rebuild(ctx context.Context, opts Options, report func(driver.Finding) erro
 		return RebuildResult{}, err
 	}
 	r := &rebuild{ns: ns, report: report, orgs: map[string]*rebuiltOrg{}}
-	err = ns.job(ctx, "rebuild", r.run)
+	err = ns.runExclusiveJob(ctx, "rebuild", r.rebuildNamespace)
 	return r.res, errors.Join(err, ns.Close())
 }
 
 type rebuild struct {
-	ns     *Namespace
-	report func(driver.Finding) error
-	res    RebuildResult
-	orgs   map[string]*rebuiltOrg // by id
-	failed bool                   // a manifest was dropped that had begun to be loaded
+	ns           *Namespace
+	report       func(driver.Finding) error
+	res          RebuildResult
+	orgs         map[string]*rebuiltOrg // by id
+	discardedAny bool                   // a manifest was dropped that had begun to be loaded
 }
 
 // rebuiltOrg is an organisation that the blob store has something of.
@@ -84,11 +84,11 @@ type rebuiltOrg struct {
 	vols    map[string][]int64 // generations of manifests, by the volume's id
 }
 
-func (r *rebuild) run(ctx context.Context) error {
-	if err := r.begin(ctx); err != nil {
+func (r *rebuild) rebuildNamespace(ctx context.Context) error {
+	if err := r.startRebuild(ctx); err != nil {
 		return err
 	}
-	if err := r.list(ctx); err != nil {
+	if err := r.scanBlobStore(ctx); err != nil {
 		return err
 	}
 	ids := make([]string, 0, len(r.orgs))
@@ -98,20 +98,20 @@ func (r *rebuild) run(ctx context.Context) error {
 		}
 	}
 	if len(ids) == 0 {
-		return errors.Join(driver.Errorf(driver.ErrNoSuch, "there are no manifests in the blob store"), r.clear(ctx))
+		return errors.Join(driver.Errorf(driver.ErrNoSuch, "there are no manifests in the blob store"), r.clearPartialRebuild(ctx))
 	}
 	slices.Sort(ids)
 	for _, id := range ids {
-		if err := r.org(ctx, r.orgs[id]); err != nil {
+		if err := r.rebuildOrg(ctx, r.orgs[id]); err != nil {
 			return err
 		}
 	}
-	if err := r.settle(ctx); err != nil {
+	if err := r.settleBlobs(ctx); err != nil {
 		return err
 	}
-	return r.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`)
-		t.later(`DELETE FROM jobs WHERE name = $1`, rebuilding)
+	return r.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`)
+		t.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
 		return nil
 	})
 }
@@ -120,85 +120,85 @@ func (r *rebuild) run(ctx context.Context) error {
 // last: without it nobody could tell what one has left from what somebody made.
 const rebuilding = "rebuilding"
 
-// notRebuilding returns ErrInUse when a rebuild is under way or was not completed.
-func (ns *Namespace) notRebuilding(ctx context.Context) error {
+// checkNotRebuilding returns ErrInUse when a rebuild is under way or was not completed.
+func (ns *Namespace) checkNotRebuilding(ctx context.Context) error {
 	var found bool
-	err := ns.db.read(ctx, one(&found, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
+	err := ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
 	if err == nil && found {
 		err = driver.Errorf(driver.ErrInUse, "the database is being rebuilt; if that failed, rebuild it again")
 	}
 	return err
 }
 
-// begin checks that there is nothing in the database, but for what a rebuild has left.
-func (r *rebuild) begin(ctx context.Context) error {
+// startRebuild checks that there is nothing in the database, but for what a rebuild has left.
+func (r *rebuild) startRebuild(ctx context.Context) error {
 	var orgs, volumes, left bool
-	err := r.ns.db.read(ctx,
-		one(&orgs, []any{new(int)}, `SELECT 1 FROM orgs LIMIT 1`),
-		one(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'ready' OR session IS NOT NULL LIMIT 1`),
-		one(&left, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
+	err := r.ns.db.runQueries(ctx,
+		selectOne(&orgs, []any{new(int)}, `SELECT 1 FROM orgs LIMIT 1`),
+		selectOne(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'ready' OR session IS NOT NULL LIMIT 1`),
+		selectOne(&left, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
 	switch {
 	case err != nil:
 		return err
 	case orgs && !left, volumes:
 		return driver.Errorf(driver.ErrExists, "the database has organisations; rebuild into an empty one")
 	case left:
-		if err := r.clear(ctx); err != nil {
+		if err := r.clearPartialRebuild(ctx); err != nil {
 			return err
 		}
 	}
-	return r.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding)
+	return r.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding)
 		return nil
 	})
 }
 
-// clear removes all that a rebuild has written.
-func (r *rebuild) clear(ctx context.Context) error {
-	var vols []orgVol
-	if err := r.ns.db.read(ctx, all(&vols, (*orgVol).dest, `SELECT org, id FROM volumes`)); err != nil {
+// clearPartialRebuild removes all that a rebuild has written.
+func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
+	var vols []volumeID
+	if err := r.ns.db.runQueries(ctx, selectAll(&vols, (*volumeID).scanDest, `SELECT org, id FROM volumes`)); err != nil {
 		return err
 	}
 	for _, v := range vols {
-		if err := r.drop(ctx, v); err != nil {
+		if err := r.deleteVolumeRows(ctx, v); err != nil {
 			return err
 		}
 	}
-	if err := r.batches(ctx, `DELETE FROM blobs WHERE (org, id) IN (SELECT org, id FROM blobs LIMIT $1)`, nil); err != nil {
+	if err := r.execInBatches(ctx, `DELETE FROM blobs WHERE (org, id) IN (SELECT org, id FROM blobs LIMIT $1)`, nil); err != nil {
 		return err
 	}
-	return r.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`DELETE FROM orgs`)
-		t.later(`DELETE FROM jobs WHERE name = $1`, rebuilding)
+	return r.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`DELETE FROM orgs`)
+		t.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
 		return nil
 	})
 }
 
-// drop removes the rows of a volume, its own last. Its blobs may be those of others.
-func (r *rebuild) drop(ctx context.Context, v orgVol) error {
+// deleteVolumeRows removes the rows of a volume, its own last. Its blobs may be those of others.
+func (r *rebuild) deleteVolumeRows(ctx context.Context, v volumeID) error {
 	for _, of := range []struct{ table, key string }{
 		{"chunks", "ino, pos"}, {"dirents", "parent, name"}, {"xattrs", "ino, name"}, {"inodes", "ino"}, {"orphans", "ino"},
 	} {
-		err := r.batches(ctx, `DELETE FROM `+of.table+` WHERE vol = $2 AND (`+of.key+`) IN
+		err := r.execInBatches(ctx, `DELETE FROM `+of.table+` WHERE vol = $2 AND (`+of.key+`) IN
 			(SELECT `+of.key+` FROM `+of.table+` WHERE vol = $2 ORDER BY `+of.key+` LIMIT $1)`, nil, v.vol)
 		if err != nil {
 			return err
 		}
 	}
-	return r.ns.db.write(ctx, nil, true, func(t tx) error {
-		t.later(`DELETE FROM volumes WHERE org = $1 AND id = $2`, v.org, v.vol)
+	return r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+		t.queueExec(`DELETE FROM volumes WHERE org = $1 AND id = $2`, v.org, v.vol)
 		return nil
 	})
 }
 
-// batches runs a statement that changes up to $1 rows until it finds no more. total, if
+// execInBatches runs a statement that changes up to $1 rows until it finds no more. total, if
 // there is one, is raised by how many there were.
-func (r *rebuild) batches(ctx context.Context, sql string, total *int64, args ...any) error {
+func (r *rebuild) execInBatches(ctx context.Context, sql string, total *int64, args ...any) error {
 	for n := int64(purgeRows); n == purgeRows; {
-		err := r.ns.db.write(ctx, nil, true, func(t tx) error {
-			ask := q(sql, append([]any{purgeRows}, args...)...)
-			ask.n = &n
-			return t.run(ask)
+		err := r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+			ask := statement(sql, append([]any{purgeRows}, args...)...)
+			ask.affected = &n
+			return t.runQueries(ask)
 		})
 		if err != nil {
 			return err
@@ -210,15 +210,15 @@ func (r *rebuild) batches(ctx context.Context, sql string, total *int64, args ..
 	return nil
 }
 
-// list looks through the blob store: its blobs become rows that nothing refers to,
+// scanBlobStore looks through the blob store: its blobs become rows that nothing refers to,
 // and what else there is of each organisation is noted.
-func (r *rebuild) list(ctx context.Context) error {
+func (r *rebuild) scanBlobStore(ctx context.Context) error {
 	var found []blob.Info
 	for info, err := range r.ns.blobs.List(ctx, "o/") {
 		if err != nil {
 			return err
 		}
-		k, ok := parseKey(info.Key)
+		k, ok := parseObjectKey(info.Key)
 		if !ok {
 			if err := r.report(driver.Finding{Code: foundUnknown, Path: info.Key, Detail: "no part of a namespace; left alone"}); err != nil {
 				return err
@@ -239,35 +239,35 @@ func (r *rebuild) list(ctx context.Context) error {
 			found = append(found, info)
 		}
 		if len(found) == rebuildRows {
-			if err := r.register(ctx, found); err != nil {
+			if err := r.insertFoundBlobs(ctx, found); err != nil {
 				return err
 			}
 			found = found[:0]
 		}
 	}
-	return r.register(ctx, found)
+	return r.insertFoundBlobs(ctx, found)
 }
 
-// register makes rows of objects.
-func (r *rebuild) register(ctx context.Context, list []blob.Info) error {
-	return r.ns.db.write(ctx, nil, true, func(t tx) error {
+// insertFoundBlobs makes rows of objects.
+func (r *rebuild) insertFoundBlobs(ctx context.Context, list []blob.Info) error {
+	return r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
 		for _, info := range list {
-			k, _ := parseKey(info.Key)
-			t.later(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+			k, _ := parseObjectKey(info.Key)
+			t.queueExec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
 				k.org, k.id, info.Size, info.Modified.UnixNano(), int64(freedUnclaimed))
 		}
 		return nil
 	})
 }
 
-// org brings back one organisation.
-func (r *rebuild) org(ctx context.Context, o *rebuiltOrg) error {
-	row, err := r.orgRow(ctx, o)
+// rebuildOrg brings back one organisation.
+func (r *rebuild) rebuildOrg(ctx context.Context, o *rebuiltOrg) error {
+	row, err := r.recoverOrgRow(ctx, o)
 	if err != nil {
 		return err
 	}
-	err = r.ns.db.write(ctx, nil, true, func(t tx) error {
-		t.later(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created)
+	err = r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+		t.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created)
 		return nil
 	})
 	if err != nil {
@@ -280,19 +280,19 @@ func (r *rebuild) org(ctx context.Context, o *rebuiltOrg) error {
 	}
 	slices.Sort(vols)
 	for _, v := range vols {
-		if err := r.volume(ctx, orgVol{o.id, []byte(v)}, o.vols[v]); err != nil {
+		if err := r.rebuildVolume(ctx, volumeID{o.id, []byte(v)}, o.vols[v]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// orgRow finds out what an organisation was called.
-func (r *rebuild) orgRow(ctx context.Context, o *rebuiltOrg) (orgRow, error) {
+// recoverOrgRow finds out what an organisation was called.
+func (r *rebuild) recoverOrgRow(ctx context.Context, o *rebuiltOrg) (orgRow, error) {
 	row := orgRow{id: o.id}
 	slices.SortFunc(o.objects, func(a, b blob.Info) int { return b.Modified.Compare(a.Modified) })
 	for _, info := range o.objects {
-		obj, err := r.orgObject(ctx, o.id, info)
+		obj, err := r.readOrgObject(ctx, o.id, info)
 		if err == nil {
 			row.name, row.created = obj.Name, obj.Created
 			break
@@ -305,21 +305,21 @@ func (r *rebuild) orgRow(ctx context.Context, o *rebuiltOrg) (orgRow, error) {
 		}
 	}
 	if row.name == "" {
-		row.name = r.orgName(ctx, o)
-		if err := r.report(driver.Finding{Code: foundNoOrg, Detail: "the organisation " + idText(o.id) + " is now called " + row.name}); err != nil {
+		row.name = r.orgNameFromManifests(ctx, o)
+		if err := r.report(driver.Finding{Code: foundNoOrg, Detail: "the organisation " + formatID(o.id) + " is now called " + row.name}); err != nil {
 			return row, err
 		}
 	}
 	var taken bool
-	err := r.ns.db.read(ctx, one(&taken, []any{new(int)}, `SELECT 1 FROM orgs WHERE name = $1`, row.name))
+	err := r.ns.db.runQueries(ctx, selectOne(&taken, []any{new(int)}, `SELECT 1 FROM orgs WHERE name = $1`, row.name))
 	if err == nil && taken {
-		row.name = idText(o.id)
+		row.name = formatID(o.id)
 		err = r.report(driver.Finding{Code: foundNoOrg, Detail: "two organisations have the same name; one is now called " + row.name})
 	}
 	return row, err
 }
 
-func (r *rebuild) orgObject(ctx context.Context, org []byte, info blob.Info) (orgObject, error) {
+func (r *rebuild) readOrgObject(ctx context.Context, org []byte, info blob.Info) (orgObject, error) {
 	if info.Size > maxOrgObject {
 		return orgObject{}, driver.Errorf(driver.ErrCorrupt, "%d bytes are too many", info.Size)
 	}
@@ -328,7 +328,7 @@ func (r *rebuild) orgObject(ctx context.Context, org []byte, info blob.Info) (or
 		return orgObject{}, err
 	}
 	obj, err := parseOrgObject(org, data)
-	if err == nil && orgKey(org, data) != info.Key {
+	if err == nil && orgObjectKey(org, data) != info.Key {
 		err = errors.New("its bytes are not those that its key says")
 	}
 	if err != nil {
@@ -337,8 +337,8 @@ func (r *rebuild) orgObject(ctx context.Context, org []byte, info blob.Info) (or
 	return obj, err
 }
 
-// orgName is the name that a manifest knows, or else the id.
-func (r *rebuild) orgName(ctx context.Context, o *rebuiltOrg) string {
+// orgNameFromManifests is the name that a manifest knows, or else the id.
+func (r *rebuild) orgNameFromManifests(ctx context.Context, o *rebuiltOrg) string {
 	for v, list := range o.vols {
 		head, _ := r.ns.readManifest(ctx, o.id, []byte(v), slices.Max(list), func(*record) error { return io.EOF })
 		if bytes.Equal(head.Org, o.id) && driver.ValidateName(head.OrgName) == nil {

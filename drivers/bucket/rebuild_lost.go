@@ -8,63 +8,63 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// settle reports the files that have lost bytes, and gives all blobs the state that
+// settleBlobs reports the files that have lost bytes, and gives all blobs the state that
 // they have from now on.
-func (r *rebuild) settle(ctx context.Context) error {
-	var vols []orgVol
-	err := r.ns.db.read(ctx, all(&vols, (*orgVol).dest, `SELECT DISTINCT c.org, c.vol FROM blobs b JOIN chunks c ON c.org = b.org AND c.blob = b.id
+func (r *rebuild) settleBlobs(ctx context.Context) error {
+	var vols []volumeID
+	err := r.ns.db.runQueries(ctx, selectAll(&vols, (*volumeID).scanDest, `SELECT DISTINCT c.org, c.vol FROM blobs b JOIN chunks c ON c.org = b.org AND c.blob = b.id
 		WHERE b.freed = $1 ORDER BY c.org, c.vol`, int64(freedMissing)))
 	if err != nil {
 		return err
 	}
 	for _, v := range vols {
-		if err := r.lostBytes(ctx, v); err != nil {
+		if err := r.reportLostBytes(ctx, v); err != nil {
 			return err
 		}
 		r.res.Damaged++
 	}
 	// Reading what is lost is to fail, and succeeds should the object come back.
-	err = r.batches(ctx, `UPDATE blobs SET freed = NULL WHERE (org, id) IN (SELECT org, id FROM blobs WHERE freed = $2 LIMIT $1)`, nil, int64(freedMissing))
+	err = r.execInBatches(ctx, `UPDATE blobs SET freed = NULL WHERE (org, id) IN (SELECT org, id FROM blobs WHERE freed = $2 LIMIT $1)`, nil, int64(freedMissing))
 	if err != nil {
 		return err
 	}
-	if r.failed { // what a manifest claimed that was not used after all
-		err := r.batches(ctx, `UPDATE blobs SET freed = {now} WHERE (org, id) IN (SELECT b.org, b.id FROM blobs b WHERE b.freed IS NULL
+	if r.discardedAny { // what a manifest claimed that was not used after all
+		err := r.execInBatches(ctx, `UPDATE blobs SET freed = {now} WHERE (org, id) IN (SELECT b.org, b.id FROM blobs b WHERE b.freed IS NULL
 			AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = b.org AND c.blob = b.id) LIMIT $1)`, &r.res.Freed)
 		if err != nil {
 			return err
 		}
 	}
-	return r.batches(ctx, `UPDATE blobs SET freed = {now} WHERE (org, id) IN (SELECT org, id FROM blobs WHERE freed = $2 LIMIT $1)`, &r.res.Freed, int64(freedUnclaimed))
+	return r.execInBatches(ctx, `UPDATE blobs SET freed = {now} WHERE (org, id) IN (SELECT org, id FROM blobs WHERE freed = $2 LIMIT $1)`, &r.res.Freed, int64(freedUnclaimed))
 }
 
 // lostRange is a range of a file whose object is not in the store.
 type lostRange struct{ ino, pos, len int64 }
 
-func (l *lostRange) dest() []any { return []any{&l.ino, &l.pos, &l.len} }
+func (l *lostRange) scanDest() []any { return []any{&l.ino, &l.pos, &l.len} }
 
 // lostPage is how many ranges are looked up at once.
 const lostPage = 1000
 
-// lostBytes reports the ranges of a volume's files that are lost.
-func (r *rebuild) lostBytes(ctx context.Context, v orgVol) error {
+// reportLostBytes reports the ranges of a volume's files that are lost.
+func (r *rebuild) reportLostBytes(ctx context.Context, v volumeID) error {
 	last := lostRange{}
 	for {
 		var list []lostRange
-		err := r.ns.db.read(ctx, all(&list, (*lostRange).dest, `SELECT c.ino, c.pos, c.len FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
+		err := r.ns.db.runQueries(ctx, selectAll(&list, (*lostRange).scanDest, `SELECT c.ino, c.pos, c.len FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
 			WHERE c.vol = $1 AND b.freed = $2 AND (c.ino, c.pos) > ($3, $4) ORDER BY c.ino, c.pos LIMIT $5`,
 			v.vol, int64(freedMissing), last.ino, last.pos, lostPage))
 		if err != nil || len(list) == 0 {
 			return err
 		}
 		last = list[len(list)-1]
-		if err := r.reportLost(ctx, v, list); err != nil {
+		if err := r.reportLostRanges(ctx, v, list); err != nil {
 			return err
 		}
 	}
 }
 
-func (r *rebuild) reportLost(ctx context.Context, v orgVol, list []lostRange) error {
+func (r *rebuild) reportLostRanges(ctx context.Context, v volumeID, list []lostRange) error {
 	wanted := map[int64]bool{}
 	var merged []lostRange
 	for _, l := range list {
@@ -75,12 +75,12 @@ func (r *rebuild) reportLost(ctx context.Context, v orgVol, list []lostRange) er
 		}
 		merged = append(merged, l)
 	}
-	paths, err := r.ns.pathsOf(ctx, v.vol, wanted)
+	paths, err := r.ns.findPaths(ctx, v.vol, wanted)
 	if err != nil {
 		return err
 	}
 	for _, l := range merged {
-		f := driver.Finding{Code: foundLostBytes, Volume: idText(v.vol), Path: paths[l.ino],
+		f := driver.Finding{Code: foundLostBytes, Volume: formatID(v.vol), Path: paths[l.ino],
 			Detail: fmt.Sprintf("%d bytes from byte %d on are lost: their objects are gone or have another size", l.len, l.pos)}
 		if f.Path == "" {
 			f.Detail = fmt.Sprintf("inode %d, which has no name: ", l.ino) + f.Detail
@@ -92,21 +92,21 @@ func (r *rebuild) reportLost(ctx context.Context, v orgVol, list []lostRange) er
 	return nil
 }
 
-// upward is where an inode has a name.
-type upward struct {
+// parentEntry is where an inode has a name.
+type parentEntry struct {
 	parent int64
 	name   string
 }
 
-// pathsOf finds a path of each of some inodes. Nothing leads from an inode to its
+// findPaths finds a path of each of some inodes. Nothing leads from an inode to its
 // names, so all names of the volume are looked through, once for each level of depth.
-func (ns *Namespace) pathsOf(ctx context.Context, vol []byte, wanted map[int64]bool) (map[int64]string, error) {
-	known := map[int64]upward{}
+func (ns *Namespace) findPaths(ctx context.Context, vol []byte, wanted map[int64]bool) (map[int64]string, error) {
+	known := map[int64]parentEntry{}
 	for want := wanted; len(want) > 0; {
 		next := map[int64]bool{}
-		err := ns.db.read(ctx, rows(func(scan scanner) error {
+		err := ns.db.runQueries(ctx, eachRow(func(scan scanner) error {
 			var ino int64
-			var up upward
+			var up parentEntry
 			var name []byte
 			if err := scan(&up.parent, &name, &ino); err != nil {
 				return err
@@ -130,13 +130,13 @@ func (ns *Namespace) pathsOf(ctx context.Context, vol []byte, wanted map[int64]b
 	}
 	paths := map[int64]string{}
 	for ino := range wanted {
-		paths[ino] = climb(known, ino)
+		paths[ino] = pathFromRoot(known, ino)
 	}
 	return paths, nil
 }
 
-// climb is the path from the root to ino; "" when there is none.
-func climb(known map[int64]upward, ino int64) string {
+// pathFromRoot is the path from the root to ino; "" when there is none.
+func pathFromRoot(known map[int64]parentEntry, ino int64) string {
 	var names []string
 	for ino != rootIno {
 		up, ok := known[ino]

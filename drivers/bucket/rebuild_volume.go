@@ -12,8 +12,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// volume brings back one volume from the newest of its manifests that can be used.
-func (r *rebuild) volume(ctx context.Context, v orgVol, generations []int64) error {
+// rebuildVolume brings back one volume from the newest of its manifests that can be used.
+func (r *rebuild) rebuildVolume(ctx context.Context, v volumeID, generations []int64) error {
 	slices.SortFunc(generations, func(a, b int64) int { return cmp.Compare(b, a) })
 	// Whatever was in the lost database, the volume is newer than that. A generation out
 	// of all bounds is none that reading its manifest will find.
@@ -22,7 +22,7 @@ func (r *rebuild) volume(ctx context.Context, v orgVol, generations []int64) err
 		next = generations[i] + 1
 	}
 	for i, g := range generations {
-		err := r.load(ctx, v, g, next)
+		err := r.loadManifest(ctx, v, g, next)
 		if err == nil {
 			if i > 0 {
 				r.res.Damaged++
@@ -33,21 +33,21 @@ func (r *rebuild) volume(ctx context.Context, v orgVol, generations []int64) err
 		if !errors.Is(err, driver.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := r.report(driver.Finding{Code: foundOlder, Volume: idText(v.vol), Detail: err.Error()}); err != nil {
+		if err := r.report(driver.Finding{Code: foundOlder, Volume: formatID(v.vol), Detail: err.Error()}); err != nil {
 			return err
 		}
-		r.failed = true
-		if err := r.drop(ctx, v); err != nil {
+		r.discardedAny = true
+		if err := r.deleteVolumeRows(ctx, v); err != nil {
 			return err
 		}
 	}
 	r.res.Lost++
-	return r.report(driver.Finding{Code: foundLost, Volume: idText(v.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
+	return r.report(driver.Finding{Code: foundLost, Volume: formatID(v.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
 }
 
-// load writes the rows of one manifest, which is read to its end before. The volume
+// loadManifest writes the rows of one manifest, which is read to its end before. The volume
 // cannot be seen yet.
-func (r *rebuild) load(ctx context.Context, v orgVol, generation, next int64) error {
+func (r *rebuild) loadManifest(ctx context.Context, v volumeID, generation, next int64) error {
 	head, err := r.ns.readManifest(ctx, v.org, v.vol, generation, nil)
 	if err != nil {
 		return err
@@ -55,23 +55,23 @@ func (r *rebuild) load(ctx context.Context, v orgVol, generation, next int64) er
 	if err := r.insertVolume(ctx, v, &head, next); err != nil {
 		return err
 	}
-	l := &loader{r: r, ctx: ctx, org: v.org, vol: v.vol}
-	if _, err := r.ns.readManifest(ctx, v.org, v.vol, generation, l.add); err != nil {
+	l := &manifestLoader{r: r, ctx: ctx, org: v.org, vol: v.vol}
+	if _, err := r.ns.readManifest(ctx, v.org, v.vol, generation, l.addRecord); err != nil {
 		return err
 	}
-	if err := l.flush(); err != nil {
+	if err := l.flushRecords(); err != nil {
 		return err
 	}
-	if err := r.fits(ctx, v); err != nil {
+	if err := r.checkConsistency(ctx, v); err != nil {
 		return fmt.Errorf("manifest %s: %w", manifestKey(v.org, v.vol, generation), err)
 	}
 	var used, entries, bytes int64
 	var sum bool
-	err = r.ns.db.write(ctx, nil, true, func(t tx) error {
-		if err := t.run(q(countXattrs, v.vol), one(&sum, []any{&used}, measureVolume, v.vol), one(&sum, []any{&entries, &bytes}, countMetadata, v.vol)); err != nil {
+	err = r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+		if err := t.runQueries(statement(countXattrs, v.vol), selectOne(&sum, []any{&used}, measureVolume, v.vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, v.vol)); err != nil {
 			return err
 		}
-		t.later(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, v.org, v.vol, used, entries, bytes)
+		t.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, v.org, v.vol, used, entries, bytes)
 		return nil
 	})
 	r.res.Files += l.files
@@ -79,13 +79,13 @@ func (r *rebuild) load(ctx context.Context, v orgVol, generation, next int64) er
 		return err
 	}
 	r.res.Used += used
-	return r.repair(ctx, v)
+	return r.repairVolume(ctx, v)
 }
 
-// repair puts right what no single record shows: link counts, directories that lead to
+// repairVolume puts right what no single record shows: link counts, directories that lead to
 // themselves or have two names, and all else that a check knows.
-func (r *rebuild) repair(ctx context.Context, v orgVol) error {
-	c, err := r.ns.checker(ctx, driver.CheckOptions{Fix: true}, func(f driver.Finding) error {
+func (r *rebuild) repairVolume(ctx context.Context, v volumeID) error {
+	c, err := r.ns.newChecker(ctx, driver.CheckOptions{Fix: true}, func(f driver.Finding) error {
 		if f.Code == foundOverQuota {
 			return nil // as it was
 		}
@@ -94,12 +94,12 @@ func (r *rebuild) repair(ctx context.Context, v orgVol) error {
 	if err != nil {
 		return err
 	}
-	return c.volume(v)
+	return c.checkVolume(v)
 }
 
 // insertVolume makes the row of a volume. Two manifests may have the same name, when
 // one volume took over that of another between their exports: the later change counts.
-func (r *rebuild) insertVolume(ctx context.Context, v orgVol, head *manifestHead, next int64) error {
+func (r *rebuild) insertVolume(ctx context.Context, v volumeID, head *manifestHead, next int64) error {
 	labels := driver.Labels{}
 	if head.Labels != "" {
 		if err := json.Unmarshal([]byte(head.Labels), &labels); err != nil {
@@ -110,45 +110,45 @@ func (r *rebuild) insertVolume(ctx context.Context, v orgVol, head *manifestHead
 	var there, taken bool
 	var other []byte
 	var updated int64
-	err := r.ns.db.read(ctx, one(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, v.vol),
-		one(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, v.org, name))
+	err := r.ns.db.runQueries(ctx, selectOne(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, v.vol),
+		selectOne(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, v.org, name))
 	switch {
 	case err != nil:
 		return err
 	case there:
-		return driver.Errorf(driver.ErrCorrupt, "volume %s is there already, in another organisation", idText(v.vol))
+		return driver.Errorf(driver.ErrCorrupt, "volume %s is there already, in another organisation", formatID(v.vol))
 	case taken && updated > head.Updated:
-		other, name, taken = v.vol, otherName(name, v.vol), false
-		err = r.renamed(head.Name, name, other)
+		other, name, taken = v.vol, nameWithID(name, v.vol), false
+		err = r.reportRenamed(head.Name, name, other)
 	case taken:
-		err = r.renamed(name, otherName(name, other), other)
+		err = r.reportRenamed(name, nameWithID(name, other), other)
 	}
 	if err != nil {
 		return err
 	}
-	return r.ns.db.write(ctx, nil, true, func(t tx) error {
+	return r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
 		if taken {
-			t.later(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, v.org, other, otherName(name, other))
+			t.queueExec(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, v.org, other, nameWithID(name, other))
 		}
-		t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported, last_used)
+		t.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported, last_used)
 			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9, $10, {now}) ON CONFLICT (org, id) DO NOTHING`,
-			v.org, v.vol, name, head.Quota, labelText(labels), head.Created, head.Updated, head.NextIno, next, head.Generation)
+			v.org, v.vol, name, head.Quota, marshalLabels(labels), head.Created, head.Updated, head.NextIno, next, head.Generation)
 		return nil
 	})
 }
 
-// otherName is a name for a volume whose own is another's: an id is nobody else's.
-func otherName(name string, id []byte) string {
-	return name[:min(len(name), driver.MaxNameLen-37)] + "." + idText(id)
+// nameWithID is a name for a volume whose own is another's: an id is nobody else's.
+func nameWithID(name string, id []byte) string {
+	return name[:min(len(name), driver.MaxNameLen-37)] + "." + formatID(id)
 }
 
-func (r *rebuild) renamed(from, to string, id []byte) error {
-	return r.report(driver.Finding{Code: foundRenamed, Volume: idText(id),
+func (r *rebuild) reportRenamed(from, to string, id []byte) error {
+	return r.report(driver.Finding{Code: foundRenamed, Volume: formatID(id),
 		Detail: fmt.Sprintf("another volume has taken over the name %s; this one is now called %s", from, to)})
 }
 
-// fits looks for what cannot be seen in one record alone, and would make files unusable.
-func (r *rebuild) fits(ctx context.Context, v orgVol) error {
+// checkConsistency looks for what cannot be seen in one record alone, and would make files unusable.
+func (r *rebuild) checkConsistency(ctx context.Context, v volumeID) error {
 	for _, c := range []struct{ sql, bad string }{
 		{`SELECT c.ino FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob WHERE c.vol = $1 AND c.blob_pos + c.len > b.size LIMIT 1`,
 			"a range of inode %d ends after its blob does"},
@@ -165,7 +165,7 @@ func (r *rebuild) fits(ctx context.Context, v orgVol) error {
 	} {
 		var found bool
 		var ino int64
-		if err := r.ns.db.read(ctx, one(&found, []any{&ino}, c.sql, v.vol)); err != nil {
+		if err := r.ns.db.runQueries(ctx, selectOne(&found, []any{&ino}, c.sql, v.vol)); err != nil {
 			return err
 		}
 		if found {
@@ -175,12 +175,12 @@ func (r *rebuild) fits(ctx context.Context, v orgVol) error {
 	return nil
 }
 
-// loader writes records in transactions of bounded size.
-type loader struct {
+// manifestLoader writes records in transactions of bounded size.
+type manifestLoader struct {
 	r        *rebuild
 	ctx      context.Context // of the one call that loads
 	org, vol []byte
-	list     []*record
+	queued   []*record
 	bytes    int
 	files    int64
 }
@@ -188,7 +188,7 @@ type loader struct {
 // loadBytes bounds what one transaction has of bytes that live in rows.
 const loadBytes = 4 << 20
 
-func (l *loader) add(rec *record) error {
+func (l *manifestLoader) addRecord(rec *record) error {
 	switch {
 	case rec.Head != nil:
 		return nil
@@ -198,73 +198,73 @@ func (l *loader) add(rec *record) error {
 		l.bytes += len(rec.Xattr.Value)
 	case rec.Inode != nil && rec.Inode.Mode&typeMask == typeFile:
 		l.files++
-	case rec.Entry != nil && badName(string(rec.Entry.Name)):
+	case rec.Entry != nil && isInvalidName(string(rec.Entry.Name)):
 		old := string(rec.Entry.Name)
-		rec.Entry.Name = []byte(safeName(old))
-		err := l.r.report(driver.Finding{Code: foundBadName, Volume: idText(l.vol),
+		rec.Entry.Name = []byte(sanitizeName(old))
+		err := l.r.report(driver.Finding{Code: foundBadName, Volume: formatID(l.vol),
 			Detail: fmt.Sprintf("%q, a name of inode %d in directory %d, is none that a file can have; it is now called %q",
-				shorten(old), rec.Entry.Ino, rec.Entry.Parent, shorten(string(rec.Entry.Name)))})
+				shortenForMessage(old), rec.Entry.Ino, rec.Entry.Parent, shortenForMessage(string(rec.Entry.Name)))})
 		if err != nil {
 			return err
 		}
 	}
-	l.list = append(l.list, rec)
-	if len(l.list) < rebuildRows && l.bytes < loadBytes {
+	l.queued = append(l.queued, rec)
+	if len(l.queued) < rebuildRows && l.bytes < loadBytes {
 		return nil
 	}
-	return l.flush()
+	return l.flushRecords()
 }
 
-func (l *loader) flush() error {
-	err := l.r.ns.db.write(l.ctx, nil, true, func(t tx) error {
-		for _, rec := range l.list {
-			l.insert(t, rec)
+func (l *manifestLoader) flushRecords() error {
+	err := l.r.ns.db.runTx(l.ctx, nil, true, func(t sqlTx) error {
+		for _, rec := range l.queued {
+			l.insertRecord(t, rec)
 		}
 		return nil
 	})
-	if l.r.ns.db.isForeign(err) {
+	if l.r.ns.db.isForeignKeyViolation(err) {
 		err = driver.Errorf(driver.ErrCorrupt, "a range of a file is of a blob that the manifest does not have")
 	}
-	l.list, l.bytes = l.list[:0], 0
+	l.queued, l.bytes = l.queued[:0], 0
 	return err
 }
 
-// insert must bear to be done twice.
-func (l *loader) insert(t tx, rec *record) {
+// insertRecord must bear to be done twice.
+func (l *manifestLoader) insertRecord(t sqlTx, rec *record) {
 	const once = ` ON CONFLICT DO NOTHING`
 	switch {
 	case rec.Blob != nil:
-		l.claim(t, rec.Blob)
+		l.claimBlob(t, rec.Blob)
 	case rec.Inode != nil:
 		n := rec.Inode
-		t.later(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+		t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`+once,
-			l.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, null(n.Target))
+			l.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, nullIfNil(n.Target))
 	case rec.Entry != nil:
-		t.later(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, l.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
+		t.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, l.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
 	case rec.Xattr != nil:
 		x := rec.Xattr
-		t.later(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, l.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
+		t.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, l.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
 	case rec.Chunk != nil:
 		c := rec.Chunk
-		t.later(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
+		t.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
 			l.vol, c.Ino, c.Pos, c.Len, l.org, []byte(c.Blob), c.BlobPos)
 	case rec.Orphan != nil:
 		// The session that had it open is gone, so that maintenance removes it.
-		t.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, l.vol, rec.Orphan.Ino)
+		t.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, l.vol, rec.Orphan.Ino)
 	}
 }
 
-// claim makes a blob that was found in the store one of a volume, or notes that it was
+// claimBlob makes a blob that was found in the store one of a volume, or notes that it was
 // not found, or has another size. Several volumes may claim the same.
-func (l *loader) claim(t tx, b *blobRecord) {
+func (l *manifestLoader) claimBlob(t sqlTx, b *blobRecord) {
 	freed := any(int64(freedMissing))
 	if b.Data != nil {
 		freed = nil
 	}
-	t.later(`INSERT INTO blobs (org, id, size, sums, data, created, freed) VALUES ($1, $2, $3, $4, $5, $6, $7)
+	t.queueExec(`INSERT INTO blobs (org, id, size, sums, data, created, freed) VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (org, id) DO UPDATE SET size = excluded.size, sums = excluded.sums, data = excluded.data, created = excluded.created,
 		freed = CASE WHEN excluded.freed IS NULL OR blobs.size = excluded.size AND (blobs.freed IS NULL OR blobs.freed <> excluded.freed)
 			THEN NULL ELSE excluded.freed END`,
-		l.org, []byte(b.ID), b.Size, null(b.Sums), null(b.Data), b.Created, freed)
+		l.org, []byte(b.ID), b.Size, nullIfNil(b.Sums), nullIfNil(b.Data), b.Created, freed)
 }

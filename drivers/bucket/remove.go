@@ -8,29 +8,29 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// freeing is write for what gives room back: on a full disk it uses what is kept for it.
-func (ns *Namespace) freeing(ctx context.Context, vol []byte, fn func(t tx) error) error {
-	return ns.ballast.Freeing(func() error { return ns.db.write(ctx, vol, false, fn) })
+// runFreeingTx is write for what gives room back: on a full disk it uses what is kept for it.
+func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(t sqlTx) error) error {
+	return ns.ballast.Freeing(func() error { return ns.db.runTx(ctx, vol, false, fn) })
 }
 
-// freeing is change for what gives room back.
-func (f *fileSystem) freeing(ctx context.Context, path string, fn func(c *change) error) error {
-	return f.b.ns.ballast.Freeing(func() error { return f.change(ctx, []string{path}, fn) })
+// runFreeingTx is change for what gives room back.
+func (f *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(c *volumeTx) error) error {
+	return f.b.ns.ballast.Freeing(func() error { return f.runVolumeTx(ctx, []string{path}, fn) })
 }
 
 // Remove implements driver.FS.
-func (f *fileSystem) Remove(ctx context.Context, path string) error {
-	return f.freeing(ctx, path, func(c *change) error {
-		p, err := c.must(path, how{})
+func (f *volumeFS) Remove(ctx context.Context, path string) error {
+	return f.runFreeingTx(ctx, path, func(c *volumeTx) error {
+		p, err := c.mustResolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
 		if p.node.isDir() {
-			if err := c.empty(p.node.ino); err != nil {
+			if err := c.checkEmptyDir(p.node.ino); err != nil {
 				return err
 			}
 		}
-		c.unname(&p)
+		c.unlinkResolved(&p)
 		return nil
 	})
 }
@@ -38,11 +38,11 @@ func (f *fileSystem) Remove(ctx context.Context, path string) error {
 // RemoveAll implements driver.FS. A directory loses its name in one short transaction;
 // what was beneath it goes in as many as it takes, and in the background when this
 // process dies or ctx ends before.
-func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
+func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 	tree := false
-	err := f.freeing(ctx, path, func(c *change) error {
+	err := f.runFreeingTx(ctx, path, func(c *volumeTx) error {
 		tree = false
-		p, err := c.w.resolve(path, how{})
+		p, err := c.walker.resolve(path, resolveMode{})
 		if errors.Is(err, driver.ErrNotExist) {
 			return nil
 		}
@@ -50,38 +50,38 @@ func (f *fileSystem) RemoveAll(ctx context.Context, path string) error {
 			return err
 		}
 		if !p.node.isDir() {
-			c.unname(&p)
+			c.unlinkResolved(&p)
 			return nil
 		}
-		if c.session == nil {
+		if c.sessionID == nil {
 			return errNeedSession
 		}
 		tree = true
-		c.removeName(p.parent.ino, p.name)
-		c.touch(p.parent.ino, -1)
+		c.removeDirent(p.parent.ino, p.name)
+		c.touchDirectory(p.parent.ino, -1)
 		// While this process lives the tree is its own to remove: it alone knows what in it
 		// is open here.
-		c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, p.node.ino, c.session)
+		c.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, p.node.ino, c.sessionID)
 		return nil
 	})
 	if err != nil || !tree {
 		return err
 	}
 	if err := f.b.reapTrees(ctx, f); err != nil {
-		f.b.ns.log.WarnContext(ctx, "removing a tree goes on in the background", "volume", idText(f.vol), "error", err)
-		f.b.background(func() { f.b.finishTrees(f.vol) })
+		f.b.ns.log.WarnContext(ctx, "removing a tree goes on in the background", "volume", formatID(f.vol), "error", err)
+		f.b.goBackground(func() { f.b.reapTreesUntilDone(f.vol) })
 	}
 	return nil
 }
 
-// finishTrees removes the trees of this process in a volume until none is left. They
+// reapTreesUntilDone removes the trees of this process in a volume until none is left. They
 // stay its own: what in them is open here, only it knows. When the Backend is closed,
 // others take over.
-func (b *Backend) finishTrees(vol []byte) {
-	f := b.system(vol)
-	for b.reapTrees(b.life, f) != nil {
+func (b *Backend) reapTreesUntilDone(vol []byte) {
+	f := b.maintenanceFS(vol)
+	for b.reapTrees(b.lifetime, f) != nil {
 		select {
-		case <-b.life.Done():
+		case <-b.lifetime.Done():
 			return
 		case <-time.After(time.Second):
 		}
@@ -98,23 +98,23 @@ const (
 )
 
 // reapTrees removes what no name leads to, and no other session holds, in one volume.
-func (b *Backend) reapTrees(ctx context.Context, f *fileSystem) error {
+func (b *Backend) reapTrees(ctx context.Context, f *volumeFS) error {
 	for more := true; more; {
 		var err error
-		if more, err = b.reapSome(ctx, f, reapSteps); err != nil {
+		if more, err = b.reapTreeSteps(ctx, f, reapSteps); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reapSome does some steps of reapTrees.
-func (b *Backend) reapSome(ctx context.Context, f *fileSystem, steps int) (more bool, err error) {
+// reapTreeSteps does some steps of reapTrees.
+func (b *Backend) reapTreeSteps(ctx context.Context, f *volumeFS, steps int) (more bool, err error) {
 	more = true
 	for range steps {
-		err := b.change(ctx, f, nil, func(c *change) (err error) {
-			c.session = b.session.present()
-			more, err = c.reap()
+		err := b.runVolumeTx(ctx, f, nil, func(c *volumeTx) (err error) {
+			c.sessionID = b.session.currentID()
+			more, err = c.reapTreeBatch()
 			return err
 		})
 		if errors.Is(err, driver.ErrNotFound) {
@@ -127,106 +127,106 @@ func (b *Backend) reapSome(ctx context.Context, f *fileSystem, steps int) (more 
 	return more, nil
 }
 
-// reapEntry is a directory entry of what is removed.
-type reapEntry struct {
+// reapedEntry is a directory entry of what is removed.
+type reapedEntry struct {
 	inode
 	name []byte
 }
 
-func (e *reapEntry) dest() []any { return append(e.inode.dest(), &e.name) }
+func (e *reapedEntry) scanDest() []any { return append(e.inode.scanDest(), &e.name) }
 
-// selectReaped has the roots of what is to be removed: what no session holds, and the
+// selectReapRoots has the roots of what is to be removed: what no session holds, and the
 // directories of this process's own.
-const selectReaped = `SELECT ` + inodeCols + ` FROM orphans r JOIN inodes i ON i.vol = r.vol AND i.ino = r.ino
+const selectReapRoots = `SELECT ` + inodeCols + ` FROM orphans r JOIN inodes i ON i.vol = r.vol AND i.ino = r.ino
 	WHERE r.vol = $1 AND (r.session IS NULL OR r.session = $3 AND i.mode BETWEEN 16384 AND 20479) ORDER BY r.ino LIMIT CAST($2 AS INTEGER)`
 
-// reaping is one transaction that removes trees.
-type reaping struct {
-	c     *change
-	todo  []reaped        // what is without a name now; the last one goes first
-	left  int             // entries that may still go
-	gone  int             // inodes and names that went
-	names map[int64]int64 // how many names of an inode went
+// treeReaper is one transaction that removes trees.
+type treeReaper struct {
+	tx           *volumeTx
+	pending      []namelessInode // what is without a name now; the last one goes first
+	entryBudget  int             // entries that may still go
+	removedCount int             // inodes and names that went
+	namesRemoved map[int64]int64 // how many names of an inode went
 }
 
-// reaped is an inode that has no name.
-type reaped struct {
+// namelessInode is an inode that has no name.
+type namelessInode struct {
 	inode
-	root bool // it has a row in orphans
+	hasOrphanRow bool // it has a row in orphans
 }
 
-// reap removes entries of directories that have no name, and of their subdirectories. One
+// reapTreeBatch removes entries of directories that have no name, and of their subdirectories. One
 // that it does not come to has no name itself from then on, so that it does not matter how
 // deep a tree is, nor where this ends.
-func (c *change) reap() (more bool, err error) {
+func (c *volumeTx) reapTreeBatch() (more bool, err error) {
 	var roots []inode
-	if err := c.run(all(&roots, (*inode).dest, selectReaped, c.vol, reapDirs, null(c.session))); err != nil {
+	if err := c.runQueries(selectAll(&roots, (*inode).scanDest, selectReapRoots, c.vol, reapDirs, nullIfNil(c.sessionID))); err != nil {
 		return false, err
 	}
-	r := &reaping{c: c, left: reapEntries, names: map[int64]int64{}}
+	r := &treeReaper{tx: c, entryBudget: reapEntries, namesRemoved: map[int64]int64{}}
 	for _, n := range roots {
-		r.todo = append(r.todo, reaped{n, true})
+		r.pending = append(r.pending, namelessInode{n, true})
 	}
-	for i := 0; i < reapDirs && len(r.todo) > 0 && r.left > 0; i++ {
-		if err := r.next(); err != nil {
+	for i := 0; i < reapDirs && len(r.pending) > 0 && r.entryBudget > 0; i++ {
+		if err := r.reapNext(); err != nil {
 			return false, err
 		}
 	}
-	for _, d := range r.todo {
-		if !d.root {
-			c.later(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, d.ino, null(c.session))
+	for _, d := range r.pending {
+		if !d.hasOrphanRow {
+			c.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, d.ino, nullIfNil(c.sessionID))
 		}
 	}
-	return len(r.todo) > 0 || len(roots) == reapDirs && r.gone > 0, nil
+	return len(r.pending) > 0 || len(roots) == reapDirs && r.removedCount > 0, nil
 }
 
-// next removes the last one of what is to be removed, or as many of its entries as may go.
-func (r *reaping) next() error {
-	c, d := r.c, r.todo[len(r.todo)-1]
-	r.todo = r.todo[:len(r.todo)-1]
-	if d.isFile() { // its session has ended
-		if !c.marks.claim(d.ino) {
+// reapNext removes the last one of what is to be removed, or as many of its entries as may go.
+func (r *treeReaper) reapNext() error {
+	c, d := r.tx, r.pending[len(r.pending)-1]
+	r.pending = r.pending[:len(r.pending)-1]
+	if d.isRegular() { // its session has ended
+		if !c.pending.claimUnlessOpen(d.ino) {
 			return nil // its last handle removes it
 		}
-		c.delta -= d.size
+		c.sizeDelta -= d.size
 	}
 	full := false
 	if d.isDir() {
-		var list []reapEntry
-		err := c.run(all(&list, (*reapEntry).dest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, c.vol, d.ino, r.left+1))
+		var list []reapedEntry
+		err := c.runQueries(selectAll(&list, (*reapedEntry).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, c.vol, d.ino, r.entryBudget+1))
 		if err != nil {
 			return err
 		}
-		if full = len(list) > r.left; full {
-			list = list[:r.left]
-			r.todo = append(r.todo, d)
+		if full = len(list) > r.entryBudget; full {
+			list = list[:r.entryBudget]
+			r.pending = append(r.pending, d)
 		}
-		r.left -= len(list)
-		r.gone += len(list)
+		r.entryBudget -= len(list)
+		r.removedCount += len(list)
 		for i := range list {
-			r.entry(d.ino, &list[i])
+			r.reapDirent(d.ino, &list[i])
 		}
 	}
 	if full {
 		return nil
 	}
-	if d.root {
-		c.later(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, c.vol, d.ino)
+	if d.hasOrphanRow {
+		c.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, c.vol, d.ino)
 	}
-	r.gone++
-	c.erase(&d.inode)
+	r.removedCount++
+	c.deleteInode(&d.inode)
 	return nil
 }
 
-// entry removes a name from a directory.
-func (r *reaping) entry(dir int64, e *reapEntry) {
-	r.c.removeName(dir, string(e.name))
+// reapDirent removes a name from a directory.
+func (r *treeReaper) reapDirent(dir int64, e *reapedEntry) {
+	r.tx.removeDirent(dir, string(e.name))
 	if e.isDir() {
-		r.todo = append(r.todo, reaped{inode: e.inode})
+		r.pending = append(r.pending, namelessInode{inode: e.inode})
 		return
 	}
-	e.nlink -= r.names[e.ino]
-	r.names[e.ino]++
-	r.c.unlink(&e.inode)
+	e.nlink -= r.namesRemoved[e.ino]
+	r.namesRemoved[e.ino]++
+	r.tx.unlinkInode(&e.inode)
 }

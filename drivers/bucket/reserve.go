@@ -24,7 +24,7 @@ const (
 	// maxIdle bounds the bytes of one size that a process has in reserve.
 	maxIdle = 64 << 20
 	// reserveLife is for how long what was registered is used, at most a quarter of the
-	// grace time: far shorter than unusedKept, for which any sweeper leaves it.
+	// grace time: far shorter than minNeverUsedGrace, for which any sweeper leaves it.
 	reserveLife = 5 * time.Minute
 	// refusedLife is how long an organisation that has no room is refused without
 	// another look.
@@ -40,33 +40,33 @@ const (
 type reservePool struct {
 	ns *Namespace
 
-	mu    sync.Mutex // guards what follows
-	orgs  map[string]*orgReserve
-	owner bool // the process has a row that tells that it is alive
+	mu           sync.Mutex // guards what follows
+	orgs         map[string]*orgReserve
+	ownerClaimed bool // the process has a row that tells that it is alive
 }
 
 // orgReserve is what one organisation has in reserve.
 type orgReserve struct {
 	busy chan struct{} // full while somebody uses what follows
 
-	ready   [len(reserveSizes)][][]byte
-	next    [len(reserveSizes)]int // how many to register when these are used up
-	at      time.Time              // of the oldest, by the wall clock, which goes on while the host sleeps
-	unput   [][]byte               // ids that were never put; their rows are to go
-	inline  int64                  // bytes that may still be stored in rows
-	credit  []byte                 // the reservation of these
-	given   []abandoned            // what is still to be given up
-	refusal error                  // of the last look, good until
-	until   time.Time
+	ready        [len(reserveSizes)][][]byte
+	nextCount    [len(reserveSizes)]int // how many to register when these are used up
+	oldestAt     time.Time              // of the oldest, by the wall clock, which goes on while the host sleeps
+	neverPut     [][]byte               // ids that were never put; their rows are to go
+	inlineCredit int64                  // bytes that may still be stored in rows
+	inlineBlob   []byte                 // the reservation of these
+	abandoned    []abandonedBlob        // what is still to be given up
+	refusal      error                  // of the last look, good until
+	refusedUntil time.Time
 }
 
-// abandoned is a blob whose put has ended, and that no commit uses.
-type abandoned struct {
-	id   []byte
-	late bool // its object may yet arrive
+// abandonedBlob is a blob whose put has ended, and that no commit uses.
+type abandonedBlob struct {
+	id        []byte
+	mayArrive bool // its object may yet arrive
 }
 
-func (p *reservePool) of(org []byte) *orgReserve {
+func (p *reservePool) forOrg(org []byte) *orgReserve {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.orgs == nil {
@@ -91,55 +91,55 @@ func (r *orgReserve) lock(ctx context.Context) error {
 
 func (r *orgReserve) unlock() { <-r.busy }
 
-// fresh reports whether what is in reserve has not lain about for too long.
-func (r *orgReserve) fresh(grace time.Duration) bool {
-	age := time.Since(r.at)
+// isFresh reports whether what is in reserve has not lain about for too long.
+func (r *orgReserve) isFresh(grace time.Duration) bool {
+	age := time.Since(r.oldestAt)
 	return age >= 0 && age <= min(reserveLife, grace/4)
 }
 
-// retire gives up what is in reserve.
-func (r *orgReserve) retire() {
+// retireAll gives up what is in reserve.
+func (r *orgReserve) retireAll() {
 	for c, ids := range r.ready {
-		r.unput = append(r.unput, ids...)
+		r.neverPut = append(r.neverPut, ids...)
 		r.ready[c] = nil
 	}
-	if r.credit != nil {
-		r.unput = append(r.unput, r.credit)
-		r.credit, r.inline = nil, 0
+	if r.inlineBlob != nil {
+		r.neverPut = append(r.neverPut, r.inlineBlob)
+		r.inlineBlob, r.inlineCredit = nil, 0
 	}
 }
 
-// forget drops what an organisation has in reserve, because a sweeper with a shorter grace
+// invalidate drops what an organisation has in reserve, because a sweeper with a shorter grace
 // time has taken some.
-func (p *reservePool) forget(org []byte) {
-	r := p.of(org)
+func (p *reservePool) invalidate(org []byte) {
+	r := p.forOrg(org)
 	if r.lock(context.Background()) == nil {
-		r.retire()
+		r.retireAll()
 		r.unlock()
 	}
 }
 
-// take returns the id of a blob that is registered for up to n bytes. ErrNoSpace: the
+// takeBlobID returns the id of a blob that is registered for up to n bytes. ErrNoSpace: the
 // organisation has too much that nothing refers to.
-func (p *reservePool) take(ctx context.Context, org []byte, n int64) ([]byte, error) {
+func (p *reservePool) takeBlobID(ctx context.Context, org []byte, n int64) ([]byte, error) {
 	class := 0
 	for reserveSizes[class] < n && class < len(reserveSizes)-1 {
 		class++
 	}
-	r := p.of(org)
+	r := p.forOrg(org)
 	if err := r.lock(ctx); err != nil {
 		return nil, err
 	}
 	defer r.unlock()
-	return p.takeClass(ctx, org, r, class)
+	return p.takeOfClass(ctx, org, r, class)
 }
 
-func (p *reservePool) takeClass(ctx context.Context, org []byte, r *orgReserve, class int) ([]byte, error) {
-	if !r.fresh(p.ns.opts.Grace) {
-		r.retire()
+func (p *reservePool) takeOfClass(ctx context.Context, org []byte, r *orgReserve, class int) ([]byte, error) {
+	if !r.isFresh(p.ns.opts.Grace) {
+		r.retireAll()
 	}
 	if len(r.ready[class]) == 0 {
-		if err := p.refill(ctx, org, r, class); err != nil {
+		if err := p.registerMore(ctx, org, r, class); err != nil {
 			return nil, err
 		}
 	}
@@ -148,33 +148,33 @@ func (p *reservePool) takeClass(ctx context.Context, org []byte, r *orgReserve, 
 	return ids[len(ids)-1], nil
 }
 
-// takeInline lets n bytes be stored in rows.
-func (p *reservePool) takeInline(ctx context.Context, org []byte, n int64) error {
-	r := p.of(org)
+// takeInlineBytes lets n bytes be stored in rows.
+func (p *reservePool) takeInlineBytes(ctx context.Context, org []byte, n int64) error {
+	r := p.forOrg(org)
 	if err := r.lock(ctx); err != nil {
 		return err
 	}
 	defer r.unlock()
-	if r.credit != nil && !r.fresh(p.ns.opts.Grace) {
-		r.retire()
+	if r.inlineBlob != nil && !r.isFresh(p.ns.opts.Grace) {
+		r.retireAll()
 	}
-	if r.inline <= 0 {
-		id, err := p.takeClass(ctx, org, r, inlineClass)
+	if r.inlineCredit <= 0 {
+		id, err := p.takeOfClass(ctx, org, r, inlineClass)
 		if err != nil {
 			return err
 		}
-		if r.credit != nil {
-			r.unput = append(r.unput, r.credit)
+		if r.inlineBlob != nil {
+			r.neverPut = append(r.neverPut, r.inlineBlob)
 		}
-		r.credit, r.inline = id, reserveSizes[inlineClass]
+		r.inlineBlob, r.inlineCredit = id, reserveSizes[inlineClass]
 	}
-	r.inline -= n
+	r.inlineCredit -= n
 	return nil
 }
 
-// refill registers blobs of one size.
-func (p *reservePool) refill(ctx context.Context, org []byte, r *orgReserve, class int) error {
-	if r.refusal != nil && time.Now().Before(r.until) {
+// registerMore registers blobs of one size.
+func (p *reservePool) registerMore(ctx context.Context, org []byte, r *orgReserve, class int) error {
+	if r.refusal != nil && time.Now().Before(r.refusedUntil) {
 		return r.refusal
 	}
 	size, idle := reserveSizes[class], int64(maxIdle)
@@ -182,60 +182,60 @@ func (p *reservePool) refill(ctx context.Context, org []byte, r *orgReserve, cla
 		idle = min(idle, bound/64)
 	}
 	most := int(max(1, min(maxRegister, idle/size)))
-	list := make([]reservation, min(max(r.next[class], 4), most))
+	list := make([]reservation, min(max(r.nextCount[class], 4), most))
 	for i := range list {
-		list[i] = reservation{id: newID(), size: size, owner: p.ns.me}
+		list[i] = reservation{id: newID(), size: size, owner: p.ns.processID}
 	}
 	at := time.Now().Round(0)
-	n, err := p.ns.reserve(ctx, org, list, 1, r)
+	n, err := p.ns.reserveBlobs(ctx, org, list, 1, r)
 	if err != nil {
 		if errors.Is(err, driver.ErrNoSpace) {
-			r.refusal, r.until = err, time.Now().Add(refusedLife)
+			r.refusal, r.refusedUntil = err, time.Now().Add(refusedLife)
 		}
 		return err
 	}
 	r.refusal = nil
-	if r.empty() {
-		r.at = at
+	if r.isEmpty() {
+		r.oldestAt = at
 	}
 	for _, l := range list[:n] {
 		r.ready[class] = append(r.ready[class], l.id)
 	}
-	r.next[class] = min(2*len(list), most)
-	p.keepAlive()
+	r.nextCount[class] = min(2*len(list), most)
+	p.startKeepAlive()
 	return nil
 }
 
-// empty reports that nothing is in reserve.
-func (r *orgReserve) empty() bool {
+// isEmpty reports that nothing is in reserve.
+func (r *orgReserve) isEmpty() bool {
 	for _, ids := range r.ready {
 		if len(ids) > 0 {
 			return false
 		}
 	}
-	return r.credit == nil
+	return r.inlineBlob == nil
 }
 
-// abandon gives up blobs whose puts have ended, and that no commit is going to use: their
+// abandonBlobs gives up blobs whose puts have ended, and that no commit is going to use: their
 // objects go as soon as maintenance comes to them. A commit whose end is not known may
 // have used them; then they stay.
-func (p *reservePool) abandon(ctx context.Context, org []byte, list ...abandoned) {
+func (p *reservePool) abandonBlobs(ctx context.Context, org []byte, list ...abandonedBlob) {
 	if len(list) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 	defer cancel()
-	r := p.of(org)
+	r := p.forOrg(org)
 	if r.lock(ctx) != nil {
 		return // they stay until their reservation expires
 	}
 	defer r.unlock()
-	r.given = append(r.given, list...)
-	if err := p.giveBack(ctx, org, r); err != nil {
+	r.abandoned = append(r.abandoned, list...)
+	if err := p.giveBackUnused(ctx, org, r); err != nil {
 		p.ns.log.Warn("giving up blobs that were put in vain", "error", err) // tried again by maintenance
 		return
 	}
-	p.ns.wake()
+	p.ns.wakeMaintenance()
 }
 
 const (
@@ -245,38 +245,38 @@ const (
 	latePut = time.Minute
 )
 
-// giveBack tells the database what is not needed any more. The caller has r locked.
-func (p *reservePool) giveBack(ctx context.Context, org []byte, r *orgReserve) error {
-	if len(r.unput)+len(r.given) == 0 {
+// giveBackUnused tells the database what is not needed any more. The caller has r locked.
+func (p *reservePool) giveBackUnused(ctx context.Context, org []byte, r *orgReserve) error {
+	if len(r.neverPut)+len(r.abandoned) == 0 {
 		return nil
 	}
-	err := p.ns.db.write(ctx, nil, true, func(t tx) error {
-		return t.run(p.ns.giveBackQueries(org, r)...)
+	err := p.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+		return t.runQueries(p.ns.giveBackQueries(org, r)...)
 	})
 	if err == nil {
-		r.unput, r.given = nil, nil
+		r.neverPut, r.abandoned = nil, nil
 	}
 	return err
 }
 
 func (ns *Namespace) giveBackQueries(org []byte, r *orgReserve) []query {
 	var list []query
-	for _, id := range r.unput {
-		list = append(list, q(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`, org, id, ns.me))
+	for _, id := range r.neverPut {
+		list = append(list, statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`, org, id, ns.processID))
 	}
-	for _, g := range r.given {
+	for _, g := range r.abandoned {
 		late := int64(0)
-		if g.late {
+		if g.mayArrive {
 			late = int64(latePut)
 		}
-		list = append(list, q(`UPDATE blobs SET owner = NULL, expires = {now} + $4 WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`,
-			org, g.id, ns.me, late))
+		list = append(list, statement(`UPDATE blobs SET owner = NULL, expires = {now} + $4 WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`,
+			org, g.id, ns.processID, late))
 	}
 	return list
 }
 
-// release gives back what has lain about, or all.
-func (p *reservePool) release(ctx context.Context, all bool) error {
+// releaseStale gives back what has lain about, or all.
+func (p *reservePool) releaseStale(ctx context.Context, all bool) error {
 	p.mu.Lock()
 	orgs := make(map[string]*orgReserve, len(p.orgs))
 	for org, r := range p.orgs {
@@ -288,34 +288,34 @@ func (p *reservePool) release(ctx context.Context, all bool) error {
 		if err := r.lock(ctx); err != nil {
 			return err
 		}
-		if all || !r.fresh(p.ns.opts.Grace) {
-			r.retire()
+		if all || !r.isFresh(p.ns.opts.Grace) {
+			r.retireAll()
 		}
-		errs = append(errs, p.giveBack(ctx, []byte(org), r))
+		errs = append(errs, p.giveBackUnused(ctx, []byte(org), r))
 		r.unlock()
 	}
 	return errors.Join(errs...)
 }
 
-// keepAlive begins to renew the row that tells that this process is alive.
-func (p *reservePool) keepAlive() {
+// startKeepAlive begins to renew the row that tells that this process is alive.
+func (p *reservePool) startKeepAlive() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.owner {
+	if p.ownerClaimed {
 		return
 	}
-	p.owner = true
-	p.ns.alive.Go(func() {
+	p.ownerClaimed = true
+	p.ns.goroutines.Go(func() {
 		tick := time.NewTicker(ownerLease / 8)
 		defer tick.Stop()
 		for {
 			select {
-			case <-p.ns.life.Done():
+			case <-p.ns.lifetime.Done():
 				return
 			case <-tick.C:
 			}
-			err := p.ns.db.write(p.ns.life, nil, true, func(t tx) error { p.ns.claimOwner(t); return nil })
-			if err != nil && p.ns.life.Err() == nil {
+			err := p.ns.db.runTx(p.ns.lifetime, nil, true, func(t sqlTx) error { p.ns.queueOwnerRenewal(t); return nil })
+			if err != nil && p.ns.lifetime.Err() == nil {
 				p.ns.log.Warn("renewing the claim on blobs in reserve", "error", err)
 			}
 		}
@@ -325,22 +325,22 @@ func (p *reservePool) keepAlive() {
 // ownerPrefix begins the names of the rows of jobs that tell which processes are alive.
 const ownerPrefix = "owner/"
 
-func (ns *Namespace) claimOwner(t tx) {
-	t.later(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
-		ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, ownerPrefix+hex.EncodeToString(ns.me), ns.me, int64(ownerLease))
+func (ns *Namespace) queueOwnerRenewal(t sqlTx) {
+	t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+		ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, ownerPrefix+hex.EncodeToString(ns.processID), ns.processID, int64(ownerLease))
 }
 
-// close gives everything back.
-func (p *reservePool) close() {
+// releaseAll gives everything back.
+func (p *reservePool) releaseAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), abandonTime)
 	defer cancel()
-	err := p.release(ctx, true)
+	err := p.releaseStale(ctx, true)
 	p.mu.Lock()
-	owner := p.owner
+	owner := p.ownerClaimed
 	p.mu.Unlock()
 	if err == nil && owner {
-		err = p.ns.db.write(ctx, nil, true, func(t tx) error {
-			t.later(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(p.ns.me))
+		err = p.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+			t.queueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(p.ns.processID))
 			return nil
 		})
 	}
@@ -350,23 +350,23 @@ func (p *reservePool) close() {
 }
 
 // abandonBlobs gives up the blobs of a write that came to nothing.
-func (b *Backend) abandonBlobs(ctx context.Context, parts []part) {
-	var list []abandoned
+func (b *Backend) abandonBlobs(ctx context.Context, parts []newChunk) {
+	var list []abandonedBlob
 	var last *newBlob
 	for _, p := range parts {
 		if p.blob != last && p.blob.id != nil && p.blob.data == nil {
-			list = append(list, abandoned{id: p.blob.id})
+			list = append(list, abandonedBlob{id: p.blob.id})
 		}
 		last = p.blob
 	}
-	b.ns.reserves.abandon(ctx, b.org, list...)
+	b.ns.reserves.abandonBlobs(ctx, b.org, list...)
 }
 
 // putObject puts data as the object of a registered blob, which is given up when that fails.
 func (b *Backend) putObject(ctx context.Context, id, data []byte, sum uint32) error {
 	err := b.ns.blobs.Put(ctx, blobKey(b.org, id), data, sum)
 	if err != nil {
-		b.ns.reserves.abandon(ctx, b.org, abandoned{id, errors.Is(err, blob.ErrUncertain)})
+		b.ns.reserves.abandonBlobs(ctx, b.org, abandonedBlob{id, errors.Is(err, blob.ErrUncertain)})
 	}
 	return err
 }

@@ -13,72 +13,72 @@ import (
 // session is how a Backend is known to others, while it holds something.
 type session struct {
 	b *Backend
-	// client: it is that of a client, who renews it, through this process or another.
-	client bool
-	lease  time.Duration // of a client's
+	// renewedByClient: it is that of a client, who renews it, through this process or another.
+	renewedByClient bool
+	clientLease     time.Duration // of a client's
 
-	mu    sync.Mutex // guards what follows; held while the row is made
-	row   []byte     // its id; nil: there is none
-	until time.Time  // by then the lease has run out, by this host's monotonic clock
-	stop  context.CancelFunc
-	done  chan struct{}
+	mu            sync.Mutex // guards what follows; held while the row is made
+	rowID         []byte     // its id; nil: there is none
+	leaseEnd      time.Time  // by then the lease has run out, by this host's monotonic clock
+	cancelRenewal context.CancelFunc
+	renewalDone   chan struct{}
 }
 
-// id returns the id of the session's row, which is made when there is none, or when
+// ensureSession returns the id of the session's row, which is made when there is none, or when
 // the lease of the last one has run out.
-func (s *session) id(ctx context.Context) ([]byte, error) {
+func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.client {
-		return s.row, nil // whether its lease has run out, the database knows
+	if s.renewedByClient {
+		return s.rowID, nil // whether its lease has run out, the database knows
 	}
-	if s.row != nil && time.Now().Before(s.until) {
-		return s.row, nil
+	if s.rowID != nil && time.Now().Before(s.leaseEnd) {
+		return s.rowID, nil
 	}
-	s.halt()
+	s.stopRenewal()
 	row, lease := newID(), s.b.ns.opts.Lease
 	host, _ := os.Hostname()
 	asked := time.Now()
 	// Who removes something has a session, too.
-	err := s.b.ns.freeing(ctx, nil, func(t tx) error {
+	err := s.b.ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
 		var found bool
-		if err := t.run(one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
+		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
 			return err
 		}
-		t.later(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, $2, $3, {now}, {now} + $4)`,
+		t.queueExec(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, $2, $3, {now}, {now} + $4)`,
 			row, host, os.Getpid(), int64(lease))
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.row, s.until, s.done = row, asked.Add(lease), make(chan struct{})
+	s.rowID, s.leaseEnd, s.renewalDone = row, asked.Add(lease), make(chan struct{})
 	life, stop := context.WithCancel(context.Background())
-	s.stop = stop
-	go s.renew(life, row, s.done)
+	s.cancelRenewal = stop
+	go s.renewUntilStopped(life, row, s.renewalDone)
 	return row, nil
 }
 
-// present returns the id of the session's row, nil when there is none.
-func (s *session) present() []byte {
+// currentID returns the id of the session's row, nil when there is none.
+func (s *session) currentID() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.row
+	return s.rowID
 }
 
-// halt ends the renewal of the present row. The caller holds mu.
-func (s *session) halt() {
-	if s.row == nil {
+// stopRenewal ends the renewal of the present row. The caller holds mu.
+func (s *session) stopRenewal() {
+	if s.rowID == nil {
 		return
 	}
-	if s.stop != nil {
-		s.stop()
+	if s.cancelRenewal != nil {
+		s.cancelRenewal()
 	}
-	s.row = nil
+	s.rowID = nil
 }
 
-// renew puts the end of the lease off, three times as often as needed.
-func (s *session) renew(ctx context.Context, row []byte, done chan struct{}) {
+// renewUntilStopped puts the end of the lease off, three times as often as needed.
+func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan struct{}) {
 	defer close(done)
 	lease := s.b.ns.opts.Lease
 	tick := time.NewTicker(lease / 3)
@@ -91,46 +91,46 @@ func (s *session) renew(ctx context.Context, row []byte, done chan struct{}) {
 		}
 		asked := time.Now()
 		once, cancel := context.WithTimeout(ctx, lease/3)
-		alive, err := s.b.ns.renew(once, row, lease)
+		alive, err := s.b.ns.renewLease(once, row, lease)
 		cancel()
 		if err != nil {
 			s.b.ns.log.Warn("lease: renewing failed", "error", err)
 			continue
 		}
 		s.mu.Lock()
-		if string(s.row) == string(row) {
+		if string(s.rowID) == string(row) {
 			if alive {
-				s.until = asked.Add(lease)
+				s.leaseEnd = asked.Add(lease)
 			} else {
-				s.until = time.Time{} // it ran out, and was swept
+				s.leaseEnd = time.Time{} // it ran out, and was swept
 			}
 		}
 		s.mu.Unlock()
 		if !alive {
-			s.b.ns.log.Warn("lease: it ran out", "session", idText(row))
+			s.b.ns.log.Warn("lease: it ran out", "session", formatID(row))
 			return
 		}
 	}
 }
 
-func (ns *Namespace) renew(ctx context.Context, row []byte, lease time.Duration) (alive bool, err error) {
-	renewal := func(t tx) error {
+func (ns *Namespace) renewLease(ctx context.Context, row []byte, lease time.Duration) (alive bool, err error) {
+	renewal := func(t sqlTx) error {
 		var n int64
-		ask := q(`UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
-		ask.n = &n
-		err := t.run(ask)
+		ask := statement(`UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
+		ask.affected = &n
+		err := t.runQueries(ask)
 		alive = n > 0
 		return err
 	}
-	err = ns.ballast.Freeing(func() error { return ns.db.write(ctx, nil, true, renewal) })
+	err = ns.ballast.Freeing(func() error { return ns.db.runTx(ctx, nil, true, renewal) })
 	return alive, err
 }
 
-// end gives everything back that the session holds.
-func (s *session) end(ctx context.Context) error {
+// endSession gives everything back that the session holds.
+func (s *session) endSession(ctx context.Context) error {
 	s.mu.Lock()
-	row, done := s.row, s.done
-	s.halt()
+	row, done := s.rowID, s.renewalDone
+	s.stopRenewal()
 	s.mu.Unlock()
 	if row == nil {
 		return nil
@@ -144,15 +144,15 @@ func (s *session) end(ctx context.Context) error {
 // endSession removes a session and what it holds: attachments by a foreign key, drafts
 // and files without a name by the same work that maintenance does.
 func (ns *Namespace) endSession(ctx context.Context, row []byte) error {
-	err := ns.freeing(ctx, nil, func(t tx) error {
-		t.later(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
-		t.later(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
-		t.later(`UPDATE volumes SET `+usedNow+` WHERE id IN (SELECT vol FROM attachments WHERE session = $1)`, row)
-		t.later(`DELETE FROM attachments WHERE session = $1`, row)
-		t.later(`DELETE FROM sessions WHERE id = $1`, row)
+	err := ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
+		t.queueExec(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
+		t.queueExec(`UPDATE volumes SET `+usedNow+` WHERE id IN (SELECT vol FROM attachments WHERE session = $1)`, row)
+		t.queueExec(`DELETE FROM attachments WHERE session = $1`, row)
+		t.queueExec(`DELETE FROM sessions WHERE id = $1`, row)
 		return nil
 	})
-	ns.wake()
+	ns.wakeMaintenance()
 	return err
 }
 
@@ -164,7 +164,7 @@ type attachment struct {
 	pid, started, since int64
 }
 
-func (a *attachment) dest() []any {
+func (a *attachment) scanDest() []any {
 	return []any{&a.id, &a.vol, &a.session, &a.name, &a.holder, &a.host, &a.readOnly, &a.exclusive, &a.pid, &a.started, &a.since}
 }
 
@@ -173,40 +173,40 @@ const selectAttachments = `SELECT a.id, a.vol, a.session, v.name, a.holder, a.ho
 	FROM attachments a JOIN sessions s ON s.id = a.session JOIN volumes v ON v.org = a.org AND v.id = a.vol
 	WHERE a.org = $1 AND s.expires > {now}`
 
-func (b *Backend) liveAttachments(list *[]attachment, vol []byte) query {
-	return all(list, (*attachment).dest, selectAttachments+` AND a.vol = $2 ORDER BY a.id`, b.org, vol)
+func (b *Backend) liveAttachmentsQuery(list *[]attachment, vol []byte) query {
+	return selectAll(list, (*attachment).scanDest, selectAttachments+` AND a.vol = $2 ORDER BY a.id`, b.org, vol)
 }
 
-func (a *attachment) info() driver.AttachmentInfo {
+func (a *attachment) toInfo() driver.AttachmentInfo {
 	started := time.Time{}
 	if a.started != 0 {
 		started = time.Unix(0, a.started).UTC()
 	}
 	return driver.AttachmentInfo{
-		ID: idText(a.id), VolumeID: idText(a.vol), Volume: a.name, Holder: a.holder, ReadOnly: a.readOnly != 0, Exclusive: a.exclusive != 0,
+		ID: formatID(a.id), VolumeID: formatID(a.vol), Volume: a.name, Holder: a.holder, ReadOnly: a.readOnly != 0, Exclusive: a.exclusive != 0,
 		Host: a.host, PID: int(a.pid), Started: started, Since: time.Unix(0, a.since).UTC(),
 	}
 }
 
-// inUse is the error of what the attachment forbids.
-func (a *attachment) inUse() error {
+// inUseError is the error of what the attachment forbids.
+func (a *attachment) inUseError() error {
 	return driver.Errorf(driver.ErrInUse, "the volume is attached by %s (pid %d on %s)", a.holder, a.pid, a.host)
 }
 
 // Attach implements driver.Backend.
 func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
-	defer b.ns.metrics.since("volume_attach", time.Now())
-	if err := b.usable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("volume_attach", time.Now())
+	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
 	if opts.HostPath {
 		return nil, driver.Errorf(driver.ErrUnsupported, "the files of this volume have no path on this host; mount it, or use a local home")
 	}
-	if err := b.writable(ctx); err != nil {
+	if err := b.checkWritable(ctx); err != nil {
 		return nil, err
 	}
-	vol := idBytes(id)
-	session, err := b.session.id(ctx)
+	vol := parseID(id)
+	session, err := b.session.ensureSession(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -221,33 +221,33 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 			a.started = opts.Started.UnixNano()
 		}
 	}
-	a.readOnly, a.exclusive = asInt(opts.ReadOnly), asInt(opts.Exclusive)
-	err = b.ns.db.write(ctx, vol, false, func(t tx) error { return b.attach(t, &a) })
+	a.readOnly, a.exclusive = boolToInt(opts.ReadOnly), boolToInt(opts.Exclusive)
+	err = b.ns.db.runTx(ctx, vol, false, func(t sqlTx) error { return b.insertAttachment(t, &a) })
 	if err != nil {
 		return nil, err
 	}
-	held := &held{b: b, info: a.info(), id: a.id}
-	if err := b.keep(held); err != nil {
+	held := &heldAttachment{b: b, info: a.toInfo(), id: a.id}
+	if err := b.registerCloser(held); err != nil {
 		return nil, err
 	}
 	return held, nil
 }
 
-func asInt(b bool) int64 {
+func boolToInt(b bool) int64 {
 	if b {
 		return 1
 	}
 	return 0
 }
 
-// attach adds an attachment where the others allow it: an exclusive writer is alone, an
+// insertAttachment adds an attachment where the others allow it: an exclusive writer is alone, an
 // exclusive reader has no writers beside it.
-func (b *Backend) attach(t tx, a *attachment) error {
-	var v volume
+func (b *Backend) insertAttachment(t sqlTx, a *attachment) error {
+	var v volumeRow
 	var found, alive bool
 	var others []attachment
-	err := t.run(b.lockVolume(&found, &v, a.vol), b.liveAttachments(&others, a.vol),
-		one(&alive, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND expires > {now}`, a.session))
+	err := t.runQueries(b.lockVolumeQuery(&found, &v, a.vol), b.liveAttachmentsQuery(&others, a.vol),
+		selectOne(&alive, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND expires > {now}`, a.session))
 	if err != nil {
 		return err
 	}
@@ -260,40 +260,40 @@ func (b *Backend) attach(t tx, a *attachment) error {
 	a.name = v.name
 	for _, o := range others {
 		if (a.exclusive|o.exclusive) != 0 && (a.readOnly&o.readOnly) == 0 {
-			return o.inUse()
+			return o.inUseError()
 		}
 	}
-	t.later(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
+	t.queueExec(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		a.id, b.org, a.vol, a.session, a.holder, a.readOnly, a.exclusive, a.host, a.pid, a.started, a.since)
-	t.later(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
+	t.queueExec(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
 	if a.exclusive != 0 && a.readOnly == 0 {
 		// From here on, whoever is not this attachment is a late writer.
-		t.later(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
+		t.queueExec(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
 	}
 	return nil
 }
 
-// held is an attachment of this process.
-type held struct {
+// heldAttachment is an attachment of this process.
+type heldAttachment struct {
 	b    *Backend
 	info driver.AttachmentInfo
 	id   []byte
 
-	once sync.Mutex // held while it is given back
-	gone bool
+	detachMu sync.Mutex // held while it is given back
+	detached bool
 }
 
-func (h *held) Info() driver.AttachmentInfo { return h.info }
-func (h *held) Path() string                { return "" }
-func (h *held) Hold() *os.File              { return nil }
+func (h *heldAttachment) Info() driver.AttachmentInfo { return h.info }
+func (h *heldAttachment) Path() string                { return "" }
+func (h *heldAttachment) Hold() *os.File              { return nil }
 
 // Detach implements driver.Attachment.
-func (h *held) Detach(ctx context.Context) error {
-	defer h.b.ns.metrics.since("volume_detach", time.Now())
-	h.once.Lock()
-	defer h.once.Unlock()
-	if h.gone {
+func (h *heldAttachment) Detach(ctx context.Context) error {
+	defer h.b.ns.metrics.observeSince("volume_detach", time.Now())
+	h.detachMu.Lock()
+	defer h.detachMu.Unlock()
+	if h.detached {
 		return nil
 	}
 	h.b.mu.Lock()
@@ -303,48 +303,48 @@ func (h *held) Detach(ctx context.Context) error {
 		return nil // its session has ended, or is about to
 	}
 	// What was written under the attachment still may be committed.
-	if err := h.b.flushVolume(ctx, idBytes(h.info.VolumeID)); err != nil {
+	if err := h.b.tryFlushVolume(ctx, parseID(h.info.VolumeID)); err != nil {
 		return err
 	}
-	return h.give(ctx)
+	return h.releaseAttachment(ctx)
 }
 
-func (h *held) give(ctx context.Context) error {
-	err := h.b.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
-			h.b.org, idBytes(h.info.VolumeID), h.id)
-		t.later(`DELETE FROM attachments WHERE id = $1`, h.id)
+func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
+	err := h.b.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
+			h.b.org, parseID(h.info.VolumeID), h.id)
+		t.queueExec(`DELETE FROM attachments WHERE id = $1`, h.id)
 		return nil
 	})
 	if err == nil {
-		h.gone = true
-		h.b.forget(h)
+		h.detached = true
+		h.b.unregisterCloser(h)
 	}
 	return err
 }
 
-func (h *held) closeWith(context.Context) error { return nil } // the session's end is its end
+func (h *heldAttachment) closeWithBackend(context.Context) error { return nil } // the session's end is its end
 
 // Attachments implements driver.Backend.
 func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {
-	defer b.ns.metrics.since("attachments", time.Now())
-	if err := b.usable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("attachments", time.Now())
+	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
 	var list []attachment
-	ask := all(&list, (*attachment).dest, selectAttachments+` ORDER BY a.id`, b.org)
+	ask := selectAll(&list, (*attachment).scanDest, selectAttachments+` ORDER BY a.id`, b.org)
 	if id != "" {
-		if _, err := b.get(ctx, driver.ByID(id)); err != nil {
+		if _, err := b.getVolume(ctx, driver.ByID(id)); err != nil {
 			return nil, err
 		}
-		ask = b.liveAttachments(&list, idBytes(id))
+		ask = b.liveAttachmentsQuery(&list, parseID(id))
 	}
-	if err := b.ns.db.read(ctx, ask); err != nil {
+	if err := b.ns.db.runQueries(ctx, ask); err != nil {
 		return nil, err
 	}
 	infos := make([]driver.AttachmentInfo, len(list))
 	for i := range list {
-		infos[i] = list[i].info()
+		infos[i] = list[i].toInfo()
 	}
 	return infos, nil
 }

@@ -26,12 +26,12 @@ func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease ti
 	if err != nil {
 		return nil, err
 	}
-	b.session.client, b.session.lease, b.session.row = true, lease, row[:]
+	b.session.renewedByClient, b.session.clientLease, b.session.rowID = true, lease, row[:]
 	c := &Client{b}
 	if resume {
-		err = c.resume(ctx, owner)
+		err = c.checkSession(ctx, owner)
 	} else {
-		err = c.begin(ctx, owner)
+		err = c.insertSession(ctx, owner)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.Leave())
@@ -42,27 +42,27 @@ func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease ti
 // Client is an organisation as a client's session has it.
 type Client struct{ *Backend }
 
-func (c *Client) begin(ctx context.Context, owner string) error {
+func (c *Client) insertSession(ctx context.Context, owner string) error {
 	s := &c.session
-	if err := c.writable(ctx); err != nil {
+	if err := c.checkWritable(ctx); err != nil {
 		return err
 	}
 	host, _ := os.Hostname()
-	return c.ns.freeing(ctx, nil, func(t tx) error { // who removes something has one, too
+	return c.ns.runFreeingTx(ctx, nil, func(t sqlTx) error { // who removes something has one, too
 		var found bool
 		// A second try, after the answer to the first was lost, finds its row.
-		if err := t.run(one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.row)); err != nil || found {
+		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.rowID)); err != nil || found {
 			return err
 		}
-		t.later(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
-			s.row, c.org, owner, host, os.Getpid(), int64(s.lease))
+		t.queueExec(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
+			s.rowID, c.org, owner, host, os.Getpid(), int64(s.clientLease))
 		return nil
 	})
 }
 
-func (c *Client) resume(ctx context.Context, owner string) error {
+func (c *Client) checkSession(ctx context.Context, owner string) error {
 	var found bool
-	err := c.ns.db.read(ctx, one(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.row, c.org, owner))
+	err := c.ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.rowID, c.org, owner))
 	if err == nil && !found {
 		err = driver.Errorf(driver.ErrNotFound, "the session has ended")
 	}
@@ -71,11 +71,11 @@ func (c *Client) resume(ctx context.Context, owner string) error {
 
 // Renew puts the end of the session off. ErrClosed: it has ended.
 func (c *Client) Renew(ctx context.Context) error {
-	row := c.session.present()
+	row := c.session.currentID()
 	if row == nil {
 		return driver.ErrClosed
 	}
-	alive, err := c.ns.renew(ctx, row, c.session.lease)
+	alive, err := c.ns.renewLease(ctx, row, c.session.clientLease)
 	if err == nil && !alive {
 		err = driver.ErrClosed
 	}
@@ -85,37 +85,37 @@ func (c *Client) Renew(ctx context.Context) error {
 // Leave closes what this server has open for the session, which goes on.
 func (c *Client) Leave() error {
 	c.session.mu.Lock()
-	c.session.halt()
+	c.session.stopRenewal()
 	c.session.mu.Unlock()
 	return c.Close()
 }
 
 // Holds reports whether an attachment is the session's, whichever server made it.
 func (c *Client) Holds(ctx context.Context, id string) (found bool, err error) {
-	if err := c.usable(ctx); err != nil {
+	if err := c.checkOpen(ctx); err != nil {
 		return false, err
 	}
-	row, att := c.session.present(), idBytes(id)
+	row, att := c.session.currentID(), parseID(id)
 	if row == nil || att == nil {
 		return false, nil
 	}
-	err = c.ns.db.read(ctx, one(&found, []any{new(int)}, `SELECT 1 FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row))
+	err = c.ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row))
 	return found, err
 }
 
 // Detach ends an attachment of the session, whichever server made it. None is no error.
 func (c *Client) Detach(ctx context.Context, id string) error {
-	if err := c.usable(ctx); err != nil {
+	if err := c.checkOpen(ctx); err != nil {
 		return err
 	}
-	row, att := c.session.present(), idBytes(id)
+	row, att := c.session.currentID(), parseID(id)
 	if row == nil || att == nil {
 		return nil
 	}
-	return c.ns.db.write(ctx, nil, false, func(t tx) error {
-		t.later(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
+	return c.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
 			WHERE org = $1 AND id = (SELECT vol FROM attachments WHERE id = $2 AND org = $1 AND session = $3)`, c.org, att, row)
-		t.later(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
+		t.queueExec(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
 		return nil
 	})
 }

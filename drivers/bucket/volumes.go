@@ -10,8 +10,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// volume is one row of volumes.
-type volume struct {
+// volumeRow is one row of volumes.
+type volumeRow struct {
 	id                                     []byte
 	name, state, labels                    string
 	quota, created, updated, used, nextIno int64
@@ -22,19 +22,19 @@ type volume struct {
 
 const volumeCols = `v.id, v.name, v.state, v.labels, v.quota, v.created, v.updated, v.used, v.entries, v.metadata, v.next_ino, v.generation, v.last_used, v.session, v.writer`
 
-func (v *volume) dest() []any {
+func (v *volumeRow) scanDest() []any {
 	return []any{&v.id, &v.name, &v.state, &v.labels, &v.quota, &v.created, &v.updated, &v.used, &v.entries, &v.metaBytes, &v.nextIno, &v.generation, &v.lastUsed, &v.session, &v.writer}
 }
 
-func (v *volume) info() (driver.Info, error) {
+func (v *volumeRow) toInfo() (driver.Info, error) {
 	labels := driver.Labels{}
 	if v.labels != "" {
 		if err := json.Unmarshal([]byte(v.labels), &labels); err != nil {
-			return driver.Info{}, driver.Errorf(driver.ErrCorrupt, "the labels of volume %s: %v", idText(v.id), err)
+			return driver.Info{}, driver.Errorf(driver.ErrCorrupt, "the labels of volume %s: %v", formatID(v.id), err)
 		}
 	}
 	info := driver.Info{
-		ID: idText(v.id), Name: v.name, Kind: driver.KindDir, State: driver.State(v.state), Quota: driver.Size(v.quota), Labels: labels,
+		ID: formatID(v.id), Name: v.name, Kind: driver.KindDir, State: driver.State(v.state), Quota: driver.Size(v.quota), Labels: labels,
 		Created: time.Unix(0, v.created).UTC(), Updated: time.Unix(0, v.updated).UTC(), Used: driver.Size(v.used), Generation: v.generation,
 		LastUsed: time.Unix(0, max(v.lastUsed, v.updated)).UTC(),
 	}
@@ -45,7 +45,7 @@ func (v *volume) info() (driver.Info, error) {
 // any case. Every use makes it larger, whatever the resolution of the clock.
 const usedNow = `last_used = CASE WHEN last_used < {now} THEN {now} ELSE last_used + 1 END`
 
-func labelText(l driver.Labels) string {
+func marshalLabels(l driver.Labels) string {
 	if len(l) == 0 {
 		return ""
 	}
@@ -53,65 +53,65 @@ func labelText(l driver.Labels) string {
 	return string(s)
 }
 
-// isThere asks whether there is a volume.
-func isThere(found *bool, org, id []byte) query {
-	return one(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
+// volumeExistsQuery asks whether there is a volume.
+func volumeExistsQuery(found *bool, org, id []byte) query {
+	return selectOne(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
 }
 
-// lockVolume asks for a volume's row and locks it.
-func (b *Backend) lockVolume(found *bool, v *volume, id []byte) query {
-	return one(found, v.dest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
+// lockVolumeQuery asks for a volume's row and locks it.
+func (b *Backend) lockVolumeQuery(found *bool, v *volumeRow, id []byte) query {
+	return selectOne(found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
 }
 
 // Create implements driver.Backend.
 func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
-	defer b.ns.metrics.since("volume_create", time.Now())
-	if err := b.writable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("volume_create", time.Now())
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	if spec.Kind != driver.KindDir {
 		return driver.Info{}, driver.Errorf(driver.ErrUnsupported, "an organisation's namespace keeps dir volumes; disk volumes need a local home")
 	}
-	v := volume{id: newID(), name: name, state: string(driver.StateReady), quota: int64(spec.Quota), labels: labelText(spec.Labels), nextIno: 2}
+	v := volumeRow{id: newID(), name: name, state: string(driver.StateReady), quota: int64(spec.Quota), labels: marshalLabels(spec.Labels), nextIno: 2}
 	v.created = time.Now().UnixNano()
 	v.updated = v.created
 	if spec.Draft {
 		v.state = string(driver.StateCreating)
 		var err error
-		if v.session, err = b.session.id(ctx); err != nil {
+		if v.session, err = b.session.ensureSession(ctx); err != nil {
 			return driver.Info{}, err
 		}
 	}
 	var from []byte
 	if spec.From != "" {
-		if from = idBytes(spec.From); from == nil {
+		if from = parseID(spec.From); from == nil {
 			return driver.Info{}, driver.ErrNotFound
 		}
 		if err := b.syncVolume(ctx, from); err != nil {
 			return driver.Info{}, err
 		}
 	}
-	err := b.ns.db.write(ctx, v.id, false, func(t tx) error { return b.insert(t, &v, from) })
-	if b.ns.db.isUnique(err) {
+	err := b.ns.db.runTx(ctx, v.id, false, func(t sqlTx) error { return b.insertVolume(t, &v, from) })
+	if b.ns.db.isUniqueViolation(err) {
 		return driver.Info{}, errNameTaken
 	}
 	if err != nil {
 		return driver.Info{}, err
 	}
-	return v.info()
+	return v.toInfo()
 }
 
 var errNameTaken = driver.Errorf(driver.ErrExists, "a volume of that name is there already")
 
-// insert adds a volume: an empty one, or one that begins as another is.
-func (b *Backend) insert(t tx, v *volume, from []byte) error {
-	if err := b.freeName(t, v.name, nil); err != nil {
+// insertVolume adds a volume: an empty one, or one that begins as another is.
+func (b *Backend) insertVolume(t sqlTx, v *volumeRow, from []byte) error {
+	if err := b.checkNameFree(t, v.name, nil); err != nil {
 		return err
 	}
 	if from != nil {
 		var found bool
-		var src volume
-		if err := t.run(b.lockVolume(&found, &src, from)); err != nil {
+		var src volumeRow
+		if err := t.runQueries(b.lockVolumeQuery(&found, &src, from)); err != nil {
 			return err
 		}
 		if !found || src.state != string(driver.StateReady) {
@@ -120,32 +120,32 @@ func (b *Backend) insert(t tx, v *volume, from []byte) error {
 		if v.quota > 0 && src.used > v.quota {
 			return driver.Errorf(driver.ErrQuota, "the volume that is cloned holds %d bytes, the quota is to be %d", src.used, v.quota)
 		}
-		if err := src.fitsBounds(driver.Size(v.quota)); err != nil {
+		if err := src.checkMetadataBounds(driver.Size(v.quota)); err != nil {
 			return err
 		}
 		v.used, v.nextIno, v.entries, v.metaBytes = src.used, src.nextIno, src.entries, src.metaBytes
 	}
-	t.later(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, entries, metadata, next_ino, session)
+	t.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, entries, metadata, next_ino, session)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-		b.org, v.id, v.name, v.state, v.quota, v.labels, v.created, v.updated, v.used, v.entries, v.metaBytes, v.nextIno, null(v.session))
+		b.org, v.id, v.name, v.state, v.quota, v.labels, v.created, v.updated, v.used, v.entries, v.metaBytes, v.nextIno, nullIfNil(v.session))
 	if from != nil {
-		cloneRows(t, from, v.id)
+		cloneVolumeRows(t, from, v.id)
 		return nil
 	}
 	root := inode{ino: rootIno, mode: typeDir | 0o755, nlink: 2, atime: v.created, mtime: v.created, ctime: v.created}
-	insertInode(t, v.id, &root)
+	queueInodeInsert(t, v.id, &root)
 	return nil
 }
 
-// freeName fails when name is taken, or is the id of a volume, by another than self.
-func (b *Backend) freeName(t tx, name string, self []byte) error {
+// checkNameFree fails when name is taken, or is the id of a volume, by another than self.
+func (b *Backend) checkNameFree(t sqlTx, name string, self []byte) error {
 	var taken, isID, here bool
 	var id []byte
-	list := []query{b.isHere(&here), one(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
-	if other := idBytes(name); other != nil {
-		list = append(list, isThere(&isID, b.org, other))
+	list := []query{b.orgExistsQuery(&here), selectOne(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
+	if other := parseID(name); other != nil {
+		list = append(list, volumeExistsQuery(&isID, b.org, other))
 	}
-	if err := t.run(list...); err != nil {
+	if err := t.runQueries(list...); err != nil {
 		return err
 	}
 	if !here {
@@ -162,34 +162,34 @@ func (b *Backend) freeName(t tx, name string, self []byte) error {
 
 // Get implements driver.Backend.
 func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	defer b.ns.metrics.since("volume_get", time.Now())
-	if err := b.usable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("volume_get", time.Now())
+	if err := b.checkOpen(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	if ref.ID != "" {
-		if err := b.flushVolume(ctx, idBytes(ref.ID)); err != nil {
+		if err := b.tryFlushVolume(ctx, parseID(ref.ID)); err != nil {
 			return driver.Info{}, err
 		}
 	}
-	v, err := b.get(ctx, ref)
+	v, err := b.getVolume(ctx, ref)
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if ref.ID == "" && b.dirty(v.id) {
-		return b.Get(ctx, driver.ByID(idText(v.id)))
+	if ref.ID == "" && b.hasDirtyInodes(v.id) {
+		return b.Get(ctx, driver.ByID(formatID(v.id)))
 	}
-	return v.info()
+	return v.toInfo()
 }
 
-// get reads the row of a volume that users may know of: a draft by its id only.
-func (b *Backend) get(ctx context.Context, ref driver.Ref) (volume, error) {
-	var v volume
+// getVolume reads the row of a volume that users may know of: a draft by its id only.
+func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, error) {
+	var v volumeRow
 	var found bool
-	ask := one(&found, v.dest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
+	ask := selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
 	if ref.ID != "" {
-		ask = one(&found, v.dest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, idBytes(ref.ID))
+		ask = selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, parseID(ref.ID))
 	}
-	if err := b.ns.db.read(ctx, ask); err != nil {
+	if err := b.ns.db.runQueries(ctx, ask); err != nil {
 		return v, err
 	}
 	if !found {
@@ -204,17 +204,17 @@ const maxPage = 1000
 // List implements driver.Backend. The cursor is the id of the last volume of the page
 // before.
 func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, error) {
-	defer b.ns.metrics.since("volume_list", time.Now())
-	if err := b.usable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("volume_list", time.Now())
+	if err := b.checkOpen(ctx); err != nil {
 		return driver.Page{}, err
 	}
 	after := uuid.Max[:]
 	if filter.Cursor != "" {
-		if after = idBytes(filter.Cursor); after == nil {
+		if after = parseID(filter.Cursor); after == nil {
 			return driver.Page{}, driver.Errorf(driver.ErrInvalid, "cursor %q does not come from a listing of these volumes", filter.Cursor)
 		}
 	}
-	if err := b.flushVolume(ctx, nil); err != nil {
+	if err := b.tryFlushVolume(ctx, nil); err != nil {
 		return driver.Page{}, err
 	}
 	limit := filter.Limit
@@ -226,14 +226,14 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 		return page, nil
 	}
 	for {
-		var list []volume
-		err := b.ns.db.read(ctx, all(&list, (*volume).dest, `SELECT `+volumeCols+` FROM volumes v
+		var list []volumeRow
+		err := b.ns.db.runQueries(ctx, selectAll(&list, (*volumeRow).scanDest, `SELECT `+volumeCols+` FROM volumes v
 			WHERE v.org = $1 AND v.id < $2 AND v.state = 'ready' ORDER BY v.id DESC LIMIT CAST($3 AS INTEGER)`, b.org, after, maxPage+1))
 		if err != nil {
 			return page, err
 		}
 		for i := range list {
-			info, err := list[i].info()
+			info, err := list[i].toInfo()
 			if err != nil {
 				return page, err
 			}
@@ -255,22 +255,22 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 
 // Update implements driver.Backend.
 func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
-	defer b.ns.metrics.since("volume_update", time.Now())
-	if err := b.writable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("volume_update", time.Now())
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	if change.Capacity != 0 {
 		return driver.Info{}, driver.Errorf(driver.ErrInvalid, "a dir volume has no capacity; set its quota")
 	}
-	vol := idBytes(id)
-	if err := b.flushVolume(ctx, vol); err != nil {
+	vol := parseID(id)
+	if err := b.tryFlushVolume(ctx, vol); err != nil {
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err := b.ns.db.write(ctx, vol, false, func(t tx) error {
-		var v volume
+	err := b.ns.db.runTx(ctx, vol, false, func(t sqlTx) error {
+		var v volumeRow
 		var found bool
-		if err := t.run(b.lockVolume(&found, &v, vol)); err != nil {
+		if err := t.runQueries(b.lockVolumeQuery(&found, &v, vol)); err != nil {
 			return err
 		}
 		if !found {
@@ -280,19 +280,19 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 		info, err = b.applyUpdate(t, &v, change)
 		return err
 	})
-	if b.ns.db.isUnique(err) {
+	if b.ns.db.isUniqueViolation(err) {
 		err = errNameTaken
 	}
 	return info, err
 }
 
-func (b *Backend) applyUpdate(t tx, v *volume, change driver.Update) (driver.Info, error) {
-	info, err := v.info()
+func (b *Backend) applyUpdate(t sqlTx, v *volumeRow, change driver.Update) (driver.Info, error) {
+	info, err := v.toInfo()
 	if err != nil {
 		return info, err
 	}
 	if change.Name != "" {
-		if err := b.freeName(t, change.Name, v.id); err != nil {
+		if err := b.checkNameFree(t, change.Name, v.id); err != nil {
 			return info, err
 		}
 		info.Name = change.Name
@@ -304,7 +304,7 @@ func (b *Backend) applyUpdate(t tx, v *volume, change driver.Update) (driver.Inf
 		return info, driver.Errorf(driver.ErrQuota, "the volume holds %v, more than a quota of %v; remove files first", info.Used, change.Quota)
 	}
 	if change.Quota != 0 {
-		if err := v.fitsBounds(change.Quota); err != nil {
+		if err := v.checkMetadataBounds(change.Quota); err != nil {
 			return info, err
 		}
 	}
@@ -326,28 +326,28 @@ func (b *Backend) applyUpdate(t tx, v *volume, change driver.Update) (driver.Inf
 	}
 	info.Updated = time.Unix(0, now).UTC()
 	info.LastUsed = time.Unix(0, max(v.lastUsed+1, now)).UTC()
-	t.later(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, last_used = $9, generation = generation + 1
-		WHERE org = $1 AND id = $2`, b.org, v.id, info.Name, int64(info.Quota), labelText(info.Labels), string(info.State), null(v.session), now, info.LastUsed.UnixNano())
+	t.queueExec(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, last_used = $9, generation = generation + 1
+		WHERE org = $1 AND id = $2`, b.org, v.id, info.Name, int64(info.Quota), marshalLabels(info.Labels), string(info.State), nullIfNil(v.session), now, info.LastUsed.UnixNano())
 	return info, nil
 }
 
 // Remove implements driver.Backend. The volume's rows go in the background, and in
 // other processes when this one dies.
 func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	return b.remove(ctx, ref, nil)
+	return b.removeVolume(ctx, ref, nil)
 }
 
 // RemoveUnused implements driver.Backend. Uses take the lock of the volume's row, as the
 // removal does.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
-	if err := b.flushVolume(ctx, idBytes(id)); err != nil {
+	if err := b.tryFlushVolume(ctx, parseID(id)); err != nil {
 		return driver.Info{}, err
 	}
-	return b.remove(ctx, driver.ByID(id), func(t tx, v *volume) error {
+	return b.removeVolume(ctx, driver.ByID(id), func(t sqlTx, v *volumeRow) error {
 		// An attachment whose lease has run out was a use until then.
 		var found bool
 		var expired int64
-		err := t.run(one(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
+		err := t.runQueries(selectOne(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
 			WHERE a.org = $1 AND a.vol = $2`, b.org, v.id))
 		if err != nil {
 			return err
@@ -359,22 +359,22 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 	})
 }
 
-// remove removes a volume unless may, which gets its locked row, refuses; nil: it does not.
-func (b *Backend) remove(ctx context.Context, ref driver.Ref, may func(t tx, v *volume) error) (driver.Info, error) {
-	defer b.ns.metrics.since("volume_remove", time.Now())
-	if err := b.writable(ctx); err != nil {
+// removeVolume removes a volume unless may, which gets its locked row, refuses; nil: it does not.
+func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, may func(t sqlTx, v *volumeRow) error) (driver.Info, error) {
+	defer b.ns.metrics.observeSince("volume_remove", time.Now())
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
-	found, err := b.get(ctx, ref)
+	found, err := b.getVolume(ctx, ref)
 	if err != nil {
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err = b.ns.freeing(ctx, found.id, func(t tx) error {
-		var v volume
+	err = b.ns.runFreeingTx(ctx, found.id, func(t sqlTx) error {
+		var v volumeRow
 		var there bool
 		var holders []attachment
-		err := t.run(b.lockVolume(&there, &v, found.id), b.liveAttachments(&holders, found.id))
+		err := t.runQueries(b.lockVolumeQuery(&there, &v, found.id), b.liveAttachmentsQuery(&holders, found.id))
 		if err != nil {
 			return err
 		}
@@ -383,44 +383,44 @@ func (b *Backend) remove(ctx context.Context, ref driver.Ref, may func(t tx, v *
 			return driver.ErrNotFound
 		}
 		if len(holders) > 0 {
-			return holders[0].inUse()
+			return holders[0].inUseError()
 		}
 		if may != nil {
 			if err := may(t, &v); err != nil {
 				return err
 			}
 		}
-		if info, err = v.info(); err != nil {
+		if info, err = v.toInfo(); err != nil {
 			return err
 		}
-		t.later(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, v.id)
+		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, v.id)
 		return nil
 	})
 	if err != nil {
 		return driver.Info{}, err
 	}
-	b.drop(found.id)
-	b.ns.wake()
+	b.discardVolumeDirty(found.id)
+	b.ns.wakeMaintenance()
 	return info, nil
 }
 
 // Measure implements driver.Backend. The figure is exact at all times, so it is only
 // corrected where somebody has changed the database by hand.
 func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
-	defer b.ns.metrics.since("volume_measure", time.Now())
-	if err := b.writable(ctx); err != nil {
+	defer b.ns.metrics.observeSince("volume_measure", time.Now())
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
-	vol := idBytes(id)
-	if err := b.flushVolume(ctx, vol); err != nil {
+	vol := parseID(id)
+	if err := b.tryFlushVolume(ctx, vol); err != nil {
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err := b.ns.db.write(ctx, vol, false, func(t tx) error {
-		var v volume
+	err := b.ns.db.runTx(ctx, vol, false, func(t sqlTx) error {
+		var v volumeRow
 		var found, sum bool
 		var used, entries, bytes int64
-		err := t.run(b.lockVolume(&found, &v, vol), one(&sum, []any{&used}, measureVolume, vol), one(&sum, []any{&entries, &bytes}, countMetadata, vol))
+		err := t.runQueries(b.lockVolumeQuery(&found, &v, vol), selectOne(&sum, []any{&used}, measureVolume, vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
 		if err != nil {
 			return err
 		}
@@ -429,9 +429,9 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 		}
 		if used != v.used || entries != v.entries || bytes != v.metaBytes {
 			v.used = used
-			t.later(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, b.org, vol, used, entries, bytes)
+			t.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, b.org, vol, used, entries, bytes)
 		}
-		info, err = v.info()
+		info, err = v.toInfo()
 		return err
 	})
 	return info, err

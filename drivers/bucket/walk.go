@@ -10,61 +10,61 @@ import (
 // maxLinks is how many symbolic links one path may lead through, as in Linux.
 const maxLinks = 40
 
-// runner runs queries, in a transaction or outside of one.
-type runner func(list ...query) error
+// queryRunner runs queries, in a transaction or outside of one.
+type queryRunner func(list ...query) error
 
-// place is where a path leads: a name in a directory, and what is there.
-type place struct {
+// resolved is where a path leads: a name in a directory, and what is there.
+type resolved struct {
 	parent inode
 	name   string
 	node   *inode // nil: nothing is there
-	// missing are directories between parent and name that are still to be made.
-	missing []string
-	// above are the inodes of the directories from the root down to parent.
-	above []int64
+	// missingDirs are directories between parent and name that are still to be made.
+	missingDirs []string
+	// ancestors are the inodes of the directories from the root down to parent.
+	ancestors []int64
 }
 
-// how says how the last element of a path is treated, and missing ones before it.
-type how struct {
-	follow  bool // a symbolic link is followed
-	parents bool // missing parents are what place.missing is for
+// resolveMode says how the last element of a path is treated, and missing ones before it.
+type resolveMode struct {
+	followLast          bool // a symbolic link is followed
+	allowMissingParents bool // missing parents are what place.missing is for
 }
 
-// walker resolves paths of one volume. No path leads out of it: "..", where links
+// pathWalker resolves paths of one volume. No path leads out of it: "..", where links
 // have it, ends at the root with an error, and so do absolute targets.
-type walker struct {
-	vol   []byte
-	run   runner
-	chain func(run runner, vol []byte, from int64, names []string) ([]inode, error)
-	// ready has chains from the root that were asked for beforehand, by path.
-	ready map[string][]inode
+type pathWalker struct {
+	vol        []byte
+	run        queryRunner
+	lookupPath func(run queryRunner, vol []byte, from int64, names []string) ([]inode, error)
+	// prefetched has chains from the root that were asked for beforehand, by path.
+	prefetched map[string][]inode
 }
 
-// step is one element of a path that is still to be walked.
-type step struct {
-	name string
-	link bool // it came out of a symbolic link
+// pathElem is one element of a path that is still to be walked.
+type pathElem struct {
+	name     string
+	fromLink bool // it came out of a symbolic link
 }
 
-func steps(path string, link bool) []step {
-	var list []step
+func splitPath(path string, link bool) []pathElem {
+	var list []pathElem
 	for e := range strings.SplitSeq(path, "/") {
 		if e != "" && e != "." {
-			list = append(list, step{e, link})
+			list = append(list, pathElem{e, link})
 		}
 	}
 	return list
 }
 
 // resolve finds where path leads. The path is in the form that drivers get.
-func (w *walker) resolve(path string, h how) (place, error) {
-	todo := steps(path, false)
-	first, err := w.from(rootIno, path, todo)
+func (w *pathWalker) resolve(path string, h resolveMode) (resolved, error) {
+	todo := splitPath(path, false)
+	first, err := w.lookupElems(rootIno, path, todo)
 	if err != nil {
-		return place{}, err
+		return resolved{}, err
 	}
 	if len(first) == 0 {
-		return place{}, driver.ErrNotFound // no root: the volume is being removed
+		return resolved{}, driver.ErrNotFound // no root: the volume is being removed
 	}
 	dirs := []inode{first[0]}
 	got := first[1:]
@@ -72,81 +72,81 @@ func (w *walker) resolve(path string, h how) (place, error) {
 	for len(todo) > 0 {
 		s, last := todo[0], len(todo) == 1
 		if len(s.name) > driver.MaxElemLen {
-			return place{}, driver.Errorf(driver.ErrInvalid, "%q leads through a symbolic link with an element of %d bytes; the most is %d", path, len(s.name), driver.MaxElemLen)
+			return resolved{}, driver.Errorf(driver.ErrInvalid, "%q leads through a symbolic link with an element of %d bytes; the most is %d", path, len(s.name), driver.MaxElemLen)
 		}
 		if s.name == ".." {
 			if len(dirs) == 1 {
-				return place{}, escapes(path)
+				return resolved{}, pathEscapeError(path)
 			}
 			dirs, todo, got = dirs[:len(dirs)-1], todo[1:], nil
 			continue
 		}
 		if got == nil {
-			if got, err = w.from(dirs[len(dirs)-1].ino, "", todo); err != nil {
-				return place{}, err
+			if got, err = w.lookupElems(dirs[len(dirs)-1].ino, "", todo); err != nil {
+				return resolved{}, err
 			}
 			if len(got) == 0 { // gone meanwhile
-				return place{}, driver.ErrNotExist
+				return resolved{}, driver.ErrNotExist
 			}
 			got = got[1:]
 		}
 		if len(got) == 0 {
-			return missing(dirs, todo, h)
+			return resolveMissing(dirs, todo, h)
 		}
 		n := got[0]
 		got = got[1:]
 		todo = todo[1:]
 		switch {
-		case n.isLink() && (!last || h.follow):
+		case n.isSymlink() && (!last || h.followLast):
 			if links++; links > maxLinks {
-				return place{}, driver.ErrLoop
+				return resolved{}, driver.ErrLoop
 			}
 			target := string(n.target)
 			if strings.HasPrefix(target, "/") {
-				return place{}, escapes(path)
+				return resolved{}, pathEscapeError(path)
 			}
-			todo, got = slices.Concat(steps(target, true), todo), nil
+			todo, got = slices.Concat(splitPath(target, true), todo), nil
 		case last:
-			return at(dirs, s.name, &n), nil
+			return resolvedAt(dirs, s.name, &n), nil
 		case n.isDir():
 			// No more of got, and another name to come: the chain ended there, for it is missing.
 			dirs = append(dirs, n)
 		default:
-			return place{}, driver.ErrNotDir
+			return resolved{}, driver.ErrNotDir
 		}
 	}
 	// The root, or what a link with dots at its end leads to.
 	top := dirs[len(dirs)-1]
-	return place{parent: top, node: &top, above: inos(dirs)}, nil
+	return resolved{parent: top, node: &top, ancestors: inodeNumbers(dirs)}, nil
 }
 
-func escapes(path string) error {
+func pathEscapeError(path string) error {
 	return driver.Errorf(driver.ErrPathEscape, "%q leads through a symbolic link out of the volume", path)
 }
 
-func at(dirs []inode, name string, n *inode) place {
-	return place{parent: dirs[len(dirs)-1], name: name, node: n, above: inos(dirs)}
+func resolvedAt(dirs []inode, name string, n *inode) resolved {
+	return resolved{parent: dirs[len(dirs)-1], name: name, node: n, ancestors: inodeNumbers(dirs)}
 }
 
-// missing is what resolve returns when the next step leads nowhere.
-func missing(dirs []inode, todo []step, h how) (place, error) {
+// resolveMissing is what resolve returns when the next step leads nowhere.
+func resolveMissing(dirs []inode, todo []pathElem, h resolveMode) (resolved, error) {
 	if len(todo) == 1 {
-		return at(dirs, todo[0].name, nil), nil
+		return resolvedAt(dirs, todo[0].name, nil), nil
 	}
-	if !h.parents {
-		return place{}, driver.ErrNotExist
+	if !h.allowMissingParents {
+		return resolved{}, driver.ErrNotExist
 	}
-	p := at(dirs, todo[len(todo)-1].name, nil)
+	p := resolvedAt(dirs, todo[len(todo)-1].name, nil)
 	for _, s := range todo[:len(todo)-1] {
-		if s.link || s.name == ".." {
-			return place{}, driver.ErrNotExist
+		if s.fromLink || s.name == ".." {
+			return resolved{}, driver.ErrNotExist
 		}
-		p.missing = append(p.missing, s.name)
+		p.missingDirs = append(p.missingDirs, s.name)
 	}
 	return p, nil
 }
 
-func inos(dirs []inode) []int64 {
+func inodeNumbers(dirs []inode) []int64 {
 	list := make([]int64, len(dirs))
 	for i, d := range dirs {
 		list[i] = d.ino
@@ -154,11 +154,11 @@ func inos(dirs []inode) []int64 {
 	return list
 }
 
-// from returns the inode of a directory and of what lies along the next steps, as
+// lookupElems returns the inode of a directory and of what lies along the next steps, as
 // far as there is something and the steps are names.
-func (w *walker) from(ino int64, path string, todo []step) ([]inode, error) {
+func (w *pathWalker) lookupElems(ino int64, path string, todo []pathElem) ([]inode, error) {
 	if path != "" && ino == rootIno {
-		if c, ok := w.ready[path]; ok {
+		if c, ok := w.prefetched[path]; ok {
 			return c, nil
 		}
 	}
@@ -169,5 +169,5 @@ func (w *walker) from(ino int64, path string, todo []step) ([]inode, error) {
 		}
 		names = append(names, s.name)
 	}
-	return w.chain(w.run, w.vol, ino, names)
+	return w.lookupPath(w.run, w.vol, ino, names)
 }

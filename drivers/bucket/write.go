@@ -12,8 +12,8 @@ import (
 
 // WriteFile implements driver.FS. Bytes are put while the source is read; the file
 // appears with the commit.
-func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	if err := f.enterWrite(ctx); err != nil {
+func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	if err := f.checkWritable(ctx); err != nil {
 		return 0, err
 	}
 	if err := opts.RefuseMeta(); err != nil {
@@ -22,20 +22,20 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	if opts.Size > maxFileSize {
 		return 0, errTooLarge
 	}
-	if opts.Size > 0 && f.hint.Load() > 0 {
-		if err := f.fits(ctx, path, opts.Size); err != nil {
+	if opts.Size > 0 && f.quotaHint.Load() > 0 {
+		if err := f.precheckQuota(ctx, path, opts.Size); err != nil {
 			return 0, err
 		}
 	}
-	if err := f.b.ns.tooLarge(opts); err != nil {
+	if err := f.b.ns.checkPuttable(opts); err != nil {
 		return 0, err
 	}
 	if opts.Size < 0 {
-		return 0, negative(opts.Size)
+		return 0, negativeError(opts.Size)
 	}
-	up := newUpload(ctx, f, opts.Size)
-	size, err := up.all(r, opts)
-	parts, perr := up.wait()
+	up := newBlobUpload(ctx, f, opts.Size)
+	size, err := up.uploadSource(r, opts)
+	parts, perr := up.waitForPuts()
 	if err == nil {
 		err = perr
 	}
@@ -43,7 +43,7 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 		err = errTooLarge
 	}
 	if err == nil {
-		err = f.change(ctx, []string{path}, func(c *change) error { return c.replace(path, size, parts, opts) })
+		err = f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error { return c.replaceFile(path, size, parts, opts) })
 	}
 	if err != nil {
 		f.b.abandonBlobs(ctx, parts)
@@ -52,22 +52,22 @@ func (f *fileSystem) WriteFile(ctx context.Context, path string, r io.Reader, op
 	return size, nil
 }
 
-// fits refuses what is known beforehand not to fit. Only the commit knows exactly.
-func (f *fileSystem) fits(ctx context.Context, path string, size int64) error {
-	v, err := f.b.get(ctx, driver.ByID(idText(f.vol)))
+// precheckQuota refuses what is known beforehand not to fit. Only the commit knows exactly.
+func (f *volumeFS) precheckQuota(ctx context.Context, path string, size int64) error {
+	v, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol)))
 	if err != nil {
 		return err
 	}
-	f.hint.Store(v.quota)
+	f.quotaHint.Store(v.quota)
 	if v.quota == 0 || size <= v.quota-v.used {
 		return nil
 	}
 	old := int64(0)
-	p, err := f.look(ctx, path, how{parents: true})
+	p, err := f.resolvePath(ctx, path, resolveMode{allowMissingParents: true})
 	if err != nil {
 		return err
 	}
-	if p.node != nil && p.node.isFile() && p.node.nlink == 1 {
+	if p.node != nil && p.node.isRegular() && p.node.nlink == 1 {
 		old = p.node.size
 	}
 	if size > v.quota-v.used+old {
@@ -76,9 +76,9 @@ func (f *fileSystem) fits(ctx context.Context, path string, size int64) error {
 	return nil
 }
 
-// replace puts a new file in the place of what is at path.
-func (c *change) replace(path string, size int64, parts []part, opts driver.WriteOptions) error {
-	p, err := c.w.resolve(path, how{parents: true})
+// replaceFile puts a new file in the place of what is at path.
+func (c *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts driver.WriteOptions) error {
+	p, err := c.walker.resolve(path, resolveMode{allowMissingParents: true})
 	if err != nil {
 		return err
 	}
@@ -90,57 +90,57 @@ func (c *change) replace(path string, size int64, parts []part, opts driver.Writ
 		if p.node.isDir() {
 			return driver.ErrIsDir
 		}
-		if p.node.isFile() {
+		if p.node.isRegular() {
 			n.mode = p.node.mode
 		}
 	}
 	if opts.Mode != 0 {
-		n.mode = typeFile | permOf(opts.Mode)
+		n.mode = typeFile | permissionBits(opts.Mode)
 	}
 	for _, x := range parts {
 		n.alloc += x.len
 	}
-	c.delta += size
-	c.put(&p, &n)
-	c.chunks(n.ino, parts)
+	c.sizeDelta += size
+	c.replaceInode(&p, &n)
+	c.addChunks(n.ino, parts)
 	return nil
 }
 
-// put makes n under the name of p, in place of what is there, with missing parents.
-func (c *change) put(p *place, n *inode) {
-	dir := c.parents(p, 0o755)
+// replaceInode makes n under the name of p, in place of what is there, with missing parents.
+func (c *volumeTx) replaceInode(p *resolved, n *inode) {
+	dir := c.makeMissingParents(p, 0o755)
 	if p.node == nil {
-		c.add(dir, p.name, n)
+		c.createInode(dir, p.name, n)
 		return
 	}
-	n.ino = c.newIno()
+	n.ino = c.allocateInodeNumber()
 	n.atime, n.mtime, n.ctime = c.now, c.now, c.now
-	c.insert(n)
-	c.later(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, dir.ino, []byte(p.name), n.ino)
-	c.touch(dir.ino, 0)
-	c.unlink(p.node)
+	c.insertInode(n)
+	c.queueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, dir.ino, []byte(p.name), n.ino)
+	c.touchDirectory(dir.ino, 0)
+	c.unlinkInode(p.node)
 }
 
-// upload makes blobs of a stream.
-type upload struct {
-	f     *fileSystem
-	ctx   context.Context // of the one call that the upload is for
-	group *errgroup.Group
-	parts []part
-	hint  int64 // how many bytes there are, if known; 0: unknown
-	total int64
+// blobUpload makes blobs of a stream.
+type blobUpload struct {
+	fs       *volumeFS
+	ctx      context.Context // of the one call that the upload is for
+	group    *errgroup.Group
+	chunks   []newChunk
+	sizeHint int64 // how many bytes there are, if known; 0: unknown
+	total    int64
 }
 
-func newUpload(ctx context.Context, f *fileSystem, hint int64) *upload {
+func newBlobUpload(ctx context.Context, f *volumeFS, hint int64) *blobUpload {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(f.b.ns.atOnce)
-	return &upload{f: f, ctx: ctx, group: g, hint: hint}
+	g.SetLimit(f.b.ns.blobParallelism)
+	return &blobUpload{fs: f, ctx: ctx, group: g, sizeHint: hint}
 }
 
-// wait returns the blobs once all are put.
-func (u *upload) wait() ([]part, error) {
+// waitForPuts returns the blobs once all are put.
+func (u *blobUpload) waitForPuts() ([]newChunk, error) {
 	err := u.group.Wait()
-	list := u.parts
+	list := u.chunks
 	for _, p := range list {
 		if p.blob.id == nil && err == nil {
 			err = errors.New("a blob was not put") // cannot be: its error is the group's
@@ -149,10 +149,10 @@ func (u *upload) wait() ([]part, error) {
 	return list, err
 }
 
-// all reads a source and returns the size of the file that it makes.
-func (u *upload) all(r io.Reader, opts driver.WriteOptions) (int64, error) {
+// uploadSource reads a source and returns the size of the file that it makes.
+func (u *blobUpload) uploadSource(r io.Reader, opts driver.WriteOptions) (int64, error) {
 	if opts.NextData == nil {
-		return u.stream(r, 0, -1)
+		return u.uploadStream(r, 0, -1)
 	}
 	for {
 		off, n, err := opts.NextData(u.ctx)
@@ -162,7 +162,7 @@ func (u *upload) all(r io.Reader, opts driver.WriteOptions) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		got, err := u.stream(r, off, n)
+		got, err := u.uploadStream(r, off, n)
 		if err != nil {
 			return 0, err
 		}
@@ -172,29 +172,29 @@ func (u *upload) all(r io.Reader, opts driver.WriteOptions) (int64, error) {
 	}
 }
 
-// stream puts n bytes of r, or all when n is negative, at pos.
-func (u *upload) stream(r io.Reader, pos, n int64) (int64, error) {
+// uploadStream puts n bytes of r, or all when n is negative, at pos.
+func (u *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 	got := int64(0)
 	for n < 0 || got < n {
 		if err := u.ctx.Err(); err != nil {
-			return got, u.cause(err)
+			return got, u.cancelCause(err)
 		}
 		want := int64(chunkSize)
 		if n >= 0 {
 			want = min(want, n-got)
-		} else if left := u.hint - got; left > 0 {
+		} else if left := u.sizeHint - got; left > 0 {
 			want = min(want-1, left) + 1 // one more shows the end
 		} else if got == 0 {
 			want = firstRead
 		}
-		x, err := u.fill(r, want)
+		x, err := u.readChunk(r, want)
 		if k := int64(len(x.data)); k > 0 {
-			u.put(pos+got, x)
+			u.startPut(pos+got, x)
 			got += k
 			u.total += k
 		} else {
-			x.recycle()
-			x.release()
+			x.recycleBuffer()
+			x.releaseMemory()
 		}
 		if errors.Is(err, io.EOF) {
 			return got, nil // where it is too little, the caller sees that
@@ -202,23 +202,23 @@ func (u *upload) stream(r io.Reader, pos, n int64) (int64, error) {
 		if err != nil {
 			return got, err
 		}
-		if err := u.boundless(); err != nil {
+		if err := u.checkSourceQuota(); err != nil {
 			return got, err
 		}
 	}
 	return got, nil
 }
 
-// boundless cuts off a source that has more than the whole volume may hold.
-func (u *upload) boundless() error {
-	if q := u.f.hint.Load(); q == 0 || u.total <= q {
+// checkSourceQuota cuts off a source that has more than the whole volume may hold.
+func (u *blobUpload) checkSourceQuota() error {
+	if q := u.fs.quotaHint.Load(); q == 0 || u.total <= q {
 		return nil
 	}
-	v, err := u.f.b.get(u.ctx, driver.ByID(idText(u.f.vol))) // it may have been raised
+	v, err := u.fs.b.getVolume(u.ctx, driver.ByID(formatID(u.fs.vol))) // it may have been raised
 	if err != nil {
-		return u.cause(err)
+		return u.cancelCause(err)
 	}
-	u.f.hint.Store(v.quota)
+	u.fs.quotaHint.Store(v.quota)
 	if v.quota > 0 && u.total > v.quota {
 		return driver.Errorf(driver.ErrQuota, "the volume may hold %v; the source has more than that", driver.Size(v.quota))
 	}
@@ -228,20 +228,20 @@ func (u *upload) boundless() error {
 // firstRead is how much is read of a source of unknown size before it counts as large.
 const firstRead = 256 << 10
 
-// cause is why the uploads ended, where that is what ended the context.
-func (u *upload) cause(err error) error {
+// cancelCause is why the uploads ended, where that is what ended the context.
+func (u *blobUpload) cancelCause(err error) error {
 	if c := context.Cause(u.ctx); c != nil {
 		return c
 	}
 	return err
 }
 
-func (u *upload) put(pos int64, x *chunkBuffer) {
-	p := part{pos, int64(len(x.data)), &newBlob{}, 0}
-	u.parts = append(u.parts, p)
+func (u *blobUpload) startPut(pos int64, x *chunkBuffer) {
+	p := newChunk{pos, int64(len(x.data)), &newBlob{}, 0}
+	u.chunks = append(u.chunks, p)
 	u.group.Go(func() error {
-		defer x.release()
-		b, err := u.f.b.put(u.ctx, x.data)
+		defer x.releaseMemory()
+		b, err := u.fs.b.putBlob(u.ctx, x.data)
 		if err != nil {
 			return err // the store may still look at the data
 		}
@@ -249,7 +249,7 @@ func (u *upload) put(pos int64, x *chunkBuffer) {
 			b.data = slices.Clone(b.data) // it lives in the row
 		}
 		*p.blob = *b
-		x.recycle()
+		x.recycleBuffer()
 		return nil
 	})
 }

@@ -115,11 +115,11 @@ const maxKey = 1024
 // any store, so that objects can be copied from one kind of store to another.
 const tmpDir = "tmp"
 
-// uncertain marks err as the end of a call that may have stored its object.
-func uncertain(err error) error { return fmt.Errorf("%w (%w)", err, ErrUncertain) }
+// markUncertain marks err as the end of a call that may have stored its object.
+func markUncertain(err error) error { return fmt.Errorf("%w (%w)", err, ErrUncertain) }
 
-// failed names the operation and key that err ended. nil stays nil.
-func failed(op, key string, err error) error {
+// wrapFailure names the operation and key that err ended. nil stays nil.
+func wrapFailure(op, key string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -131,7 +131,7 @@ func checkKey(key string) error {
 	switch first, _, _ := strings.Cut(key, "/"); {
 	case len(key) > maxKey:
 		return driver.Errorf(driver.ErrInvalid, "a blob's key of %d bytes is too long; %d are allowed", len(key), maxKey)
-	case key == "." || !fs.ValidPath(key) || strings.ContainsFunc(key, unprintable):
+	case key == "." || !fs.ValidPath(key) || strings.ContainsFunc(key, isUnprintable):
 		return driver.Errorf(driver.ErrInvalid, "%q is no key of a blob", key)
 	case first == tmpDir:
 		return driver.Errorf(driver.ErrInvalid, "a blob's key must not begin with %q", tmpDir+"/")
@@ -139,8 +139,8 @@ func checkKey(key string) error {
 	return nil
 }
 
-// unprintable reports characters that some store or its XML would not carry unchanged.
-func unprintable(r rune) bool {
+// isUnprintable reports characters that some store or its XML would not carry unchanged.
+func isUnprintable(r rune) bool {
 	return unicode.IsControl(r) || r == '\\' || r == unicode.ReplacementChar
 }
 
@@ -160,17 +160,17 @@ func checkTTL(ttl time.Duration) error {
 	return nil
 }
 
-// badSum is the error for data that has not the checksum that its owner gave.
-func badSum() error {
+// checksumError is the error for data that has not the checksum that its owner gave.
+func checksumError() error {
 	return driver.Errorf(driver.ErrCorrupt, "the data does not have the checksum that came with it")
 }
 
-// taken is the error for a key that holds other bytes.
-func taken() error {
+// keyTakenError is the error for a key that holds other bytes.
+func keyTakenError() error {
 	return driver.Errorf(driver.ErrExists, "the key holds another object")
 }
 
-// shorter is the error for an object that ends before end.
-func shorter(end int64) error {
+// truncatedError is the error for an object that ends before end.
+func truncatedError(end int64) error {
 	return driver.Errorf(driver.ErrCorrupt, "the object ends before byte %d", end)
 }

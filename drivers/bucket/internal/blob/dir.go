@@ -24,8 +24,8 @@ import (
 // staleAfter is how old something in tmp must be before it is what a crash left.
 const staleAfter = 24 * time.Hour
 
-// maxKnown bounds how many directories a store remembers as durable.
-const maxKnown = 1 << 16
+// maxDurableDirs bounds how many directories a store remembers as durable.
+const maxDurableDirs = 1 << 16
 
 // dirStore implements Store. An object is the file of its key beneath the directory.
 // It is written to tmp, synced, and linked to its place, which fails where the name is
@@ -34,49 +34,49 @@ type dirStore struct {
 	path string
 	root *os.Root
 
-	mu    sync.Mutex
-	known map[string]bool // directories whose entries up to the top are durable
+	mu          sync.Mutex
+	durableDirs map[string]bool // directories whose entries up to the top are durable
 }
 
 // OpenDir returns the store in a directory, which it makes if need be. Directories are
 // 0700 and files 0600. The file system must have hard links. What puts that crashed
 // left in tmp/ more than a day ago is removed.
 func OpenDir(dir string) (Store, error) {
-	s, err := openDir(dir)
+	s, err := openDirStore(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open blobs in %s: %w", dir, err)
 	}
 	return s, nil
 }
 
-func openDir(dir string) (*dirStore, error) {
+func openDirStore(dir string) (*dirStore, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := makeTop(dir); err != nil {
-		return nil, sysErr(err)
+	if err := mkdirAllDurable(dir); err != nil {
+		return nil, translateSysErr(err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, sysErr(err)
+		return nil, translateSysErr(err)
 	}
-	s := &dirStore{path: dir, root: root, known: map[string]bool{}}
+	s := &dirStore{path: dir, root: root, durableDirs: map[string]bool{}}
 	// tmp need not be durable: nothing in it outlives the put that made it.
-	err = s.mutate("mkdir", tmpDir, func() error { return root.Mkdir(tmpDir, 0o700) })
+	err = s.mutateWithFaults("mkdir", tmpDir, func() error { return root.Mkdir(tmpDir, 0o700) })
 	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.EROFS) {
 		root.Close()
-		return nil, sysErr(err)
+		return nil, translateSysErr(err)
 	}
-	s.removeStale(time.Now().Add(-staleAfter))
+	s.removeStaleTmp(time.Now().Add(-staleAfter))
 	return s, nil
 }
 
-// makeTop makes a directory and those above it, durably.
-func makeTop(dir string) error {
+// mkdirAllDurable makes a directory and those above it, durably.
+func mkdirAllDurable(dir string) error {
 	err := fault.Do("mkdir", dir, func() error { return os.Mkdir(dir, 0o700) })
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeTop(filepath.Dir(dir)); err == nil {
+		if err = mkdirAllDurable(filepath.Dir(dir)); err == nil {
 			err = fault.Do("mkdir", dir, func() error { return os.Mkdir(dir, 0o700) })
 		}
 	}
@@ -89,9 +89,9 @@ func makeTop(dir string) error {
 	return durable.SyncDir(filepath.Dir(dir))
 }
 
-// removeStale removes what is in tmp since before the time. That it fails is no harm;
+// removeStaleTmp removes what is in tmp since before the time. That it fails is no harm;
 // the next open tries again.
-func (s *dirStore) removeStale(before time.Time) {
+func (s *dirStore) removeStaleTmp(before time.Time) {
 	d, err := s.root.Open(tmpDir)
 	if err != nil {
 		return
@@ -101,30 +101,30 @@ func (s *dirStore) removeStale(before time.Time) {
 	for _, name := range names {
 		name = tmpDir + "/" + name
 		if st, err := s.root.Lstat(name); err == nil && st.ModTime().Before(before) {
-			s.discard(name)
+			s.removeTmpFile(name)
 		}
 	}
 }
 
-// discard removes a file of tmp.
-func (s *dirStore) discard(name string) {
-	_ = s.mutate("unlink", name, func() error { return s.root.Remove(name) })
+// removeTmpFile removes a file of tmp.
+func (s *dirStore) removeTmpFile(name string) {
+	_ = s.mutateWithFaults("unlink", name, func() error { return s.root.Remove(name) })
 }
 
-// mutate runs a call that changes the directory, under the eyes of fault.
-func (s *dirStore) mutate(op, name string, call func() error) error {
+// mutateWithFaults runs a call that changes the directory, under the eyes of fault.
+func (s *dirStore) mutateWithFaults(op, name string, call func() error) error {
 	return fault.Do(op, filepath.Join(s.path, filepath.FromSlash(name)), call)
 }
 
 // Put implements Store.
 func (s *dirStore) Put(ctx context.Context, key string, data []byte, sum uint32) error {
-	if err := enter(ctx, key); err != nil {
-		return failed("put", key, err)
+	if err := checkCall(ctx, key); err != nil {
+		return wrapFailure("put", key, err)
 	}
 	if crc32.Checksum(data, Castagnoli) != sum {
-		return failed("put", key, badSum())
+		return wrapFailure("put", key, checksumError())
 	}
-	return failed("put", key, s.store(key, func(f *os.File) (int64, uint32, error) {
+	return wrapFailure("put", key, s.storeObject(key, func(f *os.File) (int64, uint32, error) {
 		n, err := f.Write(data)
 		return int64(n), sum, err
 	}))
@@ -132,130 +132,130 @@ func (s *dirStore) Put(ctx context.Context, key string, data []byte, sum uint32)
 
 // Write implements Store.
 func (s *dirStore) Write(ctx context.Context, key string, r io.Reader) error {
-	if err := enter(ctx, key); err != nil {
-		return failed("write", key, err)
+	if err := checkCall(ctx, key); err != nil {
+		return wrapFailure("write", key, err)
 	}
-	return failed("write", key, s.store(key, func(f *os.File) (int64, uint32, error) {
+	return wrapFailure("write", key, s.storeObject(key, func(f *os.File) (int64, uint32, error) {
 		sum := crc32.New(Castagnoli)
-		n, err := io.Copy(f, io.TeeReader(&ctxReader{ctx, r}, sum))
+		n, err := io.Copy(f, io.TeeReader(&contextReader{ctx, r}, sum))
 		return n, sum.Sum32(), err
 	}))
 }
 
-// ctxReader is a reader that ends when the context does.
-type ctxReader struct {
+// contextReader is a reader that ends when the context does.
+type contextReader struct {
 	ctx context.Context
 	r   io.Reader
 }
 
-func (c *ctxReader) Read(p []byte) (int, error) {
+func (c *contextReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
 	return c.r.Read(p)
 }
 
-// store makes the object of key of what fill writes. fill returns size and checksum.
-func (s *dirStore) store(key string, fill func(*os.File) (int64, uint32, error)) error {
+// storeObject makes the object of key of what fill writes. fill returns size and checksum.
+func (s *dirStore) storeObject(key string, fill func(*os.File) (int64, uint32, error)) error {
 	tmp := tmpDir + "/" + rand.Text()
-	defer s.discard(tmp)
-	size, sum, err := s.stage(tmp, fill)
+	defer s.removeTmpFile(tmp)
+	size, sum, err := s.writeTmpFile(tmp, fill)
 	if err != nil {
-		return sysErr(err)
+		return translateSysErr(err)
 	}
-	err = s.makeDirs(path.Dir(key))
+	err = s.ensureDirs(path.Dir(key))
 	if err == nil {
-		err = s.link(tmp, key)
+		err = s.linkIntoPlace(tmp, key)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		// Someone removed a directory that was made before.
-		s.forget()
-		if err = s.makeDirs(path.Dir(key)); err == nil {
-			err = s.link(tmp, key)
+		s.forgetDurableDirs()
+		if err = s.ensureDirs(path.Dir(key)); err == nil {
+			err = s.linkIntoPlace(tmp, key)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
-		err = s.compare(key, size, sum)
+		err = s.compareObject(key, size, sum)
 	}
 	if err != nil {
-		return sysErr(err)
+		return translateSysErr(err)
 	}
 	// Also where it was there before: who put it may have died before this.
 	if err := s.syncDir(path.Dir(key)); err != nil {
-		return uncertain(sysErr(err))
+		return markUncertain(translateSysErr(err))
 	}
 	return nil
 }
 
-// stage writes a file of tmp, durably.
-func (s *dirStore) stage(tmp string, fill func(*os.File) (int64, uint32, error)) (size int64, sum uint32, err error) {
+// writeTmpFile writes a file of tmp, durably.
+func (s *dirStore) writeTmpFile(tmp string, fill func(*os.File) (int64, uint32, error)) (size int64, sum uint32, err error) {
 	var f *os.File
-	err = s.mutate("create", tmp, func() (err error) {
+	err = s.mutateWithFaults("create", tmp, func() (err error) {
 		f, err = s.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		return err
 	})
 	if err != nil {
 		return 0, 0, err
 	}
-	err = s.mutate("write", tmp, func() (err error) { size, sum, err = fill(f); return err })
+	err = s.mutateWithFaults("write", tmp, func() (err error) { size, sum, err = fill(f); return err })
 	if err == nil {
 		err = durable.Sync(f)
 	}
 	return size, sum, errors.Join(err, f.Close())
 }
 
-// link gives a file of tmp its name, unless that is taken: fs.ErrExist.
-func (s *dirStore) link(tmp, key string) error {
-	err := s.mutate("link", key, func() error { return s.root.Link(tmp, key) })
+// linkIntoPlace gives a file of tmp its name, unless that is taken: fs.ErrExist.
+func (s *dirStore) linkIntoPlace(tmp, key string) error {
+	err := s.mutateWithFaults("link", key, func() error { return s.root.Link(tmp, key) })
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOTSUP) {
 		return driver.Errorf(driver.ErrUnsupported, "the file system of %s has no hard links; use another for blobs", s.path)
 	}
 	return err
 }
 
-// compare returns ErrExists unless the object at key has that size and checksum.
-func (s *dirStore) compare(key string, size int64, sum uint32) error {
-	f, st, err := s.open(key)
+// compareObject returns ErrExists unless the object at key has that size and checksum.
+func (s *dirStore) compareObject(key string, size int64, sum uint32) error {
+	f, st, err := s.openObject(key)
 	if errors.Is(err, fs.ErrNotExist) {
 		// What is there is a directory, or was just deleted.
-		return taken()
+		return keyTakenError()
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if st.Size() != size {
-		return taken()
+		return keyTakenError()
 	}
 	got := crc32.New(Castagnoli)
-	if err := copyAll(got, f); err != nil {
+	if err := hashAll(got, f); err != nil {
 		return err
 	}
 	if got.Sum32() != sum {
-		return taken()
+		return keyTakenError()
 	}
 	return nil
 }
 
-func copyAll(h hash.Hash32, r io.Reader) error {
+func hashAll(h hash.Hash32, r io.Reader) error {
 	_, err := io.CopyBuffer(h, r, make([]byte, 256<<10))
 	return err
 }
 
-// makeDirs makes a directory and those above it, durably. A directory that is there
+// ensureDirs makes a directory and those above it, durably. A directory that is there
 // counts as durable only if this store saw to it: who made it may have died before.
-func (s *dirStore) makeDirs(dir string) error {
+func (s *dirStore) ensureDirs(dir string) error {
 	s.mu.Lock()
-	known := s.known[dir]
+	known := s.durableDirs[dir]
 	s.mu.Unlock()
 	if dir == "." || known {
 		return nil
 	}
 	up := path.Dir(dir)
-	if err := s.makeDirs(up); err != nil {
+	if err := s.ensureDirs(up); err != nil {
 		return err
 	}
-	err := s.mutate("mkdir", dir, func() error { return s.root.Mkdir(dir, 0o700) })
+	err := s.mutateWithFaults("mkdir", dir, func() error { return s.root.Mkdir(dir, 0o700) })
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -264,17 +264,17 @@ func (s *dirStore) makeDirs(dir string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.known) >= maxKnown {
-		clear(s.known)
+	if len(s.durableDirs) >= maxDurableDirs {
+		clear(s.durableDirs)
 	}
-	s.known[dir] = true
+	s.durableDirs[dir] = true
 	return nil
 }
 
-func (s *dirStore) forget() {
+func (s *dirStore) forgetDurableDirs() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clear(s.known)
+	clear(s.durableDirs)
 }
 
 // syncDir makes the entries of a directory durable.
@@ -287,8 +287,8 @@ func (s *dirStore) syncDir(dir string) error {
 	return durable.Sync(d)
 }
 
-// enter is how every method begins.
-func enter(ctx context.Context, key string) error {
+// checkCall is how every method begins.
+func checkCall(ctx context.Context, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

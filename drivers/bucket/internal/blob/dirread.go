@@ -16,14 +16,14 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// open opens the object of key. fs.ErrNotExist where there is none, or a directory.
-func (s *dirStore) open(key string) (*os.File, fs.FileInfo, error) {
+// openObject opens the object of key. fs.ErrNotExist where there is none, or a directory.
+func (s *dirStore) openObject(key string) (*os.File, fs.FileInfo, error) {
 	f, err := s.root.Open(key)
 	if err != nil {
 		if errors.Is(err, syscall.ENOTDIR) {
 			err = fs.ErrNotExist
 		}
-		return nil, nil, sysErr(err)
+		return nil, nil, translateSysErr(err)
 	}
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
@@ -31,7 +31,7 @@ func (s *dirStore) open(key string) (*os.File, fs.FileInfo, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, nil, sysErr(err)
+		return nil, nil, translateSysErr(err)
 	}
 	return f, st, nil
 }
@@ -44,120 +44,120 @@ func (s *dirStore) Ping(ctx context.Context) error {
 	}
 	have, err := s.root.Stat(".")
 	if err != nil {
-		return sysErr(err)
+		return translateSysErr(err)
 	}
 	there, err := os.Stat(s.path)
 	if err != nil {
-		return sysErr(err)
+		return translateSysErr(err)
 	}
 	if !os.SameFile(have, there) {
 		return driver.Errorf(driver.ErrUnavailable, "%s is another directory than the one that was opened", s.path)
 	}
 	d, err := s.root.Open(".")
 	if err != nil {
-		return sysErr(err)
+		return translateSysErr(err)
 	}
 	defer d.Close()
 	if _, err := d.Readdirnames(1); err != nil && !errors.Is(err, io.EOF) {
-		return sysErr(err)
+		return translateSysErr(err)
 	}
 	return nil
 }
 
 // ReadAt implements Store.
 func (s *dirStore) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
-	err := enter(ctx, key)
+	err := checkCall(ctx, key)
 	if err == nil {
-		err = s.readAt(key, p, off)
+		err = s.readObjectAt(key, p, off)
 	}
-	return failed("read", key, err)
+	return wrapFailure("read", key, err)
 }
 
-func (s *dirStore) readAt(key string, p []byte, off int64) error {
+func (s *dirStore) readObjectAt(key string, p []byte, off int64) error {
 	if off < 0 {
-		return badOffset(off)
+		return offsetError(off)
 	}
-	f, st, err := s.open(key)
+	f, st, err := s.openObject(key)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	// Said otherwise, so that the sum cannot overflow.
 	if off > st.Size() || int64(len(p)) > st.Size()-off {
-		return shorter(off + int64(len(p)))
+		return truncatedError(off + int64(len(p)))
 	}
 	_, err = f.ReadAt(p, off)
 	if errors.Is(err, io.EOF) && len(p) > 0 {
-		return shorter(off + int64(len(p)))
+		return truncatedError(off + int64(len(p)))
 	}
-	return sysErr(err)
+	return translateSysErr(err)
 }
 
-func badOffset(off int64) error {
+func offsetError(off int64) error {
 	return driver.Errorf(driver.ErrInvalid, "an object has no offset %d", off)
 }
 
 // Delete implements Store.
 func (s *dirStore) Delete(ctx context.Context, key string) error {
-	err := enter(ctx, key)
+	err := checkCall(ctx, key)
 	if err == nil {
-		err = s.remove(key)
+		err = s.removeObject(key)
 	}
-	return failed("delete", key, err)
+	return wrapFailure("delete", key, err)
 }
 
-// remove unlinks the object of key, durably. The directory stays: to remove it would
+// removeObject unlinks the object of key, durably. The directory stays: to remove it would
 // race with puts, and the next object comes soon.
-func (s *dirStore) remove(key string) error {
-	if st, err := s.root.Lstat(key); missing(err) {
+func (s *dirStore) removeObject(key string) error {
+	if st, err := s.root.Lstat(key); isMissing(err) {
 		// The deletion of someone who died before it was durable must become so.
-		if err := s.syncDir(path.Dir(key)); !missing(err) {
-			return sysErr(err)
+		if err := s.syncDir(path.Dir(key)); !isMissing(err) {
+			return translateSysErr(err)
 		}
 		return nil
 	} else if err == nil && st.IsDir() {
 		return nil // a folder of keys is no object
 	}
-	err := s.mutate("unlink", key, func() error { return s.root.Remove(key) })
-	if err != nil && !missing(err) {
-		return sysErr(err)
+	err := s.mutateWithFaults("unlink", key, func() error { return s.root.Remove(key) })
+	if err != nil && !isMissing(err) {
+		return translateSysErr(err)
 	}
-	return sysErr(s.syncDir(path.Dir(key)))
+	return translateSysErr(s.syncDir(path.Dir(key)))
 }
 
-// missing reports that a name, or a directory on the way to it, is not there.
-func missing(err error) bool {
+// isMissing reports that a name, or a directory on the way to it, is not there.
+func isMissing(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
 
 // Stat implements Store.
 func (s *dirStore) Stat(ctx context.Context, key string) (Info, error) {
-	if err := enter(ctx, key); err != nil {
-		return Info{}, failed("stat", key, err)
+	if err := checkCall(ctx, key); err != nil {
+		return Info{}, wrapFailure("stat", key, err)
 	}
 	st, err := s.root.Lstat(key)
-	if missing(err) || err == nil && !st.Mode().IsRegular() {
+	if isMissing(err) || err == nil && !st.Mode().IsRegular() {
 		err = fs.ErrNotExist
 	}
 	if err != nil {
-		return Info{}, failed("stat", key, sysErr(err))
+		return Info{}, wrapFailure("stat", key, translateSysErr(err))
 	}
 	return Info{Key: key, Size: st.Size(), Modified: st.ModTime()}, nil
 }
 
 // Open implements Store.
 func (s *dirStore) Open(ctx context.Context, key string) (io.ReadCloser, error) {
-	if err := enter(ctx, key); err != nil {
-		return nil, failed("open", key, err)
+	if err := checkCall(ctx, key); err != nil {
+		return nil, wrapFailure("open", key, err)
 	}
-	f, _, err := s.open(key)
+	f, _, err := s.openObject(key)
 	if err != nil {
-		return nil, failed("open", key, err)
+		return nil, wrapFailure("open", key, err)
 	}
 	return &struct {
-		ctxReader
+		contextReader
 		io.Closer
-	}{ctxReader{ctx, f}, f}, nil
+	}{contextReader{ctx, f}, f}, nil
 }
 
 // List implements Store.
@@ -169,21 +169,21 @@ func (s *dirStore) List(ctx context.Context, prefix string) iter.Seq2[Info, erro
 			_, err = s.root.Lstat(".")
 		}
 		if err == nil {
-			_, err = s.walk(ctx, path.Dir(prefix+"x"), prefix, yield)
+			_, err = s.walkObjects(ctx, path.Dir(prefix+"x"), prefix, yield)
 		}
 		if err != nil {
-			yield(Info{}, failed("list", prefix, sysErr(err)))
+			yield(Info{}, wrapFailure("list", prefix, translateSysErr(err)))
 		}
 	}
 }
 
-// walk yields the objects beneath a directory whose keys begin with prefix. It returns
+// walkObjects yields the objects beneath a directory whose keys begin with prefix. It returns
 // false when yield did.
-func (s *dirStore) walk(ctx context.Context, dir, prefix string, yield func(Info, error) bool) (bool, error) {
+func (s *dirStore) walkObjects(ctx context.Context, dir, prefix string, yield func(Info, error) bool) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	entries, err := s.entries(dir)
+	entries, err := s.readSortedDir(dir)
 	if err != nil {
 		return false, err
 	}
@@ -194,12 +194,12 @@ func (s *dirStore) walk(ctx context.Context, dir, prefix string, yield func(Info
 			if dir == "." && e.name == tmpDir {
 				continue
 			}
-			if more, err := s.walk(ctx, key, prefix, yield); !more || err != nil {
+			if more, err := s.walkObjects(ctx, key, prefix, yield); !more || err != nil {
 				return more, err
 			}
 		case !e.dir && strings.HasPrefix(key, prefix):
 			st, err := s.root.Lstat(key)
-			if missing(err) || err == nil && !st.Mode().IsRegular() {
+			if isMissing(err) || err == nil && !st.Mode().IsRegular() {
 				continue
 			}
 			if err != nil {
@@ -213,17 +213,17 @@ func (s *dirStore) walk(ctx context.Context, dir, prefix string, yield func(Info
 	return true, nil
 }
 
-// entry is a name in a directory.
-type entry struct {
+// dirEntry is a name in a directory.
+type dirEntry struct {
 	name string
 	dir  bool
 }
 
-// entries returns what is in a directory, in the order of the keys there: "a-b" comes
+// readSortedDir returns what is in a directory, in the order of the keys there: "a-b" comes
 // before "a/b".
-func (s *dirStore) entries(dir string) ([]entry, error) {
+func (s *dirStore) readSortedDir(dir string) ([]dirEntry, error) {
 	d, err := s.root.Open(dir)
-	if missing(err) {
+	if isMissing(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -231,18 +231,18 @@ func (s *dirStore) entries(dir string) ([]entry, error) {
 	}
 	defer d.Close()
 	found, err := d.ReadDir(-1)
-	if err != nil && !missing(err) {
+	if err != nil && !isMissing(err) {
 		return nil, err
 	}
-	list := make([]entry, len(found))
+	list := make([]dirEntry, len(found))
 	for i, f := range found {
-		list[i] = entry{f.Name(), f.IsDir()}
+		list[i] = dirEntry{f.Name(), f.IsDir()}
 	}
-	slices.SortFunc(list, func(a, b entry) int { return strings.Compare(a.order(), b.order()) })
+	slices.SortFunc(list, func(a, b dirEntry) int { return strings.Compare(a.sortKey(), b.sortKey()) })
 	return list, nil
 }
 
-func (e entry) order() string {
+func (e dirEntry) sortKey() string {
 	if e.dir {
 		return e.name + "/"
 	}
@@ -251,23 +251,23 @@ func (e entry) order() string {
 
 // PresignPut implements Store.
 func (s *dirStore) PresignPut(context.Context, string, int64, uint32, time.Duration) (Request, error) {
-	return Request{}, unsigned()
+	return Request{}, noSigningError()
 }
 
 // PresignGet implements Store.
 func (s *dirStore) PresignGet(context.Context, string, time.Duration) (Request, error) {
-	return Request{}, unsigned()
+	return Request{}, noSigningError()
 }
 
-func unsigned() error {
+func noSigningError() error {
 	return driver.Errorf(driver.ErrUnsupported, "a directory signs no requests; a bucket does")
 }
 
 // Close implements Store.
 func (s *dirStore) Close() error { return s.root.Close() }
 
-// sysErr turns what the system returned into an error that matches a sentinel of driver.
-func sysErr(err error) error {
+// translateSysErr turns what the system returned into an error that matches a sentinel of driver.
+func translateSysErr(err error) error {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
 		return err

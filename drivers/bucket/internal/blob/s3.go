@@ -46,7 +46,7 @@ type S3Options struct {
 
 // String leaves out the secrets, for logs.
 func (o S3Options) String() string {
-	return fmt.Sprintf("s3 endpoint=%s bucket=%s prefix=%s region=%s", o.host(), o.Bucket, o.Prefix, o.Region)
+	return fmt.Sprintf("s3 endpoint=%s bucket=%s prefix=%s region=%s", o.redactedEndpoint(), o.Bucket, o.Prefix, o.Region)
 }
 
 // GoString leaves out the secrets too.
@@ -55,16 +55,16 @@ func (o S3Options) GoString() string { return o.String() }
 // LogValue leaves out the secrets too.
 func (o S3Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
-// host is the endpoint without what a careless user may have put before its @.
-func (o S3Options) host() string {
+// redactedEndpoint is the endpoint without what a careless user may have put before its @.
+func (o S3Options) redactedEndpoint() string {
 	if i := strings.LastIndexByte(o.Endpoint, '@'); i >= 0 {
 		return o.Endpoint[i+1:]
 	}
 	return o.Endpoint
 }
 
-// endpoint returns host:port, and whether it is reached by TLS.
-func (o S3Options) endpoint() (host string, secure bool, err error) {
+// parseEndpoint returns host:port, and whether it is reached by TLS.
+func (o S3Options) parseEndpoint() (host string, secure bool, err error) {
 	text := o.Endpoint
 	if !strings.Contains(text, "://") {
 		text = "https://" + text
@@ -117,19 +117,19 @@ type s3Store struct {
 // puts (If-None-Match). A Write that crashes leaves parts that the service shows nobody
 // but charges for: give the bucket a lifecycle rule that aborts incomplete uploads.
 func OpenS3(ctx context.Context, opts S3Options) (Store, error) {
-	s, err := newS3(opts)
+	s, err := newS3Store(opts)
 	if err == nil {
-		err = s.probe(ctx)
+		err = s.probeBucket(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open bucket %s at %s: %w", opts.Bucket, opts.host(), err)
+		return nil, fmt.Errorf("open bucket %s at %s: %w", opts.Bucket, opts.redactedEndpoint(), err)
 	}
 	return s, nil
 }
 
-func newS3(opts S3Options) (*s3Store, error) {
+func newS3Store(opts S3Options) (*s3Store, error) {
 	opts = opts.withDefaults()
-	host, secure, err := opts.endpoint()
+	host, secure, err := opts.parseEndpoint()
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func newS3(opts S3Options) (*s3Store, error) {
 	if err := s3utils.CheckValidBucketName(opts.Bucket); err != nil {
 		return nil, driver.Errorf(driver.ErrInvalid, "%v", err)
 	}
-	creds, err := opts.credentials()
+	creds, err := opts.newCredentials()
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func newS3(opts S3Options) (*s3Store, error) {
 	core, err := minio.NewCore(host, &minio.Options{
 		Creds:        creds,
 		Secure:       secure,
-		Transport:    &watchful{tr, opts.HeaderTimeout, opts.StallTimeout},
+		Transport:    &stallTransport{tr, opts.HeaderTimeout, opts.StallTimeout},
 		Region:       opts.Region,
 		BucketLookup: lookup,
 		MaxRetries:   1,
@@ -169,9 +169,9 @@ func newS3(opts S3Options) (*s3Store, error) {
 	return &s3Store{opts: opts, secure: secure, transport: tr, client: *core}, nil
 }
 
-// probe asks for the first object, which needs the bucket and the permission to list it.
-func (s *s3Store) probe(ctx context.Context) error {
-	for _, err := range s.list(ctx, "", 1) {
+// probeBucket asks for the first object, which needs the bucket and the permission to list it.
+func (s *s3Store) probeBucket(ctx context.Context) error {
+	for _, err := range s.listPages(ctx, "", 1) {
 		return err
 	}
 	return nil
@@ -182,28 +182,28 @@ func (s *s3Store) Ping(ctx context.Context) error {
 	if s.closed.Load() {
 		return driver.ErrClosed
 	}
-	_, more, err := s.listAfter(ctx, "", "", 1, func(Info, error) bool { return false })
+	_, more, err := s.listOnceAfter(ctx, "", "", 1, func(Info, error) bool { return false })
 	if !more {
 		return nil
 	}
 	if err == nil {
 		err = ctx.Err()
 	}
-	return s.translate(err)
+	return s.translateError(err)
 }
 
-// name is the object's name in the bucket.
-func (s *s3Store) name(key string) string { return s.opts.Prefix + key }
+// objectName is the object's name in the bucket.
+func (s *s3Store) objectName(key string) string { return s.opts.Prefix + key }
 
-// enter is how every method begins.
-func (s *s3Store) enter(ctx context.Context, key string) error {
+// checkCall is how every method begins.
+func (s *s3Store) checkCall(ctx context.Context, key string) error {
 	if s.closed.Load() {
 		return driver.ErrClosed
 	}
-	if err := enter(ctx, key); err != nil {
+	if err := checkCall(ctx, key); err != nil {
 		return err
 	}
-	if len(s.name(key)) > maxKey {
+	if len(s.objectName(key)) > maxKey {
 		return driver.Errorf(driver.ErrInvalid, "the key is too long for the bucket's prefix; %d bytes are allowed", maxKey-len(s.opts.Prefix))
 	}
 	return nil
@@ -211,37 +211,37 @@ func (s *s3Store) enter(ctx context.Context, key string) error {
 
 // Delete implements Store.
 func (s *s3Store) Delete(ctx context.Context, key string) error {
-	err := s.enter(ctx, key)
+	err := s.checkCall(ctx, key)
 	if err == nil {
-		err = s.retry(ctx, func(ctx context.Context) error {
-			return s.client.RemoveObject(ctx, s.opts.Bucket, s.name(key), minio.RemoveObjectOptions{})
+		err = s.retryTransient(ctx, func(ctx context.Context) error {
+			return s.client.RemoveObject(ctx, s.opts.Bucket, s.objectName(key), minio.RemoveObjectOptions{})
 		})
 	}
-	if codeOf(err) == "NoSuchKey" {
+	if serviceErrorCode(err) == "NoSuchKey" {
 		err = nil
 	}
-	return failed("delete", key, s.translate(err))
+	return wrapFailure("delete", key, s.translateError(err))
 }
 
 // Stat implements Store.
 func (s *s3Store) Stat(ctx context.Context, key string) (Info, error) {
-	err := s.enter(ctx, key)
+	err := s.checkCall(ctx, key)
 	var found minio.ObjectInfo
 	if err == nil {
-		err = s.retry(ctx, func(ctx context.Context) error {
-			found, err = s.head(ctx, key)
+		err = s.retryTransient(ctx, func(ctx context.Context) error {
+			found, err = s.headObject(ctx, key)
 			return err
 		})
 	}
 	if err != nil {
-		return Info{}, failed("stat", key, s.translate(err))
+		return Info{}, wrapFailure("stat", key, s.translateError(err))
 	}
 	return Info{Key: key, Size: found.Size, Modified: found.LastModified}, nil
 }
 
-// head describes an object, with its checksum, in one attempt.
-func (s *s3Store) head(ctx context.Context, key string) (minio.ObjectInfo, error) {
-	return s.client.StatObject(ctx, s.opts.Bucket, s.name(key), minio.StatObjectOptions{Checksum: true})
+// headObject describes an object, with its checksum, in one attempt.
+func (s *s3Store) headObject(ctx context.Context, key string) (minio.ObjectInfo, error) {
+	return s.client.StatObject(ctx, s.opts.Bucket, s.objectName(key), minio.StatObjectOptions{Checksum: true})
 }
 
 // PresignPut implements Store.
@@ -249,23 +249,23 @@ func (s *s3Store) PresignPut(ctx context.Context, key string, size int64, sum ui
 	h := http.Header{}
 	h.Set("If-None-Match", "*")
 	h.Set("Content-Length", fmt.Sprint(size))
-	h.Set(sumHeader, sumText(sum))
+	h.Set(checksumHeader, encodeChecksum(sum))
 	if size < 0 {
-		return Request{}, failed("sign put of", key, driver.Errorf(driver.ErrInvalid, "no object has %d bytes", size))
+		return Request{}, wrapFailure("sign put of", key, driver.Errorf(driver.ErrInvalid, "no object has %d bytes", size))
 	}
-	r, err := s.presign(ctx, http.MethodPut, key, ttl, h)
-	return r, failed("sign put of", key, err)
+	r, err := s.presignRequest(ctx, http.MethodPut, key, ttl, h)
+	return r, wrapFailure("sign put of", key, err)
 }
 
 // PresignGet implements Store.
 func (s *s3Store) PresignGet(ctx context.Context, key string, ttl time.Duration) (Request, error) {
-	r, err := s.presign(ctx, http.MethodGet, key, ttl, http.Header{})
-	return r, failed("sign get of", key, err)
+	r, err := s.presignRequest(ctx, http.MethodGet, key, ttl, http.Header{})
+	return r, wrapFailure("sign get of", key, err)
 }
 
-// presign signs a request with all of its headers.
-func (s *s3Store) presign(ctx context.Context, method, key string, ttl time.Duration, h http.Header) (Request, error) {
-	if err := s.enter(ctx, key); err != nil {
+// presignRequest signs a request with all of its headers.
+func (s *s3Store) presignRequest(ctx context.Context, method, key string, ttl time.Duration, h http.Header) (Request, error) {
+	if err := s.checkCall(ctx, key); err != nil {
 		return Request{}, err
 	}
 	if err := checkTTL(ttl); err != nil {
@@ -273,12 +273,12 @@ func (s *s3Store) presign(ctx context.Context, method, key string, ttl time.Dura
 	}
 	var signed *url.URL
 	// Only the first needs the service: to learn the region.
-	err := s.retry(ctx, func(ctx context.Context) (err error) {
-		signed, err = s.client.PresignHeader(ctx, method, s.opts.Bucket, s.name(key), ttl, url.Values{}, h)
+	err := s.retryTransient(ctx, func(ctx context.Context) (err error) {
+		signed, err = s.client.PresignHeader(ctx, method, s.opts.Bucket, s.objectName(key), ttl, url.Values{}, h)
 		return err
 	})
 	if err != nil {
-		return Request{}, s.translate(err)
+		return Request{}, s.translateError(err)
 	}
 	return Request{Method: method, URL: signed.String(), Header: h}, nil
 }
@@ -290,11 +290,11 @@ func (s *s3Store) Close() error {
 	return nil
 }
 
-// sumHeader is the header of an object's CRC-32C.
+// checksumHeader is the header of an object's CRC-32C.
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
-const sumHeader = "x-amz-checksum-crc32c"
+const checksumHeader = "x-amz-checksum-crc32c"
 
-// sumText is a checksum as S3 writes it.
-func sumText(sum uint32) string {
+// encodeChecksum is a checksum as S3 writes it.
+func encodeChecksum(sum uint32) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum))
 }

@@ -55,8 +55,8 @@ func TestPresign(t *testing.T) {
 		"shorter":       first(send(t, put, data[1:], nil)),
 		"longer":        first(send(t, put, append(bytes.Clone(data), 0), nil)),
 		"other bytes":   first(send(t, put, other, nil)),
-		"other sum":     first(send(t, put, other, func(r *http.Request) { r.Header.Set(sumHeader, sumText(sumOf(other))) })),
-		"no sum":        first(send(t, put, other, func(r *http.Request) { r.Header.Del(sumHeader) })),
+		"other sum":     first(send(t, put, other, func(r *http.Request) { r.Header.Set(checksumHeader, encodeChecksum(sumOf(other))) })),
+		"no sum":        first(send(t, put, other, func(r *http.Request) { r.Header.Del(checksumHeader) })),
 		"unconditional": first(send(t, put, data, func(r *http.Request) { r.Header.Del("If-None-Match") })),
 		"other key":     first(send(t, put, data, elsewhere)),
 	} {
@@ -190,7 +190,7 @@ func TestCredentials(t *testing.T) {
 	opts := S3Options{AccessKey: "given", SecretKey: "s", CredentialsFile: file}
 	want := func(key string) {
 		t.Helper()
-		creds, err := opts.credentials()
+		creds, err := opts.newCredentials()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,11 +263,11 @@ func TestReaderEndsWithContext(t *testing.T) {
 
 func TestParseRange(t *testing.T) {
 	for _, bad := range []string{"", "bytes", "bytes 1-2", "bytes 2-1/3", "bytes 0-3/3", "bytes */3", "bytes -1-2/3", "bytes 0-1/x"} {
-		if f, l, total, err := parseRange(bad); err == nil {
+		if f, l, total, err := parseContentRange(bad); err == nil {
 			t.Errorf("%q: %d %d %d", bad, f, l, total)
 		}
 	}
-	if f, l, total, err := parseRange("bytes 10-19/*"); f != 10 || l != 19 || total != 20 || err != nil {
+	if f, l, total, err := parseContentRange("bytes 10-19/*"); f != 10 || l != 19 || total != 20 || err != nil {
 		t.Error(f, l, total, err)
 	}
 }

@@ -15,15 +15,15 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// credentials returns where the client takes its keys from.
-func (o S3Options) credentials() (*credentials.Credentials, error) {
+// newCredentials returns where the client takes its keys from.
+func (o S3Options) newCredentials() (*credentials.Credentials, error) {
 	if o.AccessKey != "" || o.SecretKey != "" {
 		if o.AccessKey == "" || o.SecretKey == "" {
 			return nil, driver.Errorf(driver.ErrInvalid, "give both the access key and the secret key, or neither")
 		}
 		return credentials.NewStaticV4(o.AccessKey, o.SecretKey, o.SessionToken), nil
 	}
-	c := &chain{providers: []credentials.Provider{
+	c := &credentialChain{providers: []credentials.Provider{
 		&credentials.EnvAWS{},
 		&credentials.EnvMinio{},
 		&credentials.FileAWSCredentials{Filename: o.CredentialsFile, Profile: o.Profile},
@@ -35,14 +35,14 @@ func (o S3Options) credentials() (*credentials.Credentials, error) {
 	return credentials.New(c), nil
 }
 
-// fileAge is how long keys are used that say nothing of their end. A file is then read
+// maxCredentialAge is how long keys are used that say nothing of their end. A file is then read
 // again, as someone may have changed the keys; the client would read it for each request.
-const fileAge = time.Minute
+const maxCredentialAge = time.Minute
 
-// chain asks one provider after another. The client's own chain sends requests unsigned
+// credentialChain asks one provider after another. The client's own chain sends requests unsigned
 // when it finds nothing, so that a missing key looks like a denied permission, and one
 // failure of the metadata service like a revoked one.
-type chain struct {
+type credentialChain struct {
 	providers []credentials.Provider
 	instance  *credentials.IAM // the last of providers, or nil
 
@@ -52,7 +52,7 @@ type chain struct {
 }
 
 // RetrieveWithCredContext implements credentials.Provider.
-func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
+func (c *credentialChain) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
 	for _, p := range c.providers {
 		v, err := p.RetrieveWithCredContext(cc)
 		if err == nil && v.AccessKeyID != "" && v.SecretAccessKey != "" {
@@ -60,7 +60,7 @@ func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 			defer c.mu.Unlock()
 			c.current, c.until = p, time.Time{}
 			if v.Expiration.IsZero() {
-				c.until = time.Now().Add(fileAge)
+				c.until = time.Now().Add(maxCredentialAge)
 			}
 			return v, nil
 		}
@@ -73,10 +73,12 @@ func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 }
 
 // Retrieve implements credentials.Provider.
-func (c *chain) Retrieve() (credentials.Value, error) { return c.RetrieveWithCredContext(nil) }
+func (c *credentialChain) Retrieve() (credentials.Value, error) {
+	return c.RetrieveWithCredContext(nil)
+}
 
 // IsExpired implements credentials.Provider.
-func (c *chain) IsExpired() bool {
+func (c *credentialChain) IsExpired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil {

@@ -22,24 +22,24 @@ const (
 	lastDelay  = 5 * time.Second
 )
 
-// retry makes a request until it succeeds, fails for a reason that will not pass, or
+// retryTransient makes a request until it succeeds, fails for a reason that will not pass, or
 // has failed too often. What it returns is the last failure, as the client gave it.
-func (s *s3Store) retry(ctx context.Context, request func(context.Context) error) error {
+func (s *s3Store) retryTransient(ctx context.Context, request func(context.Context) error) error {
 	for attempt := 0; ; attempt++ {
 		err := request(ctx)
-		if err == nil || attempt >= s.opts.Retries || !transient(ctx, err) {
+		if err == nil || attempt >= s.opts.Retries || !isTransient(ctx, err) {
 			return err
 		}
-		if pause(ctx, attempt) != nil {
+		if waitBackoff(ctx, attempt) != nil {
 			// Not both: what the service said would hide that the caller gave up.
 			return fmt.Errorf("%w; before that: %v", ctx.Err(), err)
 		}
 	}
 }
 
-// pause waits before the next attempt, with jitter so that many clients that failed
+// waitBackoff waits before the next attempt, with jitter so that many clients that failed
 // together do not return together.
-func pause(ctx context.Context, attempt int) error {
+func waitBackoff(ctx context.Context, attempt int) error {
 	d := min(firstDelay<<min(attempt, 16), lastDelay)
 	select {
 	case <-ctx.Done():
@@ -49,46 +49,46 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// respOf returns what the service answered, if err is an answer.
-func respOf(err error) (minio.ErrorResponse, bool) {
+// serviceResponse returns what the service answered, if err is an answer.
+func serviceResponse(err error) (minio.ErrorResponse, bool) {
 	var r minio.ErrorResponse
 	ok := errors.As(err, &r)
 	return r, ok
 }
 
-// codeOf returns the S3 code of an error, or "".
-func codeOf(err error) string {
-	r, _ := respOf(err)
+// serviceErrorCode returns the S3 code of an error, or "".
+func serviceErrorCode(err error) string {
+	r, _ := serviceResponse(err)
 	return r.Code
 }
 
-// passing are the codes of failures that pass, besides their status.
+// transientCodes are the codes of failures that pass, besides their status.
 // https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
-var passing = []string{"RequestTimeout", "InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite",
+var transientCodes = []string{"RequestTimeout", "InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite",
 	"ServiceUnavailable", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded"}
 
-// lasting are what the client or this package found, for which no answer is needed.
-var lasting = []error{driver.ErrPermission, driver.ErrInvalid, driver.ErrCorrupt, driver.ErrUnsupported,
+// permanentErrors are what the client or this package found, for which no answer is needed.
+var permanentErrors = []error{driver.ErrPermission, driver.ErrInvalid, driver.ErrCorrupt, driver.ErrUnsupported,
 	driver.ErrExists, driver.ErrNotExist, driver.ErrNoSpace, driver.ErrClosed}
 
-// transient reports that the same request may succeed if it is made again.
-func transient(ctx context.Context, err error) bool {
+// isTransient reports that the same request may succeed if it is made again.
+func isTransient(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	if r, ok := respOf(err); ok {
+	if r, ok := serviceResponse(err); ok {
 		switch r.StatusCode {
 		case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 			http.StatusRequestTimeout, http.StatusTooManyRequests:
 			return true
 		}
-		return slices.Contains(passing, r.Code)
+		return slices.Contains(transientCodes, r.Code)
 	}
-	return !distrusted(err) && !slices.ContainsFunc(lasting, func(kind error) bool { return errors.Is(err, kind) })
+	return !isTLSFailure(err) && !slices.ContainsFunc(permanentErrors, func(kind error) bool { return errors.Is(err, kind) })
 }
 
-// distrusted reports that there is no TLS with this server.
-func distrusted(err error) bool {
+// isTLSFailure reports that there is no TLS with this server.
+func isTLSFailure(err error) bool {
 	var verify *tls.CertificateVerificationError
 	var header tls.RecordHeaderError
 	var authority x509.UnknownAuthorityError
@@ -96,28 +96,28 @@ func distrusted(err error) bool {
 	return errors.As(err, &verify) || errors.As(err, &header) || errors.As(err, &authority) || errors.As(err, &host)
 }
 
-// unclear reports a failure after which the service may have done what it was asked, or
+// mayHaveTakenEffect reports a failure after which the service may have done what it was asked, or
 // may still do it.
-func unclear(err error) bool {
-	if r, ok := respOf(err); ok {
+func mayHaveTakenEffect(err error) bool {
+	if r, ok := serviceResponse(err); ok {
 		return r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented && r.StatusCode != http.StatusInsufficientStorage
 	}
 	var dial *dialError
-	return !errors.As(err, &dial) && !distrusted(err) &&
-		!slices.ContainsFunc(lasting, func(kind error) bool { return errors.Is(err, kind) })
+	return !errors.As(err, &dial) && !isTLSFailure(err) &&
+		!slices.ContainsFunc(permanentErrors, func(kind error) bool { return errors.Is(err, kind) })
 }
 
-// conflict reports that the key was taken, or was just being taken, when an object was
+// isKeyConflict reports that the key was taken, or was just being taken, when an object was
 // to be put there.
-func conflict(err error) bool {
-	r, ok := respOf(err)
+func isKeyConflict(err error) bool {
+	r, ok := serviceResponse(err)
 	return ok && (r.StatusCode == http.StatusPreconditionFailed || r.StatusCode == http.StatusConflict)
 }
 
-// translate turns an answer of the service into an error of driver, with what the
+// translateError turns an answer of the service into an error of driver, with what the
 // service said. Its messages hold no secrets; the rest of its answer might.
-func (s *s3Store) translate(err error) error {
-	r, ok := respOf(err)
+func (s *s3Store) translateError(err error) error {
+	r, ok := serviceResponse(err)
 	if !ok {
 		return err
 	}
@@ -127,7 +127,7 @@ func (s *s3Store) translate(err error) error {
 		return fs.ErrNotExist
 	case "NoSuchBucket":
 		// Not ErrNotExist: that would say that the object is lost.
-		return driver.Errorf(driver.ErrInvalid, "there is no bucket %s at %s; make it first", s.opts.Bucket, s.opts.host())
+		return driver.Errorf(driver.ErrInvalid, "there is no bucket %s at %s; make it first", s.opts.Bucket, s.opts.redactedEndpoint())
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage":
 		return driver.Errorf(driver.ErrNoSpace, "%s", said)
 	case "AccessDenied", "InvalidAccessKeyId", "XAdminUserNotFound", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed":
@@ -146,7 +146,7 @@ func (s *s3Store) translate(err error) error {
 	case http.StatusInsufficientStorage:
 		return driver.Errorf(driver.ErrNoSpace, "%s", said)
 	case http.StatusBadRequest:
-		if !slices.Contains(passing, r.Code) {
+		if !slices.Contains(transientCodes, r.Code) {
 			return driver.Errorf(driver.ErrInvalid, "%s", said)
 		}
 	}

@@ -202,7 +202,7 @@ func TestNobodyThere(t *testing.T) {
 	if err == nil {
 		t.Fatal("opened")
 	}
-	gone, err := newS3(opts)
+	gone, err := newS3Store(opts)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,32 +16,32 @@ import (
 
 // ReadAt implements Store.
 func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) error {
-	err := s.enter(ctx, key)
+	err := s.checkCall(ctx, key)
 	if err == nil {
-		err = s.readAt(ctx, key, p, off)
+		err = s.readRange(ctx, key, p, off)
 	}
-	return failed("read", key, s.translate(err))
+	return wrapFailure("read", key, s.translateError(err))
 }
 
-func (s *s3Store) readAt(ctx context.Context, key string, p []byte, off int64) error {
+func (s *s3Store) readRange(ctx context.Context, key string, p []byte, off int64) error {
 	end := off + int64(len(p))
 	if off < 0 {
-		return badOffset(off)
+		return offsetError(off)
 	}
 	if end < off {
-		return shorter(end)
+		return truncatedError(end)
 	}
 	if len(p) == 0 {
 		// There is no empty range to ask for.
-		return s.retry(ctx, func(ctx context.Context) error {
-			found, err := s.head(ctx, key)
+		return s.retryTransient(ctx, func(ctx context.Context) error {
+			found, err := s.headObject(ctx, key)
 			if err == nil && found.Size < off {
-				err = shorter(off)
+				err = truncatedError(off)
 			}
 			return err
 		})
 	}
-	r := &reader{ctx: ctx, s: s, key: key, next: off, end: end}
+	r := &resumingReader{ctx: ctx, s: s, key: key, next: off, end: end}
 	defer r.Close()
 	_, err := io.ReadFull(r, p)
 	return err
@@ -49,20 +49,20 @@ func (s *s3Store) readAt(ctx context.Context, key string, p []byte, off int64) e
 
 // Open implements Store.
 func (s *s3Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
-	err := s.enter(ctx, key)
-	r := &reader{ctx: ctx, s: s, key: key, end: -1}
+	err := s.checkCall(ctx, key)
+	r := &resumingReader{ctx: ctx, s: s, key: key, end: -1}
 	if err == nil {
-		err = s.retry(ctx, r.connect)
+		err = s.retryTransient(ctx, r.requestRest)
 	}
 	if err != nil {
-		return nil, failed("open", key, s.translate(err))
+		return nil, wrapFailure("open", key, s.translateError(err))
 	}
 	return r, nil
 }
 
-// reader reads an object, or a range of it. When the connection breaks it goes on where
+// resumingReader reads an object, or a range of it. When the connection breaks it goes on where
 // it was: objects never change.
-type reader struct {
+type resumingReader struct {
 	ctx       context.Context // of Open: a stream lives as long as that
 	s         *s3Store
 	key       string
@@ -72,7 +72,7 @@ type reader struct {
 }
 
 // Read implements io.Reader.
-func (r *reader) Read(p []byte) (int, error) {
+func (r *resumingReader) Read(p []byte) (int, error) {
 	for {
 		if r.next == r.end || len(p) == 0 {
 			if r.next == r.end {
@@ -80,7 +80,7 @@ func (r *reader) Read(p []byte) (int, error) {
 			}
 			return 0, nil
 		}
-		n, err := r.read(p)
+		n, err := r.readOnce(p)
 		if n > 0 {
 			// An error comes again with the next read.
 			r.failures = 0
@@ -89,19 +89,19 @@ func (r *reader) Read(p []byte) (int, error) {
 		if err == nil {
 			continue
 		}
-		if r.failures++; r.failures > r.s.opts.Retries+1 || !transient(r.ctx, err) {
-			return 0, r.s.translate(err)
+		if r.failures++; r.failures > r.s.opts.Retries+1 || !isTransient(r.ctx, err) {
+			return 0, r.s.translateError(err)
 		}
-		if err := pause(r.ctx, r.failures-1); err != nil {
+		if err := waitBackoff(r.ctx, r.failures-1); err != nil {
 			return 0, err
 		}
 	}
 }
 
-// read makes one attempt. It returns io.ErrUnexpectedEOF for a body that ends early.
-func (r *reader) read(p []byte) (int, error) {
+// readOnce makes one attempt. It returns io.ErrUnexpectedEOF for a body that ends early.
+func (r *resumingReader) readOnce(p []byte) (int, error) {
 	if r.body == nil {
-		if err := r.connect(r.ctx); err != nil {
+		if err := r.requestRest(r.ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -126,14 +126,14 @@ func (r *reader) read(p []byte) (int, error) {
 	return n, err
 }
 
-// connect asks for what is left.
-func (r *reader) connect(ctx context.Context) error {
+// requestRest asks for what is left.
+func (r *resumingReader) requestRest(ctx context.Context) error {
 	var opts minio.GetObjectOptions
 	ranged := true
 	var err error
 	switch {
 	case r.end >= 0:
-		err = setRange(&opts, r.next, r.end)
+		err = setByteRange(&opts, r.next, r.end)
 	case r.next > 0:
 		err = opts.SetRange(r.next, 0)
 	default:
@@ -142,11 +142,11 @@ func (r *reader) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	body, _, h, err := r.s.client.GetObject(ctx, r.s.opts.Bucket, r.s.name(r.key), opts)
+	body, _, h, err := r.s.client.GetObject(ctx, r.s.opts.Bucket, r.s.objectName(r.key), opts)
 	if err != nil {
 		return err
 	}
-	if err := r.check(h, ranged); err != nil {
+	if err := r.checkResponse(h, ranged); err != nil {
 		body.Close()
 		return err
 	}
@@ -154,8 +154,8 @@ func (r *reader) connect(ctx context.Context) error {
 	return nil
 }
 
-// setRange asks for the bytes from off to before end.
-func setRange(opts *minio.GetObjectOptions, off, end int64) error {
+// setByteRange asks for the bytes from off to before end.
+func setByteRange(opts *minio.GetObjectOptions, off, end int64) error {
 	if off == 0 && end == 1 {
 		// The client takes a range that ends with byte 0 for one without an end.
 		opts.Set("Range", "bytes=0-0")
@@ -164,8 +164,8 @@ func setRange(opts *minio.GetObjectOptions, off, end int64) error {
 	return opts.SetRange(off, end-1)
 }
 
-// check sees that the answer is what was asked for, and learns the size from it.
-func (r *reader) check(h http.Header, ranged bool) error {
+// checkResponse sees that the answer is what was asked for, and learns the size from it.
+func (r *resumingReader) checkResponse(h http.Header, ranged bool) error {
 	length, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
 	if err != nil {
 		length = -1
@@ -178,14 +178,14 @@ func (r *reader) check(h http.Header, ranged bool) error {
 		r.end = length
 		return nil
 	}
-	first, last, total, err := parseRange(text)
+	first, last, total, err := parseContentRange(text)
 	switch {
 	case err != nil:
 		return err
 	case first != r.next || r.end >= 0 && last >= r.end:
 		return fmt.Errorf("the storage service sent range %q for bytes %d to %d", text, r.next, r.end)
 	case last+1 < r.end:
-		return shorter(r.end)
+		return truncatedError(r.end)
 	case r.end < 0 && last+1 < total:
 		return fmt.Errorf("the storage service sent range %q for all from byte %d", text, r.next)
 	}
@@ -193,8 +193,8 @@ func (r *reader) check(h http.Header, ranged bool) error {
 	return nil
 }
 
-// parseRange parses a Content-Range, e.g. "bytes 0-99/1000". A total of "*" is last+1.
-func parseRange(text string) (first, last, total int64, err error) {
+// parseContentRange parses a Content-Range, e.g. "bytes 0-99/1000". A total of "*" is last+1.
+func parseContentRange(text string) (first, last, total int64, err error) {
 	var of string
 	spec, of, _ := strings.Cut(strings.TrimPrefix(text, "bytes "), "/")
 	from, to, _ := strings.Cut(spec, "-")
@@ -213,7 +213,7 @@ func parseRange(text string) (first, last, total int64, err error) {
 }
 
 // Close implements io.Closer.
-func (r *reader) Close() error {
+func (r *resumingReader) Close() error {
 	if r.body == nil {
 		return nil
 	}
@@ -226,28 +226,28 @@ func (r *reader) Close() error {
 func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		if s.closed.Load() {
-			yield(Info{}, failed("list", prefix, driver.ErrClosed))
+			yield(Info{}, wrapFailure("list", prefix, driver.ErrClosed))
 			return
 		}
 		if err := checkPrefix(prefix); err != nil {
-			yield(Info{}, failed("list", prefix, err))
+			yield(Info{}, wrapFailure("list", prefix, err))
 			return
 		}
-		for info, err := range s.list(ctx, prefix, 0) {
-			if !yield(info, failed("list", prefix, err)) {
+		for info, err := range s.listPages(ctx, prefix, 0) {
+			if !yield(info, wrapFailure("list", prefix, err)) {
 				return
 			}
 		}
 	}
 }
 
-// list yields what is under a prefix, asking for pages of up to page objects, or as many
+// listPages yields what is under a prefix, asking for pages of up to page objects, or as many
 // as the service likes for 0. A page that fails is asked for again.
-func (s *s3Store) list(ctx context.Context, prefix string, page int) iter.Seq2[Info, error] {
+func (s *s3Store) listPages(ctx context.Context, prefix string, page int) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		after := ""
 		for failures := 0; ; failures++ {
-			last, more, err := s.listAfter(ctx, prefix, after, page, yield)
+			last, more, err := s.listOnceAfter(ctx, prefix, after, page, yield)
 			if !more {
 				return
 			}
@@ -260,20 +260,20 @@ func (s *s3Store) list(ctx context.Context, prefix string, page int) iter.Seq2[I
 			if last != after {
 				after, failures = last, 0
 			}
-			if failures >= s.opts.Retries || !transient(ctx, err) || pause(ctx, failures) != nil {
-				yield(Info{}, s.translate(err))
+			if failures >= s.opts.Retries || !isTransient(ctx, err) || waitBackoff(ctx, failures) != nil {
+				yield(Info{}, s.translateError(err))
 				return
 			}
 		}
 	}
 }
 
-// listAfter yields the objects after a name, until one fails. It returns the last name
+// listOnceAfter yields the objects after a name, until one fails. It returns the last name
 // that it yielded, and false when yield did.
-func (s *s3Store) listAfter(ctx context.Context, prefix, after string, page int, yield func(Info, error) bool) (string, bool, error) {
+func (s *s3Store) listOnceAfter(ctx context.Context, prefix, after string, page int, yield func(Info, error) bool) (string, bool, error) {
 	owner := false
 	for o := range s.client.ListObjectsIter(ctx, s.opts.Bucket, minio.ListObjectsOptions{
-		Prefix: s.name(prefix), Recursive: true, StartAfter: after, MaxKeys: page, FetchOwner: &owner,
+		Prefix: s.objectName(prefix), Recursive: true, StartAfter: after, MaxKeys: page, FetchOwner: &owner,
 	}) {
 		if o.Err != nil {
 			return after, true, o.Err

@@ -145,7 +145,7 @@ func TestRangesThatLie(t *testing.T) {
 		w.Write(body)
 	}))
 	t.Cleanup(server.Close)
-	s, err := newS3(S3Options{Endpoint: server.URL, Bucket: "bucket", Region: "r", AccessKey: "a", SecretKey: "s", Retries: -1})
+	s, err := newS3Store(S3Options{Endpoint: server.URL, Bucket: "bucket", Region: "r", AccessKey: "a", SecretKey: "s", Retries: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestListGoesOn(t *testing.T) {
 		return false
 	})
 	last := ""
-	for info, err := range s.list(t.Context(), "", 2) {
+	for info, err := range s.listPages(t.Context(), "", 2) {
 		if err != nil {
 			t.Fatal(err)
 		}

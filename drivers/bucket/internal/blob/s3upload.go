@@ -18,31 +18,31 @@ const (
 	maxAborts    = 5
 )
 
-// upload is an object on its way in parts. It appears when they are completed.
-type upload struct {
-	s       *s3Store
-	key, id string
-	size    int64
-	sum     uint32 // CRC-32C of the whole
-	done    bool   // the parts are an object
+// multipartUpload is an object on its way in parts. It appears when they are completed.
+type multipartUpload struct {
+	s         *s3Store
+	key, id   string
+	size      int64
+	sum       uint32 // CRC-32C of the whole
+	completed bool   // the parts are an object
 
 	mu    sync.Mutex           // guards what follows
 	parts []minio.CompletePart // by number, from 1
 }
 
-// startUpload begins an upload whose parts have checksums.
-func (s *s3Store) startUpload(ctx context.Context, key string) (*upload, error) {
-	u := &upload{s: s, key: key}
+// startMultipartUpload begins an upload whose parts have checksums.
+func (s *s3Store) startMultipartUpload(ctx context.Context, key string) (*multipartUpload, error) {
+	u := &multipartUpload{s: s, key: key}
 	opts := minio.PutObjectOptions{UserMetadata: map[string]string{"x-amz-checksum-algorithm": "CRC32C"}}
-	err := s.retry(ctx, func(ctx context.Context) (err error) {
-		u.id, err = s.client.NewMultipartUpload(ctx, s.opts.Bucket, s.name(key), opts)
+	err := s.retryTransient(ctx, func(ctx context.Context) (err error) {
+		u.id, err = s.client.NewMultipartUpload(ctx, s.opts.Bucket, s.objectName(key), opts)
 		return err
 	})
 	return u, err
 }
 
-// send stores all of r, several parts at once. It returns when none is under way.
-func (u *upload) send(ctx context.Context, r io.Reader) error {
+// sendParts stores all of r, several parts at once. It returns when none is under way.
+func (u *multipartUpload) sendParts(ctx context.Context, r io.Reader) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	buffers := make(chan []byte, u.s.opts.Parallel)
@@ -68,15 +68,15 @@ func (u *upload) send(ctx context.Context, r io.Reader) error {
 			return err
 		}
 		if n > 0 && number > maxParts {
-			err := tooLarge(maxParts * u.s.opts.PartSize)
+			err := tooLargeError(maxParts * u.s.opts.PartSize)
 			cancel(err)
 			return err
 		}
 		if n > 0 {
-			u.add(buf[:n])
+			u.countPart(buf[:n])
 			wg.Go(func() {
-				if err := u.put(ctx, number, buf[:n]); err != nil {
-					cancel(u.s.translate(err))
+				if err := u.putPart(ctx, number, buf[:n]); err != nil {
+					cancel(u.s.translateError(err))
 				}
 				buffers <- buf
 			})
@@ -88,8 +88,8 @@ func (u *upload) send(ctx context.Context, r io.Reader) error {
 	}
 }
 
-// add counts a part.
-func (u *upload) add(part []byte) {
+// countPart counts a part.
+func (u *multipartUpload) countPart(part []byte) {
 	u.size += int64(len(part))
 	u.sum = crc32.Update(u.sum, Castagnoli, part)
 	u.mu.Lock()
@@ -97,15 +97,15 @@ func (u *upload) add(part []byte) {
 	u.parts = append(u.parts, minio.CompletePart{})
 }
 
-// put stores one part. A part can be put again.
-func (u *upload) put(ctx context.Context, number int, data []byte) error {
-	sum := sumText(crc32.Checksum(data, Castagnoli))
-	return u.s.retry(ctx, func(ctx context.Context) error {
+// putPart stores one part. A part can be put again.
+func (u *multipartUpload) putPart(ctx context.Context, number int, data []byte) error {
+	sum := encodeChecksum(crc32.Checksum(data, Castagnoli))
+	return u.s.retryTransient(ctx, func(ctx context.Context) error {
 		opts := minio.PutObjectPartOptions{DisableContentSha256: true, CustomHeader: map[string][]string{}}
-		opts.CustomHeader.Set(sumHeader, sum)
-		part, err := u.s.client.PutObjectPart(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id, number,
+		opts.CustomHeader.Set(checksumHeader, sum)
+		part, err := u.s.client.PutObjectPart(ctx, u.s.opts.Bucket, u.s.objectName(u.key), u.id, number,
 			bytes.NewReader(data), int64(len(data)), opts)
-		if mismatch(err) {
+		if isChecksumMismatch(err) {
 			return errDamaged
 		}
 		if err != nil {
@@ -118,28 +118,28 @@ func (u *upload) put(ctx context.Context, number int, data []byte) error {
 	})
 }
 
-// complete makes the object of its parts.
-func (u *upload) complete(ctx context.Context) error {
+// completeUpload makes the object of its parts.
+func (u *multipartUpload) completeUpload(ctx context.Context) error {
 	var opts minio.PutObjectOptions
 	opts.SetMatchETagExcept("*")
-	return u.s.create(ctx, u.key, u.size, u.sum, func(ctx context.Context) error {
-		_, err := u.s.client.CompleteMultipartUpload(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id, u.parts, opts)
-		u.done = u.done || err == nil
+	return u.s.createObject(ctx, u.key, u.size, u.sum, func(ctx context.Context) error {
+		_, err := u.s.client.CompleteMultipartUpload(ctx, u.s.opts.Bucket, u.s.objectName(u.key), u.id, u.parts, opts)
+		u.completed = u.completed || err == nil
 		return err
 	})
 }
 
-// abort gives back the room of the parts, also when ctx is done. A part that was cut off
+// abortUpload gives back the room of the parts, also when ctx is done. A part that was cut off
 // may still arrive after an abort and bring the upload back, so it is repeated until the
 // service knows of none. That this fails leaves them to the bucket's lifecycle rule.
-func (u *upload) abort(ctx context.Context) {
+func (u *multipartUpload) abortUpload(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
 	for round := range maxAborts {
-		err := u.s.retry(ctx, func(ctx context.Context) error {
-			return u.s.client.AbortMultipartUpload(ctx, u.s.opts.Bucket, u.s.name(u.key), u.id)
+		err := u.s.retryTransient(ctx, func(ctx context.Context) error {
+			return u.s.client.AbortMultipartUpload(ctx, u.s.opts.Bucket, u.s.objectName(u.key), u.id)
 		})
-		if codeOf(err) == "NoSuchUpload" || pause(ctx, round) != nil {
+		if serviceErrorCode(err) == "NoSuchUpload" || waitBackoff(ctx, round) != nil {
 			return
 		}
 	}

@@ -41,7 +41,7 @@ func BenchmarkS3(b *testing.B) {
 	}
 	client := func(opts minio.PutObjectOptions) func(string) error {
 		return func(key string) error {
-			_, err := raw.PutObject(b.Context(), s.opts.Bucket, s.name(key), bytes.NewReader(data), int64(len(data)), opts)
+			_, err := raw.PutObject(b.Context(), s.opts.Bucket, s.objectName(key), bytes.NewReader(data), int64(len(data)), opts)
 			return err
 		}
 	}
@@ -69,7 +69,7 @@ func BenchmarkS3(b *testing.B) {
 	}
 	get("blob", func() error { return s.ReadAt(b.Context(), "o/get", p, 0) })
 	get("client", func() error {
-		o, err := raw.GetObject(b.Context(), s.opts.Bucket, s.name("o/get"), minio.GetObjectOptions{})
+		o, err := raw.GetObject(b.Context(), s.opts.Bucket, s.objectName("o/get"), minio.GetObjectOptions{})
 		if err != nil {
 			return err
 		}
