@@ -53,9 +53,9 @@ func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.T
 }
 
 // updateAttributes changes the attributes of what is at a path.
-func (f *volumeFS) updateAttributes(ctx context.Context, path string, h resolveMode, fn func(n *inode) error) error {
-	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
-		p, err := c.mustResolve(path, h)
+func (f *volumeFS) updateAttributes(ctx context.Context, path string, mode resolveMode, fn func(n *inode) error) error {
+	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		p, err := tx.mustResolve(path, mode)
 		if err != nil {
 			return err
 		}
@@ -63,8 +63,8 @@ func (f *volumeFS) updateAttributes(ctx context.Context, path string, h resolveM
 		if err := fn(&n); err != nil {
 			return err
 		}
-		c.queueExec(`UPDATE inodes SET mode = $3, uid = $4, gid = $5, atime = $6, mtime = $7, ctime = $8 WHERE vol = $1 AND ino = $2`,
-			c.vol, n.ino, n.mode, n.uid, n.gid, n.atime, n.mtime, c.now)
+		tx.queueExec(`UPDATE inodes SET mode = $3, uid = $4, gid = $5, atime = $6, mtime = $7, ctime = $8 WHERE vol = $1 AND ino = $2`,
+			tx.vol, n.ino, n.mode, n.uid, n.gid, n.atime, n.mtime, tx.now)
 		return nil
 	})
 }

@@ -20,13 +20,13 @@ type chunkBuffer struct {
 // readChunk reads a chunk of up to n bytes. The buffer grows with what arrives, so a source
 // that is slow from the beginning takes little memory. When there is none to grow, the
 // chunk ends early: to wait for more while holding some could have all wait for ever.
-func (u *blobUpload) readChunk(r io.Reader, n int64) (*chunkBuffer, error) {
-	x := &chunkBuffer{share: u.fs.b.memory}
+func (up *blobUpload) readChunk(r io.Reader, n int64) (*chunkBuffer, error) {
+	x := &chunkBuffer{share: up.fs.b.memory}
 	most := n
-	if x.share != nil && u.total < chunkSize {
+	if x.share != nil && up.total < chunkSize {
 		most = min(n, firstBuffer)
 	}
-	size, err := x.share.UpTo(u.ctx, budget.Buffer, min(n, firstBuffer), most)
+	size, err := x.share.UpTo(up.ctx, budget.Buffer, min(n, firstBuffer), most)
 	if err != nil {
 		return x, err
 	}

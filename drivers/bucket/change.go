@@ -34,7 +34,7 @@ var errNeedSession = errors.New("a session is needed")
 
 // runVolumeTx runs fn in a transaction. paths are those that fn is going to resolve: they
 // are asked for together with the lock.
-func (f *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(c *volumeTx) error) error {
+func (f *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(tx *volumeTx) error) error {
 	if err := f.checkWritable(ctx); err != nil {
 		return err
 	}
@@ -42,24 +42,24 @@ func (f *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(c *v
 }
 
 // runVolumeTx is that of an FS, which may be closed. It is what handles use.
-func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, fn func(c *volumeTx) error) error {
+func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, fn func(tx *volumeTx) error) error {
 	var session []byte
 	marks := pendingDeletes{b: b, vol: f.vol}
 	defer marks.unblockOpeners()
 	for {
 		var orphans []int64
 		err := b.ns.db.runTx(ctx, f.vol, f.opts.Batch, func(t sqlTx) error {
-			c := &volumeTx{sqlTx: t, b: b, vol: f.vol, now: time.Now().UnixNano(), sessionID: session, pending: &marks}
-			err := c.lockAndAuthorize(f, paths)
+			tx := &volumeTx{sqlTx: t, b: b, vol: f.vol, now: time.Now().UnixNano(), sessionID: session, pending: &marks}
+			err := tx.lockAndAuthorize(f, paths)
 			if err == nil {
-				err = fn(c)
+				err = fn(tx)
 			}
 			if err != nil {
 				return err
 			}
-			f.quotaHint.Store(c.row.quota)
-			orphans = c.newOrphans
-			return c.prepareCommit()
+			f.quotaHint.Store(tx.row.quota)
+			orphans = tx.newOrphans
+			return tx.prepareCommit()
 		})
 		switch {
 		case errors.Is(err, errNeedSession):
@@ -78,27 +78,27 @@ func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, 
 }
 
 // lockAndAuthorize locks the volume and checks that this FS may change it.
-func (c *volumeTx) lockAndAuthorize(f *volumeFS, paths []string) error {
-	c.walker = pathWalker{vol: c.vol, run: c.runQueries, lookupPath: c.b.ns.db.lookupPath, prefetched: map[string][]inode{}}
-	c.maintenance = f.maintenance
+func (tx *volumeTx) lockAndAuthorize(f *volumeFS, paths []string) error {
+	tx.walker = pathWalker{vol: tx.vol, run: tx.runQueries, lookupPath: tx.b.ns.db.lookupPath, prefetched: map[string][]inode{}}
+	tx.maintenance = f.maintenance
 	var found, alive bool
-	list := []query{c.b.lockVolumeQuery(&found, &c.row, c.vol)}
+	list := []query{tx.b.lockVolumeQuery(&found, &tx.row, tx.vol)}
 	if f.attachment != nil {
 		list = append(list, selectOne(&alive, []any{new(int)}, `SELECT 1 FROM attachments a JOIN sessions s ON s.id = a.session
 			WHERE a.id = $1 AND s.expires > {now}`, f.attachment))
 	}
 	chains := make([][]inode, len(paths))
 	for i, p := range paths {
-		if ask, ok := c.b.ns.db.lookupPathQuery(c.b.org, c.vol, p, &chains[i]); ok {
+		if ask, ok := tx.b.ns.db.lookupPathQuery(tx.b.org, tx.vol, p, &chains[i]); ok {
 			list = append(list, ask)
 		}
 	}
-	if err := c.runQueries(list...); err != nil {
+	if err := tx.runQueries(list...); err != nil {
 		return err
 	}
 	for i, p := range paths {
 		if len(chains[i]) > 0 {
-			c.walker.prefetched[p] = chains[i]
+			tx.walker.prefetched[p] = chains[i]
 		}
 	}
 	switch {
@@ -106,57 +106,57 @@ func (c *volumeTx) lockAndAuthorize(f *volumeFS, paths []string) error {
 		return driver.ErrNotFound
 	case f.attachment != nil && !alive:
 		return errAttachmentEnded
-	case c.row.writer != nil && !f.maintenance && string(c.row.writer) != string(f.attachment):
-		return c.checkFence()
+	case tx.row.writer != nil && !f.maintenance && string(tx.row.writer) != string(f.attachment):
+		return tx.checkFence()
 	}
 	return nil
 }
 
 // checkFence is for who is not the exclusive writer of the volume.
-func (c *volumeTx) checkFence() error {
+func (tx *volumeTx) checkFence() error {
 	var list []attachment
-	if err := c.runQueries(c.b.liveAttachmentsQuery(&list, c.vol)); err != nil {
+	if err := tx.runQueries(tx.b.liveAttachmentsQuery(&list, tx.vol)); err != nil {
 		return err
 	}
 	for _, a := range list {
-		if string(a.id) == string(c.row.writer) {
+		if string(a.id) == string(tx.row.writer) {
 			return a.inUseError()
 		}
 	}
-	c.queueExec(`UPDATE volumes SET writer = NULL WHERE org = $1 AND id = $2`, c.b.org, c.vol) // it died
+	tx.queueExec(`UPDATE volumes SET writer = NULL WHERE org = $1 AND id = $2`, tx.b.org, tx.vol) // it died
 	return nil
 }
 
 // prepareCommit checks the quota and writes the volume's row.
-func (c *volumeTx) prepareCommit() error {
-	if c.abortErr != nil {
-		return c.abortErr
+func (tx *volumeTx) prepareCommit() error {
+	if tx.abortErr != nil {
+		return tx.abortErr
 	}
-	if c.sizeDelta > 0 && c.row.quota == 0 && c.sizeDelta > math.MaxInt64-c.row.used {
+	if tx.sizeDelta > 0 && tx.row.quota == 0 && tx.sizeDelta > math.MaxInt64-tx.row.used {
 		return driver.Errorf(driver.ErrQuota, "the files of a volume may have %d bytes together", int64(math.MaxInt64))
 	}
-	if c.sizeDelta > 0 && c.row.quota > 0 && c.sizeDelta > c.row.quota-c.row.used {
+	if tx.sizeDelta > 0 && tx.row.quota > 0 && tx.sizeDelta > tx.row.quota-tx.row.used {
 		return driver.Errorf(driver.ErrQuota, "%d bytes more, and the volume would hold more than its quota of %v; %v are free",
-			c.sizeDelta, driver.Size(c.row.quota), driver.Size(max(0, c.row.quota-c.row.used)))
+			tx.sizeDelta, driver.Size(tx.row.quota), driver.Size(max(0, tx.row.quota-tx.row.used)))
 	}
-	if err := driver.MetadataBounds(driver.Size(c.row.quota)).Admit(c.row.storedMetadata(), c.metaDelta); err != nil {
+	if err := driver.MetadataBounds(driver.Size(tx.row.quota)).Admit(tx.row.storedMetadata(), tx.metaDelta); err != nil {
 		return err
 	}
-	for _, d := range c.touchedDirs {
-		c.queueExec(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, c.vol, d.ino, c.now, d.subdirs)
+	for _, d := range tx.touchedDirs {
+		tx.queueExec(`UPDATE inodes SET mtime = $3, ctime = $3, nlink = nlink + $4 WHERE vol = $1 AND ino = $2`, tx.vol, d.ino, tx.now, d.subdirs)
 	}
 	used := ", " + usedNow
-	if c.maintenance {
+	if tx.maintenance {
 		used = "" // maintenance is no use
 	}
-	c.queueExec(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1`+used+`
-		WHERE org = $1 AND id = $2`, c.b.org, c.vol, c.sizeDelta, c.metaDelta.Entries, c.metaDelta.Bytes, c.row.nextIno)
+	tx.queueExec(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1`+used+`
+		WHERE org = $1 AND id = $2`, tx.b.org, tx.vol, tx.sizeDelta, tx.metaDelta.Entries, tx.metaDelta.Bytes, tx.row.nextIno)
 	return nil
 }
 
 // mustResolve resolves a path where something must be.
-func (c *volumeTx) mustResolve(path string, h resolveMode) (resolved, error) {
-	p, err := c.walker.resolve(path, h)
+func (tx *volumeTx) mustResolve(path string, mode resolveMode) (resolved, error) {
+	p, err := tx.walker.resolve(path, mode)
 	if err == nil && p.node == nil {
 		err = driver.ErrNotExist
 	}
@@ -164,9 +164,9 @@ func (c *volumeTx) mustResolve(path string, h resolveMode) (resolved, error) {
 }
 
 // allocateInodeNumber returns the number of a new inode. Numbers are never used again.
-func (c *volumeTx) allocateInodeNumber() int64 {
-	c.row.nextIno++
-	return c.row.nextIno - 1
+func (tx *volumeTx) allocateInodeNumber() int64 {
+	tx.row.nextIno++
+	return tx.row.nextIno - 1
 }
 
 func queueInodeInsert(t sqlTx, vol []byte, n *inode) {
@@ -176,75 +176,75 @@ func queueInodeInsert(t sqlTx, vol []byte, n *inode) {
 }
 
 // insertInode makes the row of n.
-func (c *volumeTx) insertInode(n *inode) {
-	queueInodeInsert(c, c.vol, n)
-	c.metaDelta = c.metaDelta.Plus(n.ownMetadata())
+func (tx *volumeTx) insertInode(n *inode) {
+	queueInodeInsert(tx, tx.vol, n)
+	tx.metaDelta = tx.metaDelta.Plus(n.ownMetadata())
 }
 
 // createInode makes n, as a new inode of this moment, under a name that is free.
-func (c *volumeTx) createInode(dir *inode, name string, n *inode) {
-	n.ino = c.allocateInodeNumber()
-	n.atime, n.mtime, n.ctime = c.now, c.now, c.now
-	c.insertInode(n)
+func (tx *volumeTx) createInode(dir *inode, name string, n *inode) {
+	n.ino = tx.allocateInodeNumber()
+	n.atime, n.mtime, n.ctime = tx.now, tx.now, tx.now
+	tx.insertInode(n)
 	sub := int64(0)
 	if n.isDir() {
 		sub = 1
 	}
-	c.addDirent(dir, name, n.ino, sub)
+	tx.addDirent(dir, name, n.ino, sub)
 }
 
 // addDirent adds a directory entry; subdirs is 1 when it is for a directory.
-func (c *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
+func (tx *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
 	if name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00") {
-		c.abortErr = driver.Errorf(driver.ErrInvalid, "%q is no name of a file", name)
+		tx.abortErr = driver.Errorf(driver.ErrInvalid, "%q is no name of a file", name)
 	}
-	c.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, c.vol, dir.ino, []byte(name), ino)
-	c.addNameMetadata(name)
-	c.touchDirectory(dir.ino, subdirs)
+	tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, tx.vol, dir.ino, []byte(name), ino)
+	tx.addNameMetadata(name)
+	tx.touchDirectory(dir.ino, subdirs)
 }
 
 // touchDirectory notes that a directory's entries have changed, and by how much the number of
 // directories among them.
-func (c *volumeTx) touchDirectory(ino, subdirs int64) {
-	for i := range c.touchedDirs {
-		if c.touchedDirs[i].ino == ino {
-			c.touchedDirs[i].subdirs += subdirs
+func (tx *volumeTx) touchDirectory(ino, subdirs int64) {
+	for i := range tx.touchedDirs {
+		if tx.touchedDirs[i].ino == ino {
+			tx.touchedDirs[i].subdirs += subdirs
 			return
 		}
 	}
-	c.touchedDirs = append(c.touchedDirs, touchedDir{ino, subdirs})
+	tx.touchedDirs = append(tx.touchedDirs, touchedDir{ino, subdirs})
 }
 
 // touchedDir is a directory whose entries have changed.
 type touchedDir struct{ ino, subdirs int64 }
 
 // makeMissingParents makes the directories that are missing and returns the last one.
-func (c *volumeTx) makeMissingParents(p *resolved, perm int64) *inode {
+func (tx *volumeTx) makeMissingParents(p *resolved, perm int64) *inode {
 	dir := &p.parent
 	for _, name := range p.missingDirs {
 		n := &inode{mode: typeDir | perm, nlink: 2}
-		c.createInode(dir, name, n)
+		tx.createInode(dir, name, n)
 		dir = n
 	}
 	return dir
 }
 
 // checkReplaceable says whether rename(2) puts src in the place of dst.
-func (c *volumeTx) checkReplaceable(src, dst *inode) error {
+func (tx *volumeTx) checkReplaceable(src, dst *inode) error {
 	switch {
 	case src.isDir() && !dst.isDir():
 		return driver.ErrNotDir
 	case !src.isDir() && dst.isDir():
 		return driver.ErrIsDir
 	case dst.isDir():
-		return c.checkEmptyDir(dst.ino)
+		return tx.checkEmptyDir(dst.ino)
 	}
 	return nil
 }
 
-func (c *volumeTx) checkEmptyDir(dir int64) error {
+func (tx *volumeTx) checkEmptyDir(dir int64) error {
 	var full bool
-	err := c.runQueries(selectOne(&full, []any{new(int)}, `SELECT 1 FROM dirents WHERE vol = $1 AND parent = $2 LIMIT 1`, c.vol, dir))
+	err := tx.runQueries(selectOne(&full, []any{new(int)}, `SELECT 1 FROM dirents WHERE vol = $1 AND parent = $2 LIMIT 1`, tx.vol, dir))
 	if err == nil && full {
 		err = driver.ErrNotEmpty
 	}
@@ -252,59 +252,59 @@ func (c *volumeTx) checkEmptyDir(dir int64) error {
 }
 
 // unlinkResolved takes a name away from a file or an empty directory.
-func (c *volumeTx) unlinkResolved(p *resolved) {
-	c.removeDirent(p.parent.ino, p.name)
+func (tx *volumeTx) unlinkResolved(p *resolved) {
+	tx.removeDirent(p.parent.ino, p.name)
 	if p.node.isDir() {
-		c.touchDirectory(p.parent.ino, -1)
-		c.deleteInode(p.node)
+		tx.touchDirectory(p.parent.ino, -1)
+		tx.deleteInode(p.node)
 		return
 	}
-	c.touchDirectory(p.parent.ino, 0)
-	c.unlinkInode(p.node)
+	tx.touchDirectory(p.parent.ino, 0)
+	tx.unlinkInode(p.node)
 }
 
 // removeDirent deletes a directory entry.
-func (c *volumeTx) removeDirent(dir int64, name string) {
-	c.queueExec(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, dir, []byte(name))
-	c.subtractNameMetadata(name)
+func (tx *volumeTx) removeDirent(dir int64, name string) {
+	tx.queueExec(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir, []byte(name))
+	tx.subtractNameMetadata(name)
 }
 
 // unlinkInode is for an inode that has lost one of its names.
-func (c *volumeTx) unlinkInode(n *inode) {
+func (tx *volumeTx) unlinkInode(n *inode) {
 	if n.nlink > 1 {
-		c.queueExec(`UPDATE inodes SET nlink = nlink - 1, ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, n.ino, c.now)
+		tx.queueExec(`UPDATE inodes SET nlink = nlink - 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, tx.now)
 		return
 	}
-	if n.isRegular() && !c.pending.claimUnlessOpen(n.ino) {
-		if c.sessionID == nil {
-			c.abortErr = errNeedSession
+	if n.isRegular() && !tx.pending.claimUnlessOpen(n.ino) {
+		if tx.sessionID == nil {
+			tx.abortErr = errNeedSession
 			return
 		}
-		c.newOrphans = append(c.newOrphans, n.ino)
-		c.queueExec(`UPDATE inodes SET nlink = 0, ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, n.ino, c.now)
-		c.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, n.ino, c.sessionID)
+		tx.newOrphans = append(tx.newOrphans, n.ino)
+		tx.queueExec(`UPDATE inodes SET nlink = 0, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, tx.now)
+		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, n.ino, tx.sessionID)
 		return
 	}
 	if n.isRegular() {
-		c.sizeDelta -= n.size
+		tx.sizeDelta -= n.size
 	}
-	c.deleteInode(n)
+	tx.deleteInode(n)
 }
 
 // deleteInode deletes an inode and what belongs to it.
-func (c *volumeTx) deleteInode(n *inode) {
+func (tx *volumeTx) deleteInode(n *inode) {
 	if n.isRegular() && n.alloc > 0 {
-		c.deleteChunksFrom(n.ino, 0)
+		tx.deleteChunksFrom(n.ino, 0)
 	}
 	if n.xattrs > 0 {
-		c.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2`, c.vol, n.ino)
+		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2`, tx.vol, n.ino)
 	}
-	c.metaDelta = c.metaDelta.Minus(n.ownMetadata())
-	c.queueExec(`DELETE FROM inodes WHERE vol = $1 AND ino = $2`, c.vol, n.ino)
+	tx.metaDelta = tx.metaDelta.Minus(n.ownMetadata())
+	tx.queueExec(`DELETE FROM inodes WHERE vol = $1 AND ino = $2`, tx.vol, n.ino)
 }
 
 // deleteChunksFrom deletes the chunks of a file that begin at pos or after it. Blobs that lose
 // their last chunk are marked freed by a trigger.
-func (c *volumeTx) deleteChunksFrom(ino, pos int64) {
-	c.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos >= $3`, c.vol, ino, pos)
+func (tx *volumeTx) deleteChunksFrom(ino, pos int64) {
+	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos)
 }

@@ -57,14 +57,14 @@ func (b *Backend) putDirtyRanges(ctx context.Context, list dirtyRanges) ([]newCh
 
 // addChunks lets a file have the bytes of parts at ranges that are holes. Parts that share
 // a blob follow one another.
-func (c *volumeTx) addChunks(ino int64, parts []newChunk) {
+func (tx *volumeTx) addChunks(ino int64, parts []newChunk) {
 	var used *newBlob
 	for _, p := range parts {
 		if p.blob != used {
-			c.b.referenceBlob(c, p.blob)
+			tx.b.referenceBlob(tx, p.blob)
 			used = p.blob
 		}
-		c.insertChunkRow(ino, chunkRow{p.pos, p.len, p.blob.id, p.blobPos})
+		tx.insertChunkRow(ino, chunkRow{p.pos, p.len, p.blob.id, p.blobPos})
 	}
 }
 
@@ -83,21 +83,21 @@ type byteRange struct{ pos, end int64 }
 // punchHoles makes ranges of a file holes, and returns how many bytes were there. The
 // ranges ascend. They are taken at once, because what is queued for the commit is not
 // yet seen by a look at the rows, and two of them may be in one chunk.
-func (c *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err error) {
+func (tx *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err error) {
 	lists := make([][]chunkRow, len(holes))
 	asks := make([]query, len(holes))
 	for i, h := range holes {
 		asks[i] = selectAll(&lists[i], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
-			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $5 ORDER BY pos`, c.vol, ino, h.pos-chunkSize, h.end, h.pos)
+			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $5 ORDER BY pos`, tx.vol, ino, h.pos-chunkSize, h.end, h.pos)
 	}
-	if err := c.runQueries(asks...); err != nil {
+	if err := tx.runQueries(asks...); err != nil {
 		return 0, err
 	}
 	last := int64(-1)
 	for i, list := range lists {
 		for _, r := range list {
 			if r.pos > last { // else it was in the range before, too
-				freed += c.punchChunk(ino, r, holes[i:])
+				freed += tx.punchChunk(ino, r, holes[i:])
 				last = r.pos
 			}
 		}
@@ -106,11 +106,11 @@ func (c *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err e
 }
 
 // punchChunk takes ranges out of a chunk, and returns how many bytes that was.
-func (c *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed int64) {
-	c.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos)
+func (tx *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed int64) {
+	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos)
 	keep := func(pos, end int64) {
 		if pos < end {
-			c.insertChunkRow(ino, chunkRow{pos, end - pos, r.blob, r.blobPos + pos - r.pos})
+			tx.insertChunkRow(ino, chunkRow{pos, end - pos, r.blob, r.blobPos + pos - r.pos})
 		}
 	}
 	at, end := r.pos, r.pos+r.len
@@ -126,23 +126,23 @@ func (c *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed i
 	return freed
 }
 
-func (c *volumeTx) insertChunkRow(ino int64, r chunkRow) {
-	c.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-		c.vol, ino, r.pos, r.len, c.b.org, r.blob, r.blobPos)
+func (tx *volumeTx) insertChunkRow(ino int64, r chunkRow) {
+	tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		tx.vol, ino, r.pos, r.len, tx.b.org, r.blob, r.blobPos)
 }
 
 // truncateChunks takes away what a file has from pos on, and returns how many bytes that was.
-func (c *volumeTx) truncateChunks(ino, pos int64) (freed int64, err error) {
+func (tx *volumeTx) truncateChunks(ino, pos int64) (freed int64, err error) {
 	var r chunkRow
 	var through, sum bool
-	err = c.runQueries(
+	err = tx.runQueries(
 		selectOne(&through, r.scanDest(), `SELECT pos, len, blob, blob_pos FROM chunks
-			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $4`, c.vol, ino, pos-chunkSize, pos),
+			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $4`, tx.vol, ino, pos-chunkSize, pos),
 		selectOne(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
-			WHERE vol = $1 AND ino = $2 AND pos >= $3`, c.vol, ino, pos))
-	c.deleteChunksFrom(ino, pos)
+			WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos))
+	tx.deleteChunksFrom(ino, pos)
 	if through {
-		c.queueExec(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, ino, r.pos, pos-r.pos)
+		tx.queueExec(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos, pos-r.pos)
 		freed += r.pos + r.len - pos
 	}
 	return freed, err

@@ -198,10 +198,10 @@ func (n *openInode) commitDirtyRanges(ctx context.Context, f *volumeFS, list dir
 		return err
 	}
 	var size int64
-	err = n.runInodeTx(ctx, f, func(c *volumeTx, i *inode) error {
+	err = n.runInodeTx(ctx, f, func(tx *volumeTx, i *inode) error {
 		size = i.size
 		if end := list.end(); end > i.size {
-			c.sizeDelta += end - i.size
+			tx.sizeDelta += end - i.size
 			size = end
 		}
 		alloc := i.alloc
@@ -210,13 +210,13 @@ func (n *openInode) commitDirtyRanges(ctx context.Context, f *volumeFS, list dir
 			holes[j] = byteRange{p.pos, p.pos + p.len}
 			alloc += p.len
 		}
-		freed, err := c.punchHoles(i.ino, holes...)
+		freed, err := tx.punchHoles(i.ino, holes...)
 		if err != nil {
 			return err
 		}
-		c.addChunks(i.ino, parts)
-		c.queueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $6 WHERE vol = $1 AND ino = $2`,
-			c.vol, i.ino, size, alloc-freed, mtime, c.now)
+		tx.addChunks(i.ino, parts)
+		tx.queueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $6 WHERE vol = $1 AND ino = $2`,
+			tx.vol, i.ino, size, alloc-freed, mtime, tx.now)
 		return nil
 	})
 	if err != nil {
@@ -246,17 +246,17 @@ func (n *openInode) recordCommit(size int64) {
 }
 
 // runInodeTx runs fn on the file's row in a transaction.
-func (n *openInode) runInodeTx(ctx context.Context, f *volumeFS, fn func(c *volumeTx, i *inode) error) error {
-	return n.fs.b.runVolumeTx(ctx, f, nil, func(c *volumeTx) error {
+func (n *openInode) runInodeTx(ctx context.Context, f *volumeFS, fn func(tx *volumeTx, i *inode) error) error {
+	return n.fs.b.runVolumeTx(ctx, f, nil, func(tx *volumeTx) error {
 		var i inode
 		var found bool
-		if err := c.runQueries(c.inodeQuery(&found, &i, n.key.ino)); err != nil {
+		if err := tx.runQueries(tx.inodeQuery(&found, &i, n.key.ino)); err != nil {
 			return err
 		}
 		if !found {
 			return driver.Errorf(driver.ErrNotExist, "the file was removed on another host")
 		}
-		return fn(c, &i)
+		return fn(tx, &i)
 	})
 }
 
@@ -278,7 +278,7 @@ func (n *openInode) appendBytes(ctx context.Context, f *volumeFS, p []byte) (int
 	n.commitMu.Lock()
 	defer n.commitMu.Unlock()
 	var at int64
-	err = n.runInodeTx(ctx, f, func(c *volumeTx, i *inode) error {
+	err = n.runInodeTx(ctx, f, func(tx *volumeTx, i *inode) error {
 		at = i.size
 		if at > maxFileSize-int64(len(p)) {
 			return errTooLarge
@@ -289,16 +289,16 @@ func (n *openInode) appendBytes(ctx context.Context, f *volumeFS, p []byte) (int
 			parts[j].pos += at
 		}
 		if len(blobs) == 0 && len(p) > 0 {
-			last, err := c.mergeIntoInlineTail(i, p)
+			last, err := tx.mergeIntoInlineTail(i, p)
 			if err != nil {
 				return err
 			}
 			parts = []newChunk{last}
 		}
-		c.addChunks(i.ino, parts)
-		c.sizeDelta += int64(len(p))
-		c.queueExec(`UPDATE inodes SET size = $3, alloc = alloc + $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`,
-			c.vol, i.ino, at+int64(len(p)), int64(len(p)), c.now)
+		tx.addChunks(i.ino, parts)
+		tx.sizeDelta += int64(len(p))
+		tx.queueExec(`UPDATE inodes SET size = $3, alloc = alloc + $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`,
+			tx.vol, i.ino, at+int64(len(p)), int64(len(p)), tx.now)
 		return nil
 	})
 	if err != nil {
@@ -315,21 +315,21 @@ const maxAppend = 1 << 30
 
 // mergeIntoInlineTail makes a blob of few bytes and, where the file ends with a blob that is in
 // its row too, of that one's: a log of short lines is not a blob for each.
-func (c *volumeTx) mergeIntoInlineTail(i *inode, p []byte) (newChunk, error) {
+func (tx *volumeTx) mergeIntoInlineTail(i *inode, p []byte) (newChunk, error) {
 	var r chunkRow
 	var data []byte
 	var found bool
-	err := c.runQueries(selectOne(&found, append(r.scanDest(), &data), `SELECT c.pos, c.len, c.blob, c.blob_pos, b.data
+	err := tx.runQueries(selectOne(&found, append(r.scanDest(), &data), `SELECT c.pos, c.len, c.blob, c.blob_pos, b.data
 		FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
 		WHERE c.vol = $1 AND c.ino = $2 AND c.pos + c.len = $3 AND c.pos > $4 AND b.data IS NOT NULL`,
-		c.vol, i.ino, i.size, i.size-chunkSize))
+		tx.vol, i.ino, i.size, i.size-chunkSize))
 	if err != nil {
 		return newChunk{}, err
 	}
-	if !found || r.len+int64(len(p)) > int64(c.b.ns.opts.Inline) || r.blobPos+r.len > int64(len(data)) {
+	if !found || r.len+int64(len(p)) > int64(tx.b.ns.opts.Inline) || r.blobPos+r.len > int64(len(data)) {
 		return inlineChunk(i.size, p), nil
 	}
-	c.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, c.vol, i.ino, r.pos)
+	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, i.ino, r.pos)
 	both := append(append(make([]byte, 0, int(r.len)+len(p)), data[r.blobPos:r.blobPos+r.len]...), p...)
 	return inlineChunk(r.pos, both), nil
 }
@@ -359,21 +359,21 @@ func (n *openInode) commitSize(ctx context.Context, f *volumeFS, size int64, shr
 	n.commitMu.Lock()
 	defer n.commitMu.Unlock()
 	var got int64
-	err := n.runInodeTx(ctx, f, func(c *volumeTx, i *inode) error {
+	err := n.runInodeTx(ctx, f, func(tx *volumeTx, i *inode) error {
 		got = size
 		if !shrink {
 			got = max(i.size, size)
 		}
-		c.sizeDelta += got - i.size
+		tx.sizeDelta += got - i.size
 		alloc := i.alloc
 		if got < i.size {
-			freed, err := c.truncateChunks(i.ino, got)
+			freed, err := tx.truncateChunks(i.ino, got)
 			if err != nil {
 				return err
 			}
 			alloc -= freed
 		}
-		c.queueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`, c.vol, i.ino, got, alloc, c.now)
+		tx.queueExec(`UPDATE inodes SET size = $3, alloc = $4, mtime = $5, ctime = $5 WHERE vol = $1 AND ino = $2`, tx.vol, i.ino, got, alloc, tx.now)
 		return nil
 	})
 	if err != nil {
@@ -388,7 +388,7 @@ func (n *openInode) commitHole(ctx context.Context, f *volumeFS, off, length int
 	n.commitMu.Lock()
 	defer n.commitMu.Unlock()
 	var size int64
-	err := n.runInodeTx(ctx, f, func(c *volumeTx, i *inode) error {
+	err := n.runInodeTx(ctx, f, func(tx *volumeTx, i *inode) error {
 		size = i.size
 		end := i.size
 		if length < i.size-min(off, i.size) {
@@ -397,11 +397,11 @@ func (n *openInode) commitHole(ctx context.Context, f *volumeFS, off, length int
 		if off >= end {
 			return nil
 		}
-		freed, err := c.punchHoles(i.ino, byteRange{off, end})
+		freed, err := tx.punchHoles(i.ino, byteRange{off, end})
 		if err != nil {
 			return err
 		}
-		c.queueExec(`UPDATE inodes SET alloc = alloc - $3, mtime = $4, ctime = $4 WHERE vol = $1 AND ino = $2`, c.vol, i.ino, freed, c.now)
+		tx.queueExec(`UPDATE inodes SET alloc = alloc - $3, mtime = $4, ctime = $4 WHERE vol = $1 AND ino = $2`, tx.vol, i.ino, freed, tx.now)
 		return nil
 	})
 	if err != nil {

@@ -88,17 +88,17 @@ func (n *openInode) mergeExtents(ctx context.Context, f *volumeFS, run []extent)
 		return err
 	}
 	done := false
-	err = n.runInodeTx(ctx, f, func(c *volumeTx, i *inode) error {
+	err = n.runInodeTx(ctx, f, func(tx *volumeTx, i *inode) error {
 		var now []chunkRow
-		err := c.runQueries(selectAll(&now, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
-			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, c.vol, i.ino, first.pos, last.pos))
+		err := tx.runQueries(selectAll(&now, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
+			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, tx.vol, i.ino, first.pos, last.pos))
 		if done = err == nil && chunksUnchanged(run, now); !done {
 			return err
 		}
-		if _, err := c.punchHoles(i.ino, byteRange{first.pos, last.pos + last.len}); err != nil {
+		if _, err := tx.punchHoles(i.ino, byteRange{first.pos, last.pos + last.len}); err != nil {
 			return err
 		}
-		c.addChunks(i.ino, []newChunk{{first.pos, blob.size, blob, 0}})
+		tx.addChunks(i.ino, []newChunk{{first.pos, blob.size, blob, 0}})
 		return nil
 	})
 	if err != nil || !done {

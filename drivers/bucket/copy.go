@@ -18,17 +18,17 @@ func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOp
 	if err := f.b.syncVolume(ctx, f.vol); err != nil {
 		return err
 	}
-	return f.runVolumeTx(ctx, []string{from, to}, func(c *volumeTx) error {
-		src, err := c.mustResolve(from, resolveMode{})
+	return f.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
+		src, err := tx.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err
 		}
-		dst, err := c.walker.resolve(to, resolveMode{allowMissingParents: true})
+		dst, err := tx.walker.resolve(to, resolveMode{allowMissingParents: true})
 		if err != nil {
 			return err
 		}
 		if src.node.isDir() {
-			return c.copyTree(&src, &dst)
+			return tx.copyTree(&src, &dst)
 		}
 		if dst.node != nil {
 			switch {
@@ -36,41 +36,41 @@ func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOp
 				return driver.ErrExists
 			case dst.node.ino == src.node.ino:
 				return nil
-			case src.node.isSymlink() && c.linkLeadsTo(from, dst.node.ino):
+			case src.node.isSymlink() && tx.linkLeadsTo(from, dst.node.ino):
 				return nil // a file onto itself, by the name of a link
 			case dst.node.isDir():
 				return driver.ErrIsDir
 			}
 		}
-		c.copyFile(src.node, &dst)
+		tx.copyFile(src.node, &dst)
 		return nil
 	})
 }
 
 // linkLeadsTo reports whether a symbolic link leads to an inode.
-func (c *volumeTx) linkLeadsTo(link string, ino int64) bool {
-	p, err := c.walker.resolve(link, resolveMode{followLast: true})
+func (tx *volumeTx) linkLeadsTo(link string, ino int64) bool {
+	p, err := tx.walker.resolve(link, resolveMode{followLast: true})
 	return err == nil && p.node != nil && p.node.ino == ino
 }
 
-func (c *volumeTx) copyFile(src *inode, dst *resolved) {
+func (tx *volumeTx) copyFile(src *inode, dst *resolved) {
 	n := *src
 	n.nlink = 1
 	if n.isRegular() {
-		c.sizeDelta += n.size
+		tx.sizeDelta += n.size
 	}
-	c.replaceInode(dst, &n)
+	tx.replaceInode(dst, &n)
 	// put gave it the times of now.
-	c.queueExec(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, c.vol, n.ino, src.atime, src.mtime)
-	c.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
-		c.vol, src.ino, n.ino)
-	c.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
-		SELECT vol, CAST($3 AS BIGINT), pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1 AND ino = $2`, c.vol, src.ino, n.ino)
+	tx.queueExec(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, src.atime, src.mtime)
+	tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
+		tx.vol, src.ino, n.ino)
+	tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos)
+		SELECT vol, CAST($3 AS BIGINT), pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1 AND ino = $2`, tx.vol, src.ino, n.ino)
 }
 
 // copyTree copies all rows of a tree in one transaction, by a few statements that work
 // on sets: a temporary table has the old and new numbers of its inodes.
-func (c *volumeTx) copyTree(src, dst *resolved) error {
+func (tx *volumeTx) copyTree(src, dst *resolved) error {
 	if dst.node != nil {
 		return driver.ErrExists
 	}
@@ -85,35 +85,35 @@ func (c *volumeTx) copyTree(src, dst *resolved) error {
 		statement(createTree), statement(`DELETE FROM tree`),
 		statement(`INSERT INTO tree (ino, nino)
 			WITH RECURSIVE s (ino) AS (SELECT CAST($2 AS BIGINT) UNION SELECT e.ino FROM s {each dirents e: e.vol = $1 AND e.parent = s.ino})
-			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, c.vol, src.node.ino, c.row.nextIno),
+			SELECT ino, CAST($3 AS BIGINT) + row_number() OVER (ORDER BY ino) - 1 FROM s`, tx.vol, src.node.ino, tx.row.nextIno),
 		statement(`{analyze}`),
 		selectOne(&sum, []any{&n, &size, &own.Bytes}, `SELECT count(*), CAST(coalesce(sum(CASE WHEN i.mode BETWEEN 32768 AND 36863 THEN i.size ELSE 0 END), 0) AS BIGINT),
 			CAST(coalesce(sum(coalesce(length(i.target), 0) + i.xattr_bytes), 0) AS BIGINT)
-			FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol),
+			FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, tx.vol),
 		selectOne(&sum, []any{&names.Entries, &names.Bytes}, `SELECT count(*), CAST(coalesce(sum(length(e.name)), 0) AS BIGINT)
-			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`, c.vol),
+			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`, tx.vol),
 		selectOne(&found, []any{&root}, `SELECT nino FROM tree WHERE ino = $1`, src.node.ino),
 	} {
-		if err := c.runQueries(ask); err != nil {
+		if err := tx.runQueries(ask); err != nil {
 			return err
 		}
 	}
-	c.row.nextIno += n
-	c.sizeDelta += size
-	c.metaDelta = c.metaDelta.Plus(names).Plus(own)
-	c.copyTreeRows()
-	dir := c.makeMissingParents(dst, 0o755)
-	c.addDirent(dir, dst.name, root, 1)
+	tx.row.nextIno += n
+	tx.sizeDelta += size
+	tx.metaDelta = tx.metaDelta.Plus(names).Plus(own)
+	tx.copyTreeRows()
+	dir := tx.makeMissingParents(dst, 0o755)
+	tx.addDirent(dir, dst.name, root, 1)
 	return nil
 }
 
 // copyTreeRows copies what belongs to the inodes of the table tree. Names outside of the
 // tree are none of the copy's.
-func (c *volumeTx) copyTreeRows() {
-	c.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+func (tx *volumeTx) copyTreeRows() {
+	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
 			i.size, i.alloc, i.atime, i.mtime, CAST($2 AS BIGINT), i.rdev, i.target, i.xattr_bytes
-		FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, c.vol, c.now)
+		FROM tree t {each inodes i: i.vol = $1 AND i.ino = t.ino}`, tx.vol, tx.now)
 	for _, sql := range []string{
 		`INSERT INTO dirents (vol, parent, name, ino) SELECT e.vol, p.nino, e.name, t.nino
 			FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino}`,
@@ -125,7 +125,7 @@ func (c *volumeTx) copyTreeRows() {
 				FROM tree p {each dirents e: e.vol = $1 AND e.parent = p.ino} {each tree t: t.ino = e.ino} GROUP BY t.nino HAVING count(*) > 1) AS names
 			WHERE inodes.vol = $1 AND inodes.ino = names.ino`,
 	} {
-		c.queueExec(sql, c.vol)
+		tx.queueExec(sql, tx.vol)
 	}
 }
 

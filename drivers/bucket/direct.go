@@ -242,13 +242,13 @@ func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, p
 		return err
 	}
 	defer f.Close()
-	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
+	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		for _, p := range list {
-			if err := c.checkBlobReserved(p.blob); err != nil {
+			if err := tx.checkBlobReserved(p.blob); err != nil {
 				return err
 			}
 		}
-		return c.replaceFile(path, size, list, opts)
+		return tx.replaceFile(path, size, list, opts)
 	})
 }
 
@@ -287,10 +287,10 @@ func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part
 
 // checkBlobReserved fails unless a blob was reserved by this organisation and nothing has
 // referred to it yet.
-func (c *volumeTx) checkBlobReserved(b *newBlob) error {
+func (tx *volumeTx) checkBlobReserved(b *newBlob) error {
 	var found bool
-	err := c.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
-		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, c.b.org, b.id, b.sums, b.size))
+	err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4
+		AND data IS NULL AND owner IS NULL AND expires IS NOT NULL AND freed IS NOT NULL`, tx.b.org, b.id, b.sums, b.size))
 	if err == nil && !found {
 		err = driver.Errorf(driver.ErrInvalid, "blob %s was not reserved for these bytes, or is in use", formatID(b.id))
 	}

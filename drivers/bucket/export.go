@@ -60,13 +60,13 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 		}
 		var failed exportFailures
 		for _, o := range orgs {
-			e := &orgExport{ns: ns, opts: opts, org: o, res: &res}
-			e.exportVolumes(ctx)
-			if e.failures.joinedErr() == nil {
-				e.failures.addFailure(ns.recordExport(ctx, orgExportJob(o.id), o.id, begin))
+			export := &orgExport{ns: ns, opts: opts, org: o, res: &res}
+			export.exportVolumes(ctx)
+			if export.failures.joinedErr() == nil {
+				export.failures.addFailure(ns.recordExport(ctx, orgExportJob(o.id), o.id, begin))
 			}
-			failed.mergeFailures(&e.failures)
-			if e.stopped || ctx.Err() != nil {
+			failed.mergeFailures(&export.failures)
+			if export.stopped || ctx.Err() != nil {
 				return failed.joinedErr()
 			}
 		}
@@ -115,27 +115,27 @@ type orgExport struct {
 
 // exportVolumes exports page by page. What the store has of each volume comes along in the same
 // order, so that neither is held in memory.
-func (e *orgExport) exportVolumes(ctx context.Context) {
-	if err := e.putOrgObject(ctx); err != nil {
-		e.failures.addFailure(err)
+func (export *orgExport) exportVolumes(ctx context.Context) {
+	if err := export.putOrgObject(ctx); err != nil {
+		export.failures.addFailure(err)
 		return
 	}
-	list := e.ns.listManifests(ctx, e.org.id)
+	list := export.ns.listManifests(ctx, export.org.id)
 	defer list.stop()
 	for after := []byte{}; ; {
-		page, err := e.listVolumePage(ctx, after)
+		page, err := export.listVolumePage(ctx, after)
 		if err != nil {
-			e.failures.addFailure(err)
+			export.failures.addFailure(err)
 			return
 		}
 		for _, v := range page {
 			after = v.id
-			e.pruneRemovedVolumes(ctx, list, v.id)
+			export.pruneRemovedVolumes(ctx, list, v.id)
 			gens, listed := list.takeGenerations(v.id)
-			if err := e.exportIfChanged(ctx, v, gens, listed); err != nil {
-				e.failures.addFailure(fmt.Errorf("export of volume %s of organisation %s: %w", formatID(v.id), e.org.name, err))
+			if err := export.exportIfChanged(ctx, v, gens, listed); err != nil {
+				export.failures.addFailure(fmt.Errorf("export of volume %s of organisation %s: %w", formatID(v.id), export.org.name, err))
 			}
-			if ctx.Err() != nil || e.stopped || e.failures.others >= exportErrors {
+			if ctx.Err() != nil || export.stopped || export.failures.others >= exportErrors {
 				return
 			}
 		}
@@ -143,21 +143,21 @@ func (e *orgExport) exportVolumes(ctx context.Context) {
 			break
 		}
 	}
-	e.pruneRemovedVolumes(ctx, list, nil)
-	e.failures.addFailure(list.err)
+	export.pruneRemovedVolumes(ctx, list, nil)
+	export.failures.addFailure(list.err)
 }
 
 // exportIfChanged brings what the store has of a volume up to date: gens, ascending, if listed.
-func (e *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens []int64, listed bool) error {
+func (export *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens []int64, listed bool) error {
 	top := int64(-1)
 	for _, g := range gens {
 		if g <= maxGeneration {
 			top = g
 		}
 	}
-	due := v.exported != v.generation || e.opts.All || listed && !slices.Contains(gens, v.exported)
+	due := v.exported != v.generation || export.opts.All || listed && !slices.Contains(gens, v.exported)
 	if top > v.generation {
-		if err := e.raiseGeneration(ctx, v.id, top); err != nil {
+		if err := export.raiseGeneration(ctx, v.id, top); err != nil {
 			return err
 		}
 		due = true
@@ -165,13 +165,13 @@ func (e *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens []int
 	newest := v.exported
 	if due {
 		var err error
-		if newest, err = e.exportVolume(ctx, v.id, top); err != nil || newest < 0 { // the latter: removed meanwhile
+		if newest, err = export.exportVolume(ctx, v.id, top); err != nil || newest < 0 { // the latter: removed meanwhile
 			return err
 		}
 	} else {
-		e.res.Unchanged++
+		export.res.Unchanged++
 	}
-	return e.pruneOldGenerations(ctx, v, gens, newest)
+	return export.pruneOldGenerations(ctx, v, gens, newest)
 }
 
 // exportPage is how many volumes are looked at at once.
@@ -183,40 +183,40 @@ type exportRow struct {
 	generation, exported int64
 }
 
-func (e *orgExport) listVolumePage(ctx context.Context, after []byte) ([]exportRow, error) {
+func (export *orgExport) listVolumePage(ctx context.Context, after []byte) ([]exportRow, error) {
 	var list []exportRow
-	err := e.ns.db.runQueries(ctx, selectAll(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
-		`SELECT id, generation, exported FROM volumes WHERE org = $1 AND id > $2 AND state = 'ready' ORDER BY id LIMIT $3`, e.org.id, after, exportPage))
+	err := export.ns.db.runQueries(ctx, selectAll(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
+		`SELECT id, generation, exported FROM volumes WHERE org = $1 AND id > $2 AND state = 'ready' ORDER BY id LIMIT $3`, export.org.id, after, exportPage))
 	return list, err
 }
 
 // putOrgObject puts the organisation's own object.
-func (e *orgExport) putOrgObject(ctx context.Context) error {
-	data, err := json.Marshal(orgObject{Format: orgFormat, Version: manifestVersion, Org: e.org.id, Name: e.org.name, Created: e.org.created})
+func (export *orgExport) putOrgObject(ctx context.Context) error {
+	data, err := json.Marshal(orgObject{Format: orgFormat, Version: manifestVersion, Org: export.org.id, Name: export.org.name, Created: export.org.created})
 	if err != nil {
 		return err
 	}
-	return e.ns.blobs.Put(ctx, orgObjectKey(e.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
+	return export.ns.blobs.Put(ctx, orgObjectKey(export.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
 }
 
 // raiseGeneration lifts the generation of a volume above that of a manifest. One that is newer than
 // its row is of a past that the database does not know any more, having been restored from
 // an older copy: were it left above, a rebuild would bring that past back.
-func (e *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
-	e.ns.log.Warn("a volume's manifests are newer than the database, which an older copy was restored of; it is exported above them",
+func (export *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
+	export.ns.log.Warn("a volume's manifests are newer than the database, which an older copy was restored of; it is exported above them",
 		"volume", formatID(id), "generation", above)
-	return e.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, e.org.id, id, above+1)
+	return export.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
 		return nil
 	})
 }
 
 // exportVolume writes the manifest of one volume and notes that it is there. It returns its
 // generation, or -1 when the volume is gone. top is the highest one in the store.
-func (e *orgExport) exportVolume(ctx context.Context, id []byte, top int64) (int64, error) {
-	head, sum, size, err := e.writeManifest(ctx, id)
+func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64) (int64, error) {
+	head, sum, size, err := export.writeManifest(ctx, id)
 	for try := 0; errors.Is(err, driver.ErrExists) && try < exportTries; try++ {
-		stored, serr := e.ns.readManifestSum(ctx, e.org.id, id, head.Generation)
+		stored, serr := export.ns.readManifestSum(ctx, export.org.id, id, head.Generation)
 		switch {
 		case serr == nil && stored == sum:
 			// An export that died before it could note it. The bytes differ with the
@@ -224,56 +224,56 @@ func (e *orgExport) exportVolume(ctx context.Context, id []byte, top int64) (int
 			size, err = 0, nil
 			continue
 		case serr == nil:
-			err = e.raiseGeneration(ctx, id, max(top, head.Generation))
+			err = export.raiseGeneration(ctx, id, max(top, head.Generation))
 		case errors.Is(serr, driver.ErrCorrupt):
-			err = e.ns.blobs.Delete(ctx, manifestKey(e.org.id, id, head.Generation))
+			err = export.ns.blobs.Delete(ctx, manifestKey(export.org.id, id, head.Generation))
 		default:
 			err = serr
 		}
 		if err == nil {
-			head, sum, size, err = e.writeManifest(ctx, id)
+			head, sum, size, err = export.writeManifest(ctx, id)
 		}
 	}
 	if err != nil || head == nil { // nil: removed meanwhile
 		return -1, err
 	}
-	err = e.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, e.org.id, id, head.Generation)
+	err = export.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		t.queueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, export.org.id, id, head.Generation)
 		return nil
 	})
 	if err != nil {
 		return -1, err
 	}
 	if size == 0 {
-		e.res.Unchanged++
+		export.res.Unchanged++
 		return head.Generation, nil
 	}
-	e.res.Exported++
-	e.res.Size += size
-	e.ns.metrics.exports.Inc()
-	if e.opts.Done == nil {
+	export.res.Exported++
+	export.res.Size += size
+	export.ns.metrics.exports.Inc()
+	if export.opts.Done == nil {
 		return head.Generation, nil
 	}
-	err = e.opts.Done(Manifest{Org: e.org.name, Volume: formatID(id), Name: head.Name, Generation: head.Generation, Size: size})
-	e.stopped = err != nil
+	err = export.opts.Done(Manifest{Org: export.org.name, Volume: formatID(id), Name: head.Name, Generation: head.Generation, Size: size})
+	export.stopped = err != nil
 	return head.Generation, err
 }
 
 // writeManifest writes the manifest of a volume as it is now. head is nil when there is no
 // such volume; sum is that of the trailer.
-func (e *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
+func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
 	var up *manifestUpload
-	err = e.ns.db.runOnSnapshot(ctx, func(run queryRunner) error {
+	err = export.ns.db.runOnSnapshot(ctx, func(run queryRunner) error {
 		var v volumeRow
 		var found bool
-		if err := run(selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, e.org.id, id)); err != nil || !found {
+		if err := run(selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, export.org.id, id)); err != nil || !found {
 			return err
 		}
 		head = &manifestHead{
-			Format: manifestFormat, Version: manifestVersion, Org: e.org.id, OrgName: e.org.name, Volume: id, Name: v.name,
+			Format: manifestFormat, Version: manifestVersion, Org: export.org.id, OrgName: export.org.name, Volume: id, Name: v.name,
 			Quota: v.quota, Labels: v.labels, Created: v.created, Updated: v.updated, NextIno: v.nextIno, Generation: v.generation,
 		}
-		up = e.ns.startManifestUpload(ctx, manifestKey(e.org.id, id, v.generation))
+		up = export.ns.startManifestUpload(ctx, manifestKey(export.org.id, id, v.generation))
 		m, err := newManifestWriter(up)
 		if err != nil {
 			return err

@@ -70,18 +70,18 @@ func (l *manifestList) takeGenerations(vol []byte) ([]int64, bool) {
 }
 
 // pruneRemovedVolumes deletes the manifests of volumes that are gone, of those before one.
-func (e *orgExport) pruneRemovedVolumes(ctx context.Context, list *manifestList, before []byte) {
+func (export *orgExport) pruneRemovedVolumes(ctx context.Context, list *manifestList, before []byte) {
 	for ; list.vol != nil && (before == nil || bytes.Compare(list.vol, before) < 0); list.nextVolume() {
 		// The database is asked after the listing, so that a volume whose manifest is
 		// listed and whose row is not there has been removed.
 		var found bool
-		err := e.ns.db.runQueries(ctx, volumeExistsQuery(&found, e.org.id, list.vol))
+		err := export.ns.db.runQueries(ctx, volumeExistsQuery(&found, export.org.id, list.vol))
 		for _, g := range list.generations {
 			if err == nil && !found {
-				err = e.deleteManifest(ctx, list.vol, g)
+				err = export.deleteManifest(ctx, list.vol, g)
 			}
 		}
-		if e.failures.addFailure(err); e.failures.others >= exportErrors {
+		if export.failures.addFailure(err); export.failures.others >= exportErrors {
 			return
 		}
 	}
@@ -90,7 +90,7 @@ func (e *orgExport) pruneRemovedVolumes(ctx context.Context, list *manifestList,
 // pruneOldGenerations deletes the manifests of a volume but for the newest and the one that was noted
 // before it. Others are those of exports that died, or of a past that the database does
 // not know any more.
-func (e *orgExport) pruneOldGenerations(ctx context.Context, v exportRow, gens []int64, newest int64) error {
+func (export *orgExport) pruneOldGenerations(ctx context.Context, v exportRow, gens []int64, newest int64) error {
 	before := int64(-1)
 	for _, g := range gens {
 		if g < newest && g <= v.exported {
@@ -101,18 +101,18 @@ func (e *orgExport) pruneOldGenerations(ctx context.Context, v exportRow, gens [
 		if g == newest || g == before {
 			continue
 		}
-		if err := e.deleteManifest(ctx, v.id, g); err != nil {
+		if err := export.deleteManifest(ctx, v.id, g); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *orgExport) deleteManifest(ctx context.Context, vol []byte, generation int64) error {
-	err := e.ns.blobs.Delete(ctx, manifestKey(e.org.id, vol, generation))
+func (export *orgExport) deleteManifest(ctx context.Context, vol []byte, generation int64) error {
+	err := export.ns.blobs.Delete(ctx, manifestKey(export.org.id, vol, generation))
 	if err == nil {
-		e.res.Removed++
-		e.ns.log.Debug("manifest removed", "volume", formatID(vol), "generation", generation)
+		export.res.Removed++
+		export.ns.log.Debug("manifest removed", "volume", formatID(vol), "generation", generation)
 	}
 	return err
 }

@@ -52,16 +52,16 @@ func (f *volumeFS) OpenEntry(ctx context.Context, path string) (driver.File, dri
 
 // resolveOrCreate returns the inode of the file at path, which it makes where opts say so.
 func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver.OpenOptions) (int64, error) {
-	h := resolveMode{followLast: !opts.NoFollow && !opts.Exclusive}
-	p, err := f.resolvePath(ctx, path, h)
+	mode := resolveMode{followLast: !opts.NoFollow && !opts.Exclusive}
+	p, err := f.resolvePath(ctx, path, mode)
 	if err != nil {
 		return 0, err
 	}
 	if p.node == nil && opts.Create {
 		var made int64
-		err := f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
+		err := f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 			made = 0
-			p, err = c.walker.resolve(path, h)
+			p, err = tx.walker.resolve(path, mode)
 			if err != nil || p.node != nil {
 				return err
 			}
@@ -69,7 +69,7 @@ func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver
 			if opts.Mode == 0 {
 				n.mode |= 0o644
 			}
-			c.createInode(&p.parent, p.name, &n)
+			tx.createInode(&p.parent, p.name, &n)
 			made = n.ino
 			return nil
 		})

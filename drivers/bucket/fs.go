@@ -102,14 +102,14 @@ func (f *volumeFS) checkWritable(ctx context.Context) error {
 }
 
 // resolvePath resolves a path outside of a transaction.
-func (f *volumeFS) resolvePath(ctx context.Context, path string, h resolveMode) (resolved, error) {
+func (f *volumeFS) resolvePath(ctx context.Context, path string, mode resolveMode) (resolved, error) {
 	if err := f.checkOpen(ctx); err != nil {
 		return resolved{}, err
 	}
-	return f.b.resolvePath(ctx, f.vol, path, h)
+	return f.b.resolvePath(ctx, f.vol, path, mode)
 }
 
-func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, h resolveMode) (resolved, error) {
+func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode resolveMode) (resolved, error) {
 	db := b.ns.db
 	before := b.commitCount.Load()
 	w := pathWalker{vol: vol, lookupPath: db.lookupPath, run: func(list ...query) error { return db.runQueries(ctx, list...) }}
@@ -129,7 +129,7 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, h re
 			return resolved{}, driver.ErrNotFound
 		}
 	}
-	p, err := w.resolve(path, h)
+	p, err := w.resolve(path, mode)
 	if err == nil && p.node != nil {
 		err = b.overlayDirty(ctx, vol, p.node, before)
 	}
@@ -137,8 +137,8 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, h re
 }
 
 // mustResolve is look where something must be.
-func (f *volumeFS) mustResolve(ctx context.Context, path string, h resolveMode) (resolved, error) {
-	p, err := f.resolvePath(ctx, path, h)
+func (f *volumeFS) mustResolve(ctx context.Context, path string, mode resolveMode) (resolved, error) {
+	p, err := f.resolvePath(ctx, path, mode)
 	if err == nil && p.node == nil {
 		err = driver.ErrNotExist
 	}
@@ -158,8 +158,8 @@ func (f *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error)
 	return f.statPath(ctx, path, resolveMode{})
 }
 
-func (f *volumeFS) statPath(ctx context.Context, path string, h resolveMode) (driver.Entry, error) {
-	p, err := f.mustResolve(ctx, path, h)
+func (f *volumeFS) statPath(ctx context.Context, path string, mode resolveMode) (driver.Entry, error) {
+	p, err := f.mustResolve(ctx, path, mode)
 	if err != nil {
 		return driver.Entry{}, err
 	}
@@ -205,25 +205,25 @@ func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rde
 
 // createUnlessExists adds what is not there yet.
 func (f *volumeFS) createUnlessExists(ctx context.Context, path string, n inode) error {
-	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
-		p, err := c.walker.resolve(path, resolveMode{})
+	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		p, err := tx.walker.resolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
 		if p.node != nil {
 			return driver.ErrExists
 		}
-		c.createInode(&p.parent, p.name, &n)
+		tx.createInode(&p.parent, p.name, &n)
 		return nil
 	})
 }
 
 // MkdirAll implements driver.FS.
 func (f *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
-		p, err := c.walker.resolve(path, resolveMode{allowMissingParents: true})
+	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		p, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
 		if err == nil && p.node != nil && p.node.isSymlink() {
-			if p, err = c.walker.resolve(path, resolveMode{followLast: true}); err == nil && p.node == nil {
+			if p, err = tx.walker.resolve(path, resolveMode{followLast: true}); err == nil && p.node == nil {
 				err = driver.ErrNotExist
 			}
 		}
@@ -236,20 +236,20 @@ func (f *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) 
 			}
 			return nil
 		}
-		dir := c.makeMissingParents(&p, permissionBits(mode))
-		c.createInode(dir, p.name, &inode{mode: typeDir | permissionBits(mode), nlink: 2})
+		dir := tx.makeMissingParents(&p, permissionBits(mode))
+		tx.createInode(dir, p.name, &inode{mode: typeDir | permissionBits(mode), nlink: 2})
 		return nil
 	})
 }
 
 // Link implements driver.FS.
 func (f *volumeFS) Link(ctx context.Context, target, path string) error {
-	return f.runVolumeTx(ctx, []string{target, path}, func(c *volumeTx) error {
-		from, err := c.mustResolve(target, resolveMode{})
+	return f.runVolumeTx(ctx, []string{target, path}, func(tx *volumeTx) error {
+		from, err := tx.mustResolve(target, resolveMode{})
 		if err != nil {
 			return err
 		}
-		to, err := c.walker.resolve(path, resolveMode{})
+		to, err := tx.walker.resolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
@@ -259,20 +259,20 @@ func (f *volumeFS) Link(ctx context.Context, target, path string) error {
 		case from.node.isDir():
 			return driver.Errorf(driver.ErrPermission, "a directory has one name")
 		}
-		c.addDirent(&to.parent, to.name, from.node.ino, 0)
-		c.queueExec(`UPDATE inodes SET nlink = nlink + 1, ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, from.node.ino, c.now)
+		tx.addDirent(&to.parent, to.name, from.node.ino, 0)
+		tx.queueExec(`UPDATE inodes SET nlink = nlink + 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, from.node.ino, tx.now)
 		return nil
 	})
 }
 
 // Rename implements driver.FS.
 func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.runVolumeTx(ctx, []string{from, to}, func(c *volumeTx) error {
-		src, err := c.mustResolve(from, resolveMode{})
+	return f.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
+		src, err := tx.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err
 		}
-		dst, err := c.walker.resolve(to, resolveMode{})
+		dst, err := tx.walker.resolve(to, resolveMode{})
 		if err != nil {
 			return err
 		}
@@ -286,19 +286,19 @@ func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.Rena
 			if dst.node.ino == src.node.ino {
 				return nil
 			}
-			if err := c.checkReplaceable(src.node, dst.node); err != nil {
+			if err := tx.checkReplaceable(src.node, dst.node); err != nil {
 				return err
 			}
-			c.unlinkResolved(&dst)
+			tx.unlinkResolved(&dst)
 		}
 		moved := int64(0)
 		if src.node.isDir() {
 			moved = 1
 		}
-		c.removeDirent(src.parent.ino, src.name)
-		c.touchDirectory(src.parent.ino, -moved)
-		c.addDirent(&dst.parent, dst.name, src.node.ino, moved)
-		c.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, src.node.ino, c.now)
+		tx.removeDirent(src.parent.ino, src.name)
+		tx.touchDirectory(src.parent.ino, -moved)
+		tx.addDirent(&dst.parent, dst.name, src.node.ino, moved)
+		tx.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, src.node.ino, tx.now)
 		return nil
 	})
 }

@@ -15,11 +15,11 @@ const countXattrs = `UPDATE inodes SET xattr_bytes = (SELECT CAST(coalesce(sum(l
 	WHERE vol = $1 AND ino IN (SELECT ino FROM xattrs WHERE vol = $1)`
 
 // addNameMetadata notes that a name was added, and unnamed that one was taken away.
-func (c *volumeTx) addNameMetadata(name string) {
-	c.metaDelta = c.metaDelta.Plus(driver.EntryMetadata(name))
+func (tx *volumeTx) addNameMetadata(name string) {
+	tx.metaDelta = tx.metaDelta.Plus(driver.EntryMetadata(name))
 }
-func (c *volumeTx) subtractNameMetadata(name string) {
-	c.metaDelta = c.metaDelta.Minus(driver.EntryMetadata(name))
+func (tx *volumeTx) subtractNameMetadata(name string) {
+	tx.metaDelta = tx.metaDelta.Minus(driver.EntryMetadata(name))
 }
 
 // ownMetadata is what belongs to the inode itself, whatever names it has.

@@ -117,24 +117,24 @@ type measuredDB struct {
 	metrics *metrics
 }
 
-func (d *measuredDB) runQueries(ctx context.Context, list ...query) error {
+func (db *measuredDB) runQueries(ctx context.Context, list ...query) error {
 	begin := time.Now()
-	err := d.database.runQueries(ctx, list...)
-	d.metrics.queries.Observe(time.Since(begin).Seconds())
+	err := db.database.runQueries(ctx, list...)
+	db.metrics.queries.Observe(time.Since(begin).Seconds())
 	return err
 }
 
-func (d *measuredDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t sqlTx) error) error {
+func (db *measuredDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t sqlTx) error) error {
 	begin := time.Now()
-	err := d.database.runTx(ctx, vol, lazy, fn)
-	d.metrics.commits.Observe(time.Since(begin).Seconds())
+	err := db.database.runTx(ctx, vol, lazy, fn)
+	db.metrics.commits.Observe(time.Since(begin).Seconds())
 	return err
 }
 
-func (d *measuredDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
+func (db *measuredDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
 	begin := time.Now()
-	err := d.database.runOnSnapshot(ctx, fn)
-	d.metrics.snapshots.Observe(time.Since(begin).Seconds())
+	err := db.database.runOnSnapshot(ctx, fn)
+	db.metrics.snapshots.Observe(time.Since(begin).Seconds())
 	return err
 }
 

@@ -55,34 +55,34 @@ type pendingDeletes struct {
 }
 
 // claimUnlessOpen marks an inode, unless it is open.
-func (g *pendingDeletes) claimUnlessOpen(ino int64) bool {
-	key := inodeKey{string(g.vol), ino}
-	g.b.mu.Lock()
-	defer g.b.mu.Unlock()
-	if g.b.openInodes[key] != nil {
+func (p *pendingDeletes) claimUnlessOpen(ino int64) bool {
+	key := inodeKey{string(p.vol), ino}
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	if p.b.openInodes[key] != nil {
 		return false
 	}
-	if g.done == nil {
-		g.done = make(chan struct{})
+	if p.done == nil {
+		p.done = make(chan struct{})
 	}
-	if g.b.deleting[key] == nil {
-		g.b.deleting[key] = g.done
-		g.keys = append(g.keys, key)
+	if p.b.deleting[key] == nil {
+		p.b.deleting[key] = p.done
+		p.keys = append(p.keys, key)
 	}
 	return true
 }
 
 // unblockOpeners is called when it is known whether the change was committed.
-func (g *pendingDeletes) unblockOpeners() {
-	if g.done == nil {
+func (p *pendingDeletes) unblockOpeners() {
+	if p.done == nil {
 		return
 	}
-	g.b.mu.Lock()
-	for _, k := range g.keys {
-		delete(g.b.deleting, k)
+	p.b.mu.Lock()
+	for _, k := range p.keys {
+		delete(p.b.deleting, k)
 	}
-	g.b.mu.Unlock()
-	close(g.done)
+	p.b.mu.Unlock()
+	close(p.done)
 }
 
 // acquireInode opens an inode. The caller checks after it that the inode is there: from
@@ -155,18 +155,18 @@ func (b *Backend) reapOrphanFile(ctx context.Context, f *volumeFS, ino int64) er
 	system := b.maintenanceFS(f.vol)
 	for {
 		open := false
-		err := b.runVolumeTx(ctx, system, nil, func(c *volumeTx) error {
+		err := b.runVolumeTx(ctx, system, nil, func(tx *volumeTx) error {
 			var n inode
 			var found bool
-			if err := c.runQueries(c.inodeQuery(&found, &n, ino)); err != nil || !found || n.nlink > 0 {
+			if err := tx.runQueries(tx.inodeQuery(&found, &n, ino)); err != nil || !found || n.nlink > 0 {
 				return err
 			}
-			if open = !c.pending.claimUnlessOpen(ino); open {
+			if open = !tx.pending.claimUnlessOpen(ino); open {
 				return nil
 			}
-			c.sizeDelta -= n.size
-			c.deleteInode(&n)
-			c.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, c.vol, ino)
+			tx.sizeDelta -= n.size
+			tx.deleteInode(&n)
+			tx.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, ino)
 			return nil
 		})
 		if errors.Is(err, driver.ErrNotFound) {
@@ -189,8 +189,8 @@ func (b *Backend) reapAtLastRelease(vol []byte, ino int64) bool {
 	return n != nil
 }
 
-func (c *volumeTx) inodeQuery(found *bool, n *inode, ino int64) query {
-	return selectOne(found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, c.vol, ino)
+func (tx *volumeTx) inodeQuery(found *bool, n *inode, ino int64) query {
+	return selectOne(found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, tx.vol, ino)
 }
 
 // overlayDirty makes an inode show what this process has written to it and not committed.

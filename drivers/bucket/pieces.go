@@ -14,25 +14,25 @@ func (p dirtyRange) end() int64 { return p.pos + int64(len(p.data)) }
 type dirtyRanges []dirtyRange
 
 // end is where the last one ends.
-func (l dirtyRanges) end() int64 {
-	if len(l) == 0 {
+func (ranges dirtyRanges) end() int64 {
+	if len(ranges) == 0 {
 		return 0
 	}
-	return l[len(l)-1].end()
+	return ranges[len(ranges)-1].end()
 }
 
 // size is how many bytes there are.
-func (l dirtyRanges) size() int64 {
+func (ranges dirtyRanges) size() int64 {
 	n := int64(0)
-	for _, p := range l {
+	for _, p := range ranges {
 		n += int64(len(p.data))
 	}
 	return n
 }
 
 // firstEndingAfter is the index of the first piece that ends after pos.
-func (l dirtyRanges) firstEndingAfter(pos int64) int {
-	i, _ := slices.BinarySearchFunc(l, pos, func(p dirtyRange, pos int64) int {
+func (ranges dirtyRanges) firstEndingAfter(pos int64) int {
+	i, _ := slices.BinarySearchFunc(ranges, pos, func(p dirtyRange, pos int64) int {
 		if p.end() <= pos {
 			return -1
 		}
@@ -42,30 +42,30 @@ func (l dirtyRanges) firstEndingAfter(pos int64) int {
 }
 
 // overwrite puts data over whatever was in its range. The bytes are copied.
-func (l dirtyRanges) overwrite(pos int64, data []byte) dirtyRanges {
+func (ranges dirtyRanges) overwrite(pos int64, data []byte) dirtyRanges {
 	if len(data) == 0 {
-		return l
+		return ranges
 	}
 	end := pos + int64(len(data))
-	i := l.firstEndingAfter(pos)
-	if i < len(l) && l[i].pos <= pos && end <= l[i].end() {
-		copy(l[i].data[pos-l[i].pos:], data)
-		return l
+	i := ranges.firstEndingAfter(pos)
+	if i < len(ranges) && ranges[i].pos <= pos && end <= ranges[i].end() {
+		copy(ranges[i].data[pos-ranges[i].pos:], data)
+		return ranges
 	}
 	// Behind the piece before, as a program does that writes from front to back.
-	if i > 0 && l[i-1].end() == pos && len(l[i-1].data)+len(data) <= chunkSize && (i == len(l) || l[i].pos >= end) {
-		l[i-1].data = append(l[i-1].data, data...)
-		return l
+	if i > 0 && ranges[i-1].end() == pos && len(ranges[i-1].data)+len(data) <= chunkSize && (i == len(ranges) || ranges[i].pos >= end) {
+		ranges[i-1].data = append(ranges[i-1].data, data...)
+		return ranges
 	}
-	l = l.removeRange(pos, end)
-	i = l.firstEndingAfter(pos)
-	return slices.Insert(l, i, dirtyRange{pos, slices.Clone(data)})
+	ranges = ranges.removeRange(pos, end)
+	i = ranges.firstEndingAfter(pos)
+	return slices.Insert(ranges, i, dirtyRange{pos, slices.Clone(data)})
 }
 
 // removeRange takes a range out.
-func (l dirtyRanges) removeRange(pos, end int64) dirtyRanges {
+func (ranges dirtyRanges) removeRange(pos, end int64) dirtyRanges {
 	var out dirtyRanges
-	for _, p := range l {
+	for _, p := range ranges {
 		if p.end() <= pos || p.pos >= end {
 			out = append(out, p)
 			continue
@@ -81,8 +81,8 @@ func (l dirtyRanges) removeRange(pos, end int64) dirtyRanges {
 }
 
 // read copies what lies in the range of p, which begins at pos.
-func (l dirtyRanges) read(p []byte, pos int64) {
-	for _, x := range l[l.firstEndingAfter(pos):] {
+func (ranges dirtyRanges) read(p []byte, pos int64) {
+	for _, x := range ranges[ranges.firstEndingAfter(pos):] {
 		if x.pos >= pos+int64(len(p)) {
 			return
 		}
@@ -95,8 +95,8 @@ func (l dirtyRanges) read(p []byte, pos int64) {
 }
 
 // mergeOver returns both lists, where they overlap with the bytes of l.
-func (l dirtyRanges) mergeOver(below dirtyRanges) dirtyRanges {
-	for _, p := range l {
+func (ranges dirtyRanges) mergeOver(below dirtyRanges) dirtyRanges {
+	for _, p := range ranges {
 		below = below.overwrite(p.pos, p.data)
 	}
 	return below

@@ -11,13 +11,13 @@ func TestPieces(t *testing.T) {
 	const size = 400
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		var l dirtyRanges
+		var ranges dirtyRanges
 		want, there := make([]byte, size), make([]bool, size)
 		for range 40 {
 			pos := r.IntN(size)
 			n := r.IntN(min(60, size-pos) + 1)
 			if r.IntN(5) == 0 {
-				l = l.removeRange(int64(pos), int64(pos+n))
+				ranges = ranges.removeRange(int64(pos), int64(pos+n))
 				clear(want[pos : pos+n])
 				clear(there[pos : pos+n])
 				continue
@@ -28,20 +28,20 @@ func TestPieces(t *testing.T) {
 				there[pos+i] = true
 			}
 			copy(want[pos:], data)
-			l = l.overwrite(int64(pos), data)
+			ranges = ranges.overwrite(int64(pos), data)
 		}
 		got := make([]byte, size)
-		l.read(got, 0)
+		ranges.read(got, 0)
 		if !bytes.Equal(got, want) {
 			t.Fatalf("seed %d: differs at %d", seed, firstDiff(got, want))
 		}
 		part := make([]byte, 100)
-		l.read(part, 77)
+		ranges.read(part, 77)
 		if !bytes.Equal(part, want[77:177]) {
 			t.Fatalf("seed %d: a part differs", seed)
 		}
 		n, last := int64(0), int64(-1)
-		for i, p := range l {
+		for i, p := range ranges {
 			if p.pos < last || len(p.data) == 0 {
 				t.Fatalf("seed %d: piece %d at %d, the one before ended at %d", seed, i, p.pos, last)
 			}
@@ -52,8 +52,8 @@ func TestPieces(t *testing.T) {
 				n++
 			}
 		}
-		if l.size() != n {
-			t.Fatalf("seed %d: %d bytes, want %d", seed, l.size(), n)
+		if ranges.size() != n {
+			t.Fatalf("seed %d: %d bytes, want %d", seed, ranges.size(), n)
 		}
 	}
 }

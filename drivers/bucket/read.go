@@ -242,8 +242,8 @@ func (n *openInode) committedSize() int64 {
 // caller holds mu.
 func (n *openInode) copyDirtyWithin(p []byte, off int64) dirtyRanges {
 	var out dirtyRanges
-	for _, l := range []dirtyRanges{n.flushing, n.dirty} {
-		for _, x := range l[l.firstEndingAfter(off):] {
+	for _, ranges := range []dirtyRanges{n.flushing, n.dirty} {
+		for _, x := range ranges[ranges.firstEndingAfter(off):] {
 			if x.pos >= off+int64(len(p)) {
 				break
 			}

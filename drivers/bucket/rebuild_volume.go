@@ -55,11 +55,11 @@ func (r *rebuild) loadManifest(ctx context.Context, v volumeID, generation, next
 	if err := r.insertVolume(ctx, v, &head, next); err != nil {
 		return err
 	}
-	l := &manifestLoader{r: r, ctx: ctx, org: v.org, vol: v.vol}
-	if _, err := r.ns.readManifest(ctx, v.org, v.vol, generation, l.addRecord); err != nil {
+	loader := &manifestLoader{r: r, ctx: ctx, org: v.org, vol: v.vol}
+	if _, err := r.ns.readManifest(ctx, v.org, v.vol, generation, loader.addRecord); err != nil {
 		return err
 	}
-	if err := l.flushRecords(); err != nil {
+	if err := loader.flushRecords(); err != nil {
 		return err
 	}
 	if err := r.checkConsistency(ctx, v); err != nil {
@@ -74,7 +74,7 @@ func (r *rebuild) loadManifest(ctx context.Context, v volumeID, generation, next
 		t.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, v.org, v.vol, used, entries, bytes)
 		return nil
 	})
-	r.res.Files += l.files
+	r.res.Files += loader.files
 	if err != nil {
 		return err
 	}
@@ -188,76 +188,76 @@ type manifestLoader struct {
 // loadBytes bounds what one transaction has of bytes that live in rows.
 const loadBytes = 4 << 20
 
-func (l *manifestLoader) addRecord(rec *record) error {
+func (loader *manifestLoader) addRecord(rec *record) error {
 	switch {
 	case rec.Head != nil:
 		return nil
 	case rec.Blob != nil:
-		l.bytes += len(rec.Blob.Data)
+		loader.bytes += len(rec.Blob.Data)
 	case rec.Xattr != nil:
-		l.bytes += len(rec.Xattr.Value)
+		loader.bytes += len(rec.Xattr.Value)
 	case rec.Inode != nil && rec.Inode.Mode&typeMask == typeFile:
-		l.files++
+		loader.files++
 	case rec.Entry != nil && isInvalidName(string(rec.Entry.Name)):
 		old := string(rec.Entry.Name)
 		rec.Entry.Name = []byte(sanitizeName(old))
-		err := l.r.report(driver.Finding{Code: foundBadName, Volume: formatID(l.vol),
+		err := loader.r.report(driver.Finding{Code: foundBadName, Volume: formatID(loader.vol),
 			Detail: fmt.Sprintf("%q, a name of inode %d in directory %d, is none that a file can have; it is now called %q",
 				shortenForMessage(old), rec.Entry.Ino, rec.Entry.Parent, shortenForMessage(string(rec.Entry.Name)))})
 		if err != nil {
 			return err
 		}
 	}
-	l.queued = append(l.queued, rec)
-	if len(l.queued) < rebuildRows && l.bytes < loadBytes {
+	loader.queued = append(loader.queued, rec)
+	if len(loader.queued) < rebuildRows && loader.bytes < loadBytes {
 		return nil
 	}
-	return l.flushRecords()
+	return loader.flushRecords()
 }
 
-func (l *manifestLoader) flushRecords() error {
-	err := l.r.ns.db.runTx(l.ctx, nil, true, func(t sqlTx) error {
-		for _, rec := range l.queued {
-			l.insertRecord(t, rec)
+func (loader *manifestLoader) flushRecords() error {
+	err := loader.r.ns.db.runTx(loader.ctx, nil, true, func(t sqlTx) error {
+		for _, rec := range loader.queued {
+			loader.insertRecord(t, rec)
 		}
 		return nil
 	})
-	if l.r.ns.db.isForeignKeyViolation(err) {
+	if loader.r.ns.db.isForeignKeyViolation(err) {
 		err = driver.Errorf(driver.ErrCorrupt, "a range of a file is of a blob that the manifest does not have")
 	}
-	l.queued, l.bytes = l.queued[:0], 0
+	loader.queued, loader.bytes = loader.queued[:0], 0
 	return err
 }
 
 // insertRecord must bear to be done twice.
-func (l *manifestLoader) insertRecord(t sqlTx, rec *record) {
+func (loader *manifestLoader) insertRecord(t sqlTx, rec *record) {
 	const once = ` ON CONFLICT DO NOTHING`
 	switch {
 	case rec.Blob != nil:
-		l.claimBlob(t, rec.Blob)
+		loader.claimBlob(t, rec.Blob)
 	case rec.Inode != nil:
 		n := rec.Inode
 		t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`+once,
-			l.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, nullIfNil(n.Target))
+			loader.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, nullIfNil(n.Target))
 	case rec.Entry != nil:
-		t.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, l.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
+		t.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, loader.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
 	case rec.Xattr != nil:
 		x := rec.Xattr
-		t.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, l.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
+		t.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, loader.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
 	case rec.Chunk != nil:
 		c := rec.Chunk
 		t.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
-			l.vol, c.Ino, c.Pos, c.Len, l.org, []byte(c.Blob), c.BlobPos)
+			loader.vol, c.Ino, c.Pos, c.Len, loader.org, []byte(c.Blob), c.BlobPos)
 	case rec.Orphan != nil:
 		// The session that had it open is gone, so that maintenance removes it.
-		t.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, l.vol, rec.Orphan.Ino)
+		t.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, loader.vol, rec.Orphan.Ino)
 	}
 }
 
 // claimBlob makes a blob that was found in the store one of a volume, or notes that it was
 // not found, or has another size. Several volumes may claim the same.
-func (l *manifestLoader) claimBlob(t sqlTx, b *blobRecord) {
+func (loader *manifestLoader) claimBlob(t sqlTx, b *blobRecord) {
 	freed := any(int64(freedMissing))
 	if b.Data != nil {
 		freed = nil
@@ -266,5 +266,5 @@ func (l *manifestLoader) claimBlob(t sqlTx, b *blobRecord) {
 		ON CONFLICT (org, id) DO UPDATE SET size = excluded.size, sums = excluded.sums, data = excluded.data, created = excluded.created,
 		freed = CASE WHEN excluded.freed IS NULL OR blobs.size = excluded.size AND (blobs.freed IS NULL OR blobs.freed <> excluded.freed)
 			THEN NULL ELSE excluded.freed END`,
-		l.org, []byte(b.ID), b.Size, nullIfNil(b.Sums), nullIfNil(b.Data), b.Created, freed)
+		loader.org, []byte(b.ID), b.Size, nullIfNil(b.Sums), nullIfNil(b.Data), b.Created, freed)
 }

@@ -14,23 +14,23 @@ func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(t sql
 }
 
 // runFreeingTx is change for what gives room back.
-func (f *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(c *volumeTx) error) error {
+func (f *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(tx *volumeTx) error) error {
 	return f.b.ns.ballast.Freeing(func() error { return f.runVolumeTx(ctx, []string{path}, fn) })
 }
 
 // Remove implements driver.FS.
 func (f *volumeFS) Remove(ctx context.Context, path string) error {
-	return f.runFreeingTx(ctx, path, func(c *volumeTx) error {
-		p, err := c.mustResolve(path, resolveMode{})
+	return f.runFreeingTx(ctx, path, func(tx *volumeTx) error {
+		p, err := tx.mustResolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
 		if p.node.isDir() {
-			if err := c.checkEmptyDir(p.node.ino); err != nil {
+			if err := tx.checkEmptyDir(p.node.ino); err != nil {
 				return err
 			}
 		}
-		c.unlinkResolved(&p)
+		tx.unlinkResolved(&p)
 		return nil
 	})
 }
@@ -40,9 +40,9 @@ func (f *volumeFS) Remove(ctx context.Context, path string) error {
 // process dies or ctx ends before.
 func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 	tree := false
-	err := f.runFreeingTx(ctx, path, func(c *volumeTx) error {
+	err := f.runFreeingTx(ctx, path, func(tx *volumeTx) error {
 		tree = false
-		p, err := c.walker.resolve(path, resolveMode{})
+		p, err := tx.walker.resolve(path, resolveMode{})
 		if errors.Is(err, driver.ErrNotExist) {
 			return nil
 		}
@@ -50,18 +50,18 @@ func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 			return err
 		}
 		if !p.node.isDir() {
-			c.unlinkResolved(&p)
+			tx.unlinkResolved(&p)
 			return nil
 		}
-		if c.sessionID == nil {
+		if tx.sessionID == nil {
 			return errNeedSession
 		}
 		tree = true
-		c.removeDirent(p.parent.ino, p.name)
-		c.touchDirectory(p.parent.ino, -1)
+		tx.removeDirent(p.parent.ino, p.name)
+		tx.touchDirectory(p.parent.ino, -1)
 		// While this process lives the tree is its own to remove: it alone knows what in it
 		// is open here.
-		c.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, p.node.ino, c.sessionID)
+		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, p.node.ino, tx.sessionID)
 		return nil
 	})
 	if err != nil || !tree {
@@ -112,9 +112,9 @@ func (b *Backend) reapTrees(ctx context.Context, f *volumeFS) error {
 func (b *Backend) reapTreeSteps(ctx context.Context, f *volumeFS, steps int) (more bool, err error) {
 	more = true
 	for range steps {
-		err := b.runVolumeTx(ctx, f, nil, func(c *volumeTx) (err error) {
-			c.sessionID = b.session.currentID()
-			more, err = c.reapTreeBatch()
+		err := b.runVolumeTx(ctx, f, nil, func(tx *volumeTx) (err error) {
+			tx.sessionID = b.session.currentID()
+			more, err = tx.reapTreeBatch()
 			return err
 		})
 		if errors.Is(err, driver.ErrNotFound) {
@@ -158,75 +158,75 @@ type namelessInode struct {
 // reapTreeBatch removes entries of directories that have no name, and of their subdirectories. One
 // that it does not come to has no name itself from then on, so that it does not matter how
 // deep a tree is, nor where this ends.
-func (c *volumeTx) reapTreeBatch() (more bool, err error) {
+func (tx *volumeTx) reapTreeBatch() (more bool, err error) {
 	var roots []inode
-	if err := c.runQueries(selectAll(&roots, (*inode).scanDest, selectReapRoots, c.vol, reapDirs, nullIfNil(c.sessionID))); err != nil {
+	if err := tx.runQueries(selectAll(&roots, (*inode).scanDest, selectReapRoots, tx.vol, reapDirs, nullIfNil(tx.sessionID))); err != nil {
 		return false, err
 	}
-	r := &treeReaper{tx: c, entryBudget: reapEntries, namesRemoved: map[int64]int64{}}
+	reaper := &treeReaper{tx: tx, entryBudget: reapEntries, namesRemoved: map[int64]int64{}}
 	for _, n := range roots {
-		r.pending = append(r.pending, namelessInode{n, true})
+		reaper.pending = append(reaper.pending, namelessInode{n, true})
 	}
-	for i := 0; i < reapDirs && len(r.pending) > 0 && r.entryBudget > 0; i++ {
-		if err := r.reapNext(); err != nil {
+	for i := 0; i < reapDirs && len(reaper.pending) > 0 && reaper.entryBudget > 0; i++ {
+		if err := reaper.reapNext(); err != nil {
 			return false, err
 		}
 	}
-	for _, d := range r.pending {
+	for _, d := range reaper.pending {
 		if !d.hasOrphanRow {
-			c.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, c.vol, d.ino, nullIfNil(c.sessionID))
+			tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, d.ino, nullIfNil(tx.sessionID))
 		}
 	}
-	return len(r.pending) > 0 || len(roots) == reapDirs && r.removedCount > 0, nil
+	return len(reaper.pending) > 0 || len(roots) == reapDirs && reaper.removedCount > 0, nil
 }
 
 // reapNext removes the last one of what is to be removed, or as many of its entries as may go.
-func (r *treeReaper) reapNext() error {
-	c, d := r.tx, r.pending[len(r.pending)-1]
-	r.pending = r.pending[:len(r.pending)-1]
+func (reaper *treeReaper) reapNext() error {
+	tx, d := reaper.tx, reaper.pending[len(reaper.pending)-1]
+	reaper.pending = reaper.pending[:len(reaper.pending)-1]
 	if d.isRegular() { // its session has ended
-		if !c.pending.claimUnlessOpen(d.ino) {
+		if !tx.pending.claimUnlessOpen(d.ino) {
 			return nil // its last handle removes it
 		}
-		c.sizeDelta -= d.size
+		tx.sizeDelta -= d.size
 	}
 	full := false
 	if d.isDir() {
 		var list []reapedEntry
-		err := c.runQueries(selectAll(&list, (*reapedEntry).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, c.vol, d.ino, r.entryBudget+1))
+		err := tx.runQueries(selectAll(&list, (*reapedEntry).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
+			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, tx.vol, d.ino, reaper.entryBudget+1))
 		if err != nil {
 			return err
 		}
-		if full = len(list) > r.entryBudget; full {
-			list = list[:r.entryBudget]
-			r.pending = append(r.pending, d)
+		if full = len(list) > reaper.entryBudget; full {
+			list = list[:reaper.entryBudget]
+			reaper.pending = append(reaper.pending, d)
 		}
-		r.entryBudget -= len(list)
-		r.removedCount += len(list)
+		reaper.entryBudget -= len(list)
+		reaper.removedCount += len(list)
 		for i := range list {
-			r.reapDirent(d.ino, &list[i])
+			reaper.reapDirent(d.ino, &list[i])
 		}
 	}
 	if full {
 		return nil
 	}
 	if d.hasOrphanRow {
-		c.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, c.vol, d.ino)
+		tx.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, d.ino)
 	}
-	r.removedCount++
-	c.deleteInode(&d.inode)
+	reaper.removedCount++
+	tx.deleteInode(&d.inode)
 	return nil
 }
 
 // reapDirent removes a name from a directory.
-func (r *treeReaper) reapDirent(dir int64, e *reapedEntry) {
-	r.tx.removeDirent(dir, string(e.name))
+func (reaper *treeReaper) reapDirent(dir int64, e *reapedEntry) {
+	reaper.tx.removeDirent(dir, string(e.name))
 	if e.isDir() {
-		r.pending = append(r.pending, namelessInode{inode: e.inode})
+		reaper.pending = append(reaper.pending, namelessInode{inode: e.inode})
 		return
 	}
-	e.nlink -= r.namesRemoved[e.ino]
-	r.namesRemoved[e.ino]++
-	r.tx.unlinkInode(&e.inode)
+	e.nlink -= reaper.namesRemoved[e.ino]
+	reaper.namesRemoved[e.ino]++
+	reaper.tx.unlinkInode(&e.inode)
 }

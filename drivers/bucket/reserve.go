@@ -66,176 +66,176 @@ type abandonedBlob struct {
 	mayArrive bool // its object may yet arrive
 }
 
-func (p *reservePool) forOrg(org []byte) *orgReserve {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.orgs == nil {
-		p.orgs = map[string]*orgReserve{}
+func (pool *reservePool) forOrg(org []byte) *orgReserve {
+	pool.mu.Lock()
+	defer pool.mu.Unlock()
+	if pool.orgs == nil {
+		pool.orgs = map[string]*orgReserve{}
 	}
-	r := p.orgs[string(org)]
-	if r == nil {
-		r = &orgReserve{busy: make(chan struct{}, 1)}
-		p.orgs[string(org)] = r
+	reserve := pool.orgs[string(org)]
+	if reserve == nil {
+		reserve = &orgReserve{busy: make(chan struct{}, 1)}
+		pool.orgs[string(org)] = reserve
 	}
-	return r
+	return reserve
 }
 
-func (r *orgReserve) lock(ctx context.Context) error {
+func (reserve *orgReserve) lock(ctx context.Context) error {
 	select {
-	case r.busy <- struct{}{}:
+	case reserve.busy <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (r *orgReserve) unlock() { <-r.busy }
+func (reserve *orgReserve) unlock() { <-reserve.busy }
 
 // isFresh reports whether what is in reserve has not lain about for too long.
-func (r *orgReserve) isFresh(grace time.Duration) bool {
-	age := time.Since(r.oldestAt)
+func (reserve *orgReserve) isFresh(grace time.Duration) bool {
+	age := time.Since(reserve.oldestAt)
 	return age >= 0 && age <= min(reserveLife, grace/4)
 }
 
 // retireAll gives up what is in reserve.
-func (r *orgReserve) retireAll() {
-	for c, ids := range r.ready {
-		r.neverPut = append(r.neverPut, ids...)
-		r.ready[c] = nil
+func (reserve *orgReserve) retireAll() {
+	for c, ids := range reserve.ready {
+		reserve.neverPut = append(reserve.neverPut, ids...)
+		reserve.ready[c] = nil
 	}
-	if r.inlineBlob != nil {
-		r.neverPut = append(r.neverPut, r.inlineBlob)
-		r.inlineBlob, r.inlineCredit = nil, 0
+	if reserve.inlineBlob != nil {
+		reserve.neverPut = append(reserve.neverPut, reserve.inlineBlob)
+		reserve.inlineBlob, reserve.inlineCredit = nil, 0
 	}
 }
 
 // invalidate drops what an organisation has in reserve, because a sweeper with a shorter grace
 // time has taken some.
-func (p *reservePool) invalidate(org []byte) {
-	r := p.forOrg(org)
-	if r.lock(context.Background()) == nil {
-		r.retireAll()
-		r.unlock()
+func (pool *reservePool) invalidate(org []byte) {
+	reserve := pool.forOrg(org)
+	if reserve.lock(context.Background()) == nil {
+		reserve.retireAll()
+		reserve.unlock()
 	}
 }
 
 // takeBlobID returns the id of a blob that is registered for up to n bytes. ErrNoSpace: the
 // organisation has too much that nothing refers to.
-func (p *reservePool) takeBlobID(ctx context.Context, org []byte, n int64) ([]byte, error) {
+func (pool *reservePool) takeBlobID(ctx context.Context, org []byte, n int64) ([]byte, error) {
 	class := 0
 	for reserveSizes[class] < n && class < len(reserveSizes)-1 {
 		class++
 	}
-	r := p.forOrg(org)
-	if err := r.lock(ctx); err != nil {
+	reserve := pool.forOrg(org)
+	if err := reserve.lock(ctx); err != nil {
 		return nil, err
 	}
-	defer r.unlock()
-	return p.takeOfClass(ctx, org, r, class)
+	defer reserve.unlock()
+	return pool.takeOfClass(ctx, org, reserve, class)
 }
 
-func (p *reservePool) takeOfClass(ctx context.Context, org []byte, r *orgReserve, class int) ([]byte, error) {
-	if !r.isFresh(p.ns.opts.Grace) {
-		r.retireAll()
+func (pool *reservePool) takeOfClass(ctx context.Context, org []byte, reserve *orgReserve, class int) ([]byte, error) {
+	if !reserve.isFresh(pool.ns.opts.Grace) {
+		reserve.retireAll()
 	}
-	if len(r.ready[class]) == 0 {
-		if err := p.registerMore(ctx, org, r, class); err != nil {
+	if len(reserve.ready[class]) == 0 {
+		if err := pool.registerMore(ctx, org, reserve, class); err != nil {
 			return nil, err
 		}
 	}
-	ids := r.ready[class]
-	r.ready[class] = ids[:len(ids)-1]
+	ids := reserve.ready[class]
+	reserve.ready[class] = ids[:len(ids)-1]
 	return ids[len(ids)-1], nil
 }
 
 // takeInlineBytes lets n bytes be stored in rows.
-func (p *reservePool) takeInlineBytes(ctx context.Context, org []byte, n int64) error {
-	r := p.forOrg(org)
-	if err := r.lock(ctx); err != nil {
+func (pool *reservePool) takeInlineBytes(ctx context.Context, org []byte, n int64) error {
+	reserve := pool.forOrg(org)
+	if err := reserve.lock(ctx); err != nil {
 		return err
 	}
-	defer r.unlock()
-	if r.inlineBlob != nil && !r.isFresh(p.ns.opts.Grace) {
-		r.retireAll()
+	defer reserve.unlock()
+	if reserve.inlineBlob != nil && !reserve.isFresh(pool.ns.opts.Grace) {
+		reserve.retireAll()
 	}
-	if r.inlineCredit <= 0 {
-		id, err := p.takeOfClass(ctx, org, r, inlineClass)
+	if reserve.inlineCredit <= 0 {
+		id, err := pool.takeOfClass(ctx, org, reserve, inlineClass)
 		if err != nil {
 			return err
 		}
-		if r.inlineBlob != nil {
-			r.neverPut = append(r.neverPut, r.inlineBlob)
+		if reserve.inlineBlob != nil {
+			reserve.neverPut = append(reserve.neverPut, reserve.inlineBlob)
 		}
-		r.inlineBlob, r.inlineCredit = id, reserveSizes[inlineClass]
+		reserve.inlineBlob, reserve.inlineCredit = id, reserveSizes[inlineClass]
 	}
-	r.inlineCredit -= n
+	reserve.inlineCredit -= n
 	return nil
 }
 
 // registerMore registers blobs of one size.
-func (p *reservePool) registerMore(ctx context.Context, org []byte, r *orgReserve, class int) error {
-	if r.refusal != nil && time.Now().Before(r.refusedUntil) {
-		return r.refusal
+func (pool *reservePool) registerMore(ctx context.Context, org []byte, reserve *orgReserve, class int) error {
+	if reserve.refusal != nil && time.Now().Before(reserve.refusedUntil) {
+		return reserve.refusal
 	}
 	size, idle := reserveSizes[class], int64(maxIdle)
-	if bound := p.ns.opts.Unreferenced; bound > 0 {
+	if bound := pool.ns.opts.Unreferenced; bound > 0 {
 		idle = min(idle, bound/64)
 	}
 	most := int(max(1, min(maxRegister, idle/size)))
-	list := make([]reservation, min(max(r.nextCount[class], 4), most))
+	list := make([]reservation, min(max(reserve.nextCount[class], 4), most))
 	for i := range list {
-		list[i] = reservation{id: newID(), size: size, owner: p.ns.processID}
+		list[i] = reservation{id: newID(), size: size, owner: pool.ns.processID}
 	}
 	at := time.Now().Round(0)
-	n, err := p.ns.reserveBlobs(ctx, org, list, 1, r)
+	n, err := pool.ns.reserveBlobs(ctx, org, list, 1, reserve)
 	if err != nil {
 		if errors.Is(err, driver.ErrNoSpace) {
-			r.refusal, r.refusedUntil = err, time.Now().Add(refusedLife)
+			reserve.refusal, reserve.refusedUntil = err, time.Now().Add(refusedLife)
 		}
 		return err
 	}
-	r.refusal = nil
-	if r.isEmpty() {
-		r.oldestAt = at
+	reserve.refusal = nil
+	if reserve.isEmpty() {
+		reserve.oldestAt = at
 	}
 	for _, l := range list[:n] {
-		r.ready[class] = append(r.ready[class], l.id)
+		reserve.ready[class] = append(reserve.ready[class], l.id)
 	}
-	r.nextCount[class] = min(2*len(list), most)
-	p.startKeepAlive()
+	reserve.nextCount[class] = min(2*len(list), most)
+	pool.startKeepAlive()
 	return nil
 }
 
 // isEmpty reports that nothing is in reserve.
-func (r *orgReserve) isEmpty() bool {
-	for _, ids := range r.ready {
+func (reserve *orgReserve) isEmpty() bool {
+	for _, ids := range reserve.ready {
 		if len(ids) > 0 {
 			return false
 		}
 	}
-	return r.inlineBlob == nil
+	return reserve.inlineBlob == nil
 }
 
 // abandonBlobs gives up blobs whose puts have ended, and that no commit is going to use: their
 // objects go as soon as maintenance comes to them. A commit whose end is not known may
 // have used them; then they stay.
-func (p *reservePool) abandonBlobs(ctx context.Context, org []byte, list ...abandonedBlob) {
+func (pool *reservePool) abandonBlobs(ctx context.Context, org []byte, list ...abandonedBlob) {
 	if len(list) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 	defer cancel()
-	r := p.forOrg(org)
-	if r.lock(ctx) != nil {
+	reserve := pool.forOrg(org)
+	if reserve.lock(ctx) != nil {
 		return // they stay until their reservation expires
 	}
-	defer r.unlock()
-	r.abandoned = append(r.abandoned, list...)
-	if err := p.giveBackUnused(ctx, org, r); err != nil {
-		p.ns.log.Warn("giving up blobs that were put in vain", "error", err) // tried again by maintenance
+	defer reserve.unlock()
+	reserve.abandoned = append(reserve.abandoned, list...)
+	if err := pool.giveBackUnused(ctx, org, reserve); err != nil {
+		pool.ns.log.Warn("giving up blobs that were put in vain", "error", err) // tried again by maintenance
 		return
 	}
-	p.ns.wakeMaintenance()
+	pool.ns.wakeMaintenance()
 }
 
 const (
@@ -246,25 +246,25 @@ const (
 )
 
 // giveBackUnused tells the database what is not needed any more. The caller has r locked.
-func (p *reservePool) giveBackUnused(ctx context.Context, org []byte, r *orgReserve) error {
-	if len(r.neverPut)+len(r.abandoned) == 0 {
+func (pool *reservePool) giveBackUnused(ctx context.Context, org []byte, reserve *orgReserve) error {
+	if len(reserve.neverPut)+len(reserve.abandoned) == 0 {
 		return nil
 	}
-	err := p.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-		return t.runQueries(p.ns.giveBackQueries(org, r)...)
+	err := pool.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+		return t.runQueries(pool.ns.giveBackQueries(org, reserve)...)
 	})
 	if err == nil {
-		r.neverPut, r.abandoned = nil, nil
+		reserve.neverPut, reserve.abandoned = nil, nil
 	}
 	return err
 }
 
-func (ns *Namespace) giveBackQueries(org []byte, r *orgReserve) []query {
+func (ns *Namespace) giveBackQueries(org []byte, reserve *orgReserve) []query {
 	var list []query
-	for _, id := range r.neverPut {
+	for _, id := range reserve.neverPut {
 		list = append(list, statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND owner = $3 AND freed IS NOT NULL`, org, id, ns.processID))
 	}
-	for _, g := range r.abandoned {
+	for _, g := range reserve.abandoned {
 		late := int64(0)
 		if g.mayArrive {
 			late = int64(latePut)
@@ -276,47 +276,47 @@ func (ns *Namespace) giveBackQueries(org []byte, r *orgReserve) []query {
 }
 
 // releaseStale gives back what has lain about, or all.
-func (p *reservePool) releaseStale(ctx context.Context, all bool) error {
-	p.mu.Lock()
-	orgs := make(map[string]*orgReserve, len(p.orgs))
-	for org, r := range p.orgs {
-		orgs[org] = r
+func (pool *reservePool) releaseStale(ctx context.Context, all bool) error {
+	pool.mu.Lock()
+	orgs := make(map[string]*orgReserve, len(pool.orgs))
+	for org, reserve := range pool.orgs {
+		orgs[org] = reserve
 	}
-	p.mu.Unlock()
+	pool.mu.Unlock()
 	var errs []error
-	for org, r := range orgs {
-		if err := r.lock(ctx); err != nil {
+	for org, reserve := range orgs {
+		if err := reserve.lock(ctx); err != nil {
 			return err
 		}
-		if all || !r.isFresh(p.ns.opts.Grace) {
-			r.retireAll()
+		if all || !reserve.isFresh(pool.ns.opts.Grace) {
+			reserve.retireAll()
 		}
-		errs = append(errs, p.giveBackUnused(ctx, []byte(org), r))
-		r.unlock()
+		errs = append(errs, pool.giveBackUnused(ctx, []byte(org), reserve))
+		reserve.unlock()
 	}
 	return errors.Join(errs...)
 }
 
 // startKeepAlive begins to renew the row that tells that this process is alive.
-func (p *reservePool) startKeepAlive() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ownerClaimed {
+func (pool *reservePool) startKeepAlive() {
+	pool.mu.Lock()
+	defer pool.mu.Unlock()
+	if pool.ownerClaimed {
 		return
 	}
-	p.ownerClaimed = true
-	p.ns.goroutines.Go(func() {
+	pool.ownerClaimed = true
+	pool.ns.goroutines.Go(func() {
 		tick := time.NewTicker(ownerLease / 8)
 		defer tick.Stop()
 		for {
 			select {
-			case <-p.ns.lifetime.Done():
+			case <-pool.ns.lifetime.Done():
 				return
 			case <-tick.C:
 			}
-			err := p.ns.db.runTx(p.ns.lifetime, nil, true, func(t sqlTx) error { p.ns.queueOwnerRenewal(t); return nil })
-			if err != nil && p.ns.lifetime.Err() == nil {
-				p.ns.log.Warn("renewing the claim on blobs in reserve", "error", err)
+			err := pool.ns.db.runTx(pool.ns.lifetime, nil, true, func(t sqlTx) error { pool.ns.queueOwnerRenewal(t); return nil })
+			if err != nil && pool.ns.lifetime.Err() == nil {
+				pool.ns.log.Warn("renewing the claim on blobs in reserve", "error", err)
 			}
 		}
 	})
@@ -331,21 +331,21 @@ func (ns *Namespace) queueOwnerRenewal(t sqlTx) {
 }
 
 // releaseAll gives everything back.
-func (p *reservePool) releaseAll() {
+func (pool *reservePool) releaseAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), abandonTime)
 	defer cancel()
-	err := p.releaseStale(ctx, true)
-	p.mu.Lock()
-	owner := p.ownerClaimed
-	p.mu.Unlock()
+	err := pool.releaseStale(ctx, true)
+	pool.mu.Lock()
+	owner := pool.ownerClaimed
+	pool.mu.Unlock()
 	if err == nil && owner {
-		err = p.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-			t.queueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(p.ns.processID))
+		err = pool.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+			t.queueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(pool.ns.processID))
 			return nil
 		})
 	}
 	if err != nil { // what is left is swept when the process is known to be dead
-		p.ns.log.Warn("giving back blobs in reserve", "error", err)
+		pool.ns.log.Warn("giving back blobs in reserve", "error", err)
 	}
 }
 

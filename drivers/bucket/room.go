@@ -36,9 +36,9 @@ func (e *noRoomError) Error() string { return "no room for blobs that nothing re
 // reserveBlobs registers as many blobs of list as there is room for, which must be least of
 // them. What r has to give back goes first. ErrNoSpace: not even what may go before its
 // grace time is over makes room for least.
-func (ns *Namespace) reserveBlobs(ctx context.Context, org []byte, list []reservation, least int, r *orgReserve) (n int, err error) {
+func (ns *Namespace) reserveBlobs(ctx context.Context, org []byte, list []reservation, least int, reserve *orgReserve) (n int, err error) {
 	for try := 0; ; try++ {
-		n, err = ns.registerBlobs(ctx, org, list, least, r)
+		n, err = ns.registerBlobs(ctx, org, list, least, reserve)
 		full := (*noRoomError)(nil)
 		if !errors.As(err, &full) {
 			return n, err
@@ -63,14 +63,14 @@ func lockOrgQuery(org []byte) query {
 	return selectOne(new(bool), []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 {guard}`, org)
 }
 
-func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reservation, least int, r *orgReserve) (n int, err error) {
+func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reservation, least int, reserve *orgReserve) (n int, err error) {
 	bound := ns.opts.Unreferenced
 	err = ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		var sum, rows int64
 		var found bool
 		asks := []query{lockOrgQuery(org)}
-		if r != nil {
-			asks = append(asks, ns.giveBackQueries(org, r)...)
+		if reserve != nil {
+			asks = append(asks, ns.giveBackQueries(org, reserve)...)
 		}
 		if err := t.runQueries(append(asks, unreferencedQuery(&found, &sum, &rows, org))...); err != nil {
 			return err
@@ -102,8 +102,8 @@ func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reser
 		}
 		return nil
 	})
-	if err == nil && r != nil {
-		r.neverPut, r.abandoned = nil, nil
+	if err == nil && reserve != nil {
+		reserve.neverPut, reserve.abandoned = nil, nil
 	}
 	return n, err
 }

@@ -57,9 +57,9 @@ func splitPath(path string, link bool) []pathElem {
 }
 
 // resolve finds where path leads. The path is in the form that drivers get.
-func (w *pathWalker) resolve(path string, h resolveMode) (resolved, error) {
+func (walker *pathWalker) resolve(path string, mode resolveMode) (resolved, error) {
 	todo := splitPath(path, false)
-	first, err := w.lookupElems(rootIno, path, todo)
+	first, err := walker.lookupElems(rootIno, path, todo)
 	if err != nil {
 		return resolved{}, err
 	}
@@ -82,7 +82,7 @@ func (w *pathWalker) resolve(path string, h resolveMode) (resolved, error) {
 			continue
 		}
 		if got == nil {
-			if got, err = w.lookupElems(dirs[len(dirs)-1].ino, "", todo); err != nil {
+			if got, err = walker.lookupElems(dirs[len(dirs)-1].ino, "", todo); err != nil {
 				return resolved{}, err
 			}
 			if len(got) == 0 { // gone meanwhile
@@ -91,13 +91,13 @@ func (w *pathWalker) resolve(path string, h resolveMode) (resolved, error) {
 			got = got[1:]
 		}
 		if len(got) == 0 {
-			return resolveMissing(dirs, todo, h)
+			return resolveMissing(dirs, todo, mode)
 		}
 		n := got[0]
 		got = got[1:]
 		todo = todo[1:]
 		switch {
-		case n.isSymlink() && (!last || h.followLast):
+		case n.isSymlink() && (!last || mode.followLast):
 			if links++; links > maxLinks {
 				return resolved{}, driver.ErrLoop
 			}
@@ -129,11 +129,11 @@ func resolvedAt(dirs []inode, name string, n *inode) resolved {
 }
 
 // resolveMissing is what resolve returns when the next step leads nowhere.
-func resolveMissing(dirs []inode, todo []pathElem, h resolveMode) (resolved, error) {
+func resolveMissing(dirs []inode, todo []pathElem, mode resolveMode) (resolved, error) {
 	if len(todo) == 1 {
 		return resolvedAt(dirs, todo[0].name, nil), nil
 	}
-	if !h.allowMissingParents {
+	if !mode.allowMissingParents {
 		return resolved{}, driver.ErrNotExist
 	}
 	p := resolvedAt(dirs, todo[len(todo)-1].name, nil)
@@ -156,9 +156,9 @@ func inodeNumbers(dirs []inode) []int64 {
 
 // lookupElems returns the inode of a directory and of what lies along the next steps, as
 // far as there is something and the steps are names.
-func (w *pathWalker) lookupElems(ino int64, path string, todo []pathElem) ([]inode, error) {
+func (walker *pathWalker) lookupElems(ino int64, path string, todo []pathElem) ([]inode, error) {
 	if path != "" && ino == rootIno {
-		if c, ok := w.prefetched[path]; ok {
+		if c, ok := walker.prefetched[path]; ok {
 			return c, nil
 		}
 	}
@@ -169,5 +169,5 @@ func (w *pathWalker) lookupElems(ino int64, path string, todo []pathElem) ([]ino
 		}
 		names = append(names, s.name)
 	}
-	return w.lookupPath(w.run, w.vol, ino, names)
+	return walker.lookupPath(walker.run, walker.vol, ino, names)
 }

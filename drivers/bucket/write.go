@@ -43,7 +43,7 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 		err = errTooLarge
 	}
 	if err == nil {
-		err = f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error { return c.replaceFile(path, size, parts, opts) })
+		err = f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error { return tx.replaceFile(path, size, parts, opts) })
 	}
 	if err != nil {
 		f.b.abandonBlobs(ctx, parts)
@@ -77,8 +77,8 @@ func (f *volumeFS) precheckQuota(ctx context.Context, path string, size int64) e
 }
 
 // replaceFile puts a new file in the place of what is at path.
-func (c *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts driver.WriteOptions) error {
-	p, err := c.walker.resolve(path, resolveMode{allowMissingParents: true})
+func (tx *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts driver.WriteOptions) error {
+	p, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
 	if err != nil {
 		return err
 	}
@@ -100,25 +100,25 @@ func (c *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts d
 	for _, x := range parts {
 		n.alloc += x.len
 	}
-	c.sizeDelta += size
-	c.replaceInode(&p, &n)
-	c.addChunks(n.ino, parts)
+	tx.sizeDelta += size
+	tx.replaceInode(&p, &n)
+	tx.addChunks(n.ino, parts)
 	return nil
 }
 
 // replaceInode makes n under the name of p, in place of what is there, with missing parents.
-func (c *volumeTx) replaceInode(p *resolved, n *inode) {
-	dir := c.makeMissingParents(p, 0o755)
+func (tx *volumeTx) replaceInode(p *resolved, n *inode) {
+	dir := tx.makeMissingParents(p, 0o755)
 	if p.node == nil {
-		c.createInode(dir, p.name, n)
+		tx.createInode(dir, p.name, n)
 		return
 	}
-	n.ino = c.allocateInodeNumber()
-	n.atime, n.mtime, n.ctime = c.now, c.now, c.now
-	c.insertInode(n)
-	c.queueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, c.vol, dir.ino, []byte(p.name), n.ino)
-	c.touchDirectory(dir.ino, 0)
-	c.unlinkInode(p.node)
+	n.ino = tx.allocateInodeNumber()
+	n.atime, n.mtime, n.ctime = tx.now, tx.now, tx.now
+	tx.insertInode(n)
+	tx.queueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir.ino, []byte(p.name), n.ino)
+	tx.touchDirectory(dir.ino, 0)
+	tx.unlinkInode(p.node)
 }
 
 // blobUpload makes blobs of a stream.
@@ -138,9 +138,9 @@ func newBlobUpload(ctx context.Context, f *volumeFS, hint int64) *blobUpload {
 }
 
 // waitForPuts returns the blobs once all are put.
-func (u *blobUpload) waitForPuts() ([]newChunk, error) {
-	err := u.group.Wait()
-	list := u.chunks
+func (up *blobUpload) waitForPuts() ([]newChunk, error) {
+	err := up.group.Wait()
+	list := up.chunks
 	for _, p := range list {
 		if p.blob.id == nil && err == nil {
 			err = errors.New("a blob was not put") // cannot be: its error is the group's
@@ -150,19 +150,19 @@ func (u *blobUpload) waitForPuts() ([]newChunk, error) {
 }
 
 // uploadSource reads a source and returns the size of the file that it makes.
-func (u *blobUpload) uploadSource(r io.Reader, opts driver.WriteOptions) (int64, error) {
+func (up *blobUpload) uploadSource(r io.Reader, opts driver.WriteOptions) (int64, error) {
 	if opts.NextData == nil {
-		return u.uploadStream(r, 0, -1)
+		return up.uploadStream(r, 0, -1)
 	}
 	for {
-		off, n, err := opts.NextData(u.ctx)
+		off, n, err := opts.NextData(up.ctx)
 		if errors.Is(err, io.EOF) {
 			return opts.Size, nil
 		}
 		if err != nil {
 			return 0, err
 		}
-		got, err := u.uploadStream(r, off, n)
+		got, err := up.uploadStream(r, off, n)
 		if err != nil {
 			return 0, err
 		}
@@ -173,25 +173,25 @@ func (u *blobUpload) uploadSource(r io.Reader, opts driver.WriteOptions) (int64,
 }
 
 // uploadStream puts n bytes of r, or all when n is negative, at pos.
-func (u *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
+func (up *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 	got := int64(0)
 	for n < 0 || got < n {
-		if err := u.ctx.Err(); err != nil {
-			return got, u.cancelCause(err)
+		if err := up.ctx.Err(); err != nil {
+			return got, up.cancelCause(err)
 		}
 		want := int64(chunkSize)
 		if n >= 0 {
 			want = min(want, n-got)
-		} else if left := u.sizeHint - got; left > 0 {
+		} else if left := up.sizeHint - got; left > 0 {
 			want = min(want-1, left) + 1 // one more shows the end
 		} else if got == 0 {
 			want = firstRead
 		}
-		x, err := u.readChunk(r, want)
+		x, err := up.readChunk(r, want)
 		if k := int64(len(x.data)); k > 0 {
-			u.startPut(pos+got, x)
+			up.startPut(pos+got, x)
 			got += k
-			u.total += k
+			up.total += k
 		} else {
 			x.recycleBuffer()
 			x.releaseMemory()
@@ -202,7 +202,7 @@ func (u *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 		if err != nil {
 			return got, err
 		}
-		if err := u.checkSourceQuota(); err != nil {
+		if err := up.checkSourceQuota(); err != nil {
 			return got, err
 		}
 	}
@@ -210,16 +210,16 @@ func (u *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 }
 
 // checkSourceQuota cuts off a source that has more than the whole volume may hold.
-func (u *blobUpload) checkSourceQuota() error {
-	if q := u.fs.quotaHint.Load(); q == 0 || u.total <= q {
+func (up *blobUpload) checkSourceQuota() error {
+	if q := up.fs.quotaHint.Load(); q == 0 || up.total <= q {
 		return nil
 	}
-	v, err := u.fs.b.getVolume(u.ctx, driver.ByID(formatID(u.fs.vol))) // it may have been raised
+	v, err := up.fs.b.getVolume(up.ctx, driver.ByID(formatID(up.fs.vol))) // it may have been raised
 	if err != nil {
-		return u.cancelCause(err)
+		return up.cancelCause(err)
 	}
-	u.fs.quotaHint.Store(v.quota)
-	if v.quota > 0 && u.total > v.quota {
+	up.fs.quotaHint.Store(v.quota)
+	if v.quota > 0 && up.total > v.quota {
 		return driver.Errorf(driver.ErrQuota, "the volume may hold %v; the source has more than that", driver.Size(v.quota))
 	}
 	return nil
@@ -229,19 +229,19 @@ func (u *blobUpload) checkSourceQuota() error {
 const firstRead = 256 << 10
 
 // cancelCause is why the uploads ended, where that is what ended the context.
-func (u *blobUpload) cancelCause(err error) error {
-	if c := context.Cause(u.ctx); c != nil {
+func (up *blobUpload) cancelCause(err error) error {
+	if c := context.Cause(up.ctx); c != nil {
 		return c
 	}
 	return err
 }
 
-func (u *blobUpload) startPut(pos int64, x *chunkBuffer) {
+func (up *blobUpload) startPut(pos int64, x *chunkBuffer) {
 	p := newChunk{pos, int64(len(x.data)), &newBlob{}, 0}
-	u.chunks = append(u.chunks, p)
-	u.group.Go(func() error {
+	up.chunks = append(up.chunks, p)
+	up.group.Go(func() error {
 		defer x.releaseMemory()
-		b, err := u.fs.b.putBlob(u.ctx, x.data)
+		b, err := up.fs.b.putBlob(up.ctx, x.data)
 		if err != nil {
 			return err // the store may still look at the data
 		}

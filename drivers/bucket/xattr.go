@@ -57,35 +57,35 @@ func (f *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte
 	if value == nil {
 		value = []byte{}
 	}
-	return f.updateXattr(ctx, path, name, func(c *volumeTx, ino int64, _ bool, others int64) error {
-		c.metaDelta = c.metaDelta.Plus(driver.XattrMetadata(name, len(value)))
+	return f.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, _ bool, others int64) error {
+		tx.metaDelta = tx.metaDelta.Plus(driver.XattrMetadata(name, len(value)))
 		if others+int64(len(name)+len(value)) > maxXattrs {
 			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file hold %d bytes at most", maxXattrs)
 		}
-		c.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, c.vol, ino, []byte(name))
-		c.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`, c.vol, ino, []byte(name), value)
-		c.queueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, c.vol, ino, others+int64(len(name)+len(value)))
+		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
+		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`, tx.vol, ino, []byte(name), value)
+		tx.queueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, tx.vol, ino, others+int64(len(name)+len(value)))
 		return nil
 	})
 }
 
 // Removexattr implements driver.FS.
 func (f *volumeFS) Removexattr(ctx context.Context, path, name string) error {
-	return f.updateXattr(ctx, path, name, func(c *volumeTx, ino int64, there bool, others int64) error {
+	return f.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, there bool, others int64) error {
 		if !there {
 			return driver.ErrNoXattr
 		}
-		c.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, c.vol, ino, []byte(name))
-		c.queueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, c.vol, ino, others)
+		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
+		tx.queueExec(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, tx.vol, ino, others)
 		return nil
 	})
 }
 
 // updateXattr tells fn whether the attribute is there, and how many bytes all others
 // of the inode have.
-func (f *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(c *volumeTx, ino int64, there bool, others int64) error) error {
-	return f.runVolumeTx(ctx, []string{path}, func(c *volumeTx) error {
-		p, err := c.mustResolve(path, resolveMode{})
+func (f *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(tx *volumeTx, ino int64, there bool, others int64) error) error {
+	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		p, err := tx.mustResolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
@@ -97,17 +97,17 @@ func (f *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(c
 		}
 		var there, sum bool
 		var others, size int64
-		err = c.runQueries(
-			selectOne(&there, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, c.vol, p.node.ino, []byte(name)),
+		err = tx.runQueries(
+			selectOne(&there, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, p.node.ino, []byte(name)),
 			selectOne(&sum, []any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
-				WHERE vol = $1 AND ino = $2 AND name <> $3`, c.vol, p.node.ino, []byte(name)))
+				WHERE vol = $1 AND ino = $2 AND name <> $3`, tx.vol, p.node.ino, []byte(name)))
 		if err != nil {
 			return err
 		}
 		if there {
-			c.metaDelta = c.metaDelta.Minus(driver.XattrMetadata(name, int(size)))
+			tx.metaDelta = tx.metaDelta.Minus(driver.XattrMetadata(name, int(size)))
 		}
-		c.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, c.vol, p.node.ino, c.now)
-		return fn(c, p.node.ino, there, others)
+		tx.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, p.node.ino, tx.now)
+		return fn(tx, p.node.ino, there, others)
 	})
 }
