@@ -127,13 +127,13 @@ func Identify(r io.ReaderAt, size int64) (Kind, error) {
 		return Kind{"empty", Empty, ""}, nil
 	}
 	if len(head) >= mbrSector {
-		if entries := mbrEntries(head[:mbrSector]); slices.ContainsFunc(entries, mbrEntry.protective) {
+		if entries := parseMBREntries(head[:mbrSector]); slices.ContainsFunc(entries, mbrEntry.isProtective) {
 			return Kind{"a disk with a partition table (GPT)", Partitioned, ""}, nil
 		} else if len(entries) > 0 {
 			return Kind{"a disk with a partition table (MBR)", Partitioned, ""}, nil
 		}
 	}
-	switch k, err := identifyEnd(r, size); {
+	switch k, err := identifyByFooter(r, size); {
 	case err != nil || k.Name != "":
 		return k, err
 	case len(bytes.Trim(head, "\x00")) == 0:
@@ -142,9 +142,9 @@ func Identify(r io.ReaderAt, size int64) (Kind, error) {
 	return Kind{}, nil
 }
 
-// identifyEnd tells the kind of a file by its end: a footer, or the second copy of a
+// identifyByFooter tells the kind of a file by its end: a footer, or the second copy of a
 // partition table whose first is lost.
-func identifyEnd(r io.ReaderAt, size int64) (Kind, error) {
+func identifyByFooter(r io.ReaderAt, size int64) (Kind, error) {
 	end := make([]byte, 512)
 	if size < int64(len(end)) {
 		return Kind{}, nil
@@ -157,7 +157,7 @@ func identifyEnd(r io.ReaderAt, size int64) (Kind, error) {
 			return s.kind, nil
 		}
 	}
-	if _, ok := gptCopy(r, size); ok {
+	if _, ok := readBackupGPT(r, size); ok {
 		return Kind{"a disk with a partition table (GPT)", Partitioned, ""}, nil
 	}
 	return Kind{}, nil

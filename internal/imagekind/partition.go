@@ -31,7 +31,7 @@ type TableError struct{ msg string }
 
 func (e *TableError) Error() string { return e.msg }
 
-func damaged(format string, args ...any) error { return &TableError{fmt.Sprintf(format, args...)} }
+func tableErrorf(format string, args ...any) error { return &TableError{fmt.Sprintf(format, args...)} }
 
 const (
 	maxEntries     = 1024 // of a GPT; 128 are usual
@@ -47,20 +47,20 @@ const (
 // Partitions reads the partition table of a disk of size bytes (0: not known, so that a copy
 // at its end is not found). What the table says is not compared with the size.
 func Partitions(r io.ReaderAt, size int64) (Table, error) {
-	list, err := partitions(r)
+	list, err := readPrimaryTable(r)
 	if err == nil {
 		return Table{Partitions: list}, nil
 	}
-	if list, ok := gptCopy(r, size); ok {
+	if list, ok := readBackupGPT(r, size); ok {
 		return Table{list, true}, nil
 	}
 	return Table{}, err
 }
 
-func partitions(r io.ReaderAt) ([]Partition, error) {
+func readPrimaryTable(r io.ReaderAt) ([]Partition, error) {
 	for _, sector := range gptSectors {
-		if header, ok := gptHeader(r, sector); ok {
-			return gpt(r, header, sector)
+		if header, ok := readGPTHeader(r, sector); ok {
+			return readGPTEntries(r, header, sector)
 		}
 	}
 	boot := make([]byte, mbrSector)
@@ -70,35 +70,35 @@ func partitions(r io.ReaderAt) ([]Partition, error) {
 		}
 		return nil, err
 	}
-	return mbr(r, boot)
+	return readMBRTable(r, boot)
 }
 
 // gptSectors are the sizes of sectors of disks with a GPT.
 var gptSectors = []int64{512, 4096}
 
-// gptHeader reads what may be the header of a GPT.
-func gptHeader(r io.ReaderAt, at int64) (header []byte, ok bool) {
+// readGPTHeader reads what may be the header of a GPT.
+func readGPTHeader(r io.ReaderAt, at int64) (header []byte, ok bool) {
 	header = make([]byte, 512)
 	_, err := r.ReadAt(header, at)
 	return header, err == nil && string(header[:8]) == "EFI PART"
 }
 
-// gptCopy reads the second copy of a GPT: the one that an undamaged header at the beginning
+// readBackupGPT reads the second copy of a GPT: the one that an undamaged header at the beginning
 // names, since the file may be longer than the disk, or the one in the last sector.
-func gptCopy(r io.ReaderAt, size int64) ([]Partition, bool) {
+func readBackupGPT(r io.ReaderAt, size int64) ([]Partition, bool) {
 	if size <= 0 {
 		return nil, false
 	}
 	for _, sector := range gptSectors {
 		places := []int64{size - sector, size - sector - mbrSector} // the latter before the footer of a VHD
-		if first, ok := gptHeader(r, sector); ok && gptHeaderError(first) == nil {
+		if first, ok := readGPTHeader(r, sector); ok && checkGPTHeader(first) == nil {
 			if at := binary.LittleEndian.Uint64(first[32:]); at <= uint64(size/sector) {
 				places = append(places, int64(at)*sector)
 			}
 		}
 		for _, at := range places {
-			if header, ok := gptHeader(r, at); ok && at > sector {
-				if list, err := gpt(r, header, sector); err == nil {
+			if header, ok := readGPTHeader(r, at); ok && at > sector {
+				if list, err := readGPTEntries(r, header, sector); err == nil {
 					return list, true
 				}
 			}
@@ -107,41 +107,41 @@ func gptCopy(r io.ReaderAt, size int64) ([]Partition, bool) {
 	return nil, false
 }
 
-// gptHeaderError returns what is wrong with a header.
-func gptHeaderError(header []byte) error {
+// checkGPTHeader returns what is wrong with a header.
+func checkGPTHeader(header []byte) error {
 	le := binary.LittleEndian
 	size := le.Uint32(header[12:])
 	if size < gptHeaderLeast || size > uint32(len(header)) {
-		return damaged("the partition table (GPT) has a header of %d bytes", size)
+		return tableErrorf("the partition table (GPT) has a header of %d bytes", size)
 	}
 	summed := bytes.Clone(header[:size])
 	clear(summed[16:20])
 	if crc32.ChecksumIEEE(summed) != le.Uint32(header[16:]) {
-		return damaged("the partition table (GPT) has a wrong checksum")
+		return tableErrorf("the partition table (GPT) has a wrong checksum")
 	}
 	return nil
 }
 
-// gpt reads the table of a disk with the format of UEFI 2.10, chapter 5.3.
-func gpt(r io.ReaderAt, header []byte, sector int64) ([]Partition, error) {
-	if err := gptHeaderError(header); err != nil {
+// readGPTEntries reads the table of a disk with the format of UEFI 2.10, chapter 5.3.
+func readGPTEntries(r io.ReaderAt, header []byte, sector int64) ([]Partition, error) {
+	if err := checkGPTHeader(header); err != nil {
 		return nil, err
 	}
 	le := binary.LittleEndian
 	n, each := le.Uint32(header[80:]), le.Uint32(header[84:])
 	at := le.Uint64(header[72:])
 	if n > maxEntries || each < 128 || each > maxEntrySize || at > 1<<40 {
-		return nil, damaged("the partition table (GPT) has %d entries of %d bytes", n, each)
+		return nil, tableErrorf("the partition table (GPT) has %d entries of %d bytes", n, each)
 	}
 	table := make([]byte, n*each)
 	if _, err := r.ReadAt(table, int64(at)*sector); err != nil {
 		if errors.Is(err, io.EOF) {
-			return nil, damaged("the partition table (GPT) is cut off")
+			return nil, tableErrorf("the partition table (GPT) is cut off")
 		}
 		return nil, fmt.Errorf("reading the partition table: %w", err)
 	}
 	if crc32.ChecksumIEEE(table) != le.Uint32(header[88:]) {
-		return nil, damaged("the entries of the partition table (GPT) have a wrong checksum")
+		return nil, tableErrorf("the entries of the partition table (GPT) have a wrong checksum")
 	}
 	var list []Partition
 	for i := range int(n) {
@@ -162,12 +162,12 @@ type mbrEntry struct {
 	first, size uint32
 }
 
-func (e mbrEntry) protective() bool { return e.kind == mbrProtective }
+func (e mbrEntry) isProtective() bool { return e.kind == mbrProtective }
 
-func (e mbrEntry) extended() bool { return slices.Contains([]byte{0x05, 0x0f, 0x85}, e.kind) }
+func (e mbrEntry) isExtended() bool { return slices.Contains([]byte{0x05, 0x0f, 0x85}, e.kind) }
 
-// mbrEntries returns the entries of a boot sector that are in use; none: it has no table.
-func mbrEntries(boot []byte) []mbrEntry {
+// parseMBREntries returns the entries of a boot sector that are in use; none: it has no table.
+func parseMBREntries(boot []byte) []mbrEntry {
 	if boot[510] != 0x55 || boot[511] != 0xaa {
 		return nil
 	}
@@ -185,18 +185,18 @@ func mbrEntries(boot []byte) []mbrEntry {
 	return list
 }
 
-func mbr(r io.ReaderAt, boot []byte) ([]Partition, error) {
-	entries := mbrEntries(boot)
+func readMBRTable(r io.ReaderAt, boot []byte) ([]Partition, error) {
+	entries := parseMBREntries(boot)
 	if len(entries) == 0 {
 		return nil, ErrNoTable
 	}
 	var list, logical []Partition
 	for _, e := range entries {
 		switch {
-		case e.protective():
-			return nil, damaged("the partition table (GPT) is not where it should be")
-		case e.extended():
-			logical = append(logical, logicals(r, int64(e.first))...)
+		case e.isProtective():
+			return nil, tableErrorf("the partition table (GPT) is not where it should be")
+		case e.isExtended():
+			logical = append(logical, readLogicalPartitions(r, int64(e.first))...)
 		default:
 			list = append(list, Partition{e.number, int64(e.first) * mbrSector, int64(e.size) * mbrSector})
 		}
@@ -207,10 +207,10 @@ func mbr(r io.ReaderAt, boot []byte) ([]Partition, error) {
 	return append(list, logical...), nil
 }
 
-// logicals follows the chain of tables in an extended partition: each has a partition, of
+// readLogicalPartitions follows the chain of tables in an extended partition: each has a partition, of
 // which the place counts from that table, and the next table, of which it counts from the
 // extended partition. It ends where it cannot be read.
-func logicals(r io.ReaderAt, extended int64) []Partition {
+func readLogicalPartitions(r io.ReaderAt, extended int64) []Partition {
 	var list []Partition
 	boot := make([]byte, mbrSector)
 	for at := extended; len(list) < maxLogical; {
@@ -218,8 +218,8 @@ func logicals(r io.ReaderAt, extended int64) []Partition {
 			return list
 		}
 		next := int64(0)
-		for _, e := range mbrEntries(boot) {
-			if e.extended() {
+		for _, e := range parseMBREntries(boot) {
+			if e.isExtended() {
 				next = extended + int64(e.first)
 			} else {
 				list = append(list, Partition{0, (at + int64(e.first)) * mbrSector, int64(e.size) * mbrSector})

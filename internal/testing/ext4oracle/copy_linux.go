@@ -17,10 +17,10 @@ func CopyImage(dst, src string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(copySparse(out, in), out.Close())
+	return errors.Join(copySparseFile(out, in), out.Close())
 }
 
-func copySparse(out, in *os.File) error {
+func copySparseFile(out, in *os.File) error {
 	info, err := in.Stat()
 	if err != nil {
 		return err

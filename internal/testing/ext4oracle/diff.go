@@ -34,19 +34,19 @@ var SameContent = DiffOptions{
 	Ino: true, Blocks: true, Holes: true, DirSize: true,
 }
 
-// differ gathers differences.
-type differ struct {
-	opts  DiffOptions
-	found []string
-	more  int
+// treeDiffer gathers differences.
+type treeDiffer struct {
+	opts        DiffOptions
+	differences []string
+	unlisted    int
 }
 
-func (d *differ) add(path, format string, args ...any) {
-	if len(d.found) >= d.opts.Max {
-		d.more++
+func (d *treeDiffer) addDifference(path, format string, args ...any) {
+	if len(d.differences) >= d.opts.Max {
+		d.unlisted++
 		return
 	}
-	d.found = append(d.found, fmt.Sprintf("%q: %s", path, fmt.Sprintf(format, args...)))
+	d.differences = append(d.differences, fmt.Sprintf("%q: %s", path, fmt.Sprintf(format, args...)))
 }
 
 // Diff returns how b differs from a, a line per difference, in the order of the paths.
@@ -55,7 +55,7 @@ func Diff(a, b Tree, opts DiffOptions) []string {
 	if opts.Max <= 0 {
 		opts.Max = 20
 	}
-	d := &differ{opts: opts}
+	d := &treeDiffer{opts: opts}
 	paths := maps.Clone(a)
 	maps.Copy(paths, b)
 	linksA, linksB := a.Links(), b.Links()
@@ -66,61 +66,61 @@ func Diff(a, b Tree, opts DiffOptions) []string {
 		x, y := a[path], b[path]
 		switch {
 		case y == nil:
-			d.add(path, "missing: %v", x)
+			d.addDifference(path, "missing: %v", x)
 		case x == nil:
-			d.add(path, "not expected: %v", y)
+			d.addDifference(path, "not expected: %v", y)
 		case x.Type() != y.Type():
-			d.add(path, "is %v, want %v", y, x)
+			d.addDifference(path, "is %v, want %v", y, x)
 		default:
-			d.node(path, x, y)
+			d.compareNodes(path, x, y)
 			if x.Ino != 0 && y.Ino != 0 && linksA[path] != linksB[path] {
-				d.add(path, "hard link to %q, want %q", linksB[path], linksA[path])
+				d.addDifference(path, "hard link to %q, want %q", linksB[path], linksA[path])
 			}
 		}
 	}
-	if d.more > 0 {
-		d.found = append(d.found, fmt.Sprintf("and %d more", d.more))
+	if d.unlisted > 0 {
+		d.differences = append(d.differences, fmt.Sprintf("and %d more", d.unlisted))
 	}
-	return d.found
+	return d.differences
 }
 
-// node compares two nodes of one type.
-func (d *differ) node(path string, a, b *Node) {
+// compareNodes compares two nodes of one type.
+func (d *treeDiffer) compareNodes(path string, a, b *Node) {
 	if a.Mode != b.Mode {
-		d.add(path, "mode %04o, want %04o", b.Mode&0o7777, a.Mode&0o7777)
+		d.addDifference(path, "mode %04o, want %04o", b.Mode&0o7777, a.Mode&0o7777)
 	}
 	if a.UID != b.UID || a.GID != b.GID {
-		d.add(path, "owner %d:%d, want %d:%d", b.UID, b.GID, a.UID, a.GID)
+		d.addDifference(path, "owner %d:%d, want %d:%d", b.UID, b.GID, a.UID, a.GID)
 	}
 	if a.Size != b.Size && !(a.IsDir() && d.opts.DirSize) {
-		d.add(path, "size %d, want %d", b.Size, a.Size)
+		d.addDifference(path, "size %d, want %d", b.Size, a.Size)
 	}
 	if a.Nlink != b.Nlink && !(a.IsDir() && (d.opts.DirNlink || d.opts.LostFound && path == ".")) {
-		d.add(path, "link count %d, want %d", b.Nlink, a.Nlink)
+		d.addDifference(path, "link count %d, want %d", b.Nlink, a.Nlink)
 	}
 	if a.Ino != b.Ino && !d.opts.Ino {
-		d.add(path, "inode %d, want %d", b.Ino, a.Ino)
+		d.addDifference(path, "inode %d, want %d", b.Ino, a.Ino)
 	}
 	if a.Blocks != b.Blocks && !d.opts.Blocks {
-		d.add(path, "%d sectors, want %d", b.Blocks, a.Blocks)
+		d.addDifference(path, "%d sectors, want %d", b.Blocks, a.Blocks)
 	}
 	if a.Major != b.Major || a.Minor != b.Minor {
-		d.add(path, "device %d:%d, want %d:%d", b.Major, b.Minor, a.Major, a.Minor)
+		d.addDifference(path, "device %d:%d, want %d:%d", b.Major, b.Minor, a.Major, a.Minor)
 	}
 	if a.Target != b.Target {
-		d.add(path, "leads to %s, want %s", brief(b.Target), brief(a.Target))
+		d.addDifference(path, "leads to %s, want %s", quoteShortened(b.Target), quoteShortened(a.Target))
 	}
 	if a.Sum != b.Sum {
-		d.add(path, "content %v, want %v", b.Sum, a.Sum)
+		d.addDifference(path, "content %v, want %v", b.Sum, a.Sum)
 	}
 	if !d.opts.Holes && a.Data != nil && b.Data != nil && !slices.Equal(a.Data, b.Data) {
-		d.add(path, "%s", diffRanges(a.Data, b.Data))
+		d.addDifference(path, "%s", describeRangeDiff(a.Data, b.Data))
 	}
-	d.times(path, a, b)
-	d.xattrs(path, a.Xattrs, b.Xattrs)
+	d.compareTimes(path, a, b)
+	d.compareXattrs(path, a.Xattrs, b.Xattrs)
 }
 
-func (d *differ) times(path string, a, b *Node) {
+func (d *treeDiffer) compareTimes(path string, a, b *Node) {
 	for _, t := range []struct {
 		name    string
 		a, b    Time
@@ -132,12 +132,12 @@ func (d *differ) times(path string, a, b *Node) {
 		{"btime", a.Btime, b.Btime, d.opts.Btime},
 	} {
 		if t.a != t.b && !t.ignored {
-			d.add(path, "%s %v, want %v", t.name, t.b, t.a)
+			d.addDifference(path, "%s %v, want %v", t.name, t.b, t.a)
 		}
 	}
 }
 
-func (d *differ) xattrs(path string, a, b map[string]string) {
+func (d *treeDiffer) compareXattrs(path string, a, b map[string]string) {
 	names := map[string]bool{}
 	for name := range a {
 		names[name] = true
@@ -150,17 +150,17 @@ func (d *differ) xattrs(path string, a, b map[string]string) {
 		y, inB := b[name]
 		switch {
 		case !inB:
-			d.add(path, "xattr %q missing, want %s", name, brief(x))
+			d.addDifference(path, "xattr %q missing, want %s", name, quoteShortened(x))
 		case !inA:
-			d.add(path, "xattr %q not expected: %s", name, brief(y))
+			d.addDifference(path, "xattr %q not expected: %s", name, quoteShortened(y))
 		case x != y:
-			d.add(path, "xattr %q is %s, want %s", name, brief(y), brief(x))
+			d.addDifference(path, "xattr %q is %s, want %s", name, quoteShortened(y), quoteShortened(x))
 		}
 	}
 }
 
-// diffRanges says where two hole maps part.
-func diffRanges(a, b []Range) string {
+// describeRangeDiff says where two hole maps part.
+func describeRangeDiff(a, b []Range) string {
 	for i := range max(len(a), len(b)) {
 		switch {
 		case i >= len(a):
@@ -174,17 +174,17 @@ func diffRanges(a, b []Range) string {
 	return "the same ranges"
 }
 
-// brief quotes a value, shortened.
-func brief(s string) string {
+// quoteShortened quotes a value, shortened.
+func quoteShortened(s string) string {
 	if len(s) <= 48 {
 		return fmt.Sprintf("%q", s)
 	}
-	return fmt.Sprintf("%q... (%d bytes, sum %v)", s[:40], len(s), briefSum(s))
+	return fmt.Sprintf("%q... (%d bytes, sum %v)", s[:40], len(s), sumOfString(s))
 }
 
-// briefSum tells long values apart that start the same.
-func briefSum(s string) Sum {
-	sum := newSummer()
-	sum.add(0, []byte(s))
-	return sum.sum(int64(len(s)))
+// sumOfString tells long values apart that start the same.
+func sumOfString(s string) Sum {
+	sum := newContentSummer()
+	sum.addPiece(0, []byte(s))
+	return sum.finishSum(int64(len(s)))
 }

@@ -66,15 +66,15 @@ func BuildDirty(t testing.TB, r DirtyRecipe) (image string, want Tree) {
 	t.Helper()
 	RequireRoot(t)
 	image = filepath.Join(t.TempDir(), r.Name+".img")
-	buildLive(t, r, image)
-	if err := r.Damage.apply(image); err != nil {
+	copyImageInUse(t, r, image)
+	if err := r.Damage.applyTo(image); err != nil {
 		t.Fatal(err)
 	}
 	return image, Recovered(t, image)
 }
 
-// buildLive copies the image of a recipe while it is in use.
-func buildLive(t testing.TB, r DirtyRecipe, image string) {
+// copyImageInUse copies the image of a recipe while it is in use.
+func copyImageInUse(t testing.TB, r DirtyRecipe, image string) {
 	t.Helper()
 	if r.Size == 0 {
 		r.Size = 64 * mib
@@ -92,13 +92,13 @@ func buildLive(t testing.TB, r DirtyRecipe, image string) {
 		t.Skip(err)
 	}
 	w := &dirtyWriter{small: r.Small, room: r.Room}
-	w.populator = populator{root: mounted, block: 4096, random: newRandom(7)}
-	defer w.close()
-	w.run(r.Orphans)
+	w.populator = populator{root: mounted, block: 4096, random: newRandomSource(7)}
+	defer w.closeUnlinked()
+	w.makeTransactions(r.Orphans)
 	if w.err == nil {
-		w.must(CopyImage(image, live))
+		w.stopOnError(CopyImage(image, live))
 	}
-	w.close()
+	w.closeUnlinked()
 	Unmount(t, mounted)
 	if w.err != nil {
 		t.Fatal(w.err)
@@ -110,7 +110,7 @@ func buildLive(t testing.TB, r DirtyRecipe, image string) {
 func Recovered(t testing.TB, image string) Tree {
 	t.Helper()
 	scratch := filepath.Join(t.TempDir(), "recovered.img")
-	if err := recoverTo(t, scratch, image); err != nil {
+	if err := recoverCopyTo(t, scratch, image); err != nil {
 		t.Log(err)
 		return nil
 	}
@@ -121,11 +121,11 @@ func Recovered(t testing.TB, image string) Tree {
 func RecoverCopy(t testing.TB, image string) (recovered string, err error) {
 	t.Helper()
 	recovered = filepath.Join(t.TempDir(), "recovered.img")
-	return recovered, recoverTo(t, recovered, image)
+	return recovered, recoverCopyTo(t, recovered, image)
 }
 
-// recoverTo has the kernel recover a copy of an image.
-func recoverTo(t testing.TB, scratch, image string) error {
+// recoverCopyTo has the kernel recover a copy of an image.
+func recoverCopyTo(t testing.TB, scratch, image string) error {
 	t.Helper()
 	if err := CopyImage(scratch, image); err != nil {
 		t.Fatal(err)

@@ -14,12 +14,12 @@ func TestBuildDirty(t *testing.T) {
 		}
 		t.Run(r.Name, func(t *testing.T) {
 			image, want := BuildDirty(t, r)
-			j, err := openJournal(image)
+			j, err := openImageJournal(image)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer j.image.Close()
-			t.Logf("%d commits, %d revokes, tree of %d", len(j.ofKind(logCommit)), len(j.ofKind(logRevoke)), len(want))
+			t.Logf("%d commits, %d revokes, tree of %d", len(j.headersOfKind(logCommit)), len(j.headersOfKind(logRevoke)), len(want))
 			if clean, _ := FsckStatus(image); clean {
 				t.Error("e2fsck has nothing to say of an image that is to be recovered")
 			}
@@ -28,7 +28,7 @@ func TestBuildDirty(t *testing.T) {
 			}
 			if r.Damage == NoDamage {
 				scratch := filepath.Join(t.TempDir(), "scratch.img")
-				if err := recoverTo(t, scratch, image); err != nil {
+				if err := recoverCopyTo(t, scratch, image); err != nil {
 					t.Fatal(err)
 				}
 				Fsck(t, scratch)
@@ -54,18 +54,18 @@ func TestBuildDirty(t *testing.T) {
 // TestRevokesMatter recovers an image whose revoke records were emptied.
 func TestRevokesMatter(t *testing.T) {
 	image, want := BuildDirty(t, DirtyRecipe{Name: "r", Mke2fs: []string{"-O", "^metadata_csum"}})
-	j, err := openJournal(image)
+	j, err := openImageJournal(image)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer j.image.Close()
-	revokes := j.ofKind(logRevoke)
+	revokes := j.headersOfKind(logRevoke)
 	if len(revokes) == 0 {
 		t.Fatal("no revoke records in the log")
 	}
 	for _, i := range revokes {
 		count := binary.BigEndian.AppendUint32(nil, 16) // the header alone
-		if _, err := j.image.WriteAt(count, j.marked[i].off+12); err != nil {
+		if _, err := j.image.WriteAt(count, j.headerBlocks[i].off+12); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -14,54 +14,54 @@ import (
 // dirtyWriter keeps a file system busy such that its journal is worth recovering.
 type dirtyWriter struct {
 	populator
-	small   bool
-	room    int64 // free space to leave at the start
-	open    []*os.File
-	commits int
+	small        bool
+	room         int64 // free space to leave at the start
+	unlinkedOpen []*os.File
+	commits      int
 }
 
-// close closes the files that were removed.
-func (w *dirtyWriter) close() {
-	for _, f := range w.open {
+// closeUnlinked closes the files that were removed.
+func (w *dirtyWriter) closeUnlinked() {
+	for _, f := range w.unlinkedOpen {
 		f.Close()
 	}
-	w.open = nil
+	w.unlinkedOpen = nil
 }
 
-// run changes the file system in several transactions, all of which are in the
+// makeTransactions changes the file system in several transactions, all of which are in the
 // journal at the end. What is done last is in no transaction that was committed.
-func (w *dirtyWriter) run(orphans bool) {
-	w.ballast()
-	w.grow()
-	w.commit()
-	w.remove("tree")
-	w.commit() // from here on, the blocks of the directories may be used for data
-	w.reuse()
-	w.churn()
-	w.commit()
+func (w *dirtyWriter) makeTransactions(orphans bool) {
+	w.fillFreeSpace()
+	w.makeFilesAndTree()
+	w.commitToJournal()
+	w.removeTree("tree")
+	w.commitToJournal() // from here on, the blocks of the directories may be used for data
+	w.reuseFreedBlocks()
+	w.changeNamesAndAttrs()
+	w.commitToJournal()
 	if orphans {
-		w.orphans()
+		w.leaveOrphans()
 	}
-	w.magic()
+	w.writeJournalLookalikes()
 	for i := range 50 {
-		w.must(os.Remove(w.path(fmt.Sprintf("a/f%d", 200+i))))
+		w.stopOnError(os.Remove(w.fullPath(fmt.Sprintf("a/f%d", 200+i))))
 	}
-	w.commit()
-	w.file("never-committed", []byte("lost"))
-	w.must(os.Remove(w.path("a/f300")))
+	w.commitToJournal()
+	w.writeFile("never-committed", []byte("lost"))
+	w.stopOnError(os.Remove(w.fullPath("a/f300")))
 }
 
-// ballast leaves little free space, so that space that becomes free is used again.
-func (w *dirtyWriter) ballast() {
+// fillFreeSpace leaves little free space, so that space that becomes free is used again.
+func (w *dirtyWriter) fillFreeSpace() {
 	var st unix.Statfs_t
-	w.must(unix.Statfs(w.root, &st))
+	w.stopOnError(unix.Statfs(w.root, &st))
 	n := int64(st.Bfree)*st.Bsize - w.room
 	if w.err != nil || n <= 0 {
 		return
 	}
-	f, err := os.Create(w.path("ballast"))
+	f, err := os.Create(w.fullPath("ballast"))
 	if err != nil {
-		w.must(err)
+		w.stopOnError(err)
 		return
 	}
 	defer f.Close()
@@ -72,31 +72,31 @@ func (w *dirtyWriter) ballast() {
 			_, err = f.WriteAt(buf, off)
 		}
 	}
-	w.must(err)
-	w.commit()
+	w.stopOnError(err)
+	w.commitToJournal()
 }
 
-// commit puts everything that was done into the journal, and all data in its place.
+// commitToJournal puts everything that was done into the journal, and all data in its place.
 // A syncfs would write the metadata in its place too, so that recovery had nothing to do.
-func (w *dirtyWriter) commit() {
+func (w *dirtyWriter) commitToJournal() {
 	if w.err == nil {
-		w.must(filepath.WalkDir(w.root, startWriting))
+		w.stopOnError(filepath.WalkDir(w.root, startWriteback))
 	}
 	w.commits++
-	f, err := os.Create(w.path("commit"))
+	f, err := os.Create(w.fullPath("commit"))
 	if err != nil {
-		w.must(err)
+		w.stopOnError(err)
 		return
 	}
 	defer f.Close()
 	if _, err = fmt.Fprintln(f, w.commits); err == nil {
 		err = f.Sync()
 	}
-	w.must(err)
+	w.stopOnError(err)
 }
 
-// startWriting has the kernel choose the blocks of a file's data.
-func startWriting(path string, d fs.DirEntry, err error) error {
+// startWriteback has the kernel choose the blocks of a file's data.
+func startWriteback(path string, d fs.DirEntry, err error) error {
 	if err != nil || !d.Type().IsRegular() {
 		return err
 	}
@@ -108,110 +108,110 @@ func startWriting(path string, d fs.DirEntry, err error) error {
 	return unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 }
 
-// grow makes files, and a tree of directories that is removed later.
-func (w *dirtyWriter) grow() {
-	w.fill("a", 400, func(i int) string { return fmt.Sprintf("f%d", i) })
+// makeFilesAndTree makes files, and a tree of directories that is removed later.
+func (w *dirtyWriter) makeFilesAndTree() {
+	w.fillDirectory("a", 400, func(i int) string { return fmt.Sprintf("f%d", i) })
 	for i := range 120 {
 		dir := fmt.Sprintf("tree/%d/sub", i)
-		w.fill(dir, 6, func(j int) string { return fmt.Sprintf("file%d-%d", i, j) })
-		w.setxattr(dir, "user.large", w.bytes(500)) // a block of its own
+		w.fillDirectory(dir, 6, func(j int) string { return fmt.Sprintf("file%d-%d", i, j) })
+		w.setXattr(dir, "user.large", w.randomBytes(500)) // a block of its own
 	}
-	w.fill("tree/large", 400, func(i int) string { return fmt.Sprintf("%0200d", i) })
-	w.scatterBlocks("tree/extents")
-	w.scatterBlocks("extents")
+	w.fillDirectory("tree/large", 400, func(i int) string { return fmt.Sprintf("%0200d", i) })
+	w.writeManyExtents("tree/extents")
+	w.writeManyExtents("extents")
 }
 
-// scatterBlocks writes a file of many extents.
-func (w *dirtyWriter) scatterBlocks(name string) {
+// writeManyExtents writes a file of many extents.
+func (w *dirtyWriter) writeManyExtents(name string) {
 	n := int64(500)
 	if w.small {
 		n = 100
 	}
 	for i := range n {
-		w.write(name, 2*i*w.block, w.bytes(100))
+		w.writeAt(name, 2*i*w.block, w.randomBytes(100))
 	}
 }
 
-// remove removes a tree.
-func (w *dirtyWriter) remove(name string) {
+// removeTree removes a tree.
+func (w *dirtyWriter) removeTree(name string) {
 	if w.err == nil {
-		w.must(os.RemoveAll(w.path(name)))
+		w.stopOnError(os.RemoveAll(w.fullPath(name)))
 	}
 }
 
-// reuse writes files until there is no room, and makes some room again.
-func (w *dirtyWriter) reuse() {
-	w.mkdir("reuse")
+// reuseFreedBlocks writes files until there is no room, and makes some room again.
+func (w *dirtyWriter) reuseFreedBlocks() {
+	w.makeDirs("reuse")
 	most := 2000
 	if w.small {
 		most = 150
 	}
 	i := 0
 	for ; i < most && w.err == nil; i++ {
-		err := os.WriteFile(w.path(fmt.Sprintf("reuse/n%d", i)), w.bytes(20000), 0o600)
+		err := os.WriteFile(w.fullPath(fmt.Sprintf("reuse/n%d", i)), w.randomBytes(20000), 0o600)
 		if errors.Is(err, unix.ENOSPC) {
 			break
 		}
-		w.must(err)
+		w.stopOnError(err)
 	}
 	for j := range 60 {
 		if w.err == nil && j < i {
-			w.must(os.Remove(w.path(fmt.Sprintf("reuse/n%d", j))))
+			w.stopOnError(os.Remove(w.fullPath(fmt.Sprintf("reuse/n%d", j))))
 		}
 	}
-	w.commit()
+	w.commitToJournal()
 }
 
-// churn renames, removes, links and changes attributes.
-func (w *dirtyWriter) churn() {
+// changeNamesAndAttrs renames, removes, links and changes attributes.
+func (w *dirtyWriter) changeNamesAndAttrs() {
 	for i := range 100 {
-		w.must(os.Remove(w.path(fmt.Sprintf("a/f%d", i))))
-		w.must(os.Rename(w.path(fmt.Sprintf("a/f%d", 100+i)), w.path(fmt.Sprintf("a/renamed%d", i))))
+		w.stopOnError(os.Remove(w.fullPath(fmt.Sprintf("a/f%d", i))))
+		w.stopOnError(os.Rename(w.fullPath(fmt.Sprintf("a/f%d", 100+i)), w.fullPath(fmt.Sprintf("a/renamed%d", i))))
 	}
-	w.setxattr("a/renamed1", "user.z", []byte("z"))
-	w.must(os.Symlink("target", w.path("a/symlink")))
-	w.must(os.Link(w.path("a/renamed2"), w.path("hard")))
-	w.must(unix.Chmod(w.path("a/renamed3"), 0o4711))
-	w.must(os.Lchown(w.path("a/renamed4"), 70000, 70001))
-	w.truncate("a/renamed5", 1<<30)
-	w.truncate("extents", 100*w.block+17)
+	w.setXattr("a/renamed1", "user.z", []byte("z"))
+	w.stopOnError(os.Symlink("target", w.fullPath("a/symlink")))
+	w.stopOnError(os.Link(w.fullPath("a/renamed2"), w.fullPath("hard")))
+	w.stopOnError(unix.Chmod(w.fullPath("a/renamed3"), 0o4711))
+	w.stopOnError(os.Lchown(w.fullPath("a/renamed4"), 70000, 70001))
+	w.truncateFile("a/renamed5", 1<<30)
+	w.truncateFile("extents", 100*w.block+17)
 	for i := range 50 {
-		w.mkdir(fmt.Sprintf("dirs/%d/x", i))
+		w.makeDirs(fmt.Sprintf("dirs/%d/x", i))
 	}
 }
 
-// orphans leaves files and directories that have no name but are open.
-func (w *dirtyWriter) orphans() {
+// leaveOrphans leaves files and directories that have no name but are open.
+func (w *dirtyWriter) leaveOrphans() {
 	keep := func(name string) {
-		f, err := os.Open(w.path(name))
+		f, err := os.Open(w.fullPath(name))
 		if err == nil {
-			w.open = append(w.open, f)
-			err = os.Remove(w.path(name))
+			w.unlinkedOpen = append(w.unlinkedOpen, f)
+			err = os.Remove(w.fullPath(name))
 		}
-		w.must(err)
+		w.stopOnError(err)
 	}
-	w.mkdir("orphans")
+	w.makeDirs("orphans")
 	for i := range 20 {
 		name := fmt.Sprintf("orphans/file%d", i)
-		w.file(name, w.bytes(1000*i))
-		w.setxattr(name, "user.large", w.bytes(300+i))
-		w.commit()
+		w.writeFile(name, w.randomBytes(1000*i))
+		w.setXattr(name, "user.large", w.randomBytes(300+i))
+		w.commitToJournal()
 		keep(name)
 	}
-	w.scatterBlocks("orphans/extents")
-	w.commit()
+	w.writeManyExtents("orphans/extents")
+	w.commitToJournal()
 	keep("orphans/extents")
-	w.must(os.Symlink(strings.Repeat("s", 255), w.path("orphans/symlink")))
-	w.must(os.Remove(w.path("orphans/symlink")))
-	w.mkdir("orphans/dir")
+	w.stopOnError(os.Symlink(strings.Repeat("s", 255), w.fullPath("orphans/symlink")))
+	w.stopOnError(os.Remove(w.fullPath("orphans/symlink")))
+	w.makeDirs("orphans/dir")
 	keep("orphans/dir")
 	fd, err := unix.Open(w.root, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		w.must(err)
+		w.stopOnError(err)
 		return
 	}
 	f := os.NewFile(uintptr(fd), "temporary")
-	w.open = append(w.open, f)
-	_, err = f.Write(w.bytes(50000))
-	w.must(err)
+	w.unlinkedOpen = append(w.unlinkedOpen, f)
+	_, err = f.Write(w.randomBytes(50000))
+	w.stopOnError(err)
 }

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// tool finds a program of e2fsprogs, also where the PATH of ordinary users does not lead.
-func tool(name string) (string, error) {
+// lookupTool finds a program of e2fsprogs, also where the PATH of ordinary users does not lead.
+func lookupTool(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
 		if err != nil {
@@ -27,15 +27,15 @@ func tool(name string) (string, error) {
 func RequireTools(t testing.TB) {
 	t.Helper()
 	for _, name := range []string{"mke2fs", "e2fsck"} {
-		if _, err := tool(name); err != nil {
+		if _, err := lookupTool(name); err != nil {
 			t.Skip("needs e2fsprogs: ", err)
 		}
 	}
 }
 
-// run runs a program of e2fsprogs and returns all its output and its exit status.
-func run(name string, args ...string) (output string, status int, err error) {
-	path, err := tool(name)
+// runTool runs a program of e2fsprogs and returns all its output and its exit status.
+func runTool(name string, args ...string) (output string, status int, err error) {
+	path, err := lookupTool(name)
 	if err != nil {
 		return "", -1, err
 	}
@@ -51,22 +51,22 @@ func run(name string, args ...string) (output string, status int, err error) {
 	return string(out), 0, nil
 }
 
-// harmless are the lines that e2fsck prints for an image without any fault. Files that
+// harmlessFsckLine are the lines that e2fsck prints for an image without any fault. Files that
 // were cut may have an extent tree that is deeper than it need be, also by the kernel.
-var harmless = regexp.MustCompile(`^(e2fsck \d.*|Pass \d[A-Z]?: .*|.*: \d+/\d+ files \(.*\), \d+/\d+ blocks` +
+var harmlessFsckLine = regexp.MustCompile(`^(e2fsck \d.*|Pass \d[A-Z]?: .*|.*: \d+/\d+ files \(.*\), \d+/\d+ blocks` +
 	`|Inode \d+ extent tree \(at level \d\) could be (shorter|narrower)\.  Optimize\? no|\s*)$`)
 
 // FsckStatus has e2fsck check an image, which it does not change, and returns whether
 // it found no fault, and all that it said. An image with a journal to be recovered is
 // not clean.
 func FsckStatus(image string) (clean bool, output string) {
-	output, status, err := run("e2fsck", "-fn", image)
+	output, status, err := runTool("e2fsck", "-fn", image)
 	if err != nil {
 		return false, output + err.Error()
 	}
 	clean = status == 0
 	for line := range strings.Lines(output) {
-		if !harmless.MatchString(strings.TrimSuffix(line, "\n")) {
+		if !harmlessFsckLine.MatchString(strings.TrimSuffix(line, "\n")) {
 			clean = false
 		}
 	}
@@ -76,7 +76,7 @@ func FsckStatus(image string) (clean bool, output string) {
 // FsckPasses returns whether e2fsck -fn ends with status 0, and all that it said. It may
 // have found what it does not take for a fault.
 func FsckPasses(image string) (ok bool, output string) {
-	output, status, err := run("e2fsck", "-fn", image)
+	output, status, err := runTool("e2fsck", "-fn", image)
 	return err == nil && status == 0, output
 }
 
@@ -91,7 +91,7 @@ func Fsck(t testing.TB, image string) {
 
 // Repair has e2fsck recover the journal and mend all that it can.
 func Repair(image string) (output string, err error) {
-	output, status, err := run("e2fsck", "-fy", image)
+	output, status, err := runTool("e2fsck", "-fy", image)
 	if err == nil && status > 2 {
 		err = fmt.Errorf("e2fsck -fy gave up with status %d:\n%s", status, output)
 	}
@@ -125,7 +125,7 @@ func TryMke2fs(image string, size int64, args ...string) error {
 		args = append([]string{"-b", "4096"}, args...)
 	}
 	args = append([]string{"-q", "-F"}, append(args, image)...)
-	output, status, err := run("mke2fs", args...)
+	output, status, err := runTool("mke2fs", args...)
 	if err == nil && status != 0 {
 		err = fmt.Errorf("mke2fs %q: status %d: %s", args, status, strings.TrimSpace(output))
 	}
@@ -135,14 +135,14 @@ func TryMke2fs(image string, size int64, args ...string) error {
 // DebugfsAll runs commands of debugfs on an image, one after the other, with writing allowed.
 func DebugfsAll(t testing.TB, image string, commands ...string) string {
 	t.Helper()
-	if _, err := tool("debugfs"); err != nil {
+	if _, err := lookupTool("debugfs"); err != nil {
 		t.Skip("needs e2fsprogs: ", err)
 	}
 	list := filepath.Join(t.TempDir(), "commands")
 	if err := os.WriteFile(list, []byte(strings.Join(commands, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	output, status, err := run("debugfs", "-w", "-f", list, image)
+	output, status, err := runTool("debugfs", "-w", "-f", list, image)
 	if err != nil || status != 0 {
 		t.Fatalf("debugfs %q: %v, status %d: %s", commands, err, status, output)
 	}
@@ -153,10 +153,10 @@ func DebugfsAll(t testing.TB, image string, commands ...string) string {
 // an image or to damage it.
 func Debugfs(t testing.TB, image, command string) string {
 	t.Helper()
-	if _, err := tool("debugfs"); err != nil {
+	if _, err := lookupTool("debugfs"); err != nil {
 		t.Skip("needs e2fsprogs: ", err)
 	}
-	output, status, err := run("debugfs", "-w", "-R", command, image)
+	output, status, err := runTool("debugfs", "-w", "-R", command, image)
 	if err != nil || status != 0 {
 		t.Fatalf("debugfs %q: %v, status %d: %s", command, err, status, output)
 	}

@@ -36,19 +36,19 @@ type logBlock struct {
 	sequence uint32
 }
 
-// journal is the log of an image.
-type journal struct {
-	image  *os.File
-	block  int64
-	blocks []int64 // offsets of its blocks in the image, in order
-	marked []logBlock
-	at     []int // the indexes in blocks of those that are marked
+// imageJournal is the log of an image.
+type imageJournal struct {
+	image         *os.File
+	block         int64
+	blocks        []int64 // offsets of its blocks in the image, in order
+	headerBlocks  []logBlock
+	headerIndexes []int // the indexes in blocks of those that are marked
 }
 
-// openJournal finds the log of an image, and its blocks that have headers and are newer
+// openImageJournal finds the log of an image, and its blocks that have headers and are newer
 // than the last checkpoint.
-func openJournal(image string) (*journal, error) {
-	out, status, err := run("debugfs", "-R", "blocks <8>", image)
+func openImageJournal(image string) (*imageJournal, error) {
+	out, status, err := runTool("debugfs", "-R", "blocks <8>", image)
 	if err != nil || status != 0 {
 		return nil, fmt.Errorf("debugfs: %w, status %d: %s", err, status, out)
 	}
@@ -56,16 +56,16 @@ func openJournal(image string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{image: f}
-	if err := j.scan(out); err != nil {
+	j := &imageJournal{image: f}
+	if err := j.scanBlocks(out); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return j, nil
 }
 
-// scan reads all blocks of the log; list has their numbers.
-func (j *journal) scan(list string) error {
+// scanBlocks reads all blocks of the log; list has their numbers.
+func (j *imageJournal) scanBlocks(list string) error {
 	var logSize [4]byte
 	if _, err := j.image.ReadAt(logSize[:], 1024+24); err != nil {
 		return err
@@ -93,17 +93,17 @@ func (j *journal) scan(list string) error {
 				return errors.New("the journal is empty")
 			}
 		case first != 0 && b.sequence-first < 1<<16:
-			j.marked = append(j.marked, b)
-			j.at = append(j.at, i)
+			j.headerBlocks = append(j.headerBlocks, b)
+			j.headerIndexes = append(j.headerIndexes, i)
 		}
 	}
 	return nil
 }
 
-// ofKind returns the indexes in marked of the blocks of a kind.
-func (j *journal) ofKind(kind uint32) []int {
+// headersOfKind returns the indexes in marked of the blocks of a kind.
+func (j *imageJournal) headersOfKind(kind uint32) []int {
 	var found []int
-	for i, b := range j.marked {
+	for i, b := range j.headerBlocks {
 		if b.kind == kind {
 			found = append(found, i)
 		}
@@ -111,8 +111,8 @@ func (j *journal) ofKind(kind uint32) []int {
 	return found
 }
 
-// flip changes some bytes.
-func (j *journal) flip(off int64) error {
+// corruptBytes changes some bytes.
+func (j *imageJournal) corruptBytes(off int64) error {
 	var b [4]byte
 	if _, err := j.image.ReadAt(b[:], off); err != nil {
 		return err
@@ -124,8 +124,8 @@ func (j *journal) flip(off int64) error {
 	return err
 }
 
-// zero empties the blocks of the log from an index on, at most n.
-func (j *journal) zero(from, n int) error {
+// zeroBlocks empties the blocks of the log from an index on, at most n.
+func (j *imageJournal) zeroBlocks(from, n int) error {
 	empty := make([]byte, j.block)
 	for _, off := range j.blocks[from:min(from+n, len(j.blocks))] {
 		if _, err := j.image.WriteAt(empty, off); err != nil {
@@ -135,32 +135,32 @@ func (j *journal) zero(from, n int) error {
 	return nil
 }
 
-// apply damages the log of an image.
-func (d Damage) apply(image string) error {
+// applyTo damages the log of an image.
+func (d Damage) applyTo(image string) error {
 	if d == NoDamage {
 		return nil
 	}
-	j, err := openJournal(image)
+	j, err := openImageJournal(image)
 	if err != nil {
 		return err
 	}
 	defer j.image.Close()
-	commits, descriptors := j.ofKind(logCommit), j.ofKind(logDescriptor)
+	commits, descriptors := j.headersOfKind(logCommit), j.headersOfKind(logDescriptor)
 	if len(commits) < 3 || len(descriptors) < 3 {
 		return fmt.Errorf("the log has only %d commits and %d descriptors", len(commits), len(descriptors))
 	}
 	last, middle := commits[len(commits)-1], descriptors[len(descriptors)/2]
 	switch d {
 	case ZeroLastCommit:
-		return j.zero(j.at[last], 1)
+		return j.zeroBlocks(j.headerIndexes[last], 1)
 	case CorruptLastCommit:
-		return j.flip(j.marked[last].off + 16) // h_chksum
+		return j.corruptBytes(j.headerBlocks[last].off + 16) // h_chksum
 	case ZeroHalf:
-		return j.zero(j.at[commits[len(commits)/2]]+3, len(j.blocks))
+		return j.zeroBlocks(j.headerIndexes[commits[len(commits)/2]]+3, len(j.blocks))
 	case CorruptDescriptor:
-		return j.flip(j.marked[middle].off + j.block - 4)
+		return j.corruptBytes(j.headerBlocks[middle].off + j.block - 4)
 	case CorruptBlock:
-		return j.flip(j.blocks[j.at[middle]+1] + 100)
+		return j.corruptBytes(j.blocks[j.headerIndexes[middle]+1] + 100)
 	}
 	return fmt.Errorf("unknown damage %d", d)
 }

@@ -19,12 +19,12 @@ type loopDevice struct {
 	file   *os.File
 }
 
-// path names the device.
-func (l *loopDevice) path() string { return fmt.Sprintf("/dev/loop%d", l.number) }
+// devicePath names the device.
+func (l *loopDevice) devicePath() string { return fmt.Sprintf("/dev/loop%d", l.number) }
 
-// attachLoop makes a block device over an image. It stays until it is mounted and
+// attachLoopDevice makes a block device over an image. It stays until it is mounted and
 // unmounted again, or until close when it is not mounted by then.
-func attachLoop(image string, readOnly bool) (*loopDevice, error) {
+func attachLoopDevice(image string, readOnly bool) (*loopDevice, error) {
 	image, err := filepath.Abs(image)
 	if err == nil {
 		image, err = filepath.EvalSymlinks(image)
@@ -52,7 +52,7 @@ func attachLoop(image string, readOnly bool) (*loopDevice, error) {
 		if err != nil {
 			return nil, fmt.Errorf("asking for a free loop device: %w", err)
 		}
-		if l.file, err = os.OpenFile(l.path(), mode, 0); err != nil {
+		if l.file, err = os.OpenFile(l.devicePath(), mode, 0); err != nil {
 			return nil, err
 		}
 		config := unix.LoopConfig{Fd: uint32(backing.Fd())}
@@ -69,31 +69,31 @@ func attachLoop(image string, readOnly bool) (*loopDevice, error) {
 	return nil, fmt.Errorf("attaching %s to a loop device: %w", image, err)
 }
 
-// close gives up the descriptor; what is mounted keeps the device alive.
-func (l *loopDevice) close() { l.file.Close() }
+// closeDescriptor gives up the descriptor; what is mounted keeps the device alive.
+func (l *loopDevice) closeDescriptor() { l.file.Close() }
 
-// attached reports whether the device still stands for the image.
-func (l *loopDevice) attached() bool {
+// isAttached reports whether the device still stands for the image.
+func (l *loopDevice) isAttached() bool {
 	name, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", l.number))
 	return err == nil && strings.TrimSuffix(string(name), "\n") == l.image
 }
 
-// waitGone waits for the kernel to free the device.
-func (l *loopDevice) waitGone() error {
-	if !poll(func() bool { return !l.attached() }) {
-		return fmt.Errorf("%s still holds %s after it was unmounted", l.path(), l.image)
+// waitDetached waits for the kernel to free the device.
+func (l *loopDevice) waitDetached() error {
+	if !pollUntil(func() bool { return !l.isAttached() }) {
+		return fmt.Errorf("%s still holds %s after it was unmounted", l.devicePath(), l.image)
 	}
 	return nil
 }
 
-// patience is how long to wait for the kernel to let go of something.
-const patience = 10 * time.Second
+// detachPatience is how long to wait for the kernel to let go of something.
+const detachPatience = 10 * time.Second
 
-// poll calls done until it returns true, or until patience runs out.
-func poll(done func() bool) bool {
+// pollUntil calls done until it returns true, or until patience runs out.
+func pollUntil(done func() bool) bool {
 	start := time.Now()
 	for wait := time.Millisecond; !done(); wait = min(2*wait, 100*time.Millisecond) {
-		if time.Since(start) > patience {
+		if time.Since(start) > detachPatience {
 			return false
 		}
 		time.Sleep(wait)

@@ -18,7 +18,7 @@ const ownNamespace = "EXT4_ORACLE_NAMESPACE"
 // containers do, takes the mounts along, and the kernel goes on using images that were
 // unmounted here.
 func Main(m *testing.M) {
-	if os.Geteuid() != 0 || os.Getenv(ownNamespace) != "" || fuzzing() {
+	if os.Geteuid() != 0 || os.Getenv(ownNamespace) != "" || isFuzzing() {
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
@@ -37,8 +37,8 @@ func Main(m *testing.M) {
 	os.Exit(0)
 }
 
-// fuzzing reports whether go test -fuzz runs, whose workers are children of this process.
-func fuzzing() bool {
+// isFuzzing reports whether go test -fuzz runs, whose workers are children of this process.
+func isFuzzing() bool {
 	for _, a := range os.Args[1:] {
 		if strings.HasPrefix(strings.TrimLeft(a, "-"), "test.fuzz=") || strings.Contains(a, "test.fuzzworker") {
 			return true

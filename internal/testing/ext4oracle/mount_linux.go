@@ -16,8 +16,8 @@ import (
 // mountPrefix starts the names of all directories that images are mounted on.
 const mountPrefix = "vole-oracle-"
 
-// mount is an image in use.
-type mount struct {
+// mountedImage is an image in use.
+type mountedImage struct {
 	dir  string
 	loop *loopDevice
 }
@@ -60,24 +60,24 @@ func Mount(t testing.TB, image string, opts ...string) string {
 // TryMount is [Mount] for images that the kernel may refuse. The error says why it did.
 func TryMount(t testing.TB, image string, opts ...string) (string, error) {
 	t.Helper()
-	flags, data := mountFlags(opts)
-	loop, err := attachLoop(image, flags&unix.MS_RDONLY != 0)
+	flags, data := splitMountOptions(opts)
+	loop, err := attachLoopDevice(image, flags&unix.MS_RDONLY != 0)
 	if err != nil {
 		return "", err
 	}
-	defer loop.close()
+	defer loop.closeDescriptor()
 	dir, err := os.MkdirTemp("", mountPrefix)
 	if err != nil {
 		return "", err
 	}
 	log := openKernelLog()
-	defer log.close()
-	if err := unix.Mount(loop.path(), dir, "ext4", flags, data); err != nil {
+	defer log.closeLog()
+	if err := unix.Mount(loop.devicePath(), dir, "ext4", flags, data); err != nil {
 		os.Remove(dir)
-		reason := log.about(filepath.Base(loop.path()))
+		reason := log.messagesAbout(filepath.Base(loop.devicePath()))
 		return "", fmt.Errorf("the kernel refuses %s (options %q): %w%s", filepath.Base(image), opts, err, reason)
 	}
-	mounts.Store(dir, &mount{dir, loop})
+	mounts.Store(dir, &mountedImage{dir, loop})
 	t.Cleanup(func() {
 		if _, still := mounts.Load(dir); still {
 			Unmount(t, dir)
@@ -86,8 +86,8 @@ func TryMount(t testing.TB, image string, opts ...string) (string, error) {
 	return dir, nil
 }
 
-// mountFlags separates the options that the kernel wants as flags from the others.
-func mountFlags(opts []string) (flags uintptr, data string) {
+// splitMountOptions separates the options that the kernel wants as flags from the others.
+func splitMountOptions(opts []string) (flags uintptr, data string) {
 	flags = unix.MS_NOATIME | unix.MS_NODEV | unix.MS_NOSUID
 	var others []string
 	for _, o := range opts {
@@ -115,15 +115,15 @@ func Unmount(t testing.TB, dir string) {
 		t.Errorf("%s is not mounted", dir)
 		return
 	}
-	if err := m.(*mount).unmount(); err != nil {
+	if err := m.(*mountedImage).unmountImage(); err != nil {
 		t.Error(err)
 	}
 }
 
-func (m *mount) unmount() error {
+func (m *mountedImage) unmountImage() error {
 	var err error
 	// A process that another test just started may hold our files until it execs.
-	poll(func() bool {
+	pollUntil(func() bool {
 		err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
 		return !errors.Is(err, unix.EBUSY)
 	})
@@ -131,17 +131,17 @@ func (m *mount) unmount() error {
 		err = fmt.Errorf("unmounting %s: %w", m.dir, err)
 		unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 	}
-	if points, infoErr := mountPoints(); infoErr != nil {
+	if points, infoErr := listMountPoints(); infoErr != nil {
 		err = errors.Join(err, infoErr)
 	} else if points[m.dir] {
 		return errors.Join(err, fmt.Errorf("%s is mounted still", m.dir))
 	}
-	return errors.Join(err, os.Remove(m.dir), m.loop.waitGone())
+	return errors.Join(err, os.Remove(m.dir), m.loop.waitDetached())
 }
 
 // Leaked lists the mounts of this package that are there, of all processes.
 func Leaked() ([]string, error) {
-	points, err := mountPoints()
+	points, err := listMountPoints()
 	var leaked []string
 	for dir := range points {
 		if strings.HasPrefix(filepath.Base(dir), mountPrefix) {
@@ -151,8 +151,8 @@ func Leaked() ([]string, error) {
 	return leaked, err
 }
 
-// mountPoints returns where something is mounted.
-func mountPoints() (map[string]bool, error) {
+// listMountPoints returns where something is mounted.
+func listMountPoints() (map[string]bool, error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
@@ -160,14 +160,14 @@ func mountPoints() (map[string]bool, error) {
 	points := map[string]bool{}
 	for line := range strings.Lines(string(info)) {
 		if fields := strings.Fields(line); len(fields) > 4 {
-			points[unescape(fields[4])] = true
+			points[unescapeOctal(fields[4])] = true
 		}
 	}
 	return points, nil
 }
 
-// unescape resolves the octal escapes of mountinfo.
-func unescape(s string) string {
+// unescapeOctal resolves the octal escapes of mountinfo.
+func unescapeOctal(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] == '\\' && i+3 < len(s) {
@@ -197,14 +197,14 @@ func openKernelLog() *kernelLog {
 	return &kernelLog{fd}
 }
 
-func (l *kernelLog) close() {
+func (l *kernelLog) closeLog() {
 	if l != nil {
 		unix.Close(l.fd)
 	}
 }
 
-// about returns the messages that name a device, as an appendix to an error.
-func (l *kernelLog) about(device string) string {
+// messagesAbout returns the messages that name a device, as an appendix to an error.
+func (l *kernelLog) messagesAbout(device string) string {
 	var said strings.Builder
 	buf := make([]byte, 8192)
 	for l != nil {

@@ -119,9 +119,9 @@ func TestReadTree(t *testing.T) {
 		t.Errorf("file: %+v", n)
 	}
 	padded := append([]byte("content"), make([]byte, unit)...)
-	sum := newSummer()
-	sum.add(0, padded[:unit])
-	if want := sum.sum(1 << 40); n.Sum != want {
+	sum := newContentSummer()
+	sum.addPiece(0, padded[:unit])
+	if want := sum.finishSum(1 << 40); n.Sum != want {
 		t.Errorf("sum %v, want %v", n.Sum, want)
 	}
 	if l := tree.Links(); l["other"] != "file" || l["file"] != "file" || len(l) != 2 {

@@ -35,14 +35,14 @@ func ReadTree(dir string, opts ReadOptions) (Tree, error) {
 	}
 	defer unix.Close(fd)
 	r := &treeReader{opts: opts, tree: Tree{}}
-	if err := r.read(fd, "."); err != nil {
+	if err := r.readNode(fd, "."); err != nil {
 		return nil, err
 	}
 	return r.tree, nil
 }
 
-// read adds the file that the O_PATH descriptor stands for, and all beneath it.
-func (r *treeReader) read(fd int, at string) error {
+// readNode adds the file that the O_PATH descriptor stands for, and all beneath it.
+func (r *treeReader) readNode(fd int, at string) error {
 	n, err := statNode(fd)
 	if err == nil && !r.opts.NoXattrs {
 		n.Xattrs, err = readXattrs(fd)
@@ -52,9 +52,9 @@ func (r *treeReader) read(fd int, at string) error {
 		case TypeSymlink:
 			n.Target, err = readTarget(fd)
 		case TypeRegular:
-			err = r.content(fd, n)
+			err = r.readContent(fd, n)
 		case TypeDir:
-			err = r.children(fd, at)
+			err = r.readChildren(fd, at)
 		}
 	}
 	if err != nil {
@@ -76,9 +76,9 @@ type treeError struct {
 func (e *treeError) Error() string { return fmt.Sprintf("reading %q: %v", e.path, e.err) }
 func (e *treeError) Unwrap() error { return e.err }
 
-// children adds all files of a directory.
-func (r *treeReader) children(fd int, at string) error {
-	dir, err := reopen(fd, unix.O_DIRECTORY)
+// readChildren adds all files of a directory.
+func (r *treeReader) readChildren(fd int, at string) error {
+	dir, err := reopenForReading(fd, unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (r *treeReader) children(fd int, at string) error {
 		if err != nil {
 			return &treeError{path.Join(at, name), err}
 		}
-		err = r.read(child, path.Join(at, name))
+		err = r.readNode(child, path.Join(at, name))
 		unix.Close(child)
 		if err != nil {
 			return err
@@ -106,12 +106,12 @@ func (r *treeReader) children(fd int, at string) error {
 	return nil
 }
 
-// content fills in the sum and hole map of a regular file.
-func (r *treeReader) content(fd int, n *Node) error {
+// readContent fills in the sum and hole map of a regular file.
+func (r *treeReader) readContent(fd int, n *Node) error {
 	if r.opts.NoContent && r.opts.NoHoles {
 		return nil
 	}
-	f, err := reopen(fd, unix.O_NONBLOCK)
+	f, err := reopenForReading(fd, unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
@@ -158,9 +158,9 @@ func dataRanges(f *os.File, size int64) ([]Range, error) {
 // procPath names the file behind a descriptor for calls that want a path.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// reopen opens the file behind an O_PATH descriptor for reading, without touching its
+// reopenForReading opens the file behind an O_PATH descriptor for reading, without touching its
 // time of access.
-func reopen(fd int, flags int) (*os.File, error) {
+func reopenForReading(fd int, flags int) (*os.File, error) {
 	n, err := unix.Open(procPath(fd), unix.O_RDONLY|unix.O_NOATIME|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
 		return nil, err
@@ -201,7 +201,7 @@ func readTarget(fd int) (string, error) {
 // readXattrs returns all extended attributes of the file behind a descriptor, or nil.
 func readXattrs(fd int) (map[string]string, error) {
 	file := procPath(fd)
-	list, err := sized(func(buf []byte) (int, error) { return unix.Listxattr(file, buf) })
+	list, err := callWithBuffer(func(buf []byte) (int, error) { return unix.Listxattr(file, buf) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
 	}
@@ -210,7 +210,7 @@ func readXattrs(fd int) (map[string]string, error) {
 	}
 	xattrs := map[string]string{}
 	for name := range strings.SplitSeq(strings.TrimSuffix(list, "\x00"), "\x00") {
-		value, err := sized(func(buf []byte) (int, error) { return unix.Getxattr(file, name, buf) })
+		value, err := callWithBuffer(func(buf []byte) (int, error) { return unix.Getxattr(file, name, buf) })
 		if err != nil {
 			return nil, fmt.Errorf("xattr %q: %w", name, err)
 		}
@@ -219,8 +219,8 @@ func readXattrs(fd int) (map[string]string, error) {
 	return xattrs, nil
 }
 
-// sized calls a function that fills a buffer with a buffer that is large enough.
-func sized(call func([]byte) (int, error)) (string, error) {
+// callWithBuffer calls a function that fills a buffer with a buffer that is large enough.
+func callWithBuffer(call func([]byte) (int, error)) (string, error) {
 	buf := make([]byte, 512)
 	for {
 		n, err := call(buf)

@@ -19,16 +19,16 @@ func (s Sum) String() string { return fmt.Sprintf("%x", s[:8]) }
 
 var zeros [unit]byte
 
-// summer computes a [Sum] from pieces in ascending order.
-type summer struct {
+// contentSummer computes a [Sum] from pieces in ascending order.
+type contentSummer struct {
 	h hash.Hash
 }
 
-func newSummer() *summer { return &summer{sha256.New()} }
+func newContentSummer() *contentSummer { return &contentSummer{sha256.New()} }
 
-// add takes the bytes at an offset that is a multiple of the unit. Only the last piece
+// addPiece takes the bytes at an offset that is a multiple of the unit. Only the last piece
 // of a file may have a length that is not.
-func (s *summer) add(off int64, p []byte) {
+func (s *contentSummer) addPiece(off int64, p []byte) {
 	var head [8]byte
 	for len(p) > 0 {
 		n := min(unit, len(p))
@@ -43,7 +43,7 @@ func (s *summer) add(off int64, p []byte) {
 	}
 }
 
-func (s *summer) sum(size int64) Sum {
+func (s *contentSummer) finishSum(size int64) Sum {
 	var tail [8]byte
 	binary.LittleEndian.PutUint64(tail[:], uint64(size))
 	s.h.Write(tail[:])
@@ -52,14 +52,14 @@ func (s *summer) sum(size int64) Sum {
 
 // SumReader returns the sum of everything that r holds, and its length.
 func SumReader(r io.Reader) (Sum, int64, error) {
-	s, size := newSummer(), int64(0)
+	s, size := newContentSummer(), int64(0)
 	buf := make([]byte, 64*unit)
 	for {
 		n, err := io.ReadFull(r, buf)
-		s.add(size, buf[:n])
+		s.addPiece(size, buf[:n])
 		size += int64(n)
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return s.sum(size), size, nil
+			return s.finishSum(size), size, nil
 		}
 		if err != nil {
 			return Sum{}, size, err
@@ -70,7 +70,7 @@ func SumReader(r io.Reader) (Sum, int64, error) {
 // SumAt returns the sum of a file of a size of which only the given ranges can be
 // other than zeros. It fails when the file ends within one of them.
 func SumAt(r io.ReaderAt, size int64, data []Range) (Sum, error) {
-	s := newSummer()
+	s := newContentSummer()
 	wide := Widen(data, size)
 	var longest int64
 	for _, d := range wide {
@@ -87,9 +87,9 @@ func SumAt(r io.ReaderAt, size int64, data []Range) (Sum, error) {
 				}
 				return Sum{}, fmt.Errorf("read of %d at %d: %w", len(p), off, err)
 			}
-			s.add(off, p)
+			s.addPiece(off, p)
 			off += int64(n)
 		}
 	}
-	return s.sum(size), nil
+	return s.finishSum(size), nil
 }

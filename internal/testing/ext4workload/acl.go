@@ -24,8 +24,8 @@ func ACL(user uint32, mode uint32) string {
 	return string(b)
 }
 
-// maskACL makes the list agree with the permission bits.
-func (n *node) maskACL() {
+// applyModeToACL makes the list agree with the permission bits.
+func (n *fileNode) applyModeToACL() {
 	v, ok := n.xattrs[aclName]
 	if !ok {
 		return
@@ -47,11 +47,11 @@ func (n *node) maskACL() {
 	n.xattrs[aclName] = string(b)
 }
 
-func (n *node) setXattr(o *Op) error {
+func (n *fileNode) setXattr(o *Op) error {
 	switch {
-	case o.Name == aclName && n.isLink():
+	case o.Name == aclName && n.isSymlink():
 		return syscall.ENOTSUP
-	case o.Name[:5] == "user." && !n.isDir() && !n.isRegular():
+	case o.Name[:5] == "user." && !n.isDirectory() && !n.isRegular():
 		return syscall.EPERM
 	}
 	n.xattrs[o.Name] = o.Value
@@ -68,6 +68,6 @@ func (n *node) setXattr(o *Op) error {
 			}
 		}
 	}
-	n.changed()
+	n.noteChange()
 	return nil
 }

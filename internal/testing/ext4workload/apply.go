@@ -7,85 +7,85 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-// maxFile is the size of the largest file.
-func (m *Model) maxFile() int64 { return (1<<32 - 1) * m.block }
+// maxFileSize is the size of the largest file.
+func (m *Model) maxFileSize() int64 { return (1<<32 - 1) * m.block }
 
 // Apply does an operation, and returns how it should fail.
 func (m *Model) Apply(o *Op) error {
 	switch o.Kind {
 	case WriteFile, WriteSparse:
-		return m.writeFile(o)
+		return m.replaceFile(o)
 	case Open:
-		return m.open(o)
+		return m.openSlot(o)
 	case Close:
 		delete(m.slots, o.Slot)
 		return nil
 	case WriteAt, Append, Truncate, Punch, Allocate:
-		n, err := m.fileOf(o)
+		n, err := m.fileOfOp(o)
 		if err != nil {
 			return err
 		}
-		return n.change(o, m.maxFile())
+		return n.applyFileOp(o, m.maxFileSize())
 	case Mkdir:
-		return m.make(o.Path, func() *node { return m.newNode(ext4oracle.TypeDir | o.Mode) })
+		return m.makeNode(o.Path, func() *fileNode { return m.newFileNode(ext4oracle.TypeDir | o.Mode) })
 	case MkdirAll:
-		return m.mkdirAll(o.Path, o.Mode)
+		return m.makeDirectories(o.Path, o.Mode)
 	case Symlink:
-		return m.symlink(o)
+		return m.makeSymlink(o)
 	case Mknod:
-		return m.make(o.Path, func() *node { n := m.newNode(o.Mode); n.dev = o.Dev; return n })
+		return m.makeNode(o.Path, func() *fileNode { n := m.newFileNode(o.Mode); n.dev = o.Dev; return n })
 	case Link:
-		return m.link(o.Path, o.Path2)
+		return m.linkNode(o.Path, o.Path2)
 	case Rename:
-		return m.rename(o.Path, o.Path2, o.Flag)
+		return m.renameNode(o.Path, o.Path2, o.Flag)
 	case Remove:
-		return m.unlink(o.Path)
+		return m.unlinkName(o.Path)
 	case RemoveAll:
-		return m.removeAll(o.Path)
+		return m.removeTree(o.Path)
 	case Copy:
-		return m.copy(o.Path, o.Path2, o.Flag)
+		return m.copyTree(o.Path, o.Path2, o.Flag)
 	}
-	return m.attributes(o)
+	return m.applyAttributeOp(o)
 }
 
-// adopt gives a new node what its directory makes of it.
-func adopt(dir, n *node) {
+// inheritFromDir gives a new node what its directory makes of it.
+func inheritFromDir(dir, n *fileNode) {
 	n.links = 1
-	if n.isDir() {
+	if n.isDirectory() {
 		n.links = 2
 	}
 	if dir.mode&0o2000 != 0 {
 		n.gid = dir.gid
-		if n.isDir() {
+		if n.isDirectory() {
 			n.mode |= 0o2000
 		}
 	}
 }
 
-func (m *Model) make(path string, fresh func() *node) error {
+func (m *Model) makeNode(path string, fresh func() *fileNode) error {
 	if path == "." {
 		return syscall.EEXIST
 	}
-	dir, name, err := m.parent(path)
+	dir, name, err := m.resolveParent(path)
 	if err != nil {
 		return err
 	}
 	if len(name) > 255 {
 		return syscall.ENAMETOOLONG
 	}
-	if dir.kids[name] != nil {
+	if dir.children[name] != nil {
 		return syscall.EEXIST
 	}
 	n := fresh()
-	adopt(dir, n)
-	dir.add(name, n)
+	inheritFromDir(dir, n)
+	dir.addChild(name, n)
 	return nil
 }
 
-func (m *Model) mkdirAll(path string, mode uint32) error {
-	n, err := m.get(path, true)
+func (m *Model) makeDirectories(path string, mode uint32) error {
+	n, err := m.resolvePath(path, true)
 	if err == nil {
-		if !n.isDir() {
+		if !n.isDirectory() {
 			return syscall.ENOTDIR
 		}
 		return nil
@@ -102,15 +102,15 @@ func (m *Model) mkdirAll(path string, mode uint32) error {
 		if i < len(path) && path[i] != '/' {
 			continue
 		}
-		if n, err := m.get(path[:i], true); err == nil {
-			if !n.isDir() {
+		if n, err := m.resolvePath(path[:i], true); err == nil {
+			if !n.isDirectory() {
 				return syscall.ENOTDIR
 			}
 			continue
 		} else if err != syscall.ENOENT {
 			return err
 		}
-		err := m.make(path[:i], func() *node { return m.newNode(ext4oracle.TypeDir | mode) })
+		err := m.makeNode(path[:i], func() *fileNode { return m.newFileNode(ext4oracle.TypeDir | mode) })
 		if err == syscall.EEXIST {
 			err = syscall.ENOENT // a link that leads nowhere
 		}
@@ -121,37 +121,37 @@ func (m *Model) mkdirAll(path string, mode uint32) error {
 	return nil
 }
 
-func (m *Model) symlink(o *Op) error {
+func (m *Model) makeSymlink(o *Op) error {
 	if o.Path2 == "" {
 		return syscall.EINVAL
 	}
 	if len(o.Path2) > int(m.block)-1 {
 		return syscall.ENAMETOOLONG
 	}
-	return m.make(o.Path, func() *node {
-		n := m.newNode(ext4oracle.TypeSymlink | 0o777)
+	return m.makeNode(o.Path, func() *fileNode {
+		n := m.newFileNode(ext4oracle.TypeSymlink | 0o777)
 		n.target = o.Path2
 		return n
 	})
 }
 
-func (m *Model) writeFile(o *Op) error {
+func (m *Model) replaceFile(o *Op) error {
 	if o.Path == "." {
 		return syscall.EISDIR
 	}
-	old, err := m.get(o.Path, false)
+	old, err := m.resolvePath(o.Path, false)
 	switch {
-	case err == nil && old.isDir():
+	case err == nil && old.isDirectory():
 		return syscall.EISDIR
 	case err == nil && o.Flag:
 		return syscall.EEXIST
 	case err != nil && err != syscall.ENOENT:
 		return err
 	}
-	dir, name, err := m.parent(o.Path)
+	dir, name, err := m.resolveParent(o.Path)
 	if err == syscall.ENOENT {
-		if err = m.tryMkdirAll(o.Path); err == nil {
-			dir, name, err = m.parent(o.Path)
+		if err = m.makeParents(o.Path); err == nil {
+			dir, name, err = m.resolveParent(o.Path)
 		}
 	}
 	if err != nil {
@@ -164,23 +164,23 @@ func (m *Model) writeFile(o *Op) error {
 			mode = old.mode & 0o7777
 		}
 	}
-	n := m.newNode(ext4oracle.TypeRegular | mode)
+	n := m.newFileNode(ext4oracle.TypeRegular | mode)
 	if o.Kind == WriteFile {
-		n.write(Content(o.Seed, o.Len), 0)
+		n.writeContent(Content(o.Seed, o.Len), 0)
 	} else {
-		for _, p := range pieces(o) {
-			n.write(Content(o.Seed, p[1]), p[0])
+		for _, p := range sparseRanges(o) {
+			n.writeContent(Content(o.Seed, p[1]), p[0])
 		}
-		n.truncate(o.Len)
+		n.truncateContent(o.Len)
 	}
-	m.drop(dir, name)
-	adopt(dir, n)
-	dir.add(name, n)
+	m.dropName(dir, name)
+	inheritFromDir(dir, n)
+	dir.addChild(name, n)
 	return nil
 }
 
-// tryMkdirAll makes the parents of a path, or nothing.
-func (m *Model) tryMkdirAll(path string) error {
+// makeParents makes the parents of a path, or nothing.
+func (m *Model) makeParents(path string) error {
 	k := len(path) - 1
 	for path[k] != '/' {
 		k--
@@ -188,36 +188,36 @@ func (m *Model) tryMkdirAll(path string) error {
 	if len(path)-k > 256 {
 		return syscall.ENAMETOOLONG
 	}
-	return m.mkdirAll(path[:k], 0o755)
+	return m.makeDirectories(path[:k], 0o755)
 }
 
-// drop takes a name away from what has it, if anything.
-func (m *Model) drop(dir *node, name string) {
-	if old := dir.kids[name]; old != nil {
-		dir.remove(name)
+// dropName takes a name away from what has it, if anything.
+func (m *Model) dropName(dir *fileNode, name string) {
+	if old := dir.children[name]; old != nil {
+		dir.removeChild(name)
 		old.links--
-		old.changed()
-		if old.isDir() {
+		old.noteChange()
+		if old.isDirectory() {
 			old.links, old.parent = 0, nil
 		}
 	}
 }
 
-func (m *Model) open(o *Op) error {
-	n, err := m.get(o.Path, true)
+func (m *Model) openSlot(o *Op) error {
+	n, err := m.resolvePath(o.Path, true)
 	switch {
 	case err == syscall.ENOENT:
 		// Links that lead nowhere are left alone by the generator.
-		if l, lerr := m.get(o.Path, false); lerr == nil && l.isLink() {
+		if l, lerr := m.resolvePath(o.Path, false); lerr == nil && l.isSymlink() {
 			return syscall.ENOENT
 		}
-		if err := m.make(o.Path, func() *node { return m.newNode(ext4oracle.TypeRegular | o.Mode) }); err != nil {
+		if err := m.makeNode(o.Path, func() *fileNode { return m.newFileNode(ext4oracle.TypeRegular | o.Mode) }); err != nil {
 			return err
 		}
-		n, _ = m.get(o.Path, false)
+		n, _ = m.resolvePath(o.Path, false)
 	case err != nil:
 		return err
-	case n.isDir():
+	case n.isDirectory():
 		return syscall.EISDIR
 	case !n.isRegular():
 		return syscall.ENOTSUP
@@ -226,19 +226,19 @@ func (m *Model) open(o *Op) error {
 	return nil
 }
 
-// fileOf returns the file that an operation is on.
-func (m *Model) fileOf(o *Op) (*node, error) {
+// fileOfOp returns the file that an operation is on.
+func (m *Model) fileOfOp(o *Op) (*fileNode, error) {
 	if o.Slot >= 0 {
 		if n := m.slots[o.Slot]; n != nil {
 			return n, nil
 		}
 		return nil, syscall.EBADF
 	}
-	n, err := m.get(o.Path, true)
+	n, err := m.resolvePath(o.Path, true)
 	switch {
 	case err != nil:
 		return nil, err
-	case n.isDir():
+	case n.isDirectory():
 		return nil, syscall.EISDIR
 	case !n.isRegular():
 		return nil, syscall.ENOTSUP
@@ -246,8 +246,8 @@ func (m *Model) fileOf(o *Op) (*node, error) {
 	return n, nil
 }
 
-// change does an operation on an open file.
-func (n *node) change(o *Op, maxFile int64) error {
+// applyFileOp does an operation on an open file.
+func (n *fileNode) applyFileOp(o *Op, maxFile int64) error {
 	end := o.Off + o.Len
 	switch o.Kind {
 	case WriteAt:
@@ -255,26 +255,26 @@ func (n *node) change(o *Op, maxFile int64) error {
 			if end > maxFile {
 				return syscall.EFBIG
 			}
-			n.write(Content(o.Seed, o.Len), o.Off)
+			n.writeContent(Content(o.Seed, o.Len), o.Off)
 		}
 	case Append:
 		if o.Len > 0 {
 			if n.size+o.Len > maxFile {
 				return syscall.EFBIG
 			}
-			n.write(Content(o.Seed, o.Len), n.size)
+			n.writeContent(Content(o.Seed, o.Len), n.size)
 		}
 	case Truncate:
 		if o.Len > maxFile {
 			return syscall.EFBIG
 		}
-		n.truncate(o.Len)
+		n.truncateContent(o.Len)
 	case Punch:
 		if o.Len <= 0 {
 			return syscall.EINVAL
 		}
-		n.zero(o.Off, end)
-		n.wrote()
+		n.zeroRange(o.Off, end)
+		n.noteContentChange()
 	case Allocate:
 		if o.Len <= 0 {
 			return syscall.EINVAL
@@ -283,9 +283,9 @@ func (n *node) change(o *Op, maxFile int64) error {
 			return syscall.EFBIG
 		}
 		if !o.Flag && end > n.size {
-			n.truncate(end)
+			n.truncateContent(end)
 		}
-		n.wrote()
+		n.noteContentChange()
 	}
 	return nil
 }

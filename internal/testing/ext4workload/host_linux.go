@@ -30,16 +30,16 @@ func (h *Host) CloseAll() {
 	}
 }
 
-func (h *Host) at(path string) string { return h.dir + "/" + path }
+func (h *Host) hostPath(path string) string { return h.dir + "/" + path }
 
 // Apply does an operation.
 func (h *Host) Apply(o *Op) error {
-	p := h.at(o.Path)
+	p := h.hostPath(o.Path)
 	switch o.Kind {
 	case WriteFile:
-		return h.writeFile(o)
+		return h.replaceFile(o)
 	case Open:
-		return h.open(o)
+		return h.openSlot(o)
 	case Close:
 		if f := h.slots[o.Slot]; f != nil {
 			delete(h.slots, o.Slot)
@@ -47,7 +47,7 @@ func (h *Host) Apply(o *Op) error {
 		}
 		return nil
 	case WriteAt, Append, Truncate, Punch, Allocate:
-		return h.change(o)
+		return h.applyFileOp(o)
 	case Mkdir:
 		return unix.Mkdir(p, o.Mode)
 	case MkdirAll:
@@ -60,7 +60,7 @@ func (h *Host) Apply(o *Op) error {
 	case Symlink:
 		return unix.Symlink(o.Path2, p)
 	case Link:
-		return unix.Link(p, h.at(o.Path2))
+		return unix.Link(p, h.hostPath(o.Path2))
 	case Mknod:
 		return unix.Mknod(p, o.Mode, int(o.Dev))
 	case Rename:
@@ -68,7 +68,7 @@ func (h *Host) Apply(o *Op) error {
 		if o.Flag {
 			flags = unix.RENAME_NOREPLACE
 		}
-		return unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, h.at(o.Path2), flags)
+		return unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, h.hostPath(o.Path2), flags)
 	case Remove:
 		err := unix.Unlink(p)
 		if err == unix.EISDIR {
@@ -76,12 +76,12 @@ func (h *Host) Apply(o *Op) error {
 		}
 		return err
 	case RemoveAll:
-		return h.removeAll(p)
+		return h.removeTree(p)
 	}
-	return h.attributes(o, p)
+	return h.applyAttributeOp(o, p)
 }
 
-func (h *Host) removeAll(p string) error {
+func (h *Host) removeTree(p string) error {
 	err := os.RemoveAll(p)
 	if errors.Is(err, unix.ENOTDIR) {
 		err = nil
@@ -89,7 +89,7 @@ func (h *Host) removeAll(p string) error {
 	return err
 }
 
-func (h *Host) attributes(o *Op, p string) error {
+func (h *Host) applyAttributeOp(o *Op, p string) error {
 	switch o.Kind {
 	case Chmod:
 		return unix.Chmod(p, o.Mode)
@@ -106,9 +106,9 @@ func (h *Host) attributes(o *Op, p string) error {
 	return unix.ENOSYS
 }
 
-// writeFile replaces a file by a new one.
-func (h *Host) writeFile(o *Op) error {
-	p, mode := h.at(o.Path), o.Mode
+// replaceFile replaces a file by a new one.
+func (h *Host) replaceFile(o *Op) error {
+	p, mode := h.hostPath(o.Path), o.Mode
 	st, err := os.Lstat(p)
 	switch {
 	case err == nil && st.IsDir():
@@ -142,26 +142,26 @@ func (h *Host) writeFile(o *Op) error {
 	return os.Rename(tmp, p)
 }
 
-func (h *Host) open(o *Op) error {
-	f, err := h.openFile(o.Path, os.O_CREATE, o.Mode)
+func (h *Host) openSlot(o *Op) error {
+	f, err := h.openRegular(o.Path, os.O_CREATE, o.Mode)
 	if err == nil {
 		h.slots[o.Slot] = f
 	}
 	return err
 }
 
-func (h *Host) openFile(path string, flags int, mode uint32) (*os.File, error) {
-	st, err := os.Stat(h.at(path))
+func (h *Host) openRegular(path string, flags int, mode uint32) (*os.File, error) {
+	st, err := os.Stat(h.hostPath(path))
 	if err == nil && !st.IsDir() && !st.Mode().IsRegular() {
 		return nil, unix.ENOTSUP
 	}
-	return os.OpenFile(h.at(path), os.O_RDWR|flags, os.FileMode(mode))
+	return os.OpenFile(h.hostPath(path), os.O_RDWR|flags, os.FileMode(mode))
 }
 
-func (h *Host) change(o *Op) (err error) {
+func (h *Host) applyFileOp(o *Op) (err error) {
 	f := h.slots[o.Slot]
 	if o.Slot < 0 {
-		if f, err = h.openFile(o.Path, 0, 0); err != nil {
+		if f, err = h.openRegular(o.Path, 0, 0); err != nil {
 			return err
 		}
 		defer f.Close()
@@ -203,7 +203,7 @@ func (h *Host) Partial(o *Op) (data []byte, size int64) {
 	f := h.slots[o.Slot]
 	if o.Slot < 0 {
 		var err error
-		if f, err = h.openFile(o.Path, 0, 0); err != nil {
+		if f, err = h.openRegular(o.Path, 0, 0); err != nil {
 			return nil, -1
 		}
 		defer f.Close()
@@ -215,5 +215,5 @@ func (h *Host) Partial(o *Op) (data []byte, size int64) {
 	if err != nil {
 		return nil, -1
 	}
-	return readPart(f, o, st.Size()), st.Size()
+	return readAttemptedRange(f, o, st.Size()), st.Size()
 }

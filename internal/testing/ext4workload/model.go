@@ -7,92 +7,92 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-const page = 4096
+const pageSize = 4096
 
-// node is a file of the model.
-type node struct {
-	ino      uint64
-	mode     uint32
-	uid, gid uint32
-	links    int
-	size     int64
-	pages    map[int64]*[page]byte // that are not all zeros
-	target   string
-	dev      uint64
-	xattrs   map[string]string
-	atime    *ext4oracle.Time // nil: not known
-	mtime    *ext4oracle.Time
-	parent   *node // of a directory that is in the tree
-	names    []string
-	kids     map[string]*node
-	at       map[string]int // of a name in names
+// fileNode is a file of the model.
+type fileNode struct {
+	ino         uint64
+	mode        uint32
+	uid, gid    uint32
+	links       int
+	size        int64
+	pages       map[int64]*[pageSize]byte // that are not all zeros
+	target      string
+	dev         uint64
+	xattrs      map[string]string
+	atime       *ext4oracle.Time // nil: not known
+	mtime       *ext4oracle.Time
+	parent      *fileNode // of a directory that is in the tree
+	names       []string
+	children    map[string]*fileNode
+	nameIndexes map[string]int // of a name in names
 
-	shown *ext4oracle.Node // nil: changed since
+	described *ext4oracle.Node // nil: changed since
 }
 
-func (n *node) isDir() bool     { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeDir }
-func (n *node) isRegular() bool { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeRegular }
-func (n *node) isLink() bool    { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeSymlink }
+func (n *fileNode) isDirectory() bool { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeDir }
+func (n *fileNode) isRegular() bool   { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeRegular }
+func (n *fileNode) isSymlink() bool   { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeSymlink }
 
-func (n *node) add(name string, kid *node) {
-	n.at[name] = len(n.names)
+func (n *fileNode) addChild(name string, kid *fileNode) {
+	n.nameIndexes[name] = len(n.names)
 	n.names = append(n.names, name)
-	n.kids[name] = kid
-	if kid.isDir() {
+	n.children[name] = kid
+	if kid.isDirectory() {
 		kid.parent = n
 		n.links++
 	}
-	n.changed()
+	n.noteChange()
 	n.mtime = nil
 }
 
-func (n *node) remove(name string) {
-	kid := n.kids[name]
-	i, last := n.at[name], len(n.names)-1
+func (n *fileNode) removeChild(name string) {
+	kid := n.children[name]
+	i, last := n.nameIndexes[name], len(n.names)-1
 	n.names[i] = n.names[last]
-	n.at[n.names[i]] = i
+	n.nameIndexes[n.names[i]] = i
 	n.names = n.names[:last]
-	delete(n.at, name)
-	delete(n.kids, name)
-	if kid.isDir() {
+	delete(n.nameIndexes, name)
+	delete(n.children, name)
+	if kid.isDirectory() {
 		n.links--
 	}
-	n.changed()
+	n.noteChange()
 	n.mtime = nil
 }
 
-func (n *node) changed() { n.shown = nil }
+func (n *fileNode) noteChange() { n.described = nil }
 
-func (n *node) wrote() {
-	n.shown = nil
+func (n *fileNode) noteContentChange() {
+	n.described = nil
 	n.mtime = nil
 }
 
 // ReadAt implements io.ReaderAt for the content.
-func (n *node) ReadAt(p []byte, off int64) (int, error) {
+func (n *fileNode) ReadAt(p []byte, off int64) (int, error) {
 	if off >= n.size {
 		return 0, io.EOF
 	}
 	p = p[:min(int64(len(p)), n.size-off)]
 	clear(p)
-	for k := off / page; k*page < off+int64(len(p)); k++ {
+	for k := off / pageSize; k*pageSize < off+int64(len(p)); k++ {
 		if g := n.pages[k]; g != nil {
-			at := k*page - off
+			at := k*pageSize - off
 			copy(p[max(at, 0):], g[max(-at, 0):])
 		}
 	}
 	return len(p), nil
 }
 
-func (n *node) write(b []byte, off int64) {
-	n.wrote()
+func (n *fileNode) writeContent(b []byte, off int64) {
+	n.noteContentChange()
 	n.size = max(n.size, off+int64(len(b)))
 	for len(b) > 0 {
-		k, in := off/page, off%page
-		c := min(page-in, int64(len(b)))
+		k, in := off/pageSize, off%pageSize
+		c := min(pageSize-in, int64(len(b)))
 		g := n.pages[k]
-		if g == nil && !allZero(b[:c]) {
-			g = new([page]byte)
+		if g == nil && !isAllZero(b[:c]) {
+			g = new([pageSize]byte)
 			n.pages[k] = g
 		}
 		if g != nil {
@@ -102,7 +102,7 @@ func (n *node) write(b []byte, off int64) {
 	}
 }
 
-func allZero(b []byte) bool {
+func isAllZero(b []byte) bool {
 	for _, v := range b {
 		if v != 0 {
 			return false
@@ -111,29 +111,29 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// zero makes a range read as zeros.
-func (n *node) zero(from, to int64) {
+// zeroRange makes a range read as zeros.
+func (n *fileNode) zeroRange(from, to int64) {
 	for k, g := range n.pages {
-		lo, hi := max(from, k*page), min(to, (k+1)*page)
+		lo, hi := max(from, k*pageSize), min(to, (k+1)*pageSize)
 		if lo >= hi {
 			continue
 		}
-		if hi-lo == page {
+		if hi-lo == pageSize {
 			delete(n.pages, k)
 		} else {
-			clear(g[lo-k*page : hi-k*page])
+			clear(g[lo-k*pageSize : hi-k*pageSize])
 		}
 	}
 }
 
-func (n *node) truncate(size int64) {
-	n.zero(size, max(n.size, size))
+func (n *fileNode) truncateContent(size int64) {
+	n.zeroRange(size, max(n.size, size))
 	n.size = size
-	n.wrote()
+	n.noteContentChange()
 }
 
-// ranges returns where the pages are, in order.
-func (n *node) ranges() []ext4oracle.Range {
+// dataRanges returns where the pages are, in order.
+func (n *fileNode) dataRanges() []ext4oracle.Range {
 	keys := make([]int64, 0, len(n.pages))
 	for k := range n.pages {
 		keys = append(keys, k)
@@ -141,15 +141,15 @@ func (n *node) ranges() []ext4oracle.Range {
 	slices.Sort(keys)
 	var list []ext4oracle.Range
 	for _, k := range keys {
-		list = append(list, ext4oracle.Range{Off: k * page, Len: min(page, n.size-k*page)})
+		list = append(list, ext4oracle.Range{Off: k * pageSize, Len: min(pageSize, n.size-k*pageSize)})
 	}
 	return list
 }
 
-// show returns the node as the oracles describe it. It does not change any more.
-func (n *node) show() *ext4oracle.Node {
-	if n.shown != nil {
-		return n.shown
+// describeNode returns the node as the oracles describe it. It does not change any more.
+func (n *fileNode) describeNode() *ext4oracle.Node {
+	if n.described != nil {
+		return n.described
 	}
 	s := &ext4oracle.Node{Mode: n.mode, UID: n.uid, GID: n.gid, Size: n.size, Nlink: uint64(n.links), Ino: n.ino,
 		Target: n.target, Xattrs: map[string]string{}}
@@ -164,21 +164,21 @@ func (n *node) show() *ext4oracle.Node {
 	}
 	switch n.mode & ext4oracle.TypeMask {
 	case ext4oracle.TypeRegular:
-		s.Sum, _ = ext4oracle.SumAt(n, n.size, n.ranges())
+		s.Sum, _ = ext4oracle.SumAt(n, n.size, n.dataRanges())
 	case ext4oracle.TypeSymlink:
 		s.Size = int64(len(n.target))
 	case ext4oracle.TypeChar, ext4oracle.TypeBlock:
 		s.Major, s.Minor = uint32(n.dev>>8&0xfff), uint32(n.dev&0xff|n.dev>>12&0xffffff00)
 	}
-	n.shown = s
+	n.described = s
 	return s
 }
 
 // Model is a file system in memory.
 type Model struct {
-	root    *node
+	root    *fileNode
 	nextIno uint64
-	slots   map[int]*node
+	slots   map[int]*fileNode
 	block   int64
 	counted int // files, some time ago
 }
@@ -186,24 +186,24 @@ type Model struct {
 // NewModel returns what Format makes: a root and lost+found. Its limits are those of
 // blocks of a size.
 func NewModel(block int64) *Model {
-	m := &Model{slots: map[int]*node{}, block: block}
-	m.root = m.newNode(ext4oracle.TypeDir | 0o755)
+	m := &Model{slots: map[int]*fileNode{}, block: block}
+	m.root = m.newFileNode(ext4oracle.TypeDir | 0o755)
 	m.root.links = 2
 	m.root.parent = m.root
-	lost := m.newNode(ext4oracle.TypeDir | 0o700)
+	lost := m.newFileNode(ext4oracle.TypeDir | 0o700)
 	lost.links = 2
-	m.root.add("lost+found", lost)
+	m.root.addChild("lost+found", lost)
 	return m
 }
 
-func (m *Model) newNode(mode uint32) *node {
+func (m *Model) newFileNode(mode uint32) *fileNode {
 	m.nextIno++
-	n := &node{ino: m.nextIno, mode: mode, xattrs: map[string]string{}}
+	n := &fileNode{ino: m.nextIno, mode: mode, xattrs: map[string]string{}}
 	switch mode & ext4oracle.TypeMask {
 	case ext4oracle.TypeDir:
-		n.kids, n.at = map[string]*node{}, map[string]int{}
+		n.children, n.nameIndexes = map[string]*fileNode{}, map[string]int{}
 	case ext4oracle.TypeRegular:
-		n.pages = map[int64]*[page]byte{}
+		n.pages = map[int64]*[pageSize]byte{}
 	}
 	return n
 }
@@ -212,28 +212,28 @@ func (m *Model) newNode(mode uint32) *node {
 // known where an operation has set them since; see Times.
 func (m *Model) Tree() ext4oracle.Tree {
 	t := ext4oracle.Tree{}
-	addTree(t, ".", m.root)
+	addToTree(t, ".", m.root)
 	return t
 }
 
-func addTree(t ext4oracle.Tree, path string, n *node) {
-	t[path] = n.show()
-	for name, kid := range n.kids {
+func addToTree(t ext4oracle.Tree, path string, n *fileNode) {
+	t[path] = n.describeNode()
+	for name, kid := range n.children {
 		p := name
 		if path != "." {
 			p = path + "/" + name
 		}
-		addTree(t, p, kid)
+		addToTree(t, p, kid)
 	}
 }
 
 // ForgetTimes forgets all that is known of times.
-func (m *Model) ForgetTimes() { forgetTimes(m.root) }
+func (m *Model) ForgetTimes() { forgetNodeTimes(m.root) }
 
-func forgetTimes(n *node) {
-	n.wrote()
-	for _, kid := range n.kids {
-		forgetTimes(kid)
+func forgetNodeTimes(n *fileNode) {
+	n.noteContentChange()
+	for _, kid := range n.children {
+		forgetNodeTimes(kid)
 	}
 }
 
@@ -247,9 +247,9 @@ func (m *Model) Slots() int { return len(m.slots) }
 // is what the range then holds, and size that of the file. It reports whether such a part
 // could have been left.
 func (m *Model) Partly(o *Op, data []byte, size int64) bool {
-	n, err := m.fileOf(o)
+	n, err := m.fileOfOp(o)
 	if err == nil {
-		n.wrote()
+		n.noteContentChange()
 	}
 	if err != nil || size < 0 || o.Kind != WriteAt && o.Kind != Allocate {
 		return true
@@ -258,7 +258,7 @@ func (m *Model) Partly(o *Op, data []byte, size int64) bool {
 		return false
 	}
 	if o.Kind == Allocate {
-		n.truncate(size)
+		n.truncateContent(size)
 		return true
 	}
 	old, now := make([]byte, len(data)), Content(o.Seed, o.Len)
@@ -274,7 +274,7 @@ func (m *Model) Partly(o *Op, data []byte, size int64) bool {
 			return false
 		}
 	}
-	n.write(data, o.Off)
-	n.truncate(size)
+	n.writeContent(data, o.Off)
+	n.truncateContent(size)
 	return true
 }

@@ -9,56 +9,56 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-func (m *Model) link(target, path string) error {
-	n, err := m.get(target, false)
+func (m *Model) linkNode(target, path string) error {
+	n, err := m.resolvePath(target, false)
 	if err != nil {
 		return err
 	}
-	if n.isDir() {
+	if n.isDirectory() {
 		return syscall.EPERM
 	}
 	if path == "." {
 		return syscall.EEXIST
 	}
-	dir, name, err := m.parent(path)
+	dir, name, err := m.resolveParent(path)
 	switch {
 	case err != nil:
 		return err
 	case len(name) > 255:
 		return syscall.ENAMETOOLONG
-	case dir.kids[name] != nil:
+	case dir.children[name] != nil:
 		return syscall.EEXIST
 	}
 	n.links++
-	n.changed()
-	dir.add(name, n)
+	n.noteChange()
+	dir.addChild(name, n)
 	return nil
 }
 
-func (m *Model) unlink(path string) error {
-	dir, name, err := m.parent(path)
+func (m *Model) unlinkName(path string) error {
+	dir, name, err := m.resolveParent(path)
 	if err != nil {
 		return err
 	}
 	if len(name) > 255 {
 		return syscall.ENAMETOOLONG
 	}
-	n := dir.kids[name]
+	n := dir.children[name]
 	if n == nil {
 		return syscall.ENOENT
 	}
-	if n.isDir() && len(n.kids) > 0 {
+	if n.isDirectory() && len(n.children) > 0 {
 		return syscall.ENOTEMPTY
 	}
-	m.drop(dir, name)
+	m.dropName(dir, name)
 	return nil
 }
 
-func (m *Model) removeAll(path string) error {
+func (m *Model) removeTree(path string) error {
 	if path == "." {
 		return syscall.EINVAL
 	}
-	dir, name, err := m.parent(path)
+	dir, name, err := m.resolveParent(path)
 	if err == syscall.ENOENT || err == syscall.ENOTDIR {
 		return nil
 	}
@@ -68,71 +68,71 @@ func (m *Model) removeAll(path string) error {
 	if len(name) > 255 {
 		return syscall.ENAMETOOLONG
 	}
-	if n := dir.kids[name]; n != nil {
-		forget(n)
-		m.drop(dir, name)
+	if n := dir.children[name]; n != nil {
+		dropNamesBeneath(n)
+		m.dropName(dir, name)
 	}
 	return nil
 }
 
-// forget takes its names from all that is beneath a directory.
-func forget(n *node) {
-	for _, kid := range n.kids {
-		forget(kid)
+// dropNamesBeneath takes its names from all that is beneath a directory.
+func dropNamesBeneath(n *fileNode) {
+	for _, kid := range n.children {
+		dropNamesBeneath(kid)
 		kid.links--
-		kid.changed()
+		kid.noteChange()
 	}
 }
 
-func (m *Model) rename(from, to string, noReplace bool) error {
-	fromDir, fromName, err := m.parent(from)
+func (m *Model) renameNode(from, to string, noReplace bool) error {
+	fromDir, fromName, err := m.resolveParent(from)
 	if err != nil {
 		return err
 	}
-	n := fromDir.kids[fromName]
+	n := fromDir.children[fromName]
 	if n == nil {
 		return syscall.ENOENT
 	}
-	toDir, toName, err := m.parent(to)
+	toDir, toName, err := m.resolveParent(to)
 	if err != nil {
 		return err
 	}
-	if n.isDir() && inside(toDir, n) {
+	if n.isDirectory() && isBeneath(toDir, n) {
 		return syscall.EINVAL
 	}
 	if len(toName) > 255 {
 		return syscall.ENAMETOOLONG
 	}
-	old := toDir.kids[toName]
+	old := toDir.children[toName]
 	switch {
 	case old == nil:
 	case noReplace:
 		return syscall.EEXIST
 	case old == n:
 		return nil
-	case old.isDir() && !n.isDir():
+	case old.isDirectory() && !n.isDirectory():
 		return syscall.EISDIR
-	case !old.isDir() && n.isDir():
+	case !old.isDirectory() && n.isDirectory():
 		return syscall.ENOTDIR
-	case old.isDir() && len(old.kids) > 0:
+	case old.isDirectory() && len(old.children) > 0:
 		return syscall.ENOTEMPTY
 	}
-	m.drop(toDir, toName)
-	fromDir.remove(fromName)
-	toDir.add(toName, n)
-	n.changed()
+	m.dropName(toDir, toName)
+	fromDir.removeChild(fromName)
+	toDir.addChild(toName, n)
+	n.noteChange()
 	return nil
 }
 
-func (m *Model) attributes(o *Op) error {
-	n, err := m.get(o.Path, o.Kind == Chmod)
+func (m *Model) applyAttributeOp(o *Op) error {
+	n, err := m.resolvePath(o.Path, o.Kind == Chmod)
 	if err != nil {
 		return err
 	}
 	switch o.Kind {
 	case Chmod:
 		n.mode = n.mode&ext4oracle.TypeMask | o.Mode
-		n.maskACL()
+		n.applyModeToACL()
 	case Chown:
 		if o.UID >= 0 {
 			n.uid = uint32(o.UID)
@@ -140,7 +140,7 @@ func (m *Model) attributes(o *Op) error {
 		if o.GID >= 0 {
 			n.gid = uint32(o.GID)
 		}
-		if !n.isDir() {
+		if !n.isDirectory() {
 			n.mode &^= 0o4000
 			if n.mode&0o010 != 0 {
 				n.mode &^= 0o2000
@@ -157,54 +157,54 @@ func (m *Model) attributes(o *Op) error {
 		}
 		delete(n.xattrs, o.Name)
 	}
-	n.changed()
+	n.noteChange()
 	return nil
 }
 
-func (m *Model) copy(from, to string, noReplace bool) error {
-	n, err := m.get(from, false)
+func (m *Model) copyTree(from, to string, noReplace bool) error {
+	n, err := m.resolvePath(from, false)
 	if err != nil {
 		return err
 	}
-	old, err := m.get(to, false)
+	old, err := m.resolvePath(to, false)
 	switch {
-	case err == nil && n.isDir() && old == n:
+	case err == nil && n.isDirectory() && old == n:
 		return syscall.EINVAL
-	case err == nil && (noReplace || n.isDir()):
+	case err == nil && (noReplace || n.isDirectory()):
 		return syscall.EEXIST
 	case err == nil && old == n:
 		return nil
-	case err == nil && old.isDir():
+	case err == nil && old.isDirectory():
 		return syscall.EISDIR
-	case err == nil && n.isLink():
-		if led, err := m.get(from, true); err == nil && led == old {
+	case err == nil && n.isSymlink():
+		if led, err := m.resolvePath(from, true); err == nil && led == old {
 			return nil
 		}
 	case err != nil && err != syscall.ENOENT:
 		return err
 	}
-	if err := m.mayCopyTo(n, to); err != nil {
+	if err := m.checkCopyTarget(n, to); err != nil {
 		return err
 	}
-	dir, name, err := m.parent(to)
+	dir, name, err := m.resolveParent(to)
 	if err == syscall.ENOENT {
-		if err = m.tryMkdirAll(to); err == nil {
-			dir, name, err = m.parent(to)
+		if err = m.makeParents(to); err == nil {
+			dir, name, err = m.resolveParent(to)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	c := m.clone(n, map[*node]*node{})
-	m.drop(dir, name)
+	c := m.cloneNode(n, map[*fileNode]*fileNode{})
+	m.dropName(dir, name)
 	c.links = max(c.links, 1)
-	dir.add(name, c)
+	dir.addChild(name, c)
 	return nil
 }
 
-// mayCopyTo refuses a directory into itself.
-func (m *Model) mayCopyTo(n *node, to string) error {
-	if !n.isDir() {
+// checkCopyTarget refuses a directory into itself.
+func (m *Model) checkCopyTarget(n *fileNode, to string) error {
+	if !n.isDirectory() {
 		return nil
 	}
 	for {
@@ -213,40 +213,40 @@ func (m *Model) mayCopyTo(n *node, to string) error {
 			return nil
 		}
 		to = to[:k]
-		d, err := m.get(to, true)
+		d, err := m.resolvePath(to, true)
 		if err == syscall.ENOENT {
 			continue
 		}
-		if err == nil && !d.isDir() {
+		if err == nil && !d.isDirectory() {
 			err = syscall.ENOTDIR
 		}
-		if err == nil && inside(d, n) {
+		if err == nil && isBeneath(d, n) {
 			err = syscall.EINVAL
 		}
 		return err
 	}
 }
 
-func (m *Model) clone(n *node, seen map[*node]*node) *node {
+func (m *Model) cloneNode(n *fileNode, seen map[*fileNode]*fileNode) *fileNode {
 	if c := seen[n]; c != nil {
 		c.links++
 		return c
 	}
-	c := m.newNode(n.mode)
+	c := m.newFileNode(n.mode)
 	c.uid, c.gid, c.size, c.target, c.dev, c.mtime = n.uid, n.gid, n.size, n.target, n.dev, n.mtime
 	maps.Copy(c.xattrs, n.xattrs)
 	for k, g := range n.pages {
 		p := *g
 		c.pages[k] = &p
 	}
-	if !n.isDir() {
+	if !n.isDirectory() {
 		c.links = 1
 		seen[n] = c
 		return c
 	}
 	c.links = 2
 	for _, name := range n.names {
-		c.add(name, m.clone(n.kids[name], seen))
+		c.addChild(name, m.cloneNode(n.children[name], seen))
 	}
 	c.mtime = n.mtime
 	return c

@@ -36,10 +36,10 @@ const (
 	Chtimes
 	Setxattr
 	Removexattr
-	kinds
+	kindCount
 )
 
-var kindNames = [kinds]string{"WriteFile", "WriteSparse", "Open", "Close", "WriteAt", "Append", "Truncate", "Punch", "Allocate",
+var kindNames = [kindCount]string{"WriteFile", "WriteSparse", "Open", "Close", "WriteAt", "Append", "Truncate", "Punch", "Allocate",
 	"Mkdir", "MkdirAll", "Symlink", "Link", "Mknod", "Rename", "Remove", "RemoveAll", "Copy", "Chmod", "Chown", "Chtimes",
 	"Setxattr", "Removexattr"}
 
@@ -67,12 +67,12 @@ type Op struct {
 func (o *Op) IsFileOp() bool { return o.Kind >= WriteAt && o.Kind <= Allocate }
 
 func (o *Op) String() string {
-	s := fmt.Sprintf("%s %q", o.Kind, short(o.Path))
+	s := fmt.Sprintf("%s %q", o.Kind, shortenPath(o.Path))
 	if o.Slot >= 0 && (o.IsFileOp() || o.Kind == Open || o.Kind == Close) {
 		s += fmt.Sprintf(" slot %d", o.Slot)
 	}
 	if o.Path2 != "" {
-		s += fmt.Sprintf(" %q", short(o.Path2))
+		s += fmt.Sprintf(" %q", shortenPath(o.Path2))
 	}
 	if o.Off != 0 || o.Len != 0 {
 		s += fmt.Sprintf(" %d+%d", o.Off, o.Len)
@@ -113,8 +113,8 @@ func Content(seed uint64, n int64) []byte {
 	return b[:n]
 }
 
-// pieces are the ranges of data of a sparse file of a length.
-func pieces(o *Op) [][2]int64 {
+// sparseRanges are the ranges of data of a sparse file of a length.
+func sparseRanges(o *Op) [][2]int64 {
 	r := rand.New(rand.NewPCG(o.Seed, 2))
 	var list [][2]int64
 	for at, k := int64(0), 0; k < 12; k++ {
@@ -129,8 +129,8 @@ func pieces(o *Op) [][2]int64 {
 	return list
 }
 
-// short shortens long names.
-func short(path string) string {
+// shortenPath shortens long names.
+func shortenPath(path string) string {
 	els := strings.Split(path, "/")
 	for i, el := range els {
 		if len(el) > 10 {

@@ -31,8 +31,8 @@ func (f *FS) CloseAll() error {
 	return err
 }
 
-// fileMode translates st_mode.
-func fileMode(m uint32) iofs.FileMode {
+// fileModeOf translates st_mode.
+func fileModeOf(m uint32) iofs.FileMode {
 	mode := iofs.FileMode(m & 0o777)
 	for bit, v := range map[uint32]iofs.FileMode{0o4000: iofs.ModeSetuid, 0o2000: iofs.ModeSetgid, 0o1000: iofs.ModeSticky} {
 		if m&bit != 0 {
@@ -57,26 +57,26 @@ func (f *FS) Apply(ctx context.Context, o *Op) error {
 	fs := f.FS
 	switch o.Kind {
 	case WriteFile:
-		_, err := fs.WriteFile(ctx, o.Path, bytes.NewReader(Content(o.Seed, o.Len)), ext4.WriteOptions{Mode: fileMode(o.Mode), Exclusive: o.Flag})
+		_, err := fs.WriteFile(ctx, o.Path, bytes.NewReader(Content(o.Seed, o.Len)), ext4.WriteOptions{Mode: fileModeOf(o.Mode), Exclusive: o.Flag})
 		return err
 	case WriteSparse:
-		return f.writeSparse(ctx, o)
+		return f.writeSparseFile(ctx, o)
 	case Open:
-		return f.open(o)
+		return f.openSlot(o)
 	case Close:
-		return f.close(o)
+		return f.closeSlot(o)
 	case WriteAt, Append, Truncate, Punch, Allocate:
-		return f.change(o)
+		return f.applyFileOp(o)
 	case Mkdir:
-		return fs.Mkdir(o.Path, fileMode(o.Mode))
+		return fs.Mkdir(o.Path, fileModeOf(o.Mode))
 	case MkdirAll:
-		return fs.MkdirAll(o.Path, fileMode(o.Mode))
+		return fs.MkdirAll(o.Path, fileModeOf(o.Mode))
 	case Symlink:
 		return fs.Symlink(o.Path2, o.Path)
 	case Link:
 		return fs.Link(o.Path, o.Path2)
 	case Mknod:
-		return fs.Mknod(o.Path, fileMode(o.Mode), o.Dev)
+		return fs.Mknod(o.Path, fileModeOf(o.Mode), o.Dev)
 	case Rename:
 		return fs.Rename(o.Path, o.Path2, o.Flag)
 	case Remove:
@@ -86,13 +86,13 @@ func (f *FS) Apply(ctx context.Context, o *Op) error {
 	case Copy:
 		return fs.Copy(ctx, o.Path, o.Path2, o.Flag)
 	}
-	return f.attributes(o)
+	return f.applyAttributeOp(o)
 }
 
-func (f *FS) attributes(o *Op) error {
+func (f *FS) applyAttributeOp(o *Op) error {
 	switch o.Kind {
 	case Chmod:
-		return f.FS.Chmod(o.Path, fileMode(o.Mode))
+		return f.FS.Chmod(o.Path, fileModeOf(o.Mode))
 	case Chown:
 		return f.FS.Chown(o.Path, o.UID, o.GID)
 	case Chtimes:
@@ -104,8 +104,8 @@ func (f *FS) attributes(o *Op) error {
 	return f.FS.Removexattr(o.Path, o.Name)
 }
 
-func (f *FS) writeSparse(ctx context.Context, o *Op) error {
-	list := pieces(o)
+func (f *FS) writeSparseFile(ctx context.Context, o *Op) error {
+	list := sparseRanges(o)
 	var r bytes.Buffer
 	for _, p := range list {
 		r.Write(Content(o.Seed, p[1]))
@@ -118,19 +118,19 @@ func (f *FS) writeSparse(ctx context.Context, o *Op) error {
 		list = list[1:]
 		return p[0], p[1], nil
 	}
-	_, err := f.FS.WriteFile(ctx, o.Path, &r, ext4.WriteOptions{Mode: fileMode(o.Mode), Exclusive: o.Flag, Size: o.Len, NextData: next})
+	_, err := f.FS.WriteFile(ctx, o.Path, &r, ext4.WriteOptions{Mode: fileModeOf(o.Mode), Exclusive: o.Flag, Size: o.Len, NextData: next})
 	return err
 }
 
-func (f *FS) open(o *Op) error {
-	file, err := f.FS.OpenFile(o.Path, ext4.OpenFlags{Create: true, Mode: fileMode(o.Mode)})
+func (f *FS) openSlot(o *Op) error {
+	file, err := f.FS.OpenFile(o.Path, ext4.OpenFlags{Create: true, Mode: fileModeOf(o.Mode)})
 	if err == nil {
 		f.Slots[o.Slot] = file
 	}
 	return err
 }
 
-func (f *FS) close(o *Op) error {
+func (f *FS) closeSlot(o *Op) error {
 	file := f.Slots[o.Slot]
 	if file == nil {
 		return nil
@@ -139,7 +139,7 @@ func (f *FS) close(o *Op) error {
 	return file.Close()
 }
 
-func (f *FS) change(o *Op) (err error) {
+func (f *FS) applyFileOp(o *Op) (err error) {
 	file := f.Slots[o.Slot]
 	if o.Slot < 0 {
 		if file, err = f.FS.OpenFile(o.Path, ext4.OpenFlags{Write: true}); err != nil {
@@ -181,8 +181,8 @@ func Errno(err error) syscall.Errno {
 	return ^syscall.Errno(0)
 }
 
-// readPart reads the range that a write of which only a part was done was meant for.
-func readPart(r io.ReaderAt, o *Op, size int64) []byte {
+// readAttemptedRange reads the range that a write of which only a part was done was meant for.
+func readAttemptedRange(r io.ReaderAt, o *Op, size int64) []byte {
 	if o.Kind != WriteAt || o.Off >= size {
 		return nil
 	}
@@ -208,5 +208,5 @@ func (f *FS) Partial(o *Op) (data []byte, size int64) {
 	if err != nil {
 		return nil, -1
 	}
-	return readPart(file, o, info.Size), info.Size
+	return readAttemptedRange(file, o, info.Size), info.Size
 }

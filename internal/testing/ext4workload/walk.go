@@ -9,17 +9,17 @@ import (
 // errEscape stands for ext4.ErrEscape.
 var errEscape = errors.New("the path leads out")
 
-// walker resolves one path in the model.
-type walker struct {
+// pathWalker resolves one path in the model.
+type pathWalker struct {
 	m     *Model
-	dirs  []*node
+	dirs  []*fileNode
 	links int
 }
 
-func (w *walker) here() *node { return w.dirs[len(w.dirs)-1] }
+func (w *pathWalker) currentDir() *fileNode { return w.dirs[len(w.dirs)-1] }
 
 // step enters an element, following links; last says not to follow the last one.
-func (w *walker) steps(path string) error {
+func (w *pathWalker) enterElements(path string) error {
 	for _, el := range strings.Split(path, "/") {
 		switch el {
 		case "", ".":
@@ -34,17 +34,17 @@ func (w *walker) steps(path string) error {
 		if len(el) > 255 {
 			return syscall.ENAMETOOLONG
 		}
-		kid := w.here().kids[el]
+		kid := w.currentDir().children[el]
 		if kid == nil {
 			return syscall.ENOENT
 		}
-		if kid.isLink() {
-			if err := w.follow(kid); err != nil {
+		if kid.isSymlink() {
+			if err := w.followSymlink(kid); err != nil {
 				return err
 			}
 			continue
 		}
-		if !kid.isDir() {
+		if !kid.isDirectory() {
 			return syscall.ENOTDIR
 		}
 		w.dirs = append(w.dirs, kid)
@@ -52,72 +52,72 @@ func (w *walker) steps(path string) error {
 	return nil
 }
 
-func (w *walker) follow(link *node) error {
+func (w *pathWalker) followSymlink(link *fileNode) error {
 	if w.links++; w.links > 40 {
 		return syscall.ELOOP
 	}
 	if strings.HasPrefix(link.target, "/") {
 		return errEscape
 	}
-	return w.steps(link.target)
+	return w.enterElements(link.target)
 }
 
-// parent resolves all but the last element.
-func (m *Model) parent(path string) (dir *node, name string, err error) {
-	w := &walker{m: m, dirs: []*node{m.root}}
+// resolveParent resolves all but the last element.
+func (m *Model) resolveParent(path string) (dir *fileNode, name string, err error) {
+	w := &pathWalker{m: m, dirs: []*fileNode{m.root}}
 	k := strings.LastIndexByte(path, '/')
-	if err := w.steps(path[:max(k, 0)]); err != nil {
+	if err := w.enterElements(path[:max(k, 0)]); err != nil {
 		return nil, "", err
 	}
 	if path == "." {
 		return nil, "", syscall.EINVAL
 	}
-	return w.here(), path[k+1:], nil
+	return w.currentDir(), path[k+1:], nil
 }
 
-// get resolves a path; with follow what it leads to. The walk ends in the directory.
-func (m *Model) get(path string, follow bool) (*node, error) {
+// resolvePath resolves a path; with follow what it leads to. The walk ends in the directory.
+func (m *Model) resolvePath(path string, follow bool) (*fileNode, error) {
 	if path == "." {
 		return m.root, nil
 	}
-	dir, name, err := m.parent(path)
+	dir, name, err := m.resolveParent(path)
 	if err != nil {
 		return nil, err
 	}
 	if len(name) > 255 {
 		return nil, syscall.ENAMETOOLONG
 	}
-	n := dir.kids[name]
+	n := dir.children[name]
 	if n == nil {
 		return nil, syscall.ENOENT
 	}
-	if !follow || !n.isLink() {
+	if !follow || !n.isSymlink() {
 		return n, nil
 	}
-	return m.chase(path)
+	return m.followLastLink(path)
 }
 
-// chase follows the link at the end of a path.
-func (m *Model) chase(path string) (*node, error) {
-	w := &walker{m: m, dirs: []*node{m.root}}
+// followLastLink follows the link at the end of a path.
+func (m *Model) followLastLink(path string) (*fileNode, error) {
+	w := &pathWalker{m: m, dirs: []*fileNode{m.root}}
 	for {
 		k := strings.LastIndexByte(path, '/')
-		if err := w.steps(path[:max(k, 0)]); err != nil {
+		if err := w.enterElements(path[:max(k, 0)]); err != nil {
 			return nil, err
 		}
 		name := path[k+1:]
 		if name == "" || name == "." || name == ".." {
-			err := w.steps(name)
-			return w.here(), err
+			err := w.enterElements(name)
+			return w.currentDir(), err
 		}
 		if len(name) > 255 {
 			return nil, syscall.ENAMETOOLONG
 		}
-		n := w.here().kids[name]
+		n := w.currentDir().children[name]
 		if n == nil {
 			return nil, syscall.ENOENT
 		}
-		if !n.isLink() {
+		if !n.isSymlink() {
 			return n, nil
 		}
 		if w.links++; w.links > 40 {
@@ -129,8 +129,8 @@ func (m *Model) chase(path string) (*node, error) {
 	}
 }
 
-// inside reports whether n is dir or beneath it.
-func inside(n, dir *node) bool {
+// isBeneath reports whether n is dir or beneath it.
+func isBeneath(n, dir *fileNode) bool {
 	for ; ; n = n.parent {
 		if n == dir {
 			return true
