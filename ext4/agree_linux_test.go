@@ -22,9 +22,9 @@ import (
 
 var agreeAll = flag.Bool("agree.all", false, "compare Check with e2fsck on images of all forms, not on a few")
 
-// makeImage is a way to make an image: a command line, in which IMAGE and DIR stand for the
+// imageMaker is a way to make an image: a command line, in which IMAGE and DIR stand for the
 // image, sparse and of its size, and for a directory with a few files.
-type makeImage struct {
+type imageMaker struct {
 	size     int64
 	commands string // separated by ";"
 }
@@ -32,7 +32,7 @@ type makeImage struct {
 const agreeMiB = 1 << 20
 
 // few are the forms that found a difference once.
-var few = []makeImage{
+var few = []imageMaker{
 	{20 * agreeMiB, "mke2fs -t ext4 -d DIR -O quota,project IMAGE; e2fsck -fy IMAGE"},
 	{20 * agreeMiB, "mke2fs -t ext4 -d DIR -O encrypt,casefold,verity IMAGE"},
 	{20 * agreeMiB, "mke2fs -t ext4 -d DIR -U clear IMAGE"},
@@ -52,9 +52,9 @@ var few = []makeImage{
 	{20 * agreeMiB, "mke2fs -t ext2 IMAGE; debugfs -w -R \"ssv journal_inum 12\" IMAGE"},
 }
 
-// all returns every form: each feature with each size of blocks, as mke2fs makes it and as
+// imageMakers returns every form: each feature with each size of blocks, as mke2fs makes it and as
 // tune2fs does, and sizes that resize2fs changed.
-func all() []makeImage {
+func imageMakers() []imageMaker {
 	list := few
 	features := strings.Fields("inline_data encrypt casefold mmp ea_inode large_dir verity stable_inodes orphan_file fast_commit bigalloc " +
 		"meta_bg,^resize_inode sparse_super2 ^64bit ^metadata_csum ^metadata_csum,uninit_bg ^metadata_csum,^uninit_bg ^64bit,^extent " +
@@ -63,27 +63,27 @@ func all() []makeImage {
 		"encrypt,casefold,verity,inline_data,ea_inode,orphan_file")
 	for _, f := range features {
 		for _, b := range []string{"1024", "2048", "4096", "65536"} {
-			list = append(list, makeImage{80 * agreeMiB, "mke2fs -t ext4 -d DIR -b " + b + " -O " + f + " IMAGE"})
+			list = append(list, imageMaker{80 * agreeMiB, "mke2fs -t ext4 -d DIR -b " + b + " -O " + f + " IMAGE"})
 		}
 		for _, t := range []string{"ext2", "ext4", "ext4 -O ^metadata_csum,^64bit"} {
-			list = append(list, makeImage{80 * agreeMiB, "mke2fs -t " + t + " -d DIR IMAGE; tune2fs -O " + f + " IMAGE"},
-				makeImage{80 * agreeMiB, "mke2fs -t " + t + " -d DIR IMAGE; tune2fs -O " + f + " IMAGE; e2fsck -fy IMAGE"})
+			list = append(list, imageMaker{80 * agreeMiB, "mke2fs -t " + t + " -d DIR IMAGE; tune2fs -O " + f + " IMAGE"},
+				imageMaker{80 * agreeMiB, "mke2fs -t " + t + " -d DIR IMAGE; tune2fs -O " + f + " IMAGE; e2fsck -fy IMAGE"})
 		}
 	}
 	for _, a := range []string{"-t ext2 -r 0 -O none", "-t ext2 -I 128", "-t ext3", "-t ext2 -o lites", "-t ext4 -o hurd", "-t ext4 -o freebsd",
 		"-t ext4 -I 1024 -O inline_data", "-t ext4 -g 256", "-t ext4 -g 8192 -b 4096", "-t ext4 -E num_backup_sb=1", "-t ext4 -E packed_meta_blocks=1",
 		"-t ext4 -G 64", "-t ext4 -m 50", "-t ext4 -E resize=4G", "-t ext4 -J size=1 -b 1024", "-t ext4 -E lazy_itable_init=0"} {
-		list = append(list, makeImage{60*agreeMiB + 777, "mke2fs " + a + " -d DIR IMAGE"})
+		list = append(list, imageMaker{60*agreeMiB + 777, "mke2fs " + a + " -d DIR IMAGE"})
 		for _, to := range []string{"200M", "2G", "40M"} {
-			list = append(list, makeImage{60 * agreeMiB, "mke2fs " + a + " -d DIR IMAGE; resize2fs -f IMAGE " + to})
+			list = append(list, imageMaker{60 * agreeMiB, "mke2fs " + a + " -d DIR IMAGE; resize2fs -f IMAGE " + to})
 		}
 	}
-	return append(list, makeImage{20 * agreeMiB, "mke2fs -t ext4 -O mmp IMAGE; debugfs -w -R \"set_mmp_value magic 5\" IMAGE"},
-		makeImage{20 << 40, "mke2fs -t ext4 -O bigalloc -C 65536 -J size=8 IMAGE"},
-		makeImage{10 << 40, "mke2fs -t ext4 -b 4096 -E lazy_itable_init=1 -N 1000000 -J size=8 IMAGE"},
-		makeImage{10 << 40, "mke2fs -t ext4 -b 4096 -N 1000000 -J size=8 IMAGE; tune2fs -L far -U random IMAGE"},
-		makeImage{10 << 40, "mke2fs -t ext4 -b 4096 -O ^metadata_csum,uninit_bg -N 1000000 -J size=8 IMAGE; tune2fs -L far IMAGE"},
-		makeImage{600 << 30, "mke2fs -t ext4 -b 1024 -N 1000000 -J size=8 IMAGE; tune2fs -m 1 IMAGE"})
+	return append(list, imageMaker{20 * agreeMiB, "mke2fs -t ext4 -O mmp IMAGE; debugfs -w -R \"set_mmp_value magic 5\" IMAGE"},
+		imageMaker{20 << 40, "mke2fs -t ext4 -O bigalloc -C 65536 -J size=8 IMAGE"},
+		imageMaker{10 << 40, "mke2fs -t ext4 -b 4096 -E lazy_itable_init=1 -N 1000000 -J size=8 IMAGE"},
+		imageMaker{10 << 40, "mke2fs -t ext4 -b 4096 -N 1000000 -J size=8 IMAGE; tune2fs -L far -U random IMAGE"},
+		imageMaker{10 << 40, "mke2fs -t ext4 -b 4096 -O ^metadata_csum,uninit_bg -N 1000000 -J size=8 IMAGE; tune2fs -L far IMAGE"},
+		imageMaker{600 << 30, "mke2fs -t ext4 -b 1024 -N 1000000 -J size=8 IMAGE; tune2fs -m 1 IMAGE"})
 }
 
 // Check finds something in an image if and only if e2fsck -fn does, in whatever form other
@@ -93,7 +93,7 @@ func TestAgreesWithE2fsck(t *testing.T) {
 	ext4oracle.RequireTools(t)
 	list := few
 	if *agreeAll {
-		list = all()
+		list = imageMakers()
 	}
 	dir := t.TempDir()
 	long := strings.Repeat("target", 20)
@@ -116,7 +116,7 @@ func TestAgreesWithE2fsck(t *testing.T) {
 	}
 }
 
-func testAgreement(t *testing.T, m makeImage, dir string) {
+func testAgreement(t *testing.T, m imageMaker, dir string) {
 	image := filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(image)
 	if err != nil {
@@ -213,7 +213,7 @@ func TestInlineLonger(t *testing.T) {
 		t.Fatal(err)
 	}
 	ext4oracle.DebugfsAll(t, image, "write "+text+" f", "sif f size 300")
-	got, err := iofs.ReadFile(openImage(t, image, ext4.OpenOptions{ReadOnly: true}).Std(), "f")
+	got, err := iofs.ReadFile(openImageFile(t, image, ext4.OpenOptions{ReadOnly: true}).Std(), "f")
 	if want := append([]byte("text"), make([]byte, 296)...); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%q, %v", got, err)
 	}

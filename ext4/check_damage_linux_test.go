@@ -106,7 +106,7 @@ func TestCheckDamaged(t *testing.T) {
 		switch r.Name {
 		case "default", "nochecksums", "blockmap":
 			r.Size = 64 << 20
-			base[r.Name] = smallImage(t, r)
+			base[r.Name] = buildSmallImage(t, r)
 		}
 	}
 	for _, d := range damages {
@@ -143,8 +143,8 @@ func expectDamage(t *testing.T, image string, d damage) {
 	t.Logf("Check: %v %v\n%s", err, list, output)
 }
 
-// smallImage makes an image with a few files, by debugfs.
-func smallImage(t *testing.T, r ext4oracle.Recipe) string {
+// buildSmallImage makes an image with a few files, by debugfs.
+func buildSmallImage(t *testing.T, r ext4oracle.Recipe) string {
 	t.Helper()
 	dir := t.TempDir()
 	image, small, big := filepath.Join(dir, r.Name+".img"), filepath.Join(dir, "small"), filepath.Join(dir, "big")

@@ -22,7 +22,7 @@ func TestCheckMatrix(t *testing.T) {
 	for _, r := range recipes {
 		t.Run(r.Name, func(t *testing.T) {
 			image, _ := ext4oracle.Build(t, r)
-			agree(t, image)
+			expectAgreement(t, image)
 		})
 	}
 }
@@ -36,12 +36,12 @@ func TestCheckFormatted(t *testing.T) {
 		1 << 30, 16*group + 4096, 17 * group, 100 << 30, 15 << 40,
 	} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			image := newImage(t, size)
+			image := newImageFile(t, size)
 			if size > 1<<40 {
-				clean(t, image) // which takes e2fsck minutes
+				expectClean(t, image) // which takes e2fsck minutes
 				return
 			}
-			agree(t, image)
+			expectAgreement(t, image)
 		})
 	}
 }
@@ -59,7 +59,7 @@ func TestCheckDirty(t *testing.T) {
 				}
 				return
 			}
-			report(t, list, err)
+			reportProblems(t, list, err)
 		})
 	}
 }
@@ -71,10 +71,10 @@ func checkImage(image string) ([]ext4.Problem, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return problems(f, 0)
+	return checkDevice(f, 0)
 }
 
-func problems(dev ext4.Device, size int64) (list []ext4.Problem, err error) {
+func checkDevice(dev ext4.Device, size int64) (list []ext4.Problem, err error) {
 	err = ext4.Check(context.Background(), dev, ext4.CheckOptions{Size: size}, func(p ext4.Problem) error {
 		if list = append(list, p); len(list) == 100 {
 			return io.EOF
@@ -87,20 +87,20 @@ func problems(dev ext4.Device, size int64) (list []ext4.Problem, err error) {
 	return list, err
 }
 
-// agree fails the test unless both e2fsck and Check find an image clean.
-func agree(t *testing.T, image string) {
+// expectAgreement fails the test unless both e2fsck and Check find an image clean.
+func expectAgreement(t *testing.T, image string) {
 	t.Helper()
 	ext4oracle.Fsck(t, image)
-	clean(t, image)
+	expectClean(t, image)
 }
 
-func clean(t *testing.T, image string) {
+func expectClean(t *testing.T, image string) {
 	t.Helper()
 	list, err := checkImage(image)
-	report(t, list, err)
+	reportProblems(t, list, err)
 }
 
-func report(t *testing.T, list []ext4.Problem, err error) {
+func reportProblems(t *testing.T, list []ext4.Problem, err error) {
 	t.Helper()
 	if err != nil {
 		t.Errorf("checking: %v", err)
@@ -115,7 +115,7 @@ func TestUsageOfClusters(t *testing.T) {
 	ext4oracle.RequireTools(t)
 	image := filepath.Join(t.TempDir(), "bigalloc.img")
 	ext4oracle.Mke2fs(t, image, 64<<20, "-O", "bigalloc", "-C", "16384")
-	if u := openImage(t, image, ext4.OpenOptions{ReadOnly: true}).Usage(); u.Free <= 0 || u.Free > 64<<20 {
+	if u := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true}).Usage(); u.Free <= 0 || u.Free > 64<<20 {
 		t.Errorf("%d bytes are free in an image of 64 MiB", u.Free)
 	}
 }

@@ -27,8 +27,8 @@ var mutated = []string{
 	"small", "nochecksums", "1k", "blockmap-1k", "inline_data-1k", "ea_inode", "bigalloc", "orphan_file", "uninit_bg", "inode128", "ext3-1k-inode128",
 }
 
-// recipe returns a small image of a format.
-func recipe(t *testing.T, name string) ext4oracle.Recipe {
+// recipeNamed returns a small image of a format.
+func recipeNamed(t *testing.T, name string) ext4oracle.Recipe {
 	t.Helper()
 	for _, r := range ext4oracle.Matrix {
 		if r.Name == name {
@@ -50,7 +50,7 @@ func TestMutatedAgreement(t *testing.T) {
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {
-			image, _ := ext4oracle.Build(t, recipe(t, name))
+			image, _ := ext4oracle.Build(t, recipeNamed(t, name))
 			f, err := os.OpenFile(image, os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -58,15 +58,15 @@ func TestMutatedAgreement(t *testing.T) {
 			defer f.Close()
 			m := newMutator(*mutationSeed+uint64(k)<<32, findTargets(t, f))
 			for range n / len(mutated) {
-				d, err := m.next(f)
+				d, err := m.nextMutation(f)
 				if err == nil {
-					err = d.put(f, true)
+					err = d.writeMutation(f, true)
 				}
 				if err != nil {
 					t.Fatal(err)
 				}
 				compareVerdicts(t, image, f, d)
-				if err := d.put(f, false); err != nil {
+				if err := d.writeMutation(f, false); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -83,7 +83,7 @@ func TestMutatedUse(t *testing.T) {
 	}
 	for k, name := range mutated {
 		t.Run(name, func(t *testing.T) {
-			image, _ := ext4oracle.Build(t, recipe(t, name))
+			image, _ := ext4oracle.Build(t, recipeNamed(t, name))
 			f, err := os.Open(image)
 			if err != nil {
 				t.Fatal(err)
@@ -91,15 +91,15 @@ func TestMutatedUse(t *testing.T) {
 			defer f.Close()
 			m := newMutator(*mutationSeed+uint64(k)<<32+1<<31, findTargets(t, f))
 			for range n / len(mutated) {
-				d, err := m.next(f)
+				d, err := m.nextMutation(f)
 				dev := newMemDevice(f, deviceSize(f))
 				if err == nil {
-					err = d.put(dev, true)
+					err = d.writeMutation(dev, true)
 				}
 				if err != nil {
 					t.Fatal(err)
 				}
-				useWithin(t, d.String(), dev)
+				useWithinLimits(t, d.String(), dev)
 			}
 		})
 	}
@@ -126,14 +126,14 @@ func processorTime(t testing.TB, f func()) time.Duration {
 // mostMemory is how much each use of a damaged image may allocate, in all.
 const mostMemory = 256 << 20
 
-// useWithin reads, checks and writes an image, and fails the test when that takes too
+// useWithinLimits reads, checks and writes an image, and fails the test when that takes too
 // much. Errors are fine.
-func useWithin(t testing.TB, what string, dev *memDevice) {
+func useWithinLimits(t testing.TB, what string, dev *memDevice) {
 	t.Helper()
 	for _, step := range []struct {
 		name string
 		f    func(*memDevice)
-	}{{"reading", readAll}, {"checking", checkAll}, {"writing", writeSome}} {
+	}{{"reading", readQuietly}, {"checking", checkQuietly}, {"writing", writeQuietly}} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		took := processorTime(t, func() { step.f(dev) })
@@ -147,9 +147,9 @@ func useWithin(t testing.TB, what string, dev *memDevice) {
 	}
 }
 
-// overlooked reports whether a problem is one of which e2fsck -fn says nothing, though
+// mayBeOverlooked reports whether a problem is one of which e2fsck -fn says nothing, though
 // the kernel does.
-func overlooked(p Problem, d *mutation) bool {
+func mayBeOverlooked(p Problem, d *mutation) bool {
 	switch p.Code {
 	case ProblemErrors, ProblemOrphans, ProblemJournal, ProblemResize:
 		return true
@@ -174,7 +174,7 @@ func compareVerdicts(t *testing.T, image string, f *os.File, d *mutation) {
 	var err error
 	took := processorTime(t, func() {
 		err = Check(context.Background(), f, CheckOptions{}, func(p Problem) error {
-			if overlooked(p, d) {
+			if mayBeOverlooked(p, d) {
 				silent = append(silent, p.String())
 			} else if list = append(list, p.String()); len(list) > 20 {
 				return io.EOF

@@ -16,15 +16,15 @@ type mutation struct {
 	also   *mutation
 }
 
-// put writes the damage, or what was there before.
-func (m *mutation) put(f io.WriterAt, damage bool) error {
+// writeMutation writes the damage, or what was there before.
+func (m *mutation) writeMutation(f io.WriterAt, damage bool) error {
 	b := m.was
 	if damage {
 		b = m.now
 	}
 	_, err := f.WriteAt(b, m.target.at)
 	if err == nil && m.also != nil {
-		err = m.also.put(f, damage)
+		err = m.also.writeMutation(f, damage)
 	}
 	return err
 }
@@ -58,8 +58,8 @@ func newMutator(seed uint64, list []target) *mutator {
 	return m
 }
 
-// next makes up damage of a target, of each kind as often as of the others.
-func (m *mutator) next(f io.ReaderAt) (*mutation, error) {
+// nextMutation makes up damage of a target, of each kind as often as of the others.
+func (m *mutator) nextMutation(f io.ReaderAt) (*mutation, error) {
 	list := m.kind[m.what[m.r.IntN(len(m.what))]]
 	t := list[m.r.IntN(len(list))]
 	d := &mutation{target: t, was: make([]byte, t.n), sealed: t.seal != nil && m.r.IntN(4) > 0}
@@ -68,7 +68,7 @@ func (m *mutator) next(f io.ReaderAt) (*mutation, error) {
 	}
 	d.now = slices.Clone(d.was)
 	for range 1 + m.r.IntN(2)*m.r.IntN(4) {
-		m.change(d.now)
+		m.changeBytes(d.now)
 	}
 	if !d.sealed {
 		return d, nil
@@ -82,8 +82,8 @@ func (m *mutator) next(f io.ReaderAt) (*mutation, error) {
 	return d, nil
 }
 
-// change changes something: most often where there is something.
-func (m *mutator) change(b []byte) {
+// changeBytes changes something: most often where there is something.
+func (m *mutator) changeBytes(b []byte) {
 	at := m.r.IntN(len(b))
 	for range 3 {
 		if b[at] == 0 {

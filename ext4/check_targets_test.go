@@ -32,11 +32,11 @@ func findTargets(t testing.TB, image Device) []target {
 		t.Fatal(err)
 	}
 	s := &targets{fs: fs, seen: map[uint64]bool{}}
-	s.list = append(s.list, target{what: "superblock", at: superOffset, n: superSize, seal: s.sealer(func(b []byte) {
+	s.list = append(s.list, target{what: "superblock", at: superOffset, n: superSize, seal: s.sealIfChecksummed(func(b []byte) {
 		le.PutUint32(b[sbChecksum:], superblockChecksum(b))
 	})})
 	for g := range fs.sb.groups {
-		if err := s.group(g); err != nil {
+		if err := s.addGroup(g); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -48,30 +48,30 @@ func findTargets(t testing.TB, image Device) []target {
 		if i.linkCount() == 0 {
 			continue
 		}
-		if err := s.inode(i); err != nil {
+		if err := s.addInode(i); err != nil {
 			t.Fatalf("inode %d: %v", num, err)
 		}
 	}
 	return s.list
 }
 
-// sealer returns a function only for images that have checksums.
-func (s *targets) sealer(f func(b []byte)) func(b []byte) {
+// sealIfChecksummed returns a function only for images that have checksums.
+func (s *targets) sealIfChecksummed(f func(b []byte)) func(b []byte) {
 	if !s.fs.sb.metadataCsum {
 		return nil
 	}
 	return f
 }
 
-func (s *targets) block(what string, n uint64, seal func(b []byte)) {
+func (s *targets) addBlock(what string, n uint64, seal func(b []byte)) {
 	if !s.seen[n] {
 		s.seen[n] = true
-		s.list = append(s.list, target{what: what, at: int64(n) * s.fs.sb.blockSize, n: int(s.fs.sb.blockSize), seal: s.sealer(seal)})
+		s.list = append(s.list, target{what: what, at: int64(n) * s.fs.sb.blockSize, n: int(s.fs.sb.blockSize), seal: s.sealIfChecksummed(seal)})
 	}
 }
 
-// group adds the descriptor and the bitmaps of a group.
-func (s *targets) group(g uint32) error {
+// addGroup adds the descriptor and the bitmaps of a group.
+func (s *targets) addGroup(g uint32) error {
 	fs := s.fs
 	n, off := fs.sb.locateGroupDesc(g)
 	d, err := fs.readGroupDesc(g)
@@ -88,18 +88,18 @@ func (s *targets) group(g uint32) error {
 	}
 	s.list = append(s.list, t)
 	if d.flags()&groupBlockUninit == 0 {
-		s.bitmap("block bitmap", d, d.blockBitmap(), t, fs.sb.blocksPerGroup/fs.sb.clusterBlocks/8, gdBlockCsum, gdBlockCsumHi)
+		s.addBitmap("block bitmap", d, d.blockBitmap(), t, fs.sb.blocksPerGroup/fs.sb.clusterBlocks/8, gdBlockCsum, gdBlockCsumHi)
 	}
 	if d.flags()&groupInodeUninit == 0 {
-		s.bitmap("inode bitmap", d, d.inodeBitmap(), t, fs.sb.inodesPerGroup/8, gdInodeCsum, gdInodeCsumHi)
+		s.addBitmap("inode bitmap", d, d.inodeBitmap(), t, fs.sb.inodesPerGroup/8, gdInodeCsum, gdInodeCsumHi)
 	}
 	return nil
 }
 
-// bitmap adds a bitmap, whose checksum is in the descriptor.
-func (s *targets) bitmap(what string, d groupDesc, at uint64, owner target, size uint32, lo, hi int) {
+// addBitmap adds a bitmap, whose checksum is in the descriptor.
+func (s *targets) addBitmap(what string, d groupDesc, at uint64, owner target, size uint32, lo, hi int) {
 	was := slices.Clone(d)
-	s.block(what, at, func([]byte) {})
+	s.addBlock(what, at, func([]byte) {})
 	if s.fs.sb.metadataCsum {
 		s.list[len(s.list)-1].also = func(b []byte) target {
 			now := slices.Clone(was)
@@ -112,53 +112,53 @@ func (s *targets) bitmap(what string, d groupDesc, at uint64, owner target, size
 }
 
 // classifyBlock names the kinds of inodes, so that all are damaged as often.
-func kindOf(i *inode, sb *superblock) string {
+func describeKind(i *inode, sb *superblock) string {
 	if i.num < sb.firstUserInode {
 		return fmt.Sprint("inode ", i.num)
 	}
 	return fmt.Sprintf("inode of type %d %t %t %t", entryTypeOf(i.mode()), i.hasFlag(flagExtents), i.hasFlag(flagInline|flagIndexed), i.xattrBlock() != 0)
 }
 
-// inode adds an inode, and the blocks of metadata that it has.
-func (s *targets) inode(i *inode) error {
+// addInode adds an inode, and the blocks of metadata that it has.
+func (s *targets) addInode(i *inode) error {
 	fs, num, gen := s.fs, i.num, i.generation()
 	n, off, err := fs.locateInode(num)
 	if err != nil {
 		return err
 	}
-	s.list = append(s.list, target{what: kindOf(i, fs.sb), at: int64(n)*fs.sb.blockSize + int64(off), n: fs.sb.inodeSize,
-		seal: s.sealer(func(b []byte) { setInodeChecksum(fs.sb.csumSeed, num, b) })})
+	s.list = append(s.list, target{what: describeKind(i, fs.sb), at: int64(n)*fs.sb.blockSize + int64(off), n: fs.sb.inodeSize,
+		seal: s.sealIfChecksummed(func(b []byte) { setInodeChecksum(fs.sb.csumSeed, num, b) })})
 	if at := i.xattrBlock(); at != 0 {
-		s.block("xattr block", at, func(b []byte) { le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b)) })
+		s.addBlock("xattr block", at, func(b []byte) { le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b)) })
 	}
-	if err := s.system(i); err != nil {
+	if err := s.addSystemInode(i); err != nil {
 		return err
 	}
 	if i.num < fs.sb.firstUserInode && i.num != rootInode || !fs.mapsBlocks(i) {
 		return nil
 	}
 	if !i.hasFlag(flagExtents) {
-		err = fs.eachPointerBlock(i, func(at uint64) error { s.block("pointers", at, nil); return nil })
+		err = fs.eachPointerBlock(i, func(at uint64) error { s.addBlock("pointers", at, nil); return nil })
 	} else {
 		root, rerr := fs.extentRoot(i)
 		if rerr != nil {
 			return rerr
 		}
-		err = s.tree(i, root)
+		err = s.addExtentTree(i, root)
 	}
 	if err != nil || i.isRegular() {
 		return err
 	}
 	return fs.eachExtent(i, 0, func(e extent) (bool, error) {
 		for k := range uint64(e.n) {
-			s.content(i, gen, e.start+k, e.logical+uint32(k))
+			s.addContent(i, gen, e.start+k, e.logical+uint32(k))
 		}
 		return true, nil
 	})
 }
 
-// system adds the blocks of inodes that are there for a purpose.
-func (s *targets) system(i *inode) error {
+// addSystemInode adds the blocks of inodes that are there for a purpose.
+func (s *targets) addSystemInode(i *inode) error {
 	fs := s.fs
 	switch i.num {
 	case resizeInode:
@@ -166,38 +166,38 @@ func (s *targets) system(i *inode) error {
 		if at == 0 {
 			return nil
 		}
-		s.block("resize pointers", at, nil)
+		s.addBlock("resize pointers", at, nil)
 		b, err := fs.getBlock(at)
 		for k := 0; err == nil && k < len(b.data); k += 4 {
 			if p := le.Uint32(b.data[k:]); p != 0 {
-				s.block("resize pointers", uint64(p), nil)
+				s.addBlock("resize pointers", uint64(p), nil)
 			}
 		}
 		return err
 	case journalInode:
 		e, err := fs.lookupExtent(i, 0)
-		s.list = append(s.list, target{what: "journal", at: int64(e.start) * fs.sb.blockSize, n: jsbSize, seal: s.sealer(func(b []byte) {
+		s.list = append(s.list, target{what: "journal", at: int64(e.start) * fs.sb.blockSize, n: jsbSize, seal: s.sealIfChecksummed(func(b []byte) {
 			be.PutUint32(b[jsbChecksum:], (&journal{rawSuper: b}).superblockChecksum())
 		})})
 		return err
 	case le.Uint32(fs.sb.raw[sbOrphanFile:]):
 		e, err := fs.lookupExtent(i, 0)
-		s.block("orphans", e.start, func(b []byte) { le.PutUint32(b[len(b)-4:], fs.orphanBlockChecksum(i, e.start, b)) })
+		s.addBlock("orphans", e.start, func(b []byte) { le.PutUint32(b[len(b)-4:], fs.orphanBlockChecksum(i, e.start, b)) })
 		return err
 	}
 	return nil
 }
 
-// content adds a block of a directory or of a symbolic link.
-func (s *targets) content(i *inode, gen uint32, at uint64, l uint32) {
+// addContent adds a block of a directory or of a symbolic link.
+func (s *targets) addContent(i *inode, gen uint32, at uint64, l uint32) {
 	fs := s.fs
 	if !i.isDir() {
-		s.block("symlink", at, nil)
+		s.addBlock("symlink", at, nil)
 		return
 	}
 	if fs.usesIndex(i) {
 		if index, err := fs.isIndexBlock(i, l); err == nil && index {
-			s.block("index", at, func(b []byte) {
+			s.addBlock("index", at, func(b []byte) {
 				if n := dxNode(b[dxEntriesOffset(l):]); dxEntriesOffset(l)+dxEntry*n.entryLimit()+dxTail <= len(b) && n.entryCount() <= n.entryLimit() {
 					fs.setIndexChecksum(i, l, b)
 				}
@@ -205,24 +205,24 @@ func (s *targets) content(i *inode, gen uint32, at uint64, l uint32) {
 			return
 		}
 	}
-	s.block("directory", at, func(b []byte) {
+	s.addBlock("directory", at, func(b []byte) {
 		le.PutUint32(b[len(b)-4:], ownedBlockChecksum(fs.sb.csumSeed, i.num, gen, b[:len(b)-dirTailLen]))
 	})
 }
 
-func (s *targets) tree(i *inode, n extentNode) error {
+func (s *targets) addExtentTree(i *inode, n extentNode) error {
 	for k := 0; n.treeDepth() > 0 && k < n.entryCount(); k++ {
 		at := n.childBlock(k)
 		c, err := s.fs.readExtentNode(i, at, n.treeDepth()-1)
 		if err != nil {
 			return err
 		}
-		s.block("extents", at, func(b []byte) {
+		s.addBlock("extents", at, func(b []byte) {
 			if end := extentHeaderLen + extentEntryLen*extentNode(b).maxEntries(); end+4 <= len(b) {
 				le.PutUint32(b[end:], ownedBlockChecksum(s.fs.sb.csumSeed, i.num, i.generation(), b[:end]))
 			}
 		})
-		if err := s.tree(i, c); err != nil {
+		if err := s.addExtentTree(i, c); err != nil {
 			return err
 		}
 	}
@@ -250,8 +250,8 @@ func imageSize(dev Device) int64 {
 	return 0
 }
 
-// page returns a page for reading.
-func (m *memDevice) page(n int64) ([]byte, error) {
+// pageAt returns a page for reading.
+func (m *memDevice) pageAt(n int64) ([]byte, error) {
 	if p := m.pages[n]; p != nil {
 		return p, nil
 	}
@@ -265,7 +265,7 @@ func (m *memDevice) page(n int64) ([]byte, error) {
 func (m *memDevice) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) && off < m.size {
-		b, err := m.page(off / memPage)
+		b, err := m.pageAt(off / memPage)
 		if err != nil {
 			return done, err
 		}
@@ -281,7 +281,7 @@ func (m *memDevice) ReadAt(p []byte, off int64) (int, error) {
 func (m *memDevice) WriteAt(p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
-		b, err := m.page(off / memPage)
+		b, err := m.pageAt(off / memPage)
 		if err != nil {
 			return done, err
 		}

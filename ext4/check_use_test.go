@@ -10,7 +10,7 @@ import (
 // take.
 const mostTime = 2 * time.Second
 
-func checkAll(dev *memDevice) {
+func checkQuietly(dev *memDevice) {
 	n := 0
 	_ = Check(context.Background(), dev, CheckOptions{Size: dev.size}, func(Problem) error {
 		if n++; n > 10000 {
@@ -26,17 +26,17 @@ type reader struct {
 	left int // files that may still be read
 }
 
-func readAll(dev *memDevice) {
+func readQuietly(dev *memDevice) {
 	fs, err := Open(dev, OpenOptions{Size: dev.size, ReadOnly: true})
 	if err != nil {
 		return
 	}
 	defer fs.Close()
 	r := &reader{fs, 5000}
-	r.read(".", 0)
+	r.readPath(".", 0)
 }
 
-func (r *reader) read(path string, depth int) {
+func (r *reader) readPath(path string, depth int) {
 	if r.left--; r.left < 0 || depth > 100 {
 		return
 	}
@@ -50,17 +50,17 @@ func (r *reader) read(path string, depth int) {
 	}
 	switch {
 	case info.Mode.IsRegular():
-		r.content(path)
+		r.readFile(path)
 	case info.Mode&iofs.ModeSymlink != 0:
 		_, _ = r.fs.Readlink(path)
 		_, _ = r.fs.Stat(path)
 	case info.Mode.IsDir():
-		r.dir(path, depth)
+		r.readDir(path, depth)
 	}
 }
 
-// content reads a file's data, not its holes, and at most 8 MiB of it.
-func (r *reader) content(path string) {
+// readFile reads a file's data, not its holes, and at most 8 MiB of it.
+func (r *reader) readFile(path string) {
 	f, err := r.fs.OpenFile(path, OpenFlags{})
 	if err != nil {
 		return
@@ -80,7 +80,7 @@ func (r *reader) content(path string) {
 	}
 }
 
-func (r *reader) dir(path string, depth int) {
+func (r *reader) readDir(path string, depth int) {
 	d, err := r.fs.OpenDir(path, false)
 	if err != nil {
 		return
@@ -96,13 +96,13 @@ func (r *reader) dir(path string, depth int) {
 			if path != "." {
 				sub = path + "/" + sub
 			}
-			r.read(sub, depth+1)
+			r.readPath(sub, depth+1)
 		}
 	}
 }
 
-// writeSome opens an image for writing and does a bit of everything.
-func writeSome(dev *memDevice) {
+// writeQuietly opens an image for writing and does a bit of everything.
+func writeQuietly(dev *memDevice) {
 	fs, err := Open(dev, OpenOptions{Size: dev.size, Batch: true})
 	if err != nil {
 		return

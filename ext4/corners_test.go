@@ -13,8 +13,8 @@ import (
 // cornerSizes are what arithmetic on sizes trips over.
 var cornerSizes = []int64{0, 1, -1, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32, 1<<44 - 1, 1 << 44, 1<<44 + 1, 1 << 53, 1<<62 - 1, 1 << 62, math.MaxInt64 - 4096, math.MaxInt64 - 1, math.MaxInt64, math.MinInt64, math.MinInt64 + 1}
 
-// imageOf makes an image of 8 MiB and opens it.
-func imageOf(t *testing.T) (*os.File, *FS) {
+// newOpenImage makes an image of 8 MiB and opens it.
+func newOpenImage(t *testing.T) (*os.File, *FS) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
 	if err != nil {
@@ -37,7 +37,7 @@ func imageOf(t *testing.T) (*os.File, *FS) {
 // TestCornerSizes tries corner values as sizes and offsets of a file: nothing panics, and
 // what is refused changes nothing.
 func TestCornerSizes(t *testing.T) {
-	_, fs := imageOf(t)
+	_, fs := newOpenImage(t)
 	defer fs.Close()
 	h, err := fs.OpenFile("f", OpenFlags{Write: true, Create: true, Mode: 0o644})
 	if err != nil {
@@ -94,7 +94,7 @@ func TestCornerSizes(t *testing.T) {
 
 // TestCornerCapacities tries corner values as sizes of images.
 func TestCornerCapacities(t *testing.T) {
-	f, fs := imageOf(t)
+	f, fs := newOpenImage(t)
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}

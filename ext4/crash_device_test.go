@@ -39,7 +39,7 @@ func newCrashDevice(size int64, base pages) *crashDevice {
 	return &crashDevice{size: size, base: base, own: pages{}}
 }
 
-func (d *crashDevice) page(k int64) *[crashPage]byte {
+func (d *crashDevice) pageAt(k int64) *[crashPage]byte {
 	if p := d.own[k]; p != nil {
 		return p
 	}
@@ -54,7 +54,7 @@ func (d *crashDevice) ReadAt(p []byte, off int64) (int, error) {
 		at := off + int64(done)
 		in := int(at % crashPage)
 		c := min(crashPage-in, n-done)
-		if g := d.page(at / crashPage); g != nil {
+		if g := d.pageAt(at / crashPage); g != nil {
 			copy(p[done:done+c], g[in:])
 		} else {
 			clear(p[done : done+c])
@@ -67,8 +67,8 @@ func (d *crashDevice) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// fail counts a call, and says whether it fails.
-func (d *crashDevice) fail() error {
+// failIfDue counts a call, and says whether it fails.
+func (d *crashDevice) failIfDue() error {
 	d.calls++
 	if d.fails == nil {
 		return nil
@@ -82,17 +82,17 @@ func (d *crashDevice) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > d.size {
 		return 0, fmt.Errorf("write of %d at %d behind the end at %d", len(p), off, d.size)
 	}
-	if err := d.fail(); err != nil {
+	if err := d.failIfDue(); err != nil {
 		return 0, err
 	}
 	if d.record {
 		d.events = append(d.events, crashEvent{off, append([]byte{}, p...)})
 	}
-	d.write(p, off)
+	d.applyWrite(p, off)
 	return len(p), nil
 }
 
-func (d *crashDevice) write(p []byte, off int64) {
+func (d *crashDevice) applyWrite(p []byte, off int64) {
 	for len(p) > 0 {
 		k, in := off/crashPage, off%crashPage
 		c := min(crashPage-in, int64(len(p)))
@@ -112,7 +112,7 @@ func (d *crashDevice) write(p []byte, off int64) {
 func (d *crashDevice) Sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.fail(); err != nil {
+	if err := d.failIfDue(); err != nil {
 		return err
 	}
 	if d.record {
@@ -121,15 +121,15 @@ func (d *crashDevice) Sync() error {
 	return nil
 }
 
-// position is how many events there were.
-func (d *crashDevice) position() int {
+// eventCount is how many events there were.
+func (d *crashDevice) eventCount() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.events)
 }
 
-// state returns all pages as they are now.
-func (d *crashDevice) state() pages {
+// currentPages returns all pages as they are now.
+func (d *crashDevice) currentPages() pages {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.own) > 0 || d.base == nil {
@@ -141,25 +141,25 @@ func (d *crashDevice) state() pages {
 	return d.base
 }
 
-// torn writes a random part of an event, by sectors.
-func (d *crashDevice) torn(r *rand.Rand, e crashEvent) {
+// tearEvent writes a random part of an event, by sectors.
+func (d *crashDevice) tearEvent(r *rand.Rand, e crashEvent) {
 	const sector = 512
 	part := r.IntN(4)
 	for at := 0; at < len(e.data); at += sector {
 		if part == 0 || part == 1 && r.IntN(2) == 0 || part == 2 && r.IntN(8) > 0 {
-			d.write(e.data[at:min(at+sector, len(e.data))], e.off+int64(at))
+			d.applyWrite(e.data[at:min(at+sector, len(e.data))], e.off+int64(at))
 		}
 	}
 }
 
-// save writes a device to a sparse file.
-func (d *crashDevice) save(path string) error {
+// saveImage writes a device to a sparse file.
+func (d *crashDevice) saveImage(path string) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for k, p := range d.state() {
+	for k, p := range d.currentPages() {
 		if *p != [crashPage]byte{} {
 			if _, err := f.WriteAt(p[:], k*crashPage); err != nil {
 				return err

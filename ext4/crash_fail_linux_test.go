@@ -23,18 +23,18 @@ var failRuns = flag.Int("fail.runs", 60, "devices that fail that TestDeviceFails
 // is on it is what some prefix of the calls made.
 func TestDeviceFails(t *testing.T) {
 	base := newCrashRun(t, 24*mega, false, *crashSeed)
-	base.random(120, ext4workload.Options{Bytes: 60_000, Files: 60})
+	base.applyRandomOps(120, ext4workload.Options{Bytes: 60_000, Files: 60})
 	base.m.CloseAll()
 	if err := base.fs.FS.Close(); err != nil {
 		t.Fatal(err)
 	}
-	state := base.dev.state()
+	state := base.dev.currentPages()
 	for k := range *failRuns {
 		t.Run(fmt.Sprint(k), func(t *testing.T) {
 			f := &failRun{crashRun: &crashRun{t: t, size: base.size, batch: k%3 == 0, m: ext4workload.NewModel(4096),
 				rand: rand.New(rand.NewPCG(*crashSeed, uint64(k)))}}
 			f.dev = newCrashDevice(f.size, state)
-			f.run(k)
+			f.failAtEvent(k)
 		})
 	}
 }
@@ -46,9 +46,9 @@ type failRun struct {
 	at     int
 }
 
-func (f *failRun) run(k int) {
-	f.open()
-	if err := f.learn(); err != nil {
+func (f *failRun) failAtEvent(k int) {
+	f.openFS()
+	if err := f.adoptDeviceState(); err != nil {
 		f.t.Fatal(err)
 	}
 	number := []error{syscall.EIO, syscall.ENOSPC}[k%2]
@@ -88,13 +88,13 @@ func (f *failRun) run(k int) {
 			break
 		}
 	}
-	f.after(durable)
+	f.checkAfterFailure(durable)
 }
 
-// learn makes the model hold what the device does.
-func (f *failRun) learn() error {
+// adoptDeviceState makes the model hold what the device does.
+func (f *failRun) adoptDeviceState() error {
 	err := f.fs.FS.RemoveAll(context.Background(), "lost+found")
-	for p := range treeOf(f.t, f.fs.FS) {
+	for p := range readTreeOf(f.t, f.fs.FS) {
 		if p != "." && !strings.Contains(p, "/") && p != "lost+found" {
 			err = errors.Join(err, f.fs.FS.RemoveAll(context.Background(), p))
 		}
@@ -103,8 +103,8 @@ func (f *failRun) learn() error {
 	return errors.Join(err, root.Chmod(".", 0o755), root.Chown(".", 0, 0), root.Sync(context.Background()))
 }
 
-// after opens what is on the device, whatever the file system that failed thinks.
-func (f *failRun) after(durable int) {
+// checkAfterFailure opens what is on the device, whatever the file system that failed thinks.
+func (f *failRun) checkAfterFailure(durable int) {
 	f.t.Helper()
 	next := f.fs.FS.Mkdir("after the failure", 0o755)
 	if next == nil {
@@ -115,9 +115,9 @@ func (f *failRun) after(durable int) {
 		f.t.Logf("close after %v: no error", next)
 	}
 	for name, fails := range map[string]func(int) error{"closed": nil} {
-		d := newCrashDevice(f.size, f.dev.state())
+		d := newCrashDevice(f.size, f.dev.currentPages())
 		d.fails = fails
-		got, err := f.reopen(d)
+		got, err := f.reopenAfterCrash(d)
 		if err != nil {
 			f.t.Fatalf("%s: %v; after %s", name, err, strings.Join(f.ops, "\n"))
 		}
@@ -136,10 +136,10 @@ var failDiff = func() ext4oracle.DiffOptions { o := ext4oracle.SameContent; o.Di
 // A device that fails while it is opened fails the opening, and nothing is lost.
 func TestDeviceFailsAtOpen(t *testing.T) {
 	r := newCrashRun(t, 24*mega, true, *crashSeed)
-	r.begin()
-	r.random(90, ext4workload.Options{Bytes: 60_000, Files: 60})
-	r.sync()
-	state := r.dev.state()
+	r.startRecording()
+	r.applyRandomOps(90, ext4workload.Options{Bytes: 60_000, Files: 60})
+	r.syncFS()
+	state := r.dev.currentPages()
 	for n := 1; ; n++ {
 		d := newCrashDevice(r.size, state)
 		d.fails = func(k int) error {
@@ -154,7 +154,7 @@ func TestDeviceFailsAtOpen(t *testing.T) {
 		}
 		failed := d.calls >= n
 		d.fails = nil
-		got, rerr := r.reopen(d)
+		got, rerr := r.reopenAfterCrash(d)
 		if rerr != nil {
 			t.Fatalf("failure %d: %v, then %v", n, err, rerr)
 		}

@@ -50,12 +50,12 @@ func newCrashRun(t *testing.T, size int64, batch bool, seed uint64) *crashRun {
 	if _, err := ext4.Format(r.dev, size, ext4.FormatOptions{Journal: 4 * mega}); err != nil {
 		t.Fatal(err)
 	}
-	r.open()
+	r.openFS()
 	r.trees = append(r.trees, r.m.Tree())
 	return r
 }
 
-func (r *crashRun) open() {
+func (r *crashRun) openFS() {
 	r.t.Helper()
 	fs, err := ext4.Open(r.dev, ext4.OpenOptions{Size: r.size, Batch: r.batch})
 	if err != nil {
@@ -64,10 +64,10 @@ func (r *crashRun) open() {
 	r.fs = ext4workload.NewFS(fs)
 }
 
-// do does an operation that must agree with the model.
-func (r *crashRun) do(o *ext4workload.Op) {
+// applyOp does an operation that must agree with the model.
+func (r *crashRun) applyOp(o *ext4workload.Op) {
 	r.t.Helper()
-	r.began = append(r.began, r.dev.position())
+	r.began = append(r.began, r.dev.eventCount())
 	err := r.fs.Apply(context.Background(), o)
 	if !ext4workload.Expected(o, err, true) {
 		if want := r.m.Apply(o); !sameKind(want, err) {
@@ -78,56 +78,56 @@ func (r *crashRun) do(o *ext4workload.Op) {
 		r.ops = append(r.ops, o.String())
 		r.trees = append(r.trees, r.m.Tree())
 		// What changed nothing made nothing durable that was written to open files before.
-		if !r.batch && !o.IsFileOp() && err == nil && r.dev.position() > r.began[len(r.began)-1] {
-			r.acknowledge()
+		if !r.batch && !o.IsFileOp() && err == nil && r.dev.eventCount() > r.began[len(r.began)-1] {
+			r.noteDurable()
 		}
 	} else {
 		r.began = r.began[:0]
 	}
 }
 
-// acknowledge notes that all that was done is durable.
-func (r *crashRun) acknowledge() {
-	r.sure = append(r.sure, crashPoint{r.dev.position(), len(r.trees) - 1})
+// noteDurable notes that all that was done is durable.
+func (r *crashRun) noteDurable() {
+	r.sure = append(r.sure, crashPoint{r.dev.eventCount(), len(r.trees) - 1})
 }
 
-func (r *crashRun) sync() {
+func (r *crashRun) syncFS() {
 	if err := r.fs.FS.Sync(context.Background()); err != nil {
 		r.t.Fatal(err)
 	}
-	r.acknowledge()
+	r.noteDurable()
 }
 
-// begin ends the preparations.
-func (r *crashRun) begin() {
-	r.sync()
+// startRecording ends the preparations.
+func (r *crashRun) startRecording() {
+	r.syncFS()
 	if err := r.fs.FS.Close(); err != nil {
 		r.t.Fatal(err)
 	}
 	r.m.CloseAll()
-	r.base = r.dev.state()
+	r.base = r.dev.currentPages()
 	r.dev = newCrashDevice(r.size, r.base)
 	r.dev.record = true
 	r.sure, r.trees = []crashPoint{{0, 0}}, []ext4oracle.Tree{r.m.Tree()}
-	r.open()
+	r.openFS()
 }
 
-// random does n random operations, some of them on files that have no name any more.
-func (r *crashRun) random(n int, opts ext4workload.Options) {
+// applyRandomOps does n random operations, some of them on files that have no name any more.
+func (r *crashRun) applyRandomOps(n int, opts ext4workload.Options) {
 	opts.Crash, opts.Checked = true, true
 	gen := ext4workload.NewGen(r.rand.Uint64(), r.m, opts)
 	for k := range n {
-		r.do(gen.Next())
+		r.applyOp(gen.Next())
 		if r.dev.record && r.rand.IntN(25) == 0 {
-			r.sync()
+			r.syncFS()
 		}
 		if k%97 == 96 && r.dev.record {
 			r.m.CloseAll()
 			if err := r.fs.FS.Close(); err != nil {
 				r.t.Fatal(err)
 			}
-			r.acknowledge()
-			r.open()
+			r.noteDurable()
+			r.openFS()
 		}
 	}
 }
@@ -140,34 +140,34 @@ var crashScenarios = []struct {
 	run   func(r *crashRun)
 }{
 	{"durable", 24 * mega, false, func(r *crashRun) {
-		r.begin()
-		r.random(250, ext4workload.Options{Bytes: 50_000, Files: 80})
+		r.startRecording()
+		r.applyRandomOps(250, ext4workload.Options{Bytes: 50_000, Files: 80})
 	}},
 	{"batch", 24 * mega, true, func(r *crashRun) {
-		r.begin()
-		r.random(900, ext4workload.Options{Bytes: 20_000, Files: 200, LongNames: true})
+		r.startRecording()
+		r.applyRandomOps(900, ext4workload.Options{Bytes: 20_000, Files: 200, LongNames: true})
 	}},
 	{"full", 10 * mega, false, func(r *crashRun) {
-		r.random(200, ext4workload.Options{Bytes: 200_000, Files: 100})
-		r.begin()
-		r.random(150, ext4workload.Options{Bytes: 200_000, Files: 100})
+		r.applyRandomOps(200, ext4workload.Options{Bytes: 200_000, Files: 100})
+		r.startRecording()
+		r.applyRandomOps(150, ext4workload.Options{Bytes: 200_000, Files: 100})
 	}},
-	{"fragmented", 48 * mega, false, func(r *crashRun) { r.fragmented(3000) }},
-	{"fragmented-batch", 48 * mega, true, func(r *crashRun) { r.fragmented(2000) }},
-	{"trees", 64 * mega, false, func(r *crashRun) { r.manyFiles(700) }},
-	{"trees-batch", 64 * mega, true, func(r *crashRun) { r.manyFiles(500) }},
+	{"fragmented", 48 * mega, false, func(r *crashRun) { r.makeFragmentedFile(3000) }},
+	{"fragmented-batch", 48 * mega, true, func(r *crashRun) { r.makeFragmentedFile(2000) }},
+	{"trees", 64 * mega, false, func(r *crashRun) { r.makeManyFiles(700) }},
+	{"trees-batch", 64 * mega, true, func(r *crashRun) { r.makeManyFiles(500) }},
 }
 
-// fragmented removes and cuts files with many extents.
-func (r *crashRun) fragmented(extents int64) {
+// makeFragmentedFile removes and cuts files with many extents.
+func (r *crashRun) makeFragmentedFile(extents int64) {
 	for k, name := range []string{"a", "b", "c"} {
-		r.do(&ext4workload.Op{Kind: ext4workload.Open, Slot: k, Path: name, Mode: 0o644})
+		r.applyOp(&ext4workload.Op{Kind: ext4workload.Open, Slot: k, Path: name, Mode: 0o644})
 		for i := range extents {
-			r.do(&ext4workload.Op{Kind: ext4workload.WriteAt, Slot: k, Off: 2 * i * 4096, Len: 4000, Seed: uint64(i)<<3 | 7})
+			r.applyOp(&ext4workload.Op{Kind: ext4workload.WriteAt, Slot: k, Off: 2 * i * 4096, Len: 4000, Seed: uint64(i)<<3 | 7})
 		}
 	}
-	r.begin()
-	file := func(o ext4workload.Op) { r.do(&o) }
+	r.startRecording()
+	file := func(o ext4workload.Op) { r.applyOp(&o) }
 	file(ext4workload.Op{Kind: ext4workload.Open, Slot: 0, Path: "a"})
 	file(ext4workload.Op{Kind: ext4workload.Remove, Path: "a"})
 	file(ext4workload.Op{Kind: ext4workload.Truncate, Slot: -1, Path: "b", Len: 100_000})
@@ -177,25 +177,25 @@ func (r *crashRun) fragmented(extents int64) {
 	file(ext4workload.Op{Kind: ext4workload.Truncate, Slot: -1, Path: "b", Len: 1 << 30})
 	file(ext4workload.Op{Kind: ext4workload.Truncate, Slot: -1, Path: "b", Len: 0})
 	file(ext4workload.Op{Kind: ext4workload.Mkdir, Path: "end", Mode: 0o700})
-	r.sync()
+	r.syncFS()
 }
 
-// manyFiles copies, moves and removes trees.
-func (r *crashRun) manyFiles(n int) {
+// makeManyFiles copies, moves and removes trees.
+func (r *crashRun) makeManyFiles(n int) {
 	for i := range n {
 		dir := fmt.Sprintf("tree/%d", i%7)
 		if i%3 == 0 {
 			dir += fmt.Sprintf("/%d/deep", i%5)
 		}
-		r.do(&ext4workload.Op{Kind: ext4workload.WriteFile, Path: fmt.Sprintf("%s/%d%s", dir, i, strings.Repeat("n", i%50)), Len: int64(i % 9000), Seed: uint64(i)})
+		r.applyOp(&ext4workload.Op{Kind: ext4workload.WriteFile, Path: fmt.Sprintf("%s/%d%s", dir, i, strings.Repeat("n", i%50)), Len: int64(i % 9000), Seed: uint64(i)})
 	}
-	r.begin()
-	r.do(&ext4workload.Op{Kind: ext4workload.Copy, Path: "tree", Path2: "new/copy"})
-	r.do(&ext4workload.Op{Kind: ext4workload.RemoveAll, Path: "tree"})
-	r.do(&ext4workload.Op{Kind: ext4workload.Mkdir, Path: "tree", Mode: 0o755})
-	r.do(&ext4workload.Op{Kind: ext4workload.Rename, Path: "new/copy", Path2: "tree/moved"})
-	r.do(&ext4workload.Op{Kind: ext4workload.RemoveAll, Path: "tree"})
-	r.sync()
+	r.startRecording()
+	r.applyOp(&ext4workload.Op{Kind: ext4workload.Copy, Path: "tree", Path2: "new/copy"})
+	r.applyOp(&ext4workload.Op{Kind: ext4workload.RemoveAll, Path: "tree"})
+	r.applyOp(&ext4workload.Op{Kind: ext4workload.Mkdir, Path: "tree", Mode: 0o755})
+	r.applyOp(&ext4workload.Op{Kind: ext4workload.Rename, Path: "new/copy", Path2: "tree/moved"})
+	r.applyOp(&ext4workload.Op{Kind: ext4workload.RemoveAll, Path: "tree"})
+	r.syncFS()
 }
 
 func TestCrash(t *testing.T) {
@@ -208,7 +208,7 @@ func TestCrash(t *testing.T) {
 				r := newCrashRun(t, s.size, s.batch, *crashSeed*1000+uint64(100*round+k))
 				r.name = s.name
 				s.run(r)
-				r.check(*crashStates / len(crashScenarios) / rounds)
+				r.checkCrashStates(*crashStates / len(crashScenarios) / rounds)
 				if t.Failed() {
 					return
 				}
@@ -217,8 +217,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// check tries n states that a crash could have left.
-func (r *crashRun) check(n int) {
+// checkCrashStates tries n states that a crash could have left.
+func (r *crashRun) checkCrashStates(n int) {
 	r.t.Helper()
 	events := r.dev.events
 	at := make([]int, n)
@@ -232,34 +232,34 @@ func (r *crashRun) check(n int) {
 		for k := end - 1; k >= done; k-- {
 			if events[k].data == nil {
 				for _, e := range events[done : k+1] {
-					synced.write(e.data, e.off)
+					synced.applyWrite(e.data, e.off)
 				}
 				done = k + 1
 			}
 		}
-		d := newCrashDevice(r.size, synced.state())
+		d := newCrashDevice(r.size, synced.currentPages())
 		how := "all"
 		if r.rand.IntN(3) == 0 {
 			for _, e := range events[done:end] {
-				d.write(e.data, e.off)
+				d.applyWrite(e.data, e.off)
 			}
 		} else {
 			how = "some"
 			for _, e := range events[done:end] {
-				d.torn(r.rand, e)
+				d.tearEvent(r.rand, e)
 			}
 		}
 		what := fmt.Sprintf("state %d: %s of events %d to %d of %d", i, how, done, end, len(events))
-		if !r.recovers(what, d, done, end, i%12 == 0) {
+		if !r.checkRecovery(what, d, done, end, i%12 == 0) {
 			return
 		}
 	}
 }
 
-// recovers checks one state.
-func (r *crashRun) recovers(what string, d *crashDevice, synced, end int, kernel bool) bool {
+// checkRecovery checks one state.
+func (r *crashRun) checkRecovery(what string, d *crashDevice, synced, end int, kernel bool) bool {
 	r.t.Helper()
-	image := newCrashDevice(r.size, d.state())
+	image := newCrashDevice(r.size, d.currentPages())
 	first := 0
 	for _, p := range r.sure {
 		if p.event <= synced {
@@ -274,13 +274,13 @@ func (r *crashRun) recovers(what string, d *crashDevice, synced, end int, kernel
 		r.t.Helper()
 		path := filepath.Join(os.TempDir(), "crash-"+r.name+".raw")
 		if os.Getenv("CRASH_KEEP") != "" {
-			_ = image.save(path)
+			_ = image.saveImage(path)
 		}
 		r.t.Errorf("%s, after %v: %s", what, r.ops[first:last], fmt.Sprintf(format, args...))
 		return false
 	}
 	d.record = true
-	got, err := r.reopen(d)
+	got, err := r.reopenAfterCrash(d)
 	if err != nil {
 		return fail("%v", err)
 	}
@@ -296,12 +296,12 @@ func (r *crashRun) recovers(what string, d *crashDevice, synced, end int, kernel
 	}
 	// A crash while it recovers.
 	for range 2 {
-		again := newCrashDevice(r.size, image.state())
+		again := newCrashDevice(r.size, image.currentPages())
 		cut := r.rand.IntN(len(d.events) + 1)
 		for _, e := range d.events[:cut] {
-			again.write(e.data, e.off)
+			again.applyWrite(e.data, e.off)
 		}
-		twice, err := r.reopen(again)
+		twice, err := r.reopenAfterCrash(again)
 		if err != nil {
 			return fail("recovery after %d of %d events of a recovery: %v", cut, len(d.events), err)
 		}
@@ -310,21 +310,21 @@ func (r *crashRun) recovers(what string, d *crashDevice, synced, end int, kernel
 		}
 	}
 	if kernel {
-		if err := r.kernelRecovers(image, d, got); err != nil {
+		if err := r.compareKernelRecovery(image, d, got); err != nil {
 			return fail("%v", err)
 		}
 	}
 	return true
 }
 
-// reopen recovers a device, checks it, and returns what is in it.
-func (r *crashRun) reopen(d *crashDevice) (ext4oracle.Tree, error) {
+// reopenAfterCrash recovers a device, checks it, and returns what is in it.
+func (r *crashRun) reopenAfterCrash(d *crashDevice) (ext4oracle.Tree, error) {
 	fs, err := ext4.Open(d, ext4.OpenOptions{Size: r.size})
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
 	tree := ext4oracle.Tree{}
-	if err := addTo(tree, fs, "."); err != nil {
+	if err := addPathToTree(tree, fs, "."); err != nil {
 		return nil, err
 	}
 	for p := range tree {
@@ -335,11 +335,11 @@ func (r *crashRun) reopen(d *crashDevice) (ext4oracle.Tree, error) {
 	if err := fs.Close(); err != nil {
 		return nil, fmt.Errorf("close: %w", err)
 	}
-	return tree, checkClean(d, r.size)
+	return tree, checkWithoutProblems(d, r.size)
 }
 
-// checkClean looks for faults by our own means.
-func checkClean(d ext4.Device, size int64) error {
+// checkWithoutProblems looks for faults by our own means.
+func checkWithoutProblems(d ext4.Device, size int64) error {
 	var list []string
 	err := ext4.Check(context.Background(), d, ext4.CheckOptions{Size: size}, func(p ext4.Problem) error {
 		list = append(list, fmt.Sprint(p))
@@ -351,21 +351,21 @@ func checkClean(d ext4.Device, size int64) error {
 	return err
 }
 
-// kernelRecovers lets Linux and e2fsck recover a state, and e2fsck check ours.
-func (r *crashRun) kernelRecovers(image, ours *crashDevice, want ext4oracle.Tree) error {
+// compareKernelRecovery lets Linux and e2fsck recover a state, and e2fsck check ours.
+func (r *crashRun) compareKernelRecovery(image, ours *crashDevice, want ext4oracle.Tree) error {
 	r.t.Helper()
 	dir := r.t.TempDir()
 	opts := ext4oracle.SameContent
 	opts.Mtime = false
 	opts.DirMtime = true
 	path := filepath.Join(dir, "ours.raw")
-	if err := ours.save(path); err != nil {
+	if err := ours.saveImage(path); err != nil {
 		return err
 	}
 	if clean, out := ext4oracle.FsckStatus(path); !clean {
 		return fmt.Errorf("e2fsck of what we recovered: %s", out)
 	}
-	if err := image.save(path); err != nil {
+	if err := image.saveImage(path); err != nil {
 		return err
 	}
 	mount := ext4oracle.Mount(r.t, path)
@@ -380,7 +380,7 @@ func (r *crashRun) kernelRecovers(image, ours *crashDevice, want ext4oracle.Tree
 	if clean, out := ext4oracle.FsckStatus(path); !clean {
 		return fmt.Errorf("e2fsck of what Linux recovered: %s", out)
 	}
-	if err := image.save(path); err != nil {
+	if err := image.saveImage(path); err != nil {
 		return err
 	}
 	out, err := ext4oracle.Repair(path)

@@ -13,8 +13,8 @@ import (
 func TestDiscard(t *testing.T) {
 	ext4oracle.RequireTools(t)
 	for _, discard := range []bool{true, false} {
-		image := newImage(t, 256<<20)
-		empty := storage(t, image)
+		image := newImageFile(t, 256<<20)
+		empty := storageOfImage(t, image)
 		use := func(do func(fs *ext4.FS) error) {
 			t.Helper()
 			f, err := os.OpenFile(image, os.O_RDWR, 0)
@@ -41,9 +41,9 @@ func TestDiscard(t *testing.T) {
 			_, err := fs.WriteFile(t.Context(), "big", bytes.NewReader(make([]byte, 32<<20)), ext4.WriteOptions{})
 			return err
 		})
-		full := storage(t, image)
+		full := storageOfImage(t, image)
 		use(func(fs *ext4.FS) error { return fs.Remove("big") })
-		if n := storage(t, image); discard && n > empty+8<<20 || !discard && n < full-1<<20 {
+		if n := storageOfImage(t, image); discard && n > empty+8<<20 || !discard && n < full-1<<20 {
 			t.Errorf("discard %v: %d bytes when empty, %d with the file, %d without it", discard, empty, full, n)
 		}
 		use(func(fs *ext4.FS) error {

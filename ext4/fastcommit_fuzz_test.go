@@ -11,20 +11,20 @@ import (
 
 const fuzzFastNumber = 7 // of the transaction that the fuzzed fast commits are for
 
-// appendFast appends a tag.
-func appendFast(b []byte, kind, n int, data ...byte) []byte {
+// appendFastTag appends a tag.
+func appendFastTag(b []byte, kind, n int, data ...byte) []byte {
 	b = le.AppendUint16(le.AppendUint16(b, uint16(kind)), uint16(n))
 	return append(b, data...)
 }
 
-// sealFast makes blocks with a head, tags and a right tail of a row of tags.
-func sealFast(tags []byte) [][]byte {
+// buildFastCommitBlocks makes blocks with a head, tags and a right tail of a row of tags.
+func buildFastCommitBlocks(tags []byte) [][]byte {
 	head := le.AppendUint32(le.AppendUint32(nil, 0), fuzzFastNumber)
-	b, list, sum := appendFast(nil, fastHead, 8, head...), [][]byte{}, uint32(0)
+	b, list, sum := appendFastTag(nil, fastHead, 8, head...), [][]byte{}, uint32(0)
 	put := func(tag []byte) {
 		if len(b)+len(tag)+2*fastTagLen+8 > defaultBlock {
 			pad := defaultBlock - len(b) - fastTagLen
-			b = append(appendFast(b, fastPad, pad), make([]byte, pad)...)
+			b = append(appendFastTag(b, fastPad, pad), make([]byte, pad)...)
 			list, sum, b = append(list, b), crc32c(sum, b), nil
 		}
 		b = append(b, tag...)
@@ -39,34 +39,34 @@ func sealFast(tags []byte) [][]byte {
 		}
 		tags = tags[n:]
 	}
-	b = appendFast(b, fastTail, defaultBlock-len(b)-fastTagLen)
+	b = appendFastTag(b, fastTail, defaultBlock-len(b)-fastTagLen)
 	b = le.AppendUint32(b, fuzzFastNumber)
 	b = le.AppendUint32(b, crc32c(sum, b))
 	return append(list, append(b, make([]byte, defaultBlock-len(b))...))
 }
 
-// fastEntry is a tag of a name.
-func fastEntry(kind int, parent, ino uint32, name string) []byte {
+// fastEntryTag is a tag of a name.
+func fastEntryTag(kind int, parent, ino uint32, name string) []byte {
 	d := append(le.AppendUint32(le.AppendUint32(nil, parent), ino), name...)
-	return appendFast(nil, kind, len(d), d...)
+	return appendFastTag(nil, kind, len(d), d...)
 }
 
 func fastInodeTag(ino uint32, raw []byte) []byte {
 	d := append(le.AppendUint32(nil, ino), raw...)
-	return appendFast(nil, fastInode, len(d), d...)
+	return appendFastTag(nil, fastInode, len(d), d...)
 }
 
-func fastRange(ino uint32, e extent) []byte {
+func fastRangeTag(ino uint32, e extent) []byte {
 	node := make(extentNode, extentHeaderLen+extentEntryLen)
 	node.setExtentAt(0, e)
 	d := append(le.AppendUint32(nil, ino), node[extentHeaderLen:]...)
-	return appendFast(nil, fastAddRange, len(d), d...)
+	return appendFastTag(nil, fastAddRange, len(d), d...)
 }
 
 // fastSeeds are sound fast commits for the base image.
 func fastSeeds(t testing.TB) map[string][]byte {
-	fs := fuzzFS(t)
-	dir, file := fuzzInode(t, fs, "one"), fuzzInode(t, fs, "one/fragmented")
+	fs := openFuzzFS(t)
+	dir, file := inodeOfPath(t, fs, "one"), inodeOfPath(t, fs, "one/fragmented")
 	made, sub := &inode{2000, slices.Clone(file.raw)}, &inode{2001, slices.Clone(dir.raw)}
 	le.PutUint32(made.raw[inGeneration:], 99)
 	le.PutUint32(sub.raw[inGeneration:], 98)
@@ -78,31 +78,31 @@ func fastSeeds(t testing.TB) map[string][]byte {
 	free := uint64(2000) // a free block
 	del := le.AppendUint32(le.AppendUint32(le.AppendUint32(nil, file.num), 2), 20)
 	return map[string][]byte{
-		"create": slices.Concat(fastInodeTag(made.num, made.raw[:160]), fastRange(made.num, extent{n: 3, start: free}),
-			fastEntry(fastCreate, dir.num, made.num, "made")),
-		"mkdir": slices.Concat(fastInodeTag(sub.num, sub.raw[:160]), fastEntry(fastCreate, dir.num, sub.num, "sub"),
-			fastInodeTag(made.num, made.raw[:160]), fastEntry(fastCreate, sub.num, made.num, "made")),
-		"rename": slices.Concat(fastEntry(fastLink, rootInode, file.num, "moved"), fastEntry(fastUnlink, dir.num, file.num, "fragmented")),
-		"remove": fastEntry(fastUnlink, dir.num, file.num, "fragmented"),
+		"create": slices.Concat(fastInodeTag(made.num, made.raw[:160]), fastRangeTag(made.num, extent{n: 3, start: free}),
+			fastEntryTag(fastCreate, dir.num, made.num, "made")),
+		"mkdir": slices.Concat(fastInodeTag(sub.num, sub.raw[:160]), fastEntryTag(fastCreate, dir.num, sub.num, "sub"),
+			fastInodeTag(made.num, made.raw[:160]), fastEntryTag(fastCreate, sub.num, made.num, "made")),
+		"rename": slices.Concat(fastEntryTag(fastLink, rootInode, file.num, "moved"), fastEntryTag(fastUnlink, dir.num, file.num, "fragmented")),
+		"remove": fastEntryTag(fastUnlink, dir.num, file.num, "fragmented"),
 		// The kernel at times logs the inode of a file that it is removing, and then refuses that.
-		"without a name": slices.Concat(fastEntry(fastUnlink, dir.num, file.num, "fragmented"), fastInodeTag(gone.num, gone.raw[:160])),
-		"used again": slices.Concat(fastEntry(fastUnlink, dir.num, file.num, "fragmented"), fastInodeTag(file.num, made.raw[:160]),
-			fastRange(file.num, extent{n: 3, start: free}), fastEntry(fastCreate, rootInode, file.num, "new")),
-		"ranges": slices.Concat(appendFast(nil, fastDelRange, 12, del...), fastRange(file.num, extent{logical: 7, n: 2, start: free}),
-			fastRange(file.num, extent{logical: 8, n: 5, start: free + 10, unwritten: true})),
+		"without a name": slices.Concat(fastEntryTag(fastUnlink, dir.num, file.num, "fragmented"), fastInodeTag(gone.num, gone.raw[:160])),
+		"used again": slices.Concat(fastEntryTag(fastUnlink, dir.num, file.num, "fragmented"), fastInodeTag(file.num, made.raw[:160]),
+			fastRangeTag(file.num, extent{n: 3, start: free}), fastEntryTag(fastCreate, rootInode, file.num, "new")),
+		"ranges": slices.Concat(appendFastTag(nil, fastDelRange, 12, del...), fastRangeTag(file.num, extent{logical: 7, n: 2, start: free}),
+			fastRangeTag(file.num, extent{logical: 8, n: 5, start: free + 10, unwritten: true})),
 		"odd length": fastInodeTag(made.num, made.raw[:oldInodeSize+1]),
 		"long extra": fastInodeTag(made.num, append(slices.Clone(made.raw[:oldInodeSize]), 0xfc, 0xff)),
-		"claimed":    fastRange(file.num, extent{n: 1, start: fs.sb.firstBlock + 1}),
-		"into a removed directory": slices.Concat(fastInodeTag(sub.num, sub.raw[:160]), fastEntry(fastCreate, dir.num, sub.num, "sub"),
-			fastEntry(fastUnlink, dir.num, sub.num, "sub"), fastInodeTag(made.num, made.raw[:160]), fastEntry(fastCreate, sub.num, made.num, "made")),
-		"loop": fastEntry(fastLink, dir.num, dir.num, "self"),
-		"dots": fastEntry(fastLink, dir.num, file.num, ".."),
+		"claimed":    fastRangeTag(file.num, extent{n: 1, start: fs.sb.firstBlock + 1}),
+		"into a removed directory": slices.Concat(fastInodeTag(sub.num, sub.raw[:160]), fastEntryTag(fastCreate, dir.num, sub.num, "sub"),
+			fastEntryTag(fastUnlink, dir.num, sub.num, "sub"), fastInodeTag(made.num, made.raw[:160]), fastEntryTag(fastCreate, sub.num, made.num, "made")),
+		"loop": fastEntryTag(fastLink, dir.num, dir.num, "self"),
+		"dots": fastEntryTag(fastLink, dir.num, file.num, ".."),
 	}
 }
 
-// applyFast replays fast commits on the base image, and returns what it becomes.
-func applyFast(t testing.TB, blocks [][]byte) (*memDevice, error) {
-	fs := fuzzFS(t)
+// replayFastBlocks replays fast commits on the base image, and returns what it becomes.
+func replayFastBlocks(t testing.TB, blocks [][]byte) (*memDevice, error) {
+	fs := openFuzzFS(t)
 	s := fastScan{number: fuzzFastNumber}
 	for k, b := range blocks {
 		if err := s.scanBlock(b, k == 0); err != nil {
@@ -153,7 +153,7 @@ func checkAccounts(dev *memDevice) (problems []string, only bool) {
 
 func TestFastCommitSeeds(t *testing.T) {
 	for name, tags := range fastSeeds(t) {
-		dev, err := applyFast(t, sealFast(tags))
+		dev, err := replayFastBlocks(t, buildFastCommitBlocks(tags))
 		if slices.Contains([]string{"claimed", "into a removed directory", "loop", "dots", "long extra"}, name) {
 			if !isCorrupt(err) {
 				t.Errorf("%s: %v, want damage", name, err)
@@ -185,7 +185,7 @@ func FuzzFastCommits(f *testing.F) {
 		for k := 0; len(data) > k*defaultBlock && k < 8; k++ {
 			_ = raw.scanBlock(data[k*defaultBlock:min(len(data), (k+1)*defaultBlock)], k == 0)
 		}
-		dev, err := applyFast(t, sealFast(data))
+		dev, err := replayFastBlocks(t, buildFastCommitBlocks(data))
 		if err != nil {
 			if !isCorrupt(err) && !errors.Is(err, ErrUnsupported) && !errors.Is(err, errNoSpace) && !errors.Is(err, errLinks) && !errors.Is(err, errTooBig) {
 				t.Error(err)
@@ -195,7 +195,7 @@ func FuzzFastCommits(f *testing.F) {
 		if problems, only := checkAccounts(dev); only && len(problems) > 0 {
 			t.Error(strings.Join(problems, "\n"))
 		}
-		readAll(dev)
+		readQuietly(dev)
 	})
 }
 
@@ -203,11 +203,11 @@ func FuzzFastCommits(f *testing.F) {
 func TestFastReplayBounds(t *testing.T) {
 	tags := fastSeeds(t)["create"]
 	scan := fastScan{number: fuzzFastNumber}
-	if err := scan.scanBlock(sealFast(tags)[0], true); err != nil {
+	if err := scan.scanBlock(buildFastCommitBlocks(tags)[0], true); err != nil {
 		t.Fatal(err)
 	}
 	start := func() *fastReplay {
-		fs := fuzzFS(t)
+		fs := openFuzzFS(t)
 		fs.beginOperation()
 		return &fastReplay{fs: fs, touched: map[uint32]bool{}, extraNames: map[uint32]int{}}
 	}

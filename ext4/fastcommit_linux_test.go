@@ -34,58 +34,64 @@ type fastDir struct {
 	open *[]*os.File // until it is unmounted
 }
 
-func (d fastDir) at(name string) string { return filepath.Join(d.path, name) }
+func (d fastDir) fullPath(name string) string { return filepath.Join(d.path, name) }
 
-func (d fastDir) must(err error) {
+func (d fastDir) failOnError(err error) {
 	d.t.Helper()
 	if err != nil {
 		d.t.Fatal(err)
 	}
 }
 
-func (d fastDir) write(name string, n int) { d.writeAt(name, 0, n) }
+func (d fastDir) writeFile(name string, n int) { d.writeAt(name, 0, n) }
 
 // writeContent writes n bytes to a file, and syncs it.
 func (d fastDir) writeAt(name string, off int64, n int) {
 	d.t.Helper()
-	f, err := os.OpenFile(d.at(name), os.O_RDWR|os.O_CREATE, 0o640)
-	d.must(err)
+	f, err := os.OpenFile(d.fullPath(name), os.O_RDWR|os.O_CREATE, 0o640)
+	d.failOnError(err)
 	_, err = f.WriteAt(bytes.Repeat([]byte(name+" "), n/(len(name)+1)+1)[:n], off)
-	d.must(errors.Join(err, f.Sync(), f.Close()))
+	d.failOnError(errors.Join(err, f.Sync(), f.Close()))
 }
 
-func (d fastDir) sync(name string) {
+func (d fastDir) fsyncFile(name string) {
 	d.t.Helper()
-	f, err := os.Open(d.at(name))
-	d.must(err)
-	d.must(errors.Join(f.Sync(), f.Close()))
+	f, err := os.Open(d.fullPath(name))
+	d.failOnError(err)
+	d.failOnError(errors.Join(f.Sync(), f.Close()))
 }
 
-// commit has Linux make a whole commit.
-func (d fastDir) commit() {
+// commitFully has Linux make a whole commit.
+func (d fastDir) commitFully() {
 	d.t.Helper()
 	f, err := os.Open(d.path)
-	d.must(err)
-	d.must(errors.Join(unix.Syncfs(int(f.Fd())), f.Close()))
+	d.failOnError(err)
+	d.failOnError(errors.Join(unix.Syncfs(int(f.Fd())), f.Close()))
 }
 
 func (d fastDir) readTree() ext4oracle.Tree {
 	d.t.Helper()
 	tree, err := ext4oracle.ReadTree(d.path, ext4oracle.ReadOptions{})
-	d.must(err)
+	d.failOnError(err)
 	return tree
 }
 
-func (d fastDir) rename(a, b string) { d.t.Helper(); d.must(os.Rename(d.at(a), d.at(b))) }
-func (d fastDir) remove(a string)    { d.t.Helper(); d.must(os.Remove(d.at(a))) }
-func (d fastDir) mkdir(a string)     { d.t.Helper(); d.must(os.Mkdir(d.at(a), 0o755)) }
-func (d fastDir) link(a, b string)   { d.t.Helper(); d.must(os.Link(d.at(a), d.at(b))) }
+func (d fastDir) rename(a, b string) {
+	d.t.Helper()
+	d.failOnError(os.Rename(d.fullPath(a), d.fullPath(b)))
+}
+func (d fastDir) remove(a string) { d.t.Helper(); d.failOnError(os.Remove(d.fullPath(a))) }
+func (d fastDir) mkdir(a string)  { d.t.Helper(); d.failOnError(os.Mkdir(d.fullPath(a), 0o755)) }
+func (d fastDir) link(a, b string) {
+	d.t.Helper()
+	d.failOnError(os.Link(d.fullPath(a), d.fullPath(b)))
+}
 
 func (d fastDir) punch(name string, mode uint32, off, n int64) {
 	d.t.Helper()
-	f, err := os.OpenFile(d.at(name), os.O_RDWR|os.O_CREATE, 0o640)
-	d.must(err)
-	d.must(errors.Join(unix.Fallocate(int(f.Fd()), mode, off, n), f.Sync(), f.Close()))
+	f, err := os.OpenFile(d.fullPath(name), os.O_RDWR|os.O_CREATE, 0o640)
+	d.failOnError(err)
+	d.failOnError(errors.Join(unix.Fallocate(int(f.Fd()), mode, off, n), f.Sync(), f.Close()))
 }
 
 // TestFastCommitsUseOrphansNumber replays fast commits that give the number of a deleted file
@@ -95,30 +101,30 @@ func (d fastDir) punch(name string, mode uint32, off, n int64) {
 func TestFastCommitsUseOrphansNumber(t *testing.T) {
 	t.Parallel()
 	var number uint64
-	image := fastImage(t, fastScene{before: func(d fastDir) {
-		d.write("secret", 96<<10)
-		f, err := os.Open(d.at("secret"))
-		d.must(err)
+	image := buildFastImage(t, fastScene{before: func(d fastDir) {
+		d.writeFile("secret", 96<<10)
+		f, err := os.Open(d.fullPath("secret"))
+		d.failOnError(err)
 		*d.open = append(*d.open, f)
 		var st unix.Stat_t
-		d.must(unix.Fstat(int(f.Fd()), &st))
+		d.failOnError(unix.Fstat(int(f.Fd()), &st))
 		number = st.Ino
 		d.remove("secret")
 	}, act: func(d fastDir) {
-		d.must((*d.open)[0].Close())
+		d.failOnError((*d.open)[0].Close())
 		d.writeAt("new", 96<<10, 1)
 	}})
 	if !hasOrphans(t, image) {
-		t.Skip(kernelName(), "leaves no orphan")
+		t.Skip(kernelRelease(), "leaves no orphan")
 	}
 	if n := ext4oracle.Recovered(t, image)["new"]; n == nil || n.Ino != number {
-		t.Skip(kernelName(), "does not use the number again")
+		t.Skip(kernelRelease(), "does not use the number again")
 	} else if len(n.Data) == 1 && n.Data[0].Off == 0 {
-		t.Log(kernelName(), "shows the deleted file")
+		t.Log(kernelRelease(), "shows the deleted file")
 	}
 	for _, readOnly := range []bool{true, false} {
-		fs := openImage(t, image, ext4.OpenOptions{ReadOnly: readOnly})
-		got, ok := treeOf(t, fs)["new"]
+		fs := openImageFile(t, image, ext4.OpenOptions{ReadOnly: readOnly})
+		got, ok := readTreeOf(t, fs)["new"]
 		if !ok || got.Size != 96<<10+1 || got.Blocks != 8 || len(got.Data) != 1 || got.Data[0].Off != 96<<10 {
 			t.Errorf("the new file, which has one block behind a hole: %+v", got)
 		}
@@ -129,8 +135,8 @@ func TestFastCommitsUseOrphansNumber(t *testing.T) {
 	ext4oracle.Fsck(t, image)
 }
 
-// fastImage has the kernel make an image whose log has fast commits to be replayed.
-func fastImage(t *testing.T, s fastScene) string {
+// buildFastImage has the kernel make an image whose log has fast commits to be replayed.
+func buildFastImage(t *testing.T, s fastScene) string {
 	t.Helper()
 	ext4oracle.RequireRoot(t)
 	dir := t.TempDir()
@@ -153,23 +159,23 @@ func fastImage(t *testing.T, s fastScene) string {
 		}
 		d.path = mounted
 	}
-	d.commit()
-	d.write("first", 1) // Linux may make a whole commit of the first
+	d.commitFully()
+	d.writeFile("first", 1) // Linux may make a whole commit of the first
 	s.act(d)
-	d.must(ext4oracle.CopyImage(image, live))
+	d.failOnError(ext4oracle.CopyImage(image, live))
 	for _, f := range *d.open {
 		f.Close()
 	}
 	ext4oracle.Unmount(t, mounted)
-	if len(fastBlocks(t, image)) == 0 {
-		t.Skip(kernelName(), "makes no fast commits of it")
+	if len(fastBlockOffsets(t, image)) == 0 {
+		t.Skip(kernelRelease(), "makes no fast commits of it")
 	}
 	return image
 }
 
-// fastBlocks returns where the block with the head of the fast commits lies, and those
+// fastBlockOffsets returns where the block with the head of the fast commits lies, and those
 // that follow it and are not empty.
-func fastBlocks(t *testing.T, image string) (at []int64) {
+func fastBlockOffsets(t *testing.T, image string) (at []int64) {
 	t.Helper()
 	b, err := os.ReadFile(image)
 	if err != nil {
@@ -199,11 +205,11 @@ func TestReplayFastCommits(t *testing.T) {
 			var image string
 			var want ext4oracle.Tree
 			if s.kernelErrs {
-				image = fastImage(t, s)
-				want = repairedWant(t, image)
+				image = buildFastImage(t, s)
+				want = treeAfterRepair(t, image)
 			} else {
 				var recovered string
-				image, recovered = soundFastImage(t, s)
+				image, recovered = buildSoundFastImage(t, s)
 				want = ext4oracle.Snapshot(t, recovered)
 			}
 			if want != nil {
@@ -214,13 +220,13 @@ func TestReplayFastCommits(t *testing.T) {
 	}
 }
 
-// soundFastImage has the kernel make an image whose fast commits it replays without errors,
+// buildSoundFastImage has the kernel make an image whose fast commits it replays without errors,
 // and returns what it makes of them, too. Some of what it logs it refuses: the inode of a
 // file that it was removing at that instant.
-func soundFastImage(t *testing.T, s fastScene) (image, recovered string) {
+func buildSoundFastImage(t *testing.T, s fastScene) (image, recovered string) {
 	t.Helper()
 	for range 5 {
-		image = fastImage(t, s)
+		image = buildFastImage(t, s)
 		recovered, err := ext4oracle.RecoverCopy(t, image)
 		if err != nil {
 			t.Log(err)
@@ -230,13 +236,13 @@ func soundFastImage(t *testing.T, s fastScene) (image, recovered string) {
 			return image, recovered
 		}
 	}
-	t.Skip(kernelName(), "does not replay its fast commits")
+	t.Skip(kernelRelease(), "does not replay its fast commits")
 	return "", ""
 }
 
-// repairedWant returns what the kernel and then e2fsck make of an image, or e2fsck alone
+// treeAfterRepair returns what the kernel and then e2fsck make of an image, or e2fsck alone
 // when the kernel refuses it; nil: neither can replay it.
-func repairedWant(t *testing.T, image string) ext4oracle.Tree {
+func treeAfterRepair(t *testing.T, image string) ext4oracle.Tree {
 	t.Helper()
 	recovered, err := ext4oracle.RecoverCopy(t, image)
 	if err != nil {
@@ -258,7 +264,7 @@ func repairedWant(t *testing.T, image string) ext4oracle.Tree {
 func skipUnlessPending(t *testing.T, image string, want ext4oracle.Tree) {
 	t.Helper()
 	if ext4oracle.Diff(want, ext4oracle.Recovered(t, withoutFastCommits(t, image)), ext4oracle.SameContent) == nil {
-		t.Skip(kernelName(), "makes a whole commit of it")
+		t.Skip(kernelRelease(), "makes a whole commit of it")
 	}
 }
 
@@ -269,11 +275,11 @@ func withoutFastCommits(t *testing.T, image string) string {
 	if err := ext4oracle.CopyImage(without, image); err != nil {
 		t.Fatal(err)
 	}
-	overwrite(t, without, make([]byte, 16), fastBlocks(t, image)[0])
+	overwrite(t, without, make([]byte, 16), fastBlockOffsets(t, image)[0])
 	return without
 }
 
-func kernelName() string {
+func kernelRelease() string {
 	var name unix.Utsname
 	_ = unix.Uname(&name)
 	return "the kernel (Linux " + unix.ByteSliceToString(name.Release[:]) + ")"
@@ -297,17 +303,17 @@ func testFastReplay(t *testing.T, image string, want ext4oracle.Tree, readOnly b
 	check := func(what string, got ext4oracle.Tree) {
 		t.Helper()
 		// Extent trees may be a level deeper than the kernel's; e2fsck counts their blocks.
-		same(t, what, dirTimesAside(want), dirTimesAside(got), ext4oracle.DiffOptions{LostFound: true, Blocks: true})
+		expectSameTree(t, what, dirTimesAside(want), dirTimesAside(got), ext4oracle.DiffOptions{LostFound: true, Blocks: true})
 	}
 	before := hashFile(t, image)
 	if list, err := checkImage(image); err != nil || len(list) > 0 {
 		t.Errorf("the check of it: %v %v", list, err)
 	}
-	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
+	fs := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
 	if want == nil {
-		want = treeOf(t, fs)
+		want = readTreeOf(t, fs)
 	}
-	check("replayed in memory", treeOf(t, fs))
+	check("replayed in memory", readTreeOf(t, fs))
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -317,8 +323,8 @@ func testFastReplay(t *testing.T, image string, want ext4oracle.Tree, readOnly b
 	if readOnly {
 		return
 	}
-	rw := openImage(t, image, ext4.OpenOptions{})
-	check("replayed on the device", treeOf(t, rw))
+	rw := openImageFile(t, image, ext4.OpenOptions{})
+	check("replayed on the device", readTreeOf(t, rw))
 	if err := rw.Close(); err != nil {
 		t.Fatal(err)
 	}

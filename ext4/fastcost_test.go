@@ -9,14 +9,14 @@ import (
 // in memory. The log of this image is one block, again and again.
 func TestFastCommitsInLargeBlocks(t *testing.T) {
 	const size = 64 << 10
-	tag := fastEntry(fastUnlink, 12, 13, "x")
+	tag := fastEntryTag(fastUnlink, 12, 13, "x")
 	var b []byte
 	for len(b)+len(tag)+2*fastTagLen+fastTailSize < size {
 		b = append(b, tag...)
 	}
 	first := fastHeadTag()
 	seal := func(b []byte) []byte {
-		b = appendFast(b, fastTail, size-len(b)-fastTagLen)
+		b = appendFastTag(b, fastTail, size-len(b)-fastTagLen)
 		b = le.AppendUint32(b, fuzzFastNumber)
 		b = le.AppendUint32(b, crc32c(0, b))
 		return append(b, make([]byte, size-len(b))...)
@@ -31,7 +31,7 @@ func TestFastCommitsInLargeBlocks(t *testing.T) {
 		for k := range blocks + 1 {
 			j.extents = append(j.extents, extent{logical: k, n: 1, start: uint64(min(k, 3) - min(k, 1))})
 		}
-		fs := &FS{dev: dev, sb: fuzzFS(t).sb}
+		fs := &FS{dev: dev, sb: openFuzzFS(t).sb}
 		fs.sb.blockSize = size
 		tags, err := fs.readFastCommits(j, fuzzFastNumber)
 		return len(tags), err
@@ -45,12 +45,12 @@ func TestFastCommitsInLargeBlocks(t *testing.T) {
 }
 
 func fastHeadTag() []byte {
-	return appendFast(nil, fastHead, 8, le.AppendUint32(le.AppendUint32(nil, 0), fuzzFastNumber)...)
+	return appendFastTag(nil, fastHead, 8, le.AppendUint32(le.AppendUint32(nil, 0), fuzzFastNumber)...)
 }
 
 // A new inode at the end of a table that was never cleared, and is large.
 func TestFastCommitClaimsInodeOfLargeTable(t *testing.T) {
-	fs := fuzzFS(t)
+	fs := openFuzzFS(t)
 	fs.beginOperation()
 	d, err := fs.modifyGroupDesc(0)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 func TestCrashWhileFastCommitsAreReplayed(t *testing.T) {
 	for _, name := range []string{"not in the log", "no checksums"} {
 		t.Run(name, func(t *testing.T) {
-			base, _ := soundFastImage(t, sceneNamed(name))
+			base, _ := buildSoundFastImage(t, sceneNamed(name))
 			image := filepath.Join(t.TempDir(), "crash.raw")
 			f := openCopy(t, image, base)
 			defer f.Close()
@@ -25,18 +25,18 @@ func TestCrashWhileFastCommitsAreReplayed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := dirTimesAside(treeOf(t, fs))
+			want := dirTimesAside(readTreeOf(t, fs))
 			if err := fs.Close(); err != nil {
 				t.Fatal(err)
 			}
 			rnd := rand.New(rand.NewPCG(1, 1))
 			for i := range 24 {
-				r.crash(t, image, base, rnd)
+				r.buildCrashState(t, image, base, rnd)
 				if i%4 == 0 {
-					same(t, "to the kernel", want, dirTimesAside(ext4oracle.Recovered(t, image)), ext4oracle.DiffOptions{LostFound: true})
+					expectSameTree(t, "to the kernel", want, dirTimesAside(ext4oracle.Recovered(t, image)), ext4oracle.DiffOptions{LostFound: true})
 				}
-				fs := openImage(t, image, ext4.OpenOptions{})
-				same(t, "after a crash", want, dirTimesAside(treeOf(t, fs)), ext4oracle.DiffOptions{LostFound: true})
+				fs := openImageFile(t, image, ext4.OpenOptions{})
+				expectSameTree(t, "after a crash", want, dirTimesAside(readTreeOf(t, fs)), ext4oracle.DiffOptions{LostFound: true})
 				if err := fs.Close(); err != nil {
 					t.Error(err)
 				}

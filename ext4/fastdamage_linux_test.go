@@ -25,11 +25,11 @@ func TestFastCommitsCutAndDamaged(t *testing.T) {
 	for _, name := range []string{"many commits", "many"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			image, _ := soundFastImage(t, sceneNamed(name))
-			blocks := fastBlocks(t, image)
+			image, _ := buildSoundFastImage(t, sceneNamed(name))
+			blocks := fastBlockOffsets(t, image)
 			n := len(blocks)
 			if n < 2 {
-				t.Skip(kernelName(), "makes fast commits of", n, "blocks of it")
+				t.Skip(kernelRelease(), "makes fast commits of", n, "blocks of it")
 			}
 			content, err := os.ReadFile(image)
 			if err != nil {
@@ -49,7 +49,7 @@ func TestFastCommitsCutAndDamaged(t *testing.T) {
 						t.Fatal(err)
 					}
 					overwrite(t, damaged, b, blocks[k])
-					seen[likeTheKernel(t, what, damaged)] = true
+					seen[expectLikeKernel(t, what, damaged)] = true
 				}
 			}
 			if !seen["replayed"] || !seen["refused"] {
@@ -66,12 +66,12 @@ func TestFastCommitsRefused(t *testing.T) {
 	for _, feature := range []string{"bigalloc", "inline_data", "^extent,^64bit"} {
 		t.Run(feature, func(t *testing.T) {
 			t.Parallel()
-			image := fastImage(t, fastScene{
+			image := buildFastImage(t, fastScene{
 				mke2fs: []string{"-O", "fast_commit," + feature},
-				act:    func(d fastDir) { d.write("a", 50); d.write("b", 10000); d.write("c", 1) },
+				act:    func(d fastDir) { d.writeFile("a", 50); d.writeFile("b", 10000); d.writeFile("c", 1) },
 			})
 			before := hashFile(t, image)
-			refuses(t, image, ext4.ErrUnsupported)
+			expectRefusal(t, image, ext4.ErrUnsupported)
 			if hashFile(t, image) != before {
 				t.Error("something was applied")
 			}
@@ -79,22 +79,22 @@ func TestFastCommitsRefused(t *testing.T) {
 	}
 }
 
-// likeTheKernel compares what is replayed of an image, and whether it is, with what the
+// expectLikeKernel compares what is replayed of an image, and whether it is, with what the
 // kernel does.
-func likeTheKernel(t *testing.T, what, image string) string {
+func expectLikeKernel(t *testing.T, what, image string) string {
 	t.Helper()
 	before := hashFile(t, image)
 	recovered, err := ext4oracle.RecoverCopy(t, image)
 	if err != nil {
-		refuses(t, image, ext4.ErrCorrupt)
+		expectRefusal(t, image, ext4.ErrCorrupt)
 		if hashFile(t, image) != before {
 			t.Errorf("%s: something was applied", what)
 		}
 		return "refused"
 	}
 	want := ext4oracle.Snapshot(t, recovered)
-	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, what, dirTimesAside(want), dirTimesAside(treeOf(t, fs)), ext4oracle.DiffOptions{LostFound: true})
+	fs := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
+	expectSameTree(t, what, dirTimesAside(want), dirTimesAside(readTreeOf(t, fs)), ext4oracle.DiffOptions{LostFound: true})
 	if err := fs.Close(); err != nil {
 		t.Error(err)
 	}

@@ -27,7 +27,7 @@ func TestAppendTransaction(t *testing.T) {
 		{jCsumV3 | j64bit, 0}, {jCsumV2 | j64bit, 0}, {jCsumV2, 0}, {j64bit, 0}, {0, 0}, {0, jCompatCsum}, {jCsumV3 | jAsyncCommit, 0},
 	} {
 		t.Run(fmt.Sprintf("%x %x", form.incompat, form.compat), func(t *testing.T) {
-			dev, fs, j := openLog(t, base)
+			dev, fs, j := openLogOf(t, base)
 			j.incompat, j.bodyChecksum, j.blockChecksums = form.incompat|jRevoke, form.compat != 0, form.incompat&(jCsumV2|jCsumV3) != 0
 			j.seed = crc32c(^uint32(0), j.rawSuper[jsbUUID:jsbUUID+16])
 			j.start = j.blocks - 20
@@ -52,7 +52,7 @@ func TestAppendTransaction(t *testing.T) {
 			before := make([]byte, 1<<20)
 			after := make([]byte, 1<<20)
 			at := int64(j.deviceBlock(s.end)) * defaultBlock
-			if err := errors.Join(readFull(dev, before, at), isFull(fs.appendTransaction(s, blocks)), readFull(dev, after, at)); err != nil {
+			if err := errors.Join(readFull(dev, before, at), expectLogFull(fs.appendTransaction(s, blocks)), readFull(dev, after, at)); err != nil {
 				t.Error(err)
 			}
 			if !bytes.Equal(before, after) {
@@ -62,8 +62,8 @@ func TestAppendTransaction(t *testing.T) {
 	}
 }
 
-// isFull returns an error unless err says that a log has no room.
-func isFull(err error) error {
+// expectLogFull returns an error unless err says that a log has no room.
+func expectLogFull(err error) error {
 	if !errors.Is(err, ErrUnsupported) {
 		return fmt.Errorf("appending to a log that is full: %w", err)
 	}
@@ -76,7 +76,7 @@ func TestFastCommitsInFullLog(t *testing.T) {
 	dev := deviceWithFastCommits(t, defaultFastLen, fastSeeds(t)["mkdir"], func(fs *FS, j *journal) {
 		// The transactions fill the log but for a block.
 		j.sequence -= 2
-		fill := blocksOutside(t, fs, j, int(j.blocks-j.first)-12)
+		fill := newBlocksOutside(t, fs, j, int(j.blocks-j.first)-12)
 		s := &logScan{j: j, next: j.sequence, end: j.start}
 		if err := fs.appendTransaction(s, fill); err != nil {
 			t.Fatal(err)
@@ -113,18 +113,18 @@ func TestFastCommitsInFullLog(t *testing.T) {
 // and leaves them.
 func TestFastCommitsInShortLog(t *testing.T) {
 	const short = 16 // blocks, of which one is the superblock
-	base := fuzzFS(t)
+	base := openFuzzFS(t)
 	j, err := base.openJournal()
 	if err != nil {
 		t.Fatal(err)
 	}
-	made := fuzzInode(t, base, "one")
+	made := inodeOfPath(t, base, "one")
 	le.PutUint32(made.raw[inGeneration:], 98)
 	le.PutUint32(made.raw[inFileACL:], 0)
 	var tags []byte
 	for k := range uint32(short) { // each takes a block
 		tags = append(tags, fastInodeTag(2000+k, made.raw[:160])...)
-		tags = append(tags, fastEntry(fastCreate, rootInode, 2000+k, fmt.Sprintf("made%d", k))...)
+		tags = append(tags, fastEntryTag(fastCreate, rootInode, 2000+k, fmt.Sprintf("made%d", k))...)
 	}
 	dev := deviceWithFastCommits(t, j.blocks-short, tags, func(*FS, *journal) {})
 	for range 2 {
@@ -141,8 +141,8 @@ func TestFastCommitsInShortLog(t *testing.T) {
 	}
 }
 
-// openLogForWriting opens a copy of base, and its log.
-func openLog(t *testing.T, base *memDevice) (*memDevice, *FS, *journal) {
+// openLogOf opens a copy of base, and its log.
+func openLogOf(t *testing.T, base *memDevice) (*memDevice, *FS, *journal) {
 	t.Helper()
 	dev := newMemDevice(base, base.size)
 	fs, err := Open(dev, OpenOptions{Size: dev.size, ReadOnly: true})
@@ -164,14 +164,14 @@ func deviceWithFastCommits(t *testing.T, fastLen uint32, tags []byte, fill func(
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, fs, j := openLog(t, base)
+	dev, fs, j := openLogOf(t, base)
 	j.blocks -= fastLen
 	j.incompat |= jFastCommit
 	be.PutUint32(j.rawSuper[jsbIncompat:], j.incompat)
 	be.PutUint32(j.rawSuper[jsbFastLen:], fastLen)
 	j.start, j.sequence = j.first, fuzzFastNumber
 	fill(fs, j)
-	for k, b := range sealFast(tags) {
+	for k, b := range buildFastCommitBlocks(tags) {
 		if _, err := dev.WriteAt(b, int64(j.deviceBlock(j.blocks+1+uint32(k)))*defaultBlock); err != nil {
 			t.Fatal(err)
 		}
@@ -188,8 +188,8 @@ func deviceWithFastCommits(t *testing.T, fastLen uint32, tags []byte, fill func(
 	return dev
 }
 
-// blocksOutside returns n blocks that are not part of the log.
-func blocksOutside(t *testing.T, fs *FS, j *journal, n int) map[uint64][]byte {
+// newBlocksOutside returns n blocks that are not part of the log.
+func newBlocksOutside(t *testing.T, fs *FS, j *journal, n int) map[uint64][]byte {
 	t.Helper()
 	blocks := map[uint64][]byte{}
 	for at := uint64(1); len(blocks) < n; at++ {

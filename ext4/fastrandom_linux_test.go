@@ -32,33 +32,33 @@ func TestReplayRandomFastCommits(t *testing.T) {
 			t.Parallel()
 			w := &fastWork{rnd: rand.New(rand.NewPCG(seed, 2)), dirs: []string{"", "x/", "y/"}, moreDirs: seed%4 >= 2}
 			var live ext4oracle.Tree
-			image := fastImage(t, fastScene{
+			image := buildFastImage(t, fastScene{
 				mke2fs: [][]string{nil, {"-b", "1024"}}[seed%2],
 				before: func(d fastDir) {
 					for _, dir := range []string{"x", "y"} {
 						d.mkdir(dir)
 					}
-					w.do(d, 60)
+					w.doRandomChanges(d, 60)
 				},
 				act: func(d fastDir) {
-					w.do(d, 80)
-					d.write("last", 1) // commits all names, whatever is not written yet of files
-					live = namesOf(d.readTree())
+					w.doRandomChanges(d, 80)
+					d.writeFile("last", 1) // commits all names, whatever is not written yet of files
+					live = namesOnly(d.readTree())
 				},
 			})
-			fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-			same(t, "names", live, namesOf(treeOf(t, fs)), ext4oracle.SameContent)
+			fs := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
+			expectSameTree(t, "names", live, namesOnly(readTreeOf(t, fs)), ext4oracle.SameContent)
 			if err := fs.Close(); err != nil {
 				t.Error(err)
 			}
-			testFastReplay(t, image, randomFastWant(t, image), false)
+			testFastReplay(t, image, expectedRandomTree(t, image), false)
 		})
 	}
 }
 
-// randomFastWant returns what the kernel replays of an image; nil: that need not be right,
+// expectedRandomTree returns what the kernel replays of an image; nil: that need not be right,
 // and what this package replays has to be sound only.
-func randomFastWant(t *testing.T, image string) ext4oracle.Tree {
+func expectedRandomTree(t *testing.T, image string) ext4oracle.Tree {
 	t.Helper()
 	recovered, err := ext4oracle.RecoverCopy(t, image)
 	if err != nil {
@@ -76,8 +76,8 @@ func randomFastWant(t *testing.T, image string) ext4oracle.Tree {
 	return ext4oracle.Snapshot(t, recovered)
 }
 
-// namesOf returns what the names in a tree, and the kinds and links of the files, are.
-func namesOf(tree ext4oracle.Tree) ext4oracle.Tree {
+// namesOnly returns what the names in a tree, and the kinds and links of the files, are.
+func namesOnly(tree ext4oracle.Tree) ext4oracle.Tree {
 	names := ext4oracle.Tree{}
 	for name, n := range tree {
 		names[name] = &ext4oracle.Node{Mode: n.Mode, Nlink: n.Nlink, Ino: n.Ino}
@@ -88,7 +88,7 @@ func namesOf(tree ext4oracle.Tree) ext4oracle.Tree {
 // hasOrphans reports whether an image has orphans before its fast commits.
 func hasOrphans(t *testing.T, image string) bool {
 	t.Helper()
-	fs := openImage(t, withoutFastCommits(t, image), ext4.OpenOptions{ReadOnly: true})
+	fs := openImageFile(t, withoutFastCommits(t, image), ext4.OpenOptions{ReadOnly: true})
 	defer fs.Close()
 	return fs.HasOrphans()
 }
@@ -107,21 +107,21 @@ func (w *fastWork) newName() string {
 	return fmt.Sprintf("%sf%d", w.dirs[w.rnd.IntN(len(w.dirs))], w.made)
 }
 
-func (w *fastWork) do(d fastDir, n int) {
+func (w *fastWork) doRandomChanges(d fastDir, n int) {
 	d.t.Helper()
 	for range n {
 		if len(w.files) < 3 || w.rnd.IntN(4) == 0 {
 			name := w.newName()
-			d.must(os.WriteFile(d.at(name), make([]byte, w.rnd.IntN(30000)), 0o644))
+			d.failOnError(os.WriteFile(d.fullPath(name), make([]byte, w.rnd.IntN(30000)), 0o644))
 			w.files = append(w.files, name)
 			continue
 		}
 		if w.moreDirs && w.rnd.IntN(6) == 0 {
 			w.changeDirs(d)
 		}
-		w.change(d, w.rnd.IntN(len(w.files)))
+		w.changeFile(d, w.rnd.IntN(len(w.files)))
 		if len(w.files) > 0 && w.rnd.IntN(4) == 0 {
-			d.sync(w.files[w.rnd.IntN(len(w.files))])
+			d.fsyncFile(w.files[w.rnd.IntN(len(w.files))])
 		}
 	}
 }
@@ -137,38 +137,38 @@ func (w *fastWork) changeDirs(d fastDir) {
 		w.dirs = append(w.dirs, dir+"/")
 		return
 	}
-	if err := os.Remove(d.at(w.dirs[k])); err == nil {
+	if err := os.Remove(d.fullPath(w.dirs[k])); err == nil {
 		w.dirs = slices.Delete(w.dirs, k, k+1)
 	} else if !errors.Is(err, unix.ENOTEMPTY) {
-		d.must(err)
+		d.failOnError(err)
 	}
 }
 
-func (w *fastWork) forget(k int) { w.files = append(w.files[:k:k], w.files[k+1:]...) }
+func (w *fastWork) forgetFile(k int) { w.files = append(w.files[:k:k], w.files[k+1:]...) }
 
-// change changes one file.
-func (w *fastWork) change(d fastDir, k int) {
+// changeFile changes one file.
+func (w *fastWork) changeFile(d fastDir, k int) {
 	d.t.Helper()
-	name, off := d.at(w.files[k]), int64(w.rnd.IntN(200000))
+	name, off := d.fullPath(w.files[k]), int64(w.rnd.IntN(200000))
 	switch w.rnd.IntN(8) {
 	case 0:
-		d.must(os.Remove(name))
-		w.forget(k)
+		d.failOnError(os.Remove(name))
+		w.forgetFile(k)
 	case 1:
 		to := w.newName()
-		d.must(os.Rename(name, d.at(to)))
+		d.failOnError(os.Rename(name, d.fullPath(to)))
 		w.files[k] = to
 	case 2:
 		if o := w.rnd.IntN(len(w.files)); o != k {
-			d.must(os.Rename(name, d.at(w.files[o])))
-			w.forget(k)
+			d.failOnError(os.Rename(name, d.fullPath(w.files[o])))
+			w.forgetFile(k)
 		}
 	case 3:
 		to := w.newName()
-		d.must(os.Link(name, d.at(to)))
+		d.failOnError(os.Link(name, d.fullPath(to)))
 		w.files = append(w.files, to)
 	case 4:
-		d.must(os.Truncate(name, off))
+		d.failOnError(os.Truncate(name, off))
 	case 5, 6:
 		d.writeAt(w.files[k], off, w.rnd.IntN(20000))
 	case 7:

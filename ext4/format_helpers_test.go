@@ -23,8 +23,8 @@ const (
 	fmtGroup = int64(defaultPer) * defaultBlock
 )
 
-// fmtTool returns the path of a program of e2fsprogs or skips the test.
-func fmtTool(t testing.TB, name string) string {
+// lookupFormatTool returns the path of a program of e2fsprogs or skips the test.
+func lookupFormatTool(t testing.TB, name string) string {
 	t.Helper()
 	for _, at := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
 		if p, err := exec.LookPath(at); err == nil {
@@ -35,8 +35,8 @@ func fmtTool(t testing.TB, name string) string {
 	return ""
 }
 
-// fmtSparse makes a sparse file that is removed with the test.
-func fmtSparse(t testing.TB, size int64) *os.File {
+// newSparseFile makes a sparse file that is removed with the test.
+func newSparseFile(t testing.TB, size int64) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
 	if err != nil {
@@ -51,11 +51,11 @@ func fmtSparse(t testing.TB, size int64) *os.File {
 	return f
 }
 
-// fmtImage makes an image and returns its path.
-func fmtImage(t testing.TB, size int64, opts FormatOptions) string {
+// formatImage makes an image and returns its path.
+func formatImage(t testing.TB, size int64, opts FormatOptions) string {
 	t.Helper()
 	whole := (size + defaultBlock - 1) / defaultBlock * defaultBlock
-	f := fmtSparse(t, whole)
+	f := newSparseFile(t, whole)
 	got, err := Format(f, size, opts)
 	if err != nil {
 		t.Fatalf("Format(%d, %+v): %v", size, opts, err)
@@ -72,10 +72,10 @@ func fmtImage(t testing.TB, size int64, opts FormatOptions) string {
 
 var fmtFine = regexp.MustCompile(`^(e2fsck .*|Pass \d[A-Z]?: .*|\S+: \d+/\d+ files \(.*\), \d+/\d+ blocks|)$`)
 
-// fmtFsck fails the test unless e2fsck finds an image clean.
-func fmtFsck(t testing.TB, image string) {
+// runFsck fails the test unless e2fsck finds an image clean.
+func runFsck(t testing.TB, image string) {
 	t.Helper()
-	out, err := exec.Command(fmtTool(t, "e2fsck"), "-fn", image).CombinedOutput()
+	out, err := exec.Command(lookupFormatTool(t, "e2fsck"), "-fn", image).CombinedOutput()
 	bad := err != nil
 	for line := range strings.Lines(string(out)) {
 		bad = bad || !fmtFine.MatchString(strings.TrimRight(line, "\n"))
@@ -85,10 +85,10 @@ func fmtFsck(t testing.TB, image string) {
 	}
 }
 
-// fmtDump returns what dumpe2fs says of an image's superblock.
-func fmtDump(t testing.TB, image string) map[string]string {
+// dumpe2fsFields returns what dumpe2fs says of an image's superblock.
+func dumpe2fsFields(t testing.TB, image string) map[string]string {
 	t.Helper()
-	cmd := exec.Command(fmtTool(t, "dumpe2fs"), "-h", image)
+	cmd := exec.Command(lookupFormatTool(t, "dumpe2fs"), "-h", image)
 	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
 	out, err := cmd.Output()
 	if err != nil {
@@ -103,10 +103,10 @@ func fmtDump(t testing.TB, image string) map[string]string {
 	return m
 }
 
-// fmtDebug returns what debugfs answers to a command.
-func fmtDebug(t testing.TB, image, command string) string {
+// runDebugfs returns what debugfs answers to a command.
+func runDebugfs(t testing.TB, image, command string) string {
 	t.Helper()
-	cmd := exec.Command(fmtTool(t, "debugfs"), "-R", command, image)
+	cmd := exec.Command(lookupFormatTool(t, "debugfs"), "-R", command, image)
 	cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
 	out, err := cmd.Output()
 	if err != nil {
@@ -115,9 +115,9 @@ func fmtDebug(t testing.TB, image, command string) string {
 	return string(out)
 }
 
-// fmtFirst is how many blocks an empty file system of so many bytes holds that Linux does not
+// initialFileBlocks is how many blocks an empty file system of so many bytes holds that Linux does not
 // count as its own: directories, and the tree of the resize inode.
-func fmtFirst(size int64) int64 {
+func initialFileBlocks(size int64) int64 {
 	if size >= fmtTiB {
 		return 1 + lostBlocks
 	}
@@ -127,11 +127,11 @@ func fmtFirst(size int64) int64 {
 const fmtFeatures = "ext_attr resize_inode dir_index filetype extent 64bit flex_bg sparse_super " +
 	"large_file huge_file dir_nlink extra_isize metadata_csum"
 
-// fmtJudge checks an image of size bytes with e2fsck and dumpe2fs.
-func fmtJudge(t *testing.T, image string, size int64) {
+// judgeFormat checks an image of size bytes with e2fsck and dumpe2fs.
+func judgeFormat(t *testing.T, image string, size int64) {
 	t.Helper()
-	fmtFsck(t, image)
-	d := fmtDump(t, image)
+	runFsck(t, image)
+	d := dumpe2fsFields(t, image)
 	features := fmtFeatures
 	if size >= fmtTiB {
 		features = strings.NewReplacer("resize_inode ", "", "extent", "meta_bg extent").Replace(features)
@@ -164,13 +164,13 @@ func fmtJudge(t *testing.T, image string, size int64) {
 		"Check interval":          "0 (<none>)",
 		"Last mount time":         "n/a",
 		"Filesystem flags":        "signed_directory_hash",
-		"Block count":             strconv.FormatInt(fmtBlocks(size), 10),
+		"Block count":             strconv.FormatInt(blocksOfSize(size), 10),
 		"Journal backup":          map[bool]string{true: "inode blocks"}[size >= 8*fmtMiB],
-		"Total journal blocks":    fmtJournal(size),
+		"Total journal blocks":    journalOfSize(size),
 		"Journal features":        map[bool]string{true: "(none)"}[size >= 8*fmtMiB],
 		"Journal inode":           map[bool]string{true: "8"}[size >= 8*fmtMiB],
-		"Free inodes":             strconv.FormatInt(fmtNumber(t, d["Inode count"])-firstInode, 10),
-		"Overhead clusters":       strconv.FormatInt(fmtBlocks(size)-fmtNumber(t, d["Free blocks"])-fmtFirst(size), 10),
+		"Free inodes":             strconv.FormatInt(parseNumber(t, d["Inode count"])-firstInode, 10),
+		"Overhead clusters":       strconv.FormatInt(blocksOfSize(size)-parseNumber(t, d["Free blocks"])-initialFileBlocks(size), 10),
 		"Fragment size":           "4096",
 		"Reserved blocks gid":     "0 (group root)",
 		"Last mounted on":         "<not available>",
@@ -182,9 +182,9 @@ func fmtJudge(t *testing.T, image string, size int64) {
 	}
 }
 
-// fmtBlocks returns how many blocks a file system of size bytes has, whose descriptors
+// blocksOfSize returns how many blocks a file system of size bytes has, whose descriptors
 // are few: without a last group that should have a backup of them and is too short.
-func fmtBlocks(size int64) int64 {
+func blocksOfSize(size int64) int64 {
 	blocks := (size + defaultBlock - 1) / defaultBlock
 	g := blocks / defaultPer
 	descs := (g + 1 + 63) / 64
@@ -197,7 +197,7 @@ func fmtBlocks(size int64) int64 {
 	return blocks
 }
 
-func fmtJournal(size int64) string {
+func journalOfSize(size int64) string {
 	switch {
 	case size < 8*fmtMiB:
 		return ""
@@ -213,7 +213,7 @@ func fmtJournal(size int64) string {
 	return "32768"
 }
 
-func fmtNumber(t *testing.T, s string) int64 {
+func parseNumber(t *testing.T, s string) int64 {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
 		t.Error(err)
@@ -221,9 +221,9 @@ func fmtNumber(t *testing.T, s string) int64 {
 	return n
 }
 
-// A fmtTally keeps of the writes where they were, sums of the blocks of all but the first if
+// A writeTally keeps of the writes where they were, sums of the blocks of all but the first if
 // it shall, and a sum of them all likewise.
-type fmtTally struct {
+type writeTally struct {
 	all    hash.Hash
 	at     map[int64]int
 	blocks map[int64]uint32
@@ -232,9 +232,9 @@ type fmtTally struct {
 	last   int64
 }
 
-func (w *fmtTally) ReadAt([]byte, int64) (int, error) { return 0, errors.New("read") }
-func (w *fmtTally) Sync() error                       { w.syncs++; return nil }
-func (w *fmtTally) WriteAt(p []byte, off int64) (int, error) {
+func (w *writeTally) ReadAt([]byte, int64) (int, error) { return 0, errors.New("read") }
+func (w *writeTally) Sync() error                       { w.syncs++; return nil }
+func (w *writeTally) WriteAt(p []byte, off int64) (int, error) {
 	if w.syncs > 0 {
 		return 0, errors.New("a write after the Sync")
 	}
@@ -254,9 +254,9 @@ func (w *fmtTally) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// fmtStep returns a size near which something changes: a group's end, the end of a
+// randomSizeStep returns a size near which something changes: a group's end, the end of a
 // flexible group, a last group that has a backup, or none.
-func fmtStep(r *rand.Rand) int64 {
+func randomSizeStep(r *rand.Rand) int64 {
 	groups := []int64{1, 2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 25, 26, 27, 32, 48, 49, 50, 63, 64, 65, 80, 81, 125, 128}
 	var blocks int64
 	switch r.IntN(5) {
@@ -274,10 +274,10 @@ func fmtStep(r *rand.Rand) int64 {
 	return blocks * defaultBlock
 }
 
-// fmtRepair has e2fsck repair an image whose superblock and descriptors are gone.
-func fmtRepair(t *testing.T, size int64) {
+// testRepairFromBackup has e2fsck repair an image whose superblock and descriptors are gone.
+func testRepairFromBackup(t *testing.T, size int64) {
 	t.Helper()
-	image := fmtImage(t, size, FormatOptions{})
+	image := formatImage(t, size, FormatOptions{})
 	f, err := os.OpenFile(image, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -286,9 +286,9 @@ func fmtRepair(t *testing.T, size int64) {
 	if _, err := f.WriteAt(make([]byte, 2*defaultBlock), 0); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(fmtTool(t, "e2fsck"), "-fy", "-b", "32768", "-B", "4096", image).CombinedOutput()
+	out, err := exec.Command(lookupFormatTool(t, "e2fsck"), "-fy", "-b", "32768", "-B", "4096", image).CombinedOutput()
 	if code, ok := err.(*exec.ExitError); err != nil && (!ok || code.ExitCode() != 1) {
 		t.Errorf("e2fsck -b: %v\n%s", err, out)
 	}
-	fmtFsck(t, image)
+	runFsck(t, image)
 }

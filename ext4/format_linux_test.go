@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// fmtMount mounts an image until the end of the test or until the function it returns
+// mountFormatted mounts an image until the end of the test or until the function it returns
 // is called.
-func fmtMount(t testing.TB, image string) (dir string, unmount func()) {
+func mountFormatted(t testing.TB, image string) (dir string, unmount func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount")
@@ -39,8 +39,8 @@ func fmtMount(t testing.TB, image string) (dir string, unmount func()) {
 	return dir, unmount
 }
 
-// fmtLoad writes a bit of everything into a directory, and removes some.
-func fmtLoad(t testing.TB, dir string) {
+// writeLoad writes a bit of everything into a directory, and removes some.
+func writeLoad(t testing.TB, dir string) {
 	t.Helper()
 	check := func(err error) {
 		t.Helper()
@@ -65,8 +65,8 @@ func fmtLoad(t testing.TB, dir string) {
 	}
 }
 
-// fmtFill writes until there is no space left, and removes what it wrote.
-func fmtFill(t testing.TB, dir string) {
+// fillMounted writes until there is no space left, and removes what it wrote.
+func fillMounted(t testing.TB, dir string) {
 	t.Helper()
 	name := filepath.Join(dir, "fill")
 	f, err := os.Create(name)
@@ -97,46 +97,46 @@ func TestFormatMounts(t *testing.T) {
 		{16*fmtGroup + 4096, false}, {20 * fmtGiB, false}, {fmtTiB + fmtGroup, false},
 	} {
 		t.Run(fmt.Sprint(c.size), func(t *testing.T) {
-			image := fmtImage(t, c.size, FormatOptions{UID: 5})
-			dir, unmount := fmtMount(t, image)
+			image := formatImage(t, c.size, FormatOptions{UID: 5})
+			dir, unmount := mountFormatted(t, image)
 			var st syscall.Statfs_t
 			if err := syscall.Statfs(dir, &st); err != nil {
 				t.Fatal(err)
 			}
-			overhead := fmtNumber(t, fmtDump(t, image)["Overhead clusters"])
-			if int64(st.Blocks)+overhead != fmtBlocks(c.size) || int64(st.Blocks-st.Bfree) != fmtFirst(c.size) {
+			overhead := parseNumber(t, dumpe2fsFields(t, image)["Overhead clusters"])
+			if int64(st.Blocks)+overhead != blocksOfSize(c.size) || int64(st.Blocks-st.Bfree) != initialFileBlocks(c.size) {
 				t.Errorf("Linux counts %d blocks, %d of them free, and %d of overhead", st.Blocks, st.Bfree, overhead)
 			}
 			if fi, err := os.Stat(dir); err != nil || fi.Mode() != os.ModeDir|0o755 || fi.Sys().(*syscall.Stat_t).Uid != 5 {
 				t.Errorf("the root directory: %v (%v)", fi, err)
 			}
-			fmtLoad(t, dir)
+			writeLoad(t, dir)
 			if c.fill {
-				fmtFill(t, dir)
+				fillMounted(t, dir)
 			}
 			unmount()
-			fmtFsck(t, image)
+			runFsck(t, image)
 		})
 	}
 }
 
 // resize2fs moves what is in its way, which it does only in a layout that it understands.
 func TestFormatThenResize(t *testing.T) {
-	resize := fmtTool(t, "resize2fs")
+	resize := lookupFormatTool(t, "resize2fs")
 	for _, c := range []struct{ from, to int64 }{
 		{4 * fmtMiB, 300 * fmtMiB}, {8 * fmtMiB, 64 * fmtMiB}, {fmtGroup + 4096*600, fmtGiB},
 		{2*fmtGroup + 4096, 17 * fmtGroup}, {128 * fmtMiB, 40 * fmtGiB}, {fmtTiB, fmtTiB + 20*fmtGiB},
 	} {
-		image := fmtImage(t, c.from, FormatOptions{})
+		image := formatImage(t, c.from, FormatOptions{})
 		if err := os.Truncate(image, c.to); err != nil {
 			t.Fatal(err)
 		}
 		if out, err := exec.Command(resize, "-f", image).CombinedOutput(); err != nil {
 			t.Errorf("from %d to %d: %v\n%s", c.from, c.to, err, out)
 		}
-		fmtFsck(t, image)
+		runFsck(t, image)
 	}
 }
 
 // A file system whose superblock and descriptors are gone is repaired from a backup.
-func TestFormatBackup(t *testing.T) { fmtRepair(t, fmtGiB) }
+func TestFormatBackup(t *testing.T) { testRepairFromBackup(t, fmtGiB) }

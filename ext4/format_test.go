@@ -29,7 +29,7 @@ func TestFormatSizes(t *testing.T) {
 			if size >= fmtTiB && testing.Short() {
 				t.Skip("e2fsck needs a second")
 			}
-			fmtJudge(t, fmtImage(t, size, FormatOptions{}), size)
+			judgeFormat(t, formatImage(t, size, FormatOptions{}), size)
 		})
 	}
 }
@@ -40,11 +40,11 @@ func TestFormatHuge(t *testing.T) {
 	sizes := []int64{4 * fmtTiB}
 	if *formatHuge {
 		sizes = append(sizes, 16*fmtTiB-4096, 16*fmtTiB, 17*fmtTiB+3*fmtGroup+4096, 64*fmtTiB)
-		t.Run("repair", func(t *testing.T) { fmtRepair(t, fmtTiB) })
+		t.Run("repair", func(t *testing.T) { testRepairFromBackup(t, fmtTiB) })
 	}
 	for _, size := range sizes {
 		t.Run(strconv.FormatInt(size, 10), func(t *testing.T) {
-			fmtFsck(t, fmtImage(t, size, FormatOptions{}))
+			runFsck(t, formatImage(t, size, FormatOptions{}))
 		})
 	}
 }
@@ -53,7 +53,7 @@ func TestFormatHuge(t *testing.T) {
 // copies, and 26 groups one of the superblock, in single writes; the primary superblock
 // comes last, before the only Sync.
 func TestFormatLargestWrites(t *testing.T) {
-	w := &fmtTally{at: map[int64]int{}, blocks: map[int64]uint32{}, supers: map[int64][]byte{}}
+	w := &writeTally{at: map[int64]int{}, blocks: map[int64]uint32{}, supers: map[int64][]byte{}}
 	if _, err := Format(w, MaxSize, FormatOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestFormatLargestWrites(t *testing.T) {
 // What is written to small images lies in few places, since a sparse file has to map each.
 func TestFormatFewWrites(t *testing.T) {
 	for size, most := range map[int64]int{fmtGiB: 5, 20 * fmtGiB: 12} {
-		w := &fmtTally{at: map[int64]int{}}
+		w := &writeTally{at: map[int64]int{}}
 		if _, err := Format(w, size, FormatOptions{}); err != nil || len(w.at) > most {
 			t.Errorf("%d writes for %d bytes, want %d: %v", len(w.at), size, most, err)
 		}
@@ -105,7 +105,7 @@ func TestFormatRandom(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	for range n {
-		size := fmtStep(r)
+		size := randomSizeStep(r)
 		var opts FormatOptions
 		if r.IntN(4) == 0 {
 			opts.BytesPerInode = []int64{1024, 1025, 5000, 65536, 1 << 20, 1 << 26}[r.IntN(6)]
@@ -115,7 +115,7 @@ func TestFormatRandom(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%d,%d,%d", size, opts.BytesPerInode, opts.Journal), func(t *testing.T) {
 			t.Parallel()
-			fmtFsck(t, fmtImage(t, size, opts))
+			runFsck(t, formatImage(t, size, opts))
 		})
 	}
 }
@@ -127,7 +127,7 @@ func TestFormatSameBytes(t *testing.T) {
 	for _, size := range []int64{5 * fmtMiB, 700 * fmtMiB, 20 * fmtGiB} {
 		var sums [2]string
 		for i := range sums {
-			w := &fmtTally{at: map[int64]int{}, all: sha256.New()}
+			w := &writeTally{at: map[int64]int{}, all: sha256.New()}
 			if _, err := Format(w, size, opts); err != nil {
 				t.Fatal(err)
 			}
@@ -137,7 +137,7 @@ func TestFormatSameBytes(t *testing.T) {
 			t.Errorf("two images of %d bytes differ", size)
 		}
 	}
-	a, b := fmtDump(t, fmtImage(t, 4*fmtMiB, FormatOptions{})), fmtDump(t, fmtImage(t, 4*fmtMiB, FormatOptions{}))
+	a, b := dumpe2fsFields(t, formatImage(t, 4*fmtMiB, FormatOptions{})), dumpe2fsFields(t, formatImage(t, 4*fmtMiB, FormatOptions{}))
 	for _, key := range []string{"Filesystem UUID", "Directory Hash Seed"} {
 		if a[key] == b[key] || len(a[key]) != 36 {
 			t.Errorf("%s: %q and then %q", key, a[key], b[key])
@@ -149,7 +149,7 @@ func TestFormatSameBytes(t *testing.T) {
 }
 
 func TestFormatOptions(t *testing.T) {
-	image := fmtImage(t, 300*fmtMiB, FormatOptions{
+	image := formatImage(t, 300*fmtMiB, FormatOptions{
 		Label:         "sixteen bytes ok",
 		UUID:          [16]byte{0xde, 0xad, 0xbe, 0xef, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11},
 		HashSeed:      [16]byte{0x11, 0x22},
@@ -161,8 +161,8 @@ func TestFormatOptions(t *testing.T) {
 		BytesPerInode: 4096,
 		Reserved:      3 * fmtMiB,
 	})
-	fmtFsck(t, image)
-	d := fmtDump(t, image)
+	runFsck(t, image)
+	d := dumpe2fsFields(t, image)
 	for key, want := range map[string]string{
 		"Filesystem volume name": "sixteen bytes ok",
 		"Filesystem UUID":        "deadbeef-0001-0203-0405-060708090a0b",
@@ -175,13 +175,13 @@ func TestFormatOptions(t *testing.T) {
 			t.Errorf("%s: %q, want %q", key, d[key], want)
 		}
 	}
-	root := fmtDebug(t, image, "stat <2>")
+	root := runDebugfs(t, image, "stat <2>")
 	for _, want := range []string{"Mode:  01777", "User: 70000", "Group: 100001", "05:06:07 1999", "Links: 3"} {
 		if !strings.Contains(root, want) {
 			t.Errorf("the root directory has no %q:\n%s", want, root)
 		}
 	}
-	lost := fmtDebug(t, image, "stat lost+found")
+	lost := runDebugfs(t, image, "stat lost+found")
 	for _, want := range []string{"Inode: 11 ", "Mode:  0700", "User:     0", "Size: 16384", "Links: 2"} {
 		if !strings.Contains(lost, want) {
 			t.Errorf("lost+found has no %q:\n%s", want, lost)
@@ -195,7 +195,7 @@ func TestFormatTimes(t *testing.T) {
 		time.Date(1901, 12, 14, 1, 2, 3, 0, time.UTC), time.Date(2039, 1, 2, 3, 4, 5, 0, time.UTC),
 		time.Date(2105, 3, 4, 5, 6, 7, 8, time.UTC), time.Date(2446, 5, 9, 8, 7, 6, 5, time.UTC),
 	} {
-		got := fmtDebug(t, fmtImage(t, 4*fmtMiB, FormatOptions{Time: at}), "stat <2>")
+		got := runDebugfs(t, formatImage(t, 4*fmtMiB, FormatOptions{Time: at}), "stat <2>")
 		if n := strings.Count(got, at.Format("Jan _2 15:04:05 2006")); n != 4 {
 			t.Errorf("%v is %d times in\n%s", at, n, got)
 		}
@@ -226,7 +226,7 @@ func TestFormatErrors(t *testing.T) {
 		{fmtGiB, FormatOptions{Reserved: -1}, "root"},
 		{fmtGiB, FormatOptions{Reserved: fmtGiB/2 + 1}, "root"},
 	} {
-		w := &fmtTally{at: map[int64]int{}}
+		w := &writeTally{at: map[int64]int{}}
 		_, err := Format(w, c.size, c.opts)
 		if !errors.Is(err, errInvalid) || !strings.Contains(err.Error(), c.want) || len(w.at) > 0 {
 			t.Errorf("Format(%d, %+v): %v after %d writes, want an error with %q", c.size, c.opts, err, len(w.at), c.want)
@@ -239,7 +239,7 @@ func TestFormatStorage(t *testing.T) {
 	for size, limit := range map[int64]int64{
 		4 * fmtMiB: 48 << 10, 128 * fmtMiB: 52 << 10, fmtGiB: 112 << 10, 20 * fmtGiB: 288 << 10, fmtTiB: 2300 << 10,
 	} {
-		st, err := os.Stat(fmtImage(t, size, FormatOptions{}))
+		st, err := os.Stat(formatImage(t, size, FormatOptions{}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -255,7 +255,7 @@ func BenchmarkFormat(b *testing.B) {
 		b.Run(strconv.FormatInt(size, 10), func(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
-				f := fmtSparse(b, size)
+				f := newSparseFile(b, size)
 				b.StartTimer()
 				if _, err := Format(f, size, FormatOptions{}); err != nil {
 					b.Fatal(err)

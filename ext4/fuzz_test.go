@@ -19,7 +19,7 @@ var fuzzBase = sync.OnceValues(func() (*memDevice, error) {
 		return nil, err
 	}
 	dev.size = 8 << 20
-	return dev, fuzzFill(dev, true)
+	return dev, fillFuzzImage(dev, true)
 })
 
 // fuzzDirty is such an image whose log is to be replayed, without checksums in it, so
@@ -30,10 +30,10 @@ var fuzzDirty = sync.OnceValues(func() (*memDevice, error) {
 		return nil, err
 	}
 	dev := newMemDevice(base, base.size)
-	if err := fuzzFill(dev, false); err != nil {
+	if err := fillFuzzImage(dev, false); err != nil {
 		return nil, err
 	}
-	at, err := fuzzJournal(dev)
+	at, err := journalOffset(dev)
 	b := make([]byte, jsbSize)
 	if err == nil {
 		err = readFull(dev, b, at)
@@ -45,8 +45,8 @@ var fuzzDirty = sync.OnceValues(func() (*memDevice, error) {
 	return dev, err
 })
 
-// fuzzJournal returns where the journal of an image begins.
-func fuzzJournal(dev *memDevice) (int64, error) {
+// journalOffset returns where the journal of an image begins.
+func journalOffset(dev *memDevice) (int64, error) {
 	sb, _, err := loadSuperblock(dev, dev.size)
 	if err != nil {
 		return 0, err
@@ -56,9 +56,9 @@ func fuzzJournal(dev *memDevice) (int64, error) {
 	return int64(e.start) * defaultBlock, nil
 }
 
-// fuzzFill writes something of everything; without end the FS is left as if the
+// fillFuzzImage writes something of everything; without end the FS is left as if the
 // process were killed.
-func fuzzFill(dev *memDevice, end bool) error {
+func fillFuzzImage(dev *memDevice, end bool) error {
 	fs, err := Open(dev, OpenOptions{Size: dev.size, Batch: end})
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func fuzzFill(dev *memDevice, end bool) error {
 	err = fs.Mkdir(top, 0o755)
 	for k := range 40 {
 		if err == nil {
-			err = fuzzFile(fs, fmt.Sprintf("%s/%03d-%s", top, k, strings.Repeat("n", 160+k)), int64(k%3)*5000)
+			err = writeFuzzFile(fs, fmt.Sprintf("%s/%03d-%s", top, k, strings.Repeat("n", 160+k)), int64(k%3)*5000)
 		}
 		if !end && k == 5 {
 			return err
@@ -78,7 +78,7 @@ func fuzzFill(dev *memDevice, end bool) error {
 	}
 	for k := range 10 {
 		if err == nil {
-			err = fuzzFile(fs, top+"/fragmented", int64(k)*20000)
+			err = writeFuzzFile(fs, top+"/fragmented", int64(k)*20000)
 		}
 	}
 	if err == nil {
@@ -96,7 +96,7 @@ func fuzzFill(dev *memDevice, end bool) error {
 	return fs.Close()
 }
 
-func fuzzFile(fs *FS, name string, off int64) error {
+func writeFuzzFile(fs *FS, name string, off int64) error {
 	f, err := fs.OpenFile(name, OpenFlags{Write: true, Create: true})
 	if err != nil {
 		return err
@@ -152,18 +152,18 @@ func FuzzOpen(f *testing.F) {
 				}
 			}
 		})
-		fuzzUse(t, dev)
+		useFuzzedImage(t, dev)
 	})
 }
 
-// fuzzUse uses an image, with more patience than the tests have: fuzzing runs on many
+// useFuzzedImage uses an image, with more patience than the tests have: fuzzing runs on many
 // processors at once.
-func fuzzUse(t *testing.T, dev *memDevice) {
+func useFuzzedImage(t *testing.T, dev *memDevice) {
 	t.Helper()
 	start := time.Now()
-	readAll(dev)
-	checkAll(dev)
-	writeSome(dev)
+	readQuietly(dev)
+	checkQuietly(dev)
+	writeQuietly(dev)
 	if took := time.Since(start); took > 10*mostTime {
 		t.Errorf("took %v", took)
 	}
@@ -175,7 +175,7 @@ func FuzzJournal(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	start, err := fuzzJournal(base)
+	start, err := journalOffset(base)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -191,12 +191,12 @@ func FuzzJournal(f *testing.F) {
 				t.Fatal(err)
 			}
 		})
-		fuzzUse(t, dev)
+		useFuzzedImage(t, dev)
 	})
 }
 
-// fuzzFS opens the base image read-only, for the targets that fuzz one structure.
-func fuzzFS(t testing.TB) *FS {
+// openFuzzFS opens the base image read-only, for the targets that fuzz one structure.
+func openFuzzFS(t testing.TB) *FS {
 	base, err := fuzzBase()
 	if err != nil {
 		t.Fatal(err)
@@ -208,8 +208,8 @@ func fuzzFS(t testing.TB) *FS {
 	return fs
 }
 
-// fuzzInode returns an inode of the base image.
-func fuzzInode(t testing.TB, fs *FS, name string) *inode {
+// inodeOfPath returns an inode of the base image.
+func inodeOfPath(t testing.TB, fs *FS, name string) *inode {
 	i, err := fs.resolvePath(name, false)
 	if err != nil {
 		t.Fatal(err)
@@ -257,14 +257,14 @@ func FuzzGrowLog(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		fuzzUse(t, dev)
+		useFuzzedImage(t, dev)
 	})
 }
 
 // What a block of a directory says is read, and changed, within its bounds.
 func FuzzDirBlock(f *testing.F) {
-	fs := fuzzFS(f)
-	dir := fuzzInode(f, fs, "one")
+	fs := openFuzzFS(f)
+	dir := inodeOfPath(f, fs, "one")
 	for l := range fs.dirBlockCount(dir) {
 		if e, err := fs.lookupExtent(dir, l); err == nil {
 			b := make([]byte, defaultBlock)
@@ -308,8 +308,8 @@ func FuzzDirBlock(f *testing.F) {
 
 // What an inode and a block say of a file's extents is read within bounds.
 func FuzzExtents(f *testing.F) {
-	fs := fuzzFS(f)
-	file := fuzzInode(f, fs, "one/fragmented")
+	fs := openFuzzFS(f)
+	file := inodeOfPath(f, fs, "one/fragmented")
 	f.Add(slices.Clone(file.blockArea()), []byte{})
 	f.Add([]byte("\x0a\xf3\x01\x00\x04\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\xd0\x07"), []byte("\x0a\xf3\x01\x00\x54\x01\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x03\x00\x00\x00\x00\x05\x00\x00"))
 	f.Fuzz(func(t *testing.T, area, node []byte) {
@@ -344,8 +344,8 @@ func FuzzExtents(f *testing.F) {
 
 // What rows of attributes say is read within their bounds.
 func FuzzXattr(f *testing.F) {
-	fs := fuzzFS(f)
-	dir := fuzzInode(f, fs, "one")
+	fs := openFuzzFS(f)
+	dir := inodeOfPath(f, fs, "one")
 	f.Add(slices.Clone(dir.xattrBodyArea()[4:]))
 	if b, err := fs.readXattrBlock(dir); err == nil && b != nil {
 		f.Add(slices.Clone(b[xattrHeaderLen:]))

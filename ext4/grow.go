@@ -116,7 +116,7 @@ func (g *grower) growImage() error {
 	return g.fs.Close()
 }
 
-// openImage opens the image, which replays the log, and leaves the log empty.
+// openImageFile opens the image, which replays the log, and leaves the log empty.
 func (g *grower) openImage() error {
 	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true, SideLog: g.opts.SideLog, forGrow: !g.shrink})
 	if err != nil {

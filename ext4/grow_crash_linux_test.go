@@ -57,9 +57,9 @@ func openCopy(t *testing.T, image, base string) *os.File {
 	return f
 }
 
-// crash makes an image of what a crash may leave: all of the operations up to a Sync,
+// buildCrashState makes an image of what a crash may leave: all of the operations up to a Sync,
 // and of those after it, up to a later one, some of the sectors.
-func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
+func (r *recorder) buildCrashState(t *testing.T, image, base string, rnd *rand.Rand) {
 	t.Helper()
 	f := openCopy(t, image, base)
 	defer f.Close()
@@ -84,7 +84,7 @@ func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
 		case i < whole:
 			_, err = f.WriteAt(o.data, o.off)
 		default:
-			err = torn(f, o, lost, rnd)
+			err = tearWrite(f, o, lost, rnd)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -92,8 +92,8 @@ func (r *recorder) crash(t *testing.T, image, base string, rnd *rand.Rand) {
 	}
 }
 
-// torn writes some of the sectors of a write.
-func torn(f *os.File, o recorded, lost float64, rnd *rand.Rand) error {
+// tearWrite writes some of the sectors of a write.
+func tearWrite(f *os.File, o recorded, lost float64, rnd *rand.Rand) error {
 	for k := 0; k < len(o.data); k += 512 {
 		if rnd.Float64() < lost {
 			continue
@@ -105,8 +105,8 @@ func torn(f *os.File, o recorded, lost float64, rnd *rand.Rand) error {
 	return nil
 }
 
-// dirtyImage leaves an image with files and a log that is to be replayed.
-func dirtyImage(t *testing.T, image string) ext4oracle.Tree {
+// leaveDirty leaves an image with files and a log that is to be replayed.
+func leaveDirty(t *testing.T, image string) ext4oracle.Tree {
 	t.Helper()
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
@@ -126,7 +126,7 @@ func dirtyImage(t *testing.T, image string) ext4oracle.Tree {
 	if err := fs.Sync(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	return treeOf(t, fs)
+	return readTreeOf(t, fs)
 }
 
 type crashCase struct {
@@ -170,24 +170,24 @@ func TestGrowCrash(t *testing.T) {
 
 func testGrowCrash(t *testing.T, c crashCase, states int) {
 	base := c.newImage(t)
-	want := dirtyImage(t, base)
+	want := leaveDirty(t, base)
 	image, r := c.recordResize(t, base)
 	ext4oracle.Fsck(t, image)
 	rnd := rand.New(rand.NewPCG(7, uint64(c.to)))
 	for i := range states {
-		r.crash(t, image, base, rnd)
-		c.judge(t, image, want, i)
+		r.buildCrashState(t, image, base, rnd)
+		c.judgeState(t, image, want, i)
 		if t.Failed() {
 			t.Fatalf("state %d", i)
 		}
 	}
 }
 
-// newImage makes an image that is about to be resized.
+// newImageFile makes an image that is about to be resized.
 func (c *crashCase) newImage(t *testing.T) string {
 	t.Helper()
 	if c.mke2fs == nil {
-		return newImage(t, c.from)
+		return newImageFile(t, c.from)
 	}
 	base := filepath.Join(t.TempDir(), "base.raw")
 	ext4oracle.Mke2fs(t, base, c.from, c.mke2fs...)
@@ -201,13 +201,13 @@ func (c *crashCase) recordResize(t *testing.T, base string) (image string, r *re
 	f := openCopy(t, image, base)
 	defer f.Close()
 	r = &recorder{File: f}
-	if err := c.resize(r); err != nil {
+	if err := c.growOrShrink(r); err != nil {
 		t.Fatal(err)
 	}
 	return image, r
 }
 
-func (c *crashCase) resize(dev ext4.Device) (err error) {
+func (c *crashCase) growOrShrink(dev ext4.Device) (err error) {
 	if c.shrink {
 		_, err = ext4.ShrinkToFit(context.Background(), dev, ext4.ShrinkOptions{})
 	} else {
@@ -216,8 +216,8 @@ func (c *crashCase) resize(dev ext4.Device) (err error) {
 	return err
 }
 
-// judge looks at what a crash left, and grows it again.
-func (c *crashCase) judge(t *testing.T, image string, want ext4oracle.Tree, i int) {
+// judgeState looks at what a crash left, and grows it again.
+func (c *crashCase) judgeState(t *testing.T, image string, want ext4oracle.Tree, i int) {
 	switch {
 	case i%4 == 0 && !c.bare:
 		ext4oracle.Unmount(t, ext4oracle.Mount(t, image))
@@ -227,24 +227,24 @@ func (c *crashCase) judge(t *testing.T, image string, want ext4oracle.Tree, i in
 			t.Error(err)
 		}
 	}
-	fs := openImage(t, image, ext4.OpenOptions{})
-	same(t, "after a crash", want, treeOf(t, fs), ext4oracle.SameImage)
+	fs := openImageFile(t, image, ext4.OpenOptions{})
+	expectSameTree(t, "after a crash", want, readTreeOf(t, fs), ext4oracle.SameImage)
 	if err := fs.Close(); err != nil {
 		t.Error(err)
 	}
-	c.fsck(t, image)
+	c.runFsck(t, image)
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := c.resize(f); err != nil {
+	if err := c.growOrShrink(f); err != nil {
 		t.Errorf("again: %v", err)
 		return
 	}
-	c.fsck(t, image)
-	fs = openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, "grown after a crash", want, treeOf(t, fs), ext4oracle.SameImage)
+	c.runFsck(t, image)
+	fs = openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
+	expectSameTree(t, "grown after a crash", want, readTreeOf(t, fs), ext4oracle.SameImage)
 	fs.Close()
 }
 
@@ -253,9 +253,9 @@ func (c *crashCase) judge(t *testing.T, image string, want ext4oracle.Tree, i in
 var lostSpace = regexp.MustCompile(`^(Free blocks count wrong .*|Block bitmap differences: .*|Fix\? no|\S+: \*+ WARNING: .*` +
 	`|Padding at end of .*|Journal inode is not in use, but contains data\.  Clear\? no|)$`)
 
-// fsck fails the test unless e2fsck finds no fault, or just lost space where an image
+// runFsck fails the test unless e2fsck finds no fault, or just lost space where an image
 // without a journal is made smaller.
-func (c *crashCase) fsck(t *testing.T, image string) {
+func (c *crashCase) runFsck(t *testing.T, image string) {
 	t.Helper()
 	if !c.bare || !c.shrink {
 		ext4oracle.Fsck(t, image)

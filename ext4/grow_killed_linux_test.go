@@ -38,21 +38,21 @@ func TestGrowKilled(t *testing.T) {
 			f := openCopy(t, image, base)
 			defer f.Close()
 			for i, o := range r.ops {
-				c.redo(t, f, o)
+				c.redoWrites(t, f, o)
 				if t.Failed() {
 					t.Fatalf("write %d of %d", i, len(r.ops))
 				}
 				if i%9 == 4 || i > len(r.ops)-4 {
-					c.complete(t, image, i == len(r.ops)-1)
+					c.completeByOpen(t, image, i == len(r.ops)-1)
 				}
 			}
 		})
 	}
 }
 
-// redo does what a growth did, by halves where it takes several writes of the host, and
+// redoWrites does what a growth did, by halves where it takes several writes of the host, and
 // checks the image after each.
-func (c *crashCase) redo(t *testing.T, f *os.File, o recorded) {
+func (c *crashCase) redoWrites(t *testing.T, f *os.File, o recorded) {
 	t.Helper()
 	var err error
 	switch {
@@ -62,7 +62,7 @@ func (c *crashCase) redo(t *testing.T, f *os.File, o recorded) {
 		return
 	case len(o.data) >= 1024:
 		if _, err = f.WriteAt(o.data[:len(o.data)/1024*512], o.off); err == nil {
-			checkNothing(t, f)
+			expectNoProblems(t, f)
 			_, err = f.WriteAt(o.data, o.off)
 		}
 	default:
@@ -71,18 +71,18 @@ func (c *crashCase) redo(t *testing.T, f *os.File, o recorded) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkNothing(t, f)
+	expectNoProblems(t, f)
 }
 
-func checkNothing(t *testing.T, f *os.File) {
+func expectNoProblems(t *testing.T, f *os.File) {
 	t.Helper()
-	list, err := problems(f, 0)
-	report(t, list, err)
+	list, err := checkDevice(f, 0)
+	reportProblems(t, list, err)
 }
 
-// complete opens a copy of an image after a kill, for writing, and checks that this
+// completeByOpen opens a copy of an image after a kill, for writing, and checks that this
 // completed the growth. ext2 and ext3 are not written otherwise: e2fsck judges them.
-func (c *crashCase) complete(t *testing.T, image string, done bool) {
+func (c *crashCase) completeByOpen(t *testing.T, image string, done bool) {
 	t.Helper()
 	next := image + ".next"
 	if err := ext4oracle.CopyImage(next, image); err != nil {
@@ -133,7 +133,7 @@ func TestGrowForgotten(t *testing.T) {
 			}
 			defer f.Close()
 			for _, o := range r.ops {
-				c.redo(t, f, o)
+				c.redoWrites(t, f, o)
 				if began, _ := ext4.UnfinishedGrow(f); began {
 					break
 				}
@@ -146,7 +146,7 @@ func TestGrowForgotten(t *testing.T) {
 			if err := f.Truncate(size); err != nil {
 				t.Fatal(err)
 			}
-			fs := openImage(t, base, ext4.OpenOptions{})
+			fs := openImageFile(t, base, ext4.OpenOptions{})
 			if err := fs.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -187,8 +187,8 @@ func TestGrowOld(t *testing.T) {
 				ext4oracle.Unmount(t, dir)
 				before := ext4oracle.Snapshot(t, image)
 				growImage(t, image, size)
-				ro := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-				same(t, fmt.Sprintf("grown to %d", size), before, treeOf(t, ro), ext4oracle.SameImage)
+				ro := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
+				expectSameTree(t, fmt.Sprintf("grown to %d", size), before, readTreeOf(t, ro), ext4oracle.SameImage)
 				ro.Close()
 				checkUsage(t, image, size)
 			}

@@ -40,11 +40,11 @@ func growImage(t testing.TB, image string, size int64) {
 	ext4oracle.Fsck(t, image)
 }
 
-// growStep writes files by this package and by the kernel, and checks that the tree
+// growImageStep writes files by this package and by the kernel, and checks that the tree
 // stays the same over a growth.
-func growStep(t testing.TB, image string, step int, size int64) {
+func growImageStep(t testing.TB, image string, step int, size int64) {
 	t.Helper()
-	fs := openImage(t, image, ext4.OpenOptions{Batch: true})
+	fs := openImageFile(t, image, ext4.OpenOptions{Batch: true})
 	for i := range 3 {
 		name := fmt.Sprintf("ours-%d-%d", step, i)
 		if _, err := fs.WriteFile(context.Background(), name, strings.NewReader(strings.Repeat(name, 2000)), ext4.WriteOptions{}); err != nil {
@@ -64,8 +64,8 @@ func growStep(t testing.TB, image string, step int, size int64) {
 	ext4oracle.Unmount(t, dir)
 	before := ext4oracle.Snapshot(t, image)
 	growImage(t, image, size)
-	ro := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, fmt.Sprintf("grown to %d", size), before, treeOf(t, ro), ext4oracle.SameImage)
+	ro := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
+	expectSameTree(t, fmt.Sprintf("grown to %d", size), before, readTreeOf(t, ro), ext4oracle.SameImage)
 	ro.Close()
 	checkUsage(t, image, size)
 }
@@ -74,7 +74,7 @@ func growStep(t testing.TB, image string, step int, size int64) {
 // we do.
 func checkUsage(t testing.TB, image string, size int64) {
 	t.Helper()
-	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
+	fs := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
 	u := fs.Usage()
 	fs.Close()
 	dir := ext4oracle.Mount(t, image)
@@ -105,12 +105,12 @@ func TestGrowChain(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(chain[0]/mib), func(t *testing.T) {
 			t.Parallel()
-			image := newImage(t, chain[0])
+			image := newImageFile(t, chain[0])
 			for i, size := range chain[1:] {
 				if testing.Short() && size > 4*tib {
 					continue
 				}
-				growStep(t, image, i, size)
+				growImageStep(t, image, i, size)
 				if t.Failed() {
 					t.Fatalf("step %d, to %d", i, size)
 				}
@@ -155,7 +155,7 @@ func TestGrowMke2fs(t *testing.T) {
 				sizes = sizes[:2] // as many groups as others have at several times the size
 			}
 			for i, size := range sizes {
-				growStep(t, image, i, size)
+				growImageStep(t, image, i, size)
 				if t.Failed() {
 					t.Fatalf("step %d, to %d", i, size)
 				}

@@ -26,21 +26,21 @@ import (
 func TestManyAtOnce(t *testing.T) {
 	for _, batch := range []bool{false, true} {
 		t.Run(fmt.Sprintf("batch=%v", batch), func(t *testing.T) {
-			fs, d := regressFS(t, 64*mega, batch)
+			fs, d := newRegressFS(t, 64*mega, batch)
 			const workers = 6
 			models := make([]*ext4workload.Model, workers)
 			var all sync.WaitGroup
 			for k := range workers {
-				try(t, fs.Mkdir(fmt.Sprint(k), 0o755))
+				failOnErrors(t, fs.Mkdir(fmt.Sprint(k), 0o755))
 				models[k] = ext4workload.NewModel(4096)
-				all.Go(func() { alone(t, fs, models[k], k) })
+				all.Go(func() { runAlone(t, fs, models[k], k) })
 			}
 			all.Wait()
-			tree := treeOf(t, fs)
+			tree := readTreeOf(t, fs)
 			for k, m := range models {
-				same(t, fmt.Sprint("of worker ", k), m.Tree(), subtree(tree, fmt.Sprint(k)), workerDiff)
+				expectSameTree(t, fmt.Sprint("of worker ", k), m.Tree(), subtree(tree, fmt.Sprint(k)), workerDiff)
 			}
-			closeClean(t, fs, d)
+			closeAndCheck(t, fs, d)
 		})
 	}
 }
@@ -51,16 +51,16 @@ var workerDiff = func() ext4oracle.DiffOptions {
 	return o
 }()
 
-// alone does operations beneath one directory.
-func alone(t *testing.T, fs *ext4.FS, m *ext4workload.Model, k int) {
+// runAlone does operations beneath one directory.
+func runAlone(t *testing.T, fs *ext4.FS, m *ext4workload.Model, k int) {
 	w := ext4workload.NewFS(fs)
 	gen := ext4workload.NewGen(uint64(k), m, ext4workload.Options{Bytes: 30_000, Files: 40, Checked: true})
 	for range 250 {
 		o := gen.Next()
 		o2 := *o
-		o2.Path = inDir(k, o.Path)
+		o2.Path = pathInDir(k, o.Path)
 		if o.Kind == ext4workload.Link || o.Kind == ext4workload.Rename || o.Kind == ext4workload.Copy {
-			o2.Path2 = inDir(k, o.Path2)
+			o2.Path2 = pathInDir(k, o.Path2)
 		}
 		if o.Path == "." || o2.Path2 == fmt.Sprint(k) {
 			continue
@@ -79,7 +79,7 @@ func alone(t *testing.T, fs *ext4.FS, m *ext4workload.Model, k int) {
 	}
 }
 
-func inDir(k int, path string) string {
+func pathInDir(k int, path string) string {
 	if path == "." {
 		return fmt.Sprint(k)
 	}
@@ -103,12 +103,12 @@ func subtree(t ext4oracle.Tree, dir string) ext4oracle.Tree {
 // part of a file.
 func TestSameNamesAtOnce(t *testing.T) {
 	for _, batch := range []bool{false, true} {
-		t.Run(fmt.Sprintf("batch=%v", batch), func(t *testing.T) { sameNames(t, batch) })
+		t.Run(fmt.Sprintf("batch=%v", batch), func(t *testing.T) { testSameNames(t, batch) })
 	}
 }
 
-func sameNames(t *testing.T, batch bool) {
-	fs, d := regressFS(t, 64*mega, batch)
+func testSameNames(t *testing.T, batch bool) {
+	fs, d := newRegressFS(t, 64*mega, batch)
 	ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
 	defer cancel()
 	var all sync.WaitGroup
@@ -117,7 +117,7 @@ func sameNames(t *testing.T, batch bool) {
 		all.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(k), 5))
 			for ctx.Err() == nil {
-				if err := meddle(fs, r); err != nil && !benign(err) {
+				if err := doRacingOp(fs, r); err != nil && !isExpectedRaceError(err) {
 					t.Error(err)
 					cancel()
 				}
@@ -127,11 +127,11 @@ func sameNames(t *testing.T, batch bool) {
 	}
 	all.Wait()
 	t.Logf("%d operations", done.Load())
-	closeClean(t, fs, d)
+	closeAndCheck(t, fs, d)
 }
 
-// benign reports whether an error is one that the others can cause.
-func benign(err error) bool {
+// isExpectedRaceError reports whether an error is one that the others can cause.
+func isExpectedRaceError(err error) bool {
 	for _, e := range []error{syscall.ENOENT, syscall.EEXIST, syscall.ENOTEMPTY, syscall.EISDIR, syscall.ENOTDIR, syscall.EINVAL, syscall.ENODATA, syscall.ENOSPC} {
 		if errors.Is(err, e) {
 			return true
@@ -140,8 +140,8 @@ func benign(err error) bool {
 	return false
 }
 
-// whole is a content that tells whether it is complete.
-func whole(r *rand.Rand) []byte {
+// wholeFileContent is a content that tells whether it is complete.
+func wholeFileContent(r *rand.Rand) []byte {
 	v, n := r.Uint64(), 1+r.IntN(40_000)
 	if r.IntN(30) == 0 {
 		n = 200_000
@@ -154,14 +154,14 @@ func whole(r *rand.Rand) []byte {
 	return b
 }
 
-func meddle(fs *ext4.FS, r *rand.Rand) error {
+func doRacingOp(fs *ext4.FS, r *rand.Rand) error {
 	ctx := context.Background()
 	dirs := []string{"", "d/", "d/e/", "f/"}
 	name := func() string { return dirs[r.IntN(4)] + string(rune('p'+r.IntN(4))) }
 	dir := func() string { return []string{"d", "d/e", "f", "f/d"}[r.IntN(4)] }
 	switch r.IntN(12) {
 	case 0, 1:
-		_, err := fs.WriteFile(ctx, name(), bytes.NewReader(whole(r)), ext4.WriteOptions{})
+		_, err := fs.WriteFile(ctx, name(), bytes.NewReader(wholeFileContent(r)), ext4.WriteOptions{})
 		return err
 	case 2:
 		return fs.Rename(name(), name(), r.IntN(2) == 0)
@@ -181,12 +181,12 @@ func meddle(fs *ext4.FS, r *rand.Rand) error {
 	case 8:
 		return fs.Link(name(), name())
 	case 9:
-		return list(fs, dir())
+		return listDir(fs, dir())
 	}
-	return readWhole(fs, name())
+	return readWholeFile(fs, name())
 }
 
-func list(fs *ext4.FS, dir string) error {
+func listDir(fs *ext4.FS, dir string) error {
 	d, err := fs.OpenDir(dir, false)
 	if err != nil {
 		return err
@@ -210,8 +210,8 @@ func list(fs *ext4.FS, dir string) error {
 	}
 }
 
-// readWhole reads a file while it may be replaced.
-func readWhole(fs *ext4.FS, path string) error {
+// readWholeFile reads a file while it may be replaced.
+func readWholeFile(fs *ext4.FS, path string) error {
 	f, err := fs.OpenFile(path, ext4.OpenFlags{})
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 // What a path leads to is never what it led to before: the directory that the last path was
 // resolved in is forgotten when anything in directories was moved, removed or undone.
 func TestLastDirIsForgotten(t *testing.T) {
-	_, fs := imageOf(t)
+	_, fs := newOpenImage(t)
 	defer fs.Close()
 	must := func(errs ...error) {
 		t.Helper()
@@ -86,7 +86,7 @@ func TestLastDirIsForgotten(t *testing.T) {
 // A file that is opened, described and read costs few allocations: inodes are copied for
 // changes only, or a copy of a tree of small files is mostly that.
 func TestAllocationsPerFile(t *testing.T) {
-	_, fs := imageOf(t)
+	_, fs := newOpenImage(t)
 	defer fs.Close()
 	if err := fs.MkdirAll("a/b", 0o755); err != nil {
 		t.Fatal(err)

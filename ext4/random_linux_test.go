@@ -69,7 +69,7 @@ func TestRandom(t *testing.T) {
 			r := newRandomRun(t, ri, *randomSeed*1000+uint64(k))
 			rounds := max(min(n/100, 4), n/2000)
 			for i := range rounds {
-				r.round(i, n/rounds)
+				r.runRound(i, n/rounds)
 				if t.Failed() {
 					return
 				}
@@ -104,7 +104,7 @@ func newRandomRun(t *testing.T, ri randomImage, seed uint64) *randomRun {
 	}
 	r := &randomRun{t: t, ri: ri, m: ext4workload.NewModel(block)}
 	if ri.mke2fs == nil {
-		r.image = newImage(t, ri.size)
+		r.image = newImageFile(t, ri.size)
 	} else {
 		r.image = filepath.Join(t.TempDir(), "disk.raw")
 		ext4oracle.Mke2fs(t, r.image, ri.size, ri.mke2fs...)
@@ -117,7 +117,7 @@ func newRandomRun(t *testing.T, ri randomImage, seed uint64) *randomRun {
 	return r
 }
 
-func (r *randomRun) open(batch bool) {
+func (r *randomRun) openFS(batch bool) {
 	r.t.Helper()
 	f, err := os.OpenFile(r.image, os.O_RDWR, 0)
 	if err != nil {
@@ -130,7 +130,7 @@ func (r *randomRun) open(batch bool) {
 	r.file, r.w = f, ext4workload.NewFS(fs)
 }
 
-func (r *randomRun) close() {
+func (r *randomRun) closeFS() {
 	r.t.Helper()
 	r.m.CloseAll()
 	if err := r.w.FS.Close(); err != nil {
@@ -145,16 +145,16 @@ func (r *randomRun) fatalf(format string, args ...any) {
 	r.t.Fatalf("%s\nafter:\n%s", fmt.Sprintf(format, args...), strings.Join(r.history[from:], "\n"))
 }
 
-// round does operations, checks the image by all means, lets the kernel write some, and
+// runRound does operations, checks the image by all means, lets the kernel write some, and
 // checks again.
-func (r *randomRun) round(i, n int) {
+func (r *randomRun) runRound(i, n int) {
 	r.t.Helper()
-	r.open(r.ri.batch != (i%3 == 2))
+	r.openFS(r.ri.batch != (i%3 == 2))
 	for k := range n {
-		r.step()
+		r.applyRandomOp()
 		if k == n/2 && i%2 == 0 {
-			r.close()
-			r.open(r.ri.batch)
+			r.closeFS()
+			r.openFS(r.ri.batch)
 		}
 	}
 	if i%2 == 1 {
@@ -163,22 +163,22 @@ func (r *randomRun) round(i, n int) {
 		}
 		r.m.CloseAll()
 	}
-	r.compare("before the end", treeOf(r.t, r.w.FS))
-	r.close()
+	r.compareWithModel("before the end", readTreeOf(r.t, r.w.FS))
+	r.closeFS()
 	if clean, output := ext4oracle.FsckStatus(r.image); !clean {
 		r.fatalf("e2fsck: %s", output)
 	}
-	ours := r.reread()
-	r.compare("opened again", ours)
-	r.kernel(ours, max(n/10, 4))
-	r.compare("after Linux wrote", r.reread())
+	ours := r.reopenAndRead()
+	r.compareWithModel("opened again", ours)
+	r.compareWithKernel(ours, max(n/10, 4))
+	r.compareWithModel("after Linux wrote", r.reopenAndRead())
 }
 
-func (r *randomRun) reread() ext4oracle.Tree {
+func (r *randomRun) reopenAndRead() ext4oracle.Tree {
 	r.t.Helper()
-	fs := openImage(r.t, r.image, ext4.OpenOptions{ReadOnly: true})
+	fs := openImageFile(r.t, r.image, ext4.OpenOptions{ReadOnly: true})
 	defer fs.Close()
-	tree := treeOf(r.t, fs)
+	tree := readTreeOf(r.t, fs)
 	for p := range tree {
 		if strings.HasPrefix(p, "lost+found/") {
 			r.fatalf("%s was left", p)
@@ -187,8 +187,8 @@ func (r *randomRun) reread() ext4oracle.Tree {
 	return tree
 }
 
-// compare fails the test when a tree is not that of the model.
-func (r *randomRun) compare(what string, got ext4oracle.Tree) {
+// compareWithModel fails the test when a tree is not that of the model.
+func (r *randomRun) compareWithModel(what string, got ext4oracle.Tree) {
 	r.t.Helper()
 	want := r.m.Tree()
 	diff := ext4oracle.Diff(want, got, ext4oracle.SameContent)
@@ -202,8 +202,8 @@ func (r *randomRun) compare(what string, got ext4oracle.Tree) {
 	}
 }
 
-// kernel compares what the kernel shows, and lets it do operations.
-func (r *randomRun) kernel(ours ext4oracle.Tree, n int) {
+// compareWithKernel compares what the kernel shows, and lets it do operations.
+func (r *randomRun) compareWithKernel(ours ext4oracle.Tree, n int) {
 	r.t.Helper()
 	dir := ext4oracle.Mount(r.t, r.image)
 	got, err := ext4oracle.ReadTree(dir, ext4oracle.ReadOptions{})
@@ -248,8 +248,8 @@ func (r *randomRun) kernel(ours ext4oracle.Tree, n int) {
 	ext4oracle.Unmount(r.t, dir)
 }
 
-// step does one operation on both.
-func (r *randomRun) step() {
+// applyRandomOp does one operation on both.
+func (r *randomRun) applyRandomOp() {
 	r.t.Helper()
 	o := r.gen.Next()
 	if len(r.history) > 10_000 {
@@ -261,7 +261,7 @@ func (r *randomRun) step() {
 	if ext4workload.Expected(o, err, r.ri.small) {
 		r.history = append(r.history, "  "+err.Error())
 		r.full++
-		r.afterFull(o, before)
+		r.checkAfterNoSpace(o, before)
 		return
 	}
 	want := r.m.Apply(o)
@@ -273,8 +273,8 @@ func (r *randomRun) step() {
 	}
 }
 
-// afterFull checks that an operation that found no space left no trace.
-func (r *randomRun) afterFull(o *ext4workload.Op, before ext4.Usage) {
+// checkAfterNoSpace checks that an operation that found no space left no trace.
+func (r *randomRun) checkAfterNoSpace(o *ext4workload.Op, before ext4.Usage) {
 	r.t.Helper()
 	if o.IsFileOp() {
 		if data, size := r.w.Partial(o); !r.m.Partly(o, data, size) {
@@ -284,7 +284,7 @@ func (r *randomRun) afterFull(o *ext4workload.Op, before ext4.Usage) {
 		r.fatalf("what failed left a trace: %+v, before %+v", after, before)
 	}
 	if r.full%16 == 1 {
-		r.compare("after a failure", treeOf(r.t, r.w.FS))
+		r.compareWithModel("after a failure", readTreeOf(r.t, r.w.FS))
 	}
 }
 

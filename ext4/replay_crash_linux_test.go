@@ -17,8 +17,8 @@ import (
 // the image is closed, loses nothing and leaves an image in order.
 func TestCrashAfterReplay(t *testing.T) {
 	ext4oracle.RequireRoot(t)
-	base := newImage(t, 40*mib)
-	want := dirtyImage(t, base)
+	base := newImageFile(t, 40*mib)
+	want := leaveDirty(t, base)
 	image := filepath.Join(t.TempDir(), "crash.raw")
 	f := openCopy(t, image, base)
 	defer f.Close()
@@ -35,9 +35,9 @@ func TestCrashAfterReplay(t *testing.T) {
 	}
 	rnd := rand.New(rand.NewPCG(1, 1))
 	for i := range 60 {
-		r.crash(t, image, base, rnd)
-		fs := openImage(t, image, ext4.OpenOptions{})
-		got := treeOf(t, fs)
+		r.buildCrashState(t, image, base, rnd)
+		fs := openImageFile(t, image, ext4.OpenOptions{})
+		got := readTreeOf(t, fs)
 		for name, n := range want {
 			if n.Type() == ext4oracle.TypeRegular && (got[name] == nil || got[name].Sum != n.Sum) {
 				t.Errorf("%s is lost", name)

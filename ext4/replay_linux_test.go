@@ -18,11 +18,11 @@ import (
 func testReplay(t *testing.T, r ext4oracle.DirtyRecipe, image string, want ext4oracle.Tree) {
 	before := hashFile(t, image)
 	if want == nil {
-		refuses(t, image, ext4.ErrCorrupt)
+		expectRefusal(t, image, ext4.ErrCorrupt)
 		return
 	}
-	fs := openImage(t, image, ext4.OpenOptions{ReadOnly: true})
-	same(t, "replayed in memory", want, treeOf(t, fs), ext4oracle.SameImage)
+	fs := openImageFile(t, image, ext4.OpenOptions{ReadOnly: true})
+	expectSameTree(t, "replayed in memory", want, readTreeOf(t, fs), ext4oracle.SameImage)
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -42,16 +42,16 @@ func testReplay(t *testing.T, r ext4oracle.DirtyRecipe, image string, want ext4o
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "replayed on the device", want, treeOf(t, rw), ext4oracle.SameImage)
+	expectSameTree(t, "replayed on the device", want, readTreeOf(t, rw), ext4oracle.SameImage)
 	if err := rw.Close(); err != nil {
 		t.Fatal(err)
 	}
 	ext4oracle.Fsck(t, image)
-	same(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
+	expectSameTree(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
 }
 
-// refuses fails the test unless opening an image fails with an error.
-func refuses(t *testing.T, image string, want error) {
+// expectRefusal fails the test unless opening an image fails with an error.
+func expectRefusal(t *testing.T, image string, want error) {
 	t.Helper()
 	f, err := os.Open(image)
 	if err != nil {

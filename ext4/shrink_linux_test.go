@@ -18,7 +18,7 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-func storage(t testing.TB, image string) int64 {
+func storageOfImage(t testing.TB, image string) int64 {
 	t.Helper()
 	st, err := os.Stat(image)
 	if err != nil {
@@ -34,7 +34,7 @@ func TestTrim(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "disk.raw")
 			if args == nil {
-				image = newImage(t, 600*mib)
+				image = newImageFile(t, 600*mib)
 			} else {
 				ext4oracle.Mke2fs(t, image, 600*mib, args...)
 			}
@@ -43,8 +43,8 @@ func TestTrim(t *testing.T) {
 				t.Fatal(err)
 			}
 			ext4oracle.Unmount(t, dir)
-			before := storage(t, image)
-			fs := openImage(t, image, ext4.OpenOptions{Batch: true})
+			before := storageOfImage(t, image)
+			fs := openImageFile(t, image, ext4.OpenOptions{Batch: true})
 			for i := range 40 {
 				if _, err := fs.WriteFile(context.Background(), fmt.Sprint("big-", i), bytes.NewReader(bytes.Repeat([]byte{1, 2, 3}, 1<<20)), ext4.WriteOptions{}); err != nil {
 					t.Fatal(err)
@@ -55,19 +55,19 @@ func TestTrim(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			want := treeOf(t, fs)
-			full := storage(t, image)
+			want := readTreeOf(t, fs)
+			full := storageOfImage(t, image)
 			n, err := fs.Trim(context.Background())
 			if err != nil || n < 300*mib {
 				t.Fatalf("trimmed %d: %v", n, err)
 			}
-			same(t, "trimmed", want, treeOf(t, fs), ext4oracle.SameImage)
+			expectSameTree(t, "trimmed", want, readTreeOf(t, fs), ext4oracle.SameImage)
 			if err := fs.Close(); err != nil {
 				t.Fatal(err)
 			}
 			ext4oracle.Fsck(t, image)
-			same(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
-			if after := storage(t, image); full < before+100*mib || after > before+6*mib {
+			expectSameTree(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
+			if after := storageOfImage(t, image); full < before+100*mib || after > before+6*mib {
 				t.Errorf("storage: %d at first, %d with the files, %d trimmed", before, full, after)
 			}
 		})
@@ -76,8 +76,8 @@ func TestTrim(t *testing.T) {
 
 // Trim goes on while files come and go, and punches no hole into one.
 func TestTrimBusy(t *testing.T) {
-	image := newImage(t, 300*mib)
-	fs := openImage(t, image, ext4.OpenOptions{})
+	image := newImageFile(t, 300*mib)
+	fs := openImageFile(t, image, ext4.OpenOptions{})
 	content := func(w, i int) []byte { return bytes.Repeat([]byte{byte(w + 1), byte(i + 1), 7}, 5000+997*i) }
 	var writers sync.WaitGroup
 	for w := range 3 {
@@ -127,7 +127,7 @@ type plainDevice struct{ ext4.Device }
 
 // A device that knows no holes is not trimmed.
 func TestTrimUnsupported(t *testing.T) {
-	f, err := os.OpenFile(newImage(t, 16*mib), os.O_RDWR, 0)
+	f, err := os.OpenFile(newImageFile(t, 16*mib), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,11 +166,11 @@ func TestShrink(t *testing.T) {
 			t.Parallel()
 			image := filepath.Join(t.TempDir(), "disk.raw")
 			if c.mke2fs == nil {
-				image = newImage(t, c.from)
+				image = newImageFile(t, c.from)
 			} else {
 				ext4oracle.Mke2fs(t, image, c.from, c.mke2fs...)
 			}
-			want := dirtyImage(t, image)
+			want := leaveDirty(t, image)
 			f, err := os.OpenFile(image, os.O_RDWR, 0)
 			if err != nil {
 				t.Fatal(err)
@@ -184,10 +184,10 @@ func TestShrink(t *testing.T) {
 				t.Errorf("shrunk to %d, the file to %d, want %d (%v)", n, st.Size(), c.want, err)
 			}
 			ext4oracle.Fsck(t, image)
-			same(t, "shrunk", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
+			expectSameTree(t, "shrunk", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
 			ext4oracle.Unmount(t, ext4oracle.Mount(t, image))
 			growImage(t, image, n+n/3)
-			growStep(t, image, 2, max(c.from, 2*n))
+			growImageStep(t, image, 2, max(c.from, 2*n))
 		})
 	}
 }

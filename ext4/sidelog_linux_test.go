@@ -12,19 +12,19 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-// window is a part of a device: of one device, so that it is known in which order
+// deviceWindow is a part of a device: of one device, so that it is known in which order
 // an image and the log beside it are written.
-type window struct {
+type deviceWindow struct {
 	d        *crashDevice
 	off, len int64
 }
 
-func (w window) ReadAt(p []byte, off int64) (int, error)  { return w.d.ReadAt(p, w.off+off) }
-func (w window) WriteAt(p []byte, off int64) (int, error) { return w.d.WriteAt(p, w.off+off) }
-func (w window) Sync() error                              { return w.d.Sync() }
+func (w deviceWindow) ReadAt(p []byte, off int64) (int, error)  { return w.d.ReadAt(p, w.off+off) }
+func (w deviceWindow) WriteAt(p []byte, off int64) (int, error) { return w.d.WriteAt(p, w.off+off) }
+func (w deviceWindow) Sync() error                              { return w.d.Sync() }
 
 // Truncate empties the window; what counts is its first sector.
-func (w window) Truncate(int64) error {
+func (w deviceWindow) Truncate(int64) error {
 	_, err := w.d.WriteAt(make([]byte, 512), w.off)
 	return err
 }
@@ -34,29 +34,29 @@ const (
 	sideRoom  = 8 << 20
 )
 
-func openSide(d *crashDevice, readOnly bool) (*ext4.FS, error) {
-	return ext4.Open(window{d, 0, sideImage}, ext4.OpenOptions{Size: sideImage, ReadOnly: readOnly,
-		SideLog: func() (ext4.SideLog, error) { return window{d, sideImage, sideRoom}, nil }})
+func openWithSideLog(d *crashDevice, readOnly bool) (*ext4.FS, error) {
+	return ext4.Open(deviceWindow{d, 0, sideImage}, ext4.OpenOptions{Size: sideImage, ReadOnly: readOnly,
+		SideLog: func() (ext4.SideLog, error) { return deviceWindow{d, sideImage, sideRoom}, nil }})
 }
 
 // An image that is too small for a log of its own survives crashes with one beside it.
 func TestSideLogCrash(t *testing.T) {
 	base := newCrashDevice(sideImage+sideRoom, nil)
-	if _, err := ext4.Format(window{base, 0, sideImage}, sideImage, ext4.FormatOptions{}); err != nil {
+	if _, err := ext4.Format(deviceWindow{base, 0, sideImage}, sideImage, ext4.FormatOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	d := newCrashDevice(base.size, base.state())
+	d := newCrashDevice(base.size, base.currentPages())
 	d.record = true
-	fs, err := openSide(d, false)
+	fs, err := openWithSideLog(d, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	trees, at := []ext4oracle.Tree{treeOf(t, fs)}, []int{0}
+	trees, at := []ext4oracle.Tree{readTreeOf(t, fs)}, []int{0}
 	for i := range 60 {
-		if err := sideOp(t, fs, i); err != nil {
+		if err := applySideOp(t, fs, i); err != nil {
 			t.Fatalf("operation %d: %v", i, err)
 		}
-		trees, at = append(trees, treeOf(t, fs)), append(at, d.position())
+		trees, at = append(trees, readTreeOf(t, fs)), append(at, d.eventCount())
 	}
 	if err := fs.Close(); err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestSideLogCrash(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range 150 {
 		end := r.IntN(len(d.events) + 1)
-		crashed, synced := newCrashDevice(d.size, base.state()), 0
+		crashed, synced := newCrashDevice(d.size, base.currentPages()), 0
 		for k, e := range d.events[:end] {
 			if e.data == nil {
 				synced = k + 1
@@ -72,9 +72,9 @@ func TestSideLogCrash(t *testing.T) {
 		}
 		for k, e := range d.events[:end] {
 			if k < synced {
-				crashed.write(e.data, e.off)
+				crashed.applyWrite(e.data, e.off)
 			} else {
-				crashed.torn(r, e)
+				crashed.tearEvent(r, e)
 			}
 		}
 		testSideState(t, fmt.Sprintf("state %d, at %d", i, end), crashed, trees, at, synced)
@@ -84,8 +84,8 @@ func TestSideLogCrash(t *testing.T) {
 	}
 }
 
-// sideOp is one of a row of operations.
-func sideOp(t *testing.T, fs *ext4.FS, i int) error {
+// applySideOp is one of a row of operations.
+func applySideOp(t *testing.T, fs *ext4.FS, i int) error {
 	name := fmt.Sprintf("d%d/f%d", i%3, i%7)
 	switch i % 6 {
 	case 3:
@@ -106,17 +106,17 @@ func testSideState(t *testing.T, what string, d *crashDevice, trees []ext4oracle
 	t.Helper()
 	var got [2]ext4oracle.Tree
 	for k, readOnly := range []bool{true, false} {
-		fs, err := openSide(d, readOnly)
+		fs, err := openWithSideLog(d, readOnly)
 		if err != nil {
 			t.Fatalf("%s: open: %v", what, err)
 		}
-		got[k] = treeOf(t, fs)
+		got[k] = readTreeOf(t, fs)
 		if err := fs.Close(); err != nil {
 			t.Fatalf("%s: close: %v", what, err)
 		}
 	}
-	same(t, what+": in memory and on the device", got[0], got[1], ext4oracle.SameImage)
-	if err := checkClean(window{d, 0, sideImage}, sideImage); err != nil {
+	expectSameTree(t, what+": in memory and on the device", got[0], got[1], ext4oracle.SameImage)
+	if err := checkWithoutProblems(deviceWindow{d, 0, sideImage}, sideImage); err != nil {
 		t.Errorf("%s: %v", what, err)
 	}
 	for k, tree := range trees {

@@ -14,8 +14,8 @@ import (
 	"github.com/volehq/vole/ext4"
 )
 
-// formatted returns an open file system in a new image, on any operating system.
-func formatted(t *testing.T, size int64) *ext4.FS {
+// newFormattedFS returns an open file system in a new image, on any operating system.
+func newFormattedFS(t *testing.T, size int64) *ext4.FS {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
 	if err != nil {
@@ -33,7 +33,7 @@ func formatted(t *testing.T, size int64) *ext4.FS {
 }
 
 func TestStd(t *testing.T) {
-	fs := formatted(t, 32<<20)
+	fs := newFormattedFS(t, 32<<20)
 	names := []string{"a", "d/b", "d/e/c", "lost+found"}
 	for i, n := range names[:3] {
 		if _, err := fs.WriteFile(t.Context(), n, strings.NewReader(strings.Repeat(n, 1+i*5000)), ext4.WriteOptions{}); err != nil {

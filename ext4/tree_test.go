@@ -14,24 +14,24 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-// treeOf reads all that a file system holds, through this package.
-func treeOf(t testing.TB, fs *ext4.FS) ext4oracle.Tree {
+// readTreeOf reads all that a file system holds, through this package.
+func readTreeOf(t testing.TB, fs *ext4.FS) ext4oracle.Tree {
 	t.Helper()
 	tree := ext4oracle.Tree{}
-	if err := addTo(tree, fs, "."); err != nil {
+	if err := addPathToTree(tree, fs, "."); err != nil {
 		t.Fatalf("reading the tree: %v", err)
 	}
 	return tree
 }
 
-func addTo(tree ext4oracle.Tree, fs *ext4.FS, path string) error {
+func addPathToTree(tree ext4oracle.Tree, fs *ext4.FS, path string) error {
 	info, err := fs.Lstat(path)
 	if err != nil {
-		return pathErr(path, err)
+		return wrapPathError(path, err)
 	}
-	n, err := nodeOf(fs, path, info)
+	n, err := readNodeOf(fs, path, info)
 	if err != nil {
-		return pathErr(path, err)
+		return wrapPathError(path, err)
 	}
 	tree[path] = n
 	if !info.Mode.IsDir() {
@@ -39,7 +39,7 @@ func addTo(tree ext4oracle.Tree, fs *ext4.FS, path string) error {
 	}
 	d, err := fs.OpenDir(path, false)
 	if err != nil {
-		return pathErr(path, err)
+		return wrapPathError(path, err)
 	}
 	defer d.Close()
 	for {
@@ -48,30 +48,30 @@ func addTo(tree ext4oracle.Tree, fs *ext4.FS, path string) error {
 			return nil
 		}
 		if err != nil {
-			return pathErr(path, err)
+			return wrapPathError(path, err)
 		}
 		for _, e := range list {
 			sub := e.Name
 			if path != "." {
 				sub = path + "/" + e.Name
 			}
-			if err := addTo(tree, fs, sub); err != nil {
+			if err := addPathToTree(tree, fs, sub); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func pathErr(path string, err error) error {
+func wrapPathError(path string, err error) error {
 	if pe := (*iofs.PathError)(nil); errors.As(err, &pe) {
 		return err
 	}
 	return &iofs.PathError{Op: "read", Path: path, Err: err}
 }
 
-func nodeOf(fs *ext4.FS, path string, info ext4.Info) (*ext4oracle.Node, error) {
+func readNodeOf(fs *ext4.FS, path string, info ext4.Info) (*ext4oracle.Node, error) {
 	n := &ext4oracle.Node{
-		Mode: statMode(info.Mode), UID: info.UID, GID: info.GID, Size: info.Size, Nlink: uint64(info.Nlink), Ino: uint64(info.Ino),
+		Mode: statModeOf(info.Mode), UID: info.UID, GID: info.GID, Size: info.Size, Nlink: uint64(info.Nlink), Ino: uint64(info.Ino),
 		Atime: ext4oracle.TimeOf(info.Atime), Mtime: ext4oracle.TimeOf(info.Mtime), Ctime: ext4oracle.TimeOf(info.Ctime), Btime: ext4oracle.TimeOf(info.Btime),
 		Blocks: info.Allocated / 512, Xattrs: map[string]string{},
 	}
@@ -95,14 +95,14 @@ func nodeOf(fs *ext4.FS, path string, info ext4.Info) (*ext4oracle.Node, error) 
 	}
 	switch {
 	case info.Mode.IsRegular():
-		return n, content(fs, path, n)
+		return n, readNodeContent(fs, path, n)
 	case info.Mode&iofs.ModeSymlink != 0:
 		n.Target, err = fs.Readlink(path)
 	}
 	return n, err
 }
 
-func content(fs *ext4.FS, path string, n *ext4oracle.Node) error {
+func readNodeContent(fs *ext4.FS, path string, n *ext4oracle.Node) error {
 	f, err := fs.OpenFile(path, ext4.OpenFlags{})
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ func content(fs *ext4.FS, path string, n *ext4oracle.Node) error {
 	return err
 }
 
-func statMode(m iofs.FileMode) uint32 {
+func statModeOf(m iofs.FileMode) uint32 {
 	v := uint32(m.Perm())
 	for bit, s := range map[iofs.FileMode]uint32{iofs.ModeSetuid: 0o4000, iofs.ModeSetgid: 0o2000, iofs.ModeSticky: 0o1000} {
 		if m&bit != 0 {
@@ -151,8 +151,8 @@ func statMode(m iofs.FileMode) uint32 {
 	return v
 }
 
-// openImage opens an image, and closes it when the test ends.
-func openImage(t testing.TB, path string, opts ext4.OpenOptions) *ext4.FS {
+// openImageFile opens an image, and closes it when the test ends.
+func openImageFile(t testing.TB, path string, opts ext4.OpenOptions) *ext4.FS {
 	t.Helper()
 	flag := os.O_RDWR
 	if opts.ReadOnly {
@@ -171,8 +171,8 @@ func openImage(t testing.TB, path string, opts ext4.OpenOptions) *ext4.FS {
 	return fs
 }
 
-// newImage formats an image of size bytes.
-func newImage(t testing.TB, size int64) string {
+// newImageFile formats an image of size bytes.
+func newImageFile(t testing.TB, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	f, err := os.Create(path)
@@ -190,8 +190,8 @@ func newImage(t testing.TB, size int64) string {
 	return path
 }
 
-// same fails the test when two trees differ.
-func same(t testing.TB, what string, want, got ext4oracle.Tree, opts ext4oracle.DiffOptions) {
+// expectSameTree fails the test when two trees differ.
+func expectSameTree(t testing.TB, what string, want, got ext4oracle.Tree, opts ext4oracle.DiffOptions) {
 	t.Helper()
 	for _, d := range ext4oracle.Diff(want, got, opts) {
 		t.Errorf("%s: %s", what, d)

@@ -17,7 +17,7 @@ import (
 // Everything that can be made is made once, and Linux sees it as we do.
 func TestWriteAll(t *testing.T) {
 	ext4oracle.RequireRoot(t)
-	t.Run("own", func(t *testing.T) { testWriteAll(t, newImage(t, 64<<20)) })
+	t.Run("own", func(t *testing.T) { testWriteAll(t, newImageFile(t, 64<<20)) })
 	for _, bs := range []string{"1024", "2048", "4096"} {
 		t.Run("mke2fs "+bs, func(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "disk.raw")
@@ -28,7 +28,7 @@ func TestWriteAll(t *testing.T) {
 }
 
 func testWriteAll(t *testing.T, image string) {
-	fs := openImage(t, image, ext4.OpenOptions{})
+	fs := openImageFile(t, image, ext4.OpenOptions{})
 	ctx := t.Context()
 	must := func(err error) {
 		t.Helper()
@@ -73,8 +73,8 @@ func testWriteAll(t *testing.T, image string) {
 	must(fs.Copy(ctx, "many", "copies/of/many", false))
 	must(fs.Copy(ctx, "sparse", "sparse2", false))
 	must(fs.RemoveAll(ctx, "many"))
-	want := treeOf(t, fs)
+	want := readTreeOf(t, fs)
 	must(fs.Close())
 	ext4oracle.Fsck(t, image)
-	same(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
+	expectSameTree(t, "to the kernel", want, ext4oracle.Snapshot(t, image), ext4oracle.SameImage)
 }
