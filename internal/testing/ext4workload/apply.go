@@ -16,7 +16,7 @@ func (m *Model) Apply(o *Op) error {
 	case WriteFile, WriteSparse:
 		return m.replaceFile(o)
 	case Open:
-		return m.openSlot(o)
+		return m.openFileInSlot(o)
 	case Close:
 		delete(m.slots, o.Slot)
 		return nil
@@ -203,7 +203,7 @@ func (m *Model) dropName(dir *fileNode, name string) {
 	}
 }
 
-func (m *Model) openSlot(o *Op) error {
+func (m *Model) openFileInSlot(o *Op) error {
 	n, err := m.resolvePath(o.Path, true)
 	switch {
 	case err == syscall.ENOENT:

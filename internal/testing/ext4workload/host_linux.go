@@ -39,7 +39,7 @@ func (h *Host) Apply(o *Op) error {
 	case WriteFile:
 		return h.replaceFile(o)
 	case Open:
-		return h.openSlot(o)
+		return h.openFileInSlot(o)
 	case Close:
 		if f := h.slots[o.Slot]; f != nil {
 			delete(h.slots, o.Slot)
@@ -142,7 +142,7 @@ func (h *Host) replaceFile(o *Op) error {
 	return os.Rename(tmp, p)
 }
 
-func (h *Host) openSlot(o *Op) error {
+func (h *Host) openFileInSlot(o *Op) error {
 	f, err := h.openRegular(o.Path, os.O_CREATE, o.Mode)
 	if err == nil {
 		h.slots[o.Slot] = f

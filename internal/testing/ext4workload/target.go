@@ -62,9 +62,9 @@ func (f *FS) Apply(ctx context.Context, o *Op) error {
 	case WriteSparse:
 		return f.writeSparseFile(ctx, o)
 	case Open:
-		return f.openSlot(o)
+		return f.openFileInSlot(o)
 	case Close:
-		return f.closeSlot(o)
+		return f.closeFileInSlot(o)
 	case WriteAt, Append, Truncate, Punch, Allocate:
 		return f.applyFileOp(o)
 	case Mkdir:
@@ -122,7 +122,7 @@ func (f *FS) writeSparseFile(ctx context.Context, o *Op) error {
 	return err
 }
 
-func (f *FS) openSlot(o *Op) error {
+func (f *FS) openFileInSlot(o *Op) error {
 	file, err := f.FS.OpenFile(o.Path, ext4.OpenFlags{Create: true, Mode: fileModeOf(o.Mode)})
 	if err == nil {
 		f.Slots[o.Slot] = file
@@ -130,7 +130,7 @@ func (f *FS) openSlot(o *Op) error {
 	return err
 }
 
-func (f *FS) closeSlot(o *Op) error {
+func (f *FS) closeFileInSlot(o *Op) error {
 	file := f.Slots[o.Slot]
 	if file == nil {
 		return nil
