@@ -16,7 +16,7 @@ import (
 // answers with what is described; then once with something wrong.
 func TestAnswers(t *testing.T) {
 	w := startWorld(t)
-	if err := w.space.CreateOrg(t.Context(), "other"); err != nil {
+	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	for i, op := range w.doc.ops {

@@ -22,8 +22,8 @@ import (
 // process may: handles, attachments and listings of an organisation are bounded, and others
 // are served meanwhile.
 func TestDescriptors(t *testing.T) {
-	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptors: 400}) // 40 for an organisation
-	if err := w.space.CreateOrg(t.Context(), "other"); err != nil {
+	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 400}) // 40 for an organisation
+	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	otherKey := w.key(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin})
@@ -65,7 +65,7 @@ func TestDescriptors(t *testing.T) {
 // TestConnections shows that connections without a request make room for new ones, and
 // that those beyond what there may be are told so when all have requests.
 func TestConnections(t *testing.T) {
-	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptors: 40}) // 8 connections
+	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 40}) // 8 connections
 	addr := strings.TrimPrefix(w.url, "http://")
 	w.client.CloseIdleConnections()
 	get := func(path string) (net.Conn, *http.Response) {
@@ -107,7 +107,7 @@ func TestConnections(t *testing.T) {
 // TestStreamsOfOneOrganisation shows that one organisation's streams of events leave
 // connections for others.
 func TestStreamsOfOneOrganisation(t *testing.T) {
-	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptors: 300}) // 60 connections
+	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 300}) // 60 connections
 	var refused int
 	for range 60 {
 		c := dial(t, strings.TrimPrefix(w.url, "http://"))

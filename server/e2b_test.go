@@ -125,7 +125,7 @@ func TestE2BVolumes(t *testing.T) {
 
 func TestE2BVolumeErrors(t *testing.T) {
 	s := startE2B(t)
-	if err := s.space.CreateOrg(t.Context(), "other"); err != nil {
+	if err := s.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	_, key := s.key(t, accounts.NewKey{Scopes: accounts.Write})

@@ -19,7 +19,7 @@ func TestHomeIsNotTold(t *testing.T) {
 	var dir, disk api.Volume
 	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &dir)
 	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"k","kind":"disk","capacity":8388608}`}, &disk)
-	b, err := w.space.Org(t.Context(), DefaultOrg)
+	b, err := w.organisations.Org(t.Context(), DefaultOrg)
 	if err != nil {
 		t.Fatal(err)
 	}

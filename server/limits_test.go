@@ -35,7 +35,7 @@ func startLimited(t *testing.T, opts Options) *limited {
 	var v api.Volume
 	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
 	w.v = v.ID
-	b, err := w.space.Org(t.Context(), DefaultOrg)
+	b, err := w.organisations.Org(t.Context(), DefaultOrg)
 	if err != nil {
 		t.Fatal(err)
 	}

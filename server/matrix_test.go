@@ -23,7 +23,7 @@ type caller struct {
 // and sees that it is refused and that nothing is changed.
 func TestMatrix(t *testing.T) {
 	w := startWorld(t)
-	if err := w.space.CreateOrg(t.Context(), "other"); err != nil {
+	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	owner := w.key(t, accounts.NewKey{Scopes: accounts.Write})
@@ -96,7 +96,7 @@ func (w *world) refused(t *testing.T, who caller, op *apiOp, c apiCall, x *thing
 // another's.
 func TestMatrixMixed(t *testing.T) {
 	w := startWorld(t)
-	if err := w.space.CreateOrg(t.Context(), "other"); err != nil {
+	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	x := w.make(t, w.key(t, accounts.NewKey{Scopes: accounts.Write}), "precious")

@@ -19,7 +19,7 @@ import (
 func TestNoMemory(t *testing.T) {
 	const memory, share = 128 << 20, 128 << 20 / 8 // of which all together have two shares
 	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, Memory: memory})
-	if err := w.space.CreateOrg(t.Context(), "other"); err != nil {
+	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	other := w.key(t, accounts.NewKey{Org: "other", Scopes: accounts.Write})

@@ -234,7 +234,7 @@ func TestMSBKeys(t *testing.T) {
 	}
 	s.refuse(t, one, "GET", "/v1/volumes/default", "", 404, "volume_not_found")
 
-	if err := s.space.CreateOrg(t.Context(), "other"); err != nil {
+	if err := s.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	_, foreign, err := s.accounts.CreateKey(t.Context(), accounts.NewKey{Org: "other", Name: "test", Scopes: accounts.Admin})

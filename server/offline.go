@@ -32,7 +32,7 @@ func CreateKeyOffline(ctx context.Context, opts Options, k OfflineKey) (api.NewK
 	if err != nil {
 		return api.NewKey{}, err
 	}
-	if err := opts.orgIsThere(ctx, k.Org); err != nil {
+	if err := opts.checkOrgExists(ctx, k.Org); err != nil {
 		return api.NewKey{}, err
 	}
 	acc, err := accounts.Open(ctx, opts.accountsDatabase(), accounts.Options{})
@@ -47,19 +47,19 @@ func CreateKeyOffline(ctx context.Context, opts Options, k OfflineKey) (api.NewK
 	if err = errors.Join(err, acc.Close()); err != nil {
 		return api.NewKey{}, err
 	}
-	return api.NewKey{Secret: secret, Key: api.Key{ID: made.ID, Org: made.Org, Name: made.Name, Scopes: apiScopes(made.Scopes), Created: made.Created,
+	return api.NewKey{Secret: secret, Key: api.Key{ID: made.ID, Org: made.Org, Name: made.Name, Scopes: toAPIScopes(made.Scopes), Created: made.Created,
 		CreatedBy: made.CreatedBy, Expires: made.Expires, Format: made.Format}}, nil
 }
 
-func apiScopes(s accounts.Scope) (list []api.Scope) {
+func toAPIScopes(s accounts.Scope) (list []api.Scope) {
 	for _, name := range s.Strings() {
 		list = append(list, api.Scope(name))
 	}
 	return list
 }
 
-// orgIsThere refuses an organisation that what opts serves does not have.
-func (o *Options) orgIsThere(ctx context.Context, org string) error {
+// checkOrgExists refuses an organisation that what opts serves does not have.
+func (o *Options) checkOrgExists(ctx context.Context, org string) error {
 	var names []string
 	switch {
 	case o.Home != "":

@@ -43,26 +43,26 @@ type OIDC struct {
 	NameClaim string
 }
 
-// algorithms are those that tokens may be signed with. There are none among them that
+// signingAlgorithms are those that tokens may be signed with. There are none among them that
 // need no key, or for which the key that verifies could sign too.
-var algorithms = []string{
+var signingAlgorithms = []string{
 	oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, oidc.PS512,
 	oidc.ES256, oidc.ES384, oidc.ES512, oidc.EdDSA,
 }
 
-// tokens verifies those of one provider.
-type tokens struct {
+// tokenVerifier verifies those of one provider.
+type tokenVerifier struct {
 	OIDC
 	scopes   map[string]accounts.Scope
 	provider *provider
 }
 
-// verifier returns nil for no OIDC. driver.ErrInvalid.
-func (o *OIDC) verifier(log *slog.Logger) (core.Verifier, error) {
+// newTokenVerifier returns nil for no OIDC. driver.ErrInvalid.
+func (o *OIDC) newTokenVerifier(log *slog.Logger) (core.Verifier, error) {
 	if o == nil {
 		return nil, nil
 	}
-	t := &tokens{OIDC: *o, scopes: map[string]accounts.Scope{}}
+	t := &tokenVerifier{OIDC: *o, scopes: map[string]accounts.Scope{}}
 	u, err := url.Parse(o.Issuer)
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, driver.Errorf(driver.ErrInvalid, "the issuer of tokens is a URL as in https://login.example.com")
@@ -73,11 +73,11 @@ func (o *OIDC) verifier(log *slog.Logger) (core.Verifier, error) {
 	if o.Org != "" && driver.ValidateName(o.Org) != nil {
 		return nil, driver.Errorf(driver.ErrInvalid, "%q cannot be the name of an organisation", o.Org)
 	}
-	if t.scopes, err = o.mapping(); err != nil {
+	if t.scopes, err = o.scopesByClaimValue(); err != nil {
 		return nil, err
 	}
-	orDefault(&t.OrgClaim, "vole_org")
-	orDefault(&t.ScopeClaim, "vole_scopes")
+	setDefault(&t.OrgClaim, "vole_org")
+	setDefault(&t.ScopeClaim, "vole_scopes")
 	var roots *x509.CertPool
 	if o.CAFile != "" {
 		pem, err := os.ReadFile(o.CAFile)
@@ -92,8 +92,8 @@ func (o *OIDC) verifier(log *slog.Logger) (core.Verifier, error) {
 	return t, nil
 }
 
-// mapping returns which rights a value of the claim stands for.
-func (o *OIDC) mapping() (map[string]accounts.Scope, error) {
+// scopesByClaimValue returns which rights a value of the claim stands for.
+func (o *OIDC) scopesByClaimValue() (map[string]accounts.Scope, error) {
 	m := map[string]accounts.Scope{}
 	if o.Scopes == nil {
 		for _, name := range []string{"read", "write", "admin", "operator"} {
@@ -110,43 +110,43 @@ func (o *OIDC) mapping() (map[string]accounts.Scope, error) {
 	return m, nil
 }
 
-func orDefault(v *string, def string) {
+func setDefault(v *string, def string) {
 	if *v == "" {
 		*v = def
 	}
 }
 
-// refused returns the error for a token that is not accepted.
-func refused(format string, args ...any) error {
+// tokenRefused returns the error for a token that is not accepted.
+func tokenRefused(format string, args ...any) error {
 	return driver.Errorf(accounts.ErrUnauthenticated, "the token is not accepted: "+format, args...)
 }
 
 // Verify implements core.Verifier.
-func (t *tokens) Verify(ctx context.Context, token string) (*accounts.Principal, error) {
-	id, err := t.provider.verify(ctx, token)
+func (t *tokenVerifier) Verify(ctx context.Context, token string) (*accounts.Principal, error) {
+	id, err := t.provider.verifyToken(ctx, token)
 	if err != nil {
 		return nil, err
 	}
 	var claims map[string]any
 	if err := id.Claims(&claims); err != nil {
-		return nil, refused("its claims cannot be read")
+		return nil, tokenRefused("its claims cannot be read")
 	}
-	if id.Subject == "" || !printable(id.Subject) {
-		return nil, refused("it does not say whom it stands for (sub)")
+	if id.Subject == "" || !isPrintable(id.Subject) {
+		return nil, tokenRefused("it does not say whom it stands for (sub)")
 	}
-	org, err := t.org(claims)
+	org, err := t.orgFromClaims(claims)
 	if err != nil {
 		return nil, err
 	}
-	p := &accounts.Principal{KeyID: keyID(id.Subject), KeyName: t.name(claims, id.Subject), Org: org, Expires: id.Expiry}
-	for _, v := range texts(claim(claims, t.ScopeClaim)) {
+	p := &accounts.Principal{KeyID: keyIDOfSubject(id.Subject), KeyName: t.displayName(claims, id.Subject), Org: org, Expires: id.Expiry}
+	for _, v := range claimStrings(lookupClaim(claims, t.ScopeClaim)) {
 		p.Scopes |= t.scopes[v]
 	}
 	return p, nil
 }
 
 // Gives implements core.Verifier. Who has what claims, only the provider knows.
-func (t *tokens) Gives(org string) (all accounts.Scope) {
+func (t *tokenVerifier) Gives(org string) (all accounts.Scope) {
 	if t.Org != "" && t.Org != org {
 		return 0
 	}
@@ -156,39 +156,39 @@ func (t *tokens) Gives(org string) (all accounts.Scope) {
 	return all
 }
 
-func (t *tokens) org(claims map[string]any) (string, error) {
+func (t *tokenVerifier) orgFromClaims(claims map[string]any) (string, error) {
 	if t.Org != "" {
 		return t.Org, nil
 	}
-	list := texts(claim(claims, t.OrgClaim))
+	list := claimStrings(lookupClaim(claims, t.OrgClaim))
 	switch {
 	case len(list) == 0:
-		return "", refused("it does not name an organisation (%s)", t.OrgClaim)
+		return "", tokenRefused("it does not name an organisation (%s)", t.OrgClaim)
 	case len(list) > 1:
-		return "", refused("it names more than one organisation (%s)", t.OrgClaim)
+		return "", tokenRefused("it names more than one organisation (%s)", t.OrgClaim)
 	case driver.ValidateName(list[0]) != nil:
-		return "", refused("what it names cannot be an organisation (%s)", t.OrgClaim)
+		return "", tokenRefused("what it names cannot be an organisation (%s)", t.OrgClaim)
 	}
 	return list[0], nil
 }
 
-// name returns the name for people.
-func (t *tokens) name(claims map[string]any, sub string) string {
+// displayName returns the name for people.
+func (t *tokenVerifier) displayName(claims map[string]any, sub string) string {
 	names := []string{"email", "preferred_username"}
 	if t.NameClaim != "" {
 		names = []string{t.NameClaim}
 	}
 	for _, n := range names {
-		if s, ok := claim(claims, n).(string); ok && s != "" && printable(s) {
+		if s, ok := lookupClaim(claims, n).(string); ok && s != "" && isPrintable(s) {
 			return s
 		}
 	}
 	return sub
 }
 
-// keyID returns what stands for a subject where the id of a key does for others. It is
+// keyIDOfSubject returns what stands for a subject where the id of a key does for others. It is
 // never one, and short enough to be recorded.
-func keyID(sub string) string {
+func keyIDOfSubject(sub string) string {
 	if len(sub) > 100 {
 		h := sha256.Sum256([]byte(sub))
 		sub = "sha256-" + hex.EncodeToString(h[:])
@@ -196,24 +196,24 @@ func keyID(sub string) string {
 	return "oidc:" + sub
 }
 
-func printable(s string) bool {
+func isPrintable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar })
 }
 
-// claim returns the claim of that name, or at that path.
-func claim(claims map[string]any, name string) any {
+// lookupClaim returns the claim of that name, or at that path.
+func lookupClaim(claims map[string]any, name string) any {
 	if v, there := claims[name]; there {
 		return v
 	}
 	first, rest, deeper := strings.Cut(name, ".")
 	if inner, ok := claims[first].(map[string]any); ok && deeper {
-		return claim(inner, rest)
+		return lookupClaim(inner, rest)
 	}
 	return nil
 }
 
-// texts returns the words of a string, or the strings of a list.
-func texts(v any) []string {
+// claimStrings returns the words of a string, or the strings of a list.
+func claimStrings(v any) []string {
 	switch v := v.(type) {
 	case string:
 		return strings.Fields(v)

@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	providerTime  = 10 * time.Second // that the provider has to answer
-	providerPause = 5 * time.Second  // after it did not, before it is asked again
-	providerBody  = 1 << 20          // most bytes of an answer
+	providerTimeout = 10 * time.Second // that the provider has to answer
+	providerPause   = 5 * time.Second  // after it did not, before it is asked again
+	maxProviderBody = 1 << 20          // most bytes of an answer
 )
 
 // provider is where the keys of an issuer are found. Asking it is begun by the first
@@ -31,11 +31,11 @@ type provider struct {
 	client *http.Client
 	log    *slog.Logger
 
-	mu       sync.Mutex // guards what follows
-	verifier *oidc.IDTokenVerifier
-	asking   chan struct{} // closed when who asks the provider has its answer
-	err      error         // of the last time
-	after    time.Time     // when it may be asked again
+	mu          sync.Mutex // guards what follows
+	verifier    *oidc.IDTokenVerifier
+	discovering chan struct{} // closed when who asks the provider has its answer
+	lastErr     error         // of the last time
+	retryAfter  time.Time     // when it may be asked again
 }
 
 func newProvider(issuer, audience string, roots *x509.CertPool, log *slog.Logger) *provider {
@@ -46,21 +46,21 @@ func newProvider(issuer, audience string, roots *x509.CertPool, log *slog.Logger
 	limit := rate.NewLimiter(2, 10)
 	return &provider{
 		issuer: issuer, log: log,
-		config: &oidc.Config{ClientID: audience, SupportedSigningAlgs: algorithms},
-		client: &http.Client{Transport: &careful{tr, limit}, Timeout: providerTime},
+		config: &oidc.Config{ClientID: audience, SupportedSigningAlgs: signingAlgorithms},
+		client: &http.Client{Transport: &rateLimitedTransport{tr, limit}, Timeout: providerTimeout},
 	}
 }
 
 // errProvider is matched by the failures that are not the token's.
 var errProvider = errors.New("the identity provider cannot be asked")
 
-// careful asks the provider not too often, and makes an error of an answer that is none.
-type careful struct {
+// rateLimitedTransport asks the provider not too often, and makes an error of an answer that is none.
+type rateLimitedTransport struct {
 	http.RoundTripper
 	limit *rate.Limiter
 }
 
-func (c *careful) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c *rateLimitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !c.limit.Allow() {
 		return nil, fmt.Errorf("%w so often", errProvider)
 	}
@@ -75,32 +75,32 @@ func (c *careful) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.LimitReader(resp.Body, providerBody), resp.Body}
+	}{io.LimitReader(resp.Body, maxProviderBody), resp.Body}
 	return resp, nil
 }
 
-// verify checks a token. Errors match accounts.ErrUnauthenticated, or say with 503 that
+// verifyToken checks a token. Errors match accounts.ErrUnauthenticated, or say with 503 that
 // the provider cannot be asked.
-func (p *provider) verify(ctx context.Context, token string) (*oidc.IDToken, error) {
-	v, err := p.get(ctx)
+func (p *provider) verifyToken(ctx context.Context, token string) (*oidc.IDToken, error) {
+	v, err := p.awaitVerifier(ctx)
 	if err != nil {
-		return nil, p.unavailable(ctx, err)
+		return nil, p.providerUnavailable(ctx, err)
 	}
-	var asked outcome
-	id, err := v.Verify(context.WithValue(ctx, outcomeKey{}, &asked), token)
+	var asked keyLookup
+	id, err := v.Verify(context.WithValue(ctx, keyLookupKey{}, &asked), token)
 	if err == nil {
 		return id, nil
 	}
 	if errors.Is(asked.err, errProvider) || ctx.Err() != nil {
-		return nil, p.unavailable(ctx, asked.err)
+		return nil, p.providerUnavailable(ctx, asked.err)
 	}
 	if late := (*oidc.TokenExpiredError)(nil); errors.As(err, &late) {
-		return nil, refused("it expired at %s", late.Expiry.UTC().Format(time.RFC3339))
+		return nil, tokenRefused("it expired at %s", late.Expiry.UTC().Format(time.RFC3339))
 	}
-	return nil, refused("%.300s", err)
+	return nil, tokenRefused("%.300s", err)
 }
 
-func (p *provider) unavailable(ctx context.Context, err error) error {
+func (p *provider) providerUnavailable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -108,18 +108,18 @@ func (p *provider) unavailable(ctx context.Context, err error) error {
 	return &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: "the identity provider does not answer; try again, or use an API key"}
 }
 
-// get returns the verifier, which the first who asks makes; others wait for it.
-func (p *provider) get(ctx context.Context) (*oidc.IDTokenVerifier, error) {
+// awaitVerifier returns the verifier, which the first who asks makes; others wait for it.
+func (p *provider) awaitVerifier(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 	p.mu.Lock()
-	if p.verifier != nil || p.asking == nil && time.Now().Before(p.after) {
+	if p.verifier != nil || p.discovering == nil && time.Now().Before(p.retryAfter) {
 		defer p.mu.Unlock()
-		return p.verifier, p.err
+		return p.verifier, p.lastErr
 	}
-	if p.asking == nil {
-		p.asking = make(chan struct{})
-		go p.discover()
+	if p.discovering == nil {
+		p.discovering = make(chan struct{})
+		go p.discoverKeys()
 	}
-	asking := p.asking
+	asking := p.discovering
 	p.mu.Unlock()
 	select {
 	case <-ctx.Done():
@@ -128,13 +128,13 @@ func (p *provider) get(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.verifier, p.err
+	return p.verifier, p.lastErr
 }
 
-// discover asks the provider where its keys are. It is nobody's request: who waits for it
+// discoverKeys asks the provider where its keys are. It is nobody's request: who waits for it
 // may go away.
-func (p *provider) discover() {
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(context.Background(), p.client), providerTime)
+func (p *provider) discoverKeys() {
+	ctx, cancel := context.WithTimeout(oidc.ClientContext(context.Background(), p.client), providerTimeout)
 	defer cancel()
 	found, err := oidc.NewProvider(ctx, p.issuer)
 	var where struct {
@@ -148,26 +148,26 @@ func (p *provider) discover() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err = err; err != nil {
-		p.after = time.Now().Add(providerPause)
+	if p.lastErr = err; err != nil {
+		p.retryAfter = time.Now().Add(providerPause)
 	} else {
-		p.verifier = oidc.NewVerifier(p.issuer, keys{oidc.NewRemoteKeySet(ctx, where.Keys)}, p.config)
+		p.verifier = oidc.NewVerifier(p.issuer, reportingKeySet{oidc.NewRemoteKeySet(ctx, where.Keys)}, p.config)
 		p.log.Info("tokens are accepted", "issuer", p.issuer)
 	}
-	close(p.asking)
-	p.asking = nil
+	close(p.discovering)
+	p.discovering = nil
 }
 
-// keys tells the error of looking for keys, which the library does not pass on.
-type keys struct{ *oidc.RemoteKeySet }
+// reportingKeySet tells the error of looking for keys, which the library does not pass on.
+type reportingKeySet struct{ *oidc.RemoteKeySet }
 
-type outcomeKey struct{}
+type keyLookupKey struct{}
 
-type outcome struct{ err error }
+type keyLookup struct{ err error }
 
-func (k keys) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+func (k reportingKeySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	payload, err := k.RemoteKeySet.VerifySignature(ctx, token)
-	if o, ok := ctx.Value(outcomeKey{}).(*outcome); ok {
+	if o, ok := ctx.Value(keyLookupKey{}).(*keyLookup); ok {
 		o.err = err
 	}
 	return payload, err

@@ -124,7 +124,7 @@ func sign(t *testing.T, alg jose.SignatureAlgorithm, key any, id string, claims 
 
 func verifier(t *testing.T, o OIDC) core.Verifier {
 	t.Helper()
-	v, err := o.verifier(slog.New(slog.DiscardHandler))
+	v, err := o.newTokenVerifier(slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,9 +229,9 @@ func TestOIDCProviderAway(t *testing.T) {
 	if _, err := v.Verify(t.Context(), token); err == nil {
 		t.Fatal("asked again at once")
 	}
-	pv := v.(*tokens).provider
+	pv := v.(*tokenVerifier).provider
 	pv.mu.Lock()
-	pv.after = time.Now()
+	pv.retryAfter = time.Now()
 	pv.mu.Unlock()
 	if _, err := v.Verify(t.Context(), token); err != nil {
 		t.Fatal(err)
@@ -283,14 +283,14 @@ func TestOIDCOptions(t *testing.T) {
 	} {
 		o := good
 		change(&o)
-		if _, err := o.verifier(slog.New(slog.DiscardHandler)); err == nil || strings.Contains(err.Error(), "hunter2") {
+		if _, err := o.newTokenVerifier(slog.New(slog.DiscardHandler)); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if got := keyID(strings.Repeat("x", 300)); len(got) > 128 || !strings.HasPrefix(got, "oidc:sha256-") {
+	if got := keyIDOfSubject(strings.Repeat("x", 300)); len(got) > 128 || !strings.HasPrefix(got, "oidc:sha256-") {
 		t.Errorf("keyID of a long subject: %q", got)
 	}
-	if got := texts([]any{"a", 1, "a", "b"}); !slices.Equal(got, []string{"a", "b"}) {
+	if got := claimStrings([]any{"a", 1, "a", "b"}); !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("texts: %q", got)
 	}
 }

@@ -9,9 +9,9 @@ import (
 // Places says for a log where what is served lies: keys and values by turns. Of URLs it has
 // neither passwords nor queries, which may hold some.
 func (o *Options) Places() []any {
-	list := []any{"accounts", placeOf(o.accountsDatabase())}
+	list := []any{"accounts", redactedLocation(o.accountsDatabase())}
 	if o.Home != "" {
-		return append([]any{"home", placeOf(o.Home)}, list...)
+		return append([]any{"home", redactedLocation(o.Home)}, list...)
 	}
 	if o.Bucket == nil {
 		return list
@@ -29,11 +29,11 @@ func (o *Options) Places() []any {
 	case b.Blobs == "":
 		b.Blobs = filepath.Join(b.Dir, "blobs")
 	}
-	return append([]any{"database", placeOf(b.Database), "blobs", placeOf(b.Blobs)}, list...)
+	return append([]any{"database", redactedLocation(b.Database), "blobs", redactedLocation(b.Blobs)}, list...)
 }
 
-// placeOf is a path, absolute, or a URL without what may be secret.
-func placeOf(s string) string {
+// redactedLocation is a path, absolute, or a URL without what may be secret.
+func redactedLocation(s string) string {
 	if !strings.Contains(s, "://") {
 		if abs, err := filepath.Abs(s); err == nil {
 			return abs

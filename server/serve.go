@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	headerTime = 10 * time.Second // that a client has for the headers of a request, and for TLS
-	idleTime   = 2 * time.Minute  // that a connection may rest between two requests
-	maxHeader  = 64 << 10         // bytes of headers
-	// mostStreams is how many requests one connection of HTTP/2 has at once.
-	mostStreams = 100
-	breakOff    = 5 * time.Second // that requests have to end which were broken off
+	headerTimeout  = 10 * time.Second // that a client has for the headers of a request, and for TLS
+	idleTimeout    = 2 * time.Minute  // that a connection may rest between two requests
+	maxHeaderBytes = 64 << 10         // bytes of headers
+	// maxStreamsPerConn is how many requests one connection of HTTP/2 has at once.
+	maxStreamsPerConn = 100
+	abortGrace        = 5 * time.Second // that requests have to end which were broken off
 )
 
 // Serve answers requests that come to ln until ctx ends; then it drains: /readyz says so
@@ -27,9 +27,9 @@ const (
 // requests under way have up to grace to end. It returns when all have. ln is closed.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
 	var under sync.WaitGroup // requests
-	hs := s.httpServer(&under)
-	crowd := &crowd{Listener: ln, most: int64(s.core.Options().Descriptors.Connections), busy: core.Busy(s.opts.Memory)}
-	hs.Handler = s.core.Arrive(crowd.refuse(hs.Handler))
+	hs := s.newHTTPServer(&under)
+	crowd := &connLimiter{Listener: ln, maxConns: int64(s.core.Options().Descriptors.Connections), maxGoroutines: core.MaxGoroutines(s.opts.Memory)}
+	hs.Handler = s.core.LimitPreAuth(crowd.refuseWhenFull(hs.Handler))
 	hs.ConnContext = core.ConnContext
 	ln = crowd
 	done := make(chan error, 1)
@@ -45,29 +45,29 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration
 		return err
 	case <-ctx.Done():
 	}
-	return s.drain(hs, &under, done, grace)
+	return s.drainRequests(hs, &under, done, grace)
 }
 
-// httpServer bounds what a client can hold up: the time for headers and bodies, their
+// newHTTPServer bounds what a client can hold up: the time for headers and bodies, their
 // size, and the streams of one connection. What a body or an answer may take beyond
 // that is for package core, which knows the routes.
-func (s *Server) httpServer(under *sync.WaitGroup) *http.Server {
-	header, slack := headerTime, s.core.Options().Grace
+func (s *Server) newHTTPServer(under *sync.WaitGroup) *http.Server {
+	header, slack := headerTimeout, s.core.Options().Grace
 	if s.opts.slack > 0 {
 		header = min(header, s.opts.slack)
 	}
 	window := core.ReceiveWindow(s.opts.Memory)
 	return &http.Server{
-		Handler:           counted(s.handler, under, header+slack),
+		Handler:           countRequests(s.handler, under, header+slack),
 		TLSConfig:         atLeastTLS12(s.opts.TLS),
 		ReadHeaderTimeout: header,
 		ReadTimeout:       header + slack, // of what is no route; routes set their own
-		IdleTimeout:       idleTime,
-		MaxHeaderBytes:    maxHeader,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
-		Protocols:         protocols(s.opts.TLS != nil),
+		Protocols:         httpProtocols(s.opts.TLS != nil),
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams: mostStreams, MaxReadFrameSize: 64 << 10,
+			MaxConcurrentStreams: maxStreamsPerConn, MaxReadFrameSize: 64 << 10,
 			MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: window,
 			// A client that is gone without a word holds its requests no longer than this.
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: header + slack,
@@ -75,9 +75,9 @@ func (s *Server) httpServer(under *sync.WaitGroup) *http.Server {
 	}
 }
 
-// counted lets under know of requests, and begins the time of each to be answered: what
+// countRequests lets under know of requests, and begins the time of each to be answered: what
 // an earlier one has left of it on the connection is not its own.
-func counted(h http.Handler, under *sync.WaitGroup, most time.Duration) http.Handler {
+func countRequests(h http.Handler, under *sync.WaitGroup, most time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		under.Add(1)
 		defer under.Done()
@@ -88,7 +88,7 @@ func counted(h http.Handler, under *sync.WaitGroup, most time.Duration) http.Han
 	})
 }
 
-func (s *Server) drain(hs *http.Server, under *sync.WaitGroup, done chan error, grace time.Duration) error {
+func (s *Server) drainRequests(hs *http.Server, under *sync.WaitGroup, done chan error, grace time.Duration) error {
 	s.opts.Log.Info("draining", "delay", s.opts.DrainDelay, "grace", grace)
 	s.core.Drain()
 	select {
@@ -112,13 +112,13 @@ func (s *Server) drain(hs *http.Server, under *sync.WaitGroup, done chan error, 
 	go func() { under.Wait(); close(ended) }()
 	select {
 	case <-ended:
-	case <-time.After(breakOff):
+	case <-time.After(abortGrace):
 		err = errors.Join(err, errors.New("requests that were broken off have not ended"))
 	}
 	return err
 }
 
-func protocols(secure bool) *http.Protocols {
+func httpProtocols(secure bool) *http.Protocols {
 	p := &http.Protocols{}
 	p.SetHTTP1(true)
 	p.SetHTTP2(secure)

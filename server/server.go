@@ -78,7 +78,7 @@ type Options struct {
 	// /readyz, so that load balancers notice. Default: not at all.
 	DrainDelay time.Duration
 
-	descriptors int // that the process may have, in tests; 0: what it may
+	descriptorLimit int // that the process may have, in tests; 0: what it may
 
 	slack time.Duration // that a client has beyond what the least rate gives it, in tests
 
@@ -88,14 +88,14 @@ type Options struct {
 
 // Server is an open server.
 type Server struct {
-	opts     Options
-	space    core.Space
-	accounts *accounts.Store
-	core     *core.Core
-	native   *native.API
-	handler  http.Handler
-	registry *prometheus.Registry
-	memory   *budget.Budget
+	opts          Options
+	organisations core.Organisations
+	accounts      *accounts.Store
+	core          *core.Core
+	native        *native.API
+	handler       http.Handler
+	registry      *prometheus.Registry
+	memory        *budget.Budget
 }
 
 // New opens what opts names. Its organisation "default" is made when there is none.
@@ -113,25 +113,25 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Memory < MinMemory {
 		return nil, driver.Errorf(driver.ErrInvalid, "Memory is %v: a server takes %v at least", driver.Size(opts.Memory), driver.Size(MinMemory))
 	}
-	verify, err := opts.OIDC.verifier(opts.Log)
+	verify, err := opts.OIDC.newTokenVerifier(opts.Log)
 	if err != nil {
 		return nil, err
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s := &Server{opts: opts, registry: reg, memory: core.NewBudget(opts.Memory)}
-	if err := s.open(ctx); err != nil {
+	if err := s.openStores(ctx); err != nil {
 		return nil, errors.Join(err, s.closeStores())
 	}
-	s.core = core.New(core.Options{Space: s.space, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
+	s.core = core.New(core.Options{Organisations: s.organisations, Accounts: s.accounts, OIDC: verify, Log: opts.Log, Metrics: reg, Version: opts.Version,
 		Timeout: opts.Timeout, MaxFile: opts.MaxFile, Rate: opts.Rate, Burst: opts.Burst, TrustProxy: opts.TrustProxy, Grace: opts.slack, Budget: s.memory, Memory: opts.Memory,
-		Descriptors: core.NewDescriptors(opts.descriptors), Private: opts.private()})
+		Descriptors: core.NewDescriptors(opts.descriptorLimit), Redacted: opts.privateTexts()})
 	s.native = native.New(s.core, native.Options{OpenAPI: openapi, Lease: opts.Lease, Advertise: opts.Advertise, Metrics: reg, OpenMetrics: opts.OpenMetrics})
-	s.handler = s.core.Mux(s.dialects()...)
+	s.handler = s.core.Mux(s.apiDialects()...)
 	return s, nil
 }
 
-func (s *Server) open(ctx context.Context) error {
+func (s *Server) openStores(ctx context.Context) error {
 	o := &s.opts
 	switch {
 	case (o.Home == "") == (o.Bucket == nil):
@@ -141,7 +141,7 @@ func (s *Server) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.space = home{b}
+		s.organisations = homeOrganisation{b}
 	default:
 		bo := *o.Bucket
 		bo.Log, bo.Metrics, bo.Memory = o.Log, s.registry, s.memory
@@ -149,7 +149,7 @@ func (s *Server) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.space = organisations{ns}
+		s.organisations = bucketOrganisations{ns}
 		if err := ns.CreateOrg(ctx, DefaultOrg); err != nil && !errors.Is(err, driver.ErrExists) {
 			return err
 		}
@@ -173,8 +173,8 @@ func (o *Options) accountsDatabase() string {
 	return o.Bucket.Database + ".accounts"
 }
 
-// private returns what only the operator is to read: where things are.
-func (o *Options) private() []string {
+// privateTexts returns what only the operator is to read: where things are.
+func (o *Options) privateTexts() []string {
 	var list []string
 	path := func(p string) {
 		if p == "" {
@@ -201,7 +201,7 @@ func (o *Options) private() []string {
 	return list
 }
 
-func (s *Server) dialects() []*core.Dialect {
+func (s *Server) apiDialects() []*core.Dialect {
 	return []*core.Dialect{s.native.Dialect(), e2b.Dialect(), msb.Dialect(s.core)}
 }
 
@@ -209,7 +209,7 @@ func (s *Server) dialects() []*core.Dialect {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // HasKey reports whether a key was ever made, in any organisation.
-func (s *Server) HasKey(ctx context.Context) (bool, error) { return s.accounts.AnyKey(ctx) }
+func (s *Server) HasKey(ctx context.Context) (bool, error) { return s.accounts.HasAnyKey(ctx) }
 
 // HasOperator reports whether somebody can make organisations and keys of any: by a key that may
 // be used now, or a token of the identity provider.
@@ -217,13 +217,13 @@ func (s *Server) HasOperator(ctx context.Context) (bool, error) {
 	if v := s.core.Options().OIDC; v != nil && v.Gives(s.opts.OIDC.Org).Has(accounts.Operator) {
 		return true, nil
 	}
-	return s.accounts.OperatorKey(ctx)
+	return s.accounts.HasOperatorKey(ctx)
 }
 
 // FirstKey makes a key with all rights for the organisation "default" when no operator key can
 // be used, and returns its secret; "" when one can.
 func (s *Server) FirstKey(ctx context.Context) (string, error) {
-	if have, err := s.accounts.OperatorKey(ctx); err != nil || have {
+	if have, err := s.accounts.HasOperatorKey(ctx); err != nil || have {
 		return "", err
 	}
 	_, secret, err := s.accounts.CreateKey(ctx, accounts.NewKey{Org: DefaultOrg, Name: "first", Scopes: accounts.Admin | accounts.Operator})
@@ -232,7 +232,7 @@ func (s *Server) FirstKey(ctx context.Context) (string, error) {
 
 // KeyEnded reports whether a secret is that of a key which was revoked or has expired.
 func (s *Server) KeyEnded(ctx context.Context, secret string) (bool, error) {
-	return s.accounts.Ended(ctx, secret)
+	return s.accounts.IsKeyEnded(ctx, secret)
 }
 
 // Close closes what New opened. Requests must have ended.
@@ -245,8 +245,8 @@ func (s *Server) closeStores() error {
 	if s.accounts != nil {
 		errs = append(errs, s.accounts.Close())
 	}
-	if s.space != nil {
-		errs = append(errs, s.space.Close())
+	if s.organisations != nil {
+		errs = append(errs, s.organisations.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -38,8 +38,8 @@ func TestRoutes(t *testing.T) {
 		if !slices.Contains(scopes[op.scope], rt.Scope) {
 			t.Errorf("%s takes the scope %v and is described with %q", at, rt.Scope.Strings(), op.scope)
 		}
-		if once := op.param("Idempotency-Key") != nil; once != rt.Once {
-			t.Errorf("%s: heeds an idempotency key: %v, described: %v", at, rt.Once, once)
+		if once := op.param("Idempotency-Key") != nil; once != rt.Idempotent {
+			t.Errorf("%s: heeds an idempotency key: %v, described: %v", at, rt.Idempotent, once)
 		}
 		if op.public != (op.scope == "none") {
 			t.Errorf("%s: no key is needed: %v, x-scope: %s", at, op.public, op.scope)

@@ -18,8 +18,8 @@ import (
 type Certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
-	now               atomic.Pointer[tls.Certificate]
-	seen              string // of the files when they were last read; used by Watch only
+	current           atomic.Pointer[tls.Certificate]
+	lastFingerprint   string // of the files when they were last read; used by Watch only
 }
 
 // LoadCertificate reads a pair of PEM files: the certificate with those that lead to an
@@ -27,7 +27,7 @@ type Certificate struct {
 // them. driver.ErrInvalid: they are no such pair.
 func LoadCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log}
-	c.seen = c.look()
+	c.lastFingerprint = c.fingerprintFiles()
 	return c, c.Reload()
 }
 
@@ -45,7 +45,7 @@ func (c *Certificate) Reload() error {
 			return driver.Errorf(driver.ErrInvalid, "%s: %v", c.certFile, err)
 		}
 	}
-	c.now.Store(&pair)
+	c.current.Store(&pair)
 	level := slog.LevelInfo
 	if time.Until(pair.Leaf.NotAfter) < 7*24*time.Hour {
 		level = slog.LevelWarn
@@ -70,19 +70,19 @@ func (c *Certificate) Watch(ctx context.Context, every time.Duration, hup <-chan
 		}
 		// Whoever replaces the files does not replace both at once. A pair that does not
 		// fit is tried again when one of them changes.
-		seen := c.look()
-		if seen == c.seen && !asked {
+		seen := c.fingerprintFiles()
+		if seen == c.lastFingerprint && !asked {
 			continue
 		}
-		c.seen = seen
+		c.lastFingerprint = seen
 		if err := c.Reload(); err != nil {
 			c.log.Error("the certificate was not loaded; the one before stays in use", "error", err)
 		}
 	}
 }
 
-// look describes the files as they are now.
-func (c *Certificate) look() string {
+// fingerprintFiles describes the files as they are now.
+func (c *Certificate) fingerprintFiles() string {
 	s := ""
 	for _, f := range []string{c.certFile, c.keyFile} {
 		if i, err := os.Stat(f); err != nil {
@@ -98,6 +98,6 @@ func (c *Certificate) look() string {
 func (c *Certificate) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
 	}
 }

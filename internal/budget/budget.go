@@ -14,14 +14,14 @@ import (
 type Class int
 
 const (
-	Small   Class = iota // a request that moves no file content: all of the budget
-	Stream               // a request that does: seven eighths
-	Buffer               // what it holds beyond that, of a body, a chunk, an answer: five eighths
-	classes = 3
+	Small      Class = iota // a request that moves no file content: all of the budget
+	Stream                  // a request that does: seven eighths
+	Buffer                  // what it holds beyond that, of a body, a chunk, an answer: five eighths
+	classCount = 3
 )
 
-// limit is how much of a budget of n bytes may be in use after a class took its part.
-func (c Class) limit(n int64) int64 { return [classes]int64{n, n / 8 * 7, n / 8 * 5}[c] }
+// classLimit is how much of a budget of n bytes may be in use after a class took its part.
+func (c Class) classLimit(n int64) int64 { return [classCount]int64{n, n / 8 * 7, n / 8 * 5}[c] }
 
 // Error says that there was no room within the time that one waits for it.
 type Error struct {
@@ -40,15 +40,15 @@ const Retry = 2 * time.Second
 
 // Budget is the memory of a server. All methods may be called at once.
 type Budget struct {
-	most, mostShare int64
-	wait            time.Duration
+	maxBytes, maxShareBytes int64
+	maxWait                 time.Duration
 
 	mu     sync.Mutex // guards what follows, and every Share
 	used   int64
 	shares map[string]*Share
 	// turns has the shares that have waiters of a class, in the order in which they get
 	// what becomes free.
-	turns [classes][]*Share
+	turns [classCount][]*Share
 }
 
 // Share is what one organisation has of a Budget. A nil Share has no bounds.
@@ -59,20 +59,20 @@ type Share struct {
 	// Windows is how much of it is for what is known of open files.
 	Windows atomic.Int64
 
-	b     *Budget
-	used  int64
-	queue [classes][]*waiter // first come, first served
+	budget *Budget
+	used   int64
+	queue  [classCount][]*waiter // first come, first served
 }
 
 type waiter struct {
-	n       int64
+	bytes   int64
 	granted chan struct{} // closed with mu held
 }
 
-// New returns a budget of most bytes, of which a share has mostShare at most. Whoever
+// New returns a budget of most bytes, of which a share has maxShareBytes at most. Whoever
 // finds no room waits for it at most that long.
 func New(most, mostShare int64, wait time.Duration) *Budget {
-	return &Budget{most: most, mostShare: min(mostShare, most), wait: wait, shares: map[string]*Share{}}
+	return &Budget{maxBytes: most, maxShareBytes: min(mostShare, most), maxWait: wait, shares: map[string]*Share{}}
 }
 
 // Share returns the share of that name. That of a nil Budget has no bounds.
@@ -84,19 +84,19 @@ func (b *Budget) Share(name string) *Share {
 	defer b.mu.Unlock()
 	s := b.shares[name]
 	if s == nil {
-		s = &Share{b: b}
+		s = &Share{budget: b}
 		b.shares[name] = s
 	}
 	return s
 }
 
-// floor is what a share may have however much the others have, so that those who hold all
+// shareFloor is what a share may have however much the others have, so that those who hold all
 // there is cannot keep others from working in small steps.
-func (b *Budget) floor() int64 { return b.mostShare / 32 }
+func (b *Budget) shareFloor() int64 { return b.maxShareBytes / 32 }
 
 // Part returns the nth part of what a share may have.
 func (s *Share) Part(n int64) int64 {
-	return s.b.mostShare / n
+	return s.budget.maxShareBytes / n
 }
 
 // Used returns how many bytes all shares hold.
@@ -106,18 +106,18 @@ func (b *Budget) Used() int64 {
 	return b.used
 }
 
-// room reports whether n bytes fit. own: they do not fit into the share. The caller holds
+// checkRoom reports whether n bytes fit. own: they do not fit into the share. The caller holds
 // mu, here and below.
-func (s *Share) room(c Class, n int64) (ok, own bool) {
-	if s.used+n > c.limit(s.b.mostShare) {
+func (s *Share) checkRoom(c Class, n int64) (ok, own bool) {
+	if s.used+n > c.classLimit(s.budget.maxShareBytes) {
 		return false, true
 	}
-	return s.used+n <= s.b.floor() || s.b.used+n <= c.limit(s.b.most), false
+	return s.used+n <= s.budget.shareFloor() || s.budget.used+n <= c.classLimit(s.budget.maxBytes), false
 }
 
-func (s *Share) take(n int64) {
+func (s *Share) addUsed(n int64) {
 	s.used += n
-	s.b.used += n
+	s.budget.used += n
 }
 
 // Acquire takes n bytes, waiting for them if need be. They are given back by Release.
@@ -125,73 +125,73 @@ func (s *Share) Acquire(ctx context.Context, c Class, n int64) error {
 	if s == nil || n <= 0 {
 		return nil
 	}
-	b := s.b
+	b := s.budget
 	b.mu.Lock()
-	if s.now(c, n) {
+	if s.takeIfFree(c, n) {
 		b.mu.Unlock()
 		return nil
 	}
-	if n > c.limit(b.mostShare) {
+	if n > c.classLimit(b.maxShareBytes) {
 		b.mu.Unlock()
 		return &Error{Own: true}
 	}
-	w := &waiter{n: n, granted: make(chan struct{})}
+	w := &waiter{bytes: n, granted: make(chan struct{})}
 	if s.queue[c] = append(s.queue[c], w); len(s.queue[c]) == 1 {
 		b.turns[c] = append(b.turns[c], s)
 	}
 	b.mu.Unlock()
-	timer := time.NewTimer(b.wait)
+	timer := time.NewTimer(b.maxWait)
 	defer timer.Stop()
 	select {
 	case <-w.granted:
 		return nil
 	case <-timer.C:
-		return s.giveUp(c, w, nil)
+		return s.abandonWait(c, w, nil)
 	case <-ctx.Done():
-		return s.giveUp(c, w, ctx.Err())
+		return s.abandonWait(c, w, ctx.Err())
 	}
 }
 
-// giveUp takes a waiter out of its queue. What it was granted at the last moment is its
+// abandonWait takes a waiter out of its queue. What it was granted at the last moment is its
 // own, unless it has an error to return.
-func (s *Share) giveUp(c Class, w *waiter, err error) error {
-	b := s.b
+func (s *Share) abandonWait(c Class, w *waiter, err error) error {
+	b := s.budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i, x := range s.queue[c] {
 		if x != w {
 			continue
 		}
-		_, own := s.room(c, w.n)
+		_, own := s.checkRoom(c, w.bytes)
 		s.queue[c] = append(s.queue[c][:i:i], s.queue[c][i+1:]...)
 		if len(s.queue[c]) == 0 {
-			b.endTurns(c, s)
+			b.removeTurn(c, s)
 		}
-		b.grant() // those behind may need less
+		b.grantWaiters() // those behind may need less
 		if err == nil {
 			err = &Error{Own: own}
 		}
 		return err
 	}
 	if err != nil {
-		s.give(w.n)
+		s.giveBack(w.bytes)
 	}
 	return err
 }
 
-// now takes n bytes if they are free and nobody waits who would have them first.
-func (s *Share) now(c Class, n int64) bool {
+// takeIfFree takes n bytes if they are free and nobody waits who would have them first.
+func (s *Share) takeIfFree(c Class, n int64) bool {
 	if len(s.queue[c]) > 0 {
 		return false
 	}
-	for _, first := range s.b.turns[c] {
-		if ok, own := first.room(c, first.queue[c][0].n); !ok && !own && s.used+n > s.b.floor() {
+	for _, first := range s.budget.turns[c] {
+		if ok, own := first.checkRoom(c, first.queue[c][0].bytes); !ok && !own && s.used+n > s.budget.shareFloor() {
 			return false // it waits for what all share
 		}
 	}
-	ok, _ := s.room(c, n)
+	ok, _ := s.checkRoom(c, n)
 	if ok {
-		s.take(n)
+		s.addUsed(n)
 	}
 	return ok
 }
@@ -201,16 +201,16 @@ func (s *Share) Try(c Class, n int64) bool {
 	if s == nil || n <= 0 {
 		return true
 	}
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	return s.now(c, n)
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	return s.takeIfFree(c, n)
 }
 
 // Refusal is the error for whoever does not wait after Try.
 func (s *Share) Refusal(c Class, n int64) error {
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	_, own := s.room(c, n)
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	_, own := s.checkRoom(c, n)
 	return &Error{Own: own}
 }
 
@@ -231,42 +231,42 @@ func (s *Share) Release(n int64) {
 	if s == nil || n <= 0 {
 		return
 	}
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	s.give(n)
+	s.budget.mu.Lock()
+	defer s.budget.mu.Unlock()
+	s.giveBack(n)
 }
 
-func (s *Share) give(n int64) {
-	s.take(-n)
+func (s *Share) giveBack(n int64) {
+	s.addUsed(-n)
 	if s.used < 0 {
 		panic("budget: more was released than taken")
 	}
-	s.b.grant()
+	s.budget.grantWaiters()
 }
 
-// grant gives what is free to those who wait: small ones first, and of each class to one
+// grantWaiters gives what is free to those who wait: small ones first, and of each class to one
 // share after the other.
-func (b *Budget) grant() {
-	for c := range Class(classes) {
-		for b.grantOne(c) {
+func (b *Budget) grantWaiters() {
+	for c := range Class(classCount) {
+		for b.grantNextWaiter(c) {
 		}
 	}
 }
 
-func (b *Budget) grantOne(c Class) bool {
+func (b *Budget) grantNextWaiter(c Class) bool {
 	for _, s := range b.turns[c] {
 		w := s.queue[c][0]
-		ok, own := s.room(c, w.n)
+		ok, own := s.checkRoom(c, w.bytes)
 		if own {
 			continue // others need not wait for it
 		}
 		if !ok {
 			return false // it is the next to get what becomes free
 		}
-		s.take(w.n)
+		s.addUsed(w.bytes)
 		close(w.granted)
 		s.queue[c] = s.queue[c][1:]
-		b.endTurns(c, s)
+		b.removeTurn(c, s)
 		if len(s.queue[c]) > 0 {
 			b.turns[c] = append(b.turns[c], s)
 		}
@@ -275,8 +275,8 @@ func (b *Budget) grantOne(c Class) bool {
 	return false
 }
 
-// endTurns takes a share out of those whose turn comes.
-func (b *Budget) endTurns(c Class, s *Share) {
+// removeTurn takes a share out of those whose turn comes.
+func (b *Budget) removeTurn(c Class, s *Share) {
 	list := b.turns[c][:0:0]
 	for _, x := range b.turns[c] {
 		if x != s {

@@ -38,7 +38,7 @@ func TestBounds(t *testing.T) {
 	acquire(t, one, Small, 100)
 	refused(t, "more than a share", one.Acquire(t.Context(), Small, 1), true)
 	acquire(t, two, Small, 800)
-	acquire(t, three, Small, b.floor()) // however much the others have
+	acquire(t, three, Small, b.shareFloor()) // however much the others have
 	refused(t, "more than all", three.Acquire(t.Context(), Small, 1), false)
 	one.Release(800)
 	two.Release(800)
@@ -47,7 +47,7 @@ func TestBounds(t *testing.T) {
 		t.Errorf("what is left is not 100: %d, %v", got, err)
 	}
 	refused(t, "what never fits", one.Acquire(t.Context(), Small, 801), true)
-	three.Release(400 + b.floor())
+	three.Release(400 + b.shareFloor())
 	if b.Used() != 0 {
 		t.Errorf("%d bytes of nothing", b.Used())
 	}
@@ -147,8 +147,8 @@ func TestRandom(t *testing.T) {
 			s := b.Share(names[i%3])
 			for range 200 {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.IntN(2000))*time.Microsecond)
-				n, err := s.UpTo(ctx, Class(r.IntN(classes)), 1+r.Int64N(50), 1+r.Int64N(300))
-				if used := b.Used(); used > 1000+3*b.floor() {
+				n, err := s.UpTo(ctx, Class(r.IntN(classCount)), 1+r.Int64N(50), 1+r.Int64N(300))
+				if used := b.Used(); used > 1000+3*b.shareFloor() {
 					t.Errorf("%d bytes are used", used)
 				}
 				if err == nil {
@@ -162,7 +162,7 @@ func TestRandom(t *testing.T) {
 	if b.Used() != 0 {
 		t.Errorf("%d bytes of nothing", b.Used())
 	}
-	for c := range Class(classes) {
+	for c := range Class(classCount) {
 		if len(b.turns[c]) != 0 {
 			t.Errorf("shares wait for nothing: %d", len(b.turns[c]))
 		}

@@ -40,7 +40,7 @@ type Querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-func (s Schema) table() string {
+func (s Schema) versionTable() string {
 	if s.Table == "" {
 		return DefaultTable
 	}
@@ -49,7 +49,7 @@ func (s Schema) table() string {
 
 // Latest is the newest version of the schema that this program knows.
 func (s Schema) Latest() int64 {
-	files, err := s.list()
+	files, err := s.listMigrations()
 	if err != nil || len(files) == 0 {
 		return 0
 	}
@@ -58,17 +58,17 @@ func (s Schema) Latest() int64 {
 
 // Version returns the version of the schema that a database has, 0 for an empty one.
 func (s Schema) Version(ctx context.Context, db Querier) (int64, error) {
-	exists := `SELECT count(*) > 0 FROM sqlite_schema WHERE name = '` + s.table() + `'`
+	exists := `SELECT count(*) > 0 FROM sqlite_schema WHERE name = '` + s.versionTable() + `'`
 	if s.Lock != 0 {
 		// Only where a table would be made: not in all of the search path.
-		exists = `SELECT count(*) > 0 FROM pg_tables WHERE schemaname = current_schema() AND tablename = '` + s.table() + `'`
+		exists = `SELECT count(*) > 0 FROM pg_tables WHERE schemaname = current_schema() AND tablename = '` + s.versionTable() + `'`
 	}
 	var has bool
 	if err := db.QueryRowContext(ctx, exists).Scan(&has); err != nil || !has {
 		return 0, err
 	}
 	var version sql.NullInt64
-	err := db.QueryRowContext(ctx, `SELECT max(version_id) FROM `+s.table()).Scan(&version)
+	err := db.QueryRowContext(ctx, `SELECT max(version_id) FROM `+s.versionTable()).Scan(&version)
 	return version.Int64, err
 }
 
@@ -105,12 +105,12 @@ func (s Schema) UpTo(ctx context.Context, db *sql.DB, target int64) (err error) 
 		}
 		defer releaseLock(ctx, conn, s.Lock)
 	}
-	return s.run(ctx, conn, target)
+	return s.runPending(ctx, conn, target)
 }
 
-// run runs the migrations up to target that the database lacks. Nobody else migrates it.
-func (s Schema) run(ctx context.Context, conn *sql.Conn, target int64) error {
-	files, err := s.list()
+// runPending runs the migrations up to target that the database lacks. Nobody else migrates it.
+func (s Schema) runPending(ctx context.Context, conn *sql.Conn, target int64) error {
+	files, err := s.listMigrations()
 	if err != nil {
 		return err
 	}
@@ -125,9 +125,9 @@ func (s Schema) run(ctx context.Context, conn *sql.Conn, target int64) error {
 		if f.version <= version || f.version > target {
 			continue
 		}
-		script, err := s.script(f)
+		script, err := s.upScript(f)
 		if err == nil {
-			err = s.apply(ctx, conn, f.version, script)
+			err = s.applyMigration(ctx, conn, f.version, script)
 		}
 		if err != nil {
 			return fmt.Errorf("migration %s: %w", f.name, err)
@@ -166,7 +166,7 @@ func (s Schema) prepareTable(ctx context.Context, conn *sql.Conn) (int64, error)
 	// goose takes a table without a version 0 for none of its own.
 	for _, statement := range []string{definition, `INSERT INTO %[1]s (version_id, is_applied)
 		SELECT 0, true WHERE NOT EXISTS (SELECT 1 FROM %[1]s WHERE version_id = 0)`} {
-		if _, err := tx.ExecContext(ctx, fmt.Sprintf(statement, s.table())); err != nil {
+		if _, err := tx.ExecContext(ctx, fmt.Sprintf(statement, s.versionTable())); err != nil {
 			return 0, err
 		}
 	}
@@ -175,27 +175,27 @@ func (s Schema) prepareTable(ctx context.Context, conn *sql.Conn) (int64, error)
 
 // checkApplied returns ErrCorrupt if the database lacks a migration that came before its
 // version: nothing can be built on it.
-func (s Schema) checkApplied(ctx context.Context, conn *sql.Conn, files []file, version int64) error {
+func (s Schema) checkApplied(ctx context.Context, conn *sql.Conn, files []migration, version int64) error {
 	for _, f := range files {
 		if f.version > version {
 			break
 		}
 		var has bool
-		err := conn.QueryRowContext(ctx, `SELECT count(*) > 0 FROM `+s.table()+` WHERE version_id = $1`, f.version).Scan(&has)
+		err := conn.QueryRowContext(ctx, `SELECT count(*) > 0 FROM `+s.versionTable()+` WHERE version_id = $1`, f.version).Scan(&has)
 		if err != nil {
 			return err
 		}
 		if !has {
 			return driver.Errorf(driver.ErrCorrupt,
-				"%s has schema %d, but its table %s lacks version %d; restore the database from a backup", s.Database, version, s.table(), f.version)
+				"%s has schema %d, but its table %s lacks version %d; restore the database from a backup", s.Database, version, s.versionTable(), f.version)
 		}
 	}
 	return nil
 }
 
-// apply runs one migration and records its version, both or neither. The script goes to
+// applyMigration runs one migration and records its version, both or neither. The script goes to
 // the database as it is, without arguments: both drivers take many statements then.
-func (s Schema) apply(ctx context.Context, conn *sql.Conn, version int64, script string) error {
+func (s Schema) applyMigration(ctx context.Context, conn *sql.Conn, version int64, script string) error {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -204,40 +204,40 @@ func (s Schema) apply(ctx context.Context, conn *sql.Conn, version int64, script
 	if _, err := tx.ExecContext(ctx, script); err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO `+s.table()+` (version_id, is_applied) VALUES ($1, $2)`, version, true)
+	_, err = tx.ExecContext(ctx, `INSERT INTO `+s.versionTable()+` (version_id, is_applied) VALUES ($1, $2)`, version, true)
 	if err != nil {
 		return err
 	}
 	return tx.Commit()
 }
 
-// file is one migration.
-type file struct {
+// migration is one migration.
+type migration struct {
 	version int64
 	name    string
 }
 
-// list returns the migrations in order.
-func (s Schema) list() ([]file, error) {
+// listMigrations returns the migrations in order.
+func (s Schema) listMigrations() ([]migration, error) {
 	entries, err := fs.ReadDir(s.Files, ".")
 	if err != nil {
 		return nil, err
 	}
-	var files []file
+	var files []migration
 	for _, entry := range entries {
 		digits, _, _ := strings.Cut(entry.Name(), "_")
 		version, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil || version < 1 || !strings.HasSuffix(entry.Name(), ".sql") {
 			return nil, fmt.Errorf("%s is no name of a migration, NNNNN_name.sql", entry.Name())
 		}
-		files = append(files, file{version, entry.Name()})
+		files = append(files, migration{version, entry.Name()})
 	}
-	slices.SortFunc(files, func(a, b file) int { return int(a.version - b.version) })
+	slices.SortFunc(files, func(a, b migration) int { return int(a.version - b.version) })
 	return files, nil
 }
 
-// script returns the text of a migration that is to be run.
-func (s Schema) script(f file) (string, error) {
+// upScript returns the text of a migration that is to be run.
+func (s Schema) upScript(f migration) (string, error) {
 	text, err := fs.ReadFile(s.Files, f.name)
 	if err != nil {
 		return "", err

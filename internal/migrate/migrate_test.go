@@ -202,14 +202,14 @@ func TestUpRefuses(t *testing.T) {
 		for name, text := range steps {
 			files[name] = text
 		}
-		if err := schemaOf(files).run(t.Context(), only, 11); err == nil {
+		if err := schemaOf(files).runPending(t.Context(), only, 11); err == nil {
 			t.Errorf("%s with %q was taken", name, text)
 		}
 	}
 	if err := (Schema{Files: fstest.MapFS{}}).Up(t.Context(), openDB(t)); err != nil {
 		t.Errorf("no migrations at all: %v", err)
 	}
-	if _, err := (Schema{Files: fstest.MapFS{"x": {Mode: fs.ModeDir}}}).list(); err == nil {
+	if _, err := (Schema{Files: fstest.MapFS{"x": {Mode: fs.ModeDir}}}).listMigrations(); err == nil {
 		t.Error("a directory was taken for a migration")
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// kinds are the sentinels that codes of PostgreSQL stand for.
+// sentinels are the sentinels that codes of PostgreSQL stand for.
 // https://www.postgresql.org/docs/15/errcodes-appendix.html
-var kinds = map[string]error{
+var sentinels = map[string]error{
 	"53100": driver.ErrNoSpace,
 	"25006": driver.ErrReadOnly,
 	"42501": driver.ErrPermission, "28000": driver.ErrPermission, "28P01": driver.ErrPermission,
@@ -23,8 +23,8 @@ var kinds = map[string]error{
 // where there is one.
 func Translate(err error, pe *pgconn.PgError) error {
 	text := fmt.Errorf("the database: %w", err)
-	kind := kinds[pe.Code]
-	if kind == nil && away(pe.Code) {
+	kind := sentinels[pe.Code]
+	if kind == nil && isServerUnavailable(pe.Code) {
 		kind = driver.ErrUnavailable
 	}
 	if kind == nil {
@@ -36,14 +36,14 @@ func Translate(err error, pe *pgconn.PgError) error {
 // Unreachable is the error of a connection that was not made, or was lost. It matches no other
 // error: what ended early is not the caller's own stream.
 func Unreachable(err error) error {
-	if pe := (*pgconn.PgError)(nil); errors.As(err, &pe) && kinds[pe.Code] != nil {
+	if pe := (*pgconn.PgError)(nil); errors.As(err, &pe) && sentinels[pe.Code] != nil {
 		return Translate(err, pe)
 	}
 	return &driver.Fault{Part: driver.Database, Kind: driver.ErrUnavailable, Err: fmt.Errorf("the database: %v", err)}
 }
 
-// away reports whether a code is of a server that cannot serve now: connections, resources,
+// isServerUnavailable reports whether a code is of a server that cannot serve now: connections, resources,
 // an operator's intervention, errors of its system.
-func away(code string) bool {
+func isServerUnavailable(code string) bool {
 	return len(code) == 5 && slices.Contains([]string{"08", "53", "57", "58"}, code[:2]) && code != "57014" // canceled
 }

@@ -57,7 +57,7 @@ next:
 				continue next
 			}
 		}
-		return 0, driver.Errorf(driver.ErrInvalid, "unknown scope %s; use read, write, admin or operator", quote(name))
+		return 0, driver.Errorf(driver.ErrInvalid, "unknown scope %s; use read, write, admin or operator", quoteClipped(name))
 	}
 	if s == 0 {
 		return 0, driver.Errorf(driver.ErrInvalid, "no scope; give at least one of read, write, admin and operator")
@@ -77,10 +77,10 @@ func (s Scope) Strings() []string {
 }
 
 // Has reports whether s gives all of x.
-func (s Scope) Has(x Scope) bool { return s.implied()&x == x }
+func (s Scope) Has(x Scope) bool { return s.withImplied()&x == x }
 
-// implied returns s with all that it implies.
-func (s Scope) implied() Scope {
+// withImplied returns s with all that it implies.
+func (s Scope) withImplied() Scope {
 	if s&Admin != 0 {
 		s |= Write
 	}
@@ -135,26 +135,26 @@ func (n *NewKey) validate(now time.Time) error {
 	if err := validateOrg(n.Org); err != nil {
 		return err
 	}
-	if err := validateText("the name of a key", n.Name, 1, maxText); err != nil {
+	if err := validateText("the name of a key", n.Name, 1, maxTextLen); err != nil {
 		return err
 	}
-	if err := validateText("the maker of a key", n.CreatedBy, 0, maxText); err != nil {
+	if err := validateText("the maker of a key", n.CreatedBy, 0, maxTextLen); err != nil {
 		return err
 	}
 	if n.Scopes == 0 || n.Scopes&^allScopes != 0 {
 		return driver.Errorf(driver.ErrInvalid, "a key needs at least one scope: read, write, admin or operator")
 	}
 	if n.Format != "" && n.Format != formatE2B {
-		return driver.Errorf(driver.ErrInvalid, "unknown format %s of a key; leave it out, or use %q", quote(n.Format), formatE2B)
+		return driver.Errorf(driver.ErrInvalid, "unknown format %s of a key; leave it out, or use %q", quoteClipped(n.Format), formatE2B)
 	}
-	if !n.Expires.IsZero() && (!n.Expires.After(now) || n.Expires.After(latest)) {
-		return driver.Errorf(driver.ErrInvalid, "a key expires in the future and before %d; leave it out for a key that never does", latest.Year())
+	if !n.Expires.IsZero() && (!n.Expires.After(now) || n.Expires.After(latestTime)) {
+		return driver.Errorf(driver.ErrInvalid, "a key expires in the future and before %d; leave it out for a key that never does", latestTime.Year())
 	}
 	return validateVolumes(n.Volumes)
 }
 
-// principal is who a request with the key is made by.
-func (k *Key) principal() *Principal {
+// newPrincipal is who a request with the key is made by.
+func (k *Key) newPrincipal() *Principal {
 	return &Principal{
 		KeyID: k.ID, KeyName: k.Name, Org: k.Org, Scopes: k.Scopes,
 		Volumes: slices.Clone(k.Volumes), Expires: k.Expires,

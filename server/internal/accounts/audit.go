@@ -24,55 +24,59 @@ type AuditRecord struct {
 	Status                       int // of HTTP
 }
 
-// row is the record as it is stored: whatever is too long is cut, because a record that
+// columnValues is the record as it is stored: whatever is too long is cut, because a record that
 // is not written is worse than one that is cut.
-func (r *AuditRecord) row() []any {
+func (r *AuditRecord) columnValues() []any {
 	return []any{
-		catalog.Nanos(r.At), clip(r.Org, maxField), clip(r.KeyID, maxField), clip(r.KeyName, maxField),
-		clip(r.Action, maxField), clip(r.Volume, maxField), clip(r.Path, driver.MaxPathLen), clip(r.Detail, maxDetail),
-		clip(r.Addr, maxField), clip(r.RequestID, maxField), int64(r.Status), clip(r.VolumeName, maxField),
+		catalog.Nanos(r.At), clipText(r.Org, maxField), clipText(r.KeyID, maxField), clipText(r.KeyName, maxField),
+		clipText(r.Action, maxField), clipText(r.Volume, maxField), clipText(r.Path, driver.MaxPathLen), clipText(r.Detail, maxDetail),
+		clipText(r.Addr, maxField), clipText(r.RequestID, maxField), int64(r.Status), clipText(r.VolumeName, maxField),
 	}
 }
 
 const (
-	auditCols = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status, volume_name`
-	auditLen  = 12 // columns
-	// maxRecords bounds how many records share one statement.
-	maxRecords = 256
-	// gather is how long the first record of a commit waits for others: a commit for each
+	auditColumns     = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status, volume_name`
+	auditColumnCount = 12 // columns
+	// maxRecordBatch bounds how many records share one statement.
+	maxRecordBatch = 256
+	// commitDelay is how long the first record of a commit waits for others: a commit for each
 	// would cost as much as the change that it tells of.
-	gather = 50 * time.Millisecond
-	// maxAudit is how many records Audit returns at most.
-	maxAudit = 1000
+	commitDelay = 50 * time.Millisecond
+	// maxAuditPage is how many records Audit returns at most.
+	maxAuditPage = 1000
 )
 
-// record is an audit record on its way to the database.
-type record struct {
-	now  bool // somebody waits for it
-	row  []any
-	done chan error // gets one
+// pendingRecord is an audit record on its way to the database.
+type pendingRecord struct {
+	urgent bool // somebody waits for it
+	row    []any
+	done   chan error // gets one
 }
 
 // Record adds to the audit log. It returns when the record is durable; those that come
 // at the same time share a commit. When ctx ends before, the record may yet be written.
 // r.ID is not used; At is now when it is zero. What is
 // too long is cut: most fields after 255 bytes.
-func (s *Store) Record(ctx context.Context, r AuditRecord) error { return s.record(ctx, r, false) }
+func (s *Store) Record(ctx context.Context, r AuditRecord) error {
+	return s.enqueueRecord(ctx, r, false)
+}
 
 // RecordNow is Record for what somebody waits for: it does not wait for others to join.
-func (s *Store) RecordNow(ctx context.Context, r AuditRecord) error { return s.record(ctx, r, true) }
+func (s *Store) RecordNow(ctx context.Context, r AuditRecord) error {
+	return s.enqueueRecord(ctx, r, true)
+}
 
-func (s *Store) record(ctx context.Context, r AuditRecord, now bool) error {
+func (s *Store) enqueueRecord(ctx context.Context, r AuditRecord, now bool) error {
 	if r.At.IsZero() {
 		r.At = s.clock()
 	}
-	w := &record{row: r.row(), now: now, done: make(chan error, 1)}
+	w := &pendingRecord{row: r.columnValues(), urgent: now, done: make(chan error, 1)}
 	if s.closed.Load() {
 		return driver.ErrClosed
 	}
 	select {
 	case s.records <- w:
-	case <-s.stop:
+	case <-s.stopped:
 		return driver.ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
@@ -85,45 +89,45 @@ func (s *Store) record(ctx context.Context, r AuditRecord, now bool) error {
 	}
 }
 
-// writeRecords writes what Record hands over until the Store is closed.
-func (s *Store) writeRecords() {
+// writeRecordsLoop writes what Record hands over until the Store is closed.
+func (s *Store) writeRecordsLoop() {
 	for {
-		var batch []*record
+		var batch []*pendingRecord
 		select {
 		case r := <-s.records:
 			batch = append(batch, r)
-		case <-s.stop:
+		case <-s.stopped:
 			return
 		}
-		full := time.After(gather)
+		full := time.After(commitDelay)
 	more:
-		for len(batch) < maxRecords && !batch[len(batch)-1].now {
+		for len(batch) < maxRecordBatch && !batch[len(batch)-1].urgent {
 			select {
 			case r := <-s.records:
 				batch = append(batch, r)
 			case <-full:
 				break more
-			case <-s.stop:
+			case <-s.stopped:
 				break more
 			}
 		}
-		err := s.insert(batch)
+		err := s.insertRecords(batch)
 		for _, r := range batch {
 			r.done <- err
 		}
 	}
 }
 
-// insert writes records in one statement.
-func (s *Store) insert(batch []*record) error {
+// insertRecords writes records in one statement.
+func (s *Store) insertRecords(batch []*pendingRecord) error {
 	var query strings.Builder
-	query.WriteString(`INSERT INTO server_audit (` + auditCols + `) VALUES `)
+	query.WriteString(`INSERT INTO server_audit (` + auditColumns + `) VALUES `)
 	var args []any
 	for i, r := range batch {
 		if i > 0 {
 			query.WriteString(", ")
 		}
-		for j := range auditLen {
+		for j := range auditColumnCount {
 			fmt.Fprintf(&query, "%c$%d", "(,"[min(j, 1)], len(args)+j+1)
 		}
 		query.WriteString(")")
@@ -132,7 +136,7 @@ func (s *Store) insert(batch []*record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	// Only what surely had no effect is tried again, so that nothing is there twice.
-	err := s.try(ctx, untouched, func() error {
+	err := s.retry(ctx, failedWithoutEffect, func() error {
 		_, err := s.execOnce(ctx, query.String(), args...)
 		return err
 	})
@@ -154,16 +158,16 @@ func (s *Store) Audit(ctx context.Context, org string, before int64, limit int) 
 	if before <= 0 {
 		before = 1<<63 - 1
 	}
-	return all(ctx, s, func(scan scanner) (r AuditRecord, err error) {
+	return queryAll(ctx, s, func(scan scanFunc) (r AuditRecord, err error) {
 		var at int64
 		err = scan(&r.ID, &at, &r.Org, &r.KeyID, &r.KeyName, &r.Action, &r.Volume, &r.Path, &r.Detail, &r.Addr, &r.RequestID, &r.Status, &r.VolumeName)
 		r.At = catalog.Time(at)
 		return r, err
-	}, `SELECT id, `+auditCols+` FROM server_audit WHERE org = $1 AND id < $2 ORDER BY id DESC LIMIT $3`, org, before, bounded(limit, maxAudit))
+	}, `SELECT id, `+auditColumns+` FROM server_audit WHERE org = $1 AND id < $2 ORDER BY id DESC LIMIT $3`, org, before, clampLimit(limit, maxAuditPage))
 }
 
-// bounded returns limit, or what stands for it when it is none.
-func bounded(limit, most int) int {
+// clampLimit returns limit, or what stands for it when it is none.
+func clampLimit(limit, most int) int {
 	if limit <= 0 {
 		return min(100, most)
 	}
@@ -172,5 +176,5 @@ func bounded(limit, most int) int {
 
 // PruneAudit removes the records of before olderThan.
 func (s *Store) PruneAudit(ctx context.Context, olderThan time.Time) error {
-	return s.prune(ctx, `DELETE FROM server_audit WHERE id IN (SELECT id FROM server_audit WHERE at < $1 ORDER BY at LIMIT $2)`, olderThan)
+	return s.deleteInBatches(ctx, `DELETE FROM server_audit WHERE id IN (SELECT id FROM server_audit WHERE at < $1 ORDER BY at LIMIT $2)`, olderThan)
 }

@@ -9,29 +9,29 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// cacheSize bounds how many keys are remembered.
-const cacheSize = 10_000
+// maxCachedKeys bounds how many keys are remembered.
+const maxCachedKeys = 10_000
 
-// cache remembers keys that were accepted, by the hash of the secret (32 bytes) and by
+// keyCache remembers keys that were accepted, by the hash of the secret (32 bytes) and by
 // the id of the key (36): the lengths keep one from being the other. It has no lock
 // on the path of writers to the database, so it must not bring back what they removed:
 // epoch tells.
-type cache struct {
+type keyCache struct {
 	lifetime time.Duration
 
 	mu      sync.Mutex // guards all below
-	entries map[string]*entry
+	entries map[string]*cachedKey
 	epoch   uint64 // how often something was forgotten
 }
 
-type entry struct {
-	key   Key
-	until time.Time
-	used  atomic.Int64 // when the key was last used as far as the database was told
+type cachedKey struct {
+	key      Key
+	until    time.Time
+	lastUsed atomic.Int64 // when the key was last used as far as the database was told
 }
 
-// get returns what is remembered, or nil, and the epoch to hand to put.
-func (c *cache) get(id string, now time.Time) (*entry, uint64) {
+// lookupKey returns what is remembered, or nil, and the epoch to hand to put.
+func (c *keyCache) lookupKey(id string, now time.Time) (*cachedKey, uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries[id]
@@ -42,8 +42,8 @@ func (c *cache) get(id string, now time.Time) (*entry, uint64) {
 	return e, c.epoch
 }
 
-// put remembers a key that was read after get returned epoch.
-func (c *cache) put(id string, e *entry, now time.Time, epoch uint64) {
+// storeKey remembers a key that was read after get returned epoch.
+func (c *keyCache) storeKey(id string, e *cachedKey, now time.Time, epoch uint64) {
 	e.until = now.Add(c.lifetime)
 	if x := e.key.Expires; !x.IsZero() && x.Before(e.until) {
 		e.until = x
@@ -54,9 +54,9 @@ func (c *cache) put(id string, e *entry, now time.Time, epoch uint64) {
 		return
 	}
 	if c.entries == nil {
-		c.entries = map[string]*entry{}
+		c.entries = map[string]*cachedKey{}
 	}
-	if _, there := c.entries[id]; !there && len(c.entries) >= cacheSize {
+	if _, there := c.entries[id]; !there && len(c.entries) >= maxCachedKeys {
 		for other := range c.entries { // any: the order of maps is random
 			delete(c.entries, other)
 			break
@@ -65,8 +65,8 @@ func (c *cache) put(id string, e *entry, now time.Time, epoch uint64) {
 	c.entries[id] = e
 }
 
-// forget removes a key, and keeps out what was read before.
-func (c *cache) forget(keyID string) {
+// forgetKey removes a key, and keeps out what was read before.
+func (c *keyCache) forgetKey(keyID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch++
@@ -77,54 +77,54 @@ func (c *cache) forget(keyID string) {
 	}
 }
 
-// forgetAll forgets all keys.
-func (c *cache) forgetAll() {
+// forgetAllKeys forgets all keys.
+func (c *keyCache) forgetAllKeys() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch++
 	clear(c.entries)
 }
 
-// useEvery is how often the use of a key is written down at most.
-const useEvery = time.Minute
+// keyUseInterval is how often the use of a key is written down at most.
+const keyUseInterval = time.Minute
 
-// useTime bounds how long writing one down may take.
-const useTime = 5 * time.Second
+// keyUseTimeout bounds how long writing one down may take.
+const keyUseTimeout = 5 * time.Second
 
-// use is that a key was used.
-type use struct {
+// keyUse is that a key was used.
+type keyUse struct {
 	keyID string
 	at    int64
 }
 
-// touch notes that a key is used now. It never waits: when too many are to be written
+// noteKeyUse notes that a key is used now. It never waits: when too many are to be written
 // one is left out, and the next use of that key tells.
-func (s *Store) touch(e *entry, now time.Time) {
-	at, last := catalog.Nanos(now), e.used.Load()
-	if at-last < int64(useEvery) || !e.used.CompareAndSwap(last, at) {
+func (s *Store) noteKeyUse(e *cachedKey, now time.Time) {
+	at, last := catalog.Nanos(now), e.lastUsed.Load()
+	if at-last < int64(keyUseInterval) || !e.lastUsed.CompareAndSwap(last, at) {
 		return
 	}
 	select {
-	case s.uses <- use{e.key.ID, at}:
+	case s.uses <- keyUse{e.key.ID, at}:
 	default:
-		e.used.Store(last)
+		e.lastUsed.Store(last)
 	}
 }
 
-// writeUses writes what touch notes until the Store is closed, and then what is left.
-func (s *Store) writeUses() {
+// writeUsesLoop writes what touch notes until the Store is closed, and then what is left.
+func (s *Store) writeUsesLoop() {
 	for {
 		select {
 		case u := <-s.uses:
-			s.writeUse(context.Background(), u)
-		case <-s.stop:
+			s.writeKeyUse(context.Background(), u)
+		case <-s.stopped:
 			// One time for all: Close is not to wait for a server that hangs.
-			ctx, cancel := context.WithTimeout(context.Background(), useTime)
+			ctx, cancel := context.WithTimeout(context.Background(), keyUseTimeout)
 			defer cancel()
 			for {
 				select {
 				case u := <-s.uses:
-					s.writeUse(ctx, u)
+					s.writeKeyUse(ctx, u)
 				default:
 					return
 				}
@@ -133,11 +133,11 @@ func (s *Store) writeUses() {
 	}
 }
 
-// writeUse tells the database of one use. That it fails does no harm.
-func (s *Store) writeUse(ctx context.Context, u use) {
-	ctx, cancel := context.WithTimeout(ctx, useTime)
+// writeKeyUse tells the database of one use. That it fails does no harm.
+func (s *Store) writeKeyUse(ctx context.Context, u keyUse) {
+	ctx, cancel := context.WithTimeout(ctx, keyUseTimeout)
 	defer cancel()
 	// Other servers, and other entries of the cache, may have told of it.
 	_, _ = s.execOnce(ctx, `UPDATE server_keys SET last_used = $1 WHERE id = $2 AND last_used <= $3`,
-		u.at, u.keyID, u.at-int64(useEvery))
+		u.at, u.keyID, u.at-int64(keyUseInterval))
 }

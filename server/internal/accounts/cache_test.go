@@ -65,42 +65,42 @@ func until(t *testing.T, s *Store, id string, want time.Time) {
 
 // TestCacheBounds fills the cache past its size.
 func TestCacheBounds(t *testing.T) {
-	var c cache
+	var c keyCache
 	c.lifetime = time.Second
 	now := newClock().read()
 	put := func(i int, expires time.Time) string {
 		id := fmt.Sprint(i)
-		_, epoch := c.get(id, now)
-		c.put(id, &entry{key: Key{ID: "k" + id, Expires: expires}}, now, epoch)
+		_, epoch := c.lookupKey(id, now)
+		c.storeKey(id, &cachedKey{key: Key{ID: "k" + id, Expires: expires}}, now, epoch)
 		return id
 	}
-	for i := range cacheSize + 500 {
+	for i := range maxCachedKeys + 500 {
 		id := put(i, time.Time{})
-		if e, _ := c.get(id, now); e == nil {
+		if e, _ := c.lookupKey(id, now); e == nil {
 			t.Fatalf("entry %d is not there", i)
 		}
 	}
-	if len(c.entries) != cacheSize {
-		t.Errorf("%d entries, want %d", len(c.entries), cacheSize)
+	if len(c.entries) != maxCachedKeys {
+		t.Errorf("%d entries, want %d", len(c.entries), maxCachedKeys)
 	}
 	short := put(-1, now.Add(time.Millisecond))
 	for after, want := range map[time.Duration]bool{0: true, time.Millisecond - 1: true, time.Millisecond: false} {
-		c.put(short, &entry{key: Key{Expires: now.Add(time.Millisecond)}}, now, c.epoch)
-		if e, _ := c.get(short, now.Add(after)); (e != nil) != want {
+		c.storeKey(short, &cachedKey{key: Key{Expires: now.Add(time.Millisecond)}}, now, c.epoch)
+		if e, _ := c.lookupKey(short, now.Add(after)); (e != nil) != want {
 			t.Errorf("a key that expires in 1ms is there after %v: %v", after, e != nil)
 		}
 	}
 	last := put(-2, time.Time{})
-	if e, _ := c.get(last, now.Add(time.Second)); e != nil {
+	if e, _ := c.lookupKey(last, now.Add(time.Second)); e != nil {
 		t.Error("an entry outlives its time")
 	}
-	_, epoch := c.get("x", now)
-	c.forget("k" + last)
-	if c.put("x", &entry{}, now, epoch); c.entries["x"] != nil {
+	_, epoch := c.lookupKey("x", now)
+	c.forgetKey("k" + last)
+	if c.storeKey("x", &cachedKey{}, now, epoch); c.entries["x"] != nil {
 		t.Error("what was read before something was forgotten is remembered")
 	}
-	off := cache{lifetime: -1}
-	if off.put("x", &entry{}, now, 0); len(off.entries) != 0 {
+	off := keyCache{lifetime: -1}
+	if off.storeKey("x", &cachedKey{}, now, 0); len(off.entries) != 0 {
 		t.Error("a cache that is off remembers")
 	}
 }

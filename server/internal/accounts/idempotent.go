@@ -34,17 +34,17 @@ func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idemp
 	if r.Created.IsZero() {
 		r.Created = s.clock()
 	}
-	mine := random(16)
+	mine := randomBytes(16)
 	for {
 		// Who wins is decided by the insert; who won is read from the row, since the
 		// answer to the insert may be lost and the insert be tried again.
-		_, err := s.exec(ctx, `INSERT INTO server_idempotency (org, key, fingerprint, claim, result, created)
+		_, err := s.execRetrying(ctx, `INSERT INTO server_idempotency (org, key, fingerprint, claim, result, created)
 			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (org, key) DO NOTHING`,
 			r.Org, r.Key, r.Fingerprint, mine, []byte{}, catalog.Nanos(r.Created))
 		if err != nil {
 			return nil, err
 		}
-		have, claim, err := s.idempotent(ctx, r.Org, r.Key)
+		have, claim, err := s.readIdempotent(ctx, r.Org, r.Key)
 		switch {
 		case err != nil:
 			return nil, err
@@ -59,12 +59,12 @@ func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idemp
 	}
 }
 
-// idempotent returns a record and who claimed it; nil: there is none.
-func (s *Store) idempotent(ctx context.Context, org, key string) (*Idempotent, []byte, error) {
+// readIdempotent returns a record and who claimed it; nil: there is none.
+func (s *Store) readIdempotent(ctx context.Context, org, key string) (*Idempotent, []byte, error) {
 	r := Idempotent{Org: org, Key: key}
 	var claim, result []byte
 	var done, created int64
-	found, err := s.one(ctx, []any{&r.Fingerprint, &claim, &result, &done, &created},
+	found, err := s.queryOne(ctx, []any{&r.Fingerprint, &claim, &result, &done, &created},
 		`SELECT fingerprint, claim, result, done, created FROM server_idempotency WHERE org = $1 AND key = $2`, org, key)
 	if err != nil || !found {
 		return nil, nil, err
@@ -82,19 +82,19 @@ func (s *Store) FinishIdempotent(ctx context.Context, org, key, result string) e
 	if len(result) > maxResult {
 		return driver.Errorf(driver.ErrInvalid, "a result of %d bytes; the most is %d", len(result), maxResult)
 	}
-	n, err := s.exec(ctx, `UPDATE server_idempotency SET result = $1, done = 1 WHERE org = $2 AND key = $3 AND done = 0`,
+	n, err := s.execRetrying(ctx, `UPDATE server_idempotency SET result = $1, done = 1 WHERE org = $2 AND key = $3 AND done = 0`,
 		append([]byte{}, result...), org, key)
 	if err != nil || n > 0 {
 		return err
 	}
-	have, _, err := s.idempotent(ctx, org, key)
+	have, _, err := s.readIdempotent(ctx, org, key)
 	switch {
 	case err != nil:
 		return err
 	case have == nil:
-		return driver.Errorf(driver.ErrNotExist, "no request has the idempotency key %s", quote(key))
+		return driver.Errorf(driver.ErrNotExist, "no request has the idempotency key %s", quoteClipped(key))
 	case have.Result != result:
-		return driver.Errorf(driver.ErrExists, "the request with the idempotency key %s has a result already", quote(key))
+		return driver.Errorf(driver.ErrExists, "the request with the idempotency key %s has a result already", quoteClipped(key))
 	}
 	return nil
 }
@@ -105,13 +105,13 @@ func (s *Store) ForgetIdempotent(ctx context.Context, org, key string) error {
 	if err := validateIdempotent(org, key); err != nil {
 		return err
 	}
-	_, err := s.exec(ctx, `DELETE FROM server_idempotency WHERE org = $1 AND key = $2`, org, key)
+	_, err := s.execRetrying(ctx, `DELETE FROM server_idempotency WHERE org = $1 AND key = $2`, org, key)
 	return err
 }
 
 // PruneIdempotent removes the records of before olderThan, for which a day ago will do.
 func (s *Store) PruneIdempotent(ctx context.Context, olderThan time.Time) error {
-	return s.prune(ctx, `DELETE FROM server_idempotency WHERE (org, key) IN
+	return s.deleteInBatches(ctx, `DELETE FROM server_idempotency WHERE (org, key) IN
 		(SELECT org, key FROM server_idempotency WHERE created < $1 ORDER BY created LIMIT $2)`, olderThan)
 }
 
@@ -119,5 +119,5 @@ func validateIdempotent(org, key string) error {
 	if err := validateOrg(org); err != nil {
 		return err
 	}
-	return validateText("an idempotency key", key, 1, maxIdempotency)
+	return validateText("an idempotency key", key, 1, maxIdempotencyKey)
 }

@@ -28,8 +28,8 @@ const (
 	e2bLen    = 20 // random bytes
 )
 
-// random returns n bytes that nobody can guess.
-func random(n int) []byte {
+// randomBytes returns n bytes that nobody can guess.
+func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
 	return b
@@ -38,13 +38,13 @@ func random(n int) []byte {
 // newSecret makes the secret of a key.
 func newSecret(format string) string {
 	if format == formatE2B {
-		return e2bPrefix + hex.EncodeToString(random(e2bLen))
+		return e2bPrefix + hex.EncodeToString(randomBytes(e2bLen))
 	}
-	return secretPrefix + base64.RawURLEncoding.EncodeToString(random(secretLen))
+	return secretPrefix + base64.RawURLEncoding.EncodeToString(randomBytes(secretLen))
 }
 
-// wellFormed reports whether s may be a secret, so that what cannot be is not looked up.
-func wellFormed(s string) bool {
+// isWellFormedSecret reports whether s may be a secret, so that what cannot be is not looked up.
+func isWellFormedSecret(s string) bool {
 	if body, ok := strings.CutPrefix(s, secretPrefix); ok {
 		return len(body) == base64.RawURLEncoding.EncodedLen(secretLen) && strings.Trim(body, base64URL) == ""
 	}
@@ -54,7 +54,7 @@ func wellFormed(s string) bool {
 
 const base64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-const keyCols = `id, org, name, scopes, volumes, format, hash, created, created_by, expires, revoked, last_used`
+const keyColumns = `id, org, name, scopes, volumes, format, hash, created, created_by, expires, revoked, last_used`
 
 // keyRow is a key as it is stored.
 type keyRow struct {
@@ -65,12 +65,12 @@ type keyRow struct {
 	created, expires, revoked, lastUsed int64
 }
 
-func (r *keyRow) dest() []any {
+func (r *keyRow) scanTargets() []any {
 	return []any{&r.ID, &r.Org, &r.Name, &r.scopes, &r.volumes, &r.Format, &r.hash, &r.created, &r.CreatedBy, &r.expires, &r.revoked, &r.lastUsed}
 }
 
-// key completes the Key with what had to be translated.
-func (r *keyRow) key() Key {
+// toKey completes the Key with what had to be translated.
+func (r *keyRow) toKey() Key {
 	k := r.Key
 	k.Scopes, k.Volumes = Scope(r.scopes), splitVolumes(r.volumes)
 	k.Created, k.Expires = catalog.Time(r.created), catalog.Time(r.expires)
@@ -92,11 +92,11 @@ func (s *Store) CreateKey(ctx context.Context, n NewKey) (key Key, secret string
 	secret = newSecret(n.Format)
 	hash := sha256.Sum256([]byte(secret))
 	key = Key{
-		ID: id.String(), Org: n.Org, Name: n.Name, Scopes: n.Scopes, Volumes: distinct(n.Volumes), Format: n.Format,
+		ID: id.String(), Org: n.Org, Name: n.Name, Scopes: n.Scopes, Volumes: sortedDistinct(n.Volumes), Format: n.Format,
 		Created: catalog.Time(catalog.Nanos(now)), CreatedBy: n.CreatedBy, Expires: catalog.Time(catalog.Nanos(n.Expires)),
 	}
 	// A conflict is with itself, when the answer to a first try was lost.
-	_, err = s.exec(ctx, `INSERT INTO server_keys (id, org, name, scopes, volumes, format, hash, created, created_by, expires)
+	_, err = s.execRetrying(ctx, `INSERT INTO server_keys (id, org, name, scopes, volumes, format, hash, created, created_by, expires)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING`,
 		key.ID, key.Org, key.Name, int64(key.Scopes), joinVolumes(key.Volumes), key.Format, hash[:],
 		catalog.Nanos(key.Created), key.CreatedBy, catalog.Nanos(key.Expires))
@@ -109,30 +109,30 @@ func (s *Store) CreateKey(ctx context.Context, n NewKey) (key Key, secret string
 // Authenticate returns who has a secret. Errors match ErrUnauthenticated when it is
 // unknown, expired or revoked; others say that the database cannot tell now.
 func (s *Store) Authenticate(ctx context.Context, secret string) (*Principal, error) {
-	if !wellFormed(secret) {
+	if !isWellFormedSecret(secret) {
 		return nil, errUnknownKey
 	}
 	hash := sha256.Sum256([]byte(secret))
-	k, err := s.accepted(ctx, string(hash[:]), `hash = $1`, hash[:], hash[:])
+	k, err := s.findUsableKey(ctx, string(hash[:]), `hash = $1`, hash[:], hash[:])
 	if err != nil {
 		return nil, err
 	}
-	return k.principal(), nil
+	return k.newPrincipal(), nil
 }
 
 var errUnknownKey = driver.Errorf(ErrUnauthenticated, "the API key is unknown")
 
-// accepted returns the key that a condition finds, if it may be used now. When hash is
+// findUsableKey returns the key that a condition finds, if it may be used now. When hash is
 // not nil, it must be that of the key. The caller must not change what it gets.
-func (s *Store) accepted(ctx context.Context, id, where string, arg any, hash []byte) (*Key, error) {
+func (s *Store) findUsableKey(ctx context.Context, id, where string, arg any, hash []byte) (*Key, error) {
 	if s.closed.Load() {
 		return nil, driver.ErrClosed
 	}
 	now := s.clock()
-	e, epoch := s.cache.get(id, now)
+	e, epoch := s.cache.lookupKey(id, now)
 	if e == nil {
 		var r keyRow
-		found, err := s.one(ctx, r.dest(), `SELECT `+keyCols+` FROM server_keys WHERE `+where, arg)
+		found, err := s.queryOne(ctx, r.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE `+where, arg)
 		if err != nil {
 			return nil, err
 		}
@@ -141,19 +141,19 @@ func (s *Store) accepted(ctx context.Context, id, where string, arg any, hash []
 		if !found || hash != nil && subtle.ConstantTimeCompare(r.hash, hash) != 1 {
 			return nil, errUnknownKey
 		}
-		e = &entry{key: r.key()}
-		if err := e.key.usable(now); err != nil {
+		e = &cachedKey{key: r.toKey()}
+		if err := e.key.checkUsable(now); err != nil {
 			return nil, err
 		}
-		e.used.Store(r.lastUsed)
-		s.cache.put(id, e, now, epoch)
+		e.lastUsed.Store(r.lastUsed)
+		s.cache.storeKey(id, e, now, epoch)
 	}
-	s.touch(e, now)
+	s.noteKeyUse(e, now)
 	return &e.key, nil
 }
 
-// usable returns why the key is not to be accepted, or nil.
-func (k *Key) usable(now time.Time) error {
+// checkUsable returns why the key is not to be accepted, or nil.
+func (k *Key) checkUsable(now time.Time) error {
 	if !k.Revoked.IsZero() {
 		return driver.Errorf(ErrUnauthenticated, "the API key was revoked")
 	}
@@ -169,11 +169,11 @@ func (s *Store) Keys(ctx context.Context, org string) ([]Key, error) {
 	if err := validateOrg(org); err != nil {
 		return nil, err
 	}
-	return all(ctx, s, func(scan scanner) (Key, error) {
+	return queryAll(ctx, s, func(scan scanFunc) (Key, error) {
 		var r keyRow
-		err := scan(r.dest()...)
-		return r.key(), err
-	}, `SELECT `+keyCols+` FROM server_keys WHERE org = $1 ORDER BY created DESC, id DESC`, org)
+		err := scan(r.scanTargets()...)
+		return r.toKey(), err
+	}, `SELECT `+keyColumns+` FROM server_keys WHERE org = $1 ORDER BY created DESC, id DESC`, org)
 }
 
 // Loss is what nobody may do any more once a key is revoked.
@@ -201,11 +201,11 @@ func (e *LastKeyError) Error() string { return "it is " + e.Loss.Text(e.Org) }
 
 // Text says of what kind the key is the last, and what is lost with it.
 func (l Loss) Text(org string) string {
-	admin := "nobody can make or revoke keys of " + quote(org) + " or read its audit log, but an operator"
+	admin := "nobody can make or revoke keys of " + quoteClipped(org) + " or read its audit log, but an operator"
 	operator := "nobody can make or remove organisations, or get into one that has lost its keys, but by 'vole serve key create' where the server is"
 	switch {
 	case l.Admin && l.Operator:
-		return "the last admin key of " + quote(org) + " and the last operator key of the server: without it " + operator + ", and nobody can make or revoke keys of " + quote(org)
+		return "the last admin key of " + quoteClipped(org) + " and the last operator key of the server: without it " + operator + ", and nobody can make or revoke keys of " + quoteClipped(org)
 	case l.Admin:
 		return "the last admin key of the organisation: without it " + admin
 	}
@@ -219,47 +219,47 @@ func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOption
 	if err := validateOrg(org); err != nil {
 		return Key{}, Loss{}, err
 	}
-	missing := driver.Errorf(driver.ErrNotExist, "there is no API key %s", quote(id))
-	if _, err := parseID(id); err != nil {
+	missing := driver.Errorf(driver.ErrNotExist, "there is no API key %s", quoteClipped(id))
+	if _, err := parseCanonicalID(id); err != nil {
 		return Key{}, Loss{}, missing
 	}
 	var k Key
 	var loss Loss
-	err := s.change(ctx, func(tx *sql.Tx) error {
+	err := s.inExclusiveTx(ctx, func(tx *sql.Tx) error {
 		var r keyRow
 		k, loss = Key{}, Loss{}
-		err := tx.QueryRowContext(ctx, s.sql(`SELECT `+keyCols+` FROM server_keys WHERE org = $1 AND id = $2`), org, id).Scan(r.dest()...)
+		err := tx.QueryRowContext(ctx, s.adaptParameters(`SELECT `+keyColumns+` FROM server_keys WHERE org = $1 AND id = $2`), org, id).Scan(r.scanTargets()...)
 		if errors.Is(err, sql.ErrNoRows) {
 			return missing
 		}
 		if err != nil {
 			return err
 		}
-		if k = r.key(); !k.Revoked.IsZero() {
+		if k = r.toKey(); !k.Revoked.IsZero() {
 			return nil
 		}
-		if loss, err = s.lossOf(ctx, tx, k, opts.Provider); err != nil {
+		if loss, err = s.lossByRevoking(ctx, tx, k, opts.Provider); err != nil {
 			return err
 		}
 		if loss.Any() && !opts.Force {
 			return &LastKeyError{loss, org}
 		}
 		k.Revoked = catalog.Time(catalog.Nanos(s.clock()))
-		_, err = tx.ExecContext(ctx, s.sql(`UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3`), catalog.Nanos(k.Revoked), org, id)
+		_, err = tx.ExecContext(ctx, s.adaptParameters(`UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3`), catalog.Nanos(k.Revoked), org, id)
 		return err
 	})
-	s.cache.forget(id) // even then: the answer alone may have been lost
+	s.cache.forgetKey(id) // even then: the answer alone may have been lost
 	return k, loss, err
 }
 
-// lossOf finds out what is lost with a key.
-func (s *Store) lossOf(ctx context.Context, tx *sql.Tx, k Key, provider Scope) (loss Loss, err error) {
-	if k.usable(s.clock()) != nil {
+// lossByRevoking finds out what is lost with a key.
+func (s *Store) lossByRevoking(ctx context.Context, tx *sql.Tx, k Key, provider Scope) (loss Loss, err error) {
+	if k.checkUsable(s.clock()) != nil {
 		return loss, nil
 	}
 	others := func(where string, scope Scope, args ...any) (bool, error) {
 		var n int64
-		err := tx.QueryRowContext(ctx, s.sql(`SELECT count(*) FROM server_keys WHERE id <> $1 AND revoked = 0 AND (expires = 0 OR expires > $2) AND (scopes & $3) <> 0`+where),
+		err := tx.QueryRowContext(ctx, s.adaptParameters(`SELECT count(*) FROM server_keys WHERE id <> $1 AND revoked = 0 AND (expires = 0 OR expires > $2) AND (scopes & $3) <> 0`+where),
 			append([]any{k.ID, catalog.Nanos(s.clock()), int64(scope)}, args...)...).Scan(&n)
 		return n > 0, err
 	}
@@ -281,30 +281,30 @@ func (s *Store) lossOf(ctx context.Context, tx *sql.Tx, k Key, provider Scope) (
 
 // RevokeOrg revokes all keys of an organisation that is being removed.
 func (s *Store) RevokeOrg(ctx context.Context, org string) error {
-	_, err := s.exec(ctx, `UPDATE server_keys SET revoked = $1 WHERE org = $2 AND revoked = 0`, catalog.Nanos(s.clock()), org)
-	s.cache.forgetAll()
+	_, err := s.execRetrying(ctx, `UPDATE server_keys SET revoked = $1 WHERE org = $2 AND revoked = 0`, catalog.Nanos(s.clock()), org)
+	s.cache.forgetAllKeys()
 	return err
 }
 
-// OperatorKey reports whether there is a key of an operator that may be used now.
-func (s *Store) OperatorKey(ctx context.Context) (bool, error) {
-	return s.one(ctx, []any{new(int)}, `SELECT 1 FROM server_keys WHERE revoked = 0 AND (expires = 0 OR expires > $1) AND (scopes & $2) <> 0 LIMIT 1`,
+// HasOperatorKey reports whether there is a key of an operator that may be used now.
+func (s *Store) HasOperatorKey(ctx context.Context) (bool, error) {
+	return s.queryOne(ctx, []any{new(int)}, `SELECT 1 FROM server_keys WHERE revoked = 0 AND (expires = 0 OR expires > $1) AND (scopes & $2) <> 0 LIMIT 1`,
 		catalog.Nanos(s.clock()), int64(Operator))
 }
 
-// Ended reports whether a secret is that of a key which was revoked or has expired.
-func (s *Store) Ended(ctx context.Context, secret string) (bool, error) {
-	if !wellFormed(secret) {
+// IsKeyEnded reports whether a secret is that of a key which was revoked or has expired.
+func (s *Store) IsKeyEnded(ctx context.Context, secret string) (bool, error) {
+	if !isWellFormedSecret(secret) {
 		return false, nil
 	}
 	hash := sha256.Sum256([]byte(secret))
 	var r keyRow
-	found, err := s.one(ctx, r.dest(), `SELECT `+keyCols+` FROM server_keys WHERE hash = $1`, hash[:])
-	k := r.key()
-	return found && k.usable(s.clock()) != nil, err
+	found, err := s.queryOne(ctx, r.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE hash = $1`, hash[:])
+	k := r.toKey()
+	return found && k.checkUsable(s.clock()) != nil, err
 }
 
-// AnyKey reports whether a key was ever made, in any organisation.
-func (s *Store) AnyKey(ctx context.Context) (bool, error) {
-	return s.one(ctx, []any{new(int)}, `SELECT 1 FROM server_keys LIMIT 1`)
+// HasAnyKey reports whether a key was ever made, in any organisation.
+func (s *Store) HasAnyKey(ctx context.Context) (bool, error) {
+	return s.queryOne(ctx, []any{new(int)}, `SELECT 1 FROM server_keys LIMIT 1`)
 }

@@ -44,7 +44,7 @@ func TestKey(t *testing.T) {
 		c := newClock()
 		s := open(t, database, Options{Clock: c.read})
 		ctx := t.Context()
-		if any, err := s.AnyKey(ctx); any || err != nil {
+		if any, err := s.HasAnyKey(ctx); any || err != nil {
 			t.Errorf("a key in an empty database: %v, %v", any, err)
 		}
 		n := NewKey{
@@ -80,7 +80,7 @@ func TestKey(t *testing.T) {
 		if err != nil || len(keys) != 2 || keys[0].ID != k2.ID || keys[1].ID != k.ID || keys[0].Volumes != nil {
 			t.Errorf("keys %+v, %v", keys, err)
 		}
-		if any, err := s.AnyKey(ctx); !any || err != nil {
+		if any, err := s.HasAnyKey(ctx); !any || err != nil {
 			t.Errorf("no key: %v, %v", any, err)
 		}
 	})
@@ -131,7 +131,7 @@ func TestNewKeyIsChecked(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if any, err := s.AnyKey(t.Context()); any || err != nil {
+	if any, err := s.HasAnyKey(t.Context()); any || err != nil {
 		t.Errorf("a key was made: %v, %v", any, err)
 	}
 	most := NewKey{Org: strings.Repeat("a", 128), Name: strings.Repeat("ß", 64), CreatedBy: strings.Repeat("b", 128), Scopes: allScopes}

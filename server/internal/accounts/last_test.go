@@ -49,11 +49,11 @@ func TestLastKey(t *testing.T) {
 		revoke(root, RevokeOptions{}, Loss{})
 		revoke(second, RevokeOptions{Provider: Admin | Operator}, Loss{})
 		revoke(op, RevokeOptions{Provider: Admin}, Loss{Operator: true})
-		if have, err := s.OperatorKey(ctx); err != nil || !have {
+		if have, err := s.HasOperatorKey(ctx); err != nil || !have {
 			t.Errorf("an operator's key: %v, %v", have, err)
 		}
 		revoke(op, RevokeOptions{Force: true}, Loss{Operator: true})
-		if have, err := s.OperatorKey(ctx); err != nil || have {
+		if have, err := s.HasOperatorKey(ctx); err != nil || have {
 			t.Errorf("an operator's key after the last one: %v, %v", have, err)
 		}
 	})

@@ -37,7 +37,7 @@ const (
 	postgresConns = 16
 )
 
-func (s *Store) connect(ctx context.Context, database string) error {
+func (s *Store) openDatabase(ctx context.Context, database string) error {
 	switch {
 	case strings.HasPrefix(database, "postgres://"), strings.HasPrefix(database, "postgresql://"):
 		return s.openPostgres(ctx, database)
@@ -66,8 +66,8 @@ func (s *Store) openPostgres(ctx context.Context, database string) error {
 	db.SetMaxIdleConns(postgresConns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
 	s.read, s.write, s.postgres = db, db, true
-	return s.try(ctx, func(err error) bool { return passes(err) || isUnique(err) }, func() error {
-		return migrate.Schema{Files: schema("postgres"), Database: "the accounts", Table: versionTable, Lock: schemaLock}.Up(ctx, db)
+	return s.retry(ctx, func(err error) bool { return isTransient(err) || isUniqueViolation(err) }, func() error {
+		return migrate.Schema{Files: migrationsFor("postgres"), Database: "the accounts", Table: versionTable, Lock: schemaLock}.Up(ctx, db)
 	})
 }
 
@@ -76,27 +76,27 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseLinksOfOthers(path); err != nil {
+	if err := refuseForeignLinks(path); err != nil {
 		return err
 	}
-	if err := create(path); err != nil {
+	if err := createPrivateFile(path); err != nil {
 		return err
 	}
-	s.ballast, s.unballast = ballast.OpenDir(filepath.Dir(path))
-	return s.ballast.Opening(func() error { return s.openPools(ctx, path) })
+	s.ballast, s.closeBallast = ballast.OpenDir(filepath.Dir(path))
+	return s.ballast.Opening(func() error { return s.openSQLitePools(ctx, path) })
 }
 
-// openPools opens the connections to a SQLite database and brings its schema up to date.
-func (s *Store) openPools(ctx context.Context, path string) (err error) {
-	if err := s.closeConns(); err != nil { // of a first try, on a full disk
+// openSQLitePools opens the connections to a SQLite database and brings its schema up to date.
+func (s *Store) openSQLitePools(ctx context.Context, path string) (err error) {
+	if err := s.closeConnections(); err != nil { // of a first try, on a full disk
 		return err
 	}
-	if s.read, err = openFile(path, "query_only(1)"); err != nil {
+	if s.read, err = openSQLiteFile(path, "query_only(1)"); err != nil {
 		return err
 	}
 	s.read.SetMaxOpenConns(runtime.GOMAXPROCS(0) + 2)
 	s.read.SetMaxIdleConns(runtime.GOMAXPROCS(0) + 2)
-	if s.write, err = openFile(path, "journal_mode(WAL)", "synchronous(FULL)"); err != nil {
+	if s.write, err = openSQLiteFile(path, "journal_mode(WAL)", "synchronous(FULL)"); err != nil {
 		return err
 	}
 	s.write.SetMaxOpenConns(1)
@@ -108,15 +108,15 @@ func (s *Store) openPools(ctx context.Context, path string) (err error) {
 		_ = os.Remove(path + ".lock") // who waits for it makes another, see flock.Try
 		_ = held.Release()
 	}()
-	return s.try(ctx, never, func() error {
-		return migrate.Schema{Files: schema("sqlite"), Database: "the accounts", Table: versionTable}.Up(ctx, s.write)
+	return s.retry(ctx, neverRetry, func() error {
+		return migrate.Schema{Files: migrationsFor("sqlite"), Database: "the accounts", Table: versionTable}.Up(ctx, s.write)
 	})
 }
 
-// refuseLinksOfOthers refuses a database that leads elsewhere by a link which another user
+// refuseForeignLinks refuses a database that leads elsewhere by a link which another user
 // made, as the owner of a home may: the file there would be written and closed to others. Its
 // directory counts, too.
-func refuseLinksOfOthers(path string) error {
+func refuseForeignLinks(path string) error {
 	for _, p := range []string{filepath.Dir(path), path, path + "-wal", path + "-shm", path + "-journal"} {
 		var st unix.Stat_t
 		err := unix.Lstat(p, &st)
@@ -127,22 +127,22 @@ func refuseLinksOfOthers(path string) error {
 	return nil
 }
 
-// create makes an empty file that only its owner can read, in a directory that only
+// createPrivateFile makes an empty file that only its owner can read, in a directory that only
 // its owner can see when that is missing too. SQLite gives the files beside it the same
 // mode.
-func create(path string) error {
+func createPrivateFile(path string) error {
 	dir := filepath.Dir(path)
-	if err := makeDir(dir); err != nil {
+	if err := makeDirDurable(dir); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return private(path)
+		return restrictToOwner(path)
 	}
 	if err != nil {
 		return err
 	}
-	uid, gid, err := ownerAbove(path)
+	uid, gid, err := inheritedOwner(path)
 	if err == nil && uid >= 0 {
 		err = f.Chown(uid, gid)
 	}
@@ -152,10 +152,10 @@ func create(path string) error {
 	return durable.SyncDir(dir)
 }
 
-// ownerAbove returns to whom what root makes at path is to belong: to the owner of the
+// inheritedOwner returns to whom what root makes at path is to belong: to the owner of the
 // directory above it, who may have no root to start the server, and whom it would lock out.
 // uid is negative when that is this user.
-func ownerAbove(path string) (uid, gid int, err error) {
+func inheritedOwner(path string) (uid, gid int, err error) {
 	var st unix.Stat_t
 	if os.Geteuid() != 0 {
 		return -1, -1, nil
@@ -166,12 +166,12 @@ func ownerAbove(path string) (uid, gid int, err error) {
 	return int(st.Uid), int(st.Gid), nil
 }
 
-// makeDir is os.MkdirAll with mode 0700; what it makes survives a power cut.
-func makeDir(dir string) error {
+// makeDirDurable is os.MkdirAll with mode 0700; what it makes survives a power cut.
+func makeDirDurable(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := makeDir(filepath.Dir(dir)); err != nil {
+	if err := makeDirDurable(filepath.Dir(dir)); err != nil {
 		return err
 	}
 	err := os.Mkdir(dir, 0o700)
@@ -181,7 +181,7 @@ func makeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	if uid, gid, err := ownerAbove(dir); err != nil {
+	if uid, gid, err := inheritedOwner(dir); err != nil {
 		return err
 	} else if uid >= 0 {
 		n, err := nofollow.Open(unix.AT_FDCWD, dir)
@@ -197,8 +197,8 @@ func makeDir(dir string) error {
 	return durable.SyncDir(filepath.Dir(dir))
 }
 
-// private takes the rights of others away from a file that was there.
-func private(path string) error {
+// restrictToOwner takes the rights of others away from a file that was there.
+func restrictToOwner(path string) error {
 	st, err := os.Stat(path)
 	if err != nil || st.Mode().Perm()&0o077 == 0 || !st.Mode().IsRegular() {
 		return err
@@ -209,28 +209,28 @@ func private(path string) error {
 	return nofollow.ChmodPath(path, 0o600)
 }
 
-// openFile opens a SQLite database; pragmas are run on every new connection.
-func openFile(path string, pragmas ...string) (*sql.DB, error) {
+// openSQLiteFile opens a SQLite database; pragmas are run on every new connection.
+func openSQLiteFile(path string, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{"_pragma": append(pragmas, "busy_timeout(10000)")}
 	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
 	return sql.Open("sqlite", u.String())
 }
 
-// loadSigning returns the secret that volume tokens are signed with. The first of all
+// loadSigningSecret returns the secret that volume tokens are signed with. The first of all
 // servers to come here makes it.
-func (s *Store) loadSigning(ctx context.Context) ([]byte, error) {
+func (s *Store) loadSigningSecret(ctx context.Context) ([]byte, error) {
 	const name = "volume tokens"
-	_, err := s.exec(ctx, `INSERT INTO server_secrets (name, secret, created) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING`,
-		name, random(signingLen), catalog.Nanos(s.clock()))
+	_, err := s.execRetrying(ctx, `INSERT INTO server_secrets (name, secret, created) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING`,
+		name, randomBytes(signingSecretLen), catalog.Nanos(s.clock()))
 	if err != nil {
 		return nil, err
 	}
 	var secret []byte
-	found, err := s.one(ctx, []any{&secret}, `SELECT secret FROM server_secrets WHERE name = $1`, name)
+	found, err := s.queryOne(ctx, []any{&secret}, `SELECT secret FROM server_secrets WHERE name = $1`, name)
 	switch {
 	case err != nil:
 		return nil, err
-	case !found || len(secret) != signingLen:
+	case !found || len(secret) != signingSecretLen:
 		return nil, driver.Errorf(driver.ErrCorrupt, "the secret of volume tokens is damaged; delete its row of server_secrets to have another, which ends all tokens")
 	}
 	return secret, nil

@@ -30,7 +30,7 @@ func child() int {
 		_, _, err = s.CreateKey(ctx, NewKey{Org: "acme", Name: "child", Scopes: Read})
 	}
 	if err == nil {
-		fmt.Printf("%x\n", s.signing)
+		fmt.Printf("%x\n", s.signingSecret)
 		err = s.Close()
 	}
 	if err != nil {
@@ -60,8 +60,8 @@ func TestProcesses(t *testing.T) {
 		wg.Wait()
 		s := open(t, database, Options{})
 		for _, o := range out {
-			if o != fmt.Sprintf("%x\n", s.signing) {
-				t.Errorf("a child signs with %q, not with %x", o, s.signing)
+			if o != fmt.Sprintf("%x\n", s.signingSecret) {
+				t.Errorf("a child signs with %q, not with %x", o, s.signingSecret)
 			}
 		}
 		if keys, err := s.Keys(t.Context(), "acme"); err != nil || len(keys) != n {
@@ -93,7 +93,7 @@ func TestFirstOpens(t *testing.T) {
 func TestSigning(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
 		stores := []*Store{open(t, database, Options{}), open(t, database, Options{})}
-		if _, err := stores[0].exec(t.Context(), `DELETE FROM server_secrets`); err != nil {
+		if _, err := stores[0].execRetrying(t.Context(), `DELETE FROM server_secrets`); err != nil {
 			t.Fatal(err)
 		}
 		var mu sync.Mutex
@@ -101,7 +101,7 @@ func TestSigning(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 100 {
 			wg.Go(func() {
-				secret, err := stores[i%2].loadSigning(t.Context())
+				secret, err := stores[i%2].loadSigningSecret(t.Context())
 				if err != nil {
 					t.Error(err)
 				}
@@ -111,10 +111,10 @@ func TestSigning(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if len(seen) != 1 || seen[string(stores[0].signing)] != 0 {
+		if len(seen) != 1 || seen[string(stores[0].signingSecret)] != 0 {
 			t.Errorf("%d secrets, want a new one alone", len(seen))
 		}
-		if _, err := stores[0].exec(t.Context(), `UPDATE server_secrets SET secret = $1`, []byte("short")); err != nil {
+		if _, err := stores[0].execRetrying(t.Context(), `UPDATE server_secrets SET secret = $1`, []byte("short")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Open(t.Context(), database, Options{}); !errors.Is(err, driver.ErrCorrupt) {
@@ -127,7 +127,7 @@ func TestSchemaVersions(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
 		s := open(t, database, Options{})
 		insert := `INSERT INTO vole_server_version (version_id, is_applied) VALUES (9999, true)`
-		if _, err := s.exec(t.Context(), insert); err != nil {
+		if _, err := s.execRetrying(t.Context(), insert); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Open(t.Context(), database, Options{}); !errors.Is(err, driver.ErrUnsupported) {
@@ -146,7 +146,7 @@ func TestTables(t *testing.T) {
 				query = `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`
 			}
 			s := open(t, e.database(t), Options{})
-			names, err := all(t.Context(), s, func(scan scanner) (name string, err error) {
+			names, err := queryAll(t.Context(), s, func(scan scanFunc) (name string, err error) {
 				err = scan(&name)
 				return name, err
 			}, query)
@@ -299,7 +299,7 @@ func TestClosed(t *testing.T) {
 		_, calls["Authenticate"] = s.Authenticate(ctx, secret)
 		_, calls["VolumeToken"] = s.VolumeToken(ctx, p, vol1, time.Hour)
 		_, _, calls["AuthenticateVolume"] = s.AuthenticateVolume(ctx, token)
-		_, calls["AnyKey"] = s.AnyKey(ctx)
+		_, calls["AnyKey"] = s.HasAnyKey(ctx)
 		_, calls["Keys"] = s.Keys(ctx, "acme")
 		_, _, calls["CreateKey"] = s.CreateKey(ctx, NewKey{Org: "acme", Name: "k", Scopes: Read})
 		_, calls["BeginIdempotent"] = s.BeginIdempotent(ctx, Idempotent{Org: "acme", Key: "k", Fingerprint: "f"})

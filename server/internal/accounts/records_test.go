@@ -174,7 +174,7 @@ func TestUploads(t *testing.T) {
 func TestUploadsAreBounded(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
 		s := open(t, database, Options{})
-		s.mostUploads = 3
+		s.maxUploads = 3
 		u := Upload{Org: "acme", KeyID: "k", Volume: vol1, Path: "f", Staging: ".f", Size: 1, Expires: time.Now().Add(time.Hour)}
 		for i := range 4 {
 			u.ID = fmt.Sprintf("u%d", i)
@@ -203,7 +203,7 @@ func TestUploadIsChecked(t *testing.T) {
 		"a long key":    func(u *Upload) { u.KeyID = long },
 		"size":          func(u *Upload) { u.Size = -2 },
 		"no end":        func(u *Upload) { u.Expires = time.Time{} },
-		"no end at all": func(u *Upload) { u.Expires = latest.Add(1) },
+		"no end at all": func(u *Upload) { u.Expires = latestTime.Add(1) },
 	} {
 		u := Upload{ID: "u", Org: "acme", Volume: vol1, Path: "x", Expires: time.Now().Add(time.Hour)}
 		change(&u)

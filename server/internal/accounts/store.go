@@ -24,8 +24,8 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// schema returns the migrations for one engine.
-func schema(engine string) fs.FS {
+// migrationsFor returns the migrations for one engine.
+func migrationsFor(engine string) fs.FS {
 	dir, _ := fs.Sub(migrations, "migrations/"+engine) // embedded: cannot fail
 	return dir
 }
@@ -41,20 +41,20 @@ type Options struct {
 
 // Store is an open database. Its methods may be called at the same time.
 type Store struct {
-	mostUploads int64 // of an organisation
+	maxUploads int64 // of an organisation
 
-	read, write *sql.DB // the same on PostgreSQL; of SQLite, one connection writes
-	postgres    bool
-	clock       func() time.Time
-	signing     []byte // what volume tokens are signed with
-	cache       cache
-	uses        chan use // see touch
-	records     chan *record
-	stop        chan struct{} // closed by Close
-	wg          sync.WaitGroup
-	closed      atomic.Bool
-	ballast     *ballast.Ballast // of the disk of a SQLite database
-	unballast   func() error
+	read, write   *sql.DB // the same on PostgreSQL; of SQLite, one connection writes
+	postgres      bool
+	clock         func() time.Time
+	signingSecret []byte // what volume tokens are signed with
+	cache         keyCache
+	uses          chan keyUse // see touch
+	records       chan *pendingRecord
+	stopped       chan struct{} // closed by Close
+	writers       sync.WaitGroup
+	closed        atomic.Bool
+	ballast       *ballast.Ballast // of the disk of a SQLite database
+	closeBallast  func() error
 }
 
 // Patience of calls while PostgreSQL cannot be reached. Whoever reads gets an answer soon:
@@ -70,8 +70,8 @@ const (
 // driver.ErrInvalid: it is neither; driver.ErrUnsupported: a newer version of Vole made
 // the tables.
 func Open(ctx context.Context, database string, opts Options) (*Store, error) {
-	s := &Store{mostUploads: mostUploads, clock: opts.Clock, uses: make(chan use, 256), records: make(chan *record), stop: make(chan struct{})}
-	s.ballast, s.unballast = &ballast.Ballast{}, func() error { return nil }
+	s := &Store{maxUploads: maxOrgUploads, clock: opts.Clock, uses: make(chan keyUse, 256), records: make(chan *pendingRecord), stopped: make(chan struct{})}
+	s.ballast, s.closeBallast = &ballast.Ballast{}, func() error { return nil }
 	if s.clock == nil {
 		s.clock = time.Now
 	}
@@ -79,21 +79,21 @@ func Open(ctx context.Context, database string, opts Options) (*Store, error) {
 	if opts.CacheFor == 0 {
 		s.cache.lifetime = 2 * time.Second
 	}
-	err := s.connect(ctx, database)
+	err := s.openDatabase(ctx, database)
 	if err == nil {
-		s.signing, err = s.loadSigning(ctx)
+		s.signingSecret, err = s.loadSigningSecret(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.closePools())
+		return nil, errors.Join(err, s.closeDatabase())
 	}
-	s.wg.Go(s.writeUses)
-	s.wg.Go(s.writeRecords)
+	s.writers.Go(s.writeUsesLoop)
+	s.writers.Go(s.writeRecordsLoop)
 	return s, nil
 }
 
 // Ping reports whether the database answers.
 func (s *Store) Ping(ctx context.Context) error {
-	return s.try(ctx, never, func() error {
+	return s.retry(ctx, neverRetry, func() error {
 		return s.read.QueryRowContext(ctx, `SELECT count(*) FROM server_secrets`).Scan(new(int))
 	})
 }
@@ -104,18 +104,18 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	close(s.stop)
-	s.wg.Wait()
-	return s.closePools()
+	close(s.stopped)
+	s.writers.Wait()
+	return s.closeDatabase()
 }
 
-func (s *Store) closePools() error {
-	err := s.closeConns()
+func (s *Store) closeDatabase() error {
+	err := s.closeConnections()
 	s.ballast.Keep() // SQLite's own files are gone
-	return errors.Join(err, s.unballast())
+	return errors.Join(err, s.closeBallast())
 }
 
-func (s *Store) closeConns() error {
+func (s *Store) closeConnections() error {
 	var err error
 	if s.read != nil {
 		err = s.read.Close()
@@ -126,10 +126,10 @@ func (s *Store) closeConns() error {
 	return err
 }
 
-// exec runs one statement, with parameters $1, $2 and so on, and returns how many rows
+// execRetrying runs one statement, with parameters $1, $2 and so on, and returns how many rows
 // it changed. It may run twice when a connection is lost: it must bear that.
-func (s *Store) exec(ctx context.Context, query string, args ...any) (n int64, err error) {
-	err = s.try(ctx, passes, func() error {
+func (s *Store) execRetrying(ctx context.Context, query string, args ...any) (n int64, err error) {
+	err = s.retry(ctx, isTransient, func() error {
 		n, err = s.execOnce(ctx, query, args...)
 		return err
 	})
@@ -140,7 +140,7 @@ func (s *Store) exec(ctx context.Context, query string, args ...any) (n int64, e
 // before it is done.
 func (s *Store) execOnce(ctx context.Context, query string, args ...any) (n int64, err error) {
 	err = s.ballast.Freeing(func() error {
-		r, err := s.write.ExecContext(ctx, s.sql(query), args...)
+		r, err := s.write.ExecContext(ctx, s.adaptParameters(query), args...)
 		if err == nil {
 			n, err = r.RowsAffected()
 		}
@@ -149,10 +149,10 @@ func (s *Store) execOnce(ctx context.Context, query string, args ...any) (n int6
 	return n, err
 }
 
-// change runs fn in a transaction that no other change runs beside, on whatever host. It may
+// inExclusiveTx runs fn in a transaction that no other change runs beside, on whatever host. It may
 // run twice when a connection is lost.
-func (s *Store) change(ctx context.Context, fn func(tx *sql.Tx) error) error {
-	return s.try(ctx, passes, func() error {
+func (s *Store) inExclusiveTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
+	return s.retry(ctx, isTransient, func() error {
 		tx, err := s.write.BeginTx(ctx, nil)
 		if err != nil {
 			return err
@@ -169,10 +169,10 @@ func (s *Store) change(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	})
 }
 
-// one copies the columns of a row to dest and reports whether there is one.
-func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) (found bool, err error) {
-	err = s.tryFor(ctx, readPatience, passes, func() error {
-		err := s.read.QueryRowContext(ctx, s.sql(query), args...).Scan(dest...)
+// queryOne copies the columns of a row to dest and reports whether there is one.
+func (s *Store) queryOne(ctx context.Context, dest []any, query string, args ...any) (found bool, err error) {
+	err = s.retryFor(ctx, readPatience, isTransient, func() error {
+		err := s.read.QueryRowContext(ctx, s.adaptParameters(query), args...).Scan(dest...)
 		found = err == nil
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
@@ -182,12 +182,12 @@ func (s *Store) one(ctx context.Context, dest []any, query string, args ...any) 
 	return found, err
 }
 
-// all returns the rows of a query; scan reads one.
-func all[T any](ctx context.Context, s *Store, scan func(scan scanner) (T, error), query string, args ...any) ([]T, error) {
+// queryAll returns the rows of a query; scan reads one.
+func queryAll[T any](ctx context.Context, s *Store, scan func(scan scanFunc) (T, error), query string, args ...any) ([]T, error) {
 	var list []T
-	err := s.tryFor(ctx, readPatience, passes, func() error {
+	err := s.retryFor(ctx, readPatience, isTransient, func() error {
 		list = nil
-		rows, err := s.read.QueryContext(ctx, s.sql(query), args...)
+		rows, err := s.read.QueryContext(ctx, s.adaptParameters(query), args...)
 		if err != nil {
 			return err
 		}
@@ -207,36 +207,36 @@ func all[T any](ctx context.Context, s *Store, scan func(scan scanner) (T, error
 	return list, nil
 }
 
-// scanner copies the columns of a row.
-type scanner func(dest ...any) error
+// scanFunc copies the columns of a row.
+type scanFunc func(dest ...any) error
 
-// sql writes the parameters of a query as the engine has them.
-func (s *Store) sql(query string) string {
+// adaptParameters writes the parameters of a query as the engine has them.
+func (s *Store) adaptParameters(query string) string {
 	if s.postgres {
 		return query
 	}
 	return strings.ReplaceAll(query, "$", "?")
 }
 
-// prune runs a DELETE of at most $2 rows, of before $1, until there are none left: in
+// deleteInBatches runs a DELETE of at most $2 rows, of before $1, until there are none left: in
 // parts, so that others need not wait for the whole.
-func (s *Store) prune(ctx context.Context, query string, before time.Time) error {
+func (s *Store) deleteInBatches(ctx context.Context, query string, before time.Time) error {
 	const part = 1000
 	for {
-		n, err := s.exec(ctx, query, catalog.Nanos(before), part)
+		n, err := s.execRetrying(ctx, query, catalog.Nanos(before), part)
 		if err != nil || n == 0 {
 			return err
 		}
 	}
 }
 
-// try calls fn, again and again while it fails for a reason that again accepts, and
+// retry calls fn, again and again while it fails for a reason that again accepts, and
 // gives its error the form that callers see.
-func (s *Store) try(ctx context.Context, again func(error) bool, fn func() error) error {
-	return s.tryFor(ctx, patience, again, fn)
+func (s *Store) retry(ctx context.Context, again func(error) bool, fn func() error) error {
+	return s.retryFor(ctx, patience, again, fn)
 }
 
-func (s *Store) tryFor(ctx context.Context, patience time.Duration, again func(error) bool, fn func() error) error {
+func (s *Store) retryFor(ctx context.Context, patience time.Duration, again func(error) bool, fn func() error) error {
 	deadline := time.Now().Add(patience)
 	pause := 5 * time.Millisecond
 	for {
@@ -254,7 +254,7 @@ func (s *Store) tryFor(ctx context.Context, patience time.Duration, again func(e
 			return driver.ErrClosed
 		}
 		if !again(err) || time.Now().After(deadline) {
-			return translate(err)
+			return translateError(err)
 		}
 		select {
 		case <-ctx.Done():
@@ -265,11 +265,11 @@ func (s *Store) tryFor(ctx context.Context, patience time.Duration, again func(e
 	}
 }
 
-func never(error) bool { return false }
+func neverRetry(error) bool { return false }
 
-// untouched reports whether what failed had no effect and may succeed when it is tried
+// failedWithoutEffect reports whether what failed had no effect and may succeed when it is tried
 // again. https://www.postgresql.org/docs/15/errcodes-appendix.html
-func untouched(err error) bool {
+func failedWithoutEffect(err error) bool {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
 		switch pe.Code {
@@ -282,29 +282,29 @@ func untouched(err error) bool {
 	return errors.As(err, new(*pgconn.ConnectError)) || pgconn.SafeToRetry(err)
 }
 
-// passes reports whether what failed may succeed when it is tried again. It may have
+// isTransient reports whether what failed may succeed when it is tried again. It may have
 // had its effect.
-func passes(err error) bool {
+func isTransient(err error) bool {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
-		return untouched(err) || pe.Code == "57P01" || pe.Code == "57P02" || pe.Code[:2] == "08" // shutdown, crash, connection
+		return failedWithoutEffect(err) || pe.Code == "57P01" || pe.Code == "57P02" || pe.Code[:2] == "08" // shutdown, crash, connection
 	}
-	return untouched(err) || broken(err)
+	return failedWithoutEffect(err) || isConnectionLost(err)
 }
 
-// broken reports whether err is of a connection that was lost.
-func broken(err error) bool {
+// isConnectionLost reports whether err is of a connection that was lost.
+func isConnectionLost(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
-// translate makes an error of an engine one that matches a sentinel of driver.
-func translate(err error) error {
+// translateError makes an error of an engine one that matches a sentinel of driver.
+func translateError(err error) error {
 	var pe *pgconn.PgError
 	switch {
 	case errors.As(err, new(*pgconn.ConnectError)):
 		return pgerr.Unreachable(err)
-	case !errors.As(err, &pe) && broken(err):
+	case !errors.As(err, &pe) && isConnectionLost(err):
 		return pgerr.Unreachable(err)
 	case !errors.As(err, &pe):
 		return catalog.Translate(err)
@@ -312,8 +312,8 @@ func translate(err error) error {
 	return pgerr.Translate(err, pe)
 }
 
-// isUnique reports whether err says that a unique value is there already.
-func isUnique(err error) bool {
+// isUniqueViolation reports whether err says that a unique value is there already.
+func isUniqueViolation(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == "23505" || catalog.IsUnique(err)
 }

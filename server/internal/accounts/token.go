@@ -15,56 +15,56 @@ import (
 )
 
 const (
-	tokenPrefix  = "vvt_"
-	tokenVersion = 1
-	signingLen   = 32                   // bytes of the secret that tokens are signed with
-	maxTokenTime = 366 * 24 * time.Hour // for which a token may be made
+	tokenPrefix      = "vvt_"
+	tokenVersion     = 1
+	signingSecretLen = 32                   // bytes of the secret that tokens are signed with
+	maxTokenTTL      = 366 * 24 * time.Hour // for which a token may be made
 
 	// What a token has before the name of the organisation: version, key, volume, expiry.
-	tokenHead = 1 + 16 + 16 + 8
+	tokenHeadLen = 1 + 16 + 16 + 8
 )
 
-// claims is what a volume token says.
-type claims struct {
+// tokenClaims is what a volume token says.
+type tokenClaims struct {
 	key, volume uuid.UUID
 	expires     time.Time
 	org         string
 }
 
-// sign makes a token: base64url of the claims followed by their HMAC-SHA256.
-func (c claims) sign(secret []byte) string {
+// signToken makes a token: base64url of the claims followed by their HMAC-SHA256.
+func (c tokenClaims) signToken(secret []byte) string {
 	b := append([]byte{tokenVersion}, c.key[:]...)
 	b = append(b, c.volume[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(catalog.Nanos(c.expires)))
 	b = append(b, c.org...)
-	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, mac(secret, b)...))
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(append(b, hmacSHA256(secret, b)...))
 }
 
-func mac(secret, b []byte) []byte {
+func hmacSHA256(secret, b []byte) []byte {
 	h := hmac.New(sha256.New, secret)
 	h.Write(b)
 	return h.Sum(nil)
 }
 
-// parseToken returns the claims of a token that was signed with secret. It accepts
+// parseSignedToken returns the claims of a token that was signed with secret. It accepts
 // only what sign returns, and not other ways to write the same bytes.
-func parseToken(secret []byte, token string) (claims, bool) {
+func parseSignedToken(secret []byte, token string) (tokenClaims, bool) {
 	body, ok := strings.CutPrefix(token, tokenPrefix)
-	if !ok || len(body) > base64.RawURLEncoding.EncodedLen(tokenHead+driver.MaxNameLen+sha256.Size) {
-		return claims{}, false
+	if !ok || len(body) > base64.RawURLEncoding.EncodedLen(tokenHeadLen+driver.MaxNameLen+sha256.Size) {
+		return tokenClaims{}, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
 	// Decoding skips the ends of lines.
-	if err != nil || len(b) <= tokenHead+sha256.Size || strings.ContainsAny(body, "\r\n") {
-		return claims{}, false
+	if err != nil || len(b) <= tokenHeadLen+sha256.Size || strings.ContainsAny(body, "\r\n") {
+		return tokenClaims{}, false
 	}
 	b, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
-	if !hmac.Equal(sum, mac(secret, b)) || b[0] != tokenVersion {
-		return claims{}, false
+	if !hmac.Equal(sum, hmacSHA256(secret, b)) || b[0] != tokenVersion {
+		return tokenClaims{}, false
 	}
-	return claims{
+	return tokenClaims{
 		key: uuid.UUID(b[1:17]), volume: uuid.UUID(b[17:33]),
-		expires: catalog.Time(int64(binary.BigEndian.Uint64(b[33:tokenHead]))), org: string(b[tokenHead:]),
+		expires: catalog.Time(int64(binary.BigEndian.Uint64(b[33:tokenHeadLen]))), org: string(b[tokenHeadLen:]),
 	}, true
 }
 
@@ -78,13 +78,13 @@ func (s *Store) VolumeToken(_ context.Context, p *Principal, volumeID string, tt
 	if err := validateVolume(volumeID); err != nil {
 		return "", err
 	}
-	if ttl <= 0 || ttl > maxTokenTime {
-		return "", driver.Errorf(driver.ErrInvalid, "a volume token lasts more than nothing and at most %v, not %v", maxTokenTime, ttl)
+	if ttl <= 0 || ttl > maxTokenTTL {
+		return "", driver.Errorf(driver.ErrInvalid, "a volume token lasts more than nothing and at most %v, not %v", maxTokenTTL, ttl)
 	}
 	if !p.Sees(volumeID) || !p.Scopes.Has(Read) {
 		return "", driver.Errorf(driver.ErrPermission, "the API key may not read volume %s", volumeID)
 	}
-	key, err := parseID(p.KeyID)
+	key, err := parseCanonicalID(p.KeyID)
 	if err != nil || validateOrg(p.Org) != nil {
 		return "", driver.Errorf(driver.ErrInvalid, "a volume token is made of an API key")
 	}
@@ -96,14 +96,14 @@ func (s *Store) VolumeToken(_ context.Context, p *Principal, volumeID string, tt
 	if !now.Before(expires) {
 		return "", driver.Errorf(ErrUnauthenticated, "the API key expired at %s", p.Expires.Format(time.RFC3339))
 	}
-	return claims{key: key, volume: uuid.MustParse(volumeID), expires: expires, org: p.Org}.sign(s.signing), nil
+	return tokenClaims{key: key, volume: uuid.MustParse(volumeID), expires: expires, org: p.Org}.signToken(s.signingSecret), nil
 }
 
 // AuthenticateVolume returns who has a volume token, and the id of its volume: a
 // Principal of that volume alone, with what the key may do to it now. Errors are those
 // of Authenticate.
 func (s *Store) AuthenticateVolume(ctx context.Context, token string) (*Principal, string, error) {
-	c, ok := parseToken(s.signing, token)
+	c, ok := parseSignedToken(s.signingSecret, token)
 	if !ok {
 		return nil, "", driver.Errorf(ErrUnauthenticated, "the volume token is unknown")
 	}
@@ -111,12 +111,12 @@ func (s *Store) AuthenticateVolume(ctx context.Context, token string) (*Principa
 		return nil, "", driver.Errorf(ErrUnauthenticated, "the volume token expired at %s", c.expires.Format(time.RFC3339))
 	}
 	id, volume := c.key.String(), c.volume.String()
-	k, err := s.accepted(ctx, id, `id = $1`, id, nil)
+	k, err := s.findUsableKey(ctx, id, `id = $1`, id, nil)
 	if err != nil {
 		return nil, "", err
 	}
-	p := k.principal()
-	p.Scopes = p.Scopes.implied() & (Read | Write)
+	p := k.newPrincipal()
+	p.Scopes = p.Scopes.withImplied() & (Read | Write)
 	if k.Org != c.org || !p.Sees(volume) || p.Scopes == 0 {
 		return nil, "", driver.Errorf(ErrUnauthenticated, "the API key of the volume token may not use the volume any more")
 	}

@@ -74,7 +74,7 @@ func TestVolumeTokenIsChecked(t *testing.T) {
 		"no id of a volume":    {p, "cache", time.Hour, driver.ErrInvalid},
 		"no time":              {p, vol1, 0, driver.ErrInvalid},
 		"time that is over":    {p, vol1, -1, driver.ErrInvalid},
-		"too much time":        {p, vol1, maxTokenTime + 1, driver.ErrInvalid},
+		"too much time":        {p, vol1, maxTokenTTL + 1, driver.ErrInvalid},
 		"who has no key":       {&Principal{Org: "acme", Scopes: Read}, vol1, time.Hour, driver.ErrInvalid},
 		"who has no org":       {&Principal{KeyID: p.KeyID, Scopes: Read}, vol1, time.Hour, driver.ErrInvalid},
 		"a key that has ended": {&Principal{KeyID: p.KeyID, Org: "acme", Scopes: Read, Expires: c.read()}, vol1, time.Hour, ErrUnauthenticated},
@@ -137,17 +137,17 @@ func TestVolumeTokenRestricted(t *testing.T) {
 			"gone":          {`id = 'x'`, "unknown"},
 		} {
 			k, _, tok := token(t, s, NewKey{}, time.Hour)
-			if _, err := s.exec(t.Context(), `UPDATE server_keys SET `+x.change+` WHERE id = $1`, k.ID); err != nil {
+			if _, err := s.execRetrying(t.Context(), `UPDATE server_keys SET `+x.change+` WHERE id = $1`, k.ID); err != nil {
 				t.Fatal(err)
 			}
 			_, _, err := s.AuthenticateVolume(t.Context(), tok)
 			refused(t, what, err, x.detail, tok)
-			if _, err := s.exec(t.Context(), `DELETE FROM server_keys`); err != nil {
+			if _, err := s.execRetrying(t.Context(), `DELETE FROM server_keys`); err != nil {
 				t.Fatal(err)
 			}
 		}
 		k, _, tok := token(t, s, NewKey{Scopes: Write}, time.Hour)
-		if _, err := s.exec(t.Context(), `UPDATE server_keys SET scopes = 1 WHERE id = $1`, k.ID); err != nil {
+		if _, err := s.execRetrying(t.Context(), `UPDATE server_keys SET scopes = 1 WHERE id = $1`, k.ID); err != nil {
 			t.Fatal(err)
 		}
 		if p, _, err := s.AuthenticateVolume(t.Context(), tok); err != nil || p.Scopes != Read {
@@ -162,7 +162,7 @@ func TestTamper(t *testing.T) {
 	_, _, good := token(t, s, NewKey{}, time.Hour)
 	check := func(tok string) {
 		t.Helper()
-		if _, ok := parseToken(s.signing, tok); ok {
+		if _, ok := parseSignedToken(s.signingSecret, tok); ok {
 			t.Errorf("accepted:\n%q for\n%q", tok, good)
 		}
 	}
@@ -195,23 +195,23 @@ func TestTamper(t *testing.T) {
 	other := open(t, filepath.Join(t.TempDir(), "db"), Options{})
 	_, _, err = other.AuthenticateVolume(t.Context(), good)
 	refused(t, "a token of another server", err, "unknown", good)
-	c, _ := parseToken(s.signing, good)
+	c, _ := parseSignedToken(s.signingSecret, good)
 	c.org = ""
-	check(c.sign(s.signing))
+	check(c.signToken(s.signingSecret))
 }
 
 func FuzzToken(f *testing.F) {
-	secret := bytes.Repeat([]byte{7}, signingLen)
-	good := claims{key: uuid.MustParse(vol1), volume: uuid.MustParse(vol2), expires: time.Unix(1e9, 5).UTC(), org: "acme"}.sign(secret)
+	secret := bytes.Repeat([]byte{7}, signingSecretLen)
+	good := tokenClaims{key: uuid.MustParse(vol1), volume: uuid.MustParse(vol2), expires: time.Unix(1e9, 5).UTC(), org: "acme"}.signToken(secret)
 	for _, seed := range []string{"", tokenPrefix, good, good[:40], good + "=", strings.ToUpper(good), tokenPrefix + strings.Repeat("A", 200), "vvt_\x00\xff"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, tok string) {
-		c, ok := parseToken(secret, tok)
+		c, ok := parseSignedToken(secret, tok)
 		if ok != (tok == good) {
 			t.Errorf("%q: %v", tok, ok)
 		}
-		if ok && c.sign(secret) != tok {
+		if ok && c.signToken(secret) != tok {
 			t.Errorf("%q is not what %+v is signed as", tok, c)
 		}
 	})

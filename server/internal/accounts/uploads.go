@@ -31,23 +31,23 @@ func (u *Upload) validate() error {
 	}
 	switch {
 	case driver.ValidateName(u.ID) != nil:
-		return driver.Errorf(driver.ErrInvalid, "%s is no id of an upload", quote(u.ID))
-	case len(u.KeyID) > maxText || !printable(u.KeyID):
-		return driver.Errorf(driver.ErrInvalid, "%s is no id of an API key", quote(u.KeyID))
+		return driver.Errorf(driver.ErrInvalid, "%s is no id of an upload", quoteClipped(u.ID))
+	case len(u.KeyID) > maxTextLen || !isPrintable(u.KeyID):
+		return driver.Errorf(driver.ErrInvalid, "%s is no id of an API key", quoteClipped(u.KeyID))
 	case u.Path == "" || len(u.Path) > driver.MaxPathLen || len(u.Staging) > driver.MaxPathLen:
 		return driver.Errorf(driver.ErrInvalid, "the path of an upload is 1 to %d bytes", driver.MaxPathLen)
 	case u.Size < -1:
 		return driver.Errorf(driver.ErrInvalid, "size %d of an upload: must be 0 or more, or -1 when it is not known", u.Size)
-	case !u.Expires.After(u.Created) || u.Expires.After(latest):
-		return driver.Errorf(driver.ErrInvalid, "an upload expires after it is made, and before %d", latest.Year())
+	case !u.Expires.After(u.Created) || u.Expires.After(latestTime):
+		return driver.Errorf(driver.ErrInvalid, "an upload expires after it is made, and before %d", latestTime.Year())
 	}
 	return nil
 }
 
-const uploadCols = `org, id, key_id, volume, path, staging, size, mode, exclusive, created, expires`
+const uploadColumns = `org, id, key_id, volume, path, staging, size, mode, exclusive, created, expires`
 
-// scanUpload reads a row of uploadCols.
-func scanUpload(scan scanner) (u Upload, err error) {
+// scanUpload reads a row of uploadColumns.
+func scanUpload(scan scanFunc) (u Upload, err error) {
 	var path, staging []byte
 	var mode, exclusive, created, expires int64
 	err = scan(&u.Org, &u.ID, &u.KeyID, &u.Volume, &path, &staging, &u.Size, &mode, &exclusive, &created, &expires)
@@ -56,9 +56,9 @@ func scanUpload(scan scanner) (u Upload, err error) {
 	return u, err
 }
 
-// mostUploads bounds the uploads of an organisation that are there at once: those whose
+// maxOrgUploads bounds the uploads of an organisation that are there at once: those whose
 // file is gone cost no volume anything until they expire.
-const mostUploads = 10_000
+const maxOrgUploads = 10_000
 
 // CreateUpload keeps an upload. Created is now when it is zero. driver.ErrExists: the
 // organisation has one of that id; driver.ErrQuota: it has too many; driver.ErrInvalid: it
@@ -70,44 +70,44 @@ func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 	if err := u.validate(); err != nil {
 		return err
 	}
-	have, err := all(ctx, s, func(scan scanner) (n int64, err error) { err = scan(&n); return n, err },
+	have, err := queryAll(ctx, s, func(scan scanFunc) (n int64, err error) { err = scan(&n); return n, err },
 		`SELECT count(*) FROM server_uploads WHERE org = $1`, u.Org)
 	if err != nil {
 		return err
 	}
-	if have[0] >= s.mostUploads {
+	if have[0] >= s.maxUploads {
 		return driver.Errorf(driver.ErrQuota, "the organisation has %d uploads under way, and cannot have more; finish or cancel some", have[0])
 	}
 	exclusive := int64(0)
 	if u.Exclusive {
 		exclusive = 1
 	}
-	err = s.try(ctx, untouched, func() error {
-		_, err := s.execOnce(ctx, `INSERT INTO server_uploads (`+uploadCols+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+	err = s.retry(ctx, failedWithoutEffect, func() error {
+		_, err := s.execOnce(ctx, `INSERT INTO server_uploads (`+uploadColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 			u.Org, u.ID, u.KeyID, u.Volume, []byte(u.Path), append([]byte{}, u.Staging...), u.Size, int64(u.Mode), exclusive,
 			catalog.Nanos(u.Created), catalog.Nanos(u.Expires))
 		return err
 	})
-	if isUnique(err) {
-		return driver.Errorf(driver.ErrExists, "there is an upload %s already", quote(u.ID))
+	if isUniqueViolation(err) {
+		return driver.Errorf(driver.ErrExists, "there is an upload %s already", quoteClipped(u.ID))
 	}
 	return err
 }
 
 // Upload returns an upload. driver.ErrNotExist: there is none, or it has expired.
 func (s *Store) Upload(ctx context.Context, org, id string) (Upload, error) {
-	missing := driver.Errorf(driver.ErrNotExist, "there is no upload %s", quote(id))
+	missing := driver.Errorf(driver.ErrNotExist, "there is no upload %s", quoteClipped(id))
 	if validateOrg(org) != nil || driver.ValidateName(id) != nil {
 		return Upload{}, missing
 	}
-	list, err := all(ctx, s, scanUpload, `SELECT `+uploadCols+` FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
+	list, err := queryAll(ctx, s, scanUpload, `SELECT `+uploadColumns+` FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
 	switch {
 	case err != nil:
 		return Upload{}, err
 	case len(list) == 0:
 		return Upload{}, missing
 	case !s.clock().Before(list[0].Expires):
-		return Upload{}, driver.Errorf(driver.ErrNotExist, "the upload %s expired at %s", quote(id), list[0].Expires.Format(time.RFC3339))
+		return Upload{}, driver.Errorf(driver.ErrNotExist, "the upload %s expired at %s", quoteClipped(id), list[0].Expires.Format(time.RFC3339))
 	}
 	return list[0], nil
 }
@@ -117,7 +117,7 @@ func (s *Store) DeleteUpload(ctx context.Context, org, id string) error {
 	if validateOrg(org) != nil || driver.ValidateName(id) != nil {
 		return nil
 	}
-	_, err := s.exec(ctx, `DELETE FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
+	_, err := s.execRetrying(ctx, `DELETE FROM server_uploads WHERE org = $1 AND id = $2`, org, id)
 	return err
 }
 
@@ -125,6 +125,6 @@ func (s *Store) DeleteUpload(ctx context.Context, org, id string) error {
 // first: at most limit (1000 when that is more, 100 when it is 0 or less). They are
 // there until DeleteUpload.
 func (s *Store) ExpiredUploads(ctx context.Context, limit int) ([]Upload, error) {
-	return all(ctx, s, scanUpload, `SELECT `+uploadCols+` FROM server_uploads WHERE expires <= $1 ORDER BY expires, org, id LIMIT $2`,
-		catalog.Nanos(s.clock()), bounded(limit, 1000))
+	return queryAll(ctx, s, scanUpload, `SELECT `+uploadColumns+` FROM server_uploads WHERE expires <= $1 ORDER BY expires, org, id LIMIT $2`,
+		catalog.Nanos(s.clock()), clampLimit(limit, 1000))
 }

@@ -14,23 +14,23 @@ import (
 
 // Bounds of what is stored, in bytes where nothing else is said.
 const (
-	maxText        = 128 // of a name
-	maxVolumes     = 256 // volumes that a key may be restricted to
-	maxIdempotency = 255 // of the key of an idempotent request
-	maxFingerprint = 256
-	maxResult      = 1 << 20 // of the result of an idempotent request
-	maxField       = 255     // of most fields of an audit record; what is longer is cut
-	maxDetail      = 2048    // of its detail
+	maxTextLen        = 128 // of a name
+	maxVolumes        = 256 // volumes that a key may be restricted to
+	maxIdempotencyKey = 255 // of the key of an idempotent request
+	maxFingerprint    = 256
+	maxResult         = 1 << 20 // of the result of an idempotent request
+	maxField          = 255     // of most fields of an audit record; what is longer is cut
+	maxDetail         = 2048    // of its detail
 )
 
-// latest bounds times: those that are stored as nanoseconds end in 2262.
-var latest = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+// latestTime bounds times: those that are stored as nanoseconds end in 2262.
+var latestTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// quote shows what someone sent in a message of bounded length.
-func quote(s string) string { return strconv.Quote(clip(s, 40)) }
+// quoteClipped shows what someone sent in a message of bounded length.
+func quoteClipped(s string) string { return strconv.Quote(clipText(s, 40)) }
 
-// clip makes s valid text of at most n bytes, that every database takes.
-func clip(s string, n int) string {
+// clipText makes s valid text of at most n bytes, that every database takes.
+func clipText(s string, n int) string {
 	if len(s) > n {
 		// Not in the middle of a rune, which has at most three bytes after the first.
 		for i := 0; i < 3 && n > 0 && !utf8.RuneStart(s[n]); i++ {
@@ -44,20 +44,20 @@ func clip(s string, n int) string {
 func validateOrg(org string) error {
 	if driver.ValidateName(org) != nil {
 		return driver.Errorf(driver.ErrInvalid,
-			"organisation %s: a name is 1 to %d letters, digits, '.', '_' and '-', and starts with a letter or digit", quote(org), driver.MaxNameLen)
+			"organisation %s: a name is 1 to %d letters, digits, '.', '_' and '-', and starts with a letter or digit", quoteClipped(org), driver.MaxNameLen)
 	}
 	return nil
 }
 
 // validateText checks that s is least to most bytes of UTF-8 that can be printed.
 func validateText(what, s string, least, most int) error {
-	if len(s) < least || len(s) > most || !printable(s) {
-		return driver.Errorf(driver.ErrInvalid, "%s is %d to %d bytes of printable UTF-8, not %s", what, least, most, quote(s))
+	if len(s) < least || len(s) > most || !isPrintable(s) {
+		return driver.Errorf(driver.ErrInvalid, "%s is %d to %d bytes of printable UTF-8, not %s", what, least, most, quoteClipped(s))
 	}
 	return nil
 }
 
-func printable(s string) bool {
+func isPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
@@ -79,23 +79,23 @@ func validateVolumes(list []string) error {
 }
 
 func validateVolume(id string) error {
-	if _, err := parseID(id); err != nil {
-		return driver.Errorf(driver.ErrInvalid, "%s is no id of a volume; write it as in 01890a5d-ac96-774b-bcce-b302099a8057", quote(id))
+	if _, err := parseCanonicalID(id); err != nil {
+		return driver.Errorf(driver.ErrInvalid, "%s is no id of a volume; write it as in 01890a5d-ac96-774b-bcce-b302099a8057", quoteClipped(id))
 	}
 	return nil
 }
 
-// parseID is uuid.Parse of the one form that ids have here, 36 bytes of lower case.
-func parseID(id string) (uuid.UUID, error) {
-	u, err := uuid.Parse(clip(id, 64))
+// parseCanonicalID is uuid.Parse of the one form that ids have here, 36 bytes of lower case.
+func parseCanonicalID(id string) (uuid.UUID, error) {
+	u, err := uuid.Parse(clipText(id, 64))
 	if err == nil && u.String() != id {
 		err = driver.ErrInvalid
 	}
 	return u, err
 }
 
-// distinct returns the ids in order, each once. nil stays nil.
-func distinct(list []string) []string {
+// sortedDistinct returns the ids in order, each once. nil stays nil.
+func sortedDistinct(list []string) []string {
 	if list == nil {
 		return nil
 	}

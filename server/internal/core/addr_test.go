@@ -23,7 +23,7 @@ func TestAddrBehindProxy(t *testing.T) {
 			hr.Header.Add("X-Forwarded-For", h)
 		}
 		r := &Request{Request: hr, Core: &Core{opts: Options{TrustProxy: true}}}
-		if got := r.Addr(); got != x.want {
+		if got := r.ClientAddr(); got != x.want {
 			t.Errorf("%q: %s", x.headers, got)
 		}
 	}

@@ -19,8 +19,8 @@ import (
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
-// Space is where the volumes of organisations are. All methods may be called at once.
-type Space interface {
+// Organisations is where the volumes of organisations are. All methods may be called at once.
+type Organisations interface {
 	// Orgs returns the organisations, sorted.
 	Orgs(ctx context.Context) ([]string, error)
 	// CreateOrg makes one. ErrExists; ErrUnsupported: there can be only one.
@@ -30,16 +30,16 @@ type Space interface {
 	RemoveOrg(ctx context.Context, name string, force bool) error
 	// Org opens an organisation's volumes. ErrNoSuch.
 	Org(ctx context.Context, name string) (driver.Backend, error)
-	// Hold opens an organisation's volumes for one client's session, or goes on with a
+	// OpenSession opens an organisation's volumes for one client's session, or goes on with a
 	// session that another server began for the same key. ErrNotFound: it has ended.
-	Hold(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Holder, error)
+	OpenSession(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Session, error)
 	// Ping tells whether requests can be served.
 	Ping(ctx context.Context) error
 	Close() error
 }
 
-// Holder is a backend whose attachments and drafts are those of one client.
-type Holder interface {
+// Session is a backend whose attachments and drafts are those of one client.
+type Session interface {
 	driver.Backend
 	// Renew puts the end of the lease off. ErrClosed: it has ended.
 	Renew(ctx context.Context) error
@@ -53,12 +53,12 @@ type Holder interface {
 
 // Options says how a server behaves. The zero value of each field is its default.
 type Options struct {
-	Space    Space           // required
-	Accounts *accounts.Store // required
-	OIDC     Verifier        // bearer tokens that are no keys; nil: none
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer
-	Version  string // of the program
+	Organisations Organisations   // required
+	Accounts      *accounts.Store // required
+	OIDC          Verifier        // bearer tokens that are no keys; nil: none
+	Log           *slog.Logger
+	Metrics       prometheus.Registerer
+	Version       string // of the program
 
 	Timeout     time.Duration  // of a request that moves no file content; default 60 s
 	MinRate     int64          // bytes per second that a client must send or take on average; default 1 KiB
@@ -70,8 +70,8 @@ type Options struct {
 	Memory      int64          // that the process is to take at most; default: DefaultMemory
 	Descriptors Descriptors    // default: those of this process
 	TrustProxy  bool           // the address of the client is in X-Forwarded-For
-	// Private is text that no message to a client may have: paths and hosts of the operator.
-	Private []string
+	// Redacted is text that no message to a client may have: paths and hosts of the operator.
+	Redacted []string
 }
 
 // Verifier checks tokens of an identity provider.
@@ -84,36 +84,36 @@ type Verifier interface {
 
 // Core serves dialects.
 type Core struct {
-	opts     Options
-	log      *slog.Logger
-	metrics  *metrics
-	instance string
-	audit    *auditor
-	limits   *limits
-	gates    *gates
-	once     *onceMap
-	rights   *rightsWatch
-	arrivals *arrivals
-	appends  Turns // of those who append to a file, by volume and inode
-	Events   *Events
+	opts        Options
+	log         *slog.Logger
+	metrics     *metrics
+	instance    string
+	audit       *auditor
+	rates       *rateLimiter
+	concurrency *concurrencyLimiter
+	idempotency *idempotencyCache
+	rightsWatch *rightsWatcher
+	preAuth     *preAuthBudget
+	appendLocks KeyedLock // of those who append to a file, by volume and inode
+	Events      *Events
 
-	draining atomic.Bool
-	life     context.Context // ends when the server does
-	stop     context.CancelFunc
+	draining    atomic.Bool
+	lifetime    context.Context // ends when the server does
+	endLifetime context.CancelFunc
 
 	mu   sync.Mutex      // guards orgs
 	orgs map[string]*org // those that were asked for
 
-	janitor sync.WaitGroup
+	background sync.WaitGroup
 }
 
 // org is an organisation in use.
 type org struct {
-	name  string
-	store *vole.Store
-	back  driver.Backend
-	files *files
-	log   *slog.Logger
+	name    string
+	store   *vole.Store
+	backend driver.Backend
+	fsCache *fsCache
+	log     *slog.Logger
 }
 
 // New returns a Core. Close ends it, after the last request.
@@ -121,7 +121,7 @@ func New(opts Options) *Core {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	opts.Private = longestFirst(opts.Private)
+	opts.Redacted = longestFirst(opts.Redacted)
 	if opts.Timeout == 0 {
 		opts.Timeout = time.Minute
 	}
@@ -129,7 +129,7 @@ func New(opts Options) *Core {
 		opts.MinRate = 1 << 10
 	}
 	if opts.Grace == 0 {
-		opts.Grace = grace
+		opts.Grace = defaultGrace
 	}
 	if opts.Memory == 0 {
 		opts.Memory = DefaultMemory
@@ -141,12 +141,12 @@ func New(opts Options) *Core {
 		opts.Descriptors = NewDescriptors(0)
 	}
 	c := &Core{opts: opts, log: opts.Log, metrics: newMetrics(opts.Metrics), instance: NewToken(), orgs: map[string]*org{},
-		limits: newLimits(opts.Rate, opts.Burst), once: newOnceMap(), rights: newRightsWatch(), arrivals: newArrivals(opts.Memory / arrivalsPart), gates: newGates(gateWait, int(opts.Memory/waitingPart))}
-	c.life, c.stop = context.WithCancel(context.Background())
+		rates: newRateLimiter(opts.Rate, opts.Burst), idempotency: newIdempotencyCache(), rightsWatch: newRightsWatcher(), preAuth: newPreAuthBudget(opts.Memory / preAuthPart), concurrency: newConcurrencyLimiter(maxQueueWait, int(opts.Memory/queuedRequestMemory))}
+	c.lifetime, c.endLifetime = context.WithCancel(context.Background())
 	c.audit = newAuditor(opts.Accounts, c.log)
 	c.Events = newEvents(c)
-	c.janitor.Go(c.tidy)
-	c.janitor.Go(c.watchRights)
+	c.background.Go(c.maintenanceLoop)
+	c.background.Go(c.recheckRightsLoop)
 	return c
 }
 
@@ -156,14 +156,14 @@ func (c *Core) Instance() string { return c.instance }
 // Options returns what the core was made with.
 func (c *Core) Options() *Options { return &c.opts }
 
-// Life is a context that ends with the server.
-func (c *Core) Life() context.Context { return c.life }
+// Lifetime is a context that ends with the server.
+func (c *Core) Lifetime() context.Context { return c.lifetime }
 
 // Drain makes the server refuse new work, so that clients go elsewhere, and ends the
 // streams that would not end by themselves.
 func (c *Core) Drain() {
 	c.draining.Store(true)
-	c.Events.close()
+	c.Events.closeFeeds()
 }
 
 // Draining reports whether Drain was called.
@@ -171,15 +171,15 @@ func (c *Core) Draining() bool { return c.draining.Load() }
 
 // Close ends what the core began. Requests must have ended.
 func (c *Core) Close() error {
-	c.stop()
-	c.Events.close()
-	c.janitor.Wait()
-	c.audit.close()
+	c.endLifetime()
+	c.Events.closeFeeds()
+	c.background.Wait()
+	c.audit.flushAndClose()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var first error
 	for name, o := range c.orgs {
-		o.files.closeAll()
+		o.fsCache.evictAll()
 		if err := o.store.Close(); err != nil && first == nil {
 			first = err
 		}
@@ -190,21 +190,21 @@ func (c *Core) Close() error {
 
 // Org returns an organisation's volumes. The Store is the core's and stays open.
 func (c *Core) Org(ctx context.Context, name string) (*vole.Store, error) {
-	o, err := c.org(ctx, name)
+	o, err := c.openOrg(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	return o.store, nil
 }
 
-func (c *Core) org(ctx context.Context, name string) (*org, error) {
+func (c *Core) openOrg(ctx context.Context, name string) (*org, error) {
 	c.mu.Lock()
 	o := c.orgs[name]
 	c.mu.Unlock()
 	if o != nil {
 		return o, nil
 	}
-	b, err := c.opts.Space.Org(ctx, name)
+	b, err := c.opts.Organisations.Org(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -213,8 +213,8 @@ func (c *Core) org(ctx context.Context, name string) (*org, error) {
 	if have := c.orgs[name]; have != nil {
 		return have, b.Close()
 	}
-	o = &org{name: name, back: b, log: c.log, store: vole.New(c.guard(b))}
-	o.files = newFiles(o, c.opts.Descriptors.OrgListings)
+	o = &org{name: name, backend: b, log: c.log, store: vole.New(c.guardBackend(b))}
+	o.fsCache = newFSCache(o, c.opts.Descriptors.OrgListings)
 	c.orgs[name] = o
 	return o, nil
 }
@@ -229,22 +229,22 @@ func (c *Core) ForgetOrg(name string) {
 	if o == nil {
 		return
 	}
-	o.files.closeAll()
+	o.fsCache.evictAll()
 	if err := o.store.Close(); err != nil {
 		c.log.Warn("closing a removed organisation", "org", name, "error", err)
 	}
 }
 
-// forgetRemoved closes organisations that another server has removed.
-func (c *Core) forgetRemoved(list []*org) {
+// closeRemovedOrgs closes organisations that another server has removed.
+func (c *Core) closeRemovedOrgs(list []*org) {
 	for _, o := range list {
-		b, ok := o.back.(interface {
+		b, ok := o.backend.(interface {
 			Removed(ctx context.Context) (bool, error)
 		})
 		if !ok {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(c.life, time.Second)
+		ctx, cancel := context.WithTimeout(c.lifetime, time.Second)
 		removed, err := b.Removed(ctx)
 		cancel()
 		if err == nil && removed {
@@ -253,13 +253,13 @@ func (c *Core) forgetRemoved(list []*org) {
 	}
 }
 
-// tidy does now and then what nobody waits for.
-func (c *Core) tidy() {
-	tick := time.NewTicker(tidyEvery)
+// maintenanceLoop does now and then what nobody waits for.
+func (c *Core) maintenanceLoop() {
+	tick := time.NewTicker(maintenanceInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-c.life.Done():
+		case <-c.lifetime.Done():
 			return
 		case now := <-tick.C:
 			c.mu.Lock()
@@ -269,29 +269,29 @@ func (c *Core) tidy() {
 			}
 			c.mu.Unlock()
 			for _, o := range list {
-				o.files.closeIdle(now)
+				o.fsCache.evictIdle(now)
 			}
-			c.forgetRemoved(list)
-			c.limits.forget(now)
-			c.once.forget()
+			c.closeRemovedOrgs(list)
+			c.rates.forgetIdleKeys(now)
+			c.idempotency.evictExpired()
 		}
 	}
 }
 
-const tidyEvery = 5 * time.Second
+const maintenanceInterval = 5 * time.Second
 
 // Go runs fn until it returns; Close waits for it. fn must end when Life does.
-func (c *Core) Go(fn func()) { c.janitor.Go(fn) }
+func (c *Core) Go(fn func()) { c.background.Go(fn) }
 
 // Mux is a router that answers in the manner of the dialect whose prefix fits.
 func (c *Core) Mux(dialects ...*Dialect) http.Handler {
 	mux := http.NewServeMux()
 	for _, d := range dialects {
 		for _, rt := range d.Routes {
-			mux.Handle(rt.Method+" "+rt.Path, c.handler(d, rt))
+			mux.Handle(rt.Method+" "+rt.Path, c.routeHandler(d, rt))
 		}
 		for _, p := range d.Prefixes {
-			mux.Handle(p, c.handler(d, &Route{Path: p, Auth: NoAuth, Do: func(http.ResponseWriter, *Request) error { return ErrNoRoute }}))
+			mux.Handle(p, c.routeHandler(d, &Route{Path: p, Auth: NoAuth, Handle: func(http.ResponseWriter, *Request) error { return ErrNoRoute }}))
 		}
 	}
 	return mux

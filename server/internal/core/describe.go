@@ -18,25 +18,25 @@ import (
 // A message to a client says what of its own is concerned, and never where the operator keeps
 // it: hosts, paths, keys of blobs and SQL are for the log.
 
-// described is an error whose appearance to the client is known.
-type described struct {
+// describedError is an error whose appearance to the client is known.
+type describedError struct {
 	err           error
 	status        int
 	code, message string
 }
 
-func (d *described) Error() string { return d.err.Error() }
-func (d *described) Unwrap() error { return d.err }
+func (d *describedError) Error() string { return d.err.Error() }
+func (d *describedError) Unwrap() error { return d.err }
 
-// describe settles how err appears to the client of this server.
-func (c *Core) describe(err error) *described {
+// describeRedacted settles how err appears to the client of this server.
+func (c *Core) describeRedacted(err error) *describedError {
 	status, code, message := Describe(err)
-	return &described{err, status, code, c.Public(message)}
+	return &describedError{err, status, code, c.Redact(message)}
 }
 
-// Public returns a text without what is the operator's.
-func (c *Core) Public(text string) string {
-	for _, private := range c.opts.Private {
+// Redact returns a text without what is the operator's.
+func (c *Core) Redact(text string) string {
+	for _, private := range c.opts.Redacted {
 		text = strings.ReplaceAll(text, private, "(...)")
 	}
 	return text
@@ -58,24 +58,24 @@ const (
 	codeNoStorage  = "storage_unavailable"
 )
 
-// notBegun is an error of the server's own because of which a request was not let in: another
+// notStarted is an error of the server's own because of which a request was not let in: another
 // server, or another try, may do better.
-type notBegun struct{ err error }
+type notStarted struct{ err error }
 
-func (n *notBegun) Error() string { return n.err.Error() }
-func (n *notBegun) Unwrap() error { return n.err }
+func (n *notStarted) Error() string { return n.err.Error() }
+func (n *notStarted) Unwrap() error { return n.err }
 
-// describeClass describes the errors of the table of package driver.
-func describeClass(err error) (status int, code, message string) {
+// describeDriverError describes the errors of the table of package driver.
+func describeDriverError(err error) (status int, code, message string) {
 	c := driver.Classify(err)
 	f := (*driver.Fault)(nil)
 	switch {
 	case errors.As(err, &f):
-		status, code, message = describeFault(f.Part, c)
-	case ofSystem(err):
+		status, code, message = describeBackendFault(f.Part, c)
+	case isSystemError(err):
 		// Of an error with a sentinel that is what there is to say.
 		if c.HTTP == http.StatusInternalServerError {
-			status, code, message = describeFault(driver.Storage, c)
+			status, code, message = describeBackendFault(driver.Storage, c)
 		} else {
 			status, code, message = c.HTTP, c.Code, c.Err.Error()
 		}
@@ -84,14 +84,14 @@ func describeClass(err error) (status int, code, message string) {
 	default:
 		return c.HTTP, c.Code, err.Error()
 	}
-	if status == http.StatusServiceUnavailable && errors.As(err, new(*notBegun)) {
+	if status == http.StatusServiceUnavailable && errors.As(err, new(*notStarted)) {
 		code = ErrUnavailable.Code
 	}
 	return status, code, message
 }
 
-// describeFault describes a failure of what the server stands on.
-func describeFault(part driver.Part, c driver.Class) (status int, code, message string) {
+// describeBackendFault describes a failure of what the server stands on.
+func describeBackendFault(part driver.Part, c driver.Class) (status int, code, message string) {
 	switch c.Err {
 	case driver.ErrNoSpace, driver.ErrQuota:
 		return http.StatusInsufficientStorage, "no_space", "no space left: the server's " + string(part) + " is full"
@@ -107,13 +107,13 @@ func describeFault(part driver.Part, c driver.Class) (status int, code, message 
 	return http.StatusServiceUnavailable, code, string(part) + " unavailable: the server's " + string(part) + " does not answer or fails; try again later; the server's log has the reason"
 }
 
-// ofSystem reports whether an error is the system's own, whose text may have paths and hosts.
-func ofSystem(err error) bool {
-	return as[*fs.PathError](err) || as[*os.LinkError](err) || as[*os.SyscallError](err) || as[syscall.Errno](err) ||
-		as[*net.OpError](err) || as[*net.DNSError](err) || as[*url.Error](err)
+// isSystemError reports whether an error is the system's own, whose text may have paths and hosts.
+func isSystemError(err error) bool {
+	return matchesType[*fs.PathError](err) || matchesType[*os.LinkError](err) || matchesType[*os.SyscallError](err) || matchesType[syscall.Errno](err) ||
+		matchesType[*net.OpError](err) || matchesType[*net.DNSError](err) || matchesType[*url.Error](err)
 }
 
-func as[E error](err error) bool {
+func matchesType[E error](err error) bool {
 	var e E
 	return errors.As(err, &e)
 }

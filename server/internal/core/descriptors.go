@@ -26,7 +26,7 @@ func NewDescriptors(limit int) Descriptors {
 	}
 	part := func(n, most int) int { return max(min(limit/n, most), 8) }
 	return Descriptors{
-		Connections: part(5, 100_000), Requests: part(6, 8192), OrgRequests: part(9, 5461), KeyRequests: part(12, mostRequests), OrgStreams: part(15, 8192),
+		Connections: part(5, 100_000), Requests: part(6, 8192), OrgRequests: part(9, 5461), KeyRequests: part(12, maxKeyRequests), OrgStreams: part(15, 8192),
 		Open: part(5, 200_000), OrgOpen: part(10, 50_000), Listings: part(20, 16_384), OrgListings: part(40, 4096),
 	}
 }

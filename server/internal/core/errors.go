@@ -34,50 +34,50 @@ func (e *Error) Error() string {
 
 // Refusals of a server.
 var (
-	ErrForbidden   = refusal(http.StatusForbidden, "forbidden", "this key may not do that, as it is for some volumes only")
-	ErrRateLimited = refusal(http.StatusTooManyRequests, "rate_limited", "too many requests with this key; slow down")
-	ErrNoRoute     = refusal(http.StatusNotFound, "not_found", "there is no such route; /openapi.json lists those that there are")
-	ErrUnavailable = refusal(http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again")
+	ErrForbidden   = newRefusal(http.StatusForbidden, "forbidden", "this key may not do that, as it is for some volumes only")
+	ErrRateLimited = newRefusal(http.StatusTooManyRequests, "rate_limited", "too many requests with this key; slow down")
+	ErrNoRoute     = newRefusal(http.StatusNotFound, "not_found", "there is no such route; /openapi.json lists those that there are")
+	ErrUnavailable = newRefusal(http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again")
 )
 
 // errEncoding refuses a compressed body: it would be stored as it comes, and read as what it
 // is not.
-var errEncoding = refusal(http.StatusUnsupportedMediaType, "unsupported_encoding",
+var errEncoding = newRefusal(http.StatusUnsupportedMediaType, "unsupported_encoding",
 	"a body with Content-Encoding is not decoded; send it as it is to be stored, without that header")
 
-// refuseEncoding returns an error for a request whose body is encoded, unless the route looks
+// refuseContentEncoding returns an error for a request whose body is encoded, unless the route looks
 // into it.
-func refuseEncoding(r *Request, rt *Route) error {
+func refuseContentEncoding(r *Request, rt *Route) error {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Body == nil || r.Body == http.NoBody {
 		return nil // nobody reads a body
 	}
 	for _, v := range r.Header.Values("Content-Encoding") {
-		if v != "" && !strings.EqualFold(v, "identity") && !rt.Encoded {
+		if v != "" && !strings.EqualFold(v, "identity") && !rt.DecodesBody {
 			return errEncoding
 		}
 	}
 	return nil
 }
 
-func refusal(status int, code, message string) *Error {
+func newRefusal(status int, code, message string) *Error {
 	return &Error{Status: status, Code: code, Message: message}
 }
 
 // NeedsScope says that a key lacks a right.
 func NeedsScope(s accounts.Scope) error {
-	return refusal(http.StatusForbidden, ErrForbidden.Code, "this key may not do that; it takes one with the scope "+strings.Join(s.Strings(), ", "))
+	return newRefusal(http.StatusForbidden, ErrForbidden.Code, "this key may not do that; it takes one with the scope "+strings.Join(s.Strings(), ", "))
 }
 
 // NotFound says that something other than a volume or a file is not there.
 func NotFound(message string) error {
-	return refusal(http.StatusNotFound, "not_found", message)
+	return newRefusal(http.StatusNotFound, "not_found", message)
 }
 
 // Describe returns how err appears to a client: status, stable code and message. The
 // names of operation and volume that package vole puts before it are left out: the
 // client puts its own.
 func Describe(err error) (status int, code, message string) {
-	if d := (*described)(nil); errors.As(err, &d) {
+	if d := (*describedError)(nil); errors.As(err, &d) {
 		return d.status, d.code, d.message
 	}
 	if e := (*driver.Error)(nil); errors.As(err, &e) {
@@ -86,7 +86,7 @@ func Describe(err error) (status int, code, message string) {
 	var own *Error
 	var tooLarge *http.MaxBytesError
 	if e := (*budget.Error)(nil); errors.As(err, &e) {
-		err = noRoom(e)
+		err = budgetRefusal(e)
 	}
 	switch {
 	case errors.As(err, &own):
@@ -98,11 +98,11 @@ func Describe(err error) (status int, code, message string) {
 	case errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, new(*driver.Fault)):
 		return http.StatusBadRequest, "invalid_request", "the request ended early"
 	}
-	return describeClass(err)
+	return describeDriverError(err)
 }
 
-// invalid returns an error that matches driver.ErrInvalid.
-func invalid(format string, args ...any) error {
+// invalidRequest returns an error that matches driver.ErrInvalid.
+func invalidRequest(format string, args ...any) error {
 	return driver.Errorf(driver.ErrInvalid, format, args...)
 }
 
@@ -112,8 +112,8 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	if err != nil {
 		return err
 	}
-	if a, ok := w.(*answer); ok && a.held != nil && a.status == 0 && status < http.StatusBadRequest {
-		if err := a.held.take(a.ctx, int64(len(b))); err != nil {
+	if a, ok := w.(*pacedResponse); ok && a.memory != nil && a.status == 0 && status < http.StatusBadRequest {
+		if err := a.memory.acquireBuffer(a.ctx, int64(len(b))); err != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	for name, v := range jsonHeader {
 		h.Set(name, v)
 	}
-	if a, ok := w.(*answer); ok && a.http2 { // net/http does not know it where settle flushes
+	if a, ok := w.(*pacedResponse); ok && a.http2 { // net/http does not know it where settle flushes
 		h.Set("Content-Length", strconv.Itoa(len(b)+1))
 	}
 	w.WriteHeader(status)
@@ -129,21 +129,21 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return err
 }
 
-// readAll reads the body into raw, unless that was done.
-func (r *Request) readAll() (err error) {
-	if r.raw == nil {
-		r.raw, err = io.ReadAll(r.Body)
+// readBody reads the body into raw, unless that was done.
+func (r *Request) readBody() (err error) {
+	if r.rawBody == nil {
+		r.rawBody, err = io.ReadAll(r.Body)
 	}
 	return err
 }
 
 // ReadJSON reads the body into v and refuses what v does not know, unless lax is set.
 func (r *Request) ReadJSON(v any, lax bool) error {
-	err := r.readAll()
+	err := r.readBody()
 	if err == nil {
-		err = r.holdJSON(r.raw)
+		err = r.reserveForJSON(r.rawBody)
 	}
-	dec := json.NewDecoder(bytes.NewReader(r.raw))
+	dec := json.NewDecoder(bytes.NewReader(r.rawBody))
 	if !lax {
 		dec.DisallowUnknownFields()
 	}
@@ -151,7 +151,7 @@ func (r *Request) ReadJSON(v any, lax bool) error {
 		err = dec.Decode(v)
 	}
 	if err == nil && dec.More() {
-		return invalid("the body has something after its JSON")
+		return invalidRequest("the body has something after its JSON")
 	}
 	var own *Error
 	var tooLarge *http.MaxBytesError
@@ -159,5 +159,5 @@ func (r *Request) ReadJSON(v any, lax bool) error {
 	if err == nil || errors.As(err, &tooLarge) || errors.As(err, &own) || errors.As(err, &noRoom) || r.Context().Err() != nil {
 		return errors.Join(err, context.Cause(r.Context()))
 	}
-	return invalid("the body is not the JSON that is expected: %v", err)
+	return invalidRequest("the body is not the JSON that is expected: %v", err)
 }

@@ -16,18 +16,18 @@ type Events struct {
 	c *Core
 
 	mu     sync.Mutex // guards what follows
-	feeds  map[string]*feed
+	feeds  map[string]*orgFeed
 	closed bool
 }
 
-// feed is the changes of one organisation.
-type feed struct {
-	subs  map[*Subscription]struct{}
-	poked map[string]struct{} // volumes that this server changed since the last look
-	wake  chan struct{}
-	ready chan struct{} // closed when the volumes are known with which changes are compared, or nothing more comes
-	known sync.Once     // closes ready
-	stop  context.CancelFunc
+// orgFeed is the changes of one organisation.
+type orgFeed struct {
+	subs        map[*Subscription]struct{}
+	changedHere map[string]struct{} // volumes that this server changed since the last look
+	wake        chan struct{}
+	ready       chan struct{} // closed when the volumes are known with which changes are compared, or nothing more comes
+	readyOnce   sync.Once     // closes ready
+	stopPolling context.CancelFunc
 }
 
 // Subscription is a stream of events.
@@ -37,24 +37,24 @@ type Subscription struct {
 	// Failed gets the error for which the volumes cannot be listed at the beginning.
 	Failed <-chan error
 
-	c      chan []api.Event
-	failed chan error
-	id     string // of the request
-	want   func(volumeID string) bool
+	c         chan []api.Event
+	failed    chan error
+	requestID string // of the request
+	wants     func(volumeID string) bool
 }
 
 const (
-	eventBuffer = 16 // looks that a reader may be behind
-	lookEvery   = time.Second
-	lookAfter   = 50 * time.Millisecond // after a change of this server
+	maxPendingBatches = 16 // looks that a reader may be behind
+	pollInterval      = time.Second
+	pollDelay         = 50 * time.Millisecond // after a change of this server
 )
 
-func newEvents(c *Core) *Events { return &Events{c: c, feeds: map[string]*feed{}} }
+func newEvents(c *Core) *Events { return &Events{c: c, feeds: map[string]*orgFeed{}} }
 
 // Subscribe begins a stream of the events of those volumes that want wants, for a request.
 func (e *Events) Subscribe(org, request string, want func(volumeID string) bool) *Subscription {
-	c, failed := make(chan []api.Event, eventBuffer), make(chan error, 1)
-	s := &Subscription{C: c, c: c, Failed: failed, failed: failed, id: request, want: want}
+	c, failed := make(chan []api.Event, maxPendingBatches), make(chan error, 1)
+	s := &Subscription{C: c, c: c, Failed: failed, failed: failed, requestID: request, wants: want}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -66,10 +66,10 @@ func (e *Events) Subscribe(org, request string, want func(volumeID string) bool)
 	}
 	f := e.feeds[org]
 	if f == nil {
-		ctx, stop := context.WithCancel(e.c.life)
-		f = &feed{subs: map[*Subscription]struct{}{}, poked: map[string]struct{}{}, wake: make(chan struct{}, 1), ready: make(chan struct{}), stop: stop}
+		ctx, stop := context.WithCancel(e.c.lifetime)
+		f = &orgFeed{subs: map[*Subscription]struct{}{}, changedHere: map[string]struct{}{}, wake: make(chan struct{}, 1), ready: make(chan struct{}), stopPolling: stop}
 		e.feeds[org] = f
-		e.c.Go(func() { e.watch(ctx, org, f) })
+		e.c.Go(func() { e.pollVolumes(ctx, org, f) })
 	}
 	s.Ready = f.ready
 	f.subs[s] = struct{}{}
@@ -96,12 +96,12 @@ func (e *Events) Unsubscribe(org string, s *Subscription) {
 	}
 	delete(f.subs, s)
 	if len(f.subs) == 0 {
-		f.stop()
+		f.stopPolling()
 		delete(e.feeds, org)
 	}
 }
 
-func (e *Events) close() {
+func (e *Events) closeFeeds() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = true
@@ -109,18 +109,18 @@ func (e *Events) close() {
 		for s := range f.subs {
 			close(s.c)
 		}
-		f.stop()
-		f.known.Do(func() { close(f.ready) })
+		f.stopPolling()
+		f.readyOnce.Do(func() { close(f.ready) })
 		delete(e.feeds, org)
 	}
 }
 
-// poke tells that this server changed a volume.
-func (e *Events) poke(org, volume string) {
+// notifyChanged tells that this server changed a volume.
+func (e *Events) notifyChanged(org, volume string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if f := e.feeds[org]; f != nil {
-		f.poked[volume] = struct{}{}
+		f.changedHere[volume] = struct{}{}
 		select {
 		case f.wake <- struct{}{}:
 		default:
@@ -128,26 +128,26 @@ func (e *Events) poke(org, volume string) {
 	}
 }
 
-// watch compares the volumes with what they were when it last looked.
-func (e *Events) watch(ctx context.Context, org string, f *feed) {
+// pollVolumes compares the volumes with what they were when it last looked.
+func (e *Events) pollVolumes(ctx context.Context, org string, f *orgFeed) {
 	var was map[string]vole.Info
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		e.mu.Lock()
-		poked := f.poked
-		f.poked = map[string]struct{}{}
+		poked := f.changedHere
+		f.changedHere = map[string]struct{}{}
 		e.mu.Unlock()
-		now, err := e.c.volumes(ctx, org)
+		now, err := e.c.listVolumesByID(ctx, org)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			e.fail(org, f, err, was == nil)
+			e.reportListFailure(org, f, err, was == nil)
 		case err == nil && was != nil:
-			e.publish(f, differences(was, now, poked))
+			e.publishEvents(f, diffVolumes(was, now, poked))
 		}
 		if err == nil {
 			if was == nil {
-				f.known.Do(func() { close(f.ready) })
+				f.readyOnce.Do(func() { close(f.ready) })
 			}
 			was = now
 		}
@@ -159,19 +159,19 @@ func (e *Events) watch(ctx context.Context, org string, f *feed) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(lookAfter):
+			case <-time.After(pollDelay):
 			}
 		}
 	}
 }
 
-// fail notes that the volumes were not listed. Who still waits for the first list is told.
-func (e *Events) fail(org string, f *feed, err error, first bool) {
+// reportListFailure notes that the volumes were not listed. Who still waits for the first list is told.
+func (e *Events) reportListFailure(org string, f *orgFeed, err error, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var ids []string
 	for s := range f.subs {
-		ids = append(ids, s.id)
+		ids = append(ids, s.requestID)
 		if !first {
 			continue
 		}
@@ -183,7 +183,7 @@ func (e *Events) fail(org string, f *feed, err error, first bool) {
 	e.c.log.Warn("events: listing the volumes failed", "org", org, "requests", ids, "error", err)
 }
 
-func (c *Core) volumes(ctx context.Context, org string) (map[string]vole.Info, error) {
+func (c *Core) listVolumesByID(ctx context.Context, org string) (map[string]vole.Info, error) {
 	store, err := c.Org(ctx, org)
 	if err != nil {
 		return nil, err
@@ -200,7 +200,7 @@ func (c *Core) volumes(ctx context.Context, org string) (map[string]vole.Info, e
 	return list, nil
 }
 
-func differences(was, now map[string]vole.Info, poked map[string]struct{}) []api.Event {
+func diffVolumes(was, now map[string]vole.Info, poked map[string]struct{}) []api.Event {
 	var list []api.Event
 	at := time.Now().UTC()
 	add := func(what string, i vole.Info) {
@@ -226,12 +226,12 @@ func differences(was, now map[string]vole.Info, poked map[string]struct{}) []api
 	return list
 }
 
-// publish hands events out. Who does not take them is cut off.
-func (e *Events) publish(f *feed, list []api.Event) {
+// publishEvents hands events out. Who does not take them is cut off.
+func (e *Events) publishEvents(f *orgFeed, list []api.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for s := range f.subs {
-		if !slices.ContainsFunc(list, func(ev api.Event) bool { return s.want(ev.VolumeID) }) {
+		if !slices.ContainsFunc(list, func(ev api.Event) bool { return s.wants(ev.VolumeID) }) {
 			continue
 		}
 		select {

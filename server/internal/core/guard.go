@@ -13,102 +13,108 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// guarded is a backend as requests use it, whatever route they came by: nothing is changed
+// guardedBackend is a backend as requests use it, whatever route they came by: nothing is changed
 // for a request whose caller has lost the right to it meanwhile, and no file becomes larger
 // than Options.MaxFile.
-type guarded struct {
+type guardedBackend struct {
 	driver.Backend
-	maxFile int64  // 0: no limit
-	appends *Turns // of those who append to a file, by volume and inode
+	maxFile     int64      // 0: no limit
+	appendLocks *KeyedLock // of those who append to a file, by volume and inode
 }
 
-// guard returns b with the limits of the server.
-func (c *Core) guard(b driver.Backend) guarded { return guarded{b, c.opts.MaxFile, &c.appends} }
+// guardBackend returns b with the limits of the server.
+func (c *Core) guardBackend(b driver.Backend) guardedBackend {
+	return guardedBackend{b, c.opts.MaxFile, &c.appendLocks}
+}
 
-// Hold is Space.Hold with the limits of the server.
-func (c *Core) Hold(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Holder, error) {
-	h, err := c.opts.Space.Hold(ctx, org, session, key, lease, resume)
+// OpenSession is Space.Hold with the limits of the server.
+func (c *Core) OpenSession(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Session, error) {
+	h, err := c.opts.Organisations.OpenSession(ctx, org, session, key, lease, resume)
 	if err != nil {
 		return nil, err
 	}
-	return guardedHolder{c.guard(h), h}, nil
+	return guardedSession{c.guardBackend(h), h}, nil
 }
 
-// guardedHolder is guarded for what a session holds.
-type guardedHolder struct {
-	guarded
-	h Holder
+// guardedSession is guarded for what a session holds.
+type guardedSession struct {
+	guardedBackend
+	session Session
 }
 
-func (g guardedHolder) Renew(ctx context.Context) error                    { return g.h.Renew(ctx) }
-func (g guardedHolder) Leave() error                                       { return g.h.Leave() }
-func (g guardedHolder) Holds(ctx context.Context, id string) (bool, error) { return g.h.Holds(ctx, id) }
-func (g guardedHolder) Detach(ctx context.Context, attachment string) error {
-	return g.h.Detach(ctx, attachment)
+func (g guardedSession) Renew(ctx context.Context) error { return g.session.Renew(ctx) }
+func (g guardedSession) Leave() error                    { return g.session.Leave() }
+func (g guardedSession) Holds(ctx context.Context, id string) (bool, error) {
+	return g.session.Holds(ctx, id)
+}
+func (g guardedSession) Detach(ctx context.Context, attachment string) error {
+	return g.session.Detach(ctx, attachment)
 }
 
-func (g guarded) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
-	if err := mayStill(ctx); err != nil {
+func (g guardedBackend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
+	if err := reauthorize(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	return g.Backend.Create(ctx, name, spec)
 }
 
-func (g guarded) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
-	if err := mayStill(ctx); err != nil {
+func (g guardedBackend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
+	if err := reauthorize(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	return g.Backend.Update(ctx, id, change)
 }
 
-func (g guarded) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	if err := mayStill(ctx); err != nil {
+func (g guardedBackend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
+	if err := reauthorize(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	return g.Backend.Remove(ctx, ref)
 }
 
-func (g guarded) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
-	if err := mayStill(ctx); err != nil {
+func (g guardedBackend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
+	if err := reauthorize(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	return g.Backend.RemoveUnused(ctx, id, since)
 }
 
-func (g guarded) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
-	if err := mayStill(ctx); err != nil {
+func (g guardedBackend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
+	if err := reauthorize(ctx); err != nil {
 		return nil, err
 	}
 	return g.Backend.Attach(ctx, id, opts)
 }
 
-func (g guarded) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
+func (g guardedBackend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
 	f, err := g.Backend.OpenFS(ctx, id, opts)
 	if err != nil {
 		return nil, err
 	}
-	return &guardedFS{FS: f, volume: id, limit: g}, nil
+	return &guardedFS{FS: f, volume: id, backend: g}, nil
 }
 
-// FileFits returns an error when no file of size bytes can be made.
-func (c *Core) FileFits(size int64) error { return guarded{maxFile: c.opts.MaxFile}.fits(size) }
-
-// tooLarge refuses a file beyond the limit.
-func (g guarded) tooLarge() error {
-	return refusal(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("a file on this server has at most %v", driver.Size(g.maxFile)))
+// CheckFileSize returns an error when no file of size bytes can be made.
+func (c *Core) CheckFileSize(size int64) error {
+	return guardedBackend{maxFile: c.opts.MaxFile}.checkFileSize(size)
 }
 
-// largestFile bounds what is said of a file's size whatever the limit is: no file system
+// fileTooLarge refuses a file beyond the limit.
+func (g guardedBackend) fileTooLarge() error {
+	return newRefusal(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("a file on this server has at most %v", driver.Size(g.maxFile)))
+}
+
+// maxFileSize bounds what is said of a file's size whatever the limit is: no file system
 // has larger ones, and two such sizes can be added.
-const largestFile = 1<<62 - 1
+const maxFileSize = 1<<62 - 1
 
-// fits refuses a file of size bytes beyond the limit.
-func (g guarded) fits(size int64) error {
-	if size < 0 || size > largestFile {
-		return invalid("a file of %d bytes: a size is from 0 to %d bytes", size, int64(largestFile))
+// checkFileSize refuses a file of size bytes beyond the limit.
+func (g guardedBackend) checkFileSize(size int64) error {
+	if size < 0 || size > maxFileSize {
+		return invalidRequest("a file of %d bytes: a size is from 0 to %d bytes", size, int64(maxFileSize))
 	}
 	if g.maxFile > 0 && size > g.maxFile {
-		return g.tooLarge()
+		return g.fileTooLarge()
 	}
 	return nil
 }
@@ -117,13 +123,13 @@ func (g guarded) fits(size int64) error {
 // reads, or ends what was done before.
 type guardedFS struct {
 	driver.FS
-	volume string
-	limit  guarded
+	volume  string
+	backend guardedBackend
 }
 
 func (f *guardedFS) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
 	if opts.Write || opts.Append || opts.Create || opts.Truncate {
-		if err := mayStill(ctx); err != nil {
+		if err := reauthorize(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -136,9 +142,9 @@ func (f *guardedFS) Open(ctx context.Context, path string, opts driver.OpenOptio
 
 // WriteFile asks for the rights again when all has been read: the file is replaced then.
 func (f *guardedFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	err := mayStill(ctx)
+	err := reauthorize(ctx)
 	if err == nil {
-		err = f.limit.fits(opts.Size)
+		err = f.backend.checkFileSize(opts.Size)
 	}
 	if err != nil {
 		return 0, err
@@ -146,19 +152,19 @@ func (f *guardedFS) WriteFile(ctx context.Context, path string, r io.Reader, opt
 	if next := opts.NextData; next != nil {
 		opts.NextData = func(ctx context.Context) (off, n int64, err error) {
 			off, n, err = next(ctx)
-			return off, n, atEnd(ctx, err)
+			return off, n, reauthorizeAtEOF(ctx, err)
 		}
 		return f.FS.WriteFile(ctx, path, r, opts)
 	}
-	return f.FS.WriteFile(ctx, path, &guardedSource{ctx, r, f.limit, 0}, opts)
+	return f.FS.WriteFile(ctx, path, &guardedSource{ctx, r, f.backend, 0}, opts)
 }
 
-// atEnd replaces the end of a source by an error when the rights have ended before it.
-func atEnd(ctx context.Context, err error) error {
+// reauthorizeAtEOF replaces the end of a source by an error when the rights have ended before it.
+func reauthorizeAtEOF(ctx context.Context, err error) error {
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
-	if lost := mayStill(ctx); lost != nil {
+	if lost := reauthorize(ctx); lost != nil {
 		return lost
 	}
 	return err
@@ -166,105 +172,105 @@ func atEnd(ctx context.Context, err error) error {
 
 // guardedSource is what a file is made of.
 type guardedSource struct {
-	ctx   context.Context // of the one call that it is for
-	r     io.Reader
-	limit guarded
-	got   int64
+	ctx      context.Context // of the one call that it is for
+	r        io.Reader
+	backend  guardedBackend
+	received int64
 }
 
 func (s *guardedSource) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	s.got += int64(n)
-	if large := s.limit.fits(s.got); large != nil {
+	s.received += int64(n)
+	if large := s.backend.checkFileSize(s.received); large != nil {
 		return 0, large
 	}
-	return n, atEnd(s.ctx, err)
+	return n, reauthorizeAtEOF(s.ctx, err)
 }
 
 func (f *guardedFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, func() error { return f.FS.Mkdir(ctx, path, mode) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Mkdir(ctx, path, mode) })
 }
 
 func (f *guardedFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, func() error { return f.FS.MkdirAll(ctx, path, mode) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.MkdirAll(ctx, path, mode) })
 }
 
 func (f *guardedFS) Remove(ctx context.Context, path string) error {
-	return f.change(ctx, func() error { return f.FS.Remove(ctx, path) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Remove(ctx, path) })
 }
 
 func (f *guardedFS) RemoveAll(ctx context.Context, path string) error {
-	return f.change(ctx, func() error { return f.FS.RemoveAll(ctx, path) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.RemoveAll(ctx, path) })
 }
 
 func (f *guardedFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.change(ctx, func() error { return f.FS.Rename(ctx, from, to, opts) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Rename(ctx, from, to, opts) })
 }
 
 func (f *guardedFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	if f.limit.maxFile > 0 {
-		if err := f.copies(ctx, from); err != nil {
+	if f.backend.maxFile > 0 {
+		if err := f.checkCopySize(ctx, from); err != nil {
 			return err
 		}
 	}
-	return f.change(ctx, func() error { return f.FS.Copy(ctx, from, to, opts) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Copy(ctx, from, to, opts) })
 }
 
 func (f *guardedFS) Link(ctx context.Context, target, path string) error {
-	return f.change(ctx, func() error { return f.FS.Link(ctx, target, path) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Link(ctx, target, path) })
 }
 
 func (f *guardedFS) Symlink(ctx context.Context, target, path string) error {
-	return f.change(ctx, func() error { return f.FS.Symlink(ctx, target, path) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Symlink(ctx, target, path) })
 }
 
 func (f *guardedFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
-	return f.change(ctx, func() error { return f.FS.Mknod(ctx, path, mode, rdev) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Mknod(ctx, path, mode, rdev) })
 }
 
 func (f *guardedFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, func() error { return f.FS.Chmod(ctx, path, mode) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Chmod(ctx, path, mode) })
 }
 
 func (f *guardedFS) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.change(ctx, func() error { return f.FS.Chown(ctx, path, uid, gid) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Chown(ctx, path, uid, gid) })
 }
 
 func (f *guardedFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	return f.change(ctx, func() error { return f.FS.Chtimes(ctx, path, atime, mtime) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Chtimes(ctx, path, atime, mtime) })
 }
 
 func (f *guardedFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
-	return f.change(ctx, func() error { return f.FS.Setxattr(ctx, path, name, value) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Setxattr(ctx, path, name, value) })
 }
 
 func (f *guardedFS) Removexattr(ctx context.Context, path, name string) error {
-	return f.change(ctx, func() error { return f.FS.Removexattr(ctx, path, name) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Removexattr(ctx, path, name) })
 }
 
 func (f *guardedFS) Truncate(ctx context.Context, path string, size int64) error {
-	if err := f.limit.fits(size); err != nil {
+	if err := f.backend.checkFileSize(size); err != nil {
 		return err
 	}
-	return f.change(ctx, func() error { return f.FS.Truncate(ctx, path, size) })
+	return f.changeIfAuthorized(ctx, func() error { return f.FS.Truncate(ctx, path, size) })
 }
 
-// change runs a change if the caller may still make it.
-func (f *guardedFS) change(ctx context.Context, fn func() error) error {
-	if err := mayStill(ctx); err != nil {
+// changeIfAuthorized runs a change if the caller may still make it.
+func (f *guardedFS) changeIfAuthorized(ctx context.Context, fn func() error) error {
+	if err := reauthorize(ctx); err != nil {
 		return err
 	}
 	return fn()
 }
 
-// copies refuses to copy what has a file beyond the limit, as one from before it was set.
-func (f *guardedFS) copies(ctx context.Context, from string) error {
+// checkCopySize refuses to copy what has a file beyond the limit, as one from before it was set.
+func (f *guardedFS) checkCopySize(ctx context.Context, from string) error {
 	e, err := f.FS.Lstat(ctx, from)
 	if err != nil {
 		return err
 	}
 	if e.Mode.IsRegular() {
-		return f.limit.fits(e.Size)
+		return f.backend.checkFileSize(e.Size)
 	}
 	if !e.IsDir() {
 		return nil
@@ -272,7 +278,7 @@ func (f *guardedFS) copies(ctx context.Context, from string) error {
 	for dirs := []string{from}; len(dirs) > 0; {
 		last := len(dirs) - 1
 		dir := dirs[last]
-		below, err := f.fitsIn(ctx, dir)
+		below, err := f.checkDirFileSizes(ctx, dir)
 		if err != nil {
 			return err
 		}
@@ -281,19 +287,19 @@ func (f *guardedFS) copies(ctx context.Context, from string) error {
 	return nil
 }
 
-// fitsIn checks the files of one directory and returns the directories in it.
-func (f *guardedFS) fitsIn(ctx context.Context, dir string) (below []string, err error) {
+// checkDirFileSizes checks the files of one directory and returns the directories in it.
+func (f *guardedFS) checkDirFileSizes(ctx context.Context, dir string) (below []string, err error) {
 	d, err := f.FS.OpenDir(ctx, dir, driver.DirOptions{})
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
 	for {
-		list, err := d.Read(ctx, guardBatch)
+		list, err := d.Read(ctx, dirBatch)
 		for _, e := range list {
 			if e.IsDir() {
 				below = append(below, path.Join(dir, e.Name))
-			} else if lerr := f.limit.fits(e.Size); lerr != nil && e.Mode.IsRegular() {
+			} else if lerr := f.backend.checkFileSize(e.Size); lerr != nil && e.Mode.IsRegular() {
 				return nil, lerr
 			}
 		}
@@ -306,21 +312,21 @@ func (f *guardedFS) fitsIn(ctx context.Context, dir string) (below []string, err
 	}
 }
 
-// guardBatch is how many entries of a directory are looked at together.
-const guardBatch = 512
+// dirBatch is how many entries of a directory are looked at together.
+const dirBatch = 512
 
 // guardedFile is an open file of a guardedFS.
 type guardedFile struct {
 	driver.File
-	of *guardedFS
+	fs *guardedFS
 }
 
 func (h *guardedFile) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	l := h.of.limit
+	l := h.fs.backend
 	if l.maxFile > 0 && off > l.maxFile-int64(len(p)) {
-		return 0, l.tooLarge()
+		return 0, l.fileTooLarge()
 	}
-	if err := mayStill(ctx); err != nil {
+	if err := reauthorize(ctx); err != nil {
 		return 0, err
 	}
 	return h.File.WriteAt(ctx, p, off)
@@ -328,10 +334,10 @@ func (h *guardedFile) WriteAt(ctx context.Context, p []byte, off int64) (int, er
 
 // Append looks at the size first. Others of this server who append to the file wait.
 func (h *guardedFile) Append(ctx context.Context, p []byte) (int64, error) {
-	if err := mayStill(ctx); err != nil {
+	if err := reauthorize(ctx); err != nil {
 		return 0, err
 	}
-	l := h.of.limit
+	l := h.fs.backend
 	if l.maxFile <= 0 {
 		return h.File.Append(ctx, p)
 	}
@@ -339,7 +345,7 @@ func (h *guardedFile) Append(ctx context.Context, p []byte) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	end, err := l.appends.Take(ctx, fmt.Sprintf("%s %d", h.of.volume, e.Inode))
+	end, err := l.appendLocks.Lock(ctx, fmt.Sprintf("%s %d", h.fs.volume, e.Inode))
 	if err != nil {
 		return 0, err
 	}
@@ -348,23 +354,23 @@ func (h *guardedFile) Append(ctx context.Context, p []byte) (int64, error) {
 		return 0, err
 	}
 	if e.Size > l.maxFile-int64(len(p)) {
-		return 0, l.tooLarge()
+		return 0, l.fileTooLarge()
 	}
 	return h.File.Append(ctx, p)
 }
 
 func (h *guardedFile) Truncate(ctx context.Context, size int64) error {
-	if err := h.of.limit.fits(size); err != nil {
+	if err := h.fs.backend.checkFileSize(size); err != nil {
 		return err
 	}
-	if err := mayStill(ctx); err != nil {
+	if err := reauthorize(ctx); err != nil {
 		return err
 	}
 	return h.File.Truncate(ctx, size)
 }
 
 func (h *guardedFile) PunchHole(ctx context.Context, off, length int64) error {
-	if err := mayStill(ctx); err != nil {
+	if err := reauthorize(ctx); err != nil {
 		return err
 	}
 	return h.File.PunchHole(ctx, off, length)

@@ -29,7 +29,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) done(dialect, route string, status int, took time.Duration, sent int64) {
+func (m *metrics) observeRequest(dialect, route string, status int, took time.Duration, sent int64) {
 	m.requests.WithLabelValues(dialect, route, strconv.Itoa(status)).Inc()
 	m.seconds.WithLabelValues(dialect, route).Observe(took.Seconds())
 	m.sent.Add(float64(sent))

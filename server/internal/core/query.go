@@ -20,7 +20,7 @@ func (r *Request) Query() *Query {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	q := &Query{values: values}
 	if err != nil {
-		q.err = invalid("the query of the URL is not well-formed: %v", err)
+		q.err = invalidRequest("the query of the URL is not well-formed: %v", err)
 	}
 	return q
 }
@@ -32,7 +32,7 @@ func (q *Query) Err() error {
 	}
 	for name := range q.values {
 		if !slices.Contains(q.known, name) {
-			return invalid("unknown parameter %q", name)
+			return invalidRequest("unknown parameter %q", name)
 		}
 	}
 	return nil
@@ -46,7 +46,7 @@ func (q *Query) String(name string) string {
 	q.known = append(q.known, name)
 	v := q.values[name]
 	if len(v) > 1 && q.err == nil {
-		q.err = invalid("the parameter %q stands %d times", name, len(v))
+		q.err = invalidRequest("the parameter %q stands %d times", name, len(v))
 	}
 	if len(v) == 0 {
 		return ""
@@ -58,7 +58,7 @@ func (q *Query) String(name string) string {
 func (q *Query) Required(name string) string {
 	v := q.String(name)
 	if !q.values.Has(name) && q.err == nil {
-		q.err = invalid("the parameter %q is missing", name)
+		q.err = invalidRequest("the parameter %q is missing", name)
 	}
 	return v
 }
@@ -70,7 +70,7 @@ func (q *Query) Bool(name string) bool {
 		return true
 	case v == "false" || v == "0" || !q.values.Has(name):
 	case q.err == nil:
-		q.err = invalid("the parameter %s=%q: write true or false", name, v)
+		q.err = invalidRequest("the parameter %s=%q: write true or false", name, v)
 	}
 	return false
 }
@@ -83,7 +83,7 @@ func (q *Query) Int(name string, def, low, high int64) int64 {
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
 	if (err != nil || n < low || n > high) && q.err == nil {
-		q.err = invalid("the parameter %s=%q: write a number from %d to %d", name, v, low, high)
+		q.err = invalidRequest("the parameter %s=%q: write a number from %d to %d", name, v, low, high)
 	}
 	return n
 }
@@ -96,7 +96,7 @@ func (q *Query) Time(name string) time.Time {
 	}
 	t, err := time.Parse(time.RFC3339Nano, v)
 	if err != nil && q.err == nil {
-		q.err = invalid("the parameter %s=%q: write a time such as 2026-01-31T12:00:00Z", name, v)
+		q.err = invalidRequest("the parameter %s=%q: write a time such as 2026-01-31T12:00:00Z", name, v)
 	}
 	return t
 }

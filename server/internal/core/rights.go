@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	// rightsEvery is how often the rights of requests and sessions are asked for again.
-	rightsEvery = 2 * time.Second
-	// rightsTime bounds one question.
-	rightsTime = 5 * time.Second
-	// rightsAtOnce is how many credentials are asked about at the same time.
-	rightsAtOnce = 8
+	// rightsInterval is how often the rights of requests and sessions are asked for again.
+	rightsInterval = 2 * time.Second
+	// rightsTimeout bounds one question.
+	rightsTimeout = 5 * time.Second
+	// rightsConcurrency is how many credentials are asked about at the same time.
+	rightsConcurrency = 8
 )
 
 // credential is what a caller shows, and how.
 type credential struct {
-	how    Auth
+	auth   Auth
 	secret string
 }
 
@@ -35,33 +35,33 @@ func credentialOf(r *http.Request, how Auth) (credential, error) {
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return credential{}, unauthenticated{}
+		return credential{}, noCredential{}
 	}
 	return credential{how, token}, nil
 }
 
-// issued reports whether a credential is a token of the identity provider.
-func (c *Core) issued(cred credential) bool {
-	return cred.how == BearerAuth && c.opts.OIDC != nil && strings.Count(cred.secret, ".") == 2
+// isProviderToken reports whether a credential is a token of the identity provider.
+func (c *Core) isProviderToken(cred credential) bool {
+	return cred.auth == BearerAuth && c.opts.OIDC != nil && strings.Count(cred.secret, ".") == 2
 }
 
 // authenticate returns whom a credential stands for now.
 func (c *Core) authenticate(ctx context.Context, cred credential) (*accounts.Principal, error) {
 	switch {
-	case cred.how == VolumeAuth:
+	case cred.auth == VolumeAuth:
 		who, _, err := c.opts.Accounts.AuthenticateVolume(ctx, cred.secret)
 		return who, err
-	case c.issued(cred):
+	case c.isProviderToken(cred):
 		return c.opts.OIDC.Verify(ctx, cred.secret)
 	}
 	return c.opts.Accounts.Authenticate(ctx, cred.secret)
 }
 
 // Rights are what a caller was let in with, for as long as a request or a session lasts.
-// They are asked for again every rightsEvery, once for all that share a credential, and
+// They are asked for again every rightsInterval, once for all that share a credential, and
 // when less is left of them they end.
 type Rights struct {
-	c    *Core
+	core *Core
 	cred credential
 	who  *accounts.Principal
 
@@ -77,7 +77,7 @@ func (r *Rights) Release() {
 	r.mu.Lock()
 	r.released = true
 	r.mu.Unlock()
-	r.c.rights.remove(r)
+	r.core.rightsWatch.unwatch(r)
 }
 
 // Lost returns why the rights ended, nil if they have not.
@@ -91,47 +91,47 @@ func (r *Rights) Lost() error {
 // Expires is when the rights end at the latest; zero: never.
 func (r *Rights) Expires() time.Time { return r.who.Expires }
 
-// Still returns an error when the caller would not be let in any more. It costs a look
+// Reauthorize returns an error when the caller would not be let in any more. It costs a look
 // into the cache of keys, or nothing for tokens of an identity provider, whose signatures
 // the watch checks.
-func (r *Rights) Still(ctx context.Context) error {
+func (r *Rights) Reauthorize(ctx context.Context) error {
 	if why := r.Lost(); why != nil {
 		return why
 	}
-	if r.expired() {
+	if r.isExpired() {
 		return errExpired
 	}
-	if r.c.issued(r.cred) {
+	if r.core.isProviderToken(r.cred) {
 		return nil
 	}
-	return r.compare(r.c.authenticate(ctx, r.cred))
+	return r.whyLost(r.core.authenticate(ctx, r.cred))
 }
 
-func (r *Rights) expired() bool {
+func (r *Rights) isExpired() bool {
 	return !r.who.Expires.IsZero() && !time.Now().Before(r.who.Expires)
 }
 
 var (
-	errExpired  = refusal(http.StatusUnauthorized, "unauthenticated", "the key or token expired while the request was under way")
-	errNarrowed = refusal(http.StatusForbidden, "forbidden", "the rights of this key were narrowed while the request was under way; ask again")
+	errExpired  = newRefusal(http.StatusUnauthorized, "unauthenticated", "the key or token expired while the request was under way")
+	errNarrowed = newRefusal(http.StatusForbidden, "forbidden", "the rights of this key were narrowed while the request was under way; ask again")
 )
 
-// compare tells what has become of the rights. A database that does not answer ends
+// whyLost tells what has become of the rights. A database that does not answer ends
 // nothing: a commit needs it too.
-func (r *Rights) compare(now *accounts.Principal, err error) error {
+func (r *Rights) whyLost(now *accounts.Principal, err error) error {
 	switch {
 	case errors.Is(err, accounts.ErrUnauthenticated):
 		return err
-	case r.expired():
+	case r.isExpired():
 		return errExpired
-	case err == nil && narrowed(r.who, now):
+	case err == nil && rightsNarrowed(r.who, now):
 		return errNarrowed
 	}
 	return nil
 }
 
-// narrowed reports whether now may less than was could.
-func narrowed(was, now *accounts.Principal) bool {
+// rightsNarrowed reports whether now may less than was could.
+func rightsNarrowed(was, now *accounts.Principal) bool {
 	if now.Org != was.Org || !now.Scopes.Has(was.Scopes) {
 		return true
 	}
@@ -141,8 +141,8 @@ func narrowed(was, now *accounts.Principal) bool {
 	return was.Volumes == nil || slices.ContainsFunc(was.Volumes, func(id string) bool { return !now.Sees(id) })
 }
 
-// end tells the owner that the rights are lost.
-func (r *Rights) end(why error) {
+// reportLoss tells the owner that the rights are lost.
+func (r *Rights) reportLoss(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.released || !r.lost.CompareAndSwap(nil, &why) {
@@ -151,58 +151,58 @@ func (r *Rights) end(why error) {
 	r.onLoss(why)
 }
 
-// rightsWatch asks about the rights that are in use.
-type rightsWatch struct {
+// rightsWatcher asks about the rights that are in use.
+type rightsWatcher struct {
 	wake chan struct{} // asks at once
 
-	mu sync.Mutex // guards of
-	of map[credential]map[*Rights]struct{}
+	mu           sync.Mutex // guards of
+	byCredential map[credential]map[*Rights]struct{}
 }
 
-func newRightsWatch() *rightsWatch {
-	return &rightsWatch{wake: make(chan struct{}, 1), of: map[credential]map[*Rights]struct{}{}}
+func newRightsWatcher() *rightsWatcher {
+	return &rightsWatcher{wake: make(chan struct{}, 1), byCredential: map[credential]map[*Rights]struct{}{}}
 }
 
-// Rights begins a watch over the caller's rights that may outlast the request. Release
+// WatchRights begins a watch over the caller's rights that may outlast the request. Release
 // must be called on them, and not by onLoss.
-func (r *Request) Rights(onLoss func(why error)) *Rights {
-	x := &Rights{c: r.Core, cred: r.cred, who: r.Who, onLoss: onLoss}
-	w := r.Core.rights
+func (r *Request) WatchRights(onLoss func(why error)) *Rights {
+	x := &Rights{core: r.Core, cred: r.credential, who: r.Caller, onLoss: onLoss}
+	w := r.Core.rightsWatch
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.of[x.cred] == nil {
-		w.of[x.cred] = map[*Rights]struct{}{}
+	if w.byCredential[x.cred] == nil {
+		w.byCredential[x.cred] = map[*Rights]struct{}{}
 	}
-	w.of[x.cred][x] = struct{}{}
+	w.byCredential[x.cred][x] = struct{}{}
 	return x
 }
 
-func (w *rightsWatch) remove(r *Rights) {
+func (w *rightsWatcher) unwatch(r *Rights) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.of[r.cred], r)
-	if len(w.of[r.cred]) == 0 {
-		delete(w.of, r.cred)
+	delete(w.byCredential[r.cred], r)
+	if len(w.byCredential[r.cred]) == 0 {
+		delete(w.byCredential, r.cred)
 	}
 }
 
-// credentials returns those that are in use.
-func (w *rightsWatch) credentials() []credential {
+// watchedCredentials returns those that are in use.
+func (w *rightsWatcher) watchedCredentials() []credential {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	list := make([]credential, 0, len(w.of))
-	for cred := range w.of {
+	list := make([]credential, 0, len(w.byCredential))
+	for cred := range w.byCredential {
 		list = append(list, cred)
 	}
 	return list
 }
 
-// holders returns the rights that rest on a credential.
-func (w *rightsWatch) holders(cred credential) []*Rights {
+// rightsByCredential returns the rights that rest on a credential.
+func (w *rightsWatcher) rightsByCredential(cred credential) []*Rights {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	list := make([]*Rights, 0, len(w.of[cred]))
-	for r := range w.of[cred] {
+	list := make([]*Rights, 0, len(w.byCredential[cred]))
+	for r := range w.byCredential[cred] {
 		list = append(list, r)
 	}
 	return list
@@ -211,28 +211,28 @@ func (w *rightsWatch) holders(cred credential) []*Rights {
 // RecheckRights has the watch ask now: something was revoked here.
 func (c *Core) RecheckRights() {
 	select {
-	case c.rights.wake <- struct{}{}:
+	case c.rightsWatch.wake <- struct{}{}:
 	default:
 	}
 }
 
-// watchRights asks about all rights in use until the server ends.
-func (c *Core) watchRights() {
-	tick := time.NewTicker(rightsEvery)
+// recheckRightsLoop asks about all rights in use until the server ends.
+func (c *Core) recheckRightsLoop() {
+	tick := time.NewTicker(rightsInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-c.life.Done():
+		case <-c.lifetime.Done():
 			return
 		case <-tick.C:
-		case <-c.rights.wake:
+		case <-c.rightsWatch.wake:
 		}
 		var wg sync.WaitGroup
-		slots := make(chan struct{}, rightsAtOnce)
-		for _, cred := range c.rights.credentials() {
+		slots := make(chan struct{}, rightsConcurrency)
+		for _, cred := range c.rightsWatch.watchedCredentials() {
 			slots <- struct{}{}
 			wg.Go(func() {
-				c.checkRights(cred)
+				c.recheckCredential(cred)
 				<-slots
 			})
 		}
@@ -240,14 +240,14 @@ func (c *Core) watchRights() {
 	}
 }
 
-// checkRights asks about one credential, for all who have it.
-func (c *Core) checkRights(cred credential) {
-	ctx, cancel := context.WithTimeout(c.life, rightsTime)
+// recheckCredential asks about one credential, for all who have it.
+func (c *Core) recheckCredential(cred credential) {
+	ctx, cancel := context.WithTimeout(c.lifetime, rightsTimeout)
 	defer cancel()
 	now, err := c.authenticate(ctx, cred)
-	for _, r := range c.rights.holders(cred) {
-		if why := r.compare(now, err); why != nil {
-			r.end(why)
+	for _, r := range c.rightsWatch.rightsByCredential(cred) {
+		if why := r.whyLost(now, err); why != nil {
+			r.reportLoss(why)
 		}
 	}
 }
@@ -255,23 +255,23 @@ func (c *Core) checkRights(cred credential) {
 // rightsKey is where a request's context has its Rights.
 type rightsKey struct{}
 
-// mayStill returns an error when the request that ctx is of lost its rights. What is done
+// reauthorize returns an error when the request that ctx is of lost its rights. What is done
 // for no request may be done.
-func mayStill(ctx context.Context) error {
+func reauthorize(ctx context.Context) error {
 	if r, ok := ctx.Value(rightsKey{}).(*Rights); ok {
-		return r.Still(ctx)
+		return r.Reauthorize(ctx)
 	}
 	return nil
 }
 
-// hold lets the request go on for as long as its caller's rights last: when they end, its
+// cancelOnLostRights lets the request go on for as long as its caller's rights last: when they end, its
 // context does, and what waits for the client is cut off.
-func (r *Request) hold(a *answer) (release func()) {
+func (r *Request) cancelOnLostRights(a *pacedResponse) (release func()) {
 	ctx, cancel := context.WithCancelCause(r.Context())
-	r.rights = r.Rights(func(why error) {
+	r.rights = r.WatchRights(func(why error) {
 		cancel(why)
-		a.body.cut()
-		a.cut()
+		a.body.stopReading()
+		a.stopSending()
 	})
 	r.Request = r.WithContext(context.WithValue(ctx, rightsKey{}, r.rights))
 	return func() {
@@ -280,5 +280,5 @@ func (r *Request) hold(a *answer) (release func()) {
 	}
 }
 
-// Still returns an error when the caller would not be let in any more.
-func (r *Request) Still() error { return r.rights.Still(r.Context()) }
+// Reauthorize returns an error when the caller would not be let in any more.
+func (r *Request) Reauthorize() error { return r.rights.Reauthorize(r.Context()) }

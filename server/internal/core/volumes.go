@@ -18,25 +18,25 @@ func (r *Request) EachVolume(fn func(i vole.Info) error) error {
 		if err != nil {
 			return err
 		}
-		if err := r.eachOf(page.Volumes, fn); err != nil || page.Next == "" {
+		if err := r.visitBatch(page.Volumes, fn); err != nil || page.Next == "" {
 			return err
 		}
 		filter.Cursor = page.Next
 	}
 }
 
-func (r *Request) eachOf(list []vole.Info, fn func(i vole.Info) error) error {
+func (r *Request) visitBatch(list []vole.Info, fn func(i vole.Info) error) error {
 	size := int64(0)
 	for _, i := range list {
-		size += VolumeSize(i)
+		size += VolumeMemorySize(i)
 	}
-	release, err := r.Lend(size)
+	release, err := r.BorrowMemory(size)
 	if err != nil {
 		return err
 	}
 	defer release()
 	for _, i := range list {
-		if r.Who.Sees(i.ID) {
+		if r.Caller.Sees(i.ID) {
 			if err := fn(i); err != nil {
 				return err
 			}
@@ -45,8 +45,8 @@ func (r *Request) eachOf(list []vole.Info, fn func(i vole.Info) error) error {
 	return nil
 }
 
-// VolumeSize is about what a volume takes in an answer, in bytes: as a value and as JSON.
-func VolumeSize(i vole.Info) int64 {
+// VolumeMemorySize is about what a volume takes in an answer, in bytes: as a value and as JSON.
+func VolumeMemorySize(i vole.Info) int64 {
 	n := int64(1024)
 	for k, v := range i.Labels {
 		n += int64(2*len(k) + 2*len(v) + 64)

@@ -14,17 +14,17 @@ import (
 
 // readFile answers with a file's bytes, or the ranges of them that are asked for.
 func readFile(w http.ResponseWriter, r *core.Request) error {
-	path, err := pathOf(r, query(r))
+	path, err := queryPath(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
-	return use(r, true, func(f *vole.FS) error {
+	return withFS(r, true, func(f *vole.FS) error {
 		h, err := f.Open(r.Context(), path, vole.OpenOptions{})
 		if errors.Is(err, vole.ErrIsDir) {
-			return wrongType("is_a_directory", "is a directory; only files are read")
+			return wrongTypeError("is_a_directory", "is a directory; only files are read")
 		}
 		if err != nil {
-			return missing(err)
+			return notDirAsNotExist(err)
 		}
 		defer h.Close()
 		e, err := h.Stat(r.Context())
@@ -36,7 +36,7 @@ func readFile(w http.ResponseWriter, r *core.Request) error {
 		head.Set("Content-Type", api.TypeBytes)
 		head.Set("X-Content-Type-Options", "nosniff")
 		head.Set("Content-Disposition", "attachment")
-		return core.NewSource(r.Context(), h, e.Size).Serve(w, r, e.Mtime)
+		return core.NewFileSource(r.Context(), h, e.Size).ServeContent(w, r, e.Mtime)
 	})
 }
 
@@ -44,53 +44,53 @@ func readFile(w http.ResponseWriter, r *core.Request) error {
 // new owner is set right after that. With force it replaces what is there, and makes missing
 // parents, which get the owner, too.
 func writeFile(w http.ResponseWriter, r *core.Request) error {
-	q := query(r)
-	force, m := q.Bool("force"), metadataOf(q)
-	name, err := pathOf(r, q)
+	q := lenientQuery(r)
+	force, m := q.Bool("force"), parseMetadata(q)
+	name, err := queryPath(r, q)
 	if err != nil {
 		return err
 	}
-	return use(r, false, func(f *vole.FS) error {
-		missingParent, err := writable(r.Context(), f, name, force)
+	return withFS(r, false, func(f *vole.FS) error {
+		missingParent, err := checkWritable(r.Context(), f, name, force)
 		if err != nil {
 			return err
 		}
 		if missingParent {
-			if err := makeParents(r.Context(), f, path.Dir(name), m); err != nil {
+			if err := makeParentDirs(r.Context(), f, path.Dir(name), m); err != nil {
 				return err
 			}
 		}
-		_, err = f.WriteFrom(r.Context(), name, r.Body, vole.WriteOptions{Mode: m.perm(0), Exclusive: !force, Size: max(0, r.ContentLength)})
+		_, err = f.WriteFrom(r.Context(), name, r.Body, vole.WriteOptions{Mode: m.modeOr(0), Exclusive: !force, Size: max(0, r.ContentLength)})
 		// Mode 0 asks WriteFrom for the usual one.
-		if err == nil && (m.owned() || m.Mode != nil && *m.Mode == 0) {
-			err = m.set(r.Context(), f, name)
+		if err == nil && (m.setsOwner() || m.Mode != nil && *m.Mode == 0) {
+			err = m.applyTo(r.Context(), f, name)
 		}
 		if err != nil {
 			return err
 		}
-		return answer(w, r, f, http.StatusCreated, name)
+		return answerEntry(w, r, f, http.StatusCreated, name)
 	})
 }
 
-// makeParents makes the directories that a file is to be in, of the usual mode and the owner
+// makeParentDirs makes the directories that a file is to be in, of the usual mode and the owner
 // that the file gets.
-func makeParents(ctx context.Context, f *vole.FS, dir string, m metadata) error {
+func makeParentDirs(ctx context.Context, f *vole.FS, dir string, m metadata) error {
 	m.Mode = nil
-	made, err := makeAll(ctx, f, dir, m)
+	made, err := makeDirAll(ctx, f, dir, m)
 	for _, d := range made {
 		if err == nil {
-			err = m.set(ctx, f, d)
+			err = m.applyTo(ctx, f, d)
 		}
 	}
 	if errors.Is(err, vole.ErrExists) || errors.Is(err, vole.ErrNotDir) {
-		return missing(vole.ErrNotDir) // a file came in between
+		return notDirAsNotExist(vole.ErrNotDir) // a file came in between
 	}
 	return err
 }
 
-// writable says before the body is read what would keep it from being written: WriteFrom
+// checkWritable says before the body is read what would keep it from being written: WriteFrom
 // looks at the end. missingParent: directories are to be made, which takes force.
-func writable(ctx context.Context, f *vole.FS, name string, force bool) (missingParent bool, err error) {
+func checkWritable(ctx context.Context, f *vole.FS, name string, force bool) (missingParent bool, err error) {
 	e, err := f.Lstat(ctx, name)
 	switch {
 	case err == nil && e.Mode.IsDir():
@@ -98,7 +98,7 @@ func writable(ctx context.Context, f *vole.FS, name string, force bool) (missing
 	case err == nil && !force:
 		return false, vole.ErrExists
 	case !errors.Is(err, vole.ErrNotExist):
-		return false, missing(err)
+		return false, notDirAsNotExist(err)
 	}
 	parent := path.Dir(name)
 	if parent == "." {
@@ -108,5 +108,5 @@ func writable(ctx context.Context, f *vole.FS, name string, force bool) (missing
 	if force && errors.Is(err, vole.ErrNotExist) && !errors.Is(err, vole.ErrNotDir) {
 		return true, nil
 	}
-	return false, missing(err)
+	return false, notDirAsNotExist(err)
 }

@@ -25,32 +25,32 @@ import (
 )
 
 const (
-	volumes = "/volumes"
-	content = "/volumecontent/"
+	volumesPath = "/volumes"
+	contentPath = "/volumecontent/"
 
-	// tokenTime is how long a volume token is good. SDKs keep it as long as their
+	// tokenTTL is how long a volume token is good. SDKs keep it as long as their
 	// Volume object and do not ask for another.
-	tokenTime = 7 * 24 * time.Hour
+	tokenTTL = 7 * 24 * time.Hour
 )
 
 // Dialect returns the routes.
 func Dialect() *core.Dialect {
 	return &core.Dialect{Name: "e2b", Routes: append(volumeRoutes(), contentRoutes()...),
-		Prefixes: []string{volumes, volumes + "/", content}, WriteError: writeError}
+		Prefixes: []string{volumesPath, volumesPath + "/", contentPath}, WriteError: writeError}
 }
 
 func contentRoutes() []*core.Route {
-	const v = content + "{volume}"
-	get := &core.Route{Method: "GET", Path: v + "/file", Name: "readFile", Scope: accounts.Read, Stream: true, Do: readFile}
-	put := &core.Route{Method: "PUT", Path: v + "/file", Name: "writeFile", Scope: accounts.Write, Changes: true, Stream: true, MaxBody: -1, Do: writeFile}
+	const v = contentPath + "{volume}"
+	get := &core.Route{Method: "GET", Path: v + "/file", Name: "readFile", Scope: accounts.Read, Stream: true, Handle: readFile}
+	put := &core.Route{Method: "PUT", Path: v + "/file", Name: "writeFile", Scope: accounts.Write, Changes: true, Stream: true, MaxBody: -1, Handle: writeFile}
 	// Of trees, these two take their time.
-	list := &core.Route{Method: "GET", Path: v + "/dir", Name: "listEntries", Scope: accounts.Read, Stream: true, Do: list}
-	remove := &core.Route{Method: "DELETE", Path: v + "/path", Name: "removeFile", Scope: accounts.Write, Changes: true, Stream: true, Do: remove}
+	list := &core.Route{Method: "GET", Path: v + "/dir", Name: "listEntries", Scope: accounts.Read, Stream: true, Handle: listEntries}
+	remove := &core.Route{Method: "DELETE", Path: v + "/path", Name: "removeFile", Scope: accounts.Write, Changes: true, Stream: true, Handle: removePath}
 	routes := []*core.Route{
 		get, put, list, remove,
-		{Method: "POST", Path: v + "/dir", Name: "mkdir", Scope: accounts.Write, Changes: true, Do: mkdir},
-		{Method: "GET", Path: v + "/path", Name: "stat", Scope: accounts.Read, Do: stat},
-		{Method: "PATCH", Path: v + "/path", Name: "setMetadata", Scope: accounts.Write, Changes: true, Do: setMetadata},
+		{Method: "POST", Path: v + "/dir", Name: "mkdir", Scope: accounts.Write, Changes: true, Handle: makeDir},
+		{Method: "GET", Path: v + "/path", Name: "stat", Scope: accounts.Read, Handle: statPath},
+		{Method: "PATCH", Path: v + "/path", Name: "setMetadata", Scope: accounts.Write, Changes: true, Handle: setMetadata},
 	}
 	for _, rt := range routes {
 		rt.Auth = core.VolumeAuth
@@ -62,7 +62,7 @@ func contentRoutes() []*core.Route {
 // code is the number of the status, in that of content it is text.
 func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	status, code, message := core.Describe(err)
-	if strings.HasPrefix(r.URL.Path, content) {
+	if strings.HasPrefix(r.URL.Path, contentPath) {
 		_ = core.WriteJSON(w, status, struct {
 			Code    string `json:"code"`
 			Message string `json:"message"`
@@ -75,19 +75,19 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	}{status, message})
 }
 
-// use calls fn with the files of the volume whose token the request has.
-func use(r *core.Request, readOnly bool, fn func(f *vole.FS) error) error {
+// withFS calls fn with the files of the volume whose token the request has.
+func withFS(r *core.Request, readOnly bool, fn func(f *vole.FS) error) error {
 	id := r.PathValue("volume")
 	// Beside the id, Use takes names, and so must not be asked first.
-	if !r.Who.Sees(id) {
+	if !r.Caller.Sees(id) {
 		return driver.Errorf(accounts.ErrUnauthenticated, "the token is for another volume")
 	}
-	return r.Use(id, readOnly, fn)
+	return r.WithFS(id, readOnly, fn)
 }
 
-// query is the request's query. SDKs of other versions send what is not known here, such
+// lenientQuery is the request's query. SDKs of other versions send what is not known here, such
 // as recursive with a removal, so that is let pass.
-func query(r *core.Request) *core.Query {
+func lenientQuery(r *core.Request) *core.Query {
 	q := r.Query()
 	for name := range r.URL.Query() {
 		q.String(name)
@@ -95,11 +95,11 @@ func query(r *core.Request) *core.Query {
 	return q
 }
 
-// pathOf is the path that the query names, in the form that drivers take. Errors are for
+// queryPath is the path that the query names, in the form that drivers take. Errors are for
 // the log of changes, too, so it is noted before it is checked.
-func pathOf(r *core.Request, q *core.Query) (string, error) {
+func queryPath(r *core.Request, q *core.Query) (string, error) {
 	path := q.Required("path")
-	r.Record.Path = path
+	r.Audit.Path = path
 	if err := q.Err(); err != nil {
 		return "", err
 	}
@@ -109,16 +109,16 @@ func pathOf(r *core.Request, q *core.Query) (string, error) {
 	return driver.CleanPath(path)
 }
 
-// missing makes of an error that says that a parent is a file what it is to who looks
+// notDirAsNotExist makes of an error that says that a parent is a file what it is to who looks
 // for a file: SDKs tell by the status 404 that there is none.
-func missing(err error) error {
+func notDirAsNotExist(err error) error {
 	if errors.Is(err, vole.ErrNotDir) {
 		return driver.Errorf(vole.ErrNotExist, "no such file or directory: a parent is not a directory")
 	}
 	return err
 }
 
-// wrongType refuses to read a directory as a file, or the other way round.
-func wrongType(code, message string) error {
+// wrongTypeError refuses to read a directory as a file, or the other way round.
+func wrongTypeError(code, message string) error {
 	return &core.Error{Status: http.StatusBadRequest, Code: code, Message: message}
 }

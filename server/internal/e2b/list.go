@@ -14,15 +14,15 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// array writes a JSON array piece by piece, however long it gets. Until the first pieces
+// jsonArray writes a JSON array piece by piece, however long it gets. Until the first pieces
 // go out, an error can still be answered as one; after that it breaks the answer off.
-type array struct {
-	w     *bufio.Writer
-	enc   *json.Encoder
-	begun bool
+type jsonArray struct {
+	w       *bufio.Writer
+	enc     *json.Encoder
+	started bool
 }
 
-func newArray(w http.ResponseWriter) *array {
+func newJSONArray(w http.ResponseWriter) *jsonArray {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -30,13 +30,13 @@ func newArray(w http.ResponseWriter) *array {
 	b := bufio.NewWriterSize(w, 32<<10)
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
-	return &array{w: b, enc: enc}
+	return &jsonArray{w: b, enc: enc}
 }
 
-func (a *array) add(v any) error {
+func (a *jsonArray) addElement(v any) error {
 	sep := byte(',')
-	if !a.begun {
-		a.begun, sep = true, '['
+	if !a.started {
+		a.started, sep = true, '['
 	}
 	if err := a.w.WriteByte(sep); err != nil {
 		return err
@@ -44,9 +44,9 @@ func (a *array) add(v any) error {
 	return a.enc.Encode(v)
 }
 
-func (a *array) end() error {
+func (a *jsonArray) closeArray() error {
 	tail := "]\n"
-	if !a.begun {
+	if !a.started {
 		tail = "[]\n"
 	}
 	if _, err := a.w.WriteString(tail); err != nil {
@@ -60,37 +60,37 @@ const (
 	maxDepth = 100
 	// walkBatch is how many entries are held of each of them.
 	walkBatch = 256
-	// entrySize is about what an entry takes beside its name, in bytes.
-	entrySize = 256
+	// entryMemory is about what an entry takes beside its name, in bytes.
+	entryMemory = 256
 )
 
-func list(w http.ResponseWriter, r *core.Request) error {
-	q := query(r)
+func listEntries(w http.ResponseWriter, r *core.Request) error {
+	q := lenientQuery(r)
 	depth := int(q.Int("depth", 1, 1, maxDepth))
-	path, err := pathOf(r, q)
+	path, err := queryPath(r, q)
 	if err != nil {
 		return err
 	}
-	return use(r, true, func(f *vole.FS) error {
+	return withFS(r, true, func(f *vole.FS) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err != nil {
-			return missing(err)
+			return notDirAsNotExist(err)
 		}
 		if !e.Mode.IsDir() {
-			return wrongType("not_a_directory", "not a directory; only directories are listed")
+			return wrongTypeError("not_a_directory", "not a directory; only directories are listed")
 		}
-		out := newArray(w)
-		if err := walk(r, f, path, depth, out); err != nil {
+		out := newJSONArray(w)
+		if err := writeTree(r, f, path, depth, out); err != nil {
 			return err
 		}
-		return out.end()
+		return out.closeArray()
 	})
 }
 
-// walk writes what a directory holds, and what its directories hold, depth levels in
+// writeTree writes what a directory holds, and what its directories hold, depth levels in
 // all: each directory before its entries. Directories of up to walkBatch entries are in
 // order. What is removed meanwhile is left out.
-func walk(r *core.Request, f *vole.FS, dir string, depth int, out *array) error {
+func writeTree(r *core.Request, f *vole.FS, dir string, depth int, out *jsonArray) error {
 	ctx := r.Context()
 	d, err := f.OpenDir(ctx, dir, vole.DirOptions{})
 	if err != nil {
@@ -102,7 +102,7 @@ func walk(r *core.Request, f *vole.FS, dir string, depth int, out *array) error 
 		}
 	}()
 	for d != nil {
-		batch, err := readBatch(ctx, d)
+		batch, err := readSortedBatch(ctx, d)
 		if errors.Is(err, io.EOF) {
 			// Nothing is kept open for the sake of what is beneath.
 			err = d.Close()
@@ -111,48 +111,50 @@ func walk(r *core.Request, f *vole.FS, dir string, depth int, out *array) error 
 		if err != nil {
 			return err
 		}
-		if err := walkEntries(r, f, dir, batch, depth, out); err != nil {
+		if err := writeTreeEntries(r, f, dir, batch, depth, out); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// walkEntries writes a batch. It counts in the memory of the organisation for as long as
+// writeTreeEntries writes a batch. It counts in the memory of the organisation for as long as
 // what is beneath it is written: a request may have one of each level.
-func walkEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entry, depth int, out *array) error {
+func writeTreeEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entry, depth int, out *jsonArray) error {
 	size := int64(0)
 	for _, e := range batch {
-		size += int64(entrySize + len(e.Name))
+		size += int64(entryMemory + len(e.Name))
 	}
-	release, err := r.Lend(size)
+	release, err := r.BorrowMemory(size)
 	if err != nil {
 		return err
 	}
 	defer release()
 	for _, e := range batch {
-		path := join(dir, e.Name)
-		x, err := describe(r.Context(), f, path, e)
+		path := joinPath(dir, e.Name)
+		x, err := describeEntry(r.Context(), f, path, e)
 		if err == nil {
-			err = out.add(x)
+			err = out.addElement(x)
 		}
 		if err == nil && e.Mode.IsDir() && depth > 1 {
-			err = walk(r, f, path, depth-1, out)
+			err = writeTree(r, f, path, depth-1, out)
 		}
-		if err != nil && !gone(err) {
+		if err != nil && !isGone(err) {
 			return err
 		}
 	}
 	return nil
 }
 
-// gone reports whether err says that an entry is no longer what it was when its
+// isGone reports whether err says that an entry is no longer what it was when its
 // directory was read.
-func gone(err error) bool { return errors.Is(err, vole.ErrNotExist) || errors.Is(err, vole.ErrNotDir) }
+func isGone(err error) bool {
+	return errors.Is(err, vole.ErrNotExist) || errors.Is(err, vole.ErrNotDir)
+}
 
-// readBatch reads up to walkBatch entries, in order. The error is io.EOF with the last
+// readSortedBatch reads up to walkBatch entries, in order. The error is io.EOF with the last
 // ones.
-func readBatch(ctx context.Context, d *vole.Dir) (batch []vole.Entry, err error) {
+func readSortedBatch(ctx context.Context, d *vole.Dir) (batch []vole.Entry, err error) {
 	for len(batch) < walkBatch && err == nil {
 		var part []vole.Entry
 		part, err = d.Read(ctx, walkBatch-len(batch))
@@ -162,7 +164,7 @@ func readBatch(ctx context.Context, d *vole.Dir) (batch []vole.Entry, err error)
 	return batch, err
 }
 
-func join(dir, name string) string {
+func joinPath(dir, name string) string {
 	if dir == "." {
 		return name
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// entry is a file, directory or link as clients see it.
-type entry struct {
+// wireEntry is a file, directory or link as clients see it.
+type wireEntry struct {
 	Name   string    `json:"name"`
 	Path   string    `json:"path"`
 	Type   string    `json:"type"` // file, directory, symlink or unknown
@@ -32,10 +32,10 @@ type entry struct {
 	Target string    `json:"target,omitempty"` // of a link
 }
 
-// describe returns the description of what Lstat found at path.
-func describe(ctx context.Context, f *vole.FS, path string, e vole.Entry) (entry, error) {
+// describeEntry returns the description of what Lstat found at path.
+func describeEntry(ctx context.Context, f *vole.FS, path string, e vole.Entry) (wireEntry, error) {
 	x := api.FromEntry(e) // times, among others, that JSON can hold
-	out := entry{Name: x.Name, Path: driver.RootedPath(path), Type: "unknown", Size: e.Size, Mode: filemode.Perm(e.Mode),
+	out := wireEntry{Name: x.Name, Path: driver.RootedPath(path), Type: "unknown", Size: e.Size, Mode: filemode.Perm(e.Mode),
 		UID: e.UID, GID: e.GID, Atime: x.Atime, Mtime: x.Mtime, Ctime: x.Ctime}
 	if path == "." {
 		out.Name = "/"
@@ -54,13 +54,13 @@ func describe(ctx context.Context, f *vole.FS, path string, e vole.Entry) (entry
 	return out, nil
 }
 
-// answer describes what is at path to the client.
-func answer(w http.ResponseWriter, r *core.Request, f *vole.FS, status int, path string) error {
+// answerEntry describes what is at path to the client.
+func answerEntry(w http.ResponseWriter, r *core.Request, f *vole.FS, status int, path string) error {
 	e, err := f.Lstat(r.Context(), path)
 	if err != nil {
-		return missing(err)
+		return notDirAsNotExist(err)
 	}
-	out, err := describe(r.Context(), f, path, e)
+	out, err := describeEntry(r.Context(), f, path, e)
 	if err != nil {
 		return err
 	}
@@ -79,8 +79,8 @@ const (
 	maxMode = 0o7777
 )
 
-// metadataOf reads metadata from the query.
-func metadataOf(q *core.Query) metadata {
+// parseMetadata reads metadata from the query.
+func parseMetadata(q *core.Query) metadata {
 	var m metadata
 	for name, p := range map[string]struct {
 		to   **int64
@@ -94,8 +94,8 @@ func metadataOf(q *core.Query) metadata {
 	return m
 }
 
-// check refuses what cannot be set.
-func (m metadata) check() error {
+// checkRanges refuses what cannot be set.
+func (m metadata) checkRanges() error {
 	for _, id := range []*int64{m.UID, m.GID} {
 		if id != nil && (*id < 0 || *id > maxID) {
 			return driver.Errorf(vole.ErrInvalid, "uid or gid %d: write a number from 0 to %d", *id, maxID)
@@ -107,20 +107,20 @@ func (m metadata) check() error {
 	return nil
 }
 
-// perm returns the mode, or def.
-func (m metadata) perm(def fs.FileMode) fs.FileMode {
+// modeOr returns the mode, or def.
+func (m metadata) modeOr(def fs.FileMode) fs.FileMode {
 	if m.Mode == nil {
 		return def
 	}
 	return filemode.Go(uint32(*m.Mode))
 }
 
-func (m metadata) owned() bool { return m.UID != nil || m.GID != nil }
+func (m metadata) setsOwner() bool { return m.UID != nil || m.GID != nil }
 
-// set sets owner and mode of what is at path. The owner comes first: a change of it
+// applyTo sets owner and mode of what is at path. The owner comes first: a change of it
 // takes setuid bits away.
-func (m metadata) set(ctx context.Context, f *vole.FS, path string) error {
-	if m.owned() {
+func (m metadata) applyTo(ctx context.Context, f *vole.FS, path string) error {
+	if m.setsOwner() {
 		uid, gid := -1, -1
 		if m.UID != nil {
 			uid = int(*m.UID)
@@ -133,21 +133,21 @@ func (m metadata) set(ctx context.Context, f *vole.FS, path string) error {
 		}
 	}
 	if m.Mode != nil {
-		return f.Chmod(ctx, path, m.perm(0))
+		return f.Chmod(ctx, path, m.modeOr(0))
 	}
 	return nil
 }
 
-func stat(w http.ResponseWriter, r *core.Request) error {
-	path, err := pathOf(r, query(r))
+func statPath(w http.ResponseWriter, r *core.Request) error {
+	path, err := queryPath(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
-	return use(r, true, func(f *vole.FS) error { return answer(w, r, f, http.StatusOK, path) })
+	return withFS(r, true, func(f *vole.FS) error { return answerEntry(w, r, f, http.StatusOK, path) })
 }
 
 func setMetadata(w http.ResponseWriter, r *core.Request) error {
-	path, err := pathOf(r, query(r))
+	path, err := queryPath(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
@@ -155,33 +155,33 @@ func setMetadata(w http.ResponseWriter, r *core.Request) error {
 	if err := r.ReadJSON(&m, true); err != nil {
 		return err
 	}
-	if err := m.check(); err != nil {
+	if err := m.checkRanges(); err != nil {
 		return err
 	}
-	return use(r, false, func(f *vole.FS) error {
+	return withFS(r, false, func(f *vole.FS) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err != nil {
-			return missing(err)
+			return notDirAsNotExist(err)
 		}
 		if m.Mode != nil && e.Mode.Type() == fs.ModeSymlink {
 			// Chmod would follow it.
 			return driver.Errorf(vole.ErrInvalid, "a symbolic link has no mode of its own; set that of its target")
 		}
-		if err := m.set(r.Context(), f, path); err != nil {
+		if err := m.applyTo(r.Context(), f, path); err != nil {
 			return err
 		}
-		return answer(w, r, f, http.StatusOK, path)
+		return answerEntry(w, r, f, http.StatusOK, path)
 	})
 }
 
-// remove removes a file, a link, or a directory with all that it holds: SDKs have no
+// removePath removes a file, a link, or a directory with all that it holds: SDKs have no
 // other way to say so.
-func remove(w http.ResponseWriter, r *core.Request) error {
-	path, err := pathOf(r, query(r))
+func removePath(w http.ResponseWriter, r *core.Request) error {
+	path, err := queryPath(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
-	return use(r, false, func(f *vole.FS) error {
+	return withFS(r, false, func(f *vole.FS) error {
 		e, err := f.Lstat(r.Context(), path)
 		if err == nil && e.Mode.IsDir() {
 			err = f.RemoveAll(r.Context(), path)
@@ -189,52 +189,52 @@ func remove(w http.ResponseWriter, r *core.Request) error {
 			err = f.Remove(r.Context(), path)
 		}
 		if err != nil {
-			return missing(err)
+			return notDirAsNotExist(err)
 		}
-		return noContent(w)
+		return writeNoContent(w)
 	})
 }
 
-// mkdir makes a directory. With force it makes the missing parents too, alike, and is
+// makeDir makes a directory. With force it makes the missing parents too, alike, and is
 // content when the directory is there, which then stays as it is.
-func mkdir(w http.ResponseWriter, r *core.Request) error {
-	q := query(r)
-	force, m := q.Bool("force"), metadataOf(q)
-	path, err := pathOf(r, q)
+func makeDir(w http.ResponseWriter, r *core.Request) error {
+	q := lenientQuery(r)
+	force, m := q.Bool("force"), parseMetadata(q)
+	path, err := queryPath(r, q)
 	if err != nil {
 		return err
 	}
-	return use(r, false, func(f *vole.FS) error {
+	return withFS(r, false, func(f *vole.FS) error {
 		made := []string{path}
 		if force {
-			made, err = makeAll(r.Context(), f, path, m)
+			made, err = makeDirAll(r.Context(), f, path, m)
 		} else {
-			err = f.Mkdir(r.Context(), path, m.perm(0o755))
+			err = f.Mkdir(r.Context(), path, m.modeOr(0o755))
 		}
 		for _, dir := range made {
-			if err == nil && m.owned() {
-				err = m.set(r.Context(), f, dir)
+			if err == nil && m.setsOwner() {
+				err = m.applyTo(r.Context(), f, dir)
 			}
 		}
 		if err != nil {
 			return err
 		}
-		return answer(w, r, f, http.StatusCreated, path)
+		return answerEntry(w, r, f, http.StatusCreated, path)
 	})
 }
 
-// makeAll makes a directory and its missing parents, and returns them, parents first.
-func makeAll(ctx context.Context, f *vole.FS, dir string, m metadata) (made []string, err error) {
+// makeDirAll makes a directory and its missing parents, and returns them, parents first.
+func makeDirAll(ctx context.Context, f *vole.FS, dir string, m metadata) (made []string, err error) {
 	e, err := f.Lstat(ctx, dir)
 	if err == nil && !e.Mode.IsDir() {
 		return nil, vole.ErrExists
 	}
 	// Only who is to own them matters: modes are given when they are made.
-	for p := dir; m.owned() && errors.Is(err, vole.ErrNotExist); {
+	for p := dir; m.setsOwner() && errors.Is(err, vole.ErrNotExist); {
 		made = append(made, p)
 		p = path.Dir(p)
 		_, err = f.Lstat(ctx, p)
 	}
 	slices.Reverse(made)
-	return made, f.MkdirAll(ctx, dir, m.perm(0o755))
+	return made, f.MkdirAll(ctx, dir, m.modeOr(0o755))
 }

@@ -11,10 +11,10 @@ import (
 
 func volumeRoutes() []*core.Route {
 	routes := []*core.Route{
-		{Method: "POST", Path: volumes, Name: "createVolume", Scope: accounts.Write, Changes: true, Grave: true, Do: createVolume},
-		{Method: "GET", Path: volumes, Name: "listVolumes", Scope: accounts.Read, Do: listVolumes},
-		{Method: "GET", Path: volumes + "/{volume}", Name: "getVolume", Scope: accounts.Read, Do: getVolume},
-		{Method: "DELETE", Path: volumes + "/{volume}", Name: "removeVolume", Scope: accounts.Write, Changes: true, Grave: true, Do: removeVolume},
+		{Method: "POST", Path: volumesPath, Name: "createVolume", Scope: accounts.Write, Changes: true, AuditFirst: true, Handle: createVolume},
+		{Method: "GET", Path: volumesPath, Name: "listVolumes", Scope: accounts.Read, Handle: listVolumes},
+		{Method: "GET", Path: volumesPath + "/{volume}", Name: "getVolume", Scope: accounts.Read, Handle: getVolume},
+		{Method: "DELETE", Path: volumesPath + "/{volume}", Name: "removeVolume", Scope: accounts.Write, Changes: true, AuditFirst: true, Handle: removeVolume},
 	}
 	for _, rt := range routes {
 		rt.Auth = core.HeaderAuth
@@ -22,8 +22,8 @@ func volumeRoutes() []*core.Route {
 	return routes
 }
 
-// volume is a volume as clients see it.
-type volume struct {
+// wireVolume is a volume as clients see it.
+type wireVolume struct {
 	ID    string `json:"volumeID"`
 	Name  string `json:"name"`
 	Token string `json:"token,omitempty"` // not in lists
@@ -36,8 +36,8 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	if err := r.ReadJSON(&in, true); err != nil {
 		return err
 	}
-	r.Record.Volume = in.Name
-	if r.Who.Volumes != nil {
+	r.Audit.Volume = in.Name
+	if r.Caller.Volumes != nil {
 		return core.ErrForbidden // it could not see what it made
 	}
 	store, err := r.Store()
@@ -48,12 +48,12 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	r.Record.Volume, r.Record.VolumeName = v.ID(), v.Name()
+	r.Audit.Volume, r.Audit.VolumeName = v.ID(), v.Name()
 	return answerVolume(w, r, http.StatusCreated, v)
 }
 
 func getVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := find(r)
+	v, err := findVolume(r)
 	if err != nil {
 		return err
 	}
@@ -62,21 +62,21 @@ func getVolume(w http.ResponseWriter, r *core.Request) error {
 
 // answerVolume describes a volume, with a new token for its files.
 func answerVolume(w http.ResponseWriter, r *core.Request, status int, v *vole.Volume) error {
-	token, err := r.Core.Options().Accounts.VolumeToken(r.Context(), r.Who, v.ID(), tokenTime)
+	token, err := r.Core.Options().Accounts.VolumeToken(r.Context(), r.Caller, v.ID(), tokenTTL)
 	if err != nil {
 		return err
 	}
-	return core.WriteJSON(w, status, volume{v.ID(), v.Name(), token})
+	return core.WriteJSON(w, status, wireVolume{v.ID(), v.Name(), token})
 }
 
-// find returns the volume whose id the URL has. What cannot be an id is not there, as
+// findVolume returns the volume whose id the URL has. What cannot be an id is not there, as
 // SDKs expect.
-func find(r *core.Request) (*vole.Volume, error) {
+func findVolume(r *core.Request) (*vole.Volume, error) {
 	id := r.PathValue("volume")
 	if uuid.Validate(id) != nil {
 		return nil, vole.ErrNotFound
 	}
-	v, err := r.Volume(id)
+	v, err := r.VisibleVolume(id)
 	if err == nil && v.ID() != id {
 		return nil, vole.ErrNotFound // that was its name
 	}
@@ -84,26 +84,26 @@ func find(r *core.Request) (*vole.Volume, error) {
 }
 
 func listVolumes(w http.ResponseWriter, r *core.Request) error {
-	out := newArray(w)
-	if err := r.EachVolume(func(i vole.Info) error { return out.add(volume{ID: i.ID, Name: i.Name}) }); err != nil {
+	out := newJSONArray(w)
+	if err := r.EachVolume(func(i vole.Info) error { return out.addElement(wireVolume{ID: i.ID, Name: i.Name}) }); err != nil {
 		return err
 	}
-	return out.end()
+	return out.closeArray()
 }
 
 func removeVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := find(r)
+	v, err := findVolume(r)
 	if err != nil {
 		return err
 	}
-	r.Forget(v.ID())
+	r.EvictVolume(v.ID())
 	if err := v.Remove(r.Context()); err != nil {
 		return err
 	}
-	return noContent(w)
+	return writeNoContent(w)
 }
 
-func noContent(w http.ResponseWriter) error {
+func writeNoContent(w http.ResponseWriter) error {
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

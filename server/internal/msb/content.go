@@ -11,7 +11,7 @@ import (
 
 // readFile streams a file, or the ranges of it that the request asks for.
 func (a *api) readFile(w http.ResponseWriter, r *core.Request) error {
-	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		h, err := f.Open(ctx, at, vole.OpenOptions{})
 		if err != nil {
 			return err
@@ -26,14 +26,14 @@ func (a *api) readFile(w http.ResponseWriter, r *core.Request) error {
 		head.Set("X-Content-Type-Options", "nosniff")
 		head.Set("Content-Disposition", "attachment")
 		// Without a time: whole seconds are too coarse to tell versions apart.
-		return core.NewSource(ctx, h, e.Size).Serve(w, r, time.Time{})
+		return core.NewFileSource(ctx, h, e.Size).ServeContent(w, r, time.Time{})
 	})
 }
 
 // writeFile replaces a file by the body, with missing parents. When the body breaks off
 // the old file stays.
 func (a *api) writeFile(w http.ResponseWriter, r *core.Request) error {
-	return noContent(w, a.at(r, false, func(ctx context.Context, f *vole.FS, at string) error {
+	return answerNoContent(w, a.withPathOfHeader(r, false, func(ctx context.Context, f *vole.FS, at string) error {
 		_, err := f.WriteFrom(ctx, at, r.Body, vole.WriteOptions{Size: max(0, r.ContentLength)})
 		return err
 	}))

@@ -18,7 +18,7 @@ const (
 var errDefaultTaken = &core.Error{Status: http.StatusConflict, Code: codeTaken,
 	Message: "a volume that is not the default one is named " + defaultName + "; rename it"}
 
-func isDefault(i vole.Info) bool {
+func isDefaultVolume(i vole.Info) bool {
 	_, marked := i.Labels[defaultLabel]
 	return marked && i.Name == defaultName
 }
@@ -32,11 +32,11 @@ func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
 		return nil, err
 	}
 	v, err := store.Get(r.Context(), defaultName)
-	if errors.Is(err, vole.ErrNotFound) && r.Who.Volumes == nil {
+	if errors.Is(err, vole.ErrNotFound) && r.Caller.Volumes == nil {
 		var created bool
 		v, created, err = store.Ensure(r.Context(), defaultName, vole.Spec{Kind: vole.KindDir, Labels: vole.Labels{defaultLabel: "true"}})
 		if created {
-			a.core.Options().Log.Info("the default volume was made", "request", r.ID, "org", r.Who.Org, "volume", v.ID())
+			a.core.Options().Log.Info("the default volume was made", "request", r.ID, "org", r.Caller.Org, "volume", v.ID())
 		}
 	}
 	if errors.Is(err, vole.ErrExists) {
@@ -45,19 +45,19 @@ func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.See(v.ID(), v.Name()); err != nil {
+	if err := r.CheckVisible(v.ID(), v.Name()); err != nil {
 		return nil, err
 	}
-	if !isDefault(v.Info()) {
+	if !isDefaultVolume(v.Info()) {
 		return nil, errDefaultTaken
 	}
 	return v, nil
 }
 
-func (a *api) getDefault(w http.ResponseWriter, r *core.Request) error {
+func (a *api) getDefaultVolume(w http.ResponseWriter, r *core.Request) error {
 	v, err := a.defaultVolume(r)
 	if err != nil {
 		return err
 	}
-	return core.WriteJSON(w, http.StatusOK, fromInfo(v.Info()))
+	return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
 }

@@ -25,8 +25,8 @@ const (
 	headerRecursive = "X-Msb-File-Recursive"
 )
 
-// file is a file or directory on the wire.
-type file struct {
+// wireFile is a file or directory on the wire.
+type wireFile struct {
 	Path       string     `json:"path"` // from the volume's root, with a leading slash
 	Kind       string     `json:"kind"`
 	Size       int64      `json:"size"`
@@ -38,17 +38,17 @@ type file struct {
 	ModifiedAt *time.Time `json:"modified_at,omitempty"`
 }
 
-func fromEntry(at string, e vole.Entry) file {
+func toWireFile(at string, e vole.Entry) wireFile {
 	perm := filemode.Perm(e.Mode)
-	f := file{Path: driver.RootedPath(at), Kind: "file", Size: e.Size, Mode: filemode.File | perm, UID: e.UID, GID: e.GID,
-		Readonly: perm&0o222 == 0, AccessedAt: instant(e.Atime), ModifiedAt: instant(e.Mtime)}
+	f := wireFile{Path: driver.RootedPath(at), Kind: "file", Size: e.Size, Mode: filemode.File | perm, UID: e.UID, GID: e.GID,
+		Readonly: perm&0o222 == 0, AccessedAt: wireTime(e.Atime), ModifiedAt: wireTime(e.Mtime)}
 	if e.IsDir() {
 		f.Kind, f.Mode = "directory", filemode.Dir|perm
 	}
 	return f
 }
 
-func instant(t time.Time) *time.Time {
+func wireTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
@@ -56,8 +56,8 @@ func instant(t time.Time) *time.Time {
 	return &t
 }
 
-// follow describes what an entry leads to: itself, unless it is a link.
-func follow(ctx context.Context, f *vole.FS, at string, e vole.Entry) (vole.Entry, error) {
+// followLink describes what an entry leads to: itself, unless it is a link.
+func followLink(ctx context.Context, f *vole.FS, at string, e vole.Entry) (vole.Entry, error) {
 	if e.Mode.Type() != fs.ModeSymlink {
 		return e, nil
 	}
@@ -72,8 +72,8 @@ func follow(ctx context.Context, f *vole.FS, at string, e vole.Entry) (vole.Entr
 	return e, err
 }
 
-// badPath refuses a path.
-func badPath(err error) error {
+// invalidPath refuses a path.
+func invalidPath(err error) error {
 	_, _, message := core.Describe(err)
 	return &core.Error{Status: http.StatusBadRequest, Code: codePath, Message: message}
 }
@@ -81,47 +81,47 @@ func badPath(err error) error {
 // cleanPath checks a path that a client sent.
 func cleanPath(p string) (string, error) {
 	if !utf8.ValidString(p) {
-		return "", badPath(invalid("the path is not UTF-8"))
+		return "", invalidPath(invalidRequest("the path is not UTF-8"))
 	}
 	clean, err := driver.CleanPath(p)
 	if err != nil {
-		return "", badPath(err)
+		return "", invalidPath(err)
 	}
 	return clean, nil
 }
 
-// decodePath returns the path that a header holds: base64url without padding, one
+// decodeHeaderPath returns the path that a header holds: base64url without padding, one
 // spelling for each path.
-func decodePath(header string) (string, error) {
+func decodeHeaderPath(header string) (string, error) {
 	if len(header) > base64.RawURLEncoding.EncodedLen(driver.MaxPathLen) {
-		return "", badPath(invalid("the path is longer than %d bytes", driver.MaxPathLen))
+		return "", invalidPath(invalidRequest("the path is longer than %d bytes", driver.MaxPathLen))
 	}
 	b, err := base64.RawURLEncoding.DecodeString(header)
 	if err != nil || base64.RawURLEncoding.EncodeToString(b) != header {
-		return "", badPath(invalid("the header %s is not base64url without padding", headerPath))
+		return "", invalidPath(invalidRequest("the header %s is not base64url without padding", headerPath))
 	}
 	return cleanPath(string(b))
 }
 
-// headerFile returns the path that the request's header names and notes it. An empty
+// pathOfHeader returns the path that the request's header names and notes it. An empty
 // header is the root.
-func headerFile(r *core.Request) (string, error) {
+func pathOfHeader(r *core.Request) (string, error) {
 	values := r.Header.Values(headerPath)
 	if len(values) != 1 {
-		return "", invalid("send the path in one header %s, as base64url without padding", headerPath)
+		return "", invalidRequest("send the path in one header %s, as base64url without padding", headerPath)
 	}
-	p, err := decodePath(values[0])
-	r.Record.Path = p
+	p, err := decodeHeaderPath(values[0])
+	r.Audit.Path = p
 	return p, err
 }
 
-// use calls fn with the open files of the volume that the request's path names.
-func (a *api) use(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS) error) error {
-	id, err := a.volumeID(r)
+// withFS calls fn with the open files of the volume that the request's path names.
+func (a *api) withFS(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS) error) error {
+	id, err := a.resolveVolumeID(r)
 	if err != nil {
 		return err
 	}
-	return r.Use(id, readOnly, func(f *vole.FS) error {
+	return r.WithFS(id, readOnly, func(f *vole.FS) error {
 		if f.Volume().ID() != id {
 			return vole.ErrNotFound // its name looks like an id
 		}
@@ -129,30 +129,30 @@ func (a *api) use(r *core.Request, readOnly bool, fn func(ctx context.Context, f
 	})
 }
 
-// at is use for what acts on the path of the header.
-func (a *api) at(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS, at string) error) error {
-	p, err := headerFile(r)
+// withPathOfHeader is use for what acts on the path of the header.
+func (a *api) withPathOfHeader(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS, at string) error) error {
+	p, err := pathOfHeader(r)
 	if err != nil {
 		return err
 	}
-	return a.use(r, readOnly, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, p) })
+	return a.withFS(r, readOnly, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, p) })
 }
 
 func (a *api) statFile(w http.ResponseWriter, r *core.Request) error {
-	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		e, err := f.Lstat(ctx, at)
 		if err != nil {
 			return err
 		}
-		if e, err = follow(ctx, f, at, e); err != nil {
+		if e, err = followLink(ctx, f, at, e); err != nil {
 			return err
 		}
-		return core.WriteJSON(w, http.StatusOK, map[string]file{"metadata": fromEntry(at, e)})
+		return core.WriteJSON(w, http.StatusOK, map[string]wireFile{"metadata": toWireFile(at, e)})
 	})
 }
 
 func (a *api) fileExists(w http.ResponseWriter, r *core.Request) error {
-	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		is, err := f.Exists(ctx, at)
 		if err != nil {
 			return err
@@ -164,27 +164,27 @@ func (a *api) fileExists(w http.ResponseWriter, r *core.Request) error {
 // listFiles writes the entries of a directory as they come, so that it takes the memory
 // of a few however many there are.
 func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
-	return a.at(r, true, func(ctx context.Context, f *vole.FS, at string) error {
+	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		d, err := f.OpenDir(ctx, at, vole.DirOptions{Sorted: true})
 		if err != nil {
 			return err
 		}
 		defer d.Close()
-		out := &list{w: w}
+		out := &entryStream{w: w}
 		for {
 			entries, err := d.Read(ctx, listBatch)
 			if errors.Is(err, io.EOF) {
-				return out.end()
+				return out.finishList()
 			}
 			if err != nil {
 				return err
 			}
 			for _, e := range entries {
 				name := path.Join(at, e.Name)
-				if e, err = follow(ctx, f, name, e); err != nil {
+				if e, err = followLink(ctx, f, name, e); err != nil {
 					return err
 				}
-				if err := out.add(fromEntry(name, e)); err != nil {
+				if err := out.addEntry(toWireFile(name, e)); err != nil {
 					return err
 				}
 			}
@@ -194,14 +194,14 @@ func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
 
 const listBatch = 512
 
-// list writes {"entries":[...]}. Nothing is written before there is something to say, so
+// entryStream writes {"entries":[...]}. Nothing is written before there is something to say, so
 // that a directory that cannot be read is an error with its status.
-type list struct {
+type entryStream struct {
 	w   http.ResponseWriter
 	buf *bufio.Writer
 }
 
-func (l *list) begin() {
+func (l *entryStream) writeHead() {
 	l.w.Header().Set("Content-Type", "application/json")
 	l.w.Header().Set("X-Content-Type-Options", "nosniff")
 	l.w.Header().Set("Cache-Control", "no-store")
@@ -209,9 +209,9 @@ func (l *list) begin() {
 	_, _ = l.buf.WriteString(`{"entries":[`) // its errors come again with Flush
 }
 
-func (l *list) add(f file) error {
+func (l *entryStream) addEntry(f wireFile) error {
 	if l.buf == nil {
-		l.begin()
+		l.writeHead()
 	} else {
 		_ = l.buf.WriteByte(',')
 	}
@@ -223,9 +223,9 @@ func (l *list) add(f file) error {
 	return err
 }
 
-func (l *list) end() error {
+func (l *entryStream) finishList() error {
 	if l.buf == nil {
-		l.begin()
+		l.writeHead()
 	}
 	_, _ = l.buf.WriteString("]}\n")
 	return l.buf.Flush()
@@ -239,14 +239,14 @@ func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	if in.Path == nil {
-		return invalid("the body needs \"path\"")
+		return invalidRequest("the body needs \"path\"")
 	}
 	p, err := cleanPath(*in.Path)
 	if err != nil {
 		return err
 	}
-	r.Record.Path = p
-	return noContent(w, a.use(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
+	r.Audit.Path = p
+	return answerNoContent(w, a.withFS(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
 }
 
 // removeFile removes a file or an empty directory, or with the header a whole tree. What
@@ -258,9 +258,9 @@ func (a *api) removeFile(w http.ResponseWriter, r *core.Request) error {
 		recursive = true
 	case "", "false":
 	default:
-		return invalid("the header %s: write true or false", headerRecursive)
+		return invalidRequest("the header %s: write true or false", headerRecursive)
 	}
-	return noContent(w, a.at(r, false, func(ctx context.Context, f *vole.FS, at string) error {
+	return answerNoContent(w, a.withPathOfHeader(r, false, func(ctx context.Context, f *vole.FS, at string) error {
 		if !recursive {
 			return f.Remove(ctx, at)
 		}
@@ -272,19 +272,19 @@ func (a *api) removeFile(w http.ResponseWriter, r *core.Request) error {
 }
 
 func (a *api) copyFile(w http.ResponseWriter, r *core.Request) error {
-	return a.two(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
+	return a.twoPathChange(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
 		return f.Copy(ctx, from, to, vole.CopyOptions{})
 	})
 }
 
 func (a *api) renameFile(w http.ResponseWriter, r *core.Request) error {
-	return a.two(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
+	return a.twoPathChange(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
 		return f.Rename(ctx, from, to, vole.RenameOptions{})
 	})
 }
 
-// two handles a change with two paths, which are in the body.
-func (a *api) two(w http.ResponseWriter, r *core.Request, fn func(ctx context.Context, f *vole.FS, from, to string) error) error {
+// twoPathChange handles a change with two paths, which are in the body.
+func (a *api) twoPathChange(w http.ResponseWriter, r *core.Request, fn func(ctx context.Context, f *vole.FS, from, to string) error) error {
 	var in struct {
 		From *string `json:"from"`
 		To   *string `json:"to"`
@@ -293,7 +293,7 @@ func (a *api) two(w http.ResponseWriter, r *core.Request, fn func(ctx context.Co
 		return err
 	}
 	if in.From == nil || in.To == nil {
-		return invalid("the body needs \"from\" and \"to\"")
+		return invalidRequest("the body needs \"from\" and \"to\"")
 	}
 	from, err := cleanPath(*in.From)
 	if err != nil {
@@ -303,6 +303,6 @@ func (a *api) two(w http.ResponseWriter, r *core.Request, fn func(ctx context.Co
 	if err != nil {
 		return err
 	}
-	r.Record.Path, r.Record.Detail = from, "to "+to
-	return noContent(w, a.use(r, false, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, from, to) }))
+	r.Audit.Path, r.Audit.Detail = from, "to "+to
+	return answerNoContent(w, a.withFS(r, false, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, from, to) }))
 }

@@ -30,11 +30,11 @@ func Dialect(c *core.Core) *core.Dialect {
 	const volumes, volume = "/v1/volumes", "/v1/volumes/{id}"
 	const files = volume + "/files"
 	a := &api{core: c}
-	list := get(files, "listFiles", a.listFiles)
-	content := get(files+"/content", "readFile", a.readFile)
-	put := change("PUT", files+"/content", "writeFile", a.writeFile)
-	remove := change("DELETE", files, "removeFile", a.removeFile)
-	copy := change("POST", files+"/copy", "copy", a.copyFile)
+	list := readRoute(files, "listFiles", a.listFiles)
+	content := readRoute(files+"/content", "readFile", a.readFile)
+	put := changeRoute("PUT", files+"/content", "writeFile", a.writeFile)
+	remove := changeRoute("DELETE", files, "removeFile", a.removeFile)
+	copy := changeRoute("POST", files+"/copy", "copy", a.copyFile)
 	// Content, and large directories and trees, take the time they take.
 	for _, rt := range []*core.Route{list, content, put, remove, copy} {
 		rt.Stream = true
@@ -43,16 +43,16 @@ func Dialect(c *core.Core) *core.Dialect {
 	return &core.Dialect{
 		Name: "msb", Prefixes: []string{"/v1/"}, WriteError: writeError,
 		Routes: []*core.Route{
-			get(volumes, "listVolumes", a.listVolumes),
-			change("POST", volumes, "createVolume", createVolume),
-			get(volumes+"/"+defaultID, "getDefaultVolume", a.getDefault),
-			change("PATCH", volume, "updateVolume", a.updateVolume),
-			change("DELETE", volume, "removeVolume", a.removeVolume),
+			readRoute(volumes, "listVolumes", a.listVolumes),
+			changeRoute("POST", volumes, "createVolume", createVolume),
+			readRoute(volumes+"/"+defaultID, "getDefaultVolume", a.getDefaultVolume),
+			changeRoute("PATCH", volume, "updateVolume", a.updateVolume),
+			changeRoute("DELETE", volume, "removeVolume", a.removeVolume),
 			list, content, put, remove, copy,
-			get(files+"/stat", "stat", a.statFile),
-			get(files+"/exists", "exists", a.fileExists),
-			change("POST", files+"/mkdir", "mkdir", a.makeDir),
-			change("POST", files+"/rename", "rename", a.renameFile),
+			readRoute(files+"/stat", "stat", a.statFile),
+			readRoute(files+"/exists", "exists", a.fileExists),
+			changeRoute("POST", files+"/mkdir", "mkdir", a.makeDir),
+			changeRoute("POST", files+"/rename", "rename", a.renameFile),
 		},
 	}
 }
@@ -62,12 +62,12 @@ type api struct{ core *core.Core }
 
 type handler = func(w http.ResponseWriter, r *core.Request) error
 
-func get(path, name string, do handler) *core.Route {
-	return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Read, Do: do}
+func readRoute(path, name string, do handler) *core.Route {
+	return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Read, Handle: do}
 }
 
-func change(method, path, name string, do handler) *core.Route {
-	return &core.Route{Method: method, Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Write, Changes: true, Grave: !strings.Contains(path, "/files"), Do: do}
+func changeRoute(method, path, name string, do handler) *core.Route {
+	return &core.Route{Method: method, Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Write, Changes: true, AuditFirst: !strings.Contains(path, "/files"), Handle: do}
 }
 
 // errorBody is the answer to a request that failed.
@@ -90,12 +90,12 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="vole"`)
 	}
-	_ = core.WriteJSON(w, status, errorBody{wireError{codeOf(code, err), message, errorDetails{r.ID}}})
+	_ = core.WriteJSON(w, status, errorBody{wireError{wireCode(code, err), message, errorDetails{r.ID}}})
 }
 
-// codeOf translates a code of Vole to the one by which clients of the dialect know the
+// wireCode translates a code of Vole to the one by which clients of the dialect know the
 // error. Those that it has no code for keep their own.
-func codeOf(code string, err error) string {
+func wireCode(code string, err error) string {
 	switch code {
 	case "unauthenticated":
 		return "invalid_api_key"
@@ -118,14 +118,14 @@ const (
 	codeTaken   = "name_already_exists"
 )
 
-// noContent answers a change that there is nothing to say of.
-func noContent(w http.ResponseWriter, err error) error {
+// answerNoContent answers a change that there is nothing to say of.
+func answerNoContent(w http.ResponseWriter, err error) error {
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
 	}
 	return err
 }
 
-func invalid(format string, args ...any) error {
+func invalidRequest(format string, args ...any) error {
 	return driver.Errorf(vole.ErrInvalid, format, args...)
 }

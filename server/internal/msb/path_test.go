@@ -14,20 +14,20 @@ func TestGiB(t *testing.T) {
 	for in, want := range map[string]driver.Size{
 		"1": driver.GiB, "0.5": driver.GiB / 2, "0.1": 107374182, "2e0": 2 * driver.GiB, "4194304": 4096 * driver.TiB, "null": 0,
 	} {
-		var g gib
+		var g gibCapacity
 		if err := g.UnmarshalJSON([]byte(in)); err != nil || !g.set || g.size != want {
 			t.Errorf("%s: %+v, %v; want %d", in, g, err, want)
 		}
 	}
 	for _, in := range []string{"0", "-0", "-1", "1e-12", "8589934592", "1e300", "1e400", `"1"`, "{}", "true"} {
-		if err := new(gib).UnmarshalJSON([]byte(in)); err == nil {
+		if err := new(gibCapacity).UnmarshalJSON([]byte(in)); err == nil {
 			t.Errorf("%s was accepted", in)
 		}
 	}
 }
 
 func TestDecodeHuge(t *testing.T) {
-	if _, err := decodePath(strings.Repeat("A", 1<<20)); err == nil {
+	if _, err := decodeHeaderPath(strings.Repeat("A", 1<<20)); err == nil {
 		t.Error("a header of 1 MiB was accepted")
 	}
 }
@@ -44,9 +44,9 @@ func FuzzDecodePath(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
-		got, err := decodePath(header)
+		got, err := decodeHeaderPath(header)
 		if err != nil {
-			if status, code, message := core.Describe(err); status != 400 || codeOf(code, err) != codePath || message == "" {
+			if status, code, message := core.Describe(err); status != 400 || wireCode(code, err) != codePath || message == "" {
 				t.Fatalf("%q: %d %s %q", header, status, code, message)
 			}
 			return

@@ -14,8 +14,8 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// volume is a volume on the wire.
-type volume struct {
+// wireVolume is a volume on the wire.
+type wireVolume struct {
 	ID            string            `json:"id"`
 	Name          *string           `json:"name"` // null: the default volume
 	Kind          string            `json:"kind"`
@@ -28,10 +28,10 @@ type volume struct {
 	UpdatedAt     time.Time         `json:"updated_at"`
 }
 
-func fromInfo(i vole.Info) volume {
-	v := volume{ID: i.ID, Name: &i.Name, Kind: "managed", Storage: "block", Status: "active",
+func toWireVolume(i vole.Info) wireVolume {
+	v := wireVolume{ID: i.ID, Name: &i.Name, Kind: "managed", Storage: "block", Status: "active",
 		Labels: map[string]string{}, CreatedAt: i.Created.UTC(), UpdatedAt: i.Updated.UTC()}
-	if isDefault(i) {
+	if isDefaultVolume(i) {
 		v.Name, v.Kind = nil, "host"
 	}
 	if i.State == driver.StateRemoving {
@@ -48,13 +48,13 @@ func fromInfo(i vole.Info) volume {
 	return v
 }
 
-// gib is a number of GiB of a body that may be missing, or null.
-type gib struct {
+// gibCapacity is a number of GiB of a body that may be missing, or null.
+type gibCapacity struct {
 	set  bool
 	size vole.Size // 0: null
 }
 
-func (g *gib) UnmarshalJSON(b []byte) error {
+func (g *gibCapacity) UnmarshalJSON(b []byte) error {
 	g.set, g.size = true, 0
 	if string(b) == "null" {
 		return nil
@@ -71,10 +71,10 @@ func (g *gib) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// checkLabels refuses the label by which the default volume is known.
-func checkLabels(labels map[string]string) error {
+// refuseDefaultLabel refuses the label by which the default volume is known.
+func refuseDefaultLabel(labels map[string]string) error {
 	if _, ok := labels[defaultLabel]; ok {
-		return invalid("the label %q is the server's own; use another", defaultLabel)
+		return invalidRequest("the label %q is the server's own; use another", defaultLabel)
 	}
 	return nil
 }
@@ -82,11 +82,11 @@ func checkLabels(labels map[string]string) error {
 // listVolumes answers with all volumes that the key may see, newest first. The default
 // one is always among those of a key that may see all.
 func (a *api) listVolumes(w http.ResponseWriter, r *core.Request) error {
-	list, found := []volume{}, r.Who.Volumes != nil
+	list, found := []wireVolume{}, r.Caller.Volumes != nil
 	err := r.EachVolume(func(i vole.Info) error {
-		list = append(list, fromInfo(i))
-		found = found || isDefault(i)
-		return r.Hold(core.VolumeSize(i))
+		list = append(list, toWireVolume(i))
+		found = found || isDefaultVolume(i)
+		return r.ReserveMemory(core.VolumeMemorySize(i))
 	})
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func (a *api) listVolumes(w http.ResponseWriter, r *core.Request) error {
 		v, err := a.defaultVolume(r)
 		switch {
 		case err == nil:
-			list = append([]volume{fromInfo(v.Info())}, list...)
+			list = append([]wireVolume{toWireVolume(v.Info())}, list...)
 		case !errors.Is(err, errDefaultTaken) && !errors.Is(err, vole.ErrReadOnly):
 			return err
 		}
@@ -107,15 +107,15 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	var in struct {
 		Name     string            `json:"name"`
 		Labels   map[string]string `json:"labels"`
-		Capacity gib               `json:"capacity_gib"`
+		Capacity gibCapacity       `json:"capacity_gib"`
 	}
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	if err := checkLabels(in.Labels); err != nil {
+	if err := refuseDefaultLabel(in.Labels); err != nil {
 		return err
 	}
-	if r.Who.Volumes != nil {
+	if r.Caller.Volumes != nil {
 		return core.ErrForbidden // it could not see what it made
 	}
 	taken := &core.Error{Status: http.StatusConflict, Code: codeTaken, Message: "a volume has that name"}
@@ -133,12 +133,12 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	r.Record.Volume, r.Record.VolumeName = v.ID(), v.Name()
-	return core.WriteJSON(w, http.StatusOK, fromInfo(v.Info()))
+	r.Audit.Volume, r.Audit.VolumeName = v.ID(), v.Name()
+	return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
 }
 
-// volumeID returns the id of the volume that the request's path names.
-func (a *api) volumeID(r *core.Request) (string, error) {
+// resolveVolumeID returns the id of the volume that the request's path names.
+func (a *api) resolveVolumeID(r *core.Request) (string, error) {
 	id := strings.ToLower(r.PathValue("id"))
 	if id == defaultID {
 		v, err := a.defaultVolume(r)
@@ -154,13 +154,13 @@ func (a *api) volumeID(r *core.Request) (string, error) {
 	return id, nil
 }
 
-// volume returns the volume that the request's path names.
-func (a *api) volume(r *core.Request) (*vole.Volume, error) {
-	id, err := a.volumeID(r)
+// findVolume returns the volume that the request's path names.
+func (a *api) findVolume(r *core.Request) (*vole.Volume, error) {
+	id, err := a.resolveVolumeID(r)
 	if err != nil {
 		return nil, err
 	}
-	v, err := r.Volume(id)
+	v, err := r.VisibleVolume(id)
 	if err != nil {
 		return nil, err
 	}
@@ -175,15 +175,15 @@ func (a *api) volume(r *core.Request) (*vole.Volume, error) {
 func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
 	var in struct {
 		Labels   map[string]string `json:"labels"`
-		Capacity gib               `json:"capacity_gib"`
+		Capacity gibCapacity       `json:"capacity_gib"`
 	}
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	if err := checkLabels(in.Labels); err != nil {
+	if err := refuseDefaultLabel(in.Labels); err != nil {
 		return err
 	}
-	v, err := a.volume(r)
+	v, err := a.findVolume(r)
 	if err != nil {
 		return err
 	}
@@ -203,20 +203,20 @@ func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
 	for {
 		change.RemoveLabels = nil
 		if in.Labels != nil {
-			change.RemoveLabels = others(v.Info().Labels, in.Labels)
+			change.RemoveLabels = keysNotIn(v.Info().Labels, in.Labels)
 		}
 		if err := v.Update(r.Context(), change); err != nil {
 			return err
 		}
-		if in.Labels == nil || len(others(v.Info().Labels, in.Labels)) == 0 {
-			return core.WriteJSON(w, http.StatusOK, fromInfo(v.Info()))
+		if in.Labels == nil || len(keysNotIn(v.Info().Labels, in.Labels)) == 0 {
+			return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
 		}
 		change = vole.Update{SetLabels: in.Labels}
 	}
 }
 
-// others returns the keys of have that are not in want, but for the server's own.
-func others(have, want map[string]string) []string {
+// keysNotIn returns the keys of have that are not in want, but for the server's own.
+func keysNotIn(have, want map[string]string) []string {
 	var list []string
 	for k := range have {
 		if _, ok := want[k]; !ok && k != defaultLabel {
@@ -227,14 +227,14 @@ func others(have, want map[string]string) []string {
 }
 
 func (a *api) removeVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := a.volume(r)
+	v, err := a.findVolume(r)
 	if err != nil {
 		return err
 	}
-	if isDefault(v.Info()) {
+	if isDefaultVolume(v.Info()) {
 		return &core.Error{Status: http.StatusConflict, Code: "default_volume", Message: "the default volume cannot be removed; remove the files in it"}
 	}
-	r.Forget(v.ID())
+	r.EvictVolume(v.ID())
 	if err := v.Remove(r.Context()); err != nil {
 		return err
 	}

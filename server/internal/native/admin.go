@@ -17,78 +17,78 @@ import (
 
 func (a *API) adminRoutes() []*core.Route {
 	return []*core.Route{
-		get(api.Prefix+"/keys", "listKeys", admin, a.listKeys),
-		grave("POST", api.Prefix+"/keys", "createKey", admin, a.createKey),
-		grave("DELETE", api.Prefix+"/keys/{key}", "revokeKey", admin, a.revokeKey),
-		get(api.Prefix+"/audit", "listAudit", admin, a.listAudit),
-		get(api.Prefix+"/orgs", "listOrgs", operator, a.listOrgs),
-		grave("POST", api.Prefix+"/orgs", "createOrg", operator, whole(a.createOrg)),
-		grave("DELETE", api.Prefix+"/orgs/{org}", "removeOrg", operator, whole(a.removeOrg)),
-		grave("POST", api.Prefix+"/orgs/{org}/keys", "createOrgKey", operator, whole(a.createOrgKey)),
+		readRoute(api.Prefix+"/keys", "listKeys", adminScope, a.listKeys),
+		auditFirstRoute("POST", api.Prefix+"/keys", "createKey", adminScope, a.createKey),
+		auditFirstRoute("DELETE", api.Prefix+"/keys/{key}", "revokeKey", adminScope, a.revokeKey),
+		readRoute(api.Prefix+"/audit", "listAudit", adminScope, a.listAudit),
+		readRoute(api.Prefix+"/orgs", "listOrgs", operatorScope, a.listOrgs),
+		auditFirstRoute("POST", api.Prefix+"/orgs", "createOrg", operatorScope, requireAllVolumes(a.createOrg)),
+		auditFirstRoute("DELETE", api.Prefix+"/orgs/{org}", "removeOrg", operatorScope, requireAllVolumes(a.removeOrg)),
+		auditFirstRoute("POST", api.Prefix+"/orgs/{org}/keys", "createOrgKey", operatorScope, requireAllVolumes(a.createOrgKey)),
 	}
 }
 
-func key(k accounts.Key) api.Key {
-	return api.Key{ID: k.ID, Org: k.Org, Name: k.Name, Scopes: scopes(k.Scopes), Volumes: k.Volumes, Created: k.Created, CreatedBy: k.CreatedBy,
+func apiKey(k accounts.Key) api.Key {
+	return api.Key{ID: k.ID, Org: k.Org, Name: k.Name, Scopes: apiScopes(k.Scopes), Volumes: k.Volumes, Created: k.Created, CreatedBy: k.CreatedBy,
 		Expires: k.Expires, Revoked: k.Revoked, LastUsed: k.LastUsed, Format: k.Format}
 }
 
-// whole refuses keys that are for some volumes only: what do does concerns all of them.
-func whole(do func(w http.ResponseWriter, r *core.Request) error) func(w http.ResponseWriter, r *core.Request) error {
+// requireAllVolumes refuses keys that are for some volumes only: what do does concerns all of them.
+func requireAllVolumes(do func(w http.ResponseWriter, r *core.Request) error) func(w http.ResponseWriter, r *core.Request) error {
 	return func(w http.ResponseWriter, r *core.Request) error {
-		if r.Who.Volumes != nil {
+		if r.Caller.Volumes != nil {
 			return core.ErrForbidden
 		}
 		return do(w, r)
 	}
 }
 
-// governs reports whether the caller may know of a key and revoke it: a caller who is for
+// mayManageKey reports whether the caller may know of a key and revoke it: a caller who is for
 // some volumes only sees keys that are for no others.
-func governs(r *core.Request, k accounts.Key) bool {
-	if r.Who.Volumes == nil {
+func mayManageKey(r *core.Request, k accounts.Key) bool {
+	if r.Caller.Volumes == nil {
 		return true
 	}
-	return k.Volumes != nil && !slices.ContainsFunc(k.Volumes, func(id string) bool { return !r.Who.Sees(id) })
+	return k.Volumes != nil && !slices.ContainsFunc(k.Volumes, func(id string) bool { return !r.Caller.Sees(id) })
 }
 
 func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
-	list, err := a.core.Options().Accounts.Keys(r.Context(), r.Who.Org)
+	list, err := a.core.Options().Accounts.Keys(r.Context(), r.Caller.Org)
 	if err != nil {
 		return err
 	}
 	out := api.Keys{Keys: []api.Key{}}
 	for _, k := range list {
-		if governs(r, k) {
-			out.Keys = append(out.Keys, key(k))
+		if mayManageKey(r, k) {
+			out.Keys = append(out.Keys, apiKey(k))
 		}
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
 func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
-	n, in, err := newKey(r, r.Who.Org)
+	n, in, err := parseNewKey(r, r.Caller.Org)
 	if err != nil {
 		return err
 	}
-	if !r.Who.Scopes.Has(n.Scopes) {
+	if !r.Caller.Scopes.Has(n.Scopes) {
 		return &core.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "a key cannot give rights that it does not have"}
 	}
-	if r.Who.Volumes != nil && in.Volumes == nil {
-		in.Volumes = r.Who.Volumes
+	if r.Caller.Volumes != nil && in.Volumes == nil {
+		in.Volumes = r.Caller.Volumes
 	}
 	for _, ref := range in.Volumes {
-		v, err := r.Volume(ref)
+		v, err := r.VisibleVolume(ref)
 		if err != nil {
 			return driver.Errorf(err, "volume %s: %v", ref, err)
 		}
 		n.Volumes = append(n.Volumes, v.ID())
 	}
-	return a.answerKey(w, r, n, in)
+	return a.createAndReturnKey(w, r, n, in)
 }
 
-// newKey reads what key is to be made, but for its volumes.
-func newKey(r *core.Request, org string) (n accounts.NewKey, in api.CreateKey, err error) {
+// parseNewKey reads what key is to be made, but for its volumes.
+func parseNewKey(r *core.Request, org string) (n accounts.NewKey, in api.CreateKey, err error) {
 	if err := r.ReadJSON(&in, false); err != nil {
 		return n, in, err
 	}
@@ -103,12 +103,12 @@ func newKey(r *core.Request, org string) (n accounts.NewKey, in api.CreateKey, e
 	if in.Format == "vole" {
 		in.Format = ""
 	}
-	expires, err := lifeOf(r.Who, in.Expires)
-	return accounts.NewKey{Org: org, Name: in.Name, Scopes: scope, Expires: expires, CreatedBy: r.Who.KeyID, Format: in.Format}, in, err
+	expires, err := boundKeyExpiry(r.Caller, in.Expires)
+	return accounts.NewKey{Org: org, Name: in.Name, Scopes: scope, Expires: expires, CreatedBy: r.Caller.KeyID, Format: in.Format}, in, err
 }
 
-// answerKey makes a key and shows its secret.
-func (a *API) answerKey(w http.ResponseWriter, r *core.Request, n accounts.NewKey, in api.CreateKey) error {
+// createAndReturnKey makes a key and shows its secret.
+func (a *API) createAndReturnKey(w http.ResponseWriter, r *core.Request, n accounts.NewKey, in api.CreateKey) error {
 	if in.Volumes != nil && len(n.Volumes) == 0 {
 		return driver.Errorf(vole.ErrInvalid, "\"volumes\" is empty; leave it out for a key to all volumes")
 	}
@@ -116,24 +116,24 @@ func (a *API) answerKey(w http.ResponseWriter, r *core.Request, n accounts.NewKe
 	if err != nil {
 		return err
 	}
-	r.Record.Volume, r.Record.VolumeName, r.Record.Detail = "", "", strings.TrimSpace(r.Record.Detail+" "+k.ID+" "+k.Name)
-	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: key(k), Secret: secret})
+	r.Audit.Volume, r.Audit.VolumeName, r.Audit.Detail = "", "", strings.TrimSpace(r.Audit.Detail+" "+k.ID+" "+k.Name)
+	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret})
 }
 
 // createOrgKey lets an operator into an organisation. It is in the audit log of that, too.
 func (a *API) createOrgKey(w http.ResponseWriter, r *core.Request) error {
 	org := r.PathValue("org")
-	r.Record.Detail = org
-	n, in, err := newKey(r, org)
+	r.Audit.Detail = org
+	n, in, err := parseNewKey(r, org)
 	if err != nil {
 		return err
 	}
-	if n.Scopes.Has(accounts.Operator) && !r.Who.Scopes.Has(accounts.Operator) {
-		return core.NeedsScope(operator)
+	if n.Scopes.Has(accounts.Operator) && !r.Caller.Scopes.Has(accounts.Operator) {
+		return core.NeedsScope(operatorScope)
 	}
 	store, err := a.core.Org(r.Context(), org)
 	if errors.Is(err, vole.ErrNoSuch) {
-		return noOrg(org)
+		return orgNotFound(org)
 	}
 	if err != nil {
 		return err
@@ -145,24 +145,24 @@ func (a *API) createOrgKey(w http.ResponseWriter, r *core.Request) error {
 		}
 		n.Volumes = append(n.Volumes, v.ID())
 	}
-	if err := a.recordFor(r, org, in.Name); err != nil {
+	if err := a.auditInOrg(r, org, in.Name); err != nil {
 		return err
 	}
-	return a.answerKey(w, r, n, in)
+	return a.createAndReturnKey(w, r, n, in)
 }
 
-func noOrg(org string) error {
+func orgNotFound(org string) error {
 	return core.NotFound("there is no organisation " + strconv.Quote(org))
 }
 
-// recordFor notes in the audit log of another organisation what an operator does to it,
+// auditInOrg notes in the audit log of another organisation what an operator does to it,
 // before it is done. Who the operator is and where, is in the operator's own.
-func (a *API) recordFor(r *core.Request, org, detail string) error {
-	if org == r.Who.Org {
+func (a *API) auditInOrg(r *core.Request, org, detail string) error {
+	if org == r.Caller.Org {
 		return nil
 	}
 	return a.core.Options().Accounts.RecordNow(r.Context(), accounts.AuditRecord{At: time.Now(), Org: org, KeyName: "operator of the server",
-		Action: r.Action(), Detail: detail, RequestID: r.ID, Status: http.StatusAccepted})
+		Action: r.Operation(), Detail: detail, RequestID: r.ID, Status: http.StatusAccepted})
 }
 
 // removeOrg removes an organisation with all its keys.
@@ -173,17 +173,17 @@ func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	org := r.PathValue("org")
-	r.Record.Detail = org
-	if org == r.Who.Org {
+	r.Audit.Detail = org
+	if org == r.Caller.Org {
 		return driver.Errorf(vole.ErrInUse, "%q is the organisation of this key, which would end with it; use an operator key of another one", org)
 	}
-	err := a.core.Options().Space.RemoveOrg(r.Context(), org, force)
+	err := a.core.Options().Organisations.RemoveOrg(r.Context(), org, force)
 	if errors.Is(err, vole.ErrNoSuch) {
 		// A first try may have come so far.
 		if err := a.core.Options().Accounts.RevokeOrg(r.Context(), org); err != nil {
 			return err
 		}
-		return noOrg(org)
+		return orgNotFound(org)
 	}
 	if err != nil {
 		return err
@@ -193,12 +193,12 @@ func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	a.core.RecheckRights()
-	return noContent(w)
+	return writeNoContent(w)
 }
 
-// lifeOf is when a new key ends: a key that ends makes none that outlives it. A token of
+// boundKeyExpiry is when a new key ends: a key that ends makes none that outlives it. A token of
 // the identity provider is no key; its person makes keys that last.
-func lifeOf(who *accounts.Principal, wanted time.Time) (time.Time, error) {
+func boundKeyExpiry(who *accounts.Principal, wanted time.Time) (time.Time, error) {
 	if who.Expires.IsZero() || strings.HasPrefix(who.KeyID, "oidc:") {
 		return wanted, nil
 	}
@@ -219,22 +219,22 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	id := r.PathValue("key")
-	r.Record.Detail = id
-	if r.Who.Volumes != nil {
-		list, err := a.core.Options().Accounts.Keys(r.Context(), r.Who.Org)
+	r.Audit.Detail = id
+	if r.Caller.Volumes != nil {
+		list, err := a.core.Options().Accounts.Keys(r.Context(), r.Caller.Org)
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(list, func(k accounts.Key) bool { return k.ID == id && governs(r, k) }) {
+		if !slices.ContainsFunc(list, func(k accounts.Key) bool { return k.ID == id && mayManageKey(r, k) }) {
 			return core.NotFound("there is no such key")
 		}
 	}
 	o := a.core.Options()
 	opts := accounts.RevokeOptions{Force: force}
 	if o.OIDC != nil {
-		opts.Provider = o.OIDC.Gives(r.Who.Org)
+		opts.Provider = o.OIDC.Gives(r.Caller.Org)
 	}
-	k, loss, err := o.Accounts.RevokeKey(r.Context(), r.Who.Org, id, opts)
+	k, loss, err := o.Accounts.RevokeKey(r.Context(), r.Caller.Org, id, opts)
 	if last := (*accounts.LastKeyError)(nil); errors.As(err, &last) {
 		return &core.Error{Status: http.StatusConflict, Code: "last_key", Message: last.Error() + "; make another first, or force it"}
 	}
@@ -245,11 +245,11 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	a.core.RecheckRights()
-	r.Record.Detail += " " + k.Name
-	out := key(k)
+	r.Audit.Detail += " " + k.Name
+	out := apiKey(k)
 	if loss.Any() {
-		out.Warning = loss.Text(r.Who.Org)
-		r.Record.Detail += ": " + out.Warning
+		out.Warning = loss.Text(r.Caller.Org)
+		r.Audit.Detail += ": " + out.Warning
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
 }
@@ -267,13 +267,13 @@ func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 			return driver.Errorf(vole.ErrInvalid, "this is no cursor of the audit log")
 		}
 	}
-	list, err := a.core.Options().Accounts.Audit(r.Context(), r.Who.Org, before, limit)
+	list, err := a.core.Options().Accounts.Audit(r.Context(), r.Caller.Org, before, limit)
 	if err != nil {
 		return err
 	}
 	out := api.AuditPage{Records: []api.AuditRecord{}}
 	for _, x := range list {
-		if r.Who.Volumes != nil && !r.Who.Sees(x.Volume) {
+		if r.Caller.Volumes != nil && !r.Caller.Sees(x.Volume) {
 			continue
 		}
 		out.Records = append(out.Records, api.AuditRecord{ID: x.ID, At: x.At, Key: x.KeyID, KeyName: x.KeyName, Org: x.Org, Action: x.Action, Volume: x.Volume,
@@ -286,7 +286,7 @@ func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 }
 
 func (a *API) listOrgs(w http.ResponseWriter, r *core.Request) error {
-	list, err := a.core.Options().Space.Orgs(r.Context())
+	list, err := a.core.Options().Organisations.Orgs(r.Context())
 	if err != nil {
 		return err
 	}
@@ -298,13 +298,13 @@ func (a *API) createOrg(w http.ResponseWriter, r *core.Request) error {
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	r.Record.Detail = in.Name
-	if err := a.core.Options().Space.CreateOrg(r.Context(), in.Name); err != nil {
+	r.Audit.Detail = in.Name
+	if err := a.core.Options().Organisations.CreateOrg(r.Context(), in.Name); err != nil {
 		return err
 	}
-	k, secret, err := a.core.Options().Accounts.CreateKey(r.Context(), accounts.NewKey{Org: in.Name, Name: "first", Scopes: admin, CreatedBy: r.Who.KeyID})
+	k, secret, err := a.core.Options().Accounts.CreateKey(r.Context(), accounts.NewKey{Org: in.Name, Name: "first", Scopes: adminScope, CreatedBy: r.Caller.KeyID})
 	if err != nil {
 		return err
 	}
-	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: key(k), Secret: secret})
+	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret})
 }

@@ -12,14 +12,14 @@ import (
 
 func (a *API) attachmentRoutes() []*core.Route {
 	return []*core.Route{
-		get(api.Prefix+"/attachments", "listAttachments", read, a.listAttachments),
-		grave("POST", volumes+"/{volume}/attachments", "attach", read, a.attach),
-		grave("DELETE", api.Prefix+"/attachments/{attachment}", "detach", read, a.detach),
+		readRoute(api.Prefix+"/attachments", "listAttachments", readScope, a.listAttachments),
+		auditFirstRoute("POST", volumesPath+"/{volume}/attachments", "attach", readScope, a.attachVolume),
+		auditFirstRoute("DELETE", api.Prefix+"/attachments/{attachment}", "detach", readScope, a.detachAttachment),
 	}
 }
 
-// attachmentSize is what an attachment takes in a list beside its texts, in bytes.
-const attachmentSize = 512
+// attachmentMemory is what an attachment takes in a list beside its texts, in bytes.
+const attachmentMemory = 512
 
 func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
@@ -31,7 +31,7 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	var err error
 	if ref != "" {
 		var v *vole.Volume
-		if v, err = r.Volume(ref); err == nil {
+		if v, err = r.VisibleVolume(ref); err == nil {
 			list, err = v.Attachments(r.Context())
 		}
 	} else {
@@ -45,8 +45,8 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	}
 	out := api.Attachments{Attachments: []api.Attachment{}}
 	for _, i := range list {
-		if r.Who.Sees(i.VolumeID) {
-			if err := r.Hold(int64(attachmentSize + len(i.Holder) + len(i.Host) + len(i.Volume))); err != nil {
+		if r.Caller.Sees(i.VolumeID) {
+			if err := r.ReserveMemory(int64(attachmentMemory + len(i.Holder) + len(i.Host) + len(i.Volume))); err != nil {
 				return err
 			}
 			if i.HostPath {
@@ -58,34 +58,34 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
+func (a *API) attachVolume(w http.ResponseWriter, r *core.Request) error {
 	var in api.Attach
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	if (!in.ReadOnly || in.Exclusive) && !r.Who.Scopes.Has(write) {
-		return core.NeedsScope(write)
+	if (!in.ReadOnly || in.Exclusive) && !r.Caller.Scopes.Has(writeScope) {
+		return core.NeedsScope(writeScope)
 	}
-	host, err := hostOf(r, in.Host)
+	host, err := holderHost(r, in.Host)
 	if err != nil {
 		return err
 	}
-	v, err := r.Volume(r.PathValue("volume"))
+	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
 		return err
 	}
 	var s *session
 	if in.Session == "" {
-		s, err = a.newSession(r)
+		s, err = a.beginSession(r)
 	} else {
-		s, err = a.session(r, in.Session)
+		s, err = a.findSession(r, in.Session)
 	}
 	if err != nil {
 		return err
 	}
 	holder := in.Holder
 	if holder == "" {
-		holder = r.Who.KeyName
+		holder = r.Caller.KeyName
 	}
 	if err := a.countAttachment(s); err != nil {
 		if in.Session == "" {
@@ -93,7 +93,7 @@ func (a *API) attach(w http.ResponseWriter, r *core.Request) error {
 		}
 		return err
 	}
-	r.Forget(v.ID())
+	r.EvictVolume(v.ID())
 	of, err := s.store.Get(r.Context(), v.ID())
 	var att *vole.Attachment
 	if err == nil {
@@ -121,9 +121,9 @@ func (a *API) countAttachment(s *session) error {
 	if s.ended {
 		return errNoSession
 	}
-	err := a.count(s.org)
+	err := a.countOpen(s.org)
 	if err == nil {
-		s.attached++
+		s.attachments++
 	}
 	return err
 }
@@ -131,39 +131,39 @@ func (a *API) countAttachment(s *session) error {
 func (a *API) uncountAttachment(s *session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if s.attached > 0 { // the session may have ended, or have been another server's
-		s.attached--
-		a.uncount(s.org, 1)
+	if s.attachments > 0 { // the session may have ended, or have been another server's
+		s.attachments--
+		a.uncountOpen(s.org, 1)
 	}
 }
 
-// hostOf checks the name of the holder's host, which is that of the client by default.
-func hostOf(r *core.Request, name string) (string, error) {
+// holderHost checks the name of the holder's host, which is that of the client by default.
+func holderHost(r *core.Request, name string) (string, error) {
 	if name == "" {
-		name = r.Addr()
+		name = r.ClientAddr()
 		name = name[:min(len(name), driver.MaxHostLen)] // a proxy may have been told anything
 	}
 	return name, driver.ValidateHost(name)
 }
 
-func (a *API) detach(w http.ResponseWriter, r *core.Request) error {
+func (a *API) detachAttachment(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	id := q.Required("session")
 	if err := q.Err(); err != nil {
 		return err
 	}
-	s, err := a.session(r, id)
+	s, err := a.findSession(r, id)
 	if err != nil {
 		return err
 	}
-	r.Record.Detail = r.PathValue("attachment")
+	r.Audit.Detail = r.PathValue("attachment")
 	// What was written under it may still become durable.
-	if err := a.syncUnder(r.Context(), s, r.PathValue("attachment")); err != nil {
+	if err := a.syncAttachment(r.Context(), s, r.PathValue("attachment")); err != nil {
 		return err
 	}
-	held, err := s.hold.Holds(r.Context(), r.PathValue("attachment"))
+	held, err := s.backend.Holds(r.Context(), r.PathValue("attachment"))
 	if err == nil {
-		err = s.hold.Detach(r.Context(), r.PathValue("attachment"))
+		err = s.backend.Detach(r.Context(), r.PathValue("attachment"))
 	}
 	if err != nil {
 		return err
@@ -171,21 +171,21 @@ func (a *API) detach(w http.ResponseWriter, r *core.Request) error {
 	if held {
 		a.uncountAttachment(s)
 	}
-	return noContent(w)
+	return writeNoContent(w)
 }
 
-// syncUnder makes durable what a session wrote under one of its attachments.
-func (a *API) syncUnder(ctx context.Context, s *session, attachment string) error {
-	var list []*filesystem
+// syncAttachment makes durable what a session wrote under one of its attachments.
+func (a *API) syncAttachment(ctx context.Context, s *session, attachment string) error {
+	var list []*sessionFS
 	a.mu.Lock()
-	for _, f := range a.systems {
-		if f.sess == s && f.attachment == attachment {
+	for _, f := range a.filesystems {
+		if f.session == s && f.attachment == attachment {
 			list = append(list, f)
 		}
 	}
 	a.mu.Unlock()
 	for _, f := range list {
-		if err := ignore(f.fs.Sync(ctx), vole.ErrNotFound, vole.ErrClosed); err != nil {
+		if err := ignoreErrors(f.fs.Sync(ctx), vole.ErrNotFound, vole.ErrClosed); err != nil {
 			return err
 		}
 	}

@@ -20,8 +20,8 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// etag is the validator of a file's content: it differs whenever the file was changed.
-func etag(e vole.Entry) string {
+// contentETag is the validator of a file's content: it differs whenever the file was changed.
+func contentETag(e vole.Entry) string {
 	return fmt.Sprintf("\"%x-%x-%x-%x\"", e.Inode, e.Size, e.Mtime.UnixNano(), e.Ctime.UnixNano())
 }
 
@@ -31,44 +31,44 @@ func (a *API) readFile(w http.ResponseWriter, r *core.Request) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	return a.use(r, true, func(f *vole.FS) error {
+	return a.withFS(r, true, func(f *vole.FS) error {
 		h, err := f.Open(r.Context(), path, vole.OpenOptions{})
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		return serve(w, r, h)
+		return serveFile(w, r, h)
 	})
 }
 
-// serve answers with what is asked for of an open file.
-func serve(w http.ResponseWriter, r *core.Request, h *vole.File) error {
+// serveFile answers with what is asked for of an open file.
+func serveFile(w http.ResponseWriter, r *core.Request, h *vole.File) error {
 	e, err := h.Stat(r.Context())
 	if err != nil {
 		return err
 	}
 	head := w.Header()
-	head.Set("Etag", etag(e))
+	head.Set("Etag", contentETag(e))
 	head.Set("Content-Type", api.TypeBytes)
 	head.Set("X-Content-Type-Options", "nosniff")
 	head.Set("Content-Disposition", "attachment")
 	c := &contentWriter{ResponseWriter: w}
-	return errors.Join(core.NewSource(r.Context(), h, e.Size).Serve(c, r, e.Mtime), c.refused)
+	return errors.Join(core.NewFileSource(r.Context(), h, e.Size).ServeContent(c, r, e.Mtime), c.refusal)
 }
 
 // contentWriter keeps what http.ServeContent says when it refuses, to be said as an
 // error of the API.
 type contentWriter struct {
 	http.ResponseWriter
-	refused error
+	refusal error
 }
 
 func (c *contentWriter) WriteHeader(status int) {
 	switch status {
 	case http.StatusPreconditionFailed:
-		c.refused = errPrecondition
+		c.refusal = errPrecondition
 	case http.StatusRequestedRangeNotSatisfiable:
-		c.refused = errRange
+		c.refusal = errRange
 	default:
 		c.ResponseWriter.WriteHeader(status)
 		return
@@ -78,7 +78,7 @@ func (c *contentWriter) WriteHeader(status int) {
 }
 
 func (c *contentWriter) Write(p []byte) (int, error) {
-	if c.refused != nil {
+	if c.refusal != nil {
 		return len(p), nil
 	}
 	return c.ResponseWriter.Write(p)
@@ -92,9 +92,9 @@ var errRange = &core.Error{Status: http.StatusRequestedRangeNotSatisfiable, Code
 func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
-	r.Record.Path = path
-	perm, err := mode(q, 0)
-	opts := vole.WriteOptions{Mode: perm, Exclusive: q.Bool("exclusive"), Size: q.Int("size", announced(r), 0, math.MaxInt64)}
+	r.Audit.Path = path
+	perm, err := queryMode(q, 0)
+	opts := vole.WriteOptions{Mode: perm, Exclusive: q.Bool("exclusive"), Size: q.Int("size", announcedSize(r), 0, math.MaxInt64)}
 	length := int64(-1)
 	if err := errors.Join(err, q.Err()); err != nil {
 		return err
@@ -105,22 +105,22 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	}
 	if !sparse && q.Has("size") {
 		if length = opts.Size; r.ContentLength >= 0 && r.ContentLength != length {
-			return otherLength(r.ContentLength, length)
+			return lengthMismatch(r.ContentLength, length)
 		}
 	}
-	return a.use(r, false, func(f *vole.FS) error {
+	return a.withFS(r, false, func(f *vole.FS) error {
 		conditional := r.Header.Get("If-None-Match") == "*"
 		opts.Exclusive = opts.Exclusive || conditional
-		body, err := a.checked(r, f, path, r.Body)
+		body, err := a.newCheckedBody(r, f, path, r.Body)
 		if err != nil {
 			return err
 		}
-		defer body.end()
-		body.length = length
+		defer body.releaseLock()
+		body.announced = length
 		var data io.Reader = body
 		if sparse {
 			d := api.NewSparseDecoder(body, opts.Size)
-			data, opts.NextData = d, func(ctx context.Context) (int64, int64, error) { return body.next(ctx, d) }
+			data, opts.NextData = d, func(ctx context.Context) (int64, int64, error) { return body.nextSparseData(ctx, d) }
 		}
 		n, err := f.WriteFrom(r.Context(), path, data, opts)
 		if conditional && errors.Is(err, vole.ErrExists) {
@@ -135,12 +135,12 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 
 var errPrecondition = &core.Error{Status: http.StatusPreconditionFailed, Code: "precondition_failed", Message: "the file is not as If-Match or If-None-Match wants it; read it again"}
 
-// checked returns a body that fails at its end, before anything is replaced, when its
+// newCheckedBody returns a body that fails at its end, before anything is replaced, when its
 // digest is not the one that the client sent, or the file there not the version meant. From
 // that look until end is called no other request replaces the file on this server: of
 // several that want the same version only one writes.
-func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) (*checkedBody, error) {
-	sum, want, err := digest(r.Header.Values(api.HeaderDigest))
+func (a *API) newCheckedBody(r *core.Request, f *vole.FS, path string, body io.Reader) (*checkedBody, error) {
+	sum, want, err := parseReprDigest(r.Header.Values(api.HeaderDigest))
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) 
 			return nil
 		}
 		e, err := f.Stat(r.Context(), path)
-		if errors.Is(err, vole.ErrNotExist) || err == nil && match != "*" && !strings.Contains(match, etag(e)) {
+		if errors.Is(err, vole.ErrNotExist) || err == nil && match != "*" && !strings.Contains(match, contentETag(e)) {
 			return errPrecondition
 		}
 		return err
@@ -162,33 +162,33 @@ func (a *API) checked(r *core.Request, f *vole.FS, path string, body io.Reader) 
 	if err != nil {
 		return nil, err
 	}
-	turn := func() (func(), error) { return a.turns.Take(r.Context(), f.Volume().ID()+" "+clean) }
-	return &checkedBody{r: body, length: -1, sum: sum, want: want, fits: fits, turn: turn}, nil
+	turn := func() (func(), error) { return a.replaceLocks.Lock(r.Context(), f.Volume().ID()+" "+clean) }
+	return &checkedBody{source: body, announced: -1, sum: sum, wantSum: want, checkVersion: fits, takeLock: turn}, nil
 }
 
 type checkedBody struct {
-	r      io.Reader
-	sum    hash.Hash // nil: not asked for
-	want   []byte
-	came   int64
-	length int64 // that the client announced; -1: it did not
-	fits   func() error
-	turn   func() (end func(), err error)
-	done   func() // ends the turn; nil: it has not come
+	source       io.Reader
+	sum          hash.Hash // nil: not asked for
+	wantSum      []byte
+	received     int64
+	announced    int64 // that the client announced; -1: it did not
+	checkVersion func() error
+	takeLock     func() (end func(), err error)
+	unlock       func() // ends the turn; nil: it has not come
 }
 
-// otherLength is the error for a body that has another length than the parameter size says.
-func otherLength(came, announced int64) error {
+// lengthMismatch is the error for a body that has another length than the parameter size says.
+func lengthMismatch(came, announced int64) error {
 	return driver.Errorf(vole.ErrInvalid, "the body has %d bytes, and the parameter size says %d", came, announced)
 }
 
-// next is d.NextData of a sparse body; its end is the end of the body.
-func (b *checkedBody) next(ctx context.Context, d *api.SparseDecoder) (off, n int64, err error) {
+// nextSparseData is d.NextData of a sparse body; its end is the end of the body.
+func (b *checkedBody) nextSparseData(ctx context.Context, d *api.SparseDecoder) (off, n int64, err error) {
 	off, n, err = d.NextData(ctx)
 	if !errors.Is(err, io.EOF) {
 		return off, n, err
 	}
-	if more, err := readPiece(b, make([]byte, 1)); more > 0 {
+	if more, err := fillBuffer(b, make([]byte, 1)); more > 0 {
 		return 0, 0, driver.Errorf(vole.ErrInvalid, "the sparse body goes on after its end")
 	} else if err != nil {
 		return 0, 0, err
@@ -196,31 +196,31 @@ func (b *checkedBody) next(ctx context.Context, d *api.SparseDecoder) (off, n in
 	return 0, 0, io.EOF
 }
 
-func (b *checkedBody) end() {
-	if b.done != nil {
-		b.done()
+func (b *checkedBody) releaseLock() {
+	if b.unlock != nil {
+		b.unlock()
 	}
 }
 
 func (b *checkedBody) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
+	n, err := b.source.Read(p)
 	if b.sum != nil {
 		b.sum.Write(p[:n])
 	}
-	if b.came += int64(n); b.length >= 0 && (b.came > b.length || errors.Is(err, io.EOF) && b.came < b.length) {
-		return n, otherLength(b.came, b.length)
+	if b.received += int64(n); b.announced >= 0 && (b.received > b.announced || errors.Is(err, io.EOF) && b.received < b.announced) {
+		return n, lengthMismatch(b.received, b.announced)
 	}
 	if errors.Is(err, io.EOF) {
-		if b.sum != nil && string(b.sum.Sum(nil)) != string(b.want) {
+		if b.sum != nil && string(b.sum.Sum(nil)) != string(b.wantSum) {
 			return n, errDigest
 		}
-		if b.done == nil {
+		if b.unlock == nil {
 			var terr error
-			if b.done, terr = b.turn(); terr != nil {
+			if b.unlock, terr = b.takeLock(); terr != nil {
 				return n, terr
 			}
 		}
-		if ferr := b.fits(); ferr != nil {
+		if ferr := b.checkVersion(); ferr != nil {
 			return n, ferr
 		}
 	}
@@ -229,8 +229,8 @@ func (b *checkedBody) Read(p []byte) (int, error) {
 
 var errDigest = &core.Error{Status: http.StatusBadRequest, Code: "digest_mismatch", Message: "the bytes that arrived are not those of Repr-Digest; send them again"}
 
-// digest returns the hash that a Repr-Digest header (RFC 9530) asks for, nil if none.
-func digest(headers []string) (hash.Hash, []byte, error) {
+// parseReprDigest returns the hash that a Repr-Digest header (RFC 9530) asks for, nil if none.
+func parseReprDigest(headers []string) (hash.Hash, []byte, error) {
 	if len(headers) == 0 {
 		return nil, nil, nil
 	}
@@ -258,9 +258,9 @@ func digest(headers []string) (hash.Hash, []byte, error) {
 	return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest has neither sha-256 nor sha-512")
 }
 
-// announced is the size that a request tells of a file without a promise to keep to it. A
+// announcedSize is the size that a request tells of a file without a promise to keep to it. A
 // quota refuses few bytes soon enough without it, after what else there is to say.
-func announced(r *core.Request) int64 {
+func announcedSize(r *core.Request) int64 {
 	if n, err := strconv.ParseInt(r.Header.Get(api.HeaderSizeHint), 10, 64); err == nil && n > 0 && r.ContentLength < 0 {
 		return n
 	}

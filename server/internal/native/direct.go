@@ -14,28 +14,28 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// directLife is how long a presigned request is good: long enough for a chunk.
-const directLife = 5 * time.Minute
+// presignedTTL is how long a presigned request is good: long enough for a chunk.
+const presignedTTL = 5 * time.Minute
 
-// direct is a backend whose bytes clients may move without the server.
-type direct interface {
+// directBackend is a backend whose bytes clients may move without the server.
+type directBackend interface {
 	Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) ([]bucket.Range, int64, error)
 	Reserve(ctx context.Context, parts []bucket.Part, ttl time.Duration) ([]bucket.Reserved, error)
 	CommitFile(ctx context.Context, id, path string, size int64, parts []bucket.Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error
 }
 
 func (a *API) directRoutes() []*core.Route {
-	const v = volumes + "/{volume}/direct"
-	reserve := change("POST", v+"/reserve", "reserveParts", write, a.reserve)
-	commit := change("POST", v+"/commit", "commitParts", write, a.commit)
+	const v = volumesPath + "/{volume}/direct"
+	reserve := changeRoute("POST", v+"/reserve", "reserveParts", writeScope, a.reserveParts)
+	commit := changeRoute("POST", v+"/commit", "commitParts", writeScope, a.commitParts)
 	reserve.MaxBody, commit.MaxBody = 8<<20, 8<<20
-	return []*core.Route{get(v, "locate", read, a.locate), reserve, commit}
+	return []*core.Route{readRoute(v, "locate", readScope, a.locateRanges), reserve, commit}
 }
 
-// direct returns the volume of the request, and the backend if it lets clients have the
+// directVolume returns the volume of the request, and the backend if it lets clients have the
 // bytes themselves.
-func (a *API) direct(r *core.Request) (direct, *vole.Volume, error) {
-	v, err := r.Volume(r.PathValue("volume"))
+func (a *API) directVolume(r *core.Request) (directBackend, *vole.Volume, error) {
+	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -43,42 +43,42 @@ func (a *API) direct(r *core.Request) (direct, *vole.Volume, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	d, ok := b.(direct)
+	d, ok := b.(directBackend)
 	if !ok {
 		return nil, nil, driver.Errorf(vole.ErrUnsupported, "the bytes of these volumes are not in S3; read and write them through the server")
 	}
 	return d, v, nil
 }
 
-func (a *API) locate(w http.ResponseWriter, r *core.Request) error {
+func (a *API) locateRanges(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	p, off := q.Required("path"), q.Int("offset", 0, 0, math.MaxInt64)
 	if err := q.Err(); err != nil {
 		return err
 	}
-	d, v, err := a.direct(r)
+	d, v, err := a.directVolume(r)
 	if err != nil {
 		return err
 	}
-	list, next, err := d.Locate(r.Context(), v.ID(), p, off, directLife)
+	list, next, err := d.Locate(r.Context(), v.ID(), p, off, presignedTTL)
 	if err != nil {
 		return err
 	}
-	out := api.Located{Ranges: make([]api.LocatedRange, len(list)), Expires: time.Now().Add(directLife).UTC()}
+	out := api.Located{Ranges: make([]api.LocatedRange, len(list)), Expires: time.Now().Add(presignedTTL).UTC()}
 	if next >= 0 {
 		out.Next = next
 	}
 	for i, x := range list {
 		out.Ranges[i] = api.LocatedRange{Offset: x.Pos, Length: x.Len, Data: x.Data}
 		if x.Get != nil {
-			get := presigned(*x.Get)
+			get := toAPIPresigned(*x.Get)
 			out.Ranges[i].Get, out.Ranges[i].ObjectOffset, out.Ranges[i].ObjectSize, out.Ranges[i].Crc32C = &get, x.Offset, x.Size, x.Sums
 		}
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-func presigned(r bucket.Request) api.Presigned {
+func toAPIPresigned(r bucket.Request) api.Presigned {
 	out := api.Presigned{Method: r.Method, URL: r.URL, Headers: map[string]string{}}
 	for name := range r.Header {
 		out.Headers[name] = r.Header.Get(name)
@@ -86,8 +86,8 @@ func presigned(r bucket.Request) api.Presigned {
 	return out
 }
 
-// parts are those of a request, as the backend has them.
-func parts(list []api.Part) (parts []bucket.Part, blobs []string, err error) {
+// toBucketParts are those of a request, as the backend has them.
+func toBucketParts(list []api.Part) (parts []bucket.Part, blobs []string, err error) {
 	for _, p := range list {
 		if p.Crc32C < 0 || p.Crc32C > math.MaxUint32 {
 			return nil, nil, driver.Errorf(vole.ErrInvalid, "crc32c %d is no number of 32 bits", p.Crc32C)
@@ -98,46 +98,46 @@ func parts(list []api.Part) (parts []bucket.Part, blobs []string, err error) {
 	return parts, blobs, nil
 }
 
-func (a *API) reserve(w http.ResponseWriter, r *core.Request) error {
+func (a *API) reserveParts(w http.ResponseWriter, r *core.Request) error {
 	var in api.ReserveParts
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	d, _, err := a.direct(r)
+	d, _, err := a.directVolume(r)
 	if err != nil {
 		return err
 	}
-	list, _, err := parts(in.Parts)
+	list, _, err := toBucketParts(in.Parts)
 	if err != nil {
 		return err
 	}
 	for _, p := range list {
-		if err := a.core.FileFits(p.Pos); err != nil { // what is beyond the limit is never committed
+		if err := a.core.CheckFileSize(p.Pos); err != nil { // what is beyond the limit is never committed
 			return err
 		}
 	}
-	reserved, err := d.Reserve(r.Context(), list, directLife)
+	reserved, err := d.Reserve(r.Context(), list, presignedTTL)
 	if err != nil {
 		return err
 	}
-	out := api.Reserved{Expires: time.Now().Add(directLife).UTC(), Parts: make([]api.ReservedPart, len(reserved))}
+	out := api.Reserved{Expires: time.Now().Add(presignedTTL).UTC(), Parts: make([]api.ReservedPart, len(reserved))}
 	for i, x := range reserved {
-		out.Parts[i] = api.ReservedPart{Blob: x.Blob, Put: presigned(x.Put)}
+		out.Parts[i] = api.ReservedPart{Blob: x.Blob, Put: toAPIPresigned(x.Put)}
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-func (a *API) commit(w http.ResponseWriter, r *core.Request) error {
+func (a *API) commitParts(w http.ResponseWriter, r *core.Request) error {
 	var in api.CommitParts
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	r.Record.Path = in.Path
-	d, v, err := a.direct(r)
+	r.Audit.Path = in.Path
+	d, v, err := a.directVolume(r)
 	if err != nil {
 		return err
 	}
-	list, blobs, err := parts(in.Parts)
+	list, blobs, err := toBucketParts(in.Parts)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (a *API) commit(w http.ResponseWriter, r *core.Request) error {
 		}
 	}
 	// The backend of direct transfers is not the one that other routes change files by.
-	if err := errors.Join(a.core.FileFits(in.Size), r.Still()); err != nil {
+	if err := errors.Join(a.core.CheckFileSize(in.Size), r.Reauthorize()); err != nil {
 		return err
 	}
 	if err := d.CommitFile(r.Context(), v.ID(), in.Path, in.Size, list, blobs, opts, driver.FSOptions{}); err != nil {

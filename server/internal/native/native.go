@@ -28,43 +28,43 @@ type Options struct {
 
 // API is the state of the native API: what clients have open.
 type API struct {
-	core  *core.Core
-	opts  Options
-	turns core.Turns // of those who replace a file
+	core         *core.Core
+	opts         Options
+	replaceLocks core.KeyedLock // of those who replace a file
 
-	mu                   sync.Mutex           // guards what follows
-	shares               map[string]*orgShare // by organisation
-	sessions             map[string]*session
-	sessionsOf           map[string]int // how many a key has, of those that are begun, too
-	systems              map[string]*filesystem
-	handles              map[string]*handle
-	listings             map[string]*listing
-	allOpen, allListings int // of all organisations together
-	closed               bool
+	mu                      sync.Mutex           // guards what follows
+	usages                  map[string]*orgUsage // by organisation
+	sessions                map[string]*session
+	sessionsByKey           map[string]int // how many a key has, of those that are begun, too
+	filesystems             map[string]*sessionFS
+	handles                 map[string]*sessionHandle
+	listings                map[string]*listing
+	openTotal, listingTotal int // of all organisations together
+	closed                  bool
 }
 
-// orgShare is what an organisation has of what all of them share. The counts are guarded by
+// orgUsage is what an organisation has of what all of them share. The counts are guarded by
 // API.mu.
-type orgShare struct {
-	open, listings int // file systems and files; listings between two pages
+type orgUsage struct {
+	openCount, listingCount int // file systems and files; listings between two pages
 }
 
-// share returns the share of an organisation. The caller holds mu.
-func (a *API) share(org string) *orgShare {
-	s := a.shares[org]
+// usageOf returns the share of an organisation. The caller holds mu.
+func (a *API) usageOf(org string) *orgUsage {
+	s := a.usages[org]
 	if s == nil {
-		s = &orgShare{}
-		a.shares[org] = s
+		s = &orgUsage{}
+		a.usages[org] = s
 	}
 	return s
 }
 
 // New returns an API that serves with c. Close ends it.
 func New(c *core.Core, opts Options) *API {
-	a := &API{core: c, opts: opts, shares: map[string]*orgShare{},
-		sessions: map[string]*session{}, sessionsOf: map[string]int{}, systems: map[string]*filesystem{}, handles: map[string]*handle{}, listings: map[string]*listing{}}
-	c.Go(a.tidy)
-	c.Go(a.sweep)
+	a := &API{core: c, opts: opts, usages: map[string]*orgUsage{},
+		sessions: map[string]*session{}, sessionsByKey: map[string]int{}, filesystems: map[string]*sessionFS{}, handles: map[string]*sessionHandle{}, listings: map[string]*listing{}}
+	c.Go(a.reapLoop)
+	c.Go(a.sweepLoop)
 	return a
 }
 
@@ -92,63 +92,63 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 
 // Scopes of routes, by their names in the description.
 const (
-	read     = accounts.Read
-	write    = accounts.Write
-	admin    = accounts.Admin
-	operator = accounts.Operator
+	readScope     = accounts.Read
+	writeScope    = accounts.Write
+	adminScope    = accounts.Admin
+	operatorScope = accounts.Operator
 )
 
-// get returns a route that only reads.
-func get(path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
-	return &core.Route{Method: "GET", Path: path, Name: name, Scope: scope, Do: do}
+// readRoute returns a route that only reads.
+func readRoute(path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	return &core.Route{Method: "GET", Path: path, Name: name, Scope: scope, Handle: do}
 }
 
-// change returns a route that changes something.
-func change(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
-	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Once: true, Do: do}
+// changeRoute returns a route that changes something.
+func changeRoute(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Idempotent: true, Handle: do}
 }
 
-// grave returns a route whose changes are about more than files: they are in the audit
+// auditFirstRoute returns a route whose changes are about more than files: they are in the audit
 // log before they are answered.
-func grave(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
-	rt := change(method, path, name, scope, do)
-	rt.Grave = true
+func auditFirstRoute(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
+	rt := changeRoute(method, path, name, scope, do)
+	rt.AuditFirst = true
 	return rt
 }
 
 func (a *API) serverRoutes() []*core.Route {
 	public := func(path, name string, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
-		return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.NoAuth, Do: do}
+		return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.NoAuth, Handle: do}
 	}
-	metrics := get("/metrics", "metrics", operator, a.metrics)
+	metrics := readRoute("/metrics", "metrics", operatorScope, a.serveMetrics)
 	if a.opts.OpenMetrics {
 		metrics.Auth = core.NoAuth
 	}
 	return []*core.Route{
-		public("/healthz", "health", text),
-		public("/readyz", "ready", a.ready),
-		public("/openapi.json", "openapi", a.openapi),
+		public("/healthz", "health", writeOK),
+		public("/readyz", "ready", a.serveReadiness),
+		public("/openapi.json", "openapi", a.serveOpenAPI),
 		metrics,
-		get(api.Prefix+"/server", "getServer", read, a.getServer),
-		grave("POST", api.Prefix+"/check", "check", admin, whole(a.check)),
-		{Method: "POST", Path: api.Prefix + "/cancel", Name: "cancel", Scope: read, Do: a.cancel},
+		readRoute(api.Prefix+"/server", "getServer", readScope, a.getServer),
+		auditFirstRoute("POST", api.Prefix+"/check", "check", adminScope, requireAllVolumes(a.checkVolumes)),
+		{Method: "POST", Path: api.Prefix + "/cancel", Name: "cancel", Scope: readScope, Handle: a.cancelRequest},
 	}
 }
 
-func text(w http.ResponseWriter, _ *core.Request) error {
+func writeOK(w http.ResponseWriter, _ *core.Request) error {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, err := w.Write([]byte("ok\n"))
 	return err
 }
 
-func (a *API) ready(w http.ResponseWriter, r *core.Request) error {
+func (a *API) serveReadiness(w http.ResponseWriter, r *core.Request) error {
 	if a.core.Draining() {
 		return core.ErrUnavailable
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), readyTime)
+	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
 	o := a.core.Options()
-	err := o.Space.Ping(ctx)
+	err := o.Organisations.Ping(ctx)
 	if err == nil {
 		err = o.Accounts.Ping(ctx)
 	}
@@ -159,20 +159,20 @@ func (a *API) ready(w http.ResponseWriter, r *core.Request) error {
 		}
 		return &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: message, Err: err}
 	}
-	return text(w, r)
+	return writeOK(w, r)
 }
 
-// readyTime is how long a question whether the server is ready waits for the database and
+// readyTimeout is how long a question whether the server is ready waits for the database and
 // the blob store.
-const readyTime = 3 * time.Second
+const readyTimeout = 3 * time.Second
 
-func (a *API) openapi(w http.ResponseWriter, _ *core.Request) error {
+func (a *API) serveOpenAPI(w http.ResponseWriter, _ *core.Request) error {
 	w.Header().Set("Content-Type", "application/json")
 	_, err := w.Write(a.opts.OpenAPI)
 	return err
 }
 
-func (a *API) metrics(w http.ResponseWriter, r *core.Request) error {
+func (a *API) serveMetrics(w http.ResponseWriter, r *core.Request) error {
 	promhttp.HandlerFor(a.opts.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r.Request)
 	return nil
 }
@@ -183,12 +183,12 @@ func (a *API) getServer(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	return core.WriteJSON(w, http.StatusOK, api.Server{
-		Version: a.core.Options().Version, API: api.Version, Instance: a.core.Instance(), Org: r.Who.Org,
-		Key: r.Who.KeyID, KeyName: r.Who.KeyName, Scopes: scopes(r.Who.Scopes), Caps: api.FromCaps(store.Caps()),
+		Version: a.core.Options().Version, API: api.Version, Instance: a.core.Instance(), Org: r.Caller.Org,
+		Key: r.Caller.KeyID, KeyName: r.Caller.KeyName, Scopes: apiScopes(r.Caller.Scopes), Caps: api.FromCaps(store.Caps()),
 	})
 }
 
-func scopes(s accounts.Scope) []api.Scope {
+func apiScopes(s accounts.Scope) []api.Scope {
 	list := []api.Scope{}
 	for _, name := range s.Strings() {
 		list = append(list, api.Scope(name))
@@ -196,7 +196,7 @@ func scopes(s accounts.Scope) []api.Scope {
 	return list
 }
 
-func (a *API) check(w http.ResponseWriter, r *core.Request) error {
+func (a *API) checkVolumes(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	fix := q.Bool("fix")
 	if err := q.Err(); err != nil {
@@ -211,7 +211,7 @@ func (a *API) check(w http.ResponseWriter, r *core.Request) error {
 		if f.Volume == "" || store.Caps().Backend == "local" {
 			f.Path = "" // the key of an object, or a place in the operator's home
 		}
-		out.Findings = append(out.Findings, api.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: a.core.Public(f.Detail), Fixed: f.Fixed})
+		out.Findings = append(out.Findings, api.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: a.core.Redact(f.Detail), Fixed: f.Fixed})
 		return nil
 	})
 	if err != nil {
@@ -220,21 +220,21 @@ func (a *API) check(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-// cancel ends a request that is under way and tells what became of it.
-func (a *API) cancel(w http.ResponseWriter, r *core.Request) error {
+// cancelRequest ends a request that is under way and tells what became of it.
+func (a *API) cancelRequest(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	key := q.Required("key")
 	if err := q.Err(); err != nil {
 		return err
 	}
-	done, err := r.End(key)
+	done, err := r.CancelByKey(key)
 	if err != nil {
 		return err
 	}
 	return core.WriteJSON(w, http.StatusOK, api.Outcome{Done: done})
 }
 
-func noContent(w http.ResponseWriter) error {
+func writeNoContent(w http.ResponseWriter) error {
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

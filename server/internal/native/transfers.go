@@ -14,33 +14,33 @@ import (
 )
 
 func (a *API) transferRoutes() []*core.Route {
-	const v = volumes + "/{volume}"
-	down := get(v+"/archive", "readArchive", read, a.readArchive)
+	const v = volumesPath + "/{volume}"
+	down := readRoute(v+"/archive", "readArchive", readScope, a.readArchive)
 	down.Stream = true
-	up := change("PUT", v+"/archive", "writeArchive", write, a.writeArchive)
-	up.Stream, up.MaxBody, up.Encoded = true, -1, true
+	up := changeRoute("PUT", v+"/archive", "writeArchive", writeScope, a.writeArchive)
+	up.Stream, up.MaxBody, up.DecodesBody = true, -1, true
 	return append(append(a.uploadRoutes(), a.directRoutes()...), down, up)
 }
 
 // archiveBuffer is what package transfer takes to read or write an archive, in bytes.
 const archiveBuffer = 256 << 10
 
-// archive returns the path in the volume that the query names, the root by default.
-func archive(r *core.Request) (string, error) {
+// archivePath returns the path in the volume that the query names, the root by default.
+func archivePath(r *core.Request) (string, error) {
 	q := r.Query()
 	p := q.String("path")
 	return p, q.Err()
 }
 
 func (a *API) readArchive(w http.ResponseWriter, r *core.Request) error {
-	p, err := archive(r)
+	p, err := archivePath(r)
 	if err != nil {
 		return err
 	}
-	if err := r.Hold(archiveBuffer); err != nil {
+	if err := r.ReserveMemory(archiveBuffer); err != nil {
 		return err
 	}
-	return a.use(r, true, func(f *vole.FS) error {
+	return a.withFS(r, true, func(f *vole.FS) error {
 		name := path.Base(path.Clean("/" + p))
 		if name == "/" {
 			name = "."
@@ -52,15 +52,15 @@ func (a *API) readArchive(w http.ResponseWriter, r *core.Request) error {
 }
 
 func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
-	p, err := archive(r)
+	p, err := archivePath(r)
 	if err != nil {
 		return err
 	}
-	r.Record.Path = p
-	if err := r.Hold(archiveBuffer); err != nil {
+	r.Audit.Path = p
+	if err := r.ReserveMemory(archiveBuffer); err != nil {
 		return err
 	}
-	f, done, err := a.openBatch(r)
+	f, done, err := a.openBatchFS(r)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	if cerr := done(); err == nil {
 		err = cerr
 	}
-	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && (unknownKind(err) || errors.Is(err, vole.ErrCorrupt) || errors.Is(err, io.ErrUnexpectedEOF)) {
+	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && (isInternalError(err) || errors.Is(err, vole.ErrCorrupt) || errors.Is(err, io.ErrUnexpectedEOF)) {
 		err = driver.Errorf(vole.ErrInvalid, "%v", err)
 	}
 	if err != nil {
@@ -78,24 +78,24 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped, Lost: stats.Lost})
 }
 
-// unknownKind reports whether err would be taken for a failure of the server.
-func unknownKind(err error) bool {
+// isInternalError reports whether err would be taken for a failure of the server.
+func isInternalError(err error) bool {
 	_, code, _ := core.Describe(err)
 	return code == "internal"
 }
 
-// openBatch opens the volume of the request so that many changes become durable
+// openBatchFS opens the volume of the request so that many changes become durable
 // together, at Sync.
-func (a *API) openBatch(r *core.Request) (f *vole.FS, done func() error, err error) {
+func (a *API) openBatchFS(r *core.Request) (f *vole.FS, done func() error, err error) {
 	if r.Header.Get(api.HeaderFilesystem) != "" {
-		f, end, err := a.open(r, false)
+		f, end, err := a.acquireFS(r, false)
 		return f, func() error { end(nil); return nil }, err
 	}
-	v, err := r.Volume(r.PathValue("volume"))
+	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
 		return nil, nil, err
 	}
-	r.Forget(v.ID())
+	r.EvictVolume(v.ID())
 	f, err = v.OpenFS(r.Context(), vole.FSOptions{Batch: true})
 	if err != nil {
 		return nil, nil, err

@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	uploadLife  = 24 * time.Hour
-	firstPiece  = 64 << 10 // bytes that are written at once
-	uploadPiece = 1 << 20  // the same, once one such piece came
+	uploadTTL  = 24 * time.Hour
+	smallPiece = 64 << 10 // bytes that are written at once
+	largePiece = 1 << 20  // the same, once one such piece came
 )
 
 func (a *API) uploadRoutes() []*core.Route {
 	const u = api.Prefix + "/uploads/{upload}"
-	put := change("PUT", u, "continueUpload", write, a.continueUpload)
-	put.Stream, put.MaxBody, put.Once = true, -1, false
-	finish := change("POST", u+"/finish", "finishUpload", write, a.finishUpload)
+	put := changeRoute("PUT", u, "continueUpload", writeScope, a.continueUpload)
+	put.Stream, put.MaxBody, put.Idempotent = true, -1, false
+	finish := changeRoute("POST", u+"/finish", "finishUpload", writeScope, a.finishUpload)
 	finish.Stream = true // the digest may take its time
 	return []*core.Route{
-		change("POST", volumes+"/{volume}/uploads", "startUpload", write, a.startUpload),
-		get(u, "getUpload", write, a.getUpload),
+		changeRoute("POST", volumesPath+"/{volume}/uploads", "startUpload", writeScope, a.startUpload),
+		readRoute(u, "getUpload", writeScope, a.getUpload),
 		put, finish,
-		change("DELETE", u, "cancelUpload", write, a.cancelUpload),
+		changeRoute("DELETE", u, "cancelUpload", writeScope, a.cancelUpload),
 	}
 }
 
@@ -42,14 +42,14 @@ func (a *API) uploadRoutes() []*core.Route {
 func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	p := q.Required("path")
-	perm, err := mode(q, 0)
+	perm, err := queryMode(q, 0)
 	// The id is checked as a name is, which begins with a letter; a token may not.
-	up := accounts.Upload{ID: "u" + core.NewToken(), Org: r.Who.Org, KeyID: r.Who.KeyID, Path: p, Mode: filemode.Perm(perm), Exclusive: q.Bool("exclusive"),
-		Size: q.Int("size", -1, 0, math.MaxInt64), Created: time.Now(), Expires: time.Now().Add(uploadLife)}
+	up := accounts.Upload{ID: "u" + core.NewToken(), Org: r.Caller.Org, KeyID: r.Caller.KeyID, Path: p, Mode: filemode.Perm(perm), Exclusive: q.Bool("exclusive"),
+		Size: q.Int("size", -1, 0, math.MaxInt64), Created: time.Now(), Expires: time.Now().Add(uploadTTL)}
 	if err := errors.Join(err, q.Err()); err != nil {
 		return err
 	}
-	r.Record.Path = p
+	r.Audit.Path = p
 	clean, err := driver.CleanPath(p)
 	if err != nil {
 		return err
@@ -57,17 +57,17 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	if clean == "." {
 		return vole.ErrIsDir
 	}
-	if err := a.core.FileFits(max(0, up.Size)); err != nil {
+	if err := a.core.CheckFileSize(max(0, up.Size)); err != nil {
 		return err
 	}
-	v, err := r.Volume(r.PathValue("volume"))
+	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
 		return err
 	}
 	up.Volume = v.ID()
 	base := path.Base(clean)
 	up.Staging = path.Join(path.Dir(clean), fmt.Sprintf(".%s.%s.upload", base[:min(len(base), 200)], up.ID))
-	err = r.Use(up.Volume, false, func(f *vole.FS) error {
+	err = r.WithFS(up.Volume, false, func(f *vole.FS) error {
 		switch e, err := f.Lstat(r.Context(), clean); {
 		case err == nil && e.IsDir():
 			return vole.ErrIsDir
@@ -95,27 +95,27 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	return core.WriteJSON(w, http.StatusCreated, describeUpload(up, 0))
+	return core.WriteJSON(w, http.StatusCreated, toAPIUpload(up, 0))
 }
 
-func describeUpload(up accounts.Upload, offset int64) api.Upload {
+func toAPIUpload(up accounts.Upload, offset int64) api.Upload {
 	return api.Upload{ID: up.ID, Offset: offset, Size: max(0, up.Size), Expires: up.Expires}
 }
 
-// upload calls fn with an upload of the caller's organisation and its file.
-func (a *API) upload(r *core.Request, fn func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error) error {
-	up, err := a.core.Options().Accounts.Upload(r.Context(), r.Who.Org, r.PathValue("upload"))
+// withUpload calls fn with an upload of the caller's organisation and its file.
+func (a *API) withUpload(r *core.Request, fn func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error) error {
+	up, err := a.core.Options().Accounts.Upload(r.Context(), r.Caller.Org, r.PathValue("upload"))
 	if errors.Is(err, vole.ErrNotExist) {
 		return errNoUpload
 	}
 	if err != nil {
 		return err
 	}
-	r.Record.Path = up.Path
-	if r.See(up.Volume, "") != nil {
+	r.Audit.Path = up.Path
+	if r.CheckVisible(up.Volume, "") != nil {
 		return errNoUpload
 	}
-	return r.Use(up.Volume, false, func(f *vole.FS) error {
+	return r.WithFS(up.Volume, false, func(f *vole.FS) error {
 		h, err := f.Open(r.Context(), up.Staging, vole.OpenOptions{Write: true, NoFollow: true})
 		if errors.Is(err, vole.ErrNotExist) {
 			return errNoUpload
@@ -135,39 +135,39 @@ func (a *API) upload(r *core.Request, fn func(up accounts.Upload, f *vole.FS, h 
 var errNoUpload = core.NotFound("there is no such upload: it was finished, given up, or took longer than a day")
 
 func (a *API) getUpload(w http.ResponseWriter, r *core.Request) error {
-	return a.upload(r, func(up accounts.Upload, _ *vole.FS, _ *vole.File, size int64) error {
-		return core.WriteJSON(w, http.StatusOK, describeUpload(up, size))
+	return a.withUpload(r, func(up accounts.Upload, _ *vole.FS, _ *vole.File, size int64) error {
+		return core.WriteJSON(w, http.StatusOK, toAPIUpload(up, size))
 	})
 }
 
 func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
-	off := offset(q)
+	off := queryOffset(q)
 	if err := q.Err(); err != nil {
 		return err
 	}
-	return a.upload(r, func(up accounts.Upload, _ *vole.FS, h *vole.File, size int64) error {
+	return a.withUpload(r, func(up accounts.Upload, _ *vole.FS, h *vole.File, size int64) error {
 		if off != size {
 			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("the upload has come to %d, not %d; go on there", size, off)}
 		}
-		end, err := receive(r.Context(), h, off, up.Size, r.Body, r.TryHold)
+		end, err := receiveBody(r.Context(), h, off, up.Size, r.Body, r.TryReserveMemory)
 		// What arrived stays, even if the client is gone.
 		late, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.core.Options().Timeout)
 		defer cancel()
 		if err := errors.Join(err, h.Sync(late)); err != nil {
 			return err
 		}
-		return core.WriteJSON(w, http.StatusOK, describeUpload(up, end))
+		return core.WriteJSON(w, http.StatusOK, toAPIUpload(up, end))
 	})
 }
 
-// receive writes a body to a file from off on, up to size if that is known, and
+// receiveBody writes a body to a file from off on, up to size if that is known, and
 // returns where it ended. Larger pieces are written if try says that there is memory for
 // them.
-func receive(ctx context.Context, h *vole.File, off, size int64, body io.Reader, try func(n int64) bool) (int64, error) {
-	buf := make([]byte, firstPiece)
+func receiveBody(ctx context.Context, h *vole.File, off, size int64, body io.Reader, try func(n int64) bool) (int64, error) {
+	buf := make([]byte, smallPiece)
 	for {
-		n, err := readPiece(body, buf)
+		n, err := fillBuffer(body, buf)
 		if size >= 0 && int64(n) > size-off {
 			return off, driver.Errorf(vole.ErrInvalid, "more bytes came than the %d that were announced", size)
 		}
@@ -183,15 +183,15 @@ func receive(ctx context.Context, h *vole.File, off, size int64, body io.Reader,
 		if err != nil {
 			return off, err
 		}
-		if len(buf) == firstPiece && try(uploadPiece) {
-			buf = make([]byte, uploadPiece)
+		if len(buf) == smallPiece && try(largePiece) {
+			buf = make([]byte, largePiece)
 		}
 	}
 }
 
-// readPiece fills buf as far as r goes. Other than io.ReadFull it tells an end, io.EOF,
+// fillBuffer fills buf as far as r goes. Other than io.ReadFull it tells an end, io.EOF,
 // from a body that was broken off.
-func readPiece(r io.Reader, buf []byte) (n int, err error) {
+func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
 		m, err = r.Read(buf[n:])
@@ -201,17 +201,17 @@ func readPiece(r io.Reader, buf []byte) (n int, err error) {
 }
 
 func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
-	sum, want, err := digest(r.Header.Values(api.HeaderDigest))
+	sum, want, err := parseReprDigest(r.Header.Values(api.HeaderDigest))
 	if err != nil {
 		return err
 	}
-	return a.upload(r, func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error {
+	return a.withUpload(r, func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error {
 		if up.Size >= 0 && size != up.Size {
 			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("%d bytes have arrived, and %d were announced; send the rest first", size, up.Size)}
 		}
 		if sum != nil {
-			s := core.NewSource(r.Context(), h, size)
-			if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{s}, make([]byte, firstPiece)); err != nil {
+			s := core.NewFileSource(r.Context(), h, size)
+			if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{s}, make([]byte, smallPiece)); err != nil {
 				return err
 			}
 			if string(sum.Sum(nil)) != string(want) {
@@ -238,45 +238,45 @@ func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
 }
 
 func (a *API) cancelUpload(w http.ResponseWriter, r *core.Request) error {
-	err := a.upload(r, func(up accounts.Upload, f *vole.FS, _ *vole.File, _ int64) error {
-		return a.dropUpload(r.Context(), up, f)
+	err := a.withUpload(r, func(up accounts.Upload, f *vole.FS, _ *vole.File, _ int64) error {
+		return a.removeUpload(r.Context(), up, f)
 	})
 	if err != nil && !errors.Is(err, errNoUpload) {
 		return err
 	}
-	return noContent(w)
+	return writeNoContent(w)
 }
 
-func (a *API) dropUpload(ctx context.Context, up accounts.Upload, f *vole.FS) error {
+func (a *API) removeUpload(ctx context.Context, up accounts.Upload, f *vole.FS) error {
 	if err := f.Remove(ctx, up.Staging); err != nil && !errors.Is(err, vole.ErrNotExist) && !errors.Is(err, vole.ErrNotDir) {
 		return err
 	}
 	return a.core.Options().Accounts.DeleteUpload(ctx, up.Org, up.ID)
 }
 
-// sweep removes what uploads have left that nobody finished, and records that have
+// sweepLoop removes what uploads have left that nobody finished, and records that have
 // served their time.
-func (a *API) sweep() {
-	tick := time.NewTicker(sweepEvery)
+func (a *API) sweepLoop() {
+	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-a.core.Life().Done():
+		case <-a.core.Lifetime().Done():
 			return
 		case <-tick.C:
 		}
-		if err := a.sweepOnce(a.core.Life()); err != nil && a.core.Life().Err() == nil {
+		if err := a.sweepExpired(a.core.Lifetime()); err != nil && a.core.Lifetime().Err() == nil {
 			a.core.Options().Log.Warn("uploads: removing those that nobody finished", "error", err)
 		}
 	}
 }
 
 const (
-	sweepEvery = 10 * time.Minute
-	sweepMost  = 1000
+	sweepInterval = 10 * time.Minute
+	sweepBatch    = 1000
 )
 
-func (a *API) sweepOnce(ctx context.Context) error {
+func (a *API) sweepExpired(ctx context.Context) error {
 	acc := a.core.Options().Accounts
 	if err := acc.PruneIdempotent(ctx, time.Now().Add(-24*time.Hour)); err != nil {
 		return err
@@ -286,7 +286,7 @@ func (a *API) sweepOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	late, err := acc.ExpiredUploads(ctx, sweepMost)
+	late, err := acc.ExpiredUploads(ctx, sweepBatch)
 	if err != nil {
 		return err
 	}
@@ -313,5 +313,5 @@ func (a *API) sweepUpload(ctx context.Context, up accounts.Upload) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.dropUpload(ctx, up, f), f.Close())
+	return errors.Join(a.removeUpload(ctx, up, f), f.Close())
 }

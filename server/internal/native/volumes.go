@@ -16,22 +16,22 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-const volumes = api.Prefix + "/volumes"
+const volumesPath = api.Prefix + "/volumes"
 
 func (a *API) volumeRoutes() []*core.Route {
-	create := grave("POST", volumes, "createVolume", write, a.createVolume)
-	clone := grave("POST", volumes+"/{volume}/clone", "cloneVolume", write, a.cloneVolume)
+	create := auditFirstRoute("POST", volumesPath, "createVolume", writeScope, a.createVolume)
+	clone := auditFirstRoute("POST", volumesPath+"/{volume}/clone", "cloneVolume", writeScope, a.cloneVolume)
 	create.AnyServer, clone.AnyServer = true, true
-	watch := get(api.Prefix+"/events", "watch", read, a.watch)
+	watch := readRoute(api.Prefix+"/events", "watch", readScope, a.streamEvents)
 	watch.Endless, watch.Stream = true, true
 	return []*core.Route{
 		create, clone, watch,
-		get(volumes, "listVolumes", read, a.listVolumes),
-		get(volumes+"/{volume}", "getVolume", read, a.getVolume),
-		grave("PATCH", volumes+"/{volume}", "updateVolume", write, a.updateVolume),
-		grave("DELETE", volumes+"/{volume}", "removeVolume", write, a.removeVolume),
-		change("POST", volumes+"/{volume}/measure", "measureVolume", write, a.measureVolume),
-		get(volumes+"/{volume}/usage", "getUsage", read, a.getUsage),
+		readRoute(volumesPath, "listVolumes", readScope, a.listVolumes),
+		readRoute(volumesPath+"/{volume}", "getVolume", readScope, a.getVolume),
+		auditFirstRoute("PATCH", volumesPath+"/{volume}", "updateVolume", writeScope, a.updateVolume),
+		auditFirstRoute("DELETE", volumesPath+"/{volume}", "removeVolume", writeScope, a.removeVolume),
+		changeRoute("POST", volumesPath+"/{volume}/measure", "measureVolume", writeScope, a.measureVolume),
+		readRoute(volumesPath+"/{volume}/usage", "getUsage", readScope, a.getUsage),
 	}
 }
 
@@ -51,17 +51,17 @@ func (a *API) listVolumes(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	out := api.VolumePage{Volumes: []api.Volume{}}
-	if err := volumePage(r, store, filter, &out); err != nil {
+	if err := appendVolumePage(r, store, filter, &out); err != nil {
 		return err
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-// volumePage adds the volumes of a page that the caller sees. It ends early where their
+// appendVolumePage adds the volumes of a page that the caller sees. It ends early where their
 // labels are many.
-func volumePage(r *core.Request, store *vole.Store, filter vole.Filter, out *api.VolumePage) error {
+func appendVolumePage(r *core.Request, store *vole.Store, filter vole.Filter, out *api.VolumePage) error {
 	size := int64(0)
-	for left := cmp.Or(filter.Limit, mostVolumes); left > 0 && size < volumePageSize; {
+	for left := cmp.Or(filter.Limit, maxPageVolumes); left > 0 && size < maxPageMemory; {
 		filter.Limit = min(left, volumeStep)
 		page, err := store.List(r.Context(), filter)
 		if err != nil {
@@ -69,12 +69,12 @@ func volumePage(r *core.Request, store *vole.Store, filter vole.Filter, out *api
 		}
 		step := int64(0)
 		for _, i := range page.Volumes {
-			if r.Who.Sees(i.ID) {
+			if r.Caller.Sees(i.ID) {
 				out.Volumes = append(out.Volumes, api.FromVolume(i))
-				step += core.VolumeSize(i)
+				step += core.VolumeMemorySize(i)
 			}
 		}
-		if err := r.Hold(step); err != nil {
+		if err := r.ReserveMemory(step); err != nil {
 			return err
 		}
 		size, left = size+step, left-len(page.Volumes)
@@ -87,20 +87,20 @@ func volumePage(r *core.Request, store *vole.Store, filter vole.Filter, out *api
 }
 
 const (
-	mostVolumes    = 1000    // of a page
+	maxPageVolumes = 1000    // of a page
 	volumeStep     = 100     // that are read before their memory is counted
-	volumePageSize = 2 << 20 // bytes after which a page ends early
+	maxPageMemory  = 2 << 20 // bytes after which a page ends early
 )
 
-// volume returns the volume that the path names, as the parameter by says.
-func volume(r *core.Request, by string) (*vole.Volume, error) {
+// volumeOfPath returns the volume that the path names, as the parameter by says.
+func volumeOfPath(r *core.Request, by string) (*vole.Volume, error) {
 	ref := r.PathValue("volume")
 	switch by {
 	case "", "id", "name":
 	default:
 		return nil, driver.Errorf(vole.ErrInvalid, "by=%q: write id or name", by)
 	}
-	v, err := r.Volume(ref)
+	v, err := r.VisibleVolume(ref)
 	if err == nil && (by == "id" && v.ID() != ref || by == "name" && v.Name() != ref) {
 		return nil, vole.ErrNotFound
 	}
@@ -113,7 +113,7 @@ func (a *API) getVolume(w http.ResponseWriter, r *core.Request) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	v, err := volume(r, by)
+	v, err := volumeOfPath(r, by)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (a *API) createVolume(w http.ResponseWriter, r *core.Request) error {
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
-	return a.create(w, r, in)
+	return a.createVolumeFrom(w, r, in)
 }
 
 func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request) error {
@@ -137,22 +137,22 @@ func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request) error {
 		return driver.Errorf(vole.ErrInvalid, "the volume to clone is the one of the URL; leave out \"from\"")
 	}
 	in.From = r.PathValue("volume")
-	return a.create(w, r, in)
+	return a.createVolumeFrom(w, r, in)
 }
 
-// create makes a volume, once for each idempotency key whatever server is asked.
-func (a *API) create(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
-	r.Record.Volume = in.Name
-	if r.Who.Volumes != nil {
+// createVolumeFrom makes a volume, once for each idempotency key whatever server is asked.
+func (a *API) createVolumeFrom(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
+	r.Audit.Volume = in.Name
+	if r.Caller.Volumes != nil {
 		return core.ErrForbidden // it could not see what it made
 	}
-	store, err := a.storeFor(r, in.DraftOf)
+	store, err := a.storeOfSession(r, in.DraftOf)
 	if err != nil {
 		return err
 	}
 	spec := vole.Spec{Kind: vole.Kind(in.Kind), Quota: vole.Size(in.Quota), Capacity: vole.Size(in.Capacity), Labels: vole.Labels(in.Labels), Draft: in.DraftOf != ""}
 	if in.From != "" {
-		from, err := r.Volume(in.From)
+		from, err := r.VisibleVolume(in.From)
 		if err != nil {
 			return err
 		}
@@ -163,21 +163,21 @@ func (a *API) create(w http.ResponseWriter, r *core.Request, in api.CreateVolume
 		v, err = store.Create(r.Context(), in.Name, spec)
 	} else {
 		text, _ := json.Marshal(in)
-		claim := accounts.Idempotent{Org: r.Who.Org, Key: key, Fingerprint: fmt.Sprintf("%x", sha256.Sum256(text))}
-		v, err = a.createOnce(r, store, in.Name, spec, claim)
+		claim := accounts.Idempotent{Org: r.Caller.Org, Key: key, Fingerprint: fmt.Sprintf("%x", sha256.Sum256(text))}
+		v, err = a.createIdempotent(r, store, in.Name, spec, claim)
 	}
 	if err != nil {
 		return err
 	}
-	r.Record.Volume, r.Record.VolumeName = v.ID(), v.Name()
+	r.Audit.Volume, r.Audit.VolumeName = v.ID(), v.Name()
 	return core.WriteJSON(w, http.StatusCreated, api.FromVolume(v.Info()))
 }
 
 // claimWait is how long a server is waited for that has the same request.
 const claimWait = 5 * time.Second
 
-// createOnce creates a volume, unless the same request made it before.
-func (a *API) createOnce(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent) (*vole.Volume, error) {
+// createIdempotent creates a volume, unless the same request made it before.
+func (a *API) createIdempotent(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent) (*vole.Volume, error) {
 	acc := a.core.Options().Accounts
 	var prior *accounts.Idempotent
 	for start := time.Now(); ; {
@@ -200,15 +200,15 @@ func (a *API) createOnce(r *core.Request, store *vole.Store, name string, spec v
 	}
 	v, err := store.Create(r.Context(), name, spec)
 	if errors.Is(err, vole.ErrExists) {
-		v, err = a.madeBefore(r, store, name, spec, claim, prior, err)
+		v, err = a.adoptExisting(r, store, name, spec, claim, prior, err)
 	}
-	a.settle(r, claim.Key, v, err)
+	a.finishIdempotent(r, claim.Key, v, err)
 	return v, err
 }
 
-// madeBefore returns the volume that is in the way when it is the one that was asked
+// adoptExisting returns the volume that is in the way when it is the one that was asked
 // for, and exists otherwise.
-func (a *API) madeBefore(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent, prior *accounts.Idempotent, exists error) (*vole.Volume, error) {
+func (a *API) adoptExisting(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent, prior *accounts.Idempotent, exists error) (*vole.Volume, error) {
 	if prior == nil {
 		// This server was so slow that another took the request over.
 		now, err := a.core.Options().Accounts.BeginIdempotent(r.Context(), claim)
@@ -225,13 +225,13 @@ func (a *API) madeBefore(r *core.Request, store *vole.Store, name string, spec v
 	return nil, exists
 }
 
-// settle notes what came of a request with an idempotency key.
-func (a *API) settle(r *core.Request, key string, v *vole.Volume, err error) {
-	acc, ctx := a.core.Options().Accounts, a.core.Life()
+// finishIdempotent notes what came of a request with an idempotency key.
+func (a *API) finishIdempotent(r *core.Request, key string, v *vole.Volume, err error) {
+	acc, ctx := a.core.Options().Accounts, a.core.Lifetime()
 	if err == nil {
-		err = acc.FinishIdempotent(ctx, r.Who.Org, key, v.ID())
+		err = acc.FinishIdempotent(ctx, r.Caller.Org, key, v.ID())
 	} else {
-		err = acc.ForgetIdempotent(ctx, r.Who.Org, key)
+		err = acc.ForgetIdempotent(ctx, r.Caller.Org, key)
 	}
 	if err != nil {
 		a.core.Options().Log.Warn("idempotency: the outcome was not noted", "request", r.ID, "error", err)
@@ -244,7 +244,7 @@ func (a *API) updateVolume(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	ref := r.PathValue("volume")
-	v, err := r.Volume(ref)
+	v, err := r.VisibleVolume(ref)
 	if err != nil {
 		return err
 	}
@@ -262,11 +262,11 @@ func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	v, err := volume(r, by)
+	v, err := volumeOfPath(r, by)
 	if err != nil {
 		return err
 	}
-	r.Forget(v.ID())
+	r.EvictVolume(v.ID())
 	if q.Has("unused_since") {
 		err = v.RemoveUnused(r.Context(), since)
 	} else {
@@ -279,7 +279,7 @@ func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
 }
 
 func (a *API) measureVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := r.Volume(r.PathValue("volume"))
+	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
 		return err
 	}
@@ -291,7 +291,7 @@ func (a *API) measureVolume(w http.ResponseWriter, r *core.Request) error {
 }
 
 func (a *API) getUsage(w http.ResponseWriter, r *core.Request) error {
-	return a.use(r, true, func(f *vole.FS) error {
+	return a.withFS(r, true, func(f *vole.FS) error {
 		s, err := f.Statfs(r.Context())
 		if err != nil {
 			return err
@@ -300,29 +300,29 @@ func (a *API) getUsage(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// mostWatchers bounds the streams of events of one organisation on one server.
-const mostWatchers = 500
+// maxOrgWatchers bounds the streams of events of one organisation on one server.
+const maxOrgWatchers = 500
 
-// watch streams events until the client or the server ends.
-func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
+// streamEvents streams events until the client or the server ends.
+func (a *API) streamEvents(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	ref := q.String("volume")
 	if err := q.Err(); err != nil {
 		return err
 	}
-	want := r.Who.Sees
+	want := r.Caller.Sees
 	if ref != "" {
-		v, err := r.Volume(ref)
+		v, err := r.VisibleVolume(ref)
 		if err != nil {
 			return err
 		}
 		want = func(id string) bool { return id == v.ID() }
 	}
-	if a.core.Events.Subscribed(r.Who.Org) >= mostWatchers {
-		return errTooMany
+	if a.core.Events.Subscribed(r.Caller.Org) >= maxOrgWatchers {
+		return errTooManyOpen
 	}
-	sub := a.core.Events.Subscribe(r.Who.Org, r.ID, want)
-	defer a.core.Events.Unsubscribe(r.Who.Org, sub)
+	sub := a.core.Events.Subscribe(r.Caller.Org, r.ID, want)
+	defer a.core.Events.Unsubscribe(r.Caller.Org, sub)
 	select {
 	case <-sub.Ready:
 	case err := <-sub.Failed:
@@ -338,7 +338,7 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 	if r.Method == http.MethodHead {
 		return nil // its client has the whole answer, and may ask for more on this connection
 	}
-	core.Untimed(w)
+	core.DisableWriteDeadline(w)
 	out := http.NewResponseController(w)
 	alive := time.NewTicker(15 * time.Second)
 	defer alive.Stop()
@@ -354,23 +354,23 @@ func (a *API) watch(w http.ResponseWriter, r *core.Request) error {
 		case <-r.Context().Done():
 			return nil
 		case <-alive.C:
-			if r.Still() != nil {
+			if r.Reauthorize() != nil {
 				return nil
 			}
 			line = []byte(": alive\n\n")
 		case list, ok := <-sub.C:
-			if !ok || r.Still() != nil {
+			if !ok || r.Reauthorize() != nil {
 				return nil
 			}
-			if line, err = eventLines(list, want); err != nil {
+			if line, err = formatEvents(list, want); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// eventLines writes down those events whose volumes are wanted.
-func eventLines(list []api.Event, want func(volumeID string) bool) (lines []byte, err error) {
+// formatEvents writes down those events whose volumes are wanted.
+func formatEvents(list []api.Event, want func(volumeID string) bool) (lines []byte, err error) {
 	for _, ev := range list {
 		if !want(ev.VolumeID) {
 			continue

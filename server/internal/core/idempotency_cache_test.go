@@ -11,12 +11,12 @@ import (
 
 // onceClock is a map of answers whose time stands still until a test moves it.
 type onceClock struct {
-	*onceMap
+	*idempotencyCache
 	at time.Time
 }
 
 func newOnceClock() *onceClock {
-	c := &onceClock{onceMap: newOnceMap(), at: time.Unix(1e9, 0)}
+	c := &onceClock{idempotencyCache: newIdempotencyCache(), at: time.Unix(1e9, 0)}
 	c.now = func() time.Time { return c.at }
 	return c
 }
@@ -24,16 +24,16 @@ func newOnceClock() *onceClock {
 // answer has a request made and answered.
 func (c *onceClock) answer(org, key string, status int, body string) error {
 	c.mu.Lock()
-	x, err := c.begin(org, newOnceKey("me", key), func() {})
+	x, err := c.reserveAnswer(org, hashAnswerKey("me", key), func() {})
 	c.mu.Unlock()
 	if err == nil {
-		c.settle(org, x, onceAnswer{status: uint16(status), header: noHeader, body: body})
+		c.storeAnswer(org, x, cachedAnswer{status: uint16(status), header: emptyHeader, body: body})
 	}
 	return err
 }
 
 func (c *onceClock) has(org, key string) bool {
-	return c.org(org).of[newOnceKey("me", key)] != nil
+	return c.answersOf(org).byKey[hashAnswerKey("me", key)] != nil
 }
 
 // Whoever makes many changes in a row is never refused for it, and what is counted for
@@ -69,7 +69,7 @@ func TestOnceManyInARow(t *testing.T) {
 // younger than a minute.
 func TestOnceBudget(t *testing.T) {
 	c := newOnceClock()
-	c.mostOrg, c.mostAll = 10*onceBase, 100*onceBase
+	c.maxOrgBytes, c.maxBytes = 10*answerOverhead, 100*answerOverhead
 	if err := c.answer("victim", "append", 200, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -94,8 +94,8 @@ func TestOnceBudget(t *testing.T) {
 	if !c.has("victim", "append") {
 		t.Error("another organisation's answer made room")
 	}
-	c.at = c.at.Add(onceKept)
-	c.forget()
+	c.at = c.at.Add(answerTTL)
+	c.evictExpired()
 	if c.size != 0 || len(c.orgs) != 0 {
 		t.Errorf("%d bytes of %d organisations are kept for ever", c.size, len(c.orgs))
 	}
@@ -105,26 +105,26 @@ func TestOnceBudget(t *testing.T) {
 // asks is refused; one that has little never is.
 func TestOnceBudgetOfAll(t *testing.T) {
 	c := newOnceClock()
-	c.mostOrg, c.mostAll = 8*onceFloor, 10*onceFloor
+	c.maxOrgBytes, c.maxBytes = 8*orgAnswerFloor, 10*orgAnswerFloor
 	fill := func(org string, most int64) (err error) {
-		for i := 0; err == nil && c.org(org).size < most; i++ {
+		for i := 0; err == nil && c.answersOf(org).size < most; i++ {
 			err = c.answer(org, fmt.Sprint(i), 200, "")
 		}
 		return err
 	}
-	if err := fill("large", 7*onceFloor); err != nil {
+	if err := fill("large", 7*orgAnswerFloor); err != nil {
 		t.Fatal(err)
 	}
 	var e *Error
-	if err := fill("second", 7*onceFloor); !errors.As(err, &e) || e.Status != http.StatusServiceUnavailable || e.Retry == 0 {
+	if err := fill("second", 7*orgAnswerFloor); !errors.As(err, &e) || e.Status != http.StatusServiceUnavailable || e.Retry == 0 {
 		t.Errorf("beyond what all may have: %+v", err)
 	}
-	if err := fill("small", onceFloor/2); err != nil {
+	if err := fill("small", orgAnswerFloor/2); err != nil {
 		t.Errorf("an organisation that has little: %v", err)
 	}
-	c.at = c.at.Add(onceSure)
-	second := c.org("second").size
-	if err := fill("third", 3*onceFloor); err != nil || c.org("second").size != second {
-		t.Errorf("%v; the second largest has %d bytes, and had %d", err, c.org("second").size, second)
+	c.at = c.at.Add(guaranteedTTL)
+	second := c.answersOf("second").size
+	if err := fill("third", 3*orgAnswerFloor); err != nil || c.answersOf("second").size != second {
+		t.Errorf("%v; the second largest has %d bytes, and had %d", err, c.answersOf("second").size, second)
 	}
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Source is an open file as http.ServeContent reads it. Unlike that it keeps the error of a
+// FileSource is an open file as http.ServeContent reads it. Unlike that it keeps the error of a
 // read that failed: once the headers are out, the client sees no more of it than a broken
 // connection.
-type Source struct {
+type FileSource struct {
 	ctx  context.Context // of the one request that it is for
 	f    *vole.File
 	size int64
@@ -22,12 +22,12 @@ type Source struct {
 	err  error
 }
 
-// NewSource returns a Source of the first size bytes of a file.
-func NewSource(ctx context.Context, f *vole.File, size int64) *Source {
-	return &Source{ctx: ctx, f: f, size: size}
+// NewFileSource returns a Source of the first size bytes of a file.
+func NewFileSource(ctx context.Context, f *vole.File, size int64) *FileSource {
+	return &FileSource{ctx: ctx, f: f, size: size}
 }
 
-func (s *Source) Read(p []byte) (int, error) {
+func (s *FileSource) Read(p []byte) (int, error) {
 	if s.off >= s.size {
 		return 0, io.EOF
 	}
@@ -40,7 +40,7 @@ func (s *Source) Read(p []byte) (int, error) {
 }
 
 // Seek implements io.Seeker.
-func (s *Source) Seek(off int64, whence int) (int64, error) {
+func (s *FileSource) Seek(off int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
 		off += s.off
@@ -54,18 +54,18 @@ func (s *Source) Seek(off int64, whence int) (int64, error) {
 	return off, nil
 }
 
-// Serve answers with what the request asks for of the file. The headers wait for the first
+// ServeContent answers with what the request asks for of the file. The headers wait for the first
 // bytes, so that a file that cannot be read is answered with an error.
-func (s *Source) Serve(w http.ResponseWriter, r *Request, modified time.Time) error {
+func (s *FileSource) ServeContent(w http.ResponseWriter, r *Request, modified time.Time) error {
 	lazy := &lazyHeader{ResponseWriter: w}
 	http.ServeContent(lazy, r.Request, "", modified, s)
-	if s.err != nil && !lazy.out {
+	if s.err != nil && !lazy.sent {
 		for _, name := range []string{"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "Content-Type", "Etag", "Last-Modified"} {
 			w.Header().Del(name)
 		}
 		return s.err
 	}
-	lazy.flush()
+	lazy.sendHeader()
 	return s.err
 }
 
@@ -73,20 +73,20 @@ func (s *Source) Serve(w http.ResponseWriter, r *Request, modified time.Time) er
 type lazyHeader struct {
 	http.ResponseWriter
 	status int
-	out    bool
+	sent   bool
 }
 
 func (l *lazyHeader) WriteHeader(status int) { l.status = status }
 
-func (l *lazyHeader) flush() {
-	if !l.out && l.status != 0 {
+func (l *lazyHeader) sendHeader() {
+	if !l.sent && l.status != 0 {
 		l.ResponseWriter.WriteHeader(l.status)
 	}
-	l.out = true
+	l.sent = true
 }
 
 func (l *lazyHeader) Write(p []byte) (int, error) {
-	l.flush()
+	l.sendHeader()
 	return l.ResponseWriter.Write(p)
 }
 
@@ -96,11 +96,11 @@ func (l *lazyHeader) ReadFrom(r io.Reader) (int64, error) {
 	defer smallBuffers.Put(first)
 	n, err := r.Read(*first)
 	if n == 0 && err != nil {
-		return 0, notEOF(err)
+		return 0, ignoreEOF(err)
 	}
 	written, werr := l.Write((*first)[:n])
 	if werr != nil || err != nil {
-		return int64(written), cmp.Or(werr, notEOF(err))
+		return int64(written), cmp.Or(werr, ignoreEOF(err))
 	}
 	rest, err := io.Copy(l.ResponseWriter, r)
 	return int64(written) + rest, err

@@ -12,9 +12,9 @@ import (
 // without end, and that an organisation leaves others room whatever its keys.
 func TestGates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGates(5*time.Second, 8)
+		g := newConcurrencyLimiter(5*time.Second, 8)
 		enter := func(org, key string, wait bool) (func(), error) {
-			return g.enter(t.Context(), org, wait, gateBound{"", 6, errAllAtOnce}, gateBound{"org " + org, 4, errAtOnce}, gateBound{"key " + org + key, 2, errAtOnce})
+			return g.acquireSlot(t.Context(), org, wait, concurrencyBound{"", 6, errServerBusy}, concurrencyBound{"org " + org, 4, errKeyBusy}, concurrencyBound{"key " + org + key, 2, errKeyBusy})
 		}
 		var leave []func()
 		for _, key := range []string{"a", "a", "b", "b"} {
@@ -24,7 +24,7 @@ func TestGates(t *testing.T) {
 			}
 			leave = append(leave, l)
 		}
-		if _, err := enter("one", "c", false); !errors.Is(err, errAtOnce) {
+		if _, err := enter("one", "c", false); !errors.Is(err, errKeyBusy) {
 			t.Errorf("the organisation's fifth: %v", err)
 		}
 		for range 2 {
@@ -32,16 +32,16 @@ func TestGates(t *testing.T) {
 				t.Errorf("another organisation's: %v", err)
 			}
 		}
-		if _, err := enter("three", "a", false); !errors.Is(err, errAllAtOnce) {
+		if _, err := enter("three", "a", false); !errors.Is(err, errServerBusy) {
 			t.Errorf("the seventh of all: %v", err)
 		}
 		start := time.Now()
-		if _, err := enter("one", "a", true); !errors.Is(err, errAtOnce) && !errors.Is(err, errAllAtOnce) || time.Since(start) != 5*time.Second {
+		if _, err := enter("one", "a", true); !errors.Is(err, errKeyBusy) && !errors.Is(err, errServerBusy) || time.Since(start) != 5*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := g.enter(ctx, "one", true, gateBound{"key onea", 2, errAtOnce}); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := g.acquireSlot(ctx, "one", true, concurrencyBound{"key onea", 2, errKeyBusy}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a client that went away: %v", err)
 		}
 		let := make(chan error, 4)
@@ -73,8 +73,8 @@ func TestGates(t *testing.T) {
 				t.Error("a key has more than it may")
 			}
 		}
-		if len(g.queue) != 0 || len(g.waiting) != 0 {
-			t.Errorf("%d wait, %v", len(g.queue), g.waiting)
+		if len(g.queue) != 0 || len(g.queuedByOrg) != 0 {
+			t.Errorf("%d wait, %v", len(g.queue), g.queuedByOrg)
 		}
 	})
 }

@@ -18,22 +18,22 @@ import (
 
 // listing is a directory that is open between two pages.
 type listing struct {
-	who    string // id of the key
-	org    string
-	volume string
-	query  string // what the pages of one listing have in common
-	dir    *vole.Dir
-	done   func(error)
-	sess   *session // whose it is; nil: it ends after a rest
+	keyID     string // id of the key
+	org       string
+	volume    string
+	target    string // what the pages of one listing have in common
+	dir       *vole.Dir
+	releaseFS func(error)
+	session   *session // whose it is; nil: it ends after a rest
 
-	mu   sync.Mutex   // held while a page is read
-	last string       // name of the last entry that was given
-	rest []vole.Entry // read and not given
-	used time.Time
+	mu       sync.Mutex   // held while a page is read
+	lastName string       // name of the last entry that was given
+	unread   []vole.Entry // read and not given
+	parkedAt time.Time
 }
 
 const (
-	listingRest = time.Minute
+	listingIdleTimeout = time.Minute
 )
 
 // A cursor is the kind of order, the name of the last entry, and the listing's token.
@@ -71,7 +71,7 @@ func (a *API) listEntries(w http.ResponseWriter, r *core.Request) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	l, err := a.listing(r, path, opts, from)
+	l, err := a.resumeOrOpenListing(r, path, opts, from)
 	if err != nil {
 		return err
 	}
@@ -79,30 +79,30 @@ func (a *API) listEntries(w http.ResponseWriter, r *core.Request) error {
 	defer l.mu.Unlock()
 	list, err := readPage(r, l, limit)
 	if err != nil && !errors.Is(err, io.EOF) {
-		a.end(l, err)
+		a.closeListing(l, err)
 		return err
 	}
 	out := api.EntryPage{Entries: make([]api.Entry, len(list))}
 	for i, e := range list {
 		out.Entries[i] = api.FromEntry(e)
-		l.last = e.Name
+		l.lastName = e.Name
 	}
 	if err != nil {
-		a.end(l, nil)
+		a.closeListing(l, nil)
 	} else {
-		out.Next = cursor{!opts.Sorted, l.last, a.keep(l)}.String()
+		out.Next = cursor{!opts.Sorted, l.lastName, a.parkListing(l)}.String()
 	}
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
 // readPage reads a page. The error is io.EOF when it was the last.
 func readPage(r *core.Request, l *listing, limit int) (list []vole.Entry, err error) {
-	n := min(limit, len(l.rest))
-	list, l.rest = append(list, l.rest[:n]...), l.rest[n:]
+	n := min(limit, len(l.unread))
+	list, l.unread = append(list, l.unread[:n]...), l.unread[n:]
 	for len(list) < limit {
-		part, err := l.dir.Read(r.Context(), min(limit-len(list), readStep))
+		part, err := l.dir.Read(r.Context(), min(limit-len(list), entryStep))
 		list = append(list, part...)
-		if herr := r.Hold(sizeOf(part)); herr != nil {
+		if herr := r.ReserveMemory(entriesMemory(part)); herr != nil {
 			return list, herr
 		}
 		if err != nil {
@@ -112,25 +112,25 @@ func readPage(r *core.Request, l *listing, limit int) (list []vole.Entry, err er
 	return list, nil
 }
 
-// readStep is how many entries are read before their memory is counted.
-const readStep = 250
+// entryStep is how many entries are read before their memory is counted.
+const entryStep = 250
 
-// sizeOf is about what entries take in an answer, twice: as values and as JSON.
-func sizeOf(list []vole.Entry) (n int64) {
+// entriesMemory is about what entries take in an answer, twice: as values and as JSON.
+func entriesMemory(list []vole.Entry) (n int64) {
 	for _, e := range list {
-		n += int64(entrySize + 2*len(e.Name))
+		n += int64(entryMemory + 2*len(e.Name))
 	}
 	return n
 }
 
-// entrySize is what an entry takes beside its name, in bytes.
-const entrySize = 768
+// entryMemory is what an entry takes beside its name, in bytes.
+const entryMemory = 768
 
-// listing returns the listing that a cursor goes on with, or a new one.
-func (a *API) listing(r *core.Request, path string, opts vole.DirOptions, from string) (*listing, error) {
+// resumeOrOpenListing returns the listing that a cursor goes on with, or a new one.
+func (a *API) resumeOrOpenListing(r *core.Request, path string, opts vole.DirOptions, from string) (*listing, error) {
 	query := r.PathValue("volume") + " " + path
 	if from == "" {
-		return a.newListing(r, path, opts, query)
+		return a.openListing(r, path, opts, query)
 	}
 	c, err := parseCursor(from)
 	if err != nil {
@@ -140,36 +140,36 @@ func (a *API) listing(r *core.Request, path string, opts vole.DirOptions, from s
 		return nil, driver.Errorf(vole.ErrInvalid, "the cursor is of a listing in another order")
 	}
 	a.mu.Lock()
-	l := a.dropListing(c.token)
+	l := a.removeListing(c.token)
 	a.mu.Unlock()
-	if l != nil && l.org == r.Who.Org && l.who == r.Who.KeyID && l.query == query && l.last == c.last {
+	if l != nil && l.org == r.Caller.Org && l.keyID == r.Caller.KeyID && l.target == query && l.lastName == c.last {
 		return l, nil
 	}
 	if l != nil {
-		a.end(l, nil)
+		a.closeListing(l, nil)
 	}
 	if c.unsorted {
 		return nil, &core.Error{Status: http.StatusGone, Code: "listing_ended", Message: "the listing has ended; begin again"}
 	}
-	if l, err = a.newListing(r, path, opts, query); err != nil {
+	if l, err = a.openListing(r, path, opts, query); err != nil {
 		return nil, err
 	}
-	return l, a.skip(r, l, c.last)
+	return l, a.skipThrough(r, l, c.last)
 }
 
-// skip reads over the entries up to and with the name last.
-func (a *API) skip(r *core.Request, l *listing, last string) error {
+// skipThrough reads over the entries up to and with the name last.
+func (a *API) skipThrough(r *core.Request, l *listing, last string) error {
 	for {
 		list, err := l.dir.Read(r.Context(), skipBatch)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			a.end(l, err)
+			a.closeListing(l, err)
 			return err
 		}
 		if i := slices.IndexFunc(list, func(e vole.Entry) bool { return e.Name > last }); i >= 0 {
-			l.rest = list[i:]
+			l.unread = list[i:]
 			return nil
 		}
 	}
@@ -177,8 +177,8 @@ func (a *API) skip(r *core.Request, l *listing, last string) error {
 
 const skipBatch = 1000
 
-func (a *API) newListing(r *core.Request, path string, opts vole.DirOptions, query string) (*listing, error) {
-	fsys, done, err := a.open(r, true)
+func (a *API) openListing(r *core.Request, path string, opts vole.DirOptions, query string) (*listing, error) {
+	fsys, done, err := a.acquireFS(r, true)
 	if err != nil {
 		return nil, err
 	}
@@ -187,35 +187,35 @@ func (a *API) newListing(r *core.Request, path string, opts vole.DirOptions, que
 		done(err)
 		return nil, err
 	}
-	l := &listing{who: r.Who.KeyID, org: r.Who.Org, volume: r.Record.Volume, query: query, dir: dir, done: done}
+	l := &listing{keyID: r.Caller.KeyID, org: r.Caller.Org, volume: r.Audit.Volume, target: query, dir: dir, releaseFS: done}
 	if id := r.Header.Get(api.HeaderFilesystem); id != "" {
-		if s, err := a.filesystem(r, id); err == nil {
-			l.sess = s.sess
+		if s, err := a.findFilesystem(r, id); err == nil {
+			l.session = s.session
 		}
 	}
 	return l, nil
 }
 
-// keep puts a listing aside until its next page is asked for.
-func (a *API) keep(l *listing) string {
+// parkListing puts a listing aside until its next page is asked for.
+func (a *API) parkListing(l *listing) string {
 	token := core.NewToken()
-	l.used = time.Now()
+	l.parkedAt = time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	most := &a.core.Options().Descriptors
-	if a.closed || a.share(l.org).listings >= most.OrgListings || a.allListings >= most.Listings {
-		a.end(l, nil)
+	if a.closed || a.usageOf(l.org).listingCount >= most.OrgListings || a.listingTotal >= most.Listings {
+		a.closeListing(l, nil)
 		return ""
 	}
 	a.listings[token] = l
-	a.share(l.org).listings++
-	a.allListings++
+	a.usageOf(l.org).listingCount++
+	a.listingTotal++
 	return token
 }
 
-func (a *API) end(l *listing, err error) {
+func (a *API) closeListing(l *listing, err error) {
 	_ = l.dir.Close()
-	l.done(err)
+	l.releaseFS(err)
 }
 
 func (a *API) endListing(w http.ResponseWriter, r *core.Request) error {
@@ -226,14 +226,14 @@ func (a *API) endListing(w http.ResponseWriter, r *core.Request) error {
 	}
 	a.mu.Lock()
 	l := a.listings[c.token]
-	if l != nil && l.org == r.Who.Org && l.who == r.Who.KeyID {
-		a.dropListing(c.token)
+	if l != nil && l.org == r.Caller.Org && l.keyID == r.Caller.KeyID {
+		a.removeListing(c.token)
 	} else {
 		l = nil
 	}
 	a.mu.Unlock()
 	if l != nil {
-		a.end(l, nil)
+		a.closeListing(l, nil)
 	}
-	return noContent(w)
+	return writeNoContent(w)
 }

@@ -1,0 +1,207 @@
+package server
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/drivers/bucket"
+	"github.com/volehq/vole/drivers/local"
+	"github.com/volehq/vole/server/internal/core"
+)
+
+// DefaultOrg is the organisation of a server that has only one, and the first of others.
+const DefaultOrg = "default"
+
+// homeOrganisation is a local home as the only organisation.
+type homeOrganisation struct{ backend *local.Backend }
+
+func (h homeOrganisation) Orgs(context.Context) ([]string, error) { return []string{DefaultOrg}, nil }
+
+func (h homeOrganisation) CreateOrg(context.Context, string) error {
+	return driver.Errorf(driver.ErrUnsupported, "a local home has one organisation, %q; serve a bucket to have more", DefaultOrg)
+}
+
+func (h homeOrganisation) RemoveOrg(context.Context, string, bool) error {
+	return driver.Errorf(driver.ErrUnsupported, "a local home has one organisation, %q, which stays", DefaultOrg)
+}
+
+func (h homeOrganisation) Org(_ context.Context, name string) (driver.Backend, error) {
+	if name != DefaultOrg {
+		return nil, driver.Errorf(driver.ErrNoSuch, "there is no organisation %q", name)
+	}
+	return sharedBackend{h.backend}, nil
+}
+
+func (h homeOrganisation) OpenSession(ctx context.Context, org, _, _ string, _ time.Duration, resume bool) (core.Session, error) {
+	if resume {
+		return nil, driver.Errorf(driver.ErrNotFound, "the session has ended")
+	}
+	b, err := h.Org(ctx, org)
+	if err != nil {
+		return nil, err
+	}
+	return &homeSession{Backend: b, attached: map[string]driver.Attachment{}, drafts: map[string]bool{}}, nil
+}
+
+func (h homeOrganisation) Ping(ctx context.Context) error {
+	_, err := h.backend.List(ctx, driver.Filter{Limit: 1})
+	return err
+}
+
+func (h homeOrganisation) Close() error { return h.backend.Close() }
+
+// sharedBackend is a backend that outlives those who use it.
+type sharedBackend struct{ driver.Backend }
+
+func (sharedBackend) Close() error { return nil }
+
+// homeSession keeps the attachments and drafts of one session in this process.
+type homeSession struct {
+	driver.Backend
+
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	attached map[string]driver.Attachment
+	drafts   map[string]bool
+}
+
+func (h *homeSession) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
+	info, err := h.Backend.Create(ctx, name, spec)
+	if err != nil || !spec.Draft {
+		return info, err
+	}
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		h.drafts[info.ID] = true
+	}
+	h.mu.Unlock()
+	if closed {
+		_, err = h.Backend.Remove(context.WithoutCancel(ctx), driver.ByID(info.ID))
+		return driver.Info{}, orErrClosed(err)
+	}
+	return info, nil
+}
+
+func (h *homeSession) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
+	a, err := h.Backend.Attach(ctx, id, opts)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	closed := h.closed
+	if !closed {
+		h.attached[a.Info().ID] = a
+	}
+	h.mu.Unlock()
+	if closed {
+		return nil, orErrClosed(a.Detach(context.WithoutCancel(ctx)))
+	}
+	return a, nil
+}
+
+func orErrClosed(err error) error {
+	if err != nil {
+		return err
+	}
+	return driver.ErrClosed
+}
+
+func (h *homeSession) Holds(_ context.Context, id string) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.attached[id] != nil, nil
+}
+
+func (h *homeSession) Detach(ctx context.Context, id string) error {
+	h.mu.Lock()
+	a := h.attached[id]
+	h.mu.Unlock()
+	if a == nil {
+		return nil
+	}
+	if err := a.Detach(ctx); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.attached, id)
+	return nil
+}
+
+func (h *homeSession) Renew(context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return driver.ErrClosed
+	}
+	return nil
+}
+
+func (h *homeSession) Leave() error { return h.Close() }
+
+// Close detaches what is attached and removes drafts that were not published.
+func (h *homeSession) Close() error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var first error
+	for _, a := range h.attached {
+		if err := a.Detach(ctx); err != nil && first == nil {
+			first = err
+		}
+	}
+	for id := range h.drafts {
+		if err := h.removeDraft(ctx, id); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// removeDraft removes a volume if it is still a draft.
+func (h *homeSession) removeDraft(ctx context.Context, id string) error {
+	info, err := h.Get(ctx, driver.ByID(id))
+	if err == nil && info.State == driver.StateCreating {
+		_, err = h.Remove(ctx, driver.ByID(id))
+	}
+	if driver.Classify(err).Err == driver.ErrNotFound {
+		return nil
+	}
+	return err
+}
+
+// bucketOrganisations is a namespace with any number of organisations.
+type bucketOrganisations struct{ namespace *bucket.Namespace }
+
+func (o bucketOrganisations) Orgs(ctx context.Context) ([]string, error) {
+	return o.namespace.Orgs(ctx)
+}
+
+func (o bucketOrganisations) CreateOrg(ctx context.Context, name string) error {
+	return o.namespace.CreateOrg(ctx, name)
+}
+
+func (o bucketOrganisations) RemoveOrg(ctx context.Context, name string, force bool) error {
+	return o.namespace.RemoveOrg(ctx, name, force)
+}
+
+func (o bucketOrganisations) Org(ctx context.Context, name string) (driver.Backend, error) {
+	return o.namespace.Org(ctx, name)
+}
+
+func (o bucketOrganisations) OpenSession(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (core.Session, error) {
+	return o.namespace.Client(ctx, org, session, key, lease, resume)
+}
+
+func (o bucketOrganisations) Ping(ctx context.Context) error { return o.namespace.Ping(ctx) }
+
+func (o bucketOrganisations) Close() error { return o.namespace.Close() }
