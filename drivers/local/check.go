@@ -12,7 +12,6 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
-	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
@@ -178,13 +177,13 @@ func (b *Backend) setAside(rel string) error {
 	}
 	defer to.Close()
 	name := strings.ReplaceAll(rel, "/", "_") + "." + id.String()
-	err = at("rename", rel, func() error {
+	err = b.host.mutate("rename", rel, func() error {
 		return unix.Renameat(int(from.Fd()), path.Base(rel), int(to.Fd()), name)
 	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(durable.Sync(to), durable.Sync(from))
+	return errors.Join(b.host.syncFile(to), b.host.syncFile(from))
 }
 
 // volumes looks at each volume: its directory, what lies beside its data, its usage.

@@ -10,7 +10,6 @@ import (
 	"syscall"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/fault"
 	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
 )
@@ -87,7 +86,7 @@ func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to strin
 	} else if err := f.wouldHoldNew(c, to, tally{}); err != nil {
 		return err
 	}
-	cp := copier{ctx: ctx, check: func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) }, hold: func(t tally) error { return c.page.wouldHold(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
+	cp := copier{ctx: ctx, host: f.b.host, check: func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) }, hold: func(t tally) error { return c.page.wouldHold(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
 	if cp.into, err = f.nearest(to); err == nil {
 		err = cp.copy(src, tmp, tmp.base)
 	}
@@ -168,6 +167,7 @@ func (f *fileSystem) nearest(name string) (uint64, error) {
 // copier copies one file or tree.
 type copier struct {
 	ctx       context.Context
+	host      hostFS
 	check     func(n int64) error // may the copy have n bytes?
 	into      uint64              // inode of the directory that must not be inside the tree
 	hold      func(tally) error   // may the copy hold that beside?
@@ -214,7 +214,7 @@ func (cp *copier) copy(src, dst place, rel string) error {
 		if cp.noDevices && isDevice(&st) {
 			return errNoDevices()
 		}
-		err = at("mknod", dst.base, func() error { return mknod(dst.fd(), dst.base, uint32(st.Mode), uint64(st.Rdev)) })
+		err = cp.host.mutate("mknod", dst.base, func() error { return mknod(dst.fd(), dst.base, uint32(st.Mode), uint64(st.Rdev)) })
 	}
 	if err != nil {
 		return err
@@ -231,7 +231,7 @@ func (cp *copier) copyLink(src, dst place, st *unix.Stat_t) error {
 		return err
 	}
 	cp.held = cp.held.plus(tally{names: int64(n)}).minus(linkTally(st))
-	return at("symlink", dst.base, func() error { return unix.Symlinkat(string(buf[:n]), dst.fd(), dst.base) })
+	return cp.host.mutate("symlink", dst.base, func() error { return unix.Symlinkat(string(buf[:n]), dst.fd(), dst.base) })
 }
 
 func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
@@ -243,7 +243,7 @@ func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
 		return err
 	}
 	defer from.Close()
-	if err := at("mkdir", dst.base, func() error { return unix.Mkdirat(dst.fd(), dst.base, 0o700) }); err != nil {
+	if err := cp.host.mutate("mkdir", dst.base, func() error { return unix.Mkdirat(dst.fd(), dst.base, 0o700) }); err != nil {
 		return err
 	}
 	to, err := openDirAt(dst.dir, dst.base)
@@ -277,18 +277,18 @@ func (cp *copier) copyUnlessGone(src, dst place, rel string) error {
 		return err
 	}
 	cp.held, cp.bytes = held, bytes
-	return removeTree(dst.dir, dst.base, plainRemoval)
+	return cp.host.removeTree(dst.dir, dst.base, cp.host.plainRemoval())
 }
 
 func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
 	if st.Nlink > 1 {
 		if first, ok := cp.links[uint64(st.Ino)]; ok {
-			return at("link", dst.base, func() error {
+			return cp.host.mutate("link", dst.base, func() error {
 				return unix.Linkat(cp.top, first, dst.fd(), dst.base, 0)
 			})
 		}
 	}
-	in, err := openAt(src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	in, err := cp.host.openAt(src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -317,7 +317,7 @@ func (cp *copier) copyData(in *os.File, dst place, size int64) error {
 	if err := cp.check(cp.bytes + size); err != nil {
 		return err
 	}
-	out, err := openAt(dst, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	out, err := cp.host.openAt(dst, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -329,9 +329,9 @@ func (cp *copier) copyData(in *os.File, dst place, size int64) error {
 	return nil
 }
 
-func openAt(p place, flags int, mode uint32) (*os.File, error) {
+func (h hostFS) openAt(p place, flags int, mode uint32) (*os.File, error) {
 	var fd int
-	err := at("open", p.base, func() (err error) {
+	err := h.mutate("open", p.base, func() (err error) {
 		fd, err = unix.Openat(p.fd(), p.base, flags|unix.O_CLOEXEC, mode)
 		return err
 	})
@@ -374,7 +374,7 @@ func (cp *copier) copyRange(out, in *os.File, off, end int64) error {
 			return err
 		}
 		var n int64
-		err := fault.Do("write", out.Name(), func() (err error) {
+		err := cp.host.faults.Do("write", out.Name(), func() (err error) {
 			// By copy_file_range(2), where the system has it.
 			n, err = io.Copy(out, io.LimitReader(in, min(step, end-off)))
 			return err

@@ -12,8 +12,8 @@ import (
 // A file that is removed between the look at it and its opening is left out of the copy of its
 // directory, and not charged.
 func TestCopyOfDirectoryLosingFile(t *testing.T) {
-	ctx := t.Context()
-	b, err := Open(ctx, filepath.Join(t.TempDir(), "home"), Options{})
+	ctx, faults := t.Context(), &fault.Injector{}
+	b, err := Open(ctx, filepath.Join(t.TempDir(), "home"), WithFaults(Options{}, faults))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestCopyOfDirectoryLosingFile(t *testing.T) {
 		}
 	}
 	removals := 0
-	fault.Set(func(op, what string, do func() error) error {
+	faults.Set(func(op, what string, do func() error) error {
 		if op == "open" && what == "removed" && removals == 0 {
 			removals++
 			if err := f.Remove(ctx, "from/removed"); err != nil {
@@ -43,7 +43,7 @@ func TestCopyOfDirectoryLosingFile(t *testing.T) {
 		return do()
 	})
 	err = f.Copy(ctx, "from", "to", driver.CopyOptions{})
-	fault.Set(nil)
+	faults.Set(nil)
 	if err != nil || removals != 1 {
 		t.Fatalf("copy: %v, after %d removals", err, removals)
 	}

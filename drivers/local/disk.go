@@ -10,7 +10,6 @@ import (
 	"github.com/volehq/vole/ext4"
 	"github.com/volehq/vole/internal/beneath"
 	"github.com/volehq/vole/internal/catalog"
-	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
 )
@@ -45,7 +44,7 @@ func (b *Backend) makeDisk(info driver.Info) error {
 	}
 	defer dir.Close()
 	var fd int
-	err = at("create", diskTemp, func() (err error) {
+	err = b.host.mutate("create", diskTemp, func() (err error) {
 		fd, err = unix.Openat(int(dir.Fd()), diskTemp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
@@ -62,25 +61,25 @@ func (b *Backend) makeDisk(info driver.Info) error {
 
 // nameDisk gives a finished image its name, durably.
 func (b *Backend) nameDisk(dir *os.File) error {
-	err := at("rename", diskName, func() error {
+	err := b.host.mutate("rename", diskName, func() error {
 		return unix.Renameat(int(dir.Fd()), diskTemp, int(dir.Fd()), diskName)
 	})
 	if err != nil {
 		return err
 	}
-	return durable.Sync(dir)
+	return b.host.syncFile(dir)
 }
 
 func (b *Backend) formatDisk(f *os.File, info driver.Info) error {
-	err := at("truncate", diskTemp, func() error { return f.Truncate(int64(info.Capacity)) })
+	err := b.host.mutate("truncate", diskTemp, func() error { return f.Truncate(int64(info.Capacity)) })
 	if errors.Is(err, unix.EFBIG) {
 		return driver.Errorf(driver.ErrInvalid, "the file system of the home has no files of %s; make a smaller volume", info.Capacity)
 	}
 	if err != nil {
 		return err
 	}
-	return at("format", diskTemp, func() error {
-		_, err := ext4.Format(imageFile{f}, int64(info.Capacity), ext4.FormatOptions{
+	return b.host.mutate("format", diskTemp, func() error {
+		_, err := ext4.Format(b.host.imageFile(f), int64(info.Capacity), ext4.FormatOptions{
 			Label: diskLabel(info.Name), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 		})
 		return err
@@ -166,17 +165,17 @@ func (b *Backend) undoGrowth(ctx context.Context, id string, f *os.File, capacit
 	if side != nil {
 		defer side.Close()
 		// The log beside the image may hold a step of the growth, which shrinking does not read.
-		grown, err := ext4.Open(imageFile{f}, ext4.OpenOptions{SideLog: func() (ext4.SideLog, error) { return imageFile{side}, nil }})
+		grown, err := ext4.Open(b.host.imageFile(f), ext4.OpenOptions{SideLog: func() (ext4.SideLog, error) { return b.host.imageFile(side), nil }})
 		if err != nil || grown.Close() != nil {
 			return
 		}
 	}
-	size, err := ext4.ShrinkToFit(ctx, imageFile{f}, ext4.ShrinkOptions{Least: int64(capacity)})
+	size, err := ext4.ShrinkToFit(ctx, b.host.imageFile(f), ext4.ShrinkOptions{Least: int64(capacity)})
 	if err != nil || driver.Size(size) == capacity {
 		return
 	}
 	// It ends with its log now: the files keep the room that they had besides.
-	size, err = ext4.Grow(ctx, imageFile{f}, size+int64(capacity), ext4.GrowOptions{})
+	size, err = ext4.Grow(ctx, b.host.imageFile(f), size+int64(capacity), ext4.GrowOptions{})
 	if err == nil {
 		_ = b.setCapacity(ctx, id, driver.Size(size))
 	}
@@ -195,9 +194,9 @@ func (b *Backend) growImage(ctx context.Context, id string, f *os.File, size int
 	var opts ext4.GrowOptions
 	if side != nil {
 		defer side.Close()
-		opts.SideLog = func() (ext4.SideLog, error) { return imageFile{side}, nil }
+		opts.SideLog = func() (ext4.SideLog, error) { return b.host.imageFile(side), nil }
 	}
-	_, err = ext4.Grow(ctx, imageFile{f}, size, opts)
+	_, err = ext4.Grow(ctx, b.host.imageFile(f), size, opts)
 	return err
 }
 
@@ -226,11 +225,16 @@ func (b *Backend) setCapacity(ctx context.Context, id string, size driver.Size) 
 	})
 }
 
-// imageFile is an image as ext4 uses it: under the eyes of fault.
-type imageFile struct{ *os.File }
+// imageFile is an image as ext4 uses it, with faults injected by tests.
+type imageFile struct {
+	*os.File
+	faults *fault.Injector
+}
+
+func (h hostFS) imageFile(f *os.File) imageFile { return imageFile{f, h.faults} }
 
 func (f imageFile) WriteAt(p []byte, off int64) (n int, err error) {
-	err = fault.Do("image.write", f.Name(), func() error {
+	err = f.faults.Do("image.write", f.Name(), func() error {
 		n, err = f.File.WriteAt(p, off)
 		return err
 	})
@@ -238,16 +242,16 @@ func (f imageFile) WriteAt(p []byte, off int64) (n int, err error) {
 }
 
 func (f imageFile) Sync() error {
-	return fault.Do("image.sync", f.Name(), func() error { return durable.Sync(f.File) })
+	return f.faults.Do("image.sync", f.Name(), func() error { return f.faults.Do("fsync", f.Name(), f.File.Sync) })
 }
 
 // PunchHole implements what ext4 gives storage back by.
 func (f imageFile) PunchHole(off, length int64) error {
-	return fault.Do("image.punch", f.Name(), func() error { return punch(f.File, off, length) })
+	return f.faults.Do("image.punch", f.Name(), func() error { return punch(f.File, off, length) })
 }
 
 func (f imageFile) Truncate(size int64) error {
-	return fault.Do("image.truncate", f.Name(), func() error { return f.File.Truncate(size) })
+	return f.faults.Do("image.truncate", f.Name(), func() error { return f.File.Truncate(size) })
 }
 
 // diskErr translates an error of ext4.

@@ -10,7 +10,6 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
 	"github.com/volehq/vole/internal/beneath"
-	"github.com/volehq/vole/internal/durable"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,7 +119,7 @@ func (d *sharedDisk) open(ctx context.Context) (err error) {
 	if !d.readOnly {
 		d.b.settleSize(ctx, d.id, d.image)
 	}
-	d.fs, err = ext4.Open(imageFile{d.image}, ext4.OpenOptions{
+	d.fs, err = ext4.Open(d.b.host.imageFile(d.image), ext4.OpenOptions{
 		ReadOnly: d.readOnly, Batch: true, Discard: true, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 		SideLog: func() (ext4.SideLog, error) { return d.openSide() },
 	})
@@ -131,7 +130,7 @@ func (d *sharedDisk) open(ctx context.Context) (err error) {
 // it. It is made for a writer; others have none to look at unless a writer died.
 func (d *sharedDisk) openSide() (ext4.SideLog, error) {
 	if d.side != nil {
-		return imageFile{d.side}, nil
+		return d.b.host.imageFile(d.side), nil
 	}
 	st, err := d.image.Stat()
 	if err != nil {
@@ -143,7 +142,7 @@ func (d *sharedDisk) openSide() (ext4.SideLog, error) {
 		return nil, err
 	}
 	d.side = f
-	return imageFile{f}, nil
+	return d.b.host.imageFile(f), nil
 }
 
 // maxBesides is the size below which an image may be without a log of its own.
@@ -171,7 +170,7 @@ func (b *Backend) openSideFile(id string, readOnly, create bool) (*os.File, erro
 	if err != nil {
 		return nil, err
 	}
-	return f, durable.Sync(dir)
+	return f, b.host.syncFile(dir)
 }
 
 // settleSide brings what the log beside an image holds home, and completes a growth that

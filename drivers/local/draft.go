@@ -12,7 +12,6 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/beneath"
-	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -149,21 +148,21 @@ func (f *fileSystem) createSmall(ctx context.Context, c *counter, name string, d
 // writeNew makes a file with that content and metadata, or nothing.
 func writeNew(c *counter, to place, data []byte, m *driver.FileMeta) error {
 	var fd int
-	err := at("create", to.base, func() (err error) {
+	err := c.b.host.mutate("create", to.base, func() (err error) {
 		fd, err = unix.Openat(to.fd(), to.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = fault.Do("write", to.base, func() error { return writeAll(fd, data) })
+	err = c.b.host.faults.Do("write", to.base, func() error { return writeAll(fd, data) })
 	if err == nil {
-		err = setMeta(to, fd, m)
+		err = c.b.host.setMeta(to, fd, m)
 	}
 	if cerr := unix.Close(fd); err == nil && cerr != unix.EINTR {
 		err = cerr // a network file system reports a failed write here
 	}
-	if err != nil && unlink(to.dir, to.base, nil) != nil {
+	if err != nil && c.b.host.unlink(to.dir, to.base, nil) != nil {
 		c.page.store(offStale, 1) // what stays is not charged
 	}
 	return err

@@ -15,7 +15,12 @@ import (
 
 func draftHome(t *testing.T) *vole.Store {
 	t.Helper()
-	s, err := vole.Open(t.Context(), vole.Options{Home: filepath.Join(t.TempDir(), "home")})
+	return faultyDraftHome(t, nil)
+}
+
+func faultyDraftHome(t *testing.T, faults *fault.Injector) *vole.Store {
+	t.Helper()
+	s, err := openFaulty(t.Context(), filepath.Join(t.TempDir(), "home"), faults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,18 +30,18 @@ func draftHome(t *testing.T) *vole.Store {
 
 // A small file of a draft needs no temporary file. That ends when others may see the volume.
 func TestDraftFilesInPlace(t *testing.T) {
-	ctx := t.Context()
-	s := draftHome(t)
+	ctx, faults := t.Context(), &fault.Injector{}
+	s := faultyDraftHome(t, faults)
 	var f *vole.FS
 	renames := func(name string) (n int) {
 		t.Helper()
-		fault.Set(func(op, what string, do func() error) error {
+		faults.Set(func(op, what string, do func() error) error {
 			if op == "rename" && what == path.Base(name) {
 				n++
 			}
 			return do()
 		})
-		defer fault.Set(nil)
+		defer faults.Set(nil)
 		if err := f.WriteFile(ctx, name, []byte("content"), 0o644); err != nil {
 			t.Fatal(err)
 		}

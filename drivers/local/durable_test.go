@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/volehq/vole"
-	"github.com/volehq/vole/internal/fault"
 )
 
 // TestNothingUnsynced watches every operation of every step, and makes sure that when
@@ -18,12 +17,9 @@ import (
 func TestNothingUnsynced(t *testing.T) {
 	for _, st := range steps {
 		t.Run(st.name, func(t *testing.T) {
-			home := filepath.Join(t.TempDir(), "home")
-			if err := runStep(t.Context(), st, home, true, nil); err != nil {
-				t.Fatal(err)
-			}
+			home := st.setUp(t)
 			var log []string
-			err := runStep(t.Context(), st, home, false, func(op, what string, f func() error) error {
+			err := st.run(t.Context(), home, func(op, what string, f func() error) error {
 				log = append(log, op+" "+filepath.Base(what))
 				return f()
 			})
@@ -106,18 +102,17 @@ func TestPrivateHome(t *testing.T) {
 
 // TestBatchSyncsOnce makes sure that many changes in batch mode cost one sync.
 func TestBatchSyncsOnce(t *testing.T) {
-	_, _, v := homeWith(t, vole.Spec{})
+	_, _, v, faults := faultyHomeWith(t, vole.Spec{})
 	f, err := v.OpenFS(t.Context(), vole.FSOptions{Batch: true})
 	must(t, err)
 	must(t, f.WriteFile(t.Context(), "first", nil, 0o644)) // begins the counting, durably
 	syncs := 0
-	fault.Set(func(op, _ string, do func() error) error {
+	faults.Set(func(op, _ string, do func() error) error {
 		if op == "fsync" || op == "syncfs" {
 			syncs++
 		}
 		return do()
 	})
-	defer fault.Set(nil)
 	for _, name := range []string{"a", "b/c", "d/e/f"} {
 		must(t, f.WriteFile(t.Context(), name, []byte(name), 0o600), f.Chmod(t.Context(), name, 0o640))
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/drivers/local"
 	"github.com/volehq/vole/internal/fault"
 )
 
@@ -328,33 +329,53 @@ func removeUnused(ctx context.Context, v *vole.Volume) error {
 	return v.RemoveUnused(ctx, v.Info().LastUsed)
 }
 
-// runStep opens a home, sets the step up unless that is done, and runs it.
-func runStep(ctx context.Context, st step, home string, setup bool, hook fault.Hook) error {
-	s, err := vole.Open(ctx, vole.Options{Home: home})
+// openFaulty opens a home into whose operations the test injects faults.
+func openFaulty(ctx context.Context, home string, faults *fault.Injector) (*vole.Store, error) {
+	b, err := local.Open(ctx, home, local.WithFaults(local.Options{}, faults))
+	if err != nil {
+		return nil, err
+	}
+	return vole.New(b), nil
+}
+
+// setUp makes a home in which the step can run.
+func (st step) setUp(t *testing.T) (home string) {
+	t.Helper()
+	home = filepath.Join(t.TempDir(), "template")
+	s, err := vole.Open(t.Context(), vole.Options{Home: home})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st.setup != nil {
+		err = st.setup(t.Context(), s)
+	}
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return home
+}
+
+// run runs the step on a home that is set up, with the hook in place of each operation.
+func (st step) run(ctx context.Context, home string, hook fault.Hook) error {
+	faults := &fault.Injector{}
+	s, err := openFaulty(ctx, home, faults)
 	if err != nil {
 		return err
 	}
-	if setup {
-		if st.setup != nil {
-			err = st.setup(ctx, s)
-		}
-		return errors.Join(err, s.Close())
-	}
-	fault.Set(hook)
-	defer fault.Set(nil)
-	return errors.Join(st.op(ctx, s), s.Close())
+	faults.Set(hook)
+	err = errors.Join(st.op(ctx, s), s.Close())
+	return err
 }
 
-// prepare returns the states before and after a step and how many faults it offers.
-func prepare(t *testing.T, st step) (before, after map[string]string, faults int) {
+// prepare returns a home that is set up for a step, the states before and after the step,
+// and how many operations of it can fail.
+func prepare(t *testing.T, st step) (template string, before, after map[string]string, faults int) {
 	t.Helper()
-	home := filepath.Join(t.TempDir(), "home")
-	if err := runStep(t.Context(), st, home, true, nil); err != nil {
-		t.Fatal(err)
-	}
+	template = st.setUp(t)
+	home := copyHome(t, template)
 	before = state(t, home, st.loose)
 	var n atomic.Int64
-	err := runStep(t.Context(), st, home, false, func(op, what string, f func() error) error {
+	err := st.run(t.Context(), home, func(op, what string, f func() error) error {
 		n.Add(1)
 		return f()
 	})
@@ -364,7 +385,7 @@ func prepare(t *testing.T, st step) (before, after map[string]string, faults int
 	if n.Load() == 0 {
 		t.Fatal("the step does nothing that could fail")
 	}
-	return before, state(t, home, st.loose), int(n.Load())
+	return template, before, state(t, home, st.loose), int(n.Load())
 }
 
 // judge checks what a step left: with success what it says, otherwise that or nothing.
@@ -391,29 +412,40 @@ func show(m map[string]string) string {
 
 // TestEveryFault fails every operation of every step once, with EIO and with ENOSPC.
 func TestEveryFault(t *testing.T) {
-	for _, st := range steps {
-		t.Run(st.name, func(t *testing.T) {
-			before, after, faults := prepare(t, st)
-			for _, errno := range []syscall.Errno{syscall.EIO, syscall.ENOSPC} {
-				for i := range faults {
-					home := filepath.Join(t.TempDir(), "home")
-					if err := runStep(t.Context(), st, home, true, nil); err != nil {
-						t.Fatal(err)
+	var tried atomic.Int64
+	t.Run("steps", func(t *testing.T) {
+		for _, st := range steps {
+			t.Run(st.name, func(t *testing.T) {
+				t.Parallel()
+				template, before, after, faults := prepare(t, st)
+				for name, errno := range map[string]syscall.Errno{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC} {
+					for i := range int64(faults) {
+						t.Run(fmt.Sprint(name, " at ", i), func(t *testing.T) {
+							t.Parallel()
+							tried.Add(1)
+							failAt(t, st, template, before, after, i+1, errno)
+						})
 					}
-					var n atomic.Int64
-					var where string
-					err := runStep(t.Context(), st, home, false, func(op, what string, f func() error) error {
-						if n.Add(1) == int64(i+1) {
-							where = op + " " + what
-							return errno
-						}
-						return f()
-					})
-					judge(t, fmt.Sprintf("%v at %d: %s", errno, i, where), home, st, before, after, err == nil)
 				}
-			}
-		})
-	}
+			})
+		}
+	})
+	t.Logf("%d faults in %d steps", tried.Load(), len(steps))
+}
+
+// failAt runs a step on a copy of template, its nth operation failing.
+func failAt(t *testing.T, st step, template string, before, after map[string]string, nth int64, errno syscall.Errno) {
+	home := copyHome(t, template)
+	var n atomic.Int64
+	var where string
+	err := st.run(t.Context(), home, func(op, what string, f func() error) error {
+		if n.Add(1) == nth {
+			where = op + " " + what
+			return errno
+		}
+		return f()
+	})
+	judge(t, where, home, st, before, after, err == nil)
 }
 
 // TestEveryKill kills the process before and after every operation of every step.
@@ -423,16 +455,14 @@ func TestEveryKill(t *testing.T) {
 	}
 	for i, st := range steps {
 		t.Run(st.name, func(t *testing.T) {
-			before, after, faults := prepare(t, st) // sets the hook, which the process has one of
 			t.Parallel()
+			template, before, after, faults := prepare(t, st)
 			for _, when := range []string{"before", "after"} {
 				for n := range faults {
-					home := filepath.Join(t.TempDir(), "home")
-					if err := runStep(t.Context(), st, home, true, nil); err != nil {
-						t.Fatal(err)
-					}
+					home := copyHome(t, template)
 					err := killedAt(t, i, home, when, n+1)
 					judge(t, fmt.Sprintf("killed %s operation %d", when, n+1), home, st, before, after, err == nil)
+					os.RemoveAll(filepath.Dir(home)) // hundreds of them would fill a tmpfs
 				}
 			}
 		})
@@ -472,7 +502,7 @@ func dieInStep(spec string) {
 	at, _ := strconv.ParseInt(f[2], 10, 64)
 	kill := func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 	var n atomic.Int64
-	err := runStep(context.Background(), steps[st], f[3], false, func(op, what string, do func() error) error {
+	err := steps[st].run(context.Background(), f[3], func(op, what string, do func() error) error {
 		if n.Add(1) != at {
 			return do()
 		}

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/durable"
-	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -89,7 +87,7 @@ func (h *file) closeWith(context.Context) error {
 	h.mu.Unlock()
 	defer h.done()
 	if !h.batch && h.dirty.Swap(false) {
-		return sysErr(durable.Sync(h.f))
+		return sysErr(h.b.host.syncFile(h.f))
 	}
 	return nil
 }
@@ -196,7 +194,7 @@ func (h *file) writeAt(size int64, p []byte, off int64) (n int, err error) {
 		return 0, driver.Errorf(driver.ErrInvalid, "a write at %d would end beyond the largest file", off)
 	}
 	err = h.grow(size, end, func() error {
-		return fault.Do("write", h.name, func() error {
+		return h.b.host.faults.Do("write", h.name, func() error {
 			var err error
 			n, err = h.f.WriteAt(p, off)
 			return err
@@ -241,7 +239,7 @@ func (h *file) cut(size int64) error {
 func (h *file) Truncate(ctx context.Context, size int64) error {
 	return h.change(ctx, func(st *unix.Stat_t) error {
 		return h.grow(st.Size, size, func() error {
-			err := fault.Do("truncate", h.name, func() error { return h.f.Truncate(size) })
+			err := h.b.host.faults.Do("truncate", h.name, func() error { return h.f.Truncate(size) })
 			if err == nil && size < st.Size {
 				h.count.page.add(size - st.Size)
 			}
@@ -257,7 +255,7 @@ func (h *file) PunchHole(ctx context.Context, off, length int64) error {
 		if length <= 0 {
 			return nil
 		}
-		err := fault.Do("punch", h.name, func() error { return punch(h.f, off, length) })
+		err := h.b.host.faults.Do("punch", h.name, func() error { return punch(h.f, off, length) })
 		if errors.Is(err, unix.ENOTSUP) {
 			err = writeZeros(h.f, off, length)
 		}
@@ -335,7 +333,7 @@ func (h *file) Sync(ctx context.Context) error {
 	if !h.dirty.Swap(false) {
 		return nil
 	}
-	err := durable.Sync(h.f)
+	err := h.b.host.syncFile(h.f)
 	if err != nil {
 		h.dirty.Store(true)
 	}

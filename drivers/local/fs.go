@@ -12,8 +12,6 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/beneath"
-	"github.com/volehq/vole/internal/durable"
-	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -324,7 +322,7 @@ func (f *fileSystem) syncDirs(places ...place) error {
 		if i > 0 && p.dir == places[0].dir {
 			continue
 		}
-		if err := durable.Sync(p.dir); err != nil {
+		if err := f.b.host.syncFile(p.dir); err != nil {
 			return err
 		}
 	}
@@ -346,11 +344,11 @@ func (f *fileSystem) syncNode(p place) error {
 		if err == nil {
 			n := os.NewFile(uintptr(fd), p.base)
 			defer n.Close()
-			return durable.Sync(n)
+			return f.b.host.syncFile(n)
 		}
 		// What its owner may not read can only be synced with the directory.
 	}
-	return durable.Sync(p.dir)
+	return f.b.host.syncFile(p.dir)
 }
 
 // Stat implements driver.FS.
@@ -456,7 +454,7 @@ func (f *fileSystem) Sync(ctx context.Context) error {
 
 // syncAll makes everything durable that was done in the volume, and around it.
 func (f *fileSystem) syncAll() error {
-	return fault.Do("syncfs", f.id, func() error { return syncAll(f.dir) })
+	return f.b.host.faults.Do("syncfs", f.id, func() error { return syncAll(f.dir) })
 }
 
 // Times of a stat that no system call is to change.

@@ -47,7 +47,7 @@ func openHome(home string, makeIt, foreign bool) (*os.File, error) {
 	}
 	// First without the right to read it: an owner keeps others out.
 	var fd int
-	err := at("open", home, func() (err error) {
+	err := hostFS{}.mutate("open", home, func() (err error) {
 		fd, err = unix.Open(home, openPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return err
 	})
@@ -154,7 +154,7 @@ func (b *Backend) makeHome() error {
 			return err
 		}
 	}
-	return durable.Sync(b.dir)
+	return b.host.syncFile(b.dir)
 }
 
 // hasCatalog reports whether a home has a catalog in which something was written.

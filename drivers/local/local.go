@@ -35,7 +35,7 @@ import (
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/catalog"
-	"github.com/volehq/vole/internal/durable"
+	"github.com/volehq/vole/internal/fault"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,6 +49,8 @@ type Options struct {
 	// NoDevices refuses device nodes, for those who act for others: a node that root makes
 	// in a directory of this host is the device. Default: root may make them, on Linux.
 	NoDevices bool
+
+	faults *fault.Injector // of tests; see export_test.go
 }
 
 // DefaultHome is $VOLE_HOME, else /var/lib/vole for root, else $XDG_DATA_HOME/vole,
@@ -73,8 +75,9 @@ func DefaultHome() (string, error) {
 // Backend is an open home.
 type Backend struct {
 	home     string // absolute
-	foreign  bool   // whoever may own it
-	devices  bool   // device nodes may be made
+	host     hostFS
+	foreign  bool // whoever may own it
+	devices  bool // device nodes may be made
 	readOnly bool
 	cause    error // why it is read-only
 	ballast  *ballast.Ballast
@@ -123,6 +126,7 @@ func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
 func open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	b := &Backend{
 		home:     home,
+		host:     hostFS{opts.faults},
 		foreign:  opts.ForeignHome,
 		devices:  !opts.NoDevices && os.Geteuid() == 0 && runtime.GOOS == "linux",
 		readOnly: opts.ReadOnly,
@@ -224,7 +228,7 @@ func (b *Backend) openWritable(ctx context.Context) (err error) {
 const catalogName = "catalog.db"
 
 func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
-	db, err := catalog.Open(ctx, b.path(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true})
+	db, err := catalog.Open(ctx, b.path(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true, Faults: b.host.faults})
 	if err != nil {
 		if denied := b.catalogAccess(unix.R_OK); denied != nil {
 			return nil, denied // SQLite says no more than that it cannot open something
@@ -443,5 +447,5 @@ func yield() {
 }
 
 func (b *Backend) syncVolumes() error {
-	return b.syncs.sync(func() error { return durable.Sync(b.volumes) })
+	return b.syncs.sync(func() error { return b.host.syncFile(b.volumes) })
 }

@@ -153,7 +153,7 @@ func (c *counter) treeRemoval(ctx context.Context) removal {
 				if err != nil {
 					return err
 				}
-				return c.losingDirectory(p, &st, func() error { return rmdir(dir, name) })
+				return c.losingDirectory(p, &st, func() error { return c.b.host.rmdir(dir, name) })
 			})
 		},
 		renamed: c.renamed,
@@ -188,7 +188,7 @@ func (c *counter) unlink(ctx context.Context) unlinkFunc {
 		p := place{dir: dir, base: name}
 		return c.losing(ctx, p, st, func(st *unix.Stat_t) error {
 			lost := c.lostTally(p, name, st)
-			if err := unlink(dir, name, st); err != nil {
+			if err := c.b.host.unlink(dir, name, st); err != nil {
 				return err
 			}
 			c.page.addTally(tally{}.minus(lost))

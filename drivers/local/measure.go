@@ -119,7 +119,7 @@ func (b *Backend) countFiles(ctx context.Context, id string) (int64, tally, erro
 		return 0, tally{}, err
 	}
 	defer root.Close()
-	w := walker{ctx: ctx, seen: map[uint64]bool{}}
+	w := walker{ctx: ctx, host: b.host, seen: map[uint64]bool{}}
 	w.held.xattrs = xattrBytes(openXattrs(root))
 	if err := w.walk(root); err != nil {
 		return 0, tally{}, err
@@ -156,6 +156,7 @@ func (b *Backend) walkRemoved(w *walker, id string) error {
 
 type walker struct {
 	ctx   context.Context
+	host  hostFS
 	seen  map[uint64]bool // inodes with several names that were counted
 	bytes int64
 	held  tally
@@ -234,7 +235,7 @@ func (w *walker) open(dir *os.File, name string) error {
 // openClosed walks a directory whose mode keeps its owner out, under another mode
 // meanwhile. Without it the volume could not be measured at all.
 func (w *walker) openClosed(dir *os.File, name string, mode uint32) error {
-	if err := openUp(dir, name); err != nil {
+	if err := w.host.openUp(dir, name); err != nil {
 		return err
 	}
 	err := w.open(dir, name)

@@ -171,13 +171,13 @@ func (f *fileSystem) mkdirAt(ctx context.Context, c *counter, p place, mode fs.F
 	want := filemode.Perm(mode)
 	err := c.changeNames(ctx, func() error {
 		return c.page.charging(entryTally(p.base), func() error {
-			return at("mkdir", p.base, func() error { return unix.Mkdirat(p.fd(), p.base, want) })
+			return f.b.host.mutate("mkdir", p.base, func() error { return unix.Mkdirat(p.fd(), p.base, want) })
 		})
 	})
 	if err != nil {
 		return err
 	}
-	changed, err := exactMode(p, want)
+	changed, err := f.b.host.exactMode(p, want)
 	if err != nil || unsynced {
 		return err
 	}
@@ -190,10 +190,10 @@ func (f *fileSystem) mkdirAt(ctx context.Context, c *counter, p place, mode fs.F
 }
 
 // exactMode undoes what the umask took from the mode of something new.
-func exactMode(p place, want uint32) (changed bool, err error) {
+func (h hostFS) exactMode(p place, want uint32) (changed bool, err error) {
 	st, err := p.stat()
 	if err != nil || uint32(st.Mode)&0o7777 == want {
 		return false, err
 	}
-	return true, at("chmod", p.base, func() error { return nofollow.Chmod(p.fd(), p.base, want) })
+	return true, h.mutate("chmod", p.base, func() error { return nofollow.Chmod(p.fd(), p.base, want) })
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/filemode"
 	"github.com/volehq/vole/internal/nofollow"
 	"golang.org/x/sys/unix"
@@ -42,7 +41,7 @@ func (f *fileSystem) removeOne(ctx context.Context, name string) error {
 				return err
 			}
 			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-				return c.losingDirectory(p, &st, func() error { return notEmpty(rmdir(p.dir, p.base)) })
+				return c.losingDirectory(p, &st, func() error { return notEmpty(f.b.host.rmdir(p.dir, p.base)) })
 			}
 			return c.unlink(ctx)(p.dir, p.base, &st)
 		})
@@ -97,7 +96,7 @@ func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
 		// gone for everyone; its files go one by one, each with its charge.
 		err = f.syncDirs(p)
 		if err == nil {
-			err = removeTree(to.dir, to.base, c.treeRemoval(bg(ctx)))
+			err = f.b.host.removeTree(to.dir, to.base, c.treeRemoval(bg(ctx)))
 		}
 		if err != nil {
 			c.page.store(offStale, 1) // what is swept later is not taken off the charge
@@ -111,11 +110,11 @@ func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
 // can be moved only once he may: its ".." changes.
 func (f *fileSystem) moveOut(p, to place) error {
 	rename := func() error {
-		return at("rename", p.base, func() error { return unix.Renameat(p.fd(), p.base, to.fd(), to.base) })
+		return f.b.host.mutate("rename", p.base, func() error { return unix.Renameat(p.fd(), p.base, to.fd(), to.base) })
 	}
 	err := rename()
 	if errors.Is(err, fs.ErrPermission) {
-		if err = openUp(p.dir, p.base); err == nil {
+		if err = f.b.host.openUp(p.dir, p.base); err == nil {
 			err = rename()
 		}
 	}
@@ -147,7 +146,7 @@ func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error 
 	longer := tally{names: int64(len(b.base) - len(a.base))}
 	if noReplace {
 		return c.page.charging(longer, func() error {
-			return at("rename", b.base, func() error { return renameExclusive(a.fd(), a.base, b.fd(), b.base) })
+			return c.b.host.mutate("rename", b.base, func() error { return renameExclusive(a.fd(), a.base, b.fd(), b.base) })
 		})
 	}
 	old, err := b.stat()
@@ -155,7 +154,7 @@ func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error 
 		return err
 	}
 	rename := func() error {
-		return notEmpty(at("rename", b.base, func() error { return unix.Renameat(a.fd(), a.base, b.fd(), b.base) }))
+		return notEmpty(c.b.host.mutate("rename", b.base, func() error { return unix.Renameat(a.fd(), a.base, b.fd(), b.base) }))
 	}
 	if err != nil {
 		return c.page.charging(longer, rename)
@@ -256,7 +255,7 @@ func (f *fileSystem) makeNode(ctx context.Context, op, name string, target int64
 		}
 		err := c.changeNames(ctx, func() error {
 			return c.page.charging(entryTally(p.base).plus(tally{names: target}), func() error {
-				return at(op, p.base, func() error { return make(c, p) })
+				return f.b.host.mutate(op, p.base, func() error { return make(c, p) })
 			})
 		})
 		if err != nil {
@@ -283,7 +282,7 @@ func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) e
 		return f.gone(f.syncAll())
 	}
 	defer n.Close()
-	if err = durable.Sync(n); errors.Is(err, unix.EINVAL) {
+	if err = f.b.host.syncFile(n); errors.Is(err, unix.EINVAL) {
 		err = f.syncAll() // a fifo or device
 	}
 	return f.gone(err)
@@ -307,7 +306,7 @@ func (f *fileSystem) chmod(ctx context.Context, c *counter, name string, mode fs
 		case isDevice(&st) && !f.b.devices:
 			return errNoDevices()
 		}
-		return at("chmod", name, func() error { return nofollow.Chmod(p.fd(), p.base, filemode.Perm(mode)) })
+		return f.b.host.mutate("chmod", name, func() error { return nofollow.Chmod(p.fd(), p.base, filemode.Perm(mode)) })
 	})
 }
 
@@ -318,7 +317,7 @@ func (f *fileSystem) chmodTarget(name string, mode fs.FileMode) error {
 			return errNoDevices()
 		}
 	}
-	return at("chmod", name, func() error { return f.root.Chmod(name, mode) })
+	return f.b.host.mutate("chmod", name, func() error { return f.root.Chmod(name, mode) })
 }
 
 // changeNode changes an attribute of what is at name, not following a link.
@@ -327,7 +326,7 @@ func (f *fileSystem) changeNode(ctx context.Context, op, name string, change fun
 		if err := f.refuseDevice(p); err != nil {
 			return err
 		}
-		err := c.changeNames(ctx, func() error { return at(op, p.base, func() error { return change(p) }) })
+		err := c.changeNames(ctx, func() error { return f.b.host.mutate(op, p.base, func() error { return change(p) }) })
 		if err != nil {
 			return err
 		}

@@ -136,7 +136,7 @@ func (f *fileSystem) refuseLink(name string) error {
 // that another change takes at it and that change.
 func (f *fileSystem) create(ctx context.Context, c *counter, name string, flag int, mode fs.FileMode) (h *os.File, err error) {
 	open := func() error {
-		return at("create", name, func() error {
+		return f.b.host.mutate("create", name, func() error {
 			h, err = f.root.OpenFile(name, flag|os.O_CREATE, mode.Perm())
 			return err
 		})

@@ -18,6 +18,9 @@ import (
 	"github.com/volehq/vole/internal/fault"
 )
 
+// childFaults are injected into what a child does.
+var childFaults fault.Injector
+
 // children are what the test binary does when it is started as another process. Each
 // prints a line when it is ready and then waits for its input to end.
 var children = map[string]func(ctx context.Context, s *vole.Store, ready func(string)) error{
@@ -73,7 +76,7 @@ var children = map[string]func(ctx context.Context, s *vole.Store, ready func(st
 			return err
 		}
 		var once sync.Once
-		fault.Set(func(op, _ string, f func() error) error {
+		childFaults.Set(func(op, _ string, f func() error) error {
 			if op == "sql.begin" { // between counting and noting the result
 				once.Do(func() { ready("") })
 			}
@@ -138,7 +141,7 @@ func (c *child) kill() {
 }
 
 func beChild(what string) {
-	s, err := vole.Open(context.Background(), vole.Options{Home: os.Getenv("VOLE_TEST_HOME")})
+	s, err := openFaulty(context.Background(), os.Getenv("VOLE_TEST_HOME"), &childFaults)
 	if err == nil {
 		err = children[what](context.Background(), s, func(line string) {
 			fmt.Println(line)
@@ -156,8 +159,15 @@ func beChild(what string) {
 // homeWith opens a home with one volume "v".
 func homeWith(t *testing.T, spec vole.Spec) (home string, s *vole.Store, v *vole.Volume) {
 	t.Helper()
-	home = filepath.Join(t.TempDir(), "home")
-	s, err := vole.Open(t.Context(), vole.Options{Home: home})
+	home, s, v, _ = faultyHomeWith(t, spec)
+	return home, s, v
+}
+
+// faultyHomeWith is homeWith for a test that injects faults into what the store does.
+func faultyHomeWith(t *testing.T, spec vole.Spec) (home string, s *vole.Store, v *vole.Volume, faults *fault.Injector) {
+	t.Helper()
+	home, faults = filepath.Join(t.TempDir(), "home"), &fault.Injector{}
+	s, err := openFaulty(t.Context(), home, faults)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +176,7 @@ func homeWith(t *testing.T, spec vole.Spec) (home string, s *vole.Store, v *vole
 	if err != nil {
 		t.Fatal(err)
 	}
-	return home, s, v
+	return home, s, v, faults
 }
 
 func TestAttachmentEndsWithItsProcess(t *testing.T) {

@@ -76,25 +76,24 @@ func TestDeepTrees(t *testing.T) {
 // TestWhatCannotBeDeleted makes sure that one volume that will not go keeps nobody
 // from the others, is reported, and goes once it can.
 func TestWhatCannotBeDeleted(t *testing.T) {
-	home := filepath.Join(t.TempDir(), "home")
-	s, err := vole.Open(t.Context(), vole.Options{Home: home})
+	home, faults := filepath.Join(t.TempDir(), "home"), &fault.Injector{}
+	s, err := openFaulty(t.Context(), home, faults)
 	must(t, err)
 	_, f, err := volume(t.Context(), s, "v", vole.Spec{})
 	must(t, err)
 	must(t, f.WriteFile(t.Context(), "stuck", []byte("x"), 0o644), f.Close())
-	fault.Set(func(op, what string, do func() error) error {
+	faults.Set(func(op, what string, do func() error) error {
 		if op == "unlink" && what == "stuck" {
 			return unix.EPERM // as of a file that is immutable
 		}
 		return do()
 	})
-	defer fault.Set(nil)
 	if err := s.Remove(t.Context(), "v"); !errors.Is(err, vole.ErrPermission) {
 		t.Fatalf("remove: %v", err)
 	}
 	must(t, s.Close())
 	for range 2 {
-		s, err = vole.Open(t.Context(), vole.Options{Home: home})
+		s, err = openFaulty(t.Context(), home, faults)
 		must(t, err)
 		if s.Caps().ReadOnly {
 			t.Fatal("the home is open for reading only")
@@ -110,8 +109,8 @@ func TestWhatCannotBeDeleted(t *testing.T) {
 		}
 		must(t, s.Remove(t.Context(), "v"), s.Close())
 	}
-	fault.Set(nil)
-	s, err = vole.Open(t.Context(), vole.Options{Home: home})
+	faults.Set(nil)
+	s, err = openFaulty(t.Context(), home, faults)
 	must(t, err)
 	closeChecked(t, s)
 	if left, err := os.ReadDir(filepath.Join(home, "volumes")); err != nil || len(left) != 0 {
@@ -121,7 +120,7 @@ func TestWhatCannotBeDeleted(t *testing.T) {
 
 // TestMeasureWhileRemoving measures a volume while a tree is on its way out.
 func TestMeasureWhileRemoving(t *testing.T) {
-	home, _, v := homeWith(t, vole.Spec{Quota: vole.MiB})
+	home, _, v, faults := faultyHomeWith(t, vole.Spec{Quota: vole.MiB})
 	f, err := v.OpenFS(t.Context(), vole.FSOptions{Batch: true})
 	must(t, err)
 	must(t, f.WriteFile(t.Context(), "keep", make([]byte, 5000), 0o644))
@@ -137,7 +136,7 @@ func TestMeasureWhileRemoving(t *testing.T) {
 	}
 	var n atomic.Int64
 	measured := make(chan result, 1)
-	fault.Set(func(op, _ string, do func() error) error {
+	faults.Set(func(op, _ string, do func() error) error {
 		err := do()
 		if op == "unlink" && n.Add(1) == 50 {
 			// In another goroutine: the lock of the file is held here.
@@ -155,7 +154,7 @@ func TestMeasureWhileRemoving(t *testing.T) {
 		return err
 	})
 	err = f.RemoveAll(t.Context(), "d")
-	fault.Set(nil)
+	faults.Set(nil)
 	must(t, err, f.Close())
 	r := <-measured
 	must(t, r.err)
@@ -222,7 +221,7 @@ func TestCatalogLost(t *testing.T) {
 // TestChangeWhileRemoving makes sure that the removal of a tree lets others in: what
 // somebody else changes in the volume, begun after the removal, ends before it.
 func TestChangeWhileRemoving(t *testing.T) {
-	home, _, v := homeWith(t, vole.Spec{Quota: 64 * vole.MiB})
+	home, _, v, faults := faultyHomeWith(t, vole.Spec{Quota: 64 * vole.MiB})
 	f, err := v.OpenFS(t.Context(), vole.FSOptions{Batch: true})
 	must(t, err)
 	const files = 1000
@@ -238,7 +237,7 @@ func TestChangeWhileRemoving(t *testing.T) {
 	must(t, err)
 	var removed, removedBefore atomic.Int64
 	changed := make(chan error, 1)
-	fault.Set(func(op, _ string, do func() error) error {
+	faults.Set(func(op, _ string, do func() error) error {
 		if op != "unlink" {
 			return do()
 		}
@@ -256,7 +255,6 @@ func TestChangeWhileRemoving(t *testing.T) {
 		time.Sleep(100 * time.Microsecond)
 		return do()
 	})
-	defer fault.Set(nil)
 	must(t, f.RemoveAll(t.Context(), "d"))
 	select {
 	case err := <-changed:

@@ -29,7 +29,12 @@ func (c *handClock) add(d time.Duration) { c.ns.Add(int64(d)) }
 // openAt opens a home by that clock.
 func openAt(t *testing.T, home string, c *handClock) *vole.Store {
 	t.Helper()
-	b, err := local.Open(t.Context(), home, local.Options{Clock: c.now})
+	return openFaultyAt(t, home, c, nil)
+}
+
+func openFaultyAt(t *testing.T, home string, c *handClock, faults *fault.Injector) *vole.Store {
+	t.Helper()
+	b, err := local.Open(t.Context(), home, local.WithFaults(local.Options{Clock: c.now}, faults))
 	must(t, err)
 	t.Cleanup(func() { b.Close() })
 	return vole.New(b)
@@ -42,7 +47,8 @@ func TestLastUseCostsNoStatements(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, clock := t.Context(), newHandClock()
 			home := filepath.Join(t.TempDir(), "home")
-			s, other := openAt(t, home, clock), openAt(t, home, clock)
+			faults := &fault.Injector{}
+			s, other := openFaultyAt(t, home, clock, faults), openFaultyAt(t, home, clock, faults)
 			v, err := s.Create(ctx, "v", spec)
 			must(t, err)
 			seen, err := other.Get(ctx, "v")
@@ -51,7 +57,7 @@ func TestLastUseCostsNoStatements(t *testing.T) {
 			must(t, err, f.WriteFile(ctx, "f", []byte("x"), 0o644))
 
 			var statements, updates atomic.Int64
-			fault.Set(func(op, what string, do func() error) error {
+			faults.Set(func(op, what string, do func() error) error {
 				if strings.HasPrefix(op, "sql.") {
 					statements.Add(1)
 				}
@@ -60,7 +66,6 @@ func TestLastUseCostsNoStatements(t *testing.T) {
 				}
 				return do()
 			})
-			defer fault.Set(nil)
 			for range 30 {
 				clock.add(10 * time.Minute)
 				must(t, f.WriteFile(ctx, "f", []byte("y"), 0o644), f.Chmod(ctx, "f", 0o600))

@@ -11,8 +11,6 @@ import (
 	"sync"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/durable"
-	"github.com/volehq/vole/internal/fault"
 	"github.com/volehq/vole/internal/filemode"
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +22,7 @@ func (f *fileSystem) tempDir() (*os.File, error) {
 	if f.tmp != nil {
 		return f.tmp, nil
 	}
-	err := at("mkdir", "tmp", func() error { return unix.Mkdirat(int(f.top.Fd()), "tmp", 0o700) })
+	err := f.b.host.mutate("mkdir", "tmp", func() error { return unix.Mkdirat(int(f.top.Fd()), "tmp", 0o700) })
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
@@ -57,7 +55,7 @@ func (f *fileSystem) temp() (place, *os.File, error) {
 		return place{}, nil, err
 	}
 	var fd int
-	err = at("create", p.base, func() (err error) {
+	err = f.b.host.mutate("create", p.base, func() (err error) {
 		fd, err = unix.Openat(p.fd(), p.base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o600)
 		return err
 	})
@@ -70,7 +68,7 @@ func (f *fileSystem) temp() (place, *os.File, error) {
 // discard removes a temporary file or tree after a failure. What cannot be removed is
 // swept later.
 func (f *fileSystem) discard(c *counter, p place) {
-	if removeTree(p.dir, p.base, plainRemoval) != nil {
+	if f.b.host.removeTree(p.dir, p.base, f.b.host.plainRemoval()) != nil {
 		c.messy.Store(true)
 	}
 }
@@ -130,7 +128,7 @@ func (f *fileSystem) replace(ctx context.Context, c *counter, name string, r io.
 	}
 	defer tmp.Close()
 	unnamed := f.unnamedLimit(c)
-	n, err := fill(ctx, tmp, r, opts, func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) })
+	n, err := f.fill(ctx, tmp, r, opts, func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) })
 	if err == nil {
 		err = f.finish(from, tmp, newMode(opts.Mode, old), opts.Meta)
 	}
@@ -203,9 +201,9 @@ const bufferSize = 256 << 10
 const step = 8 << 20
 
 // fill copies r to the file, asking check before the file would grow to n bytes.
-func fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) (int64, error) {
+func (f *fileSystem) fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) (int64, error) {
 	if opts.NextData != nil { // of a size that has been checked
-		return opts.Size, fillRanges(ctx, tmp, r, opts, check)
+		return opts.Size, f.fillRanges(ctx, tmp, r, opts, check)
 	}
 	switch r := r.(type) {
 	case *bytes.Reader: // in one piece, without a buffer
@@ -213,10 +211,10 @@ func fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptio
 			return 0, err
 		}
 		var n int64
-		err := fault.Do("write", tmp.Name(), func() (err error) { n, err = r.WriteTo(tmp); return err })
+		err := f.b.host.faults.Do("write", tmp.Name(), func() (err error) { n, err = r.WriteTo(tmp); return err })
 		return n, err
 	case *os.File: // by the kernel, where it can
-		return fillFrom(ctx, tmp, r, check)
+		return f.fillFrom(ctx, tmp, r, check)
 	}
 	p := buffers.Get().(*[]byte)
 	defer buffers.Put(p)
@@ -231,7 +229,7 @@ func fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptio
 			if err := check(total + int64(n)); err != nil {
 				return total, err
 			}
-			err := fault.Do("write", tmp.Name(), func() error { _, err := tmp.Write(buf[:n]); return err })
+			err := f.b.host.faults.Do("write", tmp.Name(), func() error { _, err := tmp.Write(buf[:n]); return err })
 			if err != nil {
 				return total, err
 			}
@@ -247,8 +245,8 @@ func fill(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptio
 }
 
 // fillRanges writes what a sparse file holds, range by range, and leaves the rest holes.
-func fillRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) error {
-	err := fault.Do("truncate", tmp.Name(), func() error { return tmp.Truncate(opts.Size) })
+func (f *fileSystem) fillRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.WriteOptions, check func(n int64) error) error {
+	err := f.b.host.faults.Do("truncate", tmp.Name(), func() error { return tmp.Truncate(opts.Size) })
 	if err != nil {
 		return err
 	}
@@ -275,7 +273,7 @@ func fillRanges(ctx context.Context, tmp *os.File, r io.Reader, opts driver.Writ
 			if err := check(total); err != nil {
 				return err
 			}
-			err := fault.Do("write", tmp.Name(), func() error { _, err := tmp.WriteAt(buf, off); return err })
+			err := f.b.host.faults.Do("write", tmp.Name(), func() error { _, err := tmp.WriteAt(buf, off); return err })
 			if err != nil {
 				return err
 			}
@@ -292,14 +290,14 @@ func cut(err error) error {
 	return err
 }
 
-func fillFrom(ctx context.Context, tmp, r *os.File, check func(n int64) error) (int64, error) {
+func (f *fileSystem) fillFrom(ctx context.Context, tmp, r *os.File, check func(n int64) error) (int64, error) {
 	var total int64
 	for {
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
 		var n int64
-		err := fault.Do("write", tmp.Name(), func() (err error) {
+		err := f.b.host.faults.Do("write", tmp.Name(), func() (err error) {
 			n, err = tmp.ReadFrom(io.LimitReader(r, step))
 			return err
 		})
@@ -318,29 +316,29 @@ func fillFrom(ctx context.Context, tmp, r *os.File, check func(n int64) error) (
 func (f *fileSystem) finish(p place, tmp *os.File, mode uint32, m *driver.FileMeta) error {
 	var err error
 	if m == nil {
-		err = at("chmod", tmp.Name(), func() error { return unix.Fchmod(int(tmp.Fd()), mode) })
+		err = f.b.host.mutate("chmod", tmp.Name(), func() error { return unix.Fchmod(int(tmp.Fd()), mode) })
 	} else {
-		err = setMeta(p, int(tmp.Fd()), m)
+		err = f.b.host.setMeta(p, int(tmp.Fd()), m)
 	}
 	if err != nil || f.batch {
 		return err
 	}
-	return durable.Sync(tmp)
+	return f.b.host.syncFile(tmp)
 }
 
 // setMeta gives metadata to a new file, which is open and which nobody else can replace.
-func setMeta(p place, fd int, m *driver.FileMeta) error {
+func (h hostFS) setMeta(p place, fd int, m *driver.FileMeta) error {
 	if m.UID >= 0 || m.GID >= 0 { // before the mode: a change of owner clears setuid
-		if err := at("chown", p.base, func() error { return unix.Fchown(fd, m.UID, m.GID) }); err != nil {
+		if err := h.mutate("chown", p.base, func() error { return unix.Fchown(fd, m.UID, m.GID) }); err != nil {
 			return err
 		}
 	}
-	err := at("chmod", p.base, func() error { return unix.Fchmod(fd, filemode.Perm(m.Mode)) })
+	err := h.mutate("chmod", p.base, func() error { return unix.Fchmod(fd, filemode.Perm(m.Mode)) })
 	if err != nil || m.Mtime.IsZero() {
 		return err
 	}
 	ts := []unix.Timespec{timespec(m.Mtime), timespec(m.Mtime)}
-	return at("utimes", p.base, func() error { return unix.UtimesNanoAt(p.fd(), p.base, ts, unix.AT_SYMLINK_NOFOLLOW) })
+	return h.mutate("utimes", p.base, func() error { return unix.UtimesNanoAt(p.fd(), p.base, ts, unix.AT_SYMLINK_NOFOLLOW) })
 }
 
 // made is what is in tmp and is about to get its name.
@@ -395,7 +393,7 @@ func (c *counter) creditOf(old *unix.Stat_t) int64 {
 }
 
 func (f *fileSystem) renameTemp(from, to place, exclusive bool) error {
-	return at("rename", to.base, func() error {
+	return f.b.host.mutate("rename", to.base, func() error {
 		if exclusive {
 			return renameExclusive(from.fd(), from.base, to.fd(), to.base)
 		}

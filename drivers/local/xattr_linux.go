@@ -58,7 +58,7 @@ func (f *fileSystem) changeXattr(ctx context.Context, op, name, attr string, cha
 			if size, err := unix.Lgetxattr(p.linkPath(), attr, nil); err == nil {
 				more.xattrs -= xattrCharge(attr, int64(size))
 			}
-			return c.page.charging(more, func() error { return at(op, p.base, func() error { return change(p) }) })
+			return c.page.charging(more, func() error { return f.b.host.mutate(op, p.base, func() error { return change(p) }) })
 		})
 		if err != nil {
 			return err

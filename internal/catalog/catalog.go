@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/fault"
 	"github.com/volehq/vole/internal/migrate"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
@@ -45,6 +46,8 @@ type Options struct {
 	// Verify refuses (ErrCorrupt) a catalog of a home that has other tables, or anything
 	// else, than the migrations make: whoever wrote it may have left triggers and views.
 	Verify bool
+	// Faults lets tests inject faults into the statements that write. Default: none.
+	Faults *fault.Injector
 }
 
 // schema returns the migrations.
@@ -100,7 +103,7 @@ func openWritable(ctx context.Context, at location, opts Options) (*DB, error) {
 		return nil, Translate(err)
 	}
 	err = patiently(ctx, func() (err error) {
-		db.w, err = newWriter(ctx, at)
+		db.w, err = newWriter(ctx, at, opts.Faults)
 		return err
 	})
 	if err != nil {

@@ -17,10 +17,15 @@ import (
 
 func open(t *testing.T, path string) *DB {
 	t.Helper()
+	return openWith(t, path, Options{})
+}
+
+func openWith(t *testing.T, path string, opts Options) *DB {
+	t.Helper()
 	if err := os.MkdirAll(filepath.Join(filepath.Dir(path), "locks"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	db, err := Open(t.Context(), path, Options{})
+	db, err := Open(t.Context(), path, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,15 +97,16 @@ var errUndone = errors.New("undone")
 
 // TestGroupCommit lets writers pile up behind one that is slow, and counts commits.
 func TestGroupCommit(t *testing.T) {
-	db := open(t, filepath.Join(t.TempDir(), "c.db"))
+	faults := &fault.Injector{}
+	db := openWith(t, filepath.Join(t.TempDir(), "c.db"), Options{Faults: faults})
 	commits := 0
-	fault.Set(func(op, _ string, f func() error) error {
+	faults.Set(func(op, _ string, f func() error) error {
 		if op == "sql.commit" {
 			commits++ // only the writer's own goroutine commits
 		}
 		return f()
 	})
-	defer fault.Set(nil)
+	defer faults.Set(nil)
 	const n = 50
 	entered, leave := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
@@ -175,16 +181,17 @@ func TestBusy(t *testing.T) {
 // TestCommitFails makes the commit of a batch fail: all of it must be undone, and the
 // next must work.
 func TestCommitFails(t *testing.T) {
-	db := open(t, filepath.Join(t.TempDir(), "c.db"))
+	faults := &fault.Injector{}
+	db := openWith(t, filepath.Join(t.TempDir(), "c.db"), Options{Faults: faults})
 	broken := errors.New("broken disk")
-	fault.Set(func(op, _ string, f func() error) error {
+	faults.Set(func(op, _ string, f func() error) error {
 		if op == "sql.commit" {
 			return broken
 		}
 		return f()
 	})
 	err := db.Write(t.Context(), Durable, insert("1", "a"))
-	fault.Set(nil)
+	faults.Set(nil)
 	if !errors.Is(err, broken) || count(t, db) != 0 {
 		t.Errorf("%v, %d rows", err, count(t, db))
 	}

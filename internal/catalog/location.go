@@ -97,7 +97,7 @@ func (l location) create() error {
 		return err
 	}
 	if l.dir != nil {
-		return durable.Sync(l.dir)
+		return l.dir.Sync()
 	}
 	return durable.SyncDir(filepath.Dir(l.path))
 }

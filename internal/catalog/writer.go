@@ -27,10 +27,11 @@ const maxBatch = 128
 
 // writer runs all writes of this process, one transaction at a time.
 type writer struct {
-	db    *sql.DB
-	conn  *sql.Conn
-	queue chan *request
-	done  chan struct{} // closed when the loop has ended
+	db     *sql.DB
+	conn   *sql.Conn
+	faults *fault.Injector // nil outside tests
+	queue  chan *request
+	done   chan struct{} // closed when the loop has ended
 
 	mu     sync.RWMutex // guards closed, and queue against being closed under a send
 	closed bool
@@ -48,7 +49,7 @@ type request struct {
 	result chan error
 }
 
-func newWriter(ctx context.Context, at location) (*writer, error) {
+func newWriter(ctx context.Context, at location, faults *fault.Injector) (*writer, error) {
 	// The time-out is zero because begin waits by itself: SQLite's own waiting
 	// backs off to a tenth of a second and lets late comers overtake.
 	db, err := sql.Open("sqlite", at.dsn("", hostile("busy_timeout(0)", "foreign_keys(1)", "synchronous(FULL)")...))
@@ -62,7 +63,7 @@ func newWriter(ctx context.Context, at location) (*writer, error) {
 		return nil, err
 	}
 	w := &writer{
-		db: db, conn: conn,
+		db: db, conn: conn, faults: faults,
 		queue: make(chan *request, maxBatch),
 		done:  make(chan struct{}),
 		stmts: map[string]*sql.Stmt{},
@@ -196,7 +197,7 @@ func (w *writer) begin(batch []*request) ([]*request, error) {
 		if len(batch) == 0 {
 			return nil, nil
 		}
-		err := fault.Do("sql.begin", "", func() error { _, err := w.exec(`BEGIN IMMEDIATE`); return err })
+		err := w.faults.Do("sql.begin", "", func() error { _, err := w.exec(`BEGIN IMMEDIATE`); return err })
 		if !isBusy(err) {
 			return batch, err
 		}
@@ -228,7 +229,7 @@ func (w *writer) commit(batch []*request) ([]*request, error) {
 		w.rollback()
 		return batch, nil
 	}
-	err := fault.Do("sql.commit", "", func() error { _, err := w.exec(`COMMIT`); return err })
+	err := w.faults.Do("sql.commit", "", func() error { _, err := w.exec(`COMMIT`); return err })
 	if err != nil {
 		w.rollback()
 	}
@@ -305,7 +306,7 @@ type Tx struct {
 // Exec runs a statement and returns how many rows it changed.
 func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	var n int64
-	err := fault.Do("sql.exec", query, func() error {
+	err := tx.w.faults.Do("sql.exec", query, func() error {
 		res, err := tx.w.exec(query, args...)
 		if err != nil {
 			return err
@@ -320,7 +321,7 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 // QueryRow runs a query of one row.
 func (tx *Tx) QueryRow(query string, args ...any) Row {
 	var r Row
-	r.err = fault.Do("sql.query", query, func() error {
+	r.err = tx.w.faults.Do("sql.query", query, func() error {
 		s, err := tx.w.stmt(query)
 		if err == nil {
 			r.row = s.QueryRow(args...)
@@ -333,7 +334,7 @@ func (tx *Tx) QueryRow(query string, args ...any) Row {
 // Query runs a query; the caller closes the rows before its function returns.
 func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
 	var rows *sql.Rows
-	err := fault.Do("sql.query", query, func() error {
+	err := tx.w.faults.Do("sql.query", query, func() error {
 		s, err := tx.w.stmt(query)
 		if err == nil {
 			rows, err = s.Query(args...)

@@ -6,24 +6,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"github.com/volehq/vole/internal/fault"
 )
 
 // SyncDir makes the entries of a directory durable.
 func SyncDir(path string) error {
-	return fault.Do("fsync", path, func() error {
-		d, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		return d.Sync()
-	})
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
-
-// Sync makes an open file, or the entries of an open directory, durable.
-func Sync(f *os.File) error { return fault.Do("fsync", f.Name(), f.Sync) }
 
 // WriteFile makes the file at path hold data: a reader, or a crash, finds what it held
 // before or all of it. The file gets the given mode whatever the umask is. What is there
@@ -46,12 +39,12 @@ func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 		err = f.Chmod(mode)
 	}
 	if err == nil {
-		err = Sync(f)
+		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err = fault.Do("rename", path, func() error { return os.Rename(f.Name(), path) }); err != nil {
+	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}
 	return SyncDir(filepath.Dir(path))

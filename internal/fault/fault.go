@@ -1,30 +1,38 @@
-// Package fault lets tests stand in the way of every operation that changes a disk
+// Package fault lets tests intercept every operation of one backend that changes a disk
 // or a database: to fail it, to kill the process before or after it, or to count it.
-// Outside tests no hook is set and Do costs one atomic load.
+//
+// A backend has an [Injector], or a pointer to one, and runs each such operation through
+// its Do. Each backend has its own, so tests that inject faults run in parallel. Outside
+// tests there is no injector, or no hook in it, and Do only calls the operation.
 package fault
 
 import "sync/atomic"
 
-// Hook is called in place of an operation. It runs f or not, and what it returns is
-// what the operation returns. op is a stable name such as "mkdir" or "sql.commit",
-// what is the object: a path or a statement.
-type Hook func(op, what string, f func() error) error
+// Hook is called in place of an operation. It decides whether f, the operation, runs; its
+// result is the result of the operation. op is a stable name such as "mkdir" or
+// "sql.commit"; object is the path or the statement that the operation works on. Hooks
+// are called concurrently where the backend works concurrently.
+type Hook func(op, object string, f func() error) error
 
-var hook atomic.Pointer[Hook]
+// Injector holds the hook of one backend. The zero Injector, and a nil *Injector, have
+// none. Methods may be called concurrently.
+type Injector struct{ hook atomic.Pointer[Hook] }
 
-// Set installs a hook for the whole process; nil removes it. For tests only.
-func Set(h Hook) {
+// Set installs a hook; nil removes it. Operations that have begun keep the old one.
+func (i *Injector) Set(h Hook) {
 	if h == nil {
-		hook.Store(nil)
+		i.hook.Store(nil)
 		return
 	}
-	hook.Store(&h)
+	i.hook.Store(&h)
 }
 
-// Do runs f, or hands it to the hook.
-func Do(op, what string, f func() error) error {
-	if h := hook.Load(); h != nil {
-		return (*h)(op, what, f)
+// Do runs the operation f, through the hook if one is installed.
+func (i *Injector) Do(op, object string, f func() error) error {
+	if i != nil {
+		if h := i.hook.Load(); h != nil {
+			return (*h)(op, object, f)
+		}
 	}
 	return f()
 }

@@ -20,7 +20,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/durable"
 	"github.com/volehq/vole/internal/flock"
 	"github.com/volehq/vole/sandbox/internal/image"
 )
@@ -193,7 +192,7 @@ func (c *Cache) write(name string, fill func(f *os.File) error) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(fill(f), durable.Sync(f), f.Close())
+	err = errors.Join(fill(f), f.Sync(), f.Close())
 	if err == nil {
 		err = c.root.Rename(temp, name)
 	}

@@ -34,6 +34,8 @@ type dirStore struct {
 	path string
 	root *os.Root
 
+	faults fault.Injector // for tests
+
 	mu          sync.Mutex
 	durableDirs map[string]bool // directories whose entries up to the top are durable
 }
@@ -74,10 +76,10 @@ func openDirStore(dir string) (*dirStore, error) {
 
 // mkdirAllDurable makes a directory and those above it, durably.
 func mkdirAllDurable(dir string) error {
-	err := fault.Do("mkdir", dir, func() error { return os.Mkdir(dir, 0o700) })
+	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = mkdirAllDurable(filepath.Dir(dir)); err == nil {
-			err = fault.Do("mkdir", dir, func() error { return os.Mkdir(dir, 0o700) })
+			err = os.Mkdir(dir, 0o700)
 		}
 	}
 	if errors.Is(err, fs.ErrExist) {
@@ -111,9 +113,9 @@ func (s *dirStore) removeTmpFile(name string) {
 	_ = s.mutateWithFaults("unlink", name, func() error { return s.root.Remove(name) })
 }
 
-// mutateWithFaults runs a call that changes the directory, under the eyes of fault.
+// mutateWithFaults runs a call that changes the directory, in which tests inject faults.
 func (s *dirStore) mutateWithFaults(op, name string, call func() error) error {
-	return fault.Do(op, filepath.Join(s.path, filepath.FromSlash(name)), call)
+	return s.faults.Do(op, filepath.Join(s.path, filepath.FromSlash(name)), call)
 }
 
 // Put implements Store.
@@ -199,7 +201,7 @@ func (s *dirStore) writeTmpFile(tmp string, fill func(*os.File) (int64, uint32, 
 	}
 	err = s.mutateWithFaults("write", tmp, func() (err error) { size, sum, err = fill(f); return err })
 	if err == nil {
-		err = durable.Sync(f)
+		err = s.mutateWithFaults("fsync", tmp, f.Sync)
 	}
 	return size, sum, errors.Join(err, f.Close())
 }
@@ -284,7 +286,7 @@ func (s *dirStore) syncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	return durable.Sync(d)
+	return s.mutateWithFaults("fsync", dir, d.Sync)
 }
 
 // checkCall is how every method begins.

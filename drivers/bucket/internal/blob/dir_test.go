@@ -13,15 +13,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
-	"github.com/volehq/vole/internal/fault"
 )
-
-// hooked installs a fault hook for the rest of the test.
-func hooked(t *testing.T, h fault.Hook) {
-	t.Helper()
-	fault.Set(h)
-	t.Cleanup(func() { fault.Set(nil) })
-}
 
 // inTmp returns the names in tmp.
 func inTmp(t *testing.T, dir string) []string {
@@ -40,9 +32,9 @@ func inTmp(t *testing.T, dir string) []string {
 // TestDirOrder looks at what a put does to the disk, and in which order.
 func TestDirOrder(t *testing.T) {
 	dir := t.TempDir()
-	steps := func(s Store, key string) []string {
+	steps := func(s *dirStore, key string) []string {
 		var got []string
-		hooked(t, func(op, what string, f func() error) error {
+		s.faults.Set(func(op, what string, f func() error) error {
 			rel, err := filepath.Rel(dir, what)
 			if err != nil || strings.HasPrefix(rel, "..") {
 				rel = what
@@ -54,7 +46,7 @@ func TestDirOrder(t *testing.T) {
 			return f()
 		})
 		mustPut(t, s, key, []byte("data"))
-		fault.Set(nil)
+		s.faults.Set(nil)
 		return got
 	}
 	s := openTestDir(t, dir)
@@ -82,7 +74,7 @@ func TestDirFaults(t *testing.T) {
 			dir := t.TempDir()
 			s := openTestDir(t, dir)
 			n, at := 0, ""
-			hooked(t, func(op, what string, f func() error) error {
+			s.faults.Set(func(op, what string, f func() error) error {
 				if n++; n == step {
 					at = op
 					return broken
@@ -94,7 +86,7 @@ func TestDirFaults(t *testing.T) {
 			})
 			data := []byte("data")
 			err := s.Put(t.Context(), "o/x/1", data, sumOf(data))
-			fault.Set(nil)
+			s.faults.Set(nil)
 			if n < step {
 				if step < 9 {
 					t.Errorf("only %d steps", step)
@@ -144,14 +136,14 @@ func TestDirErrors(t *testing.T) {
 		{"link", syscall.EPERM, driver.ErrUnsupported},
 		{"fsync", syscall.EIO, syscall.EIO},
 	} {
-		hooked(t, func(op, what string, f func() error) error {
+		s.faults.Set(func(op, what string, f func() error) error {
 			if op == test.op {
 				return &fs.PathError{Op: op, Path: what, Err: test.errno}
 			}
 			return f()
 		})
 		err := s.Put(t.Context(), "o/"+test.op+"/1", nil, 0)
-		fault.Set(nil)
+		s.faults.Set(nil)
 		wantCertain(t, err, test.kind)
 	}
 	// Of a key that is a folder of another there is no object.
