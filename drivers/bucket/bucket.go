@@ -66,6 +66,7 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/budget"
+	"github.com/volehq/vole/internal/fault"
 )
 
 // S3 says where and how the objects of an S3 bucket are reached.
@@ -119,6 +120,8 @@ type Options struct {
 	// Metrics is where the namespace's metrics are registered until it is closed. A
 	// process with several namespaces tells them apart by prometheus.WrapRegistererWith.
 	Metrics prometheus.Registerer // default: none
+
+	faults *fault.Injector // of tests; see inject_test.go
 }
 
 // Namespace is an open database with its blob store.
@@ -238,7 +241,7 @@ func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 			ns.ballast, ns.closeBallast = ballast.OpenDir(filepath.Dir(o.Database))
 		}
 		err = ns.ballast.Opening(func() (err error) {
-			db, err = openSQLite(ctx, o.Database, o.ReadOnly)
+			db, err = openSQLite(ctx, o.Database, o.ReadOnly, o.faults)
 			return err
 		})
 	}
@@ -254,7 +257,7 @@ func (ns *Namespace) openBlobStore(ctx context.Context) (blob.Store, error) {
 	if ns.opts.S3 != nil {
 		s, err = blob.OpenS3(ctx, *ns.opts.S3)
 	} else {
-		s, err = blob.OpenDir(ns.opts.Blobs)
+		s, err = blob.OpenDir(ns.opts.Blobs, ns.opts.faults)
 	}
 	if err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ func newPatient(t *testing.T, opts bucket.Options) *patient {
 	name, url := "pgx", opts.Database
 	if p.lite {
 		name, url = "sqlite", "file:"+filepath.Join(opts.Dir, "namespace.db")+"?_pragma=busy_timeout(10000)"
-		p.blobs, err = blob.OpenDir(filepath.Join(opts.Dir, "blobs"))
+		p.blobs, err = blob.OpenDir(filepath.Join(opts.Dir, "blobs"), nil)
 	} else {
 		p.blobs, err = blob.OpenS3(ctx, *opts.S3)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/catalog"
+	"github.com/volehq/vole/internal/fault"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -20,7 +21,7 @@ type sqliteDB struct {
 	dialect dialect
 }
 
-func openSQLite(ctx context.Context, path string, readOnly bool) (database, error) {
+func openSQLite(ctx context.Context, path string, readOnly bool, faults *fault.Injector) (database, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -30,7 +31,7 @@ func openSQLite(ctx context.Context, path string, readOnly bool) (database, erro
 			return nil, err
 		}
 	}
-	db, err := catalog.Open(ctx, path, catalog.Options{ReadOnly: readOnly, Schema: migrationFiles("sqlite")})
+	db, err := catalog.Open(ctx, path, catalog.Options{ReadOnly: readOnly, Schema: migrationFiles("sqlite"), Faults: faults})
 	if err != nil {
 		return nil, err
 	}

@@ -166,15 +166,15 @@ func faultOptions(dir string) bucket.Options {
 
 // run opens the namespace, and runs the step while the hook is set.
 func (st faultStep) run(ctx context.Context, dir string, hook hooks.Hook) error {
-	opts := faultOptions(dir)
+	faults := &hooks.Injector{}
+	opts := bucket.WithFaults(faultOptions(dir), faults)
 	if st.op == nil {
 		opts.Grace = time.Nanosecond
 		ns, err := bucket.Open(ctx, opts)
 		if err != nil {
 			return err
 		}
-		hooks.Set(hook)
-		defer hooks.Set(nil)
+		faults.Set(hook)
 		return errors.Join(ns.Maintain(ctx), ns.Close())
 	}
 	b, err := bucket.OpenOrg(ctx, opts, "acme")
@@ -182,8 +182,7 @@ func (st faultStep) run(ctx context.Context, dir string, hook hooks.Hook) error 
 		return err
 	}
 	s := vole.New(b)
-	hooks.Set(hook)
-	defer hooks.Set(nil)
+	faults.Set(hook)
 	return errors.Join(st.op(ctx, s), s.Close())
 }
 
@@ -242,8 +241,7 @@ func show(m map[string]string) string {
 }
 
 // TestEveryFault fails every operation of every step once: what is left is what was, or
-// what was to be, and nothing that nobody refers to survives the sweep. The hook is the
-// process's, so that nothing else may run beside this.
+// what was to be, and nothing that nobody refers to survives the sweep.
 func TestEveryFault(t *testing.T) {
 	made := filepath.Join(memory(t), "made")
 	if err := (faultStep{op: faultSetup}).run(t.Context(), made, nil); err != nil {

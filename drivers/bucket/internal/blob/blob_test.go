@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/fault"
 )
 
 // stores are the kinds of store that the suite runs over.
@@ -31,7 +32,7 @@ var stores = []struct {
 
 func openTestDir(t testing.TB, dir string) *dirStore {
 	t.Helper()
-	s, err := OpenDir(dir)
+	s, err := OpenDir(dir, &fault.Injector{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ type dirStore struct {
 	path string
 	root *os.Root
 
-	faults fault.Injector // for tests
+	faults *fault.Injector // nil outside tests
 
 	mu          sync.Mutex
 	durableDirs map[string]bool // directories whose entries up to the top are durable
@@ -42,16 +42,16 @@ type dirStore struct {
 
 // OpenDir returns the store in a directory, which it makes if need be. Directories are
 // 0700 and files 0600. The file system must have hard links. What puts that crashed
-// left in tmp/ more than a day ago is removed.
-func OpenDir(dir string) (Store, error) {
-	s, err := openDirStore(dir)
+// left in tmp/ more than a day ago is removed. Tests inject faults; otherwise faults is nil.
+func OpenDir(dir string, faults *fault.Injector) (Store, error) {
+	s, err := openDirStore(dir, faults)
 	if err != nil {
 		return nil, fmt.Errorf("open blobs in %s: %w", dir, err)
 	}
 	return s, nil
 }
 
-func openDirStore(dir string) (*dirStore, error) {
+func openDirStore(dir string, faults *fault.Injector) (*dirStore, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func openDirStore(dir string) (*dirStore, error) {
 	if err != nil {
 		return nil, translateSysErr(err)
 	}
-	s := &dirStore{path: dir, root: root, durableDirs: map[string]bool{}}
+	s := &dirStore{path: dir, root: root, faults: faults, durableDirs: map[string]bool{}}
 	// tmp need not be durable: nothing in it outlives the put that made it.
 	err = s.mutateWithFaults("mkdir", tmpDir, func() error { return root.Mkdir(tmpDir, 0o700) })
 	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.EROFS) {
