@@ -7,9 +7,9 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/volehq/vole"
+	"github.com/volehq/vole/internal/pathwalk"
 )
 
 // model is what a volume should hold: the simplest file system that keeps the
@@ -80,107 +80,84 @@ func freed(n *node) int64 {
 	return int64(len(n.data))
 }
 
-// place is where a path leads: a directory, a name in it, and what has that name.
-type place struct {
+// resolved is where a path leads: a directory, a name in it, and what has that name.
+type resolved struct {
 	dirs    []*node  // from the root to the directory
 	name    string   // "" when the path ends in a directory by "." or ".."
-	n       *node    // nil: nothing is there
+	n       *node    // nil: nothing has the name
 	missing []string // directories that would have to be made first
 }
 
-func (p place) dir() *node { return p.dirs[len(p.dirs)-1] }
+func (r resolved) dir() *node { return r.dirs[len(r.dirs)-1] }
 
-// step is one element of a path still to go.
-type step struct {
-	name   string
-	inLink bool // of a link's target
+// maxSure is how many links every backend follows; more than pathwalk.MaxLinks none does.
+const maxSure = 8
+
+// named is an inode of the model under one of its names; its node is nil when the name
+// does not exist.
+type named struct {
+	name string
+	*node
 }
 
-func steps(p string, inLink bool) []step {
-	var list []step
-	for e := range strings.SplitSeq(p, "/") {
-		if e != "" && e != "." {
-			list = append(list, step{e, inLink})
-		}
-	}
-	return list
-}
-
-// maxSure is how many links every backend follows; more than maxLinks none does.
-const (
-	maxSure  = 8
-	maxLinks = 40
-)
-
-// walk resolves p. With follow, a link as the last element is followed; with parents,
+// resolve resolves p. With follow, a link as the last element is followed; with parents,
 // missing directories are no error.
-func (m *model) walk(p string, follow, parents bool) (place, error) {
-	at := place{dirs: []*node{m.root}}
-	todo := steps(p, false)
-	links := 0
-	for len(todo) > 0 {
-		s := todo[0]
-		todo = todo[1:]
-		if s.name == ".." {
-			if len(at.dirs) == 1 {
-				return at, vole.ErrPathEscape
+func (m *model) resolve(p string, follow, parents bool) (resolved, error) {
+	links, byName := 0, false // byName: the last element so far was a name, not "." or ".."
+	w := pathwalk.Walker[named]{
+		KeepLast: !follow,
+		Lookup: func(dir named, s pathwalk.Step) (named, pathwalk.Kind, error) {
+			byName = s.Last
+			next := named{name: s.Name}
+			if dir.node != nil {
+				next.node = dir.names[s.Name]
 			}
-			at.dirs = at.dirs[:len(at.dirs)-1]
-			continue
+			switch {
+			case next.node == nil && !s.Last && !parents:
+				return next, 0, vole.ErrNotExist
+			case next.node == nil && !s.Last && s.InLink:
+				return next, 0, errUnsure // making directories through a dangling link
+			case next.node == nil:
+				return next, pathwalk.Missing, nil
+			case next.isLink():
+				return next, pathwalk.Link, nil
+			case next.isDir():
+				return next, pathwalk.Directory, nil
+			}
+			return next, pathwalk.Other, nil
+		},
+		Readlink: func(link named) (string, error) {
+			links++
+			byName = false
+			return link.target, nil
+		},
+	}
+	entries, err := w.Walk(named{node: m.root}, p)
+	if err == nil && links > maxSure {
+		err = errUnsure
+	}
+	if err != nil {
+		return resolved{}, err
+	}
+	var r resolved
+	if last := entries[len(entries)-1]; byName {
+		r.name, r.n = last.name, last.node
+		entries = entries[:len(entries)-1]
+	} else {
+		r.n = last.node
+	}
+	for _, e := range entries {
+		if e.node == nil {
+			r.missing = append(r.missing, e.name)
+		} else {
+			r.dirs = append(r.dirs, e.node)
 		}
-		n := at.dir().names[s.name]
-		switch {
-		case n == nil && len(todo) == 0:
-			at.name = s.name
-			return at, sure(links)
-		case n == nil:
-			return missing(at, s, todo, parents, links)
-		case n.isLink() && (len(todo) > 0 || follow):
-			if links++; links > maxLinks {
-				return at, vole.ErrLoop
-			}
-			if strings.HasPrefix(n.target, "/") {
-				return at, vole.ErrPathEscape
-			}
-			todo = append(steps(n.target, true), todo...)
-		case len(todo) == 0:
-			at.name, at.n = s.name, n
-			return at, sure(links)
-		case !n.isDir():
-			return at, vole.ErrNotDir
-		default:
-			at.dirs = append(slices.Clip(at.dirs), n)
-		}
 	}
-	at.n = at.dir()
-	return at, sure(links)
-}
-
-func sure(links int) error {
-	if links > maxSure {
-		return errUnsure
-	}
-	return nil
-}
-
-// missing ends a walk at a directory that is not there.
-func missing(at place, s step, todo []step, parents bool, links int) (place, error) {
-	if !parents {
-		return at, vole.ErrNotExist
-	}
-	if s.inLink {
-		return at, errUnsure // making directories through a dangling link
-	}
-	at.missing = []string{s.name}
-	for _, s := range todo[:len(todo)-1] {
-		at.missing = append(at.missing, s.name)
-	}
-	at.name = todo[len(todo)-1].name
-	return at, sure(links)
+	return r, nil
 }
 
 // makeParents makes the directories that at lacks and returns the last.
-func (m *model) makeParents(at place) *node {
+func (m *model) makeParents(at resolved) *node {
 	d := at.dir()
 	for _, name := range at.missing {
 		next := m.make(fs.ModeDir | 0o755)

@@ -16,7 +16,7 @@ import (
 func fail(errs ...error) []error { return errs }
 
 func (m *model) writeFile(p string, data []byte, mode fs.FileMode, exclusive bool) []error {
-	at, err := m.walk(p, false, true)
+	at, err := m.resolve(p, false, true)
 	switch {
 	case err != nil:
 		return fail(err)
@@ -45,7 +45,7 @@ func (m *model) writeFile(p string, data []byte, mode fs.FileMode, exclusive boo
 }
 
 func (m *model) mkdir(p string, mode fs.FileMode) []error {
-	at, err := m.walk(p, false, false)
+	at, err := m.resolve(p, false, false)
 	if err == nil && at.n != nil {
 		err = vole.ErrExists
 	}
@@ -57,7 +57,7 @@ func (m *model) mkdir(p string, mode fs.FileMode) []error {
 }
 
 func (m *model) mkdirAll(p string) []error {
-	at, err := m.walk(p, false, true)
+	at, err := m.resolve(p, false, true)
 	switch {
 	case err != nil:
 		return fail(err)
@@ -73,7 +73,7 @@ func (m *model) mkdirAll(p string) []error {
 }
 
 func (m *model) mkfifo(p string) []error {
-	at, err := m.walk(p, false, false)
+	at, err := m.resolve(p, false, false)
 	if err == nil && at.n != nil {
 		err = vole.ErrExists
 	}
@@ -85,7 +85,7 @@ func (m *model) mkfifo(p string) []error {
 }
 
 func (m *model) remove(p string) []error {
-	at, err := m.walk(p, false, false)
+	at, err := m.resolve(p, false, false)
 	switch {
 	case err != nil:
 		return fail(err)
@@ -100,7 +100,7 @@ func (m *model) remove(p string) []error {
 }
 
 func (m *model) removeAll(p string) []error {
-	at, err := m.walk(p, false, false)
+	at, err := m.resolve(p, false, false)
 	switch {
 	case err == vole.ErrNotExist || err == nil && at.n == nil:
 		return nil
@@ -115,11 +115,11 @@ func (m *model) removeAll(p string) []error {
 }
 
 func (m *model) rename(from, to string, noReplace bool) []error {
-	a, err := m.walk(from, false, false)
+	a, err := m.resolve(from, false, false)
 	if err == nil && a.n == nil {
 		err = vole.ErrNotExist
 	}
-	b, err2 := m.walk(to, false, false)
+	b, err2 := m.resolve(to, false, false)
 	if errs := bothFaults(a, from, to, err, err2); errs != nil {
 		return errs
 	}
@@ -161,11 +161,11 @@ func replaceErrors(a, b *node) []error {
 }
 
 func (m *model) copy(from, to string, noReplace bool) []error {
-	a, err := m.walk(from, false, false)
+	a, err := m.resolve(from, false, false)
 	if err == nil && a.n == nil {
 		err = vole.ErrNotExist
 	}
-	b, err2 := m.walk(to, false, true)
+	b, err2 := m.resolve(to, false, true)
 	if errs := bothFaults(a, from, to, err, err2); errs != nil {
 		return errs
 	}
@@ -193,7 +193,7 @@ func (m *model) copy(from, to string, noReplace bool) []error {
 
 // bothFaults is what finding either end of a move ended in. That a directory would go
 // into itself may be seen before the rest of the way is looked at.
-func bothFaults(a place, from, to string, err, err2 error) (errs []error) {
+func bothFaults(a resolved, from, to string, err, err2 error) (errs []error) {
 	for _, err := range []error{err, err2} {
 		if err != nil {
 			errs = append(errs, err)
@@ -205,7 +205,7 @@ func bothFaults(a place, from, to string, err, err2 error) (errs []error) {
 	return errs
 }
 
-func (m *model) copyErrors(a, b place, to string, noReplace bool) []error {
+func (m *model) copyErrors(a, b resolved, to string, noReplace bool) []error {
 	into := a.n.isDir() && (a.n == b.n || slices.Contains(b.dirs, a.n))
 	switch {
 	case into && b.n != nil:
@@ -248,14 +248,14 @@ func (m *model) clone(n *node, seen map[*node]*node) *node {
 }
 
 func (m *model) link(target, p string) []error {
-	a, err := m.walk(target, false, false)
+	a, err := m.resolve(target, false, false)
 	if err == nil && a.n == nil {
 		err = vole.ErrNotExist
 	}
 	if err == nil && a.n.isDir() {
 		err = vole.ErrPermission
 	}
-	b, err2 := m.walk(p, false, false)
+	b, err2 := m.resolve(p, false, false)
 	if err2 == nil && b.n != nil {
 		err2 = vole.ErrExists
 	}
@@ -267,7 +267,7 @@ func (m *model) link(target, p string) []error {
 }
 
 func (m *model) symlink(target, p string) []error {
-	at, err := m.walk(p, false, false)
+	at, err := m.resolve(p, false, false)
 	if err == nil && at.n != nil {
 		err = vole.ErrExists
 	}
@@ -282,7 +282,7 @@ func (m *model) symlink(target, p string) []error {
 
 // at returns the node at p, by following links or not.
 func (m *model) at(p string, follow bool) (*node, []error) {
-	at, err := m.walk(p, follow, false)
+	at, err := m.resolve(p, follow, false)
 	if err == nil && at.n == nil {
 		err = vole.ErrNotExist
 	}
@@ -341,7 +341,7 @@ func (m *model) truncate(p string, size int) []error {
 
 // open returns the file that opening p gives.
 func (m *model) open(p string, opts vole.OpenOptions) (*node, []error) {
-	at, err := m.walk(p, !opts.Exclusive, false)
+	at, err := m.resolve(p, !opts.Exclusive, false)
 	switch {
 	case err != nil:
 		return nil, fail(err)

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"strings"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/pathwalk"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,8 +46,6 @@ var (
 	errUnseen = errors.New("lies in /dev, which is made when the sandbox starts")
 )
 
-const maxLinks = 40 // as many as the kernel follows
-
 func openTree(root string) (*guestTree, error) {
 	f, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -56,41 +54,41 @@ func openTree(root string) (*guestTree, error) {
 	return &guestTree{root: f, volumes: map[uint64]string{}}, nil
 }
 
-// walk is one resolution: the handles of the directories from the root to where it is.
-type walk struct {
-	tree  *guestTree
-	how   lookup
-	at    []guestFile
-	rest  []string // elements still to go
-	links int
-}
-
 // resolve opens a path of the tree. Its errors are the system's, errProcfs, errUnseen,
 // and ErrInvalid for what a lookup refuses.
 func (g *guestTree) resolve(p string, how lookup) (guestFile, error) {
 	if len(p) >= unix.PathMax {
 		return guestFile{}, unix.ENAMETOOLONG
 	}
-	w := walk{tree: g, how: how, rest: strings.Split(p, "/")}
 	top, err := reopen(g.root)
 	if err != nil {
 		return guestFile{}, err
 	}
-	w.at = []guestFile{{File: top, path: "/"}}
-	if err = unix.Fstat(int(top.Fd()), &w.at[0].stat); err == nil {
-		err = w.run()
-	}
-	last := w.at[len(w.at)-1]
-	if err == nil {
-		w.at = w.at[:len(w.at)-1]
-	}
-	for _, f := range w.at {
-		f.Close()
-	}
-	if err != nil {
+	root := guestFile{File: top, path: "/"}
+	if err := unix.Fstat(int(top.Fd()), &root.stat); err != nil {
+		top.Close()
 		return guestFile{}, err
 	}
-	return last, nil
+	w := pathwalk.Walker[guestFile]{
+		Chroot:   true,
+		Lookup:   how.openChild,
+		Readlink: func(link guestFile) (string, error) { return g.readLink(link, how) },
+		Release:  func(f guestFile) { f.Close() },
+	}
+	files, err := w.Walk(root, p)
+	switch err {
+	case nil:
+		for _, f := range files[:len(files)-1] {
+			f.Close()
+		}
+		return files[len(files)-1], nil
+	case driver.ErrNotDir:
+		err = unix.ENOTDIR
+	case driver.ErrLoop:
+		err = unix.ELOOP
+	}
+	root.Close()
+	return guestFile{}, err
 }
 
 func reopen(f *os.File) (*os.File, error) {
@@ -101,92 +99,53 @@ func reopen(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-func (w *walk) run() error {
-	for len(w.rest) > 0 {
-		if w.at[len(w.at)-1].stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return unix.ENOTDIR
-		}
-		name := w.rest[0]
-		w.rest = w.rest[1:]
-		var err error
-		switch {
-		case name == "" || name == ".":
-		case name == ".." && len(w.at) == 1: // "/.." is "/"
-		case name == "..":
-			w.leave(len(w.at) - 1)
-		default:
-			err = w.enter(name)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// leave goes back up until depth directories are left.
-func (w *walk) leave(depth int) {
-	for _, f := range w.at[depth:] {
-		f.Close()
-	}
-	w.at = w.at[:depth]
-}
-
-// enter opens one element of the directory reached so far, and follows it when it is a link.
-func (w *walk) enter(name string) error {
-	dir := w.at[len(w.at)-1]
-	next := guestFile{path: path.Join(dir.path, name)}
+// openChild opens an entry of a directory, which it makes when that is asked for.
+func (how lookup) openChild(dir guestFile, s pathwalk.Step) (guestFile, pathwalk.Kind, error) {
+	next := guestFile{path: path.Join(dir.path, s.Name)}
 	switch {
 	case next.path == "/proc":
-		return errProcfs
+		return guestFile{}, 0, errProcfs
 	case dir.path == "/dev":
-		return errUnseen
+		return guestFile{}, 0, errUnseen
 	}
-	f, err := w.child(dir, name)
+	f, err := how.openOrCreate(dir, s)
 	if err != nil {
-		return err
+		return guestFile{}, 0, err
 	}
 	next.File = f
 	if err := unix.Fstat(int(f.Fd()), &next.stat); err != nil {
 		f.Close()
-		return err
+		return guestFile{}, 0, err
 	}
-	if next.stat.Mode&unix.S_IFMT != unix.S_IFLNK {
-		w.at = append(w.at, next)
-		return nil
+	switch next.stat.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return next, pathwalk.Directory, nil
+	case unix.S_IFLNK:
+		return next, pathwalk.Link, nil
 	}
-	defer f.Close()
-	return w.follow(next)
+	return next, pathwalk.Other, nil
 }
 
-func (w *walk) isLast() bool {
-	for _, name := range w.rest {
-		if name != "" && name != "." {
-			return false
-		}
-	}
-	return true
-}
-
-// child opens an element of a directory, which it makes when that is asked for.
-func (w *walk) child(dir guestFile, name string) (*os.File, error) {
+// openOrCreate opens an entry without following it. Others may make and remove it at the
+// same time, so it tries again.
+func (how lookup) openOrCreate(dir guestFile, s pathwalk.Step) (*os.File, error) {
 	for try := 0; ; try++ {
-		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(int(dir.Fd()), s.Name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		switch {
 		case err == nil:
-			return os.NewFile(uintptr(fd), name), nil
+			return os.NewFile(uintptr(fd), s.Name), nil
 		case err == unix.EINTR:
 			continue
-		case err != unix.ENOENT || !w.how.create || try > 10:
+		case err != unix.ENOENT || !how.create || try > 10:
 			return nil, err
 		}
-		if w.how.file && w.isLast() {
-			fd, err = unix.Openat(int(dir.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+		if how.file && s.Last {
+			fd, err = unix.Openat(int(dir.Fd()), s.Name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 			if err == nil {
 				unix.Close(fd)
 			}
 		} else {
-			err = unix.Mkdirat(int(dir.Fd()), name, 0o755)
+			err = unix.Mkdirat(int(dir.Fd()), s.Name, 0o755)
 		}
 		if err != nil && err != unix.EEXIST {
 			return nil, err
@@ -194,31 +153,24 @@ func (w *walk) child(dir guestFile, name string) (*os.File, error) {
 	}
 }
 
-// follow puts a link's target before what is still to be resolved.
-func (w *walk) follow(link guestFile) error {
-	if w.how.mounts {
+// readLink returns a link's target, unless the link is of a volume and must not lead to the
+// target of a mount.
+func (g *guestTree) readLink(link guestFile, how lookup) (string, error) {
+	if how.mounts {
 		id, err := mountID(link.File)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if at, ok := w.tree.volumes[id]; ok {
-			return driver.Errorf(vole.ErrInvalid, "%s is a link in the volume at %s, which must not redirect another mount", link.path, at)
+		if at, ok := g.volumes[id]; ok {
+			return "", driver.Errorf(vole.ErrInvalid, "%s is a link in the volume at %s, which must not redirect another mount", link.path, at)
 		}
-	}
-	if w.links++; w.links > maxLinks {
-		return unix.ELOOP
 	}
 	b := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(link.Fd()), "", b)
 	if err != nil {
-		return err
+		return "", err
 	}
-	target := string(b[:n])
-	if path.IsAbs(target) {
-		w.leave(1)
-	}
-	w.rest = append(strings.Split(target, "/"), w.rest...)
-	return nil
+	return string(b[:n]), nil
 }
 
 // mountID tells the mount that an open file is of.
