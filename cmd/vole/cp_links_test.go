@@ -48,3 +48,30 @@ func TestTargetLinksOfOthers(t *testing.T) {
 		}
 	}
 }
+
+// A relative link leads on from the directory that it is in, by whatever path it was named.
+func TestTargetLinkInLinkedDirectory(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(os.MkdirAll(filepath.Join(dir, "deep/real"), 0o755), os.Mkdir(filepath.Join(dir, "other"), 0o755),
+		os.Symlink("deep/real", filepath.Join(dir, "short")), os.Symlink("../other", filepath.Join(dir, "deep/sub")),
+		os.Symlink("../file", filepath.Join(dir, "deep/real/up")), os.Symlink("../sub/../file", filepath.Join(dir, "deep/real/through")),
+		os.Symlink("..", filepath.Join(dir, "deep/real/dir")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"up": "deep/file", "through": "file", "dir": "deep"} {
+		p := filepath.Join(dir, "short", name)
+		pl, err := hostPlace(location{arg: p, path: p})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := filepath.Join(pl.dir, pl.path); got != filepath.Join(dir, want) {
+			t.Errorf("%s leads to %s, want %s in %s", name, got, want, dir)
+		}
+		pl.Close()
+	}
+}

@@ -8,17 +8,14 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/pathwalk"
 	"github.com/volehq/vole/transfer"
 )
-
-// maxLinks is how many symbolic links a path may lead through, as Linux has it.
-const maxLinks = 40
 
 // location is one side of a copy as it was given.
 type location struct {
@@ -200,7 +197,7 @@ func hostPlace(l location) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	for n := 0; n < maxLinks && !l.asLink; n++ { // a link that leads nowhere yet is followed too
+	for n := 0; n < pathwalk.MaxLinks && !l.asLink; n++ { // a link that leads nowhere yet is followed too
 		if err := transfer.CheckDescriptor(p); err != nil {
 			return nil, transfer.HostError("cp", l.path, err)
 		}
@@ -211,14 +208,11 @@ func hostPlace(l location) (*place, error) {
 		if err := mayFollow(p); err != nil {
 			return nil, transfer.HostError("cp", l.path, err)
 		}
-		if !filepath.IsAbs(to) {
-			to = filepath.Join(filepath.Dir(p), to)
-		}
-		p = to
+		p = linkTarget(p, to)
 	}
 	info, err := os.Lstat(p)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 && !l.asLink && !transfer.OpenFileLink(p) {
-		err = driver.Errorf(vole.ErrLoop, "it leads through more than %d links, or changes meanwhile", maxLinks)
+		err = driver.Errorf(vole.ErrLoop, "it leads through more than %d links, or changes meanwhile", pathwalk.MaxLinks)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, transfer.HostError("cp", l.path, err)
@@ -303,39 +297,61 @@ func choose(o *origin, pl *place, l location) (at string, err error) {
 	return pl.path, nil
 }
 
-// resolve follows the links of a path in a volume, the last element's too, element by
-// element. What is not there, there or further on, stays as it is written.
+// resolve follows the links of a path in a volume, the last element's too. What does not
+// exist, there or further on, stays as it is written.
 func resolve(ctx context.Context, f *vole.FS, p string) (string, error) {
-	done, rest := ".", strings.Split(p, "/")
-	for links := 0; len(rest) > 0; {
-		elem := rest[0]
-		rest = rest[1:]
-		switch elem {
-		case "", ".":
-			continue
-		case "..":
-			if done == "." {
-				return "", &vole.Error{Op: "cp", Volume: f.Volume().Name(), Path: p, Err: vole.ErrPathEscape}
+	w := pathwalk.Walker[string]{
+		Lookup: func(dir string, s pathwalk.Step) (string, pathwalk.Kind, error) {
+			next := path.Join(dir, s.Name)
+			e, err := f.Lstat(ctx, next)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return next, pathwalk.Missing, nil
+			case err != nil:
+				return "", 0, err
+			case e.Mode&fs.ModeSymlink != 0:
+				return next, pathwalk.Link, nil
+			case e.IsDir():
+				return next, pathwalk.Directory, nil
 			}
-			done = path.Dir(done)
-			continue
-		}
-		next := path.Join(done, elem)
-		to, err := f.Readlink(ctx, next)
-		if errors.Is(err, vole.ErrInvalid) || errors.Is(err, fs.ErrNotExist) {
-			done = next
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		if links++; links > maxLinks {
-			return "", &vole.Error{Op: "cp", Volume: f.Volume().Name(), Path: p, Err: vole.ErrLoop}
-		}
-		if strings.HasPrefix(to, "/") {
-			return "", &vole.Error{Op: "cp", Volume: f.Volume().Name(), Path: p, Err: vole.ErrPathEscape}
-		}
-		rest = slices.Concat(strings.Split(to, "/"), rest)
+			return next, pathwalk.Other, nil
+		},
+		Readlink: func(link string) (string, error) { return f.Readlink(ctx, link) },
 	}
-	return done, nil
+	steps, err := w.Walk(".", p)
+	if err == nil {
+		return steps[len(steps)-1], nil
+	}
+	if wrapped := (*vole.Error)(nil); !errors.As(err, &wrapped) {
+		err = &vole.Error{Op: "cp", Volume: f.Volume().Name(), Path: p, Err: err}
+	}
+	return "", err
+}
+
+// linkTarget is the path of what the link at p leads to, on the host. A ".." in a target
+// is the parent of the directory that the link is in, which p may name through links.
+func linkTarget(p, target string) string {
+	if !filepath.IsAbs(target) {
+		target = realDirectory(filepath.Dir(p)) + "/" + target
+	}
+	dir, name := filepath.Split(target)
+	if name == "" || name == "." || name == ".." {
+		return realDirectory(target)
+	}
+	return filepath.Join(realDirectory(dir), name)
+}
+
+// realDirectory follows the links of a path by their text, if that leads where the kernel
+// gets: links of /proc need not.
+func realDirectory(dir string) string {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return filepath.Clean(dir)
+	}
+	a, errReal := os.Stat(real)
+	b, errDir := os.Stat(dir)
+	if errReal != nil || errDir != nil || !os.SameFile(a, b) {
+		return filepath.Clean(dir)
+	}
+	return real
 }
