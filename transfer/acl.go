@@ -40,9 +40,9 @@ type aclEntry struct {
 // nameLookup finds the id of a user, or of a group, by its name.
 type nameLookup func(group bool, name string) (id string, err error)
 
-// hostNames are the users and groups of this host, which GNU tar takes, too, for the names
+// lookupHostName are the users and groups of this host, which GNU tar takes, too, for the names
 // that it has written.
-func hostNames(group bool, name string) (string, error) {
+func lookupHostName(group bool, name string) (string, error) {
 	if group {
 		g, err := user.LookupGroup(name)
 		if err != nil {
@@ -107,7 +107,7 @@ func parseACLEntry(word string, lookup nameLookup) (e aclEntry, err error) {
 	e.tag, e.id = tag[0], aclNoID
 	if named {
 		e.tag = tag[1]
-		if e.id, err = aclID(f, tag[1] == aclGroup, lookup); err != nil {
+		if e.id, err = parseACLID(f, tag[1] == aclGroup, lookup); err != nil {
 			return e, err
 		}
 	}
@@ -121,8 +121,8 @@ func parseACLEntry(word string, lookup nameLookup) (e aclEntry, err error) {
 	return e, nil
 }
 
-// aclID is the id of a named entry: its last field, or its name.
-func aclID(fields []string, group bool, lookup nameLookup) (uint32, error) {
+// parseACLID is the id of a named entry: its last field, or its name.
+func parseACLID(fields []string, group bool, lookup nameLookup) (uint32, error) {
 	id := fields[1]
 	if len(fields) == 4 {
 		id = fields[3]

@@ -19,21 +19,21 @@ import (
 // copier writes items to a target by the rules of cp: directories merge, everything
 // else is replaced, and neither takes the place of the other.
 type copier struct {
-	to    target
-	opts  *Options
-	stats Stats
-	seen  map[fileID]string // where a file of several names was written
-	held  heldNames
-	dirs  []dirMeta         // made so far, metadata still to be set
-	dirAt map[string]int    // where in dirs a directory is, of which entries may come twice
-	names map[string]string // ids of users and groups that access lists name
+	to           target
+	opts         *Options
+	stats        Stats
+	writtenAt    map[fileID]string // where a file of several names was written
+	heldNames    heldNames
+	pendingDirs  []pendingDir      // made so far, metadata still to be set
+	pendingIndex map[string]int    // where in dirs a directory is, of which entries may come twice
+	knownIDs     map[string]string // ids of users and groups that access lists name
 
 	mu sync.Mutex // guards stats, and is held while opts is called back
 }
 
 func newCopier(dst Tree, opts *Options) *copier {
 	opts.lost = &losses{}
-	c := &copier{opts: opts, seen: map[fileID]string{}}
+	c := &copier{opts: opts, writtenAt: map[fileID]string{}}
 	if warn := opts.Warn; warn != nil && opts.Parallel > 1 {
 		opts.Warn = func(format string, args ...any) {
 			c.mu.Lock()
@@ -41,14 +41,14 @@ func newCopier(dst Tree, opts *Options) *copier {
 			warn(format, args...)
 		}
 	}
-	c.to = dst.target(opts)
+	c.to = dst.newTarget(opts)
 	return c
 }
 
-// end makes durable what was copied, unless that failed.
-func (c *copier) end(ctx context.Context, err error) (Stats, error) {
+// finishCopy makes durable what was copied, unless that failed.
+func (c *copier) finishCopy(ctx context.Context, err error) (Stats, error) {
 	if err == nil {
-		err = c.opts.tellSystem()
+		err = c.opts.reportLostSystemAttrs()
 	}
 	if err == nil {
 		err = c.to.sync(ctx)
@@ -57,26 +57,26 @@ func (c *copier) end(ctx context.Context, err error) (Stats, error) {
 	return c.stats, err
 }
 
-// dirMeta is a directory whose metadata is set when all in it has been written:
+// pendingDir is a directory whose metadata is set when all in it has been written:
 // that changes its time, and may need more rights than its mode gives.
-type dirMeta struct {
+type pendingDir struct {
 	path string
 	it   item
 }
 
-// lookupName is hostNames, which reads a file for each name, once for each.
+// lookupName is lookupHostName, which reads a file for each name, once for each.
 func (c *copier) lookupName(group bool, name string) (string, error) {
 	key := "u" + name
 	if group {
 		key = "g" + name
 	}
-	id, ok := c.names[key]
+	id, ok := c.knownIDs[key]
 	if !ok {
-		id, _ = hostNames(group, name)
-		if c.names == nil || len(c.names) == maxNamesKnown {
-			c.names = map[string]string{}
+		id, _ = lookupHostName(group, name)
+		if c.knownIDs == nil || len(c.knownIDs) == maxKnownIDs {
+			c.knownIDs = map[string]string{}
 		}
-		c.names[key] = id
+		c.knownIDs[key] = id
 	}
 	if id == "" {
 		return "", fs.ErrNotExist
@@ -84,35 +84,35 @@ func (c *copier) lookupName(group bool, name string) (string, error) {
 	return id, nil
 }
 
-// maxNamesKnown bounds the names of users and groups that are kept in memory.
-const maxNamesKnown = 1 << 12
+// maxKnownIDs bounds the names of users and groups that are kept in memory.
+const maxKnownIDs = 1 << 12
 
-// tree copies the file or directory at p of src to the place at of the target.
-func (c *copier) tree(ctx context.Context, src source, p, at string, it *item) error {
-	open := len(c.dirs)
-	if err := c.one(ctx, src, p, at, it); err != nil || !it.mode.IsDir() {
+// copyTree copies the file or directory at p of src to the place at of the target.
+func (c *copier) copyTree(ctx context.Context, src source, p, at string, it *item) error {
+	open := len(c.pendingDirs)
+	if err := c.copyEntry(ctx, src, p, at, it); err != nil || !it.mode.IsDir() {
 		return err
 	}
-	names, err := src.names(ctx, p, it)
+	names, err := src.listNames(ctx, p, it)
 	if err == nil {
-		err = c.held.add(names)
+		err = c.heldNames.acquire(names)
 	}
 	if err != nil {
 		return err
 	}
-	defer c.held.release(names)
+	defer c.heldNames.release(names)
 	for batch := range slices.Chunk(names, dirBatch) {
-		if err := c.children(ctx, src, p, at, batch); err != nil {
+		if err := c.copyChildren(ctx, src, p, at, batch); err != nil {
 			return err
 		}
 	}
-	return c.finish(ctx, open)
+	return c.setDirectoryMetadata(ctx, open)
 }
 
-// children copies some of what is in the directory p of src to the directory at.
-func (c *copier) children(ctx context.Context, src source, p, at string, names []string) error {
+// copyChildren copies some of what is in the directory p of src to the directory at.
+func (c *copier) copyChildren(ctx context.Context, src source, p, at string, names []string) error {
 	if c.opts.Parallel > 1 {
-		return c.parallel(ctx, src, p, at, names)
+		return c.copyChildrenParallel(ctx, src, p, at, names)
 	}
 	for _, n := range names {
 		child, err := src.lstat(ctx, path.Join(p, n))
@@ -122,18 +122,18 @@ func (c *copier) children(ctx context.Context, src source, p, at string, names [
 		if err != nil {
 			return err
 		}
-		if err := c.tree(ctx, src, path.Join(p, n), path.Join(at, n), &child); err != nil {
+		if err := c.copyTree(ctx, src, path.Join(p, n), path.Join(at, n), &child); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// parallel is children, several files at once. Directories, and what has several names,
+// copyChildrenParallel is children, several files at once. Directories, and what has several names,
 // come after them, one by one: these change what the copier knows.
-func (c *copier) parallel(ctx context.Context, src source, p, at string, names []string) error {
+func (c *copier) copyChildrenParallel(ctx context.Context, src source, p, at string, names []string) error {
 	items := make([]*item, len(names))
-	err := c.each(ctx, names, func(ctx context.Context, i int) error {
+	err := c.forEachParallel(ctx, names, func(ctx context.Context, i int) error {
 		it, err := src.lstat(ctx, path.Join(p, names[i]))
 		if err == nil {
 			items[i] = &it
@@ -147,22 +147,22 @@ func (c *copier) parallel(ctx context.Context, src source, p, at string, names [
 		return err
 	}
 	alone := func(it *item) bool { return it.mode.IsRegular() && it.nlink == 1 }
-	err = c.each(ctx, names, func(ctx context.Context, i int) error {
+	err = c.forEachParallel(ctx, names, func(ctx context.Context, i int) error {
 		if items[i] == nil || !alone(items[i]) {
 			return nil
 		}
-		return c.one(ctx, src, path.Join(p, names[i]), path.Join(at, names[i]), items[i])
+		return c.copyEntry(ctx, src, path.Join(p, names[i]), path.Join(at, names[i]), items[i])
 	})
 	for i, it := range items {
 		if err == nil && it != nil && !alone(it) {
-			err = c.tree(ctx, src, path.Join(p, names[i]), path.Join(at, names[i]), it)
+			err = c.copyTree(ctx, src, path.Join(p, names[i]), path.Join(at, names[i]), it)
 		}
 	}
 	return err
 }
 
-// each calls fn for the index of every name, several at once, until one fails.
-func (c *copier) each(ctx context.Context, names []string, fn func(ctx context.Context, i int) error) error {
+// forEachParallel calls fn for the index of every name, several at once, until one fails.
+func (c *copier) forEachParallel(ctx context.Context, names []string, fn func(ctx context.Context, i int) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(c.opts.Parallel)
 	for i := range names {
@@ -176,91 +176,91 @@ func (c *copier) each(ctx context.Context, names []string, fn func(ctx context.C
 	return g.Wait()
 }
 
-// one copies what is at p itself.
-func (c *copier) one(ctx context.Context, src source, p, at string, it *item) error {
+// copyEntry copies what is at p itself.
+func (c *copier) copyEntry(ctx context.Context, src source, p, at string, it *item) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	named := it.nlink > 1 && !it.mode.IsDir() && it.mode.Type() != fs.ModeSocket
-	if first, ok := c.seen[it.id]; ok && named {
+	if first, ok := c.writtenAt[it.id]; ok && named {
 		return c.hardLink(ctx, first, at)
 	}
-	if err := c.write(ctx, src, p, at, it); err != nil {
+	if err := c.writeEntry(ctx, src, p, at, it); err != nil {
 		return err
 	}
 	if named {
-		c.seen[it.id] = at
+		c.writtenAt[it.id] = at
 	}
 	return nil
 }
 
-func (c *copier) write(ctx context.Context, src source, p, at string, it *item) error {
+func (c *copier) writeEntry(ctx context.Context, src source, p, at string, it *item) error {
 	if !it.mode.IsRegular() {
-		return c.special(ctx, at, it)
+		return c.writeSpecial(ctx, at, it)
 	}
-	r, err := src.open(ctx, p, it.size)
+	r, err := src.openFile(ctx, p, it.size)
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.file(ctx, at, it, r), r.Close())
+	return errors.Join(c.writeFile(ctx, at, it, r), r.Close())
 }
 
-// file writes a regular file.
-func (c *copier) file(ctx context.Context, at string, it *item, r sparse.Content) error {
+// writeFile writes a regular file.
+func (c *copier) writeFile(ctx context.Context, at string, it *item, r sparse.Content) error {
 	counted := &counted{r, c}
-	err := c.to.file(ctx, at, it, counted)
+	err := c.to.writeFile(ctx, at, it, counted)
 	if errors.Is(err, vole.ErrIsDir) {
-		return c.refuse(at, "a directory is there, which a file does not replace")
+		return c.refuseReplacing(at, "a directory is there, which a file does not replace")
 	}
 	if err == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.stats.Files++
-		c.opts.file(at)
+		c.opts.reportFile(at)
 	}
 	return err
 }
 
-// refuse is the error for what stands in the way at a place.
-func (c *copier) refuse(at, why string) error {
-	return c.fail(at, driver.Errorf(vole.ErrExists, "%s", why))
+// refuseReplacing is the error for what stands in the way at a place.
+func (c *copier) refuseReplacing(at, why string) error {
+	return c.wrapError(at, driver.Errorf(vole.ErrExists, "%s", why))
 }
 
-func (c *copier) fail(at string, err error) error {
-	return fmt.Errorf("%s: %s: %w", c.opts.op(), c.to.display(at), err)
+func (c *copier) wrapError(at string, err error) error {
+	return fmt.Errorf("%s: %s: %w", c.opts.opName(), c.to.displayPath(at), err)
 }
 
-// special writes anything but a regular file.
-func (c *copier) special(ctx context.Context, at string, it *item) error {
+// writeSpecial writes anything but a regular file.
+func (c *copier) writeSpecial(ctx context.Context, at string, it *item) error {
 	switch it.mode.Type() {
 	case fs.ModeDir:
-		return c.dir(ctx, at, it)
+		return c.makeDirectory(ctx, at, it)
 	case fs.ModeSymlink:
 		c.stats.Links++
-		return c.place(ctx, at, it, func(p string) error { return c.to.symlink(ctx, it.target, p) })
+		return c.placeEntry(ctx, at, it, func(p string) error { return c.to.symlink(ctx, it.target, p) })
 	case fs.ModeSocket:
 		c.stats.Skipped++
-		c.opts.warnf("%s: sockets are not copied", c.to.display(at))
+		c.opts.warnf("%s: sockets are not copied", c.to.displayPath(at))
 		return nil
 	case fs.ModeDevice, fs.ModeDevice | fs.ModeCharDevice:
 		if !c.opts.Owner && c.opts.LoseDevices != nil {
-			return c.loseNode(at, it, c.opts.LoseDevices)
+			return c.leaveOutNode(at, it, c.opts.LoseDevices)
 		}
 		if !c.opts.Owner {
 			if c.opts.Strict {
-				return c.fail(at, driver.Errorf(vole.ErrUnsupported, "only root makes devices"))
+				return c.wrapError(at, driver.Errorf(vole.ErrUnsupported, "only root makes devices"))
 			}
 			c.stats.Skipped++
-			c.opts.warnf("%s: only root makes devices; it is left out", c.to.display(at))
+			c.opts.warnf("%s: only root makes devices; it is left out", c.to.displayPath(at))
 			return nil
 		}
 	case fs.ModeNamedPipe:
 	default:
-		return c.fail(at, driver.Errorf(vole.ErrUnsupported, "a file of unknown type"))
+		return c.wrapError(at, driver.Errorf(vole.ErrUnsupported, "a file of unknown type"))
 	}
-	err := c.place(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
+	err := c.placeEntry(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
 	if errors.Is(err, vole.ErrUnsupported) {
-		return c.loseNode(at, it, err)
+		return c.leaveOutNode(at, it, err)
 	}
 	if err == nil {
 		c.stats.Others++
@@ -268,17 +268,17 @@ func (c *copier) special(ctx context.Context, at string, it *item) error {
 	return err
 }
 
-// loseNode leaves out a device or fifo, for the given reason.
-func (c *copier) loseNode(at string, it *item, reason error) error {
+// leaveOutNode leaves out a device or fifo, for the given reason.
+func (c *copier) leaveOutNode(at string, it *item, reason error) error {
 	c.stats.Skipped++
-	return c.opts.lose(c.to.display(at), "the "+filemode.TypeName(it.mode), reason)
+	return c.opts.leaveOut(c.to.displayPath(at), "the "+filemode.TypeName(it.mode), reason)
 }
 
 // maxPendingDirs is how many directories of an archive wait for their metadata.
 const maxPendingDirs = 1 << 18
 
-// dir makes a directory, or merges into the one that is there.
-func (c *copier) dir(ctx context.Context, at string, it *item) error {
+// makeDirectory makes a directory, or merges into the one that is there.
+func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 	err := fs.ErrExist
 	if at != "." {
 		// The owner can write until the metadata is set.
@@ -290,7 +290,7 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 			return lerr
 		}
 		if !cur.mode.IsDir() {
-			return c.refuse(at, "a "+filemode.TypeName(cur.mode)+" is there, which a directory does not replace")
+			return c.refuseReplacing(at, "a "+filemode.TypeName(cur.mode)+" is there, which a directory does not replace")
 		}
 		if err = nil; !c.opts.Owner {
 			c.stats.Directories++
@@ -301,7 +301,7 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 		return err
 	}
 	c.stats.Directories++
-	d := dirMeta{at, *it}
+	d := pendingDir{at, *it}
 	if len(it.xattrs)+len(it.system) > 0 {
 		// Attributes may be large, and an archive have more directories than memory.
 		if err := c.to.setXattrs(ctx, at, it); err != nil {
@@ -309,30 +309,30 @@ func (c *copier) dir(ctx context.Context, at string, it *item) error {
 		}
 		d.it.xattrs, d.it.system = nil, nil
 	}
-	if i, ok := c.dirAt[at]; ok {
-		c.dirs[i] = d
+	if i, ok := c.pendingIndex[at]; ok {
+		c.pendingDirs[i] = d
 		return nil
 	}
-	if c.dirAt != nil {
+	if c.pendingIndex != nil {
 		// A small archive may have millions of them.
-		if len(c.dirs) == maxPendingDirs {
-			clear(c.dirAt)
-			if err := c.finish(ctx, 0); err != nil {
+		if len(c.pendingDirs) == maxPendingDirs {
+			clear(c.pendingIndex)
+			if err := c.setDirectoryMetadata(ctx, 0); err != nil {
 				return err
 			}
 		}
-		c.dirAt[at] = len(c.dirs)
+		c.pendingIndex[at] = len(c.pendingDirs)
 	}
-	c.dirs = append(c.dirs, d)
+	c.pendingDirs = append(c.pendingDirs, d)
 	return nil
 }
 
-// place makes something that is no regular file by make, in the place of anything but
+// placeEntry makes something that is no regular file by make, in the place of anything but
 // a directory, and sets its metadata.
-func (c *copier) place(ctx context.Context, at string, it *item, make func(p string) error) error {
+func (c *copier) placeEntry(ctx context.Context, at string, it *item, make func(p string) error) error {
 	err := make(at)
 	if err == nil {
-		return c.to.setMeta(ctx, at, it)
+		return c.to.setMetadata(ctx, at, it)
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
@@ -340,27 +340,27 @@ func (c *copier) place(ctx context.Context, at string, it *item, make func(p str
 	if _, host := c.to.(*hostTree); host && isNode(it.mode) {
 		// Somebody may have the node open: an equal one stays, and nothing else takes its place.
 		if cur, err := c.to.lstat(ctx, at); err == nil && cur.mode.Type() == it.mode.Type() && cur.rdev == it.rdev {
-			return c.to.setMeta(ctx, at, it)
+			return c.to.setMetadata(ctx, at, it)
 		}
 	}
-	return c.replace(ctx, at, func(tmp string) error {
+	return c.replaceEntry(ctx, at, func(tmp string) error {
 		if err := make(tmp); err != nil {
 			return err
 		}
-		return c.to.setMeta(ctx, tmp, it)
+		return c.to.setMetadata(ctx, tmp, it)
 	})
 }
 
-// replace puts what make makes under a temporary name in the place of what is at at.
-func (c *copier) replace(ctx context.Context, at string, make func(tmp string) error) error {
+// replaceEntry puts what make makes under a temporary name in the place of what is at at.
+func (c *copier) replaceEntry(ctx context.Context, at string, make func(tmp string) error) error {
 	cur, err := c.to.lstat(ctx, at)
 	if err != nil {
 		return err
 	}
 	if cur.mode.IsDir() {
-		return c.refuse(at, "a directory is there, which a file does not replace")
+		return c.refuseReplacing(at, "a directory is there, which a file does not replace")
 	}
-	tmp := tempName(at)
+	tmp := temporaryName(at)
 	err = make(tmp)
 	if err == nil {
 		err = c.to.rename(ctx, tmp, at)
@@ -379,7 +379,7 @@ func (c *copier) hardLink(ctx context.Context, first, at string) error {
 	}
 	err := c.to.link(ctx, first, at)
 	if errors.Is(err, fs.ErrExist) {
-		err = c.replace(ctx, at, func(tmp string) error { return c.to.link(ctx, first, tmp) })
+		err = c.replaceEntry(ctx, at, func(tmp string) error { return c.to.link(ctx, first, tmp) })
 	}
 	if err == nil {
 		c.stats.Links++
@@ -387,14 +387,14 @@ func (c *copier) hardLink(ctx context.Context, first, at string) error {
 	return err
 }
 
-// finish sets the metadata of the directories made since there were n, deepest first.
-func (c *copier) finish(ctx context.Context, n int) error {
-	for i := len(c.dirs) - 1; i >= n; i-- {
-		if err := c.to.setMeta(ctx, c.dirs[i].path, &c.dirs[i].it); err != nil {
+// setDirectoryMetadata sets the metadata of the directories made since there were n, deepest first.
+func (c *copier) setDirectoryMetadata(ctx context.Context, n int) error {
+	for i := len(c.pendingDirs) - 1; i >= n; i-- {
+		if err := c.to.setMetadata(ctx, c.pendingDirs[i].path, &c.pendingDirs[i].it); err != nil {
 			return err
 		}
 	}
-	c.dirs = c.dirs[:n]
+	c.pendingDirs = c.pendingDirs[:n]
 	return nil
 }
 
@@ -409,6 +409,6 @@ func (r *counted) Read(p []byte) (int, error) {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
 	r.c.stats.Bytes += int64(n)
-	r.c.opts.read(n)
+	r.c.opts.reportRead(n)
 	return n, err
 }

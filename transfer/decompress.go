@@ -45,9 +45,9 @@ var unreadable = []struct{ magic, name string }{
 	{"PK\x03\x04", "zip"}, {"7z\xbc\xaf", "7-zip"}, {"Rar!", "rar"},
 }
 
-// skippable reports whether a frame begins that zstd and lz4 have readers skip: pzstd says
+// isSkippableFrame reports whether a frame begins that zstd and lz4 have readers skip: pzstd says
 // in one how long the next frame is.
-func skippable(magic []byte) bool {
+func isSkippableFrame(magic []byte) bool {
 	return len(magic) == magicBytes && binary.LittleEndian.Uint32(magic)&^0xf == 0x184d2a50
 }
 
@@ -59,7 +59,7 @@ func Compressed(magic []byte) bool {
 			return true
 		}
 	}
-	return skippable(magic)
+	return isSkippableFrame(magic)
 }
 
 // Decompress recognises a stream of gzip, bzip2, zstd, xz or lz4 by its first bytes and
@@ -67,10 +67,10 @@ func Compressed(magic []byte) bool {
 func Decompress(r io.Reader) (io.Reader, error) {
 	src := &packedSource{r: r}
 	b := bufio.NewReaderSize(src, copyBuf)
-	magic, err := peekMagic(b)
-	for err == nil && skippable(magic) {
-		if err = skipFrame(b); err == nil {
-			magic, err = peekMagic(b)
+	magic, err := peekMagicBytes(b)
+	for err == nil && isSkippableFrame(magic) {
+		if err = skipSkippableFrame(b); err == nil {
+			magic, err = peekMagicBytes(b)
 		}
 	}
 	if err != nil {
@@ -78,10 +78,10 @@ func Decompress(r io.Reader) (io.Reader, error) {
 	}
 	for _, c := range compressions {
 		if bytes.HasPrefix(magic, []byte(c.magic)) {
-			src.packing = c.name
+			src.format = c.name
 			r, err := c.open(b)
 			if err != nil {
-				return nil, src.problem(err)
+				return nil, src.explainError(err)
 			}
 			return &decompressed{r, src}, nil
 		}
@@ -96,10 +96,10 @@ func Decompress(r io.Reader) (io.Reader, error) {
 
 // packedSource is what a decompressor reads from.
 type packedSource struct {
-	r       io.Reader
-	packing string // the name of the compression
-	failed  bool
-	begun   bool // something was decompressed
+	r      io.Reader
+	format string // the name of the compression
+	failed bool
+	begun  bool // something was decompressed
 }
 
 func (s *packedSource) Read(p []byte) (int, error) {
@@ -110,15 +110,15 @@ func (s *packedSource) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// problem says what an error of the decompressor means, which may be one of the source.
-func (s *packedSource) problem(err error) error {
+// explainError says what an error of the decompressor means, which may be one of the source.
+func (s *packedSource) explainError(err error) error {
 	switch {
 	case err == nil || s.failed || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return err
 	case !s.begun && errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, xz.ErrMemlimit): // later it is damage
 		return driver.Errorf(vole.ErrUnsupported, "it was compressed with a window of more than %d MiB; decompress it first", maxWindow>>20)
 	}
-	return &damagedError{s.packing, err}
+	return &damagedError{s.format, err}
 }
 
 // decompressed is what is in a compressed stream.
@@ -130,24 +130,24 @@ type decompressed struct {
 func (d *decompressed) Read(p []byte) (int, error) {
 	n, err := d.Reader.Read(p)
 	d.src.begun = d.src.begun || n > 0
-	return n, d.src.problem(err)
+	return n, d.src.explainError(err)
 }
 
 // damagedError says that a compressed stream is damaged. It is ErrCorrupt, and the error of
 // the decompressor.
 type damagedError struct {
-	packing string
-	err     error
+	format string
+	err    error
 }
 
 func (e *damagedError) Error() string {
-	return fmt.Sprintf("it cannot be decompressed (%s): %v", e.packing, e.err)
+	return fmt.Sprintf("it cannot be decompressed (%s): %v", e.format, e.err)
 }
 
 func (e *damagedError) Unwrap() []error { return []error{vole.ErrCorrupt, e.err} }
 
-// peekMagic returns the next bytes of b, fewer than magicBytes at its end.
-func peekMagic(b *bufio.Reader) ([]byte, error) {
+// peekMagicBytes returns the next bytes of b, fewer than magicBytes at its end.
+func peekMagicBytes(b *bufio.Reader) ([]byte, error) {
 	magic, err := b.Peek(magicBytes)
 	if errors.Is(err, io.EOF) {
 		err = nil
@@ -155,8 +155,8 @@ func peekMagic(b *bufio.Reader) ([]byte, error) {
 	return magic, err
 }
 
-// skipFrame reads past a skippable frame: its magic, its length, and so many bytes.
-func skipFrame(b *bufio.Reader) error {
+// skipSkippableFrame reads past a skippable frame: its magic, its length, and so many bytes.
+func skipSkippableFrame(b *bufio.Reader) error {
 	var head [8]byte
 	_, err := io.ReadFull(b, head[:])
 	if err == nil {

@@ -29,7 +29,7 @@ type Need struct {
 	Data   int64 // bytes that are copied
 }
 
-func (n *Need) add(m Need) {
+func (n *Need) addNeed(m Need) {
 	n.Bytes += m.Bytes
 	n.Inodes += m.Inodes
 	n.Data += m.Data
@@ -63,11 +63,11 @@ func needOfItem(name string, it *item) Need {
 // NeedOf is how much what is at p of src, and beneath it, takes. Attributes of files of the
 // host are not counted: most have none, and to ask for them means to open each file.
 func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
-	s := src.source()
+	s := src.newSource()
 	defer closeSource(s)
 	lstat := s.lstat
 	if h, ok := s.(*hostSource); ok {
-		lstat = func(_ context.Context, p string) (item, error) { return h.describe(p) }
+		lstat = func(_ context.Context, p string) (item, error) { return h.describeEntry(p) }
 	}
 	it, err := lstat(ctx, p)
 	if err != nil {
@@ -87,9 +87,9 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 		if !it.mode.IsDir() {
 			return sum, ctx.Err()
 		}
-		names, err := s.names(ctx, p, it)
+		names, err := s.listNames(ctx, p, it)
 		if err == nil {
-			err = held.add(names)
+			err = held.acquire(names)
 		}
 		if err != nil {
 			return sum, err
@@ -107,7 +107,7 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 			if err != nil {
 				return sum, err
 			}
-			sum.add(n)
+			sum.addNeed(n)
 		}
 		return sum, nil
 	}
@@ -133,8 +133,8 @@ func OpenGrowing(ctx context.Context, v *vole.Volume) (*Growing, error) {
 // Close closes the files.
 func (g *Growing) Close() error { return g.f.Close() }
 
-func (g *Growing) source() source { return newVolumeSource(g.f) }
-func (g *Growing) target(opts *Options) target {
+func (g *Growing) newSource() source { return newVolumeSource(g.f) }
+func (g *Growing) newTarget(opts *Options) target {
 	return &growingTarget{&volumeTarget{f: g.f, opts: opts}, g}
 }
 
@@ -154,15 +154,15 @@ func (g *Growing) Reserve(ctx context.Context, n Need) error {
 		if g.free >= n.Bytes && g.inodes >= n.Inodes {
 			continue
 		}
-		if err := g.grow(ctx, st, n); err != nil {
+		if err := g.growImage(ctx, st, n); err != nil {
 			return err
 		}
 	}
 }
 
-// grow makes the volume larger: by what is missing, but by an eighth at least, so that
+// growImage makes the volume larger: by what is missing, but by an eighth at least, so that
 // it does not happen at every turn.
-func (g *Growing) grow(ctx context.Context, st vole.Statfs, n Need) error {
+func (g *Growing) growImage(ctx context.Context, st vole.Statfs, n Need) error {
 	v := g.f.Volume()
 	have := v.Info().Capacity
 	more := max(have/8, vole.Size(n.Bytes-g.free)*17/16+vole.MiB)
@@ -188,26 +188,26 @@ type growingTarget struct {
 	g *Growing
 }
 
-func (t *growingTarget) reserve(ctx context.Context, n Need) error {
+func (t *growingTarget) reserveRoom(ctx context.Context, n Need) error {
 	err := t.g.Reserve(ctx, n)
 	t.f = t.g.f // growing opened it anew
 	return err
 }
 
-func (t *growingTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
-	if err := t.reserve(ctx, needOfItem(path.Base(p), it)); err != nil {
+func (t *growingTarget) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
+	if err := t.reserveRoom(ctx, needOfItem(path.Base(p), it)); err != nil {
 		return err
 	}
-	return t.volumeTarget.file(ctx, p, it, c)
+	return t.volumeTarget.writeFile(ctx, p, it, c)
 }
 
-// small makes sure that something fits that takes no more than a few blocks.
-func (t *growingTarget) small(ctx context.Context) error {
-	return t.reserve(ctx, Need{Bytes: 4 * fsBlock, Inodes: 1})
+// reserveSmall makes sure that something fits that takes no more than a few blocks.
+func (t *growingTarget) reserveSmall(ctx context.Context) error {
+	return t.reserveRoom(ctx, Need{Bytes: 4 * fsBlock, Inodes: 1})
 }
 
 func (t *growingTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
-	if err := t.small(ctx); err != nil {
+	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
 	return t.volumeTarget.mkdir(ctx, p, perm)
@@ -215,28 +215,28 @@ func (t *growingTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) e
 
 func (t *growingTarget) mkdirAll(ctx context.Context, p string) error {
 	depth := int64(strings.Count(p, "/") + 1)
-	if err := t.reserve(ctx, Need{Bytes: depth * 2 * fsBlock, Inodes: depth}); err != nil {
+	if err := t.reserveRoom(ctx, Need{Bytes: depth * 2 * fsBlock, Inodes: depth}); err != nil {
 		return err
 	}
 	return t.volumeTarget.mkdirAll(ctx, p)
 }
 
 func (t *growingTarget) symlink(ctx context.Context, to, p string) error {
-	if err := t.small(ctx); err != nil {
+	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
 	return t.volumeTarget.symlink(ctx, to, p)
 }
 
 func (t *growingTarget) link(ctx context.Context, old, p string) error {
-	if err := t.small(ctx); err != nil {
+	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
 	return t.volumeTarget.link(ctx, old, p)
 }
 
 func (t *growingTarget) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
-	if err := t.small(ctx); err != nil {
+	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
 	return t.volumeTarget.mknod(ctx, p, mode, rdev)

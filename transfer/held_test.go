@@ -15,15 +15,15 @@ func TestHeldNames(t *testing.T) {
 	names := slices.Repeat([]string{strings.Repeat("n", 1<<20)}, maxNameBytes>>20)
 	var held heldNames
 	for range 5 {
-		if err := held.add(names); err != nil {
+		if err := held.acquire(names); err != nil {
 			t.Fatal(err)
 		}
 		held.release(names)
 	}
-	if err := errors.Join(held.add(names), held.add(names)); err != nil {
+	if err := errors.Join(held.acquire(names), held.acquire(names)); err != nil {
 		t.Fatal(err)
 	}
-	if err := held.add(names); !errors.Is(err, vole.ErrUnsupported) {
+	if err := held.acquire(names); !errors.Is(err, vole.ErrUnsupported) {
 		t.Errorf("%v, want ErrUnsupported", err)
 	}
 }

@@ -46,10 +46,10 @@ func (h *Host) Is(info fs.FileInfo) bool {
 	return err == nil && os.SameFile(info, is)
 }
 
-// enter opens the directory at that a tree is copied to as a root of its own, so that
+// openSubdirectory opens the directory at that a tree is copied to as a root of its own, so that
 // nothing of the tree gets into what is beside it, and makes it if it is missing. nil: it is
 // the root already, or something else is there, of which the copy says that it is in the way.
-func (h *Host) enter(at string, perm fs.FileMode) (sub *Host, made bool, err error) {
+func (h *Host) openSubdirectory(at string, perm fs.FileMode) (sub *Host, made bool, err error) {
 	if path.Clean(at) == "." {
 		return nil, false, nil
 	}
@@ -79,8 +79,8 @@ func (h *Host) enter(at string, perm fs.FileMode) (sub *Host, made bool, err err
 // Close closes the directory.
 func (h *Host) Close() error { return h.root.Close() }
 
-func (h *Host) source() source              { return newHostSource(h) }
-func (h *Host) target(opts *Options) target { return &hostTree{h, opts} }
+func (h *Host) newSource() source              { return newHostSource(h) }
+func (h *Host) newTarget(opts *Options) target { return &hostTree{h, opts} }
 
 // hostTree is a Host in one copy.
 type hostTree struct {
@@ -108,19 +108,19 @@ func HostError(op, p string, err error) error {
 	return &fs.PathError{Op: op, Path: p, Err: err}
 }
 
-func (t *hostTree) display(p string) string { return filepath.Join(t.dir, filepath.FromSlash(p)) }
+func (t *hostTree) displayPath(p string) string { return filepath.Join(t.dir, filepath.FromSlash(p)) }
 
-func (t *hostTree) wrap(op, p string, err error) error {
+func (t *hostTree) wrapError(op, p string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return HostError(op, t.display(p), err)
+	return HostError(op, t.displayPath(p), err)
 }
 
 func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 	info, err := t.root.Lstat(p)
 	if err != nil {
-		return item{}, t.wrap("lstat", p, err)
+		return item{}, t.wrapError("lstat", p, err)
 	}
 	it := item{mode: info.Mode(), size: info.Size(), mtime: info.ModTime()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -131,55 +131,55 @@ func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 }
 
 func (t *hostTree) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
-	return t.wrap("mkdir", p, t.root.Mkdir(p, perm.Perm()))
+	return t.wrapError("mkdir", p, t.root.Mkdir(p, perm.Perm()))
 }
 
 func (t *hostTree) mkdirAll(ctx context.Context, p string) error {
-	return t.wrap("mkdir", p, t.root.MkdirAll(p, 0o755))
+	return t.wrapError("mkdir", p, t.root.MkdirAll(p, 0o755))
 }
 
 func (t *hostTree) symlink(ctx context.Context, to, p string) error {
-	return t.wrap("symlink", p, t.root.Symlink(to, p))
+	return t.wrapError("symlink", p, t.root.Symlink(to, p))
 }
 
 func (t *hostTree) link(ctx context.Context, old, p string) error {
-	return t.wrap("link", p, t.root.Link(old, p))
+	return t.wrapError("link", p, t.root.Link(old, p))
 }
 
 // rename replaces what is at to, but for a node.
 func (t *hostTree) rename(ctx context.Context, from, to string) error {
 	if cur, err := t.root.Lstat(to); err == nil && isNode(cur.Mode()) {
-		return t.wrap("write", to, errNode(cur.Mode()))
+		return t.wrapError("write", to, nodeExistsError(cur.Mode()))
 	}
-	return t.wrap("rename", to, t.root.Rename(from, to))
+	return t.wrapError("rename", to, t.root.Rename(from, to))
 }
 
 func (t *hostTree) remove(ctx context.Context, p string) error {
-	return t.wrap("remove", p, t.root.Remove(p))
+	return t.wrapError("remove", p, t.root.Remove(p))
 }
 
 func (t *hostTree) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
-	return t.inParent("mknod", p, func(dirfd int, base string) error { return mknodat(dirfd, base, mode, rdev) })
+	return t.withParentDir("mknod", p, func(dirfd int, base string) error { return mknodat(dirfd, base, mode, rdev) })
 }
 
-// inParent runs fn on the open directory that holds p.
-func (t *hostTree) inParent(op, p string, fn func(dirfd int, base string) error) error {
+// withParentDir runs fn on the open directory that holds p.
+func (t *hostTree) withParentDir(op, p string, fn func(dirfd int, base string) error) error {
 	d, err := t.root.OpenFile(path.Dir(p), os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return t.wrap(op, p, err)
+		return t.wrapError(op, p, err)
 	}
 	defer d.Close()
-	return t.wrap(op, p, fn(int(d.Fd()), path.Base(p)))
+	return t.wrapError(op, p, fn(int(d.Fd()), path.Base(p)))
 }
 
 // openDir opens the directory at p, which is no link to one and no fifo that would wait
 // for a writer, whatever others put there since it was made or listed.
 func (t *hostTree) openDir(p string) (f *os.File, err error) {
-	err = t.inParent("open", p, func(dirfd int, base string) error {
+	err = t.withParentDir("open", p, func(dirfd int, base string) error {
 		for {
 			fd, err := unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err == nil {
-				f = os.NewFile(uintptr(fd), t.display(p))
+				f = os.NewFile(uintptr(fd), t.displayPath(p))
 			}
 			if !errors.Is(err, unix.EINTR) {
 				return err
@@ -189,17 +189,17 @@ func (t *hostTree) openDir(p string) (f *os.File, err error) {
 	return f, err
 }
 
-// file writes to a temporary name with all metadata, and renames.
-func (t *hostTree) file(ctx context.Context, p string, it *item, c sparse.Content) (err error) {
+// writeFile writes to a temporary name with all metadata, and renames.
+func (t *hostTree) writeFile(ctx context.Context, p string, it *item, c sparse.Content) (err error) {
 	if cur, err := t.root.Lstat(p); err == nil && cur.IsDir() {
-		return t.wrap("write", p, vole.ErrIsDir)
+		return t.wrapError("write", p, vole.ErrIsDir)
 	} else if err == nil && isNode(cur.Mode()) {
-		return t.wrap("write", p, errNode(cur.Mode()))
+		return t.wrapError("write", p, nodeExistsError(cur.Mode()))
 	}
-	tmp := tempName(p)
+	tmp := temporaryName(p)
 	f, err := t.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return t.wrap("write", p, err)
+		return t.wrapError("write", p, err)
 	}
 	defer func() {
 		f.Close()
@@ -207,15 +207,15 @@ func (t *hostTree) file(ctx context.Context, p string, it *item, c sparse.Conten
 			t.root.Remove(tmp)
 		}
 	}()
-	if err := t.fill(ctx, f, it, c); err != nil {
+	if err := t.writeContent(ctx, f, it, c); err != nil {
 		return err
 	}
-	if err := t.setMetaAt(p, tmp, f, it); err != nil {
+	if err := t.setOpenMetadata(p, tmp, f, it); err != nil {
 		return err
 	}
 	// Network file systems report a failed write at close.
 	if err := f.Close(); err != nil {
-		return t.wrap("write", p, err)
+		return t.wrapError("write", p, err)
 	}
 	return t.rename(ctx, tmp, p)
 }
@@ -224,7 +224,7 @@ func (t *hostTree) file(ctx context.Context, p string, it *item, c sparse.Conten
 // than to copy them.
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuf); return &b }}
 
-func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c sparse.Content) error {
+func (t *hostTree) writeContent(ctx context.Context, f *os.File, it *item, c sparse.Content) error {
 	if !it.sparse {
 		buf := buffers.Get().(*[]byte)
 		defer buffers.Put(buf)
@@ -240,21 +240,21 @@ func (t *hostTree) fill(ctx context.Context, f *os.File, it *item, c sparse.Cont
 	})
 }
 
-func (t *hostTree) setMeta(ctx context.Context, p string, it *item) error {
+func (t *hostTree) setMetadata(ctx context.Context, p string, it *item) error {
 	if it.mode.IsDir() {
 		f, err := t.openDir(p)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		return t.setMetaAt(p, p, f, it)
+		return t.setOpenMetadata(p, p, f, it)
 	}
-	return t.inParent("chmod", p, func(dirfd int, base string) error { return t.setNodeMeta(dirfd, base, p, it) })
+	return t.withParentDir("chmod", p, func(dirfd int, base string) error { return t.setNodeMetadata(dirfd, base, p, it) })
 }
 
-// setNodeMeta sets the metadata of a link or a node, which is never opened for reading.
+// setNodeMetadata sets the metadata of a link or a node, which is never opened for reading.
 // It is base in the open directory, and p in the tree.
-func (t *hostTree) setNodeMeta(dirfd int, base, p string, it *item) error {
+func (t *hostTree) setNodeMetadata(dirfd int, base, p string, it *item) error {
 	n, err := nofollow.Open(dirfd, base)
 	if err != nil {
 		return err
@@ -279,14 +279,14 @@ func (t *hostTree) setNodeMeta(dirfd int, base, p string, it *item) error {
 		}
 	}
 	if it.mode&fs.ModeSymlink == 0 {
-		if err := n.Chmod(filemode.Perm(t.opts.setBits(it))); err != nil {
+		if err := n.Chmod(filemode.Perm(t.opts.targetMode(it))); err != nil {
 			return err
 		}
 	}
 	if err := n.Chtimes(it.mtime); err != nil {
 		return err
 	}
-	return t.opts.checkTime(t.display(p), it.mtime, func() (time.Time, error) {
+	return t.opts.checkKeptTime(t.displayPath(p), it.mtime, func() (time.Time, error) {
 		err := n.Stat(&st)
 		return time.Unix(st.Mtim.Unix()), err
 	})
@@ -297,37 +297,37 @@ func (t *hostTree) keepsOwner(p string, it *item) (bool, error) {
 	if !t.opts.Owner {
 		return false, nil
 	}
-	return t.opts.keepsOwner(t.display, p, it, os.Geteuid() == 0)
+	return t.opts.keepsOwner(t.displayPath, p, it, os.Geteuid() == 0)
 }
 
-// setMetaAt sets the metadata of an open file or directory. It has the name at now;
+// setOpenMetadata sets the metadata of an open file or directory. It has the name at now;
 // p is the one that it will have.
-func (t *hostTree) setMetaAt(p, at string, f *os.File, it *item) error {
+func (t *hostTree) setOpenMetadata(p, at string, f *os.File, it *item) error {
 	keep, err := t.keepsOwner(p, it)
 	if err != nil {
 		return err
 	}
 	if keep {
 		if err := f.Chown(it.uid, it.gid); err != nil {
-			return t.wrap("chown", p, err)
+			return t.wrapError("chown", p, err)
 		}
 	}
-	mode := t.opts.attrsMode(it)
+	mode := t.opts.writableMode(it)
 	if err := f.Chmod(mode); err != nil {
-		return t.wrap("chmod", p, err)
+		return t.wrapError("chmod", p, err)
 	}
-	if err := t.setXattrsOf(p, f, it); err != nil {
+	if err := t.setOpenXattrs(p, f, it); err != nil {
 		return err
 	}
-	if last := t.opts.setBits(it); last != mode {
+	if last := t.opts.targetMode(it); last != mode {
 		if err := f.Chmod(last); err != nil {
-			return t.wrap("chmod", p, err)
+			return t.wrapError("chmod", p, err)
 		}
 	}
 	if err := t.setTimes(f, at, it.mtime); err != nil {
-		return t.wrap("chtimes", p, err)
+		return t.wrapError("chtimes", p, err)
 	}
-	return t.opts.checkTime(t.display(p), it.mtime, func() (time.Time, error) {
+	return t.opts.checkKeptTime(t.displayPath(p), it.mtime, func() (time.Time, error) {
 		info, err := f.Stat()
 		if err != nil {
 			return time.Time{}, err
@@ -342,28 +342,28 @@ func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
 		return err
 	}
 	defer f.Close()
-	return t.setXattrsOf(p, f, it)
+	return t.setOpenXattrs(p, f, it)
 }
 
-func (t *hostTree) setXattrsOf(p string, f *os.File, it *item) error {
-	t.opts.loseSystem(it)
+func (t *hostTree) setOpenXattrs(p string, f *os.File, it *item) error {
+	t.opts.countLostSystemAttrs(it)
 	for _, n := range slices.Sorted(maps.Keys(it.xattrs)) { // what does not fit is the same each time
 		err := unix.Fsetxattr(int(f.Fd()), n, it.xattrs[n], 0)
 		if err == nil {
 			continue
 		}
-		if err = driver.FromErrno(errnoOf(err)); !cannotHold(err) && !errors.Is(err, vole.ErrPermission) {
-			return t.wrap("setxattr", p, err)
+		if err = driver.FromErrno(errnoOfError(err)); !cannotHoldMetadata(err) && !errors.Is(err, vole.ErrPermission) {
+			return t.wrapError("setxattr", p, err)
 		}
-		if err := t.opts.lose(t.display(p), "the attribute "+n, err); err != nil {
+		if err := t.opts.leaveOut(t.displayPath(p), "the attribute "+n, err); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// errnoOf is the error number of a system call's error.
-func errnoOf(err error) syscall.Errno {
+// errnoOfError is the error number of a system call's error.
+func errnoOfError(err error) syscall.Errno {
 	e := syscall.EIO
 	errors.As(err, &e)
 	return e
@@ -371,8 +371,8 @@ func errnoOf(err error) syscall.Errno {
 
 func (t *hostTree) sync(context.Context) error { return nil }
 
-// tempName is a name beside p that no one else uses.
-func tempName(p string) string {
+// temporaryName is a name beside p that no one else uses.
+func temporaryName(p string) string {
 	var b [8]byte
 	rand.Read(b[:])
 	return path.Join(path.Dir(p), fmt.Sprintf(".vole-cp-%x", b))

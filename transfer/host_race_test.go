@@ -24,7 +24,7 @@ func TestMetadataOfWhatWasReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	to := h.target(&Options{}).(*hostTree)
+	to := h.newTarget(&Options{}).(*hostTree)
 	at := filepath.Join(dir, "x")
 	made := map[string]fs.FileMode{"fifo": fs.ModeNamedPipe | 0o666, "directory": fs.ModeDir | 0o777}
 	swaps := map[string]func() error{
@@ -40,7 +40,7 @@ func TestMetadataOfWhatWasReplaced(t *testing.T) {
 				t.Fatal(err)
 			}
 			it := &item{mode: mode, mtime: time.Unix(1, 0), nlink: 1, xattrs: map[string][]byte{"user.a": nil}}
-			if err := to.setMeta(t.Context(), "x", it); err == nil {
+			if err := to.setMetadata(t.Context(), "x", it); err == nil {
 				t.Errorf("%s replaced by a %s: no error", what, how)
 			}
 			if info, err := os.Stat(victim); err != nil || info.Mode() != 0o600 || info.ModTime().Unix() == 1 {

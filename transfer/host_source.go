@@ -26,10 +26,10 @@ import (
 type hostSource struct {
 	*hostTree
 
-	mu   sync.Mutex // guards what follows
-	top  *os.File   // the root, nil until needed
-	dir  *sharedDir
-	file *hostFile
+	mu       sync.Mutex // guards what follows
+	rootDir  *os.File   // the root, nil until needed
+	lastDir  *sharedDir
+	lastFile *hostFile
 }
 
 // sharedDir is an open directory, to be closed when nobody uses it any more.
@@ -55,76 +55,76 @@ func newHostSource(h *Host) *hostSource { return &hostSource{hostTree: &hostTree
 func (s *hostSource) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keepDir(nil)
-	s.keepFile(nil)
-	if s.top == nil {
+	s.rememberDir(nil)
+	s.rememberFile(nil)
+	if s.rootDir == nil {
 		return nil
 	}
-	return s.top.Close()
+	return s.rootDir.Close()
 }
 
-// keepDir makes d the directory that is kept open. s.mu is held.
-func (s *hostSource) keepDir(d *sharedDir) {
-	old := s.dir
-	if s.dir = d; d != nil {
+// rememberDir makes d the directory that is kept open. s.mu is held.
+func (s *hostSource) rememberDir(d *sharedDir) {
+	old := s.lastDir
+	if s.lastDir = d; d != nil {
 		d.refs++
 	}
 	if old != nil {
-		s.drop(old)
+		s.releaseLocked(old)
 	}
 }
 
-// drop gives up one use of a directory. s.mu is held.
-func (s *hostSource) drop(d *sharedDir) {
+// releaseLocked gives up one use of a directory. s.mu is held.
+func (s *hostSource) releaseLocked(d *sharedDir) {
 	if d.refs--; d.refs == 0 {
 		d.f.Close()
 	}
 }
 
-// keepFile makes f the file that is kept open for the next call of open. s.mu is held.
-func (s *hostSource) keepFile(f *hostFile) {
-	if s.file != nil {
-		s.file.Close()
+// rememberFile makes f the file that is kept open for the next call of open. s.mu is held.
+func (s *hostSource) rememberFile(f *hostFile) {
+	if s.lastFile != nil {
+		s.lastFile.Close()
 	}
-	s.file = f
+	s.lastFile = f
 }
 
-// acquire returns the open directory at p, to be given to release.
-func (s *hostSource) acquire(p string) (*sharedDir, error) {
+// acquireDir returns the open directory at p, to be given to release.
+func (s *hostSource) acquireDir(p string) (*sharedDir, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dir == nil || s.dir.path != p {
-		if s.top == nil {
+	if s.lastDir == nil || s.lastDir.path != p {
+		if s.rootDir == nil {
 			top, err := s.root.OpenFile(".", os.O_RDONLY|unix.O_DIRECTORY, 0)
 			if err != nil {
 				return nil, err
 			}
-			s.top = top
+			s.rootDir = top
 		}
-		f, err := beneath.OpenWithin(s.root, s.top, p)
+		f, err := beneath.OpenWithin(s.root, s.rootDir, p)
 		if err != nil {
 			return nil, err
 		}
-		s.keepDir(&sharedDir{path: p, f: f})
+		s.rememberDir(&sharedDir{path: p, f: f})
 	}
-	s.dir.refs++
-	return s.dir, nil
+	s.lastDir.refs++
+	return s.lastDir, nil
 }
 
-func (s *hostSource) release(d *sharedDir) {
+func (s *hostSource) releaseDir(d *sharedDir) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drop(d)
+	s.releaseLocked(d)
 }
 
-// within runs fn on the open directory that holds p.
-func (s *hostSource) within(op, p string, fn func(dirfd int, base string) error) error {
-	d, err := s.acquire(path.Dir(p))
+// withOpenParent runs fn on the open directory that holds p.
+func (s *hostSource) withOpenParent(op, p string, fn func(dirfd int, base string) error) error {
+	d, err := s.acquireDir(path.Dir(p))
 	if err != nil {
-		return s.wrap(op, p, err)
+		return s.wrapError(op, p, err)
 	}
-	defer s.release(d)
-	return s.wrap(op, p, fn(int(d.f.Fd()), path.Base(p)))
+	defer s.releaseDir(d)
+	return s.wrapError(op, p, fn(int(d.f.Fd()), path.Base(p)))
 }
 
 // retryEINTR makes a system call again that a signal interrupted.
@@ -136,9 +136,9 @@ func retryEINTR(call func() error) error {
 	}
 }
 
-// openAt opens for reading what was a file or directory a moment ago, without following a
+// openBeside opens for reading what was a file or directory a moment ago, without following a
 // link, and without waiting in case it has become a fifo.
-func openAt(dirfd int, base string, flag int) (fd int, err error) {
+func openBeside(dirfd int, base string, flag int) (fd int, err error) {
 	err = retryEINTR(func() error {
 		fd, err = unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC|flag, 0)
 		return err
@@ -146,13 +146,13 @@ func openAt(dirfd int, base string, flag int) (fd int, err error) {
 	return fd, err
 }
 
-// describe is lstat without what takes more than one system call: attributes, and the
+// describeEntry is lstat without what takes more than one system call: attributes, and the
 // target of a link.
-func (s *hostSource) describe(p string) (it item, err error) {
-	err = s.within("lstat", p, func(dirfd int, base string) error {
+func (s *hostSource) describeEntry(p string) (it item, err error) {
+	err = s.withOpenParent("lstat", p, func(dirfd int, base string) error {
 		var st unix.Stat_t
 		err := retryEINTR(func() error { return unix.Fstatat(dirfd, base, &st, unix.AT_SYMLINK_NOFOLLOW) })
-		it = statItem(&st)
+		it = itemOfStat(&st)
 		return err
 	})
 	return it, err
@@ -160,7 +160,7 @@ func (s *hostSource) describe(p string) (it item, err error) {
 
 // lstat describes what is at p. A regular file stays open for the call of open that follows.
 func (s *hostSource) lstat(ctx context.Context, p string) (item, error) {
-	it, err := s.describe(p)
+	it, err := s.describeEntry(p)
 	if err != nil {
 		return it, err
 	}
@@ -172,30 +172,30 @@ func (s *hostSource) lstat(ctx context.Context, p string) (item, error) {
 		if f, it, err = s.openRegular(ctx, p); err != nil {
 			return it, err
 		}
-		if err = readXattrs(f.fd, &it); err != nil {
+		if err = readHostXattrs(f.fd, &it); err != nil {
 			f.Close()
 			break
 		}
 		s.mu.Lock()
-		s.keepFile(f)
+		s.rememberFile(f)
 		s.mu.Unlock()
 	case it.mode.IsDir():
-		err = s.within("read", p, func(dirfd int, base string) error {
-			fd, err := openAt(dirfd, base, unix.O_DIRECTORY)
+		err = s.withOpenParent("read", p, func(dirfd int, base string) error {
+			fd, err := openBeside(dirfd, base, unix.O_DIRECTORY)
 			if err != nil {
 				return err
 			}
 			defer unix.Close(fd)
-			return readXattrs(fd, &it)
+			return readHostXattrs(fd, &it)
 		})
 	}
-	return it, s.wrap("read", p, err)
+	return it, s.wrapError("read", p, err)
 }
 
 // openRegular opens a regular file and describes what was opened.
 func (s *hostSource) openRegular(ctx context.Context, p string) (f *hostFile, it item, err error) {
-	err = s.within("open", p, func(dirfd int, base string) error {
-		fd, err := openAt(dirfd, base, 0)
+	err = s.withOpenParent("open", p, func(dirfd int, base string) error {
+		fd, err := openBeside(dirfd, base, 0)
 		if err != nil {
 			return err
 		}
@@ -207,19 +207,19 @@ func (s *hostSource) openRegular(ctx context.Context, p string) (f *hostFile, it
 			unix.Close(fd)
 			return err
 		}
-		it = statItem(&st)
+		it = itemOfStat(&st)
 		f = &hostFile{ctx: ctx, path: p, tree: s.hostTree, fd: fd, size: st.Size}
 		return nil
 	})
 	return f, it, err
 }
 
-// open returns the content of a regular file.
-func (s *hostSource) open(ctx context.Context, p string, _ int64) (sparse.Content, error) {
+// openFile returns the content of a regular file.
+func (s *hostSource) openFile(ctx context.Context, p string, _ int64) (sparse.Content, error) {
 	s.mu.Lock()
-	f := s.file
+	f := s.lastFile
 	if f != nil && f.path == p {
-		s.file, f.ctx = nil, ctx
+		s.lastFile, f.ctx = nil, ctx
 		s.mu.Unlock()
 		return f, nil
 	}
@@ -231,13 +231,13 @@ func (s *hostSource) open(ctx context.Context, p string, _ int64) (sparse.Conten
 	return f, nil
 }
 
-// names lists a directory, which stays open for what is then asked of what is in it.
-func (s *hostSource) names(ctx context.Context, p string, _ *item) ([]string, error) {
+// listNames lists a directory, which stays open for what is then asked of what is in it.
+func (s *hostSource) listNames(ctx context.Context, p string, _ *item) ([]string, error) {
 	var f *os.File
-	err := s.within("open", p, func(dirfd int, base string) error {
-		fd, err := openAt(dirfd, base, unix.O_DIRECTORY)
+	err := s.withOpenParent("open", p, func(dirfd int, base string) error {
+		fd, err := openBeside(dirfd, base, unix.O_DIRECTORY)
 		if err == nil {
-			f = os.NewFile(uintptr(fd), s.display(p))
+			f = os.NewFile(uintptr(fd), s.displayPath(p))
 		}
 		return err
 	})
@@ -246,16 +246,16 @@ func (s *hostSource) names(ctx context.Context, p string, _ *item) ([]string, er
 	}
 	s.mu.Lock()
 	d := &sharedDir{path: path.Clean(p), f: f, refs: 1}
-	s.keepDir(d)
+	s.rememberDir(d)
 	s.mu.Unlock()
-	defer s.release(d)
+	defer s.releaseDir(d)
 	names, err := f.Readdirnames(-1)
 	slices.Sort(names)
-	return names, s.wrap("list", p, err)
+	return names, s.wrapError("list", p, err)
 }
 
-// statItem describes what stat(2) has told of.
-func statItem(st *unix.Stat_t) item {
+// itemOfStat describes what stat(2) has told of.
+func itemOfStat(st *unix.Stat_t) item {
 	it := item{
 		mode: filemode.Go(uint32(st.Mode)), size: st.Size, mtime: time.Unix(st.Mtim.Unix()), uid: int(st.Uid), gid: int(st.Gid),
 		id: fileID{uint64(st.Dev), st.Ino}, nlink: uint64(st.Nlink), rdev: linuxRdev(uint64(st.Rdev)), stored: st.Blocks * 512,
@@ -264,9 +264,9 @@ func statItem(st *unix.Stat_t) item {
 	return it
 }
 
-// readXattrs reads the extended attributes that are copied; the others are the host's own
+// readHostXattrs reads the extended attributes that are copied; the others are the host's own
 // affair.
-func readXattrs(fd int, it *item) error {
+func readHostXattrs(fd int, it *item) error {
 	var first [256]byte
 	buf := first[:]
 	n, err := unix.Flistxattr(fd, buf)
@@ -314,7 +314,7 @@ func (f *hostFile) Read(p []byte) (n int, err error) {
 		return err
 	})
 	if err != nil {
-		return 0, f.failed("read", err)
+		return 0, f.wrapError("read", err)
 	}
 	if n == 0 && len(p) > 0 {
 		return 0, io.EOF
@@ -330,21 +330,21 @@ func (f *hostFile) NextData(context.Context) (off, n int64, err error) {
 		return 0, 0, io.EOF
 	}
 	if err != nil {
-		return 0, 0, f.failed("seek", err)
+		return 0, 0, f.wrapError("seek", err)
 	}
 	end, err := unix.Seek(f.fd, start, unix.SEEK_HOLE)
 	if err == nil {
 		_, err = unix.Seek(f.fd, start, io.SeekStart)
 	}
 	f.off = start
-	return start, end - start, f.failed("seek", err)
+	return start, end - start, f.wrapError("seek", err)
 }
 
-func (f *hostFile) failed(op string, err error) error {
+func (f *hostFile) wrapError(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &fs.PathError{Op: op, Path: f.tree.display(f.path), Err: err}
+	return &fs.PathError{Op: op, Path: f.tree.displayPath(f.path), Err: err}
 }
 
 // Close implements io.Closer.

@@ -9,31 +9,31 @@ import (
 	"github.com/volehq/vole"
 )
 
-// keepsSystem reports whether the target keeps capabilities and access lists, as they are at
+// keepsSystemAttrs reports whether the target keeps capabilities and access lists, as they are at
 // the source.
-func (t *volumeTarget) keepsSystem() bool {
+func (t *volumeTarget) keepsSystemAttrs() bool {
 	return t.opts.Owner && t.f.Volume().Info().Kind == vole.KindDisk
 }
 
-// inheritance remembers whether the directory that was used last gives an access list to
+// inheritedLists remembers whether the directory that was used last gives an access list to
 // what is made in it.
-type inheritance struct {
+type inheritedLists struct {
 	mu    sync.Mutex
 	dir   string // "": none is remembered
 	gives bool
 }
 
-func (h *inheritance) forget() {
+func (h *inheritedLists) forgetDir() {
 	h.mu.Lock()
 	h.dir = ""
 	h.mu.Unlock()
 }
 
-// dropInherited takes from what was just made at p the lists that it has from its directory,
+// removeInheritedLists takes from what was just made at p the lists that it has from its directory,
 // where lists are kept: who may do what is as at the source then, and not more. Without -a
 // the directory has its way, as with cp.
-func (t *volumeTarget) dropInherited(ctx context.Context, p string, lists ...string) error {
-	if !t.keepsSystem() {
+func (t *volumeTarget) removeInheritedLists(ctx context.Context, p string, lists ...string) error {
+	if !t.keepsSystemAttrs() {
 		return nil
 	}
 	h := &t.inherited

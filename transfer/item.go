@@ -39,12 +39,12 @@ const holeMin = 64 << 10
 // root. Links are never followed.
 type source interface {
 	lstat(ctx context.Context, p string) (item, error)
-	// names lists a directory that lstat described, sorted.
-	names(ctx context.Context, p string, it *item) ([]string, error)
-	// open opens a regular file that lstat said has that size.
-	open(ctx context.Context, p string, size int64) (sparse.Content, error)
-	// display is the path as messages show it.
-	display(p string) string
+	// listNames lists a directory that lstat described, sorted.
+	listNames(ctx context.Context, p string, it *item) ([]string, error)
+	// openFile opens a regular file that lstat said has that size.
+	openFile(ctx context.Context, p string, size int64) (sparse.Content, error)
+	// displayPath is the path as messages show it.
+	displayPath(p string) string
 }
 
 // target is a tree of files that a copy writes. Nothing is ever written outside its
@@ -55,19 +55,19 @@ type target interface {
 	mkdir(ctx context.Context, p string, perm fs.FileMode) error
 	// mkdirAll makes a directory and its missing parents, 0755.
 	mkdirAll(ctx context.Context, p string) error
-	// file writes a whole regular file with all its metadata: others see the old
+	// writeFile writes a whole regular file with all its metadata: others see the old
 	// one or the new.
-	file(ctx context.Context, p string, it *item, c sparse.Content) error
+	writeFile(ctx context.Context, p string, it *item, c sparse.Content) error
 	symlink(ctx context.Context, to, p string) error
 	link(ctx context.Context, old, p string) error
 	mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error
 	rename(ctx context.Context, from, to string) error
 	remove(ctx context.Context, p string) error
-	// setMeta applies mode (not of links), owner, xattrs and times.
-	setMeta(ctx context.Context, p string, it *item) error
+	// setMetadata applies mode (not of links), owner, xattrs and times.
+	setMetadata(ctx context.Context, p string, it *item) error
 	// setXattrs applies the xattrs of a directory alone.
 	setXattrs(ctx context.Context, p string, it *item) error
 	// sync makes durable what was written to a volume.
 	sync(ctx context.Context) error
-	display(p string) string
+	displayPath(p string) string
 }

@@ -20,11 +20,11 @@ type losses struct {
 	system atomic.Int64 // files whose system attributes were left out, told once at the end
 }
 
-// lose says that something of the item at a place is not kept, for the given reason. It
+// leaveOut says that something of the item at a place is not kept, for the given reason. It
 // returns an error where that is not to be: Options.Strict.
-func (o *Options) lose(display, what string, reason error) error {
+func (o *Options) leaveOut(display, what string, reason error) error {
 	if o.Strict {
-		return fmt.Errorf("%s: %s: %s is not kept: %w", o.op(), display, what, reason)
+		return fmt.Errorf("%s: %s: %s is not kept: %w", o.opName(), display, what, reason)
 	}
 	if o.lost != nil {
 		o.lost.items.Add(1)
@@ -33,30 +33,30 @@ func (o *Options) lose(display, what string, reason error) error {
 	return nil
 }
 
-// loseSystem counts a file that has system attributes, which the target does not get.
-func (o *Options) loseSystem(it *item) {
+// countLostSystemAttrs counts a file that has system attributes, which the target does not get.
+func (o *Options) countLostSystemAttrs(it *item) {
 	if len(it.system) > 0 && o.lost != nil {
 		o.lost.system.Add(1)
 	}
 }
 
-// tellSystem tells once of all files that lost system attributes.
-func (o *Options) tellSystem() error {
+// reportLostSystemAttrs tells once of all files that lost system attributes.
+func (o *Options) reportLostSystemAttrs() error {
 	n := o.lost.system.Load()
 	if n == 0 {
 		return nil
 	}
 	const why = "capabilities or access lists are not kept (files: %d): disk volumes keep them, copied with -a or made by root"
 	if o.Strict {
-		return driver.Errorf(vole.ErrUnsupported, "%s: "+why, o.op(), n)
+		return driver.Errorf(vole.ErrUnsupported, "%s: "+why, o.opName(), n)
 	}
 	o.warnf(why, n)
 	return nil
 }
 
-// cannotHold reports whether an error says that a target has no place for a piece of
+// cannotHoldMetadata reports whether an error says that a target has no place for a piece of
 // metadata, whatever the rest of the copy does.
-func cannotHold(err error) bool {
+func cannotHoldMetadata(err error) bool {
 	for _, kind := range []error{vole.ErrUnsupported, vole.ErrInvalid, vole.ErrNoSpace, syscall.E2BIG} {
 		if errors.Is(err, kind) {
 			return true
@@ -76,17 +76,17 @@ func (o *Options) keepsOwner(display func(p string) string, p string, it *item, 
 	switch {
 	case it.uid < 0 || it.gid < 0 || int64(it.uid) > maxID || int64(it.gid) > maxID:
 		reason = driver.Errorf(vole.ErrInvalid, "%d:%d is out of range, 0 to %d", it.uid, it.gid, int64(maxID))
-	case !anyone && !ownIDs(it.uid, it.gid):
+	case !anyone && !isOwnID(it.uid, it.gid):
 		reason = driver.Errorf(vole.ErrPermission, "%d:%d is another user, and only root gives files away", it.uid, it.gid)
 	default:
 		return true, nil
 	}
 	it.mode &^= fs.ModeSetuid | fs.ModeSetgid
-	return false, o.lose(display(p), "the owner", reason)
+	return false, o.leaveOut(display(p), "the owner", reason)
 }
 
-// ownIDs reports whether files of this process may have these ids.
-func ownIDs(uid, gid int) bool {
+// isOwnID reports whether files of this process may have these ids.
+func isOwnID(uid, gid int) bool {
 	if uid != os.Geteuid() {
 		return false
 	}
@@ -100,12 +100,12 @@ var (
 	safeUntil = time.Unix(1<<31-1, 0)
 )
 
-func unusualTime(t time.Time) bool { return t.Before(safeFrom) || !t.Before(safeUntil) }
+func isUnusualTime(t time.Time) bool { return t.Before(safeFrom) || !t.Before(safeUntil) }
 
-// checkTime compares an unusual time with what a file system made of it, which may be the
+// checkKeptTime compares an unusual time with what a file system made of it, which may be the
 // nearest one that it can keep.
-func (o *Options) checkTime(display string, want time.Time, kept func() (time.Time, error)) error {
-	if !unusualTime(want) {
+func (o *Options) checkKeptTime(display string, want time.Time, kept func() (time.Time, error)) error {
+	if !isUnusualTime(want) {
 		return nil
 	}
 	got, err := kept()
@@ -115,5 +115,5 @@ func (o *Options) checkTime(display string, want time.Time, kept func() (time.Ti
 	if d := want.Sub(got); got.Unix() == want.Unix() && d > -time.Millisecond && d < time.Millisecond {
 		return nil
 	}
-	return o.lose(display, "the time "+want.UTC().Format(time.RFC3339), driver.Errorf(vole.ErrInvalid, "it is kept as %s", got.UTC().Format(time.RFC3339)))
+	return o.leaveOut(display, "the time "+want.UTC().Format(time.RFC3339), driver.Errorf(vole.ErrInvalid, "it is kept as %s", got.UTC().Format(time.RFC3339)))
 }

@@ -21,8 +21,8 @@ func isNode(m fs.FileMode) bool {
 	return m&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket|fs.ModeIrregular) != 0
 }
 
-// errNode is the error of a name that would be replaced and is a node's.
-func errNode(m fs.FileMode) error {
+// nodeExistsError is the error of a name that would be replaced and is a node's.
+func nodeExistsError(m fs.FileMode) error {
 	what := "a device"
 	switch {
 	case m&fs.ModeNamedPipe != 0:
@@ -65,7 +65,7 @@ func OpenNode(ctx context.Context, path string) (*os.File, error) {
 	default:
 		flag |= unix.O_NOFOLLOW
 	}
-	f, err := openWaiting(ctx, path, flag)
+	f, err := openCancellable(ctx, path, flag)
 	if errors.Is(err, syscall.EBUSY) {
 		err = driver.Errorf(vole.ErrInUse, "the device is in use, by a mount perhaps")
 	}
@@ -79,9 +79,9 @@ func OpenNode(ctx context.Context, path string) (*os.File, error) {
 	return f, HostError("open", path, err)
 }
 
-// openWaiting is os.OpenFile that ends with ctx, also while open(2) of a fifo waits for
+// openCancellable is os.OpenFile that ends with ctx, also while open(2) of a fifo waits for
 // somebody to read.
-func openWaiting(ctx context.Context, path string, flag int) (*os.File, error) {
+func openCancellable(ctx context.Context, path string, flag int) (*os.File, error) {
 	type opened struct {
 		f   *os.File
 		err error
@@ -106,16 +106,16 @@ func openWaiting(ctx context.Context, path string, flag int) (*os.File, error) {
 // CopyToNode writes the regular file at p of src to what OpenNode opened, in order, and
 // makes it durable on a block device.
 func CopyToNode(ctx context.Context, node *os.File, src Tree, p string, opts Options) (Stats, error) {
-	s := src.source()
+	s := src.newSource()
 	defer closeSource(s)
 	it, err := s.lstat(ctx, p)
 	if err != nil {
 		return Stats{}, err
 	}
 	if !it.mode.IsRegular() {
-		return Stats{}, HostError("write", node.Name(), errNode(fs.ModeDevice))
+		return Stats{}, HostError("write", node.Name(), nodeExistsError(fs.ModeDevice))
 	}
-	r, err := s.open(ctx, p, it.size)
+	r, err := s.openFile(ctx, p, it.size)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -135,7 +135,7 @@ func WriteNode(ctx context.Context, node *os.File, r io.Reader, opts Options) (S
 		return w.stats, err
 	}
 	w.stats.Files++
-	opts.file(node.Name())
+	opts.reportFile(node.Name())
 	return w.stats, nil
 }
 
@@ -179,6 +179,6 @@ type nodeWriter struct {
 func (w *nodeWriter) Write(p []byte) (int, error) {
 	n, err := w.node.Write(p)
 	w.stats.Bytes += int64(n)
-	w.opts.read(n)
+	w.opts.reportRead(n)
 	return n, err
 }

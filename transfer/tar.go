@@ -43,7 +43,7 @@ func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts
 		name = path.Base(path.Clean("./" + p))
 	}
 	t := &tarStream{w: bufio.NewWriterSize(w, copyBuf), src: src, opts: &opts, seen: map[fileID]string{}}
-	if err := t.tree(ctx, p, name, &it); err != nil {
+	if err := t.writeTree(ctx, p, name, &it); err != nil {
 		return t.stats, err
 	}
 	if _, err := t.w.Write(tarZeros[:]); err != nil { // two blocks of zeros end an archive
@@ -52,17 +52,17 @@ func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts
 	return t.stats, t.w.Flush()
 }
 
-// tree writes what is at p, and beneath it, under the given name.
-func (t *tarStream) tree(ctx context.Context, p, name string, it *item) error {
+// writeTree writes what is at p, and beneath it, under the given name.
+func (t *tarStream) writeTree(ctx context.Context, p, name string, it *item) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := t.one(ctx, p, name, it, nil); err != nil || !it.mode.IsDir() {
+	if err := t.writeEntry(ctx, p, name, it, nil); err != nil || !it.mode.IsDir() {
 		return err
 	}
-	names, types, err := t.src.namesAndTypes(ctx, p, it)
+	names, types, err := t.src.listNamesAndTypes(ctx, p, it)
 	if err == nil {
-		err = t.held.add(names)
+		err = t.held.acquire(names)
 	}
 	if err != nil {
 		return err
@@ -73,22 +73,22 @@ func (t *tarStream) tree(ctx context.Context, p, name string, it *item) error {
 		if p != "." {
 			at = p + "/" + n
 		}
-		if err := t.child(ctx, at, name+"/"+n, types[i]); err != nil {
+		if err := t.writeChild(ctx, at, name+"/"+n, types[i]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// child writes what is at p, which was of the given type when its directory was listed.
+// writeChild writes what is at p, which was of the given type when its directory was listed.
 // What was removed since is left out. Regular files are opened at once and described by
 // their handles; nothing else is ever opened to see what it is.
-func (t *tarStream) child(ctx context.Context, p, name string, listed fs.FileMode) error {
+func (t *tarStream) writeChild(ctx context.Context, p, name string, listed fs.FileMode) error {
 	if listed.IsRegular() {
 		c, it, err := t.src.openEntry(ctx, p)
 		switch {
 		case err == nil:
-			return errors.Join(t.one(ctx, p, name, &it, c), c.Close())
+			return errors.Join(t.writeEntry(ctx, p, name, &it, c), c.Close())
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
 		case !errors.Is(err, vole.ErrLoop) && !errors.Is(err, vole.ErrIsDir) && !errors.Is(err, vole.ErrUnsupported):
@@ -103,45 +103,45 @@ func (t *tarStream) child(ctx context.Context, p, name string, listed fs.FileMod
 	if err != nil {
 		return err
 	}
-	return t.tree(ctx, p, name, &it)
+	return t.writeTree(ctx, p, name, &it)
 }
 
-// one writes what is at p itself. Of a regular file c is the content; nil: not open yet.
-func (t *tarStream) one(ctx context.Context, p, name string, it *item, c *volumeContent) error {
+// writeEntry writes what is at p itself. Of a regular file c is the content; nil: not open yet.
+func (t *tarStream) writeEntry(ctx context.Context, p, name string, it *item, c *volumeContent) error {
 	hdr := &t.hdr
-	*hdr = tarHeader(name, it)
+	*hdr = headerOfItem(name, it)
 	switch it.mode.Type() {
 	case fs.ModeSocket:
 		t.stats.Skipped++
-		t.opts.warnf("%s: sockets are not copied", t.src.display(p))
+		t.opts.warnf("%s: sockets are not copied", t.src.displayPath(p))
 		return nil
 	case fs.ModeDir:
 		t.stats.Directories++
-		return t.header(p, hdr)
+		return t.writeHeader(p, hdr)
 	}
 	if it.nlink > 1 {
 		if first, ok := t.seen[it.id]; ok {
 			hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
 			t.stats.Links++
-			return t.header(p, hdr)
+			return t.writeHeader(p, hdr)
 		}
 		t.seen[it.id] = name
 	}
 	switch {
 	case it.mode.IsRegular():
 		t.stats.Files++
-		t.opts.file(name)
-		return t.file(ctx, p, hdr, it, c)
+		t.opts.reportFile(name)
+		return t.writeFile(ctx, p, hdr, it, c)
 	case it.mode&fs.ModeSymlink != 0:
 		t.stats.Links++
 	default:
 		t.stats.Others++
 	}
-	return t.header(p, hdr)
+	return t.writeHeader(p, hdr)
 }
 
-// file writes a regular file, as a sparse one if it has holes.
-func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *item, c *volumeContent) (err error) {
+// writeFile writes a regular file, as a sparse one if it has holes.
+func (t *tarStream) writeFile(ctx context.Context, p string, hdr *tar.Header, it *item, c *volumeContent) (err error) {
 	if c == nil {
 		if c, err = t.src.openContent(ctx, p, it.size); err != nil {
 			return err
@@ -149,22 +149,22 @@ func (t *tarStream) file(ctx context.Context, p string, hdr *tar.Header, it *ite
 		defer c.Close()
 	}
 	if it.sparse {
-		return t.sparse(ctx, p, hdr, c)
+		return t.writeSparseFile(ctx, p, hdr, c)
 	}
-	if err := t.header(p, hdr); err != nil {
+	if err := t.writeHeader(p, hdr); err != nil {
 		return err
 	}
-	if err := t.body(c, p, hdr.Size); err != nil {
+	if err := t.writeBody(c, p, hdr.Size); err != nil {
 		return err
 	}
-	_, err = t.w.Write(padding(hdr.Size))
+	_, err = t.w.Write(blockPadding(hdr.Size))
 	return err
 }
 
-// header writes the header of what is at p.
-func (t *tarStream) header(p string, hdr *tar.Header) (err error) {
+// writeHeader writes the header of what is at p.
+func (t *tarStream) writeHeader(p string, hdr *tar.Header) (err error) {
 	if t.head, err = appendTarHeader(t.head[:0], hdr); err != nil {
-		return fmt.Errorf("%s: %s: %w", t.opts.op(), t.src.display(p), err)
+		return fmt.Errorf("%s: %s: %w", t.opts.opName(), t.src.displayPath(p), err)
 	}
 	_, err = t.w.Write(t.head)
 	return err
@@ -173,8 +173,8 @@ func (t *tarStream) header(p string, hdr *tar.Header) (err error) {
 // leastRead is how much room for content is made before it is read, in bytes.
 const leastRead = 64 << 10
 
-// body copies exactly n bytes, which the header has announced.
-func (t *tarStream) body(r io.Reader, p string, n int64) error {
+// writeBody copies exactly n bytes, which the header has announced.
+func (t *tarStream) writeBody(r io.Reader, p string, n int64) error {
 	for n > 0 {
 		if int64(t.w.Available()) < min(n, leastRead) {
 			if err := t.w.Flush(); err != nil {
@@ -184,7 +184,7 @@ func (t *tarStream) body(r io.Reader, p string, n int64) error {
 		buf := t.w.AvailableBuffer()
 		m, err := r.Read(buf[:min(int64(cap(buf)), n)])
 		t.stats.Bytes += int64(m)
-		t.opts.read(m)
+		t.opts.reportRead(m)
 		if _, werr := t.w.Write(buf[:m]); werr != nil {
 			return werr
 		}
@@ -192,7 +192,7 @@ func (t *tarStream) body(r io.Reader, p string, n int64) error {
 			return nil
 		}
 		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("%s: %s: became shorter while it was read", t.opts.op(), t.src.display(p))
+			return fmt.Errorf("%s: %s: became shorter while it was read", t.opts.opName(), t.src.displayPath(p))
 		}
 		if err != nil {
 			return err
@@ -201,8 +201,8 @@ func (t *tarStream) body(r io.Reader, p string, n int64) error {
 	return nil
 }
 
-// tarHeader describes an item under a name.
-func tarHeader(name string, it *item) tar.Header {
+// headerOfItem describes an item under a name.
+func headerOfItem(name string, it *item) tar.Header {
 	hdr := tar.Header{
 		Typeflag: tar.TypeReg, Name: name, Mode: int64(filemode.Perm(it.mode)), Uid: it.uid, Gid: it.gid,
 		ModTime: it.mtime,
@@ -222,7 +222,7 @@ func tarHeader(name string, it *item) tar.Header {
 		if it.mode&fs.ModeCharDevice != 0 {
 			hdr.Typeflag = tar.TypeChar
 		}
-		hdr.Devmajor, hdr.Devminor = int64(devMajor(it.rdev)), int64(devMinor(it.rdev))
+		hdr.Devmajor, hdr.Devminor = int64(deviceMajor(it.rdev)), int64(deviceMinor(it.rdev))
 	}
 	if len(it.xattrs)+len(it.system) > 0 {
 		hdr.PAXRecords = attrRecords(it)

@@ -36,52 +36,52 @@ func appendTarHeader(b []byte, hdr *tar.Header) ([]byte, error) {
 	}
 	start := len(b)
 	b = append(b, tarZeros[:tarUnit]...)
-	b = appendRecords(b, hdr)
+	b = appendPAXRecords(b, hdr)
 	if n := int64(len(b) - start - tarUnit); n > 0 {
 		x := tar.Header{Typeflag: tar.TypeXHeader, Name: "PaxHeaders.0/" + path.Base(hdr.Name), Mode: 0o644, ModTime: hdr.ModTime, Size: n}
-		putUstar(b[start:start+tarUnit], &x)
-		b = append(b, padding(n)...)
+		putUstarHeader(b[start:start+tarUnit], &x)
+		b = append(b, blockPadding(n)...)
 	} else {
 		b = b[:start]
 	}
 	b = append(b, tarZeros[:tarUnit]...)
-	putUstar(b[len(b)-tarUnit:], hdr)
+	putUstarHeader(b[len(b)-tarUnit:], hdr)
 	return b, nil
 }
 
-// padding fills the last block of n bytes.
-func padding(n int64) []byte { return tarZeros[:(tarUnit-n%tarUnit)%tarUnit] }
+// blockPadding fills the last block of n bytes.
+func blockPadding(n int64) []byte { return tarZeros[:(tarUnit-n%tarUnit)%tarUnit] }
 
-// appendRecords appends the extended records of an entry.
-func appendRecords(b []byte, hdr *tar.Header) []byte {
-	if !fitsField(hdr.Name) {
-		b = appendRecord(b, "path", hdr.Name)
+// appendPAXRecords appends the extended records of an entry.
+func appendPAXRecords(b []byte, hdr *tar.Header) []byte {
+	if !fitsHeaderField(hdr.Name) {
+		b = appendPAXRecord(b, "path", hdr.Name)
 	}
-	if !fitsField(hdr.Linkname) {
-		b = appendRecord(b, "linkpath", hdr.Linkname)
+	if !fitsHeaderField(hdr.Linkname) {
+		b = appendPAXRecord(b, "linkpath", hdr.Linkname)
 	}
 	if hdr.Size > paxLargest {
-		b = appendRecord(b, "size", strconv.FormatInt(hdr.Size, 10))
+		b = appendPAXRecord(b, "size", strconv.FormatInt(hdr.Size, 10))
 	}
 	if hdr.Uid > paxLargeID {
-		b = appendRecord(b, "uid", strconv.Itoa(hdr.Uid))
+		b = appendPAXRecord(b, "uid", strconv.Itoa(hdr.Uid))
 	}
 	if hdr.Gid > paxLargeID {
-		b = appendRecord(b, "gid", strconv.Itoa(hdr.Gid))
+		b = appendPAXRecord(b, "gid", strconv.Itoa(hdr.Gid))
 	}
 	if s := hdr.ModTime.Unix(); s < 0 || s > paxLastTime || hdr.ModTime.Nanosecond() != 0 {
-		b = appendRecord(b, "mtime", formatPAXTime(hdr.ModTime))
+		b = appendPAXRecord(b, "mtime", formatPAXTime(hdr.ModTime))
 	}
 	if len(hdr.PAXRecords) > 0 {
 		for _, k := range slices.Sorted(maps.Keys(hdr.PAXRecords)) {
-			b = appendRecord(b, k, hdr.PAXRecords[k])
+			b = appendPAXRecord(b, k, hdr.PAXRecords[k])
 		}
 	}
 	return b
 }
 
-// fitsField reports whether a name needs no record: it is short and ASCII.
-func fitsField(s string) bool {
+// fitsHeaderField reports whether a name needs no record: it is short and ASCII.
+func fitsHeaderField(s string) bool {
 	for i := range len(s) {
 		if s[i] >= 0x80 {
 			return false
@@ -90,11 +90,11 @@ func fitsField(s string) bool {
 	return len(s) <= paxLongest
 }
 
-// appendRecord appends "LENGTH key=value\n", where the length counts its own digits.
-func appendRecord(b []byte, k, v string) []byte {
+// appendPAXRecord appends "LENGTH key=value\n", where the length counts its own digits.
+func appendPAXRecord(b []byte, k, v string) []byte {
 	n := len(k) + len(v) + len(" =\n")
-	size := n + decimals(n)
-	size = n + decimals(size) // its own digits may make it longer
+	size := n + countDigits(n)
+	size = n + countDigits(size) // its own digits may make it longer
 	b = strconv.AppendInt(b, int64(size), 10)
 	b = append(b, ' ')
 	b = append(b, k...)
@@ -103,7 +103,7 @@ func appendRecord(b []byte, k, v string) []byte {
 	return append(b, '\n')
 }
 
-func decimals(n int) int {
+func countDigits(n int) int {
 	d := 1
 	for ; n >= 10; n /= 10 {
 		d++
@@ -111,29 +111,29 @@ func decimals(n int) int {
 	return d
 }
 
-// putUstar fills a block of zeros with a header.
-func putUstar(b []byte, hdr *tar.Header) {
+// putUstarHeader fills a block of zeros with a header.
+func putUstarHeader(b []byte, hdr *tar.Header) {
 	copy(b[0:100], hdr.Name)
-	putOctal(b[100:108], hdr.Mode)
-	putOctal(b[108:116], int64(hdr.Uid))
-	putOctal(b[116:124], int64(hdr.Gid))
-	putOctal(b[124:136], hdr.Size)
-	putOctal(b[136:148], hdr.ModTime.Unix())
+	putOctalField(b[100:108], hdr.Mode)
+	putOctalField(b[108:116], int64(hdr.Uid))
+	putOctalField(b[116:124], int64(hdr.Gid))
+	putOctalField(b[124:136], hdr.Size)
+	putOctalField(b[136:148], hdr.ModTime.Unix())
 	b[156] = hdr.Typeflag
 	copy(b[157:257], hdr.Linkname)
 	copy(b[257:], "ustar\x0000")
-	putOctal(b[329:337], hdr.Devmajor)
-	putOctal(b[337:345], hdr.Devminor)
+	putOctalField(b[329:337], hdr.Devmajor)
+	putOctalField(b[337:345], hdr.Devminor)
 	copy(b[148:], "        ") // the sum is taken over blanks in its place
 	sum := int64(0)
 	for _, c := range b[:345] { // behind that all is 0
 		sum += int64(c)
 	}
-	putOctal(b[148:155], sum) // six digits, a NUL, and a blank
+	putOctalField(b[148:155], sum) // six digits, a NUL, and a blank
 }
 
-// putOctal fills a field with a number and a NUL; 0 for one that does not fit.
-func putOctal(field []byte, v int64) {
+// putOctalField fills a field with a number and a NUL; 0 for one that does not fit.
+func putOctalField(field []byte, v int64) {
 	n := len(field) - 1
 	if v < 0 || v>>(3*n) != 0 {
 		v = 0

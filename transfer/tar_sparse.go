@@ -17,16 +17,16 @@ import (
 // The entry's data begins with the map of what is there, decimal numbers one to a
 // line: how many ranges, then offset and length of each, padded to a block.
 
-// segment is a range of a file that holds data.
-type segment struct{ off, n int64 }
+// dataRange is a range of a file that holds data.
+type dataRange struct{ off, n int64 }
 
-// sparse writes a file with holes.
-func (t *tarStream) sparse(ctx context.Context, p string, hdr *tar.Header, c *volumeContent) error {
-	segs, data, err := segments(ctx, c, hdr.Size)
+// writeSparseFile writes a file with holes.
+func (t *tarStream) writeSparseFile(ctx context.Context, p string, hdr *tar.Header, c *volumeContent) error {
+	segs, data, err := listDataRanges(ctx, c, hdr.Size)
 	if err != nil {
 		return err
 	}
-	table := sparseMap(segs)
+	table := encodeSparseMap(segs)
 	realName, realSize := hdr.Name, hdr.Size
 	size := int64(len(table)) + data
 	records := map[string]string{
@@ -37,7 +37,7 @@ func (t *tarStream) sparse(ctx context.Context, p string, hdr *tar.Header, c *vo
 	hdr.PAXRecords, hdr.Size = records, size
 	// Readers that do not know the format see a file of this odd name.
 	hdr.Name = path.Join(path.Dir(realName), "GNUSparseFile.0", path.Base(realName))
-	if err := t.header(p, hdr); err != nil {
+	if err := t.writeHeader(p, hdr); err != nil {
 		return err
 	}
 	if _, err := t.w.Write(table); err != nil {
@@ -45,16 +45,16 @@ func (t *tarStream) sparse(ctx context.Context, p string, hdr *tar.Header, c *vo
 	}
 	for _, s := range segs {
 		c.off = s.off
-		if err := t.body(c, p, s.n); err != nil {
+		if err := t.writeBody(c, p, s.n); err != nil {
 			return err
 		}
 	}
-	_, err = t.w.Write(padding(data))
+	_, err = t.w.Write(blockPadding(data))
 	return err
 }
 
-// segments lists where c holds data, and how much in all. The last one ends the file.
-func segments(ctx context.Context, c *volumeContent, size int64) (list []segment, data int64, err error) {
+// listDataRanges lists where c holds data, and how much in all. The last one ends the file.
+func listDataRanges(ctx context.Context, c *volumeContent, size int64) (list []dataRange, data int64, err error) {
 	for off := int64(0); off < size; {
 		start, end, err := c.h.NextData(ctx, off)
 		if errors.Is(err, io.EOF) {
@@ -67,22 +67,22 @@ func segments(ctx context.Context, c *volumeContent, size int64) (list []segment
 		if start >= end {
 			break
 		}
-		list = append(list, segment{start, end - start})
+		list = append(list, dataRange{start, end - start})
 		data += end - start
 		off = end
 	}
 	if n := len(list); n == 0 || list[n-1].off+list[n-1].n < size {
-		list = append(list, segment{size, 0})
+		list = append(list, dataRange{size, 0})
 	}
 	return list, data, nil
 }
 
-func sparseMap(segs []segment) []byte {
+func encodeSparseMap(segs []dataRange) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%d\n", len(segs))
 	for _, s := range segs {
 		fmt.Fprintf(&b, "%d\n%d\n", s.off, s.n)
 	}
-	b.Write(padding(int64(b.Len())))
+	b.Write(blockPadding(int64(b.Len())))
 	return b.Bytes()
 }

@@ -25,9 +25,9 @@ const (
 	typeSolarisPAX = 'X' // as 'x', which sparseFilter makes of it
 )
 
-// skipped reports whether an entry stands for no file, and makes of the others types that
+// skipsEntry reports whether an entry stands for no file, and makes of the others types that
 // entry knows: POSIX takes an unknown one for a regular file.
-func (c *copier) skipped(hdr *tar.Header) (bool, error) {
+func (c *copier) skipsEntry(hdr *tar.Header) (bool, error) {
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeLink, tar.TypeDir, tar.TypeSymlink, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
 	case typeVolume:
@@ -59,7 +59,7 @@ type globalRecords struct {
 	bytes   int
 }
 
-func (g *globalRecords) add(records map[string]string) error {
+func (g *globalRecords) addRecords(records map[string]string) error {
 	for k, v := range records {
 		if k != "mtime" && k != "uid" && k != "gid" && !strings.HasPrefix(k, xattrRecord) && aclRecords[k] == "" {
 			continue
@@ -75,8 +75,8 @@ func (g *globalRecords) add(records map[string]string) error {
 	return nil
 }
 
-// apply gives an entry what its own extended header does not say.
-func (g *globalRecords) apply(hdr *tar.Header) error {
+// applyTo gives an entry what its own extended header does not say.
+func (g *globalRecords) applyTo(hdr *tar.Header) error {
 	if len(g.records) == 0 {
 		return nil
 	}

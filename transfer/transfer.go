@@ -37,8 +37,8 @@ import (
 // Tree is a tree of files to copy from and to: a Host, a Volume or a Growing. Paths in
 // it have the form "a/b", "." for its root.
 type Tree interface {
-	source() source
-	target(opts *Options) target
+	newSource() source
+	newTarget(opts *Options) target
 }
 
 // Options says how to copy.
@@ -77,7 +77,7 @@ type Progress interface {
 	Add(n int)        // so many bytes were read
 }
 
-func (o *Options) op() string {
+func (o *Options) opName() string {
 	if o.Op == "" {
 		return "copy"
 	}
@@ -90,21 +90,21 @@ func (o *Options) warnf(format string, args ...any) {
 	}
 }
 
-func (o *Options) file(name string) {
+func (o *Options) reportFile(name string) {
 	if o.Progress != nil {
 		o.Progress.File(name)
 	}
 }
 
-func (o *Options) read(n int) {
+func (o *Options) reportRead(n int) {
 	if o.Progress != nil {
 		o.Progress.Add(n)
 	}
 }
 
-// setBits is the mode that a target gives an item: without owners, a setuid program
+// targetMode is the mode that a target gives an item: without owners, a setuid program
 // would run as whoever copied it, so these bits go with the owner.
-func (o *Options) setBits(it *item) fs.FileMode {
+func (o *Options) targetMode(it *item) fs.FileMode {
 	m := it.mode & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 	if !o.Owner {
 		m &^= fs.ModeSetuid | fs.ModeSetgid
@@ -112,10 +112,10 @@ func (o *Options) setBits(it *item) fs.FileMode {
 	return m
 }
 
-// attrsMode is the mode of an item until it has its attributes, which only who may write
+// writableMode is the mode of an item until it has its attributes, which only who may write
 // to it may set.
-func (o *Options) attrsMode(it *item) fs.FileMode {
-	m := o.setBits(it)
+func (o *Options) writableMode(it *item) fs.FileMode {
+	m := o.targetMode(it)
 	if len(it.xattrs) > 0 {
 		m |= 0o200
 	}
@@ -137,14 +137,14 @@ type Stats struct {
 // there. The two trees may be the same; that neither place is in the other is the
 // caller's to see to.
 func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Options) (Stats, error) {
-	s := src.source()
+	s := src.newSource()
 	defer closeSource(s)
 	it, err := s.lstat(ctx, p)
 	if err != nil {
 		return Stats{}, err
 	}
 	if h, ok := dst.(*Host); ok && it.mode.IsDir() {
-		sub, made, err := h.enter(at, it.mode.Perm())
+		sub, made, err := h.openSubdirectory(at, it.mode.Perm())
 		if err != nil {
 			return Stats{}, err
 		}
@@ -154,11 +154,11 @@ func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Opt
 		}
 	}
 	c := newCopier(dst, &opts)
-	err = c.tree(ctx, s, p, at, &it)
+	err = c.copyTree(ctx, s, p, at, &it)
 	if err == nil && opts.Root && it.mode.IsDir() {
-		err = c.to.setMeta(ctx, at, &it)
+		err = c.to.setMetadata(ctx, at, &it)
 	}
-	return c.end(ctx, err)
+	return c.finishCopy(ctx, err)
 }
 
 // closeSource ends the use of a source.
@@ -173,7 +173,7 @@ func closeSource(s source) {
 func WriteFile(ctx context.Context, dst Tree, at string, r io.Reader, mode fs.FileMode, mtime time.Time, opts Options) (Stats, error) {
 	c := newCopier(dst, &opts)
 	it := &item{mode: mode &^ fs.ModeType, mtime: mtime, nlink: 1}
-	return c.end(ctx, c.file(ctx, at, it, sparse.Stream(r)))
+	return c.finishCopy(ctx, c.writeFile(ctx, at, it, sparse.Stream(r)))
 }
 
 // copyBuf is the size of one read: so large that the cost of a call does not show.

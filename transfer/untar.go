@@ -36,8 +36,8 @@ var (
 // is looked at between reads of r: who cancels must see to it that one that waits ends.
 func FromTar(ctx context.Context, dst Tree, dir string, r io.Reader, opts Options) (Stats, error) {
 	c := newCopier(dst, &opts)
-	c.dirAt = map[string]int{}
-	return c.end(ctx, c.untar(ctx, r, dir))
+	c.pendingIndex = map[string]int{}
+	return c.finishCopy(ctx, c.unpackTar(ctx, r, dir))
 }
 
 // StreamError says that a stream could not be read: it is no archive, a damaged one, or
@@ -52,56 +52,56 @@ func (e *StreamError) Error() string { return e.what + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *StreamError) Unwrap() error { return e.Err }
 
-func (c *copier) untar(ctx context.Context, r io.Reader, dir string) error {
+func (c *copier) unpackTar(ctx context.Context, r io.Reader, dir string) error {
 	r, err := Decompress(r)
 	if err != nil {
-		return &StreamError{c.opts.op() + ": read the stream", err}
+		return &StreamError{c.opts.opName() + ": read the stream", err}
 	}
 	f := newSparseFilter(r)
 	tr := tar.NewReader(f)
 	globals := globalRecords{}
 	for entries := 0; ; entries++ {
 		_, err := io.Copy(io.Discard, tr) // what was not read of the entry before
-		f.nextEntry()
+		f.endEntry()
 		var hdr *tar.Header
 		if err == nil {
 			hdr, err = tr.Next()
 		}
 		end := errors.Is(err, io.EOF)
 		if end && !f.ended && !c.opts.AllowTruncated {
-			err = errNoEnd(f.entries)
+			err = missingEndError(f.entries)
 		} else if end {
-			err = checkEnd(r, f.entries)
+			err = checkArchiveEnd(r, f.entries)
 		}
 		if err == nil {
 			err = ctx.Err()
 		}
 		if err != nil {
-			return &StreamError{c.opts.op() + ": read the tar stream", streamProblem(err, entries)}
+			return &StreamError{c.opts.opName() + ": read the tar stream", explainStreamError(err, entries)}
 		}
 		if end {
-			return c.finish(ctx, 0)
+			return c.setDirectoryMetadata(ctx, 0)
 		}
 		if hdr.Typeflag == tar.TypeXGlobalHeader {
-			err = globals.add(hdr.PAXRecords)
-		} else if err = globals.apply(hdr); err == nil {
-			err = c.entry(ctx, tr, hdr, f.file, dir)
+			err = globals.addRecords(hdr.PAXRecords)
+		} else if err = globals.applyTo(hdr); err == nil {
+			err = c.unpackEntry(ctx, tr, hdr, f.file, dir)
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return &StreamError{fmt.Sprintf("%s: tar entry %q: the stream ends in the middle of it", c.opts.op(), hdr.Name), io.ErrUnexpectedEOF}
+			return &StreamError{fmt.Sprintf("%s: tar entry %q: the stream ends in the middle of it", c.opts.opName(), hdr.Name), io.ErrUnexpectedEOF}
 		}
 		if bad := (*damagedError)(nil); errors.As(err, &bad) {
-			return &StreamError{fmt.Sprintf("%s: tar entry %q", c.opts.op(), hdr.Name), bad}
+			return &StreamError{fmt.Sprintf("%s: tar entry %q", c.opts.opName(), hdr.Name), bad}
 		}
 		if err != nil {
-			return fmt.Errorf("%s: tar entry %q: %w", c.opts.op(), hdr.Name, err)
+			return fmt.Errorf("%s: tar entry %q: %w", c.opts.opName(), hdr.Name, err)
 		}
 	}
 }
 
-// streamProblem says what an error of archive/tar means for a stream of which so many
+// explainStreamError says what an error of archive/tar means for a stream of which so many
 // entries were read.
-func streamProblem(err error, entries int) error {
+func explainStreamError(err error, entries int) error {
 	switch {
 	case errors.Is(err, tar.ErrHeader) && entries == 0:
 		return driver.Errorf(ErrNoArchive, "it is no tar archive, plain or compressed (gzip, bzip2, zstd, xz, lz4), or a damaged one")
@@ -120,7 +120,7 @@ func streamProblem(err error, entries int) error {
 // producer died, perhaps between two entries.
 var ErrNoEnd = fmt.Errorf("the stream ends without the end of an archive: %w", io.ErrUnexpectedEOF)
 
-func errNoEnd(entries int) error {
+func missingEndError(entries int) error {
 	if entries == 0 {
 		return driver.Errorf(ErrNoEnd, "it is empty, not even an empty archive")
 	}
@@ -136,9 +136,9 @@ const maxPadding = 1 << 20
 // system, for example.
 var ErrNoArchive = fmt.Errorf("no archive: %w", driver.ErrCorrupt)
 
-// checkEnd reads what is left of a compressed stream of which the archive has ended, for
+// checkArchiveEnd reads what is left of a compressed stream of which the archive has ended, for
 // the checksum at its end. Behind an archive without entries only padding may follow.
-func checkEnd(r io.Reader, entries int) error {
+func checkArchiveEnd(r io.Reader, entries int) error {
 	if _, plain := r.(*bufio.Reader); plain && entries > 0 {
 		return nil
 	}
@@ -165,12 +165,12 @@ func (zerosOnly) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// entry unpacks one entry. holes is not nil for a sparse file.
-func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, holes *sparseFile, dir string) error {
+// unpackEntry unpacks one entry. holes is not nil for a sparse file.
+func (c *copier) unpackEntry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, holes *sparseFile, dir string) error {
 	if holes != nil && holes.name != "" {
 		hdr.Name = holes.name
 	}
-	if skip, err := c.skipped(hdr); skip || err != nil {
+	if skip, err := c.skipsEntry(hdr); skip || err != nil {
 		return err
 	}
 	name, err := driver.CleanPath(hdr.Name)
@@ -178,22 +178,22 @@ func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, hol
 		return err
 	}
 	at := path.Join(dir, name)
-	it := tarItem(hdr)
-	if err := c.tarAttrs(at, hdr, &it); err != nil {
+	it := itemOfHeader(hdr)
+	if err := c.readTarAttrs(at, hdr, &it); err != nil {
 		return err
 	}
-	write := func() error { return c.special(ctx, at, &it) }
+	write := func() error { return c.writeSpecial(ctx, at, &it) }
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont:
 		if holes == nil {
-			return c.file(ctx, at, &it, sparse.Stream(tr))
+			return c.writeFile(ctx, at, &it, sparse.Stream(tr))
 		}
-		content, err := holes.open(tr, hdr.Size)
+		content, err := holes.openContent(tr, hdr.Size)
 		if err != nil {
 			return err
 		}
 		it.size, it.sparse, it.stored = holes.size, true, max(content.data, 1)
-		return c.file(ctx, at, &it, content)
+		return c.writeFile(ctx, at, &it, content)
 	case tar.TypeLink:
 		old, err := driver.CleanPath(hdr.Linkname)
 		if err != nil {
@@ -211,11 +211,11 @@ func (c *copier) entry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, hol
 	return err
 }
 
-// tarItem describes an entry as an item.
-func tarItem(hdr *tar.Header) item {
+// itemOfHeader describes an entry as an item.
+func itemOfHeader(hdr *tar.Header) item {
 	it := item{
 		mode: filemode.Go(uint32(hdr.Mode & 0o7777)), size: hdr.Size, uid: hdr.Uid, gid: hdr.Gid, mtime: hdr.ModTime,
-		rdev: makedev(uint64(hdr.Devmajor), uint64(hdr.Devminor)), target: hdr.Linkname, nlink: 1,
+		rdev: makeDeviceNumber(uint64(hdr.Devmajor), uint64(hdr.Devminor)), target: hdr.Linkname, nlink: 1,
 	}
 	it.mode |= tarTypes[hdr.Typeflag]
 	return it
@@ -227,8 +227,8 @@ var tarTypes = map[byte]fs.FileMode{
 	tar.TypeChar: fs.ModeDevice | fs.ModeCharDevice, tar.TypeBlock: fs.ModeDevice,
 }
 
-// tarAttrs gives an item the attributes and access lists that its extended header has.
-func (c *copier) tarAttrs(at string, hdr *tar.Header, it *item) error {
+// readTarAttrs gives an item the attributes and access lists that its extended header has.
+func (c *copier) readTarAttrs(at string, hdr *tar.Header, it *item) error {
 	for k, v := range hdr.PAXRecords {
 		if n, ok := strings.CutPrefix(k, xattrRecord); ok {
 			if n = recordUnescape.Replace(n); isCopiedAttr(n) {
@@ -242,7 +242,7 @@ func (c *copier) tarAttrs(at string, hdr *tar.Header, it *item) error {
 		}
 		list, err := parseACL(v, c.lookupName)
 		if err != nil {
-			if err := c.opts.lose(c.to.display(at), "the access list", err); err != nil {
+			if err := c.opts.leaveOut(c.to.displayPath(at), "the access list", err); err != nil {
 				return err
 			}
 			continue
@@ -252,10 +252,10 @@ func (c *copier) tarAttrs(at string, hdr *tar.Header, it *item) error {
 	return nil
 }
 
-// makedev makes a device number as Linux's makedev(3) does.
-func makedev(major, minor uint64) uint64 {
+// makeDeviceNumber makes a device number as Linux's makedev(3) does.
+func makeDeviceNumber(major, minor uint64) uint64 {
 	return minor&0xff | (major&0xfff)<<8 | (minor&^0xff)<<12 | (major&^0xfff)<<32
 }
 
-func devMajor(dev uint64) uint64 { return dev>>8&0xfff | dev>>32&^0xfff }
-func devMinor(dev uint64) uint64 { return dev&0xff | dev>>12&^0xff }
+func deviceMajor(dev uint64) uint64 { return dev>>8&0xfff | dev>>32&^0xfff }
+func deviceMinor(dev uint64) uint64 { return dev&0xff | dev>>12&^0xff }

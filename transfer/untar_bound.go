@@ -14,8 +14,8 @@ import (
 // times overflows at.
 const maxTarNumber = 1 << 62
 
-// boundRecord replaces a number of a record by the nearest one that is not too large.
-func boundRecord(key, value []byte) {
+// boundRecordNumber replaces a number of a record by the nearest one that is not too large.
+func boundRecordNumber(key, value []byte) {
 	switch string(key) {
 	case "mtime", "atime", "ctime", "uid", "gid":
 	default:

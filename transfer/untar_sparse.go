@@ -32,71 +32,71 @@ const (
 
 // sparseFile is where the stored bytes of a sparse file belong.
 type sparseFile struct {
-	name string // ""; that of the entry
-	size int64  // of the file
-	segs []segment
+	name   string // ""; that of the entry
+	size   int64  // of the file
+	ranges []dataRange
 	// mapped: the map comes before the bytes, in the entry itself (format 1.0).
 	mapped bool
 }
 
 // sparseFilter is what archive/tar reads from. The caller reads each entry to its end and
-// then calls nextEntry, so that the filter knows what is a header.
+// then calls endEntry, so that the filter knows what is a header.
 type sparseFilter struct {
-	r      io.Reader
-	out    []byte      // to be read before anything more of r
-	pass   int64       // bytes of a header that are passed on as they are
-	data   int64       // bytes of the entry that were passed on; -1: headers are read
-	pax    *sparseFile // what the extended header before an entry says
-	file   *sparseFile // of the present entry; nil: it is not sparse
-	failed error       // of r, behind out
+	r           io.Reader
+	visible     []byte      // to be read before anything more of r
+	passThrough int64       // bytes of a header that are passed on as they are
+	dataRead    int64       // bytes of the entry that were passed on; -1: headers are read
+	pax         *sparseFile // what the extended header before an entry says
+	file        *sparseFile // of the present entry; nil: it is not sparse
+	failed      error       // of r, behind out
 
 	entries int  // whose headers were read
 	ended   bool // the blocks of zeros that end an archive were read
 }
 
-func newSparseFilter(r io.Reader) *sparseFilter { return &sparseFilter{r: r, data: -1} }
+func newSparseFilter(r io.Reader) *sparseFilter { return &sparseFilter{r: r, dataRead: -1} }
 
-// nextEntry says that the present entry was read.
-func (f *sparseFilter) nextEntry() {
-	if f.data >= 0 {
-		f.pass = (tarUnit - f.data%tarUnit) % tarUnit
-		f.data, f.pax, f.file = -1, nil, nil
+// endEntry says that the present entry was read.
+func (f *sparseFilter) endEntry() {
+	if f.dataRead >= 0 {
+		f.passThrough = (tarUnit - f.dataRead%tarUnit) % tarUnit
+		f.dataRead, f.pax, f.file = -1, nil, nil
 	}
 }
 
 func (f *sparseFilter) Read(p []byte) (int, error) {
-	for len(f.out) == 0 {
+	for len(f.visible) == 0 {
 		switch {
 		case f.failed != nil:
 			return 0, f.failed
-		case f.data >= 0:
+		case f.dataRead >= 0:
 			n, err := f.r.Read(p)
-			f.data += int64(n)
+			f.dataRead += int64(n)
 			return n, err
-		case f.pass > 0:
-			n, err := f.r.Read(p[:min(int64(len(p)), f.pass)])
-			f.pass -= int64(n)
+		case f.passThrough > 0:
+			n, err := f.r.Read(p[:min(int64(len(p)), f.passThrough)])
+			f.passThrough -= int64(n)
 			return n, err
 		}
-		f.header()
+		f.readHeaderBlock()
 	}
-	n := copy(p, f.out)
-	f.out = f.out[n:]
+	n := copy(p, f.visible)
+	f.visible = f.visible[n:]
 	return n, nil
 }
 
-// take reads n bytes that archive/tar is to see. false: not so many came.
-func (f *sparseFilter) take(n int64) ([]byte, bool) {
+// readVisible reads n bytes that archive/tar is to see. false: not so many came.
+func (f *sparseFilter) readVisible(n int64) ([]byte, bool) {
 	b := make([]byte, n)
 	m, err := io.ReadFull(f.r, b)
-	f.out = append(f.out, b[:m]...)
+	f.visible = append(f.visible, b[:m]...)
 	f.failed = err
-	return f.out[len(f.out)-m:], err == nil
+	return f.visible[len(f.visible)-m:], err == nil
 }
 
-// header reads a block of headers.
-func (f *sparseFilter) header() {
-	b, ok := f.take(tarUnit)
+// readHeaderBlock reads a block of headers.
+func (f *sparseFilter) readHeaderBlock() {
+	b, ok := f.readVisible(tarUnit)
 	if !ok {
 		return
 	}
@@ -104,75 +104,75 @@ func (f *sparseFilter) header() {
 		f.ended = true
 		return
 	}
-	if isSealed(b) {
+	if hasValidChecksum(b) {
 		solaris := b[156] == typeSolarisPAX
 		if solaris {
 			b[156] = tar.TypeXHeader
 		}
 		if boundBinaryTime(b[136:148]) || solaris {
-			sealHeader(b)
+			setHeaderChecksum(b)
 		}
 	}
-	size, err := tarNumber(b[124:136])
+	size, err := parseTarNumber(b[124:136])
 	padded := (size + tarUnit - 1) / tarUnit * tarUnit
 	switch kind := b[156]; {
 	case err != nil || size < 0 || padded < 0:
-		f.data = 0 // archive/tar refuses it
+		f.dataRead = 0 // archive/tar refuses it
 	case (kind == tar.TypeXHeader || kind == tar.TypeXGlobalHeader) && size <= maxPaxRecord:
-		if records, ok := f.take(padded); ok {
-			eachRecord(records[:size], boundRecord)
+		if records, ok := f.readVisible(padded); ok {
+			forEachRecord(records[:size], boundRecordNumber)
 			if kind == tar.TypeXHeader {
-				f.pax = hideSparse(records[:size])
+				f.pax = hideSparseRecords(records[:size])
 			}
 		}
 	case kind == tar.TypeXHeader, kind == tar.TypeXGlobalHeader, kind == tar.TypeGNULongName, kind == tar.TypeGNULongLink:
-		f.pass = padded
+		f.passThrough = padded
 	default:
-		f.data, f.file = 0, f.pax
+		f.dataRead, f.file = 0, f.pax
 		f.entries++
-		if kind == tar.TypeGNUSparse && string(b[257:265]) == "ustar  \x00" && isSealed(b) {
-			f.old(b)
+		if kind == tar.TypeGNUSparse && string(b[257:265]) == "ustar  \x00" && hasValidChecksum(b) {
+			f.readOldSparseMap(b)
 		}
 	}
 }
 
-// old reads the map of GNU's own format, which is in the header and in blocks behind it,
+// readOldSparseMap reads the map of GNU's own format, which is in the header and in blocks behind it,
 // and makes the header that of a regular file.
-func (f *sparseFilter) old(b []byte) {
-	size, err := tarNumber(b[483:495])
+func (f *sparseFilter) readOldSparseMap(b []byte) {
+	size, err := parseTarNumber(b[483:495])
 	if err != nil || size < 0 {
 		return // archive/tar refuses it
 	}
 	file := &sparseFile{size: size}
-	more := file.oldEntries(b[386:482], b[482])
-	for block := make([]byte, tarUnit); more; more = file.oldEntries(block[:504], block[504]) {
-		if _, err := io.ReadFull(f.r, block); err != nil || len(file.segs) > maxSegments {
+	more := file.readOldRanges(b[386:482], b[482])
+	for block := make([]byte, tarUnit); more; more = file.readOldRanges(block[:504], block[504]) {
+		if _, err := io.ReadFull(f.r, block); err != nil || len(file.ranges) > maxSegments {
 			f.failed = fmt.Errorf("the map of a sparse file is cut off or has more than %d ranges", maxSegments)
 			return
 		}
 	}
 	f.file, b[156] = file, tar.TypeReg
-	sealHeader(b)
+	setHeaderChecksum(b)
 }
 
-// oldEntries reads the entries of one block, and reports whether another one follows.
-func (s *sparseFile) oldEntries(b []byte, extended byte) bool {
+// readOldRanges reads the entries of one block, and reports whether another one follows.
+func (s *sparseFile) readOldRanges(b []byte, extended byte) bool {
 	for ; len(b) >= 24; b = b[24:] {
-		off, err1 := tarNumber(b[:12])
-		n, err2 := tarNumber(b[12:24])
+		off, err1 := parseTarNumber(b[:12])
+		n, err2 := parseTarNumber(b[12:24])
 		if b[0] == 0 {
 			break
 		}
 		if err := errors.Join(err1, err2); err != nil {
 			off = -1 // which open refuses
 		}
-		s.segs = append(s.segs, segment{off, n})
+		s.ranges = append(s.ranges, dataRange{off, n})
 	}
 	return extended != 0
 }
 
-// headerSum is the checksum of a header: the sum of its bytes, with blanks in its place.
-func headerSum(b []byte) (sum int64) {
+// headerChecksum is the checksum of a header: the sum of its bytes, with blanks in its place.
+func headerChecksum(b []byte) (sum int64) {
 	for i, c := range b[:tarUnit] {
 		if i >= 148 && i < 156 {
 			c = ' '
@@ -182,17 +182,17 @@ func headerSum(b []byte) (sum int64) {
 	return sum
 }
 
-// isSealed reports whether a header has its checksum. One that has not is damaged, or old
+// hasValidChecksum reports whether a header has its checksum. One that has not is damaged, or old
 // enough to be left to archive/tar.
-func isSealed(b []byte) bool {
-	sum, err := tarNumber(b[148:156])
-	return err == nil && sum == headerSum(b)
+func hasValidChecksum(b []byte) bool {
+	sum, err := parseTarNumber(b[148:156])
+	return err == nil && sum == headerChecksum(b)
 }
 
-func sealHeader(b []byte) { copy(b[148:156], fmt.Sprintf("%06o\x00 ", headerSum(b))) }
+func setHeaderChecksum(b []byte) { copy(b[148:156], fmt.Sprintf("%06o\x00 ", headerChecksum(b))) }
 
-// tarNumber reads a field of a header: octal, or binary where the first bit is set.
-func tarNumber(b []byte) (int64, error) {
+// parseTarNumber reads a field of a header: octal, or binary where the first bit is set.
+func parseTarNumber(b []byte) (int64, error) {
 	if b[0]&0x80 == 0 {
 		s, _, _ := strings.Cut(string(bytes.Trim(b, " \x00")), "\x00")
 		if s == "" {
@@ -213,9 +213,9 @@ func tarNumber(b []byte) (int64, error) {
 	return n, nil
 }
 
-// eachRecord calls fn with the key and the value of each record of an extended header. What
+// forEachRecord calls fn with the key and the value of each record of an extended header. What
 // is malformed archive/tar refuses.
-func eachRecord(records []byte, fn func(key, value []byte)) {
+func forEachRecord(records []byte, fn func(key, value []byte)) {
 	for len(records) > 0 {
 		digits, _, ok := bytes.Cut(records, []byte(" "))
 		n, err := strconv.Atoi(string(digits))
@@ -230,11 +230,11 @@ func eachRecord(records []byte, fn func(key, value []byte)) {
 	}
 }
 
-// hideSparse renames the records of a sparse file in an extended header, and returns what
+// hideSparseRecords renames the records of a sparse file in an extended header, and returns what
 // they say; nil: there are none.
-func hideSparse(records []byte) *sparseFile {
+func hideSparseRecords(records []byte) *sparseFile {
 	s, found, major := &sparseFile{size: -1}, false, ""
-	eachRecord(records, func(key, value []byte) {
+	forEachRecord(records, func(key, value []byte) {
 		what, mine := strings.CutPrefix(string(key), sparseKey)
 		if !mine {
 			return
@@ -244,7 +244,7 @@ func hideSparse(records []byte) *sparseFile {
 		if what == "major" {
 			major = string(value)
 		}
-		s.record(what, string(value))
+		s.addRecord(what, string(value))
 	})
 	if !found {
 		return nil
@@ -253,8 +253,8 @@ func hideSparse(records []byte) *sparseFile {
 	return s
 }
 
-// record takes one record. A number that is none becomes -1, which open refuses.
-func (s *sparseFile) record(what, value string) {
+// addRecord takes one record. A number that is none becomes -1, which open refuses.
+func (s *sparseFile) addRecord(what, value string) {
 	number := func(v string) int64 {
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil {
@@ -268,34 +268,34 @@ func (s *sparseFile) record(what, value string) {
 	case "size", "realsize":
 		s.size = number(value)
 	case "offset":
-		s.segs = append(s.segs, segment{number(value), 0})
+		s.ranges = append(s.ranges, dataRange{number(value), 0})
 	case "numbytes":
-		if k := len(s.segs); k > 0 {
-			s.segs[k-1].n = number(value)
+		if k := len(s.ranges); k > 0 {
+			s.ranges[k-1].n = number(value)
 		}
 	case "map":
-		s.segs = nil
+		s.ranges = nil
 		var fields []int64
 		for v := range strings.SplitSeq(value, ",") {
 			fields = append(fields, number(v))
 		}
 		for k := 0; k+1 < len(fields); k += 2 {
-			s.segs = append(s.segs, segment{fields[k], fields[k+1]})
+			s.ranges = append(s.ranges, dataRange{fields[k], fields[k+1]})
 		}
 	}
 }
 
-// open returns the content of a sparse file of which r has so many stored bytes.
-func (s *sparseFile) open(r io.Reader, stored int64) (*mappedContent, error) {
+// openContent returns the content of a sparse file of which r has so many stored bytes.
+func (s *sparseFile) openContent(r io.Reader, stored int64) (*mappedContent, error) {
 	if s.mapped {
-		used, err := s.readMap(r)
+		used, err := s.readSparseMap(r)
 		if err != nil {
 			return nil, err
 		}
 		stored -= used
 	}
 	end, sum := int64(0), int64(0)
-	for _, g := range s.segs {
+	for _, g := range s.ranges {
 		if g.off < end || g.n < 0 || g.n > s.size-g.off || g.off > s.size {
 			return nil, driver.Errorf(vole.ErrInvalid, "a sparse file of %d bytes with a range of %d bytes at %d; ranges ascend and end within the file", s.size, g.n, g.off)
 		}
@@ -304,11 +304,11 @@ func (s *sparseFile) open(r io.Reader, stored int64) (*mappedContent, error) {
 	if s.size < 0 || sum != stored {
 		return nil, driver.Errorf(vole.ErrInvalid, "a sparse file of %d bytes, of which ranges hold %d, with %d stored", s.size, sum, stored)
 	}
-	return &mappedContent{r: r, segs: s.segs, data: sum}, nil
+	return &mappedContent{r: r, segs: s.ranges, data: sum}, nil
 }
 
-// readMap reads the map of format 1.0, and returns how many bytes it takes.
-func (s *sparseFile) readMap(r io.Reader) (used int64, err error) {
+// readSparseMap reads the map of format 1.0, and returns how many bytes it takes.
+func (s *sparseFile) readSparseMap(r io.Reader) (used int64, err error) {
 	var text []byte // what is left of the blocks that were read
 	number := func() (int64, error) {
 		for {
@@ -331,13 +331,13 @@ func (s *sparseFile) readMap(r io.Reader) (used int64, err error) {
 	if err == nil && (count < 0 || count > maxSegments) {
 		err = driver.Errorf(vole.ErrInvalid, "a sparse file of %d ranges; the most is %d", count, maxSegments)
 	}
-	s.segs = nil
+	s.ranges = nil
 	for ; err == nil && count > 0; count-- {
-		var g segment
+		var g dataRange
 		if g.off, err = number(); err == nil {
 			g.n, err = number()
 		}
-		s.segs = append(s.segs, g)
+		s.ranges = append(s.ranges, g)
 	}
 	return used, err
 }
@@ -345,9 +345,9 @@ func (s *sparseFile) readMap(r io.Reader) (used int64, err error) {
 // mappedContent is the content of a sparse file of an archive: its ranges only.
 type mappedContent struct {
 	r    io.Reader
-	segs []segment // to come
-	left int64     // of the present one
-	data int64     // bytes of all
+	segs []dataRange // to come
+	left int64       // of the present one
+	data int64       // bytes of all
 }
 
 func (c *mappedContent) Close() error { return nil }

@@ -24,8 +24,8 @@ func Volume(fsys *vole.FS) Tree { return volume{fsys} }
 
 type volume struct{ f *vole.FS }
 
-func (v volume) source() source              { return newVolumeSource(v.f) }
-func (v volume) target(opts *Options) target { return &volumeTarget{f: v.f, opts: opts} }
+func (v volume) newSource() source              { return newVolumeSource(v.f) }
+func (v volume) newTarget(opts *Options) target { return &volumeTarget{f: v.f, opts: opts} }
 
 // volumeSource reads the files of a volume.
 type volumeSource struct {
@@ -47,42 +47,44 @@ func newVolumeSource(f *vole.FS) *volumeSource {
 	return &volumeSource{f: f, entered: map[uint64]string{}}
 }
 
-// enter notes that a directory is about to be listed. ErrCorrupt: it leads back to itself.
-func (s *volumeSource) enter(p string, ino uint64) error {
+// checkEntered notes that a directory is about to be listed. ErrCorrupt: it leads back to itself.
+func (s *volumeSource) checkEntered(p string, ino uint64) error {
 	if s.f.Volume().Info().Kind == vole.KindDisk {
 		if first, ok := s.entered[ino]; ok {
-			return driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; 'vole disk check' tells more", s.display(first), s.display(p))
+			return driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; 'vole disk check' tells more", s.displayPath(first), s.displayPath(p))
 		}
 		s.entered[ino] = p
 		return nil
 	}
-	for n := len(s.within); n > 0 && !beneathDir(s.within[n-1].path, p); n = len(s.within) {
+	for n := len(s.within); n > 0 && !isBeneathDir(s.within[n-1].path, p); n = len(s.within) {
 		s.within = s.within[:n-1]
 	}
 	for _, above := range s.within {
 		if above.ino == ino && ino != 0 { // 0: not known
-			return driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; a check of the namespace tells more", s.display(above.path), s.display(p))
+			return driver.Errorf(vole.ErrCorrupt, "%s and %s are the same directory; a check of the namespace tells more", s.displayPath(above.path), s.displayPath(p))
 		}
 	}
 	s.within = append(s.within, enteredDir{p, ino})
 	return nil
 }
 
-// beneathDir reports whether p is below the directory dir. Both are as path.Join makes them.
-func beneathDir(dir, p string) bool {
+// isBeneathDir reports whether p is below the directory dir. Both are as path.Join makes them.
+func isBeneathDir(dir, p string) bool {
 	return dir == "." && p != "." || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
-func (s *volumeSource) display(p string) string { return displayIn(s.f, p) }
+func (s *volumeSource) displayPath(p string) string { return displayVolumePath(s.f, p) }
 
-func displayIn(f *vole.FS, p string) string { return f.Volume().Name() + ":" + path.Clean("/"+p) }
+func displayVolumePath(f *vole.FS, p string) string {
+	return f.Volume().Name() + ":" + path.Clean("/"+p)
+}
 
 func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 	e, err := s.f.Lstat(ctx, p)
 	if err != nil {
 		return item{}, err
 	}
-	it := entryItem(e)
+	it := itemOfEntry(e)
 	if e.Mode&fs.ModeSymlink != 0 {
 		it.target, err = s.f.Readlink(ctx, p)
 		return it, err
@@ -90,7 +92,7 @@ func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 	if e.NoXattrs {
 		return it, nil
 	}
-	return it, volumeXattrs(ctx, s.f, p, &it)
+	return it, readVolumeXattrs(ctx, s.f, p, &it)
 }
 
 // openEntry opens a regular file and describes what it opened, which is the file that is read
@@ -100,16 +102,16 @@ func (s *volumeSource) openEntry(ctx context.Context, p string) (*volumeContent,
 	if err != nil {
 		return nil, item{}, err
 	}
-	it := entryItem(e)
+	it := itemOfEntry(e)
 	if !e.NoXattrs {
-		if err := volumeXattrs(ctx, s.f, p, &it); err != nil {
+		if err := readVolumeXattrs(ctx, s.f, p, &it); err != nil {
 			return nil, it, errors.Join(err, h.Close())
 		}
 	}
 	return &volumeContent{ctx: ctx, h: h, size: e.Size}, it, nil
 }
 
-func entryItem(e vole.Entry) item {
+func itemOfEntry(e vole.Entry) item {
 	return item{
 		mode: e.Mode, size: e.Size, uid: int(e.UID), gid: int(e.GID), mtime: e.Mtime, rdev: e.Rdev,
 		id: fileID{0, e.Inode}, nlink: e.Nlink,
@@ -121,8 +123,8 @@ func entryItem(e vole.Entry) item {
 // keep 1 MiB at most.
 const maxXattrs = 4 << 20
 
-// volumeXattrs reads the attributes that are copied.
-func volumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error {
+// readVolumeXattrs reads the attributes that are copied.
+func readVolumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error {
 	names, err := f.Listxattr(ctx, p)
 	if errors.Is(err, vole.ErrUnsupported) {
 		return nil
@@ -143,21 +145,21 @@ func volumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error {
 			return err
 		}
 		if total += len(n) + len(v); total > maxXattrs {
-			return driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayIn(f, p), maxXattrs>>20)
+			return driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayVolumePath(f, p), maxXattrs>>20)
 		}
 		it.setAttr(n, v)
 	}
 	return nil
 }
 
-func (s *volumeSource) names(ctx context.Context, p string, it *item) ([]string, error) {
-	names, _, err := s.namesAndTypes(ctx, p, it)
+func (s *volumeSource) listNames(ctx context.Context, p string, it *item) ([]string, error) {
+	names, _, err := s.listNamesAndTypes(ctx, p, it)
 	return names, err
 }
 
-// namesAndTypes is names with the types of what they name.
-func (s *volumeSource) namesAndTypes(ctx context.Context, p string, it *item) (names []string, types []fs.FileMode, err error) {
-	if err := s.enter(p, it.id.ino); err != nil {
+// listNamesAndTypes is names with the types of what they name.
+func (s *volumeSource) listNamesAndTypes(ctx context.Context, p string, it *item) (names []string, types []fs.FileMode, err error) {
+	if err := s.checkEntered(p, it.id.ino); err != nil {
 		return nil, nil, err
 	}
 	d, err := s.f.OpenDir(ctx, p, vole.DirOptions{Sorted: true, NamesOnly: true})
@@ -178,13 +180,13 @@ func (s *volumeSource) namesAndTypes(ctx context.Context, p string, it *item) (n
 			// Backends check names too. A name that is joined to a path of the host is not
 			// left to one of them.
 			if err := driver.ValidateEntryName(e.Name); err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", s.display(p), err)
+				return nil, nil, fmt.Errorf("%s: %w", s.displayPath(p), err)
 			}
 			names, types = append(names, e.Name), append(types, e.Mode.Type())
 			total += len(e.Name)
 		}
 		if len(names) > maxNames || total > maxNameBytes {
-			return nil, nil, driver.Errorf(vole.ErrUnsupported, "%s: more than %d entries in one directory cannot be copied", s.display(p), maxNames)
+			return nil, nil, driver.Errorf(vole.ErrUnsupported, "%s: more than %d entries in one directory cannot be copied", s.displayPath(p), maxNames)
 		}
 	}
 }
@@ -199,7 +201,7 @@ const (
 // levels there may be one as large as the bounds above allow.
 type heldNames struct{ entries, bytes int }
 
-func (h *heldNames) add(names []string) error {
+func (h *heldNames) acquire(names []string) error {
 	for _, n := range names {
 		h.bytes += len(n)
 	}
@@ -219,7 +221,7 @@ func (h *heldNames) release(names []string) {
 // dirBatch is how many entries of a directory are asked for at once.
 const dirBatch = 512
 
-func (s *volumeSource) open(ctx context.Context, p string, size int64) (sparse.Content, error) {
+func (s *volumeSource) openFile(ctx context.Context, p string, size int64) (sparse.Content, error) {
 	c, err := s.openContent(ctx, p, size)
 	if err != nil {
 		return nil, err
@@ -259,15 +261,15 @@ func (c *volumeContent) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.end, err = c.off, nil
 	}
-	if serr := c.shrunk(); serr != nil {
+	if serr := c.checkShrunk(); serr != nil {
 		return n, serr
 	}
 	return n, err
 }
 
-// shrunk returns an error when a file ended before the size that it was said to have, and
+// checkShrunk returns an error when a file ended before the size that it was said to have, and
 // still is: then it is not the file that has become shorter, but a part of it is missing.
-func (c *volumeContent) shrunk() error {
+func (c *volumeContent) checkShrunk() error {
 	if c.off >= c.size {
 		return nil
 	}
@@ -294,21 +296,21 @@ type volumeTarget struct {
 	f    *vole.FS
 	opts *Options
 
-	inherited inheritance
+	inherited inheritedLists
 }
 
-func (t *volumeTarget) display(p string) string { return displayIn(t.f, p) }
+func (t *volumeTarget) displayPath(p string) string { return displayVolumePath(t.f, p) }
 
 func (t *volumeTarget) lstat(ctx context.Context, p string) (item, error) {
 	e, err := t.f.Lstat(ctx, p)
-	return entryItem(e), err
+	return itemOfEntry(e), err
 }
 
 func (t *volumeTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
 	if err := t.f.Mkdir(ctx, p, perm); err != nil {
 		return err
 	}
-	return t.dropInherited(ctx, p, accessACL, defaultACL)
+	return t.removeInheritedLists(ctx, p, accessACL, defaultACL)
 }
 
 func (t *volumeTarget) mkdirAll(ctx context.Context, p string) error {
@@ -327,7 +329,7 @@ func (t *volumeTarget) mknod(ctx context.Context, p string, mode fs.FileMode, rd
 	if err := t.f.Mknod(ctx, p, mode, rdev); err != nil {
 		return err
 	}
-	return t.dropInherited(ctx, p, accessACL)
+	return t.removeInheritedLists(ctx, p, accessACL)
 }
 
 func (t *volumeTarget) rename(ctx context.Context, from, to string) error {
@@ -342,10 +344,10 @@ func (t *volumeTarget) sync(ctx context.Context) error { return t.f.Sync(ctx) }
 // an image, and a server has rights of its own.
 func (t *volumeTarget) keepsOwner(p string, it *item) (bool, error) {
 	info := t.f.Volume().Info()
-	return t.opts.keepsOwner(t.display, p, it, os.Geteuid() == 0 || info.Kind == vole.KindDisk || info.Backend != "local")
+	return t.opts.keepsOwner(t.displayPath, p, it, os.Geteuid() == 0 || info.Kind == vole.KindDisk || info.Backend != "local")
 }
 
-func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Content) error {
+func (t *volumeTarget) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
 	m := vole.FileMeta{UID: -1, GID: -1}
 	if t.opts.Owner {
 		keep, err := t.keepsOwner(p, it)
@@ -356,34 +358,34 @@ func (t *volumeTarget) file(ctx context.Context, p string, it *item, c sparse.Co
 			m.UID, m.GID = it.uid, it.gid
 		}
 	}
-	m.Mode = t.opts.attrsMode(it)
-	if !unusualTime(it.mtime) {
+	m.Mode = t.opts.writableMode(it)
+	if !isUnusualTime(it.mtime) {
 		m.Mtime = it.mtime
 	}
 	opts := vole.WriteOptions{Size: it.size, Meta: &m}
 	r := io.Reader(struct{ io.Reader }{c})
 	if it.sparse {
 		s := &sparseStream{c, it.size}
-		r, opts.NextData = s, s.next
+		r, opts.NextData = s, s.nextData
 	}
 	if _, err := t.f.WriteFrom(ctx, p, r, opts); err != nil {
 		return err
 	}
-	if err := t.dropInherited(ctx, p, accessACL); err != nil {
+	if err := t.removeInheritedLists(ctx, p, accessACL); err != nil {
 		return err
 	}
 	var err error
 	if m.Mtime.IsZero() {
-		err = t.setRest(ctx, p, it)
+		err = t.setXattrsAndTimes(ctx, p, it)
 	} else {
 		err = t.setXattrs(ctx, p, it)
 	}
-	return errors.Join(err, t.endAttrs(ctx, p, it))
+	return errors.Join(err, t.setFinalMode(ctx, p, it))
 }
 
-// endAttrs gives what has its attributes the mode that it is to have.
-func (t *volumeTarget) endAttrs(ctx context.Context, p string, it *item) error {
-	if mode := t.opts.setBits(it); mode != t.opts.attrsMode(it) {
+// setFinalMode gives what has its attributes the mode that it is to have.
+func (t *volumeTarget) setFinalMode(ctx context.Context, p string, it *item) error {
+	if mode := t.opts.targetMode(it); mode != t.opts.writableMode(it) {
 		return t.f.Chmod(ctx, p, mode)
 	}
 	return nil
@@ -396,7 +398,7 @@ type sparseStream struct {
 	size int64
 }
 
-func (s *sparseStream) next(ctx context.Context) (off, n int64, err error) {
+func (s *sparseStream) nextData(ctx context.Context) (off, n int64, err error) {
 	off, n, err = s.c.NextData(ctx)
 	if err == nil && off >= s.size {
 		err = io.EOF // the file has grown
@@ -413,7 +415,7 @@ func (s *sparseStream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
+func (t *volumeTarget) setMetadata(ctx context.Context, p string, it *item) error {
 	if t.opts.Owner { // before the mode: a change of owner clears setuid
 		keep, err := t.keepsOwner(p, it)
 		if err == nil && keep {
@@ -424,27 +426,27 @@ func (t *volumeTarget) setMeta(ctx context.Context, p string, it *item) error {
 		}
 	}
 	if it.mode&fs.ModeSymlink != 0 {
-		return t.setRest(ctx, p, it)
+		return t.setXattrsAndTimes(ctx, p, it)
 	}
-	if err := t.f.Chmod(ctx, p, t.opts.attrsMode(it)); err != nil {
+	if err := t.f.Chmod(ctx, p, t.opts.writableMode(it)); err != nil {
 		return err
 	}
-	return errors.Join(t.setRest(ctx, p, it), t.endAttrs(ctx, p, it))
+	return errors.Join(t.setXattrsAndTimes(ctx, p, it), t.setFinalMode(ctx, p, it))
 }
 
-// setRest sets what is neither owner nor mode.
-func (t *volumeTarget) setRest(ctx context.Context, p string, it *item) error {
+// setXattrsAndTimes sets what is neither owner nor mode.
+func (t *volumeTarget) setXattrsAndTimes(ctx context.Context, p string, it *item) error {
 	if err := t.setXattrs(ctx, p, it); err != nil {
 		return err
 	}
 	err := t.f.Chtimes(ctx, p, it.mtime, it.mtime)
 	if errors.Is(err, vole.ErrInvalid) {
-		return t.opts.lose(t.display(p), "the time", err)
+		return t.opts.leaveOut(t.displayPath(p), "the time", err)
 	}
 	if err != nil {
 		return err
 	}
-	return t.opts.checkTime(t.display(p), it.mtime, func() (time.Time, error) {
+	return t.opts.checkKeptTime(t.displayPath(p), it.mtime, func() (time.Time, error) {
 		e, err := t.f.Lstat(ctx, p)
 		return e.Mtime, err
 	})
@@ -452,21 +454,21 @@ func (t *volumeTarget) setRest(ctx context.Context, p string, it *item) error {
 
 func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error {
 	attrs := []map[string][]byte{it.xattrs, it.system}
-	if !t.keepsSystem() {
-		t.opts.loseSystem(it)
+	if !t.keepsSystemAttrs() {
+		t.opts.countLostSystemAttrs(it)
 		attrs = attrs[:1]
 	}
 	for _, m := range attrs {
 		for _, n := range slices.Sorted(maps.Keys(m)) { // what does not fit is the same each time
 			err := t.f.Setxattr(ctx, p, n, m[n])
-			if err != nil && cannotHold(err) {
-				err = t.opts.lose(t.display(p), "the attribute "+n, err)
+			if err != nil && cannotHoldMetadata(err) {
+				err = t.opts.leaveOut(t.displayPath(p), "the attribute "+n, err)
 			}
 			if err != nil {
 				return err
 			}
 			if n == defaultACL {
-				t.inherited.forget()
+				t.inherited.forgetDir()
 			}
 		}
 	}

@@ -47,7 +47,7 @@ func TestSparseFileChanges(t *testing.T) {
 		}
 		target := &volumeTarget{f: f, opts: &Options{}}
 		it := &item{mode: 0o600, size: size, sparse: true}
-		if err := target.file(ctx, "f", it, sparse.File(ctx, h)); err != nil {
+		if err := target.writeFile(ctx, "f", it, sparse.File(ctx, h)); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		h.Close()
