@@ -35,11 +35,11 @@ func (m *Manager) recordHelper(id string, pid int) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(helperRecord{bootID(), pid, start})
+	b, err := json.Marshal(helperRecord{readBootID(), pid, start})
 	if err != nil {
 		return err
 	}
-	f, err := nolinks.OpenFile(m.top, id+"/"+helperFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+helperFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -51,14 +51,14 @@ func (m *Manager) recordHelper(id string, pid int) error {
 // never was one. What cannot be read names nobody: it is not for a damaged record to
 // keep the sandbox from being cleaned up.
 func (m *Manager) recordedHelper(id string) *os.File {
-	f, err := nolinks.OpenFile(m.top, id+"/"+helperFile, os.O_RDONLY, 0)
+	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+helperFile, os.O_RDONLY, 0)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxHelperRecord))
 	var r helperRecord
-	if err != nil || json.Unmarshal(b, &r) != nil || r.PID < 2 || r.Boot != bootID() {
+	if err != nil || json.Unmarshal(b, &r) != nil || r.PID < 2 || r.Boot != readBootID() {
 		return nil
 	}
 	fd, err := unix.PidfdOpen(r.PID, 0)

@@ -32,12 +32,12 @@ type cgroups struct {
 	intrusive bool
 }
 
-func (c cgroups) any() bool { return c.memory || c.pids || c.cpu || c.freezer }
+func (c cgroups) hasAnyLimit() bool { return c.memory || c.pids || c.cpu || c.freezer }
 
-// findCgroups looks what there is. Only root may make groups, or who has got one delegated.
-func findCgroups() cgroups {
+// findUsableCgroups looks what there is. Only root may make groups, or who has got one delegated.
+func findUsableCgroups() cgroups {
 	if os.Geteuid() != 0 {
-		return findDelegated()
+		return findDelegatedCgroup()
 	}
 	if unix.Access(cgroupRoot, unix.W_OK) != nil {
 		return cgroups{}
@@ -62,15 +62,15 @@ func planLimits(c Config, have cgroups) (limits, error) {
 	var l limits
 	switch {
 	case c.Memory > 0 && !have.memory:
-		return l, have.unavailable("a limit on memory", "memory")
+		return l, have.explainUnavailable("a limit on memory", "memory")
 	case c.Memory > 0:
 		l.Memory = int64(c.Memory)
 	case c.Memory == 0 && have.memory && !have.intrusive:
-		l.Memory = hostMemory() / 2
+		l.Memory = readHostMemory() / 2
 	}
 	switch {
 	case c.Pids > 0 && !have.pids:
-		return l, have.unavailable("a limit on processes", "pids")
+		return l, have.explainUnavailable("a limit on processes", "pids")
 	case c.Pids > 0:
 		l.Pids = c.Pids
 	case c.Pids == 0 && have.pids && !have.intrusive:
@@ -81,20 +81,20 @@ func planLimits(c Config, have cgroups) (limits, error) {
 		l.NProc = DefaultPids
 	}
 	if c.CPUs > 0 && !have.cpu {
-		return l, have.unavailable("a limit on processors", "cpu")
+		return l, have.explainUnavailable("a limit on processors", "cpu")
 	}
 	l.CPUs = c.CPUs
 	return l, nil
 }
 
-// enforceable says at once, before anything is made, that a limit cannot be enforced.
-func (c *Config) enforceable() error {
-	_, err := planLimits(*c, findCgroups())
+// checkEnforceable says at once, before anything is made, that a limit cannot be enforced.
+func (c *Config) checkEnforceable() error {
+	_, err := planLimits(*c, findUsableCgroups())
 	return err
 }
 
-// hostMemory is the memory of this host in bytes, 0 when unknown.
-func hostMemory() int64 {
+// readHostMemory is the memory of this host in bytes, 0 when unknown.
+func readHostMemory() int64 {
 	var si unix.Sysinfo_t
 	if unix.Sysinfo(&si) != nil {
 		return 0
@@ -116,22 +116,22 @@ func cgroupsOf(id string) ([]string, error) {
 	return dirs, nil
 }
 
-// removeCgroups ends what still runs in a sandbox's control groups and removes them.
-func removeCgroups(ctx context.Context, id string) error {
+// removeSandboxCgroups ends what still runs in a sandbox's control groups and removes them.
+func removeSandboxCgroups(ctx context.Context, id string) error {
 	dirs, err := cgroupsOf(id)
 	if err != nil {
 		return err
 	}
-	return removeGroups(ctx, dirs)
+	return removeCgroupTree(ctx, dirs)
 }
 
-// removeGroups ends what runs in control groups and removes them. Frozen processes die only
+// removeCgroupTree ends what runs in control groups and removes them. Frozen processes die only
 // when they are thawed.
-func removeGroups(ctx context.Context, dirs []string) error {
+func removeCgroupTree(ctx context.Context, dirs []string) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		var left []string
 		for _, d := range dirs {
-			thaw(d)
+			thawCgroup(d)
 			killCgroup(d)
 			if err := os.Remove(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				left = append(left, d)
@@ -148,15 +148,15 @@ func removeGroups(ctx context.Context, dirs []string) error {
 	}
 }
 
-// thaw lets the processes of a control group run. Errors do not matter: most groups
+// thawCgroup lets the processes of a control group run. Errors do not matter: most groups
 // cannot freeze.
-func thaw(dir string) {
-	_ = writeExisting(filepath.Join(dir, "freezer.state"), "THAWED")
-	_ = writeExisting(filepath.Join(dir, "cgroup.freeze"), "0")
+func thawCgroup(dir string) {
+	_ = writeExistingFile(filepath.Join(dir, "freezer.state"), "THAWED")
+	_ = writeExistingFile(filepath.Join(dir, "cgroup.freeze"), "0")
 }
 
 func killCgroup(dir string) {
-	if writeExisting(filepath.Join(dir, "cgroup.kill"), "1") == nil {
+	if writeExistingFile(filepath.Join(dir, "cgroup.kill"), "1") == nil {
 		return
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
@@ -170,7 +170,7 @@ func killCgroup(dir string) {
 	}
 }
 
-func writeExisting(file, s string) error {
+func writeExistingFile(file, s string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		return err

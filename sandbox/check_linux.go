@@ -9,10 +9,10 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// normalize checks c and fills in what does not depend on the host.
-func (c *Config) normalize() error {
+// normalizeConfig checks c and fills in what does not depend on the host.
+func (c *Config) normalizeConfig() error {
 	if c.Name != "" {
-		if err := checkName(c.Name); err != nil {
+		if err := checkSandboxName(c.Name); err != nil {
 			return err
 		}
 	}
@@ -48,10 +48,10 @@ func (c *Config) normalize() error {
 			return driver.Errorf(vole.ErrUnsupported, "argument %q is not UTF-8, which the runtime's configuration (JSON) cannot hold", a)
 		}
 	}
-	return errorsFirst(c.checkEnv(), c.checkLimits())
+	return firstError(c.checkEnvironment(), c.checkLimits())
 }
 
-func (c *Config) checkEnv() error {
+func (c *Config) checkEnvironment() error {
 	for _, e := range c.Env {
 		k, _, ok := strings.Cut(e, "=")
 		if !ok || k == "" || strings.ContainsRune(e, 0) {
@@ -79,9 +79,9 @@ func (c *Config) checkLimits() error {
 	return nil
 }
 
-// checkName checks a sandbox's name, which follows the rule of volumes' names in 64
+// checkSandboxName checks a sandbox's name, which follows the rule of volumes' names in 64
 // bytes, so that it fits a host name and a holder's name.
-func checkName(name string) error {
+func checkSandboxName(name string) error {
 	if len(name) > 64 {
 		return driver.Errorf(vole.ErrInvalid, "the sandbox's name is %d bytes long; the most is 64", len(name))
 	}
@@ -92,7 +92,7 @@ func checkName(name string) error {
 	return nil
 }
 
-func (c *Config) rootName() string {
+func (c *Config) describeRoot() string {
 	switch {
 	case c.Image != "":
 		return "image:" + c.Image
@@ -102,8 +102,8 @@ func (c *Config) rootName() string {
 	return "host"
 }
 
-// errorsFirst returns the first error that is not nil.
-func errorsFirst(errs ...error) error {
+// firstError returns the first error that is not nil.
+func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
 			return err

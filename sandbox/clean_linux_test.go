@@ -23,7 +23,7 @@ func (e *env) checkClean() {
 	}
 	for _, i := range all {
 		for _, name := range []string{scratchDir, controlFile} {
-			if _, err := os.Lstat(filepath.Join(e.m.dir(i.ID), name)); !os.IsNotExist(err) {
+			if _, err := os.Lstat(filepath.Join(e.m.sandboxDir(i.ID), name)); !os.IsNotExist(err) {
 				e.t.Errorf("%s of %s is left: %v", name, i.Name, err)
 			}
 		}

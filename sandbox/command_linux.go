@@ -21,8 +21,8 @@ import (
 func (h *helper) checkCommand() error {
 	name := h.proc.args[0]
 	verdict := &ExecError{ExitNotFound, fmt.Errorf("%q: command not found in the sandbox", name)}
-	for _, p := range h.proc.candidates() {
-		v, found := h.checkProgram(h.proc.fromCwd(p))
+	for _, p := range h.proc.candidatePaths() {
+		v, found := h.checkProgram(h.proc.absoluteFromCwd(p))
 		switch {
 		case found && v == nil:
 			return nil
@@ -33,8 +33,8 @@ func (h *helper) checkCommand() error {
 	return verdict
 }
 
-// candidates are the paths at which the command may be, in the order of the search.
-func (p process) candidates() []string {
+// candidatePaths are the paths at which the command may be, in the order of the search.
+func (p process) candidatePaths() []string {
 	name := p.args[0]
 	if strings.Contains(name, "/") {
 		return []string{name}
@@ -44,16 +44,16 @@ func (p process) candidates() []string {
 		if dirs, ok := strings.CutPrefix(e, "PATH="); ok {
 			for _, d := range filepath.SplitList(dirs) {
 				// Not cleaned: ".." behind a link means something else.
-				list = append(list, firstOf(d, ".")+"/"+name)
+				list = append(list, firstNonEmpty(d, ".")+"/"+name)
 			}
 		}
 	}
 	return list
 }
 
-// fromCwd is the path that a relative one stands for. It keeps "..", which a link before
+// absoluteFromCwd is the path that a relative one stands for. It keeps "..", which a link before
 // it would turn elsewhere.
-func (p process) fromCwd(name string) string {
+func (p process) absoluteFromCwd(name string) string {
 	if path.IsAbs(name) {
 		return name
 	}
@@ -67,11 +67,11 @@ const maxInterpreters = 6
 // checkProgram says what is wrong with the program at a path of the sandbox, if it is
 // found there; nil when that is nothing, or cannot be told.
 func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
-	f, err := h.tree.resolve(p, lookup{})
+	f, err := h.tree.resolvePath(p, lookup{})
 	switch {
-	case isOfRuntime(err):
+	case isMountedByRuntime(err):
 		return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: it %w", err)}, true
-	case isMissing(err):
+	case isMissingPath(err):
 		return nil, false
 	case err != nil:
 		return nil, true
@@ -81,15 +81,15 @@ func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 		return &ExecError{ExitNotExecutable, errors.New("cannot be executed in the sandbox")}, true
 	}
 	for range maxInterpreters {
-		by := interpreter(f)
+		by := findInterpreter(f)
 		if by == "" {
 			break
 		}
-		needed, err := h.tree.resolve(h.proc.fromCwd(by), lookup{})
+		needed, err := h.tree.resolvePath(h.proc.absoluteFromCwd(by), lookup{})
 		switch {
-		case isOfRuntime(err):
+		case isMountedByRuntime(err):
 			return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: %s, which it needs, %w", by, err)}, true
-		case isMissing(err):
+		case isMissingPath(err):
 			return &ExecError{ExitNotFound, fmt.Errorf("cannot be executed: %s, which it needs, was not found in the sandbox", by)}, true
 		case err != nil:
 			return nil, true
@@ -100,21 +100,23 @@ func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 	return nil, true
 }
 
-// isOfRuntime reports whether a path leads to what only the runtime mounts, where there
+// isMountedByRuntime reports whether a path leads to what only the runtime mounts, where there
 // are no programs but those that processes have open.
-func isOfRuntime(err error) bool { return errors.Is(err, errProcfs) || errors.Is(err, errUnseen) }
+func isMountedByRuntime(err error) bool {
+	return errors.Is(err, errProcfs) || errors.Is(err, errUnseen)
+}
 
-func isMissing(err error) bool {
+func isMissingPath(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
-// interpreter returns what the kernel executes a program with: that of its first line
+// findInterpreter returns what the kernel executes a program with: that of its first line
 // or its dynamic linker; "" when there is none, or none that can be told.
-func interpreter(program guestFile) string {
+func findInterpreter(program guestFile) string {
 	if program.stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		return ""
 	}
-	f, err := os.OpenFile(program.byHandle(), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(program.handlePath(), unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return ""
 	}
@@ -122,14 +124,14 @@ func interpreter(program guestFile) string {
 	b := make([]byte, 256) // all that the kernel reads; zero behind a short file's end
 	n, _ := io.ReadFull(f, b)
 	if line, ok := bytes.CutPrefix(b, []byte("#!")); ok {
-		return scriptInterpreter(line)
+		return parseShebang(line)
 	}
-	return dynamicLinker(f, b[:n])
+	return readDynamicLinker(f, b[:n])
 }
 
-// scriptInterpreter reads it from what follows "#!", as the kernel does: a name ends at
+// parseShebang reads it from what follows "#!", as the kernel does: a name ends at
 // a blank, a tab, a NUL or the line's end, and at nothing else.
-func scriptInterpreter(line []byte) string {
+func parseShebang(line []byte) string {
 	line, _, complete := bytes.Cut(line, []byte("\n"))
 	line = bytes.TrimLeft(line, " \t")
 	if end := bytes.IndexAny(line, " \t\x00"); end >= 0 {
@@ -141,9 +143,9 @@ func scriptInterpreter(line []byte) string {
 	return string(line)
 }
 
-// dynamicLinker reads it from a program; head is its beginning. Package elf itself is not
+// readDynamicLinker reads it from a program; head is its beginning. Package elf itself is not
 // made for files that mean harm.
-func dynamicLinker(f io.ReaderAt, head []byte) string {
+func readDynamicLinker(f io.ReaderAt, head []byte) string {
 	var order encoding.ByteOrder = encoding.LittleEndian
 	if len(head) < elf.EI_NIDENT || string(head[:4]) != elf.ELFMAG {
 		return ""
@@ -151,7 +153,7 @@ func dynamicLinker(f io.ReaderAt, head []byte) string {
 	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {
 		order = encoding.BigEndian
 	}
-	at, count, segment := programHeaders(head, order)
+	at, count, segment := locateProgramHeaders(head, order)
 	for i := range int64(min(count, 64)) {
 		size := int64(encoding.Size(segment))
 		if encoding.Read(io.NewSectionReader(f, at+i*size, size), order, segment) != nil {
@@ -177,9 +179,9 @@ func dynamicLinker(f io.ReaderAt, head []byte) string {
 	return ""
 }
 
-// programHeaders tells where a program has its program headers, how many, and gives
+// locateProgramHeaders tells where a program has its program headers, how many, and gives
 // something to read one of them into.
-func programHeaders(head []byte, order encoding.ByteOrder) (at int64, count uint16, segment any) {
+func locateProgramHeaders(head []byte, order encoding.ByteOrder) (at int64, count uint16, segment any) {
 	switch elf.Class(head[elf.EI_CLASS]) {
 	case elf.ELFCLASS64:
 		var h elf.Header64

@@ -21,19 +21,19 @@ import (
 // Other processes reach a supervisor by a unix socket in the sandbox's directory,
 // which only the owner of the home can enter: one request and one answer in JSON.
 
-type ctlRequest struct {
+type controlRequest struct {
 	Op      string        `json:"op"` // pause, resume, stop
 	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
-type ctlAnswer struct {
+type controlAnswer struct {
 	Error *wireError `json:"error,omitempty"`
 }
 
-// socketAddr names a sandbox's socket however long the path of its directory is; the
+// controlSocketAddr names a sandbox's socket however long the path of its directory is; the
 // kernel takes 107 bytes. The file must stay open while the address is used.
-func (m *Manager) socketAddr(id string) (*net.UnixAddr, *os.File, error) {
-	d, err := nolinks.OpenDir(m.top, id)
+func (m *Manager) controlSocketAddr(id string) (*net.UnixAddr, *os.File, error) {
+	d, err := nolinks.OpenDir(m.sandboxesDir, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,13 +44,13 @@ func (m *Manager) socketAddr(id string) (*net.UnixAddr, *os.File, error) {
 	return &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), controlFile)}, d, nil
 }
 
-type ctlServer struct {
+type controlServer struct {
 	l    *net.UnixListener
 	wait sync.WaitGroup
 }
 
-func serveControl(r *running) (*ctlServer, error) {
-	addr, dir, err := r.m.socketAddr(r.info.ID)
+func startControlServer(r *supervisedSandbox) (*controlServer, error) {
+	addr, dir, err := r.m.controlSocketAddr(r.info.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -60,76 +60,76 @@ func serveControl(r *running) (*ctlServer, error) {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // by then the name means something else; clean removes it
-	s := &ctlServer{l: l}
+	s := &controlServer{l: l}
 	s.wait.Go(func() {
 		for {
 			c, err := l.AcceptUnix()
 			if err != nil {
 				return // closed
 			}
-			s.wait.Go(func() { r.answer(c) })
+			s.wait.Go(func() { r.answerControl(c) })
 		}
 	})
 	return s, nil
 }
 
-// close ends the server, when the sandbox has ended: every request in work ends too.
-func (s *ctlServer) close() {
+// closeServer ends the server, when the sandbox has ended: every request in work ends too.
+func (s *controlServer) closeServer() {
 	s.l.Close()
 	s.wait.Wait()
 }
 
-func (r *running) answer(c *net.UnixConn) {
+func (r *supervisedSandbox) answerControl(c *net.UnixConn) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(2 * patience)) // a slow client is its own problem
-	var q ctlRequest
+	var q controlRequest
 	if json.NewDecoder(io.LimitReader(c, maxPacket)).Decode(&q) != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_ = json.NewEncoder(c).Encode(ctlAnswer{toWire(r.do(ctx, q))})
+	_ = json.NewEncoder(c).Encode(controlAnswer{encodeError(r.executeRequest(ctx, q))})
 }
 
-func (r *running) do(ctx context.Context, q ctlRequest) error {
+func (r *supervisedSandbox) executeRequest(ctx context.Context, q controlRequest) error {
 	switch q.Op {
 	case "pause":
-		return r.freeze(ctx, StatusRunning, StatusPaused, q.Op)
+		return r.changeFreeze(ctx, StatusRunning, StatusPaused, q.Op)
 	case "resume":
-		return r.freeze(ctx, StatusPaused, StatusRunning, q.Op)
+		return r.changeFreeze(ctx, StatusPaused, StatusRunning, q.Op)
 	case "stop":
-		return r.stop(ctx, q.Timeout)
+		return r.beginStop(ctx, q.Timeout)
 	}
 	return driver.Errorf(vole.ErrInvalid, "unknown request %q", q.Op)
 }
 
-// freeze pauses or resumes.
-func (r *running) freeze(ctx context.Context, from, to Status, op string) error {
+// changeFreeze pauses or resumes.
+func (r *supervisedSandbox) changeFreeze(ctx context.Context, from, to Status, op string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock() // throughout, so that two of them follow one another
 	if r.status != from {
 		return driver.Errorf(vole.ErrInvalid, "cannot %s a sandbox that is %s", op, r.status)
 	}
 	if !r.canFreeze && r.info.Runtime != "runsc" {
-		return driver.Errorf(vole.ErrUnsupported, "%v; or with the runtime runsc", cgroups{}.unavailable("pausing a sandbox", "freezer"))
+		return driver.Errorf(vole.ErrUnsupported, "%v; or with the runtime runsc", cgroups{}.explainUnavailable("pausing a sandbox", "freezer"))
 	}
 	if err := r.freezeProcesses(ctx, op); err != nil {
 		return err
 	}
 	r.status = to
-	return r.m.rows.set(ctx, r.info.ID, to)
+	return r.m.rows.setStatus(ctx, r.info.ID, to)
 }
 
 // freezeProcesses pauses or resumes the sandbox's processes.
-func (r *running) freezeProcesses(ctx context.Context, op string) error {
+func (r *supervisedSandbox) freezeProcesses(ctx context.Context, op string) error {
 	if r.group != "" && r.info.Runtime != "runsc" {
-		return freezeGroup(ctx, r.group, op == "pause")
+		return freezeCgroup(ctx, r.group, op == "pause")
 	}
-	return r.helper.request(ctx, request{Op: op})
+	return r.helper.sendRequest(ctx, request{Op: op})
 }
 
-// stop drains the sandbox and returns at once; the time-out runs on.
-func (r *running) stop(ctx context.Context, timeout time.Duration) error {
+// beginStop drains the sandbox and returns at once; the time-out runs on.
+func (r *supervisedSandbox) beginStop(ctx context.Context, timeout time.Duration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was := r.status
@@ -138,7 +138,7 @@ func (r *running) stop(ctx context.Context, timeout time.Duration) error {
 	}
 	r.status = StatusDraining
 	close(r.stopping)
-	if err := r.m.rows.set(ctx, r.info.ID, StatusDraining); err != nil {
+	if err := r.m.rows.setStatus(ctx, r.info.ID, StatusDraining); err != nil {
 		return err
 	}
 	if r.helper == nil {
@@ -150,7 +150,7 @@ func (r *running) stop(ctx context.Context, timeout time.Duration) error {
 		}
 	}
 	if was == StatusPaused || was == StatusRunning {
-		if err := r.helper.signal(ctx, syscall.SIGTERM); err != nil && !errors.Is(err, errGone) {
+		if err := r.helper.signalCommand(ctx, syscall.SIGTERM); err != nil && !errors.Is(err, errGone) {
 			return err
 		}
 	}
@@ -158,7 +158,7 @@ func (r *running) stop(ctx context.Context, timeout time.Duration) error {
 }
 
 // killAfter kills the command when it has not ended in time, and after that the helper.
-func (r *running) killAfter(timeout time.Duration) error {
+func (r *supervisedSandbox) killAfter(timeout time.Duration) error {
 	h := r.helper
 	if h == nil {
 		return nil
@@ -171,20 +171,20 @@ func (r *running) killAfter(timeout time.Duration) error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience/4)
 		defer cancel()
-		_ = h.signal(ctx, syscall.SIGKILL) // whether it worked shows next
+		_ = h.signalCommand(ctx, syscall.SIGKILL) // whether it worked shows next
 		select {
 		case <-h.done:
 		case <-ctx.Done():
 			_ = thawSandbox(r.info.ID)
-			h.kill()
+			h.killHelper()
 		}
 	}()
 	return nil
 }
 
-// control sends a request to a sandbox's supervisor.
-func (m *Manager) control(ctx context.Context, ref string, q ctlRequest) error {
-	i, err := m.rows.get(ctx, ref)
+// requestControl sends a request to a sandbox's supervisor.
+func (m *Manager) requestControl(ctx context.Context, ref string, q controlRequest) error {
+	i, err := m.rows.findSandbox(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -193,27 +193,27 @@ func (m *Manager) control(ctx context.Context, ref string, q ctlRequest) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
-	c, err := m.dial(ctx, i.ID)
+	c, err := m.dialSupervisor(ctx, i.ID)
 	if err != nil {
-		return m.dialError(ctx, i, err)
+		return m.explainDialError(ctx, i, err)
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })()
-	var a ctlAnswer
-	if err := errorsFirst(json.NewEncoder(c).Encode(q), json.NewDecoder(c).Decode(&a)); err != nil {
+	var a controlAnswer
+	if err := firstError(json.NewEncoder(c).Encode(q), json.NewDecoder(c).Decode(&a)); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if q.Op == "stop" {
 			return nil // it ended on its own; the caller waits for that anyway
 		}
-		return m.dialError(ctx, i, err)
+		return m.explainDialError(ctx, i, err)
 	}
-	return a.Error.err()
+	return a.Error.decodeError()
 }
 
-func (m *Manager) dial(ctx context.Context, id string) (net.Conn, error) {
-	addr, dir, err := m.socketAddr(id)
+func (m *Manager) dialSupervisor(ctx context.Context, id string) (net.Conn, error) {
+	addr, dir, err := m.controlSocketAddr(id)
 	if err != nil {
 		return nil, err
 	}
@@ -222,12 +222,12 @@ func (m *Manager) dial(ctx context.Context, id string) (net.Conn, error) {
 	return d.DialContext(ctx, "unix", addr.Name)
 }
 
-// dialError tells why a supervisor could not be reached.
-func (m *Manager) dialError(ctx context.Context, i Info, err error) error {
-	if err := m.reap(ctx); err != nil {
+// explainDialError tells why a supervisor could not be reached.
+func (m *Manager) explainDialError(ctx context.Context, i Info, err error) error {
+	if err := m.reapDeadSandboxes(ctx); err != nil {
 		return err
 	}
-	if now, gerr := m.rows.get(ctx, i.ID); errors.Is(gerr, vole.ErrNoSuch) || gerr == nil && !now.Status.Live() {
+	if now, gerr := m.rows.findSandbox(ctx, i.ID); errors.Is(gerr, vole.ErrNoSuch) || gerr == nil && !now.Status.Live() {
 		return driver.Errorf(vole.ErrInvalid, "sandbox %s has ended", i.Name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -239,7 +239,7 @@ func (m *Manager) dialError(ctx context.Context, i Info, err error) error {
 func thawSandbox(id string) error {
 	dirs, err := cgroupsOf(id)
 	for _, dir := range dirs {
-		thaw(dir)
+		thawCgroup(dir)
 	}
 	return err
 }

@@ -22,29 +22,29 @@ import (
 // link to /proc, as /dev/fd is.
 var devDirs = []string{"/dev", "/dev/shm", "/dev/pts", "/dev/mqueue"}
 
-// resolveCwd opens the working directory, made if it is missing, and replaces its path by
+// resolveWorkdir opens the working directory, made if it is missing, and replaces its path by
 // one without links.
-func (h *helper) resolveCwd() error {
+func (h *helper) resolveWorkdir() error {
 	name := h.proc.cwd
 	if slices.Contains(devDirs, name) {
 		return nil
 	}
-	dir, err := h.tree.resolve(name, lookup{create: true})
+	dir, err := h.tree.resolvePath(name, lookup{create: true})
 	if err != nil {
-		return explainCwd(name, err)
+		return explainWorkdir(name, err)
 	}
 	if dir.stat.Mode&unix.S_IFMT != unix.S_IFDIR {
 		dir.Close()
-		return explainCwd(name, unix.ENOTDIR)
+		return explainWorkdir(name, unix.ENOTDIR)
 	}
 	// It stays open, so that its inode keeps its number.
 	h.proc.cwd, h.cwd = dir.path, &dir
 	return nil
 }
 
-func explainCwd(name string, err error) error {
+func explainWorkdir(name string, err error) error {
 	switch {
-	case isOfRuntime(err):
+	case isMountedByRuntime(err):
 		return driver.Errorf(vole.ErrInvalid, "the working directory %s %v; use another", name, err)
 	case errors.Is(err, unix.ENOTDIR):
 		return driver.Errorf(vole.ErrNotDir, "the working directory %s is not a directory", name)
@@ -56,10 +56,10 @@ func explainCwd(name string, err error) error {
 	return fmt.Errorf("the working directory %s: %w", name, err)
 }
 
-// checkEntered makes sure that the process which will execute the command, and which the
+// checkEnteredWorkdir makes sure that the process which will execute the command, and which the
 // runtime has stopped just before that, stands in the working directory that the helper
 // resolved, in a mount of its own root.
-func (h *helper) checkEntered() error {
+func (h *helper) checkEnteredWorkdir() error {
 	if h.rt.ownPids {
 		return nil // no process of the host ever enters it
 	}
@@ -70,10 +70,10 @@ func (h *helper) checkEntered() error {
 	defer dir.Close()
 	var st unix.Stat_t
 	var in unix.Statfs_t
-	if err := errorsFirst(unix.Fstat(int(dir.Fd()), &st), unix.Fstatfs(int(dir.Fd()), &in)); err != nil {
+	if err := firstError(unix.Fstat(int(dir.Fd()), &st), unix.Fstatfs(int(dir.Fd()), &in)); err != nil {
 		return err
 	}
-	own, err := h.isMounted(dir)
+	own, err := h.isReachableMount(dir)
 	if err != nil {
 		return err
 	}
@@ -83,10 +83,10 @@ func (h *helper) checkEntered() error {
 	return nil
 }
 
-// isMounted reports whether an open file is of a mount that the command can reach from
+// isReachableMount reports whether an open file is of a mount that the command can reach from
 // its root: the kernel lists those, and no others, in its mountinfo (proc_pid_mountinfo(5)).
-func (h *helper) isMounted(f *os.File) (bool, error) {
-	id, err := mountID(f)
+func (h *helper) isReachableMount(f *os.File) (bool, error) {
+	id, err := readMountID(f)
 	if err != nil {
 		return false, err
 	}

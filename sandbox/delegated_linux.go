@@ -33,9 +33,9 @@ const (
 	groupFile = "cgroup" // in a sandbox's directory: where its group is
 )
 
-// findDelegated looks for a control group that is delegated to the caller.
-func findDelegated() cgroups {
-	dir := ownGroup()
+// findDelegatedCgroup looks for a control group that is delegated to the caller.
+func findDelegatedCgroup() cgroups {
+	dir := readOwnCgroup()
 	if dir == "" {
 		return cgroups{}
 	}
@@ -44,7 +44,7 @@ func findDelegated() cgroups {
 			return cgroups{}
 		}
 	}
-	has := fieldsOf(filepath.Join(dir, "cgroup.controllers"))
+	has := readFields(filepath.Join(dir, "cgroup.controllers"))
 	c := cgroups{
 		memory: slices.Contains(has, "memory"), pids: slices.Contains(has, "pids"), cpu: slices.Contains(has, "cpu"),
 		freezer: unix.Access(filepath.Join(dir, "cgroup.freeze"), unix.F_OK) == nil, delegated: dir,
@@ -53,10 +53,10 @@ func findDelegated() cgroups {
 	return c
 }
 
-// ownGroup is the directory of this process's control group of version 2, or of the one
+// readOwnCgroup is the directory of this process's control group of version 2, or of the one
 // above when Vole has moved it; "": there is none that it can see.
-func ownGroup() string {
-	if !isCgroup2() {
+func readOwnCgroup() string {
+	if !isCgroup2Mount() {
 		return ""
 	}
 	b, err := os.ReadFile("/proc/self/cgroup")
@@ -75,7 +75,7 @@ func ownGroup() string {
 	return ""
 }
 
-func isCgroup2() bool {
+func isCgroup2Mount() bool {
 	var st unix.Statfs_t
 	return unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
@@ -84,7 +84,7 @@ func isCgroup2() bool {
 // of this program.
 func hasForeignProcesses(dir string) bool {
 	self, err := os.Stat("/proc/self/exe")
-	for _, pid := range fieldsOf(filepath.Join(dir, "cgroup.procs")) {
+	for _, pid := range readFields(filepath.Join(dir, "cgroup.procs")) {
 		exe, perr := os.Stat(filepath.Join("/proc", pid, "exe"))
 		if err != nil || perr == nil && !os.SameFile(self, exe) || perr != nil && !errors.Is(perr, fs.ErrNotExist) {
 			return true
@@ -93,13 +93,13 @@ func hasForeignProcesses(dir string) bool {
 	return false
 }
 
-func fieldsOf(file string) []string {
+func readFields(file string) []string {
 	b, _ := os.ReadFile(file) // missing: none
 	return strings.Fields(string(b))
 }
 
-// unavailable says why there is no control group for something, and what to do.
-func (c cgroups) unavailable(what, controller string) error {
+// explainUnavailable says why there is no control group for something, and what to do.
+func (c cgroups) explainUnavailable(what, controller string) error {
 	switch {
 	case os.Geteuid() == 0:
 		return driver.Errorf(vole.ErrUnsupported, "%s needs a control group, which cannot be made here: %s is not writable, or lacks it", what, cgroupRoot)
@@ -107,18 +107,18 @@ func (c cgroups) unavailable(what, controller string) error {
 		return driver.Errorf(vole.ErrUnsupported,
 			"%s needs the controller %q, which the control group %s has not got delegated; an administrator can have it delegated with Delegate=cpu memory pids in the unit user@.service",
 			what, controller, c.delegated)
-	case !isCgroup2():
+	case !isCgroup2Mount():
 		return driver.Errorf(vole.ErrUnsupported, "%s needs a control group; this host has those of version 1, which only root can make: run it as root", what)
 	}
 	return driver.Errorf(vole.ErrUnsupported,
 		"%s needs a control group that is delegated to you; run it as 'systemd-run --user --scope -p Delegate=yes -- vole run ...', or as root", what)
 }
 
-// makeGroup makes the control group of a sandbox, with its limits, in the delegated one.
+// makeSandboxCgroup makes the control group of a sandbox, with its limits, in the delegated one.
 // It is recorded first, so that it is found when this process dies.
-func (m *Manager) makeGroup(id string, have cgroups, l limits) (string, error) {
+func (m *Manager) makeSandboxCgroup(id string, have cgroups, l limits) (string, error) {
 	dir := filepath.Join(have.delegated, groupPrefix+id)
-	f, err := nolinks.OpenFile(m.top, id+"/"+groupFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+groupFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
@@ -126,26 +126,26 @@ func (m *Manager) makeGroup(id string, have cgroups, l limits) (string, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return "", err
 	}
-	if err := limitGroup(have.delegated, dir, l); err != nil {
+	if err := writeCgroupLimits(have.delegated, dir, l); err != nil {
 		return "", fmt.Errorf("control group %s: %w", dir, err)
 	}
 	return dir, nil
 }
 
-// planGroup says which control group the runtime is to make, or which was made for it.
-func (m *Manager) planGroup(id string, have cgroups, l limits) (forRuntime, made string, err error) {
+// planSandboxCgroup says which control group the runtime is to make, or which was made for it.
+func (m *Manager) planSandboxCgroup(id string, have cgroups, l limits) (forRuntime, made string, err error) {
 	switch {
 	case have.delegated != "":
-		made, err = m.makeGroup(id, have, l)
-	case have.any():
+		made, err = m.makeSandboxCgroup(id, have, l)
+	case have.hasAnyLimit():
 		forRuntime = cgroupDir + "/" + id
 	}
 	return forRuntime, made, err
 }
 
-// limitGroup makes a control group in another, with limits.
-func limitGroup(parent, dir string, l limits) error {
-	settings, controllers := l.settings()
+// writeCgroupLimits makes a control group in another, with limits.
+func writeCgroupLimits(parent, dir string, l limits) error {
+	settings, controllers := l.cgroupSettings()
 	if err := enableControllers(parent, controllers); err != nil {
 		return err
 	}
@@ -153,16 +153,16 @@ func limitGroup(parent, dir string, l limits) error {
 		return err
 	}
 	for file, value := range settings {
-		if err := writeExisting(filepath.Join(dir, file), value); err != nil {
+		if err := writeExistingFile(filepath.Join(dir, file), value); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// settings are what to write into the files of a control group of version 2, and the
+// cgroupSettings are what to write into the files of a control group of version 2, and the
 // controllers that they need.
-func (l limits) settings() (files map[string]string, controllers []string) {
+func (l limits) cgroupSettings() (files map[string]string, controllers []string) {
 	files = map[string]string{}
 	if l.Memory > 0 {
 		files["memory.max"] = strconv.FormatInt(l.Memory, 10)
@@ -182,7 +182,7 @@ func (l limits) settings() (files map[string]string, controllers []string) {
 // enableControllers lets the groups in a control group have controllers, for which its
 // processes are moved to a group of their own.
 func enableControllers(dir string, controllers []string) error {
-	enabled := fieldsOf(filepath.Join(dir, "cgroup.subtree_control"))
+	enabled := readFields(filepath.Join(dir, "cgroup.subtree_control"))
 	var add []string
 	for _, c := range controllers {
 		if !slices.Contains(enabled, c) {
@@ -199,10 +199,10 @@ func enableControllers(dir string, controllers []string) error {
 	const tries = 20 // processes may be starting others all the while
 	var err error
 	for range tries {
-		if err := moveProcesses(fieldsOf(filepath.Join(dir, "cgroup.procs")), leaf); err != nil {
+		if err := moveProcesses(readFields(filepath.Join(dir, "cgroup.procs")), leaf); err != nil {
 			return err
 		}
-		err = writeExisting(filepath.Join(dir, "cgroup.subtree_control"), strings.Join(add, " "))
+		err = writeExistingFile(filepath.Join(dir, "cgroup.subtree_control"), strings.Join(add, " "))
 		if !errors.Is(err, unix.EBUSY) {
 			return err
 		}
@@ -213,16 +213,16 @@ func enableControllers(dir string, controllers []string) error {
 // moveProcesses moves processes to a control group. Those that ended are no matter.
 func moveProcesses(pids []string, dir string) error {
 	for _, pid := range pids {
-		if err := writeExisting(filepath.Join(dir, "cgroup.procs"), pid); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := writeExistingFile(filepath.Join(dir, "cgroup.procs"), pid); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}
 	return nil
 }
 
-// enterGroup puts into the sandbox's control group all that the runtime has started, before
+// enterCgroup puts into the sandbox's control group all that the runtime has started, before
 // the command is executed. The helper sees its own pid namespace in /proc.
-func (h *helper) enterGroup() error {
+func (h *helper) enterCgroup() error {
 	if h.p.Group == "" {
 		return nil
 	}
@@ -243,17 +243,17 @@ func (h *helper) enterGroup() error {
 	return nil
 }
 
-// freezeGroup freezes or thaws the processes of a control group, and waits until they are.
-func freezeGroup(ctx context.Context, dir string, frozen bool) error {
+// freezeCgroup freezes or thaws the processes of a control group, and waits until they are.
+func freezeCgroup(ctx context.Context, dir string, frozen bool) error {
 	value := "0"
 	if frozen {
 		value = "1"
 	}
-	if err := writeExisting(filepath.Join(dir, "cgroup.freeze"), value); err != nil {
+	if err := writeExistingFile(filepath.Join(dir, "cgroup.freeze"), value); err != nil {
 		return err
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		events := fieldsOf(filepath.Join(dir, "cgroup.events"))
+		events := readFields(filepath.Join(dir, "cgroup.events"))
 		if i := slices.Index(events, "frozen"); i < 0 || i+1 >= len(events) || events[i+1] == value {
 			return nil
 		}
@@ -268,10 +268,10 @@ func freezeGroup(ctx context.Context, dir string, frozen bool) error {
 // maxGroupPath is more than a path in the file system of control groups has.
 const maxGroupPath = 4 << 10
 
-// recordedGroup is the control group that was made for a sandbox; "": none. The record is of
+// readRecordedCgroup is the control group that was made for a sandbox; "": none. The record is of
 // the home's owner, who may have no say in other groups: only a group of that name is one.
-func (m *Manager) recordedGroup(id string) string {
-	f, err := nolinks.OpenFile(m.top, id+"/"+groupFile, os.O_RDONLY, 0)
+func (m *Manager) readRecordedCgroup(id string) string {
+	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+groupFile, os.O_RDONLY, 0)
 	if err != nil {
 		return ""
 	}
@@ -284,14 +284,14 @@ func (m *Manager) recordedGroup(id string) string {
 	return dir
 }
 
-// removeRecordedGroup removes the control group that was made for a sandbox.
-func (m *Manager) removeRecordedGroup(ctx context.Context, id string) error {
-	dir := m.recordedGroup(id)
+// removeRecordedCgroup removes the control group that was made for a sandbox.
+func (m *Manager) removeRecordedCgroup(ctx context.Context, id string) error {
+	dir := m.readRecordedCgroup(id)
 	if dir == "" {
 		return nil
 	}
 	if _, err := os.Lstat(dir); err != nil {
 		return nil // removed, or of a mount namespace that this process does not see
 	}
-	return removeGroups(ctx, []string{dir})
+	return removeCgroupTree(ctx, []string{dir})
 }

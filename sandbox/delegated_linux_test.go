@@ -71,7 +71,7 @@ func delegate(t *testing.T) {
 		t.Skip("the kernel lets no control group be made here: ", err)
 	}
 	defer func() {
-		if err := removeGroups(testCtx(t), []string{filepath.Join(group, processesGroup), group}); err != nil {
+		if err := removeCgroupTree(testCtx(t), []string{filepath.Join(group, processesGroup), group}); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -98,7 +98,7 @@ func delegate(t *testing.T) {
 
 // delegated is what the user tests.
 func delegated(t *testing.T) {
-	have := findCgroups()
+	have := findUsableCgroups()
 	if have.delegated == "" || !have.freezer {
 		t.Fatalf("nothing is delegated: %+v", have)
 	}
@@ -136,15 +136,15 @@ func delegatedPause(t *testing.T) {
 			return st.Size()
 		}
 		await(t, "it writes", func() bool { return size() > 0 })
-		group := filepath.Join(findCgroups().delegated, groupPrefix+i.ID)
-		if len(fieldsOf(filepath.Join(group, "cgroup.procs"))) == 0 {
+		group := filepath.Join(findUsableCgroups().delegated, groupPrefix+i.ID)
+		if len(readFields(filepath.Join(group, "cgroup.procs"))) == 0 {
 			t.Error("no process is in its control group")
 		}
 		if err := e.m.Pause(testCtx(t), "paused"); err != nil {
 			t.Fatal(err)
 		}
 		was := size()
-		if b := fieldsOf(filepath.Join(group, "cgroup.events")); !strings.Contains(strings.Join(b, " "), "frozen 1") || size() != was {
+		if b := readFields(filepath.Join(group, "cgroup.events")); !strings.Contains(strings.Join(b, " "), "frozen 1") || size() != was {
 			t.Errorf("%v, wrote %d bytes more", b, size()-was)
 		}
 		if err := e.m.Resume(testCtx(t), "paused"); err != nil {
@@ -169,7 +169,7 @@ func delegatedPause(t *testing.T) {
 
 // delegatedLimits wants limits to be set, or said at once not to be possible.
 func delegatedLimits(t *testing.T) {
-	have := findCgroups()
+	have := findUsableCgroups()
 	eachRootless(t, func(t *testing.T, e *env, runtime string) {
 		for controller, tt := range map[string]struct {
 			c          Config
@@ -196,7 +196,7 @@ func delegatedLimits(t *testing.T) {
 				t.Errorf("%s: %v", controller, err)
 				continue
 			}
-			got := strings.Join(fieldsOf(filepath.Join(findCgroups().delegated, groupPrefix+i.ID, tt.file)), " ")
+			got := strings.Join(readFields(filepath.Join(findUsableCgroups().delegated, groupPrefix+i.ID, tt.file)), " ")
 			if got != tt.want {
 				t.Errorf("%s is %q, want %q", tt.file, got, tt.want)
 			}
@@ -211,8 +211,8 @@ func delegatedLimits(t *testing.T) {
 // delegatedControllers has controllers enabled, whichever there are, for groups beside that
 // of this process and of another program.
 func delegatedControllers(t *testing.T) {
-	dir := findCgroups().delegated
-	has := fieldsOf(filepath.Join(dir, "cgroup.controllers"))
+	dir := findUsableCgroups().delegated
+	has := readFields(filepath.Join(dir, "cgroup.controllers"))
 	if len(has) == 0 {
 		t.Skip("the kernel has no controller of version 2 here")
 	}
@@ -221,7 +221,7 @@ func delegatedControllers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { other.Process.Kill(); other.Wait() }()
-	if !findCgroups().intrusive {
+	if !findUsableCgroups().intrusive {
 		t.Error("another program's process in the group is not seen")
 	}
 	for range 2 {
@@ -229,13 +229,13 @@ func delegatedControllers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := fieldsOf(filepath.Join(dir, "cgroup.subtree_control")); !slices.Contains(got, has[0]) {
+	if got := readFields(filepath.Join(dir, "cgroup.subtree_control")); !slices.Contains(got, has[0]) {
 		t.Errorf("enabled: %v, want %s", got, has[0])
 	}
-	if pids := fieldsOf(filepath.Join(dir, processesGroup, "cgroup.procs")); !slices.Contains(pids, fmt.Sprint(os.Getpid())) || !slices.Contains(pids, fmt.Sprint(other.Process.Pid)) {
+	if pids := readFields(filepath.Join(dir, processesGroup, "cgroup.procs")); !slices.Contains(pids, fmt.Sprint(os.Getpid())) || !slices.Contains(pids, fmt.Sprint(other.Process.Pid)) {
 		t.Errorf("moved: %v", pids)
 	}
-	if now := findCgroups(); now.delegated != dir || now.intrusive {
+	if now := findUsableCgroups(); now.delegated != dir || now.intrusive {
 		t.Errorf("from within: %+v, want %s", now, dir)
 	}
 }
@@ -261,7 +261,7 @@ func delegatedKill(t *testing.T) {
 func TestRecordedGroup(t *testing.T) {
 	e := openEnv(t, t.TempDir())
 	const id = "0190a0a0-0000-7000-8000-000000000000"
-	if err := os.Mkdir(e.m.dir(id), 0o700); err != nil {
+	if err := os.Mkdir(e.m.sandboxDir(id), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for record, ok := range map[string]bool{
@@ -269,21 +269,21 @@ func TestRecordedGroup(t *testing.T) {
 		cgroupRoot + "/system.slice":          false, "/tmp/vole-" + id: false, "": false, "vole-" + id: false,
 		cgroupRoot + "/../../tmp/vole-" + id: false, cgroupRoot + "/vole-" + id + "/": false, cgroupRoot + "/vole-other": false,
 	} {
-		if err := os.WriteFile(filepath.Join(e.m.dir(id), groupFile), []byte(record), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(e.m.sandboxDir(id), groupFile), []byte(record), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := e.m.recordedGroup(id); (got == record) != (ok || record == "") || !ok && got != "" {
+		if got := e.m.readRecordedCgroup(id); (got == record) != (ok || record == "") || !ok && got != "" {
 			t.Errorf("%q: %q", record, got)
 		}
 	}
 }
 
 func TestLimitSettings(t *testing.T) {
-	files, controllers := limits{Memory: 1 << 20, Pids: 7, CPUs: 1.5}.settings()
+	files, controllers := limits{Memory: 1 << 20, Pids: 7, CPUs: 1.5}.cgroupSettings()
 	if files["memory.max"] != "1048576" || files["pids.max"] != "7" || files["cpu.max"] != "150000 100000" || !slices.Equal(controllers, []string{"memory", "pids", "cpu"}) {
 		t.Errorf("%v, %v", files, controllers)
 	}
-	if files, controllers := (limits{NProc: 5}).settings(); len(files) > 0 || len(controllers) > 0 {
+	if files, controllers := (limits{NProc: 5}).cgroupSettings(); len(files) > 0 || len(controllers) > 0 {
 		t.Errorf("%v, %v", files, controllers)
 	}
 }

@@ -33,16 +33,16 @@ type report struct {
 // when the command runs. What it prints goes to the sandbox's log. Errors are those of
 // [Manager.Run]; ctx bounds the start only.
 func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
-	i, err := m.detach(ctx, c)
-	return i, wrap("run", firstOf(i.Name, c.Name), err)
+	i, err := m.startDetached(ctx, c)
+	return i, wrapError("run", firstNonEmpty(i.Name, c.Name), err)
 }
 
-func (m *Manager) detach(ctx context.Context, c Config) (Info, error) {
-	if err := errorsFirst(m.writable(), c.prepare(), c.enforceable()); err != nil {
+func (m *Manager) startDetached(ctx context.Context, c Config) (Info, error) {
+	if err := firstError(m.checkWritable(), c.prepareConfig(), c.checkEnforceable()); err != nil {
 		return Info{}, err
 	}
 	// Here, where its progress is seen. The supervisor finds it in the cache.
-	held, err := m.findImage(ctx, &c)
+	held, err := m.pinImage(ctx, &c)
 	if err != nil {
 		return Info{}, err
 	}
@@ -84,14 +84,14 @@ func (m *Manager) detach(ctx context.Context, c Config) (Info, error) {
 		}
 		return Info{}, fmt.Errorf("the sandbox's supervisor died: %w", err)
 	}
-	return rep.Info, rep.Error.err()
+	return rep.Info, rep.Error.decodeError()
 }
 
-// supervisorMain is the supervisor of a detached sandbox.
-func supervisorMain() int {
+// runSupervisorProcess is the supervisor of a detached sandbox.
+func runSupervisorProcess() int {
 	const fdOrder, fdReport = 3, 4
 	orders, reports := os.NewFile(fdOrder, "order"), os.NewFile(fdReport, "report")
-	if err := closeOnExec(fdOrder); err != nil {
+	if err := setCloseOnExec(fdOrder); err != nil {
 		return 1
 	}
 	// Caught and dropped: the command would inherit it if it were ignored.
@@ -103,7 +103,7 @@ func supervisorMain() int {
 			if own, ok := err.(*vole.Error); ok && own.Op == "run" {
 				err = own.Err // Start names the operation
 			}
-			_ = json.NewEncoder(reports).Encode(report{i, toWire(err)}) // whoever asked may be gone
+			_ = json.NewEncoder(reports).Encode(report{i, encodeError(err)}) // whoever asked may be gone
 			reports.Close()
 		}
 	}
@@ -112,7 +112,7 @@ func supervisorMain() int {
 		return 1
 	}
 	orders.Close()
-	err := supervise(o, func(i Info) { tell(i, nil) })
+	err := superviseDetached(o, func(i Info) { tell(i, nil) })
 	tell(Info{}, err)
 	if err != nil {
 		return 1
@@ -120,7 +120,7 @@ func supervisorMain() int {
 	return 0
 }
 
-func supervise(o order, ready func(Info)) error {
+func superviseDetached(o order, ready func(Info)) error {
 	ctx := context.Background()
 	store, err := vole.Open(ctx, vole.Options{Home: o.Home, ForeignHome: o.ForeignHome})
 	if err != nil {
@@ -137,8 +137,8 @@ func supervise(o order, ready func(Info)) error {
 	// A host that shuts down asks all processes to end.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	_, err = m.runNamed(ctx, o.Config, IO{Stdout: log, Stderr: log, Signals: signals}, true, func(i Info) {
-		log.open(i.ID)
+	_, err = m.runWithErrors(ctx, o.Config, IO{Stdout: log, Stderr: log, Signals: signals}, true, func(i Info) {
+		log.openLogFile(i.ID)
 		ready(i)
 	})
 	return err
@@ -151,7 +151,7 @@ type lateLog struct {
 	w logWriter
 }
 
-func (l *lateLog) open(id string)              { l.w.top, l.w.name = l.m.top, id+"/"+logFile }
+func (l *lateLog) openLogFile(id string)       { l.w.top, l.w.name = l.m.sandboxesDir, id+"/"+logFile }
 func (l *lateLog) Write(p []byte) (int, error) { return l.w.Write(p) }
 func (l *lateLog) Close() error                { return l.w.Close() }
 
@@ -159,27 +159,27 @@ func (l *lateLog) Close() error                { return l.w.Close() }
 // errors as they came. With follow it goes on until the sandbox has ended.
 // ErrUnsupported: the sandbox was not detached, so that its caller has its output.
 func (m *Manager) Logs(ctx context.Context, ref string, w io.Writer, follow bool) error {
-	return wrap("logs", ref, m.logs(ctx, ref, w, follow))
+	return wrapError("logs", ref, m.copyLogs(ctx, ref, w, follow))
 }
 
-func (m *Manager) logs(ctx context.Context, ref string, w io.Writer, follow bool) error {
-	i, err := m.rows.get(ctx, ref)
+func (m *Manager) copyLogs(ctx context.Context, ref string, w io.Writer, follow bool) error {
+	i, err := m.rows.findSandbox(ctx, ref)
 	if err != nil {
 		return err
 	}
 	if !i.Detached {
 		return driver.Errorf(vole.ErrUnsupported, "sandbox %s was not detached: its output went to whoever ran it", i.Name)
 	}
-	l := openLog(m.top, i.ID+"/"+logFile)
+	l := openLogWriter(m.sandboxesDir, i.ID+"/"+logFile)
 	defer l.Close()
 	for {
-		now, err := m.rows.get(ctx, i.ID)
+		now, err := m.rows.findSandbox(ctx, i.ID)
 		gone := errors.Is(err, vole.ErrNoSuch)
 		if err != nil && !gone {
 			return err
 		}
 		// In this order, so that nothing written before the end is missed.
-		if err := l.copyTo(w); err != nil {
+		if err := l.copyLogTo(w); err != nil {
 			return err
 		}
 		if !follow || gone || !now.Status.Live() {
@@ -190,7 +190,7 @@ func (m *Manager) logs(ctx context.Context, ref string, w io.Writer, follow bool
 			return ctx.Err()
 		case <-time.After(100 * time.Millisecond):
 		}
-		if err := m.reap(ctx); err != nil { // its supervisor may have died
+		if err := m.reapDeadSandboxes(ctx); err != nil { // its supervisor may have died
 			return err
 		}
 	}

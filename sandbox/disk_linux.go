@@ -34,7 +34,7 @@ type disk struct {
 }
 
 // attachDisk attaches a disk volume, or finds that an earlier mount has.
-func (r *running) attachDisk(ctx context.Context, p *plan, v *vole.Volume, mt Mount) error {
+func (r *supervisedSandbox) attachDisk(ctx context.Context, p *plan, v *vole.Volume, mt Mount) error {
 	if p.Rootless {
 		return driver.Errorf(vole.ErrUnsupported,
 			"mount %s: only root can mount a disk volume; use a dir volume, or 'vole attach' with a virtual machine", mt)
@@ -44,7 +44,7 @@ func (r *running) attachDisk(ctx context.Context, p *plan, v *vole.Volume, mt Mo
 		n++
 	}
 	if n == len(r.disks) {
-		a, err := r.holdDisk(ctx, v, r.readsOnly(mt.Volume))
+		a, err := r.holdDisk(ctx, v, r.mountsReadOnly(mt.Volume))
 		if err != nil {
 			return err
 		}
@@ -59,8 +59,8 @@ func (r *running) attachDisk(ctx context.Context, p *plan, v *vole.Volume, mt Mo
 	return nil
 }
 
-// readsOnly reports whether no mount of the volume writes.
-func (r *running) readsOnly(name string) bool {
+// mountsReadOnly reports whether no mount of the volume writes.
+func (r *supervisedSandbox) mountsReadOnly(name string) bool {
 	for _, m := range r.c.Mounts {
 		if m.Volume == name && !m.ReadOnly {
 			return false
@@ -71,7 +71,7 @@ func (r *running) readsOnly(name string) bool {
 
 // holdDisk attaches a disk volume. The kernel would have to write to one whose log is
 // dirty, so for reading only the log is replayed first.
-func (r *running) holdDisk(ctx context.Context, v *vole.Volume, readOnly bool) (*vole.Attachment, error) {
+func (r *supervisedSandbox) holdDisk(ctx context.Context, v *vole.Volume, readOnly bool) (*vole.Attachment, error) {
 	for replayed := false; ; replayed = true {
 		a, err := v.Attach(ctx, vole.AttachOptions{Holder: "sandbox " + r.info.Name, HostPath: true, ReadOnly: readOnly})
 		if err != nil {
@@ -80,20 +80,20 @@ func (r *running) holdDisk(ctx context.Context, v *vole.Volume, readOnly bool) (
 		if a.Path() == "" || a.Hold() == nil {
 			return a, driver.Errorf(vole.ErrUnsupported, "the volume %s has no place on this host", v.Name())
 		}
-		if !readOnly || replayed || !dirty(a.Path()) {
+		if !readOnly || replayed || !isLogDirty(a.Path()) {
 			return a, nil
 		}
 		if err := a.Detach(ctx); err != nil {
 			return nil, err
 		}
-		if err := replay(ctx, v); err != nil {
+		if err := replayDiskLog(ctx, v); err != nil {
 			return nil, fmt.Errorf("replay the log of volume %s, which a crash left: %w", v.Name(), err)
 		}
 	}
 }
 
-// dirty reports whether the log of an image is to be replayed.
-func dirty(image string) bool {
+// isLogDirty reports whether the log of an image is to be replayed.
+func isLogDirty(image string) bool {
 	f, err := os.Open(image)
 	if err != nil {
 		return false // the mount will say why
@@ -103,7 +103,7 @@ func dirty(image string) bool {
 	return err == nil && d.Dirty
 }
 
-func replay(ctx context.Context, v *vole.Volume) error {
+func replayDiskLog(ctx context.Context, v *vole.Volume) error {
 	f, err := v.FS(ctx)
 	if err != nil {
 		return err
@@ -111,8 +111,8 @@ func replay(ctx context.Context, v *vole.Volume) error {
 	return f.Close()
 }
 
-// holds are the files by which the images are held, for the helper to inherit.
-func (r *running) holds() []*os.File {
+// inheritedHolds are the files by which the images are held, for the helper to inherit.
+func (r *supervisedSandbox) inheritedHolds() []*os.File {
 	var list []*os.File
 	for _, d := range r.disks {
 		list = append(list, d.att.Hold())
@@ -122,7 +122,7 @@ func (r *running) holds() []*os.File {
 
 // awaitUnmount waits until the kernel has unmounted the images: with the last process
 // of a namespace its mounts go, but writing out what is in memory takes its time.
-func (r *running) awaitUnmount(ctx context.Context) {
+func (r *supervisedSandbox) awaitUnmount(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
 	for _, d := range r.disks {
@@ -169,7 +169,7 @@ func mountDisk(d planDisk, hold int, at string) error {
 	}
 	defer image.Close()
 	var held, st unix.Stat_t
-	if err := errorsFirst(unix.Fstat(hold, &held), unix.Fstat(int(image.Fd()), &st)); err != nil {
+	if err := firstError(unix.Fstat(hold, &held), unix.Fstat(int(image.Fd()), &st)); err != nil {
 		return err
 	}
 	if held.Dev != st.Dev || held.Ino != st.Ino {
@@ -186,10 +186,10 @@ func mountDisk(d planDisk, hold int, at string) error {
 	if !d.ReadOnly {
 		opts += ",discard"
 	}
-	return explainMount(unix.Mount(dev.Name(), at, "ext4", mount, opts))
+	return explainDiskMount(unix.Mount(dev.Name(), at, "ext4", mount, opts))
 }
 
-func explainMount(err error) error {
+func explainDiskMount(err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return driver.Errorf(vole.ErrUnsupported, "this kernel has no ext4")

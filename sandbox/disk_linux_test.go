@@ -279,7 +279,7 @@ func TestDiskDirtyLog(t *testing.T) {
 	if err := errors.Join(os.WriteFile(a.Path(), crashed, 0o600), a.Detach(testCtx(t))); err != nil {
 		t.Fatal(err)
 	}
-	if !dirty(e.image("w")) {
+	if !isLogDirty(e.image("w")) {
 		t.Fatal("the copy of a mounted image is not dirty")
 	}
 	if got := e.sh("cat /w/f; ls -d /w/logged", "w:/w:ro"); got != "f\n/w/logged\n" {

@@ -150,7 +150,7 @@ func TestWorkdir(t *testing.T) {
 // after all that was checked by then.
 func slowRuntime(t *testing.T, e *env, runtime, script string) string {
 	t.Helper()
-	real, err := find(runtime)
+	real, err := findRuntimeBinary(runtime)
 	if err != nil {
 		t.Skip(err)
 	}

@@ -43,7 +43,7 @@ func TestReadGuest(t *testing.T) {
 		if err := errors.Join(os.Mkdir(etc, 0o755), os.WriteFile(filepath.Join(etc, "other"), []byte("text"), 0o600), tt.put(filepath.Join(etc, "passwd"))); err != nil {
 			t.Fatal(err)
 		}
-		got, err := readGuest(root, "/etc/passwd")
+		got, err := readGuestFile(root, "/etc/passwd")
 		if !errors.Is(err, tt.want) || tt.want == nil && (err != nil || string(got) != "text") {
 			t.Errorf("%s: %q, %v; want %v", name, got, err, tt.want)
 		}

@@ -41,19 +41,19 @@ type helper struct {
 	cwd  *guestFile // its working directory; nil: in /dev, which the helper does not see
 }
 
-func helperMain(args []string) int {
-	diesWithParent()
+func runHelperProcess(args []string) int {
+	dieWithParent()
 	if len(args) == 1 && args[0] == "unmapped" {
 		// The supervisor has the user namespace's maps written, which only then
 		// make this process its root: a new program starts with all capabilities.
-		if err := waitReadable(fdPlan); err != nil {
+		if err := waitUntilReadable(fdPlan); err != nil {
 			return 1
 		}
 		exe, argv := "/proc/self/exe", []string{asHelper}
 		fmt.Fprintln(os.Stderr, syscall.Exec(exe, argv, os.Environ()))
 		return 1
 	}
-	if err := closeOnExec(fdPackets); err != nil {
+	if err := setCloseOnExec(fdPackets); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -64,21 +64,21 @@ func helperMain(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	exit, err := helperRun(conn)
+	exit, err := executePlan(conn)
 	if err != nil {
 		if errors.Is(err, unix.ENOSYS) {
 			err = driver.Errorf(vole.ErrUnsupported, "sandboxes need Linux 5.12 or newer: %v", err)
 		}
-		_ = conn.send(event{Type: "failed", Error: toWire(err)}, nil) // without a supervisor no one asks
+		_ = conn.sendPacket(event{Type: "failed", Error: encodeError(err)}, nil) // without a supervisor no one asks
 		return 1
 	}
-	if conn.send(event{Type: "ended", Exit: exit}, nil) != nil {
+	if conn.sendPacket(event{Type: "ended", Exit: exit}, nil) != nil {
 		return 1
 	}
 	return 0
 }
 
-func waitReadable(fd int32) error {
+func waitUntilReadable(fd int32) error {
 	for {
 		_, err := unix.Poll([]unix.PollFd{{Fd: fd, Events: unix.POLLIN}}, -1)
 		if err != unix.EINTR {
@@ -87,7 +87,7 @@ func waitReadable(fd int32) error {
 	}
 }
 
-func helperRun(conn packets) (exit int, err error) {
+func executePlan(conn packets) (exit int, err error) {
 	h := &helper{conn: conn, p: &plan{}}
 	f := os.NewFile(fdPlan, "plan")
 	b, err := io.ReadAll(f)
@@ -99,69 +99,69 @@ func helperRun(conn packets) (exit int, err error) {
 		return 0, fmt.Errorf("plan: %w", err)
 	}
 	ctx := context.Background() // the supervisor ends a helper by killing it
-	if err := h.prepare(ctx); err != nil {
+	if err := h.prepareSandbox(ctx); err != nil {
 		return 0, err
 	}
-	if h.pid, err = h.rt.create(ctx, h); err != nil {
+	if h.pid, err = h.rt.createContainer(ctx, h); err != nil {
 		return 0, err
 	}
-	if err := h.enterGroup(); err != nil {
+	if err := h.enterCgroup(); err != nil {
 		return 0, err
 	}
-	go h.serve(ctx)
-	if err := h.checkEntered(); err != nil {
+	go h.serveRequests(ctx)
+	if err := h.checkEnteredWorkdir(); err != nil {
 		return 0, err
 	}
 	// Once it is started, a runtime can only print what is wrong with the command.
 	if err := h.checkCommand(); err != nil {
 		return 0, err
 	}
-	if err := h.rt.start(ctx, h); err != nil {
+	if err := h.rt.startContainer(ctx, h); err != nil {
 		return 0, err
 	}
-	if err := h.conn.send(event{Type: "started"}, nil); err != nil {
+	if err := h.conn.sendPacket(event{Type: "started"}, nil); err != nil {
 		return 0, err
 	}
-	return h.rt.wait(h.pid)
+	return h.rt.waitCommand(h.pid)
 }
 
-// prepare makes everything that the runtime needs.
-func (h *helper) prepare(ctx context.Context) error {
+// prepareSandbox makes everything that the runtime needs.
+func (h *helper) prepareSandbox(ctx context.Context) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	if err := h.hideUnified(); err != nil {
+	if err := h.hideUnifiedCgroups(); err != nil {
 		return err
 	}
-	if err := h.makeDir(); err != nil {
+	if err := h.makeHelperDir(); err != nil {
 		return err
 	}
 	// Before there are mounts that the reaper's namespace would have to give back.
-	if err := errorsFirst(h.startReaper(), h.mountDisks(), h.mountVolumes()); err != nil {
+	if err := firstError(h.startReaper(), h.mountDisks(), h.mountVolumes()); err != nil {
 		return err
 	}
-	root, err := h.makeRoot(ctx)
+	root, err := h.makeRootFilesystem(ctx)
 	if err != nil {
 		return err
 	}
-	mounts, err := h.fillTree(root)
+	mounts, err := h.makeMountTargets(root)
 	if err != nil {
 		return err
 	}
-	if err := h.resolveCwd(); err != nil {
+	if err := h.resolveWorkdir(); err != nil {
 		return err
 	}
-	h.rt = newRuntime(h.p.Runtime, h)
+	h.rt = newOCIRuntime(h.p.Runtime, h)
 	pidNS := fmt.Sprintf("/proc/%d/ns/pid", h.reaper.Process.Pid)
 	if h.rt.ownPids {
 		pidNS = ""
 	} else {
 		mounts = nil // the runtime takes the root with what is mounted in it
 	}
-	spec, err := buildSpec(h.p, h.proc, root, pidNS, mounts)
+	spec, err := buildRuntimeSpec(h.p, h.proc, root, pidNS, mounts)
 	if err != nil {
 		return err
 	}
@@ -172,9 +172,9 @@ func (h *helper) prepare(ctx context.Context) error {
 	return os.WriteFile(filepath.Join(h.dir, "bundle", "config.json"), b, 0o600)
 }
 
-// hideUnified hides the second hierarchy of control groups on a host that has the
+// hideUnifiedCgroups hides the second hierarchy of control groups on a host that has the
 // first and second at once; crun takes such a host for one of the second only.
-func (h *helper) hideUnified() error {
+func (h *helper) hideUnifiedCgroups() error {
 	const unified = "/sys/fs/cgroup/unified"
 	if isMountPoint(unified) {
 		return mountTmpfs(unified, "size=4k,mode=755")
@@ -194,9 +194,9 @@ func mountTmpfs(dir, opts string) error {
 	return nil
 }
 
-// makeDir mounts the helper's own memory. Its path is short, because runtimes make
+// makeLockedDir mounts the helper's own memory. Its path is short, because runtimes make
 // unix sockets there, and hides nothing that is needed.
-func (h *helper) makeDir() error {
+func (h *helper) makeHelperDir() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return err
@@ -208,7 +208,7 @@ candidates:
 			continue
 		}
 		for _, n := range need {
-			if real, err := filepath.EvalSymlinks(n); n != "" && (beneath(n, dir) || err == nil && beneath(real, dir)) {
+			if real, err := filepath.EvalSymlinks(n); n != "" && (isBeneath(n, dir) || err == nil && isBeneath(real, dir)) {
 				continue candidates
 			}
 		}
@@ -246,7 +246,7 @@ func (h *helper) mountVolumes() error {
 }
 
 func mountVolume(m planMount, at string) error {
-	src, err := openVolume(m)
+	src, err := openVolumeSubpath(m)
 	if err != nil {
 		return err
 	}
@@ -254,15 +254,15 @@ func mountVolume(m planMount, at string) error {
 	if err := os.Mkdir(at, 0o700); err != nil {
 		return err
 	}
-	attr := unix.MountAttr{Attr_set: m.attributes(), Propagation: unix.MS_PRIVATE}
+	attr := unix.MountAttr{Attr_set: m.mountAttributes(), Propagation: unix.MS_PRIVATE}
 	if m.Disk > 0 {
 		attr.Attr_clr = unix.MOUNT_ATTR_NODEV // which the disk's own mount has
 	}
-	return cloneMount(src, at, attr, false)
+	return bindByPath(src, at, attr, false)
 }
 
-// attributes are those of the mount, as unix.MOUNT_ATTR_*.
-func (m planMount) attributes() uint64 {
+// mountAttributes are those of the mount, as unix.MOUNT_ATTR_*.
+func (m planMount) mountAttributes() uint64 {
 	var attr uint64
 	for _, o := range []struct {
 		on   bool
@@ -278,10 +278,10 @@ func (m planMount) attributes() uint64 {
 	return attr
 }
 
-// openVolume opens the directory to mount. A subpath is resolved by the kernel, which
+// openVolumeSubpath opens the directory to mount. A subpath is resolved by the kernel, which
 // follows links only within the volume, also when they change meanwhile; the mount is
 // then made of what was opened, not of a path.
-func openVolume(m planMount) (*os.File, error) {
+func openVolumeSubpath(m planMount) (*os.File, error) {
 	fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: m.Source, Err: err}
@@ -291,12 +291,12 @@ func openVolume(m planMount) (*os.File, error) {
 		return root, nil
 	}
 	defer root.Close()
-	f, err := openBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
+	f, err := openDirBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
 	if errors.Is(err, unix.ENOENT) && !m.ReadOnly {
-		if err := makeBeneath(m.Source, m.Subpath); err != nil {
+		if err := makeDirsBeneath(m.Source, m.Subpath); err != nil {
 			return nil, fmt.Errorf("make subpath %q: %w", m.Subpath, err)
 		}
-		f, err = openBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
+		f, err = openDirBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
 	}
 	switch {
 	case errors.Is(err, unix.EXDEV):
@@ -313,8 +313,8 @@ func openVolume(m planMount) (*os.File, error) {
 	return f, nil
 }
 
-// openBeneath opens the directory name of dir.
-func openBeneath(dir *os.File, name string, resolve uint64) (*os.File, error) {
+// openDirBeneath opens the directory name of dir.
+func openDirBeneath(dir *os.File, name string, resolve uint64) (*os.File, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
 	for {
 		fd, err := unix.Openat2(int(dir.Fd()), name, &how)
@@ -328,7 +328,7 @@ func openBeneath(dir *os.File, name string, resolve uint64) (*os.File, error) {
 	}
 }
 
-func makeBeneath(source, sub string) error {
+func makeDirsBeneath(source, sub string) error {
 	r, err := os.OpenRoot(source)
 	if err != nil {
 		return err
@@ -341,19 +341,19 @@ func makeBeneath(source, sub string) error {
 	return err
 }
 
-// cloneMount mounts the open file or directory src at a path that only the helper
+// bindByPath mounts the open file or directory src at a path that only the helper
 // changes, with attributes.
-func cloneMount(src *os.File, at string, attr unix.MountAttr, recursive bool) error {
+func bindByPath(src *os.File, at string, attr unix.MountAttr, recursive bool) error {
 	target, err := os.OpenFile(at, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer target.Close()
-	return cloneMountOn(src, target, attr, recursive)
+	return bindByHandle(src, target, attr, recursive)
 }
 
-// cloneMountOn is cloneMount with an open target.
-func cloneMountOn(src, target *os.File, attr unix.MountAttr, recursive bool) error {
+// bindByHandle is bindByPath with an open target.
+func bindByHandle(src, target *os.File, attr unix.MountAttr, recursive bool) error {
 	var deep uint
 	if recursive {
 		deep = unix.AT_RECURSIVE
@@ -375,7 +375,7 @@ func cloneMountOn(src, target *os.File, attr unix.MountAttr, recursive bool) err
 // used to change it.
 func (h *helper) startReaper() error {
 	self := filepath.Join(h.dir, "reaper")
-	if err := mountSelf(self); err != nil {
+	if err := mountOnItself(self); err != nil {
 		return err
 	}
 	var stderr strings.Builder
@@ -405,9 +405,9 @@ func (h *helper) startReaper() error {
 	return nil
 }
 
-// mountSelf makes this program appear at a path, read-only; as a copy when its own path
+// mountOnItself makes this program appear at a path, read-only; as a copy when its own path
 // leads elsewhere by now, as after an upgrade.
-func mountSelf(at string) error {
+func mountOnItself(at string) error {
 	running, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return err
@@ -423,7 +423,7 @@ func mountSelf(at string) error {
 		if exe, err := os.OpenFile(name, unix.O_PATH|unix.O_NOFOLLOW, 0); err == nil {
 			defer exe.Close()
 			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
-			if sameFile(exe, running) && cloneMount(exe, at, attr, false) == nil {
+			if isSameFile(exe, running) && bindByPath(exe, at, attr, false) == nil {
 				return nil
 			}
 		}
@@ -432,25 +432,25 @@ func mountSelf(at string) error {
 	return err
 }
 
-// serve answers the supervisor until that is gone, which ends the sandbox.
-func (h *helper) serve(ctx context.Context) {
+// serveRequests answers the supervisor until that is gone, which ends the sandbox.
+func (h *helper) serveRequests(ctx context.Context) {
 	for {
 		var r request
-		if _, err := h.conn.receive(&r); err != nil {
+		if _, err := h.conn.receivePacket(&r); err != nil {
 			unix.Exit(1)
 		}
 		var err error
 		switch r.Op {
 		case "signal":
-			err = h.rt.signal(ctx, h.pid, unix.Signal(r.Signal))
+			err = h.rt.signalCommand(ctx, h.pid, unix.Signal(r.Signal))
 		case "pause":
-			err = h.rt.pause(ctx)
+			err = h.rt.pauseContainer(ctx)
 		case "resume":
-			err = h.rt.resume(ctx)
+			err = h.rt.resumeContainer(ctx)
 		default:
 			err = driver.Errorf(vole.ErrInvalid, "unknown request %q", r.Op)
 		}
-		if h.conn.send(event{Type: "answer", Seq: r.Seq, Error: toWire(err)}, nil) != nil {
+		if h.conn.sendPacket(event{Type: "answer", Seq: r.Seq, Error: encodeError(err)}, nil) != nil {
 			unix.Exit(1)
 		}
 	}

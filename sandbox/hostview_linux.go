@@ -44,9 +44,9 @@ func makeSkeleton(root string) error {
 	return nil
 }
 
-// systemDir reports whether a directory in "/" is one of programs and their
+// isSystemDir reports whether a directory in "/" is one of programs and their
 // configuration. All else of the host is absent from its view.
-func systemDir(name string) bool {
+func isSystemDir(name string) bool {
 	switch name {
 	case "usr", "bin", "sbin", "opt", "etc", "nix", "gnu":
 		return true
@@ -56,23 +56,23 @@ func systemDir(name string) bool {
 
 // hostView assembles the view of the host's root.
 type hostView struct {
-	root   string
-	holes  []string // directories to hide; clean and without links
-	points []string // mount points that the host lacks; clean and without links
-	idmap  *os.File // user namespace that maps no owner of files; nil: not possible
-	asRoot bool     // the sandbox's root is the host's
-	copied int64    // bytes of /etc, where it is a copy
+	root        string
+	hiddenDirs  []string // directories to hide; clean and without links
+	mountPoints []string // mount points that the host lacks; clean and without links
+	idmap       *os.File // user namespace that maps no owner of files; nil: not possible
+	asRoot      bool     // the sandbox's root is the host's
+	copiedBytes int64    // bytes of /etc, where it is a copy
 }
 
-// hostRoot makes root a read-only view of the host's root.
-func (h *helper) hostRoot(root string) error {
-	v := &hostView{root: root, asRoot: !h.p.Rootless, holes: h.holes()}
+// assembleHostRoot makes root a read-only view of the host's root.
+func (h *helper) assembleHostRoot(root string) error {
+	v := &hostView{root: root, asRoot: !h.p.Rootless, hiddenDirs: h.hiddenDirs()}
 	// Of its own, so that nothing else of the helper is on the same file system.
-	if err := errorsFirst(mountTmpfs(root, "mode=755,size=64m"), makeSkeleton(root)); err != nil {
+	if err := firstError(mountTmpfs(root, "mode=755,size=64m"), makeSkeleton(root)); err != nil {
 		return err
 	}
 	if v.asRoot {
-		v.idmap = nobodyNamespace()
+		v.idmap = openNobodyNamespace()
 		if v.idmap != nil {
 			defer v.idmap.Close()
 		}
@@ -82,22 +82,22 @@ func (h *helper) hostRoot(root string) error {
 		return err
 	}
 	for _, m := range h.p.Mounts {
-		p := realPath(m.Path)
-		if top, _, _ := strings.Cut(p[1:], "/"); !systemDir(top) {
+		p := resolveExisting(m.Path)
+		if top, _, _ := strings.Cut(p[1:], "/"); !isSystemDir(top) {
 			p = m.Path
 		} else if st, err := os.Stat(p); err == nil && st.IsDir() {
 			continue
 		}
-		v.points = append(v.points, p)
+		v.mountPoints = append(v.mountPoints, p)
 	}
 	for _, e := range list {
-		if systemDir(e.Name()) {
-			if err := v.show("/"+e.Name(), e.Type()); err != nil {
+		if isSystemDir(e.Name()) {
+			if err := v.showHostPath("/"+e.Name(), e.Type()); err != nil {
 				return fmt.Errorf("show /%s: %w", e.Name(), err)
 			}
 		}
 	}
-	for _, p := range v.points {
+	for _, p := range v.mountPoints {
 		if err := os.MkdirAll(filepath.Join(root, p), 0o755); err != nil {
 			return err
 		}
@@ -105,25 +105,25 @@ func (h *helper) hostRoot(root string) error {
 	return nil
 }
 
-// holes are the home of Vole and the homes of users, in case they lie beneath a
+// hiddenDirs are the home of Vole and the homes of users, in case they lie beneath a
 // directory that is shown.
-func (h *helper) holes() []string {
-	list := []string{h.p.Home, realPath(h.p.Home), realPath(h.p.Scratch)}
+func (h *helper) hiddenDirs() []string {
+	list := []string{h.p.Home, resolveExisting(h.p.Home), resolveExisting(h.p.Scratch)}
 	b, _ := os.ReadFile("/etc/passwd") // without it there are no users
 	for line := range strings.SplitSeq(string(b), "\n") {
 		f := strings.Split(line, ":")
 		if len(f) < 6 || !path.IsAbs(f[5]) || path.Clean(f[5]) == "/" {
 			continue
 		}
-		if uid, ok := id32(f[2]); ok && uid >= 1000 && uid != 65534 {
-			list = append(list, realPath(f[5]))
+		if uid, ok := parseID32(f[2]); ok && uid >= 1000 && uid != 65534 {
+			list = append(list, resolveExisting(f[5]))
 		}
 	}
 	return list
 }
 
-// realPath follows the links of that part of p that exists.
-func realPath(p string) string {
+// resolveExisting follows the links of that part of p that exists.
+func resolveExisting(p string) string {
 	p = path.Clean(p)
 	for dir, rest := p, ""; ; dir, rest = path.Dir(dir), path.Join(path.Base(dir), rest) {
 		if real, err := filepath.EvalSymlinks(dir); err == nil {
@@ -135,8 +135,8 @@ func realPath(p string) string {
 	}
 }
 
-// show makes the host's p appear in the view.
-func (v *hostView) show(p string, typ fs.FileMode) error {
+// showHostPath makes the host's p appear in the view.
+func (v *hostView) showHostPath(p string, typ fs.FileMode) error {
 	at := filepath.Join(v.root, p)
 	switch {
 	case typ&fs.ModeSymlink != 0:
@@ -150,7 +150,7 @@ func (v *hostView) show(p string, typ fs.FileMode) error {
 		if err != nil {
 			return err
 		}
-		return errorsFirst(f.Close(), v.bind(p, at, false))
+		return firstError(f.Close(), v.bindReadOnly(p, at, false))
 	case !typ.IsDir():
 		return nil // sockets, pipes and devices of the host are not for a sandbox
 	}
@@ -158,29 +158,29 @@ func (v *hostView) show(p string, typ fs.FileMode) error {
 		return err
 	}
 	switch {
-	case v.isHole(p):
+	case v.isHidden(p):
 		return nil
-	case v.has(p):
-		return v.split(p)
+	case v.containsSpecial(p):
+		return v.showEntries(p)
 	}
-	return v.bind(p, at, true)
+	return v.bindReadOnly(p, at, true)
 }
 
-func (v *hostView) isHole(p string) bool {
-	for _, h := range v.holes {
-		if beneath(p, h) {
+func (v *hostView) isHidden(p string) bool {
+	for _, h := range v.hiddenDirs {
+		if isBeneath(p, h) {
 			return true
 		}
 	}
 	return false
 }
 
-// has reports whether something beneath p is to be hidden, or to be mounted where the
+// containsSpecial reports whether something beneath p is to be hidden, or to be mounted where the
 // host has no directory.
-func (v *hostView) has(p string) bool {
-	for _, list := range [][]string{v.holes, v.points} {
+func (v *hostView) containsSpecial(p string) bool {
+	for _, list := range [][]string{v.hiddenDirs, v.mountPoints} {
 		for _, q := range list {
-			if beneath(q, p) {
+			if isBeneath(q, p) {
 				return true
 			}
 		}
@@ -188,8 +188,8 @@ func (v *hostView) has(p string) bool {
 	return false
 }
 
-// split shows the entries of p one by one, so that others can stand beside them.
-func (v *hostView) split(p string) error {
+// showEntries shows the entries of p one by one, so that others can stand beside them.
+func (v *hostView) showEntries(p string) error {
 	st, err := os.Stat(p)
 	if err != nil {
 		return err
@@ -202,18 +202,18 @@ func (v *hostView) split(p string) error {
 		return err
 	}
 	for _, e := range list {
-		if err := v.show(path.Join(p, e.Name()), e.Type()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := v.showHostPath(path.Join(p, e.Name()), e.Type()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-// bind mounts the host's p read-only at a path, under the mapping if there is one:
+// bindReadOnly mounts the host's p read-only at a path, under the mapping if there is one:
 // then everything belongs to nobody, and the sandbox's root, whose capabilities do not
 // reach files without an owner, may do what "others" may. What is in /etc and cannot be
 // mapped is copied.
-func (v *hostView) bind(p, at string, recursive bool) error {
+func (v *hostView) bindReadOnly(p, at string, recursive bool) error {
 	f, err := os.OpenFile(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -227,14 +227,14 @@ func (v *hostView) bind(p, at string, recursive bool) error {
 		mapped := attr
 		mapped.Attr_set |= unix.MOUNT_ATTR_IDMAP
 		mapped.Userns_fd = uint64(v.idmap.Fd())
-		if cloneMount(f, at, mapped, recursive) == nil || recursive && cloneMount(f, at, mapped, false) == nil {
+		if bindByPath(f, at, mapped, recursive) == nil || recursive && bindByPath(f, at, mapped, false) == nil {
 			return nil
 		}
 	}
-	if v.asRoot && beneath(p, "/etc") {
-		return v.copyOpen(p, at)
+	if v.asRoot && isBeneath(p, "/etc") {
+		return v.copyPublicFiles(p, at)
 	}
-	return cloneMount(f, at, attr, recursive)
+	return bindByPath(f, at, attr, recursive)
 }
 
 // unownedIDs are candidates for the one id that a user namespace for [hostView.bind] must
@@ -243,18 +243,18 @@ func (v *hostView) bind(p, at string, recursive bool) error {
 // that many.
 var unownedIDs = []int{1<<31 - 2, 65534}
 
-// nobodyNamespace returns a user namespace for [hostView.bind], or nil.
-func nobodyNamespace() *os.File {
+// openNobodyNamespace returns a user namespace for [hostView.bind], or nil.
+func openNobodyNamespace() *os.File {
 	for _, id := range unownedIDs {
-		if ns := namespaceOf(id); ns != nil {
+		if ns := openNamespaceOf(id); ns != nil {
 			return ns
 		}
 	}
 	return nil
 }
 
-// namespaceOf returns a user namespace that maps one id to itself, or nil.
-func namespaceOf(id int) *os.File {
+// openNamespaceOf returns a user namespace that maps one id to itself, or nil.
+func openNamespaceOf(id int) *os.File {
 	ids := []syscall.SysProcIDMap{{ContainerID: id, HostID: id, Size: 1}}
 	c := &exec.Cmd{Path: "/proc/self/exe", Args: []string{asIDMap}, Env: []string{}}
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids}
@@ -281,9 +281,9 @@ const (
 	maxCopyAll  = 32 << 20
 )
 
-// copyOpen copies what all users of the host may read of src, a directory or a file, to
+// copyPublicFiles copies what all users of the host may read of src, a directory or a file, to
 // dst, which exists.
-func (v *hostView) copyOpen(src, dst string) error {
+func (v *hostView) copyPublicFiles(src, dst string) error {
 	return filepath.WalkDir(src, func(p string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -306,16 +306,16 @@ func (v *hostView) copyOpen(src, dst string) error {
 				return nil
 			}
 			return os.Symlink(target, to)
-		case !mode.IsRegular() || mode&0o004 == 0 || st.Size() > min(maxCopyFile, maxCopyAll-v.copied):
+		case !mode.IsRegular() || mode&0o004 == 0 || st.Size() > min(maxCopyFile, maxCopyAll-v.copiedBytes):
 			return nil
 		}
-		v.copied += st.Size()
-		return copyFile(p, to)
+		v.copiedBytes += st.Size()
+		return copyPublicFile(p, to)
 	})
 }
 
-// copyFile copies a file of the host, following no link and no further than maxCopyFile.
-func copyFile(from, to string) error {
+// copyPublicFile copies a file of the host, following no link and no further than maxCopyFile.
+func copyPublicFile(from, to string) error {
 	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil // gone or changed meanwhile
@@ -332,9 +332,9 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, b, st.Mode()&0o555|0o444)
 }
 
-// hostFiles are the mounts that hide secrets on the host's root, and those that give a
+// planHostFiles are the mounts that hide secrets on the host's root, and those that give a
 // sandbox on the host's network the host's name servers.
-func (h *helper) hostFiles(root string) ([]treeMount, error) {
+func (h *helper) planHostFiles(root string) ([]treeMount, error) {
 	var list []treeMount
 	if h.p.Rootfs == "" && h.p.Image == "" {
 		empty := filepath.Join(h.dir, "hidden")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,24 +29,24 @@ type idRanges struct {
 	ok         bool
 }
 
-func findRanges() idRanges {
+func findIDRanges() idRanges {
 	names := []string{strconv.Itoa(os.Getuid())}
 	if u, err := user.LookupId(names[0]); err == nil {
 		names = append(names, u.Username)
 	}
-	r := idRanges{uids: readRanges("/etc/subuid", names), gids: readRanges("/etc/subgid", names)}
+	r := idRanges{uids: readIDRanges("/etc/subuid", names), gids: readIDRanges("/etc/subgid", names)}
 	_, err1 := exec.LookPath("newuidmap")
 	_, err2 := exec.LookPath("newgidmap")
 	r.ok = len(r.uids) > 0 && len(r.gids) > 0 && err1 == nil && err2 == nil
 	return r
 }
 
-func readRanges(file string, names []string) []idRange {
+func readIDRanges(file string, names []string) []idRange {
 	b, _ := os.ReadFile(file) // missing: no ranges
 	var list []idRange
 	for line := range strings.SplitSeq(string(b), "\n") {
 		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) != 3 || !contains(names, f[0]) {
+		if len(f) != 3 || !slices.Contains(names, f[0]) {
 			continue
 		}
 		start, err1 := strconv.Atoi(f[1])
@@ -57,24 +58,15 @@ func readRanges(file string, names []string) []idRange {
 	return list
 }
 
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
-}
-
-// singleMap makes the caller root of a user namespace, with no one else in it.
-func singleMap(attr *syscall.SysProcAttr) {
+// mapSingleID makes the caller root of a user namespace, with no one else in it.
+func mapSingleID(attr *syscall.SysProcAttr) {
 	attr.Cloneflags |= unix.CLONE_NEWUSER
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 	attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 }
 
-// writeMaps maps the caller and its ranges into the user namespace of a process.
-func (r idRanges) writeMaps(ctx context.Context, pid int) error {
+// writeIDMaps maps the caller and its ranges into the user namespace of a process.
+func (r idRanges) writeIDMaps(ctx context.Context, pid int) error {
 	for _, m := range []struct {
 		prog   string
 		own    int
@@ -93,11 +85,11 @@ func (r idRanges) writeMaps(ctx context.Context, pid int) error {
 	return nil
 }
 
-// removeTree removes name beneath the open directory top, which a sandbox may have
+// removeSandboxTree removes name beneath the open directory top, which a sandbox may have
 // written to, without following links on the way or in the tree. What it made as other users
 // of its namespace, or without permissions for its owner, only such a namespace can
 // remove when the caller is not root.
-func removeTree(ctx context.Context, top *os.File, name string) error {
+func removeSandboxTree(ctx context.Context, top *os.File, name string) error {
 	dir := top
 	if parent, _ := path.Split(name); parent != "" {
 		var err error
@@ -120,13 +112,13 @@ func removeTree(ctx context.Context, top *os.File, name string) error {
 	c.ExtraFiles = []*os.File{dir}
 	c.Env = []string{}
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	ranges := findRanges()
+	ranges := findIDRanges()
 	if !ranges.ok {
-		singleMap(c.SysProcAttr)
+		mapSingleID(c.SysProcAttr)
 		out, err := c.CombinedOutput()
-		return withOutput(err, out)
+		return withProcessOutput(err, out)
 	}
-	return removeMapped(ctx, c, ranges)
+	return removeWithIDMap(ctx, c, ranges)
 }
 
 // removeAllIn is os.RemoveAll for a name in an open directory.
@@ -144,14 +136,14 @@ func removeAllIn(dir *os.File, name string) error {
 // other users, which only a namespace of these can delete. The next opening of the home
 // does the rest. ErrInvalid: the volume is not being removed.
 func (m *Manager) RemoveFiles(ctx context.Context, id string) error {
-	ids, err := m.rows.removals(ctx)
-	if err == nil && !contains(ids, id) {
+	ids, err := m.rows.listVolumesInRemoval(ctx)
+	if err == nil && !slices.Contains(ids, id) {
 		err = driver.Errorf(vole.ErrInvalid, "volume %s is not being removed", id)
 	}
 	if err == nil {
 		err = m.removeVolumeFiles(ctx, id)
 	}
-	return wrap("remove files of a volume", "", err)
+	return wrapError("remove files of a volume", "", err)
 }
 
 // finishRemovals is RemoveFiles for all volumes, for when one was interrupted. What
@@ -160,7 +152,7 @@ func (m *Manager) finishRemovals(ctx context.Context) error {
 	if os.Geteuid() == 0 {
 		return nil // to whom nothing is closed
 	}
-	ids, err := m.rows.removals(ctx)
+	ids, err := m.rows.listVolumesInRemoval(ctx)
 	for _, id := range ids {
 		_ = m.removeVolumeFiles(ctx, id)
 	}
@@ -169,10 +161,10 @@ func (m *Manager) finishRemovals(ctx context.Context) error {
 
 // removeVolumeFiles deletes the directory in which package local keeps a volume.
 func (m *Manager) removeVolumeFiles(ctx context.Context, id string) error {
-	return removeTree(ctx, m.store.Local().Directory(), "volumes/"+id)
+	return removeSandboxTree(ctx, m.store.Local().Directory(), "volumes/"+id)
 }
 
-func removeMapped(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
+func removeWithIDMap(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
 	c.Args = append([]string{asRemover, "unmapped"}, c.Args[1:]...)
 	c.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER
 	var out strings.Builder
@@ -184,15 +176,15 @@ func removeMapped(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
 	if err := c.Start(); err != nil {
 		return err
 	}
-	err = ranges.writeMaps(ctx, c.Process.Pid)
+	err = ranges.writeIDMaps(ctx, c.Process.Pid)
 	if err != nil {
 		_ = c.Process.Kill()
 	}
 	in.Close()
-	return errorsFirst(err, withOutput(c.Wait(), []byte(out.String())))
+	return firstError(err, withProcessOutput(c.Wait(), []byte(out.String())))
 }
 
-func withOutput(err error, out []byte) error {
+func withProcessOutput(err error, out []byte) error {
 	if err != nil && len(out) > 0 {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
 	}

@@ -36,15 +36,15 @@ func (c *Config) prepareImage() error {
 		return nil
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ENAMETOOLONG):
 		return err
-	case namesFile(c.Image):
+	case looksLikeFile(c.Image):
 		return driver.Errorf(vole.ErrNotExist, "the image %s: no such file", c.Image)
 	}
 	_, err = registry.ParseReference(c.Image)
 	return err
 }
 
-// namesFile reports whether nobody calls an image of a registry like that.
-func namesFile(name string) bool {
+// looksLikeFile reports whether nobody calls an image of a registry like that.
+func looksLikeFile(name string) bool {
 	if name == "" || strings.Contains("/.~", name[:1]) {
 		return true
 	}
@@ -56,8 +56,8 @@ func namesFile(name string) bool {
 	return false
 }
 
-// heldImage is an image that nobody deletes until it is released.
-type heldImage struct {
+// pinnedImage is an image that nobody deletes until it is released.
+type pinnedImage struct {
 	path   string // file or layout; "": none
 	digest string // of the image in the cache
 	name   string // of an image of a registry
@@ -65,7 +65,7 @@ type heldImage struct {
 	cached *registry.Image
 }
 
-func (h *heldImage) release() {
+func (h *pinnedImage) release() {
 	h.once.Do(func() {
 		if h.cached != nil {
 			_ = h.cached.Release()
@@ -73,22 +73,22 @@ func (h *heldImage) release() {
 	})
 }
 
-// findImage finds the image of a configuration, or fetches it. That of a registry is then
+// pinImage finds the image of a configuration, or fetches it. That of a registry is then
 // named with its digest.
-func (m *Manager) findImage(ctx context.Context, c *Config) (*heldImage, error) {
+func (m *Manager) pinImage(ctx context.Context, c *Config) (*pinnedImage, error) {
 	if c.Image == "" || filepath.IsAbs(c.Image) {
-		return &heldImage{path: c.Image}, nil
+		return &pinnedImage{path: c.Image}, nil
 	}
 	ref, err := registry.ParseReference(c.Image)
 	if err != nil {
 		return nil, err
 	}
-	cache, err := m.openImages()
+	cache, err := m.openImageCache()
 	if err != nil {
 		return nil, err
 	}
 	defer cache.Close()
-	policy := registry.Policy(firstOf(string(c.Pull), string(PullMissing)))
+	policy := registry.Policy(firstNonEmpty(string(c.Pull), string(PullMissing)))
 	var progress registry.Progress
 	if c.PullProgress != nil {
 		progress = c.PullProgress
@@ -98,10 +98,10 @@ func (m *Manager) findImage(ctx context.Context, c *Config) (*heldImage, error) 
 		return nil, err
 	}
 	c.Image, c.Pull = ref.Pinned(img.Digest), PullMissing
-	return &heldImage{path: filepath.Join(m.home, imagesDir), digest: img.Digest, name: ref.String(), cached: img}, nil
+	return &pinnedImage{path: filepath.Join(m.home, imagesDir), digest: img.Digest, name: ref.String(), cached: img}, nil
 }
 
-func (m *Manager) openImages() (*registry.Cache, error) {
+func (m *Manager) openImageCache() (*registry.Cache, error) {
 	home := m.store.Local().Directory()
 	if err := nolinks.Mkdir(home, imagesDir, 0o700); err != nil {
 		return nil, err

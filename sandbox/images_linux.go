@@ -16,13 +16,13 @@ import (
 // last first.
 func (m *Manager) Images(ctx context.Context) ([]ImageInfo, error) {
 	list := []ImageInfo{}
-	err := m.withImages(func(c *registry.Cache) error {
+	err := m.withImageCache(func(c *registry.Cache) error {
 		for _, e := range c.List() {
-			list = append(list, imageInfo(e))
+			list = append(list, newImageInfo(e))
 		}
 		return ctx.Err()
 	})
-	return list, wrap("list images", "", err)
+	return list, wrapError("list images", "", err)
 }
 
 // RemoveImage deletes an image of a registry from the cache: one by its name, or all that
@@ -31,44 +31,44 @@ func (m *Manager) RemoveImage(ctx context.Context, ref string) error {
 	match, err := registry.Matching(ref)
 	if err == nil {
 		var gone []ImageInfo
-		gone, err = m.removeImages(ctx, match)
+		gone, err = m.removeCachedImages(ctx, match)
 		if err == nil && len(gone) == 0 {
 			err = driver.Errorf(vole.ErrNoSuch, "there is no image %s in the cache", ref)
 		}
 	}
-	return wrap("remove image", "", err)
+	return wrapError("remove image", "", err)
 }
 
 // RemoveImages deletes all images of registries from the cache, and returns them. ErrInUse.
 func (m *Manager) RemoveImages(ctx context.Context) ([]ImageInfo, error) {
-	gone, err := m.removeImages(ctx, func(registry.Entry) bool { return true })
-	return gone, wrap("remove images", "", err)
+	gone, err := m.removeCachedImages(ctx, func(registry.Entry) bool { return true })
+	return gone, wrapError("remove images", "", err)
 }
 
-func (m *Manager) removeImages(ctx context.Context, match func(registry.Entry) bool) (gone []ImageInfo, err error) {
+func (m *Manager) removeCachedImages(ctx context.Context, match func(registry.Entry) bool) (gone []ImageInfo, err error) {
 	gone = []ImageInfo{}
-	err = m.withImages(func(c *registry.Cache) error {
+	err = m.withImageCache(func(c *registry.Cache) error {
 		list, err := c.Remove(ctx, match)
 		for _, e := range list {
-			gone = append(gone, imageInfo(e))
+			gone = append(gone, newImageInfo(e))
 		}
 		return err
 	})
 	return gone, err
 }
 
-// withImages calls fn with the cache, if there is one.
-func (m *Manager) withImages(fn func(c *registry.Cache) error) error {
+// withImageCache calls fn with the cache, if there is one.
+func (m *Manager) withImageCache(fn func(c *registry.Cache) error) error {
 	if _, err := os.Lstat(filepath.Join(m.home, imagesDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	c, err := m.openImages()
+	c, err := m.openImageCache()
 	if err != nil {
 		return err
 	}
 	return errors.Join(fn(c), c.Close())
 }
 
-func imageInfo(e registry.Entry) ImageInfo {
+func newImageInfo(e registry.Entry) ImageInfo {
 	return ImageInfo{Name: e.Name, Digest: e.Digest, Size: vole.Size(e.Size), LastUsed: e.Used.UTC()}
 }

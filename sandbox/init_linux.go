@@ -30,25 +30,25 @@ func Init() {
 	switch os.Args[0] {
 	case asHelper:
 		runtime.LockOSThread()
-		unix.Exit(helperMain(os.Args[1:]))
+		unix.Exit(runHelperProcess(os.Args[1:]))
 	case asReaper:
 		runtime.LockOSThread()
-		unix.Exit(reaperMain())
+		unix.Exit(runReaperProcess())
 	case asIDMap:
-		diesWithParent()
+		dieWithParent()
 		os.Stdin.Read(make([]byte, 1)) // until the helper closes the pipe
 		unix.Exit(0)
 	case asSupervisor:
-		unix.Exit(supervisorMain())
+		unix.Exit(runSupervisorProcess())
 	case asRemover:
-		unix.Exit(removerMain(os.Args[1:]))
+		unix.Exit(runRemoverProcess(os.Args[1:]))
 	}
 }
 
-// removerMain removes directories in the one that it is given open, as root of a user
+// runRemoverProcess removes directories in the one that it is given open, as root of a user
 // namespace.
-func removerMain(dirs []string) int {
-	diesWithParent()
+func runRemoverProcess(dirs []string) int {
+	dieWithParent()
 	if len(dirs) > 0 && dirs[0] == "unmapped" {
 		// The maps are there when the other end of stdin is closed; only a program
 		// that is started after that has the capabilities of the namespace's root.
@@ -66,30 +66,30 @@ func removerMain(dirs []string) int {
 	return 0
 }
 
-// diesWithParent has the kernel kill this process when the thread that started it ends.
-func diesWithParent() {
+// dieWithParent has the kernel kill this process when the thread that started it ends.
+func dieWithParent() {
 	// It cannot fail with a valid signal.
 	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
 }
 
-// closeOnExec has all files from number first on closed when a program is executed,
+// setCloseOnExec has all files from number first on closed when a program is executed,
 // so that nothing that this process was started with reaches a sandbox.
-func closeOnExec(first uint) error {
+func setCloseOnExec(first uint) error {
 	return os.NewSyscallError("close_range", unix.CloseRange(first, ^uint(0), unix.CLOSE_RANGE_CLOEXEC))
 }
 
-// reaperMain is process 1 of the pid namespace in which the command runs. It ignores
+// runReaperProcess is process 1 of the pid namespace in which the command runs. It ignores
 // SIGCHLD, which has the kernel collect orphans, and as the command is not process 1,
 // signals do to it what they do everywhere. The command cannot look into it by way of
 // /proc/1 or ptrace: it is not dumpable, and has capabilities that the command lacks. The
 // runtime can, while it still has all rights and resolves paths that an image or a volume
 // can lead through /proc/1. So there is nothing there: all that the reaper's namespaces
 // hold is an empty directory, and it has no file open but the program it runs.
-func reaperMain() int {
+func runReaperProcess() int {
 	signal.Ignore()
-	diesWithParent()
+	dieWithParent()
 	if len(os.Args) > 2 {
-		boundIDs(os.Args[2])
+		boundedIDs(os.Args[2])
 	}
 	if err := hideReaper(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -108,10 +108,10 @@ func reaperMain() int {
 // (RESERVED_PIDS in its kernel/pid.c).
 const reservedIDs = 300
 
-// boundIDs leaves this pid namespace as many ids of processes and threads as most says
+// boundedIDs leaves this pid namespace as many ids of processes and threads as most says
 // at any time, and at first those that are given out once. That it fails is not an
 // error: it is a default, which is left out where nothing enforces it.
-func boundIDs(most string) {
+func boundedIDs(most string) {
 	if n, err := strconv.Atoi(most); err == nil && boundsIDs() {
 		_ = os.WriteFile("/proc/sys/kernel/pid_max", []byte(strconv.Itoa(reservedIDs+n)), 0)
 	}

@@ -131,7 +131,7 @@ func TestSecretsInShownDirectories(t *testing.T) {
 	defer l.Close()
 	for _, runtime := range Runtimes {
 		t.Run(runtime, func(t *testing.T) {
-			if _, err := find(runtime); err != nil {
+			if _, err := findRuntimeBinary(runtime); err != nil {
 				t.Skip(err)
 			}
 			e := openEnv(t, home)
@@ -160,7 +160,7 @@ func TestCopyOfOpenFiles(t *testing.T) {
 		os.Symlink("private", filepath.Join(src, "link"))); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&hostView{}).copyOpen(src, dst); err != nil {
+	if err := (&hostView{}).copyPublicFiles(src, dst); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("find", dst, "-mindepth", "1", "-printf", "%P:%m ").Output()
@@ -192,8 +192,8 @@ func TestCopyOfEntries(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	v := &hostView{root: root, asRoot: true, points: []string{filepath.Join(dir, "nosuch")}}
-	if err := v.show(dir, fs.ModeDir); err != nil {
+	v := &hostView{root: root, asRoot: true, mountPoints: []string{filepath.Join(dir, "nosuch")}}
+	if err := v.showHostPath(dir, fs.ModeDir); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("grep", "-rho", ".*", root).Output()
@@ -234,7 +234,7 @@ func TestPrivileges(t *testing.T) {
 	for _, name := range []string{"crun", "runc"} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t)
-			if _, err := find(name); err != nil {
+			if _, err := findRuntimeBinary(name); err != nil {
 				t.Skip(err)
 			}
 			c := shell(t, "grep -E '^(NoNewPrivs|Seccomp|CapBnd|CapPrm|CapAmb):' /proc/self/status | tr -d '\\t\\n'")

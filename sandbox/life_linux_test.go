@@ -175,9 +175,9 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	l.Close()
 	var out bytes.Buffer
-	r := openLog(top, "log")
+	r := openLogWriter(top, "log")
 	defer r.Close()
-	if err := r.copyTo(&out); err != nil {
+	if err := r.copyLogTo(&out); err != nil {
 		t.Fatal(err)
 	}
 	if n := out.Len(); n < maxLog || n > 2*maxLog {
@@ -317,7 +317,7 @@ func TestReapAwaitsHelper(t *testing.T) {
 	go func() { reaped <- e.m.Reap(testCtx(t)) }()
 	for range 20 {
 		time.Sleep(5 * time.Millisecond)
-		if i, err := e.m.rows.get(testCtx(t), id); err != nil || !i.Status.Live() {
+		if i, err := e.m.rows.findSandbox(testCtx(t), id); err != nil || !i.Status.Live() {
 			t.Fatalf("while the helper lives: %+v, %v", i, err)
 		}
 	}
@@ -325,7 +325,7 @@ func TestReapAwaitsHelper(t *testing.T) {
 	if err := <-reaped; err != nil {
 		t.Fatal(err)
 	}
-	if i, err := e.m.rows.get(testCtx(t), id); err != nil || i.Status != StatusCrashed {
+	if i, err := e.m.rows.findSandbox(testCtx(t), id); err != nil || i.Status != StatusCrashed {
 		t.Errorf("when the helper is gone: %+v, %v", i, err)
 	}
 }
@@ -338,7 +338,7 @@ func TestForeignHelperRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	boot := bootID()
+	boot := readBootID()
 	for _, record := range []string{
 		"", "{", `{"pid": 1}`, `{"pid": -1}`,
 		fmt.Sprintf(`{"boot": %q, "pid": %d, "start": %d}`, "another", os.Getpid(), self),
@@ -347,7 +347,7 @@ func TestForeignHelperRecord(t *testing.T) {
 		strings.Repeat(" ", 1<<20),
 	} {
 		id := e.deadSandbox()
-		if err := os.WriteFile(filepath.Join(e.m.dir(id), helperFile), []byte(record), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(e.m.sandboxDir(id), helperFile), []byte(record), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if f := e.m.recordedHelper(id); f != nil {
@@ -366,12 +366,12 @@ func (e *env) deadSandbox() string {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	lock, err := e.m.makeDir(id.String())
+	lock, err := e.m.makeLockedDir(id.String())
 	if err != nil {
 		e.t.Fatal(err)
 	}
 	lock.Release()
-	err = e.m.rows.insert(testCtx(e.t), Info{ID: id.String(), Name: "dead-" + id.String(), Status: StatusCreated, Created: time.Now()})
+	err = e.m.rows.insertSandbox(testCtx(e.t), Info{ID: id.String(), Name: "dead-" + id.String(), Status: StatusCreated, Created: time.Now()})
 	if err != nil {
 		e.t.Fatal(err)
 	}

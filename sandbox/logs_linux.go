@@ -34,7 +34,7 @@ func (l *logWriter) Write(p []byte) (int, error) {
 		if l.f != nil && l.size >= maxLog {
 			l.f.Close()
 			l.f = nil
-			_ = l.putAside() // else this file grows no further either
+			_ = l.rotateLog() // else this file grows no further either
 		}
 		if l.f == nil {
 			f, err := nolinks.OpenFile(l.top, l.name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -51,8 +51,8 @@ func (l *logWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// putAside makes the file the older one.
-func (l *logWriter) putAside() error {
+// rotateLog makes the file the older one.
+func (l *logWriter) rotateLog() error {
 	dir, err := nolinks.OpenDir(l.top, path.Dir(l.name))
 	if err != nil {
 		return err
@@ -78,8 +78,8 @@ type logReader struct {
 	f    *os.File
 }
 
-// openLog opens a log at its oldest line. One that is missing is empty.
-func openLog(top *os.File, name string) *logReader {
+// openLogWriter opens a log at its oldest line. One that is missing is empty.
+func openLogWriter(top *os.File, name string) *logReader {
 	l := &logReader{top: top, name: name}
 	f, err := nolinks.OpenFile(top, name+".1", os.O_RDONLY, 0)
 	if err == nil {
@@ -88,8 +88,8 @@ func openLog(top *os.File, name string) *logReader {
 	return l
 }
 
-// copyTo copies what there is now.
-func (l *logReader) copyTo(w io.Writer) error {
+// copyLogTo copies what there is now.
+func (l *logReader) copyLogTo(w io.Writer) error {
 	for {
 		if l.f != nil {
 			if _, err := io.Copy(w, l.f); err != nil {
@@ -103,7 +103,7 @@ func (l *logReader) copyTo(w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if l.f != nil && sameFile(l.f, next) {
+		if l.f != nil && isSameFile(l.f, next) {
 			next.Close()
 			return nil
 		}
@@ -120,7 +120,7 @@ func (l *logReader) copyTo(w io.Writer) error {
 	}
 }
 
-func sameFile(a, b *os.File) bool {
+func isSameFile(a, b *os.File) bool {
 	x, err1 := a.Stat()
 	y, err2 := b.Stat()
 	return err1 == nil && err2 == nil && os.SameFile(x, y)

@@ -61,7 +61,7 @@ func eachRuntime(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 	for _, name := range Runtimes {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t)
-			if _, err := find(name); err != nil {
+			if _, err := findRuntimeBinary(name); err != nil {
 				t.Skip(err)
 			}
 			fn(t, e, name)
@@ -73,7 +73,7 @@ func eachRuntime(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 func anyEnv(t *testing.T) *env {
 	t.Helper()
 	e := newEnv(t)
-	if _, err := e.m.runtime(testCtx(t), ""); errors.Is(err, vole.ErrUnsupported) {
+	if _, err := e.m.chooseRuntime(testCtx(t), ""); errors.Is(err, vole.ErrUnsupported) {
 		t.Skip(err)
 	}
 	return e

@@ -20,22 +20,22 @@ import (
 // Manager runs and finds the sandboxes of one home. Its methods may be called from
 // any number of goroutines and processes.
 type Manager struct {
-	home  string
-	store *vole.Store
-	top   *os.File // the directory of sandboxes; nil: read-only, and there is none
-	db    *catalog.DB
-	rows  rows
+	home         string
+	store        *vole.Store
+	sandboxesDir *os.File // the directory of sandboxes; nil: read-only, and there is none
+	db           *catalog.DB
+	rows         catalogRows
 }
 
 // Open opens the sandboxes of a home ("": the default one), which must be that of
 // store. It cleans up after those that died. The caller closes the Manager, and store
 // after it. Errors are [*vole.Error], as with all of this package.
 func Open(ctx context.Context, home string, store *vole.Store) (*Manager, error) {
-	m, err := open(ctx, home, store)
-	return m, wrap("open sandboxes", "", err)
+	m, err := openManager(ctx, home, store)
+	return m, wrapError("open sandboxes", "", err)
 }
 
-func open(ctx context.Context, home string, store *vole.Store) (*Manager, error) {
+func openManager(ctx context.Context, home string, store *vole.Store) (*Manager, error) {
 	if home == "" {
 		var err error
 		if home, err = local.DefaultHome(); err != nil {
@@ -46,7 +46,7 @@ func open(ctx context.Context, home string, store *vole.Store) (*Manager, error)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := homeOf(store, home)
+	dir, err := openHomeOf(store, home)
 	if err != nil {
 		return nil, err
 	}
@@ -56,38 +56,38 @@ func open(ctx context.Context, home string, store *vole.Store) (*Manager, error)
 			return nil, err
 		}
 	}
-	m.top, err = nolinks.OpenDir(dir, "sandboxes")
+	m.sandboxesDir, err = nolinks.OpenDir(dir, "sandboxes")
 	if err != nil && !(store.Caps().ReadOnly && errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
-	if err := m.openRows(ctx, dir); err != nil {
-		m.top.Close() // nil is closed already
+	if err := m.openCatalogRows(ctx, dir); err != nil {
+		m.sandboxesDir.Close() // nil is closed already
 		return nil, err
 	}
 	return m, nil
 }
 
-// openRows opens the catalog of the home, and cleans up.
-func (m *Manager) openRows(ctx context.Context, dir *os.File) (err error) {
+// openCatalogRows opens the catalog of the home, and cleans up.
+func (m *Manager) openCatalogRows(ctx context.Context, dir *os.File) (err error) {
 	readOnly := m.store.Caps().ReadOnly
 	m.db, err = catalog.Open(ctx, filepath.Join(m.home, "catalog.db"), catalog.Options{ReadOnly: readOnly, Dir: dir, Verify: true})
 	if err != nil {
 		return err
 	}
-	m.rows = rows{m.db}
+	m.rows = catalogRows{m.db}
 	if readOnly {
 		return nil
 	}
-	if err := m.reap(ctx); err != nil {
+	if err := m.reapDeadSandboxes(ctx); err != nil {
 		m.db.Close()
 		return err
 	}
 	return nil
 }
 
-// homeOf returns the open directory of the home that store has opened, to which the path
+// openHomeOf returns the open directory of the home that store has opened, to which the path
 // home must still lead: what is there was checked when it was opened.
-func homeOf(store *vole.Store, home string) (*os.File, error) {
+func openHomeOf(store *vole.Store, home string) (*os.File, error) {
 	b := store.Local()
 	if b == nil {
 		return nil, driver.Errorf(vole.ErrUnsupported, "sandboxes need volumes on this host, which the %s backend has not", store.Caps().Backend)
@@ -97,7 +97,7 @@ func homeOf(store *vole.Store, home string) (*os.File, error) {
 		return nil, err
 	}
 	if opened, err := b.Directory().Stat(); err != nil || !os.SameFile(at, opened) {
-		return nil, errorsFirst(err, driver.Errorf(vole.ErrCorrupt, "the home %s is not the one that was opened: it, or a link to it, has been moved", home))
+		return nil, firstError(err, driver.Errorf(vole.ErrCorrupt, "the home %s is not the one that was opened: it, or a link to it, has been moved", home))
 	}
 	return b.Directory(), nil
 }
@@ -105,17 +105,17 @@ func homeOf(store *vole.Store, home string) (*os.File, error) {
 // Close ends the use of m. Sandboxes go on.
 func (m *Manager) Close() error {
 	err := m.db.Close()
-	m.top.Close()
-	return wrap("close sandboxes", "", err)
+	m.sandboxesDir.Close()
+	return wrapError("close sandboxes", "", err)
 }
 
-// dir is the path of a sandbox's directory, for those to whom only a path can be given.
+// sandboxDir is the path of a sandbox's directory, for those to whom only a path can be given.
 // What the home's owner may have put there is opened and removed beneath top, without
 // following links.
-func (m *Manager) dir(id string) string { return filepath.Join(m.home, "sandboxes", id) }
+func (m *Manager) sandboxDir(id string) string { return filepath.Join(m.home, "sandboxes", id) }
 
-// wrap is the boundary of the package.
-func wrap(op, name string, err error) error {
+// wrapError is the boundary of the package.
+func wrapError(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -130,58 +130,60 @@ func wrap(op, name string, err error) error {
 
 // List returns the live sandboxes, or with all also those that ended, newest first.
 func (m *Manager) List(ctx context.Context, all bool) ([]Info, error) {
-	list, err := m.rows.list(ctx, all)
-	return list, wrap("list sandboxes", "", err)
+	list, err := m.rows.listSandboxes(ctx, all)
+	return list, wrapError("list sandboxes", "", err)
 }
 
 // Get returns one sandbox, by id or by name: a live one before those that ended, of
 // which the newest counts. ErrNoSuch.
 func (m *Manager) Get(ctx context.Context, ref string) (Info, error) {
-	i, err := m.rows.get(ctx, ref)
-	return i, wrap("get", ref, err)
+	i, err := m.rows.findSandbox(ctx, ref)
+	return i, wrapError("get", ref, err)
 }
 
 // Reap cleans up after sandboxes whose supervisors died: it marks them crashed,
 // removes their scratch directories and control groups. Open does it too.
-func (m *Manager) Reap(ctx context.Context) error { return wrap("clean up sandboxes", "", m.reap(ctx)) }
+func (m *Manager) Reap(ctx context.Context) error {
+	return wrapError("clean up sandboxes", "", m.reapDeadSandboxes(ctx))
+}
 
 // Pause freezes all processes of a running sandbox. ErrUnsupported: there are no
 // control groups for it, as without root, unless one is delegated. ErrInvalid: it is not running.
 func (m *Manager) Pause(ctx context.Context, ref string) error {
-	return wrap("pause", ref, m.control(ctx, ref, ctlRequest{Op: "pause"}))
+	return wrapError("pause", ref, m.requestControl(ctx, ref, controlRequest{Op: "pause"}))
 }
 
 // Resume lets a paused sandbox go on. ErrInvalid: it is not paused.
 func (m *Manager) Resume(ctx context.Context, ref string) error {
-	return wrap("resume", ref, m.control(ctx, ref, ctlRequest{Op: "resume"}))
+	return wrapError("resume", ref, m.requestControl(ctx, ref, controlRequest{Op: "resume"}))
 }
 
 // Stop asks a sandbox to end, by SIGTERM, and kills it when it has not done so after
 // the time given. It returns once the sandbox is stopped and its volumes are detached.
 func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) error {
-	return wrap("stop", ref, m.stop(ctx, ref, timeout))
+	return wrapError("stop", ref, m.stopAndWait(ctx, ref, timeout))
 }
 
-func (m *Manager) stop(ctx context.Context, ref string, timeout time.Duration) error {
+func (m *Manager) stopAndWait(ctx context.Context, ref string, timeout time.Duration) error {
 	if timeout < 0 {
 		return driver.Errorf(vole.ErrInvalid, "time-out %v: must not be negative", timeout)
 	}
-	i, err := m.rows.get(ctx, ref)
+	i, err := m.rows.findSandbox(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if err := m.control(ctx, i.ID, ctlRequest{Op: "stop", Timeout: timeout}); err != nil {
+	if err := m.requestControl(ctx, i.ID, controlRequest{Op: "stop", Timeout: timeout}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout+2*patience, errors.New("the sandbox did not end"))
 	defer cancel()
-	return m.await(ctx, i.ID)
+	return m.awaitEnd(ctx, i.ID)
 }
 
-// await waits until a sandbox has ended.
-func (m *Manager) await(ctx context.Context, id string) error {
+// awaitEnd waits until a sandbox has ended.
+func (m *Manager) awaitEnd(ctx context.Context, id string) error {
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		i, err := m.rows.get(ctx, id)
+		i, err := m.rows.findSandbox(ctx, id)
 		if errors.Is(err, vole.ErrNoSuch) {
 			return nil // and forgotten
 		}
@@ -189,7 +191,7 @@ func (m *Manager) await(ctx context.Context, id string) error {
 			return err
 		}
 		if pause > 50*time.Millisecond {
-			if err := m.reap(ctx); err != nil { // its supervisor may have died
+			if err := m.reapDeadSandboxes(ctx); err != nil { // its supervisor may have died
 				return err
 			}
 		}
@@ -203,39 +205,39 @@ func (m *Manager) await(ctx context.Context, id string) error {
 
 // Remove forgets a sandbox that ended, and its log. ErrInUse: it is live.
 func (m *Manager) Remove(ctx context.Context, ref string) error {
-	return wrap("remove", ref, m.remove(ctx, ref))
+	return wrapError("remove", ref, m.removeEnded(ctx, ref))
 }
 
-func (m *Manager) remove(ctx context.Context, ref string) error {
-	i, err := m.rows.get(ctx, ref)
+func (m *Manager) removeEnded(ctx context.Context, ref string) error {
+	i, err := m.rows.findSandbox(ctx, ref)
 	if err != nil {
 		return err
 	}
 	if i.Status.Live() {
 		return driver.Errorf(vole.ErrInUse, "sandbox %s is %s; stop it first", i.Name, i.Status)
 	}
-	if err := m.rows.remove(ctx, i.ID); err != nil {
+	if err := m.rows.deleteEnded(ctx, i.ID); err != nil {
 		return err
 	}
-	return removeTree(ctx, m.top, i.ID)
+	return removeSandboxTree(ctx, m.sandboxesDir, i.ID)
 }
 
-// prune forgets the oldest of the sandboxes that ended.
-func (m *Manager) prune(ctx context.Context) error {
-	ids, err := m.rows.surplus(ctx)
+// removeOldest forgets the oldest of the sandboxes that ended.
+func (m *Manager) removeOldest(ctx context.Context) error {
+	ids, err := m.rows.listSurplusIDs(ctx)
 	if err != nil {
 		return err
 	}
 	for _, id := range ids {
-		if err := m.rows.remove(ctx, id); err != nil {
+		if err := m.rows.deleteEnded(ctx, id); err != nil {
 			return err
 		}
-		if err := removeTree(ctx, m.top, id); err != nil {
+		if err := removeSandboxTree(ctx, m.sandboxesDir, id); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// isTemp reports whether a name in the directory of sandboxes is not a sandbox's.
-func isTemp(name string) bool { return strings.HasPrefix(name, ".") }
+// isTemporaryName reports whether a name in the directory of sandboxes is not a sandbox's.
+func isTemporaryName(name string) bool { return strings.HasPrefix(name, ".") }

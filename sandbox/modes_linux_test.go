@@ -60,7 +60,7 @@ func rootModes(t *testing.T, e *env, runtime, user string) {
 			checkModes(t, e, c, "/tmp 1777\n")
 			c.Args, c.User = []string{"touch", "/tmp/x"}, user
 			if o, err := e.run(c, ""); err != nil || o.ExitCode != 0 {
-				t.Errorf("%s: %+v, %v", c.rootName(), o, err)
+				t.Errorf("%s: %+v, %v", c.describeRoot(), o, err)
 			}
 		}
 		if st, err := os.Stat(filepath.Join(dir, "tmp")); has && (err != nil || st.Mode().Perm() != 0o700 && st.Mode() != os.ModeDir|0o755) {

@@ -87,14 +87,14 @@ const badPathBytes = ":;,\x00"
 func ParseMount(s string) (Mount, error) {
 	name, rest, ok := strings.Cut(s, ":")
 	if !ok {
-		return Mount{}, noTarget(s)
+		return Mount{}, explainMissingTarget(s)
 	}
 	guest, opts, hasOpts := strings.Cut(rest, ":")
 	switch {
 	case isHostPath(name):
-		return Mount{}, hostPath(s, name, guest)
+		return Mount{}, explainHostPath(s, name, guest)
 	case strings.Contains(name, "/"):
-		return Mount{}, slashInName(s, name)
+		return Mount{}, explainSlashInName(s, name)
 	}
 	m := Mount{Volume: name, Path: guest}
 	if hasOpts {
@@ -108,7 +108,7 @@ func ParseMount(s string) (Mount, error) {
 	return m, nil
 }
 
-func invalid(mount, format string, args ...any) error {
+func invalidMount(mount, format string, args ...any) error {
 	return driver.Errorf(vole.ErrInvalid, "mount %q: "+format, append([]any{mount}, args...)...)
 }
 
@@ -117,32 +117,32 @@ func (m *Mount) parseOptions(s, opts string) error {
 	for opt := range strings.SplitSeq(opts, ",") {
 		key, value, hasValue := strings.Cut(opt, "=")
 		if opt == "" {
-			return invalid(s, "an option is empty")
+			return invalidMount(s, "an option is empty")
 		}
 		if seen[key] {
-			return invalid(s, "option %q is given twice", key)
+			return invalidMount(s, "option %q is given twice", key)
 		}
 		seen[key] = true
 		flag, isFlag := flagOptions[key]
 		set, isValue := valueOptions[key]
 		switch {
 		case isFlag && hasValue:
-			return invalid(s, "option %q takes no value", key)
+			return invalidMount(s, "option %q takes no value", key)
 		case isFlag:
 			flag(m)
 		case isValue && (!hasValue || value == ""):
-			return invalid(s, "option %q needs a value: write %s=...", key, key)
+			return invalidMount(s, "option %q needs a value: write %s=...", key, key)
 		case isValue:
 			if err := set(m, value); err != nil {
-				return invalid(s, "option %q: %v", opt, err)
+				return invalidMount(s, "option %q: %v", opt, err)
 			}
 		default:
-			return unknownOption(s, key)
+			return explainUnknownOption(s, key)
 		}
 	}
 	for _, pair := range [][2]string{{"ro", "rw"}, {"dev", "nodev"}} {
 		if seen[pair[0]] && seen[pair[1]] {
-			return invalid(s, "options %q and %q exclude each other", pair[0], pair[1])
+			return invalidMount(s, "options %q and %q exclude each other", pair[0], pair[1])
 		}
 	}
 	return nil
@@ -158,16 +158,16 @@ var flagOptions = map[string]func(*Mount){
 }
 
 var valueOptions = map[string]func(*Mount, string) error{
-	"kind": func(m *Mount, v string) error { return choose(&m.Kind, v, vole.KindDir, vole.KindDisk) },
-	"mode": func(m *Mount, v string) error { return choose(&m.Mode, v, ModeExisting, ModeCreate, ModeEnsure) },
+	"kind": func(m *Mount, v string) error { return chooseOption(&m.Kind, v, vole.KindDir, vole.KindDisk) },
+	"mode": func(m *Mount, v string) error { return chooseOption(&m.Mode, v, ModeExisting, ModeCreate, ModeEnsure) },
 	"stat-virt": func(m *Mount, v string) error {
-		return choose(&m.StatVirt, v, StatVirtStrict, StatVirtRelaxed, StatVirtOff)
+		return chooseOption(&m.StatVirt, v, StatVirtStrict, StatVirtRelaxed, StatVirtOff)
 	},
 	"host-perms": func(m *Mount, v string) error {
-		return choose(&m.HostPerms, v, HostPermsPrivate, HostPermsMirror)
+		return chooseOption(&m.HostPerms, v, HostPermsPrivate, HostPermsMirror)
 	},
-	"size":    func(m *Mount, v string) error { return positive(&m.Capacity, v) },
-	"quota":   func(m *Mount, v string) error { return positive(&m.Quota, v) },
+	"size":    func(m *Mount, v string) error { return parsePositiveSize(&m.Capacity, v) },
+	"quota":   func(m *Mount, v string) error { return parsePositiveSize(&m.Quota, v) },
 	"subpath": func(m *Mount, v string) error { m.Subpath = v; return nil },
 }
 
@@ -178,7 +178,7 @@ var MountOptions = []string{
 	"nodev", "noexec", "nosuid", "quota=", "ro", "rw", "size=", "stat-virt=off", "stat-virt=relaxed", "stat-virt=strict", "subpath=",
 }
 
-func choose[T ~string](dst *T, v string, among ...T) error {
+func chooseOption[T ~string](dst *T, v string, among ...T) error {
 	if slices.Contains(among, T(v)) {
 		*dst = T(v)
 		return nil
@@ -190,7 +190,7 @@ func choose[T ~string](dst *T, v string, among ...T) error {
 	return driver.Errorf(vole.ErrInvalid, "use %s", strings.Join(words, ", "))
 }
 
-func positive(dst *vole.Size, v string) error {
+func parsePositiveSize(dst *vole.Size, v string) error {
 	n, err := vole.ParseSize(v)
 	if err == nil && n <= 0 {
 		err = driver.Errorf(vole.ErrInvalid, "must be at least 1 byte")
@@ -204,57 +204,57 @@ func positive(dst *vole.Size, v string) error {
 func (m *Mount) Normalize() error {
 	s := m.Volume + ":" + m.Path
 	if err := driver.ValidateName(m.Volume); err != nil {
-		return invalid(s, "%v", err)
+		return invalidMount(s, "%v", err)
 	}
-	clean, err := cleanGuest(m.Path)
+	clean, err := cleanGuestPath(m.Path)
 	if err != nil {
-		return driver.Errorf(sentinelOf(err), "mount %q: %v", s, err)
+		return driver.Errorf(escapeOrInvalid(err), "mount %q: %v", s, err)
 	}
 	m.Path = clean
 	if m.Subpath != "" {
 		sub, err := driver.CleanPath(m.Subpath)
 		if err != nil {
-			return driver.Errorf(sentinelOf(err), "mount %q: subpath: %v", s, err)
+			return driver.Errorf(escapeOrInvalid(err), "mount %q: subpath: %v", s, err)
 		}
 		if !utf8.ValidString(sub) {
-			return invalid(s, "subpath %q is not UTF-8", sub)
+			return invalidMount(s, "subpath %q is not UTF-8", sub)
 		}
 		if strings.Contains(sub, ",") {
-			return invalid(s, "subpath %q: must not have ','", sub)
+			return invalidMount(s, "subpath %q: must not have ','", sub)
 		}
 		if m.Subpath = sub; sub == "." {
 			m.Subpath = ""
 		}
 	}
-	return m.checkKind(s)
+	return m.checkVolumeKind(s)
 }
 
-func (m *Mount) checkKind(s string) error {
+func (m *Mount) checkVolumeKind(s string) error {
 	if m.Quota < 0 || m.Capacity < 0 {
-		return invalid(s, "a size is negative")
+		return invalidMount(s, "a size is negative")
 	}
 	if m.Kind == vole.KindDisk {
 		switch {
 		case m.Quota != 0:
-			return invalid(s, `option "quota" is not for kind=disk, whose size is its limit`)
+			return invalidMount(s, `option "quota" is not for kind=disk, whose size is its limit`)
 		case m.StatVirt != "":
-			return invalid(s, `option "stat-virt" is not for kind=disk`)
+			return invalidMount(s, `option "stat-virt" is not for kind=disk`)
 		case m.HostPerms != "":
-			return invalid(s, `option "host-perms" is not for kind=disk`)
+			return invalidMount(s, `option "host-perms" is not for kind=disk`)
 		case m.Mode == ModeCreate && m.Capacity == 0:
-			return invalid(s, `kind=disk needs option "size" to create the volume`)
+			return invalidMount(s, `kind=disk needs option "size" to create the volume`)
 		}
 	} else if m.Capacity != 0 {
-		return invalid(s, `option "size" needs kind=disk; a dir volume takes "quota"`)
+		return invalidMount(s, `option "size" needs kind=disk; a dir volume takes "quota"`)
 	}
 	if m.StatVirt == StatVirtOff && m.HostPerms == HostPermsMirror {
-		return invalid(s, "stat-virt=off excludes host-perms=mirror: there is nothing to mirror")
+		return invalidMount(s, "stat-virt=off excludes host-perms=mirror: there is nothing to mirror")
 	}
 	return nil
 }
 
-// cleanGuest checks a path in the sandbox and returns it clean.
-func cleanGuest(p string) (string, error) {
+// cleanGuestPath checks a path in the sandbox and returns it clean.
+func cleanGuestPath(p string) (string, error) {
 	if !strings.HasPrefix(p, "/") {
 		return "", driver.Errorf(vole.ErrInvalid, "guest path %q must be absolute", p)
 	}
@@ -274,8 +274,8 @@ func cleanGuest(p string) (string, error) {
 	return "/" + clean, nil
 }
 
-// sentinelOf returns ErrPathEscape when err is one, else ErrInvalid.
-func sentinelOf(err error) error {
+// escapeOrInvalid returns ErrPathEscape when err is one, else ErrInvalid.
+func escapeOrInvalid(err error) error {
 	if c := driver.Classify(err); c.Err == vole.ErrPathEscape {
 		return c.Err
 	}

@@ -17,8 +17,8 @@ func isHostPath(name string) bool {
 	return name != "" && strings.Contains("/.~", name[:1])
 }
 
-// hostPath says how files of the host come into a volume.
-func hostPath(mount, host, guest string) error {
+// explainHostPath says how files of the host come into a volume.
+func explainHostPath(mount, host, guest string) error {
 	name := "NAME"
 	if base := path.Base(path.Clean(host)); driver.ValidateName(base) == nil {
 		name = base
@@ -26,13 +26,13 @@ func hostPath(mount, host, guest string) error {
 	if !strings.HasPrefix(guest, "/") {
 		guest = "/guest/path"
 	}
-	return invalid(mount, "%q is no volume's name but a path of the host, which a sandbox does not see; write "+grammar+
+	return invalidMount(mount, "%q is no volume's name but a path of the host, which a sandbox does not see; write "+grammar+
 		". 'vole create --from %s %s' makes a volume with the files in it, to be mounted with -v %s:%s, and 'vole cp' brings back what changed",
-		host, shellWord(host), name, name, guest)
+		host, quoteShellWord(host), name, name, guest)
 }
 
-// shellWord is s as a shell takes it for one word.
-func shellWord(s string) string {
+// quoteShellWord is s as a shell takes it for one word.
+func quoteShellWord(s string) string {
 	if strings.ContainsFunc(s, func(c rune) bool {
 		return !strings.ContainsRune("/._-+,~", c) && !unicode.IsLetter(c) && !unicode.IsDigit(c)
 	}) {
@@ -41,26 +41,26 @@ func shellWord(s string) string {
 	return s
 }
 
-// slashInName says how a part of a volume is mounted, which is perhaps meant.
-func slashInName(mount, name string) error {
+// explainSlashInName says how a part of a volume is mounted, which is perhaps meant.
+func explainSlashInName(mount, name string) error {
 	volume, dir, _ := strings.Cut(name, "/")
-	return invalid(mount, "%v. A directory of a volume is mounted with the option subpath=%s of %s; files of the host come into a volume by 'vole create --from %s'",
-		driver.ValidateName(name), dir, volume, shellWord(name))
+	return invalidMount(mount, "%v. A directory of a volume is mounted with the option subpath=%s of %s; files of the host come into a volume by 'vole create --from %s'",
+		driver.ValidateName(name), dir, volume, quoteShellWord(name))
 }
 
-// noTarget says what a mount without a colon lacks.
-func noTarget(mount string) error {
+// explainMissingTarget says what a mount without a colon lacks.
+func explainMissingTarget(mount string) error {
 	switch {
 	case strings.Contains(mount, "=") && strings.Contains(mount, ","):
-		return invalid(mount, "keys and values are not read here; write "+grammar)
+		return invalidMount(mount, "keys and values are not read here; write "+grammar)
 	case strings.HasPrefix(mount, "/"):
-		return invalid(mount, "the name of a volume is missing; write "+grammar+", as NAME:%s; a volume that does not exist is made", path.Clean(mount))
+		return invalidMount(mount, "the name of a volume is missing; write "+grammar+", as NAME:%s; a volume that does not exist is made", path.Clean(mount))
 	case isHostPath(mount):
-		return hostPath(mount, mount, "")
+		return explainHostPath(mount, mount, "")
 	case driver.ValidateName(mount) == nil:
-		return invalid(mount, "the path in the sandbox is missing; write "+grammar+", as %s:/%s", mount, mount)
+		return invalidMount(mount, "the path in the sandbox is missing; write "+grammar+", as %s:/%s", mount, mount)
 	}
-	return invalid(mount, "write "+grammar)
+	return invalidMount(mount, "write "+grammar)
 }
 
 // foreignOptions are those that other tools have for their mounts, and why there is no need
@@ -74,13 +74,13 @@ var foreignOptions = map[string]string{
 	"exec": "that is the default", "suid": "that is the default",
 }
 
-// unknownOption names an option that there is not, and says what to write instead.
-func unknownOption(mount, option string) error {
+// explainUnknownOption names an option that there is not, and says what to write instead.
+func explainUnknownOption(mount, option string) error {
 	if option == "readonly" {
-		return invalid(mount, "unknown option %q; write ro", option)
+		return invalidMount(mount, "unknown option %q; write ro", option)
 	}
 	if why := foreignOptions[option]; why != "" {
-		return invalid(mount, "unknown option %q: %s; leave it out", option, why)
+		return invalidMount(mount, "unknown option %q: %s; leave it out", option, why)
 	}
-	return invalid(mount, "unknown option %q; 'vole run --help' lists the options", option)
+	return invalidMount(mount, "unknown option %q; 'vole run --help' lists the options", option)
 }

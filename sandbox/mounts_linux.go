@@ -9,8 +9,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// spec is what a volume that m makes is to be, and what one that is there must be.
-func (m Mount) spec() vole.Spec {
+// formatMount is what a volume that m makes is to be, and what one that is there must be.
+func (m Mount) formatMount() vole.Spec {
 	return vole.Spec{Kind: m.Kind, Quota: m.Quota, Capacity: m.Capacity}
 }
 
@@ -33,7 +33,7 @@ func checkMounts(mounts []Mount) ([]Mount, error) {
 		seen[m.Path] = true
 		for _, r := range reserved {
 			if m.Path == r || strings.HasPrefix(m.Path, r+"/") {
-				return nil, invalid(m.String(), "%s belongs to the sandbox itself", r)
+				return nil, invalidMount(m.String(), "%s belongs to the sandbox itself", r)
 			}
 		}
 		if m.StatVirt == StatVirtStrict {
@@ -51,7 +51,7 @@ func checkMounts(mounts []Mount) ([]Mount, error) {
 	return out, nil
 }
 
-// beneath reports whether p is dir or lies beneath it; both are clean.
-func beneath(p, dir string) bool {
+// isBeneath reports whether p is dir or lies beneath it; both are clean.
+func isBeneath(p, dir string) bool {
 	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
 }

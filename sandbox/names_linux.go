@@ -19,7 +19,7 @@ var (
 	}
 )
 
-// makeName makes up a name, of few enough that it must be checked for being free.
-func makeName() string {
+// makeRandomName makes up a name, of few enough that it must be checked for being free.
+func makeRandomName() string {
 	return adjectives[rand.IntN(len(adjectives))] + "-" + animals[rand.IntN(len(animals))]
 }

@@ -34,30 +34,30 @@ const maxVerdicts = 1 << 20
 // changed in ways that the key does not show.
 const retryAfter = 10 * time.Minute
 
-// runtime returns the runtime asked for, or the first that works.
-func (m *Manager) runtime(ctx context.Context, want string) (binary, error) {
+// chooseRuntime returns the runtime asked for, or the first that works.
+func (m *Manager) chooseRuntime(ctx context.Context, want string) (binary, error) {
 	if want != "" {
-		return find(want)
+		return findRuntimeBinary(want)
 	}
-	known := m.verdicts()
+	known := m.loadProbeVerdicts()
 	var reasons []string
 	for _, name := range Runtimes {
-		b, err := find(name)
+		b, err := findRuntimeBinary(name)
 		if err != nil {
 			reasons = append(reasons, name+" is not installed")
 			continue
 		}
-		key, err := probeKey(b)
+		key, err := runtimeProbeKey(b)
 		if err != nil {
 			return b, err
 		}
 		v, ok := known[key]
 		if !ok || !v.OK && time.Since(v.At) > retryAfter {
-			if v, err = m.probe(ctx, b); err != nil {
+			if v, err = m.probeRuntime(ctx, b); err != nil {
 				return b, err
 			}
 			known[key] = v
-			m.storeVerdicts(known)
+			m.storeProbeVerdicts(known)
 		}
 		if v.OK {
 			return b, nil
@@ -67,26 +67,26 @@ func (m *Manager) runtime(ctx context.Context, want string) (binary, error) {
 	return binary{}, driver.Errorf(vole.ErrUnsupported, "no OCI runtime works on this host (%s); install crun or runc", strings.Join(reasons, "; "))
 }
 
-// probeKey names what a verdict depends on.
-func probeKey(b binary) (string, error) {
+// runtimeProbeKey names what a verdict depends on.
+func runtimeProbeKey(b binary) (string, error) {
 	st, err := os.Stat(b.Path)
 	if err != nil {
 		return "", err
 	}
 	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // "" where hidden
 	return fmt.Sprintf("%s|%d|%d|%d|%s|%s", b.Path, st.ModTime().UnixNano(), st.Size(), os.Geteuid(),
-		strings.TrimSpace(string(release)), bootID()), nil
+		strings.TrimSpace(string(release)), readBootID()), nil
 }
 
-// bootID changes with each boot, since a boot may change what a host allows.
-func bootID() string {
+// readBootID changes with each boot, since a boot may change what a host allows.
+func readBootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))
 }
 
-func (m *Manager) verdicts() map[string]verdict {
+func (m *Manager) loadProbeVerdicts() map[string]verdict {
 	known := map[string]verdict{}
-	f, err := nolinks.OpenFile(m.top, probeFile, os.O_RDONLY, 0)
+	f, err := nolinks.OpenFile(m.sandboxesDir, probeFile, os.O_RDONLY, 0)
 	if err != nil {
 		return known
 	}
@@ -98,28 +98,28 @@ func (m *Manager) verdicts() map[string]verdict {
 	return known
 }
 
-// storeVerdicts replaces the file. That it fails, or another process does the same,
+// storeProbeVerdicts replaces the file. That it fails, or another process does the same,
 // costs another probe at most.
-func (m *Manager) storeVerdicts(known map[string]verdict) {
+func (m *Manager) storeProbeVerdicts(known map[string]verdict) {
 	b, err := json.Marshal(known)
 	if err != nil {
 		return
 	}
-	f, err := os.CreateTemp(m.dir(""), probeFile+"-")
+	f, err := os.CreateTemp(m.sandboxDir(""), probeFile+"-")
 	if err != nil {
 		return
 	}
 	_, err = f.Write(b)
 	if errors.Join(err, f.Close()) == nil {
-		err = os.Rename(f.Name(), m.dir(probeFile))
+		err = os.Rename(f.Name(), m.sandboxDir(probeFile))
 	}
 	if err != nil {
 		os.Remove(f.Name())
 	}
 }
 
-// probe runs "true" on the host's root. Its error is that of ctx.
-func (m *Manager) probe(ctx context.Context, b binary) (verdict, error) {
+// probeRuntime runs "true" on the host's root. Its error is that of ctx.
+func (m *Manager) probeRuntime(ctx context.Context, b binary) (verdict, error) {
 	run, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := m.tryRuntime(run, b)
@@ -134,13 +134,13 @@ func (m *Manager) probe(ctx context.Context, b binary) (verdict, error) {
 }
 
 func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
-	scratch, err := os.MkdirTemp(m.dir(""), ".probe-")
+	scratch, err := os.MkdirTemp(m.sandboxDir(""), ".probe-")
 	if err != nil {
 		return err
 	}
-	defer removeTree(context.WithoutCancel(ctx), m.top, filepath.Base(scratch))
+	defer removeSandboxTree(context.WithoutCancel(ctx), m.sandboxesDir, filepath.Base(scratch))
 	id := "probe-" + uuid.NewString()
-	have := findCgroups()
+	have := findUsableCgroups()
 	p := &plan{
 		ID: id, Name: "probe", Home: m.home, Scratch: filepath.Clean(scratch), Runtime: b, Rootless: os.Geteuid() != 0,
 		Args: []string{"true"},
@@ -151,34 +151,34 @@ func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
-		_ = removeCgroups(ctx, id) // empty groups at worst
+		_ = removeSandboxCgroups(ctx, id) // empty groups at worst
 		if p.Group != "" {
-			_ = removeGroups(ctx, []string{p.Group})
+			_ = removeCgroupTree(ctx, []string{p.Group})
 		}
 	}()
 	switch {
 	case have.delegated != "":
 		p.Group = filepath.Join(have.delegated, groupPrefix+id)
-		if err := limitGroup(have.delegated, p.Group, limits{}); err != nil {
+		if err := writeCgroupLimits(have.delegated, p.Group, limits{}); err != nil {
 			return err
 		}
-	case have.any():
+	case have.hasAnyLimit():
 		p.CgroupPath = cgroupDir + "/" + id
 	}
 	s, err := openStreams(IO{}, false)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.closeOwnEnds()
 	h, err := startHelper(ctx, p, s.child, nil, func(int) error { return nil })
-	s.closeChild()
+	s.closeChildEnds()
 	if err != nil {
 		return err
 	}
 	select {
 	case <-h.done:
 	case <-ctx.Done():
-		h.kill()
+		h.killHelper()
 		<-h.done
 		return ctx.Err()
 	}

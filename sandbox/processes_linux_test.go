@@ -56,7 +56,7 @@ func TestProcessesWithoutCgroups(t *testing.T) {
 	}
 	before := hostPidMax(t)
 	for _, name := range []string{"crun", "runc"} {
-		if _, err := find(name); err != nil {
+		if _, err := findRuntimeBinary(name); err != nil {
 			continue
 		}
 		e := newEnv(t)

@@ -39,7 +39,7 @@ type wireError struct {
 	ExecCode int    `json:"exec_code,omitempty"` // of ExecError
 }
 
-func toWire(err error) *wireError {
+func encodeError(err error) *wireError {
 	if err == nil {
 		return nil
 	}
@@ -53,8 +53,8 @@ func toWire(err error) *wireError {
 	return w
 }
 
-// err returns the error that matches what the other process had under errors.Is.
-func (w *wireError) err() error {
+// decodeError returns the error that matches what the other process had under errors.Is.
+func (w *wireError) decodeError() error {
 	if w == nil {
 		return nil
 	}
@@ -71,8 +71,8 @@ func (w *wireError) err() error {
 // packets is one end of the pair.
 type packets struct{ c *net.UnixConn }
 
-// packetPair returns one end to use here and one to give to a child.
-func packetPair() (packets, *os.File, error) {
+// makePacketPair returns one end to use here and one to give to a child.
+func makePacketPair() (packets, *os.File, error) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return packets{}, nil, os.NewSyscallError("socketpair", err)
@@ -101,8 +101,8 @@ func openPackets(f *os.File) (packets, error) {
 	return packets{u}, nil
 }
 
-// send sends v, with a file beside it unless that is nil.
-func (p packets) send(v any, f *os.File) error {
+// sendPacket sends v, with a file beside it unless that is nil.
+func (p packets) sendPacket(v any, f *os.File) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -115,8 +115,8 @@ func (p packets) send(v any, f *os.File) error {
 	return err
 }
 
-// receive reads one packet into v, and the file that came beside it, or nil.
-func (p packets) receive(v any) (*os.File, error) {
+// receivePacket reads one packet into v, and the file that came beside it, or nil.
+func (p packets) receivePacket(v any) (*os.File, error) {
 	b := make([]byte, maxPacket)
 	oob := make([]byte, syscall.CmsgSpace(4))
 	n, oobn, _, _, err := p.c.ReadMsgUnix(b, oob)
@@ -126,15 +126,15 @@ func (p packets) receive(v any) (*os.File, error) {
 	if n == 0 {
 		return nil, net.ErrClosed
 	}
-	f, err := fileBeside(oob[:oobn])
+	f, err := parseRights(oob[:oobn])
 	if err != nil {
 		return nil, err
 	}
 	return f, json.Unmarshal(b[:n], v)
 }
 
-// fileBeside returns the file descriptor in a control message, if there is one.
-func fileBeside(oob []byte) (*os.File, error) {
+// parseRights returns the file descriptor in a control message, if there is one.
+func parseRights(oob []byte) (*os.File, error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}

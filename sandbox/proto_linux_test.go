@@ -17,19 +17,19 @@ func TestErrorsCrossProcesses(t *testing.T) {
 		driver.ErrNotDir, driver.ErrIsDir, driver.ErrNotEmpty, driver.ErrLoop, driver.ErrNoXattr, driver.ErrUnavailable,
 		context.Canceled, context.DeadlineExceeded,
 	} {
-		got := toWire(driver.Errorf(kind, "what happened")).err()
+		got := encodeError(driver.Errorf(kind, "what happened")).decodeError()
 		if !errors.Is(got, kind) || got.Error() != "what happened" {
 			t.Errorf("%v arrives as %v", kind, got)
 		}
 	}
-	if got := toWire(errors.New("of no kind")).err(); driver.Classify(got).Code != "internal" || got.Error() != "of no kind" {
+	if got := encodeError(errors.New("of no kind")).decodeError(); driver.Classify(got).Code != "internal" || got.Error() != "of no kind" {
 		t.Errorf("an error of no kind arrives as %v", got)
 	}
 	var exec *ExecError
-	if got := toWire(&ExecError{ExitCode: 127, Err: driver.ErrNotExist}).err(); !errors.As(got, &exec) || exec.ExitCode != 127 || !errors.Is(got, driver.ErrNotExist) {
+	if got := encodeError(&ExecError{ExitCode: 127, Err: driver.ErrNotExist}).decodeError(); !errors.As(got, &exec) || exec.ExitCode != 127 || !errors.Is(got, driver.ErrNotExist) {
 		t.Errorf("an error of the command arrives as %v", got)
 	}
-	if got := toWire(nil).err(); got != nil {
+	if got := encodeError(nil).decodeError(); got != nil {
 		t.Errorf("no error arrives as %v", got)
 	}
 }

@@ -26,23 +26,23 @@ const (
 // dead process left, rather than one that is being made.
 const graceNew = time.Minute
 
-// reap cleans up after dead supervisors. A supervisor lives as long as its lock is
+// reapDeadSandboxes cleans up after dead supervisors. A supervisor lives as long as its lock is
 // held, so whoever gets that lock knows that it died, and is alone to clean up.
-func (m *Manager) reap(ctx context.Context) error {
-	live, err := m.rows.list(ctx, false)
+func (m *Manager) reapDeadSandboxes(ctx context.Context) error {
+	live, err := m.rows.listSandboxes(ctx, false)
 	if err != nil {
 		return err
 	}
 	for _, i := range live {
-		if err := m.reapOne(ctx, i); err != nil {
+		if err := m.reapSandbox(ctx, i); err != nil {
 			return err
 		}
 	}
-	return errorsFirst(m.sweep(ctx), m.finishRemovals(ctx))
+	return firstError(m.sweepOrphanDirs(ctx), m.finishRemovals(ctx))
 }
 
-func (m *Manager) reapOne(ctx context.Context, i Info) error {
-	lock, err := flock.TryExistingIn(m.top, i.ID+"/"+lockFile)
+func (m *Manager) reapSandbox(ctx context.Context, i Info) error {
+	lock, err := flock.TryExistingIn(m.sandboxesDir, i.ID+"/"+lockFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // so it has no supervisor
 	case err != nil:
@@ -52,60 +52,60 @@ func (m *Manager) reapOne(ctx context.Context, i Info) error {
 	default:
 		defer lock.Release()
 	}
-	if err := m.clean(ctx, i.ID); err != nil {
+	if err := m.removeLeftovers(ctx, i.ID); err != nil {
 		return err
 	}
 	// After that, so that what failed is tried again.
-	if err := m.rows.end(ctx, i.ID, StatusCrashed, nil, "its supervisor died", time.Now()); err != nil {
+	if err := m.rows.setEnded(ctx, i.ID, StatusCrashed, nil, "its supervisor died", time.Now()); err != nil {
 		return err
 	}
-	return m.dropDir(ctx, i)
+	return m.removeEndedDir(ctx, i)
 }
 
-// dropDir removes the directory of a sandbox that ended, unless there is a log in it.
-func (m *Manager) dropDir(ctx context.Context, i Info) error {
+// removeEndedDir removes the directory of a sandbox that ended, unless there is a log in it.
+func (m *Manager) removeEndedDir(ctx context.Context, i Info) error {
 	if i.Detached {
 		return nil
 	}
-	return removeTree(ctx, m.top, i.ID)
+	return removeSandboxTree(ctx, m.sandboxesDir, i.ID)
 }
 
-// clean removes what a dead sandbox left, but its log.
-func (m *Manager) clean(ctx context.Context, id string) error {
+// removeLeftovers removes what a dead sandbox left, but its log.
+func (m *Manager) removeLeftovers(ctx context.Context, id string) error {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := m.awaitHelper(wait, id); err != nil {
 		return err
 	}
-	if err := errorsFirst(removeCgroups(wait, id), m.removeRecordedGroup(wait, id)); err != nil {
+	if err := firstError(removeSandboxCgroups(wait, id), m.removeRecordedCgroup(wait, id)); err != nil {
 		return err
 	}
 	for _, name := range []string{scratchDir, controlFile, helperFile, groupFile} {
-		if err := removeTree(ctx, m.top, id+"/"+name); err != nil {
+		if err := removeSandboxTree(ctx, m.sandboxesDir, id+"/"+name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// sweep removes directories that belong to no sandbox.
-func (m *Manager) sweep(ctx context.Context) error {
-	names, err := nolinks.Names(m.top, ".")
+// sweepOrphanDirs removes directories that belong to no sandbox.
+func (m *Manager) sweepOrphanDirs(ctx context.Context) error {
+	names, err := nolinks.Names(m.sandboxesDir, ".")
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		st, err := nolinks.Lstat(m.top, name)
+		st, err := nolinks.Lstat(m.sandboxesDir, name)
 		age := time.Since(time.Unix(st.Mtim.Unix()))
 		switch {
 		case err != nil || age < graceNew || st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		case isTemp(name):
+		case isTemporaryName(name):
 			// Of a probe, which takes seconds.
 			if age > time.Hour {
-				_ = removeTree(ctx, m.top, name) // the next one tries again
+				_ = removeSandboxTree(ctx, m.sandboxesDir, name) // the next one tries again
 			}
 		case driver.IsID(name): // anything else is no sandbox's
-			if err := m.sweepOne(ctx, name); err != nil {
+			if err := m.sweepOrphanDir(ctx, name); err != nil {
 				return err
 			}
 		}
@@ -113,11 +113,11 @@ func (m *Manager) sweep(ctx context.Context) error {
 	return nil
 }
 
-func (m *Manager) sweepOne(ctx context.Context, id string) error {
-	if _, err := m.rows.get(ctx, id); !errors.Is(err, vole.ErrNoSuch) {
+func (m *Manager) sweepOrphanDir(ctx context.Context, id string) error {
+	if _, err := m.rows.findSandbox(ctx, id); !errors.Is(err, vole.ErrNoSuch) {
 		return err
 	}
-	lock, err := flock.TryExistingIn(m.top, id+"/"+lockFile)
+	lock, err := flock.TryExistingIn(m.sandboxesDir, id+"/"+lockFile)
 	if err == nil && lock == nil {
 		return nil
 	}
@@ -127,8 +127,8 @@ func (m *Manager) sweepOne(ctx context.Context, id string) error {
 	if lock != nil {
 		defer lock.Release()
 	}
-	if err := m.clean(ctx, id); err != nil {
+	if err := m.removeLeftovers(ctx, id); err != nil {
 		return err
 	}
-	return removeTree(ctx, m.top, id)
+	return removeSandboxTree(ctx, m.sandboxesDir, id)
 }

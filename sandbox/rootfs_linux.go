@@ -19,29 +19,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeRoot makes the root file system and returns where it is. It works out what to run
+// makeRootFilesystem makes the root file system and returns where it is. It works out what to run
 // in it.
-func (h *helper) makeRoot(ctx context.Context) (string, error) {
+func (h *helper) makeRootFilesystem(ctx context.Context) (string, error) {
 	root := filepath.Join(h.dir, "root")
 	var cfg image.Config
 	var err error
 	switch {
 	case h.p.Image != "":
-		cfg, err = h.imageRoot(ctx, root)
+		cfg, err = h.unpackImageRoot(ctx, root)
 	case h.p.Rootfs != "":
-		err = h.overlayRoot(ctx, root)
+		err = h.mountOverlayRoot(ctx, root)
 	default:
-		err = h.hostRoot(root)
+		err = h.assembleHostRoot(root)
 	}
 	if err == nil {
-		h.proc, err = h.process(root, cfg)
+		h.proc, err = h.planProcess(root, cfg)
 	}
 	return root, err
 }
 
-// imageRoot unpacks the image into the scratch directory. As that is thrown away, it
+// unpackImageRoot unpacks the image into the scratch directory. As that is thrown away, it
 // needs no layer above.
-func (h *helper) imageRoot(ctx context.Context, root string) (image.Config, error) {
+func (h *helper) unpackImageRoot(ctx context.Context, root string) (image.Config, error) {
 	dir := filepath.Join(h.p.Scratch, "rootfs")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return image.Config{}, err
@@ -55,25 +55,25 @@ func (h *helper) imageRoot(ctx context.Context, root string) (image.Config, erro
 	if err != nil {
 		return cfg, err
 	}
-	return cfg, bindRoot(dir, root)
+	return cfg, bindRootDir(dir, root)
 }
 
-// bindRoot mounts dir as root, without devices and setuid.
-func bindRoot(dir, root string) error {
+// bindRootDir mounts dir as root, without devices and setuid.
+func bindRootDir(dir, root string) error {
 	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
-	if err := cloneMount(f, root, attr, false); err != nil {
+	if err := bindByPath(f, root, attr, false); err != nil {
 		return err
 	}
-	return fillRoot(root)
+	return addMissingRootDirs(root)
 }
 
-// fillRoot makes what the runtime mounts on. An image may lack it.
-func fillRoot(root string) error {
+// addMissingRootDirs makes what the runtime mounts on. An image may lack it.
+func addMissingRootDirs(root string) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
 		return err
@@ -95,9 +95,9 @@ func fillRoot(root string) error {
 	return nil
 }
 
-// overlayRoot mounts a directory under a writable layer in the scratch directory, or
+// mountOverlayRoot mounts a directory under a writable layer in the scratch directory, or
 // copies it there where the kernel refuses that to this user.
-func (h *helper) overlayRoot(ctx context.Context, root string) error {
+func (h *helper) mountOverlayRoot(ctx context.Context, root string) error {
 	lower, err := os.OpenFile(h.p.Rootfs, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func (h *helper) overlayRoot(ctx context.Context, root string) error {
 	byHandle := fmt.Sprintf("/proc/self/fd/%d", lower.Fd())
 	real, err := os.Readlink(byHandle)
 	if err == nil {
-		err = checkApart(real, h.p.Rootfs, h.p.Home)
+		err = checkDirsApart(real, h.p.Rootfs, h.p.Home)
 	}
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (h *helper) overlayRoot(ctx context.Context, root string) error {
 	}
 	err = mountOverlay(lower, upper, work, root, h.p.Rootless)
 	if err == nil {
-		return fillRoot(root)
+		return addMissingRootDirs(root)
 	}
 	if !h.p.Rootless && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("mount a writable layer over %s: %w", h.p.Rootfs, err)
@@ -130,7 +130,7 @@ func (h *helper) overlayRoot(ctx context.Context, root string) error {
 	if err := image.CopyTree(ctx, byHandle, dir); err != nil {
 		return fmt.Errorf("copy %s: %w", h.p.Rootfs, err)
 	}
-	return bindRoot(dir, root)
+	return bindRootDir(dir, root)
 }
 
 // mountOverlay names its directories by descriptor, since the option's syntax has no
@@ -158,8 +158,8 @@ func mountOverlay(lower *os.File, upper, work, at string, rootless bool) error {
 	return err
 }
 
-// process works out what to run: the caller's word goes before the image's.
-func (h *helper) process(root string, cfg image.Config) (process, error) {
+// planProcess works out what to run: the caller's word goes before the image's.
+func (h *helper) planProcess(root string, cfg image.Config) (process, error) {
 	var proc process
 	entry := cfg.Entrypoint
 	if h.p.HasEntrypoint {
@@ -177,7 +177,7 @@ func (h *helper) process(root string, cfg image.Config) (process, error) {
 	if user == "" {
 		user = cfg.User
 	}
-	acct, err := lookupUser(root, user)
+	acct, err := resolveUser(root, user)
 	if err != nil {
 		return proc, err
 	}
@@ -189,12 +189,12 @@ func (h *helper) process(root string, cfg image.Config) (process, error) {
 	if !h.p.Rootless || h.p.Ranges {
 		proc.groups = acct.groups
 	}
-	proc.cwd = firstOf(h.p.Cwd, cfg.WorkingDir, "/")
+	proc.cwd = firstNonEmpty(h.p.Cwd, cfg.WorkingDir, "/")
 	if !path.IsAbs(proc.cwd) {
 		proc.cwd = "/" + proc.cwd
 	}
 	proc.cwd = path.Clean(proc.cwd)
-	proc.env = mergeEnv(defaultEnv(h.p, acct.home), cfg.Env, h.p.Env)
+	proc.env = mergeEnvironment(defaultEnvironment(h.p, acct.home), cfg.Env, h.p.Env)
 	// A runtime may read a string to its first NUL, and so not what was checked.
 	for _, s := range slices.Concat(proc.args, proc.env, []string{proc.cwd}) {
 		if strings.ContainsRune(s, 0) {
@@ -204,7 +204,7 @@ func (h *helper) process(root string, cfg image.Config) (process, error) {
 	return proc, nil
 }
 
-func firstOf(list ...string) string {
+func firstNonEmpty(list ...string) string {
 	for _, s := range list {
 		if s != "" {
 			return s
@@ -213,8 +213,8 @@ func firstOf(list ...string) string {
 	return ""
 }
 
-// inRoot opens name as if root were "/". The caller closes it.
-func inRoot(root, name string, flags int) (*os.File, error) {
+// resolveInRoot opens name as if root were "/". The caller closes it.
+func resolveInRoot(root, name string, flags int) (*os.File, error) {
 	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
@@ -231,10 +231,10 @@ func inRoot(root, name string, flags int) (*os.File, error) {
 // maxGuestFile bounds the files of a root that Vole itself reads.
 const maxGuestFile = 1 << 20
 
-// readGuest reads a small regular file of the root. Nothing else is opened: to open a
+// readGuestFile reads a small regular file of the root. Nothing else is opened: to open a
 // device may already do something.
-func readGuest(root, name string) ([]byte, error) {
-	at, err := inRoot(root, name, unix.O_PATH)
+func readGuestFile(root, name string) ([]byte, error) {
+	at, err := resolveInRoot(root, name, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}

@@ -94,7 +94,7 @@ func userNamespaces(cred *syscall.Credential) error {
 func eachRootless(t *testing.T, fn func(t *testing.T, e *env, runtime string)) {
 	for _, name := range Runtimes {
 		t.Run(name, func(t *testing.T) {
-			if _, err := find(name); err != nil {
+			if _, err := findRuntimeBinary(name); err != nil {
 				t.Skip(err)
 			}
 			fn(t, openEnv(t, filepath.Join(t.TempDir(), "home")), name)
@@ -172,7 +172,7 @@ func rootlessLimits(t *testing.T) {
 		}
 		c := shell(t, "true")
 		c.Runtime, c.User = runtime, "nobody"
-		if _, err := e.run(c, ""); !findRanges().ok && !errors.Is(err, vole.ErrUnsupported) {
+		if _, err := e.run(c, ""); !findIDRanges().ok && !errors.Is(err, vole.ErrUnsupported) {
 			t.Errorf("another user: %v", err)
 		}
 	})

@@ -25,32 +25,32 @@ import (
 // for a name that is taken, ErrUnsupported for what this host cannot do, or what kept
 // a volume from being attached. Volumes that this call made are then removed again.
 func (m *Manager) Run(ctx context.Context, c Config, io IO) (Result, error) {
-	return m.runNamed(ctx, c, io, false, func(Info) {})
+	return m.runWithErrors(ctx, c, io, false, func(Info) {})
 }
 
-// runNamed wraps the errors of run.
-func (m *Manager) runNamed(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
-	res, err := m.run(ctx, c, io, detached, ready)
-	return res, wrap("run", firstOf(res.Name, c.Name), err)
+// runWithErrors wraps the errors of run.
+func (m *Manager) runWithErrors(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
+	res, err := m.runSandbox(ctx, c, io, detached, ready)
+	return res, wrapError("run", firstNonEmpty(res.Name, c.Name), err)
 }
 
-func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
-	if err := errorsFirst(m.writable(), c.prepare(), c.enforceable()); err != nil {
+func (m *Manager) runSandbox(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
+	if err := firstError(m.checkWritable(), c.prepareConfig(), c.checkEnforceable()); err != nil {
 		return Result{}, err
 	}
-	find, found := untilSignal(ctx, io.Signals)
-	held, err := m.findImage(find, &c)
+	find, found := cancelOnSignal(ctx, io.Signals)
+	held, err := m.pinImage(find, &c)
 	found()
 	if err != nil {
 		return Result{}, err
 	}
 	defer held.release()
-	r := &running{m: m, c: c, image: held, ready: ready}
-	if err := r.begin(ctx, detached); err != nil {
+	r := &supervisedSandbox{m: m, c: c, image: held, ready: ready}
+	if err := r.claimNameAndLock(ctx, detached); err != nil {
 		return Result{}, err
 	}
 	res := Result{ID: r.info.ID, Name: r.info.Name}
-	out, err := r.run(ctx, io)
+	out, err := r.runHelper(ctx, io)
 	res.ExitCode = out.exit
 	if err == nil {
 		err = out.err
@@ -61,16 +61,16 @@ func (m *Manager) run(ctx context.Context, c Config, io IO, detached bool, ready
 	// Cleaning up must not be cut short by what ended the run.
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*patience)
 	defer cancel()
-	cleanup := r.end(end, out, err)
+	cleanup := r.finishRun(end, out, err)
 	if err == nil {
 		res.Cleanup = cleanup
 	}
 	return res, err
 }
 
-// untilSignal is ctx until a signal comes. The caller ends that by the function, and then
+// cancelOnSignal is ctx until a signal comes. The caller ends that by the function, and then
 // gets the signals itself.
-func untilSignal(ctx context.Context, signals <-chan os.Signal) (context.Context, func()) {
+func cancelOnSignal(ctx context.Context, signals <-chan os.Signal) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -84,16 +84,16 @@ func untilSignal(ctx context.Context, signals <-chan os.Signal) (context.Context
 	return ctx, func() { close(done); <-ended; cancel() }
 }
 
-func (m *Manager) writable() error {
+func (m *Manager) checkWritable() error {
 	if m.store.Caps().ReadOnly {
 		return driver.Errorf(vole.ErrReadOnly, "the home %s is open for reading only", m.home)
 	}
 	return nil
 }
 
-// prepare checks c for this host.
-func (c *Config) prepare() error {
-	if err := c.normalize(); err != nil {
+// prepareConfig checks c for this host.
+func (c *Config) prepareConfig() error {
+	if err := c.normalizeConfig(); err != nil {
 		return err
 	}
 	if c.Image != "" {
@@ -117,32 +117,32 @@ func (c *Config) prepare() error {
 	return nil
 }
 
-// running is a sandbox, in the process that supervises it.
-type running struct {
-	m     *Manager
-	c     Config
-	info  Info
-	image *heldImage
-	ready func(Info)
-	lock  *flock.Lock
-	ctl   *ctlServer
+// supervisedSandbox is a sandbox, in the process that supervises it.
+type supervisedSandbox struct {
+	m       *Manager
+	c       Config
+	info    Info
+	image   *pinnedImage
+	ready   func(Info)
+	lock    *flock.Lock
+	control *controlServer
 
 	group     string // control group that was made for it, if any
 	canFreeze bool   // that one, or the runtime's, can stop processes
 
-	made     []*vole.Volume // volumes that this run made
-	attached []*vole.Attachment
-	disks    []disk // those of attached that are images
-	ran      bool   // the command came to run
+	madeVolumes []*vole.Volume // volumes that this run made
+	attached    []*vole.Attachment
+	disks       []disk // those of attached that are images
+	commandRan  bool   // the command came to run
 
 	mu       sync.Mutex // guards the fields below
-	helper   *helperProc
+	helper   *helperProcess
 	status   Status
 	stopping chan struct{} // closed when a stop was asked for
 }
 
-// begin takes the sandbox's name, its directory and the lock that proves it alive.
-func (r *running) begin(ctx context.Context, detached bool) error {
+// claimNameAndLock takes the sandbox's name, its directory and the lock that proves it alive.
+func (r *supervisedSandbox) claimNameAndLock(ctx context.Context, detached bool) error {
 	r.stopping = make(chan struct{})
 	for {
 		id, err := uuid.NewV7()
@@ -150,13 +150,13 @@ func (r *running) begin(ctx context.Context, detached bool) error {
 			return err
 		}
 		r.info = Info{
-			ID: id.String(), Status: StatusCreated, Command: r.c.Args, Root: r.c.rootName(), Detached: detached,
+			ID: id.String(), Status: StatusCreated, Command: r.c.Args, Root: r.c.describeRoot(), Detached: detached,
 			Runtime: r.c.Runtime, Mounts: []MountInfo{}, PID: os.Getpid(), Created: time.Now().UTC(),
 		}
 		if r.info.Command == nil {
 			r.info.Command = []string{}
 		}
-		if r.lock, err = r.m.makeDir(r.info.ID); err != nil {
+		if r.lock, err = r.m.makeLockedDir(r.info.ID); err != nil {
 			return err
 		}
 		if r.lock != nil {
@@ -164,66 +164,66 @@ func (r *running) begin(ctx context.Context, detached bool) error {
 		}
 	}
 	r.status = StatusCreated
-	err := r.insert(ctx)
+	err := r.insertRow(ctx)
 	if err == nil {
-		r.ctl, err = serveControl(r)
+		r.control, err = startControlServer(r)
 	}
 	if err != nil {
-		_ = removeTree(ctx, r.m.top, r.info.ID) // else swept later
+		_ = removeSandboxTree(ctx, r.m.sandboxesDir, r.info.ID) // else swept later
 		r.lock.Release()
 	}
 	return err
 }
 
-// insert adds the sandbox's row under its name, or under one that is free.
-func (r *running) insert(ctx context.Context) error {
+// insertRow adds the sandbox's row under its name, or under one that is free.
+func (r *supervisedSandbox) insertRow(ctx context.Context) error {
 	if r.c.Name != "" {
 		r.info.Name = r.c.Name
-		return r.m.rows.insert(ctx, r.info)
+		return r.m.rows.insertSandbox(ctx, r.info)
 	}
 	for try := 0; ; try++ {
-		r.info.Name = makeName()
+		r.info.Name = makeRandomName()
 		if try > 4 {
 			r.info.Name += "-" + r.info.ID[len(r.info.ID)-6:]
 		}
-		if err := r.m.rows.insert(ctx, r.info); !errors.Is(err, vole.ErrExists) || try > 10 {
+		if err := r.m.rows.insertSandbox(ctx, r.info); !errors.Is(err, vole.ErrExists) || try > 10 {
 			return err
 		}
 	}
 }
 
-// makeDir makes and locks a sandbox's directory. No lock and no error: another process
+// makeLockedDir makes and locks a sandbox's directory. No lock and no error: another process
 // took it for garbage, which needs a clock that jumps.
-func (m *Manager) makeDir(id string) (*flock.Lock, error) {
-	if err := os.Mkdir(m.dir(id), 0o700); err != nil {
+func (m *Manager) makeLockedDir(id string) (*flock.Lock, error) {
+	if err := os.Mkdir(m.sandboxDir(id), 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := flock.TryIn(m.top, id+"/"+lockFile)
+	lock, err := flock.TryIn(m.sandboxesDir, id+"/"+lockFile)
 	if err != nil || lock == nil {
 		return nil, err
 	}
-	at, err1 := os.Lstat(filepath.Join(m.dir(id), lockFile))
+	at, err1 := os.Lstat(filepath.Join(m.sandboxDir(id), lockFile))
 	held, err2 := lock.File().Stat()
 	if err1 != nil || err2 != nil || !os.SameFile(at, held) {
 		lock.Release()
 		return nil, nil
 	}
-	return lock, os.Mkdir(filepath.Join(m.dir(id), scratchDir), 0o700)
+	return lock, os.Mkdir(filepath.Join(m.sandboxDir(id), scratchDir), 0o700)
 }
 
-// run brings the sandbox up, and returns when the helper is gone.
-func (r *running) run(ctx context.Context, io IO) (outcome, error) {
+// runHelper brings the sandbox up, and returns when the helper is gone.
+func (r *supervisedSandbox) runHelper(ctx context.Context, io IO) (outcome, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go r.forward(ctx, cancel, io.Signals)
-	p, err := r.plan(ctx)
+	go r.forwardSignals(ctx, cancel, io.Signals)
+	p, err := r.planHelper(ctx)
 	if err != nil {
 		return outcome{}, err
 	}
-	if err := r.attach(ctx, p); err != nil {
+	if err := r.attachVolumes(ctx, p); err != nil {
 		return outcome{}, err
 	}
-	if err := r.m.rows.describe(ctx, r.info.ID, p.Runtime.Name, r.info.Mounts); err != nil {
+	if err := r.m.rows.setVolumesAttached(ctx, r.info.ID, p.Runtime.Name, r.info.Mounts); err != nil {
 		return outcome{}, err
 	}
 	r.info.Runtime = p.Runtime.Name
@@ -231,21 +231,21 @@ func (r *running) run(ctx context.Context, io IO) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	h, err := startHelper(ctx, p, s.child, r.holds(), func(pid int) error { return r.m.recordHelper(p.ID, pid) })
-	s.closeChild()
+	h, err := startHelper(ctx, p, s.child, r.inheritedHolds(), func(pid int) error { return r.m.recordHelper(p.ID, pid) })
+	s.closeChildEnds()
 	if err != nil {
-		s.close()
+		s.closeOwnEnds()
 		return outcome{}, err
 	}
 	r.mu.Lock()
 	r.helper, r.status = h, StatusStarting
 	r.mu.Unlock()
-	err = r.supervise(ctx, h, s, io)
+	err = r.superviseHelper(ctx, h, s, io)
 	return h.out, err
 }
 
-// supervise moves a started helper's sandbox through its life.
-func (r *running) supervise(ctx context.Context, h *helperProc, s *streams, io IO) error {
+// superviseHelper moves a started helper's sandbox through its life.
+func (r *supervisedSandbox) superviseHelper(ctx context.Context, h *helperProcess, s *streams, io IO) error {
 	select {
 	case <-h.started:
 	case <-h.done:
@@ -254,43 +254,43 @@ func (r *running) supervise(ctx context.Context, h *helperProc, s *streams, io I
 	}
 	select {
 	case <-h.started: // before whatever else happened
-		r.ran = true
+		r.commandRan = true
 		r.image.release() // what is to run is unpacked
 		now := time.Now().UTC()
 		r.info.Started, r.info.Status = &now, StatusRunning
 		r.setStatus(ctx, StatusRunning)
 		r.ready(r.info)
-		s.start(h)
+		s.startCopying(h)
 		if r.isStopping() {
-			_ = h.signal(ctx, syscall.SIGTERM) // the time-out takes care of the rest
+			_ = h.signalCommand(ctx, syscall.SIGTERM) // the time-out takes care of the rest
 		}
 	default:
-		h.kill() // told to end before the command ran, or dead
+		h.killHelper() // told to end before the command ran, or dead
 	}
 	select {
 	case <-h.done:
 	case <-ctx.Done():
 		_ = thawSandbox(r.info.ID)
-		h.kill()
+		h.killHelper()
 		<-h.done
 	}
-	if x := (*ExecError)(nil); !r.ran && h.out.err != nil && !errors.As(h.out.err, &x) {
-		if c := s.complaint(); c != "" && !strings.Contains(h.out.err.Error(), c) {
+	if x := (*ExecError)(nil); !r.commandRan && h.out.err != nil && !errors.As(h.out.err, &x) {
+		if c := s.readComplaint(); c != "" && !strings.Contains(h.out.err.Error(), c) {
 			h.out.err = fmt.Errorf("%w: %s", h.out.err, c)
 		}
 	}
-	s.finish(r.ran)
-	if err := ctx.Err(); err != nil && (h.out.crashed || !r.ran) {
+	s.drainAndClose(r.commandRan)
+	if err := ctx.Err(); err != nil && (h.out.crashed || !r.commandRan) {
 		return err
 	}
-	if r.isStopping() && !r.ran {
+	if r.isStopping() && !r.commandRan {
 		return driver.Errorf(context.Canceled, "stopped before the command ran")
 	}
 	return nil
 }
 
-// forward passes signals on to the command. Before that runs, they end the attempt.
-func (r *running) forward(ctx context.Context, abort func(), signals <-chan os.Signal) {
+// forwardSignals passes signals on to the command. Before that runs, they end the attempt.
+func (r *supervisedSandbox) forwardSignals(ctx context.Context, abort func(), signals <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -301,16 +301,16 @@ func (r *running) forward(ctx context.Context, abort func(), signals <-chan os.S
 			r.mu.Unlock()
 			n, ok := sig.(syscall.Signal)
 			switch {
-			case h == nil || !isClosed(h.started):
+			case h == nil || !isChannelClosed(h.started):
 				abort()
 			case ok:
-				_ = h.signal(ctx, n) // it may have ended
+				_ = h.signalCommand(ctx, n) // it may have ended
 			}
 		}
 	}
 }
 
-func isClosed(c <-chan struct{}) bool {
+func isChannelClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:
 		return true
@@ -321,7 +321,7 @@ func isClosed(c <-chan struct{}) bool {
 
 // setStatus moves the sandbox to s. The row is for others to read: that it cannot be
 // written does not stop the sandbox.
-func (r *running) setStatus(ctx context.Context, s Status) {
+func (r *supervisedSandbox) setStatus(ctx context.Context, s Status) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.status == StatusDraining {
@@ -329,23 +329,23 @@ func (r *running) setStatus(ctx context.Context, s Status) {
 	}
 	r.status = s
 	if s == StatusRunning && r.info.Started != nil {
-		_ = r.m.rows.running(ctx, r.info.ID, *r.info.Started)
+		_ = r.m.rows.setRunning(ctx, r.info.ID, *r.info.Started)
 		return
 	}
-	_ = r.m.rows.set(ctx, r.info.ID, s)
+	_ = r.m.rows.setStatus(ctx, r.info.ID, s)
 }
 
-func (r *running) isStopping() bool { return isClosed(r.stopping) }
+func (r *supervisedSandbox) isStopping() bool { return isChannelClosed(r.stopping) }
 
-// end gives back what the sandbox held and stores how it ended.
-func (r *running) end(ctx context.Context, out outcome, err error) error {
+// finishRun gives back what the sandbox held and stores how it ended.
+func (r *supervisedSandbox) finishRun(ctx context.Context, out outcome, err error) error {
 	defer r.lock.Release()
-	r.ctl.close()
-	errs := []error{r.detach(ctx)}
-	if !r.ran {
-		errs = append(errs, r.rollBack(ctx))
+	r.control.closeServer()
+	errs := []error{r.detachVolumes(ctx)}
+	if !r.commandRan {
+		errs = append(errs, r.removeMadeVolumes(ctx))
 	}
-	errs = append(errs, r.m.clean(ctx, r.info.ID))
+	errs = append(errs, r.m.removeLeftovers(ctx, r.info.ID))
 	status, msg := StatusStopped, ""
 	var exit *int
 	switch {
@@ -360,11 +360,11 @@ func (r *running) end(ctx context.Context, out outcome, err error) error {
 	default:
 		exit = &out.exit
 	}
-	errs = append(errs, r.m.rows.end(ctx, r.info.ID, status, exit, msg, time.Now()), r.m.dropDir(ctx, r.info))
+	errs = append(errs, r.m.rows.setEnded(ctx, r.info.ID, status, exit, msg, time.Now()), r.m.removeEndedDir(ctx, r.info))
 	if r.c.Remove {
-		errs = append(errs, r.m.remove(ctx, r.info.ID))
+		errs = append(errs, r.m.removeEnded(ctx, r.info.ID))
 	} else {
-		errs = append(errs, r.m.prune(ctx))
+		errs = append(errs, r.m.removeOldest(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up: %w", err)

@@ -33,7 +33,7 @@ type ociRuntime struct {
 	log     string
 }
 
-func newRuntime(b binary, h *helper) *ociRuntime {
+func newOCIRuntime(b binary, h *helper) *ociRuntime {
 	rt := &ociRuntime{name: b.Name, log: filepath.Join(h.dir, "runtime.log")}
 	rt.r = &runc.Runc{Command: b.Path, Root: filepath.Join(h.dir, "rt"), Log: rt.log, LogFormat: runc.JSON}
 	switch b.Name {
@@ -66,29 +66,29 @@ func (inherit) Set(cmd *exec.Cmd) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 }
 
-// create makes the container up to the point where the command could be executed, and
+// createContainer makes the container up to the point where the command could be executed, and
 // returns the command's process id in the helper's pid namespace.
-func (rt *ociRuntime) create(ctx context.Context, h *helper) (int, error) {
+func (rt *ociRuntime) createContainer(ctx context.Context, h *helper) (int, error) {
 	pidFile := filepath.Join(h.dir, "pid")
 	opts := &runc.CreateOpts{IO: inherit{}, PidFile: pidFile}
 	var console *consoleSocket
 	if h.p.Terminal {
 		var err error
-		if console, err = listenConsole(filepath.Join(h.dir, "console")); err != nil {
+		if console, err = listenConsoleSocket(filepath.Join(h.dir, "console")); err != nil {
 			return 0, err
 		}
 		defer console.Close()
 		opts.ConsoleSocket = console
 	}
 	if err := rt.r.Create(ctx, containerID, filepath.Join(h.dir, "bundle"), opts); err != nil {
-		return 0, rt.explain(err, h)
+		return 0, rt.explainFailure(err, h)
 	}
 	if console != nil {
-		f, err := console.receive()
+		f, err := console.receiveTerminal()
 		if err != nil {
 			return 0, fmt.Errorf("receive the terminal: %w", err)
 		}
-		err = h.conn.send(event{Type: "terminal"}, f)
+		err = h.conn.sendPacket(event{Type: "terminal"}, f)
 		f.Close()
 		if err != nil {
 			return 0, err
@@ -101,39 +101,39 @@ func (rt *ociRuntime) create(ctx context.Context, h *helper) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
-func (rt *ociRuntime) start(ctx context.Context, h *helper) error {
+func (rt *ociRuntime) startContainer(ctx context.Context, h *helper) error {
 	if err := rt.r.Start(ctx, containerID); err != nil {
-		return rt.explain(err, h)
+		return rt.explainFailure(err, h)
 	}
 	return nil
 }
 
-// explain turns a failure of the runtime into the error that its log tells.
-func (rt *ociRuntime) explain(err error, h *helper) error {
-	msg := rt.lastError()
+// explainFailure turns a failure of the runtime into the error that its log tells.
+func (rt *ociRuntime) explainFailure(err error, h *helper) error {
+	msg := rt.readLastError()
 	if msg == "" {
 		msg = err.Error()
 	}
 	if err := h.checkCommand(); err != nil {
 		return err
 	}
-	if deniedExec(msg) {
+	if isDeniedExec(msg) {
 		return &ExecError{ExitNotExecutable, fmt.Errorf("%q cannot be executed in the sandbox", h.proc.args[0])}
 	}
 	return fmt.Errorf("%s: %s", rt.name, msg)
 }
 
-// deniedExec reads in a runtime's message that the command may not be executed, or is
+// isDeniedExec reads in a runtime's message that the command may not be executed, or is
 // no program. There is no other way to tell: a mount without exec, the user's rights, or
 // formats that the kernel knows decide it.
-func deniedExec(msg string) bool {
+func isDeniedExec(msg string) bool {
 	msg = strings.ToLower(msg)
 	return strings.Contains(msg, "exec format error") ||
 		strings.Contains(msg, "permission denied") && (strings.Contains(msg, "exec") || strings.Contains(msg, "failed to load"))
 }
 
-// lastError is the last error in the runtime's log, "" when there is none.
-func (rt *ociRuntime) lastError() string {
+// readLastError is the last error in the runtime's log, "" when there is none.
+func (rt *ociRuntime) readLastError() string {
 	b, err := os.ReadFile(rt.log)
 	if err != nil {
 		return ""
@@ -148,10 +148,10 @@ func (rt *ociRuntime) lastError() string {
 	return last
 }
 
-// wait waits for the command to end and returns its exit code. The command became a
+// waitCommand waits for the command to end and returns its exit code. The command became a
 // child of this process when the runtime that created it ended; in the case of runsc,
 // the process that is its kernel did, which ends with the command's exit code.
-func (rt *ociRuntime) wait(pid int) (int, error) {
+func (rt *ociRuntime) waitCommand(pid int) (int, error) {
 	for {
 		var ws unix.WaitStatus
 		_, err := unix.Wait4(pid, &ws, 0, nil)
@@ -167,7 +167,7 @@ func (rt *ociRuntime) wait(pid int) (int, error) {
 	}
 }
 
-func (rt *ociRuntime) signal(ctx context.Context, pid int, sig unix.Signal) error {
+func (rt *ociRuntime) signalCommand(ctx context.Context, pid int, sig unix.Signal) error {
 	if rt.ownPids {
 		return rt.r.Kill(ctx, containerID, int(sig), nil)
 	}
@@ -177,8 +177,10 @@ func (rt *ociRuntime) signal(ctx context.Context, pid int, sig unix.Signal) erro
 	return nil
 }
 
-func (rt *ociRuntime) pause(ctx context.Context) error  { return rt.r.Pause(ctx, containerID) }
-func (rt *ociRuntime) resume(ctx context.Context) error { return rt.r.Resume(ctx, containerID) }
+func (rt *ociRuntime) pauseContainer(ctx context.Context) error { return rt.r.Pause(ctx, containerID) }
+func (rt *ociRuntime) resumeContainer(ctx context.Context) error {
+	return rt.r.Resume(ctx, containerID)
+}
 
 // consoleSocket receives a terminal from the runtime.
 // https://github.com/opencontainers/runc/blob/main/docs/terminals.md
@@ -187,7 +189,7 @@ type consoleSocket struct {
 	path string
 }
 
-func listenConsole(path string) (*consoleSocket, error) {
+func listenConsoleSocket(path string) (*consoleSocket, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
@@ -198,7 +200,7 @@ func listenConsole(path string) (*consoleSocket, error) {
 func (c *consoleSocket) Path() string { return c.path }
 func (c *consoleSocket) Close() error { return c.l.Close() }
 
-func (c *consoleSocket) receive() (*os.File, error) {
+func (c *consoleSocket) receiveTerminal() (*os.File, error) {
 	// The runtime has connected before it returned.
 	if err := c.l.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return nil, err
@@ -213,15 +215,15 @@ func (c *consoleSocket) receive() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := fileBeside(oob[:n])
+	f, err := parseRights(oob[:n])
 	if err == nil && f == nil {
 		err = errors.New("the runtime sent none")
 	}
 	return f, err
 }
 
-// find looks a runtime up: one of Runtimes in $PATH, or a path of one of them.
-func find(name string) (binary, error) {
+// findRuntimeBinary looks a runtime up: one of Runtimes in $PATH, or a path of one of them.
+func findRuntimeBinary(name string) (binary, error) {
 	base := filepath.Base(name)
 	for _, r := range Runtimes {
 		if base != r {

@@ -58,12 +58,12 @@ func seccompProfile(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	p.DefaultAction, p.DefaultErrnoRet = specs.ActErrno, &missing
 	rules := []specs.LinuxSyscall{{Names: denied, Action: specs.ActErrno, ErrnoRet: &notPermitted}}
 	for _, r := range p.Syscalls {
-		r.Names = slices.DeleteFunc(slices.Clone(r.Names), isRestricted)
+		r.Names = slices.DeleteFunc(slices.Clone(r.Names), isRestrictedSyscall)
 		if len(r.Names) > 0 && r.Action == specs.ActAllow {
 			rules = append(rules, r)
 		}
 	}
-	for _, arg := range allBut(1, deniedIoctls) {
+	for _, arg := range listAllExcept(1, deniedIoctls) {
 		rules = append(rules, specs.LinuxSyscall{Names: []string{"ioctl"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{arg}})
 	}
 	p.Syscalls = rules
@@ -72,10 +72,10 @@ func seccompProfile(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	return p, nil
 }
 
-// isRestricted reports whether the profile allows a call too widely. Of clone and socket,
+// isRestrictedSyscall reports whether the profile allows a call too widely. Of clone and socket,
 // the profile itself allows only what makes no namespace and no socket of a family that
 // reaches beyond a sandbox.
-func isRestricted(name string) bool {
+func isRestrictedSyscall(name string) bool {
 	switch name {
 	case "ioctl":
 		return true
@@ -85,12 +85,12 @@ func isRestricted(name string) bool {
 	return slices.Contains(denied, name)
 }
 
-// allBut returns conditions of which one holds, exactly for all other values of the lower
+// listAllExcept returns conditions of which one holds, exactly for all other values of the lower
 // half of an argument, which is all that the kernel looks at where it takes an int: a
 // comparison of the whole could be evaded. Seccomp has no "and" of two conditions on an
 // argument, so each condition matches the values that agree with some excluded ones in
 // all bits above one, and with none of them in that bit.
-func allBut(index uint, excluded []uint32) []specs.LinuxSeccompArg {
+func listAllExcept(index uint, excluded []uint32) []specs.LinuxSeccompArg {
 	var out []specs.LinuxSeccompArg
 	prefixes := map[uint32]bool{0: true} // of excluded values, in the bits above
 	for bit := 31; bit >= 0; bit-- {

@@ -97,14 +97,14 @@ var (
 	}
 )
 
-// buildSpec writes the configuration for the runtime. root is the directory to use, and
+// buildRuntimeSpec writes the configuration for the runtime. root is the directory to use, and
 // pidNS the pid namespace to join ("" for a new one). mounts are those of the root that
 // the runtime is to make again, as it does not take them with the root.
-func buildSpec(p *plan, proc process, root, pidNS string, mounts []treeMount) (*specs.Spec, error) {
+func buildRuntimeSpec(p *plan, proc process, root, pidNS string, mounts []treeMount) (*specs.Spec, error) {
 	host := p.Rootfs == "" && p.Image == ""
 	s := &specs.Spec{
 		Version:  "1.0.0", // the oldest that has all that is used, since old runtimes check it
-		Hostname: hostname(p.Name),
+		Hostname: guestHostname(p.Name),
 		Root:     &specs.Root{Path: root, Readonly: host},
 		Process: &specs.Process{
 			Terminal:        p.Terminal,
@@ -115,17 +115,17 @@ func buildSpec(p *plan, proc process, root, pidNS string, mounts []treeMount) (*
 			NoNewPrivileges: true,
 			Capabilities:    capabilitiesFor(proc.uid),
 		},
-		Mounts: baseMounts(p),
+		Mounts: planBaseMounts(p),
 		Linux: &specs.Linux{
-			Namespaces:    namespaces(p, pidNS),
+			Namespaces:    planNamespaces(p, pidNS),
 			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
 			CgroupsPath:   p.groupForRuntime(),
-			Resources:     resources(p),
+			Resources:     planResources(p),
 		},
 	}
 	for _, m := range mounts {
-		s.Mounts = append(s.Mounts, m.spec())
+		s.Mounts = append(s.Mounts, m.runtimeMount())
 	}
 	if p.Limits.NProc > 0 {
 		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: p.Limits.NProc, Soft: p.Limits.NProc}}
@@ -135,8 +135,8 @@ func buildSpec(p *plan, proc process, root, pidNS string, mounts []treeMount) (*
 	return s, err
 }
 
-// hostname makes a host name of a sandbox's name: labels have no '_'.
-func hostname(name string) string {
+// guestHostname makes a host name of a sandbox's name: labels have no '_'.
+func guestHostname(name string) string {
 	b := []byte(name)
 	for i, c := range b {
 		if c == '_' {
@@ -154,7 +154,7 @@ func capabilitiesFor(uid uint32) *specs.LinuxCapabilities {
 	return &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities}
 }
 
-func namespaces(p *plan, pidNS string) []specs.LinuxNamespace {
+func planNamespaces(p *plan, pidNS string) []specs.LinuxNamespace {
 	list := []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace, Path: pidNS}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 	}
@@ -167,9 +167,9 @@ func namespaces(p *plan, pidNS string) []specs.LinuxNamespace {
 	return list
 }
 
-// baseMounts are what only the runtime can mount: procfs is of its pid namespace, and
+// planBaseMounts are what only the runtime can mount: procfs is of its pid namespace, and
 // /dev holds the devices that it gives to every container.
-func baseMounts(p *plan) []specs.Mount {
+func planBaseMounts(p *plan) []specs.Mount {
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
 	if !p.Rootless || p.Ranges {
 		pts = append(pts, "gid=5")
@@ -195,7 +195,7 @@ func (p *plan) groupForRuntime() string {
 	return p.CgroupPath
 }
 
-func resources(p *plan) *specs.LinuxResources {
+func planResources(p *plan) *specs.LinuxResources {
 	if p.CgroupPath == "" {
 		return nil
 	}
@@ -214,12 +214,12 @@ func resources(p *plan) *specs.LinuxResources {
 	return r
 }
 
-// defaultEnv is what a command finds unless the image or the caller say otherwise.
-func defaultEnv(p *plan, home string) []string {
+// defaultEnvironment is what a command finds unless the image or the caller say otherwise.
+func defaultEnvironment(p *plan, home string) []string {
 	env := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=" + home,
-		"HOSTNAME=" + hostname(p.Name),
+		"HOSTNAME=" + guestHostname(p.Name),
 		"VOLE_SANDBOX=" + p.Name,
 	}
 	if p.Terminal {
@@ -228,8 +228,8 @@ func defaultEnv(p *plan, home string) []string {
 	return env
 }
 
-// mergeEnv puts later lists over earlier ones; the last value of a key counts.
-func mergeEnv(lists ...[]string) []string {
+// mergeEnvironment puts later lists over earlier ones; the last value of a key counts.
+func mergeEnvironment(lists ...[]string) []string {
 	at := map[string]int{}
 	var out []string
 	for _, list := range lists {
@@ -252,8 +252,8 @@ func mergeEnv(lists ...[]string) []string {
 	return out
 }
 
-// id32 parses a user or group id.
-func id32(s string) (uint32, bool) {
+// parseID32 parses a user or group id.
+func parseID32(s string) (uint32, bool) {
 	n, err := strconv.ParseUint(s, 10, 31)
 	return uint32(n), err == nil
 }

@@ -28,8 +28,8 @@ func openStreams(c IO, terminal bool) (s *streams, err error) {
 	s = &streams{io: c}
 	defer func() {
 		if err != nil {
-			s.closeChild()
-			s.close()
+			s.closeChildEnds()
+			s.closeOwnEnds()
 		}
 	}()
 	if c.Stdin == nil || terminal {
@@ -46,10 +46,10 @@ func openStreams(c IO, terminal bool) (s *streams, err error) {
 	return s, err
 }
 
-func (s *streams) closeChild() { closeAll(s.child[:]...) }
-func (s *streams) close()      { closeAll(s.in, s.out, s.err, s.terminal) }
+func (s *streams) closeChildEnds() { closeFiles(s.child[:]...) }
+func (s *streams) closeOwnEnds()   { closeFiles(s.in, s.out, s.err, s.terminal) }
 
-func closeAll(files ...*os.File) {
+func closeFiles(files ...*os.File) {
 	for _, f := range files {
 		if f != nil {
 			f.Close()
@@ -57,22 +57,22 @@ func closeAll(files ...*os.File) {
 	}
 }
 
-// start begins to copy, once the command runs. What the pipes hold before that is of
+// startCopying begins to copy, once the command runs. What the pipes hold before that is of
 // the runtime.
-func (s *streams) start(h *helperProc) {
+func (s *streams) startCopying(h *helperProcess) {
 	select {
 	case s.terminal = <-h.terminal:
-		s.copyOut(s.io.Stdout, s.terminal)
-		s.copyIn(s.terminal)
-		go s.resize(h)
+		s.copyOutput(s.io.Stdout, s.terminal)
+		s.copyInput(s.terminal)
+		go s.forwardResizes(h)
 	default:
-		s.copyOut(s.io.Stdout, s.out)
-		s.copyOut(s.io.Stderr, s.err)
-		s.copyIn(s.in)
+		s.copyOutput(s.io.Stdout, s.out)
+		s.copyOutput(s.io.Stderr, s.err)
+		s.copyInput(s.in)
 	}
 }
 
-func (s *streams) copyOut(w io.Writer, f *os.File) {
+func (s *streams) copyOutput(w io.Writer, f *os.File) {
 	if w == nil {
 		w = io.Discard
 	}
@@ -81,7 +81,7 @@ func (s *streams) copyOut(w io.Writer, f *os.File) {
 		defer s.copies.Done()
 		_, err := io.Copy(w, f)
 		if errors.Is(err, os.ErrDeadlineExceeded) && f != s.terminal {
-			err = copyRest(w, f)
+			err = drainPipe(w, f)
 		}
 		if err != nil && !errors.Is(err, unix.EIO) {
 			// The reader is gone, so the command finds its pipe broken. A
@@ -91,8 +91,8 @@ func (s *streams) copyOut(w io.Writer, f *os.File) {
 	}()
 }
 
-// copyRest copies what is in the pipe f now.
-func copyRest(w io.Writer, f *os.File) error {
+// drainPipe copies what is in the pipe f now.
+func drainPipe(w io.Writer, f *os.File) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -118,8 +118,8 @@ func copyRest(w io.Writer, f *os.File) error {
 	return err
 }
 
-// copyIn is not waited for: it may hang in a read from a terminal for ever.
-func (s *streams) copyIn(f *os.File) {
+// copyInput is not waited for: it may hang in a read from a terminal for ever.
+func (s *streams) copyInput(f *os.File) {
 	if s.io.Stdin == nil || f == nil {
 		return
 	}
@@ -133,7 +133,7 @@ func (s *streams) copyIn(f *os.File) {
 	}()
 }
 
-func (s *streams) resize(h *helperProc) {
+func (s *streams) forwardResizes(h *helperProcess) {
 	for {
 		select {
 		case <-h.done:
@@ -152,17 +152,17 @@ func (s *streams) resize(h *helperProc) {
 	}
 }
 
-// complaint is what the runtime wrote before a command that did not come to run, once
+// readComplaint is what the runtime wrote before a command that did not come to run, once
 // the helper is gone; not all failures are in its log.
-func (s *streams) complaint() string {
+func (s *streams) readComplaint() string {
 	b, _ := io.ReadAll(io.LimitReader(s.err, 4<<10)) // all its writers are dead
 	return strings.TrimSpace(string(b))
 }
 
-// finish waits, once the helper is gone, until all that its processes wrote is copied, and
+// drainAndClose waits, once the helper is gone, until all that its processes wrote is copied, and
 // closes. It does not wait for the pipes' end: a command can hand its own to another
 // sandbox, by a socket in a volume.
-func (s *streams) finish(ran bool) {
+func (s *streams) drainAndClose(ran bool) {
 	if ran {
 		if s.terminal != nil {
 			// Its other side is closed now, so this cannot last.
@@ -171,5 +171,5 @@ func (s *streams) finish(ran bool) {
 		_ = errors.Join(s.out.SetReadDeadline(time.Now()), s.err.SetReadDeadline(time.Now()))
 		s.copies.Wait()
 	}
-	s.close()
+	s.closeOwnEnds()
 }

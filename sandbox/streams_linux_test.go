@@ -23,20 +23,20 @@ func TestOutputThatOthersHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := reopen(s.child[1])
+	other, err := duplicateHandle(s.child[1])
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	s.closeChild()
-	s.start(&helperProc{terminal: make(chan *os.File, 1)})
+	s.closeChildEnds()
+	s.startCopying(&helperProcess{terminal: make(chan *os.File, 1)})
 	said := bytes.Repeat([]byte("x"), 60000)
 	if _, err := other.Write(said); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan struct{})
 	go func() {
-		s.finish(true)
+		s.drainAndClose(true)
 		close(ended)
 	}()
 	select {

@@ -22,8 +22,8 @@ type outcome struct {
 	crashed bool  // the helper died without a word
 }
 
-// helperProc is a helper, seen from its supervisor.
-type helperProc struct {
+// helperProcess is a helper, seen from its supervisor.
+type helperProcess struct {
 	conn     packets
 	process  *os.Process
 	terminal chan *os.File // the command's terminal, if it has one; before started
@@ -40,8 +40,8 @@ type helperProc struct {
 // the holds of the plan's disks. The helper gets the plan when record has stored which
 // process it is. ctx bounds the start only. If this process dies, the kernel kills the
 // helper.
-func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.File, record func(pid int) error) (*helperProc, error) {
-	ours, theirs, err := packetPair()
+func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.File, record func(pid int) error) (*helperProcess, error) {
+	ours, theirs, err := makePacketPair()
 	if err != nil {
 		return nil, err
 	}
@@ -64,15 +64,15 @@ func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.Fi
 		cmd.Args = append(cmd.Args, "unmapped")
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 	case p.Rootless:
-		singleMap(cmd.SysProcAttr)
+		mapSingleID(cmd.SysProcAttr)
 	}
-	h := &helperProc{
+	h := &helperProcess{
 		conn: ours, terminal: make(chan *os.File, 1), started: make(chan struct{}), done: make(chan struct{}),
 		answers: map[int]chan error{},
 	}
-	if err := h.start(cmd, p.ID); err != nil {
+	if err := h.startOnOwnThread(cmd, p.ID); err != nil {
 		ours.c.Close()
-		return nil, explainStart(err, p.Rootless)
+		return nil, explainHelperStart(err, p.Rootless)
 	}
 	// With our copies of its ends closed, the end of the helper is the end of both.
 	theirs.Close()
@@ -82,14 +82,14 @@ func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.Fi
 		err = sendPlan(ctx, p, h.process.Pid, planW)
 	}
 	if err != nil {
-		h.kill()
+		h.killHelper()
 		<-h.done
 		return nil, err
 	}
 	return h, nil
 }
 
-func explainStart(err error, rootless bool) error {
+func explainHelperStart(err error, rootless bool) error {
 	if rootless && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS)) {
 		return fmt.Errorf("this system does not let users make user namespaces, which sandboxes without root need: %w", err)
 	}
@@ -98,7 +98,7 @@ func explainStart(err error, rootless bool) error {
 
 func sendPlan(ctx context.Context, p *plan, pid int, w *os.File) error {
 	if p.Ranges {
-		if err := findRanges().writeMaps(ctx, pid); err != nil {
+		if err := findIDRanges().writeIDMaps(ctx, pid); err != nil {
 			return err
 		}
 	}
@@ -112,9 +112,9 @@ func sendPlan(ctx context.Context, p *plan, pid int, w *os.File) error {
 	return w.Close()
 }
 
-// start starts the helper from a thread that lives as long as the helper does: the
+// startOnOwnThread starts the helper from a thread that lives as long as the helper does: the
 // kernel takes the death of that thread for the parent's.
-func (h *helperProc) start(cmd *exec.Cmd, id string) error {
+func (h *helperProcess) startOnOwnThread(cmd *exec.Cmd, id string) error {
 	errs := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -127,7 +127,7 @@ func (h *helperProc) start(cmd *exec.Cmd, id string) error {
 		}
 		read := make(chan outcome, 1)
 		go func() {
-			out := h.read()
+			out := h.readEvents()
 			if out.crashed {
 				go h.thawUntilDone(id)
 			}
@@ -146,7 +146,7 @@ const thawEvery = 50 * time.Millisecond
 
 // thawUntilDone lets frozen processes die of their helper's death, which takes effect
 // only when they run.
-func (h *helperProc) thawUntilDone(id string) {
+func (h *helperProcess) thawUntilDone(id string) {
 	for {
 		_ = thawSandbox(id)
 		select {
@@ -157,12 +157,12 @@ func (h *helperProc) thawUntilDone(id string) {
 	}
 }
 
-// read takes the helper's events until it is gone.
-func (h *helperProc) read() outcome {
+// readEvents takes the helper's events until it is gone.
+func (h *helperProcess) readEvents() outcome {
 	out := outcome{crashed: true}
 	for {
 		var e event
-		f, err := h.conn.receive(&e)
+		f, err := h.conn.receivePacket(&e)
 		if err != nil {
 			break
 		}
@@ -175,9 +175,9 @@ func (h *helperProc) read() outcome {
 		case "ended":
 			out = outcome{exit: e.Exit}
 		case "failed":
-			out = outcome{err: e.Error.err()}
+			out = outcome{err: e.Error.decodeError()}
 		case "answer":
-			h.answer(e.Seq, e.Error.err())
+			h.completeRequest(e.Seq, e.Error.decodeError())
 		}
 		if f != nil {
 			f.Close()
@@ -194,7 +194,7 @@ func (h *helperProc) read() outcome {
 
 var errGone = errors.New("the sandbox has ended")
 
-func (h *helperProc) answer(seq int, err error) {
+func (h *helperProcess) completeRequest(seq int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if c := h.answers[seq]; c != nil {
@@ -203,8 +203,8 @@ func (h *helperProc) answer(seq int, err error) {
 	}
 }
 
-// request asks the helper for something and waits for its answer.
-func (h *helperProc) request(ctx context.Context, r request) error {
+// sendRequest asks the helper for something and waits for its answer.
+func (h *helperProcess) sendRequest(ctx context.Context, r request) error {
 	c := make(chan error, 1)
 	h.mu.Lock()
 	if h.answers == nil {
@@ -215,7 +215,7 @@ func (h *helperProc) request(ctx context.Context, r request) error {
 	r.Seq = h.seq
 	h.answers[r.Seq] = c
 	h.mu.Unlock()
-	if err := h.conn.send(r, nil); err != nil {
+	if err := h.conn.sendPacket(r, nil); err != nil {
 		return errGone
 	}
 	select {
@@ -226,13 +226,13 @@ func (h *helperProc) request(ctx context.Context, r request) error {
 	}
 }
 
-// signal sends a signal to the command.
-func (h *helperProc) signal(ctx context.Context, sig syscall.Signal) error {
-	return h.request(ctx, request{Op: "signal", Signal: int(sig)})
+// signalCommand sends a signal to the command.
+func (h *helperProcess) signalCommand(ctx context.Context, sig syscall.Signal) error {
+	return h.sendRequest(ctx, request{Op: "signal", Signal: int(sig)})
 }
 
-// kill ends the helper and all that runs in it.
-func (h *helperProc) kill() {
+// killHelper ends the helper and all that runs in it.
+func (h *helperProcess) killHelper() {
 	_ = h.process.Kill() // it may be gone
 }
 

@@ -37,8 +37,8 @@ type guestFile struct {
 	stat     unix.Stat_t
 }
 
-// byHandle names the file by its handle, for calls that take a path.
-func (f guestFile) byHandle() string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+// handlePath names the file by its handle, for calls that take a path.
+func (f guestFile) handlePath() string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
 // What only the runtime mounts, the helper does not see.
 var (
@@ -46,7 +46,7 @@ var (
 	errUnseen = errors.New("lies in /dev, which is made when the sandbox starts")
 )
 
-func openTree(root string) (*guestTree, error) {
+func openGuestTree(root string) (*guestTree, error) {
 	f, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
@@ -54,13 +54,13 @@ func openTree(root string) (*guestTree, error) {
 	return &guestTree{root: f, volumes: map[uint64]string{}}, nil
 }
 
-// resolve opens a path of the tree. Its errors are the system's, errProcfs, errUnseen,
+// resolvePath opens a path of the tree. Its errors are the system's, errProcfs, errUnseen,
 // and ErrInvalid for what a lookup refuses.
-func (g *guestTree) resolve(p string, how lookup) (guestFile, error) {
+func (g *guestTree) resolvePath(p string, how lookup) (guestFile, error) {
 	if len(p) >= unix.PathMax {
 		return guestFile{}, unix.ENAMETOOLONG
 	}
-	top, err := reopen(g.root)
+	top, err := duplicateHandle(g.root)
 	if err != nil {
 		return guestFile{}, err
 	}
@@ -91,7 +91,7 @@ func (g *guestTree) resolve(p string, how lookup) (guestFile, error) {
 	return guestFile{}, err
 }
 
-func reopen(f *os.File) (*os.File, error) {
+func duplicateHandle(f *os.File) (*os.File, error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
@@ -157,7 +157,7 @@ func (how lookup) openOrCreate(dir guestFile, s pathwalk.Step) (*os.File, error)
 // target of a mount.
 func (g *guestTree) readLink(link guestFile, how lookup) (string, error) {
 	if how.mounts {
-		id, err := mountID(link.File)
+		id, err := readMountID(link.File)
 		if err != nil {
 			return "", err
 		}
@@ -173,8 +173,8 @@ func (g *guestTree) readLink(link guestFile, how lookup) (string, error) {
 	return string(b[:n]), nil
 }
 
-// mountID tells the mount that an open file is of.
-func mountID(f *os.File) (uint64, error) {
+// readMountID tells the mount that an open file is of.
+func readMountID(f *os.File) (uint64, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
 		return 0, os.NewSyscallError("statx", err)

@@ -33,7 +33,7 @@ func makeTree(t *testing.T, names ...string) (*guestTree, string) {
 			t.Fatal(err)
 		}
 	}
-	g, err := openTree(dir)
+	g, err := openGuestTree(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,12 +50,12 @@ func TestResolve(t *testing.T) {
 		"/": "/", "": "/", "..": "/", "/../../etc": "/etc", "/abs": "/a/b", "rel/..": "/a", "/up/passwd": "/etc/passwd", "far/up/a": "/a",
 		"/chain": "/a/b", "a/f": "/a/f", "/dev": "/dev", "/devdir/": "/dev", "./a/./../a//b": "/a/b",
 	} {
-		f, err := g.resolve(p, lookup{})
+		f, err := g.resolvePath(p, lookup{})
 		if err != nil {
 			t.Errorf("%s: %v", p, err)
 			continue
 		}
-		real, err := os.Readlink(f.byHandle())
+		real, err := os.Readlink(f.handlePath())
 		if f.Close(); err != nil || f.path != want || filepath.Clean(dir+want) != real {
 			t.Errorf("%s: %s (%s), %v; want %s", p, f.path, real, err, want)
 		}
@@ -65,12 +65,12 @@ func TestResolve(t *testing.T) {
 		"/proc": errProcfs, "/proc/": errProcfs, "/proc/..": errProcfs, "/proc/1/cwd": errProcfs, "procdir": errProcfs, "/procdir/1": errProcfs,
 		"/magic": errProcfs, "/a/out": errProcfs, "a/b/../../../proc/self": errProcfs, "/dev/x": errUnseen, "devdir/x/y": errUnseen,
 	} {
-		if f, err := g.resolve(p, lookup{}); !errors.Is(err, want) {
+		if f, err := g.resolvePath(p, lookup{}); !errors.Is(err, want) {
 			t.Errorf("%s: %s, %v; want %v", p, f.path, err, want)
 		}
 	}
 	for _, p := range magicPaths {
-		if f, err := g.resolve(p, lookup{create: true}); !errors.Is(err, errProcfs) {
+		if f, err := g.resolvePath(p, lookup{create: true}); !errors.Is(err, errProcfs) {
 			t.Errorf("%s: %s, %v", p, f.path, err)
 		}
 	}
@@ -94,7 +94,7 @@ func TestResolveCreates(t *testing.T) {
 		p, want string
 		file    bool
 	}{{"/x/y/../z", "/x/z", false}, {"/dangling/a", "/no/such/a", false}, {"out", "/made", false}, {"/d/f", "/d/f", true}, {"dangling/b/f", "/no/such/b/f", true}} {
-		f, err := g.resolve(c.p, lookup{create: true, file: c.file})
+		f, err := g.resolvePath(c.p, lookup{create: true, file: c.file})
 		if err != nil {
 			t.Errorf("%s: %v", c.p, err)
 			continue
@@ -104,7 +104,7 @@ func TestResolveCreates(t *testing.T) {
 			t.Errorf("%s: %s, %v, %v; want %s", c.p, f.path, st, err, c.want)
 		}
 	}
-	if _, err := g.resolve("/f/x", lookup{create: true}); !errors.Is(err, unix.ENOTDIR) {
+	if _, err := g.resolvePath("/f/x", lookup{create: true}); !errors.Is(err, unix.ENOTDIR) {
 		t.Errorf("%v", err)
 	}
 }
@@ -112,20 +112,20 @@ func TestResolveCreates(t *testing.T) {
 // A link in a volume does not lead to a mount's target, and those of the root do.
 func TestResolveRefusesLinksOfVolumes(t *testing.T) {
 	g, _ := makeTree(t, "d/", "l -> d")
-	f, err := g.resolve("/l/x", lookup{create: true, mounts: true})
+	f, err := g.resolvePath("/l/x", lookup{create: true, mounts: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	id, err := mountID(f.File)
+	id, err := readMountID(f.File)
 	if err != nil {
 		t.Skip(err)
 	}
 	g.volumes[id] = "/v"
-	if _, err := g.resolve("/l/x", lookup{create: true, mounts: true}); !errors.Is(err, vole.ErrInvalid) || !strings.Contains(err.Error(), "volume at /v") {
+	if _, err := g.resolvePath("/l/x", lookup{create: true, mounts: true}); !errors.Is(err, vole.ErrInvalid) || !strings.Contains(err.Error(), "volume at /v") {
 		t.Errorf("%v", err)
 	}
-	if _, err := g.resolve("/d/x", lookup{create: true, mounts: true}); err != nil {
+	if _, err := g.resolvePath("/d/x", lookup{create: true, mounts: true}); err != nil {
 		t.Error(err)
 	}
 }
@@ -139,7 +139,7 @@ func TestImageStringsEnd(t *testing.T) {
 		"directory":   {Cmd: []string{"sh"}, WorkingDir: "/proc\x00/x"},
 	} {
 		h := helper{p: &plan{}}
-		if _, err := h.process(t.TempDir(), cfg); !errors.Is(err, vole.ErrInvalid) {
+		if _, err := h.planProcess(t.TempDir(), cfg); !errors.Is(err, vole.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -155,7 +155,7 @@ func TestRootfsSwapped(t *testing.T) {
 	}
 	for _, name := range []string{"above", "in", "home"} {
 		h := helper{p: &plan{Home: home, Rootfs: filepath.Join(dir, name), Scratch: t.TempDir()}}
-		if err := h.overlayRoot(t.Context(), t.TempDir()); !errors.Is(err, vole.ErrInvalid) {
+		if err := h.mountOverlayRoot(t.Context(), t.TempDir()); !errors.Is(err, vole.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

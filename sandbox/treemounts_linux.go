@@ -33,8 +33,8 @@ var attrNames = []struct {
 	{unix.MOUNT_ATTR_NOSUID, "nosuid"}, {unix.MOUNT_ATTR_NODEV, "nodev"}, {unix.MOUNT_ATTR_NOEXEC, "noexec"},
 }
 
-// spec is m in the words of the OCI runtime specification.
-func (m treeMount) spec() specs.Mount {
+// runtimeMount is m in the words of the OCI runtime specification.
+func (m treeMount) runtimeMount() specs.Mount {
 	out := specs.Mount{Destination: m.path, Type: "tmpfs", Source: "tmpfs"}
 	if m.source != "" {
 		out.Type, out.Source, out.Options = "bind", m.source, []string{"rbind", "rprivate"}
@@ -55,9 +55,9 @@ func (m treeMount) spec() specs.Mount {
 	return out
 }
 
-// memoryMounts are the directories of a sandbox that are private and in memory. The
+// planMemoryMounts are the directories of a sandbox that are private and in memory. The
 // sizes bound what a sandbox keeps there where its memory has no limit.
-func memoryMounts(host bool) []treeMount {
+func planMemoryMounts(host bool) []treeMount {
 	const attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	list := []treeMount{{path: "/tmp", attr: attr, data: "mode=1777,size=1g"}}
 	if host {
@@ -69,28 +69,28 @@ func memoryMounts(host bool) []treeMount {
 	return list
 }
 
-// volumeMounts are the volumes, which the helper has mounted apart with their attributes.
-func (h *helper) volumeMounts() []treeMount {
+// planVolumeMounts are the volumes, which the helper has mounted apart with their attributes.
+func (h *helper) planVolumeMounts() []treeMount {
 	var list []treeMount
 	for i, m := range h.p.Mounts {
-		list = append(list, treeMount{path: m.Path, source: h.mounts[i], volume: true, attr: m.attributes()})
+		list = append(list, treeMount{path: m.Path, source: h.mounts[i], volume: true, attr: m.mountAttributes()})
 	}
 	return list
 }
 
-// fillTree mounts in the root all that is not left to the runtime, and returns what.
-func (h *helper) fillTree(root string) ([]treeMount, error) {
+// makeMountTargets mounts in the root all that is not left to the runtime, and returns what.
+func (h *helper) makeMountTargets(root string) ([]treeMount, error) {
 	var err error
-	if h.tree, err = openTree(root); err != nil {
+	if h.tree, err = openGuestTree(root); err != nil {
 		return nil, err
 	}
-	files, err := h.hostFiles(root)
+	files, err := h.planHostFiles(root)
 	if err != nil {
 		return nil, err
 	}
 	host := h.p.Rootfs == "" && h.p.Image == ""
-	list, err := h.mountTree(slices.Concat(memoryMounts(host), files, h.volumeMounts()))
-	return list, errorsFirst(err, h.checkRuntimePaths(root))
+	list, err := h.mountAllInTree(slices.Concat(planMemoryMounts(host), files, h.planVolumeMounts()))
+	return list, firstError(err, h.checkRuntimePaths(root))
 }
 
 // checkRuntimePaths looks at the paths of the root that a runtime uses whatever it is
@@ -98,8 +98,8 @@ func (h *helper) fillTree(root string) ([]treeMount, error) {
 // for ever for what a pipe or a terminal has to say.
 func (h *helper) checkRuntimePaths(root string) error {
 	for _, name := range []string{"/proc", "/dev"} {
-		f, err := inRoot(root, name, unix.O_PATH|unix.O_NOFOLLOW) // a link would take the mount elsewhere
-		if isMissing(err) {
+		f, err := resolveInRoot(root, name, unix.O_PATH|unix.O_NOFOLLOW) // a link would take the mount elsewhere
+		if isMissingPath(err) {
 			continue
 		}
 		if err != nil {
@@ -115,11 +115,11 @@ func (h *helper) checkRuntimePaths(root string) error {
 		}
 	}
 	for _, name := range []string{"/etc/passwd", "/etc/group"} {
-		f, err := h.tree.resolve(name, lookup{})
+		f, err := h.tree.resolvePath(name, lookup{})
 		switch {
-		case isOfRuntime(err):
+		case isMountedByRuntime(err):
 			return driver.Errorf(vole.ErrInvalid, "%s of the sandbox's root is not a file: it %v", name, err)
-		case isMissing(err):
+		case isMissingPath(err):
 			continue
 		case err != nil:
 			return err
@@ -132,14 +132,14 @@ func (h *helper) checkRuntimePaths(root string) error {
 	return nil
 }
 
-// mountTree mounts a list in the sandbox's tree, parents first, and returns it with the
+// mountAllInTree mounts a list in the sandbox's tree, parents first, and returns it with the
 // paths that the mounts really have.
-func (h *helper) mountTree(list []treeMount) ([]treeMount, error) {
+func (h *helper) mountAllInTree(list []treeMount) ([]treeMount, error) {
 	var out []treeMount
 	for _, m := range list {
-		real, err := h.tree.mount(m)
+		real, err := h.tree.mountAtPath(m)
 		if err != nil {
-			return nil, explainTarget(m.path, err)
+			return nil, explainMountTarget(m.path, err)
 		}
 		m.path = real
 		out = append(out, m)
@@ -147,9 +147,9 @@ func (h *helper) mountTree(list []treeMount) ([]treeMount, error) {
 	return out, nil
 }
 
-func explainTarget(p string, err error) error {
+func explainMountTarget(p string, err error) error {
 	switch {
-	case isOfRuntime(err):
+	case isMountedByRuntime(err):
 		return driver.Errorf(vole.ErrInvalid, "mount on %s: it %v", p, err)
 	case errors.Is(err, unix.ENOTDIR):
 		return driver.Errorf(vole.ErrNotDir, "mount on %s: it is not a directory of the sandbox", p)
@@ -161,34 +161,34 @@ func explainTarget(p string, err error) error {
 	return fmt.Errorf("mount on %s: %w", p, err)
 }
 
-// mount makes one mount and returns its path without links.
-func (g *guestTree) mount(m treeMount) (string, error) {
+// mountAtPath makes one mount and returns its path without links.
+func (g *guestTree) mountAtPath(m treeMount) (string, error) {
 	how := lookup{create: true, file: m.file, mounts: true}
-	target, err := g.resolve(m.path, how)
+	target, err := g.resolvePath(m.path, how)
 	if err != nil {
 		return "", err
 	}
 	defer target.Close()
 	for _, r := range reserved {
-		if beneath(target.path, r) {
+		if isBeneath(target.path, r) {
 			return "", driver.Errorf(vole.ErrInvalid, "a link of the root leads to %s, which belongs to the sandbox itself", target.path)
 		}
 	}
 	if kind := target.stat.Mode & unix.S_IFMT; m.file && kind != unix.S_IFREG || !m.file && kind != unix.S_IFDIR {
 		return "", unix.ENOTDIR
 	}
-	if err := m.mountOn(target); err != nil {
+	if err := m.attachMount(target); err != nil {
 		return "", err
 	}
 	// What was opened may by now be somewhere else in a volume that others write to.
-	made, err := g.resolve(m.path, how)
+	made, err := g.resolvePath(m.path, how)
 	if err != nil {
 		return "", err
 	}
 	defer made.Close()
-	before, err1 := mountID(target.File)
-	after, err2 := mountID(made.File)
-	if err := errorsFirst(err1, err2); err != nil {
+	before, err1 := readMountID(target.File)
+	after, err2 := readMountID(made.File)
+	if err := firstError(err1, err2); err != nil {
 		return "", err
 	}
 	if made.path != target.path || before == after {
@@ -200,7 +200,7 @@ func (g *guestTree) mount(m treeMount) (string, error) {
 	return made.path, nil
 }
 
-func (m treeMount) mountOn(target guestFile) error {
+func (m treeMount) attachMount(target guestFile) error {
 	if m.source == "" {
 		var flags uintptr = unix.MS_NOSUID | unix.MS_NODEV
 		if m.attr&unix.MOUNT_ATTR_RDONLY != 0 {
@@ -209,12 +209,12 @@ func (m treeMount) mountOn(target guestFile) error {
 		if m.attr&unix.MOUNT_ATTR_NOEXEC != 0 {
 			flags |= unix.MS_NOEXEC
 		}
-		return os.NewSyscallError("mount", unix.Mount("tmpfs", target.byHandle(), "tmpfs", flags, m.data))
+		return os.NewSyscallError("mount", unix.Mount("tmpfs", target.handlePath(), "tmpfs", flags, m.data))
 	}
 	src, err := os.OpenFile(m.source, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	return cloneMountOn(src, target.File, unix.MountAttr{Attr_set: m.attr, Propagation: unix.MS_PRIVATE}, false)
+	return bindByHandle(src, target.File, unix.MountAttr{Attr_set: m.attr, Propagation: unix.MS_PRIVATE}, false)
 }

@@ -15,9 +15,9 @@ func TestTreeMountSpec(t *testing.T) {
 	}{
 		{treeMount{source: "/s", attr: unix.MOUNT_ATTR_NODEV, volume: true}, []string{"rbind", "rprivate", "rw", "nodev"}},
 		{treeMount{source: "/s", attr: closedAttr, file: true}, []string{"rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"}},
-		{memoryMounts(false)[0], []string{"rw", "nosuid", "nodev", "mode=1777", "size=1g"}},
+		{planMemoryMounts(false)[0], []string{"rw", "nosuid", "nodev", "mode=1777", "size=1g"}},
 	} {
-		if got := c.m.spec().Options; !slices.Equal(got, c.want) {
+		if got := c.m.runtimeMount().Options; !slices.Equal(got, c.want) {
 			t.Errorf("%+v: %q, want %q", c.m, got, c.want)
 		}
 	}

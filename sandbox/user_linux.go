@@ -17,14 +17,14 @@ type account struct {
 	home     string
 }
 
-// lookupUser resolves user[:group], names or numbers, by the root's own passwd and
+// resolveUser resolves user[:group], names or numbers, by the root's own passwd and
 // group files. "" is 0:0.
-func lookupUser(root, spec string) (account, error) {
-	passwd, err := table(root, "/etc/passwd")
+func resolveUser(root, spec string) (account, error) {
+	passwd, err := parseColonTable(root, "/etc/passwd")
 	if err != nil {
 		return account{}, err
 	}
-	group, err := table(root, "/etc/group")
+	group, err := parseColonTable(root, "/etc/group")
 	if err != nil {
 		return account{}, err
 	}
@@ -32,17 +32,17 @@ func lookupUser(root, spec string) (account, error) {
 	if user == "" {
 		user = "0"
 	}
-	a, err := findUser(passwd, group, user)
+	a, err := findPasswdEntry(passwd, group, user)
 	if err != nil || !hasGroup {
 		return a, err
 	}
 	a.groups = nil
-	if gid, ok := id32(grp); ok {
+	if gid, ok := parseID32(grp); ok {
 		a.gid = gid
 		return a, nil
 	}
 	for _, g := range group {
-		if gid, ok := id32(g[2]); ok && g[0] == grp {
+		if gid, ok := parseID32(g[2]); ok && g[0] == grp {
 			a.gid = gid
 			return a, nil
 		}
@@ -50,14 +50,14 @@ func lookupUser(root, spec string) (account, error) {
 	return a, driver.Errorf(vole.ErrInvalid, "the sandbox's /etc/group has no group %q", grp)
 }
 
-func findUser(passwd, group [][]string, user string) (account, error) {
+func findPasswdEntry(passwd, group [][]string, user string) (account, error) {
 	a := account{home: "/"}
-	uid, numeric := id32(user)
+	uid, numeric := parseID32(user)
 	name, found := "", numeric
 	a.uid = uid
 	for _, u := range passwd {
-		id, ok := id32(u[2])
-		gid, ok2 := id32(u[3])
+		id, ok := parseID32(u[2])
+		gid, ok2 := parseID32(u[3])
 		if !ok || !ok2 || len(u) < 6 || (numeric && id != uid) || (!numeric && u[0] != user) {
 			continue
 		}
@@ -75,15 +75,15 @@ func findUser(passwd, group [][]string, user string) (account, error) {
 		a.home = "/root"
 	}
 	for _, g := range group {
-		gid, ok := id32(g[2])
-		if ok && name != "" && inList(g[3], name) {
+		gid, ok := parseID32(g[2])
+		if ok && name != "" && isInMemberList(g[3], name) {
 			a.groups = append(a.groups, gid)
 		}
 	}
 	return a, nil
 }
 
-func inList(list, name string) bool {
+func isInMemberList(list, name string) bool {
 	for e := range strings.SplitSeq(list, ",") {
 		if e == name {
 			return true
@@ -92,10 +92,10 @@ func inList(list, name string) bool {
 	return false
 }
 
-// table reads a file of lines with at least four fields between colons. A root
+// parseColonTable reads a file of lines with at least four fields between colons. A root
 // without the file has an empty table.
-func table(root, name string) ([][]string, error) {
-	b, err := readGuest(root, name)
+func parseColonTable(root, name string) ([][]string, error) {
+	b, err := readGuestFile(root, name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}

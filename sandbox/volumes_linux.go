@@ -14,25 +14,25 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// plan works out what the helper is to do, but for the volumes.
-func (r *running) plan(ctx context.Context) (*plan, error) {
+// planHelper works out what the helper is to do, but for the volumes.
+func (r *supervisedSandbox) planHelper(ctx context.Context) (*plan, error) {
 	c := r.c
-	have := findCgroups()
+	have := findUsableCgroups()
 	lim, err := planLimits(c, have)
 	if err != nil {
 		return nil, err
 	}
-	rt, err := r.m.runtime(ctx, c.Runtime)
+	rt, err := r.m.chooseRuntime(ctx, c.Runtime)
 	if err != nil {
 		return nil, err
 	}
 	p := &plan{
-		ID: r.info.ID, Name: r.info.Name, Home: r.m.home, Scratch: filepath.Join(r.m.dir(r.info.ID), scratchDir),
+		ID: r.info.ID, Name: r.info.Name, Home: r.m.home, Scratch: filepath.Join(r.m.sandboxDir(r.info.ID), scratchDir),
 		Runtime: rt, Rootless: os.Geteuid() != 0, Rootfs: c.Rootfs, Image: r.image.path, ImageDigest: r.image.digest, ImageName: r.image.name,
 		Args: c.Args, Entrypoint: c.Entrypoint, HasEntrypoint: c.Entrypoint != nil, Env: c.Env, Cwd: c.Cwd, User: c.User,
 		HostNetwork: c.Network == NetworkHost, Terminal: c.Terminal, Limits: lim,
 	}
-	if p.CgroupPath, p.Group, err = r.m.planGroup(r.info.ID, have, lim); err != nil {
+	if p.CgroupPath, p.Group, err = r.m.planSandboxCgroup(r.info.ID, have, lim); err != nil {
 		return nil, err
 	}
 	r.group, r.canFreeze = p.Group, have.freezer
@@ -40,32 +40,32 @@ func (r *running) plan(ctx context.Context) (*plan, error) {
 	// to a volume, the caller could not remove. So the ranges are for where they
 	// are needed.
 	if p.Rootless && (c.Rootfs != "" || c.Image != "" || c.User != "") {
-		p.Ranges = findRanges().ok
+		p.Ranges = findIDRanges().ok
 	}
-	return p, r.m.checkRoot(c)
+	return p, r.m.checkRootApart(c)
 }
 
-// checkRoot refuses a root that would show the home of Vole.
-func (m *Manager) checkRoot(c Config) error {
+// checkRootApart refuses a root that would show the home of Vole.
+func (m *Manager) checkRootApart(c Config) error {
 	if c.Rootfs == "" {
 		return nil
 	}
-	return checkApart(realPath(c.Rootfs), c.Rootfs, m.home)
+	return checkDirsApart(resolveExisting(c.Rootfs), c.Rootfs, m.home)
 }
 
-// checkApart refuses a root, really at a path without links, that lies within the home or
+// checkDirsApart refuses a root, really at a path without links, that lies within the home or
 // the other way round.
-func checkApart(real, root, homeDir string) error {
-	home := realPath(homeDir)
-	if beneath(home, real) || beneath(real, home) {
+func checkDirsApart(real, root, homeDir string) error {
+	home := resolveExisting(homeDir)
+	if isBeneath(home, real) || isBeneath(real, home) {
 		return driver.Errorf(vole.ErrInvalid,
 			"the root %s and the home of Vole (%s) lie within one another, which would show all volumes to the sandbox", root, homeDir)
 	}
 	return nil
 }
 
-// attach attaches the volumes in turn, when those that are to be made are.
-func (r *running) attach(ctx context.Context, p *plan) error {
+// attachVolumes attaches the volumes in turn, when those that are to be made are.
+func (r *supervisedSandbox) attachVolumes(ctx context.Context, p *plan) error {
 	volumes, err := r.findVolumes(ctx)
 	if err != nil {
 		return err
@@ -100,29 +100,29 @@ func (r *running) attach(ctx context.Context, p *plan) error {
 
 // findVolumes finds or makes the volume of each mount. What one mount makes is there for
 // the others of the same volume, in whatever order they are given and mounted.
-func (r *running) findVolumes(ctx context.Context) ([]*vole.Volume, error) {
+func (r *supervisedSandbox) findVolumes(ctx context.Context) ([]*vole.Volume, error) {
 	turns := make([]int, len(r.c.Mounts)) // indexes of mounts
 	for i := range turns {
 		turns[i] = i
 	}
-	slices.SortStableFunc(turns, func(a, b int) int { return r.c.Mounts[a].turn() - r.c.Mounts[b].turn() })
+	slices.SortStableFunc(turns, func(a, b int) int { return r.c.Mounts[a].creationOrder() - r.c.Mounts[b].creationOrder() })
 	volumes := make([]*vole.Volume, len(r.c.Mounts))
 	for _, i := range turns {
-		v, created, err := r.m.volume(ctx, r.c.Mounts[i])
+		v, created, err := r.m.ensureVolume(ctx, r.c.Mounts[i])
 		if err != nil {
 			return nil, err
 		}
 		if created {
-			r.made = append(r.made, v)
+			r.madeVolumes = append(r.madeVolumes, v)
 		}
 		volumes[i] = v
 	}
 	return volumes, nil
 }
 
-// turn orders mounts of one volume by what they need: that it is there already, that it is
+// creationOrder orders mounts of one volume by what they need: that it is there already, that it is
 // not there yet, that it is of some kind or size, and last whatever the others have made.
-func (m Mount) turn() int {
+func (m Mount) creationOrder() int {
 	switch {
 	case m.Mode == ModeExisting:
 		return 0
@@ -136,9 +136,9 @@ func (m Mount) turn() int {
 	return 4
 }
 
-// volume finds or makes the volume of a mount, as its mode says.
-func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created bool, err error) {
-	spec := mt.spec()
+// ensureVolume finds or makes the volume of a mount, as its mode says.
+func (m *Manager) ensureVolume(ctx context.Context, mt Mount) (v *vole.Volume, created bool, err error) {
+	spec := mt.formatMount()
 	mode := mt.EffectiveMode()
 	switch {
 	case mode == ModeCreate:
@@ -147,7 +147,7 @@ func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created
 	case mode == ModeExisting, mt.Kind == vole.KindDisk && mt.Capacity == 0:
 		v, err = m.store.Get(ctx, mt.Volume)
 		if err != nil {
-			return nil, false, mt.missing(err)
+			return nil, false, mt.explainMissing(err)
 		}
 		if err := spec.Fits(v.Info()); err != nil {
 			return nil, false, fmt.Errorf("mount %s: %w", mt, err)
@@ -157,8 +157,8 @@ func (m *Manager) volume(ctx context.Context, mt Mount) (v *vole.Volume, created
 	return m.store.Ensure(ctx, mt.Volume, spec)
 }
 
-// missing says of a volume that was not found why the mount does not make it.
-func (m Mount) missing(err error) error {
+// explainMissing says of a volume that was not found why the mount does not make it.
+func (m Mount) explainMissing(err error) error {
 	switch {
 	case !errors.Is(err, vole.ErrNotFound):
 		return err
@@ -171,10 +171,10 @@ func (m Mount) missing(err error) error {
 	return err
 }
 
-// detach ends the attachments, the last first. Detaching measures a volume, which
+// detachVolumes ends the attachments, the last first. Detaching measures a volume, which
 // fails when the sandbox took permissions away from its files; the figure then stays
 // marked as stale, and that is all there is to it.
-func (r *running) detach(ctx context.Context) error {
+func (r *supervisedSandbox) detachVolumes(ctx context.Context) error {
 	r.awaitUnmount(ctx)
 	var errs []error
 	for _, a := range slices.Backward(r.attached) {
@@ -185,12 +185,12 @@ func (r *running) detach(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// rollBack removes the volumes that this run made in vain, but none that another has
+// removeMadeVolumes removes the volumes that this run made in vain, but none that another has
 // begun to use meanwhile: it is attached, or holds something.
-func (r *running) rollBack(ctx context.Context) error {
+func (r *supervisedSandbox) removeMadeVolumes(ctx context.Context) error {
 	var errs []error
-	for _, v := range slices.Backward(r.made) {
-		unused, err := r.unused(ctx, v)
+	for _, v := range slices.Backward(r.madeVolumes) {
+		unused, err := r.isVolumeUnused(ctx, v)
 		if err == nil && unused {
 			err = v.Remove(ctx)
 		}
@@ -201,16 +201,16 @@ func (r *running) rollBack(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// unused reports whether a volume holds nothing but the directories that this run made
+// isVolumeUnused reports whether a volume holds nothing but the directories that this run made
 // in it: its subpaths, the mount points of others, and the working directory.
-func (r *running) unused(ctx context.Context, v *vole.Volume) (ok bool, err error) {
+func (r *supervisedSandbox) isVolumeUnused(ctx context.Context, v *vole.Volume) (ok bool, err error) {
 	own := map[string]bool{"lost+found": v.Info().Kind == vole.KindDisk}
 	for _, in := range r.c.Mounts {
 		if in.Volume != v.Name() {
 			continue
 		}
-		for _, made := range r.madePaths() {
-			if !beneath(made, in.Path) {
+		for _, made := range r.listMadePaths() {
+			if !isBeneath(made, in.Path) {
 				continue
 			}
 			for p := path.Join(in.Subpath, made[len(in.Path):]); p != "." && p != "/"; p = path.Dir(p) {
@@ -222,13 +222,13 @@ func (r *running) unused(ctx context.Context, v *vole.Volume) (ok bool, err erro
 	if err != nil {
 		return false, err
 	}
-	ok, err = holdsOnly(ctx, f, ".", own)
+	ok, err = holdsOnlyDirs(ctx, f, ".", own)
 	return ok, errors.Join(err, f.Close())
 }
 
-// madePaths are the directories that a run makes in the sandbox: mount points, and the
+// listMadePaths are the directories that a run makes in the sandbox: mount points, and the
 // working directory.
-func (r *running) madePaths() []string {
+func (r *supervisedSandbox) listMadePaths() []string {
 	var list []string
 	for _, m := range r.c.Mounts {
 		list = append(list, m.Path)
@@ -239,8 +239,8 @@ func (r *running) madePaths() []string {
 	return list
 }
 
-// holdsOnly reports whether all that is beneath a directory is one of some directories.
-func holdsOnly(ctx context.Context, f *vole.FS, dir string, own map[string]bool) (bool, error) {
+// holdsOnlyDirs reports whether all that is beneath a directory is one of some directories.
+func holdsOnlyDirs(ctx context.Context, f *vole.FS, dir string, own map[string]bool) (bool, error) {
 	for e, err := range f.Entries(ctx, dir) {
 		if err != nil {
 			return false, err
@@ -249,7 +249,7 @@ func holdsOnly(ctx context.Context, f *vole.FS, dir string, own map[string]bool)
 		if !e.Mode.IsDir() || !own[p] {
 			return false, nil
 		}
-		if ok, err := holdsOnly(ctx, f, p, own); !ok {
+		if ok, err := holdsOnlyDirs(ctx, f, p, own); !ok {
 			return false, err
 		}
 	}

@@ -163,8 +163,8 @@ func TestRollBackKeepsOthersFiles(t *testing.T) {
 			if err := put(e.path("new")); err != nil {
 				t.Fatal(err)
 			}
-			r := &running{m: e.m, made: []*vole.Volume{v}, c: shell(t, "", "other:/o", "new:/n:subpath=sub/path", "other:/n/in/it")}
-			if err := r.rollBack(testCtx(t)); err != nil {
+			r := &supervisedSandbox{m: e.m, madeVolumes: []*vole.Volume{v}, c: shell(t, "", "other:/o", "new:/n:subpath=sub/path", "other:/n/in/it")}
+			if err := r.removeMadeVolumes(testCtx(t)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := e.store.Get(testCtx(t), "new"); (name == "none") != errors.Is(err, vole.ErrNotFound) || name != "none" && err != nil {

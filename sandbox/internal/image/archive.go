@@ -20,19 +20,19 @@ import (
 
 // archive is a tar file whose members can be read in any order.
 type archive struct {
-	f         *os.File
-	parts     map[string]part
-	forgotten bool // there are more members than parts has
+	f          *os.File
+	members    map[string]memberRange
+	incomplete bool // there are more members than parts has
 }
 
-type part struct {
+type memberRange struct {
 	off, size int64
 	link      string // of a link: the member it stands for
 }
 
-// store holds the members of an image: those of an archive, or files of a directory.
-type store interface {
-	open(name string) (*member, error)
+// memberStore holds the members of an image: those of an archive, or files of a directory.
+type memberStore interface {
+	openMember(name string) (*member, error)
 }
 
 // member is an open member of an image. The caller closes it.
@@ -43,16 +43,16 @@ type member struct {
 
 // unpackArchive finds out what kind of archive f is and unpacks it.
 func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error) {
-	a, err := index(ctx, f, u.opts.Limits.entries())
+	a, err := indexArchive(ctx, f, u.opts.Limits.maxEntries())
 	if err != nil {
 		return Config{}, err
 	}
 	var img imageRef
 	switch {
-	case a.has("oci-layout") && a.has("index.json"):
-		img, err = openOCI(a, u.opts)
+	case a.hasMember("oci-layout") && a.hasMember("index.json"):
+		img, err = openIndexFile(a, u.opts)
 	case a.isDockerSave():
-		img, err = a.openDocker()
+		img, err = a.openDockerSave()
 	default:
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return Config{}, err
@@ -66,7 +66,7 @@ func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error)
 }
 
 // unpackImage unpacks the layers of an image, lowest first.
-func unpackImage(ctx context.Context, s store, img imageRef, u *unpacker) (Config, error) {
+func unpackImage(ctx context.Context, s memberStore, img imageRef, u *unpacker) (Config, error) {
 	if len(img.layers) > MaxLayers {
 		return Config{}, driver.Errorf(vole.ErrUnsupported, "the image has %d layers; the most is %d", len(img.layers), MaxLayers)
 	}
@@ -79,10 +79,10 @@ func unpackImage(ctx context.Context, s store, img imageRef, u *unpacker) (Confi
 	return Config{Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, User: c.User}, nil
 }
 
-// index reads the headers of f. A root file system may have millions of members, but
+// indexArchive reads the headers of f. A root file system may have millions of members, but
 // only those of an image's archive are remembered.
-func index(ctx context.Context, f *os.File, limit int64) (*archive, error) {
-	a := &archive{f: f, parts: map[string]part{}}
+func indexArchive(ctx context.Context, f *os.File, limit int64) (*archive, error) {
+	a := &archive{f: f, members: map[string]memberRange{}}
 	t := tar.NewReader(f)
 	for n := int64(0); ; n++ {
 		h, err := t.Next()
@@ -104,44 +104,44 @@ func index(ctx context.Context, f *os.File, limit int64) (*archive, error) {
 		if n >= limit {
 			return nil, driver.Errorf(vole.ErrNoSpace, "more than %d entries", limit)
 		}
-		if !ofImage(h) {
+		if !isImageMember(h) {
 			continue
 		}
 		off, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return nil, err
 		}
-		a.remember(h, off)
+		a.rememberMember(h, off)
 	}
 }
 
-// remember keeps where the content of a member is. What an archive is told by is
+// rememberMember keeps where the content of a member is. What an archive is told by is
 // remembered in any case.
-func (a *archive) remember(h *tar.Header, off int64) {
-	p := part{off: off, size: h.Size}
+func (a *archive) rememberMember(h *tar.Header, off int64) {
+	p := memberRange{off: off, size: h.Size}
 	switch h.Typeflag {
 	case tar.TypeReg:
 	case tar.TypeSymlink:
-		p = part{link: path.Join(path.Dir(h.Name), h.Linkname)}
+		p = memberRange{link: path.Join(path.Dir(h.Name), h.Linkname)}
 	case tar.TypeLink:
-		p = part{link: path.Clean(h.Linkname)}
+		p = memberRange{link: path.Clean(h.Linkname)}
 	default:
 		return
 	}
 	name := strings.Clone(path.Clean(h.Name))
-	if len(a.parts) >= maxMembers && !a.has(name) && name != "oci-layout" && name != "index.json" && name != "manifest.json" {
-		a.forgotten = true
+	if len(a.members) >= maxMembers && !a.hasMember(name) && name != "oci-layout" && name != "index.json" && name != "manifest.json" {
+		a.incomplete = true
 		return
 	}
-	a.parts[name] = p
+	a.members[name] = p
 }
 
 var imageSuffixes = []string{".json", ".tar", ".tar.gz", ".tar.zst"}
 
-// ofImage reports whether a member of that name can be part of an image's archive: OCI has
+// isImageMember reports whether a member of that name can be part of an image's archive: OCI has
 // blobs/ALG/HEX, docker save has ID/layer.tar and HEX.json, and other programs that write its
 // form have HEX.tar.gz and sha256:HEX.
-func ofImage(h *tar.Header) bool {
+func isImageMember(h *tar.Header) bool {
 	if len(h.Name) > maxMemberName || len(h.Linkname) > maxMemberName {
 		return false
 	}
@@ -156,14 +156,14 @@ func ofImage(h *tar.Header) bool {
 	return strings.HasPrefix(name, "blobs/")
 }
 
-func (a *archive) has(name string) bool { _, ok := a.parts[name]; return ok }
+func (a *archive) hasMember(name string) bool { _, ok := a.members[name]; return ok }
 
-// open returns the member called name.
-func (a *archive) open(name string) (*member, error) {
+// openMember returns the member called name.
+func (a *archive) openMember(name string) (*member, error) {
 	name = path.Clean(name)
 	for range 8 {
-		p, ok := a.parts[name]
-		if !ok && a.forgotten {
+		p, ok := a.members[name]
+		if !ok && a.incomplete {
 			return nil, driver.Errorf(vole.ErrUnsupported, "the image's archive has more than %d members", maxMembers)
 		}
 		if !ok {
@@ -178,8 +178,8 @@ func (a *archive) open(name string) (*member, error) {
 }
 
 // readJSON reads the member called name into v.
-func readJSON(s store, name string, v any) error {
-	m, err := s.open(name)
+func readJSON(s memberStore, name string, v any) error {
+	m, err := s.openMember(name)
 	if err != nil {
 		return err
 	}
@@ -188,8 +188,8 @@ func readJSON(s store, name string, v any) error {
 }
 
 // readJSON reads the JSON that d points to into v, and checks its size and digest.
-func (d descriptor) readJSON(s store, v any) error {
-	m, sum, err := d.open(s)
+func (d descriptor) readJSON(s memberStore, v any) error {
+	m, sum, err := d.openBlob(s)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func decodeJSON(m *member, name string, sum *checksum, v any) error {
 	}
 	if sum != nil {
 		sum.Write(b)
-		if err := sum.verify(name); err != nil {
+		if err := sum.verifyDigest(name); err != nil {
 			return err
 		}
 	}
@@ -254,10 +254,10 @@ type dockerManifest struct {
 
 func (a *archive) isDockerSave() bool {
 	var m []dockerManifest
-	return a.has("manifest.json") && readJSON(a, "manifest.json", &m) == nil && len(m) > 0 && m[0].Config != ""
+	return a.hasMember("manifest.json") && readJSON(a, "manifest.json", &m) == nil && len(m) > 0 && m[0].Config != ""
 }
 
-func (a *archive) openDocker() (imageRef, error) {
+func (a *archive) openDockerSave() (imageRef, error) {
 	var m []dockerManifest
 	if err := readJSON(a, "manifest.json", &m); err != nil {
 		return imageRef{}, err
@@ -274,7 +274,7 @@ func (a *archive) openDocker() (imageRef, error) {
 
 // unpackLayer applies one layer, and checks that it is packed as its digest and size say,
 // and that its tar has the digest that the configuration gives.
-func unpackLayer(ctx context.Context, s store, u *unpacker, l layer, diffIDs []string, i int) error {
+func unpackLayer(ctx context.Context, s memberStore, u *unpacker, l layer, diffIDs []string, i int) error {
 	if len(diffIDs) <= i {
 		return driver.Errorf(vole.ErrCorrupt, "the image's configuration names %d layers, its manifest more", len(diffIDs))
 	}
@@ -282,9 +282,9 @@ func unpackLayer(ctx context.Context, s store, u *unpacker, l layer, diffIDs []s
 	var packed *checksum
 	var err error
 	if l.blob == nil {
-		part, err = s.open(l.name)
+		part, err = s.openMember(l.name)
 	} else {
-		part, packed, err = l.blob.open(s)
+		part, packed, err = l.blob.openBlob(s)
 	}
 	if err != nil {
 		return err
@@ -299,21 +299,21 @@ func unpackLayer(ctx context.Context, s store, u *unpacker, l layer, diffIDs []s
 		return err
 	}
 	defer r.Close()
-	if err := u.verifiedLayer(r, diffIDs[i]); err != nil || packed == nil {
+	if err := u.unpackVerified(r, diffIDs[i]); err != nil || packed == nil {
 		return err
 	}
 	// What follows the end of the compressed data is of the blob, too.
 	if _, err := io.Copy(io.Discard, in); err != nil {
 		return err
 	}
-	return packed.verify(l.blob.Digest)
+	return packed.verifyDigest(l.blob.Digest)
 }
 
-// verifiedLayer applies a layer's tar, which must have a digest.
-func (u *unpacker) verifiedLayer(r io.Reader, diffID string) error {
+// unpackVerified applies a layer's tar, which must have a digest.
+func (u *unpacker) unpackVerified(r io.Reader, diffID string) error {
 	sum := sha256.New()
 	// All that layers hold is charged, padding too, and again when a layer is named twice.
-	tee := io.TeeReader(budgetReader{r, &u.left, u.opts.Limits.exceeded}, sum)
+	tee := io.TeeReader(budgetReader{r, &u.left, u.opts.Limits.exceededError}, sum)
 	if err := u.layer(tee, true); err != nil {
 		return err
 	}

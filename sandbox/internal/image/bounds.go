@@ -41,17 +41,17 @@ const (
 	maxExpansion  = 1100
 )
 
-// forFile is l for an image file of size bytes.
-func (l Limits) forFile(size int64) Limits {
-	most := l.bytes()
+// scaledToFile is l for an image file of size bytes.
+func (l Limits) scaledToFile(size int64) Limits {
+	most := l.maxBytes()
 	if size < (most-freeExpansion)/maxExpansion {
 		most = min(most, freeExpansion+maxExpansion*size)
 	}
-	return Limits{Bytes: most, Entries: l.entries()}
+	return Limits{Bytes: most, Entries: l.maxEntries()}
 }
 
-func (l Limits) exceeded() error {
-	return driver.Errorf(vole.ErrNoSpace, "it unpacks to more than %v, the most for a file of this size", vole.Size(l.bytes()))
+func (l Limits) exceededError() error {
+	return driver.Errorf(vole.ErrNoSpace, "it unpacks to more than %v, the most for a file of this size", vole.Size(l.maxBytes()))
 }
 
 // budgetReader fails with what exceeded returns when more is read than is left.

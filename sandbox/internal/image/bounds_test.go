@@ -26,7 +26,7 @@ func TestLimitsForFile(t *testing.T) {
 		{1 << 19, 1 << 20, 1 << 19},
 		{1 << 19, 1, 1 << 19},
 	} {
-		if got := (Limits{Bytes: tt.limit}).forFile(tt.size).Bytes; got != tt.want {
+		if got := (Limits{Bytes: tt.limit}).scaledToFile(tt.size).Bytes; got != tt.want {
 			t.Errorf("limit %d, a file of %d: %d, want %d", tt.limit, tt.size, got, tt.want)
 		}
 	}
@@ -43,7 +43,7 @@ func indexOf(t *testing.T, b []byte) *archive {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	a, err := index(t.Context(), f, Limits{}.entries())
+	a, err := indexArchive(t.Context(), f, Limits{}.maxEntries())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,8 +56,8 @@ func TestIndexIsBounded(t *testing.T) {
 	long := strings.Repeat("x", 500_000)
 	a := indexOf(t, makeTar(t, ent{name: long + ".json", data: "1"}, ent{name: "l.json", data: long, kind: tar.TypeSymlink},
 		ent{name: "h.json", data: long, kind: tar.TypeLink}, ent{name: "blobs/" + long, data: "1"}))
-	if len(a.parts) != 0 {
-		t.Errorf("%d members are remembered", len(a.parts))
+	if len(a.members) != 0 {
+		t.Errorf("%d members are remembered", len(a.members))
 	}
 
 	var ents []ent
@@ -66,10 +66,10 @@ func TestIndexIsBounded(t *testing.T) {
 	}
 	ents = append(ents, ent{name: "manifest.json", data: `[{"Config":"c.json","Layers":[]}]`}, ent{name: "c.json", data: "{}"})
 	a = indexOf(t, makeTar(t, ents...))
-	if len(a.parts) > maxMembers+3 || !a.has("manifest.json") {
-		t.Errorf("%d members are remembered, manifest.json: %v", len(a.parts), a.has("manifest.json"))
+	if len(a.members) > maxMembers+3 || !a.hasMember("manifest.json") {
+		t.Errorf("%d members are remembered, manifest.json: %v", len(a.members), a.hasMember("manifest.json"))
 	}
-	if _, err := a.openDocker(); !errors.Is(err, vole.ErrUnsupported) {
+	if _, err := a.openDockerSave(); !errors.Is(err, vole.ErrUnsupported) {
 		t.Errorf("a member that is not remembered: %v, want ErrUnsupported", err)
 	}
 }

@@ -90,12 +90,12 @@ func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Confi
 	if err == nil {
 		err = u.finish()
 	}
-	return cfg, named(cmp.Or(opts.Name, filepath.Base(file)), err)
+	return cfg, explainError(cmp.Or(opts.Name, filepath.Base(file)), err)
 }
 
 func (u *unpacker) unpackFile(f *os.File, size int64, scratch string) (Config, error) {
 	u.limit(size)
-	plain, err := inflate(u.ctx, f, scratch, u.opts.Limits)
+	plain, err := decompressToFile(u.ctx, f, scratch, u.opts.Limits)
 	if err != nil {
 		return Config{}, err
 	}
@@ -116,13 +116,13 @@ func (u *unpacker) unpackLayout(dir string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	u.limit(img.size())
+	u.limit(img.compressedSize())
 	return unpackImage(u.ctx, layoutDir{root}, img, u)
 }
 
-// named says of which image an error tells, and that a tar or compressed stream that
+// explainError says of which image an error tells, and that a tar or compressed stream that
 // cannot be read is corrupt.
-func named(image string, err error) error {
+func explainError(image string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -137,14 +137,14 @@ func named(image string, err error) error {
 	return driver.Errorf(kind, "image %s is corrupt: %v", image, err)
 }
 
-func (l Limits) bytes() int64 {
+func (l Limits) maxBytes() int64 {
 	if l.Bytes > 0 {
 		return l.Bytes
 	}
 	return 64 << 30
 }
 
-func (l Limits) entries() int64 {
+func (l Limits) maxEntries() int64 {
 	if l.Entries > 0 {
 		return l.Entries
 	}
@@ -194,9 +194,9 @@ func decompress(r io.Reader) (io.ReadCloser, bool, error) {
 	return io.NopCloser(b), false, nil
 }
 
-// inflate returns the tar file that f is: f itself, or decompressed into an unnamed file in
+// decompressToFile returns the tar file that f is: f itself, or decompressed into an unnamed file in
 // scratch when it is compressed, so that its parts can be read in any order.
-func inflate(ctx context.Context, f *os.File, scratch string, limits Limits) (*os.File, error) {
+func decompressToFile(ctx context.Context, f *os.File, scratch string, limits Limits) (*os.File, error) {
 	r, compressed, err := decompress(f)
 	if err != nil {
 		return nil, err
@@ -214,8 +214,8 @@ func inflate(ctx context.Context, f *os.File, scratch string, limits Limits) (*o
 		tmp.Close()
 		return nil, err
 	}
-	left := limits.bytes()
-	_, err = io.Copy(tmp, budgetReader{ctxReader{ctx, r}, &left, limits.exceeded})
+	left := limits.maxBytes()
+	_, err = io.Copy(tmp, budgetReader{ctxReader{ctx, r}, &left, limits.exceededError})
 	if err == nil {
 		_, err = tmp.Seek(0, io.SeekStart)
 	}

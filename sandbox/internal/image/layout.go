@@ -18,8 +18,8 @@ import (
 // layoutDir is a directory in the form of an OCI image layout.
 type layoutDir struct{ root *os.Root }
 
-// open opens a file of the layout. Links are followed within it only.
-func (d layoutDir) open(name string) (*member, error) {
+// openMember opens a file of the layout. Links are followed within it only.
+func (d layoutDir) openMember(name string) (*member, error) {
 	f, err := d.root.OpenFile(path.Clean(name), os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may be a fifo
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, driver.Errorf(vole.ErrCorrupt, "%q is missing in the image", name)
@@ -41,9 +41,9 @@ func (d layoutDir) open(name string) (*member, error) {
 // openLayout opens the image of a layout that has a digest, or that runs here.
 func openLayout(d layoutDir, opts Options) (imageRef, error) {
 	if opts.Digest == "" {
-		return openOCI(d, opts)
+		return openIndexFile(d, opts)
 	}
-	m, err := d.open(blobName(opts.Digest))
+	m, err := d.openMember(blobMemberName(opts.Digest))
 	if err != nil {
 		return imageRef{}, err
 	}
@@ -52,8 +52,8 @@ func openLayout(d layoutDir, opts Options) (imageRef, error) {
 	return openManifest(d, descriptor{Digest: opts.Digest, Size: size}, opts)
 }
 
-// size is how many bytes the blobs of an image have.
-func (img imageRef) size() (total int64) {
+// compressedSize is how many bytes the blobs of an image have.
+func (img imageRef) compressedSize() (total int64) {
 	for _, l := range img.layers {
 		if l.blob != nil {
 			total += max(0, min(l.blob.Size, 1<<50)) // at most MaxLayers of them: no overflow
@@ -87,7 +87,7 @@ type checksum struct {
 	want v1.Hash
 }
 
-func (c *checksum) verify(name string) error {
+func (c *checksum) verifyDigest(name string) error {
 	if got := c.want.Algorithm + ":" + hex.EncodeToString(c.Sum(nil)); got != c.want.String() {
 		return driver.Errorf(vole.ErrCorrupt, "%q does not have its digest, but %s", name, got)
 	}
@@ -103,8 +103,8 @@ func parseDigest(s string) (v1.Hash, error) {
 	return h, nil
 }
 
-// blobName is the name of the member with a digest that has been checked.
-func blobName(digest string) string {
+// blobMemberName is the name of the member with a digest that has been checked.
+func blobMemberName(digest string) string {
 	h, err := v1.NewHash(digest)
 	if err != nil {
 		return "blobs/none" // which is there in no image
@@ -112,9 +112,9 @@ func blobName(digest string) string {
 	return path.Join("blobs", h.Algorithm, h.Hex)
 }
 
-// open opens what d points to, which must have the size that d says. All of it is to be
+// openBlob opens what d points to, which must have the size that d says. All of it is to be
 // written to the checksum, which must then be right.
-func (d descriptor) open(s store) (*member, *checksum, error) {
+func (d descriptor) openBlob(s memberStore) (*member, *checksum, error) {
 	want, err := parseDigest(d.Digest)
 	if err != nil {
 		return nil, nil, err
@@ -123,7 +123,7 @@ func (d descriptor) open(s store) (*member, *checksum, error) {
 	if err != nil {
 		return nil, nil, driver.Errorf(vole.ErrCorrupt, "%v", err)
 	}
-	m, err := s.open(blobName(d.Digest))
+	m, err := s.openMember(blobMemberName(d.Digest))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -134,33 +134,33 @@ func (d descriptor) open(s store) (*member, *checksum, error) {
 	return m, &checksum{sum, want}, nil
 }
 
-// openOCI opens the image of an OCI layout that runs here.
-func openOCI(s store, opts Options) (imageRef, error) {
+// openIndexFile opens the image of an OCI layout that runs here.
+func openIndexFile(s memberStore, opts Options) (imageRef, error) {
 	var m manifest
 	if err := readJSON(s, "index.json", &m); err != nil {
 		return imageRef{}, err
 	}
-	return openIndex(s, m, opts)
+	return openImageOrIndex(s, m, opts)
 }
 
-func openManifest(s store, d descriptor, opts Options) (imageRef, error) {
+func openManifest(s memberStore, d descriptor, opts Options) (imageRef, error) {
 	var m manifest
 	if err := d.readJSON(s, &m); err != nil {
 		return imageRef{}, err
 	}
-	return openIndex(s, m, opts)
+	return openImageOrIndex(s, m, opts)
 }
 
 // maxNesting is how many indexes may lie within one another.
 const maxNesting = 4
 
-// openIndex opens an image, or that of an index which runs here.
-func openIndex(s store, m manifest, opts Options) (imageRef, error) {
+// openImageOrIndex opens an image, or that of an index which runs here.
+func openImageOrIndex(s memberStore, m manifest, opts Options) (imageRef, error) {
 	for range maxNesting {
 		if m.Config != nil {
 			break
 		}
-		d, err := choose(m.Manifests, opts)
+		d, err := choosePlatform(m.Manifests, opts)
 		if err != nil {
 			return imageRef{}, err
 		}
@@ -182,8 +182,8 @@ func openIndex(s store, m manifest, opts Options) (imageRef, error) {
 	return img, nil
 }
 
-// choose picks the image of an index that runs here.
-func choose(list []descriptor, opts Options) (descriptor, error) {
+// choosePlatform picks the image of an index that runs here.
+func choosePlatform(list []descriptor, opts Options) (descriptor, error) {
 	var unnamed []descriptor
 	for _, d := range list {
 		if d.Platform == nil || d.Platform.OS == "" {

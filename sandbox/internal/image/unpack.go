@@ -53,13 +53,13 @@ type dirTimes struct {
 }
 
 func newUnpacker(ctx context.Context, root *os.Root, opts Options) *unpacker {
-	return &unpacker{ctx: ctx, root: root, opts: opts, left: opts.Limits.bytes(), dirs: map[string]dirTimes{}}
+	return &unpacker{ctx: ctx, root: root, opts: opts, left: opts.Limits.maxBytes(), dirs: map[string]dirTimes{}}
 }
 
 // limit bounds what is unpacked by the size of the image as it is packed.
 func (u *unpacker) limit(size int64) {
-	u.opts.Limits = u.opts.Limits.forFile(size)
-	u.left = u.opts.Limits.bytes()
+	u.opts.Limits = u.opts.Limits.scaledToFile(size)
+	u.left = u.opts.Limits.maxBytes()
 }
 
 // layer applies one tar. Whiteouts mean something only in images.
@@ -88,8 +88,8 @@ func (u *unpacker) layer(r io.Reader, whiteouts bool) error {
 
 // countEntry counts an entry, or a parent that none names.
 func (u *unpacker) countEntry() error {
-	if u.entries++; u.entries > u.opts.Limits.entries() {
-		return driver.Errorf(vole.ErrNoSpace, "more than %d entries", u.opts.Limits.entries())
+	if u.entries++; u.entries > u.opts.Limits.maxEntries() {
+		return driver.Errorf(vole.ErrNoSpace, "more than %d entries", u.opts.Limits.maxEntries())
 	}
 	return nil
 }
@@ -339,8 +339,8 @@ func (u *unpacker) file(full string, h *tar.Header, r io.Reader) error {
 	if err := u.replace(full); err != nil {
 		return err
 	}
-	if h.Size > u.opts.Limits.bytes()-u.bytes {
-		return u.opts.Limits.exceeded()
+	if h.Size > u.opts.Limits.maxBytes()-u.bytes {
+		return u.opts.Limits.exceededError()
 	}
 	u.bytes += h.Size
 	f, err := u.root.OpenFile(full, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

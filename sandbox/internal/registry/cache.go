@@ -65,7 +65,7 @@ func OpenCache(root *os.Root, max int64) (*Cache, error) {
 		}
 	}
 	if _, err := root.Lstat("oci-layout"); errors.Is(err, fs.ErrNotExist) {
-		if err := c.writeFile("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
+		if err := c.writeBytes("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
 			c.Close()
 			return nil, err
 		}
@@ -85,14 +85,14 @@ type Image struct {
 // Release lets the cache delete the image.
 func (i *Image) Release() error { return i.lock.Release() }
 
-// use returns the image of a reference, nil when the cache does not have all of it.
-func (c *Cache) use(ctx context.Context, ref Reference) (*Image, error) {
+// acquireImage returns the image of a reference, nil when the cache does not have all of it.
+func (c *Cache) acquireImage(ctx context.Context, ref Reference) (*Image, error) {
 	lock, err := flock.WaitSharedIn(ctx, c.dir, useLock)
 	if err != nil {
 		return nil, err
 	}
-	d := findImage(c.readIndex(), ref)
-	if d == nil || !c.complete(*d) {
+	d := findInIndex(c.readIndex(), ref)
+	if d == nil || !c.hasAllBlobs(*d) {
 		return nil, lock.Release()
 	}
 	now := time.Now()
@@ -100,8 +100,8 @@ func (c *Cache) use(ctx context.Context, ref Reference) (*Image, error) {
 	return &Image{d.Digest.String(), lock}, nil
 }
 
-// findImage returns the entry of the index that has a reference's name or digest.
-func findImage(index v1.IndexManifest, ref Reference) *v1.Descriptor {
+// findInIndex returns the entry of the index that has a reference's name or digest.
+func findInIndex(index v1.IndexManifest, ref Reference) *v1.Descriptor {
 	for _, d := range index.Manifests {
 		if d.Annotations[refAnnotation] == ref.String() || ref.ref.Identifier() == d.Digest.String() {
 			return &d
@@ -110,23 +110,23 @@ func findImage(index v1.IndexManifest, ref Reference) *v1.Descriptor {
 	return nil
 }
 
-// complete reports whether all blobs of an image are there.
-func (c *Cache) complete(d v1.Descriptor) bool {
+// hasAllBlobs reports whether all blobs of an image are there.
+func (c *Cache) hasAllBlobs(d v1.Descriptor) bool {
 	m, err := c.readManifest(d)
 	if err != nil {
 		return false
 	}
 	for _, b := range append(m.Layers, m.Config) {
-		if !c.has(b) {
+		if !c.hasBlob(b) {
 			return false
 		}
 	}
 	return true
 }
 
-// has reports whether there is a blob of the size that it is to have. What has a blob's
+// hasBlob reports whether there is a blob of the size that it is to have. What has a blob's
 // name was verified when it got that.
-func (c *Cache) has(d v1.Descriptor) bool {
+func (c *Cache) hasBlob(d v1.Descriptor) bool {
 	st, err := c.root.Stat(blobPath(d.Digest))
 	return err == nil && st.Mode().IsRegular() && st.Size() == d.Size
 }
@@ -145,20 +145,20 @@ func (c *Cache) readIndex() v1.IndexManifest {
 	return index
 }
 
-// readManifest reads the manifest of an image in the cache.
+// bufferManifest reads the manifest of an image in the cache.
 func (c *Cache) readManifest(d v1.Descriptor) (*v1.Manifest, error) {
 	b, err := c.readBounded(blobPath(d.Digest))
 	if err != nil {
 		return nil, err
 	}
-	if sum, err := sumOf(b, d.Digest.Algorithm); err != nil || sum != d.Digest {
+	if sum, err := computeDigest(b, d.Digest.Algorithm); err != nil || sum != d.Digest {
 		return nil, errors.Join(err, driver.Errorf(vole.ErrCorrupt, "the manifest %s is damaged", d.Digest))
 	}
 	return parseManifest(b)
 }
 
-// sumOf is the digest of b.
-func sumOf(b []byte, algorithm string) (v1.Hash, error) {
+// computeDigest is the digest of b.
+func computeDigest(b []byte, algorithm string) (v1.Hash, error) {
 	h, err := v1.Hasher(algorithm)
 	if err != nil {
 		return v1.Hash{}, err
@@ -180,13 +180,13 @@ func (c *Cache) readBounded(name string) ([]byte, error) {
 	return b, err
 }
 
-// writeFile makes a file hold b, or what it held before.
-func (c *Cache) writeFile(name string, b []byte) error {
-	return c.write(name, func(f *os.File) error { _, err := f.Write(b); return err })
+// writeBytes makes a file hold b, or what it held before.
+func (c *Cache) writeBytes(name string, b []byte) error {
+	return c.writeAtomically(name, func(f *os.File) error { _, err := f.Write(b); return err })
 }
 
-// write makes a file hold what fill writes, once all of it is on the disk.
-func (c *Cache) write(name string, fill func(f *os.File) error) error {
+// writeAtomically makes a file hold what fill writes, once all of it is on the disk.
+func (c *Cache) writeAtomically(name string, fill func(f *os.File) error) error {
 	temp := path.Join(tempDir, uuid.NewString())
 	f, err := c.root.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

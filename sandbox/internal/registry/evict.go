@@ -24,52 +24,52 @@ const maxImages = 1000
 // grow beyond its bound, for the next pull to make it smaller.
 const evictTimeout = time.Minute
 
-// makeRoom deletes what was not used for the longest time until the blobs of an image that
+// evictForImage deletes what was not used for the longest time until the blobs of an image that
 // is about to come fit beside the rest. The caller holds the lock of pulls.
-func (c *Cache) makeRoom(ctx context.Context, coming v1.Manifest) error {
+func (c *Cache) evictForImage(ctx context.Context, coming v1.Manifest) error {
 	blobs := map[v1.Hash]int64{}
-	addBlobs(blobs, coming)
-	if need := total(blobs); need > c.max {
+	addBlobSizes(blobs, coming)
+	if need := sumBlobSizes(blobs); need > c.max {
 		return driver.Errorf(vole.ErrNoSpace, "the image has %v, and the cache of images at most %v; a file of it, as 'docker save' makes, can be run all the same",
 			vole.Size(need), vole.Size(c.max))
 	}
 	index := c.readIndex()
 	kept := index.Manifests[:0:0]
-	for _, d := range c.byLastUse(index) {
+	for _, d := range c.sortByLastUse(index) {
 		m, err := c.readManifest(d)
 		if err != nil {
 			continue // damaged
 		}
 		with := maps.Clone(blobs)
 		with[d.Digest] = d.Size
-		addBlobs(with, *m)
-		if total(with) > c.max || len(kept) == maxImages-1 {
+		addBlobSizes(with, *m)
+		if sumBlobSizes(with) > c.max || len(kept) == maxImages-1 {
 			break
 		}
 		kept, blobs = append(kept, d), with
 	}
-	err := c.keepOnly(ctx, index, kept, blobs)
+	err := c.evictAllExcept(ctx, index, kept, blobs)
 	if errors.Is(err, errCacheInUse) {
 		return ctx.Err() // nothing is deleted this time
 	}
 	return err
 }
 
-func addBlobs(blobs map[v1.Hash]int64, m v1.Manifest) {
+func addBlobSizes(blobs map[v1.Hash]int64, m v1.Manifest) {
 	for _, d := range append(slices.Clone(m.Layers), m.Config) {
 		blobs[d.Digest] = d.Size
 	}
 }
 
-func total(blobs map[v1.Hash]int64) (sum int64) {
+func sumBlobSizes(blobs map[v1.Hash]int64) (sum int64) {
 	for _, n := range blobs {
 		sum += n // of at most a thousand layers and images, each of at most c.max: no overflow
 	}
 	return sum
 }
 
-// byLastUse lists the images of an index, the one that was used last first.
-func (c *Cache) byLastUse(index v1.IndexManifest) []v1.Descriptor {
+// sortByLastUse lists the images of an index, the one that was used last first.
+func (c *Cache) sortByLastUse(index v1.IndexManifest) []v1.Descriptor {
 	used := map[v1.Hash]int64{}
 	for _, d := range index.Manifests {
 		if st, err := c.root.Stat(blobPath(d.Digest)); err == nil {
@@ -81,9 +81,9 @@ func (c *Cache) byLastUse(index v1.IndexManifest) []v1.Descriptor {
 	return list
 }
 
-// keepOnly deletes all images but some, and what belongs to none. errCacheInUse: nothing.
-func (c *Cache) keepOnly(ctx context.Context, index v1.IndexManifest, kept []v1.Descriptor, blobs map[v1.Hash]int64) error {
-	garbage, err := c.garbage(blobs)
+// evictAllExcept deletes all images but some, and what belongs to none. errCacheInUse: nothing.
+func (c *Cache) evictAllExcept(ctx context.Context, index v1.IndexManifest, kept []v1.Descriptor, blobs map[v1.Hash]int64) error {
+	garbage, err := c.listGarbage(blobs)
 	if err != nil || len(garbage) == 0 && len(kept) == len(index.Manifests) {
 		return err
 	}
@@ -111,11 +111,11 @@ func (c *Cache) writeIndex(index v1.IndexManifest) error {
 	if err != nil {
 		return err
 	}
-	return c.writeFile(indexFile, b)
+	return c.writeBytes(indexFile, b)
 }
 
-// garbage lists the files of blobs that are not among some, and what interrupted pulls left.
-func (c *Cache) garbage(blobs map[v1.Hash]int64) (files []string, err error) {
+// listGarbage lists the files of blobs that are not among some, and what interrupted pulls left.
+func (c *Cache) listGarbage(blobs map[v1.Hash]int64) (files []string, err error) {
 	for _, dir := range []string{"blobs/sha256", "blobs/sha512", tempDir} {
 		list, err := fs.ReadDir(c.root.FS(), dir)
 		if err != nil {

@@ -23,21 +23,21 @@ type Entry struct {
 // List lists the images of the cache, the one that was used last first.
 func (c *Cache) List() []Entry {
 	var list []Entry
-	for _, d := range c.byLastUse(c.readIndex()) {
-		list = append(list, c.entry(d))
+	for _, d := range c.sortByLastUse(c.readIndex()) {
+		list = append(list, c.describeEntry(d))
 	}
 	return list
 }
 
-func (c *Cache) entry(d v1.Descriptor) Entry {
+func (c *Cache) describeEntry(d v1.Descriptor) Entry {
 	e := Entry{Name: d.Annotations[refAnnotation], Digest: d.Digest.String()}
 	if st, err := c.root.Stat(blobPath(d.Digest)); err == nil {
 		e.Used = st.ModTime()
 	}
 	if m, err := c.readManifest(d); err == nil {
 		blobs := map[v1.Hash]int64{d.Digest: d.Size}
-		addBlobs(blobs, *m)
-		e.Size = total(blobs)
+		addBlobSizes(blobs, *m)
+		e.Size = sumBlobSizes(blobs)
 	}
 	return e
 }
@@ -53,17 +53,17 @@ func (c *Cache) Remove(ctx context.Context, match func(Entry) bool) (removed []E
 	index := c.readIndex()
 	kept, blobs := index.Manifests[:0:0], map[v1.Hash]int64{}
 	for _, d := range index.Manifests {
-		if e := c.entry(d); match(e) {
+		if e := c.describeEntry(d); match(e) {
 			removed = append(removed, e)
 			continue
 		}
 		kept = append(kept, d)
 		blobs[d.Digest] = d.Size
 		if m, err := c.readManifest(d); err == nil {
-			addBlobs(blobs, *m)
+			addBlobSizes(blobs, *m)
 		}
 	}
-	err = c.keepOnly(ctx, index, kept, blobs)
+	err = c.evictAllExcept(ctx, index, kept, blobs)
 	if errors.Is(err, errCacheInUse) && ctx.Err() != nil {
 		err = ctx.Err()
 	}

@@ -48,7 +48,7 @@ type Progress interface {
 // match ErrNoSuch, ErrPermission, ErrCorrupt, ErrUnsupported or ErrNoSpace.
 func (c *Cache) Ensure(ctx context.Context, ref Reference, policy Policy, p Progress) (*Image, error) {
 	if policy != Always {
-		img, err := c.use(ctx, ref)
+		img, err := c.acquireImage(ctx, ref)
 		if img != nil || err != nil {
 			return img, err
 		}
@@ -62,15 +62,15 @@ func (c *Cache) Ensure(ctx context.Context, ref Reference, policy Policy, p Prog
 	}
 	defer lock.Release()
 	if policy == Missing { // another process may have fetched it in between
-		if img, err := c.use(ctx, ref); img != nil || err != nil {
+		if img, err := c.acquireImage(ctx, ref); img != nil || err != nil {
 			return img, err
 		}
 	}
-	err = c.pull(ctx, ref, policy == Always, p)
+	err = c.pullImage(ctx, ref, policy == Always, p)
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", ref, shorten(explain(ctx, ref, err)))
+		return nil, fmt.Errorf("image %s: %w", ref, shortenError(explainPullError(ctx, ref, err)))
 	}
-	img, err := c.use(ctx, ref)
+	img, err := c.acquireImage(ctx, ref)
 	if img == nil && err == nil {
 		err = driver.Errorf(vole.ErrCorrupt, "the image %s is not in the cache after it was fetched", ref)
 	}
@@ -86,14 +86,14 @@ type puller struct {
 	p      Progress
 }
 
-func (c *Cache) pull(ctx context.Context, ref Reference, verify bool, p Progress) (err error) {
+func (c *Cache) pullImage(ctx context.Context, ref Reference, verify bool, p Progress) (err error) {
 	r, err := remote.NewPuller(remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
 		remote.WithTransport(newTransport(ref.ref.Context().RegistryStr())), remote.WithUserAgent("vole"))
 	if err != nil {
 		return err
 	}
 	pl := &puller{c, r, ref.ref.Context(), verify, p}
-	d, raw, err := pl.resolve(ctx, ref.ref)
+	d, raw, err := pl.resolveManifest(ctx, ref.ref)
 	if err != nil {
 		return err
 	}
@@ -101,20 +101,20 @@ func (c *Cache) pull(ctx context.Context, ref Reference, verify bool, p Progress
 	if err != nil {
 		return err
 	}
-	if err := c.makeRoom(ctx, *m); err != nil {
+	if err := c.evictForImage(ctx, *m); err != nil {
 		return err
 	}
-	if err := pl.fetchAll(ctx, ref, *m); err != nil {
+	if err := pl.fetchBlobs(ctx, ref, *m); err != nil {
 		return err
 	}
-	if err := c.writeFile(blobPath(d.Digest), raw); err != nil {
+	if err := c.writeBytes(blobPath(d.Digest), raw); err != nil {
 		return err
 	}
-	return c.add(ref, d)
+	return c.addToIndex(ref, d)
 }
 
-// add names an image in the index, in place of the one that had the name.
-func (c *Cache) add(ref Reference, d v1.Descriptor) error {
+// addToIndex names an image in the index, in place of the one that had the name.
+func (c *Cache) addToIndex(ref Reference, d v1.Descriptor) error {
 	index := c.readIndex()
 	kind := types.OCIManifestSchema1
 	if d.MediaType == types.DockerManifestSchema2 {
@@ -137,8 +137,8 @@ func (c *Cache) add(ref Reference, d v1.Descriptor) error {
 // maxNesting is how many indexes may lie within one another.
 const maxNesting = 4
 
-// resolve fetches the manifest of the image that runs here.
-func (p *puller) resolve(ctx context.Context, ref name.Reference) (v1.Descriptor, []byte, error) {
+// resolveManifest fetches the manifest of the image that runs here.
+func (p *puller) resolveManifest(ctx context.Context, ref name.Reference) (v1.Descriptor, []byte, error) {
 	d, err := p.remote.Get(ctx, ref)
 	for range maxNesting {
 		if err != nil {
@@ -148,7 +148,7 @@ func (p *puller) resolve(ctx context.Context, ref name.Reference) (v1.Descriptor
 			return d.Descriptor, d.Manifest, checkMediaType(d.MediaType)
 		}
 		var child v1.Descriptor
-		if child, err = choose(d.Manifest); err != nil {
+		if child, err = choosePlatform(d.Manifest); err != nil {
 			return v1.Descriptor{}, nil, err
 		}
 		d, err = p.remote.Get(ctx, p.repo.Digest(child.Digest.String()))
@@ -166,8 +166,8 @@ func checkMediaType(t types.MediaType) error {
 	return nil
 }
 
-// choose picks the image of an index that runs here.
-func choose(raw []byte) (v1.Descriptor, error) {
+// choosePlatform picks the image of an index that runs here.
+func choosePlatform(raw []byte) (v1.Descriptor, error) {
 	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
 	if err != nil {
 		return v1.Descriptor{}, driver.Errorf(vole.ErrCorrupt, "its index: %v", err)
@@ -221,22 +221,22 @@ func parseManifest(raw []byte) (*v1.Manifest, error) {
 // maxBlob bounds the size that a manifest states of one blob, so that no sum overflows.
 const maxBlob = 1 << 40
 
-// atOnce is how many blobs of an image are fetched side by side.
-const atOnce = 3
+// parallelFetches is how many blobs of an image are fetched side by side.
+const parallelFetches = 3
 
-// fetchAll fetches the blobs of an image that are missing.
-func (p *puller) fetchAll(ctx context.Context, ref Reference, m v1.Manifest) (err error) {
+// fetchBlobs fetches the blobs of an image that are missing.
+func (p *puller) fetchBlobs(ctx context.Context, ref Reference, m v1.Manifest) (err error) {
 	blobs := map[v1.Hash]int64{}
-	addBlobs(blobs, m)
+	addBlobSizes(blobs, m)
 	if p.p != nil {
-		p.p.Begin(ref.String(), total(blobs))
+		p.p.Begin(ref.String(), sumBlobSizes(blobs))
 		defer func() { p.p.End(err) }()
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(atOnce)
+	g.SetLimit(parallelFetches)
 	for digest, size := range blobs {
 		g.Go(func() error {
-			if err := p.fetch(ctx, v1.Descriptor{Digest: digest, Size: size}); err != nil {
+			if err := p.fetchBlob(ctx, v1.Descriptor{Digest: digest, Size: size}); err != nil {
 				return fmt.Errorf("blob %s: %w", digest, err)
 			}
 			return nil
@@ -248,10 +248,10 @@ func (p *puller) fetchAll(ctx context.Context, ref Reference, m v1.Manifest) (er
 // tries is how often a blob is asked for when its transfer breaks off.
 const tries = 3
 
-// fetch fetches a blob, unless it is there.
-func (p *puller) fetch(ctx context.Context, d v1.Descriptor) error {
-	if p.c.has(d) && (!p.verify || p.c.verified(ctx, d)) {
-		p.count(int(d.Size))
+// fetchBlob fetches a blob, unless it is there.
+func (p *puller) fetchBlob(ctx context.Context, d v1.Descriptor) error {
+	if p.c.hasBlob(d) && (!p.verify || p.c.isBlobVerified(ctx, d)) {
+		p.reportProgress(int(d.Size))
 		return nil
 	}
 	var err error
@@ -264,21 +264,21 @@ func (p *puller) fetch(ctx context.Context, d v1.Descriptor) error {
 			}
 		}
 		got := &counted{p: p}
-		if err = p.fetchOnce(ctx, d, got); err == nil || ctx.Err() != nil || isFinal(err) {
+		if err = p.fetchBlobOnce(ctx, d, got); err == nil || ctx.Err() != nil || isFinalError(err) {
 			return err
 		}
-		p.count(-got.n) // what comes again is not more
+		p.reportProgress(-got.n) // what comes again is not more
 	}
 	return err
 }
 
-// isFinal reports whether an error is a registry's answer, which does not change.
-func isFinal(err error) bool {
+// isFinalError reports whether an error is a registry's answer, which does not change.
+func isFinalError(err error) bool {
 	e := (*transport.Error)(nil)
 	return errors.As(err, &e)
 }
 
-func (p *puller) count(n int) {
+func (p *puller) reportProgress(n int) {
 	if p.p != nil {
 		p.p.Add(n)
 	}
@@ -292,11 +292,11 @@ type counted struct {
 
 func (c *counted) Write(b []byte) (int, error) {
 	c.n += len(b)
-	c.p.count(len(b))
+	c.p.reportProgress(len(b))
 	return len(b), nil
 }
 
-func (p *puller) fetchOnce(ctx context.Context, d v1.Descriptor, got io.Writer) error {
+func (p *puller) fetchBlobOnce(ctx context.Context, d v1.Descriptor, got io.Writer) error {
 	l, err := p.remote.Layer(ctx, p.repo.Digest(d.Digest.String()))
 	if err != nil {
 		return err
@@ -306,7 +306,7 @@ func (p *puller) fetchOnce(ctx context.Context, d v1.Descriptor, got io.Writer) 
 		return err
 	}
 	defer body.Close()
-	return p.c.write(blobPath(d.Digest), func(f *os.File) error {
+	return p.c.writeAtomically(blobPath(d.Digest), func(f *os.File) error {
 		return copyVerified(io.MultiWriter(f, got), body, d)
 	})
 }
@@ -333,8 +333,8 @@ func copyVerified(w io.Writer, r io.Reader, d v1.Descriptor) error {
 	return nil
 }
 
-// verified reports whether a blob that is there still has its digest.
-func (c *Cache) verified(ctx context.Context, d v1.Descriptor) bool {
+// isBlobVerified reports whether a blob that is there still has its digest.
+func (c *Cache) isBlobVerified(ctx context.Context, d v1.Descriptor) bool {
 	f, err := c.root.Open(blobPath(d.Digest))
 	if err != nil {
 		return false
@@ -343,8 +343,8 @@ func (c *Cache) verified(ctx context.Context, d v1.Descriptor) bool {
 	return copyVerified(io.Discard, f, d) == nil && ctx.Err() == nil
 }
 
-// explain says what a registry's answer means, without what is secret in it.
-func explain(ctx context.Context, ref Reference, err error) error {
+// explainPullError says what a registry's answer means, without what is secret in it.
+func explainPullError(ctx context.Context, ref Reference, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

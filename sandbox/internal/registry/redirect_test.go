@@ -154,7 +154,7 @@ func TestOnlyLoopbackRedirectsUnencrypted(t *testing.T) {
 		}
 	}
 	for addr, want := range map[string]bool{"127.0.0.1:80": true, "[::1]:80": true, "[::ffff:127.0.0.1]:80": true, "192.0.2.1:80": false, "[2001:db8::1]:80": false} {
-		if err := onlyLoopback("tcp", addr, nil); (err == nil) != want {
+		if err := refuseNonLoopback("tcp", addr, nil); (err == nil) != want {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}

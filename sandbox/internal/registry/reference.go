@@ -26,7 +26,7 @@ func ParseReference(s string) (Reference, error) {
 	s = strings.TrimPrefix(s, "docker://")
 	invalid := driver.Errorf(vole.ErrInvalid, "%q is neither a file nor the name of an image, as docker.io/library/ubuntu:24.04", s)
 	ref, err := name.ParseReference(s)
-	if err != nil || !validRepository(ref.Context().RepositoryStr()) || !validRepository(strings.Trim(ref.Context().RegistryStr(), "[]")) {
+	if err != nil || !isValidRepository(ref.Context().RepositoryStr()) || !isValidRepository(strings.Trim(ref.Context().RegistryStr(), "[]")) {
 		return Reference{}, invalid
 	}
 	r := Reference{ref, ref.Name()}
@@ -43,10 +43,10 @@ func ParseReference(s string) (Reference, error) {
 	return r, nil
 }
 
-// validRepository checks that each element of a repository's path begins and ends with a
+// isValidRepository checks that each element of a repository's path begins and ends with a
 // letter or digit. That the rest has nothing else than is allowed, package name checks.
 // https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests
-func validRepository(path string) bool {
+func isValidRepository(path string) bool {
 	for e := range strings.SplitSeq(path, "/") {
 		if e == "" || strings.Trim(e, ".-_") != e {
 			return false

@@ -70,6 +70,6 @@ func FuzzManifest(f *testing.F) {
 				}
 			}
 		}
-		_, _ = choose(b)
+		_, _ = choosePlatform(b)
 	})
 }

@@ -395,7 +395,7 @@ func TestEviction(t *testing.T) {
 		c.ensure(t, h.ref(fmt.Sprintf("x:%d", i)), Missing)
 	}
 	c.ensure(t, h.ref("x:0"), Never) // x:1 is now the oldest
-	if err := c.writeFile(tempDir+"/left", []byte("by a pull that was killed")); err != nil {
+	if err := c.writeBytes(tempDir+"/left", []byte("by a pull that was killed")); err != nil {
 		t.Fatal(err)
 	}
 	c.ensure(t, h.ref("x:3"), Missing)

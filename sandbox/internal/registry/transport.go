@@ -46,8 +46,8 @@ type boundedTransport struct {
 // newTransport returns a transport to the registry of a host.
 func newTransport(host string) *boundedTransport {
 	t := &http.Transport{
-		Proxy:                  proxyOf,
-		DialContext:            dial,
+		Proxy:                  proxyFromEnvironment,
+		DialContext:            dialRegistry,
 		ForceAttemptHTTP2:      true,
 		IdleConnTimeout:        30 * time.Second,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -59,24 +59,24 @@ func newTransport(host string) *boundedTransport {
 	return &boundedTransport{t, stallTimeout, isLoopback(u.Hostname())}
 }
 
-// proxyOf is the proxy that the environment names, which knows nothing of this host.
-func proxyOf(r *http.Request) (*url.URL, error) {
+// proxyFromEnvironment is the proxy that the environment names, which knows nothing of this host.
+func proxyFromEnvironment(r *http.Request) (*url.URL, error) {
 	if isLoopback(r.URL.Hostname()) {
 		return nil, nil
 	}
 	return http.ProxyFromEnvironment(r)
 }
 
-// dial connects to a host. A name of this host that a name server has elsewhere is refused.
-func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// dialRegistry connects to a host. A name of this host that a name server has elsewhere is refused.
+func dialRegistry(ctx context.Context, network, addr string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	if host, _, err := net.SplitHostPort(addr); err == nil && isLoopback(host) {
-		d.Control = onlyLoopback
+		d.Control = refuseNonLoopback
 	}
 	return d.DialContext(ctx, network, addr)
 }
 
-func onlyLoopback(_, addr string, _ syscall.RawConn) error {
+func refuseNonLoopback(_, addr string, _ syscall.RawConn) error {
 	if at, err := netip.ParseAddrPort(addr); err != nil || !at.Addr().Unmap().IsLoopback() {
 		return driver.Errorf(vole.ErrPermission, "%s is not this host", addr)
 	}
@@ -87,8 +87,8 @@ func onlyLoopback(_, addr string, _ syscall.RawConn) error {
 // manifests and blobs has no bound of its own, and keeps all that it was sent to.
 const maxRedirects = 10
 
-// firstRequest is the request of which redirects made r.
-func firstRequest(r *http.Request) (*http.Request, error) {
+// originalRequest is the request of which redirects made r.
+func originalRequest(r *http.Request) (*http.Request, error) {
 	for n := 0; r.Response != nil && r.Response.Request != nil; n++ {
 		if n == maxRedirects {
 			return nil, driver.Errorf(vole.ErrCorrupt, "the registry redirects more than %d times", maxRedirects)
@@ -102,7 +102,7 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" && !(t.local && isLoopback(r.URL.Hostname())) {
 		return nil, driver.Errorf(vole.ErrPermission, "unencrypted HTTP to %.255s is refused, as only registries on this host may use it, among themselves", r.URL.Host)
 	}
-	first, err := firstRequest(r)
+	first, err := originalRequest(r)
 	if err != nil {
 		return nil, err
 	}
@@ -114,28 +114,28 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	// Registries redirect to stores, whose paths say nothing of what is there.
 	switch what := path.Base(path.Dir(first.URL.Path)); {
 	case first.Method != http.MethodGet || resp.StatusCode != http.StatusOK:
-		resp.Body = bounded(resp.Body)
+		resp.Body = boundAnswer(resp.Body)
 	case what == "blobs":
 	case what == "manifests":
-		if err := readManifest(resp); err != nil {
+		if err := bufferManifest(resp); err != nil {
 			return nil, err
 		}
 	default:
-		resp.Body = bounded(resp.Body)
+		resp.Body = boundAnswer(resp.Body)
 	}
 	return resp, nil
 }
 
-// bounded ends a body where no answer that is to be understood would go on.
-func bounded(body io.ReadCloser) io.ReadCloser {
+// boundAnswer ends a body where no answer that is to be understood would go on.
+func boundAnswer(body io.ReadCloser) io.ReadCloser {
 	return struct {
 		io.Reader
 		io.Closer
 	}{io.LimitReader(body, maxAnswer), body}
 }
 
-// readManifest reads the body of an answer, which must be small before anything parses it.
-func readManifest(resp *http.Response) error {
+// bufferManifest reads the body of an answer, which must be small before anything parses it.
+func bufferManifest(resp *http.Response) error {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, image.MaxJSON+1))
 	resp.Body.Close()
 	if err == nil {
@@ -223,7 +223,7 @@ type shortError struct{ error }
 func (e shortError) Error() string { return fmt.Sprintf("%.*s...", maxMessage, e.error.Error()) }
 func (e shortError) Unwrap() error { return e.error }
 
-func shorten(err error) error {
+func shortenError(err error) error {
 	if len(err.Error()) > maxMessage {
 		return shortError{err}
 	}
