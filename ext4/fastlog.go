@@ -1,6 +1,9 @@
 package ext4
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // replayFastCommits replays the fast commits of a log, and adds the blocks that they change
 // to the newest versions of blocks. Unless the file system is opened read-only, these become
@@ -54,20 +57,21 @@ type logAppender struct {
 
 var errLogFull = unsupportedf("a journal with fast commits to be replayed and no room for what they change; run e2fsck, or mount it once")
 
-// appendTransaction adds a transaction to a log, in the form that the log has.
+// appendTransaction adds a transaction to a log that is to be replayed, in the log's own
+// format, and makes it durable. errLogFull: there is no room for it.
 func (fs *FS) appendTransaction(s *logScan, blocks map[uint64][]byte) error {
 	j := s.j
 	room := j.blocks - j.first
 	if s.next != j.sequence {
 		room = (j.start + room - s.end) % room // 0 if the log is full to its last block
 	}
-	per := (int(fs.sb.blockSize) - jHeaderSize - 4 - 16) / j.tagSize()
-	if need := len(blocks) + (len(blocks)+per-1)/per + 1; need > int(room) {
+	if fs.logBlocksNeeded(j, len(blocks)) > room {
 		return errLogFull
 	}
 	w := &logAppender{fs: fs, j: j, at: s.end, sum: ^uint32(0), number: s.next}
+	perDescriptor := fs.tagsPerDescriptor(j)
 	for list := sortedBlockNumbers(blocks); len(list) > 0; {
-		part := list[:min(len(list), per)]
+		part := list[:min(len(list), perDescriptor)]
 		list = list[len(part):]
 		if err := w.writeDescriptor(part, blocks); err != nil {
 			return err
@@ -78,89 +82,33 @@ func (fs *FS) appendTransaction(s *logScan, blocks map[uint64][]byte) error {
 	if err := errors.Join(w.writeBlock(make([]byte, fs.sb.blockSize)), fs.dev.Sync()); err != nil {
 		return err
 	}
-	return errors.Join(w.writeBlock(w.newCommitBlock(s.last)[:512]), fs.dev.Sync())
+	now := fs.now()
+	sec := max(now.Unix(), s.last) // commit times must not go back: recovery compares them
+	commit := j.newCommitBlock(fs.sb.blockSize, s.next, sec, now.Nanosecond(), w.sum)
+	return errors.Join(w.writeBlock(commit[:512]), fs.dev.Sync())
 }
 
-// writeBlock writes to the next block of the log.
+// writeBlock writes to the current block of the log.
 func (w *logAppender) writeBlock(b []byte) error {
 	_, err := w.fs.dev.WriteAt(b, int64(w.j.deviceBlock(w.at))*w.fs.sb.blockSize)
 	return err
 }
 
-func (w *logAppender) newHeaderBlock(kind uint32) []byte {
-	b := make([]byte, w.fs.sb.blockSize)
-	be.PutUint32(b, journalMagic)
-	be.PutUint32(b[4:], kind)
-	be.PutUint32(b[8:], w.number)
-	return b
-}
-
-// writeDescriptor writes a descriptor and the blocks that it lists.
+// writeDescriptor writes a descriptor block and the blocks that it lists.
 func (w *logAppender) writeDescriptor(list []uint64, blocks map[uint64][]byte) error {
-	j, desc, off := w.j, w.newHeaderBlock(jblockDescriptor), jHeaderSize
 	images := make([][]byte, 0, len(list))
-	for k, n := range list {
-		data, t := append([]byte(nil), blocks[n]...), tag{to: n}
-		if be.Uint32(data) == journalMagic {
-			be.PutUint32(data, 0)
-			t.flags |= jTagEscaped
-		}
-		if k > 0 {
-			t.flags |= jTagSameUUID
-		}
-		if k == len(list)-1 {
-			t.flags |= jTagLast
-		}
-		t.sum = j.dataChecksum(w.number, data)
-		j.putTag(desc[off:], t)
-		if off += j.tagSize(); k == 0 {
-			copy(desc[off:], j.rawSuper[jsbUUID:jsbUUID+16])
-			off += 16
-		}
-		images = append(images, data)
+	for _, n := range list {
+		images = append(images, slices.Clone(blocks[n]))
 	}
-	if j.blockChecksums {
-		be.PutUint32(desc[len(desc)-4:], crc32c(j.seed, desc))
-	}
+	desc := make([]byte, w.fs.sb.blockSize)
+	w.j.fillDescriptor(desc, w.number, list, images)
 	var err error
 	for _, b := range append([][]byte{desc}, images...) {
-		if j.bodyChecksum {
+		if w.j.bodyChecksum {
 			w.sum = crc32BigEndian(w.sum, b)
 		}
 		err = errors.Join(err, w.writeBlock(b))
-		w.at = j.nextBlock(w.at)
+		w.at = w.j.nextBlock(w.at)
 	}
 	return err
-}
-
-// newCommitBlock returns the block that makes the transaction valid. last is the time of the
-// transaction before, which it must not precede.
-func (w *logAppender) newCommitBlock(last int64) []byte {
-	b := w.newHeaderBlock(jblockCommit)
-	now := w.fs.now()
-	be.PutUint64(b[48:], uint64(max(now.Unix(), last)))
-	be.PutUint32(b[56:], uint32(now.Nanosecond()))
-	switch {
-	case w.j.blockChecksums:
-		be.PutUint32(b[16:], crc32c(w.j.seed, b))
-	case w.j.bodyChecksum:
-		b[12], b[13] = 1, 4
-		be.PutUint32(b[16:], w.sum)
-	}
-	return b
-}
-
-// putTag writes an entry of a descriptor.
-func (j *journal) putTag(b []byte, t tag) {
-	be.PutUint32(b, uint32(t.to))
-	if j.incompat&jCsumV3 != 0 {
-		be.PutUint32(b[4:], t.flags)
-		be.PutUint32(b[12:], t.sum)
-	} else {
-		be.PutUint16(b[4:], uint16(t.sum))
-		be.PutUint16(b[6:], uint16(t.flags))
-	}
-	if j.incompat&j64bit != 0 {
-		be.PutUint32(b[8:], uint32(t.to>>32))
-	}
 }

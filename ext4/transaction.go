@@ -241,7 +241,7 @@ func (fs *FS) transactionTooLarge() bool {
 	n := len(fs.tx.blocks) + 1
 	switch {
 	case fs.journal != nil:
-		return fs.logBlocksNeeded(n) > fs.journal.blocks-fs.journal.first
+		return fs.logBlocksNeeded(fs.journal, n) > fs.journal.blocks-fs.journal.first
 	case fs.sideLog != nil:
 		return n > 2*fs.maxTxBlocks
 	}

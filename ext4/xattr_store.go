@@ -1,0 +1,171 @@
+package ext4
+
+import (
+	"cmp"
+	"slices"
+)
+
+// setXattr sets an attribute, or removes it when value is nil. The caller stores the inode.
+func (fs *FS) setXattr(i *inode, index byte, name string, value []byte) error {
+	list, err := fs.readXattrs(i)
+	if err != nil {
+		return err
+	}
+	n := len(list)
+	list = slices.DeleteFunc(list, func(x xattr) bool { return x.index == index && x.name == name })
+	if value == nil && len(list) == n {
+		return errNoXattr
+	}
+	if value != nil {
+		list = append(list, xattr{index: index, name: name, value: value, size: len(value)})
+	}
+	fs.setTimesToNow(i, stampCtime)
+	return fs.storeXattrs(i, list)
+}
+
+// storeXattrs stores all attributes of an inode, the small ones in it.
+func (fs *FS) storeXattrs(i *inode, list []xattr) error {
+	for _, x := range list {
+		if x.inode != 0 {
+			return unsupportedf("changing attributes that have inodes of their own")
+		}
+	}
+	slices.SortStableFunc(list, func(a, b xattr) int { return cmp.Compare(a.entrySize(), b.entrySize()) })
+	var inner []xattr
+	if area := i.xattrBodyArea(); area != nil {
+		clear(area)
+		for room := len(area) - 4 - 4; len(list) > 0 && list[0].entrySize() <= room; list = list[1:] {
+			room -= list[0].entrySize()
+			inner = append(inner, list[0])
+		}
+		if len(inner) > 0 {
+			le.PutUint32(area, xattrMagic)
+			packXattrs(area[4:], 0, inner, false)
+		}
+	}
+	return fs.storeXattrBlock(i, list)
+}
+
+// entrySize returns how many bytes an attribute takes.
+func (x xattr) entrySize() int { return (xattrEntryLen+len(x.name)+3)&^3 + (len(x.value)+3)&^3 }
+
+// packXattrs writes entries and values that fit. Offsets count from shift bytes before area.
+func packXattrs(area []byte, shift int, list []xattr, hashes bool) {
+	off, end := 0, len(area)
+	for _, x := range list {
+		e := area[off:]
+		e[0], e[1] = byte(len(x.name)), x.index
+		if len(x.value) > 0 {
+			end -= (len(x.value) + 3) &^ 3
+			copy(area[end:], x.value)
+			le.PutUint16(e[2:], uint16(end+shift))
+		}
+		le.PutUint32(e[8:], uint32(len(x.value)))
+		if hashes {
+			le.PutUint32(e[12:], x.entryHash())
+		}
+		copy(e[xattrEntryLen:], x.name)
+		off += (xattrEntryLen + len(x.name) + 3) &^ 3
+	}
+}
+
+// entryHash is what Linux finds equal blocks by.
+func (x xattr) entryHash() uint32 {
+	h := uint32(0)
+	for _, c := range []byte(x.name) {
+		h = h<<5 ^ h>>27 ^ uint32(c)
+	}
+	for v := x.value; len(v) > 0; v = v[min(4, len(v)):] {
+		var w [4]byte
+		copy(w[:], v)
+		h = h<<16 ^ h>>16 ^ le.Uint32(w[:])
+	}
+	return h
+}
+
+// storeXattrBlock stores the attributes that do not fit into the inode, in a block of its own.
+func (fs *FS) storeXattrBlock(i *inode, list []xattr) error {
+	old := i.xattrBlock()
+	if len(list) == 0 {
+		return fs.releaseXattrBlock(i)
+	}
+	need := 4
+	for _, x := range list {
+		need += x.entrySize()
+	}
+	if need > int(fs.sb.blockSize)-xattrHeaderLen {
+		return errNoSpace
+	}
+	// The order that Linux searches by.
+	slices.SortFunc(list, func(a, b xattr) int {
+		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(len(a.name), len(b.name)), cmp.Compare(a.name, b.name))
+	})
+	at := old
+	if old != 0 {
+		b, err := fs.readXattrBlock(i)
+		if err != nil {
+			return err
+		}
+		if le.Uint32(b[xattrRefs:]) > 1 {
+			if err := fs.releaseXattrBlock(i); err != nil {
+				return err
+			}
+			at = 0
+		}
+	}
+	if at == 0 {
+		r, err := fs.allocBlocks(fs.sb.groupStart((i.num-1)/fs.sb.inodesPerGroup), 1)
+		if err != nil {
+			return err
+		}
+		at = r.start
+		fs.changeBlockCount(i, 1)
+		fs.setXattrBlockNumber(i, at)
+	}
+	b := fs.createZeroedBlock(at)
+	le.PutUint32(b, xattrMagic)
+	le.PutUint32(b[xattrRefs:], 1)
+	le.PutUint32(b[8:], 1)
+	packXattrs(b[xattrHeaderLen:], xattrHeaderLen, list, true)
+	var h uint32
+	for _, x := range list {
+		h = h<<16 ^ h>>16 ^ x.entryHash()
+	}
+	le.PutUint32(b[xattrHash:], h)
+	if fs.sb.metadataCsum {
+		le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b))
+	}
+	return nil
+}
+
+func (fs *FS) setXattrBlockNumber(i *inode, at uint64) {
+	le.PutUint32(i.raw[inFileACL:], uint32(at))
+	le.PutUint16(i.raw[inFileACLHi:], uint16(at>>32))
+}
+
+// releaseXattrBlock frees an inode's block of attributes, or its share of it.
+func (fs *FS) releaseXattrBlock(i *inode) error {
+	at := i.xattrBlock()
+	if at == 0 {
+		return nil
+	}
+	old, err := fs.readXattrBlock(i)
+	if err != nil {
+		return err
+	}
+	fs.setXattrBlockNumber(i, 0)
+	refs := le.Uint32(old[xattrRefs:])
+	if refs <= 1 {
+		return fs.freeMetadataBlock(i, at)
+	}
+	b, err := fs.modifyBlock(at)
+	if err != nil {
+		return err
+	}
+	le.PutUint32(b[xattrRefs:], refs-1)
+	if fs.sb.metadataCsum {
+		le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b))
+	}
+	fs.changeBlockCount(i, -1)
+	return nil
+}
