@@ -16,12 +16,13 @@ const (
 	aclNobody = ^uint32(0)
 )
 
+// aclEntry is one entry of a list: permissions of a class, or of one user or group.
 type aclEntry struct {
 	tag, perm uint16
 	id        uint32
 }
 
-// parseACL reads a list of either form.
+// parseACL reads a list in the form of the disk or of the system calls, and checks it.
 func parseACL(b []byte, version uint32) ([]aclEntry, error) {
 	if len(b) < 4 || le.Uint32(b) != version {
 		return nil, errInvalid
@@ -46,7 +47,7 @@ func parseACL(b []byte, version uint32) ([]aclEntry, error) {
 	return list, checkACL(list)
 }
 
-// checkACL checks that a list is complete and in order, as Linux demands.
+// checkACL checks that a list is complete and in order, as Linux requires.
 func checkACL(list []aclEntry) error {
 	seen, last, named := uint16(0), uint16(0), false
 	for _, e := range list {
@@ -72,6 +73,7 @@ func checkACL(list []aclEntry) error {
 	return nil
 }
 
+// encodeACL writes a list in the form of the given version.
 func encodeACL(list []aclEntry, version uint32) []byte {
 	b := le.AppendUint32(nil, version)
 	for _, e := range list {
@@ -83,7 +85,7 @@ func encodeACL(list []aclEntry, version uint32) []byte {
 	return b
 }
 
-// aclDiskToSyscall translates a list on disk to that of the system calls.
+// aclDiskToSyscall converts a list from the form on disk to that of the system calls.
 func aclDiskToSyscall(b []byte) ([]byte, error) {
 	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
@@ -92,8 +94,8 @@ func aclDiskToSyscall(b []byte) ([]byte, error) {
 	return encodeACL(list, aclVersionSyscall), nil
 }
 
-// setACL sets an access control list given in the form of the system calls. One that
-// says no more than the permission bits becomes these.
+// setACL sets a list given in the form of the system calls. An access list that is
+// equivalent to permission bits is stored as those.
 func (fs *FS) setACL(i *inode, index byte, value []byte) error {
 	list, err := parseACL(value, aclVersionSyscall)
 	if err != nil {
@@ -121,7 +123,8 @@ func (fs *FS) setACL(i *inode, index byte, value []byte) error {
 	return nil
 }
 
-// aclPermBits returns the permission bits that a list stands for, and whether it says more.
+// aclPermBits returns the permission bits of a list, and whether it has entries beyond
+// them.
 func aclPermBits(list []aclEntry) (mode uint16, more bool) {
 	for _, e := range list {
 		switch e.tag {
@@ -143,7 +146,8 @@ func aclPermBits(list []aclEntry) (mode uint16, more bool) {
 	return mode, more
 }
 
-// applyModeToACL makes an inode's access list agree with new permission bits.
+// applyModeToACL makes an inode's access list agree with new permission bits, as chmod
+// does.
 func (fs *FS) applyModeToACL(i *inode, mode uint16) error {
 	b, err := fs.getXattr(i, xattrACL, "")
 	if isNoXattr(err) {
@@ -180,8 +184,9 @@ func (fs *FS) applyModeToACL(i *inode, mode uint16) error {
 	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclVersionDisk))
 }
 
-// inheritDefaultACL gives a new inode what its directory's default list says: permission bits
-// that both grant, an access list, and to a directory the default list itself.
+// inheritDefaultACL applies the default list of a directory to a new inode in it:
+// permission bits that both grant, an access list, and for a directory the default list
+// itself.
 func (fs *FS) inheritDefaultACL(dir, i *inode) error {
 	if i.fileType() == typeSymlink || !dir.hasXattrs() {
 		return nil
@@ -211,7 +216,8 @@ func (fs *FS) inheritDefaultACL(dir, i *inode) error {
 	return fs.setXattr(i, xattrACL, "", encodeACL(list, aclVersionDisk))
 }
 
-// intersectACLWithMode takes from a list and from permission bits what only one of them grants.
+// intersectACLWithMode removes from a list and from permission bits what only one of them
+// grants.
 func intersectACLWithMode(list []aclEntry, mode *uint16) {
 	group, mask := -1, -1
 	both := func(e *aclEntry, shift int) {

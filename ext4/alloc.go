@@ -5,8 +5,9 @@ import (
 	"math/rand/v2"
 )
 
-// allocBlocks claims up to want adjacent free blocks, near goal if possible. What it returns
-// may be shorter when the free space is in pieces; ENOSPC when there is none.
+// allocBlocks claims up to want adjacent free blocks, near goal if possible. The run may
+// be shorter when free space is fragmented; ENOSPC if no block is free. Busy blocks do not
+// count as free.
 func (fs *FS) allocBlocks(goal uint64, want uint32) (run, error) {
 	if goal < fs.sb.firstBlock || goal >= fs.sb.blocks {
 		goal = fs.sb.firstBlock
@@ -46,7 +47,8 @@ func (fs *FS) allocBlocks(goal uint64, want uint32) (run, error) {
 	return fs.claimBlocks(bestG, best)
 }
 
-// claimBlocks marks free blocks as used.
+// claimBlocks marks free blocks of a group as used in its bitmap, descriptor and the
+// totals.
 func (fs *FS) claimBlocks(g uint32, s groupSpan) (run, error) {
 	bitmap, d, err := fs.modifyGroupBitmap(g, false)
 	if err != nil {
@@ -63,7 +65,8 @@ func (fs *FS) claimBlocks(g uint32, s groupSpan) (run, error) {
 	return run{fs.sb.groupStart(g) + uint64(s.at), s.n}, nil
 }
 
-// releaseBlocks marks blocks as free. They are not used again before that is certain to last.
+// releaseBlocks marks blocks as free. They stay busy until this is committed: until then a
+// crash brings back the state in which they are in use.
 func (fs *FS) releaseBlocks(r run) error {
 	if r.start < fs.sb.firstBlock || r.start+uint64(r.n) > fs.sb.blocks {
 		return corruptf("blocks %d+%d are not in the image", r.start, r.n)
@@ -93,7 +96,8 @@ func (fs *FS) releaseBlocks(r run) error {
 	return nil
 }
 
-// freeDataBlocks frees blocks of a file's data.
+// freeDataBlocks frees blocks that an inode maps: file data, or blocks of a directory,
+// which are metadata and leave the cache.
 func (fs *FS) freeDataBlocks(i *inode, r run) error {
 	if i.isRegular() {
 		for n := range fs.journaledTails {
@@ -110,23 +114,25 @@ func (fs *FS) freeDataBlocks(i *inode, r run) error {
 	return fs.releaseBlocks(r)
 }
 
-// freeMetadataBlock frees a block of an inode's metadata.
+// freeMetadataBlock frees a block of an inode's metadata, such as a node of its extent
+// tree.
 func (fs *FS) freeMetadataBlock(i *inode, at uint64) error {
 	fs.forgetBlock(at)
 	fs.changeBlockCount(i, -1)
 	return fs.releaseBlocks(run{at, 1})
 }
 
-// groupSpan is a number of adjacent blocks of one group.
+// groupSpan is a range of adjacent blocks of one group, by their index in it.
 type groupSpan struct{ at, n uint32 }
 
-// groupFreeMap tells which blocks of a group can be used: those that are neither in use nor
-// busy. Nil maps count as zeros.
+// freeMap tells which blocks of a group can be allocated: those set in none of its
+// bitmaps, which are the group's own and the busy blocks. A nil bitmap has no bit set.
 type freeMap struct {
 	used [4][]byte
 	len  uint32
 }
 
+// groupFreeMap returns the free map of a group's blocks.
 func (fs *FS) groupFreeMap(g uint32, d groupDesc) (freeMap, error) {
 	m := freeMap{len: fs.sb.groupBlockCount(g)}
 	b, err := fs.readGroupBitmap(g, d, false)
@@ -144,6 +150,7 @@ func (fs *FS) groupFreeMap(g uint32, d groupDesc) (freeMap, error) {
 	return m, nil
 }
 
+// usedWord returns 64 bits of the bitmaps, joined.
 func (m *freeMap) usedWord(i uint32) uint64 {
 	w := uint64(0)
 	for _, b := range m.used {
@@ -155,8 +162,8 @@ func (m *freeMap) usedWord(i uint32) uint64 {
 }
 
 // findFreeRun returns the first run of want free blocks at or after from, or else the
-// longest. With exact a run that begins at from is taken even if it is shorter, as
-// long as it is no mere scrap.
+// longest. With exact a shorter run that begins at from is taken too if it has at least 16
+// blocks.
 func (m *freeMap) findFreeRun(from, want uint32, exact bool) groupSpan {
 	best := groupSpan{}
 	for at := from; at < m.len; {
@@ -180,7 +187,7 @@ func (m *freeMap) findFreeRun(from, want uint32, exact bool) groupSpan {
 // the map if there is none.
 func (m *freeMap) nextBlock(at uint32, used bool) uint32 { return m.nextBlockBefore(at, m.len, used) }
 
-// nextBlockBefore is next, but returns end if there is none before it.
+// nextBlockBefore is nextBlock up to end, which it returns if it finds none.
 func (m *freeMap) nextBlockBefore(at, end uint32, used bool) uint32 {
 	for i := at / 64; i*64 < end; i++ {
 		w := m.usedWord(i)
@@ -197,7 +204,7 @@ func (m *freeMap) nextBlockBefore(at, end uint32, used bool) uint32 {
 	return end
 }
 
-// allocInode claims an inode. The caller fills it in and stores it.
+// allocInode claims a free inode. The caller fills it in and stores it.
 func (fs *FS) allocInode(parent *inode, dir bool) (*inode, error) {
 	goal, err := fs.chooseInodeGroup(parent, dir)
 	if err != nil {
@@ -221,8 +228,9 @@ func (fs *FS) allocInode(parent *inode, dir bool) (*inode, error) {
 	return nil, errNoSpace
 }
 
-// chooseInodeGroup chooses the group of a new inode: that of its directory, but for
-// directories of the root, which are spread so that each has room about it.
+// chooseInodeGroup chooses the group for a new inode: the one of its parent directory,
+// except for directories in the root, which are spread to where there is room for their
+// content.
 func (fs *FS) chooseInodeGroup(parent *inode, dir bool) (uint32, error) {
 	home := (parent.num - 1) / fs.sb.inodesPerGroup
 	if !dir || parent.num != rootInode {
@@ -242,6 +250,7 @@ func (fs *FS) chooseInodeGroup(parent *inode, dir bool) (uint32, error) {
 	return best, nil
 }
 
+// claimInodeInGroup marks the first free inode of a group as used.
 func (fs *FS) claimInodeInGroup(g uint32, dir bool) (uint32, error) {
 	bitmap, d, err := fs.modifyGroupBitmap(g, true)
 	if err != nil {
@@ -268,6 +277,7 @@ func (fs *FS) claimInodeInGroup(g uint32, dir bool) (uint32, error) {
 	return g*fs.sb.inodesPerGroup + i + 1, nil
 }
 
+// newBlankInode returns an empty inode with a random generation and all times set to now.
 func (fs *FS) newBlankInode(num uint32) *inode {
 	i := &inode{num, make([]byte, fs.sb.inodeSize)}
 	extra := uint16(wantExtra)
@@ -280,7 +290,7 @@ func (fs *FS) newBlankInode(num uint32) *inode {
 	return i
 }
 
-// freeInode gives an inode back that nothing refers to and that maps no blocks.
+// freeInode marks an inode as free that has no links and maps no blocks.
 func (fs *FS) freeInode(i *inode) error {
 	g, index := (i.num-1)/fs.sb.inodesPerGroup, (i.num-1)%fs.sb.inodesPerGroup
 	bitmap, d, err := fs.modifyGroupBitmap(g, true)

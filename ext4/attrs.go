@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Chmod sets the permission, setuid, setgid and sticky bits of what path leads to.
+// Chmod sets the permission, setuid, setgid and sticky bits of the file that path leads
+// to.
 func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
 	return fs.changePath(path, true, func(i *inode) error {
 		bits := permBitsOf(mode)
@@ -16,8 +17,9 @@ func (fs *FS) Chmod(path string, mode iofs.FileMode) error {
 	})
 }
 
-// Chown sets the owner of what is at path; -1 keeps one. As Linux does, it clears the
-// setuid and setgid bits of files that are executed with them.
+// Chown sets the owner of the file at path, a symbolic link included; -1 keeps one of the
+// two. As in Linux it clears the setuid bit, and setgid of executable files, but not of
+// directories.
 func (fs *FS) Chown(path string, uid, gid int) error {
 	return fs.changePath(path, false, func(i *inode) error {
 		u, g := i.uid(), i.gid()
@@ -40,8 +42,9 @@ func (fs *FS) Chown(path string, uid, gid int) error {
 	})
 }
 
-// Chtimes sets access and modification time of what is at path; a zero time stays.
-// Times that ext4 cannot hold (before 1901, after 2446) become the nearest it can.
+// Chtimes sets access and modification time of the file at path, a symbolic link included;
+// a zero time keeps the old one. Times outside the range of ext4 (1901 to 2446) become the
+// nearest inside.
 func (fs *FS) Chtimes(path string, atime, mtime time.Time) error {
 	return fs.changePath(path, false, func(i *inode) error {
 		if !atime.IsZero() {
@@ -55,12 +58,13 @@ func (fs *FS) Chtimes(path string, atime, mtime time.Time) error {
 	})
 }
 
-// Stat describes what path leads to.
+// Stat describes the file that path leads to.
 func (fs *FS) Stat(path string) (Info, error) { return fs.statPath(path, true) }
 
-// Lstat describes what is at path, a symbolic link included.
+// Lstat describes the file at path, and does not follow a symbolic link there.
 func (fs *FS) Lstat(path string) (Info, error) { return fs.statPath(path, false) }
 
+// statPath implements Stat and Lstat.
 func (fs *FS) statPath(path string, follow bool) (info Info, err error) {
 	name := path[strings.LastIndexByte(path, '/')+1:]
 	fs.mu.RLock()

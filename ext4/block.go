@@ -5,7 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// block is a block of metadata in memory. Its data never changes once tx is nil.
+// block is a block of metadata in memory. Its data never changes once openTx is nil: a
+// change makes a new version, so a committing transaction keeps the one that it froze.
 type block struct {
 	data   []byte
 	openTx *transaction // the open transaction that may change data in place
@@ -29,13 +30,15 @@ const (
 	checkInode
 )
 
+// verifiedKey is the value of block.verified after a check for an owner, such as the inode
+// whose directory block it is.
 func verifiedKey(check int, owner uint32) uint64 { return uint64(check)<<32 | uint64(owner) }
 
 // defaultCache is how much memory clean blocks take, in bytes.
 const defaultCache = 32 << 20
 
-// blockCache holds blocks of metadata: all that are pinned, and the clean ones that
-// were used last, more or less.
+// blockCache holds blocks of metadata: all pinned ones, and the clean ones that were used
+// lately. Pinned are those whose newest version is not in place on the device.
 type blockCache struct {
 	mu         sync.RWMutex // guards what follows
 	blocks     map[uint64]*block
@@ -43,6 +46,7 @@ type blockCache struct {
 	cleanLimit int // most of them
 }
 
+// lookupBlock returns a cached block, or nil.
 func (c *blockCache) lookupBlock(n uint64) *block {
 	c.mu.RLock()
 	b := c.blocks[n]
@@ -50,8 +54,8 @@ func (c *blockCache) lookupBlock(n uint64) *block {
 	return b
 }
 
-// addClean keeps a clean block that was read, unless there is one already, and returns
-// the one to use.
+// addClean adds a clean block that was read from the device, and returns the block to use:
+// a concurrent reader may have added its own first.
 func (c *blockCache) addClean(n uint64, b *block) *block {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,8 +70,8 @@ func (c *blockCache) addClean(n uint64, b *block) *block {
 	return b
 }
 
-// evictClean drops an eighth of the clean blocks: maps are ranged over in random order,
-// which is a fair choice.
+// evictClean drops an eighth of the clean blocks. Go ranges over maps in random order, so
+// this is random replacement.
 func (c *blockCache) evictClean() {
 	drop := c.cleanLimit/8 + 1
 	for n, b := range c.blocks {
@@ -82,7 +86,7 @@ func (c *blockCache) evictClean() {
 	}
 }
 
-// replaceBlock puts b in the place of what is there; nil removes it.
+// replaceBlock makes b the cached version of block n; nil removes it.
 func (c *blockCache) replaceBlock(n uint64, b *block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,7 +103,7 @@ func (c *blockCache) replaceBlock(n uint64, b *block) {
 	}
 }
 
-// unpin makes a block that has come home clean.
+// unpin makes a block clean, since its content is in place on the device.
 func (c *blockCache) unpin(n uint64, b *block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,7 +119,8 @@ func (c *blockCache) unpin(n uint64, b *block) {
 	}
 }
 
-// getBlock returns a block of metadata. The caller does not change it.
+// getBlock returns a block of metadata, from the cache or the device. The caller must not
+// change it: see modifyBlock.
 func (fs *FS) getBlock(n uint64) (*block, error) {
 	if fs.fastReplay != nil {
 		if err := fs.fastReplay.countBlockUse(); err != nil {
@@ -135,8 +140,8 @@ func (fs *FS) getBlock(n uint64) (*block, error) {
 	return fs.cache.addClean(n, &block{data: data}), nil
 }
 
-// readBlockUncached reads a block past the cache. In a file system whose log was not replayed
-// on the device the newest version may lie in the log.
+// readBlockUncached reads a block past the cache. When a log was replayed in memory only,
+// the newest version is in the log, or in memory.
 func (fs *FS) readBlockUncached(n uint64, data []byte) error {
 	at, escaped := n, false
 	if r, ok := fs.replayedBlocks[n]; ok {

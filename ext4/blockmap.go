@@ -4,8 +4,9 @@ package ext4
 // one block of pointers, one of pointers to such blocks, and one more level.
 const directBlocks = 12
 
-// blockMapPath returns the pointers that lead to logical block l: the first is an index
-// into the inode's, the others into blocks; span is how many blocks the last but one covers.
+// blockMapPath returns the pointers that lead to logical block l: path[0] is an index into
+// the inode's pointers, path[1..depth] are indexes into indirect blocks. ok is false for a
+// block beyond the reach of triple indirection.
 func (fs *FS) blockMapPath(l uint64) (path [4]uint64, depth int, ok bool) {
 	per := uint64(fs.sb.blockSize / 4)
 	if l < directBlocks {
@@ -27,7 +28,7 @@ func (fs *FS) blockMapPath(l uint64) (path [4]uint64, depth int, ok bool) {
 	return path, 0, false
 }
 
-// lookupBlockMap is lookup for a file without extents.
+// lookupBlockMap is lookupExtent for a file without extents.
 func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
 	path, depth, ok := fs.blockMapPath(uint64(l))
 	if !ok {
@@ -74,6 +75,7 @@ func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
 	return e, nil
 }
 
+// readPointerBlock returns an indirect block of an inode.
 func (fs *FS) readPointerBlock(i *inode, at uint64) ([]byte, error) {
 	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
 		return nil, corruptf("the block map of inode %d", i.num)
@@ -104,8 +106,8 @@ func (fs *FS) eachBlockMapExtent(i *inode, from uint32, f func(extent) (bool, er
 	return nil
 }
 
-// eachPointerBlock calls f for each block of pointers of a file without extents, children
-// before parents.
+// eachPointerBlock calls f for each indirect block of a file without extents, children
+// before their parents.
 func (fs *FS) eachPointerBlock(i *inode, f func(at uint64) error) error {
 	budget := int64(1) << 24
 	var walk func(at uint64, depth int) error

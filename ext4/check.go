@@ -68,7 +68,7 @@ type Problem struct {
 	minor bool
 }
 
-// String describes the problem in a line.
+// String describes the problem in one line.
 func (p Problem) String() string {
 	var b strings.Builder
 	b.WriteString(p.Code)
@@ -84,39 +84,39 @@ func (p Problem) String() string {
 	return b.String() + ": " + p.Detail
 }
 
-// Harmless reports whether the file system is fine all the same, for Linux too: old counts
-// in the superblock, which are made anew by whoever uses it; times of use in the future; what
-// the resize inode lists; fields of features that are not there. e2fsck -fn names such a
-// problem, and ends with status 0 if there is no other.
+// Harmless reports whether the file system is fine all the same, for Linux too: outdated
+// counts in the superblock, which are computed again at the next use; times of use in the
+// future; the list of the resize inode; fields of features that are not set. e2fsck -fn
+// names such a problem, and ends with status 0 if there is no other.
 func (p Problem) Harmless() bool { return p.minor }
 
-// CheckOptions says what to check. The zero value is for an *os.File.
+// CheckOptions says what to check. The zero value is for an [*os.File].
 type CheckOptions struct {
 	// Size of the image in bytes. 0: what the device says, if it is an *os.File.
 	Size int64
 }
 
-// Check looks through a whole file system for inconsistencies and reports each, as
-// e2fsck -fn does; it changes nothing. What report returns, unless nil, ends it. One
-// cause may be reported in more than one way. The end without an error says that all
-// was looked at, and so that the file system is fine if nothing was reported.
+// Check searches a whole file system for inconsistencies and reports each, as e2fsck -fn
+// does; it changes nothing. An error of report, unless nil, ends the check and is
+// returned. One cause may be reported in more than one way. A nil result means that
+// everything was checked: the file system is fine if nothing was reported.
 //
-// Judged is what an [Open] would find: a log that a crash left is replayed in memory,
-// and inodes in a sound list of orphans are taken for what is yet to be removed. e2fsck
-// -fn, which replays nothing, sees more wrong with such an image.
+// It judges the state that [Open] would find: a log that a crash left is replayed in
+// memory, and inodes in a sound orphan list count as still to be removed. e2fsck -fn,
+// which does not replay, finds more problems in such an image.
 //
-// It differs from e2fsck of 2023 in this. Stricter: what e2fsck names before its first pass,
-// so that its exit status does not tell, but Linux refuses (checksums of group descriptors,
-// two journals, a superblock that only its copy makes good); recorded errors, the checksum of a log
-// that is to be replayed, and attribute inodes without their feature, without content, or
-// with the flag for it on something else (newer ones and Linux refuse these). Less strict:
-// times after 2310, which e2fsck takes for mistakes of old kernels; short symbolic links with
-// an attribute inode, as Linux writes them; and what is in quota files. Copies of the
-// superblock are not looked at, as there.
+// It differs from e2fsck of 2023 as follows. Stricter: problems that e2fsck names before
+// its first pass, without effect on its exit status, but for which Linux refuses to mount
+// (checksums of group descriptors, two journals, a superblock that only its backup
+// replaces); recorded errors; the checksum of a log to be replayed; and attribute inodes
+// without their feature, without content, or with their flag on other files (newer e2fsck
+// and Linux refuse these). Less strict: times after 2310, which e2fsck takes for mistakes
+// of old kernels; short symbolic links with an attribute inode, as Linux writes them; and
+// the content of quota files. Neither looks at backups of the superblock.
 //
-// An image that cannot be opened at all gives the errors of Open. Check keeps tables of
-// blocks, inodes and directories in use, at most 128 MiB of them: ErrUnsupported says
-// that an image needs more. Of casefolded directories the hashes are not checked.
+// An image that cannot be opened gives the errors of Open. Check keeps tables of blocks,
+// inodes and directories in use, at most 128 MiB of them: ErrUnsupported says that an
+// image needs more. The hashes of casefolded directories are not checked.
 func Check(ctx context.Context, dev Device, opts CheckOptions, report func(Problem) error) error {
 	if opts.Size == 0 {
 		opts.Size = deviceSize(dev)
@@ -150,8 +150,8 @@ const (
 	checkBudget = 128 << 20 // of tables
 )
 
-// checker is the state of a check. Passes run one after the other, and end early once
-// err is set.
+// checker is the state of a check. Passes run one after the other, and end early once err
+// is set.
 type checker struct {
 	ctx          context.Context
 	fs           *FS
@@ -173,6 +173,7 @@ type checker struct {
 	hasLargeDir    bool                // there is a directory that needs large_dir
 }
 
+// newChecker returns a checker for an FS that was opened read-only.
 func newChecker(ctx context.Context, fs *FS, report func(Problem) error) *checker {
 	c := &checker{
 		ctx: ctx, fs: fs, sb: fs.sb, report: report, memoryBudget: checkBudget,
@@ -185,7 +186,7 @@ func newChecker(ctx context.Context, fs *FS, report func(Problem) error) *checke
 	return c
 }
 
-// reportProblem reports a problem.
+// reportProblem passes a problem to the caller, whose error ends the check.
 func (c *checker) reportProblem(p Problem) {
 	if c.err == nil {
 		c.err = c.report(p)
@@ -212,12 +213,13 @@ func (c *checker) reportSuper(code, format string, args ...any) {
 	c.reportProblem(Problem{Code: code, Group: -1, Detail: fmt.Sprintf(format, args...)})
 }
 
-// reportHarmless reports a problem that is harmless.
+// reportHarmless reports a harmless problem.
 func (c *checker) reportHarmless(code string, ino uint32, group int64, format string, args ...any) {
 	c.reportProblem(Problem{Code: code, Inode: ino, Group: group, Detail: fmt.Sprintf(format, args...), minor: true})
 }
 
-// shouldStop reports whether the check is to end. Loops ask it.
+// shouldStop reports whether the check has to end. Loops call it; it looks at the context
+// every 64 calls.
 func (c *checker) shouldStop() bool {
 	if c.stopCalls++; c.err == nil && c.stopCalls%64 == 1 {
 		c.err = c.ctx.Err()
@@ -225,7 +227,8 @@ func (c *checker) shouldStop() bool {
 	return c.err != nil
 }
 
-// chargeMemory takes memory for a table from the budget, and reports whether there was some.
+// chargeMemory takes n bytes for a table from the budget, and reports whether they were
+// left.
 func (c *checker) chargeMemory(n int) bool {
 	if c.memoryBudget -= int64(n); c.memoryBudget < 0 && c.err == nil {
 		c.err = unsupportedf("the check needs more than %d MiB for tables; run e2fsck", checkBudget>>20)
@@ -233,13 +236,13 @@ func (c *checker) chargeMemory(n int) bool {
 	return c.err == nil
 }
 
-// containsBlocks reports whether n blocks from a place on are in the file system. Nothing but the
-// superblock lies in block 0.
+// containsBlocks reports whether the file system has n blocks from at on. Block 0 holds
+// nothing but the superblock.
 func (c *checker) containsBlocks(at, n uint64) bool {
 	return at >= max(c.sb.firstBlock, 1) && at < c.sb.blocks && n <= c.sb.blocks-at
 }
 
-// readMetadata returns a block of metadata, not to be changed; nil: it cannot be read, which
+// readMetadata returns a block of metadata, for reading; nil if it cannot be read, which
 // ends the check.
 func (c *checker) readMetadata(at uint64) []byte {
 	if c.shouldStop() {

@@ -2,14 +2,14 @@ package ext4
 
 import "fmt"
 
-// freeTotals is what was found in all groups together.
+// freeTotals adds up what is free in all groups.
 type freeTotals struct {
 	blocks uint64 // free clusters
 	inodes uint64 // free
 }
 
-// checkBitmaps compares the bitmaps and counts of all groups, and the counts of the
-// superblock, with what was found.
+// checkBitmaps compares bitmaps and counts of all groups, and the counts of the
+// superblock, with the blocks and inodes found in use.
 func (c *checker) checkBitmaps() {
 	sb := c.sb
 	size := max(int(sb.blockSize), int(c.usedClusters.perGroup+7)/8)
@@ -34,8 +34,8 @@ func (c *checker) checkBitmaps() {
 	}
 }
 
-// readDiskBitmap reads a bitmap of a group, and checks its checksum and its end: bits from
-// n on stand for nothing.
+// readDiskBitmap reads a group's bitmap into m, and checks its checksum and padding: bits
+// from n on stand for nothing and must be set.
 func (c *checker) readDiskBitmap(g uint32, d groupDesc, inodes bool, n uint32, m []byte) bool {
 	at, lo, hi, size := d.blockBitmap(), gdBlockCsum, gdBlockCsumHi, c.usedClusters.perGroup/8
 	what := "block bitmap"
@@ -70,8 +70,9 @@ func (c *checker) readDiskBitmap(g uint32, d groupDesc, inodes bool, n uint32, m
 	return true
 }
 
-// compareBitmaps reports the first difference of each kind between what was found and what a
-// bitmap says of n bits, and returns how many are free.
+// compareBitmaps compares the first n bits of the bitmap of what was found with that on
+// disk. It reports the first difference of each kind and their number, and returns how
+// many are free.
 func (c *checker) compareBitmaps(g uint32, found, disk []byte, n uint32, report func(inUse bool, first, count uint32)) (free uint32) {
 	var first, count [2]uint32
 	for i := uint32(0); i < n; i++ {
@@ -105,7 +106,7 @@ func (c *checker) compareBitmaps(g uint32, found, disk []byte, n uint32, report 
 	return free
 }
 
-// checkBlockBitmap checks the block bitmap of a group.
+// checkBlockBitmap checks the block bitmap and free count of a group.
 func (c *checker) checkBlockBitmap(g uint32, d groupDesc, found, disk []byte, total *freeTotals) {
 	clear(found)
 	clear(disk)
@@ -131,7 +132,8 @@ func (c *checker) checkBlockBitmap(g uint32, d groupDesc, found, disk []byte, to
 	}
 }
 
-// checkInodeBitmap checks the inode bitmap of a group.
+// checkInodeBitmap checks the inode bitmap of a group, and its counts of inodes and
+// directories.
 func (c *checker) checkInodeBitmap(g uint32, d groupDesc, found, disk []byte, total *freeTotals) {
 	clear(found)
 	clear(disk)

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// mappingState is what is known of the blocks of an inode while they are looked at.
+// mappingState accumulates what is found while the blocks of an inode are checked.
 type mappingState struct {
 	i        *inode
 	clusters uint64 // in use, those of the mapping itself included
@@ -16,12 +16,14 @@ type mappingState struct {
 	unsound  bool   // the mapping is not sound
 }
 
+// reportMapping reports a problem that makes the mapping unsound.
 func (m *mappingState) reportMapping(c *checker, code, format string, args ...any) {
 	m.unsound = true
 	c.reportInode(code, m.i.num, format, args...)
 }
 
-// claimFileBlocks takes the clusters of n blocks.
+// claimFileBlocks claims the clusters of n blocks for an inode, and reports whether they
+// were free.
 func (c *checker) claimFileBlocks(m *mappingState, at, n uint64) bool {
 	a, b := c.clusterOf(at), c.clusterOf(at+n-1)
 	m.clusters += b - a + 1
@@ -33,8 +35,8 @@ func (c *checker) claimFileBlocks(m *mappingState, at, n uint64) bool {
 	return !twice
 }
 
-// claimDataBlocks takes the clusters of the blocks of a file. Blocks of one cluster may be
-// mapped one by one.
+// claimDataBlocks claims the clusters of a file's data blocks. Blocks of one cluster may
+// be mapped one by one.
 func (c *checker) claimDataBlocks(m *mappingState, logical, at, n uint64) {
 	k := uint64(c.sb.clusterBlocks)
 	if k == 1 {
@@ -55,7 +57,7 @@ func (c *checker) claimDataBlocks(m *mappingState, logical, at, n uint64) {
 	}
 }
 
-// mapsBlocks reports whether an inode's area maps blocks.
+// mapsBlocks reports whether an inode's block area maps blocks.
 func (c *checker) mapsBlocks(i *inode) bool {
 	switch i.fileType() {
 	case typeRegular, typeDir:
@@ -72,15 +74,15 @@ func (c *checker) mapsBlocks(i *inode) bool {
 	return false
 }
 
-// hasValueInode reports whether an attribute in an inode has its value in another one, which
-// counts as storage of both.
+// hasValueInode reports whether an attribute in an inode has its value in an inode of its
+// own, which counts as storage of both.
 func (c *checker) hasValueInode(i *inode) bool {
 	list, err := c.fs.readBodyXattrs(i)
 	return err == nil && slices.ContainsFunc(list, func(x xattr) bool { return x.inode != 0 })
 }
 
-// checkContent checks where an inode's content lies; more is the clusters that its
-// attributes take elsewhere.
+// checkContent checks where an inode's content lies. more is the number of clusters that
+// its attributes take elsewhere.
 func (c *checker) checkContent(i *inode, s *inodeState, more uint64) {
 	m := &mappingState{i: i, last: -1, lastInit: -1, clusters: more}
 	m.clusters += c.checkXattrBlock(i, m)
@@ -109,7 +111,7 @@ func (c *checker) checkContent(i *inode, s *inodeState, more uint64) {
 	}
 }
 
-// statedStorage returns the bytes of storage that an inode says it has.
+// statedStorage returns the bytes of storage that an inode states.
 func (c *checker) statedStorage(i *inode) uint64 {
 	n, hi := uint64(le.Uint32(i.raw[inBlocksLo:])), uint64(le.Uint16(i.raw[inBlocksHi:]))
 	if c.sb.roCompat&roHugeFile == 0 {
@@ -121,7 +123,7 @@ func (c *checker) statedStorage(i *inode) uint64 {
 	return (n | hi<<32) * 512
 }
 
-// checkFileSize compares the size with what is mapped.
+// checkFileSize compares an inode's size with the blocks that it maps.
 func (c *checker) checkFileSize(m *mappingState) {
 	i, bs := m.i, uint64(c.sb.blockSize)
 	size := uint64(i.size())
@@ -153,13 +155,13 @@ func (c *checker) checkFileSize(m *mappingState) {
 	c.hasLargeFile = c.hasLargeFile || i.isRegular() && size >= 1<<31
 }
 
-// maxBlockMapSize returns how long a file without extents may be.
+// maxBlockMapSize returns the largest size of a file without extents.
 func (c *checker) maxBlockMapSize() uint64 {
 	per := uint64(c.sb.blockSize / 4)
 	return (directBlocks + per + per*per + per*per*per) * uint64(c.sb.blockSize)
 }
 
-// checkExtentTree checks an extent tree.
+// checkExtentTree checks an inode's extent tree.
 func (c *checker) checkExtentTree(m *mappingState) {
 	n := extentNode(m.i.blockArea())
 	if !c.validExtentHeader(n) || n.treeDepth() > maxDepth {
@@ -175,7 +177,7 @@ func (c *checker) validExtentHeader(n extentNode) bool {
 	return le.Uint16(n) == extentMagic && n.entryCount() <= n.maxEntries() && n.maxEntries() <= most && n.maxEntries() >= most-2
 }
 
-// checkExtentNode checks a node whose entries are to be between from and before to.
+// checkExtentNode checks the entries of a node, which must be in from..to-1.
 func (c *checker) checkExtentNode(m *mappingState, n extentNode, depth int, from, to uint64) {
 	for k := 0; k < n.entryCount() && !c.shouldStop(); k++ {
 		if depth == 0 {
@@ -201,7 +203,8 @@ func (c *checker) checkExtentNode(m *mappingState, n extentNode, depth int, from
 	}
 }
 
-// checkExtentChild checks a node in a block of its own, which begins with a key.
+// checkExtentChild checks a node in a block of its own, whose first entry must have the
+// key in its parent.
 func (c *checker) checkExtentChild(m *mappingState, at uint64, depth int, key, limit uint64) {
 	b := c.readMetadata(at)
 	if b == nil {
@@ -256,7 +259,7 @@ func (c *checker) checkExtent(m *mappingState, e extent, from, to uint64) {
 	}
 }
 
-// checkDirLength finds directories that are longer than the features allow.
+// checkDirLength reports directories that are longer than the features allow.
 func (c *checker) checkDirLength(m *mappingState, blocks uint64) {
 	if m.i.isDir() && c.sb.incompat&incompatLargeDir == 0 && blocks*uint64(c.sb.blockSize) > 1<<31 {
 		m.reportMapping(c, ProblemDir, "%d blocks", blocks)

@@ -16,7 +16,7 @@ type dirCheck struct {
 
 const maxNames = 1 << 19 // of a directory that are compared with each other
 
-// checkDirectories checks what all directories hold.
+// checkDirectories checks the entries of all directories.
 func (c *checker) checkDirectories() {
 	if root := c.findDirectory(rootInode); root != nil {
 		root.parent = rootInode
@@ -36,7 +36,7 @@ func (c *checker) checkDirectories() {
 	}
 }
 
-// checkBlocks checks a directory that has blocks.
+// checkBlocks checks the blocks of a directory.
 func (d *dirCheck) checkBlocks() {
 	c := d.c
 	total := uint32(d.dir.size() / c.sb.blockSize)
@@ -67,7 +67,7 @@ func (d *dirCheck) checkBlocks() {
 	}
 }
 
-// checkBlock checks one block of a directory.
+// checkBlock checks block l of a directory.
 func (d *dirCheck) checkBlock(l uint32, at uint64, b []byte) {
 	c := d.c
 	kind := leafBlock
@@ -97,12 +97,13 @@ func (d *dirCheck) checkTailChecksum(at uint64, b []byte) {
 	}
 }
 
+// reportBlock reports a problem of a block of the directory.
 func (d *dirCheck) reportBlock(code string, at uint64, format string, args ...any) {
 	d.c.reportBlock(code, d.dir.num, at, format, args...)
 }
 
-// checkEntries checks the entries of a block up to end. A block of an index has only
-// entries that are not in use, but for the first two.
+// checkEntries checks the entries of a block up to end. In an inner node of an index all
+// are unused, except the first two of block 0.
 func (d *dirCheck) checkEntries(l uint32, at uint64, b []byte, end int, kind blockKind) {
 	here := map[string]struct{}{}
 	for off, n := 0, 0; off < end && d.c.err == nil; n++ {
@@ -132,7 +133,7 @@ func (d *dirCheck) checkEntries(l uint32, at uint64, b []byte, end int, kind blo
 	}
 }
 
-// parseEntry reads an entry, and reports whether it is sound as such.
+// parseEntry reads an entry, and reports whether its lengths are sound.
 func (d *dirCheck) parseEntry(b []byte, off, end int) (dirent, bool) {
 	if off+entryHeaderLen > end {
 		return dirent{}, false
@@ -149,7 +150,7 @@ func (d *dirCheck) parseEntry(b []byte, off, end int) (dirent, bool) {
 	return e, true
 }
 
-// checkDotEntry checks the entry "." or "..".
+// checkDotEntry checks the entry "." or, with parent, "..".
 func (d *dirCheck) checkDotEntry(at uint64, e dirent, b []byte, parent bool) {
 	want := "."
 	if parent {
@@ -177,7 +178,8 @@ func (d *dirCheck) checkDotEntry(at uint64, e dirent, b []byte, parent bool) {
 	d.countName(at, e)
 }
 
-// countName notes a name of an inode.
+// countName counts a name of an inode, and returns the inode's state; nil if it is not in
+// use.
 func (d *dirCheck) countName(at uint64, e dirent) *inodeState {
 	if e.ino > d.c.sb.inodes || e.ino < d.c.sb.firstUserInode && e.ino != rootInode {
 		d.reportBlock(ProblemEntryInode, at, "%q leads to inode %d", e.name, e.ino)
@@ -192,7 +194,7 @@ func (d *dirCheck) countName(at uint64, e dirent) *inodeState {
 	return s
 }
 
-// checkEntryType compares the type in an entry with that of the inode.
+// checkEntryType compares the type in an entry with that of its inode.
 func (d *dirCheck) checkEntryType(at uint64, e dirent) {
 	s := d.c.stateOfInode(e.ino)
 	if s == nil {
@@ -207,7 +209,7 @@ func (d *dirCheck) checkEntryType(at uint64, e dirent) {
 	}
 }
 
-// checkEntry checks an entry other than the first two.
+// checkEntry checks an entry other than the first two. here holds the names in its block.
 func (d *dirCheck) checkEntry(at uint64, e dirent, here map[string]struct{}) {
 	switch {
 	case len(e.name) == 0:
@@ -238,7 +240,8 @@ func (d *dirCheck) checkEntry(at uint64, e dirent, here map[string]struct{}) {
 	}
 }
 
-// checkDuplicateName finds names that are there twice.
+// checkDuplicateName reports names that occur twice. Across blocks it compares hashes of
+// them, as many as maxNames.
 func (d *dirCheck) checkDuplicateName(at uint64, e dirent, here map[string]struct{}) {
 	name := string(e.name)
 	_, twice := here[name]

@@ -9,7 +9,7 @@ import (
 // mean nothing.
 func (c *checker) hasGroupChecksums() bool { return c.sb.metadataCsum || c.sb.roCompat&roGDTCsum != 0 }
 
-// readGroupDesc returns a group's descriptor, whatever it says; nil: the check ended.
+// readGroupDesc returns a group's descriptor, unchecked; nil if the check has to end.
 func (c *checker) readGroupDesc(g uint32) groupDesc {
 	n, off := c.sb.locateGroupDesc(g)
 	b := c.readMetadata(n)
@@ -50,19 +50,20 @@ func (c *checker) checkDescriptors() {
 	}
 }
 
-// metadataArea is part of the fixed metadata of a group.
+// metadataArea is a part of the fixed metadata of a group.
 type metadataArea struct {
 	at, n uint64
 	what  string
 }
 
+// metadataAreas returns the bitmaps and the inode table of a group.
 func (c *checker) metadataAreas(d groupDesc) []metadataArea {
 	return []metadataArea{
 		{d.blockBitmap(), 1, "block bitmap"}, {d.inodeBitmap(), 1, "inode bitmap"}, {d.inodeTable(), c.sb.inodeTableBlocks(), "inode table"},
 	}
 }
 
-// checkMetadataAreas checks that a group's bitmaps and inodes lie where they may.
+// checkMetadataAreas checks that a group's bitmaps and inode table lie where they may.
 func (c *checker) checkMetadataAreas(g uint32, d groupDesc) {
 	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupBlockCount(g))
 	if c.sb.incompat&incompatFlexBG != 0 {
@@ -75,8 +76,8 @@ func (c *checker) checkMetadataAreas(g uint32, d groupDesc) {
 	}
 }
 
-// baseMetaBlocks returns how many blocks at the start of a group are the superblock's and
-// descriptors'.
+// baseMetaBlocks returns how many blocks at the start of a group belong to superblock and
+// descriptors.
 func (c *checker) baseMetaBlocks(g uint32) uint64 {
 	n := uint64(c.sb.baseMetaBlocks(g))
 	if g == 0 && c.sb.firstBlock == 0 && c.sb.blockSize == 1024 {
@@ -118,7 +119,8 @@ func (c *checker) claimMetadataArea(g uint32, p metadataArea) {
 	}
 }
 
-// claimMetadataClusters makes the clusters that hold metadata used. Parts of it may share one.
+// claimMetadataClusters marks the clusters that hold metadata as used. Several areas may
+// share one.
 func (c *checker) claimMetadataClusters() {
 	k := c.sb.clusterBlocks
 	bits := make([]byte, (c.sb.blocksPerGroup+7)/8)
@@ -148,7 +150,8 @@ func (c *checker) isFixedMetadata(at uint64) bool {
 	return c.fixedMetadata.isClaimed(at - c.sb.firstBlock)
 }
 
-// fillExpectedBlockBitmap makes the bitmap of a group that has none on disk: what is its own in it.
+// fillExpectedBlockBitmap fills the initial block bitmap of a group, which has none on
+// disk: its own metadata.
 func (c *checker) fillExpectedBlockBitmap(g uint32, d groupDesc, m []byte) {
 	clear(m)
 	lo, hi := c.sb.groupStart(g), c.sb.groupStart(g)+uint64(c.sb.groupBlockCount(g))
@@ -164,7 +167,7 @@ func (c *checker) fillExpectedBlockBitmap(g uint32, d groupDesc, m []byte) {
 	}
 }
 
-// readRawInode returns a copy of an inode, whatever it says; nil: there is none.
+// readRawInode returns a copy of an inode, unchecked; nil if there is none.
 func (c *checker) readRawInode(ino uint32) *inode {
 	if ino == 0 || ino > c.sb.inodes {
 		return nil

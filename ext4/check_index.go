@@ -1,6 +1,6 @@
 package ext4
 
-// blockKind says what a block of a directory is.
+// blockKind is the role of a block in an indexed directory.
 type blockKind byte
 
 const (
@@ -9,8 +9,8 @@ const (
 	nodeBlock
 )
 
-// indexCheck is the check of a directory's index. The nodes that were met say which
-// hashes each block may hold, and that is compared at the end.
+// indexCheck is the state of the check of a directory's index. Inner nodes tell which
+// hashes each block may hold; checkHashRanges compares them with the names at the end.
 type indexCheck struct {
 	d       *dirCheck
 	version byte
@@ -19,7 +19,7 @@ type indexCheck struct {
 	broken  bool // was reported
 }
 
-// indexBlock is what is known of one block of an indexed directory.
+// indexBlock is the state of one block of an indexed directory.
 type indexBlock struct {
 	lo, hi    uint32 // hashes that the names in it have
 	from, to  uint32 // those that the index leads here
@@ -29,7 +29,7 @@ type indexBlock struct {
 	any, seen bool
 }
 
-// startIndexCheck prepares the check of the index, if there is one.
+// startIndexCheck prepares the check of the index, if the directory has one.
 func (d *dirCheck) startIndexCheck(blocks uint32) {
 	if !d.dir.hasFlag(flagIndexed) {
 		return
@@ -46,15 +46,16 @@ func (d *dirCheck) startIndexCheck(blocks uint32) {
 	d.index = &indexCheck{d: d, blocks: make([]indexBlock, blocks)}
 }
 
+// reportIndex reports a problem of the index.
 func (x *indexCheck) reportIndex(format string, args ...any) {
 	x.broken = true
 	x.d.c.reportInode(ProblemIndex, x.d.dir.num, format, args...)
 }
 
-// expectedLimit returns how many entries a node must have room for.
+// expectedLimit returns how many entries the node at block l must have room for.
 func (x *indexCheck) expectedLimit(l uint32) int { return x.d.c.fs.dxEntryLimit(l) }
 
-// classifyBlock says what a block is by its looks, as other readers do.
+// classifyBlock tells the role of a block from its bytes, as other implementations do.
 func (x *indexCheck) classifyBlock(l uint32, b []byte) blockKind {
 	kind, n := leafBlock, int(le.Uint16(b[4:]))
 	if l == 0 {
@@ -94,7 +95,7 @@ func (x *indexCheck) checkIndexNode(l uint32, at uint64, b []byte) {
 	}
 }
 
-// checkIndexEntry notes where one entry of a node leads.
+// checkIndexEntry records where one entry of an inner node leads.
 func (x *indexCheck) checkIndexEntry(l uint32, n dxNode, k int) {
 	from, to := n.hashAt(k)&^1, ^uint32(1)
 	if k+1 < n.entryCount() {
@@ -116,7 +117,7 @@ func (x *indexCheck) checkIndexEntry(l uint32, n dxNode, k int) {
 	b.refs, b.parent, b.from, b.to = 1, l, from, to
 }
 
-// addLeafName notes a name in a leaf.
+// addLeafName adds the hash of a name to the range of its leaf.
 func (x *indexCheck) addLeafName(l uint32, name string) {
 	if x.broken || x.d.dir.hasFlag(flagCasefold) {
 		return
@@ -129,7 +130,8 @@ func (x *indexCheck) addLeafName(l uint32, name string) {
 	b.any, b.hi = true, max(b.hi, h)
 }
 
-// checkHashRanges compares what was found.
+// checkHashRanges checks that each block is reached once, at the right depth, and that
+// leaves hold only hashes of their range.
 func (x *indexCheck) checkHashRanges() {
 	for l := 1; l < len(x.blocks) && !x.broken && !x.d.c.shouldStop(); l++ {
 		b := &x.blocks[l]
@@ -148,7 +150,7 @@ func (x *indexCheck) checkHashRanges() {
 	}
 }
 
-// pathHashRange returns the hashes with which the index leads to a block.
+// pathHashRange returns the hashes for which the index leads to a block.
 func (x *indexCheck) pathHashRange(l uint32) (from, to uint32) {
 	to = ^uint32(0)
 	for n := 0; l != 0 && n <= 4; n++ {
@@ -159,7 +161,8 @@ func (x *indexCheck) pathHashRange(l uint32) (from, to uint32) {
 	return from, to
 }
 
-// blockDepth returns how many steps there are from the root to a block.
+// blockDepth returns how many steps lead from the root to a block; -1: the root is not
+// reached.
 func (x *indexCheck) blockDepth(l uint32) int {
 	n := 0
 	for ; l != 0 && n <= 4; n++ {

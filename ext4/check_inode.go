@@ -10,7 +10,7 @@ const (
 	flagImagic      = 0x2000
 )
 
-// checkInodes checks all inodes, and finds what is in use.
+// checkInodes checks all inodes, and records which are in use.
 func (c *checker) checkInodes() {
 	for k := uint32(1); k < c.sb.firstUserInode && k <= c.sb.inodes && !c.shouldStop(); k++ {
 		c.markInodeUsed(k) // whether or not anything was ever written there
@@ -101,8 +101,8 @@ func (c *checker) checkInode(i *inode) {
 	c.checkContent(i, s, c.checkInodeXattrs(i))
 }
 
-// dtimeMustBeOrphanLink reports whether times of deletion below the number of inodes can only
-// be numbers of inodes.
+// dtimeMustBeOrphanLink reports whether deletion times below the number of inodes can only
+// be links of the orphan list, since the file system was not used so early.
 func (c *checker) dtimeMustBeOrphanLink() bool {
 	for _, at := range []int{sbWtime, sbMtime, sbMkfsTime} {
 		if t := le.Uint32(c.sb.raw[at:]); t != 0 && t < c.sb.inodes {
@@ -112,8 +112,8 @@ func (c *checker) dtimeMustBeOrphanLink() bool {
 	return true
 }
 
-// checkReservedInode checks an inode that has a number for a purpose, but for the root
-// directory. It returns false when the inode is an ordinary one.
+// checkReservedInode checks an inode whose number is reserved, except the root directory.
+// It returns false for an ordinary inode.
 func (c *checker) checkReservedInode(i *inode) bool {
 	if i.num == rootInode || i.num >= c.sb.firstUserInode {
 		if i.num == rootInode && !i.isDir() {
@@ -151,6 +151,7 @@ func (c *checker) checkReservedInode(i *inode) bool {
 	return true
 }
 
+// isQuotaInode reports whether an inode holds quotas.
 func (c *checker) isQuotaInode(ino uint32) bool {
 	if c.sb.roCompat&roQuota == 0 {
 		return false
@@ -210,6 +211,7 @@ func (c *checker) checkInodeFields(i *inode, s *inodeState) {
 	}
 }
 
+// looksLikeExtents reports whether the block area of an inode begins like an extent tree.
 func (c *checker) looksLikeExtents(i *inode) bool {
 	n := extentNode(i.blockArea())
 	return le.Uint16(n) == extentMagic && n.entryCount() <= n.maxEntries() && n.maxEntries() <= 4 && n.maxEntries() >= 2

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// checkConnectivity checks that all directories can be reached from the root, and that ".." leads
-// back.
+// checkConnectivity checks that all directories can be reached from the root, and that
+// ".." leads back.
 func (c *checker) checkConnectivity() {
 	root := c.findDirectory(rootInode)
 	if root == nil {
@@ -32,8 +32,8 @@ func (c *checker) checkConnectivity() {
 	}
 }
 
-// climbTowardsRoot goes from a directory up to one of which it is known whether the root can be
-// reached, and notes that for all on the way.
+// climbTowardsRoot goes up from a directory to one whose reachability is known, and
+// records the same for all on the way. A directory met twice is beneath itself.
 func (c *checker) climbTowardsRoot(d *checkedDir) {
 	var way []*checkedDir
 	for !d.reachabilityKnown {
@@ -51,7 +51,7 @@ func (c *checker) climbTowardsRoot(d *checkedDir) {
 	}
 }
 
-// compareLinkCounts compares the names of all inodes with their counts of links.
+// compareLinkCounts compares the names of all inodes with their link counts.
 func (c *checker) compareLinkCounts() {
 	pages := make([]uint32, 0, len(c.inodes))
 	for p := range c.inodes {
@@ -71,6 +71,7 @@ func (c *checker) compareLinkCounts() {
 	}
 }
 
+// compareLinkCount compares the names of one inode with its link count.
 func (c *checker) compareLinkCount(ino uint32, s *inodeState) {
 	seen := s.names
 	switch {

@@ -20,8 +20,8 @@ func (c *checker) checkBlockMap(m *mappingState) {
 	}
 }
 
-// checkBlockPointer checks where a block of a file lies. In next it counts blocks, which
-// for a directory without holes is one more than the last.
+// checkBlockPointer checks the pointer to a block of a file. next counts the blocks: for a
+// directory without holes that is one more than the last.
 func (c *checker) checkBlockPointer(m *mappingState, at, logical uint64) {
 	if at == 0 {
 		return
@@ -40,7 +40,7 @@ func (c *checker) checkBlockPointer(m *mappingState, at, logical uint64) {
 	m.next++
 }
 
-// checkIndirectBlock checks a block of pointers, which covers span blocks from base on.
+// checkIndirectBlock checks an indirect block, which covers span blocks from base on.
 func (c *checker) checkIndirectBlock(m *mappingState, at uint64, depth int, base, span uint64) {
 	if at == 0 || c.shouldStop() {
 		return
@@ -69,7 +69,7 @@ func (c *checker) checkIndirectBlock(m *mappingState, at uint64, depth int, base
 	}
 }
 
-// checkBadBlocksInode checks the inode that lists blocks that cannot be used.
+// checkBadBlocksInode checks the inode that lists unusable blocks.
 func (c *checker) checkBadBlocksInode(i *inode) {
 	if i.mode() != 0 || i.uid() != 0 || i.gid() != 0 || i.linkCount() != 0 || i.hasFlag(flagInline) || i.xattrBlock() != 0 {
 		c.reportInode(ProblemInode, i.num, "the list of bad blocks has mode %#o and %d links", i.mode(), i.linkCount())
@@ -82,8 +82,8 @@ func (c *checker) checkBadBlocksInode(i *inode) {
 	c.checkBlockMap(m)
 }
 
-// checkResizeInode checks the inode that holds the blocks kept for more descriptors: those
-// of the first group are its blocks of pointers, which lead to those of the backups.
+// checkResizeInode checks the inode that holds the blocks reserved for more descriptors:
+// those of the first group are its indirect blocks, which list those of the backups.
 func (c *checker) checkResizeInode(i *inode) {
 	used := c.statedStorage(i)
 	area := i.blockArea()
@@ -133,7 +133,7 @@ func (c *checker) checkResizeInode(i *inode) {
 	}
 }
 
-// countResizePointers counts the pointers in a block, which are for the blocks from base on.
+// countResizePointers counts the pointers in a block that covers the blocks from base on.
 func (c *checker) countResizePointers(m *mappingState, at, base uint64) {
 	b := c.readMetadata(at)
 	for k := 0; k < len(b); k += 4 {
@@ -144,8 +144,8 @@ func (c *checker) countResizePointers(m *mappingState, at, base uint64) {
 	}
 }
 
-// checkReservedDescList compares the pointers with where the blocks must lie: those of the first
-// quarter of the blocks, which is what e2fsck compares.
+// checkReservedDescList compares the pointers with where the blocks must lie. Like e2fsck
+// it compares only the first quarter of the blocks.
 func (c *checker) checkReservedDescList(i *inode, b []byte) {
 	per := uint32(c.sb.blockSize / 4)
 	at := c.sb.superblockNumber() + 1 + uint64(c.sb.descBlockCount())

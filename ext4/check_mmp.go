@@ -6,8 +6,7 @@ const (
 	mmpChecksum = 1020
 )
 
-// checkMMPBlock checks the block that a host keeps writing to while it has the file system
-// mounted.
+// checkMMPBlock checks the block that a host updates while it has the file system mounted.
 func (c *checker) checkMMPBlock() {
 	if c.sb.incompat&incompatMMP == 0 {
 		return

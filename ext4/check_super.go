@@ -43,7 +43,7 @@ func (c *checker) checkSuperblock() {
 	}
 }
 
-// checkSuperSizes checks what parseSuperblock did not need to know.
+// checkSuperSizes checks sizes that parseSuperblock does not rely on.
 func (c *checker) checkSuperSizes() {
 	sb, raw := c.sb, c.sb.raw
 	bad := func(format string, args ...any) { c.reportSuper(ProblemSuper, format, args...) }
@@ -85,10 +85,10 @@ func (c *checker) checkSuperSizes() {
 	}
 }
 
-// validExtraSize reports whether an inode may use n bytes beyond the old ones.
+// validExtraSize reports whether an inode may use n bytes beyond the first 128.
 func validExtraSize(n, inodeSize int) bool { return n >= 4 && n <= inodeSize-oldInodeSize && n%4 == 0 }
 
-// checkFeatureSet checks which features are there together.
+// checkFeatureSet checks which features occur together.
 func (c *checker) checkFeatureSet() {
 	sb := c.sb
 	bad := func(what string) { c.reportSuper(ProblemFeatures, "%s", what) }
@@ -109,7 +109,8 @@ func (c *checker) checkFeatureSet() {
 	}
 }
 
-// checkSystemInodeNumbers checks the numbers of the inodes that hold quotas and orphans.
+// checkSystemInodeNumbers checks the superblock's inode numbers for quotas and the orphan
+// file.
 func (c *checker) checkSystemInodeNumbers() {
 	if n := le.Uint32(c.sb.raw[sbOrphanFile:]); n != 0 && c.sb.compat&compatOrphanFile == 0 {
 		if i := c.readRawInode(n); i == nil || i.linkCount() != 0 {

@@ -4,7 +4,7 @@ import "errors"
 
 const jsbUsers = 0x40 // of the journal, as many as file systems
 
-// readOrphanLists reads the list of inodes that lost their last name, and the file of them.
+// readOrphanLists reads the orphan list and the orphan file.
 func (c *checker) readOrphanLists() {
 	num := le.Uint32(c.sb.raw[sbLastOrphan:])
 	for num != 0 && !c.shouldStop() {
@@ -24,12 +24,13 @@ func (c *checker) readOrphanLists() {
 	c.readOrphanFile()
 }
 
+// addOrphan records an orphan.
 func (c *checker) addOrphan(num uint32) {
 	c.chargeMemory(48)
 	c.orphans[num] = struct{}{}
 }
 
-// readOrphanFile reads the file of orphans.
+// readOrphanFile reads the orphan file.
 func (c *checker) readOrphanFile() {
 	num := le.Uint32(c.sb.raw[sbOrphanFile:])
 	if c.sb.compat&compatOrphanFile == 0 {
@@ -63,7 +64,7 @@ func (c *checker) readOrphanFile() {
 	}
 }
 
-// readOrphanBlock notes the orphans in a block of the file of them.
+// readOrphanBlock records the orphans in a block of the orphan file.
 func (c *checker) readOrphanBlock(file uint32, at uint64, b []byte) {
 	for k := 0; k < len(b); k += 4 {
 		o := le.Uint32(b[k:])
@@ -78,7 +79,7 @@ func (c *checker) readOrphanBlock(file uint32, at uint64, b []byte) {
 	}
 }
 
-// checkJournal checks the journal's superblock.
+// checkJournal checks the journal's superblock and inode.
 func (c *checker) checkJournal() {
 	raw := c.sb.raw
 	num := le.Uint32(raw[sbJournalInode:])

@@ -5,31 +5,33 @@ import (
 	"slices"
 )
 
-// blockClaims are sets of blocks, or clusters, that have an owner: per group a list of runs,
-// or a bitmap when they are many.
+// blockClaims is a set of blocks, or clusters, that have an owner: per group a list of
+// runs, or a bitmap when the runs would take more memory.
 type blockClaims struct {
 	c        *checker
 	perGroup uint32 // of a group
 	groups   map[uint32]*groupClaims
 }
 
-// groupClaims is the part of claims in one group.
+// groupClaims is the part of blockClaims in one group.
 type groupClaims struct {
 	runs []claimRun // in order, not adjacent; not used when there is a bitmap
 	bits []byte
 }
 
-// claimRun is a run from a number to before another.
+// claimRun is a run of numbers from..to-1.
 type claimRun struct{ from, to uint32 }
 
 const claimCost = 120 // bytes of memory of a group without runs
 
+// newBlockClaims returns an empty set; perGroup is the number of blocks, or clusters, of a
+// group.
 func newBlockClaims(c *checker, per uint32) *blockClaims {
 	return &blockClaims{c, per, map[uint32]*groupClaims{}}
 }
 
-// claimRange claims n blocks from one on, counted from that where group 0 begins. It returns
-// the first of them that was claimed before, if there is one.
+// claimRange claims n blocks from at on, counted from the first block of group 0. It
+// returns the first of them that was claimed before, if any.
 func (m *blockClaims) claimRange(at, n uint64) (taken uint64, twice bool) {
 	for n > 0 {
 		g, from := uint32(at/uint64(m.perGroup)), uint32(at%uint64(m.perGroup))
@@ -50,6 +52,7 @@ func (m *blockClaims) claimRange(at, n uint64) (taken uint64, twice bool) {
 	return taken, twice
 }
 
+// claimGroupRange is claimRange within a group.
 func (s *groupClaims) claimGroupRange(m *blockClaims, from, to uint32) (taken uint32, twice bool) {
 	if s.bits != nil {
 		for i := from; i < to && !twice; i++ {
@@ -96,7 +99,7 @@ func (m *blockClaims) isClaimed(at uint64) bool {
 	return k < len(s.runs) && s.runs[k].from <= i
 }
 
-// copyToBitmap sets the bits of what is claimed in a group.
+// copyToBitmap sets the bits of the claimed blocks of a group.
 func (m *blockClaims) copyToBitmap(g uint32, bits []byte) {
 	s := m.groups[g]
 	if s == nil {
@@ -108,12 +111,13 @@ func (m *blockClaims) copyToBitmap(g uint32, bits []byte) {
 	}
 }
 
-// clusterOf returns the number of a block's cluster, from that where group 0 begins.
+// clusterOf returns the number of a block's cluster, counted from the start of group 0.
 func (c *checker) clusterOf(at uint64) uint64 {
 	return (at - c.sb.firstBlock) / uint64(c.sb.clusterBlocks)
 }
 
-// inodeState is what is known of an inode.
+// inodeState is what the check knows about an inode. There is one for each inode in use,
+// so it is small.
 type inodeState struct {
 	links uint16 // as the inode says
 	names uint16 // names that lead to it, as many as can be counted
@@ -131,9 +135,10 @@ const (
 	inodesOfPage = 256
 )
 
+// inodePage is the states of inodesOfPage inodes, allocated at once.
 type inodePage [inodesOfPage]inodeState
 
-// stateOfInode returns what is known of an inode; nil: it is not in use.
+// stateOfInode returns the state of an inode; nil if it is not in use.
 func (c *checker) stateOfInode(ino uint32) *inodeState {
 	p := c.inodes[ino/inodesOfPage]
 	if p == nil || p[ino%inodesOfPage].flags&stateUsed == 0 {
@@ -142,7 +147,7 @@ func (c *checker) stateOfInode(ino uint32) *inodeState {
 	return &p[ino%inodesOfPage]
 }
 
-// markInodeUsed notes that an inode is in use.
+// markInodeUsed records that an inode is in use, and returns its state.
 func (c *checker) markInodeUsed(ino uint32) *inodeState {
 	p := c.inodes[ino/inodesOfPage]
 	if p == nil {
@@ -163,7 +168,7 @@ type checkedDir struct {
 	reachabilityKnown bool // it is known whether the root can be reached
 }
 
-// findDirectory returns a directory; nil: it is none.
+// findDirectory returns the state of a directory; nil if the inode is not one.
 func (c *checker) findDirectory(ino uint32) *checkedDir {
 	i, ok := slices.BinarySearchFunc(c.dirs, ino, func(d checkedDir, v uint32) int { return cmp.Compare(d.ino, v) })
 	if !ok {
@@ -172,7 +177,7 @@ func (c *checker) findDirectory(ino uint32) *checkedDir {
 	return &c.dirs[i]
 }
 
-// addDirectory notes a directory. They come in order.
+// addDirectory records a directory. They must be added in the order of inode numbers.
 func (c *checker) addDirectory(ino uint32) {
 	if len(c.dirs) == cap(c.dirs) {
 		c.chargeMemory(cap(c.dirs)*16 + 1024)

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// xattrShare is a block of attributes, which several inodes may share.
+// xattrShare is an attribute block, which several inodes may share.
 type xattrShare struct {
 	inode    uint32 // that was met first
 	stated   uint32 // how many share it, as it says
@@ -14,8 +14,8 @@ type xattrShare struct {
 	clusters uint64 // that an inode with it takes
 }
 
-// xattrArea is a row of entries with their values that is being checked. Offsets count
-// from the start of area.
+// xattrArea is an area of attribute entries and values that is being checked. Offsets
+// count from the start of area.
 type xattrArea struct {
 	i            *inode
 	area         []byte
@@ -24,7 +24,7 @@ type xattrArea struct {
 	inInode      bool   // in the inode
 }
 
-// claimBytes claims bytes of the area, and reports whether they are there and were free.
+// claimBytes claims bytes of the area, and reports whether they exist and were free.
 func (r *xattrArea) claimBytes(off, n int) bool {
 	if off < 0 || off+n > len(r.area) {
 		return false
@@ -38,8 +38,8 @@ func (r *xattrArea) claimBytes(off, n int) bool {
 	return true
 }
 
-// checkXattrEntries checks the entries from an offset on. It returns the clusters that values
-// in inodes of their own count for.
+// checkXattrEntries checks the entries of an area from offset off on. It returns the
+// clusters of values in inodes of their own.
 func (c *checker) checkXattrEntries(i *inode, area []byte, off, values int, inner bool) (clusters uint64) {
 	r := &xattrArea{i: i, area: area, claimedBytes: make([]byte, (len(area)+7)/8), values: values, inInode: inner}
 	r.claimBytes(0, off)
@@ -75,7 +75,7 @@ func (c *checker) checkXattrEntries(i *inode, area []byte, off, values int, inne
 	return clusters
 }
 
-// checkValueInArea checks a value that lies beside the entries.
+// checkValueInArea checks a value that lies in the same area as its entry.
 func (c *checker) checkValueInArea(r *xattrArea, e []byte) bool {
 	at, size := r.values+int(le.Uint16(e[2:])), le.Uint32(e[8:])
 	if size == 0 {
@@ -96,7 +96,7 @@ func (c *checker) checkValueInArea(r *xattrArea, e []byte) bool {
 	return true
 }
 
-// signedXattrHash is the hash as kernels computed it where char is signed.
+// signedXattrHash computes an entry's hash as kernels with signed chars do.
 func signedXattrHash(x xattr) uint32 {
 	h := uint32(0)
 	for _, b := range []byte(x.name) {
@@ -116,7 +116,7 @@ func addValueHash(h uint32, v []byte) uint32 {
 }
 
 // checkValueInInode checks an entry whose value lies in an inode of its own. It returns
-// the clusters that count for the owner too.
+// the clusters of that which count as storage of the owner too.
 func (c *checker) checkValueInInode(i *inode, e []byte, ino uint32) uint64 {
 	name, size, sum := string(e[xattrEntryLen:xattrEntryLen+int(e[0])]), uint64(le.Uint32(e[8:])), le.Uint32(e[12:])
 	if ino < c.sb.firstUserInode || ino > c.sb.inodes {
@@ -147,8 +147,8 @@ func (c *checker) checkValueInInode(i *inode, e []byte, ino uint32) uint64 {
 	return 0
 }
 
-// checkInodeXattrs checks the attributes in an inode, and returns the clusters that
-// their values take elsewhere.
+// checkInodeXattrs checks the attributes in an inode, and returns the clusters that their
+// values take elsewhere.
 func (c *checker) checkInodeXattrs(i *inode) uint64 {
 	if i.extraSize() > len(i.raw)-oldInodeSize || len(i.raw) == oldInodeSize {
 		return 0
@@ -160,8 +160,8 @@ func (c *checker) checkInodeXattrs(i *inode) uint64 {
 	return c.checkXattrEntries(i, area, 4, 4, true)
 }
 
-// checkXattrBlock checks an inode's block of attributes, and returns the clusters that
-// it takes.
+// checkXattrBlock checks an inode's attribute block, and returns the clusters that it
+// takes.
 func (c *checker) checkXattrBlock(i *inode, m *mappingState) uint64 {
 	at := i.xattrBlock()
 	if c.sb.incompat&incompat64bit == 0 {
@@ -200,7 +200,8 @@ func (c *checker) checkXattrBlock(i *inode, m *mappingState) uint64 {
 	return s.clusters
 }
 
-// checkXattrRefCounts compares how often blocks of attributes are used with what they say.
+// checkXattrRefCounts compares the reference counts of attribute blocks and value inodes
+// with their uses.
 func (c *checker) checkXattrRefCounts() {
 	for _, at := range sortedBlockNumbers(c.xattrBlocks) {
 		if s := c.xattrBlocks[at]; s.stated != s.found {
@@ -223,7 +224,8 @@ func (c *checker) checkXattrRefCounts() {
 	}
 }
 
-// checkValueInodeRefs checks an inode that holds the value of attributes.
+// checkValueInodeRefs checks the reference count of an inode that holds an attribute's
+// value.
 func (c *checker) checkValueInodeRefs(ino uint32) {
 	s := c.stateOfInode(ino)
 	i := c.readRawInode(ino)
@@ -249,7 +251,8 @@ func (c *checker) checkInlineData(i *inode) {
 	}
 }
 
-// inlineDataSize returns how many bytes of content lie in an inode.
+// inlineDataSize returns how many bytes of content lie in an inode; false if the attribute
+// for them is missing.
 func (c *checker) inlineDataSize(i *inode) (int, bool) {
 	if i.extraSize() > len(i.raw)-oldInodeSize {
 		return 0, false
@@ -274,7 +277,7 @@ func (c *checker) inlineDataSize(i *inode) (int, bool) {
 	return 0, false
 }
 
-// checkSymlink checks a symbolic link.
+// checkSymlink checks a symbolic link's target.
 func (c *checker) checkSymlink(i *inode) {
 	n := i.size()
 	if n <= 0 || le.Uint32(i.raw[inSizeHi:]) != 0 {

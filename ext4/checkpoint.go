@@ -2,8 +2,8 @@ package ext4
 
 import "errors"
 
-// checkpoint brings all logged blocks home and empties the log. commitMu is held, and
-// no transaction is being written.
+// checkpoint writes all blocks that await one to their places and empties the log.
+// commitMu is held, and no transaction is being written.
 func (fs *FS) checkpoint() error {
 	j := fs.journal
 	if j == nil || j.start == 0 {
@@ -23,6 +23,9 @@ func (fs *FS) checkpoint() error {
 	return nil
 }
 
+// releaseCheckpointed unpins the blocks that a checkpoint wrote, and allows blocks to be
+// used again whose old versions were in the log. Blocks of file data that were in
+// transactions leave the cache: from now on they are read from the device.
 func (fs *FS) releaseCheckpointed() {
 	for n, b := range fs.awaitingCheckpoint {
 		fs.cache.unpin(n, b)
@@ -39,7 +42,9 @@ func (fs *FS) releaseCheckpointed() {
 	}
 }
 
-// writeBlocksInPlace writes blocks to their places, and syncs them.
+// writeBlocksInPlace writes blocks to their places, adjacent ones in one write, and syncs.
+// Of the superblock only the first sector is written. dataFirst syncs file data before:
+// without a log no metadata may point to blocks that are not written yet.
 func (fs *FS) writeBlocksInPlace(blocks map[uint64]*block, dataFirst bool) error {
 	if dataFirst {
 		if err := fs.dev.Sync(); err != nil {
@@ -73,7 +78,8 @@ func (fs *FS) writeBlocksInPlace(blocks map[uint64]*block, dataFirst bool) error
 	return fs.dev.Sync()
 }
 
-// commitAndCheckpoint commits and brings everything home, after which no block is busy.
+// commitAndCheckpoint commits and empties the log. Afterwards no block is busy: every
+// block that was freed can be used again.
 func (fs *FS) commitAndCheckpoint() error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
@@ -84,29 +90,22 @@ func (fs *FS) commitAndCheckpoint() error {
 	return fs.recordWriteFailure(err)
 }
 
-// commitAndEmptyLog commits, empties the log, and takes the mark away that it is in use.
+// commitAndEmptyLog commits, empties the log and clears the flag needs_recovery, as an
+// unmount does.
 func (fs *FS) commitAndEmptyLog() error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
 	if err := fs.commitOpenTransaction(); err != nil {
 		return fs.recordWriteFailure(err)
 	}
-	j := fs.journal
-	if j != nil && j.start != 0 {
-		if err := fs.writeBlocksInPlace(fs.awaitingCheckpoint, false); err != nil {
-			return fs.recordWriteFailure(err)
-		}
-		j.start, j.head = 0, j.first
-		// Synced before the superblock says that there is nothing in it.
-		if err := errors.Join(fs.writeJournalSuperblock(j), fs.dev.Sync()); err != nil {
-			return fs.recordWriteFailure(err)
-		}
+	if err := fs.checkpoint(); err != nil {
+		return fs.recordWriteFailure(err)
 	}
 	var err error
 	if fs.sideLog != nil {
 		err = errors.Join(fs.sideLog.Truncate(0), fs.sideLog.Sync())
 	}
-	if j != nil && fs.needsRecovery {
+	if fs.journal != nil && fs.needsRecovery {
 		// If a crash undoes this, who opens the image next finds the log empty.
 		err = fs.writeNeedsRecovery(fs.superOnDevice, false)
 		fs.needsRecovery = false
@@ -118,8 +117,9 @@ func (fs *FS) commitAndEmptyLog() error {
 	return fs.recordWriteFailure(err)
 }
 
-// discardFreedGroups gives the storage of blocks back that were freed. The log is empty, so
-// nothing brings them back. It is a courtesy: what fails stays for Trim.
+// discardFreedGroups punches holes for the free blocks of all groups in which blocks were
+// freed. The log is empty, so recovery cannot need them. Best effort: what fails is left
+// to Trim.
 func (fs *FS) discardFreedGroups() {
 	for g := range fs.groupsToDiscard {
 		if _, err := fs.trimGroup(g); err != nil {

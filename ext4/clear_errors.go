@@ -1,6 +1,7 @@
 package ext4
 
-// The record of errors in the superblock: their number, and the first and last one.
+// sbErrorsEnd ends the superblock's record of errors: their count, and the first and last
+// one.
 const sbErrorsEnd = 0x200
 
 // ClearErrors forgets that errors were found in a file system before, which otherwise keeps

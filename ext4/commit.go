@@ -19,7 +19,9 @@ const (
 	maxWrite       = 1 << 20
 )
 
-// openLogForWriting prepares the log for transactions.
+// openLogForWriting prepares the journal for transactions: empty, and in the format in
+// which this package writes. Without a journal it only limits the size of transactions, to
+// what the side log can hold.
 func (fs *FS) openLogForWriting() error {
 	fs.maxTxBlocks = maxTransaction
 	fs.needsRecovery = fs.sb.incompat&incompatRecover != 0
@@ -59,13 +61,15 @@ func (fs *FS) openLogForWriting() error {
 	return nil
 }
 
-// usesJournal reports whether changes go through a journal. Those of ext3 are left as they
-// are when such a file system grows, so that its own driver can go on with them.
+// usesJournal reports whether transactions go through the journal. The journal of ext3 is
+// left alone when ext3 grows, so that its own driver finds it as it left it.
 func (fs *FS) usesJournal() bool {
 	return fs.sb.compat&compatJournal != 0 && (fs.sb.incompat&incompatExtents != 0 || !fs.opts.forGrow)
 }
 
-// commitUpTo makes the transaction seq and all before it durable.
+// commitUpTo makes transaction seq and all before it durable. Callers that wait for
+// commitMu while another commits their transaction find it durable and return: a group
+// commit.
 func (fs *FS) commitUpTo(seq uint64) error {
 	fs.commitMu.Lock()
 	defer fs.commitMu.Unlock()
@@ -78,16 +82,17 @@ func (fs *FS) commitUpTo(seq uint64) error {
 	return fs.recordWriteFailure(fs.commitOpenTransaction())
 }
 
-// flushDelayedData writes data that was held back. When that fails, for want of space
-// say, nothing is lost yet, and the next commit tries again.
+// flushDelayedData writes data whose write was delayed. A failure here, such as a full
+// host disk, loses nothing: the data stays in memory and the next commit tries again.
 func (fs *FS) flushDelayedData() error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	return fs.flushDelayedDataLocked()
 }
 
-// recordWriteFailure remembers why a commit failed: what is on the device is then no longer known,
-// and the log is left for the next who opens it.
+// recordWriteFailure makes the FS refuse all further changes after a failed commit: the
+// state of the device is unknown by then. The log stays as it is, and the next open
+// replays it.
 func (fs *FS) recordWriteFailure(err error) error {
 	if err == nil {
 		return nil
@@ -100,27 +105,40 @@ func (fs *FS) recordWriteFailure(err error) error {
 	return err
 }
 
-// commitOpenTransaction commits the open transaction. commitMu is held.
+// commitOpenTransaction commits the open transaction, if it holds anything. commitMu is
+// held; mu is not, so operations go on in the next transaction while this one is written.
 func (fs *FS) commitOpenTransaction() error {
 	t, err := fs.freezeTransaction()
 	if t == nil || err != nil {
 		return err
 	}
-	if fs.journal == nil {
-		if fs.sideLog != nil && len(t.blocks) > 0 {
-			err = fs.writeSideLog(t)
-		}
-		if err == nil {
-			err = fs.writeBlocksInPlace(t.blocks, t.hasData && fs.sideLog == nil)
-		}
-	} else if len(t.blocks) > 0 {
-		err = fs.writeTransactionToLog(t)
-	} else {
-		err = fs.dev.Sync()
-	}
-	if err != nil {
+	if err := fs.writeTransaction(t); err != nil {
 		return err
 	}
+	fs.finishCommit(t)
+	return nil
+}
+
+// writeTransaction makes a frozen transaction durable: in the journal, in the side log and
+// then in place, or only in place, where a crash may leave a part of it.
+func (fs *FS) writeTransaction(t *transaction) error {
+	switch {
+	case fs.journal != nil && len(t.blocks) > 0:
+		return fs.writeTransactionToLog(t)
+	case fs.journal != nil:
+		return fs.dev.Sync() // only file data
+	case fs.sideLog != nil && len(t.blocks) > 0:
+		if err := fs.writeSideLog(t); err != nil {
+			return err
+		}
+	}
+	return fs.writeBlocksInPlace(t.blocks, t.hasData && fs.sideLog == nil)
+}
+
+// finishCommit records that a transaction is durable. With a journal its blocks stay pinned
+// in the cache until the next checkpoint; a version of a block that an earlier transaction
+// logged is not needed any more.
+func (fs *FS) finishCommit(t *transaction) {
 	fs.mu.Lock()
 	fs.committing = nil
 	fs.mu.Unlock()
@@ -141,11 +159,14 @@ func (fs *FS) commitOpenTransaction() error {
 	if fs.journal == nil {
 		fs.releaseCheckpointed()
 	}
-	return nil
 }
 
-// freezeTransaction ends the open transaction, so that it can be written, and opens another.
-// It returns nil when there is nothing to write.
+// freezeTransaction closes the open transaction, so that it can be written, and opens the
+// next one. It checkpoints first when the log has no room for it. It returns nil when
+// there is nothing to write. commitMu is held.
+//
+// While a checkpoint runs mu is released, so the open transaction may grow: its size is
+// checked again afterwards.
 func (fs *FS) freezeTransaction() (*transaction, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -182,8 +203,8 @@ func (fs *FS) freezeTransaction() (*transaction, error) {
 	return t, nil
 }
 
-// finalizeTransaction sets what is set once for a transaction: the checksums of bitmaps
-// and descriptors, and the superblock.
+// finalizeTransaction sets the fields of the open transaction that are set only once: the
+// checksums of bitmaps and group descriptors, and the superblock with its counts.
 func (fs *FS) finalizeTransaction() error {
 	if len(fs.tx.blocks) == 0 {
 		return nil

@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// Copy copies a file, link, node or tree, keeping mode, owner, modification time,
-// extended attributes, holes, and hard links among what is copied. A file is replaced
-// whole, as WriteFile does; a tree appears whole, and its target must not be there
-// (EEXIST). Missing parents of to are made, 0755. A file onto itself, by any name,
-// changes nothing. With noReplace the target must not be there at all.
-// EINVAL: a directory into itself, or the root as target; EISDIR: a file onto a directory.
+// Copy copies a file, symbolic link, special file or tree, with mode, owner, modification
+// time, extended attributes, holes, and hard links within the tree. A file is replaced as
+// a whole, as WriteFile does; a tree appears as a whole, and its target must not exist
+// (EEXIST). Missing parents of to are created, 0755. Copying a file onto itself, by any
+// name, changes nothing. With noReplace the target must not exist at all. EINVAL: a
+// directory into itself, or the root as target; EISDIR: a file onto a directory.
 func (fs *FS) Copy(ctx context.Context, from, to string, noReplace bool) error {
 	if fs.opts.ReadOnly {
 		return ErrReadOnly
@@ -36,7 +36,8 @@ func (fs *FS) Copy(ctx context.Context, from, to string, noReplace bool) error {
 	return fs.copyTree(ctx, from, to)
 }
 
-// validateCopy finds what forbids a copy, and whether it is one of a file onto itself.
+// validateCopy returns why a copy is not possible, and whether source and target are one
+// file.
 func (fs *FS) validateCopy(i *inode, from, to string, noReplace bool) (same bool, err error) {
 	old, err := fs.resolvePath(to, false)
 	switch {
@@ -84,7 +85,8 @@ func (fs *FS) validateCopy(i *inode, from, to string, noReplace bool) (same bool
 	}
 }
 
-// copyFile copies what is no directory, by way of an inode without a name.
+// copyFile copies anything but a directory. A regular file is copied to an inode without a
+// name first, which then replaces the target.
 func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) error {
 	c := copier{fs: fs, ctx: ctx}
 	var src, made *File
@@ -145,7 +147,8 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 	return fs.reclaimAndCommit(seq, err, gone)
 }
 
-// copySpecialInode makes an inode like an old one that is neither file nor directory.
+// copySpecialInode creates a copy of a symbolic link, device, fifo or socket, without a
+// name.
 func (fs *FS) copySpecialInode(dir, old *inode) (*inode, error) {
 	i, err := fs.allocInode(dir, false)
 	if err != nil {
@@ -167,7 +170,7 @@ func (fs *FS) copySpecialInode(dir, old *inode) (*inode, error) {
 	return i, fs.copyMetadata(old, i)
 }
 
-// copyMetadata gives an inode another's mode, owner, modification time and attributes.
+// copyMetadata copies mode, owner, modification time and extended attributes of old to i.
 func (fs *FS) copyMetadata(old, i *inode) error {
 	i.setModeAndOwner(i.fileType()|old.mode()&^typeMask, old.uid(), old.gid())
 	i.setTime(stampMtime, old.readTime(stampMtime))
@@ -186,7 +189,7 @@ type copier struct {
 	enteredDirs map[uint32]bool   // directories that were entered: each has one name
 }
 
-// copyContent copies what a file holds, but no holes.
+// copyContent copies the data of a file, but not its holes.
 func (c *copier) copyContent(src, dst *File) error {
 	buf := chunkBuffers.Get().(*[]byte)
 	defer chunkBuffers.Put(buf)
@@ -223,7 +226,7 @@ func (c *copier) copyContent(src, dst *File) error {
 	return dst.Truncate(info.Size)
 }
 
-// copyTree copies a directory to a place in lost+found, and then moves it.
+// copyTree copies a directory to a place in lost+found, and then moves it to its target.
 func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 	c := copier{fs: fs, ctx: ctx, copiedLinks: map[uint32]uint32{}, enteredDirs: map[uint32]bool{}}
 	var src *inode
@@ -282,8 +285,9 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 	return fs.reclaimAndCommit(seq, nil, 0)
 }
 
-// copyChildren copies what is in a directory, and then what the directory itself is. It
-// is known by number and generation: it may be removed meanwhile, and the number used anew.
+// copyChildren copies the entries of a directory, and then its metadata. The source is
+// known by inode number and generation: it may be removed between operations, and its
+// number reused.
 func (c *copier) copyChildren(src *inode, dst, avoid uint32, depth int) error {
 	fs := c.fs
 	if depth > 4096 {
@@ -328,7 +332,7 @@ func (c *copier) copyChildren(src *inode, dst, avoid uint32, depth int) error {
 	return err
 }
 
-// rereadInode reads an inode anew; nil: it was removed.
+// rereadInode reads an inode again; nil if it was removed.
 func (c *copier) rereadInode(i *inode) (*inode, error) {
 	now, err := c.fs.readRawInode(i.num)
 	if err != nil {
@@ -386,8 +390,8 @@ func (c *copier) copyChild(src *inode, dst, avoid uint32, name string, depth int
 	return nil
 }
 
-// copyNonDirectory copies what is no directory: as another name of its copy, or as a node. The
-// content of a file, which it opens, follows.
+// copyNonDirectory copies anything but a directory: as a hard link to an earlier copy of
+// the same inode, or as a new inode. For a regular file it only opens source and copy.
 func (c *copier) copyNonDirectory(dir *inode, name string, old *inode, from, to *File) error {
 	fs := c.fs
 	if num := c.copiedLinks[old.num]; num != 0 {
@@ -416,7 +420,8 @@ func (c *copier) copyNonDirectory(dir *inode, name string, old *inode, from, to 
 	return nil
 }
 
-// copyOpenFile copies the content of an open file to its copy, and closes both.
+// copyOpenFile copies content and metadata of an open file to its open copy, and closes
+// both.
 func (c *copier) copyOpenFile(from, to *File) error {
 	fs := c.fs
 	defer fs.closeWithoutCommit(from)
@@ -433,7 +438,7 @@ func (c *copier) copyOpenFile(from, to *File) error {
 	})
 }
 
-// closeWithoutCommit closes a file without a commit.
+// closeWithoutCommit closes a file without making it durable.
 func (fs *FS) closeWithoutCommit(f *File) {
 	f.closed.Store(true)
 	if fs.releaseInode(f.openInode) {

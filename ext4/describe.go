@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Description is what a file system says of itself. Sizes are bytes, times UTC and zero
-// where there was none yet.
+// Description is what a file system's superblock states. Sizes are bytes, times UTC; a
+// zero time means never.
 type Description struct {
 	Label    string
 	UUID     [16]byte
@@ -56,6 +56,7 @@ func Describe(dev Device, size int64) (Description, error) {
 	return d, nil
 }
 
+// buildDescription reads the fields of a Description.
 func (s *superblock) buildDescription() Description {
 	u16 := func(o int) int64 { return int64(le.Uint16(s.raw[o:])) }
 	u32 := func(o int) int64 { return int64(le.Uint32(s.raw[o:])) }
@@ -104,7 +105,8 @@ func (s *superblock) featureList() []string {
 	return list
 }
 
-// journalSize is the size of the log; 0: there is none, or it cannot be found.
+// journalSize returns the size of the journal in bytes; 0 if there is none or it is
+// damaged.
 func journalSize(dev Device, size int64, sb *superblock) int64 {
 	if sb.compat&compatJournal == 0 {
 		return 0

@@ -6,24 +6,24 @@ import (
 	"os"
 )
 
-// Device is what an image lies on: an [*os.File], most often. Reads beyond the end
-// of what was written return zeros up to the size of the image, as those of a sparse
-// file do. Sync returns once all earlier writes survive a power cut. A write of 512
-// bytes, at a multiple of 512, is taken to be whole after a crash or not there at all;
-// nothing more is expected of it.
+// Device is the storage of an image, most often an [*os.File]. Reads beyond the end of
+// what was written return zeros up to the size of the image, as those of a sparse file do.
+// Sync returns once all earlier writes survive a power cut. After a crash a write of 512
+// bytes at a multiple of 512 must be there as a whole or not at all; nothing more is
+// assumed.
 type Device interface {
 	io.ReaderAt
 	io.WriterAt
 	Sync() error
 }
 
-// puncher is a Device that can give storage back.
+// puncher is a Device that can free the storage of a range.
 type puncher interface {
 	// PunchHole makes a range read as zeros and frees its storage.
 	PunchHole(off, length int64) error
 }
 
-// readFull reads all of p. What a sparse file does not have reads as zeros.
+// readFull reads all of p. Beyond the end of a sparse file it reads zeros.
 func readFull(dev io.ReaderAt, p []byte, off int64) error {
 	n, err := dev.ReadAt(p, off)
 	if n == len(p) {
@@ -36,7 +36,7 @@ func readFull(dev io.ReaderAt, p []byte, off int64) error {
 	return err
 }
 
-// deviceSize returns the size of a device that tells it; 0: it does not.
+// deviceSize returns the size of a device in bytes; 0: it does not tell.
 func deviceSize(dev Device) int64 {
 	if f, ok := dev.(interface{ Stat() (os.FileInfo, error) }); ok {
 		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {

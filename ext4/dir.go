@@ -11,9 +11,10 @@ type entryLocation struct {
 	before int // entry before it in the block; -1: none
 }
 
+// dirBlockCount returns how many blocks a directory has.
 func (fs *FS) dirBlockCount(dir *inode) uint32 { return uint32(dir.size() / fs.sb.blockSize) }
 
-// findEntry looks a name up. It is ENOENT when it is not there.
+// findEntry looks a name up in a directory. ENOENT; ENAMETOOLONG.
 func (fs *FS) findEntry(dir *inode, name string) (entryLocation, error) {
 	if len(name) > maxName {
 		return entryLocation{}, errNameLong
@@ -49,15 +50,15 @@ func (fs *FS) findEntryAt(dir *inode, l uint32, name string) (entryLocation, boo
 	return entryLocation{e.ino, e.kind, l, at, e.off, e.len, before}, true, nil
 }
 
-// lookupChild looks a name up and reads the inode that it leads to. A directory must say by its
-// entry .. that it is in this one, and the root is in none. As each has one such entry, no
-// path leads through a directory twice, and what walks a damaged image ends.
+// lookupChild looks a name up and reads its inode. A directory must name this one in its
+// entry "..", and the root is in none. Each directory has one such entry, so no path leads
+// through a directory twice, and walks through a damaged image end.
 func (fs *FS) lookupChild(dir *inode, name string) (*inode, error) {
 	i, err := fs.viewChild(dir, name)
 	return i.cloneInode(), err
 }
 
-// viewChild is child as viewInode is inode.
+// viewChild is lookupChild without the copy: see viewInode.
 func (fs *FS) viewChild(dir *inode, name string) (*inode, error) {
 	if !dir.isDir() {
 		return nil, errNotDir
@@ -84,7 +85,7 @@ func (fs *FS) viewChild(dir *inode, name string) (*inode, error) {
 	return i, err
 }
 
-// parentInode returns the directory that a directory is in.
+// parentInode returns the inode number in a directory's entry "..".
 func (fs *FS) parentInode(dir *inode) (uint32, error) {
 	if dir.hasFlag(flagInline) {
 		return le.Uint32(dir.blockArea()), nil
@@ -100,7 +101,7 @@ func (fs *FS) parentInode(dir *inode) (uint32, error) {
 	return le.Uint32(b.data[12:]), nil
 }
 
-// setParentEntry changes where ".." of a directory leads.
+// setParentEntry changes a directory's entry "..".
 func (fs *FS) setParentEntry(dir *inode, parent uint32) error {
 	if _, err := fs.parentInode(dir); err != nil {
 		return err
@@ -122,7 +123,8 @@ func (fs *FS) setParentEntry(dir *inode, parent uint32) error {
 	return nil
 }
 
-// appendDirBlock adds a block to a directory. The caller fills and seals it.
+// appendDirBlock adds a zeroed block to a directory. The caller fills it and sets its
+// checksum.
 func (fs *FS) appendDirBlock(dir *inode) (l uint32, data []byte, err error) {
 	l = fs.dirBlockCount(dir)
 	goal := fs.sb.groupStart((dir.num - 1) / fs.sb.inodesPerGroup)
@@ -143,7 +145,8 @@ func (fs *FS) appendDirBlock(dir *inode) (l uint32, data []byte, err error) {
 	return l, fs.createZeroedBlock(r.start), nil
 }
 
-// addEntry adds a name that is not there to a directory. The caller stores the inode.
+// addEntry adds a name to a directory that does not have it. A directory of one full block
+// gets an index first. The caller stores the directory's inode.
 func (fs *FS) addEntry(dir *inode, name string, ino uint32, kind byte) error {
 	if !dir.hasFlag(flagExtents) {
 		return unsupportedf("adding to directory %d, which has no extents", dir.num)
@@ -179,7 +182,8 @@ func (fs *FS) addEntry(dir *inode, name string, ino uint32, kind byte) error {
 	return nil
 }
 
-// removeEntry removes the entry that find found. The caller stores the inode.
+// removeEntry removes an entry that findEntry found. The caller stores the directory's
+// inode.
 func (fs *FS) removeEntry(dir *inode, p entryLocation) error {
 	fs.nameChanges++
 	b, err := fs.modifyBlock(p.at)
@@ -191,7 +195,8 @@ func (fs *FS) removeEntry(dir *inode, p entryLocation) error {
 	return nil
 }
 
-// retargetEntry makes an entry lead to another inode. The caller stores the directory's.
+// retargetEntry makes an entry lead to another inode. The caller stores the directory's
+// inode.
 func (fs *FS) retargetEntry(dir *inode, p entryLocation, ino uint32, kind byte) error {
 	fs.nameChanges++
 	b, err := fs.modifyBlock(p.at)
@@ -205,7 +210,7 @@ func (fs *FS) retargetEntry(dir *inode, p entryLocation, ino uint32, kind byte) 
 	return nil
 }
 
-// initDirectory gives a new directory its first block.
+// initDirectory gives a new directory its first block, with the entries "." and "..".
 func (fs *FS) initDirectory(dir *inode, parent uint32) error {
 	initExtentNode(dir.blockArea(), 0, 0)
 	le.PutUint32(dir.raw[inFlags:], dir.flags()|flagExtents)
@@ -219,7 +224,7 @@ func (fs *FS) initDirectory(dir *inode, parent uint32) error {
 	return nil
 }
 
-// isEmptyDir reports whether a directory holds nothing.
+// isEmptyDir reports whether a directory has no entries except "." and "..".
 func (fs *FS) isEmptyDir(dir *inode) (bool, error) {
 	if dir.hasFlag(flagInline) {
 		list, err := fs.inlineEntries(dir)

@@ -21,10 +21,10 @@ const (
 	ftSymlink = 7
 )
 
-// entryLength returns how long an entry with a name of n bytes must be.
+// entryLength returns the length of an entry with a name of n bytes.
 func entryLength(n int) int { return (entryHeaderLen + n + 3) &^ 3 }
 
-// entryTypeOf translates the type in a mode to that of an entry.
+// entryTypeOf returns the type that entries have for the type bits of a mode.
 func entryTypeOf(mode uint16) byte {
 	switch mode & typeMask {
 	case typeRegular:
@@ -45,7 +45,7 @@ func entryTypeOf(mode uint16) byte {
 	return ftUnknown
 }
 
-// modeOfEntryType is the opposite of entryTypeOf.
+// modeOfEntryType returns the type bits of a mode for the type in an entry.
 func modeOfEntryType(t byte) uint16 {
 	switch t {
 	case ftRegular:
@@ -75,7 +75,7 @@ type dirent struct {
 	name []byte // of the block
 }
 
-// parseEntry reads the entry at off of a block; end is where entries end.
+// parseEntry reads the entry at off in a block whose entries stop at end.
 func (fs *FS) parseEntry(dir uint32, b []byte, off, end int) (dirent, error) {
 	if off+entryHeaderLen > end {
 		return dirent{}, corruptf("an entry of directory %d", dir)
@@ -109,7 +109,7 @@ func putEntry(b []byte, ino uint32, length int, kind byte, name string) {
 	copy(b[entryHeaderLen:], name)
 }
 
-// eachEntry calls f for each entry of a block that is in use, until it says stop.
+// eachEntry calls f for each used entry of a block, until f returns true.
 func (fs *FS) eachEntry(dir uint32, b []byte, end int, f func(dirent) (stop bool)) error {
 	for off := 0; off < end; {
 		e, err := fs.parseEntry(dir, b, off, end)
@@ -124,10 +124,10 @@ func (fs *FS) eachEntry(dir uint32, b []byte, end int, f func(dirent) (stop bool
 	return nil
 }
 
-// invalidEntryName reports whether a name on disk is one that no directory may have.
+// invalidEntryName reports whether a name holds bytes that no name may have.
 func invalidEntryName(n []byte) bool { return strings.ContainsAny(string(n), "/\x00") }
 
-// entriesEnd returns where the entries of a block end.
+// entriesEnd returns where the entries of a directory block stop: before the checksum.
 func (fs *FS) entriesEnd() int {
 	if fs.sb.metadataCsum {
 		return int(fs.sb.blockSize) - dirTailLen
@@ -135,8 +135,8 @@ func (fs *FS) entriesEnd() int {
 	return int(fs.sb.blockSize)
 }
 
-// readDirBlock returns a block of a directory that holds entries, or an inner node of
-// an index, checked; and where it lies.
+// readDirBlock returns block l of a directory, checked, and its block number. index: it is
+// an inner node of the index, not a block of entries.
 func (fs *FS) readDirBlock(dir *inode, l uint32, index bool) (*block, uint64, error) {
 	e, err := fs.lookupExtent(dir, l)
 	if err != nil {
@@ -168,7 +168,8 @@ func (fs *FS) readDirBlock(dir *inode, l uint32, index bool) (*block, uint64, er
 	return b, at, nil
 }
 
-// checkDirBlock checks all that later code relies on.
+// checkDirBlock checks checksum and entries of a block: everything that later code relies
+// on.
 func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 	if fs.sb.metadataCsum {
 		t := b[len(b)-dirTailLen:]
@@ -190,8 +191,8 @@ func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 	return err
 }
 
-// checkDotEntries refuses entries "." and ".." anywhere but at the beginning of a directory:
-// as names of something else they would lead out of where they are used.
+// checkDotEntries refuses entries "." and ".." except at the beginning of a directory: as
+// names of something else they would lead out of the directory that they are used in.
 func (fs *FS) checkDotEntries(dir *inode, l uint32, b []byte) error {
 	n, bad := 0, false
 	err := fs.eachEntry(dir.num, b, fs.entriesEnd(), func(e dirent) bool {
@@ -213,14 +214,15 @@ func (fs *FS) setDirChecksum(dir *inode, b []byte) {
 	}
 }
 
-// entryRoom is where a block of a directory has room for an entry.
+// entryRoom is room for an entry in a directory block: an unused entry, or the unused end
+// of one.
 type entryRoom struct {
 	off  int // of the entry there
 	used int // bytes that it needs itself
 	len  int
 }
 
-// findEntryRoom finds room for a name.
+// findEntryRoom finds room for a name in a block.
 func (fs *FS) findEntryRoom(dir *inode, b []byte, name string) (entryRoom, bool, error) {
 	need, end := entryLength(len(name)), fs.entriesEnd()
 	for off := 0; off < end; {
@@ -240,7 +242,7 @@ func (fs *FS) findEntryRoom(dir *inode, b []byte, name string) (entryRoom, bool,
 	return entryRoom{}, false, nil
 }
 
-// placeEntry puts an entry where findEntryRoom found room for it.
+// placeEntry writes an entry where findEntryRoom found room.
 func (fs *FS) placeEntry(dir *inode, b []byte, r entryRoom, ino uint32, kind byte, name string) {
 	if r.used > 0 {
 		le.PutUint16(b[r.off+4:], uint16(r.used))
@@ -249,8 +251,8 @@ func (fs *FS) placeEntry(dir *inode, b []byte, r entryRoom, ino uint32, kind byt
 	fs.setDirChecksum(dir, b)
 }
 
-// addEntryToBlock puts an entry into the block at a place on the device, if there is room,
-// and reports whether there was.
+// addEntryToBlock adds an entry to block number at, which is b, and reports whether there
+// was room.
 func (fs *FS) addEntryToBlock(dir *inode, b *block, at uint64, ino uint32, kind byte, name string) (bool, error) {
 	r, ok, err := fs.findEntryRoom(dir, b.data, name)
 	if err != nil || !ok {
@@ -264,7 +266,8 @@ func (fs *FS) addEntryToBlock(dir *inode, b *block, at uint64, ino uint32, kind 
 	return true, nil
 }
 
-// findEntryInBlock finds a name, and the entry before it (off -1: it is the first).
+// findEntryInBlock finds a name in a block, and the offset of the entry before it; -1: it
+// is the first.
 func (fs *FS) findEntryInBlock(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
 	before = -1
 	if len(b) < 65536 && fs.sb.incompat&incompatFiletype != 0 {
@@ -283,8 +286,8 @@ func (fs *FS) findEntryInBlock(dir *inode, b []byte, name string) (e dirent, bef
 	return e, before, false, nil
 }
 
-// findEntryFast is findEntryInBlock in a hurry, for the usual blocks: a name is looked at only
-// where its length fits.
+// findEntryFast is findEntryInBlock for blocks of the usual format: it reads a name only
+// where the length fits.
 func (fs *FS) findEntryFast(dir *inode, b []byte, name string) (e dirent, before int, found bool, err error) {
 	before = -1
 	for off, end := 0, fs.entriesEnd(); off < end; {
@@ -306,7 +309,8 @@ func (fs *FS) findEntryFast(dir *inode, b []byte, name string) (e dirent, before
 	return e, before, false, nil
 }
 
-// removeEntryFromBlock removes an entry: the one before it, if there is one, gets its space.
+// removeEntryFromBlock removes an entry. The entry before it in the block, if there is
+// one, is extended over its space.
 func (fs *FS) removeEntryFromBlock(dir *inode, b []byte, e dirent, before int) {
 	if before >= 0 {
 		le.PutUint16(b[before+4:], le.Uint16(b[before+4:])+uint16(e.len))
@@ -317,7 +321,7 @@ func (fs *FS) removeEntryFromBlock(dir *inode, b []byte, e dirent, before int) {
 	fs.setDirChecksum(dir, b)
 }
 
-// initEmptyDirBlock makes a block that holds one unused entry.
+// initEmptyDirBlock fills a block with one unused entry.
 func (fs *FS) initEmptyDirBlock(dir *inode, b []byte) {
 	clear(b)
 	le.PutUint16(b[4:], uint16(fs.entriesEnd()))

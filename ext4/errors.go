@@ -23,6 +23,7 @@ var (
 	ErrReadOnly error = syscall.EROFS
 )
 
+// noFileSystem is the type of ErrNoFileSystem.
 type noFileSystem struct{}
 
 func (noFileSystem) Error() string { return "there is no ext4 file system: no superblock was found" }
@@ -54,4 +55,5 @@ const (
 	errClosed   = syscall.EBADF
 )
 
+// isCorrupt reports whether an error matches ErrCorrupt.
 func isCorrupt(err error) bool { return errors.Is(err, ErrCorrupt) }

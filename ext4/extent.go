@@ -2,7 +2,8 @@ package ext4
 
 import "sort"
 
-// extent maps adjacent blocks of a file to adjacent blocks of the device.
+// extent is a range of logical blocks of a file that lie one after the other on the
+// device.
 type extent struct {
 	logical   uint32
 	n         uint32
@@ -10,6 +11,7 @@ type extent struct {
 	unwritten bool // reads as zeros
 }
 
+// endBlock returns the first logical block after the extent.
 func (e extent) endBlock() uint64 { return uint64(e.logical) + uint64(e.n) }
 
 // A node of an extent tree is a header and entries of 12 bytes each. The root lies in
@@ -19,6 +21,8 @@ const (
 	extentEntryLen  = 12
 )
 
+// extentNode is a node of an extent tree: a header, then entries in ascending order.
+// Entries of a leaf are extents; those of an index node lead to children.
 type extentNode []byte
 
 func (n extentNode) entryCount() int { return int(le.Uint16(n[2:])) }
@@ -31,12 +35,14 @@ func (n extentNode) firstLogical(i int) uint32 { return le.Uint32(n.entryBytes(i
 
 func (n extentNode) setEntryCount(v int) { le.PutUint16(n[2:], uint16(v)) }
 
-// childBlock returns where the node beneath entry i lies.
+// childBlock returns the block that entry i of an index node leads to.
 func (n extentNode) childBlock(i int) uint64 {
 	e := n.entryBytes(i)
 	return uint64(le.Uint32(e[4:])) | uint64(le.Uint16(e[8:]))<<32
 }
 
+// extentAt reads entry i of a leaf. Lengths above maxExtent mark extents that read as
+// zeros.
 func (n extentNode) extentAt(i int) extent {
 	b := n.entryBytes(i)
 	e := extent{logical: le.Uint32(b), n: uint32(le.Uint16(b[4:])), start: uint64(le.Uint32(b[8:])) | uint64(le.Uint16(b[6:]))<<32}
@@ -46,6 +52,7 @@ func (n extentNode) extentAt(i int) extent {
 	return e
 }
 
+// setExtentAt writes entry i of a leaf.
 func (n extentNode) setExtentAt(i int, e extent) {
 	b, l := n.entryBytes(i), e.n
 	if e.unwritten {
@@ -57,6 +64,7 @@ func (n extentNode) setExtentAt(i int, e extent) {
 	le.PutUint32(b[8:], uint32(e.start))
 }
 
+// setIndexAt writes entry i of an index node.
 func (n extentNode) setIndexAt(i int, key uint32, child uint64) {
 	b := n.entryBytes(i)
 	le.PutUint32(b, key)
@@ -65,13 +73,14 @@ func (n extentNode) setIndexAt(i int, key uint32, child uint64) {
 	le.PutUint16(b[10:], 0)
 }
 
-// insertSlot makes room for an entry at i; there must be some.
+// insertSlot makes room for an entry at i. The node must not be full.
 func (n extentNode) insertSlot(i int) {
 	c := n.entryCount()
 	copy(n[extentHeaderLen+extentEntryLen*(i+1):extentHeaderLen+extentEntryLen*(c+1)], n[extentHeaderLen+extentEntryLen*i:extentHeaderLen+extentEntryLen*c])
 	n.setEntryCount(c + 1)
 }
 
+// removeEntries removes k entries from i on.
 func (n extentNode) removeEntries(i, k int) {
 	c := n.entryCount()
 	copy(n[extentHeaderLen+extentEntryLen*i:], n[extentHeaderLen+extentEntryLen*(i+k):extentHeaderLen+extentEntryLen*c])
@@ -79,11 +88,13 @@ func (n extentNode) removeEntries(i, k int) {
 	n.setEntryCount(c - k)
 }
 
-// findEntryFor returns the last entry with a key not above l; -1: all are above.
+// findEntryFor returns the last entry that begins at or before logical block l, or -1.
 func (n extentNode) findEntryFor(l uint32) int {
 	return sort.Search(n.entryCount(), func(i int) bool { return n.firstLogical(i) > l }) - 1
 }
 
+// initExtentNode turns b into an empty node. tail is the size of the checksum after the
+// entries.
 func initExtentNode(b []byte, depth, tail int) extentNode {
 	clear(b)
 	le.PutUint16(b, extentMagic)
@@ -92,13 +103,13 @@ func initExtentNode(b []byte, depth, tail int) extentNode {
 	return b
 }
 
-// extentRoot returns the root of an inode's extent tree, checked.
+// extentRoot returns the root of an inode's extent tree, which lies in the inode, checked.
 func (fs *FS) extentRoot(i *inode) (extentNode, error) {
 	n := extentNode(i.blockArea())
 	return n, fs.checkExtentNode(i, n, -1)
 }
 
-// readExtentNode returns the node at a block, to be read.
+// readExtentNode returns a node in a block of its own, for reading, checked.
 func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error) {
 	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
 		return nil, corruptf("extents of inode %d", i.num)
@@ -127,7 +138,8 @@ func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error)
 	return n, nil
 }
 
-// checkExtentNode checks what later code relies on: sizes, order, and places.
+// checkExtentNode checks what later code relies on: sizes, order, and that all blocks are
+// in the image. depth is the one that the parent implies; -1 for a root.
 func (fs *FS) checkExtentNode(i *inode, n extentNode, depth int) error {
 	bad := func() error { return corruptf("extents of inode %d", i.num) }
 	if le.Uint16(n) != extentMagic || n.entryCount() > n.maxEntries() || extentHeaderLen+extentEntryLen*n.maxEntries() > len(n) || n.treeDepth() > maxDepth ||
@@ -155,8 +167,8 @@ func (fs *FS) checkExtentNode(i *inode, n extentNode, depth int) error {
 	return nil
 }
 
-// lookupExtent returns the extent that holds logical block l, or, where there is none, a
-// hole: an extent with start 0 that ends where the next begins, or at end of all.
+// lookupExtent returns the extent that holds logical block l. In a hole it returns an
+// extent with start 0 that reaches to the next one, or to the largest block.
 func (fs *FS) lookupExtent(i *inode, l uint32) (extent, error) {
 	if !i.hasFlag(flagExtents) {
 		return fs.lookupBlockMap(i, l)
@@ -188,12 +200,13 @@ func (fs *FS) lookupExtent(i *inode, l uint32) (extent, error) {
 	}
 }
 
+// holeExtent describes a hole from l to limit.
 func holeExtent(l uint32, limit uint64) extent {
 	return extent{logical: l, n: uint32(min(limit-uint64(l), maxLogical))}
 }
 
-// eachExtent calls f for each extent that ends after logical block from, in order,
-// until f says that it is enough.
+// eachExtent calls f for each extent that ends after logical block from, in order, until f
+// returns false.
 func (fs *FS) eachExtent(i *inode, from uint32, f func(extent) (more bool, err error)) error {
 	if !i.hasFlag(flagExtents) {
 		return fs.eachBlockMapExtent(i, from, f)
@@ -207,6 +220,8 @@ func (fs *FS) eachExtent(i *inode, from uint32, f func(extent) (more bool, err e
 	return err
 }
 
+// walkExtentNode calls f for the extents beneath a node. next is the first logical block
+// that was not visited yet.
 func (fs *FS) walkExtentNode(i *inode, n extentNode, next *uint64, f func(extent) (bool, error)) (bool, error) {
 	for k := max(n.findEntryFor(uint32(min(*next, maxLogical))), 0); k < n.entryCount(); k++ {
 		if n.treeDepth() == 0 {

@@ -1,13 +1,13 @@
 package ext4
 
-// extentStep is one node on the way from the root of an extent tree to a leaf.
+// extentStep is one node on the path from the root of an extent tree to a leaf.
 type extentStep struct {
 	blockNumber uint64 // its block; 0: the root, in the inode
 	node        extentNode
 	entry       int // entry that leads on; in a leaf the last one that begins at or before what was sought, or -1
 }
 
-// findExtentPath finds the leaf that holds logical block l, or would.
+// findExtentPath finds the leaf in which logical block l is mapped, or would be.
 func (fs *FS) findExtentPath(i *inode, l uint32) ([]extentStep, error) {
 	n, err := fs.extentRoot(i)
 	if err != nil {
@@ -29,8 +29,8 @@ func (fs *FS) findExtentPath(i *inode, l uint32) ([]extentStep, error) {
 	}
 }
 
-// modifyExtentNode makes a node of a path changeable. The root is part of the inode, which the
-// caller stores.
+// modifyExtentNode makes a node of a path changeable. The root is part of the inode, which
+// the caller stores.
 func (fs *FS) modifyExtentNode(s *extentStep) error {
 	if s.blockNumber == 0 {
 		return nil
@@ -48,7 +48,7 @@ func (fs *FS) setExtentChecksum(i *inode, s *extentStep) {
 	}
 }
 
-// fixParentKeys makes the keys above a changed leaf tell what it begins with.
+// fixParentKeys updates the keys in the nodes above a leaf whose first entry changed.
 func (fs *FS) fixParentKeys(i *inode, path []extentStep) error {
 	for lvl := len(path) - 1; lvl > 0; lvl-- {
 		s, up := &path[lvl], &path[lvl-1]
@@ -67,7 +67,8 @@ func (fs *FS) fixParentKeys(i *inode, path []extentStep) error {
 	return nil
 }
 
-// insertExtent maps what is a hole.
+// insertExtent maps a range that is a hole. It merges the extent with its neighbours if
+// possible, and splits full nodes.
 func (fs *FS) insertExtent(i *inode, e extent) error {
 	for {
 		path, err := fs.findExtentPath(i, e.logical)
@@ -94,8 +95,8 @@ func (fs *FS) insertExtent(i *inode, e extent) error {
 	}
 }
 
-// mergeExtent joins e to a neighbour in the leaf, and that to the other one, and
-// reports whether it did.
+// mergeExtent joins e to the entry before it in the leaf, after it, or both, and reports
+// whether it could.
 func mergeExtent(leaf *extentStep, e extent) bool {
 	n, k := leaf.node, leaf.entry
 	if k >= 0 {
@@ -121,7 +122,8 @@ func mergeExtent(leaf *extentStep, e extent) bool {
 	return false
 }
 
-// canMergeExtents reports whether b goes on where a ends, and both fit in one extent.
+// canMergeExtents reports whether b continues a, in the file and on the device, and both
+// fit into one extent.
 func canMergeExtents(a, b extent) bool {
 	most := uint32(maxExtent)
 	if a.unwritten {
@@ -130,8 +132,8 @@ func canMergeExtents(a, b extent) bool {
 	return a.unwritten == b.unwritten && a.endBlock() == uint64(b.logical) && a.start+uint64(a.n) == b.start && a.n+b.n <= most
 }
 
-// splitExtentNode makes room in the node at a level of a path, by splitting it or one above.
-// The path is to be found again afterwards.
+// splitExtentNode makes room in the node at level lvl of a path, by splitting it or a node
+// above. The path is invalid afterwards.
 func (fs *FS) splitExtentNode(i *inode, path []extentStep, lvl int) error {
 	if lvl == 0 {
 		return fs.deepenExtentTree(i, &path[0])
@@ -167,7 +169,7 @@ func (fs *FS) splitExtentNode(i *inode, path []extentStep, lvl int) error {
 	return nil
 }
 
-// deepenExtentTree puts a node between the root and what is beneath it.
+// deepenExtentTree adds a level: the root's entries move to a new node beneath it.
 func (fs *FS) deepenExtentTree(i *inode, root *extentStep) error {
 	if root.node.treeDepth() >= maxDepth {
 		return errTooBig
@@ -187,7 +189,7 @@ func (fs *FS) deepenExtentTree(i *inode, root *extentStep) error {
 	return nil
 }
 
-// allocExtentBlock allocates a block for a node of an inode's tree.
+// allocExtentBlock allocates a block for a node of an inode's extent tree.
 func (fs *FS) allocExtentBlock(i *inode, near uint64) (uint64, error) {
 	if near == 0 {
 		near = fs.sb.groupStart((i.num - 1) / fs.sb.inodesPerGroup)
@@ -199,9 +201,9 @@ func (fs *FS) allocExtentBlock(i *inode, near uint64) (uint64, error) {
 	return r.start, err
 }
 
-// removeExtents unmaps logical blocks from..to-1 and frees what they were mapped to.
-// It returns how far it came: to, or less when the operation has become large and
-// should go on in another one.
+// removeExtents unmaps logical blocks from..to-1 and frees their blocks. It returns how
+// far it got: to, or less when the operation is full and the caller has to go on in
+// another one.
 func (fs *FS) removeExtents(i *inode, from, to uint64) (uint64, error) {
 	for from < to {
 		if fs.operationFull() {
@@ -218,7 +220,8 @@ func (fs *FS) removeExtents(i *inode, from, to uint64) (uint64, error) {
 	return to, fs.flattenExtentTree(i)
 }
 
-// removeFromLeaf removes from one leaf, and returns where to go on.
+// removeFromLeaf unmaps logical blocks from..to-1 as far as one leaf maps them, and
+// returns where to go on.
 func (fs *FS) removeFromLeaf(i *inode, path []extentStep, from, to uint64) (uint64, error) {
 	leaf := &path[len(path)-1]
 	next := to
@@ -276,7 +279,8 @@ func (fs *FS) removeFromLeaf(i *inode, path []extentStep, from, to uint64) (uint
 	return next, fs.removeEmptyNodes(i, path)
 }
 
-// removeEmptyNodes takes an empty node out of the tree, and those above that become empty.
+// removeEmptyNodes frees the node at the end of a path, which is empty, and the nodes
+// above that become empty.
 func (fs *FS) removeEmptyNodes(i *inode, path []extentStep) error {
 	lvl := len(path) - 1
 	for ; lvl > 0 && path[lvl].node.entryCount() == 0; lvl-- {
@@ -297,7 +301,7 @@ func (fs *FS) removeEmptyNodes(i *inode, path []extentStep) error {
 	return fs.fixParentKeys(i, path[:lvl+1])
 }
 
-// flattenExtentTree takes the levels away that a small tree no longer needs.
+// flattenExtentTree moves the entries of a single child into the root while they fit.
 func (fs *FS) flattenExtentTree(i *inode) error {
 	root, err := fs.extentRoot(i)
 	if err != nil {
@@ -323,8 +327,8 @@ func (fs *FS) flattenExtentTree(i *inode) error {
 	return nil
 }
 
-// convertUnwritten makes n blocks from l on, which are part of the unwritten extent e,
-// read as what is on the device.
+// convertUnwritten marks n blocks from l on, part of the unwritten extent e, as written:
+// from now on they read as their content on the device.
 func (fs *FS) convertUnwritten(i *inode, e extent, l, n uint32) error {
 	path, err := fs.findExtentPath(i, l)
 	if err != nil {

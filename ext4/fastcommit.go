@@ -29,7 +29,7 @@ const (
 	maxFastBytes  = 16 << 20
 )
 
-// fastTag is one change.
+// fastTag is one change in a fast commit.
 type fastTag struct {
 	kind   uint16
 	ino    uint32
@@ -45,7 +45,7 @@ type rawFastTag struct {
 	data []byte
 }
 
-// fastScan collects the tags of the fast commits that are complete.
+// fastScan collects the tags of complete fast commits.
 type fastScan struct {
 	number    uint32       // of the transaction that they belong to
 	sum       uint32       // of the fast commit under way
@@ -55,9 +55,8 @@ type fastScan struct {
 }
 
 // readFastCommits reads the fast commits that follow the last transaction; next is the
-// number of the transaction that would follow it. They end at the first incomplete one,
-// which is what a crash leaves. But the first has to be complete: Linux refuses to mount
-// the file system otherwise.
+// sequence number that would follow it. They end at the first incomplete one, as a crash
+// leaves it. An incomplete first one is damage: Linux refuses to mount such a file system.
 func (fs *FS) readFastCommits(j *journal, next uint32) ([]fastTag, error) {
 	length := j.fastCommitBlocks()
 	if j.start == 0 || length < 2 {
@@ -85,6 +84,7 @@ func (fs *FS) readFastCommits(j *journal, next uint32) ([]fastTag, error) {
 	return fs.parseFastTags(scan.committed)
 }
 
+// parseFastTags parses all tags.
 func (fs *FS) parseFastTags(raw []rawFastTag) ([]fastTag, error) {
 	tags := make([]fastTag, 0, len(raw))
 	for _, r := range raw {
@@ -97,7 +97,7 @@ func (fs *FS) parseFastTags(raw []rawFastTag) ([]fastTag, error) {
 	return tags, nil
 }
 
-// findEntryFast reads the tags in a block, up to the first that cannot be part of a complete
+// scanBlock reads the tags in a block, up to the first that cannot be part of a complete
 // fast commit.
 func (s *fastScan) scanBlock(b []byte, first bool) error {
 	for off := 0; off+fastTagLen <= len(b); {
@@ -135,7 +135,7 @@ func (s *fastScan) scanBlock(b []byte, first bool) error {
 	return nil
 }
 
-// scanTail completes the fast commit under way, if its number and its checksum are right.
+// scanTail completes the current fast commit if its number and checksum are right.
 func (s *fastScan) scanTail(tag []byte) {
 	data := tag[fastTagLen:]
 	if len(data) < fastTailSize || le.Uint32(data) != s.number || crc32c(s.sum, tag[:fastTagLen+4]) != le.Uint32(data[4:]) {
@@ -147,7 +147,7 @@ func (s *fastScan) scanTail(tag []byte) {
 	s.pending, s.sum = nil, 0
 }
 
-// parseFastTag parses a tag of a complete fast commit and checks its figures.
+// parseFastTag parses a tag of a complete fast commit and checks its values.
 func (fs *FS) parseFastTag(r rawFastTag) (fastTag, error) {
 	tag, data := fastTag{kind: r.kind}, r.data
 	valid := false
@@ -182,5 +182,5 @@ func (fs *FS) parseFastTag(r rawFastTag) (fastTag, error) {
 	return tag, nil
 }
 
-// isUserInode reports whether an inode number is not reserved for the file system itself.
+// isUserInode reports whether an inode number is not reserved.
 func (fs *FS) isUserInode(num uint32) bool { return num >= fs.sb.firstUserInode && num <= fs.sb.inodes }

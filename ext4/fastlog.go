@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// replayFastCommits replays the fast commits of a log, and adds the blocks that they change
-// to the newest versions of blocks. Unless the file system is opened read-only, these become
-// the last transaction of the log before anything is written to its place.
+// replayFastCommits replays the fast commits of a log, and adds the blocks that they
+// change to newest. Unless opened read-only, these blocks become the last transaction of
+// the log before anything is written in place.
 func (fs *FS) replayFastCommits(s *logScan, newest map[uint64]logBlock) error {
 	tags, err := fs.readFastCommits(s.j, s.next)
 	if len(tags) == 0 || err != nil {
@@ -35,8 +35,8 @@ func (fs *FS) replayFastCommits(s *logScan, newest map[uint64]logBlock) error {
 	return nil
 }
 
-// shortenLog checkpoints all that is in a log and leaves the last transaction in it, because
-// fast commits are valid only after the transaction before theirs.
+// shortenLog checkpoints the whole log and leaves only the last transaction in it: fast
+// commits are valid only after the transaction before theirs.
 func (fs *FS) shortenLog(s *logScan, newest map[uint64]logBlock) error {
 	if err := fs.writeReplayedInPlace(newest); err != nil {
 		return err
@@ -46,7 +46,7 @@ func (fs *FS) shortenLog(s *logScan, newest map[uint64]logBlock) error {
 	return errors.Join(fs.writeJournalSuperblock(s.j), fs.dev.Sync())
 }
 
-// logAppender appends a transaction to a log that is to be replayed.
+// logAppender appends a transaction to a log that has to be replayed.
 type logAppender struct {
 	fs     *FS
 	j      *journal

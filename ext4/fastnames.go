@@ -2,13 +2,14 @@ package ext4
 
 import "errors"
 
-// replayInode brings an inode to the state that a fast commit logs. Its mapping is kept, which
-// ranges change; so is what follows from the names in a directory, which alone Linux logs.
+// replayInode brings an inode to the state that a fast commit logs. Its mapping is kept,
+// since ranges are logged apart; so is everything that follows from the names in a
+// directory, since Linux logs only the names.
 //
-// Another generation means that the inode was freed and its number was used again, so the
-// new file gets nothing of the old one. Linux, and e2fsck, leave it the old mapping if they
-// replay no removal before, as when the old file was an orphan in the last transaction: what
-// was deleted then shows in holes of the new file.
+// Another generation means that the inode was freed and its number reused: the new file
+// gets nothing of the old one. Linux, and e2fsck, leave it the old mapping if no removal
+// was replayed before, as when the old file was an orphan in the last transaction; deleted
+// data then shows in holes of the new file.
 func (r *fastReplay) replayInode(num uint32, raw []byte) error {
 	fs := r.fs
 	logged := &inode{num, make([]byte, fs.sb.inodeSize)}
@@ -64,7 +65,8 @@ func (r *fastReplay) initLoggedInode(i *inode) {
 	}
 }
 
-// keepUnloggedFields copies to an inode as logged, with n bytes, what a fast commit does not log.
+// keepUnloggedFields copies from the old inode the fields that a fast commit does not log;
+// n is the number of bytes logged.
 func (r *fastReplay) keepUnloggedFields(old, logged *inode, n int) {
 	copy(logged.raw[n:], old.raw[n:])
 	copy(logged.blockArea(), old.blockArea())
@@ -81,8 +83,8 @@ func (r *fastReplay) keepUnloggedFields(old, logged *inode, n int) {
 	le.PutUint32(logged.raw[inFlags:], logged.flags()&^uint32(flagIndexed)|old.flags()&flagIndexed)
 }
 
-// claimInodeNumber marks an inode as used, and clears those before it in the table that were
-// never used and would count as used otherwise.
+// claimInodeNumber marks an inode as used. It clears the inodes before it in the table
+// that were never used: they would count as used otherwise.
 func (r *fastReplay) claimInodeNumber(num uint32, dir bool) error {
 	fs := r.fs
 	g, index := (num-1)/fs.sb.inodesPerGroup, (num-1)%fs.sb.inodesPerGroup
@@ -122,7 +124,7 @@ func (r *fastReplay) claimInodeNumber(num uint32, dir bool) error {
 	return nil
 }
 
-// replayAddName gives an inode a name. A new directory gets its first block, too.
+// replayAddName gives an inode a name. A new directory gets its first block.
 func (r *fastReplay) replayAddName(t fastTag, created bool) error {
 	fs := r.fs
 	dir, i, err := r.entryInodes(t)
@@ -193,7 +195,7 @@ func (r *fastReplay) entryInodes(t fastTag) (dir, i *inode, err error) {
 	return dir, i, err
 }
 
-// replayRemoveName removes a name. An inode that has no other is freed at the end.
+// replayRemoveName removes a name. An inode without another is freed at the end.
 func (r *fastReplay) replayRemoveName(t fastTag) error {
 	fs := r.fs
 	dir, i, err := r.entryInodes(t)

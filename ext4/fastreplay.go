@@ -24,7 +24,7 @@ const (
 	fastReadsPerTag    = 16
 )
 
-// fastReplay is the replay of fast commits in progress.
+// fastReplay is the state of a replay of fast commits.
 type fastReplay struct {
 	fs       *FS
 	touched  map[uint32]bool // inodes; true: had no name before
@@ -37,8 +37,9 @@ type fastReplay struct {
 	extraNames map[uint32]int    // of directories, which have two names while they are renamed
 }
 
-// replayFastTags carries fast commits out in memory, and returns the blocks that they
-// change. newest are the blocks of the log's transactions, last is the time of the last.
+// replayFastTags carries out fast commits in memory, and returns the blocks that they
+// change. newest are the blocks of the log's transactions, last is the commit time of the
+// last one.
 func (fs *FS) replayFastTags(tags []fastTag, newest map[uint64]logBlock, last int64) (map[uint64][]byte, error) {
 	if err := fs.checkFastFeatures(); err != nil {
 		return nil, err
@@ -83,7 +84,7 @@ func (fs *FS) replayFastTags(tags []fastTag, newest map[uint64]logBlock, last in
 	return changed, nil
 }
 
-// resetAfterFastReplay forgets all that a replay in memory left in fs.
+// resetAfterFastReplay removes everything that a replay in memory left in fs.
 func (fs *FS) resetAfterFastReplay(replayed map[uint64]logBlock, sb *superblock, txLimit, cacheLimit int) {
 	fs.replayedBlocks, fs.sb, fs.maxTxBlocks = replayed, sb, txLimit
 	fs.orphans, fs.fastReplay, fs.heldBlocks, fs.counters = nil, nil, busyBlocks{}, counters{}
@@ -92,8 +93,8 @@ func (fs *FS) resetAfterFastReplay(replayed map[uint64]logBlock, sb *superblock,
 	fs.allocHints = map[uint32]uint32{}
 }
 
-// checkFastFeatures refuses features with which names and blocks cannot be changed. What
-// is replayed in memory only need not keep quotas and the like.
+// checkFastFeatures refuses features with which names and blocks cannot be changed.
+// Read-only, quotas and the like need not be kept.
 func (fs *FS) checkFastFeatures() error {
 	incompat, ro := uint32(writableIncompat), uint32(writableROCompat)
 	if fs.opts.ReadOnly {
@@ -112,9 +113,9 @@ func (fs *FS) checkFastFeatures() error {
 	return nil
 }
 
-// fastCommitTime returns the time that the replay sets: that of the last change of an
-// inode in the fast commits, or of what was written before them, so that replaying twice
-// gives the same.
+// fastCommitTime returns the time for inodes that the replay changes: the last change of
+// an inode in the fast commits, or the last write before. It does not depend on the clock,
+// so that a second replay gives the same result.
 func (fs *FS) fastCommitTime(tags []fastTag, before int64) time.Time {
 	latest := time.Unix(before, 0)
 	logged := &inode{raw: make([]byte, fs.sb.inodeSize)}
@@ -134,6 +135,7 @@ func (fs *FS) fastCommitTime(tags []fastTag, before int64) time.Time {
 	return latest
 }
 
+// replayTags carries out all tags, and then settles inodes and bitmaps.
 func (r *fastReplay) replayTags(tags []fastTag) error {
 	r.fs.fastReplay = r
 	// Directories and extent trees that grow must not take blocks that files will get.
@@ -171,8 +173,8 @@ func (r *fastReplay) checkChangeLimit(blocks int) error {
 	return nil
 }
 
-// countBlockUse bounds how often blocks are used: a tag costs little unless the image is made
-// to make it cost much.
+// countBlockUse bounds how often blocks are read: hostile images could make each tag
+// expensive.
 func (r *fastReplay) countBlockUse() error {
 	// A block is searched from its beginning to its end.
 	if r.usesLeft -= max(1, int(r.fs.sb.blockSize/defaultBlock)); r.usesLeft < 0 {
@@ -195,6 +197,7 @@ func inodesOfFirstCommit(tags []fastTag) map[uint32][]byte {
 	return logged
 }
 
+// replayTag carries out one tag.
 func (r *fastReplay) replayTag(tag fastTag) error {
 	switch tag.kind {
 	case fastAddRange:
@@ -213,7 +216,7 @@ func (r *fastReplay) replayTag(tag fastTag) error {
 	return nil
 }
 
-// usedInode returns an inode that is in use, or nil: Linux logs names and ranges also of
+// usedInode returns an inode that is in use, or nil: Linux also logs names and ranges of
 // files that were removed before the fast commit, and then not their inodes.
 func (r *fastReplay) usedInode(num uint32) (*inode, error) {
 	used, err := r.fs.isInodeUsed(num)
@@ -247,9 +250,9 @@ func (fs *FS) isInodeUsed(num uint32) (bool, error) {
 	return err == nil && b != nil && testBit(b, uint64(index)), err
 }
 
-// fileForRange returns the inode whose mapping a range changes; nil: it is not in use. The
-// ranges of a file without a name, which has no creation in the fast commit, come before
-// its inode.
+// fileForRange returns the inode whose mapping a range changes; nil if it is not in use.
+// Ranges of a file without a name, whose creation the fast commit does not log, come
+// before its inode.
 func (r *fastReplay) fileForRange(num uint32) (*inode, error) {
 	i, err := r.usedInode(num)
 	if raw := r.logged[num]; i == nil && err == nil && raw != nil {
@@ -270,6 +273,7 @@ func (r *fastReplay) fileForRange(num uint32) (*inode, error) {
 	return i, nil
 }
 
+// replayAddRange maps a range of a file, in place of what was mapped there.
 func (r *fastReplay) replayAddRange(num uint32, e extent) error {
 	i, err := r.fileForRange(num)
 	if i == nil || err != nil {
@@ -285,6 +289,7 @@ func (r *fastReplay) replayAddRange(num uint32, e extent) error {
 	return r.fs.storeInode(i)
 }
 
+// replayRemoveRange unmaps a range of a file.
 func (r *fastReplay) replayRemoveRange(num uint32, e extent) error {
 	i, err := r.fileForRange(num)
 	if i == nil || err != nil {
@@ -312,8 +317,8 @@ func (r *fastReplay) freeUnnamedInode(i *inode) error {
 	return fs.freeInode(i)
 }
 
-// finishInode frees an inode that lost its last name, and counts the blocks of others. One
-// that had no name before is an orphan, and left to what removes those.
+// finishInode frees an inode that lost its last name, and counts the blocks of others. An
+// inode that had no name before is an orphan, and is reclaimed with those.
 func (r *fastReplay) finishInode(num uint32) error {
 	fs := r.fs
 	i, err := r.usedInode(num)
@@ -340,7 +345,7 @@ func (r *fastReplay) finishInode(num uint32) error {
 	return fs.storeInode(i)
 }
 
-// countExtentBlocks counts the blocks of an inode's data and of its extent tree.
+// countExtentBlocks counts the blocks of an inode's data and extent tree.
 func (fs *FS) countExtentBlocks(i *inode) (n uint64, err error) {
 	err = fs.eachExtent(i, 0, func(e extent) (bool, error) {
 		n += uint64(e.n)

@@ -18,7 +18,7 @@ func (fs *FS) eachGroupPart(x run, f func(g, i, n uint32) error) error {
 	return nil
 }
 
-// holdBlocks keeps blocks from being allocated. The bitmap of each of their groups will be
+// holdBlocks keeps blocks from being allocated. The bitmaps of their groups will be
 // changed, or could be, so their number is bounded like that of changed blocks.
 func (r *fastReplay) holdBlocks(x run) error {
 	return r.fs.eachGroupPart(x, func(g, i, n uint32) error {
@@ -27,7 +27,7 @@ func (r *fastReplay) holdBlocks(x run) error {
 	})
 }
 
-// noteReleased notes that blocks are no longer used by what had them.
+// noteReleased records that blocks are no longer used by their owner.
 func (r *fastReplay) noteReleased(x run) error {
 	if len(r.released) >= maxFastReleases {
 		return unsupportedf("fast commits that release more than %d runs of blocks; run e2fsck, or mount it once", maxFastReleases)
@@ -36,9 +36,9 @@ func (r *fastReplay) noteReleased(x run) error {
 	return nil
 }
 
-// settleBitmaps marks the blocks that files got and those that were released. Linux logs
-// names before the files that they are of, so a block may get its new owner before the
-// old one releases it: only the sum of both tells whether it is in use.
+// settleBitmaps updates the block bitmaps. Linux logs names before the files that they
+// belong to, so a block may get its new owner before the old one releases it: only the sum
+// of both tells whether it is in use.
 func (r *fastReplay) settleBitmaps() error {
 	released := r.released
 	r.fs.fastReplay = nil
@@ -71,8 +71,8 @@ func (r *fastReplay) settleBitmaps() error {
 	return nil
 }
 
-// markOwnedBlocks marks free blocks as used, if their number of owners grew by one, or used
-// ones as free, if it fell by one. Nothing else is right.
+// markOwnedBlocks marks free blocks as used if their number of owners grew by one, and
+// used blocks as free if it fell by one. Any other number is damage.
 func (r *fastReplay) markOwnedBlocks(x run, owners int) error {
 	fs := r.fs
 	return fs.eachGroupPart(x, func(g, i, n uint32) error {

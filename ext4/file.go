@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 )
 
-// OpenFlags says how to open a file. The zero value reads.
+// OpenFlags says how to open a file. The zero value opens for reading.
 type OpenFlags struct {
 	Write     bool          // reading and writing
 	Create    bool          // make the file if it is missing; implies Write
@@ -18,8 +18,8 @@ type OpenFlags struct {
 	Mode      iofs.FileMode // permission bits of a new file; 0: 0644
 }
 
-// File is an open regular file. Methods may be called concurrently. A file whose last
-// name is removed lives on until it is closed.
+// File is an open regular file. Its methods may be called concurrently. A file whose last
+// name is removed stays usable until it is closed.
 type File struct {
 	fs        *FS
 	openInode *openInode
@@ -69,6 +69,7 @@ func (fs *FS) OpenEntry(path string) (*File, Info, error) {
 	return f, info, err
 }
 
+// openExisting opens the regular file at a path, and describes it.
 func (fs *FS) openExisting(f *File, path string, flags OpenFlags) (Info, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -87,6 +88,7 @@ func (fs *FS) openExisting(f *File, path string, flags OpenFlags) (Info, error) 
 	return fs.inodeInfo(i, name), nil
 }
 
+// checkOpenable returns the error for an inode that is not a regular file.
 func checkOpenable(i *inode) error {
 	switch i.fileType() {
 	case typeRegular:
@@ -99,8 +101,8 @@ func checkOpenable(i *inode) error {
 	return unsupportedf("opening fifos, sockets and devices")
 }
 
-// openOrCreate opens or makes a file. A link that leads nowhere is followed to where
-// the file is then made.
+// openOrCreate opens a file or creates it. A dangling symbolic link is followed: the file
+// is created where it leads.
 func (fs *FS) openOrCreate(f *File, path string, flags OpenFlags) error {
 	i, err := fs.resolvePath(path, !flags.NoFollow && !flags.Exclusive)
 	switch {
@@ -129,7 +131,7 @@ func (fs *FS) openOrCreate(f *File, path string, flags OpenFlags) error {
 	return nil
 }
 
-// resolveDanglingParent is resolveParent, but follows a link in the last place.
+// resolveDanglingParent is resolveParent, but follows symbolic links in the last element.
 func (fs *FS) resolveDanglingParent(path string) (*inode, string, error) {
 	w, name, err := fs.startWalk(path)
 	if err != nil {
@@ -161,7 +163,7 @@ func (fs *FS) resolveDanglingParent(path string) (*inode, string, error) {
 	}
 }
 
-// acquireInode notes that an inode is open. fs.mu is held alone.
+// acquireInode takes a reference to an open inode. fs.mu is held alone.
 func (fs *FS) acquireInode(num uint32) *openInode {
 	in := fs.openInodes[num]
 	if in == nil {
@@ -172,7 +174,8 @@ func (fs *FS) acquireInode(num uint32) *openInode {
 	return in
 }
 
-// releaseInode ends a reference, and reports whether the inode has neither that nor a name.
+// releaseInode drops a reference, and reports whether the inode now has neither references
+// nor a name: the caller reclaims it then.
 func (fs *FS) releaseInode(in *openInode) (gone bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -183,7 +186,7 @@ func (fs *FS) releaseInode(in *openInode) (gone bool) {
 	return !fs.closed && !fs.opts.ReadOnly && slices.Contains(fs.orphans, in.num)
 }
 
-// viewInode runs fn with the file's inode, for reading: it is no copy.
+// viewInode runs fn with the file's inode, for reading only: it is not a copy.
 func (f *File) viewInode(fn func(*inode) error) error {
 	f.fs.mu.RLock()
 	defer f.fs.mu.RUnlock()
@@ -197,7 +200,8 @@ func (f *File) viewInode(fn func(*inode) error) error {
 	return fn(i)
 }
 
-// modifyInSteps runs fn as operations on the file's inode until it is done.
+// modifyInSteps runs fn, as one operation after the other on the file's inode, until it
+// reports that it is done. Other changes of the content wait; readers get in between.
 func (f *File) modifyInSteps(fn func(*inode) (done bool, err error)) error {
 	if !f.write {
 		return errClosed
@@ -207,6 +211,7 @@ func (f *File) modifyInSteps(fn func(*inode) (done bool, err error)) error {
 	return f.modifyInStepsLocked(fn)
 }
 
+// modifyInStepsLocked is modifyInSteps with the inode's mutex held.
 func (f *File) modifyInStepsLocked(fn func(*inode) (done bool, err error)) error {
 	f.dirty.Store(true)
 	for done := false; !done; {
@@ -246,8 +251,8 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// WriteAt implements io.WriterAt. A gap that it leaves is a hole. What was written is
-// durable once Sync or Close returned nil.
+// WriteAt implements io.WriterAt. A gap before off becomes a hole. The data is durable
+// once Sync or Close returned nil.
 func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, errInvalid
@@ -313,6 +318,7 @@ func (f *File) NextData(off int64) (start, end int64, err error) {
 	return start, end, err
 }
 
+// nextDataRange implements File.NextData.
 func (fs *FS) nextDataRange(i *inode, off int64) (start, end int64, err error) {
 	bs, size := fs.sb.blockSize, i.size()
 	if off >= size {

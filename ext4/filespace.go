@@ -1,6 +1,6 @@
 package ext4
 
-// Truncate sets the size; what is added reads as zeros.
+// Truncate sets the size. A file that grows reads as zeros in its new part.
 func (f *File) Truncate(size int64) error {
 	if size < 0 {
 		return errInvalid
@@ -16,6 +16,7 @@ func (f *File) Truncate(size int64) error {
 	return f.truncateLocked(size)
 }
 
+// truncateLocked is Truncate with the inode's mutex held.
 func (f *File) truncateLocked(size int64) error {
 	first := true
 	return f.modifyInStepsLocked(func(i *inode) (bool, error) {
@@ -25,8 +26,9 @@ func (f *File) truncateLocked(size int64) error {
 	})
 }
 
-// truncateInode sets the size of a file, in several operations if it has many extents:
-// meanwhile the inode is in the list of orphans, so that a crash does not stop it.
+// truncateInode sets the size of a file, in several operations if it has many extents.
+// Until the last one the inode is in the orphan list, so that recovery finishes a
+// truncation that a crash interrupted. first: this is the first of the operations.
 func (fs *FS) truncateInode(i *inode, size int64, first bool) (done bool, err error) {
 	if !i.hasFlag(flagExtents) {
 		return false, unsupportedf("truncating inode %d, which has no extents", i.num)
@@ -106,8 +108,8 @@ func (fs *FS) zeroPunchEdges(i *inode, off, end int64) error {
 	return nil
 }
 
-// Allocate reserves space for a range, as fallocate(2) does: what was a hole still
-// reads as zeros. With keepSize the file does not grow.
+// Allocate reserves space for a range, as fallocate(2) does: holes in it still read as
+// zeros. With keepSize the size does not grow.
 func (f *File) Allocate(off, length int64, keepSize bool) error {
 	bs := f.fs.sb.blockSize
 	if off < 0 || length <= 0 || off+length < off {
@@ -141,7 +143,8 @@ func (f *File) Allocate(off, length int64, keepSize bool) error {
 	})
 }
 
-// preallocateBlocks maps one piece of a hole at l, and returns how many blocks it got past.
+// preallocateBlocks maps the hole at logical block l with an unwritten extent, or skips
+// blocks that are mapped. It returns how many blocks it got past.
 func (fs *FS) preallocateBlocks(i *inode, l uint32, end uint64) (uint64, error) {
 	e, err := fs.lookupExtent(i, l)
 	if err != nil {

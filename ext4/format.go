@@ -15,7 +15,8 @@ const (
 	MaxSize = 64 << 40
 )
 
-// FormatOptions says what an empty file system looks like. The zero value is a good one.
+// FormatOptions says what an empty file system looks like. The zero value is a good
+// default.
 type FormatOptions struct {
 	// Label names the file system. It has at most 16 bytes and no NUL.
 	Label string
@@ -86,12 +87,12 @@ const (
 	maxSeconds = 1<<34 - 1<<31 - 1
 )
 
-// clockTick is by how much time(2), which tells the time of the last tick, may be behind
-// time.Now. e2fsck complains of a superblock written in the future.
+// clockTick is how far time(2), which returns the time of the last tick, may be behind
+// time.Now. e2fsck complains about a superblock written in the future.
 const clockTick = 10 * time.Millisecond
 
-// fillDefaults checks the options for an image of size bytes and fills in the random and
-// the current; what depends on the geometry is left to the plan.
+// fillDefaults checks the options for an image of size bytes, and fills in random and
+// current values. Defaults that depend on the geometry are left to the plan.
 func (o *FormatOptions) fillDefaults(size int64) error {
 	if err := o.validate(size); err != nil {
 		return err
@@ -114,6 +115,7 @@ func (o *FormatOptions) fillDefaults(size int64) error {
 	return nil
 }
 
+// validate returns everything that is wrong with the options.
 func (o *FormatOptions) validate(size int64) error {
 	var errs []error
 	bad := func(format string, args ...any) {

@@ -1,11 +1,11 @@
 package ext4
 
-// resizeSize is the size in bytes of the resize inode: that which a block of double
-// indirection reaches.
+// resizeSize is the size in bytes of the resize inode: as far as double indirection
+// reaches.
 const resizeSize = (12 + defaultBlock/4 + defaultBlock/4*defaultBlock/4) * defaultBlock
 
-// fillFirstInodes fills the first block of the inode table, which has all of the first inodes,
-// and what the superblock says of the journal's.
+// fillFirstInodes fills the first block of group 0's inode table with the inodes that a
+// new file system has, and the superblock's fields about the journal.
 func (p *formatPlan) fillFirstInodes(table, super []byte) {
 	inode := func(n uint32) []byte { return table[(n-1)*newInodeSize:][:newInodeSize] }
 
@@ -41,7 +41,8 @@ func (p *formatPlan) fillFirstInodes(table, super []byte) {
 	putJournalBackup(super, journal)
 }
 
-// putJournalBackup puts a copy of what the journal's inode says into a superblock.
+// putJournalBackup copies the block map and size of the journal's inode into a superblock,
+// where e2fsck finds the journal if the inode is damaged.
 func putJournalBackup(super, journal []byte) {
 	super[sbJournalBackup] = 1 // of the inode's blocks and size
 	backup := super[sbJournalBlocks:]
@@ -72,7 +73,7 @@ func (p *formatPlan) fillInode(raw []byte, mode, links uint16, size, blocks uint
 	}
 }
 
-// putExtents makes an inode one of at most four extents, of at most maxExtent blocks.
+// putExtents makes an inode map up to four extents, of up to maxExtent blocks each.
 func putExtents(raw []byte, runs []blockRun) {
 	le.PutUint32(raw[inFlags:], flagExtents)
 	b := raw[inBlock:][:blockAreaLen]
@@ -117,9 +118,9 @@ func (p *formatPlan) fillDirectories(b []byte) {
 	}
 }
 
-// fillResizeTree fills what belongs to the resize inode: a block of double indirection with
-// the numbers of the spare descriptor blocks of group 0, as if each were a block of
-// indirection, and into each of those the numbers of its counterparts in the backups.
+// fillResizeTree fills the blocks of the resize inode: its double-indirect block lists the
+// spare descriptor blocks of group 0 as if they were indirect blocks, and each of those
+// lists its counterparts in the groups with backups.
 func (p *formatPlan) fillResizeTree(head []byte) {
 	if p.metaBG {
 		return

@@ -21,7 +21,7 @@ const (
 	lostBlocks       = 4 // of lost+found, so that e2fsck need not allocate
 )
 
-// blockRun is a run of adjacent blocks.
+// blockRun is a range of adjacent blocks.
 type blockRun struct{ start, count uint64 }
 
 // formatPlan says where everything lies in a new file system. All that is in use in a group
@@ -61,7 +61,8 @@ type formatPlan struct {
 	journalBlocks      uint64
 }
 
-// newFormatPlan lays out a file system of at most the given number of blocks.
+// newFormatPlan lays out a file system of at most the given number of blocks: a last group
+// that is too short for its own metadata is left out.
 func newFormatPlan(blocks uint64, opts FormatOptions) (*formatPlan, error) {
 	p := &formatPlan{opts: opts, seed: crc32c(^uint32(0), opts.UUID[:]), blocks: blocks}
 	p.computeGeometry()
@@ -79,7 +80,7 @@ func newFormatPlan(blocks uint64, opts FormatOptions) (*formatPlan, error) {
 	return p, nil
 }
 
-// computeGeometry derives from the number of blocks all the other numbers.
+// computeGeometry derives all sizes from the number of blocks.
 func (p *formatPlan) computeGeometry() {
 	p.groups = uint32((p.blocks + defaultPer - 1) / defaultPer)
 	p.backups = backupGroups(p.groups)
@@ -90,7 +91,8 @@ func (p *formatPlan) computeGeometry() {
 	p.tableBlocks = uint64(p.inodesPerGroup) / inodesPerBlock
 }
 
-// metaBGBlocks is from how many blocks on a file system has the feature meta_bg.
+// metaBGBlocks is the number of blocks from which a new file system has the feature
+// meta_bg: 1 TiB.
 const metaBGBlocks = 1 << 40 / defaultBlock
 
 // spareDescBlocks returns how many blocks are reserved for descriptors of groups to come.
@@ -129,13 +131,15 @@ func inodesPerGroup(blocks uint64, groups uint32, rate int64) uint32 {
 	return uint32(max(n, inodesPerBlock))
 }
 
+// groupStart returns the first block of a group.
 func (p *formatPlan) groupStart(g uint32) uint64 { return uint64(g) * defaultPer }
 
+// groupBlockCount returns how many blocks a group has: the last one may be shorter.
 func (p *formatPlan) groupBlockCount(g uint32) uint64 {
 	return min(p.blocks-p.groupStart(g), defaultPer)
 }
 
-// hasSuperblock reports whether a group has the superblock or a copy of it.
+// hasSuperblock reports whether a group begins with the superblock or a backup of it.
 func (p *formatPlan) hasSuperblock(g uint32) bool {
 	_, found := slices.BinarySearch(p.backups, g)
 	return found || g == 0
@@ -143,14 +147,14 @@ func (p *formatPlan) hasSuperblock(g uint32) bool {
 
 const descsPerBlock = defaultBlock / descSize
 
-// hasMetaBGDescs reports whether a group has, with meta_bg, a block of descriptors: the first,
-// the second and the last of those that are described in it.
+// hasMetaBGDescs reports whether, with meta_bg, a group holds a block of descriptors: the
+// first, second and last of the groups that the block describes do.
 func (p *formatPlan) hasMetaBGDescs(g uint32) bool {
 	k := g % descsPerBlock
 	return p.metaBG && (k <= 1 || k == descsPerBlock-1)
 }
 
-// metaBGDescGroups returns, in order, the groups that hasMetaBGDescs is true of.
+// metaBGDescGroups returns, in order, the groups for which hasMetaBGDescs is true.
 func (p *formatPlan) metaBGDescGroups() (gs []uint32) {
 	for first := uint32(0); p.metaBG && first < p.groups; first += descsPerBlock {
 		for _, g := range []uint32{first, first + 1, first + descsPerBlock - 1} {
@@ -162,8 +166,8 @@ func (p *formatPlan) metaBGDescGroups() (gs []uint32) {
 	return gs
 }
 
-// baseMetaBlocks returns the number of blocks at the beginning of a group that are the
-// superblock's and the descriptors'.
+// baseMetaBlocks returns how many blocks at the start of a group hold superblock,
+// descriptors and spare descriptors.
 func (p *formatPlan) baseMetaBlocks(g uint32) uint64 {
 	n := uint64(0)
 	if p.hasSuperblock(g) {
@@ -178,11 +182,12 @@ func (p *formatPlan) baseMetaBlocks(g uint32) uint64 {
 	return n
 }
 
-// bitmapAndTableBlocks returns the number of blocks of a group's bitmaps and inode table.
+// bitmapAndTableBlocks returns how many blocks the bitmaps and the inode table of a group
+// take.
 func (p *formatPlan) bitmapAndTableBlocks() uint64 { return 2 + p.tableBlocks }
 
-// firstGroupBlocks returns the number of blocks in group 0 of the resize inode's tree, of the root
-// directory, of lost+found, and of the journal's superblock.
+// firstGroupBlocks returns how many more blocks group 0 has in use: the resize inode's
+// tree, the root directory, lost+found, and the journal's superblock.
 func (p *formatPlan) firstGroupBlocks() uint64 {
 	n := uint64(1 + lostBlocks)
 	if !p.metaBG {
@@ -194,8 +199,8 @@ func (p *formatPlan) firstGroupBlocks() uint64 {
 	return n
 }
 
-// metadataBlocks returns the number of blocks in use in a group but for the journal's behind the
-// first.
+// metadataBlocks returns how many blocks of a group are in use, except those of the
+// journal after its first.
 func (p *formatPlan) metadataBlocks(g uint32) uint64 {
 	n := p.baseMetaBlocks(g)
 	last := p.groups - 1
@@ -211,7 +216,7 @@ func (p *formatPlan) metadataBlocks(g uint32) uint64 {
 	return n
 }
 
-// usedBlocks returns the number of blocks in use in a group.
+// usedBlocks returns how many blocks of a group are in use.
 func (p *formatPlan) usedBlocks(g uint32) uint64 {
 	n := p.metadataBlocks(g)
 	for _, r := range p.journalRuns[min(1, len(p.journalRuns)):] {
@@ -222,7 +227,8 @@ func (p *formatPlan) usedBlocks(g uint32) uint64 {
 	return n
 }
 
-// locateGroupMetadata returns where a group's bitmaps of blocks and of inodes and its table are.
+// locateGroupMetadata returns where a group's block bitmap, inode bitmap and inode table
+// lie.
 func (p *formatPlan) locateGroupMetadata(g uint32) (blockMap, inodeMap, table uint64) {
 	at := p.groupStart(g) + p.baseMetaBlocks(g)
 	if p.lastGroupMetaMoved && g == p.groups-1 {
@@ -235,20 +241,27 @@ func (p *formatPlan) locateGroupMetadata(g uint32) (blockMap, inodeMap, table ui
 	return at, at + 1, table
 }
 
-// The blocks of group 0 between the bitmaps and the inode table.
+// resizeInodeBlock returns the double-indirect block of the resize inode. This block and
+// the following ones lie in group 0 between the bitmaps and the inode table.
 func (p *formatPlan) resizeInodeBlock() uint64 { return p.baseMetaBlocks(0) + 2 }
+
+// rootDirBlock returns the block of the root directory.
 func (p *formatPlan) rootDirBlock() uint64 {
 	if p.metaBG {
 		return p.resizeInodeBlock() // there is none
 	}
 	return p.resizeInodeBlock() + 1
 }
-func (p *formatPlan) lostFoundBlock() uint64    { return p.rootDirBlock() + 1 }
+
+// lostFoundBlock returns the first block of lost+found.
+func (p *formatPlan) lostFoundBlock() uint64 { return p.rootDirBlock() + 1 }
+
+// firstJournalBlock returns the block of the journal's superblock.
 func (p *formatPlan) firstJournalBlock() uint64 { return p.lostFoundBlock() + lostBlocks }
 
-// groupsWithBitmap returns, in order, the groups whose bitmaps of blocks are written
-// because they do not follow from the descriptors. That of the last group would, but
-// mke2fs writes it, and other tools may count on that.
+// groupsWithBitmap returns, in order, the groups whose block bitmaps are written because
+// they do not follow from the descriptors. The last group's would follow, but mke2fs
+// writes it, and other tools may rely on that.
 func (p *formatPlan) groupsWithBitmap() []uint32 {
 	gs := []uint32{0, p.groups - 1}
 	for _, r := range p.journalRuns {
@@ -261,8 +274,8 @@ func (p *formatPlan) groupsWithBitmap() []uint32 {
 	return slices.Compact(gs)
 }
 
-// backupGroups returns, in order, those of a number of groups that have a backup: 1 and
-// the powers of 3, 5 and 7.
+// backupGroups returns, in order, the groups that hold a backup of the superblock with
+// sparse_super: 1 and the powers of 3, 5 and 7.
 func backupGroups(groups uint32) []uint32 {
 	var gs []uint32
 	if groups > 1 {
@@ -277,7 +290,8 @@ func backupGroups(groups uint32) []uint32 {
 	return gs
 }
 
-// defaultJournalBlocks returns the size of the journal for an image; the steps are mke2fs's.
+// defaultJournalBlocks returns the size of the journal for a file system of so many
+// blocks; the steps are those of mke2fs.
 func defaultJournalBlocks(blocks uint64) uint64 {
 	steps := []struct{ below, journal uint64 }{
 		{2 << 10, 0},
@@ -294,8 +308,8 @@ func defaultJournalBlocks(blocks uint64) uint64 {
 	return maxJournal
 }
 
-// placeJournal gives the journal's first block, its superblock, a place beside the first
-// directories, and the others the first blocks that are free.
+// placeJournal puts the journal's superblock beside the first directories, and the rest
+// into the first free blocks.
 func (p *formatPlan) placeJournal() error {
 	p.journalBlocks = defaultJournalBlocks(p.blocks)
 	if p.opts.Journal != 0 {
@@ -320,8 +334,8 @@ func (p *formatPlan) placeJournal() error {
 	return nil
 }
 
-// overheadBlocks returns what Linux counts as the file system's own blocks: it subtracts
-// them from the total that statfs tells.
+// overheadBlocks returns what Linux counts as the file system's own blocks, which statfs
+// subtracts from the total.
 func (p *formatPlan) overheadBlocks() uint64 {
 	n := uint64(p.groups)*p.bitmapAndTableBlocks() + uint64(1+len(p.backups)) + p.journalBlocks
 	if p.metaBG {

@@ -18,8 +18,8 @@ const (
 	firstDirs  = 2
 )
 
-// writeImage writes all that is not zero. The primary superblock comes last, so that an
-// image whose making failed is most likely none.
+// writeImage writes everything that is not zero. The primary superblock comes last, so
+// that an interrupted Format leaves something that is not recognized as a file system.
 func (p *formatPlan) writeImage(dev Device) error {
 	head := make([]byte, (p.baseMetaBlocks(0)+2+p.firstGroupBlocks()+1)*defaultBlock)
 	block := func(n uint64) []byte { return head[n*defaultBlock:][:defaultBlock] }
@@ -52,7 +52,7 @@ func (p *formatPlan) writeImage(dev Device) error {
 	return dev.Sync()
 }
 
-// groupDescCopies returns what of the descriptors a group has behind the superblock.
+// groupDescCopies returns the descriptors that a group holds after its superblock.
 func (p *formatPlan) groupDescCopies(g uint32, descs []byte) []byte {
 	switch {
 	case p.hasMetaBGDescs(g):
@@ -63,12 +63,12 @@ func (p *formatPlan) groupDescCopies(g uint32, descs []byte) []byte {
 	return nil
 }
 
-// maxGap is how many blocks of zeros are written to make one write of two: each place in a
-// sparse file that is written to is one more for the host's file system to map.
+// maxGap is how many blocks of zeros are written to join two writes: each separate piece
+// of a sparse file is one more for the host's file system to map.
 const maxGap = 16
 
-// writeGroups writes what the groups but the first have that is not zero: copies of the
-// superblock and of descriptors, and bitmaps of blocks.
+// writeGroups writes the metadata of all groups but the first that is not zero: backups of
+// the superblock and the descriptors, and block bitmaps.
 func (p *formatPlan) writeGroups(dev Device, descs, super []byte) error {
 	sb := slices.Clone(super)
 	mapped := p.groupsWithBitmap()
@@ -102,8 +102,8 @@ func (p *formatPlan) writeGroups(dev Device, descs, super []byte) error {
 	return nil
 }
 
-// appendBlockBitmap appends a group's bitmap of blocks to the group's first blocks, or writes it
-// where it is when that is not near.
+// appendBlockBitmap appends a group's block bitmap to b, the first blocks of the group, or
+// writes it by itself if it is further away.
 func (p *formatPlan) appendBlockBitmap(dev Device, g uint32, b []byte) ([]byte, error) {
 	at, _, _ := p.locateGroupMetadata(g)
 	var bitmap [defaultBlock]byte
@@ -119,20 +119,20 @@ func (p *formatPlan) appendBlockBitmap(dev Device, g uint32, b []byte) ([]byte, 
 	return append(b, bitmap[:]...), nil
 }
 
-// fillBlockBitmap fills a group's bitmap of blocks.
+// fillBlockBitmap fills a group's block bitmap.
 func (p *formatPlan) fillBlockBitmap(g uint32, b []byte) {
 	setBits(b, 0, p.usedBlocks(g))
 	n := p.groupBlockCount(g)
 	setBits(b, n, defaultPer-n)
 }
 
-// fillInodeBitmap fills group 0's bitmap of inodes.
+// fillInodeBitmap fills group 0's inode bitmap.
 func (p *formatPlan) fillInodeBitmap(b []byte) {
 	setBits(b, 0, usedInodes)
 	setBits(b, uint64(p.inodesPerGroup), 8*defaultBlock-uint64(p.inodesPerGroup))
 }
 
-// fillDescriptors fills the group descriptors and returns the number of free blocks.
+// fillDescriptors fills the group descriptors, and returns the number of free blocks.
 func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 	mapped := p.groupsWithBitmap()
 	for g := range p.groups {
@@ -159,8 +159,8 @@ func (p *formatPlan) fillDescriptors(descs, inodeMap []byte) (free uint64) {
 	return free
 }
 
-// fillDescriptor fills the descriptor of a group with no inode in use and with a bitmap of
-// blocks that follows from it.
+// fillDescriptor fills the descriptor of a group that has no inode in use, and whose block
+// bitmap follows from the descriptor.
 func (p *formatPlan) fillDescriptor(g uint32, d []byte, free uint32) {
 	blockMap, inodeMap, table := p.locateGroupMetadata(g)
 	le.PutUint32(d[gdBlockBitmap:], uint32(blockMap))
@@ -175,14 +175,13 @@ func (p *formatPlan) fillDescriptor(g uint32, d []byte, free uint32) {
 	le.PutUint16(d[gdFlags:], groupInodeUninit|groupBlockUninit|groupInodeZeroed)
 }
 
-// putSplitUint32 puts a number whose halves of 16 bits lie at two offsets.
+// putSplitUint32 writes a number whose halves of 16 bits lie at two offsets.
 func putSplitUint32(b []byte, lo, hi int, v uint32) {
 	le.PutUint16(b[lo:], uint16(v))
 	le.PutUint16(b[hi:], uint16(v>>16))
 }
 
-// fillSuperblock fills the superblock but for the number of free blocks, the checksum and
-// the copy of the journal's inode.
+// fillSuperblock fills the superblock except free blocks, checksum and journal fields.
 func (p *formatPlan) fillSuperblock(sb []byte) {
 	p32 := func(at int, v uint32) { le.PutUint32(sb[at:], v) }
 	p16 := func(at int, v uint16) { le.PutUint16(sb[at:], v) }
@@ -236,6 +235,7 @@ const (
 	sbLastCheckHi = 0x277
 )
 
+// fillSuperTimes sets the times in the superblock, which have 40 bits.
 func (p *formatPlan) fillSuperTimes(sb []byte) {
 	s := uint64(max(p.opts.Time.Unix(), 0))
 	for _, at := range []struct{ lo, hi int }{

@@ -119,7 +119,7 @@ func Open(dev Device, opts OpenOptions) (*FS, error) {
 	return fs, fs.prepareForWriting()
 }
 
-// loadAndReplay reads the superblock, and replays the log.
+// loadAndReplay reads the superblock, replays the log of a crash, and counts free space.
 func (fs *FS) loadAndReplay() error {
 	sb, fromBackup, err := loadSuperblock(fs.dev, fs.size)
 	if err != nil {
@@ -156,7 +156,8 @@ func (fs *FS) loadAndReplay() error {
 	return nil
 }
 
-// checkMayOpen says why an image that is understood is not opened all the same.
+// checkMayOpen returns why an image that can be parsed is not opened: errors were recorded
+// in it or, for writing, features that this package does not write.
 func (fs *FS) checkMayOpen() error {
 	if le.Uint16(fs.sb.raw[sbState:])&stateErrors != 0 || le.Uint32(fs.sb.raw[sbErrorCount:]) != 0 &&
 		le.Uint16(fs.sb.raw[sbState:])&stateClean == 0 {
@@ -182,11 +183,11 @@ func (fs *FS) checkMayOpen() error {
 	return nil
 }
 
-// maxRecountedGroups is up to how many groups the counts of what is free are made anew each time:
-// those of 1 TiB.
+// maxRecountedGroups is the largest number of groups whose free counts are added up at
+// every open: those of 1 TiB.
 const maxRecountedGroups = 8192
 
-// recountFree makes the counts of free blocks and inodes from those of the groups.
+// recountFree computes the free counts of the file system from the group descriptors.
 func (fs *FS) recountFree() error {
 	fs.counters = counters{}
 	for g := range fs.sb.groups {
@@ -200,7 +201,8 @@ func (fs *FS) recountFree() error {
 	return nil
 }
 
-// prepareForWriting prepares an FS for changes, and removes what a crash left half removed.
+// prepareForWriting opens the log and finishes what a crash interrupted: orphans, and
+// trees in lost+found that Copy or RemoveAll left.
 func (fs *FS) prepareForWriting() error {
 	if err := fs.openLogForWriting(); err != nil {
 		return err

@@ -1,9 +1,10 @@
 package ext4
 
-// groupDesc is a group descriptor, where it lies in memory. To change one, take it from
+// groupDesc is a group descriptor in its block. To change one, take it from
 // modifyGroupDesc.
 type groupDesc []byte
 
+// splitCount reads a count whose halves of 16 bits lie at two offsets.
 func (d groupDesc) splitCount(lo, hi int) uint32 {
 	n := uint32(le.Uint16(d[lo:]))
 	if len(d) >= 64 {
@@ -12,6 +13,7 @@ func (d groupDesc) splitCount(lo, hi int) uint32 {
 	return n
 }
 
+// setSplitCount writes such a count.
 func (d groupDesc) setSplitCount(lo, hi int, v uint32) {
 	le.PutUint16(d[lo:], uint16(v))
 	if len(d) >= 64 {
@@ -19,6 +21,7 @@ func (d groupDesc) setSplitCount(lo, hi int, v uint32) {
 	}
 }
 
+// splitBlockNumber reads a block number whose halves of 32 bits lie at two offsets.
 func (d groupDesc) splitBlockNumber(lo, hi int) uint64 {
 	n := uint64(le.Uint32(d[lo:]))
 	if len(d) >= 64 {
@@ -36,7 +39,7 @@ func (d groupDesc) usedDirs() uint32     { return d.splitCount(gdDirs, gdDirsHi)
 func (d groupDesc) unusedInodes() uint32 { return d.splitCount(gdUnused, gdUnusedHi) }
 func (d groupDesc) flags() uint16        { return le.Uint16(d[gdFlags:]) }
 
-// readGroupDesc returns a group's descriptor, to be read.
+// readGroupDesc returns a group's descriptor, checked, for reading.
 func (fs *FS) readGroupDesc(g uint32) (groupDesc, error) {
 	n, off := fs.sb.locateGroupDesc(g)
 	b, err := fs.getBlock(n)
@@ -52,7 +55,8 @@ func (fs *FS) readGroupDesc(g uint32) (groupDesc, error) {
 	return groupDesc(b.data[off : off+fs.sb.descSize]), nil
 }
 
-// checkDescChecksums checks all descriptors in the block that holds that of group g.
+// checkDescChecksums checks the checksums of all descriptors in the block with that of
+// group g.
 func (fs *FS) checkDescChecksums(g uint32, data []byte) error {
 	per := fs.sb.descsPerBlock()
 	for k, i := g/per*per, 0; k < fs.sb.groups && i < int(per); k, i = k+1, i+1 {
@@ -72,7 +76,7 @@ func (fs *FS) checkDescChecksums(g uint32, data []byte) error {
 	return nil
 }
 
-// crc16DescChecksum is the CRC-16 that the feature uninit_bg keeps.
+// crc16DescChecksum computes the checksum of a descriptor with the feature uninit_bg.
 func (fs *FS) crc16DescChecksum(g uint32, d []byte) uint16 {
 	var num [4]byte
 	le.PutUint32(num[:], g)
@@ -81,6 +85,7 @@ func (fs *FS) crc16DescChecksum(g uint32, d []byte) uint16 {
 	return crc16(c, d[gdChecksum+2:])
 }
 
+// crc16 adds bytes to a CRC-16 (polynomial 0x8005, reflected).
 func crc16(c uint16, b []byte) uint16 {
 	for _, v := range b {
 		c ^= uint16(v)
@@ -95,7 +100,8 @@ func crc16(c uint16, b []byte) uint16 {
 	return c
 }
 
-// modifyGroupDesc returns a group's descriptor, to be changed.
+// modifyGroupDesc returns a group's descriptor for changing. Its checksum is set at
+// commit.
 func (fs *FS) modifyGroupDesc(g uint32) (groupDesc, error) {
 	if _, err := fs.readGroupDesc(g); err != nil {
 		return nil, err
@@ -111,7 +117,8 @@ func (fs *FS) modifyGroupDesc(g uint32) (groupDesc, error) {
 	return groupDesc(b[off : off+fs.sb.descSize]), nil
 }
 
-// setGroupChecksums sets the checksums of the groups that the transaction changed.
+// setGroupChecksums sets the checksums of descriptors and bitmaps in all groups that the
+// open transaction changed.
 func (fs *FS) setGroupChecksums() error {
 	if !fs.sb.metadataCsum {
 		return nil
@@ -139,8 +146,8 @@ func (fs *FS) setGroupChecksums() error {
 	return nil
 }
 
-// readGroupBitmap returns a bitmap of a group as it is on the device, checked. Nil: the
-// group has none yet, and its flags say what it would be.
+// readGroupBitmap returns a group's block or inode bitmap, checked. nil: the group has
+// none yet, and its flags say that it would be in its initial state.
 func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error) {
 	n, flag, lo, hi, size := d.blockBitmap(), uint16(groupBlockUninit), gdBlockCsum, gdBlockCsumHi, fs.sb.blocksPerGroup/fs.sb.clusterBlocks/8
 	if inodes {
@@ -171,7 +178,8 @@ func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error
 	return b.data, nil
 }
 
-// fillInitialBlockBitmap is the block bitmap of a group that has none: what Linux takes to be in use in it.
+// fillInitialBlockBitmap sets the bits of a group's initial block bitmap: its own
+// metadata, as Linux derives it from the descriptor.
 func (fs *FS) fillInitialBlockBitmap(g uint32, d groupDesc, m []byte) {
 	sb := fs.sb
 	setBits(m, 0, uint64(sb.baseMetaBlocks(g)))
@@ -187,7 +195,8 @@ func (fs *FS) fillInitialBlockBitmap(g uint32, d groupDesc, m []byte) {
 	setBits(m, uint64(sb.groupBlockCount(g)), uint64(len(m)*8)-uint64(sb.groupBlockCount(g)))
 }
 
-// modifyGroupBitmap returns a bitmap to be changed, and its group's descriptor likewise.
+// modifyGroupBitmap returns a group's bitmap and descriptor for changing. A bitmap that
+// the group does not have yet is created in its initial state.
 func (fs *FS) modifyGroupBitmap(g uint32, inodes bool) (bitmap []byte, d groupDesc, err error) {
 	if d, err = fs.modifyGroupDesc(g); err != nil {
 		return nil, nil, err

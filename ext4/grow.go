@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// GrowOptions says how to grow an image. The zero value is a good one.
+// GrowOptions says how to grow an image. The zero value is a good default.
 type GrowOptions struct {
 	// NoJournal keeps an image without a journal as it is. Otherwise one with blocks of
 	// 4 KiB that reaches 16 MiB gets a journal, of the size that Format gives.
@@ -92,6 +92,7 @@ type grower struct {
 // the resize inode: e2fsck checks a fourth of them, rounded down.
 const maxUnlistedDescs = 3
 
+// growImage runs all steps of a growth. Each leaves the image in order.
 func (g *grower) growImage() error {
 	if err := g.openImage(); err != nil {
 		return err
@@ -116,7 +117,7 @@ func (g *grower) growImage() error {
 	return g.fs.Close()
 }
 
-// openImageFile opens the image, which replays the log, and leaves the log empty.
+// openImage opens the image, which replays its log, and leaves the log empty.
 func (g *grower) openImage() error {
 	fs, err := Open(g.dev, OpenOptions{Size: deviceSize(g.dev), Now: g.opts.Now, Batch: true, SideLog: g.opts.SideLog, forGrow: !g.shrink})
 	if err != nil {
@@ -126,10 +127,10 @@ func (g *grower) openImage() error {
 	return g.emptyLog()
 }
 
-// emptyLog commits what was changed and leaves an empty log.
+// emptyLog commits all changes and leaves an empty log.
 func (g *grower) emptyLog() error { return g.fs.commitAndEmptyLog() }
 
-// reopenImage reads the file system that the superblock now tells of.
+// reopenImage reads the file system again that the superblock now describes.
 func (g *grower) reopenImage() error {
 	g.fs.closeWithoutWriting()
 	return g.openImage()
@@ -170,7 +171,8 @@ func (g *grower) planSize() error {
 	return nil
 }
 
-// checkResizable refuses what is not understood well enough to change its size.
+// checkResizable refuses file systems whose layout is not understood well enough to resize
+// them.
 func checkResizable(sb *superblock) error {
 	switch {
 	case sb.compat&compatSparseSuper2 != 0:
@@ -185,15 +187,15 @@ func checkResizable(sb *superblock) error {
 	return nil
 }
 
-// leastFree is how many blocks of a last group are not its own, at least.
+// leastFree is how many blocks a last group must have beyond its own metadata.
 const leastFree = 50
 
-// minLastGroupBlocks returns the least number of blocks of a last group.
+// minLastGroupBlocks returns how many blocks a group must have to be the last one.
 func (g *grower) minLastGroupBlocks(group uint32) uint64 {
 	return uint64(g.newGroupBaseRoom(group)) + 2 + g.fs.sb.inodeTableBlocks() + leastFree
 }
 
-// newGroupBaseRoom returns how many blocks at the start of a new group are left for the
+// newGroupBaseRoom returns how many blocks at the start of a new group are set aside for
 // superblock and descriptors.
 func (g *grower) newGroupBaseRoom(group uint32) uint32 {
 	switch sparse := isSparseSuperGroup(group); {
@@ -205,7 +207,7 @@ func (g *grower) newGroupBaseRoom(group uint32) uint32 {
 	return 1 + max(g.descRoom, 1)
 }
 
-// extendDevice makes the device long enough, and zero behind the file system.
+// extendDevice makes the device long enough, and zero after the file system.
 func (g *grower) extendDevice() error {
 	end := int64(g.fs.sb.blocks) * g.fs.sb.blockSize
 	if g.fs.sb.blocks < g.blocks {
@@ -224,13 +226,13 @@ func (g *grower) extendDevice() error {
 	return t.Truncate(g.size)
 }
 
-// truncater is a Device of which the size can be changed.
+// truncater is a Device whose size can be changed.
 type truncater interface {
 	// Truncate sets the size in bytes. What is added reads as zeros.
 	Truncate(size int64) error
 }
 
-// zeroDeviceTail makes a device read as zeros from from to end, if it can.
+// zeroDeviceTail makes a device read as zeros between two offsets, if it can.
 func zeroDeviceTail(dev Device, from, end int64) error {
 	err := error(ErrUnsupported)
 	if from >= end || deviceSize(dev) >= end {
@@ -251,7 +253,7 @@ func zeroDeviceTail(dev Device, from, end int64) error {
 	return nil
 }
 
-// extendLastGroup makes the last group longer, up to a whole one.
+// extendLastGroup extends the last group, up to a full one.
 func (g *grower) extendLastGroup() error {
 	sb := g.fs.sb
 	last := sb.groups - 1
@@ -267,8 +269,8 @@ func (g *grower) extendLastGroup() error {
 	})
 }
 
-// changeAndReopen runs a transaction, and leaves the image in order with an empty log. The
-// function may change fs.sb and its raw bytes. When it fails the FS is not used again.
+// changeAndReopen runs a transaction, and leaves the image in order with an empty log. f
+// may change fs.sb and its raw bytes. After a failure the FS must not be used again.
 func (g *grower) changeAndReopen(f func(fs *FS) error) error {
 	if _, err := g.fs.runOperation(func() error { return f(g.fs) }); err != nil {
 		return err
@@ -279,12 +281,12 @@ func (g *grower) changeAndReopen(f func(fs *FS) error) error {
 	return g.reopenImage()
 }
 
-// blockBitmapUninit reports whether a group has no bitmap of blocks yet.
+// blockBitmapUninit reports whether a group has no block bitmap yet (BLOCK_UNINIT).
 func (fs *FS) blockBitmapUninit(d groupDesc) bool {
 	return fs.sb.metadataCsum && d.flags()&groupBlockUninit != 0
 }
 
-// markBlocksFree makes blocks of a group free that were not.
+// markBlocksFree marks used blocks of a group as free.
 func (fs *FS) markBlocksFree(g, from, n uint32) error {
 	if n == 0 {
 		return nil
@@ -309,7 +311,7 @@ func (fs *FS) markBlocksFree(g, from, n uint32) error {
 	return nil
 }
 
-// markBlocksUsed is the opposite of markBlocksFree.
+// markBlocksUsed marks free blocks of a group as used.
 func (fs *FS) markBlocksUsed(g, from, n uint32) error {
 	if n == 0 {
 		return nil

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// updateOverhead stores how many blocks are the file system's own, if the superblock
-// tells. That is in its second sector, as is its checksum: so this is one write.
+// updateOverhead stores the number of the file system's own blocks, if the superblock has
+// it. The field lies in the second sector, like the checksum, so this is one atomic write.
 func (g *grower) updateOverhead() error {
 	sb := g.fs.sb
 	was := le.Uint32(sb.raw[sbOverhead:])
@@ -32,7 +32,7 @@ func (g *grower) updateOverhead() error {
 	return g.reopenImage()
 }
 
-// countOverhead counts what Linux counts.
+// countOverhead counts the file system's own blocks as Linux does.
 func (g *grower) countOverhead() (uint32, error) {
 	sb := g.fs.sb
 	n := sb.firstBlock + uint64(sb.groups)*(2+sb.inodeTableBlocks())
@@ -49,8 +49,8 @@ func (g *grower) countOverhead() (uint32, error) {
 	return uint32(min(n, math.MaxUint32)), nil
 }
 
-// refreshBackups writes the copies of the superblock and of the descriptors in the
-// groups where they tell of another file system than the superblock does.
+// refreshBackups writes the backups of superblock and descriptors that describe another
+// layout than the primary does.
 func (g *grower) refreshBackups() error {
 	sb := g.fs.sb
 	var table []byte
@@ -82,7 +82,7 @@ func (g *grower) refreshBackups() error {
 	return g.dev.Sync()
 }
 
-// backupSuperblock returns the copy of the superblock for a group.
+// backupSuperblock returns the superblock for the backup in a group.
 func (g *grower) backupSuperblock(k uint32) []byte {
 	raw := slices.Clone(g.fs.superOnDevice)
 	le.PutUint16(raw[sbGroupNumber:], uint16(k))
@@ -94,7 +94,7 @@ func (g *grower) backupSuperblock(k uint32) []byte {
 	return raw
 }
 
-// sameLayout reports whether two superblocks tell of the same layout.
+// sameLayout reports whether two superblocks describe the same layout.
 func sameLayout(a, b []byte) bool {
 	for _, f := range []struct{ at, n int }{
 		{sbInodes, 8}, {sbMagic, 2}, {sbGroupNumber, 2}, {sbCompat, 8}, {sbUUID, 16}, {sbReservedGDT, 2}, {sbJournalInode, 4},
@@ -107,7 +107,7 @@ func sameLayout(a, b []byte) bool {
 	return true
 }
 
-// readDescTable returns the descriptors of which the groups with a superblock have a copy.
+// readDescTable returns the descriptors of which groups with a superblock hold a copy.
 func (g *grower) readDescTable() ([]byte, error) {
 	sb := g.fs.sb
 	var table []byte

@@ -2,7 +2,7 @@ package ext4
 
 import "slices"
 
-// addGroups adds new groups until the file system is as large as planned.
+// addGroups adds groups until the file system is as large as planned.
 func (g *grower) addGroups() error {
 	for g.fs.sb.blocks < g.blocks {
 		if err := g.ctx.Err(); err != nil {
@@ -19,8 +19,9 @@ func (g *grower) addGroups() error {
 	return nil
 }
 
-// prepareDescRoom makes the resize inode stand aside, finds a place for the descriptors of new
-// groups, and returns how many groups there can be after the next step.
+// prepareDescRoom makes room for the descriptors of new groups: it empties the resize
+// inode's list, or converts to meta_bg. It returns how many groups the next step can
+// reach.
 func (g *grower) prepareDescRoom() (uint32, error) {
 	all := g.fs.sb.groupsForBlocks(g.blocks)
 	sb := g.fs.sb
@@ -42,7 +43,8 @@ func (g *grower) prepareDescRoom() (uint32, error) {
 	return min(all, (sb.descBlockCount()+sb.reservedDescs)*per), nil
 }
 
-// hasBackupGroup reports whether one of the groups from..to-1 has a copy of the superblock.
+// hasBackupGroup reports whether one of the groups from..to-1 holds a backup of the
+// superblock.
 func (g *grower) hasBackupGroup(from, to uint32) bool {
 	for k := from; k < to; k++ {
 		if isSparseSuperGroup(k) {
@@ -52,7 +54,8 @@ func (g *grower) hasBackupGroup(from, to uint32) bool {
 	return false
 }
 
-// addGroupsUpTo adds groups until there are so many.
+// addGroupsUpTo writes new groups, and then the superblock that makes them part of the
+// file system.
 func (g *grower) addGroupsUpTo(groups uint32) error {
 	old := g.fs.sb
 	n, err := g.grownSuperblock(groups)
@@ -73,8 +76,8 @@ func (g *grower) addGroupsUpTo(groups uint32) error {
 	return g.switchSuperblock(n.raw)
 }
 
-// switchSuperblock writes the first sector of a superblock of which the second one did not
-// change, and reads the file system anew.
+// switchSuperblock writes the first sector of a superblock whose second sector is
+// unchanged, which is atomic, and reopens the image.
 func (g *grower) switchSuperblock(raw []byte) error {
 	if err := g.fs.writeNeedsRecovery(raw, false); err != nil {
 		return err
@@ -85,7 +88,7 @@ func (g *grower) switchSuperblock(raw []byte) error {
 	return g.reopenImage()
 }
 
-// grownSuperblock returns the superblock of the file system with more groups.
+// grownSuperblock returns the superblock for more groups.
 func (g *grower) grownSuperblock(groups uint32) (*superblock, error) {
 	old := g.fs.sb
 	raw := slices.Clone(old.raw)
@@ -100,14 +103,14 @@ func (g *grower) grownSuperblock(groups uint32) (*superblock, error) {
 	return parseSuperblock(raw, 0)
 }
 
-// groupWriter writes groups that are not yet part of the file system.
+// groupWriter writes groups that are not part of the file system yet.
 type groupWriter struct {
 	g    *grower
 	sb   *superblock // of the file system that they will be part of
 	free uint64      // blocks that are free in them
 }
 
-// writeGroups writes the groups from first on: what of them is not zero, and descriptors.
+// writeGroups writes the groups from first on: metadata that is not zero, and descriptors.
 func (w *groupWriter) writeGroups(first uint32) error {
 	old, per := w.g.fs.sb, w.sb.descsPerBlock()
 	for k := first; k < w.sb.groups; {
@@ -137,7 +140,7 @@ func (w *groupWriter) writeGroups(first uint32) error {
 	return nil
 }
 
-// writeDescBlock writes a block of descriptors, and with meta_bg its two copies.
+// writeDescBlock writes a block of descriptors and, with meta_bg, its two copies.
 func (w *groupWriter) writeDescBlock(n uint32, table []byte) error {
 	per := w.sb.descsPerBlock()
 	at, _ := w.sb.locateGroupDesc(n * per)
@@ -161,7 +164,7 @@ func (w *groupWriter) writeDescBlock(n uint32, table []byte) error {
 	return nil
 }
 
-// writeGroup fills the descriptor of a new group and writes its bitmaps if need be.
+// writeGroup fills the descriptor of a new group, and writes its bitmaps if necessary.
 func (w *groupWriter) writeGroup(k uint32, d groupDesc) error {
 	sb := w.sb
 	base := max(sb.baseMetaBlocks(k), w.g.backupGroupBaseRoom(k))
@@ -194,8 +197,8 @@ func (w *groupWriter) writeGroup(k uint32, d groupDesc) error {
 	return nil
 }
 
-// backupGroupBaseRoom returns how many blocks at the beginning of a group with a copy of the
-// superblock stay free of its bitmaps and its inodes, because descriptors may come there.
+// backupGroupBaseRoom returns how many blocks at the start of a group with a backup of the
+// superblock its bitmaps and inodes must leave for descriptors.
 func (g *grower) backupGroupBaseRoom(k uint32) uint32 {
 	if g.fs.sb.firstMetaBG != ^uint32(0) || !isSparseSuperGroup(k) {
 		return 0
@@ -204,7 +207,7 @@ func (g *grower) backupGroupBaseRoom(k uint32) uint32 {
 }
 
 // writeBitmaps writes the bitmaps of a new group that do not follow from its descriptor:
-// that of the blocks of the last group, or all where there are no checksums.
+// the block bitmap of the last group, or all bitmaps if there are no checksums.
 func (w *groupWriter) writeBitmaps(k uint32, d groupDesc) error {
 	sb := w.sb
 	if sb.metadataCsum && k != sb.groups-1 {

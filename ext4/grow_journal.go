@@ -7,7 +7,7 @@ import (
 // leastWithJournal is the size in blocks from which an image gets a journal: 16 MiB.
 const leastWithJournal = 4096
 
-// addJournal gives a journal to an image without one: an extent of one group.
+// addJournal gives an image without a journal one, as a single extent in one group.
 func (g *grower) addJournal() error {
 	sb := g.fs.sb
 	if g.fs.journal != nil || g.opts.NoJournal || sb.incompat&incompatExtents == 0 || sb.blockSize != defaultBlock || sb.blocks < leastWithJournal {
@@ -28,14 +28,14 @@ func (g *grower) addJournal() error {
 	})
 }
 
-// putJournalInSuper makes a superblock tell of a journal.
+// putJournalInSuper enters a journal in a superblock.
 func putJournalInSuper(raw []byte, in *inode) {
 	le.PutUint32(raw[sbCompat:], le.Uint32(raw[sbCompat:])|compatJournal)
 	le.PutUint32(raw[sbJournalInode:], journalInode)
 	putJournalBackup(raw, in.raw)
 }
 
-// newJournalInode makes the inode of a journal of n blocks in raw.
+// newJournalInode builds in raw the inode of a journal of n blocks from start on.
 func newJournalInode(fs *FS, raw []byte, start uint64, n uint32) *inode {
 	in := &inode{journalInode, raw}
 	clear(raw)
@@ -48,8 +48,9 @@ func newJournalInode(fs *FS, raw []byte, start uint64, n uint32) *inode {
 	return in
 }
 
-// findJournalSpan finds room for a journal: of n blocks or of one of the smaller sizes that
-// Format gives, so that half of the space in one group stays free. No blocks: none.
+// findJournalSpan finds room for a journal of n blocks, or of one of the smaller sizes
+// that Format uses, in a group of which half stays free. It returns no blocks if there is
+// none.
 func (g *grower) findJournalSpan(n uint64) (group uint32, s groupSpan, err error) {
 	for ; n >= minJournal; n /= 2 {
 		for k := range g.fs.sb.groups {
@@ -75,8 +76,8 @@ func (g *grower) findJournalSpan(n uint64) (group uint32, s groupSpan, err error
 	return 0, groupSpan{}, nil
 }
 
-// writeEmptyJournal makes free blocks a journal without a transaction: zeros, after its
-// superblock.
+// writeEmptyJournal turns free blocks into a journal without transactions: its superblock,
+// then zeros.
 func (g *grower) writeEmptyJournal(start uint64, n uint32) error {
 	buf := make([]byte, maxWrite)
 	for off, end := int64(start)*g.fs.sb.blockSize, (int64(start)+int64(n))*g.fs.sb.blockSize; off < end; {

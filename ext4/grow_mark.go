@@ -15,8 +15,8 @@ import (
 // end. A growth too small for that has it behind the new end, where the device can be
 // made longer for a while.
 
-// sbGrowMark is where the record is, in the superblock's first sector. The field is of a
-// feature that was never merged (s_snapshot_r_blocks_count).
+// sbGrowMark is the offset of the record in the superblock's first sector. The field
+// belongs to a feature that was never merged into Linux (s_snapshot_r_blocks_count).
 const sbGrowMark = 0x188
 
 const (
@@ -33,12 +33,13 @@ const (
 // growMark is the record of a growth. The zero value means that there is none.
 type growMark uint64
 
+// growMark reads the record.
 func (s *superblock) growMark() growMark { return growMark(le.Uint64(s.raw[sbGrowMark:])) }
 
-// targetBlocks returns how many blocks the device has when the growth is complete.
+// targetBlocks returns how many blocks the device has once the growth is complete.
 func (m growMark) targetBlocks() uint64 { return uint64(m) & markBlocks }
 
-// logRange returns the blocks of the device that hold the log. n is 0 when there is none.
+// logRange returns the blocks of the device that hold the log; n is 0 if there is none.
 func (m growMark) logRange() (start, n uint64) {
 	n = uint64(m) >> markLogShift & markLogMask
 	if m&markBehind != 0 {
@@ -50,22 +51,23 @@ func (m growMark) logRange() (start, n uint64) {
 	return m.targetBlocks() - n, n
 }
 
-// UnfinishedGrow reports whether a growth of the file system on dev began and did not
-// end. [Open], for writing, completes it; one for which the device is too short by now it
-// forgets, and that does not count here.
+// UnfinishedGrow reports whether a growth of the file system on dev was interrupted.
+// [Open], for writing, completes it. A growth for which the device is too short now does
+// not count: Open forgets it.
 func UnfinishedGrow(dev Device) (bool, error) {
 	sb, err := readMarkedSuper(dev)
 	return sb != nil && sb.canCompleteGrow(deviceSize(dev)), err
 }
 
-// canCompleteGrow reports whether a growth can go on, on a device of size bytes (0: unknown).
+// canCompleteGrow reports whether a recorded growth can go on, on a device of size bytes
+// (0: unknown).
 func (s *superblock) canCompleteGrow(size int64) bool {
 	m := s.growMark()
 	end := int64(m.targetBlocks()) * s.blockSize
 	return m.targetBlocks() >= s.blocks && end <= MaxSize && (size == 0 || end <= size)
 }
 
-// readMarkedSuper reads a superblock that has the record of a growth; nil: it has none.
+// readMarkedSuper reads a superblock with the record of a growth; nil if it has none.
 func readMarkedSuper(dev io.ReaderAt) (*superblock, error) {
 	raw := make([]byte, superSize)
 	if err := readFull(dev, raw, superOffset); err != nil {
@@ -81,8 +83,8 @@ func readMarkedSuper(dev io.ReaderAt) (*superblock, error) {
 	return sb, nil
 }
 
-// completeGrow goes on with a growth that a crash ended. When that fails the file system
-// is used as large as it is: it is in order, and who opens it next tries again.
+// completeGrow completes a growth that a crash interrupted. If it fails, the file system
+// is used at its present size: it is in order, and the next open tries again.
 func completeGrow(dev Device, opts OpenOptions) error {
 	sb, err := readMarkedSuper(dev)
 	if sb == nil || err != nil {
@@ -99,8 +101,8 @@ func completeGrow(dev Device, opts OpenOptions) error {
 	return forgetGrow(dev, opts)
 }
 
-// forgetGrow ends a growth that cannot go on, because the device or the file system has
-// got another size since. What is in its log is brought home.
+// forgetGrow erases the record of a growth that cannot go on, because the size of the
+// device or of the file system has changed since. The transaction in its log is replayed.
 func forgetGrow(dev Device, opts OpenOptions) error {
 	opts.forGrow = true
 	fs, err := Open(dev, opts)
@@ -114,7 +116,8 @@ func forgetGrow(dev Device, opts OpenOptions) error {
 	return g.eraseGrowRecord()
 }
 
-// recordGrow records the growth, and gives an image without a journal a log.
+// recordGrow records the growth in the superblock, and gives an image without a journal a
+// log.
 func (g *grower) recordGrow() error {
 	sb, old := g.fs.sb, g.fs.sb.growMark()
 	raw := append([]byte(nil), sb.raw...)
@@ -157,8 +160,8 @@ func (g *grower) makeGrowLog(m, old growMark) (growMark, error) {
 	return m, g.writeAndSync(make([]byte, sideHead), int64(start)*bs)
 }
 
-// spareAddedBlocks returns how many blocks at the end of the device, of which there are end,
-// the growth adds and does not use itself.
+// spareAddedBlocks returns how many blocks at the end of a device of end blocks the growth
+// adds and does not use itself.
 func (g *grower) spareAddedBlocks(end uint64) uint64 {
 	sb := g.fs.sb
 	from := sb.blocks
@@ -168,7 +171,7 @@ func (g *grower) spareAddedBlocks(end uint64) uint64 {
 	return end - min(from, end)
 }
 
-// eraseGrowRecord ends the record of the growth, once all is done.
+// eraseGrowRecord erases the record of the growth once everything is done.
 func (g *grower) eraseGrowRecord() error {
 	m := g.fs.sb.growMark()
 	if t, ok := g.dev.(truncater); ok && g.deviceExtended {
@@ -184,7 +187,7 @@ func (g *grower) eraseGrowRecord() error {
 	return g.switchSuperblock(raw)
 }
 
-// findGrowLog returns the log in the image that its superblock tells of; nil: there is none.
+// findGrowLog returns the log inside the image that its superblock records; nil if none.
 func (fs *FS) findGrowLog() SideLog {
 	start, n := fs.sb.growMark().logRange()
 	bs := uint64(fs.sb.blockSize)
@@ -194,7 +197,7 @@ func (fs *FS) findGrowLog() SideLog {
 	return &logInImage{fs.dev, int64(start * bs), int64(n * bs)}
 }
 
-// logInImage is a SideLog that is a part of the image.
+// logInImage is a SideLog in a range of the image.
 type logInImage struct {
 	dev       Device
 	off, size int64
@@ -218,7 +221,7 @@ func (l *logInImage) WriteAt(p []byte, off int64) (int, error) {
 
 func (l *logInImage) Sync() error { return l.dev.Sync() }
 
-// Truncate empties the log: what counts is its first sector.
+// Truncate empties the log by zeroing its header.
 func (l *logInImage) Truncate(int64) error {
 	_, err := l.dev.WriteAt(make([]byte, sideHead), l.off)
 	return err

@@ -1,9 +1,9 @@
 package ext4
 
-// doubleSlot is where the resize inode has its block of double indirection.
+// doubleSlot is the offset of the double-indirect block in the resize inode.
 const doubleSlot = inBlock + 4*13
 
-// eachSuperGroup calls f for each group that has a copy of the superblock, and for group 0.
+// eachSuperGroup calls f for group 0 and each group with a backup of the superblock.
 func (s *superblock) eachSuperGroup(f func(g uint32) error) error {
 	for _, g := range append([]uint32{0}, backupGroups(s.groups)...) {
 		if err := f(g); err != nil {
@@ -13,8 +13,7 @@ func (s *superblock) eachSuperGroup(f func(g uint32) error) error {
 	return nil
 }
 
-// reserveUnlisted leaves n blocks to be kept for descriptors, none of them in the list of the
-// resize inode.
+// reserveUnlisted reserves n blocks for descriptors, none of which the resize inode lists.
 func (g *grower) reserveUnlisted(n uint32) error {
 	if sb := g.fs.sb; sb.reservedDescs == n {
 		if empty, err := g.fs.isResizeListEmpty(); empty || err != nil {
@@ -30,7 +29,7 @@ func (g *grower) reserveUnlisted(n uint32) error {
 	})
 }
 
-// isResizeListEmpty reports whether the list of the resize inode is empty.
+// isResizeListEmpty reports whether the resize inode lists no blocks.
 func (fs *FS) isResizeListEmpty() (bool, error) {
 	i, err := fs.readInode(resizeInode)
 	if err != nil {
@@ -39,7 +38,7 @@ func (fs *FS) isResizeListEmpty() (bool, error) {
 	return fs.allocatedBytes(i) == fs.sb.blockSize, nil
 }
 
-// emptyResizeList empties the list of the resize inode.
+// emptyResizeList empties the list in the resize inode.
 func (fs *FS) emptyResizeList() error {
 	i, at, err := fs.readResizeInode()
 	if err != nil {
@@ -54,7 +53,7 @@ func (fs *FS) emptyResizeList() error {
 	return fs.storeInode(i)
 }
 
-// readResizeInode returns the resize inode and its block of double indirection.
+// readResizeInode returns the resize inode and its double-indirect block.
 func (fs *FS) readResizeInode() (*inode, uint64, error) {
 	i, err := fs.readInode(resizeInode)
 	if err != nil {
@@ -67,8 +66,8 @@ func (fs *FS) readResizeInode() (*inode, uint64, error) {
 	return i, at, nil
 }
 
-// setReservedDescs changes how many blocks after the descriptors are kept for more of them: to n,
-// or to as many as are free now, and returns how many.
+// setReservedDescs sets how many blocks after the descriptors are reserved for more of
+// them: n, or as many as are free. It returns how many there are.
 func (fs *FS) setReservedDescs(n uint32) (uint32, error) {
 	sb := fs.sb
 	old, from := sb.reservedDescs, 1+sb.descBlockCount()
@@ -93,8 +92,8 @@ func (fs *FS) setReservedDescs(n uint32) (uint32, error) {
 	return n, err
 }
 
-// countFreeFrom returns how many of the n blocks of a group that begin at from are free,
-// up to the first that is not.
+// countFreeFrom returns how many of n blocks of a group are free from one on, up to the
+// first that is not.
 func (fs *FS) countFreeFrom(g, from, n uint32) (uint32, error) {
 	d, err := fs.readGroupDesc(g)
 	if err != nil {
@@ -107,8 +106,8 @@ func (fs *FS) countFreeFrom(g, from, n uint32) (uint32, error) {
 	return min(m.nextBlock(from, true), from+n) - from, nil
 }
 
-// restoreReservedDescs keeps as many blocks for descriptors as there were before, but for those
-// that are in use by now, and lists them in the resize inode.
+// restoreReservedDescs reserves as many blocks for descriptors as before, less those that
+// are in use now, and lists them in the resize inode.
 func (g *grower) restoreReservedDescs() error {
 	sb := g.fs.sb
 	if sb.compat&compatResizeInode == 0 || sb.firstMetaBG != ^uint32(0) || g.reservedBefore == 0 && sb.reservedDescs == 0 {
@@ -134,8 +133,8 @@ func (g *grower) restoreReservedDescs() error {
 	})
 }
 
-// writeResizeList makes the list of the resize inode: of n blocks after the descriptors, as
-// if each were a block of indirection, and in those of their copies.
+// writeResizeList lists n blocks after the descriptors in the resize inode as if they were
+// indirect blocks, and in each of them its copies in the groups with backups.
 func (fs *FS) writeResizeList(n uint32) error {
 	i, at, err := fs.readResizeInode()
 	if err != nil {
@@ -162,9 +161,9 @@ func (fs *FS) writeResizeList(n uint32) error {
 	return fs.storeInode(i)
 }
 
-// convertToMetaBG gives the image the feature meta_bg: each 64 groups (128 where descriptors
-// are short) keep their own descriptors, as many groups as there may be. No block needs
-// be kept for descriptors then, and the resize inode goes.
+// convertToMetaBG gives the image the feature meta_bg: every 64 groups (128 with short
+// descriptors) hold their own descriptors, so their number is not limited. No blocks have
+// to be reserved any more, and the resize inode goes.
 func (g *grower) convertToMetaBG() error {
 	return g.changeAndReopen(func(fs *FS) error {
 		raw := fs.sb.raw
@@ -182,7 +181,7 @@ func (g *grower) convertToMetaBG() error {
 	})
 }
 
-// removeResizeInode frees all that the resize inode holds, and the inode.
+// removeResizeInode frees the resize inode and the blocks that it holds.
 func (fs *FS) removeResizeInode() error {
 	i, at, err := fs.readResizeInode()
 	if err != nil {

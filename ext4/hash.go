@@ -2,9 +2,8 @@ package ext4
 
 import "math/bits"
 
-// hasher computes the hashes by which an indexed directory is ordered. The functions
-// are those of fs/ext4/hash.c: the first two rounds' worth of MD4 (RFC 1320), TEA, and
-// a simple one from before.
+// hasher computes the hashes by which indexed directories are ordered, with the functions
+// of fs/ext4/hash.c: half MD4 (RFC 1320 with fewer steps), TEA, and a legacy one.
 type hasher struct {
 	seed     [4]uint32
 	unsigned bool // names are bytes, not signed chars: depends on who made the image
@@ -17,10 +16,11 @@ const (
 	hashSip     = 6 // of encrypted and casefolded directories, with their key
 )
 
-// hashEnd is the largest hash, which no name has: it marks the end of a directory.
+// hashEnd is the largest hash. No name has it: it marks the end of a directory.
 const hashEnd = 0x7fffffff << 1
 
-// hashName returns a name's hash and the finer one that orders names of the same hash.
+// hashName returns a name's hash, and a second one that orders names of the same hash; ok
+// is false if the function is unknown.
 func (h *hasher) hashName(version byte, name string) (major, minor uint32, ok bool) {
 	var seed = [4]uint32{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476}
 	if h.seed != [4]uint32{} {
@@ -52,6 +52,8 @@ func (h *hasher) hashName(version byte, name string) (major, minor uint32, ok bo
 	return major, minor, true
 }
 
+// charValue returns a byte as a C char, whose sign depends on the machine that made the
+// image.
 func (h *hasher) charValue(c byte) uint32 {
 	if h.unsigned {
 		return uint32(c)
@@ -59,6 +61,7 @@ func (h *hasher) charValue(c byte) uint32 {
 	return uint32(int32(int8(c)))
 }
 
+// legacyHash is the hash function from before half MD4.
 func (h *hasher) legacyHash(name string) uint32 {
 	hash, last := uint32(0x12a3fe2d), uint32(0x37abe8f9)
 	for i := range len(name) {
@@ -71,7 +74,7 @@ func (h *hasher) legacyHash(name string) uint32 {
 	return hash << 1
 }
 
-// packWords packs the start of a name into words, and fills the rest with its length.
+// packWords packs the beginning of a name into words, and fills the rest with its length.
 func (h *hasher) packWords(out []uint32, s string) {
 	pad := uint32(len(s)) | uint32(len(s))<<8
 	pad |= pad << 16
@@ -94,6 +97,7 @@ func (h *hasher) packWords(out []uint32, s string) {
 	}
 }
 
+// halfMD4Transform mixes 32 bytes of a name into the hash.
 func halfMD4Transform(buf *[4]uint32, in *[8]uint32) {
 	const k2, k3 = 0x5a827999, 0x6ed9eba1
 	f := func(x, y, z uint32) uint32 { return z ^ x&(y^z) }
@@ -127,6 +131,7 @@ func halfMD4Transform(buf *[4]uint32, in *[8]uint32) {
 	buf[3] += d
 }
 
+// teaTransform mixes 16 bytes of a name into the hash.
 func teaTransform(buf *[4]uint32, in *[4]uint32) {
 	b0, b1, sum := buf[0], buf[1], uint32(0)
 	for range 16 {

@@ -18,8 +18,8 @@ const (
 	dxBlockMask   = 0x0fffffff
 )
 
-// dxNode is the table of an inner node: entries of a hash and a block of the
-// directory. In place of the first hash, which would be 0, stand room and count.
+// dxNode is the table in an inner node of the index: pairs of a hash and a block of the
+// directory. The first pair needs no hash: limit and count are in its place.
 type dxNode []byte
 
 func (n dxNode) entryLimit() int         { return int(le.Uint16(n)) }
@@ -33,11 +33,13 @@ func (n dxNode) hashAt(i int) uint32 {
 	return le.Uint32(n[dxEntry*i:])
 }
 
+// setLimitAndCount writes how many entries the node can have, and how many it has.
 func (n dxNode) setLimitAndCount(room, count int) {
 	le.PutUint16(n, uint16(room))
 	le.PutUint16(n[2:], uint16(count))
 }
 
+// insertEntry inserts an entry at i. The node must not be full.
 func (n dxNode) insertEntry(i int, hash, block uint32) {
 	c := n.entryCount()
 	copy(n[dxEntry*(i+1):dxEntry*(c+1)], n[dxEntry*i:dxEntry*c])
@@ -51,13 +53,14 @@ func (n dxNode) findEntryFor(h uint32) int {
 	return sort.Search(n.entryCount()-1, func(i int) bool { return n.hashAt(i+1) > h })
 }
 
-// usesIndex reports whether a directory has an index that is to be used. The index of a
-// casefolded one has hashes of folded names, so that it is searched from end to end, for
-// names as they are written.
+// usesIndex reports whether names of a directory are looked up by its index. The index of
+// a casefolded directory hashes folded names, so such a directory is searched from end to
+// end.
 func (fs *FS) usesIndex(dir *inode) bool {
 	return dir.hasFlag(flagIndexed) && fs.sb.compat&compatDirIndex != 0 && !dir.hasFlag(flagInline|flagCasefold)
 }
 
+// dxEntriesOffset returns where the table begins in an inner node: block 0 is the root.
 func dxEntriesOffset(l uint32) int {
 	if l == 0 {
 		return dxRootEntries
@@ -65,7 +68,7 @@ func dxEntriesOffset(l uint32) int {
 	return dxNodeEntries
 }
 
-// dxEntryLimit returns how many entries the node at block l can have.
+// dxEntryLimit returns how many entries the inner node at block l can have.
 func (fs *FS) dxEntryLimit(l uint32) int {
 	n := int(fs.sb.blockSize) - dxEntriesOffset(l)
 	if fs.sb.metadataCsum {
@@ -74,7 +77,7 @@ func (fs *FS) dxEntryLimit(l uint32) int {
 	return n / dxEntry
 }
 
-// checkIndexBlock checks an inner node.
+// checkIndexBlock checks an inner node of the index.
 func (fs *FS) checkIndexBlock(dir *inode, l uint32, b []byte) error {
 	bad := func() error { return corruptf("the index of directory %d", dir.num) }
 	if l == 0 && (b[dxRootInfo+5] != dxRootEntries-dxRootInfo || b[dxRootInfo+6] > 2 ||
@@ -100,6 +103,7 @@ func (fs *FS) checkIndexBlock(dir *inode, l uint32, b []byte) error {
 	return nil
 }
 
+// indexChecksum computes the checksum of an inner node, and returns where its tail begins.
 func (fs *FS) indexChecksum(dir *inode, l uint32, b []byte) (sum uint32, end int) {
 	off := dxEntriesOffset(l)
 	n := dxNode(b[off:])
@@ -108,7 +112,7 @@ func (fs *FS) indexChecksum(dir *inode, l uint32, b []byte) (sum uint32, end int
 	return crc32c(crc32c(c, b[end:end+4]), zeros[:4]), end
 }
 
-// dxStep is one inner node on the way to a leaf.
+// dxStep is one inner node on the path to a leaf.
 type dxStep struct {
 	logical     uint32 // block of the directory
 	blockNumber uint64 // on the device
@@ -118,7 +122,7 @@ type dxStep struct {
 
 func (s *dxStep) indexNode() dxNode { return dxNode(s.data[dxEntriesOffset(s.logical):]) }
 
-// findIndexPath finds the way to the leaf that holds the names of a hash.
+// findIndexPath finds the path to the leaf for a hash.
 func (fs *FS) findIndexPath(dir *inode, hash uint32) ([]dxStep, error) {
 	path := make([]dxStep, 0, 3)
 	l, levels := uint32(0), 0
@@ -142,12 +146,14 @@ func (fs *FS) findIndexPath(dir *inode, hash uint32) ([]dxStep, error) {
 	}
 }
 
+// leafBlockOf returns the block of the directory that a path leads to.
 func leafBlockOf(path []dxStep) uint32 {
 	s := &path[len(path)-1]
 	return s.indexNode().childBlock(s.entry)
 }
 
-// nextLeafHash returns the hash with which the next leaf begins, or false at the last one.
+// nextLeafHash returns the hash at which the leaf after a path's begins; false if it is
+// the last.
 func nextLeafHash(path []dxStep) (uint32, bool) {
 	for i := len(path) - 1; i >= 0; i-- {
 		if n := path[i].indexNode(); path[i].entry+1 < n.entryCount() {
@@ -157,7 +163,7 @@ func nextLeafHash(path []dxStep) (uint32, bool) {
 	return 0, false
 }
 
-// advanceToNextLeaf goes on to the next leaf, which nextLeafHash said there is.
+// advanceToNextLeaf moves a path to the next leaf, which must exist.
 func (fs *FS) advanceToNextLeaf(dir *inode, path *[]dxStep) error {
 	p := *path
 	lvl := len(p) - 1
@@ -176,7 +182,8 @@ func (fs *FS) advanceToNextLeaf(dir *inode, path *[]dxStep) error {
 	return nil
 }
 
-// hashForDir computes a name's hash as a directory's index wants it. ErrUnsupported.
+// hashForDir computes the hash of a name with the function that a directory uses.
+// ErrUnsupported: the function is unknown.
 func (fs *FS) hashForDir(dir *inode, name string) (major, minor uint32, err error) {
 	version := fs.sb.raw[sbHashVersion]
 	if fs.usesIndex(dir) {
@@ -193,7 +200,7 @@ func (fs *FS) hashForDir(dir *inode, name string) (major, minor uint32, err erro
 	return major, minor, nil
 }
 
-// findByIndex looks a name up by the index.
+// findByIndex looks a name up by the index of a directory.
 func (fs *FS) findByIndex(dir *inode, name string) (found entryLocation, ok bool, err error) {
 	hash, _, err := fs.hashForDir(dir, name)
 	if err != nil {
@@ -213,13 +220,13 @@ func (fs *FS) findByIndex(dir *inode, name string) (found entryLocation, ok bool
 	return found, false, err
 }
 
-// hashedEntry is an entry of a leaf with its hash.
+// hashedEntry is an entry of a leaf with the hash of its name.
 type hashedEntry struct {
 	major, minor uint32
 	dirent
 }
 
-// hashEntries returns a leaf's entries ordered by hash.
+// hashEntries returns a leaf's entries in the order of their hashes.
 func (fs *FS) hashEntries(dir *inode, b []byte, version byte) ([]hashedEntry, error) {
 	var list []hashedEntry
 	err := fs.eachEntry(dir.num, b, fs.entriesEnd(), func(e dirent) bool {
@@ -234,6 +241,7 @@ func (fs *FS) hashEntries(dir *inode, b []byte, version byte) ([]hashedEntry, er
 	return list, err
 }
 
+// indexHashVersion returns the hash function of a directory's index.
 func (fs *FS) indexHashVersion(dir *inode) (byte, error) {
 	b, _, err := fs.readDirBlock(dir, 0, true)
 	if err != nil {
@@ -242,4 +250,5 @@ func (fs *FS) indexHashVersion(dir *inode) (byte, error) {
 	return b.data[dxRootInfo+4], nil
 }
 
+// isDotName reports whether a name is "." or "..".
 func isDotName(name string) bool { return name == "." || name == ".." }

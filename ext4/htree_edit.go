@@ -4,6 +4,7 @@ import (
 	"slices"
 )
 
+// setIndexChecksum sets the checksum of a changed inner node.
 func (fs *FS) setIndexChecksum(dir *inode, l uint32, b []byte) {
 	if fs.sb.metadataCsum {
 		sum, end := fs.indexChecksum(dir, l, b)
@@ -11,7 +12,8 @@ func (fs *FS) setIndexChecksum(dir *inode, l uint32, b []byte) {
 	}
 }
 
-// addByIndex adds an entry by the index, which grows as needed.
+// addByIndex adds an entry to the leaf for its hash, and splits leaf and inner nodes as
+// needed.
 func (fs *FS) addByIndex(dir *inode, ino uint32, kind byte, name string) error {
 	hash, _, err := fs.hashForDir(dir, name)
 	if err != nil {
@@ -50,7 +52,8 @@ func (fs *FS) modifyIndexNode(s *dxStep) error {
 	return err
 }
 
-// splitIndexLeaf moves the upper half of a leaf's names to a new one.
+// splitIndexLeaf moves the upper half of a leaf's entries to a new leaf. If entries of one
+// hash end up in both, the new leaf's hash is odd, which tells searches to go on there.
 func (fs *FS) splitIndexLeaf(dir *inode, up *dxStep, at uint64) error {
 	version, err := fs.indexHashVersion(dir)
 	if err != nil {
@@ -93,7 +96,7 @@ func (fs *FS) splitIndexLeaf(dir *inode, up *dxStep, at uint64) error {
 	return nil
 }
 
-// writeLeafEntries writes a block of entries.
+// writeLeafEntries fills a block with entries.
 func (fs *FS) writeLeafEntries(dir *inode, b []byte, list []hashedEntry) {
 	clear(b)
 	off, end := 0, fs.entriesEnd()
@@ -111,8 +114,8 @@ func (fs *FS) writeLeafEntries(dir *inode, b []byte, list []hashedEntry) {
 	fs.setDirChecksum(dir, b)
 }
 
-// splitIndexNode makes room in the inner node at a level of a path, which is to be found
-// again afterwards.
+// splitIndexNode makes room in the inner node at level lvl of a path. The path is invalid
+// afterwards.
 func (fs *FS) splitIndexNode(dir *inode, path []dxStep, lvl int) error {
 	if lvl == 0 {
 		return fs.deepenIndex(dir, &path[0])
@@ -148,7 +151,7 @@ func (fs *FS) splitIndexNode(dir *inode, path []dxStep, lvl int) error {
 	return nil
 }
 
-// initIndexNode makes a block an inner node without entries.
+// initIndexNode turns a block into an inner node without entries.
 func (fs *FS) initIndexNode(b []byte, l uint32) dxNode {
 	clear(b)
 	le.PutUint16(b[4:], uint16(len(b)))
@@ -157,7 +160,7 @@ func (fs *FS) initIndexNode(b []byte, l uint32) dxNode {
 	return n
 }
 
-// deepenIndex puts a node between the root and what is beneath it.
+// deepenIndex adds a level: the root's entries move to a new node beneath it.
 func (fs *FS) deepenIndex(dir *inode, root *dxStep) error {
 	most := byte(1)
 	if fs.sb.incompat&incompatLargeDir != 0 {
@@ -187,7 +190,8 @@ func (fs *FS) deepenIndex(dir *inode, root *dxStep) error {
 	return nil
 }
 
-// convertToIndexed gives a directory of one full block an index.
+// convertToIndexed gives a directory of one full block an index: the entries move to a
+// leaf, and block 0 becomes the root.
 func (fs *FS) convertToIndexed(dir *inode) error {
 	b, at, err := fs.readDirBlock(dir, 0, false)
 	if err != nil {

@@ -4,8 +4,8 @@ package ext4
 // place of the block mapping, the rest in an extended attribute. Such images are
 // read, not written.
 
-// readInlineData returns the content of an inode that holds it itself. A regular file may be
-// longer than what is there: the rest is zeros.
+// readInlineData returns the content that lies in an inode. A regular file may be longer:
+// the rest is zeros.
 func (fs *FS) readInlineData(i *inode) ([]byte, error) {
 	data := append([]byte(nil), i.blockArea()...)
 	list, err := fs.readBodyXattrs(i)
@@ -27,8 +27,8 @@ func (fs *FS) readInlineData(i *inode) ([]byte, error) {
 	return data[:min(i.size(), int64(len(data)))], nil
 }
 
-// inlineEntries returns the entries of a directory that lies in its inode: the number
-// of its parent, then two rows of entries.
+// inlineEntries returns the entries of a directory that lies in its inode: the number of
+// its parent comes first, then two rows of entries.
 func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
 	data, err := fs.readInlineData(dir)
 	if err != nil {
@@ -55,6 +55,7 @@ func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
 	return list, nil
 }
 
+// findInlineEntry is findEntry for a directory that lies in its inode.
 func (fs *FS) findInlineEntry(dir *inode, name string) (entryLocation, error) {
 	switch name {
 	case ".":

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// inode is a copy of an inode, or a view of the one in a block.
+// inode is a copy of an on-disk inode, or a view into its block: see viewInode.
 type inode struct {
 	num uint32
 	raw []byte
 }
 
-// cloneInode makes of a view what may be changed and kept.
+// cloneInode turns a view into a copy that may be changed and kept.
 func (i *inode) cloneInode() *inode {
 	if i == nil {
 		return nil
@@ -38,7 +38,7 @@ func (i *inode) gid() uint32 {
 	return uint32(le.Uint16(i.raw[inGID:])) | uint32(le.Uint16(i.raw[inGIDHi:]))<<16
 }
 
-// size returns the size in bytes; what does not fit an int64 was refused by check.
+// size returns the size in bytes. readInode refused sizes that do not fit an int64.
 func (i *inode) size() int64 {
 	return int64(le.Uint32(i.raw[inSizeLo:])) | int64(le.Uint32(i.raw[inSizeHi:]))<<32
 }
@@ -47,7 +47,7 @@ func (i *inode) xattrBlock() uint64 {
 	return uint64(le.Uint32(i.raw[inFileACL:])) | uint64(le.Uint16(i.raw[inFileACLHi:]))<<32
 }
 
-// allocatedBytes returns the bytes of storage that the inode takes.
+// allocatedBytes returns the bytes of storage that an inode takes (st_blocks).
 func (f *FS) allocatedBytes(i *inode) int64 {
 	n := int64(le.Uint32(i.raw[inBlocksLo:]))
 	if i.hasFlag(flagInline) && i.isRegular() {
@@ -63,7 +63,7 @@ func (f *FS) allocatedBytes(i *inode) int64 {
 	return n * 512
 }
 
-// changeBlockCount changes the count of storage by n blocks of the file system.
+// changeBlockCount adds n blocks to an inode's count of storage.
 func (f *FS) changeBlockCount(i *inode, n int64) {
 	v := int64(le.Uint32(i.raw[inBlocksLo:])) | int64(le.Uint16(i.raw[inBlocksHi:]))<<32
 	if !i.hasFlag(flagHugeFile) {
@@ -81,7 +81,7 @@ func (f *FS) changeBlockCount(i *inode, n int64) {
 	le.PutUint16(i.raw[inBlocksHi:], uint16(v>>32))
 }
 
-// setFileSize sets the size, and keeps the sum of all files' sizes.
+// setFileSize sets an inode's size, and keeps the total of all files' sizes.
 func (f *FS) setFileSize(i *inode, n int64) {
 	if i.isRegular() {
 		f.counters.fileBytes += n - i.size()
@@ -90,7 +90,7 @@ func (f *FS) setFileSize(i *inode, n int64) {
 	le.PutUint32(i.raw[inSizeHi:], uint32(n>>32))
 }
 
-// extraSize returns how many bytes beyond the old inode are in use.
+// extraSize returns how many bytes beyond the first 128 hold fields.
 func (i *inode) extraSize() int {
 	if len(i.raw) == oldInodeSize {
 		return 0
@@ -98,7 +98,7 @@ func (i *inode) extraSize() int {
 	return int(le.Uint16(i.raw[inExtraSize:]))
 }
 
-// deviceNumber returns the device number as makedev(3) makes it.
+// deviceNumber returns a device node's number, as makedev(3) makes it.
 func (i *inode) deviceNumber() uint64 {
 	if old := le.Uint32(i.raw[inBlock:]); old != 0 {
 		return makedev(uint64(old>>8&0xff), uint64(old&0xff))
@@ -107,11 +107,12 @@ func (i *inode) deviceNumber() uint64 {
 	return makedev(v>>8&0xfff, v&0xff|v>>12&0xfff00)
 }
 
+// makedev builds a device number as glibc does.
 func makedev(major, minor uint64) uint64 {
 	return minor&0xff | major&0xfff<<8 | minor&^0xff<<12 | major&^0xfff<<32
 }
 
-// setDeviceNumber stores a device number as Linux does: the old way where it fits.
+// setDeviceNumber stores a device number as Linux does: in the old format where it fits.
 func (i *inode) setDeviceNumber(dev uint64) {
 	major := dev>>8&0xfff | dev>>32&^0xfff
 	minor := dev&0xff | dev>>12&0xffffff00
@@ -130,10 +131,10 @@ var (
 	stampBirth = [2]int{inCrtime, inCrtimeExt}
 )
 
-// hasField reports whether the inode is long enough to have the field at o.
+// hasField reports whether the inode is long enough to have the field at offset o.
 func (i *inode) hasField(o int) bool { return o+4 <= oldInodeSize+i.extraSize() }
 
-// readTime reads a time. The finer part holds nanoseconds and two more bits of seconds.
+// readTime reads a time. The extra field holds nanoseconds and two more bits of seconds.
 func (i *inode) readTime(at [2]int) time.Time {
 	if at[0] >= oldInodeSize && !i.hasField(at[0]) {
 		return time.Time{}
@@ -153,6 +154,7 @@ const (
 	maxTime = 1<<33 + 1<<32 + 1<<31 - 1
 )
 
+// setTime stores a time, or the nearest that an inode can hold.
 func (i *inode) setTime(at [2]int, t time.Time) {
 	if at[0] >= oldInodeSize && !i.hasField(at[0]) {
 		return
@@ -165,7 +167,7 @@ func (i *inode) setTime(at [2]int, t time.Time) {
 	}
 }
 
-// setModeAndOwner sets mode, with the type, and owner.
+// setModeAndOwner sets mode, type included, and owner.
 func (i *inode) setModeAndOwner(mode uint16, uid, gid uint32) {
 	le.PutUint16(i.raw[inMode:], mode)
 	le.PutUint16(i.raw[inUID:], uint16(uid))
@@ -174,8 +176,9 @@ func (i *inode) setModeAndOwner(mode uint16, uid, gid uint32) {
 	le.PutUint16(i.raw[inGIDHi:], uint16(gid>>16))
 }
 
-// changeLinkCount changes the count of links. A directory with too many says 1, which means
-// that nobody counts (dir_nlink).
+// changeLinkCount adds n to an inode's link count. A directory with too many
+// subdirectories has the count 1, which means that they are not counted (dir_nlink).
+// EMLINK.
 func (f *FS) changeLinkCount(i *inode, n int) error {
 	v := int(i.linkCount()) + n
 	switch {
@@ -195,7 +198,8 @@ func (f *FS) changeLinkCount(i *inode, n int) error {
 	return nil
 }
 
-// locateInode returns where an inode lies.
+// locateInode returns the block of the inode table that holds an inode, and the offset in
+// it.
 func (f *FS) locateInode(num uint32) (block uint64, off int, err error) {
 	if num == 0 || num > f.sb.inodes {
 		return 0, 0, corruptf("inode number %d of %d", num, f.sb.inodes)
@@ -213,7 +217,7 @@ func (f *FS) locateInode(num uint32) (block uint64, off int, err error) {
 	return block, int(at % f.sb.blockSize), nil
 }
 
-// readRawInode reads an inode whatever it says.
+// readRawInode reads an inode without any check.
 func (f *FS) readRawInode(num uint32) (*inode, error) {
 	n, off, err := f.locateInode(num)
 	if err != nil {
@@ -232,8 +236,8 @@ func (f *FS) readInode(num uint32) (*inode, error) {
 	return i.cloneInode(), err
 }
 
-// viewInode is inode without the copy, for who holds fs.mu and neither changes the inode
-// nor keeps any of it.
+// viewInode is readInode without the copy, for callers that hold fs.mu, and neither change
+// the inode nor keep a reference to it.
 func (f *FS) viewInode(num uint32) (*inode, error) {
 	n, off, err := f.locateInode(num)
 	if err != nil {
@@ -256,8 +260,8 @@ func (f *FS) viewInode(num uint32) (*inode, error) {
 	return i, f.checkInodeFields(i)
 }
 
-// checksumVerifiedBit is the bit for the inode at off among those of its block whose checksums
-// have been found right; 0 where a block has too many.
+// checksumVerifiedBit returns the bit in block.verified that says that the checksum of the
+// inode at off was verified; 0 for blocks with more inodes than bits.
 func (f *FS) checksumVerifiedBit(off int) uint64 {
 	if f.sb.blockSize > 32*int64(f.sb.inodeSize) {
 		return 0
@@ -265,11 +269,14 @@ func (f *FS) checksumVerifiedBit(off int) uint64 {
 	return 1 << (off / f.sb.inodeSize)
 }
 
+// isChecksumVerified reports whether the checksum of the inode at off was verified before.
 func (f *FS) isChecksumVerified(b *block, off int) bool {
 	v := b.verified.Load()
 	return v>>32 == checkInode && v&f.checksumVerifiedBit(off) != 0
 }
 
+// noteChecksumVerified records that the checksum of the inode at off is right. Readers
+// race here: mu is only held shared.
 func (f *FS) noteChecksumVerified(b *block, off int) {
 	for {
 		old := b.verified.Load()
@@ -283,6 +290,7 @@ func (f *FS) noteChecksumVerified(b *block, off int) {
 	}
 }
 
+// checkInodeFields checks the fields of an inode that later code relies on.
 func (f *FS) checkInodeFields(i *inode) error {
 	switch i.fileType() {
 	case typeRegular, typeDir, typeSymlink, typeChar, typeBlock, typeFifo, typeSocket:
@@ -302,7 +310,7 @@ func (f *FS) checkInodeFields(i *inode) error {
 	return nil
 }
 
-// storeInode stores a changed inode.
+// storeInode sets the checksum of a changed inode and stores it.
 func (f *FS) storeInode(i *inode) error {
 	n, off, err := f.locateInode(i.num)
 	if err != nil {
@@ -319,14 +327,14 @@ func (f *FS) storeInode(i *inode) error {
 	return nil
 }
 
-// setTimesToNow sets times to that of the operation under way.
+// setTimesToNow sets times of an inode to that of the operation under way.
 func (f *FS) setTimesToNow(i *inode, stamps ...[2]int) {
 	for _, s := range stamps {
 		i.setTime(s, f.op.now)
 	}
 }
 
-// fileModeOf translates a mode on disk.
+// fileModeOf converts a mode on disk to an io/fs mode.
 func fileModeOf(m uint16) fs.FileMode {
 	mode := fs.FileMode(m & 0o777)
 	switch m & typeMask {
@@ -355,7 +363,8 @@ func fileModeOf(m uint16) fs.FileMode {
 	return mode
 }
 
-// permBitsOf translates the permission bits of a mode, and setuid, setgid and sticky.
+// permBitsOf returns the permission, setuid, setgid and sticky bits of an io/fs mode as
+// they are on disk.
 func permBitsOf(mode fs.FileMode) uint16 {
 	m := uint16(mode.Perm())
 	if mode&fs.ModeSetuid != 0 {
@@ -370,7 +379,7 @@ func permBitsOf(mode fs.FileMode) uint16 {
 	return m
 }
 
-// Info describes a file, directory, link or node.
+// Info describes a file, directory, symbolic link or special file.
 type Info struct {
 	Name      string // last element of the path; "." for the root
 	Ino       uint32
@@ -387,6 +396,7 @@ type Info struct {
 	NoXattrs  bool      // it has no extended attributes; false: perhaps it has
 }
 
+// inodeInfo describes an inode.
 func (f *FS) inodeInfo(i *inode, name string) Info {
 	info := Info{
 		Name: name, Ino: i.num, Mode: fileModeOf(i.mode()), Size: i.size(), Allocated: f.allocatedBytes(i),

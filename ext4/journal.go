@@ -6,8 +6,8 @@ import (
 	"sort"
 )
 
-// journal is the log (jbd2) of a file system: an inode whose blocks are a superblock
-// and a number of transactions. The format is that of include/linux/jbd2.h.
+// journal is the log (jbd2) of a file system: an inode whose blocks are a superblock and
+// then transactions, as in include/linux/jbd2.h.
 type journal struct {
 	rawSuper       []byte
 	extents        []extent
@@ -73,7 +73,7 @@ const (
 	maxRevokes = 1 << 21
 )
 
-// openJournal reads the journal's superblock; nil when there is no journal.
+// openJournal reads the journal's superblock; nil if the file system has no journal.
 func (fs *FS) openJournal() (*journal, error) {
 	if fs.sb.compat&compatJournal == 0 {
 		return nil, nil
@@ -93,8 +93,7 @@ func (fs *FS) openJournal() (*journal, error) {
 	return j, j.parseSuperblock(fs.sb.blockSize)
 }
 
-// locateJournal finds the journal's blocks, by its inode or, when that is damaged, by
-// the copy of its mapping in the superblock.
+// locateJournal finds the blocks of the journal's inode.
 func (fs *FS) locateJournal(j *journal) error {
 	in, err := fs.readInode(le.Uint32(fs.sb.raw[sbJournalInode:]))
 	if err != nil {
@@ -119,6 +118,7 @@ func (fs *FS) locateJournal(j *journal) error {
 	return err
 }
 
+// parseSuperblock checks the journal's superblock and reads its fields.
 func (j *journal) parseSuperblock(blockSize int64) error {
 	s := j.rawSuper
 	t := be.Uint32(s[jsbType:])
@@ -165,12 +165,13 @@ func (j *journal) parseSuperblock(blockSize int64) error {
 	return nil
 }
 
+// superblockChecksum computes the checksum of the journal's superblock.
 func (j *journal) superblockChecksum() uint32 {
 	c := crc32c(^uint32(0), j.rawSuper[:jsbChecksum])
 	return crc32c(crc32c(c, zeros[:4]), j.rawSuper[jsbChecksum+4:])
 }
 
-// fastCommitBlocks returns how many blocks at the end of the log are for fast commits.
+// fastCommitBlocks returns how many blocks at the end of the journal are for fast commits.
 func (j *journal) fastCommitBlocks() uint32 {
 	if j.incompat&jFastCommit == 0 {
 		return 0
@@ -181,14 +182,14 @@ func (j *journal) fastCommitBlocks() uint32 {
 	return defaultFastLen
 }
 
-// deviceBlock returns where on the device a block of the log lies.
+// deviceBlock returns the block of the device where block n of the journal lies.
 func (j *journal) deviceBlock(n uint32) uint64 {
 	i := sort.Search(len(j.extents), func(i int) bool { return j.extents[i].logical+j.extents[i].n > n })
 	e := j.extents[i]
 	return e.start + uint64(n-e.logical)
 }
 
-// nextBlock returns the block after n, which wraps round.
+// nextBlock returns the block of the log after n: the log is a ring.
 func (j *journal) nextBlock(n uint32) uint32 {
 	if n++; n >= j.blocks {
 		return j.first
@@ -196,9 +197,9 @@ func (j *journal) nextBlock(n uint32) uint32 {
 	return n
 }
 
-// tagSize returns how long a tag of a descriptor is. With checksums of version 2 it is two
-// bytes longer than without, although the checksum lies in bytes that were there before:
-// jbd2 adds room for it (journal_tag_bytes).
+// tagSize returns the length of a descriptor's entry. With checksums of version 2 it is
+// two bytes longer than without, although the checksum lies in bytes that were there
+// before: jbd2 adds room for it all the same (journal_tag_bytes).
 func (j *journal) tagSize() int {
 	if j.incompat&jCsumV3 != 0 {
 		return 16
@@ -219,7 +220,7 @@ func (j *journal) verifyTailChecksum(b []byte) bool {
 	return !j.blockChecksums || crc32c(crc32c(j.seed, b[:n]), zeros[:4]) == be.Uint32(b[n:])
 }
 
-// verifyCommitChecksum checks the checksum of a commit block.
+// verifyCommitChecksum checks the checksum in a commit block.
 func (j *journal) verifyCommitChecksum(b []byte) bool {
 	if !j.blockChecksums {
 		return true
@@ -235,14 +236,15 @@ func (j *journal) verifyCommitChecksum(b []byte) bool {
 	return crc32c(head, rest) == sum
 }
 
-// verifyBodyChecksum checks the checksum of version 1 in a commit block: of a CRC-32 over all
-// descriptors and blocks before it. Nothing at all in its place is right too.
+// verifyBodyChecksum checks the checksum of version 1 in a commit block: a CRC-32 over all
+// blocks of the transaction before it. A commit block without one is valid too.
 func (j *journal) verifyBodyChecksum(sum uint32, commit []byte) bool {
 	kind, size, want := commit[12], commit[13], be.Uint32(commit[16:])
 	return !j.bodyChecksum || kind == 1 && size == 4 && want == sum || kind == 0 && size == 0 && want == 0
 }
 
-// crc32BigEndianTable is the table of the CRC-32 that begins with the highest bit (crc32_be of Linux).
+// crc32BigEndianTable is the table of the CRC-32 that takes the highest bit first
+// (crc32_be in Linux).
 var crc32BigEndianTable = func() (t [256]uint32) {
 	for i := range t {
 		c := uint32(i) << 24
@@ -258,6 +260,7 @@ var crc32BigEndianTable = func() (t [256]uint32) {
 	return t
 }()
 
+// crc32BigEndian adds bytes to such a CRC-32.
 func crc32BigEndian(c uint32, b []byte) uint32 {
 	for _, v := range b {
 		c = c<<8 ^ crc32BigEndianTable[byte(c>>24)^v]
@@ -270,7 +273,8 @@ func (j *journal) verifyDataChecksum(sequence, sum uint32, data []byte) bool {
 	return !j.blockChecksums || j.dataChecksum(sequence, data) == sum
 }
 
-// dataChecksum returns the checksum of a logged block; 0: it has none.
+// dataChecksum returns the checksum of a logged block for its tag; 0 if the journal has
+// none.
 func (j *journal) dataChecksum(sequence uint32, data []byte) uint32 {
 	if !j.blockChecksums {
 		return 0
@@ -284,14 +288,15 @@ func (j *journal) dataChecksum(sequence uint32, data []byte) uint32 {
 	return c
 }
 
-// tag is one entry of a descriptor: a block of the log and where it belongs.
+// tag is an entry of a descriptor block: which block of the device a logged block is a
+// version of.
 type tag struct {
 	to    uint64
 	flags uint32
 	sum   uint32
 }
 
-// parseTags reads a descriptor.
+// parseTags reads the entries of a descriptor block.
 func (j *journal) parseTags(b []byte) []tag {
 	var list []tag
 	size, end := j.tagSize(), len(b)
@@ -319,7 +324,8 @@ func (j *journal) parseTags(b []byte) []tag {
 	return list
 }
 
-// parseRevokes reads a revoke block: blocks of which no older version is to be replayed.
+// parseRevokes reads a revoke block: numbers of blocks that must not be replayed from this
+// transaction or an earlier one.
 func (j *journal) parseRevokes(b []byte) ([]uint64, error) {
 	n, size := int(be.Uint32(b[jHeaderSize:])), 4
 	if j.incompat&j64bit != 0 {
@@ -343,7 +349,7 @@ func (j *journal) parseRevokes(b []byte) ([]uint64, error) {
 	return list, nil
 }
 
-// updateSuperblock sets sequence, start and checksum of the journal's superblock.
+// updateSuperblock sets sequence number, start and checksum in the journal's superblock.
 func (j *journal) updateSuperblock() {
 	be.PutUint32(j.rawSuper[jsbSequence:], j.sequence)
 	be.PutUint32(j.rawSuper[jsbStart:], j.start)
@@ -352,8 +358,9 @@ func (j *journal) updateSuperblock() {
 	}
 }
 
-// upgradeFormat gives an empty log the format in which we write: jbd2 with 64-bit block
-// numbers and a checksum for every block, as the kernel does with metadata_csum.
+// upgradeFormat gives an empty log the format in which this package writes: jbd2 version 2
+// with 64-bit block numbers and a checksum for every block, as Linux does with
+// metadata_csum.
 func (j *journal) upgradeFormat() {
 	be.PutUint32(j.rawSuper[jsbType:], jSuperV2)
 	be.PutUint32(j.rawSuper[jsbCompat:], be.Uint32(j.rawSuper[jsbCompat:])&^jCompatCsum)
@@ -364,12 +371,12 @@ func (j *journal) upgradeFormat() {
 	j.seed = crc32c(^uint32(0), j.rawSuper[jsbUUID:jsbUUID+16])
 }
 
-// readLogBlock reads a block of the log.
+// readLogBlock reads block n of the journal.
 func (fs *FS) readLogBlock(j *journal, n uint32, b []byte) error {
 	return readFull(fs.dev, b, int64(j.deviceBlock(n))*fs.sb.blockSize)
 }
 
-// sortedBlockNumbers returns the numbers of blocks in ascending order.
+// sortedBlockNumbers returns the keys of a map by block number, in ascending order.
 func sortedBlockNumbers[V any](m map[uint64]V) []uint64 {
 	list := make([]uint64, 0, len(m))
 	for n := range m {

@@ -261,18 +261,20 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// crc32c is the checksum as ext4 and jbd2 use it: the register goes in and comes out
-// as it is, without the usual inversions.
+// crc32c is the CRC-32C as ext4 and jbd2 use it: the register goes in and comes out
+// without the usual inversions.
 func crc32c(register uint32, b []byte) uint32 {
 	return ^crc32.Update(^register, castagnoli, b)
 }
 
+// crc32cUint32 adds a little-endian number to a checksum.
 func crc32cUint32(register, v uint32) uint32 {
 	var b [4]byte
 	le.PutUint32(b[:], v)
 	return crc32c(register, b[:])
 }
 
+// crc32cUint64 adds a little-endian number to a checksum.
 func crc32cUint64(register uint32, v uint64) uint32 {
 	var b [8]byte
 	le.PutUint64(b[:], v)
@@ -281,10 +283,11 @@ func crc32cUint64(register uint32, v uint64) uint32 {
 
 var zeros [defaultBlock]byte
 
-// superblockChecksum is the checksum of a superblock.
+// superblockChecksum computes the checksum of a superblock.
 func superblockChecksum(sb []byte) uint32 { return crc32c(^uint32(0), sb[:sbChecksum]) }
 
-// inodeChecksum is the checksum of an inode, of which a short inode keeps half.
+// inodeChecksum computes the checksum of an inode. An inode of 128 bytes stores only half
+// of it.
 func inodeChecksum(seed, ino uint32, raw []byte) uint32 {
 	c := crc32cUint32(seed, ino)
 	c = crc32c(c, raw[inGeneration:inGeneration+4])
@@ -302,10 +305,12 @@ func inodeChecksum(seed, ino uint32, raw []byte) uint32 {
 	return crc32c(c, raw[inChecksumHi+2:])
 }
 
+// hasChecksumHi reports whether an inode has the field for the upper half of its checksum.
 func hasChecksumHi(raw []byte) bool {
 	return len(raw) > oldInodeSize && le.Uint16(raw[inExtraSize:]) >= inChecksumHi+2-oldInodeSize
 }
 
+// setInodeChecksum stores an inode's checksum in it.
 func setInodeChecksum(seed, ino uint32, raw []byte) {
 	c := inodeChecksum(seed, ino, raw)
 	le.PutUint16(raw[inChecksum:], uint16(c))
@@ -314,20 +319,22 @@ func setInodeChecksum(seed, ino uint32, raw []byte) {
 	}
 }
 
+// verifyInodeChecksum checks an inode's checksum.
 func verifyInodeChecksum(seed, ino uint32, raw []byte) bool {
 	c := inodeChecksum(seed, ino, raw)
 	return le.Uint16(raw[inChecksum:]) == uint16(c) &&
 		(!hasChecksumHi(raw) || le.Uint16(raw[inChecksumHi:]) == uint16(c>>16))
 }
 
-// descChecksum is the checksum of a group descriptor.
+// descChecksum computes the checksum of a group descriptor with metadata_csum.
 func descChecksum(seed, group uint32, d []byte) uint16 {
 	c := crc32c(crc32cUint32(seed, group), d[:gdChecksum])
 	c = crc32c(c, zeros[:2])
 	return uint16(crc32c(c, d[gdChecksum+2:]))
 }
 
-// ownedBlockChecksum is the checksum of a block that belongs to an inode.
+// ownedBlockChecksum computes the checksum of a block that belongs to an inode: of a
+// directory, an index, or an extent tree.
 func ownedBlockChecksum(seed, ino, generation uint32, b []byte) uint32 {
 	return crc32c(crc32cUint32(crc32cUint32(seed, ino), generation), b)
 }
@@ -335,6 +342,8 @@ func ownedBlockChecksum(seed, ino, generation uint32, b []byte) uint32 {
 // The tail of a directory block is an unused entry that holds the checksum.
 const dirTailLen = 12
 
+// setDirBlockChecksum writes the tail of a directory block: an unused entry that holds the
+// checksum.
 func setDirBlockChecksum(seed, ino, generation uint32, b []byte) {
 	tail := b[len(b)-dirTailLen:]
 	clear(tail)
@@ -343,7 +352,7 @@ func setDirBlockChecksum(seed, ino, generation uint32, b []byte) {
 	le.PutUint32(tail[8:], ownedBlockChecksum(seed, ino, generation, b[:len(b)-dirTailLen]))
 }
 
-// setBits sets n bits of a bitmap.
+// setBits sets n bits of a bitmap from a bit on.
 func setBits(bitmap []byte, from, n uint64) {
 	for end := from + n; from < end; {
 		if from%8 == 0 && from+8 <= end {
@@ -356,7 +365,7 @@ func setBits(bitmap []byte, from, n uint64) {
 	}
 }
 
-// clearBits clears n bits of a bitmap.
+// clearBits clears n bits of a bitmap from a bit on.
 func clearBits(bitmap []byte, from, n uint64) {
 	for end := from + n; from < end; {
 		if from%8 == 0 && from+8 <= end {
@@ -369,10 +378,11 @@ func clearBits(bitmap []byte, from, n uint64) {
 	}
 }
 
+// testBit returns bit i of a bitmap.
 func testBit(bitmap []byte, i uint64) bool { return bitmap[i/8]&(1<<(i%8)) != 0 }
 
-// isSparseSuperGroup reports whether the sparse_super feature keeps a copy of the superblock
-// in a group: the first two, and the powers of 3, 5 and 7.
+// isSparseSuperGroup reports whether a group holds a backup of the superblock with the
+// feature sparse_super: the first two, and the powers of 3, 5 and 7.
 func isSparseSuperGroup(g uint32) bool {
 	if g <= 1 {
 		return true

@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// Dir is an open directory: a stream of its entries without "." and "..", in memory
-// that does not grow with it. What is in the directory all the while is returned
-// exactly once, whatever else changes meanwhile. Not for concurrent use.
+// Dir is an open directory: a stream of its entries without "." and "..", which takes the
+// same memory whatever its size. An entry that exists from OpenDir to the end of the
+// stream is returned exactly once, whatever else changes. Not for concurrent use.
 type Dir struct {
 	fs         *FS
 	num        uint32
@@ -23,8 +23,8 @@ type Dir struct {
 	hash  uint32       // where to go on
 }
 
-// OpenDir opens a directory. With namesOnly just Name, Ino and the type bits of Mode
-// of each entry are told. ENOTDIR.
+// OpenDir opens a directory. With namesOnly entries have only Name, Ino and the type bits
+// of Mode. ENOTDIR.
 func (fs *FS) OpenDir(path string, namesOnly bool) (*Dir, error) {
 	d := &Dir{fs: fs, namesOnly: namesOnly}
 	return d, fs.viewPath(path, true, func(i *inode) error {
@@ -58,7 +58,7 @@ func (d *Dir) Close() error {
 	return nil
 }
 
-// readNextPart reads the next part.
+// readNextPart reads the next entries into pending.
 func (d *Dir) readNextPart() error {
 	fs := d.fs
 	fs.mu.RLock()
@@ -97,7 +97,7 @@ func (d *Dir) readNextPart() error {
 	return nil
 }
 
-// readNextBlock reads one block of a directory whose entries stay where they are.
+// readNextBlock reads one block of a directory without index: entries stay where they are.
 func (d *Dir) readNextBlock(dir *inode) error {
 	if d.block >= d.fs.dirBlockCount(dir) {
 		d.done = true
@@ -119,8 +119,9 @@ func (d *Dir) readNextBlock(dir *inode) error {
 	return d.appendPending(list)
 }
 
-// readNextLeafByHash reads the names of the next leaf in the order of their hashes. So no
-// entry is missed or met twice when a leaf is split, or the index made, meanwhile.
+// readNextLeafByHash reads the next leaf in the order of hashes. This order does not
+// change when a leaf is split, or the directory gets an index, between two reads: so no
+// entry is missed or returned twice.
 func (d *Dir) readNextLeafByHash(dir *inode) error {
 	fs := d.fs
 	version := fs.sb.raw[sbHashVersion]
@@ -174,15 +175,16 @@ func (d *Dir) readNextLeafByHash(dir *inode) error {
 	return d.appendPending(out)
 }
 
-// maxSameHash is how many names of one hash a directory may have, more or less, to be
-// listed: they are held in memory.
+// maxSameHash bounds the entries of one hash in a directory that can be listed, since they
+// are held in memory at once.
 const maxSameHash = 1 << 18
 
+// compareHashed orders entries by hash, then by name.
 func compareHashed(a, b hashedEntry) int {
 	return cmp.Or(cmp.Compare(a.major, b.major), cmp.Compare(a.minor, b.minor), slices.Compare(a.name, b.name))
 }
 
-// appendLeafEntries adds the names of one block.
+// appendLeafEntries adds the entries of one block to list.
 func (d *Dir) appendLeafEntries(dir *inode, l uint32, version byte, list *[]hashedEntry) error {
 	b, _, err := d.fs.readDirBlock(dir, l, false)
 	if err != nil {
@@ -197,7 +199,7 @@ func (d *Dir) appendLeafEntries(dir *inode, l uint32, version byte, list *[]hash
 	return err
 }
 
-// appendPending describes entries.
+// appendPending describes entries and makes them the pending ones.
 func (d *Dir) appendPending(list []dirent) error {
 	d.pending = make([]Info, 0, len(list))
 	for _, e := range list {

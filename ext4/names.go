@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// createInode makes an inode of the given mode in a directory, and stores both. Fill, if
-// not nil, completes the new inode first.
+// createInode creates an inode with the given mode in a directory, and stores both. fill,
+// if not nil, completes the new inode first.
 func (fs *FS) createInode(dir *inode, name string, mode uint16, fill func(*inode) error) (*inode, error) {
 	if err := fs.checkCanAdd(dir, name); err != nil {
 		return nil, err
@@ -41,7 +41,8 @@ func (fs *FS) createInode(dir *inode, name string, mode uint16, fill func(*inode
 	return i, fs.storeInode(i)
 }
 
-// checkCanAdd checks that a name can be added to a directory.
+// checkCanAdd checks that a name can be added to a directory. ENOTDIR; EEXIST; ENOENT: the
+// directory was removed.
 func (fs *FS) checkCanAdd(dir *inode, name string) error {
 	if !dir.isDir() {
 		return errNotDir
@@ -58,7 +59,8 @@ func (fs *FS) checkCanAdd(dir *inode, name string) error {
 	return nil
 }
 
-// newUnnamedInode makes an inode without a name for a directory.
+// newUnnamedInode allocates an inode to be named in a directory, whose group and default
+// access list it may inherit. The caller links and stores it.
 func (fs *FS) newUnnamedInode(dir *inode, mode uint16) (*inode, error) {
 	isDir := mode&typeMask == typeDir
 	i, err := fs.allocInode(dir, isDir)
@@ -81,7 +83,7 @@ func (fs *FS) newUnnamedInode(dir *inode, mode uint16) (*inode, error) {
 	return i, fs.inheritDefaultACL(dir, i)
 }
 
-// groupForChild returns the group of what is made in a directory.
+// groupForChild returns the group of new files in a directory.
 func (fs *FS) groupForChild(dir *inode) uint32 {
 	if dir.mode()&0o2000 != 0 {
 		return dir.gid()
@@ -89,8 +91,8 @@ func (fs *FS) groupForChild(dir *inode) uint32 {
 	return fs.opts.GID
 }
 
-// Mkdir makes a directory with these permission bits, or what the default access
-// list of its parent leaves of them. EEXIST.
+// Mkdir creates a directory with the given permission bits, limited by the default access
+// list of its parent. EEXIST.
 func (fs *FS) Mkdir(path string, mode iofs.FileMode) error {
 	return fs.runDurably(func() error {
 		dir, name, err := fs.resolveNewParent(path)
@@ -102,7 +104,7 @@ func (fs *FS) Mkdir(path string, mode iofs.FileMode) error {
 	})
 }
 
-// resolveNewParent is resolveParent for a path that is to be made: the root is there.
+// resolveNewParent is resolveParent for a path to be created. EEXIST for the root.
 func (fs *FS) resolveNewParent(path string) (*inode, string, error) {
 	if path == "." {
 		return nil, "", errExists
@@ -110,7 +112,7 @@ func (fs *FS) resolveNewParent(path string) (*inode, string, error) {
 	return fs.resolveParent(path)
 }
 
-// MkdirAll makes a directory and its missing parents, with these permission bits.
+// MkdirAll creates a directory and its missing parents with the given permission bits.
 func (fs *FS) MkdirAll(path string, mode iofs.FileMode) error {
 	var seq uint64
 	for done := false; !done; {
@@ -126,8 +128,8 @@ func (fs *FS) MkdirAll(path string, mode iofs.FileMode) error {
 	return fs.reclaimAndCommit(seq, nil, 0)
 }
 
-// makeDirectories makes all of a path or, unless whole, as much as one operation may, and
-// reports whether that was all.
+// makeDirectories creates the missing directories of a path: all of them if whole,
+// otherwise as many as one operation may. It reports whether the path is complete.
 func (fs *FS) makeDirectories(path string, mode iofs.FileMode, whole bool) (done bool, err error) {
 	w, _, err := fs.startWalk(".")
 	if err != nil {
@@ -156,7 +158,7 @@ func (fs *FS) makeDirectories(path string, mode iofs.FileMode, whole bool) (done
 	return true, nil
 }
 
-// Symlink makes a symbolic link that says target. EEXIST; ENAMETOOLONG: more than 4095 bytes.
+// Symlink creates a symbolic link to target. EEXIST; ENAMETOOLONG: more than 4095 bytes.
 func (fs *FS) Symlink(target, path string) error {
 	if target == "" || strings.ContainsRune(target, 0) {
 		return errInvalid
@@ -174,6 +176,7 @@ func (fs *FS) Symlink(target, path string) error {
 	})
 }
 
+// setSymlinkTarget stores the target of a new symbolic link: in the inode if it is short.
 func (fs *FS) setSymlinkTarget(i *inode, target string) error {
 	fs.setFileSize(i, int64(len(target)))
 	if len(target) < blockAreaLen {
@@ -191,7 +194,7 @@ func (fs *FS) setSymlinkTarget(i *inode, target string) error {
 	return fs.insertExtent(i, extent{n: 1, start: r.start})
 }
 
-// Readlink returns what a symbolic link says. EINVAL: it is none.
+// Readlink returns the target of a symbolic link. EINVAL: it is something else.
 func (fs *FS) Readlink(path string) (target string, err error) {
 	err = fs.viewPath(path, false, func(i *inode) error {
 		if i.fileType() != typeSymlink {
@@ -203,8 +206,8 @@ func (fs *FS) Readlink(path string) (target string, err error) {
 	return target, err
 }
 
-// Mknod makes the fifo, socket or device that the type bits of mode say; rdev is as
-// makedev(3) makes it. EEXIST; EINVAL: another type.
+// Mknod creates the fifo, socket or device that the type bits of mode name; rdev is a
+// device number as makedev(3) makes it. EEXIST; EINVAL: another type.
 func (fs *FS) Mknod(path string, mode iofs.FileMode, rdev uint64) error {
 	var kind uint16
 	switch mode.Type() {
@@ -234,8 +237,8 @@ func (fs *FS) Mknod(path string, mode iofs.FileMode, rdev uint64) error {
 	})
 }
 
-// Link makes path another name of the file at target, which is not followed. EEXIST;
-// EPERM: target is a directory; EMLINK: it has 65000 names.
+// Link makes path another name of the file at target; a symbolic link there is not
+// followed. EEXIST; EPERM: target is a directory; EMLINK: it has 65000 names.
 func (fs *FS) Link(target, path string) error {
 	return fs.runDurably(func() error {
 		i, err := fs.resolvePath(target, false)
@@ -256,7 +259,7 @@ func (fs *FS) Link(target, path string) error {
 	})
 }
 
-// linkInode gives an inode a name that is not taken, and stores both.
+// linkInode gives an inode a name that does not exist yet, and stores both.
 func (fs *FS) linkInode(dir *inode, name string, i *inode) error {
 	if err := fs.changeLinkCount(i, 1); err != nil {
 		return err
@@ -271,7 +274,8 @@ func (fs *FS) linkInode(dir *inode, name string, i *inode) error {
 	return fs.storeInode(i)
 }
 
-// Remove removes a file, link, node or empty directory. ENOTEMPTY; EINVAL: the root.
+// Remove removes a file, symbolic link, special file or empty directory. ENOTEMPTY;
+// EINVAL: the root.
 func (fs *FS) Remove(path string) error {
 	var gone uint32
 	seq, err := fs.runOperation(func() error {
@@ -285,8 +289,8 @@ func (fs *FS) Remove(path string) error {
 	return fs.reclaimAndCommit(seq, err, gone)
 }
 
-// reclaimAndCommit reclaims an inode that an operation left without a name, if nothing has it
-// open, and makes the operation durable.
+// reclaimAndCommit ends a call that ran an operation: it reclaims the inode that lost its
+// last name, if it is not open, and commits unless in batch mode.
 func (fs *FS) reclaimAndCommit(seq uint64, err error, gone uint32) error {
 	if err != nil {
 		return err
@@ -302,8 +306,9 @@ func (fs *FS) reclaimAndCommit(seq uint64, err error, gone uint32) error {
 	return fs.commitUpTo(seq)
 }
 
-// unlinkName removes a name, and stores what it changes. It returns the inode that now
-// has no name, which is in the list of orphans; 0: it has others, or is gone already.
+// unlinkName removes a name and stores all that this changes. It returns the inode that
+// lost its last name, which is in the orphan list; 0: it has other names, or is freed
+// already.
 func (fs *FS) unlinkName(dir *inode, name string) (gone uint32, err error) {
 	if !dir.isDir() {
 		return 0, errNotDir
@@ -335,6 +340,7 @@ func (fs *FS) unlinkName(dir *inode, name string) (gone uint32, err error) {
 	return fs.dropLink(i)
 }
 
+// checkCanRemoveDir checks that directory i in dir is empty.
 func (fs *FS) checkCanRemoveDir(dir, i *inode) error {
 	if i.num == rootInode || i.num == dir.num {
 		return corruptf("directory %d holds itself", i.num)
@@ -346,7 +352,7 @@ func (fs *FS) checkCanRemoveDir(dir, i *inode) error {
 	return err
 }
 
-// dropLink takes a link from an inode; see unlink.
+// dropLink takes a link from an inode. See unlinkName for what it returns.
 func (fs *FS) dropLink(i *inode) (gone uint32, err error) {
 	n := uint16(0)
 	if !i.isDir() && i.linkCount() > 0 {

@@ -15,7 +15,7 @@ const (
 	maxOrphans  = 1 << 20
 )
 
-// openInode is an inode that files refer to.
+// openInode is the state that all open files of one inode share.
 type openInode struct {
 	num  uint32
 	refs int // guarded by FS.mu
@@ -25,12 +25,12 @@ type openInode struct {
 	mu sync.Mutex
 }
 
-// isOrphan reports whether an inode is in the list.
+// isOrphan reports whether an inode is in the orphan list or the orphan file.
 func (fs *FS) isOrphan(num uint32) bool {
 	return slices.Contains(fs.orphans, num) || slices.Contains(fs.orphanFile, num)
 }
 
-// addOrphan puts an inode in the list. The caller stores it.
+// addOrphan puts an inode at the head of the orphan list. The caller stores the inode.
 func (fs *FS) addOrphan(i *inode) {
 	var next uint32
 	if len(fs.orphans) > 0 {
@@ -40,7 +40,7 @@ func (fs *FS) addOrphan(i *inode) {
 	fs.orphans = append([]uint32{i.num}, fs.orphans...)
 }
 
-// removeOrphan takes an inode out of the list. The caller stores it.
+// removeOrphan takes an inode out of the orphan list. The caller stores the inode.
 func (fs *FS) removeOrphan(i *inode) error {
 	k := slices.Index(fs.orphans, i.num)
 	if k < 0 {
@@ -61,7 +61,8 @@ func (fs *FS) removeOrphan(i *inode) error {
 	return nil
 }
 
-// reclaimOrphans finishes what the list says was begun, and empties the orphan file.
+// reclaimOrphans finishes the removals and truncations that a crash interrupted, and
+// empties the orphan file.
 func (fs *FS) reclaimOrphans() error {
 	if err := fs.reclaimOrphanList(); err != nil {
 		return err
@@ -81,7 +82,7 @@ func (fs *FS) reclaimOrphans() error {
 	return fs.clearOrphanFile()
 }
 
-// loadOrphanList reads the list.
+// loadOrphanList reads the orphan list from the superblock and the inodes in it.
 func (fs *FS) loadOrphanList() error {
 	num := le.Uint32(fs.sb.raw[sbLastOrphan:])
 	seen := map[uint32]bool{}
@@ -100,7 +101,7 @@ func (fs *FS) loadOrphanList() error {
 	return nil
 }
 
-// reclaimOrphanList reclaims all inodes of the list.
+// reclaimOrphanList reclaims all inodes of the orphan list, also open ones.
 func (fs *FS) reclaimOrphanList() error {
 	for {
 		fs.mu.RLock()
@@ -118,11 +119,12 @@ func (fs *FS) reclaimOrphanList() error {
 	}
 }
 
-// reclaimInode frees an inode that has no name and is not open, or the blocks behind the
-// end of one that has a name, in as many operations as that takes. One that is not in
-// the list of orphans any more was reclaimed by another.
+// reclaimInode frees an inode that has no name and is not open, or the blocks beyond the
+// end of one that has a name, in as many operations as it takes. An inode that is no
+// longer an orphan was reclaimed by another goroutine.
 func (fs *FS) reclaimInode(num uint32) error { return fs.reclaimInSteps(num, false) }
 
+// reclaimInSteps is reclaimInode; with evenOpen it does not spare open inodes.
 func (fs *FS) reclaimInSteps(num uint32, evenOpen bool) error {
 	for done := false; !done; {
 		_, err := fs.runOperation(func() error {
@@ -144,6 +146,8 @@ func (fs *FS) reclaimInSteps(num uint32, evenOpen bool) error {
 	return nil
 }
 
+// reclaimStep frees as much of an orphan as one operation may, and reports whether it is
+// done.
 func (fs *FS) reclaimStep(i *inode) (done bool, err error) {
 	if i.linkCount() != 0 {
 		if i.isRegular() {
@@ -175,8 +179,8 @@ func (fs *FS) reclaimStep(i *inode) (done bool, err error) {
 	return true, fs.freeInode(i)
 }
 
-// mapsBlocks reports whether an inode's area maps blocks: device nodes and short
-// symbolic links have something else there.
+// mapsBlocks reports whether an inode's block area maps blocks: device nodes, short
+// symbolic links and inline data have something else there.
 func (fs *FS) mapsBlocks(i *inode) bool {
 	switch i.fileType() {
 	case typeRegular, typeDir:
@@ -187,7 +191,7 @@ func (fs *FS) mapsBlocks(i *inode) bool {
 	return false
 }
 
-// freeContent frees all content of an inode, and reports whether it is done.
+// freeContent frees the blocks of an inode, and reports whether it is done.
 func (fs *FS) freeContent(i *inode) (bool, error) {
 	if !fs.mapsBlocks(i) {
 		return true, nil
@@ -213,7 +217,7 @@ func (fs *FS) freeBlockMap(i *inode) error {
 	return nil
 }
 
-// unmapBeyond unmaps what lies behind the block that holds the last byte of size, and
+// unmapBeyond unmaps the blocks after the one that holds the last byte of size, and
 // reports whether it is done.
 func (fs *FS) unmapBeyond(i *inode, size int64) (bool, error) {
 	bs := fs.sb.blockSize
@@ -237,7 +241,7 @@ func (fs *FS) unmapBeyond(i *inode, size int64) (bool, error) {
 	}
 }
 
-// lastExtent returns the extent at the end of an inode's tree.
+// lastExtent returns the last extent of an inode; false if it has none.
 func (fs *FS) lastExtent(i *inode) (extent, bool, error) {
 	n, err := fs.extentRoot(i)
 	if err != nil || n.entryCount() == 0 {
@@ -277,11 +281,13 @@ func (fs *FS) eachOrphanBlock(f func(i *inode, at uint64, b []byte) error) error
 	return nil
 }
 
+// orphanBlockChecksum computes the checksum of a block of the orphan file.
 func (fs *FS) orphanBlockChecksum(i *inode, at uint64, b []byte) uint32 {
 	c := crc32cUint32(crc32cUint32(fs.sb.csumSeed, i.num), i.generation())
 	return crc32c(crc32cUint64(c, at), b[:len(b)-8])
 }
 
+// readOrphanFile returns the inodes in the orphan file.
 func (fs *FS) readOrphanFile() (list []uint32, err error) {
 	err = fs.eachOrphanBlock(func(i *inode, at uint64, b []byte) error {
 		tail := b[len(b)-8:]
@@ -299,6 +305,7 @@ func (fs *FS) readOrphanFile() (list []uint32, err error) {
 	return list, err
 }
 
+// clearOrphanFile empties the orphan file and clears its feature flag orphan_present.
 func (fs *FS) clearOrphanFile() error {
 	_, err := fs.runOperation(func() error {
 		err := fs.eachOrphanBlock(func(i *inode, at uint64, _ []byte) error {

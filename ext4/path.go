@@ -9,7 +9,7 @@ import (
 // "." and "..", and "." alone for the root. Symbolic links may have any form, but may
 // not lead above the root, and absolute ones lead out of the image.
 
-// pathWalker resolves one path.
+// pathWalker resolves one path. It keeps the directories on the way, for "..".
 type pathWalker struct {
 	fs    *FS
 	above []uint32 // directories above dirs, from the root, of which only the numbers are known
@@ -17,22 +17,23 @@ type pathWalker struct {
 	links int      // followed
 }
 
-// lastDir is the directory that a path was last resolved in: most calls that follow are
-// about what is in it, too. It is good as long as no entry of any directory was removed or
-// changed since; new entries lead no path elsewhere that led somewhere.
+// lastDir caches the directory in which a path was last resolved: most calls that follow
+// are about the same one. It is valid as long as no entry of any directory was removed or
+// changed; new entries do not change where a resolved path leads.
 type lastDir struct {
 	path  string
 	chain []uint32 // inodes, from the root to the directory itself
 	moves uint64   // FS.moves then
 }
 
-// resolvePath returns the inode at a path; with follow what it leads to if it is a link.
+// resolvePath returns the inode at a path. With follow a symbolic link at its end is
+// followed.
 func (fs *FS) resolvePath(path string, follow bool) (*inode, error) {
 	i, err := fs.resolveView(path, follow)
 	return i.cloneInode(), err
 }
 
-// resolveView is resolve as viewInode is inode.
+// resolveView is resolvePath without the copy: see viewInode.
 func (fs *FS) resolveView(path string, follow bool) (*inode, error) {
 	w, name, err := fs.startWalk(path)
 	if err != nil {
@@ -44,7 +45,8 @@ func (fs *FS) resolveView(path string, follow bool) (*inode, error) {
 	return w.resolveLast(name, follow)
 }
 
-// resolveParent returns the directory that holds the last element of a path, and that.
+// resolveParent returns the directory of a path's last element, and that element. EINVAL:
+// the path is the root.
 func (fs *FS) resolveParent(path string) (dir *inode, name string, err error) {
 	w, name, err := fs.startWalk(path)
 	if err != nil {
@@ -56,7 +58,7 @@ func (fs *FS) resolveParent(path string) (dir *inode, name string, err error) {
 	return w.ownCurrentDir(), name, nil
 }
 
-// startWalk walks all but the last element; name is "" for the root.
+// startWalk resolves all elements of a path but the last, name; it is "" for the root.
 func (fs *FS) startWalk(path string) (*pathWalker, string, error) {
 	if !iofs.ValidPath(path) || strings.ContainsRune(path, 0) {
 		// Names that are not UTF-8 are fine for a Linux file system.
@@ -93,7 +95,7 @@ func (fs *FS) startWalk(path string) (*pathWalker, string, error) {
 	return w, name, nil
 }
 
-// rememberDir keeps where the walk is, which is at the given path.
+// rememberDir makes the current directory, which is at path, the FS's lastDir.
 func (w *pathWalker) rememberDir(path string) {
 	last := &lastDir{path: path, chain: make([]uint32, len(w.dirs)), moves: w.fs.nameChanges}
 	for k, i := range w.dirs {
@@ -102,7 +104,7 @@ func (w *pathWalker) rememberDir(path string) {
 	w.fs.lastDir.Store(last)
 }
 
-// enterParent goes to the directory above.
+// enterParent goes to the directory above. ErrEscape at the root.
 func (w *pathWalker) enterParent() error {
 	n := len(w.dirs) - 1
 	if n > 0 {
@@ -125,7 +127,7 @@ func splitLastElement(path string) (dir, name string) {
 	return path[:max(k, 0)], path[k+1:]
 }
 
-// validBytePath is io/fs.ValidPath for names of any bytes.
+// validBytePath is io/fs.ValidPath for names that need not be UTF-8.
 func validBytePath(path string) bool {
 	if path == "." {
 		return true
@@ -138,16 +140,18 @@ func validBytePath(path string) bool {
 	return true
 }
 
+// currentDir returns the directory that the walk has reached.
 func (w *pathWalker) currentDir() *inode { return w.dirs[len(w.dirs)-1] }
 
-// ownCurrentDir is here for who changes the directory: the walk goes on from what is returned.
+// ownCurrentDir returns the current directory as a copy that the caller may change; the
+// walk goes on from that copy.
 func (w *pathWalker) ownCurrentDir() *inode {
 	n := len(w.dirs) - 1
 	w.dirs[n] = w.dirs[n].cloneInode()
 	return w.dirs[n]
 }
 
-// walkPath enters the directories of a path.
+// walkPath enters the elements of a path, one after the other.
 func (w *pathWalker) walkPath(path string) error {
 	for el := range strings.SplitSeq(path, "/") {
 		if err := w.enterElement(el); err != nil {
@@ -157,7 +161,7 @@ func (w *pathWalker) walkPath(path string) error {
 	return nil
 }
 
-// enterElement enters one directory.
+// enterElement enters one element, which must lead to a directory. Links are followed.
 func (w *pathWalker) enterElement(el string) error {
 	switch el {
 	case "", ".":
@@ -183,7 +187,8 @@ func (w *pathWalker) enterElement(el string) error {
 	return nil
 }
 
-// followTarget reads a link that is about to be followed.
+// followTarget returns the target of a symbolic link that is about to be followed. ELOOP;
+// ErrEscape for an absolute target.
 func (w *pathWalker) followTarget(i *inode) (string, error) {
 	if w.links++; w.links > maxSymlinks {
 		return "", errLoop
@@ -195,7 +200,7 @@ func (w *pathWalker) followTarget(i *inode) (string, error) {
 	return t, err
 }
 
-// resolveLast returns the inode at the last element of a path.
+// resolveLast returns the inode of a path's last element.
 func (w *pathWalker) resolveLast(name string, follow bool) (*inode, error) {
 	i, err := w.fs.viewChild(w.currentDir(), name)
 	if err != nil || i.fileType() != typeSymlink || !follow {
@@ -208,7 +213,7 @@ func (w *pathWalker) resolveLast(name string, follow bool) (*inode, error) {
 	return w.resolveTarget(t)
 }
 
-// resolveTarget resolves the target of a link from where we are.
+// resolveTarget resolves the target of a symbolic link from the current directory.
 func (w *pathWalker) resolveTarget(t string) (*inode, error) {
 	trimmed := strings.TrimRight(t, "/")
 	dir, name := splitLastElement(trimmed)
@@ -228,12 +233,12 @@ func (w *pathWalker) resolveTarget(t string) (*inode, error) {
 	return i, err
 }
 
-// isFastSymlink reports whether a link's target lies in the inode.
+// isFastSymlink reports whether a symbolic link's target lies in its inode.
 func (fs *FS) isFastSymlink(i *inode) bool {
 	return i.size() < blockAreaLen && !i.hasFlag(flagExtents|flagInline)
 }
 
-// readSymlink returns what a symbolic link says.
+// readSymlink returns the target of a symbolic link.
 func (fs *FS) readSymlink(i *inode) (string, error) {
 	n := i.size()
 	if n == 0 || n > maxSymlinkLen {
@@ -264,7 +269,7 @@ func (fs *FS) readSymlink(i *inode) (string, error) {
 	return string(b), nil
 }
 
-// viewPath runs f with the inode at a path.
+// viewPath runs f with the inode at a path, with mu held shared.
 func (fs *FS) viewPath(path string, follow bool, f func(*inode) error) error {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
@@ -278,7 +283,7 @@ func (fs *FS) viewPath(path string, follow bool, f func(*inode) error) error {
 	return f(i)
 }
 
-// changePath runs f as an operation on the inode at a path, and stores that.
+// changePath runs f as an operation on the inode at a path, and stores the inode.
 func (fs *FS) changePath(path string, follow bool, f func(*inode) error) error {
 	return fs.runDurably(func() error {
 		i, err := fs.resolvePath(path, follow)

@@ -13,7 +13,7 @@ const (
 )
 
 // punchHole makes a range of a device read as zeros, and frees its storage.
-// ErrUnsupported: the device cannot do that.
+// ErrUnsupported: the device cannot.
 func punchHole(dev Device, off, length int64) error {
 	if p, ok := dev.(puncher); ok {
 		return p.PunchHole(off, length)

@@ -16,7 +16,7 @@ const (
 	trashUnplaced = ".copying-"
 )
 
-// trashDirectory returns the directory for trees that have no place, and makes it if need be.
+// trashDirectory returns lost+found, which it creates if it is missing.
 func (fs *FS) trashDirectory() (*inode, error) {
 	root, err := fs.readInode(rootInode)
 	if err != nil {
@@ -32,8 +32,9 @@ func (fs *FS) trashDirectory() (*inode, error) {
 	return t, err
 }
 
-// RemoveAll removes what is at path, and a directory with all it holds. Nothing there
-// is no error. The name is gone at once. EINVAL: the root.
+// RemoveAll removes the file at path, or the directory with everything in it. A path that
+// does not exist is no error. The name is gone at once; the content follows. EINVAL: the
+// root.
 func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 	if path == "." {
 		return errInvalid
@@ -67,7 +68,7 @@ func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 	return fs.reclaimAndCommit(seq, err, gone)
 }
 
-// unusedTrashName returns a name for a tree in lost+found that nothing there has.
+// unusedTrashName returns a name for a tree that does not exist in lost+found.
 func (fs *FS) unusedTrashName(trash *inode, prefix string, num uint32) (string, error) {
 	name := fmt.Sprintf("%s%d", prefix, num)
 	for k := 1; ; k++ {
@@ -80,7 +81,8 @@ func (fs *FS) unusedTrashName(trash *inode, prefix string, num uint32) (string, 
 	}
 }
 
-// detachTree removes a file, or moves a tree to lost+found, where it can be emptied.
+// detachTree removes a file, or moves a directory to lost+found, where it can be emptied
+// in many operations. tree is the directory, at its name in lost+found.
 func (fs *FS) detachTree(path string) (tree, gone uint32, at string, err error) {
 	dir, name, err := fs.resolveParent(path)
 	if err != nil {
@@ -115,14 +117,14 @@ func (fs *FS) detachTree(path string) (tree, gone uint32, at string, err error) 
 	return i.num, 0, at, err
 }
 
-// dirLevel is a directory that is being emptied.
+// dirLevel is a directory that is being emptied, on the stack of emptyTree.
 type dirLevel struct {
 	num   uint32
 	name  string // in the one above
 	block uint32 // before this one there is nothing left
 }
 
-// emptyTree removes all that a directory holds, deepest first.
+// emptyTree removes everything in a directory, deepest first.
 func (fs *FS) emptyTree(ctx context.Context, num uint32) error {
 	stack := []dirLevel{{num: num}}
 	for {
@@ -152,6 +154,8 @@ func (fs *FS) emptyTree(ctx context.Context, num uint32) error {
 	}
 }
 
+// unlinkInDir removes a name from the directory with inode number dir, and reclaims its
+// inode.
 func (fs *FS) unlinkInDir(dir uint32, name string) error {
 	var gone uint32
 	_, err := fs.runOperation(func() error {
@@ -168,8 +172,8 @@ func (fs *FS) unlinkInDir(dir uint32, name string) error {
 	return fs.reclaimInode(gone)
 }
 
-// emptyStep removes entries of a directory, until it meets a directory that is not
-// empty, or has done much.
+// emptyStep removes entries of a directory in one operation, until it meets a directory
+// that is not empty, which it returns, or the operation is full.
 func (fs *FS) emptyStep(top *dirLevel) (sub dirLevel, empty bool, err error) {
 	var gone []uint32
 	_, err = fs.runOperation(func() error {
@@ -219,8 +223,8 @@ func (fs *FS) emptyStep(top *dirLevel) (sub dirLevel, empty bool, err error) {
 	return sub, empty, err
 }
 
-// firstRealEntry returns the first entry of a directory at or after a block; num 0: there
-// is none.
+// firstRealEntry returns the first entry at or after a block of a directory, except "."
+// and ".."; num is 0 if there is none.
 func (fs *FS) firstRealEntry(dir *inode, block *uint32) (name string, num uint32, err error) {
 	for ; *block < fs.dirBlockCount(dir); *block++ {
 		if fs.usesIndex(dir) {
@@ -249,7 +253,7 @@ func (fs *FS) firstRealEntry(dir *inode, block *uint32) (name string, num uint32
 	return "", 0, nil
 }
 
-// emptyTrash removes the trees that a crash left without a place.
+// emptyTrash removes the trees that a crash left in lost+found.
 func (fs *FS) emptyTrash() error {
 	d, err := fs.OpenDir(trashDir, true)
 	if err != nil {

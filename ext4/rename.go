@@ -2,8 +2,8 @@ package ext4
 
 import "errors"
 
-// Rename moves a file or a tree as rename(2) does. With noReplace the target must not
-// be there. EISDIR, ENOTDIR, ENOTEMPTY; EINVAL: a directory into itself, or the root.
+// Rename moves a file or a tree, as rename(2) does. With noReplace the target must not
+// exist. EISDIR, ENOTDIR, ENOTEMPTY; EINVAL: a directory into itself, or the root.
 func (fs *FS) Rename(from, to string, noReplace bool) error {
 	var gone uint32
 	seq, err := fs.runOperation(func() (err error) {
@@ -13,6 +13,7 @@ func (fs *FS) Rename(from, to string, noReplace bool) error {
 	return fs.reclaimAndCommit(seq, err, gone)
 }
 
+// rename is Rename within an operation.
 func (fs *FS) rename(from, to string, noReplace bool) (gone uint32, err error) {
 	fromDir, fromName, err := fs.resolveParent(from)
 	if err != nil {
@@ -34,7 +35,7 @@ func (fs *FS) rename(from, to string, noReplace bool) (gone uint32, err error) {
 	return fs.moveName(fromDir, fromName, i, toDir, toName, noReplace)
 }
 
-// checkNotBeneath refuses a directory that is num or beneath it.
+// checkNotBeneath returns EINVAL for a directory that is num, or beneath it.
 func (fs *FS) checkNotBeneath(dir *inode, num uint32) error {
 	for range maxOrphans {
 		if dir.num == num {
@@ -57,7 +58,7 @@ func (fs *FS) checkNotBeneath(dir *inode, num uint32) error {
 	return corruptf("directory %d is not beneath the root", dir.num)
 }
 
-// moveName gives an inode another name, which may be taken, and takes the old one away.
+// moveName gives an inode a new name, which may replace another, and removes the old name.
 func (fs *FS) moveName(fromDir *inode, fromName string, i *inode, toDir *inode, toName string, noReplace bool) (gone uint32, err error) {
 	if toDir.num == fromDir.num {
 		toDir = fromDir // one copy of the inode
@@ -102,6 +103,7 @@ func (fs *FS) moveName(fromDir *inode, fromName string, i *inode, toDir *inode, 
 	return gone, errors.Join(fs.storeInode(fromDir), fs.storeInode(toDir), fs.storeInode(i))
 }
 
+// checkCanReplace checks that the file old can be replaced by another in a rename.
 func (fs *FS) checkCanReplace(dir, old, by *inode) error {
 	switch {
 	case old.isDir() && !by.isDir():
@@ -114,7 +116,7 @@ func (fs *FS) checkCanReplace(dir, old, by *inode) error {
 	return nil
 }
 
-// addOrRetargetEntry makes a name lead to an inode, in place of old if that is not nil.
+// addOrRetargetEntry makes a name lead to inode i, in place of old if that is not nil.
 func (fs *FS) addOrRetargetEntry(dir *inode, name string, i, old *inode) (gone uint32, err error) {
 	kind := entryTypeOf(i.mode())
 	if old == nil {

@@ -5,14 +5,15 @@ import (
 	"math"
 )
 
-// logBlock is a block of the log that is the newest version of another block.
+// logBlock is a version of a block that is newer than the one in place: in the log, or in
+// memory.
 type logBlock struct {
 	block   uint64 // on the device
 	escaped bool   // begins with the journal's magic number, which the log replaces by 0
 	data    []byte // its content, if it comes from a side log or from fast commits instead
 }
 
-// logScan is what reading a log finds.
+// logScan is the result of reading a log.
 type logScan struct {
 	j       *journal
 	newest  map[uint64]loggedVersion
@@ -24,15 +25,16 @@ type logScan struct {
 	end     uint32            // block of the log behind it
 }
 
+// loggedVersion is the place in the log of a version of a block.
 type loggedVersion struct {
 	at       uint32 // block of the log
 	sequence uint32
 	escaped  bool
 }
 
-// replayJournal brings the file system to the state of the last complete transaction in the
-// log: on the device, or read-only in memory. The log is read up to the first block
-// that is not part of a complete transaction, as the kernel does.
+// replayJournal brings the file system to the state of the last complete transaction in
+// the log: on the device or, read-only, in memory. Like Linux it reads the log up to the
+// first block that is not part of a complete transaction, then the fast commits.
 func (fs *FS) replayJournal(force bool) error {
 	j, err := fs.openJournal()
 	if err != nil {
@@ -55,11 +57,15 @@ func (fs *FS) replayJournal(force bool) error {
 	return fs.finishReplay(j, &replayed{newest, s.next})
 }
 
+// replayed is what a replay found: the newest versions of blocks, and the sequence number
+// after the last transaction.
 type replayed struct {
 	newest map[uint64]logBlock
 	next   uint32
 }
 
+// finishReplay applies what was replayed: read-only it stays in memory; otherwise it is
+// written in place and the log is emptied. r is nil for a log that was empty.
 func (fs *FS) finishReplay(j *journal, r *replayed) error {
 	fs.cache.blocks = map[uint64]*block{}
 	fs.cache.cleanCount = 0
@@ -86,7 +92,9 @@ func (fs *FS) finishReplay(j *journal, r *replayed) error {
 	return nil
 }
 
-// writeReplayedInPlace copies blocks from the log to their places. The superblock is the last.
+// writeReplayedInPlace copies blocks from the log to their places. The superblock is the
+// last, and keeps the flag needs_recovery: until the log is emptied a crash must lead to
+// another replay.
 func (fs *FS) writeReplayedInPlace(newest map[uint64]logBlock) error {
 	super := fs.sb.superblockNumber()
 	buf := make([]byte, fs.sb.blockSize)
@@ -134,8 +142,8 @@ func (fs *FS) writeReplayedInPlace(newest map[uint64]logBlock) error {
 	return fs.dev.Sync()
 }
 
-// reloadSuperblock reads the superblock again after a replay. One that still cannot be
-// read stays the copy that was found.
+// reloadSuperblock reads the superblock again after a replay. If it still is damaged, the
+// backup that was found stays in use.
 func (fs *FS) reloadSuperblock() error {
 	buf := make([]byte, fs.sb.blockSize)
 	if err := fs.readBlockUncached(fs.sb.superblockNumber(), buf); err != nil {
@@ -158,7 +166,7 @@ func (fs *FS) reloadSuperblock() error {
 	return fs.checkMayOpen()
 }
 
-// scanLog reads the log and finds the newest version of each block in it.
+// scanLog reads the log and finds the newest version of each block in it, minding revokes.
 func (fs *FS) scanLog(j *journal) (*logScan, error) {
 	s := &logScan{
 		j: j, newest: map[uint64]loggedVersion{}, revoked: map[uint64]uint32{}, unsound: map[uint64]uint32{},
@@ -210,6 +218,7 @@ func (fs *FS) scanLog(j *journal) (*logScan, error) {
 	return s, nil
 }
 
+// logTransaction is a transaction as it is read from the log.
 type logTransaction struct {
 	blocks      map[uint64]loggedVersion
 	revoked     []uint64
@@ -218,8 +227,9 @@ type logTransaction struct {
 	badChecksum bool     // a checksum is wrong, which with asynchronous commits is the end of the log
 }
 
-// checkAfterBadTransaction decides on a log with asynchronous commits that ends with an unsealed
-// transaction. With checksums of version 1 jbd2 takes it for damage when another follows.
+// checkAfterBadTransaction judges a log with asynchronous commits in which a transaction
+// has a wrong checksum. It is the end of the log, except with checksums of version 1 and
+// another transaction after it: then jbd2 takes it for damage.
 func (fs *FS) checkAfterBadTransaction(s *logScan, after uint32, budget *int) error {
 	if !s.j.bodyChecksum {
 		return nil
@@ -233,8 +243,9 @@ func (fs *FS) checkAfterBadTransaction(s *logScan, after uint32, budget *int) er
 	return err
 }
 
-// scanTransaction reads the transaction with number s.next. It returns nil when there
-// is none that is complete.
+// scanTransaction reads the transaction with sequence number s.next from block pos of the
+// log on. It returns nil if the log has no complete one there. budget bounds the blocks
+// read.
 func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransaction, uint32, error) {
 	j, t := s.j, &logTransaction{blocks: map[uint64]loggedVersion{}, sum: ^uint32(0)}
 	buf, data := make([]byte, fs.sb.blockSize), make([]byte, fs.sb.blockSize)
@@ -281,7 +292,8 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 	return nil, 0, nil
 }
 
-// scanCommitBlock decides on a transaction that has a commit block.
+// scanCommitBlock decides whether a transaction that ends with this commit block is valid.
+// doubt: a checksum before it was wrong.
 func (fs *FS) scanCommitBlock(s *logScan, t *logTransaction, commit []byte, doubt bool, after uint32) (*logTransaction, uint32, error) {
 	when := int64(be.Uint64(commit[48:])) // in seconds, as jbd2 compares them
 	sealed := s.j.verifyCommitChecksum(commit) && s.j.verifyBodyChecksum(t.sum, commit)

@@ -5,7 +5,7 @@ import (
 	"io"
 )
 
-// readContent reads file content as io.ReaderAt does.
+// readContent reads the content of a file as io.ReaderAt does.
 func (fs *FS) readContent(i *inode, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errInvalid
@@ -46,7 +46,8 @@ func (fs *FS) readContent(i *inode, p []byte, off int64) (int, error) {
 	return len(p), eof
 }
 
-// readDataBlocks reads from the device, or from memory what is not on it yet.
+// readDataBlocks reads file data from the device. Newer data in memory, which is delayed
+// or part of a transaction or of a replayed log, wins.
 func (fs *FS) readDataBlocks(p []byte, at int64) error {
 	if err := readFull(fs.dev, p, at); err != nil {
 		return err
@@ -75,8 +76,8 @@ func (fs *FS) readDataBlocks(p []byte, at int64) error {
 	return nil
 }
 
-// overwriteData writes to blocks of a file. Those that are in a transaction are changed
-// there, since it would bring the old content back.
+// overwriteData writes over mapped blocks of a file. A block that is in a transaction is
+// changed there: the log would bring back its old content otherwise.
 func (fs *FS) overwriteData(p []byte, at int64) error {
 	fs.tx.hasData = true
 	if err := fs.flushDelayedDataLocked(); err != nil {
@@ -112,8 +113,9 @@ func (fs *FS) overwriteData(p []byte, at int64) error {
 	return nil
 }
 
-// zeroBlockPart makes bytes from..to-1 of a file's block read as zeros, as part of the
-// transaction: on the device they change only once it is committed.
+// zeroBlockPart makes bytes from..to-1 of one block of a file read as zeros, as part of
+// the transaction: the device changes only once that is committed, so a crash restores the
+// old content with the old size.
 func (fs *FS) zeroBlockPart(i *inode, from, to int64) error {
 	bs := fs.sb.blockSize
 	if from >= to {
@@ -142,8 +144,8 @@ func (fs *FS) zeroBlockPart(i *inode, from, to int64) error {
 	return nil
 }
 
-// writeContent writes part of a file, as much as one operation may, and returns how much
-// that was, also when it fails. The caller stores the inode. Space for holes is allocated.
+// writeContent writes to a file as much as one operation may, and returns how much it
+// wrote, also with an error. It allocates space for holes. The caller stores the inode.
 func (fs *FS) writeContent(i *inode, p []byte, off int64) (int, error) {
 	if !i.hasFlag(flagExtents) {
 		return 0, unsupportedf("writing to inode %d, which has no extents", i.num)
@@ -173,6 +175,7 @@ func (fs *FS) writeContent(i *inode, p []byte, off int64) (int, error) {
 	return done, nil
 }
 
+// isAllZero reports whether b holds only zeros.
 func isAllZero(b []byte) bool {
 	for len(b) > 0 {
 		n := min(len(b), len(zeros))
@@ -184,9 +187,10 @@ func isAllZero(b []byte) bool {
 	return true
 }
 
+// roundUpTo rounds n up to a multiple of to.
 func roundUpTo(n, to int64) int64 { return (n + to - 1) / to * to }
 
-// writeOneExtent writes what one extent, or one piece of new space, can take.
+// writeOneExtent writes at most what one extent, or one newly allocated run, can take.
 func (fs *FS) writeOneExtent(i *inode, p []byte, off int64) (int, error) {
 	bs := fs.sb.blockSize
 	l, in := uint32(off/bs), off%bs
@@ -219,8 +223,8 @@ func (fs *FS) writeOneExtent(i *inode, p []byte, off int64) (int, error) {
 	return n, fs.overwriteData(p, int64(e.start+uint64(l-e.logical))*bs+in)
 }
 
-// writeNewBlocks writes whole blocks whose old content means nothing: zeros where p does
-// not reach.
+// writeNewBlocks writes whole blocks whose old content is irrelevant: p at offset in of
+// the first one, and zeros around it. Small writes are delayed.
 func (fs *FS) writeNewBlocks(p []byte, at, in int64) error {
 	bs := fs.sb.blockSize
 	fs.tx.hasData = true
@@ -240,8 +244,8 @@ func (fs *FS) writeNewBlocks(p []byte, at, in int64) error {
 	return fs.delayWrite(p, at, in)
 }
 
-// forgetJournaledTails makes n blocks from start on, which hold nothing yet, ordinary data again:
-// they may have been in a transaction for a file that had them before.
+// forgetJournaledTails makes n blocks from start on ordinary data blocks again. They may
+// have been in a transaction for a file that used them before.
 func (fs *FS) forgetJournaledTails(start, n uint64) {
 	for k := range fs.journaledTails {
 		if k >= start && k < start+n {
@@ -251,8 +255,9 @@ func (fs *FS) forgetJournaledTails(start, n uint64) {
 	}
 }
 
-// delayedData is data for new blocks that is not on the device yet: what small files hold
-// goes there in large writes, before the transaction that maps the blocks is committed.
+// delayedData is data for newly allocated blocks whose write is delayed, so that blocks of
+// many small files become one write. It is written before the transaction that maps the
+// blocks commits, before any other data, and when another range begins. Guarded by mu.
 type delayedData struct {
 	at  int64 // where it goes
 	buf []byte
@@ -261,7 +266,7 @@ type delayedData struct {
 // maxDelayedWrite is the largest piece of data that is held back, in bytes.
 const maxDelayedWrite = 128 << 10
 
-// delayWrite holds whole blocks back that hold p from the byte in on, and zeros else.
+// delayWrite adds p, padded with zeros to whole blocks, to the delayed data.
 func (fs *FS) delayWrite(p []byte, at, in int64) error {
 	w := &fs.delayed
 	n := int(roundUpTo(in+int64(len(p)), fs.sb.blockSize))
@@ -285,8 +290,8 @@ func (fs *FS) delayWrite(p []byte, at, in int64) error {
 	return nil
 }
 
-// flushDelayedDataLocked writes what was held back. Other data is written only after it, so that
-// the last writer of a block wins.
+// flushDelayedDataLocked writes the delayed data. Other data is written only afterwards,
+// so that the last writer of a block wins. mu is held alone.
 func (fs *FS) flushDelayedDataLocked() error {
 	w := &fs.delayed
 	if len(w.buf) == 0 {
@@ -299,7 +304,7 @@ func (fs *FS) flushDelayedDataLocked() error {
 	return nil
 }
 
-// overlayDelayed copies what was held back over what was read from the device.
+// overlayDelayed copies delayed data over p, which was read from the device at offset at.
 func (w *delayedData) overlayDelayed(p []byte, at int64) {
 	lo, hi := max(at, w.at), min(at+int64(len(p)), w.at+int64(len(w.buf)))
 	if lo < hi {
@@ -307,7 +312,8 @@ func (w *delayedData) overlayDelayed(p []byte, at int64) {
 	}
 }
 
-// chooseBlockGoal chooses where a new block of a file should lie: behind the one before it.
+// chooseBlockGoal returns where a new block of a file should lie: after the block before
+// it.
 func (fs *FS) chooseBlockGoal(i *inode, l uint32) uint64 {
 	if l > 0 {
 		if e, err := fs.lookupExtent(i, l-1); err == nil && e.start != 0 {

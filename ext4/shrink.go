@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// ShrinkOptions says how to make an image smaller. The zero value cuts all that can be
-// cut.
+// ShrinkOptions says how to shrink an image. The zero value cuts as much as possible.
 type ShrinkOptions struct {
 	// Least is the size in bytes below which the file system is not made, rounded up
 	// to 4 KiB. It is never made smaller than MinSize.
@@ -50,9 +49,10 @@ func (fs *FS) ShrunkSize() (int64, error) {
 	return int64(blocks) * defaultBlock, err
 }
 
-// shrinker makes an image smaller, by the steps of a grower, backwards.
+// shrinker shrinks an image, by the steps of a grower in reverse.
 type shrinker struct{ grower }
 
+// shrinkImage runs all steps. Each leaves the image in order.
 func (s *shrinker) shrinkImage(least int64) error {
 	if err := s.openImage(); err != nil {
 		return err
@@ -87,8 +87,8 @@ func (s *shrinker) shrinkImage(least int64) error {
 	return s.fs.Close()
 }
 
-// abandonGrow ends the record of a growth that opening the image could not complete:
-// every later open would try again, and take back what was cut off.
+// abandonGrow erases the record of a growth that opening the image could not complete:
+// every later open would try again, and undo the shrinking.
 func (s *shrinker) abandonGrow() error {
 	if s.fs.sb.growMark() == 0 {
 		return nil
@@ -99,8 +99,8 @@ func (s *shrinker) abandonGrow() error {
 	return s.reopenImage()
 }
 
-// planShrink returns with how many groups, and blocks, the file system can do, of which there
-// shall be at least some.
+// planShrink returns how many groups, and blocks, the file system needs, with least blocks
+// at least.
 func (fs *FS) planShrink(least uint64) (groups uint32, blocks uint64, err error) {
 	sb := fs.sb
 	groups = sb.groups
@@ -127,7 +127,7 @@ func (fs *FS) planShrink(least uint64) (groups uint32, blocks uint64, err error)
 	return groups, fs.lastUsedBlock(groups, least), nil
 }
 
-// firstRemovableGroup returns the first group that could be cut off.
+// firstRemovableGroup returns the first group that could be removed.
 func (fs *FS) firstRemovableGroup() uint32 {
 	sb := fs.sb
 	stay := sb.descBlockCount() - 1
@@ -140,8 +140,9 @@ func (fs *FS) firstRemovableGroup() uint32 {
 	return stay*sb.descsPerBlock() + 1
 }
 
-// markForeignMetadata adds to the list of metadata that lies before its group that of group k, and
-// takes out of it, and marks in the bitmap, what lies in k.
+// markForeignMetadata adds the metadata of group k to away, the metadata of later groups
+// that lies before them. It removes from the list, and marks in the bitmap own, what lies
+// in k.
 func (s *superblock) markForeignMetadata(k uint32, d groupDesc, own []byte, away []run) []run {
 	away = append(slices.Clone(away), run{d.blockBitmap(), 1}, run{d.inodeBitmap(), 1}, run{d.inodeTable(), uint32(s.inodeTableBlocks())})
 	lo := s.groupStart(k)
@@ -158,7 +159,8 @@ func (s *superblock) markForeignMetadata(k uint32, d groupDesc, own []byte, away
 	return left
 }
 
-// isGroupInUse reports whether a group has a file, or a block in use that is not in a bitmap.
+// isGroupInUse reports whether a group has inodes in use, or blocks in use outside the
+// bitmap own.
 func (fs *FS) isGroupInUse(k uint32, d groupDesc, own []byte) (bool, error) {
 	if d.freeInodes() != fs.sb.inodesPerGroup {
 		return true, nil
@@ -175,10 +177,10 @@ func (fs *FS) isGroupInUse(k uint32, d groupDesc, own []byte) (bool, error) {
 	return false, nil
 }
 
-// leastGroup is how many blocks a last group keeps that has nothing in use.
+// leastGroup is how many blocks an empty last group keeps.
 const leastGroup = 64
 
-// lastUsedBlock returns where a file system of so many groups can end, but not below least.
+// lastUsedBlock returns where a file system of so many groups can end, but at least least.
 func (fs *FS) lastUsedBlock(groups uint32, least uint64) uint64 {
 	sb := fs.sb
 	k := groups - 1
@@ -199,7 +201,7 @@ func (fs *FS) lastUsedBlock(groups uint32, least uint64) uint64 {
 	return min(max(sb.groupStart(k)+uint64(used), least), end)
 }
 
-// removeGroups cuts off groups until there are so many, or as many as one step can.
+// removeGroups removes groups until there are so many, or as many as one step can.
 func (s *shrinker) removeGroups(groups uint32) error {
 	sb := s.fs.sb
 	per := sb.descsPerBlock()
@@ -241,8 +243,8 @@ func (s *shrinker) removeGroups(groups uint32) error {
 	return s.switchSuperblock(raw)
 }
 
-// putBlockCount puts the number of blocks into a superblock, and has no more than half of
-// them kept for root.
+// putBlockCount puts the number of blocks into a superblock, and limits the blocks
+// reserved for root to half of it.
 func putBlockCount(raw []byte, sb *superblock, n uint64) {
 	reserved := min(sb.splitCount(sbReservedLo, sbReservedHi), n/2)
 	le.PutUint32(raw[sbBlocksLo:], uint32(n))
@@ -253,7 +255,7 @@ func putBlockCount(raw []byte, sb *superblock, n uint64) {
 	}
 }
 
-// putFreeCounts puts the counts of what is free into a superblock.
+// putFreeCounts puts free counts into a superblock.
 func putFreeCounts(raw []byte, sb *superblock, c counters) {
 	le.PutUint32(raw[sbFreeBlocksLo:], uint32(c.freeBlocks))
 	if sb.incompat&incompat64bit != 0 {
@@ -262,7 +264,7 @@ func putFreeCounts(raw []byte, sb *superblock, c counters) {
 	le.PutUint32(raw[sbFreeInodes:], c.freeInodes)
 }
 
-// cutFreeTail cuts off the free end of the last group.
+// cutFreeTail removes the free blocks at the end of the last group.
 func (s *shrinker) cutFreeTail() error {
 	sb := s.fs.sb
 	if s.blocks >= sb.blocks {
@@ -289,9 +291,9 @@ func (s *shrinker) cutFreeTail() error {
 	})
 }
 
-// cutTailWithoutLog is cutFreeTail for an image without a log: first all of the tail counts as in
-// use, which is a loss of space and no more, then it goes. The new bitmap needs a free
-// block that stays, so one more than the least does.
+// cutTailWithoutLog is cutFreeTail for an image without a log. First the tail is marked as
+// used, where a crash costs no more than space, then it is removed. The new bitmap takes
+// one of the free blocks, which stays.
 func (s *shrinker) cutTailWithoutLog(last, from, n uint32) error {
 	if n < 2 {
 		s.blocks = s.fs.sb.blocks
@@ -305,7 +307,8 @@ func (s *shrinker) cutTailWithoutLog(last, from, n uint32) error {
 	return s.switchSuperRecounted(raw)
 }
 
-// claimTailWithoutLog marks n blocks as used, the first of which becomes the bitmap and stays.
+// claimTailWithoutLog marks n blocks as used. The first of them becomes the bitmap and
+// stays.
 func (s *shrinker) claimTailWithoutLog(last, from, n uint32) error {
 	if err := s.writeUninitBitmap(last); err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 // group is made shorter in two steps: first its tail counts as in use, by a new bitmap
 // that the group's descriptor, which is part of one sector, then names; and then it goes.
 
-// ownsBlockBitmap reports whether a group has the bitmap of its blocks itself.
+// ownsBlockBitmap reports whether a group's block bitmap lies in the group.
 func (g *grower) ownsBlockBitmap(k uint32) (bool, error) {
 	d, err := g.fs.readGroupDesc(k)
 	if err != nil {
@@ -18,7 +18,7 @@ func (g *grower) ownsBlockBitmap(k uint32) (bool, error) {
 	return home == k, nil
 }
 
-// freeReplacedBitmap frees, in a bitmap of a group, the block of the one that it replaces.
+// freeReplacedBitmap frees the block of a group's old bitmap in m, the new one.
 func (g *grower) freeReplacedBitmap(k uint32, m []byte) error {
 	d, err := g.fs.readGroupDesc(k)
 	if err == nil {
@@ -28,7 +28,7 @@ func (g *grower) freeReplacedBitmap(k uint32, m []byte) error {
 	return err
 }
 
-// copyBlockBitmap returns a copy of the bitmap of a group's blocks.
+// copyBlockBitmap returns a copy of a group's block bitmap.
 func (g *grower) copyBlockBitmap(k uint32) ([]byte, error) {
 	d, err := g.fs.readGroupDesc(k)
 	if err != nil {
@@ -46,6 +46,7 @@ func (g *grower) copyBlockBitmap(k uint32) ([]byte, error) {
 	return m, nil
 }
 
+// writeAndSync writes b and makes it durable.
 func (g *grower) writeAndSync(b []byte, off int64) error {
 	if _, err := g.dev.WriteAt(b, off); err != nil {
 		return err
@@ -53,7 +54,7 @@ func (g *grower) writeAndSync(b []byte, off int64) error {
 	return g.dev.Sync()
 }
 
-// writeUninitBitmap writes the bitmap of a group that has none yet.
+// writeUninitBitmap writes the block bitmap of a group that has none yet.
 func (g *grower) writeUninitBitmap(k uint32) error {
 	d, err := g.fs.readGroupDesc(k)
 	if err != nil || !g.fs.blockBitmapUninit(d) {
@@ -69,8 +70,8 @@ func (g *grower) writeUninitBitmap(k uint32) error {
 	return g.switchBlockBitmap(k, d.blockBitmap(), 0)
 }
 
-// switchBlockBitmap makes the block at the bitmap of a group's blocks, and adds to its count of
-// free ones: one write of the sector that has the descriptor.
+// switchBlockBitmap makes the block at a group's block bitmap, and adds to its free count:
+// one atomic write of the sector with the descriptor.
 func (g *grower) switchBlockBitmap(k uint32, at uint64, free int64) error {
 	sb := g.fs.sb
 	m := make([]byte, g.fs.sb.blockSize)
@@ -100,7 +101,7 @@ func (g *grower) switchBlockBitmap(k uint32, at uint64, free int64) error {
 	return g.reopenImage()
 }
 
-// switchSuperRecounted is switchSuperblock with the count of free blocks that the groups give.
+// switchSuperRecounted is switchSuperblock with the free count added up from the groups.
 func (g *grower) switchSuperRecounted(raw []byte) error {
 	if err := g.fs.recountFree(); err != nil {
 		return err

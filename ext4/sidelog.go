@@ -12,9 +12,9 @@ import "errors"
 // and their content. Numbers are little-endian. The checksum tells a transaction that
 // was written as a whole from one that was not, or has been partly written over.
 
-// SideLog is storage beside an image, for images without a journal: an [*os.File],
-// most often. It must be there whenever the image is opened, and empty when anything
-// else than this package is to write to the image, which [FS.Close] makes it.
+// SideLog is a log outside of an image that has no journal, most often an [*os.File]. It
+// must be given whenever the image is opened, and must be empty before anything other than
+// this package writes to the image; [FS.Close] empties it.
 type SideLog interface {
 	Device
 	Truncate(size int64) error
@@ -27,8 +27,8 @@ const (
 	maxSide   = 64 << 20 // bytes of one transaction
 )
 
-// replaySideLog writes the transaction of a side log home. It returns it when the image
-// is open for reading only.
+// replaySideLog replays the transaction in the side log, if there is one, and makes the
+// side log the log of this FS if it has no journal.
 func (fs *FS) replaySideLog() error {
 	log, err := fs.findSideLog()
 	if log == nil || err != nil {
@@ -47,8 +47,8 @@ func (fs *FS) replaySideLog() error {
 	return nil
 }
 
-// findSideLog returns the log in the place of a journal, if there is one: that of a growth
-// under way, or one beside the image.
+// findSideLog returns the log that stands in for a journal, or nil: that of an unfinished
+// growth, inside the image, or the one beside the image.
 func (fs *FS) findSideLog() (SideLog, error) {
 	if log := fs.findGrowLog(); log != nil {
 		fs.sideLogInImage = true
@@ -60,6 +60,8 @@ func (fs *FS) findSideLog() (SideLog, error) {
 	return fs.opts.SideLog()
 }
 
+// writeSideBlocksInPlace writes the blocks of a side log's transaction to their places and
+// empties the side log. Read-only, it keeps them in memory.
 func (fs *FS) writeSideBlocksInPlace(log SideLog, blocks map[uint64][]byte) (err error) {
 	if len(blocks) == 0 {
 		return nil
@@ -90,7 +92,8 @@ func (fs *FS) writeSideBlocksInPlace(log SideLog, blocks map[uint64][]byte) (err
 	return err
 }
 
-// readSideLog reads the transaction in a side log; none is no error.
+// readSideLog returns the blocks of the transaction in a side log. An incomplete one
+// counts as none.
 func (fs *FS) readSideLog(log SideLog) (map[uint64][]byte, error) {
 	head := make([]byte, sideHead)
 	if err := readFull(log, head, 0); err != nil {
@@ -122,8 +125,9 @@ func (fs *FS) readSideLog(log SideLog) (map[uint64][]byte, error) {
 	return blocks, nil
 }
 
-// sideLogSeed begins the checksum: with the file system that the log belongs to. A log in the
-// image counts for nothing once another has used the file system, which knows nothing of it.
+// sideLogSeed begins the checksum of a side log with the identity of the file system. For
+// a log inside the image it includes fields that Linux changes at mount: once another
+// system has used the file system, the log must not be replayed.
 func (fs *FS) sideLogSeed(head []byte) uint32 {
 	raw := fs.sb.raw
 	c := crc32c(crc32c(^uint32(0), raw[sbUUID:sbUUID+16]), head[:12])
@@ -136,7 +140,8 @@ func (fs *FS) sideLogSeed(head []byte) uint32 {
 	return c
 }
 
-// writeSideLog makes a transaction durable in the side log.
+// writeSideLog makes a transaction durable in the side log: body first, then the header
+// with its checksum. Neither is ordered before the other; a torn write fails the checksum.
 func (fs *FS) writeSideLog(t *transaction) error {
 	list, bs := sortedBlockNumbers(t.blocks), int(fs.sb.blockSize)
 	n := len(list)

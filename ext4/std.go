@@ -15,8 +15,10 @@ import (
 // [io/fs.ReadDirFS] and [io/fs.ReadLinkFS].
 func (fs *FS) Std() iofs.FS { return stdFS{fs} }
 
+// stdFS implements io/fs.FS.
 type stdFS struct{ fs *FS }
 
+// pathError wraps an error as io/fs requires.
 func pathError(op, name string, err error) error {
 	if err == nil {
 		return nil
@@ -52,6 +54,7 @@ func (s stdFS) Lstat(name string) (iofs.FileInfo, error) {
 	return s.statPath("lstat", name, s.fs.Lstat)
 }
 
+// statPath implements Stat and Lstat.
 func (s stdFS) statPath(op, name string, stat func(string) (Info, error)) (iofs.FileInfo, error) {
 	if !iofs.ValidPath(name) {
 		return nil, pathError(op, name, iofs.ErrInvalid)
@@ -88,7 +91,7 @@ func (s stdFS) ReadDir(name string) ([]iofs.DirEntry, error) {
 	return list, err
 }
 
-// stdFile is an open file.
+// stdFile implements io/fs.File and io.Seeker for a regular file.
 type stdFile struct {
 	*File
 	name string
@@ -132,7 +135,7 @@ func (f *stdFile) Seek(off int64, whence int) (int64, error) {
 	return off, nil
 }
 
-// stdDir is an open directory.
+// stdDir implements io/fs.ReadDirFile.
 type stdDir struct {
 	name string
 	info iofs.FileInfo
@@ -169,7 +172,7 @@ func (d *stdDir) ReadDir(n int) ([]iofs.DirEntry, error) {
 	return list, nil
 }
 
-// fileInfo makes an Info an io/fs.FileInfo.
+// fileInfo adapts an Info to io/fs.FileInfo.
 type fileInfo struct{ i Info }
 
 func (f fileInfo) Name() string        { return f.i.Name }

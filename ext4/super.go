@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// superblock is a superblock that was found to make sense. All counts of blocks are in
-// blocks, those of bigalloc included.
+// superblock is a parsed and checked superblock. All counts are in blocks, also with
+// bigalloc.
 type superblock struct {
 	raw            []byte // as on disk
 	blockSize      int64
@@ -33,7 +33,7 @@ type superblock struct {
 	hash           hasher
 }
 
-// parseSuperblock checks a superblock against a device of size bytes (0: unknown).
+// parseSuperblock parses and checks a superblock for a device of size bytes; 0: unknown.
 func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 	u32 := func(o int) uint32 { return le.Uint32(raw[o:]) }
 	if le.Uint16(raw[sbMagic:]) != superMagic {
@@ -66,6 +66,7 @@ func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 	return s, s.parseFeatureFields()
 }
 
+// parseGeometry reads the sizes, and refuses those that later code cannot rely on.
 func (s *superblock) parseGeometry() error {
 	u32 := func(o int) uint32 { return le.Uint32(s.raw[o:]) }
 	if u32(sbLogBlock) > 6 {
@@ -113,6 +114,7 @@ func (s *superblock) parseGeometry() error {
 	return nil
 }
 
+// parseFeatureFields reads the fields that features define.
 func (s *superblock) parseFeatureFields() error {
 	raw := s.raw
 	s.csumSeed = crc32c(^uint32(0), raw[sbUUID:sbUUID+16])
@@ -135,6 +137,7 @@ func (s *superblock) parseFeatureFields() error {
 	return nil
 }
 
+// volumeLabel returns the label.
 func (s *superblock) volumeLabel() string {
 	b := s.raw[sbLabel : sbLabel+maxLabel]
 	if i := bytes.IndexByte(b, 0); i >= 0 {
@@ -143,6 +146,7 @@ func (s *superblock) volumeLabel() string {
 	return string(b)
 }
 
+// splitCount reads a count whose halves of 32 bits lie at two offsets.
 func (s *superblock) splitCount(lo, hi int) uint64 {
 	n := uint64(le.Uint32(s.raw[lo:]))
 	if s.incompat&incompat64bit != 0 {
@@ -151,7 +155,7 @@ func (s *superblock) splitCount(lo, hi int) uint64 {
 	return n
 }
 
-// hasSuperblock reports whether a group begins with a copy of the superblock.
+// hasSuperblock reports whether a group begins with the superblock or a backup of it.
 func (s *superblock) hasSuperblock(g uint32) bool {
 	switch {
 	case s.compat&compatSparseSuper2 != 0:
@@ -162,11 +166,12 @@ func (s *superblock) hasSuperblock(g uint32) bool {
 	return isSparseSuperGroup(g)
 }
 
+// groupStart returns the first block of a group.
 func (s *superblock) groupStart(g uint32) uint64 {
 	return s.firstBlock + uint64(g)*uint64(s.blocksPerGroup)
 }
 
-// groupBlockCount returns how many blocks a group has.
+// groupBlockCount returns how many blocks a group has: the last one may be shorter.
 func (s *superblock) groupBlockCount(g uint32) uint32 {
 	if g == s.groups-1 {
 		return uint32(s.blocks - s.groupStart(g))
@@ -174,6 +179,7 @@ func (s *superblock) groupBlockCount(g uint32) uint32 {
 	return s.blocksPerGroup
 }
 
+// locateBlock returns the group of a block, and its index in the group's bitmap.
 func (s *superblock) locateBlock(block uint64) (g, index uint32) {
 	return uint32((block - s.firstBlock) / uint64(s.blocksPerGroup)), uint32((block - s.firstBlock) % uint64(s.blocksPerGroup))
 }
@@ -183,14 +189,16 @@ func (s *superblock) groupsForBlocks(blocks uint64) uint32 {
 	return uint32((blocks - s.firstBlock + uint64(s.blocksPerGroup) - 1) / uint64(s.blocksPerGroup))
 }
 
+// descsPerBlock returns how many group descriptors a block holds.
 func (s *superblock) descsPerBlock() uint32 { return uint32(s.blockSize) / uint32(s.descSize) }
 
-// descBlockCount returns how many blocks of descriptors there are.
+// descBlockCount returns how many blocks the group descriptors take.
 func (s *superblock) descBlockCount() uint32 {
 	return (s.groups + s.descsPerBlock() - 1) / s.descsPerBlock()
 }
 
-// locateGroupDesc returns where the descriptor of a group lies.
+// locateGroupDesc returns where the descriptor of a group lies: after the superblock or,
+// with meta_bg, in the first of the groups that share its block.
 func (s *superblock) locateGroupDesc(g uint32) (block uint64, offset int) {
 	n := g / s.descsPerBlock()
 	offset = int(g%s.descsPerBlock()) * s.descSize
@@ -208,12 +216,13 @@ func (s *superblock) locateGroupDesc(g uint32) (block uint64, offset int) {
 	return block, offset
 }
 
-// superblockNumber returns the block that holds the superblock, and superblockOffset where in it.
+// superblockNumber returns the block that holds the primary superblock; superblockOffset
+// is the place in it.
 func (s *superblock) superblockNumber() uint64 { return uint64(superOffset / s.blockSize) }
 func (s *superblock) superblockOffset() int    { return int(superOffset % s.blockSize) }
 
-// baseMetaBlocks returns how many blocks at the start of a group hold the superblock and
-// descriptors.
+// baseMetaBlocks returns how many blocks at the start of a group hold superblock, group
+// descriptors, and blocks reserved for more descriptors.
 func (s *superblock) baseMetaBlocks(g uint32) uint32 {
 	var n uint32
 	if s.hasSuperblock(g) {
@@ -232,12 +241,13 @@ func (s *superblock) baseMetaBlocks(g uint32) uint32 {
 	return n
 }
 
+// inodeTableBlocks returns how many blocks the inode table of a group takes.
 func (s *superblock) inodeTableBlocks() uint64 {
 	return uint64(s.inodesPerGroup) * uint64(s.inodeSize) / uint64(s.blockSize)
 }
 
-// backupSuperOffsets yields where copies of the superblock may lie when the first cannot
-// be read: what mke2fs and Format choose, for each size of blocks.
+// backupSuperOffsets returns where backups of the superblock may lie, in bytes: what
+// mke2fs and Format choose, for each block size.
 func backupSuperOffsets(size int64) []int64 {
 	var at []int64
 	for _, bs := range []int64{4096, 1024, 2048, 8192, 16384, 32768, 65536} {
@@ -255,7 +265,7 @@ func backupSuperOffsets(size int64) []int64 {
 	return at
 }
 
-// loadSuperblock reads the superblock, or a copy of it when the first one is damaged.
+// loadSuperblock reads the superblock, or a backup of it if the primary is damaged.
 func loadSuperblock(dev io.ReaderAt, size int64) (s *superblock, fromBackup bool, err error) {
 	raw := make([]byte, superSize)
 	if err := readFull(dev, raw, superOffset); err != nil {
@@ -307,7 +317,7 @@ var compatNames = map[uint32]string{
 	compatLazyBG: "lazy_bg", compatExcludeBitmap: "exclude_bitmap",
 }
 
-// featureNames names the features of a set as mke2fs does, and unknown ones by bit.
+// featureNames names the features of a set as mke2fs does; unknown ones by bit.
 func featureNames(names map[uint32]string, set uint32) string {
 	var list []string
 	for i := range 32 {

@@ -1,7 +1,7 @@
 package ext4
 
-// repairPrimarySuper writes the first superblock when it was its copy that was read, and
-// remembers what is on the device.
+// repairPrimarySuper reads the superblock on the device into superOnDevice. If it is
+// damaged, so that a backup was used, it first writes the primary anew from that.
 func (fs *FS) repairPrimarySuper() error {
 	fs.superOnDevice = make([]byte, superSize)
 	if err := readFull(fs.dev, fs.superOnDevice, superOffset); err != nil {
@@ -27,6 +27,9 @@ func (fs *FS) repairPrimarySuper() error {
 	return fs.dev.Sync()
 }
 
+// finalizeSuperblock puts the superblock into the open transaction: free counts, time of
+// the last write, head of the orphan list, and with a journal the flag needs_recovery. All
+// of these lie in the first sector, which is the only one that changes.
 func (fs *FS) finalizeSuperblock() error {
 	b, err := fs.modifyBlock(fs.sb.superblockNumber())
 	if err != nil {
@@ -54,9 +57,14 @@ func (fs *FS) finalizeSuperblock() error {
 	return nil
 }
 
-// balanceSuperChecksum keeps the checksum of the superblock right without changing it: it gives
-// four unused bytes the value that makes the sum come out as before. So an update
-// changes the first of the superblock's two sectors only, and cannot be torn.
+// balanceSuperChecksum makes the superblock's checksum field right without changing it: it
+// gives four unused bytes in the first sector the value for which the checksum of the
+// whole comes out as it is stored. So an update changes only the first of the superblock's
+// two sectors, and cannot be torn.
+//
+// CRC-32C is linear: running it backwards from the stored checksum to the end of the four
+// bytes, and forwards to their beginning, gives two register values; their difference is
+// what the four bytes must be.
 func (fs *FS) balanceSuperChecksum(raw []byte) {
 	if !fs.sb.metadataCsum {
 		return
@@ -72,13 +80,13 @@ func (fs *FS) balanceSuperChecksum(raw []byte) {
 	le.PutUint32(raw[sbSnapshotID:], before^after)
 }
 
-// reverseCRCByte takes one byte back out of a checksum's register.
+// reverseCRCByte undoes the step of a CRC-32C register that took in byte b.
 func reverseCRCByte(register uint32, b byte) uint32 {
 	i := reverseCRCTable[register>>24]
 	return (register^castagnoli[i])<<8 | uint32(i^b)
 }
 
-// reverseCRCTable finds the entry of the checksum's table with a given highest byte.
+// reverseCRCTable maps the highest byte of each entry of the CRC-32C table to its index.
 var reverseCRCTable = func() (t [256]byte) {
 	for i, v := range castagnoli {
 		t[v>>24] = byte(i)
@@ -86,8 +94,8 @@ var reverseCRCTable = func() (t [256]byte) {
 	return t
 }()
 
-// writeNeedsRecovery writes the superblock's first sector as it was last committed, with or
-// without the mark that the log is in use.
+// writeNeedsRecovery writes the superblock's first sector with the flag needs_recovery set
+// or cleared. raw is the superblock as it was last committed. The caller syncs.
 func (fs *FS) writeNeedsRecovery(raw []byte, inUse bool) error {
 	s := append([]byte(nil), raw...)
 	v := le.Uint32(s[sbIncompat:]) &^ incompatRecover

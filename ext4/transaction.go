@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// transaction is what is committed together: whole blocks of metadata, and the data
-// that was written to the device meanwhile.
+// transaction is the unit of commit: new versions of whole blocks of metadata. File data
+// of the same time is written to the device before it is committed (jbd2's ordered mode).
 type transaction struct {
 	seq         uint64                // counts transactions of this FS, from 1
 	blocks      map[uint64]*block     // changed
@@ -18,6 +18,8 @@ type transaction struct {
 	hasData     bool                  // data was written
 }
 
+// groupDirty says which bitmaps of a group a transaction changed, whose checksums in the
+// group descriptor finalizeTransaction sets.
 type groupDirty uint8
 
 const (
@@ -25,13 +27,16 @@ const (
 	inodeBitmapDirty
 )
 
+// newTransaction returns an empty transaction.
 func newTransaction(seq uint64) *transaction {
 	return &transaction{seq: seq, blocks: map[uint64]*block{}, dirtyGroups: map[uint32]groupDirty{}, freedBlocks: busyBlocks{}}
 }
 
-// busyBlocks are free blocks that must not be used yet: a bitmap per group.
+// busyBlocks are free blocks that must not be allocated yet, as a bitmap per group: the
+// last committed state still uses them, or recovery could overwrite them from the log.
 type busyBlocks map[uint32][]byte
 
+// markBusy marks n blocks of a group as busy.
 func (y busyBlocks) markBusy(sb *superblock, g, index, n uint32) {
 	m := y[g]
 	if m == nil {
@@ -41,13 +46,15 @@ func (y busyBlocks) markBusy(sb *superblock, g, index, n uint32) {
 	setBits(m, uint64(index), uint64(n))
 }
 
+// clearBusy takes the mark away.
 func (y busyBlocks) clearBusy(g, index, n uint32) {
 	if m := y[g]; m != nil {
 		clearBits(m, uint64(index), uint64(n))
 	}
 }
 
-// operation is the operation under way. It is undone as a whole when it fails.
+// operation is the operation under way, with all that is needed to undo it. There is one
+// at a time: mu is held alone.
 type operation struct {
 	id      uint64
 	undoLog []undoRecord
@@ -58,27 +65,31 @@ type operation struct {
 	now     time.Time
 }
 
-// undoRecord is how one block was before the operation.
+// undoRecord is the state of one block before the operation.
 type undoRecord struct {
 	n     uint64
 	was   *block // in the cache; nil: not there
 	saved []byte // its data, when it was changed in place
 }
 
-// run is a number of adjacent blocks.
+// run is a range of adjacent blocks.
 type run struct {
 	start uint64
 	n     uint32
 }
 
-// counters are the figures of the superblock that change.
+// counters are the totals that the superblock keeps. They are part of what an operation
+// undoes.
 type counters struct {
 	freeBlocks uint64
 	freeInodes uint32
 	fileBytes  int64 // change of the sum of the sizes of regular files since opened
 }
 
-// modifyBlock returns a block's data, to be changed by the operation under way.
+// modifyBlock returns a block's data for the operation under way to change. The first
+// change in a transaction makes a new version of the block; the first change of a later
+// operation in the same transaction saves the old bytes, so that the operation can be
+// undone.
 func (fs *FS) modifyBlock(n uint64) ([]byte, error) {
 	b, err := fs.getBlock(n)
 	if err != nil {
@@ -94,13 +105,16 @@ func (fs *FS) modifyBlock(n uint64) ([]byte, error) {
 	return fs.addDirtyBlock(n, b, slices.Clone(b.data)).data, nil
 }
 
-// createZeroedBlock returns a block of zeros in the place of whatever is at n.
+// createZeroedBlock returns a zeroed version of block n, whatever n held before, for the
+// operation under way to fill.
 func (fs *FS) createZeroedBlock(n uint64) []byte {
 	b := fs.addDirtyBlock(n, fs.cache.lookupBlock(n), make([]byte, fs.sb.blockSize))
 	b.verified.Store(0)
 	return b.data
 }
 
+// addDirtyBlock makes data the new version of block n in the open transaction, and records
+// the old one for undo.
 func (fs *FS) addDirtyBlock(n uint64, was *block, data []byte) *block {
 	b := &block{data: data, openTx: fs.tx, lastOp: fs.op.id}
 	b.pinned.Store(true)
@@ -114,7 +128,10 @@ func (fs *FS) addDirtyBlock(n uint64, was *block, data []byte) *block {
 	return b
 }
 
-// forgetBlock forgets a block of metadata that is no longer used.
+// forgetBlock removes a block that no longer is metadata from cache and transaction. If
+// the log has an old version of it, recovery could write that over the block's next
+// content: the block is held until the next checkpoint. (jbd2 writes revoke records
+// instead.)
 func (fs *FS) forgetBlock(n uint64) {
 	b := fs.cache.lookupBlock(n)
 	if b == nil {
@@ -134,6 +151,7 @@ func (fs *FS) forgetBlock(n uint64) {
 	delete(fs.tx.blocks, n)
 }
 
+// saveCopy copies a block's data into a buffer of the operation, for undo.
 func (o *operation) saveCopy(data []byte) []byte {
 	var buf []byte
 	if k := len(o.buffers); k > 0 {
@@ -145,7 +163,7 @@ func (o *operation) saveCopy(data []byte) []byte {
 	return buf
 }
 
-// beginOperation starts an operation. fs.mu is held.
+// beginOperation starts an operation. mu is held alone.
 func (fs *FS) beginOperation() {
 	o := &fs.op
 	o.id++
@@ -154,7 +172,8 @@ func (fs *FS) beginOperation() {
 	o.now = fs.now()
 }
 
-// endOperation keeps what the operation did, or undoes it when it failed.
+// endOperation keeps the changes of the operation or, if err is not nil, undoes them all
+// in reverse order.
 func (fs *FS) endOperation(err error) {
 	o := &fs.op
 	for i := len(o.undoLog) - 1; i >= 0; i-- {
@@ -177,6 +196,7 @@ func (fs *FS) endOperation(err error) {
 	}
 }
 
+// restoreBlock undoes the change of one block.
 func (fs *FS) restoreBlock(u undoRecord) {
 	if u.saved != nil {
 		copy(u.was.data, u.saved)
@@ -189,15 +209,16 @@ func (fs *FS) restoreBlock(u undoRecord) {
 	}
 }
 
-// reserve is how many blocks an operation may change before it looks whether there
-// is room for more.
+// maxOperationBlocks is how many blocks an operation may change before it has to end and
+// go on as another one: large truncations, and the like.
 func (fs *FS) maxOperationBlocks() int { return max(fs.maxTxBlocks/4, 16) }
 
-// operationFull reports whether the operation under way should end here and go on as another.
+// operationFull reports whether the operation under way has reached maxOperationBlocks.
 func (fs *FS) operationFull() bool { return len(fs.op.undoLog) >= fs.maxOperationBlocks() }
 
-// runOperation runs one operation, which either happens as a whole or not at all, and
-// returns the transaction that it is part of.
+// runOperation runs f as one operation, which takes effect as a whole or not at all, and
+// returns the sequence number of its transaction. f may run twice: when there is no free
+// block, blocks freed lately become usable by a checkpoint, and f is tried once more.
 func (fs *FS) runOperation(f func() error) (seq uint64, err error) {
 	for tries := 0; ; tries++ {
 		seq, err = fs.tryOperation(f)
@@ -211,6 +232,8 @@ func (fs *FS) runOperation(f func() error) (seq uint64, err error) {
 	}
 }
 
+// tryOperation runs f as one operation in the open transaction. It first commits that
+// transaction if it could become too large.
 func (fs *FS) tryOperation(f func() error) (uint64, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -235,8 +258,8 @@ func (fs *FS) tryOperation(f func() error) (uint64, error) {
 	return fs.tx.seq, err
 }
 
-// transactionTooLarge reports whether the open transaction, and the superblock, are more than the
-// log can hold.
+// transactionTooLarge reports whether the log cannot hold the open transaction with the
+// superblock added.
 func (fs *FS) transactionTooLarge() bool {
 	n := len(fs.tx.blocks) + 1
 	switch {
@@ -248,7 +271,7 @@ func (fs *FS) transactionTooLarge() bool {
 	return false
 }
 
-// runDurably runs one operation and, unless in batch mode, makes it durable.
+// runDurably runs f as one operation and, unless in batch mode, commits it.
 func (fs *FS) runDurably(f func() error) error {
 	seq, err := fs.runOperation(f)
 	if err != nil || fs.opts.Batch {
@@ -257,6 +280,8 @@ func (fs *FS) runDurably(f func() error) error {
 	return fs.commitUpTo(seq)
 }
 
+// checkWritable returns why nothing can be changed, if so: closed, read-only, or a failed
+// write.
 func (fs *FS) checkWritable() error {
 	switch {
 	case fs.closed:
@@ -267,13 +292,14 @@ func (fs *FS) checkWritable() error {
 	return fs.writeFailure
 }
 
+// hasBusyBlocks reports whether there are free blocks that a checkpoint would make usable.
 func (fs *FS) hasBusyBlocks() bool {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
 	return len(fs.tx.freedBlocks) > 0 || len(fs.heldBlocks) > 0 || fs.committing != nil && len(fs.committing.freedBlocks) > 0
 }
 
-// Sync makes all that was done before it durable.
+// Sync makes everything that was done before it durable.
 func (fs *FS) Sync(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -5,14 +5,14 @@ import (
 	"fmt"
 )
 
-// Trim gives the storage of free blocks back: it punches holes into the image where
-// the file system has nothing. It returns how many bytes of free space there are in the
-// holes, most of which may have been holes before. First it makes all changes durable.
+// Trim punches holes into the image where the file system has free blocks, so that the
+// host gets their storage back. It returns the bytes of free space in those holes, most of
+// which may have been holes before. First it makes all changes durable.
 //
-// Other calls go on meanwhile. Errors: [ErrUnsupported], the device is neither an
-// [*os.File] of a system and file system that know holes, nor has it a method
-// PunchHole(off, length int64) error; [ErrReadOnly]; those of ctx, with what was done
-// until then; those of the device.
+// Other calls can run at the same time. Errors: [ErrUnsupported], the device is neither an
+// [*os.File] on a system and file system that support holes, nor does it have a method
+// PunchHole(off, length int64) error; [ErrReadOnly]; errors of ctx, with the bytes until
+// then; errors of the device.
 func (fs *FS) Trim(ctx context.Context) (int64, error) {
 	fs.mu.RLock()
 	err := fs.checkWritable()
@@ -37,8 +37,8 @@ func (fs *FS) Trim(ctx context.Context) (int64, error) {
 	return n, nil
 }
 
-// trimGroup punches out the free blocks of a group. None of them can be taken meanwhile:
-// who does that holds fs.mu alone.
+// trimGroup punches holes for the free blocks of a group. mu is held shared, so none of
+// them can be allocated at the same time.
 func (fs *FS) trimGroup(g uint32) (int64, error) {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()

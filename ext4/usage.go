@@ -2,7 +2,7 @@ package ext4
 
 import "context"
 
-// Usage tells how much of the file system is in use. Sizes are bytes.
+// Usage is how much of the file system is in use. Sizes are bytes.
 type Usage struct {
 	Size       int64 // what files and their metadata can take at most
 	Free       int64 // of that
@@ -13,7 +13,7 @@ type Usage struct {
 	FileBytes int64
 }
 
-// Usage tells how much of the file system is in use.
+// Usage returns how much of the file system is in use.
 func (fs *FS) Usage() Usage {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()
@@ -25,7 +25,8 @@ func (fs *FS) Usage() Usage {
 	}
 }
 
-// overheadBlocks is how many blocks hold no files: as the superblock says, or an estimate.
+// overheadBlocks returns how many blocks cannot hold files: as the superblock says, or an
+// estimate.
 func (fs *FS) overheadBlocks() uint64 {
 	if n := uint64(le.Uint32(fs.sb.raw[sbOverhead:])); n > 0 && n < fs.sb.blocks {
 		return n * uint64(fs.sb.clusterBlocks)
@@ -46,7 +47,7 @@ func (fs *FS) SumSizes(ctx context.Context) (int64, error) {
 	return sum, err
 }
 
-// eachInode calls f for each inode in use, but for the reserved ones.
+// eachInode calls f for each inode in use, except reserved ones.
 func (fs *FS) eachInode(ctx context.Context, f func(*inode) error) error {
 	for g := range fs.sb.groups {
 		if err := ctx.Err(); err != nil {
@@ -59,6 +60,7 @@ func (fs *FS) eachInode(ctx context.Context, f func(*inode) error) error {
 	return nil
 }
 
+// eachInodeInGroup is eachInode for one group, with mu held shared.
 func (fs *FS) eachInodeInGroup(g uint32, f func(*inode) error) error {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()

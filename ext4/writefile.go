@@ -24,14 +24,14 @@ type WriteOptions struct {
 	Meta *FileMeta
 }
 
-// FileMeta is the metadata of a file that is written.
+// FileMeta is metadata for a file that is written.
 type FileMeta struct {
 	Mode     iofs.FileMode // permission, setuid, setgid and sticky bits, exactly
 	UID, GID int           // -1: those that any new file gets
 	Mtime    time.Time     // the access time as well; zero: the time of the write
 }
 
-// applyFileMeta gives a new file metadata, if there is any.
+// applyFileMeta gives a new file the requested metadata.
 func (fs *FS) applyFileMeta(i *inode, m *FileMeta) error {
 	if m == nil {
 		return nil
@@ -51,12 +51,13 @@ func (fs *FS) applyFileMeta(i *inode, m *FileMeta) error {
 	return fs.applyModeToACL(i, bits)
 }
 
+// chunkBuffers holds buffers of maxOperationBytes.
 var chunkBuffers = sync.Pool{New: func() any { b := make([]byte, maxOperationBytes); return &b }}
 
-// WriteFile replaces the file at path by what r yields, and returns its size. Others
-// see the old file or the new one, never a part; when it fails, the old one stays.
-// Missing parents are made, 0755. A symbolic link at path is replaced.
-// EISDIR; EEXIST: see Exclusive; an error of r.
+// WriteFile replaces the file at path by the content of r, and returns its size. Readers
+// see the old file or the new one, never a part; if it fails, the old one stays. Missing
+// parents are created, 0755. A symbolic link at path is replaced. EISDIR; EEXIST: see
+// Exclusive; an error of r.
 func (fs *FS) WriteFile(ctx context.Context, path string, r io.Reader, opts WriteOptions) (int64, error) {
 	if path == "." {
 		return 0, errIsDir
@@ -84,7 +85,7 @@ func (fs *FS) WriteFile(ctx context.Context, path string, r io.Reader, opts Writ
 	return fs.writeLargeFile(ctx, path, r, opts)
 }
 
-// checkWriteTarget finds early what place would refuse.
+// checkWriteTarget finds early what findReplaceable would refuse, before r is read.
 func (fs *FS) checkWriteTarget(path string, exclusive bool) error {
 	err := fs.viewPath(path, false, func(i *inode) error {
 		switch {
@@ -101,7 +102,7 @@ func (fs *FS) checkWriteTarget(path string, exclusive bool) error {
 	return err
 }
 
-// ctxReader stops reading when its context ends.
+// ctxReader is a reader that fails once its context is done.
 type ctxReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -114,9 +115,9 @@ func (c ctxReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// readChunk fills buf. An error, which may be io.EOF, means that r yielded no more than the n
-// bytes. io.ReadFull would not tell a short chunk from an io.ErrUnexpectedEOF of r, which is
-// how archives and requests say that they were cut off.
+// readChunk fills buf. An error, which may be io.EOF, means that r yielded only n bytes.
+// io.ReadFull could not tell a short chunk from an io.ErrUnexpectedEOF of r, with which
+// archives and requests report that they were cut off.
 func readChunk(ctx context.Context, r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		if err := ctx.Err(); err != nil {
@@ -129,9 +130,10 @@ func readChunk(ctx context.Context, r io.Reader, buf []byte) (n int, err error) 
 	return n, err
 }
 
-// newSliceReader returns a reader of b, which b's owner may use again once it is read.
+// newSliceReader returns a reader of b. The owner of b may reuse it once it is read.
 func newSliceReader(b []byte) io.Reader { return &sliceReader{b} }
 
+// sliceReader reads a slice that it does not keep.
 type sliceReader struct{ b []byte }
 
 func (s *sliceReader) Read(p []byte) (int, error) {
@@ -143,7 +145,7 @@ func (s *sliceReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// writeSmallFile writes a file that is in memory, in one operation.
+// writeSmallFile writes a file whose content is in memory, in one operation.
 func (fs *FS) writeSmallFile(path string, data []byte, opts WriteOptions) error {
 	var gone uint32
 	seq, err := fs.runOperation(func() error {
@@ -175,7 +177,7 @@ func (fs *FS) writeSmallFile(path string, data []byte, opts WriteOptions) error 
 	return fs.reclaimAndCommit(seq, err, gone)
 }
 
-// makeMissingParents makes the missing parents of a path, and resolves it.
+// makeMissingParents is resolveParent, but creates missing directories.
 func (fs *FS) makeMissingParents(path string) (*inode, string, error) {
 	dir, name, err := fs.resolveParent(path)
 	if !errors.Is(err, errNoEntry) {
@@ -188,8 +190,8 @@ func (fs *FS) makeMissingParents(path string) (*inode, string, error) {
 	return fs.resolveParent(path)
 }
 
-// newFileMode returns the permission bits of a file that is about to replace old, if that
-// is not nil.
+// newFileMode returns the permission bits of a new file that replaces old, which may be
+// nil.
 func newFileMode(old *inode, mode iofs.FileMode) uint16 {
 	switch {
 	case mode != 0:
@@ -200,8 +202,8 @@ func newFileMode(old *inode, mode iofs.FileMode) uint16 {
 	return 0o644
 }
 
-// findReplaceable returns what has a name in a directory, which is about to be given to a
-// file; nil: nothing.
+// findReplaceable returns the file with a name in a directory, which a new file is to
+// replace; nil if there is none.
 func (fs *FS) findReplaceable(dir *inode, name string, exclusive bool) (*inode, error) {
 	old, err := fs.lookupChild(dir, name)
 	switch {
@@ -220,8 +222,8 @@ func (fs *FS) findReplaceable(dir *inode, name string, exclusive bool) (*inode, 
 	return old, nil
 }
 
-// placeInode gives an inode a name in a directory, in the place of old if that is not nil,
-// and stores both.
+// placeInode gives an inode a name in a directory, in place of old if that is not nil, and
+// stores both.
 func (fs *FS) placeInode(dir *inode, name string, i, old *inode) (gone uint32, err error) {
 	if old == nil {
 		return 0, fs.linkInode(dir, name, i)
@@ -236,7 +238,7 @@ func (fs *FS) placeInode(dir *inode, name string, i, old *inode) (gone uint32, e
 }
 
 // writeLargeFile writes a file in many operations to an inode without a name, which the
-// last one places. After a crash the inode is in the list of orphans.
+// last one names. Until then the inode is an orphan, so a crash leaves nothing of it.
 func (fs *FS) writeLargeFile(ctx context.Context, path string, r io.Reader, opts WriteOptions) (int64, error) {
 	f, err := fs.openUnnamedFile(path)
 	if err != nil {
@@ -258,7 +260,7 @@ func (fs *FS) writeLargeFile(ctx context.Context, path string, r io.Reader, opts
 	}, opts.Exclusive)
 }
 
-// placeUnnamedFile gives an open file without a name one; set completes its inode.
+// placeUnnamedFile names an open file that has no name; set completes its inode before.
 func (fs *FS) placeUnnamedFile(f *File, path string, set func(dir, i, old *inode) error, exclusive bool) (int64, error) {
 	var gone uint32
 	var size int64
@@ -288,7 +290,7 @@ func (fs *FS) placeUnnamedFile(f *File, path string, set func(dir, i, old *inode
 	return size, fs.reclaimAndCommit(seq, err, gone)
 }
 
-// openUnnamedFile opens a new file that has no name yet, for the directory of a path.
+// openUnnamedFile opens a new file without a name, near the directory of a path.
 func (fs *FS) openUnnamedFile(path string) (*File, error) {
 	f := &File{fs: fs, write: true}
 	_, err := fs.runOperation(func() error {
@@ -313,7 +315,7 @@ func (fs *FS) openUnnamedFile(path string) (*File, error) {
 	return f, err
 }
 
-// nearestDirectory returns the directory of a path, or the root when it is not there yet.
+// nearestDirectory returns the directory of a path, or the root if it does not exist.
 func (fs *FS) nearestDirectory(path string) (*inode, error) {
 	dir, _, err := fs.resolveParent(path)
 	if errors.Is(err, errNoEntry) {
@@ -322,7 +324,7 @@ func (fs *FS) nearestDirectory(path string) (*inode, error) {
 	return dir, err
 }
 
-// writeFrom appends all that r yields.
+// writeFrom writes the content of r.
 func (f *File) writeFrom(ctx context.Context, r io.Reader) error {
 	buf := chunkBuffers.Get().(*[]byte)
 	defer chunkBuffers.Put(buf)
@@ -343,7 +345,7 @@ func (f *File) writeFrom(ctx context.Context, r io.Reader) error {
 	}
 }
 
-// writeSparseFrom writes the ranges of a sparse file.
+// writeSparseFrom writes the data ranges of a sparse file.
 func (f *File) writeSparseFrom(ctx context.Context, r io.Reader, opts WriteOptions) error {
 	buf := chunkBuffers.Get().(*[]byte)
 	defer chunkBuffers.Put(buf)

@@ -46,7 +46,7 @@ type xattr struct {
 	size  int    // of the value
 }
 
-// splitXattrName finds the number of a name's prefix.
+// splitXattrName splits an attribute's name into the number of its prefix and the rest.
 func splitXattrName(full string) (index byte, name string, err error) {
 	for _, p := range xattrPrefixes {
 		if p.whole && full == p.prefix {
@@ -65,7 +65,7 @@ func splitXattrName(full string) (index byte, name string, err error) {
 	return 0, "", unsupportedf("attributes named %q", full)
 }
 
-// fullXattrName is the opposite; "" for what is not shown to anyone.
+// fullXattrName joins prefix and rest; "" for an internal attribute.
 func (x xattr) fullXattrName() string {
 	if x.index == xattrSystem && x.name == "data" {
 		return ""
@@ -78,7 +78,8 @@ func (x xattr) fullXattrName() string {
 	return ""
 }
 
-// parseXattrEntries reads a row of entries. Values are at offsets from base, and not before from.
+// parseXattrEntries reads the entries of an attribute area. Offsets of values count from
+// base, and must not be before from.
 func (fs *FS) parseXattrEntries(ents, base []byte, from int) ([]xattr, error) {
 	bad := corruptf("extended attributes")
 	var list []xattr
@@ -111,7 +112,7 @@ func (fs *FS) parseXattrEntries(ents, base []byte, from int) ([]xattr, error) {
 	}
 }
 
-// xattrBodyArea returns the part of an inode that may hold attributes; nil: none.
+// xattrBodyArea returns the part of an inode that may hold attributes, or nil.
 func (i *inode) xattrBodyArea() []byte {
 	if x := oldInodeSize + i.extraSize(); i.extraSize() > 0 && x+4 < len(i.raw) {
 		return i.raw[x:]
@@ -119,6 +120,7 @@ func (i *inode) xattrBodyArea() []byte {
 	return nil
 }
 
+// readBodyXattrs returns the attributes in an inode.
 func (fs *FS) readBodyXattrs(i *inode) ([]xattr, error) {
 	area := i.xattrBodyArea()
 	if area == nil || le.Uint32(area) != xattrMagic {
@@ -127,7 +129,7 @@ func (fs *FS) readBodyXattrs(i *inode) ([]xattr, error) {
 	return fs.parseXattrEntries(area[4:], area[4:], 0)
 }
 
-// readXattrBlock returns an inode's block of attributes, checked; nil: none.
+// readXattrBlock returns an inode's attribute block, checked, or nil.
 func (fs *FS) readXattrBlock(i *inode) ([]byte, error) {
 	at := i.xattrBlock()
 	if at == 0 {
@@ -153,11 +155,13 @@ func (fs *FS) readXattrBlock(i *inode) ([]byte, error) {
 	return b.data, nil
 }
 
+// xattrBlockChecksum computes the checksum of the attribute block at block number at.
 func (fs *FS) xattrBlockChecksum(at uint64, b []byte) uint32 {
 	c := crc32c(crc32cUint64(fs.sb.csumSeed, at), b[:xattrSum])
 	return crc32c(crc32c(c, zeros[:4]), b[xattrSum+4:])
 }
 
+// readBlockXattrs returns the attributes in an inode's attribute block.
 func (fs *FS) readBlockXattrs(i *inode) ([]xattr, error) {
 	b, err := fs.readXattrBlock(i)
 	if b == nil || err != nil {
@@ -176,7 +180,7 @@ func (fs *FS) readXattrs(i *inode) ([]xattr, error) {
 	return append(inner, outer...), err
 }
 
-// readXattrValue returns an attribute's value, from an inode of its own if need be.
+// readXattrValue returns an attribute's value, which may lie in an inode of its own.
 func (fs *FS) readXattrValue(x xattr) ([]byte, error) {
 	if x.inode == 0 {
 		return x.value, nil
@@ -193,7 +197,7 @@ func (fs *FS) readXattrValue(x xattr) ([]byte, error) {
 	return v, err
 }
 
-// getXattr returns one attribute as it is stored.
+// getXattr returns the value of one attribute as it is stored. ENODATA.
 func (fs *FS) getXattr(i *inode, index byte, name string) ([]byte, error) {
 	list, err := fs.readXattrs(i)
 	if err != nil {
@@ -207,8 +211,8 @@ func (fs *FS) getXattr(i *inode, index byte, name string) ([]byte, error) {
 	return nil, errNoXattr
 }
 
-// Getxattr returns the value of an extended attribute, by its full name. POSIX ACLs
-// have the form in which the system calls pass them. ENODATA: there is none.
+// Getxattr returns the value of an extended attribute, by its full name. POSIX ACLs have
+// the form that the system calls use. ENODATA.
 func (fs *FS) Getxattr(path, name string) ([]byte, error) {
 	index, rest, err := splitXattrName(name)
 	if err != nil {
@@ -241,9 +245,9 @@ func (fs *FS) Listxattr(path string) ([]string, error) {
 	return names, err
 }
 
-// Setxattr sets an extended attribute. ENOSPC: there is no room for it beside the
-// others; ErrUnsupported: a name of a kind that ext4 does not keep; EPERM: a user
-// attribute of what is neither file nor directory.
+// Setxattr sets an extended attribute. ENOSPC: no room beside the other attributes;
+// ErrUnsupported: a name that ext4 does not store; EPERM: a user attribute of something
+// that is neither file nor directory.
 func (fs *FS) Setxattr(path, name string, value []byte) error {
 	index, rest, err := splitXattrName(name)
 	if err != nil {
@@ -266,7 +270,7 @@ func (fs *FS) Setxattr(path, name string, value []byte) error {
 	})
 }
 
-// Removexattr removes an extended attribute. ENODATA: there is none.
+// Removexattr removes an extended attribute. ENODATA.
 func (fs *FS) Removexattr(path, name string) error {
 	index, rest, err := splitXattrName(name)
 	if err != nil {
@@ -277,9 +281,10 @@ func (fs *FS) Removexattr(path, name string) error {
 	})
 }
 
+// isNoXattr reports whether an error says that an attribute does not exist.
 func isNoXattr(err error) bool { return errors.Is(err, errNoXattr) }
 
-// hasXattrs reports whether an inode has a place where attributes are, or may be.
+// hasXattrs reports whether an inode may have attributes: it has a place for them in use.
 func (i *inode) hasXattrs() bool {
 	area := i.xattrBodyArea()
 	return i.xattrBlock() != 0 || area != nil && le.Uint32(area) == xattrMagic

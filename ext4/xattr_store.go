@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// setXattr sets an attribute, or removes it when value is nil. The caller stores the inode.
+// setXattr sets an attribute, or removes it if value is nil. The caller stores the inode.
 func (fs *FS) setXattr(i *inode, index byte, name string, value []byte) error {
 	list, err := fs.readXattrs(i)
 	if err != nil {
@@ -23,7 +23,8 @@ func (fs *FS) setXattr(i *inode, index byte, name string, value []byte) error {
 	return fs.storeXattrs(i, list)
 }
 
-// storeXattrs stores all attributes of an inode, the small ones in it.
+// storeXattrs replaces all attributes of an inode: the smallest go into the inode while
+// there is room, the others into the attribute block.
 func (fs *FS) storeXattrs(i *inode, list []xattr) error {
 	for _, x := range list {
 		if x.inode != 0 {
@@ -46,10 +47,11 @@ func (fs *FS) storeXattrs(i *inode, list []xattr) error {
 	return fs.storeXattrBlock(i, list)
 }
 
-// entrySize returns how many bytes an attribute takes.
+// entrySize returns how many bytes an attribute takes, value included.
 func (x xattr) entrySize() int { return (xattrEntryLen+len(x.name)+3)&^3 + (len(x.value)+3)&^3 }
 
-// packXattrs writes entries and values that fit. Offsets count from shift bytes before area.
+// packXattrs writes entries from the front of area and values from its end. All must fit.
+// Offsets of values count from shift bytes before area.
 func packXattrs(area []byte, shift int, list []xattr, hashes bool) {
 	off, end := 0, len(area)
 	for _, x := range list {
@@ -69,7 +71,7 @@ func packXattrs(area []byte, shift int, list []xattr, hashes bool) {
 	}
 }
 
-// entryHash is what Linux finds equal blocks by.
+// entryHash computes an entry's hash, by which Linux finds equal blocks to share.
 func (x xattr) entryHash() uint32 {
 	h := uint32(0)
 	for _, c := range []byte(x.name) {
@@ -83,7 +85,8 @@ func (x xattr) entryHash() uint32 {
 	return h
 }
 
-// storeXattrBlock stores the attributes that do not fit into the inode, in a block of its own.
+// storeXattrBlock stores attributes in an inode's attribute block; an empty list frees it.
+// A block that other inodes share is replaced.
 func (fs *FS) storeXattrBlock(i *inode, list []xattr) error {
 	old := i.xattrBlock()
 	if len(list) == 0 {
@@ -138,12 +141,14 @@ func (fs *FS) storeXattrBlock(i *inode, list []xattr) error {
 	return nil
 }
 
+// setXattrBlockNumber sets which attribute block an inode has.
 func (fs *FS) setXattrBlockNumber(i *inode, at uint64) {
 	le.PutUint32(i.raw[inFileACL:], uint32(at))
 	le.PutUint16(i.raw[inFileACLHi:], uint16(at>>32))
 }
 
-// releaseXattrBlock frees an inode's block of attributes, or its share of it.
+// releaseXattrBlock takes the attribute block from an inode, and frees it if no other
+// shares it.
 func (fs *FS) releaseXattrBlock(i *inode) error {
 	at := i.xattrBlock()
 	if at == 0 {
