@@ -29,7 +29,7 @@ func scanAttachment(scan func(...any) error) (r attachmentRow, err error) {
 		return r, err
 	}
 	r.Started, r.Since = catalog.Time(started), catalog.Time(since)
-	return r, checkIDs(r.ID, r.VolumeID, r.process)
+	return r, validateIDs(r.ID, r.VolumeID, r.process)
 }
 
 // attachment implements driver.Attachment.
@@ -45,19 +45,19 @@ type attachment struct {
 
 // Attach implements driver.Backend.
 func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
-	if err := b.writable(); err != nil {
+	if err := b.checkWritable(); err != nil {
 		return nil, err
 	}
-	proc, err := b.process()
+	proc, err := b.processID()
 	if err != nil {
-		return nil, sysErr(err)
+		return nil, translateError(err)
 	}
 	aid, err := uuid.NewV7()
 	if err != nil {
 		return nil, err
 	}
 	host, _ := os.Hostname() // for people only; "" where the system has none
-	a := &attachment{b: b, path: b.path("volumes", id, "data"), info: driver.AttachmentInfo{
+	a := &attachment{b: b, path: b.homePath("volumes", id, "data"), info: driver.AttachmentInfo{
 		ID: aid.String(), VolumeID: id, Holder: opts.Holder, ReadOnly: opts.ReadOnly, HostPath: opts.HostPath,
 		Host: host, PID: os.Getpid(), Started: hostproc.Start(), Since: b.clock().UTC(),
 	}}
@@ -67,84 +67,84 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	if err := b.shareDraft(ctx, id); err != nil {
 		return nil, err
 	}
-	if err := a.prepare(ctx); err != nil {
+	if err := a.prepareTarget(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.register(a); err != nil {
-		a.letGo()
+		a.releaseImage()
 		return nil, err
 	}
-	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return a.insert(tx, proc) })
+	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return a.insertRow(tx, proc) })
 	if err != nil {
 		b.unregister(a)
-		a.letGo()
+		a.releaseImage()
 		return nil, err
 	}
 	return a, nil
 }
 
-// prepare makes sure that there is something to attach, and holds a disk's image.
-func (a *attachment) prepare(ctx context.Context) error {
+// prepareTarget makes sure that there is something to attach, and holds a disk's image.
+func (a *attachment) prepareTarget(ctx context.Context) error {
 	b, id := a.b, a.info.VolumeID
-	r, err := b.get(ctx, driver.ByID(id))
+	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return err
 	}
 	if r.Kind == driver.KindDisk {
-		a.path = b.path("volumes", id, diskName)
-		if err := b.settleSide(ctx, id); err != nil {
+		a.path = b.homePath("volumes", id, diskName)
+		if err := b.replaySideLog(ctx, id); err != nil {
 			return err
 		}
-		image, err := b.openDisk(ctx, id, true)
+		image, err := b.openImage(ctx, id, true)
 		if err != nil {
 			return err
 		}
 		defer image.Close()
-		if err := a.leadsTo(ctx, image); err != nil {
+		if err := a.verifyPath(ctx, image); err != nil {
 			return err
 		}
-		a.hold, err = b.holdDisk(ctx, id, image, holdAttach, a.info.ReadOnly)
+		a.hold, err = b.acquireDiskHold(ctx, id, image, holdAttach, a.info.ReadOnly)
 		return err
 	}
-	if err := b.ensureData(ctx, id); err != nil {
+	if err := b.ensureDataDir(ctx, id); err != nil {
 		return err
 	}
 	data, err := openDirAt(b.volumes, id+"/data")
 	if errors.Is(err, fs.ErrNotExist) {
-		return b.whyMissing(ctx, id)
+		return b.errMissingDirectory(ctx, id)
 	}
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	defer data.Close()
-	return a.leadsTo(ctx, data)
+	return a.verifyPath(ctx, data)
 }
 
-// leadsTo returns an error unless the path that the holder gets leads to an open file:
+// copiesOntoItself returns an error unless the path that the holder gets leads to an open file:
 // ErrNotFound when the volume was removed since it was opened.
-func (a *attachment) leadsTo(ctx context.Context, f *os.File) error {
+func (a *attachment) verifyPath(ctx context.Context, f *os.File) error {
 	want, err := f.Stat()
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	have, err := os.Lstat(a.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, gone := a.b.get(ctx, driver.ByID(a.info.VolumeID)); gone != nil {
+		if _, gone := a.b.getVolume(ctx, driver.ByID(a.info.VolumeID)); gone != nil {
 			return gone
 		}
-		return errMoved(a.path)
+		return errHomeMoved(a.path)
 	}
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	if !os.SameFile(want, have) {
-		return errMoved(a.path)
+		return errHomeMoved(a.path)
 	}
 	return nil
 }
 
-// letGo gives the right to a disk's image back.
-func (a *attachment) letGo() {
+// releaseImage gives the right to a disk's image back.
+func (a *attachment) releaseImage() {
 	if a.hold != nil {
 		a.hold.release()
 	}
@@ -161,11 +161,11 @@ func (a *attachment) Hold() *os.File {
 // holdForRemoval holds the image of a disk volume that is about to be removed: a
 // consumer may have it attached though the process that attached is dead.
 func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release func(), err error) {
-	r, err := b.get(ctx, ref)
+	r, err := b.getVolume(ctx, ref)
 	if err != nil || r.Kind != driver.KindDisk {
 		return func() {}, nil // Remove looks it up again
 	}
-	end, err := b.beginRemoval(ctx, r.ID)
+	end, err := b.serializeRemoval(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -174,40 +174,40 @@ func (b *Backend) holdForRemoval(ctx context.Context, ref driver.Ref) (release f
 			end()
 		}
 	}()
-	image, err := b.openDisk(ctx, r.ID, true)
+	image, err := b.openImage(ctx, r.ID, true)
 	if err != nil {
 		return end, nil // a volume whose image is lost can still be removed
 	}
 	defer image.Close()
-	for deadline := time.Now().Add(patience); ; {
-		f, err := b.flockDisk(r.ID, holdAttach, false)
+	for deadline := time.Now().Add(holdPatience); ; {
+		f, err := b.tryFlockDisk(r.ID, holdAttach, false)
 		if err != nil {
 			return end, nil
 		}
-		if f != nil && loopOf(image, false) == "" {
+		if f != nil && loopDeviceOf(image, false) == "" {
 			return func() { f.Close(); end() }, nil
 		}
 		if f != nil {
 			f.Close()
 		}
 		// Another may be just removing it, and then Remove says so.
-		if _, err := b.get(ctx, driver.ByID(r.ID)); err != nil {
+		if _, err := b.getVolume(ctx, driver.ByID(r.ID)); err != nil {
 			return end, nil
 		}
 		if list, err := b.Attachments(ctx, r.ID); err == nil && len(list) > 0 || time.Now().After(deadline) {
-			return nil, b.whoHolds(r.ID, image)
+			return nil, b.errDiskInUse(r.ID, image)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), b.whoHolds(r.ID, image))
+			return nil, errors.Join(ctx.Err(), b.errDiskInUse(r.ID, image))
 		case <-time.After(time.Millisecond):
 		}
 	}
 }
 
-// beginRemoval waits until no other call of this process removes the volume: what that
+// serializeRemoval waits until no other call of this process removes the volume: what that
 // one holds is no reason to say that the volume is in use, however slow the disk is.
-func (b *Backend) beginRemoval(ctx context.Context, id string) (end func(), err error) {
+func (b *Backend) serializeRemoval(ctx context.Context, id string) (end func(), err error) {
 	for {
 		b.mu.Lock()
 		other := b.removals[id]
@@ -231,20 +231,20 @@ func (b *Backend) beginRemoval(ctx context.Context, id string) (end func(), err 
 	}
 }
 
-func (a *attachment) insert(tx *catalog.Tx, proc string) error {
-	info, err := scanOne(tx.QueryRow(selectByID, a.info.VolumeID))
+func (a *attachment) insertRow(tx *catalog.Tx, proc string) error {
+	info, err := scanOneVolume(tx.QueryRow(selectByID, a.info.VolumeID))
 	if err != nil {
 		return err
 	}
 	a.info.Volume = info.Name
-	if a.writesPast() {
+	if a.bypassesFS() {
 		if info.Quota != 0 {
 			return driver.Errorf(driver.ErrUnsupported,
 				"the volume has a quota of %s, which cannot be enforced on a path of the host; attach it read-only, or clear the quota", info.Quota)
 		}
 	}
 	_, err = tx.Exec(`UPDATE volumes SET made = max(made, 1), stale = max(stale, ?), last_used = max(?, last_used + 1) WHERE id = ?`,
-		a.writesPast(), catalog.Nanos(a.info.Since), info.ID)
+		a.bypassesFS(), catalog.Nanos(a.info.Since), info.ID)
 	if err != nil {
 		return err
 	}
@@ -255,8 +255,8 @@ func (a *attachment) insert(tx *catalog.Tx, proc string) error {
 	return err
 }
 
-// writesPast reports whether the holder may write where the FS does not see it.
-func (a *attachment) writesPast() bool { return a.info.HostPath && !a.info.ReadOnly }
+// bypassesFS reports whether the holder may write where the FS does not see it.
+func (a *attachment) bypassesFS() bool { return a.info.HostPath && !a.info.ReadOnly }
 
 func (a *attachment) Info() driver.AttachmentInfo { return a.info }
 
@@ -278,13 +278,13 @@ func (a *attachment) closeWith(ctx context.Context) error {
 		if _, err := tx.Exec(`DELETE FROM attachments WHERE id = ?`, a.info.ID); err != nil {
 			return err
 		}
-		if err := a.b.usedNow(tx, a.info.VolumeID); err != nil {
+		if err := a.b.recordUse(tx, a.info.VolumeID); err != nil {
 			return err
 		}
-		if !a.writesPast() {
+		if !a.bypassesFS() {
 			return nil
 		}
-		past, err := a.b.writersPast(tx, a.info.VolumeID)
+		past, err := a.b.liveBypassingWriters(tx, a.info.VolumeID)
 		last = len(past) == 0
 		return err
 	})
@@ -293,53 +293,53 @@ func (a *attachment) closeWith(ctx context.Context) error {
 	}
 	a.ended = true
 	a.b.unregister(a)
-	a.letGo()
+	a.releaseImage()
 	if !last {
 		return nil
 	}
 	// The right is given back, whatever comes of this: a volume that cannot be
 	// measured keeps a figure that says of itself that it is stale.
-	_, _ = a.b.measure(ctx, a.info.VolumeID)
+	_, _ = a.b.measureAtRest(ctx, a.info.VolumeID)
 	return nil
 }
 
-// usedNow notes a use of a volume that ends now.
-func (b *Backend) usedNow(tx *catalog.Tx, volume string) error {
+// recordUse notes a use of a volume that ends now.
+func (b *Backend) recordUse(tx *catalog.Tx, volume string) error {
 	_, err := tx.Exec(`UPDATE volumes SET last_used = max(?, last_used + 1) WHERE id = ?`, catalog.Nanos(b.clock()), volume)
 	return err
 }
 
-// attachmentsOf lists a volume's attachments inside a transaction, dead ones left out.
-func (b *Backend) attachmentsOf(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
+// liveAttachments lists a volume's attachments inside a transaction, dead ones left out.
+func (b *Backend) liveAttachments(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
 	rows, err := tx.Query(`SELECT `+attachmentColumns+` FROM attachments a JOIN volumes v ON v.id = a.volume
 		WHERE a.volume = ? ORDER BY a.id`, volume)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	live := b.liveness()
+	live := b.newLiveness()
 	var list []attachmentRow
 	for rows.Next() {
 		r, err := scanAttachment(rows.Scan)
 		if err != nil {
 			return nil, err
 		}
-		if live.alive(r.process) {
+		if live.isAlive(r.process) {
 			list = append(list, r)
 		}
 	}
 	return list, rows.Err()
 }
 
-// writersPast lists the live writable HostPath attachments of a volume.
-func (b *Backend) writersPast(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
-	list, err := b.attachmentsOf(tx, volume)
+// liveBypassingWriters lists the live writable HostPath attachments of a volume.
+func (b *Backend) liveBypassingWriters(tx *catalog.Tx, volume string) ([]attachmentRow, error) {
+	list, err := b.liveAttachments(tx, volume)
 	return slices.DeleteFunc(list, func(r attachmentRow) bool { return !r.HostPath || r.ReadOnly }), err
 }
 
 // refuseAttached returns ErrInUse naming the first live holder, if there is one.
 func (b *Backend) refuseAttached(tx *catalog.Tx, volume string) error {
-	list, err := b.attachmentsOf(tx, volume)
+	list, err := b.liveAttachments(tx, volume)
 	if err != nil || len(list) == 0 {
 		return err
 	}
@@ -348,23 +348,23 @@ func (b *Backend) refuseAttached(tx *catalog.Tx, volume string) error {
 
 // Attachments implements driver.Backend.
 func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {
-	if err := b.usable(); err != nil {
+	if err := b.checkOpen(); err != nil {
 		return nil, err
 	}
 	if id != "" {
-		if _, err := b.get(ctx, driver.ByID(id)); err != nil {
+		if _, err := b.getVolume(ctx, driver.ByID(id)); err != nil {
 			return nil, err
 		}
 	}
-	rows, err := query(ctx, b.db, scanAttachment, `SELECT `+attachmentColumns+` FROM attachments a
+	rows, err := queryAll(ctx, b.db, scanAttachment, `SELECT `+attachmentColumns+` FROM attachments a
 		JOIN volumes v ON v.id = a.volume WHERE ?1 = '' OR a.volume = ?1 ORDER BY a.id`, id)
 	if err != nil {
 		return nil, err
 	}
-	live := b.liveness()
+	live := b.newLiveness()
 	list := []driver.AttachmentInfo{}
 	for _, r := range rows {
-		if live.alive(r.process) {
+		if live.isAlive(r.process) {
 			list = append(list, r.AttachmentInfo)
 		}
 	}

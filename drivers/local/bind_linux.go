@@ -23,7 +23,7 @@ const bindLock = ".lock"
 // ErrPermission, ErrReadOnly: this process may not mount, or not there.
 func BindReadOnly(path, id string) (at string, undo func() error, err error) {
 	if err := makeBindsDir(); err != nil {
-		return "", nil, sysErr(err)
+		return "", nil, translateError(err)
 	}
 	at = filepath.Join(bindsDir, id)
 	lock, err := flock.Try(at + bindLock)
@@ -31,14 +31,14 @@ func BindReadOnly(path, id string) (at string, undo func() error, err error) {
 		err = driver.Errorf(driver.ErrExists, "%s is in use", at)
 	}
 	if err != nil {
-		return "", nil, sysErr(err)
+		return "", nil, translateError(err)
 	}
-	undo = func() error { return errors.Join(sysErr(removeBind(at)), lock.Release()) }
+	undo = func() error { return errors.Join(translateError(removeBind(at)), lock.Release()) }
 	if err = makeMountPoint(path, at); err == nil {
 		err = bindReadOnly(path, at)
 	}
 	if err != nil {
-		return "", nil, errors.Join(sysErr(err), undo())
+		return "", nil, errors.Join(translateError(err), undo())
 	}
 	return at, undo, nil
 }
@@ -51,12 +51,12 @@ func makeBindsDir() error {
 	if err := os.Mkdir(bindsDir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return ownedAlone(bindsDir)
+	return checkOwnedAlone(bindsDir)
 }
 
-// ownedAlone refuses a directory that others than this user could reach, or put another in
+// checkOwnedAlone refuses a directory that others than this user could reach, or put another in
 // the place of: a service may have /run/vole as its own.
-func ownedAlone(dir string) error {
+func checkOwnedAlone(dir string) error {
 	for path, closed := range map[string]uint32{dir: 0o077, filepath.Dir(dir): 0o022} {
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil {
@@ -123,7 +123,7 @@ func removeBind(at string) error {
 // sweepBinds takes away the views of processes that have died, of whatever home. One that
 // cannot be removed stays: it must not keep anyone from their volumes.
 func sweepBinds() {
-	if os.Geteuid() != 0 || ownedAlone(bindsDir) != nil {
+	if os.Geteuid() != 0 || checkOwnedAlone(bindsDir) != nil {
 		return
 	}
 	list, _ := os.ReadDir(bindsDir)

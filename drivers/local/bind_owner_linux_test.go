@@ -38,7 +38,7 @@ func TestBindsDirOfOthers(t *testing.T) {
 		if err := tt.spoil(above, dir); err != nil {
 			t.Fatal(err)
 		}
-		if err := ownedAlone(dir); (err == nil) != tt.ok {
+		if err := checkOwnedAlone(dir); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -29,11 +29,11 @@ type checker struct {
 // Check implements driver.Backend. It is safe while others use the home: what may be
 // under way is looked at again before it is called wrong.
 func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
-	if err := b.usable(); err != nil {
+	if err := b.checkOpen(); err != nil {
 		return err
 	}
 	if opts.Fix {
-		if err := b.writable(); err != nil {
+		if err := b.checkWritable(); err != nil {
 			return err
 		}
 	}
@@ -41,7 +41,7 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 		defer b.ballast.Lend()()
 	}
 	c := &checker{b, ctx, opts.Fix, report, opts.Progress}
-	for _, step := range []func() error{c.database, c.ids, c.permissions, c.unfinished, c.directories, c.volumes, c.locks} {
+	for _, step := range []func() error{c.checkDatabase, c.checkRowIDs, c.checkPermissions, c.checkUnfinished, c.checkOrphanDirectories, c.checkVolumes, c.checkStaleLocks} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -49,12 +49,12 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 	return nil
 }
 
-// found reports an inconsistency, having repaired it by fix if that was asked for.
-func (c *checker) found(code, volume, path, detail string, fix func() error) error {
+// reportFinding reports an inconsistency, having repaired it by fix if that was asked for.
+func (c *checker) reportFinding(code, volume, path, detail string, fix func() error) error {
 	f := driver.Finding{Code: code, Volume: volume, Path: path, Detail: detail}
 	if c.fix && fix != nil {
 		if err := fix(); err != nil {
-			f.Detail += fmt.Sprintf("; the repair failed: %v", sysErr(err))
+			f.Detail += fmt.Sprintf("; the repair failed: %v", translateError(err))
 		} else {
 			f.Fixed = true
 		}
@@ -62,9 +62,9 @@ func (c *checker) found(code, volume, path, detail string, fix func() error) err
 	return c.report(f)
 }
 
-// database asks SQLite. https://www.sqlite.org/pragma.html#pragma_integrity_check
-func (c *checker) database() error {
-	lines, err := query(c.ctx, c.b.db, func(scan func(...any) error) (s string, err error) {
+// checkDatabase asks SQLite. https://www.sqlite.org/pragma.html#pragma_integrity_check
+func (c *checker) checkDatabase() error {
+	lines, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (s string, err error) {
 		return s, scan(&s)
 	}, `PRAGMA integrity_check(20)`)
 	if err != nil {
@@ -74,26 +74,26 @@ func (c *checker) database() error {
 		if l == "ok" {
 			continue
 		}
-		if err := c.found("catalog-corrupt", "", "catalog.db", l+"; restore the catalog from a backup", nil); err != nil {
+		if err := c.reportFinding("catalog-corrupt", "", "catalog.db", l+"; restore the catalog from a backup", nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// permissions looks for places of the home that others can enter.
-func (c *checker) permissions() error {
+// checkPermissions looks for places of the home that others can enter.
+func (c *checker) checkPermissions() error {
 	for _, name := range []string{".", catalogName, "volumes", "locks", "lost+found"} {
 		var st unix.Stat_t
 		err := unix.Fstatat(int(c.b.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if err != nil {
-			return sysErr(err)
+			return translateError(err)
 		}
 		mode := uint32(st.Mode) & 0o777
 		if mode&0o077 == 0 {
 			continue
 		}
-		err = c.found("loose-permissions", "", strings.TrimPrefix(name, "."), fmt.Sprintf("mode %04o lets others in; it becomes %04o", mode, mode&0o700),
+		err = c.reportFinding("loose-permissions", "", strings.TrimPrefix(name, "."), fmt.Sprintf("mode %04o lets others in; it becomes %04o", mode, mode&0o700),
 			func() error { return nofollow.Chmod(int(c.b.dir.Fd()), name, mode&0o700) })
 		if err != nil {
 			return err
@@ -102,18 +102,18 @@ func (c *checker) permissions() error {
 	return nil
 }
 
-// unfinished looks for what recovery should have finished when the home was opened.
-func (c *checker) unfinished() error {
-	list, err := c.b.unsettled(c.ctx)
+// checkUnfinished looks for what recovery should have finished when the home was opened.
+func (c *checker) checkUnfinished() error {
+	list, err := c.b.listUnsettled(c.ctx)
 	if err != nil {
 		return err
 	}
-	live := c.b.liveness()
+	live := c.b.newLiveness()
 	for _, u := range list {
-		if u.check() != nil || live.alive(u.owner) {
+		if u.validate() != nil || live.isAlive(u.owner) {
 			continue
 		}
-		err := c.found("unfinished-volume", u.id, "volumes/"+u.id, "its process died while "+u.state+" it; that is finished or undone",
+		err := c.reportFinding("unfinished-volume", u.id, "volumes/"+u.id, "its process died while "+u.state+" it; that is finished or undone",
 			func() error { return c.b.recoverVolume(c.ctx, u) })
 		if err != nil {
 			return err
@@ -122,26 +122,26 @@ func (c *checker) unfinished() error {
 	return nil
 }
 
-// known reports whether the catalog has a row of a volume, in whatever state.
-func (c *checker) known(id string) (bool, error) {
-	list, err := query(c.ctx, c.b.db, func(scan func(...any) error) (n int, err error) {
+// hasVolumeRow reports whether the catalog has a row of a volume, in whatever state.
+func (c *checker) hasVolumeRow(id string) (bool, error) {
+	list, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (n int, err error) {
 		return n, scan(&n)
 	}, `SELECT count(*) FROM volumes WHERE id = ?`, id)
 	return len(list) == 1 && list[0] > 0, err
 }
 
-// directories looks for what no volume claims. The row of a volume is there before its
+// checkOrphanDirectories looks for what no volume claims. The row of a volume is there before its
 // directory and until after it.
-func (c *checker) directories() error {
+func (c *checker) checkOrphanDirectories() error {
 	names, err := beneath.Names(c.b.volumes, ".")
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	for _, n := range names {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		known, err := c.known(n)
+		known, err := c.hasVolumeRow(n)
 		if err != nil {
 			return err
 		}
@@ -151,8 +151,8 @@ func (c *checker) directories() error {
 		if _, err := beneath.Lstat(c.b.volumes, n); errors.Is(err, fs.ErrNotExist) {
 			continue // removed since it was listed
 		}
-		err = c.found("orphan-directory", "", "volumes/"+n, "no volume claims it; it is moved to lost+found",
-			func() error { return c.b.setAside(path.Join("volumes", n)) })
+		err = c.reportFinding("orphan-directory", "", "volumes/"+n, "no volume claims it; it is moved to lost+found",
+			func() error { return c.b.moveToLostFound(path.Join("volumes", n)) })
 		if err != nil {
 			return err
 		}
@@ -160,8 +160,8 @@ func (c *checker) directories() error {
 	return nil
 }
 
-// setAside moves something of the home to lost+found, under a name that is free.
-func (b *Backend) setAside(rel string) error {
+// moveToLostFound moves something of the home to lost+found, under a name that is free.
+func (b *Backend) moveToLostFound(rel string) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
@@ -186,8 +186,8 @@ func (b *Backend) setAside(rel string) error {
 	return errors.Join(b.host.syncFile(to), b.host.syncFile(from))
 }
 
-// volumes looks at each volume: its directory, what lies beside its data, its usage.
-func (c *checker) volumes() error {
+// checkVolumes looks at each volume: its directory, what lies beside its data, its usage.
+func (c *checker) checkVolumes() error {
 	done, total, err := int64(0), int64(0), error(nil)
 	if c.progress != nil {
 		if total, err = c.countVolumes(); err != nil {
@@ -196,12 +196,12 @@ func (c *checker) volumes() error {
 	}
 	cursor := ""
 	for {
-		page, err := c.b.list(c.ctx, driver.Filter{Cursor: cursor}, true)
+		page, err := c.b.listVolumes(c.ctx, driver.Filter{Cursor: cursor}, true)
 		if err != nil {
 			return err
 		}
 		for _, info := range page.Volumes {
-			if err := c.volume(info); err != nil {
+			if err := c.checkVolume(info); err != nil {
 				return err
 			}
 			if done++; c.progress != nil {
@@ -215,7 +215,7 @@ func (c *checker) volumes() error {
 }
 
 func (c *checker) countVolumes() (int64, error) {
-	list, err := query(c.ctx, c.b.db, func(scan func(...any) error) (n int64, err error) {
+	list, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (n int64, err error) {
 		return n, scan(&n)
 	}, `SELECT count(*) FROM volumes`)
 	if err != nil || len(list) != 1 {
@@ -224,60 +224,60 @@ func (c *checker) countVolumes() (int64, error) {
 	return list[0], nil
 }
 
-func (c *checker) volume(info driver.Info) error {
+func (c *checker) checkVolume(info driver.Info) error {
 	rel := "volumes/" + info.ID
-	if err := c.labels(info.ID); err != nil {
+	if err := c.checkLabels(info.ID); err != nil {
 		return err
 	}
 	if info.Kind == driver.KindDisk {
-		return c.disk(info)
+		return c.checkDisk(info)
 	}
-	missing, err := c.missing(info.ID)
+	missing, err := c.findMissingDirectory(info.ID)
 	if err != nil || missing != "" {
 		if err != nil {
 			return ignoreNotFound(err)
 		}
-		return c.found("missing-directory", info.ID, missing,
+		return c.reportFinding("missing-directory", info.ID, missing,
 			fmt.Sprintf("the files of volume %q are gone; it is made anew, empty", info.Name),
 			func() error {
 				if err := c.b.remakeVolumeDir(info.ID); err != nil {
 					return err
 				}
-				_, err := c.b.measure(c.ctx, info.ID) // what is gone is charged no more
+				_, err := c.b.measureAtRest(c.ctx, info.ID) // what is gone is charged no more
 				return err
 			})
 	}
 	names, err := beneath.Names(c.b.volumes, info.ID)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return sysErr(err)
+		return translateError(err)
 	}
 	for _, n := range names {
 		if n == "data" || n == "tmp" {
 			continue
 		}
-		if err := c.stray(info.ID, path.Join(rel, n)); err != nil {
+		if err := c.reportStray(info.ID, path.Join(rel, n)); err != nil {
 			return err
 		}
 	}
-	if err := c.temps(info.ID); err != nil {
+	if err := c.checkStrayTemps(info.ID); err != nil {
 		return err
 	}
-	return c.usage(info)
+	return c.checkUsage(info)
 }
 
-// stray reports something that lies in a volume's directory and is none of ours.
-func (c *checker) stray(id, rel string) error {
-	return c.found("stray-file", id, rel, "it is no part of a volume; it is moved to lost+found",
-		func() error { return c.b.setAside(rel) })
+// reportStray reports something that lies in a volume's directory and is none of ours.
+func (c *checker) reportStray(id, rel string) error {
+	return c.reportFinding("stray-file", id, rel, "it is no part of a volume; it is moved to lost+found",
+		func() error { return c.b.moveToLostFound(rel) })
 }
 
-// labels looks for a row whose labels cannot be read.
-func (c *checker) labels(id string) error {
-	r, err := c.b.get(c.ctx, driver.ByID(id))
+// checkLabels looks for a row whose labels cannot be read.
+func (c *checker) checkLabels(id string) error {
+	r, err := c.b.getVolume(c.ctx, driver.ByID(id))
 	if err != nil || !r.damaged {
 		return ignoreNotFound(err)
 	}
-	return c.found("labels-corrupt", id, "catalog.db", fmt.Sprintf("the labels of volume %q cannot be read; they are dropped", r.Name),
+	return c.reportFinding("labels-corrupt", id, "catalog.db", fmt.Sprintf("the labels of volume %q cannot be read; they are dropped", r.Name),
 		func() error {
 			return c.b.db.Write(c.ctx, catalog.Durable, func(tx *catalog.Tx) error {
 				_, err := tx.Exec(`UPDATE volumes SET labels = '' WHERE id = ?`, id)
@@ -286,11 +286,11 @@ func (c *checker) labels(id string) error {
 		})
 }
 
-// missing returns the directory that a volume should have and has not. ErrNotFound:
+// findMissingDirectory returns the directory that a volume should have and has not. ErrNotFound:
 // it was removed meanwhile.
-func (c *checker) missing(id string) (string, error) {
+func (c *checker) findMissingDirectory(id string) (string, error) {
 	name := id
-	if r, err := c.b.get(c.ctx, driver.ByID(id)); err != nil {
+	if r, err := c.b.getVolume(c.ctx, driver.ByID(id)); err != nil {
 		return "", err
 	} else if r.made {
 		name += "/data"
@@ -299,7 +299,7 @@ func (c *checker) missing(id string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	_, err = c.b.get(c.ctx, driver.ByID(id))
+	_, err = c.b.getVolume(c.ctx, driver.ByID(id))
 	return "volumes/" + name, err
 }
 
@@ -307,36 +307,36 @@ func (b *Backend) remakeVolumeDir(id string) error {
 	if err := beneath.Mkdir(b.volumes, id, 0o700); err != nil {
 		return err
 	}
-	if err := b.makeData(id); err != nil {
+	if err := b.makeDataDir(id); err != nil {
 		return err
 	}
-	return b.syncVolumes()
+	return b.syncVolumesDir()
 }
 
-// temps looks for unfinished files of processes that are dead.
-func (c *checker) temps(id string) error {
+// checkStrayTemps looks for unfinished files of processes that are dead.
+func (c *checker) checkStrayTemps(id string) error {
 	names, err := beneath.Names(c.b.volumes, id+"/tmp")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
-	live := c.b.liveness()
+	live := c.b.newLiveness()
 	for _, n := range names {
 		rel := path.Join("volumes", id, "tmp", n)
-		proc := tempProcess(n)
+		proc := processOfTemp(n)
 		if uuid.Validate(proc) != nil {
-			if err := c.stray(id, rel); err != nil {
+			if err := c.reportStray(id, rel); err != nil {
 				return err
 			}
 			continue
 		}
-		if live.alive(proc) {
+		if live.isAlive(proc) {
 			continue
 		}
-		err := c.found("leftover-file", id, rel, "a process died while it wrote it; it is deleted",
-			func() error { return c.b.removeTemps(id, proc) })
+		err := c.reportFinding("leftover-file", id, rel, "a process died while it wrote it; it is deleted",
+			func() error { return c.b.removeTempsOf(id, proc) })
 		if err != nil {
 			return err
 		}
@@ -344,54 +344,54 @@ func (c *checker) temps(id string) error {
 	return nil
 }
 
-// usage compares the figure of a volume with its files. A figure that is known to be
+// checkUsage compares the figure of a volume with its files. A figure that is known to be
 // stale is not wrong, but a repair measures it too.
-func (c *checker) usage(info driver.Info) error {
+func (c *checker) checkUsage(info driver.Info) error {
 	if info.UsedStale {
 		if !c.fix {
 			return nil
 		}
-		_, err := c.b.measure(c.ctx, info.ID)
-		return c.unmeasured(info, err)
+		_, err := c.b.measureAtRest(c.ctx, info.ID)
+		return c.reportUnmeasured(info, err)
 	}
 	if c.b.readOnly {
 		return nil // measuring needs locks
 	}
-	r, err := c.b.get(c.ctx, driver.ByID(info.ID))
+	r, err := c.b.getVolume(c.ctx, driver.ByID(info.ID))
 	if err != nil {
 		return ignoreNotFound(err)
 	}
 	// Without locks first: most figures are right, and nobody has to wait.
-	before := c.b.rowNow(r).figures()
+	before := c.b.withLiveUsage(r).usageFigures()
 	counted, err := c.b.countVolume(c.ctx, r)
 	if err == nil && counted == before {
 		return nil
 	}
-	err = c.b.atRest(c.ctx, info.ID, "checking", func(*page) error {
-		before, counted, err = c.recount(info.ID)
+	err = c.b.withVolumeAtRest(c.ctx, info.ID, "checking", func(*page) error {
+		before, counted, err = c.recountAtRest(info.ID)
 		return err
 	})
 	if err != nil || before == counted {
-		return c.unmeasured(info, err)
+		return c.reportUnmeasured(info, err)
 	}
 	detail := fmt.Sprintf("volume %q is said to hold %d bytes and holds %d", info.Name, before.used, counted.used)
 	if before.used == counted.used {
 		detail = fmt.Sprintf("volume %q is said to hold %d entries with %d bytes of metadata and holds %d with %d", info.Name,
 			before.held.entries, before.held.metadata().Bytes, counted.held.entries, counted.held.metadata().Bytes)
 	}
-	return c.found("usage-wrong", info.ID, "", detail+"; the figure is corrected",
-		func() error { _, err := c.b.measure(c.ctx, info.ID); return err })
+	return c.reportFinding("usage-wrong", info.ID, "", detail+"; the figure is corrected",
+		func() error { _, err := c.b.measureAtRest(c.ctx, info.ID); return err })
 }
 
-// recount compares the figures of a volume at rest with its files. Those that say of
+// recountAtRest compares the figures of a volume at rest with its files. Those that say of
 // themselves that they may be wrong are not.
-func (c *checker) recount(id string) (before, counted figures, err error) {
-	r, err := c.b.get(c.ctx, driver.ByID(id))
+func (c *checker) recountAtRest(id string) (before, counted usageFigures, err error) {
+	r, err := c.b.getVolume(c.ctx, driver.ByID(id))
 	if err != nil {
 		return before, counted, err
 	}
-	r = c.b.rowNow(r)
-	before = r.figures()
+	r = c.b.withLiveUsage(r)
+	before = r.usageFigures()
 	if counted, err = c.b.countVolume(c.ctx, r); err != nil {
 		return before, counted, err
 	}
@@ -405,15 +405,15 @@ func (c *checker) recount(id string) (before, counted figures, err error) {
 	return before, counted, nil
 }
 
-// unmeasured reports a volume that could not be measured, and goes on.
-func (c *checker) unmeasured(info driver.Info, err error) error {
+// reportUnmeasured reports a volume that could not be measured, and goes on.
+func (c *checker) reportUnmeasured(info driver.Info, err error) error {
 	if errors.Is(err, driver.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return nil // removed meanwhile
 	}
 	if err == nil || c.ctx.Err() != nil {
 		return err
 	}
-	return c.found("usage-unknown", info.ID, "", fmt.Sprintf("volume %q cannot be measured: %v", info.Name, sysErr(err)), nil)
+	return c.reportFinding("usage-unknown", info.ID, "", fmt.Sprintf("volume %q cannot be measured: %v", info.Name, translateError(err)), nil)
 }
 
 func ignoreNotFound(err error) error {
@@ -423,22 +423,22 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// locks looks for lock files of volumes that are no more.
-func (c *checker) locks() error {
+// checkStaleLocks looks for lock files of volumes that are no more.
+func (c *checker) checkStaleLocks() error {
 	names, err := beneath.Names(c.b.dir, "locks")
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	for _, n := range names {
-		stale, err := c.staleLock(n)
+		stale, err := c.isStaleLock(n)
 		if err != nil {
 			return err
 		}
 		if !stale {
 			continue
 		}
-		err = c.found("stale-lock", "", "locks/"+n, "nothing uses it; it is deleted",
-			func() error { return c.b.removeLock(n) })
+		err = c.reportFinding("stale-lock", "", "locks/"+n, "nothing uses it; it is deleted",
+			func() error { return c.b.removeLockFile(n) })
 		if err != nil {
 			return err
 		}
@@ -446,11 +446,11 @@ func (c *checker) locks() error {
 	return nil
 }
 
-func (c *checker) staleLock(name string) (bool, error) {
+func (c *checker) isStaleLock(name string) (bool, error) {
 	if uuid.Validate(name) != nil {
 		return false, nil
 	}
-	known, err := c.known(name)
+	known, err := c.hasVolumeRow(name)
 	if err != nil || known {
 		return false, err
 	}

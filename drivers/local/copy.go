@@ -16,100 +16,100 @@ import (
 
 // Copy implements driver.FS. What is copied is built in tmp and then given its name,
 // so that it appears whole or not at all.
-func (f *fileSystem) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	c, err := f.change(ctx)
+func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	c, err := f.enterChange(ctx)
 	if err != nil {
 		return err
 	}
 	defer f.done()
-	src, err := f.find(from)
+	src, err := f.resolve(from)
 	if err != nil {
-		return f.gone(err)
+		return f.explainError(err)
 	}
-	defer src.close()
-	st, err := src.stat()
+	defer src.release()
+	st, err := src.lstat()
 	if err != nil {
-		return f.gone(err)
+		return f.explainError(err)
 	}
 	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	if dir {
 		// By inodes: a link in the path of the target may lead out of the directory.
-		if from == "." || to == from || f.inside(to, st.Ino) {
+		if from == "." || to == from || f.isInsideDirectory(to, st.Ino) {
 			return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 		}
 	}
-	if !dir && !opts.NoReplace && f.leadsTo(from, src, to) {
+	if !dir && !opts.NoReplace && f.copiesOntoItself(from, src, to) {
 		return nil // onto itself, by whatever name
 	}
-	return f.gone(f.copyTo(ctx, c, src, to, dir || opts.NoReplace))
+	return f.explainError(f.copyThroughTemp(ctx, c, src, to, dir || opts.NoReplace))
 }
 
-// leadsTo reports whether what is at src, or what it is a link to, is the file at to.
-func (f *fileSystem) leadsTo(from string, src place, to string) bool {
-	dst, err := f.find(to)
+// copiesOntoItself reports whether what is at src, or what it is a link to, is the file at to.
+func (f *volumeFS) copiesOntoItself(from string, src resolved, to string) bool {
+	dst, err := f.resolve(to)
 	if err != nil {
 		return false
 	}
-	defer dst.close()
-	there, err := dst.stat()
+	defer dst.release()
+	there, err := dst.lstat()
 	if err != nil {
 		return false
 	}
 	is := func(st *unix.Stat_t) bool { return st.Ino == there.Ino && st.Dev == there.Dev }
-	if st, err := src.stat(); err == nil && is(&st) {
+	if st, err := src.lstat(); err == nil && is(&st) {
 		return true
 	}
 	info, err := f.root.Stat(from)
-	return err == nil && is(unixStat(info.Sys().(*syscall.Stat_t)))
+	return err == nil && is(toUnixStat(info.Sys().(*syscall.Stat_t)))
 }
 
-// copyTo copies to a name, whose missing parents are made when the copy is complete.
-func (f *fileSystem) copyTo(ctx context.Context, c *counter, src place, to string, exclusive bool) error {
+// copyThroughTemp copies to a name, whose missing parents are made when the copy is complete.
+func (f *volumeFS) copyThroughTemp(ctx context.Context, c *counter, src resolved, to string, exclusive bool) error {
 	var old *unix.Stat_t
-	dst, err := f.find(to)
+	dst, err := f.resolve(to)
 	if err == nil {
-		defer dst.close()
-		old, err = checkTarget(dst, exclusive)
+		defer dst.release()
+		old, err = statTarget(dst, exclusive)
 	}
 	orphan := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !orphan {
 		return err
 	}
-	tmp, err := f.tempName()
+	tmp, err := f.newTempName()
 	if err != nil {
 		return err
 	}
-	credit, unnamed := credit(old), f.unnamedLimit(c)
+	credit, unnamed := bytesFreedBy(old), f.unnamedLimiter(c)
 	var lost tally
 	if old != nil {
-		lost = c.lostTally(dst, dst.base, old)
-	} else if err := f.wouldHoldNew(c, to, tally{}); err != nil {
+		lost = c.freedTally(dst, dst.name, old)
+	} else if err := f.admitNewEntries(c, to, tally{}); err != nil {
 		return err
 	}
-	cp := copier{ctx: ctx, host: f.b.host, check: func(n int64) error { return errors.Join(c.wouldFit(n-credit), unnamed(n)) }, hold: func(t tally) error { return c.page.wouldHold(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, top: tmp.fd(), links: map[uint64]string{}}
-	if cp.into, err = f.nearest(to); err == nil {
-		err = cp.copy(src, tmp, tmp.base)
+	cp := copier{ctx: ctx, host: f.b.host, admitBytes: func(n int64) error { return errors.Join(c.admitBytes(n-credit), unnamed(n)) }, admitTally: func(t tally) error { return c.page.admitTally(t.plus(entryTally(path.Base(to))).minus(lost)) }, noDevices: !f.b.devices, tmpFD: tmp.parentFD(), copiedLinks: map[uint64]string{}}
+	if cp.targetInode, err = f.nearestParentInode(to); err == nil {
+		err = cp.copyNode(src, tmp, tmp.name)
 	}
 	if err == nil && !f.batch {
-		err = cp.sync(f, tmp)
+		err = cp.syncCopy(f, tmp)
 	}
 	if err == nil && orphan {
-		if dst, err = f.findMaking(ctx, c, to); err == nil {
-			defer dst.close()
+		if dst, err = f.resolveMakingParents(ctx, c, to); err == nil {
+			defer dst.release()
 		}
 	}
 	if err == nil {
-		err = f.commit(ctx, c, tmp, dst, made{cp.bytes, cp.held}, exclusive)
+		err = f.commitTemp(ctx, c, tmp, dst, tempContent{cp.bytes, cp.held}, exclusive)
 	}
 	if err != nil {
-		f.discard(c, tmp)
+		f.discardTemp(c, tmp)
 	}
 	return err
 }
 
-// inside reports whether what would get that name is in the directory with that inode,
-// or beneath. It is for an early word: copyDir looks, too.
-func (f *fileSystem) inside(name string, dir uint64) bool {
+// isInsideDirectory reports whether what would get that name is in the directory with that inode,
+// or beneath. It is for an early word: copyDirectory looks, too.
+func (f *volumeFS) isInsideDirectory(name string, dir uint64) bool {
 	at, err := f.root.Open(path.Dir(name))
 	for errors.Is(err, fs.ErrNotExist) && name != "." {
 		name = path.Dir(name)
@@ -132,7 +132,7 @@ func isBeneath(at *os.File, root fs.FileInfo, dir uint64) bool {
 	var below fs.FileInfo
 	for {
 		info, err := at.Stat()
-		found := err == nil && unixStat(info.Sys().(*syscall.Stat_t)).Ino == dir
+		found := err == nil && toUnixStat(info.Sys().(*syscall.Stat_t)).Ino == dir
 		// A directory that is moved out of the tree meanwhile, to be removed, leads up to the
 		// root of the host, which is its own parent.
 		if err != nil || found || os.SameFile(info, root) || below != nil && os.SameFile(info, below) {
@@ -149,14 +149,14 @@ func isBeneath(at *os.File, root fs.FileInfo, dir uint64) bool {
 	}
 }
 
-// nearest is the inode of the directory that name is in, or of the nearest above it
+// nearestParentInode is the inode of the directory that name is in, or of the nearest above it
 // that is there.
-func (f *fileSystem) nearest(name string) (uint64, error) {
+func (f *volumeFS) nearestParentInode(name string) (uint64, error) {
 	for {
 		name = path.Dir(name)
 		info, err := f.root.Stat(name)
 		if err == nil {
-			return unixStat(info.Sys().(*syscall.Stat_t)).Ino, nil
+			return toUnixStat(info.Sys().(*syscall.Stat_t)).Ino, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) || name == "." {
 			return 0, err
@@ -166,87 +166,87 @@ func (f *fileSystem) nearest(name string) (uint64, error) {
 
 // copier copies one file or tree.
 type copier struct {
-	ctx       context.Context
-	host      hostFS
-	check     func(n int64) error // may the copy have n bytes?
-	into      uint64              // inode of the directory that must not be inside the tree
-	hold      func(tally) error   // may the copy hold that beside?
-	held      tally               // what the copy is charged but for its name
-	bytes     int64               // sizes of the regular files made
-	nodes     int                 // how many names were made
-	noDevices bool                // device nodes are refused
-	top       int                 // descriptor of tmp, where nobody else makes links
-	links     map[uint64]string   // beneath top: copies of files with several names
+	ctx         context.Context
+	host        hostFS
+	admitBytes  func(n int64) error // may the copy have n bytes?
+	targetInode uint64              // inode of the directory that must not be inside the tree
+	admitTally  func(tally) error   // may the copy hold that beside?
+	held        tally               // what the copy is charged but for its name
+	bytes       int64               // sizes of the regular files made
+	nodes       int                 // how many names were made
+	noDevices   bool                // device nodes are refused
+	tmpFD       int                 // descriptor of tmp, where nobody else makes links
+	copiedLinks map[uint64]string   // beneath top: copies of files with several names
 }
 
-// sync makes the copy durable: one file by itself, a tree with everything.
-func (cp *copier) sync(f *fileSystem, tmp place) error {
+// syncCopy makes the copy durable: one file by itself, a tree with everything.
+func (cp *copier) syncCopy(f *volumeFS, tmp resolved) error {
 	if cp.nodes > 1 {
-		return f.syncAll()
+		return f.syncVolume()
 	}
-	return f.syncNode(tmp)
+	return f.syncResolved(tmp)
 }
 
-func (cp *copier) copy(src, dst place, rel string) error {
+func (cp *copier) copyNode(src, dst resolved, rel string) error {
 	if err := cp.ctx.Err(); err != nil {
 		return err
 	}
-	st, err := src.stat()
+	st, err := src.lstat()
 	if err != nil {
 		return err
 	}
 	cp.nodes++
 	if cp.nodes > 1 { // the first gets its name at the end
-		cp.held = cp.held.plus(entryTally(dst.base))
+		cp.held = cp.held.plus(entryTally(dst.name))
 	}
-	cp.held = cp.held.plus(linkTally(&st))
-	if err := cp.hold(cp.held); err != nil {
+	cp.held = cp.held.plus(symlinkTally(&st))
+	if err := cp.admitTally(cp.held); err != nil {
 		return err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		return cp.copyFile(src, dst, rel, &st)
 	case unix.S_IFDIR:
-		return cp.copyDir(src, dst, rel, &st)
+		return cp.copyDirectory(src, dst, rel, &st)
 	case unix.S_IFLNK:
-		err = cp.copyLink(src, dst, &st)
+		err = cp.copySymlink(src, dst, &st)
 	default:
 		if cp.noDevices && isDevice(&st) {
 			return errNoDevices()
 		}
-		err = cp.host.mutate("mknod", dst.base, func() error { return mknod(dst.fd(), dst.base, uint32(st.Mode), uint64(st.Rdev)) })
+		err = cp.host.mutate("mknod", dst.name, func() error { return mknod(dst.parentFD(), dst.name, uint32(st.Mode), uint64(st.Rdev)) })
 	}
 	if err != nil {
 		return err
 	}
-	return cp.copyAttrs(linkXattrs(src), dst, &st)
+	return cp.copyMetadata(linkXattrs(src), dst, &st)
 }
 
-// copyLink copies a link that was charged by its state st. Another link may have replaced it
+// copySymlink copies a link that was charged by its state st. Another link may have replaced it
 // since: the charge follows.
-func (cp *copier) copyLink(src, dst place, st *unix.Stat_t) error {
+func (cp *copier) copySymlink(src, dst resolved, st *unix.Stat_t) error {
 	buf := make([]byte, driver.MaxPathLen+1)
-	n, err := unix.Readlinkat(src.fd(), src.base, buf)
+	n, err := unix.Readlinkat(src.parentFD(), src.name, buf)
 	if err != nil {
 		return err
 	}
-	cp.held = cp.held.plus(tally{names: int64(n)}).minus(linkTally(st))
-	return cp.host.mutate("symlink", dst.base, func() error { return unix.Symlinkat(string(buf[:n]), dst.fd(), dst.base) })
+	cp.held = cp.held.plus(tally{names: int64(n)}).minus(symlinkTally(st))
+	return cp.host.mutate("symlink", dst.name, func() error { return unix.Symlinkat(string(buf[:n]), dst.parentFD(), dst.name) })
 }
 
-func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
-	if st.Ino == cp.into {
+func (cp *copier) copyDirectory(src, dst resolved, rel string, st *unix.Stat_t) error {
+	if st.Ino == cp.targetInode {
 		return driver.Errorf(driver.ErrInvalid, "a directory cannot be copied into itself")
 	}
-	from, err := openDirAt(src.dir, src.base)
+	from, err := openDirAt(src.parent, src.name)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	if err := cp.host.mutate("mkdir", dst.base, func() error { return unix.Mkdirat(dst.fd(), dst.base, 0o700) }); err != nil {
+	if err := cp.host.mutate("mkdir", dst.name, func() error { return unix.Mkdirat(dst.parentFD(), dst.name, 0o700) }); err != nil {
 		return err
 	}
-	to, err := openDirAt(dst.dir, dst.base)
+	to, err := openDirAt(dst.parent, dst.name)
 	if err != nil {
 		return err
 	}
@@ -260,35 +260,35 @@ func (cp *copier) copyDir(src, dst place, rel string, st *unix.Stat_t) error {
 			return err
 		}
 		for _, n := range names {
-			if err := cp.copyUnlessGone(place{dir: from, base: n}, place{dir: to, base: n}, rel+"/"+n); err != nil {
+			if err := cp.copyUnlessGone(resolved{parent: from, name: n}, resolved{parent: to, name: n}, rel+"/"+n); err != nil {
 				return err
 			}
 		}
 	}
-	return cp.copyAttrs(openXattrs(from), dst, st)
+	return cp.copyMetadata(openXattrs(from), dst, st)
 }
 
 // copyUnlessGone copies an entry of a directory. One that is removed while it is copied is left
 // out: nothing of it stays in the copy, and nothing is charged for it.
-func (cp *copier) copyUnlessGone(src, dst place, rel string) error {
+func (cp *copier) copyUnlessGone(src, dst resolved, rel string) error {
 	held, bytes := cp.held, cp.bytes
-	err := cp.copy(src, dst, rel)
+	err := cp.copyNode(src, dst, rel)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	cp.held, cp.bytes = held, bytes
-	return cp.host.removeTree(dst.dir, dst.base, cp.host.plainRemoval())
+	return cp.host.removeTree(dst.parent, dst.name, cp.host.plainRemoval())
 }
 
-func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
+func (cp *copier) copyFile(src, dst resolved, rel string, st *unix.Stat_t) error {
 	if st.Nlink > 1 {
-		if first, ok := cp.links[uint64(st.Ino)]; ok {
-			return cp.host.mutate("link", dst.base, func() error {
-				return unix.Linkat(cp.top, first, dst.fd(), dst.base, 0)
+		if first, ok := cp.copiedLinks[uint64(st.Ino)]; ok {
+			return cp.host.mutate("link", dst.name, func() error {
+				return unix.Linkat(cp.tmpFD, first, dst.parentFD(), dst.name, 0)
 			})
 		}
 	}
-	in, err := cp.host.openAt(src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	in, err := cp.host.openResolved(src, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
@@ -303,50 +303,50 @@ func (cp *copier) copyFile(src, dst place, rel string, st *unix.Stat_t) error {
 	if err := cp.copyData(in, dst, st.Size); err != nil {
 		return err
 	}
-	if err := cp.copyAttrs(openXattrs(in), dst, st); err != nil {
+	if err := cp.copyMetadata(openXattrs(in), dst, st); err != nil {
 		return err
 	}
 	if st.Nlink > 1 {
-		cp.links[uint64(st.Ino)] = rel
+		cp.copiedLinks[uint64(st.Ino)] = rel
 	}
 	return nil
 }
 
 // copyData copies size bytes of a file, leaving its holes.
-func (cp *copier) copyData(in *os.File, dst place, size int64) error {
-	if err := cp.check(cp.bytes + size); err != nil {
+func (cp *copier) copyData(in *os.File, dst resolved, size int64) error {
+	if err := cp.admitBytes(cp.bytes + size); err != nil {
 		return err
 	}
-	out, err := cp.host.openAt(dst, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	out, err := cp.host.openResolved(dst, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
 	defer out.Close()
-	if err := cp.copyRanges(out, in, size); err != nil {
+	if err := cp.copyDataRanges(out, in, size); err != nil {
 		return err
 	}
 	cp.bytes += size
 	return nil
 }
 
-func (h hostFS) openAt(p place, flags int, mode uint32) (*os.File, error) {
+func (h hostFS) openResolved(p resolved, flags int, mode uint32) (*os.File, error) {
 	var fd int
-	err := h.mutate("open", p.base, func() (err error) {
-		fd, err = unix.Openat(p.fd(), p.base, flags|unix.O_CLOEXEC, mode)
+	err := h.mutate("open", p.name, func() (err error) {
+		fd, err = unix.Openat(p.parentFD(), p.name, flags|unix.O_CLOEXEC, mode)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), p.base), nil
+	return os.NewFile(uintptr(fd), p.name), nil
 }
 
-func (cp *copier) copyRanges(out, in *os.File, size int64) error {
+func (cp *copier) copyDataRanges(out, in *os.File, size int64) error {
 	if cloneFile(out, in) == nil {
 		return out.Truncate(size) // it may have grown since it was looked at
 	}
 	for off := int64(0); off < size; {
-		start, end, err := nextData(int(in.Fd()), off)
+		start, end, err := findNextData(int(in.Fd()), off)
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -354,7 +354,7 @@ func (cp *copier) copyRanges(out, in *os.File, size int64) error {
 			return err
 		}
 		end = min(end, size)
-		if err := cp.copyRange(out, in, start, end); err != nil {
+		if err := cp.copyDataRange(out, in, start, end); err != nil {
 			return err
 		}
 		off = max(end, off+1)
@@ -362,7 +362,7 @@ func (cp *copier) copyRanges(out, in *os.File, size int64) error {
 	return out.Truncate(size)
 }
 
-func (cp *copier) copyRange(out, in *os.File, off, end int64) error {
+func (cp *copier) copyDataRange(out, in *os.File, off, end int64) error {
 	for off < end {
 		if err := cp.ctx.Err(); err != nil {
 			return err
@@ -376,7 +376,7 @@ func (cp *copier) copyRange(out, in *os.File, off, end int64) error {
 		var n int64
 		err := cp.host.faults.Do("write", out.Name(), func() (err error) {
 			// By copy_file_range(2), where the system has it.
-			n, err = io.Copy(out, io.LimitReader(in, min(step, end-off)))
+			n, err = io.Copy(out, io.LimitReader(in, min(kernelCopyStep, end-off)))
 			return err
 		})
 		if err != nil || n == 0 {
@@ -387,26 +387,26 @@ func (cp *copier) copyRange(out, in *os.File, off, end int64) error {
 	return nil
 }
 
-// copyAttrs copies owner, mode, xattrs and times; the owner only as far as this
+// copyMetadata copies owner, mode, xattrs and times; the owner only as far as this
 // process may. The order matters: a new owner clears setuid bits, and every change
 // but the last touches a time.
-func (cp *copier) copyAttrs(src xattrs, dst place, st *unix.Stat_t) error {
-	err := unix.Fchownat(dst.fd(), dst.base, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+func (cp *copier) copyMetadata(src xattrs, dst resolved, st *unix.Stat_t) error {
+	err := unix.Fchownat(dst.parentFD(), dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		return err
 	}
 	if err := copyXattrs(src, dst); err != nil {
 		return err
 	}
-	cp.held.xattrs += xattrBytes(linkXattrs(dst))
-	if err := cp.hold(cp.held); err != nil {
+	cp.held.xattrs += chargedXattrBytes(linkXattrs(dst))
+	if err := cp.admitTally(cp.held); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := nofollow.Chmod(dst.fd(), dst.base, uint32(st.Mode)&0o7777); err != nil {
+		if err := nofollow.Chmod(dst.parentFD(), dst.name, uint32(st.Mode)&0o7777); err != nil {
 			return err
 		}
 	}
 	ts := []unix.Timespec{st.Atim, st.Mtim}
-	return unix.UtimesNanoAt(dst.fd(), dst.base, ts, unix.AT_SYMLINK_NOFOLLOW)
+	return unix.UtimesNanoAt(dst.parentFD(), dst.name, ts, unix.AT_SYMLINK_NOFOLLOW)
 }

@@ -35,35 +35,35 @@ type counter struct {
 	b  *Backend
 	id string
 
-	ready chan struct{} // closed once the fields below are set, or err
-	err   error
-	page  *page
-	messy atomic.Bool // something stayed behind in the volume's tmp directory
+	ready         chan struct{} // closed once the fields below are set, or err
+	err           error
+	page          *page
+	hasStrayTemps atomic.Bool // something stayed behind in the volume's tmp directory
 
-	draft atomic.Bool   // only this process uses the volume; made false under all locks below
-	moves atomic.Uint64 // how often paths of the volume may have come to lead elsewhere
+	draft     atomic.Bool   // only this process uses the volume; made false under all locks below
+	moveCount atomic.Uint64 // how often paths of the volume may have come to lead elsewhere
 
-	names ctxMutex
-	files [stripes]ctxMutex
+	namesLock ctxMutex
+	fileLocks [stripes]ctxMutex
 
-	mu      sync.Mutex  // guards what follows
-	refs    int         // users: FSes and files that may change something
-	idle    *time.Timer // retires the counter; nil while in use
-	retired bool
+	mu        sync.Mutex  // guards what follows
+	refs      int         // users: FSes and files that may change something
+	idleTimer *time.Timer // retires the counter; nil while in use
+	retired   bool
 }
 
-// useCounter returns the counter of a volume, for a user that will call release. The
+// acquireCounter returns the counter of a volume, for a user that will call release. The
 // first use in a process costs a durable commit. ErrNotFound.
-func (b *Backend) useCounter(ctx context.Context, id string) (*counter, error) {
+func (b *Backend) acquireCounter(ctx context.Context, id string) (*counter, error) {
 	for {
-		c, first, err := b.findCounter(id)
+		c, first, err := b.findOrAddCounter(id)
 		if err != nil {
 			return nil, err
 		}
 		if first {
-			c.err = c.begin(ctx)
+			c.err = c.startCounting(ctx)
 			if c.err != nil {
-				b.forgetCounter(c)
+				b.removeCounter(c)
 			}
 			close(c.ready)
 			return c, c.err
@@ -81,9 +81,9 @@ func (b *Backend) useCounter(ctx context.Context, id string) (*counter, error) {
 	}
 }
 
-// findCounter returns the counter with one more reference; first says that the
+// findOrAddCounter returns the counter with one more reference; first says that the
 // caller must begin it.
-func (b *Backend) findCounter(id string) (c *counter, first bool, err error) {
+func (b *Backend) findOrAddCounter(id string) (c *counter, first bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -94,23 +94,23 @@ func (b *Backend) findCounter(id string) (c *counter, first bool, err error) {
 		defer c.mu.Unlock()
 		if !c.retired {
 			c.refs++
-			if c.idle != nil {
-				c.idle.Stop()
-				c.idle = nil
+			if c.idleTimer != nil {
+				c.idleTimer.Stop()
+				c.idleTimer = nil
 			}
 			return c, false, nil
 		}
 	}
-	c = &counter{b: b, id: id, refs: 1, ready: make(chan struct{}), names: newCtxMutex()}
-	for i := range c.files {
-		c.files[i] = newCtxMutex()
+	c = &counter{b: b, id: id, refs: 1, ready: make(chan struct{}), namesLock: newCtxMutex()}
+	for i := range c.fileLocks {
+		c.fileLocks[i] = newCtxMutex()
 	}
 	c.draft.Store(b.drafts[id])
 	b.counters[id] = c
 	return c, true, nil
 }
 
-func (b *Backend) forgetCounter(c *counter) {
+func (b *Backend) removeCounter(c *counter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.counters[c.id] == c {
@@ -118,22 +118,22 @@ func (b *Backend) forgetCounter(c *counter) {
 	}
 }
 
-// begin marks the volume as counted by this process and sets the page up, unless
+// startCounting marks the volume as counted by this process and sets the page up, unless
 // another live process is counting already.
-func (c *counter) begin(ctx context.Context) error {
-	proc, err := c.b.process()
+func (c *counter) startCounting(ctx context.Context) error {
+	proc, err := c.b.processID()
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	// Before the lock file is made: there must be none for a volume that is not.
-	if err := c.b.ensureData(ctx, c.id); err != nil {
+	if err := c.b.ensureDataDir(ctx, c.id); err != nil {
 		return err
 	}
 	p, err := c.b.openPage(c.id)
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
-	unlock, err := p.lockAll(ctx, "begin counting")
+	unlock, err := p.lockAllRanges(ctx, "begin counting")
 	if err != nil {
 		p.close()
 		return err
@@ -142,18 +142,18 @@ func (c *counter) begin(ctx context.Context) error {
 	var measure, mixed bool
 	err = c.b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		var err error
-		measure, mixed, err = c.b.enter(tx, p, c.id, proc)
+		measure, mixed, err = c.b.joinCounting(tx, p, c.id, proc)
 		return err
 	})
 	if err == nil && measure {
 		_, err = c.b.measureLocked(ctx, c.id, p)
 		if err != nil {
-			err = errors.Join(err, c.b.leave(bg(ctx), p, c.id, proc))
+			err = errors.Join(err, c.b.leaveCounting(withoutCancel(ctx), p, c.id, proc))
 		}
 	}
 	if err != nil {
 		if errors.Is(err, driver.ErrNotFound) {
-			_ = c.b.removeLock(c.id)
+			_ = c.b.removeLockFile(c.id)
 		}
 		p.close()
 		return err
@@ -165,15 +165,15 @@ func (c *counter) begin(ctx context.Context) error {
 	return nil
 }
 
-// enter adds this process to those that count. It reports whether the volume must be
+// joinCounting adds this process to those that count. It reports whether the volume must be
 // measured before anything is charged: its figure is stale, and it has a quota. mixed: other
 // processes count as another version of Vole does.
-func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure, mixed bool, err error) {
-	r, err := scanOne(tx.QueryRow(selectByID, id))
+func (b *Backend) joinCounting(tx *catalog.Tx, p *page, id, proc string) (measure, mixed bool, err error) {
+	r, err := scanOneVolume(tx.QueryRow(selectByID, id))
 	if err != nil {
 		return false, false, err
 	}
-	marks, err := b.dropDeadCounting(tx, id, proc)
+	marks, err := b.deleteDeadMarks(tx, id, proc)
 	if err != nil {
 		return false, false, err
 	}
@@ -192,7 +192,7 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure, mixe
 		p.setTally(tally{max(0, r.tally.entries), max(0, r.tally.names), max(0, r.tally.xattrs)})
 		p.store(offMagic, pageMagic)
 	}
-	p.raise(offLastUse, func(last int64) int64 { return max(last, info.LastUsed.UnixNano()) })
+	p.updateWord(offLastUse, func(last int64) int64 { return max(last, info.LastUsed.UnixNano()) })
 	if _, err := tx.Exec(`INSERT INTO counting (volume, process) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, proc); err != nil {
 		return false, false, err
 	}
@@ -200,7 +200,7 @@ func (b *Backend) enter(tx *catalog.Tx, p *page, id, proc string) (measure, mixe
 	return (stale || unknown) && info.Quota != 0, mixed, err
 }
 
-// countingMarks is what dropDeadCounting found.
+// countingMarks is what deleteDeadMarks found.
 type countingMarks struct {
 	others int  // live processes besides this one
 	kept   int  // dead ones whose files could not be removed
@@ -208,24 +208,24 @@ type countingMarks struct {
 	died   bool // some were dead
 }
 
-// dropDeadCounting removes the marks of dead processes, with what they were writing.
-func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (m countingMarks, err error) {
+// deleteDeadMarks removes the marks of dead processes, with what they were writing.
+func (b *Backend) deleteDeadMarks(tx *catalog.Tx, id, proc string) (m countingMarks, err error) {
 	rows, err := tx.Query(`SELECT process FROM counting WHERE volume = ?`, id)
 	if err != nil {
 		return m, err
 	}
 	var dead []string
-	l := b.liveness()
+	l := b.newLiveness()
 	for rows.Next() {
 		var p string
-		if err := errors.Join(rows.Scan(&p), checkIDs(p)); err != nil {
+		if err := errors.Join(rows.Scan(&p), validateIDs(p)); err != nil {
 			rows.Close()
 			return m, err
 		}
 		switch {
 		case p == proc:
 			m.own = true
-		case l.alive(p):
+		case l.isAlive(p):
 			m.others++
 		default:
 			dead = append(dead, p)
@@ -236,7 +236,7 @@ func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (m countingM
 	}
 	m.died = len(dead) > 0
 	for _, p := range dead {
-		if b.removeTemps(id, p) != nil {
+		if b.removeTempsOf(id, p) != nil {
 			m.kept++ // for recovery, and for Check to report
 			continue
 		}
@@ -247,15 +247,15 @@ func (b *Backend) dropDeadCounting(tx *catalog.Tx, id, proc string) (m countingM
 	return m, nil
 }
 
-// leave takes this process from those that count and puts the figure into the
+// leaveCounting takes this process from those that count and puts the figure into the
 // catalog. Lazy: after a power cut the mark is there again, of a dead process.
-func (b *Backend) leave(ctx context.Context, p *page, id, proc string) error {
+func (b *Backend) leaveCounting(ctx context.Context, p *page, id, proc string) error {
 	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
 		n, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, id, proc)
 		if err != nil || n == 0 {
 			return err
 		}
-		t := p.tally()
+		t := p.readTally()
 		if p.load(offMagic) != pageMagic {
 			p.store(offStale, 1) // another version of Vole has begun to count meanwhile
 		}
@@ -266,16 +266,16 @@ func (b *Backend) leave(ctx context.Context, p *page, id, proc string) error {
 	})
 }
 
-// used notes a change of the volume's files, in memory alone: leave puts the time into the
+// touchLastUse notes a change of the volume's files, in memory alone: leave puts the time into the
 // catalog. Changes call it under a lock of the page, so that whoever holds all locks knows
 // the last one.
-func (c *counter) used() {
+func (c *counter) touchLastUse() {
 	now := c.b.clock().UnixNano()
-	c.page.raise(offLastUse, func(last int64) int64 { return max(now, last+1) })
+	c.page.updateWord(offLastUse, func(last int64) int64 { return max(now, last+1) })
 }
 
-// retain adds a use to a counter that is in use.
-func (c *counter) retain() {
+// acquire adds a use to a counter that is in use.
+func (c *counter) acquire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refs++
@@ -287,17 +287,17 @@ func (c *counter) release() {
 	defer c.mu.Unlock()
 	c.refs--
 	if c.refs == 0 && !c.retired {
-		c.idle = time.AfterFunc(idleCounter, func() {
+		c.idleTimer = time.AfterFunc(idleCounter, func() {
 			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 			defer cancel()
 			// What cannot be settled now is settled by Close, or measured later.
-			_ = c.retire(ctx)
+			_ = c.retireIfIdle(ctx)
 		})
 	}
 }
 
-// retire settles a counter that nobody uses.
-func (c *counter) retire(ctx context.Context) error {
+// retireIfIdle settles a counter that nobody uses.
+func (c *counter) retireIfIdle(ctx context.Context) error {
 	c.mu.Lock()
 	if c.refs > 0 || c.retired {
 		c.mu.Unlock()
@@ -309,17 +309,17 @@ func (c *counter) retire(ctx context.Context) error {
 	if c.err != nil {
 		return nil
 	}
-	proc, err := c.b.process()
+	proc, err := c.b.processID()
 	if err == nil {
-		err = c.settle(ctx, proc)
+		err = c.settleUsage(ctx, proc)
 	}
 	return errors.Join(err, c.page.close())
 }
 
-// settle leaves, holding all locks of the page, so that a new counter of the volume
+// settleUsage leaves, holding all locks of the page, so that a new counter of the volume
 // enters either before it, and takes the mark over, or after it.
-func (c *counter) settle(ctx context.Context, proc string) error {
-	unlock, err := c.page.lockAll(ctx, "settling")
+func (c *counter) settleUsage(ctx context.Context, proc string) error {
+	unlock, err := c.page.lockAllRanges(ctx, "settling")
 	if err != nil {
 		return err
 	}
@@ -333,19 +333,19 @@ func (c *counter) settle(ctx context.Context, proc string) error {
 	if !current {
 		return nil // a new counter of this process has taken the mark over
 	}
-	if c.messy.Load() && c.page.load(offRemoved) == 0 {
+	if c.hasStrayTemps.Load() && c.page.load(offRemoved) == 0 {
 		// Nobody of this process is writing to the volume. If this fails too, the
 		// mark stays, and makes whoever finds it once this process is dead do it.
-		if err := c.b.removeTemps(c.id, proc); err != nil {
+		if err := c.b.removeTempsOf(c.id, proc); err != nil {
 			return err
 		}
 		c.page.store(offStale, 1) // what went was not taken off the charge
 	}
-	return c.b.leave(ctx, c.page, c.id, proc)
+	return c.b.leaveCounting(ctx, c.page, c.id, proc)
 }
 
-// settleAll retires all counters, at the end.
-func (b *Backend) settleAll(ctx context.Context) error {
+// retireAllCounters retires all counters, at the end.
+func (b *Backend) retireAllCounters(ctx context.Context) error {
 	b.mu.Lock()
 	var list []*counter
 	for _, c := range b.counters {
@@ -355,48 +355,48 @@ func (b *Backend) settleAll(ctx context.Context) error {
 	var errs []error
 	for _, c := range list {
 		c.mu.Lock()
-		if c.idle != nil {
-			c.idle.Stop()
-			c.idle = nil
+		if c.idleTimer != nil {
+			c.idleTimer.Stop()
+			c.idleTimer = nil
 		}
 		c.mu.Unlock()
-		errs = append(errs, c.retire(ctx))
+		errs = append(errs, c.retireIfIdle(ctx))
 	}
 	return errors.Join(errs...)
 }
 
-// liveUsage replaces the usage of a volume that is being counted by what its counter
+// readLiveUsage replaces the usage of a volume that is being counted by what its counter
 // says now.
-func (b *Backend) liveUsage(r *row) {
-	f, err := b.openLock(r.ID)
+func (b *Backend) readLiveUsage(r *volumeRow) {
+	f, err := b.openPageReadOnly(r.ID)
 	if err != nil {
 		r.UsedStale = true
 		return
 	}
 	defer f.Close()
 	buf := make([]byte, offLastUse+8)
-	if _, err := f.ReadAt(buf, 0); err != nil || word(buf, offMagic) != pageMagic {
+	if _, err := f.ReadAt(buf, 0); err != nil || decodeWord(buf, offMagic) != pageMagic {
 		r.UsedStale = true
 		return
 	}
-	r.Used = driver.Size(max(0, word(buf, offUsed)))
-	r.UsedStale = r.UsedStale || word(buf, offStale) != 0
-	r.tally = tally{word(buf, offEntries), word(buf, offNames), word(buf, offXattrs)}
-	r.usedAt(word(buf, offLastUse))
+	r.Used = driver.Size(max(0, decodeWord(buf, offUsed)))
+	r.UsedStale = r.UsedStale || decodeWord(buf, offStale) != 0
+	r.tally = tally{decodeWord(buf, offEntries), decodeWord(buf, offNames), decodeWord(buf, offXattrs)}
+	r.raiseLastUse(decodeWord(buf, offLastUse))
 }
 
-// openLock opens the page of a volume for reading, if it is there.
-func (b *Backend) openLock(id string) (*os.File, error) {
+// openPageReadOnly opens the page of a volume for reading, if it is there.
+func (b *Backend) openPageReadOnly(id string) (*os.File, error) {
 	if b.locks == nil {
 		return nil, fs.ErrNotExist
 	}
 	return beneath.OpenFile(b.locks, id, os.O_RDONLY, 0)
 }
 
-func word(buf []byte, off int) int64 { return int64(binary.NativeEndian.Uint64(buf[off:])) }
+func decodeWord(buf []byte, off int) int64 { return int64(binary.NativeEndian.Uint64(buf[off:])) }
 
-// markRemoved tells every process that counts a volume that it is gone.
-func (b *Backend) markRemoved(id string) {
+// markPageRemoved tells every process that counts a volume that it is gone.
+func (b *Backend) markPageRemoved(id string) {
 	if _, err := beneath.Lstat(b.locks, id); err != nil {
 		return
 	}

@@ -17,36 +17,36 @@ import (
 
 // dirStream implements driver.Dir.
 type dirStream struct {
-	f    *fileSystem
+	f    *volumeFS
 	opts driver.DirOptions
 
 	mu     sync.Mutex // guards what follows; a stream has one position
 	d      *os.File   // nil once closed
-	sorted []named
+	sorted []dirName
 	filled bool // sorted holds what is left
 }
 
-// named is a name in a directory, with the type of what it names if that is wanted.
-type named struct {
+// dirName is a name in a directory, with the type of what it names if that is wanted.
+type dirName struct {
 	name string
 	kind fs.FileMode
 }
 
 // OpenDir implements driver.FS.
-func (f *fileSystem) OpenDir(ctx context.Context, name string, opts driver.DirOptions) (driver.Dir, error) {
+func (f *volumeFS) OpenDir(ctx context.Context, name string, opts driver.DirOptions) (driver.Dir, error) {
 	if err := f.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer f.done()
-	d, err := beneath.OpenWithin(f.root, f.dir, name)
+	d, err := beneath.OpenWithin(f.root, f.dataDir, name)
 	if err != nil {
-		return nil, f.gone(err)
+		return nil, f.explainError(err)
 	}
 	if name == "." {
 		var st unix.Stat_t
 		if unix.Fstat(int(d.Fd()), &st) == nil && st.Nlink == 0 {
 			d.Close()
-			return nil, volumeGone()
+			return nil, errVolumeRemoved()
 		}
 	}
 	return &dirStream{f: f, opts: opts, d: d}, nil
@@ -63,32 +63,32 @@ func (s *dirStream) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		names, err := s.next(n)
+		names, err := s.nextNames(n)
 		if errors.Is(err, io.EOF) {
 			return nil, io.EOF
 		}
 		if err != nil {
-			return nil, sysErr(err)
+			return nil, translateError(err)
 		}
-		list, err := s.entries(names)
+		list, err := s.statEntries(names)
 		if err != nil || len(list) > 0 {
-			return list, sysErr(err)
+			return list, translateError(err)
 		}
 		// All of them were removed meanwhile; what is next?
 	}
 }
 
-// next returns up to n names.
-func (s *dirStream) next(n int) ([]named, error) {
+// nextNames returns up to n names.
+func (s *dirStream) nextNames(n int) ([]dirName, error) {
 	if !s.opts.Sorted {
-		return s.read(n)
+		return s.readNames(n)
 	}
 	if !s.filled {
-		all, err := s.read(-1)
+		all, err := s.readNames(-1)
 		if err != nil {
 			return nil, err
 		}
-		slices.SortFunc(all, func(a, b named) int { return strings.Compare(a.name, b.name) })
+		slices.SortFunc(all, func(a, b dirName) int { return strings.Compare(a.name, b.name) })
 		s.sorted, s.filled = all, true
 	}
 	if len(s.sorted) == 0 {
@@ -100,26 +100,26 @@ func (s *dirStream) next(n int) ([]named, error) {
 	return list, nil
 }
 
-// read returns up to n names of the open directory, or all for n < 0.
-func (s *dirStream) read(n int) ([]named, error) {
+// readNames returns up to n names of the open directory, or all for n < 0.
+func (s *dirStream) readNames(n int) ([]dirName, error) {
 	if s.opts.NamesOnly {
 		entries, err := s.d.ReadDir(n)
-		list := make([]named, len(entries))
+		list := make([]dirName, len(entries))
 		for i, e := range entries {
-			list[i] = named{e.Name(), e.Type()}
+			list[i] = dirName{e.Name(), e.Type()}
 		}
 		return list, err
 	}
 	names, err := s.d.Readdirnames(n)
-	list := make([]named, len(names))
+	list := make([]dirName, len(names))
 	for i, name := range names {
 		list[i].name = name
 	}
 	return list, err
 }
 
-// entries describes what is at the names. One that is gone is left out.
-func (s *dirStream) entries(names []named) ([]driver.Entry, error) {
+// statEntries describes what is at the names. One that is gone is left out.
+func (s *dirStream) statEntries(names []dirName) ([]driver.Entry, error) {
 	list := make([]driver.Entry, 0, len(names))
 	fd := int(s.d.Fd())
 	for _, n := range names {
@@ -135,7 +135,7 @@ func (s *dirStream) entries(names []named) ([]driver.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, entryOf(n.name, &st))
+		list = append(list, entryOfStat(n.name, &st))
 	}
 	return list, nil
 }

@@ -17,17 +17,17 @@ import (
 // A disk volume is the file disk.raw in the volume's directory: a sparse image holding
 // ext4. It is made under another name and renamed, so an image that is there is whole.
 const (
-	diskName = "disk.raw"
-	diskTemp = "disk.raw.new"
-	diskSide = "disk.log" // of an image too small for a log: what is to be written to it
+	diskName    = "disk.raw"
+	diskTemp    = "disk.raw.new"
+	diskSideLog = "disk.log" // of an image too small for a log: what is to be written to it
 )
 
-// imageName and sideName are the names of an image and of the log beside it in volumes/.
-func imageName(id string) string { return id + "/" + diskName }
-func sideName(id string) string  { return id + "/" + diskSide }
+// imageName and sideLogName are the names of an image and of the log beside it in volumes/.
+func imageName(id string) string   { return id + "/" + diskName }
+func sideLogName(id string) string { return id + "/" + diskSideLog }
 
-// diskSize is the size that an image of at least capacity bytes gets.
-func diskSize(capacity driver.Size) (driver.Size, error) {
+// roundDiskSize is the size that an image of at least capacity bytes gets.
+func roundDiskSize(capacity driver.Size) (driver.Size, error) {
 	const unit = 4096
 	if capacity < ext4.MinSize || capacity > ext4.MaxSize {
 		return 0, driver.Errorf(driver.ErrInvalid, "a disk volume has %s to %s, not %s",
@@ -36,8 +36,8 @@ func diskSize(capacity driver.Size) (driver.Size, error) {
 	return (capacity + unit - 1) / unit * unit, nil
 }
 
-// makeDisk makes the image of a volume whose directory is there, durably.
-func (b *Backend) makeDisk(info driver.Info) error {
+// createImage makes the image of a volume whose directory is there, durably.
+func (b *Backend) createImage(info driver.Info) error {
 	dir, err := openDirAt(b.volumes, info.ID)
 	if err != nil {
 		return err
@@ -53,14 +53,14 @@ func (b *Backend) makeDisk(info driver.Info) error {
 	}
 	f := os.NewFile(uintptr(fd), diskTemp)
 	defer f.Close()
-	if err := b.formatDisk(f, info); err != nil {
+	if err := b.formatImage(f, info); err != nil {
 		return err
 	}
-	return b.nameDisk(dir)
+	return b.publishImage(dir)
 }
 
-// nameDisk gives a finished image its name, durably.
-func (b *Backend) nameDisk(dir *os.File) error {
+// publishImage gives a finished image its name, durably.
+func (b *Backend) publishImage(dir *os.File) error {
 	err := b.host.mutate("rename", diskName, func() error {
 		return unix.Renameat(int(dir.Fd()), diskTemp, int(dir.Fd()), diskName)
 	})
@@ -70,7 +70,7 @@ func (b *Backend) nameDisk(dir *os.File) error {
 	return b.host.syncFile(dir)
 }
 
-func (b *Backend) formatDisk(f *os.File, info driver.Info) error {
+func (b *Backend) formatImage(f *os.File, info driver.Info) error {
 	err := b.host.mutate("truncate", diskTemp, func() error { return f.Truncate(int64(info.Capacity)) })
 	if errors.Is(err, unix.EFBIG) {
 		return driver.Errorf(driver.ErrInvalid, "the file system of the home has no files of %s; make a smaller volume", info.Capacity)
@@ -89,8 +89,8 @@ func (b *Backend) formatDisk(f *os.File, info driver.Info) error {
 // diskLabel is a volume's name as a label, which has 16 bytes at most.
 func diskLabel(name string) string { return name[:min(16, len(name))] }
 
-// hasDisk reports whether a volume's image is whole.
-func (b *Backend) hasDisk(id string) (bool, error) {
+// imageExists reports whether a volume's image is whole.
+func (b *Backend) imageExists(id string) (bool, error) {
 	_, err := beneath.Lstat(b.volumes, imageName(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -98,28 +98,28 @@ func (b *Backend) hasDisk(id string) (bool, error) {
 	return err == nil, err
 }
 
-// openDisk opens a volume's image. ErrNotFound.
-func (b *Backend) openDisk(ctx context.Context, id string, readOnly bool) (*os.File, error) {
+// openImage opens a volume's image. ErrNotFound.
+func (b *Backend) openImage(ctx context.Context, id string, readOnly bool) (*os.File, error) {
 	flag := os.O_RDWR
 	if readOnly {
 		flag = os.O_RDONLY
 	}
 	f, err := beneath.OpenFile(b.volumes, imageName(id), flag, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		if _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {
+		if _, gerr := b.getVolume(ctx, driver.ByID(id)); gerr != nil {
 			return nil, gerr
 		}
 		return nil, driver.Errorf(driver.ErrCorrupt, "the volume's image is missing; run a check of the home")
 	}
 	if err != nil {
-		return nil, sysErr(err)
+		return nil, translateError(err)
 	}
 	return f, nil
 }
 
-// growDisk makes a volume's image larger. The catalog follows.
-func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (driver.Size, error) {
-	size, err := diskSize(capacity)
+// growDiskVolume makes a volume's image larger. The catalog follows.
+func (b *Backend) growDiskVolume(ctx context.Context, r volumeRow, capacity driver.Size) (driver.Size, error) {
+	size, err := roundDiskSize(capacity)
 	if err != nil {
 		return 0, err
 	}
@@ -129,20 +129,20 @@ func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (dr
 	if size == r.Capacity {
 		return size, nil
 	}
-	if err := b.settleSide(ctx, r.ID); err != nil {
+	if err := b.replaySideLog(ctx, r.ID); err != nil {
 		return 0, err
 	}
-	f, err := b.openDisk(ctx, r.ID, false)
+	f, err := b.openImage(ctx, r.ID, false)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	hold, err := b.holdDisk(ctx, r.ID, f, holdFiles, false)
+	hold, err := b.acquireDiskHold(ctx, r.ID, f, holdFiles, false)
 	if err != nil {
 		return 0, err
 	}
 	defer hold.release()
-	if err := diskErr(b.growImage(ctx, r.ID, f, int64(size))); err != nil {
+	if err := translateDiskError(b.growImage(ctx, r.ID, f, int64(size))); err != nil {
 		if errors.Is(err, driver.ErrNoSpace) {
 			b.undoGrowth(ctx, r.ID, f, r.Capacity)
 		}
@@ -158,7 +158,7 @@ func (b *Backend) growDisk(ctx context.Context, r row, capacity driver.Size) (dr
 func (b *Backend) undoGrowth(ctx context.Context, id string, f *os.File, capacity driver.Size) {
 	ctx = context.WithoutCancel(ctx)
 	defer b.ballast.Lend()()
-	side, err := b.openSideFile(id, false, false)
+	side, err := b.openSideLogFile(id, false, false)
 	if err != nil {
 		return
 	}
@@ -177,7 +177,7 @@ func (b *Backend) undoGrowth(ctx context.Context, id string, f *os.File, capacit
 	// It ends with its log now: the files keep the room that they had besides.
 	size, err = ext4.Grow(ctx, b.host.imageFile(f), size+int64(capacity), ext4.GrowOptions{})
 	if err == nil {
-		_ = b.setCapacity(ctx, id, driver.Size(size))
+		_ = b.updateCapacity(ctx, id, driver.Size(size))
 	}
 }
 
@@ -187,7 +187,7 @@ func (b *Backend) growImage(ctx context.Context, id string, f *os.File, size int
 	if err != nil {
 		return err
 	}
-	side, err := b.openSideFile(id, false, st.Size() < maxBesides)
+	side, err := b.openSideLogFile(id, false, st.Size() < maxSideLogged)
 	if err != nil {
 		return err
 	}
@@ -200,11 +200,11 @@ func (b *Backend) growImage(ctx context.Context, id string, f *os.File, size int
 	return err
 }
 
-// settleSize finishes a growth of an image that is held alone, if one was cut off: the
+// completeGrowth finishes a growth of an image that is held alone, if one was cut off: the
 // image then has another size than the catalog says. What fails is left for Check to
 // report; the file system is whole at any time.
-func (b *Backend) settleSize(ctx context.Context, id string, f *os.File) {
-	r, err := b.get(ctx, driver.ByID(id))
+func (b *Backend) completeGrowth(ctx context.Context, id string, f *os.File) {
+	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return
 	}
@@ -215,10 +215,10 @@ func (b *Backend) settleSize(ctx context.Context, id string, f *os.File) {
 	if b.growImage(ctx, id, f, st.Size()) != nil {
 		return
 	}
-	_ = b.setCapacity(ctx, id, driver.Size(st.Size()))
+	_ = b.updateCapacity(ctx, id, driver.Size(st.Size()))
 }
 
-func (b *Backend) setCapacity(ctx context.Context, id string, size driver.Size) error {
+func (b *Backend) updateCapacity(ctx context.Context, id string, size driver.Size) error {
 	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		_, err := tx.Exec(`UPDATE volumes SET capacity = ? WHERE id = ?`, int64(size), id)
 		return err
@@ -247,15 +247,15 @@ func (f imageFile) Sync() error {
 
 // PunchHole implements what ext4 gives storage back by.
 func (f imageFile) PunchHole(off, length int64) error {
-	return f.faults.Do("image.punch", f.Name(), func() error { return punch(f.File, off, length) })
+	return f.faults.Do("image.punch", f.Name(), func() error { return punchHole(f.File, off, length) })
 }
 
 func (f imageFile) Truncate(size int64) error {
 	return f.faults.Do("image.truncate", f.Name(), func() error { return f.File.Truncate(size) })
 }
 
-// diskErr translates an error of ext4.
-func diskErr(err error) error {
+// translateDiskError translates an error of ext4.
+func translateDiskError(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -280,25 +280,25 @@ func diskErr(err error) error {
 			return driver.Errorf(driver.ErrInvalid, "%v", err)
 		}
 	}
-	return sysErr(err)
+	return translateError(err)
 }
 
-// countDisk adds up the sizes of a disk volume's files. busy: another uses the image, so
+// sumDiskUsage adds up the sizes of a disk volume's files. busy: another uses the image, so
 // that they cannot be counted now.
-func (b *Backend) countDisk(ctx context.Context, id string) (used int64, busy bool, err error) {
-	if d := b.openDiskOf(id); d != nil {
+func (b *Backend) sumDiskUsage(ctx context.Context, id string) (used int64, busy bool, err error) {
+	if d := b.acquireOpenDisk(id); d != nil {
 		used, err = d.fs.SumSizes(ctx)
-		return used, false, errors.Join(diskErr(err), d.release())
+		return used, false, errors.Join(translateDiskError(err), d.release())
 	}
 	if !b.readOnly {
-		_ = b.settleSide(ctx, id) // in use: found out below
+		_ = b.replaySideLog(ctx, id) // in use: found out below
 	}
-	f, err := b.openDisk(ctx, id, true)
+	f, err := b.openImage(ctx, id, true)
 	if err != nil {
 		return 0, false, err
 	}
 	defer f.Close()
-	hold, err := b.holdDisk(ctx, id, f, holdFiles, true)
+	hold, err := b.acquireDiskHold(ctx, id, f, holdFiles, true)
 	if errors.Is(err, driver.ErrInUse) {
 		return 0, true, nil
 	}
@@ -308,16 +308,16 @@ func (b *Backend) countDisk(ctx context.Context, id string) (used int64, busy bo
 	defer hold.release()
 	d, err := ext4.Open(f, ext4.OpenOptions{ReadOnly: true})
 	if err != nil {
-		return 0, false, diskErr(err)
+		return 0, false, translateDiskError(err)
 	}
 	defer d.Close()
 	used, err = d.SumSizes(ctx)
-	return used, false, diskErr(err)
+	return used, false, translateDiskError(err)
 }
 
-// openDiskOf returns the file system by which this process changes a disk volume, with
+// acquireOpenDisk returns the file system by which this process changes a disk volume, with
 // one more reference; nil: there is none.
-func (b *Backend) openDiskOf(id string) *sharedDisk {
+func (b *Backend) acquireOpenDisk(id string) *sharedDisk {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d := b.disks[diskKey{id, false}]

@@ -12,101 +12,101 @@ import (
 	"github.com/volehq/vole/internal/beneath"
 )
 
-// figures are what a volume is charged.
-type figures struct {
+// usageFigures are what a volume is charged.
+type usageFigures struct {
 	used int64
 	held tally
 }
 
-func (r row) figures() figures { return figures{int64(r.Used), r.tally} }
+func (r volumeRow) usageFigures() usageFigures { return usageFigures{int64(r.Used), r.tally} }
 
 // countVolume counts what a volume holds. Of a disk that another uses it
 // returns the figure that is known: who uses it counts.
-func (b *Backend) countVolume(ctx context.Context, r row) (f figures, err error) {
+func (b *Backend) countVolume(ctx context.Context, r volumeRow) (f usageFigures, err error) {
 	if r.Kind != driver.KindDisk {
-		f.used, f.held, err = b.countFiles(ctx, r.ID)
+		f.used, f.held, err = b.countVolumeFiles(ctx, r.ID)
 		return f, err
 	}
-	used, busy, err := b.countDisk(ctx, r.ID)
+	used, busy, err := b.sumDiskUsage(ctx, r.ID)
 	if busy {
 		used = int64(r.Used)
 	}
-	return figures{used: used}, err
+	return usageFigures{used: used}, err
 }
 
 // maxProblems is how many inconsistencies of one image are reported.
 const maxProblems = 10
 
-// disk looks at a disk volume: what lies in its directory, and the file system in the
+// checkDisk looks at a disk volume: what lies in its directory, and the file system in the
 // image, unless it is in use.
-func (c *checker) disk(info driver.Info) error {
+func (c *checker) checkDisk(info driver.Info) error {
 	rel := filepath.Join("volumes", info.ID)
-	whole, err := c.b.hasDisk(info.ID)
+	whole, err := c.b.imageExists(info.ID)
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	if !whole {
-		if _, err := c.b.get(c.ctx, driver.ByID(info.ID)); err != nil {
+		if _, err := c.b.getVolume(c.ctx, driver.ByID(info.ID)); err != nil {
 			return ignoreNotFound(err)
 		}
-		return c.found("missing-image", info.ID, filepath.Join(rel, diskName),
+		return c.reportFinding("missing-image", info.ID, filepath.Join(rel, diskName),
 			fmt.Sprintf("the image of volume %q is gone; restore it, or remove the volume", info.Name), nil)
 	}
 	names, err := beneath.Names(c.b.volumes, info.ID)
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	for _, n := range names {
-		if n != diskName && n != diskSide {
-			if err := c.stray(info.ID, filepath.Join(rel, n)); err != nil {
+		if n != diskName && n != diskSideLog {
+			if err := c.reportStray(info.ID, filepath.Join(rel, n)); err != nil {
 				return err
 			}
 		}
 	}
-	if err := c.image(info); err != nil {
+	if err := c.checkImage(info); err != nil {
 		return err
 	}
-	return c.usage(info)
+	return c.checkUsage(info)
 }
 
-// image checks the size of an image, and the file system in it, unless it is in use.
-func (c *checker) image(info driver.Info) error {
+// checkImage checks the size of an image, and the file system in it, unless it is in use.
+func (c *checker) checkImage(info driver.Info) error {
 	if !c.b.readOnly {
-		_ = c.b.settleSide(c.ctx, info.ID) // in use: looked at below
+		_ = c.b.replaySideLog(c.ctx, info.ID) // in use: looked at below
 	}
-	f, err := c.b.openDisk(c.ctx, info.ID, true)
+	f, err := c.b.openImage(c.ctx, info.ID, true)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
 	defer f.Close()
-	hold, err := c.b.holdDisk(c.ctx, info.ID, f, holdFiles, true)
+	hold, err := c.b.acquireDiskHold(c.ctx, info.ID, f, holdFiles, true)
 	if errors.Is(err, driver.ErrInUse) {
 		return nil // it changes under us
 	}
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	now, err := c.b.get(c.ctx, driver.ByID(info.ID))
+	now, err := c.b.getVolume(c.ctx, driver.ByID(info.ID))
 	st, serr := f.Stat()
 	if err = errors.Join(err, serr); err == nil && driver.Size(st.Size()) == now.Capacity {
-		err = c.fileSystem(info.ID, f)
+		err = c.checkFileSystem(info.ID, f)
 		hold.release()
 		return err
 	}
 	hold.release()
 	if err != nil {
-		return ignoreNotFound(sysErr(err))
+		return ignoreNotFound(translateError(err))
 	}
 	size := driver.Size(st.Size())
-	return c.found("capacity-wrong", info.ID, diskRel(info.ID),
+	return c.reportFinding("capacity-wrong", info.ID, imageRelPath(info.ID),
 		fmt.Sprintf("unfinished grow; the next use completes it: the image has %s, the catalog says %s", size, now.Capacity),
 		func() error { return c.finishGrowth(info.ID, size) })
 }
 
-func diskRel(id string) string { return filepath.Join("volumes", id, diskName) }
+func imageRelPath(id string) string { return filepath.Join("volumes", id, diskName) }
 
-// fileSystem checks the file system in an image.
-func (c *checker) fileSystem(id string, f *os.File) error {
+// volumeFS checks the file system in an image.
+func (c *checker) checkFileSystem(id string, f *os.File) error {
 	n := 0
 	err := ext4.Check(c.ctx, f, ext4.CheckOptions{}, func(p ext4.Problem) error {
 		if p.Harmless() {
@@ -115,33 +115,33 @@ func (c *checker) fileSystem(id string, f *os.File) error {
 		if n++; n > maxProblems {
 			return errEnough
 		}
-		return c.found("disk-damaged", id, diskRel(id), p.Detail+"; run e2fsck on the image", nil)
+		return c.reportFinding("disk-damaged", id, imageRelPath(id), p.Detail+"; run e2fsck on the image", nil)
 	})
 	switch {
 	case err == nil || errors.Is(err, errEnough):
 		return nil
 	case errors.Is(err, ext4.ErrCorrupt) || errors.Is(err, ext4.ErrUnsupported):
-		return c.found("disk-damaged", id, diskRel(id), err.Error(), nil)
+		return c.reportFinding("disk-damaged", id, imageRelPath(id), err.Error(), nil)
 	}
-	return sysErr(err)
+	return translateError(err)
 }
 
 var errEnough = errors.New("enough")
 
 // finishGrowth makes the file system and the catalog agree with an image's size.
 func (c *checker) finishGrowth(id string, size driver.Size) error {
-	f, err := c.b.openDisk(c.ctx, id, false)
+	f, err := c.b.openImage(c.ctx, id, false)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	hold, err := c.b.holdDisk(c.ctx, id, f, holdFiles, false)
+	hold, err := c.b.acquireDiskHold(c.ctx, id, f, holdFiles, false)
 	if err != nil {
 		return err
 	}
 	defer hold.release()
 	if err := c.b.growImage(c.ctx, id, f, int64(size)); err != nil {
-		return diskErr(err)
+		return translateDiskError(err)
 	}
-	return c.b.setCapacity(c.ctx, id, size)
+	return c.b.updateCapacity(c.ctx, id, size)
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/volehq/vole/ext4"
 )
 
-// diskFile implements driver.File on the image of a disk volume. It keeps the image
+// diskHandle implements driver.File on the image of a disk volume. It keeps the image
 // open until it is closed itself.
-type diskFile struct {
-	d      *sharedDisk
-	h      *ext4.File
-	batch  bool
-	name   string
-	write  bool
-	append bool
+type diskHandle struct {
+	d          *sharedDisk
+	h          *ext4.File
+	batch      bool
+	name       string
+	canWrite   bool
+	appendOnly bool
 
 	mu     sync.Mutex // guards what follows
 	refs   int
@@ -28,7 +28,7 @@ type diskFile struct {
 // Open implements driver.FS.
 func (f *diskFS) Open(ctx context.Context, name string, opts driver.OpenOptions) (driver.File, error) {
 	write := opts.Write || opts.Append || opts.Create
-	h := &diskFile{d: f.d, batch: f.batch, name: path.Base(name), write: write, append: opts.Append}
+	h := &diskHandle{d: f.d, batch: f.batch, name: path.Base(name), canWrite: write, appendOnly: opts.Append}
 	open := func() (err error) {
 		h.h, err = f.fs.OpenFile(name, ext4.OpenFlags{
 			Write: write, Create: opts.Create, Exclusive: opts.Exclusive, Truncate: opts.Truncate && write,
@@ -36,14 +36,14 @@ func (f *diskFS) Open(ctx context.Context, name string, opts driver.OpenOptions)
 		})
 		return err
 	}
-	run := f.read
+	run := f.runRead
 	if write {
-		run = f.change
+		run = f.runChange
 	}
 	if err := run(ctx, open); err != nil {
 		return nil, err
 	}
-	if err := h.begin(); err != nil {
+	if err := h.startHandle(); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -51,24 +51,24 @@ func (f *diskFS) Open(ctx context.Context, name string, opts driver.OpenOptions)
 
 // OpenEntry implements driver.FS.
 func (f *diskFS) OpenEntry(ctx context.Context, name string) (driver.File, driver.Entry, error) {
-	h := &diskFile{d: f.d, batch: f.batch, name: path.Base(name)}
+	h := &diskHandle{d: f.d, batch: f.batch, name: path.Base(name)}
 	var info ext4.Info
-	err := f.read(ctx, func() (err error) {
+	err := f.runRead(ctx, func() (err error) {
 		h.h, info, err = f.fs.OpenEntry(name)
 		return err
 	})
 	if err == nil {
-		err = h.begin()
+		err = h.startHandle()
 	}
 	if err != nil {
 		return nil, driver.Entry{}, err
 	}
-	return h, diskEntry(info), nil
+	return h, entryOfDiskInfo(info), nil
 }
 
-// begin registers a file that was opened. It keeps the image open until it is closed.
-func (h *diskFile) begin() error {
-	h.d.retain()
+// startHandle registers a file that was opened. It keeps the image open until it is closed.
+func (h *diskHandle) startHandle() error {
+	h.d.acquire()
 	err := h.d.b.register(h)
 	if err != nil {
 		h.end()
@@ -76,7 +76,7 @@ func (h *diskFile) begin() error {
 	return err
 }
 
-func (h *diskFile) enter(ctx context.Context) error {
+func (h *diskHandle) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (h *diskFile) enter(ctx context.Context) error {
 	return nil
 }
 
-func (h *diskFile) done() {
+func (h *diskHandle) done() {
 	h.mu.Lock()
 	h.refs--
 	last := h.closed && h.refs == 0
@@ -100,17 +100,17 @@ func (h *diskFile) done() {
 }
 
 // end gives everything back, once the file is closed and nothing is under way.
-func (h *diskFile) end() {
+func (h *diskHandle) end() {
 	_ = h.h.Close() // it was synced
-	h.d.charge()
+	h.d.updateCharge()
 	_ = h.d.release()
 	h.d.b.unregister(h)
 }
 
 // Close implements driver.File.
-func (h *diskFile) Close() error { return h.closeWith(context.Background()) }
+func (h *diskHandle) Close() error { return h.closeWith(context.Background()) }
 
-func (h *diskFile) closeWith(context.Context) error {
+func (h *diskHandle) closeWith(context.Context) error {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
@@ -120,46 +120,46 @@ func (h *diskFile) closeWith(context.Context) error {
 	h.refs++ // of Close itself
 	h.mu.Unlock()
 	defer h.done()
-	if h.write && !h.batch && !h.d.gone() {
-		return diskErr(h.h.Sync())
+	if h.canWrite && !h.batch && !h.d.isRemoved() {
+		return translateDiskError(h.h.Sync())
 	}
 	return nil
 }
 
 // ReadAt implements driver.File.
-func (h *diskFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+func (h *diskHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := h.enter(ctx); err != nil {
 		return 0, err
 	}
 	defer h.done()
 	n, err := h.h.ReadAt(p, off)
 	if err != io.EOF {
-		err = diskErr(err)
+		err = translateDiskError(err)
 	}
 	return n, err
 }
 
-// change runs a change of the content, and charges what it added.
-func (h *diskFile) change(ctx context.Context, fn func() error) error {
+// runChange runs a change of the content, and charges what it added.
+func (h *diskHandle) runChange(ctx context.Context, fn func() error) error {
 	if err := h.enter(ctx); err != nil {
 		return err
 	}
 	defer h.done()
-	if !h.write {
+	if !h.canWrite {
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
 	}
-	if h.d.gone() {
-		return volumeGone()
+	if h.d.isRemoved() {
+		return errVolumeRemoved()
 	}
 	err := fn()
-	h.d.charge()
-	return diskErr(err)
+	h.d.updateCharge()
+	return translateDiskError(err)
 }
 
 // WriteAt implements driver.File.
-func (h *diskFile) WriteAt(ctx context.Context, p []byte, off int64) (n int, err error) {
-	err = h.change(ctx, func() error {
-		if h.append {
+func (h *diskHandle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err error) {
+	err = h.runChange(ctx, func() error {
+		if h.appendOnly {
 			return driver.Errorf(driver.ErrInvalid, "the file is open for appending")
 		}
 		n, err = h.h.WriteAt(p, off)
@@ -169,8 +169,8 @@ func (h *diskFile) WriteAt(ctx context.Context, p []byte, off int64) (n int, err
 }
 
 // Append implements driver.File.
-func (h *diskFile) Append(ctx context.Context, p []byte) (off int64, err error) {
-	err = h.change(ctx, func() error {
+func (h *diskHandle) Append(ctx context.Context, p []byte) (off int64, err error) {
+	err = h.runChange(ctx, func() error {
 		off, err = h.h.Append(p)
 		return err
 	})
@@ -178,13 +178,13 @@ func (h *diskFile) Append(ctx context.Context, p []byte) (off int64, err error) 
 }
 
 // Truncate implements driver.File.
-func (h *diskFile) Truncate(ctx context.Context, size int64) error {
-	return h.change(ctx, func() error { return h.h.Truncate(size) })
+func (h *diskHandle) Truncate(ctx context.Context, size int64) error {
+	return h.runChange(ctx, func() error { return h.h.Truncate(size) })
 }
 
 // PunchHole implements driver.File.
-func (h *diskFile) PunchHole(ctx context.Context, off, length int64) error {
-	return h.change(ctx, func() error {
+func (h *diskHandle) PunchHole(ctx context.Context, off, length int64) error {
+	return h.runChange(ctx, func() error {
 		if length == 0 {
 			return nil
 		}
@@ -193,34 +193,34 @@ func (h *diskFile) PunchHole(ctx context.Context, off, length int64) error {
 }
 
 // NextData implements driver.File.
-func (h *diskFile) NextData(ctx context.Context, off int64) (start, end int64, err error) {
+func (h *diskHandle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
 	if err := h.enter(ctx); err != nil {
 		return 0, 0, err
 	}
 	defer h.done()
 	start, end, err = h.h.NextData(off)
 	if err != io.EOF {
-		err = diskErr(err)
+		err = translateDiskError(err)
 	}
 	return start, end, err
 }
 
 // Stat implements driver.File.
-func (h *diskFile) Stat(ctx context.Context) (driver.Entry, error) {
+func (h *diskHandle) Stat(ctx context.Context) (driver.Entry, error) {
 	if err := h.enter(ctx); err != nil {
 		return driver.Entry{}, err
 	}
 	defer h.done()
 	info, err := h.h.Stat()
 	info.Name = h.name
-	return diskEntry(info), diskErr(err)
+	return entryOfDiskInfo(info), translateDiskError(err)
 }
 
 // Sync implements driver.File.
-func (h *diskFile) Sync(ctx context.Context) error {
+func (h *diskHandle) Sync(ctx context.Context) error {
 	if err := h.enter(ctx); err != nil {
 		return err
 	}
 	defer h.done()
-	return diskErr(h.h.Sync())
+	return translateDiskError(h.h.Sync())
 }

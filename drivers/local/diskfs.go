@@ -28,12 +28,12 @@ type diskFS struct {
 	closed bool
 }
 
-// openDiskVolume opens the files of a disk volume.
-func (b *Backend) openDiskVolume(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
+// openDiskFS opens the files of a disk volume.
+func (b *Backend) openDiskFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
 	f := &diskFS{b: b, readOnly: opts.ReadOnly || b.readOnly, batch: opts.Batch}
 	var d *sharedDisk
 	err := b.ballast.Freeing(func() (err error) { // what it takes to open is what a removal needs
-		d, err = b.useDisk(ctx, id, f.readOnly)
+		d, err = b.acquireDisk(ctx, id, f.readOnly)
 		return err
 	})
 	if err != nil {
@@ -56,8 +56,8 @@ func (f *diskFS) enter(ctx context.Context) error {
 	if f.closed {
 		return driver.ErrClosed
 	}
-	if f.d.gone() {
-		return volumeGone()
+	if f.d.isRemoved() {
+		return errVolumeRemoved()
 	}
 	f.refs++
 	return nil
@@ -90,10 +90,10 @@ func (f *diskFS) closeWith(ctx context.Context) error {
 	f.closed = true
 	f.refs++ // of Close itself: the image stays open until then
 	f.mu.Unlock()
-	gone := f.d.gone()
+	gone := f.d.isRemoved()
 	var err error
 	if !f.readOnly && !gone {
-		err = f.b.ballast.Freeing(func() error { return diskErr(f.fs.Sync(ctx)) })
+		err = f.b.ballast.Freeing(func() error { return translateDiskError(f.fs.Sync(ctx)) })
 	}
 	f.mu.Lock()
 	f.refs--
@@ -108,41 +108,41 @@ func (f *diskFS) closeWith(ctx context.Context) error {
 	return err
 }
 
-// read runs an operation that changes nothing.
-func (f *diskFS) read(ctx context.Context, fn func() error) error {
+// runRead runs an operation that changes nothing.
+func (f *diskFS) runRead(ctx context.Context, fn func() error) error {
 	if err := f.enter(ctx); err != nil {
 		return err
 	}
 	defer f.done()
-	return diskErr(fn())
+	return translateDiskError(fn())
 }
 
-// change runs an operation that changes something, charges what it added, and makes
+// runChange runs an operation that changes something, charges what it added, and makes
 // it durable.
-func (f *diskFS) change(ctx context.Context, fn func() error) error {
+func (f *diskFS) runChange(ctx context.Context, fn func() error) error {
 	if err := f.enter(ctx); err != nil {
 		return err
 	}
 	defer f.done()
 	if f.readOnly {
-		return f.b.readOnlyErr()
+		return f.b.errReadOnly()
 	}
-	if err := f.d.startChange(ctx); err != nil {
+	if err := f.d.beginChange(ctx); err != nil {
 		return err
 	}
 	err := fn()
-	f.d.charge()
+	f.d.updateCharge()
 	if err == nil && !f.batch {
 		err = f.fs.Sync(context.WithoutCancel(ctx))
 	}
-	return diskErr(err)
+	return translateDiskError(err)
 }
 
 // Stat implements driver.FS.
 func (f *diskFS) Stat(ctx context.Context, path string) (e driver.Entry, err error) {
-	err = f.read(ctx, func() error {
+	err = f.runRead(ctx, func() error {
 		info, err := f.fs.Stat(path)
-		e = diskEntry(info)
+		e = entryOfDiskInfo(info)
 		return err
 	})
 	return e, err
@@ -150,15 +150,15 @@ func (f *diskFS) Stat(ctx context.Context, path string) (e driver.Entry, err err
 
 // Lstat implements driver.FS.
 func (f *diskFS) Lstat(ctx context.Context, path string) (e driver.Entry, err error) {
-	err = f.read(ctx, func() error {
+	err = f.runRead(ctx, func() error {
 		info, err := f.fs.Lstat(path)
-		e = diskEntry(info)
+		e = entryOfDiskInfo(info)
 		return err
 	})
 	return e, err
 }
 
-func diskEntry(i ext4.Info) driver.Entry {
+func entryOfDiskInfo(i ext4.Info) driver.Entry {
 	return driver.Entry{
 		Name: i.Name, Mode: i.Mode, Size: i.Size, Allocated: i.Allocated, UID: i.UID, GID: i.GID,
 		Nlink: uint64(i.Nlink), Inode: uint64(i.Ino), Rdev: i.Rdev, Atime: i.Atime, Mtime: i.Mtime, Ctime: i.Ctime,
@@ -168,7 +168,7 @@ func diskEntry(i ext4.Info) driver.Entry {
 
 // Readlink implements driver.FS.
 func (f *diskFS) Readlink(ctx context.Context, path string) (target string, err error) {
-	err = f.read(ctx, func() error {
+	err = f.runRead(ctx, func() error {
 		target, err = f.fs.Readlink(path)
 		if errors.Is(err, unix.EINVAL) {
 			err = driver.Errorf(driver.ErrInvalid, "not a symbolic link")
@@ -180,7 +180,7 @@ func (f *diskFS) Readlink(ctx context.Context, path string) (target string, err 
 
 // WriteFile implements driver.FS.
 func (f *diskFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (n int64, err error) {
-	err = f.change(ctx, func() error {
+	err = f.runChange(ctx, func() error {
 		n, err = f.fs.WriteFile(ctx, path, r, ext4.WriteOptions{
 			Mode: opts.Mode, Exclusive: opts.Exclusive, Size: opts.Size, NextData: opts.NextData,
 			Meta: (*ext4.FileMeta)(opts.Meta),
@@ -192,46 +192,46 @@ func (f *diskFS) WriteFile(ctx context.Context, path string, r io.Reader, opts d
 
 // Mkdir implements driver.FS.
 func (f *diskFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, func() error { return f.fs.Mkdir(path, mode) })
+	return f.runChange(ctx, func() error { return f.fs.Mkdir(path, mode) })
 }
 
 // MkdirAll implements driver.FS.
 func (f *diskFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, func() error { return f.fs.MkdirAll(path, mode) })
+	return f.runChange(ctx, func() error { return f.fs.MkdirAll(path, mode) })
 }
 
 // Remove implements driver.FS.
 func (f *diskFS) Remove(ctx context.Context, path string) error {
 	return f.b.ballast.Freeing(func() error {
-		return f.change(ctx, func() error { return f.fs.Remove(path) })
+		return f.runChange(ctx, func() error { return f.fs.Remove(path) })
 	})
 }
 
 // RemoveAll implements driver.FS.
 func (f *diskFS) RemoveAll(ctx context.Context, path string) error {
 	return f.b.ballast.Freeing(func() error {
-		return f.change(ctx, func() error { return f.fs.RemoveAll(ctx, path) })
+		return f.runChange(ctx, func() error { return f.fs.RemoveAll(ctx, path) })
 	})
 }
 
 // Rename implements driver.FS.
 func (f *diskFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.change(ctx, func() error { return f.fs.Rename(from, to, opts.NoReplace) })
+	return f.runChange(ctx, func() error { return f.fs.Rename(from, to, opts.NoReplace) })
 }
 
 // Copy implements driver.FS.
 func (f *diskFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	return f.change(ctx, func() error { return f.fs.Copy(ctx, from, to, opts.NoReplace) })
+	return f.runChange(ctx, func() error { return f.fs.Copy(ctx, from, to, opts.NoReplace) })
 }
 
 // Link implements driver.FS.
 func (f *diskFS) Link(ctx context.Context, target, path string) error {
-	return f.change(ctx, func() error { return f.fs.Link(target, path) })
+	return f.runChange(ctx, func() error { return f.fs.Link(target, path) })
 }
 
 // Symlink implements driver.FS.
 func (f *diskFS) Symlink(ctx context.Context, target, path string) error {
-	return f.change(ctx, func() error { return f.fs.Symlink(target, path) })
+	return f.runChange(ctx, func() error { return f.fs.Symlink(target, path) })
 }
 
 // Mknod implements driver.FS.
@@ -239,27 +239,27 @@ func (f *diskFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev 
 	if mode&fs.ModeDevice != 0 && !f.b.devices {
 		return errNoDevices()
 	}
-	return f.change(ctx, func() error { return f.fs.Mknod(path, mode, rdev) })
+	return f.runChange(ctx, func() error { return f.fs.Mknod(path, mode, rdev) })
 }
 
 // Chmod implements driver.FS.
 func (f *diskFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.change(ctx, func() error { return f.fs.Chmod(path, mode) })
+	return f.runChange(ctx, func() error { return f.fs.Chmod(path, mode) })
 }
 
 // Chown implements driver.FS.
 func (f *diskFS) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.change(ctx, func() error { return f.fs.Chown(path, uid, gid) })
+	return f.runChange(ctx, func() error { return f.fs.Chown(path, uid, gid) })
 }
 
 // Chtimes implements driver.FS.
 func (f *diskFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	return f.change(ctx, func() error { return f.fs.Chtimes(path, atime, mtime) })
+	return f.runChange(ctx, func() error { return f.fs.Chtimes(path, atime, mtime) })
 }
 
 // Truncate implements driver.FS.
 func (f *diskFS) Truncate(ctx context.Context, path string, size int64) error {
-	return f.change(ctx, func() error {
+	return f.runChange(ctx, func() error {
 		h, err := f.fs.OpenFile(path, ext4.OpenFlags{Write: true})
 		if err != nil {
 			return err
@@ -270,7 +270,7 @@ func (f *diskFS) Truncate(ctx context.Context, path string, size int64) error {
 
 // Getxattr implements driver.FS.
 func (f *diskFS) Getxattr(ctx context.Context, path, name string) (value []byte, err error) {
-	err = f.read(ctx, func() error {
+	err = f.runRead(ctx, func() error {
 		value, err = f.fs.Getxattr(path, name)
 		return err
 	})
@@ -279,17 +279,17 @@ func (f *diskFS) Getxattr(ctx context.Context, path, name string) (value []byte,
 
 // Setxattr implements driver.FS.
 func (f *diskFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
-	return f.change(ctx, func() error { return f.fs.Setxattr(path, name, value) })
+	return f.runChange(ctx, func() error { return f.fs.Setxattr(path, name, value) })
 }
 
 // Removexattr implements driver.FS.
 func (f *diskFS) Removexattr(ctx context.Context, path, name string) error {
-	return f.change(ctx, func() error { return f.fs.Removexattr(path, name) })
+	return f.runChange(ctx, func() error { return f.fs.Removexattr(path, name) })
 }
 
 // Listxattr implements driver.FS.
 func (f *diskFS) Listxattr(ctx context.Context, path string) (names []string, err error) {
-	err = f.read(ctx, func() error {
+	err = f.runRead(ctx, func() error {
 		names, err = f.fs.Listxattr(path)
 		return err
 	})
@@ -298,7 +298,7 @@ func (f *diskFS) Listxattr(ctx context.Context, path string) (names []string, er
 
 // Statfs implements driver.FS.
 func (f *diskFS) Statfs(ctx context.Context) (s driver.Statfs, err error) {
-	err = f.read(ctx, func() error {
+	err = f.runRead(ctx, func() error {
 		info, err := f.b.Get(ctx, driver.ByID(f.d.id))
 		u := f.fs.Usage()
 		s = driver.Statfs{Total: u.Size, Used: int64(info.Used), Free: u.Free, Files: u.FreeInodes}
@@ -314,11 +314,11 @@ func (f *diskFS) Statfs(ctx context.Context) (s driver.Statfs, err error) {
 
 // Sync implements driver.FS.
 func (f *diskFS) Sync(ctx context.Context) error {
-	return f.read(ctx, func() error { return f.fs.Sync(ctx) })
+	return f.runRead(ctx, func() error { return f.fs.Sync(ctx) })
 }
 
-// diskDir implements driver.Dir.
-type diskDir struct {
+// diskDirStream implements driver.Dir.
+type diskDirStream struct {
 	f      *diskFS
 	sorted bool
 	names  bool
@@ -331,8 +331,8 @@ type diskDir struct {
 
 // OpenDir implements driver.FS.
 func (f *diskFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
-	s := &diskDir{f: f, sorted: opts.Sorted, names: opts.NamesOnly}
-	err := f.read(ctx, func() (err error) {
+	s := &diskDirStream{f: f, sorted: opts.Sorted, names: opts.NamesOnly}
+	err := f.runRead(ctx, func() (err error) {
 		s.d, err = f.fs.OpenDir(path, opts.NamesOnly)
 		return err
 	})
@@ -343,7 +343,7 @@ func (f *diskFS) OpenDir(ctx context.Context, path string, opts driver.DirOption
 }
 
 // Read implements driver.Dir.
-func (s *diskDir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
+func (s *diskDirStream) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.d == nil {
@@ -354,7 +354,7 @@ func (s *diskDir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	}
 	defer s.f.done()
 	if s.sorted && !s.full {
-		if err := s.readAll(ctx); err != nil {
+		if err := s.readSorted(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -364,7 +364,7 @@ func (s *diskDir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 			if err == io.EOF {
 				return nil, io.EOF
 			}
-			return nil, diskErr(err)
+			return nil, translateDiskError(err)
 		}
 	}
 	if len(s.list) == 0 {
@@ -374,21 +374,21 @@ func (s *diskDir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	s.list = s.list[len(part):]
 	out := make([]driver.Entry, len(part))
 	for i, e := range part {
-		if out[i] = diskEntry(e); s.names {
+		if out[i] = entryOfDiskInfo(e); s.names {
 			out[i] = driver.Entry{Name: e.Name, Mode: e.Mode.Type()}
 		}
 	}
 	return out, nil
 }
 
-func (s *diskDir) readAll(ctx context.Context) error {
+func (s *diskDirStream) readSorted(ctx context.Context) error {
 	for {
 		part, err := s.d.Read(1024)
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return diskErr(err)
+			return translateDiskError(err)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -405,7 +405,7 @@ func (s *diskDir) readAll(ctx context.Context) error {
 }
 
 // Close implements driver.Dir.
-func (s *diskDir) Close() error {
+func (s *diskDirStream) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.d == nil {

@@ -25,8 +25,8 @@ const (
 	holdFiles
 )
 
-// patience is how long to wait for a lock: users of files come and go.
-const patience = 400 * time.Millisecond
+// holdPatience is how long to wait for a lock: users of files come and go.
+const holdPatience = 400 * time.Millisecond
 
 // diskHold is a held right to an image.
 type diskHold struct{ f *os.File }
@@ -34,56 +34,56 @@ type diskHold struct{ f *os.File }
 // release gives the right back, unless another process has inherited it.
 func (h *diskHold) release() { h.f.Close() }
 
-// holdDisk takes the right to use an image. ErrInUse, naming a holder.
-func (b *Backend) holdDisk(ctx context.Context, id string, image *os.File, kind holdKind, shared bool) (*diskHold, error) {
-	deadline := time.Now().Add(patience)
+// acquireDiskHold takes the right to use an image. ErrInUse, naming a holder.
+func (b *Backend) acquireDiskHold(ctx context.Context, id string, image *os.File, kind holdKind, shared bool) (*diskHold, error) {
+	deadline := time.Now().Add(holdPatience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		h, err := b.tryHold(id, image, kind, shared)
+		h, err := b.tryDiskHold(id, image, kind, shared)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, b.whyMissing(ctx, id)
+			return nil, b.errMissingDirectory(ctx, id)
 		}
 		if h != nil || err != nil {
 			return h, err
 		}
 		if time.Now().After(deadline) {
-			return nil, b.whoHolds(id, image)
+			return nil, b.errDiskInUse(id, image)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), b.whoHolds(id, image))
+			return nil, errors.Join(ctx.Err(), b.errDiskInUse(id, image))
 		case <-time.After(pause):
 		}
 	}
 }
 
-// tryHold returns nil without an error when another holds the image.
-func (b *Backend) tryHold(id string, image *os.File, kind holdKind, shared bool) (*diskHold, error) {
-	own, err := b.flockDisk(id, kind, shared)
+// tryDiskHold returns nil without an error when another holds the image.
+func (b *Backend) tryDiskHold(id string, image *os.File, kind holdKind, shared bool) (*diskHold, error) {
+	own, err := b.tryFlockDisk(id, kind, shared)
 	if own == nil || err != nil {
 		return nil, err
 	}
-	other, err := b.flockDisk(id, 1-kind, shared)
+	other, err := b.tryFlockDisk(id, 1-kind, shared)
 	if other == nil || err != nil {
 		own.Close()
 		return nil, err
 	}
 	other.Close()
-	if dev := loopOf(image, shared); dev != "" {
+	if dev := loopDeviceOf(image, shared); dev != "" {
 		own.Close()
 		return nil, nil
 	}
 	return &diskHold{own}, nil
 }
 
-// flockDisk opens and locks what one kind of holder locks; nil: another holds it.
-func (b *Backend) flockDisk(id string, kind holdKind, shared bool) (f *os.File, err error) {
+// tryFlockDisk opens and locks what one kind of holder locks; nil: another holds it.
+func (b *Backend) tryFlockDisk(id string, kind holdKind, shared bool) (f *os.File, err error) {
 	if kind == holdAttach {
 		f, err = beneath.OpenFile(b.volumes, imageName(id), os.O_RDONLY, 0)
 	} else {
 		f, err = openDirAt(b.volumes, id)
 	}
 	if err != nil {
-		return nil, sysErr(err)
+		return nil, translateError(err)
 	}
 	how := unix.LOCK_EX
 	if shared {
@@ -102,23 +102,23 @@ func (b *Backend) flockDisk(id string, kind holdKind, shared bool) (f *os.File, 
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, nil
 	}
-	return nil, sysErr(err)
+	return nil, translateError(err)
 }
 
-// whoHolds is the error for an image that is in use.
-func (b *Backend) whoHolds(id string, image *os.File) error {
+// errDiskInUse is the error for an image that is in use.
+func (b *Backend) errDiskInUse(id string, image *os.File) error {
 	if list, err := b.Attachments(context.Background(), id); err == nil && len(list) > 0 {
 		return errAttached(list[0], len(list) > 1)
 	}
-	if who := lockHolder(image); who != "" {
+	if who := describeLockHolder(image); who != "" {
 		return driver.Errorf(driver.ErrInUse, "in use by %s; stop it first", who)
 	}
-	if dev := loopOf(image, false); dev != "" {
+	if dev := loopDeviceOf(image, false); dev != "" {
 		return driver.Errorf(driver.ErrInUse, "in use by the loop device %s; unmount it first", dev)
 	}
 	if d, err := openDirAt(b.volumes, id); err == nil {
 		defer d.Close()
-		if who := lockHolder(d); who != "" {
+		if who := describeLockHolder(d); who != "" {
 			return driver.Errorf(driver.ErrInUse, "the files are in use by %s; try again when it is done", who)
 		}
 	}

@@ -20,19 +20,19 @@ type sharedDisk struct {
 	id       string
 	readOnly bool
 
-	ready chan struct{} // closed once the fields below are set, or err
-	err   error
-	image *os.File
-	side  *os.File // the log beside an image without one, else nil
-	hold  *diskHold
-	fs    *ext4.FS // in batch mode: who wants a change durable says so
+	ready   chan struct{} // closed once the fields below are set, or err
+	err     error
+	image   *os.File
+	sideLog *os.File // the log beside an image without one, else nil
+	hold    *diskHold
+	fs      *ext4.FS // in batch mode: who wants a change durable says so
 
 	refs   int           // guarded by Backend.mu; 0: it is being closed
 	closed chan struct{} // closed once it is
 
-	mu      sync.Mutex // guards what follows
-	count   *counter   // nil until the first change
-	charged int64      // of the change of ext4.Usage.FileBytes
+	mu           sync.Mutex // guards what follows
+	counter      *counter   // nil until the first change
+	chargedBytes int64      // of the change of ext4.Usage.FileBytes
 }
 
 type diskKey struct {
@@ -40,11 +40,11 @@ type diskKey struct {
 	readOnly bool
 }
 
-// useDisk returns a volume's file system, for a user that will call release. A reader
+// acquireDisk returns a volume's file system, for a user that will call release. A reader
 // shares that of a writer.
-func (b *Backend) useDisk(ctx context.Context, id string, readOnly bool) (*sharedDisk, error) {
+func (b *Backend) acquireDisk(ctx context.Context, id string, readOnly bool) (*sharedDisk, error) {
 	for {
-		d, first, err := b.findDisk(ctx, id, readOnly)
+		d, first, err := b.findOrAddDisk(ctx, id, readOnly)
 		if err != nil {
 			return nil, err
 		}
@@ -52,9 +52,9 @@ func (b *Backend) useDisk(ctx context.Context, id string, readOnly bool) (*share
 			continue
 		}
 		if first {
-			d.err = d.open(ctx)
+			d.err = d.openFileSystem(ctx)
 			if d.err != nil {
-				d.forget() // who comes now tries for himself
+				d.removeFromShared() // who comes now tries for himself
 			}
 			close(d.ready)
 			if d.err != nil {
@@ -78,9 +78,9 @@ func (b *Backend) useDisk(ctx context.Context, id string, readOnly bool) (*share
 	}
 }
 
-// findDisk returns a volume's file system with one more reference; first says that
+// findOrAddDisk returns a volume's file system with one more reference; first says that
 // the caller must open it. Nil: one was being closed, and is now.
-func (b *Backend) findDisk(ctx context.Context, id string, readOnly bool) (d *sharedDisk, first bool, err error) {
+func (b *Backend) findOrAddDisk(ctx context.Context, id string, readOnly bool) (d *sharedDisk, first bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -109,52 +109,52 @@ func (b *Backend) findDisk(ctx context.Context, id string, readOnly bool) (d *sh
 	return d, true, nil
 }
 
-func (d *sharedDisk) open(ctx context.Context) (err error) {
-	if d.image, err = d.b.openDisk(ctx, d.id, d.readOnly); err != nil {
+func (d *sharedDisk) openFileSystem(ctx context.Context) (err error) {
+	if d.image, err = d.b.openImage(ctx, d.id, d.readOnly); err != nil {
 		return err
 	}
-	if d.hold, err = d.b.holdDisk(ctx, d.id, d.image, holdFiles, d.readOnly); err != nil {
+	if d.hold, err = d.b.acquireDiskHold(ctx, d.id, d.image, holdFiles, d.readOnly); err != nil {
 		return err
 	}
 	if !d.readOnly {
-		d.b.settleSize(ctx, d.id, d.image)
+		d.b.completeGrowth(ctx, d.id, d.image)
 	}
 	d.fs, err = ext4.Open(d.b.host.imageFile(d.image), ext4.OpenOptions{
 		ReadOnly: d.readOnly, Batch: true, Discard: true, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()),
-		SideLog: func() (ext4.SideLog, error) { return d.openSide() },
+		SideLog: func() (ext4.SideLog, error) { return d.openSideLog() },
 	})
-	return diskErr(err)
+	return translateDiskError(err)
 }
 
-// openSide opens the log beside an image, which one has that is too small for a log in
+// openSideLog opens the log beside an image, which one has that is too small for a log in
 // it. It is made for a writer; others have none to look at unless a writer died.
-func (d *sharedDisk) openSide() (ext4.SideLog, error) {
-	if d.side != nil {
-		return d.b.host.imageFile(d.side), nil
+func (d *sharedDisk) openSideLog() (ext4.SideLog, error) {
+	if d.sideLog != nil {
+		return d.b.host.imageFile(d.sideLog), nil
 	}
 	st, err := d.image.Stat()
 	if err != nil {
 		return nil, err
 	}
-	create := !d.readOnly && st.Size() < maxBesides
-	f, err := d.b.openSideFile(d.id, d.readOnly, create)
+	create := !d.readOnly && st.Size() < maxSideLogged
+	f, err := d.b.openSideLogFile(d.id, d.readOnly, create)
 	if f == nil || err != nil {
 		return nil, err
 	}
-	d.side = f
+	d.sideLog = f
 	return d.b.host.imageFile(f), nil
 }
 
-// maxBesides is the size below which an image may be without a log of its own.
-const maxBesides = 16 << 20
+// maxSideLogged is the size below which an image may be without a log of its own.
+const maxSideLogged = 16 << 20
 
-// openSideFile opens the log beside an image; nil: there is none.
-func (b *Backend) openSideFile(id string, readOnly, create bool) (*os.File, error) {
+// openSideLogFile opens the log beside an image; nil: there is none.
+func (b *Backend) openSideLogFile(id string, readOnly, create bool) (*os.File, error) {
 	flag := os.O_RDWR
 	if readOnly {
 		flag = os.O_RDONLY
 	}
-	f, err := beneath.OpenFile(b.volumes, sideName(id), flag, 0)
+	f, err := beneath.OpenFile(b.volumes, sideLogName(id), flag, 0)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
@@ -166,22 +166,22 @@ func (b *Backend) openSideFile(id string, readOnly, create bool) (*os.File, erro
 		return nil, err
 	}
 	defer dir.Close()
-	f, err = beneath.OpenFile(dir, diskSide, flag|os.O_CREATE, 0o600)
+	f, err = beneath.OpenFile(dir, diskSideLog, flag|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	return f, b.host.syncFile(dir)
 }
 
-// settleSide brings what the log beside an image holds home, and completes a growth that
+// replaySideLog brings what the log beside an image holds home, and completes a growth that
 // was cut off, before anything else than ext4 uses the image.
-func (b *Backend) settleSide(ctx context.Context, id string) error {
-	st, err := beneath.Lstat(b.volumes, sideName(id))
+func (b *Backend) replaySideLog(ctx context.Context, id string) error {
+	st, err := beneath.Lstat(b.volumes, sideLogName(id))
 	beside := err == nil && st.Size > 0
-	if !beside && !b.growUnfinished(ctx, id) {
+	if !beside && !b.hasUnfinishedGrowth(ctx, id) {
 		return nil
 	}
-	d, err := b.useDisk(ctx, id, false)
+	d, err := b.acquireDisk(ctx, id, false)
 	if err == nil {
 		return d.release()
 	}
@@ -191,9 +191,9 @@ func (b *Backend) settleSide(ctx context.Context, id string) error {
 	return nil // what cannot be completed now is in order as it is
 }
 
-// growUnfinished reports whether a growth of an image began and did not end.
-func (b *Backend) growUnfinished(ctx context.Context, id string) bool {
-	f, err := b.openDisk(ctx, id, true)
+// hasUnfinishedGrowth reports whether a growth of an image began and did not end.
+func (b *Backend) hasUnfinishedGrowth(ctx context.Context, id string) bool {
+	f, err := b.openImage(ctx, id, true)
 	if err != nil {
 		return false
 	}
@@ -202,8 +202,8 @@ func (b *Backend) growUnfinished(ctx context.Context, id string) bool {
 	return began && err == nil
 }
 
-// retain adds a use to a file system that is in use.
-func (d *sharedDisk) retain() {
+// acquire adds a use to a file system that is in use.
+func (d *sharedDisk) acquire() {
 	d.b.mu.Lock()
 	defer d.b.mu.Unlock()
 	d.refs++
@@ -220,22 +220,22 @@ func (d *sharedDisk) release() error {
 	}
 	// Who wants it next waits until all is given back, and finds no one in his way.
 	defer func() {
-		d.forget()
+		d.removeFromShared()
 		close(d.closed)
 	}()
 	var err error
 	if d.fs != nil {
-		err = diskErr(d.fs.Close())
+		err = translateDiskError(d.fs.Close())
 	}
-	if d.count != nil {
-		d.charge()
+	if d.counter != nil {
+		d.updateCharge()
 		if err != nil {
-			d.count.page.store(offStale, 1) // changes were charged that may not have lasted
+			d.counter.page.store(offStale, 1) // changes were charged that may not have lasted
 		}
-		d.count.release()
+		d.counter.release()
 	}
-	if d.side != nil {
-		d.side.Close()
+	if d.sideLog != nil {
+		d.sideLog.Close()
 	}
 	if d.hold != nil {
 		d.hold.release()
@@ -246,8 +246,8 @@ func (d *sharedDisk) release() error {
 	return err
 }
 
-// forget takes the file system out of those that others share.
-func (d *sharedDisk) forget() {
+// removeFromShared takes the file system out of those that others share.
+func (d *sharedDisk) removeFromShared() {
 	d.b.mu.Lock()
 	defer d.b.mu.Unlock()
 	if key := (diskKey{d.id, d.readOnly}); d.b.disks[key] == d {
@@ -255,45 +255,45 @@ func (d *sharedDisk) forget() {
 	}
 }
 
-// gone reports whether the volume has been removed: its image has no name left.
-func (d *sharedDisk) gone() bool {
+// isRemoved reports whether the volume has been removed: its image has no name left.
+func (d *sharedDisk) isRemoved() bool {
 	var st unix.Stat_t
 	return unix.Fstat(int(d.image.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// startChange takes the volume's counter at the first change, and notes each. The files of
+// beginChange takes the volume's counter at the first change, and notes each. The files of
 // a disk are changed under the hold on its directory, not under locks of the page.
-func (d *sharedDisk) startChange(ctx context.Context) error {
+func (d *sharedDisk) beginChange(ctx context.Context) error {
 	d.mu.Lock()
-	c := d.count
+	c := d.counter
 	d.mu.Unlock()
 	if c != nil {
-		c.used()
+		c.touchLastUse()
 		return nil
 	}
-	c, err := d.b.useCounter(ctx, d.id)
+	c, err := d.b.acquireCounter(ctx, d.id)
 	if err != nil {
 		return err
 	}
-	c.used()
+	c.touchLastUse()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.count != nil {
+	if d.counter != nil {
 		c.release()
 		return nil
 	}
-	d.count = c
+	d.counter = c
 	return nil
 }
 
-// charge brings the counter to what the image holds.
-func (d *sharedDisk) charge() {
+// updateCharge brings the counter to what the image holds.
+func (d *sharedDisk) updateCharge() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.count == nil {
+	if d.counter == nil {
 		return
 	}
 	now := d.fs.Usage().FileBytes
-	d.count.page.add(now - d.charged)
-	d.charged = now
+	d.counter.page.addBytes(now - d.chargedBytes)
+	d.chargedBytes = now
 }

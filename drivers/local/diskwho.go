@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopOf returns a loop device that has an image, if one has: then it is mounted, or
+// loopDeviceOf returns a loop device that has an image, if one has: then it is mounted, or
 // may be at any time, whoever did it. Beside readers only those that write count.
-func loopOf(image *os.File, reading bool) string {
+func loopDeviceOf(image *os.File, reading bool) string {
 	for _, d := range loop.Of(image) {
 		if !reading || !d.ReadOnly {
 			return d.Name
@@ -21,10 +21,10 @@ func loopOf(image *os.File, reading bool) string {
 	return ""
 }
 
-// lockHolder names a process that holds a lock on a file. /proc/locks has a line for
+// describeLockHolder names a process that holds a lock on a file. /proc/locks has a line for
 // each lock: its number, kind, ADVISORY, READ or WRITE, pid, and device:inode. The pid is
 // of who took it; when that has died, the lock is held by others that have inherited it.
-func lockHolder(f *os.File) string {
+func describeLockHolder(f *os.File) string {
 	var st unix.Stat_t
 	if unix.Fstat(int(f.Fd()), &st) != nil {
 		return ""
@@ -40,21 +40,21 @@ func lockHolder(f *os.File) string {
 		if w[4] == fmt.Sprint(os.Getpid()) {
 			return "this process"
 		}
-		if name := processName(w[4]); name != "" {
+		if name := describeProcess(w[4]); name != "" {
 			return name
 		}
 	}
 	if !found {
 		return ""
 	}
-	if heir := lockHeir(filepath.Base(f.Name()), &st); heir != "" {
+	if heir := describeLockHeir(filepath.Base(f.Name()), &st); heir != "" {
 		return heir
 	}
 	return "a process that cannot be seen from here"
 }
 
-// processName describes a live process.
-func processName(pid string) string {
+// describeProcess describes a live process.
+func describeProcess(pid string) string {
 	comm, err := os.ReadFile("/proc/" + pid + "/comm")
 	if err != nil {
 		return ""
@@ -62,9 +62,9 @@ func processName(pid string) string {
 	return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
 }
 
-// lockHeir looks for a process that has inherited a lock on a file: it has the file
+// describeLockHeir looks for a process that has inherited a lock on a file: it has the file
 // open, and the kernel shows the lock beside it.
-func lockHeir(name string, st *unix.Stat_t) string {
+func describeLockHeir(name string, st *unix.Stat_t) string {
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*") // the pattern is well-formed
 	for _, p := range fds {
 		// First by name: on some file systems even a look at a file can take for ever.
@@ -78,7 +78,7 @@ func lockHeir(name string, st *unix.Stat_t) string {
 		w := strings.Split(p, "/") // "", proc, PID, fd, N
 		info, _ := os.ReadFile("/proc/" + w[2] + "/fdinfo/" + w[4])
 		if strings.Contains(string(info), "FLOCK") {
-			if name := processName(w[2]); name != "" {
+			if name := describeProcess(w[2]); name != "" {
 				return name
 			}
 		}

@@ -35,7 +35,7 @@ func (b *Backend) shareDraft(ctx context.Context, id string) error {
 	}
 	// After the changes under way, which do not lock the page. Locks are taken in the order in
 	// which changes take them.
-	for _, m := range append([]ctxMutex{c.names}, c.files[:]...) {
+	for _, m := range append([]ctxMutex{c.namesLock}, c.fileLocks[:]...) {
 		if err := m.lock(ctx); err != nil {
 			return fmt.Errorf("waiting for a write to the draft: %w", err)
 		}
@@ -45,57 +45,57 @@ func (b *Backend) shareDraft(ctx context.Context, id string) error {
 	return nil
 }
 
-// makesDraft notes that this process makes a draft, which nobody else finds.
-func (b *Backend) makesDraft(id string) {
+// registerDraft notes that this process makes a draft, which nobody else finds.
+func (b *Backend) registerDraft(id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.drafts[id] = true
 }
 
-// endDraft forgets a draft that has become a volume, or was removed.
-func (b *Backend) endDraft(id string) {
+// forgetDraft forgets a draft that has become a volume, or was removed.
+func (b *Backend) forgetDraft(id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.drafts, id)
 }
 
-// refuseDraft returns an error for a draft of another process.
-func (b *Backend) refuseDraft(info *driver.Info) error {
+// refuseForeignDraft returns an error for a draft of another process.
+func (b *Backend) refuseForeignDraft(info *driver.Info) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if _, own := b.drafts[info.ID]; !own && info.State == driver.StateCreating {
-		return errNoVolume()
+		return errNoSuchVolume()
 	}
 	return nil
 }
 
-// errShared says that a volume is no longer a draft.
-var errShared = errors.New("no longer a draft")
+// errDraftShared says that a volume is no longer a draft.
+var errDraftShared = errors.New("no longer a draft")
 
-// isSmall reports whether a file can be written by writeDraft.
-func isSmall(r io.Reader, opts driver.WriteOptions) bool {
+// isSmallWrite reports whether a file can be written by writeDraftFile.
+func isSmallWrite(r io.Reader, opts driver.WriteOptions) bool {
 	_, file := r.(*os.File) // whose content the kernel copies
 	return !file && opts.NextData == nil && opts.Size <= bufferSize
 }
 
-// writeDraft is replace for a new, small file of a draft: read first, and then made under
+// writeDraftFile is replace for a new, small file of a draft: read first, and then made under
 // its name in one change. All else it leaves to replace.
-func (f *fileSystem) writeDraft(ctx context.Context, c *counter, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	if c.wouldFit(opts.Size) != nil {
-		return f.replace(ctx, c, name, r, opts) // it may replace one that is as large
+func (f *volumeFS) writeDraftFile(ctx context.Context, c *counter, name string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	if c.admitBytes(opts.Size) != nil {
+		return f.writeThroughTemp(ctx, c, name, r, opts) // it may replace one that is as large
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	n, err := readUntil(ctx, r, *buf)
+	n, err := fillBuffer(ctx, r, *buf)
 	if err == nil {
-		return f.replace(ctx, c, name, io.MultiReader(bytes.NewReader((*buf)[:n]), r), opts)
+		return f.writeThroughTemp(ctx, c, name, io.MultiReader(bytes.NewReader((*buf)[:n]), r), opts)
 	}
 	if err != io.EOF {
 		return 0, err
 	}
-	err = f.createSmall(ctx, c, name, (*buf)[:n], opts)
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, driver.ErrQuota) || errors.Is(err, errShared) {
-		return f.replace(ctx, c, name, bytes.NewReader((*buf)[:n]), opts)
+	err = f.createDraftFile(ctx, c, name, (*buf)[:n], opts)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, driver.ErrQuota) || errors.Is(err, errDraftShared) {
+		return f.writeThroughTemp(ctx, c, name, bytes.NewReader((*buf)[:n]), opts)
 	}
 	if err != nil {
 		return 0, err
@@ -103,9 +103,9 @@ func (f *fileSystem) writeDraft(ctx context.Context, c *counter, name string, r 
 	return int64(n), nil
 }
 
-// readUntil fills buf. An error, which may be io.EOF, means that r yielded no more than the
+// fillBuffer fills buf. An error, which may be io.EOF, means that r yielded no more than the
 // n bytes.
-func readUntil(ctx context.Context, r io.Reader, buf []byte) (n int, err error) {
+func fillBuffer(ctx context.Context, r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		if err := ctx.Err(); err != nil {
 			return n, err
@@ -117,52 +117,52 @@ func readUntil(ctx context.Context, r io.Reader, buf []byte) (n int, err error) 
 	return n, err
 }
 
-// createSmall makes a file of a draft. It is charged and complete before anyone else gets
+// createDraftFile makes a file of a draft. It is charged and complete before anyone else gets
 // the lock, so a measurement sees all of it or nothing.
-func (f *fileSystem) createSmall(ctx context.Context, c *counter, name string, data []byte, opts driver.WriteOptions) error {
-	to, err := f.find(name)
+func (f *volumeFS) createDraftFile(ctx context.Context, c *counter, name string, data []byte, opts driver.WriteOptions) error {
+	to, err := f.resolve(name)
 	if err != nil {
 		return err
 	}
-	defer to.close()
+	defer to.release()
 	m := opts.Meta
 	if m == nil {
-		m = &driver.FileMeta{Mode: createMode(opts.Mode), UID: -1, GID: -1}
+		m = &driver.FileMeta{Mode: modeOrDefault(opts.Mode), UID: -1, GID: -1}
 	}
 	size := int64(len(data))
-	return c.changeNames(ctx, func() error {
+	return c.withNamesLock(ctx, func() error {
 		if !c.draft.Load() {
-			return errShared
+			return errDraftShared
 		}
-		if err := c.page.reserve(size); err != nil {
+		if err := c.page.reserveBytes(size); err != nil {
 			return err
 		}
-		err := c.page.charging(entryTally(to.base), func() error { return writeNew(c, to, data, m) })
+		err := c.page.withCharge(entryTally(to.name), func() error { return createAndWrite(c, to, data, m) })
 		if err != nil {
-			c.page.add(-size)
+			c.page.addBytes(-size)
 		}
 		return err
 	})
 }
 
-// writeNew makes a file with that content and metadata, or nothing.
-func writeNew(c *counter, to place, data []byte, m *driver.FileMeta) error {
+// createAndWrite makes a file with that content and metadata, or nothing.
+func createAndWrite(c *counter, to resolved, data []byte, m *driver.FileMeta) error {
 	var fd int
-	err := c.b.host.mutate("create", to.base, func() (err error) {
-		fd, err = unix.Openat(to.fd(), to.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	err := c.b.host.mutate("create", to.name, func() (err error) {
+		fd, err = unix.Openat(to.parentFD(), to.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = c.b.host.faults.Do("write", to.base, func() error { return writeAll(fd, data) })
+	err = c.b.host.faults.Do("write", to.name, func() error { return writeAll(fd, data) })
 	if err == nil {
-		err = c.b.host.setMeta(to, fd, m)
+		err = c.b.host.setMetadata(to, fd, m)
 	}
 	if cerr := unix.Close(fd); err == nil && cerr != unix.EINTR {
 		err = cerr // a network file system reports a failed write here
 	}
-	if err != nil && c.b.host.unlink(to.dir, to.base, nil) != nil {
+	if err != nil && c.b.host.unlink(to.parent, to.name, nil) != nil {
 		c.page.store(offStale, 1) // what stays is not charged
 	}
 	return err
@@ -182,47 +182,47 @@ func writeAll(fd int, data []byte) error {
 	return nil
 }
 
-// keptDir is a directory of a draft that stays open: the next file mostly is beside the last.
-type keptDir struct {
+// cachedDir is a directory of a draft that stays open: the next file mostly is beside the last.
+type cachedDir struct {
 	path  string
 	dir   *os.File
 	moves uint64 // of the counter, before the path was resolved
 
-	refs atomic.Int32 // operations under way, and fileSystem.kept
+	refs atomic.Int32 // operations under way, and volumeFS.kept
 }
 
-func (k *keptDir) release() {
+func (k *cachedDir) release() {
 	if k != nil && k.refs.Add(-1) == 0 {
 		k.dir.Close()
 	}
 }
 
-// moved notes that paths may lead elsewhere now: a name was taken away or given to
+// invalidateCachedDirs notes that paths may lead elsewhere now: a name was taken away or given to
 // something else.
-func (c *counter) moved() { c.moves.Add(1) }
+func (c *counter) invalidateCachedDirs() { c.moveCount.Add(1) }
 
-// findInDraft is find that keeps the directory open.
-func (f *fileSystem) findInDraft(c *counter, dir, base string) (place, error) {
-	moves := c.moves.Load()
+// resolveInDraft is find that keeps the directory open.
+func (f *volumeFS) resolveInDraft(c *counter, dir, base string) (resolved, error) {
+	moves := c.moveCount.Load()
 	f.mu.Lock()
-	k := f.kept
+	k := f.cachedDir
 	hit := k != nil && k.path == dir && k.moves == moves
 	if hit {
 		k.refs.Add(1)
 	}
 	f.mu.Unlock()
 	if !hit {
-		d, err := beneath.OpenWithin(f.root, f.dir, dir)
+		d, err := beneath.OpenWithin(f.root, f.dataDir, dir)
 		if err != nil {
-			return place{}, err
+			return resolved{}, err
 		}
-		k = &keptDir{path: dir, dir: d, moves: moves}
+		k = &cachedDir{path: dir, dir: d, moves: moves}
 		k.refs.Store(2)
 		f.mu.Lock()
-		old := f.kept
-		f.kept = k
+		old := f.cachedDir
+		f.cachedDir = k
 		f.mu.Unlock()
 		old.release()
 	}
-	return place{dir: k.dir, base: base, kept: k}, nil
+	return resolved{parent: k.dir, name: base, cached: k}, nil
 }

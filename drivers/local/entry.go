@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// entryOf turns what stat(2) tells into an Entry.
-func entryOf(name string, st *unix.Stat_t) driver.Entry {
+// entryOfStat turns what stat(2) tells into an Entry.
+func entryOfStat(name string, st *unix.Stat_t) driver.Entry {
 	return driver.Entry{
 		Name:      name,
 		Mode:      filemode.Go(uint32(st.Mode)),
@@ -28,7 +28,7 @@ func entryOf(name string, st *unix.Stat_t) driver.Entry {
 	}
 }
 
-// entryOfInfo is entryOf for what os.Root returns.
+// entryOfInfo is entryOfStat for what os.Root returns.
 func entryOfInfo(name string, info fs.FileInfo) driver.Entry {
-	return entryOf(name, unixStat(info.Sys().(*syscall.Stat_t)))
+	return entryOfStat(name, toUnixStat(info.Sys().(*syscall.Stat_t)))
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// pathEscapes is the error with which os.Root refuses to leave its directory. The
+// errPathEscapes is the error with which os.Root refuses to leave its directory. The
 // os package does not export it, so it is taken from a call that must be refused.
-var pathEscapes = sync.OnceValue(func() error {
+var errPathEscapes = sync.OnceValue(func() error {
 	r, err := os.OpenRoot("/")
 	if err != nil {
 		return nil
@@ -26,23 +26,23 @@ var pathEscapes = sync.OnceValue(func() error {
 	return nil
 })
 
-// homeErr is sysErr for the errors of making and opening a home, which keeps what the
+// translateHomeError is translateError for the errors of making and opening a home, which keeps what the
 // system said: a part of the home's path may be what is wrong.
-func homeErr(err error) error {
-	kind := sysErr(err)
+func translateHomeError(err error) error {
+	kind := translateError(err)
 	if errors.As(err, new(syscall.Errno)) && !errors.As(kind, new(syscall.Errno)) && kind != err {
 		return driver.Errorf(kind, "%v", err)
 	}
 	return kind
 }
 
-// sysErr turns what the operating system, os.Root or SQLite returned into an error
+// translateError turns what the operating system, os.Root or SQLite returned into an error
 // that matches a sentinel of driver. Errors that do so already stay as they are.
-func sysErr(err error) error {
+func translateError(err error) error {
 	if err == nil {
 		return nil
 	}
-	if e := pathEscapes(); e != nil && errors.Is(err, e) {
+	if e := errPathEscapes(); e != nil && errors.Is(err, e) {
 		return driver.Errorf(driver.ErrPathEscape, "a symbolic link on the way leads out of the volume")
 	}
 	var errno syscall.Errno

@@ -24,7 +24,7 @@ import (
 
 // A step is one operation whose every system call and SQL statement is made to fail,
 // and before and after each of which the process is killed.
-type step struct {
+type kernelCopyStep struct {
 	name  string
 	setup func(ctx context.Context, s *vole.Store) error
 	op    func(ctx context.Context, s *vole.Store) error
@@ -59,8 +59,8 @@ func withTree(ctx context.Context, s *vole.Store) error {
 }
 
 // onFS is a step on the files of the volume of withTree.
-func onFS(name string, op func(ctx context.Context, f *vole.FS) error) step {
-	return step{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
+func onFS(name string, op func(ctx context.Context, f *vole.FS) error) kernelCopyStep {
+	return kernelCopyStep{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
 		v, err := s.Get(ctx, "v")
 		if err != nil {
 			return err
@@ -73,8 +73,8 @@ func onFS(name string, op func(ctx context.Context, f *vole.FS) error) step {
 	}}
 }
 
-func onVolume(name string, op func(ctx context.Context, v *vole.Volume) error) step {
-	return step{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
+func onVolume(name string, op func(ctx context.Context, v *vole.Volume) error) kernelCopyStep {
+	return kernelCopyStep{name: name, setup: withTree, op: func(ctx context.Context, s *vole.Store) error {
 		v, err := s.Get(ctx, "v")
 		if err != nil {
 			return err
@@ -83,7 +83,7 @@ func onVolume(name string, op func(ctx context.Context, v *vole.Volume) error) s
 	}}
 }
 
-func loose(s step) step {
+func loose(s kernelCopyStep) kernelCopyStep {
 	s.loose = true
 	return s
 }
@@ -119,17 +119,17 @@ func fillDisk(ctx context.Context, s *vole.Store, size vole.Size) error {
 }
 
 // onDisk makes a step one on the disk volume of withDisk.
-func onDisk(s step) step {
+func onDisk(s kernelCopyStep) kernelCopyStep {
 	s.name, s.setup = "disk: "+s.name, withDisk
 	return s
 }
 
-func onTinyDisk(s step) step {
+func onTinyDisk(s kernelCopyStep) kernelCopyStep {
 	s.name, s.setup = "tiny disk: "+s.name, withTinyDisk
 	return s
 }
 
-var steps = []step{
+var steps = []kernelCopyStep{
 	onTinyDisk(onVolume("grow", func(ctx context.Context, v *vole.Volume) error {
 		return v.Update(ctx, vole.Update{Capacity: 20 * vole.MiB})
 	})),
@@ -339,7 +339,7 @@ func openFaulty(ctx context.Context, home string, faults *fault.Injector) (*vole
 }
 
 // setUp makes a home in which the step can run.
-func (st step) setUp(t *testing.T) (home string) {
+func (st kernelCopyStep) setUp(t *testing.T) (home string) {
 	t.Helper()
 	home = filepath.Join(t.TempDir(), "template")
 	s, err := vole.Open(t.Context(), vole.Options{Home: home})
@@ -356,7 +356,7 @@ func (st step) setUp(t *testing.T) (home string) {
 }
 
 // run runs the step on a home that is set up, with the hook in place of each operation.
-func (st step) run(ctx context.Context, home string, hook fault.Hook) error {
+func (st kernelCopyStep) run(ctx context.Context, home string, hook fault.Hook) error {
 	faults := &fault.Injector{}
 	s, err := openFaulty(ctx, home, faults)
 	if err != nil {
@@ -369,7 +369,7 @@ func (st step) run(ctx context.Context, home string, hook fault.Hook) error {
 
 // prepare returns a home that is set up for a step, the states before and after the step,
 // and how many operations of it can fail.
-func prepare(t *testing.T, st step) (template string, before, after map[string]string, faults int) {
+func prepare(t *testing.T, st kernelCopyStep) (template string, before, after map[string]string, faults int) {
 	t.Helper()
 	template = st.setUp(t)
 	home := copyHome(t, template)
@@ -389,7 +389,7 @@ func prepare(t *testing.T, st step) (template string, before, after map[string]s
 }
 
 // judge checks what a step left: with success what it says, otherwise that or nothing.
-func judge(t *testing.T, what string, home string, st step, before, after map[string]string, succeeded bool) {
+func judge(t *testing.T, what string, home string, st kernelCopyStep, before, after map[string]string, succeeded bool) {
 	t.Helper()
 	failed := t.Failed()
 	got := state(t, home, st.loose)
@@ -434,7 +434,7 @@ func TestEveryFault(t *testing.T) {
 }
 
 // failAt runs a step on a copy of template, its nth operation failing.
-func failAt(t *testing.T, st step, template string, before, after map[string]string, nth int64, errno syscall.Errno) {
+func failAt(t *testing.T, st kernelCopyStep, template string, before, after map[string]string, nth int64, errno syscall.Errno) {
 	home := copyHome(t, template)
 	var n atomic.Int64
 	var where string

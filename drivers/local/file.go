@@ -13,17 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file implements driver.File.
-type file struct {
-	b      *Backend
-	fd     int      // what reads use: f, or the file itself
-	f      *os.File // nil: opened by OpenEntry, for reading only
-	name   string
-	key    inodeKey
-	batch  bool
-	write  bool
-	append bool
-	count  *counter // of a file open for writing, else nil
+// handle implements driver.File.
+type handle struct {
+	b          *Backend
+	fd         int      // what reads use: f, or the file itself
+	file       *os.File // nil: opened by OpenEntry, for reading only
+	name       string
+	key        inodeKey
+	batch      bool
+	canWrite   bool
+	appendOnly bool
+	counter    *counter // of a file open for writing, else nil
 
 	dirty atomic.Bool // written since the last sync
 
@@ -32,7 +32,7 @@ type file struct {
 	closed bool
 }
 
-func (h *file) enter(ctx context.Context) error {
+func (h *handle) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (h *file) enter(ctx context.Context) error {
 	return nil
 }
 
-func (h *file) done() {
+func (h *handle) done() {
 	h.mu.Lock()
 	h.refs--
 	last := h.closed && h.refs == 0
@@ -56,27 +56,27 @@ func (h *file) done() {
 }
 
 // end gives everything back, once the file is closed and nothing is under way.
-func (h *file) end() {
-	if h.count != nil {
-		h.count.release()
+func (h *handle) end() {
+	if h.counter != nil {
+		h.counter.release()
 	}
-	h.b.closeInode(h.key)
+	h.b.releaseInode(h.key)
 	h.closeDescriptor()
 	h.b.unregister(h)
 }
 
-func (h *file) closeDescriptor() {
-	if h.f == nil {
+func (h *handle) closeDescriptor() {
+	if h.file == nil {
 		unix.Close(h.fd)
 		return
 	}
-	h.f.Close()
+	h.file.Close()
 }
 
 // Close implements driver.File.
-func (h *file) Close() error { return h.closeWith(context.Background()) }
+func (h *handle) Close() error { return h.closeWith(context.Background()) }
 
-func (h *file) closeWith(context.Context) error {
+func (h *handle) closeWith(context.Context) error {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
@@ -87,13 +87,13 @@ func (h *file) closeWith(context.Context) error {
 	h.mu.Unlock()
 	defer h.done()
 	if !h.batch && h.dirty.Swap(false) {
-		return sysErr(h.b.host.syncFile(h.f))
+		return translateError(h.b.host.syncFile(h.file))
 	}
 	return nil
 }
 
 // ReadAt implements driver.File.
-func (h *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	if err := h.enter(ctx); err != nil {
 		return 0, err
 	}
@@ -107,7 +107,7 @@ func (h *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 	n, err := preadFull(h.fd, p, off)
 	if err != nil && err != io.EOF {
-		err = sysErr(err)
+		err = translateError(err)
 	}
 	return n, err
 }
@@ -132,71 +132,71 @@ func preadFull(fd int, p []byte, off int64) (n int, err error) {
 // maxPread is the most that one system call is asked for: some systems refuse 2 GiB.
 const maxPread = 1 << 30
 
-// change runs a change of the file's contents under its lock, given its state.
-func (h *file) change(ctx context.Context, fn func(st *unix.Stat_t) error) error {
+// changeContent runs a change of the file's contents under its lock, given its state.
+func (h *handle) changeContent(ctx context.Context, fn func(st *unix.Stat_t) error) error {
 	if err := h.enter(ctx); err != nil {
 		return err
 	}
 	defer h.done()
-	if !h.write {
+	if !h.canWrite {
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
 	}
-	return h.count.changeFile(ctx, h.key.ino, func() error {
+	return h.counter.withFileLock(ctx, h.key.ino, func() error {
 		var st unix.Stat_t
-		if err := unix.Fstat(int(h.f.Fd()), &st); err != nil {
-			return sysErr(err)
+		if err := unix.Fstat(int(h.file.Fd()), &st); err != nil {
+			return translateError(err)
 		}
 		h.dirty.Store(true)
 		err := fn(&st)
 		if st.Nlink == 0 {
-			if now, serr := h.f.Stat(); serr == nil {
-				h.count.grewNameless(h.key.ino, now.Size()-st.Size)
+			if now, serr := h.file.Stat(); serr == nil {
+				h.counter.chargeNamelessGrowth(h.key.ino, now.Size()-st.Size)
 			}
 		}
 		return err
 	})
 }
 
-// grow runs a write that takes the file from size to at least end, charged before.
+// growReserved runs a write that takes the file from size to at least end, charged before.
 // When the write falls short, what is too much is given back.
-func (h *file) grow(size, end int64, write func() error) error {
+func (h *handle) growReserved(size, end int64, write func() error) error {
 	more := max(0, end-size)
-	if err := h.count.page.reserve(more); err != nil {
+	if err := h.counter.page.reserveBytes(more); err != nil {
 		return err
 	}
-	err := sysErr(write())
+	err := translateError(write())
 	if err != nil && more > 0 {
-		if st, serr := h.f.Stat(); serr == nil {
-			h.count.page.add(max(size, st.Size()) - size - more)
+		if st, serr := h.file.Stat(); serr == nil {
+			h.counter.page.addBytes(max(size, st.Size()) - size - more)
 		}
 	}
 	return err
 }
 
 // WriteAt implements driver.File.
-func (h *file) WriteAt(ctx context.Context, p []byte, off int64) (n int, err error) {
-	err = h.change(ctx, func(st *unix.Stat_t) error {
-		if h.append {
+func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (n int, err error) {
+	err = h.changeContent(ctx, func(st *unix.Stat_t) error {
+		if h.appendOnly {
 			return driver.Errorf(driver.ErrInvalid, "the file is open for appending only")
 		}
 		if len(p) == 0 {
 			return nil
 		}
-		n, err = h.writeAt(st.Size, p, off)
+		n, err = h.writeReserved(st.Size, p, off)
 		return err
 	})
 	return n, err
 }
 
-func (h *file) writeAt(size int64, p []byte, off int64) (n int, err error) {
+func (h *handle) writeReserved(size int64, p []byte, off int64) (n int, err error) {
 	end := off + int64(len(p))
 	if end < off {
 		return 0, driver.Errorf(driver.ErrInvalid, "a write at %d would end beyond the largest file", off)
 	}
-	err = h.grow(size, end, func() error {
+	err = h.growReserved(size, end, func() error {
 		return h.b.host.faults.Do("write", h.name, func() error {
 			var err error
-			n, err = h.f.WriteAt(p, off)
+			n, err = h.file.WriteAt(p, off)
 			return err
 		})
 	})
@@ -204,15 +204,15 @@ func (h *file) writeAt(size int64, p []byte, off int64) (n int, err error) {
 }
 
 // Append implements driver.File.
-func (h *file) Append(ctx context.Context, p []byte) (off int64, err error) {
-	err = h.change(ctx, func(st *unix.Stat_t) error {
+func (h *handle) Append(ctx context.Context, p []byte) (off int64, err error) {
+	err = h.changeContent(ctx, func(st *unix.Stat_t) error {
 		off = st.Size
 		if len(p) == 0 {
 			return nil
 		}
-		if _, err := h.writeAt(st.Size, p, off); err != nil {
+		if _, err := h.writeReserved(st.Size, p, off); err != nil {
 			// In one step means that no part of it stays.
-			return errors.Join(err, sysErr(h.cut(st.Size)))
+			return errors.Join(err, translateError(h.truncateBack(st.Size)))
 		}
 		return nil
 	})
@@ -222,26 +222,26 @@ func (h *file) Append(ctx context.Context, p []byte) (off int64, err error) {
 	return off, nil
 }
 
-// cut takes the file back to a size it had before a write failed.
-func (h *file) cut(size int64) error {
-	st, err := h.f.Stat()
+// truncateBack takes the file back to a size it had before a write failed.
+func (h *handle) truncateBack(size int64) error {
+	st, err := h.file.Stat()
 	if err != nil || st.Size() <= size {
 		return err
 	}
-	if err := h.f.Truncate(size); err != nil {
+	if err := h.file.Truncate(size); err != nil {
 		return err
 	}
-	h.count.page.add(size - st.Size())
+	h.counter.page.addBytes(size - st.Size())
 	return nil
 }
 
 // Truncate implements driver.File.
-func (h *file) Truncate(ctx context.Context, size int64) error {
-	return h.change(ctx, func(st *unix.Stat_t) error {
-		return h.grow(st.Size, size, func() error {
-			err := h.b.host.faults.Do("truncate", h.name, func() error { return h.f.Truncate(size) })
+func (h *handle) Truncate(ctx context.Context, size int64) error {
+	return h.changeContent(ctx, func(st *unix.Stat_t) error {
+		return h.growReserved(st.Size, size, func() error {
+			err := h.b.host.faults.Do("truncate", h.name, func() error { return h.file.Truncate(size) })
 			if err == nil && size < st.Size {
-				h.count.page.add(size - st.Size)
+				h.counter.page.addBytes(size - st.Size)
 			}
 			return err
 		})
@@ -249,17 +249,17 @@ func (h *file) Truncate(ctx context.Context, size int64) error {
 }
 
 // PunchHole implements driver.File.
-func (h *file) PunchHole(ctx context.Context, off, length int64) error {
-	return h.change(ctx, func(st *unix.Stat_t) error {
+func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
+	return h.changeContent(ctx, func(st *unix.Stat_t) error {
 		length = min(length, st.Size-off)
 		if length <= 0 {
 			return nil
 		}
-		err := h.b.host.faults.Do("punch", h.name, func() error { return punch(h.f, off, length) })
+		err := h.b.host.faults.Do("punch", h.name, func() error { return punchHole(h.file, off, length) })
 		if errors.Is(err, unix.ENOTSUP) {
-			err = writeZeros(h.f, off, length)
+			err = writeZeros(h.file, off, length)
 		}
-		return sysErr(err)
+		return translateError(err)
 	})
 }
 
@@ -276,20 +276,20 @@ func writeZeros(f *os.File, off, length int64) error {
 }
 
 // NextData implements driver.File.
-func (h *file) NextData(ctx context.Context, off int64) (start, end int64, err error) {
+func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
 	if err := h.enter(ctx); err != nil {
 		return 0, 0, err
 	}
 	defer h.done()
-	start, end, err = nextData(h.fd, off)
+	start, end, err = findNextData(h.fd, off)
 	if err != nil && err != io.EOF {
-		err = sysErr(err)
+		err = translateError(err)
 	}
 	return start, end, err
 }
 
-// nextData finds data by lseek(2). Nothing else uses the offset of the open file.
-func nextData(fd int, off int64) (start, end int64, err error) {
+// findNextData finds data by lseek(2). Nothing else uses the offset of the open file.
+func findNextData(fd int, off int64) (start, end int64, err error) {
 	start, err = unix.Seek(fd, off, seekData)
 	if errors.Is(err, unix.ENXIO) {
 		return 0, 0, io.EOF
@@ -312,20 +312,20 @@ func nextData(fd int, off int64) (start, end int64, err error) {
 }
 
 // Stat implements driver.File.
-func (h *file) Stat(ctx context.Context) (driver.Entry, error) {
+func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
 	if err := h.enter(ctx); err != nil {
 		return driver.Entry{}, err
 	}
 	defer h.done()
 	var st unix.Stat_t
 	if err := unix.Fstat(h.fd, &st); err != nil {
-		return driver.Entry{}, sysErr(err)
+		return driver.Entry{}, translateError(err)
 	}
-	return entryOf(h.name, &st), nil
+	return entryOfStat(h.name, &st), nil
 }
 
 // Sync implements driver.File.
-func (h *file) Sync(ctx context.Context) error {
+func (h *handle) Sync(ctx context.Context) error {
 	if err := h.enter(ctx); err != nil {
 		return err
 	}
@@ -333,9 +333,9 @@ func (h *file) Sync(ctx context.Context) error {
 	if !h.dirty.Swap(false) {
 		return nil
 	}
-	err := h.b.host.syncFile(h.f)
+	err := h.b.host.syncFile(h.file)
 	if err != nil {
 		h.dirty.Store(true)
 	}
-	return sysErr(err)
+	return translateError(err)
 }

@@ -30,16 +30,16 @@ const overflowUID = 65534
 // CheckOwner returns the error with which Open would refuse a home for its owner, or because
 // it is not there.
 func CheckOwner(home string, foreign bool) error {
-	dir, err := openHome(home, false, foreign)
+	dir, err := openHomeDir(home, false, foreign)
 	if err != nil {
 		return err
 	}
 	return dir.Close()
 }
 
-// openHome opens the directory of a home, making it if makeIt. ErrPermission: it belongs
+// openHomeDir opens the directory of a home, making it if makeIt. ErrPermission: it belongs
 // to another user, unless foreign.
-func openHome(home string, makeIt, foreign bool) (*os.File, error) {
+func openHomeDir(home string, makeIt, foreign bool) (*os.File, error) {
 	if makeIt {
 		if err := mkdirAllDurable(home); err != nil {
 			return nil, err
@@ -79,9 +79,9 @@ func ownerName(uid uint32) string {
 	return "user " + n
 }
 
-// checkPart refuses a part of a home that is not what it should be, or that neither this
+// checkHomePart refuses a part of a home that is not what it should be, or that neither this
 // user nor root has made: then the home was open to others. One that is missing is none.
-func (b *Backend) checkPart(name string) error {
+func (b *Backend) checkHomePart(name string) error {
 	st, err := beneath.Lstat(b.dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -100,18 +100,18 @@ func (b *Backend) checkPart(name string) error {
 	return driver.Errorf(driver.ErrPermission, "%s in the home belongs to %s; to use it all the same, say --foreign-home (Options.ForeignHome)", name, ownerName(st.Uid))
 }
 
-// openParts opens the directories of a home, and looks at those that are opened later:
+// openHomeParts opens the directories of a home, and looks at those that are opened later:
 // none may be a link.
-func (b *Backend) openParts() (err error) {
+func (b *Backend) openHomeParts() (err error) {
 	// The log of the catalog is as good as the catalog: what is in it takes its place.
 	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm", catalogName + "-journal", "volumes", "locks", "lost+found", "sandboxes", "server", ballast.Name, ballast.InodesName} {
-		if err := b.checkPart(name); err != nil {
+		if err := b.checkHomePart(name); err != nil {
 			return err
 		}
 	}
 	if b.volumes, err = beneath.OpenDir(b.dir, "volumes"); errors.Is(err, fs.ErrNotExist) {
 		return driver.Errorf(driver.ErrCorrupt,
-			"the catalog is there, but the directory %s, which holds the volumes, is missing; bring it back, or mount what has it (an empty one in its place has doctor name the volumes that are lost)", b.path("volumes"))
+			"the catalog is there, but the directory %s, which holds the volumes, is missing; bring it back, or mount what has it (an empty one in its place has doctor name the volumes that are lost)", b.homePath("volumes"))
 	} else if err != nil {
 		return err
 	}
@@ -121,9 +121,9 @@ func (b *Backend) openParts() (err error) {
 	return err
 }
 
-// makeHome makes the directories of a home. A directory that holds anything but a
+// makeHomeDirs makes the directories of a home. A directory that holds anything but a
 // home is refused, so that a mistyped path does not scatter files.
-func (b *Backend) makeHome() error {
+func (b *Backend) makeHomeDirs() error {
 	if b.hasCatalog() {
 		if _, err := beneath.Lstat(b.dir, "lost+found"); err == nil {
 			return nil
@@ -137,7 +137,7 @@ func (b *Backend) makeHome() error {
 		switch name {
 		case "volumes":
 			// Volumes without a catalog: whoever began anew here would lose their names.
-			if err := b.refuseOrphans(); err != nil {
+			if err := b.refuseOrphanVolumes(); err != nil {
 				return err
 			}
 		case "locks", "lost+found", ballast.Name, ballast.InodesName, "catalog.db", "catalog.db-journal", "catalog.db-wal", "catalog.db-shm", "sandboxes":
@@ -163,9 +163,9 @@ func (b *Backend) hasCatalog() bool {
 	return err == nil && st.Size > 0
 }
 
-// refuseOrphans returns ErrCorrupt for a home whose catalog is gone while its volumes
+// refuseOrphanVolumes returns ErrCorrupt for a home whose catalog is gone while its volumes
 // are there.
-func (b *Backend) refuseOrphans() error {
+func (b *Backend) refuseOrphanVolumes() error {
 	list, err := beneath.Names(b.dir, "volumes")
 	if err != nil || len(list) == 0 {
 		return err
@@ -175,7 +175,7 @@ func (b *Backend) refuseOrphans() error {
 	}
 	return driver.Errorf(driver.ErrCorrupt,
 		"%d volumes are there, but the catalog that knows their names is missing or empty; restore catalog.db from a backup, or move %s away",
-		len(list), b.path("volumes"))
+		len(list), b.homePath("volumes"))
 }
 
 // mkdirAllDurable is os.MkdirAll, syncing the parent of each directory it makes.
@@ -195,9 +195,9 @@ func mkdirAllDurable(path string) error {
 	return durable.SyncDir(parent)
 }
 
-// probe finds out why a home cannot be written, by trying: of SQLite's errors many
+// probeWritable finds out why a home cannot be written, by trying: of SQLite's errors many
 // can mean a full disk.
-func (b *Backend) probe() error {
+func (b *Backend) probeWritable() error {
 	name := ".probe-" + rand.Text()
 	f, err := beneath.OpenFile(b.dir, name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

@@ -65,7 +65,7 @@ func (h hostFS) removeTree(dir *os.File, name string, how removal) error {
 		err = how.unlink(dir, name, &st)
 	default:
 		r := remover{removal: how, host: h}
-		err = r.removeDir(dir, name, 0)
+		err = r.removeDirectory(dir, name, 0)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -86,12 +86,12 @@ type remover struct {
 // there are.
 const deepest = 100
 
-// removeDir deletes a directory. It begins anew a few times when one who had it open
+// removeDirectory deletes a directory. It begins anew a few times when one who had it open
 // before it went out of sight adds something.
-func (r *remover) removeDir(dir *os.File, name string, depth int) error {
+func (r *remover) removeDirectory(dir *os.File, name string, depth int) error {
 	var err error
 	for range 10 {
-		if err = r.emptyDir(dir, name, depth); err != nil {
+		if err = r.emptyDirectory(dir, name, depth); err != nil {
 			return err
 		}
 		err = r.rmdir(dir, name)
@@ -102,13 +102,13 @@ func (r *remover) removeDir(dir *os.File, name string, depth int) error {
 	return err
 }
 
-// emptyDir removes what a directory holds. It reads anew until nothing is left,
+// emptyDirectory removes what a directory holds. It reads anew until nothing is left,
 // because removing entries may make a directory skip others.
-func (r *remover) emptyDir(parent *os.File, name string, depth int) error {
+func (r *remover) emptyDirectory(parent *os.File, name string, depth int) error {
 	d, err := openDirAt(parent, name)
 	if errors.Is(err, fs.ErrPermission) {
 		// An owner may delete what a mode keeps him from listing.
-		if err := r.host.openUp(parent, name); err != nil {
+		if err := r.host.grantOwnerRights(parent, name); err != nil {
 			return err
 		}
 		d, err = openDirAt(parent, name)
@@ -129,10 +129,10 @@ func (r *remover) emptyDir(parent *os.File, name string, depth int) error {
 			return err
 		}
 		for _, n := range names {
-			err := r.entry(d, n, depth)
+			err := r.removeEntry(d, n, depth)
 			if errors.Is(err, fs.ErrPermission) {
-				if err = r.host.openUp(parent, name); err == nil {
-					err = r.entry(d, n, depth)
+				if err = r.host.grantOwnerRights(parent, name); err == nil {
+					err = r.removeEntry(d, n, depth)
 				}
 			}
 			// Another may have put something else there since it was looked at: then it
@@ -147,8 +147,8 @@ func (r *remover) emptyDir(parent *os.File, name string, depth int) error {
 	}
 }
 
-// entry removes one entry of a directory at some depth.
-func (r *remover) entry(d *os.File, name string, depth int) error {
+// removeEntry removes one entry of a directory at some depth.
+func (r *remover) removeEntry(d *os.File, name string, depth int) error {
 	if r.pause != nil {
 		r.pause()
 	}
@@ -160,20 +160,20 @@ func (r *remover) entry(d *os.File, name string, depth int) error {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return r.unlink(d, name, &st)
 	case depth >= deepest:
-		return r.moveUp(d, name)
+		return r.moveToRoot(d, name)
 	}
-	return r.removeDir(d, name, depth+1)
+	return r.removeDirectory(d, name, depth+1)
 }
 
-// moveUp moves a directory to the root, which will come to it. Should its new name be
+// moveToRoot moves a directory to the root, which will come to it. Should its new name be
 // taken by an empty directory, that is gone; otherwise the next is tried.
-func (r *remover) moveUp(d *os.File, name string) error {
+func (r *remover) moveToRoot(d *os.File, name string) error {
 	for {
 		r.moved++
 		to := fmt.Sprintf(".deep-%d", r.moved)
 		err := r.host.mutate("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
 		if errors.Is(err, fs.ErrPermission) {
-			if err = r.host.openUp(d, name); err == nil {
+			if err = r.host.grantOwnerRights(d, name); err == nil {
 				err = r.host.mutate("rename", name, func() error { return unix.Renameat(int(d.Fd()), name, int(r.root.Fd()), to) })
 			}
 		}
@@ -186,7 +186,7 @@ func (r *remover) moveUp(d *os.File, name string) error {
 	}
 }
 
-// openUp gives the owner all rights to a directory, and does not follow a link.
-func (h hostFS) openUp(parent *os.File, name string) error {
+// grantOwnerRights gives the owner all rights to a directory, and does not follow a link.
+func (h hostFS) grantOwnerRights(parent *os.File, name string) error {
 	return h.mutate("chmod", name, func() error { return nofollow.Chmod(int(parent.Fd()), name, 0o700) })
 }

@@ -11,11 +11,11 @@ import (
 // directories and files, which are removed by them. So every one is checked where a row is
 // read, before anything is done with it.
 
-// errBadRow is what the errors of checkRow and checkIDs match, besides ErrCorrupt.
+// errBadRow is what the errors of validateRow and validateIDs match, besides ErrCorrupt.
 var errBadRow = driver.Errorf(driver.ErrCorrupt, "the catalog has a row that Vole has not written")
 
-// checkIDs refuses ids that have not the form of one.
-func checkIDs(ids ...string) error {
+// validateIDs refuses ids that have not the form of one.
+func validateIDs(ids ...string) error {
 	for _, id := range ids {
 		if !driver.IsID(id) {
 			return driver.Errorf(errBadRow, "the catalog has the id %q, which is none: somebody has changed it; 'vole doctor' tells more, or restore catalog.db from a backup", id)
@@ -24,9 +24,9 @@ func checkIDs(ids ...string) error {
 	return nil
 }
 
-// checkRow refuses a row that cannot be a volume's.
-func checkRow(id, name, kind string) error {
-	if err := checkIDs(id); err != nil {
+// validateRow refuses a row that cannot be a volume's.
+func validateRow(id, name, kind string) error {
+	if err := validateIDs(id); err != nil {
 		return err
 	}
 	if driver.ValidateName(name) != nil {
@@ -41,10 +41,10 @@ func checkRow(id, name, kind string) error {
 // badRow is a row that Check found.
 type badRow struct{ table, id string }
 
-// ids looks for rows whose ids, names or kinds are none. Nothing on disk can belong to them.
-func (c *checker) ids() error {
+// checkRowIDs looks for rows whose ids, names or kinds are none. Nothing on disk can belong to them.
+func (c *checker) checkRowIDs() error {
 	var bad []badRow
-	for _, find := range []func() ([]badRow, error){c.badVolumes, c.badAttachments, c.badCounting, c.badSandboxes} {
+	for _, find := range []func() ([]badRow, error){c.findBadVolumes, c.findBadAttachments, c.findBadCounting, c.findBadSandboxes} {
 		list, err := find()
 		if err != nil {
 			return err
@@ -52,8 +52,8 @@ func (c *checker) ids() error {
 		bad = append(bad, list...)
 	}
 	for _, r := range bad {
-		err := c.found("bad-row", "", catalogName, fmt.Sprintf("a row of %s (%q) has an id, a name or a kind that Vole gives to none: somebody has changed the catalog; the row is dropped", r.table, r.id),
-			func() error { return c.drop(r) })
+		err := c.reportFinding("bad-row", "", catalogName, fmt.Sprintf("a row of %s (%q) has an id, a name or a kind that Vole gives to none: somebody has changed the catalog; the row is dropped", r.table, r.id),
+			func() error { return c.deleteBadRow(r) })
 		if err != nil {
 			return err
 		}
@@ -61,8 +61,8 @@ func (c *checker) ids() error {
 	return nil
 }
 
-// drop removes a row, and with a volume's those that belong to it.
-func (c *checker) drop(r badRow) error {
+// deleteBadRow removes a row, and with a volume's those that belong to it.
+func (c *checker) deleteBadRow(r badRow) error {
 	return c.b.db.Write(c.ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		for _, q := range map[string][]string{
 			"volumes": {`DELETE FROM counting WHERE volume = ?`, `DELETE FROM attachments WHERE volume = ?`, `DELETE FROM volumes WHERE id = ?`},
@@ -79,16 +79,16 @@ func (c *checker) drop(r badRow) error {
 	})
 }
 
-func (c *checker) badVolumes() ([]badRow, error) {
+func (c *checker) findBadVolumes() ([]badRow, error) {
 	type volume struct{ id, name, kind, owner string }
-	rows, err := query(c.ctx, c.b.db, func(scan func(...any) error) (v volume, err error) {
+	rows, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (v volume, err error) {
 		return v, scan(&v.id, &v.name, &v.kind, &v.owner)
 	}, `SELECT id, name, kind, owner FROM volumes`)
 	var bad []badRow
 	for _, v := range rows {
-		err := checkRow(v.id, v.name, v.kind)
+		err := validateRow(v.id, v.name, v.kind)
 		if err == nil && v.owner != "" {
-			err = checkIDs(v.owner)
+			err = validateIDs(v.owner)
 		}
 		if err != nil {
 			bad = append(bad, badRow{"volumes", v.id})
@@ -97,24 +97,24 @@ func (c *checker) badVolumes() ([]badRow, error) {
 	return bad, err
 }
 
-func (c *checker) badAttachments() ([]badRow, error) {
-	return c.badIDs("attachments", `SELECT id FROM attachments UNION SELECT volume FROM attachments UNION SELECT process FROM attachments`)
+func (c *checker) findBadAttachments() ([]badRow, error) {
+	return c.findBadIDs("attachments", `SELECT id FROM attachments UNION SELECT volume FROM attachments UNION SELECT process FROM attachments`)
 }
 
-func (c *checker) badCounting() ([]badRow, error) {
-	return c.badIDs("counting", `SELECT volume FROM counting UNION SELECT process FROM counting`)
+func (c *checker) findBadCounting() ([]badRow, error) {
+	return c.findBadIDs("counting", `SELECT volume FROM counting UNION SELECT process FROM counting`)
 }
 
-// badSandboxes looks at the rows of package sandbox, whose ids have the same form.
-func (c *checker) badSandboxes() ([]badRow, error) {
-	return c.badIDs("sandboxes", `SELECT id FROM sandboxes`)
+// findBadSandboxes looks at the rows of package sandbox, whose ids have the same form.
+func (c *checker) findBadSandboxes() ([]badRow, error) {
+	return c.findBadIDs("sandboxes", `SELECT id FROM sandboxes`)
 }
 
-func (c *checker) badIDs(table, q string) ([]badRow, error) {
-	ids, err := query(c.ctx, c.b.db, func(scan func(...any) error) (id string, err error) { return id, scan(&id) }, q)
+func (c *checker) findBadIDs(table, q string) ([]badRow, error) {
+	ids, err := queryAll(c.ctx, c.b.db, func(scan func(...any) error) (id string, err error) { return id, scan(&id) }, q)
 	var bad []badRow
 	for _, id := range ids {
-		if checkIDs(id) != nil {
+		if validateIDs(id) != nil {
 			bad = append(bad, badRow{table, id})
 		}
 	}

@@ -91,8 +91,8 @@ type Backend struct {
 	procMu sync.Mutex              // held while proc is made
 	proc   atomic.Pointer[process] // nil until first needed
 
-	inodesMu sync.Mutex          // guards inodes; taken before the lock of a counter
-	inodes   map[inodeKey]*inode // files that this process has open
+	inodesMu sync.Mutex              // guards inodes; taken before the lock of a counter
+	inodes   map[inodeKey]*openInode // files that this process has open
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -116,14 +116,14 @@ type closer interface {
 // of another shape; ErrReadOnly, ErrNoSpace, ErrPermission, ErrNotDir and the like: it is
 // missing and cannot be made.
 func Open(ctx context.Context, home string, opts Options) (*Backend, error) {
-	b, err := open(ctx, home, opts)
+	b, err := openBackend(ctx, home, opts)
 	if err != nil {
-		return nil, homeErr(err)
+		return nil, translateHomeError(err)
 	}
 	return b, nil
 }
 
-func open(ctx context.Context, home string, opts Options) (*Backend, error) {
+func openBackend(ctx context.Context, home string, opts Options) (*Backend, error) {
 	b := &Backend{
 		home:     home,
 		host:     hostFS{opts.faults},
@@ -135,23 +135,23 @@ func open(ctx context.Context, home string, opts Options) (*Backend, error) {
 		drafts:   map[string]bool{},
 		removals: map[string]chan struct{}{},
 		open:     map[closer]struct{}{},
-		inodes:   map[inodeKey]*inode{},
+		inodes:   map[inodeKey]*openInode{},
 		disks:    map[diskKey]*sharedDisk{},
 	}
 	if b.clock == nil {
 		b.clock = time.Now
 	}
 	var err error
-	b.dir, err = openHome(home, !opts.ReadOnly, opts.ForeignHome)
+	b.dir, err = openHomeDir(home, !opts.ReadOnly, opts.ForeignHome)
 	if errors.Is(err, fs.ErrNotExist) && opts.ReadOnly {
-		return nil, noHome()
+		return nil, errNoHome()
 	}
 	if err != nil {
 		return nil, err
 	}
 	b.ballast = ballast.New(b.dir)
 	err = b.openWritable(ctx)
-	if err != nil && !opts.ReadOnly && (ballast.NoSpace(sysErr(err)) || ballast.NoSpace(b.probe())) {
+	if err != nil && !opts.ReadOnly && (ballast.NoSpace(translateError(err)) || ballast.NoSpace(b.probeWritable())) {
 		done := b.ballast.Lend()
 		err = b.openWritable(ctx)
 		done()
@@ -159,7 +159,7 @@ func open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	if err == nil {
 		b.ballast.Keep()
 	}
-	if cause := b.whyReadOnly(err, opts); cause != nil {
+	if cause := b.readOnlyCause(err, opts); cause != nil {
 		err = b.openReadOnly(ctx, cause)
 	}
 	if err != nil {
@@ -169,19 +169,19 @@ func open(ctx context.Context, home string, opts Options) (*Backend, error) {
 	return b, nil
 }
 
-// whyReadOnly returns why a home that could not be opened for writing, with err, may be
+// readOnlyCause returns why a home that could not be opened for writing, with err, may be
 // opened for reading only: err itself, or what a file that is made there fails with.
-func (b *Backend) whyReadOnly(err error, opts Options) error {
+func (b *Backend) readOnlyCause(err error, opts Options) error {
 	if err == nil || errors.Is(err, driver.ErrInvalid) {
 		return nil
 	}
 	if opts.ReadOnly {
 		return err
 	}
-	if probed := b.probe(); unwritable(probed) {
-		return sysErr(probed) // SQLite's own errors do not say what could not be written
+	if probed := b.probeWritable(); isUnwritable(probed) {
+		return translateError(probed) // SQLite's own errors do not say what could not be written
 	}
-	if unwritable(err) {
+	if isUnwritable(err) {
 		return err
 	}
 	return nil
@@ -190,12 +190,12 @@ func (b *Backend) whyReadOnly(err error, opts Options) error {
 // errWantReadOnly stands for what makes openWritable give up at once.
 var errWantReadOnly = errors.New("read-only was asked for")
 
-func noHome() error {
+func errNoHome() error {
 	return driver.Errorf(driver.ErrNotExist, "no volumes are kept there yet; create one first")
 }
 
-func unwritable(err error) bool {
-	err = sysErr(err)
+func isUnwritable(err error) bool {
+	err = translateError(err)
 	return errors.Is(err, driver.ErrReadOnly) || errors.Is(err, driver.ErrNoSpace) || errors.Is(err, driver.ErrPermission)
 }
 
@@ -205,41 +205,41 @@ func (b *Backend) openWritable(ctx context.Context) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			b.release()
+			b.releaseFiles()
 		}
 	}()
-	if err := b.makeHome(); err != nil {
+	if err := b.makeHomeDirs(); err != nil {
 		return err
 	}
-	if err := b.openParts(); err != nil {
+	if err := b.openHomeParts(); err != nil {
 		return err
 	}
 	if b.db, err = b.openCatalog(ctx); err != nil {
 		return err
 	}
-	if err := b.catalogAccess(unix.W_OK); err != nil { // SQLite opens what it cannot write without a word
+	if err := b.checkCatalogAccess(unix.W_OK); err != nil { // SQLite opens what it cannot write without a word
 		return err
 	}
 	sweepBinds()
-	_, err = b.recover(ctx)
+	_, err = b.recoverHome(ctx)
 	return err
 }
 
 const catalogName = "catalog.db"
 
 func (b *Backend) openCatalog(ctx context.Context) (*catalog.DB, error) {
-	db, err := catalog.Open(ctx, b.path(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true, Faults: b.host.faults})
+	db, err := catalog.Open(ctx, b.homePath(catalogName), catalog.Options{ReadOnly: b.readOnly, Dir: b.dir, Verify: true, Faults: b.host.faults})
 	if err != nil {
-		if denied := b.catalogAccess(unix.R_OK); denied != nil {
+		if denied := b.checkCatalogAccess(unix.R_OK); denied != nil {
 			return nil, denied // SQLite says no more than that it cannot open something
 		}
 	}
 	return db, err
 }
 
-// catalogAccess returns ErrPermission if this user may not do with the catalog, or with what
+// checkCatalogAccess returns ErrPermission if this user may not do with the catalog, or with what
 // SQLite keeps beside it, what mode says.
-func (b *Backend) catalogAccess(mode uint32) error {
+func (b *Backend) checkCatalogAccess(mode uint32) error {
 	for _, name := range []string{catalogName, catalogName + "-wal", catalogName + "-shm"} {
 		err := unix.Faccessat(int(b.dir.Fd()), name, mode, 0)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -259,26 +259,26 @@ func (b *Backend) catalogAccess(mode uint32) error {
 
 // openReadOnly opens what is there; cause says why not for writing.
 func (b *Backend) openReadOnly(ctx context.Context, cause error) (err error) {
-	b.readOnly, b.cause, b.ballast = true, sysErr(cause), &ballast.Ballast{}
+	b.readOnly, b.cause, b.ballast = true, translateError(cause), &ballast.Ballast{}
 	if !b.hasCatalog() { // missing, or the first page did not fit on a full disk
 		if cause == errWantReadOnly {
-			return noHome()
+			return errNoHome()
 		}
 		return cause
 	}
 	defer func() {
 		if err != nil {
-			b.release()
+			b.releaseFiles()
 		}
 	}()
-	if err := b.openParts(); err != nil {
+	if err := b.openHomeParts(); err != nil {
 		return err
 	}
 	b.db, err = b.openCatalog(ctx)
 	return err
 }
 
-func (b *Backend) path(elem ...string) string {
+func (b *Backend) homePath(elem ...string) string {
 	return filepath.Join(append([]string{b.home}, elem...)...)
 }
 
@@ -294,9 +294,9 @@ func (b *Backend) Caps() driver.Caps {
 	}
 }
 
-// writable returns the error of a backend that is closed or open for reading only.
-func (b *Backend) writable() error {
-	if err := b.usable(); err != nil {
+// checkWritable returns the error of a backend that is closed or open for reading only.
+func (b *Backend) checkWritable() error {
+	if err := b.checkOpen(); err != nil {
 		return err
 	}
 	if b.readOnly && ballast.NoSpace(b.cause) {
@@ -308,15 +308,15 @@ func (b *Backend) writable() error {
 	return nil
 }
 
-// readOnlyErr is the error of a change to files that are open for reading only.
-func (b *Backend) readOnlyErr() error {
-	if err := b.writable(); errors.Is(err, driver.ErrNoSpace) {
+// errReadOnly is the error of a change to files that are open for reading only.
+func (b *Backend) errReadOnly() error {
+	if err := b.checkWritable(); errors.Is(err, driver.ErrNoSpace) {
 		return err
 	}
 	return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
 }
 
-func (b *Backend) usable() error {
+func (b *Backend) checkOpen() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -368,11 +368,11 @@ func (b *Backend) Close() error {
 	}
 	b.drain(ctx)
 	errs = append(errs, b.ballast.Freeing(func() error {
-		return errors.Join(b.settleAll(ctx), b.endProcess())
-	}), b.release())
+		return errors.Join(b.retireAllCounters(ctx), b.endProcess())
+	}), b.releaseFiles())
 	b.ballast.Keep() // SQLite's own files are gone
 	errs = append(errs, b.dir.Close())
-	return sysErr(errors.Join(errs...))
+	return translateError(errors.Join(errs...))
 }
 
 // drain waits for operations that are under way to let go of what was closed.
@@ -388,8 +388,8 @@ func (b *Backend) drain(ctx context.Context) {
 	}
 }
 
-// release frees what Open got, but for the directory itself.
-func (b *Backend) release() error {
+// releaseFiles frees what Open got, but for the directory itself.
+func (b *Backend) releaseFiles() error {
 	var errs []error
 	for _, d := range []*os.File{b.volumes, b.locks} {
 		if d != nil {
@@ -415,8 +415,8 @@ type syncRound struct {
 	err  error
 }
 
-// sync returns once a call of fn that began after sync was called has returned.
-func (g *syncGroup) sync(fn func() error) error {
+// joinSync returns once a call of fn that began after sync was called has returned.
+func (g *syncGroup) joinSync(fn func() error) error {
 	g.mu.Lock()
 	r := g.next
 	if r != nil {
@@ -430,7 +430,7 @@ func (g *syncGroup) sync(fn func() error) error {
 
 	g.run.Lock()
 	defer g.run.Unlock()
-	yield() // so that those who are about to need a sync can join this one
+	yieldToOthers() // so that those who are about to need a sync can join this one
 	g.mu.Lock()
 	g.next = nil
 	g.mu.Unlock()
@@ -439,13 +439,13 @@ func (g *syncGroup) sync(fn func() error) error {
 	return r.err
 }
 
-// yield lets goroutines run that are ready to.
-func yield() {
+// yieldToOthers lets goroutines run that are ready to.
+func yieldToOthers() {
 	for range 4 {
 		runtime.Gosched()
 	}
 }
 
-func (b *Backend) syncVolumes() error {
-	return b.syncs.sync(func() error { return b.host.syncFile(b.volumes) })
+func (b *Backend) syncVolumesDir() error {
+	return b.syncs.joinSync(func() error { return b.host.syncFile(b.volumes) })
 }

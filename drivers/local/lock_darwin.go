@@ -15,9 +15,9 @@ func lockRange(f *os.File, kind int16, start, length int64) error {
 	return unix.FcntlFlock(f.Fd(), ofdSetlk, &l)
 }
 
-// syncAll schedules everything for writing and, through F_FULLFSYNC on f, waits for
+// syncHostFileSystem schedules everything for writing and, through F_FULLFSYNC on f, waits for
 // the drive's cache: macOS has no syncfs.
-func syncAll(f *os.File) error {
+func syncHostFileSystem(f *os.File) error {
 	if err := unix.Sync(); err != nil {
 		return err
 	}

@@ -14,5 +14,5 @@ func lockRange(f *os.File, kind int16, start, length int64) error {
 	return unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l)
 }
 
-// syncAll makes everything written to the file system of f durable.
-func syncAll(f *os.File) error { return unix.Syncfs(int(f.Fd())) }
+// syncHostFileSystem makes everything written to the file system of f durable.
+func syncHostFileSystem(f *os.File) error { return unix.Syncfs(int(f.Fd())) }

@@ -48,7 +48,7 @@ func (p *page) lockRange(ctx context.Context, start, length int64) error {
 		p.store(offWanted, time.Now().UnixNano())
 		select {
 		case <-ctx.Done():
-			who := p.holder()
+			who := p.lockHolder()
 			if who == "" {
 				who = "another process"
 			}
@@ -59,10 +59,10 @@ func (p *page) lockRange(ctx context.Context, start, length int64) error {
 	}
 }
 
-// letOthers gives way to other processes that wait for a lock of the page. They look again
+// yieldToWaiters gives way to other processes that wait for a lock of the page. They look again
 // and again and do not stand in line, so whoever takes the locks many times in a row must
 // leave them the time of one look.
-func (p *page) letOthers() {
+func (p *page) yieldToWaiters() {
 	if time.Since(time.Unix(0, p.load(offWanted))) < 2*maxPause {
 		time.Sleep(2 * maxPause)
 	}
@@ -76,9 +76,9 @@ func (p *page) unlockRange(start, length int64) {
 	_ = lockRange(p.f, unix.F_UNLCK, start, length)
 }
 
-// lockAll takes all locks of a volume: nothing changes names or sizes meanwhile, in
+// lockAllRanges takes all locks of a volume: nothing changes names or sizes meanwhile, in
 // any process. The page must not be one that a counter uses for its own locks.
-func (p *page) lockAll(ctx context.Context, why string) (unlock func(), err error) {
+func (p *page) lockAllRanges(ctx context.Context, why string) (unlock func(), err error) {
 	// One by one, in the order in which changes take them: all at once would find a
 	// busy volume never free.
 	for i := range int64(lockAllLen) {
@@ -87,16 +87,16 @@ func (p *page) lockAll(ctx context.Context, why string) (unlock func(), err erro
 			return nil, err
 		}
 	}
-	p.setHolder(fmt.Sprintf("%s (process %d): %s", filepath.Base(os.Args[0]), os.Getpid(), why))
+	p.setLockHolder(fmt.Sprintf("%s (process %d): %s", filepath.Base(os.Args[0]), os.Getpid(), why))
 	return func() {
-		p.setHolder("")
+		p.setLockHolder("")
 		p.unlockRange(lockNames, lockAllLen)
 	}, nil
 }
 
-// with runs fn holding one lock of the volume: in this process by m, against others
+// withLock runs fn holding one lock of the volume: in this process by m, against others
 // by a byte of the page's file. A draft has no others until shareDraft, which waits for m.
-func (c *counter) with(ctx context.Context, m ctxMutex, at int64, fn func() error) error {
+func (c *counter) withLock(ctx context.Context, m ctxMutex, at int64, fn func() error) error {
 	if err := m.lock(ctx); err != nil {
 		return fmt.Errorf("waiting for another change of the volume by this process: %w", err)
 	}
@@ -108,32 +108,32 @@ func (c *counter) with(ctx context.Context, m ctxMutex, at int64, fn func() erro
 		defer c.page.unlockRange(at, 1)
 	}
 	if c.page.load(offRemoved) != 0 {
-		return volumeGone()
+		return errVolumeRemoved()
 	}
-	c.used()
+	c.touchLastUse()
 	return fn()
 }
 
-// changeNames runs a change of directory entries that may change the usage.
-func (c *counter) changeNames(ctx context.Context, fn func() error) error {
-	return c.with(ctx, c.names, lockNames, fn)
+// withNamesLock runs a change of directory entries that may change the usage.
+func (c *counter) withNamesLock(ctx context.Context, fn func() error) error {
+	return c.withLock(ctx, c.namesLock, lockNames, fn)
 }
 
-// changeFile runs a change of a file's size. It may be called within changeNames,
+// withFileLock runs a change of a file's size. It may be called within withNamesLock,
 // never the other way round.
-func (c *counter) changeFile(ctx context.Context, ino uint64, fn func() error) error {
+func (c *counter) withFileLock(ctx context.Context, ino uint64, fn func() error) error {
 	i := ino % stripes
-	return c.with(ctx, c.files[i], lockFiles+int64(i), fn)
+	return c.withLock(ctx, c.fileLocks[i], lockFiles+int64(i), fn)
 }
 
-// losing runs fn, which takes the name at p from the file old, under the lock of that
+// withReplacedFile runs fn, which takes the name at p from the file old, under the lock of that
 // file, so that its size and link count stand still. old may be nil: nothing is there.
-func (c *counter) losing(ctx context.Context, p place, old *unix.Stat_t, fn func(old *unix.Stat_t) error) error {
+func (c *counter) withReplacedFile(ctx context.Context, p resolved, old *unix.Stat_t, fn func(old *unix.Stat_t) error) error {
 	if old == nil || old.Mode&unix.S_IFMT != unix.S_IFREG {
 		return fn(old)
 	}
-	return c.changeFile(ctx, uint64(old.Ino), func() error {
-		now, err := p.stat()
+	return c.withFileLock(ctx, uint64(old.Ino), func() error {
+		now, err := p.lstat()
 		if err != nil {
 			return err
 		}
@@ -141,58 +141,58 @@ func (c *counter) losing(ctx context.Context, p place, old *unix.Stat_t, fn func
 	})
 }
 
-// treeRemoval removes trees and keeps the charge right. Between two names it lets others
+// chargedRemoval removes trees and keeps the charge right. Between two names it lets others
 // in that wait for the volume.
-func (c *counter) treeRemoval(ctx context.Context) removal {
+func (c *counter) chargedRemoval(ctx context.Context) removal {
 	return removal{
-		unlink: c.unlinkNow(ctx),
+		unlink: c.unlinkCurrent(ctx),
 		rmdir: func(dir *os.File, name string) error {
-			return c.changeNames(ctx, func() error {
-				p := place{dir: dir, base: name}
-				st, err := p.stat()
+			return c.withNamesLock(ctx, func() error {
+				p := resolved{parent: dir, name: name}
+				st, err := p.lstat()
 				if err != nil {
 					return err
 				}
-				return c.losingDirectory(p, &st, func() error { return c.b.host.rmdir(dir, name) })
+				return c.unchargeDirectory(p, &st, func() error { return c.b.host.rmdir(dir, name) })
 			})
 		},
-		renamed: c.renamed,
-		pause:   c.page.letOthers,
+		renamed: c.chargeRename,
+		pause:   c.page.yieldToWaiters,
 	}
 }
 
-// renamed corrects the charge for a directory that got another name on its way out.
-func (c *counter) renamed(from, to string) {
+// chargeRename corrects the charge for a directory that got another name on its way out.
+func (c *counter) chargeRename(from, to string) {
 	c.page.addTally(tally{names: int64(len(to) - len(from))})
 }
 
-// unlinkNow returns a function for removeTree that keeps the charge right. Whoever has
+// unlinkCurrent returns a function for removeTree that keeps the charge right. Whoever has
 // a directory of the tree open may still change names in it, so what is at a name is
 // looked at again under the lock; a directory is left for the next look at its parent.
-func (c *counter) unlinkNow(ctx context.Context) unlinkFunc {
+func (c *counter) unlinkCurrent(ctx context.Context) unlinkFunc {
 	return func(dir *os.File, name string, _ *unix.Stat_t) error {
-		return c.changeNames(ctx, func() error {
-			st, err := place{dir: dir, base: name}.stat()
+		return c.withNamesLock(ctx, func() error {
+			st, err := resolved{parent: dir, name: name}.lstat()
 			if err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
 				return err
 			}
-			return c.unlink(ctx)(dir, name, &st)
+			return c.unlinkCharged(ctx)(dir, name, &st)
 		})
 	}
 }
 
-// unlink returns a function that takes away a name and keeps the charge right. Call it
-// within changeNames.
-func (c *counter) unlink(ctx context.Context) unlinkFunc {
+// unlinkCharged returns a function that takes away a name and keeps the charge right. Call it
+// within withNamesLock.
+func (c *counter) unlinkCharged(ctx context.Context) unlinkFunc {
 	return func(dir *os.File, name string, st *unix.Stat_t) error {
-		p := place{dir: dir, base: name}
-		return c.losing(ctx, p, st, func(st *unix.Stat_t) error {
-			lost := c.lostTally(p, name, st)
+		p := resolved{parent: dir, name: name}
+		return c.withReplacedFile(ctx, p, st, func(st *unix.Stat_t) error {
+			lost := c.freedTally(p, name, st)
 			if err := c.b.host.unlink(dir, name, st); err != nil {
 				return err
 			}
 			c.page.addTally(tally{}.minus(lost))
-			c.lostName(st)
+			c.unchargeLostName(st)
 			return nil
 		})
 	}

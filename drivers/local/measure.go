@@ -17,15 +17,15 @@ import (
 
 // Measure implements driver.Backend.
 func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
-	if err := b.writable(); err != nil {
+	if err := b.checkWritable(); err != nil {
 		return driver.Info{}, err
 	}
-	return b.measure(ctx, id)
+	return b.measureAtRest(ctx, id)
 }
 
-func (b *Backend) measure(ctx context.Context, id string) (driver.Info, error) {
+func (b *Backend) measureAtRest(ctx context.Context, id string) (driver.Info, error) {
 	var info driver.Info
-	err := b.atRest(ctx, id, "measuring", func(p *page) error {
+	err := b.withVolumeAtRest(ctx, id, "measuring", func(p *page) error {
 		var err error
 		info, err = b.measureLocked(ctx, id, p)
 		return err
@@ -33,9 +33,9 @@ func (b *Backend) measure(ctx context.Context, id string) (driver.Info, error) {
 	return info, err
 }
 
-// atRest runs fn while nothing changes a volume through an FS, in any process.
-func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) error) error {
-	if _, err := b.get(ctx, driver.ByID(id)); err != nil {
+// withVolumeAtRest runs fn while nothing changes a volume through an FS, in any process.
+func (b *Backend) withVolumeAtRest(ctx context.Context, id, why string, fn func(*page) error) error {
+	if _, err := b.getVolume(ctx, driver.ByID(id)); err != nil {
 		return err
 	}
 	if err := b.shareDraft(ctx, id); err != nil { // changes of a draft do not lock the page
@@ -43,24 +43,24 @@ func (b *Backend) atRest(ctx context.Context, id, why string, fn func(*page) err
 	}
 	p, err := b.openPage(id)
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	defer p.close()
-	unlock, err := p.lockAll(ctx, why)
+	unlock, err := p.lockAllRanges(ctx, why)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	err = fn(p)
 	if errors.Is(err, driver.ErrNotFound) {
-		_ = b.removeLock(id) // removed in between; opening the page made it again
+		_ = b.removeLockFile(id) // removed in between; opening the page made it again
 	}
 	return err
 }
 
 // measureLocked counts a volume that is at rest, and sets the figure everywhere.
 func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver.Info, error) {
-	r, err := b.get(ctx, driver.ByID(id))
+	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return driver.Info{}, err
 	}
@@ -68,23 +68,23 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	var held tally
 	if r.Kind == driver.KindDisk {
 		var busy bool
-		if used, busy, err = b.countDisk(ctx, id); busy {
-			return b.now(r), nil // what uses it counts, or makes the figure stale
+		if used, busy, err = b.sumDiskUsage(ctx, id); busy {
+			return b.currentInfo(r), nil // what uses it counts, or makes the figure stale
 		}
 	} else {
-		used, held, err = b.countFiles(ctx, id)
+		used, held, err = b.countVolumeFiles(ctx, id)
 	}
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			if _, gerr := b.get(ctx, driver.ByID(id)); gerr != nil {
+			if _, gerr := b.getVolume(ctx, driver.ByID(id)); gerr != nil {
 				return driver.Info{}, gerr
 			}
 		}
-		return driver.Info{}, sysErr(err)
+		return driver.Info{}, translateError(err)
 	}
 	used += b.namelessBytes(id)
 	err = b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
-		past, err := b.writersPast(tx, id)
+		past, err := b.liveBypassingWriters(tx, id)
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 			used, len(past) > 0, held.entries, held.names, held.xattrs, id); err != nil {
 			return err
 		}
-		r, err = scanOne(tx.QueryRow(selectByID, id))
+		r, err = scanOneVolume(tx.QueryRow(selectByID, id))
 		return err
 	})
 	if err != nil {
@@ -101,17 +101,17 @@ func (b *Backend) measureLocked(ctx context.Context, id string, p *page) (driver
 	p.store(offUsed, used)
 	p.setTally(held)
 	p.store(offStale, 0)
-	atomic.AddInt64(p.word(offEpoch), 1)
+	atomic.AddInt64(p.wordPointer(offEpoch), 1)
 	b.renewEpoch(id, p.load(offEpoch))
-	return b.now(r), nil
+	return b.currentInfo(r), nil
 }
 
-// countFiles walks a volume's files: the size of each regular file, each inode once, and
+// countVolumeFiles walks a volume's files: the size of each regular file, each inode once, and
 // what entries are charged.
-func (b *Backend) countFiles(ctx context.Context, id string) (int64, tally, error) {
+func (b *Backend) countVolumeFiles(ctx context.Context, id string) (int64, tally, error) {
 	root, err := openDirAt(b.volumes, id+"/data")
 	if errors.Is(err, fs.ErrNotExist) {
-		if r, gerr := b.get(ctx, driver.ByID(id)); gerr == nil && !r.made {
+		if r, gerr := b.getVolume(ctx, driver.ByID(id)); gerr == nil && !r.made {
 			return 0, tally{}, nil // never used
 		}
 	}
@@ -119,17 +119,17 @@ func (b *Backend) countFiles(ctx context.Context, id string) (int64, tally, erro
 		return 0, tally{}, err
 	}
 	defer root.Close()
-	w := walker{ctx: ctx, host: b.host, seen: map[uint64]bool{}}
-	w.held.xattrs = xattrBytes(openXattrs(root))
-	if err := w.walk(root); err != nil {
+	w := usageWalker{ctx: ctx, host: b.host, seen: map[uint64]bool{}}
+	w.held.xattrs = chargedXattrBytes(openXattrs(root))
+	if err := w.walkDirectory(root); err != nil {
 		return 0, tally{}, err
 	}
-	err = b.walkRemoved(&w, id)
+	err = b.countTreesInRemoval(&w, id)
 	return w.bytes, w.held, err
 }
 
-// walkRemoved counts the trees that live processes are removing from a volume.
-func (b *Backend) walkRemoved(w *walker, id string) error {
+// countTreesInRemoval counts the trees that live processes are removing from a volume.
+func (b *Backend) countTreesInRemoval(w *usageWalker, id string) error {
 	tmp, err := openDirAt(b.volumes, id+"/tmp")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -142,19 +142,19 @@ func (b *Backend) walkRemoved(w *walker, id string) error {
 	if err != nil {
 		return err
 	}
-	live := b.liveness()
+	live := b.newLiveness()
 	for _, n := range names {
-		if !strings.HasSuffix(n, removedSuffix) || !live.alive(tempProcess(n)) {
+		if !strings.HasSuffix(n, removedSuffix) || !live.isAlive(processOfTemp(n)) {
 			continue
 		}
-		if err := w.entry(tmp, n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := w.countEntry(tmp, n); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-type walker struct {
+type usageWalker struct {
 	ctx   context.Context
 	host  hostFS
 	seen  map[uint64]bool // inodes with several names that were counted
@@ -167,7 +167,7 @@ type walker struct {
 // descriptor: more than any path can name.
 const maxDepth = driver.MaxPathLen/2 + 16
 
-func (w *walker) walk(dir *os.File) error {
+func (w *usageWalker) walkDirectory(dir *os.File) error {
 	if w.depth++; w.depth > maxDepth {
 		return driver.Errorf(driver.ErrUnsupported, "directories are nested more than %d deep; the volume cannot be measured", maxDepth)
 	}
@@ -184,7 +184,7 @@ func (w *walker) walk(dir *os.File) error {
 			return err
 		}
 		for _, name := range names {
-			err := w.entry(dir, name)
+			err := w.countEntry(dir, name)
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 				continue // gone, or something else, since it was looked at
 			}
@@ -195,7 +195,7 @@ func (w *walker) walk(dir *os.File) error {
 	}
 }
 
-func (w *walker) entry(dir *os.File, name string) error {
+func (w *usageWalker) countEntry(dir *os.File, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -208,46 +208,46 @@ func (w *walker) entry(dir *os.File, name string) error {
 		}
 		w.seen[uint64(st.Ino)] = true
 	}
-	w.held = w.held.plus(linkTally(&st))
-	w.held.xattrs += xattrBytes(linkXattrs(place{dir: dir, base: name}))
+	w.held = w.held.plus(symlinkTally(&st))
+	w.held.xattrs += chargedXattrBytes(linkXattrs(resolved{parent: dir, name: name}))
 	switch kind {
 	case unix.S_IFREG:
 		w.bytes += st.Size
 	case unix.S_IFDIR:
-		err := w.open(dir, name)
+		err := w.walkSubdirectory(dir, name)
 		if errors.Is(err, fs.ErrPermission) {
-			return w.openClosed(dir, name, uint32(st.Mode)&0o7777)
+			return w.walkClosedDirectory(dir, name, uint32(st.Mode)&0o7777)
 		}
 		return err
 	}
 	return nil
 }
 
-func (w *walker) open(dir *os.File, name string) error {
+func (w *usageWalker) walkSubdirectory(dir *os.File, name string) error {
 	d, err := openDirAt(dir, name)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	return w.walk(d)
+	return w.walkDirectory(d)
 }
 
-// openClosed walks a directory whose mode keeps its owner out, under another mode
+// walkClosedDirectory walks a directory whose mode keeps its owner out, under another mode
 // meanwhile. Without it the volume could not be measured at all.
-func (w *walker) openClosed(dir *os.File, name string, mode uint32) error {
-	if err := w.host.openUp(dir, name); err != nil {
+func (w *usageWalker) walkClosedDirectory(dir *os.File, name string, mode uint32) error {
+	if err := w.host.grantOwnerRights(dir, name); err != nil {
 		return err
 	}
-	err := w.open(dir, name)
+	err := w.walkSubdirectory(dir, name)
 	return errors.Join(err, nofollow.Chmod(int(dir.Fd()), name, mode))
 }
 
 // changeQuota runs a change of a volume's quota while the volume is at rest, having
 // made sure that the new quota can be kept.
 func (b *Backend) changeQuota(ctx context.Context, id string, change driver.Update, apply func() error) error {
-	return b.atRest(ctx, id, "changing the quota", func(p *page) error {
+	return b.withVolumeAtRest(ctx, id, "changing the quota", func(p *page) error {
 		if change.Quota != 0 {
-			if err := b.fitsQuota(ctx, id, p, change.Quota); err != nil {
+			if err := b.checkQuotaFits(ctx, id, p, change.Quota); err != nil {
 				return err
 			}
 		}
@@ -259,20 +259,20 @@ func (b *Backend) changeQuota(ctx context.Context, id string, change driver.Upda
 	})
 }
 
-func (b *Backend) fitsQuota(ctx context.Context, id string, p *page, quota driver.Size) error {
-	r, err := b.get(ctx, driver.ByID(id))
+func (b *Backend) checkQuotaFits(ctx context.Context, id string, p *page, quota driver.Size) error {
+	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return err
 	}
-	r = b.rowNow(r)
+	r = b.withLiveUsage(r)
 	if r.UsedStale || r.tally.entries < 0 {
 		if _, err = b.measureLocked(ctx, id, p); err != nil {
 			return err
 		}
-		if r, err = b.get(ctx, driver.ByID(id)); err != nil {
+		if r, err = b.getVolume(ctx, driver.ByID(id)); err != nil {
 			return err
 		}
-		r = b.rowNow(r)
+		r = b.withLiveUsage(r)
 	}
 	// Still stale: something is writing past the FS, which apply will refuse by name.
 	if r.Used > quota {

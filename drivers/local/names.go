@@ -13,48 +13,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// changeAt runs a change of what is at name.
-func (f *fileSystem) changeAt(ctx context.Context, name string, fn func(c *counter, p place) error) error {
-	c, err := f.change(ctx)
+// changeResolved runs a change of what is at name.
+func (f *volumeFS) changeResolved(ctx context.Context, name string, fn func(c *counter, p resolved) error) error {
+	c, err := f.enterChange(ctx)
 	if err != nil {
 		return err
 	}
 	defer f.done()
-	p, err := f.find(name)
+	p, err := f.resolve(name)
 	if err != nil {
-		return f.gone(err)
+		return f.explainError(err)
 	}
-	defer p.close()
-	return f.gone(fn(c, p))
+	defer p.release()
+	return f.explainError(fn(c, p))
 }
 
 // Remove implements driver.FS.
-func (f *fileSystem) Remove(ctx context.Context, name string) error {
-	return f.b.ballast.Freeing(func() error { return f.removeOne(ctx, name) })
+func (f *volumeFS) Remove(ctx context.Context, name string) error {
+	return f.b.ballast.Freeing(func() error { return f.removeEntry(ctx, name) })
 }
 
-func (f *fileSystem) removeOne(ctx context.Context, name string) error {
-	return f.changeAt(ctx, name, func(c *counter, p place) error {
-		err := c.changeNames(ctx, func() error {
-			st, err := p.stat()
+func (f *volumeFS) removeEntry(ctx context.Context, name string) error {
+	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
+		err := c.withNamesLock(ctx, func() error {
+			st, err := p.lstat()
 			if err != nil {
 				return err
 			}
 			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-				return c.losingDirectory(p, &st, func() error { return notEmpty(f.b.host.rmdir(p.dir, p.base)) })
+				return c.unchargeDirectory(p, &st, func() error { return translateNotEmpty(f.b.host.rmdir(p.parent, p.name)) })
 			}
-			return c.unlink(ctx)(p.dir, p.base, &st)
+			return c.unlinkCharged(ctx)(p.parent, p.name, &st)
 		})
-		c.moved()
+		c.invalidateCachedDirs()
 		if err != nil {
 			return err
 		}
-		return f.syncDirs(p)
+		return f.syncParents(p)
 	})
 }
 
-// notEmpty gives "not empty" its one name: POSIX lets it be EEXIST too.
-func notEmpty(err error) error {
+// translateNotEmpty gives "not empty" its one name: POSIX lets it be EEXIST too.
+func translateNotEmpty(err error) error {
 	if errors.Is(err, unix.EEXIST) {
 		return driver.ErrNotEmpty
 	}
@@ -63,7 +63,7 @@ func notEmpty(err error) error {
 
 // RemoveAll implements driver.FS. A directory is moved out of sight first, so that the
 // name is gone at once, whatever becomes of this process.
-func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
+func (f *volumeFS) RemoveAll(ctx context.Context, name string) error {
 	err := f.Remove(ctx, name)
 	if errors.Is(err, driver.ErrNotEmpty) {
 		err = f.b.ballast.Freeing(func() error { return f.removeDirectory(ctx, name) })
@@ -74,47 +74,47 @@ func (f *fileSystem) RemoveAll(ctx context.Context, name string) error {
 	return err
 }
 
-func (f *fileSystem) removeDirectory(ctx context.Context, name string) error {
-	return f.changeAt(ctx, name, func(c *counter, p place) error {
-		to, err := f.tempName()
+func (f *volumeFS) removeDirectory(ctx context.Context, name string) error {
+	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
+		to, err := f.newTempName()
 		if err != nil {
 			return err
 		}
-		to.base += removedSuffix
-		err = c.changeNames(ctx, func() error {
-			if err := f.moveOut(p, to); err != nil {
+		to.name += removedSuffix
+		err = c.withNamesLock(ctx, func() error {
+			if err := f.moveToTemp(p, to); err != nil {
 				return err
 			}
-			c.renamed(p.base, to.base)
+			c.chargeRename(p.name, to.name)
 			return nil
 		})
-		c.moved()
+		c.invalidateCachedDirs()
 		if err != nil {
 			return err
 		}
 		// The move must be durable before anything is deleted. From then on the tree is
 		// gone for everyone; its files go one by one, each with its charge.
-		err = f.syncDirs(p)
+		err = f.syncParents(p)
 		if err == nil {
-			err = f.b.host.removeTree(to.dir, to.base, c.treeRemoval(bg(ctx)))
+			err = f.b.host.removeTree(to.parent, to.name, c.chargedRemoval(withoutCancel(ctx)))
 		}
 		if err != nil {
 			c.page.store(offStale, 1) // what is swept later is not taken off the charge
-			c.messy.Store(true)
+			c.hasStrayTemps.Store(true)
 		}
 		return err
 	})
 }
 
-// moveOut renames a directory into tmp. A directory that its owner may not write to
+// moveToTemp renames a directory into tmp. A directory that its owner may not write to
 // can be moved only once he may: its ".." changes.
-func (f *fileSystem) moveOut(p, to place) error {
+func (f *volumeFS) moveToTemp(p, to resolved) error {
 	rename := func() error {
-		return f.b.host.mutate("rename", p.base, func() error { return unix.Renameat(p.fd(), p.base, to.fd(), to.base) })
+		return f.b.host.mutate("rename", p.name, func() error { return unix.Renameat(p.parentFD(), p.name, to.parentFD(), to.name) })
 	}
 	err := rename()
 	if errors.Is(err, fs.ErrPermission) {
-		if err = f.b.host.openUp(p.dir, p.base); err == nil {
+		if err = f.b.host.grantOwnerRights(p.parent, p.name); err == nil {
 			err = rename()
 		}
 	}
@@ -122,65 +122,65 @@ func (f *fileSystem) moveOut(p, to place) error {
 }
 
 // Rename implements driver.FS.
-func (f *fileSystem) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.changeAt(ctx, from, func(c *counter, a place) error {
-		b, err := f.find(to)
+func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
+	return f.changeResolved(ctx, from, func(c *counter, a resolved) error {
+		b, err := f.resolve(to)
 		if err != nil {
 			return err
 		}
-		defer b.close()
-		err = c.changeNames(ctx, func() error { return c.rename(ctx, a, b, opts.NoReplace) })
-		c.moved()
+		defer b.release()
+		err = c.withNamesLock(ctx, func() error { return c.renameCharged(ctx, a, b, opts.NoReplace) })
+		c.invalidateCachedDirs()
 		if err != nil {
 			return err
 		}
-		return f.syncDirs(a, b)
+		return f.syncParents(a, b)
 	})
 }
 
-func (c *counter) rename(ctx context.Context, a, b place, noReplace bool) error {
-	src, err := a.stat()
+func (c *counter) renameCharged(ctx context.Context, a, b resolved, noReplace bool) error {
+	src, err := a.lstat()
 	if err != nil {
 		return err
 	}
-	longer := tally{names: int64(len(b.base) - len(a.base))}
+	longer := tally{names: int64(len(b.name) - len(a.name))}
 	if noReplace {
-		return c.page.charging(longer, func() error {
-			return c.b.host.mutate("rename", b.base, func() error { return renameExclusive(a.fd(), a.base, b.fd(), b.base) })
+		return c.page.withCharge(longer, func() error {
+			return c.b.host.mutate("rename", b.name, func() error { return renameExclusive(a.parentFD(), a.name, b.parentFD(), b.name) })
 		})
 	}
-	old, err := b.stat()
+	old, err := b.lstat()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	rename := func() error {
-		return notEmpty(c.b.host.mutate("rename", b.base, func() error { return unix.Renameat(a.fd(), a.base, b.fd(), b.base) }))
+		return translateNotEmpty(c.b.host.mutate("rename", b.name, func() error { return unix.Renameat(a.parentFD(), a.name, b.parentFD(), b.name) }))
 	}
 	if err != nil {
-		return c.page.charging(longer, rename)
+		return c.page.withCharge(longer, rename)
 	}
 	// Two names of one file: rename(2) does nothing at all then.
 	if old.Ino == src.Ino && old.Dev == src.Dev {
 		return rename()
 	}
-	return c.losing(ctx, b, &old, func(old *unix.Stat_t) error {
-		if err := c.page.charging(longer.minus(c.lostTally(b, b.base, old)), rename); err != nil {
+	return c.withReplacedFile(ctx, b, &old, func(old *unix.Stat_t) error {
+		if err := c.page.withCharge(longer.minus(c.freedTally(b, b.name, old)), rename); err != nil {
 			return err
 		}
-		c.lostName(old)
+		c.unchargeLostName(old)
 		return nil
 	})
 }
 
 // Link implements driver.FS.
-func (f *fileSystem) Link(ctx context.Context, target, name string) error {
-	return f.makeNode(ctx, "link", name, 0, func(c *counter, p place) error {
-		t, err := f.find(target)
+func (f *volumeFS) Link(ctx context.Context, target, name string) error {
+	return f.makeEntry(ctx, "link", name, 0, func(c *counter, p resolved) error {
+		t, err := f.resolve(target)
 		if err != nil {
 			return err
 		}
-		defer t.close()
-		old, err := t.stat()
+		defer t.release()
+		old, err := t.lstat()
 		if err != nil {
 			return err
 		}
@@ -189,17 +189,17 @@ func (f *fileSystem) Link(ctx context.Context, target, name string) error {
 		}
 		// The target may be in a tree that is being deleted: who takes away its
 		// names must see this one, or come after it.
-		return c.losing(ctx, t, &old, func(*unix.Stat_t) error { return unix.Linkat(t.fd(), t.base, p.fd(), p.base, 0) })
+		return c.withReplacedFile(ctx, t, &old, func(*unix.Stat_t) error { return unix.Linkat(t.parentFD(), t.name, p.parentFD(), p.name, 0) })
 	})
 }
 
 // Symlink implements driver.FS.
-func (f *fileSystem) Symlink(ctx context.Context, target, name string) error {
-	return f.makeNode(ctx, "symlink", name, int64(len(target)), func(_ *counter, p place) error { return unix.Symlinkat(target, p.fd(), p.base) })
+func (f *volumeFS) Symlink(ctx context.Context, target, name string) error {
+	return f.makeEntry(ctx, "symlink", name, int64(len(target)), func(_ *counter, p resolved) error { return unix.Symlinkat(target, p.parentFD(), p.name) })
 }
 
 // Mknod implements driver.FS.
-func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, rdev uint64) error {
+func (f *volumeFS) Mknod(ctx context.Context, name string, mode fs.FileMode, rdev uint64) error {
 	m := filemode.Perm(mode)
 	switch mode.Type() {
 	case fs.ModeNamedPipe:
@@ -216,11 +216,11 @@ func (f *fileSystem) Mknod(ctx context.Context, name string, mode fs.FileMode, r
 	if mode&fs.ModeDevice != 0 && !f.b.devices {
 		return errNoDevices()
 	}
-	return f.makeNode(ctx, "mknod", name, 0, func(_ *counter, p place) error {
-		if err := mknod(p.fd(), p.base, m, rdev); err != nil {
+	return f.makeEntry(ctx, "mknod", name, 0, func(_ *counter, p resolved) error {
+		if err := mknod(p.parentFD(), p.name, m, rdev); err != nil {
 			return err
 		}
-		return nofollow.Chmod(p.fd(), p.base, m&0o7777)
+		return nofollow.Chmod(p.parentFD(), p.name, m&0o7777)
 	})
 }
 
@@ -231,11 +231,11 @@ func errNoDevices() error {
 
 // refuseDevice refuses to give away or to open up a device node that another has made,
 // where none may be made.
-func (f *fileSystem) refuseDevice(p place) error {
+func (f *volumeFS) refuseDevice(p resolved) error {
 	if f.b.devices {
 		return nil
 	}
-	st, err := p.stat()
+	st, err := p.lstat()
 	if err == nil && isDevice(&st) {
 		return errNoDevices()
 	}
@@ -247,71 +247,71 @@ func isDevice(st *unix.Stat_t) bool {
 	return t == unix.S_IFBLK || t == unix.S_IFCHR
 }
 
-// makeNode makes a name that charges no bytes of files; target are those of its target.
-func (f *fileSystem) makeNode(ctx context.Context, op, name string, target int64, make func(*counter, place) error) error {
-	return f.changeAt(ctx, name, func(c *counter, p place) error {
+// makeEntry makes a name that charges no bytes of files; target are those of its target.
+func (f *volumeFS) makeEntry(ctx context.Context, op, name string, target int64, make func(*counter, resolved) error) error {
+	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		if name == "." {
 			return driver.ErrExists
 		}
-		err := c.changeNames(ctx, func() error {
-			return c.page.charging(entryTally(p.base).plus(tally{names: target}), func() error {
-				return f.b.host.mutate(op, p.base, func() error { return make(c, p) })
+		err := c.withNamesLock(ctx, func() error {
+			return c.page.withCharge(entryTally(p.name).plus(tally{names: target}), func() error {
+				return f.b.host.mutate(op, p.name, func() error { return make(c, p) })
 			})
 		})
 		if err != nil {
 			return err
 		}
-		return f.syncDirs(p)
+		return f.syncParents(p)
 	})
 }
 
 // Chmod implements driver.FS.
-func (f *fileSystem) Chmod(ctx context.Context, name string, mode fs.FileMode) error {
-	c, err := f.change(ctx)
+func (f *volumeFS) Chmod(ctx context.Context, name string, mode fs.FileMode) error {
+	c, err := f.enterChange(ctx)
 	if err != nil {
 		return err
 	}
 	defer f.done()
-	err = f.chmod(ctx, c, name, mode)
+	err = f.chmodLocked(ctx, c, name, mode)
 	if err != nil || f.batch {
-		return f.gone(err)
+		return f.explainError(err)
 	}
 	// What it led to is synced by itself if it can be opened, else with everything.
 	n, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return f.gone(f.syncAll())
+		return f.explainError(f.syncVolume())
 	}
 	defer n.Close()
 	if err = f.b.host.syncFile(n); errors.Is(err, unix.EINVAL) {
-		err = f.syncAll() // a fifo or device
+		err = f.syncVolume() // a fifo or device
 	}
-	return f.gone(err)
+	return f.explainError(err)
 }
 
-// chmod changes the mode of what name leads to. No other change of names comes between the
+// chmodLocked changes the mode of what name leads to. No other change of names comes between the
 // look at it and that.
-func (f *fileSystem) chmod(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
-	p, err := f.find(name)
+func (f *volumeFS) chmodLocked(ctx context.Context, c *counter, name string, mode fs.FileMode) error {
+	p, err := f.resolve(name)
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	return c.changeNames(ctx, func() error {
-		st, err := p.stat()
+	defer p.release()
+	return c.withNamesLock(ctx, func() error {
+		st, err := p.lstat()
 		switch {
 		case err != nil:
 			return err
 		case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-			return f.chmodTarget(name, mode)
+			return f.chmodLinkTarget(name, mode)
 		case isDevice(&st) && !f.b.devices:
 			return errNoDevices()
 		}
-		return f.b.host.mutate("chmod", name, func() error { return nofollow.Chmod(p.fd(), p.base, filemode.Perm(mode)) })
+		return f.b.host.mutate("chmod", name, func() error { return nofollow.Chmod(p.parentFD(), p.name, filemode.Perm(mode)) })
 	})
 }
 
-// chmodTarget changes the mode of what the link at name leads to.
-func (f *fileSystem) chmodTarget(name string, mode fs.FileMode) error {
+// chmodLinkTarget changes the mode of what the link at name leads to.
+func (f *volumeFS) chmodLinkTarget(name string, mode fs.FileMode) error {
 	if !f.b.devices {
 		if info, err := f.root.Stat(name); err == nil && info.Mode()&fs.ModeDevice != 0 {
 			return errNoDevices()
@@ -320,37 +320,37 @@ func (f *fileSystem) chmodTarget(name string, mode fs.FileMode) error {
 	return f.b.host.mutate("chmod", name, func() error { return f.root.Chmod(name, mode) })
 }
 
-// changeNode changes an attribute of what is at name, not following a link.
-func (f *fileSystem) changeNode(ctx context.Context, op, name string, change func(place) error) error {
-	return f.changeAt(ctx, name, func(c *counter, p place) error {
+// changeAttribute changes an attribute of what is at name, not following a link.
+func (f *volumeFS) changeAttribute(ctx context.Context, op, name string, change func(resolved) error) error {
+	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		if err := f.refuseDevice(p); err != nil {
 			return err
 		}
-		err := c.changeNames(ctx, func() error { return f.b.host.mutate(op, p.base, func() error { return change(p) }) })
+		err := c.withNamesLock(ctx, func() error { return f.b.host.mutate(op, p.name, func() error { return change(p) }) })
 		if err != nil {
 			return err
 		}
-		return f.syncNode(p)
+		return f.syncResolved(p)
 	})
 }
 
 // Chown implements driver.FS.
-func (f *fileSystem) Chown(ctx context.Context, name string, uid, gid int) error {
-	return f.changeNode(ctx, "chown", name, func(p place) error {
-		return unix.Fchownat(p.fd(), p.base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+func (f *volumeFS) Chown(ctx context.Context, name string, uid, gid int) error {
+	return f.changeAttribute(ctx, "chown", name, func(p resolved) error {
+		return unix.Fchownat(p.parentFD(), p.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 	})
 }
 
 // Chtimes implements driver.FS.
-func (f *fileSystem) Chtimes(ctx context.Context, name string, atime, mtime time.Time) error {
-	ts := []unix.Timespec{timespec(atime), timespec(mtime)}
-	return f.changeNode(ctx, "utimes", name, func(p place) error {
-		return unix.UtimesNanoAt(p.fd(), p.base, ts, unix.AT_SYMLINK_NOFOLLOW)
+func (f *volumeFS) Chtimes(ctx context.Context, name string, atime, mtime time.Time) error {
+	ts := []unix.Timespec{toTimespec(atime), toTimespec(mtime)}
+	return f.changeAttribute(ctx, "utimes", name, func(p resolved) error {
+		return unix.UtimesNanoAt(p.parentFD(), p.name, ts, unix.AT_SYMLINK_NOFOLLOW)
 	})
 }
 
 // Truncate implements driver.FS.
-func (f *fileSystem) Truncate(ctx context.Context, name string, size int64) error {
+func (f *volumeFS) Truncate(ctx context.Context, name string, size int64) error {
 	h, err := f.Open(ctx, name, driver.OpenOptions{Write: true})
 	if err != nil {
 		return err

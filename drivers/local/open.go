@@ -15,28 +15,28 @@ import (
 )
 
 // Open implements driver.FS.
-func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOptions) (driver.File, error) {
+func (f *volumeFS) Open(ctx context.Context, name string, opts driver.OpenOptions) (driver.File, error) {
 	if err := f.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer f.done()
-	h := &file{b: f.b, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch, write: opts.Write, append: opts.Append}
+	h := &handle{b: f.b, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch, canWrite: opts.Write, appendOnly: opts.Append}
 	if opts.Write {
-		c, err := f.startChange(ctx)
+		c, err := f.beginChange(ctx)
 		if err != nil {
 			return nil, err
 		}
-		h.count = c
+		h.counter = c
 	}
 	var err error
-	if h.f, err = f.openFile(ctx, h.count, name, opts); err != nil {
+	if h.file, err = f.openOrCreate(ctx, h.counter, name, opts); err != nil {
 		if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
-			return nil, notRegular(fs.ModeSocket)
+			return nil, errNotRegular(fs.ModeSocket)
 		}
-		return nil, f.gone(err)
+		return nil, f.explainError(err)
 	}
-	h.fd = int(h.f.Fd())
-	if _, err := h.begin(ctx, opts); err != nil {
+	h.fd = int(h.file.Fd())
+	if _, err := h.startHandle(ctx, opts); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -44,38 +44,38 @@ func (f *fileSystem) Open(ctx context.Context, name string, opts driver.OpenOpti
 
 // OpenEntry implements driver.FS: by one system call, where Open makes several to find the
 // directory that the file is in.
-func (f *fileSystem) OpenEntry(ctx context.Context, name string) (driver.File, driver.Entry, error) {
+func (f *volumeFS) OpenEntry(ctx context.Context, name string) (driver.File, driver.Entry, error) {
 	if err := f.enter(ctx); err != nil {
 		return nil, driver.Entry{}, err
 	}
 	defer f.done()
-	fd, err := beneath.OpenFileWithin(f.dir, name)
+	fd, err := beneath.OpenFileWithin(f.dataDir, name)
 	if err != nil {
 		return driver.OpenThenStat(ctx, f, name)
 	}
-	h := &file{b: f.b, fd: fd, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch}
-	st, err := h.begin(ctx, driver.OpenOptions{})
+	h := &handle{b: f.b, fd: fd, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch}
+	st, err := h.startHandle(ctx, driver.OpenOptions{})
 	if err != nil {
 		return nil, driver.Entry{}, err
 	}
-	e := entryOf(h.name, &st)
+	e := entryOfStat(h.name, &st)
 	e.NoXattrs = holdsNoXattrs(fd)
 	return h, e, nil
 }
 
-// openFile opens or makes the file. O_NONBLOCK keeps a fifo from waiting for its
+// openOrCreate opens or makes the file. O_NONBLOCK keeps a fifo from waiting for its
 // other end; begin refuses it then.
-func (f *fileSystem) openFile(ctx context.Context, c *counter, name string, opts driver.OpenOptions) (*os.File, error) {
+func (f *volumeFS) openOrCreate(ctx context.Context, c *counter, name string, opts driver.OpenOptions) (*os.File, error) {
 	flag := os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 	if opts.Write {
 		flag = os.O_RDWR | unix.O_NONBLOCK | unix.O_NOCTTY
 	}
 	if opts.NoFollow && !opts.Create {
-		return f.openNode(name, flag)
+		return f.openNoFollow(name, flag)
 	}
 	if opts.NoFollow {
 		flag |= unix.O_NOFOLLOW
-		if err := f.refuseLink(name); err != nil {
+		if err := f.refuseSymlink(name); err != nil {
 			return nil, err
 		}
 	}
@@ -85,32 +85,32 @@ func (f *fileSystem) openFile(ctx context.Context, c *counter, name string, opts
 			return h, err
 		}
 	}
-	h, err := f.create(ctx, c, name, flag|os.O_EXCL, 0o600)
+	h, err := f.createLocked(ctx, c, name, flag|os.O_EXCL, 0o600)
 	if err == nil {
-		return h, f.created(h, name, opts.Mode)
+		return h, f.finishCreate(h, name, opts.Mode)
 	}
 	if opts.Exclusive || !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	// Made by another meanwhile; or a dangling link, whose target is made: os.Root
 	// keeps it inside.
-	return f.create(ctx, c, name, flag, createMode(opts.Mode))
+	return f.createLocked(ctx, c, name, flag, modeOrDefault(opts.Mode))
 }
 
-// openNode opens what is at a name that is not followed.
-func (f *fileSystem) openNode(name string, flag int) (*os.File, error) {
-	p, err := f.find(name)
+// openNoFollow opens what is at a name that is not followed.
+func (f *volumeFS) openNoFollow(name string, flag int) (*os.File, error) {
+	p, err := f.resolve(name)
 	if err != nil {
 		return nil, err
 	}
-	defer p.close()
+	defer p.release()
 	for {
-		fd, err := unix.Openat(p.fd(), p.base, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(p.parentFD(), p.name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		switch {
 		case err == nil:
 			return os.NewFile(uintptr(fd), name), nil
 		case errors.Is(err, unix.ELOOP):
-			if err := f.refuseLink(name); err != nil {
+			if err := f.refuseSymlink(name); err != nil {
 				return nil, err
 			}
 			return nil, err
@@ -120,40 +120,40 @@ func (f *fileSystem) openNode(name string, flag int) (*os.File, error) {
 	}
 }
 
-func (f *fileSystem) refuseLink(name string) error {
-	p, err := f.find(name)
+func (f *volumeFS) refuseSymlink(name string) error {
+	p, err := f.resolve(name)
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	if st, err := p.stat(); err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+	defer p.release()
+	if st, err := p.lstat(); err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return driver.ErrLoop
 	}
 	return nil
 }
 
-// create opens a file that is to be made. Its name must not come up between the look
+// createLocked opens a file that is to be made. Its name must not come up between the look
 // that another change takes at it and that change.
-func (f *fileSystem) create(ctx context.Context, c *counter, name string, flag int, mode fs.FileMode) (h *os.File, err error) {
+func (f *volumeFS) createLocked(ctx context.Context, c *counter, name string, flag int, mode fs.FileMode) (h *os.File, err error) {
 	open := func() error {
 		return f.b.host.mutate("create", name, func() error {
 			h, err = f.root.OpenFile(name, flag|os.O_CREATE, mode.Perm())
 			return err
 		})
 	}
-	err = c.changeNames(ctx, func() error {
+	err = c.withNamesLock(ctx, func() error {
 		if flag&os.O_EXCL != 0 {
-			return c.page.charging(entryTally(path.Base(name)), open)
+			return c.page.withCharge(entryTally(path.Base(name)), open)
 		}
 		if _, err := f.root.Stat(name); err == nil {
 			return open() // it is there by now
 		}
 		// What a dangling link leads to: its name is known once it is made.
 		most := tally{entries: 1, names: driver.MaxElemLen}
-		return c.page.charging(most, func() error {
+		return c.page.withCharge(most, func() error {
 			err := open()
 			if err == nil {
-				c.page.addTally(entryTally(cmp.Or(baseOf(h), path.Base(name))).minus(most))
+				c.page.addTally(entryTally(cmp.Or(nameOfOpenFile(h), path.Base(name))).minus(most))
 			}
 			return err
 		})
@@ -164,14 +164,14 @@ func (f *fileSystem) create(ctx context.Context, c *counter, name string, flag i
 	return h, nil
 }
 
-// created finishes a new file: its exact mode, and its name made durable.
-func (f *fileSystem) created(h *os.File, name string, mode fs.FileMode) error {
-	err := unix.Fchmod(int(h.Fd()), filemode.Perm(createMode(mode)))
+// finishCreate finishes a new file: its exact mode, and its name made durable.
+func (f *volumeFS) finishCreate(h *os.File, name string, mode fs.FileMode) error {
+	err := unix.Fchmod(int(h.Fd()), filemode.Perm(modeOrDefault(mode)))
 	if err == nil && !f.batch {
-		var p place
-		if p, err = f.find(name); err == nil {
-			err = f.syncDirs(p)
-			p.close()
+		var p resolved
+		if p, err = f.resolve(name); err == nil {
+			err = f.syncParents(p)
+			p.release()
 		}
 	}
 	if err != nil {
@@ -180,18 +180,18 @@ func (f *fileSystem) created(h *os.File, name string, mode fs.FileMode) error {
 	return err
 }
 
-func createMode(mode fs.FileMode) fs.FileMode {
+func modeOrDefault(mode fs.FileMode) fs.FileMode {
 	if mode == 0 {
 		return 0o644
 	}
 	return mode
 }
 
-// begin checks that what was opened is a regular file, and registers it.
-func (h *file) begin(ctx context.Context, opts driver.OpenOptions) (st unix.Stat_t, err error) {
+// startHandle checks that what was opened is a regular file, and registers it.
+func (h *handle) startHandle(ctx context.Context, opts driver.OpenOptions) (st unix.Stat_t, err error) {
 	if err := unix.Fstat(h.fd, &st); err != nil {
 		h.closeDescriptor()
-		return st, sysErr(err)
+		return st, translateError(err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -200,12 +200,12 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) (st unix.Stat
 		return st, driver.ErrIsDir
 	default:
 		h.closeDescriptor()
-		return st, notRegular(filemode.Go(uint32(st.Mode)))
+		return st, errNotRegular(filemode.Go(uint32(st.Mode)))
 	}
 	h.key.ino = uint64(st.Ino)
-	h.b.openInode(h.key)
-	if h.write {
-		h.count.retain()
+	h.b.acquireInode(h.key)
+	if h.canWrite {
+		h.counter.acquire()
 	}
 	if err := h.b.register(h); err != nil {
 		h.end()
@@ -220,7 +220,7 @@ func (h *file) begin(ctx context.Context, opts driver.OpenOptions) (st unix.Stat
 	return st, nil
 }
 
-func notRegular(mode fs.FileMode) error {
+func errNotRegular(mode fs.FileMode) error {
 	what := "socket or device"
 	if mode&fs.ModeNamedPipe != 0 {
 		what = "fifo"

@@ -65,24 +65,24 @@ func (b *Backend) openPage(id string) (*page, error) {
 
 func (p *page) close() error { return errors.Join(unix.Munmap(p.mem), p.f.Close()) }
 
-// word is an integer of the page, shared with other processes.
-func (p *page) word(off int) *int64 { return (*int64)(unsafe.Pointer(&p.mem[off])) }
+// wordPointer is an integer of the page, shared with other processes.
+func (p *page) wordPointer(off int) *int64 { return (*int64)(unsafe.Pointer(&p.mem[off])) }
 
-func (p *page) load(off int) int64     { return atomic.LoadInt64(p.word(off)) }
-func (p *page) store(off int, v int64) { atomic.StoreInt64(p.word(off), v) }
+func (p *page) load(off int) int64     { return atomic.LoadInt64(p.wordPointer(off)) }
+func (p *page) store(off int, v int64) { atomic.StoreInt64(p.wordPointer(off), v) }
 
-// raise replaces a word by what next makes of it.
-func (p *page) raise(off int, next func(last int64) int64) {
+// updateWord replaces a word by what next makes of it.
+func (p *page) updateWord(off int, next func(last int64) int64) {
 	for {
 		last := p.load(off)
-		if atomic.CompareAndSwapInt64(p.word(off), last, next(last)) {
+		if atomic.CompareAndSwapInt64(p.wordPointer(off), last, next(last)) {
 			return
 		}
 	}
 }
 
-// reserve charges n more bytes, unless that exceeds the quota.
-func (p *page) reserve(n int64) error {
+// reserveBytes charges n more bytes, unless that exceeds the quota.
+func (p *page) reserveBytes(n int64) error {
 	if n <= 0 {
 		return nil
 	}
@@ -91,17 +91,17 @@ func (p *page) reserve(n int64) error {
 		if quota != 0 && (used > quota || n > quota-used) {
 			return driver.Errorf(driver.ErrQuota, "%d more bytes do not fit: %d of the quota of %s are used", n, used, driver.Size(quota))
 		}
-		if atomic.CompareAndSwapInt64(p.word(offUsed), used, used+n) {
+		if atomic.CompareAndSwapInt64(p.wordPointer(offUsed), used, used+n) {
 			return nil
 		}
 	}
 }
 
-// add corrects the charge by n bytes, without regard to the quota.
-func (p *page) add(n int64) { atomic.AddInt64(p.word(offUsed), n) }
+// addBytes corrects the charge by n bytes, without regard to the quota.
+func (p *page) addBytes(n int64) { atomic.AddInt64(p.wordPointer(offUsed), n) }
 
-// holder is who holds all locks of the page, for messages.
-func (p *page) holder() string {
+// lockHolder is who holds all locks of the page, for messages.
+func (p *page) lockHolder() string {
 	text := make([]byte, holderLen)
 	if _, err := p.f.ReadAt(text, offHolder); err != nil {
 		return ""
@@ -113,7 +113,7 @@ func (p *page) holder() string {
 	return string(text[:n])
 }
 
-func (p *page) setHolder(who string) {
+func (p *page) setLockHolder(who string) {
 	text := make([]byte, holderLen)
 	copy(text[:holderLen-1], who)
 	_, _ = p.f.WriteAt(text, offHolder) // for messages only

@@ -18,15 +18,15 @@ type process struct {
 	lock *flock.Lock
 }
 
-// processFile is the name of a process's file beneath locks/.
-func processFile(id string) string { return processDir + "/" + id }
+// processFileName is the name of a process's file beneath locks/.
+func processFileName(id string) string { return processDir + "/" + id }
 
 // processDir is the directory of process files within locks/. It is their own, so that
 // looking for the dead takes no longer when there are many volumes.
 const processDir = "processes"
 
-// process returns the id of this backend, locking its file the first time.
-func (b *Backend) process() (string, error) {
+// processID returns the id of this backend, locking its file the first time.
+func (b *Backend) processID() (string, error) {
 	if p := b.proc.Load(); p != nil {
 		return p.id, nil
 	}
@@ -42,7 +42,7 @@ func (b *Backend) process() (string, error) {
 	// Whoever looks for the dead may hold the lock for a moment, before it is ours.
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	lock, err := flock.WaitIn(ctx, b.locks, processFile(id.String()))
+	lock, err := flock.WaitIn(ctx, b.locks, processFileName(id.String()))
 	if err != nil {
 		return "", err
 	}
@@ -56,11 +56,11 @@ func (b *Backend) endProcess() error {
 	if p == nil {
 		return nil
 	}
-	return errors.Join(b.removeLock(processFile(p.id)), p.lock.Release())
+	return errors.Join(b.removeLockFile(processFileName(p.id)), p.lock.Release())
 }
 
-// isOwn reports whether id is this backend.
-func (b *Backend) isOwn(id string) bool {
+// isOwnProcess reports whether id is this backend.
+func (b *Backend) isOwnProcess(id string) bool {
 	p := b.proc.Load()
 	return p != nil && p.id == id
 }
@@ -71,12 +71,12 @@ type liveness struct {
 	seen map[string]bool
 }
 
-func (b *Backend) liveness() *liveness { return &liveness{b, map[string]bool{}} }
+func (b *Backend) newLiveness() *liveness { return &liveness{b, map[string]bool{}} }
 
-// alive reports whether the process still runs. An error means alive: what is not
+// isAlive reports whether the process still runs. An error means alive: what is not
 // known to be dead must not be undone.
-func (l *liveness) alive(id string) bool {
-	if l.b.isOwn(id) {
+func (l *liveness) isAlive(id string) bool {
+	if l.b.isOwnProcess(id) {
 		return true
 	}
 	if !driver.IsID(id) {
@@ -86,7 +86,7 @@ func (l *liveness) alive(id string) bool {
 		return live
 	}
 	live := true
-	lock, err := l.b.tryProcess(id)
+	lock, err := l.b.tryLockProcess(id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		live = false
@@ -98,33 +98,33 @@ func (l *liveness) alive(id string) bool {
 	return live
 }
 
-// tryProcess takes the lock of another process, if that is dead.
-func (b *Backend) tryProcess(id string) (*flock.Lock, error) {
+// tryLockProcess takes the lock of another process, if that is dead.
+func (b *Backend) tryLockProcess(id string) (*flock.Lock, error) {
 	if b.locks == nil {
 		return nil, fs.ErrNotExist
 	}
-	return flock.TryExistingIn(b.locks, processFile(id))
+	return flock.TryExistingIn(b.locks, processFileName(id))
 }
 
-// buryDead removes the files of dead processes. One that stays does no harm.
-func (b *Backend) buryDead(live *liveness) {
+// removeDeadProcesses removes the files of dead processes. One that stays does no harm.
+func (b *Backend) removeDeadProcesses(live *liveness) {
 	names, err := beneath.Names(b.locks, processDir)
 	if err != nil {
 		return
 	}
 	for _, id := range names {
-		if !driver.IsID(id) || live.alive(id) {
+		if !driver.IsID(id) || live.isAlive(id) {
 			continue
 		}
 		// Under its lock, so that it cannot become that of a process which has just
 		// made the file and is about to lock it.
-		if lock, err := b.tryProcess(id); err == nil && lock != nil {
-			_ = b.removeLock(processFile(id))
+		if lock, err := b.tryLockProcess(id); err == nil && lock != nil {
+			_ = b.removeLockFile(processFileName(id))
 			lock.Release()
 		}
 	}
 }
 
-// bg is a context for the second half of an operation, which is not to be left
+// withoutCancel is a context for the second half of an operation, which is not to be left
 // halfway when the caller loses patience.
-func bg(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+func withoutCancel(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

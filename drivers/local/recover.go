@@ -10,49 +10,49 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recover finishes or undoes what dead processes left, and returns how many things
+// recoverHome finishes or undoes what dead processes left, and returns how many things
 // that were. It looks at rows that are in flight only, so its cost does not grow with
 // the number of volumes, and it leaves alone what a live process is doing. What cannot
 // be finished (a file that cannot be deleted, say) stays as it is, for the next time
 // and for Check to report: it must not keep anyone from all the other volumes.
-func (b *Backend) recover(ctx context.Context) (int, error) {
-	live := b.liveness()
+func (b *Backend) recoverHome(ctx context.Context) (int, error) {
+	live := b.newLiveness()
 	volumes, err := b.recoverVolumes(ctx, live)
 	if err != nil {
 		return 0, err
 	}
-	rows, err := b.recoverRows(ctx, live)
+	rows, err := b.recoverMarks(ctx, live)
 	if err != nil {
 		return volumes, err
 	}
-	b.buryDead(live)
+	b.removeDeadProcesses(live)
 	return volumes + rows, ctx.Err()
 }
 
-// unsettled is a volume between two states.
-type unsettled struct {
+// unsettledVolume is a volume between two states.
+type unsettledVolume struct {
 	id, kind, state, owner string
 	made                   int
 }
 
-// check refuses a row whose ids cannot be those of a volume and a process.
-func (u unsettled) check() error { return checkIDs(u.id, u.owner) }
+// validate refuses a row whose ids cannot be those of a volume and a process.
+func (u unsettledVolume) validate() error { return validateIDs(u.id, u.owner) }
 
-// unsettled lists the volumes that are being created or removed.
-func (b *Backend) unsettled(ctx context.Context) ([]unsettled, error) {
-	return query(ctx, b.db, func(scan func(...any) error) (u unsettled, err error) {
+// listUnsettled lists the volumes that are being created or removed.
+func (b *Backend) listUnsettled(ctx context.Context) ([]unsettledVolume, error) {
+	return queryAll(ctx, b.db, func(scan func(...any) error) (u unsettledVolume, err error) {
 		return u, scan(&u.id, &u.kind, &u.state, &u.owner, &u.made)
 	}, `SELECT id, kind, state, owner, made FROM volumes WHERE state <> 'ready'`)
 }
 
 func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, error) {
-	list, err := b.unsettled(ctx)
+	list, err := b.listUnsettled(ctx)
 	if err != nil {
 		return 0, err
 	}
 	n := 0
 	for _, u := range list {
-		if u.check() != nil || live.alive(u.owner) {
+		if u.validate() != nil || live.isAlive(u.owner) {
 			continue
 		}
 		if b.recoverVolume(ctx, u) == nil {
@@ -65,9 +65,9 @@ func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, erro
 // recoverVolume finishes a removal; it finishes a creation whose directory (and image, if
 // it is a disk) is there, unless that was a draft, and undoes one whose is not. Several
 // processes may do it at once.
-func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
+func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 	if u.state == "removing" {
-		return b.finishRemove(ctx, u.id)
+		return b.finishRemoval(ctx, u.id)
 	}
 	if u.made == madeDraft {
 		return b.undoCreate(ctx, u.id)
@@ -78,17 +78,17 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
 		return b.undoCreate(ctx, u.id)
 	}
 	if err == nil && u.kind == string(driver.KindDisk) {
-		whole, derr := b.hasDisk(u.id)
+		whole, derr := b.imageExists(u.id)
 		if derr == nil && !whole {
 			return b.undoCreate(ctx, u.id)
 		}
 		err = derr
 	}
 	if err == nil {
-		err = b.syncVolumes()
+		err = b.syncVolumesDir()
 	}
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 		_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ? AND state = 'creating'`, u.id)
@@ -96,13 +96,13 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettled) error {
 	})
 }
 
-// mark is a row of a process: a counting mark or an attachment.
-type mark struct{ volume, process string }
+// processMark is a row of a process: a counting mark or an attachment.
+type processMark struct{ volume, process string }
 
-// recoverRows drops the marks and attachments of dead processes. The usage of the
+// recoverMarks drops the marks and attachments of dead processes. The usage of the
 // volumes that they may have changed is not known until it is measured.
-func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) {
-	marks, err := query(ctx, b.db, func(scan func(...any) error) (m mark, err error) {
+func (b *Backend) recoverMarks(ctx context.Context, live *liveness) (int, error) {
+	marks, err := queryAll(ctx, b.db, func(scan func(...any) error) (m processMark, err error) {
 		return m, scan(&m.volume, &m.process)
 	}, `SELECT volume, process FROM counting UNION SELECT volume, process FROM attachments`)
 	if err != nil {
@@ -110,12 +110,12 @@ func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) 
 	}
 	n := 0
 	for _, m := range marks {
-		if checkIDs(m.volume, m.process) != nil || live.alive(m.process) {
+		if validateIDs(m.volume, m.process) != nil || live.isAlive(m.process) {
 			continue
 		}
-		err := b.removeTemps(m.volume, m.process)
+		err := b.removeTempsOf(m.volume, m.process)
 		if err == nil {
-			err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return b.dropMarks(tx, m) })
+			err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return b.deleteMarks(tx, m) })
 		}
 		if err == nil {
 			n++
@@ -124,9 +124,9 @@ func (b *Backend) recoverRows(ctx context.Context, live *liveness) (int, error) 
 	return n, nil
 }
 
-// dropMarks removes what the catalog knows of a dead process and a volume. How long that
+// deleteMarks removes what the catalog knows of a dead process and a volume. How long that
 // used the volume nobody knows: it counts as used until now.
-func (b *Backend) dropMarks(tx *catalog.Tx, m mark) error {
+func (b *Backend) deleteMarks(tx *catalog.Tx, m processMark) error {
 	n, err := tx.Exec(`DELETE FROM counting WHERE volume = ? AND process = ?`, m.volume, m.process)
 	if err != nil {
 		return err
@@ -142,11 +142,11 @@ func (b *Backend) dropMarks(tx *catalog.Tx, m mark) error {
 	if err != nil {
 		return err
 	}
-	return b.usedNow(tx, m.volume)
+	return b.recordUse(tx, m.volume)
 }
 
-// query reads all rows of a query that returns few.
-func query[T any](ctx context.Context, db *catalog.DB, scan func(func(...any) error) (T, error), q string, args ...any) ([]T, error) {
+// queryAll reads all rows of a query that returns few.
+func queryAll[T any](ctx context.Context, db *catalog.DB, scan func(func(...any) error) (T, error), q string, args ...any) ([]T, error) {
 	stmt, err := db.Stmt(ctx, q)
 	if err != nil {
 		return nil, err

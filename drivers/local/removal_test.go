@@ -32,7 +32,7 @@ func TestRemovalsOfOneProcess(t *testing.T) {
 	select {
 	case err := <-removed:
 		t.Errorf("while another call removes it: %v", err)
-	case <-time.After(patience + 100*time.Millisecond):
+	case <-time.After(holdPatience + 100*time.Millisecond):
 	}
 	release()
 	if err := <-removed; err != nil {

@@ -12,7 +12,7 @@ import (
 
 // Remove implements driver.Backend.
 func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info, err error) {
-	if err := b.writable(); err != nil {
+	if err := b.checkWritable(); err != nil {
 		return driver.Info{}, err
 	}
 	err = b.ballast.Freeing(func() error {
@@ -21,10 +21,10 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info,
 			return err
 		}
 		defer unhold()
-		if info, err = b.claimRemoval(ctx, ref, nil); err != nil {
+		if info, err = b.commitRemoving(ctx, ref, nil); err != nil {
 			return err
 		}
-		return b.finishRemove(bg(ctx), info.ID)
+		return b.finishRemoval(withoutCancel(ctx), info.ID)
 	})
 	return info, err
 }
@@ -33,11 +33,11 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (info driver.Info,
 // for a dir volume under the locks of its page, for a disk volume while nobody has its files
 // open. So a use is either seen, or finds the volume gone.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (info driver.Info, err error) {
-	if err := b.writable(); err != nil {
+	if err := b.checkWritable(); err != nil {
 		return driver.Info{}, err
 	}
 	// Attachments of dead processes are uses that nobody has noted yet.
-	if _, err := b.recover(ctx); err != nil {
+	if _, err := b.recoverHome(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	ref := driver.ByID(id)
@@ -47,17 +47,17 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 			return err
 		}
 		defer unhold()
-		closed, err := b.holdFilesClosed(ctx, id)
+		closed, err := b.lockFilesClosed(ctx, id)
 		if err != nil {
 			return err
 		}
 		defer closed()
-		err = b.atRest(ctx, id, "removing what is unused", func(p *page) error {
-			info, err = b.claimRemoval(ctx, ref, func(now driver.Info) error {
+		err = b.withVolumeAtRest(ctx, id, "removing what is unused", func(p *page) error {
+			info, err = b.commitRemoving(ctx, ref, func(now driver.Info) error {
 				if at := time.Unix(0, p.load(offLastUse)); at.After(now.LastUsed) {
 					now.LastUsed = at
 				}
-				return unusedSince(now, since)
+				return refuseUsedSince(now, since)
 			})
 			if err == nil {
 				p.store(offRemoved, 1)
@@ -67,31 +67,31 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 		if err != nil {
 			return err
 		}
-		return b.finishRemove(bg(ctx), id)
+		return b.finishRemoval(withoutCancel(ctx), id)
 	})
 	return info, err
 }
 
-// unusedSince returns ErrInUse for a volume that was used after since.
-func unusedSince(info driver.Info, since time.Time) error {
+// refuseUsedSince returns ErrInUse for a volume that was used after since.
+func refuseUsedSince(info driver.Info, since time.Time) error {
 	if !info.LastUsed.After(since) {
 		return nil
 	}
 	return driver.Errorf(driver.ErrInUse, "the volume was used at %s", info.LastUsed.UTC().Format(time.RFC3339))
 }
 
-// holdFilesClosed keeps anybody from opening the files of a disk volume until release.
+// lockFilesClosed keeps anybody from opening the files of a disk volume until release.
 // ErrInUse: somebody has them open.
-func (b *Backend) holdFilesClosed(ctx context.Context, id string) (release func(), err error) {
-	r, err := b.get(ctx, driver.ByID(id))
+func (b *Backend) lockFilesClosed(ctx context.Context, id string) (release func(), err error) {
+	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return nil, err
 	}
 	if r.Kind != driver.KindDisk {
 		return func() {}, nil
 	}
-	for deadline := time.Now().Add(patience); ; {
-		f, err := b.flockDisk(id, holdFiles, false)
+	for deadline := time.Now().Add(holdPatience); ; {
+		f, err := b.tryFlockDisk(id, holdFiles, false)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return func() {}, nil // a volume whose directory is lost can still be removed
@@ -110,24 +110,24 @@ func (b *Backend) holdFilesClosed(ctx context.Context, id string) (release func(
 	}
 }
 
-// claimRemoval commits a volume as being removed by this process. may can refuse it by what
+// commitRemoving commits a volume as being removed by this process. may can refuse it by what
 // the catalog says; nil: it does not.
-func (b *Backend) claimRemoval(ctx context.Context, ref driver.Ref, may func(driver.Info) error) (driver.Info, error) {
-	proc, err := b.process()
+func (b *Backend) commitRemoving(ctx context.Context, ref driver.Ref, may func(driver.Info) error) (driver.Info, error) {
+	proc, err := b.processID()
 	if err != nil {
-		return driver.Info{}, sysErr(err)
+		return driver.Info{}, translateError(err)
 	}
 	var info driver.Info
 	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
-		query, arg := lookup(ref)
-		r, err := scanOne(tx.QueryRow(query, arg))
+		query, arg := lookupQuery(ref)
+		r, err := scanOneVolume(tx.QueryRow(query, arg))
 		if err != nil {
 			return err
 		}
-		if err := b.refuseDraft(&r.Info); err != nil {
+		if err := b.refuseForeignDraft(&r.Info); err != nil {
 			return err
 		}
-		info = b.located(r.Info)
+		info = b.withLocation(r.Info)
 		if err := b.refuseAttached(tx, info.ID); err != nil {
 			return err
 		}
@@ -145,13 +145,13 @@ func (b *Backend) claimRemoval(ctx context.Context, ref driver.Ref, may func(dri
 	return info, nil
 }
 
-// finishRemove deletes the directory and the row of a volume that is committed as
+// finishRemoval deletes the directory and the row of a volume that is committed as
 // removing. Dropping the row need not be durable: recovery would do it again.
-func (b *Backend) finishRemove(ctx context.Context, id string) error {
-	b.endDraft(id)
-	b.markRemoved(id)
+func (b *Backend) finishRemoval(ctx context.Context, id string) error {
+	b.forgetDraft(id)
+	b.markPageRemoved(id)
 	if err := b.removeVolumeDir(id); err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	return b.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
 		_, err := tx.Exec(`DELETE FROM volumes WHERE id = ? AND state = 'removing'`, id)

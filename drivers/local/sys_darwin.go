@@ -15,8 +15,8 @@ const (
 	seekData  = 4
 )
 
-// unixStat converts between two declarations of the same structure.
-func unixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }
+// toUnixStat converts between two declarations of the same structure.
+func toUnixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }
 
 // renameExclusive renames, unless something is at the new name.
 func renameExclusive(fromDir int, from string, toDir int, to string) error {
@@ -26,8 +26,8 @@ func renameExclusive(fromDir int, from string, toDir int, to string) error {
 // cloneFile makes dst share the storage of src, which here only whole new files can.
 func cloneFile(dst, src *os.File) error { return unix.ENOTSUP }
 
-// punch gives the space of a range back, which here needs aligned ranges.
-func punch(f *os.File, off, length int64) error { return unix.ENOTSUP }
+// punchHole gives the space of a range back, which here needs aligned ranges.
+func punchHole(f *os.File, off, length int64) error { return unix.ENOTSUP }
 
 func mknod(dir int, name string, mode uint32, rdev uint64) error {
 	return unix.ENOTSUP

@@ -15,8 +15,8 @@ const (
 	seekHole  = unix.SEEK_HOLE
 )
 
-// unixStat converts between two declarations of the same structure.
-func unixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }
+// toUnixStat converts between two declarations of the same structure.
+func toUnixStat(st *syscall.Stat_t) *unix.Stat_t { return (*unix.Stat_t)(unsafe.Pointer(st)) }
 
 // renameExclusive renames, unless something is at the new name.
 func renameExclusive(fromDir int, from string, toDir int, to string) error {
@@ -26,8 +26,8 @@ func renameExclusive(fromDir int, from string, toDir int, to string) error {
 // cloneFile makes dst share the storage of src, where the file system can.
 func cloneFile(dst, src *os.File) error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }
 
-// punch gives the space of a range back; it reads as zeros.
-func punch(f *os.File, off, length int64) error {
+// punchHole gives the space of a range back; it reads as zeros.
+func punchHole(f *os.File, off, length int64) error {
 	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
 }
 

@@ -32,8 +32,8 @@ func (t tally) metadata() driver.Metadata {
 // entryTally is what a name is charged.
 func entryTally(name string) tally { return tally{entries: 1, names: int64(len(name))} }
 
-// tally reads the charge.
-func (p *page) tally() tally {
+// readTally reads the charge.
+func (p *page) readTally() tally {
 	return tally{p.load(offEntries), p.load(offNames), p.load(offXattrs)}
 }
 
@@ -45,20 +45,20 @@ func (p *page) setTally(t tally) {
 
 // addTally corrects the charge, without regard to bounds.
 func (p *page) addTally(t tally) {
-	atomic.AddInt64(p.word(offEntries), t.entries)
-	atomic.AddInt64(p.word(offNames), t.names)
-	atomic.AddInt64(p.word(offXattrs), t.xattrs)
+	atomic.AddInt64(p.wordPointer(offEntries), t.entries)
+	atomic.AddInt64(p.wordPointer(offNames), t.names)
+	atomic.AddInt64(p.wordPointer(offXattrs), t.xattrs)
 }
 
-// wouldHold returns ErrQuota if the volume may not hold that much more.
-func (p *page) wouldHold(more tally) error {
-	return driver.MetadataBounds(driver.Size(p.load(offQuota))).Admit(p.tally().metadata(), more.metadata())
+// admitTally returns ErrQuota if the volume may not hold that much more.
+func (p *page) admitTally(more tally) error {
+	return driver.MetadataBounds(driver.Size(p.load(offQuota))).Admit(p.readTally().metadata(), more.metadata())
 }
 
-// charging runs a change that adds to the charge. Call it within changeNames, which every
+// withCharge runs a change that adds to the charge. Call it within withNamesLock, which every
 // change of the charge upwards is made under: so what is looked at stays.
-func (p *page) charging(more tally, change func() error) error {
-	if err := p.wouldHold(more); err != nil {
+func (p *page) withCharge(more tally, change func() error) error {
+	if err := p.admitTally(more); err != nil {
 		return err
 	}
 	p.addTally(more)
@@ -71,24 +71,24 @@ func (p *page) charging(more tally, change func() error) error {
 
 // inodeTally is what the inode at a place is charged that is not its name: the target of
 // a link, and attributes where the volume has any. Take it before the name is gone.
-func (c *counter) inodeTally(p place, st *unix.Stat_t) tally {
-	t := linkTally(st)
+func (c *counter) inodeTally(p resolved, st *unix.Stat_t) tally {
+	t := symlinkTally(st)
 	if c.page.load(offXattrs) > 0 {
-		t.xattrs = xattrBytes(linkXattrs(p))
+		t.xattrs = chargedXattrBytes(linkXattrs(p))
 	}
 	return t
 }
 
-func linkTally(st *unix.Stat_t) tally {
+func symlinkTally(st *unix.Stat_t) tally {
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 		return tally{}
 	}
 	return tally{names: st.Size}
 }
 
-// lostTally is what is given back when a name at a place goes: of an inode with other
+// freedTally is what is given back when a name at a place goes: of an inode with other
 // names only the name.
-func (c *counter) lostTally(p place, name string, st *unix.Stat_t) tally {
+func (c *counter) freedTally(p resolved, name string, st *unix.Stat_t) tally {
 	t := entryTally(name)
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Nlink <= 1 {
 		t = t.plus(c.inodeTally(p, st))
@@ -96,9 +96,9 @@ func (c *counter) lostTally(p place, name string, st *unix.Stat_t) tally {
 	return t
 }
 
-// losingDirectory runs the removal of an empty directory.
-func (c *counter) losingDirectory(p place, st *unix.Stat_t, remove func() error) error {
-	lost := c.lostTally(p, p.base, st)
+// unchargeDirectory runs the removal of an empty directory.
+func (c *counter) unchargeDirectory(p resolved, st *unix.Stat_t, remove func() error) error {
+	lost := c.freedTally(p, p.name, st)
 	err := remove()
 	if err == nil {
 		c.page.addTally(tally{}.minus(lost))
@@ -106,5 +106,5 @@ func (c *counter) losingDirectory(p place, st *unix.Stat_t, remove func() error)
 	return err
 }
 
-// baseOf is the name under which an open file was just made, "" if the system cannot say.
-func baseOf(f *os.File) string { return baseOfDescriptor(int(f.Fd())) }
+// nameOfOpenFile is the name under which an open file was just made, "" if the system cannot say.
+func nameOfOpenFile(f *os.File) string { return nameOfDescriptor(int(f.Fd())) }

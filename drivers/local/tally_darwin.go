@@ -1,7 +1,7 @@
 package local
 
-// baseOfDescriptor would ask the kernel for the name of an open file.
-func baseOfDescriptor(int) string { return "" }
+// nameOfDescriptor would ask the kernel for the name of an open file.
+func nameOfDescriptor(int) string { return "" }
 
-// xattrBytes is what attributes are charged: here there are none.
-func xattrBytes(xattrs) int64 { return 0 }
+// chargedXattrBytes is what attributes are charged: here there are none.
+func chargedXattrBytes(xattrs) int64 { return 0 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// baseOfDescriptor asks the kernel for the name of an open file.
-func baseOfDescriptor(fd int) string {
+// nameOfDescriptor asks the kernel for the name of an open file.
+func nameOfDescriptor(fd int) string {
 	to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return ""
@@ -16,10 +16,10 @@ func baseOfDescriptor(fd int) string {
 	return filepath.Base(to)
 }
 
-// xattrBytes is what the attributes of an inode are charged: names and values. A label
+// chargedXattrBytes is what the attributes of an inode are charged: names and values. A label
 // that the system gives to every file is none, unless it is no label by its size.
-func xattrBytes(x xattrs) int64 {
-	names, err := x.names()
+func chargedXattrBytes(x xattrs) int64 {
+	names, err := x.listNames()
 	if err != nil {
 		return 0 // a file system without attributes
 	}

@@ -21,13 +21,13 @@ const (
 	unnamedSlack = 16 << 20 // of the bound, for many small files in a small volume
 )
 
-// mostUnnamed is the bound: there is room to replace all that a volume holds, twice at once.
-func mostUnnamed(quota int64) int64 {
+// maxUnnamedBytes is the bound: there is room to replace all that a volume holds, twice at once.
+func maxUnnamedBytes(quota int64) int64 {
 	return 2*min(quota, math.MaxInt64/4) + unnamedSlack
 }
 
-// unnamedLimit returns a function to call before a file without a name grows to n bytes.
-func (f *fileSystem) unnamedLimit(c *counter) func(n int64) error {
+// unnamedLimiter returns a function to call before a file without a name grows to n bytes.
+func (f *volumeFS) unnamedLimiter(c *counter) func(n int64) error {
 	next := int64(unnamedFirst)
 	return func(n int64) error {
 		quota := c.page.load(offQuota)
@@ -35,8 +35,8 @@ func (f *fileSystem) unnamedLimit(c *counter) func(n int64) error {
 			return nil
 		}
 		next = n + unnamedStep
-		held, err := f.unnamedBytes()
-		if err == nil && held > mostUnnamed(quota) {
+		held, err := f.sumUnnamedBytes()
+		if err == nil && held > maxUnnamedBytes(quota) {
 			err = driver.Errorf(driver.ErrQuota,
 				"%d bytes are being written to the volume already, as many as its quota of %s allows at once; try again when they are complete", held, driver.Size(quota))
 		}
@@ -44,9 +44,9 @@ func (f *fileSystem) unnamedLimit(c *counter) func(n int64) error {
 	}
 }
 
-// unnamedBytes is the storage of the files in tmp. What is being removed is charged still.
-func (f *fileSystem) unnamedBytes() (int64, error) {
-	dir, err := openDirAt(f.top, "tmp")
+// sumUnnamedBytes is the storage of the files in tmp. What is being removed is charged still.
+func (f *volumeFS) sumUnnamedBytes() (int64, error) {
+	dir, err := openDirAt(f.volumeDir, "tmp")
 	if err != nil {
 		return 0, err
 	}
@@ -64,7 +64,7 @@ func (f *fileSystem) unnamedBytes() (int64, error) {
 			if strings.HasSuffix(n, removedSuffix) {
 				continue
 			}
-			st, err := place{dir: dir, base: n}.stat()
+			st, err := resolved{parent: dir, name: n}.lstat()
 			if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
 				sum += int64(st.Blocks) * 512
 			}

@@ -23,26 +23,26 @@ func (b *Backend) makeVolumeDir(id string) error {
 	if err != nil {
 		return err
 	}
-	return b.syncVolumes()
+	return b.syncVolumesDir()
 }
 
-// ensureData makes volumes/<id>/data, durably, unless the catalog says that it was
+// ensureDataDir makes volumes/<id>/data, durably, unless the catalog says that it was
 // made. Who calls it says so in the catalog next. It is not made with the volume,
 // because most of what creating a volume costs is making directories. ErrNotFound.
-func (b *Backend) ensureData(ctx context.Context, id string) error {
-	r, err := b.get(ctx, driver.ByID(id))
+func (b *Backend) ensureDataDir(ctx context.Context, id string) error {
+	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil || r.made {
 		return err
 	}
-	err = b.makeData(id)
+	err = b.makeDataDir(id)
 	if errors.Is(err, fs.ErrNotExist) {
-		return b.whyMissing(ctx, id)
+		return b.errMissingDirectory(ctx, id)
 	}
-	return sysErr(err)
+	return translateError(err)
 }
 
-// makeData makes volumes/<id>/data, durably, unless it is there.
-func (b *Backend) makeData(id string) error {
+// makeDataDir makes volumes/<id>/data, durably, unless it is there.
+func (b *Backend) makeDataDir(id string) error {
 	dir, err := openDirAt(b.volumes, id)
 	if err != nil {
 		return err
@@ -50,24 +50,24 @@ func (b *Backend) makeData(id string) error {
 	defer dir.Close()
 	err = b.host.mutate("mkdir", id+"/data", func() error { return unix.Mkdirat(int(dir.Fd()), "data", 0o755) })
 	if err == nil || errors.Is(err, fs.ErrExist) {
-		err = b.finishData(dir)
+		err = b.finishDataDir(dir)
 	}
 	return err
 }
 
-// whyMissing is the error for a volume whose directory is not there: ErrNotFound when
+// errMissingDirectory is the error for a volume whose directory is not there: ErrNotFound when
 // it was removed meanwhile, otherwise ErrCorrupt.
-func (b *Backend) whyMissing(ctx context.Context, id string) error {
-	if _, err := b.get(ctx, driver.ByID(id)); err != nil {
+func (b *Backend) errMissingDirectory(ctx context.Context, id string) error {
+	if _, err := b.getVolume(ctx, driver.ByID(id)); err != nil {
 		return err
 	}
 	return driver.Errorf(driver.ErrCorrupt, "the volume's directory is missing; run a check of the home")
 }
 
-// finishData gives the root of a volume, whose directory is open, its mode and makes it
+// finishDataDir gives the root of a volume, whose directory is open, its mode and makes it
 // durable. The root is what others see of a volume, so its mode is not left to the umask;
 // what is above it stays private.
-func (b *Backend) finishData(dir *os.File) error {
+func (b *Backend) finishDataDir(dir *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), "data", &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -91,7 +91,7 @@ func (b *Backend) removeVolumeDir(id string) error {
 			if err := unix.Unlinkat(top, id, unix.AT_REMOVEDIR); err == nil || errors.Is(err, unix.ENOENT) {
 				return err
 			}
-			b.removeEmptyData(id)
+			b.removeEmptyDataDir(id)
 			return unix.Unlinkat(top, id, unix.AT_REMOVEDIR)
 		})
 		if errors.Is(err, fs.ErrNotExist) {
@@ -111,14 +111,14 @@ func (b *Backend) removeVolumeDir(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := b.syncVolumes(); err != nil {
+	if err := b.syncVolumesDir(); err != nil {
 		return err
 	}
-	return b.removeLock(id)
+	return b.removeLockFile(id)
 }
 
-// removeEmptyData removes the root of a volume that holds nothing.
-func (b *Backend) removeEmptyData(id string) {
+// removeEmptyDataDir removes the root of a volume that holds nothing.
+func (b *Backend) removeEmptyDataDir(id string) {
 	dir, err := openDirAt(b.volumes, id)
 	if err != nil {
 		return // the long way finds out why
@@ -127,8 +127,8 @@ func (b *Backend) removeEmptyData(id string) {
 	_ = unix.Unlinkat(int(dir.Fd()), "data", unix.AT_REMOVEDIR)
 }
 
-// removeLock removes a file of locks/, if it is there.
-func (b *Backend) removeLock(name string) error {
+// removeLockFile removes a file of locks/, if it is there.
+func (b *Backend) removeLockFile(name string) error {
 	err := beneath.Remove(b.locks, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -139,11 +139,11 @@ func (b *Backend) removeLock(name string) error {
 // tempPrefix begins the names of a process's files in a volume's tmp directory.
 func tempPrefix(process string) string { return process + "-" }
 
-// tempProcess is the process that a name in a tmp directory begins with.
-func tempProcess(name string) string { return name[:min(36, len(name))] } // the length of a UUID
+// processOfTemp is the process that a name in a tmp directory begins with.
+func processOfTemp(name string) string { return name[:min(36, len(name))] } // the length of a UUID
 
-// removeTemps deletes what a dead process was writing to a volume.
-func (b *Backend) removeTemps(id, process string) error {
+// removeTempsOf deletes what a dead process was writing to a volume.
+func (b *Backend) removeTempsOf(id, process string) error {
 	d, err := openDirAt(b.volumes, id+"/tmp")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -166,5 +166,7 @@ func (b *Backend) removeTemps(id, process string) error {
 	return nil
 }
 
-// volumeGone reports that a volume's root is not there any more.
-func volumeGone() error { return driver.Errorf(driver.ErrNotFound, "the volume has been removed") }
+// errVolumeRemoved reports that a volume's root is not there any more.
+func errVolumeRemoved() error {
+	return driver.Errorf(driver.ErrNotFound, "the volume has been removed")
+}

@@ -12,8 +12,8 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// columns are what scanRow reads.
-const columns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs, last_used`
+// volumeColumns are what scanVolumeRow reads.
+const volumeColumns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs, last_used`
 
 // What the column made says of a volume.
 const (
@@ -23,24 +23,24 @@ const (
 )
 
 const (
-	selectByID = `SELECT ` + columns + ` FROM volumes WHERE id = ? AND (state = 'ready' OR state = 'creating' AND made = 2)`
+	selectByID = `SELECT ` + volumeColumns + ` FROM volumes WHERE id = ? AND (state = 'ready' OR state = 'creating' AND made = 2)`
 	// The last term says nothing new, but shows SQLite that the index on names, which
 	// leaves out volumes in removal, has what is looked for.
-	selectByName = `SELECT ` + columns + ` FROM volumes WHERE name = ? AND state = 'ready' AND state <> 'removing'`
-	selectPage   = `SELECT ` + columns + ` FROM volumes
+	selectByName = `SELECT ` + volumeColumns + ` FROM volumes WHERE name = ? AND state = 'ready' AND state <> 'removing'`
+	selectPage   = `SELECT ` + volumeColumns + ` FROM volumes
 		WHERE id < ? AND state = 'ready' AND (?2 = '' OR kind = ?2) ORDER BY id DESC LIMIT CAST(?3 AS INTEGER)`
 )
 
-// lookup is the query for a volume, and its argument.
-func lookup(ref driver.Ref) (query, arg string) {
+// lookupQuery is the query for a volume, and its argument.
+func lookupQuery(ref driver.Ref) (query, arg string) {
 	if ref.ID != "" {
 		return selectByID, ref.ID
 	}
 	return selectByName, ref.Name
 }
 
-// row is a row of volumes.
-type row struct {
+// volumeRow is a row of volumes.
+type volumeRow struct {
 	driver.Info
 	counted bool // a process is changing the files, so that the usage is in its counter
 	made    bool // the directory of the files has been made, or it is a disk
@@ -48,25 +48,25 @@ type row struct {
 	tally   tally
 }
 
-// scanRow reads one row of volumes.
-func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
+// scanVolumeRow reads one row of volumes.
+func scanVolumeRow(from interface{ Scan(...any) error }) (r volumeRow, err error) {
 	// Into plain types: for all others database/sql takes the long way.
 	var kind, state, labels string
 	var quota, capacity, created, updated, used, stale, counted, made, lastUsed int64
 	err = from.Scan(&r.ID, &r.Name, &kind, &state, &quota, &capacity,
 		&labels, &created, &updated, &used, &stale, &counted, &made, &r.tally.entries, &r.tally.names, &r.tally.xattrs, &lastUsed)
 	if err != nil {
-		return row{}, err
+		return volumeRow{}, err
 	}
-	if err := checkRow(r.ID, r.Name, kind); err != nil {
-		return row{}, err
+	if err := validateRow(r.ID, r.Name, kind); err != nil {
+		return volumeRow{}, err
 	}
 	r.Kind, r.State = driver.Kind(kind), driver.State(state)
 	r.Quota, r.Capacity, r.Used = driver.Size(quota), driver.Size(capacity), driver.Size(used)
 	r.UsedStale, r.counted, r.made = stale != 0, counted > 0, made != 0
 	r.Created, r.Updated = catalog.Time(created), catalog.Time(updated)
 	r.LastUsed = r.Updated // a use as well
-	r.usedAt(lastUsed)
+	r.raiseLastUse(lastUsed)
 	r.Labels = driver.Labels{}
 	if labels != "" {
 		// One damaged row must not hide the others; Check reports it.
@@ -77,40 +77,42 @@ func scanRow(from interface{ Scan(...any) error }) (r row, err error) {
 	return r, nil
 }
 
-// usedAt makes a time, in nanoseconds since 1970, that of the last use if it is later.
-func (r *row) usedAt(at int64) {
+// raiseLastUse makes a time, in nanoseconds since 1970, that of the last use if it is later.
+func (r *volumeRow) raiseLastUse(at int64) {
 	if t := catalog.Time(at); t.After(r.LastUsed) {
 		r.LastUsed = t
 	}
 }
 
-// scanOne is scanRow for a query of one volume. ErrNotFound.
-func scanOne(from interface{ Scan(...any) error }) (row, error) {
-	r, err := scanRow(from)
+// scanOneVolume is scanVolumeRow for a query of one volume. ErrNotFound.
+func scanOneVolume(from interface{ Scan(...any) error }) (volumeRow, error) {
+	r, err := scanVolumeRow(from)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = errNoVolume()
+		err = errNoSuchVolume()
 	}
 	return r, err
 }
 
-func errNoVolume() error { return driver.Errorf(driver.ErrNotFound, "no such volume") }
+func errNoSuchVolume() error { return driver.Errorf(driver.ErrNotFound, "no such volume") }
 
-// now describes the volume with the usage that it has at this moment.
-func (b *Backend) now(r row) driver.Info { return b.located(b.rowNow(r).Info) }
+// currentInfo describes the volume with the usage that it has at this moment.
+func (b *Backend) currentInfo(r volumeRow) driver.Info {
+	return b.withLocation(b.withLiveUsage(r).Info)
+}
 
-// located adds where the volume lies.
-func (b *Backend) located(info driver.Info) driver.Info {
+// withLocation adds where the volume lies.
+func (b *Backend) withLocation(info driver.Info) driver.Info {
 	name := "data"
 	if info.Kind == driver.KindDisk {
 		name = diskName
 	}
-	return info.At("local", b.path("volumes", info.ID, name))
+	return info.At("local", b.homePath("volumes", info.ID, name))
 }
 
-// rowNow is the row with the usage, and all else that is counted, of this moment.
-func (b *Backend) rowNow(r row) row {
+// withLiveUsage is the row with the usage, and all else that is counted, of this moment.
+func (b *Backend) withLiveUsage(r volumeRow) volumeRow {
 	if r.counted {
-		b.liveUsage(&r)
+		b.readLiveUsage(&r)
 	}
 	return r
 }
@@ -125,11 +127,11 @@ func encodeLabels(l driver.Labels) string {
 
 // Create implements driver.Backend.
 func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
-	if err := b.writable(); err != nil {
+	if err := b.checkWritable(); err != nil {
 		return driver.Info{}, err
 	}
 	if spec.Kind == driver.KindDisk {
-		size, err := diskSize(spec.Capacity)
+		size, err := roundDiskSize(spec.Capacity)
 		if err != nil {
 			return driver.Info{}, err
 		}
@@ -149,24 +151,24 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 		info.Labels = driver.Labels{}
 	}
 	if spec.Draft {
-		b.makesDraft(info.ID)
+		b.registerDraft(info.ID)
 	}
-	err = b.claimName(ctx, func() error { return b.insert(ctx, info, spec.Draft) })
+	err = b.claimName(ctx, func() error { return b.insertCreating(ctx, info, spec.Draft) })
 	if err == nil {
-		err = b.makeVolume(ctx, info, spec.Draft)
+		err = b.completeCreate(ctx, info, spec.Draft)
 	}
 	if err != nil {
-		b.endDraft(info.ID)
+		b.forgetDraft(info.ID)
 		return driver.Info{}, err
 	}
 	if !spec.Draft {
 		info.State = driver.StateReady
 	}
-	return b.located(info), nil
+	return b.withLocation(info), nil
 }
 
-// insert commits a volume as being created by this process.
-func (b *Backend) insert(ctx context.Context, info driver.Info, draft bool) error {
+// insertCreating commits a volume as being created by this process.
+func (b *Backend) insertCreating(ctx context.Context, info driver.Info, draft bool) error {
 	made := madeNot
 	switch {
 	case draft:
@@ -174,13 +176,13 @@ func (b *Backend) insert(ctx context.Context, info driver.Info, draft bool) erro
 	case info.Kind == driver.KindDisk:
 		made = madeData
 	}
-	proc, err := b.process()
+	proc, err := b.processID()
 	if err != nil {
-		return sysErr(err)
+		return translateError(err)
 	}
 	labels := encodeLabels(info.Labels)
 	return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
-		if err := refuseID(tx, info.Name); err != nil {
+		if err := refuseVolumeID(tx, info.Name); err != nil {
 			return err
 		}
 		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner, made, entries, names, xattrs)
@@ -191,9 +193,9 @@ func (b *Backend) insert(ctx context.Context, info driver.Info, draft bool) erro
 	})
 }
 
-// refuseID refuses a name that is the id of a volume: whoever means the one must not
+// refuseVolumeID refuses a name that is the id of a volume: whoever means the one must not
 // get the other.
-func refuseID(tx *catalog.Tx, name string) error {
+func refuseVolumeID(tx *catalog.Tx, name string) error {
 	if uuid.Validate(name) != nil {
 		return nil
 	}
@@ -211,7 +213,7 @@ func (b *Backend) claimName(ctx context.Context, write func() error) error {
 	if !catalog.IsUnique(err) {
 		return err
 	}
-	if n, rerr := b.recover(ctx); rerr == nil && n > 0 {
+	if n, rerr := b.recoverHome(ctx); rerr == nil && n > 0 {
 		err = write()
 	}
 	if catalog.IsUnique(err) {
@@ -220,22 +222,22 @@ func (b *Backend) claimName(ctx context.Context, write func() error) error {
 	return err
 }
 
-// makeVolume makes the directory of a volume that is committed as creating, and the
+// completeCreate makes the directory of a volume that is committed as creating, and the
 // image of a disk volume, and commits it as ready, unless it is a draft. When it fails it
 // undoes all. Only the first commit needs to be durable: after a power cut recovery
 // finds the directory and finishes, or undoes the draft.
-func (b *Backend) makeVolume(ctx context.Context, info driver.Info, draft bool) error {
+func (b *Backend) completeCreate(ctx context.Context, info driver.Info, draft bool) error {
 	id := info.ID
 	err := b.makeVolumeDir(id)
 	switch {
 	case err != nil:
 	case info.Kind == driver.KindDisk:
-		err = b.makeDisk(info)
+		err = b.createImage(info)
 	case draft:
-		err = b.makeData(id)
+		err = b.makeDataDir(id)
 	}
 	if err == nil && !draft {
-		err = b.db.Write(bg(ctx), catalog.Lazy, func(tx *catalog.Tx) error {
+		err = b.db.Write(withoutCancel(ctx), catalog.Lazy, func(tx *catalog.Tx) error {
 			_, err := tx.Exec(`UPDATE volumes SET state = 'ready', owner = '' WHERE id = ?`, id)
 			return err
 		})
@@ -244,7 +246,7 @@ func (b *Backend) makeVolume(ctx context.Context, info driver.Info, draft bool) 
 		return nil
 	}
 	// What fails here too is left for the recovery after this process has ended.
-	return errors.Join(sysErr(err), b.undoCreate(bg(ctx), id))
+	return errors.Join(translateError(err), b.undoCreate(withoutCancel(ctx), id))
 }
 
 func (b *Backend) undoCreate(ctx context.Context, id string) error {
@@ -255,30 +257,30 @@ func (b *Backend) undoCreate(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return b.finishRemove(ctx, id)
+	return b.finishRemoval(ctx, id)
 }
 
 // Get implements driver.Backend.
 func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	if err := b.usable(); err != nil {
+	if err := b.checkOpen(); err != nil {
 		return driver.Info{}, err
 	}
-	r, err := b.get(ctx, ref)
+	r, err := b.getVolume(ctx, ref)
 	if err != nil {
 		return driver.Info{}, err
 	}
-	return b.now(r), nil
+	return b.currentInfo(r), nil
 }
 
-func (b *Backend) get(ctx context.Context, ref driver.Ref) (row, error) {
-	query, arg := lookup(ref)
+func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, error) {
+	query, arg := lookupQuery(ref)
 	stmt, err := b.db.Stmt(ctx, query)
 	if err != nil {
-		return row{}, err
+		return volumeRow{}, err
 	}
-	r, err := scanOne(stmt.QueryRowContext(ctx, arg))
+	r, err := scanOneVolume(stmt.QueryRowContext(ctx, arg))
 	if err == nil {
-		err = b.refuseDraft(&r.Info)
+		err = b.refuseForeignDraft(&r.Info)
 	}
 	return r, catalog.Translate(err)
 }
@@ -288,15 +290,15 @@ const maxPage = 1000
 // List implements driver.Backend. The cursor is the id of the last volume of the page
 // before.
 func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, error) {
-	if err := b.usable(); err != nil {
+	if err := b.checkOpen(); err != nil {
 		return driver.Page{}, err
 	}
-	return b.list(ctx, filter, false)
+	return b.listVolumes(ctx, filter, false)
 }
 
-// list is List. With sound, rows that cannot be a volume's are left out; they make List
+// listVolumes is List. With sound, rows that cannot be a volume's are left out; they make List
 // fail, and Check reports them.
-func (b *Backend) list(ctx context.Context, filter driver.Filter, sound bool) (driver.Page, error) {
+func (b *Backend) listVolumes(ctx context.Context, filter driver.Filter, sound bool) (driver.Page, error) {
 	after := filter.Cursor
 	if after == "" {
 		after = "~" // beyond every id
@@ -322,15 +324,15 @@ func (b *Backend) list(ctx context.Context, filter driver.Filter, sound bool) (d
 		return driver.Page{}, catalog.Translate(err)
 	}
 	defer rows.Close()
-	page, err := b.collect(rows, filter.Selector, limit, sound)
+	page, err := b.collectPage(rows, filter.Selector, limit, sound)
 	return page, catalog.Translate(err)
 }
 
-// collect reads up to limit matching volumes and notes whether there are more.
-func (b *Backend) collect(rows *sql.Rows, sel driver.Selector, limit int, sound bool) (driver.Page, error) {
+// collectPage reads up to limit matching volumes and notes whether there are more.
+func (b *Backend) collectPage(rows *sql.Rows, sel driver.Selector, limit int, sound bool) (driver.Page, error) {
 	var page driver.Page
 	for rows.Next() {
-		r, err := scanRow(rows)
+		r, err := scanVolumeRow(rows)
 		if sound && errors.Is(err, errBadRow) {
 			continue
 		}
@@ -344,21 +346,21 @@ func (b *Backend) collect(rows *sql.Rows, sel driver.Selector, limit int, sound 
 			page.Next = page.Volumes[limit-1].ID
 			break
 		}
-		page.Volumes = append(page.Volumes, b.now(r))
+		page.Volumes = append(page.Volumes, b.currentInfo(r))
 	}
 	return page, rows.Err()
 }
 
 // Update implements driver.Backend.
 func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
-	if err := b.writable(); err != nil {
+	if err := b.checkWritable(); err != nil {
 		return driver.Info{}, err
 	}
-	r, err := b.get(ctx, driver.ByID(id))
+	r, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if err := fitsKind(r.Kind, change); err != nil {
+	if err := refuseWrongKind(r.Kind, change); err != nil {
 		return driver.Info{}, err
 	}
 	if change.Publish {
@@ -368,17 +370,17 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	}
 	if change.Capacity != 0 {
 		// Before the catalog says so: an image that is larger than that does no harm.
-		if change.Capacity, err = b.growDisk(ctx, r, change.Capacity); err != nil {
+		if change.Capacity, err = b.growDiskVolume(ctx, r, change.Capacity); err != nil {
 			return driver.Info{}, err
 		}
 	}
 	apply := func() error {
 		return b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error {
 			var err error
-			if r, err = scanOne(tx.QueryRow(selectByID, id)); err != nil {
+			if r, err = scanOneVolume(tx.QueryRow(selectByID, id)); err != nil {
 				return err
 			}
-			return b.applyUpdate(tx, &r.Info, change)
+			return b.updateRow(tx, &r.Info, change)
 		})
 	}
 	switch {
@@ -393,13 +395,13 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 		return driver.Info{}, err
 	}
 	if change.Publish {
-		b.endDraft(id)
+		b.forgetDraft(id)
 	}
-	return b.now(r), nil
+	return b.currentInfo(r), nil
 }
 
-// fitsKind refuses a change that does not fit the kind of a volume.
-func fitsKind(kind driver.Kind, change driver.Update) error {
+// refuseWrongKind refuses a change that does not fit the kind of a volume.
+func refuseWrongKind(kind driver.Kind, change driver.Update) error {
 	switch {
 	case kind != driver.KindDisk && change.Capacity != 0:
 		return driver.Errorf(driver.ErrInvalid, "a dir volume has no capacity; set its quota")
@@ -409,9 +411,9 @@ func fitsKind(kind driver.Kind, change driver.Update) error {
 	return nil
 }
 
-func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.Update) error {
+func (b *Backend) updateRow(tx *catalog.Tx, info *driver.Info, change driver.Update) error {
 	if change.Name != "" {
-		if err := refuseID(tx, change.Name); err != nil {
+		if err := refuseVolumeID(tx, change.Name); err != nil {
 			return err
 		}
 		info.Name = change.Name
@@ -420,12 +422,12 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 		info.Quota = change.Quota
 	}
 	if change.Quota != 0 {
-		past, err := b.writersPast(tx, info.ID)
+		past, err := b.liveBypassingWriters(tx, info.ID)
 		if err != nil {
 			return err
 		}
 		if len(past) > 0 {
-			return errPastQuota(past[0].AttachmentInfo)
+			return errBypassesQuota(past[0].AttachmentInfo)
 		}
 	}
 	info.Capacity = max(info.Capacity, change.Capacity)
@@ -451,8 +453,8 @@ func (b *Backend) applyUpdate(tx *catalog.Tx, info *driver.Info, change driver.U
 	return err
 }
 
-// errPastQuota refuses a quota on a volume that something writes past the FS.
-func errPastQuota(by driver.AttachmentInfo) error {
+// errBypassesQuota refuses a quota on a volume that something writes past the FS.
+func errBypassesQuota(by driver.AttachmentInfo) error {
 	return driver.Errorf(driver.ErrInUse, "%q (process %d on %s) has the volume attached by a path of the host, where a quota cannot be enforced; stop it first",
 		by.Holder, by.PID, by.Host)
 }

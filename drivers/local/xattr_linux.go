@@ -13,62 +13,62 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// linkPath is a path for system calls that take no directory descriptor: the kernel's
+// procPath is a path for system calls that take no directory descriptor: the kernel's
 // own link to the directory, then the name, which an l-call does not follow.
-func (p place) linkPath() string { return fmt.Sprintf("/proc/self/fd/%d/%s", p.fd(), p.base) }
+func (p resolved) procPath() string { return fmt.Sprintf("/proc/self/fd/%d/%s", p.parentFD(), p.name) }
 
 // Getxattr implements driver.FS.
-func (f *fileSystem) Getxattr(ctx context.Context, name, attr string) (value []byte, err error) {
-	err = f.readNode(ctx, name, func(p place) error { value, err = linkXattrs(p).value(attr); return err })
+func (f *volumeFS) Getxattr(ctx context.Context, name, attr string) (value []byte, err error) {
+	err = f.readResolved(ctx, name, func(p resolved) error { value, err = linkXattrs(p).readValue(attr); return err })
 	return value, err
 }
 
 // Listxattr implements driver.FS.
-func (f *fileSystem) Listxattr(ctx context.Context, name string) (names []string, err error) {
-	err = f.readNode(ctx, name, func(p place) error { names, err = linkXattrs(p).names(); return err })
+func (f *volumeFS) Listxattr(ctx context.Context, name string) (names []string, err error) {
+	err = f.readResolved(ctx, name, func(p resolved) error { names, err = linkXattrs(p).listNames(); return err })
 	return names, err
 }
 
 // Setxattr implements driver.FS.
-func (f *fileSystem) Setxattr(ctx context.Context, name, attr string, value []byte) error {
-	if err := namespace(attr); err != nil {
+func (f *volumeFS) Setxattr(ctx context.Context, name, attr string, value []byte) error {
+	if err := checkXattrNamespace(attr); err != nil {
 		return err
 	}
 	if isACL(attr) && len(value) >= maxLabel {
 		return driver.Errorf(driver.ErrUnsupported, "attribute %q: an access list has at most %d bytes here", attr, maxLabel-1)
 	}
-	return f.changeXattr(ctx, "setxattr", name, attr, xattrCharge(attr, int64(len(value))), func(p place) error {
-		return unix.Lsetxattr(p.linkPath(), attr, value, 0)
+	return f.changeXattr(ctx, "setxattr", name, attr, xattrCharge(attr, int64(len(value))), func(p resolved) error {
+		return unix.Lsetxattr(p.procPath(), attr, value, 0)
 	})
 }
 
 // Removexattr implements driver.FS.
-func (f *fileSystem) Removexattr(ctx context.Context, name, attr string) error {
-	return f.changeXattr(ctx, "removexattr", name, attr, 0, func(p place) error { return unix.Lremovexattr(p.linkPath(), attr) })
+func (f *volumeFS) Removexattr(ctx context.Context, name, attr string) error {
+	return f.changeXattr(ctx, "removexattr", name, attr, 0, func(p resolved) error { return unix.Lremovexattr(p.procPath(), attr) })
 }
 
 // changeXattr runs a change of an attribute, after which it is charged that much.
-func (f *fileSystem) changeXattr(ctx context.Context, op, name, attr string, charge int64, change func(place) error) error {
-	return f.changeAt(ctx, name, func(c *counter, p place) error {
+func (f *volumeFS) changeXattr(ctx context.Context, op, name, attr string, charge int64, change func(resolved) error) error {
+	return f.changeResolved(ctx, name, func(c *counter, p resolved) error {
 		if err := f.refuseDevice(p); err != nil {
 			return err
 		}
-		err := c.changeNames(ctx, func() error {
+		err := c.withNamesLock(ctx, func() error {
 			more := tally{xattrs: charge}
-			if size, err := unix.Lgetxattr(p.linkPath(), attr, nil); err == nil {
+			if size, err := unix.Lgetxattr(p.procPath(), attr, nil); err == nil {
 				more.xattrs -= xattrCharge(attr, int64(size))
 			}
-			return c.page.charging(more, func() error { return f.b.host.mutate(op, p.base, func() error { return change(p) }) })
+			return c.page.withCharge(more, func() error { return f.b.host.mutate(op, p.name, func() error { return change(p) }) })
 		})
 		if err != nil {
 			return err
 		}
-		return f.syncNode(p)
+		return f.syncResolved(p)
 	})
 }
 
-// namespace refuses names that belong to no namespace of xattr(7).
-func namespace(attr string) error {
+// checkXattrNamespace refuses names that belong to no namespace of xattr(7).
+func checkXattrNamespace(attr string) error {
 	ns, rest, ok := strings.Cut(attr, ".")
 	if !ok || rest == "" || !slices.Contains([]string{"user", "trusted", "security", "system"}, ns) {
 		return driver.Errorf(driver.ErrUnsupported, "attribute %q: names begin with \"user.\"", attr)
@@ -76,17 +76,17 @@ func namespace(attr string) error {
 	return nil
 }
 
-func (f *fileSystem) readNode(ctx context.Context, name string, read func(place) error) error {
+func (f *volumeFS) readResolved(ctx context.Context, name string, read func(resolved) error) error {
 	if err := f.enter(ctx); err != nil {
 		return err
 	}
 	defer f.done()
-	p, err := f.find(name)
+	p, err := f.resolve(name)
 	if err != nil {
-		return f.gone(err)
+		return f.explainError(err)
 	}
-	defer p.close()
-	return f.gone(read(p))
+	defer p.release()
+	return f.explainError(read(p))
 }
 
 // xattrs reads the extended attributes of one node. list and get are the system calls
@@ -97,10 +97,10 @@ type xattrs struct {
 }
 
 // linkXattrs reads those of what is at a place, not following a link.
-func linkXattrs(p place) xattrs {
+func linkXattrs(p resolved) xattrs {
 	return xattrs{
-		func(buf []byte) (int, error) { return unix.Llistxattr(p.linkPath(), buf) },
-		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(p.linkPath(), name, buf) },
+		func(buf []byte) (int, error) { return unix.Llistxattr(p.procPath(), buf) },
+		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(p.procPath(), name, buf) },
 	}
 }
 
@@ -120,12 +120,12 @@ func holdsNoXattrs(fd int) bool {
 	return err == nil && (n == 0 || string(buf[:n]) == "security.selinux\x00")
 }
 
-func (x xattrs) value(name string) ([]byte, error) {
-	return readSized(func(buf []byte) (int, error) { return x.get(name, buf) })
+func (x xattrs) readValue(name string) ([]byte, error) {
+	return readGrowing(func(buf []byte) (int, error) { return x.get(name, buf) })
 }
 
-func (x xattrs) names() ([]string, error) {
-	data, err := readSized(x.list)
+func (x xattrs) listNames() ([]string, error) {
+	data, err := readGrowing(x.list)
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +139,8 @@ func (x xattrs) names() ([]string, error) {
 	return names, nil
 }
 
-// readSized reads a value whose length the kernel knows and may change meanwhile.
-func readSized(read func([]byte) (int, error)) ([]byte, error) {
+// readGrowing reads a value whose length the kernel knows and may change meanwhile.
+func readGrowing(read func([]byte) (int, error)) ([]byte, error) {
 	buf := make([]byte, 256)
 	for {
 		n, err := read(buf)
@@ -156,8 +156,8 @@ func readSized(read func([]byte) (int, error)) ([]byte, error) {
 
 // copyXattrs copies what attributes may be copied: those of the system that this
 // process may not set are left out.
-func copyXattrs(from xattrs, to place) error {
-	names, err := from.names()
+func copyXattrs(from xattrs, to resolved) error {
+	names, err := from.listNames()
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
@@ -165,12 +165,12 @@ func copyXattrs(from xattrs, to place) error {
 		return err
 	}
 	for _, n := range names {
-		value, err := from.value(n)
+		value, err := from.readValue(n)
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
 		if err == nil {
-			err = unix.Lsetxattr(to.linkPath(), n, value, 0)
+			err = unix.Lsetxattr(to.procPath(), n, value, 0)
 		}
 		if err != nil && (strings.HasPrefix(n, "user.") || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOTSUP)) {
 			return err

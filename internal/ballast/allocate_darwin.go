@@ -2,5 +2,5 @@ package ballast
 
 import "os"
 
-// allocate gives the file that many bytes of the disk.
-func allocate(f *os.File, size int64) error { return write(f, size) }
+// allocateBytes gives the file that many bytes of the disk.
+func allocateBytes(f *os.File, size int64) error { return writeRandomBytes(f, size) }

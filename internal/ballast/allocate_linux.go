@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allocate gives the file that many bytes of the disk.
-func allocate(f *os.File, size int64) error {
+// allocateBytes gives the file that many bytes of the disk.
+func allocateBytes(f *os.File, size int64) error {
 	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		err = write(f, size)
+		err = writeRandomBytes(f, size)
 	}
 	return err
 }

@@ -33,13 +33,13 @@ const InodesName = Name + "-inodes"
 const Inodes = 16
 
 const (
-	// share is the part of what is free that the ballast takes at most: a small disk is not
+	// maxShare is the part of what is free that the ballast takes at most: a small disk is not
 	// to be filled by it.
-	share = 8
-	// least is the smallest file that is of use.
-	least = 128 << 10
+	maxShare = 8
+	// minSize is the smallest file that is of use.
+	minSize = 128 << 10
 	// firstInodes is how many inodes must be free for some to be taken.
-	firstInodes = share * Inodes
+	firstInodes = maxShare * Inodes
 )
 
 // pageSize is the step by which the file takes back what is there to be taken.
@@ -82,7 +82,7 @@ func (b *Ballast) Opening(fn func() error) error {
 // when there is more room than before, and not smaller. Failure is none of the caller's:
 // there is less to lend then. While a process has lent it, it stays.
 func (b *Ballast) Keep() {
-	if b.dir == nil || !b.own() {
+	if b.dir == nil || !b.isOwnedByUser() {
 		return
 	}
 	var held, want int64
@@ -90,10 +90,10 @@ func (b *Ballast) Keep() {
 		// Its length is what it should hold, also while that is lent.
 		held, want = int64(st.Blocks)*512, st.Size
 	}
-	free, _ := b.free()
-	want = max(want, min(Size, (free+held)/share)/pageSize*pageSize)
+	free, _ := b.freeSpace()
+	want = max(want, min(Size, (free+held)/maxShare)/pageSize*pageSize)
 	full := held >= want
-	if full && b.hasInodes() || want < least {
+	if full && b.holdsAllInodes() || want < minSize {
 		return
 	}
 	f, err := beneath.OpenFile(b.dir, Name, os.O_RDWR|os.O_CREATE, 0o600)
@@ -105,34 +105,34 @@ func (b *Ballast) Keep() {
 		return
 	}
 	if !full {
-		fill(f, min(want, Size))
+		growFile(f, min(want, Size))
 	}
 	b.takeInodes()
 }
 
-// own reports whether the directory is this user's. In that of another the files would be
+// isOwnedByUser reports whether the directory is this user's. In that of another the files would be
 // none that its owner can lend.
-func (b *Ballast) own() bool {
+func (b *Ballast) isOwnedByUser() bool {
 	var st unix.Stat_t
 	return unix.Fstat(int(b.dir.Fd()), &st) == nil && st.Uid == uint32(os.Geteuid())
 }
 
-// hasInodes reports whether no inode is to be taken: the last file is made last and removed
+// holdsAllInodes reports whether no inode is to be taken: the last file is made last and removed
 // first.
-func (b *Ballast) hasInodes() bool {
-	if _, err := beneath.Lstat(b.dir, inodeName(Inodes-1)); err == nil {
+func (b *Ballast) holdsAllInodes() bool {
+	if _, err := beneath.Lstat(b.dir, inodeFileName(Inodes-1)); err == nil {
 		return true
 	}
-	_, inodes := b.free()
+	_, inodes := b.freeSpace()
 	return inodes == math.MaxInt64
 }
 
-func inodeName(i int) string { return fmt.Sprintf("%s/%02d", InodesName, i) }
+func inodeFileName(i int) string { return fmt.Sprintf("%s/%02d", InodesName, i) }
 
 // takeInodes makes as many of the empty files as there are inodes for.
 func (b *Ballast) takeInodes() {
 	if _, err := beneath.Lstat(b.dir, InodesName); err != nil {
-		if _, inodes := b.free(); inodes < firstInodes || inodes == math.MaxInt64 {
+		if _, inodes := b.freeSpace(); inodes < firstInodes || inodes == math.MaxInt64 {
 			return
 		}
 		if beneath.Mkdir(b.dir, InodesName, 0o700) != nil {
@@ -140,7 +140,7 @@ func (b *Ballast) takeInodes() {
 		}
 	}
 	for i := range Inodes {
-		f, err := beneath.OpenFile(b.dir, inodeName(i), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err := beneath.OpenFile(b.dir, inodeFileName(i), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		switch {
 		case err == nil:
 			_ = f.Close()
@@ -150,23 +150,23 @@ func (b *Ballast) takeInodes() {
 	}
 }
 
-// giveInodes removes the empty files.
-func (b *Ballast) giveInodes() {
+// releaseInodes removes the empty files.
+func (b *Ballast) releaseInodes() {
 	for i := Inodes - 1; i >= 0; i-- {
-		_ = beneath.Remove(b.dir, inodeName(i))
+		_ = beneath.Remove(b.dir, inodeFileName(i))
 	}
 }
 
-// fill takes as much as there is, up to size: all of it at once, or what halving finds.
-func fill(f *os.File, size int64) {
-	if allocate(f, size) == nil {
+// growFile takes as much as there is, up to size: all of it at once, or what halving finds.
+func growFile(f *os.File, size int64) {
+	if allocateBytes(f, size) == nil {
 		return
 	}
 	_ = f.Truncate(0) // what the failed call may have left
 	low, high := int64(0), size/pageSize
 	for low+1 < high {
 		pages := (low + high) / 2
-		if allocate(f, pages*pageSize) == nil {
+		if allocateBytes(f, pages*pageSize) == nil {
 			low = pages
 		} else {
 			high = pages
@@ -176,9 +176,9 @@ func fill(f *os.File, size int64) {
 	_ = f.Truncate(size)
 }
 
-// write is allocate where the system has no call for it. What is written must not be
+// writeRandomBytes is allocate where the system has no call for it. What is written must not be
 // zeros, or the same again, which some file systems store in no space.
-func write(f *os.File, size int64) error {
+func writeRandomBytes(f *os.File, size int64) error {
 	b := make([]byte, size)
 	rand.Read(b)
 	if _, err := f.WriteAt(b, 0); err != nil {
@@ -203,7 +203,7 @@ func (b *Ballast) Lend() (done func()) {
 			}
 			b.file = f
 		}
-		b.giveInodes()
+		b.releaseInodes()
 	}
 	return sync.OnceFunc(func() {
 		b.mu.Lock()
@@ -225,7 +225,7 @@ func (b *Ballast) Freeing(fn func() error) error {
 	if b.dir == nil {
 		return fn()
 	}
-	if bytes, inodes := b.free(); bytes < Size || inodes < Inodes {
+	if bytes, inodes := b.freeSpace(); bytes < Size || inodes < Inodes {
 		defer b.Lend()()
 		return fn()
 	}
@@ -237,9 +237,9 @@ func (b *Ballast) Freeing(fn func() error) error {
 	return fn()
 }
 
-// free is how many bytes this process may still write to the disk, and how many inodes are
+// freeSpace is how many bytes this process may still write to the disk, and how many inodes are
 // left; math.MaxInt64 where they are not counted.
-func (b *Ballast) free() (bytes, inodes int64) {
+func (b *Ballast) freeSpace() (bytes, inodes int64) {
 	var st unix.Statfs_t
 	if unix.Fstatfs(int(b.dir.Fd()), &st) != nil {
 		return Size, Inodes

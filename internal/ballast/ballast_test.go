@@ -86,7 +86,7 @@ func TestFreeing(t *testing.T) {
 func TestInodes(t *testing.T) {
 	dir := t.TempDir()
 	b := open(t, dir)
-	if _, inodes := b.free(); inodes == math.MaxInt64 {
+	if _, inodes := b.freeSpace(); inodes == math.MaxInt64 {
 		t.Skip("this file system does not count inodes")
 	}
 	files := func() int {
@@ -109,7 +109,7 @@ func TestInodes(t *testing.T) {
 	if n := files(); n != Inodes {
 		t.Errorf("given back, %d files", n)
 	}
-	if err := os.Remove(filepath.Join(dir, inodeName(Inodes-1))); err != nil {
+	if err := os.Remove(filepath.Join(dir, inodeFileName(Inodes-1))); err != nil {
 		t.Fatal(err)
 	}
 	b.Keep()

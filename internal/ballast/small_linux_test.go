@@ -27,7 +27,7 @@ func TestSmallDisk(t *testing.T) {
 	b := open(t, dir)
 	b.Keep()
 	first := held(t, dir)
-	if first < least || first > 3*Size/share {
+	if first < minSize || first > 3*Size/maxShare {
 		t.Fatalf("on a disk of %d bytes it holds %d", 3*Size, first)
 	}
 	fillDisk(t, filepath.Join(dir, "others"))

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// retry makes a system call again that a signal interrupted.
-func retry(call func() error) error {
+// retryInterrupted makes a system call again that a signal interrupted.
+func retryInterrupted(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
@@ -28,7 +28,7 @@ func retry(call func() error) error {
 func OpenDir(dir *os.File, name string) (*os.File, error) {
 	d := dir
 	for elem := range strings.SplitSeq(name, "/") {
-		next, err := openAt(d, elem, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		next, err := openNoFollow(d, elem, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		if d != dir {
 			d.Close()
 		}
@@ -43,11 +43,11 @@ func OpenDir(dir *os.File, name string) (*os.File, error) {
 // OpenFile opens a regular file. ErrCorrupt: a link is in the way, or something else than
 // a file there; nothing waits for the other end of a fifo.
 func OpenFile(dir *os.File, name string, flag int, perm uint32) (f *os.File, err error) {
-	err = inParent(dir, name, func(parent *os.File, base string) error {
-		if f, err = openAt(parent, base, flag|unix.O_NONBLOCK|unix.O_NOCTTY, perm); err != nil {
+	err = withParent(dir, name, func(parent *os.File, base string) error {
+		if f, err = openNoFollow(parent, base, flag|unix.O_NONBLOCK|unix.O_NOCTTY, perm); err != nil {
 			return err
 		}
-		if err = regular(f, name); err != nil {
+		if err = checkRegular(f, name); err != nil {
 			f.Close()
 		}
 		return err
@@ -58,7 +58,7 @@ func OpenFile(dir *os.File, name string, flag int, perm uint32) (f *os.File, err
 	return f, nil
 }
 
-func regular(f *os.File, name string) error {
+func checkRegular(f *os.File, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
@@ -69,13 +69,13 @@ func regular(f *os.File, name string) error {
 	return nil
 }
 
-// openAt opens one name.
-func openAt(dir *os.File, name string, flag int, perm uint32) (*os.File, error) {
-	if !plain(name) {
-		return nil, badName(name)
+// openNoFollow opens one name.
+func openNoFollow(dir *os.File, name string, flag int, perm uint32) (*os.File, error) {
+	if !isPlainName(name) {
+		return nil, errBadName(name)
 	}
 	var fd int
-	err := retry(func() (err error) {
+	err := retryInterrupted(func() (err error) {
 		fd, err = unix.Openat(int(dir.Fd()), name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
 		return err
 	})
@@ -88,12 +88,12 @@ func openAt(dir *os.File, name string, flag int, perm uint32) (*os.File, error) 
 	return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 }
 
-// plain reports whether name is one element of a path. "." is one: the directory itself.
-func plain(name string) bool {
+// isPlainName reports whether name is one element of a path. "." is one: the directory itself.
+func isPlainName(name string) bool {
 	return name != "" && name != ".." && !strings.ContainsAny(name, "/\x00")
 }
 
-func badName(name string) error {
+func errBadName(name string) error {
 	return driver.Errorf(driver.ErrInvalid, "%q is not a name in a directory", name)
 }
 
@@ -103,12 +103,12 @@ func IsLink(dir *os.File, name string) bool {
 	return unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
 
-// inParent runs fn on the directory that name is in.
-func inParent(dir *os.File, name string, fn func(parent *os.File, base string) error) error {
+// withParent runs fn on the directory that name is in.
+func withParent(dir *os.File, name string, fn func(parent *os.File, base string) error) error {
 	i := strings.LastIndexByte(name, '/')
 	base := name[i+1:]
-	if !plain(base) || base == "." {
-		return badName(name)
+	if !isPlainName(base) || base == "." {
+		return errBadName(name)
 	}
 	if i < 0 {
 		return fn(dir, base)
@@ -123,28 +123,28 @@ func inParent(dir *os.File, name string, fn func(parent *os.File, base string) e
 
 // Lstat describes what is at a name.
 func Lstat(dir *os.File, name string) (st unix.Stat_t, err error) {
-	err = inParent(dir, name, func(parent *os.File, base string) error {
-		err := retry(func() error { return unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW) })
-		return pathError("lstat", name, err)
+	err = withParent(dir, name, func(parent *os.File, base string) error {
+		err := retryInterrupted(func() error { return unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW) })
+		return wrapPathError("lstat", name, err)
 	})
 	return st, err
 }
 
 // Mkdir makes a directory, and is content when one is there.
 func Mkdir(dir *os.File, name string, perm uint32) error {
-	return inParent(dir, name, func(parent *os.File, base string) error {
-		err := retry(func() error { return unix.Mkdirat(int(parent.Fd()), base, perm) })
+	return withParent(dir, name, func(parent *os.File, base string) error {
+		err := retryInterrupted(func() error { return unix.Mkdirat(int(parent.Fd()), base, perm) })
 		if errors.Is(err, fs.ErrExist) {
 			return nil // of what kind it is, shows when it is opened
 		}
-		return pathError("mkdir", name, err)
+		return wrapPathError("mkdir", name, err)
 	})
 }
 
 // Remove removes a name that is not a directory's.
 func Remove(dir *os.File, name string) error {
-	return inParent(dir, name, func(parent *os.File, base string) error {
-		return pathError("unlink", name, retry(func() error { return unix.Unlinkat(int(parent.Fd()), base, 0) }))
+	return withParent(dir, name, func(parent *os.File, base string) error {
+		return wrapPathError("unlink", name, retryInterrupted(func() error { return unix.Unlinkat(int(parent.Fd()), base, 0) }))
 	})
 }
 
@@ -164,7 +164,7 @@ func Names(dir *os.File, name string) ([]string, error) {
 	return names, err
 }
 
-func pathError(op, name string, err error) error {
+func wrapPathError(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}

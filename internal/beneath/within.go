@@ -10,7 +10,7 @@ import (
 // with the other functions here, links on the way are followed as os.Root does: as long as
 // they stay beneath root.
 func OpenWithin(root *os.Root, top *os.File, path string) (*os.File, error) {
-	return openWithin(root, top, path)
+	return openDirWithin(root, top, path)
 }
 
 // OpenFileWithin opens for reading what is at a path beneath top, itself no link, in one step
@@ -21,7 +21,7 @@ func OpenFileWithin(top *os.File, path string) (fd int, err error) {
 	return openFileWithin(top, path)
 }
 
-func openByRoot(root *os.Root, path string) (*os.File, error) {
+func openDirByRoot(root *os.Root, path string) (*os.File, error) {
 	d, err := root.OpenFile(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -29,5 +29,5 @@ func openByRoot(root *os.Root, path string) (*os.File, error) {
 	defer d.Close()
 	// Anew, by its descriptor: a directory that was opened through os.Root looks at each
 	// entry as it lists it.
-	return openAt(d, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	return openNoFollow(d, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }

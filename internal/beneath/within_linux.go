@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openWithin lets the kernel resolve the path: one system call, where os.Root makes several
+// openDirWithin lets the kernel resolve the path: one system call, where os.Root makes several
 // for each element. What it refuses, os.Root looks at again, whose errors say more, and
 // which is not bound by the longest path of a system call.
-func openWithin(root *os.Root, top *os.File, path string) (*os.File, error) {
+func openDirWithin(root *os.Root, top *os.File, path string) (*os.File, error) {
 	fd, err := openat2(top, path, unix.O_DIRECTORY)
 	switch {
 	case err == nil:
 		return os.NewFile(uintptr(fd), path), nil
 	case errors.Is(err, unix.ENOENT):
-		return nil, pathError("openat", path, err)
+		return nil, wrapPathError("openat", path, err)
 	}
-	return openByRoot(root, path)
+	return openDirByRoot(root, path)
 }
 
 func openFileWithin(top *os.File, path string) (fd int, err error) {
@@ -30,7 +30,7 @@ func openat2(top *os.File, path string, flags uint64) (fd int, err error) {
 		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | flags,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	err = retry(func() error {
+	err = retryInterrupted(func() error {
 		fd, err = unix.Openat2(int(top.Fd()), path, &how)
 		return err
 	})

@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-func openWithin(root *os.Root, _ *os.File, path string) (*os.File, error) {
-	return openByRoot(root, path)
+func openDirWithin(root *os.Root, _ *os.File, path string) (*os.File, error) {
+	return openDirByRoot(root, path)
 }
 
 func openFileWithin(*os.File, string) (int, error) { return 0, errors.ErrUnsupported }

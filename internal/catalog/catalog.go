@@ -50,8 +50,8 @@ type Options struct {
 	Faults *fault.Injector
 }
 
-// schema returns the migrations.
-func (o Options) schema() migrate.Schema {
+// migrationSchema returns the migrations.
+func (o Options) migrationSchema() migrate.Schema {
 	files := o.Schema
 	if files == nil {
 		files, _ = fs.Sub(migrations, "migrations") // embedded: cannot fail
@@ -72,7 +72,7 @@ type DB struct {
 // opens of several processes wait for one another. ErrUnsupported: a newer version
 // of Vole made it; ErrReadOnly, ErrNoSpace and ErrCorrupt as the disk has it.
 func Open(ctx context.Context, path string, opts Options) (*DB, error) {
-	at, err := locate(path, opts.Dir)
+	at, err := locateDatabase(path, opts.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -83,26 +83,26 @@ func Open(ctx context.Context, path string, opts Options) (*DB, error) {
 		db, err = openWritable(ctx, at, opts)
 	}
 	if err != nil {
-		at.close()
+		at.closeDirectory()
 		return nil, err
 	}
 	return db, nil
 }
 
 func openWritable(ctx context.Context, at location, opts Options) (*DB, error) {
-	if err := at.create(); err != nil {
+	if err := at.createDatabase(); err != nil {
 		return nil, err
 	}
-	read, err := openPool(at, hostile("query_only(1)", readCache)...)
+	read, err := openReaderPool(at, hardenedPragmas("query_only(1)", readCache)...)
 	if err != nil {
 		return nil, err
 	}
 	db := &DB{read: read, at: at}
-	if err := patiently(ctx, func() error { return db.prepare(ctx, opts) }); err != nil {
+	if err := retryWhileBusy(ctx, func() error { return db.migrateSchema(ctx, opts) }); err != nil {
 		read.Close()
 		return nil, Translate(err)
 	}
-	err = patiently(ctx, func() (err error) {
+	err = retryWhileBusy(ctx, func() (err error) {
 		db.w, err = newWriter(ctx, at, opts.Faults)
 		return err
 	})
@@ -113,13 +113,13 @@ func openWritable(ctx context.Context, at location, opts Options) (*DB, error) {
 	return db, nil
 }
 
-// patience is how long opening goes on while the database is locked.
-const patience = 10 * time.Second
+// busyPatience is how long opening goes on while the database is locked.
+const busyPatience = 10 * time.Second
 
-// patiently runs fn again while the database is locked: whoever first switches it to WAL
+// retryWhileBusy runs fn again while the database is locked: whoever first switches it to WAL
 // mode, or is the last to close it, locks it in a way in which SQLite does not wait.
-func patiently(ctx context.Context, fn func() error) error {
-	until := time.Now().Add(patience)
+func retryWhileBusy(ctx context.Context, fn func() error) error {
+	until := time.Now().Add(busyPatience)
 	for {
 		err := fn()
 		if !isBusy(err) || time.Now().After(until) {
@@ -137,8 +137,8 @@ func patiently(ctx context.Context, fn func() error) error {
 // negative: a catalog of a hundred thousand volumes is ten times SQLite's own default.
 const readCache = "cache_size(-16384)"
 
-func openPool(at location, pragmas ...string) (*sql.DB, error) {
-	db, err := sql.Open("sqlite", at.dsn("", append(pragmas, "busy_timeout(10000)")...))
+func openReaderPool(at location, pragmas ...string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite", at.dataSourceName("", append(pragmas, "busy_timeout(10000)")...))
 	if err != nil {
 		return nil, err
 	}
@@ -148,9 +148,9 @@ func openPool(at location, pragmas ...string) (*sql.DB, error) {
 	return db, nil
 }
 
-// prepare brings the schema up to date.
-func (db *DB) prepare(ctx context.Context, opts Options) error {
-	schema := opts.schema()
+// migrateSchema brings the schema up to date.
+func (db *DB) migrateSchema(ctx context.Context, opts Options) error {
+	schema := opts.migrationSchema()
 	have, err := schema.Version(ctx, db.read)
 	if err == nil {
 		err = schema.Check(have)
@@ -159,7 +159,7 @@ func (db *DB) prepare(ctx context.Context, opts Options) error {
 		return err
 	}
 	if opts.Verify {
-		if err := db.verify(ctx, schema); err != nil {
+		if err := db.verifySchema(ctx, schema); err != nil {
 			return err
 		}
 	}
@@ -171,7 +171,7 @@ func (db *DB) prepare(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer lock.Release()
-	writable, err := sql.Open("sqlite", db.at.dsn("", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"))
+	writable, err := sql.Open("sqlite", db.at.dataSourceName("", "busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)"))
 	if err != nil {
 		return err
 	}
@@ -183,10 +183,10 @@ func (db *DB) prepare(ctx context.Context, opts Options) error {
 // shared-memory file even for reading, so where that is missing and cannot be made (a
 // read-only or full disk), a private copy of the database is read instead.
 func openReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
-	if err := at.exists(); err != nil {
+	if err := at.checkExists(); err != nil {
 		return nil, err
 	}
-	db, err := tryReadOnly(ctx, at, opts)
+	db, err := openReadOnlyAt(ctx, at, opts)
 	if err == nil {
 		return db, nil
 	}
@@ -200,17 +200,17 @@ func openReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
 			return nil, err
 		}
 	}
-	if db, err = copyReadOnly(ctx, at, tmp, opts); err != nil {
+	if db, err = openPrivateCopy(ctx, at, tmp, opts); err != nil {
 		os.RemoveAll(tmp)
 		return nil, err
 	}
 	return db, nil
 }
 
-func copyReadOnly(ctx context.Context, at location, tmp string, opts Options) (*DB, error) {
-	private := location{path: filepath.Join(tmp, at.base())}
+func openPrivateCopy(ctx context.Context, at location, tmp string, opts Options) (*DB, error) {
+	private := location{path: filepath.Join(tmp, at.baseName())}
 	for _, suffix := range []string{"", "-wal"} {
-		data, err := at.read(suffix)
+		data, err := at.readFile(suffix)
 		if suffix != "" && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -221,29 +221,29 @@ func copyReadOnly(ctx context.Context, at location, tmp string, opts Options) (*
 			return nil, err
 		}
 	}
-	db, err := tryReadOnly(ctx, private, opts)
+	db, err := openReadOnlyAt(ctx, private, opts)
 	if err != nil {
 		return nil, err
 	}
-	at.close() // the copy stands on its own
+	at.closeDirectory() // the copy stands on its own
 	db.tmp = tmp
 	return db, nil
 }
 
-func tryReadOnly(ctx context.Context, at location, opts Options) (*DB, error) {
-	read, err := sql.Open("sqlite", at.dsn("ro", hostile("query_only(1)", "busy_timeout(10000)")...))
+func openReadOnlyAt(ctx context.Context, at location, opts Options) (*DB, error) {
+	read, err := sql.Open("sqlite", at.dataSourceName("ro", hardenedPragmas("query_only(1)", "busy_timeout(10000)")...))
 	if err != nil {
 		return nil, err
 	}
 	read.SetMaxOpenConns(runtime.GOMAXPROCS(0) + 2)
 	db := &DB{read: read, at: at}
-	schema := opts.schema()
+	schema := opts.migrationSchema()
 	have, err := schema.Version(ctx, read)
 	if err == nil {
 		err = schema.Check(have)
 	}
 	if err == nil && opts.Verify {
-		err = db.verify(ctx, schema)
+		err = db.verifySchema(ctx, schema)
 	}
 	if latest := schema.Latest(); err == nil && have < latest {
 		err = driver.Errorf(driver.ErrUnsupported,
@@ -284,18 +284,18 @@ func (db *DB) Write(ctx context.Context, d Durability, fn func(tx *Tx) error) er
 	if db.w == nil {
 		return driver.Errorf(driver.ErrReadOnly, "the home is open for reading only")
 	}
-	return Translate(db.w.write(ctx, d, fn))
+	return Translate(db.w.submitWrite(ctx, d, fn))
 }
 
 // Close waits for writes under way and closes the database.
 func (db *DB) Close() error {
 	var err error
 	if db.w != nil {
-		err = db.w.close()
+		err = db.w.closeWriter()
 	}
 	db.stmts.Range(func(_, s any) bool { s.(*sql.Stmt).Close(); return true })
 	err = errors.Join(err, db.read.Close())
-	db.at.close()
+	db.at.closeDirectory()
 	if db.tmp != "" {
 		err = errors.Join(err, os.RemoveAll(db.tmp))
 	}

@@ -160,7 +160,7 @@ func TestForeignSchema(t *testing.T) {
 
 // TestOlderSchemas opens catalogs of every earlier version, and finds nothing wrong.
 func TestOlderSchemas(t *testing.T) {
-	schema := Options{}.schema()
+	schema := Options{}.migrationSchema()
 	for v := int64(1); v <= schema.Latest(); v++ {
 		home := t.TempDir()
 		opts := heldOptions(t, home)
@@ -184,26 +184,26 @@ func migrateTo(ctx context.Context, path string, version int64) error {
 		return err
 	}
 	defer db.Close()
-	return Options{}.schema().UpTo(ctx, db, version)
+	return Options{}.migrationSchema().UpTo(ctx, db, version)
 }
 
 // TestLatestSchema compares what is known of the latest schema with what the migrations
 // make. VOLE_UPDATE=1 writes it anew.
 func TestLatestSchema(t *testing.T) {
-	schema := Options{}.schema()
-	want, err := makeDefinitions(t.Context(), schema, schema.Latest())
+	schema := Options{}.migrationSchema()
+	want, err := deriveDefinitions(t.Context(), schema, schema.Latest())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if os.Getenv("VOLE_UPDATE") != "" {
-		list := slices.SortedFunc(maps.Keys(want), func(a, b object) int { return cmp.Compare(a.Kind+a.Name, b.Kind+b.Name) })
+		list := slices.SortedFunc(maps.Keys(want), func(a, b schemaObject) int { return cmp.Compare(a.Kind+a.Name, b.Kind+b.Name) })
 		data, err := json.MarshalIndent(list, "", "\t")
 		if err := errors.Join(err, os.WriteFile("latest.json", append(data, '\n'), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	have, err := knownDefinitions(schema, schema.Latest())
+	have, err := latestDefinitions(schema, schema.Latest())
 	if err != nil || !maps.Equal(have, want) {
 		t.Errorf("latest.json is not what the migrations make (%v); run the test with VOLE_UPDATE=1", err)
 	}

@@ -28,9 +28,9 @@ type location struct {
 // the journal of a transaction that is not in the log.
 var suffixes = []string{"", "-wal", "-shm", "-journal"}
 
-// locate returns the location of the database at path, which is in dir if that is not nil.
+// locateDatabase returns the location of the database at path, which is in dir if that is not nil.
 // ErrCorrupt: one of its files is none, or has another name elsewhere.
-func locate(path string, dir *os.File) (location, error) {
+func locateDatabase(path string, dir *os.File) (location, error) {
 	if dir == nil {
 		return location{path: path}, nil
 	}
@@ -39,51 +39,51 @@ func locate(path string, dir *os.File) (location, error) {
 		return location{}, err
 	}
 	l := location{path: path, dir: os.NewFile(uintptr(fd), dir.Name())}
-	if held, vfs, ok := heldPath(l.dir, l.base()); ok {
+	if held, vfs, ok := pathInOpenDir(l.dir, l.baseName()); ok {
 		l.path, l.vfs = held, vfs
 	}
 	for _, s := range suffixes {
-		if err := l.checkFile(s); err != nil {
-			l.close()
+		if err := l.checkRegularFile(s); err != nil {
+			l.closeDirectory()
 			return location{}, err
 		}
 	}
 	return l, nil
 }
 
-// checkFile refuses to hand SQLite anything but a file: it would follow a link, wait for
+// checkRegularFile refuses to hand SQLite anything but a file: it would follow a link, wait for
 // the other end of a fifo, and write to a file that is known elsewhere by another name.
-func (l location) checkFile(suffix string) error {
-	st, err := beneath.Lstat(l.dir, l.base()+suffix)
+func (l location) checkRegularFile(suffix string) error {
+	st, err := beneath.Lstat(l.dir, l.baseName()+suffix)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return driver.Errorf(driver.ErrCorrupt, "%s%s is no regular file, but a link or something else; put the file itself there", l.base(), suffix)
+		return driver.Errorf(driver.ErrCorrupt, "%s%s is no regular file, but a link or something else; put the file itself there", l.baseName(), suffix)
 	case st.Nlink > 1:
-		return driver.Errorf(driver.ErrCorrupt, "%s%s has another name elsewhere, a hard link; copy the file, and put the copy in its place", l.base(), suffix)
+		return driver.Errorf(driver.ErrCorrupt, "%s%s has another name elsewhere, a hard link; copy the file, and put the copy in its place", l.baseName(), suffix)
 	}
 	return nil
 }
 
-func (l location) base() string { return filepath.Base(l.path) }
+func (l location) baseName() string { return filepath.Base(l.path) }
 
-func (l location) close() {
+func (l location) closeDirectory() {
 	if l.dir != nil {
 		l.dir.Close()
 	}
 }
 
-// create makes an empty database file that only its owner can read; SQLite gives the
+// createDatabase makes an empty database file that only its owner can read; SQLite gives the
 // files beside it the same mode.
-func (l location) create() error {
+func (l location) createDatabase() error {
 	const flag = os.O_RDWR | os.O_CREATE | os.O_EXCL
 	var f *os.File
 	var err error
 	if l.dir != nil {
-		f, err = beneath.OpenFile(l.dir, l.base(), flag, 0o600)
+		f, err = beneath.OpenFile(l.dir, l.baseName(), flag, 0o600)
 	} else {
 		f, err = os.OpenFile(l.path, flag, 0o600)
 	}
@@ -102,22 +102,22 @@ func (l location) create() error {
 	return durable.SyncDir(filepath.Dir(l.path))
 }
 
-// exists returns fs.ErrNotExist if there is no database.
-func (l location) exists() error {
+// checkExists returns fs.ErrNotExist if there is no database.
+func (l location) checkExists() error {
 	if l.dir == nil {
 		_, err := os.Stat(l.path)
 		return err
 	}
-	_, err := beneath.Lstat(l.dir, l.base())
+	_, err := beneath.Lstat(l.dir, l.baseName())
 	return err
 }
 
-// read returns what one of the files holds.
-func (l location) read(suffix string) ([]byte, error) {
+// readFile returns what one of the files holds.
+func (l location) readFile(suffix string) ([]byte, error) {
 	if l.dir == nil {
 		return os.ReadFile(l.path + suffix)
 	}
-	f, err := beneath.OpenFile(l.dir, l.base()+suffix, syscall.O_RDONLY, 0)
+	f, err := beneath.OpenFile(l.dir, l.baseName()+suffix, syscall.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -133,9 +133,9 @@ func (l location) lockSchema(ctx context.Context) (*flock.Lock, error) {
 	return flock.Wait(ctx, filepath.Join(filepath.Dir(l.path), "locks", "schema"))
 }
 
-// dsn builds the URI that modernc.org/sqlite takes; pragmas are run on every new
+// dataSourceName builds the URI that modernc.org/sqlite takes; pragmas are run on every new
 // connection. https://www.sqlite.org/uri.html
-func (l location) dsn(mode string, pragmas ...string) string {
+func (l location) dataSourceName(mode string, pragmas ...string) string {
 	q := url.Values{"_pragma": pragmas}
 	if mode != "" {
 		q.Set("mode", mode)

@@ -13,20 +13,20 @@ import (
 	"github.com/volehq/vole/internal/migrate"
 )
 
-// hostile adds to the pragmas of a connection those for a database that somebody else may
+// hardenedPragmas adds to the pragmas of a connection those for a database that somebody else may
 // have written: its schema runs no functions with side effects, and pages are looked at
 // before they are believed. https://www.sqlite.org/security.html
-func hostile(pragmas ...string) []string {
+func hardenedPragmas(pragmas ...string) []string {
 	return append(pragmas, "trusted_schema(0)", "cell_size_check(1)")
 }
 
 // errForeignSchema is what verify's errors match, besides ErrCorrupt.
 var errForeignSchema = driver.Errorf(driver.ErrCorrupt, "the catalog has a schema of its own")
 
-// object is a row of sqlite_schema.
-type object struct{ Kind, Name, Table, SQL string }
+// schemaObject is a row of sqlite_schema.
+type schemaObject struct{ Kind, Name, Table, SQL string }
 
-func (o object) String() string { return o.Kind + " " + strconv.Quote(o.Name) }
+func (o schemaObject) String() string { return o.Kind + " " + strconv.Quote(o.Name) }
 
 // latest is what the migrations of a home define, all of them: to run them takes
 // milliseconds, of which every command would lose two.
@@ -34,15 +34,15 @@ func (o object) String() string { return o.Kind + " " + strconv.Quote(o.Name) }
 //go:embed latest.json
 var latest []byte
 
-// verify compares everything that the database defines with what the migrations up to its
+// verifySchema compares everything that the database defines with what the migrations up to its
 // version define: a trigger would run with each change, a view or a virtual table stand
 // where a table is meant, a constraint or an index compute what it likes.
-func (db *DB) verify(ctx context.Context, schema migrate.Schema) error {
-	version, have, err := db.defined(ctx, schema)
+func (db *DB) verifySchema(ctx context.Context, schema migrate.Schema) error {
+	version, have, err := db.readDefinitions(ctx, schema)
 	if err != nil || version > schema.Latest() {
 		return err
 	}
-	want, err := definitions(ctx, schema, max(version, 1))
+	want, err := expectedDefinitions(ctx, schema, max(version, 1))
 	if err != nil {
 		return err
 	}
@@ -63,31 +63,31 @@ func (db *DB) verify(ctx context.Context, schema migrate.Schema) error {
 	return nil
 }
 
-// defined returns the version of the schema and all that the database defines, both as
+// readDefinitions returns the version of the schema and all that the database defines, both as
 // they are at one moment: another process may be bringing them up to date.
-func (db *DB) defined(ctx context.Context, schema migrate.Schema) (version int64, have map[object]bool, err error) {
+func (db *DB) readDefinitions(ctx context.Context, schema migrate.Schema) (version int64, have map[schemaObject]bool, err error) {
 	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return 0, nil, err
 	}
 	defer tx.Rollback()
 	if version, err = schema.Version(ctx, tx); err == nil {
-		have, err = readObjects(ctx, tx)
+		have, err = readSchemaObjects(ctx, tx)
 	}
 	return version, have, err
 }
 
-// readObjects reads all that a database defines. More than there can be is enough to see
+// readSchemaObjects reads all that a database defines. More than there can be is enough to see
 // that it is another's.
-func readObjects(ctx context.Context, db migrate.Querier) (map[object]bool, error) {
+func readSchemaObjects(ctx context.Context, db migrate.Querier) (map[schemaObject]bool, error) {
 	rows, err := db.QueryContext(ctx, `SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema LIMIT 100`)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	all := map[object]bool{}
+	all := map[schemaObject]bool{}
 	for rows.Next() {
-		var o object
+		var o schemaObject
 		if err := rows.Scan(&o.Kind, &o.Name, &o.Table, &o.SQL); err != nil {
 			return nil, err
 		}
@@ -96,42 +96,42 @@ func readObjects(ctx context.Context, db migrate.Querier) (map[object]bool, erro
 	return all, rows.Err()
 }
 
-// made remembers what definitions found for the schema of a home, by version.
-var made sync.Map // int64 -> map[object]bool
+// definitionsByVersion remembers what definitions found for the schema of a home, by version.
+var definitionsByVersion sync.Map // int64 -> map[object]bool
 
-// definitions returns what the migrations up to a version define: for the latest it is
+// expectedDefinitions returns what the migrations up to a version define: for the latest it is
 // known, for others they are run on a database in memory.
-func definitions(ctx context.Context, schema migrate.Schema, version int64) (map[object]bool, error) {
-	if d, ok := made.Load(version); ok {
-		return d.(map[object]bool), nil
+func expectedDefinitions(ctx context.Context, schema migrate.Schema, version int64) (map[schemaObject]bool, error) {
+	if d, ok := definitionsByVersion.Load(version); ok {
+		return d.(map[schemaObject]bool), nil
 	}
-	d, err := knownDefinitions(schema, version)
+	d, err := latestDefinitions(schema, version)
 	if d == nil && err == nil {
-		d, err = makeDefinitions(ctx, schema, version)
+		d, err = deriveDefinitions(ctx, schema, version)
 	}
 	if err == nil {
-		made.Store(version, d)
+		definitionsByVersion.Store(version, d)
 	}
 	return d, err
 }
 
-// knownDefinitions returns those of the latest version; nil for another.
-func knownDefinitions(schema migrate.Schema, version int64) (map[object]bool, error) {
+// latestDefinitions returns those of the latest version; nil for another.
+func latestDefinitions(schema migrate.Schema, version int64) (map[schemaObject]bool, error) {
 	if version != schema.Latest() {
 		return nil, nil
 	}
-	var list []object
+	var list []schemaObject
 	if err := json.Unmarshal(latest, &list); err != nil {
 		return nil, err
 	}
-	d := map[object]bool{}
+	d := map[schemaObject]bool{}
 	for _, o := range list {
 		d[o] = true
 	}
 	return d, nil
 }
 
-func makeDefinitions(ctx context.Context, schema migrate.Schema, version int64) (map[object]bool, error) {
+func deriveDefinitions(ctx context.Context, schema migrate.Schema, version int64) (map[schemaObject]bool, error) {
 	db, err := sql.Open("sqlite", "file::memory:")
 	if err != nil {
 		return nil, err
@@ -141,5 +141,5 @@ func makeDefinitions(ctx context.Context, schema migrate.Schema, version int64) 
 	if err := schema.UpTo(ctx, db, version); err != nil {
 		return nil, errors.Join(driver.Errorf(errForeignSchema, "the catalog says that it has schema %d, which never was", version), err)
 	}
-	return readObjects(ctx, db)
+	return readSchemaObjects(ctx, db)
 }

@@ -18,31 +18,31 @@ import (
 // with it. The file system that is registered here takes names as they are, and
 // SQLite opens them with O_NOFOLLOW.
 
-// heldVFS is the name of that file system of SQLite (https://www.sqlite.org/vfs.html).
-const heldVFS = "vole-held"
+// openDirVFS is the name of that file system of SQLite (https://www.sqlite.org/vfs.html).
+const openDirVFS = "vole-held"
 
-// heldPath returns a path by which SQLite reaches name in an open directory, and the file
+// pathInOpenDir returns a path by which SQLite reaches name in an open directory, and the file
 // system that opens it so. ok is false where /proc is missing.
-func heldPath(dir *os.File, name string) (path, vfs string, ok bool) {
+func pathInOpenDir(dir *os.File, name string) (path, vfs string, ok bool) {
 	link := fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
 	at, err := os.Stat(link)
 	if err != nil {
 		return "", "", false
 	}
 	here, err := dir.Stat()
-	if err != nil || !os.SameFile(at, here) || registerHeldVFS() != nil {
+	if err != nil || !os.SameFile(at, here) || registerOpenDirVFS() != nil {
 		return "", "", false
 	}
-	return link + "/" + name, heldVFS, true
+	return link + "/" + name, openDirVFS, true
 }
 
-// registerHeldVFS registers the file system, once: a copy of SQLite's own but for the way
+// registerOpenDirVFS registers the file system, once: a copy of SQLite's own but for the way
 // in which it makes names absolute.
-var registerHeldVFS = sync.OnceValue(func() error {
+var registerOpenDirVFS = sync.OnceValue(func() error {
 	tls := libc.NewTLS()
 	defer tls.Close()
 	base := sqlite3.Xsqlite3_vfs_find(tls, 0)
-	name, err := libc.CString(heldVFS) // kept, like the rest, as long as the process lives
+	name, err := libc.CString(openDirVFS) // kept, like the rest, as long as the process lives
 	if err != nil {
 		return err
 	}
@@ -51,26 +51,26 @@ var registerHeldVFS = sync.OnceValue(func() error {
 	if base == 0 || own == 0 {
 		return fmt.Errorf("register a file system with SQLite: no memory")
 	}
-	vfs := vfsAt(own)
-	*vfs = *vfsAt(base)
+	vfs := vfsAtAddress(own)
+	*vfs = *vfsAtAddress(base)
 	vfs.FpNext = 0
 	vfs.FzName = name
 	vfs.FxFullPathname = *(*uintptr)(unsafe.Pointer(&struct {
 		f func(*libc.TLS, uintptr, uintptr, int32, uintptr) int32
-	}{sameName}))
+	}{keepFullPathname}))
 	if rc := sqlite3.Xsqlite3_vfs_register(tls, own, 0); rc != sqlite3.SQLITE_OK {
 		return fmt.Errorf("register a file system with SQLite: code %d", rc)
 	}
 	return nil
 })
 
-// vfsAt is the structure at an address of SQLite's memory, which is none of Go's.
-func vfsAt(addr uintptr) *sqlite3.Tsqlite3_vfs {
+// vfsAtAddress is the structure at an address of SQLite's memory, which is none of Go's.
+func vfsAtAddress(addr uintptr) *sqlite3.Tsqlite3_vfs {
 	return *(**sqlite3.Tsqlite3_vfs)(unsafe.Pointer(&addr))
 }
 
-// sameName is xFullPathname: the name is absolute as it is.
-func sameName(tls *libc.TLS, _, name uintptr, size int32, out uintptr) int32 {
+// keepFullPathname is xFullPathname: the name is absolute as it is.
+func keepFullPathname(tls *libc.TLS, _, name uintptr, size int32, out uintptr) int32 {
 	n := libc.Xstrlen(tls, name) + 1
 	if n > types.Size_t(size) {
 		return sqlite3.SQLITE_CANTOPEN

@@ -4,6 +4,6 @@ package catalog
 
 import "os"
 
-// heldPath would return a path by which SQLite reaches name in an open directory. This
+// pathInOpenDir would return a path by which SQLite reaches name in an open directory. This
 // system has none, so the database is opened by its path.
-func heldPath(dir *os.File, name string) (path, vfs string, ok bool) { return "", "", false }
+func pathInOpenDir(dir *os.File, name string) (path, vfs string, ok bool) { return "", "", false }

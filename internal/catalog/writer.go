@@ -30,7 +30,7 @@ type writer struct {
 	db     *sql.DB
 	conn   *sql.Conn
 	faults *fault.Injector // nil outside tests
-	queue  chan *request
+	queue  chan *writeRequest
 	done   chan struct{} // closed when the loop has ended
 
 	mu     sync.RWMutex // guards closed, and queue against being closed under a send
@@ -41,7 +41,7 @@ type writer struct {
 	sync  Durability // what the connection is set to
 }
 
-type request struct {
+type writeRequest struct {
 	ctx    context.Context
 	d      Durability
 	fn     func(*Tx) error
@@ -52,7 +52,7 @@ type request struct {
 func newWriter(ctx context.Context, at location, faults *fault.Injector) (*writer, error) {
 	// The time-out is zero because begin waits by itself: SQLite's own waiting
 	// backs off to a tenth of a second and lets late comers overtake.
-	db, err := sql.Open("sqlite", at.dsn("", hostile("busy_timeout(0)", "foreign_keys(1)", "synchronous(FULL)")...))
+	db, err := sql.Open("sqlite", at.dataSourceName("", hardenedPragmas("busy_timeout(0)", "foreign_keys(1)", "synchronous(FULL)")...))
 	if err != nil {
 		return nil, err
 	}
@@ -64,21 +64,21 @@ func newWriter(ctx context.Context, at location, faults *fault.Injector) (*write
 	}
 	w := &writer{
 		db: db, conn: conn, faults: faults,
-		queue: make(chan *request, maxBatch),
+		queue: make(chan *writeRequest, maxBatch),
 		done:  make(chan struct{}),
 		stmts: map[string]*sql.Stmt{},
 		sync:  Durable,
 	}
-	go w.loop()
+	go w.runCommitLoop()
 	return w, nil
 }
 
-func (w *writer) write(ctx context.Context, d Durability, fn func(*Tx) error) error {
+func (w *writer) submitWrite(ctx context.Context, d Durability, fn func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r := &request{ctx: ctx, d: d, fn: fn, result: make(chan error, 1)}
-	if err := w.enqueue(r); err != nil {
+	r := &writeRequest{ctx: ctx, d: d, fn: fn, result: make(chan error, 1)}
+	if err := w.enqueueRequest(r); err != nil {
 		return err
 	}
 	// Not on ctx.Done: once fn ran its outcome must be known, and before that the
@@ -86,7 +86,7 @@ func (w *writer) write(ctx context.Context, d Durability, fn func(*Tx) error) er
 	return <-r.result
 }
 
-func (w *writer) enqueue(r *request) error {
+func (w *writer) enqueueRequest(r *writeRequest) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if w.closed {
@@ -100,7 +100,7 @@ func (w *writer) enqueue(r *request) error {
 	}
 }
 
-func (w *writer) close() error {
+func (w *writer) closeWriter() error {
 	w.mu.Lock()
 	if w.closed {
 		w.mu.Unlock()
@@ -116,9 +116,9 @@ func (w *writer) close() error {
 	return errors.Join(w.conn.Close(), w.db.Close())
 }
 
-func (w *writer) loop() {
+func (w *writer) runCommitLoop() {
 	defer close(w.done)
-	batch := make([]*request, 0, maxBatch)
+	batch := make([]*writeRequest, 0, maxBatch)
 	for r := range w.queue {
 		batch = append(batch[:0], r)
 		// Those who are about to write come along. Without this the one processor that
@@ -138,22 +138,22 @@ func (w *writer) loop() {
 				break more
 			}
 		}
-		w.run(batch)
+		w.runBatch(batch)
 	}
 }
 
-// run executes a batch in one transaction and answers each request once.
-func (w *writer) run(batch []*request) {
+// runBatch executes a batch in one transaction and answers each request once.
+func (w *writer) runBatch(batch []*writeRequest) {
 	d := Lazy
 	for _, r := range batch {
 		d = max(d, r.d)
 	}
-	err := w.setSync(d)
+	err := w.setDurability(d)
 	if err == nil {
-		batch, err = w.begin(batch)
+		batch, err = w.beginTransaction(batch)
 	}
 	if err == nil && len(batch) > 0 {
-		batch, err = w.commit(batch)
+		batch, err = w.commitBatch(batch)
 	}
 	for _, r := range batch {
 		if r.err == nil {
@@ -163,9 +163,9 @@ func (w *writer) run(batch []*request) {
 	}
 }
 
-// setSync makes the next commit sync the log, or not.
+// setDurability makes the next commit sync the log, or not.
 // https://www.sqlite.org/pragma.html#pragma_synchronous
-func (w *writer) setSync(d Durability) error {
+func (w *writer) setDurability(d Durability) error {
 	if w.sync == d {
 		return nil
 	}
@@ -173,16 +173,16 @@ func (w *writer) setSync(d Durability) error {
 	if d == Lazy {
 		q = `PRAGMA synchronous = NORMAL`
 	}
-	if _, err := w.exec(q); err != nil {
+	if _, err := w.execCached(q); err != nil {
 		return err
 	}
 	w.sync = d
 	return nil
 }
 
-// begin starts the transaction, waiting while another process has one. Requests
+// beginTransaction starts the transaction, waiting while another process has one. Requests
 // whose context ends meanwhile are answered and left out of what it returns.
-func (w *writer) begin(batch []*request) ([]*request, error) {
+func (w *writer) beginTransaction(batch []*writeRequest) ([]*writeRequest, error) {
 	pause := 100 * time.Microsecond
 	for {
 		live := batch[:0]
@@ -197,7 +197,7 @@ func (w *writer) begin(batch []*request) ([]*request, error) {
 		if len(batch) == 0 {
 			return nil, nil
 		}
-		err := w.faults.Do("sql.begin", "", func() error { _, err := w.exec(`BEGIN IMMEDIATE`); return err })
+		err := w.faults.Do("sql.begin", "", func() error { _, err := w.execCached(`BEGIN IMMEDIATE`); return err })
 		if !isBusy(err) {
 			return batch, err
 		}
@@ -207,20 +207,20 @@ func (w *writer) begin(batch []*request) ([]*request, error) {
 	}
 }
 
-// commit runs the functions of a batch and commits. A function that fails is undone
+// commitBatch runs the functions of a batch and commits. A function that fails is undone
 // alone; an error that commit returns is for all that did not fail. It returns those
 // that are still to be answered.
-func (w *writer) commit(batch []*request) ([]*request, error) {
-	failed, again := w.tryAll(batch)
+func (w *writer) commitBatch(batch []*writeRequest) ([]*writeRequest, error) {
+	failed, again := w.tryBatch(batch)
 	if again {
 		// One failed that had changed something. That is rare, so only now is each
 		// run within a savepoint. Another process may take its turn in between.
 		w.rollback()
 		var err error
-		if batch, err = w.begin(batch); err != nil || len(batch) == 0 {
+		if batch, err = w.beginTransaction(batch); err != nil || len(batch) == 0 {
 			return batch, err
 		}
-		if failed, err = w.runEach(batch); err != nil {
+		if failed, err = w.runInSavepoints(batch); err != nil {
 			w.rollback()
 			return batch, err
 		}
@@ -229,16 +229,16 @@ func (w *writer) commit(batch []*request) ([]*request, error) {
 		w.rollback()
 		return batch, nil
 	}
-	err := w.faults.Do("sql.commit", "", func() error { _, err := w.exec(`COMMIT`); return err })
+	err := w.faults.Do("sql.commit", "", func() error { _, err := w.execCached(`COMMIT`); return err })
 	if err != nil {
 		w.rollback()
 	}
 	return batch, err
 }
 
-// tryAll runs the functions of a batch. again says that one of several failed after
+// tryBatch runs the functions of a batch. again says that one of several failed after
 // it had changed something, so that all must be undone and run anew.
-func (w *writer) tryAll(batch []*request) (failed int, again bool) {
+func (w *writer) tryBatch(batch []*writeRequest) (failed int, again bool) {
 	for _, r := range batch {
 		tx := &Tx{w: w}
 		if r.err = r.fn(tx); r.err == nil {
@@ -252,19 +252,19 @@ func (w *writer) tryAll(batch []*request) (failed int, again bool) {
 	return failed, false
 }
 
-// runEach runs the functions of a batch, each within a savepoint.
-func (w *writer) runEach(batch []*request) (failed int, err error) {
+// runInSavepoints runs the functions of a batch, each within a savepoint.
+func (w *writer) runInSavepoints(batch []*writeRequest) (failed int, err error) {
 	for _, r := range batch {
-		if _, err := w.exec(`SAVEPOINT one`); err != nil {
+		if _, err := w.execCached(`SAVEPOINT one`); err != nil {
 			return failed, err
 		}
 		if r.err = r.fn(&Tx{w: w}); r.err != nil {
 			failed++
-			if _, err := w.exec(`ROLLBACK TO one`); err != nil {
+			if _, err := w.execCached(`ROLLBACK TO one`); err != nil {
 				return failed, err
 			}
 		}
-		if _, err := w.exec(`RELEASE one`); err != nil {
+		if _, err := w.execCached(`RELEASE one`); err != nil {
 			return failed, err
 		}
 	}
@@ -273,18 +273,18 @@ func (w *writer) runEach(batch []*request) (failed int, err error) {
 
 // rollback ends the transaction. Its own error says nothing new: SQLite has rolled
 // back by itself after some errors, and then there is nothing to roll back.
-func (w *writer) rollback() { _, _ = w.exec(`ROLLBACK`) }
+func (w *writer) rollback() { _, _ = w.execCached(`ROLLBACK`) }
 
-// exec runs a statement on the writer's connection, prepared once.
-func (w *writer) exec(query string, args ...any) (sql.Result, error) {
-	s, err := w.stmt(query)
+// execCached runs a statement on the writer's connection, prepared once.
+func (w *writer) execCached(query string, args ...any) (sql.Result, error) {
+	s, err := w.prepareCached(query)
 	if err != nil {
 		return nil, err
 	}
 	return s.Exec(args...)
 }
 
-func (w *writer) stmt(query string) (*sql.Stmt, error) {
+func (w *writer) prepareCached(query string) (*sql.Stmt, error) {
 	if s := w.stmts[query]; s != nil {
 		return s, nil
 	}
@@ -307,7 +307,7 @@ type Tx struct {
 func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 	var n int64
 	err := tx.w.faults.Do("sql.exec", query, func() error {
-		res, err := tx.w.exec(query, args...)
+		res, err := tx.w.execCached(query, args...)
 		if err != nil {
 			return err
 		}
@@ -322,7 +322,7 @@ func (tx *Tx) Exec(query string, args ...any) (int64, error) {
 func (tx *Tx) QueryRow(query string, args ...any) Row {
 	var r Row
 	r.err = tx.w.faults.Do("sql.query", query, func() error {
-		s, err := tx.w.stmt(query)
+		s, err := tx.w.prepareCached(query)
 		if err == nil {
 			r.row = s.QueryRow(args...)
 		}
@@ -335,7 +335,7 @@ func (tx *Tx) QueryRow(query string, args ...any) Row {
 func (tx *Tx) Query(query string, args ...any) (*sql.Rows, error) {
 	var rows *sql.Rows
 	err := tx.w.faults.Do("sql.query", query, func() error {
-		s, err := tx.w.stmt(query)
+		s, err := tx.w.prepareCached(query)
 		if err == nil {
 			rows, err = s.Query(args...)
 		}

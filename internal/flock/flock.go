@@ -20,26 +20,26 @@ type Lock struct{ f *os.File }
 // of that name, which could have one made anywhere, is not followed.
 // It returns nil without an error when another holds it.
 func Try(path string) (*Lock, error) {
-	return tryMaking(unix.LOCK_EX, func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) })
+	return tryLockCreating(unix.LOCK_EX, func() (*os.File, error) { return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) })
 }
 
 // TryIn is Try for a file beneath an open directory, on the way to which no link is
 // followed.
 func TryIn(dir *os.File, name string) (*Lock, error) {
-	return tryIn(unix.LOCK_EX, dir, name)
+	return tryLockIn(unix.LOCK_EX, dir, name)
 }
 
-func tryIn(kind int, dir *os.File, name string) (*Lock, error) {
-	return tryMaking(kind, func() (*os.File, error) { return beneath.OpenFile(dir, name, os.O_RDWR|os.O_CREATE, 0o600) })
+func tryLockIn(kind int, dir *os.File, name string) (*Lock, error) {
+	return tryLockCreating(kind, func() (*os.File, error) { return beneath.OpenFile(dir, name, os.O_RDWR|os.O_CREATE, 0o600) })
 }
 
-func tryMaking(kind int, open func() (*os.File, error)) (*Lock, error) {
+func tryLockCreating(kind int, open func() (*os.File, error)) (*Lock, error) {
 	for {
 		f, err := open()
 		if err != nil {
 			return nil, err
 		}
-		l, err := try(kind, f)
+		l, err := tryFlock(kind, f)
 		if l == nil || err != nil {
 			return nil, err
 		}
@@ -59,7 +59,7 @@ func TryExisting(path string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	return try(unix.LOCK_EX, f)
+	return tryFlock(unix.LOCK_EX, f)
 }
 
 // TryExistingIn is TryExisting for a file beneath an open directory, as TryIn.
@@ -68,10 +68,10 @@ func TryExistingIn(dir *os.File, name string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	return try(unix.LOCK_EX, f)
+	return tryFlock(unix.LOCK_EX, f)
 }
 
-func try(kind int, f *os.File) (*Lock, error) {
+func tryFlock(kind int, f *os.File) (*Lock, error) {
 	for {
 		err := unix.Flock(int(f.Fd()), kind|unix.LOCK_NB)
 		switch {
@@ -91,21 +91,21 @@ func try(kind int, f *os.File) (*Lock, error) {
 
 // Wait takes the lock, waiting for it as long as ctx lasts.
 func Wait(ctx context.Context, path string) (*Lock, error) {
-	return wait(ctx, func() (*Lock, error) { return Try(path) })
+	return pollUntilLocked(ctx, func() (*Lock, error) { return Try(path) })
 }
 
 // WaitIn is Wait for a file beneath an open directory, as TryIn.
 func WaitIn(ctx context.Context, dir *os.File, name string) (*Lock, error) {
-	return wait(ctx, func() (*Lock, error) { return TryIn(dir, name) })
+	return pollUntilLocked(ctx, func() (*Lock, error) { return TryIn(dir, name) })
 }
 
 // WaitSharedIn is WaitIn for a lock that any number may hold, and nobody an exclusive one
 // beside them.
 func WaitSharedIn(ctx context.Context, dir *os.File, name string) (*Lock, error) {
-	return wait(ctx, func() (*Lock, error) { return tryIn(unix.LOCK_SH, dir, name) })
+	return pollUntilLocked(ctx, func() (*Lock, error) { return tryLockIn(unix.LOCK_SH, dir, name) })
 }
 
-func wait(ctx context.Context, try func() (*Lock, error)) (*Lock, error) {
+func pollUntilLocked(ctx context.Context, try func() (*Lock, error)) (*Lock, error) {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		l, err := try()
 		if l != nil || err != nil {

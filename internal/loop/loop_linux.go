@@ -21,7 +21,7 @@ func Of(image *os.File) []Device {
 	list, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // the pattern is well-formed
 	for _, p := range list {
 		block := strings.TrimSuffix(p, "/loop/backing_file")
-		if has(block, image.Name(), &st) {
+		if backsFile(block, image.Name(), &st) {
 			ro, _ := os.ReadFile(block + "/ro")
 			found = append(found, Device{"/dev/" + filepath.Base(block), strings.HasPrefix(string(ro), "1")})
 		}
@@ -29,8 +29,8 @@ func Of(image *os.File) []Device {
 	return found
 }
 
-// has reports whether the loop device described in the directory block has the file.
-func has(block, name string, st *unix.Stat_t) bool {
+// backsFile reports whether the loop device described in the directory block has the file.
+func backsFile(block, name string, st *unix.Stat_t) bool {
 	b, err := os.ReadFile(block + "/loop/backing_file")
 	if err != nil {
 		return false // let go of meanwhile
@@ -75,7 +75,7 @@ func Attach(image *os.File, readOnly bool) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = configure(dev, image, readOnly)
+		err = configureDevice(dev, image, readOnly)
 		if err == nil {
 			return dev, nil
 		}
@@ -87,9 +87,9 @@ func Attach(image *os.File, readOnly bool) (*os.File, error) {
 	return nil, errors.New("no free loop device")
 }
 
-// configure gives a free device its file. Without direct I/O everything would be in
+// configureDevice gives a free device its file. Without direct I/O everything would be in
 // memory twice: as the content of the file, and of the device.
-func configure(dev, image *os.File, readOnly bool) error {
+func configureDevice(dev, image *os.File, readOnly bool) error {
 	c := unix.LoopConfig{Fd: uint32(image.Fd())}
 	c.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
 	if readOnly {

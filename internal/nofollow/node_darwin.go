@@ -32,8 +32,8 @@ func (n *Node) Chmod(mode uint32) error {
 	return unix.Fchmodat(n.dir, n.name, mode, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-// chmodAtOnce is Chmod by one system call, which Chmod is anyway.
-func chmodAtOnce(int, string, uint32) (done bool, err error) { return false, nil }
+// chmodInOneCall is Chmod by one system call, which Chmod is anyway.
+func chmodInOneCall(int, string, uint32) (done bool, err error) { return false, nil }
 
 // Chown sets the owner.
 func (n *Node) Chown(uid, gid int) error {

@@ -24,18 +24,18 @@ func Open(dir int, name string) (*Node, error) {
 // Close closes the node.
 func (n *Node) Close() { _ = unix.Close(n.fd) }
 
-// link is the kernel's own link to the node, by which all system calls take it. Their
+// procPath is the kernel's own link to the node, by which all system calls take it. Their
 // forms with an empty path are younger (fchmodat2: Linux 6.6).
-func (n *Node) link() string { return "/proc/self/fd/" + strconv.Itoa(n.fd) }
+func (n *Node) procPath() string { return "/proc/self/fd/" + strconv.Itoa(n.fd) }
 
 // Stat describes the node.
 func (n *Node) Stat(st *unix.Stat_t) error { return unix.Fstat(n.fd, st) }
 
 // Chmod sets the mode bits.
-func (n *Node) Chmod(mode uint32) error { return unix.Chmod(n.link(), mode) }
+func (n *Node) Chmod(mode uint32) error { return unix.Chmod(n.procPath(), mode) }
 
-// chmodAtOnce is Chmod by one system call (fchmodat2: Linux 6.6), unless that is missing.
-func chmodAtOnce(dir int, name string, mode uint32) (done bool, err error) {
+// chmodInOneCall is Chmod by one system call (fchmodat2: Linux 6.6), unless that is missing.
+func chmodInOneCall(dir int, name string, mode uint32) (done bool, err error) {
 	err = unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
 	// EOPNOTSUPP: an older kernel, or a link. EPERM: a filter that does not know the call.
 	return err != unix.EOPNOTSUPP && err != unix.EPERM, err
@@ -52,5 +52,5 @@ func (n *Node) Chtimes(t time.Time) error {
 	if err != nil {
 		return err
 	}
-	return unix.UtimesNanoAt(unix.AT_FDCWD, n.link(), []unix.Timespec{ts, ts}, 0)
+	return unix.UtimesNanoAt(unix.AT_FDCWD, n.procPath(), []unix.Timespec{ts, ts}, 0)
 }

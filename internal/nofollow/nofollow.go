@@ -16,7 +16,7 @@ import (
 // (unix.AT_FDCWD: name is a path, of which only the last element is not followed). On
 // Linux a symbolic link is ENOTSUP.
 func Chmod(dir int, name string, mode uint32) error {
-	if done, err := chmodAtOnce(dir, name, mode); done {
+	if done, err := chmodInOneCall(dir, name, mode); done {
 		return err
 	}
 	n, err := Open(dir, name)
