@@ -15,21 +15,21 @@ import (
 // Keys lists the organisation's keys, newest first. The key must be an administrator's.
 func (b *Backend) Keys(ctx context.Context) ([]api.Key, error) {
 	var out api.Keys
-	err := b.json(ctx, call{method: "GET", path: "/keys", again: true}, nil, &out)
+	err := b.sendJSON(ctx, call{method: "GET", path: "/keys", repeatable: true}, nil, &out)
 	return out.Keys, err
 }
 
 // CreateKey makes a key. The secret in what it returns is not to be had again.
 func (b *Backend) CreateKey(ctx context.Context, in api.CreateKey) (api.NewKey, error) {
 	var out api.NewKey
-	err := b.json(ctx, call{method: "POST", path: "/keys"}, in, &out)
+	err := b.sendJSON(ctx, call{method: "POST", path: "/keys"}, in, &out)
 	return out, err
 }
 
 // CreateOrgKey makes a key of any organisation. The key of the Backend must be an operator's.
 func (b *Backend) CreateOrgKey(ctx context.Context, org string, in api.CreateKey) (api.NewKey, error) {
 	var out api.NewKey
-	err := b.json(ctx, call{method: "POST", path: "/orgs/" + url.PathEscape(org) + "/keys"}, in, &out)
+	err := b.sendJSON(ctx, call{method: "POST", path: "/orgs/" + url.PathEscape(org) + "/keys"}, in, &out)
 	return out, err
 }
 
@@ -41,21 +41,21 @@ func (b *Backend) RevokeKey(ctx context.Context, id string, force bool) (api.Key
 	if force {
 		q.Set("force", "true")
 	}
-	err := b.json(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), query: q, again: true}, nil, &out)
+	err := b.sendJSON(ctx, call{method: "DELETE", path: "/keys/" + url.PathEscape(id), query: q, repeatable: true}, nil, &out)
 	return out, err
 }
 
 // Orgs lists the organisations. The key must be an operator's.
 func (b *Backend) Orgs(ctx context.Context) ([]string, error) {
 	var out api.Orgs
-	err := b.json(ctx, call{method: "GET", path: "/orgs", again: true}, nil, &out)
+	err := b.sendJSON(ctx, call{method: "GET", path: "/orgs", repeatable: true}, nil, &out)
 	return out.Orgs, err
 }
 
 // CreateOrg makes an organisation and its first key.
 func (b *Backend) CreateOrg(ctx context.Context, name string) (api.NewKey, error) {
 	var out api.NewKey
-	err := b.json(ctx, call{method: "POST", path: "/orgs"}, api.CreateOrg{Name: name}, &out)
+	err := b.sendJSON(ctx, call{method: "POST", path: "/orgs"}, api.CreateOrg{Name: name}, &out)
 	return out, err
 }
 
@@ -66,7 +66,7 @@ func (b *Backend) RemoveOrg(ctx context.Context, name string, force bool) error 
 	if force {
 		q.Set("force", "true")
 	}
-	return b.do(ctx, call{method: "DELETE", path: "/orgs/" + url.PathEscape(name), query: q})
+	return b.sendDiscard(ctx, call{method: "DELETE", path: "/orgs/" + url.PathEscape(name), query: q})
 }
 
 // Audit returns a page of the organisation's audit log, newest first.
@@ -79,7 +79,7 @@ func (b *Backend) Audit(ctx context.Context, cursor string, limit int) (api.Audi
 		q.Set("limit", strconv.Itoa(limit))
 	}
 	var out api.AuditPage
-	err := b.json(ctx, call{method: "GET", path: "/audit", query: q, again: true}, nil, &out)
+	err := b.sendJSON(ctx, call{method: "GET", path: "/audit", query: q, repeatable: true}, nil, &out)
 	if err == nil && out.Next != "" && out.Next == cursor {
 		err = errNoAdvance
 	}
@@ -93,7 +93,7 @@ func (b *Backend) Watch(ctx context.Context, volume string, fn func(api.Event) e
 	if volume != "" {
 		q.Set("volume", volume)
 	}
-	res, err := b.send(ctx, call{method: "GET", path: "/events", query: q, again: true, endless: true})
+	res, err := b.sendRetrying(ctx, call{method: "GET", path: "/events", query: q, repeatable: true, unbounded: true})
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (b *Backend) Watch(ctx context.Context, volume string, fn func(api.Event) e
 		return ctx.Err()
 	}
 	if err := lines.Err(); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return away(b.base, err)
+		return unreachable(b.baseURL, err)
 	}
 	return nil
 }

@@ -64,28 +64,28 @@ type Options struct {
 
 // Backend is an organisation behind a server.
 type Backend struct {
-	opts   Options
-	base   *url.URL
-	client *http.Client
-	server api.Server
-	// silence is how long a server that has a request may say nothing.
-	silence   time.Duration
-	closeWait time.Duration
+	opts       Options
+	baseURL    *url.URL
+	httpClient *http.Client
+	serverInfo api.Server
+	// maxSilence is how long a server that has a request may say nothing.
+	maxSilence   time.Duration
+	closeTimeout time.Duration
 
-	life context.Context // ends when the Backend is closed
-	die  context.CancelFunc
-	own  sync.WaitGroup // its goroutines
+	lifetime    context.Context // ends when the Backend is closed
+	endLifetime context.CancelFunc
+	goroutines  sync.WaitGroup // its goroutines
 
-	closingInVain atomic.Bool // a request that was to close something got no answer in time
+	closeTimedOut atomic.Bool // a request that was to close something got no answer in time
 
-	mu      sync.Mutex // guards what follows
-	closed  bool
-	open    map[*fileSystem]struct{}
-	files   map[*file]struct{}
-	session *session   // nil: none is needed yet
-	opening sync.Mutex // held while a session is begun
+	mu        sync.Mutex // guards what follows
+	closed    bool
+	open      map[*volumeFS]struct{}
+	handles   map[*handle]struct{}
+	session   *session   // nil: none is needed yet
+	sessionMu sync.Mutex // held while a session is begun
 
-	instances map[string][]string // by address, the processes that answered there last
+	recentInstances map[string][]string // by address, the processes that answered there last
 }
 
 // Open asks the server who it is and what the key may. Errors say when the server does not
@@ -108,12 +108,12 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{opts: opts, base: base, silence: silenceMost, closeWait: closeWait, open: map[*fileSystem]struct{}{}, files: map[*file]struct{}{}}
-	b.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	b.life, b.die = context.WithCancel(context.Background())
-	if err := b.hello(ctx); err != nil {
-		b.die()
-		b.client.CloseIdleConnections()
+	b := &Backend{opts: opts, baseURL: base, maxSilence: defaultMaxSilence, closeTimeout: defaultCloseTimeout, open: map[*volumeFS]struct{}{}, handles: map[*handle]struct{}{}}
+	b.httpClient = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	b.lifetime, b.endLifetime = context.WithCancel(context.Background())
+	if err := b.probeServer(ctx); err != nil {
+		b.endLifetime()
+		b.httpClient.CloseIdleConnections()
 		return nil, err
 	}
 	return b, nil
@@ -123,7 +123,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 func newTransport(caFile string) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
-		DialContext: dial,
+		DialContext: dialServer,
 		// Bodies are bytes of files; to compress them again helps nobody.
 		DisableCompression:    true,
 		ForceAttemptHTTP2:     true,
@@ -156,9 +156,9 @@ func newTransport(caFile string) (*http.Transport, error) {
 	return t, nil
 }
 
-// dial connects to a server. What is called localhost must be this host, whatever a name
+// dialServer connects to a server. What is called localhost must be this host, whatever a name
 // server says: keys go there in the clear.
-func dial(ctx context.Context, network, address string) (net.Conn, error) {
+func dialServer(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
 	if host, _, err := net.SplitHostPort(address); err == nil && strings.EqualFold(host, "localhost") {
 		d.Control = func(_, address string, _ syscall.RawConn) error {
@@ -175,41 +175,41 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 // nothing to lose yet, and may have mistyped the URL.
 const openPatience = 3 * time.Second
 
-// hello asks the server who it is.
-func (b *Backend) hello(ctx context.Context) error {
+// probeServer asks the server who it is.
+func (b *Backend) probeServer(ctx context.Context) error {
 	var s api.Server
 	soon, cancel := context.WithTimeout(ctx, b.opts.Patience)
 	defer cancel()
-	err := b.json(soon, call{method: "GET", path: "/server", again: true, patience: min(b.opts.Patience, openPatience)}, nil, &s)
+	err := b.sendJSON(soon, call{method: "GET", path: "/server", repeatable: true, patience: min(b.opts.Patience, openPatience)}, nil, &s)
 	if err != nil && soon.Err() != nil && ctx.Err() == nil {
-		err = &lost{b.base.Host, fmt.Errorf("nothing came within %v", b.opts.Patience)}
+		err = &unreachableError{b.baseURL.Host, fmt.Errorf("nothing came within %v", b.opts.Patience)}
 	}
-	var refused *refusal
+	var refused *responseError
 	switch {
 	case errors.As(err, &refused) && refused.code == "":
-		return driver.Errorf(driver.ErrUnsupported, "%s answers, but not as a Vole server (HTTP %d); check the URL", b.base, refused.status)
+		return driver.Errorf(driver.ErrUnsupported, "%s answers, but not as a Vole server (HTTP %d); check the URL", b.baseURL, refused.status)
 	case err != nil:
 		return err
 	case s.API < 1 || s.Caps.Backend == "":
-		return driver.Errorf(driver.ErrUnsupported, "%s answers, but not as a Vole server; check the URL", b.base)
+		return driver.Errorf(driver.ErrUnsupported, "%s answers, but not as a Vole server; check the URL", b.baseURL)
 	case s.API < api.Version:
-		return driver.Errorf(driver.ErrUnsupported, "the server at %s speaks version %d of the API and this program needs %d; update the server", b.base, s.API, api.Version)
+		return driver.Errorf(driver.ErrUnsupported, "the server at %s speaks version %d of the API and this program needs %d; update the server", b.baseURL, s.API, api.Version)
 	}
-	b.server = s
+	b.serverInfo = s
 	return nil
 }
 
 // Server describes the server and the key, as they were when the Backend was opened.
-func (b *Backend) Server() api.Server { return b.server }
+func (b *Backend) Server() api.Server { return b.serverInfo }
 
 // Caps implements driver.Backend.
 func (b *Backend) Caps() driver.Caps {
-	c := b.server.Caps.Driver()
+	c := b.serverInfo.Caps.Driver()
 	c.ReadOnly = b.opts.ReadOnly
 	return c
 }
 
-func (b *Backend) usable(ctx context.Context) error {
+func (b *Backend) checkOpen(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -221,8 +221,8 @@ func (b *Backend) usable(ctx context.Context) error {
 	return nil
 }
 
-func (b *Backend) writable(ctx context.Context) error {
-	if err := b.usable(ctx); err != nil {
+func (b *Backend) checkWritable(ctx context.Context) error {
+	if err := b.checkOpen(ctx); err != nil {
 		return err
 	}
 	if b.opts.ReadOnly {
@@ -231,21 +231,21 @@ func (b *Backend) writable(ctx context.Context) error {
 	return nil
 }
 
-// closeWait bounds how long closing takes when the server does not answer. What is closed
+// defaultCloseTimeout bounds how long closing takes when the server does not answer. What is closed
 // after that waits for a small part of it: each file, file system and session is a request.
-const closeWait = 30 * time.Second
+const defaultCloseTimeout = 30 * time.Second
 
-// doClosing makes a request that closes something.
-func (b *Backend) doClosing(c call) error {
-	wait := b.closeWait
-	if b.closingInVain.Load() {
+// sendClosing makes a request that closes something.
+func (b *Backend) sendClosing(c call) error {
+	wait := b.closeTimeout
+	if b.closeTimedOut.Load() {
 		wait /= 30
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
-	err := b.do(ctx, c)
+	err := b.sendDiscard(ctx, c)
 	if ctx.Err() != nil {
-		b.closingInVain.Store(true)
+		b.closeTimedOut.Store(true)
 	}
 	return err
 }
@@ -258,8 +258,8 @@ func (b *Backend) Close() error {
 		return nil
 	}
 	b.closed = true
-	var files []*file
-	for f := range b.files {
+	var files []*handle
+	for f := range b.handles {
 		files = append(files, f)
 	}
 	s := b.session
@@ -270,11 +270,11 @@ func (b *Backend) Close() error {
 			errs = append(errs, err)
 		}
 	}
-	b.die()
-	b.own.Wait()
+	b.endLifetime()
+	b.goroutines.Wait()
 	if s != nil {
-		errs = append(errs, b.doClosing(call{method: "DELETE", path: "/sessions/" + s.id, at: s.base, again: true}))
+		errs = append(errs, b.sendClosing(call{method: "DELETE", path: "/sessions/" + s.id, server: s.server, repeatable: true}))
 	}
-	b.client.CloseIdleConnections()
+	b.httpClient.CloseIdleConnections()
 	return errors.Join(errs...)
 }

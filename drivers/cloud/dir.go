@@ -12,22 +12,22 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// dir lists a directory page by page.
-type dir struct {
-	f *fileSystem
-	q url.Values
+// dirHandle lists a directory page by page.
+type dirHandle struct {
+	fs    *volumeFS
+	query url.Values
 
-	sorted bool
-	seed   maphash.Seed
+	sorted     bool
+	cursorSeed maphash.Seed
 
-	mu     sync.Mutex // guards what follows; held while a page is fetched
-	list   []api.Entry
-	next   string
-	last   string // name of the last entry
-	closed bool
-	// cursors are those that were given: a hostile server may repeat its pages without
+	mu         sync.Mutex // guards what follows; held while a page is fetched
+	unread     []api.Entry
+	nextCursor string
+	lastName   string // name of the last entry
+	closed     bool
+	// seenCursors are those that were given: a hostile server may repeat its pages without
 	// end, which in a listing without order shows nowhere else.
-	cursors map[uint64]struct{}
+	seenCursors map[uint64]struct{}
 }
 
 // pageSize is how many entries are asked for at once.
@@ -37,54 +37,54 @@ const pageSize = api.MaxPageLen
 const maxPages = 1 << 20
 
 // OpenDir implements driver.FS.
-func (f *fileSystem) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
+func (f *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
 	q := url.Values{"path": {path}, "limit": {strconv.Itoa(pageSize)}}
-	setFlags(q, map[string]bool{"unsorted": !opts.Sorted, "names_only": opts.NamesOnly})
-	d := &dir{f: f, q: q, sorted: opts.Sorted, seed: maphash.MakeSeed(), cursors: map[uint64]struct{}{}}
-	return d, d.page(ctx)
+	setBoolParams(q, map[string]bool{"unsorted": !opts.Sorted, "names_only": opts.NamesOnly})
+	d := &dirHandle{fs: f, query: q, sorted: opts.Sorted, cursorSeed: maphash.MakeSeed(), seenCursors: map[uint64]struct{}{}}
+	return d, d.fetchPage(ctx)
 }
 
-// page fetches the next page. The caller holds mu, or is the only one.
-func (d *dir) page(ctx context.Context) error {
+// fetchPage fetches the next page. The caller holds mu, or is the only one.
+func (d *dirHandle) fetchPage(ctx context.Context) error {
 	var out api.EntryPage
-	if err := d.f.get(ctx, "entries", d.q, &out); err != nil {
+	if err := d.fs.getJSON(ctx, "entries", d.query, &out); err != nil {
 		return err
 	}
 	if err := d.checkPage(&out); err != nil {
 		return err
 	}
-	d.list, d.next = out.Entries, out.Next
-	d.q.Set("cursor", out.Next)
+	d.unread, d.nextCursor = out.Entries, out.Next
+	d.query.Set("cursor", out.Next)
 	return nil
 }
 
 // checkPage refuses a page that would make a listing go on for ever, or tell a name twice.
-func (d *dir) checkPage(p *api.EntryPage) error {
+func (d *dirHandle) checkPage(p *api.EntryPage) error {
 	if len(p.Entries) == 0 && p.Next != "" {
 		return driver.Errorf(driver.ErrCorrupt, "the server's listing of a directory does not advance")
 	}
 	for _, e := range p.Entries {
 		name := e.Driver().Name
-		if d.sorted && name <= d.last {
-			return driver.Errorf(driver.ErrCorrupt, "the server's listing of a directory has %q where names after %q follow", name, d.last)
+		if d.sorted && name <= d.lastName {
+			return driver.Errorf(driver.ErrCorrupt, "the server's listing of a directory has %q where names after %q follow", name, d.lastName)
 		}
-		d.last = name
+		d.lastName = name
 	}
 	if p.Next == "" {
 		return nil
 	}
-	seen := maphash.String(d.seed, p.Next)
-	if _, ok := d.cursors[seen]; ok {
+	seen := maphash.String(d.cursorSeed, p.Next)
+	if _, ok := d.seenCursors[seen]; ok {
 		return driver.Errorf(driver.ErrCorrupt, "the server's listing of a directory begins again")
 	}
-	if len(d.cursors) == maxPages {
+	if len(d.seenCursors) == maxPages {
 		return driver.Errorf(driver.ErrCorrupt, "the server's listing of a directory has more than %d pages", maxPages)
 	}
-	d.cursors[seen] = struct{}{}
+	d.seenCursors[seen] = struct{}{}
 	return nil
 }
 
-func (d *dir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
+func (d *dirHandle) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -93,38 +93,38 @@ func (d *dir) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	if d.closed {
 		return nil, driver.ErrClosed
 	}
-	for len(d.list) == 0 {
-		if d.next == "" {
+	for len(d.unread) == 0 {
+		if d.nextCursor == "" {
 			return nil, io.EOF
 		}
-		if err := d.page(ctx); err != nil {
+		if err := d.fetchPage(ctx); err != nil {
 			return nil, err
 		}
 	}
-	n = min(n, len(d.list))
+	n = min(n, len(d.unread))
 	list := make([]driver.Entry, n)
-	for i, e := range d.list[:n] {
+	for i, e := range d.unread[:n] {
 		list[i] = e.Driver()
 	}
-	d.list = d.list[n:]
+	d.unread = d.unread[n:]
 	return list, nil
 }
 
-func (d *dir) Close() error {
+func (d *dirHandle) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil
 	}
 	d.closed = true
-	if d.next == "" || d.f.usable(context.Background(), false) != nil {
+	if d.nextCursor == "" || d.fs.checkUsable(context.Background(), false) != nil {
 		return nil
 	}
 	// What the server holds for it ends by itself, too.
-	ctx, cancel := context.WithTimeout(context.Background(), d.f.b.closeWait)
+	ctx, cancel := context.WithTimeout(context.Background(), d.fs.b.closeTimeout)
 	defer cancel()
-	_ = d.f.in(ctx, false, func(p *place) error {
-		return d.f.b.do(ctx, through(p, call{method: "DELETE", path: at(d.f.vol, "entries"), query: url.Values{"cursor": {d.next}}}))
+	_ = d.fs.withRoute(ctx, false, func(p *remoteRef) error {
+		return d.fs.b.sendDiscard(ctx, callThrough(p, call{method: "DELETE", path: volumePath(d.fs.volumeID, "entries"), query: url.Values{"cursor": {d.nextCursor}}}))
 	})
 	return nil
 }

@@ -17,42 +17,42 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// refusal is an error that a server answered with.
-type refusal struct {
-	status  int
-	code    string // "": the answer was not of the API
-	message string
-	kind    error // the sentinel
-	wait    time.Duration
+// responseError is an error that a server answered with.
+type responseError struct {
+	status     int
+	code       string // "": the answer was not of the API
+	message    string
+	kind       error // the sentinel
+	retryAfter time.Duration
 }
 
-func (r *refusal) Error() string { return r.message }
-func (r *refusal) Unwrap() error { return r.kind }
+func (r *responseError) Error() string { return r.message }
+func (r *responseError) Unwrap() error { return r.kind }
 
-// errLost means that a session, file system or file is not open at the server any more.
-var errLost = driver.Errorf(driver.ErrClosed, "the server does not have this open any more")
+// errStale means that a session, file system or file is not open at the server any more.
+var errStale = driver.Errorf(driver.ErrClosed, "the server does not have this open any more")
 
 // errNoAdvance means that a server gave the cursor back that it was given.
 var errNoAdvance = driver.Errorf(driver.ErrCorrupt, "the server's listing does not advance")
 
-// codes are the errors of a server that are not in the table of package driver.
-var codes = map[string]error{
+// serverCodes are the errors of a server that are not in the table of package driver.
+var serverCodes = map[string]error{
 	"unauthenticated": driver.ErrPermission, "forbidden": driver.ErrPermission, "too_large": driver.ErrInvalid,
-	"precondition_failed": driver.ErrExists, "unknown_session": errLost, "listing_ended": errLost,
+	"precondition_failed": driver.ErrExists, "unknown_session": errStale, "listing_ended": errStale,
 	"rate_limited": driver.ErrUnavailable, "wrong_offset": driver.ErrInvalid, "digest_mismatch": driver.ErrInvalid, "last_key": driver.ErrInUse, "unsupported_media_type": driver.ErrInvalid, "outcome_unknown": driver.ErrUnavailable,
 }
 
-// patient are the errors of what a server stands on. It has waited for that itself, and has
+// retriedByServer are the errors of what a server stands on. It has waited for that itself, and has
 // its reasons in its log.
-var patient = map[string]bool{"database_unavailable": true, "storage_unavailable": true}
+var retriedByServer = map[string]bool{"database_unavailable": true, "storage_unavailable": true}
 
-// lost is the error of a request that got no answer.
-type lost struct {
+// unreachableError is the error of a request that got no answer.
+type unreachableError struct {
 	host string
 	err  error
 }
 
-func (l *lost) Error() string {
+func (l *unreachableError) Error() string {
 	switch {
 	case errors.As(l.err, new(*tls.CertificateVerificationError)):
 		return fmt.Sprintf("the certificate of the server at %s is not trusted: %s", l.host, api.PlainText(l.err.Error()))
@@ -62,20 +62,20 @@ func (l *lost) Error() string {
 	return fmt.Sprintf("the server at %s does not answer: %s", l.host, api.PlainText(l.err.Error()))
 }
 
-func (l *lost) Unwrap() []error { return []error{driver.ErrUnavailable, l.err} }
+func (l *unreachableError) Unwrap() []error { return []error{driver.ErrUnavailable, l.err} }
 
-// away wraps the error of a request that got no answer.
-func away(u *url.URL, err error) error {
+// unreachable wraps the error of a request that got no answer.
+func unreachable(u *url.URL, err error) error {
 	if ue := (*url.Error)(nil); errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return &lost{host: u.Host, err: err}
+	return &unreachableError{host: u.Host, err: err}
 }
 
-// unsent reports whether a request certainly did not reach the server.
-func unsent(err error) bool {
+// hadNoEffect reports whether a request certainly did not reach the server.
+func hadNoEffect(err error) bool {
 	var op *net.OpError
-	var r *refusal
+	var r *responseError
 	switch {
 	case errors.As(err, &r):
 		return r.status == http.StatusTooManyRequests || r.status == http.StatusServiceUnavailable && r.code == "unavailable"
@@ -85,17 +85,17 @@ func unsent(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// statusMessage says a status in words of ours: those after the number are the server's
+// describeStatus says a status in words of ours: those after the number are the server's
 // own, and messages go to a terminal.
-func statusMessage(status int) string {
+func describeStatus(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, http.StatusText(status)))
 }
 
-// refused is the error that an answer is.
-func refused(res *http.Response) error {
-	r := &refusal{status: res.StatusCode, message: statusMessage(res.StatusCode), kind: driver.ErrUnavailable}
+// decodeResponseError is the error that an answer is.
+func decodeResponseError(res *http.Response) error {
+	r := &responseError{status: res.StatusCode, message: describeStatus(res.StatusCode), kind: driver.ErrUnavailable}
 	if s, err := time.ParseDuration(res.Header.Get("Retry-After") + "s"); err == nil && s >= 0 && s < time.Minute {
-		r.wait = s
+		r.retryAfter = s
 	}
 	var body api.ErrorBody
 	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
@@ -106,7 +106,7 @@ func refused(res *http.Response) error {
 	if r.message == "" {
 		r.message = strings.ReplaceAll(r.code, "_", " ")
 	}
-	if k, ok := codes[r.code]; ok {
+	if k, ok := serverCodes[r.code]; ok {
 		r.kind = k
 	} else if k := driver.FromCode(r.code); k != nil {
 		r.kind = k

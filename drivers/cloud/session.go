@@ -16,56 +16,56 @@ import (
 
 // session is what the Backend holds at the server.
 type session struct {
-	id    string
-	base  *url.URL // where its requests go; nil: where all go
-	lease time.Duration
+	id     string
+	server *url.URL // where its requests go; nil: where all go
+	lease  time.Duration
 
-	mu   sync.Mutex // guards gone
-	gone bool       // the server does not know it any more
+	mu    sync.Mutex // guards gone
+	stale bool       // the server does not know it any more
 }
 
-func (s *session) lost() bool {
+func (s *session) isStale() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.gone
+	return s.stale
 }
 
-func (s *session) lose() {
+func (s *session) markStale() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gone = true
+	s.stale = true
 }
 
-// begin returns the session, which is begun when there is none or when the server has
+// ensureSession returns the session, which is begun when there is none or when the server has
 // lost it.
-func (b *Backend) begin(ctx context.Context) (*session, error) {
-	b.opening.Lock()
-	defer b.opening.Unlock()
+func (b *Backend) ensureSession(ctx context.Context) (*session, error) {
+	b.sessionMu.Lock()
+	defer b.sessionMu.Unlock()
 	b.mu.Lock()
 	s, closed := b.session, b.closed
 	b.mu.Unlock()
 	switch {
 	case closed:
 		return nil, driver.ErrClosed
-	case s != nil && !s.lost():
+	case s != nil && !s.isStale():
 		return s, nil
 	}
 	var out api.Session
-	if err := b.json(ctx, call{method: "POST", path: "/sessions", again: true}, nil, &out); err != nil {
+	if err := b.sendJSON(ctx, call{method: "POST", path: "/sessions", repeatable: true}, nil, &out); err != nil {
 		return nil, err
 	}
 	s = &session{id: out.ID, lease: time.Duration(out.LeaseSeconds * float64(time.Second))}
 	if out.URL != "" {
-		u, err := profile.ServerURL(out.URL, b.opts.InsecureHTTP, b.base)
+		u, err := profile.ServerURL(out.URL, b.opts.InsecureHTTP, b.baseURL)
 		if err != nil {
-			return nil, driver.Errorf(driver.ErrUnsupported, "the server at %s advertises an address to which the key is not sent: %s", b.base.Host, api.PlainText(err.Error()))
+			return nil, driver.Errorf(driver.ErrUnsupported, "the server at %s advertises an address to which the key is not sent: %s", b.baseURL.Host, api.PlainText(err.Error()))
 		}
-		s.base = u
+		s.server = u
 	}
 	b.mu.Lock()
 	b.session, closed = s, b.closed
 	if !closed {
-		b.own.Go(func() { b.renew(s) })
+		b.goroutines.Go(func() { b.renewSession(s) })
 	}
 	b.mu.Unlock()
 	if closed {
@@ -74,21 +74,21 @@ func (b *Backend) begin(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// renew keeps a session alive until the Backend is closed or the session lost.
-func (b *Backend) renew(s *session) {
+// renewSession keeps a session alive until the Backend is closed or the session lost.
+func (b *Backend) renewSession(s *session) {
 	tick := time.NewTicker(s.lease / 3)
 	defer tick.Stop()
 	for {
 		select {
-		case <-b.life.Done():
+		case <-b.lifetime.Done():
 			return
 		case <-tick.C:
 		}
-		ctx, cancel := context.WithTimeout(b.life, s.lease/3)
-		err := b.do(ctx, call{method: "POST", path: "/sessions/" + s.id + "/renew", at: s.base, again: true})
+		ctx, cancel := context.WithTimeout(b.lifetime, s.lease/3)
+		err := b.sendDiscard(ctx, call{method: "POST", path: "/sessions/" + s.id + "/renew", server: s.server, repeatable: true})
 		cancel()
-		if errors.Is(err, errLost) {
-			s.lose()
+		if errors.Is(err, errStale) {
+			s.markStale()
 			return
 		}
 	}
@@ -96,59 +96,59 @@ func (b *Backend) renew(s *session) {
 
 // Attach implements driver.Backend.
 func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptions) (driver.Attachment, error) {
-	if err := b.usable(ctx); err != nil {
+	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
 	if opts.HostPath {
 		return nil, driver.Errorf(driver.ErrUnsupported, "the files of this volume are at the server and have no path on this host; copy them with 'vole cp', or use a local home")
 	}
-	if err := b.writable(ctx); err != nil && !opts.ReadOnly {
+	if err := b.checkWritable(ctx); err != nil && !opts.ReadOnly {
 		return nil, err
 	}
 	host, _ := os.Hostname()
 	in := api.Attach{Holder: opts.Holder, ReadOnly: opts.ReadOnly, Exclusive: opts.Exclusive, Host: host, Pid: os.Getpid(), Started: proc.Start()}
 	var out api.Attachment
 	var s *session
-	err := b.inSession(ctx, func(have *session) error {
+	err := b.withSession(ctx, func(have *session) error {
 		s, in.Session = have, have.id
-		return b.json(ctx, call{method: "POST", path: at(id, "attachments"), at: s.base, once: true}, in, &out)
+		return b.sendJSON(ctx, call{method: "POST", path: volumePath(id, "attachments"), server: s.server, keyed: true}, in, &out)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &attachment{b: b, s: s, info: out.Info()}, nil
+	return &attachment{b: b, session: s, info: out.Info()}, nil
 }
 
-// inSession calls fn with the session, and once more with a new one if the server has
+// withSession calls fn with the session, and once more with a new one if the server has
 // lost the first.
-func (b *Backend) inSession(ctx context.Context, fn func(s *session) error) error {
+func (b *Backend) withSession(ctx context.Context, fn func(s *session) error) error {
 	for range 3 {
-		s, err := b.begin(ctx)
+		s, err := b.ensureSession(ctx)
 		if err != nil {
 			return err
 		}
 		err = fn(s)
-		if !errors.Is(err, errLost) && !b.astray(s, err) {
+		if !errors.Is(err, errStale) && !b.isUnreachable(s, err) {
 			return err
 		}
-		s.lose()
+		s.markStale()
 	}
 	return driver.Errorf(driver.ErrUnavailable, "the server forgets sessions as soon as they have begun")
 }
 
-// astray reports whether err is that of a server that is not to be reached at the address
+// isUnreachable reports whether err is that of a server that is not to be reached at the address
 // it advertised, so that a new session may be begun elsewhere.
-func (b *Backend) astray(s *session, err error) bool {
-	return s.base != nil && unsent(err)
+func (b *Backend) isUnreachable(s *session, err error) bool {
+	return s.server != nil && hadNoEffect(err)
 }
 
 type attachment struct {
-	b    *Backend
-	s    *session
-	info driver.AttachmentInfo
+	b       *Backend
+	session *session
+	info    driver.AttachmentInfo
 
-	mu   sync.Mutex // held while it is given back
-	gone bool
+	mu       sync.Mutex // held while it is given back
+	detached bool
 }
 
 func (a *attachment) Info() driver.AttachmentInfo { return a.info }
@@ -162,14 +162,14 @@ func (a *attachment) Detach(ctx context.Context) error {
 	a.b.mu.Lock()
 	closed := a.b.closed
 	a.b.mu.Unlock()
-	if a.gone || closed || a.s.lost() {
+	if a.detached || closed || a.session.isStale() {
 		return nil
 	}
-	q := url.Values{"session": {a.s.id}}
-	err := a.b.do(ctx, call{method: "DELETE", path: "/attachments/" + url.PathEscape(a.info.ID), query: q, at: a.s.base, again: true})
-	if errors.Is(err, errLost) {
+	q := url.Values{"session": {a.session.id}}
+	err := a.b.sendDiscard(ctx, call{method: "DELETE", path: "/attachments/" + url.PathEscape(a.info.ID), query: q, server: a.session.server, repeatable: true})
+	if errors.Is(err, errStale) {
 		err = nil // it ended with its session
 	}
-	a.gone = err == nil
+	a.detached = err == nil
 	return err
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// at is the path of a volume's route.
-func at(volume string, rest ...string) string {
+// volumePath is the path of a volume's route.
+func volumePath(volume string, rest ...string) string {
 	p := "/volumes/" + url.PathEscape(volume)
 	for _, r := range rest {
 		p += "/" + r
@@ -21,24 +21,24 @@ func at(volume string, rest ...string) string {
 
 // Create implements driver.Backend.
 func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (driver.Info, error) {
-	if err := b.writable(ctx); err != nil {
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	in := api.CreateVolume{Name: name, Kind: api.Kind(spec.Kind), Quota: int64(spec.Quota), Capacity: int64(spec.Capacity), Labels: api.Labels(spec.Labels), From: spec.From}
-	c := call{method: "POST", path: "/volumes", once: true, again: true, slow: spec.From != ""}
+	c := call{method: "POST", path: "/volumes", keyed: true, repeatable: true, longRunning: spec.From != ""}
 	if spec.Draft {
-		s, err := b.begin(ctx)
+		s, err := b.ensureSession(ctx)
 		if err != nil {
 			return driver.Info{}, err
 		}
-		in.DraftOf, c.at = s.id, s.base
+		in.DraftOf, c.server = s.id, s.server
 	}
-	return b.volume(ctx, c, in)
+	return b.sendVolumeCall(ctx, c, in)
 }
 
-func (b *Backend) volume(ctx context.Context, c call, in any) (driver.Info, error) {
+func (b *Backend) sendVolumeCall(ctx context.Context, c call, in any) (driver.Info, error) {
 	var v api.Volume
-	if err := b.json(ctx, c, in, &v); err != nil {
+	if err := b.sendJSON(ctx, c, in, &v); err != nil {
 		return driver.Info{}, err
 	}
 	return v.Info().At("cloud", ""), nil
@@ -53,16 +53,16 @@ func refQuery(ref driver.Ref) (string, url.Values) {
 
 // Get implements driver.Backend.
 func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	if err := b.usable(ctx); err != nil {
+	if err := b.checkOpen(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	name, q := refQuery(ref)
-	return b.volume(ctx, call{method: "GET", path: at(name), query: q, again: true}, nil)
+	return b.sendVolumeCall(ctx, call{method: "GET", path: volumePath(name), query: q, repeatable: true}, nil)
 }
 
 // List implements driver.Backend.
 func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, error) {
-	if err := b.usable(ctx); err != nil {
+	if err := b.checkOpen(ctx); err != nil {
 		return driver.Page{}, err
 	}
 	q := url.Values{}
@@ -79,7 +79,7 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 		q.Set("limit", strconv.Itoa(min(filter.Limit, 1000)))
 	}
 	var out api.VolumePage
-	if err := b.json(ctx, call{method: "GET", path: "/volumes", query: q, again: true}, nil, &out); err != nil {
+	if err := b.sendJSON(ctx, call{method: "GET", path: "/volumes", query: q, repeatable: true}, nil, &out); err != nil {
 		return driver.Page{}, err
 	}
 	if out.Next != "" && out.Next == filter.Cursor {
@@ -94,45 +94,45 @@ func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, 
 
 // Update implements driver.Backend.
 func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (driver.Info, error) {
-	if err := b.writable(ctx); err != nil {
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	in := api.UpdateVolume{Name: change.Name, Quota: int64(change.Quota), ClearQuota: change.ClearQuota, Capacity: int64(change.Capacity),
 		SetLabels: api.Labels(change.SetLabels), RemoveLabels: change.RemoveLabels, Publish: change.Publish}
 	// What it sets is the same however often it is set.
-	return b.volume(ctx, call{method: "PATCH", path: at(id), once: true, again: true, slow: true}, in)
+	return b.sendVolumeCall(ctx, call{method: "PATCH", path: volumePath(id), keyed: true, repeatable: true, longRunning: true}, in)
 }
 
 // Remove implements driver.Backend.
 func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
-	if err := b.writable(ctx); err != nil {
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	name, q := refQuery(ref)
-	return b.volume(ctx, call{method: "DELETE", path: at(name), query: q, once: true, slow: true}, nil)
+	return b.sendVolumeCall(ctx, call{method: "DELETE", path: volumePath(name), query: q, keyed: true, longRunning: true}, nil)
 }
 
 // RemoveUnused implements driver.Backend. A server that does not know of it refuses.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
-	if err := b.writable(ctx); err != nil {
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
 	name, q := refQuery(driver.ByID(id))
 	q.Set("unused_since", since.UTC().Format(time.RFC3339Nano))
-	return b.volume(ctx, call{method: "DELETE", path: at(name), query: q, once: true, slow: true}, nil)
+	return b.sendVolumeCall(ctx, call{method: "DELETE", path: volumePath(name), query: q, keyed: true, longRunning: true}, nil)
 }
 
 // Measure implements driver.Backend.
 func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
-	if err := b.writable(ctx); err != nil {
+	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
-	return b.volume(ctx, call{method: "POST", path: at(id, "measure"), again: true, slow: true}, nil)
+	return b.sendVolumeCall(ctx, call{method: "POST", path: volumePath(id, "measure"), repeatable: true, longRunning: true}, nil)
 }
 
 // Attachments implements driver.Backend.
 func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {
-	if err := b.usable(ctx); err != nil {
+	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
 	q := url.Values{}
@@ -140,7 +140,7 @@ func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.Attachme
 		q.Set("volume", id)
 	}
 	var out api.Attachments
-	if err := b.json(ctx, call{method: "GET", path: "/attachments", query: q, again: true}, nil, &out); err != nil {
+	if err := b.sendJSON(ctx, call{method: "GET", path: "/attachments", query: q, repeatable: true}, nil, &out); err != nil {
 		return nil, err
 	}
 	list := make([]driver.AttachmentInfo, len(out.Attachments))
@@ -152,11 +152,11 @@ func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.Attachme
 
 // Check implements driver.Backend: the server checks its volumes.
 func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
-	if err := b.usable(ctx); err != nil {
+	if err := b.checkOpen(ctx); err != nil {
 		return err
 	}
 	var out api.Findings
-	if err := b.json(ctx, call{method: "POST", path: "/check", query: url.Values{"fix": {strconv.FormatBool(opts.Fix)}}, again: true, slow: true}, nil, &out); err != nil {
+	if err := b.sendJSON(ctx, call{method: "POST", path: "/check", query: url.Values{"fix": {strconv.FormatBool(opts.Fix)}}, repeatable: true, longRunning: true}, nil, &out); err != nil {
 		return err
 	}
 	for _, f := range out.Findings {

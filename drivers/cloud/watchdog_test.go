@@ -10,13 +10,13 @@ import (
 // TestWatchEndsWithTheAnswer: what is still read of a request's body when its answer has
 // begun starts no clock, which would run while the caller does other things.
 func TestWatchEndsWithTheAnswer(t *testing.T) {
-	b := &Backend{silence: time.Hour}
+	b := &Backend{maxSilence: time.Hour}
 	for what, end := range map[string]func(w *watchdog){
-		"answer": func(w *watchdog) { w.answered(call{}) },
-		"end":    (*watchdog).end,
+		"answer": func(w *watchdog) { w.watchResponse(call{}) },
+		"end":    (*watchdog).endRequest,
 	} {
 		w := b.newWatchdog(t.Context(), call{})
-		body := &sentBody{strings.NewReader("abc"), w}
+		body := &requestBody{strings.NewReader("abc"), w}
 		if _, err := io.ReadFull(body, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
