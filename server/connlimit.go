@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/core"
 )
 
@@ -131,6 +132,6 @@ func (c *connLimiter) refuseWhenFull(h http.Handler) http.Handler {
 		head.Set("Connection", "close")
 		head.Set("Retry-After", "2")
 		_ = core.WriteJSON(w, http.StatusServiceUnavailable, map[string]any{"error": map[string]string{
-			"code": "unavailable", "message": "the server has as many connections as it may; try again"}})
+			"code": api.CodeUnavailable, "message": "the server has as many connections as it may; try again"}})
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/core"
 	"golang.org/x/time/rate"
 )
@@ -105,7 +106,7 @@ func (p *provider) providerUnavailable(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	p.log.Warn("tokens cannot be checked", "issuer", p.issuer, "error", err)
-	return &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: "the identity provider does not answer; try again, or use an API key"}
+	return &core.Error{Code: api.CodeUnavailable, Message: "the identity provider does not answer; try again, or use an API key"}
 }
 
 // awaitVerifier returns the verifier, which the first who asks makes; others wait for it.

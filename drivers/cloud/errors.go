@@ -29,22 +29,14 @@ type responseError struct {
 func (r *responseError) Error() string { return r.message }
 func (r *responseError) Unwrap() error { return r.kind }
 
-// errStale means that a session, file system or file is not open at the server any more.
-var errStale = driver.Errorf(driver.ErrClosed, "the server does not have this open any more")
-
 // errNoAdvance means that a server gave the cursor back that it was given.
 var errNoAdvance = driver.Errorf(driver.ErrCorrupt, "the server's listing does not advance")
 
-// serverCodes are the errors of a server that are not in the table of package driver.
-var serverCodes = map[string]error{
-	"unauthenticated": driver.ErrPermission, "forbidden": driver.ErrPermission, "too_large": driver.ErrInvalid,
-	"precondition_failed": driver.ErrExists, "unknown_session": errStale, "listing_ended": errStale,
-	"rate_limited": driver.ErrUnavailable, "wrong_offset": driver.ErrInvalid, "digest_mismatch": driver.ErrInvalid, "last_key": driver.ErrInUse, "unsupported_media_type": driver.ErrInvalid, "outcome_unknown": driver.ErrUnavailable,
+// retriedByServer reports whether a code says that the database or the storage of the server
+// failed. The server has retried that itself, and its log has the reason.
+func retriedByServer(code string) bool {
+	return code == api.CodeDatabaseUnavailable || code == api.CodeStorageUnavailable
 }
-
-// retriedByServer are the errors of what a server stands on. It has waited for that itself, and has
-// its reasons in its log.
-var retriedByServer = map[string]bool{"database_unavailable": true, "storage_unavailable": true}
 
 // unreachableError is the error of a request that got no answer.
 type unreachableError struct {
@@ -78,7 +70,7 @@ func hadNoEffect(err error) bool {
 	var r *responseError
 	switch {
 	case errors.As(err, &r):
-		return r.status == http.StatusTooManyRequests || r.status == http.StatusServiceUnavailable && r.code == "unavailable"
+		return r.status == http.StatusTooManyRequests || r.status == http.StatusServiceUnavailable && r.code == api.CodeUnavailable
 	case errors.As(err, &op):
 		return op.Op == "dial"
 	}
@@ -106,10 +98,8 @@ func decodeResponseError(res *http.Response) error {
 	if r.message == "" {
 		r.message = strings.ReplaceAll(r.code, "_", " ")
 	}
-	if k, ok := serverCodes[r.code]; ok {
-		r.kind = k
-	} else if k := driver.FromCode(r.code); k != nil {
-		r.kind = k
+	if kind := api.CodeKind(r.code); kind != nil {
+		r.kind = kind
 	}
 	if id := body.Error.RequestID; id != "" && (res.StatusCode == http.StatusInternalServerError || res.StatusCode == http.StatusServiceUnavailable) {
 		r.message += " (request " + id + ")"

@@ -121,7 +121,7 @@ func (x *handle) currentRemote(ctx context.Context, old *remoteHandle) (*remoteH
 		x.remote, err = x.openRemote(ctx, p, opts, was.inode)
 		return err
 	})
-	if errors.Is(err, driver.ErrNotExist) || errors.Is(err, driver.ErrClosed) && !errors.Is(err, errStale) {
+	if errors.Is(err, driver.ErrNotExist) || errors.Is(err, driver.ErrClosed) && !errors.Is(err, api.ErrStale) {
 		err = driver.Errorf(driver.ErrClosed, "the server ended, and the file is not at its path any more: %v", err)
 	}
 	if err != nil {
@@ -139,12 +139,12 @@ func (f *volumeFS) reopenRef(ctx context.Context, old *remoteRef, fn func(p *rem
 		if err != nil {
 			return err
 		}
-		if err := fn(p); !errors.Is(err, errStale) {
+		if err := fn(p); !errors.Is(err, api.ErrStale) {
 			return err
 		}
 		old = p
 	}
-	return errStale
+	return api.ErrStale
 }
 
 // withHandle runs fn on the open handle, and again when the server had lost it.
@@ -171,7 +171,7 @@ func (x *handle) retryHandle(ctx context.Context, change bool, fn func(h *remote
 			x.recordChange(h)
 		}
 		astray := x.fs.b.isUnreachable(h.ref.session, err)
-		if !errors.Is(err, errStale) && !astray {
+		if !errors.Is(err, api.ErrStale) && !astray {
 			return err
 		}
 		if astray {
@@ -374,7 +374,7 @@ func (x *handle) Close() error {
 	c := h.newCall("DELETE", "", nil)
 	c.keyed = true // a second one would find nothing open
 	err := x.fs.b.sendClosing(c)
-	if errors.Is(err, errStale) {
+	if errors.Is(err, api.ErrStale) {
 		err = nil
 		x.dirty.markLost()
 	}

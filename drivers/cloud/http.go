@@ -173,7 +173,7 @@ func (b *Backend) sendRetrying(ctx context.Context, c call) (*http.Response, err
 		var r *responseError
 		wait := time.Duration(0)
 		if errors.As(err, &r) {
-			if retriedByServer[r.code] || r.status != http.StatusTooManyRequests && r.status != http.StatusServiceUnavailable && r.status != http.StatusBadGateway {
+			if retriedByServer(r.code) || r.status != http.StatusTooManyRequests && r.status != http.StatusServiceUnavailable && r.status != http.StatusBadGateway {
 				return nil, err
 			}
 			wait = r.retryAfter

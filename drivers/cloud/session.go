@@ -87,7 +87,7 @@ func (b *Backend) renewSession(s *session) {
 		ctx, cancel := context.WithTimeout(b.lifetime, s.lease/3)
 		err := b.sendDiscard(ctx, call{method: "POST", path: "/sessions/" + s.id + "/renew", server: s.server, repeatable: true})
 		cancel()
-		if errors.Is(err, errStale) {
+		if errors.Is(err, api.ErrStale) {
 			s.markStale()
 			return
 		}
@@ -128,7 +128,7 @@ func (b *Backend) withSession(ctx context.Context, fn func(s *session) error) er
 			return err
 		}
 		err = fn(s)
-		if !errors.Is(err, errStale) && !b.isUnreachable(s, err) {
+		if !errors.Is(err, api.ErrStale) && !b.isUnreachable(s, err) {
 			return err
 		}
 		s.markStale()
@@ -167,7 +167,7 @@ func (a *attachment) Detach(ctx context.Context) error {
 	}
 	q := url.Values{"session": {a.session.id}}
 	err := a.b.sendDiscard(ctx, call{method: "DELETE", path: "/attachments/" + url.PathEscape(a.info.ID), query: q, server: a.session.server, repeatable: true})
-	if errors.Is(err, errStale) {
+	if errors.Is(err, api.ErrStale) {
 		err = nil // it ended with its session
 	}
 	a.detached = err == nil

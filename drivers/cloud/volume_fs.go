@@ -157,7 +157,7 @@ func (f *volumeFS) withRef(ctx context.Context, fn func(p *remoteRef) error) err
 			return err
 		}
 		err = fn(p)
-		if !errors.Is(err, errStale) && !f.b.isUnreachable(p.session, err) {
+		if !errors.Is(err, api.ErrStale) && !f.b.isUnreachable(p.session, err) {
 			return err
 		}
 		if f.b.isUnreachable(p.session, err) {
@@ -416,7 +416,7 @@ func (f *volumeFS) Close() error {
 		return nil
 	}
 	err := f.b.sendClosing(call{method: "DELETE", path: "/filesystems/" + p.id, server: p.session.server, repeatable: true, keyed: true, longRunning: true})
-	if errors.Is(err, errStale) {
+	if errors.Is(err, api.ErrStale) {
 		err = nil
 		f.dirty.markLost()
 	}

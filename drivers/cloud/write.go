@@ -46,7 +46,7 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 	var out api.Written
 	err = f.withRoute(ctx, true, func(p *remoteRef) error {
 		err := f.b.sendJSON(ctx, callThrough(p, c), nil, &out)
-		if begun, _ := sent.readState(); err != nil && begun && errors.Is(err, errStale) {
+		if begun, _ := sent.readState(); err != nil && begun && errors.Is(err, api.ErrStale) {
 			return driver.Errorf(driver.ErrUnavailable, "the server lost the session while the file was being sent; send it again")
 		}
 		return err

@@ -256,7 +256,7 @@ type EntryType string
 // Error defines model for Error.
 type Error struct {
 	// Code `unauthenticated` 401, `forbidden` 403, `rate_limited` 429, `too_large` 413, `precondition_failed` 412, `range_not_satisfiable` 416, `digest_mismatch` 400,
-	// `wrong_offset` 409, `listing_ended` 410, `unknown_session` 410, `outcome_unknown` 409, `last_key` 409, `unavailable` 503 (nothing was done), `database_unavailable` and `storage_unavailable` 503 (the server has tried for a while; how far it came is not known), `unsupported_media_type` 415, `not_found` 404 (no such route, key, organisation or upload),
+	// `wrong_offset` 409, `listing_ended` 410, `unknown_session` 410, `outcome_unknown` 409, `last_key` 409, `unavailable` 503 (nothing was done), `database_unavailable` and `storage_unavailable` 503 (the server has tried for a while; how far it came is not known), `unsupported_encoding` 415, `not_found` 404 (no such route, key, organisation or upload),
 	// `volume_not_found` 404, `file_not_found` 404, `already_exists` 409, `in_use` 409, `quota_exceeded` 507, `no_space` 507,
 	// `path_escape` 400, `not_a_directory` 409, `is_a_directory` 409, `not_empty` 409, `too_many_links` 400, `no_such_xattr` 404,
 	// `read_only` 403, `permission_denied` 403, `unsupported` 501, `corrupt` 500, `invalid_request` 400, `closed` 409,

@@ -2,9 +2,10 @@ package core
 
 import (
 	"context"
-	"net/http"
 	"sync"
 	"time"
+
+	"github.com/volehq/vole/internal/api"
 )
 
 // Bounds of requests of one key that are under way.
@@ -143,8 +144,8 @@ func (g *concurrencyLimiter) addToCounts(bounds []concurrencyBound, n int) {
 	}
 }
 
-var errServerBusy = &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Retry: time.Second,
+var errServerBusy = &Error{Code: api.CodeUnavailable, Retry: time.Second,
 	Message: "the server has as many requests under way as it may; try again"}
 
-var errKeyBusy = &Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Retry: time.Second,
+var errKeyBusy = &Error{Code: api.CodeRateLimited, Retry: time.Second,
 	Message: "too many requests with this key are under way; wait for some of them to end"}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
 )
 
 // A message to a client says what of its own is concerned, and never where the operator keeps
@@ -51,13 +52,6 @@ func longestFirst(texts []string) []string {
 	return list
 }
 
-// Codes of what a server stands on, when that fails. Unlike "unavailable" they do not say that
-// the request was not begun.
-const (
-	codeNoDatabase = "database_unavailable"
-	codeNoStorage  = "storage_unavailable"
-)
-
 // notStarted is an error of the server's own because of which a request was not let in: another
 // server, or another try, may do better.
 type notStarted struct{ err error }
@@ -85,7 +79,7 @@ func describeDriverError(err error) (status int, code, message string) {
 		return c.HTTP, c.Code, err.Error()
 	}
 	if status == http.StatusServiceUnavailable && errors.As(err, new(*notStarted)) {
-		code = ErrUnavailable.Code
+		code = api.CodeUnavailable
 	}
 	return status, code, message
 }
@@ -94,15 +88,15 @@ func describeDriverError(err error) (status int, code, message string) {
 func describeBackendFault(part driver.Part, c driver.Class) (status int, code, message string) {
 	switch c.Err {
 	case driver.ErrNoSpace, driver.ErrQuota:
-		return http.StatusInsufficientStorage, "no_space", "no space left: the server's " + string(part) + " is full"
+		return http.StatusInsufficientStorage, api.CodeNoSpace, "no space left: the server's " + string(part) + " is full"
 	case driver.ErrCorrupt:
 		return c.HTTP, c.Code, "what the server has stored of it is damaged; the server's log has more"
 	case context.DeadlineExceeded, context.Canceled:
 		return c.HTTP, c.Code, "the server's " + string(part) + " did not answer in time"
 	}
-	code = codeNoStorage
+	code = api.CodeStorageUnavailable
 	if part == driver.Database {
-		code = codeNoDatabase
+		code = api.CodeDatabaseUnavailable
 	}
 	return http.StatusServiceUnavailable, code, string(part) + " unavailable: the server's " + string(part) + " does not answer or fails; try again later; the server's log has the reason"
 }

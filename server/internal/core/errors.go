@@ -2,6 +2,7 @@ package core
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,14 +13,15 @@ import (
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
 // Error is what only a server says. Everything else is in the table of package driver.
 type Error struct {
-	Status  int    // of HTTP
-	Code    string // stable
+	Status  int    // of HTTP; 0: the one that goes with Code
+	Code    string // one of package api, or of a dialect of its own, which needs Status
 	Message string
 	Retry   time.Duration // when to try again; 0: it is not said
 	Err     error         // for the log; nil: the message has all
@@ -32,17 +34,21 @@ func (e *Error) Error() string {
 	return e.Message
 }
 
+func (e *Error) httpStatus() int {
+	return cmp.Or(e.Status, api.CodeStatus(e.Code))
+}
+
 // Refusals of a server.
 var (
-	ErrForbidden   = newRefusal(http.StatusForbidden, "forbidden", "this key may not do that, as it is for some volumes only")
-	ErrRateLimited = newRefusal(http.StatusTooManyRequests, "rate_limited", "too many requests with this key; slow down")
-	ErrNoRoute     = newRefusal(http.StatusNotFound, "not_found", "there is no such route; /openapi.json lists those that there are")
-	ErrUnavailable = newRefusal(http.StatusServiceUnavailable, "unavailable", "the server is ending; try another, or try again")
+	ErrForbidden   = newRefusal(api.CodeForbidden, "this key may not do that, as it is for some volumes only")
+	ErrRateLimited = newRefusal(api.CodeRateLimited, "too many requests with this key; slow down")
+	ErrNoRoute     = newRefusal(api.CodeNotFound, "there is no such route; /openapi.json lists those that there are")
+	ErrUnavailable = newRefusal(api.CodeUnavailable, "the server is ending; try another, or try again")
 )
 
 // errEncoding refuses a compressed body: it would be stored as it comes, and read as what it
 // is not.
-var errEncoding = newRefusal(http.StatusUnsupportedMediaType, "unsupported_encoding",
+var errEncoding = newRefusal(api.CodeUnsupportedEncoding,
 	"a body with Content-Encoding is not decoded; send it as it is to be stored, without that header")
 
 // refuseContentEncoding returns an error for a request whose body is encoded, unless the route looks
@@ -59,18 +65,18 @@ func refuseContentEncoding(r *Request, rt *Route) error {
 	return nil
 }
 
-func newRefusal(status int, code, message string) *Error {
-	return &Error{Status: status, Code: code, Message: message}
+func newRefusal(code, message string) *Error {
+	return &Error{Code: code, Message: message}
 }
 
 // NeedsScope says that a key lacks a right.
 func NeedsScope(s accounts.Scope) error {
-	return newRefusal(http.StatusForbidden, ErrForbidden.Code, "this key may not do that; it takes one with the scope "+strings.Join(s.Strings(), ", "))
+	return newRefusal(api.CodeForbidden, "this key may not do that; it takes one with the scope "+strings.Join(s.Strings(), ", "))
 }
 
 // NotFound says that something other than a volume or a file is not there.
 func NotFound(message string) error {
-	return newRefusal(http.StatusNotFound, "not_found", message)
+	return newRefusal(api.CodeNotFound, message)
 }
 
 // Describe returns how err appears to a client: status, stable code and message. The
@@ -90,13 +96,13 @@ func Describe(err error) (status int, code, message string) {
 	}
 	switch {
 	case errors.As(err, &own):
-		return own.Status, own.Code, own.Message
+		return own.httpStatus(), own.Code, own.Message
 	case errors.Is(err, accounts.ErrUnauthenticated):
-		return http.StatusUnauthorized, "unauthenticated", err.Error()
+		return http.StatusUnauthorized, api.CodeUnauthenticated, err.Error()
 	case errors.As(err, &tooLarge):
-		return http.StatusRequestEntityTooLarge, "too_large", "the request is too large"
+		return http.StatusRequestEntityTooLarge, api.CodeTooLarge, "the request is too large"
 	case errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, new(*driver.Fault)):
-		return http.StatusBadRequest, "invalid_request", "the request ended early"
+		return http.StatusBadRequest, api.CodeInvalidRequest, "the request ended early"
 	}
 	return describeDriverError(err)
 }

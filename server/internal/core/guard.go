@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"path"
 	"time"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/api"
 )
 
 // guardedBackend is a backend as requests use it, whatever route they came by: nothing is changed
@@ -101,7 +101,7 @@ func (c *Core) CheckFileSize(size int64) error {
 
 // fileTooLarge refuses a file beyond the limit.
 func (g guardedBackend) fileTooLarge() error {
-	return newRefusal(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf("a file on this server has at most %v", driver.Size(g.maxFile)))
+	return newRefusal(api.CodeTooLarge, fmt.Sprintf("a file on this server has at most %v", driver.Size(g.maxFile)))
 }
 
 // maxFileSize bounds what is said of a file's size whatever the limit is: no file system

@@ -4,9 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"maps"
-	"net/http"
 	"sync"
 	"time"
+
+	"github.com/volehq/vole/internal/api"
 )
 
 // idempotencyCache remembers the answers to requests with an idempotency key, so that a request
@@ -100,10 +101,10 @@ func (m *idempotencyCache) reserveAnswer(org string, k answerKey, cancel context
 			after = max(after, time.Unix(0, o.oldest.finishedAt).Add(guaranteedTTL).Sub(now))
 		}
 		if o.size+answerOverhead > m.maxOrgBytes {
-			return nil, &Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Retry: after,
+			return nil, &Error{Code: api.CodeRateLimited, Retry: after,
 				Message: "the organisation has made so many changes within a minute that the server cannot remember their answers; slow down"}
 		}
-		return nil, &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Retry: after,
+		return nil, &Error{Code: api.CodeUnavailable, Retry: after,
 			Message: "so many changes were made within a minute that the server cannot remember their answers; try another, or try again"}
 	}
 	x := &cachedAnswer{key: k, pending: &pendingAnswer{done: make(chan struct{}), cancel: cancel}}

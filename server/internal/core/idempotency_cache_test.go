@@ -81,7 +81,7 @@ func TestOnceBudget(t *testing.T) {
 		c.at = c.at.Add(time.Second)
 	}
 	var e *Error
-	if err := c.answer("org", "x", 200, ""); !errors.As(err, &e) || e.Status != http.StatusTooManyRequests || e.Retry != 50*time.Second {
+	if err := c.answer("org", "x", 200, ""); !errors.As(err, &e) || e.httpStatus() != http.StatusTooManyRequests || e.Retry != 50*time.Second {
 		t.Errorf("beyond the budget: %+v", err)
 	}
 	if !c.has("org", "0") {
@@ -116,7 +116,7 @@ func TestOnceBudgetOfAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	var e *Error
-	if err := fill("second", 7*orgAnswerFloor); !errors.As(err, &e) || e.Status != http.StatusServiceUnavailable || e.Retry == 0 {
+	if err := fill("second", 7*orgAnswerFloor); !errors.As(err, &e) || e.httpStatus() != http.StatusServiceUnavailable || e.Retry == 0 {
 		t.Errorf("beyond what all may have: %+v", err)
 	}
 	if err := fill("small", orgAnswerFloor/2); err != nil {

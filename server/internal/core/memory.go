@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net/http"
 	"sync"
 	"time"
 
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/budget"
 )
 
@@ -154,9 +154,9 @@ func (c *Core) reserveBaseMemory(r *Request, rt *Route) (*requestMemory, error) 
 
 // budgetRefusal is how a lack of memory appears to clients.
 func budgetRefusal(e *budget.Error) *Error {
-	x := &Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: e.Error(), Retry: budget.Retry}
+	x := &Error{Code: api.CodeUnavailable, Message: e.Error(), Retry: budget.Retry}
 	if e.Own {
-		x.Status, x.Code = http.StatusTooManyRequests, "rate_limited"
+		x.Code = api.CodeRateLimited
 	}
 	return x
 }

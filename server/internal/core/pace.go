@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/volehq/vole/internal/api"
 )
 
 // defaultGrace is how long a client may take beyond what its rate entitles it to.
@@ -308,7 +310,7 @@ func (b *pacedBody) translateReadError(err error) error {
 	case errors.As(err, &ne) && ne.Timeout() && b.stopped.Load():
 		return context.Canceled
 	case errors.As(err, &ne) && ne.Timeout():
-		return newRefusal(http.StatusRequestTimeout, "timeout", "the body of the request came too slowly")
+		return &Error{Status: http.StatusRequestTimeout, Code: api.CodeTimeout, Message: "the body of the request came too slowly"}
 	case errors.Is(err, io.ErrUnexpectedEOF) || ne != nil:
 		b.bodyErr = invalidBody("the request ended early")
 	default:
@@ -328,7 +330,7 @@ func (b *pacedBody) causeOf(err error) error {
 }
 
 func invalidBody(message string) error {
-	return newRefusal(http.StatusBadRequest, "invalid_request", message)
+	return newRefusal(api.CodeInvalidRequest, message)
 }
 
 // DisableWriteDeadline lifts the time that a client has for the answer, for streams that may rest.

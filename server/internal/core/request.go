@@ -173,7 +173,7 @@ func (c *Core) logFailure(a *pacedResponse, r *Request, d *describedError) {
 	switch {
 	case d.status < http.StatusInternalServerError, r.clientCtx.Err() != nil:
 		level = slog.LevelDebug
-	case errors.As(d.err, &own) && own.Err == nil && (own.Status == http.StatusServiceUnavailable || own.Status == http.StatusInsufficientStorage):
+	case errors.As(d.err, &own) && own.Err == nil && (own.httpStatus() == http.StatusServiceUnavailable || own.httpStatus() == http.StatusInsufficientStorage):
 		level = slog.LevelDebug // turned away, maybe many of them
 	case errors.Is(d.err, driver.ErrQuota), errors.Is(d.err, driver.ErrUnsupported):
 		level = slog.LevelInfo
@@ -314,7 +314,7 @@ func (c *Core) authorizeCaller(a *pacedResponse, r *Request, rt *Route) error {
 		a.Header().Set("Connection", "close") // the next request is for another server
 	}
 	if want := r.Header.Get(api.HeaderIfInstance); want != "" && want != c.instance && !rt.AnyServer {
-		return newRefusal(http.StatusConflict, "outcome_unknown",
+		return newRefusal(api.CodeOutcomeUnknown,
 			"another server had this request, and whether it did what was asked is not known; look, and ask again if need be")
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
@@ -112,8 +113,8 @@ func (r *Rights) isExpired() bool {
 }
 
 var (
-	errExpired  = newRefusal(http.StatusUnauthorized, "unauthenticated", "the key or token expired while the request was under way")
-	errNarrowed = newRefusal(http.StatusForbidden, "forbidden", "the rights of this key were narrowed while the request was under way; ask again")
+	errExpired  = newRefusal(api.CodeUnauthenticated, "the key or token expired while the request was under way")
+	errNarrowed = newRefusal(api.CodeForbidden, "the rights of this key were narrowed while the request was under way; ask again")
 )
 
 // whyLost tells what has become of the rights. A database that does not answer ends

@@ -21,6 +21,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	voleapi "github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/server/internal/accounts"
 	"github.com/volehq/vole/server/internal/core"
 )
@@ -97,13 +98,13 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 // error. Those that it has no code for keep their own.
 func wireCode(code string, err error) string {
 	switch code {
-	case "unauthenticated":
+	case voleapi.CodeUnauthenticated:
 		return "invalid_api_key"
-	case "file_not_found":
+	case voleapi.CodeFileNotFound:
 		return "volume_file_not_found"
-	case "path_escape":
+	case voleapi.CodePathEscape:
 		return codePath
-	case codeInvalid:
+	case voleapi.CodeInvalidRequest:
 		// What a file operation finds invalid is where it was asked to act.
 		if e := (*driver.Error)(nil); errors.As(err, &e) && e.Path != "" {
 			return codePath
@@ -113,9 +114,8 @@ func wireCode(code string, err error) string {
 }
 
 const (
-	codePath    = "invalid_volume_path"
-	codeInvalid = "invalid_request"
-	codeTaken   = "name_already_exists"
+	codePath  = "invalid_volume_path"
+	codeTaken = "name_already_exists"
 )
 
 // answerNoContent answers a change that there is nothing to say of.

@@ -72,7 +72,7 @@ func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	if !r.Caller.Scopes.Has(n.Scopes) {
-		return &core.Error{Status: http.StatusForbidden, Code: "forbidden", Message: "a key cannot give rights that it does not have"}
+		return &core.Error{Code: api.CodeForbidden, Message: "a key cannot give rights that it does not have"}
 	}
 	if r.Caller.Volumes != nil && in.Volumes == nil {
 		in.Volumes = r.Caller.Volumes
@@ -206,7 +206,7 @@ func boundKeyExpiry(who *accounts.Principal, wanted time.Time) (time.Time, error
 		return who.Expires, nil
 	}
 	if wanted.After(who.Expires) {
-		return wanted, &core.Error{Status: http.StatusForbidden, Code: "forbidden",
+		return wanted, &core.Error{Code: api.CodeForbidden,
 			Message: "a key cannot make one that outlives it; this one ends at " + who.Expires.UTC().Format(time.RFC3339)}
 	}
 	return wanted, nil
@@ -236,7 +236,7 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 	}
 	k, loss, err := o.Accounts.RevokeKey(r.Context(), r.Caller.Org, id, opts)
 	if last := (*accounts.LastKeyError)(nil); errors.As(err, &last) {
-		return &core.Error{Status: http.StatusConflict, Code: "last_key", Message: last.Error() + "; make another first, or force it"}
+		return &core.Error{Code: api.CodeLastKey, Message: last.Error() + "; make another first, or force it"}
 	}
 	if driver.Classify(err).Err == driver.ErrNotExist {
 		return core.NotFound("there is no such key")

@@ -87,7 +87,7 @@ func (c *contentWriter) Write(p []byte) (int, error) {
 // ReadFrom leaves it to the writer beneath how much is copied at once.
 func (c *contentWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.ResponseWriter, r) }
 
-var errRange = &core.Error{Status: http.StatusRequestedRangeNotSatisfiable, Code: "range_not_satisfiable", Message: "the file has nothing in that range; Content-Range has its size"}
+var errRange = &core.Error{Code: api.CodeRangeNotSatisfiable, Message: "the file has nothing in that range; Content-Range has its size"}
 
 func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
@@ -133,7 +133,7 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-var errPrecondition = &core.Error{Status: http.StatusPreconditionFailed, Code: "precondition_failed", Message: "the file is not as If-Match or If-None-Match wants it; read it again"}
+var errPrecondition = &core.Error{Code: api.CodePreconditionFailed, Message: "the file is not as If-Match or If-None-Match wants it; read it again"}
 
 // newCheckedBody returns a body that fails at its end, before anything is replaced, when its
 // digest is not the one that the client sent, or the file there not the version meant. From
@@ -227,7 +227,7 @@ func (b *checkedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-var errDigest = &core.Error{Status: http.StatusBadRequest, Code: "digest_mismatch", Message: "the bytes that arrived are not those of Repr-Digest; send them again"}
+var errDigest = &core.Error{Code: api.CodeDigestMismatch, Message: "the bytes that arrived are not those of Repr-Digest; send them again"}
 
 // parseReprDigest returns the hash that a Repr-Digest header (RFC 9530) asks for, nil if none.
 func parseReprDigest(headers []string) (hash.Hash, []byte, error) {

@@ -149,7 +149,7 @@ func (a *API) resumeOrOpenListing(r *core.Request, path string, opts vole.DirOpt
 		a.closeListing(l, nil)
 	}
 	if c.unsorted {
-		return nil, &core.Error{Status: http.StatusGone, Code: "listing_ended", Message: "the listing has ended; begin again"}
+		return nil, &core.Error{Code: api.CodeListingEnded, Message: "the listing has ended; begin again"}
 	}
 	if l, err = a.openListing(r, path, opts, query); err != nil {
 		return nil, err

@@ -157,7 +157,7 @@ func (a *API) serveReadiness(w http.ResponseWriter, r *core.Request) error {
 		if f := (*driver.Fault)(nil); errors.As(err, &f) {
 			message = string(f.Part) + " unavailable"
 		}
-		return &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Message: message, Err: err}
+		return &core.Error{Code: api.CodeUnavailable, Message: message, Err: err}
 	}
 	return writeOK(w, r)
 }

@@ -54,12 +54,12 @@ func (s *session) watchCallerRights(r *core.Request) {
 // maxKeySessions is how many sessions of one key may be open on one server.
 const maxKeySessions = 1000
 
-var errServerFull = &core.Error{Status: http.StatusServiceUnavailable, Code: "unavailable", Retry: time.Second,
+var errServerFull = &core.Error{Code: api.CodeUnavailable, Retry: time.Second,
 	Message: "as much is open on this server as may be; try again, or another server"}
 
-var errTooManyOpen = &core.Error{Status: http.StatusTooManyRequests, Code: "rate_limited", Retry: time.Second, Message: "too much is open with this key, or in its organisation; close some of it"}
+var errTooManyOpen = &core.Error{Code: api.CodeRateLimited, Retry: time.Second, Message: "too much is open with this key, or in its organisation; close some of it"}
 
-var errNoSession = &core.Error{Status: http.StatusGone, Code: "unknown_session", Message: "the session, file system or file is not open on this server: it was closed, not renewed, or another server's"}
+var errNoSession = &core.Error{Code: api.CodeUnknownSession, Message: "the session, file system or file is not open on this server: it was closed, not renewed, or another server's"}
 
 func (a *API) sessionRoutes() []*core.Route {
 	const s = api.Prefix + "/sessions"

@@ -81,7 +81,7 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 // isInternalError reports whether err would be taken for a failure of the server.
 func isInternalError(err error) bool {
 	_, code, _ := core.Describe(err)
-	return code == "internal"
+	return code == api.CodeInternal
 }
 
 // openBatchFS opens the volume of the request so that many changes become durable

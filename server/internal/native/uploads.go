@@ -148,7 +148,7 @@ func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 	}
 	return a.withUpload(r, func(up accounts.Upload, _ *vole.FS, h *vole.File, size int64) error {
 		if off != size {
-			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("the upload has come to %d, not %d; go on there", size, off)}
+			return &core.Error{Code: api.CodeWrongOffset, Message: fmt.Sprintf("the upload has come to %d, not %d; go on there", size, off)}
 		}
 		end, err := receiveBody(r.Context(), h, off, up.Size, r.Body, r.TryReserveMemory)
 		// What arrived stays, even if the client is gone.
@@ -207,7 +207,7 @@ func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
 	}
 	return a.withUpload(r, func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error {
 		if up.Size >= 0 && size != up.Size {
-			return &core.Error{Status: http.StatusConflict, Code: "wrong_offset", Message: fmt.Sprintf("%d bytes have arrived, and %d were announced; send the rest first", size, up.Size)}
+			return &core.Error{Code: api.CodeWrongOffset, Message: fmt.Sprintf("%d bytes have arrived, and %d were announced; send the rest first", size, up.Size)}
 		}
 		if sum != nil {
 			s := core.NewFileSource(r.Context(), h, size)

@@ -1,0 +1,4 @@
+package driver
+
+// Classes returns the table of translations.
+func Classes() []Class { return classes }
