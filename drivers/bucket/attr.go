@@ -31,7 +31,7 @@ func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
 
 // Chtimes implements driver.FS.
 func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
-	// What was written before must not set the time again when it is flushed.
+	// A flush later would set the time of the last write again.
 	if err := f.b.tryFlushVolume(ctx, f.vol); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.T
 	})
 }
 
-// updateAttributes changes the attributes of what is at a path.
+// updateAttributes lets fn change the mode, owner and times of the inode at a path.
 func (f *volumeFS) updateAttributes(ctx context.Context, path string, mode resolveMode, fn func(n *inode) error) error {
 	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		p, err := tx.mustResolve(path, mode)

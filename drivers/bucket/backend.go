@@ -15,23 +15,25 @@ import (
 type Backend struct {
 	ns             *Namespace
 	org            []byte
-	ownedNamespace *Namespace // closed with the Backend; nil: none
-	// memory is what the organisation may hold in buffers.
+	ownedNamespace *Namespace // is closed with the Backend; nil: none
+	// memory is the organisation's share of the memory budget.
 	memory *budget.Share
 
 	session     session
-	commitCount atomic.Int64       // of what was written by handle
-	lifetime    context.Context    // ends when the Backend is closed; for its own goroutines
-	cancelLife  context.CancelFunc // ends life
-	goroutines  sync.WaitGroup     // those goroutines
+	commitCount atomic.Int64       // of flushes, see overlayDirty
+	lifetime    context.Context    // ends when the Backend is closed; of its goroutines
+	cancelLife  context.CancelFunc // ends lifetime
+	goroutines  sync.WaitGroup     // that end before the Backend has closed
 
 	mu         sync.Mutex // guards what follows
 	closed     bool
-	closers    map[closer]struct{}        // FSes, files and attachments
-	openInodes map[inodeKey]*openInode    // files that are open
-	deleting   map[inodeKey]chan struct{} // inodes that a transaction under way may remove; closed at its end
+	closers    map[closer]struct{}        // open FSes, handles and attachments
+	openInodes map[inodeKey]*openInode    // files that are open, by inode
+	deleting   map[inodeKey]chan struct{} // inodes that a transaction under way deletes; closed when it has ended
 }
 
+// newBackend returns a Backend of an organisation. It makes no session until something needs
+// one.
 func newBackend(ns *Namespace, org []byte) *Backend {
 	b := &Backend{
 		ns: ns, org: org,
@@ -52,6 +54,7 @@ func (b *Backend) Caps() driver.Caps {
 	}
 }
 
+// checkOpen returns ErrClosed if the Backend is closed, or the error of ctx.
 func (b *Backend) checkOpen(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -64,6 +67,7 @@ func (b *Backend) checkOpen(ctx context.Context) error {
 	return nil
 }
 
+// checkWritable is checkOpen for calls that change something.
 func (b *Backend) checkWritable(ctx context.Context) error {
 	if err := b.checkOpen(ctx); err != nil {
 		return err
@@ -74,7 +78,7 @@ func (b *Backend) checkWritable(ctx context.Context) error {
 	return nil
 }
 
-// registerCloser notes something that is to be closed with the Backend.
+// registerCloser has Close close c. It fails if the Backend is closed.
 func (b *Backend) registerCloser(c closer) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,13 +89,14 @@ func (b *Backend) registerCloser(c closer) error {
 	return nil
 }
 
+// unregisterCloser is called when c has been closed by itself.
 func (b *Backend) unregisterCloser(c closer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.closers, c)
 }
 
-// goBackground runs fn in a goroutine that ends before the Backend has closed.
+// goBackground runs fn in a goroutine. fn must end when lifetime does; Close waits for it.
 func (b *Backend) goBackground(fn func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,7 +105,8 @@ func (b *Backend) goBackground(fn func()) {
 	}
 }
 
-// Close implements driver.Backend. Files that are open are synced.
+// Close implements driver.Backend. It flushes open files, ends the session, and so detaches
+// and gives up drafts.
 func (b *Backend) Close() error {
 	b.mu.Lock()
 	if b.closed {

@@ -13,20 +13,21 @@ import (
 const (
 	// chunkSize is the most bytes of one chunk, and so of one blob.
 	chunkSize = 8 << 20
-	// sumSize is how many bytes of a blob one checksum covers: the least that is read.
+	// sumSize is how many bytes of a blob one checksum covers. Reads are aligned to it.
 	sumSize = 64 << 10
 )
 
-// blobKey is the key of a blob's object.
+// blobKey returns the key of a blob's object.
 func blobKey(org, id []byte) string {
-	// UUIDv7 begins with the time; its end is random, and spreads the keys.
+	// A UUIDv7 begins with the time. Its last byte is random, and spreads keys over prefixes.
 	h := hex.EncodeToString(id)
 	return orgPrefix(org) + "b/" + h[len(h)-2:] + "/" + h
 }
 
+// orgPrefix begins the keys of all objects of an organisation.
 func orgPrefix(org []byte) string { return "o/" + hex.EncodeToString(org) + "/" }
 
-// partChecksums returns the checksums of a blob's parts, and that of all of it.
+// partChecksums returns the CRC-32C of each sumSize bytes of a blob, and that of all of it.
 func partChecksums(data []byte) (parts []byte, whole uint32) {
 	for off := 0; off < len(data); off += sumSize {
 		part := data[off:min(off+sumSize, len(data))]
@@ -36,21 +37,21 @@ func partChecksums(data []byte) (parts []byte, whole uint32) {
 	return parts, whole
 }
 
-// verifyChecksums checks bytes that were read from offset off of a blob; off is a multiple of
-// sumSize, and so is the end unless it is that of the blob.
+// verifyChecksums returns ErrCorrupt unless data, read at offset off of a blob, has the blob's
+// checksums. off is a multiple of sumSize, and so is the end unless the blob ends there.
 func verifyChecksums(data []byte, off int64, sums []byte) error {
 	for i := int(off / sumSize); len(data) > 0; i++ {
 		part := data[:min(sumSize, len(data))]
 		data = data[len(part):]
 		if len(sums) < 4*(i+1) || binary.BigEndian.Uint32(sums[4*i:]) != crc32.Checksum(part, blob.Castagnoli) {
-			return driver.Errorf(driver.ErrCorrupt, "an object of the blob store does not hold what was put there (checksum %d)", i)
+			return driver.Errorf(driver.ErrCorrupt, "an object of the blob store does not hold what was put there: its checksum %d differs", i)
 		}
 	}
 	return nil
 }
 
-// newBlob is a blob that a transaction is about to use: with data it lives in its
-// row, otherwise its object has been put.
+// newBlob is a blob that no chunk refers to yet. With data it lives in its row, which the
+// transaction inserts; otherwise it is registered and its object is put.
 type newBlob struct {
 	id   []byte
 	size int64
@@ -58,7 +59,8 @@ type newBlob struct {
 	data []byte
 }
 
-// putBlob makes a blob of data: few bytes are only wrapped, others are put into the store.
+// putBlob makes a blob of data: few bytes become an inline blob, more are put into the store
+// under a registered id.
 func (b *Backend) putBlob(ctx context.Context, data []byte) (*newBlob, error) {
 	n := &newBlob{size: int64(len(data))}
 	if len(data) <= b.ns.opts.Inline {
@@ -74,12 +76,13 @@ func (b *Backend) putBlob(ctx context.Context, data []byte) (*newBlob, error) {
 	return n, b.putObject(ctx, n.id, data, whole)
 }
 
-// referenceBlob lets a transaction refer to a blob: its row is made, or no longer free.
+// referenceBlob queues what lets chunks refer to a blob: the row of an inline blob is
+// inserted, that of another loses its freed mark. If the sweeper has taken the row, the
+// foreign key of the chunks fails the transaction.
 func (b *Backend) referenceBlob(t sqlTx, n *newBlob) {
 	if n.data != nil {
 		t.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, $3, $4, {now})`, b.org, n.id, n.size, n.data)
 		return
 	}
-	// When the row is gone (the grace time went by) the chunk's foreign key fails.
 	t.queueExec(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
 }

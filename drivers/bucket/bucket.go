@@ -3,50 +3,49 @@
 //
 // # Model
 //
-// A [Namespace] is a database (PostgreSQL, or SQLite for one host) and a blob store (an
-// S3 bucket, or a directory). It holds organisations, each with volumes of its own: a
-// [Backend] is one organisation, and implements driver.Backend. Nothing that a Backend
-// takes names a volume, blob or attachment of another organisation: every query of
-// volumes, blobs and attachments has the organisation's id, and every object key begins
-// with it. The rows of files are keyed by the volume's id, which a call gets only from
-// the volume's row, by its organisation.
+// A [Namespace] is a database (PostgreSQL, or SQLite for one host) and a blob store (an S3
+// bucket, or a directory). It holds organisations, each with volumes of its own. A [Backend] is
+// one organisation, and implements driver.Backend. It cannot reach a volume, blob or attachment
+// of another organisation: every query of volumes, blobs and attachments has the organisation's
+// id, and every object key begins with it. The rows of files are keyed by the volume's id, which
+// a call gets only from the volume's row, by its organisation.
 //
-// What belongs to a volume is keyed by its id alone and refers to no other volume, so a
-// volume's rows can move by that id to a database of their own. Blobs are keyed by the
-// organisation, because clones share them: an organisation is what shards keep together.
+// The rows of a volume's files are keyed by its id alone and refer to no other volume, so they
+// can move by that id to a database of their own. Blobs are keyed by the organisation, because
+// clones share them: an organisation must not be split between databases.
 //
-// A volume is rows of inodes, directory entries, extended attributes and chunks. A
-// chunk says which range of a file is which range of which blob. Blobs never change: a
-// write makes new ones and then, in one short transaction, lets chunks refer to them.
-// So a file is replaced at once or not at all, a rename and a copy move no bytes, and
-// the quota is exact, being checked under the lock of the volume's row in that
-// transaction.
+// A volume is rows of inodes, directory entries, extended attributes and chunks. A chunk maps a
+// range of a file to a range of a blob. Blobs are immutable: a write makes new ones and then, in
+// one short transaction, lets chunks refer to them (copy-on-write). So a file is replaced at
+// once or not at all, a rename and a copy move no bytes, and the quota is exact: it is checked
+// in that transaction, under the lock of the volume's row.
 //
 // # Life of a blob
 //
-// A blob is registered (its row committed, with freed set and the most bytes that it may
-// come to have) before its object is put, used when a chunk refers to it (freed is
-// cleared), and marked freed when the last chunk that did is gone. [Namespace.Sweep]
-// deletes blobs that have been freed for longer than the grace time; a foreign key makes a
-// mistake there an error instead of a loss. Few bytes (Options.Inline) live in the blob's
-// row and have no object.
+// A blob is registered before its object is put: its row is committed, marked freed, with the
+// largest size that it may have. It is used when a chunk refers to it, which clears the mark,
+// and freed again when the last chunk that refers to it is gone. Garbage collection
+// ([Namespace.Sweep]) deletes blobs that have been freed for longer than the grace time; a
+// foreign key makes a mistake there an error instead of a loss. The row of a blob with an object
+// becomes a tombstone until the object is deleted. Blobs of few bytes (Options.Inline) live in
+// their row and have no object.
 //
-// The bytes of blobs with freed set, and of objects whose rows are gone and that are still
-// to be deleted, are counted for each organisation, by triggers of the database: that is
-// what Options.Unreferenced bounds.
+// Triggers of the database count the bytes of each organisation that are stored and referred to
+// by nothing: those of blobs that are marked freed, and of tombstones. Options.Unreferenced
+// bounds them.
 //
 // # Leases
 //
-// A Backend that needs to be known to others has a session: a row with a lease that is
-// renewed all the time, by the database's clock. Attachments, drafts, and files that are
-// open but have lost their name belong to a session and end with it. A host that is
-// cut off loses its session when the lease runs out, and what it commits later under an
-// attachment of that session is refused.
+// A Backend that holds something has a session: a row with a lease, which is renewed, by the
+// database's clock. Attachments, drafts, and files that are open but have lost their name belong
+// to a session and end with it. A host that is cut off loses its session when the lease runs
+// out. What it commits later under an attachment of that session is refused.
 //
 // # Consistency
 //
-// What one process changes, all of it sees at once. Between hosts it is close to open:
-// who opens a file, or looks at a path, after another has closed or synced it sees that.
+// What one process changes, all handles of that process see at once. Between hosts consistency
+// is close to open: a file that is opened, or a path that is resolved, after another host has
+// closed or synced a file shows what that host wrote.
 package bucket
 
 import (
@@ -72,11 +71,10 @@ import (
 // S3 says where and how the objects of an S3 bucket are reached.
 type S3 = blob.S3Options
 
-// Options says how to open a namespace. Dir, or Database and one of Blobs and S3, must
-// be set.
+// Options says how to open a namespace. Set Dir, or Database and one of Blobs and S3.
 type Options struct {
-	// Dir is a directory for everything: the default of Database is namespace.db in it,
-	// that of Blobs is blobs.
+	// Dir is a directory for everything: Database defaults to namespace.db in it, Blobs to
+	// blobs.
 	Dir string
 	// Database is the URL of a PostgreSQL database, or the path of a SQLite file.
 	Database string
@@ -86,34 +84,34 @@ type Options struct {
 
 	ReadOnly bool // change nothing
 
-	// Inline is the most bytes that are kept in the database instead of in an object,
-	// at most 64 KiB. Default: 16 KiB; negative: none are.
+	// Inline is the size up to which bytes are kept in the database instead of in an object,
+	// at most 64 KiB. Default: 16 KiB; negative: never.
 	Inline int
 	// Lease is how long a process that went silent keeps what it holds. Default: 30 s.
 	Lease time.Duration
-	// Grace is how long a blob that nothing refers to is kept: longer than any write
-	// takes, than any file is read after it was removed elsewhere, and than the time
-	// between two exports. Default: 24 hours.
+	// Grace is how long a blob that nothing refers to is kept. It must exceed the longest
+	// write, the longest read of a file that another host has removed, and the time between
+	// two exports. Default: 24 hours.
 	Grace time.Duration
-	// Unreferenced is the most bytes that an organisation may have stored while nothing
-	// refers to them: puts under way, and blobs that were freed. When it is reached, freed
-	// blobs go before the grace time is over, the oldest first, but none younger than 15
-	// minutes and none that the last export refers to; only then writes fail with
-	// ErrNoSpace. So no single write may be larger. Default: 16 GiB; negative: no bound.
+	// Unreferenced bounds the bytes that an organisation has stored while nothing refers to
+	// them: puts under way, and freed blobs. When the bound is reached, freed blobs are deleted
+	// before their grace time is over, the oldest first, but none younger than 15 minutes and
+	// none that the last export refers to. If that is not enough, writes fail with ErrNoSpace,
+	// and so does any single write that is larger. Default: 16 GiB; negative: no bound.
 	Unreferenced int64
-	// Maintain is how often this process does the work that nobody waits for (see
-	// Maintain). Default: a minute; negative: never.
+	// Maintain is how often this process does background work (see Namespace.Maintain).
+	// Default: a minute; negative: never.
 	Maintain time.Duration
-	// Export is how often this process exports manifests of what has changed (see
-	// Namespace.Export), unless another one did. Nothing of an
-	// organisation is then swept that its last complete export refers to, by processes
-	// without this option neither, for 30 days. Default: never.
+	// Export is how often this process exports manifests of changed volumes (see
+	// Namespace.Export), unless another process has. No process, with this option or without,
+	// then sweeps what the last complete export of an organisation refers to, for 30 days.
+	// Default: never.
 	Export time.Duration
 	// Conns is the most connections to PostgreSQL. Default: 16.
 	Conns int
 
-	// Memory bounds the buffers of chunks, and of what is read ahead or not committed, of
-	// each organisation. Default: nothing but what all of them together may take.
+	// Memory bounds the buffers of each organisation: chunks in transfer, prefetched bytes and
+	// dirty bytes. Default: only the bounds on all organisations together.
 	Memory *budget.Budget
 
 	Log *slog.Logger // default: none
@@ -128,28 +126,28 @@ type Options struct {
 type Namespace struct {
 	opts            Options
 	db              database
-	ballast         *ballast.Ballast // of the disk of a SQLite database
-	closeBallast    func() error
+	ballast         *ballast.Ballast // space reserved on the disk of a SQLite database
+	closeBallast    func() error     // releases the reserved space
 	blobs           blob.Store
 	log             *slog.Logger
 	metrics         *metrics
 	pingCache       pingResult
 	reserves        reservePool
-	dirtyBytes      atomic.Int64 // bytes that files hold and that are not committed
-	readAheadBytes  atomic.Int64 // bytes that handles hold of what they fetched ahead
-	blobParallelism int          // blobs of one file that are put, or fetched ahead, at the same time
-	processID       []byte       // names this process in jobs
+	dirtyBytes      atomic.Int64 // written by handles and not committed yet
+	readAheadBytes  atomic.Int64 // prefetched by handles and not released yet
+	blobParallelism int          // how many blobs of one file are put, or prefetched, at once
+	processID       []byte       // names this process in rows of jobs and in registrations of blobs
 
-	wakeups         chan struct{}      // wakes maintenance
-	jobs            sync.Map           // name of a job -> chan struct{}, full while this process does it
+	wakeups         chan struct{}      // has an element while maintenance should run at once
+	jobs            sync.Map           // name of a job -> chan struct{} that is full while this process runs it
 	lifetime        context.Context    // ends when the namespace is closed
-	cancelLife      context.CancelFunc // ends life
-	goroutines      sync.WaitGroup     // who renews the claim on blobs in reserve
+	cancelLife      context.CancelFunc // ends lifetime
+	goroutines      sync.WaitGroup     // that renew the claim on registered blobs
 	maintenanceDone chan struct{}      // closed when maintenance has ended
 }
 
-// Open opens a namespace and brings its database up to date. ErrUnsupported: a newer
-// version made it.
+// Open opens a namespace and brings its database up to date. It returns ErrUnsupported if a
+// newer version of vole made the database.
 func Open(ctx context.Context, opts Options) (*Namespace, error) {
 	if err := opts.completeAndValidate(); err != nil {
 		return nil, err
@@ -167,7 +165,7 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 		return nil, errors.Join(err, ns.db.close(), ns.blobs.Close(), ns.closeBallast())
 	}
 	ns.lifetime, ns.cancelLife = context.WithCancel(context.Background())
-	// A directory gains nothing by more, and each takes a buffer of chunkSize.
+	// A directory is no faster with more, and each takes a buffer of chunkSize.
 	if ns.blobParallelism = 1; opts.S3 != nil {
 		ns.blobParallelism = 4
 	}
@@ -175,6 +173,7 @@ func Open(ctx context.Context, opts Options) (*Namespace, error) {
 	return ns, nil
 }
 
+// completeAndValidate sets defaults, and returns ErrInvalid for options that are no use.
 func (o *Options) completeAndValidate() error {
 	if o.Dir != "" {
 		if o.Database == "" {
@@ -188,7 +187,7 @@ func (o *Options) completeAndValidate() error {
 		return driver.Errorf(driver.ErrInvalid, "set Dir, or Database and one of Blobs and S3")
 	}
 	if !isPostgresURL(o.Database) && strings.Contains(strings.ToLower(o.Database), "password=") {
-		return driver.Errorf(driver.ErrInvalid, "Database has a password in it, but is no URL; give postgres://USER:PASSWORD@HOST/NAME")
+		return driver.Errorf(driver.ErrInvalid, "Database contains a password, but is not a URL; use postgres://USER:PASSWORD@HOST/NAME")
 	}
 	setDefault(&o.Inline, 16<<10)
 	setDefault(&o.Lease, 30*time.Second)
@@ -202,9 +201,9 @@ func (o *Options) completeAndValidate() error {
 	case o.Lease < 0 || o.Grace < 0:
 		return driver.Errorf(driver.ErrInvalid, "Lease is %v and Grace %v: neither may be negative", o.Lease, o.Grace)
 	case o.Unreferenced >= 0 && o.Unreferenced < minUnreferenced:
-		return driver.Errorf(driver.ErrInvalid, "Unreferenced is %d: at least %v, or writes would find no room", o.Unreferenced, driver.Size(minUnreferenced))
+		return driver.Errorf(driver.ErrInvalid, "Unreferenced is %d: use %v or more, or a negative number for no bound", o.Unreferenced, driver.Size(minUnreferenced))
 	case o.Conns < minConns:
-		return driver.Errorf(driver.ErrInvalid, "Conns is %d: there must be %d at least", o.Conns, minConns)
+		return driver.Errorf(driver.ErrInvalid, "Conns is %d: use %d or more", o.Conns, minConns)
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -213,22 +212,26 @@ func (o *Options) completeAndValidate() error {
 }
 
 const (
-	// maxInline is the most that Options.Inline may be: rows are read whole.
+	// maxInline is the largest Options.Inline: rows are read whole.
 	maxInline = 64 << 10
-	// minConns is the least that Options.Conns may be.
+	// minConns is the smallest Options.Conns.
 	minConns = 1
 )
 
+// isPostgresURL tells the URL of a PostgreSQL database from the path of a SQLite file.
 func isPostgresURL(db string) bool {
 	return strings.HasPrefix(db, "postgres://") || strings.HasPrefix(db, "postgresql://")
 }
 
+// setDefault sets a zero value to def.
 func setDefault[T comparable](v *T, def T) {
 	if *v == *new(T) {
 		*v = def
 	}
 }
 
+// openDatabase opens the engine that Options.Database names, with its queries timed. With
+// SQLite it reserves ballast beside the file, unless read-only.
 func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 	o := &ns.opts
 	var db database
@@ -251,6 +254,8 @@ func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 	return &measuredDB{database: db, metrics: ns.metrics}, nil
 }
 
+// openBlobStore opens the bucket or the directory of blobs, with its operations timed and
+// counted.
 func (ns *Namespace) openBlobStore(ctx context.Context) (blob.Store, error) {
 	var s blob.Store
 	var err error
@@ -265,14 +270,14 @@ func (ns *Namespace) openBlobStore(ctx context.Context) (blob.Store, error) {
 	return &measuredStore{Store: s, metrics: ns.metrics}, nil
 }
 
-// logRetry notes a failure of the database that is tried again.
+// logRetry counts and logs a failure of the database that is retried.
 func (ns *Namespace) logRetry(err error) {
 	ns.metrics.retries.Inc()
 	ns.log.Warn("database: trying again", "error", err)
 }
 
-// Close ends maintenance and closes database and blob store. Backends are to be
-// closed before.
+// Close ends maintenance and closes the database and the blob store. Close all Backends
+// before.
 func (ns *Namespace) Close() error {
 	ns.cancelLife()
 	<-ns.maintenanceDone
@@ -280,12 +285,12 @@ func (ns *Namespace) Close() error {
 	ns.reserves.releaseAll()
 	ns.metrics.unregisterFrom(ns.opts.Metrics)
 	err := errors.Join(ns.db.close(), ns.blobs.Close())
-	ns.ballast.Keep() // SQLite's own files are gone
+	ns.ballast.Keep() // refills it, now that SQLite's log is gone
 	return errors.Join(err, ns.closeBallast())
 }
 
-// Ping tells whether the database and the blob store answer. The blob store is asked once a
-// second at most, whoever pings.
+// Ping reports whether the database and the blob store answer. The blob store is asked at most
+// once a second; calls in between get the last result.
 func (ns *Namespace) Ping(ctx context.Context) error {
 	if err := ns.db.runQueries(ctx, eachRow(func(scan scanner) error { return scan(new(int)) }, `SELECT count(*) FROM orgs`)); err != nil {
 		if !errors.As(err, new(*driver.Fault)) {
@@ -308,7 +313,7 @@ func (ns *Namespace) Ping(ctx context.Context) error {
 
 const pingEvery = time.Second
 
-// pingResult is what came of the last question whether the blob store answers.
+// pingResult caches the last answer of the blob store to Ping.
 type pingResult struct {
 	mu  sync.Mutex // guards what follows
 	at  time.Time
@@ -322,8 +327,8 @@ func (ns *Namespace) Orgs(ctx context.Context) ([]string, error) {
 	return list, err
 }
 
-// CreateOrg makes an organisation. Its name follows the rules of a volume's.
-// ErrExists: there is one.
+// CreateOrg makes an organisation. Its name follows the rules of volume names. ErrExists: the
+// name is taken.
 func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
 	if err := driver.ValidateName(name); err != nil {
 		return driver.Errorf(driver.ErrInvalid, "organisation: %v", err)
@@ -350,7 +355,7 @@ func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
 	return err
 }
 
-var errOrgExists = driver.Errorf(driver.ErrExists, "an organisation of that name is there already")
+var errOrgExists = driver.Errorf(driver.ErrExists, "an organisation of that name already exists")
 
 // Org opens an organisation. ErrNoSuch: there is none of that name.
 func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
@@ -370,8 +375,8 @@ func (ns *Namespace) Org(ctx context.Context, name string) (*Backend, error) {
 	return b, nil
 }
 
-// OpenOrg opens a namespace for one organisation, which is made when it is missing.
-// The Backend closes the namespace.
+// OpenOrg opens a namespace for one organisation, which is made if it is missing. The Backend
+// closes the namespace.
 func OpenOrg(ctx context.Context, opts Options, org string) (*Backend, error) {
 	ns, err := Open(ctx, opts)
 	if err != nil {
@@ -392,7 +397,7 @@ func OpenOrg(ctx context.Context, opts Options, org string) (*Backend, error) {
 
 var errReadOnly = driver.Errorf(driver.ErrReadOnly, "the namespace is open for reading only")
 
-// newID returns a UUIDv7 (RFC 9562): ids in order of time.
+// newID returns a UUIDv7 (RFC 9562): ids sort by the time they were made.
 func newID() []byte {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -401,7 +406,7 @@ func newID() []byte {
 	return id[:]
 }
 
-// parseID is the id that a text shows; nil when it shows none.
+// parseID parses an id as users write it. It returns nil for other text.
 func parseID(s string) []byte {
 	id, err := uuid.Parse(s)
 	if err != nil || len(s) != 36 {
@@ -410,7 +415,7 @@ func parseID(s string) []byte {
 	return id[:]
 }
 
-// formatID is an id as users see it.
+// formatID returns an id as users see it, or "" if it has another length.
 func formatID(b []byte) string {
 	id, err := uuid.FromBytes(b)
 	if err != nil {
@@ -419,7 +424,7 @@ func formatID(b []byte) string {
 	return id.String()
 }
 
-// closer is something that is closed with its Backend.
+// closer is something that its Backend closes: an FS, a handle, an attachment.
 type closer interface {
 	closeWithBackend(ctx context.Context) error
 }

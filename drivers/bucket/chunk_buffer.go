@@ -6,20 +6,20 @@ import (
 	"github.com/volehq/vole/internal/budget"
 )
 
-// firstBuffer is the buffer for a source that has not sent anything yet.
+// firstBuffer is the first size of the buffer for a source that has not sent anything yet.
 const firstBuffer = 64 << 10
 
-// chunkBuffer is a chunk that is read from a source, and the memory that it takes of the
-// organisation's share.
+// chunkBuffer holds a chunk that is read from a source, and its memory of the organisation's
+// share.
 type chunkBuffer struct {
 	share *budget.Share
 	held  int64
 	data  []byte
 }
 
-// readChunk reads a chunk of up to n bytes. The buffer grows with what arrives, so a source
-// that is slow from the beginning takes little memory. When there is none to grow, the
-// chunk ends early: to wait for more while holding some could have all wait for ever.
+// readChunk reads a chunk of up to n bytes. The buffer grows with what arrives, so that a slow
+// source takes little memory. If there is no memory to grow, the chunk ends early: if uploads
+// waited for memory while they held some, all could wait for ever.
 func (up *blobUpload) readChunk(r io.Reader, n int64) (*chunkBuffer, error) {
 	x := &chunkBuffer{share: up.fs.b.memory}
 	most := n
@@ -43,7 +43,7 @@ func (up *blobUpload) readChunk(r io.Reader, n int64) (*chunkBuffer, error) {
 	}
 }
 
-// tryGrow makes the buffer one of n bytes, if there is memory for that.
+// tryGrow enlarges the buffer to n bytes, and returns false if there is no memory for that.
 func (x *chunkBuffer) tryGrow(n int64) bool {
 	old := int64(len(x.data))
 	if !x.share.Try(budget.Buffer, n-old) {
@@ -56,13 +56,13 @@ func (x *chunkBuffer) tryGrow(n int64) bool {
 	return true
 }
 
-// releaseMemory gives the memory back.
+// releaseMemory returns the memory to the budget.
 func (x *chunkBuffer) releaseMemory() {
 	x.share.Release(x.held)
 	x.held = 0
 }
 
-// recycleBuffer lets the buffer be used again, when nobody looks at it any more.
+// recycleBuffer returns the buffer to the pool. Nothing may use data any more.
 func (x *chunkBuffer) recycleBuffer() {
 	if cap(x.data) == chunkSize {
 		buffers.Put((*[chunkSize]byte)(x.data[:chunkSize]))
@@ -70,6 +70,8 @@ func (x *chunkBuffer) recycleBuffer() {
 	x.data = nil
 }
 
+// allocateBuffer returns a buffer of n bytes, out of the pool if it is a whole chunk. It is
+// not zeroed.
 func allocateBuffer(n int64) []byte {
 	if n < chunkSize {
 		return make([]byte, n)
@@ -77,8 +79,8 @@ func allocateBuffer(n int64) []byte {
 	return buffers.Get().(*[chunkSize]byte)[:n]
 }
 
-// readUntilFull fills p as far as r goes. Other than io.ReadFull it tells an end, io.EOF, from
-// a source that was broken off.
+// readUntilFull fills p as far as r goes. Unlike io.ReadFull it returns io.EOF only for the
+// end of r, not for a source that ends with io.ErrUnexpectedEOF.
 func readUntilFull(r io.Reader, p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var m int

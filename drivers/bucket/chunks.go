@@ -6,18 +6,20 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// newChunk is a range of a file, and where its bytes are.
+// newChunk is a chunk that a transaction inserts: a range of a file, and the range of a blob
+// that holds its bytes.
 type newChunk struct {
 	pos, len int64
 	blob     *newBlob
 	blobPos  int64
 }
 
-// putDirtyRanges makes blobs of pieces, several at a time. Small pieces share a blob: a
-// request for each would take longer than all their bytes.
+// putDirtyRanges makes blobs of ranges, several at a time, and returns their chunks. Small
+// ranges share a blob: a request for each would take longer than all their bytes. If any blob
+// fails, those that were put are given up.
 func (b *Backend) putDirtyRanges(ctx context.Context, list dirtyRanges) ([]newChunk, error) {
 	var parts []newChunk
-	var blobs []*newBlob // with their bytes only
+	var blobs []*newBlob // only data is set until they are put
 	for _, p := range list {
 		for data, pos := p.data, p.pos; len(data) > 0; {
 			var blob *newBlob
@@ -30,7 +32,7 @@ func (b *Backend) putDirtyRanges(ctx context.Context, list dirtyRanges) ([]newCh
 			k := min(len(data), chunkSize)
 			parts = append(parts, newChunk{pos, int64(k), blob, int64(len(blob.data))})
 			if len(blob.data) == 0 {
-				blob.data = data[:k:k] // copied only if another joins it
+				blob.data = data[:k:k] // full capacity: append copies it if another range joins
 			} else {
 				blob.data = append(blob.data, data[:k]...)
 			}
@@ -55,8 +57,8 @@ func (b *Backend) putDirtyRanges(ctx context.Context, list dirtyRanges) ([]newCh
 	return parts, err
 }
 
-// addChunks lets a file have the bytes of parts at ranges that are holes. Parts that share
-// a blob follow one another.
+// addChunks queues the insertion of chunks over ranges that are holes. Chunks that share a
+// blob are adjacent in the list.
 func (tx *volumeTx) addChunks(ino int64, parts []newChunk) {
 	var used *newBlob
 	for _, p := range parts {
@@ -77,12 +79,12 @@ type chunkRow struct {
 
 func (r *chunkRow) scanDest() []any { return []any{&r.pos, &r.len, &r.blob, &r.blobPos} }
 
-// byteRange is a range of a file.
+// byteRange is the range [pos, end) of a file.
 type byteRange struct{ pos, end int64 }
 
-// punchHoles makes ranges of a file holes, and returns how many bytes were there. The
-// ranges ascend. They are taken at once, because what is queued for the commit is not
-// yet seen by a look at the rows, and two of them may be in one chunk.
+// punchHoles makes ranges of a file holes, and returns how many bytes were allocated there.
+// The ranges ascend. All are passed at once, because reads do not see what is queued, and two
+// ranges may be in one chunk.
 func (tx *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err error) {
 	lists := make([][]chunkRow, len(holes))
 	asks := make([]query, len(holes))
@@ -96,7 +98,7 @@ func (tx *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err 
 	last := int64(-1)
 	for i, list := range lists {
 		for _, r := range list {
-			if r.pos > last { // else it was in the range before, too
+			if r.pos > last { // else the previous range has cut it, too
 				freed += tx.punchChunk(ino, r, holes[i:])
 				last = r.pos
 			}
@@ -105,7 +107,8 @@ func (tx *volumeTx) punchHoles(ino int64, holes ...byteRange) (freed int64, err 
 	return freed, nil
 }
 
-// punchChunk takes ranges out of a chunk, and returns how many bytes that was.
+// punchChunk takes ranges out of one chunk: it is replaced by chunks for what is left of it.
+// It returns how many bytes are gone.
 func (tx *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed int64) {
 	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos)
 	keep := func(pos, end int64) {
@@ -126,12 +129,15 @@ func (tx *volumeTx) punchChunk(ino int64, r chunkRow, holes []byteRange) (freed 
 	return freed
 }
 
+// insertChunkRow queues the insertion of a chunk of a blob that this transaction references,
+// or another chunk already refers to.
 func (tx *volumeTx) insertChunkRow(ino int64, r chunkRow) {
 	tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		tx.vol, ino, r.pos, r.len, tx.b.org, r.blob, r.blobPos)
 }
 
-// truncateChunks takes away what a file has from pos on, and returns how many bytes that was.
+// truncateChunks removes what a file has from pos on, and returns how many bytes were
+// allocated there.
 func (tx *volumeTx) truncateChunks(ino, pos int64) (freed int64, err error) {
 	var r chunkRow
 	var through, sum bool

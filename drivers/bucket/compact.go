@@ -6,34 +6,35 @@ import (
 )
 
 const (
-	// compactOdds: one commit in so many looks whether the file should be compacted, so
-	// that the look costs little and needs no memory of commits before.
+	// compactOdds: one commit in so many, at random, checks whether the file should be
+	// compacted. So checks cost little, and no state is kept of earlier commits.
 	compactOdds = 32
-	// compactAt is how many chunks next to one another are made one.
+	// compactAt is how many adjacent chunks are merged into one.
 	compactAt = 64
 )
 
-// maybeCompact makes one chunk of each run of many that a file has come to consist of near
-// pos, by small writes or appends: reading them would take a request for each, and many
-// small blobs would stay in the database. The caller holds commit.
-func (n *openInode) maybeCompact(ctx context.Context, f *volumeFS, pos int64) error {
+// maybeCompact merges, now and then, the many small chunks that small writes and appends leave
+// near pos: reading them takes a request for each, and inline blobs would stay in the
+// database. The caller holds commitMu.
+func (o *openInode) maybeCompact(ctx context.Context, f *volumeFS, pos int64) error {
 	if rand.N(compactOdds) != 0 {
 		return nil
 	}
-	return n.compactNear(ctx, f, pos)
+	return o.compactNear(ctx, f, pos)
 }
 
-// compactRows bounds how many chunks are looked at: a file of more lone bytes than
-// that stays as it is.
+// compactRows bounds how many chunks are looked at. A file with more single bytes than that
+// between pos's chunk boundaries is not compacted.
 const compactRows = 4096
 
-func (n *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) error {
+// compactNear merges each long run of adjacent chunks in the chunkSize range around pos.
+func (o *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) error {
 	lo := pos / chunkSize * chunkSize
 	var list []chunkRow
-	b, vol := n.fs.b, []byte(n.key.vol)
+	b, vol := o.fs.b, []byte(o.key.vol)
 	err := b.ns.db.runQueries(ctx, selectAll(&list, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 		WHERE org = $1 AND vol = $2 AND ino = $3 AND pos >= $4 AND pos < $5 AND pos + len <= $5 ORDER BY pos LIMIT CAST($6 AS INTEGER)`,
-		b.org, vol, n.key.ino, lo, lo+chunkSize, compactRows))
+		b.org, vol, o.key.ino, lo, lo+chunkSize, compactRows))
 	if err != nil {
 		return err
 	}
@@ -43,7 +44,7 @@ func (n *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) err
 			k++
 		}
 		if k >= compactAt {
-			if err := n.mergeChunkRange(ctx, f, list[0].pos, list[k-1].pos+list[k-1].len); err != nil {
+			if err := o.mergeChunkRange(ctx, f, list[0].pos, list[k-1].pos+list[k-1].len); err != nil {
 				return err
 			}
 		}
@@ -52,29 +53,29 @@ func (n *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) err
 	return nil
 }
 
-// mergeChunkRange merges the chunks of a range without holes.
-func (n *openInode) mergeChunkRange(ctx context.Context, f *volumeFS, pos, end int64) error {
+// mergeChunkRange merges the chunks of a range that has no holes.
+func (o *openInode) mergeChunkRange(ctx context.Context, f *volumeFS, pos, end int64) error {
 	var run []extent
-	b, vol := n.fs.b, []byte(n.key.vol)
+	b, vol := o.fs.b, []byte(o.key.vol)
 	err := b.ns.db.runQueries(ctx, selectAll(&run, (*extent).scanDest, selectExtents+`
 		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos >= $4 AND c.pos < $5 ORDER BY c.pos LIMIT CAST($6 AS INTEGER)`,
-		b.org, vol, n.key.ino, pos, end, compactRows))
+		b.org, vol, o.key.ino, pos, end, compactRows))
 	if err != nil || len(run) < 2 {
 		return err
 	}
 	for i, x := range run {
 		last := i == len(run)-1
 		if i == 0 && x.pos != pos || last && x.pos+x.len != end || !last && x.pos+x.len != run[i+1].pos {
-			return nil // it has changed meanwhile
+			return nil // another host has changed it since
 		}
 	}
-	return n.mergeExtents(ctx, f, run)
+	return o.mergeExtents(ctx, f, run)
 }
 
-// mergeExtents puts the bytes of a run into one blob and commits that in its place, unless
-// the run has changed meanwhile.
-func (n *openInode) mergeExtents(ctx context.Context, f *volumeFS, run []extent) error {
-	b := n.fs.b
+// mergeExtents puts the bytes of a run of extents as one blob and commits one chunk in their
+// place, unless another host has changed the run since.
+func (o *openInode) mergeExtents(ctx context.Context, f *volumeFS, run []extent) error {
+	b := o.fs.b
 	first, last := &run[0], &run[len(run)-1]
 	data := make([]byte, last.pos+last.len-first.pos)
 	for i := range run {
@@ -88,27 +89,29 @@ func (n *openInode) mergeExtents(ctx context.Context, f *volumeFS, run []extent)
 		return err
 	}
 	done := false
-	err = n.runInodeTx(ctx, f, func(tx *volumeTx, i *inode) error {
+	err = o.runInodeTx(ctx, f, func(tx *volumeTx, row *inode) error {
 		var now []chunkRow
 		err := tx.runQueries(selectAll(&now, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
-			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, tx.vol, i.ino, first.pos, last.pos))
+			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, tx.vol, row.ino, first.pos, last.pos))
 		if done = err == nil && chunksUnchanged(run, now); !done {
 			return err
 		}
-		if _, err := tx.punchHoles(i.ino, byteRange{first.pos, last.pos + last.len}); err != nil {
+		if _, err := tx.punchHoles(row.ino, byteRange{first.pos, last.pos + last.len}); err != nil {
 			return err
 		}
-		tx.addChunks(i.ino, []newChunk{{first.pos, blob.size, blob, 0}})
+		tx.addChunks(row.ino, []newChunk{{first.pos, blob.size, blob, 0}})
 		return nil
 	})
 	if err != nil || !done {
 		b.abandonBlobs(ctx, []newChunk{{blob: blob}})
 		return err
 	}
-	n.recordCommit(n.committedSize())
+	o.recordCommit(o.committedSize())
 	return nil
 }
 
+// chunksUnchanged reports whether chunks that were read now are those that a run was read
+// from.
 func chunksUnchanged(run []extent, now []chunkRow) bool {
 	if len(run) != len(now) {
 		return false

@@ -8,13 +8,13 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Copy implements driver.FS. No bytes are moved: the copy's chunks refer to the same
+// Copy implements driver.FS. No bytes are moved: the chunks of the copy refer to the same
 // blobs.
 func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
 	if err := f.checkWritable(ctx); err != nil {
 		return err
 	}
-	// What cannot be committed would not be in the copy.
+	// The copy has only what is committed.
 	if err := f.b.syncVolume(ctx, f.vol); err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOp
 			case dst.node.ino == src.node.ino:
 				return nil
 			case src.node.isSymlink() && tx.linkLeadsTo(from, dst.node.ino):
-				return nil // a file onto itself, by the name of a link
+				return nil // a link is copied onto the file that it leads to
 			case dst.node.isDir():
 				return driver.ErrIsDir
 			}
@@ -53,6 +53,8 @@ func (tx *volumeTx) linkLeadsTo(link string, ino int64) bool {
 	return err == nil && p.node != nil && p.node.ino == ino
 }
 
+// copyFile copies a file, link or special file, with its times, attributes and chunks, over
+// what is at dst.
 func (tx *volumeTx) copyFile(src *inode, dst *resolved) {
 	n := *src
 	n.nlink = 1
@@ -60,7 +62,7 @@ func (tx *volumeTx) copyFile(src *inode, dst *resolved) {
 		tx.sizeDelta += n.size
 	}
 	tx.replaceInode(dst, &n)
-	// put gave it the times of now.
+	// replaceInode has set the times to now.
 	tx.queueExec(`UPDATE inodes SET atime = $3, mtime = $4 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, src.atime, src.mtime)
 	tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT vol, CAST($3 AS BIGINT), name, value FROM xattrs WHERE vol = $1 AND ino = $2`,
 		tx.vol, src.ino, n.ino)
@@ -68,8 +70,8 @@ func (tx *volumeTx) copyFile(src *inode, dst *resolved) {
 		SELECT vol, CAST($3 AS BIGINT), pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1 AND ino = $2`, tx.vol, src.ino, n.ino)
 }
 
-// copyTree copies all rows of a tree in one transaction, by a few statements that work
-// on sets: a temporary table has the old and new numbers of its inodes.
+// copyTree copies all rows of a tree in one transaction, by a few statements on sets. A
+// temporary table, tree, maps the inode numbers of the source to those of the copy.
 func (tx *volumeTx) copyTree(src, dst *resolved) error {
 	if dst.node != nil {
 		return driver.ErrExists
@@ -80,7 +82,7 @@ func (tx *volumeTx) copyTree(src, dst *resolved) error {
 	var n, size, root int64
 	var names, own driver.Metadata
 	var sum, found bool
-	// One after another: a statement is planned before the one ahead of it has run.
+	// Not in one batch: all its statements would be planned before the table is filled.
 	for _, ask := range []query{
 		statement(createTree), statement(`DELETE FROM tree`),
 		statement(`INSERT INTO tree (ino, nino)
@@ -107,8 +109,8 @@ func (tx *volumeTx) copyTree(src, dst *resolved) error {
 	return nil
 }
 
-// copyTreeRows copies what belongs to the inodes of the table tree. Names outside of the
-// tree are none of the copy's.
+// copyTreeRows queues the copies of the rows of the inodes in the table tree. Names that hard
+// links have outside the tree are not copied, so link counts are counted anew.
 func (tx *volumeTx) copyTreeRows() {
 	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
@@ -129,11 +131,12 @@ func (tx *volumeTx) copyTreeRows() {
 	}
 }
 
-// createTree: a temporary table is its connection's own, and outlives the transaction.
+// createTree makes the table of copyTree. A temporary table belongs to its connection and
+// outlives the transaction, so it may exist already.
 const createTree = `CREATE TEMPORARY TABLE IF NOT EXISTS tree (ino BIGINT PRIMARY KEY, nino BIGINT NOT NULL)`
 
-// cloneVolumeRows copies all that a volume holds into another that has no rows. Trees and
-// files that are on their way out come along, and go there as they do here.
+// cloneVolumeRows copies all rows of a volume into one that has none. Trees and files under
+// removal are copied with their rows in orphans, so that they are removed from the clone too.
 func cloneVolumeRows(t sqlTx, from, to []byte) {
 	now := time.Now().UnixNano()
 	t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)

@@ -16,12 +16,12 @@ func combineChecksums(sums []byte, size int64) uint32 {
 	return whole
 }
 
-// combineCRC32C returns the CRC-32C of two byte strings, one behind the other, from those of
-// each and the length of the second: the first is moved by that many zero bytes, which
-// is a product of polynomials over GF(2), and the second is added. See "Rocksoft model
-// of CRC algorithms" (R. Williams, 1993), chapter 8, on what moving means.
+// combineCRC32C returns the CRC-32C of the concatenation of two byte strings from the CRC-32C
+// of each and the length n of the second. The first is shifted by n zero bytes, which is a
+// product of polynomials over GF(2), and the second is added. See R. Williams, "A Painless
+// Guide to CRC Error Detection Algorithms" (1993), chapter 8.
 func combineCRC32C(a, b uint32, n int64) uint32 {
-	// x^(8n) by squaring; 1 is the top bit, as bits are reflected, and x^8 eight below.
+	// x^(8n) by repeated squaring. Bits are reflected: 1 is the top bit, x^8 is eight below.
 	power, square := uint32(1)<<31, uint32(1)<<23
 	for ; n > 0; n >>= 1 {
 		if n&1 != 0 {

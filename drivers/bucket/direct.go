@@ -114,12 +114,12 @@ func (b *Backend) locateExtent(ctx context.Context, x *extent, whole bool, ttl t
 // findWholeBlobs returns which blobs of some of the file's extents the file has to the last
 // byte. Who may read the file may have these objects; others show what was overwritten or
 // cut off, or what another volume has whose blobs a clone shares.
-func (n *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[string]bool, error) {
+func (o *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[string]bool, error) {
 	whole := map[string]bool{}
 	parts := map[string]*[]chunkRow{} // of blobs that several chunks may share
 	sizes := map[string]int64{}
 	var asks []query
-	b, vol := n.fs.b, []byte(n.key.vol)
+	b, vol := o.fs.b, []byte(o.key.vol)
 	for _, x := range list {
 		key := string(x.blob)
 		switch {
@@ -129,7 +129,7 @@ func (n *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[stri
 		default:
 			parts[key], sizes[key] = new([]chunkRow), x.blobSize
 			asks = append(asks, selectAll(parts[key], (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
-				WHERE org = $1 AND blob = $2 AND vol = $3 AND ino = $4 ORDER BY blob_pos`, b.org, x.blob, vol, n.key.ino))
+				WHERE org = $1 AND blob = $2 AND vol = $3 AND ino = $4 ORDER BY blob_pos`, b.org, x.blob, vol, o.key.ino))
 		}
 	}
 	if len(asks) == 0 {

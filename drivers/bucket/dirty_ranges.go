@@ -21,15 +21,6 @@ func (ranges dirtyRanges) end() int64 {
 	return ranges[len(ranges)-1].end()
 }
 
-// size is how many bytes there are.
-func (ranges dirtyRanges) size() int64 {
-	n := int64(0)
-	for _, p := range ranges {
-		n += int64(len(p.data))
-	}
-	return n
-}
-
 // firstEndingAfter is the index of the first piece that ends after pos.
 func (ranges dirtyRanges) firstEndingAfter(pos int64) int {
 	i, _ := slices.BinarySearchFunc(ranges, pos, func(p dirtyRange, pos int64) int {
@@ -78,20 +69,6 @@ func (ranges dirtyRanges) removeRange(pos, end int64) dirtyRanges {
 		}
 	}
 	return out
-}
-
-// read copies what lies in the range of p, which begins at pos.
-func (ranges dirtyRanges) read(p []byte, pos int64) {
-	for _, x := range ranges[ranges.firstEndingAfter(pos):] {
-		if x.pos >= pos+int64(len(p)) {
-			return
-		}
-		if x.pos >= pos {
-			copy(p[x.pos-pos:], x.data)
-		} else {
-			copy(p, x.data[pos-x.pos:])
-		}
-	}
 }
 
 // mergeOver returns both lists, where they overlap with the bytes of l.

@@ -9,18 +9,19 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// handle implements driver.File.
+// handle implements driver.File. What it shares with other handles on the file is in its
+// openInode.
 type handle struct {
 	b     *Backend
 	fs    *volumeFS
-	inode *openInode
-	name  string // of the path by which it was opened
+	inode *openInode // released by flushAndClose
+	name  string     // last element of the path that was opened
 	opts  driver.OpenOptions
-	ahead readAhead
+	ahead readAhead // its prefetches
 
 	mu             sync.Mutex // guards what follows
 	closed         bool
-	reportedLosses int64 // of the node's losses
+	reportedLosses int64 // of inode.lossCount: those that this handle has reported, or that came before it
 }
 
 // Open implements driver.FS.
@@ -37,7 +38,7 @@ func (f *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOption
 			return nil, err
 		}
 		h, err := f.openHandle(ctx, ino, baseName(path), opts)
-		// It may go between the look at its name and the hold on it.
+		// The file may be removed after its name was resolved and before it was acquired.
 		if errors.Is(err, driver.ErrNotExist) && tries < 100 {
 			continue
 		}
@@ -50,7 +51,8 @@ func (f *volumeFS) OpenEntry(ctx context.Context, path string) (driver.File, dri
 	return driver.OpenThenStat(ctx, f, path)
 }
 
-// resolveOrCreate returns the inode of the file at path, which it makes where opts say so.
+// resolveOrCreate returns the inode number of the regular file at path. With opts.Create it
+// creates one if nothing is there.
 func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver.OpenOptions) (int64, error) {
 	mode := resolveMode{followLast: !opts.NoFollow && !opts.Exclusive}
 	p, err := f.resolvePath(ctx, path, mode)
@@ -83,7 +85,7 @@ func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver
 	case opts.Exclusive:
 		return 0, driver.ErrExists
 	case p.node.isSymlink():
-		return 0, driver.Errorf(driver.ErrLoop, "a symbolic link, which is not to be followed")
+		return 0, driver.Errorf(driver.ErrLoop, "the path is a symbolic link, and the options say not to follow it")
 	case p.node.isDir():
 		return 0, driver.ErrIsDir
 	case !p.node.isRegular():
@@ -92,42 +94,46 @@ func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver
 	return p.node.ino, nil
 }
 
+// openHandle opens a handle on an inode. ErrNotExist: it was deleted since its name was
+// resolved.
 func (f *volumeFS) openHandle(ctx context.Context, ino int64, name string, opts driver.OpenOptions) (driver.File, error) {
-	n, err := f.b.acquireInode(ctx, f, ino)
+	o, err := f.b.acquireInode(ctx, f, ino)
 	if err != nil {
 		return nil, err
 	}
 	opts.Write = opts.Write || opts.Create || opts.Append
-	h := &handle{b: f.b, fs: f, inode: n, name: name, opts: opts}
-	// Here and not at the first read: once the extents are known, the file can be read
-	// though another host replaces it, for as long as the grace time.
-	_, _, err = n.loadWindow(ctx, 0)
+	h := &handle{b: f.b, fs: f, inode: o, name: name, opts: opts}
+	// Load now and not at the first read: once the extents are known, the file can be read
+	// for the grace time even if another host replaces it.
+	_, _, err = o.loadWindow(ctx, 0)
 	if opts.Write {
-		h.reportedLosses = n.addWriters(1)
+		h.reportedLosses = o.addWriters(1)
 	}
 	if err == nil && opts.Truncate {
-		err = n.flushAndTruncate(ctx, f, 0)
+		err = o.flushAndTruncate(ctx, f, 0)
 	}
 	if err == nil {
 		err = f.b.registerCloser(h)
 	}
 	if err != nil {
 		if opts.Write {
-			n.addWriters(-1)
+			o.addWriters(-1)
 		}
-		return nil, errors.Join(err, f.b.releaseInode(ctx, n))
+		return nil, errors.Join(err, f.b.releaseInode(ctx, o))
 	}
 	return h, nil
 }
 
-// addWriters counts the handles that may write, and returns how often something was lost.
-func (n *openInode) addWriters(writers int) (losses int64) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.writerCount += writers
-	return n.lossCount
+// addWriters changes the number of handles that may write, and returns how many losses there
+// were.
+func (o *openInode) addWriters(writers int) (losses int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.writerCount += writers
+	return o.lossCount
 }
 
+// checkOpen begins each call of a handle.
 func (h *handle) checkOpen(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -137,6 +143,7 @@ func (h *handle) checkOpen(ctx context.Context) error {
 	return h.b.checkOpen(ctx)
 }
 
+// checkWritable begins each call of a handle that writes.
 func (h *handle) checkWritable(ctx context.Context) error {
 	if err := h.checkOpen(ctx); err != nil {
 		return err
@@ -164,23 +171,23 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 	if off > maxFileSize-int64(len(p)) {
 		return 0, errTooLarge
 	}
-	n := h.inode
-	n.mu.Lock()
-	grows := off+int64(len(p)) > n.size && h.fs.quotaHint.Load() > 0
-	n.mu.Unlock()
+	o := h.inode
+	o.mu.Lock()
+	grows := off+int64(len(p)) > o.size && h.fs.quotaHint.Load() > 0
+	o.mu.Unlock()
 	if grows {
-		// Under a quota the room is taken at once, so that it is there when the bytes are
-		// committed.
-		if err := n.commitSize(ctx, h.fs, off+int64(len(p)), false); err != nil {
+		// With a quota, grow the file now: if the volume is full, this call fails, and not the
+		// flush.
+		if err := o.commitSize(ctx, h.fs, off+int64(len(p)), false); err != nil {
 			return 0, err
 		}
 	}
-	full, err := n.bufferWrite(ctx, h.fs, p, off)
+	full, err := o.bufferWrite(ctx, h.fs, p, off)
 	if err != nil {
 		return 0, err
 	}
 	if full {
-		if err := n.flushDirty(ctx); err != nil {
+		if err := o.flushDirty(ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -225,11 +232,11 @@ func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
 	if err := h.checkOpen(ctx); err != nil {
 		return driver.Entry{}, err
 	}
-	i, err := h.inode.readInode(ctx)
+	row, err := h.inode.readInode(ctx)
 	if err != nil {
 		return driver.Entry{}, err
 	}
-	return i.toEntry(h.name), nil
+	return row.toEntry(h.name), nil
 }
 
 // Sync implements driver.File.
@@ -246,7 +253,8 @@ func (h *handle) Sync(ctx context.Context) error {
 	return h.b.flushLazyCommits(ctx, h.fs.vol)
 }
 
-// flushAndReport commits what was written, and tells of what cannot be any more.
+// flushAndReport flushes the file, and returns the write-back error of bytes that were lost
+// since the last report, if they may have been this handle's.
 func (h *handle) flushAndReport(ctx context.Context) error {
 	err := h.inode.flushDirty(ctx)
 	h.mu.Lock()
@@ -269,12 +277,14 @@ func (h *handle) Close() error {
 	return h.flushAndClose(ctx)
 }
 
+// flushAndClose is Close with a context. What its last writer could not flush is dropped: the
+// error was returned, and no handle is left that could retry.
 func (h *handle) flushAndClose(ctx context.Context) error {
 	h.mu.Lock()
-	was := h.closed
+	closedBefore := h.closed
 	h.closed = true
 	h.mu.Unlock()
-	if was {
+	if closedBefore {
 		return nil
 	}
 	h.ahead.stopPrefetching()
@@ -285,7 +295,6 @@ func (h *handle) flushAndClose(ctx context.Context) error {
 	err := h.flushAndReport(ctx)
 	h.inode.mu.Lock()
 	if h.inode.writerCount--; h.inode.writerCount == 0 {
-		// It was told, and nobody is left who could try again.
 		h.inode.clearDirty()
 	}
 	h.inode.mu.Unlock()
@@ -294,7 +303,7 @@ func (h *handle) flushAndClose(ctx context.Context) error {
 
 func (h *handle) closeWithBackend(ctx context.Context) error { return h.flushAndClose(ctx) }
 
-// negativeError is the error for an offset or a size that cannot be.
+// negativeError is the error for a negative offset or size.
 func negativeError(n int64) error {
 	return driver.Errorf(driver.ErrInvalid, "offset or size %d: must not be negative", n)
 }
@@ -310,10 +319,11 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 	if err := h.inode.flushDirty(ctx); err != nil {
 		return 0, 0, err
 	}
-	i, err := h.inode.readInode(ctx)
+	row, err := h.inode.readInode(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
+	// Windows may split a run of data: the run goes on until a gap, or the end of the file.
 	for start = -1; ; {
 		w, err := h.inode.windowAt(ctx, off)
 		if err != nil {
@@ -325,16 +335,16 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 			case start < 0:
 				start, end = max(off, x.pos), x.pos+x.len
 			case x.pos > end:
-				return start, min(end, i.size), nil
+				return start, min(end, row.size), nil
 			default:
 				end = x.pos + x.len
 			}
 		}
-		if w.hi >= i.size {
-			if start < 0 || start >= i.size {
+		if w.hi >= row.size {
+			if start < 0 || start >= row.size {
 				return 0, 0, io.EOF
 			}
-			return start, min(end, i.size), nil
+			return start, min(end, row.size), nil
 		}
 		off = w.hi
 		if start >= 0 && end < w.hi {

@@ -14,47 +14,58 @@ type inodeKey struct {
 	ino int64
 }
 
-// openInode is a file that this process has open. All handles of the process share it, so
-// that each sees at once what another wrote.
+// openInode is what all handles of this process on one file share: the bytes that are written
+// and not committed yet, and what is known of the committed ones. So each handle sees at once
+// what another has written. Other processes see it after Sync or Close.
+//
+// Lock order: handle.mu or commitMu, then Backend.mu, then mu.
 type openInode struct {
-	fs       *volumeFS // of the first open
+	fs       *volumeFS // of the first open; for its Backend, not for rights
 	key      inodeKey
-	refCount int // handles; guarded by Backend.mu
-	// orphan says that the file has no name any more, and goes with the last handle.
+	refCount int // of handles, and of flushes under way; guarded by Backend.mu
+	// orphan: the file has lost its last name, and the last release deletes its inode.
 	// Guarded by Backend.mu.
 	orphan bool
 
-	commitMu sync.Mutex // held while what was written is committed
+	// commitMu is held while this process changes the file in the database, so that commits
+	// to one file take turns.
+	commitMu sync.Mutex
 
-	mu           sync.Mutex   // guards what follows; taken after commit
-	size         int64        // as this process last saw it committed
-	writerCount  int          // handles that may write
-	dirty        dirtyRanges  // written, and not being committed yet
-	dirtyBytes   int64        // how much was written since the last commit, at least that of fresh
-	dirtyMemory  int64        // bytes of the organisation's memory that fresh takes
-	dirtyFS      *volumeFS    // by which, and so under whose rights
-	flushing     dirtyRanges  // being committed
-	dirtyMtime   int64        // of the last write
-	lostErr      error        // why something that was written will never be committed
-	failedWriter *volumeFS    // by which it was written
-	lossCount    int64        // how often that came to pass
-	epoch        int64        // raised when the committed chunks change
-	window       extentWindow // committed chunks, of this epoch
-	closed       bool         // the last handle is closed: no window is kept
-	loadsStarted int64        // loads of the window that have begun
-	lastLoadKept int64        // the latest of them whose answer is kept
+	mu          sync.Mutex // guards what follows
+	size        int64      // the committed size, as this process last saw it, in bytes
+	writerCount int        // of handles that may write
+
+	// Write-back, see writeback.go.
+	dirty        dirtyRanges // written, and in no flush yet
+	dirtyBytes   int64       // written since the last flush, at least the bytes of dirty
+	dirtyMemory  int64       // of the organisation's budget, reserved for dirty
+	dirtyFS      *volumeFS   // that wrote dirty, under whose rights it is committed
+	dirtyMtime   int64       // of the last write, in nanoseconds since 1970
+	flushing     dirtyRanges // being committed; reads lay dirty over them
+	lostErr      error       // of the last loss
+	failedWriter *volumeFS   // whose bytes the last loss was
+	lossCount    int64       // how often bytes were lost; a handle reports each loss once
+
+	// Reading, see read.go.
+	epoch        int64        // raised by each commit of this process to the file
+	window       extentWindow // cached extents; valid if it is of this epoch
+	closed       bool         // released for the last time: caches no window
+	loadsStarted int64        // numbers the loads of a window
+	lastLoadKept int64        // the latest load whose result was kept; older ones are stale
 }
 
-// pendingDeletes are the inodes that one change is about to delete. Whoever opens one of them
-// meanwhile waits for how that ends.
+// pendingDeletes are the inodes that one transaction deletes. To open one of them blocks until
+// the transaction has committed or rolled back: until then it is not known whether the file
+// still exists.
 type pendingDeletes struct {
 	b    *Backend
 	vol  []byte
 	keys []inodeKey
-	done chan struct{}
+	done chan struct{} // closed by unblockOpeners; nil: no key yet
 }
 
-// claimUnlessOpen marks an inode, unless it is open.
+// claimUnlessOpen adds an inode. It returns false if this process has the file open: then the
+// transaction must keep the inode, as an orphan.
 func (p *pendingDeletes) claimUnlessOpen(ino int64) bool {
 	key := inodeKey{string(p.vol), ino}
 	p.b.mu.Lock()
@@ -72,7 +83,7 @@ func (p *pendingDeletes) claimUnlessOpen(ino int64) bool {
 	return true
 }
 
-// unblockOpeners is called when it is known whether the change was committed.
+// unblockOpeners lets the inodes be opened again, once the transaction has ended.
 func (p *pendingDeletes) unblockOpeners() {
 	if p.done == nil {
 		return
@@ -85,8 +96,8 @@ func (p *pendingDeletes) unblockOpeners() {
 	close(p.done)
 }
 
-// acquireInode opens an inode. The caller checks after it that the inode is there: from
-// here on it does not go while it is open.
+// acquireInode takes a reference on an inode, which keeps this process from deleting it. The
+// inode may have been deleted before: the caller must read its row afterwards.
 func (b *Backend) acquireInode(ctx context.Context, f *volumeFS, ino int64) (*openInode, error) {
 	key := inodeKey{string(f.vol), ino}
 	for {
@@ -95,53 +106,53 @@ func (b *Backend) acquireInode(ctx context.Context, f *volumeFS, ino int64) (*op
 			b.mu.Unlock()
 			return nil, driver.ErrClosed
 		}
-		gone := b.deleting[key]
-		if gone == nil {
-			n := b.openInodes[key]
-			if n == nil {
-				n = &openInode{fs: f, key: key}
-				b.openInodes[key] = n
+		deleteEnded := b.deleting[key]
+		if deleteEnded == nil {
+			o := b.openInodes[key]
+			if o == nil {
+				o = &openInode{fs: f, key: key}
+				b.openInodes[key] = o
 			}
-			n.refCount++
+			o.refCount++
 			b.mu.Unlock()
-			return n, nil
+			return o, nil
 		}
 		b.mu.Unlock()
 		select {
-		case <-gone:
+		case <-deleteEnded:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-// releaseInode gives a node back; the last one to do so removes a file without a name.
-func (b *Backend) releaseInode(ctx context.Context, n *openInode) error {
+// releaseInode drops a reference. The last one deletes the inode of a file without a name.
+func (b *Backend) releaseInode(ctx context.Context, o *openInode) error {
 	b.mu.Lock()
-	n.refCount--
-	last := n.refCount == 0
-	orphan := n.orphan
+	o.refCount--
+	last := o.refCount == 0
+	orphan := o.orphan
 	if last {
-		delete(b.openInodes, n.key)
+		delete(b.openInodes, o.key)
 	}
 	b.mu.Unlock()
 	if last {
-		n.mu.Lock()
-		n.closed = true
-		n.evictWindow()
-		n.mu.Unlock()
+		o.mu.Lock()
+		o.closed = true
+		o.evictWindow()
+		o.mu.Unlock()
 	}
 	if !last || !orphan {
 		return nil
 	}
-	return b.reapOrphanFile(ctx, n.fs, n.key.ino)
+	return b.reapOrphanFile(ctx, o.fs, o.key.ino)
 }
 
-// reapOrphansOnceClosed notes that files have lost their last name while they were open. One that
-// was closed meanwhile is removed here.
-func (b *Backend) reapOrphansOnceClosed(ctx context.Context, f *volumeFS, list []int64) error {
+// reapOrphansOnceClosed deletes the inodes of files that lost their last name while they were
+// open here: the last handle does so, or this call if all have been closed since.
+func (b *Backend) reapOrphansOnceClosed(ctx context.Context, f *volumeFS, inos []int64) error {
 	var errs []error
-	for _, ino := range list {
+	for _, ino := range inos {
 		if !b.reapAtLastRelease(f.vol, ino) {
 			errs = append(errs, b.reapOrphanFile(ctx, f, ino))
 		}
@@ -149,23 +160,36 @@ func (b *Backend) reapOrphansOnceClosed(ctx context.Context, f *volumeFS, list [
 	return errors.Join(errs...)
 }
 
-// reapOrphanFile removes a file that has no name, once it is not open any more.
+// reapAtLastRelease has the last release of an open inode delete it. It returns false if the
+// file is not open.
+func (b *Backend) reapAtLastRelease(vol []byte, ino int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o := b.openInodes[inodeKey{string(vol), ino}]
+	if o != nil {
+		o.orphan = true
+	}
+	return o != nil
+}
+
+// reapOrphanFile deletes the inode of a file that has no name. If the file has been opened
+// again, through a handle that was still closing, the last release does it.
 func (b *Backend) reapOrphanFile(ctx context.Context, f *volumeFS, ino int64) error {
-	// Whoever may change files now: this one's removal was committed.
-	system := b.maintenanceFS(f.vol)
+	// Not under the rights of f, which may have ended: the removal itself was committed.
+	maintenance := b.maintenanceFS(f.vol)
 	for {
 		open := false
-		err := b.runVolumeTx(ctx, system, nil, func(tx *volumeTx) error {
-			var n inode
+		err := b.runVolumeTx(ctx, maintenance, nil, func(tx *volumeTx) error {
+			var row inode
 			var found bool
-			if err := tx.runQueries(tx.inodeQuery(&found, &n, ino)); err != nil || !found || n.nlink > 0 {
+			if err := tx.runQueries(tx.inodeQuery(&found, &row, ino)); err != nil || !found || row.nlink > 0 {
 				return err
 			}
 			if open = !tx.pending.claimUnlessOpen(ino); open {
 				return nil
 			}
-			tx.sizeDelta -= n.size
-			tx.deleteInode(&n)
+			tx.sizeDelta -= row.size
+			tx.deleteInode(&row)
 			tx.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, ino)
 			return nil
 		})
@@ -178,120 +202,39 @@ func (b *Backend) reapOrphanFile(ctx context.Context, f *volumeFS, ino int64) er
 	}
 }
 
-// reapAtLastRelease has the last handle of a file remove it; false: it is not open.
-func (b *Backend) reapAtLastRelease(vol []byte, ino int64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	n := b.openInodes[inodeKey{string(vol), ino}]
-	if n != nil {
-		n.orphan = true
-	}
-	return n != nil
-}
-
-func (tx *volumeTx) inodeQuery(found *bool, n *inode, ino int64) query {
-	return selectOne(found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, tx.vol, ino)
-}
-
-// overlayDirty makes an inode show what this process has written to it and not committed.
-// before is what commits said before its row was read: what was committed since may be
-// in neither, and then the row is read again.
-func (b *Backend) overlayDirty(ctx context.Context, vol []byte, i *inode, before int64) error {
-	if !i.isRegular() {
-		return nil
-	}
-	b.mu.Lock()
-	n := b.openInodes[inodeKey{string(vol), i.ino}]
-	b.mu.Unlock()
-	if n == nil {
-		return nil
-	}
-	if b.commitCount.Load() == before {
-		n.mu.Lock()
-		n.applyDirty(i)
-		n.mu.Unlock()
-		if b.commitCount.Load() == before {
-			return nil
+// readInode reads the inode's row, with what this process has written and not committed laid
+// over it. If a flush ended in between, its bytes may be in neither, and the row is read again.
+func (o *openInode) readInode(ctx context.Context) (inode, error) {
+	vol := []byte(o.key.vol)
+	for {
+		var row inode
+		var found bool
+		o.mu.Lock()
+		epoch := o.epoch
+		o.mu.Unlock()
+		err := o.fs.b.ns.db.runQueries(ctx, selectOne(&found, row.scanDest(), `SELECT `+inodeCols+` FROM inodes i JOIN volumes v ON v.id = i.vol
+		WHERE v.org = $1 AND i.vol = $2 AND i.ino = $3 AND v.state <> 'removing'`, o.fs.b.org, vol, o.key.ino))
+		if err != nil {
+			return row, err
+		}
+		if !found {
+			return row, o.fs.b.missingInodeError(ctx, vol)
+		}
+		o.mu.Lock()
+		unchanged := o.epoch == epoch
+		o.applyDirty(&row)
+		o.mu.Unlock()
+		if unchanged {
+			return row, nil
 		}
 	}
-	now, err := n.readInode(ctx)
-	if errors.Is(err, driver.ErrNotExist) {
-		return nil // removed since: i is as it was
-	}
-	if err == nil {
-		*i = now
-	}
-	return err
 }
 
-// applyDirty is overlay for one node. The caller holds mu.
-func (n *openInode) applyDirty(i *inode) {
-	if len(n.dirty) == 0 && len(n.flushing) == 0 {
-		return
+// missingInodeError returns ErrNotFound if the volume was removed, otherwise ErrNotExist: the
+// file was.
+func (b *Backend) missingInodeError(ctx context.Context, vol []byte) error {
+	if _, err := b.getVolume(ctx, driver.ByID(formatID(vol))); err != nil {
+		return err
 	}
-	i.size = max(i.size, n.dirty.end(), n.flushing.end())
-	i.mtime = n.dirtyMtime
-	i.ctime = max(i.ctime, n.dirtyMtime)
-}
-
-// acquireDirtyInodes returns the open files of a volume, or of all when vol is nil, that hold
-// what is not committed, each held by one more reference.
-func (b *Backend) acquireDirtyInodes(vol []byte) []*openInode {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var list []*openInode
-	for key, n := range b.openInodes {
-		if (vol == nil || key.vol == string(vol)) && n.isDirty() {
-			n.refCount++
-			list = append(list, n)
-		}
-	}
-	return list
-}
-
-func (n *openInode) isDirty() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return len(n.dirty) > 0 || len(n.flushing) > 0
-}
-
-func (b *Backend) hasDirtyInodes(vol []byte) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for key, n := range b.openInodes {
-		if key.vol == string(vol) && n.isDirty() {
-			return true
-		}
-	}
-	return false
-}
-
-// tryFlushVolume commits what this process has written by handle, so that what is read
-// from the database next has it. What cannot be committed is an error of its own
-// handle's Sync and Close, not of whoever looks at the volume.
-func (b *Backend) tryFlushVolume(ctx context.Context, vol []byte) error {
-	if err := b.syncVolume(ctx, vol); err != nil {
-		b.ns.log.WarnContext(ctx, "what was written by handle cannot be committed yet", "error", err)
-	}
-	return ctx.Err()
-}
-
-// syncVolume is tryFlushVolume for who must know that all was committed.
-func (b *Backend) syncVolume(ctx context.Context, vol []byte) error {
-	var errs []error
-	for _, n := range b.acquireDirtyInodes(vol) {
-		if err := n.flushDirty(ctx); err != nil && !errors.Is(err, driver.ErrNotFound) && !errors.Is(err, driver.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		errs = append(errs, b.releaseInode(ctx, n))
-	}
-	return errors.Join(errs...)
-}
-
-// discardVolumeDirty forgets what was written to a volume that has been removed.
-func (b *Backend) discardVolumeDirty(vol []byte) {
-	for _, n := range b.acquireDirtyInodes(vol) {
-		n.discardDirty(driver.ErrNotFound)
-		_ = b.releaseInode(context.Background(), n)
-	}
+	return driver.Errorf(driver.ErrNotExist, "the file was removed")
 }

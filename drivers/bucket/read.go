@@ -77,15 +77,15 @@ const selectFile = `SELECT i.size AS pos, 0, CAST(NULL AS {bytes}), 0, 0, CAST(N
 
 // loadWindow reads the file's size and its extents from off on. current reports that nothing was
 // committed and no later load was answered in between.
-func (n *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, current bool, err error) {
-	n.mu.Lock()
-	epoch := n.epoch
-	n.loadsStarted++
-	turn := n.loadsStarted
-	n.mu.Unlock()
+func (o *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, current bool, err error) {
+	o.mu.Lock()
+	epoch := o.epoch
+	o.loadsStarted++
+	turn := o.loadsStarted
+	o.mu.Unlock()
 	var list []extent
-	b, vol := n.fs.b, []byte(n.key.vol)
-	err = b.ns.db.runQueries(ctx, selectAll(&list, (*extent).scanDest, selectFile, b.org, vol, n.key.ino, off-chunkSize, off, windowRows))
+	b, vol := o.fs.b, []byte(o.key.vol)
+	err = b.ns.db.runQueries(ctx, selectAll(&list, (*extent).scanDest, selectFile, b.org, vol, o.key.ino, off-chunkSize, off, windowRows))
 	if err != nil {
 		return extentWindow{}, false, err
 	}
@@ -97,13 +97,13 @@ func (n *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, 
 	list = slices.Delete(list, at, at+1)
 	slices.SortFunc(list, func(x, y extent) int { return cmp.Compare(x.pos, y.pos) })
 	w = newWindow(off, list, epoch)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.epoch != epoch || turn <= n.lastLoadKept {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.epoch != epoch || turn <= o.lastLoadKept {
 		return extentWindow{}, false, nil
 	}
-	n.size, n.lastLoadKept = size, turn
-	n.cacheWindow(w)
+	o.size, o.lastLoadKept = size, turn
+	o.cacheWindow(w)
 	return w, true, nil
 }
 
@@ -128,40 +128,40 @@ func newWindow(off int64, list []extent, epoch int64) extentWindow {
 }
 
 // cacheWindow keeps a window for later reads, if there is memory for it. The caller holds mu.
-func (n *openInode) cacheWindow(w extentWindow) {
-	n.evictWindow()
-	if m := n.fs.b.memory; m != nil {
+func (o *openInode) cacheWindow(w extentWindow) {
+	o.evictWindow()
+	if m := o.fs.b.memory; m != nil {
 		full := m.Windows.Load()+w.memory > m.Part(windowMemoryPart)
-		if n.closed || full && w.memory > smallWindow || !m.Try(budget.Buffer, w.memory) {
+		if o.closed || full && w.memory > smallWindow || !m.Try(budget.Buffer, w.memory) {
 			return
 		}
 		m.Windows.Add(w.memory)
 	}
-	n.window = w
+	o.window = w
 }
 
 // evictWindow gives up the window. The caller holds mu.
-func (n *openInode) evictWindow() {
-	if m := n.fs.b.memory; m != nil {
-		m.Windows.Add(-n.window.memory)
-		m.Release(n.window.memory)
+func (o *openInode) evictWindow() {
+	if m := o.fs.b.memory; m != nil {
+		m.Windows.Add(-o.window.memory)
+		m.Release(o.window.memory)
 	}
-	n.window = extentWindow{}
+	o.window = extentWindow{}
 }
 
 // windowAt returns a window that begins at off or before it.
-func (n *openInode) windowAt(ctx context.Context, off int64) (extentWindow, error) {
+func (o *openInode) windowAt(ctx context.Context, off int64) (extentWindow, error) {
 	for {
-		n.mu.Lock()
-		w, epoch := n.window, n.epoch
-		n.mu.Unlock()
+		o.mu.Lock()
+		w, epoch := o.window, o.epoch
+		o.mu.Unlock()
 		if w.epoch == epoch && len(w.list) > 0 && w.lo <= off && off < w.hi {
 			return w, nil
 		}
 		if w.epoch == epoch && len(w.list) == 0 && w.hi > 0 && w.lo <= off {
 			return w, nil // nothing but a hole from there on
 		}
-		w, current, err := n.loadWindow(ctx, off)
+		w, current, err := o.loadWindow(ctx, off)
 		if current || err != nil {
 			return w, err
 		}
@@ -190,21 +190,21 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 
 // readWithinWindow reads up to the end of what one window knows.
 func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int, error) {
-	n := h.inode
+	o := h.inode
 	for tries := 0; ; tries++ {
-		w, err := n.windowAt(ctx, off)
+		w, err := o.windowAt(ctx, off)
 		if err != nil {
 			return 0, err
 		}
-		n.mu.Lock()
-		if n.epoch != w.epoch {
-			n.mu.Unlock()
+		o.mu.Lock()
+		if o.epoch != w.epoch {
+			o.mu.Unlock()
 			continue // committed in between: what is laid over it below has gone into it
 		}
-		size := max(n.size, n.dirty.end(), n.flushing.end())
+		size := max(o.size, o.dirty.end(), o.flushing.end())
 		p := p[:max(0, min(int64(len(p)), size-off, w.hi-off))]
-		over := n.copyDirtyWithin(p, off)
-		n.mu.Unlock()
+		over := o.copyDirtyWithin(p, off)
+		o.mu.Unlock()
 		if len(p) == 0 {
 			return 0, io.EOF
 		}
@@ -212,13 +212,13 @@ func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int
 		err = h.ahead.readThrough(ctx, h, w, p, off, size)
 		if errors.Is(err, fs.ErrNotExist) && tries < 3 {
 			// Removed or rewritten on another host for longer than the grace time.
-			n.recordCommit(n.committedSize())
+			o.recordCommit(o.committedSize())
 			continue
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			// Not that the file does not exist: its bytes are lost.
 			err = &driver.Fault{Part: driver.Storage, Kind: driver.ErrCorrupt, Err: errors.New(err.Error())}
-			if away := n.fs.b.ns.blobs.Ping(ctx); away != nil {
+			if away := o.fs.b.ns.blobs.Ping(ctx); away != nil {
 				err = away
 			}
 		}
@@ -232,17 +232,17 @@ func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int
 	}
 }
 
-func (n *openInode) committedSize() int64 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.size
+func (o *openInode) committedSize() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.size
 }
 
 // copyDirtyWithin returns copies of what was written in the range of p and is not committed. The
 // caller holds mu.
-func (n *openInode) copyDirtyWithin(p []byte, off int64) dirtyRanges {
+func (o *openInode) copyDirtyWithin(p []byte, off int64) dirtyRanges {
 	var out dirtyRanges
-	for _, ranges := range []dirtyRanges{n.flushing, n.dirty} {
+	for _, ranges := range []dirtyRanges{o.flushing, o.dirty} {
 		for _, x := range ranges[ranges.firstEndingAfter(off):] {
 			if x.pos >= off+int64(len(p)) {
 				break

@@ -9,42 +9,44 @@ import (
 )
 
 const (
-	// firstReadAhead is what is fetched ahead when reading has only begun to be sequential.
+	// firstReadAhead is how many bytes are prefetched when reads have just become sequential.
+	// It doubles with each read.
 	firstReadAhead = 512 << 10
-	// maxReadAheadTotal is how much all handles of a namespace hold of what they fetched ahead.
+	// maxReadAheadTotal bounds the bytes that all handles of a namespace hold prefetched.
 	maxReadAheadTotal = 512 << 20
 )
 
-// readAhead fetches what a handle is going to ask for next.
+// readAhead prefetches, while a handle is read sequentially, what it will read next.
 type readAhead struct {
 	mu      sync.Mutex  // guards what follows
-	next    int64       // where a sequential read goes on
-	width   int64       // how far ahead is fetched, in bytes
-	fetches []*prefetch // in order of the file
-	stopped bool
+	next    int64       // offset at which a sequential read goes on
+	width   int64       // how many bytes beyond a read are prefetched
+	fetches []*prefetch // in ascending order, not overlapping
+	stopped bool        // the handle is closed: nothing more is prefetched
 }
 
-// prefetch is a range that is being fetched, or has been.
+// prefetch is a range of the file that is being fetched, or was. Its goroutine, the list and
+// each read that uses it hold a reference; the last one released returns the buffer.
 type prefetch struct {
 	pos        int64
 	data       []byte
-	epoch      int64
-	done       chan struct{}
-	err        error // set when done is closed
+	epoch      int64         // of the file's chunks that it reads
+	done       chan struct{} // closed when data, or err, is set
+	err        error         // valid once done is closed
 	cancel     context.CancelFunc
-	budgetUsed *atomic.Int64 // bytes of all fetches of the namespace
-	share      *budget.Share // where the buffer counts
-	// refCount are those that may still touch data: what fetches it, the list, and reads.
-	// The last one gives it back. Guarded by readAhead.mu.
+	budgetUsed *atomic.Int64 // bytes of all prefetches of the namespace
+	share      *budget.Share // the memory budget that the buffer counts against
+	// refCount is guarded by readAhead.mu.
 	refCount int
 }
 
-// buffers are of chunkSize, for reading ahead and for uploads. A new one for each range
-// would be cleared first, which is a fifth of the work of reading a long file, and would
-// take as much memory again until it is collected.
+// buffers holds buffers of chunkSize, for prefetches and uploads. A new one for each range
+// would have to be zeroed, a fifth of the time it takes to read a long file, and would double
+// the memory until it is collected.
 var buffers = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 
-// fetchBufferSize is the size of the buffer for a fetch of n bytes.
+// fetchBufferSize returns the size of the buffer for a prefetch of n bytes: beyond half a
+// chunk it is a pooled one.
 func fetchBufferSize(n int64) int64 {
 	if n > chunkSize/2 {
 		return chunkSize
@@ -52,6 +54,8 @@ func fetchBufferSize(n int64) int64 {
 	return n
 }
 
+// newPrefetch returns a prefetch with a reference for the list and one for the goroutine. The
+// caller has reserved n bytes of budgetUsed and the buffer of share.
 func newPrefetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int64, share *budget.Share) *prefetch {
 	f := &prefetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, refCount: 2, budgetUsed: all, share: share}
 	if fetchBufferSize(n) == chunkSize {
@@ -62,7 +66,7 @@ func newPrefetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int
 	return f
 }
 
-// unref notes that a user of f is done with it. The caller holds readAhead.mu.
+// unref releases a reference. The caller holds readAhead.mu.
 func (f *prefetch) unref() {
 	if f.refCount--; f.refCount > 0 {
 		return
@@ -74,7 +78,8 @@ func (f *prefetch) unref() {
 	}
 }
 
-// evict is for what is taken off the list. The caller holds readAhead.mu.
+// evict cancels a prefetch and releases the list's reference. The caller takes it off the
+// list, and holds readAhead.mu.
 func (f *prefetch) evict() {
 	f.cancel()
 	f.unref()
@@ -82,7 +87,8 @@ func (f *prefetch) evict() {
 
 func (f *prefetch) end() int64 { return f.pos + int64(len(f.data)) }
 
-// readThrough fills p, which is cleared, with what the window's extents have from off on.
+// readThrough fills p with the bytes that the window's extents have from off on, prefetched or
+// not. p is zeroed: holes stay zero. The window covers p.
 func (a *readAhead) readThrough(ctx context.Context, h *handle, w extentWindow, p []byte, off, size int64) error {
 	list := a.planPrefetch(h, w, off, int64(len(p)), size)
 	defer a.releaseFetches(list)
@@ -101,8 +107,8 @@ func (a *readAhead) readThrough(ctx context.Context, h *handle, w extentWindow, 
 	return nil
 }
 
-// copyOrRead reads from what is being fetched if it has the first byte, and by itself
-// otherwise.
+// copyOrRead copies bytes of an extent from the prefetch that has the byte at pos, or reads
+// them itself. It returns how many it got, at least one.
 func (a *readAhead) copyOrRead(ctx context.Context, h *handle, list []*prefetch, x *extent, p []byte, pos int64) (int64, error) {
 	for _, f := range list {
 		if pos < f.pos {
@@ -119,26 +125,27 @@ func (a *readAhead) copyOrRead(ctx context.Context, h *handle, list []*prefetch,
 		}
 		if f.err != nil {
 			a.evictFailed(f)
-			break // it is read below, and fails there if it must
+			break // read it below; if that fails too, the error is returned
 		}
 		return int64(copy(p, f.data[pos-f.pos:])), nil
 	}
-	p = p[:min(int64(len(p)), chunkSize-sumSize)] // aligned outwards it is no more than a blob
+	p = p[:min(int64(len(p)), chunkSize-sumSize)] // aligned to checksums it is at most chunkSize
 	return int64(len(p)), h.b.readBlobRange(ctx, x, p, x.blobPos+pos-x.pos)
 }
 
-// planPrefetch notes a read and returns the fetches that may have its bytes, having begun those
-// that follow.
+// planPrefetch notes a read of n bytes, and starts the prefetches of what follows if reads are
+// sequential. It returns those that may have bytes of this read; the caller releases them.
 func (a *readAhead) planPrefetch(h *handle, w extentWindow, off, n, size int64) []*prefetch {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// Not strictly: two goroutines that read one file may overtake each other.
+	// A read up to a chunk before next still counts: two goroutines that read one file may
+	// overtake each other.
 	sequential := off >= a.next-chunkSize && off <= a.next && (off > 0 || n >= firstReadAhead/2) && a.next > 0 || off == 0 && n >= firstReadAhead/2
 	a.next = max(off+n, min(a.next, off+n+chunkSize))
 	if !sequential || a.stopped {
 		if off != 0 {
 			a.width = 0
-			a.evictAll() // what was fetched ahead is not wanted after all
+			a.evictAll()
 		}
 		return a.acquireFetches(w.epoch)
 	}
@@ -157,7 +164,7 @@ func (a *readAhead) planPrefetch(h *handle, w extentWindow, off, n, size int64) 
 	return a.acquireFetches(w.epoch)
 }
 
-// acquireFetches returns the fetches of an epoch, for a caller that leaves them. It holds mu.
+// acquireFetches takes a reference on each prefetch of an epoch. The caller holds mu.
 func (a *readAhead) acquireFetches(epoch int64) []*prefetch {
 	var list []*prefetch
 	for _, f := range a.fetches {
@@ -169,7 +176,7 @@ func (a *readAhead) acquireFetches(epoch int64) []*prefetch {
 	return list
 }
 
-// releaseFetches ends the use of fetches that of returned.
+// releaseFetches releases the references that acquireFetches took.
 func (a *readAhead) releaseFetches(list []*prefetch) {
 	if len(list) == 0 {
 		return
@@ -181,7 +188,8 @@ func (a *readAhead) releaseFetches(list []*prefetch) {
 	}
 }
 
-// startFetches starts fetches so that [off, end) is on its way. The caller holds mu.
+// startFetches starts prefetches of the extents in [off, end), behind those that are under
+// way, as far as the bounds on number and memory allow. The caller holds mu.
 func (a *readAhead) startFetches(h *handle, w extentWindow, off, end int64) {
 	at := off
 	if len(a.fetches) > 0 {
@@ -196,7 +204,7 @@ func (a *readAhead) startFetches(h *handle, w extentWindow, off, end int64) {
 			return
 		}
 		lo := max(at, x.pos)
-		// To the extent's end, once this is a long read: blobs are meant to be read whole.
+		// A long read fetches to the end of the extent: one request for a whole blob.
 		hi := x.pos + x.len
 		if a.width < chunkSize {
 			hi = min(hi, max(end, lo+firstReadAhead))
@@ -223,7 +231,7 @@ func (a *readAhead) startFetches(h *handle, w extentWindow, off, end int64) {
 	}
 }
 
-// evictFailed forgets a fetch that failed.
+// evictFailed takes a prefetch that failed off the list.
 func (a *readAhead) evictFailed(bad *prefetch) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -236,7 +244,7 @@ func (a *readAhead) evictFailed(bad *prefetch) {
 	}
 }
 
-// stopPrefetching ends what is being fetched.
+// stopPrefetching cancels all prefetches and starts no more.
 func (a *readAhead) stopPrefetching() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -244,7 +252,7 @@ func (a *readAhead) stopPrefetching() {
 	a.evictAll()
 }
 
-// evictAll forgets all fetches. The caller holds mu.
+// evictAll cancels all prefetches. The caller holds mu.
 func (a *readAhead) evictAll() {
 	for _, f := range a.fetches {
 		f.evict()

@@ -10,42 +10,44 @@ import (
 // maxLinks is how many symbolic links one path may lead through, as in Linux.
 const maxLinks = 40
 
-// queryRunner runs queries, in a transaction or outside of one.
+// queryRunner runs queries, inside a transaction or outside.
 type queryRunner func(list ...query) error
 
-// resolved is where a path leads: a name in a directory, and what is there.
+// resolved is where a path leads: a name in a directory, and what it names.
 type resolved struct {
 	parent inode
 	name   string
-	node   *inode // nil: nothing is there
-	// missingDirs are directories between parent and name that are still to be made.
+	node   *inode // the named inode; nil: nothing is there
+	// missingDirs are the directories between parent and name that do not exist yet.
 	missingDirs []string
-	// ancestors are the inodes of the directories from the root down to parent.
+	// ancestors are the inode numbers of the directories from the root down to parent.
 	ancestors []int64
 }
 
 // resolveMode says how the last element of a path is treated, and missing ones before it.
 type resolveMode struct {
-	followLast          bool // a symbolic link is followed
-	allowMissingParents bool // missing parents are what place.missing is for
+	followLast          bool // follow a symbolic link that is the last element
+	allowMissingParents bool // return missing parents in missingDirs, instead of ErrNotExist
 }
 
-// pathWalker resolves paths of one volume. No path leads out of it: "..", where links
-// have it, ends at the root with an error, and so do absolute targets.
+// pathWalker resolves paths within one volume. No path leads out of it: ".." above the root,
+// which only a symbolic link can have, and absolute link targets are errors.
 type pathWalker struct {
 	vol        []byte
 	run        queryRunner
-	lookupPath func(run queryRunner, vol []byte, from int64, names []string) ([]inode, error)
-	// prefetched has chains from the root that were asked for beforehand, by path.
+	lookupPath func(run queryRunner, vol []byte, from int64, names []string) ([]inode, error) // of the database
+	// prefetched has the inodes along paths from the root that were looked up before, by
+	// path.
 	prefetched map[string][]inode
 }
 
 // pathElem is one element of a path that is still to be walked.
 type pathElem struct {
 	name     string
-	fromLink bool // it came out of a symbolic link
+	fromLink bool // it comes from the target of a symbolic link
 }
 
+// splitPath splits a path into elements. "." and empty ones are left out.
 func splitPath(path string, link bool) []pathElem {
 	var list []pathElem
 	for e := range strings.SplitSeq(path, "/") {
@@ -56,7 +58,8 @@ func splitPath(path string, link bool) []pathElem {
 	return list
 }
 
-// resolve finds where path leads. The path is in the form that drivers get.
+// resolve finds where a path leads. The path is clean, as driver.CleanPath returns it. It
+// looks up as many elements at once as it can: until a symbolic link or "..".
 func (walker *pathWalker) resolve(path string, mode resolveMode) (resolved, error) {
 	todo := splitPath(path, false)
 	first, err := walker.lookupElems(rootIno, path, todo)
@@ -64,7 +67,7 @@ func (walker *pathWalker) resolve(path string, mode resolveMode) (resolved, erro
 		return resolved{}, err
 	}
 	if len(first) == 0 {
-		return resolved{}, driver.ErrNotFound // no root: the volume is being removed
+		return resolved{}, driver.ErrNotFound // without a root the volume is being removed
 	}
 	dirs := []inode{first[0]}
 	got := first[1:]
@@ -85,7 +88,7 @@ func (walker *pathWalker) resolve(path string, mode resolveMode) (resolved, erro
 			if got, err = walker.lookupElems(dirs[len(dirs)-1].ino, "", todo); err != nil {
 				return resolved{}, err
 			}
-			if len(got) == 0 { // gone meanwhile
+			if len(got) == 0 { // the directory was removed since
 				return resolved{}, driver.ErrNotExist
 			}
 			got = got[1:]
@@ -109,26 +112,29 @@ func (walker *pathWalker) resolve(path string, mode resolveMode) (resolved, erro
 		case last:
 			return resolvedAt(dirs, s.name, &n), nil
 		case n.isDir():
-			// No more of got, and another name to come: the chain ended there, for it is missing.
+			// If got is empty now, the lookup ended here: the next element is missing.
 			dirs = append(dirs, n)
 		default:
 			return resolved{}, driver.ErrNotDir
 		}
 	}
-	// The root, or what a link with dots at its end leads to.
+	// The path is the root, or ends with a link whose target ends with dots.
 	top := dirs[len(dirs)-1]
 	return resolved{parent: top, node: &top, ancestors: inodeNumbers(dirs)}, nil
 }
 
+// pathEscapeError is the error for a path that leads out of the volume.
 func pathEscapeError(path string) error {
 	return driver.Errorf(driver.ErrPathEscape, "%q leads through a symbolic link out of the volume", path)
 }
 
+// resolvedAt returns the name in the last of dirs as the result.
 func resolvedAt(dirs []inode, name string, n *inode) resolved {
 	return resolved{parent: dirs[len(dirs)-1], name: name, node: n, ancestors: inodeNumbers(dirs)}
 }
 
-// resolveMissing is what resolve returns when the next step leads nowhere.
+// resolveMissing returns the result of resolve if the next element does not exist. Missing
+// parents must be plain names of the path itself, not of a link.
 func resolveMissing(dirs []inode, todo []pathElem, mode resolveMode) (resolved, error) {
 	if len(todo) == 1 {
 		return resolvedAt(dirs, todo[0].name, nil), nil
@@ -146,6 +152,7 @@ func resolveMissing(dirs []inode, todo []pathElem, mode resolveMode) (resolved, 
 	return p, nil
 }
 
+// inodeNumbers returns the inode numbers of directories.
 func inodeNumbers(dirs []inode) []int64 {
 	list := make([]int64, len(dirs))
 	for i, d := range dirs {
@@ -154,8 +161,8 @@ func inodeNumbers(dirs []inode) []int64 {
 	return list
 }
 
-// lookupElems returns the inode of a directory and of what lies along the next steps, as
-// far as there is something and the steps are names.
+// lookupElems returns the inode of a directory, and those along the next elements, up to the
+// first that is missing, is no directory, or is "..".
 func (walker *pathWalker) lookupElems(ino int64, path string, todo []pathElem) ([]inode, error) {
 	if path != "" && ino == rootIno {
 		if c, ok := walker.prefetched[path]; ok {

@@ -19,20 +19,21 @@ type volumeFS struct {
 	b           *Backend
 	vol         []byte
 	opts        driver.FSOptions
-	attachment  []byte       // the attachment under which files are changed; nil: none
-	maintenance bool         // of maintenance, which an exclusive writer does not keep out
-	quotaHint   atomic.Int64 // the quota as this process last saw it; commits look themselves
+	attachment  []byte       // id of the attachment under which files are changed; nil: none
+	maintenance bool         // an exclusive writer does not exclude it
+	quotaHint   atomic.Int64 // the quota as this process last saw it, in bytes; transactions read it themselves
 
 	mu     sync.Mutex // guards closed
 	closed bool
 }
 
-// maintenanceFS is an FS of maintenance: it is under nobody's rights, and in nobody's way.
+// maintenanceFS returns an FS for background work: no rights apply to it, and it is not
+// registered.
 func (b *Backend) maintenanceFS(vol []byte) *volumeFS {
 	return &volumeFS{b: b, vol: vol, maintenance: true}
 }
 
-// openVolumeFS is OpenFS for the package itself.
+// openVolumeFS is OpenFS without timing.
 func (b *Backend) openVolumeFS(ctx context.Context, id string, opts driver.FSOptions) (*volumeFS, error) {
 	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
@@ -55,7 +56,8 @@ func (b *Backend) openVolumeFS(ctx context.Context, id string, opts driver.FSOpt
 	return f, nil
 }
 
-// findWriterAttachment checks that an attachment lives and is for writing to the volume.
+// findWriterAttachment returns the id of an attachment if it is alive and may write to the
+// volume.
 func (b *Backend) findWriterAttachment(ctx context.Context, vol []byte, id string) ([]byte, error) {
 	var list []attachment
 	if err := b.ns.db.runQueries(ctx, b.liveAttachmentsQuery(&list, vol)); err != nil {
@@ -75,7 +77,7 @@ func (b *Backend) findWriterAttachment(ctx context.Context, vol []byte, id strin
 
 var errAttachmentEnded = driver.Errorf(driver.ErrClosed, "the attachment has ended; attach again")
 
-// checkOpen begins a call.
+// checkOpen begins each call of an FS.
 func (f *volumeFS) checkOpen(ctx context.Context) error {
 	f.mu.Lock()
 	closed := f.closed
@@ -86,7 +88,7 @@ func (f *volumeFS) checkOpen(ctx context.Context) error {
 	return f.b.checkOpen(ctx)
 }
 
-// checkWritable begins a call that changes something.
+// checkWritable begins each call of an FS that changes something.
 func (f *volumeFS) checkWritable(ctx context.Context) error {
 	if err := f.checkOpen(ctx); err != nil {
 		return err
@@ -94,14 +96,15 @@ func (f *volumeFS) checkWritable(ctx context.Context) error {
 	if !f.opts.ReadOnly {
 		return nil
 	}
-	// A volume that is gone says so, also to who may not change it.
+	// ErrNotFound comes before ErrReadOnly.
 	if _, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol))); err != nil {
 		return err
 	}
 	return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
 }
 
-// resolvePath resolves a path outside of a transaction.
+// resolvePath resolves a path outside a transaction. The node that it finds has this process's
+// dirty size and times.
 func (f *volumeFS) resolvePath(ctx context.Context, path string, mode resolveMode) (resolved, error) {
 	if err := f.checkOpen(ctx); err != nil {
 		return resolved{}, err
@@ -109,6 +112,7 @@ func (f *volumeFS) resolvePath(ctx context.Context, path string, mode resolveMod
 	return f.b.resolvePath(ctx, f.vol, path, mode)
 }
 
+// resolvePath is resolvePath of an FS, by the volume's id.
 func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode resolveMode) (resolved, error) {
 	db := b.ns.db
 	before := b.commitCount.Load()
@@ -136,7 +140,7 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 	return p, err
 }
 
-// mustResolve is look where something must be.
+// mustResolve is resolvePath with ErrNotExist if nothing is there.
 func (f *volumeFS) mustResolve(ctx context.Context, path string, mode resolveMode) (resolved, error) {
 	p, err := f.resolvePath(ctx, path, mode)
 	if err == nil && p.node == nil {
@@ -145,7 +149,7 @@ func (f *volumeFS) mustResolve(ctx context.Context, path string, mode resolveMod
 	return p, err
 }
 
-// baseName is path.Base, for functions that have a path of that name.
+// baseName is path.Base, for functions with a parameter called path.
 func baseName(p string) string { return path.Base(p) }
 
 // Stat implements driver.FS.
@@ -158,6 +162,7 @@ func (f *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error)
 	return f.statPath(ctx, path, resolveMode{})
 }
 
+// statPath describes what is at a path.
 func (f *volumeFS) statPath(ctx context.Context, path string, mode resolveMode) (driver.Entry, error) {
 	p, err := f.mustResolve(ctx, path, mode)
 	if err != nil {
@@ -203,7 +208,7 @@ func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rde
 	return f.createUnlessExists(ctx, path, inode{mode: typ | permissionBits(mode), nlink: 1, rdev: int64(rdev)})
 }
 
-// createUnlessExists adds what is not there yet.
+// createUnlessExists creates n at a path, and returns ErrExists if something is there.
 func (f *volumeFS) createUnlessExists(ctx context.Context, path string, n inode) error {
 	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		p, err := tx.walker.resolve(path, resolveMode{})
@@ -322,8 +327,8 @@ func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 	return s, nil
 }
 
-// unlimitedSize is what a volume without a quota says it could grow to: no store tells its
-// size, and programs take this one for plenty.
+// unlimitedSize is what Statfs returns for a volume without a quota, in bytes: blob stores do
+// not tell their free space, and programs take this for plenty.
 const unlimitedSize = 1 << 60
 
 // Sync implements driver.FS.
@@ -334,6 +339,7 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 	return f.syncFiles(ctx)
 }
 
+// syncFiles flushes the files of the volume, and makes them durable if commits were lazy.
 func (f *volumeFS) syncFiles(ctx context.Context) error {
 	if _, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol))); err != nil || f.opts.ReadOnly {
 		return err
@@ -344,8 +350,8 @@ func (f *volumeFS) syncFiles(ctx context.Context) error {
 	return f.b.flushLazyCommits(ctx, f.vol)
 }
 
-// flushLazyCommits makes the lazy commits to a volume durable: the log is synced in order, so one
-// durable commit does it for all before it.
+// flushLazyCommits makes the lazy commits to a volume durable. The database's log is synced in
+// order, so one durable commit covers all before it.
 func (b *Backend) flushLazyCommits(ctx context.Context, vol []byte) error {
 	return b.ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
 		t.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
@@ -360,26 +366,26 @@ func (f *volumeFS) Close() error {
 	}
 	f.b.unregisterCloser(f)
 	if f.b.checkOpen(context.Background()) != nil {
-		return nil // the Backend synced when it was closed
+		return nil // closing the Backend has flushed the files
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	err := f.syncFiles(ctx)
 	if errors.Is(err, driver.ErrNotFound) {
-		return nil // the volume was removed, and what it held with it
+		return nil // the volume was removed
 	}
 	return err
 }
 
-// markClosed closes the FS to further calls; was tells whether it was closed before.
-func (f *volumeFS) markClosed() (was bool) {
+// markClosed closes the FS to further calls, and reports whether it was closed before.
+func (f *volumeFS) markClosed() (closedBefore bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	was, f.closed = f.closed, true
-	return was
+	closedBefore, f.closed = f.closed, true
+	return closedBefore
 }
 
-// closeTimeout bounds calls that take no context.
+// closeTimeout bounds Close, which takes no context.
 const closeTimeout = time.Minute
 
 func (f *volumeFS) closeWithBackend(ctx context.Context) error {

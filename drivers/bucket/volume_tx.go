@@ -10,30 +10,35 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// volumeTx is a transaction on the files of one volume, under the lock of its row.
+// volumeTx is a transaction on the files of one volume, under the lock of the volume's row:
+// transactions on one volume take turns, on all hosts. What it reads runs at once (runQueries);
+// what it changes is queued (queueExec), and sent with the commit in one round trip. So a read
+// does not see what the same transaction has queued.
 type volumeTx struct {
 	sqlTx
 	b           *Backend
 	vol         []byte
-	row         volumeRow
-	now         int64 // the time that files get
-	walker      pathWalker
-	maintenance bool            // by maintenance
-	sizeDelta   int64           // by how much the volume grows, in bytes
-	metaDelta   driver.Metadata // by how much its metadata does
+	row         volumeRow       // the volume's row as it was when it was locked
+	now         int64           // the time of all changes, in nanoseconds since 1970
+	walker      pathWalker      // resolves paths as the transaction sees them
+	maintenance bool            // it is no use of the volume, and ignores fences
+	sizeDelta   int64           // by how much the files of the volume grow, in bytes
+	metaDelta   driver.Metadata // by how much their names, targets and attributes do
 
-	sessionID   []byte          // of this process; nil: none is needed yet
-	pending     *pendingDeletes // inodes whose rows go with the transaction
+	sessionID   []byte          // of this process; nil: it was not needed so far
+	pending     *pendingDeletes // inodes that the transaction deletes
 	newOrphans  []int64         // inodes that lose their last name while they are open here
-	touchedDirs []touchedDir
-	abortErr    error // what keeps the transaction from being committed
+	touchedDirs []touchedDir    // directories whose times and link counts change
+	abortErr    error           // found while queueing: the transaction must not commit
 }
 
-// errNeedSession makes a change begin anew, with a session.
+// errNeedSession restarts a transaction that turns out to need this process's session, since
+// a session cannot be made within a transaction.
 var errNeedSession = errors.New("a session is needed")
 
-// runVolumeTx runs fn in a transaction. paths are those that fn is going to resolve: they
-// are asked for together with the lock.
+// runVolumeTx runs fn in a transaction on the volume, if the FS is open and may write. fn may
+// run several times. paths are those that it resolves: they are looked up in the round trip
+// that takes the lock.
 func (f *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(tx *volumeTx) error) error {
 	if err := f.checkWritable(ctx); err != nil {
 		return err
@@ -41,15 +46,17 @@ func (f *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(tx *
 	return f.b.runVolumeTx(ctx, f, paths, fn)
 }
 
-// runVolumeTx is that of an FS, which may be closed. It is what handles use.
+// runVolumeTx is runVolumeTx of an FS that may be closed: handles outlive their FS. It runs fn
+// again with a session if fn needs one. After the commit, files that have lost their last name
+// while they were open here are left to their last handle.
 func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, fn func(tx *volumeTx) error) error {
 	var session []byte
-	marks := pendingDeletes{b: b, vol: f.vol}
-	defer marks.unblockOpeners()
+	pending := pendingDeletes{b: b, vol: f.vol}
+	defer pending.unblockOpeners()
 	for {
 		var orphans []int64
 		err := b.ns.db.runTx(ctx, f.vol, f.opts.Batch, func(t sqlTx) error {
-			tx := &volumeTx{sqlTx: t, b: b, vol: f.vol, now: time.Now().UnixNano(), sessionID: session, pending: &marks}
+			tx := &volumeTx{sqlTx: t, b: b, vol: f.vol, now: time.Now().UnixNano(), sessionID: session, pending: &pending}
 			err := tx.lockAndAuthorize(f, paths)
 			if err == nil {
 				err = fn(tx)
@@ -59,7 +66,7 @@ func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, 
 			}
 			f.quotaHint.Store(tx.row.quota)
 			orphans = tx.newOrphans
-			return tx.prepareCommit()
+			return tx.queueVolumeUpdate()
 		})
 		switch {
 		case errors.Is(err, errNeedSession):
@@ -69,7 +76,8 @@ func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, 
 			continue
 		case b.ns.db.isForeignKeyViolation(err):
 			b.ns.reserves.invalidate(b.org)
-			return driver.Errorf(driver.ErrCorrupt, "bytes that were written have been swept away meanwhile: the write took longer than the grace time")
+			// The foreign key of a chunk: the sweeper has taken its blob.
+			return driver.Errorf(driver.ErrCorrupt, "the written bytes were garbage collected before they were committed: the write took longer than the grace time; write again, or set a longer grace time")
 		case err != nil:
 			return err
 		}
@@ -77,7 +85,8 @@ func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, 
 	}
 }
 
-// lockAndAuthorize locks the volume and checks that this FS may change it.
+// lockAndAuthorize locks the volume's row, looks paths up, and checks that f may change the
+// volume: it exists, f's attachment is alive, and no other attachment is the exclusive writer.
 func (tx *volumeTx) lockAndAuthorize(f *volumeFS, paths []string) error {
 	tx.walker = pathWalker{vol: tx.vol, run: tx.runQueries, lookupPath: tx.b.ns.db.lookupPath, prefetched: map[string][]inode{}}
 	tx.maintenance = f.maintenance
@@ -112,7 +121,8 @@ func (tx *volumeTx) lockAndAuthorize(f *volumeFS, paths []string) error {
 	return nil
 }
 
-// checkFence is for who is not the exclusive writer of the volume.
+// checkFence is called if the volume has an exclusive writer other than this FS. It returns
+// ErrInUse naming the writer, or clears the fence if that writer's session has ended.
 func (tx *volumeTx) checkFence() error {
 	var list []attachment
 	if err := tx.runQueries(tx.b.liveAttachmentsQuery(&list, tx.vol)); err != nil {
@@ -123,15 +133,12 @@ func (tx *volumeTx) checkFence() error {
 			return a.inUseError()
 		}
 	}
-	tx.queueExec(`UPDATE volumes SET writer = NULL WHERE org = $1 AND id = $2`, tx.b.org, tx.vol) // it died
+	tx.queueExec(`UPDATE volumes SET writer = NULL WHERE org = $1 AND id = $2`, tx.b.org, tx.vol)
 	return nil
 }
 
-// prepareCommit checks the quota and writes the volume's row.
-func (tx *volumeTx) prepareCommit() error {
-	if tx.abortErr != nil {
-		return tx.abortErr
-	}
+// checkQuota fails if the volume would hold more bytes or metadata than it may.
+func (tx *volumeTx) checkQuota() error {
 	if tx.sizeDelta > 0 && tx.row.quota == 0 && tx.sizeDelta > math.MaxInt64-tx.row.used {
 		return driver.Errorf(driver.ErrQuota, "the files of a volume may have %d bytes together", int64(math.MaxInt64))
 	}
@@ -139,7 +146,17 @@ func (tx *volumeTx) prepareCommit() error {
 		return driver.Errorf(driver.ErrQuota, "%d bytes more, and the volume would hold more than its quota of %v; %v are free",
 			tx.sizeDelta, driver.Size(tx.row.quota), driver.Size(max(0, tx.row.quota-tx.row.used)))
 	}
-	if err := driver.MetadataBounds(driver.Size(tx.row.quota)).Admit(tx.row.storedMetadata(), tx.metaDelta); err != nil {
+	return driver.MetadataBounds(driver.Size(tx.row.quota)).Admit(tx.row.storedMetadata(), tx.metaDelta)
+}
+
+// queueVolumeUpdate is the last step before the commit: it checks the quota, and queues the
+// updates of the directories that changed and of the volume's row. Everything else was queued
+// before.
+func (tx *volumeTx) queueVolumeUpdate() error {
+	if tx.abortErr != nil {
+		return tx.abortErr
+	}
+	if err := tx.checkQuota(); err != nil {
 		return err
 	}
 	for _, d := range tx.touchedDirs {
@@ -147,14 +164,14 @@ func (tx *volumeTx) prepareCommit() error {
 	}
 	used := ", " + usedNow
 	if tx.maintenance {
-		used = "" // maintenance is no use
+		used = ""
 	}
 	tx.queueExec(`UPDATE volumes SET used = used + $3, entries = entries + $4, metadata = metadata + $5, next_ino = $6, generation = generation + 1`+used+`
 		WHERE org = $1 AND id = $2`, tx.b.org, tx.vol, tx.sizeDelta, tx.metaDelta.Entries, tx.metaDelta.Bytes, tx.row.nextIno)
 	return nil
 }
 
-// mustResolve resolves a path where something must be.
+// mustResolve resolves a path, and returns ErrNotExist if nothing is there.
 func (tx *volumeTx) mustResolve(path string, mode resolveMode) (resolved, error) {
 	p, err := tx.walker.resolve(path, mode)
 	if err == nil && p.node == nil {
@@ -163,25 +180,26 @@ func (tx *volumeTx) mustResolve(path string, mode resolveMode) (resolved, error)
 	return p, err
 }
 
-// allocateInodeNumber returns the number of a new inode. Numbers are never used again.
+// allocateInodeNumber returns the number of a new inode. Numbers are never reused.
 func (tx *volumeTx) allocateInodeNumber() int64 {
 	tx.row.nextIno++
 	return tx.row.nextIno - 1
 }
 
+// queueInodeInsert queues the insertion of an inode's row.
 func queueInodeInsert(t sqlTx, vol []byte, n *inode) {
 	t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
 		vol, n.ino, n.mode, n.uid, n.gid, n.nlink, n.size, n.alloc, n.atime, n.mtime, n.ctime, n.rdev, nullIfNil(n.target), n.xattrs)
 }
 
-// insertInode makes the row of n.
+// insertInode queues the insertion of n, and counts its metadata.
 func (tx *volumeTx) insertInode(n *inode) {
 	queueInodeInsert(tx, tx.vol, n)
 	tx.metaDelta = tx.metaDelta.Plus(n.ownMetadata())
 }
 
-// createInode makes n, as a new inode of this moment, under a name that is free.
+// createInode creates n, with a new number and the times of now, under a name that is free.
 func (tx *volumeTx) createInode(dir *inode, name string, n *inode) {
 	n.ino = tx.allocateInodeNumber()
 	n.atime, n.mtime, n.ctime = tx.now, tx.now, tx.now
@@ -193,7 +211,7 @@ func (tx *volumeTx) createInode(dir *inode, name string, n *inode) {
 	tx.addDirent(dir, name, n.ino, sub)
 }
 
-// addDirent adds a directory entry; subdirs is 1 when it is for a directory.
+// addDirent adds a directory entry for an inode; subdirs is 1 if that is a directory, else 0.
 func (tx *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
 	if name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00") {
 		tx.abortErr = driver.Errorf(driver.ErrInvalid, "%q is no name of a file", name)
@@ -203,8 +221,8 @@ func (tx *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
 	tx.touchDirectory(dir.ino, subdirs)
 }
 
-// touchDirectory notes that a directory's entries have changed, and by how much the number of
-// directories among them.
+// touchDirectory notes that entries of a directory change, and by how much the number of
+// subdirectories does, which its link count includes.
 func (tx *volumeTx) touchDirectory(ino, subdirs int64) {
 	for i := range tx.touchedDirs {
 		if tx.touchedDirs[i].ino == ino {
@@ -215,10 +233,11 @@ func (tx *volumeTx) touchDirectory(ino, subdirs int64) {
 	tx.touchedDirs = append(tx.touchedDirs, touchedDir{ino, subdirs})
 }
 
-// touchedDir is a directory whose entries have changed.
+// touchedDir is a directory whose entries a transaction changes.
 type touchedDir struct{ ino, subdirs int64 }
 
-// makeMissingParents makes the directories that are missing and returns the last one.
+// makeMissingParents creates the directories that are missing on the way to p, and returns the
+// directory of its last name.
 func (tx *volumeTx) makeMissingParents(p *resolved, perm int64) *inode {
 	dir := &p.parent
 	for _, name := range p.missingDirs {
@@ -229,7 +248,7 @@ func (tx *volumeTx) makeMissingParents(p *resolved, perm int64) *inode {
 	return dir
 }
 
-// checkReplaceable says whether rename(2) puts src in the place of dst.
+// checkReplaceable returns an error unless rename(2) lets src replace dst.
 func (tx *volumeTx) checkReplaceable(src, dst *inode) error {
 	switch {
 	case src.isDir() && !dst.isDir():
@@ -242,6 +261,7 @@ func (tx *volumeTx) checkReplaceable(src, dst *inode) error {
 	return nil
 }
 
+// checkEmptyDir returns ErrNotEmpty if a directory has entries.
 func (tx *volumeTx) checkEmptyDir(dir int64) error {
 	var full bool
 	err := tx.runQueries(selectOne(&full, []any{new(int)}, `SELECT 1 FROM dirents WHERE vol = $1 AND parent = $2 LIMIT 1`, tx.vol, dir))
@@ -251,7 +271,8 @@ func (tx *volumeTx) checkEmptyDir(dir int64) error {
 	return err
 }
 
-// unlinkResolved takes a name away from a file or an empty directory.
+// unlinkResolved removes the name that p leads to, of a file or of an empty directory, and
+// with the last name the inode.
 func (tx *volumeTx) unlinkResolved(p *resolved) {
 	tx.removeDirent(p.parent.ino, p.name)
 	if p.node.isDir() {
@@ -269,7 +290,9 @@ func (tx *volumeTx) removeDirent(dir int64, name string) {
 	tx.subtractNameMetadata(name)
 }
 
-// unlinkInode is for an inode that has lost one of its names.
+// unlinkInode takes a name off the link count of a file. With the last name goes the inode,
+// unless this process has the file open: then it becomes an orphan of this process's session,
+// which the last handle deletes, or maintenance if the session ends first.
 func (tx *volumeTx) unlinkInode(n *inode) {
 	if n.nlink > 1 {
 		tx.queueExec(`UPDATE inodes SET nlink = nlink - 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, n.ino, tx.now)
@@ -291,7 +314,8 @@ func (tx *volumeTx) unlinkInode(n *inode) {
 	tx.deleteInode(n)
 }
 
-// deleteInode deletes an inode and what belongs to it.
+// deleteInode deletes an inode with its chunks and attributes. The caller takes its size off
+// sizeDelta.
 func (tx *volumeTx) deleteInode(n *inode) {
 	if n.isRegular() && n.alloc > 0 {
 		tx.deleteChunksFrom(n.ino, 0)
@@ -303,8 +327,13 @@ func (tx *volumeTx) deleteInode(n *inode) {
 	tx.queueExec(`DELETE FROM inodes WHERE vol = $1 AND ino = $2`, tx.vol, n.ino)
 }
 
-// deleteChunksFrom deletes the chunks of a file that begin at pos or after it. Blobs that lose
-// their last chunk are marked freed by a trigger.
+// deleteChunksFrom deletes the chunks of a file that begin at pos or later. Triggers of the
+// database mark the blobs as freed that lose their last chunk.
 func (tx *volumeTx) deleteChunksFrom(ino, pos int64) {
 	tx.queueExec(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos)
+}
+
+// inodeQuery selects the row of an inode.
+func (tx *volumeTx) inodeQuery(found *bool, n *inode, ino int64) query {
+	return selectOne(found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, tx.vol, ino)
 }

@@ -1,0 +1,160 @@
+package bucket
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// sweepBatch is how many blobs one transaction takes.
+	sweepBatch = 500
+	// opsKept is how long changes are remembered: longer than anybody tries again.
+	opsKept = time.Hour
+)
+
+// sweepCandidate is a blob that may have to go.
+type sweepCandidate struct {
+	org, id []byte
+	size    int64
+	inline  int64
+	unused  int64 // 1: nothing ever referred to it, so a put of it may still be under way
+	freed   int64
+}
+
+func (s *sweepCandidate) scanDest() []any {
+	return []any{&s.org, &s.id, &s.size, &s.inline, &s.unused, &s.freed}
+}
+
+// selectCandidates is to be followed by its condition.
+const selectCandidates = `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
+	CASE WHEN sums IS NULL OR expires IS NOT NULL THEN 1 ELSE 0 END, freed FROM blobs`
+
+func (ns *Namespace) sweepAllBlobs(ctx context.Context) error {
+	for {
+		n, err := ns.sweepFreedBatch(ctx)
+		if err == nil {
+			err = ns.sweepStaleReservations(ctx, nil)
+		}
+		if err == nil {
+			err = ns.deleteTombstonedObjects(ctx, nil)
+		}
+		if err != nil {
+			return err
+		}
+		if n < sweepBatch {
+			break
+		}
+	}
+	err := ns.foldUnreferencedRows(ctx)
+	if err == nil {
+		err = ns.reapRemovedOrgs(ctx)
+	}
+	if err == nil {
+		err = ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+			t.queueExec(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
+			t.queueExec(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
+			return nil
+		})
+	}
+	if err == nil {
+		ns.metrics.sweeps.Inc()
+	}
+	return err
+}
+
+// sweepFreedBatch takes blobs whose grace time is over out of the database: those that
+// chunks refer to are no longer counted as freed, the objects of others are doomed.
+func (ns *Namespace) sweepFreedBatch(ctx context.Context) (int, error) {
+	var list []sweepCandidate
+	exported, err := ns.sweepAwaitsExport(ctx)
+	if err != nil {
+		return 0, err
+	}
+	err = ns.db.runQueries(ctx, selectAll(&list, (*sweepCandidate).scanDest, selectCandidates+` WHERE expires IS NULL AND freed < {now} - (CASE WHEN data IS NOT NULL THEN CAST($2 AS BIGINT)
+			WHEN sums IS NULL THEN CAST($5 AS BIGINT) ELSE CAST($1 AS BIGINT) END)
+		AND (NOT $4 OR data IS NOT NULL OR NOT (`+notExported+`)) ORDER BY freed LIMIT $3`,
+		int64(ns.opts.Grace), int64(min(ns.opts.Grace, inlineGrace)), sweepBatch, exported, int64(neverUsedGrace(ns.opts.Grace))))
+	if err != nil || len(list) == 0 {
+		return 0, err
+	}
+	return len(list), ns.sweepCandidates(ctx, list)
+}
+
+// sweepCandidates takes blobs out of the database but those that somebody refers to again since
+// the look at them.
+func (ns *Namespace) sweepCandidates(ctx context.Context, list []sweepCandidate) error {
+	err := ns.deleteUnreferencedRows(ctx, list)
+	if !ns.db.isForeignKeyViolation(err) {
+		return err
+	}
+	for _, s := range list { // one by one, only that one is left out
+		if err := ns.deleteUnreferencedRows(ctx, []sweepCandidate{s}); err != nil && !ns.db.isForeignKeyViolation(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// inlineGrace is the grace time of blobs in their rows: nobody reads them apart from
+// the chunks that refer to them.
+const inlineGrace = time.Minute
+
+// minNeverUsedGrace is how long blobs that were registered and never used stay at least, even
+// if this process's grace time is shorter: others have them in reserve, or are putting
+// their objects.
+const minNeverUsedGrace = time.Hour
+
+// neverUsedGrace is the grace time of blobs that were never used. One of less than a second
+// says that nobody is writing.
+func neverUsedGrace(grace time.Duration) time.Duration {
+	if grace < time.Second {
+		return grace
+	}
+	return max(grace, minNeverUsedGrace)
+}
+
+// deleteUnreferencedRows takes blobs out of the database, if they are still as they were seen. The
+// comparison with freed is not for speed: PostgreSQL looks at a row again that another
+// transaction has just changed, but not at the chunks. Without it a blob that has lost
+// its last chunk meanwhile would be taken for one that has it.
+func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCandidate) error {
+	var blobs, bytes float64
+	// Not lazily: objects must not go before the rows that lead to them.
+	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+		blobs, bytes = 0, 0
+		gone := make([]int64, len(list))
+		dels := make([]query, len(list))
+		for i, s := range list {
+			dels[i] = statement(`DELETE FROM blobs WHERE org = $1 AND id = $2 AND freed = $3
+				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
+			dels[i].affected = &gone[i]
+		}
+		if err := t.runQueries(dels...); err != nil {
+			return err
+		}
+		for i, s := range list {
+			if gone[i] == 0 {
+				t.queueExec(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
+					AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
+				continue
+			}
+			blobs++
+			bytes += float64(s.size)
+			if s.inline == 0 {
+				t.queueExec(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		ns.metrics.sweptBlobs.Add(blobs)
+		ns.metrics.sweptBytes.Add(bytes)
+	}
+	return err
+}
+
+// Sweep deletes the blobs that nothing has referred to for the grace time, and forgets
+// changes of long ago. ErrInUse: another process is at it.
+func (ns *Namespace) Sweep(ctx context.Context) error {
+	return ns.runExclusiveJob(ctx, "maintain", ns.sweepAllBlobs)
+}
