@@ -19,7 +19,7 @@ func combineChecksums(sums []byte, size int64) uint32 {
 // combineCRC32C returns the CRC-32C of the concatenation of two byte strings from the CRC-32C
 // of each and the length n of the second. The first is shifted by n zero bytes, which is a
 // product of polynomials over GF(2), and the second is added. See R. Williams, "A Painless
-// Guide to CRC Error Detection Algorithms" (1993), chapter 8.
+// Guide to CRC Error Detection Algorithms" (1993).
 func combineCRC32C(a, b uint32, n int64) uint32 {
 	// x^(8n) by repeated squaring. Bits are reflected: 1 is the top bit, x^8 is eight below.
 	power, square := uint32(1)<<31, uint32(1)<<23

@@ -19,24 +19,25 @@ import (
 )
 
 const (
-	// How long calls go on trying while the server cannot be reached: until it has started
-	// again, but not until whoever waits takes this process for dead.
+	// How long calls are retried while the server is unreachable: long enough for a restart,
+	// and shorter than the timeouts of callers.
 	openPatience  = 30 * time.Second
 	readPatience  = 8 * time.Second
 	writePatience = 15 * time.Second
-	// commitTime bounds a commit, which is not cancelled with its caller: half of the
-	// trouble with a commit is not to know how it ended.
+	// commitTime bounds a commit. It is not cancelled with its caller, because a cancelled
+	// commit may have happened or not.
 	commitTime = 30 * time.Second
 )
 
-// postgresDB is a PostgreSQL database: the namespace of any number of hosts.
+// postgresDB is a PostgreSQL database, for any number of hosts.
 type postgresDB struct {
 	pool     *pgxpool.Pool
 	dialect  dialect
-	logRetry func(err error) // told of each failure that is tried again
+	logRetry func(err error) // called with each failure that is retried
 }
 
-// retryTransient calls fn until it succeeds or fails for a reason that does not pass.
+// retryTransient calls fn until it succeeds, fails for a reason that is not transient, or
+// patience has passed. Pauses double up to a second, with jitter.
 func (p *postgresDB) retryTransient(ctx context.Context, patience time.Duration, fn func() error) error {
 	deadline := time.Now().Add(patience)
 	pause := 2 * time.Millisecond
@@ -72,7 +73,7 @@ func isTransient(err error) bool {
 	return isConnectionLost(err) || errors.Is(err, errOvertaken)
 }
 
-// isConnectionLost reports whether err is of the connection and not of the server.
+// isConnectionLost reports whether err comes from the connection and not from the server.
 func isConnectionLost(err error) bool {
 	var ne net.Error
 	var ce *pgconn.ConnectError
@@ -80,6 +81,7 @@ func isConnectionLost(err error) bool {
 		pgconn.SafeToRetry(err) || err != nil && err.Error() == "conn closed"
 }
 
+// translatePostgresError maps an error of pgx to one of package driver.
 func translatePostgresError(err error) error {
 	var pe *pgconn.PgError
 	switch {
@@ -94,13 +96,13 @@ func translatePostgresError(err error) error {
 	case !errors.As(err, &pe) && isConnectionLost(err):
 		return pgerr.Unreachable(err)
 	case !errors.As(err, &pe):
-		return err // not of the database
+		return err // of the caller's own function
 	}
 	return pgerr.Translate(err, pe)
 }
 
 func (p *postgresDB) runQueries(ctx context.Context, list ...query) error {
-	// A row must not be handed out twice, so once one was there is no other try.
+	// Rows must not be handed out twice: after the first one there is no retry.
 	began := false
 	err := p.retryTransient(ctx, readPatience, func() error {
 		if began {
@@ -114,14 +116,15 @@ func (p *postgresDB) runQueries(ctx context.Context, list ...query) error {
 	return translatePostgresError(err)
 }
 
-// runOnSnapshot is not tried again once fn has begun.
+// runOnSnapshot retries until fn has begun, and not after that.
 func (p *postgresDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
 	var tx pgx.Tx
 	err := p.retryTransient(ctx, readPatience, func() (err error) {
 		if tx, err = p.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}); err != nil {
 			return err
 		}
-		// It holds no locks, and may wait for who takes the rows: the blob store.
+		// fn may wait for the blob store between rows. The transaction holds no locks, so it
+		// may idle for longer than others.
 		if _, err = tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = '10min'`); err != nil {
 			p.endSnapshot(ctx, tx)
 		}
@@ -139,13 +142,16 @@ func (p *postgresDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner)
 	return translatePostgresError(err)
 }
 
+// endSnapshot ends the transaction of a snapshot. If that fails, pgx closes the connection,
+// which ends it too.
 func (p *postgresDB) endSnapshot(ctx context.Context, tx pgx.Tx) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	_ = tx.Rollback(ctx) // where that fails the connection is closed, which does the same
+	_ = tx.Rollback(ctx)
 }
 
-// sendBatch sends queries at once and reads what they return, in order.
+// sendBatch sends queries in one round trip and reads their results in order. began, if not
+// nil, is set when a row is handed out that cannot be taken back.
 func (p *postgresDB) sendBatch(list []query, send func(*pgx.Batch) pgx.BatchResults, began *bool) error {
 	b := &pgx.Batch{}
 	list = withSetwisePlanning(list)
@@ -165,9 +171,9 @@ func (p *postgresDB) sendBatch(list []query, send func(*pgx.Batch) pgx.BatchResu
 	return res.Close()
 }
 
-// withSetwisePlanning puts what the planner is told around the queries that need it. A batch is
-// sent in one transaction, if only in one of its own, with which that ends. What a nested
-// loop costs where there is no other way would let every plan be compiled, for seconds.
+// withSetwisePlanning puts settings of the planner around the queries that are setwise. The
+// settings end with the transaction, and a batch is one. Where no other plan exists, a nested
+// loop with its added cost would have the plan compiled, for seconds: so jit is off, too.
 func withSetwisePlanning(list []query) []query {
 	if !slices.ContainsFunc(list, func(q query) bool { return q.setwise }) {
 		return list
@@ -183,6 +189,7 @@ func withSetwisePlanning(list []query) []query {
 	return with
 }
 
+// readResult reads the result of one query of a batch.
 func (p *postgresDB) readResult(res pgx.BatchResults, q query, began *bool) error {
 	if q.scanRow == nil {
 		tag, err := res.Exec()
@@ -208,10 +215,10 @@ func (p *postgresDB) readResult(res pgx.BatchResults, q query, began *bool) erro
 }
 
 func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t sqlTx) error) error {
-	op := make([]byte, 16)
-	_, _ = crand.Read(op) // never fails
-	unknown := false      // whether a commit was sent whose answer is lost
-	waited := false       // whether a unique value has been waited for since
+	op := make([]byte, 16) // identifies the change in ops
+	_, _ = crand.Read(op)  // never fails
+	unknown := false       // a commit was sent, and its answer was lost
+	waited := false        // for that transaction to end, because of a unique value
 	err := p.retryTransient(ctx, writePatience, func() (err error) {
 		conn, err := p.pool.Acquire(ctx)
 		if err != nil {
@@ -219,8 +226,8 @@ func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t
 		}
 		defer conn.Release()
 		defer func() {
-			// The value may be of the transaction that was lost, which was still under way
-			// when this one began. It has ended now, so that another try sees it.
+			// The value may be of the transaction whose answer was lost: it was still under
+			// way when this one began. It has ended now, so that a retry sees its effect.
 			if unknown && !waited && (p.isUniqueViolation(err) || errors.Is(err, driver.ErrExists)) {
 				waited, err = true, errOvertaken
 			}
@@ -228,7 +235,7 @@ func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t
 		t := &postgresTx{db: p, ctx: ctx, conn: conn.Conn(), lazy: lazy}
 		if unknown && vol != nil {
 			made := false
-			// The lock waits for the end of the transaction that was lost.
+			// The lock waits for the transaction whose answer was lost to end.
 			if err := t.runQueries(statement(`SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE`, vol),
 				selectOne(&made, []any{new(int)}, `SELECT 1 FROM ops WHERE vol = $1 AND op = $2`, vol, op)); err != nil || made {
 				t.rollback()
@@ -257,26 +264,27 @@ func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t
 	return translatePostgresError(err)
 }
 
-// surelyNotCommitted reports whether err says that a transaction did not commit. A server that
-// goes down may say so after the commit.
+// surelyNotCommitted reports whether err proves that a transaction did not commit. Classes 57,
+// 08 and XX do not: a server that shuts down may report one after the commit.
 func surelyNotCommitted(err error) bool {
 	var pe *pgconn.PgError
 	return errors.Is(err, errAborted) || errors.As(err, &pe) && pe.Code[:2] != "57" && pe.Code[:2] != "08" && pe.Code[:2] != "XX"
 }
 
-// errAborted: a statement of the transaction had failed, so that COMMIT would undo it
-// without an error.
+// errAborted: a statement of the transaction failed before, so COMMIT would roll back without
+// an error.
 var errAborted = errors.New("the transaction was aborted")
 
-// errInRows: rows that were handed out are not read again.
+// errInRows: the connection was lost after rows were handed out that cannot be read again.
 var errInRows = errors.New("the connection was lost while rows were read")
 
-// errOvertaken: what a transaction was to make was there already when it came to that.
-var errOvertaken = errors.New("a change whose answer was lost may have been made meanwhile")
+// errOvertaken: what a transaction was to make exists already, maybe by its own first try.
+var errOvertaken = errors.New("a transaction whose answer was lost may have committed")
 
 func (p *postgresDB) isUniqueViolation(err error) bool     { return hasSQLState(err, "23505") }
 func (p *postgresDB) isForeignKeyViolation(err error) bool { return hasSQLState(err, "23503") }
 
+// hasSQLState reports whether err is an error of the server with that code.
 func hasSQLState(err error, code string) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == code
@@ -287,7 +295,8 @@ func (p *postgresDB) close() error {
 	return nil
 }
 
-// postgresTx begins with its first queries and commits with its last, to save round trips.
+// postgresTx is a transaction that begins with its first queries and commits with its last, to
+// save round trips.
 type postgresTx struct {
 	db      *postgresDB
 	ctx     context.Context // of the one call that the transaction is for
@@ -298,6 +307,8 @@ type postgresTx struct {
 	queue   []query
 }
 
+// prependBegin returns queries with BEGIN before them, if they are the first of the
+// transaction.
 func (t *postgresTx) prependBegin(list []query) []query {
 	if t.began {
 		return list
@@ -330,8 +341,7 @@ func (t *postgresTx) commit() error {
 	return t.db.sendBatch(list, func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(ctx, b) }, nil)
 }
 
-// rollback ends a transaction that failed; where that fails too the connection is
-// closed, which does the same.
+// rollback ends a transaction that failed. If that fails too, closing the connection ends it.
 func (t *postgresTx) rollback() {
 	if !t.began || t.conn.IsClosed() {
 		return
@@ -343,7 +353,7 @@ func (t *postgresTx) rollback() {
 	}
 }
 
-// lookupPath asks for all inodes of a path at once.
+// lookupPath looks all inodes of a path up in one query.
 func (p *postgresDB) lookupPath(run queryRunner, vol []byte, from int64, names []string) ([]inode, error) {
 	var list []inode
 	err := run(pathChainQuery(vol, from, names, &list))
@@ -361,16 +371,17 @@ func (p *postgresDB) lookupPathQuery(org, vol []byte, path string, list *[]inode
 	return c, true
 }
 
-// pathChainStart begins a chain.
+// pathChainStart begins the recursion of pathChainQuery.
 const pathChainStart = `SELECT 0, $2::bigint`
 
+// pathChainQuery selects the inode from and those that names lead to one after another.
 func pathChainQuery(vol []byte, from int64, names []string, list *[]inode) query {
 	bytes := make([][]byte, len(names))
 	for i, n := range names {
 		bytes[i] = []byte(n)
 	}
-	// OFFSET 0 as in each: a plan made while the tables are small reads all of them,
-	// and is kept when they have grown.
+	// OFFSET 0 as in {each}: otherwise a plan that was made while the tables are small reads
+	// all of them, and is kept when they have grown.
 	return selectAll(list, (*inode).scanDest, `WITH RECURSIVE w (d, ino) AS (
 			`+pathChainStart+`
 			UNION ALL

@@ -14,13 +14,14 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// sqliteDB is a SQLite database: the namespace of one host, and of any number of
-// processes on it. Writers of one process share commits (see catalog).
+// sqliteDB is a SQLite database, for any number of processes of one host. Writers of one
+// process share commits (see package catalog).
 type sqliteDB struct {
 	db      *catalog.DB
 	dialect dialect
 }
 
+// openSQLite opens a database and migrates it, or with readOnly checks its schema.
 func openSQLite(ctx context.Context, path string, readOnly bool, faults *fault.Injector) (database, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -41,7 +42,7 @@ func openSQLite(ctx context.Context, path string, readOnly bool, faults *fault.I
 		// The order of a CROSS JOIN is kept: https://www.sqlite.org/optoverview.html#crossjoin
 		each:    `CROSS JOIN ${1} ${2} ON ${3}`,
 		analyze: `SELECT 1`,
-		fold:    `SELECT $1, $2`, // there is one row
+		fold:    `SELECT $1, $2`, // nothing: the triggers keep one row
 		ordinal: "?",
 	}}, nil
 }
@@ -66,7 +67,7 @@ func (l *sqliteDB) runQueries(ctx context.Context, list ...query) error {
 	return nil
 }
 
-// runOnSnapshot keeps a connection for itself: its first query decides what is seen.
+// runOnSnapshot holds one connection. Its first query decides which state it sees.
 func (l *sqliteDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
 	c, err := l.db.Read().Conn(ctx)
 	if err != nil {
@@ -91,7 +92,7 @@ func (l *sqliteDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) e
 	})
 }
 
-// translateClosed makes an error of database/sql after Close the one of this module.
+// translateClosed returns ErrClosed for the errors of database/sql after Close.
 func translateClosed(err error) error {
 	if err != nil && (errors.Is(err, sql.ErrConnDone) || err.Error() == "sql: database is closed" || err.Error() == "sql: statement is closed") {
 		return driver.ErrClosed
@@ -99,6 +100,7 @@ func translateClosed(err error) error {
 	return err
 }
 
+// scanRows hands rows to scanRow and closes them.
 func scanRows(r *sql.Rows, row func(scanner) error) error {
 	defer r.Close()
 	for r.Next() {
@@ -112,7 +114,7 @@ func scanRows(r *sql.Rows, row func(scanner) error) error {
 	return r.Err()
 }
 
-// runTx never loses the answer to a commit, so it has no need of vol.
+// runTx needs no vol: the answer to a commit cannot be lost.
 func (l *sqliteDB) runTx(ctx context.Context, _ []byte, lazy bool, fn func(t sqlTx) error) error {
 	d := catalog.Durable
 	if lazy {
@@ -136,6 +138,7 @@ func (l *sqliteDB) isForeignKeyViolation(err error) bool {
 
 func (l *sqliteDB) close() error { return l.db.Close() }
 
+// sqliteTx is a transaction within a group commit of the catalog.
 type sqliteTx struct {
 	db    *sqliteDB
 	tx    *catalog.Tx
@@ -169,7 +172,7 @@ func (t *sqliteTx) queueExec(sql string, args ...any) {
 	t.queue = append(t.queue, statement(sql, args...))
 }
 
-// lookupPath asks for one inode after another: that costs no round trips.
+// lookupPath asks for one inode after another, as there are no round trips to save.
 func (l *sqliteDB) lookupPath(run queryRunner, vol []byte, from int64, names []string) ([]inode, error) {
 	var list []inode
 	var n inode

@@ -8,8 +8,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// dirHandle implements driver.Dir. It reads pages by name, so entries are always sorted, and
-// memory does not grow with the directory.
+// dirHandle implements driver.Dir. It reads pages in the order of names, so that memory does
+// not grow with the directory.
 type dirHandle struct {
 	fs   *volumeFS
 	ino  int64
@@ -17,12 +17,12 @@ type dirHandle struct {
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
-	after    []byte // the last name of the page before; nil: none was read
-	page     []driver.Entry
-	lastPage bool // the page is the last
+	after    []byte         // the last name that was read; nil: none
+	page     []driver.Entry // entries that Read has not returned yet
+	lastPage bool           // page is the last one
 }
 
-// dirPage is how many entries are asked for at least.
+// dirPage is the least number of entries to ask for at once.
 const dirPage = 512
 
 // OpenDir implements driver.FS.
@@ -61,7 +61,7 @@ func (d *dirHandle) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 	return list, nil
 }
 
-// namedInode is an inode under a name.
+// namedInode is an inode with one of its names.
 type namedInode struct {
 	inode
 	name []byte
@@ -69,9 +69,11 @@ type namedInode struct {
 
 func (n *namedInode) scanDest() []any { return append(n.inode.scanDest(), &n.name) }
 
+// loadPage reads up to limit entries after the last name, with this process's dirty sizes and
+// times.
 func (d *dirHandle) loadPage(ctx context.Context, limit int) error {
 	var list []namedInode
-	// The empty name comes before all others, and no file has it.
+	// The empty name sorts before all others, and is never an entry's.
 	after := d.after
 	if after == nil {
 		after = []byte{}

@@ -10,35 +10,34 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Request is an HTTP request that whoever has it may make, without credentials, until
-// it expires. Everything in it is signed.
+// Request is an HTTP request that its holder may make without credentials, until it expires.
+// All of it is signed.
 type Request struct {
 	Method string
 	URL    string
 	Header http.Header
 }
 
-// Range is a range of a file and where its bytes are. What no range of a file covers is
-// a hole.
+// Range is a range of a file, and where its bytes are. What no range covers is a hole.
 type Range struct {
 	Pos, Len int64
-	Data     []byte // the bytes, when they are few; otherwise
-	// Get fetches them, unless the object has bytes that the file has not, because they
-	// were overwritten or cut off: then it is nil, and the range is read as any other.
+	Data     []byte // the bytes, if they are few
+	// Get fetches them, if Data is nil. It is nil too if the object has other bytes than the
+	// file, which were overwritten or cut off: then read the range through the server.
 	Get    *Request
 	Offset int64  // where in the object that Get fetches the range begins
 	Size   int64  // of that object
 	Sums   []byte // CRC-32C of every 64 KiB of that object, 4 bytes each, big-endian
 }
 
-// locateData is how many bytes one call of Locate returns at most, unless it is a single
-// range: callers may hold many answers in memory.
+// locateData bounds the bytes that one call of Locate returns, unless they are a single range:
+// callers may hold many answers in memory.
 const locateData = 128 << 10
 
-// Locate says where the bytes of a file are from offset off on, so that a host can
-// fetch them from the blob store itself. Requests are good for ttl, which is at most
-// half of the grace time, so that the objects stay. next is where to go on, -1 at the end of the file.
-// ErrUnsupported: the blob store is a directory.
+// Locate says where the bytes of a file are from offset off on, so that a host can fetch them
+// from the blob store itself. Requests are valid for ttl, which is at most half of the grace
+// time, so that the objects outlive them. next is the offset for the next call, -1 at the end
+// of the file. ErrUnsupported: the blob store is a directory.
 func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) (list []Range, next int64, err error) {
 	defer b.ns.metrics.observeSince("locate", time.Now())
 	if ttl > b.ns.opts.Grace/2 {
@@ -52,7 +51,7 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "offset %d: must not be negative", off)
 	}
 	if ttl > b.ns.minimumGrace() {
-		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: the objects may be there for %v only", ttl, b.ns.minimumGrace())
+		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: objects are only kept for %v", ttl, b.ns.minimumGrace())
 	}
 	f, err := b.openVolumeFS(ctx, id, driver.FSOptions{ReadOnly: true})
 	if err != nil {
@@ -97,6 +96,8 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	return list, -1, nil
 }
 
+// locateExtent returns the range of an extent. Only if the file has the whole blob is there a
+// request for it.
 func (b *Backend) locateExtent(ctx context.Context, x *extent, whole bool, ttl time.Duration) (Range, error) {
 	r := Range{Pos: x.pos, Len: x.len}
 	if x.data != nil {
@@ -111,12 +112,12 @@ func (b *Backend) locateExtent(ctx context.Context, x *extent, whole bool, ttl t
 	return r, err
 }
 
-// findWholeBlobs returns which blobs of some of the file's extents the file has to the last
-// byte. Who may read the file may have these objects; others show what was overwritten or
-// cut off, or what another volume has whose blobs a clone shares.
+// findWholeBlobs returns which blobs of some extents the file has to the last byte. A reader
+// of the file may have those objects. Others contain what was overwritten or cut off, or bytes
+// of another volume that shares blobs with a clone.
 func (o *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[string]bool, error) {
 	whole := map[string]bool{}
-	parts := map[string]*[]chunkRow{} // of blobs that several chunks may share
+	parts := map[string]*[]chunkRow{} // chunks of this file, by blob that one chunk does not cover
 	sizes := map[string]int64{}
 	var asks []query
 	b, vol := o.fs.b, []byte(o.key.vol)
@@ -150,8 +151,8 @@ func (o *openInode) findWholeBlobs(ctx context.Context, list []extent) (map[stri
 	return whole, nil
 }
 
-// Part is a range of a new file whose bytes a host puts into the blob store itself: 1
-// byte to 8 MiB.
+// Part is a range of a new file, of 1 byte to 8 MiB, whose bytes a host puts into the blob
+// store itself.
 type Part struct {
 	Pos  int64
 	Size int64
@@ -159,8 +160,7 @@ type Part struct {
 	Sums []byte // CRC-32C of every 64 KiB of them, 4 bytes each, big-endian
 }
 
-// Reserved is the place of a part: the request by which it is put, and the id by which
-// it is committed.
+// Reserved is the request that puts a part, and the id that commits it.
 type Reserved struct {
 	Blob string
 	Put  Request
@@ -169,9 +169,9 @@ type Reserved struct {
 // maxReserve bounds how many parts one call reserves.
 const maxReserve = 1000
 
-// Reserve registers the blobs of parts and returns the requests that put them, good for
-// ttl. They count as stored from now on. What is not committed within 15 minutes after
-// that is swept. ErrNoSpace: the organisation has too much that nothing refers to.
+// Reserve registers the blobs of parts and returns the requests that put them, valid for ttl.
+// From now on they count as stored. What is not committed within 15 minutes after ttl is
+// garbage collected. ErrNoSpace: the organisation has too many bytes that nothing refers to.
 func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) ([]Reserved, error) {
 	defer b.ns.metrics.observeSince("reserve", time.Now())
 	if err := b.checkWritable(ctx); err != nil {
@@ -189,8 +189,8 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		if err := p.validateSums(); err != nil {
 			return nil, err
 		}
-		// What the parts' checksums are to be is settled now: the store checks the bytes
-		// against Sum, and Sums belong to it.
+		// The checksums are fixed now: the store checks the bytes against Sum, and Sums were
+		// found to agree with it.
 		rows[i] = reservation{id: newID(), size: max(p.Size, leastReserved), sums: p.Sums, life: ttl + lateRequest}
 		put, err := b.ns.blobs.PresignPut(ctx, blobKey(b.org, rows[i].id), p.Size, p.Sum, ttl)
 		if err != nil {
@@ -202,31 +202,31 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 	return list, err
 }
 
-// leastReserved is what a part counts as at least that is reserved: its row, and the
-// deletion of an object that may never come, cost something however small it is.
+// leastReserved is the least that a reserved part counts as. However small it is, its row and
+// the deletion of an object that may never arrive cost something.
 const leastReserved = sumSize
 
-// lateRequest is how long after its signature has expired a request may end that began
-// before.
+// lateRequest is how long after its signature has expired a request may end that began before.
 const lateRequest = 15 * time.Minute
 
+// validateSums checks a part's range, and that Sums give Sum.
 func (p *Part) validateSums() error {
 	if p.Pos < 0 || p.Size <= 0 || p.Size > chunkSize || p.Pos > maxFileSize-p.Size {
 		return driver.Errorf(driver.ErrInvalid, "a part of %d bytes at %d: parts have 1 to %d bytes, within a file of at most %d", p.Size, p.Pos, chunkSize, int64(maxFileSize))
 	}
 	if want := (p.Size + sumSize - 1) / sumSize * 4; int64(len(p.Sums)) != want {
-		return driver.Errorf(driver.ErrInvalid, "%d bytes of checksums for a part of %d; there must be %d", len(p.Sums), p.Size, want)
+		return driver.Errorf(driver.ErrInvalid, "a part of %[2]d bytes has %[1]d bytes of checksums; it must have %[3]d", len(p.Sums), p.Size, want)
 	}
 	if got := combineChecksums(p.Sums, p.Size); got != p.Sum {
-		return driver.Errorf(driver.ErrInvalid, "the checksums of a part's 64 KiB give %08x, not its own, %08x", got, p.Sum)
+		return driver.Errorf(driver.ErrInvalid, "the checksums of a part's 64 KiB blocks combine to %08x, but its own is %08x", got, p.Sum)
 	}
 	return nil
 }
 
-// CommitFile makes a file of parts that have been put, as FS.WriteFile does of a
-// stream. parts[i] is what was reserved as blobs[i]; ranges ascend, and what they leave
-// out of size bytes is a hole. ErrNotExist: a part was not put; ErrInvalid: a blob was
-// not reserved, was put with another size, or is in use.
+// CommitFile makes a file of parts that have been put, as FS.WriteFile does of a stream.
+// parts[i] was reserved as blobs[i]. Ranges ascend, and what they leave out of size bytes is a
+// hole. ErrNotExist: a part was not put. ErrInvalid: a blob was not reserved, was put with
+// another size, or is in use.
 func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, parts []Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error {
 	defer b.ns.metrics.observeSince("commit_file", time.Now())
 	path, err := driver.CleanPath(path)
@@ -252,7 +252,8 @@ func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, p
 	})
 }
 
-// checkPartsStored checks parts and that the store has them.
+// checkPartsStored checks parts, and that the store has an object of the right size for each.
+// It returns the chunks to commit.
 func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part, blobs []string) ([]newChunk, error) {
 	if len(parts) != len(blobs) || size < 0 || size > maxFileSize {
 		return nil, driver.Errorf(driver.ErrInvalid, "%d parts, %d blobs, a file of %d bytes: each part has a blob, and a file at most %d bytes", len(parts), len(blobs), size, int64(maxFileSize))
@@ -285,8 +286,8 @@ func (b *Backend) checkPartsStored(ctx context.Context, size int64, parts []Part
 	return list, nil
 }
 
-// checkBlobReserved fails unless a blob was reserved by this organisation and nothing has
-// referred to it yet.
+// checkBlobReserved fails unless this organisation has reserved the blob for these bytes, and
+// nothing refers to it.
 func (tx *volumeTx) checkBlobReserved(b *newBlob) error {
 	var found bool
 	err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM blobs WHERE org = $1 AND id = $2 AND sums = $3 AND size >= $4

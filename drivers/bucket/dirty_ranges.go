@@ -13,7 +13,7 @@ func (p dirtyRange) end() int64 { return p.pos + int64(len(p.data)) }
 // dirtyRanges are ranges in ascending order that do not overlap.
 type dirtyRanges []dirtyRange
 
-// end is where the last one ends.
+// end is the offset at which the last range ends; 0: there is none.
 func (ranges dirtyRanges) end() int64 {
 	if len(ranges) == 0 {
 		return 0
@@ -21,7 +21,7 @@ func (ranges dirtyRanges) end() int64 {
 	return ranges[len(ranges)-1].end()
 }
 
-// firstEndingAfter is the index of the first piece that ends after pos.
+// firstEndingAfter returns the index of the first range that ends after pos.
 func (ranges dirtyRanges) firstEndingAfter(pos int64) int {
 	i, _ := slices.BinarySearchFunc(ranges, pos, func(p dirtyRange, pos int64) int {
 		if p.end() <= pos {
@@ -32,7 +32,7 @@ func (ranges dirtyRanges) firstEndingAfter(pos int64) int {
 	return i
 }
 
-// overwrite puts data over whatever was in its range. The bytes are copied.
+// overwrite puts data at pos, over what was there. The bytes are copied.
 func (ranges dirtyRanges) overwrite(pos int64, data []byte) dirtyRanges {
 	if len(data) == 0 {
 		return ranges
@@ -43,7 +43,7 @@ func (ranges dirtyRanges) overwrite(pos int64, data []byte) dirtyRanges {
 		copy(ranges[i].data[pos-ranges[i].pos:], data)
 		return ranges
 	}
-	// Behind the piece before, as a program does that writes from front to back.
+	// Sequential writes extend the range before, up to a chunk.
 	if i > 0 && ranges[i-1].end() == pos && len(ranges[i-1].data)+len(data) <= chunkSize && (i == len(ranges) || ranges[i].pos >= end) {
 		ranges[i-1].data = append(ranges[i-1].data, data...)
 		return ranges
@@ -53,7 +53,7 @@ func (ranges dirtyRanges) overwrite(pos int64, data []byte) dirtyRanges {
 	return slices.Insert(ranges, i, dirtyRange{pos, slices.Clone(data)})
 }
 
-// removeRange takes a range out.
+// removeRange returns the ranges without [pos, end).
 func (ranges dirtyRanges) removeRange(pos, end int64) dirtyRanges {
 	var out dirtyRanges
 	for _, p := range ranges {
@@ -71,7 +71,8 @@ func (ranges dirtyRanges) removeRange(pos, end int64) dirtyRanges {
 	return out
 }
 
-// mergeOver returns both lists, where they overlap with the bytes of l.
+// mergeOver returns the union of both lists. Where they overlap, the bytes of ranges win over
+// those of below.
 func (ranges dirtyRanges) mergeOver(below dirtyRanges) dirtyRanges {
 	for _, p := range ranges {
 		below = below.overwrite(p.pos, p.data)

@@ -8,7 +8,7 @@ import (
 	"github.com/volehq/vole/internal/filemode"
 )
 
-// Types of a mode as rows of inodes have it.
+// Types of files, as the mode in rows of inodes has them: those of stat(2) on Linux.
 const (
 	typeMask   = filemode.TypeMask
 	typeFifo   = filemode.Fifo
@@ -20,25 +20,26 @@ const (
 	typeSocket = filemode.Socket
 )
 
-// rootIno is the inode of a volume's root.
+// rootIno is the inode number of a volume's root directory.
 const rootIno = 1
 
 // inode is one row of inodes.
 type inode struct {
 	ino                 int64
-	mode                int64
+	mode                int64 // type and permissions, as of stat(2)
 	uid, gid            int64
 	nlink               int64
-	size, alloc         int64
-	atime, mtime, ctime int64
+	size, alloc         int64 // in bytes; alloc without holes
+	atime, mtime, ctime int64 // in nanoseconds since 1970
 	rdev                int64
 	target              []byte // of a symbolic link
-	xattrs              int64  // bytes of names and values of attributes
+	xattrs              int64  // bytes of names and values of extended attributes
 }
 
-// inodeCols are the columns of i, in the order of dest.
+// inodeCols are the columns of a row of inodes called i, in the order of scanDest.
 const inodeCols = `i.ino, i.mode, i.uid, i.gid, i.nlink, i.size, i.alloc, i.atime, i.mtime, i.ctime, i.rdev, i.target, i.xattr_bytes`
 
+// scanDest returns where the columns of inodeCols go.
 func (n *inode) scanDest() []any {
 	return []any{&n.ino, &n.mode, &n.uid, &n.gid, &n.nlink, &n.size, &n.alloc, &n.atime, &n.mtime, &n.ctime, &n.rdev, &n.target, &n.xattrs}
 }
@@ -65,13 +66,14 @@ func (n *inode) toEntry(name string) driver.Entry {
 	}
 }
 
-// goFileMode turns a row's mode into Go's.
+// goFileMode converts the mode of a row to Go's.
 func goFileMode(m int64) fs.FileMode { return filemode.Go(uint32(m)) }
 
-// permissionBits is the inverse of goFileMode for the bits that chmod(2) sets.
+// permissionBits converts the bits of Go's mode that chmod(2) sets to those of a row.
 func permissionBits(mode fs.FileMode) int64 { return int64(filemode.Perm(mode)) }
 
-// specialFileType is the inverse of goFileMode for the types that Mknod makes; 0: another.
+// specialFileType converts Go's mode to the type of a special file that Mknod makes; 0: it is
+// another type.
 func specialFileType(mode fs.FileMode) int64 {
 	switch mode.Type() {
 	case fs.ModeNamedPipe:

@@ -9,7 +9,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// wakeMaintenance asks this process's maintenance to look for volumes and trees to remove.
+// wakeMaintenance has this process's maintenance look for removed volumes and trees now.
 func (ns *Namespace) wakeMaintenance() {
 	select {
 	case ns.wakeups <- struct{}{}:
@@ -17,13 +17,13 @@ func (ns *Namespace) wakeMaintenance() {
 	}
 }
 
-// runMaintenance does the work that nobody waits for until ctx ends.
+// runMaintenance does background work until ctx ends, and closes maintenanceDone then.
 func (ns *Namespace) runMaintenance(ctx context.Context) {
 	defer close(ns.maintenanceDone)
 	if ns.opts.ReadOnly {
 		return
 	}
-	if ns.opts.Export > 0 { // apart, because it may take long
+	if ns.opts.Export > 0 { // in its own goroutine, because it may take long
 		var exporter sync.WaitGroup
 		exporter.Go(func() { ns.runPeriodicExports(ctx) })
 		defer exporter.Wait()
@@ -51,15 +51,15 @@ func (ns *Namespace) runMaintenance(ctx context.Context) {
 	}
 }
 
-// Maintain does once what a process of the namespace does from time to time: it ends
-// sessions whose lease has run out, removes what is left of removed volumes and trees,
-// and sweeps. ErrInUse: another process is at it.
+// Maintain does once what each process of the namespace does every Options.Maintain: it ends
+// sessions whose lease has run out, deletes the rows of removed volumes and trees, and sweeps.
+// ErrInUse: another process does it.
 func (ns *Namespace) Maintain(ctx context.Context) error {
 	return ns.runMaintenanceRounds(ctx, ns.endExpiredSessions, ns.sweepAllBlobs)
 }
 
-// Reap removes what is left of removed volumes and trees, and what was put in vain.
-// ErrInUse: another process is at it.
+// Reap deletes the rows of removed volumes and trees, and the blobs that were put in vain.
+// ErrInUse: another process does it.
 func (ns *Namespace) Reap(ctx context.Context) error {
 	return ns.runMaintenanceRounds(ctx, nil, func(ctx context.Context) error {
 		if err := ns.sweepStaleReservations(ctx, nil); err != nil {
@@ -69,12 +69,13 @@ func (ns *Namespace) Reap(ctx context.Context) error {
 	})
 }
 
-// runMaintenanceRounds does some of what there is to remove in each volume, and something else before
-// and after, until nothing is left: what takes long in one volume does not hold up others.
+// runMaintenanceRounds deletes some rows of each removed volume and tree per round, calls
+// before and after around that, and repeats until nothing is left. So a volume that takes long
+// does not hold up others.
 func (ns *Namespace) runMaintenanceRounds(ctx context.Context, before, after func(ctx context.Context) error) error {
 	return ns.runExclusiveJob(ctx, "maintain", func(ctx context.Context) error {
 		for more := true; more; {
-			var errs [3]error // one that fails does not keep the others from their work
+			var errs [3]error // a step that fails must not keep others from running
 			if before != nil {
 				errs[0] = before(ctx)
 			}
@@ -88,11 +89,13 @@ func (ns *Namespace) runMaintenanceRounds(ctx context.Context, before, after fun
 	})
 }
 
-// jobLease is how long a process that went silent keeps a job from others.
+// jobLease is how long a process that went silent keeps others from a job.
 const jobLease = 30 * time.Second
 
-// runExclusiveJob runs fn while no other process runs a job of that name. Should the lease run out
-// while this one only seemed dead, both do harmless work twice.
+// runExclusiveJob runs fn while no process runs another job of that name, and renews the job's
+// lease meanwhile. ErrInUse: another process has the lease; calls of this process wait for one
+// another. If the lease runs out though this process lives, two may run the job: all jobs are
+// harmless when done twice.
 func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(ctx context.Context) error) error {
 	if ns.opts.ReadOnly {
 		return errReadOnly
@@ -136,6 +139,7 @@ func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(c
 	}))
 }
 
+// acquireJobLease takes or renews the lease of a job. ErrInUse: another process has it.
 func (ns *Namespace) acquireJobLease(ctx context.Context, name string) error {
 	return ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
 		var n int64
@@ -147,7 +151,7 @@ func (ns *Namespace) acquireJobLease(ctx context.Context, name string) error {
 			return err
 		}
 		if n == 0 {
-			return driver.Errorf(driver.ErrInUse, "another process is doing that")
+			return driver.Errorf(driver.ErrInUse, "another process is already doing this")
 		}
 		return nil
 	})
@@ -169,8 +173,8 @@ func (ns *Namespace) endExpiredSessions(ctx context.Context) error {
 	return ns.releaseLateCommits(ctx)
 }
 
-// releaseLateCommits gives up what was committed for a session after its end, by a process that
-// did not know of it yet.
+// releaseLateCommits gives up the drafts and orphans that a process committed for a session
+// after that session's end, which it had not noticed.
 func (ns *Namespace) releaseLateCommits(ctx context.Context) error {
 	const ended = `session IS NOT NULL AND session NOT IN (SELECT id FROM sessions)`
 	var drafts, orphans bool
@@ -187,13 +191,13 @@ func (ns *Namespace) releaseLateCommits(ctx context.Context) error {
 	})
 }
 
-// volumeID names a volume.
+// volumeID names a volume by its organisation and its id.
 type volumeID struct{ org, vol []byte }
 
 func (o *volumeID) scanDest() []any { return []any{&o.org, &o.vol} }
 
-// reapOneRound removes some of the rows of volumes in removal, and of trees in those that are
-// not, and tells whether there is more.
+// reapOneRound deletes some rows of each removed volume, and of removed trees in each other
+// volume. more reports whether any are left.
 func (ns *Namespace) reapOneRound(ctx context.Context) (more bool, err error) {
 	var gone, trees []volumeID
 	err = ns.db.runQueries(ctx,
@@ -220,10 +224,11 @@ func (ns *Namespace) reapOneRound(ctx context.Context) (more bool, err error) {
 	return more, err
 }
 
-// purgeRows bounds one transaction that removes rows of a removed volume.
+// purgeRows bounds the rows of a removed volume that one transaction deletes.
 const purgeRows = 1000
 
-// purgeVolumeRows removes rows of a volume, its own last, and tells whether there are more.
+// purgeVolumeRows deletes up to reapSteps times purgeRows rows of a removed volume, its own
+// row last, and reports whether more are left.
 func (ns *Namespace) purgeVolumeRows(ctx context.Context, v volumeID) (more bool, err error) {
 	done := 0
 	steps := []string{

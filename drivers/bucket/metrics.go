@@ -14,7 +14,7 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
-// metrics are what a namespace counts, for Prometheus.
+// metrics are the Prometheus metrics of a namespace.
 type metrics struct {
 	collectors []prometheus.Collector // all of them
 
@@ -32,9 +32,10 @@ type metrics struct {
 	exported                 prometheus.Gauge
 }
 
-// latencyBuckets are the limits of the buckets of latencies: 0.1 ms to 26 s.
+// latencyBuckets are the bounds of latency histograms: 0.1 ms to 13 s, in seconds.
 var latencyBuckets = prometheus.ExponentialBuckets(1e-4, 2, 18)
 
+// newMetrics makes the metrics. They are visible once they are registered.
 func newMetrics() *metrics {
 	var list []prometheus.Collector
 	counter := func(name, help string) prometheus.Counter {
@@ -89,13 +90,15 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
+// registerWith registers the metrics, unless reg is nil. ErrExists: another namespace has
+// registered its own.
 func (m *metrics) registerWith(reg prometheus.Registerer) error {
 	if reg == nil {
 		return nil
 	}
 	err := reg.Register(m)
 	if errors.As(err, &prometheus.AlreadyRegisteredError{}) {
-		err = driver.Errorf(driver.ErrExists, "metrics of another namespace are registered there; tell them apart by prometheus.WrapRegistererWith")
+		err = driver.Errorf(driver.ErrExists, "the registry already has the metrics of another namespace; tell them apart with prometheus.WrapRegistererWith")
 	}
 	return err
 }
@@ -106,7 +109,7 @@ func (m *metrics) unregisterFrom(reg prometheus.Registerer) {
 	}
 }
 
-// observeSince notes how long an operation took that began at begin.
+// observeSince records how long an operation took that began at begin.
 func (m *metrics) observeSince(op string, begin time.Time) {
 	m.operations.WithLabelValues(op).Observe(time.Since(begin).Seconds())
 }
@@ -138,20 +141,21 @@ func (db *measuredDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner
 	return err
 }
 
-// measuredStore is a blob store whose operations are timed and counted.
+// measuredStore is a blob store whose operations are timed and counted, and whose errors are
+// faults of the storage.
 type measuredStore struct {
 	blob.Store
 	metrics *metrics
 }
 
-// countFailure counts an error. Who gave up is told so, though the store had another word
-// at the last moment.
+// countFailure counts an error and marks it as a fault of the storage. If ctx has ended, the
+// error says so, whatever the store returned at the last moment.
 func (s *measuredStore) countFailure(ctx context.Context, op string, err error) error {
 	if gone := ctx.Err(); err != nil && gone != nil && !errors.Is(err, gone) && !errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", gone, err)
 	}
 	if errors.Is(err, fs.ErrNotExist) && op != "get" && op != "open" && op != "stat" {
-		// No object is missing but the place for them.
+		// Not an object is missing but the directory or bucket.
 		err = &driver.Fault{Part: driver.Storage, Kind: driver.ErrUnavailable, Err: errors.New(err.Error())}
 	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist) || errors.Is(err, driver.ErrClosed) {
@@ -163,9 +167,9 @@ func (s *measuredStore) countFailure(ctx context.Context, op string, err error) 
 	return asStorageFault(err)
 }
 
-// asStorageFault marks an error as one of the blob store, which is unavailable unless the
-// error has a kind of its own. Then it matches nothing else: what ended early is not the
-// caller's own stream.
+// asStorageFault marks an error as one of the blob store: unavailable, unless it has a kind of
+// its own. An unavailable store's error matches nothing else, so that io.ErrUnexpectedEOF from
+// it is not taken for an end of the caller's stream.
 func asStorageFault(err error) error {
 	switch {
 	case errors.As(err, new(*driver.Fault)):

@@ -7,18 +7,20 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// An organisation that was removed has given its name up: its row has a name that is none
-// until nothing of it is left, and is deleted then.
+// The name of a removed organisation is free at once: its row gets a name that no organisation
+// can have, and is deleted when nothing of the organisation is left.
 
-// removedOrg begins the name of an organisation that was removed; no name of one begins so.
+// removedOrg begins the name of a removed organisation. No valid name begins so.
 const removedOrg = "-"
 
+// orgNotEmptyError is the error for removing an organisation that has volumes.
 func orgNotEmptyError(name string, volumes int64) error {
 	return driver.Errorf(driver.ErrNotEmpty, "the organisation %q has volumes (%d); remove them first, or use force to remove all of it", name, volumes)
 }
 
-// OrgNames returns the names of the organisations of a namespace that may be in use elsewhere
-// and whose blob store need not be there. ErrNotExist: there is no namespace yet.
+// OrgNames returns the names of the organisations of a namespace. It opens only the database,
+// read-only, so the namespace may be in use and its blob store away. ErrNotExist: there is no
+// namespace yet.
 func OrgNames(ctx context.Context, opts Options) ([]string, error) {
 	opts.ReadOnly = true
 	if opts.Blobs == "" && opts.S3 == nil {
@@ -37,9 +39,9 @@ func OrgNames(ctx context.Context, opts Options) ([]string, error) {
 	return list, errors.Join(err, db.close())
 }
 
-// RemoveOrg removes an organisation. Its name is free at once, its bytes go as those of
-// removed volumes do. ErrNoSuch; ErrNotEmpty: it has volumes, and force is not set;
-// ErrInUse: one of them is attached.
+// RemoveOrg removes an organisation. Its name is free at once; its bytes are garbage collected
+// as those of removed volumes are. ErrNoSuch: there is none of that name. ErrNotEmpty: it has
+// volumes, and force is not set. ErrInUse: one of them is attached.
 func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) error {
 	if ns.opts.ReadOnly {
 		return errReadOnly
@@ -53,7 +55,7 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 		var volumes int64
 		var holders []attachment
 		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
-			return err // gone: by another, or by a first try of this whose answer was lost
+			return err // removed since: by another call, or by a first try whose answer was lost
 		}
 		err := t.runQueries(selectOne(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
 			selectAll(&holders, (*attachment).scanDest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
@@ -82,14 +84,14 @@ func (b *Backend) Removed(ctx context.Context) (bool, error) {
 	return err == nil && !found, err
 }
 
-// orgExistsQuery asks whether the organisation was not removed.
+// orgExistsQuery asks whether the organisation has not been removed.
 func (b *Backend) orgExistsQuery(found *bool) query {
 	return selectOne(found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name NOT LIKE '`+removedOrg+`%'`, b.org)
 }
 
 var errOrgRemoved = driver.Errorf(driver.ErrNotFound, "the organisation has been removed")
 
-// reapRemovedOrgs deletes what is left of removed organisations that have nothing any more.
+// reapRemovedOrgs deletes what is left of each removed organisation, as far as possible now.
 func (ns *Namespace) reapRemovedOrgs(ctx context.Context) error {
 	var list [][]byte
 	err := ns.db.runQueries(ctx, selectAll(&list, idDest, `SELECT id FROM orgs WHERE name LIKE '`+removedOrg+`%'`))
@@ -101,8 +103,10 @@ func (ns *Namespace) reapRemovedOrgs(ctx context.Context) error {
 	return err
 }
 
+// reapRemovedOrg removes the volumes of a removed organisation. Once they are gone it deletes
+// its manifests, and once its blobs are gone its row.
 func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
-	// A volume that was being made meanwhile goes, too.
+	// A volume that was being created during the removal goes, too.
 	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
 		return nil
@@ -115,7 +119,7 @@ func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 	if err != nil || volumes {
 		return err
 	}
-	// A rebuild must not bring it back.
+	// Without manifests a rebuild does not bring the organisation back.
 	for info, err := range ns.blobs.List(ctx, manifestPrefix(org)) {
 		if err == nil {
 			err = ns.blobs.Delete(ctx, info.Key)

@@ -8,27 +8,30 @@ import (
 const (
 	// sweepBatch is how many blobs one transaction takes.
 	sweepBatch = 500
-	// opsKept is how long changes are remembered: longer than anybody tries again.
+	// opsKept is how long rows of ops are kept: longer than any retry of a transaction takes.
 	opsKept = time.Hour
 )
 
-// sweepCandidate is a blob that may have to go.
+// sweepCandidate is a blob that may be garbage.
 type sweepCandidate struct {
 	org, id []byte
 	size    int64
-	inline  int64
-	unused  int64 // 1: nothing ever referred to it, so a put of it may still be under way
-	freed   int64
+	inline  int64 // 1: its bytes are in the row
+	unused  int64 // 1: nothing ever referred to it, so its object may still be under way
+	freed   int64 // when it was freed, in nanoseconds since 1970
 }
 
 func (s *sweepCandidate) scanDest() []any {
 	return []any{&s.org, &s.id, &s.size, &s.inline, &s.unused, &s.freed}
 }
 
-// selectCandidates is to be followed by its condition.
+// selectCandidates is followed by a condition.
 const selectCandidates = `SELECT org, id, size, CASE WHEN data IS NULL THEN 0 ELSE 1 END,
 	CASE WHEN sums IS NULL OR expires IS NOT NULL THEN 1 ELSE 0 END, freed FROM blobs`
 
+// sweepAllBlobs collects all garbage whose grace time is over: blobs, then reservations, then
+// objects of tombstones. It also deletes what is left of removed organisations, and old rows
+// of ops and jobs.
 func (ns *Namespace) sweepAllBlobs(ctx context.Context) error {
 	for {
 		n, err := ns.sweepFreedBatch(ctx)
@@ -62,8 +65,9 @@ func (ns *Namespace) sweepAllBlobs(ctx context.Context) error {
 	return err
 }
 
-// sweepFreedBatch takes blobs whose grace time is over out of the database: those that
-// chunks refer to are no longer counted as freed, the objects of others are doomed.
+// sweepFreedBatch deletes the rows of a batch of freed blobs whose grace time is over, and
+// returns how many it looked at. Objects become tombstones. A blob that a chunk refers to
+// loses its freed mark instead.
 func (ns *Namespace) sweepFreedBatch(ctx context.Context) (int, error) {
 	var list []sweepCandidate
 	exported, err := ns.sweepAwaitsExport(ctx)
@@ -80,14 +84,14 @@ func (ns *Namespace) sweepFreedBatch(ctx context.Context) (int, error) {
 	return len(list), ns.sweepCandidates(ctx, list)
 }
 
-// sweepCandidates takes blobs out of the database but those that somebody refers to again since
-// the look at them.
+// sweepCandidates deletes the rows of blobs, except those that were referenced since they were
+// selected.
 func (ns *Namespace) sweepCandidates(ctx context.Context, list []sweepCandidate) error {
 	err := ns.deleteUnreferencedRows(ctx, list)
 	if !ns.db.isForeignKeyViolation(err) {
 		return err
 	}
-	for _, s := range list { // one by one, only that one is left out
+	for _, s := range list { // one by one, so that only the referenced one is left out
 		if err := ns.deleteUnreferencedRows(ctx, []sweepCandidate{s}); err != nil && !ns.db.isForeignKeyViolation(err) {
 			return err
 		}
@@ -95,12 +99,12 @@ func (ns *Namespace) sweepCandidates(ctx context.Context, list []sweepCandidate)
 	return nil
 }
 
-// inlineGrace is the grace time of blobs in their rows: nobody reads them apart from
-// the chunks that refer to them.
+// inlineGrace is the grace time of inline blobs: they are only read together with the chunks
+// that refer to them.
 const inlineGrace = time.Minute
 
-// minNeverUsedGrace is how long blobs that were registered and never used stay at least, even
-// if this process's grace time is shorter: others have them in reserve, or are putting
+// minNeverUsedGrace is the least time that registered blobs are kept that were never used,
+// whatever this process's grace time: other processes have them in reserve, or are putting
 // their objects.
 const minNeverUsedGrace = time.Hour
 
@@ -153,8 +157,8 @@ func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCan
 	return err
 }
 
-// Sweep deletes the blobs that nothing has referred to for the grace time, and forgets
-// changes of long ago. ErrInUse: another process is at it.
+// Sweep collects garbage: it deletes the blobs that nothing has referred to for the grace
+// time. ErrInUse: another process does it.
 func (ns *Namespace) Sweep(ctx context.Context) error {
 	return ns.runExclusiveJob(ctx, "maintain", ns.sweepAllBlobs)
 }

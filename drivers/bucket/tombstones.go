@@ -12,38 +12,46 @@ import (
 const (
 	// deletesAtOnce is how many objects are deleted at the same time.
 	deletesAtOnce = 8
-	// deleteFailures is how many deletions may fail before a sweep gives up, so that it
-	// does not ask a broken blob store for all of them.
+	// deleteFailures is how many deletions may fail before a sweep gives up: a blob store that
+	// is down is not asked for every object.
 	deleteFailures = 16
-	// lateness is how much later than its row a put may end that was given up.
+	// lateness is how long after its row was deleted a put that was given up may still end,
+	// and its object appear.
 	lateness = time.Hour
 )
 
-// tombstoneSweep deletes objects whose rows are gone.
+// tombstone is a row of the table doomed: an object whose row in blobs is gone, and that is to
+// be deleted.
+type tombstone struct{ org, blob []byte }
+
+func (ts *tombstone) scanDest() []any { return []any{&ts.org, &ts.blob} }
+
+// tombstoneSweep is one run of deleteTombstonedObjects.
 type tombstoneSweep struct {
 	ns *Namespace
 
-	mu       sync.Mutex // guards what follows
-	failed   map[string]bool
+	mu       sync.Mutex      // guards what follows
+	failed   map[string]bool // ids of blobs whose objects could not be deleted
 	firstErr error
 }
 
-// deleteTombstonedObjects deletes objects whose rows are gone, of one organisation or, when org is
-// nil, of all. Its notes outlive it by the time that a put may be late. An object that
-// cannot be deleted comes after the others next time.
+// deleteTombstonedObjects deletes the objects of tombstones, of one organisation or (org is nil)
+// of all. A tombstone of a blob that was never used outlives its object by the time that a put
+// may be late, and then the object is deleted once more. An object that cannot be deleted goes
+// to the end of the queue.
 func (ns *Namespace) deleteTombstonedObjects(ctx context.Context, org []byte) error {
-	d := &tombstoneSweep{ns: ns, failed: map[string]bool{}}
-	for len(d.failed) < deleteFailures {
-		var list, todo []volumeID
-		err := ns.db.runQueries(ctx, selectAll(&list, (*volumeID).scanDest, `SELECT org, id FROM doomed
+	sweep := &tombstoneSweep{ns: ns, failed: map[string]bool{}}
+	for len(sweep.failed) < deleteFailures {
+		var list, todo []tombstone
+		err := ns.db.runQueries(ctx, selectAll(&list, (*tombstone).scanDest, `SELECT org, id FROM doomed
 			WHERE at <= {now} AND (org = $2 OR CAST($2 AS {bytes}) IS NULL) ORDER BY at, org, id LIMIT $1`, sweepBatch, nullIfNil(org)))
-		for _, o := range list {
-			if !d.failed[string(o.vol)] {
-				todo = append(todo, o)
+		for _, ts := range list {
+			if !sweep.failed[string(ts.blob)] {
+				todo = append(todo, ts)
 			}
 		}
 		if err == nil && len(todo) > 0 {
-			err = d.deleteBatch(ctx, todo)
+			err = sweep.deleteBatch(ctx, todo)
 		}
 		if err != nil {
 			return err
@@ -52,59 +60,62 @@ func (ns *Namespace) deleteTombstonedObjects(ctx context.Context, org []byte) er
 			break
 		}
 	}
-	if len(d.failed) > 0 {
-		return fmt.Errorf("%d objects could not be deleted, the first: %w", len(d.failed), d.firstErr)
+	if len(sweep.failed) > 0 {
+		return fmt.Errorf("%d objects could not be deleted, the first: %w", len(sweep.failed), sweep.firstErr)
 	}
 	return nil
 }
 
-// deleteBatch deletes objects, and their notes or puts these off.
-func (d *tombstoneSweep) deleteBatch(ctx context.Context, list []volumeID) error {
+// deleteBatch deletes objects, several at once, and then their tombstones. Tombstones of
+// objects that could not be deleted are put off.
+func (s *tombstoneSweep) deleteBatch(ctx context.Context, list []tombstone) error {
 	var g errgroup.Group
 	g.SetLimit(deletesAtOnce)
 	tried := make([]bool, len(list))
-	for i, o := range list {
+	for i, ts := range list {
 		g.Go(func() error {
-			if tried[i] = d.belowFailureLimit(); tried[i] {
-				d.recordResult(o, d.ns.blobs.Delete(ctx, blobKey(o.org, o.vol)))
+			if tried[i] = s.belowFailureLimit(); tried[i] {
+				s.recordResult(ts, s.ns.blobs.Delete(ctx, blobKey(ts.org, ts.blob)))
 			}
 			return nil
 		})
 	}
-	_ = g.Wait() // one that fails does not end the others
+	_ = g.Wait() // one that fails must not end the others
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return d.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-		for i, o := range list {
+	return s.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+		for i, ts := range list {
 			switch {
 			case !tried[i]:
-			case d.failed[string(o.vol)]:
-				t.queueExec(`UPDATE doomed SET at = {now} WHERE org = $1 AND id = $2`, o.org, o.vol)
+			case s.failed[string(ts.blob)]:
+				t.queueExec(`UPDATE doomed SET at = {now} WHERE org = $1 AND id = $2`, ts.org, ts.blob)
 			default:
-				t.queueExec(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, o.org, o.vol)
+				t.queueExec(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, ts.org, ts.blob)
 				t.queueExec(`UPDATE doomed SET twice = 0, size = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
-					o.org, o.vol, int64(min(d.ns.opts.Grace, lateness)))
+					ts.org, ts.blob, int64(min(s.ns.opts.Grace, lateness)))
 			}
 		}
 		return nil
 	})
 }
 
-func (d *tombstoneSweep) belowFailureLimit() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.failed) < deleteFailures
+// belowFailureLimit reports whether the sweep should go on deleting.
+func (s *tombstoneSweep) belowFailureLimit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.failed) < deleteFailures
 }
 
-func (d *tombstoneSweep) recordResult(o volumeID, err error) {
+// recordResult notes how the deletion of an object ended.
+func (s *tombstoneSweep) recordResult(ts tombstone, err error) {
 	if err == nil {
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.failed[string(o.vol)] = true
-	if d.firstErr == nil {
-		d.firstErr = err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed[string(ts.blob)] = true
+	if s.firstErr == nil {
+		s.firstErr = err
 	}
 }
