@@ -89,7 +89,7 @@ func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver
 	case p.node.isDir():
 		return 0, driver.ErrIsDir
 	case !p.node.isRegular():
-		return 0, driver.Errorf(driver.ErrUnsupported, "neither a file nor a directory: it cannot be opened")
+		return 0, driver.Errorf(driver.ErrUnsupported, "the path is a special file, neither a file nor a directory; it cannot be opened")
 	}
 	return p.node.ino, nil
 }

@@ -12,20 +12,20 @@ import (
 	"github.com/volehq/vole/internal/budget"
 )
 
-// extent is a range of a file, where its bytes are, and what is needed to check them.
+// extent is a chunk with what is needed to read and check its bytes.
 type extent struct {
 	pos, len int64
 	blob     []byte
 	blobPos  int64
 	blobSize int64
-	sums     []byte
-	data     []byte // the extent's bytes, when the blob lives in its row
+	sums     []byte // of the whole blob, see partChecksums
+	data     []byte // the extent's bytes, if the blob is inline
 }
 
 // extentSize is about how many bytes an extent takes without what it points to.
 const extentSize = 128
 
-// memorySize is about how many bytes the extent takes while it is kept.
+// memorySize is about how many bytes the extent takes while it is cached.
 func (x *extent) memorySize() int64 {
 	return extentSize + int64(cap(x.blob)+cap(x.sums)+cap(x.data))
 }
@@ -34,49 +34,48 @@ func (x *extent) scanDest() []any {
 	return []any{&x.pos, &x.len, &x.blob, &x.blobPos, &x.blobSize, &x.sums, &x.data}
 }
 
-// extentWindow is what is known of a file's extents: all that reach into [lo, hi).
+// extentWindow caches extents of a file: all that reach into [lo, hi).
 type extentWindow struct {
 	lo, hi int64
 	list   []extent
-	epoch  int64
-	memory int64 // that it takes, about
+	epoch  int64 // of the file's chunks
+	memory int64 // that it takes, about, in bytes
 }
 
 const (
-	// windowRows is how many extents are asked for at once.
+	// windowRows is how many extents one load asks for.
 	windowRows = 256
-	// windowData is how many bytes of blobs in rows a window has at most, unless it has
-	// a single extent.
+	// windowData bounds the bytes of inline blobs in a window of several extents.
 	windowData = 1 << 20
-	// windowMemoryPart is the part of an organisation's memory that windows of open files may
-	// take: files may stay open for as long as a client likes.
+	// windowMemoryPart: windows may take a quarter of an organisation's memory, since clients
+	// may keep any number of files open.
 	windowMemoryPart = 4
-	// smallWindow is the size up to which a window is kept as long as there is any memory:
-	// an open file can then be read though another host removes it.
+	// smallWindow is the size up to which a window is cached if there is any memory at all:
+	// an open file can then be read even if another host removes it.
 	smallWindow = 8 << 10
 )
 
-// selectExtents is to be followed by its condition. Of a blob that lives in its row only the
-// bytes of the extent are fetched, since any number of extents may share it. Rows that
-// cannot be get none, which is corruption to whoever reads them.
+// selectExtents is followed by a condition. Of an inline blob only the bytes of the extent are
+// fetched, since many extents may share it. Rows with impossible numbers get no bytes, so that
+// reading them reports corruption.
 const selectExtents = `SELECT c.pos, c.len, c.blob, c.blob_pos, b.size, b.sums,
 	CASE WHEN c.blob_pos >= 0 AND c.blob_pos <= 1073741823 AND c.len >= 0 AND c.len <= 1073741823
 		THEN substr(b.data, CAST(c.blob_pos + 1 AS INTEGER), CAST(c.len AS INTEGER)) ELSE substr(b.data, 1, 0) END AS data
 	FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob`
 
-// selectFile has a file's size, as the position of a row without a blob, and its
-// extents: in one statement, so that they belong together. Another host may commit
-// between two.
+// selectFile selects a file's size, as the position of a row without a blob, and its extents.
+// It is one statement, so that they are of the same state: another host may commit between two.
 //
-// A limit that is a bare parameter makes SQLite prepare the statement anew each time it is
-// bound, to plan with its value: half of the cost of a small read.
+// CAST keeps SQLite from preparing the statement again each time the limit is bound, in order
+// to plan with its value. That is half the cost of a small read.
 const selectFile = `SELECT i.size AS pos, 0, CAST(NULL AS {bytes}), 0, 0, CAST(NULL AS {bytes}), CAST(NULL AS {bytes})
 		FROM inodes i JOIN volumes v ON v.org = $1 AND v.id = i.vol AND v.state <> 'removing' WHERE i.vol = $2 AND i.ino = $3
 	UNION ALL SELECT * FROM (` + selectExtents + `
 		WHERE c.org = $1 AND c.vol = $2 AND c.ino = $3 AND c.pos > $4 AND c.pos + c.len > $5 ORDER BY c.pos LIMIT CAST($6 AS INTEGER)) x`
 
-// loadWindow reads the file's size and its extents from off on. current reports that nothing was
-// committed and no later load was answered in between.
+// loadWindow reads the file's size and its extents from off on, and caches them. current is
+// false, and the window is not usable, if this process committed to the file or a later load
+// was answered since it began.
 func (o *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, current bool, err error) {
 	o.mu.Lock()
 	epoch := o.epoch
@@ -107,7 +106,7 @@ func (o *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, 
 	return w, true, nil
 }
 
-// newWindow makes a window of the extents that a load from off on has found.
+// newWindow makes a window of the extents that a load from off on has returned.
 func newWindow(off int64, list []extent, epoch int64) extentWindow {
 	w := extentWindow{lo: off, hi: 1<<63 - 1, epoch: epoch}
 	keep, data := 0, 0
@@ -120,14 +119,15 @@ func newWindow(off int64, list []extent, epoch int64) extentWindow {
 	if keep < len(list) || len(list) == windowRows {
 		w.hi = list[keep-1].pos + list[keep-1].len
 	}
-	w.list = slices.Clone(list[:keep]) // what is cut off is not kept by the array
+	w.list = slices.Clone(list[:keep]) // frees the rest of the array
 	for i := range w.list {
 		w.memory += w.list[i].memorySize()
 	}
 	return w
 }
 
-// cacheWindow keeps a window for later reads, if there is memory for it. The caller holds mu.
+// cacheWindow replaces the cached window, if there is memory for the new one. The caller holds
+// mu.
 func (o *openInode) cacheWindow(w extentWindow) {
 	o.evictWindow()
 	if m := o.fs.b.memory; m != nil {
@@ -140,7 +140,7 @@ func (o *openInode) cacheWindow(w extentWindow) {
 	o.window = w
 }
 
-// evictWindow gives up the window. The caller holds mu.
+// evictWindow drops the cached window and returns its memory. The caller holds mu.
 func (o *openInode) evictWindow() {
 	if m := o.fs.b.memory; m != nil {
 		m.Windows.Add(-o.window.memory)
@@ -149,7 +149,7 @@ func (o *openInode) evictWindow() {
 	o.window = extentWindow{}
 }
 
-// windowAt returns a window that begins at off or before it.
+// windowAt returns a window that covers off, cached or loaded.
 func (o *openInode) windowAt(ctx context.Context, off int64) (extentWindow, error) {
 	for {
 		o.mu.Lock()
@@ -159,7 +159,7 @@ func (o *openInode) windowAt(ctx context.Context, off int64) (extentWindow, erro
 			return w, nil
 		}
 		if w.epoch == epoch && len(w.list) == 0 && w.hi > 0 && w.lo <= off {
-			return w, nil // nothing but a hole from there on
+			return w, nil // from there on the file is a hole
 		}
 		w, current, err := o.loadWindow(ctx, off)
 		if current || err != nil {
@@ -188,7 +188,9 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	return total, nil
 }
 
-// readWithinWindow reads up to the end of what one window knows.
+// readWithinWindow reads up to the end of one window. The dirty bytes of this process are laid
+// over the committed ones: they are copied under the lock, before the blobs are read, in the
+// epoch of the window.
 func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int, error) {
 	o := h.inode
 	for tries := 0; ; tries++ {
@@ -199,7 +201,7 @@ func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int
 		o.mu.Lock()
 		if o.epoch != w.epoch {
 			o.mu.Unlock()
-			continue // committed in between: what is laid over it below has gone into it
+			continue // a flush has ended: its bytes are neither dirty nor in this window
 		}
 		size := max(o.size, o.dirty.end(), o.flushing.end())
 		p := p[:max(0, min(int64(len(p)), size-off, w.hi-off))]
@@ -211,12 +213,12 @@ func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int
 		clear(p)
 		err = h.ahead.readThrough(ctx, h, w, p, off, size)
 		if errors.Is(err, fs.ErrNotExist) && tries < 3 {
-			// Removed or rewritten on another host for longer than the grace time.
+			// Another host removed or rewrote the file, longer ago than the grace time.
 			o.recordCommit(o.committedSize())
 			continue
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			// Not that the file does not exist: its bytes are lost.
+			// The object is missing, not the file: its bytes are lost, or the store is away.
 			err = &driver.Fault{Part: driver.Storage, Kind: driver.ErrCorrupt, Err: errors.New(err.Error())}
 			if away := o.fs.b.ns.blobs.Ping(ctx); away != nil {
 				err = away
@@ -232,14 +234,15 @@ func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int
 	}
 }
 
+// committedSize is the committed size as this process last saw it.
 func (o *openInode) committedSize() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.size
 }
 
-// copyDirtyWithin returns copies of what was written in the range of p and is not committed. The
-// caller holds mu.
+// copyDirtyWithin returns copies of the dirty and flushing bytes in the range of p, those to
+// lay over others last. The caller holds mu.
 func (o *openInode) copyDirtyWithin(p []byte, off int64) dirtyRanges {
 	var out dirtyRanges
 	for _, ranges := range []dirtyRanges{o.flushing, o.dirty} {
@@ -254,8 +257,7 @@ func (o *openInode) copyDirtyWithin(p []byte, off int64) dirtyRanges {
 	return out
 }
 
-// readBlobRange reads a range of a blob and checks it. A store that answers wrongly is asked
-// again before that counts as damage.
+// readBlobRange reads a range of a blob and checks it. Corruption is a fault of the storage.
 func (b *Backend) readBlobRange(ctx context.Context, x *extent, p []byte, pos int64) error {
 	err := b.readVerified(ctx, x, p, pos)
 	if errors.Is(err, driver.ErrCorrupt) && !errors.As(err, new(*driver.Fault)) {
@@ -264,6 +266,8 @@ func (b *Backend) readBlobRange(ctx context.Context, x *extent, p []byte, pos in
 	return err
 }
 
+// readVerified reads the range widened to whole checksums. A store that returns wrong bytes is
+// asked up to three times.
 func (b *Backend) readVerified(ctx context.Context, x *extent, p []byte, pos int64) error {
 	if x.data != nil || x.blobSize == 0 {
 		at := pos - x.blobPos
@@ -291,7 +295,7 @@ func (b *Backend) readVerified(ctx context.Context, x *extent, p []byte, pos int
 			break
 		}
 		b.ns.metrics.corrupt.Inc()
-		b.ns.log.WarnContext(ctx, "blob store: a wrong answer", "blob", formatID(x.blob), "error", err)
+		b.ns.log.WarnContext(ctx, "blob store: wrong checksum, reading again", "blob", formatID(x.blob), "error", err)
 	}
 	if err == nil && len(buf) != len(p) {
 		copy(p, buf[pos-lo:])

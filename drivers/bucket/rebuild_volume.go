@@ -116,7 +116,7 @@ func (r *rebuild) insertVolume(ctx context.Context, v volumeID, head *manifestHe
 	case err != nil:
 		return err
 	case there:
-		return driver.Errorf(driver.ErrCorrupt, "volume %s is there already, in another organisation", formatID(v.vol))
+		return driver.Errorf(driver.ErrCorrupt, "volume %s already exists in another organisation", formatID(v.vol))
 	case taken && updated > head.Updated:
 		other, name, taken = v.vol, nameWithID(name, v.vol), false
 		err = r.reportRenamed(head.Name, name, other)

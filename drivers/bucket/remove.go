@@ -8,12 +8,12 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// runFreeingTx is write for what gives room back: on a full disk it uses what is kept for it.
+// runFreeingTx is runTx for what frees space: on a full disk it may use the ballast.
 func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(t sqlTx) error) error {
 	return ns.ballast.Freeing(func() error { return ns.db.runTx(ctx, vol, false, fn) })
 }
 
-// runFreeingTx is change for what gives room back.
+// runFreeingTx is runVolumeTx for what frees space.
 func (f *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(tx *volumeTx) error) error {
 	return f.b.ns.ballast.Freeing(func() error { return f.runVolumeTx(ctx, []string{path}, fn) })
 }
@@ -35,9 +35,9 @@ func (f *volumeFS) Remove(ctx context.Context, path string) error {
 	})
 }
 
-// RemoveAll implements driver.FS. A directory loses its name in one short transaction;
-// what was beneath it goes in as many as it takes, and in the background when this
-// process dies or ctx ends before.
+// RemoveAll implements driver.FS. A directory loses its name in one short transaction and
+// becomes an orphan. The tree beneath it is then removed in as many transactions as it takes,
+// in the background if ctx ends before, and by maintenance if this process dies.
 func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 	tree := false
 	err := f.runFreeingTx(ctx, path, func(tx *volumeTx) error {
@@ -59,8 +59,8 @@ func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 		tree = true
 		tx.removeDirent(p.parent.ino, p.name)
 		tx.touchDirectory(p.parent.ino, -1)
-		// While this process lives the tree is its own to remove: it alone knows what in it
-		// is open here.
+		// The orphan belongs to this session: while this process lives, only it may remove the
+		// tree, because it alone knows which of its files it has open.
 		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, p.node.ino, tx.sessionID)
 		return nil
 	})
@@ -74,9 +74,8 @@ func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 	return nil
 }
 
-// reapTreesUntilDone removes the trees of this process in a volume until none is left. They
-// stay its own: what in them is open here, only it knows. When the Backend is closed,
-// others take over.
+// reapTreesUntilDone removes the orphaned trees of this session in a volume, with retries,
+// until none is left or the Backend is closed. Maintenance takes over then.
 func (b *Backend) reapTreesUntilDone(vol []byte) {
 	f := b.maintenanceFS(vol)
 	for b.reapTrees(b.lifetime, f) != nil {
@@ -89,15 +88,14 @@ func (b *Backend) reapTreesUntilDone(vol []byte) {
 }
 
 const (
-	// reapDirs and reapEntries bound one transaction that removes trees.
+	// reapDirs and reapEntries bound the directories and entries that one transaction removes.
 	reapDirs    = 64
 	reapEntries = 500
-	// reapSteps is how many transactions remove trees or rows of one volume before it is
-	// another's turn.
+	// reapSteps is how many transactions one volume gets before it is another volume's turn.
 	reapSteps = 100
 )
 
-// reapTrees removes what no name leads to, and no other session holds, in one volume.
+// reapTrees removes the orphaned trees and files of a volume that no other session holds.
 func (b *Backend) reapTrees(ctx context.Context, f *volumeFS) error {
 	for more := true; more; {
 		var err error
@@ -108,7 +106,7 @@ func (b *Backend) reapTrees(ctx context.Context, f *volumeFS) error {
 	return nil
 }
 
-// reapTreeSteps does some steps of reapTrees.
+// reapTreeSteps runs up to steps transactions of reapTrees, and reports whether more is left.
 func (b *Backend) reapTreeSteps(ctx context.Context, f *volumeFS, steps int) (more bool, err error) {
 	more = true
 	for range steps {
@@ -127,7 +125,7 @@ func (b *Backend) reapTreeSteps(ctx context.Context, f *volumeFS, steps int) (mo
 	return more, nil
 }
 
-// reapedEntry is a directory entry of what is removed.
+// reapedEntry is a directory entry, with its inode, that is removed.
 type reapedEntry struct {
 	inode
 	name []byte
@@ -135,29 +133,29 @@ type reapedEntry struct {
 
 func (e *reapedEntry) scanDest() []any { return append(e.inode.scanDest(), &e.name) }
 
-// selectReapRoots has the roots of what is to be removed: what no session holds, and the
-// directories of this process's own.
+// selectReapRoots selects what is to be removed in a volume ($1): orphans that no session
+// holds, and the directories of session $3. Files of that session are open in it.
 const selectReapRoots = `SELECT ` + inodeCols + ` FROM orphans r JOIN inodes i ON i.vol = r.vol AND i.ino = r.ino
 	WHERE r.vol = $1 AND (r.session IS NULL OR r.session = $3 AND i.mode BETWEEN 16384 AND 20479) ORDER BY r.ino LIMIT CAST($2 AS INTEGER)`
 
-// treeReaper is one transaction that removes trees.
+// treeReaper is one transaction that removes trees, depth first.
 type treeReaper struct {
 	tx           *volumeTx
-	pending      []namelessInode // what is without a name now; the last one goes first
-	entryBudget  int             // entries that may still go
-	removedCount int             // inodes and names that went
-	namesRemoved map[int64]int64 // how many names of an inode went
+	pending      []namelessInode // a stack of inodes that have no name now
+	entryBudget  int             // how many entries may still be removed
+	removedCount int             // of inodes and names so far
+	namesRemoved map[int64]int64 // by inode: reads do not see the link counts that are queued
 }
 
-// namelessInode is an inode that has no name.
+// namelessInode is an inode without a name.
 type namelessInode struct {
 	inode
-	hasOrphanRow bool // it has a row in orphans
+	hasOrphanRow bool // else it lost its name in this transaction
 }
 
-// reapTreeBatch removes entries of directories that have no name, and of their subdirectories. One
-// that it does not come to has no name itself from then on, so that it does not matter how
-// deep a tree is, nor where this ends.
+// reapTreeBatch removes entries of directories that have no name, and of their subdirectories.
+// A subdirectory that it does not reach becomes an orphan itself. So neither the depth of a
+// tree matters nor where a transaction ends.
 func (tx *volumeTx) reapTreeBatch() (more bool, err error) {
 	var roots []inode
 	if err := tx.runQueries(selectAll(&roots, (*inode).scanDest, selectReapRoots, tx.vol, reapDirs, nullIfNil(tx.sessionID))); err != nil {
@@ -180,11 +178,11 @@ func (tx *volumeTx) reapTreeBatch() (more bool, err error) {
 	return len(reaper.pending) > 0 || len(roots) == reapDirs && reaper.removedCount > 0, nil
 }
 
-// reapNext removes the last one of what is to be removed, or as many of its entries as may go.
+// reapNext removes the topmost pending inode, or as many of its entries as the budget allows.
 func (reaper *treeReaper) reapNext() error {
 	tx, d := reaper.tx, reaper.pending[len(reaper.pending)-1]
 	reaper.pending = reaper.pending[:len(reaper.pending)-1]
-	if d.isRegular() { // its session has ended
+	if d.isRegular() { // an orphan whose session has ended
 		if !tx.pending.claimUnlessOpen(d.ino) {
 			return nil // its last handle removes it
 		}
@@ -219,7 +217,8 @@ func (reaper *treeReaper) reapNext() error {
 	return nil
 }
 
-// reapDirent removes a name from a directory.
+// reapDirent removes an entry of a directory. A subdirectory is pushed; the inode of a file
+// goes with its last name.
 func (reaper *treeReaper) reapDirent(dir int64, e *reapedEntry) {
 	reaper.tx.removeDirent(dir, string(e.name))
 	if e.isDir() {

@@ -11,61 +11,60 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
-// reserveSizes are the sizes of reservations: a put takes the smallest that holds it, and
-// the blob counts with its true size once it is used.
+// reserveSizes are the size classes of registrations, in bytes. A put takes the smallest class
+// that holds it; once used, the blob counts with its true size.
 var reserveSizes = [...]int64{128 << 10, 1 << 20, chunkSize}
 
-// inlineClass is the index of the reservation that bytes in rows are taken from.
+// inlineClass is the class that the credit for inline blobs is taken from.
 const inlineClass = 1
 
 const (
-	// maxRegister bounds how many blobs are registered at once.
+	// maxRegister bounds how many blobs one transaction registers.
 	maxRegister = 256
-	// maxIdle bounds the bytes of one size that a process has in reserve.
+	// maxIdle bounds the bytes of one class that a process has in reserve.
 	maxIdle = 64 << 20
-	// reserveLife is for how long what was registered is used, at most a quarter of the
-	// grace time: far shorter than minNeverUsedGrace, for which any sweeper leaves it.
+	// reserveLife is how long a registration may be used, if that is less than a quarter of
+	// the grace time. It is far shorter than minNeverUsedGrace, for which every sweeper keeps it.
 	reserveLife = 5 * time.Minute
-	// refusedLife is how long an organisation that has no room is refused without
-	// another look.
+	// refusedLife is how long ErrNoSpace is returned again without asking the database.
 	refusedLife = 500 * time.Millisecond
-	// ownerLease is how long the reservations of a process that went silent are left alone.
+	// ownerLease is how long the registrations of a process that went silent are kept.
 	ownerLease = 2 * time.Minute
 )
 
-// reservePool has the blobs that this process has registered and not used yet, so that
-// not every write waits for a commit before it may put its bytes. They count as stored
-// and not referenced from their registration on, so a put needs no other look at how much
-// an organisation has.
+// reservePool holds blobs that this process has registered and not used yet, so that a write
+// need not wait for a registration to commit before it puts its bytes. They count as
+// unreferenced bytes from their registration on, so a put need not check that bound again.
 type reservePool struct {
 	ns *Namespace
 
 	mu           sync.Mutex // guards what follows
 	orgs         map[string]*orgReserve
-	ownerClaimed bool // the process has a row that tells that it is alive
+	ownerClaimed bool // a row of jobs says that this process is alive, and is renewed
 }
 
-// orgReserve is what one organisation has in reserve.
+// orgReserve is what one organisation has in reserve. Hold its lock to use it.
 type orgReserve struct {
-	busy chan struct{} // full while somebody uses what follows
+	busy chan struct{} // the lock: full while it is held; a channel, so that ctx ends waiting
 
-	ready        [len(reserveSizes)][][]byte
-	nextCount    [len(reserveSizes)]int // how many to register when these are used up
-	oldestAt     time.Time              // of the oldest, by the wall clock, which goes on while the host sleeps
-	neverPut     [][]byte               // ids that were never put; their rows are to go
-	inlineCredit int64                  // bytes that may still be stored in rows
-	inlineBlob   []byte                 // the reservation of these
-	abandoned    []abandonedBlob        // what is still to be given up
-	refusal      error                  // of the last look, good until
-	refusedUntil time.Time
+	ready        [len(reserveSizes)][][]byte // ids of registered blobs, by class
+	nextCount    [len(reserveSizes)]int      // how many to register next, by class
+	oldestAt     time.Time                   // when the oldest was registered, by the wall clock, which goes on while the host sleeps
+	neverPut     [][]byte                    // ids whose rows are to be deleted, as no put was begun
+	inlineCredit int64                       // bytes that may still be stored inline
+	inlineBlob   []byte                      // the registration that the credit is taken from
+	abandoned    []abandonedBlob             // blobs that the database must still be told of
+	refusal      error                       // ErrNoSpace of the last registration, valid until refusedUntil
+	refusedUntil time.Time                   // see refusal
 }
 
-// abandonedBlob is a blob whose put has ended, and that no commit uses.
+// abandonedBlob is a registered blob whose put has ended, and that no commit will use.
 type abandonedBlob struct {
 	id        []byte
-	mayArrive bool // its object may yet arrive
+	mayArrive bool // the put failed, and its object may still appear
 }
 
+// forOrg returns the reserve of an organisation.
 func (pool *reservePool) forOrg(org []byte) *orgReserve {
 	pool.mu.Lock()
 	defer pool.mu.Unlock()
@@ -91,13 +90,13 @@ func (reserve *orgReserve) lock(ctx context.Context) error {
 
 func (reserve *orgReserve) unlock() { <-reserve.busy }
 
-// isFresh reports whether what is in reserve has not lain about for too long.
+// isFresh reports whether what is in reserve is young enough to be used.
 func (reserve *orgReserve) isFresh(grace time.Duration) bool {
 	age := time.Since(reserve.oldestAt)
 	return age >= 0 && age <= min(reserveLife, grace/4)
 }
 
-// retireAll gives up what is in reserve.
+// retireAll takes everything out of reserve, to be given back.
 func (reserve *orgReserve) retireAll() {
 	for c, ids := range reserve.ready {
 		reserve.neverPut = append(reserve.neverPut, ids...)
@@ -109,8 +108,8 @@ func (reserve *orgReserve) retireAll() {
 	}
 }
 
-// invalidate drops what an organisation has in reserve, because a sweeper with a shorter grace
-// time has taken some.
+// invalidate retires the reserve of an organisation, because a sweeper with a shorter grace
+// time has taken some of it.
 func (pool *reservePool) invalidate(org []byte) {
 	reserve := pool.forOrg(org)
 	if reserve.lock(context.Background()) == nil {
@@ -120,7 +119,7 @@ func (pool *reservePool) invalidate(org []byte) {
 }
 
 // takeBlobID returns the id of a blob that is registered for up to n bytes. ErrNoSpace: the
-// organisation has too much that nothing refers to.
+// organisation has too many bytes that nothing refers to.
 func (pool *reservePool) takeBlobID(ctx context.Context, org []byte, n int64) ([]byte, error) {
 	class := 0
 	for reserveSizes[class] < n && class < len(reserveSizes)-1 {
@@ -134,6 +133,8 @@ func (pool *reservePool) takeBlobID(ctx context.Context, org []byte, n int64) ([
 	return pool.takeOfClass(ctx, org, reserve, class)
 }
 
+// takeOfClass returns the id of a blob of a class, registering more if none is ready. The
+// caller has reserve locked.
 func (pool *reservePool) takeOfClass(ctx context.Context, org []byte, reserve *orgReserve, class int) ([]byte, error) {
 	if !reserve.isFresh(pool.ns.opts.Grace) {
 		reserve.retireAll()
@@ -148,7 +149,8 @@ func (pool *reservePool) takeOfClass(ctx context.Context, org []byte, reserve *o
 	return ids[len(ids)-1], nil
 }
 
-// takeInlineBytes lets n bytes be stored in rows.
+// takeInlineBytes takes n bytes of the credit for inline blobs, registering more if it is used
+// up.
 func (pool *reservePool) takeInlineBytes(ctx context.Context, org []byte, n int64) error {
 	reserve := pool.forOrg(org)
 	if err := reserve.lock(ctx); err != nil {
@@ -172,7 +174,8 @@ func (pool *reservePool) takeInlineBytes(ctx context.Context, org []byte, n int6
 	return nil
 }
 
-// registerMore registers blobs of one size.
+// registerMore registers blobs of a class, twice as many as the last time. The caller has
+// reserve locked.
 func (pool *reservePool) registerMore(ctx context.Context, org []byte, reserve *orgReserve, class int) error {
 	if reserve.refusal != nil && time.Now().Before(reserve.refusedUntil) {
 		return reserve.refusal
@@ -206,7 +209,7 @@ func (pool *reservePool) registerMore(ctx context.Context, org []byte, reserve *
 	return nil
 }
 
-// isEmpty reports that nothing is in reserve.
+// isEmpty reports whether nothing is in reserve.
 func (reserve *orgReserve) isEmpty() bool {
 	for _, ids := range reserve.ready {
 		if len(ids) > 0 {
@@ -216,9 +219,9 @@ func (reserve *orgReserve) isEmpty() bool {
 	return reserve.inlineBlob == nil
 }
 
-// abandonBlobs gives up blobs whose puts have ended, and that no commit is going to use: their
-// objects go as soon as maintenance comes to them. A commit whose end is not known may
-// have used them; then they stay.
+// abandonBlobs gives up blobs whose puts have ended and that no commit will use, so that the
+// sweeper deletes them soon. A commit whose end is unknown may have used them: what a chunk
+// refers to stays.
 func (pool *reservePool) abandonBlobs(ctx context.Context, org []byte, list ...abandonedBlob) {
 	if len(list) == 0 {
 		return
@@ -227,25 +230,26 @@ func (pool *reservePool) abandonBlobs(ctx context.Context, org []byte, list ...a
 	defer cancel()
 	reserve := pool.forOrg(org)
 	if reserve.lock(ctx) != nil {
-		return // they stay until their reservation expires
+		return // they are swept once their registration expires
 	}
 	defer reserve.unlock()
 	reserve.abandoned = append(reserve.abandoned, list...)
 	if err := pool.giveBackUnused(ctx, org, reserve); err != nil {
-		pool.ns.log.Warn("giving up blobs that were put in vain", "error", err) // tried again by maintenance
+		pool.ns.log.Warn("giving up blobs that were put in vain", "error", err) // maintenance retries
 		return
 	}
 	pool.ns.wakeMaintenance()
 }
 
 const (
-	// abandonTime bounds how long a failed write takes to give up its blobs.
+	// abandonTime bounds how long a failed write waits to give up its blobs.
 	abandonTime = 5 * time.Second
-	// latePut is how long after a failed call its object may arrive.
+	// latePut is how long after a failed put its object may appear.
 	latePut = time.Minute
 )
 
-// giveBackUnused tells the database what is not needed any more. The caller has r locked.
+// giveBackUnused tells the database which blobs are not needed any more. The caller has
+// reserve locked.
 func (pool *reservePool) giveBackUnused(ctx context.Context, org []byte, reserve *orgReserve) error {
 	if len(reserve.neverPut)+len(reserve.abandoned) == 0 {
 		return nil
@@ -259,6 +263,8 @@ func (pool *reservePool) giveBackUnused(ctx context.Context, org []byte, reserve
 	return err
 }
 
+// giveBackQueries are the statements of giveBackUnused: rows of blobs that were never put are
+// deleted, abandoned blobs expire.
 func (ns *Namespace) giveBackQueries(org []byte, reserve *orgReserve) []query {
 	var list []query
 	for _, id := range reserve.neverPut {
@@ -275,7 +281,7 @@ func (ns *Namespace) giveBackQueries(org []byte, reserve *orgReserve) []query {
 	return list
 }
 
-// releaseStale gives back what has lain about, or all.
+// releaseStale gives back what has been in reserve for too long, or everything.
 func (pool *reservePool) releaseStale(ctx context.Context, all bool) error {
 	pool.mu.Lock()
 	orgs := make(map[string]*orgReserve, len(pool.orgs))
@@ -297,7 +303,8 @@ func (pool *reservePool) releaseStale(ctx context.Context, all bool) error {
 	return errors.Join(errs...)
 }
 
-// startKeepAlive begins to renew the row that tells that this process is alive.
+// startKeepAlive renews, until the namespace is closed, the row that says this process is
+// alive. Without it sweepers would take its registrations.
 func (pool *reservePool) startKeepAlive() {
 	pool.mu.Lock()
 	defer pool.mu.Unlock()
@@ -322,15 +329,16 @@ func (pool *reservePool) startKeepAlive() {
 	})
 }
 
-// ownerPrefix begins the names of the rows of jobs that tell which processes are alive.
+// ownerPrefix begins the names of rows of jobs that say which processes are alive.
 const ownerPrefix = "owner/"
 
+// queueOwnerRenewal queues the renewal of this process's row.
 func (ns *Namespace) queueOwnerRenewal(t sqlTx) {
 	t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
 		ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, ownerPrefix+hex.EncodeToString(ns.processID), ns.processID, int64(ownerLease))
 }
 
-// releaseAll gives everything back.
+// releaseAll gives everything back, and deletes the row that says this process is alive.
 func (pool *reservePool) releaseAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), abandonTime)
 	defer cancel()
@@ -344,12 +352,12 @@ func (pool *reservePool) releaseAll() {
 			return nil
 		})
 	}
-	if err != nil { // what is left is swept when the process is known to be dead
+	if err != nil { // sweepers take what is left once the row expires
 		pool.ns.log.Warn("giving back blobs in reserve", "error", err)
 	}
 }
 
-// abandonBlobs gives up the blobs of a write that came to nothing.
+// abandonBlobs gives up the blobs of a write that failed.
 func (b *Backend) abandonBlobs(ctx context.Context, parts []newChunk) {
 	var list []abandonedBlob
 	var last *newBlob
@@ -362,7 +370,7 @@ func (b *Backend) abandonBlobs(ctx context.Context, parts []newChunk) {
 	b.ns.reserves.abandonBlobs(ctx, b.org, list...)
 }
 
-// putObject puts data as the object of a registered blob, which is given up when that fails.
+// putObject puts data as the object of a registered blob. If that fails, the blob is given up.
 func (b *Backend) putObject(ctx context.Context, id, data []byte, sum uint32) error {
 	err := b.ns.blobs.Put(ctx, blobKey(b.org, id), data, sum)
 	if err != nil {

@@ -10,27 +10,29 @@ import (
 	"github.com/volehq/vole/internal/proc"
 )
 
-// session is how a Backend is known to others, while it holds something.
+// session is the row by which other processes know a Backend that holds something. It has a
+// lease, which is renewed until the Backend is closed.
 type session struct {
 	b *Backend
-	// renewedByClient: it is that of a client, who renews it, through this process or another.
+	// renewedByClient: the session is that of a client of a server, who renews it, through
+	// this process or another.
 	renewedByClient bool
-	clientLease     time.Duration // of a client's
+	clientLease     time.Duration // of a client's session
 
 	mu            sync.Mutex // guards what follows; held while the row is made
-	rowID         []byte     // its id; nil: there is none
-	leaseEnd      time.Time  // by then the lease has run out, by this host's monotonic clock
+	rowID         []byte     // id of the row; nil: there is none
+	leaseEnd      time.Time  // the lease ends no earlier, by this host's monotonic clock
 	cancelRenewal context.CancelFunc
-	renewalDone   chan struct{}
+	renewalDone   chan struct{} // closed when the renewal has ended
 }
 
-// ensureSession returns the id of the session's row, which is made when there is none, or when
-// the lease of the last one has run out.
+// ensureSession returns the id of the session's row. It makes a row, and starts renewing it,
+// if there is none or the lease of the last one has run out.
 func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.renewedByClient {
-		return s.rowID, nil // whether its lease has run out, the database knows
+		return s.rowID, nil // the database checks the lease
 	}
 	if s.rowID != nil && time.Now().Before(s.leaseEnd) {
 		return s.rowID, nil
@@ -39,7 +41,7 @@ func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	row, lease := newID(), s.b.ns.opts.Lease
 	host, _ := os.Hostname()
 	asked := time.Now()
-	// Who removes something has a session, too.
+	// Freeing, because removals need a session, too.
 	err := s.b.ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
 		var found bool
 		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
@@ -59,14 +61,14 @@ func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	return row, nil
 }
 
-// currentID returns the id of the session's row, nil when there is none.
+// currentID returns the id of the session's row, nil if there is none.
 func (s *session) currentID() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.rowID
 }
 
-// stopRenewal ends the renewal of the present row. The caller holds mu.
+// stopRenewal ends the renewal of the row, and forgets the row. The caller holds mu.
 func (s *session) stopRenewal() {
 	if s.rowID == nil {
 		return
@@ -77,7 +79,8 @@ func (s *session) stopRenewal() {
 	s.rowID = nil
 }
 
-// renewUntilStopped puts the end of the lease off, three times as often as needed.
+// renewUntilStopped renews the lease every third of its duration, until ctx ends or the lease
+// turns out to have run out.
 func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan struct{}) {
 	defer close(done)
 	lease := s.b.ns.opts.Lease
@@ -102,17 +105,18 @@ func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan s
 			if alive {
 				s.leaseEnd = asked.Add(lease)
 			} else {
-				s.leaseEnd = time.Time{} // it ran out, and was swept
+				s.leaseEnd = time.Time{} // maintenance has ended the session
 			}
 		}
 		s.mu.Unlock()
 		if !alive {
-			s.b.ns.log.Warn("lease: it ran out", "session", formatID(row))
+			s.b.ns.log.Warn("lease: the session has expired", "session", formatID(row))
 			return
 		}
 	}
 }
 
+// renewLease renews the lease of a session. alive is false if it has run out before.
 func (ns *Namespace) renewLease(ctx context.Context, row []byte, lease time.Duration) (alive bool, err error) {
 	renewal := func(t sqlTx) error {
 		var n int64
@@ -126,7 +130,7 @@ func (ns *Namespace) renewLease(ctx context.Context, row []byte, lease time.Dura
 	return alive, err
 }
 
-// endSession gives everything back that the session holds.
+// endSession ends the session, and releases all that it holds.
 func (s *session) endSession(ctx context.Context) error {
 	s.mu.Lock()
 	row, done := s.rowID, s.renewalDone
@@ -141,8 +145,8 @@ func (s *session) endSession(ctx context.Context) error {
 	return s.b.ns.endSession(ctx, row)
 }
 
-// endSession removes a session and what it holds: attachments by a foreign key, drafts
-// and files without a name by the same work that maintenance does.
+// endSession deletes a session and its attachments. Its drafts become removed volumes, its
+// orphans anyone's, and maintenance does the rest.
 func (ns *Namespace) endSession(ctx context.Context, row []byte) error {
 	err := ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
 		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
@@ -168,15 +172,17 @@ func (a *attachment) scanDest() []any {
 	return []any{&a.id, &a.vol, &a.session, &a.name, &a.holder, &a.host, &a.readOnly, &a.exclusive, &a.pid, &a.started, &a.since}
 }
 
-// selectAttachments has only those whose session's lease has not run out.
+// selectAttachments selects the attachments of an organisation ($1) whose session is alive.
 const selectAttachments = `SELECT a.id, a.vol, a.session, v.name, a.holder, a.host, a.read_only, a.exclusive, a.pid, a.started, a.since
 	FROM attachments a JOIN sessions s ON s.id = a.session JOIN volumes v ON v.org = a.org AND v.id = a.vol
 	WHERE a.org = $1 AND s.expires > {now}`
 
+// liveAttachmentsQuery selects the live attachments of a volume.
 func (b *Backend) liveAttachmentsQuery(list *[]attachment, vol []byte) query {
 	return selectAll(list, (*attachment).scanDest, selectAttachments+` AND a.vol = $2 ORDER BY a.id`, b.org, vol)
 }
 
+// toInfo describes the attachment as drivers do.
 func (a *attachment) toInfo() driver.AttachmentInfo {
 	started := time.Time{}
 	if a.started != 0 {
@@ -188,7 +194,7 @@ func (a *attachment) toInfo() driver.AttachmentInfo {
 	}
 }
 
-// inUseError is the error of what the attachment forbids.
+// inUseError is the error for what the attachment excludes.
 func (a *attachment) inUseError() error {
 	return driver.Errorf(driver.ErrInUse, "the volume is attached by %s (pid %d on %s)", a.holder, a.pid, a.host)
 }
@@ -200,7 +206,7 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 		return nil, err
 	}
 	if opts.HostPath {
-		return nil, driver.Errorf(driver.ErrUnsupported, "the files of this volume have no path on this host; mount it, or use a local home")
+		return nil, driver.Errorf(driver.ErrUnsupported, "the files of this volume have no path on this host; use FS, or a volume of a local home")
 	}
 	if err := b.checkWritable(ctx); err != nil {
 		return nil, err
@@ -240,8 +246,8 @@ func boolToInt(b bool) int64 {
 	return 0
 }
 
-// insertAttachment adds an attachment where the others allow it: an exclusive writer is alone, an
-// exclusive reader has no writers beside it.
+// insertAttachment adds an attachment if the others allow it: an exclusive writer excludes all
+// others, an exclusive reader excludes writers.
 func (b *Backend) insertAttachment(t sqlTx, a *attachment) error {
 	var v volumeRow
 	var found, alive bool
@@ -255,7 +261,7 @@ func (b *Backend) insertAttachment(t sqlTx, a *attachment) error {
 		return driver.ErrNotFound
 	}
 	if !alive {
-		return driver.Errorf(driver.ErrClosed, "this process was out of touch for longer than its lease; attach again")
+		return driver.Errorf(driver.ErrClosed, "the session's lease has expired, as this process did not reach the database in time; attach again")
 	}
 	a.name = v.name
 	for _, o := range others {
@@ -268,19 +274,19 @@ func (b *Backend) insertAttachment(t sqlTx, a *attachment) error {
 		a.id, b.org, a.vol, a.session, a.holder, a.readOnly, a.exclusive, a.host, a.pid, a.started, a.since)
 	t.queueExec(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
 	if a.exclusive != 0 && a.readOnly == 0 {
-		// From here on, whoever is not this attachment is a late writer.
+		// The fence: from now on, transactions under any other attachment are refused.
 		t.queueExec(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
 	}
 	return nil
 }
 
-// heldAttachment is an attachment of this process.
+// heldAttachment is an attachment of this process. It implements driver.Attachment.
 type heldAttachment struct {
 	b    *Backend
 	info driver.AttachmentInfo
 	id   []byte
 
-	detachMu sync.Mutex // held while it is given back
+	detachMu sync.Mutex // held while it is detached; guards detached
 	detached bool
 }
 
@@ -300,15 +306,16 @@ func (h *heldAttachment) Detach(ctx context.Context) error {
 	closed := h.b.closed
 	h.b.mu.Unlock()
 	if closed {
-		return nil // its session has ended, or is about to
+		return nil // closing the Backend ends the session
 	}
-	// What was written under the attachment still may be committed.
+	// What was written under the attachment can only be committed before it ends.
 	if err := h.b.tryFlushVolume(ctx, parseID(h.info.VolumeID)); err != nil {
 		return err
 	}
 	return h.releaseAttachment(ctx)
 }
 
+// releaseAttachment deletes the attachment's row, and the fence if it is the exclusive writer.
 func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
 	err := h.b.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		t.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
@@ -323,7 +330,8 @@ func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
 	return err
 }
 
-func (h *heldAttachment) closeWithBackend(context.Context) error { return nil } // the session's end is its end
+// closeWithBackend has nothing to do: the end of the session ends the attachment.
+func (h *heldAttachment) closeWithBackend(context.Context) error { return nil }
 
 // Attachments implements driver.Backend.
 func (b *Backend) Attachments(ctx context.Context, id string) ([]driver.AttachmentInfo, error) {

@@ -10,13 +10,13 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Client opens an organisation for one client of a server: attachments and drafts that are
-// made through it belong to the session id (a UUID), which lasts for lease after it was
-// last renewed, be it by another server with the same id. With resume the session must
-// be there, and be owner's, a name of the caller's choice. ErrNotFound: there is no such
-// organisation, or no such session of it and of owner.
+// Client opens an organisation for one client of a server. Attachments and drafts made through
+// it belong to the session id, a UUID. The session ends when it was not renewed for lease, by
+// this server or another. With resume the session must exist and belong to owner, a name of
+// the caller's choice. ErrNotFound: there is no such organisation, or no such session of it
+// and of owner.
 //
-// Close ends the session, Leave only this server's part in it.
+// Close ends the session. Leave closes only what this server has open for it.
 func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease time.Duration, resume bool) (*Client, error) {
 	row, err := uuid.Parse(id)
 	if err != nil {
@@ -39,18 +39,19 @@ func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease ti
 	return c, nil
 }
 
-// Client is an organisation as a client's session has it.
+// Client is an organisation as a client's session sees it.
 type Client struct{ *Backend }
 
+// insertSession makes the row of a new session.
 func (c *Client) insertSession(ctx context.Context, owner string) error {
 	s := &c.session
 	if err := c.checkWritable(ctx); err != nil {
 		return err
 	}
 	host, _ := os.Hostname()
-	return c.ns.runFreeingTx(ctx, nil, func(t sqlTx) error { // who removes something has one, too
+	return c.ns.runFreeingTx(ctx, nil, func(t sqlTx) error { // removals need a session, too
 		var found bool
-		// A second try, after the answer to the first was lost, finds its row.
+		// A retry after a commit whose answer was lost finds the row.
 		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.rowID)); err != nil || found {
 			return err
 		}
@@ -60,6 +61,8 @@ func (c *Client) insertSession(ctx context.Context, owner string) error {
 	})
 }
 
+// checkSession returns ErrNotFound unless the session is alive, of this organisation and of
+// owner.
 func (c *Client) checkSession(ctx context.Context, owner string) error {
 	var found bool
 	err := c.ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND org = $2 AND owner = $3 AND expires > {now}`, c.session.rowID, c.org, owner))
@@ -69,7 +72,7 @@ func (c *Client) checkSession(ctx context.Context, owner string) error {
 	return err
 }
 
-// Renew puts the end of the session off. ErrClosed: it has ended.
+// Renew renews the lease of the session. ErrClosed: it has ended.
 func (c *Client) Renew(ctx context.Context) error {
 	row := c.session.currentID()
 	if row == nil {
@@ -103,7 +106,8 @@ func (c *Client) Holds(ctx context.Context, id string) (found bool, err error) {
 	return found, err
 }
 
-// Detach ends an attachment of the session, whichever server made it. None is no error.
+// Detach ends an attachment of the session, whichever server made it. It is no error if there
+// is none.
 func (c *Client) Detach(ctx context.Context, id string) error {
 	if err := c.checkOpen(ctx); err != nil {
 		return err

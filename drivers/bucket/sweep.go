@@ -108,8 +108,8 @@ const inlineGrace = time.Minute
 // their objects.
 const minNeverUsedGrace = time.Hour
 
-// neverUsedGrace is the grace time of blobs that were never used. One of less than a second
-// says that nobody is writing.
+// neverUsedGrace is the grace time of blobs that were never used. Only tests have a grace time
+// of less than a second, and they put nothing while they sweep.
 func neverUsedGrace(grace time.Duration) time.Duration {
 	if grace < time.Second {
 		return grace
@@ -117,13 +117,16 @@ func neverUsedGrace(grace time.Duration) time.Duration {
 	return max(grace, minNeverUsedGrace)
 }
 
-// deleteUnreferencedRows takes blobs out of the database, if they are still as they were seen. The
-// comparison with freed is not for speed: PostgreSQL looks at a row again that another
-// transaction has just changed, but not at the chunks. Without it a blob that has lost
-// its last chunk meanwhile would be taken for one that has it.
+// deleteUnreferencedRows deletes the rows of blobs that no chunk refers to and that were not
+// freed again since they were selected; objects get tombstones. Others that a chunk refers to
+// lose their freed mark.
+//
+// The comparison with freed is needed: if another transaction has just changed a row,
+// PostgreSQL evaluates the condition on the new row, but not the subquery on chunks. Without
+// it, a blob that has just lost its last chunk would count as used.
 func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCandidate) error {
 	var blobs, bytes float64
-	// Not lazily: objects must not go before the rows that lead to them.
+	// Durable, since objects must not be deleted before their rows.
 	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		blobs, bytes = 0, 0
 		gone := make([]int64, len(list))

@@ -9,7 +9,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// OpenFS implements driver.Backend.
+// OpenFS implements driver.Backend. The calls of the FS are timed.
 func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
 	defer b.ns.metrics.observeSince("volume_open", time.Now())
 	f, err := b.openVolumeFS(ctx, id, opts)
@@ -19,7 +19,7 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	return &timedFS{f, b.ns.metrics}, nil
 }
 
-// timedFS is an FS whose calls are timed, those of its files and directories included.
+// timedFS is an FS whose calls are timed, and those of its files and directories.
 type timedFS struct {
 	fs *volumeFS
 	m  *metrics

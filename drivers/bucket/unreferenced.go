@@ -8,34 +8,37 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// reservation is a blob that is about to be put.
+// reservation is a blob that is registered before it is put.
 type reservation struct {
 	id    []byte
-	size  int64         // the most that may be put
-	owner []byte        // the process that puts it; nil: a client
-	life  time.Duration // of a client's
-	sums  []byte        // of a client's
+	size  int64         // the most that may be put, in bytes
+	owner []byte        // the process that puts it; nil: a client does, by a signed request
+	life  time.Duration // how long a client may take
+	sums  []byte        // that a client must put
 }
 
 const (
-	// leastGrace is how long a blob is kept at least that nothing refers to, even when the
-	// organisation has no room for others.
+	// leastGrace is how long a blob that nothing refers to is kept even if the organisation
+	// has no room for others.
 	leastGrace = 15 * time.Minute
-	// minUnreferenced is the least that Options.Unreferenced may be.
+	// minUnreferenced is the smallest Options.Unreferenced.
 	minUnreferenced = 2 * chunkSize
-	// foldRows is how many rows of unreferenced an organisation may have before some are
-	// added up, foldAtOnce how many are at a time.
+	// foldRows is how many rows of unreferenced an organisation may have before they are
+	// merged, foldAtOnce how many a transaction merges. With PostgreSQL triggers add a row per
+	// change, so that changes do not wait for one another.
 	foldRows, foldAtOnce = 64, 5000
 )
 
-// noRoomError tells how much an organisation has that nothing refers to, when that is too much.
+// noRoomError says how many unreferenced bytes an organisation has, and how many too many a
+// registration would add.
 type noRoomError struct{ stored, missing int64 }
 
 func (e *noRoomError) Error() string { return "no room for blobs that nothing refers to" }
 
-// reserveBlobs registers as many blobs of list as there is room for, which must be least of
-// them. What r has to give back goes first. ErrNoSpace: not even what may go before its
-// grace time is over makes room for least.
+// reserveBlobs registers as many blobs of list as the bound on unreferenced bytes allows, at
+// least least of them. It gives back first what reserve has to give back, and if there is no
+// room, sweeps freed blobs before their grace time is over. ErrNoSpace: even then there is no
+// room for least.
 func (ns *Namespace) reserveBlobs(ctx context.Context, org []byte, list []reservation, least int, reserve *orgReserve) (n int, err error) {
 	for try := 0; ; try++ {
 		n, err = ns.registerBlobs(ctx, org, list, least, reserve)
@@ -52,17 +55,20 @@ func (ns *Namespace) reserveBlobs(ctx context.Context, org []byte, list []reserv
 	}
 }
 
-// unreferencedQuery asks for what an organisation has that nothing refers to, and of how
-// many rows that is the sum.
+// unreferencedQuery selects the unreferenced bytes of an organisation, and how many rows they
+// are the sum of.
 func unreferencedQuery(found *bool, sum, rows *int64, org []byte) query {
 	return selectOne(found, []any{sum, rows}, `SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT), count(*) FROM unreferenced WHERE org = $1`, org)
 }
 
-// lockOrgQuery keeps others from registering blobs of the organisation until the commit.
+// lockOrgQuery keeps others from registering blobs of the organisation until the transaction
+// ends.
 func lockOrgQuery(org []byte) query {
 	return selectOne(new(bool), []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 {guard}`, org)
 }
 
+// registerBlobs is one attempt of reserveBlobs. It returns a noRoomError if there is no room
+// for least.
 func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reservation, least int, reserve *orgReserve) (n int, err error) {
 	bound := ns.opts.Unreferenced
 	err = ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
@@ -108,7 +114,7 @@ func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reser
 	return n, err
 }
 
-// foldUnreferencedRows adds up the rows of organisations that have many.
+// foldUnreferencedRows merges the rows of organisations that have many.
 func (ns *Namespace) foldUnreferencedRows(ctx context.Context) error {
 	for {
 		var orgs [][]byte
@@ -127,9 +133,8 @@ func (ns *Namespace) foldUnreferencedRows(ctx context.Context) error {
 	}
 }
 
-// makeRoom deletes blobs of an organisation until some bytes more fit: first those that
-// nobody is at work on any more, then those that were freed, the oldest first, though
-// their grace time is not over.
+// makeRoom collects garbage of an organisation until missing bytes more fit: reservations that
+// were given up, then freed blobs, the oldest first, before their grace time is over.
 func (ns *Namespace) makeRoom(ctx context.Context, org []byte, missing int64) error {
 	if err := ns.sweepStaleReservations(ctx, org); err != nil {
 		return err
@@ -139,7 +144,7 @@ func (ns *Namespace) makeRoom(ctx context.Context, org []byte, missing int64) er
 	if err := ns.db.runQueries(ctx, unreferencedQuery(&found, &sum, &rows, org)); err != nil {
 		return err
 	}
-	// Some more than is needed, so that not each write has to do this.
+	// A little more than is needed, so that not every write has to do this.
 	for want := missing + ns.opts.Unreferenced/64; want > 0; {
 		freed, err := ns.sweepBeforeGrace(ctx, org, want)
 		if err != nil {
@@ -153,10 +158,11 @@ func (ns *Namespace) makeRoom(ctx context.Context, org []byte, missing int64) er
 	return ns.deleteTombstonedObjects(ctx, org)
 }
 
-// minimumGrace is how long blobs are kept at least that nothing refers to.
+// minimumGrace is how long freed blobs are always kept.
 func (ns *Namespace) minimumGrace() time.Duration { return min(ns.opts.Grace, leastGrace) }
 
-// sweepBeforeGrace takes blobs that were freed out of the database, of up to about so many bytes.
+// sweepBeforeGrace deletes the rows of freed blobs of about so many bytes, the oldest first,
+// though their grace time is not over. It returns how many bytes that was.
 func (ns *Namespace) sweepBeforeGrace(ctx context.Context, org []byte, bytes int64) (freed int64, err error) {
 	exported, err := ns.sweepAwaitsExport(ctx)
 	if err != nil {
@@ -178,9 +184,9 @@ func (ns *Namespace) sweepBeforeGrace(ctx context.Context, org []byte, bytes int
 	return freed, ns.sweepCandidates(ctx, list)
 }
 
-// sweepStaleReservations takes reservations out of the database that nobody is at work on: those
-// that have expired, were given up, or belong to a process that is dead. org is nil for
-// those of all.
+// sweepStaleReservations deletes the rows of registered blobs that will not be put any more:
+// they have expired, were given up, or belong to a process that is dead. org nil: of all
+// organisations.
 func (ns *Namespace) sweepStaleReservations(ctx context.Context, org []byte) error {
 	for {
 		var list []sweepCandidate
@@ -200,17 +206,19 @@ func (ns *Namespace) sweepStaleReservations(ctx context.Context, org []byte) err
 	}
 }
 
-// checkPuttable refuses a file that could never be put as a whole.
+// checkPuttable returns ErrNoSpace for a file that is larger than the bound on unreferenced
+// bytes: it could never be put as a whole.
 func (ns *Namespace) checkPuttable(opts driver.WriteOptions) error {
 	bound, size := ns.opts.Unreferenced, opts.Size
 	if bound >= 0 && size > bound && opts.NextData == nil {
-		return driver.Errorf(driver.ErrNoSpace, "a file of %v cannot be put in one piece: an organisation may have %v stored that no file refers to yet; write it by handle, or in parts",
+		return driver.Errorf(driver.ErrNoSpace, "a file of %v is too large for one upload: an organisation may have %v stored that no file refers to; write it through a handle, or in parts",
 			driver.Size(size), driver.Size(bound))
 	}
 	return nil
 }
 
-// explainNoRoom is the error of a write that found no room.
+// explainNoRoom returns the error of a write that found no room: it says when there will be
+// some.
 func (ns *Namespace) explainNoRoom(ctx context.Context, org []byte, full *noRoomError) error {
 	var freed, reserved bool
 	var at, expires, now int64
@@ -221,18 +229,18 @@ func (ns *Namespace) explainNoRoom(ctx context.Context, org []byte, full *noRoom
 		return err
 	}
 	wait := time.Duration(0)
-	when := "room comes when writes that are under way end"
+	when := "there will be room when writes under way end"
 	if freed {
 		if wait = time.Duration(at - now + int64(ns.minimumGrace())); wait <= 0 {
-			when = "room comes with the next export of manifests, which refer to some of them"
+			when = "there will be room after the next export of manifests, as the last one refers to some of these bytes"
 		}
 	}
 	if reserved && (!freed || expires-now < int64(wait)) && wait >= 0 {
 		wait = time.Duration(max(expires-now, int64(time.Second)))
 	}
 	if wait > 0 {
-		when = "room comes in " + max(wait.Round(time.Second), time.Second).String() + " at the latest"
+		when = "there will be room in " + max(wait.Round(time.Second), time.Second).String() + " at the latest"
 	}
-	return driver.Errorf(driver.ErrNoSpace, "the organisation has %v stored that no file refers to (puts under way, and what was overwritten or removed lately), of at most %v; %s",
+	return driver.Errorf(driver.ErrNoSpace, "the organisation has %v stored that no file refers to (uploads under way, and bytes that were overwritten or removed recently), and may have %v; %s",
 		driver.Size(full.stored), driver.Size(ns.opts.Unreferenced), when)
 }

@@ -63,7 +63,7 @@ func TestRoomOverwrites(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if done < 3 || done > 5 || refused == nil || !strings.Contains(refused.Error(), "room comes in 1") {
+		if done < 3 || done > 5 || refused == nil || !strings.Contains(refused.Error(), "there will be room in 1") {
 			t.Errorf("%d of 8 writes were taken; the others: %v", done, refused)
 		}
 		if n := p.stored(); n > 49*mib {

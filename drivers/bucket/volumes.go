@@ -12,20 +12,28 @@ import (
 
 // volumeRow is one row of volumes.
 type volumeRow struct {
-	id                                     []byte
-	name, state, labels                    string
-	quota, created, updated, used, nextIno int64
-	entries, metaBytes                     int64 // see driver.Metadata
-	generation, lastUsed                   int64
-	session, writer                        []byte
+	id                 []byte
+	name, state        string
+	labels             string // JSON, see marshalLabels
+	quota, used        int64  // in bytes; used is the sum of the sizes of files
+	created, updated   int64  // in nanoseconds since 1970
+	lastUsed           int64
+	nextIno            int64  // number of the next inode
+	entries, metaBytes int64  // see driver.Metadata
+	generation         int64  // raised by each change
+	session            []byte // of a draft
+	writer             []byte // the fence: id of the exclusive writer's attachment
 }
 
+// volumeCols are the columns of a row of volumes called v, in the order of scanDest.
 const volumeCols = `v.id, v.name, v.state, v.labels, v.quota, v.created, v.updated, v.used, v.entries, v.metadata, v.next_ino, v.generation, v.last_used, v.session, v.writer`
 
+// scanDest returns where the columns of volumeCols go.
 func (v *volumeRow) scanDest() []any {
 	return []any{&v.id, &v.name, &v.state, &v.labels, &v.quota, &v.created, &v.updated, &v.used, &v.entries, &v.metaBytes, &v.nextIno, &v.generation, &v.lastUsed, &v.session, &v.writer}
 }
 
+// toInfo describes the volume as drivers do. ErrCorrupt: its labels are not JSON.
 func (v *volumeRow) toInfo() (driver.Info, error) {
 	labels := driver.Labels{}
 	if v.labels != "" {
@@ -41,10 +49,11 @@ func (v *volumeRow) toInfo() (driver.Info, error) {
 	return info.At("bucket", ""), nil
 }
 
-// usedNow sets the time of a volume's last use, in an UPDATE of its row that a use makes in
-// any case. Every use makes it larger, whatever the resolution of the clock.
+// usedNow sets the time of a volume's last use, as a part of an UPDATE of its row that is made
+// anyway. Each use makes it larger, whatever the resolution of the clock.
 const usedNow = `last_used = CASE WHEN last_used < {now} THEN {now} ELSE last_used + 1 END`
 
+// marshalLabels encodes labels for the row; none are "".
 func marshalLabels(l driver.Labels) string {
 	if len(l) == 0 {
 		return ""
@@ -53,12 +62,12 @@ func marshalLabels(l driver.Labels) string {
 	return string(s)
 }
 
-// volumeExistsQuery asks whether there is a volume.
+// volumeExistsQuery asks whether a volume exists.
 func volumeExistsQuery(found *bool, org, id []byte) query {
 	return selectOne(found, []any{new(int)}, `SELECT 1 FROM volumes WHERE org = $1 AND id = $2 AND state <> 'removing'`, org, id)
 }
 
-// lockVolumeQuery asks for a volume's row and locks it.
+// lockVolumeQuery selects a volume's row and locks it.
 func (b *Backend) lockVolumeQuery(found *bool, v *volumeRow, id []byte) query {
 	return selectOne(found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
 }
@@ -70,7 +79,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 		return driver.Info{}, err
 	}
 	if spec.Kind != driver.KindDir {
-		return driver.Info{}, driver.Errorf(driver.ErrUnsupported, "an organisation's namespace keeps dir volumes; disk volumes need a local home")
+		return driver.Info{}, driver.Errorf(driver.ErrUnsupported, "an organisation has dir volumes only; create disk volumes in a local home")
 	}
 	v := volumeRow{id: newID(), name: name, state: string(driver.StateReady), quota: int64(spec.Quota), labels: marshalLabels(spec.Labels), nextIno: 2}
 	v.created = time.Now().UnixNano()
@@ -101,9 +110,9 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	return v.toInfo()
 }
 
-var errNameTaken = driver.Errorf(driver.ErrExists, "a volume of that name is there already")
+var errNameTaken = driver.Errorf(driver.ErrExists, "a volume of that name already exists")
 
-// insertVolume adds a volume: an empty one, or one that begins as another is.
+// insertVolume adds a volume: an empty one, or a clone of another.
 func (b *Backend) insertVolume(t sqlTx, v *volumeRow, from []byte) error {
 	if err := b.checkNameFree(t, v.name, nil); err != nil {
 		return err
@@ -118,7 +127,7 @@ func (b *Backend) insertVolume(t sqlTx, v *volumeRow, from []byte) error {
 			return driver.ErrNotFound
 		}
 		if v.quota > 0 && src.used > v.quota {
-			return driver.Errorf(driver.ErrQuota, "the volume that is cloned holds %d bytes, the quota is to be %d", src.used, v.quota)
+			return driver.Errorf(driver.ErrQuota, "the volume to clone holds %d bytes, more than the quota of %d", src.used, v.quota)
 		}
 		if err := src.checkMetadataBounds(driver.Size(v.quota)); err != nil {
 			return err
@@ -137,7 +146,8 @@ func (b *Backend) insertVolume(t sqlTx, v *volumeRow, from []byte) error {
 	return nil
 }
 
-// checkNameFree fails when name is taken, or is the id of a volume, by another than self.
+// checkNameFree returns ErrExists if another volume than self has the name, or has it as its
+// id.
 func (b *Backend) checkNameFree(t sqlTx, name string, self []byte) error {
 	var taken, isID, here bool
 	var id []byte
@@ -152,7 +162,7 @@ func (b *Backend) checkNameFree(t sqlTx, name string, self []byte) error {
 		return errOrgRemoved
 	}
 	if isID {
-		return driver.Errorf(driver.ErrExists, "that is the id of a volume; choose another name")
+		return driver.Errorf(driver.ErrExists, "the name is the id of a volume; choose another")
 	}
 	if taken && !slices.Equal(id, self) {
 		return errNameTaken
@@ -181,7 +191,7 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 	return v.toInfo()
 }
 
-// getVolume reads the row of a volume that users may know of: a draft by its id only.
+// getVolume reads the row of a volume that users may see: a draft only by its id.
 func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, error) {
 	var v volumeRow
 	var found bool
@@ -198,11 +208,10 @@ func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, err
 	return v, nil
 }
 
-// maxPage is the most volumes of one page.
+// maxPage is the most volumes of one page of List.
 const maxPage = 1000
 
-// List implements driver.Backend. The cursor is the id of the last volume of the page
-// before.
+// List implements driver.Backend. The cursor is the id of the last volume of the page before.
 func (b *Backend) List(ctx context.Context, filter driver.Filter) (driver.Page, error) {
 	defer b.ns.metrics.observeSince("volume_list", time.Now())
 	if err := b.checkOpen(ctx); err != nil {
@@ -286,6 +295,8 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	return info, err
 }
 
+// applyUpdate checks a change of a locked volume and queues it. It returns the volume as it
+// will be.
 func (b *Backend) applyUpdate(t sqlTx, v *volumeRow, change driver.Update) (driver.Info, error) {
 	info, err := v.toInfo()
 	if err != nil {
@@ -331,14 +342,14 @@ func (b *Backend) applyUpdate(t sqlTx, v *volumeRow, change driver.Update) (driv
 	return info, nil
 }
 
-// Remove implements driver.Backend. The volume's rows go in the background, and in
-// other processes when this one dies.
+// Remove implements driver.Backend. The volume's rows are deleted in the background, by other
+// processes if this one dies.
 func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, error) {
 	return b.removeVolume(ctx, ref, nil)
 }
 
 // RemoveUnused implements driver.Backend. Uses take the lock of the volume's row, as the
-// removal does.
+// removal does, so a use is either seen or finds the volume gone.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
 	if err := b.tryFlushVolume(ctx, parseID(id)); err != nil {
 		return driver.Info{}, err
@@ -359,8 +370,9 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 	})
 }
 
-// removeVolume removes a volume unless may, which gets its locked row, refuses; nil: it does not.
-func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, may func(t sqlTx, v *volumeRow) error) (driver.Info, error) {
+// removeVolume removes a volume, unless it is attached or mayRemove, called with its locked
+// row, returns an error. mayRemove may be nil.
+func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove func(t sqlTx, v *volumeRow) error) (driver.Info, error) {
 	defer b.ns.metrics.observeSince("volume_remove", time.Now())
 	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
@@ -378,15 +390,15 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, may func(t s
 		if err != nil {
 			return err
 		}
-		// Between the look at the name and the lock, the name may have gone to another.
+		// Since the name was looked up, it mayRemove have passed to another volume.
 		if !there || ref.ID == "" && (v.name != ref.Name || v.state != string(driver.StateReady)) {
 			return driver.ErrNotFound
 		}
 		if len(holders) > 0 {
 			return holders[0].inUseError()
 		}
-		if may != nil {
-			if err := may(t, &v); err != nil {
+		if mayRemove != nil {
+			if err := mayRemove(t, &v); err != nil {
 				return err
 			}
 		}
@@ -404,8 +416,8 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, may func(t s
 	return info, nil
 }
 
-// Measure implements driver.Backend. The figure is exact at all times, so it is only
-// corrected where somebody has changed the database by hand.
+// Measure implements driver.Backend. The figures are exact at all times; it only corrects them
+// if the database was changed by hand.
 func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	defer b.ns.metrics.observeSince("volume_measure", time.Now())
 	if err := b.checkWritable(ctx); err != nil {
@@ -437,5 +449,5 @@ func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
 	return info, err
 }
 
-// measureVolume is the sum that volumes.used is kept equal to.
+// measureVolume computes what the column used of a volume ($1) caches.
 const measureVolume = `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $1 AND mode BETWEEN 32768 AND 36863`

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// WriteFile implements driver.FS. Bytes are put while the source is read; the file
-// appears with the commit.
+// WriteFile implements driver.FS. Blobs are put while the source is read; the file appears
+// with the commit.
 func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
 	if err := f.checkWritable(ctx); err != nil {
 		return 0, err
@@ -52,7 +52,8 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 	return size, nil
 }
 
-// precheckQuota refuses what is known beforehand not to fit. Only the commit knows exactly.
+// precheckQuota refuses a file that will not fit, before its bytes are uploaded. The commit
+// checks again.
 func (f *volumeFS) precheckQuota(ctx context.Context, path string, size int64) error {
 	v, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol)))
 	if err != nil {
@@ -76,7 +77,7 @@ func (f *volumeFS) precheckQuota(ctx context.Context, path string, size int64) e
 	return nil
 }
 
-// replaceFile puts a new file in the place of what is at path.
+// replaceFile replaces what is at path by a new file of chunks.
 func (tx *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts driver.WriteOptions) error {
 	p, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
 	if err != nil {
@@ -106,7 +107,8 @@ func (tx *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts 
 	return nil
 }
 
-// replaceInode makes n under the name of p, in place of what is there, with missing parents.
+// replaceInode creates n under the name of p, in place of what is there, and creates missing
+// parents.
 func (tx *volumeTx) replaceInode(p *resolved, n *inode) {
 	dir := tx.makeMissingParents(p, 0o755)
 	if p.node == nil {
@@ -121,14 +123,14 @@ func (tx *volumeTx) replaceInode(p *resolved, n *inode) {
 	tx.unlinkInode(p.node)
 }
 
-// blobUpload makes blobs of a stream.
+// blobUpload turns a stream into blobs.
 type blobUpload struct {
 	fs       *volumeFS
 	ctx      context.Context // of the one call that the upload is for
-	group    *errgroup.Group
+	group    *errgroup.Group // the puts under way
 	chunks   []newChunk
-	sizeHint int64 // how many bytes there are, if known; 0: unknown
-	total    int64
+	sizeHint int64 // size of the stream; 0: unknown
+	total    int64 // bytes read so far
 }
 
 func newBlobUpload(ctx context.Context, f *volumeFS, hint int64) *blobUpload {
@@ -137,19 +139,20 @@ func newBlobUpload(ctx context.Context, f *volumeFS, hint int64) *blobUpload {
 	return &blobUpload{fs: f, ctx: ctx, group: g, sizeHint: hint}
 }
 
-// waitForPuts returns the blobs once all are put.
+// waitForPuts waits for all puts and returns their chunks.
 func (up *blobUpload) waitForPuts() ([]newChunk, error) {
 	err := up.group.Wait()
 	list := up.chunks
 	for _, p := range list {
 		if p.blob.id == nil && err == nil {
-			err = errors.New("a blob was not put") // cannot be: its error is the group's
+			err = errors.New("a blob was not put") // impossible: the group has its error
 		}
 	}
 	return list, err
 }
 
-// uploadSource reads a source and returns the size of the file that it makes.
+// uploadSource reads the source, with its holes, and returns the size of the file that it
+// makes.
 func (up *blobUpload) uploadSource(r io.Reader, opts driver.WriteOptions) (int64, error) {
 	if opts.NextData == nil {
 		return up.uploadStream(r, 0, -1)
@@ -172,7 +175,7 @@ func (up *blobUpload) uploadSource(r io.Reader, opts driver.WriteOptions) (int64
 	}
 }
 
-// uploadStream puts n bytes of r, or all when n is negative, at pos.
+// uploadStream puts n bytes of r, or all if n is negative, as chunks at pos.
 func (up *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 	got := int64(0)
 	for n < 0 || got < n {
@@ -183,7 +186,7 @@ func (up *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 		if n >= 0 {
 			want = min(want, n-got)
 		} else if left := up.sizeHint - got; left > 0 {
-			want = min(want-1, left) + 1 // one more shows the end
+			want = min(want-1, left) + 1 // one byte more than expected shows the end
 		} else if got == 0 {
 			want = firstRead
 		}
@@ -197,7 +200,7 @@ func (up *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 			x.releaseMemory()
 		}
 		if errors.Is(err, io.EOF) {
-			return got, nil // where it is too little, the caller sees that
+			return got, nil // the caller sees whether that is enough
 		}
 		if err != nil {
 			return got, err
@@ -209,7 +212,7 @@ func (up *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 	return got, nil
 }
 
-// checkSourceQuota cuts off a source that has more than the whole volume may hold.
+// checkSourceQuota stops the upload of a source that is larger than the volume may be.
 func (up *blobUpload) checkSourceQuota() error {
 	if q := up.fs.quotaHint.Load(); q == 0 || up.total <= q {
 		return nil
@@ -225,10 +228,11 @@ func (up *blobUpload) checkSourceQuota() error {
 	return nil
 }
 
-// firstRead is how much is read of a source of unknown size before it counts as large.
+// firstRead is how much is read of a source of unknown size before its buffer is that of a
+// chunk.
 const firstRead = 256 << 10
 
-// cancelCause is why the uploads ended, where that is what ended the context.
+// cancelCause returns the error that ended the upload's context, or err.
 func (up *blobUpload) cancelCause(err error) error {
 	if c := context.Cause(up.ctx); c != nil {
 		return c
@@ -236,6 +240,7 @@ func (up *blobUpload) cancelCause(err error) error {
 	return err
 }
 
+// startPut puts a chunk in the background.
 func (up *blobUpload) startPut(pos int64, x *chunkBuffer) {
 	p := newChunk{pos, int64(len(x.data)), &newBlob{}, 0}
 	up.chunks = append(up.chunks, p)
@@ -243,7 +248,7 @@ func (up *blobUpload) startPut(pos int64, x *chunkBuffer) {
 		defer x.releaseMemory()
 		b, err := up.fs.b.putBlob(up.ctx, x.data)
 		if err != nil {
-			return err // the store may still look at the data
+			return err // the store may still read the buffer: it is not recycled
 		}
 		if b.data != nil {
 			b.data = slices.Clone(b.data) // it lives in the row

@@ -8,11 +8,12 @@ import (
 )
 
 const (
-	// maxXattrs is the most bytes of names and values that one inode may have, so that
-	// a volume without bytes cannot fill the database.
+	// maxXattrs bounds the bytes of names and values of one inode's attributes, which are kept
+	// in the database.
 	maxXattrs = 1 << 20
 )
 
+// checkXattrName returns ErrUnsupported unless the name is one of a user's attribute.
 func checkXattrName(name string) error {
 	if rest, ok := strings.CutPrefix(name, "user."); !ok || rest == "" {
 		return driver.Errorf(driver.ErrUnsupported, "attribute %q: names begin with \"user.\"", name)
@@ -81,8 +82,8 @@ func (f *volumeFS) Removexattr(ctx context.Context, path, name string) error {
 	})
 }
 
-// updateXattr tells fn whether the attribute is there, and how many bytes all others
-// of the inode have.
+// updateXattr runs fn in a transaction with the inode at a path. It tells fn whether the
+// attribute exists, and how many bytes all others of the inode have.
 func (f *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(tx *volumeTx, ino int64, there bool, others int64) error) error {
 	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		p, err := tx.mustResolve(path, resolveMode{})
