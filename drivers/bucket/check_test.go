@@ -24,17 +24,17 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// patient is an open namespace with its insides: what is done to them no namespace does.
-type patient struct {
-	t     *testing.T
-	ns    *bucket.Namespace
-	b     *bucket.Backend
-	db    *sql.Conn // without foreign keys
-	lite  bool
-	blobs blob.Store
+// nsFixture is an open namespace with its insides: what is done to them no namespace does.
+type nsFixture struct {
+	t      *testing.T
+	ns     *bucket.Namespace
+	b      *bucket.Backend
+	db     *sql.Conn // without foreign keys
+	sqlite bool
+	blobs  blob.Store
 }
 
-func newPatient(t *testing.T, opts bucket.Options) *patient {
+func newNSFixture(t *testing.T, opts bucket.Options) *nsFixture {
 	t.Helper()
 	ctx := context.Background()
 	opts.Maintain, opts.Inline = -1, 64
@@ -42,23 +42,23 @@ func newPatient(t *testing.T, opts bucket.Options) *patient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &patient{t: t, ns: ns, lite: opts.Dir != ""}
-	p.must(ns.CreateOrg(ctx, "acme"))
+	p := &nsFixture{t: t, ns: ns, sqlite: opts.Dir != ""}
+	p.mustSucceed(ns.CreateOrg(ctx, "acme"))
 	p.b, err = ns.Org(ctx, "acme")
-	p.must(err)
+	p.mustSucceed(err)
 	name, url := "pgx", opts.Database
-	if p.lite {
+	if p.sqlite {
 		name, url = "sqlite", "file:"+filepath.Join(opts.Dir, "namespace.db")+"?_pragma=busy_timeout(10000)"
 		p.blobs, err = blob.OpenDir(filepath.Join(opts.Dir, "blobs"), nil)
 	} else {
 		p.blobs, err = blob.OpenS3(ctx, *opts.S3)
 	}
-	p.must(err)
+	p.mustSucceed(err)
 	db, err := sql.Open(name, url)
-	p.must(err)
+	p.mustSucceed(err)
 	p.db, err = db.Conn(ctx)
-	p.must(err)
-	if !p.lite {
+	p.mustSucceed(err)
+	if !p.sqlite {
 		p.exec(`SET session_replication_role = replica`)
 		// What is done behind the namespace's back counts all the same.
 		for _, table := range []string{"blobs", "doomed"} {
@@ -75,7 +75,7 @@ func newPatient(t *testing.T, opts bucket.Options) *patient {
 	return p
 }
 
-func (p *patient) must(err error) {
+func (p *nsFixture) mustSucceed(err error) {
 	p.t.Helper()
 	if err != nil {
 		p.t.Fatal(err)
@@ -84,55 +84,55 @@ func (p *patient) must(err error) {
 
 var numbered = regexp.MustCompile(`\$([0-9]+)`)
 
-func (p *patient) sql(s string) string {
-	if p.lite {
+func (p *nsFixture) engineSQL(s string) string {
+	if p.sqlite {
 		return numbered.ReplaceAllString(s, "?$1")
 	}
 	return s
 }
 
-func (p *patient) exec(s string, args ...any) {
+func (p *nsFixture) exec(s string, args ...any) {
 	p.t.Helper()
-	if _, err := p.db.ExecContext(context.Background(), p.sql(s), args...); err != nil {
+	if _, err := p.db.ExecContext(context.Background(), p.engineSQL(s), args...); err != nil {
 		p.t.Fatalf("%s: %v", s, err)
 	}
 }
 
-func (p *patient) count(s string, args ...any) (n int64) {
+func (p *nsFixture) queryCount(s string, args ...any) (n int64) {
 	p.t.Helper()
-	if err := p.db.QueryRowContext(context.Background(), p.sql(s), args...).Scan(&n); err != nil {
+	if err := p.db.QueryRowContext(context.Background(), p.engineSQL(s), args...).Scan(&n); err != nil {
 		p.t.Fatalf("%s: %v", s, err)
 	}
 	return n
 }
 
-func (p *patient) id(s string, args ...any) (id []byte) {
+func (p *nsFixture) queryID(s string, args ...any) (id []byte) {
 	p.t.Helper()
-	if err := p.db.QueryRowContext(context.Background(), p.sql(s), args...).Scan(&id); err != nil {
+	if err := p.db.QueryRowContext(context.Background(), p.engineSQL(s), args...).Scan(&id); err != nil {
 		p.t.Fatalf("%s: %v", s, err)
 	}
 	return id
 }
 
-func (p *patient) check(fix bool) []driver.Finding {
+func (p *nsFixture) auditFindings(fix bool) []driver.Finding {
 	p.t.Helper()
 	var list []driver.Finding
 	err := p.ns.Audit(context.Background(), driver.CheckOptions{Fix: fix}, func(f driver.Finding) error {
 		list = append(list, f)
 		return nil
 	})
-	p.must(err)
+	p.mustSucceed(err)
 	return list
 }
 
-func (p *patient) clean() {
+func (p *nsFixture) mustAuditClean() {
 	p.t.Helper()
-	for _, f := range p.check(false) {
+	for _, f := range p.auditFindings(false) {
 		p.t.Errorf("found %+v", f)
 	}
 }
 
-func codes(list []driver.Finding) string {
+func joinCodes(list []driver.Finding) string {
 	var names []string
 	for _, f := range list {
 		names = append(names, f.Code)
@@ -141,9 +141,9 @@ func codes(list []driver.Finding) string {
 	return strings.Join(slices.Compact(names), " ")
 }
 
-// victim is a volume that is going to be damaged.
-type victim struct {
-	*patient
+// volumeFixture is a volume that is going to be damaged.
+type volumeFixture struct {
+	*nsFixture
 	vol, org []byte
 	fs       driver.FS
 }
@@ -151,60 +151,60 @@ type victim struct {
 // large is what the victims' files a/f (also h) and a/g hold, which is in objects.
 var large = bytes.Repeat([]byte("large"), 20000)
 
-func (p *patient) victim(name string, quota driver.Size) *victim {
+func (p *nsFixture) newVolumeFixture(name string, quota driver.Size) *volumeFixture {
 	p.t.Helper()
 	ctx := context.Background()
 	info, err := p.b.Create(ctx, name, driver.Spec{Kind: driver.KindDir, Quota: quota})
-	p.must(err)
-	v := &victim{patient: p, vol: idOf(info.ID)}
-	v.org = p.id(`SELECT org FROM volumes WHERE id = $1`, v.vol)
+	p.mustSucceed(err)
+	v := &volumeFixture{nsFixture: p, vol: parseTestID(info.ID)}
+	v.org = p.queryID(`SELECT org FROM volumes WHERE id = $1`, v.vol)
 	v.fs, err = p.b.OpenFS(ctx, info.ID, driver.FSOptions{})
-	p.must(err)
-	p.must(v.fs.MkdirAll(ctx, "a/b/c", 0o755))
+	p.mustSucceed(err)
+	p.mustSucceed(v.fs.MkdirAll(ctx, "a/b/c", 0o755))
 	for name, data := range map[string][]byte{"a/f": large, "a/g": large, "a/small": []byte("small"), "a/b/c/deep": []byte("deep")} {
 		_, err := v.fs.WriteFile(ctx, name, bytes.NewReader(data), driver.WriteOptions{})
-		p.must(err)
+		p.mustSucceed(err)
 	}
-	p.must(v.fs.Link(ctx, "a/f", "h"))
-	p.must(v.fs.Symlink(ctx, "a/f", "s"))
-	p.must(v.fs.Setxattr(ctx, "a/f", "user.k", []byte("v")))
+	p.mustSucceed(v.fs.Link(ctx, "a/f", "h"))
+	p.mustSucceed(v.fs.Symlink(ctx, "a/f", "s"))
+	p.mustSucceed(v.fs.Setxattr(ctx, "a/f", "user.k", []byte("v")))
 	return v
 }
 
-func idOf(s string) []byte {
+func parseTestID(s string) []byte {
 	id := uuid.MustParse(s)
 	return id[:]
 }
 
-func bytesID(b []byte) string { return uuid.UUID(b).String() }
+func formatTestID(b []byte) string { return uuid.UUID(b).String() }
 
-func (v *victim) ino(path string) int64 {
+func (v *volumeFixture) inodeOf(path string) int64 {
 	v.t.Helper()
 	e, err := v.fs.Lstat(context.Background(), path)
-	v.must(err)
+	v.mustSucceed(err)
 	return int64(e.Inode)
 }
 
-// on runs a statement about the volume ($1) and inode of a path ($2).
-func (v *victim) on(path, sql string, args ...any) {
+// execOnInode runs a statement about the volume ($1) and inode of a path ($2).
+func (v *volumeFixture) execOnInode(path, sql string, args ...any) {
 	v.t.Helper()
-	v.exec(sql, append([]any{v.vol, v.ino(path)}, args...)...)
+	v.exec(sql, append([]any{v.vol, v.inodeOf(path)}, args...)...)
 }
 
-func (v *victim) blobOf(path string) []byte {
+func (v *volumeFixture) blobOf(path string) []byte {
 	v.t.Helper()
-	return v.id(`SELECT blob FROM chunks WHERE vol = $1 AND ino = $2`, v.vol, v.ino(path))
+	return v.queryID(`SELECT blob FROM chunks WHERE vol = $1 AND ino = $2`, v.vol, v.inodeOf(path))
 }
 
-func keyOf(org, id []byte) string { return fmt.Sprintf("o/%x/b/%x/%x", org, id[15:], id) }
+func objectKeyOf(org, id []byte) string { return fmt.Sprintf("o/%x/b/%x/%x", org, id[15:], id) }
 
-func (v *victim) put(key string, data []byte) {
+func (v *volumeFixture) writeObject(key string, data []byte) {
 	v.t.Helper()
-	v.must(v.blobs.Write(context.Background(), key, bytes.NewReader(data)))
+	v.mustSucceed(v.blobs.Write(context.Background(), key, bytes.NewReader(data)))
 }
 
-// holds checks the contents of a file.
-func (v *victim) holds(path string, want []byte) {
+// mustHold checks the contents of a file.
+func (v *volumeFixture) mustHold(path string, want []byte) {
 	v.t.Helper()
 	h, err := v.fs.Open(context.Background(), path, driver.OpenOptions{})
 	if err != nil {
@@ -219,12 +219,12 @@ func (v *victim) holds(path string, want []byte) {
 	}
 }
 
-// remove removes the volume with its rows.
-func (v *victim) remove() {
+// removeVolume removes the volume with its rows.
+func (v *volumeFixture) removeVolume() {
 	v.t.Helper()
-	_, err := v.b.Remove(context.Background(), driver.ByID(bytesID(v.vol)))
-	v.must(err)
-	v.must(v.ns.Reap(context.Background()))
+	_, err := v.b.Remove(context.Background(), driver.ByID(formatTestID(v.vol)))
+	v.mustSucceed(err)
+	v.mustSucceed(v.ns.Reap(context.Background()))
 }
 
 // TestCheckOrg: a Backend's check is of its organisation only.
@@ -233,22 +233,22 @@ func TestCheckOrg(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			ctx := context.Background()
-			p := newPatient(t, e.fresh(t))
-			v := p.victim("v", 0)
-			p.must(p.ns.CreateOrg(ctx, "other"))
+			p := newNSFixture(t, e.fresh(t))
+			v := p.newVolumeFixture("v", 0)
+			p.mustSucceed(p.ns.CreateOrg(ctx, "other"))
 			other, err := p.ns.Org(ctx, "other")
-			p.must(err)
+			p.mustSucceed(err)
 			defer other.Close()
 			v.exec(`UPDATE volumes SET used = used + 7 WHERE id = $1`, v.vol)
-			v.put(keyOf(v.org, newID()), large)
+			v.writeObject(objectKeyOf(v.org, newID()), large)
 			for _, c := range []struct {
 				b    *bucket.Backend
 				want string
 			}{{p.b, "unknown-object wrong-usage"}, {other, ""}} {
 				var list []driver.Finding
-				p.must(c.b.Check(ctx, driver.CheckOptions{}, func(f driver.Finding) error { list = append(list, f); return nil }))
-				if codes(list) != c.want {
-					t.Errorf("found %q, want %q", codes(list), c.want)
+				p.mustSucceed(c.b.Check(ctx, driver.CheckOptions{}, func(f driver.Finding) error { list = append(list, f); return nil }))
+				if joinCodes(list) != c.want {
+					t.Errorf("found %q, want %q", joinCodes(list), c.want)
 				}
 			}
 			enough := errors.New("enough")
@@ -266,8 +266,8 @@ func TestCheckBusy(t *testing.T) {
 			t.Parallel()
 			opts := e.fresh(t)
 			opts.Grace = 2 * time.Second
-			p := newPatient(t, opts)
-			v := p.victim("v", 0)
+			p := newNSFixture(t, opts)
+			v := p.newVolumeFixture("v", 0)
 			ctx, stop := context.WithTimeout(context.Background(), 4*time.Second)
 			defer stop()
 			var writers sync.WaitGroup
@@ -283,7 +283,7 @@ func TestCheckBusy(t *testing.T) {
 			}
 			checks := 0
 			for ctx.Err() == nil {
-				for _, f := range p.check(false) {
+				for _, f := range p.auditFindings(false) {
 					t.Errorf("found while writers run: %+v", f)
 				}
 				if err := p.ns.Maintain(context.Background()); err != nil {
@@ -292,8 +292,8 @@ func TestCheckBusy(t *testing.T) {
 				checks++
 			}
 			writers.Wait()
-			p.must(p.ns.Maintain(context.Background()))
-			p.clean()
+			p.mustSucceed(p.ns.Maintain(context.Background()))
+			p.mustAuditClean()
 			if checks < 2 {
 				t.Errorf("%d checks ran, so that this test says nothing", checks)
 			}

@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	beClient()
+	runAsClientIfAsked()
 	os.Exit(servers.Main(m))
 }
 
@@ -36,8 +36,8 @@ var engines = []struct {
 	}},
 }
 
-// resolved is what a store is of: an organisation in a namespace.
-type resolved struct {
+// orgLocation is what a store is of: an organisation in a namespace.
+type orgLocation struct {
 	opts bucket.Options
 	org  string
 }
@@ -45,10 +45,10 @@ type resolved struct {
 // opened remembers the place of each store that the suite opened.
 type opened struct {
 	mu sync.Mutex // guards of
-	of map[*vole.Store]resolved
+	of map[*vole.Store]orgLocation
 }
 
-func (o *opened) open(t *testing.T, at resolved, readOnly bool) *vole.Store {
+func (o *opened) open(t *testing.T, at orgLocation, readOnly bool) *vole.Store {
 	t.Helper()
 	opts := at.opts
 	opts.ReadOnly = readOnly
@@ -64,33 +64,33 @@ func (o *opened) open(t *testing.T, at resolved, readOnly bool) *vole.Store {
 	return s
 }
 
-func (o *opened) place(s *vole.Store) resolved {
+func (o *opened) locationOf(s *vole.Store) orgLocation {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.of[s]
 }
 
-// places returns where each test of the suite works: of PostgreSQL, where a new namespace
+// testLocations returns where each test of the suite works: of PostgreSQL, where a new namespace
 // costs more than most tests, in an organisation of its own in one that all share.
-func places(t *testing.T, name string, fresh func(t *testing.T) bucket.Options) func(t *testing.T) resolved {
+func testLocations(t *testing.T, name string, fresh func(t *testing.T) bucket.Options) func(t *testing.T) orgLocation {
 	if name != "PostgreSQL" {
-		return func(t *testing.T) resolved { return resolved{fresh(t), "acme"} }
+		return func(t *testing.T) orgLocation { return orgLocation{fresh(t), "acme"} }
 	}
 	shared := fresh(t)
 	var orgs atomic.Int64
-	return func(*testing.T) resolved { return resolved{shared, fmt.Sprintf("acme-%d", orgs.Add(1))} }
+	return func(*testing.T) orgLocation { return orgLocation{shared, fmt.Sprintf("acme-%d", orgs.Add(1))} }
 }
 
 func TestConformance(t *testing.T) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
-			o := &opened{of: map[*vole.Store]resolved{}}
-			at := places(t, e.name, e.fresh)
+			o := &opened{of: map[*vole.Store]orgLocation{}}
+			at := testLocations(t, e.name, e.fresh)
 			conformance.Run(t, conformance.Harness{
 				Open:     func(t *testing.T) *vole.Store { return o.open(t, at(t), false) },
-				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.place(s), false) },
-				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.place(s), true) },
+				Another:  func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.locationOf(s), false) },
+				ReadOnly: func(t *testing.T, s *vole.Store) *vole.Store { return o.open(t, o.locationOf(s), true) },
 			})
 		})
 	}

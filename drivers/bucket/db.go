@@ -71,9 +71,9 @@ func selectAll[T any](list *[]T, dest func(*T) []any, sql string, args ...any) q
 	return r
 }
 
-// database is an SQL engine. Errors match the sentinels of package driver where they
+// openDatabase is an SQL engine. Errors match the sentinels of package driver where they
 // have a meaning there.
-type database interface {
+type openDatabase interface {
 	// runQueries runs queries outside a transaction, one after another, in one round trip if
 	// the engine has any. Each sees what is committed when it runs.
 	runQueries(ctx context.Context, list ...query) error

@@ -18,8 +18,8 @@ import (
 	"github.com/volehq/vole/drivers/bucket"
 )
 
-// do makes a request as a host does that has nothing but it.
-func do(t *testing.T, r bucket.Request, body []byte, rng string) (int, []byte) {
+// sendRequest makes a request as a host does that has nothing but it.
+func sendRequest(t *testing.T, r bucket.Request, body []byte, rng string) (int, []byte) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), r.Method, r.URL, bytes.NewReader(body))
 	if err != nil {
@@ -44,7 +44,7 @@ func do(t *testing.T, r bucket.Request, body []byte, rng string) (int, []byte) {
 	return res.StatusCode, b
 }
 
-func partOf(pos int64, data []byte) bucket.Part {
+func newPart(pos int64, data []byte) bucket.Part {
 	table := crc32.MakeTable(crc32.Castagnoli)
 	p := bucket.Part{Pos: pos, Size: int64(len(data)), Sum: crc32.Checksum(data, table)}
 	for off := 0; off < len(data); off += 64 << 10 {
@@ -87,7 +87,7 @@ func TestDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, second := randomBytes(8<<20), randomBytes(100_000)
-	parts := []bucket.Part{partOf(0, first), partOf(9<<20, second)}
+	parts := []bucket.Part{newPart(0, first), newPart(9<<20, second)}
 	size := int64(9<<20 + 100_000)
 	res, err := b.Reserve(ctx, parts, time.Minute)
 	if err != nil {
@@ -97,16 +97,16 @@ func TestDirect(t *testing.T) {
 	commit := func(b *bucket.Backend, path string, size int64, parts []bucket.Part, blobs []string) error {
 		return b.CommitFile(ctx, v.ID(), path, size, parts, blobs, vole.WriteOptions{}, vole.FSOptions{})
 	}
-	if code, _ := do(t, res[0].Put, first, ""); code/100 != 2 {
+	if code, _ := sendRequest(t, res[0].Put, first, ""); code/100 != 2 {
 		t.Fatalf("put: %d", code)
 	}
 	if err := commit(b, "d/f", size, parts, blobs); !errors.Is(err, vole.ErrNotExist) {
 		t.Errorf("commit of a part that was not put: %v", err)
 	}
-	if code, _ := do(t, res[1].Put, randomBytes(100_001)[:100_000], ""); code/100 == 2 {
+	if code, _ := sendRequest(t, res[1].Put, randomBytes(100_001)[:100_000], ""); code/100 == 2 {
 		t.Error("other bytes than those of the checksum were taken")
 	}
-	if code, body := do(t, res[1].Put, second, ""); code/100 != 2 {
+	if code, body := sendRequest(t, res[1].Put, second, ""); code/100 != 2 {
 		t.Fatalf("put: %d %s", code, body)
 	}
 	if err := commit(other, "d/f", size, parts, blobs); err == nil {
@@ -137,10 +137,10 @@ func TestDirect(t *testing.T) {
 	if err := f.WriteFile(ctx, "small", []byte("inline"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if got := prefetch(ctx, t, b, v.ID(), "d/f", len(want)); !bytes.Equal(got, want) {
+	if got := readByLocate(ctx, t, b, v.ID(), "d/f", len(want)); !bytes.Equal(got, want) {
 		t.Error("what was fetched differs")
 	}
-	if got := prefetch(ctx, t, b, v.ID(), "small", 6); string(got) != "inline" {
+	if got := readByLocate(ctx, t, b, v.ID(), "small", 6); string(got) != "inline" {
 		t.Errorf("%q", got)
 	}
 	if _, _, err := other.Locate(ctx, v.ID(), "d/f", 0, time.Minute); !errors.Is(err, vole.ErrNotFound) {
@@ -151,8 +151,8 @@ func TestDirect(t *testing.T) {
 	}
 }
 
-// prefetch reads a file by the requests that Locate returns.
-func prefetch(ctx context.Context, t *testing.T, b *bucket.Backend, id, path string, size int) []byte {
+// readByLocate reads a file by the requests that Locate returns.
+func readByLocate(ctx context.Context, t *testing.T, b *bucket.Backend, id, path string, size int) []byte {
 	t.Helper()
 	got := make([]byte, size)
 	for next := int64(0); next >= 0; {
@@ -169,7 +169,7 @@ func prefetch(ctx context.Context, t *testing.T, b *bucket.Backend, id, path str
 					t.Errorf("%s is not signed", r.Get.URL)
 				}
 				var code int
-				if code, data = do(t, *r.Get, nil, ""); code != 200 || int64(len(data)) != r.Size {
+				if code, data = sendRequest(t, *r.Get, nil, ""); code != 200 || int64(len(data)) != r.Size {
 					t.Fatalf("get: %d, %d bytes", code, len(data))
 				}
 				data = data[r.Offset : r.Offset+r.Len]
@@ -183,7 +183,7 @@ func prefetch(ctx context.Context, t *testing.T, b *bucket.Backend, id, path str
 func TestDirectRefused(t *testing.T) {
 	ctx := t.Context()
 	b, _ := openS3Org(t, engines[0].fresh(t), "acme")
-	ok := partOf(0, []byte("x"))
+	ok := newPart(0, []byte("x"))
 	if _, err := b.Reserve(ctx, []bucket.Part{ok}, time.Minute); !errors.Is(err, driver.ErrUnsupported) {
 		t.Errorf("reserve in a directory: %v", err)
 	}

@@ -15,10 +15,10 @@ import (
 	"github.com/volehq/vole/drivers/bucket"
 )
 
-// breakVolume makes a volume that cannot be exported.
-func (p *patient) breakVolume(name string) *victim {
-	v := p.victim(name, 0)
-	v.on("s", `UPDATE inodes SET target = $3 WHERE vol = $1 AND ino = $2`, []byte("x\x00"))
+// newDamagedVolume makes a volume that cannot be exported.
+func (p *nsFixture) newDamagedVolume(name string) *volumeFixture {
+	v := p.newVolumeFixture(name, 0)
+	v.execOnInode("s", `UPDATE inodes SET target = $3 WHERE vol = $1 AND ino = $2`, []byte("x\x00"))
 	return v
 }
 
@@ -31,33 +31,33 @@ func TestExportDamagedVolumes(t *testing.T) {
 			ctx := t.Context()
 			opts := e.fresh(t)
 			opts.Export, opts.Grace = time.Hour, time.Millisecond
-			p := newPatient(t, opts)
+			p := newNSFixture(t, opts)
 			for i := range 12 {
-				p.breakVolume(fmt.Sprint("bad", i))
+				p.newDamagedVolume(fmt.Sprint("bad", i))
 			}
-			p.victim("sound", 0)
+			p.newVolumeFixture("sound", 0)
 			other := openOrg(t, p.ns, "second")
 			_, f := makeVolume(t, other, "v", vole.Spec{})
-			fine(t, f.WriteFile(ctx, "f", large, 0o644), f.Remove(ctx, "f"))
-			theirs := p.id(`SELECT id FROM orgs WHERE name = 'second'`)
-			v := p.victim("freed", 0)
-			fine(t, v.fs.Remove(ctx, "h"))
+			mustSucceed(t, f.WriteFile(ctx, "f", large, 0o644), f.Remove(ctx, "f"))
+			theirs := p.queryID(`SELECT id FROM orgs WHERE name = 'second'`)
+			v := p.newVolumeFixture("freed", 0)
+			mustSucceed(t, v.fs.Remove(ctx, "h"))
 			time.Sleep(50 * time.Millisecond)
 
 			res, err := p.ns.Export(ctx, bucket.ExportOptions{})
 			if !errors.Is(err, driver.ErrCorrupt) || res.Exported != 3 {
 				t.Errorf("%+v, %v", res, err)
 			}
-			if got := p.count(`SELECT count(*) FROM volumes WHERE exported >= 0`); got != 3 {
+			if got := p.queryCount(`SELECT count(*) FROM volumes WHERE exported >= 0`); got != 3 {
 				t.Errorf("%d volumes are exported", got)
 			}
 			const freed = `SELECT count(*) FROM blobs WHERE org = $1 AND freed IS NOT NULL`
 			p.exec(`UPDATE blobs SET freed = 1 WHERE org = $1 AND freed IS NOT NULL`, v.org)
-			if p.count(freed, theirs) == 0 {
+			if p.queryCount(freed, theirs) == 0 {
 				t.Fatal("nothing to sweep")
 			}
-			fine(t, p.ns.Sweep(ctx))
-			if n := p.count(freed, theirs); n != 0 {
+			mustSucceed(t, p.ns.Sweep(ctx))
+			if n := p.queryCount(freed, theirs); n != 0 {
 				t.Errorf("%d blobs of the sound organisation are left", n)
 			}
 			// Volumes are gone that could not be exported: all is well again.
@@ -78,21 +78,21 @@ func TestSweepAfterExporter(t *testing.T) {
 			ctx := t.Context()
 			opts := e.fresh(t)
 			opts.Grace = time.Millisecond
-			p := newPatient(t, opts)
-			v := p.victim("v", 0)
-			objects := func() int64 { return p.count(`SELECT count(*) FROM blobs WHERE sums IS NOT NULL`) }
+			p := newNSFixture(t, opts)
+			v := p.newVolumeFixture("v", 0)
+			objects := func() int64 { return p.queryCount(`SELECT count(*) FROM blobs WHERE sums IS NOT NULL`) }
 			p.exec(`INSERT INTO jobs (name, expires) VALUES ('exporter', 9000000000000000000)`)
-			need(p.ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustGet(p.ns.Export(ctx, bucket.ExportOptions{}))(t)
 			had := objects()
 			_, err := v.fs.WriteFile(ctx, "a/g", strings.NewReader("x"), driver.WriteOptions{})
-			fine(t, err)
+			mustSucceed(t, err)
 			time.Sleep(50 * time.Millisecond)
-			fine(t, p.ns.Sweep(ctx))
+			mustSucceed(t, p.ns.Sweep(ctx))
 			if n := objects(); n != had {
 				t.Errorf("%d of %d objects are left", n, had)
 			}
 			p.exec(`UPDATE jobs SET expires = 1 WHERE name = 'exporter'`)
-			fine(t, p.ns.Sweep(ctx))
+			mustSucceed(t, p.ns.Sweep(ctx))
 			if n := objects(); n != had-1 {
 				t.Errorf("%d of %d objects are left without an exporter", n, had)
 			}
@@ -123,18 +123,18 @@ func TestExportAfterRestore(t *testing.T) {
 				if errors.Is(err, vole.ErrNotFound) {
 					v, err = acme.Create(ctx, "v", vole.Spec{})
 				}
-				fine(t, err)
-				f := need(v.FS(ctx))(t)
+				mustSucceed(t, err)
+				f := mustGet(v.FS(ctx))(t)
 				for i := range times {
-					fine(t, f.WriteFile(ctx, "f", fmt.Append(nil, text, i), 0o644))
+					mustSucceed(t, f.WriteFile(ctx, "f", fmt.Append(nil, text, i), 0o644))
 					if export {
-						need(ns.Export(ctx, bucket.ExportOptions{}))(t)
+						mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
 					}
 				}
 				if export {
-					need(ns.Export(ctx, bucket.ExportOptions{}))(t)
+					mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
 				}
-				fine(t, f.Close(), acme.Close(), ns.Close())
+				mustSucceed(t, f.Close(), acme.Close(), ns.Close())
 			}
 			lose := func() {
 				for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -142,27 +142,27 @@ func TestExportAfterRestore(t *testing.T) {
 				}
 			}
 			work("old", 1, c.before)
-			old := need(os.ReadFile(db))(t)
+			old := mustGet(os.ReadFile(db))(t)
 			work("lost", c.lost, true)
 			lose()
-			fine(t, os.WriteFile(db, old, 0o600))
+			mustSucceed(t, os.WriteFile(db, old, 0o600))
 			work("new", c.fresh, c.fresh == 0)
 			work("new", 0, true)
 			ns := openNS(t, opts)
-			if res := need(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported+res.Removed != 0 {
+			if res := mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported+res.Removed != 0 {
 				t.Errorf("again: %+v", res)
 			}
-			fine(t, ns.Close())
+			mustSucceed(t, ns.Close())
 			lose()
-			need(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
+			mustGet(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
 			ns = openNS(t, opts)
-			checked(t, ns)
-			f := need(need(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
+			mustAuditNamespace(t, ns)
+			f := mustGet(mustGet(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
 			want := "old0"
 			if c.fresh > 0 {
 				want = fmt.Sprint("new", c.fresh-1)
 			}
-			if got := need(f.ReadFile(context.Background(), "f"))(t); string(got) != want {
+			if got := mustGet(f.ReadFile(context.Background(), "f"))(t); string(got) != want {
 				t.Errorf("rebuilt %q, want %q", got, want)
 			}
 		})
@@ -176,26 +176,26 @@ func TestRebuildBadName(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()
 			opts := e.fresh(t)
-			p := newPatient(t, opts)
-			v := p.victim("v", 0)
-			v.named("h", strings.Repeat("n", 300))
-			v.named("s", "../s")
-			v.on("a/f", `UPDATE inodes SET nlink = 7 WHERE vol = $1 AND ino = $2`)
-			v.on("a/b", `UPDATE dirents SET parent = $3 WHERE vol = $1 AND ino = $2`, v.ino("a/b/c"))
-			need(p.ns.Export(ctx, bucket.ExportOptions{}))(t)
-			fine(t, v.fs.Close(), p.b.Close(), p.ns.Close())
+			p := newNSFixture(t, opts)
+			v := p.newVolumeFixture("v", 0)
+			v.mustBeNamed("h", strings.Repeat("n", 300))
+			v.mustBeNamed("s", "../s")
+			v.execOnInode("a/f", `UPDATE inodes SET nlink = 7 WHERE vol = $1 AND ino = $2`)
+			v.execOnInode("a/b", `UPDATE dirents SET parent = $3 WHERE vol = $1 AND ino = $2`, v.inodeOf("a/b/c"))
+			mustGet(p.ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustSucceed(t, v.fs.Close(), p.b.Close(), p.ns.Close())
 			e.lose(t, &opts)
 			var found []driver.Finding
-			res := need(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found = append(found, f); return nil }))(t)
-			if res.Volumes != 1 || res.Damaged != 0 || codes(found) != "bad-name directory-cycle wrong-link-count" {
+			res := mustGet(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found = append(found, f); return nil }))(t)
+			if res.Volumes != 1 || res.Damaged != 0 || joinCodes(found) != "bad-name directory-cycle wrong-link-count" {
 				t.Errorf("%+v: %+v", res, found)
 			}
 			ns := openNS(t, opts)
-			checked(t, ns)
-			f := need(need(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
+			mustAuditNamespace(t, ns)
+			f := mustGet(mustGet(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
 			names := ""
 			for _, dir := range []string{"/", "lost+found"} {
-				for _, e := range need(f.ReadDir(ctx, dir))(t) {
+				for _, e := range mustGet(f.ReadDir(ctx, dir))(t) {
 					names += e.Name[:min(4, len(e.Name))] + " "
 				}
 			}
@@ -217,24 +217,24 @@ func TestRebuildLastGeneration(t *testing.T) {
 			ns := openNS(t, opts)
 			acme := openOrg(t, ns, "acme")
 			_, f := makeVolume(t, acme, "v", vole.Spec{})
-			fine(t, f.WriteFile(ctx, "f", []byte("x"), 0o644))
-			need(ns.Export(ctx, bucket.ExportOptions{}))(t)
-			fine(t, f.Close(), acme.Close(), ns.Close())
+			mustSucceed(t, f.WriteFile(ctx, "f", []byte("x"), 0o644))
+			mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustSucceed(t, f.Close(), acme.Close(), ns.Close())
 			name := objectFiles(t, opts, manifests)[0]
-			fine(t, os.WriteFile(filepath.Join(filepath.Dir(name), "09223372036854775807.jsonl.zst"), need(os.ReadFile(name))(t), 0o600))
+			mustSucceed(t, os.WriteFile(filepath.Join(filepath.Dir(name), "09223372036854775807.jsonl.zst"), mustGet(os.ReadFile(name))(t), 0o600))
 			opts = newDatabase(t, opts)
 			var found []driver.Finding
-			need(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found = append(found, f); return nil }))(t)
-			if codes(found) != "older-manifest" {
+			mustGet(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found = append(found, f); return nil }))(t)
+			if joinCodes(found) != "older-manifest" {
 				t.Errorf("%+v", found)
 			}
 			ns = openNS(t, opts)
-			f = need(need(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
-			fine(t, f.WriteFile(ctx, "f", []byte("y"), 0o644))
-			if res := need(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported != 1 || res.Removed != 1 {
+			f = mustGet(mustGet(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
+			mustSucceed(t, f.WriteFile(ctx, "f", []byte("y"), 0o644))
+			if res := mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported != 1 || res.Removed != 1 {
 				t.Errorf("%+v", res)
 			}
-			checked(t, ns)
+			mustAuditNamespace(t, ns)
 		})
 	}
 }

@@ -32,13 +32,13 @@ type clientSpec struct {
 
 // clientJobs are what clients do. A job's errors end the client.
 var clientJobs = map[string]func(*client, context.Context) error{
-	"work":  (*client).work,
-	"hold":  (*client).hold,
-	"leave": (*client).leave,
+	"work":  (*client).workLoop,
+	"hold":  (*client).holdAttachment,
+	"leave": (*client).leaveSession,
 }
 
-// beClient is how TestMain lets the binary be a client; otherwise it does nothing.
-func beClient() {
+// runAsClientIfAsked is how TestMain lets the binary be a client; otherwise it does nothing.
+func runAsClientIfAsked() {
 	text := os.Getenv(clientEnv)
 	if text == "" {
 		return
@@ -87,8 +87,8 @@ func (c *client) run(ctx context.Context) error {
 	return clientJobs[c.spec.Do](c, ctx)
 }
 
-// say writes a line at once: what was said before a kill is in the pipe.
-func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+// printLine writes a line at once: what was said before a kill is in the pipe.
+func printLine(format string, args ...any) { fmt.Printf(format+"\n", args...) }
 
 // process is a client as its parent sees it.
 type process struct {
@@ -126,12 +126,12 @@ func startClient(t *testing.T, spec clientSpec) *process {
 			p.lines <- s.Text()
 		}
 	}()
-	t.Cleanup(p.kill)
+	t.Cleanup(p.killAndWait)
 	return p
 }
 
-// kill ends the client as kill -9 does.
-func (p *process) kill() {
+// killAndWait ends the client as kill -9 does.
+func (p *process) killAndWait() {
 	p.once.Do(func() {
 		_ = p.cmd.Process.Kill()
 		for range p.lines { // Wait must not be called before all is read
@@ -141,14 +141,14 @@ func (p *process) kill() {
 	})
 }
 
-// end kills the client and returns what it had said and nobody had read.
-func (p *process) end() []string {
+// waitForEnd kills the client and returns what it had said and nobody had read.
+func (p *process) waitForEnd() []string {
 	_ = p.cmd.Process.Kill()
 	var list []string
 	for l := range p.lines {
 		list = append(list, l)
 	}
-	p.kill()
+	p.killAndWait()
 	return list
 }
 
@@ -159,16 +159,16 @@ func (p *process) signal(t *testing.T, sig syscall.Signal) {
 	}
 }
 
-// tell gives the client a line to go on.
-func (p *process) tell(t *testing.T, line string) {
+// sendLine gives the client a line to go on.
+func (p *process) sendLine(t *testing.T, line string) {
 	t.Helper()
 	if _, err := fmt.Fprintln(p.in, line); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// next returns the next line that the client says.
-func (p *process) next(t *testing.T) string {
+// nextLine returns the next line that the client says.
+func (p *process) nextLine(t *testing.T) string {
 	t.Helper()
 	select {
 	case l, ok := <-p.lines:

@@ -21,9 +21,9 @@ func TestClockSkew(t *testing.T) {
 		t.Run(skew.String(), func(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()
-			opts := bucket.Options{Database: skewed(t, skew), Blobs: t.TempDir(), Lease: lease, Grace: time.Hour, Maintain: -1}
+			opts := bucket.Options{Database: skewedClockEnv(t, skew), Blobs: t.TempDir(), Lease: lease, Grace: time.Hour, Maintain: -1}
 			s, v, f := openShared(t, opts)
-			now := time.Unix(int64(count(t, database(t, opts), `SELECT extract(epoch FROM clock_timestamp())::bigint`)), 0)
+			now := time.Unix(int64(countRows(t, openDatabase(t, opts), `SELECT extract(epoch FROM clock_timestamp())::bigint`)), 0)
 			if off := time.Until(now); (off - skew).Abs() > time.Minute {
 				t.Fatalf("the clock of the database is off by %v", off)
 			}
@@ -46,7 +46,7 @@ func TestClockSkew(t *testing.T) {
 				if err := mine.WriteFile(ctx, fmt.Sprint("file", i), data, 0o644); err != nil {
 					t.Errorf("under the attachment: %v", err)
 				}
-				maintained(t, opts)
+				maintainOnce(t, opts)
 				if _, err := seen.Attach(ctx, vole.AttachOptions{Exclusive: true}); !errors.Is(err, vole.ErrInUse) {
 					t.Errorf("attached beside another: %v", err)
 				}
@@ -59,26 +59,26 @@ func TestClockSkew(t *testing.T) {
 			if err := f.WriteFile(ctx, "file0", data[1:], 0o644); err != nil {
 				t.Error(err)
 			}
-			n := len(objects(t, opts))
-			maintained(t, opts)
-			if got := len(objects(t, opts)); got != n {
+			n := len(listObjects(t, opts))
+			maintainOnce(t, opts)
+			if got := len(listObjects(t, opts)); got != n {
 				t.Errorf("%d of %d objects are left within the grace time", got, n)
 			}
-			audit(t, s, "under a clock that is off")
-			dead(t, opts, seen)
+			mustAuditClean(t, s, "under a clock that is off")
+			waitUntilSessionEnds(t, opts, seen)
 		})
 	}
 }
 
-// dead checks that a dead holder's lease runs out all the same.
-func dead(t *testing.T, opts bucket.Options, v *vole.Volume) {
+// waitUntilSessionEnds checks that a dead holder's lease runs out all the same.
+func waitUntilSessionEnds(t *testing.T, opts bucket.Options, v *vole.Volume) {
 	t.Helper()
 	c := startClient(t, clientSpec{Do: "hold", Opts: opts})
-	if l := c.next(t); l != "held" {
+	if l := c.nextLine(t); l != "held" {
 		t.Fatal(l)
 	}
-	c.kill()
-	a, took := attached(t, v)
+	c.killAndWait()
+	a, took := mustAttach(t, v)
 	if took > lease+2*time.Second {
 		t.Errorf("the attachment of a dead client ended after %v", took)
 	}
@@ -87,7 +87,7 @@ func dead(t *testing.T, opts bucket.Options, v *vole.Volume) {
 	}
 }
 
-func maintained(t *testing.T, opts bucket.Options) {
+func maintainOnce(t *testing.T, opts bucket.Options) {
 	t.Helper()
 	ns, err := bucket.Open(t.Context(), opts)
 	if err == nil {
@@ -98,9 +98,9 @@ func maintained(t *testing.T, opts bucket.Options) {
 	}
 }
 
-// skewed returns the URL of a database whose clock is off: a function of ours stands
+// skewedClockEnv returns the URL of a database whose clock is off: a function of ours stands
 // before the server's own in the search path.
-func skewed(t *testing.T, by time.Duration) string {
+func skewedClockEnv(t *testing.T, by time.Duration) string {
 	t.Helper()
 	url := servers.PG(t)
 	db, err := sql.Open("pgx", url)

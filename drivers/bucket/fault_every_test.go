@@ -186,8 +186,8 @@ func (st faultStep) run(ctx context.Context, dir string, hook hooks.Hook) error 
 	return errors.Join(st.op(ctx, s), s.Close())
 }
 
-// stateOf describes everything that users see of a namespace. checked: it must be sound.
-func stateOf(t *testing.T, dir, when string, checked bool) map[string]string {
+// readState describes everything that users see of a namespace. checked: it must be sound.
+func readState(t *testing.T, dir, when string, checked bool) map[string]string {
 	t.Helper()
 	ctx := t.Context()
 	b, err := bucket.OpenOrg(ctx, faultOptions(dir), "acme")
@@ -196,7 +196,7 @@ func stateOf(t *testing.T, dir, when string, checked bool) map[string]string {
 	}
 	s := vole.New(b)
 	if checked {
-		audit(t, s, when)
+		mustAuditClean(t, s, when)
 	}
 	out := map[string]string{}
 	for v, err := range s.Volumes(ctx, vole.Filter{}) {
@@ -232,7 +232,7 @@ func stateOf(t *testing.T, dir, when string, checked bool) map[string]string {
 	return out
 }
 
-func show(m map[string]string) string {
+func formatState(m map[string]string) string {
 	var b strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		fmt.Fprintf(&b, "  %s = %s\n", k, m[k])
@@ -243,25 +243,25 @@ func show(m map[string]string) string {
 // TestEveryFault fails every operation of every step once: what is left is what was, or
 // what was to be, and nothing that nobody refers to survives the sweep.
 func TestEveryFault(t *testing.T) {
-	made := filepath.Join(memory(t), "made")
+	made := filepath.Join(memoryDir(t), "made")
 	if err := (faultStep{op: faultSetup}).run(t.Context(), made, nil); err != nil {
 		t.Fatal(err)
 	}
-	before := stateOf(t, made, "after the setup", true)
+	before := readState(t, made, "after the setup", true)
 	total := 0
 	for _, st := range faultSteps {
 		t.Run(st.name, func(t *testing.T) {
 			var faults atomic.Int64
-			dir := copied(t, made)
+			dir := copyDir(t, made)
 			err := st.run(t.Context(), dir, func(_, _ string, f func() error) error { faults.Add(1); return f() })
 			if err != nil {
 				t.Fatalf("without a fault: %v", err)
 			}
-			after := stateOf(t, dir, "without a fault", true)
+			after := readState(t, dir, "without a fault", true)
 			for i := range faults.Load() {
 				var n atomic.Int64
 				where := ""
-				dir := copied(t, made)
+				dir := copyDir(t, made)
 				err := st.run(t.Context(), dir, func(op, what string, f func() error) error {
 					if n.Add(1) == i+1 {
 						where = op + " " + what
@@ -270,17 +270,17 @@ func TestEveryFault(t *testing.T) {
 					return f()
 				})
 				when := fmt.Sprintf("fault %d at %s, error %v", i, where, err)
-				got := stateOf(t, dir, when, i%4 == 0)
+				got := readState(t, dir, when, i%4 == 0)
 				freeJob(t, dir)
-				sweepCandidate(t, faultOptions(dir))
-				late := stateOf(t, dir, "swept after "+when, true)
+				sweepUntilEmpty(t, faultOptions(dir))
+				late := readState(t, dir, "swept after "+when, true)
 				if !maps.Equal(late, after) && (err == nil || !maps.Equal(late, before)) {
-					t.Errorf("%s: left\n%s\nit was\n%s\nand was to be\n%s", when, show(late), show(before), show(after))
+					t.Errorf("%s: left\n%s\nit was\n%s\nand was to be\n%s", when, formatState(late), formatState(before), formatState(after))
 				}
 				// Only how much a volume holds may follow later, when a tree is removed.
-				unsized(got)
-				if unsized(late); !maps.Equal(got, late) {
-					t.Errorf("%s: left\n%s\nand after the sweep there is\n%s", when, show(got), show(late))
+				withoutSizes(got)
+				if withoutSizes(late); !maps.Equal(got, late) {
+					t.Errorf("%s: left\n%s\nand after the sweep there is\n%s", when, formatState(got), formatState(late))
 				}
 				if t.Failed() {
 					return
@@ -299,8 +299,8 @@ func writeStream(ctx context.Context, f *vole.FS, path string, data []byte) erro
 	return err
 }
 
-// unsized takes out of a state how much the volumes hold.
-func unsized(m map[string]string) {
+// withoutSizes takes out of a state how much the volumes hold.
+func withoutSizes(m map[string]string) {
 	for k, v := range m {
 		if !strings.Contains(k, ":") {
 			m[k] = v[:strings.LastIndexByte(v, ' ')]
@@ -311,15 +311,15 @@ func unsized(m map[string]string) {
 // freeJob does not wait for the lease of a job that could not be given back.
 func freeJob(t *testing.T, dir string) {
 	t.Helper()
-	db := database(t, faultOptions(dir))
+	db := openDatabase(t, faultOptions(dir))
 	defer db.Close()
 	if _, err := db.ExecContext(t.Context(), `UPDATE jobs SET expires = 0`); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// memory is a directory in memory where there is such: that a disk syncs tells nothing here.
-func memory(t *testing.T) string {
+// memoryDir is a directory in memory where there is such: that a disk syncs tells nothing here.
+func memoryDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "vole-test-")
 	if err != nil {
@@ -333,9 +333,9 @@ func memory(t *testing.T) string {
 	return dir
 }
 
-func copied(t *testing.T, from string) string {
+func copyDir(t *testing.T, from string) string {
 	t.Helper()
-	to := filepath.Join(memory(t), "namespace")
+	to := filepath.Join(memoryDir(t), "namespace")
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}

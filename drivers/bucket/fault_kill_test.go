@@ -30,25 +30,25 @@ func TestKill(t *testing.T) {
 			opts.Lease, opts.Maintain = 2*time.Second, -1
 			s, _, f := openShared(t, opts)
 			r := rand.New(rand.NewPCG(*faultSeed, 2))
-			worlds := map[string]world{}
+			worlds := map[string]fileTree{}
 			steps := 0
 			for n := 0; n < (*faultKills+1)/2; n += 2 {
-				lines := killed(t, opts, r, n)
+				lines := runKilledClient(t, opts, r, n)
 				// What a server still does for a dead client is over once this is done.
 				if err := f.WriteFile(t.Context(), "barrier", nil, 0o644); err != nil {
 					t.Fatal(err)
 				}
 				for dir, list := range lines {
-					worlds[dir] = survived(t, s, dir, list)
+					worlds[dir] = checkSurvivors(t, s, dir, list)
 					steps += len(list) / 2
 				}
-				audit(t, s, "after a kill")
+				mustAuditClean(t, s, "after a kill")
 				if t.Failed() {
 					t.Fatalf("seed %d", *faultSeed)
 				}
 			}
 			for dir, w := range worlds {
-				if got, err := lookAll(t.Context(), s, dir); err != nil || !got.equal(w) {
+				if got, err := readTreeAndClones(t.Context(), s, dir); err != nil || !got.equal(w) {
 					t.Errorf("%s has in the end, %v:\n%v\nand had:\n%v", dir, err, got, w)
 				}
 			}
@@ -56,13 +56,13 @@ func TestKill(t *testing.T) {
 			if steps < len(worlds) {
 				t.Error("the clients did next to nothing")
 			}
-			emptied(t, opts)
+			removeAllAndSweep(t, opts)
 		})
 	}
 }
 
-// killed runs two clients, kills each at some moment and returns what they said.
-func killed(t *testing.T, opts bucket.Options, r *rand.Rand, n int) map[string][]string {
+// runKilledClient runs two clients, kills each at some moment and returns what they said.
+func runKilledClient(t *testing.T, opts bucket.Options, r *rand.Rand, n int) map[string][]string {
 	t.Helper()
 	clients := map[string]*process{}
 	lines := map[string][]string{}
@@ -72,24 +72,24 @@ func killed(t *testing.T, opts bucket.Options, r *rand.Rand, n int) map[string][
 	}
 	for dir, c := range clients {
 		for len(lines[dir]) < 2 { // until it has done a step
-			lines[dir] = append(lines[dir], c.next(t))
+			lines[dir] = append(lines[dir], c.nextLine(t))
 		}
 	}
 	for dir, c := range clients {
 		time.Sleep(rand.N(150 * time.Millisecond))
-		lines[dir] = append(lines[dir], c.end()...)
+		lines[dir] = append(lines[dir], c.waitForEnd()...)
 	}
 	return lines
 }
 
-// survived compares what a client left with what it said, and returns that.
-func survived(t *testing.T, s *vole.Store, dir string, lines []string) world {
+// checkSurvivors compares what a client left with what it said, and returns that.
+func checkSurvivors(t *testing.T, s *vole.Store, dir string, lines []string) fileTree {
 	t.Helper()
-	got, err := lookAll(t.Context(), s, dir)
+	got, err := readTreeAndClones(t.Context(), s, dir)
 	if err != nil {
 		t.Fatalf("%s: %v", dir, err)
 	}
-	may := []world{{}}
+	may := []fileTree{{}}
 	for i, l := range lines {
 		text, ok := strings.CutPrefix(l, "try ")
 		if !ok {
@@ -103,7 +103,7 @@ func survived(t *testing.T, s *vole.Store, dir string, lines []string) world {
 			}
 			t.Fatalf("%q: %v", l, err)
 		}
-		may = may[len(may)-1].states(o)
+		may = may[len(may)-1].possibleStates(o)
 	}
 	for _, w := range may {
 		if got.equal(w) {

@@ -15,9 +15,9 @@ import (
 // lease is that of the clients of these tests.
 const lease = time.Second
 
-// hold attaches the volume exclusively and writes. At the word it tries to write in
+// holdAttachment attaches the volume exclusively and writes. At the word it tries to write in
 // every way, and says how each ended.
-func (c *client) hold(ctx context.Context) error {
+func (c *client) holdAttachment(ctx context.Context) error {
 	a, err := c.vol.Attach(ctx, vole.AttachOptions{Exclusive: true, Holder: "first"})
 	if err != nil {
 		return err
@@ -36,7 +36,7 @@ func (c *client) hold(ctx context.Context) error {
 	if _, err := h.WriteAt(ctx, []byte("late"), 0); err != nil { // not committed yet
 		return err
 	}
-	say("held")
+	printLine("held")
 	<-c.in
 	for name, try := range map[string]func() error{
 		"write":    func() error { return f.WriteFile(ctx, "late", []byte("late"), 0o644) },
@@ -47,16 +47,16 @@ func (c *client) hold(ctx context.Context) error {
 		"close":    h.Close,
 	} {
 		err := try()
-		say("%s %v %v", name, errors.Is(err, vole.ErrClosed), err)
+		printLine("%s %v %v", name, errors.Is(err, vole.ErrClosed), err)
 	}
 	// Giving back what is lost already must not harm the next holder.
-	say("detach %v", a.Detach(ctx))
+	printLine("detach %v", a.Detach(ctx))
 	<-c.in
 	return nil
 }
 
-// leave makes what a client holds, and waits to be killed.
-func (c *client) leave(ctx context.Context) error {
+// leaveSession makes what a client holds, and waits to be killed.
+func (c *client) leaveSession(ctx context.Context) error {
 	if _, err := c.vol.Attach(ctx, vole.AttachOptions{Exclusive: true}); err != nil {
 		return err
 	}
@@ -85,15 +85,15 @@ func (c *client) leave(ctx context.Context) error {
 		if err := f.WriteFile(ctx, "file", pattern(2, 100<<10), 0o644); err != nil {
 			return err
 		}
-		say("made %s", v.ID())
+		printLine("made %s", v.ID())
 		<-c.in
 		return nil
 	})
 	return err
 }
 
-// attached attaches exclusively as soon as that is possible, and says how long it took.
-func attached(t *testing.T, v *vole.Volume) (*vole.Attachment, time.Duration) {
+// mustAttach attaches exclusively as soon as that is possible, and says how long it took.
+func mustAttach(t *testing.T, v *vole.Volume) (*vole.Attachment, time.Duration) {
 	t.Helper()
 	begin := time.Now()
 	for {
@@ -129,7 +129,7 @@ func TestStopped(t *testing.T) {
 			opts := leaseOptions(t, e.fresh)
 			s, v, _ := openShared(t, opts)
 			c := startClient(t, clientSpec{Do: "hold", Opts: opts})
-			if l := c.next(t); l != "held" {
+			if l := c.nextLine(t); l != "held" {
 				t.Fatal(l)
 			}
 			if _, err := v.Attach(ctx, vole.AttachOptions{Exclusive: true}); !errors.Is(err, vole.ErrInUse) {
@@ -141,7 +141,7 @@ func TestStopped(t *testing.T) {
 				t.Fatalf("attached while another is, later: %v", err)
 			}
 			c.signal(t, syscall.SIGSTOP)
-			a, took := attached(t, v)
+			a, took := mustAttach(t, v)
 			if took < lease/3 || took > lease+2*time.Second {
 				t.Errorf("the attachment of a stopped client ended after %v, its lease is %v", took, lease)
 			}
@@ -154,8 +154,8 @@ func TestStopped(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.signal(t, syscall.SIGCONT)
-			refused(t, c)
-			if w, err := look(ctx, v, "."); err != nil || len(w) != 1 || string(w["file"]) != "second" {
+			mustBeRefused(t, c)
+			if w, err := readTree(ctx, v, "."); err != nil || len(w) != 1 || string(w["file"]) != "second" {
 				t.Errorf("there is, %v:\n%v", err, w)
 			}
 			if err := f.WriteFile(ctx, "file", []byte("second again"), 0o644); err != nil {
@@ -167,18 +167,18 @@ func TestStopped(t *testing.T) {
 			if err := a.Detach(ctx); err != nil {
 				t.Error(err)
 			}
-			audit(t, s, "after a late writer")
-			c.kill()
+			mustAuditClean(t, s, "after a late writer")
+			c.killAndWait()
 		})
 	}
 }
 
-// refused reads how the tries of a client that went on ended.
-func refused(t *testing.T, c *process) {
+// mustBeRefused reads how the tries of a client that went on ended.
+func mustBeRefused(t *testing.T, c *process) {
 	t.Helper()
-	c.tell(t, "go")
+	c.sendLine(t, "go")
 	for range 6 {
-		l := c.next(t)
+		l := c.nextLine(t)
 		var name, ok string
 		_, err := fmt.Sscan(l, &name, &ok)
 		// Closing a handle twice is no error; all else was refused for one reason.
@@ -186,7 +186,7 @@ func refused(t *testing.T, c *process) {
 			t.Errorf("a late writer was told: %s", l)
 		}
 	}
-	if l := c.next(t); l != "detach <nil>" {
+	if l := c.nextLine(t); l != "detach <nil>" {
 		t.Error(l)
 	}
 }
@@ -202,10 +202,10 @@ func TestLeft(t *testing.T) {
 			s, v, _ := openShared(t, opts)
 			c := startClient(t, clientSpec{Do: "leave", Opts: opts})
 			var draft string
-			if _, err := fmt.Sscanf(c.next(t), "made %s", &draft); err != nil {
+			if _, err := fmt.Sscanf(c.nextLine(t), "made %s", &draft); err != nil {
 				t.Fatal(err)
 			}
-			c.kill()
+			c.killAndWait()
 			if _, err := v.Attach(ctx, vole.AttachOptions{Exclusive: true}); !errors.Is(err, vole.ErrInUse) {
 				t.Errorf("attached before the lease of the other ran out: %v", err)
 			}
@@ -216,14 +216,14 @@ func TestLeft(t *testing.T) {
 			if used := other.Info().Used; used != 100<<10 {
 				t.Errorf("with a file that is open and has no name the volume holds %v", used)
 			}
-			a, took := attached(t, v)
+			a, took := mustAttach(t, v)
 			if took > lease+time.Second {
 				t.Errorf("the attachment of a dead client ended after %v, its lease is %v", took, lease)
 			}
 			if err := a.Detach(ctx); err != nil {
 				t.Error(err)
 			}
-			ended(t, opts)
+			waitUntilEnded(t, opts)
 			if info, err := other.Refresh(ctx); err != nil || info.Used != 0 {
 				t.Errorf("a file that nobody has open any more: the volume holds %v, %v", info.Used, err)
 			}
@@ -233,13 +233,13 @@ func TestLeft(t *testing.T) {
 			if _, err := s.Create(ctx, "draft", vole.Spec{}); err != nil {
 				t.Errorf("the name of the draft: %v", err)
 			}
-			audit(t, s, "after a dead client")
+			mustAuditClean(t, s, "after a dead client")
 		})
 	}
 }
 
-// ended runs maintenance once and sees that no session but the caller's is left.
-func ended(t *testing.T, opts bucket.Options) {
+// waitUntilEnded runs maintenance once and sees that no session but the caller's is left.
+func waitUntilEnded(t *testing.T, opts bucket.Options) {
 	t.Helper()
 	ns, err := bucket.Open(t.Context(), opts)
 	if err != nil {
@@ -249,12 +249,12 @@ func ended(t *testing.T, opts bucket.Options) {
 	if err := ns.Maintain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	db := database(t, opts)
-	if n := count(t, db, `SELECT count(*) FROM sessions`); n != 1 {
+	db := openDatabase(t, opts)
+	if n := countRows(t, db, `SELECT count(*) FROM sessions`); n != 1 {
 		t.Errorf("%d sessions are left, one is alive", n)
 	}
 	for _, q := range []string{`SELECT count(*) FROM orphans`, `SELECT count(*) FROM volumes WHERE state <> 'ready'`} {
-		if n := count(t, db, q); n != 0 {
+		if n := countRows(t, db, q); n != 0 {
 			t.Errorf("%s: %d", q, n)
 		}
 	}

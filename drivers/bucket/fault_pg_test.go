@@ -23,17 +23,17 @@ var (
 	faultCommits = flag.Int("fault.commits", 150, "how many commits TestLostCommit cuts off")
 )
 
-// logOf is what writers have appended to a file: lines, each told to be there or unknown.
-type logOf struct {
+// ackLog is what writers have appended to a file: lines, each told to be there or unknown.
+type ackLog struct {
 	mu      sync.Mutex // guards what follows
 	acked   map[string]bool
 	unknown map[string]error
 }
 
-func newLog() *logOf { return &logOf{acked: map[string]bool{}, unknown: map[string]error{}} }
+func newAckLog() *ackLog { return &ackLog{acked: map[string]bool{}, unknown: map[string]error{}} }
 
-// add appends a line of its own.
-func (l *logOf) add(ctx context.Context, h *vole.File, line string) {
+// appendLine appends a line of its own.
+func (l *ackLog) appendLine(ctx context.Context, h *vole.File, line string) {
 	_, err := h.Append(ctx, []byte(line+"\n"))
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -44,9 +44,9 @@ func (l *logOf) add(ctx context.Context, h *vole.File, line string) {
 	}
 }
 
-// judge checks that each line that was told to be there is there once, that no other
+// checkLines checks that each line that was told to be there is there once, that no other
 // is there twice, and that nothing else is.
-func (l *logOf) judge(t *testing.T, f *vole.FS, path string) {
+func (l *ackLog) checkLines(t *testing.T, f *vole.FS, path string) {
 	t.Helper()
 	data, err := f.ReadFile(context.Background(), path)
 	if err != nil {
@@ -91,13 +91,13 @@ func TestPostgresStops(t *testing.T) {
 	pg, opts := ownPostgres(t)
 	s, _, f := openShared(t, opts)
 	_, _, other := openShared(t, opts)
-	l := newLog()
+	l := newAckLog()
 	ctx, stop := context.WithCancel(context.Background())
 	var writers sync.WaitGroup
 	var versions [4]int // of the file that each writer replaces
 	for w := range versions {
 		fs := []*vole.FS{f, other}[w%2]
-		writers.Go(func() { versions[w] = writeOn(ctx, t, fs, l, w) })
+		writers.Go(func() { versions[w] = writeUntilStopped(ctx, t, fs, l, w) })
 	}
 	for range *faultStops {
 		time.Sleep(50*time.Millisecond + rand.N(200*time.Millisecond))
@@ -112,17 +112,17 @@ func TestPostgresStops(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	stop()
 	writers.Wait()
-	l.judge(t, f, "log")
+	l.checkLines(t, f, "log")
 	for w, v := range versions {
 		got, err := f.ReadFile(t.Context(), fmt.Sprintf("file%d", w))
 		if v == 0 && errors.Is(err, vole.ErrNotExist) {
 			continue // its first write was still under way at the end
 		}
-		if err != nil || string(got) != string(version(w, v)) && string(got) != string(version(w, v+1)) {
+		if err != nil || string(got) != string(contentVersion(w, v)) && string(got) != string(contentVersion(w, v+1)) {
 			t.Errorf("file%d: %d bytes, %v; want version %d or the next", w, len(got), err, v)
 		}
 	}
-	audit(t, s, "after stops of the database")
+	mustAuditClean(t, s, "after stops of the database")
 	t.Logf("%d stops: %d lines, %d errors, versions %v", *faultStops, len(l.acked), len(l.unknown), versions)
 	// A stop is shorter than the patience: only what was under way at the end may fail.
 	if len(l.unknown) > len(versions) {
@@ -133,11 +133,11 @@ func TestPostgresStops(t *testing.T) {
 	}
 }
 
-func version(w, v int) []byte { return pattern(uint64(w*1000000+v), []int{300, 40 << 10}[v%2]) }
+func contentVersion(w, v int) []byte { return pattern(uint64(w*1000000+v), []int{300, 40 << 10}[v%2]) }
 
-// writeOn appends lines and replaces a file until ctx ends. It returns the version of
+// writeUntilStopped appends lines and replaces a file until ctx ends. It returns the version of
 // the file that was acknowledged last.
-func writeOn(ctx context.Context, t *testing.T, f *vole.FS, l *logOf, w int) int {
+func writeUntilStopped(ctx context.Context, t *testing.T, f *vole.FS, l *ackLog, w int) int {
 	h, err := f.Open(ctx, "log", vole.OpenOptions{Append: true, Create: true})
 	if err != nil {
 		t.Error(err)
@@ -150,8 +150,8 @@ func writeOn(ctx context.Context, t *testing.T, f *vole.FS, l *logOf, w int) int
 	}()
 	last := 0
 	for i := 1; ctx.Err() == nil; i++ {
-		l.add(ctx, h, fmt.Sprintf("%d-%06d", w, i))
-		err := f.WriteFile(ctx, fmt.Sprintf("file%d", w), version(w, i), 0o644)
+		l.appendLine(ctx, h, fmt.Sprintf("%d-%06d", w, i))
+		err := f.WriteFile(ctx, fmt.Sprintf("file%d", w), contentVersion(w, i), 0o644)
 		if err == nil {
 			last = i
 		} else if ctx.Err() == nil {
@@ -173,7 +173,7 @@ func TestLostCommit(t *testing.T) {
 	s, v, files := openShared(t, through)
 	var n, done atomic.Int64
 	var kinds [cuts]atomic.Int64
-	proxy.set(func() cut {
+	proxy.setCuts(func() cut {
 		if n.Add(1)%2 == 0 || done.Load() >= int64(*faultCommits) {
 			return cutNone // so that a call has a chance
 		}
@@ -182,26 +182,26 @@ func TestLostCommit(t *testing.T) {
 		done.Add(1)
 		return how
 	})
-	l := newLog()
+	l := newAckLog()
 	h, err := files.Open(t.Context(), "log", vole.OpenOptions{Append: true, Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := 0; done.Load() < int64(*faultCommits); i++ {
-		l.add(t.Context(), h, fmt.Sprint(i))
-		if err := unsure(t.Context(), s, v, files, i); err != nil {
+		l.appendLine(t.Context(), h, fmt.Sprint(i))
+		if err := changeWithLostCommit(t.Context(), s, v, files, i); err != nil {
 			t.Errorf("round %d: %v", i, err)
 		}
 	}
-	proxy.set(nil)
+	proxy.setCuts(nil)
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
 	if len(l.unknown) > 0 {
 		t.Errorf("%d appends failed: %v", len(l.unknown), l.unknown)
 	}
-	l.judge(t, f, "log")
-	audit(t, direct, "after lost commits")
+	l.checkLines(t, f, "log")
+	mustAuditClean(t, direct, "after lost commits")
 	t.Logf("%d lines; cut before, sent, done, late: %d %d %d %d", len(l.acked), kinds[1].Load(), kinds[2].Load(), kinds[3].Load(), kinds[4].Load())
 	for i := range kinds[1:] {
 		if kinds[i+1].Load() == 0 {
@@ -210,8 +210,8 @@ func TestLostCommit(t *testing.T) {
 	}
 }
 
-// unsure makes calls that would fail, or do something else, if they had been made twice.
-func unsure(ctx context.Context, s *vole.Store, v *vole.Volume, f *vole.FS, i int) error {
+// changeWithLostCommit makes calls that would fail, or do something else, if they had been made twice.
+func changeWithLostCommit(ctx context.Context, s *vole.Store, v *vole.Volume, f *vole.FS, i int) error {
 	name := fmt.Sprintf("v%d", i)
 	switch i % 6 {
 	case 0: // a name that is free is taken once

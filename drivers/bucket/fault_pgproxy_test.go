@@ -68,14 +68,14 @@ func (p *pgProxy) close() {
 	p.wait.Wait()
 }
 
-// set makes f say what happens to each commit from now on.
-func (p *pgProxy) set(f func() cut) {
+// setCuts makes f say what happens to each commit from now on.
+func (p *pgProxy) setCuts(f func() cut) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.choose = f
 }
 
-func (p *pgProxy) next() cut {
+func (p *pgProxy) nextCut() cut {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.choose == nil {
@@ -114,9 +114,9 @@ func (p *pgProxy) forward(client, server net.Conn) {
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
-		answers(client, server, mute)
+		forwardAnswers(client, server, mute)
 	}()
-	how := p.requests(client, server, mute)
+	how := p.forwardRequests(client, server, mute)
 	if how == cutSent || how == cutDone || how == cutLate {
 		// The server is heard to the end of its answer, so that it is not disturbed.
 		_ = server.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
@@ -131,7 +131,7 @@ func (p *pgProxy) forward(client, server net.Conn) {
 	delete(p.conns, server)
 }
 
-func answers(client, server net.Conn, mute chan struct{}) {
+func forwardAnswers(client, server net.Conn, mute chan struct{}) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := server.Read(buf)
@@ -149,9 +149,9 @@ func answers(client, server net.Conn, mute chan struct{}) {
 	}
 }
 
-// requests forwards what the client sends. A commit, with all that is sent before the
+// forwardRequests forwards what the client sends. A commit, with all that is sent before the
 // next Sync, is one unit. https://www.postgresql.org/docs/15/protocol-message-formats.html
-func (p *pgProxy) requests(client, server net.Conn, mute chan struct{}) cut {
+func (p *pgProxy) forwardRequests(client, server net.Conn, mute chan struct{}) cut {
 	if _, err := copyMessage(server, client, nil); err != nil { // the start-up has no type
 		return cutNone
 	}
@@ -184,16 +184,16 @@ func (p *pgProxy) requests(client, server net.Conn, mute chan struct{}) cut {
 		if held = append(held, body...); typ[0] != 'S' {
 			continue
 		}
-		if how := p.commit(client, server, held, mute); how != cutNone {
+		if how := p.forwardCommit(client, server, held, mute); how != cutNone {
 			return how
 		}
 		held = nil
 	}
 }
 
-// commit forwards a commit, or not.
-func (p *pgProxy) commit(client, server net.Conn, data []byte, mute chan struct{}) cut {
-	how := p.next()
+// forwardCommit forwards a commit, or not.
+func (p *pgProxy) forwardCommit(client, server net.Conn, data []byte, mute chan struct{}) cut {
+	how := p.nextCut()
 	if how == cutBefore {
 		return how
 	}

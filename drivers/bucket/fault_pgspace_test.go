@@ -68,10 +68,10 @@ func TestFullPostgres(t *testing.T) {
 	url += map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + "default_tablespace=vole_small"
 	opts := bucket.Options{Database: url, Blobs: filepath.Join(t.TempDir(), "blobs"), Maintain: -1}
 	s, _, f := openShared(t, opts)
-	want := world{}
+	want := fileTree{}
 	writeOld(t, f, want)
 	writeUntilFull(t, f, want, 14<<10)
-	seen(t, s, want, "with a full database")
+	mustSeeAll(t, s, want, "with a full database")
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", 64<<20)); err != nil {
 		t.Fatal(err)
 	}

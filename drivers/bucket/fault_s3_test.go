@@ -61,7 +61,7 @@ func TestS3Faults(t *testing.T) {
 	proxy, opts, direct := behindProxy(t)
 	_, _, f := openShared(t, opts)
 	_, _, other := openShared(t, opts)
-	var had published
+	var had publishedFiles
 	for i, k := range s3Faults {
 		var n atomic.Int64
 		rate := 0.1 + 0.2*rand.Float64()
@@ -92,19 +92,19 @@ func TestS3Faults(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v; %d were written", path, len(got), err, len(data))
 		}
 	}
-	audit(t, s, "after faults of the blob store")
+	mustAuditClean(t, s, "after faults of the blob store")
 	// What hung may still arrive. Longer than that is the grace time for.
 	time.Sleep(2 * time.Second)
-	emptied(t, direct)
+	removeAllAndSweep(t, direct)
 }
 
-// published are files that readers may know of.
-type published struct {
+// publishedFiles are files that readers may know of.
+type publishedFiles struct {
 	mu   sync.Mutex // guards list
 	list map[string][]byte
 }
 
-func (p *published) add(path string, data []byte) {
+func (p *publishedFiles) add(path string, data []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.list == nil {
@@ -113,7 +113,7 @@ func (p *published) add(path string, data []byte) {
 	p.list[path] = data
 }
 
-func (p *published) some() (string, []byte) {
+func (p *publishedFiles) pickOne() (string, []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for path, data := range p.list {
@@ -124,7 +124,7 @@ func (p *published) some() (string, []byte) {
 
 // exercise has two writers and two readers at work for a time, and returns how many
 // calls succeeded and failed.
-func (p *published) exercise(t *testing.T, f, other *vole.FS, dir string, d time.Duration) (ok, failed int64) {
+func (p *publishedFiles) exercise(t *testing.T, f, other *vole.FS, dir string, d time.Duration) (ok, failed int64) {
 	var succeeded, refused atomic.Int64
 	count := func(err error) {
 		if err == nil {
@@ -152,7 +152,7 @@ func (p *published) exercise(t *testing.T, f, other *vole.FS, dir string, d time
 		})
 		all.Go(func() {
 			for time.Now().Before(end) {
-				path, data := p.some()
+				path, data := p.pickOne()
 				if path == "" {
 					continue
 				}
@@ -268,5 +268,5 @@ func TestS3Down(t *testing.T) {
 	if err := calls["write"](t.Context()); err != nil {
 		t.Error(err)
 	}
-	emptied(t, direct)
+	removeAllAndSweep(t, direct)
 }

@@ -36,8 +36,8 @@ func smallDisk(t *testing.T, size int) string {
 	return dir
 }
 
-// crowd leaves that many bytes free on a file system, and returns the file that has the rest.
-func crowd(t *testing.T, dir string, left int64) string {
+// fillDisk leaves that many bytes free on a file system, and returns the file that has the rest.
+func fillDisk(t *testing.T, dir string, left int64) string {
 	t.Helper()
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
@@ -85,24 +85,24 @@ func TestFull(t *testing.T) {
 			}
 			opts := bucket.Options{Database: at(k.catalog, "namespace.db"), Blobs: at(k.blobs, "blobs"), Maintain: -1}
 			s, _, f := openShared(t, opts)
-			want := world{}
+			want := fileTree{}
 			writeOld(t, f, want)
-			ballast := crowd(t, disk, 600<<10)
+			ballast := fillDisk(t, disk, 600<<10)
 			writeUntilFull(t, f, want, k.size)
-			seen(t, s, want, "on a full disk")
+			mustSeeAll(t, s, want, "on a full disk")
 			if err := os.Remove(ballast); err != nil {
 				t.Fatal(err)
 			}
 			writeWithRoom(t, s, f, want)
 			again, _, _ := openShared(t, opts)
-			seen(t, again, want, "opened again")
-			emptied(t, opts)
+			mustSeeAll(t, again, want, "opened again")
+			removeAllAndSweep(t, opts)
 		})
 	}
 }
 
 // writeUntilFull replaces and adds files in every way until each way has failed.
-func writeUntilFull(t *testing.T, f *vole.FS, want world, size int) {
+func writeUntilFull(t *testing.T, f *vole.FS, want fileTree, size int) {
 	t.Helper()
 	ctx := t.Context()
 	ways := map[string]func(path string, data []byte) error{
@@ -145,17 +145,17 @@ func writeUntilFull(t *testing.T, f *vole.FS, want world, size int) {
 	}
 }
 
-// seen compares the volume with what it should hold.
-func seen(t *testing.T, s *vole.Store, want world, when string) {
+// mustSeeAll compares the volume with what it should hold.
+func mustSeeAll(t *testing.T, s *vole.Store, want fileTree, when string) {
 	t.Helper()
 	v, err := s.Get(t.Context(), "shared")
 	if err != nil {
 		t.Fatalf("%s: %v", when, err)
 	}
-	if got, err := look(t.Context(), v, "."); err != nil || !got.equal(want) {
+	if got, err := readTree(t.Context(), v, "."); err != nil || !got.equal(want) {
 		t.Errorf("%s there is, %v:\n%v\nand should be:\n%v", when, err, got, want)
 	}
-	audit(t, s, when)
+	mustAuditClean(t, s, when)
 }
 
 // TestFullSwept: on a disk that is full of blobs, removing files makes room.
@@ -178,7 +178,7 @@ func TestFullSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sweepCandidate(t, opts)
+	sweepUntilEmpty(t, opts)
 	// Without a grace time the sweep also took the ids that this process had in reserve.
 	s, _, f := openShared(t, opts)
 	for _, path := range []string{"f0", "f1"} {
@@ -186,11 +186,11 @@ func TestFullSwept(t *testing.T) {
 			t.Errorf("after the sweep: %v", err)
 		}
 	}
-	audit(t, s, "after the sweep")
+	mustAuditClean(t, s, "after the sweep")
 }
 
 // writeOld writes what is to outlive that space runs out.
-func writeOld(t *testing.T, f *vole.FS, want world) {
+func writeOld(t *testing.T, f *vole.FS, want fileTree) {
 	t.Helper()
 	for i := range 4 {
 		path, data := fmt.Sprintf("old%d", i), pattern(uint64(i), []int{100, 50 << 10}[i%2])
@@ -202,12 +202,12 @@ func writeOld(t *testing.T, f *vole.FS, want world) {
 }
 
 // writeWithRoom shows that writing goes on, with room again, and that all is there.
-func writeWithRoom(t *testing.T, s *vole.Store, f *vole.FS, want world) {
+func writeWithRoom(t *testing.T, s *vole.Store, f *vole.FS, want fileTree) {
 	t.Helper()
 	data := pattern(9, 200<<10)
 	if err := f.WriteFile(t.Context(), "after", data, 0o644); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
 	want["after"] = data
-	seen(t, s, want, "with room again")
+	mustSeeAll(t, s, want, "with room again")
 }

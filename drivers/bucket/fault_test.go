@@ -55,8 +55,8 @@ func openShared(t *testing.T, opts bucket.Options) (*vole.Store, *vole.Volume, *
 	return s, v, f
 }
 
-// audit checks that nothing in the organisation is wrong.
-func audit(t *testing.T, s *vole.Store, when string) {
+// mustAuditClean checks that nothing in the organisation is wrong.
+func mustAuditClean(t *testing.T, s *vole.Store, when string) {
 	t.Helper()
 	err := s.Check(context.Background(), vole.CheckOptions{}, func(f vole.Finding) error {
 		t.Errorf("%s: check: %s %s %s %s", when, f.Code, f.Volume, f.Path, f.Detail)
@@ -67,8 +67,8 @@ func audit(t *testing.T, s *vole.Store, when string) {
 	}
 }
 
-// database opens the database behind the backend's back.
-func database(t *testing.T, opts bucket.Options) *sql.DB {
+// openDatabase opens the database behind the backend's back.
+func openDatabase(t *testing.T, opts bucket.Options) *sql.DB {
 	t.Helper()
 	driver, url := "sqlite", "file:"+opts.Database
 	if strings.HasPrefix(opts.Database, "postgres://") {
@@ -88,8 +88,8 @@ func database(t *testing.T, opts bucket.Options) *sql.DB {
 	return db
 }
 
-// count returns the number that a query yields.
-func count(t *testing.T, db *sql.DB, query string) int {
+// countRows returns the number that a query yields.
+func countRows(t *testing.T, db *sql.DB, query string) int {
 	t.Helper()
 	var n int
 	if err := db.QueryRowContext(context.Background(), query).Scan(&n); err != nil {
@@ -98,15 +98,15 @@ func count(t *testing.T, db *sql.DB, query string) int {
 	return n
 }
 
-// objects returns the keys of all objects in the blob store.
-func objects(t *testing.T, opts bucket.Options) []string {
+// listObjects returns the keys of all objects in the blob store.
+func listObjects(t *testing.T, opts bucket.Options) []string {
 	t.Helper()
 	if opts.S3 == nil {
 		dir := opts.Blobs
 		if dir == "" {
 			dir = filepath.Join(opts.Dir, "blobs")
 		}
-		return files(t, filepath.Join(dir, "o"))
+		return listFiles(t, filepath.Join(dir, "o"))
 	}
 	c := servers.S3Config{Endpoint: opts.S3.Endpoint, Region: opts.S3.Region, Bucket: opts.S3.Bucket, AccessKey: opts.S3.AccessKey, SecretKey: opts.S3.SecretKey}
 	cl, err := c.Client()
@@ -123,7 +123,7 @@ func objects(t *testing.T, opts bucket.Options) []string {
 	return list
 }
 
-func files(t *testing.T, dir string) []string {
+func listFiles(t *testing.T, dir string) []string {
 	t.Helper()
 	var list []string
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
@@ -138,10 +138,10 @@ func files(t *testing.T, dir string) []string {
 	return list
 }
 
-// sweepCandidate runs maintenance without a grace time until no session and no blob that
+// sweepUntilEmpty runs maintenance without a grace time until no session and no blob that
 // nothing refers to is left, and checks that the blob store has the objects of the rest.
 // Clients that were killed keep sessions until their leases run out.
-func sweepCandidate(t *testing.T, opts bucket.Options) {
+func sweepUntilEmpty(t *testing.T, opts bucket.Options) {
 	t.Helper()
 	opts.Grace, opts.Maintain = time.Nanosecond, -1
 	ns, err := bucket.Open(context.Background(), opts)
@@ -149,13 +149,13 @@ func sweepCandidate(t *testing.T, opts bucket.Options) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	db := database(t, opts)
+	db := openDatabase(t, opts)
 	defer db.Close()
 	const left = `SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM blobs WHERE freed IS NOT NULL)
 		+ (SELECT count(*) FROM doomed) + (SELECT count(*) FROM orphans) + (SELECT count(*) FROM attachments)`
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err := ns.Maintain(context.Background())
-		n := count(t, db, left)
+		n := countRows(t, db, left)
 		if err == nil && n == 0 {
 			break
 		}
@@ -163,13 +163,13 @@ func sweepCandidate(t *testing.T, opts bucket.Options) {
 			t.Fatalf("maintenance leaves %d rows: %v", n, err)
 		}
 	}
-	if list, n := objects(t, opts), count(t, db, `SELECT count(*) FROM blobs WHERE data IS NULL`); len(list) != n {
+	if list, n := listObjects(t, opts), countRows(t, db, `SELECT count(*) FROM blobs WHERE data IS NULL`); len(list) != n {
 		t.Errorf("the blob store has %d objects, the database knows %d", len(list), n)
 	}
 }
 
-// emptied removes all volumes, sweeps, and checks that nothing is left of them.
-func emptied(t *testing.T, opts bucket.Options) {
+// removeAllAndSweep removes all volumes, sweeps, and checks that nothing is left of them.
+func removeAllAndSweep(t *testing.T, opts bucket.Options) {
 	t.Helper()
 	ctx := context.Background()
 	b, err := bucket.OpenOrg(ctx, opts, "acme")
@@ -188,14 +188,14 @@ func emptied(t *testing.T, opts bucket.Options) {
 	if err := s.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	sweepCandidate(t, opts)
-	db := database(t, opts)
+	sweepUntilEmpty(t, opts)
+	db := openDatabase(t, opts)
 	for _, table := range []string{"volumes", "inodes", "dirents", "xattrs", "chunks", "blobs"} {
-		if n := count(t, db, "SELECT count(*) FROM "+table); n > 0 {
+		if n := countRows(t, db, "SELECT count(*) FROM "+table); n > 0 {
 			t.Errorf("%d rows are left in %s", n, table)
 		}
 	}
-	if list := objects(t, opts); len(list) > 0 {
+	if list := listObjects(t, opts); len(list) > 0 {
 		t.Errorf("%d objects are left: %v", len(list), list[0])
 	}
 }

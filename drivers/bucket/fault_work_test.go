@@ -28,12 +28,12 @@ func pattern(seed uint64, n int) []byte {
 	return b
 }
 
-// world is what a client's directory holds: files by path, and "@name" for volumes that
+// fileTree is what a client's directory holds: files by path, and "@name" for volumes that
 // it cloned, with the print of the directory then. Values are not changed.
-type world map[string][]byte
+type fileTree map[string][]byte
 
-// print is the same for the same files.
-func (w world) print() []byte {
+// fingerprint is the same for the same files.
+func (w fileTree) fingerprint() []byte {
 	h := sha256.New()
 	for _, p := range slices.Sorted(maps.Keys(w)) {
 		if p[0] != '@' {
@@ -43,9 +43,9 @@ func (w world) print() []byte {
 	return h.Sum(nil)
 }
 
-func (w world) equal(o world) bool { return maps.EqualFunc(w, o, bytes.Equal) }
+func (w fileTree) equal(o fileTree) bool { return maps.EqualFunc(w, o, bytes.Equal) }
 
-func (w world) String() string {
+func (w fileTree) String() string {
 	var b strings.Builder
 	for _, p := range slices.Sorted(maps.Keys(w)) {
 		fmt.Fprintf(&b, "  %s %d %.4x\n", p, len(w[p]), sha256.Sum256(w[p]))
@@ -53,7 +53,7 @@ func (w world) String() string {
 	return b.String()
 }
 
-func (w world) files() []string {
+func (w fileTree) files() []string {
 	var list []string
 	for p := range w {
 		if p[0] != '@' {
@@ -72,40 +72,40 @@ type op struct {
 	Size, Off int
 }
 
-// states returns what the world may be after o was begun: the first is what it was, the
+// possibleStates returns what the world may be after o was begun: the first is what it was, the
 // last what it must be once o has returned.
-func (w world) states(o op) []world {
+func (w fileTree) possibleStates(o op) []fileTree {
 	old, there := w[o.Path]
-	with := func(data []byte) world {
+	with := func(data []byte) fileTree {
 		n := maps.Clone(w)
 		n[o.Path] = data
 		return n
 	}
 	switch o.Kind {
 	case "write":
-		return []world{w, with(pattern(o.Seed, o.Size))}
+		return []fileTree{w, with(pattern(o.Seed, o.Size))}
 	case "handle", "append", "truncate":
-		var list []world
+		var list []fileTree
 		if list = append(list, w); !there {
 			list = append(list, with(nil)) // made by Open
 		}
-		return append(list, with(o.onto(old)))
+		return append(list, with(o.applyTo(old)))
 	case "rename", "copy":
-		return []world{w, w.moved(o)}
+		return []fileTree{w, w.afterMove(o)}
 	case "remove", "unlink":
 		n := maps.Clone(w)
-		maps.DeleteFunc(n, func(p string, _ []byte) bool { return under(p, o.Path) })
-		return []world{w, n}
+		maps.DeleteFunc(n, func(p string, _ []byte) bool { return isUnder(p, o.Path) })
+		return []fileTree{w, n}
 	case "clone":
 		n := maps.Clone(w)
-		n["@"+o.To] = w.print()
-		return []world{w, n}
+		n["@"+o.To] = w.fingerprint()
+		return []fileTree{w, n}
 	}
-	return []world{w} // a draft is nobody's
+	return []fileTree{w} // a draft is nobody's
 }
 
-// onto returns the file after o.
-func (o op) onto(old []byte) []byte {
+// applyTo returns the file after o.
+func (o op) applyTo(old []byte) []byte {
 	switch o.Kind {
 	case "append":
 		return slices.Concat(old, pattern(o.Seed, o.Size))
@@ -117,10 +117,10 @@ func (o op) onto(old []byte) []byte {
 	return data
 }
 
-func (w world) moved(o op) world {
+func (w fileTree) afterMove(o op) fileTree {
 	n := maps.Clone(w)
 	for p, data := range w {
-		if !under(p, o.Path) {
+		if !isUnder(p, o.Path) {
 			continue
 		}
 		if o.Kind == "rename" {
@@ -131,11 +131,11 @@ func (w world) moved(o op) world {
 	return n
 }
 
-func under(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+func isUnder(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 
-// choose returns the next step for a world; n is new each time.
-func (w world) choose(r *rand.Rand, dir string, n int) op {
-	o := op{Seed: r.Uint64(), Size: sizes(r), Path: path.Join(dir, fmt.Sprintf("f%d", r.IntN(6)))}
+// chooseOp returns the next step for a world; n is new each time.
+func (w fileTree) chooseOp(r *rand.Rand, dir string, n int) op {
+	o := op{Seed: r.Uint64(), Size: randomSize(r), Path: path.Join(dir, fmt.Sprintf("f%d", r.IntN(6)))}
 	if r.IntN(3) == 0 {
 		o.Path = path.Join(dir, fmt.Sprintf("t%d/x%d", r.IntN(3), r.IntN(4)))
 	}
@@ -174,8 +174,8 @@ func (w world) choose(r *rand.Rand, dir string, n int) op {
 	return o
 }
 
-// sizes are those of bytes in a row, of one object, and of several.
-func sizes(r *rand.Rand) int {
+// randomSize are those of bytes in a row, of one object, and of several.
+func randomSize(r *rand.Rand) int {
 	switch r.IntN(12) {
 	case 0:
 		return 0
@@ -187,28 +187,28 @@ func sizes(r *rand.Rand) int {
 	return 1 + r.IntN(6000)
 }
 
-// work does steps for ever. It says "try" and the step, and "ok" when that has returned.
-func (c *client) work(ctx context.Context) error {
+// workLoop does steps for ever. It says "try" and the step, and "ok" when that has returned.
+func (c *client) workLoop(ctx context.Context) error {
 	r := rand.New(rand.NewPCG(c.spec.Seed, 1))
-	w := world{}
+	w := fileTree{}
 	for n := 0; ; n++ {
-		o := w.choose(r, c.spec.Dir, n)
+		o := w.chooseOp(r, c.spec.Dir, n)
 		text, err := json.Marshal(o)
 		if err != nil {
 			return err
 		}
-		say("try %s", text)
-		if err := c.step(ctx, o); err != nil {
+		printLine("try %s", text)
+		if err := c.applyOp(ctx, o); err != nil {
 			return fmt.Errorf("%s: %w", text, err)
 		}
-		say("ok")
-		list := w.states(o)
+		printLine("ok")
+		list := w.possibleStates(o)
 		w = list[len(list)-1]
 	}
 }
 
-// step makes one call, or a few of which the last one counts. Some files stay open.
-func (c *client) step(ctx context.Context, o op) error {
+// applyOp makes one call, or a few of which the last one counts. Some files stay open.
+func (c *client) applyOp(ctx context.Context, o op) error {
 	switch o.Kind {
 	case "write":
 		return c.fs.WriteFile(ctx, o.Path, pattern(o.Seed, o.Size), 0o644)
@@ -232,10 +232,10 @@ func (c *client) step(ctx context.Context, o op) error {
 		}
 		return f.WriteFile(ctx, "draft", pattern(o.Seed, o.Size), 0o644)
 	}
-	return c.byHandle(ctx, o)
+	return c.writeByHandle(ctx, o)
 }
 
-func (c *client) byHandle(ctx context.Context, o op) error {
+func (c *client) writeByHandle(ctx context.Context, o op) error {
 	if up := path.Dir(o.Path); o.Kind != "unlink" {
 		if err := c.fs.MkdirAll(ctx, up, 0o755); err != nil {
 			return err
@@ -263,14 +263,14 @@ func (c *client) byHandle(ctx context.Context, o op) error {
 	return errors.Join(err, h.Close())
 }
 
-// look reads what is in a directory of a volume.
-func look(ctx context.Context, v *vole.Volume, dir string) (world, error) {
+// readTree reads what is in a directory of a volume.
+func readTree(ctx context.Context, v *vole.Volume, dir string) (fileTree, error) {
 	f, err := v.FS(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	w := world{}
+	w := fileTree{}
 	err = fs.WalkDir(f.Std(ctx), dir, func(p string, d fs.DirEntry, err error) error {
 		if p == dir && errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -283,13 +283,13 @@ func look(ctx context.Context, v *vole.Volume, dir string) (world, error) {
 	return w, err
 }
 
-// lookAll is look with the clones that the client of the directory made.
-func lookAll(ctx context.Context, s *vole.Store, dir string) (world, error) {
+// readTreeAndClones is look with the clones that the client of the directory made.
+func readTreeAndClones(ctx context.Context, s *vole.Store, dir string) (fileTree, error) {
 	v, err := s.Get(ctx, "shared")
 	if err != nil {
 		return nil, err
 	}
-	w, err := look(ctx, v, dir)
+	w, err := readTree(ctx, v, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -300,11 +300,11 @@ func lookAll(ctx context.Context, s *vole.Store, dir string) (world, error) {
 		if !strings.HasPrefix(v.Name(), dir+"-") {
 			continue
 		}
-		was, err := look(ctx, v, dir)
+		was, err := readTree(ctx, v, dir)
 		if err != nil {
 			return nil, err
 		}
-		w["@"+v.Name()] = was.print()
+		w["@"+v.Name()] = was.fingerprint()
 	}
 	return w, nil
 }

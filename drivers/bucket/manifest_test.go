@@ -17,8 +17,8 @@ var (
 	testVol = bytes.Repeat([]byte{2}, 16)
 )
 
-// sample are records that a manifest may have, its head first.
-func sample() []*record {
+// sampleRecords are records that a manifest may have, its head first.
+func sampleRecords() []*record {
 	blob := bytes.Repeat([]byte{3}, 16)
 	return []*record{
 		{Head: &manifestHead{Format: manifestFormat, Version: 1, Org: testOrg, OrgName: "acme", Volume: testVol, Name: "v",
@@ -37,8 +37,8 @@ func sample() []*record {
 	}
 }
 
-// packed is a manifest of these records, with a trailer that fits.
-func packed(t testing.TB, list []*record) []byte {
+// packManifest is a manifest of these records, with a trailer that fits.
+func packManifest(t testing.TB, list []*record) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	m, err := newManifestWriter(&b)
@@ -51,8 +51,8 @@ func packed(t testing.TB, list []*record) []byte {
 	return b.Bytes()
 }
 
-// compressed is what a manifest of these lines is stored as.
-func compressed(lines []byte) []byte {
+// compressLines is what a manifest of these lines is stored as.
+func compressLines(lines []byte) []byte {
 	var b bytes.Buffer
 	z, _ := zstd.NewWriter(&b)
 	z.Write(lines)
@@ -80,12 +80,12 @@ func readAll(data []byte) (list []*record, err error) {
 }
 
 func TestManifest(t *testing.T) {
-	data := packed(t, sample())
+	data := packManifest(t, sampleRecords())
 	list, err := readAll(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again := packed(t, append(sample()[:1], list[:len(list)-1]...)); !bytes.Equal(again, data) {
+	if again := packManifest(t, append(sampleRecords()[:1], list[:len(list)-1]...)); !bytes.Equal(again, data) {
 		t.Error("what was read is not what was written")
 	}
 	for n := range data {
@@ -101,7 +101,7 @@ func TestManifest(t *testing.T) {
 // TestManifestRefused has one record each that cannot be, in manifests that are whole.
 func TestManifestRefused(t *testing.T) {
 	edit := func(i int, change func(r *record)) []*record {
-		list := sample()
+		list := sampleRecords()
 		change(list[i])
 		return list
 	}
@@ -114,7 +114,7 @@ func TestManifestRefused(t *testing.T) {
 		"line 1: a number that":                 edit(0, func(r *record) { r.Head.Generation = 1<<63 - 1 }),
 		"line 1: a number that cannot":          edit(0, func(r *record) { r.Head.NextIno = 1<<63 - 1 }),
 		"line 1: this is generation 8":          edit(0, func(r *record) { r.Head.Generation = 8 }),
-		"line 1: a record that does not belong": sample()[1:],
+		"line 1: a record that does not belong": sampleRecords()[1:],
 		"line 2: a blob of":                     edit(1, func(r *record) { r.Blob.Size = chunkSize + 1 }),
 		"line 2: a blob's bytes":                edit(1, func(r *record) { r.Blob.Sums = nil }),
 		"line 3: a record twice":                edit(2, func(r *record) { r.Blob.ID = bytes.Repeat([]byte{3}, 16) }),
@@ -136,7 +136,7 @@ func TestManifestRefused(t *testing.T) {
 		"line 2: a line has one":                edit(1, func(r *record) { r.Orphan = &orphanRecord{Ino: 3} }),
 		"line 12: a record that does not":       edit(11, func(r *record) { *r = record{Entry: &entryRecord{Parent: 1, Name: []byte("z"), Ino: 4}} }),
 	} {
-		if _, err := readAll(packed(t, list)); !errors.Is(err, driver.ErrCorrupt) || !strings.HasPrefix(fmt.Sprint(err), want) {
+		if _, err := readAll(packManifest(t, list)); !errors.Is(err, driver.ErrCorrupt) || !strings.HasPrefix(fmt.Sprint(err), want) {
 			t.Errorf("%v\nwant %s", err, want)
 		}
 	}
@@ -147,7 +147,7 @@ func TestManifestRefused(t *testing.T) {
 		"it ends after line 0":  "",
 		"line 1: an id of":      `{"head":{"org":"00"}}` + "\n",
 	} {
-		if _, err := readAll(compressed([]byte(lines))); !errors.Is(err, driver.ErrCorrupt) || !strings.HasPrefix(fmt.Sprint(err), want) {
+		if _, err := readAll(compressLines([]byte(lines))); !errors.Is(err, driver.ErrCorrupt) || !strings.HasPrefix(fmt.Sprint(err), want) {
 			t.Errorf("%v\nwant %s", err, want)
 		}
 	}
@@ -170,11 +170,11 @@ func TestParseKey(t *testing.T) {
 // FuzzManifest: a manifest that may hold anything is read to its end, in bounded
 // memory, and what is taken can be written again.
 func FuzzManifest(f *testing.F) {
-	f.Add(packed(f, sample()), false)
-	f.Add(packed(f, sample())[:100], false)
+	f.Add(packManifest(f, sampleRecords()), false)
+	f.Add(packManifest(f, sampleRecords())[:100], false)
 	f.Fuzz(func(t *testing.T, data []byte, plain bool) {
 		if plain { // the lines themselves: compression hides them from the fuzzer
-			data = compressed(data)
+			data = compressLines(data)
 		}
 		list, err := readAll(data)
 		for _, r := range list {
@@ -191,7 +191,7 @@ func FuzzManifest(f *testing.F) {
 		}
 		defer head.close()
 		again := append([]*record{{Head: &head.head}}, list[:len(list)-1]...)
-		if _, err := readAll(packed(t, again)); err != nil {
+		if _, err := readAll(packManifest(t, again)); err != nil {
 			t.Errorf("written again: %v", err)
 		}
 	})

@@ -17,13 +17,13 @@ import (
 // change, and bounded as its quota says.
 func TestMetadata(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
+		p := newNSFixture(t, opts)
 		ctx := context.Background()
-		v := p.victim("v", driver.MiB)
+		v := p.newVolumeFixture("v", driver.MiB)
 		f := v.fs
 		counts := func() (n driver.Metadata) {
-			n.Entries = p.count(`SELECT entries FROM volumes WHERE id = $1`, v.vol)
-			n.Bytes = p.count(`SELECT metadata FROM volumes WHERE id = $1`, v.vol)
+			n.Entries = p.queryCount(`SELECT entries FROM volumes WHERE id = $1`, v.vol)
+			n.Bytes = p.queryCount(`SELECT metadata FROM volumes WHERE id = $1`, v.vol)
 			return n
 		}
 		for i, step := range []func() error{
@@ -42,20 +42,20 @@ func TestMetadata(t *testing.T) {
 			func() error { return f.RemoveAll(ctx, "x") },
 			func() error { return f.MkdirAll(ctx, "m/n/o", 0o755) },
 			func() error { return f.Remove(ctx, "m/n/o") },
-			func() error { return v.write("m/n/p/q", []byte("x")) },
-			func() error { return v.write("m/n/p/q", []byte("y")) },
+			func() error { return v.writeFile("m/n/p/q", []byte("x")) },
+			func() error { return v.writeFile("m/n/p/q", []byte("y")) },
 		} {
 			if err := step(); err != nil {
 				t.Fatalf("step %d: %v", i, err)
 			}
-			if list := p.check(false); len(list) > 0 {
+			if list := p.auditFindings(false); len(list) > 0 {
 				t.Fatalf("after step %d: %+v", i, list)
 			}
 		}
 		held := counts()
-		info, err := p.b.Create(ctx, "clone", driver.Spec{Kind: driver.KindDir, From: bytesID(v.vol)})
-		p.must(err)
-		p.must(f.Mkdir(ctx, "d", 0o755))
+		info, err := p.b.Create(ctx, "clone", driver.Spec{Kind: driver.KindDir, From: formatTestID(v.vol)})
+		p.mustSucceed(err)
+		p.mustSucceed(f.Mkdir(ctx, "d", 0o755))
 		// Until a bound is reached nothing is refused, and then nothing is done.
 		bound := driver.MetadataBounds(driver.MiB)
 		for i := 0; ; i++ {
@@ -80,39 +80,39 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("a copy over the bound: %v; its parent: %v", err, serr)
 		}
 		small := driver.Size(1)
-		if _, err := p.b.Update(ctx, bytesID(v.vol), driver.Update{Quota: small}); !errors.Is(err, driver.ErrQuota) {
+		if _, err := p.b.Update(ctx, formatTestID(v.vol), driver.Update{Quota: small}); !errors.Is(err, driver.ErrQuota) {
 			t.Errorf("a quota whose bounds are exceeded: %v", err)
 		}
 		if _, err := f.WriteFile(ctx, "a/f", bytes.NewReader(nil), driver.WriteOptions{}); err != nil {
 			t.Errorf("what does not grow: %v", err)
 		}
-		p.must(f.RemoveAll(ctx, "a"))
-		p.must(f.RemoveAll(ctx, "d"))
-		p.must(f.Mkdir(ctx, "e", 0o755))
-		if got := p.count(`SELECT metadata FROM volumes WHERE id = $1`, idOf(info.ID)); got != held.Bytes {
+		p.mustSucceed(f.RemoveAll(ctx, "a"))
+		p.mustSucceed(f.RemoveAll(ctx, "d"))
+		p.mustSucceed(f.Mkdir(ctx, "e", 0o755))
+		if got := p.queryCount(`SELECT metadata FROM volumes WHERE id = $1`, parseTestID(info.ID)); got != held.Bytes {
 			t.Errorf("the clone has %d bytes, the original had %d", got, held.Bytes)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
 // TestMetadataEntries: there are only so many entries.
 func TestMetadataEntries(t *testing.T) {
-	p := newPatient(t, engines[0].fresh(t))
-	v := p.victim("v", driver.MiB)
+	p := newNSFixture(t, engines[0].fresh(t))
+	v := p.newVolumeFixture("v", driver.MiB)
 	ctx := context.Background()
 	bound := driver.MetadataBounds(driver.MiB).Entries
 	p.exec(`UPDATE volumes SET entries = $2 WHERE id = $1`, v.vol, bound-1)
-	p.must(v.fs.Mkdir(ctx, "last", 0o755))
+	p.mustSucceed(v.fs.Mkdir(ctx, "last", 0o755))
 	for what, err := range map[string]error{
-		"mkdir": v.fs.Mkdir(ctx, "more", 0o755), "link": v.fs.Link(ctx, "h", "more"), "write": v.write("more", nil),
+		"mkdir": v.fs.Mkdir(ctx, "more", 0o755), "link": v.fs.Link(ctx, "h", "more"), "write": v.writeFile("more", nil),
 		"parents": v.fs.MkdirAll(ctx, "last/x/y", 0o755), "symlink": v.fs.Symlink(ctx, "t", "more"),
 	} {
 		if !errors.Is(err, driver.ErrQuota) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	p.must(v.fs.Rename(ctx, "last", "first", driver.RenameOptions{}))
-	p.must(v.fs.Remove(ctx, "first"))
-	p.must(v.write("more", nil))
+	p.mustSucceed(v.fs.Rename(ctx, "last", "first", driver.RenameOptions{}))
+	p.mustSucceed(v.fs.Remove(ctx, "first"))
+	p.mustSucceed(v.writeFile("more", nil))
 }

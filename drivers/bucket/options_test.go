@@ -57,7 +57,7 @@ func TestOneConn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := fill(t, v, strings.Repeat("x", 100_000))
+	f := createFiles(t, v, strings.Repeat("x", 100_000))
 	if err := f.Remove(ctx, "f"); err != nil {
 		t.Error(err)
 	}
@@ -88,7 +88,7 @@ func TestReadOnlySchema(t *testing.T) {
 	if err := open(ro); err != nil {
 		t.Errorf("of this version: %v", err)
 	}
-	db := database(t, o)
+	db := openDatabase(t, o)
 	defer db.Close()
 	if _, err := db.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (1000, true)`); err != nil {
 		t.Fatal(err)
@@ -130,8 +130,8 @@ func TestMetricsRegister(t *testing.T) {
 func TestSweepReserve(t *testing.T) {
 	onEngines(t, 24*time.Hour, func(t *testing.T, opts bucket.Options) {
 		opts.Maintain = -1
-		p := newPatient(t, opts)
-		v := p.victim("v", 0)
+		p := newNSFixture(t, opts)
+		v := p.newVolumeFixture("v", 0)
 		ctx := context.Background()
 		data := bytes.Repeat([]byte("x"), 100_000)
 		write := func() error {
@@ -141,8 +141,8 @@ func TestSweepReserve(t *testing.T) {
 		// Of the size that the write takes.
 		const reserve = `SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND sums IS NULL AND size = 131072`
 		age := func() {
-			for p.must(write()); p.count(reserve) == 0; {
-				p.must(write())
+			for p.mustSucceed(write()); p.queryCount(reserve) == 0; {
+				p.mustSucceed(write())
 			}
 			p.exec(`UPDATE blobs SET freed = freed - $1 WHERE freed IS NOT NULL AND sums IS NULL`, int64(50*time.Minute))
 		}
@@ -150,14 +150,14 @@ func TestSweepReserve(t *testing.T) {
 			o := opts
 			o.Grace = grace
 			ns, err := bucket.Open(ctx, o)
-			p.must(err)
+			p.mustSucceed(err)
 			defer ns.Close()
-			p.must(ns.Sweep(ctx))
+			p.mustSucceed(ns.Sweep(ctx))
 		}
 		age()
-		before := p.count(reserve)
+		before := p.queryCount(reserve)
 		sweep(time.Minute)
-		if n := p.count(reserve); n != before || n == 0 {
+		if n := p.queryCount(reserve); n != before || n == 0 {
 			t.Errorf("%d of %d ids are left", n, before)
 		}
 		age()
@@ -165,7 +165,7 @@ func TestSweepReserve(t *testing.T) {
 		if err := write(); err == nil {
 			t.Error("an id was used that a sweeper took")
 		}
-		p.must(write())
+		p.mustSucceed(write())
 	})
 }
 
@@ -173,25 +173,25 @@ func TestSweepReserve(t *testing.T) {
 func TestSweepStuck(t *testing.T) {
 	opts := engines[0].fresh(t)
 	opts.Grace, opts.Maintain = time.Nanosecond, -1
-	p := newPatient(t, opts)
-	v := p.victim("v", 0)
+	p := newNSFixture(t, opts)
+	v := p.newVolumeFixture("v", 0)
 	bad, other := newID(), newID()
-	p.must(os.Symlink("loop", filepath.Join(opts.Dir, "blobs", "loop")))
-	p.must(os.Symlink("../loop", filepath.Join(opts.Dir, "blobs", "o", fmt.Sprintf("%x", bad))))
+	p.mustSucceed(os.Symlink("loop", filepath.Join(opts.Dir, "blobs", "loop")))
+	p.mustSucceed(os.Symlink("../loop", filepath.Join(opts.Dir, "blobs", "o", fmt.Sprintf("%x", bad))))
 	for range 20 { // more than a sweep bears
 		p.exec(`INSERT INTO doomed (org, id, at, twice) VALUES ($1, $2, 1, 0)`, bad, newID())
 	}
 	p.exec(`INSERT INTO doomed (org, id, at, twice) VALUES ($1, $2, 2, 0)`, v.org, other)
-	v.put(keyOf(v.org, other), large)
+	v.writeObject(objectKeyOf(v.org, other), large)
 	for range 2 {
 		if err := p.ns.Sweep(context.Background()); err == nil {
 			t.Error("what cannot be deleted was")
 		}
 	}
-	if _, err := p.blobs.Stat(context.Background(), keyOf(v.org, other)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := p.blobs.Stat(context.Background(), objectKeyOf(v.org, other)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the other object: %v", err)
 	}
-	if n := p.count(`SELECT count(*) FROM doomed WHERE org = $1`, bad); n != 20 {
+	if n := p.queryCount(`SELECT count(*) FROM doomed WHERE org = $1`, bad); n != 20 {
 		t.Errorf("%d notes are left, not 20", n)
 	}
 }

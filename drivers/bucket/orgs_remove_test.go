@@ -36,7 +36,7 @@ func TestRemoveOrg(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			fill(t, v, strings.Repeat("x", 100<<10))
+			createFiles(t, v, strings.Repeat("x", 100<<10))
 			if _, err := ns.Export(ctx, bucket.ExportOptions{}); err != nil {
 				t.Fatal(err)
 			}

@@ -25,7 +25,7 @@ func TestOrgsApart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := fill(t, v, secret)
+			f := createFiles(t, v, secret)
 			att, err := v.Attach(ctx, vole.AttachOptions{Holder: "acme's"})
 			if err != nil {
 				t.Fatal(err)
@@ -37,7 +37,7 @@ func TestOrgsApart(t *testing.T) {
 			if err != nil {
 				t.Fatalf("create of the same name: %v", err)
 			}
-			attack(ctx, t, spy, v.ID(), own.ID(), att.Info().ID)
+			mustRefuseForeign(ctx, t, spy, v.ID(), own.ID(), att.Info().ID)
 			if evilInfo, err := own.Refresh(ctx); err != nil || evilInfo.Used != 0 {
 				t.Errorf("%+v, %v", evilInfo, err)
 			}
@@ -63,7 +63,7 @@ func TestOrgsApart(t *testing.T) {
 	}
 }
 
-func fill(t *testing.T, v *vole.Volume, data string) *vole.FS {
+func createFiles(t *testing.T, v *vole.Volume, data string) *vole.FS {
 	t.Helper()
 	f, err := v.FS(t.Context())
 	if err != nil {
@@ -75,8 +75,8 @@ func fill(t *testing.T, v *vole.Volume, data string) *vole.FS {
 	return f
 }
 
-// attack makes every call that takes an id with those of another organisation.
-func attack(ctx context.Context, t *testing.T, b *bucket.Backend, theirs, own, attachment string) {
+// mustRefuseForeign makes every call that takes an id with those of another organisation.
+func mustRefuseForeign(ctx context.Context, t *testing.T, b *bucket.Backend, theirs, own, attachment string) {
 	t.Helper()
 	calls := map[string]func() error{
 		"get":    func() error { _, err := b.Get(ctx, driver.ByID(theirs)); return err },
@@ -119,7 +119,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := strings.Repeat("x", 100_000)
-	f := fill(t, v, data)
+	f := createFiles(t, v, data)
 	if _, err := f.ReadFile(t.Context(), "f"); err != nil {
 		t.Fatal(err)
 	}

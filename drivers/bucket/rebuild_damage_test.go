@@ -51,7 +51,7 @@ func objectFiles(t *testing.T, o bucket.Options, pattern string) (list []string)
 		}
 		return err
 	})
-	fine(t, err)
+	mustSucceed(t, err)
 	slices.Sort(list)
 	return list
 }
@@ -61,11 +61,11 @@ const (
 	blobs     = "o/*/b/*/*"
 )
 
-// harm changes a file of a blob store.
-func harm(t *testing.T, name string, change func(data []byte) []byte) {
+// damageFile changes a file of a blob store.
+func damageFile(t *testing.T, name string, change func(data []byte) []byte) {
 	t.Helper()
-	data := need(os.ReadFile(name))(t)
-	fine(t, os.Chmod(name, 0o600), os.WriteFile(name, change(data), 0o600))
+	data := mustGet(os.ReadFile(name))(t)
+	mustSucceed(t, os.Chmod(name, 0o600), os.WriteFile(name, change(data), 0o600))
 }
 
 func TestRebuildDamaged(t *testing.T) {
@@ -83,40 +83,40 @@ func TestRebuildDamaged(t *testing.T) {
 				_, f := makeVolume(t, acme, "v", vole.Spec{})
 				_, g := makeVolume(t, acme, "w", vole.Spec{})
 				for i := range 5 {
-					fine(t, f.WriteFile(ctx, "f", []byte(strings.Repeat(fmt.Sprint(i), 20_000)), 0o644))
-					res := need(ns.Export(ctx, bucket.ExportOptions{}))(t)
+					mustSucceed(t, f.WriteFile(ctx, "f", []byte(strings.Repeat(fmt.Sprint(i), 20_000)), 0o644))
+					res := mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
 					if want := min(1, max(0, i-1)); res.Removed != want {
 						t.Errorf("export %d removed %d manifests, want %d", i, res.Removed, want)
 					}
 				}
-				fine(t, f.Close(), g.Close(), acme.Close(), ns.Close())
+				mustSucceed(t, f.Close(), g.Close(), acme.Close(), ns.Close())
 				list := objectFiles(t, opts, manifests)
 				if len(list) != 3 {
 					t.Fatalf("manifests %q", list)
 				}
-				harm(t, list[1], change) // the newest of v
-				harm(t, list[2], change) // the only one of w
+				damageFile(t, list[1], change) // the newest of v
+				damageFile(t, list[2], change) // the only one of w
 				opts = newDatabase(t, opts)
 				var found []driver.Finding
 				report := func(f driver.Finding) error { found = append(found, f); return nil }
-				res := need(bucket.Rebuild(ctx, opts, report))(t)
+				res := mustGet(bucket.Rebuild(ctx, opts, report))(t)
 				if res.Volumes != 1 || res.Damaged != 1 || res.Lost != 1 || res.Freed != 4 {
 					t.Errorf("%+v", res)
 				}
-				if want := []string{"older-manifest", "older-manifest", "lost-volume"}; !slices.Equal(codesOf(found), want) {
+				if want := []string{"older-manifest", "older-manifest", "lost-volume"}; !slices.Equal(sortedCodes(found), want) {
 					t.Errorf("%+v", found)
 				}
 				if !strings.Contains(found[0].Detail, filepath.Base(list[1])) || !strings.Contains(found[0].Detail, "line ") {
 					t.Errorf("%q does not tell the object and the line", found[0].Detail)
 				}
 				ns = openNS(t, opts)
-				checked(t, ns)
-				f = need(need(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
-				if data := need(f.ReadFile(ctx, "f"))(t); string(data) != strings.Repeat("3", 20_000) {
+				mustAuditNamespace(t, ns)
+				f = mustGet(mustGet(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
+				if data := mustGet(f.ReadFile(ctx, "f"))(t); string(data) != strings.Repeat("3", 20_000) {
 					t.Errorf("%.10q, %d bytes", data, len(data))
 				}
 				// The next manifest does not meet the damaged one.
-				if res := need(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported != 1 {
+				if res := mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported != 1 {
 					t.Errorf("%+v", res)
 				}
 			})
@@ -133,25 +133,25 @@ func TestRebuildLostBytes(t *testing.T) {
 			ns := openNS(t, opts)
 			acme := openOrg(t, ns, "acme")
 			v, f := makeVolume(t, acme, "v", vole.Spec{})
-			fine(t,
+			mustSucceed(t,
 				f.WriteFile(ctx, "a/kept", []byte(strings.Repeat("k", 30_000)), 0o644),
 				f.WriteFile(ctx, "a/b/lost", []byte(strings.Repeat("l", 40_000)), 0o644),
 				f.WriteFile(ctx, "a/b/cut", []byte(strings.Repeat("c", 50_000)), 0o644))
-			need(ns.Export(ctx, bucket.ExportOptions{}))(t)
-			fine(t, f.Close(), acme.Close(), ns.Close())
+			mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustSucceed(t, f.Close(), acme.Close(), ns.Close())
 			away := ""
 			for _, name := range objectFiles(t, opts, blobs) {
-				switch need(os.Stat(name))(t).Size() {
+				switch mustGet(os.Stat(name))(t).Size() {
 				case 40_000:
 					away = name
-					fine(t, os.Rename(name, opts.Blobs+".away"))
+					mustSucceed(t, os.Rename(name, opts.Blobs+".away"))
 				case 50_000:
-					harm(t, name, func(p []byte) []byte { return p[1:] })
+					damageFile(t, name, func(p []byte) []byte { return p[1:] })
 				}
 			}
 			opts = newDatabase(t, opts)
 			found := map[string]driver.Finding{}
-			res := need(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found[f.Path] = f; return nil }))(t)
+			res := mustGet(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found[f.Path] = f; return nil }))(t)
 			if res.Volumes != 1 || res.Damaged != 1 || res.Lost != 0 || len(found) != 2 {
 				t.Errorf("%+v, %+v", res, found)
 			}
@@ -161,7 +161,7 @@ func TestRebuildLostBytes(t *testing.T) {
 				}
 			}
 			ns = openNS(t, opts)
-			f = need(need(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
+			f = mustGet(mustGet(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
 			if data, err := f.ReadFile(ctx, "a/kept"); err != nil || len(data) != 30_000 {
 				t.Errorf("kept: %d bytes, %v", len(data), err)
 			}
@@ -170,7 +170,7 @@ func TestRebuildLostBytes(t *testing.T) {
 					t.Errorf("%s: %d bytes, and no error", path, len(data))
 				}
 			}
-			fine(t, os.Rename(opts.Blobs+".away", away)) // found in another place
+			mustSucceed(t, os.Rename(opts.Blobs+".away", away)) // found in another place
 			if data, err := f.ReadFile(ctx, "a/b/lost"); err != nil || len(data) != 40_000 {
 				t.Errorf("brought back: %d bytes, %v", len(data), err)
 			}
@@ -190,31 +190,31 @@ func TestRebuildSweep(t *testing.T) {
 			acme := openOrg(t, ns, "acme")
 			_, f := makeVolume(t, acme, "v", vole.Spec{})
 			_, g := makeVolume(t, acme, "gone", vole.Spec{})
-			fine(t, f.WriteFile(ctx, "f", []byte(strings.Repeat("1", 30_000)), 0o644), g.WriteFile(ctx, "g", []byte(strings.Repeat("1", 30_000)), 0o644))
-			need(ns.Export(ctx, bucket.ExportOptions{}))(t)
-			fine(t, g.Close(), acme.Remove(ctx, "gone"))
+			mustSucceed(t, f.WriteFile(ctx, "f", []byte(strings.Repeat("1", 30_000)), 0o644), g.WriteFile(ctx, "g", []byte(strings.Repeat("1", 30_000)), 0o644))
+			mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustSucceed(t, g.Close(), acme.Remove(ctx, "gone"))
 			// The manifest of what was removed goes with the next export.
-			if res := need(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Removed != 1 || res.Unchanged != 1 {
+			if res := mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Removed != 1 || res.Unchanged != 1 {
 				t.Errorf("%+v", res)
 			}
-			fine(t, f.WriteFile(ctx, "late", []byte(strings.Repeat("2", 30_000)), 0o644))
-			fine(t, f.Close(), acme.Close(), ns.Close())
+			mustSucceed(t, f.WriteFile(ctx, "late", []byte(strings.Repeat("2", 30_000)), 0o644))
+			mustSucceed(t, f.Close(), acme.Close(), ns.Close())
 			opts = newDatabase(t, opts)
-			res := need(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
+			res := mustGet(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
 			if res.Freed != 2 { // of the volume that was removed, and of the late file
 				t.Errorf("%+v", res)
 			}
 			ns = openNS(t, opts)
 			time.Sleep(10 * time.Millisecond)
-			fine(t, ns.Sweep(ctx))
+			mustSucceed(t, ns.Sweep(ctx))
 			if list := objectFiles(t, opts, blobs); len(list) != 1 {
 				t.Errorf("left: %q", list)
 			}
-			f = need(need(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
+			f = mustGet(mustGet(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
 			if data, err := f.ReadFile(ctx, "f"); err != nil || len(data) != 30_000 {
 				t.Errorf("%d bytes, %v", len(data), err)
 			}
-			checked(t, ns)
+			mustAuditNamespace(t, ns)
 		})
 	}
 }
@@ -226,26 +226,26 @@ func TestRebuildNames(t *testing.T) {
 	ns := openNS(t, opts)
 	acme := openOrg(t, ns, "acme")
 	old, f := makeVolume(t, acme, "v", vole.Spec{})
-	need(ns.Export(ctx, bucket.ExportOptions{}))(t)
+	mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
 	kept := objectFiles(t, opts, manifests)[0]
-	data := need(os.ReadFile(kept))(t)
-	fine(t, f.Close(), acme.Remove(ctx, "v"))
+	data := mustGet(os.ReadFile(kept))(t)
+	mustSucceed(t, f.Close(), acme.Remove(ctx, "v"))
 	_, f = makeVolume(t, acme, "v", vole.Spec{})
-	fine(t, f.WriteFile(ctx, "new", nil, 0o644))
-	need(ns.Export(ctx, bucket.ExportOptions{}))(t)
-	fine(t, f.Close(), acme.Close(), ns.Close())
-	fine(t, os.MkdirAll(filepath.Dir(kept), 0o700), os.WriteFile(kept, data, 0o600))
+	mustSucceed(t, f.WriteFile(ctx, "new", nil, 0o644))
+	mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
+	mustSucceed(t, f.Close(), acme.Close(), ns.Close())
+	mustSucceed(t, os.MkdirAll(filepath.Dir(kept), 0o700), os.WriteFile(kept, data, 0o600))
 	opts = newDatabase(t, opts)
 	var found []driver.Finding
-	need(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found = append(found, f); return nil }))(t)
-	if !slices.Equal(codesOf(found), []string{"renamed-volume"}) || found[0].Volume != old.ID() {
+	mustGet(bucket.Rebuild(ctx, opts, func(f driver.Finding) error { found = append(found, f); return nil }))(t)
+	if !slices.Equal(sortedCodes(found), []string{"renamed-volume"}) || found[0].Volume != old.ID() {
 		t.Errorf("%+v", found)
 	}
 	acme = openOrg(t, openNS(t, opts), "acme")
-	if v := need(acme.Get(ctx, old.ID()))(t); v.Name() != "v."+old.ID() {
+	if v := mustGet(acme.Get(ctx, old.ID()))(t); v.Name() != "v."+old.ID() {
 		t.Errorf("the old one is called %q", v.Name())
 	}
-	f = need(need(acme.Get(ctx, "v"))(t).FS(ctx))(t)
+	f = mustGet(mustGet(acme.Get(ctx, "v"))(t).FS(ctx))(t)
 	if there, err := f.Exists(ctx, "new"); !there {
 		t.Errorf("the name is not that of the new one: %v", err)
 	}
@@ -262,10 +262,10 @@ func TestRebuildAgain(t *testing.T) {
 			acme := openOrg(t, ns, "acme")
 			for i := range 4 {
 				_, f := makeVolume(t, acme, fmt.Sprint("v", i), vole.Spec{})
-				fine(t, f.WriteFile(ctx, "d/f", []byte(strings.Repeat("1", 30_000)), 0o644), f.Close())
+				mustSucceed(t, f.WriteFile(ctx, "d/f", []byte(strings.Repeat("1", 30_000)), 0o644), f.Close())
 			}
-			need(ns.Export(ctx, bucket.ExportOptions{}))(t)
-			fine(t, acme.Close(), ns.Close())
+			mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustSucceed(t, acme.Close(), ns.Close())
 			empty := bucket.Options{Database: opts.Database, Blobs: filepath.Join(t.TempDir(), "none")}
 			empty = newDatabase(t, empty)
 			if _, err := bucket.Rebuild(ctx, empty, noFinding(t)); !errors.Is(err, driver.ErrNoSuch) {
@@ -274,26 +274,26 @@ func TestRebuildAgain(t *testing.T) {
 			opts = newDatabase(t, opts)
 			// The last volume is damaged, and telling of it fails.
 			list := objectFiles(t, opts, manifests)
-			whole := need(os.ReadFile(list[3]))(t)
-			harm(t, list[3], func(p []byte) []byte { return p[:20] })
+			whole := mustGet(os.ReadFile(list[3]))(t)
+			damageFile(t, list[3], func(p []byte) []byte { return p[:20] })
 			broken := errors.New("broken off")
 			if _, err := bucket.Rebuild(ctx, opts, func(driver.Finding) error { return broken }); !errors.Is(err, broken) {
 				t.Fatal(err)
 			}
 			half := openNS(t, opts)
 			acme = openOrg(t, half, "acme")
-			if page := need(acme.List(ctx, vole.Filter{}))(t); len(page.Volumes) != 0 {
+			if page := mustGet(acme.List(ctx, vole.Filter{}))(t); len(page.Volumes) != 0 {
 				t.Errorf("%+v", page)
 			}
 			if _, err := half.Export(ctx, bucket.ExportOptions{}); !errors.Is(err, driver.ErrInUse) {
 				t.Errorf("export amid a rebuild: %v", err)
 			}
-			fine(t, acme.Close(), half.Close())
-			harm(t, list[3], func([]byte) []byte { return whole })
-			if res := need(bucket.Rebuild(ctx, opts, noFinding(t)))(t); res.Volumes != 4 {
+			mustSucceed(t, acme.Close(), half.Close())
+			damageFile(t, list[3], func([]byte) []byte { return whole })
+			if res := mustGet(bucket.Rebuild(ctx, opts, noFinding(t)))(t); res.Volumes != 4 {
 				t.Errorf("%+v", res)
 			}
-			checked(t, openNS(t, opts))
+			mustAuditNamespace(t, openNS(t, opts))
 		})
 	}
 }
@@ -308,19 +308,19 @@ func TestExportKeeps(t *testing.T) {
 			opts.Grace, opts.Export = time.Millisecond, time.Hour
 			ns := openNS(t, opts)
 			_, f := makeVolume(t, openOrg(t, ns, "acme"), "v", vole.Spec{})
-			fine(t, f.WriteFile(ctx, "f", []byte(strings.Repeat("1", 30_000)), 0o644))
-			need(ns.Export(ctx, bucket.ExportOptions{}))(t)
-			fine(t, f.Remove(ctx, "f"))
+			mustSucceed(t, f.WriteFile(ctx, "f", []byte(strings.Repeat("1", 30_000)), 0o644))
+			mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustSucceed(t, f.Remove(ctx, "f"))
 			sweep := func(want int) {
 				t.Helper()
 				time.Sleep(10 * time.Millisecond)
-				fine(t, ns.Sweep(ctx))
+				mustSucceed(t, ns.Sweep(ctx))
 				if list := objectFiles(t, opts, blobs); len(list) != want {
 					t.Errorf("left: %q, want %d", list, want)
 				}
 			}
 			sweep(1)
-			need(ns.Export(ctx, bucket.ExportOptions{}))(t)
+			mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
 			sweep(0)
 		})
 	}

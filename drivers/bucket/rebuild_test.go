@@ -36,15 +36,15 @@ var losable = []struct {
 	{"PostgreSQL", engines[1].fresh, func(t *testing.T, o *bucket.Options) { o.Database = servers.PG(t) }},
 }
 
-// withoutWork are opts of a namespace that does nothing by itself.
-func withoutWork(o bucket.Options) bucket.Options {
+// withoutMaintenance are opts of a namespace that does nothing by itself.
+func withoutMaintenance(o bucket.Options) bucket.Options {
 	o.Maintain = -1
 	return o
 }
 
 func openNS(t *testing.T, o bucket.Options) *bucket.Namespace {
 	t.Helper()
-	ns, err := bucket.Open(t.Context(), withoutWork(o))
+	ns, err := bucket.Open(t.Context(), withoutMaintenance(o))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func openOrg(t *testing.T, ns *bucket.Namespace, org string) *vole.Store {
 	return vole.New(b)
 }
 
-func need[T any](v T, err error) func(t *testing.T) T {
+func mustGet[T any](v T, err error) func(t *testing.T) T {
 	return func(t *testing.T) T {
 		t.Helper()
 		if err != nil {
@@ -76,7 +76,7 @@ func need[T any](v T, err error) func(t *testing.T) T {
 	}
 }
 
-func fine(t *testing.T, errs ...error) {
+func mustSucceed(t *testing.T, errs ...error) {
 	t.Helper()
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
@@ -85,18 +85,18 @@ func fine(t *testing.T, errs ...error) {
 
 func makeVolume(t *testing.T, s *vole.Store, name string, spec vole.Spec) (*vole.Volume, *vole.FS) {
 	t.Helper()
-	v := need(s.Create(t.Context(), name, spec))(t)
-	f := need(v.FS(t.Context()))(t)
+	v := mustGet(s.Create(t.Context(), name, spec))(t)
+	f := mustGet(v.FS(t.Context()))(t)
 	t.Cleanup(func() { f.Close() })
 	return v, f
 }
 
-// everything makes one of each that a volume may hold.
-func everything(t *testing.T, f *vole.FS) {
+// createEveryKind makes one of each that a volume may hold.
+func createEveryKind(t *testing.T, f *vole.FS) {
 	t.Helper()
 	ctx := t.Context()
 	at := time.Date(2020, 1, 2, 3, 4, 5, 678, time.UTC)
-	fine(t,
+	mustSucceed(t,
 		f.MkdirAll(ctx, "a/b/c", 0o750),
 		f.WriteFile(ctx, "small", []byte("few bytes"), 0o600),
 		f.WriteFile(ctx, "empty", nil, 0o644),
@@ -114,45 +114,45 @@ func everything(t *testing.T, f *vole.FS) {
 		f.Setxattr(ctx, "a", "user.none", nil),
 		f.Copy(ctx, "a/large", "a/copy", vole.CopyOptions{}),
 	)
-	h := need(f.Open(ctx, "sparse", vole.OpenOptions{Create: true}))(t)
+	h := mustGet(f.Open(ctx, "sparse", vole.OpenOptions{Create: true}))(t)
 	for _, off := range []int64{5 << 20, 100, 1 << 30} {
-		need(h.WriteAt(ctx, []byte(strings.Repeat("x", 70_000)), off))(t)
+		mustGet(h.WriteAt(ctx, []byte(strings.Repeat("x", 70_000)), off))(t)
 	}
-	fine(t, h.PunchHole(ctx, 5<<20+5000, 20_000), h.Truncate(ctx, 2<<30), h.Close())
-	gone := need(f.Open(ctx, "unlinked", vole.OpenOptions{Create: true}))(t)
-	need(gone.WriteAt(ctx, make([]byte, 50_000), 0))(t)
-	fine(t, gone.Sync(ctx), f.Remove(ctx, "unlinked"))
+	mustSucceed(t, h.PunchHole(ctx, 5<<20+5000, 20_000), h.Truncate(ctx, 2<<30), h.Close())
+	gone := mustGet(f.Open(ctx, "unlinked", vole.OpenOptions{Create: true}))(t)
+	mustGet(gone.WriteAt(ctx, make([]byte, 50_000), 0))(t)
+	mustSucceed(t, gone.Sync(ctx), f.Remove(ctx, "unlinked"))
 	t.Cleanup(func() { gone.Close() })
 	for i := range 30 {
-		fine(t, f.WriteFile(ctx, fmt.Sprintf("many/%03d", i), []byte(fmt.Sprint(i)), 0o644))
+		mustSucceed(t, f.WriteFile(ctx, fmt.Sprintf("many/%03d", i), []byte(fmt.Sprint(i)), 0o644))
 	}
-	fine(t, f.Chtimes(ctx, "a/large", at, at.Add(time.Hour)), f.Chtimes(ctx, "many", at, at), f.Sync(ctx))
+	mustSucceed(t, f.Chtimes(ctx, "a/large", at, at.Add(time.Hour)), f.Chtimes(ctx, "many", at, at), f.Sync(ctx))
 }
 
-// describe returns a line of all there is to know of each file, by path.
-func describe(t *testing.T, f *vole.FS) map[string]string {
+// describeTree returns a line of all there is to know of each file, by path.
+func describeTree(t *testing.T, f *vole.FS) map[string]string {
 	t.Helper()
 	ctx := t.Context()
 	tree := map[string]string{}
 	var walk func(path string)
 	walk = func(path string) {
-		e := need(f.Lstat(ctx, path))(t)
+		e := mustGet(f.Lstat(ctx, path))(t)
 		e.Name = ""
 		line := fmt.Sprintf("%+v", e)
 		switch {
 		case e.Mode.IsDir():
-			for _, c := range need(f.ReadDir(ctx, path))(t) {
+			for _, c := range mustGet(f.ReadDir(ctx, path))(t) {
 				walk(path + "/" + c.Name)
 			}
 		case e.Mode&fs.ModeSymlink != 0:
-			line += need(f.Readlink(ctx, path))(t)
+			line += mustGet(f.Readlink(ctx, path))(t)
 		case e.Mode.IsRegular():
 			line += contentOf(t, f, path)
 		}
 		if e.Mode&fs.ModeSymlink == 0 {
-			names := need(f.Listxattr(ctx, path))(t)
+			names := mustGet(f.Listxattr(ctx, path))(t)
 			for _, n := range names {
-				line += fmt.Sprintf(" %s=%x", n, need(f.Getxattr(ctx, path, n))(t))
+				line += fmt.Sprintf(" %s=%x", n, mustGet(f.Getxattr(ctx, path, n))(t))
 			}
 		}
 		tree[path] = line
@@ -164,7 +164,7 @@ func describe(t *testing.T, f *vole.FS) map[string]string {
 // content describes the data of a file, and where its holes are.
 func contentOf(t *testing.T, f *vole.FS, path string) string {
 	ctx := t.Context()
-	h := need(f.Open(ctx, path, vole.OpenOptions{}))(t)
+	h := mustGet(f.Open(ctx, path, vole.OpenOptions{}))(t)
 	defer h.Close()
 	said := ""
 	for off := int64(0); ; {
@@ -177,12 +177,12 @@ func contentOf(t *testing.T, f *vole.FS, path string) string {
 		}
 		data := make([]byte, end-start)
 		n, err := h.ReadAt(ctx, data, start)
-		said += fmt.Sprintf(" [%d %d) %x %v", start, end, sum(data[:n]), err)
+		said += fmt.Sprintf(" [%d %d) %x %v", start, end, checksumOf(data[:n]), err)
 		off = end
 	}
 }
 
-func sum(p []byte) (n uint64) {
+func checksumOf(p []byte) (n uint64) {
 	n = 14695981039346656037 // FNV-1a
 	for _, b := range p {
 		n = (n ^ uint64(b)) * 1099511628211
@@ -212,15 +212,15 @@ func noFinding(t *testing.T) func(driver.Finding) error {
 	}
 }
 
-func codesOf(list []driver.Finding) (s []string) {
+func sortedCodes(list []driver.Finding) (s []string) {
 	for _, f := range list {
 		s = append(s, f.Code)
 	}
 	return s
 }
 
-// checked audits a namespace.
-func checked(t *testing.T, ns *bucket.Namespace) {
+// mustAuditNamespace audits a namespace.
+func mustAuditNamespace(t *testing.T, ns *bucket.Namespace) {
 	t.Helper()
 	if err := ns.Audit(t.Context(), driver.CheckOptions{}, noFinding(t)); err != nil {
 		t.Error(err)
@@ -235,59 +235,59 @@ func TestRebuild(t *testing.T) {
 			opts := e.fresh(t)
 			ns := openNS(t, opts)
 			acme, other := openOrg(t, ns, "acme"), openOrg(t, ns, "other")
-			fine(t, ns.CreateOrg(ctx, "empty"))
+			mustSucceed(t, ns.CreateOrg(ctx, "empty"))
 			v, f := makeVolume(t, acme, "data", vole.Spec{Quota: 4 * vole.GiB, Labels: vole.Labels{"team": "ml", "x": ""}})
-			everything(t, f)
-			clone := need(v.Clone(ctx, "clone", vole.Spec{}))(t)
+			createEveryKind(t, f)
+			clone := mustGet(v.Clone(ctx, "clone", vole.Spec{}))(t)
 			_, g := makeVolume(t, other, "data", vole.Spec{})
-			fine(t, g.WriteFile(ctx, "f", []byte(strings.Repeat("other", 10_000)), 0o644))
-			draft := need(acme.Create(ctx, "draft", vole.Spec{Draft: true}))(t)
-			want, wantOther := describe(t, f), describe(t, g)
+			mustSucceed(t, g.WriteFile(ctx, "f", []byte(strings.Repeat("other", 10_000)), 0o644))
+			draft := mustGet(acme.Create(ctx, "draft", vole.Spec{Draft: true}))(t)
+			want, wantOther := describeTree(t, f), describeTree(t, g)
 
-			res := need(ns.Export(ctx, bucket.ExportOptions{}))(t)
+			res := mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t)
 			if res.Exported != 3 || res.Unchanged != 0 || res.Size == 0 {
 				t.Errorf("%+v", res)
 			}
-			res = need(ns.Export(ctx, bucket.ExportOptions{All: true}))(t)
+			res = mustGet(ns.Export(ctx, bucket.ExportOptions{All: true}))(t)
 			if res.Exported != 3 || res.Unchanged != 0 || res.Removed != 0 {
 				t.Errorf("again: %+v", res)
 			}
-			info, cloneInfo := need(v.Refresh(ctx))(t), need(clone.Refresh(ctx))(t)
+			info, cloneInfo := mustGet(v.Refresh(ctx))(t), mustGet(clone.Refresh(ctx))(t)
 			if _, err := bucket.Rebuild(ctx, opts, noFinding(t)); !errors.Is(err, driver.ErrExists) {
 				t.Errorf("over a database: %v", err)
 			}
-			fine(t, f.Close(), g.Close(), acme.Close(), other.Close(), ns.Close())
+			mustSucceed(t, f.Close(), g.Close(), acme.Close(), other.Close(), ns.Close())
 			_ = draft
 
 			e.lose(t, &opts)
-			got := need(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
+			got := mustGet(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
 			if got.Orgs != 3 || got.Volumes != 3 || got.Damaged+got.Lost != 0 || got.Files == 0 {
 				t.Errorf("%+v", got)
 			}
 			ns = openNS(t, opts)
-			checked(t, ns)
-			fine(t, ns.Maintain(ctx)) // the file without a name goes
-			checked(t, ns)
-			if orgs := need(ns.Orgs(ctx))(t); !slices.Equal(orgs, []string{"acme", "empty", "other"}) {
+			mustAuditNamespace(t, ns)
+			mustSucceed(t, ns.Maintain(ctx)) // the file without a name goes
+			mustAuditNamespace(t, ns)
+			if orgs := mustGet(ns.Orgs(ctx))(t); !slices.Equal(orgs, []string{"acme", "empty", "other"}) {
 				t.Errorf("organisations %q", orgs)
 			}
 			acme, other = openOrg(t, ns, "acme"), openOrg(t, ns, "other")
-			v = need(acme.Get(ctx, "data"))(t)
+			v = mustGet(acme.Get(ctx, "data"))(t)
 			now := v.Info()
 			now.Generation, info.Generation = 0, 0                   // it goes on, but from where does not matter
 			now.LastUsed, info.LastUsed = info.Updated, info.Updated // TestRebuiltVolumesCountFromNow
 			if info.Used -= 50_000; fmt.Sprint(now) != fmt.Sprint(info) {
 				t.Errorf("volume\n got %+v\nwant %+v", now, info)
 			}
-			if now := need(acme.Get(ctx, "clone"))(t).Info(); now.Used != cloneInfo.Used-50_000 {
+			if now := mustGet(acme.Get(ctx, "clone"))(t).Info(); now.Used != cloneInfo.Used-50_000 {
 				t.Errorf("clone\n got %+v\nwant %+v", now, cloneInfo)
 			}
-			f = need(v.FS(ctx))(t)
-			sameTree(t, describe(t, f), want)
-			g = need(need(other.Get(ctx, "data"))(t).FS(ctx))(t)
-			sameTree(t, describe(t, g), wantOther)
-			fine(t, f.WriteFile(ctx, "small", []byte("new"), 0o644)) // and all goes on
-			if res := need(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported != 3 {
+			f = mustGet(v.FS(ctx))(t)
+			sameTree(t, describeTree(t, f), want)
+			g = mustGet(mustGet(other.Get(ctx, "data"))(t).FS(ctx))(t)
+			sameTree(t, describeTree(t, g), wantOther)
+			mustSucceed(t, f.WriteFile(ctx, "small", []byte("new"), 0o644)) // and all goes on
+			if res := mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t); res.Exported != 3 {
 				t.Errorf("after it: %+v", res)
 			}
 		})
@@ -306,10 +306,10 @@ func TestExportWhileWritten(t *testing.T) {
 			acme := openOrg(t, ns, "acme")
 			_, f := makeVolume(t, acme, "v", vole.Spec{})
 			for i := range 200 {
-				fine(t, f.WriteFile(ctx, fmt.Sprintf("d/%03d", i), []byte("x"), 0o644))
+				mustSucceed(t, f.WriteFile(ctx, fmt.Sprintf("d/%03d", i), []byte("x"), 0o644))
 			}
 			// Either name leads to the directory, always one of them.
-			fine(t, f.MkdirAll(ctx, "here", 0o755), f.WriteFile(ctx, "here/size", []byte("0"), 0o644))
+			mustSucceed(t, f.MkdirAll(ctx, "here", 0o755), f.WriteFile(ctx, "here/size", []byte("0"), 0o644))
 			stop, done := context.WithCancel(ctx)
 			defer done()
 			ended := make(chan error, 1)
@@ -328,24 +328,24 @@ func TestExportWhileWritten(t *testing.T) {
 			}()
 			exported := 0
 			for end := time.Now().Add(30 * time.Second); exported < 3 && time.Now().Before(end); {
-				exported += need(ns.Export(ctx, bucket.ExportOptions{}))(t).Exported
+				exported += mustGet(ns.Export(ctx, bucket.ExportOptions{}))(t).Exported
 			}
 			done()
-			fine(t, <-ended)
+			mustSucceed(t, <-ended)
 			if exported < 3 {
 				t.Errorf("%d exports", exported)
 			}
-			fine(t, f.Close(), acme.Close(), ns.Close())
+			mustSucceed(t, f.Close(), acme.Close(), ns.Close())
 			e.lose(t, &opts)
-			need(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
+			mustGet(bucket.Rebuild(ctx, opts, noFinding(t)))(t)
 			ns = openNS(t, opts)
-			checked(t, ns)
-			f = need(need(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
-			list := need(f.ReadDir(ctx, "/"))(t)
+			mustAuditNamespace(t, ns)
+			f = mustGet(mustGet(openOrg(t, ns, "acme").Get(ctx, "v"))(t).FS(ctx))(t)
+			list := mustGet(f.ReadDir(ctx, "/"))(t)
 			if len(list) != 2 {
 				t.Fatalf("%+v", list)
 			}
-			data := need(f.ReadFile(ctx, list[1].Name+"/size"))(t)
+			data := mustGet(f.ReadFile(ctx, list[1].Name+"/size"))(t)
 			if i := len(data) - 20_000; len(data) != 1 && (i < 0 || bytes.Count(data, []byte{byte(i)}) != len(data)) {
 				t.Errorf("%d bytes of another kind", len(data))
 			}

@@ -10,8 +10,8 @@ import (
 	"github.com/volehq/vole/drivers/bucket"
 )
 
-// onEach runs a test on every engine, in a fresh volume without a quota.
-func onEach(t *testing.T, fn func(t *testing.T, f *vole.FS)) {
+// onEachEngine runs a test on every engine, in a fresh volume without a quota.
+func onEachEngine(t *testing.T, fn func(t *testing.T, f *vole.FS)) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			opts := e.fresh(t)
@@ -38,7 +38,7 @@ func onEach(t *testing.T, fn func(t *testing.T, f *vole.FS)) {
 // Several ranges of one chunk that are written anew in one commit are each in the file
 // afterwards, and so is what lies between them.
 func TestWritesIntoOneChunk(t *testing.T) {
-	onEach(t, func(t *testing.T, f *vole.FS) {
+	onEachEngine(t, func(t *testing.T, f *vole.FS) {
 		ctx := t.Context()
 		want := bytes.Repeat([]byte("o"), 40_000)
 		if err := f.WriteFile(ctx, "f", want, 0o644); err != nil {

@@ -27,28 +27,28 @@ func onEngines(t *testing.T, grace time.Duration, fn func(t *testing.T, opts buc
 	}
 }
 
-func (p *patient) sweep() {
+func (p *nsFixture) sweepNow() {
 	p.t.Helper()
-	p.must(p.ns.Sweep(context.Background()))
+	p.mustSucceed(p.ns.Sweep(context.Background()))
 }
 
-// objects counts what the store has.
-func (p *patient) objects() (n int) {
+// countObjects counts what the store has.
+func (p *nsFixture) countObjects() (n int) {
 	p.t.Helper()
 	for _, err := range p.blobs.List(context.Background(), "o/") {
-		p.must(err)
+		p.mustSucceed(err)
 		n++
 	}
 	return n
 }
 
-// register makes the row and the object of a blob that a write did not come to use, as
+// registerBlob makes the row and the object of a blob that a write did not come to use, as
 // of some time ago.
-func (v *victim) register(age time.Duration) []byte {
+func (v *volumeFixture) registerBlob(age time.Duration) []byte {
 	v.t.Helper()
 	id := newID()
 	v.exec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, $3, $3)`, v.org, id, time.Now().Add(-age).UnixNano())
-	v.put(keyOf(v.org, id), large)
+	v.writeObject(objectKeyOf(v.org, id), large)
 	return id
 }
 
@@ -56,79 +56,79 @@ func (v *victim) register(age time.Duration) []byte {
 // before, and is deleted again in case the put was late.
 func TestSweepNeverUsed(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		v := p.victim("v", 0)
-		old, young := v.register(61*time.Minute), v.register(58*time.Minute)
-		p.sweep()
+		p := newNSFixture(t, opts)
+		v := p.newVolumeFixture("v", 0)
+		old, young := v.registerBlob(61*time.Minute), v.registerBlob(58*time.Minute)
+		p.sweepNow()
 		for _, b := range []struct {
 			id    []byte
 			there bool
 		}{{old, false}, {young, true}} {
-			_, err := p.blobs.Stat(context.Background(), keyOf(v.org, b.id))
-			if rows := p.count(`SELECT count(*) FROM blobs WHERE id = $1`, b.id); (rows > 0) != b.there || (err == nil) != b.there {
+			_, err := p.blobs.Stat(context.Background(), objectKeyOf(v.org, b.id))
+			if rows := p.queryCount(`SELECT count(*) FROM blobs WHERE id = $1`, b.id); (rows > 0) != b.there || (err == nil) != b.there {
 				t.Errorf("the blob is there: %v; want %d rows and an object: %v", err, rows, b.there)
 			}
 		}
-		v.put(keyOf(v.org, old), large) // it arrives now
-		p.clean()
-		p.sweep()
-		if _, err := p.blobs.Stat(context.Background(), keyOf(v.org, old)); err != nil {
+		v.writeObject(objectKeyOf(v.org, old), large) // it arrives now
+		p.mustAuditClean()
+		p.sweepNow()
+		if _, err := p.blobs.Stat(context.Background(), objectKeyOf(v.org, old)); err != nil {
 			t.Errorf("the late object went before it was time: %v", err)
 		}
 		p.exec(`UPDATE doomed SET at = $1`, time.Now().Add(-time.Second).UnixNano())
-		p.sweep()
-		if _, err := p.blobs.Stat(context.Background(), keyOf(v.org, old)); err == nil {
+		p.sweepNow()
+		if _, err := p.blobs.Stat(context.Background(), objectKeyOf(v.org, old)); err == nil {
 			t.Error("the late object stays")
 		}
-		if n := p.count(`SELECT count(*) FROM doomed`); n != 0 {
+		if n := p.queryCount(`SELECT count(*) FROM doomed`); n != 0 {
 			t.Errorf("%d notes of objects stay", n)
 		}
-		v.holds("a/f", large)
-		p.clean()
+		v.mustHold("a/f", large)
+		p.mustAuditClean()
 	})
 }
 
 // TestSweepClone: what a clone refers to stays when the original is gone.
 func TestSweepClone(t *testing.T) {
 	onEngines(t, time.Nanosecond, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		v := p.victim("v", 0)
+		p := newNSFixture(t, opts)
+		v := p.newVolumeFixture("v", 0)
 		ctx := context.Background()
-		id := bytesID(v.vol)
+		id := formatTestID(v.vol)
 		info, err := p.b.Create(ctx, "clone", driver.Spec{Kind: driver.KindDir, From: id})
-		p.must(err)
-		v.remove()
-		if n := p.count(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND sums IS NOT NULL`); n != 0 {
+		p.mustSucceed(err)
+		v.removeVolume()
+		if n := p.queryCount(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND sums IS NOT NULL`); n != 0 {
 			t.Errorf("%d blobs count as freed that the clone refers to", n)
 		}
 		time.Sleep(5 * time.Millisecond)
-		p.sweep()
-		c := &victim{patient: p, vol: idOf(info.ID), org: v.org}
+		p.sweepNow()
+		c := &volumeFixture{nsFixture: p, vol: parseTestID(info.ID), org: v.org}
 		c.fs, err = p.b.OpenFS(ctx, info.ID, driver.FSOptions{})
-		p.must(err)
+		p.mustSucceed(err)
 		for _, f := range []string{"a/f", "a/g", "h"} {
-			c.holds(f, large)
+			c.mustHold(f, large)
 		}
-		if n := p.count(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL`); n != 0 {
+		if n := p.queryCount(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL`); n != 0 {
 			t.Errorf("%d blobs are marked freed after the sweep", n)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
 // TestSweepAtOnce: of several sweepers one works, and the others say that.
 func TestSweepAtOnce(t *testing.T) {
 	onEngines(t, time.Nanosecond, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		v := p.victim("v", 0)
+		p := newNSFixture(t, opts)
+		v := p.newVolumeFixture("v", 0)
 		for range 40 {
-			v.register(time.Second)
+			v.registerBlob(time.Second)
 		}
 		list := []*bucket.Namespace{p.ns}
 		opts.Maintain = -1
 		for range 3 {
 			ns, err := bucket.Open(context.Background(), opts)
-			p.must(err)
+			p.mustSucceed(err)
 			defer ns.Close()
 			list = append(list, ns)
 		}
@@ -158,11 +158,11 @@ func TestSweepAtOnce(t *testing.T) {
 		if worked == 0 || waited == 0 {
 			t.Errorf("%d sweepers worked and %d were told that another does", worked, waited)
 		}
-		v.holds("a/f", large)
-		if n := p.objects(); n != 2 {
+		v.mustHold("a/f", large)
+		if n := p.countObjects(); n != 2 {
 			t.Errorf("%d objects are left, want 2", n)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
@@ -170,8 +170,8 @@ func TestSweepAtOnce(t *testing.T) {
 // writers loses nothing.
 func TestSweepBusy(t *testing.T) {
 	onEngines(t, 1500*time.Millisecond, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		v := p.victim("v", 0)
+		p := newNSFixture(t, opts)
+		v := p.newVolumeFixture("v", 0)
 		ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
 		defer stop()
 		var writers sync.WaitGroup
@@ -185,25 +185,25 @@ func TestSweepBusy(t *testing.T) {
 			})
 		}
 		for ctx.Err() == nil {
-			p.must(p.ns.Maintain(context.Background()))
+			p.mustSucceed(p.ns.Maintain(context.Background()))
 			time.Sleep(50 * time.Millisecond)
 		}
 		writers.Wait()
 		time.Sleep(opts.Grace + 100*time.Millisecond)
-		p.must(p.ns.Maintain(context.Background()))
+		p.mustSucceed(p.ns.Maintain(context.Background()))
 		used := 0
 		for _, files := range held {
 			for path, data := range files {
-				v.holds(path, data)
+				v.mustHold(path, data)
 				used++
 			}
 		}
-		v.holds("a/f", large)
-		p.clean()
-		if n := p.objects(); used == 0 || n > used+300 {
+		v.mustHold("a/f", large)
+		p.mustAuditClean()
+		if n := p.countObjects(); used == 0 || n > used+300 {
 			t.Errorf("%d objects for %d files: nothing was swept", n, used)
 		}
-		if n := p.count(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND sums IS NOT NULL`); n != 0 {
+		if n := p.queryCount(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND sums IS NOT NULL`); n != 0 {
 			t.Errorf("%d blobs that were used are marked freed after all", n)
 		}
 	})
@@ -239,20 +239,20 @@ func rewrite(ctx context.Context, fsys driver.FS, w int, held map[string][]byte)
 // TestSweepKilled: a sweep that ends between rows and objects is finished by the next.
 func TestSweepKilled(t *testing.T) {
 	onEngines(t, time.Nanosecond, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		v := p.victim("v", 0)
+		p := newNSFixture(t, opts)
+		v := p.newVolumeFixture("v", 0)
 		for range 1500 { // more than are taken at once
 			v.exec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, 1, 1)`, v.org, newID())
 		}
 		for range 20 {
-			v.register(time.Minute)
+			v.registerBlob(time.Minute)
 		}
 		// Killed as soon as the first rows are gone and their objects are not.
 		ctx, kill := context.WithCancel(context.Background())
 		defer kill()
 		done := make(chan error, 1)
 		go func() { done <- p.ns.Sweep(ctx) }()
-		for deadline := time.Now().Add(20 * time.Second); p.count(`SELECT count(*) FROM doomed`) == 0; {
+		for deadline := time.Now().Add(20 * time.Second); p.queryCount(`SELECT count(*) FROM doomed`) == 0; {
 			if time.Now().After(deadline) {
 				t.Fatal("no rows were taken")
 			}
@@ -261,22 +261,22 @@ func TestSweepKilled(t *testing.T) {
 		if err := <-done; err == nil {
 			t.Skip("the sweep was faster than the look at it")
 		}
-		if n := p.count(`SELECT count(*) FROM doomed`); n == 0 {
+		if n := p.queryCount(`SELECT count(*) FROM doomed`); n == 0 {
 			t.Error("nothing says which objects are still to be deleted")
 		}
-		p.clean()
+		p.mustAuditClean()
 		for range 2 {
-			p.sweep()
+			p.sweepNow()
 			time.Sleep(5 * time.Millisecond)
 		}
-		if n := p.objects(); n != 2 {
+		if n := p.countObjects(); n != 2 {
 			t.Errorf("%d objects are left, want 2", n)
 		}
-		if n := p.count(`SELECT (SELECT count(*) FROM doomed) + (SELECT count(*) FROM blobs WHERE freed IS NOT NULL)`); n != 0 {
+		if n := p.queryCount(`SELECT (SELECT count(*) FROM doomed) + (SELECT count(*) FROM blobs WHERE freed IS NOT NULL)`); n != 0 {
 			t.Errorf("%d rows are left", n)
 		}
-		v.holds("a/f", large)
-		p.clean()
+		v.mustHold("a/f", large)
+		p.mustAuditClean()
 	})
 }
 
@@ -284,52 +284,52 @@ func TestSweepKilled(t *testing.T) {
 // store.
 func TestSweepAll(t *testing.T) {
 	onEngines(t, time.Nanosecond, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		var list []*victim
+		p := newNSFixture(t, opts)
+		var list []*volumeFixture
 		for i := range 3 {
-			list = append(list, p.victim(fmt.Sprintf("v%d", i), 0))
+			list = append(list, p.newVolumeFixture(fmt.Sprintf("v%d", i), 0))
 		}
-		if p.objects() != 6 {
-			t.Errorf("%d objects before, want 6: the test says nothing", p.objects())
+		if p.countObjects() != 6 {
+			t.Errorf("%d objects before, want 6: the test says nothing", p.countObjects())
 		}
-		p.must(list[0].fs.RemoveAll(context.Background(), "a"))
+		p.mustSucceed(list[0].fs.RemoveAll(context.Background(), "a"))
 		for _, v := range list {
-			v.remove()
+			v.removeVolume()
 		}
 		// Bytes in rows are kept for a minute, whatever the grace time.
 		p.exec(`UPDATE blobs SET freed = 1 WHERE freed IS NOT NULL`)
 		p.exec(`UPDATE ops SET at = 1`)
 		for range 3 {
-			p.must(p.ns.Maintain(context.Background()))
+			p.mustSucceed(p.ns.Maintain(context.Background()))
 			time.Sleep(5 * time.Millisecond)
 		}
 		for _, table := range []string{"volumes", "inodes", "dirents", "xattrs", "chunks", "blobs", "doomed", "orphans", "attachments", "ops"} {
-			if n := p.count(`SELECT count(*) FROM ` + table); n != 0 {
+			if n := p.queryCount(`SELECT count(*) FROM ` + table); n != 0 {
 				t.Errorf("%d rows are left in %s", n, table)
 			}
 		}
-		if n := p.objects(); n != 0 {
+		if n := p.countObjects(); n != 0 {
 			t.Errorf("%d objects are left", n)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
 // TestExpireLate: what is committed for a session that has ended is not kept for ever.
 func TestExpireLate(t *testing.T) {
 	onEngines(t, time.Nanosecond, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		v, draft := p.victim("v", 0), p.victim("draft", 0)
-		v.on("a/g", `INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, newID())
-		v.on("a/g", `UPDATE inodes SET nlink = 0 WHERE vol = $1 AND ino = $2`)
-		v.on("a/g", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`)
+		p := newNSFixture(t, opts)
+		v, draft := p.newVolumeFixture("v", 0), p.newVolumeFixture("draft", 0)
+		v.execOnInode("a/g", `INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, newID())
+		v.execOnInode("a/g", `UPDATE inodes SET nlink = 0 WHERE vol = $1 AND ino = $2`)
+		v.execOnInode("a/g", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`)
 		p.exec(`UPDATE volumes SET entries = entries - 1, metadata = metadata - 1 WHERE id = $1`, v.vol)
 		p.exec(`UPDATE volumes SET state = 'creating', session = $2 WHERE id = $1`, draft.vol, newID())
-		p.must(p.ns.Maintain(context.Background()))
-		if n := p.count(`SELECT (SELECT count(*) FROM orphans) + (SELECT count(*) FROM volumes WHERE state <> 'ready')`); n != 0 {
+		p.mustSucceed(p.ns.Maintain(context.Background()))
+		if n := p.queryCount(`SELECT (SELECT count(*) FROM orphans) + (SELECT count(*) FROM volumes WHERE state <> 'ready')`); n != 0 {
 			t.Errorf("%d rows of sessions that have ended stay", n)
 		}
-		v.holds("a/f", large)
-		p.clean()
+		v.mustHold("a/f", large)
+		p.mustAuditClean()
 	})
 }

@@ -22,7 +22,7 @@ func TestReplacedElsewhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := fill(t, v, "a")
+			f := createFiles(t, v, "a")
 			w, err := there.Get(t.Context(), "v")
 			if err != nil {
 				t.Fatal(err)

@@ -17,47 +17,47 @@ import (
 
 const mib = 1 << 20
 
-// tight opens a namespace whose organisation may have 40 MiB that nothing refers to.
-func tight(t *testing.T, opts bucket.Options) (*patient, *victim) {
+// newTightNamespace opens a namespace whose organisation may have 40 MiB that nothing refers to.
+func newTightNamespace(t *testing.T, opts bucket.Options) (*nsFixture, *volumeFixture) {
 	t.Helper()
 	opts.Unreferenced = 40 * mib
-	p := newPatient(t, opts)
-	v := p.victim("v", 0)
-	p.must(v.fs.RemoveAll(context.Background(), "a"))
-	p.must(v.fs.Remove(context.Background(), "h"))
+	p := newNSFixture(t, opts)
+	v := p.newVolumeFixture("v", 0)
+	p.mustSucceed(v.fs.RemoveAll(context.Background(), "a"))
+	p.mustSucceed(v.fs.Remove(context.Background(), "h"))
 	return p, v
 }
 
-// stored is how many bytes of objects the store has.
-func (p *patient) stored() (n int64) {
+// countUnreferenced is how many bytes of objects the store has.
+func (p *nsFixture) countUnreferenced() (n int64) {
 	p.t.Helper()
 	for info, err := range p.blobs.List(context.Background(), "o/") {
-		p.must(err)
+		p.mustSucceed(err)
 		n += info.Size
 	}
 	return n
 }
 
-func (v *victim) write(path string, data []byte) error {
+func (v *volumeFixture) writeFile(path string, data []byte) error {
 	_, err := v.fs.WriteFile(context.Background(), path, bytes.NewReader(data), driver.WriteOptions{Size: int64(len(data))})
 	return err
 }
 
-// counted is what the organisation is said to have that nothing refers to.
-func (v *victim) counted() int64 {
-	return v.count(`SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM unreferenced WHERE org = $1`, v.org)
+// countedBytes is what the organisation is said to have that nothing refers to.
+func (v *volumeFixture) countedBytes() int64 {
+	return v.queryCount(`SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM unreferenced WHERE org = $1`, v.org)
 }
 
 // TestRoomOverwrites: what is overwritten over and over is stored up to the bound. Then
 // writes fail until some of it is old enough to go, the oldest first.
 func TestRoomOverwrites(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
-		p, v := tight(t, opts)
+		p, v := newTightNamespace(t, opts)
 		data := randomBytes(9 * mib)
 		done := 0
 		var refused error
 		for range 8 {
-			if err := v.write("f", data); err == nil {
+			if err := v.writeFile("f", data); err == nil {
 				done++
 			} else if refused = err; !errors.Is(err, driver.ErrNoSpace) {
 				t.Fatal(err)
@@ -66,19 +66,19 @@ func TestRoomOverwrites(t *testing.T) {
 		if done < 3 || done > 5 || refused == nil || !strings.Contains(refused.Error(), "there will be room in 1") {
 			t.Errorf("%d of 8 writes were taken; the others: %v", done, refused)
 		}
-		if n := p.stored(); n > 49*mib {
+		if n := p.countUnreferenced(); n > 49*mib {
 			t.Errorf("%d MiB are stored", n/mib)
 		}
-		p.clean()
+		p.mustAuditClean()
 		p.exec(`UPDATE blobs SET freed = freed - $1 WHERE freed IS NOT NULL AND expires IS NULL`, int64(16*time.Minute))
 		time.Sleep(600 * time.Millisecond) // for so long the refusal stands
 		for i := range 2 {
-			if err := v.write("f", data); err != nil {
+			if err := v.writeFile("f", data); err != nil {
 				t.Errorf("overwrite %d, when some may go: %v", i, err)
 			}
 		}
-		v.holds("f", data)
-		p.clean()
+		v.mustHold("f", data)
+		p.mustAuditClean()
 	})
 }
 
@@ -99,29 +99,29 @@ func (b broken) Read(p []byte) (int, error) {
 // soon as their room is needed, or maintenance comes.
 func TestRoomBrokenOff(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
-		p, v := tight(t, opts)
+		p, v := newTightNamespace(t, opts)
 		data := randomBytes(9 * mib)
 		for i := range 12 {
 			_, err := v.fs.WriteFile(context.Background(), "f", broken{bytes.NewReader(data)}, driver.WriteOptions{})
 			if !errors.Is(err, errBroken) {
 				t.Fatalf("write %d: %v", i, err)
 			}
-			if n, c := p.stored(), v.counted(); n > 40*mib || c > 40*mib || n > c {
+			if n, c := p.countUnreferenced(), v.countedBytes(); n > 40*mib || c > 40*mib || n > c {
 				t.Fatalf("after %d writes %d bytes are stored, %d counted", i+1, n, c)
 			}
 		}
-		p.must(p.ns.Reap(context.Background()))
-		if n := p.stored(); n > mib {
+		p.mustSucceed(p.ns.Reap(context.Background()))
+		if n := p.countUnreferenced(); n > mib {
 			t.Errorf("%d bytes are stored after maintenance", n)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
 // TestRoomDead: what a process had reserved that died counts until it is known to be dead.
 func TestRoomDead(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
-		p, v := tight(t, opts)
+		p, v := newTightNamespace(t, opts)
 		alive, dead := newID(), newID()
 		for _, j := range []struct {
 			owner []byte
@@ -133,25 +133,25 @@ func TestRoomDead(t *testing.T) {
 			id := newID()
 			v.exec(`INSERT INTO blobs (org, id, size, created, freed, owner, expires) VALUES ($1, $2, $3, $4, $4, $5, $6)`,
 				v.org, id, int64(8*mib), time.Now().UnixNano(), owner, time.Now().Add(time.Hour).UnixNano())
-			v.put(keyOf(v.org, id), large)
+			v.writeObject(objectKeyOf(v.org, id), large)
 			return id
 		}
 		for range 2 {
 			reserve(dead)
 		}
 		kept := reserve(alive)
-		if n := v.counted(); n < 24*mib {
+		if n := v.countedBytes(); n < 24*mib {
 			t.Errorf("%d bytes are counted", n)
 		}
-		p.must(p.ns.Reap(context.Background()))
+		p.mustSucceed(p.ns.Reap(context.Background()))
 		const left = `SELECT count(*) FROM blobs WHERE owner = $1`
-		if n, m := p.count(left, dead), p.count(left, alive); n != 0 || m != 1 {
+		if n, m := p.queryCount(left, dead), p.queryCount(left, alive); n != 0 || m != 1 {
 			t.Errorf("%d reservations of a dead process are left, and %d of one that lives", n, m)
 		}
-		if _, err := p.blobs.Stat(context.Background(), keyOf(v.org, kept)); err != nil {
+		if _, err := p.blobs.Stat(context.Background(), objectKeyOf(v.org, kept)); err != nil {
 			t.Errorf("the object of a process that lives: %v", err)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
@@ -159,48 +159,48 @@ func TestRoomDead(t *testing.T) {
 func TestRoomReferenced(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
 		opts.Maintain = -1
-		p, v := tight(t, opts)
+		p, v := newTightNamespace(t, opts)
 		ctx := context.Background()
 		data := randomBytes(8 * mib)
-		p.must(v.write("f", data))
+		p.mustSucceed(v.writeFile("f", data))
 		freed := func() int64 {
-			return p.count(`SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM blobs WHERE freed IS NOT NULL AND expires IS NULL AND size > 1048576`)
+			return p.queryCount(`SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM blobs WHERE freed IS NOT NULL AND expires IS NULL AND size > 1048576`)
 		}
 		h, err := v.fs.Open(ctx, "f", driver.OpenOptions{Write: true})
-		p.must(err)
+		p.mustSucceed(err)
 		_, err = h.WriteAt(ctx, data[:mib], mib)
-		p.must(err)
-		p.must(h.Sync(ctx))
-		p.must(h.Truncate(ctx, 5*mib))
-		p.must(h.PunchHole(ctx, 0, mib))
-		p.must(v.fs.Copy(ctx, "f", "g", driver.CopyOptions{}))
-		p.must(h.Truncate(ctx, 0))
-		p.must(h.Close())
+		p.mustSucceed(err)
+		p.mustSucceed(h.Sync(ctx))
+		p.mustSucceed(h.Truncate(ctx, 5*mib))
+		p.mustSucceed(h.PunchHole(ctx, 0, mib))
+		p.mustSucceed(v.fs.Copy(ctx, "f", "g", driver.CopyOptions{}))
+		p.mustSucceed(h.Truncate(ctx, 0))
+		p.mustSucceed(h.Close())
 		if n := freed(); n != 0 {
 			t.Errorf("%d bytes count that chunks refer to", n)
 		}
-		p.must(v.fs.Remove(ctx, "g"))
+		p.mustSucceed(v.fs.Remove(ctx, "g"))
 		if n := freed(); n != 8*mib {
 			t.Errorf("%d bytes count when no chunk refers to them", n)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
 // TestRoomShared: of two that let go of the same blobs at the same time, one counts them.
 func TestRoomShared(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
-		p := newPatient(t, opts)
-		v := p.victim("v", 0)
+		p := newNSFixture(t, opts)
+		v := p.newVolumeFixture("v", 0)
 		ctx := context.Background()
 		const files = 20
 		for i := range files {
-			p.must(v.write(fmt.Sprintf("shared%d", i), large))
+			p.mustSucceed(v.writeFile(fmt.Sprintf("shared%d", i), large))
 		}
-		info, err := p.b.Create(ctx, "clone", driver.Spec{Kind: driver.KindDir, From: bytesID(v.vol)})
-		p.must(err)
+		info, err := p.b.Create(ctx, "clone", driver.Spec{Kind: driver.KindDir, From: formatTestID(v.vol)})
+		p.mustSucceed(err)
 		clone, err := p.b.OpenFS(ctx, info.ID, driver.FSOptions{})
-		p.must(err)
+		p.mustSucceed(err)
 		var both sync.WaitGroup
 		for _, f := range []driver.FS{v.fs, clone} {
 			both.Go(func() {
@@ -212,10 +212,10 @@ func TestRoomShared(t *testing.T) {
 			})
 		}
 		both.Wait()
-		if n := p.count(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND expires IS NULL AND data IS NULL`); n != files {
+		if n := p.queryCount(`SELECT count(*) FROM blobs WHERE freed IS NOT NULL AND expires IS NULL AND data IS NULL`); n != files {
 			t.Errorf("%d of %d blobs count", n, files)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
@@ -223,20 +223,20 @@ func TestRoomShared(t *testing.T) {
 // the bound together.
 func TestRoomAtOnce(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
-		p, v := tight(t, opts)
+		p, v := newTightNamespace(t, opts)
 		ctx := context.Background()
 		opts.Unreferenced, opts.Maintain = 40*mib, -1
 		var writers sync.WaitGroup
 		refused := make([]int, 4)
 		for w := range refused {
 			ns, err := bucket.Open(ctx, opts)
-			p.must(err)
+			p.mustSucceed(err)
 			defer ns.Close()
 			b, err := ns.Org(ctx, "acme")
-			p.must(err)
+			p.mustSucceed(err)
 			defer b.Close()
-			f, err := b.OpenFS(ctx, bytesID(v.vol), driver.FSOptions{})
-			p.must(err)
+			f, err := b.OpenFS(ctx, formatTestID(v.vol), driver.FSOptions{})
+			p.mustSucceed(err)
 			data := randomBytes(3*mib + w)
 			writers.Go(func() {
 				for range 6 {
@@ -250,11 +250,11 @@ func TestRoomAtOnce(t *testing.T) {
 			})
 		}
 		writers.Wait()
-		used := p.count(`SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks`)
-		if n := p.stored(); n > used+40*mib || v.counted() > 40*mib {
-			t.Errorf("%d bytes are stored, %d counted, for %d that are referred to", n, v.counted(), used)
+		used := p.queryCount(`SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks`)
+		if n := p.countUnreferenced(); n > used+40*mib || v.countedBytes() > 40*mib {
+			t.Errorf("%d bytes are stored, %d counted, for %d that are referred to", n, v.countedBytes(), used)
 		}
-		p.clean()
+		p.mustAuditClean()
 	})
 }
 
@@ -262,17 +262,17 @@ func TestRoomAtOnce(t *testing.T) {
 func TestRoomExported(t *testing.T) {
 	onEngines(t, time.Hour, func(t *testing.T, opts bucket.Options) {
 		opts.Export = 24 * time.Hour
-		p, v := tight(t, opts)
+		p, v := newTightNamespace(t, opts)
 		ctx := context.Background()
 		data := randomBytes(8 * mib)
 		var err error
 		for err == nil {
-			err = v.write("f", data)
+			err = v.writeFile("f", data)
 		}
 		_, eerr := p.ns.Export(ctx, bucket.ExportOptions{})
-		p.must(eerr)
-		p.must(v.fs.Remove(ctx, "f"))
-		kept := p.count(`SELECT count(*) FROM blobs WHERE freed >= (SELECT max(expires) FROM jobs WHERE name = 'exported')`)
+		p.mustSucceed(eerr)
+		p.mustSucceed(v.fs.Remove(ctx, "f"))
+		kept := p.queryCount(`SELECT count(*) FROM blobs WHERE freed >= (SELECT max(expires) FROM jobs WHERE name = 'exported')`)
 		if kept != 1 {
 			t.Errorf("%d blobs were freed since the export", kept)
 		}
@@ -280,16 +280,16 @@ func TestRoomExported(t *testing.T) {
 		p.exec(`UPDATE blobs SET freed = freed - $1 WHERE freed IS NOT NULL AND expires IS NULL`, int64(16*time.Minute))
 		time.Sleep(600 * time.Millisecond)
 		done := 0
-		for ; v.write(fmt.Sprintf("g%d", done), data) == nil; done++ {
+		for ; v.writeFile(fmt.Sprintf("g%d", done), data) == nil; done++ {
 			if done > 6 {
 				t.Skip("there is room for all")
 			}
-			p.must(v.fs.Remove(ctx, fmt.Sprintf("g%d", done)))
+			p.mustSucceed(v.fs.Remove(ctx, fmt.Sprintf("g%d", done)))
 		}
 		if done == 0 {
 			t.Error("nothing went that was freed before the export")
 		}
-		if n := p.count(`SELECT count(*) FROM blobs WHERE freed < (SELECT max(expires) FROM jobs WHERE name = 'exported') + 1000000000000 AND expires IS NULL
+		if n := p.queryCount(`SELECT count(*) FROM blobs WHERE freed < (SELECT max(expires) FROM jobs WHERE name = 'exported') + 1000000000000 AND expires IS NULL
 			AND freed >= (SELECT max(expires) FROM jobs WHERE name = 'exported') AND freed < $1`, time.Now().Add(-10*time.Minute).UnixNano()); n != 1 {
 			t.Errorf("of what the export refers to %d blobs are left", n)
 		}
@@ -298,23 +298,23 @@ func TestRoomExported(t *testing.T) {
 
 // TestRoomTooLarge: a file that could not be put as a whole is refused before it is read.
 func TestRoomTooLarge(t *testing.T) {
-	p, v := tight(t, engines[0].fresh(t))
+	p, v := newTightNamespace(t, engines[0].fresh(t))
 	_, err := v.fs.WriteFile(context.Background(), "f", broken{strings.NewReader("")}, driver.WriteOptions{Size: 41 * mib})
 	if !errors.Is(err, driver.ErrNoSpace) || errors.Is(err, errBroken) {
 		t.Error(err)
 	}
-	p.clean()
+	p.mustAuditClean()
 }
 
 // TestRoomReserve: what clients reserve counts when they do, and no longer than they may
 // use it.
 func TestRoomReserve(t *testing.T) {
 	opts := engines[1].fresh(t)
-	p, v := tight(t, opts)
+	p, v := newTightNamespace(t, opts)
 	ctx := context.Background()
 	parts := func(n int) (list []bucket.Part) {
 		for i := range n {
-			list = append(list, partOf(int64(i)*mib, randomBytes(8*mib-i)))
+			list = append(list, newPart(int64(i)*mib, randomBytes(8*mib-i)))
 		}
 		return list
 	}
@@ -323,7 +323,7 @@ func TestRoomReserve(t *testing.T) {
 	}
 	var tiny []bucket.Part
 	for i := range 700 {
-		tiny = append(tiny, partOf(int64(i), []byte("x")))
+		tiny = append(tiny, newPart(int64(i), []byte("x")))
 	}
 	if _, err := p.b.Reserve(ctx, tiny, time.Minute); !errors.Is(err, driver.ErrNoSpace) {
 		t.Errorf("700 parts of a byte were reserved: %v", err)
@@ -331,13 +331,13 @@ func TestRoomReserve(t *testing.T) {
 	if _, err := p.b.Reserve(ctx, parts(4), time.Minute); err != nil {
 		t.Error(err)
 	}
-	if err := v.write("f", randomBytes(8*mib)); !errors.Is(err, driver.ErrNoSpace) {
+	if err := v.writeFile("f", randomBytes(8*mib)); !errors.Is(err, driver.ErrNoSpace) {
 		t.Errorf("a write beside that: %v", err)
 	}
 	p.exec(`UPDATE blobs SET expires = 1 WHERE sums IS NOT NULL AND expires IS NOT NULL`)
 	time.Sleep(600 * time.Millisecond)
-	if err := v.write("f", randomBytes(8*mib)); err != nil {
+	if err := v.writeFile("f", randomBytes(8*mib)); err != nil {
 		t.Errorf("a write when the reservations are over: %v", err)
 	}
-	p.clean()
+	p.mustAuditClean()
 }

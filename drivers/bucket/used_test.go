@@ -23,7 +23,7 @@ func TestUpgradedVolumesCountFromNow(t *testing.T) {
 			if err = errors.Join(err, s.Close()); err != nil {
 				t.Fatal(err)
 			}
-			db := database(t, opts)
+			db := openDatabase(t, opts)
 			for _, q := range []string{
 				`UPDATE volumes SET created = 1000000007, updated = 1000000007`,
 				`ALTER TABLE volumes DROP COLUMN last_used`,
@@ -60,7 +60,7 @@ func TestLastUseCostsNoUpdates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := database(t, opts)
+	db := openDatabase(t, opts)
 	for _, q := range []string{
 		`CREATE TABLE updates (n INTEGER)`,
 		`CREATE TRIGGER updates AFTER UPDATE ON volumes BEGIN INSERT INTO updates VALUES (1); END`,
@@ -79,14 +79,14 @@ func TestLastUseCostsNoUpdates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := count(t, db, `SELECT count(*) FROM updates`); n != changes {
+	if n := countRows(t, db, `SELECT count(*) FROM updates`); n != changes {
 		t.Errorf("%d updates of the volume's row for %d changes", n, changes)
 	}
 	a, err := v.Attach(t.Context(), vole.AttachOptions{ReadOnly: true})
 	if err = errors.Join(err, a.Detach(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	if n := count(t, db, `SELECT count(*) FROM updates`); n != changes+2 {
+	if n := countRows(t, db, `SELECT count(*) FROM updates`); n != changes+2 {
 		t.Errorf("%d updates more for an attachment and its end", n-changes)
 	}
 	if err := f.Close(); err != nil {
@@ -171,7 +171,7 @@ func TestRebuiltVolumesCountFromNow(t *testing.T) {
 	if _, err := openOrg(t, ns, "acme").Create(t.Context(), "v", vole.Spec{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := database(t, opts).Exec(`UPDATE volumes SET created = 1000000007, updated = 1000000007, last_used = 1000000007`); err != nil {
+	if _, err := openDatabase(t, opts).Exec(`UPDATE volumes SET created = 1000000007, updated = 1000000007, last_used = 1000000007`); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ns.Export(t.Context(), bucket.ExportOptions{}); err != nil {
