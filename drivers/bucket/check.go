@@ -11,13 +11,14 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Check implements driver.Backend. It looks at the organisation's rows and objects while
-// others go on writing. Each question is one statement, which sees one state of the
-// database; what looks wrong is asked again under the lock of the volume's row, and
-// repaired there. Nothing is held in memory that grows with a volume.
+// Check implements driver.Backend. It examines the organisation's rows and objects while
+// others go on writing. Each query is one statement, and sees one state of the database. What
+// looks wrong is queried again under the lock of the volume's row, and repaired there. Memory
+// does not grow with the size of a volume.
 //
-// A repair loses nothing: what no name leads to gets one in lost+found, what no row
-// claims is left to the sweeper and its grace time. Bytes that are gone stay a finding.
+// A repair loses nothing: an inode without a name gets one in lost+found, and an object
+// without a row is left to garbage collection and its grace time. Lost bytes can only be
+// reported.
 func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
 	defer b.ns.metrics.observeSince("check", time.Now())
 	if err := b.checkOpen(ctx); err != nil {
@@ -33,7 +34,7 @@ func (b *Backend) Check(ctx context.Context, opts driver.CheckOptions, report fu
 	return c.checkObjects([][]byte{b.org}, orgPrefix(b.org)+"b/")
 }
 
-// Audit is the Check of all organisations, and of rows and objects that belong to none.
+// Audit is Check of all organisations, and of rows and objects that belong to none.
 func (ns *Namespace) Audit(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) error {
 	c, err := ns.newChecker(ctx, opts, report)
 	if err != nil {
@@ -56,7 +57,7 @@ func (ns *Namespace) Audit(ctx context.Context, opts driver.CheckOptions, report
 	return c.checkObjects(orgs, "o/")
 }
 
-// checker carries one Check or Audit.
+// checker is one Check or Audit.
 type checker struct {
 	ns         *Namespace
 	ctx        context.Context // of the one call that the check is for
@@ -66,12 +67,13 @@ type checker struct {
 }
 
 const (
-	// checkPage is how many rows are asked for, and repaired in one transaction.
+	// checkPage is how many rows one query returns, and one transaction repairs.
 	checkPage = 200
-	// maxPaths bounds the work on names: no index leads from an inode to its name.
+	// maxPaths bounds how many paths are looked up: no index leads from an inode to its names.
 	maxPaths = 1000
 )
 
+// newChecker returns a checker that reports to report, and with opts.Fix repairs.
 func (ns *Namespace) newChecker(ctx context.Context, opts driver.CheckOptions, report func(driver.Finding) error) (*checker, error) {
 	if opts.Fix && ns.opts.ReadOnly {
 		return nil, errReadOnly
@@ -79,11 +81,11 @@ func (ns *Namespace) newChecker(ctx context.Context, opts driver.CheckOptions, r
 	return &checker{ns: ns, ctx: ctx, fix: opts.Fix, report: report, pathBudget: maxPaths}, nil
 }
 
-// idDest is the place of a row that is an id.
+// idDest returns where the column of a row goes that is an id.
 func idDest(id *[]byte) []any { return []any{id} }
 
-// forEachID hands the ids that a query yields to fn. The query has org as $1, the id after
-// which to go on as $2 and how many to return as $3.
+// forEachID calls fn with the ids that a query returns, page by page. The query gets org as
+// $1, the last id of the page before as $2, and the size of a page as $3.
 func (c *checker) forEachID(org []byte, sql string, fn func(id []byte) error) error {
 	for after := []byte{}; ; {
 		var list [][]byte
@@ -102,7 +104,7 @@ func (c *checker) forEachID(org []byte, sql string, fn func(id []byte) error) er
 	}
 }
 
-// checkOrganisation checks all that the database has of an organisation.
+// checkOrganisation checks all rows of an organisation.
 func (c *checker) checkOrganisation(org []byte) error {
 	err := c.forEachID(org, `SELECT id FROM volumes WHERE org = $1 AND id > $2 AND state <> 'removing' ORDER BY id LIMIT $3`,
 		func(id []byte) error { return c.checkVolume(volumeID{org, id}) })
@@ -142,8 +144,8 @@ func (c *checker) checkVolume(v volumeID) error {
 	return nil
 }
 
-// applyRule looks for what breaks a rule, page by page. open tells whether anything is left
-// as it was found.
+// applyRule looks for violations of a rule, page by page. open reports that some were found
+// and not repaired.
 func (c *checker) applyRule(v volumeID, r *rule) (open bool, err error) {
 	after := suspect{ino: math.MinInt64, name: []byte{}}
 	for {
@@ -166,12 +168,12 @@ func (c *checker) applyRule(v volumeID, r *rule) (open bool, err error) {
 	}
 }
 
-// confirmAndReport asks again, under the lock of the volume's row, repairs what it finds there,
-// and reports it.
+// confirmAndReport runs a query again under the lock of the volume's row, repairs what it
+// finds there, and reports it. ask must be one query for each call, with the same result.
 func (c *checker) confirmAndReport(v volumeID, r *rule, ask func(*[]suspect) query) (found []suspect, fixed bool, err error) {
 	var notes []string
 	fixed = c.fix && r.fix != nil
-	// The paths as they were: a repair may change them.
+	// Look paths up first: a repair may change them.
 	if fixed {
 		if found, err = c.confirmUnderLock(v, r, ask, false); err != nil {
 			return nil, false, err
@@ -206,11 +208,11 @@ func (c *checker) confirmAndReport(v volumeID, r *rule, ask func(*[]suspect) que
 	return found, fixed, nil
 }
 
-// confirmUnderLock returns what a query yields under the lock of the volume's row: nothing when
-// the volume has been removed meanwhile. fix repairs it.
+// confirmUnderLock returns what a query finds under the lock of the volume's row, and with fix
+// repairs it. It finds nothing if the volume has been removed since.
 func (c *checker) confirmUnderLock(v volumeID, r *rule, ask func(*[]suspect) query, fix bool) ([]suspect, error) {
 	var list []suspect
-	if c.ns.opts.ReadOnly { // there are no locks; one statement sees one state all the same
+	if c.ns.opts.ReadOnly { // without locks; one statement still sees one state
 		err := c.ns.db.runQueries(c.ctx, ask(&list))
 		return list, err
 	}
@@ -245,7 +247,7 @@ func (c *checker) confirmUnderLock(v volumeID, r *rule, ask func(*[]suspect) que
 	return list, err
 }
 
-// findingPath is the path of what breaks a rule.
+// findingPath returns the path of what violates a rule.
 func (c *checker) findingPath(v volumeID, r *rule, s *suspect) string {
 	switch r.scope {
 	case atInode, atAttribute:
@@ -259,8 +261,8 @@ func (c *checker) findingPath(v volumeID, r *rule, s *suspect) string {
 	return ""
 }
 
-// pathOfInode is one of the paths of an inode. What is not found begins with "#" and the number
-// of the inode at which the search ended.
+// pathOfInode returns one of the paths of an inode. If the way up is lost, the path begins
+// with "#" and the number of the inode where it ended.
 func (c *checker) pathOfInode(vol []byte, ino int64) string {
 	path := ""
 	seen := map[int64]bool{}
@@ -289,11 +291,12 @@ func (c *checker) pathOfInode(vol []byte, ino int64) string {
 	return path
 }
 
-// maxCycles bounds how many cycles of directories one check of a volume tells apart.
+// maxCycles bounds how many cycles of directories one check of a volume reports.
 const maxCycles = 100
 
-// checkCycles looks for directories that lead only to each other. Each finding is the one of
-// a cycle with the lowest number; with it, what is beneath is no longer out of reach.
+// checkCycles looks for directories that are only reachable from one another. Each finding is
+// the directory of a cycle with the lowest number. Once it counts as reachable, so does what
+// is beneath it.
 func (c *checker) checkCycles(v volumeID, r *rule) error {
 	var cut []int64
 	for len(cut) < maxCycles {
@@ -310,15 +313,15 @@ func (c *checker) checkCycles(v volumeID, r *rule) error {
 			return err
 		}
 		if len(found) == 0 && slices.Contains(cut, low) {
-			return nil // the tree changes faster than it is walked
+			return nil // the tree changes faster than this loop walks it
 		}
 		cut = append(cut, low)
 	}
 	return nil
 }
 
-// lowestInCycle walks up from a directory that the root does not lead to, and returns the
-// lowest number in the cycle where that ends.
+// lowestInCycle walks up from a directory that the root does not lead to, into a cycle, and
+// returns the lowest number in it.
 func (c *checker) lowestInCycle(vol []byte, ino int64) (int64, error) {
 	order := map[int64]int{}
 	var walk []int64
@@ -333,7 +336,7 @@ func (c *checker) lowestInCycle(vol []byte, ino int64) (int64, error) {
 		err := c.ns.db.runQueries(c.ctx, selectOne(&found, []any{&parent},
 			`SELECT e.parent FROM dirents e JOIN inodes p ON p.vol = e.vol AND p.ino = e.parent WHERE e.vol = $1 AND e.ino = $2 ORDER BY e.parent LIMIT 1`, vol, ino))
 		if err != nil || !found {
-			return ino, err // not in a cycle after all; what is asked next shows it
+			return ino, err // no cycle after all: the next query shows that
 		}
 		ino = parent
 	}

@@ -6,8 +6,9 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// repairAndReport reports what is no volume's. fix returns whether there was anything to repair:
-// what is gone meanwhile was no breach, and is not reported.
+// repairAndReport reports a finding that belongs to no volume's rules, after running fix, if
+// repairs are wanted. fix returns how many rows it changed. None: the finding has gone by
+// itself, and is not reported.
 func (c *checker) repairAndReport(f driver.Finding, fix func(t sqlTx) (int64, error)) error {
 	if c.fix && fix != nil {
 		var n int64
@@ -37,7 +38,7 @@ func execCounting(t sqlTx, sql string, args ...any) (n int64, err error) {
 	return n, err
 }
 
-// checkAttachments looks for those of volumes that are gone.
+// checkAttachments looks for attachments of volumes that do not exist.
 func (c *checker) checkAttachments(org []byte) error {
 	const stray = ` FROM attachments WHERE org = $1 AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.org = attachments.org AND v.id = attachments.vol)`
 	return c.forEachID(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
@@ -46,14 +47,14 @@ func (c *checker) checkAttachments(org []byte) error {
 	})
 }
 
-// noChunkRefers holds for blobs that no chunk refers to.
+// noChunkRefers is a condition on rows of blobs: no chunk refers to it.
 const noChunkRefers = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.org AND c.blob = blobs.id)`
 
-// checkBlobRows looks at the rows of blobs. One that is used and marked freed is no breach: the
-// sweeper takes the mark away.
+// checkBlobRows checks the rows of blobs. A blob that is used and marked freed is no finding:
+// the sweeper clears the mark.
 func (c *checker) checkBlobRows(org []byte) error {
 	err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+noChunkRefers+` ORDER BY id LIMIT $3`, func(id []byte) error {
-		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blobKey(org, id), Detail: "no file uses the blob, and the sweeper does not know that; it is told"},
+		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blobKey(org, id), Detail: "no file uses the blob, and it is not marked freed; it is left to the sweeper"},
 			func(t sqlTx) (int64, error) {
 				return execCounting(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+noChunkRefers, org, id)
 			})
@@ -61,10 +62,10 @@ func (c *checker) checkBlobRows(org []byte) error {
 	if err != nil {
 		return err
 	}
-	// What is never used is never read, and has no size yet.
+	// Blobs that were never used are never read, and have no checksums yet.
 	for _, r := range []struct{ code, detail, cond string }{
 		{"wrong-inline-size", "the bytes in the blob's row are more or fewer than its size", `data IS NOT NULL AND length(data) <> size`},
-		{"wrong-checksums", "the blob has not a checksum for each 64 KiB; it cannot be read",
+		{"wrong-checksums", "the blob does not have one checksum for each 64 KiB; it cannot be read",
 			`data IS NULL AND (sums IS NULL OR length(sums) <> (size + 65535) / 65536 * 4)`},
 	} {
 		err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND `+r.cond+` AND NOT (`+noChunkRefers+`) ORDER BY id LIMIT $3`,
@@ -76,8 +77,8 @@ func (c *checker) checkBlobRows(org []byte) error {
 	return nil
 }
 
-// checkUnreferencedBytes compares the bytes that count as stored and not referenced with the rows
-// that they are those of, in one statement, which sees one state of both.
+// checkUnreferencedBytes compares the counted unreferenced bytes with the rows that they
+// count, in one statement, which sees one state of both.
 func (c *checker) checkUnreferencedBytes(org []byte) error {
 	var found bool
 	var counted, stored int64
@@ -86,7 +87,7 @@ func (c *checker) checkUnreferencedBytes(org []byte) error {
 		return err
 	}
 	return c.repairAndReport(driver.Finding{Code: "wrong-unreferenced", Path: orgPrefix(org),
-		Detail: fmt.Sprintf("%d bytes are said to be stored while no file refers to them, and %d are", counted, stored)}, func(t sqlTx) (int64, error) {
+		Detail: fmt.Sprintf("%d bytes are counted as stored while no file refers to them, but there are %d", counted, stored)}, func(t sqlTx) (int64, error) {
 		err := t.runQueries(lockOrgQuery(org), statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
 			WHERE NOT EXISTS (SELECT 1 FROM unreferenced WHERE org = $1)`, org))
 		if err != nil {
@@ -97,17 +98,17 @@ func (c *checker) checkUnreferencedBytes(org []byte) error {
 	})
 }
 
-// What is counted of an organisation ($1), and what it is the count of.
+// The unreferenced bytes of an organisation ($1), as counted and as summed from rows.
 const (
 	countedBytes = `(SELECT coalesce(sum(bytes), 0) FROM unreferenced WHERE org = $1)`
 	freedBytes   = `((SELECT coalesce(sum(size), 0) FROM blobs WHERE org = $1 AND freed IS NOT NULL)
 		+ (SELECT coalesce(sum(size), 0) FROM doomed WHERE org = $1))`
 )
 
-// maxBlobUsers is how many files are named for one blob.
+// maxBlobUsers is how many files are reported for one damaged blob.
 const maxBlobUsers = 20
 
-// blobUser is a file that uses a blob.
+// blobUser is a file that uses a blob, and the first offset at which it does.
 type blobUser struct {
 	vol []byte
 	ino int64
@@ -136,14 +137,14 @@ func (c *checker) reportDamagedBlob(code, detail string, org, id []byte) error {
 	return nil
 }
 
-// checkVolumelessRows looks for rows of volumes that have none in the table of volumes.
+// checkVolumelessRows looks in all tables for rows of volumes that do not exist.
 func (c *checker) checkVolumelessRows() error {
 	for _, table := range []string{"inodes", "chunks", "dirents", "xattrs", "orphans", "ops"} {
 		old := ""
-		if table == "ops" { // one may come after its volume went; the sweeper removes it in time
+		if table == "ops" { // may come after its volume was deleted; the sweeper deletes old ones
 			old = ` AND vol IN (SELECT vol FROM ops WHERE at < {now} - 7200000000000)`
 		}
-		// From one volume to the next by the index, not by way of all rows.
+		// From one volume to the next by the index, instead of reading all rows.
 		err := c.forEachID(nil, `WITH RECURSIVE d (vol) AS (
 				SELECT (SELECT vol FROM `+table+` WHERE vol > $2 AND CAST($1 AS {bytes}) IS NULL ORDER BY vol LIMIT 1)
 				UNION ALL SELECT (SELECT vol FROM `+table+` x WHERE x.vol > d.vol ORDER BY x.vol LIMIT 1) FROM d WHERE d.vol IS NOT NULL)
@@ -156,6 +157,8 @@ func (c *checker) checkVolumelessRows() error {
 	return nil
 }
 
+// repairVolumelessRows reports rows of a volume that does not exist. If they are files, the
+// volume gets a row in the organisation of their bytes; otherwise they are deleted.
 func (c *checker) repairVolumelessRows(table string, vol []byte) error {
 	f := driver.Finding{Code: "rows-without-volume", Volume: formatID(vol), Detail: "the table " + table + " has rows of a volume that is missing"}
 	org, files, err := c.findOwnerOrg(vol)
@@ -182,8 +185,8 @@ func (c *checker) repairVolumelessRows(table string, vol []byte) error {
 	})
 }
 
-// findOwnerOrg tells whether there are files of a volume that has no row, and which is its
-// organisation: that of its bytes, or the only one.
+// findOwnerOrg reports whether a volume without a row has files, and returns its organisation:
+// that of its chunks, or the only one. nil: unknown.
 func (c *checker) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
 	var orgs [][]byte
 	var chunk, inode bool
@@ -199,7 +202,7 @@ func (c *checker) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
 	return org, inode || chunk, err
 }
 
-// deleteVolumelessRows removes what hangs on inodes of a volume that has none.
+// deleteVolumelessRows deletes the rows of a volume that does not exist and has no inodes.
 func deleteVolumelessRows(t sqlTx, vol []byte) (int64, error) {
 	total := int64(0)
 	for _, table := range []string{"dirents", "xattrs", "orphans", "ops"} {
@@ -213,8 +216,8 @@ func deleteVolumelessRows(t sqlTx, vol []byte) (int64, error) {
 	return total, nil
 }
 
-// checkOrglessBlobs looks for blobs of organisations that do not exist. Where no chunk refers
-// to them they are left to the sweeper.
+// checkOrglessBlobs looks for blobs of organisations that do not exist. Those that no chunk
+// refers to are left to the sweeper.
 func (c *checker) checkOrglessBlobs() error {
 	return c.forEachID(nil, `SELECT DISTINCT org FROM blobs WHERE org NOT IN (SELECT id FROM orgs) AND org > $2 AND CAST($1 AS {bytes}) IS NULL AND freed IS NULL ORDER BY org LIMIT $3`,
 		func(org []byte) error {

@@ -44,7 +44,7 @@ var damages = []damage{
 	{"no name", "unreachable-inode", func(v *volumeFixture) { v.execOnInode("a/g", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`) }, true,
 		func(v *volumeFixture) { v.mustHoldInLostFound(large) }},
 	{"no name of a directory", "unreachable-inode wrong-link-count", func(v *volumeFixture) { v.execOnInode("a/b/c", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`) }, true,
-		func(v *volumeFixture) { v.lostFindings("/deep") }},
+		func(v *volumeFixture) { v.pathInLostFound("/deep") }},
 	{"lost+found is taken", "unreachable-inode", func(v *volumeFixture) {
 		v.mustSucceed(v.fs.Symlink(context.Background(), "nowhere", "lost+found"))
 		v.execOnInode("a/g", `DELETE FROM dirents WHERE vol = $1 AND ino = $2`)
@@ -59,12 +59,12 @@ var damages = []damage{
 		v.execOnInode("a/b/c", `INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, []byte("x"), v.inodeOf("a/b"))
 		v.execOnInode("a/b/c", `UPDATE inodes SET nlink = nlink + 1 WHERE vol = $1 AND ino = $2`)
 	}, true, func(v *volumeFixture) { v.mustHold("a/b/c/deep", []byte("deep")) }},
-	{"name too long", "bad-name", func(v *volumeFixture) { v.mustBeNamed("h", strings.Repeat("n", 300)) }, true, func(v *volumeFixture) { v.mustHoldSomewhere("nnn", large) }},
-	{"name with a slash", "bad-name", func(v *volumeFixture) { v.mustBeNamed("h", "x/y") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("x_y~", large) }},
-	{"name with a zero", "bad-name", func(v *volumeFixture) { v.mustBeNamed("h", "x\x00y") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("x_y~", large) }},
-	{"no name at all", "bad-name", func(v *volumeFixture) { v.mustBeNamed("h", "") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("~", large) }},
-	{"dot", "bad-name", func(v *volumeFixture) { v.mustBeNamed("h", ".") }, true, func(v *volumeFixture) { v.mustHoldSomewhere(".~", large) }},
-	{"dots", "bad-name", func(v *volumeFixture) { v.mustBeNamed("h", "..") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("..~", large) }},
+	{"name too long", "bad-name", func(v *volumeFixture) { v.renameRootEntry("h", strings.Repeat("n", 300)) }, true, func(v *volumeFixture) { v.mustHoldSomewhere("nnn", large) }},
+	{"name with a slash", "bad-name", func(v *volumeFixture) { v.renameRootEntry("h", "x/y") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("x_y~", large) }},
+	{"name with a zero", "bad-name", func(v *volumeFixture) { v.renameRootEntry("h", "x\x00y") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("x_y~", large) }},
+	{"no name at all", "bad-name", func(v *volumeFixture) { v.renameRootEntry("h", "") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("~", large) }},
+	{"dot", "bad-name", func(v *volumeFixture) { v.renameRootEntry("h", ".") }, true, func(v *volumeFixture) { v.mustHoldSomewhere(".~", large) }},
+	{"dots", "bad-name", func(v *volumeFixture) { v.renameRootEntry("h", "..") }, true, func(v *volumeFixture) { v.mustHoldSomewhere("..~", large) }},
 	{"no type", "bad-mode", func(v *volumeFixture) { v.execOnInode("h", `UPDATE inodes SET mode = 420 WHERE vol = $1 AND ino = $2`) }, true,
 		func(v *volumeFixture) { v.mustHold("h", large) }},
 	{"mode of a directory", "bad-mode", func(v *volumeFixture) {
@@ -93,7 +93,7 @@ var damages = []damage{
 		v.execOnInode("a/b", `UPDATE dirents SET parent = $3 WHERE vol = $1 AND ino = $2`, v.inodeOf("a/b/c"))
 		v.exec(`UPDATE inodes SET nlink = nlink + 1 WHERE vol = $1 AND ino = (SELECT parent FROM dirents WHERE vol = $1 AND name = $2)`, v.vol, []byte("b"))
 		v.execOnInode("a", `UPDATE inodes SET nlink = nlink - 1 WHERE vol = $1 AND ino = $2`)
-	}, true, func(v *volumeFixture) { v.lostFindings("/c/deep") }},
+	}, true, func(v *volumeFixture) { v.pathInLostFound("/c/deep") }},
 	{"orphan with a name", "orphan-with-name", func(v *volumeFixture) { v.execOnInode("a/g", `INSERT INTO orphans (vol, ino) VALUES ($1, $2)`) }, true,
 		func(v *volumeFixture) { v.mustSucceed(v.ns.Reap(context.Background())); v.mustHold("a/g", large) }},
 	{"orphan of nothing", "stray-orphan", func(v *volumeFixture) { v.exec(`INSERT INTO orphans (vol, ino) VALUES ($1, 999)`, v.vol) }, true, nil},
@@ -176,8 +176,8 @@ var damages = []damage{
 	}},
 }
 
-// mustBeNamed gives the entry of a path in the root another name.
-func (v *volumeFixture) mustBeNamed(path, name string) {
+// renameRootEntry gives the entry of a path in the root another name.
+func (v *volumeFixture) renameRootEntry(path, name string) {
 	v.t.Helper()
 	v.execOnInode(path, `UPDATE dirents SET name = $3 WHERE vol = $1 AND ino = $2 AND parent = 1 AND name = $4`, []byte(name), []byte(path))
 }
@@ -211,8 +211,8 @@ func (v *volumeFixture) otherVolumeID() []byte {
 	return v.queryID(`SELECT id FROM orgs WHERE name = 'other'`)
 }
 
-// lostFindings returns the path of what lost+found has, which is one thing, with more behind it.
-func (v *volumeFixture) lostFindings(more string) string {
+// pathInLostFound returns the path of what lost+found has, which is one thing, with more behind it.
+func (v *volumeFixture) pathInLostFound(more string) string {
 	v.t.Helper()
 	d, err := v.fs.OpenDir(context.Background(), "lost+found", driver.DirOptions{})
 	if err != nil {
@@ -234,7 +234,7 @@ func (v *volumeFixture) lostFindings(more string) string {
 
 func (v *volumeFixture) mustHoldInLostFound(want []byte) {
 	v.t.Helper()
-	v.mustHold(v.lostFindings(""), want)
+	v.mustHold(v.pathInLostFound(""), want)
 }
 
 // TestCheckDamage: each kind of damage is found, called what it is, and repaired where

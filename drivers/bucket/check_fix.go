@@ -7,17 +7,17 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// fixer repairs one volume in a transaction, under the lock of its row. Statements run
-// at once: a later one may need to see what an earlier one did.
+// fixer repairs one volume in a transaction, under the lock of its row. Its statements run at
+// once and are not queued: each may need to see what earlier ones did.
 type fixer struct {
 	sqlTx
 	org, vol     []byte
 	row          volumeRow
-	lostFoundIno int64 // the inode of lost+found; 0: not looked up yet
+	lostFoundIno int64 // inode number of lost+found; 0: not looked up yet
 }
 
-// repairSuspects repairs what breaks a rule, and takes into the volume's counts what that changed
-// of its metadata. Whether they were right before is the affair of rules of their own.
+// repairSuspects repairs violations of a rule, and updates the volume's counts of metadata by
+// what the repair changed. Whether they were right before is checked by other rules.
 func (f *fixer) repairSuspects(r *rule, list []suspect) error {
 	before, err := f.countMetadata()
 	if err != nil {
@@ -36,24 +36,26 @@ func (f *fixer) repairSuspects(r *rule, list []suspect) error {
 	return f.execOnVolume(`UPDATE volumes SET entries = entries + $3, metadata = metadata + $4 WHERE id = $1 AND org = $2`, f.org, grown.Entries, grown.Bytes)
 }
 
+// countMetadata counts the volume's metadata in its rows.
 func (f *fixer) countMetadata() (m driver.Metadata, err error) {
 	var found bool
 	err = f.runQueries(selectOne(&found, []any{&m.Entries, &m.Bytes}, countMetadata, f.vol))
 	return m, err
 }
 
+// execOnVolume runs a statement with the volume as $1 and args after it.
 func (f *fixer) execOnVolume(sql string, args ...any) error {
 	return f.runQueries(statement(sql, append([]any{f.vol}, args...)...))
 }
 
-// insertInodeNow makes an inode of this moment.
+// insertInodeNow inserts an inode with the times of now.
 func (f *fixer) insertInodeNow(n inode) error {
 	now := time.Now().UnixNano()
 	return f.execOnVolume(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev)
 		VALUES ($1, $2, $3, 0, 0, $4, $5, $6, $7, $7, $7, 0)`, n.ino, n.mode, n.nlink, n.size, n.alloc, now)
 }
 
-// makeRootDirectory makes the root directory.
+// makeRootDirectory inserts the missing root directory.
 func (f *fixer) makeRootDirectory(*suspect) error {
 	if err := f.insertInodeNow(inode{ino: rootIno, mode: typeDir | 0o755, nlink: 2}); err != nil {
 		return err
@@ -61,7 +63,8 @@ func (f *fixer) makeRootDirectory(*suspect) error {
 	return f.recountLinks(rootIno)
 }
 
-// recreateInode makes an inode for chunks. What was its mode, only they knew who wrote it.
+// recreateInode inserts a missing inode of orphaned chunks. Its original mode is lost; 0600 is
+// used.
 func (f *fixer) recreateInode(s *suspect) error {
 	if err := f.insertInodeNow(inode{ino: s.ino, mode: typeFile | 0o600, size: s.want, alloc: s.have}); err != nil {
 		return err
@@ -69,7 +72,7 @@ func (f *fixer) recreateInode(s *suspect) error {
 	return f.recountLinks(s.ino)
 }
 
-// recountLinks gives an inode its right link count.
+// recountLinks sets the link count of an inode from the entries.
 func (f *fixer) recountLinks(ino int64) error {
 	return f.execOnVolume(`UPDATE inodes SET nlink = CASE WHEN mode BETWEEN 16384 AND 20479
 			THEN 2 + (SELECT count(*) FROM dirents e JOIN inodes d ON d.vol = e.vol AND d.ino = e.ino AND d.mode BETWEEN 16384 AND 20479
@@ -79,12 +82,13 @@ func (f *fixer) recountLinks(ino int64) error {
 		WHERE vol = $1 AND ino = $2`, ino)
 }
 
+// raiseNextInode sets the number of the next inode above those in use.
 func (f *fixer) raiseNextInode(s *suspect) error {
 	f.row.nextIno = s.want + 1
 	return f.execOnVolume(`UPDATE volumes SET next_ino = $3 WHERE id = $1 AND org = $2`, f.org, f.row.nextIno)
 }
 
-// removeBadDirent removes a name of inode s.have.
+// removeBadDirent removes an entry of directory s.ino that names inode s.have.
 func (f *fixer) removeBadDirent(s *suspect) error {
 	if err := f.execOnVolume(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, s.ino, s.name); err != nil {
 		return err
@@ -96,7 +100,8 @@ func (f *fixer) removeBadDirent(s *suspect) error {
 		AND nlink > (SELECT count(*) FROM dirents e WHERE e.vol = $1 AND e.ino = $2)`, s.have)
 }
 
-// adoptNamedOrphan takes an inode that has names off the list of those that have none.
+// adoptNamedOrphan takes an inode that has a name off the list of orphans, which would be
+// deleted.
 func (f *fixer) adoptNamedOrphan(s *suspect) error {
 	if err := f.removeOrphanRow(s); err != nil {
 		return err
@@ -104,15 +109,17 @@ func (f *fixer) adoptNamedOrphan(s *suspect) error {
 	return f.recountLinks(s.ino)
 }
 
+// removeOrphanRow takes an inode off the list of orphans.
 func (f *fixer) removeOrphanRow(s *suspect) error {
 	return f.execOnVolume(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, s.ino)
 }
 
+// removeStrayXattrs removes the attributes of an inode.
 func (f *fixer) removeStrayXattrs(s *suspect) error {
 	return f.execOnVolume(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2`, s.ino)
 }
 
-// breakCycle takes a directory out of a cycle.
+// breakCycle takes a directory out of a cycle, and puts it into lost+found.
 func (f *fixer) breakCycle(s *suspect) error {
 	var parents []int64
 	err := f.runQueries(selectAll(&parents, func(n *int64) []any { return []any{n} }, `SELECT parent FROM dirents WHERE vol = $1 AND ino = $2`, f.vol, s.ino))
@@ -130,7 +137,7 @@ func (f *fixer) breakCycle(s *suspect) error {
 	return f.linkIntoLostFound(s)
 }
 
-// linkIntoLostFound gives an inode a name in lost+found.
+// linkIntoLostFound gives an inode the name "#" and its number in lost+found.
 func (f *fixer) linkIntoLostFound(s *suspect) error {
 	if err := f.ensureLostFound(); err != nil {
 		return err
@@ -145,7 +152,7 @@ func (f *fixer) linkIntoLostFound(s *suspect) error {
 	return f.recountLinks(s.ino)
 }
 
-// addUniqueDirent adds an entry, under another name when that one is taken.
+// addUniqueDirent adds an entry, with a number behind its name if that is taken.
 func (f *fixer) addUniqueDirent(dir int64, name string, ino int64) error {
 	for try := 0; ; try++ {
 		n := name
@@ -162,7 +169,8 @@ func (f *fixer) addUniqueDirent(dir int64, name string, ino int64) error {
 	}
 }
 
-// ensureLostFound looks the directory lost+found up, or makes it.
+// ensureLostFound finds the directory lost+found in the root, or makes it. If that name is
+// taken by a file, it may have a number behind it.
 func (f *fixer) ensureLostFound() error {
 	if f.lostFoundIno != 0 {
 		return nil
@@ -188,35 +196,42 @@ func (f *fixer) ensureLostFound() error {
 	return f.recountLinks(rootIno)
 }
 
+// setLinkCount sets the link count of an inode to s.want.
 func (f *fixer) setLinkCount(s *suspect) error {
 	return f.execOnVolume(`UPDATE inodes SET nlink = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
 }
 
+// setAllocatedBytes sets the allocated bytes of a file to s.want.
 func (f *fixer) setAllocatedBytes(s *suspect) error {
 	return f.execOnVolume(`UPDATE inodes SET alloc = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
 }
 
+// setVolumeUsage sets the used bytes of the volume to s.want.
 func (f *fixer) setVolumeUsage(s *suspect) error {
 	return f.execOnVolume(`UPDATE volumes SET used = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
 }
 
+// setXattrBytes sets the cached size of an inode's attributes to s.want.
 func (f *fixer) setXattrBytes(s *suspect) error {
 	return f.execOnVolume(`UPDATE inodes SET xattr_bytes = $3 WHERE vol = $1 AND ino = $2`, s.ino, s.want)
 }
 
+// setVolumeEntries sets the cached number of the volume's entries to s.want.
 func (f *fixer) setVolumeEntries(s *suspect) error {
 	return f.execOnVolume(`UPDATE volumes SET entries = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
 }
 
+// setVolumeMetadata sets the cached bytes of the volume's metadata to s.want.
 func (f *fixer) setVolumeMetadata(s *suspect) error {
 	return f.execOnVolume(`UPDATE volumes SET metadata = $3 WHERE id = $1 AND org = $2`, f.org, s.want)
 }
 
-// deleteChunksWhere removes chunks of an inode for which cond holds. $3 is arg.
+// deleteChunksWhere deletes the chunks of an inode for which cond, with arg as $3, holds.
 func (f *fixer) deleteChunksWhere(ino int64, cond string, arg int64) error {
 	return f.execOnVolume(`DELETE FROM chunks WHERE vol = $1 AND ino = $2 AND `+cond, ino, arg)
 }
 
+// deleteAllChunks deletes the chunks of an inode that is no file.
 func (f *fixer) deleteAllChunks(s *suspect) error {
 	if err := f.deleteChunksWhere(s.ino, `pos >= $3`, -1<<63); err != nil {
 		return err
@@ -224,6 +239,7 @@ func (f *fixer) deleteAllChunks(s *suspect) error {
 	return f.execOnVolume(`UPDATE inodes SET alloc = 0 WHERE vol = $1 AND ino = $2`, s.ino)
 }
 
+// deleteEmptyChunks deletes the chunks of a file that have no bytes.
 func (f *fixer) deleteEmptyChunks(s *suspect) error {
 	if err := f.deleteChunksWhere(s.ino, `len <= $3`, 0); err != nil {
 		return err
@@ -231,13 +247,14 @@ func (f *fixer) deleteEmptyChunks(s *suspect) error {
 	return f.recountAllocatedBytes(s.ino)
 }
 
-// trimChunksToSize takes away what no reader sees, and what would come back if the file grew.
+// trimChunksToSize cuts chunks at the end of the file: no reader sees what lies behind it, but
+// it would appear if the file grew.
 func (f *fixer) trimChunksToSize(s *suspect) error {
 	var n inode
 	var found bool
 	err := f.runQueries(selectOne(&found, n.scanDest(), `SELECT `+inodeCols+` FROM inodes i WHERE i.vol = $1 AND i.ino = $2`, f.vol, s.ino))
 	if err == nil && !found {
-		err = driver.ErrNotExist // cannot be: the volume is locked
+		err = driver.ErrNotExist // impossible: the volume is locked
 	}
 	if err == nil {
 		err = f.deleteChunksWhere(s.ino, `pos >= $3`, n.size)
@@ -251,6 +268,7 @@ func (f *fixer) trimChunksToSize(s *suspect) error {
 	return f.recountAllocatedBytes(s.ino)
 }
 
+// recountAllocatedBytes sets the allocated bytes of a file from its chunks.
 func (f *fixer) recountAllocatedBytes(ino int64) error {
 	return f.execOnVolume(`UPDATE inodes SET alloc = (SELECT CAST(coalesce(sum(k.len), 0) AS BIGINT) FROM chunks k WHERE k.vol = $1 AND k.ino = $2)
 		WHERE vol = $1 AND ino = $2`, ino)

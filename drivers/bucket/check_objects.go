@@ -14,8 +14,8 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
-// checkObjects compares one listing of the store with the rows of blobs of organisations,
-// which are sorted. Either may change meanwhile: what does not fit is looked at again.
+// checkObjects compares a listing of the store with the blobs of organisations, which are
+// sorted by id. Either may change during that: each difference is checked again.
 func (c *checker) checkObjects(orgs [][]byte, prefix string) error {
 	m := &objectCheck{c: c, orgs: orgs}
 	for info, err := range c.ns.blobs.List(c.ctx, prefix) {
@@ -29,17 +29,18 @@ func (c *checker) checkObjects(orgs [][]byte, prefix string) error {
 	return m.finishOrgsBefore("~") // after all hex digits
 }
 
-// objectCheck goes through a listing and through rows, both in order of keys.
+// objectCheck merges a listing and the rows of blobs, both in the order of keys.
 type objectCheck struct {
 	c    *checker
-	orgs [][]byte  // those that are still to come, or being looked at
-	rows *blobRows // of the first of orgs; nil: none was asked for yet
+	orgs [][]byte  // the organisation that is being compared, and those after it
+	rows *blobRows // of the first of orgs; nil: none read yet
 
-	strayOrg               string // the organisation of objects whose organisation is missing
-	strayCount, strayBytes int64  // of them
+	strayOrg               string // the organisation, in hex, of objects whose organisation is missing; "": none
+	strayCount, strayBytes int64  // of objects of strayOrg
 }
 
-// finishOrgsBefore ends the organisations that come before one.
+// finishOrgsBefore finishes the organisations that come before org, in hex: all of their
+// objects have been listed.
 func (m *objectCheck) finishOrgsBefore(org string) error {
 	if m.strayOrg != "" && m.strayOrg != org {
 		if err := m.reportStrayOrg(); err != nil {
@@ -55,7 +56,7 @@ func (m *objectCheck) finishOrgsBefore(org string) error {
 	return nil
 }
 
-// compareObject takes the next one of the listing.
+// compareObject takes the next object of the listing.
 func (m *objectCheck) compareObject(info blob.Info) error {
 	org, rest, _ := strings.Cut(strings.TrimPrefix(info.Key, "o/"), "/")
 	if err := m.finishOrgsBefore(org); err != nil {
@@ -68,11 +69,11 @@ func (m *objectCheck) compareObject(info blob.Info) error {
 		return nil
 	}
 	if !strings.HasPrefix(rest, "b/") {
-		return nil // of no concern here
+		return nil // a manifest
 	}
 	id, err := hex.DecodeString(rest[strings.LastIndexByte(rest, '/')+1:])
 	if err != nil || len(id) != 16 || blobKey(m.orgs[0], id) != info.Key {
-		return m.c.report(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: "it has not the key of a blob; nobody uses it"})
+		return m.c.report(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: "its key is not that of a blob, and nothing uses it"})
 	}
 	if err := m.reportMissingBefore(id); err != nil {
 		return err
@@ -91,8 +92,8 @@ func (m *objectCheck) compareObject(info blob.Info) error {
 	return nil
 }
 
-// reportMissingBefore passes over the rows whose objects would have come before that of id; nil:
-// over all.
+// reportMissingBefore skips the rows whose keys come before that of id (nil: all rows), since
+// their objects were not listed, and reports those that are used.
 func (m *objectCheck) reportMissingBefore(id []byte) error {
 	if m.rows == nil {
 		m.rows = &blobRows{ns: m.c.ns, org: m.orgs[0]}
@@ -111,7 +112,7 @@ func (m *objectCheck) reportMissingBefore(id []byte) error {
 	}
 }
 
-// compareKeyOrder orders ids as their keys are: the last byte comes first.
+// compareKeyOrder orders ids as the keys of their objects: by the last byte first.
 func compareKeyOrder(a, b []byte) int {
 	if a[15] != b[15] {
 		return int(a[15]) - int(b[15])
@@ -119,9 +120,9 @@ func compareKeyOrder(a, b []byte) int {
 	return bytes.Compare(a, b)
 }
 
-// recheckMissingObject looks at the object of a row again, and reports it when it is missing or has
-// another size. An object goes after its row, so a row that is there after the look
-// was there at the look.
+// recheckMissingObject looks at the object of a row again, and reports it if it is missing or
+// has another size. An object is deleted after its row, so if the row still exists after that
+// look, it existed during it.
 func (c *checker) recheckMissingObject(org, id []byte) error {
 	info, err := c.ns.blobs.Stat(c.ctx, blobKey(org, id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -141,8 +142,8 @@ func (c *checker) recheckMissingObject(org, id []byte) error {
 	return nil
 }
 
-// recheckUnknownObject looks at an object again that has no row. A row is there before its object,
-// and when it goes the object is doomed until it is gone.
+// recheckUnknownObject looks again at an object without a row, and reports it. A row exists
+// before its object does, and when it is deleted a tombstone exists until the object is gone.
 func (c *checker) recheckUnknownObject(org, id []byte, info blob.Info) error {
 	var known, doomed bool
 	err := c.ns.db.runQueries(c.ctx,
@@ -156,20 +157,20 @@ func (c *checker) recheckUnknownObject(org, id []byte, info blob.Info) error {
 	} else if err != nil {
 		return err
 	}
-	return c.repairAndReport(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: fmt.Sprintf("no row knows of these %d bytes; they are left to the sweeper", info.Size)},
+	return c.repairAndReport(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: fmt.Sprintf("these %d bytes have no row; they are left to the sweeper", info.Size)},
 		func(t sqlTx) (int64, error) {
 			return execCounting(t, `INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, {now}, {now}) ON CONFLICT DO NOTHING`, org, id)
 		})
 }
 
-// reportStrayOrg reports the objects of an organisation that the listing was ahead of.
+// reportStrayOrg reports the objects of an organisation that does not exist.
 func (m *objectCheck) reportStrayOrg() error {
 	org, count, bytes := m.strayOrg, m.strayCount, m.strayBytes
 	m.strayOrg, m.strayCount, m.strayBytes = "", 0, 0
 	if id, err := hex.DecodeString(org); err == nil {
 		var found bool
 		if err := m.c.ns.db.runQueries(m.c.ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1`, id)); err != nil || found {
-			return err // it was made since
+			return err // it was created since
 		}
 	}
 	return m.c.report(driver.Finding{Code: "objects-of-no-organisation", Path: "o/" + org + "/",
@@ -185,23 +186,23 @@ type blobRow struct {
 
 func (r *blobRow) scanDest() []any { return []any{&r.id, &r.size, &r.used} }
 
-// groupRows is about how many rows are held at once. Ids are evenly spread over their
-// last bytes, so a store of more than 256 times as many holds a 256th of them.
+// groupRows is about how many rows are held at once. Last bytes of ids are random, so a store
+// of more than 256 times as many holds a 256th of them.
 const groupRows = 1 << 16
 
-// blobRows yields the rows of an organisation's blobs that have objects in the order of
-// their keys. No index has that order: rows are read in groups of neighbouring last
-// bytes, as many groups as it takes to hold one, and sorted here.
+// blobRows yields the rows of an organisation's blobs that have objects in the order of their
+// keys. No index has that order: the rows of a range of last bytes are read at a time, as
+// large a range as groupRows allows, and sorted here.
 type blobRows struct {
 	ns    *Namespace
 	org   []byte
-	width int // last bytes to a group; 0: unknown yet
-	from  int // where the next group begins
+	width int // how many last bytes a group covers; 0: not computed yet
+	from  int // the first last byte of the next group
 	list  []blobRow
-	next  int // of list
+	next  int // index into list
 }
 
-// peekRow returns the next row; nil: there is none.
+// peekRow returns the next row without taking it; nil: there is none.
 func (r *blobRows) peekRow(ctx context.Context) (*blobRow, error) {
 	if r.width == 0 {
 		var n int64
@@ -224,12 +225,13 @@ func (r *blobRows) peekRow(ctx context.Context) (*blobRow, error) {
 	return &r.list[r.next], nil
 }
 
-// groupWidth is how many of the 256 last bytes make groups of at most about per rows.
+// groupWidth returns how many of the 256 last bytes make groups of at most about per rows.
 func groupWidth(rows, per int64) int {
 	groups := min((rows+per-1)/per, 256)
 	return int(256 / max(groups, 1))
 }
 
+// loadGroup reads and sorts the rows whose last byte is in [lo, hi].
 func (r *blobRows) loadGroup(ctx context.Context, lo, hi int) error {
 	const page = 8192
 	r.list, r.next = r.list[:0], 0

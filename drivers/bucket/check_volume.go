@@ -7,7 +7,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// checkVolumeRow looks at a volume's own row, which a manifest begins with.
+// checkVolumeRow checks a volume's own row, which begins its manifest.
 func (c *checker) checkVolumeRow(v volumeID) error {
 	var found bool
 	var r volumeRow
@@ -30,7 +30,7 @@ func (c *checker) checkVolumeRow(v volumeID) error {
 			err = labels.Validate()
 		}
 		if err != nil {
-			if err := c.repairAndReport(driver.Finding{Code: "bad-labels", Volume: formatID(v.vol), Detail: err.Error() + "; set them anew"}, nil); err != nil {
+			if err := c.repairAndReport(driver.Finding{Code: "bad-labels", Volume: formatID(v.vol), Detail: err.Error() + "; set them again"}, nil); err != nil {
 				return err
 			}
 		}
@@ -39,14 +39,14 @@ func (c *checker) checkVolumeRow(v volumeID) error {
 		return nil
 	}
 	return c.repairAndReport(driver.Finding{Code: "bad-number", Volume: formatID(v.vol),
-		Detail: fmt.Sprintf("quota %d or generation %d cannot be; below 0 it becomes 0", r.quota, r.generation)}, func(t sqlTx) (int64, error) {
+		Detail: fmt.Sprintf("quota %d or generation %d is impossible; if negative it is set to 0", r.quota, r.generation)}, func(t sqlTx) (int64, error) {
 		return execCounting(t, `UPDATE volumes SET quota = CASE WHEN quota < 0 THEN 0 ELSE quota END,
 			generation = CASE WHEN generation < 0 THEN 0 ELSE generation END
 			WHERE org = $1 AND id = $2 AND (quota < 0 OR generation < 0)`, v.org, v.vol)
 	})
 }
 
-// renameBadEntry gives inode s.have a name that it can have.
+// renameBadEntry gives inode s.have, in directory s.ino, a valid name.
 func (f *fixer) renameBadEntry(s *suspect) error {
 	if err := f.execOnVolume(`DELETE FROM dirents WHERE vol = $1 AND parent = $2 AND name = $3`, s.ino, s.name); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (f *fixer) renameBadEntry(s *suspect) error {
 	return f.addUniqueDirent(s.ino, sanitizeName(string(s.name)), s.have)
 }
 
-// repairMode gives an inode a type, as its rows show it.
+// repairMode gives an inode the type that its rows look like.
 func (f *fixer) repairMode(s *suspect) error {
 	return f.execOnVolume(`UPDATE inodes SET mode = CASE
 			WHEN (mode & 61440) IN (4096, 8192, 16384, 24576, 32768, 40960, 49152) THEN mode & 65535
@@ -64,7 +64,7 @@ func (f *fixer) repairMode(s *suspect) error {
 		WHERE vol = $1 AND ino = $2`, s.ino)
 }
 
-// repairNumbers puts right the numbers of an inode that cannot be.
+// repairNumbers replaces impossible numbers of an inode.
 func (f *fixer) repairNumbers(s *suspect) error {
 	return f.execOnVolume(`UPDATE inodes SET
 			uid = CASE WHEN uid BETWEEN 0 AND 4294967295 THEN uid ELSE 0 END,
@@ -75,6 +75,7 @@ func (f *fixer) repairNumbers(s *suspect) error {
 		WHERE vol = $1 AND ino = $2`, s.ino)
 }
 
+// clearLinkTarget removes the target of an inode that is no symbolic link.
 func (f *fixer) clearLinkTarget(s *suspect) error {
 	return f.execOnVolume(`UPDATE inodes SET target = NULL WHERE vol = $1 AND ino = $2`, s.ino)
 }

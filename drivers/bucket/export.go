@@ -13,19 +13,19 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
-// ExportOptions says what is exported.
+// ExportOptions says what to export.
 type ExportOptions struct {
 	// Org is the name of the one organisation whose volumes are exported. Default: all.
 	Org string
-	// All also exports volumes that have not changed since they were, so that a
-	// manifest that is gone or damaged is there again.
+	// All also exports volumes that have not changed since their last export, so that a lost
+	// or damaged manifest is replaced.
 	All bool
-	// Done, if set, is called for each manifest that was written. Its error ends the
-	// export.
+	// Done, if set, is called for each manifest that was written. If it returns an error, the
+	// export ends.
 	Done func(Manifest) error
 }
 
-// Manifest is one that was written.
+// Manifest describes a manifest that was written.
 type Manifest struct {
 	Org        string `json:"org"` // name of the organisation
 	Volume     string `json:"volume_id"`
@@ -42,12 +42,12 @@ type ExportResult struct {
 	Size      int64 `json:"size"`      // of the manifests written, in bytes
 }
 
-// Export writes a manifest of each volume that has changed since its last one, from
-// which Rebuild makes the database again. A manifest has what was committed when it was
-// begun: files that are being written are in it as of their last sync. The manifest of
-// a volume that fails does not keep those of others from being written. ErrNoSuch:
-// there is no such organisation; ErrInUse: another process exports; ErrCorrupt, once for
-// each of some volumes: its rows are damaged, and all others were exported.
+// Export writes a manifest of each volume that has changed since its last one. Rebuild makes
+// the database again from them. A manifest has what was committed when it was begun: files
+// that are being written are in it as of their last sync. A volume that fails does not keep
+// others from being exported. ErrNoSuch: there is no such organisation. ErrInUse: another
+// process exports. ErrCorrupt, once for each of up to ten volumes: its rows are damaged, and
+// all others were exported.
 func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResult, error) {
 	var res ExportResult
 	err := ns.runExclusiveJob(ctx, "export", func(ctx context.Context) error {
@@ -71,7 +71,7 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 			}
 		}
 		if failed.others == 0 && opts.Org == "" {
-			// What is damaged is damaged at the next try too, and has been told.
+			// A retry would find the same damage, which has been reported.
 			failed.addFailure(ns.recordExport(ctx, exportedAll, nil, begin))
 		}
 		if failed.joinedErr() == nil && opts.Org == "" {
@@ -82,8 +82,8 @@ func (ns *Namespace) Export(ctx context.Context, opts ExportOptions) (ExportResu
 	return res, err
 }
 
-// orgsToExport returns the organisation of a name, or all, and the time before which
-// all that is exported now was committed or after.
+// orgsToExport returns the organisation of a name, or all, and the database's time: what was
+// committed before it will be in the export.
 func (ns *Namespace) orgsToExport(ctx context.Context, name string) (begin int64, list []orgRow, err error) {
 	var found bool
 	err = ns.db.runQueries(ctx, selectOne(&found, []any{&begin}, `SELECT {now}`),
@@ -103,18 +103,18 @@ type orgRow struct {
 
 func (o *orgRow) scanDest() []any { return []any{&o.id, &o.name, &o.created} }
 
-// orgExport is that of one organisation.
+// orgExport exports one organisation.
 type orgExport struct {
 	ns       *Namespace
 	opts     ExportOptions
 	org      orgRow
 	res      *ExportResult
 	failures exportFailures
-	stopped  bool // Done wants no more
+	stopped  bool // Done has returned an error
 }
 
-// exportVolumes exports page by page. What the store has of each volume comes along in the same
-// order, so that neither is held in memory.
+// exportVolumes goes through the organisation's volumes and through the store's listing of its
+// manifests, both in the order of ids, so that neither is held in memory.
 func (export *orgExport) exportVolumes(ctx context.Context) {
 	if err := export.putOrgObject(ctx); err != nil {
 		export.failures.addFailure(err)
@@ -147,7 +147,9 @@ func (export *orgExport) exportVolumes(ctx context.Context) {
 	export.failures.addFailure(list.err)
 }
 
-// exportIfChanged brings what the store has of a volume up to date: gens, ascending, if listed.
+// exportIfChanged exports a volume unless its last manifest is of its present generation and
+// exists, and prunes its manifests. generations are those in the store, ascending; listed:
+// they are known.
 func (export *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens []int64, listed bool) error {
 	top := int64(-1)
 	for _, g := range gens {
@@ -174,15 +176,16 @@ func (export *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens 
 	return export.pruneOldGenerations(ctx, v, gens, newest)
 }
 
-// exportPage is how many volumes are looked at at once.
+// exportPage is how many volumes one query returns.
 const exportPage = 500
 
-// exportRow is what tells whether a volume is to be exported.
+// exportRow is what tells whether a volume has changed since its last export.
 type exportRow struct {
 	id                   []byte
 	generation, exported int64
 }
 
+// listVolumePage returns the next volumes after an id.
 func (export *orgExport) listVolumePage(ctx context.Context, after []byte) ([]exportRow, error) {
 	var list []exportRow
 	err := export.ns.db.runQueries(ctx, selectAll(&list, func(r *exportRow) []any { return []any{&r.id, &r.generation, &r.exported} },
@@ -190,7 +193,7 @@ func (export *orgExport) listVolumePage(ctx context.Context, after []byte) ([]ex
 	return list, err
 }
 
-// putOrgObject puts the organisation's own object.
+// putOrgObject puts the object that keeps the organisation's name.
 func (export *orgExport) putOrgObject(ctx context.Context) error {
 	data, err := json.Marshal(orgObject{Format: orgFormat, Version: manifestVersion, Org: export.org.id, Name: export.org.name, Created: export.org.created})
 	if err != nil {
@@ -199,11 +202,11 @@ func (export *orgExport) putOrgObject(ctx context.Context) error {
 	return export.ns.blobs.Put(ctx, orgObjectKey(export.org.id, data), data, crc32.Checksum(data, blob.Castagnoli))
 }
 
-// raiseGeneration lifts the generation of a volume above that of a manifest. One that is newer than
-// its row is of a past that the database does not know any more, having been restored from
-// an older copy: were it left above, a rebuild would bring that past back.
+// raiseGeneration lifts the generation of a volume above that of a manifest. A manifest newer
+// than its row is from before the database was restored from an older copy: if it stayed the
+// newest, a rebuild would bring that state back.
 func (export *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
-	export.ns.log.Warn("a volume's manifests are newer than the database, which an older copy was restored of; it is exported above them",
+	export.ns.log.Warn("a volume has manifests newer than its row: the database was restored from an older copy; exporting the volume with a higher generation",
 		"volume", formatID(id), "generation", above)
 	return export.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		t.queueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
@@ -211,16 +214,17 @@ func (export *orgExport) raiseGeneration(ctx context.Context, id []byte, above i
 	})
 }
 
-// exportVolume writes the manifest of one volume and notes that it is there. It returns its
-// generation, or -1 when the volume is gone. top is the highest one in the store.
+// exportVolume writes the manifest of one volume and records it in the volume's row. It
+// returns its generation, or -1 if the volume was removed. top is the highest generation in
+// the store.
 func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64) (int64, error) {
 	head, sum, size, err := export.writeManifest(ctx, id)
 	for try := 0; errors.Is(err, driver.ErrExists) && try < exportTries; try++ {
 		stored, serr := export.ns.readManifestSum(ctx, export.org.id, id, head.Generation)
 		switch {
 		case serr == nil && stored == sum:
-			// An export that died before it could note it. The bytes differ with the
-			// version of the compression.
+			// An export wrote it and died before recording that. The bytes of the objects may
+			// still differ, with the version of the compression.
 			size, err = 0, nil
 			continue
 		case serr == nil:
@@ -259,8 +263,8 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 	return head.Generation, err
 }
 
-// writeManifest writes the manifest of a volume as it is now. head is nil when there is no
-// such volume; sum is that of the trailer.
+// writeManifest writes the manifest of a volume as it is now, from one snapshot. head is nil
+// if there is no such volume. sum is that of the trailer.
 func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
 	var up *manifestUpload
 	err = export.ns.db.runOnSnapshot(ctx, func(run queryRunner) error {
@@ -291,13 +295,13 @@ func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *ma
 	return head, sum, size, err
 }
 
-// writeManifestRecords writes all that a database has of a volume.
+// writeManifestRecords writes the records of a volume.
 func writeManifestRecords(m *manifestWriter, run queryRunner, head *manifestHead) error {
-	// What no rebuild would take is to be known now, and not when it is needed.
+	// Check each record as a rebuild does: find out now, and not when the manifest is needed.
 	var reader manifestReader
 	add := func(r *record) error {
 		if err := reader.checkRecord(r, r.recordKind()); err != nil {
-			return driver.Errorf(driver.ErrCorrupt, "a row that cannot be (%v); 'vole bucket check' tells more", err)
+			return driver.Errorf(driver.ErrCorrupt, "a row is damaged (%v); run 'vole bucket check' for details", err)
 		}
 		return m.writeRecord(r)
 	}
@@ -312,7 +316,7 @@ func writeManifestRecords(m *manifestWriter, run queryRunner, head *manifestHead
 	return m.writeTrailer()
 }
 
-// manifestQueries asks for the rows of a volume, and hands them to add in the order of a
+// manifestQueries select the rows of a volume, and hand them to add in the order of a
 // manifest.
 func manifestQueries(add func(*record) error, head *manifestHead) []query {
 	vol := []byte(head.Volume)
@@ -354,19 +358,21 @@ func manifestQueries(add func(*record) error, head *manifestHead) []query {
 	}
 }
 
-// manifestUpload is an object that is being written.
+// manifestUpload is the upload of an object that is being written. It implements io.Writer.
 type manifestUpload struct {
 	w    *io.PipeWriter
 	done chan error
 	size int64
 }
 
+// startManifestUpload starts the upload of an object. The caller writes to it and calls
+// finishUpload.
 func (ns *Namespace) startManifestUpload(ctx context.Context, key string) *manifestUpload {
 	r, w := io.Pipe()
 	u := &manifestUpload{w: w, done: make(chan error, 1)}
 	go func() {
 		err := ns.blobs.Write(ctx, key, r)
-		// Who still writes is not to wait for a reader that is gone.
+		// The writer must not block once the upload has ended.
 		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 		u.done <- err
 	}()
@@ -379,7 +385,7 @@ func (u *manifestUpload) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// finishUpload ends the upload. With an error the object does not come to be.
+// finishUpload ends the upload and returns the size. With an error nothing is stored.
 func (u *manifestUpload) finishUpload(err error) (int64, error) {
 	u.w.CloseWithError(err) // nil: the end
 	stored := <-u.done

@@ -9,24 +9,24 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Rows of jobs that nobody runs.
+// Names of rows of jobs that only keep a time.
 const (
-	// exportedAll tells when the last export began that left out nothing but volumes
-	// that are damaged.
+	// exportedAll is when the last export began that left out nothing but damaged volumes.
 	exportedAll = "exported"
-	// exporter tells until when a process that does not export by itself, such as
-	// "vole bucket sweep", is to keep to what one that does has exported.
+	// exporter is until when a process that does not export itself, such as "vole bucket
+	// sweep", must keep what the last export refers to.
 	exporter = "exporter"
 )
 
-// exporterKept is how long the note of an exporter is good: it outlives long rests.
+// exporterKept is how long the row of an exporter is valid. It outlives long pauses of it.
 const exporterKept = 30 * 24 * time.Hour
 
-// orgExportJob is the row that tells when the last complete export of an organisation
-// began. Its session is the organisation. One that cannot be exported holds back the
-// sweeper of its own objects, and of nobody else's.
+// orgExportJob is the name of the row for when the last complete export of an organisation
+// began. Its session is the organisation's id. An organisation that cannot be exported keeps
+// only its own objects from being swept.
 func orgExportJob(id []byte) string { return exportedAll + "/" + hex.EncodeToString(id) }
 
+// recordExport records when an export began, of one organisation or (org is nil) of all.
 func (ns *Namespace) recordExport(ctx context.Context, name string, org []byte, at int64) error {
 	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
@@ -35,6 +35,7 @@ func (ns *Namespace) recordExport(ctx context.Context, name string, org []byte, 
 	})
 }
 
+// recordExporter records that a process exports.
 func (ns *Namespace) recordExporter(ctx context.Context) error {
 	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
 		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
@@ -43,8 +44,8 @@ func (ns *Namespace) recordExporter(ctx context.Context) error {
 	})
 }
 
-// sweepAwaitsExport reports whether only what was freed before the last complete export of
-// its organisation may be swept.
+// sweepAwaitsExport reports whether the sweeper must keep what was freed since the last
+// complete export of its organisation.
 func (ns *Namespace) sweepAwaitsExport(ctx context.Context) (yes bool, err error) {
 	if ns.opts.Export > 0 {
 		return true, nil
@@ -53,25 +54,28 @@ func (ns *Namespace) sweepAwaitsExport(ctx context.Context) (yes bool, err error
 	return yes, err
 }
 
-// notExported is a condition that holds for blobs that a manifest may still refer to.
+// notExported is a condition on rows of blobs: the blob was freed after the last complete
+// export, so a manifest may still refer to it.
 const notExported = `EXISTS (SELECT 1 FROM orgs o WHERE o.id = blobs.org AND o.name NOT LIKE '` + removedOrg + `%') AND freed >= coalesce((
 	SELECT e.expires FROM (SELECT session, expires FROM jobs WHERE name LIKE '` + exportedAll + `/%') e WHERE e.session = blobs.org), 0)`
 
 const (
 	// exportErrors is how many volumes may fail before the export of an organisation is
-	// given up, and how many that are damaged are told. Those do not count.
+	// given up. Damaged volumes do not count, but only so many are reported.
 	exportErrors = 10
-	// exportTries is how often one volume's manifest may meet one of another past.
+	// exportTries is how often the manifest of a volume is written again because the store has
+	// another one of its generation.
 	exportTries = 3
 )
 
-// exportFailures are what failed of an export.
+// exportFailures collects the errors of an export.
 type exportFailures struct {
 	list    []error
-	damaged int // volumes whose rows cannot be
+	damaged int // volumes with damaged rows
 	others  int
 }
 
+// addFailure adds an error, unless it is nil or one damaged volume too many.
 func (f *exportFailures) addFailure(err error) {
 	switch {
 	case err == nil:
@@ -86,7 +90,7 @@ func (f *exportFailures) addFailure(err error) {
 	f.list = append(f.list, err)
 }
 
-// mergeFailures takes over the failures of one organisation.
+// mergeFailures adds the failures of one organisation.
 func (f *exportFailures) mergeFailures(of *exportFailures) {
 	f.damaged += of.damaged
 	f.others += of.others
@@ -95,8 +99,8 @@ func (f *exportFailures) mergeFailures(of *exportFailures) {
 
 func (f *exportFailures) joinedErr() error { return errors.Join(f.list...) }
 
-// runPeriodicExports exports from time to time until ctx ends. All processes of the namespace
-// look whether it is time; one at a time does it.
+// runPeriodicExports exports every Options.Export until ctx ends. All processes of the
+// namespace check whether an export is due, and one at a time runs it.
 func (ns *Namespace) runPeriodicExports(ctx context.Context) {
 	tick := time.NewTicker(min(ns.opts.Export, max(ns.opts.Export/10, time.Second), time.Minute))
 	defer tick.Stop()
@@ -115,11 +119,12 @@ func (ns *Namespace) runPeriodicExports(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, driver.ErrInUse) {
 			ns.metrics.exportErrors.Inc()
-			ns.log.Warn("the export of manifests failed", "error", err)
+			ns.log.Warn("exporting manifests failed", "error", err)
 		}
 	}
 }
 
+// isExportDue reports whether the last export of all is older than Options.Export.
 func (ns *Namespace) isExportDue(ctx context.Context) (bool, error) {
 	var fresh bool
 	err := ns.db.runQueries(ctx, selectOne(&fresh, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))

@@ -9,21 +9,21 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
-// maxGeneration is the highest one that a manifest may have: what comes after it can
-// still be counted.
+// maxGeneration is the highest generation of a valid manifest. It leaves room to count on.
 const maxGeneration = math.MaxInt64 / 2
 
-// manifestList is what the store has of the manifests of an organisation, volume by
-// volume in the order of their ids.
+// manifestList lists the manifests of an organisation in the store, volume by volume in the
+// order of their ids.
 type manifestList struct {
 	next        func() (blob.Info, error, bool)
 	stop        func()
-	vol         []byte  // nil: there are no more
-	generations []int64 // ascending, as the keys are
-	pendingKey  *parsedKey
+	vol         []byte     // id of the current volume; nil: there are no more
+	generations []int64    // of the volume's manifests, ascending as the keys are
+	pendingKey  *parsedKey // the first key of the next volume, which has been read already
 	err         error
 }
 
+// listManifests starts a listing. The caller calls stop.
 func (ns *Namespace) listManifests(ctx context.Context, org []byte) *manifestList {
 	l := &manifestList{}
 	l.next, l.stop = iter.Pull2(ns.blobs.List(ctx, manifestPrefix(org)))
@@ -40,7 +40,7 @@ func (l *manifestList) nextVolume() {
 	for {
 		info, err, ok := l.next()
 		if err != nil {
-			l.vol, l.err = nil, err // half a list is none
+			l.vol, l.err = nil, err // a partial list must not be used
 			return
 		}
 		if !ok {
@@ -59,7 +59,8 @@ func (l *manifestList) nextVolume() {
 	}
 }
 
-// takeGenerations returns the generations of a volume, and whether that is known.
+// takeGenerations returns the generations in the store of a volume, and whether they are
+// known. Volumes are asked for in the order of ids.
 func (l *manifestList) takeGenerations(vol []byte) ([]int64, bool) {
 	if !bytes.Equal(l.vol, vol) {
 		return nil, l.err == nil
@@ -69,11 +70,12 @@ func (l *manifestList) takeGenerations(vol []byte) ([]int64, bool) {
 	return gens, true
 }
 
-// pruneRemovedVolumes deletes the manifests of volumes that are gone, of those before one.
+// pruneRemovedVolumes deletes the manifests of volumes that do not exist, of those that come
+// before an id; nil: of all.
 func (export *orgExport) pruneRemovedVolumes(ctx context.Context, list *manifestList, before []byte) {
 	for ; list.vol != nil && (before == nil || bytes.Compare(list.vol, before) < 0); list.nextVolume() {
-		// The database is asked after the listing, so that a volume whose manifest is
-		// listed and whose row is not there has been removed.
+		// A volume's row exists before its manifest does. So if the manifest was listed, and
+		// the row does not exist now, the volume was removed.
 		var found bool
 		err := export.ns.db.runQueries(ctx, volumeExistsQuery(&found, export.org.id, list.vol))
 		for _, g := range list.generations {
@@ -87,9 +89,9 @@ func (export *orgExport) pruneRemovedVolumes(ctx context.Context, list *manifest
 	}
 }
 
-// pruneOldGenerations deletes the manifests of a volume but for the newest and the one that was noted
-// before it. Others are those of exports that died, or of a past that the database does
-// not know any more.
+// pruneOldGenerations deletes the manifests of a volume except the newest and the last
+// recorded one before it. Others are from exports that died, or from before the database was
+// restored from an older copy.
 func (export *orgExport) pruneOldGenerations(ctx context.Context, v exportRow, gens []int64, newest int64) error {
 	before := int64(-1)
 	for _, g := range gens {
@@ -108,6 +110,7 @@ func (export *orgExport) pruneOldGenerations(ctx context.Context, v exportRow, g
 	return nil
 }
 
+// deleteManifest deletes one manifest.
 func (export *orgExport) deleteManifest(ctx context.Context, vol []byte, generation int64) error {
 	err := export.ns.blobs.Delete(ctx, manifestKey(export.org.id, vol, generation))
 	if err == nil {

@@ -21,7 +21,7 @@ func TestClockSkew(t *testing.T) {
 		t.Run(skew.String(), func(t *testing.T) {
 			t.Parallel()
 			ctx := t.Context()
-			opts := bucket.Options{Database: skewedClockEnv(t, skew), Blobs: t.TempDir(), Lease: lease, Grace: time.Hour, Maintain: -1}
+			opts := bucket.Options{Database: skewedDatabaseURL(t, skew), Blobs: t.TempDir(), Lease: lease, Grace: time.Hour, Maintain: -1}
 			s, v, f := openShared(t, opts)
 			now := time.Unix(int64(countRows(t, openDatabase(t, opts), `SELECT extract(epoch FROM clock_timestamp())::bigint`)), 0)
 			if off := time.Until(now); (off - skew).Abs() > time.Minute {
@@ -65,13 +65,13 @@ func TestClockSkew(t *testing.T) {
 				t.Errorf("%d of %d objects are left within the grace time", got, n)
 			}
 			mustAuditClean(t, s, "under a clock that is off")
-			waitUntilSessionEnds(t, opts, seen)
+			mustLoseLease(t, opts, seen)
 		})
 	}
 }
 
-// waitUntilSessionEnds checks that a dead holder's lease runs out all the same.
-func waitUntilSessionEnds(t *testing.T, opts bucket.Options, v *vole.Volume) {
+// mustLoseLease checks that a dead holder's lease runs out all the same.
+func mustLoseLease(t *testing.T, opts bucket.Options, v *vole.Volume) {
 	t.Helper()
 	c := startClient(t, clientSpec{Do: "hold", Opts: opts})
 	if l := c.nextLine(t); l != "held" {
@@ -98,9 +98,9 @@ func maintainOnce(t *testing.T, opts bucket.Options) {
 	}
 }
 
-// skewedClockEnv returns the URL of a database whose clock is off: a function of ours stands
+// skewedDatabaseURL returns the URL of a database whose clock is off: a function of ours stands
 // before the server's own in the search path.
-func skewedClockEnv(t *testing.T, by time.Duration) string {
+func skewedDatabaseURL(t *testing.T, by time.Duration) string {
 	t.Helper()
 	url := servers.PG(t)
 	db, err := sql.Open("pgx", url)

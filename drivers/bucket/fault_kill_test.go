@@ -33,13 +33,13 @@ func TestKill(t *testing.T) {
 			worlds := map[string]fileTree{}
 			steps := 0
 			for n := 0; n < (*faultKills+1)/2; n += 2 {
-				lines := runKilledClient(t, opts, r, n)
+				lines := runKilledClients(t, opts, r, n)
 				// What a server still does for a dead client is over once this is done.
 				if err := f.WriteFile(t.Context(), "barrier", nil, 0o644); err != nil {
 					t.Fatal(err)
 				}
 				for dir, list := range lines {
-					worlds[dir] = checkSurvivors(t, s, dir, list)
+					worlds[dir] = mustMatchAcknowledged(t, s, dir, list)
 					steps += len(list) / 2
 				}
 				mustAuditClean(t, s, "after a kill")
@@ -61,8 +61,8 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// runKilledClient runs two clients, kills each at some moment and returns what they said.
-func runKilledClient(t *testing.T, opts bucket.Options, r *rand.Rand, n int) map[string][]string {
+// runKilledClients runs two clients, kills each at some moment and returns what they said.
+func runKilledClients(t *testing.T, opts bucket.Options, r *rand.Rand, n int) map[string][]string {
 	t.Helper()
 	clients := map[string]*process{}
 	lines := map[string][]string{}
@@ -82,8 +82,8 @@ func runKilledClient(t *testing.T, opts bucket.Options, r *rand.Rand, n int) map
 	return lines
 }
 
-// checkSurvivors compares what a client left with what it said, and returns that.
-func checkSurvivors(t *testing.T, s *vole.Store, dir string, lines []string) fileTree {
+// mustMatchAcknowledged compares what a client left with what it said, and returns that.
+func mustMatchAcknowledged(t *testing.T, s *vole.Store, dir string, lines []string) fileTree {
 	t.Helper()
 	got, err := readTreeAndClones(t.Context(), s, dir)
 	if err != nil {

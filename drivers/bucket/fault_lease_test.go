@@ -154,7 +154,7 @@ func TestStopped(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.signal(t, syscall.SIGCONT)
-			mustBeRefused(t, c)
+			readRefusals(t, c)
 			if w, err := readTree(ctx, v, "."); err != nil || len(w) != 1 || string(w["file"]) != "second" {
 				t.Errorf("there is, %v:\n%v", err, w)
 			}
@@ -173,8 +173,8 @@ func TestStopped(t *testing.T) {
 	}
 }
 
-// mustBeRefused reads how the tries of a client that went on ended.
-func mustBeRefused(t *testing.T, c *process) {
+// readRefusals reads how the tries of a client that went on ended.
+func readRefusals(t *testing.T, c *process) {
 	t.Helper()
 	c.sendLine(t, "go")
 	for range 6 {
@@ -223,7 +223,7 @@ func TestLeft(t *testing.T) {
 			if err := a.Detach(ctx); err != nil {
 				t.Error(err)
 			}
-			waitUntilEnded(t, opts)
+			mustLeaveNoSessions(t, opts)
 			if info, err := other.Refresh(ctx); err != nil || info.Used != 0 {
 				t.Errorf("a file that nobody has open any more: the volume holds %v, %v", info.Used, err)
 			}
@@ -238,8 +238,8 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-// waitUntilEnded runs maintenance once and sees that no session but the caller's is left.
-func waitUntilEnded(t *testing.T, opts bucket.Options) {
+// mustLeaveNoSessions runs maintenance once and sees that no session but the caller's is left.
+func mustLeaveNoSessions(t *testing.T, opts bucket.Options) {
 	t.Helper()
 	ns, err := bucket.Open(t.Context(), opts)
 	if err != nil {

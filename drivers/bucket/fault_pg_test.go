@@ -189,7 +189,7 @@ func TestLostCommit(t *testing.T) {
 	}
 	for i := 0; done.Load() < int64(*faultCommits); i++ {
 		l.appendLine(t.Context(), h, fmt.Sprint(i))
-		if err := changeWithLostCommit(t.Context(), s, v, files, i); err != nil {
+		if err := makeUnrepeatableChanges(t.Context(), s, v, files, i); err != nil {
 			t.Errorf("round %d: %v", i, err)
 		}
 	}
@@ -210,8 +210,8 @@ func TestLostCommit(t *testing.T) {
 	}
 }
 
-// changeWithLostCommit makes calls that would fail, or do something else, if they had been made twice.
-func changeWithLostCommit(ctx context.Context, s *vole.Store, v *vole.Volume, f *vole.FS, i int) error {
+// makeUnrepeatableChanges makes calls that would fail, or do something else, if they had been made twice.
+func makeUnrepeatableChanges(ctx context.Context, s *vole.Store, v *vole.Volume, f *vole.FS, i int) error {
 	name := fmt.Sprintf("v%d", i)
 	switch i % 6 {
 	case 0: // a name that is free is taken once

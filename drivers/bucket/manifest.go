@@ -15,7 +15,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// A manifest has all that the database knows of one generation of a volume, so that the
+// A manifest contains all that the database knows about one generation of a volume, so that the
 // volume can be rebuilt from the blob store alone. It is an object of its own,
 //
 //	o/<org>/m/<volume>/<generation, 20 digits>.jsonl.zst
@@ -23,16 +23,16 @@ import (
 // with ids in hex: lines of JSON, compressed with zstd. Each line is a [record] of one
 // kind. The kinds come in the order of the struct's fields, and the records of one kind
 // in ascending order of their keys, so that a reader finds duplicates without memory.
-// The last line has the counts of all others and the SHA-256 of their bytes.
+// The last line, the trailer, has the counts of all others and the SHA-256 of their bytes.
 
 const (
 	manifestFormat  = "vole-manifest"
 	manifestVersion = 1
 	manifestSuffix  = ".jsonl.zst"
 
-	// maxManifestLine is the longest line: a blob of chunkSize in base64, and what is around it.
+	// maxManifestLine is the longest line, in bytes: a blob of chunkSize in base64, and its JSON.
 	maxManifestLine = chunkSize/3*4 + 64<<10
-	// maxZstdWindow is the most memory that decompression takes for what it looks back at.
+	// maxZstdWindow bounds the memory of decompression, in bytes.
 	maxZstdWindow = 32 << 20
 )
 
@@ -48,7 +48,7 @@ type record struct {
 	End    *manifestCount `json:"end,omitempty"`
 }
 
-// hexID is an id, in JSON as hex.
+// hexID is an id that is written in hex in JSON.
 type hexID []byte
 
 func (h hexID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
@@ -62,8 +62,7 @@ func (h *hexID) UnmarshalText(b []byte) error {
 	return err
 }
 
-// manifestHead is the first record: whose manifest this is. Sizes and times are those
-// of the row of volumes.
+// manifestHead is the first record. Sizes and times are those of the volume's row.
 type manifestHead struct {
 	Format     string `json:"format"`
 	Version    int    `json:"version"`
@@ -79,8 +78,8 @@ type manifestHead struct {
 	Generation int64  `json:"generation"`
 }
 
-// blobRecord is a blob that chunks of the volume refer to. Data is set when it has no
-// object, Sums when it has one.
+// blobRecord is a blob that chunks of the volume refer to. Data is set if it is inline, Sums
+// if it has an object.
 type blobRecord struct {
 	ID      hexID  `json:"id"`
 	Size    int64  `json:"size"`
@@ -104,7 +103,7 @@ type inodeRecord struct {
 	Target []byte `json:"target,omitempty"`
 }
 
-// entryRecord is a name, in base64 because it may be any bytes.
+// entryRecord is a directory entry. Names are in base64, as they may be any bytes.
 type entryRecord struct {
 	Parent int64  `json:"parent"`
 	Name   []byte `json:"name"`
@@ -125,12 +124,12 @@ type chunkRecord struct {
 	BlobPos int64 `json:"blob_pos,omitempty"`
 }
 
-// orphanRecord is an inode that no name leads to any more.
+// orphanRecord is an inode that has no name.
 type orphanRecord struct {
 	Ino int64 `json:"ino"`
 }
 
-// manifestCount is the last record.
+// manifestCount is the trailer.
 type manifestCount struct {
 	Blobs   int64  `json:"blobs"`
 	Inodes  int64  `json:"inodes"`
@@ -141,7 +140,7 @@ type manifestCount struct {
 	SHA256  string `json:"sha256"`
 }
 
-// recordKind is the position of the field that is set; -1: not exactly one.
+// recordKind returns the position of the field that is set; -1: not exactly one is.
 func (r *record) recordKind() int {
 	set := [...]bool{r.Head != nil, r.Blob != nil, r.Inode != nil, r.Entry != nil, r.Xattr != nil, r.Chunk != nil, r.Orphan != nil, r.End != nil}
 	kind := -1
@@ -174,15 +173,16 @@ func (c *manifestCount) countRecord(r *record) {
 	}
 }
 
-// manifestKey is the key of a manifest.
+// manifestKey returns the key of a manifest.
 func manifestKey(org, vol []byte, generation int64) string {
 	return fmt.Sprintf("%s%s/%020d%s", manifestPrefix(org), hex.EncodeToString(vol), generation, manifestSuffix)
 }
 
+// manifestPrefix begins the keys of an organisation's manifests and of its own object.
 func manifestPrefix(org []byte) string { return orgPrefix(org) + "m/" }
 
-// readOrgObject is what an object of an organisation's own holds, so that one without
-// volumes is rebuilt too. Its key has the hash of its bytes, as objects never change.
+// orgObject is the content of an organisation's own object, from which one without volumes is
+// rebuilt. Its key contains a hash of its bytes, as objects are immutable.
 type orgObject struct {
 	Format  string `json:"format"`
 	Version int    `json:"version"`
@@ -193,22 +193,24 @@ type orgObject struct {
 
 const (
 	orgFormat = "vole-organisation"
-	// maxOrgObject is far more than its name takes.
+	// maxOrgObject bounds the object, in bytes. It is far more than a name takes.
 	maxOrgObject = 64 << 10
 )
 
+// orgObjectKey returns the key of an organisation's object with that content.
 func orgObjectKey(org, data []byte) string {
 	sum := sha256.Sum256(data)
 	return fmt.Sprintf("%sorg-%x.json", manifestPrefix(org), sum[:8])
 }
 
+// parseOrgObject decodes and checks the object of an organisation.
 func parseOrgObject(org, data []byte) (orgObject, error) {
 	var o orgObject
 	if err := decodeStrictJSON(data, &o); err != nil {
 		return o, err
 	}
 	if o.Format != orgFormat || o.Version != manifestVersion {
-		return o, fmt.Errorf("format %q version %d is none that this version of vole reads", o.Format, o.Version)
+		return o, fmt.Errorf("format %q version %d is not supported by this version of vole", o.Format, o.Version)
 	}
 	if !bytes.Equal(o.Org, org) {
 		return o, fmt.Errorf("it is of another organisation, %x", []byte(o.Org))
@@ -219,15 +221,16 @@ func parseOrgObject(org, data []byte) (orgObject, error) {
 	return o, nil
 }
 
-// parsedKey is what a key of the blob store says: of a blob, a manifest, or an
-// organisation's object.
+// parsedKey is what the key of an object says: it is a blob, a manifest, or an organisation's
+// object.
 type parsedKey struct {
-	org, id    []byte // id: of the blob or volume; nil: an organisation's object
+	org, id    []byte // ids of the organisation, and of the blob or volume; id is nil for an organisation's object
 	manifest   bool
 	generation int64
 }
 
-// parseObjectKey is the inverse of blobKey, manifestKey and orgObjectKey; ok is false for others.
+// parseObjectKey is the inverse of blobKey, manifestKey and orgObjectKey. ok is false for
+// other keys.
 func parseObjectKey(key string) (k parsedKey, ok bool) {
 	part := strings.Split(key, "/")
 	if len(part) < 4 || part[0] != "o" {
@@ -252,7 +255,7 @@ func parseObjectKey(key string) (k parsedKey, ok bool) {
 	return k, false
 }
 
-// parseHexID is the id that hex digits show; nil when they show none.
+// parseHexID parses an id in hex. It returns nil for other text.
 func parseHexID(s string) []byte {
 	var id hexID
 	if strings.ToLower(s) != s || id.UnmarshalText([]byte(s)) != nil {
@@ -261,15 +264,15 @@ func parseHexID(s string) []byte {
 	return id
 }
 
-// manifestWriter writes lines and keeps the trailer's sums.
+// manifestWriter writes records, and keeps the counts and the sum for the trailer.
 type manifestWriter struct {
 	z     *zstd.Encoder
-	w     io.Writer // to z and sum
+	w     io.Writer // writes to z and sum
 	sum   hash.Hash
 	buf   bytes.Buffer
-	enc   *json.Encoder // to buf
+	enc   *json.Encoder // writes to buf
 	count manifestCount
-	end   manifestCount // the trailer
+	end   manifestCount // the trailer, once it is written
 }
 
 func newManifestWriter(w io.Writer) (*manifestWriter, error) {
@@ -284,6 +287,7 @@ func newManifestWriter(w io.Writer) (*manifestWriter, error) {
 	return m, nil
 }
 
+// writeRecord writes and counts a record.
 func (m *manifestWriter) writeRecord(r *record) error {
 	m.count.countRecord(r)
 	m.buf.Reset()
@@ -294,13 +298,14 @@ func (m *manifestWriter) writeRecord(r *record) error {
 	return err
 }
 
-// writeTrailer writes the trailer.
+// writeTrailer writes the last record. The caller closes z.
 func (m *manifestWriter) writeTrailer() error {
 	m.end = m.count
 	m.end.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
 	return m.writeRecord(&record{End: &m.end})
 }
 
+// parseDigits20 parses a number of exactly 20 digits.
 func parseDigits20(s string) (int64, bool) {
 	if len(s) != 20 || strings.Trim(s, "0123456789") != "" {
 		return 0, false
@@ -309,8 +314,8 @@ func parseDigits20(s string) (int64, bool) {
 	return n, err == nil
 }
 
-// decodeStrictJSON decodes one value and refuses what the type does not have: it would be
-// lost without a word.
+// decodeStrictJSON decodes one value. Unknown fields are errors, since they would be lost
+// silently.
 func decodeStrictJSON(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -318,7 +323,7 @@ func decodeStrictJSON(data []byte, v any) error {
 		return err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return fmt.Errorf("there is something after the value")
+		return fmt.Errorf("data after the value")
 	}
 	return nil
 }

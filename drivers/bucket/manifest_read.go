@@ -18,7 +18,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Kinds of records, as record.kind gives them.
+// Kinds of records, as recordKind returns them.
 const (
 	kindHead = iota
 	kindBlob
@@ -30,8 +30,8 @@ const (
 	kindEnd
 )
 
-// manifestReader reads a manifest that may hold anything. What it returns is sound in
-// itself; whether records fit to one another, the database is asked later.
+// manifestReader reads a manifest that may contain anything. Each record that it returns is
+// valid by itself. Whether records agree with one another is checked in the database.
 type manifestReader struct {
 	src       *failureTrackingReader
 	z         *zstd.Decoder
@@ -41,18 +41,19 @@ type manifestReader struct {
 	sum       hash.Hash
 
 	head      manifestHead
-	last      record // the last one of each kind
-	kind      int    // of the last line
+	last      record // the last record of each kind
+	kind      int    // of the last line; -1: there was none
 	count     manifestCount
-	fileBytes int64 // of all files
+	fileBytes int64 // sum of the sizes of files
 }
 
-// lineError is what is wrong with a line.
+// lineError is the error for a line that is damaged.
 func (m *manifestReader) lineError(format string, args ...any) error {
 	return driver.Errorf(driver.ErrCorrupt, "line %d: %s", m.lineCount, fmt.Sprintf(format, args...))
 }
 
-// newManifestReader reads the head, which must be that of a volume's generation.
+// newManifestReader reads the head, which must be of the volume and generation that the key
+// says.
 func newManifestReader(r io.Reader, org, vol []byte, generation int64) (*manifestReader, error) {
 	src := &failureTrackingReader{r: r}
 	z, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
@@ -62,7 +63,7 @@ func newManifestReader(r io.Reader, org, vol []byte, generation int64) (*manifes
 	m := &manifestReader{src: src, z: z, r: bufio.NewReaderSize(z, 64<<10), sum: sha256.New(), kind: -1}
 	rec, err := m.nextRecord()
 	if err == nil && rec.Head == nil {
-		err = m.lineError("a manifest begins with its head")
+		err = m.lineError("the first record is not a head")
 	}
 	if err == nil && (!bytes.Equal(m.head.Org, org) || !bytes.Equal(m.head.Volume, vol) || m.head.Generation != generation) {
 		err = m.lineError("this is generation %d of volume %s of organisation %s, which the key does not say",
@@ -77,7 +78,7 @@ func newManifestReader(r io.Reader, org, vol []byte, generation int64) (*manifes
 
 func (m *manifestReader) close() { m.z.Close() }
 
-// readLine reads up to the next newline, into memory that grows with what is there.
+// readLine reads up to the next newline. Memory grows with the bytes that arrive.
 func (m *manifestReader) readLine() error {
 	m.line = m.line[:0]
 	for {
@@ -101,7 +102,8 @@ func (m *manifestReader) readLine() error {
 	}
 }
 
-// failureTrackingReader remembers how reading an object failed: what else fails is damage to it.
+// failureTrackingReader remembers an error of the store. Any other error is damage to the
+// object.
 type failureTrackingReader struct {
 	r   io.Reader
 	err error
@@ -115,6 +117,7 @@ func (s *failureTrackingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// readError returns the error of the store, or ErrCorrupt if the store had none.
 func (m *manifestReader) readError(err error) error {
 	if m.src.err != nil {
 		return m.src.err
@@ -122,7 +125,7 @@ func (m *manifestReader) readError(err error) error {
 	return driver.Errorf(driver.ErrCorrupt, "after line %d: %v", m.lineCount, err)
 }
 
-// nextRecord returns a record, and io.EOF after the trailer.
+// nextRecord returns the next record, and io.EOF after the trailer.
 func (m *manifestReader) nextRecord() (*record, error) {
 	if err := m.readLine(); err != nil {
 		if err == io.EOF && m.kind != kindEnd {
@@ -137,9 +140,9 @@ func (m *manifestReader) nextRecord() (*record, error) {
 	kind := r.recordKind()
 	switch {
 	case kind < 0:
-		return nil, m.lineError("a line has one record")
+		return nil, m.lineError("not exactly one record")
 	case m.kind < 0 != (kind == kindHead), m.kind == kindEnd, kind < m.kind:
-		return nil, m.lineError("a record that does not belong there")
+		return nil, m.lineError("a record of this kind must not follow the one before")
 	}
 	if err := m.checkRecord(&r, kind); err != nil {
 		return nil, m.lineError("%v", err)
@@ -152,6 +155,7 @@ func (m *manifestReader) nextRecord() (*record, error) {
 	return &r, nil
 }
 
+// checkRecord checks a record by itself, and that it comes after the last one of its kind.
 func (m *manifestReader) checkRecord(r *record, kind int) error {
 	switch kind {
 	case kindHead:
@@ -182,16 +186,17 @@ func (m *manifestReader) checkRecord(r *record, kind int) error {
 	want := m.count
 	want.SHA256 = hex.EncodeToString(m.sum.Sum(nil))
 	if *r.End != want {
-		return fmt.Errorf("the trailer does not fit to what is before it")
+		return fmt.Errorf("the trailer's counts or sum differ from the records")
 	}
 	return nil
 }
 
-var errOrder = errors.New("a record twice, or out of order")
+var errOrder = errors.New("a duplicate record, or one out of order")
 
+// validate checks the head.
 func (h *manifestHead) validate() error {
 	if h.Format != manifestFormat || h.Version != manifestVersion {
-		return fmt.Errorf("format %q version %d is none that this version of vole reads", h.Format, h.Version)
+		return fmt.Errorf("format %q version %d is not supported by this version of vole", h.Format, h.Version)
 	}
 	if len(h.Org) != 16 || len(h.Volume) != 16 {
 		return errors.New("ids are missing")
@@ -203,7 +208,7 @@ func (h *manifestHead) validate() error {
 		return fmt.Errorf("the volume's name: %w", err)
 	}
 	if h.Quota < 0 || h.NextIno < 2 || h.NextIno > maxGeneration || h.Generation < 0 || h.Generation > maxGeneration {
-		return errors.New("a number that cannot be")
+		return errors.New("a number out of range")
 	}
 	if h.Labels == "" {
 		return nil
@@ -215,6 +220,7 @@ func (h *manifestHead) validate() error {
 	return labels.Validate()
 }
 
+// validateAfter checks a blob, and that it comes after the last one.
 func (b *blobRecord) validateAfter(last *blobRecord) error {
 	if len(b.ID) != 16 {
 		return errors.New("a blob without an id")
@@ -227,14 +233,15 @@ func (b *blobRecord) validateAfter(last *blobRecord) error {
 	}
 	sums := 4 * int((b.Size+sumSize-1)/sumSize)
 	if b.Data != nil && (int64(len(b.Data)) != b.Size || b.Sums != nil) || b.Data == nil && len(b.Sums) != sums {
-		return errors.New("a blob's bytes or checksums do not fit to its size")
+		return errors.New("a blob's bytes or checksums do not match its size")
 	}
 	return nil
 }
 
+// checkInodeNumber checks that a number is one of the volume's inodes.
 func (m *manifestReader) checkInodeNumber(ino int64) error {
 	if ino < rootIno || ino >= m.head.NextIno {
-		return fmt.Errorf("inode %d of those up to %d", ino, m.head.NextIno-1)
+		return fmt.Errorf("inode %d is not in the range up to %d", ino, m.head.NextIno-1)
 	}
 	return nil
 }
@@ -245,7 +252,7 @@ func (m *manifestReader) checkInode(n *inodeRecord) error {
 	}
 	switch last := m.last.Inode; {
 	case last == nil && n.Ino != rootIno:
-		return errors.New("there is no root")
+		return errors.New("the root inode is missing")
 	case last != nil && n.Ino <= last.Ino:
 		return errOrder
 	}
@@ -260,7 +267,7 @@ func (m *manifestReader) checkInode(n *inodeRecord) error {
 	}
 	for _, v := range []int64{n.UID, n.GID, n.Nlink} {
 		if v < 0 || v > math.MaxUint32 {
-			return fmt.Errorf("owner, group or links of %d", v)
+			return fmt.Errorf("owner, group or link count of %d", v)
 		}
 	}
 	if n.Size < 0 || n.Alloc < 0 || n.Rdev < 0 {
@@ -273,7 +280,7 @@ func (m *manifestReader) checkInode(n *inodeRecord) error {
 		m.fileBytes += n.Size
 	}
 	if (typ == typeLink) != (n.Target != nil) || typ == typeLink && (len(n.Target) == 0 || len(n.Target) > maxTarget || bytes.IndexByte(n.Target, 0) >= 0) {
-		return errors.New("the target of a symbolic link")
+		return errors.New("an invalid target of a symbolic link")
 	}
 	return nil
 }
@@ -285,9 +292,9 @@ func (m *manifestReader) checkEntry(e *entryRecord) error {
 	if err := errors.Join(m.checkInodeNumber(e.Parent), m.checkInodeNumber(e.Ino)); err != nil {
 		return err
 	}
-	// A name that cannot be is no reason to lose all that can: see sanitizeName.
+	// An invalid name is accepted, and replaced when it is loaded: see sanitizeName.
 	if e.Ino == rootIno || e.Ino == e.Parent {
-		return fmt.Errorf("inode %d in itself", e.Ino)
+		return fmt.Errorf("inode %d contains itself", e.Ino)
 	}
 	if last := m.last.Entry; last != nil && (e.Parent < last.Parent || e.Parent == last.Parent && bytes.Compare(e.Name, last.Name) <= 0) {
 		return errOrder
@@ -300,8 +307,8 @@ func isInvalidName(name string) bool {
 	return name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00")
 }
 
-// sanitizeName is what a file is called instead of a name that it cannot have: much the same,
-// and unlike any other.
+// sanitizeName returns a valid name for a file whose name is invalid: a similar one, made
+// unique by a hash.
 func sanitizeName(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	tail := fmt.Sprintf("~%x", sum[:8])
@@ -309,7 +316,7 @@ func sanitizeName(name string) string {
 	return name[:min(len(name), driver.MaxElemLen-len(tail))] + tail
 }
 
-// shortenForMessage keeps errors readable.
+// shortenForMessage keeps messages readable.
 func shortenForMessage(s string) string {
 	if len(s) > 64 {
 		return s[:64] + "..."
@@ -322,7 +329,7 @@ func (m *manifestReader) checkXattr(x *xattrRecord) error {
 		return err
 	}
 	if err := checkXattrName(string(x.Name)); err != nil || len(x.Name) > 255 || bytes.IndexByte(x.Name, 0) >= 0 || len(x.Value) > maxXattrs {
-		return fmt.Errorf("%q is no attribute", shortenForMessage(string(x.Name)))
+		return fmt.Errorf("%q is not a valid attribute", shortenForMessage(string(x.Name)))
 	}
 	if last := m.last.Xattr; last != nil && (x.Ino < last.Ino || x.Ino == last.Ino && bytes.Compare(x.Name, last.Name) <= 0) {
 		return errOrder
@@ -335,7 +342,7 @@ func (m *manifestReader) checkChunk(c *chunkRecord) error {
 		return err
 	}
 	if len(c.Blob) != 16 || c.Len < 1 || c.Len > chunkSize || c.Pos < 0 || c.Pos > math.MaxInt64-c.Len || c.BlobPos < 0 || c.BlobPos > chunkSize-c.Len {
-		return errors.New("a range that cannot be")
+		return errors.New("a chunk with an invalid range")
 	}
 	if last := m.last.Chunk; last != nil && (c.Ino < last.Ino || c.Ino == last.Ino && c.Pos < last.Pos+last.Len) {
 		return errOrder
@@ -343,8 +350,8 @@ func (m *manifestReader) checkChunk(c *chunkRecord) error {
 	return nil
 }
 
-// readManifest reads all of a manifest and hands each record between head and trailer
-// to fn, if there is one. ErrCorrupt, with the line: it is not whole.
+// readManifest reads all of a manifest and calls fn with each record before the trailer; fn
+// may be nil. ErrCorrupt, with the line: the manifest is damaged or incomplete.
 func (ns *Namespace) readManifest(ctx context.Context, org, vol []byte, generation int64, fn func(r *record) error) (manifestHead, error) {
 	return ns.scanManifest(ctx, org, vol, generation, func(r *record) error {
 		if r.End != nil || fn == nil {
@@ -354,7 +361,7 @@ func (ns *Namespace) readManifest(ctx context.Context, org, vol []byte, generati
 	})
 }
 
-// readManifestSum reads all of a manifest and returns the sum of its trailer.
+// readManifestSum reads all of a manifest and returns the sum in its trailer.
 func (ns *Namespace) readManifestSum(ctx context.Context, org, vol []byte, generation int64) (sum string, err error) {
 	_, err = ns.scanManifest(ctx, org, vol, generation, func(r *record) error {
 		if r.End != nil {
@@ -365,6 +372,7 @@ func (ns *Namespace) readManifestSum(ctx context.Context, org, vol []byte, gener
 	return sum, err
 }
 
+// scanManifest calls fn with each record of a manifest, the trailer included.
 func (ns *Namespace) scanManifest(ctx context.Context, org, vol []byte, generation int64, fn func(r *record) error) (head manifestHead, err error) {
 	key := manifestKey(org, vol, generation)
 	defer func() {
@@ -372,7 +380,7 @@ func (ns *Namespace) scanManifest(ctx context.Context, org, vol []byte, generati
 			err = fmt.Errorf("manifest %s: %w", key, err)
 		}
 	}()
-	ctx, cancel := context.WithCancel(ctx) // the stream's life
+	ctx, cancel := context.WithCancel(ctx) // ends the stream
 	defer cancel()
 	obj, err := ns.blobs.Open(ctx, key)
 	if err != nil {

@@ -14,18 +14,18 @@ import (
 	"github.com/volehq/vole/drivers/bucket/internal/blob"
 )
 
-// RebuildResult says what a rebuild brought back.
+// RebuildResult says what a rebuild restored.
 type RebuildResult struct {
 	Orgs    int   `json:"organisations"`
 	Volumes int   `json:"volumes"`
 	Files   int64 `json:"files"`   // regular files
-	Used    int64 `json:"used"`    // sum of the volumes' figures, in bytes
+	Used    int64 `json:"used"`    // by all volumes, in bytes
 	Damaged int   `json:"damaged"` // volumes that lost bytes, or whose newest manifest could not be used
 	Lost    int   `json:"lost"`    // volumes of which there is no manifest that can be used
 	Freed   int64 `json:"freed"`   // objects that no manifest refers to, left to the sweeper
 }
 
-// Codes of what a rebuild finds.
+// Codes of findings of a rebuild.
 const (
 	foundOlder     = "older-manifest"    // the newest one cannot be used
 	foundLost      = "lost-volume"       // no manifest can be used
@@ -40,21 +40,20 @@ const (
 	// rebuildRows is how many rows one transaction of a rebuild writes.
 	rebuildRows = 500
 
-	// While a rebuild is under way blobs.freed is one of these, which no sweeper takes:
-	// an object that no manifest has named yet, and a blob whose object is not there.
+	// During a rebuild blobs.freed is one of these, far in the future for sweepers: the object
+	// exists and no manifest has named it yet, or a manifest has and the object is missing.
 	freedUnclaimed = math.MaxInt64
 	freedMissing   = math.MaxInt64 - 1
 )
 
-// Rebuild makes the database of opts anew from the manifests in its blob store. All is
-// then as it was when it was last exported, attachments and drafts excepted. report is
-// called for what could not be brought back: files whose bytes are gone keep all other
-// bytes, and reading those that are gone fails; a volume whose newest manifest is
-// damaged is as the one before says.
+// Rebuild makes the database of opts again from the manifests in its blob store. The namespace
+// is then as it was last exported, without attachments and drafts. report is called for what
+// cannot be restored: files with lost bytes keep all others, and reading lost ones fails; a
+// volume whose newest manifest is damaged is restored from the one before.
 //
-// Nobody else may have the database or the blob store open. ErrExists: there are
-// organisations in the database. ErrNoSuch: there are no manifests in the blob store.
-// Nothing of a rebuild that failed can be seen, and the next one clears it away.
+// No other process may have the database or the blob store open. ErrExists: there are
+// organisations in the database. ErrNoSuch: there are no manifests in the blob store. What a
+// failed rebuild has written is invisible, and the next one deletes it.
 func Rebuild(ctx context.Context, opts Options, report func(driver.Finding) error) (RebuildResult, error) {
 	opts.Maintain, opts.Export = -1, 0
 	if opts.ReadOnly {
@@ -69,21 +68,24 @@ func Rebuild(ctx context.Context, opts Options, report func(driver.Finding) erro
 	return r.res, errors.Join(err, ns.Close())
 }
 
+// rebuild is one run of Rebuild.
 type rebuild struct {
 	ns           *Namespace
 	report       func(driver.Finding) error
 	res          RebuildResult
-	orgs         map[string]*rebuiltOrg // by id
-	discardedAny bool                   // a manifest was dropped that had begun to be loaded
+	orgs         map[string]*rebuiltOrg // found in the store, by id
+	discardedAny bool                   // a manifest was partly loaded and then discarded
 }
 
-// rebuiltOrg is an organisation that the blob store has something of.
+// rebuiltOrg is an organisation of which the blob store has objects.
 type rebuiltOrg struct {
 	id      []byte
-	objects []blob.Info        // its own
-	vols    map[string][]int64 // generations of manifests, by the volume's id
+	objects []blob.Info        // that keep its name
+	vols    map[string][]int64 // generations of manifests, by volume id
 }
 
+// rebuildNamespace scans the store, loads the volumes as invisible drafts, and makes all of
+// them visible in one last transaction.
 func (r *rebuild) rebuildNamespace(ctx context.Context) error {
 	if err := r.startRebuild(ctx); err != nil {
 		return err
@@ -116,11 +118,11 @@ func (r *rebuild) rebuildNamespace(ctx context.Context) error {
 	})
 }
 
-// rebuilding is a row of jobs that is there from the first change of a rebuild to the
-// last: without it nobody could tell what one has left from what somebody made.
+// rebuilding is the name of a row of jobs that exists from the first change of a rebuild to
+// the last. It distinguishes what a rebuild has left from a namespace in use.
 const rebuilding = "rebuilding"
 
-// checkNotRebuilding returns ErrInUse when a rebuild is under way or was not completed.
+// checkNotRebuilding returns ErrInUse if a rebuild is under way or was not completed.
 func (ns *Namespace) checkNotRebuilding(ctx context.Context) error {
 	var found bool
 	err := ns.db.runQueries(ctx, selectOne(&found, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
@@ -130,7 +132,8 @@ func (ns *Namespace) checkNotRebuilding(ctx context.Context) error {
 	return err
 }
 
-// startRebuild checks that there is nothing in the database, but for what a rebuild has left.
+// startRebuild checks that the database is empty, except for what an earlier rebuild has left,
+// which it deletes.
 func (r *rebuild) startRebuild(ctx context.Context) error {
 	var orgs, volumes, left bool
 	err := r.ns.db.runQueries(ctx,
@@ -153,7 +156,7 @@ func (r *rebuild) startRebuild(ctx context.Context) error {
 	})
 }
 
-// clearPartialRebuild removes all that a rebuild has written.
+// clearPartialRebuild deletes all that a rebuild has written.
 func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 	var vols []volumeID
 	if err := r.ns.db.runQueries(ctx, selectAll(&vols, (*volumeID).scanDest, `SELECT org, id FROM volumes`)); err != nil {
@@ -174,7 +177,8 @@ func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 	})
 }
 
-// deleteVolumeRows removes the rows of a volume, its own last. Its blobs may be those of others.
+// deleteVolumeRows deletes the rows of a volume, its own last. Its blobs stay: others may
+// share them.
 func (r *rebuild) deleteVolumeRows(ctx context.Context, v volumeID) error {
 	for _, of := range []struct{ table, key string }{
 		{"chunks", "ino, pos"}, {"dirents", "parent, name"}, {"xattrs", "ino, name"}, {"inodes", "ino"}, {"orphans", "ino"},
@@ -191,8 +195,8 @@ func (r *rebuild) deleteVolumeRows(ctx context.Context, v volumeID) error {
 	})
 }
 
-// execInBatches runs a statement that changes up to $1 rows until it finds no more. total, if
-// there is one, is raised by how many there were.
+// execInBatches runs a statement that changes up to $1 rows until it changes fewer. If total
+// is not nil, the number of rows is added to it.
 func (r *rebuild) execInBatches(ctx context.Context, sql string, total *int64, args ...any) error {
 	for n := int64(purgeRows); n == purgeRows; {
 		err := r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
@@ -210,8 +214,8 @@ func (r *rebuild) execInBatches(ctx context.Context, sql string, total *int64, a
 	return nil
 }
 
-// scanBlobStore looks through the blob store: its blobs become rows that nothing refers to,
-// and what else there is of each organisation is noted.
+// scanBlobStore lists the blob store. Blobs become rows that nothing refers to; manifests and
+// organisations' objects are noted.
 func (r *rebuild) scanBlobStore(ctx context.Context) error {
 	var found []blob.Info
 	for info, err := range r.ns.blobs.List(ctx, "o/") {
@@ -220,7 +224,7 @@ func (r *rebuild) scanBlobStore(ctx context.Context) error {
 		}
 		k, ok := parseObjectKey(info.Key)
 		if !ok {
-			if err := r.report(driver.Finding{Code: foundUnknown, Path: info.Key, Detail: "no part of a namespace; left alone"}); err != nil {
+			if err := r.report(driver.Finding{Code: foundUnknown, Path: info.Key, Detail: "its key is not one of a namespace; it is left alone"}); err != nil {
 				return err
 			}
 			continue
@@ -248,7 +252,7 @@ func (r *rebuild) scanBlobStore(ctx context.Context) error {
 	return r.insertFoundBlobs(ctx, found)
 }
 
-// insertFoundBlobs makes rows of objects.
+// insertFoundBlobs inserts rows for the objects of blobs.
 func (r *rebuild) insertFoundBlobs(ctx context.Context, list []blob.Info) error {
 	return r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
 		for _, info := range list {
@@ -260,7 +264,7 @@ func (r *rebuild) insertFoundBlobs(ctx context.Context, list []blob.Info) error 
 	})
 }
 
-// rebuildOrg brings back one organisation.
+// rebuildOrg restores one organisation and its volumes.
 func (r *rebuild) rebuildOrg(ctx context.Context, o *rebuiltOrg) error {
 	row, err := r.recoverOrgRow(ctx, o)
 	if err != nil {
@@ -287,7 +291,8 @@ func (r *rebuild) rebuildOrg(ctx context.Context, o *rebuiltOrg) error {
 	return nil
 }
 
-// recoverOrgRow finds out what an organisation was called.
+// recoverOrgRow finds out the name of an organisation: from the newest of its own objects that
+// is valid, or else from a manifest.
 func (r *rebuild) recoverOrgRow(ctx context.Context, o *rebuiltOrg) (orgRow, error) {
 	row := orgRow{id: o.id}
 	slices.SortFunc(o.objects, func(a, b blob.Info) int { return b.Modified.Compare(a.Modified) })
@@ -319,6 +324,7 @@ func (r *rebuild) recoverOrgRow(ctx context.Context, o *rebuiltOrg) (orgRow, err
 	return row, err
 }
 
+// readOrgObject reads and checks an organisation's own object.
 func (r *rebuild) readOrgObject(ctx context.Context, org []byte, info blob.Info) (orgObject, error) {
 	if info.Size > maxOrgObject {
 		return orgObject{}, driver.Errorf(driver.ErrCorrupt, "%d bytes are too many", info.Size)
@@ -329,7 +335,7 @@ func (r *rebuild) readOrgObject(ctx context.Context, org []byte, info blob.Info)
 	}
 	obj, err := parseOrgObject(org, data)
 	if err == nil && orgObjectKey(org, data) != info.Key {
-		err = errors.New("its bytes are not those that its key says")
+		err = errors.New("its bytes do not have the hash in its key")
 	}
 	if err != nil {
 		err = driver.Errorf(driver.ErrCorrupt, "%v", err)
@@ -337,7 +343,7 @@ func (r *rebuild) readOrgObject(ctx context.Context, org []byte, info blob.Info)
 	return obj, err
 }
 
-// orgNameFromManifests is the name that a manifest knows, or else the id.
+// orgNameFromManifests returns the name in a manifest, or the id if no manifest has it.
 func (r *rebuild) orgNameFromManifests(ctx context.Context, o *rebuiltOrg) string {
 	for v, list := range o.vols {
 		head, _ := r.ns.readManifest(ctx, o.id, []byte(v), slices.Max(list), func(*record) error { return io.EOF })

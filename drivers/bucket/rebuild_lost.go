@@ -8,8 +8,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// settleBlobs reports the files that have lost bytes, and gives all blobs the state that
-// they have from now on.
+// settleBlobs reports the files that have lost bytes, and gives all blobs their final state:
+// used or freed.
 func (r *rebuild) settleBlobs(ctx context.Context) error {
 	var vols []volumeID
 	err := r.ns.db.runQueries(ctx, selectAll(&vols, (*volumeID).scanDest, `SELECT DISTINCT c.org, c.vol FROM blobs b JOIN chunks c ON c.org = b.org AND c.blob = b.id
@@ -23,12 +23,12 @@ func (r *rebuild) settleBlobs(ctx context.Context) error {
 		}
 		r.res.Damaged++
 	}
-	// Reading what is lost is to fail, and succeeds should the object come back.
+	// Lost blobs count as used: reading them fails, and works if the object reappears.
 	err = r.execInBatches(ctx, `UPDATE blobs SET freed = NULL WHERE (org, id) IN (SELECT org, id FROM blobs WHERE freed = $2 LIMIT $1)`, nil, int64(freedMissing))
 	if err != nil {
 		return err
 	}
-	if r.discardedAny { // what a manifest claimed that was not used after all
+	if r.discardedAny { // blobs that only a discarded manifest claimed
 		err := r.execInBatches(ctx, `UPDATE blobs SET freed = {now} WHERE (org, id) IN (SELECT b.org, b.id FROM blobs b WHERE b.freed IS NULL
 			AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = b.org AND c.blob = b.id) LIMIT $1)`, &r.res.Freed)
 		if err != nil {
@@ -38,15 +38,15 @@ func (r *rebuild) settleBlobs(ctx context.Context) error {
 	return r.execInBatches(ctx, `UPDATE blobs SET freed = {now} WHERE (org, id) IN (SELECT org, id FROM blobs WHERE freed = $2 LIMIT $1)`, &r.res.Freed, int64(freedUnclaimed))
 }
 
-// lostRange is a range of a file whose object is not in the store.
+// lostRange is a range of a file whose object is missing from the store.
 type lostRange struct{ ino, pos, len int64 }
 
 func (l *lostRange) scanDest() []any { return []any{&l.ino, &l.pos, &l.len} }
 
-// lostPage is how many ranges are looked up at once.
+// lostPage is how many ranges one query returns.
 const lostPage = 1000
 
-// reportLostBytes reports the ranges of a volume's files that are lost.
+// reportLostBytes reports the lost ranges of a volume's files.
 func (r *rebuild) reportLostBytes(ctx context.Context, v volumeID) error {
 	last := lostRange{}
 	for {
@@ -64,6 +64,7 @@ func (r *rebuild) reportLostBytes(ctx context.Context, v volumeID) error {
 	}
 }
 
+// reportLostRanges reports ranges, adjacent ones as one, with a path of their file.
 func (r *rebuild) reportLostRanges(ctx context.Context, v volumeID, list []lostRange) error {
 	wanted := map[int64]bool{}
 	var merged []lostRange
@@ -92,14 +93,14 @@ func (r *rebuild) reportLostRanges(ctx context.Context, v volumeID, list []lostR
 	return nil
 }
 
-// parentEntry is where an inode has a name.
+// parentEntry is a name of an inode, and the directory that has it.
 type parentEntry struct {
 	parent int64
 	name   string
 }
 
-// findPaths finds a path of each of some inodes. Nothing leads from an inode to its
-// names, so all names of the volume are looked through, once for each level of depth.
+// findPaths returns a path of each wanted inode. No index leads from an inode to its names, so
+// it reads all names of the volume, once for each level of depth.
 func (ns *Namespace) findPaths(ctx context.Context, vol []byte, wanted map[int64]bool) (map[int64]string, error) {
 	known := map[int64]parentEntry{}
 	for want := wanted; len(want) > 0; {
@@ -135,12 +136,12 @@ func (ns *Namespace) findPaths(ctx context.Context, vol []byte, wanted map[int64
 	return paths, nil
 }
 
-// pathFromRoot is the path from the root to ino; "" when there is none.
+// pathFromRoot returns the path from the root to ino, or "" if there is none.
 func pathFromRoot(known map[int64]parentEntry, ino int64) string {
 	var names []string
 	for ino != rootIno {
 		up, ok := known[ino]
-		if !ok || len(names) > len(known) { // the latter: a cycle
+		if !ok || len(names) > len(known) { // unknown, or in a cycle
 			return ""
 		}
 		names = append([]string{up.name}, names...)

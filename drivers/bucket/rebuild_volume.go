@@ -12,11 +12,11 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// rebuildVolume brings back one volume from the newest of its manifests that can be used.
+// rebuildVolume restores a volume from the newest of its manifests that is valid.
 func (r *rebuild) rebuildVolume(ctx context.Context, v volumeID, generations []int64) error {
 	slices.SortFunc(generations, func(a, b int64) int { return cmp.Compare(b, a) })
-	// Whatever was in the lost database, the volume is newer than that. A generation out
-	// of all bounds is none that reading its manifest will find.
+	// The new generation is above all in the store. Impossible ones are ignored: reading
+	// their manifests fails.
 	next := int64(1)
 	if i := slices.IndexFunc(generations, func(g int64) bool { return g <= maxGeneration }); i >= 0 {
 		next = generations[i] + 1
@@ -45,8 +45,8 @@ func (r *rebuild) rebuildVolume(ctx context.Context, v volumeID, generations []i
 	return r.report(driver.Finding{Code: foundLost, Volume: formatID(v.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
 }
 
-// loadManifest writes the rows of one manifest, which is read to its end before. The volume
-// cannot be seen yet.
+// loadManifest inserts the rows of one manifest, after reading it to its end once. The volume
+// is still invisible.
 func (r *rebuild) loadManifest(ctx context.Context, v volumeID, generation, next int64) error {
 	head, err := r.ns.readManifest(ctx, v.org, v.vol, generation, nil)
 	if err != nil {
@@ -82,8 +82,8 @@ func (r *rebuild) loadManifest(ctx context.Context, v volumeID, generation, next
 	return r.repairVolume(ctx, v)
 }
 
-// repairVolume puts right what no single record shows: link counts, directories that lead to
-// themselves or have two names, and all else that a check knows.
+// repairVolume repairs what no single record shows: link counts, cycles of directories,
+// directories with two names, and all else that Check finds.
 func (r *rebuild) repairVolume(ctx context.Context, v volumeID) error {
 	c, err := r.ns.newChecker(ctx, driver.CheckOptions{Fix: true}, func(f driver.Finding) error {
 		if f.Code == foundOverQuota {
@@ -97,8 +97,9 @@ func (r *rebuild) repairVolume(ctx context.Context, v volumeID) error {
 	return c.checkVolume(v)
 }
 
-// insertVolume makes the row of a volume. Two manifests may have the same name, when
-// one volume took over that of another between their exports: the later change counts.
+// insertVolume inserts the row of a volume, as a draft. Two manifests may have the same name,
+// if one volume took over the name of another between their exports: the volume that was
+// updated later keeps it.
 func (r *rebuild) insertVolume(ctx context.Context, v volumeID, head *manifestHead, next int64) error {
 	labels := driver.Labels{}
 	if head.Labels != "" {
@@ -137,31 +138,34 @@ func (r *rebuild) insertVolume(ctx context.Context, v volumeID, head *manifestHe
 	})
 }
 
-// nameWithID is a name for a volume whose own is another's: an id is nobody else's.
+// nameWithID returns a name for a volume whose own is taken. It contains the id, so it is
+// unique.
 func nameWithID(name string, id []byte) string {
 	return name[:min(len(name), driver.MaxNameLen-37)] + "." + formatID(id)
 }
 
+// reportRenamed reports a volume that lost its name.
 func (r *rebuild) reportRenamed(from, to string, id []byte) error {
 	return r.report(driver.Finding{Code: foundRenamed, Volume: formatID(id),
 		Detail: fmt.Sprintf("another volume has taken over the name %s; this one is now called %s", from, to)})
 }
 
-// checkConsistency looks for what cannot be seen in one record alone, and would make files unusable.
+// checkConsistency returns ErrCorrupt for records that contradict one another in a way that a
+// repair would lose data, or that make files unusable.
 func (r *rebuild) checkConsistency(ctx context.Context, v volumeID) error {
 	for _, c := range []struct{ sql, bad string }{
 		{`SELECT c.ino FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob WHERE c.vol = $1 AND c.blob_pos + c.len > b.size LIMIT 1`,
 			"a range of inode %d ends after its blob does"},
 		{`SELECT c.ino FROM chunks c LEFT JOIN inodes i ON i.vol = c.vol AND i.ino = c.ino
 			WHERE c.vol = $1 AND (i.mode IS NULL OR i.mode NOT BETWEEN 32768 AND 36863 OR c.pos + c.len > i.size) LIMIT 1`,
-			"inode %d has bytes where no file has any"},
+			"inode %d has a chunk behind its end, or is no file"},
 		{`SELECT x.ino FROM xattrs x LEFT JOIN inodes i ON i.vol = x.vol AND i.ino = x.ino WHERE x.vol = $1 AND i.mode IS NULL LIMIT 1`,
-			"inode %d has attributes and is not there"},
+			"inode %d has attributes, but is missing"},
 		{`SELECT e.parent FROM dirents e LEFT JOIN inodes i ON i.vol = e.vol AND i.ino = e.parent
 			WHERE e.vol = $1 AND (i.mode IS NULL OR i.mode NOT BETWEEN 16384 AND 20479) LIMIT 1`,
-			"inode %d has entries and is no directory"},
+			"inode %d has entries, but is not a directory"},
 		{`SELECT e.ino FROM dirents e LEFT JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino WHERE e.vol = $1 AND i.mode IS NULL LIMIT 1`,
-			"inode %d has a name and is not there"},
+			"inode %d has a name, but is missing"},
 	} {
 		var found bool
 		var ino int64
@@ -175,7 +179,7 @@ func (r *rebuild) checkConsistency(ctx context.Context, v volumeID) error {
 	return nil
 }
 
-// manifestLoader writes records in transactions of bounded size.
+// manifestLoader inserts records in transactions of bounded size.
 type manifestLoader struct {
 	r        *rebuild
 	ctx      context.Context // of the one call that loads
@@ -185,9 +189,11 @@ type manifestLoader struct {
 	files    int64
 }
 
-// loadBytes bounds what one transaction has of bytes that live in rows.
+// loadBytes bounds the bytes of inline blobs and attributes in one transaction.
 const loadBytes = 4 << 20
 
+// addRecord queues a record, and flushes the queue when it is full. Invalid names are replaced
+// and reported.
 func (loader *manifestLoader) addRecord(rec *record) error {
 	switch {
 	case rec.Head != nil:
@@ -202,7 +208,7 @@ func (loader *manifestLoader) addRecord(rec *record) error {
 		old := string(rec.Entry.Name)
 		rec.Entry.Name = []byte(sanitizeName(old))
 		err := loader.r.report(driver.Finding{Code: foundBadName, Volume: formatID(loader.vol),
-			Detail: fmt.Sprintf("%q, a name of inode %d in directory %d, is none that a file can have; it is now called %q",
+			Detail: fmt.Sprintf("%q, a name of inode %d in directory %d, is invalid; it is now called %q",
 				shortenForMessage(old), rec.Entry.Ino, rec.Entry.Parent, shortenForMessage(string(rec.Entry.Name)))})
 		if err != nil {
 			return err
@@ -215,6 +221,7 @@ func (loader *manifestLoader) addRecord(rec *record) error {
 	return loader.flushRecords()
 }
 
+// flushRecords inserts the queued records in one transaction.
 func (loader *manifestLoader) flushRecords() error {
 	err := loader.r.ns.db.runTx(loader.ctx, nil, true, func(t sqlTx) error {
 		for _, rec := range loader.queued {
@@ -223,13 +230,14 @@ func (loader *manifestLoader) flushRecords() error {
 		return nil
 	})
 	if loader.r.ns.db.isForeignKeyViolation(err) {
-		err = driver.Errorf(driver.ErrCorrupt, "a range of a file is of a blob that the manifest does not have")
+		err = driver.Errorf(driver.ErrCorrupt, "a chunk refers to a blob that the manifest does not contain")
 	}
 	loader.queued, loader.bytes = loader.queued[:0], 0
 	return err
 }
 
-// insertRecord must bear to be done twice.
+// insertRecord queues the insertion of a record. It is idempotent, as the transaction may run
+// twice.
 func (loader *manifestLoader) insertRecord(t sqlTx, rec *record) {
 	const once = ` ON CONFLICT DO NOTHING`
 	switch {
@@ -255,8 +263,8 @@ func (loader *manifestLoader) insertRecord(t sqlTx, rec *record) {
 	}
 }
 
-// claimBlob makes a blob that was found in the store one of a volume, or notes that it was
-// not found, or has another size. Several volumes may claim the same.
+// claimBlob marks a blob as used by a volume if its object was found with the right size, or
+// as missing. Several volumes may claim the same blob.
 func (loader *manifestLoader) claimBlob(t sqlTx, b *blobRecord) {
 	freed := any(int64(freedMissing))
 	if b.Data != nil {

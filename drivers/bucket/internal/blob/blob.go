@@ -37,49 +37,48 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Store keeps objects. Its methods may be called at once from many goroutines.
+// Store keeps objects. Its methods may be called concurrently.
 type Store interface {
-	// Put stores data durably under key. sum is the CRC-32C of data, which the store
-	// checks: ErrCorrupt if it is another. Where the key is taken, Put returns nil if
-	// the object has the same size and checksum, which is how a repeated Put whose
-	// answer was lost ends, and ErrExists otherwise. May be ErrUncertain.
+	// Put stores data durably under key. The store checks that sum is the CRC-32C of
+	// data: ErrCorrupt if not. If the key is taken, Put returns nil if the object has the
+	// same size and checksum, so that it can be repeated when an answer was lost, and
+	// ErrExists otherwise. The error may match ErrUncertain.
 	Put(ctx context.Context, key string, data []byte, sum uint32) error
 
-	// ReadAt fills p from offset off of the object. fs.ErrNotExist if there is none,
-	// ErrCorrupt if it ends before off+len(p).
+	// ReadAt fills p from offset off of the object. fs.ErrNotExist: it does not exist.
+	// ErrCorrupt: it ends before off+len(p).
 	ReadAt(ctx context.Context, key string, p []byte, off int64) error
 
-	// Delete removes the object, and returns nil if there is none.
+	// Delete removes the object. It is no error if there is none.
 	Delete(ctx context.Context, key string) error
 
-	// Stat describes the object. fs.ErrNotExist if there is none.
+	// Stat describes the object. fs.ErrNotExist: it does not exist.
 	Stat(ctx context.Context, key string) (Info, error)
 
-	// List yields the objects whose keys begin with prefix, in the order of the
-	// keys' bytes. As in S3 the prefix is a string: "o/a" also finds "o/ab/1". Of
-	// objects that come or go meanwhile it yields some. An error ends it.
+	// List yields the objects whose keys begin with prefix, in the order of the keys'
+	// bytes. As in S3 the prefix is a string: "o/a" also finds "o/ab/1". Objects that are
+	// stored or deleted during the listing may be yielded or not. An error ends it.
 	List(ctx context.Context, prefix string) iter.Seq2[Info, error]
 
-	// Write stores all that r yields under key; it appears whole or not at all. A
-	// key that is taken ends as with Put, after r was read. May be ErrUncertain.
+	// Write stores all that r yields under key, atomically. A key that is taken is treated
+	// as by Put, after r was read. The error may match ErrUncertain.
 	Write(ctx context.Context, key string, r io.Reader) error
 
-	// Open streams the object until ctx is done. fs.ErrNotExist if there is none. A
-	// stream that ends before the object does returns an error, never io.EOF.
+	// Open streams the object until ctx is done. fs.ErrNotExist: it does not exist. A
+	// stream that breaks off returns an error, never io.EOF.
 	Open(ctx context.Context, key string) (io.ReadCloser, error)
 
-	// PresignPut returns the request with which a holder of no credentials stores
-	// data of that size and CRC-32C under key, once, within ttl of 1 second to 7
-	// days. The store refuses another length or checksum, and a key that is taken
-	// with status 412, also when the same request stored it before. ErrUnsupported
-	// for a directory.
+	// PresignPut returns a request that stores data of that size and CRC-32C under key
+	// without credentials, within ttl, which is 1 second to 7 days. The store refuses other
+	// lengths and checksums, and with status 412 a key that is taken, even by the same
+	// request. ErrUnsupported: the store is a directory.
 	PresignPut(ctx context.Context, key string, size int64, sum uint32, ttl time.Duration) (Request, error)
 
-	// PresignGet returns the request with which a holder of no credentials reads the
-	// object, or a Range of it, within ttl. ErrUnsupported for a directory.
+	// PresignGet returns a request that reads the object, or a Range of it, without
+	// credentials, within ttl. ErrUnsupported: the store is a directory.
 	PresignGet(ctx context.Context, key string, ttl time.Duration) (Request, error)
 
-	// Ping tells whether the store can be read now, by one attempt.
+	// Ping reports whether the store can be read now. It makes one attempt.
 	Ping(ctx context.Context) error
 
 	// Close releases the store's resources. Later calls return ErrClosed.
@@ -93,32 +92,31 @@ type Info struct {
 	Modified time.Time // by the clock of the store
 }
 
-// Request is an HTTP request that carries its own permission. The URL is a secret for
-// as long as it holds.
+// Request is an HTTP request that needs no credentials. Its URL is a secret until it expires.
 type Request struct {
 	Method string
 	URL    string
-	Header http.Header // to be sent exactly so, Content-Length included
+	Header http.Header // to be sent exactly so, with Content-Length
 }
 
-// ErrUncertain says of a failed call that the object may have been stored all the same,
-// or may yet be.
+// ErrUncertain marks the error of a failed call whose object may have been stored all the
+// same, or may still be.
 var ErrUncertain = errors.New("it may have been stored all the same")
 
-// Castagnoli is the table of CRC-32C, with which all objects are checked.
+// Castagnoli is the table of CRC-32C, the checksum of all objects.
 var Castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // maxKey is the longest key that S3 accepts, in bytes.
 const maxKey = 1024
 
-// tmpDir is where a directory keeps what is being written. No key begins with it, in
-// any store, so that objects can be copied from one kind of store to another.
+// tmpDir is where a directory keeps unfinished objects. No key of any store begins with it, so
+// that objects can be copied from one kind of store to another.
 const tmpDir = "tmp"
 
-// markUncertain marks err as the end of a call that may have stored its object.
+// markUncertain makes err match ErrUncertain.
 func markUncertain(err error) error { return fmt.Errorf("%w (%w)", err, ErrUncertain) }
 
-// wrapFailure names the operation and key that err ended. nil stays nil.
+// wrapFailure adds the operation and the key to err. nil stays nil.
 func wrapFailure(op, key string, err error) error {
 	if err == nil {
 		return nil
@@ -126,25 +124,25 @@ func wrapFailure(op, key string, err error) error {
 	return fmt.Errorf("%s blob %s: %w", op, key, err)
 }
 
-// checkKey returns ErrInvalid for what is no key.
+// checkKey returns ErrInvalid unless key is a valid key.
 func checkKey(key string) error {
 	switch first, _, _ := strings.Cut(key, "/"); {
 	case len(key) > maxKey:
 		return driver.Errorf(driver.ErrInvalid, "a blob's key of %d bytes is too long; %d are allowed", len(key), maxKey)
 	case key == "." || !fs.ValidPath(key) || strings.ContainsFunc(key, isUnprintable):
-		return driver.Errorf(driver.ErrInvalid, "%q is no key of a blob", key)
+		return driver.Errorf(driver.ErrInvalid, "%q is not a valid blob key", key)
 	case first == tmpDir:
 		return driver.Errorf(driver.ErrInvalid, "a blob's key must not begin with %q", tmpDir+"/")
 	}
 	return nil
 }
 
-// isUnprintable reports characters that some store or its XML would not carry unchanged.
+// isUnprintable reports characters that some store, or its XML, might change.
 func isUnprintable(r rune) bool {
 	return unicode.IsControl(r) || r == '\\' || r == unicode.ReplacementChar
 }
 
-// checkPrefix returns ErrInvalid for what begins no key.
+// checkPrefix returns ErrInvalid unless some valid key can begin with prefix.
 func checkPrefix(prefix string) error {
 	if prefix == "" {
 		return nil
@@ -152,7 +150,7 @@ func checkPrefix(prefix string) error {
 	return checkKey(strings.TrimSuffix(prefix, "/"))
 }
 
-// checkTTL returns ErrInvalid for a time that no signature can be valid for.
+// checkTTL returns ErrInvalid for a time that a signature cannot be valid for.
 func checkTTL(ttl time.Duration) error {
 	if ttl < time.Second || ttl > 7*24*time.Hour {
 		return driver.Errorf(driver.ErrInvalid, "a signed request can be valid for 1 second to 7 days, not %v", ttl)
@@ -160,17 +158,17 @@ func checkTTL(ttl time.Duration) error {
 	return nil
 }
 
-// checksumError is the error for data that has not the checksum that its owner gave.
+// checksumError is the error for data that does not have the checksum that its caller gave.
 func checksumError() error {
 	return driver.Errorf(driver.ErrCorrupt, "the data does not have the checksum that came with it")
 }
 
-// keyTakenError is the error for a key that holds other bytes.
+// keyTakenError is the error for a key that holds another object.
 func keyTakenError() error {
 	return driver.Errorf(driver.ErrExists, "the key holds another object")
 }
 
-// truncatedError is the error for an object that ends before end.
+// truncatedError is the error for an object that ends before byte end.
 func truncatedError(end int64) error {
 	return driver.Errorf(driver.ErrCorrupt, "the object ends before byte %d", end)
 }

@@ -21,28 +21,28 @@ import (
 	"github.com/volehq/vole/internal/fault"
 )
 
-// staleAfter is how old something in tmp must be before it is what a crash left.
+// staleAfter is the age at which a file in tmp counts as left behind by a crash.
 const staleAfter = 24 * time.Hour
 
 // maxDurableDirs bounds how many directories a store remembers as durable.
 const maxDurableDirs = 1 << 16
 
-// dirStore implements Store. An object is the file of its key beneath the directory.
-// It is written to tmp, synced, and linked to its place, which fails where the name is
-// taken; so what has a key's name is whole. os.Root resolves every name.
+// dirStore implements Store. An object is a file with its key as the path. It is written in
+// tmp, synced, and linked to its path, which fails if the name is taken. So a file with a
+// key's name is complete. os.Root resolves every name.
 type dirStore struct {
 	path string
 	root *os.Root
 
 	faults *fault.Injector // nil outside tests
 
-	mu          sync.Mutex
-	durableDirs map[string]bool // directories whose entries up to the top are durable
+	mu          sync.Mutex      // guards durableDirs
+	durableDirs map[string]bool // directories that are synced, with those above them
 }
 
-// OpenDir returns the store in a directory, which it makes if need be. Directories are
-// 0700 and files 0600. The file system must have hard links. What puts that crashed
-// left in tmp/ more than a day ago is removed. Tests inject faults; otherwise faults is nil.
+// OpenDir returns the store in a directory, which it makes if it is missing. Directories have
+// mode 0700, files 0600. The file system must have hard links. Files that crashed puts left in
+// tmp more than a day ago are removed. Tests inject faults; otherwise faults is nil.
 func OpenDir(dir string, faults *fault.Injector) (Store, error) {
 	s, err := openDirStore(dir, faults)
 	if err != nil {
@@ -51,6 +51,7 @@ func OpenDir(dir string, faults *fault.Injector) (Store, error) {
 	return s, nil
 }
 
+// openDirStore is OpenDir without the path in its errors.
 func openDirStore(dir string, faults *fault.Injector) (*dirStore, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -64,7 +65,7 @@ func openDirStore(dir string, faults *fault.Injector) (*dirStore, error) {
 		return nil, translateSysErr(err)
 	}
 	s := &dirStore{path: dir, root: root, faults: faults, durableDirs: map[string]bool{}}
-	// tmp need not be durable: nothing in it outlives the put that made it.
+	// tmp need not be durable: nothing in it is needed after a crash.
 	err = s.mutateWithFaults("mkdir", tmpDir, func() error { return root.Mkdir(tmpDir, 0o700) })
 	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.EROFS) {
 		root.Close()
@@ -74,7 +75,8 @@ func openDirStore(dir string, faults *fault.Injector) (*dirStore, error) {
 	return s, nil
 }
 
-// mkdirAllDurable makes a directory and those above it, durably.
+// mkdirAllDurable makes a directory and its parents, and syncs the parent of each one that it
+// made.
 func mkdirAllDurable(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -91,8 +93,8 @@ func mkdirAllDurable(dir string) error {
 	return durable.SyncDir(filepath.Dir(dir))
 }
 
-// removeStaleTmp removes what is in tmp since before the time. That it fails is no harm;
-// the next open tries again.
+// removeStaleTmp removes files in tmp that are older than a time. Failures are ignored: the
+// next open tries again.
 func (s *dirStore) removeStaleTmp(before time.Time) {
 	d, err := s.root.Open(tmpDir)
 	if err != nil {
@@ -108,7 +110,7 @@ func (s *dirStore) removeStaleTmp(before time.Time) {
 	}
 }
 
-// removeTmpFile removes a file of tmp.
+// removeTmpFile removes a file in tmp.
 func (s *dirStore) removeTmpFile(name string) {
 	_ = s.mutateWithFaults("unlink", name, func() error { return s.root.Remove(name) })
 }
@@ -144,7 +146,7 @@ func (s *dirStore) Write(ctx context.Context, key string, r io.Reader) error {
 	}))
 }
 
-// contextReader is a reader that ends when the context does.
+// contextReader is a reader that fails once its context has ended.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -157,7 +159,7 @@ func (c *contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// storeObject makes the object of key of what fill writes. fill returns size and checksum.
+// storeObject makes an object of what fill writes. fill returns its size and checksum.
 func (s *dirStore) storeObject(key string, fill func(*os.File) (int64, uint32, error)) error {
 	tmp := tmpDir + "/" + rand.Text()
 	defer s.removeTmpFile(tmp)
@@ -170,7 +172,7 @@ func (s *dirStore) storeObject(key string, fill func(*os.File) (int64, uint32, e
 		err = s.linkIntoPlace(tmp, key)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		// Someone removed a directory that was made before.
+		// A directory that this store had made was removed since.
 		s.forgetDurableDirs()
 		if err = s.ensureDirs(path.Dir(key)); err == nil {
 			err = s.linkIntoPlace(tmp, key)
@@ -182,14 +184,14 @@ func (s *dirStore) storeObject(key string, fill func(*os.File) (int64, uint32, e
 	if err != nil {
 		return translateSysErr(err)
 	}
-	// Also where it was there before: who put it may have died before this.
+	// Even if the object existed before: the process that put it may have died before its sync.
 	if err := s.syncDir(path.Dir(key)); err != nil {
 		return markUncertain(translateSysErr(err))
 	}
 	return nil
 }
 
-// writeTmpFile writes a file of tmp, durably.
+// writeTmpFile writes a file in tmp and syncs it.
 func (s *dirStore) writeTmpFile(tmp string, fill func(*os.File) (int64, uint32, error)) (size int64, sum uint32, err error) {
 	var f *os.File
 	err = s.mutateWithFaults("create", tmp, func() (err error) {
@@ -206,7 +208,7 @@ func (s *dirStore) writeTmpFile(tmp string, fill func(*os.File) (int64, uint32, 
 	return size, sum, errors.Join(err, f.Close())
 }
 
-// linkIntoPlace gives a file of tmp its name, unless that is taken: fs.ErrExist.
+// linkIntoPlace gives a file in tmp the name of key. fs.ErrExist: that is taken.
 func (s *dirStore) linkIntoPlace(tmp, key string) error {
 	err := s.mutateWithFaults("link", key, func() error { return s.root.Link(tmp, key) })
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOTSUP) {
@@ -215,11 +217,11 @@ func (s *dirStore) linkIntoPlace(tmp, key string) error {
 	return err
 }
 
-// compareObject returns ErrExists unless the object at key has that size and checksum.
+// compareObject returns ErrExists unless the object of key has that size and checksum.
 func (s *dirStore) compareObject(key string, size int64, sum uint32) error {
 	f, st, err := s.openObject(key)
 	if errors.Is(err, fs.ErrNotExist) {
-		// What is there is a directory, or was just deleted.
+		// The name is that of a directory, or was just removed.
 		return keyTakenError()
 	}
 	if err != nil {
@@ -239,13 +241,15 @@ func (s *dirStore) compareObject(key string, size int64, sum uint32) error {
 	return nil
 }
 
+// hashAll writes all of r to h.
 func hashAll(h hash.Hash32, r io.Reader) error {
 	_, err := io.CopyBuffer(h, r, make([]byte, 256<<10))
 	return err
 }
 
-// ensureDirs makes a directory and those above it, durably. A directory that is there
-// counts as durable only if this store saw to it: who made it may have died before.
+// ensureDirs makes a directory and its parents, durably. An existing directory counts as
+// durable only if this store has synced its parent: the process that made it may have died
+// before that.
 func (s *dirStore) ensureDirs(dir string) error {
 	s.mu.Lock()
 	known := s.durableDirs[dir]
@@ -273,6 +277,7 @@ func (s *dirStore) ensureDirs(dir string) error {
 	return nil
 }
 
+// forgetDurableDirs has ensureDirs check all directories again.
 func (s *dirStore) forgetDurableDirs() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -289,7 +294,7 @@ func (s *dirStore) syncDir(dir string) error {
 	return s.mutateWithFaults("fsync", dir, d.Sync)
 }
 
-// checkCall is how every method begins.
+// checkCall begins every method: it returns the error of ctx, or ErrInvalid for a bad key.
 func checkCall(ctx context.Context, key string) error {
 	if err := ctx.Err(); err != nil {
 		return err

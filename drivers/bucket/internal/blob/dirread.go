@@ -16,7 +16,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// openObject opens the object of key. fs.ErrNotExist where there is none, or a directory.
+// openObject opens the object of key. fs.ErrNotExist: there is none, or the name is that of a
+// directory.
 func (s *dirStore) openObject(key string) (*os.File, fs.FileInfo, error) {
 	f, err := s.root.Open(key)
 	if err != nil {
@@ -36,8 +37,8 @@ func (s *dirStore) openObject(key string) (*os.File, fs.FileInfo, error) {
 	return f, st, nil
 }
 
-// Ping implements Store. A directory that was removed, or that another was mounted over, is
-// still open here but is not the one that will be found at the next start.
+// Ping implements Store. It fails if the directory was removed, or another was mounted over
+// it: this process still has the old one open, but the next start would find another.
 func (s *dirStore) Ping(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -51,7 +52,7 @@ func (s *dirStore) Ping(ctx context.Context) error {
 		return translateSysErr(err)
 	}
 	if !os.SameFile(have, there) {
-		return driver.Errorf(driver.ErrUnavailable, "%s is another directory than the one that was opened", s.path)
+		return driver.Errorf(driver.ErrUnavailable, "%s is no longer the directory that was opened", s.path)
 	}
 	d, err := s.root.Open(".")
 	if err != nil {
@@ -73,6 +74,7 @@ func (s *dirStore) ReadAt(ctx context.Context, key string, p []byte, off int64) 
 	return wrapFailure("read", key, err)
 }
 
+// readObjectAt is ReadAt without the key in its errors.
 func (s *dirStore) readObjectAt(key string, p []byte, off int64) error {
 	if off < 0 {
 		return offsetError(off)
@@ -82,7 +84,7 @@ func (s *dirStore) readObjectAt(key string, p []byte, off int64) error {
 		return err
 	}
 	defer f.Close()
-	// Said otherwise, so that the sum cannot overflow.
+	// Written so that nothing can overflow.
 	if off > st.Size() || int64(len(p)) > st.Size()-off {
 		return truncatedError(off + int64(len(p)))
 	}
@@ -93,8 +95,9 @@ func (s *dirStore) readObjectAt(key string, p []byte, off int64) error {
 	return translateSysErr(err)
 }
 
+// offsetError is the error for a negative offset.
 func offsetError(off int64) error {
-	return driver.Errorf(driver.ErrInvalid, "an object has no offset %d", off)
+	return driver.Errorf(driver.ErrInvalid, "offset %d: must not be negative", off)
 }
 
 // Delete implements Store.
@@ -106,17 +109,17 @@ func (s *dirStore) Delete(ctx context.Context, key string) error {
 	return wrapFailure("delete", key, err)
 }
 
-// removeObject unlinks the object of key, durably. The directory stays: to remove it would
-// race with puts, and the next object comes soon.
+// removeObject removes the object of key, durably. Its directory stays: removing it would race
+// with puts, and the next object comes soon.
 func (s *dirStore) removeObject(key string) error {
 	if st, err := s.root.Lstat(key); isMissing(err) {
-		// The deletion of someone who died before it was durable must become so.
+		// Another process may have removed the object and died before its sync.
 		if err := s.syncDir(path.Dir(key)); !isMissing(err) {
 			return translateSysErr(err)
 		}
 		return nil
 	} else if err == nil && st.IsDir() {
-		return nil // a folder of keys is no object
+		return nil // a directory of keys is no object
 	}
 	err := s.mutateWithFaults("unlink", key, func() error { return s.root.Remove(key) })
 	if err != nil && !isMissing(err) {
@@ -125,7 +128,7 @@ func (s *dirStore) removeObject(key string) error {
 	return translateSysErr(s.syncDir(path.Dir(key)))
 }
 
-// isMissing reports that a name, or a directory on the way to it, is not there.
+// isMissing reports whether a name, or a directory on the way to it, does not exist.
 func isMissing(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }
@@ -165,7 +168,7 @@ func (s *dirStore) List(ctx context.Context, prefix string) iter.Seq2[Info, erro
 	return func(yield func(Info, error) bool) {
 		err := checkPrefix(prefix)
 		if err == nil {
-			// A closed store shows here, before a missing directory hides it.
+			// Fails if the store is closed; below, that could pass for a missing directory.
 			_, err = s.root.Lstat(".")
 		}
 		if err == nil {
@@ -178,7 +181,7 @@ func (s *dirStore) List(ctx context.Context, prefix string) iter.Seq2[Info, erro
 }
 
 // walkObjects yields the objects beneath a directory whose keys begin with prefix. It returns
-// false when yield did.
+// false if yield did.
 func (s *dirStore) walkObjects(ctx context.Context, dir, prefix string, yield func(Info, error) bool) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
@@ -219,7 +222,7 @@ type dirEntry struct {
 	dir  bool
 }
 
-// readSortedDir returns what is in a directory, in the order of the keys there: "a-b" comes
+// readSortedDir returns the entries of a directory in the order of the keys there: "a-b" comes
 // before "a/b".
 func (s *dirStore) readSortedDir(dir string) ([]dirEntry, error) {
 	d, err := s.root.Open(dir)
@@ -242,6 +245,7 @@ func (s *dirStore) readSortedDir(dir string) ([]dirEntry, error) {
 	return list, nil
 }
 
+// sortKey is what the entry's keys begin with.
 func (e dirEntry) sortKey() string {
 	if e.dir {
 		return e.name + "/"
@@ -259,14 +263,15 @@ func (s *dirStore) PresignGet(context.Context, string, time.Duration) (Request, 
 	return Request{}, noSigningError()
 }
 
+// noSigningError is the error of a directory for signed requests.
 func noSigningError() error {
-	return driver.Errorf(driver.ErrUnsupported, "a directory signs no requests; a bucket does")
+	return driver.Errorf(driver.ErrUnsupported, "a directory cannot sign requests; use an S3 bucket")
 }
 
 // Close implements Store.
 func (s *dirStore) Close() error { return s.root.Close() }
 
-// translateSysErr turns what the system returned into an error that matches a sentinel of driver.
+// translateSysErr makes an error of the system match a sentinel of package driver.
 func translateSysErr(err error) error {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
@@ -274,7 +279,7 @@ func translateSysErr(err error) error {
 	}
 	switch errno {
 	case syscall.EDQUOT:
-		// The quota of the store's own file system, which is no volume's.
+		// ErrNoSpace, not ErrQuota: it is the quota of the store's file system, not of a volume.
 		return driver.Errorf(driver.ErrNoSpace, "%v", errno)
 	case syscall.ENOENT, syscall.EEXIST:
 		return err

@@ -55,7 +55,8 @@ func (o S3Options) GoString() string { return o.String() }
 // LogValue leaves out the secrets too.
 func (o S3Options) LogValue() slog.Value { return slog.StringValue(o.String()) }
 
-// redactedEndpoint is the endpoint without what a careless user may have put before its @.
+// redactedEndpoint is the endpoint without the credentials that a careless user may have put
+// before its @.
 func (o S3Options) redactedEndpoint() string {
 	if i := strings.LastIndexByte(o.Endpoint, '@'); i >= 0 {
 		return o.Endpoint[i+1:]
@@ -73,7 +74,7 @@ func (o S3Options) parseEndpoint() (host string, secure bool, err error) {
 		}
 	}
 	u, err := url.Parse(text)
-	// What is wrong with it is not quoted: it may hold a password.
+	// The error does not quote the endpoint: it may contain a password.
 	if err != nil || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" ||
 		u.Scheme != "http" && u.Scheme != "https" {
 		return "", false, driver.Errorf(driver.ErrInvalid, "the endpoint must be https://host[:port] or http://host[:port], without credentials or path")
@@ -81,7 +82,7 @@ func (o S3Options) parseEndpoint() (host string, secure bool, err error) {
 	return u.Host, u.Scheme == "https", nil
 }
 
-// withDefaults fills in what is not set.
+// withDefaults returns the options with defaults for what is not set.
 func (o S3Options) withDefaults() S3Options {
 	if o.Retries == 0 {
 		o.Retries = 5
@@ -102,8 +103,8 @@ func (o S3Options) withDefaults() S3Options {
 	return o
 }
 
-// s3Store implements Store. The client makes each request once; what is repeated, and
-// what a failure means, is decided here.
+// s3Store implements Store. The client makes each request once. This package decides what is
+// repeated, and what a failure means.
 type s3Store struct {
 	opts      S3Options
 	secure    bool
@@ -112,10 +113,10 @@ type s3Store struct {
 	closed    atomic.Bool
 }
 
-// OpenS3 returns the store in a bucket, under a prefix of its own. It makes one request
-// to see that the bucket is there and may be listed. The service must know conditional
-// puts (If-None-Match). A Write that crashes leaves parts that the service shows nobody
-// but charges for: give the bucket a lifecycle rule that aborts incomplete uploads.
+// OpenS3 returns the store in a bucket, under a prefix. It makes one request to see that the
+// bucket exists and may be listed. The service must support conditional puts (If-None-Match).
+// A Write that crashes leaves parts that no listing shows but the service charges for: give
+// the bucket a lifecycle rule that aborts incomplete uploads.
 func OpenS3(ctx context.Context, opts S3Options) (Store, error) {
 	s, err := newS3Store(opts)
 	if err == nil {
@@ -127,6 +128,7 @@ func OpenS3(ctx context.Context, opts S3Options) (Store, error) {
 	return s, nil
 }
 
+// newS3Store returns the store without making a request.
 func newS3Store(opts S3Options) (*s3Store, error) {
 	opts = opts.withDefaults()
 	host, secure, err := opts.parseEndpoint()
@@ -169,7 +171,7 @@ func newS3Store(opts S3Options) (*s3Store, error) {
 	return &s3Store{opts: opts, secure: secure, transport: tr, client: *core}, nil
 }
 
-// probeBucket asks for the first object, which needs the bucket and the permission to list it.
+// probeBucket lists one object, which needs the bucket and the permission to list it.
 func (s *s3Store) probeBucket(ctx context.Context) error {
 	for _, err := range s.listPages(ctx, "", 1) {
 		return err
@@ -177,7 +179,7 @@ func (s *s3Store) probeBucket(ctx context.Context) error {
 	return nil
 }
 
-// Ping implements Store. It makes one request, as probe does.
+// Ping implements Store. It makes one request, as probeBucket does.
 func (s *s3Store) Ping(ctx context.Context) error {
 	if s.closed.Load() {
 		return driver.ErrClosed
@@ -192,10 +194,10 @@ func (s *s3Store) Ping(ctx context.Context) error {
 	return s.translateError(err)
 }
 
-// objectName is the object's name in the bucket.
+// objectName is the name of key's object in the bucket.
 func (s *s3Store) objectName(key string) string { return s.opts.Prefix + key }
 
-// checkCall is how every method begins.
+// checkCall begins every method.
 func (s *s3Store) checkCall(ctx context.Context, key string) error {
 	if s.closed.Load() {
 		return driver.ErrClosed
@@ -251,7 +253,7 @@ func (s *s3Store) PresignPut(ctx context.Context, key string, size int64, sum ui
 	h.Set("Content-Length", fmt.Sprint(size))
 	h.Set(checksumHeader, encodeChecksum(sum))
 	if size < 0 {
-		return Request{}, wrapFailure("sign put of", key, driver.Errorf(driver.ErrInvalid, "no object has %d bytes", size))
+		return Request{}, wrapFailure("sign put of", key, driver.Errorf(driver.ErrInvalid, "size %d: must not be negative", size))
 	}
 	r, err := s.presignRequest(ctx, http.MethodPut, key, ttl, h)
 	return r, wrapFailure("sign put of", key, err)
@@ -272,7 +274,7 @@ func (s *s3Store) presignRequest(ctx context.Context, method, key string, ttl ti
 		return Request{}, err
 	}
 	var signed *url.URL
-	// Only the first needs the service: to learn the region.
+	// Only the first call makes a request, to learn the region.
 	err := s.retryTransient(ctx, func(ctx context.Context) (err error) {
 		signed, err = s.client.PresignHeader(ctx, method, s.opts.Bucket, s.objectName(key), ttl, url.Values{}, h)
 		return err
@@ -290,11 +292,11 @@ func (s *s3Store) Close() error {
 	return nil
 }
 
-// checksumHeader is the header of an object's CRC-32C.
+// checksumHeader is the header with an object's CRC-32C:
 // https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 const checksumHeader = "x-amz-checksum-crc32c"
 
-// encodeChecksum is a checksum as S3 writes it.
+// encodeChecksum writes a checksum as S3 does.
 func encodeChecksum(sum uint32) string {
 	return base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, sum))
 }

@@ -139,7 +139,7 @@ func TestOpenS3Refuses(t *testing.T) {
 		kind   error
 		says   string
 	}{
-		{"no bucket", func(o *S3Options) { o.Bucket = "there-is-none" }, driver.ErrInvalid, "there is no bucket there-is-none"},
+		{"no bucket", func(o *S3Options) { o.Bucket = "there-is-none" }, driver.ErrInvalid, "bucket there-is-none does not exist"},
 		{"bad bucket", func(o *S3Options) { o.Bucket = "NO" }, driver.ErrInvalid, "ucket name"},
 		{"wrong secret", func(o *S3Options) { o.SecretKey = secret }, driver.ErrPermission, "SignatureDoesNotMatch"},
 		{"wrong key", func(o *S3Options) { o.AccessKey = "nobody" }, driver.ErrPermission, "access key"},

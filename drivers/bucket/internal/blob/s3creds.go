@@ -15,7 +15,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// newCredentials returns where the client takes its keys from.
+// newCredentials returns the source of the client's keys.
 func (o S3Options) newCredentials() (*credentials.Credentials, error) {
 	if o.AccessKey != "" || o.SecretKey != "" {
 		if o.AccessKey == "" || o.SecretKey == "" {
@@ -35,20 +35,20 @@ func (o S3Options) newCredentials() (*credentials.Credentials, error) {
 	return credentials.New(c), nil
 }
 
-// maxCredentialAge is how long keys are used that say nothing of their end. A file is then read
-// again, as someone may have changed the keys; the client would read it for each request.
+// maxCredentialAge is how long keys are used that have no expiry. Then a file is read again,
+// as its keys may have been changed; the client by itself would read it for each request.
 const maxCredentialAge = time.Minute
 
-// credentialChain asks one provider after another. The client's own chain sends requests unsigned
-// when it finds nothing, so that a missing key looks like a denied permission, and one
-// failure of the metadata service like a revoked one.
+// credentialChain asks one provider after another. The client's own chain sends unsigned
+// requests if it finds no keys, so that a missing key looks like a denied permission, and a
+// failure of the metadata service like a revoked key.
 type credentialChain struct {
 	providers []credentials.Provider
 	instance  *credentials.IAM // the last of providers, or nil
 
 	mu      sync.Mutex
-	current credentials.Provider // guarded by mu
-	until   time.Time            // guarded by mu; of what the provider gives no end of
+	current credentials.Provider // provider of the last keys; guarded by mu
+	until   time.Time            // when to ask again, if the keys have no expiry; guarded by mu
 }
 
 // RetrieveWithCredContext implements credentials.Provider.
@@ -90,8 +90,8 @@ func (c *credentialChain) IsExpired() bool {
 	return c.current.IsExpired()
 }
 
-// newTransport returns what makes the connections. HTTP/1.1 only: one connection a
-// request, so that a stalled one holds up no other.
+// newTransport returns the HTTP transport. It speaks HTTP/1.1 only: with one connection per
+// request, a stalled request delays no other.
 func (o S3Options) newTransport() (*http.Transport, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.CAFile != "" {
@@ -126,12 +126,12 @@ func (o S3Options) newTransport() (*http.Transport, error) {
 		IdleConnTimeout:       90 * time.Second,
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
-		// Objects come as they are stored, whatever their Content-Encoding says.
+		// Read objects as they are stored, whatever their Content-Encoding says.
 		DisableCompression: true,
 	}, nil
 }
 
-// dialError is a failure before anything was sent.
+// dialError is a failure to connect: nothing was sent.
 type dialError struct{ err error }
 
 func (e *dialError) Error() string { return e.err.Error() }

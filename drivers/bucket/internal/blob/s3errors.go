@@ -22,8 +22,8 @@ const (
 	lastDelay  = 5 * time.Second
 )
 
-// retryTransient makes a request until it succeeds, fails for a reason that will not pass, or
-// has failed too often. What it returns is the last failure, as the client gave it.
+// retryTransient makes a request until it succeeds, fails for a reason that is not transient,
+// or has used up its retries. It returns the last failure as the client gave it.
 func (s *s3Store) retryTransient(ctx context.Context, request func(context.Context) error) error {
 	for attempt := 0; ; attempt++ {
 		err := request(ctx)
@@ -31,14 +31,14 @@ func (s *s3Store) retryTransient(ctx context.Context, request func(context.Conte
 			return err
 		}
 		if waitBackoff(ctx, attempt) != nil {
-			// Not both: what the service said would hide that the caller gave up.
+			// Match only the error of ctx: the caller gave up.
 			return fmt.Errorf("%w; before that: %v", ctx.Err(), err)
 		}
 	}
 }
 
-// waitBackoff waits before the next attempt, with jitter so that many clients that failed
-// together do not return together.
+// waitBackoff waits before the next attempt, with jitter, so that clients that failed together
+// do not return together.
 func waitBackoff(ctx context.Context, attempt int) error {
 	d := min(firstDelay<<min(attempt, 16), lastDelay)
 	select {
@@ -49,7 +49,7 @@ func waitBackoff(ctx context.Context, attempt int) error {
 	}
 }
 
-// serviceResponse returns what the service answered, if err is an answer.
+// serviceResponse returns the answer of the service, if err is one.
 func serviceResponse(err error) (minio.ErrorResponse, bool) {
 	var r minio.ErrorResponse
 	ok := errors.As(err, &r)
@@ -62,16 +62,16 @@ func serviceErrorCode(err error) string {
 	return r.Code
 }
 
-// transientCodes are the codes of failures that pass, besides their status.
+// transientCodes are codes of transient failures whose status does not say so.
 // https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 var transientCodes = []string{"RequestTimeout", "InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite",
 	"ServiceUnavailable", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded"}
 
-// permanentErrors are what the client or this package found, for which no answer is needed.
+// permanentErrors are errors that the client or this package found without asking the service.
 var permanentErrors = []error{driver.ErrPermission, driver.ErrInvalid, driver.ErrCorrupt, driver.ErrUnsupported,
 	driver.ErrExists, driver.ErrNotExist, driver.ErrNoSpace, driver.ErrClosed}
 
-// isTransient reports that the same request may succeed if it is made again.
+// isTransient reports whether the same request may succeed if it is repeated.
 func isTransient(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false
@@ -87,7 +87,7 @@ func isTransient(ctx context.Context, err error) bool {
 	return !isTLSFailure(err) && !slices.ContainsFunc(permanentErrors, func(kind error) bool { return errors.Is(err, kind) })
 }
 
-// isTLSFailure reports that there is no TLS with this server.
+// isTLSFailure reports that TLS with this server failed.
 func isTLSFailure(err error) bool {
 	var verify *tls.CertificateVerificationError
 	var header tls.RecordHeaderError
@@ -96,8 +96,8 @@ func isTLSFailure(err error) bool {
 	return errors.As(err, &verify) || errors.As(err, &header) || errors.As(err, &authority) || errors.As(err, &host)
 }
 
-// mayHaveTakenEffect reports a failure after which the service may have done what it was asked, or
-// may still do it.
+// mayHaveTakenEffect reports a failure after which the service may have done what was asked,
+// or may still do it.
 func mayHaveTakenEffect(err error) bool {
 	if r, ok := serviceResponse(err); ok {
 		return r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented && r.StatusCode != http.StatusInsufficientStorage
@@ -107,15 +107,14 @@ func mayHaveTakenEffect(err error) bool {
 		!slices.ContainsFunc(permanentErrors, func(kind error) bool { return errors.Is(err, kind) })
 }
 
-// isKeyConflict reports that the key was taken, or was just being taken, when an object was
-// to be put there.
+// isKeyConflict reports that the key of a put was taken, or was being taken at the time.
 func isKeyConflict(err error) bool {
 	r, ok := serviceResponse(err)
 	return ok && (r.StatusCode == http.StatusPreconditionFailed || r.StatusCode == http.StatusConflict)
 }
 
-// translateError turns an answer of the service into an error of driver, with what the
-// service said. Its messages hold no secrets; the rest of its answer might.
+// translateError makes an answer of the service match a sentinel of package driver. It quotes
+// the service's code and message, which contain no secrets; the rest of the answer might.
 func (s *s3Store) translateError(err error) error {
 	r, ok := serviceResponse(err)
 	if !ok {
@@ -126,8 +125,8 @@ func (s *s3Store) translateError(err error) error {
 	case "NoSuchKey", "NoSuchVersion":
 		return fs.ErrNotExist
 	case "NoSuchBucket":
-		// Not ErrNotExist: that would say that the object is lost.
-		return driver.Errorf(driver.ErrInvalid, "there is no bucket %s at %s; make it first", s.opts.Bucket, s.opts.redactedEndpoint())
+		// Not ErrNotExist, which would mean that the object is lost.
+		return driver.Errorf(driver.ErrInvalid, "bucket %s does not exist at %s; create it first", s.opts.Bucket, s.opts.redactedEndpoint())
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage":
 		return driver.Errorf(driver.ErrNoSpace, "%s", said)
 	case "AccessDenied", "InvalidAccessKeyId", "XAdminUserNotFound", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed":

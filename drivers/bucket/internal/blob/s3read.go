@@ -23,6 +23,7 @@ func (s *s3Store) ReadAt(ctx context.Context, key string, p []byte, off int64) e
 	return wrapFailure("read", key, s.translateError(err))
 }
 
+// readRange is ReadAt with the client's errors.
 func (s *s3Store) readRange(ctx context.Context, key string, p []byte, off int64) error {
 	end := off + int64(len(p))
 	if off < 0 {
@@ -32,7 +33,7 @@ func (s *s3Store) readRange(ctx context.Context, key string, p []byte, off int64
 		return truncatedError(end)
 	}
 	if len(p) == 0 {
-		// There is no empty range to ask for.
+		// HTTP has no empty ranges.
 		return s.retryTransient(ctx, func(ctx context.Context) error {
 			found, err := s.headObject(ctx, key)
 			if err == nil && found.Size < off {
@@ -60,14 +61,14 @@ func (s *s3Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 	return r, nil
 }
 
-// resumingReader reads an object, or a range of it. When the connection breaks it goes on where
-// it was: objects never change.
+// resumingReader reads an object, or a range of it. If the connection breaks it resumes with a
+// new request: objects never change.
 type resumingReader struct {
-	ctx       context.Context // of Open: a stream lives as long as that
+	ctx       context.Context // of Open: it bounds the stream
 	s         *s3Store
 	key       string
-	next, end int64         // what is left; end < 0 until the size is known
-	body      io.ReadCloser // nil while not connected
+	next, end int64         // the rest; end < 0: the size is not known yet
+	body      io.ReadCloser // nil: not connected
 	failures  int           // since the last byte
 }
 
@@ -82,7 +83,7 @@ func (r *resumingReader) Read(p []byte) (int, error) {
 		}
 		n, err := r.readOnce(p)
 		if n > 0 {
-			// An error comes again with the next read.
+			// An error will be returned by the next read.
 			r.failures = 0
 			return n, nil
 		}
@@ -126,7 +127,7 @@ func (r *resumingReader) readOnce(p []byte) (int, error) {
 	return n, err
 }
 
-// requestRest asks for what is left.
+// requestRest requests the rest of the range.
 func (r *resumingReader) requestRest(ctx context.Context) error {
 	var opts minio.GetObjectOptions
 	ranged := true
@@ -154,17 +155,18 @@ func (r *resumingReader) requestRest(ctx context.Context) error {
 	return nil
 }
 
-// setByteRange asks for the bytes from off to before end.
+// setByteRange requests the bytes [off, end).
 func setByteRange(opts *minio.GetObjectOptions, off, end int64) error {
 	if off == 0 && end == 1 {
-		// The client takes a range that ends with byte 0 for one without an end.
+		// The client would take a range that ends with byte 0 for one without an end.
 		opts.Set("Range", "bytes=0-0")
 		return nil
 	}
 	return opts.SetRange(off, end-1)
 }
 
-// checkResponse sees that the answer is what was asked for, and learns the size from it.
+// checkResponse checks that the answer is the range that was requested, and learns the size
+// from it.
 func (r *resumingReader) checkResponse(h http.Header, ranged bool) error {
 	length, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
 	if err != nil {
@@ -193,7 +195,8 @@ func (r *resumingReader) checkResponse(h http.Header, ranged bool) error {
 	return nil
 }
 
-// parseContentRange parses a Content-Range, e.g. "bytes 0-99/1000". A total of "*" is last+1.
+// parseContentRange parses a Content-Range such as "bytes 0-99/1000". A total of "*" becomes
+// last+1.
 func parseContentRange(text string) (first, last, total int64, err error) {
 	var of string
 	spec, of, _ := strings.Cut(strings.TrimPrefix(text, "bytes "), "/")
@@ -207,7 +210,7 @@ func parseContentRange(text string) (first, last, total int64, err error) {
 		total, err = strconv.ParseInt(of, 10, 64)
 	}
 	if err != nil || last < first || total <= last {
-		return 0, 0, 0, fmt.Errorf("the storage service sent the range %q, which is none", text)
+		return 0, 0, 0, fmt.Errorf("the storage service sent an invalid range %q", text)
 	}
 	return first, last, total, nil
 }
@@ -241,8 +244,8 @@ func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Info, error
 	}
 }
 
-// listPages yields what is under a prefix, asking for pages of up to page objects, or as many
-// as the service likes for 0. A page that fails is asked for again.
+// listPages yields the objects under a prefix, in pages of up to page objects (0: as many as
+// the service likes). A page that fails is requested again.
 func (s *s3Store) listPages(ctx context.Context, prefix string, page int) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		after := ""
@@ -252,7 +255,7 @@ func (s *s3Store) listPages(ctx context.Context, prefix string, page int) iter.S
 				return
 			}
 			if err == nil {
-				err = ctx.Err() // the client's iterator just ends then
+				err = ctx.Err() // the client's iterator ends without an error then
 			}
 			if err == nil {
 				return
@@ -268,8 +271,8 @@ func (s *s3Store) listPages(ctx context.Context, prefix string, page int) iter.S
 	}
 }
 
-// listOnceAfter yields the objects after a name, until one fails. It returns the last name
-// that it yielded, and false when yield did.
+// listOnceAfter yields the objects after a name, until an error. It returns the last name that
+// it yielded, and false if yield did.
 func (s *s3Store) listOnceAfter(ctx context.Context, prefix, after string, page int, yield func(Info, error) bool) (string, bool, error) {
 	owner := false
 	for o := range s.client.ListObjectsIter(ctx, s.opts.Bucket, minio.ListObjectsOptions{
@@ -279,7 +282,7 @@ func (s *s3Store) listOnceAfter(ctx context.Context, prefix, after string, page 
 			return after, true, o.Err
 		}
 		after = o.Key
-		// Consoles make empty objects that end in a slash; no key does.
+		// Skip the empty objects with a final slash that consoles make; no key has one.
 		key := strings.TrimPrefix(o.Key, s.opts.Prefix)
 		if checkKey(key) != nil {
 			continue

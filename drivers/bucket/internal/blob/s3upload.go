@@ -18,13 +18,14 @@ const (
 	maxAborts    = 5
 )
 
-// multipartUpload is an object on its way in parts. It appears when they are completed.
+// multipartUpload is an object that is uploaded in parts. It appears when the upload is
+// completed.
 type multipartUpload struct {
 	s         *s3Store
 	key, id   string
 	size      int64
-	sum       uint32 // CRC-32C of the whole
-	completed bool   // the parts are an object
+	sum       uint32 // CRC-32C of the object
+	completed bool   // the object exists
 
 	mu    sync.Mutex           // guards what follows
 	parts []minio.CompletePart // by number, from 1
@@ -41,7 +42,7 @@ func (s *s3Store) startMultipartUpload(ctx context.Context, key string) (*multip
 	return u, err
 }
 
-// sendParts stores all of r, several parts at once. It returns when none is under way.
+// sendParts uploads all of r, several parts at once. When it returns no request is under way.
 func (u *multipartUpload) sendParts(ctx context.Context, r io.Reader) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -88,7 +89,7 @@ func (u *multipartUpload) sendParts(ctx context.Context, r io.Reader) error {
 	}
 }
 
-// countPart counts a part.
+// countPart adds a part to size and checksum.
 func (u *multipartUpload) countPart(part []byte) {
 	u.size += int64(len(part))
 	u.sum = crc32.Update(u.sum, Castagnoli, part)
@@ -97,7 +98,7 @@ func (u *multipartUpload) countPart(part []byte) {
 	u.parts = append(u.parts, minio.CompletePart{})
 }
 
-// putPart stores one part. A part can be put again.
+// putPart uploads one part. It may be repeated.
 func (u *multipartUpload) putPart(ctx context.Context, number int, data []byte) error {
 	sum := encodeChecksum(crc32.Checksum(data, Castagnoli))
 	return u.s.retryTransient(ctx, func(ctx context.Context) error {
@@ -118,7 +119,7 @@ func (u *multipartUpload) putPart(ctx context.Context, number int, data []byte) 
 	})
 }
 
-// completeUpload makes the object of its parts.
+// completeUpload makes the object of the parts.
 func (u *multipartUpload) completeUpload(ctx context.Context) error {
 	var opts minio.PutObjectOptions
 	opts.SetMatchETagExcept("*")
@@ -129,9 +130,9 @@ func (u *multipartUpload) completeUpload(ctx context.Context) error {
 	})
 }
 
-// abortUpload gives back the room of the parts, also when ctx is done. A part that was cut off
-// may still arrive after an abort and bring the upload back, so it is repeated until the
-// service knows of none. That this fails leaves them to the bucket's lifecycle rule.
+// abortUpload deletes the parts, even if ctx has ended. A part that was cut off may arrive
+// after an abort and bring the upload back, so the abort is repeated until the service does
+// not know the upload. If it fails, the parts are left to the bucket's lifecycle rule.
 func (u *multipartUpload) abortUpload(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// errStalled ends a request whose other side has stopped.
+// errStalled ends a request that makes no progress.
 var errStalled = errors.New("the storage service stopped answering")
 
-// stallTransport is a transport that ends requests which make no progress: the answer must
-// begin within header of the end of the request, and bytes of either body must follow
-// each other within stall. A limit on the whole would have to guess the bandwidth.
+// stallTransport is a transport that ends requests without progress: the answer must begin
+// within header after the end of the request, and each byte of a body must follow the last
+// within stall. A limit on the whole request would have to guess the bandwidth.
 type stallTransport struct {
 	next          http.RoundTripper
 	header, stall time.Duration
@@ -27,8 +27,8 @@ func (w *stallTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	d.timer = time.AfterFunc(w.header, func() { cancel(errStalled) })
 	out := req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
-		// GetBody is left out: the transport must not send again by itself what it
-		// may have sent already.
+		// Without GetBody the transport does not repeat by itself a request that it may have
+		// sent already.
 		out.GetBody = nil
 		out.Body = &watchedBody{ReadCloser: req.Body, ctx: ctx, watchdog: d, betweenReads: w.stall, afterLast: w.header}
 		d.resetTimer(w.stall + w.header) // it may have to connect first
@@ -43,7 +43,7 @@ func (w *stallTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// watchdog cancels a request unless it is reset in time.
+// watchdog cancels a request unless its timer is reset in time.
 type watchdog struct {
 	cancel context.CancelCauseFunc
 
@@ -52,6 +52,7 @@ type watchdog struct {
 	stopped bool        // guarded by mu
 }
 
+// resetTimer restarts the timer, unless the watch has ended.
 func (d *watchdog) resetTimer(after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -69,7 +70,7 @@ func (d *watchdog) stopWatching() {
 	d.cancel(nil)
 }
 
-// explainCancel says errStalled where that is why the request was canceled.
+// explainCancel returns errStalled if that is why the request was cancelled, otherwise err.
 func (d *watchdog) explainCancel(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), errStalled) {
 		return errStalled
@@ -77,14 +78,14 @@ func (d *watchdog) explainCancel(ctx context.Context, err error) error {
 	return err
 }
 
-// watchedBody resets the dog as bytes pass.
+// watchedBody is a body that resets the watchdog as its bytes pass.
 type watchedBody struct {
 	io.ReadCloser
 	ctx          context.Context // the request's
 	watchdog     *watchdog
-	betweenReads time.Duration // from one byte to the next
-	afterLast    time.Duration // from the last byte of a request to its answer
-	isResponse   bool          // of a response: what comes after is nothing
+	betweenReads time.Duration // time from one byte to the next
+	afterLast    time.Duration // of a request: time from its last byte to the answer
+	isResponse   bool          // its end ends the watch
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {

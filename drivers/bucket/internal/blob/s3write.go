@@ -12,11 +12,11 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// maxConflictRetries is how often an object is put again after the service refused it for one
-// that is then not there: another put that failed, or a deletion.
+// maxConflictRetries is how often an object is put again after the service refused the key as
+// taken, and then had no object there: another put failed, or the object was deleted.
 const maxConflictRetries = 4
 
-// errDamaged is data that arrived otherwise than it was sent.
+// errDamaged is the error for data that arrived with another checksum than it was sent with.
 var errDamaged = errors.New("the data was damaged on its way to the storage service")
 
 // Put implements Store.
@@ -28,10 +28,10 @@ func (s *s3Store) Put(ctx context.Context, key string, data []byte, sum uint32) 
 	return wrapFailure("put", key, err)
 }
 
-// putObject makes an object of data with one request. The checksum goes with it, signed; so
-// the service checks the data and it is not summed here. The SHA-256 of the body that S3
-// also knows would cost 40 % of the rate and helps only against someone on the way,
-// against whom there is TLS.
+// putObject makes an object of data with one request. The checksum is part of the signed
+// request, so the service checks the data, and it is not summed here. The SHA-256 of the body,
+// which S3 also knows, would cost 40 % of the throughput and only helps against an attacker on
+// the way, whom TLS keeps out.
 func (s *s3Store) putObject(ctx context.Context, key string, data []byte, sum uint32) error {
 	opts := minio.PutObjectOptions{
 		DisableContentSha256: true,
@@ -50,7 +50,7 @@ func (s *s3Store) putObject(ctx context.Context, key string, data []byte, sum ui
 	})
 }
 
-// isChecksumMismatch reports that the service found another checksum than was sent.
+// isChecksumMismatch reports that the service computed another checksum than was sent.
 func isChecksumMismatch(err error) bool {
 	switch serviceErrorCode(err) {
 	case "BadDigest", "XAmzContentChecksumMismatch":
@@ -59,10 +59,9 @@ func isChecksumMismatch(err error) bool {
 	return false
 }
 
-// createObject makes the request that lets an object appear, and settles what its failure
-// means.
+// createObject makes a request that lets an object appear, and decides what its failure means.
 func (s *s3Store) createObject(ctx context.Context, key string, size int64, sum uint32, request func(context.Context) error) error {
-	maybe := false // some attempt may have stored it
+	maybe := false // an attempt may have stored the object
 	var err error
 	for round := range maxConflictRetries {
 		err = s.retryTransient(ctx, func(ctx context.Context) error {
@@ -71,8 +70,8 @@ func (s *s3Store) createObject(ctx context.Context, key string, size int64, sum 
 				return err
 			}
 			maybe = true
-			// Perhaps it is there now. Perhaps it was before, and the service refused
-			// it without reading it, so that only a broken connection was seen.
+			// The object may exist now. Or it existed before, and the service refused the
+			// request without reading its body, so that only a broken connection was seen.
 			if ctx.Err() == nil {
 				if found := s.compareObject(ctx, key, size, sum); found == nil || errors.Is(found, driver.ErrExists) {
 					return found
@@ -83,7 +82,7 @@ func (s *s3Store) createObject(ctx context.Context, key string, size int64, sum 
 		if errors.Is(err, driver.ErrExists) {
 			return err
 		}
-		gone := maybe && serviceErrorCode(err) == "NoSuchUpload" // so it was completed, by us
+		gone := maybe && serviceErrorCode(err) == "NoSuchUpload" // an attempt has completed it
 		if !isKeyConflict(err) && !gone {
 			break
 		}
@@ -109,7 +108,7 @@ func (s *s3Store) createObject(ctx context.Context, key string, size int64, sum 
 	return err
 }
 
-// compareObject returns ErrExists unless the object at key has that size and checksum.
+// compareObject returns ErrExists unless the object of key has that size and checksum.
 func (s *s3Store) compareObject(ctx context.Context, key string, size int64, sum uint32) error {
 	found, err := s.headObject(ctx, key)
 	if err != nil {
@@ -120,7 +119,7 @@ func (s *s3Store) compareObject(ctx context.Context, key string, size int64, sum
 	}
 	got := found.ChecksumCRC32C
 	if got == "" || strings.Contains(got, "-") {
-		// Put by one who gave none, or in parts: then it is a sum of sums.
+		// It was put without a checksum, or in parts, where it is a checksum of checksums.
 		if got, err = s.hashObject(ctx, key); err != nil {
 			return err
 		}
@@ -149,8 +148,10 @@ func (s *s3Store) Write(ctx context.Context, key string, r io.Reader) error {
 	return wrapFailure("write", key, err)
 }
 
+// writeStream is Write with the client's errors. A stream that fits into one part is put in
+// one request.
 func (s *s3Store) writeStream(ctx context.Context, key string, r io.Reader) error {
-	// Most are small; the buffer grows with what there is.
+	// Most streams are small; the buffer grows with what arrives.
 	var first bytes.Buffer
 	_, err := io.CopyN(&first, r, s.opts.PartSize)
 	if errors.Is(err, io.EOF) {
@@ -168,7 +169,7 @@ func (s *s3Store) writeStream(ctx context.Context, key string, r io.Reader) erro
 		err = u.completeUpload(ctx)
 	}
 	if !u.completed {
-		// Also where the object was there before.
+		// Even if the object existed before.
 		u.abortUpload(ctx)
 	}
 	return err
