@@ -9,16 +9,16 @@ import (
 )
 
 // Chmod implements driver.FS.
-func (f *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.updateAttributes(ctx, path, resolveMode{followLast: true}, func(n *inode) error {
+func (fsys *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
+	return fsys.updateAttributes(ctx, path, resolveMode{followLast: true}, func(n *inode) error {
 		n.mode = n.mode&typeMask | permissionBits(mode)
 		return nil
 	})
 }
 
 // Chown implements driver.FS.
-func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
-	return f.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {
+func (fsys *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
+	return fsys.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {
 		if uid >= 0 {
 			n.uid = int64(uid)
 		}
@@ -30,12 +30,12 @@ func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
 }
 
 // Chtimes implements driver.FS.
-func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
+func (fsys *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
 	// A flush later would set the time of the last write again.
-	if err := f.b.tryFlushVolume(ctx, f.vol); err != nil {
+	if err := fsys.b.tryFlushVolume(ctx, fsys.vol); err != nil {
 		return err
 	}
-	return f.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {
+	return fsys.updateAttributes(ctx, path, resolveMode{}, func(n *inode) error {
 		for _, t := range []struct {
 			at  time.Time
 			row *int64
@@ -53,13 +53,13 @@ func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.T
 }
 
 // updateAttributes lets fn change the mode, owner and times of the inode at a path.
-func (f *volumeFS) updateAttributes(ctx context.Context, path string, mode resolveMode, fn func(n *inode) error) error {
-	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
-		p, err := tx.mustResolve(path, mode)
+func (fsys *volumeFS) updateAttributes(ctx context.Context, path string, mode resolveMode, fn func(n *inode) error) error {
+	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		target, err := tx.mustResolve(path, mode)
 		if err != nil {
 			return err
 		}
-		n := *p.node
+		n := *target.node
 		if err := fn(&n); err != nil {
 			return err
 		}

@@ -79,10 +79,10 @@ func (b *Backend) putBlob(ctx context.Context, data []byte) (*newBlob, error) {
 // referenceBlob queues what lets chunks refer to a blob: the row of an inline blob is
 // inserted, that of another loses its freed mark. If the sweeper has taken the row, the
 // foreign key of the chunks fails the transaction.
-func (b *Backend) referenceBlob(t sqlTx, n *newBlob) {
+func (b *Backend) referenceBlob(tx sqlTx, n *newBlob) {
 	if n.data != nil {
-		t.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, $3, $4, {now})`, b.org, n.id, n.size, n.data)
+		tx.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, $3, $4, {now})`, b.org, n.id, n.size, n.data)
 		return
 	}
-	t.queueExec(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
+	tx.queueExec(`UPDATE blobs SET freed = NULL, owner = NULL, expires = NULL, size = $3, sums = $4 WHERE org = $1 AND id = $2`, b.org, n.id, n.size, n.sums)
 }

@@ -337,16 +337,16 @@ func (ns *Namespace) CreateOrg(ctx context.Context, name string) error {
 		return errReadOnly
 	}
 	id := newID()
-	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+	err := ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
 		var found bool
 		var have []byte
-		if err := t.runQueries(selectOne(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
+		if err := tx.runQueries(selectOne(&found, []any{&have}, `SELECT id FROM orgs WHERE name = $1`, name)); err != nil || found {
 			if found && string(have) != string(id) {
 				return errOrgExists
 			}
 			return err
 		}
-		t.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
+		tx.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, {now})`, id, name)
 		return nil
 	})
 	if ns.db.isUniqueViolation(err) {

@@ -121,19 +121,19 @@ func (c *checker) checkOrganisation(org []byte) error {
 }
 
 // checkVolume applies every rule to a volume.
-func (c *checker) checkVolume(v volumeID) error {
-	if err := c.checkVolumeRow(v); err != nil {
+func (c *checker) checkVolume(volume volumeID) error {
+	if err := c.checkVolumeRow(volume); err != nil {
 		return err
 	}
 	for i := range volumeRules {
 		r := &volumeRules[i]
 		if r.findsCycles {
-			if err := c.checkCycles(v, r); err != nil {
+			if err := c.checkCycles(volume, r); err != nil {
 				return err
 			}
 			continue
 		}
-		open, err := c.applyRule(v, r)
+		open, err := c.applyRule(volume, r)
 		if err != nil {
 			return err
 		}
@@ -146,17 +146,17 @@ func (c *checker) checkVolume(v volumeID) error {
 
 // applyRule looks for violations of a rule, page by page. open reports that some were found
 // and not repaired.
-func (c *checker) applyRule(v volumeID, r *rule) (open bool, err error) {
+func (c *checker) applyRule(volume volumeID, r *rule) (open bool, err error) {
 	after := suspect{ino: math.MinInt64, name: []byte{}}
 	for {
 		var list []suspect
-		err := c.ns.db.runQueries(c.ctx, r.pageQuery(&list, v, after, suspect{ino: math.MaxInt64, name: []byte{}}))
+		err := c.ns.db.runQueries(c.ctx, r.pageQuery(&list, volume, after, suspect{ino: math.MaxInt64, name: []byte{}}))
 		if err != nil || len(list) == 0 {
 			return open, err
 		}
 		emptyNamesForNil(list)
 		last := list[len(list)-1]
-		found, fixed, err := c.confirmAndReport(v, r, func(list *[]suspect) query { return r.pageQuery(list, v, after, last) })
+		found, fixed, err := c.confirmAndReport(volume, r, func(list *[]suspect) query { return r.pageQuery(list, volume, after, last) })
 		if err != nil {
 			return open, err
 		}
@@ -170,24 +170,24 @@ func (c *checker) applyRule(v volumeID, r *rule) (open bool, err error) {
 
 // confirmAndReport runs a query again under the lock of the volume's row, repairs what it
 // finds there, and reports it. ask must be one query for each call, with the same result.
-func (c *checker) confirmAndReport(v volumeID, r *rule, ask func(*[]suspect) query) (found []suspect, fixed bool, err error) {
+func (c *checker) confirmAndReport(volume volumeID, r *rule, ask func(*[]suspect) query) (found []suspect, fixed bool, err error) {
 	var notes []string
 	fixed = c.fix && r.fix != nil
 	// Look paths up first: a repair may change them.
 	if fixed {
-		if found, err = c.confirmUnderLock(v, r, ask, false); err != nil {
+		if found, err = c.confirmUnderLock(volume, r, ask, false); err != nil {
 			return nil, false, err
 		}
 	}
 	paths := map[string]string{}
 	for i := range found {
-		paths[found[i].key()] = c.findingPath(v, r, &found[i])
+		paths[found[i].key()] = c.findingPath(volume, r, &found[i])
 	}
 	failure := ""
-	found, err = c.confirmUnderLock(v, r, ask, fixed)
+	found, err = c.confirmUnderLock(volume, r, ask, fixed)
 	if err != nil && fixed && c.ctx.Err() == nil {
 		failure, fixed = fmt.Sprintf("; the repair failed: %v", err), false
-		found, err = c.confirmUnderLock(v, r, ask, false)
+		found, err = c.confirmUnderLock(volume, r, ask, false)
 	}
 	if err != nil {
 		return nil, false, err
@@ -198,9 +198,9 @@ func (c *checker) confirmAndReport(v volumeID, r *rule, ask func(*[]suspect) que
 	for i := range found {
 		path, ok := paths[found[i].key()]
 		if !ok {
-			path = c.findingPath(v, r, &found[i])
+			path = c.findingPath(volume, r, &found[i])
 		}
-		err := c.report(driver.Finding{Code: r.code, Volume: formatID(v.vol), Path: path, Detail: notes[i], Fixed: fixed})
+		err := c.report(driver.Finding{Code: r.code, Volume: formatID(volume.vol), Path: path, Detail: notes[i], Fixed: fixed})
 		if err != nil {
 			return nil, false, err
 		}
@@ -210,35 +210,35 @@ func (c *checker) confirmAndReport(v volumeID, r *rule, ask func(*[]suspect) que
 
 // confirmUnderLock returns what a query finds under the lock of the volume's row, and with fix
 // repairs it. It finds nothing if the volume has been removed since.
-func (c *checker) confirmUnderLock(v volumeID, r *rule, ask func(*[]suspect) query, fix bool) ([]suspect, error) {
+func (c *checker) confirmUnderLock(volume volumeID, r *rule, ask func(*[]suspect) query, fix bool) ([]suspect, error) {
 	var list []suspect
 	if c.ns.opts.ReadOnly { // without locks; one statement still sees one state
 		err := c.ns.db.runQueries(c.ctx, ask(&list))
 		return list, err
 	}
-	b := newBackend(c.ns, v.org)
-	once := v.vol // a repair is made once, though the answer to the commit be lost
+	b := newBackend(c.ns, volume.org)
+	once := volume.vol // a repair is made at most once, even if the answer to the commit is lost
 	if !fix {
 		once = nil
 	}
-	err := c.ns.db.runTx(c.ctx, once, !fix, func(t sqlTx) error {
+	err := c.ns.db.runTx(c.ctx, once, !fix, func(tx sqlTx) error {
 		list = nil
 		var found bool
-		f := &fixer{sqlTx: t, vol: v.vol, org: v.org}
-		if err := t.runQueries(b.lockVolumeQuery(&found, &f.row, v.vol)); err != nil {
+		f := &fixer{sqlTx: tx, vol: volume.vol, org: volume.org}
+		if err := tx.runQueries(b.lockVolumeQuery(&found, &f.row, volume.vol)); err != nil {
 			return err
 		}
 		if !found {
 			return driver.ErrNotFound
 		}
-		if err := t.runQueries(ask(&list)); err != nil || !fix || len(list) == 0 {
+		if err := tx.runQueries(ask(&list)); err != nil || !fix || len(list) == 0 {
 			return err
 		}
 		emptyNamesForNil(list)
 		if err := f.repairSuspects(r, list); err != nil {
 			return err
 		}
-		t.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, v.org, v.vol)
+		tx.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, volume.org, volume.vol)
 		return nil
 	})
 	if errors.Is(err, driver.ErrNotFound) {
@@ -248,12 +248,12 @@ func (c *checker) confirmUnderLock(v volumeID, r *rule, ask func(*[]suspect) que
 }
 
 // findingPath returns the path of what violates a rule.
-func (c *checker) findingPath(v volumeID, r *rule, s *suspect) string {
+func (c *checker) findingPath(volume volumeID, r *rule, s *suspect) string {
 	switch r.scope {
 	case atInode, atAttribute:
-		return c.pathOfInode(v.vol, s.ino)
+		return c.pathOfInode(volume.vol, s.ino)
 	case atEntry:
-		if dir := c.pathOfInode(v.vol, s.ino); dir != "." {
+		if dir := c.pathOfInode(volume.vol, s.ino); dir != "." {
 			return dir + "/" + string(s.name)
 		}
 		return string(s.name)
@@ -297,18 +297,18 @@ const maxCycles = 100
 // checkCycles looks for directories that are only reachable from one another. Each finding is
 // the directory of a cycle with the lowest number. Once it counts as reachable, so does what
 // is beneath it.
-func (c *checker) checkCycles(v volumeID, r *rule) error {
+func (c *checker) checkCycles(volume volumeID, r *rule) error {
 	var cut []int64
 	for len(cut) < maxCycles {
 		var lost []suspect
-		if err := c.ns.db.runQueries(c.ctx, unreachableDirQuery(&lost, v, cut)); err != nil || len(lost) == 0 {
+		if err := c.ns.db.runQueries(c.ctx, unreachableDirQuery(&lost, volume, cut)); err != nil || len(lost) == 0 {
 			return err
 		}
-		low, err := c.lowestInCycle(v.vol, lost[0].ino)
+		low, err := c.lowestInCycle(volume.vol, lost[0].ino)
 		if err != nil {
 			return err
 		}
-		found, _, err := c.confirmAndReport(v, r, func(list *[]suspect) query { return unreachableInodeQuery(list, v, cut, low) })
+		found, _, err := c.confirmAndReport(volume, r, func(list *[]suspect) query { return unreachableInodeQuery(list, volume, cut, low) })
 		if err != nil {
 			return err
 		}

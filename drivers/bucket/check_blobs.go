@@ -9,11 +9,11 @@ import (
 // repairAndReport reports a finding that belongs to no volume's rules, after running fix, if
 // repairs are wanted. fix returns how many rows it changed. None: the finding has gone by
 // itself, and is not reported.
-func (c *checker) repairAndReport(f driver.Finding, fix func(t sqlTx) (int64, error)) error {
+func (c *checker) repairAndReport(f driver.Finding, fix func(tx sqlTx) (int64, error)) error {
 	if c.fix && fix != nil {
 		var n int64
-		err := c.ns.db.runTx(c.ctx, nil, false, func(t sqlTx) (err error) {
-			n, err = fix(t)
+		err := c.ns.db.runTx(c.ctx, nil, false, func(tx sqlTx) (err error) {
+			n, err = fix(tx)
 			return err
 		})
 		switch {
@@ -31,10 +31,10 @@ func (c *checker) repairAndReport(f driver.Finding, fix func(t sqlTx) (int64, er
 }
 
 // execCounting runs a statement and returns how many rows it changed.
-func execCounting(t sqlTx, sql string, args ...any) (n int64, err error) {
+func execCounting(tx sqlTx, sql string, args ...any) (n int64, err error) {
 	ask := statement(sql, args...)
 	ask.affected = &n
-	err = t.runQueries(ask)
+	err = tx.runQueries(ask)
 	return n, err
 }
 
@@ -43,7 +43,7 @@ func (c *checker) checkAttachments(org []byte) error {
 	const stray = ` FROM attachments WHERE org = $1 AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.org = attachments.org AND v.id = attachments.vol)`
 	return c.forEachID(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
 		return c.repairAndReport(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s is of a volume that is gone; it is removed", formatID(id))},
-			func(t sqlTx) (int64, error) { return execCounting(t, `DELETE`+stray+` AND id = $2`, org, id) })
+			func(tx sqlTx) (int64, error) { return execCounting(tx, `DELETE`+stray+` AND id = $2`, org, id) })
 	})
 }
 
@@ -55,8 +55,8 @@ const noChunkRefers = `NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.or
 func (c *checker) checkBlobRows(org []byte) error {
 	err := c.forEachID(org, `SELECT id FROM blobs WHERE org = $1 AND id > $2 AND freed IS NULL AND `+noChunkRefers+` ORDER BY id LIMIT $3`, func(id []byte) error {
 		return c.repairAndReport(driver.Finding{Code: "leaked-blob", Path: blobKey(org, id), Detail: "no file uses the blob, and it is not marked freed; it is left to the sweeper"},
-			func(t sqlTx) (int64, error) {
-				return execCounting(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+noChunkRefers, org, id)
+			func(tx sqlTx) (int64, error) {
+				return execCounting(tx, `UPDATE blobs SET freed = {now} WHERE org = $1 AND id = $2 AND freed IS NULL AND `+noChunkRefers, org, id)
 			})
 	})
 	if err != nil {
@@ -87,13 +87,13 @@ func (c *checker) checkUnreferencedBytes(org []byte) error {
 		return err
 	}
 	return c.repairAndReport(driver.Finding{Code: "wrong-unreferenced", Path: orgPrefix(org),
-		Detail: fmt.Sprintf("%d bytes are counted as stored while no file refers to them, but there are %d", counted, stored)}, func(t sqlTx) (int64, error) {
-		err := t.runQueries(lockOrgQuery(org), statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
+		Detail: fmt.Sprintf("%d bytes are counted as stored while no file refers to them, but there are %d", counted, stored)}, func(tx sqlTx) (int64, error) {
+		err := tx.runQueries(lockOrgQuery(org), statement(`INSERT INTO unreferenced (org, bytes) SELECT CAST($1 AS {bytes}), 0
 			WHERE NOT EXISTS (SELECT 1 FROM unreferenced WHERE org = $1)`, org))
 		if err != nil {
 			return 0, err
 		}
-		return execCounting(t, `UPDATE unreferenced SET bytes = bytes + `+freedBytes+` - `+countedBytes+`
+		return execCounting(tx, `UPDATE unreferenced SET bytes = bytes + `+freedBytes+` - `+countedBytes+`
 			WHERE id = (SELECT min(id) FROM unreferenced WHERE org = $1) AND `+freedBytes+` <> `+countedBytes, org)
 	})
 }
@@ -167,14 +167,14 @@ func (c *checker) repairVolumelessRows(table string, vol []byte) error {
 		return err
 	case !files:
 		f.Detail += "; they are removed"
-		return c.repairAndReport(f, func(t sqlTx) (int64, error) { return deleteVolumelessRows(t, vol) })
+		return c.repairAndReport(f, func(tx sqlTx) (int64, error) { return deleteVolumelessRows(tx, vol) })
 	case org == nil:
 		f.Detail += ", and nothing says of which organisation; they stay"
 		return c.repairAndReport(f, nil)
 	}
 	f.Detail += "; it gets a row, as volume lost-" + formatID(vol)
-	return c.repairAndReport(f, func(t sqlTx) (int64, error) {
-		return execCounting(t, `INSERT INTO volumes (org, id, name, state, created, updated, used, entries, metadata, next_ino)
+	return c.repairAndReport(f, func(tx sqlTx) (int64, error) {
+		return execCounting(tx, `INSERT INTO volumes (org, id, name, state, created, updated, used, entries, metadata, next_ino)
 			SELECT CAST($1 AS {bytes}), CAST($2 AS {bytes}), $3, 'ready', {now}, {now},
 				(SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $2 AND mode BETWEEN 32768 AND 36863),
 				(SELECT count(*) FROM dirents WHERE vol = $2),
@@ -203,10 +203,10 @@ func (c *checker) findOwnerOrg(vol []byte) (org []byte, files bool, err error) {
 }
 
 // deleteVolumelessRows deletes the rows of a volume that does not exist and has no inodes.
-func deleteVolumelessRows(t sqlTx, vol []byte) (int64, error) {
+func deleteVolumelessRows(tx sqlTx, vol []byte) (int64, error) {
 	total := int64(0)
 	for _, table := range []string{"dirents", "xattrs", "orphans", "ops"} {
-		n, err := execCounting(t, `DELETE FROM `+table+` WHERE vol = $1 AND NOT EXISTS (SELECT 1 FROM volumes WHERE id = $1)
+		n, err := execCounting(tx, `DELETE FROM `+table+` WHERE vol = $1 AND NOT EXISTS (SELECT 1 FROM volumes WHERE id = $1)
 			AND NOT EXISTS (SELECT 1 FROM inodes i WHERE i.vol = $1)`, vol)
 		if err != nil {
 			return 0, err
@@ -223,8 +223,8 @@ func (c *checker) checkOrglessBlobs() error {
 		func(org []byte) error {
 			return c.repairAndReport(driver.Finding{Code: "blobs-of-no-organisation", Path: orgPrefix(org),
 				Detail: "the organisation of these blobs is missing; what no file uses is left to the sweeper"},
-				func(t sqlTx) (int64, error) {
-					return execCounting(t, `UPDATE blobs SET freed = {now} WHERE org = $1 AND freed IS NULL AND `+noChunkRefers+`
+				func(tx sqlTx) (int64, error) {
+					return execCounting(tx, `UPDATE blobs SET freed = {now} WHERE org = $1 AND freed IS NULL AND `+noChunkRefers+`
 						AND NOT EXISTS (SELECT 1 FROM orgs WHERE id = $1)`, org)
 				})
 		})

@@ -158,8 +158,8 @@ func (c *checker) recheckUnknownObject(org, id []byte, info blob.Info) error {
 		return err
 	}
 	return c.repairAndReport(driver.Finding{Code: "unknown-object", Path: info.Key, Detail: fmt.Sprintf("these %d bytes have no row; they are left to the sweeper", info.Size)},
-		func(t sqlTx) (int64, error) {
-			return execCounting(t, `INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, {now}, {now}) ON CONFLICT DO NOTHING`, org, id)
+		func(tx sqlTx) (int64, error) {
+			return execCounting(tx, `INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, 0, {now}, {now}) ON CONFLICT DO NOTHING`, org, id)
 		})
 }
 

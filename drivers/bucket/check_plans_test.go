@@ -47,12 +47,12 @@ func TestCheckPlans(t *testing.T) {
 	small, large := manyInodes(t, b, "small", 1), manyInodes(t, b, "large", files)
 	check := func(when string) {
 		t.Helper()
-		for _, v := range []volumeID{small, large} {
+		for _, volume := range []volumeID{small, large} {
 			for i := range volumeRules {
 				r := &volumeRules[i]
-				ask := r.pageQuery(new([]suspect), v, suspect{name: []byte{}}, suspect{ino: 1 << 62, name: []byte{}})
+				ask := r.pageQuery(new([]suspect), volume, suspect{name: []byte{}}, suspect{ino: 1 << 62, name: []byte{}})
 				if r.findsCycles {
-					ask = unreachableDirQuery(new([]suspect), v, nil)
+					ask = unreachableDirQuery(new([]suspect), volume, nil)
 				}
 				if p := explain(ctx, t, b, ask); p.estimatedWork() > 60*files {
 					t.Errorf("%s: %s looks at %.0f rows, and the volume has %d files\n%+v", when, r.code, p.estimatedWork(), files, p)
@@ -93,26 +93,26 @@ func manyInodes(t *testing.T, b *Backend, name string, n int) volumeID {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := volumeID{b.org, parseID(info.ID)}
-	err = b.ns.db.runTx(t.Context(), nil, true, func(t sqlTx) error {
-		t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, xattr_bytes)
+	volume := volumeID{b.org, parseID(info.ID)}
+	err = b.ns.db.runTx(t.Context(), nil, true, func(tx sqlTx) error {
+		tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, xattr_bytes)
 			SELECT CAST($1 AS BYTEA), 2 + i, 16384 + 493, 0, 0, 2, 0, 0, 1, 1, 1, 0, 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i UNION ALL
-			SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 32768 + 420, 0, 0, 1, 1, 1, 1, 1, 1, 0, 7 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n)
-		t.queueExec(`INSERT INTO dirents (vol, parent, name, ino)
+			SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 32768 + 420, 0, 0, 1, 1, 1, 1, 1, 1, 0, 7 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
+		tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino)
 			SELECT CAST($1 AS BYTEA), 1, CAST(CAST('d' || i AS TEXT) AS BYTEA), 2 + i FROM generate_series(0, CAST($2 AS BIGINT) - 1) i UNION ALL
-			SELECT CAST($1 AS BYTEA), 2 + i, CAST('f' AS BYTEA), 2 + CAST($2 AS BIGINT) + i FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n)
-		t.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, CAST('user.a' AS BYTEA), CAST('b' AS BYTEA) FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n)
-		t.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, 1, CAST('x' AS BYTEA), 1)`, v.org, v.vol)
-		t.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 0, 1, CAST($3 AS BYTEA), CAST($1 AS BYTEA), 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, v.vol, n, v.org)
-		t.queueExec(`UPDATE inodes SET nlink = 2 + CAST($2 AS BIGINT) WHERE vol = $1 AND ino = 1`, v.vol, n)
-		t.queueExec(`UPDATE volumes SET next_ino = 2 + 2 * CAST($2 AS BIGINT), used = CAST($2 AS BIGINT), entries = 2 * CAST($2 AS BIGINT) WHERE org = $3 AND id = $1`, v.vol, n, v.org)
-		t.queueExec(`UPDATE volumes SET metadata = `+metadataBytes+` WHERE id = $1`, v.vol)
+			SELECT CAST($1 AS BYTEA), 2 + i, CAST('f' AS BYTEA), 2 + CAST($2 AS BIGINT) + i FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
+		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, CAST('user.a' AS BYTEA), CAST('b' AS BYTEA) FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n)
+		tx.queueExec(`INSERT INTO blobs (org, id, size, data, created) VALUES ($1, $2, 1, CAST('x' AS BYTEA), 1)`, volume.org, volume.vol)
+		tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($1 AS BYTEA), 2 + CAST($2 AS BIGINT) + i, 0, 1, CAST($3 AS BYTEA), CAST($1 AS BYTEA), 0 FROM generate_series(0, CAST($2 AS BIGINT) - 1) i`, volume.vol, n, volume.org)
+		tx.queueExec(`UPDATE inodes SET nlink = 2 + CAST($2 AS BIGINT) WHERE vol = $1 AND ino = 1`, volume.vol, n)
+		tx.queueExec(`UPDATE volumes SET next_ino = 2 + 2 * CAST($2 AS BIGINT), used = CAST($2 AS BIGINT), entries = 2 * CAST($2 AS BIGINT) WHERE org = $3 AND id = $1`, volume.vol, n, volume.org)
+		tx.queueExec(`UPDATE volumes SET metadata = `+metadataBytes+` WHERE id = $1`, volume.vol)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return v
+	return volume
 }
 
 // explain runs a query and returns the plan that it ran by.

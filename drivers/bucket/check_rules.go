@@ -84,8 +84,8 @@ func expandPlaceholders(sql string) string {
 }
 
 // pageQuery selects the violations whose keys are greater than after and up to upto.
-func (r *rule) pageQuery(list *[]suspect, v volumeID, after, upto suspect) query {
-	args := []any{v.org, v.vol, after.ino, upto.ino, checkPage}
+func (r *rule) pageQuery(list *[]suspect, volume volumeID, after, upto suspect) query {
+	args := []any{volume.org, volume.vol, after.ino, upto.ino, checkPage}
 	if r.scope == atEntry || r.scope == atAttribute {
 		args = append(args, after.name, upto.name)
 	}
@@ -248,13 +248,13 @@ func unreachableSQL(cut []int64, rest string) string {
 }
 
 // unreachableDirQuery selects the unreachable directory with the lowest number.
-func unreachableDirQuery(list *[]suspect, v volumeID, cut []int64) query {
-	return suspectsQuery(list, unreachableSQL(cut, ` ORDER BY i.ino LIMIT 1`), v.vol, v.org)
+func unreachableDirQuery(list *[]suspect, volume volumeID, cut []int64) query {
+	return suspectsQuery(list, unreachableSQL(cut, ` ORDER BY i.ino LIMIT 1`), volume.vol, volume.org)
 }
 
 // unreachableInodeQuery selects a directory if it is unreachable.
-func unreachableInodeQuery(list *[]suspect, v volumeID, cut []int64, ino int64) query {
-	return suspectsQuery(list, unreachableSQL(cut, ` AND i.ino = $3`), v.vol, v.org, ino)
+func unreachableInodeQuery(list *[]suspect, volume volumeID, cut []int64, ino int64) query {
+	return suspectsQuery(list, unreachableSQL(cut, ` AND i.ino = $3`), volume.vol, volume.org, ino)
 }
 
 // suspectsQuery makes the query of a rule. It is setwise: its work must not grow with the

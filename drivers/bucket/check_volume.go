@@ -8,16 +8,16 @@ import (
 )
 
 // checkVolumeRow checks a volume's own row, which begins its manifest.
-func (c *checker) checkVolumeRow(v volumeID) error {
+func (c *checker) checkVolumeRow(volume volumeID) error {
 	var found bool
 	var r volumeRow
-	err := c.ns.db.runQueries(c.ctx, selectOne(&found, r.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, v.org, v.vol))
+	err := c.ns.db.runQueries(c.ctx, selectOne(&found, r.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, volume.org, volume.vol))
 	if err != nil || !found {
 		return err
 	}
 	if err := driver.ValidateName(r.name); err != nil {
-		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: formatID(v.vol), Detail: fmt.Sprintf("%v; it is called by its id", err)}, func(t sqlTx) (int64, error) {
-			return execCounting(t, `UPDATE volumes SET name = $3, generation = generation + 1 WHERE org = $1 AND id = $2 AND name = $4`, v.org, v.vol, formatID(v.vol), r.name)
+		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: formatID(volume.vol), Detail: fmt.Sprintf("%v; it is called by its id", err)}, func(tx sqlTx) (int64, error) {
+			return execCounting(tx, `UPDATE volumes SET name = $3, generation = generation + 1 WHERE org = $1 AND id = $2 AND name = $4`, volume.org, volume.vol, formatID(volume.vol), r.name)
 		})
 		if err != nil {
 			return err
@@ -30,7 +30,7 @@ func (c *checker) checkVolumeRow(v volumeID) error {
 			err = labels.Validate()
 		}
 		if err != nil {
-			if err := c.repairAndReport(driver.Finding{Code: "bad-labels", Volume: formatID(v.vol), Detail: err.Error() + "; set them again"}, nil); err != nil {
+			if err := c.repairAndReport(driver.Finding{Code: "bad-labels", Volume: formatID(volume.vol), Detail: err.Error() + "; set them again"}, nil); err != nil {
 				return err
 			}
 		}
@@ -38,11 +38,11 @@ func (c *checker) checkVolumeRow(v volumeID) error {
 	if r.quota >= 0 && r.generation >= 0 && r.generation <= maxGeneration {
 		return nil
 	}
-	return c.repairAndReport(driver.Finding{Code: "bad-number", Volume: formatID(v.vol),
-		Detail: fmt.Sprintf("quota %d or generation %d is impossible; if negative it is set to 0", r.quota, r.generation)}, func(t sqlTx) (int64, error) {
-		return execCounting(t, `UPDATE volumes SET quota = CASE WHEN quota < 0 THEN 0 ELSE quota END,
+	return c.repairAndReport(driver.Finding{Code: "bad-number", Volume: formatID(volume.vol),
+		Detail: fmt.Sprintf("quota %d or generation %d is impossible; if negative it is set to 0", r.quota, r.generation)}, func(tx sqlTx) (int64, error) {
+		return execCounting(tx, `UPDATE volumes SET quota = CASE WHEN quota < 0 THEN 0 ELSE quota END,
 			generation = CASE WHEN generation < 0 THEN 0 ELSE generation END
-			WHERE org = $1 AND id = $2 AND (quota < 0 OR generation < 0)`, v.org, v.vol)
+			WHERE org = $1 AND id = $2 AND (quota < 0 OR generation < 0)`, volume.org, volume.vol)
 	})
 }
 

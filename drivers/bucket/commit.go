@@ -23,8 +23,8 @@ func (o *openInode) recordCommit(size int64) {
 
 // runInodeTx runs fn in a transaction on the volume, with the inode's row as it is under the
 // lock of the volume. fn may run several times.
-func (o *openInode) runInodeTx(ctx context.Context, f *volumeFS, fn func(tx *volumeTx, row *inode) error) error {
-	return o.fs.b.runVolumeTx(ctx, f, nil, func(tx *volumeTx) error {
+func (o *openInode) runInodeTx(ctx context.Context, fsys *volumeFS, fn func(tx *volumeTx, row *inode) error) error {
+	return o.fs.b.runVolumeTx(ctx, fsys, nil, func(tx *volumeTx) error {
 		var row inode
 		var found bool
 		if err := tx.runQueries(tx.inodeQuery(&found, &row, o.key.ino)); err != nil {
@@ -39,7 +39,7 @@ func (o *openInode) runInodeTx(ctx context.Context, f *volumeFS, fn func(tx *vol
 
 // appendBytes adds p at the end that the file has when it is committed, and returns where
 // that was. Many bytes are put as blobs before the transaction; few go into a row with it.
-func (o *openInode) appendBytes(ctx context.Context, f *volumeFS, p []byte) (int64, error) {
+func (o *openInode) appendBytes(ctx context.Context, fsys *volumeFS, p []byte) (int64, error) {
 	if len(p) > maxAppend {
 		return 0, driver.Errorf(driver.ErrInvalid, "%d bytes are too many to append in one step; at most %d", len(p), maxAppend)
 	}
@@ -56,7 +56,7 @@ func (o *openInode) appendBytes(ctx context.Context, f *volumeFS, p []byte) (int
 	o.commitMu.Lock()
 	defer o.commitMu.Unlock()
 	var at int64
-	err = o.runInodeTx(ctx, f, func(tx *volumeTx, row *inode) error {
+	err = o.runInodeTx(ctx, fsys, func(tx *volumeTx, row *inode) error {
 		at = row.size
 		if at > maxFileSize-int64(len(p)) {
 			return errTooLarge
@@ -84,7 +84,7 @@ func (o *openInode) appendBytes(ctx context.Context, f *volumeFS, p []byte) (int
 		return 0, err
 	}
 	o.recordCommit(at + int64(len(p)))
-	o.compactBestEffort(ctx, f, at)
+	o.compactBestEffort(ctx, fsys, at)
 	return at, nil
 }
 
@@ -120,25 +120,25 @@ func inlineChunk(pos int64, data []byte) newChunk {
 }
 
 // flushAndTruncate sets the size, after committing what was written before.
-func (o *openInode) flushAndTruncate(ctx context.Context, f *volumeFS, size int64) error {
+func (o *openInode) flushAndTruncate(ctx context.Context, fsys *volumeFS, size int64) error {
 	if size < 0 {
 		return negativeError(size)
 	}
 	if size > maxFileSize {
 		return errTooLarge
 	}
-	if err := o.flushBeforeWrite(ctx, f); err != nil {
+	if err := o.flushBeforeWrite(ctx, fsys); err != nil {
 		return err
 	}
-	return o.commitSize(ctx, f, size, true)
+	return o.commitSize(ctx, fsys, size, true)
 }
 
 // commitSize sets the size of the file in a transaction. Unless shrink is set it only grows it.
-func (o *openInode) commitSize(ctx context.Context, f *volumeFS, size int64, shrink bool) error {
+func (o *openInode) commitSize(ctx context.Context, fsys *volumeFS, size int64, shrink bool) error {
 	o.commitMu.Lock()
 	defer o.commitMu.Unlock()
 	var got int64
-	err := o.runInodeTx(ctx, f, func(tx *volumeTx, row *inode) error {
+	err := o.runInodeTx(ctx, fsys, func(tx *volumeTx, row *inode) error {
 		got = size
 		if !shrink {
 			got = max(row.size, size)
@@ -163,11 +163,11 @@ func (o *openInode) commitSize(ctx context.Context, f *volumeFS, size int64, shr
 }
 
 // commitHole makes a range of the file a hole in a transaction. The size stays.
-func (o *openInode) commitHole(ctx context.Context, f *volumeFS, off, length int64) error {
+func (o *openInode) commitHole(ctx context.Context, fsys *volumeFS, off, length int64) error {
 	o.commitMu.Lock()
 	defer o.commitMu.Unlock()
 	var size int64
-	err := o.runInodeTx(ctx, f, func(tx *volumeTx, row *inode) error {
+	err := o.runInodeTx(ctx, fsys, func(tx *volumeTx, row *inode) error {
 		size = row.size
 		end := row.size
 		if length < row.size-min(off, row.size) {
@@ -192,8 +192,8 @@ func (o *openInode) commitHole(ctx context.Context, f *volumeFS, off, length int
 
 // compactBestEffort compacts the file around pos where that is due. What the caller wrote is
 // committed, so a failure is only logged.
-func (o *openInode) compactBestEffort(ctx context.Context, f *volumeFS, pos int64) {
-	if err := o.maybeCompact(ctx, f, pos); err != nil && ctx.Err() == nil {
+func (o *openInode) compactBestEffort(ctx context.Context, fsys *volumeFS, pos int64) {
+	if err := o.maybeCompact(ctx, fsys, pos); err != nil && ctx.Err() == nil {
 		o.fs.b.ns.log.Warn("compacting a file failed", "volume", formatID([]byte(o.key.vol)), "inode", o.key.ino, "error", err)
 	}
 }

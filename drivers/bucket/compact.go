@@ -16,11 +16,11 @@ const (
 // maybeCompact merges, now and then, the many small chunks that small writes and appends leave
 // near pos: reading them takes a request for each, and inline blobs would stay in the
 // database. The caller holds commitMu.
-func (o *openInode) maybeCompact(ctx context.Context, f *volumeFS, pos int64) error {
+func (o *openInode) maybeCompact(ctx context.Context, fsys *volumeFS, pos int64) error {
 	if rand.N(compactOdds) != 0 {
 		return nil
 	}
-	return o.compactNear(ctx, f, pos)
+	return o.compactNear(ctx, fsys, pos)
 }
 
 // compactRows bounds how many chunks are looked at. A file with more single bytes than that
@@ -28,7 +28,7 @@ func (o *openInode) maybeCompact(ctx context.Context, f *volumeFS, pos int64) er
 const compactRows = 4096
 
 // compactNear merges each long run of adjacent chunks in the chunkSize range around pos.
-func (o *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) error {
+func (o *openInode) compactNear(ctx context.Context, fsys *volumeFS, pos int64) error {
 	lo := pos / chunkSize * chunkSize
 	var list []chunkRow
 	b, vol := o.fs.b, []byte(o.key.vol)
@@ -44,7 +44,7 @@ func (o *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) err
 			k++
 		}
 		if k >= compactAt {
-			if err := o.mergeChunkRange(ctx, f, list[0].pos, list[k-1].pos+list[k-1].len); err != nil {
+			if err := o.mergeChunkRange(ctx, fsys, list[0].pos, list[k-1].pos+list[k-1].len); err != nil {
 				return err
 			}
 		}
@@ -54,7 +54,7 @@ func (o *openInode) compactNear(ctx context.Context, f *volumeFS, pos int64) err
 }
 
 // mergeChunkRange merges the chunks of a range that has no holes.
-func (o *openInode) mergeChunkRange(ctx context.Context, f *volumeFS, pos, end int64) error {
+func (o *openInode) mergeChunkRange(ctx context.Context, fsys *volumeFS, pos, end int64) error {
 	var run []extent
 	b, vol := o.fs.b, []byte(o.key.vol)
 	err := b.ns.db.runQueries(ctx, selectAll(&run, (*extent).scanDest, selectExtents+`
@@ -69,18 +69,18 @@ func (o *openInode) mergeChunkRange(ctx context.Context, f *volumeFS, pos, end i
 			return nil // another host has changed it since
 		}
 	}
-	return o.mergeExtents(ctx, f, run)
+	return o.mergeExtents(ctx, fsys, run)
 }
 
 // mergeExtents puts the bytes of a run of extents as one blob and commits one chunk in their
 // place, unless another host has changed the run since.
-func (o *openInode) mergeExtents(ctx context.Context, f *volumeFS, run []extent) error {
+func (o *openInode) mergeExtents(ctx context.Context, fsys *volumeFS, run []extent) error {
 	b := o.fs.b
 	first, last := &run[0], &run[len(run)-1]
 	data := make([]byte, last.pos+last.len-first.pos)
 	for i := range run {
-		x := &run[i]
-		if err := b.readBlobRange(ctx, x, data[x.pos-first.pos:][:x.len], x.blobPos); err != nil {
+		ext := &run[i]
+		if err := b.readBlobRange(ctx, ext, data[ext.pos-first.pos:][:ext.len], ext.blobPos); err != nil {
 			return err
 		}
 	}
@@ -89,7 +89,7 @@ func (o *openInode) mergeExtents(ctx context.Context, f *volumeFS, run []extent)
 		return err
 	}
 	done := false
-	err = o.runInodeTx(ctx, f, func(tx *volumeTx, row *inode) error {
+	err = o.runInodeTx(ctx, fsys, func(tx *volumeTx, row *inode) error {
 		var now []chunkRow
 		err := tx.runQueries(selectAll(&now, (*chunkRow).scanDest, `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3 AND pos <= $4 ORDER BY pos`, tx.vol, row.ino, first.pos, last.pos))

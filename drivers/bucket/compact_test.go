@@ -38,11 +38,11 @@ func openFile(t *testing.T, b *Backend) *handle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := b.openVolumeFS(ctx, info.ID, driver.FSOptions{})
+	fsys, err := b.openVolumeFS(ctx, info.ID, driver.FSOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := f.Open(ctx, "f", driver.OpenOptions{Create: true})
+	h, err := fsys.Open(ctx, "f", driver.OpenOptions{Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,11 +51,11 @@ func openFile(t *testing.T, b *Backend) *handle {
 
 func (h *handle) chunks(t *testing.T) int {
 	t.Helper()
-	w, err := h.inode.windowAt(t.Context(), 0)
+	window, err := h.inode.windowAt(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(w.list)
+	return len(window.list)
 }
 
 // A file of many small writes becomes one chunk, and holds what it held.
@@ -122,7 +122,7 @@ func TestCompactChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w, err := h.inode.windowAt(t.Context(), 0)
+	window, err := h.inode.windowAt(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestCompactChanged(t *testing.T) {
 	if err := h.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.inode.mergeExtents(t.Context(), h.fs, w.list); err != nil {
+	if err := h.inode.mergeExtents(t.Context(), h.fs, window.list); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, 9)

@@ -10,15 +10,15 @@ import (
 
 // Copy implements driver.FS. No bytes are moved: the chunks of the copy refer to the same
 // blobs.
-func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
-	if err := f.checkWritable(ctx); err != nil {
+func (fsys *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
+	if err := fsys.checkWritable(ctx); err != nil {
 		return err
 	}
 	// The copy has only what is committed.
-	if err := f.b.syncVolume(ctx, f.vol); err != nil {
+	if err := fsys.b.syncVolume(ctx, fsys.vol); err != nil {
 		return err
 	}
-	return f.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
+	return fsys.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
 		src, err := tx.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err
@@ -49,8 +49,8 @@ func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOp
 
 // linkLeadsTo reports whether a symbolic link leads to an inode.
 func (tx *volumeTx) linkLeadsTo(link string, ino int64) bool {
-	p, err := tx.walker.resolve(link, resolveMode{followLast: true})
-	return err == nil && p.node != nil && p.node.ino == ino
+	target, err := tx.walker.resolve(link, resolveMode{followLast: true})
+	return err == nil && target.node != nil && target.node.ino == ino
 }
 
 // copyFile copies a file, link or special file, with its times, attributes and chunks, over
@@ -110,7 +110,7 @@ func (tx *volumeTx) copyTree(src, dst *resolved) error {
 }
 
 // copyTreeRows queues the copies of the rows of the inodes in the table tree. Names that hard
-// links have outside the tree are not copied, so link counts are counted anew.
+// links have outside the tree are not copied, so link counts are recounted.
 func (tx *volumeTx) copyTreeRows() {
 	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT i.vol, t.nino, i.mode, i.uid, i.gid, CASE WHEN i.mode BETWEEN 16384 AND 20479 THEN i.nlink ELSE 1 END,
@@ -137,9 +137,9 @@ const createTree = `CREATE TEMPORARY TABLE IF NOT EXISTS tree (ino BIGINT PRIMAR
 
 // cloneVolumeRows copies all rows of a volume into one that has none. Trees and files under
 // removal are copied with their rows in orphans, so that they are removed from the clone too.
-func cloneVolumeRows(t sqlTx, from, to []byte) {
+func cloneVolumeRows(tx sqlTx, from, to []byte) {
 	now := time.Now().UnixNano()
-	t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		SELECT CAST($2 AS {bytes}), ino, mode, uid, gid, nlink, size, alloc, atime, mtime, CAST($3 AS BIGINT), rdev, target, xattr_bytes FROM inodes WHERE vol = $1`, from, to, now)
 	for _, sql := range []string{
 		`INSERT INTO dirents (vol, parent, name, ino) SELECT CAST($2 AS {bytes}), parent, name, ino FROM dirents WHERE vol = $1`,
@@ -147,6 +147,6 @@ func cloneVolumeRows(t sqlTx, from, to []byte) {
 		`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) SELECT CAST($2 AS {bytes}), ino, pos, len, org, blob, blob_pos FROM chunks WHERE vol = $1`,
 		`INSERT INTO orphans (vol, ino, session) SELECT CAST($2 AS {bytes}), ino, NULL FROM orphans WHERE vol = $1`,
 	} {
-		t.queueExec(sql, from, to)
+		tx.queueExec(sql, from, to)
 	}
 }

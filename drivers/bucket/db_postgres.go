@@ -214,7 +214,7 @@ func (p *postgresDB) readResult(res pgx.BatchResults, q query, began *bool) erro
 	return r.Err()
 }
 
-func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t sqlTx) error) error {
+func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(tx sqlTx) error) error {
 	op := make([]byte, 16) // identifies the change in ops
 	_, _ = crand.Read(op)  // never fails
 	unknown := false       // a commit was sent, and its answer was lost
@@ -232,29 +232,29 @@ func (p *postgresDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t
 				waited, err = true, errOvertaken
 			}
 		}()
-		t := &postgresTx{db: p, ctx: ctx, conn: conn.Conn(), lazy: lazy}
+		tx := &postgresTx{db: p, ctx: ctx, conn: conn.Conn(), lazy: lazy}
 		if unknown && vol != nil {
 			made := false
 			// The lock waits for the transaction whose answer was lost to end.
-			if err := t.runQueries(statement(`SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE`, vol),
+			if err := tx.runQueries(statement(`SELECT 1 FROM volumes WHERE id = $1 FOR UPDATE`, vol),
 				selectOne(&made, []any{new(int)}, `SELECT 1 FROM ops WHERE vol = $1 AND op = $2`, vol, op)); err != nil || made {
-				t.rollback()
+				tx.rollback()
 				return err
 			}
 		}
-		if err := fn(t); err != nil {
-			t.rollback()
+		if err := fn(tx); err != nil {
+			tx.rollback()
 			return err
 		}
 		if vol != nil {
-			t.queueExec(`INSERT INTO ops (vol, op, at) VALUES ($1, $2, {now})`, vol, op)
+			tx.queueExec(`INSERT INTO ops (vol, op, at) VALUES ($1, $2, {now})`, vol, op)
 		}
-		err = t.commit()
+		err = tx.commit()
 		if err != nil {
 			if !surelyNotCommitted(err) {
 				unknown, waited = true, false
 			}
-			t.rollback()
+			tx.rollback()
 		}
 		return err
 	})
@@ -309,47 +309,48 @@ type postgresTx struct {
 
 // prependBegin returns queries with BEGIN before them, if they are the first of the
 // transaction.
-func (t *postgresTx) prependBegin(list []query) []query {
-	if t.began {
+func (tx *postgresTx) prependBegin(list []query) []query {
+	if tx.began {
 		return list
 	}
-	t.began = true
+	tx.began = true
 	first := []query{statement(`BEGIN ISOLATION LEVEL READ COMMITTED`)}
-	if t.lazy {
+	if tx.lazy {
 		first = append(first, statement(`SET LOCAL synchronous_commit = off`))
 	}
 	return append(first, list...)
 }
 
-func (t *postgresTx) runQueries(list ...query) error {
-	err := t.db.sendBatch(t.prependBegin(list), func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(t.ctx, b) }, nil)
-	t.aborted = t.aborted || err != nil
+func (tx *postgresTx) runQueries(list ...query) error {
+	err := tx.db.sendBatch(tx.prependBegin(list), func(b *pgx.Batch) pgx.BatchResults { return tx.conn.SendBatch(tx.ctx, b) }, nil)
+	tx.aborted = tx.aborted || err != nil
 	return err
 }
 
-func (t *postgresTx) queueExec(sql string, args ...any) {
-	t.queue = append(t.queue, statement(sql, args...))
+func (tx *postgresTx) queueExec(sql string, args ...any) {
+	tx.queue = append(tx.queue, statement(sql, args...))
 }
 
-func (t *postgresTx) commit() error {
-	if t.aborted {
+// commit sends the queued statements with COMMIT, in one round trip.
+func (tx *postgresTx) commit() error {
+	if tx.aborted {
 		return errAborted
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), commitTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tx.ctx), commitTime)
 	defer cancel()
-	list := t.prependBegin(append(t.queue, statement(`COMMIT`)))
-	return t.db.sendBatch(list, func(b *pgx.Batch) pgx.BatchResults { return t.conn.SendBatch(ctx, b) }, nil)
+	list := tx.prependBegin(append(tx.queue, statement(`COMMIT`)))
+	return tx.db.sendBatch(list, func(b *pgx.Batch) pgx.BatchResults { return tx.conn.SendBatch(ctx, b) }, nil)
 }
 
 // rollback ends a transaction that failed. If that fails too, closing the connection ends it.
-func (t *postgresTx) rollback() {
-	if !t.began || t.conn.IsClosed() {
+func (tx *postgresTx) rollback() {
+	if !tx.began || tx.conn.IsClosed() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(tx.ctx), 5*time.Second)
 	defer cancel()
-	if _, err := t.conn.Exec(ctx, `ROLLBACK`); err != nil {
-		t.conn.Close(ctx)
+	if _, err := tx.conn.Exec(ctx, `ROLLBACK`); err != nil {
+		tx.conn.Close(ctx)
 	}
 }
 
@@ -360,10 +361,11 @@ func (p *postgresDB) lookupPath(run queryRunner, vol []byte, from int64, names [
 	return list, err
 }
 
+// lookupPathQuery is a chain query that starts from the row of the volume.
 func (p *postgresDB) lookupPathQuery(org, vol []byte, path string, list *[]inode) (query, bool) {
 	var names []string
-	for _, s := range splitPath(path, false) {
-		names = append(names, s.name)
+	for _, elem := range splitPath(path, false) {
+		names = append(names, elem.name)
 	}
 	c := pathChainQuery(vol, rootIno, names, list)
 	c.sql = strings.Replace(c.sql, pathChainStart, pathChainStart+` FROM volumes v WHERE v.org = $4 AND v.id = $1 AND v.state <> 'removing'`, 1)

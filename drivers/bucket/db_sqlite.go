@@ -115,17 +115,17 @@ func scanRows(r *sql.Rows, row func(scanner) error) error {
 }
 
 // runTx needs no vol: the answer to a commit cannot be lost.
-func (l *sqliteDB) runTx(ctx context.Context, _ []byte, lazy bool, fn func(t sqlTx) error) error {
+func (l *sqliteDB) runTx(ctx context.Context, _ []byte, lazy bool, fn func(tx sqlTx) error) error {
 	d := catalog.Durable
 	if lazy {
 		d = catalog.Lazy
 	}
 	return l.db.Write(ctx, d, func(c *catalog.Tx) error {
-		t := &sqliteTx{db: l, tx: c}
-		if err := fn(t); err != nil {
+		tx := &sqliteTx{db: l, tx: c}
+		if err := fn(tx); err != nil {
 			return err
 		}
-		return t.runQueries(t.queue...)
+		return tx.runQueries(tx.queue...)
 	})
 }
 
@@ -145,10 +145,10 @@ type sqliteTx struct {
 	queue []query
 }
 
-func (t *sqliteTx) runQueries(list ...query) error {
+func (tx *sqliteTx) runQueries(list ...query) error {
 	for _, q := range list {
 		if q.scanRow != nil {
-			r, err := t.tx.Query(t.db.dialect.expandSQL(q.sql), q.args...)
+			r, err := tx.tx.Query(tx.db.dialect.expandSQL(q.sql), q.args...)
 			if err == nil {
 				err = scanRows(r, q.scanRow)
 			}
@@ -157,7 +157,7 @@ func (t *sqliteTx) runQueries(list ...query) error {
 			}
 			continue
 		}
-		n, err := t.tx.Exec(t.db.dialect.expandSQL(q.sql), q.args...)
+		n, err := tx.tx.Exec(tx.db.dialect.expandSQL(q.sql), q.args...)
 		if err != nil {
 			return err
 		}
@@ -168,8 +168,8 @@ func (t *sqliteTx) runQueries(list ...query) error {
 	return nil
 }
 
-func (t *sqliteTx) queueExec(sql string, args ...any) {
-	t.queue = append(t.queue, statement(sql, args...))
+func (tx *sqliteTx) queueExec(sql string, args ...any) {
+	tx.queue = append(tx.queue, statement(sql, args...))
 }
 
 // lookupPath asks for one inode after another, as there are no round trips to save.

@@ -26,15 +26,15 @@ type dirHandle struct {
 const dirPage = 512
 
 // OpenDir implements driver.FS.
-func (f *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
-	p, err := f.mustResolve(ctx, path, resolveMode{followLast: true})
+func (fsys *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOptions) (driver.Dir, error) {
+	target, err := fsys.mustResolve(ctx, path, resolveMode{followLast: true})
 	if err != nil {
 		return nil, err
 	}
-	if !p.node.isDir() {
+	if !target.node.isDir() {
 		return nil, driver.ErrNotDir
 	}
-	return &dirHandle{fs: f, ino: p.node.ino, opts: opts}, nil
+	return &dirHandle{fs: fsys, ino: target.node.ino, opts: opts}, nil
 }
 
 // Read implements driver.Dir.

@@ -53,12 +53,12 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	if ttl > b.ns.minimumGrace() {
 		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: objects are only kept for %v", ttl, b.ns.minimumGrace())
 	}
-	f, err := b.openVolumeFS(ctx, id, driver.FSOptions{ReadOnly: true})
+	fsys, err := b.openVolumeFS(ctx, id, driver.FSOptions{ReadOnly: true})
 	if err != nil {
 		return nil, 0, err
 	}
-	defer f.Close()
-	file, err := f.Open(ctx, path, driver.OpenOptions{})
+	defer fsys.Close()
+	file, err := fsys.Open(ctx, path, driver.OpenOptions{})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -67,48 +67,48 @@ func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl ti
 	if err := b.tryFlushVolume(ctx, parseID(id)); err != nil {
 		return nil, 0, err
 	}
-	w, err := h.inode.windowAt(ctx, off)
+	window, err := h.inode.windowAt(ctx, off)
 	if err != nil {
 		return nil, 0, err
 	}
-	whole, err := h.inode.findWholeBlobs(ctx, w.list)
+	whole, err := h.inode.findWholeBlobs(ctx, window.list)
 	if err != nil {
 		return nil, 0, err
 	}
 	data := 0
-	for i := range w.list {
-		x := &w.list[i]
-		if x.pos+x.len <= off {
+	for i := range window.list {
+		ext := &window.list[i]
+		if ext.pos+ext.len <= off {
 			continue
 		}
-		if data += len(x.data); len(list) > 0 && data > locateData {
-			return list, x.pos, nil
+		if data += len(ext.data); len(list) > 0 && data > locateData {
+			return list, ext.pos, nil
 		}
-		r, err := b.locateExtent(ctx, x, whole[string(x.blob)], ttl)
+		r, err := b.locateExtent(ctx, ext, whole[string(ext.blob)], ttl)
 		if err != nil {
 			return nil, 0, err
 		}
 		list = append(list, r)
 	}
-	if w.hi < h.inode.committedSize() {
-		return list, w.hi, nil
+	if window.hi < h.inode.committedSize() {
+		return list, window.hi, nil
 	}
 	return list, -1, nil
 }
 
 // locateExtent returns the range of an extent. Only if the file has the whole blob is there a
 // request for it.
-func (b *Backend) locateExtent(ctx context.Context, x *extent, whole bool, ttl time.Duration) (Range, error) {
-	r := Range{Pos: x.pos, Len: x.len}
-	if x.data != nil {
-		r.Data = make([]byte, x.len)
-		return r, b.readBlobRange(ctx, x, r.Data, x.blobPos)
+func (b *Backend) locateExtent(ctx context.Context, ext *extent, whole bool, ttl time.Duration) (Range, error) {
+	r := Range{Pos: ext.pos, Len: ext.len}
+	if ext.data != nil {
+		r.Data = make([]byte, ext.len)
+		return r, b.readBlobRange(ctx, ext, r.Data, ext.blobPos)
 	}
 	if !whole {
 		return r, nil
 	}
-	get, err := b.ns.blobs.PresignGet(ctx, blobKey(b.org, x.blob), ttl)
-	r.Get, r.Offset, r.Size, r.Sums = (*Request)(&get), x.blobPos, x.blobSize, x.sums
+	get, err := b.ns.blobs.PresignGet(ctx, blobKey(b.org, ext.blob), ttl)
+	r.Get, r.Offset, r.Size, r.Sums = (*Request)(&get), ext.blobPos, ext.blobSize, ext.sums
 	return r, err
 }
 
@@ -237,12 +237,12 @@ func (b *Backend) CommitFile(ctx context.Context, id, path string, size int64, p
 	if err != nil {
 		return err
 	}
-	f, err := b.openVolumeFS(ctx, id, under)
+	fsys, err := b.openVolumeFS(ctx, id, under)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+	defer fsys.Close()
+	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		for _, p := range list {
 			if err := tx.checkBlobReserved(p.blob); err != nil {
 				return err

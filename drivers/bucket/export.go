@@ -167,7 +167,7 @@ func (export *orgExport) exportIfChanged(ctx context.Context, v exportRow, gens 
 	newest := v.exported
 	if due {
 		var err error
-		if newest, err = export.exportVolume(ctx, v.id, top); err != nil || newest < 0 { // the latter: removed meanwhile
+		if newest, err = export.exportVolume(ctx, v.id, top); err != nil || newest < 0 { // below 0: the volume was removed
 			return err
 		}
 	} else {
@@ -208,8 +208,8 @@ func (export *orgExport) putOrgObject(ctx context.Context) error {
 func (export *orgExport) raiseGeneration(ctx context.Context, id []byte, above int64) error {
 	export.ns.log.Warn("a volume has manifests newer than its row: the database was restored from an older copy; exporting the volume with a higher generation",
 		"volume", formatID(id), "generation", above)
-	return export.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
+	return export.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET generation = $3 WHERE org = $1 AND id = $2 AND generation < $3`, export.org.id, id, above+1)
 		return nil
 	})
 }
@@ -238,11 +238,11 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 			head, sum, size, err = export.writeManifest(ctx, id)
 		}
 	}
-	if err != nil || head == nil { // nil: removed meanwhile
+	if err != nil || head == nil { // nil: the volume was removed
 		return -1, err
 	}
-	err = export.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, export.org.id, id, head.Generation)
+	err = export.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET exported = $3 WHERE org = $1 AND id = $2 AND exported < $3`, export.org.id, id, head.Generation)
 		return nil
 	})
 	if err != nil {
@@ -266,19 +266,19 @@ func (export *orgExport) exportVolume(ctx context.Context, id []byte, top int64)
 // writeManifest writes the manifest of a volume as it is now, from one snapshot. head is nil
 // if there is no such volume. sum is that of the trailer.
 func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *manifestHead, sum string, size int64, err error) {
-	var up *manifestUpload
+	var upload *manifestUpload
 	err = export.ns.db.runOnSnapshot(ctx, func(run queryRunner) error {
-		var v volumeRow
+		var row volumeRow
 		var found bool
-		if err := run(selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, export.org.id, id)); err != nil || !found {
+		if err := run(selectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state = 'ready'`, export.org.id, id)); err != nil || !found {
 			return err
 		}
 		head = &manifestHead{
-			Format: manifestFormat, Version: manifestVersion, Org: export.org.id, OrgName: export.org.name, Volume: id, Name: v.name,
-			Quota: v.quota, Labels: v.labels, Created: v.created, Updated: v.updated, NextIno: v.nextIno, Generation: v.generation,
+			Format: manifestFormat, Version: manifestVersion, Org: export.org.id, OrgName: export.org.name, Volume: id, Name: row.name,
+			Quota: row.quota, Labels: row.labels, Created: row.created, Updated: row.updated, NextIno: row.nextIno, Generation: row.generation,
 		}
-		up = export.ns.startManifestUpload(ctx, manifestKey(export.org.id, id, v.generation))
-		m, err := newManifestWriter(up)
+		upload = export.ns.startManifestUpload(ctx, manifestKey(export.org.id, id, row.generation))
+		m, err := newManifestWriter(upload)
 		if err != nil {
 			return err
 		}
@@ -288,10 +288,10 @@ func (export *orgExport) writeManifest(ctx context.Context, id []byte) (head *ma
 		sum = m.end.SHA256
 		return m.z.Close()
 	})
-	if up == nil {
+	if upload == nil {
 		return head, "", 0, err
 	}
-	size, err = up.finishUpload(err)
+	size, err = upload.finishUpload(err)
 	return head, sum, size, err
 }
 

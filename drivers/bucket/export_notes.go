@@ -28,8 +28,8 @@ func orgExportJob(id []byte) string { return exportedAll + "/" + hex.EncodeToStr
 
 // recordExport records when an export began, of one organisation or (org is nil) of all.
 func (ns *Namespace) recordExport(ctx context.Context, name string, org []byte, at int64) error {
-	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
+	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, $3)
 			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, name, nullIfNil(org), at)
 		return nil
 	})
@@ -37,8 +37,8 @@ func (ns *Namespace) recordExport(ctx context.Context, name string, org []byte, 
 
 // recordExporter records that a process exports.
 func (ns *Namespace) recordExporter(ctx context.Context) error {
-	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
+	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, {now} + $2)
 			ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, exporter, int64(exporterKept))
 		return nil
 	})

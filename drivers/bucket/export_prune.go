@@ -46,14 +46,14 @@ func (l *manifestList) nextVolume() {
 		if !ok {
 			return
 		}
-		switch k, ok := parseObjectKey(info.Key); {
-		case !ok || !k.manifest:
+		switch key, ok := parseObjectKey(info.Key); {
+		case !ok || !key.manifest:
 		case l.vol == nil:
-			l.vol, l.generations = k.id, []int64{k.generation}
-		case bytes.Equal(k.id, l.vol):
-			l.generations = append(l.generations, k.generation)
+			l.vol, l.generations = key.id, []int64{key.generation}
+		case bytes.Equal(key.id, l.vol):
+			l.generations = append(l.generations, key.generation)
 		default:
-			l.pendingKey = &k
+			l.pendingKey = &key
 			return
 		}
 	}

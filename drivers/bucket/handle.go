@@ -25,19 +25,19 @@ type handle struct {
 }
 
 // Open implements driver.FS.
-func (f *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
+func (fsys *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOptions) (driver.File, error) {
 	writes := opts.Write || opts.Create || opts.Append || opts.Truncate
 	if writes {
-		if err := f.checkWritable(ctx); err != nil {
+		if err := fsys.checkWritable(ctx); err != nil {
 			return nil, err
 		}
 	}
 	for tries := 0; ; tries++ {
-		ino, err := f.resolveOrCreate(ctx, path, opts)
+		ino, err := fsys.resolveOrCreate(ctx, path, opts)
 		if err != nil {
 			return nil, err
 		}
-		h, err := f.openHandle(ctx, ino, baseName(path), opts)
+		h, err := fsys.openHandle(ctx, ino, baseName(path), opts)
 		// The file may be removed after its name was resolved and before it was acquired.
 		if errors.Is(err, driver.ErrNotExist) && tries < 100 {
 			continue
@@ -47,31 +47,31 @@ func (f *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOption
 }
 
 // OpenEntry implements driver.FS.
-func (f *volumeFS) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
-	return driver.OpenThenStat(ctx, f, path)
+func (fsys *volumeFS) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
+	return driver.OpenThenStat(ctx, fsys, path)
 }
 
 // resolveOrCreate returns the inode number of the regular file at path. With opts.Create it
 // creates one if nothing is there.
-func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver.OpenOptions) (int64, error) {
+func (fsys *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver.OpenOptions) (int64, error) {
 	mode := resolveMode{followLast: !opts.NoFollow && !opts.Exclusive}
-	p, err := f.resolvePath(ctx, path, mode)
+	target, err := fsys.resolvePath(ctx, path, mode)
 	if err != nil {
 		return 0, err
 	}
-	if p.node == nil && opts.Create {
+	if target.node == nil && opts.Create {
 		var made int64
-		err := f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		err := fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 			made = 0
-			p, err = tx.walker.resolve(path, mode)
-			if err != nil || p.node != nil {
+			target, err = tx.walker.resolve(path, mode)
+			if err != nil || target.node != nil {
 				return err
 			}
 			n := inode{mode: typeFile | permissionBits(opts.Mode), nlink: 1}
 			if opts.Mode == 0 {
 				n.mode |= 0o644
 			}
-			tx.createInode(&p.parent, p.name, &n)
+			tx.createInode(&target.parent, target.name, &n)
 			made = n.ino
 			return nil
 		})
@@ -80,29 +80,29 @@ func (f *volumeFS) resolveOrCreate(ctx context.Context, path string, opts driver
 		}
 	}
 	switch {
-	case p.node == nil:
+	case target.node == nil:
 		return 0, driver.ErrNotExist
 	case opts.Exclusive:
 		return 0, driver.ErrExists
-	case p.node.isSymlink():
+	case target.node.isSymlink():
 		return 0, driver.Errorf(driver.ErrLoop, "the path is a symbolic link, and the options say not to follow it")
-	case p.node.isDir():
+	case target.node.isDir():
 		return 0, driver.ErrIsDir
-	case !p.node.isRegular():
+	case !target.node.isRegular():
 		return 0, driver.Errorf(driver.ErrUnsupported, "the path is a special file, neither a file nor a directory; it cannot be opened")
 	}
-	return p.node.ino, nil
+	return target.node.ino, nil
 }
 
 // openHandle opens a handle on an inode. ErrNotExist: it was deleted since its name was
 // resolved.
-func (f *volumeFS) openHandle(ctx context.Context, ino int64, name string, opts driver.OpenOptions) (driver.File, error) {
-	o, err := f.b.acquireInode(ctx, f, ino)
+func (fsys *volumeFS) openHandle(ctx context.Context, ino int64, name string, opts driver.OpenOptions) (driver.File, error) {
+	o, err := fsys.b.acquireInode(ctx, fsys, ino)
 	if err != nil {
 		return nil, err
 	}
 	opts.Write = opts.Write || opts.Create || opts.Append
-	h := &handle{b: f.b, fs: f, inode: o, name: name, opts: opts}
+	h := &handle{b: fsys.b, fs: fsys, inode: o, name: name, opts: opts}
 	// Load now and not at the first read: once the extents are known, the file can be read
 	// for the grace time even if another host replaces it.
 	_, _, err = o.loadWindow(ctx, 0)
@@ -110,16 +110,16 @@ func (f *volumeFS) openHandle(ctx context.Context, ino int64, name string, opts 
 		h.reportedLosses = o.addWriters(1)
 	}
 	if err == nil && opts.Truncate {
-		err = o.flushAndTruncate(ctx, f, 0)
+		err = o.flushAndTruncate(ctx, fsys, 0)
 	}
 	if err == nil {
-		err = f.b.registerCloser(h)
+		err = fsys.b.registerCloser(h)
 	}
 	if err != nil {
 		if opts.Write {
 			o.addWriters(-1)
 		}
-		return nil, errors.Join(err, f.b.releaseInode(ctx, o))
+		return nil, errors.Join(err, fsys.b.releaseInode(ctx, o))
 	}
 	return h, nil
 }
@@ -301,6 +301,7 @@ func (h *handle) flushAndClose(ctx context.Context) error {
 	return errors.Join(err, h.b.releaseInode(ctx, h.inode))
 }
 
+// closeWithBackend implements closer.
 func (h *handle) closeWithBackend(ctx context.Context) error { return h.flushAndClose(ctx) }
 
 // negativeError is the error for a negative offset or size.
@@ -325,11 +326,11 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 	}
 	// Windows may split a run of data: the run goes on until a gap, or the end of the file.
 	for start = -1; ; {
-		w, err := h.inode.windowAt(ctx, off)
+		window, err := h.inode.windowAt(ctx, off)
 		if err != nil {
 			return 0, 0, err
 		}
-		for _, x := range w.list {
+		for _, x := range window.list {
 			switch {
 			case x.pos+x.len <= off:
 			case start < 0:
@@ -340,22 +341,22 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 				end = x.pos + x.len
 			}
 		}
-		if w.hi >= row.size {
+		if window.hi >= row.size {
 			if start < 0 || start >= row.size {
 				return 0, 0, io.EOF
 			}
 			return start, min(end, row.size), nil
 		}
-		off = w.hi
-		if start >= 0 && end < w.hi {
+		off = window.hi
+		if start >= 0 && end < window.hi {
 			return start, end, nil
 		}
 	}
 }
 
 // Truncate implements driver.FS.
-func (f *volumeFS) Truncate(ctx context.Context, path string, size int64) error {
-	h, err := f.Open(ctx, path, driver.OpenOptions{Write: true})
+func (fsys *volumeFS) Truncate(ctx context.Context, path string, size int64) error {
+	h, err := fsys.Open(ctx, path, driver.OpenOptions{Write: true})
 	if err != nil {
 		return err
 	}

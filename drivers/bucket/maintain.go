@@ -58,7 +58,7 @@ func (ns *Namespace) Maintain(ctx context.Context) error {
 	return ns.runMaintenanceRounds(ctx, ns.endExpiredSessions, ns.sweepAllBlobs)
 }
 
-// Reap deletes the rows of removed volumes and trees, and the blobs that were put in vain.
+// Reap deletes the rows of removed volumes and trees, and the blobs that no commit used.
 // ErrInUse: another process does it.
 func (ns *Namespace) Reap(ctx context.Context) error {
 	return ns.runMaintenanceRounds(ctx, nil, func(ctx context.Context) error {
@@ -93,8 +93,8 @@ func (ns *Namespace) runMaintenanceRounds(ctx context.Context, before, after fun
 const jobLease = 30 * time.Second
 
 // runExclusiveJob runs fn while no process runs another job of that name, and renews the job's
-// lease meanwhile. ErrInUse: another process has the lease; calls of this process wait for one
-// another. If the lease runs out though this process lives, two may run the job: all jobs are
+// lease until it returns. ErrInUse: another process has the lease; calls of this process wait for one
+// another. If the lease runs out while this process lives, two may run the job: all jobs are
 // harmless when done twice.
 func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(ctx context.Context) error) error {
 	if ns.opts.ReadOnly {
@@ -133,21 +133,21 @@ func (ns *Namespace) runExclusiveJob(ctx context.Context, name string, fn func(c
 	<-done
 	after, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
-	return errors.Join(err, ns.db.runTx(after, nil, true, func(t sqlTx) error {
-		t.queueExec(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.processID)
+	return errors.Join(err, ns.db.runTx(after, nil, true, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE jobs SET expires = 0 WHERE name = $1 AND session = $2`, name, ns.processID)
 		return nil
 	}))
 }
 
 // acquireJobLease takes or renews the lease of a job. ErrInUse: another process has it.
 func (ns *Namespace) acquireJobLease(ctx context.Context, name string) error {
-	return ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+	return ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
 		var n int64
 		ask := statement(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
 			ON CONFLICT (name) DO UPDATE SET session = excluded.session, expires = excluded.expires
 			WHERE jobs.expires < {now} OR jobs.session = excluded.session`, name, ns.processID, int64(jobLease))
 		ask.affected = &n
-		if err := t.runQueries(ask); err != nil {
+		if err := tx.runQueries(ask); err != nil {
 			return err
 		}
 		if n == 0 {
@@ -184,9 +184,9 @@ func (ns *Namespace) releaseLateCommits(ctx context.Context) error {
 	if err != nil || !drafts && !orphans {
 		return err
 	}
-	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
-		t.queueExec(`UPDATE orphans SET session = NULL WHERE ` + ended)
+	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND ` + ended)
+		tx.queueExec(`UPDATE orphans SET session = NULL WHERE ` + ended)
 		return nil
 	})
 }
@@ -204,21 +204,21 @@ func (ns *Namespace) reapOneRound(ctx context.Context) (more bool, err error) {
 		selectAll(&gone, (*volumeID).scanDest, `SELECT org, id FROM volumes WHERE state = 'removing'`),
 		selectAll(&trees, (*volumeID).scanDest, `SELECT v.org, v.id FROM volumes v WHERE v.state <> 'removing'
 			AND v.id IN (SELECT o.vol FROM orphans o WHERE o.session IS NULL)`))
-	for _, v := range gone {
+	for _, volume := range gone {
 		if err != nil {
 			return false, err
 		}
 		var rest bool
-		rest, err = ns.purgeVolumeRows(ctx, v)
+		rest, err = ns.purgeVolumeRows(ctx, volume)
 		more = more || rest
 	}
-	for _, v := range trees {
+	for _, volume := range trees {
 		if err != nil {
 			return false, err
 		}
-		b := newBackend(ns, v.org)
+		b := newBackend(ns, volume.org)
 		var rest bool
-		rest, err = b.reapTreeSteps(ctx, b.maintenanceFS(v.vol), reapSteps)
+		rest, err = b.reapTreeSteps(ctx, b.maintenanceFS(volume.vol), reapSteps)
 		more = more || rest
 	}
 	return more, err
@@ -229,7 +229,7 @@ const purgeRows = 1000
 
 // purgeVolumeRows deletes up to reapSteps times purgeRows rows of a removed volume, its own
 // row last, and reports whether more are left.
-func (ns *Namespace) purgeVolumeRows(ctx context.Context, v volumeID) (more bool, err error) {
+func (ns *Namespace) purgeVolumeRows(ctx context.Context, volume volumeID) (more bool, err error) {
 	done := 0
 	steps := []string{
 		`DELETE FROM chunks WHERE vol = $1 AND (ino, pos) IN (SELECT ino, pos FROM chunks WHERE vol = $1 ORDER BY ino, pos LIMIT $2)`,
@@ -243,23 +243,23 @@ func (ns *Namespace) purgeVolumeRows(ctx context.Context, v volumeID) (more bool
 			if done >= reapSteps {
 				return true, nil
 			}
-			err := ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-				del := statement(sql, v.vol, purgeRows)
+			err := ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+				del := statement(sql, volume.vol, purgeRows)
 				del.affected = &n
-				return t.runQueries(del)
+				return tx.runQueries(del)
 			})
 			if err != nil {
 				return false, err
 			}
 		}
 	}
-	err = ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`DELETE FROM ops WHERE vol = $1`, v.vol)
+	err = ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`DELETE FROM ops WHERE vol = $1`, volume.vol)
 		for _, sql := range []string{
 			`DELETE FROM attachments WHERE org = $1 AND vol = $2`,
 			`DELETE FROM volumes WHERE org = $1 AND id = $2 AND state = 'removing'`,
 		} {
-			t.queueExec(sql, v.org, v.vol)
+			tx.queueExec(sql, volume.org, volume.vol)
 		}
 		return nil
 	})

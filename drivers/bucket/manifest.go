@@ -275,6 +275,7 @@ type manifestWriter struct {
 	end   manifestCount // the trailer, once it is written
 }
 
+// newManifestWriter returns a writer of compressed lines to w.
 func newManifestWriter(w io.Writer) (*manifestWriter, error) {
 	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(4<<20))
 	if err != nil {

@@ -246,6 +246,7 @@ func (m *manifestReader) checkInodeNumber(ino int64) error {
 	return nil
 }
 
+// checkInode checks an inode. The first one must be the root.
 func (m *manifestReader) checkInode(n *inodeRecord) error {
 	if err := m.checkInodeNumber(n.Ino); err != nil {
 		return err
@@ -288,6 +289,7 @@ func (m *manifestReader) checkInode(n *inodeRecord) error {
 // maxTarget is the longest target of a symbolic link, in bytes: PATH_MAX of Linux.
 const maxTarget = 4096
 
+// checkEntry checks a directory entry.
 func (m *manifestReader) checkEntry(e *entryRecord) error {
 	if err := errors.Join(m.checkInodeNumber(e.Parent), m.checkInodeNumber(e.Ino)); err != nil {
 		return err
@@ -324,6 +326,7 @@ func shortenForMessage(s string) string {
 	return s
 }
 
+// checkXattr checks an attribute.
 func (m *manifestReader) checkXattr(x *xattrRecord) error {
 	if err := m.checkInodeNumber(x.Ino); err != nil {
 		return err
@@ -337,6 +340,7 @@ func (m *manifestReader) checkXattr(x *xattrRecord) error {
 	return nil
 }
 
+// checkChunk checks a chunk, and that it does not overlap the last one.
 func (m *manifestReader) checkChunk(c *chunkRecord) error {
 	if err := m.checkInodeNumber(c.Ino); err != nil {
 		return err

@@ -1,6 +1,11 @@
 package bucket
 
-import "github.com/volehq/vole/driver"
+import (
+	"context"
+	"time"
+
+	"github.com/volehq/vole/driver"
+)
 
 // countMetadata computes what the columns entries and metadata of a volume ($1) cache.
 const countMetadata = `SELECT (SELECT count(*) FROM dirents WHERE vol = $1), CAST(` + metadataBytes + ` AS BIGINT)`
@@ -31,16 +36,52 @@ func (n *inode) ownMetadata() driver.Metadata {
 }
 
 // storedMetadata is the metadata that the volume holds.
-func (v *volumeRow) storedMetadata() driver.Metadata {
-	return driver.Metadata{Entries: v.entries, Bytes: v.metaBytes}
+func (row *volumeRow) storedMetadata() driver.Metadata {
+	return driver.Metadata{Entries: row.entries, Bytes: row.metaBytes}
 }
 
 // checkMetadataBounds returns ErrQuota if the volume holds more metadata than a quota allows.
-func (v *volumeRow) checkMetadataBounds(quota driver.Size) error {
-	have, bound := v.storedMetadata(), driver.MetadataBounds(quota)
+func (row *volumeRow) checkMetadataBounds(quota driver.Size) error {
+	have, bound := row.storedMetadata(), driver.MetadataBounds(quota)
 	if have.Entries > bound.Entries || have.Bytes > bound.Bytes {
 		return driver.Errorf(driver.ErrQuota, "the volume holds %d entries, and %d bytes of names, link targets and attributes; with a quota of %v it may hold %d and %d",
 			have.Entries, have.Bytes, quota, bound.Entries, bound.Bytes)
 	}
 	return nil
 }
+
+// Measure implements driver.Backend. The figures are exact at all times; it only corrects them
+// if the database was changed by hand.
+func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
+	defer b.ns.metrics.observeSince("volume_measure", time.Now())
+	if err := b.checkWritable(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	vol := parseID(id)
+	if err := b.tryFlushVolume(ctx, vol); err != nil {
+		return driver.Info{}, err
+	}
+	var info driver.Info
+	err := b.ns.db.runTx(ctx, vol, false, func(tx sqlTx) error {
+		var row volumeRow
+		var found, sum bool
+		var used, entries, bytes int64
+		err := tx.runQueries(b.lockVolumeQuery(&found, &row, vol), selectOne(&sum, []any{&used}, measureVolume, vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
+		if err != nil {
+			return err
+		}
+		if !found {
+			return driver.ErrNotFound
+		}
+		if used != row.used || entries != row.entries || bytes != row.metaBytes {
+			row.used = used
+			tx.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, b.org, vol, used, entries, bytes)
+		}
+		info, err = row.toInfo()
+		return err
+	})
+	return info, err
+}
+
+// measureVolume computes what the column used of a volume ($1) caches.
+const measureVolume = `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $1 AND mode BETWEEN 32768 AND 36863`

@@ -127,7 +127,7 @@ func (db *measuredDB) runQueries(ctx context.Context, list ...query) error {
 	return err
 }
 
-func (db *measuredDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(t sqlTx) error) error {
+func (db *measuredDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(tx sqlTx) error) error {
 	begin := time.Now()
 	err := db.openDatabase.runTx(ctx, vol, lazy, fn)
 	db.metrics.commits.Observe(time.Since(begin).Seconds())

@@ -98,8 +98,8 @@ func (p *pendingDeletes) unblockOpeners() {
 
 // acquireInode takes a reference on an inode, which keeps this process from deleting it. The
 // inode may have been deleted before: the caller must read its row afterwards.
-func (b *Backend) acquireInode(ctx context.Context, f *volumeFS, ino int64) (*openInode, error) {
-	key := inodeKey{string(f.vol), ino}
+func (b *Backend) acquireInode(ctx context.Context, fsys *volumeFS, ino int64) (*openInode, error) {
+	key := inodeKey{string(fsys.vol), ino}
 	for {
 		b.mu.Lock()
 		if b.closed {
@@ -110,7 +110,7 @@ func (b *Backend) acquireInode(ctx context.Context, f *volumeFS, ino int64) (*op
 		if deleteEnded == nil {
 			o := b.openInodes[key]
 			if o == nil {
-				o = &openInode{fs: f, key: key}
+				o = &openInode{fs: fsys, key: key}
 				b.openInodes[key] = o
 			}
 			o.refCount++
@@ -150,11 +150,11 @@ func (b *Backend) releaseInode(ctx context.Context, o *openInode) error {
 
 // reapOrphansOnceClosed deletes the inodes of files that lost their last name while they were
 // open here: the last handle does so, or this call if all have been closed since.
-func (b *Backend) reapOrphansOnceClosed(ctx context.Context, f *volumeFS, inos []int64) error {
+func (b *Backend) reapOrphansOnceClosed(ctx context.Context, fsys *volumeFS, inos []int64) error {
 	var errs []error
 	for _, ino := range inos {
-		if !b.reapAtLastRelease(f.vol, ino) {
-			errs = append(errs, b.reapOrphanFile(ctx, f, ino))
+		if !b.reapAtLastRelease(fsys.vol, ino) {
+			errs = append(errs, b.reapOrphanFile(ctx, fsys, ino))
 		}
 	}
 	return errors.Join(errs...)
@@ -174,9 +174,9 @@ func (b *Backend) reapAtLastRelease(vol []byte, ino int64) bool {
 
 // reapOrphanFile deletes the inode of a file that has no name. If the file has been opened
 // again, through a handle that was still closing, the last release does it.
-func (b *Backend) reapOrphanFile(ctx context.Context, f *volumeFS, ino int64) error {
+func (b *Backend) reapOrphanFile(ctx context.Context, fsys *volumeFS, ino int64) error {
 	// Not under the rights of f, which may have ended: the removal itself was committed.
-	maintenance := b.maintenanceFS(f.vol)
+	maintenance := b.maintenanceFS(fsys.vol)
 	for {
 		open := false
 		err := b.runVolumeTx(ctx, maintenance, nil, func(tx *volumeTx) error {
@@ -196,7 +196,7 @@ func (b *Backend) reapOrphanFile(ctx context.Context, f *volumeFS, ino int64) er
 		if errors.Is(err, driver.ErrNotFound) {
 			return nil
 		}
-		if err != nil || !open || b.reapAtLastRelease(f.vol, ino) {
+		if err != nil || !open || b.reapAtLastRelease(fsys.vol, ino) {
 			return err
 		}
 	}

@@ -50,14 +50,14 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 	if err != nil {
 		return err
 	}
-	err = ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+	err = ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
 		var found bool
 		var volumes int64
 		var holders []attachment
-		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
+		if err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM orgs WHERE id = $1 AND name = $2 {lock}`, b.org, name)); err != nil || !found {
 			return err // removed since: by another call, or by a first try whose answer was lost
 		}
-		err := t.runQueries(selectOne(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
+		err := tx.runQueries(selectOne(new(bool), []any{&volumes}, `SELECT count(*) FROM volumes WHERE org = $1 AND state <> 'removing'`, b.org),
 			selectAll(&holders, (*attachment).scanDest, selectAttachments+` ORDER BY a.id LIMIT 1`, b.org))
 		switch {
 		case err != nil:
@@ -67,8 +67,8 @@ func (ns *Namespace) RemoveOrg(ctx context.Context, name string, force bool) err
 		case len(holders) > 0:
 			return holders[0].inUseError()
 		}
-		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
-		t.queueExec(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+formatID(b.org))
+		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, b.org)
+		tx.queueExec(`UPDATE orgs SET name = $2 WHERE id = $1`, b.org, removedOrg+formatID(b.org))
 		return nil
 	})
 	if err == nil {
@@ -107,8 +107,8 @@ func (ns *Namespace) reapRemovedOrgs(ctx context.Context) error {
 // its manifests, and once its blobs are gone its row.
 func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 	// A volume that was being created during the removal goes, too.
-	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
+	err := ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND state <> 'removing'`, org)
 		return nil
 	})
 	if err != nil {
@@ -128,11 +128,11 @@ func (ns *Namespace) reapRemovedOrg(ctx context.Context, org []byte) error {
 			return err
 		}
 	}
-	return ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+	return ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
 		const nothing = ` AND NOT EXISTS (SELECT 1 FROM volumes WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM sessions WHERE org = $1)
 			AND NOT EXISTS (SELECT 1 FROM blobs WHERE org = $1) AND NOT EXISTS (SELECT 1 FROM doomed WHERE org = $1)`
-		t.queueExec(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
-		t.queueExec(`DELETE FROM orgs WHERE id = $1`+nothing, org)
+		tx.queueExec(`DELETE FROM unreferenced WHERE org = $1`+nothing, org)
+		tx.queueExec(`DELETE FROM orgs WHERE id = $1`+nothing, org)
 		return nil
 	})
 }

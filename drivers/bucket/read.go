@@ -26,12 +26,12 @@ type extent struct {
 const extentSize = 128
 
 // memorySize is about how many bytes the extent takes while it is cached.
-func (x *extent) memorySize() int64 {
-	return extentSize + int64(cap(x.blob)+cap(x.sums)+cap(x.data))
+func (ext *extent) memorySize() int64 {
+	return extentSize + int64(cap(ext.blob)+cap(ext.sums)+cap(ext.data))
 }
 
-func (x *extent) scanDest() []any {
-	return []any{&x.pos, &x.len, &x.blob, &x.blobPos, &x.blobSize, &x.sums, &x.data}
+func (ext *extent) scanDest() []any {
+	return []any{&ext.pos, &ext.len, &ext.blob, &ext.blobPos, &ext.blobSize, &ext.sums, &ext.data}
 }
 
 // extentWindow caches extents of a file: all that reach into [lo, hi).
@@ -76,7 +76,7 @@ const selectFile = `SELECT i.size AS pos, 0, CAST(NULL AS {bytes}), 0, 0, CAST(N
 // loadWindow reads the file's size and its extents from off on, and caches them. current is
 // false, and the window is not usable, if this process committed to the file or a later load
 // was answered since it began.
-func (o *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, current bool, err error) {
+func (o *openInode) loadWindow(ctx context.Context, off int64) (window extentWindow, current bool, err error) {
 	o.mu.Lock()
 	epoch := o.epoch
 	o.loadsStarted++
@@ -95,20 +95,20 @@ func (o *openInode) loadWindow(ctx context.Context, off int64) (w extentWindow, 
 	size := list[at].pos
 	list = slices.Delete(list, at, at+1)
 	slices.SortFunc(list, func(x, y extent) int { return cmp.Compare(x.pos, y.pos) })
-	w = newWindow(off, list, epoch)
+	window = newWindow(off, list, epoch)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.epoch != epoch || turn <= o.lastLoadKept {
 		return extentWindow{}, false, nil
 	}
 	o.size, o.lastLoadKept = size, turn
-	o.cacheWindow(w)
-	return w, true, nil
+	o.cacheWindow(window)
+	return window, true, nil
 }
 
 // newWindow makes a window of the extents that a load from off on has returned.
 func newWindow(off int64, list []extent, epoch int64) extentWindow {
-	w := extentWindow{lo: off, hi: 1<<63 - 1, epoch: epoch}
+	window := extentWindow{lo: off, hi: 1<<63 - 1, epoch: epoch}
 	keep, data := 0, 0
 	for keep < len(list) {
 		if data += len(list[keep].data); keep > 0 && data > windowData {
@@ -117,27 +117,27 @@ func newWindow(off int64, list []extent, epoch int64) extentWindow {
 		keep++
 	}
 	if keep < len(list) || len(list) == windowRows {
-		w.hi = list[keep-1].pos + list[keep-1].len
+		window.hi = list[keep-1].pos + list[keep-1].len
 	}
-	w.list = slices.Clone(list[:keep]) // frees the rest of the array
-	for i := range w.list {
-		w.memory += w.list[i].memorySize()
+	window.list = slices.Clone(list[:keep]) // frees the rest of the array
+	for i := range window.list {
+		window.memory += window.list[i].memorySize()
 	}
-	return w
+	return window
 }
 
 // cacheWindow replaces the cached window, if there is memory for the new one. The caller holds
 // mu.
-func (o *openInode) cacheWindow(w extentWindow) {
+func (o *openInode) cacheWindow(window extentWindow) {
 	o.evictWindow()
 	if m := o.fs.b.memory; m != nil {
-		full := m.Windows.Load()+w.memory > m.Part(windowMemoryPart)
-		if o.closed || full && w.memory > smallWindow || !m.Try(budget.Buffer, w.memory) {
+		full := m.Windows.Load()+window.memory > m.Part(windowMemoryPart)
+		if o.closed || full && window.memory > smallWindow || !m.Try(budget.Buffer, window.memory) {
 			return
 		}
-		m.Windows.Add(w.memory)
+		m.Windows.Add(window.memory)
 	}
-	o.window = w
+	o.window = window
 }
 
 // evictWindow drops the cached window and returns its memory. The caller holds mu.
@@ -153,17 +153,17 @@ func (o *openInode) evictWindow() {
 func (o *openInode) windowAt(ctx context.Context, off int64) (extentWindow, error) {
 	for {
 		o.mu.Lock()
-		w, epoch := o.window, o.epoch
+		window, epoch := o.window, o.epoch
 		o.mu.Unlock()
-		if w.epoch == epoch && len(w.list) > 0 && w.lo <= off && off < w.hi {
-			return w, nil
+		if window.epoch == epoch && len(window.list) > 0 && window.lo <= off && off < window.hi {
+			return window, nil
 		}
-		if w.epoch == epoch && len(w.list) == 0 && w.hi > 0 && w.lo <= off {
-			return w, nil // from there on the file is a hole
+		if window.epoch == epoch && len(window.list) == 0 && window.hi > 0 && window.lo <= off {
+			return window, nil // from there on the file is a hole
 		}
-		w, current, err := o.loadWindow(ctx, off)
+		window, current, err := o.loadWindow(ctx, off)
 		if current || err != nil {
-			return w, err
+			return window, err
 		}
 	}
 }
@@ -194,24 +194,24 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 func (h *handle) readWithinWindow(ctx context.Context, p []byte, off int64) (int, error) {
 	o := h.inode
 	for tries := 0; ; tries++ {
-		w, err := o.windowAt(ctx, off)
+		window, err := o.windowAt(ctx, off)
 		if err != nil {
 			return 0, err
 		}
 		o.mu.Lock()
-		if o.epoch != w.epoch {
+		if o.epoch != window.epoch {
 			o.mu.Unlock()
 			continue // a flush has ended: its bytes are neither dirty nor in this window
 		}
 		size := max(o.size, o.dirty.end(), o.flushing.end())
-		p := p[:max(0, min(int64(len(p)), size-off, w.hi-off))]
+		p := p[:max(0, min(int64(len(p)), size-off, window.hi-off))]
 		over := o.copyDirtyWithin(p, off)
 		o.mu.Unlock()
 		if len(p) == 0 {
 			return 0, io.EOF
 		}
 		clear(p)
-		err = h.ahead.readThrough(ctx, h, w, p, off, size)
+		err = h.ahead.readThrough(ctx, h, window, p, off, size)
 		if errors.Is(err, fs.ErrNotExist) && tries < 3 {
 			// Another host removed or rewrote the file, longer ago than the grace time.
 			o.recordCommit(o.committedSize())
@@ -258,8 +258,8 @@ func (o *openInode) copyDirtyWithin(p []byte, off int64) dirtyRanges {
 }
 
 // readBlobRange reads a range of a blob and checks it. Corruption is a fault of the storage.
-func (b *Backend) readBlobRange(ctx context.Context, x *extent, p []byte, pos int64) error {
-	err := b.readVerified(ctx, x, p, pos)
+func (b *Backend) readBlobRange(ctx context.Context, ext *extent, p []byte, pos int64) error {
+	err := b.readVerified(ctx, ext, p, pos)
 	if errors.Is(err, driver.ErrCorrupt) && !errors.As(err, new(*driver.Fault)) {
 		return &driver.Fault{Part: driver.Storage, Err: err}
 	}
@@ -268,19 +268,19 @@ func (b *Backend) readBlobRange(ctx context.Context, x *extent, p []byte, pos in
 
 // readVerified reads the range widened to whole checksums. A store that returns wrong bytes is
 // asked up to three times.
-func (b *Backend) readVerified(ctx context.Context, x *extent, p []byte, pos int64) error {
-	if x.data != nil || x.blobSize == 0 {
-		at := pos - x.blobPos
-		if at < 0 || at > int64(len(x.data))-int64(len(p)) {
-			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(x.blob))
+func (b *Backend) readVerified(ctx context.Context, ext *extent, p []byte, pos int64) error {
+	if ext.data != nil || ext.blobSize == 0 {
+		at := pos - ext.blobPos
+		if at < 0 || at > int64(len(ext.data))-int64(len(p)) {
+			return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(ext.blob))
 		}
-		copy(p, x.data[at:])
+		copy(p, ext.data[at:])
 		return nil
 	}
 	lo := pos / sumSize * sumSize
-	hi := min((pos+int64(len(p))+sumSize-1)/sumSize*sumSize, x.blobSize)
+	hi := min((pos+int64(len(p))+sumSize-1)/sumSize*sumSize, ext.blobSize)
 	if pos+int64(len(p)) > hi || hi-lo > chunkSize {
-		return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(x.blob))
+		return driver.Errorf(driver.ErrCorrupt, "blob %s is shorter than the file says", formatID(ext.blob))
 	}
 	buf := p
 	if lo != pos || hi-lo != int64(len(p)) {
@@ -288,14 +288,14 @@ func (b *Backend) readVerified(ctx context.Context, x *extent, p []byte, pos int
 	}
 	var err error
 	for range 3 {
-		if err = b.ns.blobs.ReadAt(ctx, blobKey(b.org, x.blob), buf, lo); err == nil {
-			err = verifyChecksums(buf, lo, x.sums)
+		if err = b.ns.blobs.ReadAt(ctx, blobKey(b.org, ext.blob), buf, lo); err == nil {
+			err = verifyChecksums(buf, lo, ext.sums)
 		}
 		if !errors.Is(err, driver.ErrCorrupt) {
 			break
 		}
 		b.ns.metrics.corrupt.Inc()
-		b.ns.log.WarnContext(ctx, "blob store: wrong checksum, reading again", "blob", formatID(x.blob), "error", err)
+		b.ns.log.WarnContext(ctx, "blob store: wrong checksum, reading again", "blob", formatID(ext.blob), "error", err)
 	}
 	if err == nil && len(buf) != len(p) {
 		copy(p, buf[pos-lo:])

@@ -57,47 +57,47 @@ func fetchBufferSize(n int64) int64 {
 // newPrefetch returns a prefetch with a reference for the list and one for the goroutine. The
 // caller has reserved n bytes of budgetUsed and the buffer of share.
 func newPrefetch(pos, n, epoch int64, cancel context.CancelFunc, all *atomic.Int64, share *budget.Share) *prefetch {
-	f := &prefetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, refCount: 2, budgetUsed: all, share: share}
+	fetch := &prefetch{pos: pos, epoch: epoch, done: make(chan struct{}), cancel: cancel, refCount: 2, budgetUsed: all, share: share}
 	if fetchBufferSize(n) == chunkSize {
-		f.data = buffers.Get().(*[chunkSize]byte)[:n]
+		fetch.data = buffers.Get().(*[chunkSize]byte)[:n]
 	} else {
-		f.data = make([]byte, n)
+		fetch.data = make([]byte, n)
 	}
-	return f
+	return fetch
 }
 
 // unref releases a reference. The caller holds readAhead.mu.
-func (f *prefetch) unref() {
-	if f.refCount--; f.refCount > 0 {
+func (fetch *prefetch) unref() {
+	if fetch.refCount--; fetch.refCount > 0 {
 		return
 	}
-	f.budgetUsed.Add(-int64(len(f.data)))
-	f.share.Release(int64(cap(f.data)))
-	if cap(f.data) == chunkSize {
-		buffers.Put((*[chunkSize]byte)(f.data[:chunkSize]))
+	fetch.budgetUsed.Add(-int64(len(fetch.data)))
+	fetch.share.Release(int64(cap(fetch.data)))
+	if cap(fetch.data) == chunkSize {
+		buffers.Put((*[chunkSize]byte)(fetch.data[:chunkSize]))
 	}
 }
 
 // evict cancels a prefetch and releases the list's reference. The caller takes it off the
 // list, and holds readAhead.mu.
-func (f *prefetch) evict() {
-	f.cancel()
-	f.unref()
+func (fetch *prefetch) evict() {
+	fetch.cancel()
+	fetch.unref()
 }
 
-func (f *prefetch) end() int64 { return f.pos + int64(len(f.data)) }
+func (fetch *prefetch) end() int64 { return fetch.pos + int64(len(fetch.data)) }
 
 // readThrough fills p with the bytes that the window's extents have from off on, prefetched or
 // not. p is zeroed: holes stay zero. The window covers p.
-func (a *readAhead) readThrough(ctx context.Context, h *handle, w extentWindow, p []byte, off, size int64) error {
-	list := a.planPrefetch(h, w, off, int64(len(p)), size)
+func (a *readAhead) readThrough(ctx context.Context, h *handle, window extentWindow, p []byte, off, size int64) error {
+	list := a.planPrefetch(h, window, off, int64(len(p)), size)
 	defer a.releaseFetches(list)
 	end := off + int64(len(p))
-	for i := range w.list {
-		x := &w.list[i]
-		lo, hi := max(off, x.pos), min(end, x.pos+x.len)
+	for i := range window.list {
+		ext := &window.list[i]
+		lo, hi := max(off, ext.pos), min(end, ext.pos+ext.len)
 		for lo < hi {
-			n, err := a.copyOrRead(ctx, h, list, x, p[lo-off:hi-off], lo)
+			n, err := a.copyOrRead(ctx, h, list, ext, p[lo-off:hi-off], lo)
 			if err != nil {
 				return err
 			}
@@ -109,33 +109,33 @@ func (a *readAhead) readThrough(ctx context.Context, h *handle, w extentWindow, 
 
 // copyOrRead copies bytes of an extent from the prefetch that has the byte at pos, or reads
 // them itself. It returns how many it got, at least one.
-func (a *readAhead) copyOrRead(ctx context.Context, h *handle, list []*prefetch, x *extent, p []byte, pos int64) (int64, error) {
-	for _, f := range list {
-		if pos < f.pos {
-			p = p[:min(int64(len(p)), f.pos-pos)]
+func (a *readAhead) copyOrRead(ctx context.Context, h *handle, list []*prefetch, ext *extent, p []byte, pos int64) (int64, error) {
+	for _, fetch := range list {
+		if pos < fetch.pos {
+			p = p[:min(int64(len(p)), fetch.pos-pos)]
 			break
 		}
-		if pos >= f.end() {
+		if pos >= fetch.end() {
 			continue
 		}
 		select {
-		case <-f.done:
+		case <-fetch.done:
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
-		if f.err != nil {
-			a.evictFailed(f)
+		if fetch.err != nil {
+			a.evictFailed(fetch)
 			break // read it below; if that fails too, the error is returned
 		}
-		return int64(copy(p, f.data[pos-f.pos:])), nil
+		return int64(copy(p, fetch.data[pos-fetch.pos:])), nil
 	}
 	p = p[:min(int64(len(p)), chunkSize-sumSize)] // aligned to checksums it is at most chunkSize
-	return int64(len(p)), h.b.readBlobRange(ctx, x, p, x.blobPos+pos-x.pos)
+	return int64(len(p)), h.b.readBlobRange(ctx, ext, p, ext.blobPos+pos-ext.pos)
 }
 
 // planPrefetch notes a read of n bytes, and starts the prefetches of what follows if reads are
 // sequential. It returns those that may have bytes of this read; the caller releases them.
-func (a *readAhead) planPrefetch(h *handle, w extentWindow, off, n, size int64) []*prefetch {
+func (a *readAhead) planPrefetch(h *handle, window extentWindow, off, n, size int64) []*prefetch {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// A read up to a chunk before next still counts: two goroutines that read one file may
@@ -147,30 +147,30 @@ func (a *readAhead) planPrefetch(h *handle, w extentWindow, off, n, size int64) 
 			a.width = 0
 			a.evictAll()
 		}
-		return a.acquireFetches(w.epoch)
+		return a.acquireFetches(window.epoch)
 	}
 	keep := a.fetches[:0]
-	for _, f := range a.fetches {
-		if f.epoch == w.epoch && f.end() > off && f.pos <= off+2*int64(h.b.ns.blobParallelism)*chunkSize {
-			keep = append(keep, f)
+	for _, fetch := range a.fetches {
+		if fetch.epoch == window.epoch && fetch.end() > off && fetch.pos <= off+2*int64(h.b.ns.blobParallelism)*chunkSize {
+			keep = append(keep, fetch)
 		} else {
-			f.evict()
+			fetch.evict()
 		}
 	}
 	clear(a.fetches[len(keep):])
 	a.fetches = keep
 	a.width = min(max(2*a.width, firstReadAhead, 2*n), int64(h.b.ns.blobParallelism)*chunkSize)
-	a.startFetches(h, w, off, min(off+n+a.width, size))
-	return a.acquireFetches(w.epoch)
+	a.startFetches(h, window, off, min(off+n+a.width, size))
+	return a.acquireFetches(window.epoch)
 }
 
 // acquireFetches takes a reference on each prefetch of an epoch. The caller holds mu.
 func (a *readAhead) acquireFetches(epoch int64) []*prefetch {
 	var list []*prefetch
-	for _, f := range a.fetches {
-		if f.epoch == epoch {
-			f.refCount++
-			list = append(list, f)
+	for _, fetch := range a.fetches {
+		if fetch.epoch == epoch {
+			fetch.refCount++
+			list = append(list, fetch)
 		}
 	}
 	return list
@@ -183,29 +183,29 @@ func (a *readAhead) releaseFetches(list []*prefetch) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, f := range list {
-		f.unref()
+	for _, fetch := range list {
+		fetch.unref()
 	}
 }
 
 // startFetches starts prefetches of the extents in [off, end), behind those that are under
 // way, as far as the bounds on number and memory allow. The caller holds mu.
-func (a *readAhead) startFetches(h *handle, w extentWindow, off, end int64) {
+func (a *readAhead) startFetches(h *handle, window extentWindow, off, end int64) {
 	at := off
 	if len(a.fetches) > 0 {
 		at = max(at, a.fetches[len(a.fetches)-1].end())
 	}
-	for i := range w.list {
-		x := &w.list[i]
-		if x.data != nil || x.pos+x.len <= at {
+	for i := range window.list {
+		ext := &window.list[i]
+		if ext.data != nil || ext.pos+ext.len <= at {
 			continue
 		}
-		if x.pos >= end || len(a.fetches) >= h.b.ns.blobParallelism {
+		if ext.pos >= end || len(a.fetches) >= h.b.ns.blobParallelism {
 			return
 		}
-		lo := max(at, x.pos)
+		lo := max(at, ext.pos)
 		// A long read fetches to the end of the extent: one request for a whole blob.
-		hi := x.pos + x.len
+		hi := ext.pos + ext.len
 		if a.width < chunkSize {
 			hi = min(hi, max(end, lo+firstReadAhead))
 		}
@@ -219,13 +219,13 @@ func (a *readAhead) startFetches(h *handle, w extentWindow, off, end int64) {
 			return
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		f := newPrefetch(lo, hi-lo, w.epoch, cancel, all, h.b.memory)
-		a.fetches = append(a.fetches, f)
+		fetch := newPrefetch(lo, hi-lo, window.epoch, cancel, all, h.b.memory)
+		a.fetches = append(a.fetches, fetch)
 		go func() {
-			f.err = h.b.readBlobRange(ctx, x, f.data, x.blobPos+lo-x.pos)
+			fetch.err = h.b.readBlobRange(ctx, ext, fetch.data, ext.blobPos+lo-ext.pos)
 			cancel()
-			close(f.done)
-			a.releaseFetches([]*prefetch{f})
+			close(fetch.done)
+			a.releaseFetches([]*prefetch{fetch})
 		}()
 		at = hi
 	}
@@ -235,9 +235,9 @@ func (a *readAhead) startFetches(h *handle, w extentWindow, off, end int64) {
 func (a *readAhead) evictFailed(bad *prefetch) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i, f := range a.fetches {
-		if f == bad {
-			f.evict()
+	for i, fetch := range a.fetches {
+		if fetch == bad {
+			fetch.evict()
 			a.fetches = append(a.fetches[:i:i], a.fetches[i+1:]...)
 			return
 		}
@@ -254,8 +254,8 @@ func (a *readAhead) stopPrefetching() {
 
 // evictAll cancels all prefetches. The caller holds mu.
 func (a *readAhead) evictAll() {
-	for _, f := range a.fetches {
-		f.evict()
+	for _, fetch := range a.fetches {
+		fetch.evict()
 	}
 	a.fetches = nil
 }

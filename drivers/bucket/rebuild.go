@@ -33,7 +33,7 @@ const (
 	foundRenamed   = "renamed-volume"    // its name is that of a newer one
 	foundNoOrg     = "organisation-name" // nothing tells it, or the object that does is damaged
 	foundBadName   = "bad-name"          // of a file: it has another now
-	foundUnknown   = "unknown-object"    // its key is none of a namespace
+	foundUnknown   = "unknown-object"    // its key is not one of a namespace
 )
 
 const (
@@ -94,8 +94,8 @@ func (r *rebuild) rebuildNamespace(ctx context.Context) error {
 		return err
 	}
 	ids := make([]string, 0, len(r.orgs))
-	for id, o := range r.orgs {
-		if len(o.vols)+len(o.objects) > 0 {
+	for id, org := range r.orgs {
+		if len(org.vols)+len(org.objects) > 0 {
 			ids = append(ids, id)
 		}
 	}
@@ -111,9 +111,9 @@ func (r *rebuild) rebuildNamespace(ctx context.Context) error {
 	if err := r.settleBlobs(ctx); err != nil {
 		return err
 	}
-	return r.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`)
-		t.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
+	return r.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET state = 'ready' WHERE state = 'creating'`)
+		tx.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
 		return nil
 	})
 }
@@ -150,8 +150,8 @@ func (r *rebuild) startRebuild(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding)
+	return r.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, NULL, 0) ON CONFLICT DO NOTHING`, rebuilding)
 		return nil
 	})
 }
@@ -162,35 +162,35 @@ func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 	if err := r.ns.db.runQueries(ctx, selectAll(&vols, (*volumeID).scanDest, `SELECT org, id FROM volumes`)); err != nil {
 		return err
 	}
-	for _, v := range vols {
-		if err := r.deleteVolumeRows(ctx, v); err != nil {
+	for _, volume := range vols {
+		if err := r.deleteVolumeRows(ctx, volume); err != nil {
 			return err
 		}
 	}
 	if err := r.execInBatches(ctx, `DELETE FROM blobs WHERE (org, id) IN (SELECT org, id FROM blobs LIMIT $1)`, nil); err != nil {
 		return err
 	}
-	return r.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`DELETE FROM orgs`)
-		t.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
+	return r.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`DELETE FROM orgs`)
+		tx.queueExec(`DELETE FROM jobs WHERE name = $1`, rebuilding)
 		return nil
 	})
 }
 
 // deleteVolumeRows deletes the rows of a volume, its own last. Its blobs stay: others may
 // share them.
-func (r *rebuild) deleteVolumeRows(ctx context.Context, v volumeID) error {
+func (r *rebuild) deleteVolumeRows(ctx context.Context, volume volumeID) error {
 	for _, of := range []struct{ table, key string }{
 		{"chunks", "ino, pos"}, {"dirents", "parent, name"}, {"xattrs", "ino, name"}, {"inodes", "ino"}, {"orphans", "ino"},
 	} {
 		err := r.execInBatches(ctx, `DELETE FROM `+of.table+` WHERE vol = $2 AND (`+of.key+`) IN
-			(SELECT `+of.key+` FROM `+of.table+` WHERE vol = $2 ORDER BY `+of.key+` LIMIT $1)`, nil, v.vol)
+			(SELECT `+of.key+` FROM `+of.table+` WHERE vol = $2 ORDER BY `+of.key+` LIMIT $1)`, nil, volume.vol)
 		if err != nil {
 			return err
 		}
 	}
-	return r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-		t.queueExec(`DELETE FROM volumes WHERE org = $1 AND id = $2`, v.org, v.vol)
+	return r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+		tx.queueExec(`DELETE FROM volumes WHERE org = $1 AND id = $2`, volume.org, volume.vol)
 		return nil
 	})
 }
@@ -199,10 +199,10 @@ func (r *rebuild) deleteVolumeRows(ctx context.Context, v volumeID) error {
 // is not nil, the number of rows is added to it.
 func (r *rebuild) execInBatches(ctx context.Context, sql string, total *int64, args ...any) error {
 	for n := int64(purgeRows); n == purgeRows; {
-		err := r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+		err := r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
 			ask := statement(sql, append([]any{purgeRows}, args...)...)
 			ask.affected = &n
-			return t.runQueries(ask)
+			return tx.runQueries(ask)
 		})
 		if err != nil {
 			return err
@@ -222,23 +222,23 @@ func (r *rebuild) scanBlobStore(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		k, ok := parseObjectKey(info.Key)
+		key, ok := parseObjectKey(info.Key)
 		if !ok {
 			if err := r.report(driver.Finding{Code: foundUnknown, Path: info.Key, Detail: "its key is not one of a namespace; it is left alone"}); err != nil {
 				return err
 			}
 			continue
 		}
-		o := r.orgs[string(k.org)]
-		if o == nil {
-			o = &rebuiltOrg{id: k.org, vols: map[string][]int64{}}
-			r.orgs[string(k.org)] = o
+		org := r.orgs[string(key.org)]
+		if org == nil {
+			org = &rebuiltOrg{id: key.org, vols: map[string][]int64{}}
+			r.orgs[string(key.org)] = org
 		}
 		switch {
-		case k.manifest:
-			o.vols[string(k.id)] = append(o.vols[string(k.id)], k.generation)
-		case k.id == nil:
-			o.objects = append(o.objects, info)
+		case key.manifest:
+			org.vols[string(key.id)] = append(org.vols[string(key.id)], key.generation)
+		case key.id == nil:
+			org.objects = append(org.objects, info)
 		default:
 			found = append(found, info)
 		}
@@ -254,37 +254,37 @@ func (r *rebuild) scanBlobStore(ctx context.Context) error {
 
 // insertFoundBlobs inserts rows for the objects of blobs.
 func (r *rebuild) insertFoundBlobs(ctx context.Context, list []blob.Info) error {
-	return r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+	return r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
 		for _, info := range list {
-			k, _ := parseObjectKey(info.Key)
-			t.queueExec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-				k.org, k.id, info.Size, info.Modified.UnixNano(), int64(freedUnclaimed))
+			key, _ := parseObjectKey(info.Key)
+			tx.queueExec(`INSERT INTO blobs (org, id, size, created, freed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+				key.org, key.id, info.Size, info.Modified.UnixNano(), int64(freedUnclaimed))
 		}
 		return nil
 	})
 }
 
 // rebuildOrg restores one organisation and its volumes.
-func (r *rebuild) rebuildOrg(ctx context.Context, o *rebuiltOrg) error {
-	row, err := r.recoverOrgRow(ctx, o)
+func (r *rebuild) rebuildOrg(ctx context.Context, org *rebuiltOrg) error {
+	row, err := r.recoverOrgRow(ctx, org)
 	if err != nil {
 		return err
 	}
-	err = r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-		t.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created)
+	err = r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+		tx.queueExec(`INSERT INTO orgs (id, name, created) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`, row.id, row.name, row.created)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	r.res.Orgs++
-	vols := make([]string, 0, len(o.vols))
-	for v := range o.vols {
+	vols := make([]string, 0, len(org.vols))
+	for v := range org.vols {
 		vols = append(vols, v)
 	}
 	slices.Sort(vols)
 	for _, v := range vols {
-		if err := r.rebuildVolume(ctx, volumeID{o.id, []byte(v)}, o.vols[v]); err != nil {
+		if err := r.rebuildVolume(ctx, volumeID{org.id, []byte(v)}, org.vols[v]); err != nil {
 			return err
 		}
 	}
@@ -293,11 +293,11 @@ func (r *rebuild) rebuildOrg(ctx context.Context, o *rebuiltOrg) error {
 
 // recoverOrgRow finds out the name of an organisation: from the newest of its own objects that
 // is valid, or else from a manifest.
-func (r *rebuild) recoverOrgRow(ctx context.Context, o *rebuiltOrg) (orgRow, error) {
-	row := orgRow{id: o.id}
-	slices.SortFunc(o.objects, func(a, b blob.Info) int { return b.Modified.Compare(a.Modified) })
-	for _, info := range o.objects {
-		obj, err := r.readOrgObject(ctx, o.id, info)
+func (r *rebuild) recoverOrgRow(ctx context.Context, org *rebuiltOrg) (orgRow, error) {
+	row := orgRow{id: org.id}
+	slices.SortFunc(org.objects, func(a, b blob.Info) int { return b.Modified.Compare(a.Modified) })
+	for _, info := range org.objects {
+		obj, err := r.readOrgObject(ctx, org.id, info)
 		if err == nil {
 			row.name, row.created = obj.Name, obj.Created
 			break
@@ -310,15 +310,15 @@ func (r *rebuild) recoverOrgRow(ctx context.Context, o *rebuiltOrg) (orgRow, err
 		}
 	}
 	if row.name == "" {
-		row.name = r.orgNameFromManifests(ctx, o)
-		if err := r.report(driver.Finding{Code: foundNoOrg, Detail: "the organisation " + formatID(o.id) + " is now called " + row.name}); err != nil {
+		row.name = r.orgNameFromManifests(ctx, org)
+		if err := r.report(driver.Finding{Code: foundNoOrg, Detail: "the organisation " + formatID(org.id) + " is now called " + row.name}); err != nil {
 			return row, err
 		}
 	}
 	var taken bool
 	err := r.ns.db.runQueries(ctx, selectOne(&taken, []any{new(int)}, `SELECT 1 FROM orgs WHERE name = $1`, row.name))
 	if err == nil && taken {
-		row.name = formatID(o.id)
+		row.name = formatID(org.id)
 		err = r.report(driver.Finding{Code: foundNoOrg, Detail: "two organisations have the same name; one is now called " + row.name})
 	}
 	return row, err
@@ -344,12 +344,12 @@ func (r *rebuild) readOrgObject(ctx context.Context, org []byte, info blob.Info)
 }
 
 // orgNameFromManifests returns the name in a manifest, or the id if no manifest has it.
-func (r *rebuild) orgNameFromManifests(ctx context.Context, o *rebuiltOrg) string {
-	for v, list := range o.vols {
-		head, _ := r.ns.readManifest(ctx, o.id, []byte(v), slices.Max(list), func(*record) error { return io.EOF })
-		if bytes.Equal(head.Org, o.id) && driver.ValidateName(head.OrgName) == nil {
+func (r *rebuild) orgNameFromManifests(ctx context.Context, org *rebuiltOrg) string {
+	for v, list := range org.vols {
+		head, _ := r.ns.readManifest(ctx, org.id, []byte(v), slices.Max(list), func(*record) error { return io.EOF })
+		if bytes.Equal(head.Org, org.id) && driver.ValidateName(head.OrgName) == nil {
 			return head.OrgName
 		}
 	}
-	return hex.EncodeToString(o.id)
+	return hex.EncodeToString(org.id)
 }

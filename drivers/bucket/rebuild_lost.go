@@ -17,8 +17,8 @@ func (r *rebuild) settleBlobs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, v := range vols {
-		if err := r.reportLostBytes(ctx, v); err != nil {
+	for _, volume := range vols {
+		if err := r.reportLostBytes(ctx, volume); err != nil {
 			return err
 		}
 		r.res.Damaged++
@@ -47,25 +47,25 @@ func (l *lostRange) scanDest() []any { return []any{&l.ino, &l.pos, &l.len} }
 const lostPage = 1000
 
 // reportLostBytes reports the lost ranges of a volume's files.
-func (r *rebuild) reportLostBytes(ctx context.Context, v volumeID) error {
+func (r *rebuild) reportLostBytes(ctx context.Context, volume volumeID) error {
 	last := lostRange{}
 	for {
 		var list []lostRange
 		err := r.ns.db.runQueries(ctx, selectAll(&list, (*lostRange).scanDest, `SELECT c.ino, c.pos, c.len FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob
 			WHERE c.vol = $1 AND b.freed = $2 AND (c.ino, c.pos) > ($3, $4) ORDER BY c.ino, c.pos LIMIT $5`,
-			v.vol, int64(freedMissing), last.ino, last.pos, lostPage))
+			volume.vol, int64(freedMissing), last.ino, last.pos, lostPage))
 		if err != nil || len(list) == 0 {
 			return err
 		}
 		last = list[len(list)-1]
-		if err := r.reportLostRanges(ctx, v, list); err != nil {
+		if err := r.reportLostRanges(ctx, volume, list); err != nil {
 			return err
 		}
 	}
 }
 
 // reportLostRanges reports ranges, adjacent ones as one, with a path of their file.
-func (r *rebuild) reportLostRanges(ctx context.Context, v volumeID, list []lostRange) error {
+func (r *rebuild) reportLostRanges(ctx context.Context, volume volumeID, list []lostRange) error {
 	wanted := map[int64]bool{}
 	var merged []lostRange
 	for _, l := range list {
@@ -76,12 +76,12 @@ func (r *rebuild) reportLostRanges(ctx context.Context, v volumeID, list []lostR
 		}
 		merged = append(merged, l)
 	}
-	paths, err := r.ns.findPaths(ctx, v.vol, wanted)
+	paths, err := r.ns.findPaths(ctx, volume.vol, wanted)
 	if err != nil {
 		return err
 	}
 	for _, l := range merged {
-		f := driver.Finding{Code: foundLostBytes, Volume: formatID(v.vol), Path: paths[l.ino],
+		f := driver.Finding{Code: foundLostBytes, Volume: formatID(volume.vol), Path: paths[l.ino],
 			Detail: fmt.Sprintf("%d bytes from byte %d on are lost: their objects are gone or have another size", l.len, l.pos)}
 		if f.Path == "" {
 			f.Detail = fmt.Sprintf("inode %d, which has no name: ", l.ino) + f.Detail

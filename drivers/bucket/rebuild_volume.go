@@ -13,7 +13,7 @@ import (
 )
 
 // rebuildVolume restores a volume from the newest of its manifests that is valid.
-func (r *rebuild) rebuildVolume(ctx context.Context, v volumeID, generations []int64) error {
+func (r *rebuild) rebuildVolume(ctx context.Context, volume volumeID, generations []int64) error {
 	slices.SortFunc(generations, func(a, b int64) int { return cmp.Compare(b, a) })
 	// The new generation is above all in the store. Impossible ones are ignored: reading
 	// their manifests fails.
@@ -22,7 +22,7 @@ func (r *rebuild) rebuildVolume(ctx context.Context, v volumeID, generations []i
 		next = generations[i] + 1
 	}
 	for i, g := range generations {
-		err := r.loadManifest(ctx, v, g, next)
+		err := r.loadManifest(ctx, volume, g, next)
 		if err == nil {
 			if i > 0 {
 				r.res.Damaged++
@@ -33,45 +33,45 @@ func (r *rebuild) rebuildVolume(ctx context.Context, v volumeID, generations []i
 		if !errors.Is(err, driver.ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := r.report(driver.Finding{Code: foundOlder, Volume: formatID(v.vol), Detail: err.Error()}); err != nil {
+		if err := r.report(driver.Finding{Code: foundOlder, Volume: formatID(volume.vol), Detail: err.Error()}); err != nil {
 			return err
 		}
 		r.discardedAny = true
-		if err := r.deleteVolumeRows(ctx, v); err != nil {
+		if err := r.deleteVolumeRows(ctx, volume); err != nil {
 			return err
 		}
 	}
 	r.res.Lost++
-	return r.report(driver.Finding{Code: foundLost, Volume: formatID(v.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
+	return r.report(driver.Finding{Code: foundLost, Volume: formatID(volume.vol), Detail: "none of its manifests can be used; its objects are left to the sweeper"})
 }
 
 // loadManifest inserts the rows of one manifest, after reading it to its end once. The volume
 // is still invisible.
-func (r *rebuild) loadManifest(ctx context.Context, v volumeID, generation, next int64) error {
-	head, err := r.ns.readManifest(ctx, v.org, v.vol, generation, nil)
+func (r *rebuild) loadManifest(ctx context.Context, volume volumeID, generation, next int64) error {
+	head, err := r.ns.readManifest(ctx, volume.org, volume.vol, generation, nil)
 	if err != nil {
 		return err
 	}
-	if err := r.insertVolume(ctx, v, &head, next); err != nil {
+	if err := r.insertVolume(ctx, volume, &head, next); err != nil {
 		return err
 	}
-	loader := &manifestLoader{r: r, ctx: ctx, org: v.org, vol: v.vol}
-	if _, err := r.ns.readManifest(ctx, v.org, v.vol, generation, loader.addRecord); err != nil {
+	loader := &manifestLoader{r: r, ctx: ctx, org: volume.org, vol: volume.vol}
+	if _, err := r.ns.readManifest(ctx, volume.org, volume.vol, generation, loader.addRecord); err != nil {
 		return err
 	}
 	if err := loader.flushRecords(); err != nil {
 		return err
 	}
-	if err := r.checkConsistency(ctx, v); err != nil {
-		return fmt.Errorf("manifest %s: %w", manifestKey(v.org, v.vol, generation), err)
+	if err := r.checkConsistency(ctx, volume); err != nil {
+		return fmt.Errorf("manifest %s: %w", manifestKey(volume.org, volume.vol, generation), err)
 	}
 	var used, entries, bytes int64
 	var sum bool
-	err = r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-		if err := t.runQueries(statement(countXattrs, v.vol), selectOne(&sum, []any{&used}, measureVolume, v.vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, v.vol)); err != nil {
+	err = r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+		if err := tx.runQueries(statement(countXattrs, volume.vol), selectOne(&sum, []any{&used}, measureVolume, volume.vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, volume.vol)); err != nil {
 			return err
 		}
-		t.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, v.org, v.vol, used, entries, bytes)
+		tx.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, volume.org, volume.vol, used, entries, bytes)
 		return nil
 	})
 	r.res.Files += loader.files
@@ -79,12 +79,12 @@ func (r *rebuild) loadManifest(ctx context.Context, v volumeID, generation, next
 		return err
 	}
 	r.res.Used += used
-	return r.repairVolume(ctx, v)
+	return r.repairVolume(ctx, volume)
 }
 
 // repairVolume repairs what no single record shows: link counts, cycles of directories,
 // directories with two names, and all else that Check finds.
-func (r *rebuild) repairVolume(ctx context.Context, v volumeID) error {
+func (r *rebuild) repairVolume(ctx context.Context, volume volumeID) error {
 	c, err := r.ns.newChecker(ctx, driver.CheckOptions{Fix: true}, func(f driver.Finding) error {
 		if f.Code == foundOverQuota {
 			return nil // as it was
@@ -94,13 +94,13 @@ func (r *rebuild) repairVolume(ctx context.Context, v volumeID) error {
 	if err != nil {
 		return err
 	}
-	return c.checkVolume(v)
+	return c.checkVolume(volume)
 }
 
 // insertVolume inserts the row of a volume, as a draft. Two manifests may have the same name,
 // if one volume took over the name of another between their exports: the volume that was
 // updated later keeps it.
-func (r *rebuild) insertVolume(ctx context.Context, v volumeID, head *manifestHead, next int64) error {
+func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manifestHead, next int64) error {
 	labels := driver.Labels{}
 	if head.Labels != "" {
 		if err := json.Unmarshal([]byte(head.Labels), &labels); err != nil {
@@ -111,15 +111,15 @@ func (r *rebuild) insertVolume(ctx context.Context, v volumeID, head *manifestHe
 	var there, taken bool
 	var other []byte
 	var updated int64
-	err := r.ns.db.runQueries(ctx, selectOne(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, v.vol),
-		selectOne(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, v.org, name))
+	err := r.ns.db.runQueries(ctx, selectOne(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, volume.vol),
+		selectOne(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, volume.org, name))
 	switch {
 	case err != nil:
 		return err
 	case there:
-		return driver.Errorf(driver.ErrCorrupt, "volume %s already exists in another organisation", formatID(v.vol))
+		return driver.Errorf(driver.ErrCorrupt, "volume %s already exists in another organisation", formatID(volume.vol))
 	case taken && updated > head.Updated:
-		other, name, taken = v.vol, nameWithID(name, v.vol), false
+		other, name, taken = volume.vol, nameWithID(name, volume.vol), false
 		err = r.reportRenamed(head.Name, name, other)
 	case taken:
 		err = r.reportRenamed(name, nameWithID(name, other), other)
@@ -127,13 +127,13 @@ func (r *rebuild) insertVolume(ctx context.Context, v volumeID, head *manifestHe
 	if err != nil {
 		return err
 	}
-	return r.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+	return r.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
 		if taken {
-			t.queueExec(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, v.org, other, nameWithID(name, other))
+			tx.queueExec(`UPDATE volumes SET name = $3 WHERE org = $1 AND id = $2`, volume.org, other, nameWithID(name, other))
 		}
-		t.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported, last_used)
+		tx.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, next_ino, generation, exported, last_used)
 			VALUES ($1, $2, $3, 'creating', $4, $5, $6, $7, $8, $9, $10, {now}) ON CONFLICT (org, id) DO NOTHING`,
-			v.org, v.vol, name, head.Quota, marshalLabels(labels), head.Created, head.Updated, head.NextIno, next, head.Generation)
+			volume.org, volume.vol, name, head.Quota, marshalLabels(labels), head.Created, head.Updated, head.NextIno, next, head.Generation)
 		return nil
 	})
 }
@@ -152,7 +152,7 @@ func (r *rebuild) reportRenamed(from, to string, id []byte) error {
 
 // checkConsistency returns ErrCorrupt for records that contradict one another in a way that a
 // repair would lose data, or that make files unusable.
-func (r *rebuild) checkConsistency(ctx context.Context, v volumeID) error {
+func (r *rebuild) checkConsistency(ctx context.Context, volume volumeID) error {
 	for _, c := range []struct{ sql, bad string }{
 		{`SELECT c.ino FROM chunks c JOIN blobs b ON b.org = c.org AND b.id = c.blob WHERE c.vol = $1 AND c.blob_pos + c.len > b.size LIMIT 1`,
 			"a range of inode %d ends after its blob does"},
@@ -169,7 +169,7 @@ func (r *rebuild) checkConsistency(ctx context.Context, v volumeID) error {
 	} {
 		var found bool
 		var ino int64
-		if err := r.ns.db.runQueries(ctx, selectOne(&found, []any{&ino}, c.sql, v.vol)); err != nil {
+		if err := r.ns.db.runQueries(ctx, selectOne(&found, []any{&ino}, c.sql, volume.vol)); err != nil {
 			return err
 		}
 		if found {
@@ -223,9 +223,9 @@ func (loader *manifestLoader) addRecord(rec *record) error {
 
 // flushRecords inserts the queued records in one transaction.
 func (loader *manifestLoader) flushRecords() error {
-	err := loader.r.ns.db.runTx(loader.ctx, nil, true, func(t sqlTx) error {
+	err := loader.r.ns.db.runTx(loader.ctx, nil, true, func(tx sqlTx) error {
 		for _, rec := range loader.queued {
-			loader.insertRecord(t, rec)
+			loader.insertRecord(tx, rec)
 		}
 		return nil
 	})
@@ -238,39 +238,39 @@ func (loader *manifestLoader) flushRecords() error {
 
 // insertRecord queues the insertion of a record. It is idempotent, as the transaction may run
 // twice.
-func (loader *manifestLoader) insertRecord(t sqlTx, rec *record) {
+func (loader *manifestLoader) insertRecord(tx sqlTx, rec *record) {
 	const once = ` ON CONFLICT DO NOTHING`
 	switch {
 	case rec.Blob != nil:
-		loader.claimBlob(t, rec.Blob)
+		loader.claimBlob(tx, rec.Blob)
 	case rec.Inode != nil:
 		n := rec.Inode
-		t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
+		tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`+once,
 			loader.vol, n.Ino, n.Mode, n.UID, n.GID, n.Nlink, n.Size, n.Alloc, n.Atime, n.Mtime, n.Ctime, n.Rdev, nullIfNil(n.Target))
 	case rec.Entry != nil:
-		t.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, loader.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
+		tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`+once, loader.vol, rec.Entry.Parent, rec.Entry.Name, rec.Entry.Ino)
 	case rec.Xattr != nil:
 		x := rec.Xattr
-		t.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, loader.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
+		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`+once, loader.vol, x.Ino, x.Name, append([]byte{}, x.Value...))
 	case rec.Chunk != nil:
 		c := rec.Chunk
-		t.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
+		tx.queueExec(`INSERT INTO chunks (vol, ino, pos, len, org, blob, blob_pos) VALUES ($1, $2, $3, $4, $5, $6, $7)`+once,
 			loader.vol, c.Ino, c.Pos, c.Len, loader.org, []byte(c.Blob), c.BlobPos)
 	case rec.Orphan != nil:
 		// The session that had it open is gone, so that maintenance removes it.
-		t.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, loader.vol, rec.Orphan.Ino)
+		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, NULL)`+once, loader.vol, rec.Orphan.Ino)
 	}
 }
 
 // claimBlob marks a blob as used by a volume if its object was found with the right size, or
 // as missing. Several volumes may claim the same blob.
-func (loader *manifestLoader) claimBlob(t sqlTx, b *blobRecord) {
+func (loader *manifestLoader) claimBlob(tx sqlTx, b *blobRecord) {
 	freed := any(int64(freedMissing))
 	if b.Data != nil {
 		freed = nil
 	}
-	t.queueExec(`INSERT INTO blobs (org, id, size, sums, data, created, freed) VALUES ($1, $2, $3, $4, $5, $6, $7)
+	tx.queueExec(`INSERT INTO blobs (org, id, size, sums, data, created, freed) VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (org, id) DO UPDATE SET size = excluded.size, sums = excluded.sums, data = excluded.data, created = excluded.created,
 		freed = CASE WHEN excluded.freed IS NULL OR blobs.size = excluded.size AND (blobs.freed IS NULL OR blobs.freed <> excluded.freed)
 			THEN NULL ELSE excluded.freed END`,

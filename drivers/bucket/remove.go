@@ -9,28 +9,28 @@ import (
 )
 
 // runFreeingTx is runTx for what frees space: on a full disk it may use the ballast.
-func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(t sqlTx) error) error {
+func (ns *Namespace) runFreeingTx(ctx context.Context, vol []byte, fn func(tx sqlTx) error) error {
 	return ns.ballast.Freeing(func() error { return ns.db.runTx(ctx, vol, false, fn) })
 }
 
 // runFreeingTx is runVolumeTx for what frees space.
-func (f *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(tx *volumeTx) error) error {
-	return f.b.ns.ballast.Freeing(func() error { return f.runVolumeTx(ctx, []string{path}, fn) })
+func (fsys *volumeFS) runFreeingTx(ctx context.Context, path string, fn func(tx *volumeTx) error) error {
+	return fsys.b.ns.ballast.Freeing(func() error { return fsys.runVolumeTx(ctx, []string{path}, fn) })
 }
 
 // Remove implements driver.FS.
-func (f *volumeFS) Remove(ctx context.Context, path string) error {
-	return f.runFreeingTx(ctx, path, func(tx *volumeTx) error {
-		p, err := tx.mustResolve(path, resolveMode{})
+func (fsys *volumeFS) Remove(ctx context.Context, path string) error {
+	return fsys.runFreeingTx(ctx, path, func(tx *volumeTx) error {
+		target, err := tx.mustResolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
-		if p.node.isDir() {
-			if err := tx.checkEmptyDir(p.node.ino); err != nil {
+		if target.node.isDir() {
+			if err := tx.checkEmptyDir(target.node.ino); err != nil {
 				return err
 			}
 		}
-		tx.unlinkResolved(&p)
+		tx.unlinkResolved(&target)
 		return nil
 	})
 }
@@ -38,38 +38,38 @@ func (f *volumeFS) Remove(ctx context.Context, path string) error {
 // RemoveAll implements driver.FS. A directory loses its name in one short transaction and
 // becomes an orphan. The tree beneath it is then removed in as many transactions as it takes,
 // in the background if ctx ends before, and by maintenance if this process dies.
-func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
+func (fsys *volumeFS) RemoveAll(ctx context.Context, path string) error {
 	tree := false
-	err := f.runFreeingTx(ctx, path, func(tx *volumeTx) error {
+	err := fsys.runFreeingTx(ctx, path, func(tx *volumeTx) error {
 		tree = false
-		p, err := tx.walker.resolve(path, resolveMode{})
+		target, err := tx.walker.resolve(path, resolveMode{})
 		if errors.Is(err, driver.ErrNotExist) {
 			return nil
 		}
-		if err != nil || p.node == nil {
+		if err != nil || target.node == nil {
 			return err
 		}
-		if !p.node.isDir() {
-			tx.unlinkResolved(&p)
+		if !target.node.isDir() {
+			tx.unlinkResolved(&target)
 			return nil
 		}
 		if tx.sessionID == nil {
 			return errNeedSession
 		}
 		tree = true
-		tx.removeDirent(p.parent.ino, p.name)
-		tx.touchDirectory(p.parent.ino, -1)
+		tx.removeDirent(target.parent.ino, target.name)
+		tx.touchDirectory(target.parent.ino, -1)
 		// The orphan belongs to this session: while this process lives, only it may remove the
 		// tree, because it alone knows which of its files it has open.
-		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, p.node.ino, tx.sessionID)
+		tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, target.node.ino, tx.sessionID)
 		return nil
 	})
 	if err != nil || !tree {
 		return err
 	}
-	if err := f.b.reapTrees(ctx, f); err != nil {
-		f.b.ns.log.WarnContext(ctx, "removing a tree goes on in the background", "volume", formatID(f.vol), "error", err)
-		f.b.goBackground(func() { f.b.reapTreesUntilDone(f.vol) })
+	if err := fsys.b.reapTrees(ctx, fsys); err != nil {
+		fsys.b.ns.log.WarnContext(ctx, "removing a tree goes on in the background", "volume", formatID(fsys.vol), "error", err)
+		fsys.b.goBackground(func() { fsys.b.reapTreesUntilDone(fsys.vol) })
 	}
 	return nil
 }
@@ -77,8 +77,8 @@ func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
 // reapTreesUntilDone removes the orphaned trees of this session in a volume, with retries,
 // until none is left or the Backend is closed. Maintenance takes over then.
 func (b *Backend) reapTreesUntilDone(vol []byte) {
-	f := b.maintenanceFS(vol)
-	for b.reapTrees(b.lifetime, f) != nil {
+	fsys := b.maintenanceFS(vol)
+	for b.reapTrees(b.lifetime, fsys) != nil {
 		select {
 		case <-b.lifetime.Done():
 			return
@@ -96,10 +96,10 @@ const (
 )
 
 // reapTrees removes the orphaned trees and files of a volume that no other session holds.
-func (b *Backend) reapTrees(ctx context.Context, f *volumeFS) error {
+func (b *Backend) reapTrees(ctx context.Context, fsys *volumeFS) error {
 	for more := true; more; {
 		var err error
-		if more, err = b.reapTreeSteps(ctx, f, reapSteps); err != nil {
+		if more, err = b.reapTreeSteps(ctx, fsys, reapSteps); err != nil {
 			return err
 		}
 	}
@@ -107,10 +107,10 @@ func (b *Backend) reapTrees(ctx context.Context, f *volumeFS) error {
 }
 
 // reapTreeSteps runs up to steps transactions of reapTrees, and reports whether more is left.
-func (b *Backend) reapTreeSteps(ctx context.Context, f *volumeFS, steps int) (more bool, err error) {
+func (b *Backend) reapTreeSteps(ctx context.Context, fsys *volumeFS, steps int) (more bool, err error) {
 	more = true
 	for range steps {
-		err := b.runVolumeTx(ctx, f, nil, func(tx *volumeTx) (err error) {
+		err := b.runVolumeTx(ctx, fsys, nil, func(tx *volumeTx) (err error) {
 			tx.sessionID = b.session.currentID()
 			more, err = tx.reapTreeBatch()
 			return err
@@ -170,9 +170,9 @@ func (tx *volumeTx) reapTreeBatch() (more bool, err error) {
 			return false, err
 		}
 	}
-	for _, d := range reaper.pending {
-		if !d.hasOrphanRow {
-			tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, d.ino, nullIfNil(tx.sessionID))
+	for _, top := range reaper.pending {
+		if !top.hasOrphanRow {
+			tx.queueExec(`INSERT INTO orphans (vol, ino, session) VALUES ($1, $2, $3)`, tx.vol, top.ino, nullIfNil(tx.sessionID))
 		}
 	}
 	return len(reaper.pending) > 0 || len(roots) == reapDirs && reaper.removedCount > 0, nil
@@ -180,40 +180,40 @@ func (tx *volumeTx) reapTreeBatch() (more bool, err error) {
 
 // reapNext removes the topmost pending inode, or as many of its entries as the budget allows.
 func (reaper *treeReaper) reapNext() error {
-	tx, d := reaper.tx, reaper.pending[len(reaper.pending)-1]
+	tx, top := reaper.tx, reaper.pending[len(reaper.pending)-1]
 	reaper.pending = reaper.pending[:len(reaper.pending)-1]
-	if d.isRegular() { // an orphan whose session has ended
-		if !tx.pending.claimUnlessOpen(d.ino) {
+	if top.isRegular() { // an orphan whose session has ended
+		if !tx.pending.claimUnlessOpen(top.ino) {
 			return nil // its last handle removes it
 		}
-		tx.sizeDelta -= d.size
+		tx.sizeDelta -= top.size
 	}
 	full := false
-	if d.isDir() {
+	if top.isDir() {
 		var list []reapedEntry
 		err := tx.runQueries(selectAll(&list, (*reapedEntry).scanDest, `SELECT `+inodeCols+`, e.name FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
-			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, tx.vol, d.ino, reaper.entryBudget+1))
+			WHERE e.vol = $1 AND e.parent = $2 ORDER BY e.name LIMIT CAST($3 AS INTEGER)`, tx.vol, top.ino, reaper.entryBudget+1))
 		if err != nil {
 			return err
 		}
 		if full = len(list) > reaper.entryBudget; full {
 			list = list[:reaper.entryBudget]
-			reaper.pending = append(reaper.pending, d)
+			reaper.pending = append(reaper.pending, top)
 		}
 		reaper.entryBudget -= len(list)
 		reaper.removedCount += len(list)
 		for i := range list {
-			reaper.reapDirent(d.ino, &list[i])
+			reaper.reapDirent(top.ino, &list[i])
 		}
 	}
 	if full {
 		return nil
 	}
-	if d.hasOrphanRow {
-		tx.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, d.ino)
+	if top.hasOrphanRow {
+		tx.queueExec(`DELETE FROM orphans WHERE vol = $1 AND ino = $2`, tx.vol, top.ino)
 	}
 	reaper.removedCount++
-	tx.deleteInode(&d.inode)
+	tx.deleteInode(&top.inode)
 	return nil
 }
 

@@ -79,6 +79,7 @@ func (pool *reservePool) forOrg(org []byte) *orgReserve {
 	return reserve
 }
 
+// lock waits for the lock, or for ctx to end.
 func (reserve *orgReserve) lock(ctx context.Context) error {
 	select {
 	case reserve.busy <- struct{}{}:
@@ -254,8 +255,8 @@ func (pool *reservePool) giveBackUnused(ctx context.Context, org []byte, reserve
 	if len(reserve.neverPut)+len(reserve.abandoned) == 0 {
 		return nil
 	}
-	err := pool.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-		return t.runQueries(pool.ns.giveBackQueries(org, reserve)...)
+	err := pool.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+		return tx.runQueries(pool.ns.giveBackQueries(org, reserve)...)
 	})
 	if err == nil {
 		reserve.neverPut, reserve.abandoned = nil, nil
@@ -321,7 +322,7 @@ func (pool *reservePool) startKeepAlive() {
 				return
 			case <-tick.C:
 			}
-			err := pool.ns.db.runTx(pool.ns.lifetime, nil, true, func(t sqlTx) error { pool.ns.queueOwnerRenewal(t); return nil })
+			err := pool.ns.db.runTx(pool.ns.lifetime, nil, true, func(tx sqlTx) error { pool.ns.queueOwnerRenewal(tx); return nil })
 			if err != nil && pool.ns.lifetime.Err() == nil {
 				pool.ns.log.Warn("renewing the claim on blobs in reserve", "error", err)
 			}
@@ -333,8 +334,8 @@ func (pool *reservePool) startKeepAlive() {
 const ownerPrefix = "owner/"
 
 // queueOwnerRenewal queues the renewal of this process's row.
-func (ns *Namespace) queueOwnerRenewal(t sqlTx) {
-	t.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
+func (ns *Namespace) queueOwnerRenewal(tx sqlTx) {
+	tx.queueExec(`INSERT INTO jobs (name, session, expires) VALUES ($1, $2, {now} + $3)
 		ON CONFLICT (name) DO UPDATE SET expires = excluded.expires`, ownerPrefix+hex.EncodeToString(ns.processID), ns.processID, int64(ownerLease))
 }
 
@@ -347,8 +348,8 @@ func (pool *reservePool) releaseAll() {
 	owner := pool.ownerClaimed
 	pool.mu.Unlock()
 	if err == nil && owner {
-		err = pool.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-			t.queueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(pool.ns.processID))
+		err = pool.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+			tx.queueExec(`DELETE FROM jobs WHERE name = $1`, ownerPrefix+hex.EncodeToString(pool.ns.processID))
 			return nil
 		})
 	}

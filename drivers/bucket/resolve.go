@@ -73,11 +73,11 @@ func (walker *pathWalker) resolve(path string, mode resolveMode) (resolved, erro
 	got := first[1:]
 	links := 0
 	for len(todo) > 0 {
-		s, last := todo[0], len(todo) == 1
-		if len(s.name) > driver.MaxElemLen {
-			return resolved{}, driver.Errorf(driver.ErrInvalid, "%q leads through a symbolic link with an element of %d bytes; the most is %d", path, len(s.name), driver.MaxElemLen)
+		elem, last := todo[0], len(todo) == 1
+		if len(elem.name) > driver.MaxElemLen {
+			return resolved{}, driver.Errorf(driver.ErrInvalid, "%q leads through a symbolic link with an element of %d bytes; the most is %d", path, len(elem.name), driver.MaxElemLen)
 		}
-		if s.name == ".." {
+		if elem.name == ".." {
 			if len(dirs) == 1 {
 				return resolved{}, pathEscapeError(path)
 			}
@@ -110,7 +110,7 @@ func (walker *pathWalker) resolve(path string, mode resolveMode) (resolved, erro
 			}
 			todo, got = slices.Concat(splitPath(target, true), todo), nil
 		case last:
-			return resolvedAt(dirs, s.name, &n), nil
+			return resolvedAt(dirs, elem.name, &n), nil
 		case n.isDir():
 			// If got is empty now, the lookup ended here: the next element is missing.
 			dirs = append(dirs, n)
@@ -142,14 +142,14 @@ func resolveMissing(dirs []inode, todo []pathElem, mode resolveMode) (resolved, 
 	if !mode.allowMissingParents {
 		return resolved{}, driver.ErrNotExist
 	}
-	p := resolvedAt(dirs, todo[len(todo)-1].name, nil)
-	for _, s := range todo[:len(todo)-1] {
-		if s.fromLink || s.name == ".." {
+	target := resolvedAt(dirs, todo[len(todo)-1].name, nil)
+	for _, elem := range todo[:len(todo)-1] {
+		if elem.fromLink || elem.name == ".." {
 			return resolved{}, driver.ErrNotExist
 		}
-		p.missingDirs = append(p.missingDirs, s.name)
+		target.missingDirs = append(target.missingDirs, elem.name)
 	}
-	return p, nil
+	return target, nil
 }
 
 // inodeNumbers returns the inode numbers of directories.
@@ -170,11 +170,11 @@ func (walker *pathWalker) lookupElems(ino int64, path string, todo []pathElem) (
 		}
 	}
 	var names []string
-	for _, s := range todo {
-		if s.name == ".." {
+	for _, elem := range todo {
+		if elem.name == ".." {
 			break
 		}
-		names = append(names, s.name)
+		names = append(names, elem.name)
 	}
 	return walker.lookupPath(walker.run, walker.vol, ino, names)
 }

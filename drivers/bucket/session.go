@@ -14,7 +14,7 @@ import (
 // lease, which is renewed until the Backend is closed.
 type session struct {
 	b *Backend
-	// renewedByClient: the session is that of a client of a server, who renews it, through
+	// renewedByClient: the session belongs to a client of a server, which renews it through
 	// this process or another.
 	renewedByClient bool
 	clientLease     time.Duration // of a client's session
@@ -42,12 +42,12 @@ func (s *session) ensureSession(ctx context.Context) ([]byte, error) {
 	host, _ := os.Hostname()
 	asked := time.Now()
 	// Freeing, because removals need a session, too.
-	err := s.b.ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
+	err := s.b.ns.runFreeingTx(ctx, nil, func(tx sqlTx) error {
 		var found bool
-		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
+		if err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, row)); err != nil || found {
 			return err
 		}
-		t.queueExec(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, $2, $3, {now}, {now} + $4)`,
+		tx.queueExec(`INSERT INTO sessions (id, host, pid, created, expires) VALUES ($1, $2, $3, {now}, {now} + $4)`,
 			row, host, os.Getpid(), int64(lease))
 		return nil
 	})
@@ -118,11 +118,11 @@ func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan s
 
 // renewLease renews the lease of a session. alive is false if it has run out before.
 func (ns *Namespace) renewLease(ctx context.Context, row []byte, lease time.Duration) (alive bool, err error) {
-	renewal := func(t sqlTx) error {
+	renewal := func(tx sqlTx) error {
 		var n int64
 		ask := statement(`UPDATE sessions SET expires = {now} + $2 WHERE id = $1 AND expires > {now}`, row, int64(lease))
 		ask.affected = &n
-		err := t.runQueries(ask)
+		err := tx.runQueries(ask)
 		alive = n > 0
 		return err
 	}
@@ -148,12 +148,12 @@ func (s *session) endSession(ctx context.Context) error {
 // endSession deletes a session and its attachments. Its drafts become removed volumes, its
 // orphans anyone's, and maintenance does the rest.
 func (ns *Namespace) endSession(ctx context.Context, row []byte) error {
-	err := ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
-		t.queueExec(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
-		t.queueExec(`UPDATE volumes SET `+usedNow+` WHERE id IN (SELECT vol FROM attachments WHERE session = $1)`, row)
-		t.queueExec(`DELETE FROM attachments WHERE session = $1`, row)
-		t.queueExec(`DELETE FROM sessions WHERE id = $1`, row)
+	err := ns.runFreeingTx(ctx, nil, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL WHERE state = 'creating' AND session = $1`, row)
+		tx.queueExec(`UPDATE orphans SET session = NULL WHERE session = $1`, row)
+		tx.queueExec(`UPDATE volumes SET `+usedNow+` WHERE id IN (SELECT vol FROM attachments WHERE session = $1)`, row)
+		tx.queueExec(`DELETE FROM attachments WHERE session = $1`, row)
+		tx.queueExec(`DELETE FROM sessions WHERE id = $1`, row)
 		return nil
 	})
 	ns.wakeMaintenance()
@@ -228,7 +228,7 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 		}
 	}
 	a.readOnly, a.exclusive = boolToInt(opts.ReadOnly), boolToInt(opts.Exclusive)
-	err = b.ns.db.runTx(ctx, vol, false, func(t sqlTx) error { return b.insertAttachment(t, &a) })
+	err = b.ns.db.runTx(ctx, vol, false, func(tx sqlTx) error { return b.insertAttachment(tx, &a) })
 	if err != nil {
 		return nil, err
 	}
@@ -248,11 +248,11 @@ func boolToInt(b bool) int64 {
 
 // insertAttachment adds an attachment if the others allow it: an exclusive writer excludes all
 // others, an exclusive reader excludes writers.
-func (b *Backend) insertAttachment(t sqlTx, a *attachment) error {
-	var v volumeRow
+func (b *Backend) insertAttachment(tx sqlTx, a *attachment) error {
+	var row volumeRow
 	var found, alive bool
 	var others []attachment
-	err := t.runQueries(b.lockVolumeQuery(&found, &v, a.vol), b.liveAttachmentsQuery(&others, a.vol),
+	err := tx.runQueries(b.lockVolumeQuery(&found, &row, a.vol), b.liveAttachmentsQuery(&others, a.vol),
 		selectOne(&alive, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1 AND expires > {now}`, a.session))
 	if err != nil {
 		return err
@@ -263,19 +263,19 @@ func (b *Backend) insertAttachment(t sqlTx, a *attachment) error {
 	if !alive {
 		return driver.Errorf(driver.ErrClosed, "the session's lease has expired, as this process did not reach the database in time; attach again")
 	}
-	a.name = v.name
+	a.name = row.name
 	for _, o := range others {
 		if (a.exclusive|o.exclusive) != 0 && (a.readOnly&o.readOnly) == 0 {
 			return o.inUseError()
 		}
 	}
-	t.queueExec(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
+	tx.queueExec(`INSERT INTO attachments (id, org, vol, session, holder, read_only, exclusive, host, pid, started, since)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		a.id, b.org, a.vol, a.session, a.holder, a.readOnly, a.exclusive, a.host, a.pid, a.started, a.since)
-	t.queueExec(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
+	tx.queueExec(`UPDATE volumes SET `+usedNow+` WHERE org = $1 AND id = $2`, b.org, a.vol)
 	if a.exclusive != 0 && a.readOnly == 0 {
 		// The fence: from now on, transactions under any other attachment are refused.
-		t.queueExec(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
+		tx.queueExec(`UPDATE volumes SET writer = $3, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, a.vol, a.id)
 	}
 	return nil
 }
@@ -317,10 +317,10 @@ func (h *heldAttachment) Detach(ctx context.Context) error {
 
 // releaseAttachment deletes the attachment's row, and the fence if it is the exclusive writer.
 func (h *heldAttachment) releaseAttachment(ctx context.Context) error {
-	err := h.b.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
+	err := h.b.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $3 THEN NULL ELSE writer END, `+usedNow+` WHERE org = $1 AND id = $2`,
 			h.b.org, parseID(h.info.VolumeID), h.id)
-		t.queueExec(`DELETE FROM attachments WHERE id = $1`, h.id)
+		tx.queueExec(`DELETE FROM attachments WHERE id = $1`, h.id)
 		return nil
 	})
 	if err == nil {

@@ -49,13 +49,13 @@ func (c *Client) insertSession(ctx context.Context, owner string) error {
 		return err
 	}
 	host, _ := os.Hostname()
-	return c.ns.runFreeingTx(ctx, nil, func(t sqlTx) error { // removals need a session, too
+	return c.ns.runFreeingTx(ctx, nil, func(tx sqlTx) error { // removals need a session, too
 		var found bool
 		// A retry after a commit whose answer was lost finds the row.
-		if err := t.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.rowID)); err != nil || found {
+		if err := tx.runQueries(selectOne(&found, []any{new(int)}, `SELECT 1 FROM sessions WHERE id = $1`, s.rowID)); err != nil || found {
 			return err
 		}
-		t.queueExec(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
+		tx.queueExec(`INSERT INTO sessions (id, org, owner, host, pid, created, expires) VALUES ($1, $2, $3, $4, $5, {now}, {now} + $6)`,
 			s.rowID, c.org, owner, host, os.Getpid(), int64(s.clientLease))
 		return nil
 	})
@@ -116,10 +116,10 @@ func (c *Client) Detach(ctx context.Context, id string) error {
 	if row == nil || att == nil {
 		return nil
 	}
-	return c.ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
+	return c.ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET writer = CASE WHEN writer = $2 THEN NULL ELSE writer END, `+usedNow+`
 			WHERE org = $1 AND id = (SELECT vol FROM attachments WHERE id = $2 AND org = $1 AND session = $3)`, c.org, att, row)
-		t.queueExec(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
+		tx.queueExec(`DELETE FROM attachments WHERE id = $1 AND org = $2 AND session = $3`, att, c.org, row)
 		return nil
 	})
 }

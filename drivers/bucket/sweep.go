@@ -53,9 +53,9 @@ func (ns *Namespace) sweepAllBlobs(ctx context.Context) error {
 		err = ns.reapRemovedOrgs(ctx)
 	}
 	if err == nil {
-		err = ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-			t.queueExec(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
-			t.queueExec(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
+		err = ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+			tx.queueExec(`DELETE FROM ops WHERE at < {now} - $1`, int64(opsKept))
+			tx.queueExec(`DELETE FROM jobs WHERE name LIKE '`+ownerPrefix+`%' AND expires < {now} - $1`, int64(opsKept))
 			return nil
 		})
 	}
@@ -127,7 +127,7 @@ func neverUsedGrace(grace time.Duration) time.Duration {
 func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCandidate) error {
 	var blobs, bytes float64
 	// Durable, since objects must not be deleted before their rows.
-	err := ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+	err := ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
 		blobs, bytes = 0, 0
 		gone := make([]int64, len(list))
 		dels := make([]query, len(list))
@@ -136,19 +136,19 @@ func (ns *Namespace) deleteUnreferencedRows(ctx context.Context, list []sweepCan
 				AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
 			dels[i].affected = &gone[i]
 		}
-		if err := t.runQueries(dels...); err != nil {
+		if err := tx.runQueries(dels...); err != nil {
 			return err
 		}
 		for i, s := range list {
 			if gone[i] == 0 {
-				t.queueExec(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
+				tx.queueExec(`UPDATE blobs SET freed = NULL WHERE org = $1 AND id = $2 AND freed = $3
 					AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = $1 AND c.blob = $2)`, s.org, s.id, s.freed)
 				continue
 			}
 			blobs++
 			bytes += float64(s.size)
 			if s.inline == 0 {
-				t.queueExec(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
+				tx.queueExec(`INSERT INTO doomed (org, id, at, twice, size) VALUES ($1, $2, {now}, $3, $4) ON CONFLICT DO NOTHING`, s.org, s.id, s.unused, s.size)
 			}
 		}
 		return nil

@@ -12,11 +12,11 @@ import (
 // OpenFS implements driver.Backend. The calls of the FS are timed.
 func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
 	defer b.ns.metrics.observeSince("volume_open", time.Now())
-	f, err := b.openVolumeFS(ctx, id, opts)
+	fsys, err := b.openVolumeFS(ctx, id, opts)
 	if err != nil {
 		return nil, err
 	}
-	return &timedFS{f, b.ns.metrics}, nil
+	return &timedFS{fsys, b.ns.metrics}, nil
 }
 
 // timedFS is an FS whose calls are timed, and those of its files and directories.

@@ -84,15 +84,15 @@ func (s *tombstoneSweep) deleteBatch(ctx context.Context, list []tombstone) erro
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return s.ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
+	return s.ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
 		for i, ts := range list {
 			switch {
 			case !tried[i]:
 			case s.failed[string(ts.blob)]:
-				t.queueExec(`UPDATE doomed SET at = {now} WHERE org = $1 AND id = $2`, ts.org, ts.blob)
+				tx.queueExec(`UPDATE doomed SET at = {now} WHERE org = $1 AND id = $2`, ts.org, ts.blob)
 			default:
-				t.queueExec(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, ts.org, ts.blob)
-				t.queueExec(`UPDATE doomed SET twice = 0, size = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
+				tx.queueExec(`DELETE FROM doomed WHERE org = $1 AND id = $2 AND at <= {now} AND twice = 0`, ts.org, ts.blob)
+				tx.queueExec(`UPDATE doomed SET twice = 0, size = 0, at = {now} + $3 WHERE org = $1 AND id = $2 AND twice = 1`,
 					ts.org, ts.blob, int64(min(s.ns.opts.Grace, lateness)))
 			}
 		}

@@ -71,14 +71,14 @@ func lockOrgQuery(org []byte) query {
 // for least.
 func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reservation, least int, reserve *orgReserve) (n int, err error) {
 	bound := ns.opts.Unreferenced
-	err = ns.db.runTx(ctx, nil, false, func(t sqlTx) error {
+	err = ns.db.runTx(ctx, nil, false, func(tx sqlTx) error {
 		var sum, rows int64
 		var found bool
 		asks := []query{lockOrgQuery(org)}
 		if reserve != nil {
 			asks = append(asks, ns.giveBackQueries(org, reserve)...)
 		}
-		if err := t.runQueries(append(asks, unreferencedQuery(&found, &sum, &rows, org))...); err != nil {
+		if err := tx.runQueries(append(asks, unreferencedQuery(&found, &sum, &rows, org))...); err != nil {
 			return err
 		}
 		total := sum
@@ -97,14 +97,14 @@ func (ns *Namespace) registerBlobs(ctx context.Context, org []byte, list []reser
 			if l.owner != nil {
 				life = neverUsedGrace(ns.opts.Grace)
 			}
-			t.queueExec(`INSERT INTO blobs (org, id, size, sums, created, freed, owner, expires) VALUES ($1, $2, $3, $4, {now}, {now}, $5, {now} + $6)
+			tx.queueExec(`INSERT INTO blobs (org, id, size, sums, created, freed, owner, expires) VALUES ($1, $2, $3, $4, {now}, {now}, $5, {now} + $6)
 				ON CONFLICT DO NOTHING`, org, l.id, l.size, nullIfNil(l.sums), nullIfNil(l.owner), int64(life))
 		}
 		if least > 0 && list[0].owner != nil {
-			ns.queueOwnerRenewal(t)
+			ns.queueOwnerRenewal(tx)
 		}
 		if rows > foldRows {
-			t.queueExec(`{fold}`, org, foldAtOnce)
+			tx.queueExec(`{fold}`, org, foldAtOnce)
 		}
 		return nil
 	})
@@ -123,8 +123,8 @@ func (ns *Namespace) foldUnreferencedRows(ctx context.Context) error {
 			return err
 		}
 		for _, org := range orgs {
-			err := ns.db.runTx(ctx, nil, true, func(t sqlTx) error {
-				return t.runQueries(lockOrgQuery(org), statement(`{fold}`, org, foldAtOnce))
+			err := ns.db.runTx(ctx, nil, true, func(tx sqlTx) error {
+				return tx.runQueries(lockOrgQuery(org), statement(`{fold}`, org, foldAtOnce))
 			})
 			if err != nil {
 				return err

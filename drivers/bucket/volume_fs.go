@@ -38,22 +38,22 @@ func (b *Backend) openVolumeFS(ctx context.Context, id string, opts driver.FSOpt
 	if err := b.checkOpen(ctx); err != nil {
 		return nil, err
 	}
-	v, err := b.getVolume(ctx, driver.ByID(id))
+	row, err := b.getVolume(ctx, driver.ByID(id))
 	if err != nil {
 		return nil, err
 	}
-	f := &volumeFS{b: b, vol: v.id, opts: opts}
-	f.quotaHint.Store(v.quota)
+	fsys := &volumeFS{b: b, vol: row.id, opts: opts}
+	fsys.quotaHint.Store(row.quota)
 	if opts.Attachment != "" {
-		if f.attachment, err = b.findWriterAttachment(ctx, v.id, opts.Attachment); err != nil {
+		if fsys.attachment, err = b.findWriterAttachment(ctx, row.id, opts.Attachment); err != nil {
 			return nil, err
 		}
 	}
-	f.opts.ReadOnly = opts.ReadOnly || b.ns.opts.ReadOnly
-	if err := b.registerCloser(f); err != nil {
+	fsys.opts.ReadOnly = opts.ReadOnly || b.ns.opts.ReadOnly
+	if err := b.registerCloser(fsys); err != nil {
 		return nil, err
 	}
-	return f, nil
+	return fsys, nil
 }
 
 // findWriterAttachment returns the id of an attachment if it is alive and may write to the
@@ -78,26 +78,26 @@ func (b *Backend) findWriterAttachment(ctx context.Context, vol []byte, id strin
 var errAttachmentEnded = driver.Errorf(driver.ErrClosed, "the attachment has ended; attach again")
 
 // checkOpen begins each call of an FS.
-func (f *volumeFS) checkOpen(ctx context.Context) error {
-	f.mu.Lock()
-	closed := f.closed
-	f.mu.Unlock()
+func (fsys *volumeFS) checkOpen(ctx context.Context) error {
+	fsys.mu.Lock()
+	closed := fsys.closed
+	fsys.mu.Unlock()
 	if closed {
 		return driver.ErrClosed
 	}
-	return f.b.checkOpen(ctx)
+	return fsys.b.checkOpen(ctx)
 }
 
 // checkWritable begins each call of an FS that changes something.
-func (f *volumeFS) checkWritable(ctx context.Context) error {
-	if err := f.checkOpen(ctx); err != nil {
+func (fsys *volumeFS) checkWritable(ctx context.Context) error {
+	if err := fsys.checkOpen(ctx); err != nil {
 		return err
 	}
-	if !f.opts.ReadOnly {
+	if !fsys.opts.ReadOnly {
 		return nil
 	}
 	// ErrNotFound comes before ErrReadOnly.
-	if _, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol))); err != nil {
+	if _, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol))); err != nil {
 		return err
 	}
 	return driver.Errorf(driver.ErrReadOnly, "the volume is open for reading only")
@@ -105,11 +105,11 @@ func (f *volumeFS) checkWritable(ctx context.Context) error {
 
 // resolvePath resolves a path outside a transaction. The node that it finds has this process's
 // dirty size and times.
-func (f *volumeFS) resolvePath(ctx context.Context, path string, mode resolveMode) (resolved, error) {
-	if err := f.checkOpen(ctx); err != nil {
+func (fsys *volumeFS) resolvePath(ctx context.Context, path string, mode resolveMode) (resolved, error) {
+	if err := fsys.checkOpen(ctx); err != nil {
 		return resolved{}, err
 	}
-	return f.b.resolvePath(ctx, f.vol, path, mode)
+	return fsys.b.resolvePath(ctx, fsys.vol, path, mode)
 }
 
 // resolvePath is resolvePath of an FS, by the volume's id.
@@ -133,68 +133,68 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 			return resolved{}, driver.ErrNotFound
 		}
 	}
-	p, err := w.resolve(path, mode)
-	if err == nil && p.node != nil {
-		err = b.overlayDirty(ctx, vol, p.node, before)
+	target, err := w.resolve(path, mode)
+	if err == nil && target.node != nil {
+		err = b.overlayDirty(ctx, vol, target.node, before)
 	}
-	return p, err
+	return target, err
 }
 
 // mustResolve is resolvePath with ErrNotExist if nothing is there.
-func (f *volumeFS) mustResolve(ctx context.Context, path string, mode resolveMode) (resolved, error) {
-	p, err := f.resolvePath(ctx, path, mode)
-	if err == nil && p.node == nil {
+func (fsys *volumeFS) mustResolve(ctx context.Context, path string, mode resolveMode) (resolved, error) {
+	target, err := fsys.resolvePath(ctx, path, mode)
+	if err == nil && target.node == nil {
 		err = driver.ErrNotExist
 	}
-	return p, err
+	return target, err
 }
 
 // baseName is path.Base, for functions with a parameter called path.
 func baseName(p string) string { return path.Base(p) }
 
 // Stat implements driver.FS.
-func (f *volumeFS) Stat(ctx context.Context, path string) (driver.Entry, error) {
-	return f.statPath(ctx, path, resolveMode{followLast: true})
+func (fsys *volumeFS) Stat(ctx context.Context, path string) (driver.Entry, error) {
+	return fsys.statPath(ctx, path, resolveMode{followLast: true})
 }
 
 // Lstat implements driver.FS.
-func (f *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error) {
-	return f.statPath(ctx, path, resolveMode{})
+func (fsys *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error) {
+	return fsys.statPath(ctx, path, resolveMode{})
 }
 
 // statPath describes what is at a path.
-func (f *volumeFS) statPath(ctx context.Context, path string, mode resolveMode) (driver.Entry, error) {
-	p, err := f.mustResolve(ctx, path, mode)
+func (fsys *volumeFS) statPath(ctx context.Context, path string, mode resolveMode) (driver.Entry, error) {
+	target, err := fsys.mustResolve(ctx, path, mode)
 	if err != nil {
 		return driver.Entry{}, err
 	}
-	return p.node.toEntry(baseName(path)), nil
+	return target.node.toEntry(baseName(path)), nil
 }
 
 // Readlink implements driver.FS.
-func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
-	p, err := f.mustResolve(ctx, path, resolveMode{})
+func (fsys *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
+	target, err := fsys.mustResolve(ctx, path, resolveMode{})
 	if err != nil {
 		return "", err
 	}
-	if !p.node.isSymlink() {
+	if !target.node.isSymlink() {
 		return "", driver.Errorf(driver.ErrInvalid, "not a symbolic link")
 	}
-	return string(p.node.target), nil
+	return string(target.node.target), nil
 }
 
 // Mkdir implements driver.FS.
-func (f *volumeFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.createUnlessExists(ctx, path, inode{mode: typeDir | permissionBits(mode), nlink: 2})
+func (fsys *volumeFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
+	return fsys.createUnlessExists(ctx, path, inode{mode: typeDir | permissionBits(mode), nlink: 2})
 }
 
 // Symlink implements driver.FS.
-func (f *volumeFS) Symlink(ctx context.Context, target, path string) error {
-	return f.createUnlessExists(ctx, path, inode{mode: typeLink | 0o777, nlink: 1, size: int64(len(target)), target: []byte(target)})
+func (fsys *volumeFS) Symlink(ctx context.Context, target, path string) error {
+	return fsys.createUnlessExists(ctx, path, inode{mode: typeLink | 0o777, nlink: 1, size: int64(len(target)), target: []byte(target)})
 }
 
 // Mknod implements driver.FS.
-func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
+func (fsys *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
 	typ := specialFileType(mode)
 	if typ == 0 {
 		return driver.Errorf(driver.ErrInvalid, "a node is a fifo, a socket or a device, not %v", mode.Type())
@@ -205,51 +205,51 @@ func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rde
 	if rdev > math.MaxInt64 {
 		return driver.Errorf(driver.ErrInvalid, "device number %d is too large", rdev)
 	}
-	return f.createUnlessExists(ctx, path, inode{mode: typ | permissionBits(mode), nlink: 1, rdev: int64(rdev)})
+	return fsys.createUnlessExists(ctx, path, inode{mode: typ | permissionBits(mode), nlink: 1, rdev: int64(rdev)})
 }
 
 // createUnlessExists creates n at a path, and returns ErrExists if something is there.
-func (f *volumeFS) createUnlessExists(ctx context.Context, path string, n inode) error {
-	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
-		p, err := tx.walker.resolve(path, resolveMode{})
+func (fsys *volumeFS) createUnlessExists(ctx context.Context, path string, n inode) error {
+	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		target, err := tx.walker.resolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
-		if p.node != nil {
+		if target.node != nil {
 			return driver.ErrExists
 		}
-		tx.createInode(&p.parent, p.name, &n)
+		tx.createInode(&target.parent, target.name, &n)
 		return nil
 	})
 }
 
 // MkdirAll implements driver.FS.
-func (f *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
-		p, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
-		if err == nil && p.node != nil && p.node.isSymlink() {
-			if p, err = tx.walker.resolve(path, resolveMode{followLast: true}); err == nil && p.node == nil {
+func (fsys *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
+	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		target, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
+		if err == nil && target.node != nil && target.node.isSymlink() {
+			if target, err = tx.walker.resolve(path, resolveMode{followLast: true}); err == nil && target.node == nil {
 				err = driver.ErrNotExist
 			}
 		}
 		if err != nil {
 			return err
 		}
-		if p.node != nil {
-			if !p.node.isDir() {
+		if target.node != nil {
+			if !target.node.isDir() {
 				return driver.ErrNotDir
 			}
 			return nil
 		}
-		dir := tx.makeMissingParents(&p, permissionBits(mode))
-		tx.createInode(dir, p.name, &inode{mode: typeDir | permissionBits(mode), nlink: 2})
+		dir := tx.makeMissingParents(&target, permissionBits(mode))
+		tx.createInode(dir, target.name, &inode{mode: typeDir | permissionBits(mode), nlink: 2})
 		return nil
 	})
 }
 
 // Link implements driver.FS.
-func (f *volumeFS) Link(ctx context.Context, target, path string) error {
-	return f.runVolumeTx(ctx, []string{target, path}, func(tx *volumeTx) error {
+func (fsys *volumeFS) Link(ctx context.Context, target, path string) error {
+	return fsys.runVolumeTx(ctx, []string{target, path}, func(tx *volumeTx) error {
 		from, err := tx.mustResolve(target, resolveMode{})
 		if err != nil {
 			return err
@@ -271,8 +271,8 @@ func (f *volumeFS) Link(ctx context.Context, target, path string) error {
 }
 
 // Rename implements driver.FS.
-func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
-	return f.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
+func (fsys *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
+	return fsys.runVolumeTx(ctx, []string{from, to}, func(tx *volumeTx) error {
 		src, err := tx.mustResolve(from, resolveMode{})
 		if err != nil {
 			return err
@@ -309,20 +309,20 @@ func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.Rena
 }
 
 // Statfs implements driver.FS.
-func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
-	if err := f.checkOpen(ctx); err != nil {
+func (fsys *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
+	if err := fsys.checkOpen(ctx); err != nil {
 		return driver.Statfs{}, err
 	}
-	if err := f.b.tryFlushVolume(ctx, f.vol); err != nil {
+	if err := fsys.b.tryFlushVolume(ctx, fsys.vol); err != nil {
 		return driver.Statfs{}, err
 	}
-	v, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol)))
+	row, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol)))
 	if err != nil {
 		return driver.Statfs{}, err
 	}
-	s := driver.Statfs{Total: v.quota, Used: v.used, Free: max(0, v.quota-v.used), Files: -1}
-	if v.quota == 0 {
-		s.Total, s.Free = max(unlimitedSize, v.used), max(0, unlimitedSize-v.used)
+	s := driver.Statfs{Total: row.quota, Used: row.used, Free: max(0, row.quota-row.used), Files: -1}
+	if row.quota == 0 {
+		s.Total, s.Free = max(unlimitedSize, row.used), max(0, unlimitedSize-row.used)
 	}
 	return s, nil
 }
@@ -332,45 +332,45 @@ func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 const unlimitedSize = 1 << 60
 
 // Sync implements driver.FS.
-func (f *volumeFS) Sync(ctx context.Context) error {
-	if err := f.checkOpen(ctx); err != nil {
+func (fsys *volumeFS) Sync(ctx context.Context) error {
+	if err := fsys.checkOpen(ctx); err != nil {
 		return err
 	}
-	return f.syncFiles(ctx)
+	return fsys.syncFiles(ctx)
 }
 
 // syncFiles flushes the files of the volume, and makes them durable if commits were lazy.
-func (f *volumeFS) syncFiles(ctx context.Context) error {
-	if _, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol))); err != nil || f.opts.ReadOnly {
+func (fsys *volumeFS) syncFiles(ctx context.Context) error {
+	if _, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol))); err != nil || fsys.opts.ReadOnly {
 		return err
 	}
-	if err := f.b.syncVolume(ctx, f.vol); err != nil || !f.opts.Batch {
+	if err := fsys.b.syncVolume(ctx, fsys.vol); err != nil || !fsys.opts.Batch {
 		return err
 	}
-	return f.b.flushLazyCommits(ctx, f.vol)
+	return fsys.b.flushLazyCommits(ctx, fsys.vol)
 }
 
 // flushLazyCommits makes the lazy commits to a volume durable. The database's log is synced in
 // order, so one durable commit covers all before it.
 func (b *Backend) flushLazyCommits(ctx context.Context, vol []byte) error {
-	return b.ns.runFreeingTx(ctx, nil, func(t sqlTx) error {
-		t.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
+	return b.ns.runFreeingTx(ctx, nil, func(tx sqlTx) error {
+		tx.queueExec(`UPDATE volumes SET generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, vol)
 		return nil
 	})
 }
 
 // Close implements driver.FS.
-func (f *volumeFS) Close() error {
-	if f.markClosed() {
+func (fsys *volumeFS) Close() error {
+	if fsys.markClosed() {
 		return nil
 	}
-	f.b.unregisterCloser(f)
-	if f.b.checkOpen(context.Background()) != nil {
+	fsys.b.unregisterCloser(fsys)
+	if fsys.b.checkOpen(context.Background()) != nil {
 		return nil // closing the Backend has flushed the files
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	err := f.syncFiles(ctx)
+	err := fsys.syncFiles(ctx)
 	if errors.Is(err, driver.ErrNotFound) {
 		return nil // the volume was removed
 	}
@@ -378,19 +378,20 @@ func (f *volumeFS) Close() error {
 }
 
 // markClosed closes the FS to further calls, and reports whether it was closed before.
-func (f *volumeFS) markClosed() (closedBefore bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	closedBefore, f.closed = f.closed, true
+func (fsys *volumeFS) markClosed() (closedBefore bool) {
+	fsys.mu.Lock()
+	defer fsys.mu.Unlock()
+	closedBefore, fsys.closed = fsys.closed, true
 	return closedBefore
 }
 
 // closeTimeout bounds Close, which takes no context.
 const closeTimeout = time.Minute
 
-func (f *volumeFS) closeWithBackend(ctx context.Context) error {
-	if f.markClosed() {
+// closeWithBackend implements closer.
+func (fsys *volumeFS) closeWithBackend(ctx context.Context) error {
+	if fsys.markClosed() {
 		return nil
 	}
-	return f.syncFiles(ctx)
+	return fsys.syncFiles(ctx)
 }

@@ -39,32 +39,32 @@ var errNeedSession = errors.New("a session is needed")
 // runVolumeTx runs fn in a transaction on the volume, if the FS is open and may write. fn may
 // run several times. paths are those that it resolves: they are looked up in the round trip
 // that takes the lock.
-func (f *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(tx *volumeTx) error) error {
-	if err := f.checkWritable(ctx); err != nil {
+func (fsys *volumeFS) runVolumeTx(ctx context.Context, paths []string, fn func(tx *volumeTx) error) error {
+	if err := fsys.checkWritable(ctx); err != nil {
 		return err
 	}
-	return f.b.runVolumeTx(ctx, f, paths, fn)
+	return fsys.b.runVolumeTx(ctx, fsys, paths, fn)
 }
 
 // runVolumeTx is runVolumeTx of an FS that may be closed: handles outlive their FS. It runs fn
 // again with a session if fn needs one. After the commit, files that have lost their last name
 // while they were open here are left to their last handle.
-func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, fn func(tx *volumeTx) error) error {
+func (b *Backend) runVolumeTx(ctx context.Context, fsys *volumeFS, paths []string, fn func(tx *volumeTx) error) error {
 	var session []byte
-	pending := pendingDeletes{b: b, vol: f.vol}
+	pending := pendingDeletes{b: b, vol: fsys.vol}
 	defer pending.unblockOpeners()
 	for {
 		var orphans []int64
-		err := b.ns.db.runTx(ctx, f.vol, f.opts.Batch, func(t sqlTx) error {
-			tx := &volumeTx{sqlTx: t, b: b, vol: f.vol, now: time.Now().UnixNano(), sessionID: session, pending: &pending}
-			err := tx.lockAndAuthorize(f, paths)
+		err := b.ns.db.runTx(ctx, fsys.vol, fsys.opts.Batch, func(t sqlTx) error {
+			tx := &volumeTx{sqlTx: t, b: b, vol: fsys.vol, now: time.Now().UnixNano(), sessionID: session, pending: &pending}
+			err := tx.lockAndAuthorize(fsys, paths)
 			if err == nil {
 				err = fn(tx)
 			}
 			if err != nil {
 				return err
 			}
-			f.quotaHint.Store(tx.row.quota)
+			fsys.quotaHint.Store(tx.row.quota)
 			orphans = tx.newOrphans
 			return tx.queueVolumeUpdate()
 		})
@@ -81,20 +81,20 @@ func (b *Backend) runVolumeTx(ctx context.Context, f *volumeFS, paths []string, 
 		case err != nil:
 			return err
 		}
-		return b.reapOrphansOnceClosed(ctx, f, orphans)
+		return b.reapOrphansOnceClosed(ctx, fsys, orphans)
 	}
 }
 
 // lockAndAuthorize locks the volume's row, looks paths up, and checks that f may change the
 // volume: it exists, f's attachment is alive, and no other attachment is the exclusive writer.
-func (tx *volumeTx) lockAndAuthorize(f *volumeFS, paths []string) error {
+func (tx *volumeTx) lockAndAuthorize(fsys *volumeFS, paths []string) error {
 	tx.walker = pathWalker{vol: tx.vol, run: tx.runQueries, lookupPath: tx.b.ns.db.lookupPath, prefetched: map[string][]inode{}}
-	tx.maintenance = f.maintenance
+	tx.maintenance = fsys.maintenance
 	var found, alive bool
 	list := []query{tx.b.lockVolumeQuery(&found, &tx.row, tx.vol)}
-	if f.attachment != nil {
+	if fsys.attachment != nil {
 		list = append(list, selectOne(&alive, []any{new(int)}, `SELECT 1 FROM attachments a JOIN sessions s ON s.id = a.session
-			WHERE a.id = $1 AND s.expires > {now}`, f.attachment))
+			WHERE a.id = $1 AND s.expires > {now}`, fsys.attachment))
 	}
 	chains := make([][]inode, len(paths))
 	for i, p := range paths {
@@ -113,9 +113,9 @@ func (tx *volumeTx) lockAndAuthorize(f *volumeFS, paths []string) error {
 	switch {
 	case !found:
 		return driver.ErrNotFound
-	case f.attachment != nil && !alive:
+	case fsys.attachment != nil && !alive:
 		return errAttachmentEnded
-	case tx.row.writer != nil && !f.maintenance && string(tx.row.writer) != string(f.attachment):
+	case tx.row.writer != nil && !fsys.maintenance && string(tx.row.writer) != string(fsys.attachment):
 		return tx.checkFence()
 	}
 	return nil
@@ -173,11 +173,11 @@ func (tx *volumeTx) queueVolumeUpdate() error {
 
 // mustResolve resolves a path, and returns ErrNotExist if nothing is there.
 func (tx *volumeTx) mustResolve(path string, mode resolveMode) (resolved, error) {
-	p, err := tx.walker.resolve(path, mode)
-	if err == nil && p.node == nil {
+	target, err := tx.walker.resolve(path, mode)
+	if err == nil && target.node == nil {
 		err = driver.ErrNotExist
 	}
-	return p, err
+	return target, err
 }
 
 // allocateInodeNumber returns the number of a new inode. Numbers are never reused.
@@ -187,8 +187,8 @@ func (tx *volumeTx) allocateInodeNumber() int64 {
 }
 
 // queueInodeInsert queues the insertion of an inode's row.
-func queueInodeInsert(t sqlTx, vol []byte, n *inode) {
-	t.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
+func queueInodeInsert(tx sqlTx, vol []byte, n *inode) {
+	tx.queueExec(`INSERT INTO inodes (vol, ino, mode, uid, gid, nlink, size, alloc, atime, mtime, ctime, rdev, target, xattr_bytes)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`,
 		vol, n.ino, n.mode, n.uid, n.gid, n.nlink, n.size, n.alloc, n.atime, n.mtime, n.ctime, n.rdev, nullIfNil(n.target), n.xattrs)
 }
@@ -238,9 +238,9 @@ type touchedDir struct{ ino, subdirs int64 }
 
 // makeMissingParents creates the directories that are missing on the way to p, and returns the
 // directory of its last name.
-func (tx *volumeTx) makeMissingParents(p *resolved, perm int64) *inode {
-	dir := &p.parent
-	for _, name := range p.missingDirs {
+func (tx *volumeTx) makeMissingParents(target *resolved, perm int64) *inode {
+	dir := &target.parent
+	for _, name := range target.missingDirs {
 		n := &inode{mode: typeDir | perm, nlink: 2}
 		tx.createInode(dir, name, n)
 		dir = n
@@ -273,15 +273,15 @@ func (tx *volumeTx) checkEmptyDir(dir int64) error {
 
 // unlinkResolved removes the name that p leads to, of a file or of an empty directory, and
 // with the last name the inode.
-func (tx *volumeTx) unlinkResolved(p *resolved) {
-	tx.removeDirent(p.parent.ino, p.name)
-	if p.node.isDir() {
-		tx.touchDirectory(p.parent.ino, -1)
-		tx.deleteInode(p.node)
+func (tx *volumeTx) unlinkResolved(target *resolved) {
+	tx.removeDirent(target.parent.ino, target.name)
+	if target.node.isDir() {
+		tx.touchDirectory(target.parent.ino, -1)
+		tx.deleteInode(target.node)
 		return
 	}
-	tx.touchDirectory(p.parent.ino, 0)
-	tx.unlinkInode(p.node)
+	tx.touchDirectory(target.parent.ino, 0)
+	tx.unlinkInode(target.node)
 }
 
 // removeDirent deletes a directory entry.

@@ -29,22 +29,22 @@ type volumeRow struct {
 const volumeCols = `v.id, v.name, v.state, v.labels, v.quota, v.created, v.updated, v.used, v.entries, v.metadata, v.next_ino, v.generation, v.last_used, v.session, v.writer`
 
 // scanDest returns where the columns of volumeCols go.
-func (v *volumeRow) scanDest() []any {
-	return []any{&v.id, &v.name, &v.state, &v.labels, &v.quota, &v.created, &v.updated, &v.used, &v.entries, &v.metaBytes, &v.nextIno, &v.generation, &v.lastUsed, &v.session, &v.writer}
+func (row *volumeRow) scanDest() []any {
+	return []any{&row.id, &row.name, &row.state, &row.labels, &row.quota, &row.created, &row.updated, &row.used, &row.entries, &row.metaBytes, &row.nextIno, &row.generation, &row.lastUsed, &row.session, &row.writer}
 }
 
 // toInfo describes the volume as drivers do. ErrCorrupt: its labels are not JSON.
-func (v *volumeRow) toInfo() (driver.Info, error) {
+func (row *volumeRow) toInfo() (driver.Info, error) {
 	labels := driver.Labels{}
-	if v.labels != "" {
-		if err := json.Unmarshal([]byte(v.labels), &labels); err != nil {
-			return driver.Info{}, driver.Errorf(driver.ErrCorrupt, "the labels of volume %s: %v", formatID(v.id), err)
+	if row.labels != "" {
+		if err := json.Unmarshal([]byte(row.labels), &labels); err != nil {
+			return driver.Info{}, driver.Errorf(driver.ErrCorrupt, "the labels of volume %s: %v", formatID(row.id), err)
 		}
 	}
 	info := driver.Info{
-		ID: formatID(v.id), Name: v.name, Kind: driver.KindDir, State: driver.State(v.state), Quota: driver.Size(v.quota), Labels: labels,
-		Created: time.Unix(0, v.created).UTC(), Updated: time.Unix(0, v.updated).UTC(), Used: driver.Size(v.used), Generation: v.generation,
-		LastUsed: time.Unix(0, max(v.lastUsed, v.updated)).UTC(),
+		ID: formatID(row.id), Name: row.name, Kind: driver.KindDir, State: driver.State(row.state), Quota: driver.Size(row.quota), Labels: labels,
+		Created: time.Unix(0, row.created).UTC(), Updated: time.Unix(0, row.updated).UTC(), Used: driver.Size(row.used), Generation: row.generation,
+		LastUsed: time.Unix(0, max(row.lastUsed, row.updated)).UTC(),
 	}
 	return info.At("bucket", ""), nil
 }
@@ -68,8 +68,8 @@ func volumeExistsQuery(found *bool, org, id []byte) query {
 }
 
 // lockVolumeQuery selects a volume's row and locks it.
-func (b *Backend) lockVolumeQuery(found *bool, v *volumeRow, id []byte) query {
-	return selectOne(found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
+func (b *Backend) lockVolumeQuery(found *bool, row *volumeRow, id []byte) query {
+	return selectOne(found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing' {lock}`, b.org, id)
 }
 
 // Create implements driver.Backend.
@@ -81,13 +81,13 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	if spec.Kind != driver.KindDir {
 		return driver.Info{}, driver.Errorf(driver.ErrUnsupported, "an organisation has dir volumes only; create disk volumes in a local home")
 	}
-	v := volumeRow{id: newID(), name: name, state: string(driver.StateReady), quota: int64(spec.Quota), labels: marshalLabels(spec.Labels), nextIno: 2}
-	v.created = time.Now().UnixNano()
-	v.updated = v.created
+	row := volumeRow{id: newID(), name: name, state: string(driver.StateReady), quota: int64(spec.Quota), labels: marshalLabels(spec.Labels), nextIno: 2}
+	row.created = time.Now().UnixNano()
+	row.updated = row.created
 	if spec.Draft {
-		v.state = string(driver.StateCreating)
+		row.state = string(driver.StateCreating)
 		var err error
-		if v.session, err = b.session.ensureSession(ctx); err != nil {
+		if row.session, err = b.session.ensureSession(ctx); err != nil {
 			return driver.Info{}, err
 		}
 	}
@@ -100,62 +100,62 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 			return driver.Info{}, err
 		}
 	}
-	err := b.ns.db.runTx(ctx, v.id, false, func(t sqlTx) error { return b.insertVolume(t, &v, from) })
+	err := b.ns.db.runTx(ctx, row.id, false, func(tx sqlTx) error { return b.insertVolume(tx, &row, from) })
 	if b.ns.db.isUniqueViolation(err) {
 		return driver.Info{}, errNameTaken
 	}
 	if err != nil {
 		return driver.Info{}, err
 	}
-	return v.toInfo()
+	return row.toInfo()
 }
 
 var errNameTaken = driver.Errorf(driver.ErrExists, "a volume of that name already exists")
 
 // insertVolume adds a volume: an empty one, or a clone of another.
-func (b *Backend) insertVolume(t sqlTx, v *volumeRow, from []byte) error {
-	if err := b.checkNameFree(t, v.name, nil); err != nil {
+func (b *Backend) insertVolume(tx sqlTx, row *volumeRow, from []byte) error {
+	if err := b.checkNameFree(tx, row.name, nil); err != nil {
 		return err
 	}
 	if from != nil {
 		var found bool
 		var src volumeRow
-		if err := t.runQueries(b.lockVolumeQuery(&found, &src, from)); err != nil {
+		if err := tx.runQueries(b.lockVolumeQuery(&found, &src, from)); err != nil {
 			return err
 		}
 		if !found || src.state != string(driver.StateReady) {
 			return driver.ErrNotFound
 		}
-		if v.quota > 0 && src.used > v.quota {
-			return driver.Errorf(driver.ErrQuota, "the volume to clone holds %d bytes, more than the quota of %d", src.used, v.quota)
+		if row.quota > 0 && src.used > row.quota {
+			return driver.Errorf(driver.ErrQuota, "the volume to clone holds %d bytes, more than the quota of %d", src.used, row.quota)
 		}
-		if err := src.checkMetadataBounds(driver.Size(v.quota)); err != nil {
+		if err := src.checkMetadataBounds(driver.Size(row.quota)); err != nil {
 			return err
 		}
-		v.used, v.nextIno, v.entries, v.metaBytes = src.used, src.nextIno, src.entries, src.metaBytes
+		row.used, row.nextIno, row.entries, row.metaBytes = src.used, src.nextIno, src.entries, src.metaBytes
 	}
-	t.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, entries, metadata, next_ino, session)
+	tx.queueExec(`INSERT INTO volumes (org, id, name, state, quota, labels, created, updated, used, entries, metadata, next_ino, session)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-		b.org, v.id, v.name, v.state, v.quota, v.labels, v.created, v.updated, v.used, v.entries, v.metaBytes, v.nextIno, nullIfNil(v.session))
+		b.org, row.id, row.name, row.state, row.quota, row.labels, row.created, row.updated, row.used, row.entries, row.metaBytes, row.nextIno, nullIfNil(row.session))
 	if from != nil {
-		cloneVolumeRows(t, from, v.id)
+		cloneVolumeRows(tx, from, row.id)
 		return nil
 	}
-	root := inode{ino: rootIno, mode: typeDir | 0o755, nlink: 2, atime: v.created, mtime: v.created, ctime: v.created}
-	queueInodeInsert(t, v.id, &root)
+	root := inode{ino: rootIno, mode: typeDir | 0o755, nlink: 2, atime: row.created, mtime: row.created, ctime: row.created}
+	queueInodeInsert(tx, row.id, &root)
 	return nil
 }
 
 // checkNameFree returns ErrExists if another volume than self has the name, or has it as its
 // id.
-func (b *Backend) checkNameFree(t sqlTx, name string, self []byte) error {
+func (b *Backend) checkNameFree(tx sqlTx, name string, self []byte) error {
 	var taken, isID, here bool
 	var id []byte
 	list := []query{b.orgExistsQuery(&here), selectOne(&taken, []any{&id}, `SELECT id FROM volumes WHERE org = $1 AND name = $2 AND state <> 'removing'`, b.org, name)}
 	if other := parseID(name); other != nil {
 		list = append(list, volumeExistsQuery(&isID, b.org, other))
 	}
-	if err := t.runQueries(list...); err != nil {
+	if err := tx.runQueries(list...); err != nil {
 		return err
 	}
 	if !here {
@@ -181,31 +181,31 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 			return driver.Info{}, err
 		}
 	}
-	v, err := b.getVolume(ctx, ref)
+	row, err := b.getVolume(ctx, ref)
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if ref.ID == "" && b.hasDirtyInodes(v.id) {
-		return b.Get(ctx, driver.ByID(formatID(v.id)))
+	if ref.ID == "" && b.hasDirtyInodes(row.id) {
+		return b.Get(ctx, driver.ByID(formatID(row.id)))
 	}
-	return v.toInfo()
+	return row.toInfo()
 }
 
 // getVolume reads the row of a volume that users may see: a draft only by its id.
 func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, error) {
-	var v volumeRow
+	var row volumeRow
 	var found bool
-	ask := selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
+	ask := selectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.name = $2 AND v.state = 'ready'`, b.org, ref.Name)
 	if ref.ID != "" {
-		ask = selectOne(&found, v.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, parseID(ref.ID))
+		ask = selectOne(&found, row.scanDest(), `SELECT `+volumeCols+` FROM volumes v WHERE v.org = $1 AND v.id = $2 AND v.state <> 'removing'`, b.org, parseID(ref.ID))
 	}
 	if err := b.ns.db.runQueries(ctx, ask); err != nil {
-		return v, err
+		return row, err
 	}
 	if !found {
-		return v, driver.ErrNotFound
+		return row, driver.ErrNotFound
 	}
-	return v, nil
+	return row, nil
 }
 
 // maxPage is the most volumes of one page of List.
@@ -276,17 +276,17 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err := b.ns.db.runTx(ctx, vol, false, func(t sqlTx) error {
-		var v volumeRow
+	err := b.ns.db.runTx(ctx, vol, false, func(tx sqlTx) error {
+		var row volumeRow
 		var found bool
-		if err := t.runQueries(b.lockVolumeQuery(&found, &v, vol)); err != nil {
+		if err := tx.runQueries(b.lockVolumeQuery(&found, &row, vol)); err != nil {
 			return err
 		}
 		if !found {
 			return driver.ErrNotFound
 		}
 		var err error
-		info, err = b.applyUpdate(t, &v, change)
+		info, err = b.applyUpdate(tx, &row, change)
 		return err
 	})
 	if b.ns.db.isUniqueViolation(err) {
@@ -297,13 +297,13 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 
 // applyUpdate checks a change of a locked volume and queues it. It returns the volume as it
 // will be.
-func (b *Backend) applyUpdate(t sqlTx, v *volumeRow, change driver.Update) (driver.Info, error) {
-	info, err := v.toInfo()
+func (b *Backend) applyUpdate(tx sqlTx, row *volumeRow, change driver.Update) (driver.Info, error) {
+	info, err := row.toInfo()
 	if err != nil {
 		return info, err
 	}
 	if change.Name != "" {
-		if err := b.checkNameFree(t, change.Name, v.id); err != nil {
+		if err := b.checkNameFree(tx, change.Name, row.id); err != nil {
 			return info, err
 		}
 		info.Name = change.Name
@@ -315,7 +315,7 @@ func (b *Backend) applyUpdate(t sqlTx, v *volumeRow, change driver.Update) (driv
 		return info, driver.Errorf(driver.ErrQuota, "the volume holds %v, more than a quota of %v; remove files first", info.Used, change.Quota)
 	}
 	if change.Quota != 0 {
-		if err := v.checkMetadataBounds(change.Quota); err != nil {
+		if err := row.checkMetadataBounds(change.Quota); err != nil {
 			return info, err
 		}
 	}
@@ -329,16 +329,16 @@ func (b *Backend) applyUpdate(t sqlTx, v *volumeRow, change driver.Update) (driv
 		return info, err
 	}
 	if change.Publish {
-		info.State, v.session = driver.StateReady, nil
+		info.State, row.session = driver.StateReady, nil
 	}
 	now := time.Now().UnixNano()
-	if now <= v.updated {
-		now = v.updated + 1
+	if now <= row.updated {
+		now = row.updated + 1
 	}
 	info.Updated = time.Unix(0, now).UTC()
-	info.LastUsed = time.Unix(0, max(v.lastUsed+1, now)).UTC()
-	t.queueExec(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, last_used = $9, generation = generation + 1
-		WHERE org = $1 AND id = $2`, b.org, v.id, info.Name, int64(info.Quota), marshalLabels(info.Labels), string(info.State), nullIfNil(v.session), now, info.LastUsed.UnixNano())
+	info.LastUsed = time.Unix(0, max(row.lastUsed+1, now)).UTC()
+	tx.queueExec(`UPDATE volumes SET name = $3, quota = $4, labels = $5, state = $6, session = $7, updated = $8, last_used = $9, generation = generation + 1
+		WHERE org = $1 AND id = $2`, b.org, row.id, info.Name, int64(info.Quota), marshalLabels(info.Labels), string(info.State), nullIfNil(row.session), now, info.LastUsed.UnixNano())
 	return info, nil
 }
 
@@ -354,16 +354,16 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 	if err := b.tryFlushVolume(ctx, parseID(id)); err != nil {
 		return driver.Info{}, err
 	}
-	return b.removeVolume(ctx, driver.ByID(id), func(t sqlTx, v *volumeRow) error {
+	return b.removeVolume(ctx, driver.ByID(id), func(tx sqlTx, row *volumeRow) error {
 		// An attachment whose lease has run out was a use until then.
 		var found bool
 		var expired int64
-		err := t.runQueries(selectOne(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
-			WHERE a.org = $1 AND a.vol = $2`, b.org, v.id))
+		err := tx.runQueries(selectOne(&found, []any{&expired}, `SELECT CAST(coalesce(max(s.expires), 0) AS BIGINT) FROM attachments a JOIN sessions s ON s.id = a.session
+			WHERE a.org = $1 AND a.vol = $2`, b.org, row.id))
 		if err != nil {
 			return err
 		}
-		if last := time.Unix(0, max(v.lastUsed, v.updated, expired)); last.After(since) {
+		if last := time.Unix(0, max(row.lastUsed, row.updated, expired)); last.After(since) {
 			return driver.Errorf(driver.ErrInUse, "the volume was used at %s", last.UTC().Format(time.RFC3339))
 		}
 		return nil
@@ -372,7 +372,7 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 
 // removeVolume removes a volume, unless it is attached or mayRemove, called with its locked
 // row, returns an error. mayRemove may be nil.
-func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove func(t sqlTx, v *volumeRow) error) (driver.Info, error) {
+func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove func(tx sqlTx, row *volumeRow) error) (driver.Info, error) {
 	defer b.ns.metrics.observeSince("volume_remove", time.Now())
 	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
@@ -382,30 +382,30 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove fu
 		return driver.Info{}, err
 	}
 	var info driver.Info
-	err = b.ns.runFreeingTx(ctx, found.id, func(t sqlTx) error {
-		var v volumeRow
+	err = b.ns.runFreeingTx(ctx, found.id, func(tx sqlTx) error {
+		var row volumeRow
 		var there bool
 		var holders []attachment
-		err := t.runQueries(b.lockVolumeQuery(&there, &v, found.id), b.liveAttachmentsQuery(&holders, found.id))
+		err := tx.runQueries(b.lockVolumeQuery(&there, &row, found.id), b.liveAttachmentsQuery(&holders, found.id))
 		if err != nil {
 			return err
 		}
 		// Since the name was looked up, it mayRemove have passed to another volume.
-		if !there || ref.ID == "" && (v.name != ref.Name || v.state != string(driver.StateReady)) {
+		if !there || ref.ID == "" && (row.name != ref.Name || row.state != string(driver.StateReady)) {
 			return driver.ErrNotFound
 		}
 		if len(holders) > 0 {
 			return holders[0].inUseError()
 		}
 		if mayRemove != nil {
-			if err := mayRemove(t, &v); err != nil {
+			if err := mayRemove(tx, &row); err != nil {
 				return err
 			}
 		}
-		if info, err = v.toInfo(); err != nil {
+		if info, err = row.toInfo(); err != nil {
 			return err
 		}
-		t.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, v.id)
+		tx.queueExec(`UPDATE volumes SET state = 'removing', session = NULL, generation = generation + 1 WHERE org = $1 AND id = $2`, b.org, row.id)
 		return nil
 	})
 	if err != nil {
@@ -415,39 +415,3 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove fu
 	b.ns.wakeMaintenance()
 	return info, nil
 }
-
-// Measure implements driver.Backend. The figures are exact at all times; it only corrects them
-// if the database was changed by hand.
-func (b *Backend) Measure(ctx context.Context, id string) (driver.Info, error) {
-	defer b.ns.metrics.observeSince("volume_measure", time.Now())
-	if err := b.checkWritable(ctx); err != nil {
-		return driver.Info{}, err
-	}
-	vol := parseID(id)
-	if err := b.tryFlushVolume(ctx, vol); err != nil {
-		return driver.Info{}, err
-	}
-	var info driver.Info
-	err := b.ns.db.runTx(ctx, vol, false, func(t sqlTx) error {
-		var v volumeRow
-		var found, sum bool
-		var used, entries, bytes int64
-		err := t.runQueries(b.lockVolumeQuery(&found, &v, vol), selectOne(&sum, []any{&used}, measureVolume, vol), selectOne(&sum, []any{&entries, &bytes}, countMetadata, vol))
-		if err != nil {
-			return err
-		}
-		if !found {
-			return driver.ErrNotFound
-		}
-		if used != v.used || entries != v.entries || bytes != v.metaBytes {
-			v.used = used
-			t.queueExec(`UPDATE volumes SET used = $3, entries = $4, metadata = $5 WHERE org = $1 AND id = $2`, b.org, vol, used, entries, bytes)
-		}
-		info, err = v.toInfo()
-		return err
-	})
-	return info, err
-}
-
-// measureVolume computes what the column used of a volume ($1) caches.
-const measureVolume = `SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM inodes WHERE vol = $1 AND mode BETWEEN 32768 AND 36863`

@@ -12,8 +12,8 @@ import (
 
 // WriteFile implements driver.FS. Blobs are put while the source is read; the file appears
 // with the commit.
-func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
-	if err := f.checkWritable(ctx); err != nil {
+func (fsys *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
+	if err := fsys.checkWritable(ctx); err != nil {
 		return 0, err
 	}
 	if err := opts.RefuseMeta(); err != nil {
@@ -22,18 +22,18 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 	if opts.Size > maxFileSize {
 		return 0, errTooLarge
 	}
-	if opts.Size > 0 && f.quotaHint.Load() > 0 {
-		if err := f.precheckQuota(ctx, path, opts.Size); err != nil {
+	if opts.Size > 0 && fsys.quotaHint.Load() > 0 {
+		if err := fsys.precheckQuota(ctx, path, opts.Size); err != nil {
 			return 0, err
 		}
 	}
-	if err := f.b.ns.checkPuttable(opts); err != nil {
+	if err := fsys.b.ns.checkPuttable(opts); err != nil {
 		return 0, err
 	}
 	if opts.Size < 0 {
 		return 0, negativeError(opts.Size)
 	}
-	up := newBlobUpload(ctx, f, opts.Size)
+	up := newBlobUpload(ctx, fsys, opts.Size)
 	size, err := up.uploadSource(r, opts)
 	parts, perr := up.waitForPuts()
 	if err == nil {
@@ -43,10 +43,10 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 		err = errTooLarge
 	}
 	if err == nil {
-		err = f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error { return tx.replaceFile(path, size, parts, opts) })
+		err = fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error { return tx.replaceFile(path, size, parts, opts) })
 	}
 	if err != nil {
-		f.b.abandonBlobs(ctx, parts)
+		fsys.b.abandonBlobs(ctx, parts)
 		return 0, err
 	}
 	return size, nil
@@ -54,45 +54,45 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 
 // precheckQuota refuses a file that will not fit, before its bytes are uploaded. The commit
 // checks again.
-func (f *volumeFS) precheckQuota(ctx context.Context, path string, size int64) error {
-	v, err := f.b.getVolume(ctx, driver.ByID(formatID(f.vol)))
+func (fsys *volumeFS) precheckQuota(ctx context.Context, path string, size int64) error {
+	row, err := fsys.b.getVolume(ctx, driver.ByID(formatID(fsys.vol)))
 	if err != nil {
 		return err
 	}
-	f.quotaHint.Store(v.quota)
-	if v.quota == 0 || size <= v.quota-v.used {
+	fsys.quotaHint.Store(row.quota)
+	if row.quota == 0 || size <= row.quota-row.used {
 		return nil
 	}
 	old := int64(0)
-	p, err := f.resolvePath(ctx, path, resolveMode{allowMissingParents: true})
+	target, err := fsys.resolvePath(ctx, path, resolveMode{allowMissingParents: true})
 	if err != nil {
 		return err
 	}
-	if p.node != nil && p.node.isRegular() && p.node.nlink == 1 {
-		old = p.node.size
+	if target.node != nil && target.node.isRegular() && target.node.nlink == 1 {
+		old = target.node.size
 	}
-	if size > v.quota-v.used+old {
-		return driver.Errorf(driver.ErrQuota, "%d bytes do not fit: the quota is %v, and %v are free", size, driver.Size(v.quota), driver.Size(max(0, v.quota-v.used)))
+	if size > row.quota-row.used+old {
+		return driver.Errorf(driver.ErrQuota, "%d bytes do not fit: the quota is %v, and %v are free", size, driver.Size(row.quota), driver.Size(max(0, row.quota-row.used)))
 	}
 	return nil
 }
 
 // replaceFile replaces what is at path by a new file of chunks.
 func (tx *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts driver.WriteOptions) error {
-	p, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
+	target, err := tx.walker.resolve(path, resolveMode{allowMissingParents: true})
 	if err != nil {
 		return err
 	}
 	n := inode{mode: typeFile | 0o644, nlink: 1, size: size}
-	if p.node != nil {
+	if target.node != nil {
 		if opts.Exclusive {
 			return driver.ErrExists
 		}
-		if p.node.isDir() {
+		if target.node.isDir() {
 			return driver.ErrIsDir
 		}
-		if p.node.isRegular() {
-			n.mode = p.node.mode
+		if target.node.isRegular() {
+			n.mode = target.node.mode
 		}
 	}
 	if opts.Mode != 0 {
@@ -102,25 +102,25 @@ func (tx *volumeTx) replaceFile(path string, size int64, parts []newChunk, opts 
 		n.alloc += x.len
 	}
 	tx.sizeDelta += size
-	tx.replaceInode(&p, &n)
+	tx.replaceInode(&target, &n)
 	tx.addChunks(n.ino, parts)
 	return nil
 }
 
 // replaceInode creates n under the name of p, in place of what is there, and creates missing
 // parents.
-func (tx *volumeTx) replaceInode(p *resolved, n *inode) {
-	dir := tx.makeMissingParents(p, 0o755)
-	if p.node == nil {
-		tx.createInode(dir, p.name, n)
+func (tx *volumeTx) replaceInode(target *resolved, n *inode) {
+	dir := tx.makeMissingParents(target, 0o755)
+	if target.node == nil {
+		tx.createInode(dir, target.name, n)
 		return
 	}
 	n.ino = tx.allocateInodeNumber()
 	n.atime, n.mtime, n.ctime = tx.now, tx.now, tx.now
 	tx.insertInode(n)
-	tx.queueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir.ino, []byte(p.name), n.ino)
+	tx.queueExec(`UPDATE dirents SET ino = $4 WHERE vol = $1 AND parent = $2 AND name = $3`, tx.vol, dir.ino, []byte(target.name), n.ino)
 	tx.touchDirectory(dir.ino, 0)
-	tx.unlinkInode(p.node)
+	tx.unlinkInode(target.node)
 }
 
 // blobUpload turns a stream into blobs.
@@ -133,10 +133,11 @@ type blobUpload struct {
 	total    int64 // bytes read so far
 }
 
-func newBlobUpload(ctx context.Context, f *volumeFS, hint int64) *blobUpload {
+// newBlobUpload starts an upload of a source of sizeHint bytes; 0: unknown.
+func newBlobUpload(ctx context.Context, fsys *volumeFS, hint int64) *blobUpload {
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(f.b.ns.blobParallelism)
-	return &blobUpload{fs: f, ctx: ctx, group: g, sizeHint: hint}
+	g.SetLimit(fsys.b.ns.blobParallelism)
+	return &blobUpload{fs: fsys, ctx: ctx, group: g, sizeHint: hint}
 }
 
 // waitForPuts waits for all puts and returns their chunks.
@@ -217,13 +218,13 @@ func (up *blobUpload) checkSourceQuota() error {
 	if q := up.fs.quotaHint.Load(); q == 0 || up.total <= q {
 		return nil
 	}
-	v, err := up.fs.b.getVolume(up.ctx, driver.ByID(formatID(up.fs.vol))) // it may have been raised
+	row, err := up.fs.b.getVolume(up.ctx, driver.ByID(formatID(up.fs.vol))) // it may have been raised
 	if err != nil {
 		return up.cancelCause(err)
 	}
-	up.fs.quotaHint.Store(v.quota)
-	if v.quota > 0 && up.total > v.quota {
-		return driver.Errorf(driver.ErrQuota, "the volume may hold %v; the source has more than that", driver.Size(v.quota))
+	up.fs.quotaHint.Store(row.quota)
+	if row.quota > 0 && up.total > row.quota {
+		return driver.Errorf(driver.ErrQuota, "the volume may hold %v; the source has more than that", driver.Size(row.quota))
 	}
 	return nil
 }

@@ -27,19 +27,19 @@ const (
 // bufferWrite adds p to the dirty ranges. flushNow reports that the caller should flush them,
 // because a limit is reached or the organisation has no memory left for more. Bytes that were
 // written under other rights are flushed first: one commit has one writer's rights.
-func (o *openInode) bufferWrite(ctx context.Context, f *volumeFS, p []byte, off int64) (flushNow bool, err error) {
+func (o *openInode) bufferWrite(ctx context.Context, fsys *volumeFS, p []byte, off int64) (flushNow bool, err error) {
 	for {
 		o.mu.Lock()
 		// Twice the limit: flushes have failed so far. The buffer must not grow without bounds.
-		mustFlush := o.dirtyBytes >= 2*maxDirtyPerFile || len(o.dirty) > 0 && !sameWriteRights(o.dirtyFS, f)
+		mustFlush := o.dirtyBytes >= 2*maxDirtyPerFile || len(o.dirty) > 0 && !sameWriteRights(o.dirtyFS, fsys)
 		if !mustFlush {
-			flushNow = o.addDirty(f, p, off)
+			flushNow = o.addDirty(fsys, p, off)
 		}
 		o.mu.Unlock()
 		if !mustFlush {
 			return flushNow, nil
 		}
-		if err := o.flushBeforeWrite(ctx, f); err != nil {
+		if err := o.flushBeforeWrite(ctx, fsys); err != nil {
 			return false, err
 		}
 	}
@@ -47,11 +47,11 @@ func (o *openInode) bufferWrite(ctx context.Context, f *volumeFS, p []byte, off 
 
 // addDirty adds p to the dirty ranges, and reports whether a limit is reached. The caller
 // holds mu.
-func (o *openInode) addDirty(f *volumeFS, p []byte, off int64) (flushNow bool) {
-	o.dirty, o.dirtyFS = o.dirty.overwrite(off, p), f
+func (o *openInode) addDirty(fsys *volumeFS, p []byte, off int64) (flushNow bool) {
+	o.dirty, o.dirtyFS = o.dirty.overwrite(off, p), fsys
 	o.dirtyMtime = time.Now().UnixNano()
 	o.dirtyBytes += int64(len(p))
-	total := f.b.ns.dirtyBytes.Add(int64(len(p)))
+	total := fsys.b.ns.dirtyBytes.Add(int64(len(p)))
 	reserved := o.reserveDirtyMemory(int64(len(p)))
 	return o.dirtyBytes >= maxDirtyPerFile || total >= maxDirtyTotal || !reserved
 }
@@ -93,9 +93,9 @@ func sameWriteRights(a, b *volumeFS) bool {
 // flushBeforeWrite flushes what is dirty before f changes the file. If another FS wrote it and
 // has lost the right to commit it, f is not to blame: the bytes are dropped, the handles of
 // that FS report it, and f goes on.
-func (o *openInode) flushBeforeWrite(ctx context.Context, f *volumeFS) error {
+func (o *openInode) flushBeforeWrite(ctx context.Context, fsys *volumeFS) error {
 	o.mu.Lock()
-	byAnother := o.dirtyFS != nil && !sameWriteRights(o.dirtyFS, f)
+	byAnother := o.dirtyFS != nil && !sameWriteRights(o.dirtyFS, fsys)
 	o.mu.Unlock()
 	err := o.flushDirty(ctx)
 	if byAnother && isPermanentCommitError(err) {
@@ -119,8 +119,8 @@ type flushBatch struct {
 	mtime  int64     // of the last write, in nanoseconds since 1970
 }
 
-// flushDirty commits the dirty ranges. Flushes of a file take turns; writes go on meanwhile,
-// into new dirty ranges.
+// flushDirty commits the dirty ranges. Flushes of a file take turns; writes go on during
+// them, into new dirty ranges.
 func (o *openInode) flushDirty(ctx context.Context) error {
 	o.commitMu.Lock()
 	defer o.commitMu.Unlock()
@@ -194,13 +194,13 @@ func (o *openInode) clearDirty() {
 
 // commitDirtyRanges puts ranges as blobs, and in one transaction lets the file's chunks refer
 // to them. The blobs of a transaction that fails are given up. The caller holds commitMu.
-func (o *openInode) commitDirtyRanges(ctx context.Context, f *volumeFS, ranges dirtyRanges, mtime int64) error {
+func (o *openInode) commitDirtyRanges(ctx context.Context, fsys *volumeFS, ranges dirtyRanges, mtime int64) error {
 	chunks, err := o.fs.b.putDirtyRanges(ctx, ranges)
 	if err != nil {
 		return err
 	}
 	var size int64
-	err = o.runInodeTx(ctx, f, func(tx *volumeTx, row *inode) error {
+	err = o.runInodeTx(ctx, fsys, func(tx *volumeTx, row *inode) error {
 		size = row.size
 		if end := ranges.end(); end > row.size {
 			tx.sizeDelta += end - row.size
@@ -226,7 +226,7 @@ func (o *openInode) commitDirtyRanges(ctx context.Context, f *volumeFS, ranges d
 		return err
 	}
 	o.recordCommit(size)
-	o.compactBestEffort(ctx, f, ranges[len(ranges)-1].pos)
+	o.compactBestEffort(ctx, fsys, ranges[len(ranges)-1].pos)
 	return nil
 }
 

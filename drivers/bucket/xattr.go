@@ -22,15 +22,15 @@ func checkXattrName(name string) error {
 }
 
 // Getxattr implements driver.FS.
-func (f *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
-	p, err := f.mustResolve(ctx, path, resolveMode{})
+func (fsys *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
+	target, err := fsys.mustResolve(ctx, path, resolveMode{})
 	if err != nil {
 		return nil, err
 	}
 	var value []byte
 	var found bool
-	err = f.b.ns.db.runQueries(ctx, selectOne(&found, []any{&value}, `SELECT value FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`,
-		f.vol, p.node.ino, []byte(name)))
+	err = fsys.b.ns.db.runQueries(ctx, selectOne(&found, []any{&value}, `SELECT value FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`,
+		fsys.vol, target.node.ino, []byte(name)))
 	if err == nil && !found {
 		err = driver.ErrNoXattr
 	}
@@ -38,14 +38,14 @@ func (f *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, err
 }
 
 // Listxattr implements driver.FS.
-func (f *volumeFS) Listxattr(ctx context.Context, path string) ([]string, error) {
-	p, err := f.mustResolve(ctx, path, resolveMode{})
+func (fsys *volumeFS) Listxattr(ctx context.Context, path string) ([]string, error) {
+	target, err := fsys.mustResolve(ctx, path, resolveMode{})
 	if err != nil {
 		return nil, err
 	}
 	var list [][]byte
-	err = f.b.ns.db.runQueries(ctx, selectAll(&list, func(n *[]byte) []any { return []any{n} },
-		`SELECT name FROM xattrs WHERE vol = $1 AND ino = $2 ORDER BY name`, f.vol, p.node.ino))
+	err = fsys.b.ns.db.runQueries(ctx, selectAll(&list, func(n *[]byte) []any { return []any{n} },
+		`SELECT name FROM xattrs WHERE vol = $1 AND ino = $2 ORDER BY name`, fsys.vol, target.node.ino))
 	names := make([]string, len(list))
 	for i, n := range list {
 		names[i] = string(n)
@@ -54,11 +54,11 @@ func (f *volumeFS) Listxattr(ctx context.Context, path string) ([]string, error)
 }
 
 // Setxattr implements driver.FS.
-func (f *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
+func (fsys *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
 	if value == nil {
 		value = []byte{}
 	}
-	return f.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, _ bool, others int64) error {
+	return fsys.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, _ bool, others int64) error {
 		tx.metaDelta = tx.metaDelta.Plus(driver.XattrMetadata(name, len(value)))
 		if others+int64(len(name)+len(value)) > maxXattrs {
 			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file hold %d bytes at most", maxXattrs)
@@ -71,8 +71,8 @@ func (f *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte
 }
 
 // Removexattr implements driver.FS.
-func (f *volumeFS) Removexattr(ctx context.Context, path, name string) error {
-	return f.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, there bool, others int64) error {
+func (fsys *volumeFS) Removexattr(ctx context.Context, path, name string) error {
+	return fsys.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, there bool, others int64) error {
 		if !there {
 			return driver.ErrNoXattr
 		}
@@ -84,31 +84,31 @@ func (f *volumeFS) Removexattr(ctx context.Context, path, name string) error {
 
 // updateXattr runs fn in a transaction with the inode at a path. It tells fn whether the
 // attribute exists, and how many bytes all others of the inode have.
-func (f *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(tx *volumeTx, ino int64, there bool, others int64) error) error {
-	return f.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
-		p, err := tx.mustResolve(path, resolveMode{})
+func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(tx *volumeTx, ino int64, there bool, others int64) error) error {
+	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
+		target, err := tx.mustResolve(path, resolveMode{})
 		if err != nil {
 			return err
 		}
 		if err := checkXattrName(name); err != nil {
 			return err
 		}
-		if p.node.isSymlink() {
+		if target.node.isSymlink() {
 			return driver.Errorf(driver.ErrPermission, "a symbolic link has no attributes of users, see xattr(7)")
 		}
 		var there, sum bool
 		var others, size int64
 		err = tx.runQueries(
-			selectOne(&there, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, p.node.ino, []byte(name)),
+			selectOne(&there, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, target.node.ino, []byte(name)),
 			selectOne(&sum, []any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
-				WHERE vol = $1 AND ino = $2 AND name <> $3`, tx.vol, p.node.ino, []byte(name)))
+				WHERE vol = $1 AND ino = $2 AND name <> $3`, tx.vol, target.node.ino, []byte(name)))
 		if err != nil {
 			return err
 		}
 		if there {
 			tx.metaDelta = tx.metaDelta.Minus(driver.XattrMetadata(name, int(size)))
 		}
-		tx.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, p.node.ino, tx.now)
-		return fn(tx, p.node.ino, there, others)
+		tx.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, target.node.ino, tx.now)
+		return fn(tx, target.node.ino, there, others)
 	})
 }

@@ -12,9 +12,9 @@
 //
 // A call that returned nil is durable. A call that stores and failed has stored nothing,
 // unless its error matches [ErrUncertain]: then the object may be there now, or may yet
-// appear, because a request whose answer never came can still be under way. Whoever puts
-// it again with the same bytes ends in one of the two certain states. Whoever gives up
-// must keep a note of the key and delete it later, after some time.
+// appear, because a request whose answer never came can still be under way. Putting the same
+// bytes again leads to one of the two certain states. A caller that gives up must record the
+// key, and delete it some time later.
 //
 // Errors match the sentinels of driver: [io/fs.ErrNotExist] for a missing object,
 // ErrExists, ErrCorrupt, ErrPermission, ErrNoSpace, ErrReadOnly, ErrInvalid,

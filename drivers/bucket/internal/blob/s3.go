@@ -149,7 +149,7 @@ func newS3Store(opts S3Options) (*s3Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	tr, err := opts.newTransport()
+	transport, err := opts.newTransport()
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func newS3Store(opts S3Options) (*s3Store, error) {
 	core, err := minio.NewCore(host, &minio.Options{
 		Creds:        creds,
 		Secure:       secure,
-		Transport:    &stallTransport{tr, opts.HeaderTimeout, opts.StallTimeout},
+		Transport:    &stallTransport{transport, opts.HeaderTimeout, opts.StallTimeout},
 		Region:       opts.Region,
 		BucketLookup: lookup,
 		MaxRetries:   1,
@@ -168,7 +168,7 @@ func newS3Store(opts S3Options) (*s3Store, error) {
 	if err != nil {
 		return nil, driver.Errorf(driver.ErrInvalid, "%v", err)
 	}
-	return &s3Store{opts: opts, secure: secure, transport: tr, client: *core}, nil
+	return &s3Store{opts: opts, secure: secure, transport: transport, client: *core}, nil
 }
 
 // probeBucket lists one object, which needs the bucket and the permission to list it.

@@ -51,15 +51,15 @@ func waitBackoff(ctx context.Context, attempt int) error {
 
 // serviceResponse returns the answer of the service, if err is one.
 func serviceResponse(err error) (minio.ErrorResponse, bool) {
-	var r minio.ErrorResponse
-	ok := errors.As(err, &r)
-	return r, ok
+	var response minio.ErrorResponse
+	ok := errors.As(err, &response)
+	return response, ok
 }
 
 // serviceErrorCode returns the S3 code of an error, or "".
 func serviceErrorCode(err error) string {
-	r, _ := serviceResponse(err)
-	return r.Code
+	response, _ := serviceResponse(err)
+	return response.Code
 }
 
 // transientCodes are codes of transient failures whose status does not say so.
@@ -76,13 +76,13 @@ func isTransient(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	if r, ok := serviceResponse(err); ok {
-		switch r.StatusCode {
+	if response, ok := serviceResponse(err); ok {
+		switch response.StatusCode {
 		case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout,
 			http.StatusRequestTimeout, http.StatusTooManyRequests:
 			return true
 		}
-		return slices.Contains(transientCodes, r.Code)
+		return slices.Contains(transientCodes, response.Code)
 	}
 	return !isTLSFailure(err) && !slices.ContainsFunc(permanentErrors, func(kind error) bool { return errors.Is(err, kind) })
 }
@@ -99,8 +99,8 @@ func isTLSFailure(err error) bool {
 // mayHaveTakenEffect reports a failure after which the service may have done what was asked,
 // or may still do it.
 func mayHaveTakenEffect(err error) bool {
-	if r, ok := serviceResponse(err); ok {
-		return r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented && r.StatusCode != http.StatusInsufficientStorage
+	if response, ok := serviceResponse(err); ok {
+		return response.StatusCode >= 500 && response.StatusCode != http.StatusNotImplemented && response.StatusCode != http.StatusInsufficientStorage
 	}
 	var dial *dialError
 	return !errors.As(err, &dial) && !isTLSFailure(err) &&
@@ -109,19 +109,19 @@ func mayHaveTakenEffect(err error) bool {
 
 // isKeyConflict reports that the key of a put was taken, or was being taken at the time.
 func isKeyConflict(err error) bool {
-	r, ok := serviceResponse(err)
-	return ok && (r.StatusCode == http.StatusPreconditionFailed || r.StatusCode == http.StatusConflict)
+	response, ok := serviceResponse(err)
+	return ok && (response.StatusCode == http.StatusPreconditionFailed || response.StatusCode == http.StatusConflict)
 }
 
 // translateError makes an answer of the service match a sentinel of package driver. It quotes
 // the service's code and message, which contain no secrets; the rest of the answer might.
 func (s *s3Store) translateError(err error) error {
-	r, ok := serviceResponse(err)
+	response, ok := serviceResponse(err)
 	if !ok {
 		return err
 	}
-	said := fmt.Sprintf("the storage service says %s: %s", r.Code, r.Message)
-	switch r.Code {
+	said := fmt.Sprintf("the storage service says %s: %s", response.Code, response.Message)
+	switch response.Code {
 	case "NoSuchKey", "NoSuchVersion":
 		return fs.ErrNotExist
 	case "NoSuchBucket":
@@ -135,7 +135,7 @@ func (s *s3Store) translateError(err error) error {
 	case "BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch":
 		return driver.Errorf(driver.ErrCorrupt, "%s", said)
 	}
-	switch r.StatusCode {
+	switch response.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return driver.Errorf(driver.ErrPermission, "%s", said)
 	case http.StatusRequestedRangeNotSatisfiable:
@@ -145,9 +145,9 @@ func (s *s3Store) translateError(err error) error {
 	case http.StatusInsufficientStorage:
 		return driver.Errorf(driver.ErrNoSpace, "%s", said)
 	case http.StatusBadRequest:
-		if !slices.Contains(transientCodes, r.Code) {
+		if !slices.Contains(transientCodes, response.Code) {
 			return driver.Errorf(driver.ErrInvalid, "%s", said)
 		}
 	}
-	return fmt.Errorf("%s (status %d)", said, r.StatusCode)
+	return fmt.Errorf("%s (status %d)", said, response.StatusCode)
 }
