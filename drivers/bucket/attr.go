@@ -44,7 +44,7 @@ func (fsys *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime tim
 				continue
 			}
 			if y := t.at.Year(); y < 1678 || y > 2261 {
-				return driver.Errorf(driver.ErrInvalid, "time %v: years 1678 to 2261 can be kept", t.at)
+				return driver.Errorf(driver.ErrInvalid, "time %v is out of range: use years 1678 to 2261", t.at)
 			}
 			*t.row = t.at.UnixNano()
 		}

@@ -197,9 +197,9 @@ func (o *Options) completeAndValidate() error {
 	setDefault(&o.Conns, 16)
 	switch {
 	case o.Inline > maxInline:
-		return driver.Errorf(driver.ErrInvalid, "Inline is %d: at most %d bytes are kept in a row", o.Inline, maxInline)
+		return driver.Errorf(driver.ErrInvalid, "Inline is %d: use %d or less", o.Inline, maxInline)
 	case o.Lease < 0 || o.Grace < 0:
-		return driver.Errorf(driver.ErrInvalid, "Lease is %v and Grace %v: neither may be negative", o.Lease, o.Grace)
+		return driver.Errorf(driver.ErrInvalid, "Lease is %v and Grace %v: they must not be negative", o.Lease, o.Grace)
 	case o.Unreferenced >= 0 && o.Unreferenced < minUnreferenced:
 		return driver.Errorf(driver.ErrInvalid, "Unreferenced is %d: use %v or more, or a negative number for no bound", o.Unreferenced, driver.Size(minUnreferenced))
 	case o.Conns < minConns:

@@ -42,7 +42,7 @@ func execCounting(tx sqlTx, sql string, args ...any) (n int64, err error) {
 func (c *checker) checkAttachments(org []byte) error {
 	const stray = ` FROM attachments WHERE org = $1 AND NOT EXISTS (SELECT 1 FROM volumes v WHERE v.org = attachments.org AND v.id = attachments.vol)`
 	return c.forEachID(org, `SELECT id`+stray+` AND id > $2 ORDER BY id LIMIT $3`, func(id []byte) error {
-		return c.repairAndReport(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s is of a volume that is gone; it is removed", formatID(id))},
+		return c.repairAndReport(driver.Finding{Code: "stray-attachment", Detail: fmt.Sprintf("attachment %s belongs to a volume that does not exist; it is removed", formatID(id))},
 			func(tx sqlTx) (int64, error) { return execCounting(tx, `DELETE`+stray+` AND id = $2`, org, id) })
 	})
 }

@@ -16,7 +16,7 @@ func (c *checker) checkVolumeRow(volume volumeID) error {
 		return err
 	}
 	if err := driver.ValidateName(r.name); err != nil {
-		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: formatID(volume.vol), Detail: fmt.Sprintf("%v; it is called by its id", err)}, func(tx sqlTx) (int64, error) {
+		err := c.repairAndReport(driver.Finding{Code: "bad-volume-name", Volume: formatID(volume.vol), Detail: fmt.Sprintf("%v; its id becomes its name", err)}, func(tx sqlTx) (int64, error) {
 			return execCounting(tx, `UPDATE volumes SET name = $3, generation = generation + 1 WHERE org = $1 AND id = $2 AND name = $4`, volume.org, volume.vol, formatID(volume.vol), r.name)
 		})
 		if err != nil {

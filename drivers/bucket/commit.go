@@ -9,7 +9,7 @@ import (
 // maxFileSize is the largest file, in bytes: that of ext4 with blocks of 4 KiB.
 const maxFileSize = 1<<44 - 1
 
-var errTooLarge = driver.Errorf(driver.ErrInvalid, "a file has at most %d bytes", int64(maxFileSize))
+var errTooLarge = driver.Errorf(driver.ErrInvalid, "a file can have at most %d bytes", int64(maxFileSize))
 
 // recordCommit notes a commit of this process to the file: its new size, and that cached
 // windows and rows that were read before are stale.

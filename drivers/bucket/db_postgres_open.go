@@ -25,7 +25,7 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// The error of pgx contains the URL without its password.
-		return nil, driver.Errorf(driver.ErrInvalid, "the address of the database: %v", err)
+		return nil, driver.Errorf(driver.ErrInvalid, "cannot use the URL of the database: %v", err)
 	}
 	cfg.MaxConns = conns
 	params := cfg.ConnConfig.RuntimeParams
@@ -46,7 +46,7 @@ func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, l
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "the address of the database: %v", err)
+		return nil, driver.Errorf(driver.ErrInvalid, "cannot use the URL of the database: %v", err)
 	}
 	p := &postgresDB{pool: pool, logRetry: log, dialect: dialect{
 		now:   `((extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000)`,

@@ -41,7 +41,7 @@ const locateData = 128 << 10
 func (b *Backend) Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) (list []Range, next int64, err error) {
 	defer b.ns.metrics.observeSince("locate", time.Now())
 	if ttl > b.ns.opts.Grace/2 {
-		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
+		return nil, 0, driver.Errorf(driver.ErrInvalid, "requests cannot be valid for %v: the most is half the grace time, %v", ttl, b.ns.opts.Grace/2)
 	}
 	path, err = driver.CleanPath(path)
 	if err != nil {
@@ -181,7 +181,7 @@ func (b *Backend) Reserve(ctx context.Context, parts []Part, ttl time.Duration) 
 		return nil, driver.Errorf(driver.ErrInvalid, "%d parts at once; at most %d", len(parts), maxReserve)
 	}
 	if ttl > b.ns.opts.Grace/2 {
-		return nil, driver.Errorf(driver.ErrInvalid, "requests for %v: half of the grace time, %v, is the most", ttl, b.ns.opts.Grace/2)
+		return nil, driver.Errorf(driver.ErrInvalid, "requests cannot be valid for %v: the most is half the grace time, %v", ttl, b.ns.opts.Grace/2)
 	}
 	list := make([]Reserved, len(parts))
 	rows := make([]reservation, len(parts))

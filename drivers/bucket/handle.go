@@ -295,7 +295,7 @@ func (h *handle) flushAndClose(ctx context.Context) error {
 	err := h.flushAndReport(ctx)
 	h.inode.mu.Lock()
 	if h.inode.writerCount--; h.inode.writerCount == 0 {
-		h.inode.clearDirty()
+		h.inode.resetDirty()
 	}
 	h.inode.mu.Unlock()
 	return errors.Join(err, h.b.releaseInode(ctx, h.inode))

@@ -66,7 +66,7 @@ func newManifestReader(r io.Reader, org, vol []byte, generation int64) (*manifes
 		err = m.lineError("the first record is not a head")
 	}
 	if err == nil && (!bytes.Equal(m.head.Org, org) || !bytes.Equal(m.head.Volume, vol) || m.head.Generation != generation) {
-		err = m.lineError("this is generation %d of volume %s of organisation %s, which the key does not say",
+		err = m.lineError("the head is of generation %d of volume %s of organisation %s, unlike the key",
 			m.head.Generation, formatID(m.head.Volume), formatID(m.head.Org))
 	}
 	if err != nil {

@@ -113,7 +113,7 @@ func TestManifestRefused(t *testing.T) {
 		"line 1: a number":                     edit(0, func(r *record) { r.Head.Quota = -1 }),
 		"line 1: a number out":                 edit(0, func(r *record) { r.Head.Generation = 1<<63 - 1 }),
 		"line 1: a number out of":              edit(0, func(r *record) { r.Head.NextIno = 1<<63 - 1 }),
-		"line 1: this is generation 8":         edit(0, func(r *record) { r.Head.Generation = 8 }),
+		"line 1: the head is of gen":           edit(0, func(r *record) { r.Head.Generation = 8 }),
 		"line 1: a record of this kind":        sampleRecords()[1:],
 		"line 2: a blob of":                    edit(1, func(r *record) { r.Blob.Size = chunkSize + 1 }),
 		"line 2: a blob's bytes":               edit(1, func(r *record) { r.Blob.Sums = nil }),

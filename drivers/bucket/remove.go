@@ -68,7 +68,7 @@ func (fsys *volumeFS) RemoveAll(ctx context.Context, path string) error {
 		return err
 	}
 	if err := fsys.b.reapTrees(ctx, fsys); err != nil {
-		fsys.b.ns.log.WarnContext(ctx, "removing a tree goes on in the background", "volume", formatID(fsys.vol), "error", err)
+		fsys.b.ns.log.WarnContext(ctx, "removing a tree continues in the background", "volume", formatID(fsys.vol), "error", err)
 		fsys.b.goBackground(func() { fsys.b.reapTreesUntilDone(fsys.vol) })
 	}
 	return nil

@@ -236,7 +236,7 @@ func (pool *reservePool) abandonBlobs(ctx context.Context, org []byte, list ...a
 	defer reserve.unlock()
 	reserve.abandoned = append(reserve.abandoned, list...)
 	if err := pool.giveBackUnused(ctx, org, reserve); err != nil {
-		pool.ns.log.Warn("giving up blobs that were put in vain", "error", err) // maintenance retries
+		pool.ns.log.Warn("cannot give up blobs of failed writes yet", "error", err) // maintenance retries
 		return
 	}
 	pool.ns.wakeMaintenance()
@@ -324,7 +324,7 @@ func (pool *reservePool) startKeepAlive() {
 			}
 			err := pool.ns.db.runTx(pool.ns.lifetime, nil, true, func(tx sqlTx) error { pool.ns.queueOwnerRenewal(tx); return nil })
 			if err != nil && pool.ns.lifetime.Err() == nil {
-				pool.ns.log.Warn("renewing the claim on blobs in reserve", "error", err)
+				pool.ns.log.Warn("cannot renew the claim on registered blobs", "error", err)
 			}
 		}
 	})
@@ -354,7 +354,7 @@ func (pool *reservePool) releaseAll() {
 		})
 	}
 	if err != nil { // sweepers take what is left once the row expires
-		pool.ns.log.Warn("giving back blobs in reserve", "error", err)
+		pool.ns.log.Warn("cannot give back registered blobs", "error", err)
 	}
 }
 

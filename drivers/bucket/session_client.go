@@ -20,7 +20,7 @@ import (
 func (ns *Namespace) Client(ctx context.Context, org, id, owner string, lease time.Duration, resume bool) (*Client, error) {
 	row, err := uuid.Parse(id)
 	if err != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "session %q is no UUID", id)
+		return nil, driver.Errorf(driver.ErrInvalid, "session %q is not a UUID", id)
 	}
 	b, err := ns.Org(ctx, org)
 	if err != nil {

@@ -262,7 +262,7 @@ func (fsys *volumeFS) Link(ctx context.Context, target, path string) error {
 		case to.node != nil:
 			return driver.ErrExists
 		case from.node.isDir():
-			return driver.Errorf(driver.ErrPermission, "a directory has one name")
+			return driver.Errorf(driver.ErrPermission, "a directory cannot have a second name")
 		}
 		tx.addDirent(&to.parent, to.name, from.node.ino, 0)
 		tx.queueExec(`UPDATE inodes SET nlink = nlink + 1, ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, from.node.ino, tx.now)

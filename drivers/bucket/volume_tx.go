@@ -140,10 +140,10 @@ func (tx *volumeTx) checkFence() error {
 // checkQuota fails if the volume would hold more bytes or metadata than it may.
 func (tx *volumeTx) checkQuota() error {
 	if tx.sizeDelta > 0 && tx.row.quota == 0 && tx.sizeDelta > math.MaxInt64-tx.row.used {
-		return driver.Errorf(driver.ErrQuota, "the files of a volume may have %d bytes together", int64(math.MaxInt64))
+		return driver.Errorf(driver.ErrQuota, "the files of a volume can hold at most %d bytes", int64(math.MaxInt64))
 	}
 	if tx.sizeDelta > 0 && tx.row.quota > 0 && tx.sizeDelta > tx.row.quota-tx.row.used {
-		return driver.Errorf(driver.ErrQuota, "%d bytes more, and the volume would hold more than its quota of %v; %v are free",
+		return driver.Errorf(driver.ErrQuota, "%d more bytes exceed the volume's quota of %v; %v are free",
 			tx.sizeDelta, driver.Size(tx.row.quota), driver.Size(max(0, tx.row.quota-tx.row.used)))
 	}
 	return driver.MetadataBounds(driver.Size(tx.row.quota)).Admit(tx.row.storedMetadata(), tx.metaDelta)
@@ -214,7 +214,7 @@ func (tx *volumeTx) createInode(dir *inode, name string, n *inode) {
 // addDirent adds a directory entry for an inode; subdirs is 1 if that is a directory, else 0.
 func (tx *volumeTx) addDirent(dir *inode, name string, ino, subdirs int64) {
 	if name == "" || name == "." || name == ".." || len(name) > driver.MaxElemLen || strings.ContainsAny(name, "/\x00") {
-		tx.abortErr = driver.Errorf(driver.ErrInvalid, "%q is no name of a file", name)
+		tx.abortErr = driver.Errorf(driver.ErrInvalid, "%q is not a valid file name", name)
 	}
 	tx.queueExec(`INSERT INTO dirents (vol, parent, name, ino) VALUES ($1, $2, $3, $4)`, tx.vol, dir.ino, []byte(name), ino)
 	tx.addNameMetadata(name)

@@ -224,7 +224,7 @@ func (up *blobUpload) checkSourceQuota() error {
 	}
 	up.fs.quotaHint.Store(row.quota)
 	if row.quota > 0 && up.total > row.quota {
-		return driver.Errorf(driver.ErrQuota, "the volume may hold %v; the source has more than that", driver.Size(row.quota))
+		return driver.Errorf(driver.ErrQuota, "the source is larger than the volume's quota of %v", driver.Size(row.quota))
 	}
 	return nil
 }

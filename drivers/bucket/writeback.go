@@ -141,7 +141,7 @@ func (o *openInode) beginFlush() flushBatch {
 	o.flushing = o.dirty
 	batch := flushBatch{ranges: o.flushing, bytes: o.dirtyBytes, memory: o.dirtyMemory, fs: o.dirtyFS, mtime: o.dirtyMtime}
 	o.dirtyMemory = 0 // the batch has it
-	o.clearDirty()
+	o.resetDirty()
 	return batch
 }
 
@@ -174,19 +174,19 @@ func (o *openInode) recordLoss(err error, writer *volumeFS) {
 	o.lossCount++
 }
 
-// discardDirty drops the dirty ranges, and records their loss with its reason.
-func (o *openInode) discardDirty(why error) {
+// discardDirtyAsLost drops the dirty ranges, and records their loss with its reason.
+func (o *openInode) discardDirtyAsLost(why error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.dirty) == 0 {
 		return
 	}
-	o.clearDirty()
+	o.resetDirty()
 	o.recordLoss(why, o.dirtyFS)
 }
 
-// clearDirty empties the dirty ranges and returns their memory. The caller holds mu.
-func (o *openInode) clearDirty() {
+// resetDirty empties the dirty ranges and returns their memory. The caller holds mu.
+func (o *openInode) resetDirty() {
 	o.fs.b.ns.dirtyBytes.Add(-o.dirtyBytes)
 	o.releaseDirtyMemory(o.dirtyMemory)
 	o.dirty, o.dirtyBytes, o.dirtyMemory = nil, 0, 0
@@ -332,7 +332,7 @@ func (b *Backend) syncVolume(ctx context.Context, vol []byte) error {
 // discardVolumeDirty drops what was written to a volume that has been removed.
 func (b *Backend) discardVolumeDirty(vol []byte) {
 	for _, o := range b.acquireDirtyInodes(vol) {
-		o.discardDirty(driver.ErrNotFound)
+		o.discardDirtyAsLost(driver.ErrNotFound)
 		_ = b.releaseInode(context.Background(), o)
 	}
 }

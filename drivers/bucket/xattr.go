@@ -61,7 +61,7 @@ func (fsys *volumeFS) Setxattr(ctx context.Context, path, name string, value []b
 	return fsys.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, _ bool, others int64) error {
 		tx.metaDelta = tx.metaDelta.Plus(driver.XattrMetadata(name, len(value)))
 		if others+int64(len(name)+len(value)) > maxXattrs {
-			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file hold %d bytes at most", maxXattrs)
+			return driver.Errorf(driver.ErrNoSpace, "the attributes of one file can hold at most %d bytes", maxXattrs)
 		}
 		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
 		tx.queueExec(`INSERT INTO xattrs (vol, ino, name, value) VALUES ($1, $2, $3, $4)`, tx.vol, ino, []byte(name), value)
@@ -94,7 +94,7 @@ func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn fun
 			return err
 		}
 		if target.node.isSymlink() {
-			return driver.Errorf(driver.ErrPermission, "a symbolic link has no attributes of users, see xattr(7)")
+			return driver.Errorf(driver.ErrPermission, "a symbolic link cannot have user attributes, see xattr(7)")
 		}
 		var there, sum bool
 		var others, size int64

@@ -104,7 +104,7 @@ func (o S3Options) newTransport() (*http.Transport, error) {
 			pool = x509.NewCertPool()
 		}
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, driver.Errorf(driver.ErrInvalid, "%s holds no PEM certificate", o.CAFile)
+			return nil, driver.Errorf(driver.ErrInvalid, "%s contains no PEM certificate", o.CAFile)
 		}
 		conf.RootCAs = pool
 	}

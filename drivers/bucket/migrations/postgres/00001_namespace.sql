@@ -10,7 +10,7 @@ CREATE TABLE orgs (
 );
 
 -- A process that has an organisation open. What it holds (attachments, drafts, files
--- without a name) lasts until it is closed, or has not renewed the lease in time.
+-- without a name) is released when it closes, or does not renew the lease in time.
 CREATE TABLE sessions (
     id      BYTEA NOT NULL PRIMARY KEY,
     host    TEXT   NOT NULL,
@@ -41,7 +41,7 @@ CREATE TABLE volumes (
 
 -- Rows of files know their volume by its id alone.
 CREATE UNIQUE INDEX volumes_id ON volumes (id);
--- A volume in removal has given its name up.
+-- The name of a volume in removal is free.
 CREATE UNIQUE INDEX volumes_name ON volumes (org, name) WHERE state <> 'removing';
 -- What maintenance has to look at: never more than what is in flight.
 CREATE INDEX volumes_unsettled ON volumes (state) WHERE state <> 'ready';
@@ -81,8 +81,8 @@ CREATE TABLE xattrs (
 );
 
 -- Immutable bytes: in the row when they are few, otherwise an object of the blob
--- store. A row is there before its object is. freed is set while nothing may refer to
--- the blob: from its registration until it is used, and since somebody let go of it.
+-- store. A row exists before its object does. freed is set while no chunk refers to the
+-- blob: from its registration until it is used, and after its last chunk is deleted.
 CREATE TABLE blobs (
     org     BYTEA NOT NULL,
     id      BYTEA NOT NULL,
@@ -112,8 +112,8 @@ CREATE TABLE chunks (
 
 CREATE INDEX chunks_blob ON chunks (org, blob);
 
--- Objects whose rows are gone and that are still to be deleted, at some time. A put that
--- failed may yet arrive: the object of a blob that was never used is deleted twice.
+-- Tombstones: objects to delete, whose rows are gone. A put that failed may still
+-- arrive, so the object of a blob that was never used is deleted twice.
 CREATE TABLE doomed (
     org   BYTEA NOT NULL,
     id    BYTEA NOT NULL,
@@ -122,8 +122,8 @@ CREATE TABLE doomed (
     PRIMARY KEY (org, id)
 );
 
--- Inodes that no name leads to: with a session, a file that is open there; without,
--- the root of a tree that is being removed.
+-- Inodes without a name. With a session: a file that the session has open. Without: the
+-- root of a tree that is being removed.
 CREATE TABLE orphans (
     vol     BYTEA NOT NULL,
     ino     BIGINT NOT NULL,
@@ -150,7 +150,7 @@ CREATE TABLE attachments (
 CREATE INDEX attachments_vol ON attachments (org, vol);
 CREATE INDEX attachments_session ON attachments (session);
 
--- Changes of late, so that one whose answer was lost is not made twice.
+-- Recent changes, so that one whose answer was lost is not made twice.
 CREATE TABLE ops (
     vol BYTEA NOT NULL,
     op  BYTEA NOT NULL,

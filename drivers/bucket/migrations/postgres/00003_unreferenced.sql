@@ -1,14 +1,14 @@
 -- +goose Up
 
 -- freed is set while no chunk refers to the blob: from its registration until it is used,
--- and since its last chunk went. A blob with expires is a reservation: it was never used,
--- its size is the most that may be put, and nobody is at work on it any more after that
--- time, or once the process that owns it is dead.
+-- and after its last chunk is deleted. A blob with expires is a reservation: it was never
+-- used, its size is the most that may be put, and nothing puts it any more after that time,
+-- or once the process that owns it is dead.
 ALTER TABLE blobs ADD COLUMN owner BYTEA;    -- the process that may put it; NULL: none, or a client
 ALTER TABLE blobs ADD COLUMN expires BIGINT;
 ALTER TABLE doomed ADD COLUMN size BIGINT NOT NULL DEFAULT 0; -- 0: the object was deleted once
 
--- A blob counted as freed when the first of its chunks went.
+-- Before, a blob counted as freed when the first of its chunks was deleted.
 UPDATE blobs SET freed = NULL WHERE freed IS NOT NULL
     AND EXISTS (SELECT 1 FROM chunks c WHERE c.org = blobs.org AND c.blob = blobs.id);
 

@@ -1,7 +1,7 @@
 -- +goose Up
 
--- The organisation of a session that a client of servers holds, and who may go on with it;
--- NULL: a process's own.
+-- The organisation of a session that a client of servers holds, and the owner that may
+-- resume it; NULL: the session is a process's own.
 ALTER TABLE sessions ADD COLUMN org BLOB REFERENCES orgs (id);
 ALTER TABLE sessions ADD COLUMN owner TEXT;
 
