@@ -141,7 +141,7 @@ func (p *process) killAndWait() {
 	})
 }
 
-// waitForEnd kills the client and returns what it had said and nobody had read.
+// waitForEnd kills the client and returns the lines that were not read yet.
 func (p *process) waitForEnd() []string {
 	_ = p.cmd.Process.Kill()
 	var list []string

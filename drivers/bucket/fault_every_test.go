@@ -240,8 +240,8 @@ func formatState(m map[string]string) string {
 	return b.String()
 }
 
-// TestEveryFault fails every operation of every step once: what is left is what was, or
-// what was to be, and nothing that nobody refers to survives the sweep.
+// TestEveryFault fails every operation of every step once. The result is the state before or
+// after the step, and the sweep leaves nothing that is not referred to.
 func TestEveryFault(t *testing.T) {
 	made := filepath.Join(memoryDir(t), "made")
 	if err := (faultStep{op: faultSetup}).run(t.Context(), made, nil); err != nil {

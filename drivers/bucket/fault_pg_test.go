@@ -161,8 +161,8 @@ func writeUntilStopped(ctx context.Context, t *testing.T, f *vole.FS, l *ackLog,
 	return last
 }
 
-// TestLostCommit cuts connections to the database around commits, so that nobody knows
-// how they ended: every call succeeds, and has its effect once.
+// TestLostCommit cuts connections to the database around commits, so that their result is
+// unknown: every call succeeds, and has its effect once.
 func TestLostCommit(t *testing.T) {
 	t.Parallel()
 	opts := bucket.Options{Database: servers.PG(t), Blobs: filepath.Join(t.TempDir(), "blobs"), Maintain: -1}

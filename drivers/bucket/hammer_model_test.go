@@ -19,8 +19,7 @@ import (
 type hamModel struct {
 	root *hamNode
 	all  []*hamNode // every inode that is, or may still be, charged
-	// quota is what the volume may hold; 0: others use it too, so that nobody knows what
-	// fits.
+	// quota is what the volume may hold; 0: others use it too, so what fits is not known.
 	quota int64
 	// top is how many directories from the root down are not the owner's alone.
 	top int

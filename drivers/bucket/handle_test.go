@@ -69,8 +69,9 @@ func writeAt(t *testing.T, h *vole.File, data string, off int64) {
 	}
 }
 
-// What cannot be committed for a while stays with the writer, whoever else opens and
-// closes the file meanwhile, and what never can be is told to who wrote it.
+// Bytes that cannot be committed for a while stay dirty, even if other handles open and close
+// the file. The loss of bytes that can never be committed is reported to the handles that
+// wrote them.
 func TestUnsyncedIsKept(t *testing.T) {
 	ctx := t.Context()
 	f, g := twoHosts(t, vole.Spec{})
@@ -121,7 +122,7 @@ func TestUnsyncedIsKept(t *testing.T) {
 	}
 }
 
-// A writer whose attachment has ended is in nobody's way.
+// A writer whose attachment has ended does not block other writers.
 func TestEndedWriterIsAlone(t *testing.T) {
 	ctx := t.Context()
 	f, _ := twoHosts(t, vole.Spec{})
@@ -191,7 +192,7 @@ func TestStatNeverGoesBack(t *testing.T) {
 	}
 }
 
-// Who asks for data is told of all that was written, whoever opened the file first.
+// NextData sees everything that was written, whichever handle opened the file first.
 func TestNextDataIsFresh(t *testing.T) {
 	f, _ := twoHosts(t, vole.Spec{})
 	putFile(t, f, "f", "")

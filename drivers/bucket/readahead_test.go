@@ -12,9 +12,8 @@ import (
 	"github.com/volehq/vole/drivers/bucket"
 )
 
-// TestReadAheadAtOnce: buffers of what is fetched ahead are used again, and nobody sees
-// in one what another read put there, however many read one handle and whoever else
-// writes, gives up or closes meanwhile.
+// TestReadAheadAtOnce: prefetch buffers are reused, and no read sees the bytes of another in
+// one, however many goroutines read through one handle while others write, cancel or close.
 func TestReadAheadAtOnce(t *testing.T) {
 	const size, step = 40 << 20, 192 << 10
 	ctx := t.Context()

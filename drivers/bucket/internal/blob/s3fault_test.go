@@ -243,7 +243,7 @@ func TestAnswerLost(t *testing.T) {
 	hook.Store(nil)
 	wantBytes(t, s, "o/write", data)
 
-	// And nobody can be asked what became of it.
+	// And the service cannot be asked what became of it.
 	first := lost(http.MethodPut)
 	set(hook, count, func(n int, w http.ResponseWriter, r *http.Request) bool {
 		if !first(n, w, r) {

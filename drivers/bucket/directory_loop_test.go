@@ -14,8 +14,8 @@ import (
 	"github.com/volehq/vole/transfer"
 )
 
-// A directory that the rows put within itself, as who writes the database can, is copied
-// no further than until it leads back.
+// A directory that rows put within itself, as only a writer of the database can, is copied
+// until it leads back, and no further.
 func TestDirectoryLoop(t *testing.T) {
 	t.Parallel()
 	opts := bucket.Options{Dir: t.TempDir(), Maintain: -1}

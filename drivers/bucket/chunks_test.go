@@ -35,7 +35,7 @@ func onEachEngine(t *testing.T, fn func(t *testing.T, f *vole.FS)) {
 	}
 }
 
-// Several ranges of one chunk that are written anew in one commit are each in the file
+// Several ranges of one chunk that are overwritten in one commit are all in the file
 // afterwards, and so is what lies between them.
 func TestWritesIntoOneChunk(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, f *vole.FS) {
