@@ -125,7 +125,7 @@ type Options struct {
 // Namespace is an open database with its blob store.
 type Namespace struct {
 	opts            Options
-	db              openDatabase
+	db              database
 	ballast         *ballast.Ballast // space reserved on the disk of a SQLite database
 	closeBallast    func() error     // releases the reserved space
 	blobs           blob.Store
@@ -232,9 +232,9 @@ func setDefault[T comparable](v *T, def T) {
 
 // openDatabase opens the engine that Options.Database names, with its queries timed. With
 // SQLite it reserves ballast beside the file, unless read-only.
-func (ns *Namespace) openDatabase(ctx context.Context) (openDatabase, error) {
+func (ns *Namespace) openDatabase(ctx context.Context) (database, error) {
 	o := &ns.opts
-	var db openDatabase
+	var db database
 	var err error
 	ns.ballast, ns.closeBallast = &ballast.Ballast{}, func() error { return nil }
 	if isPostgresURL(o.Database) {
@@ -251,7 +251,7 @@ func (ns *Namespace) openDatabase(ctx context.Context) (openDatabase, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &measuredDB{openDatabase: db, metrics: ns.metrics}, nil
+	return &measuredDB{database: db, metrics: ns.metrics}, nil
 }
 
 // openBlobStore opens the bucket or the directory of blobs, with its operations timed and

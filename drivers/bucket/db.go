@@ -71,9 +71,9 @@ func selectAll[T any](list *[]T, dest func(*T) []any, sql string, args ...any) q
 	return r
 }
 
-// openDatabase is an SQL engine. Errors match the sentinels of package driver where they
+// database is an SQL engine. Errors match the sentinels of package driver where they
 // have a meaning there.
-type openDatabase interface {
+type database interface {
 	// runQueries runs queries outside a transaction, one after another, in one round trip if
 	// the engine has any. Each sees what is committed when it runs.
 	runQueries(ctx context.Context, list ...query) error

@@ -21,7 +21,7 @@ func postgresSchema() migrate.Schema {
 
 // openPostgres opens a database and migrates it, or with readOnly checks its schema. logRetry
 // is called with each failure that is retried.
-func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, log func(error)) (openDatabase, error) {
+func openPostgres(ctx context.Context, url string, conns int32, readOnly bool, log func(error)) (database, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// The error of pgx contains the URL without its password.

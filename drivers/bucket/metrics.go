@@ -116,27 +116,27 @@ func (m *metrics) observeSince(op string, begin time.Time) {
 
 // measuredDB is a database whose reads and transactions are timed.
 type measuredDB struct {
-	openDatabase
+	database
 	metrics *metrics
 }
 
 func (db *measuredDB) runQueries(ctx context.Context, list ...query) error {
 	begin := time.Now()
-	err := db.openDatabase.runQueries(ctx, list...)
+	err := db.database.runQueries(ctx, list...)
 	db.metrics.queries.Observe(time.Since(begin).Seconds())
 	return err
 }
 
 func (db *measuredDB) runTx(ctx context.Context, vol []byte, lazy bool, fn func(tx sqlTx) error) error {
 	begin := time.Now()
-	err := db.openDatabase.runTx(ctx, vol, lazy, fn)
+	err := db.database.runTx(ctx, vol, lazy, fn)
 	db.metrics.commits.Observe(time.Since(begin).Seconds())
 	return err
 }
 
 func (db *measuredDB) runOnSnapshot(ctx context.Context, fn func(run queryRunner) error) error {
 	begin := time.Now()
-	err := db.openDatabase.runOnSnapshot(ctx, fn)
+	err := db.database.runOnSnapshot(ctx, fn)
 	db.metrics.snapshots.Observe(time.Since(begin).Seconds())
 	return err
 }
