@@ -217,11 +217,11 @@ func (c *checker) confirmUnderLock(volume volumeID, r *rule, ask func(*[]suspect
 		return list, err
 	}
 	b := newBackend(c.ns, volume.org)
-	once := volume.vol // a repair is made at most once, even if the answer to the commit is lost
+	onceFor := volume.vol // a repair is made at most once, even if the answer to the commit is lost
 	if !fix {
-		once = nil
+		onceFor = nil
 	}
-	err := c.ns.db.runTx(c.ctx, once, !fix, func(tx sqlTx) error {
+	err := c.ns.db.runTx(c.ctx, onceFor, !fix, func(tx sqlTx) error {
 		list = nil
 		var found bool
 		f := &fixer{sqlTx: tx, vol: volume.vol, org: volume.org}

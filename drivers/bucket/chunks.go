@@ -140,14 +140,14 @@ func (tx *volumeTx) insertChunkRow(ino int64, r chunkRow) {
 // allocated there.
 func (tx *volumeTx) truncateChunks(ino, pos int64) (freed int64, err error) {
 	var r chunkRow
-	var through, sum bool
+	var crosses, sum bool
 	err = tx.runQueries(
-		selectOne(&through, r.scanDest(), `SELECT pos, len, blob, blob_pos FROM chunks
+		selectOne(&crosses, r.scanDest(), `SELECT pos, len, blob, blob_pos FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos > $3 AND pos < $4 AND pos + len > $4`, tx.vol, ino, pos-chunkSize, pos),
 		selectOne(&sum, []any{&freed}, `SELECT CAST(coalesce(sum(len), 0) AS BIGINT) FROM chunks
 			WHERE vol = $1 AND ino = $2 AND pos >= $3`, tx.vol, ino, pos))
 	tx.deleteChunksFrom(ino, pos)
-	if through {
+	if crosses {
 		tx.queueExec(`UPDATE chunks SET len = $4 WHERE vol = $1 AND ino = $2 AND pos = $3`, tx.vol, ino, r.pos, pos-r.pos)
 		freed += r.pos + r.len - pos
 	}

@@ -78,14 +78,14 @@ func (d *dirHandle) loadPage(ctx context.Context, limit int) error {
 	if after == nil {
 		after = []byte{}
 	}
-	var there bool
+	var exists bool
 	before := d.fs.b.commitCount.Load()
 	err := d.fs.b.ns.db.runQueries(ctx,
-		volumeExistsQuery(&there, d.fs.b.org, d.fs.vol),
+		volumeExistsQuery(&exists, d.fs.b.org, d.fs.vol),
 		selectAll(&list, (*namedInode).scanDest, `SELECT `+inodeCols+`, e.name
 		FROM dirents e JOIN inodes i ON i.vol = e.vol AND i.ino = e.ino
 		WHERE e.vol = $1 AND e.parent = $2 AND e.name > $3 ORDER BY e.name LIMIT CAST($4 AS INTEGER)`, d.fs.vol, d.ino, after, limit))
-	if err == nil && !there {
+	if err == nil && !exists {
 		err = driver.ErrNotFound
 	}
 	if err != nil {

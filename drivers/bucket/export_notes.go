@@ -91,10 +91,10 @@ func (f *exportFailures) addFailure(err error) {
 }
 
 // mergeFailures adds the failures of one organisation.
-func (f *exportFailures) mergeFailures(of *exportFailures) {
-	f.damaged += of.damaged
-	f.others += of.others
-	f.list = append(f.list, of.list...)
+func (f *exportFailures) mergeFailures(other *exportFailures) {
+	f.damaged += other.damaged
+	f.others += other.others
+	f.list = append(f.list, other.list...)
 }
 
 func (f *exportFailures) joinedErr() error { return errors.Join(f.list...) }
@@ -126,7 +126,7 @@ func (ns *Namespace) runPeriodicExports(ctx context.Context) {
 
 // isExportDue reports whether the last export of all is older than Options.Export.
 func (ns *Namespace) isExportDue(ctx context.Context) (bool, error) {
-	var fresh bool
-	err := ns.db.runQueries(ctx, selectOne(&fresh, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
-	return !fresh, err
+	var recent bool
+	err := ns.db.runQueries(ctx, selectOne(&recent, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1 AND expires > {now} - $2`, exportedAll, int64(ns.opts.Export)))
+	return !recent, err
 }

@@ -37,7 +37,7 @@ func smallDisk(t *testing.T, size int) string {
 }
 
 // fillDisk leaves that many bytes free on a file system, and returns the file that has the rest.
-func fillDisk(t *testing.T, dir string, left int64) string {
+func fillDisk(t *testing.T, dir string, expected int64) string {
 	t.Helper()
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
@@ -49,7 +49,7 @@ func fillDisk(t *testing.T, dir string, left int64) string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	n := int64(st.Bavail)*st.Bsize - left
+	n := int64(st.Bavail)*st.Bsize - expected
 	if _, err := io.CopyN(f, zeros{}, max(0, n)); err != nil && !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}

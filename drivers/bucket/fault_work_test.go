@@ -75,7 +75,7 @@ type op struct {
 // possibleStates returns what the world may be after o was begun: the first is what it was, the
 // last what it must be once o has returned.
 func (w fileTree) possibleStates(o op) []fileTree {
-	old, there := w[o.Path]
+	old, exists := w[o.Path]
 	with := func(data []byte) fileTree {
 		n := maps.Clone(w)
 		n[o.Path] = data
@@ -86,7 +86,7 @@ func (w fileTree) possibleStates(o op) []fileTree {
 		return []fileTree{w, with(pattern(o.Seed, o.Size))}
 	case "handle", "append", "truncate":
 		var list []fileTree
-		if list = append(list, w); !there {
+		if list = append(list, w); !exists {
 			list = append(list, with(nil)) // made by Open
 		}
 		return append(list, with(o.applyTo(old)))

@@ -135,17 +135,17 @@ func (ns *Namespace) checkNotRebuilding(ctx context.Context) error {
 // startRebuild checks that the database is empty, except for what an earlier rebuild has left,
 // which it deletes.
 func (r *rebuild) startRebuild(ctx context.Context) error {
-	var orgs, volumes, left bool
+	var orgs, volumes, partial bool
 	err := r.ns.db.runQueries(ctx,
 		selectOne(&orgs, []any{new(int)}, `SELECT 1 FROM orgs LIMIT 1`),
 		selectOne(&volumes, []any{new(int)}, `SELECT 1 FROM volumes WHERE state = 'ready' OR session IS NOT NULL LIMIT 1`),
-		selectOne(&left, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
+		selectOne(&partial, []any{new(int)}, `SELECT 1 FROM jobs WHERE name = $1`, rebuilding))
 	switch {
 	case err != nil:
 		return err
-	case orgs && !left, volumes:
+	case orgs && !partial, volumes:
 		return driver.Errorf(driver.ErrExists, "the database has organisations; rebuild into an empty one")
-	case left:
+	case partial:
 		if err := r.clearPartialRebuild(ctx); err != nil {
 			return err
 		}
@@ -180,11 +180,11 @@ func (r *rebuild) clearPartialRebuild(ctx context.Context) error {
 // deleteVolumeRows deletes the rows of a volume, its own last. Its blobs stay: others may
 // share them.
 func (r *rebuild) deleteVolumeRows(ctx context.Context, volume volumeID) error {
-	for _, of := range []struct{ table, key string }{
+	for _, rows := range []struct{ table, key string }{
 		{"chunks", "ino, pos"}, {"dirents", "parent, name"}, {"xattrs", "ino, name"}, {"inodes", "ino"}, {"orphans", "ino"},
 	} {
-		err := r.execInBatches(ctx, `DELETE FROM `+of.table+` WHERE vol = $2 AND (`+of.key+`) IN
-			(SELECT `+of.key+` FROM `+of.table+` WHERE vol = $2 ORDER BY `+of.key+` LIMIT $1)`, nil, volume.vol)
+		err := r.execInBatches(ctx, `DELETE FROM `+rows.table+` WHERE vol = $2 AND (`+rows.key+`) IN
+			(SELECT `+rows.key+` FROM `+rows.table+` WHERE vol = $2 ORDER BY `+rows.key+` LIMIT $1)`, nil, volume.vol)
 		if err != nil {
 			return err
 		}

@@ -246,7 +246,7 @@ func TestRebuildNames(t *testing.T) {
 		t.Errorf("the old one is called %q", v.Name())
 	}
 	f = mustGet(mustGet(acme.Get(ctx, "v"))(t).FS(ctx))(t)
-	if there, err := f.Exists(ctx, "new"); !there {
+	if exists, err := f.Exists(ctx, "new"); !exists {
 		t.Errorf("the name is not that of the new one: %v", err)
 	}
 }

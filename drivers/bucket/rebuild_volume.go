@@ -108,15 +108,15 @@ func (r *rebuild) insertVolume(ctx context.Context, volume volumeID, head *manif
 		}
 	}
 	name := head.Name
-	var there, taken bool
+	var exists, taken bool
 	var other []byte
 	var updated int64
-	err := r.ns.db.runQueries(ctx, selectOne(&there, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, volume.vol),
+	err := r.ns.db.runQueries(ctx, selectOne(&exists, []any{new(int)}, `SELECT 1 FROM volumes WHERE id = $1`, volume.vol),
 		selectOne(&taken, []any{&other, &updated}, `SELECT id, updated FROM volumes WHERE org = $1 AND name = $2`, volume.org, name))
 	switch {
 	case err != nil:
 		return err
-	case there:
+	case exists:
 		return driver.Errorf(driver.ErrCorrupt, "volume %s already exists in another organisation", formatID(volume.vol))
 	case taken && updated > head.Updated:
 		other, name, taken = volume.vol, nameWithID(name, volume.vol), false

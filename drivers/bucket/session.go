@@ -93,8 +93,8 @@ func (s *session) renewUntilStopped(ctx context.Context, row []byte, done chan s
 		case <-tick.C:
 		}
 		asked := time.Now()
-		once, cancel := context.WithTimeout(ctx, lease/3)
-		alive, err := s.b.ns.renewLease(once, row, lease)
+		attemptCtx, cancel := context.WithTimeout(ctx, lease/3)
+		alive, err := s.b.ns.renewLease(attemptCtx, row, lease)
 		cancel()
 		if err != nil {
 			s.b.ns.log.Warn("lease: renewing failed", "error", err)

@@ -124,12 +124,12 @@ func (b *Backend) resolvePath(ctx context.Context, vol []byte, path string, mode
 		}
 		w.prefetched = map[string][]inode{path: list}
 	} else {
-		var there bool
-		err := db.runQueries(ctx, volumeExistsQuery(&there, b.org, vol))
+		var exists bool
+		err := db.runQueries(ctx, volumeExistsQuery(&exists, b.org, vol))
 		if err != nil {
 			return resolved{}, err
 		}
-		if !there {
+		if !exists {
 			return resolved{}, driver.ErrNotFound
 		}
 	}

@@ -384,14 +384,14 @@ func (b *Backend) removeVolume(ctx context.Context, ref driver.Ref, mayRemove fu
 	var info driver.Info
 	err = b.ns.runFreeingTx(ctx, found.id, func(tx sqlTx) error {
 		var row volumeRow
-		var there bool
+		var exists bool
 		var holders []attachment
-		err := tx.runQueries(b.lockVolumeQuery(&there, &row, found.id), b.liveAttachmentsQuery(&holders, found.id))
+		err := tx.runQueries(b.lockVolumeQuery(&exists, &row, found.id), b.liveAttachmentsQuery(&holders, found.id))
 		if err != nil {
 			return err
 		}
 		// Since the name was looked up, it mayRemove have passed to another volume.
-		if !there || ref.ID == "" && (row.name != ref.Name || row.state != string(driver.StateReady)) {
+		if !exists || ref.ID == "" && (row.name != ref.Name || row.state != string(driver.StateReady)) {
 			return driver.ErrNotFound
 		}
 		if len(holders) > 0 {

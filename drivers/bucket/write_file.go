@@ -134,10 +134,10 @@ type blobUpload struct {
 }
 
 // newBlobUpload starts an upload of a source of sizeHint bytes; 0: unknown.
-func newBlobUpload(ctx context.Context, fsys *volumeFS, hint int64) *blobUpload {
+func newBlobUpload(ctx context.Context, fsys *volumeFS, sizeHint int64) *blobUpload {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fsys.b.ns.blobParallelism)
-	return &blobUpload{fs: fsys, ctx: ctx, group: g, sizeHint: hint}
+	return &blobUpload{fs: fsys, ctx: ctx, group: g, sizeHint: sizeHint}
 }
 
 // waitForPuts waits for all puts and returns their chunks.
@@ -186,8 +186,8 @@ func (up *blobUpload) uploadStream(r io.Reader, pos, n int64) (int64, error) {
 		want := int64(chunkSize)
 		if n >= 0 {
 			want = min(want, n-got)
-		} else if left := up.sizeHint - got; left > 0 {
-			want = min(want-1, left) + 1 // one byte more than expected shows the end
+		} else if expected := up.sizeHint - got; expected > 0 {
+			want = min(want-1, expected) + 1 // one byte more than expected shows the end
 		} else if got == 0 {
 			want = firstRead
 		}

@@ -72,8 +72,8 @@ func (fsys *volumeFS) Setxattr(ctx context.Context, path, name string, value []b
 
 // Removexattr implements driver.FS.
 func (fsys *volumeFS) Removexattr(ctx context.Context, path, name string) error {
-	return fsys.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, there bool, others int64) error {
-		if !there {
+	return fsys.updateXattr(ctx, path, name, func(tx *volumeTx, ino int64, exists bool, others int64) error {
+		if !exists {
 			return driver.ErrNoXattr
 		}
 		tx.queueExec(`DELETE FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, ino, []byte(name))
@@ -84,7 +84,7 @@ func (fsys *volumeFS) Removexattr(ctx context.Context, path, name string) error 
 
 // updateXattr runs fn in a transaction with the inode at a path. It tells fn whether the
 // attribute exists, and how many bytes all others of the inode have.
-func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(tx *volumeTx, ino int64, there bool, others int64) error) error {
+func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn func(tx *volumeTx, ino int64, exists bool, others int64) error) error {
 	return fsys.runVolumeTx(ctx, []string{path}, func(tx *volumeTx) error {
 		target, err := tx.mustResolve(path, resolveMode{})
 		if err != nil {
@@ -96,19 +96,19 @@ func (fsys *volumeFS) updateXattr(ctx context.Context, path, name string, fn fun
 		if target.node.isSymlink() {
 			return driver.Errorf(driver.ErrPermission, "a symbolic link cannot have user attributes, see xattr(7)")
 		}
-		var there, sum bool
+		var exists, sum bool
 		var others, size int64
 		err = tx.runQueries(
-			selectOne(&there, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, target.node.ino, []byte(name)),
+			selectOne(&exists, []any{&size}, `SELECT length(value) FROM xattrs WHERE vol = $1 AND ino = $2 AND name = $3`, tx.vol, target.node.ino, []byte(name)),
 			selectOne(&sum, []any{&others}, `SELECT CAST(coalesce(sum(length(name) + length(value)), 0) AS BIGINT) FROM xattrs
 				WHERE vol = $1 AND ino = $2 AND name <> $3`, tx.vol, target.node.ino, []byte(name)))
 		if err != nil {
 			return err
 		}
-		if there {
+		if exists {
 			tx.metaDelta = tx.metaDelta.Minus(driver.XattrMetadata(name, int(size)))
 		}
 		tx.queueExec(`UPDATE inodes SET ctime = $3 WHERE vol = $1 AND ino = $2`, tx.vol, target.node.ino, tx.now)
-		return fn(tx, target.node.ino, there, others)
+		return fn(tx, target.node.ino, exists, others)
 	})
 }

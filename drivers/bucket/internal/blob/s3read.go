@@ -198,16 +198,16 @@ func (r *resumingReader) checkResponse(h http.Header, ranged bool) error {
 // parseContentRange parses a Content-Range such as "bytes 0-99/1000". A total of "*" becomes
 // last+1.
 func parseContentRange(text string) (first, last, total int64, err error) {
-	var of string
-	spec, of, _ := strings.Cut(strings.TrimPrefix(text, "bytes "), "/")
+	var totalText string
+	spec, totalText, _ := strings.Cut(strings.TrimPrefix(text, "bytes "), "/")
 	from, to, _ := strings.Cut(spec, "-")
 	first, err = strconv.ParseInt(from, 10, 64)
 	if err == nil {
 		last, err = strconv.ParseInt(to, 10, 64)
 	}
 	total = last + 1
-	if err == nil && of != "*" {
-		total, err = strconv.ParseInt(of, 10, 64)
+	if err == nil && totalText != "*" {
+		total, err = strconv.ParseInt(totalText, 10, 64)
 	}
 	if err != nil || last < first || total <= last {
 		return 0, 0, 0, fmt.Errorf("the storage service sent an invalid range %q", text)
