@@ -70,13 +70,13 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	if err := a.prepareTarget(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.register(a); err != nil {
+	if err := b.open.Add(a); err != nil {
 		a.releaseImage()
 		return nil, err
 	}
 	err = b.db.Write(ctx, catalog.Durable, func(tx *catalog.Tx) error { return a.insertRow(tx, proc) })
 	if err != nil {
-		b.unregister(a)
+		b.open.Remove(a)
 		a.releaseImage()
 		return nil, err
 	}
@@ -263,10 +263,11 @@ func (a *attachment) Info() driver.AttachmentInfo { return a.info }
 func (a *attachment) Path() string { return a.path }
 
 func (a *attachment) Detach(ctx context.Context) error {
-	return a.b.ballast.Freeing(func() error { return a.closeWith(ctx) })
+	return a.b.ballast.Freeing(func() error { return a.Close(ctx) })
 }
 
-func (a *attachment) closeWith(ctx context.Context) error {
+// Close implements openset.Closer. It may fail, and be tried again.
+func (a *attachment) Close(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ended {
@@ -292,7 +293,7 @@ func (a *attachment) closeWith(ctx context.Context) error {
 		return err
 	}
 	a.ended = true
-	a.b.unregister(a)
+	a.b.open.Remove(a)
 	a.releaseImage()
 	if !last {
 		return nil

@@ -21,7 +21,7 @@ func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOp
 	if err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	src, err := f.resolve(from)
 	if err != nil {
 		return f.explainError(err)

@@ -34,10 +34,10 @@ type dirName struct {
 
 // OpenDir implements driver.FS.
 func (f *volumeFS) OpenDir(ctx context.Context, name string, opts driver.DirOptions) (driver.Dir, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return nil, err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	d, err := beneath.OpenWithin(f.root, f.dataDir, name)
 	if err != nil {
 		return nil, f.explainError(err)

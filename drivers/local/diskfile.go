@@ -4,10 +4,10 @@ import (
 	"context"
 	"io"
 	"path"
-	"sync"
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/openset"
 )
 
 // diskHandle implements driver.File on the image of a disk volume. It keeps the image
@@ -20,9 +20,7 @@ type diskHandle struct {
 	canWrite   bool
 	appendOnly bool
 
-	mu     sync.Mutex // guards what follows
-	refs   int
-	closed bool
+	life openset.Life
 }
 
 // Open implements driver.FS.
@@ -69,69 +67,38 @@ func (f *diskFS) OpenEntry(ctx context.Context, name string) (driver.File, drive
 // startHandle registers a file that was opened. It keeps the image open until it is closed.
 func (h *diskHandle) startHandle() error {
 	h.d.acquire()
-	err := h.d.b.register(h)
+	err := h.life.Begin(&h.d.b.open, h)
 	if err != nil {
-		h.end()
+		_ = h.Free()
 	}
 	return err
 }
 
-func (h *diskHandle) enter(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return driver.ErrClosed
-	}
-	h.refs++
-	return nil
-}
-
-func (h *diskHandle) done() {
-	h.mu.Lock()
-	h.refs--
-	last := h.closed && h.refs == 0
-	h.mu.Unlock()
-	if last {
-		h.end()
-	}
-}
-
-// end gives everything back, once the file is closed and nothing is under way.
-func (h *diskHandle) end() {
-	_ = h.h.Close() // it was synced
-	h.d.updateCharge()
-	_ = h.d.release()
-	h.d.b.unregister(h)
-}
-
-// Close implements driver.File.
-func (h *diskHandle) Close() error { return h.closeWith(context.Background()) }
-
-func (h *diskHandle) closeWith(context.Context) error {
-	h.mu.Lock()
-	if h.closed {
-		h.mu.Unlock()
-		return nil
-	}
-	h.closed = true
-	h.refs++ // of Close itself
-	h.mu.Unlock()
-	defer h.done()
+// Finish implements openset.Member.
+func (h *diskHandle) Finish(context.Context) error {
 	if h.canWrite && !h.batch && !h.d.isRemoved() {
 		return translateDiskError(h.h.Sync())
 	}
 	return nil
 }
 
+// Free implements openset.Member. What fails here was synced before.
+func (h *diskHandle) Free() error {
+	_ = h.h.Close()
+	h.d.updateCharge()
+	_ = h.d.release()
+	return nil
+}
+
+// Close implements driver.File.
+func (h *diskHandle) Close() error { return h.life.Close(context.Background()) }
+
 // ReadAt implements driver.File.
 func (h *diskHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return 0, err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	n, err := h.h.ReadAt(p, off)
 	if err != io.EOF {
 		err = translateDiskError(err)
@@ -141,10 +108,10 @@ func (h *diskHandle) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 
 // runChange runs a change of the content, and charges what it added.
 func (h *diskHandle) runChange(ctx context.Context, fn func() error) error {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	if !h.canWrite {
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
 	}
@@ -194,10 +161,10 @@ func (h *diskHandle) PunchHole(ctx context.Context, off, length int64) error {
 
 // NextData implements driver.File.
 func (h *diskHandle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return 0, 0, err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	start, end, err = h.h.NextData(off)
 	if err != io.EOF {
 		err = translateDiskError(err)
@@ -207,10 +174,10 @@ func (h *diskHandle) NextData(ctx context.Context, off int64) (start, end int64,
 
 // Stat implements driver.File.
 func (h *diskHandle) Stat(ctx context.Context) (driver.Entry, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return driver.Entry{}, err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	info, err := h.h.Stat()
 	info.Name = h.name
 	return entryOfDiskInfo(info), translateDiskError(err)
@@ -218,9 +185,9 @@ func (h *diskHandle) Stat(ctx context.Context) (driver.Entry, error) {
 
 // Sync implements driver.File.
 func (h *diskHandle) Sync(ctx context.Context) error {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	return translateDiskError(h.h.Sync())
 }

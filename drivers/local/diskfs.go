@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/ext4"
+	"github.com/volehq/vole/internal/openset"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,9 +24,7 @@ type diskFS struct {
 	readOnly bool
 	batch    bool
 
-	mu     sync.Mutex // guards what follows
-	refs   int        // operations under way
-	closed bool
+	life openset.Life
 }
 
 // openDiskFS opens the files of a disk volume.
@@ -40,80 +39,50 @@ func (b *Backend) openDiskFS(ctx context.Context, id string, opts driver.FSOptio
 		return nil, err
 	}
 	f.d, f.fs = d, d.fs
-	if err := b.register(f); err != nil {
+	if err := f.life.Begin(&b.open, f); err != nil {
 		return nil, errors.Join(err, d.release())
 	}
 	return f, nil
 }
 
-// enter begins an operation; done ends it.
+// enter begins an operation, which ends with life.Leave, on a volume that is not removed.
 func (f *diskFS) enter(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return driver.ErrClosed
-	}
 	if f.d.isRemoved() {
+		f.life.Leave()
 		return errVolumeRemoved()
 	}
-	f.refs++
 	return nil
 }
 
-func (f *diskFS) done() {
-	f.mu.Lock()
-	f.refs--
-	last := f.closed && f.refs == 0
-	f.mu.Unlock()
-	if last {
-		_ = f.end() // Close synced
+// Finish implements openset.Member.
+func (f *diskFS) Finish(ctx context.Context) error {
+	if f.readOnly || f.d.isRemoved() {
+		return nil
 	}
+	return f.b.ballast.Freeing(func() error { return translateDiskError(f.fs.Sync(ctx)) })
 }
 
-func (f *diskFS) end() error {
-	defer f.b.unregister(f) // Close of the backend waits for this
-	return f.d.release()
+// Free implements openset.Member.
+func (f *diskFS) Free() error {
+	removed := f.d.isRemoved()
+	if err := f.d.release(); !removed {
+		return err
+	}
+	return nil
 }
 
 // Close implements driver.FS.
-func (f *diskFS) Close() error { return f.closeWith(context.Background()) }
-
-func (f *diskFS) closeWith(ctx context.Context) error {
-	f.mu.Lock()
-	if f.closed {
-		f.mu.Unlock()
-		return nil
-	}
-	f.closed = true
-	f.refs++ // of Close itself: the image stays open until then
-	f.mu.Unlock()
-	gone := f.d.isRemoved()
-	var err error
-	if !f.readOnly && !gone {
-		err = f.b.ballast.Freeing(func() error { return translateDiskError(f.fs.Sync(ctx)) })
-	}
-	f.mu.Lock()
-	f.refs--
-	last := f.refs == 0
-	f.mu.Unlock()
-	if last {
-		err = errors.Join(err, f.end())
-	}
-	if gone {
-		return nil
-	}
-	return err
-}
+func (f *diskFS) Close() error { return f.life.Close(context.Background()) }
 
 // runRead runs an operation that changes nothing.
 func (f *diskFS) runRead(ctx context.Context, fn func() error) error {
 	if err := f.enter(ctx); err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	return translateDiskError(fn())
 }
 
@@ -123,7 +92,7 @@ func (f *diskFS) runChange(ctx context.Context, fn func() error) error {
 	if err := f.enter(ctx); err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	if f.readOnly {
 		return f.b.errReadOnly()
 	}
@@ -352,7 +321,7 @@ func (s *diskDirStream) Read(ctx context.Context, n int) ([]driver.Entry, error)
 	if err := s.f.enter(ctx); err != nil {
 		return nil, err
 	}
-	defer s.f.done()
+	defer s.f.life.Leave()
 	if s.sorted && !s.full {
 		if err := s.readSorted(ctx); err != nil {
 			return nil, err

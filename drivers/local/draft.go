@@ -60,10 +60,10 @@ func (b *Backend) forgetDraft(id string) {
 }
 
 // refuseForeignDraft returns an error for a draft of another process.
-func (b *Backend) refuseForeignDraft(info *driver.Info) error {
+func (b *Backend) refuseForeignDraft(r *volumeRow) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, own := b.drafts[info.ID]; !own && info.State == driver.StateCreating {
+	if _, own := b.drafts[r.ID]; !own && r.draft {
 		return errNoSuchVolume()
 	}
 	return nil

@@ -6,10 +6,10 @@ import (
 	"io"
 	"math"
 	"os"
-	"sync"
 	"sync/atomic"
 
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/internal/openset"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,42 +27,25 @@ type handle struct {
 
 	dirty atomic.Bool // written since the last sync
 
-	mu     sync.Mutex // guards what follows
-	refs   int
-	closed bool
+	life openset.Life
 }
 
-func (h *handle) enter(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// Finish implements openset.Member.
+func (h *handle) Finish(context.Context) error {
+	if !h.batch && h.dirty.Swap(false) {
+		return translateError(h.b.host.syncFile(h.file))
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		return driver.ErrClosed
-	}
-	h.refs++
 	return nil
 }
 
-func (h *handle) done() {
-	h.mu.Lock()
-	h.refs--
-	last := h.closed && h.refs == 0
-	h.mu.Unlock()
-	if last {
-		h.end()
-	}
-}
-
-// end gives everything back, once the file is closed and nothing is under way.
-func (h *handle) end() {
+// Free implements openset.Member.
+func (h *handle) Free() error {
 	if h.counter != nil {
 		h.counter.release()
 	}
 	h.b.releaseInode(h.key)
 	h.closeDescriptor()
-	h.b.unregister(h)
+	return nil
 }
 
 func (h *handle) closeDescriptor() {
@@ -74,30 +57,14 @@ func (h *handle) closeDescriptor() {
 }
 
 // Close implements driver.File.
-func (h *handle) Close() error { return h.closeWith(context.Background()) }
-
-func (h *handle) closeWith(context.Context) error {
-	h.mu.Lock()
-	if h.closed {
-		h.mu.Unlock()
-		return nil
-	}
-	h.closed = true
-	h.refs++ // of Close itself
-	h.mu.Unlock()
-	defer h.done()
-	if !h.batch && h.dirty.Swap(false) {
-		return translateError(h.b.host.syncFile(h.file))
-	}
-	return nil
-}
+func (h *handle) Close() error { return h.life.Close(context.Background()) }
 
 // ReadAt implements driver.File.
 func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return 0, err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	// No file reaches that far, but pread(2) would call the range invalid.
 	if most := math.MaxInt64 - off; int64(len(p)) > most {
 		p = p[:most]
@@ -134,10 +101,10 @@ const maxPread = 1 << 30
 
 // changeContent runs a change of the file's contents under its lock, given its state.
 func (h *handle) changeContent(ctx context.Context, fn func(st *unix.Stat_t) error) error {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	if !h.canWrite {
 		return driver.Errorf(driver.ErrReadOnly, "the file is open for reading only")
 	}
@@ -277,10 +244,10 @@ func writeZeros(f *os.File, off, length int64) error {
 
 // NextData implements driver.File.
 func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return 0, 0, err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	start, end, err = findNextData(h.fd, off)
 	if err != nil && err != io.EOF {
 		err = translateError(err)
@@ -313,10 +280,10 @@ func findNextData(fd int, off int64) (start, end int64, err error) {
 
 // Stat implements driver.File.
 func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return driver.Entry{}, err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	var st unix.Stat_t
 	if err := unix.Fstat(h.fd, &st); err != nil {
 		return driver.Entry{}, translateError(err)
@@ -326,10 +293,10 @@ func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
 
 // Sync implements driver.File.
 func (h *handle) Sync(ctx context.Context) error {
-	if err := h.enter(ctx); err != nil {
+	if err := h.life.Enter(ctx); err != nil {
 		return err
 	}
-	defer h.done()
+	defer h.life.Leave()
 	if !h.dirty.Swap(false) {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/beneath"
+	"github.com/volehq/vole/internal/openset"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,9 +33,9 @@ type volumeFS struct {
 	dirty     atomic.Bool   // something was changed and not synced, in batch mode
 	tempCount atomic.Uint64 // number of temporary names given out
 
+	life openset.Life
+
 	mu        sync.Mutex // guards what follows
-	refs      int        // operations under way
-	closed    bool
 	usage     *counter   // nil until the first change
 	tmpDir    *os.File   // tmp/, nil until needed
 	cachedDir *cachedDir // of a draft, the directory that was used last; nil: none
@@ -60,7 +61,7 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 		}
 		return nil, translateError(err)
 	}
-	if err := b.register(f); err != nil {
+	if err := f.life.Begin(&b.open, f); err != nil {
 		f.closeDescriptors()
 		return nil, err
 	}
@@ -133,57 +134,25 @@ func (f *volumeFS) closeDescriptors() {
 	}
 }
 
-// enter begins an operation; done ends it. What Close frees stays until then.
-func (f *volumeFS) enter(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return driver.ErrClosed
-	}
-	f.refs++
-	return nil
-}
-
-func (f *volumeFS) done() {
-	f.mu.Lock()
-	f.refs--
-	last := f.closed && f.refs == 0
-	f.mu.Unlock()
-	if last {
-		f.end()
-	}
-}
-
-// end frees everything, once the FS is closed and nothing is under way.
-func (f *volumeFS) end() {
-	if f.usage != nil {
-		f.usage.release()
-	}
-	f.closeDescriptors()
-	f.b.unregister(f)
-}
-
-// Close implements driver.FS.
-func (f *volumeFS) Close() error { return f.closeWith(context.Background()) }
-
-func (f *volumeFS) closeWith(context.Context) error {
-	f.mu.Lock()
-	if f.closed {
-		f.mu.Unlock()
-		return nil
-	}
-	f.closed = true
-	f.refs++ // of Close itself
-	f.mu.Unlock()
-	defer f.done()
+// Finish implements openset.Member.
+func (f *volumeFS) Finish(context.Context) error {
 	if f.batch && f.dirty.Swap(false) {
 		return f.explainError(f.syncVolume())
 	}
 	return nil
 }
+
+// Free implements openset.Member.
+func (f *volumeFS) Free() error {
+	if f.usage != nil {
+		f.usage.release()
+	}
+	f.closeDescriptors()
+	return nil
+}
+
+// Close implements driver.FS.
+func (f *volumeFS) Close() error { return f.life.Close(context.Background()) }
 
 // useCounter returns the volume's counter, taking it at the first change.
 func (f *volumeFS) useCounter(ctx context.Context) (*counter, error) {
@@ -209,12 +178,12 @@ func (f *volumeFS) useCounter(ctx context.Context) (*counter, error) {
 
 // enterChange begins an operation that changes something.
 func (f *volumeFS) enterChange(ctx context.Context) (*counter, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return nil, err
 	}
 	c, err := f.beginChange(ctx)
 	if err != nil {
-		f.done()
+		f.life.Leave()
 		return nil, err
 	}
 	return c, nil
@@ -353,10 +322,10 @@ func (f *volumeFS) syncResolved(p resolved) error {
 
 // Stat implements driver.FS.
 func (f *volumeFS) Stat(ctx context.Context, name string) (driver.Entry, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return driver.Entry{}, err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	info, err := f.root.Stat(name)
 	if err != nil {
 		return driver.Entry{}, f.explainError(err)
@@ -370,10 +339,10 @@ func (f *volumeFS) Stat(ctx context.Context, name string) (driver.Entry, error) 
 
 // Lstat implements driver.FS.
 func (f *volumeFS) Lstat(ctx context.Context, name string) (driver.Entry, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return driver.Entry{}, err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	p, err := f.resolve(name)
 	if err != nil {
 		return driver.Entry{}, f.explainError(err)
@@ -391,10 +360,10 @@ func (f *volumeFS) Lstat(ctx context.Context, name string) (driver.Entry, error)
 
 // Readlink implements driver.FS.
 func (f *volumeFS) Readlink(ctx context.Context, name string) (string, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return "", err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	target, err := f.root.Readlink(name)
 	if errors.Is(err, unix.EINVAL) {
 		return "", driver.Errorf(driver.ErrInvalid, "not a symbolic link")
@@ -404,10 +373,10 @@ func (f *volumeFS) Readlink(ctx context.Context, name string) (string, error) {
 
 // Statfs implements driver.FS.
 func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return driver.Statfs{}, err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	info, err := f.b.Get(ctx, driver.ByID(f.id))
 	if err != nil {
 		return driver.Statfs{}, err
@@ -435,10 +404,10 @@ func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 
 // Sync implements driver.FS.
 func (f *volumeFS) Sync(ctx context.Context) error {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	if f.isRootDeleted() {
 		return errVolumeRemoved()
 	}

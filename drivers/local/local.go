@@ -36,6 +36,7 @@ import (
 	"github.com/volehq/vole/internal/ballast"
 	"github.com/volehq/vole/internal/catalog"
 	"github.com/volehq/vole/internal/fault"
+	"github.com/volehq/vole/internal/openset"
 	"golang.org/x/sys/unix"
 )
 
@@ -100,12 +101,8 @@ type Backend struct {
 	drafts   map[string]bool     // volumes that this process makes; true: and that nobody else uses
 	disks    map[diskKey]*sharedDisk
 	removals map[string]chan struct{} // disk volumes that this process removes; closed when it has tried
-	open     map[closer]struct{}      // FSes, files and attachments to close with the backend
-}
 
-// closer is something that Close of the backend ends.
-type closer interface {
-	closeWith(ctx context.Context) error
+	open openset.Set // FSes, files and attachments
 }
 
 // Open opens the home at the absolute path home, making it when it is missing, and
@@ -134,7 +131,6 @@ func openBackend(ctx context.Context, home string, opts Options) (*Backend, erro
 		counters: map[string]*counter{},
 		drafts:   map[string]bool{},
 		removals: map[string]chan struct{}{},
-		open:     map[closer]struct{}{},
 		inodes:   map[inodeKey]*openInode{},
 		disks:    map[diskKey]*sharedDisk{},
 	}
@@ -325,23 +321,6 @@ func (b *Backend) checkOpen() error {
 	return nil
 }
 
-// register notes something to be closed with the backend.
-func (b *Backend) register(c closer) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return driver.ErrClosed
-	}
-	b.open[c] = struct{}{}
-	return nil
-}
-
-func (b *Backend) unregister(c closer) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.open, c)
-}
-
 // closeTimeout bounds how long Close waits for what is under way. What is cut off
 // then is treated as if the process had died, and recovered.
 const closeTimeout = 10 * time.Second
@@ -354,38 +333,17 @@ func (b *Backend) Close() error {
 		return nil
 	}
 	b.closed = true
-	var open []closer
-	for c := range b.open {
-		open = append(open, c)
-	}
 	b.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	var errs []error
-	for _, c := range open {
-		errs = append(errs, c.closeWith(ctx))
-	}
-	b.drain(ctx)
+	errs := []error{b.open.Close(ctx)}
 	errs = append(errs, b.ballast.Freeing(func() error {
 		return errors.Join(b.retireAllCounters(ctx), b.endProcess())
 	}), b.releaseFiles())
 	b.ballast.Keep() // SQLite's own files are gone
 	errs = append(errs, b.dir.Close())
 	return translateError(errors.Join(errs...))
-}
-
-// drain waits for operations that are under way to let go of what was closed.
-func (b *Backend) drain(ctx context.Context) {
-	for ctx.Err() == nil {
-		b.mu.Lock()
-		n := len(b.open)
-		b.mu.Unlock()
-		if n == 0 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // releaseFiles frees what Open got, but for the directory itself.

@@ -21,7 +21,7 @@ func (f *volumeFS) Mkdir(ctx context.Context, name string, mode fs.FileMode) err
 	if err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	if name == "." {
 		return driver.ErrExists
 	}
@@ -34,7 +34,7 @@ func (f *volumeFS) MkdirAll(ctx context.Context, name string, mode fs.FileMode) 
 	if err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	if err := f.admitNewEntries(c, name, tally{}); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ func (f *volumeFS) changeResolved(ctx context.Context, name string, fn func(c *c
 	if err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	p, err := f.resolve(name)
 	if err != nil {
 		return f.explainError(err)
@@ -271,7 +271,7 @@ func (f *volumeFS) Chmod(ctx context.Context, name string, mode fs.FileMode) err
 	if err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	err = f.chmodLocked(ctx, c, name, mode)
 	if err != nil || f.batch {
 		return f.explainError(err)

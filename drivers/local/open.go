@@ -16,10 +16,10 @@ import (
 
 // Open implements driver.FS.
 func (f *volumeFS) Open(ctx context.Context, name string, opts driver.OpenOptions) (driver.File, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return nil, err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	h := &handle{b: f.b, name: path.Base(name), key: inodeKey{volume: f.id}, batch: f.batch, canWrite: opts.Write, appendOnly: opts.Append}
 	if opts.Write {
 		c, err := f.beginChange(ctx)
@@ -45,10 +45,10 @@ func (f *volumeFS) Open(ctx context.Context, name string, opts driver.OpenOption
 // OpenEntry implements driver.FS: by one system call, where Open makes several to find the
 // directory that the file is in.
 func (f *volumeFS) OpenEntry(ctx context.Context, name string) (driver.File, driver.Entry, error) {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return nil, driver.Entry{}, err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	fd, err := beneath.OpenFileWithin(f.dataDir, name)
 	if err != nil {
 		return driver.OpenThenStat(ctx, f, name)
@@ -207,8 +207,8 @@ func (h *handle) startHandle(ctx context.Context, opts driver.OpenOptions) (st u
 	if h.canWrite {
 		h.counter.acquire()
 	}
-	if err := h.b.register(h); err != nil {
-		h.end()
+	if err := h.life.Begin(&h.b.open, h); err != nil {
+		_ = h.Free()
 		return st, err
 	}
 	if opts.Truncate {

@@ -79,7 +79,7 @@ func (f *volumeFS) WriteFile(ctx context.Context, name string, r io.Reader, opts
 	if err != nil {
 		return 0, err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	if name == "." {
 		return 0, driver.ErrIsDir
 	}

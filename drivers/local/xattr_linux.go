@@ -77,10 +77,10 @@ func checkXattrNamespace(attr string) error {
 }
 
 func (f *volumeFS) readResolved(ctx context.Context, name string, read func(resolved) error) error {
-	if err := f.enter(ctx); err != nil {
+	if err := f.life.Enter(ctx); err != nil {
 		return err
 	}
-	defer f.done()
+	defer f.life.Leave()
 	p, err := f.resolve(name)
 	if err != nil {
 		return f.explainError(err)
