@@ -113,7 +113,7 @@ func (c *checker) checkUnfinished() error {
 		if u.validate() != nil || live.isAlive(u.owner) {
 			continue
 		}
-		err := c.reportFinding("unfinished-volume", u.id, "volumes/"+u.id, "its process died while "+u.state+" it; that is finished or undone",
+		err := c.reportFinding("unfinished-volume", u.id, "volumes/"+u.id, "its process died while "+u.activity()+" it; that is finished or undone",
 			func() error { return c.b.recoverVolume(c.ctx, u) })
 		if err != nil {
 			return err

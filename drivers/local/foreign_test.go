@@ -38,14 +38,21 @@ func preparedHome(t *testing.T) (home, canary string) {
 // sqlIn runs statements in the catalog of a home, as its owner may.
 func sqlIn(t *testing.T, home string, statements ...string) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(home, "catalog.db")+"?_pragma=foreign_keys(0)")
-	must(t, err)
-	db.SetMaxOpenConns(1)
+	db := openSQL(t, home)
 	for _, q := range statements {
 		_, err := db.Exec(q)
 		must(t, err)
 	}
 	must(t, db.Close())
+}
+
+// openSQL opens the catalog of a home past all that Vole checks.
+func openSQL(t *testing.T, home string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(home, "catalog.db")+"?_pragma=foreign_keys(0)")
+	must(t, err)
+	db.SetMaxOpenConns(1)
+	return db
 }
 
 // untouched checks that nothing outside of the home was removed or changed.
@@ -184,7 +191,7 @@ func TestHostileRows(t *testing.T) {
 		"ready":     `UPDATE volumes SET id = ?`,
 		"creating":  `UPDATE volumes SET id = ?, state = 'creating', owner = '` + dead + `'`,
 		"removing":  `UPDATE volumes SET id = ?, state = 'removing', owner = '` + dead + `'`,
-		"draft":     `UPDATE volumes SET id = ?, state = 'creating', made = 2, owner = '` + dead + `'`,
+		"draft":     `UPDATE volumes SET id = ?, state = 'draft', owner = '` + dead + `'`,
 		"disk":      `UPDATE volumes SET id = ?, kind = 'disk'`,
 		"owner":     `UPDATE volumes SET state = 'removing', owner = ?`,
 		"name":      `UPDATE volumes SET name = ?`,
@@ -254,7 +261,7 @@ func TestVolumeIsLink(t *testing.T) {
 		"unused":   `UPDATE volumes SET made = 0`,
 		"ready":    `UPDATE volumes SET made = 1`,
 		"creating": `UPDATE volumes SET state = 'creating', owner = '` + dead + `'`,
-		"draft":    `UPDATE volumes SET state = 'creating', made = 2, owner = '` + dead + `'`,
+		"draft":    `UPDATE volumes SET state = 'draft', owner = '` + dead + `'`,
 		"removing": `UPDATE volumes SET state = 'removing', owner = '` + dead + `'`,
 	} {
 		for _, holds := range []string{"data", "other"} {

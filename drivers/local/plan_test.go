@@ -14,9 +14,10 @@ func TestQueryPlans(t *testing.T) {
 	}
 	defer b.Close()
 	for q, args := range map[string][]any{
-		selectByID:   {"x"},
-		selectByName: {"x"},
-		selectPage:   {"x", "", 10},
+		selectByID:     {"x"},
+		selectByName:   {"x"},
+		selectPage:     {"x", "", 10},
+		selectRemoving: nil,
 		`SELECT id, state, owner FROM volumes WHERE state <> 'ready'`:                                              nil,
 		`SELECT ` + attachmentColumns + ` FROM attachments a JOIN volumes v ON v.id = a.volume WHERE a.volume = ?`: {"x"},
 	} {

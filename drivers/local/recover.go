@@ -32,7 +32,14 @@ func (b *Backend) recoverHome(ctx context.Context) (int, error) {
 // unsettledVolume is a volume between two states.
 type unsettledVolume struct {
 	id, kind, state, owner string
-	made                   int
+}
+
+// activity says what the owner was doing with the volume.
+func (u unsettledVolume) activity() string {
+	if u.state == stateDraft {
+		return string(driver.StateCreating)
+	}
+	return u.state
 }
 
 // validate refuses a row whose ids cannot be those of a volume and a process.
@@ -41,8 +48,8 @@ func (u unsettledVolume) validate() error { return validateIDs(u.id, u.owner) }
 // listUnsettled lists the volumes that are being created or removed.
 func (b *Backend) listUnsettled(ctx context.Context) ([]unsettledVolume, error) {
 	return queryAll(ctx, b.db, func(scan func(...any) error) (u unsettledVolume, err error) {
-		return u, scan(&u.id, &u.kind, &u.state, &u.owner, &u.made)
-	}, `SELECT id, kind, state, owner, made FROM volumes WHERE state <> 'ready'`)
+		return u, scan(&u.id, &u.kind, &u.state, &u.owner)
+	}, `SELECT id, kind, state, owner FROM volumes WHERE state <> 'ready'`)
 }
 
 func (b *Backend) recoverVolumes(ctx context.Context, live *liveness) (int, error) {
@@ -69,7 +76,7 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 	if u.state == "removing" {
 		return b.finishRemoval(ctx, u.id)
 	}
-	if u.made == madeDraft {
+	if u.state == stateDraft {
 		return b.undoCreate(ctx, u.id)
 	}
 	var st unix.Stat_t
@@ -95,6 +102,24 @@ func (b *Backend) recoverVolume(ctx context.Context, u unsettledVolume) error {
 		return err
 	})
 }
+
+// VolumesInRemoval returns the ids of the volumes whose removal is committed and not finished.
+// There is no way back from that, so package sandbox may delete what they hold.
+func (b *Backend) VolumesInRemoval(ctx context.Context) ([]string, error) {
+	if err := b.checkOpen(); err != nil {
+		return nil, err
+	}
+	return queryAll(ctx, b.db, func(scan func(...any) error) (id string, err error) {
+		if err := scan(&id); err != nil {
+			return "", err
+		}
+		return id, validateIDs(id)
+	}, selectRemoving)
+}
+
+// selectRemoving finds the volumes in removal. The last term says nothing new, but shows SQLite
+// that the index on unsettled volumes has them.
+const selectRemoving = `SELECT id FROM volumes WHERE state = 'removing' AND state <> 'ready'`
 
 // processMark is a row of a process: a counting mark or an attachment.
 type processMark struct{ volume, process string }

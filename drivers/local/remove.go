@@ -124,7 +124,7 @@ func (b *Backend) commitRemoving(ctx context.Context, ref driver.Ref, may func(d
 		if err != nil {
 			return err
 		}
-		if err := b.refuseForeignDraft(&r.Info); err != nil {
+		if err := b.refuseForeignDraft(&r); err != nil {
 			return err
 		}
 		info = b.withLocation(r.Info)

@@ -91,8 +91,8 @@ func TestLastUseCostsNoStatements(t *testing.T) {
 // that an older process makes beside a newer one from their making.
 func TestUpgradedVolumesCountFromNow(t *testing.T) {
 	home, _ := preparedHome(t)
-	sqlIn(t, home, `UPDATE volumes SET created = 1000000007, updated = 1000000007`,
-		`ALTER TABLE volumes DROP COLUMN last_used`, `DELETE FROM goose_db_version WHERE version_id = 4`)
+	sqlIn(t, home, `UPDATE volumes SET created = 1000000007, updated = 1000000007`)
+	downgrade(t, home, 3)
 	s := openAt(t, home, newHandClock())
 	v, err := s.Get(t.Context(), "v")
 	must(t, err)

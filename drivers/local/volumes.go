@@ -15,15 +15,12 @@ import (
 // volumeColumns are what scanVolumeRow reads.
 const volumeColumns = `id, name, kind, state, quota, capacity, labels, created, updated, used, stale, counted, made, entries, names, xattrs, last_used`
 
-// What the column made says of a volume.
-const (
-	madeNot   = 0 // its directory data has not been made
-	madeData  = 1 // it has been, or the volume is a disk
-	madeDraft = 2 // the same, of a volume that is creating: others shall not see it, nor recovery finish it
-)
+// stateDraft is the state, in the catalog, of a volume that its maker fills before it is
+// published: nobody else sees it, and recovery undoes it. The API calls it creating.
+const stateDraft = "draft"
 
 const (
-	selectByID = `SELECT ` + volumeColumns + ` FROM volumes WHERE id = ? AND (state = 'ready' OR state = 'creating' AND made = 2)`
+	selectByID = `SELECT ` + volumeColumns + ` FROM volumes WHERE id = ? AND state IN ('ready', '` + stateDraft + `')`
 	// The last term says nothing new, but shows SQLite that the index on names, which
 	// leaves out volumes in removal, has what is looked for.
 	selectByName = `SELECT ` + volumeColumns + ` FROM volumes WHERE name = ? AND state = 'ready' AND state <> 'removing'`
@@ -42,6 +39,7 @@ func lookupQuery(ref driver.Ref) (query, arg string) {
 // volumeRow is a row of volumes.
 type volumeRow struct {
 	driver.Info
+	draft   bool // its state is stateDraft
 	counted bool // a process is changing the files, so that the usage is in its counter
 	made    bool // the directory of the files has been made, or it is a disk
 	damaged bool // its labels cannot be read
@@ -61,7 +59,10 @@ func scanVolumeRow(from interface{ Scan(...any) error }) (r volumeRow, err error
 	if err := validateRow(r.ID, r.Name, kind); err != nil {
 		return volumeRow{}, err
 	}
-	r.Kind, r.State = driver.Kind(kind), driver.State(state)
+	r.Kind, r.State, r.draft = driver.Kind(kind), driver.State(state), state == stateDraft
+	if r.draft {
+		r.State = driver.StateCreating
+	}
 	r.Quota, r.Capacity, r.Used = driver.Size(quota), driver.Size(capacity), driver.Size(used)
 	r.UsedStale, r.counted, r.made = stale != 0, counted > 0, made != 0
 	r.Created, r.Updated = catalog.Time(created), catalog.Time(updated)
@@ -169,12 +170,9 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 
 // insertCreating commits a volume as being created by this process.
 func (b *Backend) insertCreating(ctx context.Context, info driver.Info, draft bool) error {
-	made := madeNot
-	switch {
-	case draft:
-		made = madeDraft
-	case info.Kind == driver.KindDisk:
-		made = madeData
+	state, made := string(info.State), info.Kind == driver.KindDisk
+	if draft { // whose data is made before anyone looks
+		state, made = stateDraft, true
 	}
 	proc, err := b.processID()
 	if err != nil {
@@ -187,7 +185,7 @@ func (b *Backend) insertCreating(ctx context.Context, info driver.Info, draft bo
 		}
 		_, err := tx.Exec(`INSERT INTO volumes (id, name, kind, state, quota, capacity, labels, created, updated, owner, made, entries, names, xattrs)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)`,
-			info.ID, info.Name, string(info.Kind), string(info.State), int64(info.Quota), int64(info.Capacity),
+			info.ID, info.Name, string(info.Kind), state, int64(info.Quota), int64(info.Capacity),
 			labels, info.Created.UnixNano(), info.Updated.UnixNano(), proc, made)
 		return err
 	})
@@ -280,7 +278,7 @@ func (b *Backend) getVolume(ctx context.Context, ref driver.Ref) (volumeRow, err
 	}
 	r, err := scanOneVolume(stmt.QueryRowContext(ctx, arg))
 	if err == nil {
-		err = b.refuseForeignDraft(&r.Info)
+		err = b.refuseForeignDraft(&r)
 	}
 	return r, catalog.Translate(err)
 }
@@ -449,7 +447,7 @@ func (b *Backend) updateRow(tx *catalog.Tx, info *driver.Info, change driver.Upd
 		return err
 	}
 	info.State = driver.StateReady
-	_, err = tx.Exec(`UPDATE volumes SET state = 'ready', made = ?, owner = '' WHERE id = ?`, madeData, info.ID)
+	_, err = tx.Exec(`UPDATE volumes SET state = 'ready', made = 1, owner = '' WHERE id = ?`, info.ID)
 	return err
 }
 
