@@ -136,7 +136,7 @@ func removeAllIn(dir *os.File, name string) error {
 // other users, which only a namespace of these can delete. The next opening of the home
 // does the rest. ErrInvalid: the volume is not being removed.
 func (m *Manager) RemoveFiles(ctx context.Context, id string) error {
-	ids, err := m.rows.listVolumesInRemoval(ctx)
+	ids, err := m.store.Local().VolumesInRemoval(ctx)
 	if err == nil && !slices.Contains(ids, id) {
 		err = driver.Errorf(vole.ErrInvalid, "volume %s is not being removed", id)
 	}
@@ -152,7 +152,7 @@ func (m *Manager) finishRemovals(ctx context.Context) error {
 	if os.Geteuid() == 0 {
 		return nil // to whom nothing is closed
 	}
-	ids, err := m.rows.listVolumesInRemoval(ctx)
+	ids, err := m.store.Local().VolumesInRemoval(ctx)
 	for _, id := range ids {
 		_ = m.removeVolumeFiles(ctx, id)
 	}

@@ -94,12 +94,6 @@ func (r catalogRows) listSurplusIDs(ctx context.Context) ([]string, error) {
 	return r.queryIDs(ctx, `SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
 }
 
-// listVolumesInRemoval lists the ids of the volumes that are being removed. There is no way back
-// from that: deleting what they hold finishes what package local began.
-func (r catalogRows) listVolumesInRemoval(ctx context.Context) ([]string, error) {
-	return r.queryIDs(ctx, `SELECT id FROM volumes WHERE state = 'removing' AND state <> 'ready'`)
-}
-
 func (r catalogRows) queryIDs(ctx context.Context, query string, args ...any) ([]string, error) {
 	q, err := r.db.Read().QueryContext(ctx, query, args...)
 	if err != nil {
