@@ -80,7 +80,6 @@ type Backend struct {
 
 	mu        sync.Mutex // guards what follows
 	closed    bool
-	open      map[*volumeFS]struct{}
 	handles   map[*handle]struct{}
 	session   *session   // nil: none is needed yet
 	sessionMu sync.Mutex // held while a session is begun
@@ -108,7 +107,7 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{opts: opts, baseURL: base, maxSilence: defaultMaxSilence, closeTimeout: defaultCloseTimeout, open: map[*volumeFS]struct{}{}, handles: map[*handle]struct{}{}}
+	b := &Backend{opts: opts, baseURL: base, maxSilence: defaultMaxSilence, closeTimeout: defaultCloseTimeout, handles: map[*handle]struct{}{}}
 	b.httpClient = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	b.lifetime, b.endLifetime = context.WithCancel(context.Background())
 	if err := b.probeServer(ctx); err != nil {
@@ -209,18 +208,33 @@ func (b *Backend) Caps() driver.Caps {
 	return c
 }
 
+// checkOpen returns an error if ctx has ended or the Backend is closed.
 func (b *Backend) checkOpen(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
+	if b.isClosed() {
 		return driver.ErrClosed
 	}
 	return nil
 }
 
+// closedOr returns err, or ErrClosed if it came about because the Backend was closed under the
+// request.
+func (b *Backend) closedOr(ctx context.Context, err error) error {
+	if err != nil && b.checkOpen(ctx) == driver.ErrClosed {
+		return driver.ErrClosed
+	}
+	return err
+}
+
+func (b *Backend) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// checkWritable is checkOpen for what changes volumes.
 func (b *Backend) checkWritable(ctx context.Context) error {
 	if err := b.checkOpen(ctx); err != nil {
 		return err

@@ -24,6 +24,8 @@ type session struct {
 	stale bool       // the server does not know it any more
 }
 
+func (s *session) ownerSession() *session { return s }
+
 func (s *session) isStale() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,29 +121,24 @@ func (b *Backend) Attach(ctx context.Context, id string, opts driver.AttachOptio
 	return &attachment{b: b, session: s, info: out.Info()}, nil
 }
 
-// withSession calls fn with the session, and once more with a new one if the server has
-// lost the first.
+// withSession runs fn with the session, begun again if need be.
 func (b *Backend) withSession(ctx context.Context, fn func(s *session) error) error {
-	for range 3 {
-		s, err := b.ensureSession(ctx)
-		if err != nil {
-			return err
+	begin := func(stale *session) (*session, error) {
+		if stale != nil {
+			stale.markStale()
 		}
-		err = fn(s)
-		if !errors.Is(err, api.ErrStale) && !b.isUnreachable(s, err) {
-			return err
-		}
-		s.markStale()
+		return b.ensureSession(ctx)
 	}
-	return driver.Errorf(driver.ErrUnavailable, "the server forgets sessions as soon as they have begun")
+	return withRemote(nil, begin, fn)
 }
 
-// isUnreachable reports whether err is that of a server that is not to be reached at the address
-// it advertised, so that a new session may be begun elsewhere.
-func (b *Backend) isUnreachable(s *session, err error) bool {
+// isUnreachable reports whether err says that the server cannot be reached at the address
+// that it advertised for the session. Another server may be found at the URL of the options.
+func (s *session) isUnreachable(err error) bool {
 	return s.server != nil && hadNoEffect(err)
 }
 
+// attachment is a volume that is attached in a session.
 type attachment struct {
 	b       *Backend
 	session *session
@@ -159,10 +156,7 @@ func (a *attachment) Hold() *os.File              { return nil }
 func (a *attachment) Detach(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.b.mu.Lock()
-	closed := a.b.closed
-	a.b.mu.Unlock()
-	if a.detached || closed || a.session.isStale() {
+	if a.detached || a.b.isClosed() || a.session.isStale() {
 		return nil
 	}
 	q := url.Values{"session": {a.session.id}}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net/http"
 	"net/url"
 	pathpkg "path"
 	"strconv"
@@ -31,12 +30,6 @@ type volumeFS struct {
 	remote *remoteRef
 }
 
-// remoteRef is where a file system is open: at one server, in one session.
-type remoteRef struct {
-	session *session
-	id      string
-}
-
 // OpenFS implements driver.Backend.
 func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) (driver.FS, error) {
 	if err := b.checkOpen(ctx); err != nil {
@@ -54,53 +47,10 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 			return nil, err
 		}
 	}
-	b.mu.Lock()
-	closed := b.closed
-	if !closed {
-		b.open[f] = struct{}{}
-	}
-	b.mu.Unlock()
-	if closed {
+	if b.isClosed() {
 		return nil, driver.ErrClosed
 	}
 	return f, nil
-}
-
-// currentRef returns where the file system is open, which is anew if that is not known or
-// was old, which the server has lost.
-func (f *volumeFS) currentRef(ctx context.Context, old *remoteRef) (*remoteRef, error) {
-	f.mu.Lock()
-	at, closed := f.remote, f.closed
-	f.mu.Unlock()
-	if closed {
-		return nil, driver.ErrClosed
-	}
-	if at != nil && at != old && !at.session.isStale() {
-		return at, nil
-	}
-	q := url.Values{"volume": {f.volumeID}}
-	setBoolParams(q, map[string]bool{"read_only": f.opts.ReadOnly, "batch": f.opts.Batch})
-	if f.opts.Attachment != "" {
-		q.Set("attachment", f.opts.Attachment)
-	}
-	var now *remoteRef
-	err := f.b.withSession(ctx, func(s *session) error {
-		var out api.Filesystem
-		err := f.b.sendJSON(ctx, call{method: "POST", path: "/sessions/" + s.id + "/filesystems", query: q, server: s.server, repeatable: true}, nil, &out)
-		now = &remoteRef{s, out.ID}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.remote != at && f.remote != nil {
-		return f.remote, nil // another was quicker; the spare one ends with the session
-	}
-	f.dirty.markLost()
-	f.remote = now
-	return now, nil
 }
 
 func setBoolParams(q url.Values, flags map[string]bool) {
@@ -109,63 +59,6 @@ func setBoolParams(q url.Values, flags map[string]bool) {
 			q.Set(name, "true")
 		}
 	}
-}
-
-// withRoute runs fn, a request through the open file system; when the server has lost that, again
-// through a new one.
-func (f *volumeFS) withRoute(ctx context.Context, change bool, fn func(p *remoteRef) error) error {
-	err := f.retryRoute(ctx, change, fn)
-	if err != nil && f.b.checkOpen(ctx) == driver.ErrClosed {
-		return driver.ErrClosed // what it needs was closed under it
-	}
-	return err
-}
-
-func (f *volumeFS) retryRoute(ctx context.Context, change bool, fn func(p *remoteRef) error) error {
-	if err := f.checkUsable(ctx, change); err != nil {
-		return err
-	}
-	if f.stateless {
-		return fn(nil)
-	}
-	return f.withRef(ctx, func(p *remoteRef) error {
-		err := fn(p)
-		if err == nil && change {
-			f.recordChange(p)
-		}
-		return err
-	})
-}
-
-// recordChange notes a change that the server acknowledged where the file system was open.
-func (f *volumeFS) recordChange(p *remoteRef) {
-	if !f.opts.Batch {
-		return // changes by path are durable, files keep their own account
-	}
-	f.mu.Lock()
-	gone := f.remote != p
-	f.mu.Unlock()
-	f.dirty.recordChange(gone)
-}
-
-// withRef runs fn where the file system is open.
-func (f *volumeFS) withRef(ctx context.Context, fn func(p *remoteRef) error) error {
-	var old *remoteRef
-	for range 3 {
-		p, err := f.currentRef(ctx, old)
-		if err != nil {
-			return err
-		}
-		err = fn(p)
-		if !errors.Is(err, api.ErrStale) && !f.b.isUnreachable(p.session, err) {
-			return err
-		}
-		if f.b.isUnreachable(p.session, err) {
-			p.session.markStale()
-		}
-		old = p
-	}
-	return driver.Errorf(driver.ErrUnavailable, "the server loses what was opened as soon as it is open")
 }
 
 func (f *volumeFS) checkUsable(ctx context.Context, change bool) error {
@@ -184,30 +77,17 @@ func (f *volumeFS) checkUsable(ctx context.Context, change bool) error {
 	return nil
 }
 
-func callThrough(p *remoteRef, c call) call {
-	if p == nil {
-		return c
-	}
-	h := http.Header{}
-	for k, v := range c.header {
-		h[k] = v
-	}
-	h.Set(api.HeaderFilesystem, p.id)
-	c.header, c.server = h, p.session.server
-	return c
-}
-
 // getJSON makes a request that changes nothing and decodes its answer.
 func (f *volumeFS) getJSON(ctx context.Context, route string, q url.Values, out any) error {
-	return f.withRoute(ctx, false, func(p *remoteRef) error {
-		return f.b.sendJSON(ctx, callThrough(p, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), nil, out)
+	return f.withRoute(ctx, false, func(ref *remoteRef) error {
+		return f.b.sendJSON(ctx, callThrough(ref, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), nil, out)
 	})
 }
 
 // sendChange makes a request that changes something.
 func (f *volumeFS) sendChange(ctx context.Context, c call) error {
 	c.path, c.keyed = volumePath(f.volumeID, c.path), true
-	return f.withRoute(ctx, true, func(p *remoteRef) error { return f.b.sendDiscard(ctx, callThrough(p, c)) })
+	return f.withRoute(ctx, true, func(ref *remoteRef) error { return f.b.sendDiscard(ctx, callThrough(ref, c)) })
 }
 
 func (f *volumeFS) statEntry(ctx context.Context, path string, follow bool) (driver.Entry, error) {
@@ -240,9 +120,9 @@ func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
 
 // getBytes makes a request whose answer is a few bytes.
 func (f *volumeFS) getBytes(ctx context.Context, route string, q url.Values, most int) (b []byte, err error) {
-	err = f.withRoute(ctx, false, func(p *remoteRef) error {
+	err = f.withRoute(ctx, false, func(ref *remoteRef) error {
 		buf := make([]byte, most)
-		n, err := f.b.readBytes(ctx, callThrough(p, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), buf)
+		n, err := f.b.readBytes(ctx, callThrough(ref, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), buf)
 		b = buf[:n]
 		return err
 	})
@@ -366,8 +246,8 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 		return f.syncHandles(ctx)
 	}
 	upTo := f.dirty.beginSync()
-	err := f.withRoute(ctx, false, func(p *remoteRef) error {
-		return f.b.sendDiscard(ctx, callThrough(p, call{method: "POST", path: volumePath(f.volumeID, "sync"), repeatable: true, longRunning: true}))
+	err := f.withRoute(ctx, false, func(ref *remoteRef) error {
+		return f.b.sendDiscard(ctx, callThrough(ref, call{method: "POST", path: volumePath(f.volumeID, "sync"), repeatable: true, longRunning: true}))
 	})
 	if err != nil {
 		return err
@@ -379,17 +259,17 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 func (f *volumeFS) syncHandles(ctx context.Context) error {
 	var list []*handle
 	f.b.mu.Lock()
-	for x := range f.b.handles {
-		if x.fs == f {
-			list = append(list, x)
+	for h := range f.b.handles {
+		if h.fs == f {
+			list = append(list, h)
 		}
 	}
 	f.b.mu.Unlock()
-	for _, x := range list {
-		if !x.dirty.isDirty() {
+	for _, h := range list {
+		if !h.dirty.isDirty() {
 			continue
 		}
-		if err := x.Sync(ctx); err != nil && !errors.Is(err, driver.ErrClosed) {
+		if err := h.Sync(ctx); err != nil && !errors.Is(err, driver.ErrClosed) {
 			return err
 		}
 	}
@@ -400,22 +280,18 @@ func (f *volumeFS) syncHandles(ctx context.Context) error {
 
 // Close implements driver.FS.
 func (f *volumeFS) Close() error {
-	f.b.mu.Lock()
-	ended := f.b.closed
-	delete(f.b.open, f)
-	f.b.mu.Unlock()
 	f.mu.Lock()
 	if f.closed {
 		f.mu.Unlock()
 		return nil
 	}
 	f.closed = true
-	p := f.remote
+	ref := f.remote
 	f.mu.Unlock()
-	if ended || p == nil {
+	if ref == nil || f.b.isClosed() { // Backend.Close ends the session, and the file system with it
 		return nil
 	}
-	err := f.b.sendClosing(call{method: "DELETE", path: "/filesystems/" + p.id, server: p.session.server, repeatable: true, keyed: true, longRunning: true})
+	err := f.b.sendClosing(call{method: "DELETE", path: "/filesystems/" + ref.id, server: ref.session.server, repeatable: true, keyed: true, longRunning: true})
 	if errors.Is(err, api.ErrStale) {
 		err = nil
 		f.dirty.markLost()
