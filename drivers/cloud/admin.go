@@ -19,7 +19,7 @@ func (b *Backend) Keys(ctx context.Context) ([]api.Key, error) {
 	return out.Keys, err
 }
 
-// CreateKey makes a key. The secret in what it returns is not to be had again.
+// CreateKey makes a key. The secret in its result cannot be read again.
 func (b *Backend) CreateKey(ctx context.Context, in api.CreateKey) (api.NewKey, error) {
 	var out api.NewKey
 	err := b.sendJSON(ctx, call{method: "POST", path: "/keys"}, in, &out)
@@ -33,7 +33,7 @@ func (b *Backend) CreateOrgKey(ctx context.Context, org string, in api.CreateKey
 	return out, err
 }
 
-// RevokeKey makes a key useless for ever. ErrNoSuch; ErrInUse: it is the last admin key of the
+// RevokeKey revokes a key for good. ErrNoSuch; ErrInUse: it is the last admin key of the
 // organisation or the last operator key of the server, and force is not set.
 func (b *Backend) RevokeKey(ctx context.Context, id string, force bool) (api.Key, error) {
 	var out api.Key

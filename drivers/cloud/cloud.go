@@ -1,24 +1,27 @@
-// Package cloud is the backend whose volumes are behind a Vole server: it turns the
-// server's HTTP API (package server) back into a driver.Backend.
+// Package cloud is the backend whose volumes are behind a Vole server: it implements
+// driver.Backend by the server's HTTP API (package server).
 //
 // # Model
 //
-// A [Backend] is one organisation, as one API key sees it. It needs nothing on this host
-// and any number of them may be open. What lives only as long as its holder does (attachments,
-// drafts, open file systems, open files) belongs to a session at the server, which the
-// Backend begins when it is needed and renews until it is closed; a process that dies
-// or is cut off loses it after the lease.
+// A [Backend] is one organisation, as one API key sees it. It needs nothing on this host, and
+// any number of them may be open. Attachments, drafts, open file systems and open files live
+// only as long as their holder: they belong to a session at the server. The Backend begins one
+// when it needs it, and renews its lease until it is closed. If the process dies or is cut off,
+// the session ends when the lease expires.
 //
 // # Failures
 //
-// A request that certainly had no effect, or that may be made twice, is made again, for up
-// to [Options].Patience. One that changes something carries an idempotency key, so a
-// server that has done it answers as it did before; when another server answers, and what became of
-// the request cannot be known, the error says so.
+// Requests are retried for up to [Options].Patience if they certainly had no effect or are
+// idempotent (retry.go). A change carries an idempotency key: a server that has already made it
+// repeats its response. If another server responds, and the outcome cannot be known, the error
+// says so.
 //
-// When a server dies, file systems and files are opened again on the next one: a file by
-// its path, if the same file is still there. What was written by handle and not synced may be
-// lost then, and the next Sync or Close says so.
+// When a server dies, sessions, file systems and files are reopened on the next one: a file by
+// its path, if it is still the same inode (remote.go). What was written by handle and not synced
+// may be lost then, and the next Sync or Close reports it (dirty.go).
+//
+// The server is not trusted: responses are bounded and checked (internal/api), and a silent one
+// is given up (watchdog.go).
 package cloud
 
 import (
@@ -49,14 +52,14 @@ type Options struct {
 	Key string // secret: an API key, or a token of the server's identity provider
 	// CAFile has certificates (PEM) to trust besides the system's. Default: none.
 	CAFile string
-	// InsecureHTTP lets the key travel in the clear to a server that is not on this host.
-	// Without it such a URL is refused, whoever gives it.
+	// InsecureHTTP allows to send the key unencrypted to a server that is not on this host.
+	// Without it such a URL is refused, including one that a server advertises.
 	InsecureHTTP bool
 	// ReadOnly refuses every change.
 	ReadOnly bool
-	// Patience is how long a request is made again while the server is away. Default: 15 s.
-	// Open gives up after 3 s, and after Patience on a server that takes the connection and
-	// says nothing.
+	// Patience is how long a request is retried while the server is unreachable. Default: 15 s.
+	// Open gives up after 3 s, and after Patience on a server that accepts the connection and
+	// stays silent.
 	Patience time.Duration
 	// UserAgent names the program to the server. Default: "vole".
 	UserAgent string
@@ -68,27 +71,28 @@ type Backend struct {
 	baseURL    *url.URL
 	httpClient *http.Client
 	serverInfo api.Server
-	// maxSilence is how long a server that has a request may say nothing.
+	// maxSilence is how long a server that has a request may stay silent.
 	maxSilence   time.Duration
 	closeTimeout time.Duration
 
 	lifetime    context.Context // ends when the Backend is closed
 	endLifetime context.CancelFunc
-	goroutines  sync.WaitGroup // its goroutines
+	goroutines  sync.WaitGroup // that Close waits for
 
-	closeTimedOut atomic.Bool // a request that was to close something got no answer in time
+	closeTimedOut atomic.Bool // a closing request got no response in time, so further ones wait for less
 
 	mu        sync.Mutex // guards what follows
 	closed    bool
 	handles   map[*handle]struct{}
-	session   *session   // nil: none is needed yet
-	sessionMu sync.Mutex // held while a session is begun
+	session   *session   // nil: none was needed yet
+	sessionMu sync.Mutex // held while a session is begun; taken before mu
 
-	recentInstances map[string][]string // by address, the processes that answered there last
+	recentInstances map[string][]string // by address: the last two processes that responded there
 }
 
-// Open asks the server who it is and what the key may. Errors say when the server does not
-// answer, is no Vole server, or refuses the key (ErrPermission).
+// Open connects to the server and reads what it and the key can do. Errors match ErrUnavailable
+// if the server is unreachable, ErrUnsupported if it is not a Vole server, and ErrPermission if
+// it refuses the key.
 func Open(ctx context.Context, opts Options) (*Backend, error) {
 	base, err := profile.ServerURL(opts.URL, opts.InsecureHTTP, nil)
 	if err != nil {
@@ -118,12 +122,13 @@ func Open(ctx context.Context, opts Options) (*Backend, error) {
 	return b, nil
 }
 
-// newTransport returns connections of their own: a Backend that is closed leaves none.
+// newTransport returns a transport that no other Backend shares, so that Close leaves no
+// connection open.
 func newTransport(caFile string) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
 		DialContext: dialServer,
-		// Bodies are bytes of files; to compress them again helps nobody.
+		// Bodies are contents of files, which rarely compress.
 		DisableCompression:    true,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConnsPerHost:   64,
@@ -132,7 +137,7 @@ func newTransport(caFile string) (*http.Transport, error) {
 		ExpectContinueTimeout: time.Second,
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
-		// A hostile server could otherwise have megabytes of headers held.
+		// A hostile server could otherwise make the client hold megabytes of headers.
 		MaxResponseHeaderBytes: 256 << 10,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second, MaxReadFrameSize: 1 << 20, MaxReceiveBufferPerStream: 8 << 20, MaxReceiveBufferPerConnection: 32 << 20},
@@ -155,8 +160,8 @@ func newTransport(caFile string) (*http.Transport, error) {
 	return t, nil
 }
 
-// dialServer connects to a server. What is called localhost must be this host, whatever a name
-// server says: keys go there in the clear.
+// dialServer connects to a server. It accepts only loopback addresses for localhost, whatever a
+// name server says, since keys are sent there unencrypted.
 func dialServer(ctx context.Context, network, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
 	if host, _, err := net.SplitHostPort(address); err == nil && strings.EqualFold(host, "localhost") {
@@ -170,11 +175,11 @@ func dialServer(ctx context.Context, network, address string) (net.Conn, error) 
 	return d.DialContext(ctx, network, address)
 }
 
-// openPatience is how long Open waits for a server that is away: whoever begins has
-// nothing to lose yet, and may have mistyped the URL.
+// openPatience is how long Open retries an unreachable server: nothing is lost yet, and the URL
+// may be mistyped.
 const openPatience = 3 * time.Second
 
-// probeServer asks the server who it is.
+// probeServer reads the description of the server and checks that this client can use it.
 func (b *Backend) probeServer(ctx context.Context) error {
 	var s api.Server
 	soon, cancel := context.WithTimeout(ctx, b.opts.Patience)
@@ -198,7 +203,7 @@ func (b *Backend) probeServer(ctx context.Context) error {
 	return nil
 }
 
-// Server describes the server and the key, as they were when the Backend was opened.
+// Server describes the server and the key as of Open.
 func (b *Backend) Server() api.Server { return b.serverInfo }
 
 // Caps implements driver.Backend.
@@ -245,11 +250,11 @@ func (b *Backend) checkWritable(ctx context.Context) error {
 	return nil
 }
 
-// defaultCloseTimeout bounds how long closing takes when the server does not answer. What is closed
-// after that waits for a small part of it: each file, file system and session is a request.
+// defaultCloseTimeout bounds a closing request to a server that does not respond. After one has
+// timed out, the others, one for each file, file system and session, wait for a 30th of it.
 const defaultCloseTimeout = 30 * time.Second
 
-// sendClosing makes a request that closes something.
+// sendClosing makes a request that closes something, regardless of the contexts of callers.
 func (b *Backend) sendClosing(c call) error {
 	wait := b.closeTimeout
 	if b.closeTimedOut.Load() {
@@ -264,7 +269,8 @@ func (b *Backend) sendClosing(c call) error {
 	return err
 }
 
-// Close implements driver.Backend.
+// Close implements driver.Backend. It closes the handles, which reports writes that were lost,
+// stops the renewal and ends the session, which closes the rest.
 func (b *Backend) Close() error {
 	b.mu.Lock()
 	if b.closed {

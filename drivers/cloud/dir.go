@@ -12,7 +12,7 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// dirHandle lists a directory page by page.
+// dirHandle is an open directory. It fetches its entries page by page.
 type dirHandle struct {
 	fs    *volumeFS
 	query url.Values
@@ -25,15 +25,15 @@ type dirHandle struct {
 	nextCursor string
 	lastName   string // name of the last entry
 	closed     bool
-	// seenCursors are those that were given: a hostile server may repeat its pages without
-	// end, which in a listing without order shows nowhere else.
+	// seenCursors has a hash of each cursor so far: a hostile server may repeat its pages without
+	// end, and in an unsorted listing nothing else shows that.
 	seenCursors map[uint64]struct{}
 }
 
-// pageSize is how many entries are asked for at once.
+// pageSize is how many entries one request asks for.
 const pageSize = api.MaxPageLen
 
-// maxPages bounds one listing, and what is remembered of it.
+// maxPages bounds one listing, and with it the memory of seenCursors.
 const maxPages = 1 << 20
 
 // OpenDir implements driver.FS.
@@ -44,7 +44,7 @@ func (f *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOpti
 	return d, d.fetchPage(ctx)
 }
 
-// fetchPage fetches the next page. The caller holds mu, or is the only one.
+// fetchPage fetches the next page. The caller holds mu, or has the only reference.
 func (d *dirHandle) fetchPage(ctx context.Context) error {
 	var out api.EntryPage
 	if err := d.fs.getJSON(ctx, "entries", d.query, &out); err != nil {
@@ -58,7 +58,8 @@ func (d *dirHandle) fetchPage(ctx context.Context) error {
 	return nil
 }
 
-// checkPage refuses a page that would make a listing go on for ever, or tell a name twice.
+// checkPage refuses a page that would let a listing go on for ever or, if it is sorted, contain a
+// name twice.
 func (d *dirHandle) checkPage(p *api.EntryPage) error {
 	if len(p.Entries) == 0 && p.Next != "" {
 		return driver.Errorf(driver.ErrCorrupt, "the server's listing of a directory does not advance")
@@ -120,11 +121,11 @@ func (d *dirHandle) Close() error {
 	if d.nextCursor == "" || d.fs.checkUsable(context.Background(), false) != nil {
 		return nil
 	}
-	// What the server holds for it ends by itself, too.
+	// The error is ignored: the server also ends the listing by itself after a while.
 	ctx, cancel := context.WithTimeout(context.Background(), d.fs.b.closeTimeout)
 	defer cancel()
-	_ = d.fs.withRoute(ctx, false, func(p *remoteRef) error {
-		return d.fs.b.sendDiscard(ctx, callThrough(p, call{method: "DELETE", path: volumePath(d.fs.volumeID, "entries"), query: url.Values{"cursor": {d.nextCursor}}}))
+	_ = d.fs.withRoute(ctx, false, func(ref *remoteRef) error {
+		return d.fs.b.sendDiscard(ctx, callThrough(ref, call{method: "DELETE", path: volumePath(d.fs.volumeID, "entries"), query: url.Values{"cursor": {d.nextCursor}}}))
 	})
 	return nil
 }

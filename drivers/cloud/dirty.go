@@ -6,26 +6,27 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// dirtyChanges keeps account of changes that a server has acknowledged and not yet made
-// durable, so that nobody is told that they are when the server has died with them.
+// dirtyChanges counts changes that a server has acknowledged but not yet made durable. When the
+// server is lost, they may be lost with it; the next Sync or Close reports that once, like the
+// writeback error of a kernel.
 type dirtyChanges struct {
 	mu             sync.Mutex // guards what follows
 	acked          uint64     // changes
-	synced         uint64     // of these, those that are durable or were reported as lost
-	unreportedLoss bool       // some may be lost, which nobody was told yet
+	synced         uint64     // of these, those that are durable or count as lost
+	unreportedLoss bool       // some may be lost, and no Sync or Close has said so yet
 }
 
-// recordChange notes an acknowledged change; gone: the server that has it is known to be lost.
-func (l *dirtyChanges) recordChange(gone bool) {
+// recordChange counts an acknowledged change. lost: the server that has it is already lost.
+func (l *dirtyChanges) recordChange(lost bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.acked++
-	if gone {
+	if lost {
 		l.unreportedLoss, l.synced = true, l.acked
 	}
 }
 
-// markLost notes that what is not durable yet may be lost.
+// markLost counts every change that is not durable as lost.
 func (l *dirtyChanges) markLost() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -34,16 +35,16 @@ func (l *dirtyChanges) markLost() {
 	}
 }
 
-// beginSync is to be called before a sync; saved after it takes what begin returned: what is
-// acknowledged meanwhile may not be in it.
+// beginSync returns how many changes a sync that begins now makes durable, for endSync: those
+// that are acknowledged while it runs may not be part of it.
 func (l *dirtyChanges) beginSync() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acked
 }
 
-// endSync notes that a sync succeeded, and returns an error if something may have been lost
-// before it.
+// endSync records that a sync of the first upTo changes succeeded. It returns an error, once, if
+// some earlier change may be lost.
 func (l *dirtyChanges) endSync(upTo uint64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -56,11 +57,12 @@ func (l *dirtyChanges) endSync(upTo uint64) error {
 	return nil
 }
 
-// isDirty reports whether something is not durable yet.
+// isDirty reports whether an acknowledged change is not durable yet.
 func (l *dirtyChanges) isDirty() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acked > l.synced
 }
 
-var errChangesLost = driver.Errorf(driver.ErrUnavailable, "the server ended before all changes were synced; some of them may be lost")
+// errChangesLost is the writeback error of a server that was lost with changes.
+var errChangesLost = driver.Errorf(driver.ErrUnavailable, "the server ended before all changes were synced; some of them may be lost, so write them again")

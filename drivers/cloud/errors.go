@@ -17,19 +17,20 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// responseError is an error that a server answered with.
+// responseError is a response with an error status.
 type responseError struct {
 	status     int
-	code       string // "": the answer was not of the API
+	code       string // one of package api; "": the response is not one of the API
 	message    string
-	kind       error // the sentinel
+	kind       error // the sentinel that it matches
 	retryAfter time.Duration
 }
 
 func (r *responseError) Error() string { return r.message }
 func (r *responseError) Unwrap() error { return r.kind }
 
-// errNoAdvance means that a server gave the cursor back that it was given.
+// errNoAdvance means that a server returned the cursor that it was given, so that the listing
+// would never end.
 var errNoAdvance = driver.Errorf(driver.ErrCorrupt, "the server's listing does not advance")
 
 // retriedByServer reports whether a code says that the database or the storage of the server
@@ -38,7 +39,7 @@ func retriedByServer(code string) bool {
 	return code == api.CodeDatabaseUnavailable || code == api.CodeStorageUnavailable
 }
 
-// unreachableError is the error of a request that got no answer.
+// unreachableError is the error of a request that got no response, or not a whole one.
 type unreachableError struct {
 	host string
 	err  error
@@ -56,7 +57,7 @@ func (l *unreachableError) Error() string {
 
 func (l *unreachableError) Unwrap() []error { return []error{driver.ErrUnavailable, l.err} }
 
-// unreachable wraps the error of a request that got no answer.
+// unreachable wraps the error of a request to u that got no response.
 func unreachable(u *url.URL, err error) error {
 	if ue := (*url.Error)(nil); errors.As(err, &ue) {
 		err = ue.Err
@@ -64,7 +65,8 @@ func unreachable(u *url.URL, err error) error {
 	return &unreachableError{host: u.Host, err: err}
 }
 
-// hadNoEffect reports whether a request certainly did not reach the server.
+// hadNoEffect reports whether the request certainly had no effect: no connection was made, or
+// the server turned it away before it began.
 func hadNoEffect(err error) bool {
 	var op *net.OpError
 	var r *responseError
@@ -77,13 +79,14 @@ func hadNoEffect(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// describeStatus says a status in words of ours: those after the number are the server's
-// own, and messages go to a terminal.
+// describeStatus describes a status in fixed words. Those of the response are the server's, and
+// messages are printed on terminals.
 func describeStatus(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("HTTP %d %s", status, http.StatusText(status)))
 }
 
-// decodeResponseError is the error that an answer is.
+// decodeResponseError returns the error that a response stands for. An unknown code, and a body
+// that is not one of the API, match ErrUnavailable.
 func decodeResponseError(res *http.Response) error {
 	r := &responseError{status: res.StatusCode, message: describeStatus(res.StatusCode), kind: driver.ErrUnavailable}
 	if s, err := time.ParseDuration(res.Header.Get("Retry-After") + "s"); err == nil && s >= 0 && s < time.Minute {

@@ -14,24 +14,25 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// handle is a file that is open at the server. It acts on the handle, and so on the file's
-// inode; the path serves only to open it again when the server has lost it.
+// handle is an open file. It acts on a handle of the server, and so on the file's inode; the path
+// serves only to reopen the file when the server has lost that handle.
 type handle struct {
 	fs   *volumeFS
 	path string
 	opts driver.OpenOptions
 
-	dirty dirtyChanges // changes by this handle
+	dirty dirtyChanges // by this handle
 
 	mu     sync.Mutex // guards what follows
 	closed bool
 	remote *remoteHandle
 }
 
-// maxTransfer is the most bytes that one request reads or writes; larger ones are cut.
+// maxTransfer is the most bytes that one request reads or writes; ReadAt and WriteAt split what
+// is larger.
 const maxTransfer = 4 << 20
 
-// OpenEntry implements driver.FS. The server describes what it opens.
+// OpenEntry implements driver.FS. The response to the opening has the entry.
 func (f *volumeFS) OpenEntry(ctx context.Context, path string) (driver.File, driver.Entry, error) {
 	h, err := f.openHandle(ctx, path, driver.OpenOptions{NoFollow: true})
 	if err != nil {
@@ -49,13 +50,14 @@ func (f *volumeFS) Open(ctx context.Context, path string, opts driver.OpenOption
 	return h, nil
 }
 
+// openHandle opens a file and registers the handle, so that Backend.Close closes it.
 func (f *volumeFS) openHandle(ctx context.Context, path string, opts driver.OpenOptions) (*handle, error) {
 	change := opts.Write || opts.Append || opts.Create || opts.Truncate
 	h := &handle{fs: f, path: path, opts: opts}
 	if err := f.checkUsable(ctx, change); err != nil {
 		return nil, err
 	}
-	// Opening counts as no change: in batch mode, too, what it creates is durable by then.
+	// Opening is not recorded as a change, even if it creates or truncates the file.
 	err := f.withRef(ctx, false, func(ref *remoteRef) (err error) {
 		h.remote, err = h.openRemote(ctx, ref, opts, 0)
 		return err
@@ -75,6 +77,8 @@ func (f *volumeFS) openHandle(ctx context.Context, path string, opts driver.Open
 	return h, nil
 }
 
+// openRemote opens the file through ref. If inode is not 0, the server refuses a file with
+// another one: a reopened handle must not act on a file that took the place of the first.
 func (h *handle) openRemote(ctx context.Context, ref *remoteRef, opts driver.OpenOptions, inode uint64) (*remoteHandle, error) {
 	q := url.Values{"path": {h.path}}
 	setBoolParams(q, map[string]bool{"write": opts.Write, "append": opts.Append, "create": opts.Create, "exclusive": opts.Exclusive,
@@ -160,7 +164,7 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 		err := h.withHandle(ctx, true, func(r *remoteHandle) error {
 			c := r.newCall("PUT", "/data", offsetQuery(off+int64(done)))
 			c.keyed = true
-			c.body = append([]byte{}, part...) // the transport may read it after an error
+			c.body = append([]byte{}, part...) // a copy: net/http may still read it after an error
 			return h.fs.b.sendDiscard(ctx, c)
 		})
 		if err != nil {
@@ -223,7 +227,7 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 			return err
 		}
 		if out.End <= off {
-			return driver.Errorf(driver.ErrCorrupt, "the server's range of data ends at %d, before %d", out.End, off)
+			return driver.Errorf(driver.ErrCorrupt, "the server's range of data ends at %d, at or before the offset %d", out.End, off)
 		}
 		out.Start = max(out.Start, off)
 		return nil
@@ -272,7 +276,7 @@ func (h *handle) Close() error {
 		return nil
 	}
 	c := remote.newCall("DELETE", "", nil)
-	c.keyed = true // a second one would find nothing open
+	c.keyed = true // without a key, a retry would find nothing open
 	err := h.fs.b.sendClosing(c)
 	if errors.Is(err, api.ErrStale) {
 		err = nil

@@ -25,7 +25,7 @@ const maxReopens = 3
 // that it advertised. It is the only loop that reopens: those for sessions, file systems and
 // handles differ in open alone, which is told the remote that failed, at first stale.
 //
-// fn must be safe to call again after such an error: the server did not begin with it.
+// fn must be safe to call again after such an error.
 func withRemote[R remote](stale R, open func(stale R) (R, error), fn func(R) error) error {
 	for range maxReopens {
 		current, err := open(stale)

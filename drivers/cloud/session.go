@@ -14,14 +14,15 @@ import (
 	"github.com/volehq/vole/internal/profile"
 )
 
-// session is what the Backend holds at the server.
+// session is what the Backend has open at a server: attachments, drafts, file systems and handles
+// live in it and end with it.
 type session struct {
 	id     string
-	server *url.URL // where its requests go; nil: where all go
+	server *url.URL // the address that the server advertised for it; nil: Options.URL
 	lease  time.Duration
 
-	mu    sync.Mutex // guards gone
-	stale bool       // the server does not know it any more
+	mu    sync.Mutex // guards stale
+	stale bool       // the server does not know it any more, or cannot be reached
 }
 
 func (s *session) ownerSession() *session { return s }
@@ -38,8 +39,8 @@ func (s *session) markStale() {
 	s.stale = true
 }
 
-// ensureSession returns the session, which is begun when there is none or when the server has
-// lost it.
+// ensureSession returns the session. It begins one if there is none yet or if it is stale.
+// sessionMu keeps concurrent callers from beginning several.
 func (b *Backend) ensureSession(ctx context.Context) (*session, error) {
 	b.sessionMu.Lock()
 	defer b.sessionMu.Unlock()
@@ -60,7 +61,7 @@ func (b *Backend) ensureSession(ctx context.Context) (*session, error) {
 	if out.URL != "" {
 		u, err := profile.ServerURL(out.URL, b.opts.InsecureHTTP, b.baseURL)
 		if err != nil {
-			return nil, driver.Errorf(driver.ErrUnsupported, "the server at %s advertises an address to which the key is not sent: %s", b.baseURL.Host, api.PlainText(err.Error()))
+			return nil, driver.Errorf(driver.ErrUnsupported, "the server at %s advertises an address to which this client does not send the key: %s", b.baseURL.Host, api.PlainText(err.Error()))
 		}
 		s.server = u
 	}
@@ -76,7 +77,9 @@ func (b *Backend) ensureSession(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// renewSession keeps a session alive until the Backend is closed or the session lost.
+// renewSession renews a session after each third of its lease, until the
+// Backend is closed or the server does not know the session any more. Other errors are left to
+// the next renewal.
 func (b *Backend) renewSession(s *session) {
 	tick := time.NewTicker(s.lease / 3)
 	defer tick.Stop()
@@ -144,7 +147,7 @@ type attachment struct {
 	session *session
 	info    driver.AttachmentInfo
 
-	mu       sync.Mutex // held while it is given back
+	mu       sync.Mutex // guards detached; held during the request
 	detached bool
 }
 

@@ -15,19 +15,20 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// volumeFS is a volume's files, open at the server.
+// volumeFS is the files of one open volume.
 type volumeFS struct {
 	b        *Backend
 	volumeID string
 	opts     driver.FSOptions
-	// stateless: nothing needs to be open at the server, so any server will do.
+	// stateless: operations by path need nothing open at the server, so any server can serve
+	// them. Disk volumes, batch mode and attachments need a remoteRef.
 	stateless bool
 
-	dirty dirtyChanges // changes in batch mode, by path and by handle
+	dirty dirtyChanges // in batch mode, by path and by handle
 
 	mu     sync.Mutex // guards what follows
 	closed bool
-	remote *remoteRef
+	remote *remoteRef // nil: none was needed yet
 }
 
 // OpenFS implements driver.Backend.
@@ -53,6 +54,7 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	return f, nil
 }
 
+// setBoolParams sets the parameters that are true; the others are left out.
 func setBoolParams(q url.Values, flags map[string]bool) {
 	for name, on := range flags {
 		if on {
@@ -61,6 +63,7 @@ func setBoolParams(q url.Values, flags map[string]bool) {
 	}
 }
 
+// checkUsable returns an error if the file system is closed, or read-only and change is set.
 func (f *volumeFS) checkUsable(ctx context.Context, change bool) error {
 	if err := f.b.checkOpen(ctx); err != nil {
 		return err
@@ -77,14 +80,14 @@ func (f *volumeFS) checkUsable(ctx context.Context, change bool) error {
 	return nil
 }
 
-// getJSON makes a request that changes nothing and decodes its answer.
+// getJSON reads from a route of the volume and decodes the response into out.
 func (f *volumeFS) getJSON(ctx context.Context, route string, q url.Values, out any) error {
 	return f.withRoute(ctx, false, func(ref *remoteRef) error {
 		return f.b.sendJSON(ctx, callThrough(ref, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), nil, out)
 	})
 }
 
-// sendChange makes a request that changes something.
+// sendChange makes a request that changes files. c.path is relative to the route of the volume.
 func (f *volumeFS) sendChange(ctx context.Context, c call) error {
 	c.path, c.keyed = volumePath(f.volumeID, c.path), true
 	return f.withRoute(ctx, true, func(ref *remoteRef) error { return f.b.sendDiscard(ctx, callThrough(ref, c)) })
@@ -98,7 +101,7 @@ func (f *volumeFS) statEntry(ctx context.Context, path string, follow bool) (dri
 		return driver.Entry{}, err
 	}
 	e := out.Driver()
-	e.Name = pathpkg.Base(path) // as it was asked for, whatever the server calls it
+	e.Name = pathpkg.Base(path) // a hostile server may send another name
 	return e, nil
 }
 
@@ -118,7 +121,7 @@ func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
 	return string(b), err
 }
 
-// getBytes makes a request whose answer is a few bytes.
+// getBytes reads from a route of the volume whose response is at most most bytes.
 func (f *volumeFS) getBytes(ctx context.Context, route string, q url.Values, most int) (b []byte, err error) {
 	err = f.withRoute(ctx, false, func(ref *remoteRef) error {
 		buf := make([]byte, most)
@@ -255,7 +258,7 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 	return f.dirty.endSync(upTo)
 }
 
-// syncHandles makes durable what was written to files that are open.
+// syncHandles syncs the dirty handles of the volume. Changes by path are durable already.
 func (f *volumeFS) syncHandles(ctx context.Context) error {
 	var list []*handle
 	f.b.mu.Lock()
@@ -273,7 +276,7 @@ func (f *volumeFS) syncHandles(ctx context.Context) error {
 			return err
 		}
 	}
-	// A volume that is gone says so.
+	// Report a volume that was removed.
 	_, err := f.b.Get(ctx, driver.ByID(f.volumeID))
 	return err
 }

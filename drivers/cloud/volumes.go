@@ -10,7 +10,7 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// volumePath is the path of a volume's route.
+// volumePath returns the path of a route of a volume, which id or name denotes.
 func volumePath(volume string, rest ...string) string {
 	p := "/volumes/" + url.PathEscape(volume)
 	for _, r := range rest {
@@ -36,6 +36,7 @@ func (b *Backend) Create(ctx context.Context, name string, spec driver.Spec) (dr
 	return b.sendVolumeCall(ctx, c, in)
 }
 
+// sendVolumeCall makes a request whose response describes a volume.
 func (b *Backend) sendVolumeCall(ctx context.Context, c call, in any) (driver.Info, error) {
 	var v api.Volume
 	if err := b.sendJSON(ctx, c, in, &v); err != nil {
@@ -44,6 +45,7 @@ func (b *Backend) sendVolumeCall(ctx context.Context, c call, in any) (driver.In
 	return v.Info().At("cloud", ""), nil
 }
 
+// refQuery returns the id or name of a volume, and the query that says which of them it is.
 func refQuery(ref driver.Ref) (string, url.Values) {
 	if ref.ID != "" {
 		return ref.ID, url.Values{"by": {"id"}}
@@ -99,7 +101,7 @@ func (b *Backend) Update(ctx context.Context, id string, change driver.Update) (
 	}
 	in := api.UpdateVolume{Name: change.Name, Quota: int64(change.Quota), ClearQuota: change.ClearQuota, Capacity: int64(change.Capacity),
 		SetLabels: api.Labels(change.SetLabels), RemoveLabels: change.RemoveLabels, Publish: change.Publish}
-	// What it sets is the same however often it is set.
+	// Repeating it sets the same values again.
 	return b.sendVolumeCall(ctx, call{method: "PATCH", path: volumePath(id), keyed: true, repeatable: true, longRunning: true}, in)
 }
 
@@ -112,7 +114,7 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 	return b.sendVolumeCall(ctx, call{method: "DELETE", path: volumePath(name), query: q, keyed: true, longRunning: true}, nil)
 }
 
-// RemoveUnused implements driver.Backend. A server that does not know of it refuses.
+// RemoveUnused implements driver.Backend. Servers that lack it refuse the parameter.
 func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) (driver.Info, error) {
 	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err

@@ -8,32 +8,34 @@ import (
 	"time"
 )
 
-// A server that takes a request and then says nothing, or a byte now and then, must not
-// hold a client for ever. Only the time counts that is spent waiting for the server: not
-// what a source takes to give what is sent, nor what a caller takes between two reads.
+// A server that accepts a request and then stays silent, or sends a byte now and then, must not
+// block a client for ever. Only time spent waiting for the server counts: neither the time that
+// the source of a request body takes, nor the time between two reads by the caller.
 const (
-	defaultMaxSilence = time.Minute      // between two signs of life
-	maxSlowSilence    = 30 * time.Minute // before the answer to what takes long
-	maxResponseTime   = 10 * time.Minute // until an answer that is held in memory has come
-	maxDrainTime      = time.Second      // for what is left of an answer
+	defaultMaxSilence = time.Minute      // while it receives a request or between two reads of the response
+	maxSlowSilence    = 30 * time.Minute // before the response to a longRunning call
+	maxResponseTime   = 10 * time.Minute // for reading a whole response that is not unbounded
+	maxDrainTime      = time.Second      // for reading the rest of a response that is discarded
 )
 
-var errSilent = errors.New("nothing came for too long")
+var errSilent = errors.New("it sent nothing for too long")
 
-// watchdog cancels a request whose server is silent.
+// watchdog cancels a request whose server is silent for too long. It watches two phases: until
+// the response begins, the timer runs except while the body of the request is read from its
+// source; after that, it runs during each Read of the response.
 type watchdog struct {
 	ctx            context.Context // of the request
 	cancel         context.CancelCauseFunc
 	timer          *time.Timer
-	maxBodySilence time.Duration // of silence once the answer has begun
-	bodyDeadline   time.Time     // when reading the answer ends; zero: no bound
+	maxBodySilence time.Duration // once the response has begun
+	bodyDeadline   time.Time     // for reading the response; zero: none
 
-	mu         sync.Mutex    // net/http may still read what is sent when the answer has begun
-	maxSilence time.Duration // of silence; guarded by mu until the answer has begun
-	sendEnded  bool          // the answer has begun, or the request ended
+	mu         sync.Mutex    // guards what follows until the response has begun; net/http may still be reading the request body then
+	maxSilence time.Duration // in the current phase
+	sendEnded  bool          // the response has begun, or the request has ended
 }
 
-// newWatchdog begins to wait for the answer to a request.
+// newWatchdog starts the watch over a request, which must use its ctx.
 func (b *Backend) newWatchdog(ctx context.Context, c call) *watchdog {
 	w := &watchdog{maxSilence: b.maxSilence, maxBodySilence: b.maxSilence}
 	if c.longRunning {
@@ -44,7 +46,7 @@ func (b *Backend) newWatchdog(ctx context.Context, c call) *watchdog {
 	return w
 }
 
-// watchResponse notes that the headers are there.
+// watchResponse starts the second phase: the headers have arrived.
 func (w *watchdog) watchResponse(c call) {
 	w.endSending()
 	w.maxSilence = w.maxBodySilence
@@ -53,7 +55,7 @@ func (w *watchdog) watchResponse(c call) {
 	}
 }
 
-// endSending ends the watch over what is sent.
+// endSending ends the first phase.
 func (w *watchdog) endSending() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -61,7 +63,8 @@ func (w *watchdog) endSending() {
 	w.timer.Stop()
 }
 
-// pauseTimer stops the clock while a source is read, resume starts it again.
+// pauseTimer stops the timer while the source of the request body is read; resumeTimer starts it
+// again.
 func (w *watchdog) pauseTimer() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -78,13 +81,13 @@ func (w *watchdog) resumeTimer() {
 	}
 }
 
-// endRequest ends the watch and the request.
+// endRequest ends the watch and cancels the request.
 func (w *watchdog) endRequest() {
 	w.endSending()
 	w.cancel(nil)
 }
 
-// timeoutCause is the error of the request: errSilent instead of a cancellation that it caused.
+// timeoutCause returns err, or errSilent if err is the cancellation that the watchdog caused.
 func (w *watchdog) timeoutCause(err error) error {
 	if err != nil && !errors.Is(err, io.EOF) && context.Cause(w.ctx) == errSilent {
 		return errSilent
@@ -92,7 +95,7 @@ func (w *watchdog) timeoutCause(err error) error {
 	return err
 }
 
-// requestBody is what is sent. While its source is read, the server is not waited for.
+// requestBody pauses the watchdog while the source of the body is read.
 type requestBody struct {
 	r io.Reader
 	w *watchdog
@@ -104,7 +107,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return b.r.Read(p)
 }
 
-// responseBody is an answer that is read under watch.
+// responseBody runs the watchdog during each Read.
 type responseBody struct {
 	io.ReadCloser
 	w *watchdog
@@ -126,5 +129,5 @@ func (b *responseBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// limitDrain bounds what is still read of the answer.
+// limitDrain bounds the time for reading the rest of the response.
 func (b *responseBody) limitDrain() { b.w.bodyDeadline = time.Now().Add(maxDrainTime) }

@@ -15,8 +15,9 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// WriteFile implements driver.FS. Few bytes are made again like any other request; more
-// only when the server certainly did not begin with them, for r gives its bytes once.
+// WriteFile implements driver.FS. A small file is sent from memory and retried like any other
+// request. A larger one is streamed, and retried only if the server certainly read nothing of it,
+// since r yields its bytes once.
 func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
 	if err := f.checkUsable(ctx, true); err != nil {
 		return 0, err
@@ -39,15 +40,15 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 	}
 	c.path, c.query = volumePath(f.volumeID, "content"), q
 	c.expectContinue, c.longRunning, c.repeatable = c.stream != nil, c.stream != nil, c.stream == nil && !opts.Exclusive
-	sent := newUploadSource(c.stream) // tells whether the server began to take it
+	sent := newUploadSource(c.stream) // tells whether reading of the body began
 	if c.stream != nil {
 		c.stream = sent
 	}
 	var out api.Written
-	err = f.withRoute(ctx, true, func(p *remoteRef) error {
-		err := f.b.sendJSON(ctx, callThrough(p, c), nil, &out)
+	err = f.withRoute(ctx, true, func(ref *remoteRef) error {
+		err := f.b.sendJSON(ctx, callThrough(ref, c), nil, &out)
 		if begun, _ := sent.readState(); err != nil && begun && errors.Is(err, api.ErrStale) {
-			return driver.Errorf(driver.ErrUnavailable, "the server lost the session while the file was being sent; send it again")
+			return driver.Errorf(driver.ErrUnavailable, "the server ended the session while the file was being sent; send it again")
 		}
 		return err
 	})
@@ -58,7 +59,8 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 	return out.Size, err
 }
 
-// newContentCall returns the request that sends a file: few bytes from memory, more as a stream.
+// newContentCall returns the call that sends a file: from memory up to maxBufferedBody bytes, and
+// as a stream beyond that.
 func (f *volumeFS) newContentCall(ctx context.Context, src *uploadSource, opts driver.WriteOptions) (call, error) {
 	c := call{method: "PUT", keyed: true, size: -1, header: http.Header{"Content-Type": {api.TypeBytes}}}
 	switch {
@@ -66,7 +68,7 @@ func (f *volumeFS) newContentCall(ctx context.Context, src *uploadSource, opts d
 		c.header.Set("Content-Type", api.TypeSparse)
 		c.stream = api.NewSparseEncoder(ctx, src, opts.Size, src.watchNextData(opts.NextData))
 	case opts.Size > maxBufferedBody:
-		c.stream = src // the server may refuse it before it is read
+		c.stream = src // streamed, as the server may refuse it by its size before any byte is read
 		c.header.Set(api.HeaderSizeHint, strconv.FormatInt(opts.Size, 10))
 	default:
 		var err error
@@ -80,14 +82,15 @@ func (f *volumeFS) newContentCall(ctx context.Context, src *uploadSource, opts d
 	return c, nil
 }
 
-// maxBufferedBody is how much of a file is kept in memory to be sent again if need be.
+// maxBufferedBody is the size in bytes up to which a file is kept in memory for retries.
 const maxBufferedBody = 256 << 10
 
-// uploadSource is a reader that is read by net/http, which may do so for a moment after it has
-// returned. It remembers whether it was read, and the error it failed with.
+// uploadSource is the reader of a request body. net/http may still read it for a moment after the
+// round trip has returned, when the caller already owns the underlying reader again: stopReading
+// prevents that. It records whether reading began, and the error of the reader.
 type uploadSource struct {
 	r       io.Reader
-	reading chan struct{} // full while it is read
+	reading chan struct{} // a semaphore: full while r is read
 
 	mu    sync.Mutex // guards what follows
 	begun bool
@@ -114,6 +117,7 @@ func (s *uploadSource) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// recordError keeps the first-hand error of the source, which the error of the request hides.
 func (s *uploadSource) recordError(err error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return
@@ -129,7 +133,8 @@ func (s *uploadSource) readState() (begun bool, err error) {
 	return s.begun, s.err
 }
 
-// stopReading makes sure that the reader is not read any more, unless it is stuck.
+// stopReading returns once the reader is not being read any more and never will be. It gives up
+// after a second, or when ctx ends, if the reader is stuck.
 func (s *uploadSource) stopReading(ctx context.Context) {
 	s.mu.Lock()
 	s.ended = true
@@ -144,7 +149,7 @@ func (s *uploadSource) stopReading(ctx context.Context) {
 	}
 }
 
-// watchNextData keeps the error of next.
+// watchNextData returns next, with its errors recorded as those of the reader.
 func (s *uploadSource) watchNextData(next func(ctx context.Context) (off, n int64, err error)) func(ctx context.Context) (off, n int64, err error) {
 	return func(ctx context.Context) (int64, int64, error) {
 		off, n, err := next(ctx)
