@@ -224,9 +224,9 @@ func (b *Backend) checkOpen(ctx context.Context) error {
 	return nil
 }
 
-// closedOr returns err, or ErrClosed if it came about because the Backend was closed under the
+// preferErrClosed returns err, or ErrClosed if it came about because the Backend was closed under the
 // request.
-func (b *Backend) closedOr(ctx context.Context, err error) error {
+func (b *Backend) preferErrClosed(ctx context.Context, err error) error {
 	if err != nil && b.checkOpen(ctx) == driver.ErrClosed {
 		return driver.ErrClosed
 	}

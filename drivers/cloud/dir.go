@@ -41,16 +41,16 @@ func (f *volumeFS) OpenDir(ctx context.Context, path string, opts driver.DirOpti
 	q := url.Values{"path": {path}, "limit": {strconv.Itoa(pageSize)}}
 	setBoolParams(q, map[string]bool{"unsorted": !opts.Sorted, "names_only": opts.NamesOnly})
 	d := &dirHandle{fs: f, query: q, sorted: opts.Sorted, cursorSeed: maphash.MakeSeed(), seenCursors: map[uint64]struct{}{}}
-	return d, d.fetchPage(ctx)
+	return d, d.fetchEntryPage(ctx)
 }
 
-// fetchPage fetches the next page. The caller holds mu, or has the only reference.
-func (d *dirHandle) fetchPage(ctx context.Context) error {
+// fetchEntryPage fetches the next page. The caller holds mu, or has the only reference.
+func (d *dirHandle) fetchEntryPage(ctx context.Context) error {
 	var out api.EntryPage
-	if err := d.fs.getJSON(ctx, "entries", d.query, &out); err != nil {
+	if err := d.fs.getVolumeJSON(ctx, "entries", d.query, &out); err != nil {
 		return err
 	}
-	if err := d.checkPage(&out); err != nil {
+	if err := d.checkEntryPage(&out); err != nil {
 		return err
 	}
 	d.unread, d.nextCursor = out.Entries, out.Next
@@ -58,9 +58,9 @@ func (d *dirHandle) fetchPage(ctx context.Context) error {
 	return nil
 }
 
-// checkPage refuses a page that would let a listing go on for ever or, if it is sorted, contain a
+// checkEntryPage refuses a page that would let a listing go on for ever or, if it is sorted, contain a
 // name twice.
-func (d *dirHandle) checkPage(p *api.EntryPage) error {
+func (d *dirHandle) checkEntryPage(p *api.EntryPage) error {
 	if len(p.Entries) == 0 && p.Next != "" {
 		return driver.Errorf(driver.ErrCorrupt, "the server's listing of a directory does not advance")
 	}
@@ -98,7 +98,7 @@ func (d *dirHandle) Read(ctx context.Context, n int) ([]driver.Entry, error) {
 		if d.nextCursor == "" {
 			return nil, io.EOF
 		}
-		if err := d.fetchPage(ctx); err != nil {
+		if err := d.fetchEntryPage(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -124,7 +124,7 @@ func (d *dirHandle) Close() error {
 	// The error is ignored: the server also ends the listing by itself after a while.
 	ctx, cancel := context.WithTimeout(context.Background(), d.fs.b.closeTimeout)
 	defer cancel()
-	_ = d.fs.withRoute(ctx, false, func(ref *remoteRef) error {
+	_ = d.fs.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
 		return d.fs.b.sendDiscard(ctx, callThrough(ref, call{method: "DELETE", path: volumePath(d.fs.volumeID, "entries"), query: url.Values{"cursor": {d.nextCursor}}}))
 	})
 	return nil

@@ -58,8 +58,8 @@ func (f *volumeFS) openHandle(ctx context.Context, path string, opts driver.Open
 		return nil, err
 	}
 	// Opening is not recorded as a change, even if it creates or truncates the file.
-	err := f.withRef(ctx, false, func(ref *remoteRef) (err error) {
-		h.remote, err = h.openRemote(ctx, ref, opts, 0)
+	err := f.withRemoteRef(ctx, false, func(ref *remoteRef) (err error) {
+		h.remote, err = h.openRemoteHandle(ctx, ref, opts, 0)
 		return err
 	})
 	if err != nil {
@@ -77,9 +77,9 @@ func (f *volumeFS) openHandle(ctx context.Context, path string, opts driver.Open
 	return h, nil
 }
 
-// openRemote opens the file through ref. If inode is not 0, the server refuses a file with
+// openRemoteHandle opens the file through ref. If inode is not 0, the server refuses a file with
 // another one: a reopened handle must not act on a file that took the place of the first.
-func (h *handle) openRemote(ctx context.Context, ref *remoteRef, opts driver.OpenOptions, inode uint64) (*remoteHandle, error) {
+func (h *handle) openRemoteHandle(ctx context.Context, ref *remoteRef, opts driver.OpenOptions, inode uint64) (*remoteHandle, error) {
 	q := url.Values{"path": {h.path}}
 	setBoolParams(q, map[string]bool{"write": opts.Write, "append": opts.Append, "create": opts.Create, "exclusive": opts.Exclusive,
 		"truncate": opts.Truncate, "no_follow": opts.NoFollow})
@@ -100,7 +100,7 @@ func (h *handle) openRemote(ctx context.Context, ref *remoteRef, opts driver.Ope
 // checkUsable returns an error if the handle is closed or does not allow changes. Unlike
 // volumeFS.checkUsable it lets requests pass while Backend.Close is closing the handles.
 func (h *handle) checkUsable(ctx context.Context, change bool) error {
-	if err := h.fs.b.checkAlive(ctx); err != nil {
+	if err := h.fs.b.checkLifetime(ctx); err != nil {
 		return err
 	}
 	h.mu.Lock()
@@ -116,8 +116,8 @@ func (h *handle) checkUsable(ctx context.Context, change bool) error {
 	return nil
 }
 
-// checkAlive is checkOpen for handles: it fails only once Backend.Close has closed them.
-func (b *Backend) checkAlive(ctx context.Context) error {
+// checkLifetime is checkOpen for handles: it fails only once Backend.Close has closed them.
+func (b *Backend) checkLifetime(ctx context.Context) error {
 	if b.lifetime.Err() != nil {
 		return driver.ErrClosed
 	}
@@ -135,7 +135,7 @@ func (h *handle) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		err := h.withHandle(ctx, false, func(r *remoteHandle) (err error) {
 			q := offsetQuery(off + int64(done))
 			q.Set("length", strconv.Itoa(len(part)))
-			n, err = h.fs.b.readBytes(ctx, r.newCall("GET", "/data", q), part)
+			n, err = h.fs.b.readResponseBytes(ctx, r.newHandleCall("GET", "/data", q), part)
 			return err
 		})
 		done += n
@@ -162,7 +162,7 @@ func (h *handle) WriteAt(ctx context.Context, p []byte, off int64) (int, error) 
 	for {
 		part := p[done:min(len(p), done+maxTransfer)]
 		err := h.withHandle(ctx, true, func(r *remoteHandle) error {
-			c := r.newCall("PUT", "/data", offsetQuery(off+int64(done)))
+			c := r.newHandleCall("PUT", "/data", offsetQuery(off+int64(done)))
 			c.keyed = true
 			c.body = append([]byte{}, part...) // a copy: net/http may still read it after an error
 			return h.fs.b.sendDiscard(ctx, c)
@@ -183,7 +183,7 @@ func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
 	}
 	var out api.Appended
 	err := h.withHandle(ctx, true, func(r *remoteHandle) error {
-		c := r.newCall("POST", "/data", nil)
+		c := r.newHandleCall("POST", "/data", nil)
 		c.body, c.keyed, c.repeatable = append([]byte{}, p...), true, false
 		return h.fs.b.sendJSON(ctx, c, nil, &out)
 	})
@@ -193,7 +193,7 @@ func (h *handle) Append(ctx context.Context, p []byte) (int64, error) {
 // Truncate implements driver.File.
 func (h *handle) Truncate(ctx context.Context, size int64) error {
 	return h.withHandle(ctx, true, func(r *remoteHandle) error {
-		c := r.newCall("POST", "/truncate", url.Values{"size": {strconv.FormatInt(size, 10)}})
+		c := r.newHandleCall("POST", "/truncate", url.Values{"size": {strconv.FormatInt(size, 10)}})
 		c.keyed = true
 		return h.fs.b.sendDiscard(ctx, c)
 	})
@@ -204,7 +204,7 @@ func (h *handle) PunchHole(ctx context.Context, off, length int64) error {
 	return h.withHandle(ctx, true, func(r *remoteHandle) error {
 		q := offsetQuery(off)
 		q.Set("length", strconv.FormatInt(length, 10))
-		c := r.newCall("POST", "/punch", q)
+		c := r.newHandleCall("POST", "/punch", q)
 		c.keyed = true
 		return h.fs.b.sendDiscard(ctx, c)
 	})
@@ -215,11 +215,11 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 	var out api.Extent
 	none := false
 	err = h.withHandle(ctx, false, func(r *remoteHandle) error {
-		res, err := h.fs.b.sendRetrying(ctx, r.newCall("GET", "/extent", offsetQuery(off)))
+		res, err := h.fs.b.sendRetrying(ctx, r.newHandleCall("GET", "/extent", offsetQuery(off)))
 		if err != nil {
 			return err
 		}
-		defer drainBody(res)
+		defer drainResponse(res)
 		if none = res.StatusCode == http.StatusNoContent; none {
 			return nil
 		}
@@ -241,7 +241,7 @@ func (h *handle) NextData(ctx context.Context, off int64) (start, end int64, err
 // Stat implements driver.File.
 func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
 	var out api.Entry
-	err := h.withHandle(ctx, false, func(r *remoteHandle) error { return h.fs.b.sendJSON(ctx, r.newCall("GET", "", nil), nil, &out) })
+	err := h.withHandle(ctx, false, func(r *remoteHandle) error { return h.fs.b.sendJSON(ctx, r.newHandleCall("GET", "", nil), nil, &out) })
 	if err != nil {
 		return driver.Entry{}, err
 	}
@@ -253,7 +253,7 @@ func (h *handle) Stat(ctx context.Context) (driver.Entry, error) {
 // Sync implements driver.File.
 func (h *handle) Sync(ctx context.Context) error {
 	upTo := h.dirty.beginSync()
-	if err := h.withHandle(ctx, false, func(r *remoteHandle) error { return h.fs.b.sendDiscard(ctx, r.newCall("POST", "/sync", nil)) }); err != nil {
+	if err := h.withHandle(ctx, false, func(r *remoteHandle) error { return h.fs.b.sendDiscard(ctx, r.newHandleCall("POST", "/sync", nil)) }); err != nil {
 		return err
 	}
 	return h.dirty.endSync(upTo)
@@ -275,7 +275,7 @@ func (h *handle) Close() error {
 	if h.fs.b.lifetime.Err() != nil {
 		return nil
 	}
-	c := remote.newCall("DELETE", "", nil)
+	c := remote.newHandleCall("DELETE", "", nil)
 	c.keyed = true // without a key, a retry would find nothing open
 	err := h.fs.b.sendClosing(c)
 	if errors.Is(err, api.ErrStale) {

@@ -48,7 +48,7 @@ func (b *Backend) sendDiscard(ctx context.Context, c call) error {
 	if err != nil {
 		return err
 	}
-	drainBody(res)
+	drainResponse(res)
 	return nil
 }
 
@@ -67,7 +67,7 @@ func (b *Backend) sendJSON(ctx context.Context, c call, in, out any) error {
 	if err != nil {
 		return err
 	}
-	defer drainBody(res)
+	defer drainResponse(res)
 	if err := api.Decode(res.Body, out); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -77,9 +77,9 @@ func (b *Backend) sendJSON(ctx context.Context, c call, in, out any) error {
 	return nil
 }
 
-// readBytes makes a request whose response is bytes, and reads as many as fit into p. A response
+// readResponseBytes makes a request whose response is bytes, and reads as many as fit into p. A response
 // that breaks off is requested again, so c must be repeatable.
-func (b *Backend) readBytes(ctx context.Context, c call, p []byte) (int, error) {
+func (b *Backend) readResponseBytes(ctx context.Context, c call, p []byte) (int, error) {
 	for try := newBackoff(b.opts.Patience); ; {
 		res, err := b.sendRetrying(ctx, c)
 		if err != nil {
@@ -89,7 +89,7 @@ func (b *Backend) readBytes(ctx context.Context, c call, p []byte) (int, error) 
 		if err == nil {
 			n, err = fillBuffer(res.Body, p)
 		}
-		drainBody(res)
+		drainResponse(res)
 		if err == nil {
 			return n, nil
 		}
@@ -135,8 +135,8 @@ func setHeader(h http.Header, name, value string) http.Header {
 	return h
 }
 
-// drainBody reads a small rest of a response, so that the connection can be reused, and closes it.
-func drainBody(res *http.Response) {
+// drainResponse reads a small rest of a response, so that the connection can be reused, and closes it.
+func drainResponse(res *http.Response) {
 	if b, ok := res.Body.(*responseBody); ok {
 		b.limitDrain()
 	}
@@ -167,7 +167,7 @@ func (b *Backend) roundTrip(ctx context.Context, c call, stream *singleUseReader
 	}
 	req, err := http.NewRequestWithContext(watch.ctx, c.method, u.String(), body)
 	if err != nil {
-		watch.endRequest()
+		watch.cancelRequest()
 		return nil, driver.Errorf(driver.ErrInvalid, "%v", err)
 	}
 	if body != nil {
@@ -189,14 +189,14 @@ func (b *Backend) roundTrip(ctx context.Context, c call, stream *singleUseReader
 	res, err := b.httpClient.Do(req)
 	if err != nil {
 		err = watch.timeoutCause(err)
-		watch.endRequest()
+		watch.cancelRequest()
 		return nil, unreachable(&u, err)
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		// No request asks for it. The body is the raw connection now, and reads of it do not
 		// obey the context: neither the watchdog nor a signal would end one.
 		_ = res.Body.Close()
-		watch.endRequest()
+		watch.cancelRequest()
 		return nil, &responseError{status: res.StatusCode, message: describeStatus(res.StatusCode), kind: driver.ErrUnavailable}
 	}
 	watch.watchResponse(c)
@@ -209,7 +209,7 @@ func (b *Backend) roundTrip(ctx context.Context, c call, stream *singleUseReader
 	if res.StatusCode < 300 && instance != "" {
 		return res, nil
 	}
-	defer drainBody(res)
+	defer drainResponse(res)
 	if res.StatusCode < 300 {
 		// Without the header Vole-Instance this is a proxy's page: not a file's content, and not
 		// a success.

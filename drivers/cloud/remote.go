@@ -67,9 +67,9 @@ func callThrough(ref *remoteRef, c call) call {
 	return c
 }
 
-// currentRef returns the open file system. It opens another one if there is none yet, if its
+// currentRemoteRef returns the open file system. It opens another one if there is none yet, if its
 // session has ended, or if it is stale, which the server does not know any more.
-func (f *volumeFS) currentRef(ctx context.Context, stale *remoteRef) (*remoteRef, error) {
+func (f *volumeFS) currentRemoteRef(ctx context.Context, stale *remoteRef) (*remoteRef, error) {
 	f.mu.Lock()
 	current, closed := f.remote, f.closed
 	f.mu.Unlock()
@@ -105,14 +105,14 @@ func (f *volumeFS) currentRef(ctx context.Context, stale *remoteRef) (*remoteRef
 	return opened, nil
 }
 
-// withRef runs fn with the open file system, reopened if need be. change: fn changes
+// withRemoteRef runs fn with the open file system, reopened if need be. change: fn changes
 // something, which a Sync has to make durable in batch mode.
-func (f *volumeFS) withRef(ctx context.Context, change bool, fn func(ref *remoteRef) error) error {
+func (f *volumeFS) withRemoteRef(ctx context.Context, change bool, fn func(ref *remoteRef) error) error {
 	if err := f.checkUsable(ctx, change); err != nil {
 		return err
 	}
-	open := func(stale *remoteRef) (*remoteRef, error) { return f.currentRef(ctx, stale) }
-	return f.b.closedOr(ctx, withRemote(nil, open, func(ref *remoteRef) error {
+	open := func(stale *remoteRef) (*remoteRef, error) { return f.currentRemoteRef(ctx, stale) }
+	return f.b.preferErrClosed(ctx, withRemote(nil, open, func(ref *remoteRef) error {
 		err := fn(ref)
 		if err == nil && change {
 			f.recordChange(ref)
@@ -121,16 +121,16 @@ func (f *volumeFS) withRef(ctx context.Context, change bool, fn func(ref *remote
 	}))
 }
 
-// withRoute runs fn, which makes a request by path. Where the volume needs nothing open at
+// withRefIfNeeded runs fn, which makes a request by path. Where the volume needs nothing open at
 // the server, ref is nil and any server will do.
-func (f *volumeFS) withRoute(ctx context.Context, change bool, fn func(ref *remoteRef) error) error {
+func (f *volumeFS) withRefIfNeeded(ctx context.Context, change bool, fn func(ref *remoteRef) error) error {
 	if !f.stateless {
-		return f.withRef(ctx, change, fn)
+		return f.withRemoteRef(ctx, change, fn)
 	}
 	if err := f.checkUsable(ctx, change); err != nil {
 		return err
 	}
-	return f.b.closedOr(ctx, fn(nil))
+	return f.b.preferErrClosed(ctx, fn(nil))
 }
 
 // recordChange notes a change that the server acknowledged through ref. Without batch mode,
@@ -155,15 +155,15 @@ type remoteHandle struct {
 
 func (r *remoteHandle) ownerSession() *session { return r.ref.session }
 
-// newCall returns a call of one of the routes of the handle.
-func (r *remoteHandle) newCall(method, route string, query url.Values) call {
+// newHandleCall returns a call of one of the routes of the handle.
+func (r *remoteHandle) newHandleCall(method, route string, query url.Values) call {
 	return call{method: method, path: "/handles/" + r.id + route, query: query, server: r.ref.session.server, repeatable: true}
 }
 
-// currentRemote returns the remote handle. It reopens the file by its path if the session has
+// currentRemoteHandle returns the remote handle. It reopens the file by its path if the session has
 // ended, or if the remote is stale, which the server does not know any more. What was written
 // and not synced counts as lost then.
-func (h *handle) currentRemote(ctx context.Context, stale *remoteHandle) (*remoteHandle, error) {
+func (h *handle) currentRemoteHandle(ctx context.Context, stale *remoteHandle) (*remoteHandle, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -176,10 +176,10 @@ func (h *handle) currentRemote(ctx context.Context, stale *remoteHandle) (*remot
 	opts := h.opts
 	opts.Create, opts.Exclusive, opts.Truncate = false, false, false
 	opts.Write = opts.Write || h.opts.Create
-	open := func(stale *remoteRef) (*remoteRef, error) { return h.fs.currentRef(ctx, stale) }
+	open := func(stale *remoteRef) (*remoteRef, error) { return h.fs.currentRemoteRef(ctx, stale) }
 	var reopened *remoteHandle
 	err := withRemote(before.ref, open, func(ref *remoteRef) (err error) {
-		reopened, err = h.openRemote(ctx, ref, opts, before.inode)
+		reopened, err = h.openRemoteHandle(ctx, ref, opts, before.inode)
 		return err
 	})
 	switch {
@@ -199,8 +199,8 @@ func (h *handle) withHandle(ctx context.Context, change bool, fn func(r *remoteH
 	if err := h.checkUsable(ctx, change); err != nil {
 		return err
 	}
-	open := func(stale *remoteHandle) (*remoteHandle, error) { return h.currentRemote(ctx, stale) }
-	return h.fs.b.closedOr(ctx, withRemote(nil, open, func(r *remoteHandle) error {
+	open := func(stale *remoteHandle) (*remoteHandle, error) { return h.currentRemoteHandle(ctx, stale) }
+	return h.fs.b.preferErrClosed(ctx, withRemote(nil, open, func(r *remoteHandle) error {
 		err := fn(r)
 		if err == nil && change {
 			h.recordChange(r)

@@ -44,7 +44,7 @@ func (b *Backend) OpenFS(ctx context.Context, id string, opts driver.FSOptions) 
 	}
 	f.stateless = info.Kind == driver.KindDir && !opts.Batch && opts.Attachment == ""
 	if !f.stateless {
-		if _, err := f.currentRef(ctx, nil); err != nil {
+		if _, err := f.currentRemoteRef(ctx, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -80,24 +80,24 @@ func (f *volumeFS) checkUsable(ctx context.Context, change bool) error {
 	return nil
 }
 
-// getJSON reads from a route of the volume and decodes the response into out.
-func (f *volumeFS) getJSON(ctx context.Context, route string, q url.Values, out any) error {
-	return f.withRoute(ctx, false, func(ref *remoteRef) error {
+// getVolumeJSON reads from a route of the volume and decodes the response into out.
+func (f *volumeFS) getVolumeJSON(ctx context.Context, route string, q url.Values, out any) error {
+	return f.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
 		return f.b.sendJSON(ctx, callThrough(ref, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), nil, out)
 	})
 }
 
-// sendChange makes a request that changes files. c.path is relative to the route of the volume.
-func (f *volumeFS) sendChange(ctx context.Context, c call) error {
+// sendVolumeChange makes a request that changes files. c.path is relative to the route of the volume.
+func (f *volumeFS) sendVolumeChange(ctx context.Context, c call) error {
 	c.path, c.keyed = volumePath(f.volumeID, c.path), true
-	return f.withRoute(ctx, true, func(ref *remoteRef) error { return f.b.sendDiscard(ctx, callThrough(ref, c)) })
+	return f.withRefIfNeeded(ctx, true, func(ref *remoteRef) error { return f.b.sendDiscard(ctx, callThrough(ref, c)) })
 }
 
 func (f *volumeFS) statEntry(ctx context.Context, path string, follow bool) (driver.Entry, error) {
 	var out api.Entry
 	q := url.Values{"path": {path}}
 	setBoolParams(q, map[string]bool{"follow": follow})
-	if err := f.getJSON(ctx, "stat", q, &out); err != nil {
+	if err := f.getVolumeJSON(ctx, "stat", q, &out); err != nil {
 		return driver.Entry{}, err
 	}
 	e := out.Driver()
@@ -114,18 +114,18 @@ func (f *volumeFS) Lstat(ctx context.Context, path string) (driver.Entry, error)
 }
 
 func (f *volumeFS) Readlink(ctx context.Context, path string) (string, error) {
-	b, err := f.getBytes(ctx, "readlink", url.Values{"path": {path}}, driver.MaxPathLen+1)
+	b, err := f.getVolumeBytes(ctx, "readlink", url.Values{"path": {path}}, driver.MaxPathLen+1)
 	if err == nil && (len(b) == 0 || len(b) > driver.MaxPathLen || bytes.IndexByte(b, 0) >= 0) {
 		return "", driver.Errorf(driver.ErrCorrupt, "the server's target of the link is empty, longer than %d bytes, or has a NUL byte", driver.MaxPathLen)
 	}
 	return string(b), err
 }
 
-// getBytes reads from a route of the volume whose response is at most most bytes.
-func (f *volumeFS) getBytes(ctx context.Context, route string, q url.Values, most int) (b []byte, err error) {
-	err = f.withRoute(ctx, false, func(ref *remoteRef) error {
+// getVolumeBytes reads from a route of the volume whose response is at most most bytes.
+func (f *volumeFS) getVolumeBytes(ctx context.Context, route string, q url.Values, most int) (b []byte, err error) {
+	err = f.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
 		buf := make([]byte, most)
-		n, err := f.b.readBytes(ctx, callThrough(ref, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), buf)
+		n, err := f.b.readResponseBytes(ctx, callThrough(ref, call{method: "GET", path: volumePath(f.volumeID, route), query: q, repeatable: true}), buf)
 		b = buf[:n]
 		return err
 	})
@@ -138,40 +138,40 @@ func setModeParam(q url.Values, mode fs.FileMode) url.Values {
 }
 
 func (f *volumeFS) Mkdir(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.sendChange(ctx, call{method: "POST", path: "mkdir", query: setModeParam(url.Values{"path": {path}}, mode)})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "mkdir", query: setModeParam(url.Values{"path": {path}}, mode)})
 }
 
 func (f *volumeFS) MkdirAll(ctx context.Context, path string, mode fs.FileMode) error {
 	q := setModeParam(url.Values{"path": {path}, "parents": {"true"}}, mode)
-	return f.sendChange(ctx, call{method: "POST", path: "mkdir", query: q, repeatable: true})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "mkdir", query: q, repeatable: true})
 }
 
 func (f *volumeFS) Remove(ctx context.Context, path string) error {
-	return f.sendChange(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}}})
+	return f.sendVolumeChange(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}}})
 }
 
 func (f *volumeFS) RemoveAll(ctx context.Context, path string) error {
-	return f.sendChange(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}, "recursive": {"true"}}, repeatable: true, longRunning: true})
+	return f.sendVolumeChange(ctx, call{method: "DELETE", path: "files", query: url.Values{"path": {path}, "recursive": {"true"}}, repeatable: true, longRunning: true})
 }
 
 func (f *volumeFS) Rename(ctx context.Context, from, to string, opts driver.RenameOptions) error {
 	q := url.Values{"path": {from}, "to": {to}}
 	setBoolParams(q, map[string]bool{"no_replace": opts.NoReplace})
-	return f.sendChange(ctx, call{method: "POST", path: "rename", query: q})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "rename", query: q})
 }
 
 func (f *volumeFS) Copy(ctx context.Context, from, to string, opts driver.CopyOptions) error {
 	q := url.Values{"path": {from}, "to": {to}}
 	setBoolParams(q, map[string]bool{"no_replace": opts.NoReplace})
-	return f.sendChange(ctx, call{method: "POST", path: "copy", query: q, longRunning: true})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "copy", query: q, longRunning: true})
 }
 
 func (f *volumeFS) Link(ctx context.Context, target, path string) error {
-	return f.sendChange(ctx, call{method: "POST", path: "link", query: url.Values{"path": {path}, "target": {target}}})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "link", query: url.Values{"path": {path}, "target": {target}}})
 }
 
 func (f *volumeFS) Symlink(ctx context.Context, target, path string) error {
-	return f.sendChange(ctx, call{method: "POST", path: "symlink", query: url.Values{"path": {path}, "target": {target}}})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "symlink", query: url.Values{"path": {path}, "target": {target}}})
 }
 
 func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rdev uint64) error {
@@ -180,11 +180,11 @@ func (f *volumeFS) Mknod(ctx context.Context, path string, mode fs.FileMode, rde
 		return driver.Errorf(driver.ErrInvalid, "mode %v: not the type of a node", mode)
 	}
 	q := setModeParam(url.Values{"path": {path}, "type": {string(kind)}, "rdev": {strconv.FormatUint(rdev, 10)}}, mode)
-	return f.sendChange(ctx, call{method: "POST", path: "mknod", query: q})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "mknod", query: q})
 }
 
 func (f *volumeFS) Chmod(ctx context.Context, path string, mode fs.FileMode) error {
-	return f.sendChange(ctx, call{method: "POST", path: "chmod", query: setModeParam(url.Values{"path": {path}}, mode), repeatable: true})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "chmod", query: setModeParam(url.Values{"path": {path}}, mode), repeatable: true})
 }
 
 func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
@@ -195,7 +195,7 @@ func (f *volumeFS) Chown(ctx context.Context, path string, uid, gid int) error {
 	if gid >= 0 {
 		q.Set("gid", strconv.Itoa(gid))
 	}
-	return f.sendChange(ctx, call{method: "POST", path: "chown", query: q, repeatable: true})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "chown", query: q, repeatable: true})
 }
 
 func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.Time) error {
@@ -205,35 +205,35 @@ func (f *volumeFS) Chtimes(ctx context.Context, path string, atime, mtime time.T
 			q.Set(name, t.UTC().Format(time.RFC3339Nano))
 		}
 	}
-	return f.sendChange(ctx, call{method: "POST", path: "chtimes", query: q, repeatable: true})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "chtimes", query: q, repeatable: true})
 }
 
 func (f *volumeFS) Truncate(ctx context.Context, path string, size int64) error {
 	q := url.Values{"path": {path}, "size": {strconv.FormatInt(size, 10)}}
-	return f.sendChange(ctx, call{method: "POST", path: "truncate", query: q, repeatable: true})
+	return f.sendVolumeChange(ctx, call{method: "POST", path: "truncate", query: q, repeatable: true})
 }
 
 func (f *volumeFS) Getxattr(ctx context.Context, path, name string) ([]byte, error) {
-	return f.getBytes(ctx, "xattr", url.Values{"path": {path}, "name": {name}}, driver.MaxXattrLen)
+	return f.getVolumeBytes(ctx, "xattr", url.Values{"path": {path}, "name": {name}}, driver.MaxXattrLen)
 }
 
 func (f *volumeFS) Setxattr(ctx context.Context, path, name string, value []byte) error {
-	return f.sendChange(ctx, call{method: "PUT", path: "xattr", query: url.Values{"path": {path}, "name": {name}}, body: append([]byte{}, value...), repeatable: true})
+	return f.sendVolumeChange(ctx, call{method: "PUT", path: "xattr", query: url.Values{"path": {path}, "name": {name}}, body: append([]byte{}, value...), repeatable: true})
 }
 
 func (f *volumeFS) Removexattr(ctx context.Context, path, name string) error {
-	return f.sendChange(ctx, call{method: "DELETE", path: "xattr", query: url.Values{"path": {path}, "name": {name}}})
+	return f.sendVolumeChange(ctx, call{method: "DELETE", path: "xattr", query: url.Values{"path": {path}, "name": {name}}})
 }
 
 func (f *volumeFS) Listxattr(ctx context.Context, path string) ([]string, error) {
 	var out api.XattrNames
-	err := f.getJSON(ctx, "xattrs", url.Values{"path": {path}}, &out)
+	err := f.getVolumeJSON(ctx, "xattrs", url.Values{"path": {path}}, &out)
 	return out.Names, err
 }
 
 func (f *volumeFS) Statfs(ctx context.Context) (driver.Statfs, error) {
 	var out api.Usage
-	err := f.getJSON(ctx, "usage", nil, &out)
+	err := f.getVolumeJSON(ctx, "usage", nil, &out)
 	return out.Driver(), err
 }
 
@@ -249,7 +249,7 @@ func (f *volumeFS) Sync(ctx context.Context) error {
 		return f.syncHandles(ctx)
 	}
 	upTo := f.dirty.beginSync()
-	err := f.withRoute(ctx, false, func(ref *remoteRef) error {
+	err := f.withRefIfNeeded(ctx, false, func(ref *remoteRef) error {
 		return f.b.sendDiscard(ctx, callThrough(ref, call{method: "POST", path: volumePath(f.volumeID, "sync"), repeatable: true, longRunning: true}))
 	})
 	if err != nil {

@@ -45,8 +45,8 @@ func (b *Backend) sendVolumeCall(ctx context.Context, c call, in any) (driver.In
 	return v.Info().At("cloud", ""), nil
 }
 
-// refQuery returns the id or name of a volume, and the query that says which of them it is.
-func refQuery(ref driver.Ref) (string, url.Values) {
+// volumeRefQuery returns the id or name of a volume, and the query that says which of them it is.
+func volumeRefQuery(ref driver.Ref) (string, url.Values) {
 	if ref.ID != "" {
 		return ref.ID, url.Values{"by": {"id"}}
 	}
@@ -58,7 +58,7 @@ func (b *Backend) Get(ctx context.Context, ref driver.Ref) (driver.Info, error) 
 	if err := b.checkOpen(ctx); err != nil {
 		return driver.Info{}, err
 	}
-	name, q := refQuery(ref)
+	name, q := volumeRefQuery(ref)
 	return b.sendVolumeCall(ctx, call{method: "GET", path: volumePath(name), query: q, repeatable: true}, nil)
 }
 
@@ -110,7 +110,7 @@ func (b *Backend) Remove(ctx context.Context, ref driver.Ref) (driver.Info, erro
 	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
-	name, q := refQuery(ref)
+	name, q := volumeRefQuery(ref)
 	return b.sendVolumeCall(ctx, call{method: "DELETE", path: volumePath(name), query: q, keyed: true, longRunning: true}, nil)
 }
 
@@ -119,7 +119,7 @@ func (b *Backend) RemoveUnused(ctx context.Context, id string, since time.Time) 
 	if err := b.checkWritable(ctx); err != nil {
 		return driver.Info{}, err
 	}
-	name, q := refQuery(driver.ByID(id))
+	name, q := volumeRefQuery(driver.ByID(id))
 	q.Set("unused_since", since.UTC().Format(time.RFC3339Nano))
 	return b.sendVolumeCall(ctx, call{method: "DELETE", path: volumePath(name), query: q, keyed: true, longRunning: true}, nil)
 }

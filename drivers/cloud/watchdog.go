@@ -81,8 +81,8 @@ func (w *watchdog) resumeTimer() {
 	}
 }
 
-// endRequest ends the watch and cancels the request.
-func (w *watchdog) endRequest() {
+// cancelRequest ends the watch and cancels the request.
+func (w *watchdog) cancelRequest() {
 	w.endSending()
 	w.cancel(nil)
 }
@@ -125,7 +125,7 @@ func (b *responseBody) Read(p []byte) (int, error) {
 }
 
 func (b *responseBody) Close() error {
-	defer b.w.endRequest()
+	defer b.w.cancelRequest()
 	return b.ReadCloser.Close()
 }
 

@@ -13,7 +13,7 @@ func TestWatchEndsWithTheAnswer(t *testing.T) {
 	b := &Backend{maxSilence: time.Hour}
 	for what, end := range map[string]func(w *watchdog){
 		"answer": func(w *watchdog) { w.watchResponse(call{}) },
-		"end":    (*watchdog).endRequest,
+		"end":    (*watchdog).cancelRequest,
 	} {
 		w := b.newWatchdog(t.Context(), call{})
 		body := &requestBody{strings.NewReader("abc"), w}

@@ -45,7 +45,7 @@ func (f *volumeFS) WriteFile(ctx context.Context, path string, r io.Reader, opts
 		c.stream = sent
 	}
 	var out api.Written
-	err = f.withRoute(ctx, true, func(ref *remoteRef) error {
+	err = f.withRefIfNeeded(ctx, true, func(ref *remoteRef) error {
 		err := f.b.sendJSON(ctx, callThrough(ref, c), nil, &out)
 		if begun, _ := sent.readState(); err != nil && begun && errors.Is(err, api.ErrStale) {
 			return driver.Errorf(driver.ErrUnavailable, "the server ended the session while the file was being sent; send it again")
