@@ -54,14 +54,14 @@ const (
 	StateRemoving State = "removing"
 )
 
-// Spec says what a new volume is to be. The zero Spec is a dir volume without limits.
+// Spec describes a new volume. The zero Spec is a dir volume without limits.
 type Spec struct {
 	Kind     Kind   // default KindDir
 	Quota    Size   // most bytes a dir volume may hold; 0: no quota
 	Capacity Size   // size of a disk volume's image, rounded up to 4 KiB; required for KindDisk, refused for KindDir
 	Labels   Labels // default none
 
-	// Draft makes a volume that is to be filled before others see it. It has its name,
+	// Draft makes a volume that its maker fills before others see it. It has its name,
 	// but is found by its id only, is in no listing, and counts as not there; every other
 	// method takes its id. Update.Publish makes it a volume like any other. When the
 	// process that made it dies before, or closes the Backend, it is gone.
@@ -174,7 +174,7 @@ type Update struct {
 	Publish      bool // make a draft a ready volume; nothing, if it is one
 }
 
-// AttachOptions says how a volume is to be attached.
+// AttachOptions says how to attach a volume.
 type AttachOptions struct {
 	// Holder names the consumer in listings and in the errors that others get:
 	// 1 to 128 bytes of printable UTF-8. Default: the program's name and pid.
@@ -239,8 +239,8 @@ type FSOptions struct {
 	// return. A crash before Sync leaves some of them, never a torn file.
 	Batch bool
 	// Attachment is the id of a writable attachment of the volume under which its files
-	// are changed; "": none. Once the attachment has ended, be it that its lease ran out
-	// while this host was cut off, every change fails with ErrClosed and has no effect.
+	// are changed; "": none. Once the attachment has ended, also when its lease
+	// expired while this host was cut off, every change fails with ErrClosed and has no effect.
 	Attachment string
 }
 
@@ -248,8 +248,8 @@ type FSOptions struct {
 type CheckOptions struct {
 	Fix bool // repair what is found
 
-	// Progress is told how many of the volumes have been looked at, by backends that know.
-	// nil: nobody is.
+	// Progress, if not nil, is called with how many of the volumes have been checked, by backends
+	// that know.
 	Progress func(done, total int64)
 }
 
@@ -299,8 +299,8 @@ type Backend interface {
 	// Get returns one ready volume. ErrNotFound.
 	Get(ctx context.Context, ref Ref) (Info, error)
 
-	// List returns one page of the ready volumes, newest first. Volumes made or
-	// removed meanwhile may or may not show; no other is left out or shown twice.
+	// List returns one page of the ready volumes, newest first. Volumes that are made or
+	// removed during the listing may or may not appear; all others appear exactly once.
 	// ErrInvalid: the cursor is not one of this backend's.
 	List(ctx context.Context, filter Filter) (Page, error)
 
@@ -324,9 +324,8 @@ type Backend interface {
 	// The figure stays stale while a writable HostPath attachment lasts. ErrNotFound.
 	Measure(ctx context.Context, id string) (Info, error)
 
-	// OpenFS opens a volume's files. ErrNotFound; ErrInUse: a disk volume is held
-	// by another in a way that excludes this one, be it a reader of this process when
-	// this one is to write.
+	// OpenFS opens a volume's files. ErrNotFound; ErrInUse: another holder of a disk volume
+	// conflicts, including a reader in this process when opening for writing.
 	OpenFS(ctx context.Context, id string, opts FSOptions) (FS, error)
 
 	// Attach takes the right to use a volume. opts.Holder is set. ErrNotFound;

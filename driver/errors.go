@@ -81,7 +81,7 @@ const (
 	Storage  Part = "storage" // where the bytes of files are
 )
 
-// Fault is a failure of a part of a backend and not of what was asked of it. Its text is for
+// Fault is a failure of a part of a backend, whatever the request was. Its text is for
 // operators: it may name hosts, paths, keys of blobs and SQL, so a server tells its tenants
 // no more than the part and the kind.
 type Fault struct {
@@ -161,15 +161,16 @@ func Classify(err error) Class {
 			return c
 		}
 	}
-	// What the host says of its own places, such as a home or a server's directory, is of a
-	// kind, too, where it can mean one thing only.
+	// An errno of the host's own file system, such as that of a home or of a server's directory,
+	// has a kind, too, if it can mean one thing only.
 	if e := syscall.Errno(0); errors.As(err, &e) && (e == syscall.EROFS || e == syscall.ENOSPC || e == syscall.EDQUOT) {
 		return Classify(FromErrno(e))
 	}
 	return Class{err, "internal", 500, syscall.EIO, ExitFailure}
 }
 
-// FromCode returns the error that a stable code stands for, nil if none does.
+// FromCode returns the error that a stable code stands for, nil if it stands for none. Errors
+// that cross from one process to another keep their kind by it.
 func FromCode(code string) error {
 	for _, c := range classes {
 		if c.Code == code {
@@ -190,7 +191,7 @@ func FromErrno(e syscall.Errno) error {
 	case syscall.ENAMETOOLONG, syscall.EFBIG:
 		return ErrInvalid
 	case syscall.ESTALE, syscall.EINTR, syscall.EIO, syscall.EBADF, syscall.ETIMEDOUT:
-		// Of a local file system these say nothing of a volume.
+		// The table uses these for kinds that a local file system does not mean by them.
 		return e
 	}
 	for _, c := range classes {

@@ -52,28 +52,28 @@ type FS interface {
 	// WriteFile replaces the file at path by what r yields until io.EOF, and
 	// returns how many bytes that was (of a sparse file, its size). Others see the old file or the new one, whole,
 	// never a part; when it fails the old one stays. Missing parents are made, 0755.
-	// ErrIsDir; ErrExists: Exclusive and there; an error of r.
+	// ErrIsDir; ErrExists: Exclusive, and the file exists; an error of r.
 	WriteFile(ctx context.Context, path string, r io.Reader, opts WriteOptions) (int64, error)
 
 	// Mkdir makes a directory with exactly these permission bits. ErrExists.
 	Mkdir(ctx context.Context, path string, mode fs.FileMode) error
-	// MkdirAll makes a directory and its missing parents, and is content when it
-	// is there. ErrNotDir: something else is.
+	// MkdirAll makes a directory and its missing parents, and succeeds if it already exists.
+	// ErrNotDir: something else exists at path.
 	MkdirAll(ctx context.Context, path string, mode fs.FileMode) error
 	// Remove removes a file, a link or an empty directory. ErrNotEmpty;
 	// ErrInvalid: path is the root.
 	Remove(ctx context.Context, path string) error
 	// RemoveAll removes path and what is beneath it; the name is gone at once.
-	// Nil when nothing is there. ErrInvalid: path is the root.
+	// It succeeds if nothing exists at path. ErrInvalid: path is the root.
 	RemoveAll(ctx context.Context, path string) error
 	// Rename moves a file or a tree, replacing to as rename(2) does: a file by a
 	// file, an empty directory by a directory. ErrIsDir, ErrNotDir, ErrNotEmpty;
-	// ErrInvalid: a directory into itself, or the root; ErrExists: NoReplace and there.
+	// ErrInvalid: a directory into itself, or the root; ErrExists: NoReplace, and to exists.
 	Rename(ctx context.Context, from, to string, opts RenameOptions) error
 	// Copy copies a file, a link or a tree within the volume, keeping mode, owner
 	// (where the process may), modification time, xattrs, holes, and hard links
 	// among what is copied. A file is replaced whole, as WriteFile does; a tree
-	// appears whole, and its target must not be there (ErrExists). Missing parents
+	// appears whole, and its target must not exist (ErrExists). Missing parents
 	// of to are made. A file onto itself, by any name, changes nothing. ErrInvalid: a
 	// directory into itself, or the root as target; ErrIsDir: a file onto a directory.
 	Copy(ctx context.Context, from, to string, opts CopyOptions) error
@@ -183,11 +183,11 @@ type OpenOptions struct {
 // WriteOptions says how to write a whole file.
 type WriteOptions struct {
 	Mode      fs.FileMode // exact permission bits; 0: those of the replaced file, else 0644
-	Exclusive bool        // ErrExists if something is there
+	Exclusive bool        // ErrExists if something exists at the path
 	Size      int64       // bytes that r will yield, if known: lets a quota refuse early, where they are many before any is read; 0: unknown
 
 	// NextData, if not nil, says where the data of a sparse file belongs, so that
-	// nobody has to read, send or write its holes. Each call returns a range: the next
+	// its holes need not be read, sent or written. Each call returns a range: the next
 	// n bytes of r are what the file holds from off on, and exactly these are read
 	// from r before the next call. Ranges ascend and end within Size, which here is
 	// the size of the file; io.EOF: there are no more. What no range covers reads as
@@ -217,12 +217,12 @@ type FileMeta struct {
 
 // RenameOptions says how to rename.
 type RenameOptions struct {
-	NoReplace bool // ErrExists if the target is there
+	NoReplace bool // ErrExists if the target exists
 }
 
 // CopyOptions says how to copy.
 type CopyOptions struct {
-	NoReplace bool // ErrExists if the target is there
+	NoReplace bool // ErrExists if the target exists
 }
 
 // Entry describes a file, directory, link or node.

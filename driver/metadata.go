@@ -54,11 +54,12 @@ func (m Metadata) Plus(more Metadata) Metadata {
 	return Metadata{Entries: addCapped(m.Entries, more.Entries), Bytes: addCapped(m.Bytes, more.Bytes)}
 }
 
-// Minus is the difference.
+// Minus returns m less the given amounts.
 func (m Metadata) Minus(less Metadata) Metadata {
 	return Metadata{Entries: m.Entries - less.Entries, Bytes: m.Bytes - less.Bytes}
 }
 
+// addCapped returns the sum of a and b, or the largest int64 where that overflows.
 func addCapped(a, b int64) int64 {
 	if b > 0 && a > math.MaxInt64-b {
 		return math.MaxInt64
@@ -66,9 +67,9 @@ func addCapped(a, b int64) int64 {
 	return a + b
 }
 
-// Admit returns nil when a volume that holds used and is bounded by m may have more
-// beside it. What does not grow is no obstacle: who is over a bound already may shrink,
-// and change what the other bound is about. Otherwise the error matches ErrQuota.
+// Admit returns nil if a volume that holds used and is bounded by m has room for more. Only a
+// bound whose amount grows is checked: a volume that is over one already may shrink, and grow
+// within the other. Otherwise the error matches ErrQuota.
 func (m Metadata) Admit(used, more Metadata) error {
 	if more.Entries > 0 && (more.Entries > m.Entries || used.Entries > m.Entries-more.Entries) {
 		return Errorf(ErrQuota, "the volume holds %d of at most %d entries, and %d more do not fit; remove some, or raise the quota", used.Entries, m.Entries, more.Entries)

@@ -16,7 +16,7 @@ type term struct {
 	op         string // "", "=", "!="
 }
 
-// ParseSelector parses comma-separated terms: "k" (the label is there), "k=v" (it has
+// ParseSelector parses comma-separated terms: "k" (the label exists), "k=v" (it has
 // that value), "k!=v" (it has another value or is not there). Errors match ErrInvalid.
 func ParseSelector(s string) (Selector, error) {
 	var sel Selector

@@ -51,6 +51,7 @@ func ValidateName(name string) error {
 // IsID reports whether ref has the form of a volume's id, 36 bytes of a UUID.
 func IsID(ref string) bool { return len(ref) == 36 && uuid.Validate(ref) == nil }
 
+// isAlnum reports whether c is an ASCII letter or digit.
 func isAlnum(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
@@ -90,7 +91,7 @@ func (s Spec) Validate() error {
 			return Errorf(ErrInvalid, "a disk volume has no quota; its capacity is its limit")
 		}
 		if s.Capacity == 0 {
-			return Errorf(ErrInvalid, "a disk volume needs a capacity; say how large the image is to be")
+			return Errorf(ErrInvalid, "a disk volume needs a capacity; give the size of its image")
 		}
 		if s.Capacity < 0 {
 			return Errorf(ErrInvalid, "capacity %d: must be positive", s.Capacity)
@@ -149,6 +150,7 @@ func (l Labels) Validate() error {
 	return nil
 }
 
+// validateLabelKey checks a label's key, whose errors say the rule.
 func validateLabelKey(k string) error {
 	const rule = "a key is 1 to 63 letters, digits, '.', '_', '/' and '-'"
 	if k == "" || len(k) > MaxLabelKeyLen {

@@ -61,18 +61,18 @@ func (v Volume) Info() driver.Info {
 		Used: driver.Size(v.Used), UsedStale: v.UsedStale, Generation: v.Generation}
 }
 
-// types are the types of entries by the type bits of their mode.
-var types = map[fs.FileMode]EntryType{
+// entryTypes has the type of an entry for the type bits of its mode.
+var entryTypes = map[fs.FileMode]EntryType{
 	0: File, fs.ModeDir: Directory, fs.ModeSymlink: Symlink, fs.ModeNamedPipe: Fifo, fs.ModeSocket: Socket,
 	fs.ModeDevice: Block, fs.ModeDevice | fs.ModeCharDevice: Char,
 }
 
-// TypeOf returns the type of an entry of that mode, "" if it has none that is known.
-func TypeOf(mode fs.FileMode) EntryType { return types[mode.Type()] }
+// TypeOf returns the type of an entry with the given mode, "" for one that the API lacks.
+func TypeOf(mode fs.FileMode) EntryType { return entryTypes[mode.Type()] }
 
 // TypeBits returns the type bits that t stands for.
 func (e EntryType) TypeBits() (bits fs.FileMode, ok bool) {
-	for bits, t := range types {
+	for bits, t := range entryTypes {
 		if t == e {
 			return bits, true
 		}
@@ -82,7 +82,7 @@ func (e EntryType) TypeBits() (bits fs.FileMode, ok bool) {
 
 // FromEntry describes an entry. Names that are not UTF-8 are kept in NameBytes.
 func FromEntry(e driver.Entry) Entry {
-	out := Entry{Name: e.Name, Type: types[e.Mode.Type()], Mode: fmt.Sprintf("%04o", filemode.Perm(e.Mode)), Size: e.Size, Allocated: e.Allocated,
+	out := Entry{Name: e.Name, Type: entryTypes[e.Mode.Type()], Mode: fmt.Sprintf("%04o", filemode.Perm(e.Mode)), Size: e.Size, Allocated: e.Allocated,
 		UID: int64(e.UID), GID: int64(e.GID), Nlink: int64(e.Nlink), Inode: e.Inode, Rdev: int64(e.Rdev),
 		Atime: WritableTime(e.Atime), Mtime: WritableTime(e.Mtime), Ctime: WritableTime(e.Ctime)}
 	if !utf8.ValidString(e.Name) {
@@ -156,7 +156,7 @@ func FormatMode(m fs.FileMode) string {
 	return strconv.FormatUint(uint64(filemode.Perm(m)), 8)
 }
 
-// ParseMode reads them.
+// ParseMode reads permission bits as the API writes them.
 func ParseMode(s string) (fs.FileMode, error) {
 	n, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || n > 0o7777 {

@@ -23,57 +23,58 @@ const (
 func Check(answer any) error {
 	switch v := answer.(type) {
 	case *Server:
-		return v.check()
+		return v.checkFields()
 	case *Volume:
-		return v.check()
+		return v.checkFields()
 	case *VolumePage:
-		return checkPage(v.Next, v.Volumes, (*Volume).check)
+		return checkPage(v.Next, v.Volumes, (*Volume).checkFields)
 	case *EntryPage:
-		return checkPage(v.Next, v.Entries, (*Entry).checkListed)
+		return checkPage(v.Next, v.Entries, (*Entry).checkListedEntry)
 	case *AuditPage:
-		return checkPage(v.Next, v.Records, (*AuditRecord).check)
+		return checkPage(v.Next, v.Records, (*AuditRecord).checkFields)
 	case *Entry:
-		return v.check()
+		return v.checkFields()
 	case *Attachment:
-		return v.check()
+		return v.checkFields()
 	case *Attachments:
-		return each(v.Attachments, (*Attachment).check)
+		return checkEach(v.Attachments, (*Attachment).checkFields)
 	case *Session:
-		return v.check()
+		return v.checkFields()
 	case *Filesystem:
 		return checkToken("file system", v.ID)
 	case *Handle:
-		return firstError(checkToken("handle", v.ID), v.Entry.check())
+		return firstError(checkToken("handle", v.ID), v.Entry.checkFields())
 	case *Extent:
-		return within("extent", v.Start >= 0 && v.Start < v.End)
+		return checkInRange("extent", v.Start >= 0 && v.Start < v.End)
 	case *Written:
-		return within("size", v.Size >= 0)
+		return checkInRange("size", v.Size >= 0)
 	case *Appended:
-		return within("offset", v.Offset >= 0)
+		return checkInRange("offset", v.Offset >= 0)
 	case *Usage:
-		return v.check()
+		return v.checkFields()
 	case *XattrNames:
-		return v.check()
+		return v.checkFields()
 	case *Findings:
-		return each(v.Findings, (*Finding).check)
+		return checkEach(v.Findings, (*Finding).checkFields)
 	case *Key:
-		return v.check()
+		return v.checkFields()
 	case *Keys:
-		return each(v.Keys, (*Key).check)
+		return checkEach(v.Keys, (*Key).checkFields)
 	case *NewKey:
-		return firstError(v.Key.check(), checkSecret(v.Secret))
+		return firstError(v.Key.checkFields(), checkSecret(v.Secret))
 	case *Orgs:
-		return each(v.Orgs, func(org *string) error { return checkPrintable("organisation", *org) })
+		return checkEach(v.Orgs, func(org *string) error { return checkPrintable("organisation", *org) })
 	case *Event:
-		return v.check()
+		return v.checkFields()
 	case *ErrorBody:
-		return v.Error.check()
+		return v.Error.checkFields()
 	case *Outcome:
 		return nil
 	}
 	return fmt.Errorf("%T has no check", answer)
 }
 
+// firstError returns the first error that is not nil.
 func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
@@ -83,7 +84,8 @@ func firstError(errs ...error) error {
 	return nil
 }
 
-func each[T any](list []T, check func(*T) error) error {
+// checkEach checks the elements of a list up to the first error.
+func checkEach[T any](list []T, check func(*T) error) error {
 	for i := range list {
 		if err := check(&list[i]); err != nil {
 			return err
@@ -92,18 +94,19 @@ func each[T any](list []T, check func(*T) error) error {
 	return nil
 }
 
+// checkPage checks a page of a listing and the cursor of the next one.
 func checkPage[T any](next string, list []T, check func(*T) error) error {
 	if len(list) > MaxPageLen {
 		return fmt.Errorf("a page of %d; the most is %d", len(list), MaxPageLen)
 	}
-	if len(next) > maxCursorLen || strings.ContainsFunc(next, notVisible) {
+	if len(next) > maxCursorLen || strings.ContainsFunc(next, isNotVisibleASCII) {
 		return fmt.Errorf("a cursor that is too long, or has characters that no cursor has")
 	}
-	return each(list, check)
+	return checkEach(list, check)
 }
 
-// notVisible reports whether r is no visible character of ASCII.
-func notVisible(r rune) bool { return r <= ' ' || r > '~' }
+// isNotVisibleASCII reports whether r is a blank, a control character or not ASCII.
+func isNotVisibleASCII(r rune) bool { return r <= ' ' || r > '~' }
 
 // checkToken checks an id that becomes an element of a URL's path.
 func checkToken(what, s string) error {
@@ -113,7 +116,7 @@ func checkToken(what, s string) error {
 		ok = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
 	}
 	if !ok {
-		return fmt.Errorf("the id %q of a %s", clip(s), what)
+		return fmt.Errorf("the id %q of a %s", clipText(s), what)
 	}
 	return nil
 }
@@ -121,35 +124,40 @@ func checkToken(what, s string) error {
 // CheckInstance checks the header in which a server names its process.
 func CheckInstance(s string) error { return checkToken("process", s) }
 
-func optional(s string, check func(string) error) error {
+// checkOptional checks s unless it is empty.
+func checkOptional(s string, check func(string) error) error {
 	if s == "" {
 		return nil
 	}
 	return check(s)
 }
 
+// checkVolumeID checks the id of a volume, which becomes an element of a URL's path.
 func checkVolumeID(id string) error {
 	if !driver.IsID(id) {
-		return fmt.Errorf("the id %q of a volume", clip(id))
+		return fmt.Errorf("the id %q of a volume", clipText(id))
 	}
 	return nil
 }
 
+// checkPrintable checks a name that messages show.
 func checkPrintable(what, s string) error {
 	if s == "" || len(s) > driver.MaxElemLen || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return fmt.Errorf("the name %q of an %s", clip(s), what)
+		return fmt.Errorf("the name %q of an %s", clipText(s), what)
 	}
 	return nil
 }
 
+// checkSecret checks a key, which becomes a header.
 func checkSecret(s string) error {
-	if s == "" || len(s) > maxSecretLen || strings.ContainsFunc(s, notVisible) {
+	if s == "" || len(s) > maxSecretLen || strings.ContainsFunc(s, isNotVisibleASCII) {
 		return fmt.Errorf("a key that has characters that no key has")
 	}
 	return nil
 }
 
-func within(what string, ok bool) error {
+// checkInRange returns an error about what, a noun with "an", unless ok.
+func checkInRange(what string, ok bool) error {
 	if !ok {
 		return fmt.Errorf("an %s that cannot be", what)
 	}
@@ -166,65 +174,65 @@ func checkTimes(times ...time.Time) error {
 	return nil
 }
 
-// clipAll cuts texts for people.
-func clipAll(texts ...*string) {
+// clipTexts cuts texts for people.
+func clipTexts(texts ...*string) {
 	for _, s := range texts {
-		*s = clip(*s)
+		*s = clipText(*s)
 	}
 }
 
-func (s *Server) check() error {
-	clipAll(&s.KeyName, &s.Version, &s.Caps.Backend)
+func (s *Server) checkFields() error {
+	clipTexts(&s.KeyName, &s.Version, &s.Caps.Backend)
 	if s.Caps.Backend == "" {
-		return nil // it is no Vole server, which the caller says better
+		return nil // not a Vole server; the caller has a better message for that
 	}
 	if len(s.Scopes) > MaxPageLen {
 		return fmt.Errorf("%d scopes of a key", len(s.Scopes))
 	}
-	return firstError(optional(s.Org, func(o string) error { return checkPrintable("organisation", o) }),
-		optional(s.Key, func(k string) error { return checkToken("key", k) }), optional(s.Instance, CheckInstance))
+	return firstError(checkOptional(s.Org, func(o string) error { return checkPrintable("organisation", o) }),
+		checkOptional(s.Key, func(k string) error { return checkToken("key", k) }), checkOptional(s.Instance, CheckInstance))
 }
 
-func (v *Volume) check() error {
+func (v *Volume) checkFields() error {
 	if !v.Kind.Valid() {
-		return fmt.Errorf("a volume of the unknown kind %q", clip(string(v.Kind)))
+		return fmt.Errorf("a volume of the unknown kind %q", clipText(string(v.Kind)))
 	}
 	switch driver.State(v.State) {
 	case driver.StateCreating, driver.StateReady, driver.StateRemoving:
 	default:
-		return fmt.Errorf("a volume in the unknown state %q", clip(v.State))
+		return fmt.Errorf("a volume in the unknown state %q", clipText(v.State))
 	}
 	return firstError(checkVolumeID(v.ID), driver.ValidateName(v.Name), driver.Labels(v.Labels).Validate(), checkTimes(v.Created, v.Updated, v.LastUsed),
-		within("amount", v.Quota >= 0 && v.Capacity >= 0 && v.Used >= 0 && v.Generation >= 0))
+		checkInRange("amount", v.Quota >= 0 && v.Capacity >= 0 && v.Used >= 0 && v.Generation >= 0))
 }
 
-func (e *Entry) check() error {
+func (e *Entry) checkFields() error {
 	switch {
 	case !e.Type.Valid():
-		return fmt.Errorf("an entry of the unknown type %q", clip(string(e.Type)))
+		return fmt.Errorf("an entry of the unknown type %q", clipText(string(e.Type)))
 	case e.UID < 0 || e.UID > math.MaxUint32 || e.GID < 0 || e.GID > math.MaxUint32:
 		return fmt.Errorf("the owner %d:%d", e.UID, e.GID)
 	}
 	if _, err := ParseMode(e.Mode); err != nil {
-		return fmt.Errorf("the mode %q", clip(e.Mode))
+		return fmt.Errorf("the mode %q", clipText(e.Mode))
 	}
-	return firstError(within("amount", e.Size >= 0 && e.Allocated >= 0 && e.Nlink >= 0), checkTimes(e.Atime, e.Mtime, e.Ctime))
+	return firstError(checkInRange("amount", e.Size >= 0 && e.Allocated >= 0 && e.Nlink >= 0), checkTimes(e.Atime, e.Mtime, e.Ctime))
 }
 
-// checkListed checks an entry of a listing, whose name becomes an element of a path. The
-// name of one that was asked for by its path is not used.
-func (e *Entry) checkListed() error {
-	return firstError(driver.ValidateEntryName(e.Driver().Name), e.check())
+// checkListedEntry checks an entry of a listing, whose name becomes an element of a path. That of
+// a single entry is not used: the caller knows it from the path.
+func (e *Entry) checkListedEntry() error {
+	return firstError(driver.ValidateEntryName(e.Driver().Name), e.checkFields())
 }
 
-func (a *Attachment) check() error {
-	clipAll(&a.Holder, &a.Host)
+func (a *Attachment) checkFields() error {
+	clipTexts(&a.Holder, &a.Host)
 	token := func(s string) error { return checkToken("session", s) }
-	return firstError(checkToken("attachment", a.ID), optional(a.VolumeID, checkVolumeID), optional(a.Volume, driver.ValidateName),
-		optional(a.Session, token), within("amount", a.Pid >= 0), checkTimes(a.Since, a.Started))
+	return firstError(checkToken("attachment", a.ID), checkOptional(a.VolumeID, checkVolumeID), checkOptional(a.Volume, driver.ValidateName),
+		checkOptional(a.Session, token), checkInRange("amount", a.Pid >= 0), checkTimes(a.Since, a.Started))
 }
 
-func (s *Session) check() error {
+func (s *Session) checkFields() error {
 	if s.LeaseSeconds < minLease.Seconds() {
 		return fmt.Errorf("a lease of %v seconds", s.LeaseSeconds)
 	}
@@ -232,46 +240,46 @@ func (s *Session) check() error {
 	return checkToken("session", s.ID)
 }
 
-func (u *Usage) check() error {
-	u.Free = max(u.Free, 0) // of a volume over its quota
-	return within("amount", u.Total >= 0 && u.Used >= 0 && u.Files >= -1 && u.Allocated >= 0)
+func (u *Usage) checkFields() error {
+	u.Free = max(u.Free, 0) // negative for a volume over its quota
+	return checkInRange("amount", u.Total >= 0 && u.Used >= 0 && u.Files >= -1 && u.Allocated >= 0)
 }
 
-func (x *XattrNames) check() error {
+func (x *XattrNames) checkFields() error {
 	sum := 0
 	for _, n := range x.Names {
 		if sum += len(n); n == "" || len(n) > driver.MaxElemLen || strings.IndexByte(n, 0) >= 0 || sum > maxXattrNames {
-			return fmt.Errorf("the name %q of an attribute, or too many of them", clip(n))
+			return fmt.Errorf("the name %q of an attribute, or too many of them", clipText(n))
 		}
 	}
 	return nil
 }
 
-func (f *Finding) check() error {
-	clipAll(&f.Code, &f.Volume, &f.Path, &f.Detail)
+func (f *Finding) checkFields() error {
+	clipTexts(&f.Code, &f.Volume, &f.Path, &f.Detail)
 	return nil
 }
 
-func (k *Key) check() error {
-	clipAll(&k.Name, &k.CreatedBy, &k.Format)
-	return firstError(checkToken("key", k.ID), optional(k.Org, func(o string) error { return checkPrintable("organisation", o) }),
-		each(k.Volumes, func(id *string) error { return checkVolumeID(*id) }),
-		each(k.Scopes, func(s *Scope) error { return checkToken("scope", string(*s)) }), checkTimes(k.Created, k.Expires, k.LastUsed, k.Revoked))
+func (k *Key) checkFields() error {
+	clipTexts(&k.Name, &k.CreatedBy, &k.Format)
+	return firstError(checkToken("key", k.ID), checkOptional(k.Org, func(o string) error { return checkPrintable("organisation", o) }),
+		checkEach(k.Volumes, func(id *string) error { return checkVolumeID(*id) }),
+		checkEach(k.Scopes, func(s *Scope) error { return checkToken("scope", string(*s)) }), checkTimes(k.Created, k.Expires, k.LastUsed, k.Revoked))
 }
 
-func (r *AuditRecord) check() error {
-	clipAll(&r.Action, &r.Addr, &r.Detail, &r.Key, &r.KeyName, &r.Path, &r.RequestID, &r.Volume, &r.VolumeName, &r.Org)
+func (r *AuditRecord) checkFields() error {
+	clipTexts(&r.Action, &r.Addr, &r.Detail, &r.Key, &r.KeyName, &r.Path, &r.RequestID, &r.Volume, &r.VolumeName, &r.Org)
 	return checkTimes(r.At)
 }
 
-func (e *Event) check() error {
-	clipAll(&e.Type)
-	return firstError(optional(e.VolumeID, checkVolumeID), optional(e.Volume, driver.ValidateName), checkTimes(e.At))
+func (e *Event) checkFields() error {
+	clipTexts(&e.Type)
+	return firstError(checkOptional(e.VolumeID, checkVolumeID), checkOptional(e.Volume, driver.ValidateName), checkTimes(e.At))
 }
 
-// check makes the texts of an error fit for messages. A code that is none is removed, as
+// checkFields makes the texts of an error fit for messages. A code that is none is removed, as
 // if the answer were not of the API.
-func (e *Error) check() error {
+func (e *Error) checkFields() error {
 	if checkToken("code", e.Code) != nil {
 		e.Code = ""
 	}

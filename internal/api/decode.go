@@ -10,10 +10,10 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Bounds of an answer that a client holds in memory. A decoded value may take a hundred
-// times the bytes of its JSON, so that what is bounded is not bytes alone.
+// Bounds of a response that a client holds in memory. A decoded value may take a hundred times
+// the bytes of its JSON, so bytes are not the only bound.
 const (
-	maxAnswer     = 16 << 20
+	maxResponse   = 16 << 20
 	maxObjects    = 1 << 17 // of JSON, and arrays
 	maxValues     = 1 << 20 // of JSON in all
 	maxDepth      = 16      // of the schemas: 4
@@ -25,19 +25,18 @@ const (
 	maxXattrNames = 1 << 20 // bytes of the names of one file's attributes
 )
 
-// Decode reads an answer of a server into out, a pointer to one of the types of this
-// package, and checks what a client would use as a path, an address, a header, a size or
-// a time: a server may be hostile. What it reads and allocates is bounded. Errors match
-// driver.ErrUnavailable when the answer cannot be decoded, and driver.ErrCorrupt when it
-// has what no server sends.
+// Decode reads a server's response into out, a pointer to one of the types of this package, and
+// checks whatever a client would use as a path, an address, a header, a size or a time: a server
+// may be hostile. It reads and allocates a bounded amount. Errors match driver.ErrUnavailable if
+// the response cannot be decoded, and driver.ErrCorrupt if it has values that no server sends.
 func Decode(r io.Reader, out any) error {
-	body, rerr := io.ReadAll(io.LimitReader(r, maxAnswer+1))
-	err := checkJSON(body)
+	body, rerr := io.ReadAll(io.LimitReader(r, maxResponse+1))
+	err := checkJSONBounds(body)
 	if err == nil {
 		err = json.Unmarshal(body, out)
 	}
-	// A server that refuses a request before it has come may reset the connection behind
-	// its answer: what is whole counts.
+	// A server that refuses a request before all of it has arrived may reset the connection
+	// after its response, so an error of reading matters only if the JSON is not whole.
 	if err != nil && rerr != nil {
 		err = rerr
 	}
@@ -50,11 +49,11 @@ func Decode(r io.Reader, out any) error {
 	return nil
 }
 
-// checkJSON refuses a text that is too large, or whose values would take much more memory
+// checkJSONBounds refuses a text that is too large, or whose values would take much more memory
 // than it does. It does not check the syntax.
-func checkJSON(b []byte) error {
-	if len(b) > maxAnswer {
-		return fmt.Errorf("it is larger than %d MiB", maxAnswer>>20)
+func checkJSONBounds(b []byte) error {
+	if len(b) > maxResponse {
+		return fmt.Errorf("it is larger than %d MiB", maxResponse>>20)
 	}
 	objects, values, depth := 0, 0, 0
 	quoted := false
@@ -83,7 +82,7 @@ func checkJSON(b []byte) error {
 // PlainText makes a text from outside fit for a message: without control characters and
 // others that a terminal obeys, on one line, and not too long.
 func PlainText(s string) string {
-	s = clip(s)
+	s = clipText(s)
 	return strings.Map(func(r rune) rune {
 		switch {
 		case unicode.IsPrint(r):
@@ -95,8 +94,8 @@ func PlainText(s string) string {
 	}, strings.ToValidUTF8(s, "\ufffd"))
 }
 
-// clip cuts off what is too much of a text for people.
-func clip(s string) string {
+// clipText cuts a text for people to maxTextLen bytes.
+func clipText(s string) string {
 	if len(s) > maxTextLen {
 		return strings.ToValidUTF8(s[:maxTextLen], "") + "..."
 	}

@@ -13,16 +13,16 @@ import (
 // bytes. Ranges ascend. The last has the length 0, and the file's size as its offset.
 const sparseHeader = 16
 
-// SparseEncoder reads as a sparse body.
+// SparseEncoder is a reader of the sparse body of a file.
 type SparseEncoder struct {
 	ctx  context.Context
 	r    io.Reader
 	next func(ctx context.Context) (off, n int64, err error)
 	size int64
 
-	head []byte // what is left of a header
-	left int64  // of the present range
-	end  bool
+	head []byte // rest of the header that is being read
+	left int64  // bytes of the current range that are still to come
+	end  bool   // the last header was made
 }
 
 // NewSparseEncoder encodes a file of the given size whose data next and r give, as
@@ -31,6 +31,7 @@ func NewSparseEncoder(ctx context.Context, r io.Reader, size int64, next func(ct
 	return &SparseEncoder{ctx: ctx, r: r, next: next, size: size}
 }
 
+// Read implements io.Reader. A source that ends within a range is io.ErrUnexpectedEOF.
 func (e *SparseEncoder) Read(p []byte) (int, error) {
 	for len(p) > 0 {
 		switch {
@@ -69,15 +70,15 @@ func (e *SparseEncoder) Read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// SparseDecoder gives what a sparse body holds: NextData the ranges, Read the bytes of
-// the present one.
+// SparseDecoder decodes a sparse body: NextData returns its ranges, Read the bytes of the current
+// one. The body comes from a client and is checked.
 type SparseDecoder struct {
 	r    io.Reader
 	size int64
 
-	left int64
+	left int64 // bytes of the current range that were not read yet
 	last int64 // end of the last range
-	end  bool
+	end  bool  // the last header was read
 }
 
 // NewSparseDecoder decodes a body of a file of the given size.
@@ -85,7 +86,7 @@ func NewSparseDecoder(r io.Reader, size int64) *SparseDecoder {
 	return &SparseDecoder{r: r, size: size}
 }
 
-// NextData is for driver.WriteOptions.
+// NextData is a driver.WriteOptions.NextData. The current range must have been read whole.
 func (d *SparseDecoder) NextData(ctx context.Context) (off, n int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, 0, err
@@ -117,6 +118,7 @@ func (d *SparseDecoder) NextData(ctx context.Context) (off, n int64, err error) 
 	return off, n, nil
 }
 
+// Read reads from the current range, and returns io.EOF at its end.
 func (d *SparseDecoder) Read(p []byte) (int, error) {
 	if d.left == 0 {
 		return 0, io.EOF
