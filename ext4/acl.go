@@ -89,7 +89,7 @@ func encodeACL(list []aclEntry, version uint32) []byte {
 func aclDiskToSyscall(b []byte) ([]byte, error) {
 	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
-		return nil, corruptf("an access control list")
+		return nil, corruptf("an access control list is invalid")
 	}
 	return encodeACL(list, aclVersionSyscall), nil
 }
@@ -158,7 +158,7 @@ func (fs *FS) applyModeToACL(i *inode, mode uint16) error {
 	}
 	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
-		return corruptf("the access control list of inode %d", i.num)
+		return corruptf("the access control list of inode %d is invalid", i.num)
 	}
 	group := aclEntry{}
 	hasMask := false
@@ -200,7 +200,7 @@ func (fs *FS) inheritDefaultACL(dir, i *inode) error {
 	}
 	list, err := parseACL(b, aclVersionDisk)
 	if err != nil {
-		return corruptf("the access control list of inode %d", dir.num)
+		return corruptf("the access control list of inode %d is invalid", dir.num)
 	}
 	if i.isDir() {
 		if err := fs.setXattr(i, xattrDefaultACL, "", b); err != nil {

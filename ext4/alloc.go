@@ -56,7 +56,7 @@ func (fs *FS) claimBlocks(g uint32, s groupSpan) (run, error) {
 	}
 	free := d.freeBlocks()
 	if free < s.n || fs.counters.freeBlocks < uint64(s.n) {
-		return run{}, corruptf("the count of free blocks of group %d", g)
+		return run{}, corruptf("group %d counts a wrong number of free blocks", g)
 	}
 	setBits(bitmap, uint64(s.at), uint64(s.n))
 	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, free-s.n)
@@ -69,7 +69,7 @@ func (fs *FS) claimBlocks(g uint32, s groupSpan) (run, error) {
 // crash brings back the state in which they are in use.
 func (fs *FS) releaseBlocks(r run) error {
 	if r.start < fs.sb.firstBlock || r.start+uint64(r.n) > fs.sb.blocks {
-		return corruptf("blocks %d+%d are not in the image", r.start, r.n)
+		return corruptf("blocks %d+%d are outside the file system", r.start, r.n)
 	}
 	if fs.fastReplay != nil {
 		return fs.fastReplay.noteReleased(r)
@@ -83,7 +83,7 @@ func (fs *FS) releaseBlocks(r run) error {
 		}
 		for k := i; k < i+n; k++ {
 			if !testBit(bitmap, uint64(k)) {
-				return corruptf("block %d is free already", fs.sb.groupStart(g)+uint64(k))
+				return corruptf("block %d is freed twice", fs.sb.groupStart(g)+uint64(k))
 			}
 		}
 		clearBits(bitmap, uint64(i), uint64(n))
@@ -263,7 +263,7 @@ func (fs *FS) claimInodeInGroup(g uint32, dir bool) (uint32, error) {
 	m := freeMap{used: [4][]byte{bitmap}, len: fs.sb.inodesPerGroup}
 	i := m.nextBlock(first, false)
 	if i >= fs.sb.inodesPerGroup || fs.counters.freeInodes == 0 {
-		return 0, corruptf("the count of free inodes of group %d", g)
+		return 0, corruptf("group %d counts a wrong number of free inodes", g)
 	}
 	setBits(bitmap, uint64(i), 1)
 	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()-1)
@@ -298,7 +298,7 @@ func (fs *FS) freeInode(i *inode) error {
 		return err
 	}
 	if !testBit(bitmap, uint64(index)) {
-		return corruptf("inode %d is free already", i.num)
+		return corruptf("inode %d is freed twice", i.num)
 	}
 	clearBits(bitmap, uint64(index), 1)
 	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()+1)

@@ -40,7 +40,7 @@ const defaultCache = 32 << 20
 // blockCache holds blocks of metadata: all pinned ones, and the clean ones that were used
 // lately. Pinned are those whose newest version is not in place on the device.
 type blockCache struct {
-	mu         sync.RWMutex // guards what follows
+	mu         sync.RWMutex // guards the fields below
 	blocks     map[uint64]*block
 	cleanCount int // blocks that are not pinned
 	cleanLimit int // most of them
@@ -131,7 +131,7 @@ func (fs *FS) getBlock(n uint64) (*block, error) {
 		return b, nil
 	}
 	if n >= fs.sb.blocks {
-		return nil, corruptf("block %d of %d", n, fs.sb.blocks)
+		return nil, corruptf("block %d does not exist: there are %d", n, fs.sb.blocks)
 	}
 	data := make([]byte, fs.sb.blockSize)
 	if err := fs.readBlockUncached(n, data); err != nil {

@@ -41,7 +41,7 @@ func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
 	per := uint64(fs.sb.blockSize / 4)
 	for k := 1; k <= depth; k++ {
 		if at == 0 {
-			// Nothing beneath: the hole reaches to the end of what this pointer covers.
+			// The hole reaches to the end of the range that this null pointer covers.
 			span := uint64(1)
 			for range depth - k + 1 {
 				span *= per
@@ -62,7 +62,7 @@ func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
 	e := extent{logical: l, n: 1, start: at}
 	if at != 0 {
 		if at < fs.sb.firstBlock || at >= fs.sb.blocks {
-			return extent{}, corruptf("the block map of inode %d", i.num)
+			return extent{}, corruptf("the block map of inode %d is invalid", i.num)
 		}
 	}
 	for k := first + 1; k < last; k++ {
@@ -78,7 +78,7 @@ func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
 // readPointerBlock returns an indirect block of an inode.
 func (fs *FS) readPointerBlock(i *inode, at uint64) ([]byte, error) {
 	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
-		return nil, corruptf("the block map of inode %d", i.num)
+		return nil, corruptf("the block map of inode %d is invalid", i.num)
 	}
 	b, err := fs.getBlock(at)
 	if err != nil {
@@ -116,7 +116,7 @@ func (fs *FS) eachPointerBlock(i *inode, f func(at uint64) error) error {
 			return nil
 		}
 		if budget--; budget < 0 {
-			return corruptf("the block map of inode %d", i.num)
+			return corruptf("the block map of inode %d is invalid", i.num)
 		}
 		b, err := fs.readPointerBlock(i, at)
 		if err != nil {

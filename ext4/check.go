@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// What kind of inconsistency a [Problem] is: its Code, which does not change.
+// Values of [Problem].Code. They are stable.
 const (
 	ProblemErrors       = "errors-recorded"   // Linux found errors before
 	ProblemSuper        = "super"             // the superblock
@@ -35,17 +35,17 @@ const (
 	ProblemDirSum       = "directory-sum"     // the checksum of a block of a directory
 	ProblemDirDots      = "directory-dots"    // the entries . and ..
 	ProblemName         = "name"              // a name that cannot be
-	ProblemNameTwice    = "name-twice"        // a name that is there twice
+	ProblemNameTwice    = "name-twice"        // a name that occurs twice
 	ProblemEntryInode   = "entry-inode"       // an entry that leads to an inode that is not in use
 	ProblemEntryType    = "entry-type"        // an entry that has another type than its inode
 	ProblemIndex        = "index"             // the index of a directory
 	ProblemTwoParents   = "directory-parents" // a directory with two names
 	ProblemUnreachable  = "unreachable"       // an inode without a name, or a loop of directories
 	ProblemLinks        = "links"             // the count of links
-	ProblemBlockFree    = "block-unmarked"    // blocks in use that a bitmap calls free
-	ProblemBlockLeaked  = "block-leaked"      // blocks that a bitmap calls in use, and nobody uses
-	ProblemInodeFree    = "inode-unmarked"    // inodes in use that a bitmap calls free
-	ProblemInodeLeaked  = "inode-leaked"      // inodes that a bitmap calls in use, and are not
+	ProblemBlockFree    = "block-unmarked"    // used blocks that a bitmap marks as free
+	ProblemBlockLeaked  = "block-leaked"      // unused blocks that a bitmap marks as used
+	ProblemInodeFree    = "inode-unmarked"    // used inodes that a bitmap marks as free
+	ProblemInodeLeaked  = "inode-leaked"      // unused inodes that a bitmap marks as used
 	ProblemBitmapSum    = "bitmap-checksum"   // the checksum of a bitmap
 	ProblemBitmapEnd    = "bitmap-padding"    // bits of a bitmap that stand for nothing
 	ProblemGroupCount   = "group-count"       // the counts in a group descriptor
@@ -59,8 +59,8 @@ const (
 
 // Problem is one inconsistency of a file system.
 type Problem struct {
-	Code   string // what it is, one of the constants
-	Inode  uint32 // what it is about; 0: no inode
+	Code   string // one of the constants
+	Inode  uint32 // 0: no inode
 	Block  uint64 // 0: no block
 	Group  int64  // -1: no group
 	Detail string // for people
@@ -131,7 +131,7 @@ func Check(ctx context.Context, dev Device, opts CheckOptions, report func(Probl
 	}
 	c := newChecker(ctx, fs, report)
 	if fromBackup {
-		c.reportSuper(ProblemSuper, "the superblock is damaged; a copy of it was used")
+		c.reportSuper(ProblemSuper, "the superblock is damaged; a backup was used")
 	}
 	for _, pass := range []func(){
 		c.checkSuperblock, c.checkDescriptors, c.claimFixedMetadata, c.checkMMPBlock, c.readOrphanLists, c.checkJournal,

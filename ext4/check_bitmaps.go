@@ -27,10 +27,10 @@ func (c *checker) checkBitmaps() {
 		return // Linux writes the counts of the superblock only when it unmounts
 	}
 	if n := sb.splitCount(sbFreeBlocksLo, sbFreeBlocksHi); n != total.blocks*uint64(sb.clusterBlocks) {
-		c.reportHarmless(ProblemSuperCount, 0, -1, "counts %d free blocks, and there are %d clusters", n, total.blocks)
+		c.reportHarmless(ProblemSuperCount, 0, -1, "counts %d free blocks, but has %d free clusters", n, total.blocks)
 	}
 	if n := uint64(le.Uint32(sb.raw[sbFreeInodes:])); n != total.inodes {
-		c.reportHarmless(ProblemSuperCount, 0, -1, "counts %d free inodes, and there are %d", n, total.inodes)
+		c.reportHarmless(ProblemSuperCount, 0, -1, "counts %d free inodes, but has %d", n, total.inodes)
 	}
 }
 
@@ -55,14 +55,14 @@ func (c *checker) readDiskBitmap(g uint32, d groupDesc, inodes bool, n uint32, m
 			sum &= 0xffff
 		}
 		if sum != d.splitCount(lo, hi) {
-			c.reportGroup(ProblemBitmapSum, g, "checksum of the %s", what)
+			c.reportGroup(ProblemBitmapSum, g, "the %s has a wrong checksum", what)
 		}
 	}
 	for i := n; i < uint32(len(b))*8; i++ {
 		if i%8 == 0 && b[i/8] == 0xff {
 			i += 7
 		} else if !testBit(b, uint64(i)) {
-			c.reportGroup(ProblemBitmapEnd, g, "bit %d of the %s", i, what)
+			c.reportGroup(ProblemBitmapEnd, g, "padding bit %d of the %s is not set", i, what)
 			break
 		}
 	}
@@ -121,14 +121,14 @@ func (c *checker) checkBlockBitmap(g uint32, d groupDesc, found, disk []byte, to
 	free := c.compareBitmaps(g, found, disk, n, func(inUse bool, first, count uint32) {
 		at := c.sb.groupStart(g) + uint64(first)*uint64(k)
 		if inUse {
-			c.reportProblem(Problem{Code: ProblemBlockFree, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are in use, and free in the bitmap")})
+			c.reportProblem(Problem{Code: ProblemBlockFree, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are used, but free in the bitmap")})
 		} else {
-			c.reportProblem(Problem{Code: ProblemBlockLeaked, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are not in use, but in the bitmap")})
+			c.reportProblem(Problem{Code: ProblemBlockLeaked, Block: at, Group: int64(g), Detail: fmt.Sprint(count, " ", "clusters are unused, but not free in the bitmap")})
 		}
 	})
 	total.blocks += uint64(free)
 	if d.freeBlocks() != free {
-		c.reportGroup(ProblemGroupCount, g, "counts %d free clusters, and there are %d", d.freeBlocks(), free)
+		c.reportGroup(ProblemGroupCount, g, "counts %d free clusters, but has %d", d.freeBlocks(), free)
 	}
 }
 
@@ -157,15 +157,15 @@ func (c *checker) checkInodeBitmap(g uint32, d groupDesc, found, disk []byte, to
 		return
 	}
 	free := c.compareBitmaps(g, found, disk, n, func(inUse bool, i, count uint32) {
-		code, text := ProblemInodeLeaked, "inodes are not in use, but in the bitmap"
+		code, text := ProblemInodeLeaked, "inodes are unused, but not free in the bitmap"
 		if inUse {
-			code, text = ProblemInodeFree, "inodes are in use, and free in the bitmap"
+			code, text = ProblemInodeFree, "inodes are used, but free in the bitmap"
 		}
 		c.reportProblem(Problem{Code: code, Inode: first + i, Group: int64(g), Detail: fmt.Sprint(count, " ", text)})
 	})
 	total.inodes += uint64(free)
 	if d.freeInodes() != free || d.usedDirs() != dirs {
-		c.reportGroup(ProblemGroupCount, g, "counts %d free inodes and %d directories, and there are %d and %d",
+		c.reportGroup(ProblemGroupCount, g, "counts %d free inodes and %d directories, but has %d and %d",
 			d.freeInodes(), d.usedDirs(), free, dirs)
 	}
 }

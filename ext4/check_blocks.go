@@ -11,7 +11,7 @@ type mappingState struct {
 	clusters uint64 // in use, those of the mapping itself included
 	next     uint64 // first logical block that was not mapped yet
 	last     int64  // last logical block that is mapped
-	lastInit int64  // likewise, without those that read as zeros
+	lastInit int64  // last logical block that is mapped by a written extent
 	prev     uint64 // last block
 	unsound  bool   // the mapping is not sound
 }
@@ -30,7 +30,7 @@ func (c *checker) claimFileBlocks(m *mappingState, at, n uint64) bool {
 	k, twice := c.usedClusters.claimRange(a, b-a+1)
 	if twice {
 		m.unsound = true
-		c.reportBlock(ProblemShared, m.i.num, k*uint64(c.sb.clusterBlocks)+c.sb.firstBlock, "is in use elsewhere too")
+		c.reportBlock(ProblemShared, m.i.num, k*uint64(c.sb.clusterBlocks)+c.sb.firstBlock, "has another owner too")
 	}
 	return !twice
 }
@@ -44,13 +44,13 @@ func (c *checker) claimDataBlocks(m *mappingState, logical, at, n uint64) {
 		return
 	}
 	if (at-c.sb.firstBlock)%k != logical%k {
-		m.reportMapping(c, ProblemMapping, "block %d lies elsewhere in its cluster than block %d of the file", at, logical)
+		m.reportMapping(c, ProblemMapping, "block %d has another offset in its cluster than block %d of the file", at, logical)
 	}
 	if m.prev != 0 && c.clusterOf(m.prev) == c.clusterOf(at) {
 		skip := min(n, k-(at-c.sb.firstBlock)%k)
 		at, n = at+skip, n-skip
 	} else if m.prev != 0 && logical%k != 0 && uint64(m.last)/k == logical/k {
-		m.reportMapping(c, ProblemMapping, "a cluster of the file in two places")
+		m.reportMapping(c, ProblemMapping, "a cluster of the file lies in two places")
 	}
 	if n > 0 {
 		c.claimFileBlocks(m, at, n)
@@ -97,11 +97,11 @@ func (c *checker) checkContent(i *inode, s *inodeState, more uint64) {
 		m.lastInit = m.last
 	}
 	if i.hasFlag(flagIndexed) && !i.isDir() {
-		c.reportInode(ProblemInode, i.num, "an index, but no directory")
+		c.reportInode(ProblemInode, i.num, "has an index, but is not a directory")
 	}
 	c.checkFileSize(m)
 	if want, got := m.clusters*uint64(c.sb.clusterBlocks), c.statedStorage(i); want*uint64(c.sb.blockSize) != got {
-		c.reportInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage and has %d", got, want*uint64(c.sb.blockSize))
+		c.reportInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage, but has %d", got, want*uint64(c.sb.blockSize))
 	}
 	if i.fileType() == typeSymlink && !m.unsound {
 		c.checkSymlink(i)
@@ -129,7 +129,7 @@ func (c *checker) checkFileSize(m *mappingState) {
 	size := uint64(i.size())
 	bad := func(why string) {
 		m.unsound = m.unsound || i.isDir()
-		c.reportInode(ProblemInodeSize, i.num, "%d bytes, %d blocks mapped: %s", size, m.last+1, why)
+		c.reportInode(ProblemInodeSize, i.num, "%d bytes, but %d blocks mapped: %s", size, m.last+1, why)
 	}
 	switch {
 	case i.isDir() && i.hasFlag(flagInline) && c.sb.incompat&incompatInlineData != 0:
@@ -140,14 +140,14 @@ func (c *checker) checkFileSize(m *mappingState) {
 		}
 		have := uint64(m.last + 1)
 		if size%bs != 0 || size/bs > have || have-size/bs > uint64(c.sb.raw[0xcd]) {
-			bad("a directory is as long as its blocks")
+			bad("the size of a directory must be that of its blocks")
 		}
 		c.hasLargeDir = c.hasLargeDir || size >= 1<<31
 	case i.fileType() == typeSymlink:
 		return
 	case m.lastInit >= 0 && size < uint64(m.lastInit)*bs && !i.hasFlag(flagVerity):
 		if _, orphan := c.orphans[i.num]; !orphan {
-			bad("there is content behind the end")
+			bad("there is content beyond the end")
 		}
 	case i.hasFlag(flagExtents) && size > 1<<32*bs-1, !i.hasFlag(flagExtents) && size > c.maxBlockMapSize():
 		bad("too long")
@@ -165,7 +165,7 @@ func (c *checker) maxBlockMapSize() uint64 {
 func (c *checker) checkExtentTree(m *mappingState) {
 	n := extentNode(m.i.blockArea())
 	if !c.validExtentHeader(n) || n.treeDepth() > maxDepth {
-		m.reportMapping(c, ProblemMapping, "the root of the extents")
+		m.reportMapping(c, ProblemMapping, "the root of the extent tree is invalid")
 		return
 	}
 	c.checkExtentNode(m, n, n.treeDepth(), 0, maxLogical+1)
@@ -192,11 +192,11 @@ func (c *checker) checkExtentNode(m *mappingState, n extentNode, depth int, from
 		switch {
 		case !c.containsBlocks(at, 1):
 			m.unsound = true
-			c.reportBlock(ProblemOutside, m.i.num, at, "a node of the extents")
+			c.reportBlock(ProblemOutside, m.i.num, at, "a node of the extent tree lies there")
 		case key < m.next || key < from || key >= limit:
-			m.reportMapping(c, ProblemMapping, "a node of the extents for block %d is out of order", key)
+			m.reportMapping(c, ProblemMapping, "the extent tree node of block %d is out of order", key)
 		case !c.claimFileBlocks(m, at, 1):
-			// Each node is looked at once, whatever the tree says.
+			// Reported. Each node is checked once, so damaged trees cannot cause loops.
 		default:
 			c.checkExtentChild(m, at, depth-1, key, limit)
 		}
@@ -210,20 +210,20 @@ func (c *checker) checkExtentChild(m *mappingState, at uint64, depth int, key, l
 	if b == nil {
 		return
 	}
-	n := extentNode(bytes.Clone(b)) // it may leave the cache meanwhile
+	n := extentNode(bytes.Clone(b)) // the block may be evicted before the end
 	if !c.validExtentHeader(n) || n.treeDepth() != depth || n.entryCount() == 0 {
 		m.unsound = true
-		c.reportBlock(ProblemMapping, m.i.num, at, "the header of a node of the extents")
+		c.reportBlock(ProblemMapping, m.i.num, at, "the header of an extent tree node is invalid")
 		return
 	}
 	if c.sb.metadataCsum {
 		end := extentHeaderLen + extentEntryLen*n.maxEntries()
 		if end+4 > len(n) || ownedBlockChecksum(c.sb.csumSeed, m.i.num, m.i.generation(), n[:end]) != le.Uint32(n[end:]) {
-			c.reportBlock(ProblemMapSum, m.i.num, at, "checksum of a node of the extents")
+			c.reportBlock(ProblemMapSum, m.i.num, at, "an extent tree node has a wrong checksum")
 		}
 	}
 	if uint64(n.firstLogical(0)) != key {
-		c.reportBlock(ProblemMapping, m.i.num, at, "a node of the extents begins with block %d, not %d", n.firstLogical(0), key)
+		c.reportBlock(ProblemMapping, m.i.num, at, "an extent tree node begins with block %d, not %d", n.firstLogical(0), key)
 	}
 	c.checkExtentNode(m, n, depth, key, limit)
 }
@@ -243,12 +243,12 @@ func (c *checker) checkExtent(m *mappingState, e extent, from, to uint64) {
 		m.reportMapping(c, ProblemMapping, "the extent of block %d overlaps another or is out of order", e.logical)
 		return
 	case m.i.isDir() && e.unwritten:
-		m.reportMapping(c, ProblemDir, "block %d was never written", e.logical)
+		m.reportMapping(c, ProblemDir, "block %d is unwritten", e.logical)
 	case m.i.isDir() && uint64(e.logical) > uint64(m.last+1):
 		m.reportMapping(c, ProblemDir, "a hole before block %d", e.logical)
 	case from > 0 && !e.unwritten && e.endBlock() > eof && !m.i.hasFlag(flagVerity) && m.i.isRegular():
 		if _, orphan := c.orphans[m.i.num]; !orphan {
-			c.reportInode(ProblemInodeSize, m.i.num, "content behind the end, in block %d", e.endBlock()-1)
+			c.reportInode(ProblemInodeSize, m.i.num, "content beyond the end, in block %d", e.endBlock()-1)
 		}
 	}
 	c.checkDirLength(m, e.endBlock())

@@ -89,11 +89,11 @@ func (d *dirCheck) checkBlock(l uint32, at uint64, b []byte) {
 func (d *dirCheck) checkTailChecksum(at uint64, b []byte) {
 	t := b[len(b)-dirTailLen:]
 	if le.Uint32(t) != 0 || le.Uint16(t[4:]) != dirTailLen || t[6] != 0 || t[7] != 0xde {
-		d.reportBlock(ProblemDirSum, at, "there is no checksum")
+		d.reportBlock(ProblemDirSum, at, "the checksum is missing")
 		return
 	}
 	if ownedBlockChecksum(d.c.sb.csumSeed, d.dir.num, d.dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
-		d.reportBlock(ProblemDirSum, at, "checksum")
+		d.reportBlock(ProblemDirSum, at, "wrong checksum")
 	}
 }
 
@@ -109,7 +109,7 @@ func (d *dirCheck) checkEntries(l uint32, at uint64, b []byte, end int, kind blo
 	for off, n := 0, 0; off < end && d.c.err == nil; n++ {
 		e, ok := d.parseEntry(b, off, end)
 		if !ok {
-			d.reportBlock(ProblemDir, at, "the entry at %d", off)
+			d.reportBlock(ProblemDir, at, "the entry at offset %d is invalid", off)
 			return
 		}
 		switch {
@@ -125,10 +125,10 @@ func (d *dirCheck) checkEntries(l uint32, at uint64, b []byte, end int, kind blo
 		}
 		off += e.len
 		if l == 0 && n == 1 && kind == rootBlock {
-			return // what follows is the index
+			return // the index follows
 		}
 		if l == 0 && off >= end && n == 0 {
-			d.reportBlock(ProblemDirDots, at, "there is no entry ..")
+			d.reportBlock(ProblemDirDots, at, "the entry .. is missing")
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (d *dirCheck) checkDotEntry(at uint64, e dirent, b []byte, parent bool) {
 		want = ".."
 	}
 	if e.ino == 0 || string(e.name) != want || b[e.off+entryHeaderLen+len(want)] != 0 {
-		d.reportBlock(ProblemDirDots, at, "there is no entry %s", want)
+		d.reportBlock(ProblemDirDots, at, "the entry %s is missing", want)
 		if e.ino != 0 && !isDotName(string(e.name)) {
 			d.checkEntry(at, e, map[string]struct{}{})
 		}
@@ -187,7 +187,7 @@ func (d *dirCheck) countName(at uint64, e dirent) *inodeState {
 	}
 	s := d.c.stateOfInode(e.ino)
 	if s == nil {
-		d.reportBlock(ProblemEntryInode, at, "%q leads to inode %d, which is not in use", e.name, e.ino)
+		d.reportBlock(ProblemEntryInode, at, "%q leads to inode %d, which is unused", e.name, e.ino)
 		return nil
 	}
 	s.names = min(s.names, 1<<16-2) + 1
@@ -216,7 +216,7 @@ func (d *dirCheck) checkEntry(at uint64, e dirent, here map[string]struct{}) {
 		d.reportBlock(ProblemName, at, "inode %d has an empty name", e.ino)
 		return
 	case isDotName(string(e.name)) && !d.dir.hasFlag(flagEncrypted):
-		d.reportBlock(ProblemDirDots, at, "another entry %s", e.name)
+		d.reportBlock(ProblemDirDots, at, "the entry %s occurs again", e.name)
 		return
 	case invalidEntryName(e.name) && !d.dir.hasFlag(flagEncrypted):
 		d.reportBlock(ProblemName, at, "%q", e.name)
@@ -277,7 +277,7 @@ func (d *dirCheck) checkInlineEntries() {
 		for off := 0; off < len(part) && d.c.err == nil; {
 			e, ok := d.parseEntry(part, off, len(part))
 			if !ok {
-				d.reportBlock(ProblemDir, 0, "the entry at %d", off)
+				d.reportBlock(ProblemDir, 0, "the entry at offset %d is invalid", off)
 				break
 			}
 			if e.ino != 0 {

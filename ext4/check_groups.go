@@ -24,8 +24,8 @@ func (c *checker) checkDescriptors() {
 	sb := c.sb
 	for g := uint32(0); g < sb.groups && !c.shouldStop(); g++ {
 		if n, _ := sb.locateGroupDesc(g); !c.containsBlocks(n, 1) {
-			c.reportGroup(ProblemDesc, g, "there is no place for its descriptor")
-			c.err = corruptf("there is no place for the descriptor of group %d", g)
+			c.reportGroup(ProblemDesc, g, "its descriptor lies outside the file system")
+			c.err = corruptf("the descriptor of group %d lies outside the file system", g)
 			return
 		}
 		d := c.readGroupDesc(g)
@@ -34,7 +34,7 @@ func (c *checker) checkDescriptors() {
 		}
 		sum := le.Uint16(d[gdChecksum:])
 		if sb.metadataCsum && descChecksum(sb.csumSeed, g, d) != sum || !sb.metadataCsum && c.hasGroupChecksums() && c.fs.crc16DescChecksum(g, d) != sum {
-			c.reportGroup(ProblemDescChecksum, g, "checksum")
+			c.reportGroup(ProblemDescChecksum, g, "wrong checksum")
 		}
 		c.checkMetadataAreas(g, d)
 		if f := d.flags() & (groupBlockUninit | groupInodeUninit); !c.hasGroupChecksums() && (f != 0 || d.unusedInodes() != 0) {
@@ -95,7 +95,7 @@ func (c *checker) claimFixedMetadata() {
 		}
 	}
 	if at := le.Uint64(sb.raw[sbMMPBlock:]); sb.incompat&incompatMMP != 0 && c.containsBlocks(at, 1) {
-		c.claimMetadataArea(0, metadataArea{at, 1, "block against mounting twice"})
+		c.claimMetadataArea(0, metadataArea{at, 1, "MMP block"})
 	}
 	for g := uint32(0); g < sb.groups && !c.shouldStop(); g++ {
 		d := c.readGroupDesc(g)
@@ -115,7 +115,7 @@ func (c *checker) claimMetadataArea(g uint32, p metadataArea) {
 		return
 	}
 	if at, twice := c.fixedMetadata.claimRange(p.at-c.sb.firstBlock, p.n); twice {
-		c.reportProblem(Problem{Code: ProblemOverlap, Block: at + c.sb.firstBlock, Group: int64(g), Detail: "in the " + p.what})
+		c.reportProblem(Problem{Code: ProblemOverlap, Block: at + c.sb.firstBlock, Group: int64(g), Detail: "overlaps the " + p.what})
 	}
 }
 

@@ -36,7 +36,7 @@ func (d *dirCheck) startIndexCheck(blocks uint32) {
 	}
 	c := d.c
 	if c.sb.compat&compatDirIndex == 0 {
-		d.reportBlock(ProblemIndex, 0, "an index without dir_index")
+		d.reportBlock(ProblemIndex, 0, "has an index without the feature dir_index")
 		return
 	}
 	if !c.chargeMemory(int(blocks) * 24) {
@@ -75,19 +75,19 @@ func (x *indexCheck) checkIndexNode(l uint32, at uint64, b []byte) {
 		x.version, x.levels = info[4], int(info[6])
 		if le.Uint32(info) != 0 || info[5] != dxRootEntries-dxRootInfo || info[7]&1 != 0 ||
 			x.version > hashTEA && !(x.version == hashSip && x.d.dir.hasFlag(flagCasefold)) || x.levels > 2 {
-			x.reportIndex("the root has hash %d and %d levels", x.version, x.levels)
+			x.reportIndex("the index root has hash function %d and %d levels", x.version, x.levels)
 			return
 		}
 		x.d.c.hasLargeDir = x.d.c.hasLargeDir || x.levels > 1
 	}
 	n := dxNode(b[dxEntriesOffset(l):])
 	if n.entryLimit() != x.expectedLimit(l) || n.entryCount() > n.entryLimit() || n.entryCount() == 0 {
-		x.reportIndex("the node at block %d has %d entries and room for %d", l, n.entryCount(), n.entryLimit())
+		x.reportIndex("the index node at block %d has %d entries, with room for %d", l, n.entryCount(), n.entryLimit())
 		return
 	}
 	if x.d.c.sb.metadataCsum {
 		if sum, end := x.d.c.fs.indexChecksum(x.d.dir, l, b); sum != le.Uint32(b[end+4:]) {
-			x.d.reportBlock(ProblemDirSum, at, "checksum of the index")
+			x.d.reportBlock(ProblemDirSum, at, "an index node has a wrong checksum")
 		}
 	}
 	for k := range n.entryCount() {
@@ -103,15 +103,15 @@ func (x *indexCheck) checkIndexEntry(l uint32, n dxNode, k int) {
 	}
 	child := n.childBlock(k)
 	if child == 0 || child >= uint32(len(x.blocks)) {
-		x.reportIndex("the node at block %d leads to block %d", l, child)
+		x.reportIndex("the index node at block %d leads to block %d", l, child)
 		return
 	}
 	if k > 0 && to < from {
-		x.reportIndex("the hashes in the node at block %d are not in order", l)
+		x.reportIndex("the hashes in the index node at block %d are out of order", l)
 	}
 	b := &x.blocks[child]
 	if b.refs > 0 {
-		x.reportIndex("two entries lead to block %d", child)
+		x.reportIndex("two index entries lead to block %d", child)
 		return
 	}
 	b.refs, b.parent, b.from, b.to = 1, l, from, to
@@ -137,7 +137,7 @@ func (x *indexCheck) checkHashRanges() {
 		b := &x.blocks[l]
 		switch {
 		case b.refs == 0:
-			x.reportIndex("nothing leads to block %d", l)
+			x.reportIndex("no index entry leads to block %d", l)
 		case b.kind == leafBlock && x.blockDepth(uint32(l)) != x.levels+1:
 			x.reportIndex("block %d is %d levels deep, not %d", l, x.blockDepth(uint32(l)), x.levels+1)
 		case b.kind == nodeBlock && x.blockDepth(uint32(l)) > x.levels:

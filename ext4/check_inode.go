@@ -5,7 +5,7 @@ import "time"
 const (
 	badBlocksInode  = 1
 	bootLoaderInode = 5
-	inFaddr         = 0x70 // of a fragment, which nobody ever had
+	inFaddr         = 0x70 // fragment address: never used
 	inVersion       = 0x24
 	flagImagic      = 0x2000
 )
@@ -37,10 +37,10 @@ func (c *checker) checkInodes() {
 		c.checkInodeTable(g, d.inodeTable(), n, buf)
 	}
 	if c.hasLargeFile && c.sb.roCompat&roLargeFile == 0 {
-		c.reportSuper(ProblemFeatures, "files of 2 GiB and more without large_file")
+		c.reportSuper(ProblemFeatures, "there are files of 2 GiB or more without the feature large_file")
 	}
 	if c.hasLargeDir && c.sb.incompat&incompatLargeDir == 0 {
-		c.reportSuper(ProblemFeatures, "directories of 2 GiB or with deep indexes without large_dir")
+		c.reportSuper(ProblemFeatures, "there are directories of 2 GiB, or with deep indexes, without the feature large_dir")
 	}
 }
 
@@ -63,13 +63,13 @@ func (c *checker) checkInodeTable(g uint32, table uint64, n uint32, buf []byte) 
 // checkInode checks one inode, in use or not.
 func (c *checker) checkInode(i *inode) {
 	if c.sb.metadataCsum && !verifyInodeChecksum(c.sb.csumSeed, i.num, i.raw) && !isAllZero(i.raw[:oldInodeSize]) {
-		c.reportInode(ProblemInodeSum, i.num, "checksum")
+		c.reportInode(ProblemInodeSum, i.num, "wrong checksum")
 	}
 	_, orphan := c.orphans[i.num]
 	if dtime := le.Uint32(i.raw[inDtime:]); dtime != 0 && !orphan && dtime < c.sb.inodes && c.dtimeMustBeOrphanLink() {
-		c.reportInode(ProblemDeleted, i.num, "was deleted at %d, which is in no list of orphans", dtime)
+		c.reportInode(ProblemDeleted, i.num, "has the deletion time %d, which is an orphan link, but is not in the orphan list", dtime)
 	} else if dtime != 0 && i.linkCount() != 0 && !orphan && (i.num == rootInode || i.num >= c.sb.firstUserInode) {
-		c.reportInode(ProblemDeleted, i.num, "is in use and was deleted at %v", time.Unix(int64(dtime), 0).UTC())
+		c.reportInode(ProblemDeleted, i.num, "is used, but was deleted at %v", time.Unix(int64(dtime), 0).UTC())
 	}
 	if c.checkReservedInode(i) {
 		return
@@ -117,7 +117,7 @@ func (c *checker) dtimeMustBeOrphanLink() bool {
 func (c *checker) checkReservedInode(i *inode) bool {
 	if i.num == rootInode || i.num >= c.sb.firstUserInode {
 		if i.num == rootInode && !i.isDir() {
-			c.reportInode(ProblemRoot, i.num, "is no directory")
+			c.reportInode(ProblemRoot, i.num, "is not a directory")
 		}
 		return false
 	}
@@ -138,10 +138,10 @@ func (c *checker) checkReservedInode(i *inode) bool {
 		wantMode = i.fileType()
 	}
 	if system && i.fileType() != wantMode || !system && i.mode() != 0 && i.fileType() != wantMode {
-		c.reportInode(ProblemInodeMode, i.num, "reserved inode of mode %#o", i.mode())
+		c.reportInode(ProblemInodeMode, i.num, "is a reserved inode of mode %#o", i.mode())
 	}
 	if (i.num == journalInode || i.num == 3 || i.num == 4) && !system && (i.linkCount() != 0 || le.Uint32(i.raw[inBlocksLo:]) != 0 || le.Uint32(i.blockArea()) != 0) {
-		c.reportInode(ProblemInode, i.num, "is in use without its feature")
+		c.reportInode(ProblemInode, i.num, "is used without its feature")
 	}
 	if i.num == resizeInode {
 		c.checkResizeInode(i)
@@ -168,42 +168,42 @@ func (c *checker) checkInodeFields(i *inode, s *inodeState) {
 		bad(ProblemInodeMode, "mode %#o", i.mode())
 	}
 	if le.Uint32(i.raw[inFaddr:]) != 0 {
-		bad(ProblemInode, "has a fragment")
+		bad(ProblemInode, "has a fragment address")
 	}
 	if i.isDir() && le.Uint32(i.raw[inSizeHi:]) != 0 && c.sb.incompat&incompatLargeDir == 0 {
-		bad(ProblemInodeSize, "a directory of %d bytes", uint64(i.size()))
+		bad(ProblemInodeSize, "is a directory of %d bytes", uint64(i.size()))
 	}
 	if c.sb.incompat&incompat64bit == 0 && le.Uint16(i.raw[inFileACLHi:]) != 0 {
-		bad(ProblemXattr, "block of attributes %d", i.xattrBlock())
+		bad(ProblemXattr, "has attribute block %d", i.xattrBlock())
 	}
 	if c.sb.roCompat&roHugeFile == 0 && le.Uint16(i.raw[inBlocksHi:]) != 0 {
-		bad(ProblemInodeBlocks, "needs huge_file")
+		bad(ProblemInodeBlocks, "needs the feature huge_file")
 	}
 	if i.hasFlag(flagImagic) && c.sb.compat&compatImagicInodes == 0 {
 		bad(ProblemInode, "flags %#x", i.flags())
 	}
 	if i.hasFlag(flagCasefold) && (!i.isDir() || c.sb.incompat&incompatCasefold == 0) {
-		bad(ProblemInode, "is casefolded, and no directory or without the feature")
+		bad(ProblemInode, "is casefolded, but not a directory, or without the feature")
 	}
 	if i.hasFlag(flagEncrypted) && c.sb.incompat&incompatEncrypt == 0 {
-		bad(ProblemInode, "is encrypted, which the file system is not")
+		bad(ProblemInode, "is encrypted without the feature")
 	}
 	if i.hasFlag(flagEAInode) && !i.isRegular() {
-		bad(ProblemInode, "is no file and flagged as one that holds an attribute")
+		bad(ProblemInode, "is flagged as an attribute inode, but not a file")
 	}
 	if i.hasFlag(flagExtents) && i.hasFlag(flagInline) || i.hasFlag(flagExtents) && c.sb.incompat&incompatExtents == 0 ||
 		i.hasFlag(flagInline) && c.sb.incompat&incompatInlineData == 0 {
 		bad(ProblemInode, "flags %#x", i.flags())
 	}
 	if c.sb.incompat&incompatExtents != 0 && !i.hasFlag(flagExtents|flagInline) && (i.isRegular() || i.isDir()) && c.looksLikeExtents(i) {
-		bad(ProblemMapping, "has extents without the flag for it")
+		bad(ProblemMapping, "has extents, but not their flag")
 	}
 	if n := i.extraSize(); n != 0 && !validExtraSize(n, c.sb.inodeSize) {
-		bad(ProblemInode, "extra size %d", n)
+		bad(ProblemInode, "has extra size %d", n)
 	}
 	if k := i.fileType(); k == typeChar || k == typeBlock || k == typeFifo || k == typeSocket {
 		if i.size() != 0 || i.hasFlag(flagExtents|flagInline|flagImmutable|flagAppend|flagIndexed) {
-			bad(ProblemInode, "a node with size %d and flags %#x", uint64(i.size()), i.flags())
+			bad(ProblemInode, "is a special file with size %d and flags %#x", uint64(i.size()), i.flags())
 		}
 	}
 	if i.fileType() == typeSymlink && i.hasFlag(flagImmutable|flagAppend|flagIndexed) {

@@ -10,7 +10,7 @@ import (
 func (c *checker) checkConnectivity() {
 	root := c.findDirectory(rootInode)
 	if root == nil {
-		c.reportInode(ProblemRoot, rootInode, "there is no root directory")
+		c.reportInode(ProblemRoot, rootInode, "the root directory is missing")
 		return
 	}
 	root.reachabilityKnown = true
@@ -23,10 +23,10 @@ func (c *checker) checkConnectivity() {
 			continue // yet to be removed
 		}
 		if d.parent == 0 {
-			c.reportInode(ProblemUnreachable, d.ino, "a directory without a name")
+			c.reportInode(ProblemUnreachable, d.ino, "is a directory without a name")
 			d.reachabilityKnown = true
 		} else if d.dotdot != d.parent && c.stateOfInode(d.ino).flags&stateSkip == 0 {
-			c.reportInode(ProblemDirDots, d.ino, "the entry .. leads to inode %d, but it is in directory %d", d.dotdot, d.parent)
+			c.reportInode(ProblemDirDots, d.ino, "the entry .. leads to inode %d, but the directory is in %d", d.dotdot, d.parent)
 		}
 		c.climbTowardsRoot(d)
 	}
@@ -44,7 +44,7 @@ func (c *checker) climbTowardsRoot(d *checkedDir) {
 			return // reported: that has no name, or is no directory
 		}
 		if up.reachabilityKnown && slices.Contains(way, up) {
-			c.reportInode(ProblemUnreachable, up.ino, "a directory that is beneath itself")
+			c.reportInode(ProblemUnreachable, up.ino, "is a directory beneath itself")
 			return
 		}
 		d = up
@@ -76,12 +76,12 @@ func (c *checker) compareLinkCount(ino uint32, s *inodeState) {
 	seen := s.names
 	switch {
 	case seen == 0 && s.kind != ftDir:
-		c.reportInode(ProblemUnreachable, ino, "is in use and has no name")
+		c.reportInode(ProblemUnreachable, ino, "is used, but has no name")
 		return
 	case s.kind == ftDir && seen > maxLinks:
-		seen = 1 // nobody counts any more
+		seen = 1 // not counted (dir_nlink)
 	}
 	if seen != s.links {
-		c.reportInode(ProblemLinks, ino, "counts %d links and has %d", s.links, seen)
+		c.reportInode(ProblemLinks, ino, "counts %d links, but has %d", s.links, seen)
 	}
 }

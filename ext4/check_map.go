@@ -32,7 +32,7 @@ func (c *checker) checkBlockPointer(m *mappingState, at, logical uint64) {
 		return
 	}
 	if !m.i.isDir() && !m.i.isRegular() && m.i.num != badBlocksInode && logical > 0 {
-		m.reportMapping(c, ProblemMapping, "more than a block")
+		m.reportMapping(c, ProblemMapping, "has more than one block")
 	}
 	c.checkDirLength(m, logical+1)
 	c.claimDataBlocks(m, logical, at, 1)
@@ -47,7 +47,7 @@ func (c *checker) checkIndirectBlock(m *mappingState, at uint64, depth int, base
 	}
 	if !c.containsBlocks(at, 1) {
 		m.unsound = true
-		c.reportBlock(ProblemOutside, m.i.num, at, "a block of pointers")
+		c.reportBlock(ProblemOutside, m.i.num, at, "an indirect block lies there")
 		return
 	}
 	if !c.claimFileBlocks(m, at, 1) {
@@ -72,7 +72,7 @@ func (c *checker) checkIndirectBlock(m *mappingState, at uint64, depth int, base
 // checkBadBlocksInode checks the inode that lists unusable blocks.
 func (c *checker) checkBadBlocksInode(i *inode) {
 	if i.mode() != 0 || i.uid() != 0 || i.gid() != 0 || i.linkCount() != 0 || i.hasFlag(flagInline) || i.xattrBlock() != 0 {
-		c.reportInode(ProblemInode, i.num, "the list of bad blocks has mode %#o and %d links", i.mode(), i.linkCount())
+		c.reportInode(ProblemInode, i.num, "the bad blocks inode has mode %#o and %d links", i.mode(), i.linkCount())
 	}
 	m := &mappingState{i: i, last: -1}
 	if i.hasFlag(flagExtents) {
@@ -96,7 +96,7 @@ func (c *checker) checkResizeInode(i *inode) {
 		c.reportHarmless(ProblemResize, i.num, -1, "has no links")
 	}
 	if others || !c.containsBlocks(at, 1) || !i.isRegular() || i.hasFlag(flagExtents|flagInline|flagIndexed) {
-		c.reportHarmless(ProblemResize, i.num, -1, "is not what it should be")
+		c.reportHarmless(ProblemResize, i.num, -1, "is invalid")
 		return
 	}
 	if i.xattrBlock() != 0 {
@@ -119,7 +119,7 @@ func (c *checker) checkResizeInode(i *inode) {
 			continue
 		}
 		if !c.containsBlocks(p, 1) {
-			c.reportBlock(ProblemOutside, i.num, p, "kept for descriptors")
+			c.reportBlock(ProblemOutside, i.num, p, "is reserved for descriptors")
 			return
 		}
 		m.clusters++
@@ -129,7 +129,7 @@ func (c *checker) checkResizeInode(i *inode) {
 	c.checkReservedDescList(i, b)
 	c.checkFileSize(m)
 	if n := m.clusters * uint64(c.sb.clusterBlocks) * uint64(c.sb.blockSize); n != used {
-		c.reportInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage and has %d", used, n)
+		c.reportInode(ProblemInodeBlocks, i.num, "counts %d bytes of storage, but has %d", used, n)
 	}
 }
 
@@ -153,7 +153,7 @@ func (c *checker) checkReservedDescList(i *inode, b []byte) {
 		want := at + uint64(k)
 		slot := (c.sb.descBlockCount() + k) % per
 		if uint64(le.Uint32(b[4*slot:])) != want {
-			c.reportHarmless(ProblemResize, i.num, -1, "block %d is kept for descriptors, and not in the inode", want)
+			c.reportHarmless(ProblemResize, i.num, -1, "block %d is reserved for descriptors, but not in the inode", want)
 			return
 		}
 		ptrs := c.readMetadata(want)
@@ -166,7 +166,7 @@ func (c *checker) checkReservedDescList(i *inode, b []byte) {
 				continue
 			}
 			if uint64(le.Uint32(ptrs[4*n:])) != want+uint64(g)*uint64(c.sb.blocksPerGroup) {
-				c.reportHarmless(ProblemResize, i.num, -1, "block %d does not lead to the copy in group %d", want, g)
+				c.reportHarmless(ProblemResize, i.num, -1, "block %d does not list its copy in group %d", want, g)
 				return
 			}
 			n++

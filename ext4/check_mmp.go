@@ -13,15 +13,15 @@ func (c *checker) checkMMPBlock() {
 	}
 	at := le.Uint64(c.sb.raw[sbMMPBlock:])
 	if !c.containsBlocks(at, 1) {
-		c.reportSuper(ProblemMMP, "it lies at block %d, which there is not", at)
+		c.reportSuper(ProblemMMP, "the MMP block is block %d, which does not exist", at)
 		return
 	}
 	b := c.readMetadata(at)
 	switch {
 	case b == nil:
 	case le.Uint32(b) != mmpMagic:
-		c.reportProblem(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "it has a wrong magic number"})
+		c.reportProblem(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "wrong magic number"})
 	case c.sb.metadataCsum && crc32c(c.sb.csumSeed, b[:mmpChecksum]) != le.Uint32(b[mmpChecksum:]):
-		c.reportProblem(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "checksum"})
+		c.reportProblem(Problem{Code: ProblemMMP, Block: at, Group: -1, Detail: "wrong checksum"})
 	}
 }

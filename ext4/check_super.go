@@ -2,7 +2,7 @@ package ext4
 
 import "time"
 
-// Features that make no difference to what is checked, or that the check knows.
+// Features that the check supports, or that do not affect it.
 const (
 	checkedCompat = compatDirPrealloc | compatImagicInodes | compatJournal | compatExtAttr | compatResizeInode | compatDirIndex |
 		compatSparseSuper2 | compatFastCommit | compatStableInodes | compatOrphanFile
@@ -30,7 +30,7 @@ func (c *checker) checkSuperblock() {
 		return
 	}
 	if le.Uint16(raw[sbState:])&stateErrors != 0 || le.Uint32(raw[sbErrorCount:]) != 0 && le.Uint16(raw[sbState:])&stateClean == 0 {
-		c.reportSuper(ProblemErrors, "errors were found before: %d", le.Uint32(raw[sbErrorCount:]))
+		c.reportSuper(ProblemErrors, "%d errors are recorded", le.Uint32(raw[sbErrorCount:]))
 	}
 	c.checkSuperSizes()
 	c.checkFeatureSet()
@@ -38,7 +38,7 @@ func (c *checker) checkSuperblock() {
 	limit := time.Now().Unix()
 	for _, at := range []int{sbMtime, sbWtime} {
 		if t := int64(le.Uint32(raw[at:])); t > limit {
-			c.reportHarmless(ProblemTime, 0, -1, "used at %v", time.Unix(t, 0).UTC())
+			c.reportHarmless(ProblemTime, 0, -1, "was used at %v, in the future", time.Unix(t, 0).UTC())
 		}
 	}
 }
@@ -70,17 +70,17 @@ func (c *checker) checkSuperSizes() {
 		bad("flexible groups of 2^%d groups", n)
 	}
 	if sb.firstBlock == 0 && sb.blockSize == 1024 && sb.clusterBlocks == 1 {
-		bad("the first block is 0")
+		bad("the first data block is 0")
 	}
 	if sb.incompat&incompatMetaBG != 0 && sb.firstMetaBG > sb.descBlockCount() {
-		bad("descriptors lie in their groups from block %d on, of %d", sb.firstMetaBG, sb.descBlockCount())
+		bad("the first meta_bg descriptor block is %d of %d", sb.firstMetaBG, sb.descBlockCount())
 	}
 	if sb.inodeSize == oldInodeSize {
 		return
 	}
 	for _, at := range []int{sbMinExtraIsize, sbWantExtraIsize} {
 		if n := int(le.Uint16(raw[at:])); n != 0 && !validExtraSize(n, sb.inodeSize) {
-			c.reportHarmless(ProblemSuper, 0, -1, "inodes that use %d bytes more", n)
+			c.reportHarmless(ProblemSuper, 0, -1, "inodes use %d extra bytes", n)
 		}
 	}
 }
@@ -114,7 +114,7 @@ func (c *checker) checkFeatureSet() {
 func (c *checker) checkSystemInodeNumbers() {
 	if n := le.Uint32(c.sb.raw[sbOrphanFile:]); n != 0 && c.sb.compat&compatOrphanFile == 0 {
 		if i := c.readRawInode(n); i == nil || i.linkCount() != 0 {
-			c.reportInode(ProblemOrphans, n, "is said to be the file for orphans")
+			c.reportInode(ProblemOrphans, n, "is named as the orphan file without the feature")
 		}
 	}
 	for _, at := range []int{sbUserQuota, sbGroupQuota, sbProjQuota} {
@@ -124,7 +124,7 @@ func (c *checker) checkSystemInodeNumbers() {
 		}
 		i := c.readRawInode(n)
 		if i == nil || n < c.sb.firstUserInode && n != 3 && n != 4 || i.linkCount() != 0 && !c.isQuotaInode(n) {
-			c.reportInode(ProblemInode, n, "is said to hold a quota")
+			c.reportInode(ProblemInode, n, "is named as a quota file, but cannot be one")
 		}
 	}
 }

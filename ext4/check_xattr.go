@@ -20,7 +20,7 @@ type xattrArea struct {
 	i            *inode
 	area         []byte
 	claimedBytes []byte // a bit for each byte
-	values       int    // what the offsets of values count from
+	values       int    // base of the offsets of values
 	inInode      bool   // in the inode
 }
 
@@ -46,13 +46,13 @@ func (c *checker) checkXattrEntries(i *inode, area []byte, off, values int, inne
 	var refs []uint32
 	for off+4 <= len(area) && le.Uint32(area[off:]) != 0 {
 		if off+xattrEntryLen > len(area) {
-			c.reportInode(ProblemXattr, i.num, "the entry at %d is cut off", off)
+			c.reportInode(ProblemXattr, i.num, "the attribute entry at offset %d is cut off", off)
 			return clusters
 		}
 		e := area[off:]
 		size := (xattrEntryLen + int(e[0]) + 3) &^ 3
 		if !r.claimBytes(off, size) || e[1] == 0 && !inner {
-			c.reportInode(ProblemXattr, i.num, "the entry at %d", off)
+			c.reportInode(ProblemXattr, i.num, "the entry at offset %d is invalid", off)
 			return clusters
 		}
 		if ino := le.Uint32(e[4:]); ino != 0 {
@@ -64,7 +64,7 @@ func (c *checker) checkXattrEntries(i *inode, area []byte, off, values int, inne
 		off += size
 	}
 	if !r.claimBytes(off, 4) {
-		c.reportInode(ProblemXattr, i.num, "no room for the end of the entries")
+		c.reportInode(ProblemXattr, i.num, "the attribute entries are not terminated")
 	}
 	for _, ino := range refs {
 		if _, ok := c.valueInodeRefs[ino]; !ok {
@@ -82,7 +82,7 @@ func (c *checker) checkValueInArea(r *xattrArea, e []byte) bool {
 		at = 0 // wherever it says that nothing lies
 	}
 	if size > uint32(len(r.area)) || at+int(size) > len(r.area) || size > 0 && !r.claimBytes(at, int(size+3)&^3) {
-		c.reportInode(ProblemXattr, r.i.num, "the value at %d of %d bytes", at, size)
+		c.reportInode(ProblemXattr, r.i.num, "the attribute value at offset %d of %d bytes overlaps or is outside", at, size)
 		return false
 	}
 	sum := le.Uint32(e[12:])
@@ -91,7 +91,7 @@ func (c *checker) checkValueInArea(r *xattrArea, e []byte) bool {
 	}
 	name, value := e[xattrEntryLen:xattrEntryLen+int(e[0])], r.area[at:min(at+int(size+3)&^3, len(r.area))] // whole words
 	if x := (xattr{name: string(name), value: value}); x.entryHash() != sum && signedXattrHash(x) != sum {
-		c.reportInode(ProblemXattrHash, r.i.num, "hash of %q", name)
+		c.reportInode(ProblemXattrHash, r.i.num, "attribute %q has a wrong hash", name)
 	}
 	return true
 }
@@ -120,7 +120,7 @@ func addValueHash(h uint32, v []byte) uint32 {
 func (c *checker) checkValueInInode(i *inode, e []byte, ino uint32) uint64 {
 	name, size, sum := string(e[xattrEntryLen:xattrEntryLen+int(e[0])]), uint64(le.Uint32(e[8:])), le.Uint32(e[12:])
 	if ino < c.sb.firstUserInode || ino > c.sb.inodes {
-		c.reportInode(ProblemXattr, i.num, "the value of %q in inode %d", name, ino)
+		c.reportInode(ProblemXattr, i.num, "the value of attribute %q lies in inode %d, which cannot hold it", name, ino)
 		return 0
 	}
 	v := c.readRawInode(ino)
@@ -128,13 +128,13 @@ func (c *checker) checkValueInInode(i *inode, e []byte, ino uint32) uint64 {
 		return 0
 	}
 	if c.sb.incompat&incompatEAInode == 0 {
-		c.reportInode(ProblemFeatures, i.num, "the value of %q lies in inode %d, without ea_inode", name, ino)
+		c.reportInode(ProblemFeatures, i.num, "the value of attribute %q lies in inode %d, without the feature ea_inode", name, ino)
 	}
 	if size == 0 || v.size() == 0 {
-		c.reportInode(ProblemXattr, i.num, "the value of %q in inode %d has no bytes", name, ino)
+		c.reportInode(ProblemXattr, i.num, "the value of attribute %q in inode %d is empty", name, ino)
 	}
 	if !v.hasFlag(flagEAInode) {
-		c.reportInode(ProblemXattr, i.num, "the value of %q in inode %d, which is not for that", name, ino)
+		c.reportInode(ProblemXattr, i.num, "the value of attribute %q lies in inode %d, which is not an attribute inode", name, ino)
 	}
 	far := v.raw[inAtime : inAtime+4] // the hash of the value
 	if sum == addValueHash((xattr{name: name}).entryHash(), far) || sum == addValueHash(signedXattrHash(xattr{name: name}), far) {
@@ -142,7 +142,7 @@ func (c *checker) checkValueInInode(i *inode, e []byte, ino uint32) uint64 {
 		return (size + unit - 1) / unit
 	}
 	if le.Uint32(v.raw[inMtime:]) != i.num || v.generation() != i.generation() {
-		c.reportInode(ProblemXattrHash, i.num, "hash of %q", name)
+		c.reportInode(ProblemXattrHash, i.num, "attribute %q has a wrong hash", name)
 	}
 	return 0
 }
@@ -171,7 +171,7 @@ func (c *checker) checkXattrBlock(i *inode, m *mappingState) uint64 {
 		return 0
 	}
 	if !c.containsBlocks(at, 1) || c.sb.compat&compatExtAttr == 0 {
-		c.reportBlock(ProblemXattr, i.num, at, "block of attributes")
+		c.reportBlock(ProblemXattr, i.num, at, "is named as attribute block")
 		return 0
 	}
 	if s := c.xattrBlocks[at]; s != nil {
@@ -190,11 +190,11 @@ func (c *checker) checkXattrBlock(i *inode, m *mappingState) uint64 {
 	s := &xattrShare{inode: i.num, stated: le.Uint32(b[xattrRefs:]), found: 1, clusters: 1}
 	c.xattrBlocks[at] = s
 	if le.Uint32(b) != xattrMagic || le.Uint32(b[8:]) != 1 {
-		c.reportBlock(ProblemXattr, i.num, at, "the header of a block of attributes")
+		c.reportBlock(ProblemXattr, i.num, at, "the header of an attribute block is invalid")
 		return 1
 	}
 	if c.sb.metadataCsum && c.fs.xattrBlockChecksum(at, b) != le.Uint32(b[xattrSum:]) {
-		c.reportBlock(ProblemXattrSum, i.num, at, "checksum")
+		c.reportBlock(ProblemXattrSum, i.num, at, "wrong checksum")
 	}
 	s.clusters += c.checkXattrEntries(i, b, xattrHeaderLen, 0, false)
 	return s.clusters
@@ -205,7 +205,7 @@ func (c *checker) checkXattrBlock(i *inode, m *mappingState) uint64 {
 func (c *checker) checkXattrRefCounts() {
 	for _, at := range sortedBlockNumbers(c.xattrBlocks) {
 		if s := c.xattrBlocks[at]; s.stated != s.found {
-			c.reportBlock(ProblemXattrRefs, s.inode, at, "%d inodes share it, not %d", s.found, s.stated)
+			c.reportBlock(ProblemXattrRefs, s.inode, at, "%d inodes share the attribute block, not %d", s.found, s.stated)
 		}
 		if c.shouldStop() {
 			return
@@ -230,13 +230,13 @@ func (c *checker) checkValueInodeRefs(ino uint32) {
 	s := c.stateOfInode(ino)
 	i := c.readRawInode(ino)
 	if s == nil || i == nil {
-		c.reportInode(ProblemXattrRefs, ino, "holds the value of an attribute, and is not in use")
+		c.reportInode(ProblemXattrRefs, ino, "holds the value of an attribute, but is unused")
 		return
 	}
 	s.names++
 	refs := uint64(le.Uint32(i.raw[inCtime:]))<<32 | uint64(le.Uint32(i.raw[inVersion:]))
 	if refs != c.valueInodeRefs[ino] && le.Uint32(i.raw[inCtime:]) != le.Uint32(i.raw[inAtime:]) {
-		c.reportInode(ProblemXattrRefs, ino, "%d attributes have their value there, not %d", c.valueInodeRefs[ino], refs)
+		c.reportInode(ProblemXattrRefs, ino, "%d attributes have their value in the inode, not %d", c.valueInodeRefs[ino], refs)
 	}
 }
 
@@ -245,9 +245,9 @@ func (c *checker) checkInlineData(i *inode) {
 	n, ok := c.inlineDataSize(i)
 	switch {
 	case !ok:
-		c.reportInode(ProblemInline, i.num, "has no attribute for the content")
+		c.reportInode(ProblemInline, i.num, "has no attribute for its inline data")
 	case i.isDir() && uint64(i.size()) != uint64(n), i.fileType() == typeSymlink && i.size() != int64(n):
-		c.reportInode(ProblemInline, i.num, "%d bytes, with room for %d", uint64(i.size()), n)
+		c.reportInode(ProblemInline, i.num, "has %d bytes of inline data, with room for %d", uint64(i.size()), n)
 	}
 }
 
@@ -293,7 +293,7 @@ func (c *checker) checkSymlink(i *inode) {
 	}
 	if n < blockAreaLen {
 		if i.hasFlag(flagExtents) {
-			c.reportInode(ProblemSymlink, i.num, "a short one with extents")
+			c.reportInode(ProblemSymlink, i.num, "is a short symbolic link with extents")
 			return
 		}
 	} else {
@@ -301,16 +301,16 @@ func (c *checker) checkSymlink(i *inode) {
 		if i.hasFlag(flagExtents) {
 			root := extentNode(target)
 			if !c.validExtentHeader(root) || root.treeDepth() != 0 || root.entryCount() != 1 || root.firstLogical(0) != 0 || root.extentAt(0).n != 1 {
-				c.reportInode(ProblemSymlink, i.num, "is not in one block")
+				c.reportInode(ProblemSymlink, i.num, "the target is not in one block")
 				return
 			}
 			at = root.extentAt(0).start
 		} else if !isAllZero(target[4:]) {
-			c.reportInode(ProblemSymlink, i.num, "is not in one block")
+			c.reportInode(ProblemSymlink, i.num, "the target is not in one block")
 			return
 		}
 		if !c.containsBlocks(at, 1) {
-			c.reportBlock(ProblemSymlink, i.num, at, "the block of the target")
+			c.reportBlock(ProblemSymlink, i.num, at, "holds the target")
 			return
 		}
 		if target = c.readMetadata(at); target == nil {
@@ -318,6 +318,6 @@ func (c *checker) checkSymlink(i *inode) {
 		}
 	}
 	if have := bytes.IndexByte(target, 0); int64(have) != n {
-		c.reportInode(ProblemSymlink, i.num, "%d bytes, and the target has %d", n, have)
+		c.reportInode(ProblemSymlink, i.num, "has %d bytes, but its target has %d", n, have)
 	}
 }

@@ -106,7 +106,7 @@ func (fs *FS) commitAndEmptyLog() error {
 		err = errors.Join(fs.sideLog.Truncate(0), fs.sideLog.Sync())
 	}
 	if fs.journal != nil && fs.needsRecovery {
-		// If a crash undoes this, who opens the image next finds the log empty.
+		// Not synced: if a crash undoes this, the next open finds an empty log.
 		err = fs.writeNeedsRecovery(fs.superOnDevice, false)
 		fs.needsRecovery = false
 	}

@@ -4,9 +4,9 @@ package ext4
 // one.
 const sbErrorsEnd = 0x200
 
-// ClearErrors forgets that errors were found in a file system before, which otherwise keeps
-// [Open] from it. It is for an image in which [Check] found nothing else. size is that of
-// the image; 0: what the device says, if it is an [*os.File].
+// ClearErrors clears the record of errors in the superblock, which otherwise keeps [Open]
+// from opening the image. Call it only if [Check] finds nothing else. size is the size of
+// the image; 0: that of the device, if it is an [*os.File].
 func ClearErrors(dev Device, size int64) error {
 	if size == 0 {
 		size = deviceSize(dev)

@@ -5,13 +5,15 @@ import (
 	"fmt"
 )
 
-// The log is written front to back. When the next transaction does not fit, all that
-// is in the log is first brought home and the log begins anew: a checkpoint. So at any
-// time the log is a row of complete transactions from its first block on, and perhaps
-// one that is incomplete.
+// The commit path. Operations collect changed blocks in the open transaction. commitUpTo
+// freezes it, so that operations go on in the next one, and appends it to the log, which is
+// written front to back. When the log has no room for a transaction, a checkpoint writes all
+// logged blocks to their places, and the log begins again at its first block. So at any time
+// the log is a row of complete transactions from its first block on, perhaps followed by an
+// incomplete one.
 //
-// A transaction costs two syncs: one for file data and the body, one for the commit
-// block, without which the body counts for nothing.
+// A commit costs two syncs: one for file data, descriptor and data blocks, one for the commit
+// block, which makes the transaction valid.
 
 const (
 	maxTransaction = 8192  // blocks
@@ -40,12 +42,12 @@ func (fs *FS) openLogForWriting() error {
 		fs.maxTxBlocks = min(fs.maxTxBlocks, int(room/(fs.sb.blockSize+8)))
 		return nil
 	}
-	stale := j.start != 0 // what was in it is replayed by now, unless the superblock said that it was nothing
+	stale := j.start != 0 // its transactions are replayed by now, or void: needs_recovery was not set
 	j.start = 0
 	j.head = j.first
 	j.upgradeFormat()
 	if stale {
-		// What lies in it must not seem to go on what is written now.
+		// Old blocks in it must not be taken for continuations of new transactions.
 		j.sequence += j.blocks
 		if err := errors.Join(fs.writeJournalSuperblock(j), fs.dev.Sync()); err != nil {
 			return err
@@ -100,7 +102,7 @@ func (fs *FS) recordWriteFailure(err error) error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.writeFailure == nil {
-		fs.writeFailure = fmt.Errorf("the file system stopped after a failed write; open it again: %w", err)
+		fs.writeFailure = fmt.Errorf("no more changes after a failed write; open the file system again: %w", err)
 	}
 	return err
 }

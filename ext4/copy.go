@@ -51,7 +51,7 @@ func (fs *FS) validateCopy(i *inode, from, to string, noReplace bool) (same bool
 	case err == nil && old.isDir():
 		return false, errIsDir
 	case err == nil && i.fileType() == typeSymlink:
-		// A link in the place of what it leads to would lead to itself.
+		// A link in place of its target would lead to itself.
 		if to, err := fs.resolvePath(from, true); err == nil && to.num == old.num {
 			return true, nil
 		}
@@ -64,7 +64,7 @@ func (fs *FS) validateCopy(i *inode, from, to string, noReplace bool) (same bool
 	if i.num == rootInode {
 		return false, errInvalid
 	}
-	// Whatever of the target's parents is there must not be in the tree.
+	// The nearest existing parent of the target must not be in the tree.
 	for dir := to; ; {
 		k := strings.LastIndexByte(dir, '/')
 		if k < 0 {
@@ -142,7 +142,7 @@ func (fs *FS) copyFile(ctx context.Context, from, to string, noReplace bool) err
 		return err
 	})
 	if err == nil && changed {
-		return fs.Copy(ctx, from, to, noReplace) // something else is there now
+		return fs.Copy(ctx, from, to, noReplace) // replaced by another type of file
 	}
 	return fs.reclaimAndCommit(seq, err, gone)
 }
@@ -178,7 +178,7 @@ func (fs *FS) copyMetadata(old, i *inode) error {
 	if err != nil {
 		return err
 	}
-	return fs.storeXattrs(i, list) // in place of what it inherited
+	return fs.storeXattrs(i, list) // replaces inherited ACLs
 }
 
 // copier copies one tree.
@@ -291,7 +291,7 @@ func (fs *FS) copyTree(ctx context.Context, from, to string) error {
 func (c *copier) copyChildren(src *inode, dst, avoid uint32, depth int) error {
 	fs := c.fs
 	if depth > 4096 {
-		return corruptf("directories nested too deep")
+		return corruptf("directories are nested too deep")
 	}
 	// Otherwise a damaged image could make few blocks a tree without end.
 	if c.enteredDirs[src.num] {
@@ -361,7 +361,7 @@ func (c *copier) copyChild(src *inode, dst, avoid uint32, name string, depth int
 		}
 		old, err := fs.lookupChild(parent, name)
 		if errors.Is(err, errNoEntry) {
-			return nil // removed meanwhile
+			return nil // removed since it was listed
 		}
 		if err != nil {
 			return err
@@ -442,6 +442,6 @@ func (c *copier) copyOpenFile(from, to *File) error {
 func (fs *FS) closeWithoutCommit(f *File) {
 	f.closed.Store(true)
 	if fs.releaseInode(f.openInode) {
-		_ = fs.reclaimInode(f.openInode.num) // what fails here is done by the next who opens the image
+		_ = fs.reclaimInode(f.openInode.num) // after a failure the next open does it: the inode is an orphan
 	}
 }

@@ -16,7 +16,7 @@ type Description struct {
 	Size      int64 // of the file system; the image may be larger
 	BlockSize int64
 	Free      int64
-	Reserved  int64 // of what is free, for root
+	Reserved  int64 // part of Free that only root may use
 	GroupSize int64
 	Groups    int64
 
@@ -25,7 +25,7 @@ type Description struct {
 	FreeInodes int64
 
 	Journal int64 // size of the log; 0: there is none
-	Dirty   bool  // the log is to be replayed: the image was not unmounted, or closed
+	Dirty   bool  // the log needs to be replayed: the image was not unmounted, or closed
 	Errors  bool  // Linux found errors in it
 
 	Created   time.Time
@@ -36,13 +36,13 @@ type Description struct {
 	MountedOn string    // last
 }
 
-// Describe reads what a file system says of itself. It looks at little more than the
-// superblock, so it works with many images that [Open] refuses. size is that of the
-// image; 0: what the device says, if it is an [*os.File]. Of an image with a log to be
-// replayed the counts of what is free are those before.
+// Describe reads what the superblock states about a file system. It reads little more, so
+// it works for many images that [Open] refuses. size is the size of the image; 0: that of
+// the device, if it is an [*os.File]. For an image with a log to be replayed the free
+// counts are those before.
 //
-// ErrCorrupt: there is no superblock that makes sense; ErrUnsupported: it has features
-// that are not understood.
+// ErrCorrupt: there is no valid superblock; ErrUnsupported: it has features that are not
+// understood.
 func Describe(dev Device, size int64) (Description, error) {
 	if size == 0 {
 		size = deviceSize(dev)
@@ -60,7 +60,7 @@ func Describe(dev Device, size int64) (Description, error) {
 func (s *superblock) buildDescription() Description {
 	u16 := func(o int) int64 { return int64(le.Uint16(s.raw[o:])) }
 	u32 := func(o int) int64 { return int64(le.Uint32(s.raw[o:])) }
-	// The high bits of the years after 2038 have a byte each, far behind.
+	// The high bits for years after 2038 lie in a byte each, elsewhere.
 	at := func(lo, hi int) time.Time {
 		sec := u32(lo) | int64(s.raw[hi])<<32
 		if sec == 0 {

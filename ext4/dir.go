@@ -69,18 +69,18 @@ func (fs *FS) viewChild(dir *inode, name string) (*inode, error) {
 	}
 	i, err := fs.viewInode(p.ino)
 	if err == nil && (i.linkCount() == 0 || p.kind != ftUnknown && p.kind != entryTypeOf(i.mode())) {
-		err = corruptf("the entry of inode %d in directory %d", p.ino, dir.num)
+		err = corruptf("the entry for inode %d in directory %d does not fit the inode", p.ino, dir.num)
 	}
 	if err != nil || !i.isDir() {
 		return i, err
 	}
 	// The entry .. of the root is the only one that does not tell where a directory is.
 	if i.num == rootInode {
-		return nil, corruptf("the root is in directory %d", dir.num)
+		return nil, corruptf("directory %d has an entry for the root directory", dir.num)
 	}
 	up, err := fs.parentInode(i)
 	if err == nil && up != dir.num {
-		err = corruptf("directory %d is in directory %d and says that it is in %d", i.num, dir.num, up)
+		err = corruptf("directory %d is in directory %d, but its entry \"..\" names %d", i.num, dir.num, up)
 	}
 	return i, err
 }

@@ -78,7 +78,7 @@ type dirent struct {
 // parseEntry reads the entry at off in a block whose entries stop at end.
 func (fs *FS) parseEntry(dir uint32, b []byte, off, end int) (dirent, error) {
 	if off+entryHeaderLen > end {
-		return dirent{}, corruptf("an entry of directory %d", dir)
+		return dirent{}, corruptf("directory %d has an invalid entry", dir)
 	}
 	e := dirent{off: off, ino: le.Uint32(b[off:]), len: int(le.Uint16(b[off+4:]))}
 	// In blocks of 64 KiB a length that does not fit is coded.
@@ -92,7 +92,7 @@ func (fs *FS) parseEntry(dir uint32, b []byte, off, end int) (dirent, error) {
 		n |= int(b[off+7]) << 8
 	}
 	if e.len < entryHeaderLen || e.len%4 != 0 || off+e.len > end || entryHeaderLen+n > e.len || n > maxName && e.ino != 0 || e.ino > fs.sb.inodes {
-		return dirent{}, corruptf("an entry of directory %d", dir)
+		return dirent{}, corruptf("directory %d has an invalid entry", dir)
 	}
 	e.name = b[off+entryHeaderLen : off+entryHeaderLen+min(n, maxName)]
 	if e.ino != 0 && n == 0 {
@@ -177,7 +177,7 @@ func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 			return corruptf("a block of directory %d has no checksum", dir.num)
 		}
 		if ownedBlockChecksum(fs.sb.csumSeed, dir.num, dir.generation(), b[:len(b)-dirTailLen]) != le.Uint32(t[8:]) {
-			return corruptf("checksum of a block of directory %d", dir.num)
+			return corruptf("a block of directory %d has a wrong checksum", dir.num)
 		}
 	}
 	bad := false
@@ -186,7 +186,7 @@ func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 		return bad
 	})
 	if err == nil && bad {
-		err = corruptf("a name in directory %d", dir.num)
+		err = corruptf("directory %d has an entry with an invalid name", dir.num)
 	}
 	return err
 }
@@ -297,7 +297,7 @@ func (fs *FS) findEntryFast(dir *inode, b []byte, name string) (e dirent, before
 		h := le.Uint64(b[off:]) // inode, length of the entry, length of the name, type
 		n := int(uint16(h >> 32))
 		if n < entryHeaderLen || n%4 != 0 || off+n > end {
-			return e, before, false, corruptf("an entry of directory %d", dir.num)
+			return e, before, false, corruptf("directory %d has an invalid entry", dir.num)
 		}
 		if uint32(h) != 0 && int(byte(h>>48)) == len(name) && entryHeaderLen+len(name) <= n && string(b[off+entryHeaderLen:off+entryHeaderLen+len(name)]) == name {
 			e, err = fs.parseEntry(dir.num, b, off, end)

@@ -112,7 +112,7 @@ func (fs *FS) extentRoot(i *inode) (extentNode, error) {
 // readExtentNode returns a node in a block of its own, for reading, checked.
 func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error) {
 	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
-		return nil, corruptf("extents of inode %d", i.num)
+		return nil, corruptf("the extent tree of inode %d is invalid", i.num)
 	}
 	b, err := fs.getBlock(at)
 	if err != nil {
@@ -121,7 +121,7 @@ func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error)
 	n, key := extentNode(b.data), verifiedKey(checkExtents, i.num)
 	if b.verified.Load() == key {
 		if n.treeDepth() != depth {
-			return nil, corruptf("extents of inode %d", i.num)
+			return nil, corruptf("the extent tree of inode %d is invalid", i.num)
 		}
 		return n, nil
 	}
@@ -131,7 +131,7 @@ func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error)
 	if fs.sb.metadataCsum {
 		end := extentHeaderLen + extentEntryLen*n.maxEntries()
 		if end+4 > len(n) || ownedBlockChecksum(fs.sb.csumSeed, i.num, i.generation(), n[:end]) != le.Uint32(n[end:]) {
-			return nil, corruptf("checksum of an extent block of inode %d", i.num)
+			return nil, corruptf("a node in the extent tree of inode %d has a wrong checksum", i.num)
 		}
 	}
 	b.verified.Store(key)
@@ -141,7 +141,7 @@ func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error)
 // checkExtentNode checks what later code relies on: sizes, order, and that all blocks are
 // in the image. depth is the one that the parent implies; -1 for a root.
 func (fs *FS) checkExtentNode(i *inode, n extentNode, depth int) error {
-	bad := func() error { return corruptf("extents of inode %d", i.num) }
+	bad := func() error { return corruptf("the extent tree of inode %d is invalid", i.num) }
 	if le.Uint16(n) != extentMagic || n.entryCount() > n.maxEntries() || extentHeaderLen+extentEntryLen*n.maxEntries() > len(n) || n.treeDepth() > maxDepth ||
 		depth >= 0 && (n.treeDepth() != depth || n.entryCount() == 0) {
 		return bad()
@@ -177,7 +177,7 @@ func (fs *FS) lookupExtent(i *inode, l uint32) (extent, error) {
 	if err != nil {
 		return extent{}, err
 	}
-	limit := uint64(maxLogical) + 1 // where what is to the right begins
+	limit := uint64(maxLogical) + 1 // first logical block to the right of the path
 	for {
 		k := n.findEntryFor(l)
 		if k+1 < n.entryCount() {
@@ -241,7 +241,7 @@ func (fs *FS) walkExtentNode(i *inode, n extentNode, next *uint64, f func(extent
 		}
 		// Keys that do not overlap also mean that no node is met twice.
 		if child.firstLogical(0) < n.firstLogical(k) || k+1 < n.entryCount() && child.firstLogical(child.entryCount()-1) >= n.firstLogical(k+1) {
-			return false, corruptf("extents of inode %d", i.num)
+			return false, corruptf("the extent tree of inode %d is invalid", i.num)
 		}
 		if more, err := fs.walkExtentNode(i, child, next, f); err != nil || !more {
 			return false, err

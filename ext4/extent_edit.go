@@ -4,7 +4,7 @@ package ext4
 type extentStep struct {
 	blockNumber uint64 // its block; 0: the root, in the inode
 	node        extentNode
-	entry       int // entry that leads on; in a leaf the last one that begins at or before what was sought, or -1
+	entry       int // that leads on; in a leaf the last one that begins at or before the block sought, or -1
 }
 
 // findExtentPath finds the leaf in which logical block l is mapped, or would be.
@@ -155,7 +155,7 @@ func (fs *FS) splitExtentNode(i *inode, path []extentStep, lvl int) error {
 	c := s.node.entryCount()
 	keep := c / 2
 	if s.entry >= c-1 {
-		keep = c - 1 // files mostly grow at the end: leave full nodes behind
+		keep = c - 1 // files mostly grow at the end, so keep this node full
 	}
 	right := extentStep{blockNumber: at, node: initExtentNode(fs.createZeroedBlock(at), s.node.treeDepth(), 4)}
 	copy(right.node[extentHeaderLen:], s.node[extentHeaderLen+extentEntryLen*keep:extentHeaderLen+extentEntryLen*c])
@@ -336,7 +336,7 @@ func (fs *FS) convertUnwritten(i *inode, e extent, l, n uint32) error {
 	}
 	leaf := &path[len(path)-1]
 	if leaf.entry < 0 || leaf.node.extentAt(leaf.entry) != e {
-		return corruptf("extents of inode %d", i.num)
+		return corruptf("the extent tree of inode %d is invalid", i.num)
 	}
 	if err := fs.modifyExtentNode(leaf); err != nil {
 		return err

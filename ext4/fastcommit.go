@@ -79,7 +79,7 @@ func (fs *FS) readFastCommits(j *journal, next uint32) ([]fastTag, error) {
 		}
 	}
 	if len(scan.committed) == 0 {
-		return nil, corruptf("the first fast commit in the journal is not complete")
+		return nil, corruptf("the first fast commit in the journal is incomplete")
 	}
 	return fs.parseFastTags(scan.committed)
 }

@@ -55,7 +55,7 @@ type logAppender struct {
 	number uint32 // of the transaction
 }
 
-var errLogFull = unsupportedf("a journal with fast commits to be replayed and no room for what they change; run e2fsck, or mount it once")
+var errLogFull = unsupportedf("replaying fast commits without room in the journal for the blocks that they change; run e2fsck, or mount it once")
 
 // appendTransaction adds a transaction to a log that is to be replayed, in the log's own
 // format, and makes it durable. errLogFull: there is no room for it.

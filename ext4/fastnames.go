@@ -93,7 +93,7 @@ func (r *fastReplay) claimInodeNumber(num uint32, dir bool) error {
 		return err
 	}
 	if testBit(bitmap, uint64(index)) || d.freeInodes() == 0 || fs.counters.freeInodes == 0 {
-		return corruptf("the count of free inodes of group %d", g)
+		return corruptf("group %d counts a wrong number of free inodes", g)
 	}
 	setBits(bitmap, uint64(index), 1)
 	d.setSplitCount(gdFreeInodes, gdFreeInodesHi, d.freeInodes()-1)

@@ -14,8 +14,8 @@ import (
 // them, unchanged, or that transaction, and never a half-replayed state.
 
 const (
-	// Fast commits may be hostile: these bound what is changed in memory, and the work for
-	// each tag.
+	// Fast commits may be hostile: these bound the changes in memory, and the work for each
+	// tag.
 	maxFastChanges     = 1 << 14 // blocks
 	maxFastChangeBytes = 1 << 28
 	maxFastReleases    = 1 << 20 // runs of blocks
@@ -228,7 +228,7 @@ func (r *fastReplay) usedInode(num uint32) (*inode, error) {
 		return nil, err
 	}
 	if r.fs.sb.metadataCsum && !verifyInodeChecksum(r.fs.sb.csumSeed, num, i.raw) {
-		return nil, corruptf("checksum of inode %d", num)
+		return nil, corruptf("inode %d has a wrong checksum", num)
 	}
 	if i.hasFlag(flagInline) {
 		return nil, unsupportedf("a fast commit of inode %d, which has no blocks; run e2fsck, or mount it once", num)

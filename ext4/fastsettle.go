@@ -95,7 +95,7 @@ func (r *fastReplay) markOwnedBlocks(x run, owners int) error {
 			fs.counters.freeBlocks += uint64(n)
 		} else {
 			if free < n || fs.counters.freeBlocks < uint64(n) {
-				return corruptf("the count of free blocks of group %d", g)
+				return corruptf("group %d counts a wrong number of free blocks", g)
 			}
 			setBits(bitmap, uint64(i), uint64(n))
 			free -= n

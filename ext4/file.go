@@ -12,7 +12,7 @@ import (
 type OpenFlags struct {
 	Write     bool          // reading and writing
 	Create    bool          // make the file if it is missing; implies Write
-	Exclusive bool          // with Create: EEXIST if it is there
+	Exclusive bool          // with Create: EEXIST if it exists
 	Truncate  bool          // with Write: empty it
 	NoFollow  bool          // ELOOP if the last element is a symbolic link
 	Mode      iofs.FileMode // permission bits of a new file; 0: 0644
@@ -271,7 +271,7 @@ func (f *File) WriteAt(p []byte, off int64) (n int, err error) {
 		return n == len(p), nil
 	}
 	if err = f.modifyInSteps(write); err != nil && part > 0 {
-		// Old content may be written over already: keep what was done.
+		// Old content may be overwritten already: keep the part that was written.
 		p = p[:n+part]
 		err = errors.Join(err, f.modifyInSteps(write))
 	}
@@ -299,7 +299,7 @@ func (f *File) Append(p []byte) (off int64, err error) {
 		return n == len(p), err
 	})
 	if err != nil && wrote {
-		// All or nothing: take back what fitted.
+		// All or nothing: take back the part that was written.
 		err = errors.Join(err, f.truncateLocked(off))
 	}
 	return max(off, 0), err
@@ -360,7 +360,7 @@ func (f *File) Stat() (info Info, err error) {
 	return info, err
 }
 
-// Sync makes what was written durable.
+// Sync makes all earlier writes durable.
 func (f *File) Sync() error {
 	if f.closed.Load() {
 		return iofs.ErrClosed
@@ -374,7 +374,7 @@ func (f *File) Sync() error {
 	return f.fs.commitUpTo(seq)
 }
 
-// Close makes what was written durable, unless in batch mode, and closes.
+// Close makes all earlier writes durable, unless in batch mode, and closes the file.
 func (f *File) Close() error {
 	var err error
 	if f.closed.Load() {

@@ -42,29 +42,29 @@ type FormatOptions struct {
 	Reserved int64
 }
 
-// Format writes an empty file system of size bytes, rounded up to a multiple of 4096,
-// and returns the size it used. The device must read as zeros from its beginning to
-// there, as a new sparse file does: what is zero is not written, and that is nearly
-// all. One Sync is the last thing that Format does.
+// Format writes an empty file system of size bytes, rounded up to a multiple of 4096, and
+// returns the size it used. The device must read as zeros up to there, as a new sparse
+// file does: zeros are not written, and nearly everything is zero. Format ends with one
+// Sync.
 //
-// Whoever wants the same bytes twice gives UUID, HashSeed and Time.
+// For the same bytes every time set UUID, HashSeed and Time.
 //
-// The file system has the features that mke2fs 1.47 gives, in blocks of 4096 bytes,
-// inodes of 256 and descriptors of 64. Three things depend on the size:
+// The file system has the features that mke2fs 1.47 gives, blocks of 4096 bytes, inodes of
+// 256 and descriptors of 64. Three things depend on the size:
 //
-//   - Below 8 MiB there is no journal (and no has_journal feature), for Linux refuses
-//     journals of fewer than 1024 blocks, which are 4 MiB.
-//   - From 1 TiB on the feature meta_bg takes the place of resize_inode: the descriptors of
-//     each 8 GiB are there, with two copies, instead of all in some 20 places. Linux grows
-//     either while it is mounted.
-//   - When the last group of 128 MiB should hold a backup of the superblock and of the
-//     group descriptors but is too short for them, the file system ends where that
-//     group begins. The size returned is still that of the image.
+//   - Below 8 MiB there is no journal (and no feature has_journal): Linux refuses journals of
+//     fewer than 1024 blocks, which are 4 MiB.
+//   - From 1 TiB on the feature meta_bg replaces resize_inode: the descriptors of each 8 GiB
+//     lie there, in three copies, instead of all of them in some 20 places. Linux grows either
+//     while it is mounted.
+//   - If the last group of 128 MiB should hold a backup of the superblock and of the group
+//     descriptors but is too short for them, the file system ends where that group begins. The
+//     size returned is still that of the image.
 //
-// The errors say which option or limit was not met, or are the device's.
+// Errors name the option or limit that was violated, or are the device's.
 func Format(dev Device, size int64, opts FormatOptions) (int64, error) {
 	if size < MinSize || size > MaxSize {
-		return 0, fmt.Errorf("%w: a file system of %d bytes: it may have from %d (4 MiB) to %d (64 TiB)",
+		return 0, fmt.Errorf("%w: a file system of %d bytes: it must have from %d (4 MiB) to %d (64 TiB)",
 			errInvalid, size, int64(MinSize), int64(MaxSize))
 	}
 	size = (size + defaultBlock - 1) / defaultBlock * defaultBlock

@@ -24,22 +24,21 @@ const (
 // blockRun is a range of adjacent blocks.
 type blockRun struct{ start, count uint64 }
 
-// formatPlan says where everything lies in a new file system. All that is in use in a group
-// is in use from the group's first block on, without a gap: the superblock and the
-// descriptors with their spare blocks where sparse_super wants a copy, the group's two
-// bitmaps, its inode table, perhaps the bitmaps and the table of a last group that is
-// too short for them, and a piece of the journal. Group 0 has, between the bitmaps and
-// the table, the first directories and the first block of the journal, so that nearly all
-// that is not zero is one run.
+// formatPlan says where everything lies in a new file system. In each group the blocks in
+// use are the first ones, without a gap: superblock and descriptors with their spare
+// blocks, where sparse_super requires a backup; the group's bitmaps and inode table;
+// perhaps those of a last group that is too short for them; and a piece of the journal.
+// Group 0 has the first directories and the first block of the journal between bitmaps and
+// table, so that nearly everything that is not zero is one range.
 //
-// From 1 TiB on the descriptors are not at the beginning, with copies of them all in each
-// group that has a copy of the superblock: nearly all that is written would be these (200 MiB
-// of 15 TiB). With the feature meta_bg each 64 groups keep the block with their own, and two
-// copies of it.
+// From 1 TiB on the descriptors do not lie at the beginning, with copies of all of them in
+// each group with a backup: these copies would be nearly all that is written (200 MiB for
+// 15 TiB). With the feature meta_bg each 64 groups hold their own block of descriptors, in
+// three copies.
 //
-// Every group keeps its own metadata, unlike with mke2fs, which gathers those of 16
-// groups: like this the bitmap of a group without a file follows from its descriptor
-// (BLOCK_UNINIT) and is not written. The flex_bg feature permits either.
+// Every group holds its own metadata, while mke2fs gathers those of 16 groups: so the
+// block bitmap of a group without files follows from its descriptor (BLOCK_UNINIT) and is
+// not written. The feature flex_bg permits both.
 type formatPlan struct {
 	opts       FormatOptions
 	seed       uint32 // of checksums

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// OpenOptions says how to open an image. The zero value reads and writes.
+// OpenOptions says how to open an image. The zero value opens for reading and writing.
 type OpenOptions struct {
-	// Size of the image in bytes. 0: what the device says, if it is an *os.File.
+	// Size of the image in bytes. 0: that of the device, if it is an *os.File.
 	Size int64
 	// ReadOnly leaves the device as it is: a dirty log is replayed in memory.
 	ReadOnly bool
 	// Batch makes changes durable together, by Sync or Close, not one by one as they
-	// return. A crash before leaves what some prefix of the calls made.
+	// return. A crash before leaves the effects of some prefix of the calls.
 	Batch bool
-	// Discard makes Close give the storage of what was freed back, as Trim does for all
-	// that is free, where the device can.
+	// Discard makes Close punch holes for blocks that were freed, as Trim does for all free
+	// blocks, if the device can.
 	Discard bool
-	// UID and GID own what is made.
+	// UID and GID own new files.
 	UID, GID uint32
 	// Now tells the time. Default: time.Now.
 	Now func() time.Time
@@ -35,6 +35,11 @@ type OpenOptions struct {
 }
 
 // FS is an open file system. Its methods may be called from any number of goroutines.
+//
+// Locks, in the order in which they are taken: openInode.mu (changes of one file's
+// content), commitMu (the log), mu (everything in memory), blockCache.mu. An operation
+// changes blocks in memory, under mu, as part of the open transaction; commitUpTo writes
+// that transaction to the log, and a checkpoint writes logged blocks to their places.
 type FS struct {
 	dev            Device
 	size           int64
@@ -45,14 +50,14 @@ type FS struct {
 	maxTxBlocks    int                 // most blocks of a transaction
 	lastDir        atomic.Pointer[lastDir]
 
-	// mu guards what follows. Readers of the file system hold it shared, an operation
+	// mu guards the fields below. Readers of the file system hold it shared, an operation
 	// that changes it alone.
 	mu             sync.RWMutex
 	sb             *superblock
 	counters       counters
 	tx             *transaction // open
 	committing     *transaction // being written to the log
-	heldBlocks     busyBlocks   // free blocks of which an old version is in the log
+	heldBlocks     busyBlocks   // free blocks with an old version in the log: not to be used before a checkpoint
 	fastReplay     *fastReplay  // in progress; nil: none
 	op             operation
 	delayed        delayedData         // data that is not on the device yet
@@ -61,12 +66,12 @@ type FS struct {
 	orphans        []uint32 // the list of inodes without a name, first first
 	orphanFile     []uint32 // inodes in the orphan file, while it is being emptied
 	allocHints     map[uint32]uint32
-	nameChanges    uint64 // counts what may lead paths elsewhere, for lastDir
+	nameChanges    uint64 // counts removed and changed entries, which invalidate lastDir
 	closed         bool
 	writeFailure   error // a commit failed: nothing more is written
 
-	// commitMu is held by who writes to the log, and guards what follows. It is taken
-	// before mu.
+	// commitMu is held by the goroutine that commits or checkpoints, and guards the fields
+	// below. It is taken before mu.
 	commitMu           sync.Mutex
 	journal            *journal          // nil: none
 	sideLog            SideLog           // in its place; nil: none
@@ -79,12 +84,13 @@ type FS struct {
 	superOnDevice      []byte            // the superblock on the device
 }
 
-// Open opens the file system on dev. A log that a crash left is replayed, as the
-// kernel does when it mounts; inodes that were being removed are then removed, and a
-// growth that a crash ended is completed.
+// Open opens the file system on dev. Like a mount by Linux it replays a log that a crash
+// left, and removes inodes whose removal a crash interrupted; it also completes an
+// interrupted Grow.
 //
-// ErrUnsupported: the image has features that are not understood, or not written;
-// ErrCorrupt: it contradicts itself, or recorded errors. Both say what to do.
+// ErrUnsupported: the image has features that this package does not understand, or does
+// not write; ErrCorrupt: it is inconsistent, or errors were recorded in it. The message
+// says what to do.
 func Open(dev Device, opts OpenOptions) (*FS, error) {
 	if opts.Size == 0 {
 		opts.Size = deviceSize(dev)
@@ -138,7 +144,7 @@ func (fs *FS) loadAndReplay() error {
 			return err
 		}
 	} else if sb.incompat&incompatRecover != 0 {
-		return corruptf("a log is to be replayed that is not there")
+		return corruptf("needs_recovery is set, but there is no journal")
 	}
 	if err := fs.replaySideLog(); err != nil {
 		return err
@@ -151,7 +157,7 @@ func (fs *FS) loadAndReplay() error {
 		return fs.recountFree()
 	}
 	if said := fs.counters; fs.sb.groups <= maxRecountedGroups && fs.recountFree() != nil {
-		fs.counters = said // a damaged descriptor is reported by what needs it
+		fs.counters = said // a damaged descriptor is reported when it is needed
 	}
 	return nil
 }
@@ -161,7 +167,7 @@ func (fs *FS) loadAndReplay() error {
 func (fs *FS) checkMayOpen() error {
 	if le.Uint16(fs.sb.raw[sbState:])&stateErrors != 0 || le.Uint32(fs.sb.raw[sbErrorCount:]) != 0 &&
 		le.Uint16(fs.sb.raw[sbState:])&stateClean == 0 {
-		return corruptf("errors were found in it before")
+		return corruptf("errors are recorded in the superblock")
 	}
 	if fs.opts.ReadOnly {
 		return nil
@@ -215,7 +221,7 @@ func (fs *FS) prepareForWriting() error {
 	}
 	if fs.sb.incompat&incompatExtents == 0 {
 		if len(fs.orphans) > 0 {
-			return unsupportedf("growing ext2 or ext3 with files that are yet to be removed; mount it once, or run e2fsck")
+			return unsupportedf("growing ext2 or ext3 with orphaned files; mount it once, or run e2fsck")
 		}
 		return nil
 	}

@@ -65,11 +65,11 @@ func (fs *FS) checkDescChecksums(g uint32, data []byte) error {
 		switch {
 		case fs.sb.metadataCsum:
 			if descChecksum(fs.sb.csumSeed, k, d) != sum {
-				return corruptf("checksum of the descriptor of group %d", k)
+				return corruptf("the descriptor of group %d has a wrong checksum", k)
 			}
 		case fs.sb.roCompat&roGDTCsum != 0:
 			if fs.crc16DescChecksum(k, d) != sum {
-				return corruptf("checksum of the descriptor of group %d", k)
+				return corruptf("the descriptor of group %d has a wrong checksum", k)
 			}
 		}
 	}
@@ -157,7 +157,7 @@ func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error
 		return nil, nil
 	}
 	if n < fs.sb.firstBlock {
-		return nil, corruptf("a bitmap of group %d", g)
+		return nil, corruptf("a bitmap of group %d lies outside the file system", g)
 	}
 	b, err := fs.getBlock(n)
 	if err != nil {
@@ -172,7 +172,7 @@ func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error
 		sum &= 0xffff
 	}
 	if b.openTx == nil && sum != want {
-		return nil, corruptf("checksum of a bitmap of group %d", g)
+		return nil, corruptf("a bitmap of group %d has a wrong checksum", g)
 	}
 	b.verified.Store(key)
 	return b.data, nil
@@ -213,7 +213,7 @@ func (fs *FS) modifyGroupBitmap(g uint32, inodes bool) (bitmap []byte, d groupDe
 		bitmap, err = fs.modifyBlock(n)
 	} else {
 		if n < fs.sb.firstBlock || n >= fs.sb.blocks {
-			return nil, nil, corruptf("a bitmap of group %d", g)
+			return nil, nil, corruptf("a bitmap of group %d lies outside the file system", g)
 		}
 		bitmap = fs.createZeroedBlock(n)
 		if inodes {

@@ -18,36 +18,35 @@ type GrowOptions struct {
 	SideLog func() (SideLog, error)
 }
 
-// Grow makes the file system on dev larger: to size bytes, rounded down to 4 KiB. It
-// returns how large the image is now in bytes. Nobody may have the image open.
+// Grow extends the file system on dev to size bytes, rounded down to 4 KiB, and returns
+// the size of the image in bytes. Nothing else may have the image open.
 //
-// The file system may end up to 128 MiB before the image does: a last group that is
-// too short for its own bitmaps and inodes is left out, and is taken in by the next
-// growth. Nor are there more than 2^32-1 inodes.
+// The file system may end up to 128 MiB before the image does: a last group that is too
+// short for its own bitmaps and inodes is left out, and is included by the next growth.
+// There are never more than 2^32-1 inodes.
 //
-// The device must be size bytes long, or have a method Truncate(size int64) error, as
-// an [*os.File] has. What lies on it behind the file system is lost. A device that can
-// neither be truncated nor has a method PunchHole must read as zeros there.
+// The device must be size bytes long, or have a method Truncate(size int64) error, as an
+// [*os.File] has. Anything on it beyond the file system is lost. A device that can neither
+// be truncated nor has a method PunchHole must read as zeros there.
 //
-// After a crash, at whatever instant, the image is in order for this package: it has the
-// old size, the new one, or one between them, and [Check] finds nothing. [Open], for
-// writing, completes the growth, as Grow itself does. An image with a journal is in order
-// for Linux and e2fsck too. In one without, and in ext2 and ext3, whose journal is left
-// alone, a crash may come between the writes of one step: this package writes the others
-// when it opens the image, and e2fsck mends what is left of them, but Linux knows nothing
-// of it. Only where a device that cannot be made longer gets less than 128 blocks more
-// there is nothing left to complete from.
+// After a crash at any time the image is in order for this package: it has the old size,
+// the new one, or one between them, and [Check] finds nothing. [Open], for writing,
+// completes the growth, as Grow itself does. An image with a journal is in order for Linux
+// and e2fsck too. Without one, and in ext2 and ext3, whose journal is left alone, a crash
+// may fall between the writes of one step: this package completes them when it opens the
+// image, and e2fsck repairs what is incomplete, but Linux does not know of it. Only if a
+// device that cannot be extended grows by less than 128 blocks is there nothing to
+// complete from.
 //
 // An image without a journal gets one as soon as there is room; ext2 stays without.
 //
-// Descriptors of new groups go where the resize inode keeps room for them. When that
-// does not suffice, the image gets the feature meta_bg and loses resize_inode, as
-// with Linux.
+// Descriptors of new groups go where the resize inode reserves room for them. If that does
+// not suffice, the image gets the feature meta_bg and loses resize_inode, as with Linux.
 //
-// Errors: EINVAL, the image is larger already; EFBIG, the format ends before (without
-// the feature 64bit that is at 16 TiB, and otherwise where there are 2^32 inodes);
-// those of [Open], but for what ext2 and ext3 lack; [ErrUnsupported] also for the feature
-// sparse_super2 and for images without sparse_super; those of ctx; those of the device.
+// Errors: EINVAL, the image is larger already; EFBIG, beyond the limit of the format
+// (without the feature 64bit 16 TiB, otherwise 2^32 inodes); those of [Open], except
+// features that only ext2 and ext3 lack; [ErrUnsupported] also for the feature
+// sparse_super2 and for images without sparse_super; errors of ctx; errors of the device.
 func Grow(ctx context.Context, dev Device, size int64, opts GrowOptions) (int64, error) {
 	g := &grower{ctx: ctx, dev: dev, opts: opts, size: size / defaultBlock * defaultBlock}
 	if size > MaxSize {
@@ -59,21 +58,21 @@ func Grow(ctx context.Context, dev Device, size int64, opts GrowOptions) (int64,
 	return g.size, nil
 }
 
-// grower grows an image, by a row of steps. Before and after each of them the log is
-// empty and the image in order, and each takes effect in one instant:
+// grower grows an image in steps. Before and after each of them the log is empty and the
+// image in order, and each takes effect atomically:
 //
-//   - A step that changes what is in the old file system, but not the number of its
-//     groups, is a transaction in the log, or in that of grow_mark.go.
-//   - New groups, and the slots of their descriptors, are written while they are not
-//     part of the file system. Then the first sector of the superblock is written,
-//     which has all the counts. No log is involved: Linux looks at the number of
-//     groups before it replays the log, so it must not change by that.
+//   - A step that changes the old file system, but not the number of its groups, is a
+//     transaction in the journal, or in the log of grow_mark.go.
+//   - New groups, and their descriptors, are written while they are not part of the file
+//     system. Then the first sector of the superblock is written, which holds all counts. No
+//     log is involved: Linux reads the number of groups before it replays the log, so a
+//     replay must not change it.
 //
-// What stands between this and the resize inode is that it lists all the copies of the
-// blocks that are kept for descriptors, so each group with a copy changes it. So its
-// list is emptied before, and made anew after. Meanwhile at most three blocks are
-// kept: of so few e2fsck does not want a list, and they need not be in one in order to
-// become descriptors.
+// The resize inode complicates this: it lists all copies of the blocks reserved for
+// descriptors, so each new group with a backup would change it. So its list is emptied
+// before and written again afterwards. In between at most three blocks are reserved:
+// e2fsck does not expect so few to be listed, and a block need not be listed to become a
+// descriptor block.
 type grower struct {
 	ctx  context.Context
 	dev  Device
@@ -84,12 +83,12 @@ type grower struct {
 	blocks         uint64 // of the file system to be
 	descRoom       uint32 // blocks of descriptors and of those kept for more, which stays the same
 	reservedBefore uint32 // those kept, at the beginning
-	deviceExtended bool   // the device is longer than size as long as there is a log behind it
+	deviceExtended bool   // the device is longer than size while a log lies behind the file system
 	shrink         bool   // the grower is a shrinker's
 }
 
-// maxUnlistedDescs is how many blocks can be kept for descriptors without being in the list of
-// the resize inode: e2fsck checks a fourth of them, rounded down.
+// maxUnlistedDescs is how many blocks can be reserved for descriptors without being listed
+// in the resize inode: e2fsck checks a fourth of them, rounded down.
 const maxUnlistedDescs = 3
 
 // growImage runs all steps of a growth. Each leaves the image in order.
@@ -158,7 +157,7 @@ func (g *grower) planSize() error {
 	}
 	if most := sb.groupStart((1<<32 - 1) / sb.inodesPerGroup); n > most {
 		if n > most+uint64(sb.blocksPerGroup) {
-			return fmt.Errorf("%w: at %d bytes the file system has all the inodes that there can be", errTooBig, int64(most)*sb.blockSize)
+			return fmt.Errorf("%w: at %d bytes the file system has the largest number of inodes", errTooBig, int64(most)*sb.blockSize)
 		}
 		n = most
 	}
@@ -221,14 +220,14 @@ func (g *grower) extendDevice() error {
 		return nil
 	}
 	if !ok {
-		return fmt.Errorf("%w: the device has %d bytes and cannot be made longer", errInvalid, have)
+		return fmt.Errorf("%w: the device has %d bytes and cannot be extended", errInvalid, have)
 	}
 	return t.Truncate(g.size)
 }
 
 // truncater is a Device whose size can be changed.
 type truncater interface {
-	// Truncate sets the size in bytes. What is added reads as zeros.
+	// Truncate sets the size in bytes. A device that grows reads as zeros in its new part.
 	Truncate(size int64) error
 }
 
@@ -297,7 +296,7 @@ func (fs *FS) markBlocksFree(g, from, n uint32) error {
 		if m, d, err = fs.modifyGroupBitmap(g, false); err == nil {
 			for k := from; k < from+n; k++ {
 				if !testBit(m, uint64(k)) {
-					return corruptf("block %d is free already", fs.sb.groupStart(g)+uint64(k))
+					return corruptf("block %d is freed twice", fs.sb.groupStart(g)+uint64(k))
 				}
 			}
 			clearBits(m, uint64(from), uint64(n))
@@ -327,7 +326,7 @@ func (fs *FS) markBlocksUsed(g, from, n uint32) error {
 		return err
 	}
 	if d.freeBlocks() < n || fs.counters.freeBlocks < uint64(n) {
-		return corruptf("the count of free blocks of group %d", g)
+		return corruptf("group %d counts a wrong number of free blocks", g)
 	}
 	d.setSplitCount(gdFreeBlocks, gdFreeBlocksHi, d.freeBlocks()-n)
 	fs.counters.freeBlocks -= uint64(n)

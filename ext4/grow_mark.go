@@ -6,14 +6,14 @@ import (
 	"io"
 )
 
-// A growth that is under way is recorded in the superblock: how far it goes, and where
-// an image without a journal has a log meanwhile. Whoever opens the image for writing
-// after a crash finds the record, and completes the growth first.
+// A growth is recorded in the superblock while it runs: its target size, and where an image
+// without a journal has a log until then. The next open for writing after a crash finds the
+// record, and completes the growth first.
 //
-// The log has the format of a [SideLog]. It lies in blocks that the growth adds: behind
-// the old end until they are part of the file system, and then in free blocks at its new
-// end. A growth too small for that has it behind the new end, where the device can be
-// made longer for a while.
+// The log has the format of a [SideLog]. It lies in blocks that the growth adds: beyond the
+// old end until they are part of the file system, and then in free blocks at its new end. If
+// the growth is too small for that, the log lies beyond the new end, on a device that can be
+// extended for the time.
 
 // sbGrowMark is the offset of the record in the superblock's first sector. The field
 // belongs to a feature that was never merged into Linux (s_snapshot_r_blocks_count).
@@ -22,7 +22,7 @@ const sbGrowMark = 0x188
 const (
 	markLogShift = 48
 	markBlocks   = 1<<47 - 1 // mask: blocks of the device that the growth fills
-	markBehind   = 1 << 47   // the log lies behind them, not at their end
+	markBehind   = 1 << 47   // the log lies after these blocks, not at their end
 	markLogMask  = 1<<14 - 1 // blocks of the log
 	markClean    = 1 << 62   // the file system was marked as clean before
 	markNoLog    = 1 << 63   // GrowOptions.NoJournal

@@ -61,7 +61,7 @@ func (fs *FS) readResizeInode() (*inode, uint64, error) {
 	}
 	at := uint64(le.Uint32(i.raw[doubleSlot:]))
 	if at <= fs.sb.firstBlock || at >= fs.sb.blocks {
-		return nil, 0, corruptf("the resize inode")
+		return nil, 0, corruptf("the resize inode is invalid")
 	}
 	return i, at, nil
 }

@@ -6,7 +6,7 @@ import "math/bits"
 // of fs/ext4/hash.c: half MD4 (RFC 1320 with fewer steps), TEA, and a legacy one.
 type hasher struct {
 	seed     [4]uint32
-	unsigned bool // names are bytes, not signed chars: depends on who made the image
+	unsigned bool // names are unsigned chars: depends on the machine that made the image
 }
 
 const (

@@ -6,11 +6,11 @@ import (
 	"sort"
 )
 
-// An indexed directory is a tree whose leaves are ordinary blocks of entries, each
-// with the names of one range of hashes. Its inner nodes look like empty blocks to who
-// knows nothing of it; the root, block 0, begins with the entries "." and "..".
+// The index of a directory (dir_index, htree) is a tree whose leaves are ordinary blocks of
+// entries, each with the names of one range of hashes. To readers without dir_index, inner
+// nodes look like empty blocks; the root, block 0, begins with the entries "." and "..".
 const (
-	dxRootInfo    = 24 // of the root: what follows the two entries
+	dxRootInfo    = 24 // in the root: fields after the two entries
 	dxRootEntries = 32
 	dxNodeEntries = 8
 	dxEntry       = 8
@@ -79,7 +79,7 @@ func (fs *FS) dxEntryLimit(l uint32) int {
 
 // checkIndexBlock checks an inner node of the index.
 func (fs *FS) checkIndexBlock(dir *inode, l uint32, b []byte) error {
-	bad := func() error { return corruptf("the index of directory %d", dir.num) }
+	bad := func() error { return corruptf("the index of directory %d is invalid", dir.num) }
 	if l == 0 && (b[dxRootInfo+5] != dxRootEntries-dxRootInfo || b[dxRootInfo+6] > 2 ||
 		le.Uint16(b[4:]) != 12 || b[6] != 1 || b[8] != '.') {
 		return bad()
@@ -98,7 +98,7 @@ func (fs *FS) checkIndexBlock(dir *inode, l uint32, b []byte) error {
 		return nil
 	}
 	if sum, end := fs.indexChecksum(dir, l, b); sum != le.Uint32(b[end+4:]) {
-		return corruptf("checksum of the index of directory %d", dir.num)
+		return corruptf("the index of directory %d has a wrong checksum", dir.num)
 	}
 	return nil
 }
@@ -138,7 +138,7 @@ func (fs *FS) findIndexPath(dir *inode, hash uint32) ([]dxStep, error) {
 		s.entry = s.indexNode().findEntryFor(hash)
 		path = append(path, s)
 		if l = s.indexNode().childBlock(s.entry); l == 0 {
-			return nil, corruptf("the index of directory %d", dir.num)
+			return nil, corruptf("the index of directory %d is invalid", dir.num)
 		}
 		if len(path) > levels {
 			return path, nil

@@ -68,7 +68,7 @@ func (fs *FS) splitIndexLeaf(dir *inode, up *dxStep, at uint64) error {
 		return err
 	}
 	if len(list) < 2 {
-		return corruptf("a leaf of directory %d", dir.num)
+		return corruptf("an index leaf of directory %d cannot be split", dir.num)
 	}
 	total, half, cut := 0, 0, 0
 	for _, e := range list {
@@ -167,7 +167,7 @@ func (fs *FS) deepenIndex(dir *inode, root *dxStep) error {
 		most = 2
 	}
 	if root.data[dxRootInfo+6] >= most {
-		return errNoSpace // of the index, which is what Linux says too
+		return errNoSpace // the index has reached its depth; Linux returns the same
 	}
 	if err := fs.modifyIndexNode(root); err != nil {
 		return err

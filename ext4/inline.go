@@ -22,7 +22,7 @@ func (fs *FS) readInlineData(i *inode) ([]byte, error) {
 		}
 	}
 	if i.size() > int64(len(data)) && !i.isRegular() {
-		return nil, corruptf("inline data of inode %d", i.num)
+		return nil, corruptf("the inline data of inode %d is invalid", i.num)
 	}
 	return data[:min(i.size(), int64(len(data)))], nil
 }
@@ -35,7 +35,7 @@ func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
 		return nil, err
 	}
 	if len(data) < 4 {
-		return nil, corruptf("inline data of directory %d", dir.num)
+		return nil, corruptf("the inline data of directory %d is invalid", dir.num)
 	}
 	var list []dirent
 	bad := false
@@ -50,7 +50,7 @@ func (fs *FS) inlineEntries(dir *inode) ([]dirent, error) {
 		}
 	}
 	if bad {
-		return nil, corruptf("a name in directory %d", dir.num)
+		return nil, corruptf("directory %d has an entry with an invalid name", dir.num)
 	}
 	return list, nil
 }

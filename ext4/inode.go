@@ -192,7 +192,7 @@ func (f *FS) changeLinkCount(i *inode, n int) error {
 	case v > maxLinks:
 		return errLinks
 	case v < 0:
-		return corruptf("links of inode %d", i.num)
+		return corruptf("inode %d has too few links", i.num)
 	}
 	le.PutUint16(i.raw[inLinks:], uint16(v))
 	return nil
@@ -202,7 +202,7 @@ func (f *FS) changeLinkCount(i *inode, n int) error {
 // it.
 func (f *FS) locateInode(num uint32) (block uint64, off int, err error) {
 	if num == 0 || num > f.sb.inodes {
-		return 0, 0, corruptf("inode number %d of %d", num, f.sb.inodes)
+		return 0, 0, corruptf("inode %d does not exist: there are %d", num, f.sb.inodes)
 	}
 	g, index := (num-1)/f.sb.inodesPerGroup, (num-1)%f.sb.inodesPerGroup
 	d, err := f.readGroupDesc(g)
@@ -212,7 +212,7 @@ func (f *FS) locateInode(num uint32) (block uint64, off int, err error) {
 	at := int64(index) * int64(f.sb.inodeSize)
 	block = d.inodeTable() + uint64(at/f.sb.blockSize)
 	if block < f.sb.firstBlock || block >= f.sb.blocks {
-		return 0, 0, corruptf("the inode table of group %d", g)
+		return 0, 0, corruptf("the inode table of group %d lies outside the file system", g)
 	}
 	return block, int(at % f.sb.blockSize), nil
 }
@@ -250,7 +250,7 @@ func (f *FS) viewInode(num uint32) (*inode, error) {
 	i := &inode{num, b.data[off : off+f.sb.inodeSize : off+f.sb.inodeSize]}
 	if f.sb.metadataCsum && !f.isChecksumVerified(b, off) {
 		if !verifyInodeChecksum(f.sb.csumSeed, num, i.raw) {
-			return nil, corruptf("checksum of inode %d", num)
+			return nil, corruptf("inode %d has a wrong checksum", num)
 		}
 		f.noteChecksumVerified(b, off)
 	}
@@ -295,14 +295,14 @@ func (f *FS) checkInodeFields(i *inode) error {
 	switch i.fileType() {
 	case typeRegular, typeDir, typeSymlink, typeChar, typeBlock, typeFifo, typeSocket:
 	default:
-		return corruptf("type of inode %d", i.num)
+		return corruptf("inode %d has an invalid type", i.num)
 	}
 	if x := i.extraSize(); x > len(i.raw)-oldInodeSize || x%4 != 0 {
-		return corruptf("extra size of inode %d", i.num)
+		return corruptf("inode %d has an invalid extra size", i.num)
 	}
-	// The largest file has 2^32 blocks; the largest directory nobody would call one.
+	// A file has at most 2^32 blocks; for a directory 1 TiB is beyond any real one.
 	if i.size() < 0 || i.size() > (maxLogical+1)*f.sb.blockSize || i.isDir() && i.size() > 1<<40 {
-		return corruptf("size of inode %d", i.num)
+		return corruptf("inode %d has an invalid size", i.num)
 	}
 	if i.hasFlag(flagEncrypted) {
 		return unsupportedf("inode %d is encrypted", i.num)
@@ -387,7 +387,7 @@ type Info struct {
 	Size      int64 // bytes; of a symbolic link, the length of its target
 	Allocated int64 // bytes of storage, metadata of the file included
 	UID, GID  uint32
-	Nlink     uint32 // 1 also for a directory of which nobody counts the links
+	Nlink     uint32 // 1 also for a directory whose links are not counted
 	Rdev      uint64 // of a device, as makedev(3) makes it
 	Atime     time.Time
 	Mtime     time.Time

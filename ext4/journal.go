@@ -65,11 +65,11 @@ const (
 
 	// maxLogBlocks bounds the log: more than mke2fs gives.
 	maxLogBlocks = 1 << 24
-	// maxLogExtents bounds what an image can make us remember of where its log lies.
+	// maxLogExtents bounds the memory for the extents of the journal.
 	maxLogExtents = 1 << 16
-	// maxLogged bounds the blocks of a log that is to be replayed: 4 GiB of it.
+	// maxLogged bounds the blocks that a log to be replayed may hold: 4 GiB.
 	maxLogged = 1 << 20
-	// maxRevokes likewise: more than any log of 1 GiB that Linux writes.
+	// maxRevokes bounds the revokes in it: more than Linux writes to a log of 1 GiB.
 	maxRevokes = 1 << 21
 )
 
@@ -102,7 +102,7 @@ func (fs *FS) locateJournal(j *journal) error {
 	var next uint32
 	err = fs.eachExtent(in, 0, func(e extent) (bool, error) {
 		if e.logical != next || e.unwritten {
-			return false, corruptf("the blocks of the journal")
+			return false, corruptf("the journal has holes")
 		}
 		if next > maxLogBlocks || len(j.extents) == maxLogExtents {
 			return false, unsupportedf("a journal of more than %d blocks, or in more than %d parts", maxLogBlocks, maxLogExtents)
@@ -112,7 +112,7 @@ func (fs *FS) locateJournal(j *journal) error {
 		return true, nil
 	})
 	if err == nil && next < 2 {
-		err = corruptf("a journal of %d blocks", next)
+		err = corruptf("the journal has only %d blocks", next)
 	}
 	j.blocks = next
 	return err
@@ -145,21 +145,21 @@ func (j *journal) parseSuperblock(blockSize int64) error {
 	j.blockChecksums = j.incompat&(jCsumV2|jCsumV3) != 0
 	if j.blockChecksums {
 		if s[jsbCsumType] != 4 || j.superblockChecksum() != be.Uint32(s[jsbChecksum:]) {
-			return corruptf("checksum of the journal's superblock")
+			return corruptf("the journal's superblock has a wrong checksum")
 		}
 		j.seed = crc32c(^uint32(0), s[jsbUUID:jsbUUID+16])
 	}
 	n := be.Uint32(s[jsbBlocks:])
 	j.first, j.start, j.sequence = be.Uint32(s[jsbFirst:]), be.Uint32(s[jsbStart:]), be.Uint32(s[jsbSequence:])
 	if n > j.blocks {
-		return corruptf("the journal says that it has %d blocks, and has %d", n, j.blocks)
+		return corruptf("the journal states %d blocks, but has %d", n, j.blocks)
 	}
 	n -= min(n, j.fastCommitBlocks())
 	if n < 16 || j.first == 0 || j.first >= n || j.start != 0 && (j.start < j.first || j.start >= n) {
-		return corruptf("the sizes in the journal's superblock")
+		return corruptf("the journal's superblock states invalid sizes")
 	}
 	if e := be.Uint32(s[jsbErrno:]); e != 0 {
-		return corruptf("the journal was given up with error %d", int32(e))
+		return corruptf("the journal was aborted with error %d", int32(e))
 	}
 	j.blocks = n
 	return nil
@@ -336,7 +336,7 @@ func (j *journal) parseRevokes(b []byte) ([]uint64, error) {
 		end -= 4
 	}
 	if n > end {
-		return nil, corruptf("a revoke block of %d bytes in the journal", n)
+		return nil, corruptf("the journal has a revoke block of %d bytes", n)
 	}
 	var list []uint64
 	for off := 16; off+size <= n; off += size {

@@ -5,7 +5,7 @@ import (
 	"hash/crc32"
 )
 
-// What lies on disk is little-endian, but for the journal (jbd2), which is big-endian.
+// All fields on disk are little-endian, except the journal's (jbd2), which are big-endian.
 // Offsets and constants are those of the Linux kernel's documentation,
 // Documentation/filesystems/ext4, and of fs/ext4/ext4.h and include/linux/jbd2.h.
 var (
@@ -149,7 +149,7 @@ const (
 	flagUnsigned   = 2
 )
 
-// Offsets in a group descriptor; the second half is there when it has 64 bytes.
+// Offsets in a group descriptor; the second half exists if it has 64 bytes.
 const (
 	gdBlockBitmap  = 0x0
 	gdInodeBitmap  = 0x4

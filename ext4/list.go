@@ -19,7 +19,7 @@ type Dir struct {
 	done       bool
 
 	block uint32       // of a directory without index: where to go on
-	after *hashedEntry // of one that is read in the order of hashes: what was returned last
+	after *hashedEntry // last entry returned, in a directory that is read in the order of hashes
 	hash  uint32       // where to go on
 }
 
@@ -147,7 +147,7 @@ func (d *Dir) readNextLeafByHash(dir *inode) error {
 				break
 			}
 			if len(list) > maxSameHash {
-				return corruptf("the index of directory %d", dir.num)
+				return corruptf("the index of directory %d is invalid", dir.num)
 			}
 			err = fs.advanceToNextLeaf(dir, &path) // names of one hash go on there
 		}

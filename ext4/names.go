@@ -343,7 +343,7 @@ func (fs *FS) unlinkName(dir *inode, name string) (gone uint32, err error) {
 // checkCanRemoveDir checks that directory i in dir is empty.
 func (fs *FS) checkCanRemoveDir(dir, i *inode) error {
 	if i.num == rootInode || i.num == dir.num {
-		return corruptf("directory %d holds itself", i.num)
+		return corruptf("directory %d contains itself, or the root", i.num)
 	}
 	empty, err := fs.isEmptyDir(i)
 	if err == nil && !empty {
@@ -366,7 +366,7 @@ func (fs *FS) dropLink(i *inode) (gone uint32, err error) {
 	if slices.Contains(fs.orphans, i.num) {
 		return i.num, fs.storeInode(i) // it is being truncated
 	}
-	// What is small and not in use goes in the same operation.
+	// A small inode that is not open is freed in the same operation.
 	if fs.openInodes[i.num] == nil && (!fs.mapsBlocks(i) || i.hasFlag(flagExtents) && extentNode(i.blockArea()).treeDepth() == 0) {
 		done, err := fs.reclaimStep(i)
 		if err != nil || done {

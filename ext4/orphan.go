@@ -5,10 +5,10 @@ import (
 	"sync"
 )
 
-// Inodes that lost their last name while they are open, or that are being truncated,
-// are in a list that begins in the superblock and goes on in their field of the time
-// of deletion. After a crash whoever opens the image next finishes what was begun.
-// Linux may also keep such inodes in a file (orphan_file).
+// The orphan list holds inodes that lost their last name while they were open, and inodes
+// that are being truncated. It begins in the superblock, and is linked by the inodes' fields
+// for the time of deletion. After a crash the next open finishes the removals and
+// truncations. Linux may also keep such inodes in a file (orphan_file).
 
 const (
 	orphanMagic = 0x0b10ca04
@@ -20,8 +20,8 @@ type openInode struct {
 	num  uint32
 	refs int // guarded by FS.mu
 
-	// mu is held by who changes the content, for as long as that takes. It is taken
-	// before FS.mu.
+	// mu is held for the whole time that a call changes the content, which may take several
+	// operations. It is taken before FS.mu.
 	mu sync.Mutex
 }
 
@@ -88,7 +88,7 @@ func (fs *FS) loadOrphanList() error {
 	seen := map[uint32]bool{}
 	for num != 0 {
 		if seen[num] || len(seen) > maxOrphans || num < fs.sb.firstUserInode && num != rootInode {
-			return corruptf("the list of orphans")
+			return corruptf("the orphan list is invalid")
 		}
 		seen[num] = true
 		fs.orphans = append(fs.orphans, num)
@@ -222,7 +222,7 @@ func (fs *FS) freeBlockMap(i *inode) error {
 func (fs *FS) unmapBeyond(i *inode, size int64) (bool, error) {
 	bs := fs.sb.blockSize
 	from := uint64(roundUpTo(size, bs) / bs)
-	// From the end, so that what remains is always one piece.
+	// From the end, so that the mapping stays valid between operations.
 	for {
 		at, ok, err := fs.lastExtent(i)
 		if err != nil {
@@ -292,7 +292,7 @@ func (fs *FS) readOrphanFile() (list []uint32, err error) {
 	err = fs.eachOrphanBlock(func(i *inode, at uint64, b []byte) error {
 		tail := b[len(b)-8:]
 		if le.Uint32(tail) != orphanMagic || fs.sb.metadataCsum && fs.orphanBlockChecksum(i, at, b) != le.Uint32(tail[4:]) {
-			return corruptf("the orphan file")
+			return corruptf("the orphan file is invalid")
 		}
 		for k := 0; k < len(b)-8; k += 4 {
 			if num := le.Uint32(b[k:]); num != 0 {

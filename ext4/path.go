@@ -12,7 +12,7 @@ import (
 // pathWalker resolves one path. It keeps the directories on the way, for "..".
 type pathWalker struct {
 	fs    *FS
-	above []uint32 // directories above dirs, from the root, of which only the numbers are known
+	above []uint32 // inode numbers of the directories above dirs, from the root
 	dirs  []*inode // views, from the root, or from the one that a lastDir led to, to where we are
 	links int      // followed
 }
@@ -80,7 +80,7 @@ func (fs *FS) startWalk(path string) (*pathWalker, string, error) {
 		return nil, "", err
 	}
 	if !root.isDir() {
-		return nil, "", corruptf("the root is no directory")
+		return nil, "", corruptf("the root inode is not a directory")
 	}
 	w := &pathWalker{fs: fs, dirs: []*inode{root}}
 	if path == "." {
@@ -242,7 +242,7 @@ func (fs *FS) isFastSymlink(i *inode) bool {
 func (fs *FS) readSymlink(i *inode) (string, error) {
 	n := i.size()
 	if n == 0 || n > maxSymlinkLen {
-		return "", corruptf("symbolic link %d of %d bytes", i.num, n)
+		return "", corruptf("symbolic link %d has a target of %d bytes", i.num, n)
 	}
 	if fs.isFastSymlink(i) {
 		return string(i.blockArea()[:n]), nil
@@ -259,7 +259,7 @@ func (fs *FS) readSymlink(i *inode) (string, error) {
 	}
 	if e.start == 0 || n > fs.sb.blockSize {
 		// Blocks of 1 KiB hold at most 1023 bytes.
-		return "", corruptf("symbolic link %d", i.num)
+		return "", corruptf("symbolic link %d has no valid target", i.num)
 	}
 	blk, err := fs.getBlock(e.start)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// A tree that is being removed, or made by Copy, lies in lost+found, under a name
-// that begins like this: so it has its place, or has lost it, at one instant. What a
-// crash leaves there is removed by who opens the image next.
+// A tree that is being removed, or created by Copy, lies in lost+found under a name with one
+// of these prefixes: so it disappears from its place, or appears there, atomically. The next
+// open removes trees that a crash left there.
 const (
 	trashDir      = "lost+found"
 	trashRemoved  = ".removed-"
@@ -139,7 +139,7 @@ func (fs *FS) emptyTree(ctx context.Context, num uint32) error {
 		switch {
 		case sub.num != 0:
 			if len(stack) > maxOrphans {
-				return corruptf("directories nested too deep")
+				return corruptf("directories are nested too deep")
 			}
 			stack = append(stack, sub)
 		case empty && len(stack) == 1:

@@ -22,7 +22,7 @@ type logScan struct {
 	unsound map[uint64]uint32 // block to the last sequence number that has no sound version of it
 	last    int64             // commit time of the last transaction, in seconds
 	lastAt  uint32            // block of the log where that begins; of an empty one, its start
-	end     uint32            // block of the log behind it
+	end     uint32            // block of the log after it
 }
 
 // loggedVersion is the place in the log of a version of a block.
@@ -81,7 +81,7 @@ func (fs *FS) finishReplay(j *journal, r *replayed) error {
 			return err
 		}
 		j.start, j.sequence = 0, r.next+1
-		// Synced before anything is written over what was replayed.
+		// Synced before replayed blocks can be overwritten.
 		if err := errors.Join(fs.writeJournalSuperblock(j), fs.dev.Sync()); err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func (fs *FS) writeReplayedInPlace(newest map[uint64]logBlock) error {
 			_, err := fs.dev.WriteAt(buf, int64(n)*fs.sb.blockSize)
 			return err
 		}
-		// Until the log is empty the superblock has to say that it is not.
+		// The flag must stay until the log is empty.
 		raw := buf[fs.sb.superblockOffset():][:superSize]
 		if _, err := parseSuperblock(raw, fs.size); err != nil {
 			return err
@@ -157,7 +157,7 @@ func (fs *FS) reloadSuperblock() error {
 		return err
 	}
 	if sb.blockSize != fs.sb.blockSize {
-		return corruptf("the log changes the block size")
+		return corruptf("the superblock in the log has another block size")
 	}
 	fs.sb = sb
 	if fs.opts.allowDamaged {
@@ -222,7 +222,7 @@ func (fs *FS) scanLog(j *journal) (*logScan, error) {
 type logTransaction struct {
 	blocks      map[uint64]loggedVersion
 	revoked     []uint64
-	unsound     []uint64 // blocks of which the log has no sound version: fine if revoked later
+	unsound     []uint64 // blocks whose logged version has a wrong checksum: fine if revoked later
 	sum         uint32   // of version 1
 	badChecksum bool     // a checksum is wrong, which with asynchronous commits is the end of the log
 }
@@ -249,7 +249,7 @@ func (fs *FS) checkAfterBadTransaction(s *logScan, after uint32, budget *int) er
 func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransaction, uint32, error) {
 	j, t := s.j, &logTransaction{blocks: map[uint64]loggedVersion{}, sum: ^uint32(0)}
 	buf, data := make([]byte, fs.sb.blockSize), make([]byte, fs.sb.blockSize)
-	doubt := false // a checksum was wrong: fine in what was not committed, damage otherwise
+	doubt := false // a checksum was wrong: damage, unless the transaction was not committed
 	for ; *budget > 0; pos = j.nextBlock(pos) {
 		*budget--
 		if err := fs.readLogBlock(j, pos, buf); err != nil {

@@ -155,7 +155,7 @@ func (fs *FS) writeContent(i *inode, p []byte, off int64) (int, error) {
 		return 0, errTooBig
 	}
 	if size := i.size(); off > size {
-		// What the last block holds behind the end must not appear in the gap.
+		// Old bytes in the last block beyond the end must not appear in the gap.
 		if err := fs.zeroBlockPart(i, size, min(roundUpTo(size, bs), off)); err != nil {
 			return 0, err
 		}

@@ -16,17 +16,16 @@ type ShrinkOptions struct {
 	Now func() time.Time
 }
 
-// ShrinkToFit cuts off what is free at the end of the image, and returns how large the
-// image is then in bytes. Nothing is moved: the image ends after the last block that is
-// in use, so a file at the end keeps it as long as it is. Groups of 128 MiB without a
-// file go as a whole when nothing before them belongs to them; of those that mke2fs
-// made, 16 by 16. At least as many groups stay as the table of descriptors has blocks
-// that cannot be taken away: all but 64 times the number of them where there is
-// meta_bg, or no resize_inode. Take [FS.Trim] for free space before the end.
+// ShrinkToFit cuts off free space at the end of the image, and returns the new size of the
+// image in bytes. Nothing is moved: the image ends after the last block in use, so a file
+// at the end keeps it at its length. Groups of 128 MiB without a file are removed if no
+// earlier group's metadata lies in them; groups made by mke2fs 16 at a time. At least as
+// many groups stay as the descriptor table has blocks that cannot be removed: all but 64
+// times their number with meta_bg, or without resize_inode. For free space elsewhere see
+// [FS.Trim].
 //
-// If the device has a method Truncate(size int64) error, as an [*os.File], it gets the
-// size returned. Nobody may have the image open. What [Grow] says of crashes, and of
-// errors, holds here too.
+// If the device has a method Truncate(size int64) error, as an [*os.File] has, it gets the
+// new size. Nothing else may have the image open. For crashes, and for errors, see [Grow].
 func ShrinkToFit(ctx context.Context, dev Device, opts ShrinkOptions) (int64, error) {
 	s := &shrinker{grower: grower{ctx: ctx, dev: dev, opts: GrowOptions{Now: opts.Now, NoJournal: true}, shrink: true}}
 	if err := s.shrinkImage(opts.Least); err != nil {
@@ -35,7 +34,7 @@ func ShrinkToFit(ctx context.Context, dev Device, opts ShrinkOptions) (int64, er
 	return int64(s.blocks) * defaultBlock, nil
 }
 
-// ShrunkSize returns how large [ShrinkToFit] would make the image now, in bytes.
+// ShrunkSize returns the size to which [ShrinkToFit] would shrink the image now, in bytes.
 func (fs *FS) ShrunkSize() (int64, error) {
 	fs.mu.RLock()
 	defer fs.mu.RUnlock()

@@ -2,10 +2,10 @@ package ext4
 
 import "errors"
 
-// Linux wants a log of 1024 blocks at least, which the smallest images have no room
-// for. Where all who write to such an image agree on a file beside it, that takes the
-// log's place: a transaction is written there, and synced, before it is written home,
-// and who opens the image next writes it home again if a crash was in between.
+// Linux requires a journal of 1024 blocks, for which the smallest images have no room. If all
+// writers of such an image agree on a file beside it, that file replaces the journal: a
+// transaction is written there, and synced, before it is written in place, and the next open
+// writes it in place again after a crash.
 //
 // The file holds one transaction: a sector that says how many blocks there are and has
 // a checksum of all that follows, and from byte 4096 on their numbers (8 bytes each)
@@ -118,7 +118,7 @@ func (fs *FS) readSideLog(log SideLog) (map[uint64][]byte, error) {
 	for i := range n {
 		at := le.Uint64(body[8*i:])
 		if at >= fs.sb.blocks {
-			return nil, corruptf("block %d in the log beside the image", at)
+			return nil, corruptf("the side log has block %d, which does not exist", at)
 		}
 		blocks[at] = body[8*n+bs*i:][:bs:bs]
 	}

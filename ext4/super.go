@@ -19,7 +19,7 @@ type superblock struct {
 	inodesPerGroup uint32 // inodes of a group
 	groups         uint32
 	inodes         uint32
-	clusterBlocks  uint32 // blocks of a cluster: what a bit of a bitmap stands for
+	clusterBlocks  uint32 // blocks of a cluster, which one bit of a bitmap stands for
 	descSize       int
 	inodeSize      int
 	compat         uint32
@@ -49,10 +49,10 @@ func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 	s.metadataCsum = s.roCompat&roMetadataCsum != 0
 	if s.metadataCsum {
 		if t := raw[sbChecksumType]; t != 1 {
-			return nil, unsupportedf("checksums of type %d", t)
+			return nil, unsupportedf("metadata checksums of type %d", t)
 		}
 		if superblockChecksum(raw) != u32(sbChecksum) {
-			return nil, corruptf("checksum of the superblock")
+			return nil, corruptf("the superblock has a wrong checksum")
 		}
 	}
 	if err := s.parseGeometry(); err != nil {
@@ -60,7 +60,7 @@ func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 	}
 	if size > 0 && s.blocks > uint64(size/s.blockSize) {
 		// e2fsck cannot bring it back.
-		return nil, fmt.Errorf("%w: its end is missing: the file system has %d blocks of %d bytes, and there are only %d bytes for it",
+		return nil, fmt.Errorf("%w: its end is missing: the file system has %d blocks of %d bytes, but the image has only %d bytes",
 			ErrCorrupt, s.blocks, s.blockSize, size)
 	}
 	return s, s.parseFeatureFields()
@@ -70,7 +70,7 @@ func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 func (s *superblock) parseGeometry() error {
 	u32 := func(o int) uint32 { return le.Uint32(s.raw[o:]) }
 	if u32(sbLogBlock) > 6 {
-		return corruptf("block size 2^%d KiB", u32(sbLogBlock))
+		return corruptf("the superblock states blocks of 2^%d KiB", u32(sbLogBlock))
 	}
 	s.blockSize = 1024 << u32(sbLogBlock)
 	s.blocks = uint64(u32(sbBlocksLo))
@@ -79,7 +79,7 @@ func (s *superblock) parseGeometry() error {
 		s.blocks |= uint64(u32(sbBlocksHi)) << 32
 		s.descSize = int(le.Uint16(s.raw[sbDescSize:]))
 		if s.descSize < 64 || s.descSize > 1024 || bits.OnesCount(uint(s.descSize)) != 1 {
-			return corruptf("group descriptors of %d bytes", s.descSize)
+			return corruptf("the superblock states group descriptors of %d bytes", s.descSize)
 		}
 	}
 	s.inodeSize, s.firstUserInode = oldInodeSize, firstInode
@@ -87,13 +87,13 @@ func (s *superblock) parseGeometry() error {
 		s.inodeSize, s.firstUserInode = int(le.Uint16(s.raw[sbInodeSize:])), u32(sbFirstInode)
 	}
 	if s.inodeSize < oldInodeSize || int64(s.inodeSize) > s.blockSize || bits.OnesCount(uint(s.inodeSize)) != 1 {
-		return corruptf("inodes of %d bytes", s.inodeSize)
+		return corruptf("the superblock states inodes of %d bytes", s.inodeSize)
 	}
 	s.clusterBlocks = 1
 	if s.roCompat&roBigalloc != 0 {
 		shift := u32(sbLogCluster) - u32(sbLogBlock)
 		if u32(sbLogCluster) < u32(sbLogBlock) || shift > 16 {
-			return corruptf("clusters of 2^%d KiB", u32(sbLogCluster))
+			return corruptf("the superblock states clusters of 2^%d KiB", u32(sbLogCluster))
 		}
 		s.clusterBlocks = 1 << shift
 	}
@@ -104,11 +104,11 @@ func (s *superblock) parseGeometry() error {
 		s.firstBlock > 1 || s.firstBlock == 1 && s.blockSize != 1024 ||
 		s.blocks <= s.firstBlock || s.blocks > 1<<48 || s.firstUserInode < firstInode
 	if bad {
-		return corruptf("the sizes in the superblock")
+		return corruptf("the superblock states invalid sizes")
 	}
 	groups := (s.blocks - s.firstBlock + uint64(s.blocksPerGroup) - 1) / uint64(s.blocksPerGroup)
 	if groups > 1<<24 || groups*uint64(s.inodesPerGroup) != uint64(u32(sbInodes)) {
-		return corruptf("%d inodes in %d groups", u32(sbInodes), groups)
+		return corruptf("the superblock states %d inodes in %d groups", u32(sbInodes), groups)
 	}
 	s.groups, s.inodes = uint32(groups), u32(sbInodes)
 	return nil
@@ -128,7 +128,7 @@ func (s *superblock) parseFeatureFields() error {
 	// Kept also when tune2fs took the feature away: Linux and e2fsck count them all the same.
 	s.reservedDescs = uint32(le.Uint16(raw[sbReservedGDT:]))
 	if int64(s.reservedDescs) > s.blockSize/4 {
-		return corruptf("%d blocks reserved for descriptors", s.reservedDescs)
+		return corruptf("the superblock reserves %d blocks for descriptors", s.reservedDescs)
 	}
 	s.hash = hasher{unsigned: le.Uint32(raw[sbFlags:])&flagUnsigned != 0}
 	for i := range s.hash.seed {

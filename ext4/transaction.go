@@ -12,10 +12,10 @@ import (
 // of the same time is written to the device before it is committed (jbd2's ordered mode).
 type transaction struct {
 	seq         uint64                // counts transactions of this FS, from 1
-	blocks      map[uint64]*block     // changed
-	dirtyGroups map[uint32]groupDirty // bitmaps whose checksums are to be set
+	blocks      map[uint64]*block     // changed blocks, by block number
+	dirtyGroups map[uint32]groupDirty // groups with changed descriptors, and which bitmaps changed
 	freedBlocks busyBlocks            // blocks that the last committed state still uses
-	hasData     bool                  // data was written
+	hasData     bool                  // file data was written, which a commit must sync
 }
 
 // groupDirty says which bitmaps of a group a transaction changed, whose checksums in the
@@ -46,7 +46,7 @@ func (y busyBlocks) markBusy(sb *superblock, g, index, n uint32) {
 	setBits(m, uint64(index), uint64(n))
 }
 
-// clearBusy takes the mark away.
+// clearBusy marks n blocks of a group as not busy.
 func (y busyBlocks) clearBusy(g, index, n uint32) {
 	if m := y[g]; m != nil {
 		clearBits(m, uint64(index), uint64(n))
@@ -56,20 +56,20 @@ func (y busyBlocks) clearBusy(g, index, n uint32) {
 // operation is the operation under way, with all that is needed to undo it. There is one
 // at a time: mu is held alone.
 type operation struct {
-	id      uint64
-	undoLog []undoRecord
-	freed   []run
-	before  counters
-	orphans []uint32
-	buffers [][]byte // for undo
-	now     time.Time
+	id      uint64       // counts operations
+	undoLog []undoRecord // in the order of the changes
+	freed   []run        // blocks that it marked as busy
+	before  counters     // as they were when it began
+	orphans []uint32     // likewise the orphan list
+	buffers [][]byte     // reused for copies of blocks
+	now     time.Time    // for all times that it sets
 }
 
 // undoRecord is the state of one block before the operation.
 type undoRecord struct {
 	n     uint64
-	was   *block // in the cache; nil: not there
-	saved []byte // its data, when it was changed in place
+	was   *block // cached version before; nil: not cached
+	saved []byte // data before, if the block was already part of the transaction
 }
 
 // run is a range of adjacent blocks.
@@ -83,7 +83,7 @@ type run struct {
 type counters struct {
 	freeBlocks uint64
 	freeInodes uint32
-	fileBytes  int64 // change of the sum of the sizes of regular files since opened
+	fileBytes  int64 // by how much the total size of regular files has changed since Open
 }
 
 // modifyBlock returns a block's data for the operation under way to change. The first
@@ -138,7 +138,7 @@ func (fs *FS) forgetBlock(n uint64) {
 		return
 	}
 	if b.pinned.Load() && b.openTx != fs.tx || b.inLog {
-		// After a crash the log would bring this block back over whatever else came here.
+		// After a crash recovery would write this block over its next content.
 		g, i := fs.sb.locateBlock(n)
 		fs.heldBlocks.markBusy(fs.sb, g, i, 1)
 	}
@@ -225,7 +225,7 @@ func (fs *FS) runOperation(f func() error) (seq uint64, err error) {
 		if tries > 0 || !errors.Is(err, errNoSpace) || !fs.hasBusyBlocks() {
 			return seq, err
 		}
-		// What was freed lately can be used once it is certain that it stays free.
+		// Blocks that were freed lately can be used once that is committed and checkpointed.
 		if err := fs.commitAndCheckpoint(); err != nil {
 			return 0, err
 		}
@@ -252,7 +252,7 @@ func (fs *FS) tryOperation(f func() error) (uint64, error) {
 	fs.beginOperation()
 	err := f()
 	if err == nil && fs.transactionTooLarge() {
-		err = fmt.Errorf("%w: in the journal, for one operation of %d blocks", errNoSpace, len(fs.op.undoLog))
+		err = fmt.Errorf("%w: the journal is too small for an operation that changes %d blocks", errNoSpace, len(fs.op.undoLog))
 	}
 	fs.endOperation(err)
 	return fs.tx.seq, err

@@ -19,7 +19,7 @@ func (fs *FS) Trim(ctx context.Context) (int64, error) {
 	groups := fs.sb.groups
 	fs.mu.RUnlock()
 	if err == nil {
-		// What was freed is busy until the log has it, and has nothing else of it.
+		// Afterwards no block is busy: neither the last commit nor the log refers to a free one.
 		err = fs.commitAndCheckpoint()
 	}
 	var n int64

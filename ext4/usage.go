@@ -4,8 +4,8 @@ import "context"
 
 // Usage is how much of the file system is in use. Sizes are bytes.
 type Usage struct {
-	Size       int64 // what files and their metadata can take at most
-	Free       int64 // of that
+	Size       int64 // available for files and their metadata
+	Free       int64 // part of Size that is free
 	Inodes     int64
 	FreeInodes int64
 	// FileBytes is by how much the sum of the sizes of all regular files has changed

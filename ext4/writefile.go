@@ -12,12 +12,12 @@ import (
 // WriteOptions says how to write a whole file.
 type WriteOptions struct {
 	Mode      iofs.FileMode // permission bits; 0: those of the replaced file, else 0644
-	Exclusive bool          // EEXIST if something is there
+	Exclusive bool          // EEXIST if the path exists
 	Size      int64         // of the file, if it is known: needed with NextData
 
 	// NextData, if not nil, says where the data of a sparse file belongs: the next n
-	// bytes that r yields are what the file holds from off on. Ranges ascend and end
-	// within Size; io.EOF: there are no more. All else is holes.
+	// bytes of r are the file's content from off on. Ranges ascend and end within Size;
+	// io.EOF ends them. Everything else is holes.
 	NextData func(ctx context.Context) (off, n int64, err error)
 
 	// Meta, if not nil, is metadata that the file gets with its name.

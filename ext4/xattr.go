@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// Extended attributes lie behind the inode's fields, and in one more block when there
-// are more. Both are rows of entries from the front, with the values from the back.
+// Extended attributes lie after the inode's fields, and in one more block if they need it.
+// In both areas entries are packed from the front, and values from the back.
 const (
 	xattrEntryLen   = 16
 	xattrHeaderLen  = 32 // of a block
@@ -40,9 +40,9 @@ var errNoXattr = syscall.ENODATA
 // xattr is one extended attribute.
 type xattr struct {
 	index byte
-	name  string // without what the index stands for
+	name  string // without the prefix that the index stands for
 	value []byte
-	inode uint32 // that holds the value; 0: value does
+	inode uint32 // inode that holds the value; 0: it is in value
 	size  int    // of the value
 }
 
@@ -81,7 +81,7 @@ func (x xattr) fullXattrName() string {
 // parseXattrEntries reads the entries of an attribute area. Offsets of values count from
 // base, and must not be before from.
 func (fs *FS) parseXattrEntries(ents, base []byte, from int) ([]xattr, error) {
-	bad := corruptf("extended attributes")
+	bad := corruptf("extended attributes are invalid")
 	var list []xattr
 	for off := 0; ; {
 		if off+4 > len(ents) {
@@ -136,7 +136,7 @@ func (fs *FS) readXattrBlock(i *inode) ([]byte, error) {
 		return nil, nil
 	}
 	if at < fs.sb.firstBlock || at >= fs.sb.blocks {
-		return nil, corruptf("extended attributes of inode %d", i.num)
+		return nil, corruptf("the extended attributes of inode %d are invalid", i.num)
 	}
 	b, err := fs.getBlock(at)
 	if err != nil {
@@ -146,10 +146,10 @@ func (fs *FS) readXattrBlock(i *inode) ([]byte, error) {
 		return b.data, nil
 	}
 	if le.Uint32(b.data) != xattrMagic || le.Uint32(b.data[8:]) != 1 {
-		return nil, corruptf("extended attributes of inode %d", i.num)
+		return nil, corruptf("the extended attributes of inode %d are invalid", i.num)
 	}
 	if fs.sb.metadataCsum && fs.xattrBlockChecksum(at, b.data) != le.Uint32(b.data[xattrSum:]) {
-		return nil, corruptf("checksum of extended attributes of inode %d", i.num)
+		return nil, corruptf("the extended attributes of inode %d have a wrong checksum", i.num)
 	}
 	b.verified.Store(verifiedKey(checkXattr, 0))
 	return b.data, nil
@@ -190,7 +190,7 @@ func (fs *FS) readXattrValue(x xattr) ([]byte, error) {
 		return nil, err
 	}
 	if !i.hasFlag(flagEAInode) || i.size() != int64(x.size) {
-		return nil, corruptf("inode %d of an extended attribute", x.inode)
+		return nil, corruptf("inode %d should hold the value of an extended attribute", x.inode)
 	}
 	v := make([]byte, x.size)
 	_, err = fs.readContent(i, v, 0)
