@@ -13,6 +13,8 @@ func (fs *FS) allocBlocks(goal uint64, want uint32) (run, error) {
 		goal = fs.sb.firstBlock
 	}
 	want = min(want, maxExtent)
+	// The search begins in the group of the goal, at the goal, and wraps round: the first group
+	// is searched a second time, from its beginning.
 	g0, i0 := fs.sb.locateBlock(goal)
 	best, bestG := groupSpan{}, uint32(0)
 	seen := 0

@@ -145,6 +145,7 @@ func Check(ctx context.Context, dev Device, opts CheckOptions, report func(Probl
 	return c.err
 }
 
+// Memory that a check may take, in bytes: for cached blocks, and for its own tables.
 const (
 	checkCache  = 16 << 20
 	checkBudget = 128 << 20 // of tables

@@ -74,8 +74,9 @@ func (c *checker) readDiskBitmap(g uint32, d groupDesc, inodes bool, n uint32, m
 // disk. It reports the first difference of each kind and their number, and returns how
 // many are free.
 func (c *checker) compareBitmaps(g uint32, found, disk []byte, n uint32, report func(inUse bool, first, count uint32)) (free uint32) {
-	var first, count [2]uint32
+	var first, count [2]uint32 // index 0: unused, but marked; 1: used, but not marked
 	for i := uint32(0); i < n; i++ {
+		// Whole bytes that are equal are skipped: most are.
 		if i%8 == 0 && i+8 <= n && found[i/8] == disk[i/8] && (found[i/8] == 0 || found[i/8] == 0xff) {
 			if found[i/8] == 0 {
 				free += 8

@@ -14,6 +14,7 @@ type dirCheck struct {
 	index *indexCheck // nil: the directory has no index
 }
 
+// maxNames is how many names of a directory are compared with each other.
 const maxNames = 1 << 19 // of a directory that are compared with each other
 
 // checkDirectories checks the entries of all directories.

@@ -3,6 +3,7 @@ package ext4
 // blockKind is the role of a block in an indexed directory.
 type blockKind byte
 
+// Roles of blocks.
 const (
 	leafBlock blockKind = iota
 	rootBlock

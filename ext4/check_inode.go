@@ -2,6 +2,7 @@ package ext4
 
 import "time"
 
+// Reserved inodes, and fields and flags of inodes, that only the check reads.
 const (
 	badBlocksInode  = 1
 	bootLoaderInode = 5

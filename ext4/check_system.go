@@ -2,6 +2,8 @@ package ext4
 
 import "errors"
 
+// jsbUsers is the offset in the journal's superblock of the number of file systems that
+// use it.
 const jsbUsers = 0x40 // of the journal, as many as file systems
 
 // readOrphanLists reads the orphan list and the orphan file.

@@ -22,6 +22,7 @@ type groupClaims struct {
 // claimRun is a run of numbers from..to-1.
 type claimRun struct{ from, to uint32 }
 
+// claimCost is the memory that a group without runs takes, in bytes.
 const claimCost = 120 // bytes of memory of a group without runs
 
 // newBlockClaims returns an empty set; perGroup is the number of blocks, or clusters, of a
@@ -61,7 +62,7 @@ func (s *groupClaims) claimGroupRange(m *blockClaims, from, to uint32) (taken ui
 		setBits(s.bits, uint64(from), uint64(to-from))
 		return taken, twice
 	}
-	// All runs that touch or overlap the new one become one with it.
+	// All runs that touch or overlap the new one are joined with it; i..j-1 are these.
 	i, _ := slices.BinarySearchFunc(s.runs, from, func(r claimRun, v uint32) int { return cmp.Compare(r.to, v) })
 	j, now := i, claimRun{from, to}
 	for ; j < len(s.runs) && s.runs[j].from <= to; j++ {
@@ -125,6 +126,7 @@ type inodeState struct {
 	flags byte
 }
 
+// Flags of an inodeState.
 const (
 	stateUsed   = 1 << iota
 	stateSkip   // the mapping is not sound, so that the content is not looked at

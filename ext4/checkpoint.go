@@ -57,6 +57,7 @@ func (fs *FS) writeBlocksInPlace(blocks map[uint64]*block, dataFirst bool) error
 	for i := 0; i < len(list); {
 		n := list[i]
 		if n == super {
+			// Only the first sector ever changes: see balanceSuperChecksum.
 			raw := blocks[n].data[fs.sb.superblockOffset():][:superSize]
 			if _, err := fs.dev.WriteAt(raw[:512], superOffset); err != nil {
 				return err

@@ -15,6 +15,8 @@ import (
 // A commit costs two syncs: one for file data, descriptor and data blocks, one for the commit
 // block, which makes the transaction valid.
 
+// Limits of the log. A transaction, and all blocks that await a checkpoint, are held in
+// memory, so they are smaller than a large journal would permit.
 const (
 	maxTransaction = 8192  // blocks
 	maxLogInUse    = 16384 // blocks, which are also held in memory until the checkpoint
@@ -179,6 +181,7 @@ func (fs *FS) freezeTransaction() (*transaction, error) {
 		return nil, err
 	}
 	for fs.journal != nil && fs.journal.head+fs.logBlocksNeeded(fs.journal, len(fs.tx.blocks)) > fs.journal.blocks {
+		// The checkpoint writes only blocks that were logged before, and these do not change.
 		fs.mu.Unlock()
 		err := fs.checkpoint()
 		fs.mu.Lock()
@@ -194,10 +197,12 @@ func (fs *FS) freezeTransaction() (*transaction, error) {
 	}
 	t := fs.tx
 	if len(t.blocks) == 0 && !t.hasData {
+		// Callers that wait for this transaction have nothing to wait for.
 		fs.committedSeq = t.seq
 		fs.tx = newTransaction(t.seq + 1)
 		return nil, nil
 	}
+	// From here on its blocks must not change: a change makes a new version of the block.
 	for _, b := range t.blocks {
 		b.openTx = nil
 	}

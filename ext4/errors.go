@@ -39,6 +39,7 @@ func unsupportedf(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
 }
 
+// Short names for the errno values that this package returns.
 const (
 	errNoEntry  = syscall.ENOENT
 	errExists   = syscall.EEXIST

@@ -152,6 +152,7 @@ func (fs *FS) splitExtentNode(i *inode, path []extentStep, lvl int) error {
 	if err != nil {
 		return err
 	}
+	// Half of the entries move to a new node on the right, whose first key goes into the parent.
 	c := s.node.entryCount()
 	keep := c / 2
 	if s.entry >= c-1 {
@@ -224,6 +225,7 @@ func (fs *FS) removeExtents(i *inode, from, to uint64) (uint64, error) {
 // returns where to go on.
 func (fs *FS) removeFromLeaf(i *inode, path []extentStep, from, to uint64) (uint64, error) {
 	leaf := &path[len(path)-1]
+	// next is the first logical block of the leaf to the right, where the caller goes on.
 	next := to
 	for lvl := len(path) - 2; lvl >= 0; lvl-- {
 		if s := path[lvl]; s.entry+1 < s.node.entryCount() {
@@ -254,6 +256,7 @@ func (fs *FS) removeFromLeaf(i *inode, path []extentStep, from, to uint64) (uint
 		if err := fs.freeDataBlocks(i, run{e.start + (lo - uint64(e.logical)), uint32(hi - lo)}); err != nil {
 			return 0, err
 		}
+		// The parts of the extent before and after the range stay.
 		left, right := e, e
 		left.n = uint32(lo - uint64(e.logical))
 		right.logical, right.n, right.start = uint32(hi), uint32(e.endBlock()-hi), e.start+(hi-uint64(e.logical))

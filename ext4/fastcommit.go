@@ -19,6 +19,7 @@ const (
 	fastHead
 )
 
+// Sizes in bytes, and limits.
 const (
 	fastTagLen   = 4 // of a tag without its value
 	fastTailSize = 8

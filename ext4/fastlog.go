@@ -55,6 +55,7 @@ type logAppender struct {
 	number uint32 // of the transaction
 }
 
+// errLogFull is returned when the log has no room for the blocks that fast commits change.
 var errLogFull = unsupportedf("replaying fast commits without room in the journal for the blocks that they change; run e2fsck, or mount it once")
 
 // appendTransaction adds a transaction to a log that is to be replayed, in the log's own

@@ -13,9 +13,10 @@ import (
 // log as one more transaction, which makes the fast commits void. So a crash leaves either
 // them, unchanged, or that transaction, and never a half-replayed state.
 
+// Limits of a replay.
 const (
-	// Fast commits may be hostile: these bound the changes in memory, and the work for each
-	// tag.
+	// Fast commits may be hostile, so both the changes in memory and the work for each tag are
+	// bounded.
 	maxFastChanges     = 1 << 14 // blocks
 	maxFastChangeBytes = 1 << 28
 	maxFastReleases    = 1 << 20 // runs of blocks

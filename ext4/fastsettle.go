@@ -42,7 +42,7 @@ func (r *fastReplay) noteReleased(x run) error {
 func (r *fastReplay) settleBitmaps() error {
 	released := r.released
 	r.fs.fastReplay = nil
-	// The number of owners of the blocks from at on grows by a change.
+	// A step says that from block at on the number of owners changes.
 	type step struct {
 		at     uint64
 		change int
@@ -54,6 +54,7 @@ func (r *fastReplay) settleBitmaps() error {
 		}
 	}
 	slices.SortFunc(steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
+	// Between two steps the number of owners of the blocks has changed by a constant.
 	owners := 0
 	for k, s := range steps {
 		owners += s.change

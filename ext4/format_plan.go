@@ -12,6 +12,7 @@ const (
 	maxJournal = 32768
 )
 
+// The geometry of a new file system, which is that of mke2fs.
 const (
 	descSize         = 64
 	newInodeSize     = 256
@@ -144,6 +145,7 @@ func (p *formatPlan) hasSuperblock(g uint32) bool {
 	return found || g == 0
 }
 
+// descsPerBlock is how many group descriptors a block of a new file system holds.
 const descsPerBlock = defaultBlock / descSize
 
 // hasMetaBGDescs reports whether, with meta_bg, a group holds a block of descriptors: the

@@ -41,6 +41,7 @@ type OpenOptions struct {
 // changes blocks in memory, under mu, as part of the open transaction; commitUpTo writes
 // that transaction to the log, and a checkpoint writes logged blocks to their places.
 type FS struct {
+	// These do not change after Open, or have locks of their own.
 	dev            Device
 	size           int64
 	opts           OpenOptions
@@ -60,15 +61,15 @@ type FS struct {
 	heldBlocks     busyBlocks   // free blocks with an old version in the log: not to be used before a checkpoint
 	fastReplay     *fastReplay  // in progress; nil: none
 	op             operation
-	delayed        delayedData         // data that is not on the device yet
-	journaledTails map[uint64]struct{} // blocks of file data that are in transactions
-	openInodes     map[uint32]*openInode
-	orphans        []uint32 // the list of inodes without a name, first first
-	orphanFile     []uint32 // inodes in the orphan file, while it is being emptied
-	allocHints     map[uint32]uint32
-	nameChanges    uint64 // counts removed and changed entries, which invalidate lastDir
+	delayed        delayedData           // data that is not on the device yet
+	journaledTails map[uint64]struct{}   // blocks of file data that are in transactions
+	openInodes     map[uint32]*openInode // by inode number
+	orphans        []uint32              // the orphan list, from its head
+	orphanFile     []uint32              // inodes in the orphan file, while it is being emptied
+	allocHints     map[uint32]uint32     // by group: the block after the last one allocated
+	nameChanges    uint64                // counts removed and changed entries, which invalidate lastDir
 	closed         bool
-	writeFailure   error // a commit failed: nothing more is written
+	writeFailure   error // of a commit: nothing more is written
 
 	// commitMu is held by the goroutine that commits or checkpoints, and guards the fields
 	// below. It is taken before mu.

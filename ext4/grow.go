@@ -174,7 +174,7 @@ func (g *grower) planSize() error {
 // them.
 func checkResizable(sb *superblock) error {
 	switch {
-	case sb.compat&compatSparseSuper2 != 0:
+	case sb.compat&compatSparseSuper2 != 0: // other groups have the backups
 		return unsupportedf("changing the size with the feature sparse_super2")
 	case sb.reservedDescs != 0 && sb.compat&compatResizeInode == 0:
 		return unsupportedf("changing the size after resize_inode was taken away; run e2fsck -f")

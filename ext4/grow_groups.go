@@ -62,6 +62,7 @@ func (g *grower) addGroupsUpTo(groups uint32) error {
 	if err != nil {
 		return err
 	}
+	// The new groups become part of the file system only by the superblock, after the sync.
 	w := &groupWriter{g: g, sb: n}
 	if err := w.writeGroups(old.groups); err != nil {
 		return err
@@ -69,6 +70,7 @@ func (g *grower) addGroupsUpTo(groups uint32) error {
 	if err := g.dev.Sync(); err != nil {
 		return err
 	}
+	// All counts change together with the number of groups, in one sector.
 	free := g.fs.counters
 	free.freeBlocks += w.free
 	free.freeInodes += n.inodes - old.inodes

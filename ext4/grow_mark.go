@@ -19,6 +19,7 @@ import (
 // belongs to a feature that was never merged into Linux (s_snapshot_r_blocks_count).
 const sbGrowMark = 0x188
 
+// The bits of a growMark, and the sizes of the log.
 const (
 	markLogShift = 48
 	markBlocks   = 1<<47 - 1 // mask: blocks of the device that the growth fills
@@ -203,6 +204,7 @@ type logInImage struct {
 	off, size int64
 }
 
+// ReadAt implements io.ReaderAt; reads do not leave the range.
 func (l *logInImage) ReadAt(p []byte, off int64) (int, error) {
 	n := max(min(int64(len(p)), l.size-off), 0)
 	got, err := l.dev.ReadAt(p[:n], l.off+off)
@@ -212,6 +214,7 @@ func (l *logInImage) ReadAt(p []byte, off int64) (int, error) {
 	return got, err
 }
 
+// WriteAt implements io.WriterAt; ENOSPC beyond the range.
 func (l *logInImage) WriteAt(p []byte, off int64) (int, error) {
 	if off+int64(len(p)) > l.size {
 		return 0, errNoSpace

@@ -9,6 +9,7 @@ type hasher struct {
 	unsigned bool // names are unsigned chars: depends on the machine that made the image
 }
 
+// Hash functions, by the number in the index root and in the superblock.
 const (
 	hashLegacy  = 0
 	hashHalfMD4 = 1

@@ -26,6 +26,7 @@ func (n dxNode) entryLimit() int         { return int(le.Uint16(n)) }
 func (n dxNode) entryCount() int         { return int(le.Uint16(n[2:])) }
 func (n dxNode) childBlock(i int) uint32 { return le.Uint32(n[dxEntry*i+4:]) & dxBlockMask }
 
+// hashAt returns the first hash of the range that entry i leads to.
 func (n dxNode) hashAt(i int) uint32 {
 	if i == 0 {
 		return 0

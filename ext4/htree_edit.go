@@ -78,6 +78,7 @@ func (fs *FS) splitIndexLeaf(dir *inode, up *dxStep, at uint64) error {
 		half += entryLength(len(list[cut].name))
 		cut++
 	}
+	// The leaf is cut in two by the size of its entries, in the order of hashes.
 	hash := list[cut].major
 	if list[cut-1].major == hash {
 		hash |= 1 // names of this hash lie in both

@@ -23,6 +23,8 @@ type journal struct {
 	head uint32 // where the next transaction goes
 }
 
+// Offsets in the journal's superblock (journal_superblock_s), kinds and sizes of blocks of
+// the log, flags of tags, and features. The fast commit area follows the log.
 const (
 	jsbMagic    = 0x0
 	jsbType     = 0x4

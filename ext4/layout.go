@@ -66,6 +66,8 @@ const (
 	roOrphanPresent = 0x10000
 )
 
+// What this package can read and write, by features. Formats that it does not write lack a
+// feature of neededIncompat, or have one outside writableIncompat and writableROCompat.
 const (
 	// readableIncompat are the incompatible features that are understood.
 	readableIncompat = incompatFiletype | incompatRecover | incompatMetaBG | incompatExtents | incompat64bit | incompatMMP |
@@ -212,6 +214,7 @@ const (
 	wantExtra    = 32 // extra bytes that new inodes use
 )
 
+// Flags of an inode.
 const (
 	flagImmutable = 0x10
 	flagAppend    = 0x20
@@ -225,6 +228,7 @@ const (
 	flagCasefold  = 0x40000000
 )
 
+// The type bits of an inode's mode.
 const (
 	typeMask    = 0xf000
 	typeFifo    = 0x1000
@@ -236,6 +240,7 @@ const (
 	typeSocket  = 0xc000
 )
 
+// Reserved inode numbers, and limits of the format.
 const (
 	rootInode    = 2
 	resizeInode  = 7
@@ -259,6 +264,8 @@ const (
 	maxBlockGroups = 1 << 20 // of 64 TiB, twice over
 )
 
+// castagnoli is the table of CRC-32C, the checksum of all metadata except descriptors with
+// uninit_bg.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // crc32c is the CRC-32C as ext4 and jbd2 use it: the register goes in and comes out
@@ -281,6 +288,7 @@ func crc32cUint64(register uint32, v uint64) uint32 {
 	return crc32c(register, b[:])
 }
 
+// zeros stands for fields that count as zeros in a checksum, and for holes.
 var zeros [defaultBlock]byte
 
 // superblockChecksum computes the checksum of a superblock.

@@ -10,6 +10,8 @@ import (
 // for the time of deletion. After a crash the next open finishes the removals and
 // truncations. Linux may also keep such inodes in a file (orphan_file).
 
+// The magic number of a block of the orphan file, and a limit for orphans, which are held
+// in memory.
 const (
 	orphanMagic = 0x0b10ca04
 	maxOrphans  = 1 << 20
@@ -149,6 +151,7 @@ func (fs *FS) reclaimInSteps(num uint32, evenOpen bool) error {
 // reclaimStep frees as much of an orphan as one operation may, and reports whether it is
 // done.
 func (fs *FS) reclaimStep(i *inode) (done bool, err error) {
+	// An inode with links is in the list because it is being truncated.
 	if i.linkCount() != 0 {
 		if i.isRegular() {
 			if done, err = fs.unmapBeyond(i, i.size()); err != nil {

@@ -70,6 +70,7 @@ func (fs *FS) RemoveAll(ctx context.Context, path string) error {
 
 // unusedTrashName returns a name for a tree that does not exist in lost+found.
 func (fs *FS) unusedTrashName(trash *inode, prefix string, num uint32) (string, error) {
+	// Other files in lost+found may have such a name by chance.
 	name := fmt.Sprintf("%s%d", prefix, num)
 	for k := 1; ; k++ {
 		if _, err := fs.findEntry(trash, name); errors.Is(err, errNoEntry) {

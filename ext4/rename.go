@@ -84,6 +84,7 @@ func (fs *FS) moveName(fromDir *inode, fromName string, i *inode, toDir *inode, 
 	if gone, err = fs.addOrRetargetEntry(toDir, toName, i, old); err != nil {
 		return 0, err
 	}
+	// The old entry is looked up only now: adding the new one may have moved it.
 	p, err := fs.findEntry(fromDir, fromName)
 	if err != nil {
 		return 0, err
@@ -91,6 +92,7 @@ func (fs *FS) moveName(fromDir *inode, fromName string, i *inode, toDir *inode, 
 	if err := fs.removeEntry(fromDir, p); err != nil {
 		return 0, err
 	}
+	// The entry ".." of a directory counts as a link of its parent.
 	if i.isDir() && toDir != fromDir {
 		if err := fs.setParentEntry(i, toDir.num); err != nil {
 			return 0, err

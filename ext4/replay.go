@@ -255,6 +255,7 @@ func (fs *FS) scanTransaction(s *logScan, pos uint32, budget *int) (*logTransact
 		if err := fs.readLogBlock(j, pos, buf); err != nil {
 			return nil, 0, err
 		}
+		// Blocks of an older round of the log have other sequence numbers.
 		if be.Uint32(buf) != journalMagic || be.Uint32(buf[8:]) != s.next {
 			return nil, 0, nil
 		}
@@ -299,7 +300,7 @@ func (fs *FS) scanCommitBlock(s *logScan, t *logTransaction, commit []byte, doub
 	sealed := s.j.verifyCommitChecksum(commit) && s.j.verifyBodyChecksum(t.sum, commit)
 	switch {
 	case (doubt || !sealed) && (s.j.blockChecksums || s.j.bodyChecksum) && when < s.last:
-		return nil, 0, nil // left of an older round of the log
+		return nil, 0, nil // left over from an older round of the log
 	case !doubt && !sealed && s.j.incompat&jAsyncCommit != 0:
 		t.badChecksum = true
 		return t, after, nil

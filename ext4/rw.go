@@ -203,7 +203,7 @@ func (fs *FS) writeOneExtent(i *inode, p []byte, off int64) (int, error) {
 	p = p[:n]
 	blocks := uint32((in + int64(n) + bs - 1) / bs)
 	switch {
-	case e.start == 0:
+	case e.start == 0: // a hole: allocate, write, then map
 		r, err := fs.allocBlocks(fs.chooseBlockGoal(i, l), blocks)
 		if err != nil {
 			return 0, err

@@ -20,6 +20,8 @@ type SideLog interface {
 	Truncate(size int64) error
 }
 
+// The format of a side log. maxSide bounds one transaction, and with it the memory for a
+// replay.
 const (
 	sideMagic = "ext4side"
 	sideBody  = 4096

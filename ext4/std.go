@@ -98,12 +98,14 @@ type stdFile struct {
 	off  int64
 }
 
+// Stat implements io/fs.File.
 func (f *stdFile) Stat() (iofs.FileInfo, error) {
 	info, err := f.File.Stat()
 	info.Name = path.Base(f.name)
 	return fileInfo{info}, pathError("stat", f.name, err)
 }
 
+// Read implements io.Reader; a read that returns data returns no io.EOF.
 func (f *stdFile) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil

@@ -296,6 +296,7 @@ func loadSuperblock(dev io.ReaderAt, size int64) (s *superblock, fromBackup bool
 	return nil, false, err
 }
 
+// incompatNames are the names of incompatible features in mke2fs.
 var incompatNames = map[uint32]string{
 	incompatCompression: "compression", incompatJournalDev: "journal_dev", incompatMetaBG: "meta_bg",
 	incompatMMP: "mmp", incompatEAInode: "ea_inode", incompatDirdata: "dirdata", incompatInlineData: "inline_data",
@@ -304,12 +305,14 @@ var incompatNames = map[uint32]string{
 	incompatRecover: "needs_recovery",
 }
 
+// roNames are the names of read-only compatible features in mke2fs.
 var roNames = map[uint32]string{
 	roGDTCsum: "uninit_bg", roQuota: "quota", roBigalloc: "bigalloc", roReadonly: "read-only", roProject: "project",
 	roVerity: "verity", roSparseSuper: "sparse_super", roLargeFile: "large_file", roHugeFile: "huge_file",
 	roDirNlink: "dir_nlink", roExtraIsize: "extra_isize", roMetadataCsum: "metadata_csum", roOrphanPresent: "orphan_present",
 }
 
+// compatNames are the names of compatible features in mke2fs.
 var compatNames = map[uint32]string{
 	compatJournal: "has_journal", compatExtAttr: "ext_attr", compatResizeInode: "resize_inode", compatDirIndex: "dir_index",
 	compatSparseSuper2: "sparse_super2", compatFastCommit: "fast_commit", compatOrphanFile: "orphan_file",

@@ -48,6 +48,7 @@ func (fs *FS) finalizeSuperblock() error {
 		first = fs.orphans[0]
 	}
 	le.PutUint32(old[sbLastOrphan:], first)
+	// In the log, and in place until the log is emptied, the superblock has the flag.
 	le.PutUint32(old[sbIncompat:], le.Uint32(old[sbIncompat:])|incompatRecover)
 	if fs.journal == nil {
 		le.PutUint32(old[sbIncompat:], le.Uint32(old[sbIncompat:])&^incompatRecover)

@@ -22,6 +22,7 @@ type transaction struct {
 // group descriptor finalizeTransaction sets.
 type groupDirty uint8
 
+// Bits of a groupDirty.
 const (
 	blockBitmapDirty groupDirty = 1 << iota
 	inodeBitmapDirty
@@ -96,6 +97,7 @@ func (fs *FS) modifyBlock(n uint64) ([]byte, error) {
 		return nil, err
 	}
 	if b.openTx != nil && b.openTx == fs.tx {
+		// Changed in place. The first change by an operation saves the bytes before.
 		if b.lastOp != fs.op.id {
 			b.lastOp = fs.op.id
 			fs.op.undoLog = append(fs.op.undoLog, undoRecord{n, b, fs.op.saveCopy(b.data)})
@@ -187,6 +189,7 @@ func (fs *FS) endOperation(err error) {
 		o.undoLog[i] = undoRecord{}
 	}
 	if err != nil {
+		// The bitmaps are restored by now: the blocks are in use again, and not busy.
 		for _, r := range o.freed {
 			g, i := fs.sb.locateBlock(r.start)
 			fs.tx.freedBlocks.clearBusy(g, i, r.n)
@@ -237,6 +240,7 @@ func (fs *FS) runOperation(f func() error) (seq uint64, err error) {
 func (fs *FS) tryOperation(f func() error) (uint64, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	// An operation may exceed its limit by some blocks before it notices: leave room for two.
 	for len(fs.tx.blocks)+2*fs.maxOperationBlocks() > fs.maxTxBlocks {
 		seq := fs.tx.seq
 		fs.mu.Unlock()

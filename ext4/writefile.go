@@ -108,6 +108,7 @@ type ctxReader struct {
 	r   io.Reader
 }
 
+// Read implements io.Reader.
 func (c ctxReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
@@ -136,6 +137,7 @@ func newSliceReader(b []byte) io.Reader { return &sliceReader{b} }
 // sliceReader reads a slice that it does not keep.
 type sliceReader struct{ b []byte }
 
+// Read implements io.Reader.
 func (s *sliceReader) Read(p []byte) (int, error) {
 	if len(s.b) == 0 {
 		return 0, io.EOF

@@ -35,6 +35,7 @@ var xattrPrefixes = []struct {
 	{xattrSystem, "system.", false},
 }
 
+// errNoXattr says that an attribute does not exist.
 var errNoXattr = syscall.ENODATA
 
 // xattr is one extended attribute.

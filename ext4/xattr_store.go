@@ -31,6 +31,7 @@ func (fs *FS) storeXattrs(i *inode, list []xattr) error {
 			return unsupportedf("changing attributes that have inodes of their own")
 		}
 	}
+	// The smallest first, so that as many as possible need no block.
 	slices.SortStableFunc(list, func(a, b xattr) int { return cmp.Compare(a.entrySize(), b.entrySize()) })
 	var inner []xattr
 	if area := i.xattrBodyArea(); area != nil {

@@ -1,5 +1,5 @@
-// Package imagekind tells what a file is that was taken for an image of ext4, by the
-// magic numbers of its first and last bytes, and finds the partitions of a disk.
+// Package imagekind tells the format of a file that was expected to be an ext4 image, by
+// the magic numbers in its first and last bytes, and finds the partitions of a disk.
 package imagekind
 
 import (
@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Class is what can be done with a file.
+// Class says what can be done with a file.
 type Class int
 
 // The classes of kinds.
@@ -28,25 +28,25 @@ const (
 	NoFiles           // what never holds files
 )
 
-// Kind is the kind of a file.
+// Kind is the format of a file.
 type Kind struct {
 	Name  string // for people: "qcow2", "an XFS file system"
 	Class Class
 	Tool  string // command that makes a raw image of it; "": there is none, or it is not needed
 }
 
-// HeadSize is how many bytes of the beginning of a file Identify looks at.
+// HeadSize is how many bytes at the beginning of a file Identify reads.
 const HeadSize = 128 << 10
 
-// signature is a magic number and where it lies.
+// signature is a magic number at an offset.
 type signature struct {
 	at    int
 	magic string
 	kind  Kind
 }
 
-// signatures are tried in order: those of formats in which something else may be found
-// further on come first.
+// signatures are tried in order: formats that may contain another one further on come
+// first.
 var signatures = []signature{
 	{0, "QFI\xfb", Kind{"qcow2", VirtualDisk, "qemu-img convert -O raw"}},
 	{0, "QED\x00", Kind{"QED", VirtualDisk, "qemu-img convert -O raw"}},
@@ -101,16 +101,16 @@ var signatures = []signature{
 	{4096, "EFI PART", Kind{"a disk with a partition table (GPT)", Partitioned, ""}},
 }
 
-// footers are magic numbers of formats that begin as the disk does which they hold, and have
-// their own at a distance from the end of the file. They are tried where nothing else is known.
+// footers are magic numbers of formats that begin like the disk that they contain, at a
+// distance from the end of the file. They are tried if nothing else matches.
 var footers = []signature{
 	{512, "conectix", Kind{"VHD", VirtualDisk, "qemu-img convert -O raw"}},
 	{511, "conectix", Kind{"VHD", VirtualDisk, "qemu-img convert -O raw"}}, // of Virtual PC before 2007
 	{512, "koly", Kind{"a disk image of macOS (DMG)", VirtualDisk, "qemu-img convert -O raw"}},
 }
 
-// Identify tells the kind of a file of size bytes (0: not known) by its first [HeadSize]
-// bytes and its last 512.
+// Identify tells the format of a file of size bytes (0: unknown) by its first [HeadSize]
+// bytes and its last 512. The zero Kind means that it is unknown.
 func Identify(r io.ReaderAt, size int64) (Kind, error) {
 	head := make([]byte, HeadSize)
 	n, err := r.ReadAt(head, 0)
@@ -142,8 +142,8 @@ func Identify(r io.ReaderAt, size int64) (Kind, error) {
 	return Kind{}, nil
 }
 
-// identifyByFooter tells the kind of a file by its end: a footer, or the second copy of a
-// partition table whose first is lost.
+// identifyByFooter tells the format of a file by its end: a footer, or the backup of a
+// partition table whose primary copy is lost.
 func identifyByFooter(r io.ReaderAt, size int64) (Kind, error) {
 	end := make([]byte, 512)
 	if size < int64(len(end)) {

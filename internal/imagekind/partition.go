@@ -1,3 +1,5 @@
+// Package imagekind tells the format of a file that was expected to be an ext4 image, by
+// the magic numbers in its first and last bytes, and finds the partitions of a disk.
 package imagekind
 
 import (
@@ -17,20 +19,21 @@ type Partition struct {
 	Size   int64
 }
 
-// Table is the partitions of a disk, in ascending order of their numbers.
+// Table holds the partitions of a disk, in ascending order of their numbers.
 type Table struct {
 	Partitions []Partition
 	Copy       bool // of the copy at the end of the disk: the table at its beginning is damaged
 }
 
-// ErrNoTable says that there is no partition table.
+// ErrNoTable says that a disk has no partition table.
 var ErrNoTable = errors.New("no partition table")
 
-// TableError says what is wrong with a partition table.
+// TableError describes damage of a partition table.
 type TableError struct{ msg string }
 
 func (e *TableError) Error() string { return e.msg }
 
+// tableErrorf returns a TableError.
 func tableErrorf(format string, args ...any) error { return &TableError{fmt.Sprintf(format, args...)} }
 
 const (
@@ -44,8 +47,8 @@ const (
 	gptHeaderLeast = 92
 )
 
-// Partitions reads the partition table of a disk of size bytes (0: not known, so that a copy
-// at its end is not found). What the table says is not compared with the size.
+// Partitions reads the partition table of a disk of size bytes (0: unknown, so that a
+// backup at its end is not found). The table is not compared with the size.
 func Partitions(r io.ReaderAt, size int64) (Table, error) {
 	list, err := readPrimaryTable(r)
 	if err == nil {
@@ -57,6 +60,7 @@ func Partitions(r io.ReaderAt, size int64) (Table, error) {
 	return Table{}, err
 }
 
+// readPrimaryTable reads the GPT or MBR at the beginning of a disk.
 func readPrimaryTable(r io.ReaderAt) ([]Partition, error) {
 	for _, sector := range gptSectors {
 		if header, ok := readGPTHeader(r, sector); ok {
@@ -73,18 +77,18 @@ func readPrimaryTable(r io.ReaderAt) ([]Partition, error) {
 	return readMBRTable(r, boot)
 }
 
-// gptSectors are the sizes of sectors of disks with a GPT.
+// gptSectors are the sector sizes of disks with a GPT.
 var gptSectors = []int64{512, 4096}
 
-// readGPTHeader reads what may be the header of a GPT.
+// readGPTHeader reads a block that may be the header of a GPT; ok: it has the signature.
 func readGPTHeader(r io.ReaderAt, at int64) (header []byte, ok bool) {
 	header = make([]byte, 512)
 	_, err := r.ReadAt(header, at)
 	return header, err == nil && string(header[:8]) == "EFI PART"
 }
 
-// readBackupGPT reads the second copy of a GPT: the one that an undamaged header at the beginning
-// names, since the file may be longer than the disk, or the one in the last sector.
+// readBackupGPT reads the backup of a GPT: where an undamaged primary header says, since
+// the file may be longer than the disk, or else in the last sector.
 func readBackupGPT(r io.ReaderAt, size int64) ([]Partition, bool) {
 	if size <= 0 {
 		return nil, false
@@ -107,7 +111,7 @@ func readBackupGPT(r io.ReaderAt, size int64) ([]Partition, bool) {
 	return nil, false
 }
 
-// checkGPTHeader returns what is wrong with a header.
+// checkGPTHeader checks size and checksum of a header.
 func checkGPTHeader(header []byte) error {
 	le := binary.LittleEndian
 	size := le.Uint32(header[12:])
@@ -122,7 +126,7 @@ func checkGPTHeader(header []byte) error {
 	return nil
 }
 
-// readGPTEntries reads the table of a disk with the format of UEFI 2.10, chapter 5.3.
+// readGPTEntries reads the partitions of a GPT, as in UEFI 2.10, chapter 5.3.
 func readGPTEntries(r io.ReaderAt, header []byte, sector int64) ([]Partition, error) {
 	if err := checkGPTHeader(header); err != nil {
 		return nil, err
@@ -155,18 +159,20 @@ func readGPTEntries(r io.ReaderAt, header []byte, sector int64) ([]Partition, er
 	return list, nil
 }
 
-// mbrEntry is an entry of the table in a boot sector. Places are in sectors.
+// mbrEntry is an entry of the table in a boot sector. Offsets and sizes are in sectors.
 type mbrEntry struct {
 	number      int
 	kind        byte
 	first, size uint32
 }
 
+// isProtective reports whether the entry covers a disk with a GPT.
 func (e mbrEntry) isProtective() bool { return e.kind == mbrProtective }
 
+// isExtended reports whether the entry is an extended partition.
 func (e mbrEntry) isExtended() bool { return slices.Contains([]byte{0x05, 0x0f, 0x85}, e.kind) }
 
-// parseMBREntries returns the entries of a boot sector that are in use; none: it has no table.
+// parseMBREntries returns the used entries of a boot sector; none if it has no table.
 func parseMBREntries(boot []byte) []mbrEntry {
 	if boot[510] != 0x55 || boot[511] != 0xaa {
 		return nil
@@ -185,6 +191,7 @@ func parseMBREntries(boot []byte) []mbrEntry {
 	return list
 }
 
+// readMBRTable returns the primary and the logical partitions of an MBR.
 func readMBRTable(r io.ReaderAt, boot []byte) ([]Partition, error) {
 	entries := parseMBREntries(boot)
 	if len(entries) == 0 {
@@ -207,9 +214,9 @@ func readMBRTable(r io.ReaderAt, boot []byte) ([]Partition, error) {
 	return append(list, logical...), nil
 }
 
-// readLogicalPartitions follows the chain of tables in an extended partition: each has a partition, of
-// which the place counts from that table, and the next table, of which it counts from the
-// extended partition. It ends where it cannot be read.
+// readLogicalPartitions follows the chain of tables in an extended partition. Each has one
+// partition, whose offset counts from that table, and the next table, whose offset counts
+// from the extended partition. The chain ends where it cannot be read.
 func readLogicalPartitions(r io.ReaderAt, extended int64) []Partition {
 	var list []Partition
 	boot := make([]byte, mbrSector)

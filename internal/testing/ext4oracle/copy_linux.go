@@ -6,7 +6,7 @@ import (
 	"os"
 )
 
-// CopyImage copies an image, which may be in use, with its holes.
+// CopyImage copies an image, which may be in use, and keeps its holes.
 func CopyImage(dst, src string) error {
 	in, err := os.Open(src)
 	if err != nil {
@@ -20,6 +20,7 @@ func CopyImage(dst, src string) error {
 	return errors.Join(copySparseFile(out, in), out.Close())
 }
 
+// copySparseFile copies the data ranges of a file.
 func copySparseFile(out, in *os.File) error {
 	info, err := in.Stat()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// DiffOptions says what [Diff] leaves out.
+// DiffOptions says which differences [Diff] ignores.
 type DiffOptions struct {
 	Max int // differences listed at most; 0 means 20
 
@@ -24,23 +24,24 @@ type DiffOptions struct {
 	DirNlink  bool // leave out the link counts of directories
 }
 
-// SameImage is for two readers of the same image.
+// SameImage compares two readers of one image: nothing is ignored.
 var SameImage = DiffOptions{}
 
-// SameContent is for two images, or for trees made by the same operations: all but what
-// depends on where and when something was written.
+// SameContent compares two images, or trees that the same operations created: it ignores
+// everything that depends on where and when something was written.
 var SameContent = DiffOptions{
 	LostFound: true, Atime: true, Mtime: true, Ctime: true, Btime: true,
 	Ino: true, Blocks: true, Holes: true, DirSize: true,
 }
 
-// treeDiffer gathers differences.
+// treeDiffer collects differences.
 type treeDiffer struct {
 	opts        DiffOptions
 	differences []string
 	unlisted    int
 }
 
+// addDifference records a difference, or counts it when the list is full.
 func (d *treeDiffer) addDifference(path, format string, args ...any) {
 	if len(d.differences) >= d.opts.Max {
 		d.unlisted++
@@ -49,8 +50,8 @@ func (d *treeDiffer) addDifference(path, format string, args ...any) {
 	d.differences = append(d.differences, fmt.Sprintf("%q: %s", path, fmt.Sprintf(format, args...)))
 }
 
-// Diff returns how b differs from a, a line per difference, in the order of the paths.
-// It returns nil when the two are the same.
+// Diff returns how b differs from a, one line per difference, in the order of the paths;
+// nil if they are the same.
 func Diff(a, b Tree, opts DiffOptions) []string {
 	if opts.Max <= 0 {
 		opts.Max = 20
@@ -84,7 +85,7 @@ func Diff(a, b Tree, opts DiffOptions) []string {
 	return d.differences
 }
 
-// compareNodes compares two nodes of one type.
+// compareNodes compares two nodes of the same type.
 func (d *treeDiffer) compareNodes(path string, a, b *Node) {
 	if a.Mode != b.Mode {
 		d.addDifference(path, "mode %04o, want %04o", b.Mode&0o7777, a.Mode&0o7777)
@@ -120,6 +121,7 @@ func (d *treeDiffer) compareNodes(path string, a, b *Node) {
 	d.compareXattrs(path, a.Xattrs, b.Xattrs)
 }
 
+// compareTimes compares the four times of two nodes.
 func (d *treeDiffer) compareTimes(path string, a, b *Node) {
 	for _, t := range []struct {
 		name    string
@@ -137,6 +139,7 @@ func (d *treeDiffer) compareTimes(path string, a, b *Node) {
 	}
 }
 
+// compareXattrs compares the extended attributes of two nodes.
 func (d *treeDiffer) compareXattrs(path string, a, b map[string]string) {
 	names := map[string]bool{}
 	for name := range a {
@@ -159,7 +162,7 @@ func (d *treeDiffer) compareXattrs(path string, a, b map[string]string) {
 	}
 }
 
-// describeRangeDiff says where two hole maps part.
+// describeRangeDiff describes the first difference of two hole maps.
 func describeRangeDiff(a, b []Range) string {
 	for i := range max(len(a), len(b)) {
 		switch {
@@ -174,7 +177,7 @@ func describeRangeDiff(a, b []Range) string {
 	return "the same ranges"
 }
 
-// quoteShortened quotes a value, shortened.
+// quoteShortened quotes a value, shortened if it is long.
 func quoteShortened(s string) string {
 	if len(s) <= 48 {
 		return fmt.Sprintf("%q", s)
@@ -182,7 +185,7 @@ func quoteShortened(s string) string {
 	return fmt.Sprintf("%q... (%d bytes, sum %v)", s[:40], len(s), sumOfString(s))
 }
 
-// sumOfString tells long values apart that start the same.
+// sumOfString distinguishes long values with the same beginning.
 func sumOfString(s string) Sum {
 	sum := newContentSummer()
 	sum.addPiece(0, []byte(s))

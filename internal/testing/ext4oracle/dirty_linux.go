@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// DirtyRecipe says how to make an image as a power cut leaves it: with a journal that
-// has to be recovered. All have blocks that were revoked and then used for data, and
-// data that looks like a block of the journal.
+// DirtyRecipe says how to make an image as a power cut leaves it: with a journal to
+// recover. All have blocks that were revoked and then used for data, and data that looks
+// like a block of the journal.
 type DirtyRecipe struct {
 	Name    string
 	Size    int64    // 0 for 64 MiB
@@ -19,7 +19,7 @@ type DirtyRecipe struct {
 	Damage  Damage
 }
 
-// DirtyImages lists what recovery should cope with. Run each in a subtest.
+// DirtyImages lists images that recovery should handle. Run each in a subtest.
 var DirtyImages = []DirtyRecipe{
 	{Name: "ordered"},
 	{Name: "writeback", Mount: []string{"data=writeback"}},
@@ -58,10 +58,10 @@ var DirtyImages = []DirtyRecipe{
 	{Name: "block-corrupt", Damage: CorruptBlock},
 }
 
-// BuildDirty makes the image of a recipe in a temporary directory and returns it with
-// what the kernel shows after it recovered a copy. The tree is nil when the kernel
-// refuses to recover it, as it does when the log is damaged before its end. It skips
-// the test when the running kernel refuses the format.
+// BuildDirty makes the image of a recipe in a temporary directory, and returns it with the
+// tree that the kernel shows after recovering a copy. The tree is nil if the kernel
+// refuses to recover it, as it does when the log is damaged before its end. It skips the
+// test if the running kernel refuses the format.
 func BuildDirty(t testing.TB, r DirtyRecipe) (image string, want Tree) {
 	t.Helper()
 	RequireRoot(t)
@@ -73,7 +73,7 @@ func BuildDirty(t testing.TB, r DirtyRecipe) (image string, want Tree) {
 	return image, Recovered(t, image)
 }
 
-// copyImageInUse copies the image of a recipe while it is in use.
+// copyImageInUse fills the image of a recipe, and copies it while it is mounted.
 func copyImageInUse(t testing.TB, r DirtyRecipe, image string) {
 	t.Helper()
 	if r.Size == 0 {
@@ -105,8 +105,8 @@ func copyImageInUse(t testing.TB, r DirtyRecipe, image string) {
 	}
 }
 
-// Recovered returns what the kernel shows of a copy of an image, after it recovered the
-// journal, or nil when it refuses to.
+// Recovered returns the tree that the kernel shows for a copy of an image after recovering
+// its journal; nil if it refuses to.
 func Recovered(t testing.TB, image string) Tree {
 	t.Helper()
 	scratch := filepath.Join(t.TempDir(), "recovered.img")
@@ -117,14 +117,14 @@ func Recovered(t testing.TB, image string) Tree {
 	return Snapshot(t, scratch)
 }
 
-// RecoverCopy has the kernel recover a copy of an image, and returns the copy.
+// RecoverCopy lets the kernel recover a copy of an image, and returns the copy.
 func RecoverCopy(t testing.TB, image string) (recovered string, err error) {
 	t.Helper()
 	recovered = filepath.Join(t.TempDir(), "recovered.img")
 	return recovered, recoverCopyTo(t, recovered, image)
 }
 
-// recoverCopyTo has the kernel recover a copy of an image.
+// recoverCopyTo lets the kernel recover a copy of an image at path scratch.
 func recoverCopyTo(t testing.TB, scratch, image string) error {
 	t.Helper()
 	if err := CopyImage(scratch, image); err != nil {

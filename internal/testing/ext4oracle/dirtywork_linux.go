@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dirtyWriter keeps a file system busy such that its journal is worth recovering.
+// dirtyWriter changes a file system such that recovery of its journal is a good test.
 type dirtyWriter struct {
 	populator
 	small        bool
@@ -20,7 +20,7 @@ type dirtyWriter struct {
 	commits      int
 }
 
-// closeUnlinked closes the files that were removed.
+// closeUnlinked closes the files that were removed while open.
 func (w *dirtyWriter) closeUnlinked() {
 	for _, f := range w.unlinkedOpen {
 		f.Close()
@@ -28,8 +28,8 @@ func (w *dirtyWriter) closeUnlinked() {
 	w.unlinkedOpen = nil
 }
 
-// makeTransactions changes the file system in several transactions, all of which are in the
-// journal at the end. What is done last is in no transaction that was committed.
+// makeTransactions changes the file system in several transactions, all of which are in
+// the journal at the end. The last changes are in a transaction that is not committed.
 func (w *dirtyWriter) makeTransactions(orphans bool) {
 	w.fillFreeSpace()
 	w.makeFilesAndTree()
@@ -51,7 +51,7 @@ func (w *dirtyWriter) makeTransactions(orphans bool) {
 	w.stopOnError(os.Remove(w.fullPath("a/f300")))
 }
 
-// fillFreeSpace leaves little free space, so that space that becomes free is used again.
+// fillFreeSpace leaves little free space, so that freed blocks are used again.
 func (w *dirtyWriter) fillFreeSpace() {
 	var st unix.Statfs_t
 	w.stopOnError(unix.Statfs(w.root, &st))
@@ -76,8 +76,8 @@ func (w *dirtyWriter) fillFreeSpace() {
 	w.commitToJournal()
 }
 
-// commitToJournal puts everything that was done into the journal, and all data in its place.
-// A syncfs would write the metadata in its place too, so that recovery had nothing to do.
+// commitToJournal commits all changes to the journal, and writes all data in place. syncfs
+// would also write the metadata in place, and leave nothing to recover.
 func (w *dirtyWriter) commitToJournal() {
 	if w.err == nil {
 		w.stopOnError(filepath.WalkDir(w.root, startWriteback))
@@ -95,7 +95,7 @@ func (w *dirtyWriter) commitToJournal() {
 	w.stopOnError(err)
 }
 
-// startWriteback has the kernel choose the blocks of a file's data.
+// startWriteback lets the kernel allocate the blocks of a file's data.
 func startWriteback(path string, d fs.DirEntry, err error) error {
 	if err != nil || !d.Type().IsRegular() {
 		return err
@@ -108,7 +108,7 @@ func startWriteback(path string, d fs.DirEntry, err error) error {
 	return unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 }
 
-// makeFilesAndTree makes files, and a tree of directories that is removed later.
+// makeFilesAndTree creates files, and a tree of directories to be removed later.
 func (w *dirtyWriter) makeFilesAndTree() {
 	w.fillDirectory("a", 400, func(i int) string { return fmt.Sprintf("f%d", i) })
 	for i := range 120 {
@@ -139,7 +139,7 @@ func (w *dirtyWriter) removeTree(name string) {
 	}
 }
 
-// reuseFreedBlocks writes files until there is no room, and makes some room again.
+// reuseFreedBlocks writes files until no space is left, and then frees some.
 func (w *dirtyWriter) reuseFreedBlocks() {
 	w.makeDirs("reuse")
 	most := 2000
@@ -162,7 +162,7 @@ func (w *dirtyWriter) reuseFreedBlocks() {
 	w.commitToJournal()
 }
 
-// changeNamesAndAttrs renames, removes, links and changes attributes.
+// changeNamesAndAttrs renames, removes and links files, and changes attributes.
 func (w *dirtyWriter) changeNamesAndAttrs() {
 	for i := range 100 {
 		w.stopOnError(os.Remove(w.fullPath(fmt.Sprintf("a/f%d", i))))

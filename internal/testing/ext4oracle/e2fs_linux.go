@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// lookupTool finds a program of e2fsprogs, also where the PATH of ordinary users does not lead.
+// lookupTool finds a program of e2fsprogs, also outside the PATH of ordinary users.
 func lookupTool(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	for _, dir := range []string{"/usr/sbin/", "/sbin/"} {
@@ -23,7 +23,7 @@ func lookupTool(name string) (string, error) {
 	return path, err
 }
 
-// RequireTools skips a test when e2fsprogs is not installed.
+// RequireTools skips a test if e2fsprogs is not installed.
 func RequireTools(t testing.TB) {
 	t.Helper()
 	for _, name := range []string{"mke2fs", "e2fsck"} {
@@ -33,7 +33,7 @@ func RequireTools(t testing.TB) {
 	}
 }
 
-// runTool runs a program of e2fsprogs and returns all its output and its exit status.
+// runTool runs a program of e2fsprogs, and returns its output and exit status.
 func runTool(name string, args ...string) (output string, status int, err error) {
 	path, err := lookupTool(name)
 	if err != nil {
@@ -51,14 +51,13 @@ func runTool(name string, args ...string) (output string, status int, err error)
 	return string(out), 0, nil
 }
 
-// harmlessFsckLine are the lines that e2fsck prints for an image without any fault. Files that
-// were cut may have an extent tree that is deeper than it need be, also by the kernel.
+// harmlessFsckLine matches the lines that e2fsck prints for an image without faults. Files
+// that were truncated may have a deeper extent tree than necessary, by the kernel too.
 var harmlessFsckLine = regexp.MustCompile(`^(e2fsck \d.*|Pass \d[A-Z]?: .*|.*: \d+/\d+ files \(.*\), \d+/\d+ blocks` +
 	`|Inode \d+ extent tree \(at level \d\) could be (shorter|narrower)\.  Optimize\? no|\s*)$`)
 
-// FsckStatus has e2fsck check an image, which it does not change, and returns whether
-// it found no fault, and all that it said. An image with a journal to be recovered is
-// not clean.
+// FsckStatus runs e2fsck on an image without changing it, and returns whether it found no
+// fault, and its output. An image with a journal to recover is not clean.
 func FsckStatus(image string) (clean bool, output string) {
 	output, status, err := runTool("e2fsck", "-fn", image)
 	if err != nil {
@@ -73,8 +72,8 @@ func FsckStatus(image string) (clean bool, output string) {
 	return clean, output
 }
 
-// FsckPasses returns whether e2fsck -fn ends with status 0, and all that it said. It may
-// have found what it does not take for a fault.
+// FsckPasses returns whether e2fsck -fn exits with status 0, and its output. It may have
+// found problems that it does not count as faults.
 func FsckPasses(image string) (ok bool, output string) {
 	output, status, err := runTool("e2fsck", "-fn", image)
 	return err == nil && status == 0, output
@@ -89,7 +88,7 @@ func Fsck(t testing.TB, image string) {
 	}
 }
 
-// Repair has e2fsck recover the journal and mend all that it can.
+// Repair lets e2fsck recover the journal and repair everything that it can.
 func Repair(image string) (output string, err error) {
 	output, status, err := runTool("e2fsck", "-fy", image)
 	if err == nil && status > 2 {
@@ -98,8 +97,8 @@ func Repair(image string) (output string, err error) {
 	return output, err
 }
 
-// Mke2fs makes an image of a size with mke2fs: of type ext4 with blocks of 4 KiB unless
-// the arguments say otherwise.
+// Mke2fs makes an image of a size with mke2fs: ext4 with blocks of 4 KiB unless the
+// arguments say otherwise.
 func Mke2fs(t testing.TB, image string, size int64, args ...string) {
 	t.Helper()
 	RequireTools(t)
@@ -132,7 +131,7 @@ func TryMke2fs(image string, size int64, args ...string) error {
 	return err
 }
 
-// DebugfsAll runs commands of debugfs on an image, one after the other, with writing allowed.
+// DebugfsAll runs several commands of debugfs on an image, with writing enabled.
 func DebugfsAll(t testing.TB, image string, commands ...string) string {
 	t.Helper()
 	if _, err := lookupTool("debugfs"); err != nil {
@@ -149,8 +148,8 @@ func DebugfsAll(t testing.TB, image string, commands ...string) string {
 	return output
 }
 
-// Debugfs runs one command of debugfs on an image, with writing allowed, to look into
-// an image or to damage it.
+// Debugfs runs one command of debugfs on an image, with writing enabled, to inspect or
+// damage it.
 func Debugfs(t testing.TB, image, command string) string {
 	t.Helper()
 	if _, err := lookupTool("debugfs"); err != nil {

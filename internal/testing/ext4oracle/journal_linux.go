@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Damage is something done to the log of an image that is to be recovered.
+// Damage is a kind of damage to the log of an image that needs recovery.
 type Damage int
 
 const (
@@ -29,7 +29,7 @@ const (
 	logRevoke     = 5
 )
 
-// logBlock is a block of the log that has a header.
+// logBlock is a block of the log with a header.
 type logBlock struct {
 	off      int64 // in the image
 	kind     uint32
@@ -45,7 +45,7 @@ type imageJournal struct {
 	headerIndexes []int // the indexes in blocks of those that are marked
 }
 
-// openImageJournal finds the log of an image, and its blocks that have headers and are newer
+// openImageJournal finds the log of an image, and its blocks with headers that are newer
 // than the last checkpoint.
 func openImageJournal(image string) (*imageJournal, error) {
 	out, status, err := runTool("debugfs", "-R", "blocks <8>", image)
@@ -64,7 +64,7 @@ func openImageJournal(image string) (*imageJournal, error) {
 	return j, nil
 }
 
-// scanBlocks reads all blocks of the log; list has their numbers.
+// scanBlocks reads all blocks of the log; list has their numbers, as debugfs prints them.
 func (j *imageJournal) scanBlocks(list string) error {
 	var logSize [4]byte
 	if _, err := j.image.ReadAt(logSize[:], 1024+24); err != nil {
@@ -100,7 +100,7 @@ func (j *imageJournal) scanBlocks(list string) error {
 	return nil
 }
 
-// headersOfKind returns the indexes in marked of the blocks of a kind.
+// headersOfKind returns the indexes in headerBlocks of the blocks of a kind.
 func (j *imageJournal) headersOfKind(kind uint32) []int {
 	var found []int
 	for i, b := range j.headerBlocks {
@@ -111,7 +111,7 @@ func (j *imageJournal) headersOfKind(kind uint32) []int {
 	return found
 }
 
-// corruptBytes changes some bytes.
+// corruptBytes changes four bytes.
 func (j *imageJournal) corruptBytes(off int64) error {
 	var b [4]byte
 	if _, err := j.image.ReadAt(b[:], off); err != nil {
@@ -124,7 +124,7 @@ func (j *imageJournal) corruptBytes(off int64) error {
 	return err
 }
 
-// zeroBlocks empties the blocks of the log from an index on, at most n.
+// zeroBlocks zeroes at most n blocks of the log from an index on.
 func (j *imageJournal) zeroBlocks(from, n int) error {
 	empty := make([]byte, j.block)
 	for _, off := range j.blocks[from:min(from+n, len(j.blocks))] {

@@ -11,19 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loopDevice is a block device over an image. The kernel frees it by itself when its
-// last user is gone.
+// loopDevice is a block device over an image. The kernel detaches it when its last user is
+// gone.
 type loopDevice struct {
 	number int
 	image  string // without symbolic links
 	file   *os.File
 }
 
-// devicePath names the device.
+// devicePath returns the path of the device.
 func (l *loopDevice) devicePath() string { return fmt.Sprintf("/dev/loop%d", l.number) }
 
-// attachLoopDevice makes a block device over an image. It stays until it is mounted and
-// unmounted again, or until close when it is not mounted by then.
+// attachLoopDevice makes a block device over an image. It lasts until it is mounted and
+// unmounted again, or until closeDescriptor if it is not mounted by then.
 func attachLoopDevice(image string, readOnly bool) (*loopDevice, error) {
 	image, err := filepath.Abs(image)
 	if err == nil {
@@ -69,16 +69,16 @@ func attachLoopDevice(image string, readOnly bool) (*loopDevice, error) {
 	return nil, fmt.Errorf("attaching %s to a loop device: %w", image, err)
 }
 
-// closeDescriptor gives up the descriptor; what is mounted keeps the device alive.
+// closeDescriptor closes the descriptor; a mount keeps the device alive.
 func (l *loopDevice) closeDescriptor() { l.file.Close() }
 
-// isAttached reports whether the device still stands for the image.
+// isAttached reports whether the device still is attached to the image.
 func (l *loopDevice) isAttached() bool {
 	name, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", l.number))
 	return err == nil && strings.TrimSuffix(string(name), "\n") == l.image
 }
 
-// waitDetached waits for the kernel to free the device.
+// waitDetached waits for the kernel to detach the device.
 func (l *loopDevice) waitDetached() error {
 	if !pollUntil(func() bool { return !l.isAttached() }) {
 		return fmt.Errorf("%s still holds %s after it was unmounted", l.devicePath(), l.image)
@@ -86,10 +86,10 @@ func (l *loopDevice) waitDetached() error {
 	return nil
 }
 
-// detachPatience is how long to wait for the kernel to let go of something.
+// detachPatience is how long to wait for the kernel to release a mount or a device.
 const detachPatience = 10 * time.Second
 
-// pollUntil calls done until it returns true, or until patience runs out.
+// pollUntil calls done until it returns true, or detachPatience is over.
 func pollUntil(done func() bool) bool {
 	start := time.Now()
 	for wait := time.Millisecond; !done(); wait = min(2*wait, 100*time.Millisecond) {

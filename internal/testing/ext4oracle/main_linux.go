@@ -14,9 +14,9 @@ import (
 const ownNamespace = "EXT4_ORACLE_NAMESPACE"
 
 // Main runs the tests of a package that mounts images, as root in a mount namespace of
-// their own. Otherwise whoever makes a namespace at the same time, as tests of
-// containers do, takes the mounts along, and the kernel goes on using images that were
-// unmounted here.
+// their own. Otherwise a namespace that another process creates at the same time, as tests
+// of containers do, would inherit the mounts, and the kernel would go on using images that
+// were unmounted here.
 func Main(m *testing.M) {
 	if os.Geteuid() != 0 || os.Getenv(ownNamespace) != "" || isFuzzing() {
 		os.Exit(m.Run())
@@ -37,7 +37,8 @@ func Main(m *testing.M) {
 	os.Exit(0)
 }
 
-// isFuzzing reports whether go test -fuzz runs, whose workers are children of this process.
+// isFuzzing reports whether go test -fuzz runs, whose workers are children of this
+// process.
 func isFuzzing() bool {
 	for _, a := range os.Args[1:] {
 		if strings.HasPrefix(strings.TrimLeft(a, "-"), "test.fuzz=") || strings.Contains(a, "test.fuzzworker") {

@@ -16,8 +16,8 @@ type Recipe struct {
 
 const mib = 1 << 20
 
-// Matrix lists the formats that a reader should know. Run each in a subtest, because
-// [Build] skips those that the running kernel refuses.
+// Matrix lists the formats that a reader should support. Run each in a subtest: [Build]
+// skips formats that the running kernel refuses.
 var Matrix = []Recipe{
 	{Name: "default", Size: 256 * mib, Scale: Normal},
 	{Name: "small", Size: 32 * mib},
@@ -46,7 +46,7 @@ var Matrix = []Recipe{
 	{Name: "ext3-1k-inode128", Size: 64 * mib, Mke2fs: []string{"-t", "ext3", "-b", "1024", "-I", "128"}},
 }
 
-// Extra lists formats that few people use, and that not all kernels have.
+// Extra lists formats that are rarely used, and that some kernels do not support.
 var Extra = []Recipe{
 	{Name: "quota", Size: 64 * mib, Mke2fs: []string{"-O", "quota,project"}},
 	{Name: "mmp", Size: 64 * mib, Mke2fs: []string{"-O", "mmp"}},
@@ -58,8 +58,8 @@ var Extra = []Recipe{
 }
 
 // Build makes the image of a recipe in a temporary directory, fills it with [Populate],
-// and returns it with what the kernel shows of it. Nothing uses the image any more. It
-// skips the test when the running kernel refuses the format.
+// and returns it with the tree that the kernel shows. The image is not in use any more. It
+// skips the test if the running kernel refuses the format.
 func Build(t testing.TB, r Recipe) (image string, tree Tree) {
 	t.Helper()
 	RequireRoot(t)
@@ -80,7 +80,7 @@ func Build(t testing.TB, r Recipe) (image string, tree Tree) {
 	return image, Snapshot(t, image)
 }
 
-// Snapshot returns what the kernel shows of an image, which it does not change.
+// Snapshot returns the tree that the kernel shows for an image, which it does not change.
 func Snapshot(t testing.TB, image string) Tree {
 	t.Helper()
 	dir := Mount(t, image, "ro")

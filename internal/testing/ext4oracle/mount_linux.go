@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountPrefix starts the names of all directories that images are mounted on.
+// mountPrefix begins the names of all directories that images are mounted on.
 const mountPrefix = "vole-oracle-"
 
 // mountedImage is an image in use.
@@ -22,7 +22,7 @@ type mountedImage struct {
 	loop *loopDevice
 }
 
-// mounts are the mounts of this process, by directory.
+// mounts holds the mounts of this process, by directory.
 var mounts sync.Map
 
 // RequireRoot skips a test that cannot mount images here.
@@ -45,9 +45,9 @@ func RequireRoot(t testing.TB) {
 }
 
 // Mount mounts an image until the test ends, or until [Unmount], and returns the
-// directory. Options are those of mount(8) for ext4, one each. Read-only mounts ("ro")
-// leave the image as it is, so the kernel refuses them when the journal is to be
-// recovered, unless there is "noload" too. The time of access is not kept.
+// directory. Options are those of mount(8) for ext4, one per argument. Read-only mounts
+// ("ro") leave the image as it is, so the kernel refuses them if the journal needs
+// recovery, unless "noload" is given too. Access times are not updated.
 func Mount(t testing.TB, image string, opts ...string) string {
 	t.Helper()
 	dir, err := TryMount(t, image, opts...)
@@ -57,7 +57,8 @@ func Mount(t testing.TB, image string, opts ...string) string {
 	return dir
 }
 
-// TryMount is [Mount] for images that the kernel may refuse. The error says why it did.
+// TryMount is [Mount] for images that the kernel may refuse. The error has the kernel's
+// reason.
 func TryMount(t testing.TB, image string, opts ...string) (string, error) {
 	t.Helper()
 	flags, data := splitMountOptions(opts)
@@ -86,7 +87,7 @@ func TryMount(t testing.TB, image string, opts ...string) (string, error) {
 	return dir, nil
 }
 
-// splitMountOptions separates the options that the kernel wants as flags from the others.
+// splitMountOptions separates options that the kernel takes as flags from the others.
 func splitMountOptions(opts []string) (flags uintptr, data string) {
 	flags = unix.MS_NOATIME | unix.MS_NODEV | unix.MS_NOSUID
 	var others []string
@@ -106,8 +107,8 @@ func splitMountOptions(opts []string) (flags uintptr, data string) {
 	return flags, strings.Join(others, ",")
 }
 
-// Unmount ends what [Mount] began. When it returns, everything is in the image, and
-// nothing of the kernel uses the image any more. It fails the test when files are open.
+// Unmount ends a [Mount]. When it returns, everything is in the image, and the kernel does
+// not use it any more. It fails the test if files are open.
 func Unmount(t testing.TB, dir string) {
 	t.Helper()
 	m, ok := mounts.LoadAndDelete(dir)
@@ -120,6 +121,7 @@ func Unmount(t testing.TB, dir string) {
 	}
 }
 
+// unmountImage unmounts and waits until the kernel has released the image.
 func (m *mountedImage) unmountImage() error {
 	var err error
 	// A process that another test just started may hold our files until it execs.
@@ -139,7 +141,7 @@ func (m *mountedImage) unmountImage() error {
 	return errors.Join(err, os.Remove(m.dir), m.loop.waitDetached())
 }
 
-// Leaked lists the mounts of this package that are there, of all processes.
+// Leaked lists the mounts of this package that exist, of all processes.
 func Leaked() ([]string, error) {
 	points, err := listMountPoints()
 	var leaked []string
@@ -151,7 +153,7 @@ func Leaked() ([]string, error) {
 	return leaked, err
 }
 
-// listMountPoints returns where something is mounted.
+// listMountPoints returns all mount points.
 func listMountPoints() (map[string]bool, error) {
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -182,9 +184,11 @@ func unescapeOctal(s string) string {
 	return b.String()
 }
 
-// kernelLog reads what the kernel says from a moment on. It may be nil.
+// kernelLog reads kernel messages from a moment on. It may be nil.
 type kernelLog struct{ fd int }
 
+// openKernelLog begins to read at the end of the kernel's messages; nil if that is not
+// permitted.
 func openKernelLog() *kernelLog {
 	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -203,7 +207,7 @@ func (l *kernelLog) closeLog() {
 	}
 }
 
-// messagesAbout returns the messages that name a device, as an appendix to an error.
+// messagesAbout returns the messages that name a device, to be appended to an error.
 func (l *kernelLog) messagesAbout(device string) string {
 	var said strings.Builder
 	buf := make([]byte, 8192)

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writeXattrs writes extended attributes in the inode, in a block, in shared blocks and in
-// inodes of their own, of all sizes.
+// writeXattrs writes extended attributes of all sizes: in the inode, in a block, in shared
+// blocks and in inodes of their own.
 func (p *populator) writeXattrs() {
 	p.makeDirs("xattrs/dir")
 	for n := 0; n <= 100; n += 4 { // past what an inode has room for
@@ -68,7 +68,8 @@ func (p *populator) writeManyXattrs() {
 	p.stopOnError(unix.Lremovexattr(p.fullPath("xattrs/removed"), "user.big"))
 }
 
-// writeSharedXattrs writes files that share a block of attributes, some of which left it.
+// writeSharedXattrs writes files that share an attribute block, some of which left it
+// again.
 func (p *populator) writeSharedXattrs() {
 	value := p.randomBytes(700)
 	for i := range 20 {
@@ -81,7 +82,7 @@ func (p *populator) writeSharedXattrs() {
 	p.stopOnError(os.Remove(p.fullPath("xattrs/shared5")))
 }
 
-// writeSparseFiles writes holes, up to the largest offsets that the file system has.
+// writeSparseFiles writes holes, up to the largest offsets of the file system.
 func (p *populator) writeSparseFiles() {
 	p.makeDirs("sparse")
 	p.truncateFile("sparse/all", 5<<20)
@@ -106,8 +107,7 @@ func (p *populator) writeSparseFiles() {
 	}
 }
 
-// writeFallocated writes space that is allocated but was never written, and other results
-// of fallocate.
+// writeFallocated writes preallocated space, and other results of fallocate.
 func (p *populator) writeFallocated() {
 	const (
 		keep  = unix.FALLOC_FL_KEEP_SIZE
@@ -137,8 +137,8 @@ func (p *populator) writeFallocated() {
 	p.fallocateFile("alloc/inserted", unix.FALLOC_FL_INSERT_RANGE, 128<<10, 64<<10)
 }
 
-// writeFragmented writes files of so many extents that they need a tree of two levels. Three
-// files that grow in turns are fragmented on the disk too.
+// writeFragmented writes files with so many extents that they need a tree of two levels.
+// Three files that grow in turns are fragmented on disk too.
 func (p *populator) writeFragmented() {
 	p.makeDirs("extents")
 	count := int64(p.scale.pickByScale(1500, 3000, 30000))
@@ -184,11 +184,11 @@ func (p *populator) writeEveryOtherBlock(name string, blocks int64, backward boo
 	p.stopOnError(f.Sync())
 }
 
-// journalMagic is how blocks of the journal start; blocks of data that start so must
-// be escaped when they go through it.
+// journalMagic begins the blocks of a journal; data blocks that begin so must be escaped
+// in it.
 var journalMagic = []byte{0xc0, 0x3b, 0x39, 0x98}
 
-// writeJournalLookalikes writes files whose blocks look like those of the journal.
+// writeJournalLookalikes writes files whose blocks look like those of a journal.
 func (p *populator) writeJournalLookalikes() {
 	p.makeDirs("magic")
 	p.writeFile("magic/text", bytes.Repeat(append(slices.Clone(journalMagic), "magic"...), 3000))

@@ -20,7 +20,7 @@ const (
 	Big                 // fits an image of 2 GiB
 )
 
-// pickByScale returns one of three values by scale.
+// pickByScale returns one of three values.
 func (s Scale) pickByScale(small, normal, big int) int { return []int{small, normal, big}[s] }
 
 // PopulateOptions says what [Populate] writes.
@@ -28,7 +28,7 @@ type PopulateOptions struct {
 	Scale Scale
 }
 
-// populator writes the hard cases. After a call fails the others do nothing.
+// populator writes files that are hard to read. After an error its methods do nothing.
 type populator struct {
 	root    string
 	scale   Scale
@@ -38,9 +38,9 @@ type populator struct {
 	err     error
 }
 
-// Populate fills a mounted directory with everything that is hard about ext4, by
-// ordinary system calls. The same seed gives the same files, but for the times that
-// the kernel sets. It returns what this file system cannot hold, as short sentences.
+// Populate fills a mounted directory with everything that is hard about ext4, by ordinary
+// system calls. The same seed gives the same files, except for times that the kernel sets.
+// It returns what this file system cannot hold, as short sentences.
 func Populate(dir string, seed uint64, opts PopulateOptions) (skipped []string, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
@@ -59,7 +59,7 @@ func Populate(dir string, seed uint64, opts PopulateOptions) (skipped []string, 
 	return p.skipped, nil
 }
 
-// newRandomSource returns a source of bytes.
+// newRandomSource returns a source of random bytes.
 func newRandomSource(seed uint64) *rand.ChaCha8 {
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
@@ -69,15 +69,15 @@ func newRandomSource(seed uint64) *rand.ChaCha8 {
 // fullPath returns the full path of a file.
 func (p *populator) fullPath(name string) string { return p.root + "/" + name }
 
-// stopOnError stops at an error.
+// stopOnError records the first error, after which nothing more is written.
 func (p *populator) stopOnError(err error) {
 	if p.err == nil && err != nil {
 		p.err = fmt.Errorf("populating: %w", err)
 	}
 }
 
-// allowErrors notes an error that is one of those that a file system may give, and stops at
-// any other. It reports whether there was none.
+// allowErrors records err in skipped if it is one of the allowed errors, and stops at any
+// other. It reports whether there was no error.
 func (p *populator) allowErrors(what string, err error, allowed ...unix.Errno) bool {
 	if err == nil {
 		return p.err == nil
@@ -92,7 +92,7 @@ func (p *populator) allowErrors(what string, err error, allowed ...unix.Errno) b
 	return false
 }
 
-// makeDirs makes a directory and those above it.
+// makeDirs creates a directory and its parents.
 func (p *populator) makeDirs(name string) {
 	if p.err == nil {
 		p.stopOnError(os.MkdirAll(p.fullPath(name), 0o755))
@@ -106,15 +106,15 @@ func (p *populator) randomBytes(n int) []byte {
 	return b
 }
 
-// writeFile makes a file.
+// writeFile creates a file.
 func (p *populator) writeFile(name string, content []byte) {
 	if p.err == nil {
 		p.stopOnError(os.WriteFile(p.fullPath(name), content, 0o644))
 	}
 }
 
-// writeAt writes to a file, which is made when it is not there, and reports whether
-// the file system can have data at that offset.
+// writeAt writes to a file, which it creates if it does not exist, and reports whether the
+// file system supports data at that offset.
 func (p *populator) writeAt(name string, off int64, content []byte) bool {
 	if p.err != nil {
 		return false
@@ -129,7 +129,7 @@ func (p *populator) writeAt(name string, off int64, content []byte) bool {
 	return p.allowErrors(fmt.Sprintf("data at offset %d", off), err, unix.EFBIG)
 }
 
-// truncateFile sets the size of a file, which is made when it is not there.
+// truncateFile sets the size of a file, which it creates if it does not exist.
 func (p *populator) truncateFile(name string, size int64) {
 	p.writeAt(name, 0, nil)
 	if p.err == nil {
@@ -137,7 +137,7 @@ func (p *populator) truncateFile(name string, size int64) {
 	}
 }
 
-// fallocateFile changes how a file is laid out.
+// fallocateFile changes the allocation of a file.
 func (p *populator) fallocateFile(name string, mode uint32, off, n int64) {
 	p.writeAt(name, 0, nil)
 	if p.err != nil {
@@ -153,7 +153,7 @@ func (p *populator) fallocateFile(name string, mode uint32, off, n int64) {
 	p.allowErrors(fmt.Sprintf("fallocate mode %#x", mode), err, unix.EOPNOTSUPP, unix.EINVAL)
 }
 
-// setXattr sets an extended attribute and reports whether it had room.
+// setXattr sets an extended attribute, and reports whether there was room.
 func (p *populator) setXattr(name, attr string, value []byte) bool {
 	if p.err != nil {
 		return false
@@ -163,8 +163,8 @@ func (p *populator) setXattr(name, attr string, value []byte) bool {
 		unix.ENOSPC, unix.E2BIG, unix.ERANGE, unix.EOPNOTSUPP)
 }
 
-// writeLinks writes symbolic links, short ones that are kept in the inode and long ones, and
-// hard links across directories.
+// writeLinks writes short symbolic links, which are kept in the inode, long ones, and hard
+// links across directories.
 func (p *populator) writeLinks() {
 	p.makeDirs("links/other/third")
 	for _, n := range []int{1, 2, 30, 58, 59, 60, 61, 100, 255, 256, 1000, 1022, 1023, 1024, 2047, 2048, 4000, 4094, 4095} {
@@ -190,7 +190,7 @@ func (p *populator) writeLinks() {
 	}
 }
 
-// writeSpecialFiles writes files that are neither files, directories nor symbolic links.
+// writeSpecialFiles writes fifos, sockets and devices.
 func (p *populator) writeSpecialFiles() {
 	p.makeDirs("special")
 	dev := func(name string, kind uint32, major, minor uint32) {

@@ -25,8 +25,8 @@ type treeReader struct {
 	tree Tree
 }
 
-// ReadTree takes a snapshot of a directory through the kernel. It changes no time of
-// access of files and directories, but of symbolic links it does unless the mount is
+// ReadTree takes a snapshot of a directory through the kernel. It does not change access
+// times of files and directories, but those of symbolic links unless the mount is
 // read-only. Files that are being written may have other hole maps later.
 func ReadTree(dir string, opts ReadOptions) (Tree, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -41,7 +41,7 @@ func ReadTree(dir string, opts ReadOptions) (Tree, error) {
 	return r.tree, nil
 }
 
-// readNode adds the file that the O_PATH descriptor stands for, and all beneath it.
+// readNode adds the file behind an O_PATH descriptor, and everything beneath it.
 func (r *treeReader) readNode(fd int, at string) error {
 	n, err := statNode(fd)
 	if err == nil && !r.opts.NoXattrs {
@@ -67,7 +67,7 @@ func (r *treeReader) readNode(fd int, at string) error {
 	return nil
 }
 
-// treeError says at which path reading failed.
+// treeError is an error with the path where it occurred.
 type treeError struct {
 	path string
 	err  error
@@ -106,7 +106,7 @@ func (r *treeReader) readChildren(fd int, at string) error {
 	return nil
 }
 
-// readContent fills in the sum and hole map of a regular file.
+// readContent sets the sum and the hole map of a regular file.
 func (r *treeReader) readContent(fd int, n *Node) error {
 	if r.opts.NoContent && r.opts.NoHoles {
 		return nil
@@ -133,7 +133,7 @@ func (r *treeReader) readContent(fd int, n *Node) error {
 	return err
 }
 
-// dataRanges asks the kernel which parts of a file are no holes.
+// dataRanges asks the kernel which parts of a file are not holes.
 func dataRanges(f *os.File, size int64) ([]Range, error) {
 	var data []Range
 	for off := int64(0); off < size; {
@@ -155,11 +155,11 @@ func dataRanges(f *os.File, size int64) ([]Range, error) {
 	return data, err
 }
 
-// procPath names the file behind a descriptor for calls that want a path.
+// procPath returns a path for the file behind a descriptor.
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// reopenForReading opens the file behind an O_PATH descriptor for reading, without touching its
-// time of access.
+// reopenForReading opens the file behind an O_PATH descriptor, without changing its access
+// time.
 func reopenForReading(fd int, flags int) (*os.File, error) {
 	n, err := unix.Open(procPath(fd), unix.O_RDONLY|unix.O_NOATIME|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
@@ -168,7 +168,7 @@ func reopenForReading(fd int, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(n), procPath(fd)), nil
 }
 
-// statNode returns what statx says of the file behind a descriptor.
+// statNode returns the result of statx for the file behind a descriptor.
 func statNode(fd int) (*Node, error) {
 	var st unix.Statx_t
 	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW,
@@ -188,7 +188,7 @@ func statNode(fd int) (*Node, error) {
 	return n, nil
 }
 
-// readTarget returns what the symbolic link behind a descriptor holds.
+// readTarget returns the target of the symbolic link behind a descriptor.
 func readTarget(fd int) (string, error) {
 	buf := make([]byte, 8192) // no system call takes more than a page
 	n, err := unix.Readlinkat(fd, "", buf)
@@ -198,7 +198,7 @@ func readTarget(fd int) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// readXattrs returns all extended attributes of the file behind a descriptor, or nil.
+// readXattrs returns all extended attributes of the file behind a descriptor; nil if none.
 func readXattrs(fd int) (map[string]string, error) {
 	file := procPath(fd)
 	list, err := callWithBuffer(func(buf []byte) (int, error) { return unix.Listxattr(file, buf) })
@@ -219,7 +219,7 @@ func readXattrs(fd int) (map[string]string, error) {
 	return xattrs, nil
 }
 
-// callWithBuffer calls a function that fills a buffer with a buffer that is large enough.
+// callWithBuffer calls a function that fills a buffer, with larger ones until it fits.
 func callWithBuffer(call func([]byte) (int, error)) (string, error) {
 	buf := make([]byte, 512)
 	for {

@@ -24,10 +24,11 @@ type contentSummer struct {
 	h hash.Hash
 }
 
+// newContentSummer returns the state of an empty sum.
 func newContentSummer() *contentSummer { return &contentSummer{sha256.New()} }
 
-// addPiece takes the bytes at an offset that is a multiple of the unit. Only the last piece
-// of a file may have a length that is not.
+// addPiece adds bytes at an offset that is a multiple of the unit. Only the last piece of
+// a file may have a length that is not.
 func (s *contentSummer) addPiece(off int64, p []byte) {
 	var head [8]byte
 	for len(p) > 0 {
@@ -43,6 +44,7 @@ func (s *contentSummer) addPiece(off int64, p []byte) {
 	}
 }
 
+// finishSum returns the sum of a file of a size.
 func (s *contentSummer) finishSum(size int64) Sum {
 	var tail [8]byte
 	binary.LittleEndian.PutUint64(tail[:], uint64(size))
@@ -50,7 +52,7 @@ func (s *contentSummer) finishSum(size int64) Sum {
 	return Sum(s.h.Sum(nil))
 }
 
-// SumReader returns the sum of everything that r holds, and its length.
+// SumReader returns the sum of everything that r yields, and its length.
 func SumReader(r io.Reader) (Sum, int64, error) {
 	s, size := newContentSummer(), int64(0)
 	buf := make([]byte, 64*unit)
@@ -67,8 +69,8 @@ func SumReader(r io.Reader) (Sum, int64, error) {
 	}
 }
 
-// SumAt returns the sum of a file of a size of which only the given ranges can be
-// other than zeros. It fails when the file ends within one of them.
+// SumAt returns the sum of a file of a size in which only the given ranges are not zeros.
+// It fails if the file ends within one of them.
 func SumAt(r io.ReaderAt, size int64, data []Range) (Sum, error) {
 	s := newContentSummer()
 	wide := Widen(data, size)

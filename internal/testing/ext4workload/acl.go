@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -5,9 +8,10 @@ import (
 	"syscall"
 )
 
+// aclName is the attribute that holds an access list.
 const aclName = "system.posix_acl_access"
 
-// ACL returns an access list, as the system calls take it, that gives one user rights.
+// ACL returns an access list, in the form of the system calls, with an entry for one user.
 func ACL(user uint32, mode uint32) string {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
 	add := func(tag, perm uint16, id uint32) {
@@ -24,7 +28,7 @@ func ACL(user uint32, mode uint32) string {
 	return string(b)
 }
 
-// applyModeToACL makes the list agree with the permission bits.
+// applyModeToACL makes the access list agree with the permission bits, as chmod does.
 func (n *fileNode) applyModeToACL() {
 	v, ok := n.xattrs[aclName]
 	if !ok {
@@ -47,6 +51,7 @@ func (n *fileNode) applyModeToACL() {
 	n.xattrs[aclName] = string(b)
 }
 
+// setXattr sets an attribute. An access list changes the permission bits too.
 func (n *fileNode) setXattr(o *Op) error {
 	switch {
 	case o.Name == aclName && n.isSymlink():

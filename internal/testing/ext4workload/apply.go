@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -7,10 +10,10 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-// maxFileSize is the size of the largest file.
+// maxFileSize returns the size of the largest file, in bytes.
 func (m *Model) maxFileSize() int64 { return (1<<32 - 1) * m.block }
 
-// Apply does an operation, and returns how it should fail.
+// Apply applies an operation, and returns the error with which it should fail.
 func (m *Model) Apply(o *Op) error {
 	switch o.Kind {
 	case WriteFile, WriteSparse:
@@ -48,7 +51,7 @@ func (m *Model) Apply(o *Op) error {
 	return m.applyAttributeOp(o)
 }
 
-// inheritFromDir gives a new node what its directory makes of it.
+// inheritFromDir gives a new node its links, and what it inherits from a setgid directory.
 func inheritFromDir(dir, n *fileNode) {
 	n.links = 1
 	if n.isDirectory() {
@@ -62,6 +65,7 @@ func inheritFromDir(dir, n *fileNode) {
 	}
 }
 
+// makeNode adds the node that fresh returns at a path that must not exist.
 func (m *Model) makeNode(path string, fresh func() *fileNode) error {
 	if path == "." {
 		return syscall.EEXIST
@@ -82,6 +86,7 @@ func (m *Model) makeNode(path string, fresh func() *fileNode) error {
 	return nil
 }
 
+// makeDirectories creates a directory and its missing parents.
 func (m *Model) makeDirectories(path string, mode uint32) error {
 	n, err := m.resolvePath(path, true)
 	if err == nil {
@@ -121,6 +126,7 @@ func (m *Model) makeDirectories(path string, mode uint32) error {
 	return nil
 }
 
+// makeSymlink creates a symbolic link.
 func (m *Model) makeSymlink(o *Op) error {
 	if o.Path2 == "" {
 		return syscall.EINVAL
@@ -135,6 +141,7 @@ func (m *Model) makeSymlink(o *Op) error {
 	})
 }
 
+// replaceFile creates a file or replaces one, as WriteFile does.
 func (m *Model) replaceFile(o *Op) error {
 	if o.Path == "." {
 		return syscall.EISDIR
@@ -179,7 +186,7 @@ func (m *Model) replaceFile(o *Op) error {
 	return nil
 }
 
-// makeParents makes the parents of a path, or nothing.
+// makeParents creates the parents of a path, or nothing.
 func (m *Model) makeParents(path string) error {
 	k := len(path) - 1
 	for path[k] != '/' {
@@ -191,7 +198,7 @@ func (m *Model) makeParents(path string) error {
 	return m.makeDirectories(path[:k], 0o755)
 }
 
-// dropName takes a name away from what has it, if anything.
+// dropName removes a name, if it exists, and the link that it is.
 func (m *Model) dropName(dir *fileNode, name string) {
 	if old := dir.children[name]; old != nil {
 		dir.removeChild(name)
@@ -203,6 +210,7 @@ func (m *Model) dropName(dir *fileNode, name string) {
 	}
 }
 
+// openFileInSlot opens a file, which it creates if it does not exist.
 func (m *Model) openFileInSlot(o *Op) error {
 	n, err := m.resolvePath(o.Path, true)
 	switch {
@@ -226,7 +234,8 @@ func (m *Model) openFileInSlot(o *Op) error {
 	return nil
 }
 
-// fileOfOp returns the file that an operation is on.
+// fileOfOp returns the file that an operation changes: an open one, or the one at its
+// path.
 func (m *Model) fileOfOp(o *Op) (*fileNode, error) {
 	if o.Slot >= 0 {
 		if n := m.slots[o.Slot]; n != nil {
@@ -246,7 +255,7 @@ func (m *Model) fileOfOp(o *Op) (*fileNode, error) {
 	return n, nil
 }
 
-// applyFileOp does an operation on an open file.
+// applyFileOp applies an operation to the content of a file.
 func (n *fileNode) applyFileOp(o *Op, maxFile int64) error {
 	end := o.Off + o.Len
 	switch o.Kind {

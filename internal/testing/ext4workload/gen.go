@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -9,7 +12,7 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
-// Options say which operations are made.
+// Options say which operations a generator makes.
 type Options struct {
 	Bytes     int64 // most content of one operation
 	Far       int64 // most offset of a write or size of a file; 0: 64 MiB
@@ -20,7 +23,7 @@ type Options struct {
 	LongNames bool
 }
 
-// Gen makes operations.
+// Gen generates operations that mostly succeed on its model.
 type Gen struct {
 	opts   Options
 	random *rand.Rand
@@ -36,13 +39,14 @@ func NewGen(seed uint64, m *Model, opts Options) *Gen {
 	return &Gen{opts: opts, random: rand.New(rand.NewPCG(seed, 3)), model: m}
 }
 
-// weights are how often each kind is made.
+// weights are the relative frequencies of the operations.
 var weights = [kindCount]int{
 	WriteFile: 20, WriteSparse: 3, Open: 8, Close: 6, WriteAt: 16, Append: 8, Truncate: 7, Punch: 5, Allocate: 4,
 	Mkdir: 6, MkdirAll: 2, Symlink: 5, Link: 4, Mknod: 2, Rename: 10, Remove: 10, RemoveAll: 1, Copy: 2,
 	Chmod: 3, Chown: 3, Chtimes: 3, Setxattr: 8, Removexattr: 3,
 }
 
+// chooseKind chooses the next operation by weight, and within the options.
 func (g *Gen) chooseKind() Kind {
 	for {
 		total := 0
@@ -71,7 +75,7 @@ func (g *Gen) chooseKind() Kind {
 	}
 }
 
-// estimateFileCount estimates the number of files: it counts again now and then.
+// estimateFileCount returns the number of files, which it counts only every 64 operations.
 func (g *Gen) estimateFileCount() int {
 	if g.made <= 0 || g.model.counted == 0 || g.made%64 == 0 {
 		g.model.counted = countNodes(g.model.root)
@@ -79,6 +83,7 @@ func (g *Gen) estimateFileCount() int {
 	return g.model.counted
 }
 
+// countNodes counts a node and everything beneath it.
 func countNodes(n *fileNode) int {
 	c := 1
 	for _, k := range n.children {
@@ -87,7 +92,7 @@ func countNodes(n *fileNode) int {
 	return c
 }
 
-// Next makes an operation.
+// Next generates an operation.
 func (g *Gen) Next() *Op {
 	g.made++
 	o := &Op{Kind: g.chooseKind(), Slot: -1, Seed: g.random.Uint64()}
@@ -135,6 +140,7 @@ func (g *Gen) Next() *Op {
 	return o
 }
 
+// fillWriteFile chooses path, size and mode of a file to be written.
 func (g *Gen) fillWriteFile(o *Op) {
 	o.Path, o.Len, o.Flag = g.mostlyNewPath(3), g.chooseLength(), g.random.IntN(8) == 0
 	if g.random.IntN(2) == 0 {
@@ -164,6 +170,8 @@ func (g *Gen) chooseLength() int64 {
 	return g.random.Int64N(min(most, 9000))
 }
 
+// fillFileOp chooses file and range of an operation on content. Half of the offsets are
+// aligned.
 func (g *Gen) fillFileOp(o *Op) {
 	if g.random.IntN(3) > 0 && len(g.model.slots) > 0 {
 		o.Slot = g.random.IntN(8)
@@ -216,6 +224,7 @@ func (g *Gen) fillFileOp(o *Op) {
 	}
 }
 
+// fillMknod chooses type and number of a special file.
 func (g *Gen) fillMknod(o *Op) {
 	o.Path = g.mostlyNewPath(12)
 	types := []uint32{ext4oracle.TypeFIFO, ext4oracle.TypeSocket, ext4oracle.TypeChar, ext4oracle.TypeBlock}
@@ -229,6 +238,7 @@ func (g *Gen) fillMknod(o *Op) {
 	}
 }
 
+// fillAttributeOp chooses path and values of a change of metadata.
 func (g *Gen) fillAttributeOp(o *Op) {
 	o.Path = g.existingPath(g.random.IntN(2) == 0)
 	switch o.Kind {
@@ -258,7 +268,7 @@ func (g *Gen) fillAttributeOp(o *Op) {
 	}
 }
 
-// newName makes a new name.
+// newName returns a name that most likely does not exist.
 func (g *Gen) newName() string {
 	n := g.random.IntN(14)
 	switch {
@@ -272,6 +282,8 @@ func (g *Gen) newName() string {
 	return fmt.Sprintf("%x%s", g.random.IntN(100_000), strings.Repeat("q\xfcé", n)[:n])
 }
 
+// symlinkTarget chooses the target of a symbolic link: a long one, or something that may
+// exist.
 func (g *Gen) symlinkTarget() string {
 	switch g.random.IntN(6) {
 	case 0:
@@ -286,7 +298,7 @@ func (g *Gen) symlinkTarget() string {
 	return p[strings.LastIndexByte(p, '/')+1:]
 }
 
-// chooseDirectory chooses a directory and returns its path with a slash; "" for the root.
+// chooseDirectory chooses a directory, and returns its path with a slash; "" for the root.
 func (g *Gen) chooseDirectory() (string, *fileNode) {
 	at, n := "", g.model.root
 	for range g.random.IntN(5) {
@@ -308,12 +320,13 @@ func (g *Gen) chooseDirectory() (string, *fileNode) {
 	return at, n
 }
 
+// newPath returns a path that most likely does not exist.
 func (g *Gen) newPath() string {
 	at, _ := g.chooseDirectory()
 	return at + g.newName()
 }
 
-// existingPath chooses a path that is there; with dirs also of a directory.
+// existingPath chooses a path that exists; with dirs it may be a directory.
 func (g *Gen) existingPath(dirs bool) string {
 	for range 20 {
 		at, n := g.chooseDirectory()
@@ -328,7 +341,7 @@ func (g *Gen) existingPath(dirs bool) string {
 	return g.newPath()
 }
 
-// mostlyFilePath chooses a path that is most often that of a regular file.
+// mostlyFilePath chooses a path that most often is a regular file.
 func (g *Gen) mostlyFilePath() string {
 	for range 10 {
 		p := g.existingPath(false)
@@ -339,7 +352,7 @@ func (g *Gen) mostlyFilePath() string {
 	return g.existingPath(true)
 }
 
-// mostlyNewPath makes a new path or, one time in k, chooses one that is there.
+// mostlyNewPath returns a new path or, one time in k, an existing one.
 func (g *Gen) mostlyNewPath(k int) string {
 	if g.random.IntN(k) == 0 {
 		return g.existingPath(true)
@@ -347,7 +360,7 @@ func (g *Gen) mostlyNewPath(k int) string {
 	return g.newPath()
 }
 
-// mostlyExistingPath is the opposite.
+// mostlyExistingPath returns an existing path or, one time in k, a new one.
 func (g *Gen) mostlyExistingPath(k int) string {
 	if g.random.IntN(k) == 0 {
 		return g.newPath()
@@ -355,7 +368,8 @@ func (g *Gen) mostlyExistingPath(k int) string {
 	return g.existingPath(g.random.IntN(4) == 0)
 }
 
-// Expected reports whether an error may come although the model does not say so.
+// Expected reports whether an operation may fail with an error that the model does not
+// predict.
 func Expected(o *Op, err error, small bool) bool {
 	return Errno(err) == syscall.ENOSPC && (small || o.Kind == Setxattr || o.Kind == Copy)
 }

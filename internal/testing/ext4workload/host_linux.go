@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -30,9 +33,10 @@ func (h *Host) CloseAll() {
 	}
 }
 
+// hostPath returns the path of a file on the host.
 func (h *Host) hostPath(path string) string { return h.dir + "/" + path }
 
-// Apply does an operation.
+// Apply applies an operation.
 func (h *Host) Apply(o *Op) error {
 	p := h.hostPath(o.Path)
 	switch o.Kind {
@@ -81,6 +85,7 @@ func (h *Host) Apply(o *Op) error {
 	return h.applyAttributeOp(o, p)
 }
 
+// removeTree removes a tree. A path beneath a file does not exist either.
 func (h *Host) removeTree(p string) error {
 	err := os.RemoveAll(p)
 	if errors.Is(err, unix.ENOTDIR) {
@@ -89,6 +94,7 @@ func (h *Host) removeTree(p string) error {
 	return err
 }
 
+// applyAttributeOp applies a change of metadata.
 func (h *Host) applyAttributeOp(o *Op, p string) error {
 	switch o.Kind {
 	case Chmod:
@@ -106,7 +112,7 @@ func (h *Host) applyAttributeOp(o *Op, p string) error {
 	return unix.ENOSYS
 }
 
-// replaceFile replaces a file by a new one.
+// replaceFile replaces a file by a new one, as WriteFile does.
 func (h *Host) replaceFile(o *Op) error {
 	p, mode := h.hostPath(o.Path), o.Mode
 	st, err := os.Lstat(p)
@@ -142,6 +148,7 @@ func (h *Host) replaceFile(o *Op) error {
 	return os.Rename(tmp, p)
 }
 
+// openFileInSlot opens a file, which it creates if it does not exist.
 func (h *Host) openFileInSlot(o *Op) error {
 	f, err := h.openRegular(o.Path, os.O_CREATE, o.Mode)
 	if err == nil {
@@ -150,6 +157,7 @@ func (h *Host) openFileInSlot(o *Op) error {
 	return err
 }
 
+// openRegular opens a regular file; ENOTSUP for special files, as package ext4 returns.
 func (h *Host) openRegular(path string, flags int, mode uint32) (*os.File, error) {
 	st, err := os.Stat(h.hostPath(path))
 	if err == nil && !st.IsDir() && !st.Mode().IsRegular() {
@@ -158,6 +166,7 @@ func (h *Host) openRegular(path string, flags int, mode uint32) (*os.File, error
 	return os.OpenFile(h.hostPath(path), os.O_RDWR|flags, os.FileMode(mode))
 }
 
+// applyFileOp applies an operation to the content of a file.
 func (h *Host) applyFileOp(o *Op) (err error) {
 	f := h.slots[o.Slot]
 	if o.Slot < 0 {
@@ -198,7 +207,8 @@ func (h *Host) applyFileOp(o *Op) (err error) {
 	return err
 }
 
-// Partial returns what an operation that failed half way left of a file.
+// Partial returns what a failed operation left of a file: the range that it was to write,
+// and the size.
 func (h *Host) Partial(o *Op) (data []byte, size int64) {
 	f := h.slots[o.Slot]
 	if o.Slot < 0 {

@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -7,6 +10,7 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
+// pageSize is the unit in which the model stores content, in bytes.
 const pageSize = 4096
 
 // fileNode is a file of the model.
@@ -34,6 +38,7 @@ func (n *fileNode) isDirectory() bool { return n.mode&ext4oracle.TypeMask == ext
 func (n *fileNode) isRegular() bool   { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeRegular }
 func (n *fileNode) isSymlink() bool   { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeSymlink }
 
+// addChild adds a name to a directory.
 func (n *fileNode) addChild(name string, kid *fileNode) {
 	n.nameIndexes[name] = len(n.names)
 	n.names = append(n.names, name)
@@ -46,6 +51,7 @@ func (n *fileNode) addChild(name string, kid *fileNode) {
 	n.mtime = nil
 }
 
+// removeChild removes a name from a directory.
 func (n *fileNode) removeChild(name string) {
 	kid := n.children[name]
 	i, last := n.nameIndexes[name], len(n.names)-1
@@ -61,8 +67,10 @@ func (n *fileNode) removeChild(name string) {
 	n.mtime = nil
 }
 
+// noteChange makes the node's description outdated.
 func (n *fileNode) noteChange() { n.described = nil }
 
+// noteContentChange is noteChange for content, which also changes the modification time.
 func (n *fileNode) noteContentChange() {
 	n.described = nil
 	n.mtime = nil
@@ -84,6 +92,7 @@ func (n *fileNode) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// writeContent writes to a file. Pages of zeros are not stored.
 func (n *fileNode) writeContent(b []byte, off int64) {
 	n.noteContentChange()
 	n.size = max(n.size, off+int64(len(b)))
@@ -102,6 +111,7 @@ func (n *fileNode) writeContent(b []byte, off int64) {
 	}
 }
 
+// isAllZero reports whether b holds only zeros.
 func isAllZero(b []byte) bool {
 	for _, v := range b {
 		if v != 0 {
@@ -126,13 +136,14 @@ func (n *fileNode) zeroRange(from, to int64) {
 	}
 }
 
+// truncateContent sets the size.
 func (n *fileNode) truncateContent(size int64) {
 	n.zeroRange(size, max(n.size, size))
 	n.size = size
 	n.noteContentChange()
 }
 
-// dataRanges returns where the pages are, in order.
+// dataRanges returns the stored pages, in order.
 func (n *fileNode) dataRanges() []ext4oracle.Range {
 	keys := make([]int64, 0, len(n.pages))
 	for k := range n.pages {
@@ -146,7 +157,8 @@ func (n *fileNode) dataRanges() []ext4oracle.Range {
 	return list
 }
 
-// describeNode returns the node as the oracles describe it. It does not change any more.
+// describeNode returns the node in the form of package ext4oracle. The result never
+// changes.
 func (n *fileNode) describeNode() *ext4oracle.Node {
 	if n.described != nil {
 		return n.described
@@ -183,8 +195,8 @@ type Model struct {
 	counted int // files, some time ago
 }
 
-// NewModel returns what Format makes: a root and lost+found. Its limits are those of
-// blocks of a size.
+// NewModel returns an empty file system as Format makes it: a root and lost+found. Its
+// limits are those of a block size.
 func NewModel(block int64) *Model {
 	m := &Model{slots: map[int]*fileNode{}, block: block}
 	m.root = m.newFileNode(ext4oracle.TypeDir | 0o755)
@@ -196,6 +208,7 @@ func NewModel(block int64) *Model {
 	return m
 }
 
+// newFileNode returns a node of a mode, in no directory.
 func (m *Model) newFileNode(mode uint32) *fileNode {
 	m.nextIno++
 	n := &fileNode{ino: m.nextIno, mode: mode, xattrs: map[string]string{}}
@@ -208,14 +221,15 @@ func (m *Model) newFileNode(mode uint32) *fileNode {
 	return n
 }
 
-// Tree returns what should be there. Later operations do not change it. Times are
-// known where an operation has set them since; see Times.
+// Tree returns the expected tree. Later operations do not change it. It has only times
+// that an operation set; see ForgetTimes.
 func (m *Model) Tree() ext4oracle.Tree {
 	t := ext4oracle.Tree{}
 	addToTree(t, ".", m.root)
 	return t
 }
 
+// addToTree adds a node and everything beneath it.
 func addToTree(t ext4oracle.Tree, path string, n *fileNode) {
 	t[path] = n.describeNode()
 	for name, kid := range n.children {
@@ -227,9 +241,10 @@ func addToTree(t ext4oracle.Tree, path string, n *fileNode) {
 	}
 }
 
-// ForgetTimes forgets all that is known of times.
+// ForgetTimes forgets all times.
 func (m *Model) ForgetTimes() { forgetNodeTimes(m.root) }
 
+// forgetNodeTimes forgets the times of a node and everything beneath it.
 func forgetNodeTimes(n *fileNode) {
 	n.noteContentChange()
 	for _, kid := range n.children {
@@ -243,9 +258,9 @@ func (m *Model) CloseAll() { clear(m.slots) }
 // Slots returns how many files are open.
 func (m *Model) Slots() int { return len(m.slots) }
 
-// Partly does the part of a write or an allocation that was done before it failed: data
-// is what the range then holds, and size that of the file. It reports whether such a part
-// could have been left.
+// Partly applies the part of a failed write or allocation that was done: data is the
+// content of its range afterwards, size that of the file. It reports whether such a part
+// is possible.
 func (m *Model) Partly(o *Op, data []byte, size int64) bool {
 	n, err := m.fileOfOp(o)
 	if err == nil {

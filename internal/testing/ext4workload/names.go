@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -9,6 +12,7 @@ import (
 	"github.com/volehq/vole/internal/testing/ext4oracle"
 )
 
+// linkNode adds a hard link.
 func (m *Model) linkNode(target, path string) error {
 	n, err := m.resolvePath(target, false)
 	if err != nil {
@@ -35,6 +39,7 @@ func (m *Model) linkNode(target, path string) error {
 	return nil
 }
 
+// unlinkName removes a file or an empty directory.
 func (m *Model) unlinkName(path string) error {
 	dir, name, err := m.resolveParent(path)
 	if err != nil {
@@ -54,6 +59,7 @@ func (m *Model) unlinkName(path string) error {
 	return nil
 }
 
+// removeTree removes everything at a path.
 func (m *Model) removeTree(path string) error {
 	if path == "." {
 		return syscall.EINVAL
@@ -75,7 +81,7 @@ func (m *Model) removeTree(path string) error {
 	return nil
 }
 
-// dropNamesBeneath takes its names from all that is beneath a directory.
+// dropNamesBeneath drops the links of everything beneath a directory.
 func dropNamesBeneath(n *fileNode) {
 	for _, kid := range n.children {
 		dropNamesBeneath(kid)
@@ -84,6 +90,7 @@ func dropNamesBeneath(n *fileNode) {
 	}
 }
 
+// renameNode moves a file or a tree, as rename(2) does.
 func (m *Model) renameNode(from, to string, noReplace bool) error {
 	fromDir, fromName, err := m.resolveParent(from)
 	if err != nil {
@@ -124,6 +131,7 @@ func (m *Model) renameNode(from, to string, noReplace bool) error {
 	return nil
 }
 
+// applyAttributeOp applies a change of metadata.
 func (m *Model) applyAttributeOp(o *Op) error {
 	n, err := m.resolvePath(o.Path, o.Kind == Chmod)
 	if err != nil {
@@ -161,6 +169,7 @@ func (m *Model) applyAttributeOp(o *Op) error {
 	return nil
 }
 
+// copyTree copies a file or a tree, as FS.Copy of package ext4 does.
 func (m *Model) copyTree(from, to string, noReplace bool) error {
 	n, err := m.resolvePath(from, false)
 	if err != nil {
@@ -202,7 +211,7 @@ func (m *Model) copyTree(from, to string, noReplace bool) error {
 	return nil
 }
 
-// checkCopyTarget refuses a directory into itself.
+// checkCopyTarget refuses to copy a directory into itself.
 func (m *Model) checkCopyTarget(n *fileNode, to string) error {
 	if !n.isDirectory() {
 		return nil
@@ -227,6 +236,8 @@ func (m *Model) checkCopyTarget(n *fileNode, to string) error {
 	}
 }
 
+// cloneNode copies a node and everything beneath it. seen maps nodes to copies, for hard
+// links.
 func (m *Model) cloneNode(n *fileNode, seen map[*fileNode]*fileNode) *fileNode {
 	if c := seen[n]; c != nil {
 		c.links++

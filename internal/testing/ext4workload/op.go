@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -7,7 +10,7 @@ import (
 	"strings"
 )
 
-// Kind is what an operation does.
+// Kind is the kind of an operation.
 type Kind int
 
 // The operations. Those of files act on the file that is open as Slot or, when Slot is
@@ -63,9 +66,10 @@ type Op struct {
 	Flag     bool // exclusive, no replacement, or keeping the size
 }
 
-// IsFileOp reports whether the operation is on an open file.
+// IsFileOp reports whether the operation changes the content of a file.
 func (o *Op) IsFileOp() bool { return o.Kind >= WriteAt && o.Kind <= Allocate }
 
+// String describes the operation in a line.
 func (o *Op) String() string {
 	s := fmt.Sprintf("%s %q", o.Kind, shortenPath(o.Path))
 	if o.Slot >= 0 && (o.IsFileOp() || o.Kind == Open || o.Kind == Close) {
@@ -89,11 +93,11 @@ func (o *Op) String() string {
 	return s
 }
 
-// journalMagic begins the blocks of a log, where such content has to be escaped.
+// journalMagic begins the blocks of a journal, in which such content must be escaped.
 const journalMagic = 0xc03b3998
 
-// Content returns the n bytes that a seed stands for. Some are zeros, and some look like
-// blocks of a log.
+// Content returns n bytes that a seed determines. Some are zeros, and some look like
+// blocks of a journal.
 func Content(seed uint64, n int64) []byte {
 	b := make([]byte, (n+7)&^7)
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -113,7 +117,7 @@ func Content(seed uint64, n int64) []byte {
 	return b[:n]
 }
 
-// sparseRanges are the ranges of data of a sparse file of a length.
+// sparseRanges returns the data ranges of a sparse file, as pairs of offset and length.
 func sparseRanges(o *Op) [][2]int64 {
 	r := rand.New(rand.NewPCG(o.Seed, 2))
 	var list [][2]int64
@@ -129,7 +133,7 @@ func sparseRanges(o *Op) [][2]int64 {
 	return list
 }
 
-// shortenPath shortens long names.
+// shortenPath shortens long names in a path.
 func shortenPath(path string) string {
 	els := strings.Split(path, "/")
 	for i, el := range els {

@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -31,7 +34,7 @@ func (f *FS) CloseAll() error {
 	return err
 }
 
-// fileModeOf translates st_mode.
+// fileModeOf converts st_mode to an io/fs mode.
 func fileModeOf(m uint32) iofs.FileMode {
 	mode := iofs.FileMode(m & 0o777)
 	for bit, v := range map[uint32]iofs.FileMode{0o4000: iofs.ModeSetuid, 0o2000: iofs.ModeSetgid, 0o1000: iofs.ModeSticky} {
@@ -52,7 +55,7 @@ func fileModeOf(m uint32) iofs.FileMode {
 	return mode
 }
 
-// Apply does an operation.
+// Apply applies an operation.
 func (f *FS) Apply(ctx context.Context, o *Op) error {
 	fs := f.FS
 	switch o.Kind {
@@ -89,6 +92,7 @@ func (f *FS) Apply(ctx context.Context, o *Op) error {
 	return f.applyAttributeOp(o)
 }
 
+// applyAttributeOp applies a change of metadata.
 func (f *FS) applyAttributeOp(o *Op) error {
 	switch o.Kind {
 	case Chmod:
@@ -104,6 +108,7 @@ func (f *FS) applyAttributeOp(o *Op) error {
 	return f.FS.Removexattr(o.Path, o.Name)
 }
 
+// writeSparseFile writes a file with holes.
 func (f *FS) writeSparseFile(ctx context.Context, o *Op) error {
 	list := sparseRanges(o)
 	var r bytes.Buffer
@@ -122,6 +127,7 @@ func (f *FS) writeSparseFile(ctx context.Context, o *Op) error {
 	return err
 }
 
+// openFileInSlot opens a file, which it creates if it does not exist.
 func (f *FS) openFileInSlot(o *Op) error {
 	file, err := f.FS.OpenFile(o.Path, ext4.OpenFlags{Create: true, Mode: fileModeOf(o.Mode)})
 	if err == nil {
@@ -130,6 +136,7 @@ func (f *FS) openFileInSlot(o *Op) error {
 	return err
 }
 
+// closeFileInSlot closes an open file.
 func (f *FS) closeFileInSlot(o *Op) error {
 	file := f.Slots[o.Slot]
 	if file == nil {
@@ -139,6 +146,7 @@ func (f *FS) closeFileInSlot(o *Op) error {
 	return file.Close()
 }
 
+// applyFileOp applies an operation to the content of a file.
 func (f *FS) applyFileOp(o *Op) (err error) {
 	file := f.Slots[o.Slot]
 	if o.Slot < 0 {
@@ -165,7 +173,7 @@ func (f *FS) applyFileOp(o *Op) (err error) {
 	return err
 }
 
-// Errno returns the number of an error; 0: none, -1: one that has no number.
+// Errno returns the number of an error; 0 for nil, -1 for an error without a number.
 func Errno(err error) syscall.Errno {
 	var n syscall.Errno
 	switch {
@@ -181,7 +189,7 @@ func Errno(err error) syscall.Errno {
 	return ^syscall.Errno(0)
 }
 
-// readAttemptedRange reads the range that a write of which only a part was done was meant for.
+// readAttemptedRange reads the range that a failed write was to write.
 func readAttemptedRange(r io.ReaderAt, o *Op, size int64) []byte {
 	if o.Kind != WriteAt || o.Off >= size {
 		return nil
@@ -191,7 +199,8 @@ func readAttemptedRange(r io.ReaderAt, o *Op, size int64) []byte {
 	return b[:n]
 }
 
-// Partial returns what an operation that failed half way left of a file.
+// Partial returns what a failed operation left of a file: the range that it was to write,
+// and the size.
 func (f *FS) Partial(o *Op) (data []byte, size int64) {
 	file := f.Slots[o.Slot]
 	if o.Slot < 0 {

@@ -1,3 +1,6 @@
+// Package ext4workload generates random operations on a file system, and applies them to
+// package ext4, to a directory by system calls, and to a model in memory that predicts the
+// result.
 package ext4workload
 
 import (
@@ -6,7 +9,7 @@ import (
 	"syscall"
 )
 
-// errEscape stands for ext4.ErrEscape.
+// errEscape is the model's ext4.ErrEscape.
 var errEscape = errors.New("the path leads out")
 
 // pathWalker resolves one path in the model.
@@ -18,7 +21,7 @@ type pathWalker struct {
 
 func (w *pathWalker) currentDir() *fileNode { return w.dirs[len(w.dirs)-1] }
 
-// step enters an element, following links; last says not to follow the last one.
+// enterElements enters the directories of a path, one after the other, and follows links.
 func (w *pathWalker) enterElements(path string) error {
 	for _, el := range strings.Split(path, "/") {
 		switch el {
@@ -52,6 +55,7 @@ func (w *pathWalker) enterElements(path string) error {
 	return nil
 }
 
+// followSymlink enters the directory that a symbolic link leads to.
 func (w *pathWalker) followSymlink(link *fileNode) error {
 	if w.links++; w.links > 40 {
 		return syscall.ELOOP
@@ -62,7 +66,7 @@ func (w *pathWalker) followSymlink(link *fileNode) error {
 	return w.enterElements(link.target)
 }
 
-// resolveParent resolves all but the last element.
+// resolveParent resolves all elements of a path but the last, name.
 func (m *Model) resolveParent(path string) (dir *fileNode, name string, err error) {
 	w := &pathWalker{m: m, dirs: []*fileNode{m.root}}
 	k := strings.LastIndexByte(path, '/')
@@ -75,7 +79,7 @@ func (m *Model) resolveParent(path string) (dir *fileNode, name string, err erro
 	return w.currentDir(), path[k+1:], nil
 }
 
-// resolvePath resolves a path; with follow what it leads to. The walk ends in the directory.
+// resolvePath resolves a path; with follow a symbolic link at its end is followed.
 func (m *Model) resolvePath(path string, follow bool) (*fileNode, error) {
 	if path == "." {
 		return m.root, nil
@@ -97,7 +101,7 @@ func (m *Model) resolvePath(path string, follow bool) (*fileNode, error) {
 	return m.followLastLink(path)
 }
 
-// followLastLink follows the link at the end of a path.
+// followLastLink resolves a path that ends with a symbolic link.
 func (m *Model) followLastLink(path string) (*fileNode, error) {
 	w := &pathWalker{m: m, dirs: []*fileNode{m.root}}
 	for {
