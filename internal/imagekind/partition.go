@@ -1,5 +1,3 @@
-// Package imagekind tells the format of a file that was expected to be an ext4 image, by
-// the magic numbers in its first and last bytes, and finds the partitions of a disk.
 package imagekind
 
 import (

@@ -51,7 +51,8 @@ func (d *treeDiffer) addDifference(path, format string, args ...any) {
 }
 
 // Diff returns how b differs from a, one line per difference, in the order of the paths;
-// nil if they are the same.
+// nil if they are the same. Hard links are compared as sets of paths: which of them are
+// one file.
 func Diff(a, b Tree, opts DiffOptions) []string {
 	if opts.Max <= 0 {
 		opts.Max = 20
@@ -64,6 +65,7 @@ func Diff(a, b Tree, opts DiffOptions) []string {
 		if opts.LostFound && (path == "lost+found" || strings.HasPrefix(path, "lost+found/")) {
 			continue
 		}
+		// Nodes of different types have nothing else to compare.
 		x, y := a[path], b[path]
 		switch {
 		case y == nil:

@@ -14,8 +14,8 @@ type DirtyRecipe struct {
 	Mke2fs  []string // arguments of [Mke2fs]
 	Mount   []string // options for writing
 	Orphans bool     // leave files that were removed while they were open
-	Small   bool     // write less, so that data fits the journal
-	Room    int64    // space to write to; 0 for 14 MiB
+	Small   bool     // write less, so that data fits into the journal
+	Room    int64    // free space to write to; 0 for 14 MiB
 	Damage  Damage
 }
 
@@ -91,6 +91,7 @@ func copyImageInUse(t testing.TB, r DirtyRecipe, image string) {
 	if err != nil {
 		t.Skip(err)
 	}
+	// The same seed for all images: they differ by format and options alone.
 	w := &dirtyWriter{small: r.Small, room: r.Room}
 	w.populator = populator{root: mounted, block: 4096, random: newRandomSource(7)}
 	defer w.closeUnlinked()

@@ -29,7 +29,9 @@ func (w *dirtyWriter) closeUnlinked() {
 }
 
 // makeTransactions changes the file system in several transactions, all of which are in
-// the journal at the end. The last changes are in a transaction that is not committed.
+// the journal at the end. The last changes are in a transaction that is not committed. On
+// the way directories are removed and their blocks reused for data: recovery must mind the
+// revokes, or it destroys that data.
 func (w *dirtyWriter) makeTransactions(orphans bool) {
 	w.fillFreeSpace()
 	w.makeFilesAndTree()

@@ -39,6 +39,7 @@ func runTool(name string, args ...string) (output string, status int, err error)
 	if err != nil {
 		return "", -1, err
 	}
+	// Messages are compared with English ones.
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.CombinedOutput()

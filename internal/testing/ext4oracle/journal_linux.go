@@ -13,6 +13,7 @@ import (
 // Damage is a kind of damage to the log of an image that needs recovery.
 type Damage int
 
+// Kinds of damage. The log has to have at least three transactions.
 const (
 	NoDamage          Damage = iota
 	ZeroLastCommit           // the last transaction has no end
@@ -22,7 +23,7 @@ const (
 	CorruptBlock             // so has a block in the middle
 )
 
-// Kinds of blocks of the log that have a header.
+// Kinds of blocks of the log that have a header: see include/linux/jbd2.h.
 const (
 	logDescriptor = 1
 	logCommit     = 2
@@ -76,6 +77,8 @@ func (j *imageJournal) scanBlocks(list string) error {
 			j.blocks = append(j.blocks, n*j.block)
 		}
 	}
+	// The journal's superblock comes first and tells the sequence number of the oldest
+	// transaction; blocks of an older round have smaller ones.
 	buf := make([]byte, j.block)
 	first := uint32(0)
 	for i, off := range j.blocks {
@@ -149,6 +152,7 @@ func (d Damage) applyTo(image string) error {
 	if len(commits) < 3 || len(descriptors) < 3 {
 		return fmt.Errorf("the log has only %d commits and %d descriptors", len(commits), len(descriptors))
 	}
+	// Damage at the end looks like a crash; damage in the middle cannot come from one.
 	last, middle := commits[len(commits)-1], descriptors[len(descriptors)/2]
 	switch d {
 	case ZeroLastCommit:

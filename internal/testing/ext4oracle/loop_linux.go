@@ -46,6 +46,7 @@ func attachLoopDevice(image string, readOnly bool) (*loopDevice, error) {
 		return nil, err
 	}
 	defer control.Close()
+	// Between asking for a free device and taking it another process may take it.
 	for range 100 {
 		l := &loopDevice{image: image}
 		l.number, err = unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
@@ -62,7 +63,7 @@ func attachLoopDevice(image string, readOnly bool) (*loopDevice, error) {
 			return l, nil
 		}
 		l.file.Close()
-		if !errors.Is(err, unix.EBUSY) { // busy: somebody else was faster
+		if !errors.Is(err, unix.EBUSY) {
 			break
 		}
 	}

@@ -14,6 +14,7 @@ type Recipe struct {
 	Scale  Scale
 }
 
+// mib is a MiB.
 const mib = 1 << 20
 
 // Matrix lists the formats that a reader should support. Run each in a subtest: [Build]

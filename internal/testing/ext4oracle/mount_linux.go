@@ -31,6 +31,7 @@ func RequireRoot(t testing.TB) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for loop mounts")
 	}
+	// In a container root may lack the right to mount, or the loop devices.
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&hdr, &data[0]); err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) == 0 {
@@ -121,7 +122,8 @@ func Unmount(t testing.TB, dir string) {
 	}
 }
 
-// unmountImage unmounts and waits until the kernel has released the image.
+// unmountImage unmounts and waits until the kernel has released the image. If files stay
+// open it detaches the mount and reports the error, so that later tests are not disturbed.
 func (m *mountedImage) unmountImage() error {
 	var err error
 	// A process that another test just started may hold our files until it execs.
@@ -201,6 +203,7 @@ func openKernelLog() *kernelLog {
 	return &kernelLog{fd}
 }
 
+// closeLog ends the reading.
 func (l *kernelLog) closeLog() {
 	if l != nil {
 		unix.Close(l.fd)

@@ -14,6 +14,7 @@ import (
 // Scale says how much [Populate] writes.
 type Scale int
 
+// Scales.
 const (
 	Small  Scale = iota // fits an image of 32 MiB
 	Normal              // fits an image of 200 MiB

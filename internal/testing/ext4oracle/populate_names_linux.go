@@ -49,7 +49,8 @@ func (p *populator) removeFiles(dir string, n int, name func(i int) string, whic
 	}
 }
 
-// writeLargeDirs writes directories that are large enough for an index, with gaps.
+// writeLargeDirs writes directories that are large enough for an index, with gaps that are
+// partly filled again, names that leave few entries to a block, and many subdirectories.
 func (p *populator) writeLargeDirs() {
 	name := func(i int) string { return fmt.Sprintf("file-%06d-%s", i, strings.Repeat("x", i%40)) }
 	count := p.scale.pickByScale(600, 3000, 100000)
@@ -70,7 +71,7 @@ func (p *populator) writeLargeDirs() {
 	p.stopOnError(os.Rename(p.fullPath("many/dirs/1"), p.fullPath("many/dirs/2/moved")))
 }
 
-// writeEmptiedDirs writes directories that were large.
+// writeEmptiedDirs writes directories that were large, which do not shrink.
 func (p *populator) writeEmptiedDirs() {
 	name := func(i int) string { return fmt.Sprintf("%0100d", i) }
 	all := func(int) bool { return true }
@@ -93,7 +94,7 @@ func (p *populator) writeInlineCases() {
 		if n%8 == 4 {
 			p.setXattr(name, "user.beside", []byte("data"))
 		}
-		p.writeFile(name+".x", nil) // the attribute is there first
+		p.writeFile(name+".x", nil) // the attribute exists before the data
 		p.setXattr(name+".x", "user.before", p.randomBytes(20))
 		p.writeAt(name+".x", 0, p.randomBytes(n))
 	}

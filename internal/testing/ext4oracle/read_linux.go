@@ -19,7 +19,8 @@ type ReadOptions struct {
 	NoXattrs  bool
 }
 
-// treeReader reads a directory into a tree.
+// treeReader reads a directory into a tree. It goes by descriptors, not by paths, so names
+// may be any bytes and paths of any length.
 type treeReader struct {
 	opts ReadOptions
 	tree Tree
@@ -58,6 +59,7 @@ func (r *treeReader) readNode(fd int, at string) error {
 		}
 	}
 	if err != nil {
+		// The innermost path is the one to report.
 		if _, told := errors.AsType[*treeError](err); told {
 			return err
 		}
@@ -87,6 +89,7 @@ func (r *treeReader) readChildren(fd int, at string) error {
 	if err != nil {
 		return err
 	}
+	// A broken index may make the kernel list a name twice.
 	seen := make(map[string]bool, len(names))
 	for _, name := range names {
 		if seen[name] {
@@ -161,6 +164,7 @@ func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 // reopenForReading opens the file behind an O_PATH descriptor, without changing its access
 // time.
 func reopenForReading(fd int, flags int) (*os.File, error) {
+	// An O_PATH descriptor cannot be read, and its path may be longer than a call accepts.
 	n, err := unix.Open(procPath(fd), unix.O_RDONLY|unix.O_NOATIME|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ type Sum [sha256.Size]byte
 // String returns the start of the sum.
 func (s Sum) String() string { return fmt.Sprintf("%x", s[:8]) }
 
+// zeros is a unit of zeros.
 var zeros [unit]byte
 
 // contentSummer computes a [Sum] from pieces in ascending order.
@@ -78,6 +79,7 @@ func SumAt(r io.ReaderAt, size int64, data []Range) (Sum, error) {
 	for _, d := range wide {
 		longest = max(longest, d.Len)
 	}
+	// Pieces are whole units, except at the end of the file: ranges were widened.
 	buf := make([]byte, min(longest, 256*unit))
 	for _, d := range wide {
 		for off, end := d.Off, d.Off+d.Len; off < end; {

@@ -93,15 +93,15 @@ func typeName(t uint32) string {
 	return fmt.Sprintf("type %#x", t)
 }
 
-// Tree is a snapshot of a file system by path. Paths are relative and separated by
-// slashes; the root is ".". Names may be any bytes.
+// Tree is a snapshot of a file system by path. Paths are relative and slash-separated; the
+// root is ".". Names may be any bytes.
 type Tree map[string]*Node
 
 // Paths returns all paths in the order of their bytes.
 func (t Tree) Paths() []string { return slices.Sorted(maps.Keys(t)) }
 
-// Links returns, for each file that has several paths in the tree, the first of them,
-// by path. Files whose inode number is not known are left out, and so are directories.
+// Links returns, for each file with several paths in the tree, the first of them, by path.
+// Files without a known inode number are left out, and so are directories.
 func (t Tree) Links() map[string]string {
 	first := map[uint64]string{}
 	links := map[string]string{}
@@ -122,9 +122,9 @@ func (t Tree) Links() map[string]string {
 // unit is the grain of hole maps.
 const unit = 4096
 
-// Widen widens ranges, which must be in ascending order, to whole units of 4 KiB and
-// joins those that touch, so that hole maps of file systems with other block sizes
-// can be compared. The end of the last range is not beyond size.
+// Widen widens ranges, which must be in ascending order, to whole units of 4 KiB, and
+// joins those that touch, so that hole maps of file systems with different block sizes can
+// be compared. The last range does not end beyond size.
 func Widen(data []Range, size int64) []Range {
 	wide := []Range{}
 	for _, r := range data {

@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -19,6 +16,7 @@ func ACL(user uint32, mode uint32) string {
 		b = binary.LittleEndian.AppendUint16(b, perm)
 		b = binary.LittleEndian.AppendUint32(b, id)
 	}
+	// Owner, user, group, mask, others; the entries without an id have this one.
 	const none = ^uint32(0)
 	add(1, uint16(mode>>6&7), none)
 	add(2, 6, user)
@@ -28,13 +26,16 @@ func ACL(user uint32, mode uint32) string {
 	return string(b)
 }
 
-// applyModeToACL makes the access list agree with the permission bits, as chmod does.
+// applyModeToACL makes the access list agree with the permission bits, as chmod does: the
+// owner, the mask and the others' entries take the bits. The lists of [ACL] always have a
+// mask.
 func (n *fileNode) applyModeToACL() {
 	v, ok := n.xattrs[aclName]
 	if !ok {
 		return
 	}
 	b := []byte(v)
+	// Each entry has tag, permissions (16 bits each) and id; the first 4 bytes are a version.
 	for e := b[4:]; len(e) > 0; e = e[8:] {
 		shift := uint32(0)
 		switch e[0] {
@@ -51,7 +52,9 @@ func (n *fileNode) applyModeToACL() {
 	n.xattrs[aclName] = string(b)
 }
 
-// setXattr sets an attribute. An access list changes the permission bits too.
+// setXattr sets an attribute. An access list changes the permission bits too: with a mask,
+// the group bits are those of the mask. Symbolic links have no access list, and only files
+// and directories have user attributes.
 func (n *fileNode) setXattr(o *Op) error {
 	switch {
 	case o.Name == aclName && n.isSymlink():

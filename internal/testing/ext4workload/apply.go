@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -13,7 +10,8 @@ import (
 // maxFileSize returns the size of the largest file, in bytes.
 func (m *Model) maxFileSize() int64 { return (1<<32 - 1) * m.block }
 
-// Apply applies an operation, and returns the error with which it should fail.
+// Apply applies an operation, and returns the error with which it should fail; the model
+// is unchanged then. Permissions are not checked: tests run as root.
 func (m *Model) Apply(o *Op) error {
 	switch o.Kind {
 	case WriteFile, WriteSparse:
@@ -24,6 +22,7 @@ func (m *Model) Apply(o *Op) error {
 		delete(m.slots, o.Slot)
 		return nil
 	case WriteAt, Append, Truncate, Punch, Allocate:
+		// On an open file, or one that is opened for the time.
 		n, err := m.fileOfOp(o)
 		if err != nil {
 			return err
@@ -51,7 +50,8 @@ func (m *Model) Apply(o *Op) error {
 	return m.applyAttributeOp(o)
 }
 
-// inheritFromDir gives a new node its links, and what it inherits from a setgid directory.
+// inheritFromDir gives a new node its links: two for a directory, for its name and its
+// entry ".". In a setgid directory it also gets the group and, if a directory, the bit.
 func inheritFromDir(dir, n *fileNode) {
 	n.links = 1
 	if n.isDirectory() {
@@ -103,6 +103,7 @@ func (m *Model) makeDirectories(path string, mode uint32) error {
 			return syscall.ENAMETOOLONG
 		}
 	}
+	// Names are checked before anything is created: the call fails as a whole.
 	for i := 0; i <= len(path); i++ {
 		if i < len(path) && path[i] != '/' {
 			continue
@@ -117,7 +118,7 @@ func (m *Model) makeDirectories(path string, mode uint32) error {
 		}
 		err := m.makeNode(path[:i], func() *fileNode { return m.newFileNode(ext4oracle.TypeDir | mode) })
 		if err == syscall.EEXIST {
-			err = syscall.ENOENT // a link that leads nowhere
+			err = syscall.ENOENT // a dangling symbolic link
 		}
 		if err != nil {
 			return err
@@ -164,6 +165,7 @@ func (m *Model) replaceFile(o *Op) error {
 	if err != nil {
 		return err
 	}
+	// Without a mode the new file keeps that of the one it replaces.
 	mode := o.Mode
 	if mode == 0 {
 		mode = 0o644
@@ -172,6 +174,7 @@ func (m *Model) replaceFile(o *Op) error {
 		}
 	}
 	n := m.newFileNode(ext4oracle.TypeRegular | mode)
+	// A sparse file gets its content range by range, all from one seed.
 	if o.Kind == WriteFile {
 		n.writeContent(Content(o.Seed, o.Len), 0)
 	} else {
@@ -180,6 +183,7 @@ func (m *Model) replaceFile(o *Op) error {
 		}
 		n.truncateContent(o.Len)
 	}
+	// Like package ext4 it replaces the name: the old inode lives on in slots and other names.
 	m.dropName(dir, name)
 	inheritFromDir(dir, n)
 	dir.addChild(name, n)
@@ -188,6 +192,7 @@ func (m *Model) replaceFile(o *Op) error {
 
 // makeParents creates the parents of a path, or nothing.
 func (m *Model) makeParents(path string) error {
+	// The last name is checked first, since nothing is created if it is too long.
 	k := len(path) - 1
 	for path[k] != '/' {
 		k--
@@ -198,7 +203,8 @@ func (m *Model) makeParents(path string) error {
 	return m.makeDirectories(path[:k], 0o755)
 }
 
-// dropName removes a name, if it exists, and the link that it is.
+// dropName removes a name, if it exists, and the link that it is. The node lives on while
+// a slot refers to it. A directory loses both its links, and may be held by nothing else.
 func (m *Model) dropName(dir *fileNode, name string) {
 	if old := dir.children[name]; old != nil {
 		dir.removeChild(name)
@@ -215,7 +221,7 @@ func (m *Model) openFileInSlot(o *Op) error {
 	n, err := m.resolvePath(o.Path, true)
 	switch {
 	case err == syscall.ENOENT:
-		// Links that lead nowhere are left alone by the generator.
+		// The generator does not open dangling symbolic links.
 		if l, lerr := m.resolvePath(o.Path, false); lerr == nil && l.isSymlink() {
 			return syscall.ENOENT
 		}
@@ -258,6 +264,7 @@ func (m *Model) fileOfOp(o *Op) (*fileNode, error) {
 // applyFileOp applies an operation to the content of a file.
 func (n *fileNode) applyFileOp(o *Op, maxFile int64) error {
 	end := o.Off + o.Len
+	// All end with the errors of package ext4; an operation that fails changes nothing.
 	switch o.Kind {
 	case WriteAt:
 		if o.Len > 0 {
@@ -282,6 +289,7 @@ func (n *fileNode) applyFileOp(o *Op, maxFile int64) error {
 		if o.Len <= 0 {
 			return syscall.EINVAL
 		}
+		// The size stays, so a hole beyond the end changes only times.
 		n.zeroRange(o.Off, end)
 		n.noteContentChange()
 	case Allocate:
@@ -291,6 +299,7 @@ func (n *fileNode) applyFileOp(o *Op, maxFile int64) error {
 		if end > maxFile {
 			return syscall.EFBIG
 		}
+		// Allocated space reads as zeros, so only the size can change.
 		if !o.Flag && end > n.size {
 			n.truncateContent(end)
 		}

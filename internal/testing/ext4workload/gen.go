@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -14,12 +11,12 @@ import (
 
 // Options say which operations a generator makes.
 type Options struct {
-	Bytes     int64 // most content of one operation
-	Far       int64 // most offset of a write or size of a file; 0: 64 MiB
-	Files     int   // how many files there should be, more or less
-	Crash     bool  // only what happens as a whole or not at all
-	Host      bool  // only what system calls do in the same way
-	Checked   bool  // only times that e2fsck believes
+	Bytes     int64 // largest content of one operation
+	Far       int64 // largest offset of a write, or size of a file; 0: 64 MiB
+	Files     int   // approximate number of files
+	Crash     bool  // only operations that take effect as a whole or not at all
+	Host      bool  // only operations that system calls do in the same way
+	Checked   bool  // only times that e2fsck accepts
 	LongNames bool
 }
 
@@ -27,8 +24,8 @@ type Options struct {
 type Gen struct {
 	opts   Options
 	random *rand.Rand
-	model  *Model
-	made   int
+	model  *Model // the caller applies each operation to it before the next
+	made   int    // operations
 }
 
 // NewGen returns a generator of operations that mostly succeed on a model.
@@ -57,7 +54,7 @@ func (g *Gen) chooseKind() Kind {
 		for ; v >= weights[k]; k++ {
 			v -= weights[k]
 		}
-		// Keep the number of files near what was asked for.
+		// Remove files while there are more than the options ask for.
 		full := int(g.model.nextIno) > 0 && g.estimateFileCount() > g.opts.Files
 		if full && (k == WriteFile || k == Mkdir || k == Symlink || k == Link || k == Copy || k == Mknod) && g.random.IntN(3) > 0 {
 			k = Remove
@@ -65,6 +62,8 @@ func (g *Gen) chooseKind() Kind {
 				k = RemoveAll
 			}
 		}
+		// Overwriting in place, and allocating in steps, are not atomic in a crash. Trees are
+		// removed and copied seldom, or there would be few files.
 		switch {
 		case g.opts.Crash && (k == WriteAt || k == Allocate || k == Punch && g.random.IntN(2) == 0):
 		case g.opts.Host && (k == Copy || k == MkdirAll || k == WriteSparse):
@@ -92,7 +91,9 @@ func countNodes(n *fileNode) int {
 	return c
 }
 
-// Next generates an operation.
+// Next generates an operation. It draws paths that exist from the model, so most
+// operations succeed; some deliberately name missing files, or have long or invalid
+// arguments.
 func (g *Gen) Next() *Op {
 	g.made++
 	o := &Op{Kind: g.chooseKind(), Slot: -1, Seed: g.random.Uint64()}
@@ -156,6 +157,7 @@ func (g *Gen) fillWriteFile(o *Op) {
 
 // chooseLength chooses how much to write.
 func (g *Gen) chooseLength() int64 {
+	// Most lengths are small; whole blocks and empty writes occur often enough.
 	most := max(g.opts.Bytes, 16)
 	switch g.random.IntN(12) {
 	case 0:
@@ -173,6 +175,7 @@ func (g *Gen) chooseLength() int64 {
 // fillFileOp chooses file and range of an operation on content. Half of the offsets are
 // aligned.
 func (g *Gen) fillFileOp(o *Op) {
+	// Open files are preferred: their names may be gone.
 	if g.random.IntN(3) > 0 && len(g.model.slots) > 0 {
 		o.Slot = g.random.IntN(8)
 	}
@@ -185,6 +188,7 @@ func (g *Gen) fillFileOp(o *Op) {
 		o.Slot = -1
 	}
 	o.Len = g.chooseLength()
+	// Most writes overlap the file or begin shortly after its end.
 	switch g.random.IntN(10) {
 	case 0:
 		o.Off = g.random.Int64N(g.opts.Far)
@@ -200,12 +204,14 @@ func (g *Gen) fillFileOp(o *Op) {
 	}
 	switch o.Kind {
 	case Truncate:
+		// The size is in Len, and sometimes at the limit of the format.
 		o.Len = o.Off
 		if g.random.IntN(50) == 0 {
 			o.Len = g.model.maxFileSize() - 1 + g.random.Int64N(3)
 		}
 		o.Off = 0
 	case Punch:
+		// Large holes take more than one operation of the journal.
 		o.Len++
 		if g.opts.Crash {
 			o.Len = min(o.Len, 64<<10)
@@ -240,6 +246,7 @@ func (g *Gen) fillMknod(o *Op) {
 
 // fillAttributeOp chooses path and values of a change of metadata.
 func (g *Gen) fillAttributeOp(o *Op) {
+	// The owner's read permission always stays.
 	o.Path = g.existingPath(g.random.IntN(2) == 0)
 	switch o.Kind {
 	case Chmod:
@@ -252,6 +259,7 @@ func (g *Gen) fillAttributeOp(o *Op) {
 			o.Sec = min(o.Sec, 10_737_418_240-1) // e2fsck takes what is after 2310 for a mistake
 		}
 	case Setxattr, Removexattr:
+		// Few names, so that values are replaced, and sizes around the room in an inode.
 		names := []string{"user.a", "user." + strings.Repeat("n", 200), "trusted.t", "user.b", "user.large", aclName}
 		o.Name = names[g.random.IntN(len(names))]
 		n := g.random.IntN(60)
@@ -270,6 +278,7 @@ func (g *Gen) fillAttributeOp(o *Op) {
 
 // newName returns a name that most likely does not exist.
 func (g *Gen) newName() string {
+	// Names have bytes that are no UTF-8. One in 300 is a byte too long.
 	n := g.random.IntN(14)
 	switch {
 	case g.opts.LongNames && g.random.IntN(2) == 0:
@@ -293,12 +302,14 @@ func (g *Gen) symlinkTarget() string {
 	case 2:
 		return strings.Repeat("abcdefg/", g.random.IntN(520)) + "h"
 	}
-	// Something that may be there, seen from the root or from the same directory.
+	// A name that may exist, relative to the root or to the same directory.
 	p := g.existingPath(g.random.IntN(2) == 0)
 	return p[strings.LastIndexByte(p, '/')+1:]
 }
 
 // chooseDirectory chooses a directory, and returns its path with a slash; "" for the root.
+// It walks down at random, at most five levels, and stops where it finds no subdirectory
+// in three attempts, which keeps it fast in large directories.
 func (g *Gen) chooseDirectory() (string, *fileNode) {
 	at, n := "", g.model.root
 	for range g.random.IntN(5) {
@@ -369,7 +380,8 @@ func (g *Gen) mostlyExistingPath(k int) string {
 }
 
 // Expected reports whether an operation may fail with an error that the model does not
-// predict.
+// predict. small: the file system may run out of space. Attributes may not fit beside
+// others.
 func Expected(o *Op, err error, small bool) bool {
 	return Errno(err) == syscall.ENOSPC && (small || o.Kind == Setxattr || o.Kind == Copy)
 }

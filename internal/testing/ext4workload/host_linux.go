@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -16,10 +13,11 @@ import (
 // Host applies operations to a directory by system calls.
 type Host struct {
 	dir   string
-	slots map[int]*os.File
+	slots map[int]*os.File // open files
 }
 
-// NewHost returns a Host without open files.
+// NewHost returns a Host without open files. It clears the umask of the process, so that
+// modes are those of the operations.
 func NewHost(dir string) *Host {
 	syscall.Umask(0)
 	return &Host{dir, map[int]*os.File{}}
@@ -55,6 +53,7 @@ func (h *Host) Apply(o *Op) error {
 	case Mkdir:
 		return unix.Mkdir(p, o.Mode)
 	case MkdirAll:
+		// os.MkdirAll would create some directories before it fails.
 		for el := range strings.SplitSeq(o.Path, "/") {
 			if len(el) > 255 {
 				return unix.ENAMETOOLONG
@@ -74,6 +73,7 @@ func (h *Host) Apply(o *Op) error {
 		}
 		return unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, h.hostPath(o.Path2), flags)
 	case Remove:
+		// Remove is for both; unlink(2) and rmdir(2) are not.
 		err := unix.Unlink(p)
 		if err == unix.EISDIR {
 			err = unix.Rmdir(p)
@@ -112,7 +112,8 @@ func (h *Host) applyAttributeOp(o *Op, p string) error {
 	return unix.ENOSYS
 }
 
-// replaceFile replaces a file by a new one, as WriteFile does.
+// replaceFile replaces a file by a new one, as WriteFile does. The errors come in the
+// order of that call.
 func (h *Host) replaceFile(o *Op) error {
 	p, mode := h.hostPath(o.Path), o.Mode
 	st, err := os.Lstat(p)
@@ -137,6 +138,7 @@ func (h *Host) replaceFile(o *Op) error {
 			return err
 		}
 	}
+	// Written under another name and renamed, so that the inode is a new one, as with WriteFile.
 	tmp := filepath.Join(parent, "tmp-new")
 	if err := os.WriteFile(tmp, Content(o.Seed, o.Len), 0o600); err != nil {
 		os.Remove(tmp)
@@ -159,6 +161,7 @@ func (h *Host) openFileInSlot(o *Op) error {
 
 // openRegular opens a regular file; ENOTSUP for special files, as package ext4 returns.
 func (h *Host) openRegular(path string, flags int, mode uint32) (*os.File, error) {
+	// A fifo must not be opened: it would block.
 	st, err := os.Stat(h.hostPath(path))
 	if err == nil && !st.IsDir() && !st.Mode().IsRegular() {
 		return nil, unix.ENOTSUP
@@ -189,6 +192,7 @@ func (h *Host) applyFileOp(o *Op) (err error) {
 			return serr
 		}
 		if o.Len > 0 {
+			// An append that fails must leave nothing, as package ext4 promises.
 			if _, err = f.WriteAt(Content(o.Seed, o.Len), st.Size()); err != nil {
 				err = errors.Join(err, f.Truncate(st.Size()))
 			}

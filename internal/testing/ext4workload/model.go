@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -15,23 +12,31 @@ const pageSize = 4096
 
 // fileNode is a file of the model.
 type fileNode struct {
-	ino         uint64
-	mode        uint32
-	uid, gid    uint32
-	links       int
-	size        int64
-	pages       map[int64]*[pageSize]byte // that are not all zeros
-	target      string
-	dev         uint64
-	xattrs      map[string]string
-	atime       *ext4oracle.Time // nil: not known
-	mtime       *ext4oracle.Time
-	parent      *fileNode // of a directory that is in the tree
+	ino      uint64
+	mode     uint32 // as in st_mode
+	uid, gid uint32
+	links    int
+	size     int64 // of a regular file, in bytes
+
+	// pages holds the content of a regular file by page number, without pages of zeros.
+	pages  map[int64]*[pageSize]byte
+	target string // of a symbolic link
+	dev    uint64 // of a device, as makedev makes it
+	xattrs map[string]string
+
+	// atime and mtime are nil when the model cannot know them.
+	atime *ext4oracle.Time
+	mtime *ext4oracle.Time
+
+	// The rest is for directories. A name is drawn at random from names in constant time, so
+	// nameIndexes has the index of each name in it.
+	parent      *fileNode // nil: it is not in the tree
 	names       []string
 	children    map[string]*fileNode
-	nameIndexes map[string]int // of a name in names
+	nameIndexes map[string]int
 
-	described *ext4oracle.Node // nil: changed since
+	// described is what describeNode returned last; nil: the node has changed since.
+	described *ext4oracle.Node
 }
 
 func (n *fileNode) isDirectory() bool { return n.mode&ext4oracle.TypeMask == ext4oracle.TypeDir }
@@ -54,6 +59,7 @@ func (n *fileNode) addChild(name string, kid *fileNode) {
 // removeChild removes a name from a directory.
 func (n *fileNode) removeChild(name string) {
 	kid := n.children[name]
+	// The last name takes the place of the removed one.
 	i, last := n.nameIndexes[name], len(n.names)-1
 	n.names[i] = n.names[last]
 	n.nameIndexes[n.names[i]] = i
@@ -92,12 +98,14 @@ func (n *fileNode) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// writeContent writes to a file. Pages of zeros are not stored.
+// writeContent writes to a file. A page of zeros is not stored unless it was there before,
+// so huge sparse files cost little.
 func (n *fileNode) writeContent(b []byte, off int64) {
 	n.noteContentChange()
 	n.size = max(n.size, off+int64(len(b)))
 	for len(b) > 0 {
 		k, in := off/pageSize, off%pageSize
+		// A page that does not exist reads as zeros, and need not exist for zeros.
 		c := min(pageSize-in, int64(len(b)))
 		g := n.pages[k]
 		if g == nil && !isAllZero(b[:c]) {
@@ -123,6 +131,7 @@ func isAllZero(b []byte) bool {
 
 // zeroRange makes a range read as zeros.
 func (n *fileNode) zeroRange(from, to int64) {
+	// Over the stored pages, not over the range, which may be huge.
 	for k, g := range n.pages {
 		lo, hi := max(from, k*pageSize), min(to, (k+1)*pageSize)
 		if lo >= hi {
@@ -186,19 +195,22 @@ func (n *fileNode) describeNode() *ext4oracle.Node {
 	return s
 }
 
-// Model is a file system in memory.
+// Model is a file system in memory. It implements the semantics of Linux where they are
+// the same in package ext4, and those of that package where they differ: whole files
+// written atomically, trees copied, links that lead out of the tree refused.
 type Model struct {
 	root    *fileNode
 	nextIno uint64
-	slots   map[int]*fileNode
-	block   int64
-	counted int // files, some time ago
+	slots   map[int]*fileNode // open files
+	block   int64             // block size, which limits file sizes and link targets
+	counted int               // files when they were counted last, for the generator
 }
 
 // NewModel returns an empty file system as Format makes it: a root and lost+found. Its
 // limits are those of a block size.
 func NewModel(block int64) *Model {
 	m := &Model{slots: map[int]*fileNode{}, block: block}
+	// The root is its own parent, as by its entry "..".
 	m.root = m.newFileNode(ext4oracle.TypeDir | 0o755)
 	m.root.links = 2
 	m.root.parent = m.root
@@ -260,7 +272,8 @@ func (m *Model) Slots() int { return len(m.slots) }
 
 // Partly applies the part of a failed write or allocation that was done: data is the
 // content of its range afterwards, size that of the file. It reports whether such a part
-// is possible.
+// is possible: the file did not shrink, did not grow beyond the range, and the range holds
+// a prefix of the new content and then the old.
 func (m *Model) Partly(o *Op, data []byte, size int64) bool {
 	n, err := m.fileOfOp(o)
 	if err == nil {
@@ -269,6 +282,7 @@ func (m *Model) Partly(o *Op, data []byte, size int64) bool {
 	if err != nil || size < 0 || o.Kind != WriteAt && o.Kind != Allocate {
 		return true
 	}
+	// The file may have grown up to the end of the range, and must not have shrunk.
 	if size != n.size && (size < n.size || size > o.Off+o.Len) {
 		return false
 	}
@@ -280,6 +294,7 @@ func (m *Model) Partly(o *Op, data []byte, size int64) bool {
 	if n.size > o.Off {
 		_, _ = n.ReadAt(old, o.Off)
 	}
+	// A failed write leaves a prefix of the new content, and then the old.
 	k := 0
 	for k < len(data) && data[k] == now[k] {
 		k++

@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -74,6 +71,7 @@ func (m *Model) removeTree(path string) error {
 	if len(name) > 255 {
 		return syscall.ENAMETOOLONG
 	}
+	// Files in the tree may have names elsewhere, or be open: each loses one link.
 	if n := dir.children[name]; n != nil {
 		dropNamesBeneath(n)
 		m.dropName(dir, name)
@@ -111,11 +109,12 @@ func (m *Model) renameNode(from, to string, noReplace bool) error {
 		return syscall.ENAMETOOLONG
 	}
 	old := toDir.children[toName]
+	// The order of the errors is that of the kernel.
 	switch {
 	case old == nil:
 	case noReplace:
 		return syscall.EEXIST
-	case old == n:
+	case old == n: // two names of one file: nothing happens
 		return nil
 	case old.isDirectory() && !n.isDirectory():
 		return syscall.EISDIR
@@ -142,6 +141,7 @@ func (m *Model) applyAttributeOp(o *Op) error {
 		n.mode = n.mode&ext4oracle.TypeMask | o.Mode
 		n.applyModeToACL()
 	case Chown:
+		// A change of owner clears setuid and setgid, except setgid without group execution.
 		if o.UID >= 0 {
 			n.uid = uint32(o.UID)
 		}
@@ -186,6 +186,7 @@ func (m *Model) copyTree(from, to string, noReplace bool) error {
 	case err == nil && old.isDirectory():
 		return syscall.EISDIR
 	case err == nil && n.isSymlink():
+		// A link is not copied over its own target: it would lead to itself.
 		if led, err := m.resolvePath(from, true); err == nil && led == old {
 			return nil
 		}
@@ -216,6 +217,7 @@ func (m *Model) checkCopyTarget(n *fileNode, to string) error {
 	if !n.isDirectory() {
 		return nil
 	}
+	// The nearest parent that exists decides; the missing ones would be created in it.
 	for {
 		k := strings.LastIndexByte(to, '/')
 		if k < 0 {
@@ -236,8 +238,9 @@ func (m *Model) checkCopyTarget(n *fileNode, to string) error {
 	}
 }
 
-// cloneNode copies a node and everything beneath it. seen maps nodes to copies, for hard
-// links.
+// cloneNode copies a node and everything beneath it, as FS.Copy does: with owner,
+// attributes and modification time, but not the access time. seen maps nodes to copies,
+// for hard links.
 func (m *Model) cloneNode(n *fileNode, seen map[*fileNode]*fileNode) *fileNode {
 	if c := seen[n]; c != nil {
 		c.links++
@@ -246,6 +249,7 @@ func (m *Model) cloneNode(n *fileNode, seen map[*fileNode]*fileNode) *fileNode {
 	c := m.newFileNode(n.mode)
 	c.uid, c.gid, c.size, c.target, c.dev, c.mtime = n.uid, n.gid, n.size, n.target, n.dev, n.mtime
 	maps.Copy(c.xattrs, n.xattrs)
+	// Pages are changed in place, so each copy needs its own.
 	for k, g := range n.pages {
 		p := *g
 		c.pages[k] = &p

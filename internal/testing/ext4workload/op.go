@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -13,32 +10,32 @@ import (
 // Kind is the kind of an operation.
 type Kind int
 
-// The operations. Those of files act on the file that is open as Slot or, when Slot is
-// negative, open the one at Path for one step.
+// The operations. Those on content change the file that is open in Slot or, if Slot is
+// negative, open the one at Path for the time.
 const (
-	WriteFile Kind = iota
-	WriteSparse
-	Open // Path as Slot, and make it if it is missing
-	Close
-	WriteAt
-	Append
-	Truncate
-	Punch
-	Allocate
-	Mkdir
-	MkdirAll
-	Symlink
-	Link
-	Mknod
-	Rename
-	Remove
-	RemoveAll
-	Copy
-	Chmod
-	Chown
-	Chtimes
-	Setxattr
-	Removexattr
+	WriteFile   Kind = iota // the file at Path, of Len bytes; Flag: exclusive
+	WriteSparse             // the same with holes: see sparseRanges
+	Open                    // Path in Slot, and create it if it does not exist
+	Close                   // the file in Slot
+	WriteAt                 // Len bytes at Off
+	Append                  // Len bytes
+	Truncate                // to Len bytes
+	Punch                   // a hole of Len bytes at Off
+	Allocate                // Len bytes at Off; Flag: keep the size
+	Mkdir                   // Path, with Mode
+	MkdirAll                // Path and its parents, with Mode
+	Symlink                 // Path, to Path2
+	Link                    // give the file at Path the name Path2
+	Mknod                   // Path, with type and permissions in Mode, and number Dev
+	Rename                  // Path to Path2; Flag: noReplace
+	Remove                  // Path
+	RemoveAll               // Path and everything in it
+	Copy                    // Path to Path2; Flag: noReplace
+	Chmod                   // Path, to Mode
+	Chown                   // Path, to UID and GID
+	Chtimes                 // both times of Path, to Sec and Nsec
+	Setxattr                // attribute Name of Path, to Value
+	Removexattr             // attribute Name of Path
 	kindCount
 )
 
@@ -51,19 +48,19 @@ func (k Kind) String() string { return kindNames[k] }
 // Op is one operation.
 type Op struct {
 	Kind     Kind
-	Slot     int
+	Slot     int // number of an open file; negative: Path is opened for the operation
 	Path     string
-	Path2    string // target of a rename or copy; what a symbolic link says
-	Off, Len int64  // range or size
-	Seed     uint64 // of the content
+	Path2    string // target of a rename or copy, or of a symbolic link
+	Off, Len int64  // range; size in Len
+	Seed     uint64 // determines the content: see Content
 	Mode     uint32 // as in st_mode
-	UID, GID int    // -1 keeps one
+	UID, GID int    // -1 keeps the old one
 	Dev      uint64 // as makedev makes it
-	Sec      int64  // times
+	Sec      int64  // access and modification time
 	Nsec     int64
 	Name     string // of an attribute
 	Value    string
-	Flag     bool // exclusive, no replacement, or keeping the size
+	Flag     bool // Exclusive, noReplace or keepSize
 }
 
 // IsFileOp reports whether the operation changes the content of a file.
@@ -96,8 +93,9 @@ func (o *Op) String() string {
 // journalMagic begins the blocks of a journal, in which such content must be escaped.
 const journalMagic = 0xc03b3998
 
-// Content returns n bytes that a seed determines. Some are zeros, and some look like
-// blocks of a journal.
+// Content returns n bytes that a seed determines, so that an operation need not carry
+// them. One seed in eight gives zeros, one begins with zeros, and two begin each 4 KiB
+// like a block of a journal, which must be escaped there.
 func Content(seed uint64, n int64) []byte {
 	b := make([]byte, (n+7)&^7)
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -118,7 +116,9 @@ func Content(seed uint64, n int64) []byte {
 }
 
 // sparseRanges returns the data ranges of a sparse file, as pairs of offset and length.
+// They depend on the seed and the size only.
 func sparseRanges(o *Op) [][2]int64 {
+	// Another stream than that of Content.
 	r := rand.New(rand.NewPCG(o.Seed, 2))
 	var list [][2]int64
 	for at, k := int64(0), 0; k < 12; k++ {
@@ -133,7 +133,7 @@ func sparseRanges(o *Op) [][2]int64 {
 	return list
 }
 
-// shortenPath shortens long names in a path.
+// shortenPath shortens long names in a path, for messages.
 func shortenPath(path string) string {
 	els := strings.Split(path, "/")
 	for i, el := range els {

@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -110,6 +107,7 @@ func (f *FS) applyAttributeOp(o *Op) error {
 
 // writeSparseFile writes a file with holes.
 func (f *FS) writeSparseFile(ctx context.Context, o *Op) error {
+	// The reader yields the data of all ranges, one after the other; next tells where it goes.
 	list := sparseRanges(o)
 	var r bytes.Buffer
 	for _, p := range list {
@@ -173,7 +171,9 @@ func (f *FS) applyFileOp(o *Op) (err error) {
 	return err
 }
 
-// Errno returns the number of an error; 0 for nil, -1 for an error without a number.
+// Errno returns the number of an error, which is what different implementations have in
+// common; 0 for nil, -1 for an error without a number. EXDEV stands for a path that leads
+// out of the tree, ENOTSUP for anything unsupported.
 func Errno(err error) syscall.Errno {
 	var n syscall.Errno
 	switch {

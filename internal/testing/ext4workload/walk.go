@@ -1,6 +1,3 @@
-// Package ext4workload generates random operations on a file system, and applies them to
-// package ext4, to a directory by system calls, and to a model in memory that predicts the
-// result.
 package ext4workload
 
 import (
@@ -15,8 +12,8 @@ var errEscape = errors.New("the path leads out")
 // pathWalker resolves one path in the model.
 type pathWalker struct {
 	m     *Model
-	dirs  []*fileNode
-	links int
+	dirs  []*fileNode // from the root to the current directory
+	links int         // followed so far
 }
 
 func (w *pathWalker) currentDir() *fileNode { return w.dirs[len(w.dirs)-1] }
@@ -28,6 +25,7 @@ func (w *pathWalker) enterElements(path string) error {
 		case "", ".":
 			continue
 		case "..":
+			// At the root a system call would stay there; package ext4 refuses.
 			if len(w.dirs) == 1 {
 				return errEscape
 			}
@@ -101,9 +99,11 @@ func (m *Model) resolvePath(path string, follow bool) (*fileNode, error) {
 	return m.followLastLink(path)
 }
 
-// followLastLink resolves a path that ends with a symbolic link.
+// followLastLink resolves a path that ends with a symbolic link, through at most 40 of
+// them, as Linux does.
 func (m *Model) followLastLink(path string) (*fileNode, error) {
 	w := &pathWalker{m: m, dirs: []*fileNode{m.root}}
+	// Each round resolves one link; path is relative to where the walk has arrived.
 	for {
 		k := strings.LastIndexByte(path, '/')
 		if err := w.enterElements(path[:max(k, 0)]); err != nil {
