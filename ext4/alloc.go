@@ -15,38 +15,38 @@ func (fs *FS) allocBlocks(goal uint64, want uint32) (run, error) {
 	want = min(want, maxExtent)
 	// The search begins in the group of the goal, at the goal, and wraps round: the first group
 	// is searched a second time, from its beginning.
-	g0, i0 := fs.sb.locateBlock(goal)
-	best, bestG := groupSpan{}, uint32(0)
+	goalGroup, goalIndex := fs.sb.locateBlock(goal)
+	best, bestGroup := groupSpan{}, uint32(0)
 	seen := 0
 	for k := uint32(0); k <= fs.sb.groups; k++ {
-		g, from := (g0+k)%fs.sb.groups, uint32(0)
+		g, from := (goalGroup+k)%fs.sb.groups, uint32(0)
 		if k == 0 {
-			from = i0
+			from = goalIndex
 		}
-		d, err := fs.readGroupDesc(g)
+		desc, err := fs.readGroupDesc(g)
 		if err != nil {
 			return run{}, err
 		}
-		if d.freeBlocks() <= best.n {
+		if desc.freeBlocks() <= best.n {
 			continue
 		}
-		m, err := fs.groupFreeMap(g, d)
+		free, err := fs.groupFreeMap(g, desc)
 		if err != nil {
 			return run{}, err
 		}
-		s := m.findFreeRun(from, want, k == 0)
-		if s.n > best.n {
-			best, bestG = s, g
+		found := free.findFreeRun(from, want, k == 0)
+		if found.n > best.n {
+			best, bestGroup = found, g
 		}
 		// A piece that is large enough beats a search through a fragmented image.
-		if seen++; best.n >= want || best.n > 0 && (k == 0 && best.at == i0 && best.n >= min(want, 16) || seen >= 32) {
+		if seen++; best.n >= want || best.n > 0 && (k == 0 && best.at == goalIndex && best.n >= min(want, 16) || seen >= 32) {
 			break
 		}
 	}
 	if best.n == 0 {
 		return run{}, errNoSpace
 	}
-	return fs.claimBlocks(bestG, best)
+	return fs.claimBlocks(bestGroup, best)
 }
 
 // claimBlocks marks free blocks of a group as used in its bitmap, descriptor and the

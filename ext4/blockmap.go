@@ -4,24 +4,24 @@ package ext4
 // one block of pointers, one of pointers to such blocks, and one more level.
 const directBlocks = 12
 
-// blockMapPath returns the pointers that lead to logical block l: path[0] is an index into
+// blockMapPath returns the pointers that lead to the logical block: path[0] is an index into
 // the inode's pointers, path[1..depth] are indexes into indirect blocks. ok is false for a
 // block beyond the reach of triple indirection.
-func (fs *FS) blockMapPath(l uint64) (path [4]uint64, depth int, ok bool) {
+func (fs *FS) blockMapPath(logical uint64) (path [4]uint64, depth int, ok bool) {
 	per := uint64(fs.sb.blockSize / 4)
-	if l < directBlocks {
-		return [4]uint64{l}, 0, true
+	if logical < directBlocks {
+		return [4]uint64{logical}, 0, true
 	}
-	l -= directBlocks
+	logical -= directBlocks
 	for depth, span := 1, per; depth <= 3; depth, span = depth+1, span*per {
-		if l >= span {
-			l -= span
+		if logical >= span {
+			logical -= span
 			continue
 		}
 		path[0] = directBlocks + uint64(depth) - 1
 		for k := depth; k >= 1; k-- {
-			path[k] = l % per
-			l /= per
+			path[k] = logical % per
+			logical /= per
 		}
 		return path, depth, true
 	}
@@ -29,10 +29,10 @@ func (fs *FS) blockMapPath(l uint64) (path [4]uint64, depth int, ok bool) {
 }
 
 // lookupBlockMap is lookupExtent for a file without extents.
-func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
-	path, depth, ok := fs.blockMapPath(uint64(l))
+func (fs *FS) lookupBlockMap(i *inode, logical uint32) (extent, error) {
+	path, depth, ok := fs.blockMapPath(uint64(logical))
 	if !ok {
-		return holeExtent(l, maxLogical+1), nil
+		return holeExtent(logical, maxLogical+1), nil
 	}
 	area := i.blockArea()
 	at := uint64(le.Uint32(area[4*path[0]:]))
@@ -50,7 +50,7 @@ func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
 			for q := k; q <= depth; q++ {
 				rest = rest*per + path[q]
 			}
-			return holeExtent(l, min(uint64(l)+span-rest, maxLogical+1)), nil
+			return holeExtent(logical, min(uint64(logical)+span-rest, maxLogical+1)), nil
 		}
 		b, err := fs.readPointerBlock(i, at)
 		if err != nil {
@@ -59,7 +59,7 @@ func (fs *FS) lookupBlockMap(i *inode, l uint32) (extent, error) {
 		ptrs, first, last = b, path[k], per
 		at = uint64(le.Uint32(ptrs[4*first:]))
 	}
-	e := extent{logical: l, n: 1, start: at}
+	e := extent{logical: logical, n: 1, start: at}
 	if at != 0 {
 		if at < fs.sb.firstBlock || at >= fs.sb.blocks {
 			return extent{}, corruptf("the block map of inode %d is invalid", i.num)
@@ -90,12 +90,12 @@ func (fs *FS) readPointerBlock(i *inode, at uint64) ([]byte, error) {
 // eachBlockMapExtent is eachExtent for a file without extents.
 func (fs *FS) eachBlockMapExtent(i *inode, from uint32, f func(extent) (bool, error)) error {
 	end := uint64((i.size() + fs.sb.blockSize - 1) / fs.sb.blockSize)
-	for l := uint64(from); l < min(end, maxLogical); {
-		e, err := fs.lookupBlockMap(i, uint32(l))
+	for logical := uint64(from); logical < min(end, maxLogical); {
+		e, err := fs.lookupBlockMap(i, uint32(logical))
 		if err != nil {
 			return err
 		}
-		l = e.endBlock()
+		logical = e.endBlock()
 		if e.start == 0 {
 			continue
 		}

@@ -37,10 +37,10 @@ func (c *checker) checkBitmaps() {
 // readDiskBitmap reads a group's bitmap into m, and checks its checksum and padding: bits
 // from n on stand for nothing and must be set.
 func (c *checker) readDiskBitmap(g uint32, d groupDesc, inodes bool, n uint32, m []byte) bool {
-	at, lo, hi, size := d.blockBitmap(), gdBlockCsum, gdBlockCsumHi, c.usedClusters.perGroup/8
+	at, csumLo, csumHi, size := d.blockBitmap(), gdBlockCsum, gdBlockCsumHi, c.usedClusters.perGroup/8
 	what := "block bitmap"
 	if inodes {
-		at, lo, hi, size, what = d.inodeBitmap(), gdInodeCsum, gdInodeCsumHi, c.sb.inodesPerGroup/8, "inode bitmap"
+		at, csumLo, csumHi, size, what = d.inodeBitmap(), gdInodeCsum, gdInodeCsumHi, c.sb.inodesPerGroup/8, "inode bitmap"
 	}
 	if !c.containsBlocks(at, 1) {
 		return false
@@ -54,7 +54,7 @@ func (c *checker) readDiskBitmap(g uint32, d groupDesc, inodes bool, n uint32, m
 		if c.sb.descSize < 64 {
 			sum &= 0xffff
 		}
-		if sum != d.splitCount(lo, hi) {
+		if sum != d.splitCount(csumLo, csumHi) {
 			c.reportGroup(ProblemBitmapSum, g, "the %s has a wrong checksum", what)
 		}
 	}

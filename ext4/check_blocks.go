@@ -125,7 +125,7 @@ func (c *checker) statedStorage(i *inode) uint64 {
 
 // checkFileSize compares an inode's size with the blocks that it maps.
 func (c *checker) checkFileSize(m *mappingState) {
-	i, bs := m.i, uint64(c.sb.blockSize)
+	i, blockSize := m.i, uint64(c.sb.blockSize)
 	size := uint64(i.size())
 	bad := func(why string) {
 		m.unsound = m.unsound || i.isDir()
@@ -139,17 +139,17 @@ func (c *checker) checkFileSize(m *mappingState) {
 			c.reportInode(ProblemDir, i.num, "has no blocks")
 		}
 		have := uint64(m.last + 1)
-		if size%bs != 0 || size/bs > have || have-size/bs > uint64(c.sb.raw[0xcd]) {
+		if size%blockSize != 0 || size/blockSize > have || have-size/blockSize > uint64(c.sb.raw[0xcd]) {
 			bad("the size of a directory must be that of its blocks")
 		}
 		c.hasLargeDir = c.hasLargeDir || size >= 1<<31
 	case i.fileType() == typeSymlink:
 		return
-	case m.lastInit >= 0 && size < uint64(m.lastInit)*bs && !i.hasFlag(flagVerity):
+	case m.lastInit >= 0 && size < uint64(m.lastInit)*blockSize && !i.hasFlag(flagVerity):
 		if _, orphan := c.orphans[i.num]; !orphan {
 			bad("there is content beyond the end")
 		}
-	case i.hasFlag(flagExtents) && size > 1<<32*bs-1, !i.hasFlag(flagExtents) && size > c.maxBlockMapSize():
+	case i.hasFlag(flagExtents) && size > 1<<32*blockSize-1, !i.hasFlag(flagExtents) && size > c.maxBlockMapSize():
 		bad("too long")
 	}
 	c.hasLargeFile = c.hasLargeFile || i.isRegular() && size >= 1<<31

@@ -163,38 +163,38 @@ func (c *checker) checkInodeXattrs(i *inode) uint64 {
 // checkXattrBlock checks an inode's attribute block, and returns the clusters that it
 // takes.
 func (c *checker) checkXattrBlock(i *inode, m *mappingState) uint64 {
-	at := i.xattrBlock()
+	blockNumber := i.xattrBlock()
 	if c.sb.incompat&incompat64bit == 0 {
-		at &= 1<<32 - 1
+		blockNumber &= 1<<32 - 1
 	}
-	if at == 0 {
+	if blockNumber == 0 {
 		return 0
 	}
-	if !c.containsBlocks(at, 1) || c.sb.compat&compatExtAttr == 0 {
-		c.reportBlock(ProblemXattr, i.num, at, "is named as attribute block")
+	if !c.containsBlocks(blockNumber, 1) || c.sb.compat&compatExtAttr == 0 {
+		c.reportBlock(ProblemXattr, i.num, blockNumber, "is named as attribute block")
 		return 0
 	}
-	if s := c.xattrBlocks[at]; s != nil {
+	if s := c.xattrBlocks[blockNumber]; s != nil {
 		s.found++
 		return s.clusters
 	}
 	own := &mappingState{i: i}
-	if !c.claimFileBlocks(own, at, 1) {
+	if !c.claimFileBlocks(own, blockNumber, 1) {
 		return 1
 	}
-	b := c.readMetadata(at)
+	b := c.readMetadata(blockNumber)
 	if b == nil || !c.chargeMemory(96) {
 		return 0
 	}
 	b = bytes.Clone(b)
 	s := &xattrShare{inode: i.num, stated: le.Uint32(b[xattrRefs:]), found: 1, clusters: 1}
-	c.xattrBlocks[at] = s
+	c.xattrBlocks[blockNumber] = s
 	if le.Uint32(b) != xattrMagic || le.Uint32(b[8:]) != 1 {
-		c.reportBlock(ProblemXattr, i.num, at, "the header of an attribute block is invalid")
+		c.reportBlock(ProblemXattr, i.num, blockNumber, "the header of an attribute block is invalid")
 		return 1
 	}
-	if c.sb.metadataCsum && c.fs.xattrBlockChecksum(at, b) != le.Uint32(b[xattrSum:]) {
-		c.reportBlock(ProblemXattrSum, i.num, at, "wrong checksum")
+	if c.sb.metadataCsum && c.fs.xattrBlockChecksum(blockNumber, b) != le.Uint32(b[xattrSum:]) {
+		c.reportBlock(ProblemXattrSum, i.num, blockNumber, "wrong checksum")
 	}
 	s.clusters += c.checkXattrEntries(i, b, xattrHeaderLen, 0, false)
 	return s.clusters
@@ -279,9 +279,9 @@ func (c *checker) inlineDataSize(i *inode) (int, bool) {
 
 // checkSymlink checks a symbolic link's target.
 func (c *checker) checkSymlink(i *inode) {
-	n := i.size()
-	if n <= 0 || le.Uint32(i.raw[inSizeHi:]) != 0 {
-		c.reportInode(ProblemSymlink, i.num, "%d bytes", uint64(n))
+	size := i.size()
+	if size <= 0 || le.Uint32(i.raw[inSizeHi:]) != 0 {
+		c.reportInode(ProblemSymlink, i.num, "%d bytes", uint64(size))
 		return
 	}
 	if i.hasFlag(flagInline) {
@@ -291,7 +291,7 @@ func (c *checker) checkSymlink(i *inode) {
 	if i.hasFlag(flagEncrypted) {
 		return
 	}
-	if n < blockAreaLen {
+	if size < blockAreaLen {
 		if i.hasFlag(flagExtents) {
 			c.reportInode(ProblemSymlink, i.num, "is a short symbolic link with extents")
 			return
@@ -317,7 +317,7 @@ func (c *checker) checkSymlink(i *inode) {
 			return
 		}
 	}
-	if have := bytes.IndexByte(target, 0); int64(have) != n {
-		c.reportInode(ProblemSymlink, i.num, "has %d bytes, but its target has %d", n, have)
+	if have := bytes.IndexByte(target, 0); int64(have) != size {
+		c.reportInode(ProblemSymlink, i.num, "has %d bytes, but its target has %d", size, have)
 	}
 }

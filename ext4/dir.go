@@ -38,8 +38,8 @@ func (fs *FS) findEntry(dir *inode, name string) (entryLocation, error) {
 }
 
 // findEntryAt looks for a name in one block of a directory.
-func (fs *FS) findEntryAt(dir *inode, l uint32, name string) (entryLocation, bool, error) {
-	b, at, err := fs.readDirBlock(dir, l, false)
+func (fs *FS) findEntryAt(dir *inode, logical uint32, name string) (entryLocation, bool, error) {
+	b, at, err := fs.readDirBlock(dir, logical, false)
 	if err != nil {
 		return entryLocation{}, false, err
 	}
@@ -47,7 +47,7 @@ func (fs *FS) findEntryAt(dir *inode, l uint32, name string) (entryLocation, boo
 	if err != nil || !ok {
 		return entryLocation{}, false, err
 	}
-	return entryLocation{e.ino, e.kind, l, at, e.off, e.len, before}, true, nil
+	return entryLocation{e.ino, e.kind, logical, at, e.off, e.len, before}, true, nil
 }
 
 // lookupChild looks a name up and reads its inode. A directory must name this one in its
@@ -125,24 +125,24 @@ func (fs *FS) setParentEntry(dir *inode, parent uint32) error {
 
 // appendDirBlock adds a zeroed block to a directory. The caller fills it and sets its
 // checksum.
-func (fs *FS) appendDirBlock(dir *inode) (l uint32, data []byte, err error) {
-	l = fs.dirBlockCount(dir)
+func (fs *FS) appendDirBlock(dir *inode) (logical uint32, data []byte, err error) {
+	logical = fs.dirBlockCount(dir)
 	goal := fs.sb.groupStart((dir.num - 1) / fs.sb.inodesPerGroup)
-	if l > 0 {
-		if e, err := fs.lookupExtent(dir, l-1); err == nil && e.start != 0 {
-			goal = e.start + uint64(l-e.logical)
+	if logical > 0 {
+		if e, err := fs.lookupExtent(dir, logical-1); err == nil && e.start != 0 {
+			goal = e.start + uint64(logical-e.logical)
 		}
 	}
 	r, err := fs.allocBlocks(goal, 1)
 	if err != nil {
 		return 0, nil, err
 	}
-	if err := fs.insertExtent(dir, extent{logical: l, n: 1, start: r.start}); err != nil {
+	if err := fs.insertExtent(dir, extent{logical: logical, n: 1, start: r.start}); err != nil {
 		return 0, nil, err
 	}
 	fs.changeBlockCount(dir, 1)
-	fs.setFileSize(dir, int64(l+1)*fs.sb.blockSize)
-	return l, fs.createZeroedBlock(r.start), nil
+	fs.setFileSize(dir, int64(logical+1)*fs.sb.blockSize)
+	return logical, fs.createZeroedBlock(r.start), nil
 }
 
 // addEntry adds a name to a directory that does not have it. A directory of one full block
@@ -261,18 +261,18 @@ func (fs *FS) isEmptyDir(dir *inode) (bool, error) {
 }
 
 // isIndexBlock reports whether a block of an indexed directory is an inner node.
-func (fs *FS) isIndexBlock(dir *inode, l uint32) (bool, error) {
-	if l == 0 {
+func (fs *FS) isIndexBlock(dir *inode, logical uint32) (bool, error) {
+	if logical == 0 {
 		return true, nil
 	}
-	e, err := fs.lookupExtent(dir, l)
+	e, err := fs.lookupExtent(dir, logical)
 	if err != nil {
 		return false, err
 	}
 	if e.start == 0 {
 		return false, corruptf("directory %d has a hole", dir.num)
 	}
-	b, err := fs.getBlock(e.start + uint64(l-e.logical))
+	b, err := fs.getBlock(e.start + uint64(logical-e.logical))
 	if err != nil {
 		return false, err
 	}

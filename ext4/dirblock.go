@@ -135,17 +135,17 @@ func (fs *FS) entriesEnd() int {
 	return int(fs.sb.blockSize)
 }
 
-// readDirBlock returns block l of a directory, checked, and its block number. index: it is
+// readDirBlock returns a block of a directory, checked, and its block number. index: it is
 // an inner node of the index, not a block of entries.
-func (fs *FS) readDirBlock(dir *inode, l uint32, index bool) (*block, uint64, error) {
-	e, err := fs.lookupExtent(dir, l)
+func (fs *FS) readDirBlock(dir *inode, logical uint32, index bool) (*block, uint64, error) {
+	ext, err := fs.lookupExtent(dir, logical)
 	if err != nil {
 		return nil, 0, err
 	}
-	if e.start == 0 || e.unwritten {
+	if ext.start == 0 || ext.unwritten {
 		return nil, 0, corruptf("directory %d has a hole", dir.num)
 	}
-	at := e.start + uint64(l-e.logical)
+	at := ext.start + uint64(logical-ext.logical)
 	b, err := fs.getBlock(at)
 	if err != nil {
 		return nil, 0, err
@@ -156,9 +156,9 @@ func (fs *FS) readDirBlock(dir *inode, l uint32, index bool) (*block, uint64, er
 	}
 	if key := verifiedKey(kind, dir.num); b.verified.Load() != key {
 		if index {
-			err = fs.checkIndexBlock(dir, l, b.data)
+			err = fs.checkIndexBlock(dir, logical, b.data)
 		} else {
-			err = errors.Join(fs.checkDirBlock(dir, b.data), fs.checkDotEntries(dir, l, b.data))
+			err = errors.Join(fs.checkDirBlock(dir, b.data), fs.checkDotEntries(dir, logical, b.data))
 		}
 		if err != nil {
 			return nil, 0, err
@@ -193,11 +193,11 @@ func (fs *FS) checkDirBlock(dir *inode, b []byte) error {
 
 // checkDotEntries refuses entries "." and ".." except at the beginning of a directory: as
 // names of something else they would lead out of the directory that they are used in.
-func (fs *FS) checkDotEntries(dir *inode, l uint32, b []byte) error {
+func (fs *FS) checkDotEntries(dir *inode, logical uint32, b []byte) error {
 	n, bad := 0, false
 	err := fs.eachEntry(dir.num, b, fs.entriesEnd(), func(e dirent) bool {
 		name := string(e.name)
-		bad = isDotName(name) && (l != 0 || n > 1 || name == ".." && n != 1 || name == "." && n != 0)
+		bad = isDotName(name) && (logical != 0 || n > 1 || name == ".." && n != 1 || name == "." && n != 0)
 		n++
 		return bad
 	})

@@ -76,7 +76,8 @@ func (n extentNode) setIndexAt(i int, key uint32, child uint64) {
 // insertSlot makes room for an entry at i. The node must not be full.
 func (n extentNode) insertSlot(i int) {
 	c := n.entryCount()
-	copy(n[extentHeaderLen+extentEntryLen*(i+1):extentHeaderLen+extentEntryLen*(c+1)], n[extentHeaderLen+extentEntryLen*i:extentHeaderLen+extentEntryLen*c])
+	entries := n[extentHeaderLen:]
+	copy(entries[extentEntryLen*(i+1):extentEntryLen*(c+1)], entries[extentEntryLen*i:extentEntryLen*c])
 	n.setEntryCount(c + 1)
 }
 
@@ -88,9 +89,9 @@ func (n extentNode) removeEntries(i, k int) {
 	n.setEntryCount(c - k)
 }
 
-// findEntryFor returns the last entry that begins at or before logical block l, or -1.
-func (n extentNode) findEntryFor(l uint32) int {
-	return sort.Search(n.entryCount(), func(i int) bool { return n.firstLogical(i) > l }) - 1
+// findEntryFor returns the last entry that begins at or before a logical block, or -1.
+func (n extentNode) findEntryFor(logical uint32) int {
+	return sort.Search(n.entryCount(), func(i int) bool { return n.firstLogical(i) > logical }) - 1
 }
 
 // initExtentNode turns b into an empty node. tail is the size of the checksum after the
@@ -142,7 +143,8 @@ func (fs *FS) readExtentNode(i *inode, at uint64, depth int) (extentNode, error)
 // in the image. depth is the one that the parent implies; -1 for a root.
 func (fs *FS) checkExtentNode(i *inode, n extentNode, depth int) error {
 	bad := func() error { return corruptf("the extent tree of inode %d is invalid", i.num) }
-	if le.Uint16(n) != extentMagic || n.entryCount() > n.maxEntries() || extentHeaderLen+extentEntryLen*n.maxEntries() > len(n) || n.treeDepth() > maxDepth ||
+	if le.Uint16(n) != extentMagic || n.entryCount() > n.maxEntries() ||
+		extentHeaderLen+extentEntryLen*n.maxEntries() > len(n) || n.treeDepth() > maxDepth ||
 		depth >= 0 && (n.treeDepth() != depth || n.entryCount() == 0) {
 		return bad()
 	}
@@ -167,11 +169,11 @@ func (fs *FS) checkExtentNode(i *inode, n extentNode, depth int) error {
 	return nil
 }
 
-// lookupExtent returns the extent that holds logical block l. In a hole it returns an
+// lookupExtent returns the extent that holds a logical block. In a hole it returns an
 // extent with start 0 that reaches to the next one, or to the largest block.
-func (fs *FS) lookupExtent(i *inode, l uint32) (extent, error) {
+func (fs *FS) lookupExtent(i *inode, logical uint32) (extent, error) {
 	if !i.hasFlag(flagExtents) {
-		return fs.lookupBlockMap(i, l)
+		return fs.lookupBlockMap(i, logical)
 	}
 	n, err := fs.extentRoot(i)
 	if err != nil {
@@ -179,20 +181,20 @@ func (fs *FS) lookupExtent(i *inode, l uint32) (extent, error) {
 	}
 	limit := uint64(maxLogical) + 1 // first logical block to the right of the path
 	for {
-		k := n.findEntryFor(l)
+		k := n.findEntryFor(logical)
 		if k+1 < n.entryCount() {
 			limit = min(limit, uint64(n.firstLogical(k+1)))
 		}
 		if n.treeDepth() == 0 {
 			if k >= 0 {
-				if e := n.extentAt(k); uint64(l) < e.endBlock() {
+				if e := n.extentAt(k); uint64(logical) < e.endBlock() {
 					return e, nil
 				}
 			}
-			return holeExtent(l, limit), nil
+			return holeExtent(logical, limit), nil
 		}
 		if k < 0 {
-			return holeExtent(l, limit), nil
+			return holeExtent(logical, limit), nil
 		}
 		if n, err = fs.readExtentNode(i, n.childBlock(k), n.treeDepth()-1); err != nil {
 			return extent{}, err
@@ -200,9 +202,9 @@ func (fs *FS) lookupExtent(i *inode, l uint32) (extent, error) {
 	}
 }
 
-// holeExtent describes a hole from l to limit.
-func holeExtent(l uint32, limit uint64) extent {
-	return extent{logical: l, n: uint32(min(limit-uint64(l), maxLogical))}
+// holeExtent describes a hole from logical to limit.
+func holeExtent(logical uint32, limit uint64) extent {
+	return extent{logical: logical, n: uint32(min(limit-uint64(logical), maxLogical))}
 }
 
 // eachExtent calls f for each extent that ends after logical block from, in order, until f

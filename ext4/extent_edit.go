@@ -7,8 +7,8 @@ type extentStep struct {
 	entry       int // that leads on; in a leaf the last one that begins at or before the block sought, or -1
 }
 
-// findExtentPath finds the leaf in which logical block l is mapped, or would be.
-func (fs *FS) findExtentPath(i *inode, l uint32) ([]extentStep, error) {
+// findExtentPath finds the leaf in which a logical block is mapped, or would be.
+func (fs *FS) findExtentPath(i *inode, logical uint32) ([]extentStep, error) {
 	n, err := fs.extentRoot(i)
 	if err != nil {
 		return nil, err
@@ -16,7 +16,7 @@ func (fs *FS) findExtentPath(i *inode, l uint32) ([]extentStep, error) {
 	path := make([]extentStep, 0, maxDepth+1)
 	at := uint64(0)
 	for {
-		k := n.findEntryFor(l)
+		k := n.findEntryFor(logical)
 		if n.treeDepth() == 0 {
 			return append(path, extentStep{at, n, k}), nil
 		}
@@ -138,33 +138,33 @@ func (fs *FS) splitExtentNode(i *inode, path []extentStep, lvl int) error {
 	if lvl == 0 {
 		return fs.deepenExtentTree(i, &path[0])
 	}
-	s, up := &path[lvl], &path[lvl-1]
-	if up.node.entryCount() == up.node.maxEntries() {
+	split, parent := &path[lvl], &path[lvl-1]
+	if parent.node.entryCount() == parent.node.maxEntries() {
 		return fs.splitExtentNode(i, path, lvl-1)
 	}
-	if err := fs.modifyExtentNode(s); err != nil {
+	if err := fs.modifyExtentNode(split); err != nil {
 		return err
 	}
-	if err := fs.modifyExtentNode(up); err != nil {
+	if err := fs.modifyExtentNode(parent); err != nil {
 		return err
 	}
-	at, err := fs.allocExtentBlock(i, s.blockNumber)
+	at, err := fs.allocExtentBlock(i, split.blockNumber)
 	if err != nil {
 		return err
 	}
 	// Half of the entries move to a new node on the right, whose first key goes into the parent.
-	c := s.node.entryCount()
-	keep := c / 2
-	if s.entry >= c-1 {
-		keep = c - 1 // files mostly grow at the end, so keep this node full
+	count := split.node.entryCount()
+	keep := count / 2
+	if split.entry >= count-1 {
+		keep = count - 1 // files mostly grow at the end, so keep this node full
 	}
-	right := extentStep{blockNumber: at, node: initExtentNode(fs.createZeroedBlock(at), s.node.treeDepth(), 4)}
-	copy(right.node[extentHeaderLen:], s.node[extentHeaderLen+extentEntryLen*keep:extentHeaderLen+extentEntryLen*c])
-	right.node.setEntryCount(c - keep)
-	s.node.removeEntries(keep, c-keep)
-	up.node.insertSlot(up.entry + 1)
-	up.node.setIndexAt(up.entry+1, right.node.firstLogical(0), at)
-	for _, x := range []*extentStep{s, &right, up} {
+	right := extentStep{blockNumber: at, node: initExtentNode(fs.createZeroedBlock(at), split.node.treeDepth(), 4)}
+	copy(right.node[extentHeaderLen:], split.node[extentHeaderLen+extentEntryLen*keep:extentHeaderLen+extentEntryLen*count])
+	right.node.setEntryCount(count - keep)
+	split.node.removeEntries(keep, count-keep)
+	parent.node.insertSlot(parent.entry + 1)
+	parent.node.setIndexAt(parent.entry+1, right.node.firstLogical(0), at)
+	for _, x := range []*extentStep{split, &right, parent} {
 		fs.setExtentChecksum(i, x)
 	}
 	return nil
@@ -179,10 +179,10 @@ func (fs *FS) deepenExtentTree(i *inode, root *extentStep) error {
 	if err != nil {
 		return err
 	}
-	depth, c := root.node.treeDepth(), root.node.entryCount()
+	depth, count := root.node.treeDepth(), root.node.entryCount()
 	child := extentStep{blockNumber: at, node: initExtentNode(fs.createZeroedBlock(at), depth, 4)}
-	copy(child.node[extentHeaderLen:], root.node[extentHeaderLen:extentHeaderLen+extentEntryLen*c])
-	child.node.setEntryCount(c)
+	copy(child.node[extentHeaderLen:], root.node[extentHeaderLen:extentHeaderLen+extentEntryLen*count])
+	child.node.setEntryCount(count)
 	fs.setExtentChecksum(i, &child)
 	initExtentNode(root.node, depth+1, 0)
 	root.node.setEntryCount(1)
@@ -316,13 +316,13 @@ func (fs *FS) flattenExtentTree(i *inode) error {
 		if err != nil {
 			return err
 		}
-		c := child.entryCount()
-		if c > root.maxEntries() {
+		count := child.entryCount()
+		if count > root.maxEntries() {
 			return nil
 		}
 		initExtentNode(root, child.treeDepth(), 0)
-		copy(root[extentHeaderLen:], child[extentHeaderLen:extentHeaderLen+extentEntryLen*c])
-		root.setEntryCount(c)
+		copy(root[extentHeaderLen:], child[extentHeaderLen:extentHeaderLen+extentEntryLen*count])
+		root.setEntryCount(count)
 		if err := fs.freeMetadataBlock(i, at); err != nil {
 			return err
 		}
@@ -330,26 +330,26 @@ func (fs *FS) flattenExtentTree(i *inode) error {
 	return nil
 }
 
-// convertUnwritten marks n blocks from l on, part of the unwritten extent e, as written:
+// convertUnwritten marks n blocks from logical on, part of the unwritten extent ext, as written:
 // from now on they read as their content on the device.
-func (fs *FS) convertUnwritten(i *inode, e extent, l, n uint32) error {
-	path, err := fs.findExtentPath(i, l)
+func (fs *FS) convertUnwritten(i *inode, ext extent, logical, n uint32) error {
+	path, err := fs.findExtentPath(i, logical)
 	if err != nil {
 		return err
 	}
 	leaf := &path[len(path)-1]
-	if leaf.entry < 0 || leaf.node.extentAt(leaf.entry) != e {
+	if leaf.entry < 0 || leaf.node.extentAt(leaf.entry) != ext {
 		return corruptf("the extent tree of inode %d is invalid", i.num)
 	}
 	if err := fs.modifyExtentNode(leaf); err != nil {
 		return err
 	}
 	// Take the middle out, then put it back in as written, which may join a neighbour.
-	head, tail := e, e
-	head.n = l - e.logical
+	head, tail := ext, ext
+	head.n = logical - ext.logical
 	skip := head.n + n
-	tail.logical, tail.n, tail.start = e.logical+skip, e.n-skip, e.start+uint64(skip)
-	mid := extent{logical: l, n: n, start: e.start + uint64(head.n)}
+	tail.logical, tail.n, tail.start = ext.logical+skip, ext.n-skip, ext.start+uint64(skip)
+	mid := extent{logical: logical, n: n, start: ext.start + uint64(head.n)}
 	if head.n > 0 {
 		leaf.node.setExtentAt(leaf.entry, head)
 		fs.setExtentChecksum(i, leaf)

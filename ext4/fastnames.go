@@ -127,8 +127,8 @@ func (r *fastReplay) claimInodeNumber(num uint32, dir bool) error {
 // replayAddName gives an inode a name. A new directory gets its first block.
 func (r *fastReplay) replayAddName(t fastTag, created bool) error {
 	fs := r.fs
-	dir, i, err := r.entryInodes(t)
-	if dir == nil || i == nil || err != nil {
+	dir, child, err := r.entryInodes(t)
+	if dir == nil || child == nil || err != nil {
 		return err
 	}
 	if dir.linkCount() == 0 {
@@ -145,35 +145,35 @@ func (r *fastReplay) replayAddName(t fastTag, created bool) error {
 		return err
 	}
 	switch {
-	case i.isDir() && i.size() == 0:
+	case child.isDir() && child.size() == 0:
 		if !created {
 			return corruptf("a fast commit names directory %d, which it did not make", t.ino)
 		}
-		if err := fs.initDirectory(i, dir.num); err != nil {
+		if err := fs.initDirectory(child, dir.num); err != nil {
 			return err
 		}
-		le.PutUint16(i.raw[inLinks:], 2)
-	case i.isDir():
-		if up, err := fs.parentInode(i); err != nil || up != dir.num || i.linkCount() == 0 {
+		le.PutUint16(child.raw[inLinks:], 2)
+	case child.isDir():
+		if up, err := fs.parentInode(child); err != nil || up != dir.num || child.linkCount() == 0 {
 			return corruptf("a fast commit moves directory %d", t.ino)
 		}
-		r.extraNames[i.num]++
+		r.extraNames[child.num]++
 	case created:
-		le.PutUint16(i.raw[inLinks:], 1)
+		le.PutUint16(child.raw[inLinks:], 1)
 	default:
-		if err := fs.changeLinkCount(i, 1); err != nil {
+		if err := fs.changeLinkCount(child, 1); err != nil {
 			return err
 		}
 	}
-	if i.isDir() {
+	if child.isDir() {
 		if err := fs.changeLinkCount(dir, 1); err != nil {
 			return err
 		}
 	}
-	if err := fs.addEntry(dir, t.name, i.num, entryTypeOf(i.mode())); err != nil {
+	if err := fs.addEntry(dir, t.name, child.num, entryTypeOf(child.mode())); err != nil {
 		return err
 	}
-	return errors.Join(fs.storeInode(dir), fs.storeInode(i))
+	return errors.Join(fs.storeInode(dir), fs.storeInode(child))
 }
 
 // entryInodes returns the directory and the inode of an entry; nil for one that is not in

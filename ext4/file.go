@@ -133,7 +133,7 @@ func (fs *FS) openOrCreate(f *File, path string, flags OpenFlags) error {
 
 // resolveDanglingParent is resolveParent, but follows symbolic links in the last element.
 func (fs *FS) resolveDanglingParent(path string) (*inode, string, error) {
-	w, name, err := fs.startWalk(path)
+	walk, name, err := fs.startWalk(path)
 	if err != nil {
 		return nil, "", err
 	}
@@ -141,9 +141,9 @@ func (fs *FS) resolveDanglingParent(path string) (*inode, string, error) {
 		if name == "" || isDotName(name) {
 			return nil, "", errIsDir
 		}
-		i, err := fs.lookupChild(w.currentDir(), name)
+		i, err := fs.lookupChild(walk.currentDir(), name)
 		if errors.Is(err, errNoEntry) {
-			return w.ownCurrentDir(), name, nil
+			return walk.ownCurrentDir(), name, nil
 		}
 		if err != nil {
 			return nil, "", err
@@ -151,13 +151,13 @@ func (fs *FS) resolveDanglingParent(path string) (*inode, string, error) {
 		if i.fileType() != typeSymlink {
 			return nil, "", errExists
 		}
-		t, err := w.followTarget(i)
+		target, err := walk.followTarget(i)
 		if err != nil {
 			return nil, "", err
 		}
 		dir := ""
-		dir, name = splitLastElement(t)
-		if err := w.walkPath(dir); err != nil {
+		dir, name = splitLastElement(target)
+		if err := walk.walkPath(dir); err != nil {
 			return nil, "", err
 		}
 	}
@@ -320,7 +320,7 @@ func (f *File) NextData(off int64) (start, end int64, err error) {
 
 // nextDataRange implements File.NextData.
 func (fs *FS) nextDataRange(i *inode, off int64) (start, end int64, err error) {
-	bs, size := fs.sb.blockSize, i.size()
+	blockSize, size := fs.sb.blockSize, i.size()
 	if off >= size {
 		return 0, 0, io.EOF
 	}
@@ -328,8 +328,8 @@ func (fs *FS) nextDataRange(i *inode, off int64) (start, end int64, err error) {
 		return off, size, nil
 	}
 	found := false
-	err = fs.eachExtent(i, uint32(off/bs), func(e extent) (bool, error) {
-		lo, hi := int64(e.logical)*bs, int64(e.endBlock())*bs
+	err = fs.eachExtent(i, uint32(off/blockSize), func(e extent) (bool, error) {
+		lo, hi := int64(e.logical)*blockSize, int64(e.endBlock())*blockSize
 		switch {
 		case lo >= size:
 			return false, nil

@@ -33,11 +33,11 @@ func (fs *FS) truncateInode(i *inode, size int64, first bool) (done bool, err er
 	if !i.hasFlag(flagExtents) {
 		return false, unsupportedf("truncating inode %d, which has no extents", i.num)
 	}
-	bs := fs.sb.blockSize
+	blockSize := fs.sb.blockSize
 	if first {
 		fs.setTimesToNow(i, stampMtime, stampCtime)
 		old := i.size()
-		if err := fs.zeroBlockPart(i, min(size, old), roundUpTo(min(size, old), bs)); err != nil {
+		if err := fs.zeroBlockPart(i, min(size, old), roundUpTo(min(size, old), blockSize)); err != nil {
 			return false, err
 		}
 		fs.setFileSize(i, size)
@@ -63,7 +63,7 @@ func (f *File) PunchHole(off, length int64) error {
 	if off < 0 || length <= 0 || off+length < off {
 		return errInvalid
 	}
-	bs := f.fs.sb.blockSize
+	blockSize := f.fs.sb.blockSize
 	first, at := true, int64(0)
 	return f.modifyInSteps(func(i *inode) (bool, error) {
 		if !i.hasFlag(flagExtents) {
@@ -71,38 +71,38 @@ func (f *File) PunchHole(off, length int64) error {
 		}
 		end := off + length
 		if end > i.size() {
-			end = roundUpTo(i.size(), bs) // as Linux does: the rest of the last block too
+			end = roundUpTo(i.size(), blockSize) // as Linux does: the rest of the last block too
 		}
 		if off >= min(end, i.size()) {
 			return true, nil
 		}
 		if first {
-			at = roundUpTo(off, bs)
+			at = roundUpTo(off, blockSize)
 			if err := f.fs.zeroPunchEdges(i, off, end); err != nil {
 				return false, err
 			}
 			f.fs.setTimesToNow(i, stampMtime, stampCtime)
 		}
-		last := end / bs
-		if at/bs >= last {
+		last := end / blockSize
+		if at/blockSize >= last {
 			return true, nil
 		}
-		to, err := f.fs.removeExtents(i, uint64(at/bs), uint64(last))
+		to, err := f.fs.removeExtents(i, uint64(at/blockSize), uint64(last))
 		if err != nil {
 			return false, err // and this may be tried again
 		}
-		first, at = false, int64(to)*bs
+		first, at = false, int64(to)*blockSize
 		return to >= uint64(last), nil
 	})
 }
 
 // zeroPunchEdges zeroes the parts of blocks at both ends of a hole.
 func (fs *FS) zeroPunchEdges(i *inode, off, end int64) error {
-	bs := fs.sb.blockSize
-	if err := fs.zeroBlockPart(i, off, min(roundUpTo(off, bs), end)); err != nil {
+	blockSize := fs.sb.blockSize
+	if err := fs.zeroBlockPart(i, off, min(roundUpTo(off, blockSize), end)); err != nil {
 		return err
 	}
-	if tail := end / bs * bs; tail >= roundUpTo(off, bs) {
+	if tail := end / blockSize * blockSize; tail >= roundUpTo(off, blockSize) {
 		return fs.zeroBlockPart(i, tail, end)
 	}
 	return nil
@@ -111,14 +111,14 @@ func (fs *FS) zeroPunchEdges(i *inode, off, end int64) error {
 // Allocate reserves space for a range, as fallocate(2) does: holes in it still read as
 // zeros. With keepSize the size does not grow.
 func (f *File) Allocate(off, length int64, keepSize bool) error {
-	bs := f.fs.sb.blockSize
+	blockSize := f.fs.sb.blockSize
 	if off < 0 || length <= 0 || off+length < off {
 		return errInvalid
 	}
-	if off+length > maxLogical*bs {
+	if off+length > maxLogical*blockSize {
 		return errTooBig
 	}
-	from, end := uint64(off/bs), uint64(roundUpTo(off+length, bs)/bs)
+	from, end := uint64(off/blockSize), uint64(roundUpTo(off+length, blockSize)/blockSize)
 	return f.modifyInSteps(func(i *inode) (bool, error) {
 		if !i.hasFlag(flagExtents) {
 			return false, unsupportedf("allocating for inode %d, which has no extents", i.num)
@@ -131,8 +131,8 @@ func (f *File) Allocate(off, length int64, keepSize bool) error {
 			}
 			l += n
 		}
-		if size := min(off+length, int64(l)*bs); size > i.size() && !keepSize {
-			if err := f.fs.zeroBlockPart(i, i.size(), roundUpTo(i.size(), bs)); err != nil {
+		if size := min(off+length, int64(l)*blockSize); size > i.size() && !keepSize {
+			if err := f.fs.zeroBlockPart(i, i.size(), roundUpTo(i.size(), blockSize)); err != nil {
 				return false, err
 			}
 			f.fs.setFileSize(i, size)
@@ -143,21 +143,21 @@ func (f *File) Allocate(off, length int64, keepSize bool) error {
 	})
 }
 
-// preallocateBlocks maps the hole at logical block l with an unwritten extent, or skips
+// preallocateBlocks maps the hole at a logical block with an unwritten extent, or skips
 // blocks that are mapped. It returns how many blocks it got past.
-func (fs *FS) preallocateBlocks(i *inode, l uint32, end uint64) (uint64, error) {
-	e, err := fs.lookupExtent(i, l)
+func (fs *FS) preallocateBlocks(i *inode, logical uint32, end uint64) (uint64, error) {
+	ext, err := fs.lookupExtent(i, logical)
 	if err != nil {
 		return 0, err
 	}
-	n := min(e.endBlock(), end) - uint64(l)
-	if e.start != 0 {
+	n := min(ext.endBlock(), end) - uint64(logical)
+	if ext.start != 0 {
 		return n, nil
 	}
-	r, err := fs.allocBlocks(fs.chooseBlockGoal(i, l), uint32(min(n, maxUnwritten)))
+	r, err := fs.allocBlocks(fs.chooseBlockGoal(i, logical), uint32(min(n, maxUnwritten)))
 	if err != nil {
 		return 0, err
 	}
 	fs.changeBlockCount(i, int64(r.n))
-	return uint64(r.n), fs.insertExtent(i, extent{logical: l, n: r.n, start: r.start, unwritten: true})
+	return uint64(r.n), fs.insertExtent(i, extent{logical: logical, n: r.n, start: r.start, unwritten: true})
 }

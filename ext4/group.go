@@ -149,9 +149,9 @@ func (fs *FS) setGroupChecksums() error {
 // readGroupBitmap returns a group's block or inode bitmap, checked. nil: the group has
 // none yet, and its flags say that it would be in its initial state.
 func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error) {
-	n, flag, lo, hi, size := d.blockBitmap(), uint16(groupBlockUninit), gdBlockCsum, gdBlockCsumHi, fs.sb.blocksPerGroup/fs.sb.clusterBlocks/8
+	n, flag, csumLo, csumHi, size := d.blockBitmap(), uint16(groupBlockUninit), gdBlockCsum, gdBlockCsumHi, fs.sb.blocksPerGroup/fs.sb.clusterBlocks/8
 	if inodes {
-		n, flag, lo, hi, size = d.inodeBitmap(), groupInodeUninit, gdInodeCsum, gdInodeCsumHi, fs.sb.inodesPerGroup/8
+		n, flag, csumLo, csumHi, size = d.inodeBitmap(), groupInodeUninit, gdInodeCsum, gdInodeCsumHi, fs.sb.inodesPerGroup/8
 	}
 	if d.flags()&flag != 0 && (fs.sb.metadataCsum || fs.sb.roCompat&roGDTCsum != 0) {
 		return nil, nil
@@ -167,7 +167,7 @@ func (fs *FS) readGroupBitmap(g uint32, d groupDesc, inodes bool) ([]byte, error
 	if b.verified.Load() == key || !fs.sb.metadataCsum {
 		return b.data, nil
 	}
-	sum, want := crc32c(fs.sb.csumSeed, b.data[:size]), d.splitCount(lo, hi)
+	sum, want := crc32c(fs.sb.csumSeed, b.data[:size]), d.splitCount(csumLo, csumHi)
 	if fs.sb.descSize < 64 {
 		sum &= 0xffff
 	}

@@ -144,8 +144,8 @@ func (g *grower) recordGrow() error {
 
 // makeGrowLog finds a place for the log of an image without a journal, and empties it.
 func (g *grower) makeGrowLog(m, old growMark) (growMark, error) {
-	bs := g.fs.sb.blockSize
-	long, have := g.size+mostGrowLog*bs, deviceSize(g.dev)
+	blockSize := g.fs.sb.blockSize
+	long, have := g.size+mostGrowLog*blockSize, deviceSize(g.dev)
 	if n := min(g.spareAddedBlocks(m.targetBlocks()), mostGrowLog); n >= leastGrowLog {
 		m |= growMark(n << markLogShift)
 	} else if t, ok := g.dev.(truncater); ok && (have == g.size || have == long && old&markBehind != 0) {
@@ -158,7 +158,7 @@ func (g *grower) makeGrowLog(m, old growMark) (growMark, error) {
 		return m, nil
 	}
 	start, _ := m.logRange()
-	return m, g.writeAndSync(make([]byte, sideHead), int64(start)*bs)
+	return m, g.writeAndSync(make([]byte, sideHead), int64(start)*blockSize)
 }
 
 // spareAddedBlocks returns how many blocks at the end of a device of end blocks the growth
@@ -191,11 +191,11 @@ func (g *grower) eraseGrowRecord() error {
 // findGrowLog returns the log inside the image that its superblock records; nil if none.
 func (fs *FS) findGrowLog() SideLog {
 	start, n := fs.sb.growMark().logRange()
-	bs := uint64(fs.sb.blockSize)
-	if n == 0 || fs.size > 0 && (start+n)*bs > uint64(fs.size) {
+	blockSize := uint64(fs.sb.blockSize)
+	if n == 0 || fs.size > 0 && (start+n)*blockSize > uint64(fs.size) {
 		return nil
 	}
-	return &logInImage{fs.dev, int64(start * bs), int64(n * bs)}
+	return &logInImage{fs.dev, int64(start * blockSize), int64(n * blockSize)}
 }
 
 // logInImage is a SideLog in a range of the image.

@@ -83,7 +83,7 @@ func (fs *FS) splitIndexLeaf(dir *inode, up *dxStep, at uint64) error {
 	if list[cut-1].major == hash {
 		hash |= 1 // names of this hash lie in both
 	}
-	l, fresh, err := fs.appendDirBlock(dir)
+	logical, fresh, err := fs.appendDirBlock(dir)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (fs *FS) splitIndexLeaf(dir *inode, up *dxStep, at uint64) error {
 	if err := fs.modifyIndexNode(up); err != nil {
 		return err
 	}
-	up.indexNode().insertEntry(up.entry+1, hash, l)
+	up.indexNode().insertEntry(up.entry+1, hash, logical)
 	fs.setIndexChecksum(dir, up.logical, up.data)
 	return nil
 }
@@ -121,34 +121,34 @@ func (fs *FS) splitIndexNode(dir *inode, path []dxStep, lvl int) error {
 	if lvl == 0 {
 		return fs.deepenIndex(dir, &path[0])
 	}
-	s, up := &path[lvl], &path[lvl-1]
-	if n := up.indexNode(); n.entryCount() == n.entryLimit() {
+	split, parent := &path[lvl], &path[lvl-1]
+	if n := parent.indexNode(); n.entryCount() == n.entryLimit() {
 		return fs.splitIndexNode(dir, path, lvl-1)
 	}
-	if err := fs.modifyIndexNode(s); err != nil {
+	if err := fs.modifyIndexNode(split); err != nil {
 		return err
 	}
-	if err := fs.modifyIndexNode(up); err != nil {
+	if err := fs.modifyIndexNode(parent); err != nil {
 		return err
 	}
-	l, fresh, err := fs.appendDirBlock(dir)
+	logical, fresh, err := fs.appendDirBlock(dir)
 	if err != nil {
 		return err
 	}
-	n := s.indexNode()
-	c := n.entryCount()
-	keep := c / 2
+	n := split.indexNode()
+	count := n.entryCount()
+	keep := count / 2
 	hash := n.hashAt(keep)
-	right := fs.initIndexNode(fresh, l)
-	copy(right[dxEntry:], n[dxEntry*(keep+1):dxEntry*c])
+	right := fs.initIndexNode(fresh, logical)
+	copy(right[dxEntry:], n[dxEntry*(keep+1):dxEntry*count])
 	le.PutUint32(right[4:], n.childBlock(keep))
-	right.setLimitAndCount(right.entryLimit(), c-keep)
-	clear(n[dxEntry*keep : dxEntry*c])
+	right.setLimitAndCount(right.entryLimit(), count-keep)
+	clear(n[dxEntry*keep : dxEntry*count])
 	n.setLimitAndCount(n.entryLimit(), keep)
-	up.indexNode().insertEntry(up.entry+1, hash, l)
-	fs.setIndexChecksum(dir, l, fresh)
-	fs.setIndexChecksum(dir, s.logical, s.data)
-	fs.setIndexChecksum(dir, up.logical, up.data)
+	parent.indexNode().insertEntry(parent.entry+1, hash, logical)
+	fs.setIndexChecksum(dir, logical, fresh)
+	fs.setIndexChecksum(dir, split.logical, split.data)
+	fs.setIndexChecksum(dir, parent.logical, parent.data)
 	return nil
 }
 
@@ -173,20 +173,20 @@ func (fs *FS) deepenIndex(dir *inode, root *dxStep) error {
 	if err := fs.modifyIndexNode(root); err != nil {
 		return err
 	}
-	l, fresh, err := fs.appendDirBlock(dir)
+	logical, fresh, err := fs.appendDirBlock(dir)
 	if err != nil {
 		return err
 	}
 	n := root.indexNode()
-	c := n.entryCount()
-	child := fs.initIndexNode(fresh, l)
-	copy(child[4:], n[4:dxEntry*c])
-	child.setLimitAndCount(child.entryLimit(), c)
-	clear(n[4 : dxEntry*c])
+	count := n.entryCount()
+	child := fs.initIndexNode(fresh, logical)
+	copy(child[4:], n[4:dxEntry*count])
+	child.setLimitAndCount(child.entryLimit(), count)
+	clear(n[4 : dxEntry*count])
 	n.setLimitAndCount(n.entryLimit(), 1)
-	le.PutUint32(n[4:], l)
+	le.PutUint32(n[4:], logical)
 	root.data[dxRootInfo+6]++
-	fs.setIndexChecksum(dir, l, fresh)
+	fs.setIndexChecksum(dir, logical, fresh)
 	fs.setIndexChecksum(dir, 0, root.data)
 	return nil
 }

@@ -204,15 +204,15 @@ func (f *FS) locateInode(num uint32) (block uint64, off int, err error) {
 	if num == 0 || num > f.sb.inodes {
 		return 0, 0, corruptf("inode %d does not exist: there are %d", num, f.sb.inodes)
 	}
-	g, index := (num-1)/f.sb.inodesPerGroup, (num-1)%f.sb.inodesPerGroup
-	d, err := f.readGroupDesc(g)
+	group, index := (num-1)/f.sb.inodesPerGroup, (num-1)%f.sb.inodesPerGroup
+	d, err := f.readGroupDesc(group)
 	if err != nil {
 		return 0, 0, err
 	}
 	at := int64(index) * int64(f.sb.inodeSize)
 	block = d.inodeTable() + uint64(at/f.sb.blockSize)
 	if block < f.sb.firstBlock || block >= f.sb.blocks {
-		return 0, 0, corruptf("the inode table of group %d lies outside the file system", g)
+		return 0, 0, corruptf("the inode table of group %d lies outside the file system", group)
 	}
 	return block, int(at % f.sb.blockSize), nil
 }

@@ -122,23 +122,23 @@ func (fs *FS) locateJournal(j *journal) error {
 
 // parseSuperblock checks the journal's superblock and reads its fields.
 func (j *journal) parseSuperblock(blockSize int64) error {
-	s := j.rawSuper
-	t := be.Uint32(s[jsbType:])
-	if be.Uint32(s) != journalMagic || t != jSuperV1 && t != jSuperV2 {
+	sb := j.rawSuper
+	t := be.Uint32(sb[jsbType:])
+	if be.Uint32(sb) != journalMagic || t != jSuperV1 && t != jSuperV2 {
 		return corruptf("the journal has no superblock")
 	}
-	if int64(be.Uint32(s[jsbBlock:])) != blockSize {
-		return corruptf("the journal has blocks of %d bytes", be.Uint32(s[jsbBlock:]))
+	if int64(be.Uint32(sb[jsbBlock:])) != blockSize {
+		return corruptf("the journal has blocks of %d bytes", be.Uint32(sb[jsbBlock:]))
 	}
 	var compat uint32
 	if t == jSuperV2 {
-		compat, j.incompat = be.Uint32(s[jsbCompat:]), be.Uint32(s[jsbIncompat:])
+		compat, j.incompat = be.Uint32(sb[jsbCompat:]), be.Uint32(sb[jsbIncompat:])
 	}
 	if x := j.incompat &^ (jRevoke | j64bit | jAsyncCommit | jCsumV2 | jCsumV3 | jFastCommit); x != 0 {
 		return unsupportedf("a journal with features %#x", x)
 	}
-	if compat&^jCompatCsum != 0 || t == jSuperV2 && be.Uint32(s[jsbROCompat:]) != 0 {
-		return unsupportedf("a journal with features %#x and %#x", compat, be.Uint32(s[jsbROCompat:]))
+	if compat&^jCompatCsum != 0 || t == jSuperV2 && be.Uint32(sb[jsbROCompat:]) != 0 {
+		return unsupportedf("a journal with features %#x and %#x", compat, be.Uint32(sb[jsbROCompat:]))
 	}
 	if j.incompat&(jCsumV2|jCsumV3) == jCsumV2|jCsumV3 || compat&jCompatCsum != 0 && j.incompat&(jCsumV2|jCsumV3) != 0 {
 		return corruptf("the journal has checksums of two versions")
@@ -146,13 +146,13 @@ func (j *journal) parseSuperblock(blockSize int64) error {
 	j.bodyChecksum = compat&jCompatCsum != 0
 	j.blockChecksums = j.incompat&(jCsumV2|jCsumV3) != 0
 	if j.blockChecksums {
-		if s[jsbCsumType] != 4 || j.superblockChecksum() != be.Uint32(s[jsbChecksum:]) {
+		if sb[jsbCsumType] != 4 || j.superblockChecksum() != be.Uint32(sb[jsbChecksum:]) {
 			return corruptf("the journal's superblock has a wrong checksum")
 		}
-		j.seed = crc32c(^uint32(0), s[jsbUUID:jsbUUID+16])
+		j.seed = crc32c(^uint32(0), sb[jsbUUID:jsbUUID+16])
 	}
-	n := be.Uint32(s[jsbBlocks:])
-	j.first, j.start, j.sequence = be.Uint32(s[jsbFirst:]), be.Uint32(s[jsbStart:]), be.Uint32(s[jsbSequence:])
+	n := be.Uint32(sb[jsbBlocks:])
+	j.first, j.start, j.sequence = be.Uint32(sb[jsbFirst:]), be.Uint32(sb[jsbStart:]), be.Uint32(sb[jsbSequence:])
 	if n > j.blocks {
 		return corruptf("the journal states %d blocks, but has %d", n, j.blocks)
 	}
@@ -160,7 +160,7 @@ func (j *journal) parseSuperblock(blockSize int64) error {
 	if n < 16 || j.first == 0 || j.first >= n || j.start != 0 && (j.start < j.first || j.start >= n) {
 		return corruptf("the journal's superblock states invalid sizes")
 	}
-	if e := be.Uint32(s[jsbErrno:]); e != 0 {
+	if e := be.Uint32(sb[jsbErrno:]); e != 0 {
 		return corruptf("the journal was aborted with error %d", int32(e))
 	}
 	j.blocks = n

@@ -13,32 +13,32 @@ func (fs *FS) createInode(dir *inode, name string, mode uint16, fill func(*inode
 	if err := fs.checkCanAdd(dir, name); err != nil {
 		return nil, err
 	}
-	i, err := fs.newUnnamedInode(dir, mode)
+	child, err := fs.newUnnamedInode(dir, mode)
 	if err != nil {
 		return nil, err
 	}
 	if fill != nil {
-		if err := fill(i); err != nil {
+		if err := fill(child); err != nil {
 			return nil, err
 		}
 	}
 	links := 1
-	if i.isDir() {
+	if child.isDir() {
 		links = 2
 		if err := fs.changeLinkCount(dir, 1); err != nil {
 			return nil, err
 		}
 	}
-	if err := fs.changeLinkCount(i, links); err != nil {
+	if err := fs.changeLinkCount(child, links); err != nil {
 		return nil, err
 	}
-	if err := fs.addEntry(dir, name, i.num, entryTypeOf(mode)); err != nil {
+	if err := fs.addEntry(dir, name, child.num, entryTypeOf(mode)); err != nil {
 		return nil, err
 	}
 	if err := fs.storeInode(dir); err != nil {
 		return nil, err
 	}
-	return i, fs.storeInode(i)
+	return child, fs.storeInode(child)
 }
 
 // checkCanAdd checks that a name can be added to a directory. ENOTDIR; EEXIST; ENOENT: the
@@ -354,13 +354,13 @@ func (fs *FS) checkCanRemoveDir(dir, i *inode) error {
 
 // dropLink takes a link from an inode. See unlinkName for what it returns.
 func (fs *FS) dropLink(i *inode) (gone uint32, err error) {
-	n := uint16(0)
+	links := uint16(0)
 	if !i.isDir() && i.linkCount() > 0 {
-		n = i.linkCount() - 1
+		links = i.linkCount() - 1
 	}
-	le.PutUint16(i.raw[inLinks:], n)
+	le.PutUint16(i.raw[inLinks:], links)
 	fs.setTimesToNow(i, stampCtime)
-	if n > 0 {
+	if links > 0 {
 		return 0, fs.storeInode(i)
 	}
 	if slices.Contains(fs.orphans, i.num) {

@@ -223,8 +223,8 @@ func (fs *FS) freeBlockMap(i *inode) error {
 // unmapBeyond unmaps the blocks after the one that holds the last byte of size, and
 // reports whether it is done.
 func (fs *FS) unmapBeyond(i *inode, size int64) (bool, error) {
-	bs := fs.sb.blockSize
-	from := uint64(roundUpTo(size, bs) / bs)
+	blockSize := fs.sb.blockSize
+	from := uint64(roundUpTo(size, blockSize) / blockSize)
 	// From the end, so that the mapping stays valid between operations.
 	for {
 		at, ok, err := fs.lastExtent(i)

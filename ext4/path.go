@@ -82,17 +82,17 @@ func (fs *FS) startWalk(path string) (*pathWalker, string, error) {
 	if !root.isDir() {
 		return nil, "", corruptf("the root inode is not a directory")
 	}
-	w := &pathWalker{fs: fs, dirs: []*inode{root}}
+	walk := &pathWalker{fs: fs, dirs: []*inode{root}}
 	if path == "." {
-		return w, "", nil
+		return walk, "", nil
 	}
-	if err := w.walkPath(dir); err != nil {
-		return w, name, err
+	if err := walk.walkPath(dir); err != nil {
+		return walk, name, err
 	}
 	if dir != "" {
-		w.rememberDir(dir)
+		walk.rememberDir(dir)
 	}
-	return w, name, nil
+	return walk, name, nil
 }
 
 // rememberDir makes the current directory, which is at path, the FS's lastDir.

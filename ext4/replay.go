@@ -168,15 +168,15 @@ func (fs *FS) reloadSuperblock() error {
 
 // scanLog reads the log and finds the newest version of each block in it, minding revokes.
 func (fs *FS) scanLog(j *journal) (*logScan, error) {
-	s := &logScan{
+	scan := &logScan{
 		j: j, newest: map[uint64]loggedVersion{}, revoked: map[uint64]uint32{}, unsound: map[uint64]uint32{},
 		next: j.sequence, last: math.MinInt64, lastAt: j.start,
 	}
 	pos, budget := j.start, int(j.blocks)+1
 	for {
-		txn, after, err := fs.scanTransaction(s, pos, &budget)
+		txn, after, err := fs.scanTransaction(scan, pos, &budget)
 		if err == nil && txn != nil && txn.badChecksum {
-			err = fs.checkAfterBadTransaction(s, after, &budget)
+			err = fs.checkAfterBadTransaction(scan, after, &budget)
 			txn = nil
 		}
 		if err != nil {
@@ -186,36 +186,36 @@ func (fs *FS) scanLog(j *journal) (*logScan, error) {
 			break
 		}
 		for _, b := range txn.revoked {
-			s.revoked[b] = s.next
+			scan.revoked[b] = scan.next
 		}
-		if len(s.revoked) > maxRevokes {
+		if len(scan.revoked) > maxRevokes {
 			return nil, unsupportedf("a journal that revokes more than %d blocks; run e2fsck", maxRevokes)
 		}
 		for n, l := range txn.blocks {
-			s.newest[n] = l
+			scan.newest[n] = l
 		}
 		for _, n := range txn.unsound {
-			s.unsound[n] = s.next
+			scan.unsound[n] = scan.next
 		}
-		if len(s.newest)+len(s.unsound) > maxLogged {
+		if len(scan.newest)+len(scan.unsound) > maxLogged {
 			return nil, unsupportedf("a journal with more than %d blocks to be replayed; run e2fsck", maxLogged)
 		}
-		s.next++
-		s.lastAt, pos = pos, after
+		scan.next++
+		scan.lastAt, pos = pos, after
 	}
-	s.end = pos
-	for n, sequence := range s.unsound {
-		if r, ok := s.revoked[n]; !ok || int32(sequence-r) > 0 {
+	scan.end = pos
+	for n, sequence := range scan.unsound {
+		if r, ok := scan.revoked[n]; !ok || int32(sequence-r) > 0 {
 			return nil, corruptf("block %d in transaction %d of the journal has a wrong checksum", n, sequence)
 		}
 	}
 	// A block is not replayed from a transaction that is not newer than its revocation.
-	for n, l := range s.newest {
-		if r, ok := s.revoked[n]; ok && int32(l.sequence-r) <= 0 {
-			delete(s.newest, n)
+	for n, l := range scan.newest {
+		if r, ok := scan.revoked[n]; ok && int32(l.sequence-r) <= 0 {
+			delete(scan.newest, n)
 		}
 	}
-	return s, nil
+	return scan, nil
 }
 
 // logTransaction is a transaction as it is read from the log.

@@ -26,19 +26,19 @@ func (fs *FS) readContent(i *inode, p []byte, off int64) (int, error) {
 		clear(p[copy(p, data[min(off, int64(len(data))):]):])
 		return len(p), eof
 	}
-	bs := fs.sb.blockSize
+	blockSize := fs.sb.blockSize
 	for done := 0; done < len(p); {
 		at := off + int64(done)
-		l, in := uint32(at/bs), at%bs
-		e, err := fs.lookupExtent(i, l)
+		logical, offInBlock := uint32(at/blockSize), at%blockSize
+		ext, err := fs.lookupExtent(i, logical)
 		if err != nil {
 			return done, err
 		}
-		n := int(min(int64(e.endBlock()-uint64(l))*bs-in, int64(len(p)-done)))
+		n := int(min(int64(ext.endBlock()-uint64(logical))*blockSize-offInBlock, int64(len(p)-done)))
 		part := p[done : done+n]
-		if e.start == 0 || e.unwritten {
+		if ext.start == 0 || ext.unwritten {
 			clear(part)
-		} else if err := fs.readDataBlocks(part, int64(e.start+uint64(l-e.logical))*bs+in); err != nil {
+		} else if err := fs.readDataBlocks(part, int64(ext.start+uint64(logical-ext.logical))*blockSize+offInBlock); err != nil {
 			return done, err
 		}
 		done += n
@@ -56,8 +56,8 @@ func (fs *FS) readDataBlocks(p []byte, at int64) error {
 	if len(fs.journaledTails) == 0 && len(fs.replayedBlocks) == 0 {
 		return nil
 	}
-	bs := fs.sb.blockSize
-	for n := at / bs; n*bs < at+int64(len(p)); n++ {
+	blockSize := fs.sb.blockSize
+	for n := at / blockSize; n*blockSize < at+int64(len(p)); n++ {
 		_, tail := fs.journaledTails[uint64(n)]
 		_, replayed := fs.replayedBlocks[uint64(n)]
 		if !tail && !replayed {
@@ -67,7 +67,7 @@ func (fs *FS) readDataBlocks(p []byte, at int64) error {
 		if err != nil {
 			return err
 		}
-		if s := n*bs - at; s >= 0 {
+		if s := n*blockSize - at; s >= 0 {
 			copy(p[s:], b.data)
 		} else {
 			copy(p, b.data[-s:])
@@ -87,22 +87,22 @@ func (fs *FS) overwriteData(p []byte, at int64) error {
 		_, err := fs.dev.WriteAt(p, at)
 		return err
 	}
-	bs := fs.sb.blockSize
+	blockSize := fs.sb.blockSize
 	for len(p) > 0 {
-		block := uint64(at / bs)
-		n := int(min(bs-at%bs, int64(len(p))))
+		block := uint64(at / blockSize)
+		n := int(min(blockSize-at%blockSize, int64(len(p))))
 		if _, ok := fs.journaledTails[block]; ok {
 			b, err := fs.modifyBlock(block)
 			if err != nil {
 				return err
 			}
-			copy(b[at%bs:], p[:n])
+			copy(b[at%blockSize:], p[:n])
 		} else {
 			for n < len(p) {
-				if _, ok := fs.journaledTails[uint64((at+int64(n))/bs)]; ok {
+				if _, ok := fs.journaledTails[uint64((at+int64(n))/blockSize)]; ok {
 					break
 				}
-				n += int(min(bs, int64(len(p)-n)))
+				n += int(min(blockSize, int64(len(p)-n)))
 			}
 			if _, err := fs.dev.WriteAt(p[:n], at); err != nil {
 				return err
@@ -117,19 +117,19 @@ func (fs *FS) overwriteData(p []byte, at int64) error {
 // the transaction: the device changes only once that is committed, so a crash restores the
 // old content with the old size.
 func (fs *FS) zeroBlockPart(i *inode, from, to int64) error {
-	bs := fs.sb.blockSize
+	blockSize := fs.sb.blockSize
 	if from >= to {
 		return nil
 	}
-	l := uint32(from / bs)
-	e, err := fs.lookupExtent(i, l)
+	logical := uint32(from / blockSize)
+	e, err := fs.lookupExtent(i, logical)
 	if err != nil || e.start == 0 || e.unwritten {
 		return err
 	}
-	n := e.start + uint64(l-e.logical)
-	from, to = from-int64(l)*bs, to-int64(l)*bs
+	n := e.start + uint64(logical-e.logical)
+	from, to = from-int64(logical)*blockSize, to-int64(logical)*blockSize
 	buf := make([]byte, to-from)
-	if err := fs.readDataBlocks(buf, int64(n)*bs+from); err != nil || isAllZero(buf) {
+	if err := fs.readDataBlocks(buf, int64(n)*blockSize+from); err != nil || isAllZero(buf) {
 		return err
 	}
 	if err := fs.flushDelayedDataLocked(); err != nil {
@@ -150,13 +150,13 @@ func (fs *FS) writeContent(i *inode, p []byte, off int64) (int, error) {
 	if !i.hasFlag(flagExtents) {
 		return 0, unsupportedf("writing to inode %d, which has no extents", i.num)
 	}
-	bs := fs.sb.blockSize
-	if off < 0 || off > maxLogical*bs-int64(len(p)) {
+	blockSize := fs.sb.blockSize
+	if off < 0 || off > maxLogical*blockSize-int64(len(p)) {
 		return 0, errTooBig
 	}
 	if size := i.size(); off > size {
 		// Old bytes in the last block beyond the end must not appear in the gap.
-		if err := fs.zeroBlockPart(i, size, min(roundUpTo(size, bs), off)); err != nil {
+		if err := fs.zeroBlockPart(i, size, min(roundUpTo(size, blockSize), off)); err != nil {
 			return 0, err
 		}
 	}
@@ -192,45 +192,45 @@ func roundUpTo(n, to int64) int64 { return (n + to - 1) / to * to }
 
 // writeOneExtent writes at most what one extent, or one newly allocated run, can take.
 func (fs *FS) writeOneExtent(i *inode, p []byte, off int64) (int, error) {
-	bs := fs.sb.blockSize
-	l, in := uint32(off/bs), off%bs
-	e, err := fs.lookupExtent(i, l)
+	blockSize := fs.sb.blockSize
+	logical, offInBlock := uint32(off/blockSize), off%blockSize
+	ext, err := fs.lookupExtent(i, logical)
 	if err != nil {
 		return 0, err
 	}
-	room := int64(e.endBlock()-uint64(l))*bs - in
+	room := int64(ext.endBlock()-uint64(logical))*blockSize - offInBlock
 	n := int(min(room, int64(len(p))))
 	p = p[:n]
-	blocks := uint32((in + int64(n) + bs - 1) / bs)
+	blocks := uint32((offInBlock + int64(n) + blockSize - 1) / blockSize)
 	switch {
-	case e.start == 0: // a hole: allocate, write, then map
-		r, err := fs.allocBlocks(fs.chooseBlockGoal(i, l), blocks)
+	case ext.start == 0: // a hole: allocate, write, then map
+		r, err := fs.allocBlocks(fs.chooseBlockGoal(i, logical), blocks)
 		if err != nil {
 			return 0, err
 		}
-		n = int(min(int64(n), int64(r.n)*bs-in))
-		if err := fs.writeNewBlocks(p[:n], int64(r.start)*bs, in); err != nil {
+		n = int(min(int64(n), int64(r.n)*blockSize-offInBlock))
+		if err := fs.writeNewBlocks(p[:n], int64(r.start)*blockSize, offInBlock); err != nil {
 			return 0, err
 		}
 		fs.changeBlockCount(i, int64(r.n))
-		return n, fs.insertExtent(i, extent{logical: l, n: r.n, start: r.start})
-	case e.unwritten:
-		if err := fs.writeNewBlocks(p, int64(e.start+uint64(l-e.logical))*bs, in); err != nil {
+		return n, fs.insertExtent(i, extent{logical: logical, n: r.n, start: r.start})
+	case ext.unwritten:
+		if err := fs.writeNewBlocks(p, int64(ext.start+uint64(logical-ext.logical))*blockSize, offInBlock); err != nil {
 			return 0, err
 		}
-		return n, fs.convertUnwritten(i, e, l, blocks)
+		return n, fs.convertUnwritten(i, ext, logical, blocks)
 	}
-	return n, fs.overwriteData(p, int64(e.start+uint64(l-e.logical))*bs+in)
+	return n, fs.overwriteData(p, int64(ext.start+uint64(logical-ext.logical))*blockSize+offInBlock)
 }
 
-// writeNewBlocks writes whole blocks whose old content is irrelevant: p at offset in of
+// writeNewBlocks writes whole blocks whose old content is irrelevant: p at offset offInBlock of
 // the first one, and zeros around it. Small writes are delayed.
-func (fs *FS) writeNewBlocks(p []byte, at, in int64) error {
-	bs := fs.sb.blockSize
+func (fs *FS) writeNewBlocks(p []byte, at, offInBlock int64) error {
+	blockSize := fs.sb.blockSize
 	fs.tx.hasData = true
-	fs.forgetJournaledTails(uint64(at/bs), uint64(roundUpTo(in+int64(len(p)), bs)/bs))
-	whole := int64(len(p)) / bs * bs
-	if in == 0 && whole > maxDelayedWrite {
+	fs.forgetJournaledTails(uint64(at/blockSize), uint64(roundUpTo(offInBlock+int64(len(p)), blockSize)/blockSize))
+	whole := int64(len(p)) / blockSize * blockSize
+	if offInBlock == 0 && whole > maxDelayedWrite {
 		if err := fs.flushDelayedDataLocked(); err != nil {
 			return err
 		}
@@ -241,7 +241,7 @@ func (fs *FS) writeNewBlocks(p []byte, at, in int64) error {
 			return nil
 		}
 	}
-	return fs.delayWrite(p, at, in)
+	return fs.delayWrite(p, at, offInBlock)
 }
 
 // forgetJournaledTails makes n blocks from start on ordinary data blocks again. They may
@@ -267,9 +267,9 @@ type delayedData struct {
 const maxDelayedWrite = 128 << 10
 
 // delayWrite adds p, padded with zeros to whole blocks, to the delayed data.
-func (fs *FS) delayWrite(p []byte, at, in int64) error {
+func (fs *FS) delayWrite(p []byte, at, offInBlock int64) error {
 	w := &fs.delayed
-	n := int(roundUpTo(in+int64(len(p)), fs.sb.blockSize))
+	n := int(roundUpTo(offInBlock+int64(len(p)), fs.sb.blockSize))
 	if len(w.buf) > 0 && (at != w.at+int64(len(w.buf)) || len(w.buf)+n > maxOperationBytes) {
 		if err := fs.flushDelayedDataLocked(); err != nil {
 			return err
@@ -282,7 +282,7 @@ func (fs *FS) delayWrite(p []byte, at, in int64) error {
 		w.buf = make([]byte, 0, maxOperationBytes)
 	}
 	end := len(w.buf) + n
-	w.buf = append(w.buf, zeros[:in]...)
+	w.buf = append(w.buf, zeros[:offInBlock]...)
 	w.buf = append(w.buf, p...)
 	for len(w.buf) < end {
 		w.buf = append(w.buf, zeros[:min(len(zeros), end-len(w.buf))]...)
@@ -314,10 +314,10 @@ func (w *delayedData) overlayDelayed(p []byte, at int64) {
 
 // chooseBlockGoal returns where a new block of a file should lie: after the block before
 // it.
-func (fs *FS) chooseBlockGoal(i *inode, l uint32) uint64 {
-	if l > 0 {
-		if e, err := fs.lookupExtent(i, l-1); err == nil && e.start != 0 {
-			return e.start + uint64(l-e.logical)
+func (fs *FS) chooseBlockGoal(i *inode, logical uint32) uint64 {
+	if logical > 0 {
+		if e, err := fs.lookupExtent(i, logical-1); err == nil && e.start != 0 {
+			return e.start + uint64(logical-e.logical)
 		}
 	}
 	g := (i.num - 1) / fs.sb.inodesPerGroup

@@ -101,8 +101,8 @@ func (fs *FS) readSideLog(log SideLog) (map[uint64][]byte, error) {
 	if err := readFull(log, head, 0); err != nil {
 		return nil, err
 	}
-	n, bs := int64(le.Uint32(head[8:])), fs.sb.blockSize
-	size := n * (8 + bs)
+	n, blockSize := int64(le.Uint32(head[8:])), fs.sb.blockSize
+	size := n * (8 + blockSize)
 	if string(head[:8]) != sideMagic || n == 0 || size > maxSide {
 		return nil, nil
 	}
@@ -122,7 +122,7 @@ func (fs *FS) readSideLog(log SideLog) (map[uint64][]byte, error) {
 		if at >= fs.sb.blocks {
 			return nil, corruptf("the side log has block %d, which does not exist", at)
 		}
-		blocks[at] = body[8*n+bs*i:][:bs:bs]
+		blocks[at] = body[8*n+blockSize*i:][:blockSize:blockSize]
 	}
 	return blocks, nil
 }
@@ -145,12 +145,12 @@ func (fs *FS) sideLogSeed(head []byte) uint32 {
 // writeSideLog makes a transaction durable in the side log: body first, then the header
 // with its checksum. Neither is ordered before the other; a torn write fails the checksum.
 func (fs *FS) writeSideLog(t *transaction) error {
-	list, bs := sortedBlockNumbers(t.blocks), int(fs.sb.blockSize)
+	list, blockSize := sortedBlockNumbers(t.blocks), int(fs.sb.blockSize)
 	n := len(list)
-	body := make([]byte, n*(8+bs))
+	body := make([]byte, n*(8+blockSize))
 	for i, at := range list {
 		le.PutUint64(body[8*i:], at)
-		copy(body[8*n+bs*i:], t.blocks[at].data)
+		copy(body[8*n+blockSize*i:], t.blocks[at].data)
 	}
 	head := make([]byte, sideHead)
 	copy(head, sideMagic)

@@ -39,15 +39,15 @@ func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 	if le.Uint16(raw[sbMagic:]) != superMagic {
 		return nil, ErrNoFileSystem
 	}
-	s := &superblock{raw: bytes.Clone(raw)}
+	sb := &superblock{raw: bytes.Clone(raw)}
 	if u32(sbRevision) > 0 {
-		s.compat, s.incompat, s.roCompat = u32(sbCompat), u32(sbIncompat), u32(sbROCompat)
+		sb.compat, sb.incompat, sb.roCompat = u32(sbCompat), u32(sbIncompat), u32(sbROCompat)
 	}
-	if x := s.incompat &^ readableIncompat; x != 0 {
+	if x := sb.incompat &^ readableIncompat; x != 0 {
 		return nil, unsupportedf("features %s", featureNames(incompatNames, x))
 	}
-	s.metadataCsum = s.roCompat&roMetadataCsum != 0
-	if s.metadataCsum {
+	sb.metadataCsum = sb.roCompat&roMetadataCsum != 0
+	if sb.metadataCsum {
 		if t := raw[sbChecksumType]; t != 1 {
 			return nil, unsupportedf("metadata checksums of type %d", t)
 		}
@@ -55,15 +55,15 @@ func parseSuperblock(raw []byte, size int64) (*superblock, error) {
 			return nil, corruptf("the superblock has a wrong checksum")
 		}
 	}
-	if err := s.parseGeometry(); err != nil {
+	if err := sb.parseGeometry(); err != nil {
 		return nil, err
 	}
-	if size > 0 && s.blocks > uint64(size/s.blockSize) {
+	if size > 0 && sb.blocks > uint64(size/sb.blockSize) {
 		// e2fsck cannot bring it back.
 		return nil, fmt.Errorf("%w: its end is missing: the file system has %d blocks of %d bytes, but the image has only %d bytes",
-			ErrCorrupt, s.blocks, s.blockSize, size)
+			ErrCorrupt, sb.blocks, sb.blockSize, size)
 	}
-	return s, s.parseFeatureFields()
+	return sb, sb.parseFeatureFields()
 }
 
 // parseGeometry reads the sizes, and refuses those that later code cannot rely on.
@@ -250,14 +250,14 @@ func (s *superblock) inodeTableBlocks() uint64 {
 // mke2fs and Format choose, for each block size.
 func backupSuperOffsets(size int64) []int64 {
 	var at []int64
-	for _, bs := range []int64{4096, 1024, 2048, 8192, 16384, 32768, 65536} {
-		per := bs * 8
+	for _, blockSize := range []int64{4096, 1024, 2048, 8192, 16384, 32768, 65536} {
+		per := blockSize * 8
 		first := int64(0)
-		if bs == 1024 {
+		if blockSize == 1024 {
 			first = 1
 		}
 		for _, g := range []int64{1, 3, 5, 7, 9, 25, 27, 49} {
-			if off := (first + g*per) * bs; size == 0 || off+superSize <= size {
+			if off := (first + g*per) * blockSize; size == 0 || off+superSize <= size {
 				at = append(at, off)
 			}
 		}

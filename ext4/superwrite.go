@@ -63,9 +63,9 @@ func (fs *FS) finalizeSuperblock() error {
 // whole comes out as it is stored. So an update changes only the first of the superblock's
 // two sectors, and cannot be torn.
 //
-// CRC-32C is linear: running it backwards from the stored checksum to the end of the four
-// bytes, and forwards to their beginning, gives two register values; their difference is
-// what the four bytes must be.
+// The register of a CRC can be run backwards. The stored checksum is taken back to the
+// beginning of the four bytes, as if they were zeros; the difference to the register that
+// the bytes before them give is their value.
 func (fs *FS) balanceSuperChecksum(raw []byte) {
 	if !fs.sb.metadataCsum {
 		return

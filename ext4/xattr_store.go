@@ -104,7 +104,7 @@ func (fs *FS) storeXattrBlock(i *inode, list []xattr) error {
 	slices.SortFunc(list, func(a, b xattr) int {
 		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(len(a.name), len(b.name)), cmp.Compare(a.name, b.name))
 	})
-	at := old
+	blockNumber := old
 	if old != 0 {
 		b, err := fs.readXattrBlock(i)
 		if err != nil {
@@ -114,19 +114,19 @@ func (fs *FS) storeXattrBlock(i *inode, list []xattr) error {
 			if err := fs.releaseXattrBlock(i); err != nil {
 				return err
 			}
-			at = 0
+			blockNumber = 0
 		}
 	}
-	if at == 0 {
+	if blockNumber == 0 {
 		r, err := fs.allocBlocks(fs.sb.groupStart((i.num-1)/fs.sb.inodesPerGroup), 1)
 		if err != nil {
 			return err
 		}
-		at = r.start
+		blockNumber = r.start
 		fs.changeBlockCount(i, 1)
-		fs.setXattrBlockNumber(i, at)
+		fs.setXattrBlockNumber(i, blockNumber)
 	}
-	b := fs.createZeroedBlock(at)
+	b := fs.createZeroedBlock(blockNumber)
 	le.PutUint32(b, xattrMagic)
 	le.PutUint32(b[xattrRefs:], 1)
 	le.PutUint32(b[8:], 1)
@@ -137,7 +137,7 @@ func (fs *FS) storeXattrBlock(i *inode, list []xattr) error {
 	}
 	le.PutUint32(b[xattrHash:], h)
 	if fs.sb.metadataCsum {
-		le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(at, b))
+		le.PutUint32(b[xattrSum:], fs.xattrBlockChecksum(blockNumber, b))
 	}
 	return nil
 }
