@@ -15,7 +15,7 @@ import (
 // TestAnswers makes every request of the description once, as who may, and compares the
 // answers with what is described; then once with something wrong.
 func TestAnswers(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
@@ -25,17 +25,17 @@ func TestAnswers(t *testing.T) {
 			if make == nil {
 				t.Fatalf("the test does not know how to call %s; tell it in calls_test.go", op.id)
 			}
-			if !w.served(op.id) {
+			if !w.hasRoute(op.id) {
 				t.Skip("not served; TestRoutes tells")
 			}
-			x := w.make(t, w.root, fmt.Sprintf("things-%d", i))
+			x := w.makeFixture(t, w.root, fmt.Sprintf("things-%d", i))
 			w.prepare(t, op.id, x)
 			c := make(x)
-			a := w.call(t, op, c, w.root)
+			a := w.callOperation(t, op, c, w.root)
 			if a.status >= 400 {
 				t.Errorf("%d %s", a.status, a.body)
 			}
-			if err := w.doc.fits(op, a); err != nil {
+			if err := w.doc.checkAnswer(op, a); err != nil {
 				t.Errorf("%v: %d %s", err, a.status, a.body)
 			}
 			if op.public {
@@ -46,10 +46,10 @@ func TestAnswers(t *testing.T) {
 			for name := range bad.path {
 				bad.path[name] = "none"
 			}
-			if a = w.call(t, op, bad, w.root); a.status >= 500 {
+			if a = w.callOperation(t, op, bad, w.root); a.status >= 500 {
 				t.Errorf("a bad request: %d %s", a.status, a.body)
 			}
-			if err := w.doc.fits(op, a); err != nil {
+			if err := w.doc.checkAnswer(op, a); err != nil {
 				t.Errorf("a bad request: %v: %d %s", err, a.status, a.body)
 			}
 		})
@@ -65,24 +65,24 @@ func TestAnswers(t *testing.T) {
 }
 
 // prepare puts x into the state that an operation needs.
-func (w *world) prepare(t *testing.T, id string, x *things) {
+func (w *testServer) prepare(t *testing.T, id string, x *fixture) {
 	t.Helper()
 	switch id {
 	case "removeVolume":
-		w.must(t, w.root, "closeSession", apiCall{path: map[string]string{"session": x.session}}, nil)
+		w.mustCall(t, w.root, "closeSession", apiCall{path: map[string]string{"session": x.session}}, nil)
 	case "appendHandle":
 		var h api.Handle
-		w.must(t, w.root, "openFile", apiCall{path: map[string]string{"filesystem": x.filesystem}, query: pairs([]string{"path", "file", "append", "true"})}, &h)
+		w.mustCall(t, w.root, "openFile", apiCall{path: map[string]string{"filesystem": x.filesystem}, query: pairs([]string{"path", "file", "append", "true"})}, &h)
 		x.handle = h.ID
 	case "createKey", "listKeys":
-		w.key(t, accounts.NewKey{Scopes: accounts.Read, Volumes: []string{x.volume}, Format: "e2b"})
+		w.createKey(t, accounts.NewKey{Scopes: accounts.Read, Volumes: []string{x.volume}, Format: "e2b"})
 	case "statMany":
-		w.must(t, w.root, "symlink", x.at(pairs([]string{"path", "\xff", "target", "x"}), ""), nil)
+		w.mustCall(t, w.root, "symlink", x.onVolume(pairs([]string{"path", "\xff", "target", "x"}), ""), nil)
 	}
 }
 
-// fits checks an answer against what is described of its operation.
-func (d *apiDoc) fits(op *apiOp, a apiAnswer) error {
+// checkAnswer checks an answer against what is described of its operation.
+func (d *apiDoc) checkAnswer(op *apiOp, a apiAnswer) error {
 	schema, media, known := op.answer(d, a.status)
 	if !known {
 		return fmt.Errorf("the status is not described")
@@ -104,14 +104,14 @@ func (d *apiDoc) fits(op *apiOp, a apiAnswer) error {
 	if err := json.Unmarshal([]byte(a.body), &v); err != nil {
 		return err
 	}
-	return d.conforms("answer", schema, v)
+	return d.checkSchema("answer", schema, v)
 }
 
 // TestUploadIDs: whatever the random id of an upload begins with, it can be begun.
 func TestUploadIDs(t *testing.T) {
-	w := startWorld(t)
-	x := w.make(t, w.root, "many")
+	w := startTestServer(t)
+	x := w.makeFixture(t, w.root, "many")
 	for range 150 {
-		w.must(t, w.root, "startUpload", x.at(pairs([]string{"path", "big"}), ""), nil)
+		w.mustCall(t, w.root, "startUpload", x.onVolume(pairs([]string{"path", "big"}), ""), nil)
 	}
 }

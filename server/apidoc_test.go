@@ -70,19 +70,19 @@ func (d *apiDoc) operation(method, path string, item, op map[string]any) *apiOp 
 	both, _ := item["parameters"].([]any)
 	own, _ := op["parameters"].([]any)
 	for _, p := range append(slices.Clone(both), own...) {
-		m := d.deref(p)
-		x := apiParam{schema: d.deref(m["schema"])}
+		m := d.resolveRef(p)
+		x := apiParam{schema: d.resolveRef(m["schema"])}
 		x.name, _ = m["name"].(string)
 		x.in, _ = m["in"].(string)
 		x.required, _ = m["required"].(bool)
 		o.params = append(o.params, x)
 	}
-	if body := d.deref(op["requestBody"]); body != nil {
+	if body := d.resolveRef(op["requestBody"]); body != nil {
 		o.body, _ = body["content"].(map[string]any)
 	}
 	responses, _ := op["responses"].(map[string]any)
 	for status, r := range responses {
-		o.responses[status] = d.deref(r)
+		o.responses[status] = d.resolveRef(r)
 	}
 	return o
 }
@@ -96,8 +96,8 @@ func sortedKeys[V any](m map[string]V) []string {
 	return list
 }
 
-// deref follows a reference. What is no object, and what leads nowhere, is nil.
-func (d *apiDoc) deref(v any) map[string]any {
+// resolveRef follows a reference. What is no object, and what leads nowhere, is nil.
+func (d *apiDoc) resolveRef(v any) map[string]any {
 	m, _ := v.(map[string]any)
 	for range 10 {
 		ref, ok := m["$ref"].(string)
@@ -135,15 +135,15 @@ func (o *apiOp) answer(d *apiDoc, status int) (schema map[string]any, media []st
 	}
 	content, _ := r["content"].(map[string]any)
 	if j, ok := content["application/json"].(map[string]any); ok {
-		schema = d.deref(j["schema"])
+		schema = d.resolveRef(j["schema"])
 	}
 	return schema, sortedKeys(content), true
 }
 
-// conforms checks a value against a schema. Unlike JSON Schema it refuses properties that
+// checkSchema checks a value against a schema. Unlike JSON Schema it refuses properties that
 // are not declared: the server promises no more than it describes.
-func (d *apiDoc) conforms(at string, s map[string]any, v any) error {
-	s = d.deref(s)
+func (d *apiDoc) checkSchema(at string, s map[string]any, v any) error {
+	s = d.resolveRef(s)
 	if len(s) == 0 {
 		return nil
 	}
@@ -156,30 +156,30 @@ func (d *apiDoc) conforms(at string, s map[string]any, v any) error {
 		if !ok {
 			return fmt.Errorf("%s: %T is no object", at, v)
 		}
-		return d.conformsObject(at, s, m)
+		return d.checkObject(at, s, m)
 	case "array":
 		list, ok := v.([]any)
 		if !ok {
 			return fmt.Errorf("%s: %T is no array", at, v)
 		}
 		for i, x := range list {
-			if err := d.conforms(fmt.Sprintf("%s[%d]", at, i), d.deref(s["items"]), x); err != nil {
+			if err := d.checkSchema(fmt.Sprintf("%s[%d]", at, i), d.resolveRef(s["items"]), x); err != nil {
 				return err
 			}
 		}
-		return inRange(at, s, "minItems", "maxItems", float64(len(list)))
+		return checkRange(at, s, "minItems", "maxItems", float64(len(list)))
 	case "string":
 		x, ok := v.(string)
 		if !ok {
 			return fmt.Errorf("%s: %T is no string", at, v)
 		}
-		return conformsString(at, s, x)
+		return checkString(at, s, x)
 	case "integer", "number":
 		x, ok := v.(float64)
 		if !ok || kind == "integer" && x != math.Trunc(x) {
 			return fmt.Errorf("%s: %v is no %s", at, v, kind)
 		}
-		return inRange(at, s, "minimum", "maximum", x)
+		return checkRange(at, s, "minimum", "maximum", x)
 	case "boolean":
 		if _, ok := v.(bool); !ok {
 			return fmt.Errorf("%s: %T is no boolean", at, v)
@@ -190,7 +190,7 @@ func (d *apiDoc) conforms(at string, s map[string]any, v any) error {
 	}
 }
 
-func (d *apiDoc) conformsObject(at string, s, m map[string]any) error {
+func (d *apiDoc) checkObject(at string, s, m map[string]any) error {
 	required, _ := s["required"].([]any)
 	for _, name := range required {
 		if _, ok := m[name.(string)]; !ok {
@@ -200,7 +200,7 @@ func (d *apiDoc) conformsObject(at string, s, m map[string]any) error {
 	props, declared := s["properties"].(map[string]any)
 	more, open := s["additionalProperties"].(map[string]any)
 	for name, x := range m {
-		sub := d.deref(props[name])
+		sub := d.resolveRef(props[name])
 		switch {
 		case sub != nil:
 		case open:
@@ -210,14 +210,14 @@ func (d *apiDoc) conformsObject(at string, s, m map[string]any) error {
 		default:
 			return fmt.Errorf("%s.%s is not described", at, name)
 		}
-		if err := d.conforms(at+"."+name, sub, x); err != nil {
+		if err := d.checkSchema(at+"."+name, sub, x); err != nil {
 			return err
 		}
 	}
-	return inRange(at, s, "minProperties", "maxProperties", float64(len(m)))
+	return checkRange(at, s, "minProperties", "maxProperties", float64(len(m)))
 }
 
-func conformsString(at string, s map[string]any, v string) error {
+func checkString(at string, s map[string]any, v string) error {
 	var err error
 	switch s["format"] {
 	case "date-time":
@@ -233,10 +233,10 @@ func conformsString(at string, s map[string]any, v string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %q: %v", at, v, err)
 	}
-	return inRange(at, s, "minLength", "maxLength", float64(utf8.RuneCountInString(v)))
+	return checkRange(at, s, "minLength", "maxLength", float64(utf8.RuneCountInString(v)))
 }
 
-func inRange(at string, s map[string]any, low, high string, n float64) error {
+func checkRange(at string, s map[string]any, low, high string, n float64) error {
 	if l, ok := s[low].(float64); ok && n < l {
 		return fmt.Errorf("%s: %v is less than the %s, %v", at, n, low, l)
 	}

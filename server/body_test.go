@@ -10,6 +10,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/volehq/vole/internal/api"
 )
 
 // badBodies are bodies that HTTP/1 does not allow, or that break off.
@@ -28,7 +31,7 @@ var badBodies = map[string]string{
 
 // sendRaw sends a request line with headers and what follows them, ends the connection's
 // half, and returns the status.
-func (w *world) sendRaw(t *testing.T, line, headers, rest string) int {
+func (w *testServer) sendRaw(t *testing.T, line, headers, rest string) int {
 	t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 	if err != nil {
@@ -49,11 +52,11 @@ func (w *world) sendRaw(t *testing.T, line, headers, rest string) int {
 // TestMalformedBodies sends every route that has a body some that are none: that is the
 // client's fault, changes nothing, and is no error of the server in its log.
 func TestMalformedBodies(t *testing.T) {
-	w := startWorld(t)
-	x, uploads := w.make(t, w.root, "bodies"), w.make(t, w.root, "uploads")
+	w := startTestServer(t)
+	x, uploads := w.makeFixture(t, w.root, "bodies"), w.makeFixture(t, w.root, "uploads")
 	routes := map[string]string{} // request line -> headers
 	for _, op := range w.doc.ops {
-		if op.body == nil || !w.served(op.id) {
+		if op.body == nil || !w.hasRoute(op.id) {
 			continue
 		}
 		of := x
@@ -79,7 +82,7 @@ func TestMalformedBodies(t *testing.T) {
 	}
 	// The volume of the upload grows by what arrived.
 	state := func() string {
-		return regexp.MustCompile(`(?m)^volume .* uploads .*$`).ReplaceAllString(w.state(t, x), "")
+		return regexp.MustCompile(`(?m)^volume .* uploads .*$`).ReplaceAllString(w.describeState(t, x), "")
 	}
 	before := state()
 	n := 0
@@ -102,7 +105,7 @@ func TestMalformedBodies(t *testing.T) {
 }
 
 // dialectBodies are the routes of the dialects that have bodies, with their headers.
-func (w *world) dialectBodies(t *testing.T, x *things) map[string]string {
+func (w *testServer) dialectBodies(t *testing.T, x *fixture) map[string]string {
 	t.Helper()
 	id, token := w.volumeToken(t, w.root, x.name)
 	bearer := "Authorization: Bearer " + w.root + "\r\n"
@@ -121,8 +124,8 @@ func (w *world) dialectBodies(t *testing.T, x *things) map[string]string {
 
 // TestSlowBody shows that a body that comes too slowly is the client's fault too.
 func TestSlowBody(t *testing.T) {
-	r := run(t, Options{slack: slack}, nil, 0)
-	r.volume(t, "v", 1)
+	r := startServer(t, Options{slack: slack}, nil, 0)
+	r.createVolumeWithFile(t, "v", 1)
 	c := dial(t, r.addr)
 	fmt.Fprintf(c, "PUT /vole/v1/volumes/v/content?path=g HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 5\r\n\r\na", r.key)
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)
@@ -139,18 +142,18 @@ func TestSlowBody(t *testing.T) {
 // TestEncodedBodies sends compressed content to every route that would store or read it as
 // it comes: each refuses it, and stores nothing.
 func TestEncodedBodies(t *testing.T) {
-	w := startWorld(t)
-	x := w.make(t, w.root, "encoded")
+	w := startTestServer(t)
+	x := w.makeFixture(t, w.root, "encoded")
 	routes := w.dialectBodies(t, x)
 	bearer := "Authorization: Bearer " + w.root + "\r\n"
 	routes["PUT /vole/v1/volumes/"+x.volume+"/content?path=/new"] = bearer
-	before := w.state(t, x)
+	before := w.describeState(t, x)
 	for line, h := range routes {
 		if status := w.sendRaw(t, line, h+"Content-Encoding: gzip\r\n", "Content-Length: 2\r\n\r\n{}"); status != http.StatusUnsupportedMediaType {
 			t.Errorf("%s: %d", line, status)
 		}
 	}
-	if after := w.state(t, x); after != before {
+	if after := w.describeState(t, x); after != before {
 		t.Errorf("it was\n%s\nand is\n%s", before, after)
 	}
 	req, err := http.NewRequestWithContext(t.Context(), "PUT", w.url+"/vole/v1/volumes/"+x.volume+"/content?path=/new", strings.NewReader("x"))
@@ -166,5 +169,23 @@ func TestEncodedBodies(t *testing.T) {
 	defer res.Body.Close()
 	if res.StatusCode/100 != 2 {
 		t.Errorf("identity: %s", res.Status)
+	}
+}
+
+// A request that moves no files ends with its time, though its client sends now and then.
+func TestSlowBodyEndsInTime(t *testing.T) {
+	w := startTestServer(t)
+	x := w.makeFixture(t, w.root, "v")
+	w.core.Options().Timeout = 500 * time.Millisecond
+	c := w.sendRequestHead(t, w.root, "PUT "+api.Prefix+"/handles/"+x.handle+"/data?offset=0", "Content-Length: 1000000")
+	_ = c.SetReadDeadline(time.Now().Add(answerTimeout))
+	_, _ = c.Write([]byte("some"))
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 408 would be the answer to a slow body, which comes after Options.Grace.
+	if res.StatusCode < 400 || res.StatusCode == http.StatusRequestTimeout {
+		t.Error(res.Status)
 	}
 }

@@ -9,7 +9,7 @@ import (
 
 // calls has, for each operation, a request that the owner of x would make. A new
 // operation belongs here; the tests of the description and of rights fail without it.
-var calls = map[string]func(x *things) apiCall{
+var calls = map[string]func(x *fixture) apiCall{
 	"health":    plainCall,
 	"ready":     plainCall,
 	"openapi":   plainCall,
@@ -19,14 +19,14 @@ var calls = map[string]func(x *things) apiCall{
 	"check":     queryCall("fix", "false"),
 
 	"listVolumes":   plainCall,
-	"createVolume":  func(*things) apiCall { return apiCall{body: `{"name":"fresh","quota":1048576}`} },
+	"createVolume":  func(*fixture) apiCall { return apiCall{body: `{"name":"fresh","quota":1048576}`} },
 	"getVolume":     fileCall(),
 	"updateVolume":  bodyCall(`{"set_labels":{"c":"d"}}`),
 	"removeVolume":  fileCall(),
 	"cloneVolume":   bodyCall(`{"name":"clone"}`),
 	"measureVolume": fileCall(),
 	"getUsage":      fileCall(),
-	"watch": func(x *things) apiCall {
+	"watch": func(x *fixture) apiCall {
 		return apiCall{query: url.Values{"volume": {x.volume}}, target: "volume"}
 	},
 
@@ -36,7 +36,7 @@ var calls = map[string]func(x *things) apiCall{
 	"stat":         fileCall("path", "file"),
 	"statMany":     bodyCall(`{"paths":["file","dir","none","link"]}`),
 	"listEntries":  fileCall("path", "dir", "limit", "1"),
-	"endListing":   func(x *things) apiCall { return x.at(url.Values{"cursor": {x.cursor}}, "") },
+	"endListing":   func(x *fixture) apiCall { return x.onVolume(url.Values{"cursor": {x.cursor}}, "") },
 	"readlink":     fileCall("path", "link"),
 	"mkdir":        fileCall("path", "more/dirs", "parents", "true"),
 	"rename":       fileCall("path", "file", "to", "moved"),
@@ -54,7 +54,7 @@ var calls = map[string]func(x *things) apiCall{
 	"setXattr":     writeCall("other", "path", "file", "name", "user.b"),
 	"removeXattr":  fileCall("path", "file", "name", "user.a"),
 	"readArchive":  fileCall("path", "dir"),
-	"writeArchive": func(x *things) apiCall { return x.at(url.Values{"path": {"."}}, smallTar()) },
+	"writeArchive": func(x *fixture) apiCall { return x.onVolume(url.Values{"path": {"."}}, smallTar()) },
 
 	"startUpload":    fileCall("path", "upload"),
 	"getUpload":      uploadCall("", ""),
@@ -66,24 +66,24 @@ var calls = map[string]func(x *things) apiCall{
 	"reserveParts": bodyCall(`{"parts":[]}`),
 	"commitParts":  bodyCall(`{"path":"direct","size":5,"parts":[]}`),
 
-	"listAttachments": func(x *things) apiCall {
+	"listAttachments": func(x *fixture) apiCall {
 		return apiCall{query: url.Values{"volume": {x.volume}}, target: "volume"}
 	},
 	"attach": bodyCall(`{"holder":"another"}`),
-	"detach": func(x *things) apiCall {
+	"detach": func(x *fixture) apiCall {
 		return apiCall{path: map[string]string{"attachment": x.attachment}, query: url.Values{"session": {x.session}}, target: "session"}
 	},
 
 	"openSession":  plainCall,
 	"closeSession": sessionCall,
 	"renewSession": sessionCall,
-	"openFilesystem": func(x *things) apiCall {
+	"openFilesystem": func(x *fixture) apiCall {
 		c := sessionCall(x)
 		c.query, c.target = url.Values{"volume": {x.volume}}, "session"
 		return c
 	},
-	"closeFilesystem": func(x *things) apiCall { return apiCall{path: map[string]string{"filesystem": x.filesystem}} },
-	"openFile": func(x *things) apiCall {
+	"closeFilesystem": func(x *fixture) apiCall { return apiCall{path: map[string]string{"filesystem": x.filesystem}} },
+	"openFile": func(x *fixture) apiCall {
 		return apiCall{path: map[string]string{"filesystem": x.filesystem}, query: url.Values{"path": {"made"}, "create": {"true"}}}
 	},
 	"statHandle":     handleCall(""),
@@ -97,13 +97,13 @@ var calls = map[string]func(x *things) apiCall{
 	"syncHandle":     handleCall(""),
 
 	"listKeys":  plainCall,
-	"createKey": func(*things) apiCall { return apiCall{body: `{"name":"made","scopes":["read"]}`} },
-	"revokeKey": func(x *things) apiCall { return apiCall{path: map[string]string{"key": x.key}} },
+	"createKey": func(*fixture) apiCall { return apiCall{body: `{"name":"made","scopes":["read"]}`} },
+	"revokeKey": func(x *fixture) apiCall { return apiCall{path: map[string]string{"key": x.key}} },
 	"listAudit": queryCall("limit", "5"),
 	"listOrgs":  plainCall,
-	"createOrg": func(*things) apiCall { return apiCall{body: `{"name":"newcomers"}`} },
-	"removeOrg": func(*things) apiCall { return apiCall{path: map[string]string{"org": "other"}} },
-	"createOrgKey": func(*things) apiCall {
+	"createOrg": func(*fixture) apiCall { return apiCall{body: `{"name":"newcomers"}`} },
+	"removeOrg": func(*fixture) apiCall { return apiCall{path: map[string]string{"org": "other"}} },
+	"createOrgKey": func(*fixture) apiCall {
 		return apiCall{path: map[string]string{"org": DefaultOrg}, body: `{"name":"made","scopes":["read"]}`}
 	},
 }
@@ -116,34 +116,34 @@ func pairs(list []string) url.Values {
 	return q
 }
 
-func plainCall(*things) apiCall { return apiCall{} }
+func plainCall(*fixture) apiCall { return apiCall{} }
 
-func queryCall(list ...string) func(*things) apiCall {
-	return func(*things) apiCall { return apiCall{query: pairs(list)} }
+func queryCall(list ...string) func(*fixture) apiCall {
+	return func(*fixture) apiCall { return apiCall{query: pairs(list)} }
 }
 
-func fileCall(list ...string) func(*things) apiCall {
-	return func(x *things) apiCall { return x.at(pairs(list), "") }
+func fileCall(list ...string) func(*fixture) apiCall {
+	return func(x *fixture) apiCall { return x.onVolume(pairs(list), "") }
 }
 
-func writeCall(body string, list ...string) func(*things) apiCall {
-	return func(x *things) apiCall { return x.at(pairs(list), body) }
+func writeCall(body string, list ...string) func(*fixture) apiCall {
+	return func(x *fixture) apiCall { return x.onVolume(pairs(list), body) }
 }
 
-func bodyCall(body string) func(*things) apiCall {
-	return func(x *things) apiCall { return x.at(nil, body) }
+func bodyCall(body string) func(*fixture) apiCall {
+	return func(x *fixture) apiCall { return x.onVolume(nil, body) }
 }
 
-func sessionCall(x *things) apiCall { return apiCall{path: map[string]string{"session": x.session}} }
+func sessionCall(x *fixture) apiCall { return apiCall{path: map[string]string{"session": x.session}} }
 
-func handleCall(body string, list ...string) func(*things) apiCall {
-	return func(x *things) apiCall {
+func handleCall(body string, list ...string) func(*fixture) apiCall {
+	return func(x *fixture) apiCall {
 		return apiCall{path: map[string]string{"handle": x.handle}, query: pairs(list), body: body}
 	}
 }
 
-func uploadCall(offset, body string) func(*things) apiCall {
-	return func(x *things) apiCall {
+func uploadCall(offset, body string) func(*fixture) apiCall {
+	return func(x *fixture) apiCall {
 		c := apiCall{path: map[string]string{"upload": x.upload}, body: body}
 		if offset != "" {
 			c.query = url.Values{offset: {"0"}}
@@ -162,7 +162,7 @@ func smallTar() string {
 }
 
 // through is the call made through an open file system of x.
-func (c apiCall) through(x *things) apiCall {
+func (c apiCall) through(x *fixture) apiCall {
 	c.header = http.Header{"Vole-Filesystem": {x.filesystem}}
 	return c
 }

@@ -13,18 +13,18 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// connLimiter counts the connections of a listener. At most, one more takes the place of that
-// which has been without a request for longest: who only keeps connections keeps nobody
-// out. Where all have requests those of new ones are refused, and beyond twice as many
-// connections are closed at once, so that descriptors are left for what the others do.
+// connLimiter is a listener that bounds its open connections. At maxConns, a new connection
+// replaces the one that has been without a request for longest, so that idle clients keep nobody
+// out. If all have requests, requests on further connections are answered with 503; beyond twice
+// maxConns, connections are closed at once, which leaves descriptors for other uses.
 type connLimiter struct {
 	net.Listener
 	maxConns      int64
 	openConns     atomic.Int64
 	maxGoroutines int64 // goroutines beyond those of connections themselves; see limitedConn.Read
 
-	mu   sync.Mutex // guards idle, and each connection's requests and place
-	idle list.List  // of *limitedConn, that which is without a request for longest first
+	mu   sync.Mutex // guards idle, and activeRequests and idleElem of connections
+	idle list.List  // of *limitedConn, longest idle first
 }
 
 func (c *connLimiter) Accept() (net.Conn, error) {
@@ -48,7 +48,7 @@ func (c *connLimiter) Accept() (net.Conn, error) {
 	}
 }
 
-// closeLongestIdle closes the connection that is without a request for longest.
+// closeLongestIdle closes the connection that has been without a request for longest.
 func (c *connLimiter) closeLongestIdle() {
 	c.mu.Lock()
 	first := c.idle.Front()
@@ -58,16 +58,17 @@ func (c *connLimiter) closeLongestIdle() {
 	}
 }
 
-// limitedConn is a connection that is counted until it is closed.
+// limitedConn is a connection that counts until it is closed. It is idle while none of its
+// requests is admitted: package core calls RequestBegins and RequestEnds.
 type limitedConn struct {
 	net.Conn
 	limiter        *connLimiter
 	once           sync.Once
-	activeRequests int           // that were let in and are under way
-	idleElem       *list.Element // in of.idle; nil: it has requests, or is closed
+	activeRequests int           // admitted and running
+	idleElem       *list.Element // in limiter.idle; nil: it has requests, or is closed
 }
 
-// RequestBegins is for package core: a request of the connection was let in.
+// RequestBegins notes that a request of the connection was admitted.
 func (c *limitedConn) RequestBegins() {
 	c.limiter.mu.Lock()
 	defer c.limiter.mu.Unlock()
@@ -75,7 +76,7 @@ func (c *limitedConn) RequestBegins() {
 	c.removeFromIdle()
 }
 
-// RequestEnds is for package core.
+// RequestEnds notes that an admitted request has ended.
 func (c *limitedConn) RequestEnds() {
 	c.limiter.mu.Lock()
 	defer c.limiter.mu.Unlock()
@@ -84,7 +85,7 @@ func (c *limitedConn) RequestEnds() {
 	}
 }
 
-// removeFromIdle takes the connection out of those without requests. The caller holds mu.
+// removeFromIdle takes the connection off the idle list. The caller holds mu.
 func (c *limitedConn) removeFromIdle() {
 	if c.idleElem != nil {
 		c.limiter.idle.Remove(c.idleElem)
@@ -92,15 +93,15 @@ func (c *limitedConn) removeFromIdle() {
 	}
 }
 
-// goroutinesPerConn is how many goroutines a connection has by itself, at most.
+// goroutinesPerConn is how many goroutines a connection has by itself at most.
 const goroutinesPerConn = 4
 
-// maxReadDelay bounds how long a connection is not read because the server has too much to do.
+// maxReadDelay bounds how long reading from a connection is delayed on a busy server.
 const maxReadDelay = 10 * time.Second
 
-// Read waits while the server has more requests than it can have looked at: HTTP/2 makes
-// goroutines of all that a client sends, and many connections together send them faster
-// than any of them runs.
+// Read waits while the server has more goroutines than its budgets allow: HTTP/2 starts one for
+// each request that arrives, and many connections together can start them faster than any gets
+// to run and be refused.
 func (c *limitedConn) Read(p []byte) (int, error) {
 	for start := time.Now(); c.limiter.tooManyGoroutines() && time.Since(start) < maxReadDelay; {
 		time.Sleep(5 * time.Millisecond)
@@ -108,20 +109,23 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
+// tooManyGoroutines reports whether there are more goroutines than admitted requests and open
+// connections need.
 func (c *connLimiter) tooManyGoroutines() bool {
 	return int64(runtime.NumGoroutine()) > c.maxGoroutines+goroutinesPerConn*c.openConns.Load()
 }
 
+// Close closes the connection and ends its counting, once.
 func (c *limitedConn) Close() error {
 	c.once.Do(func() { c.limiter.openConns.Add(-1) })
 	c.limiter.mu.Lock()
 	c.removeFromIdle()
-	c.activeRequests = 1 << 30 // and never comes back
+	c.activeRequests = 1 << 30 // never idle again
 	c.limiter.mu.Unlock()
 	return c.Conn.Close()
 }
 
-// refuseWhenFull answers 503 where there are too many connections, and has the client's closed.
+// refuseWhenFull answers 503 and closes the connection if there are too many.
 func (c *connLimiter) refuseWhenFull(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c.openConns.Load() <= c.maxConns {
@@ -132,6 +136,6 @@ func (c *connLimiter) refuseWhenFull(h http.Handler) http.Handler {
 		head.Set("Connection", "close")
 		head.Set("Retry-After", "2")
 		_ = core.WriteJSON(w, http.StatusServiceUnavailable, map[string]any{"error": map[string]string{
-			"code": api.CodeUnavailable, "message": "the server has as many connections as it may; try again"}})
+			"code": api.CodeUnavailable, "message": "the server is at its limit of connections; try again"}})
 	})
 }

@@ -21,8 +21,8 @@ var cornerNumbers = []string{
 
 // corners is a server whose integers are tried.
 type corners struct {
-	*world
-	x *things
+	*testServer
+	x *fixture
 }
 
 // light is what the volumes hold, without the content of files, some of which get large.
@@ -30,13 +30,13 @@ func (c *corners) light(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	var vols api.VolumePage
-	c.must(t, c.root, "listVolumes", apiCall{}, &vols)
+	c.mustCall(t, c.root, "listVolumes", apiCall{}, &vols)
 	for _, v := range vols.Volumes {
 		fmt.Fprintf(&b, "volume %s %s quota %d capacity %d used %d\n", v.ID, v.Name, v.Quota, v.Capacity, v.Used)
 	}
 	for _, dir := range []string{"/", "/dir"} {
 		var page api.EntryPage
-		c.must(t, c.root, "listEntries", c.x.at(pairs([]string{"path", dir}), ""), &page)
+		c.mustCall(t, c.root, "listEntries", c.x.onVolume(pairs([]string{"path", dir}), ""), &page)
 		for _, e := range page.Entries {
 			fmt.Fprintf(&b, "%s/%s %s %s %d %d:%d %v\n", dir, e.Name, e.Type, e.Mode, e.Size, e.UID, e.GID, e.Mtime)
 		}
@@ -66,8 +66,8 @@ func (c *corners) tried(t *testing.T, what string, changes bool, before *string,
 func TestCornerNumbers(t *testing.T) {
 	for name, opts := range map[string]Options{"bucket": {Bucket: &bucket.Options{Dir: t.TempDir()}}, "home": {Home: t.TempDir()}} {
 		t.Run(name, func(t *testing.T) {
-			w := startWorldOf(t, opts)
-			c := &corners{w, w.make(t, w.root, "v")}
+			w := startTestServerWith(t, opts)
+			c := &corners{w, w.makeFixture(t, w.root, "v")}
 			before := c.light(t)
 			for _, op := range w.doc.ops {
 				c.tryQuery(t, op, &before)
@@ -95,7 +95,7 @@ func (c *corners) tryQuery(t *testing.T, op *apiOp, before *string) {
 			}
 			q.Set(p.name, n)
 			call.query = q
-			c.tried(t, fmt.Sprintf("%s %s=%s", op.id, p.name, n), op.method != "GET", before, c.call(t, op, call, c.root))
+			c.tried(t, fmt.Sprintf("%s %s=%s", op.id, p.name, n), op.method != "GET", before, c.callOperation(t, op, call, c.root))
 		}
 	}
 }
@@ -120,17 +120,17 @@ func (c *corners) tryBody(t *testing.T, op *apiOp, before *string) {
 				t.Fatal(err)
 			}
 			call.body = strings.ReplaceAll(string(b), `"@"`, n)
-			c.tried(t, op.id+" "+call.body, op.method != "GET", before, c.call(t, op, call, c.root))
+			c.tried(t, op.id+" "+call.body, op.method != "GET", before, c.callOperation(t, op, call, c.root))
 		}
 	}
 }
 
 // numbersIn returns functions that put a mark in the place of each number of a schema.
 func (c *corners) numbersIn(schema any) (list []func(v map[string]any)) {
-	s := c.doc.deref(schema)
+	s := c.doc.resolveRef(schema)
 	props, _ := s["properties"].(map[string]any)
 	for name, p := range props {
-		p := c.doc.deref(p)
+		p := c.doc.resolveRef(p)
 		switch p["type"] {
 		case "integer", "number":
 			list = append(list, func(v map[string]any) { v[name] = "@" })

@@ -22,18 +22,18 @@ import (
 // process may: handles, attachments and listings of an organisation are bounded, and others
 // are served meanwhile.
 func TestDescriptors(t *testing.T) {
-	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 400}) // 40 for an organisation
+	w := startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 400}) // 40 for an organisation
 	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
-	otherKey := w.key(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin})
-	other := w.make(t, otherKey, "other")
-	x := w.make(t, w.root, "v")
-	reader := w.key(t, accounts.NewKey{Scopes: accounts.Read})
+	otherKey := w.createKey(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin})
+	other := w.makeFixture(t, otherKey, "other")
+	x := w.makeFixture(t, w.root, "v")
+	reader := w.createKey(t, accounts.NewKey{Scopes: accounts.Read})
 	until := func(what string, id string, c func() apiCall) {
 		t.Helper()
 		for range 100 {
-			a := w.call(t, w.op(t, id), c(), reader)
+			a := w.callOperation(t, w.operation(t, id), c(), reader)
 			if a.status < 300 {
 				continue
 			}
@@ -45,27 +45,27 @@ func TestDescriptors(t *testing.T) {
 		t.Errorf("%s: 100 of them were opened", what)
 	}
 	var s api.Session
-	w.must(t, reader, "openSession", apiCall{}, &s)
+	w.mustCall(t, reader, "openSession", apiCall{}, &s)
 	var f api.Filesystem
-	w.must(t, reader, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}, &f)
+	w.mustCall(t, reader, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}, &f)
 	until("handles", "openFile", func() apiCall {
 		return apiCall{path: map[string]string{"filesystem": f.ID}, query: url.Values{"path": {"file"}}}
 	})
 	until("file systems", "openFilesystem", func() apiCall {
 		return apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}
 	})
-	until("attachments", "attach", func() apiCall { return x.at(nil, `{"read_only":true,"session":"`+s.ID+`"}`) })
-	w.must(t, otherKey, "openFile",
+	until("attachments", "attach", func() apiCall { return x.onVolume(nil, `{"read_only":true,"session":"`+s.ID+`"}`) })
+	w.mustCall(t, otherKey, "openFile",
 		apiCall{path: map[string]string{"filesystem": other.filesystem}, query: url.Values{"path": {"file"}}}, nil)
-	w.must(t, reader, "closeSession", apiCall{path: map[string]string{"session": s.ID}}, nil)
-	w.must(t, reader, "openSession", apiCall{}, &s)
-	w.must(t, reader, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}, &f)
+	w.mustCall(t, reader, "closeSession", apiCall{path: map[string]string{"session": s.ID}}, nil)
+	w.mustCall(t, reader, "openSession", apiCall{}, &s)
+	w.mustCall(t, reader, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {x.volume}, "read_only": {"true"}}}, &f)
 }
 
 // TestConnections shows that connections without a request make room for new ones, and
 // that those beyond what there may be are told so when all have requests.
 func TestConnections(t *testing.T) {
-	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 40}) // 8 connections
+	w := startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 40}) // 8 connections
 	addr := strings.TrimPrefix(w.url, "http://")
 	w.client.CloseIdleConnections()
 	get := func(path string) (net.Conn, *http.Response) {
@@ -88,7 +88,7 @@ func TestConnections(t *testing.T) {
 			t.Fatalf("request %d: %d", i, res.StatusCode)
 		}
 	}
-	_ = idle[0].SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = idle[0].SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := idle[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the oldest connection is open: %v", err)
 	}
@@ -107,7 +107,7 @@ func TestConnections(t *testing.T) {
 // TestStreamsOfOneOrganisation shows that one organisation's streams of events leave
 // connections for others.
 func TestStreamsOfOneOrganisation(t *testing.T) {
-	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 300}) // 60 connections
+	w := startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, descriptorLimit: 300}) // 60 connections
 	var refused int
 	for range 60 {
 		c := dial(t, strings.TrimPrefix(w.url, "http://"))
@@ -122,5 +122,35 @@ func TestStreamsOfOneOrganisation(t *testing.T) {
 	}
 	if refused != 40 {
 		t.Errorf("%d streams were refused", refused)
+	}
+}
+
+// What one organisation leaves open does not end the listings of another.
+func TestListingsOfOthers(t *testing.T) {
+	w := startTestServer(t)
+	badKey := w.createOrg(t, "bad")
+	x, mine := w.makeFixture(t, badKey, "v"), w.makeFixture(t, w.root, "mine")
+	q := url.Values{"path": {"dir"}, "unsorted": {"true"}, "limit": {"1"}}
+	for range 4200 {
+		w.mustCall(t, badKey, "listEntries", x.onVolume(q, ""), nil)
+	}
+	var page api.EntryPage
+	w.mustCall(t, w.root, "listEntries", mine.onVolume(q, ""), &page)
+	q.Set("cursor", page.Next)
+	w.mustCall(t, w.root, "listEntries", mine.onVolume(q, ""), &page)
+}
+
+// One organisation has no end of streams of events.
+func TestMostWatchers(t *testing.T) {
+	w := startTestServer(t)
+	for i := range 501 {
+		c := w.sendRequestHead(t, w.root, "GET "+api.Prefix+"/events")
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 500 && res.StatusCode != http.StatusTooManyRequests || i < 500 && res.StatusCode != http.StatusOK {
+			t.Fatal(i, res.Status)
+		}
 	}
 }

@@ -36,15 +36,15 @@ func TestDevicesOfHome(t *testing.T) {
 	for name, allow := range map[string]bool{"refused": false, "allowed": true} {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
-			w := startWorldOf(t, Options{Home: home, AllowDevices: allow})
+			w := startTestServerWith(t, Options{Home: home, AllowDevices: allow})
 			var v api.Volume
-			w.must(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
-			w.must(t, w.root, "mkdir", apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {"d"}}}, nil)
+			w.mustCall(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
+			w.mustCall(t, w.root, "mkdir", apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {"d"}}}, nil)
 			data := filepath.Join(home, "volumes", v.ID, "data")
 			if err := unix.Mknod(filepath.Join(data, "d", "null"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))); err != nil {
 				t.Skip("root may not make device nodes here: ", err)
 			}
-			l := &limited{world: w, v: v.ID}
+			l := &limited{testServer: w, v: v.ID}
 			native := api.Prefix + "/volumes/v/"
 			for way, send := range map[string]func() int{
 				"mknod":          func() int { return l.send(t, "POST", native+"mknod?path=made&type=char-device&rdev=259", nil) },
@@ -77,7 +77,7 @@ func TestDevicesOfHome(t *testing.T) {
 				t.Errorf("%v, %v", st.Mode(), err)
 			}
 			var s api.Server
-			a := w.call(t, w.op(t, "getServer"), apiCall{}, w.root)
+			a := w.callOperation(t, w.operation(t, "getServer"), apiCall{}, w.root)
 			if err := json.Unmarshal([]byte(a.body), &s); err != nil || s.Caps.Devices != allow {
 				t.Errorf("the server claims devices: %v, %v", s.Caps.Devices, err)
 			}

@@ -74,12 +74,12 @@ func TestDirect(t *testing.T) {
 		}
 	})
 	c := &client{t, hs.URL, key}
-	c.want(201, "POST", "/volumes", nil, `{"name":"v"}`, nil)
+	c.wantStatus(201, "POST", "/volumes", nil, `{"name":"v"}`, nil)
 	data := randomBytes(9 << 20)
 	list := []api.Part{partOf(data[:8<<20], 0), partOf(data[8<<20:], 8<<20)}
 	ask, _ := json.Marshal(api.ReserveParts{Parts: list})
 	var got api.Reserved
-	c.want(200, "POST", "/volumes/v/direct/reserve", nil, string(ask), &got)
+	c.wantStatus(200, "POST", "/volumes/v/direct/reserve", nil, string(ask), &got)
 	for i, p := range got.Parts {
 		if strings.Contains(p.Put.URL, s3.SecretKey) {
 			t.Error("the secret key of S3 is in the URL")
@@ -90,10 +90,10 @@ func TestDirect(t *testing.T) {
 	c.boundDirectly(list, 16<<20)
 	const hole = 1 << 20
 	commit, _ := json.Marshal(api.CommitParts{Path: "big", Size: int64(len(data)) + hole, Mode: "600", Parts: list})
-	c.want(200, "POST", "/volumes/v/direct/commit", nil, string(commit), nil)
-	c.refused(400, "invalid_request", "POST", "/volumes/v/direct/commit", nil, string(commit))
+	c.wantStatus(200, "POST", "/volumes/v/direct/commit", nil, string(commit), nil)
+	c.wantError(400, "invalid_request", "POST", "/volumes/v/direct/commit", nil, string(commit))
 	whole := string(data) + string(make([]byte, hole))
-	c.content("big", whole)
+	c.wantContent("big", whole)
 	c.located("big", whole)
 }
 
@@ -101,20 +101,20 @@ func TestDirect(t *testing.T) {
 func (c *client) boundDirectly(list []api.Part, limit int64) {
 	c.t.Helper()
 	beyond, _ := json.Marshal(api.ReserveParts{Parts: []api.Part{partOf([]byte("x"), limit+1)}})
-	c.refused(413, "too_large", "POST", "/volumes/v/direct/reserve", nil, string(beyond))
+	c.wantError(413, "too_large", "POST", "/volumes/v/direct/reserve", nil, string(beyond))
 	commit, _ := json.Marshal(api.CommitParts{Path: "large", Size: limit + 1, Mode: "600", Parts: list})
-	c.refused(413, "too_large", "POST", "/volumes/v/direct/commit", nil, string(commit))
-	c.refused(404, "file_not_found", "GET", "/volumes/v/stat", path("large"), "")
+	c.wantError(413, "too_large", "POST", "/volumes/v/direct/commit", nil, string(commit))
+	c.wantError(404, "file_not_found", "GET", "/volumes/v/stat", pathQuery("large"), "")
 }
 
 // located fetches a file from where the server says its bytes are.
 func (c *client) located(p, want string) {
 	c.t.Helper()
 	got := make([]byte, len(want))
-	q := path(p)
+	q := pathQuery(p)
 	for {
 		var l api.Located
-		c.want(200, "GET", "/volumes/v/direct", q, "", &l)
+		c.wantStatus(200, "GET", "/volumes/v/direct", q, "", &l)
 		for _, r := range l.Ranges {
 			b := r.Data
 			if r.Get != nil {

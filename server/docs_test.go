@@ -24,7 +24,7 @@ func TestExamplesOfDocs(t *testing.T) {
 		code, _, _ := strings.Cut(part, "```")
 		script += code
 	}
-	r := run(t, Options{}, nil, time.Second)
+	r := startServer(t, Options{}, nil, time.Second)
 	cmd := exec.Command("bash")
 	cmd.Stdin = strings.NewReader(script)
 	cmd.Env = append(os.Environ(), "VOLE_URL=http://"+r.addr, "KEY="+r.key, "TMPDIR="+t.TempDir())

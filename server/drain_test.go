@@ -27,13 +27,14 @@ import (
 
 // A server that is to end is not ready, begins nothing new and finishes what is under way.
 func TestDrain(t *testing.T) {
-	r := run(t, Options{DrainDelay: time.Second}, nil, 20*time.Second)
-	r.volume(t, "v", 1)
+	endDelay := make(chan struct{})
+	r := startServer(t, Options{DrainDelay: time.Hour, endDrainDelay: endDelay}, nil, answerTimeout)
+	r.createVolumeWithFile(t, "v", 1)
 	// An upload and a stream of events are under way.
 	pr, pw := io.Pipe()
 	status := make(chan int, 1)
 	go func() {
-		resp, _ := r.ask(t, http.DefaultClient, r.key, "PUT", r.url("/vole/v1/volumes/v/content?path=g"), pr)
+		resp, _ := r.request(t, http.DefaultClient, r.key, "PUT", r.url("/vole/v1/volumes/v/content?path=g"), pr)
 		status <- resp.StatusCode
 	}()
 	if _, err := pw.Write([]byte("first ")); err != nil {
@@ -48,27 +49,25 @@ func TestDrain(t *testing.T) {
 	defer events.Body.Close()
 
 	r.stop()
-	end := time.Now().Add(900 * time.Millisecond)
 	for ready := 200; ready != http.StatusServiceUnavailable; time.Sleep(10 * time.Millisecond) {
-		resp, _ := r.ask(t, http.DefaultClient, r.key, "GET", r.url("/readyz"), nil)
-		if ready = resp.StatusCode; time.Now().After(end) {
-			t.Fatal("the server is still ready")
-		}
+		resp, _ := r.request(t, http.DefaultClient, r.key, "GET", r.url("/readyz"), nil)
+		ready = resp.StatusCode
 	}
 	if _, err := io.Copy(io.Discard, events.Body); err != nil {
 		t.Errorf("the stream of events: %v", err)
 	}
 	// In the delay requests are answered, but nothing begins that lasts.
-	if resp, b := r.ask(t, http.DefaultClient, r.key, "GET", r.url("/vole/v1/volumes/v"), nil); resp.StatusCode != http.StatusOK {
+	if resp, b := r.request(t, http.DefaultClient, r.key, "GET", r.url("/vole/v1/volumes/v"), nil); resp.StatusCode != http.StatusOK {
 		t.Errorf("a request in the delay: %s", b)
 	}
-	if resp, b := r.ask(t, http.DefaultClient, r.key, "POST", r.url("/vole/v1/sessions"), nil); resp.StatusCode != http.StatusServiceUnavailable {
+	if resp, b := r.request(t, http.DefaultClient, r.key, "POST", r.url("/vole/v1/sessions"), nil); resp.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("a session in the delay: %d %s", resp.StatusCode, b)
 	}
-	if resp, _ := r.ask(t, http.DefaultClient, r.key, "GET", r.url("/vole/v1/events"), nil); resp.StatusCode != http.StatusOK {
+	if resp, _ := r.request(t, http.DefaultClient, r.key, "GET", r.url("/vole/v1/events"), nil); resp.StatusCode != http.StatusOK {
 		t.Errorf("events in the delay: %d", resp.StatusCode)
 	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	close(endDelay)
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.Dial("tcp", r.addr)
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			break
@@ -115,8 +114,8 @@ func TestDrain(t *testing.T) {
 
 // What does not end in time is broken off, and Close waits for nothing of it.
 func TestDrainIsBounded(t *testing.T) {
-	r := run(t, Options{}, nil, 200*time.Millisecond)
-	r.volume(t, "v", 1)
+	r := startServer(t, Options{}, nil, 200*time.Millisecond)
+	r.createVolumeWithFile(t, "v", 1)
 	pr, pw := io.Pipe()
 	defer pw.Close()
 	req, _ := http.NewRequest("PUT", r.url("/vole/v1/volumes/v/content?path=g"), pr)
@@ -134,7 +133,7 @@ func TestDrainIsBounded(t *testing.T) {
 	if err := <-r.done; err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(start); took > 4*time.Second {
+	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	pw.Close()
@@ -200,7 +199,7 @@ func TestCertificateReload(t *testing.T) {
 	watched := make(chan struct{})
 	go func() { cert.Watch(ctx, 20*time.Millisecond, hup); close(watched) }()
 	t.Cleanup(func() { stop(); <-watched })
-	r := run(t, Options{TLS: cert.Config()}, nil, time.Second)
+	r := startServer(t, Options{TLS: cert.Config()}, nil, time.Second)
 	shown := func() string {
 		c, err := tls.Dial("tcp", r.addr, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
@@ -211,7 +210,7 @@ func TestCertificateReload(t *testing.T) {
 	}
 	becomes := func(name string) {
 		t.Helper()
-		for end := time.Now().Add(5 * time.Second); shown() != name; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); shown() != name; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s is shown, not %s", shown(), name)
 			}

@@ -145,7 +145,7 @@ func TestE2BFiles(t *testing.T) {
 		{"DELETE", "path?path=/a.txt/below", 404, "file_not_found"},
 	} {
 		status, _, body := s.content(t, v, c.method, c.what, "{}")
-		e2bRefused(t, c.method+" "+c.what, status, body, c.status, c.code)
+		checkE2BError(t, c.method+" "+c.what, status, body, c.status, c.code)
 	}
 	if status, _, body := s.content(t, v, "DELETE", "path?path=/x", ""); status != 204 || body != "" {
 		t.Errorf("remove: %d %q", status, body)
@@ -217,7 +217,7 @@ func TestE2BLinks(t *testing.T) {
 		{"POST", "dir?path=/todir&force=true", 409, "already_exists"},
 	} {
 		status, _, body := s.content(t, v, c.method, c.what, `{"mode":511}`)
-		e2bRefused(t, c.method+" "+c.what, status, body, c.status, c.code)
+		checkE2BError(t, c.method+" "+c.what, status, body, c.status, c.code)
 	}
 	for _, p := range []string{"/out", "/far"} {
 		if status, _, body := s.content(t, v, "GET", "file?path="+p, ""); status < 400 || strings.Contains(body, "root:") {
@@ -340,13 +340,13 @@ func TestE2BLimits(t *testing.T) {
 		}
 		b, _ := io.ReadAll(res.Body)
 		res.Body.Close()
-		e2bRefused(t, "over the quota", res.StatusCode, string(b), 507, "quota_exceeded")
+		checkE2BError(t, "over the quota", res.StatusCode, string(b), 507, "quota_exceeded")
 	}
 	if err := f.Volume().Update(t.Context(), vole.Update{ClearQuota: true}); err != nil {
 		t.Fatal(err)
 	}
 	status, _, answer := s.content(t, v, "PUT", "file?path=/a", strings.Repeat("x", e2bMaxFile+1))
-	e2bRefused(t, "larger than files may be", status, answer, 413, "too_large")
+	checkE2BError(t, "larger than files may be", status, answer, 413, "too_large")
 	if paths, _ := s.list(t, v, "path=/"); len(paths) != 0 {
 		t.Errorf("left behind: %v", paths)
 	}

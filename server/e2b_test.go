@@ -78,9 +78,9 @@ func (s *e2bServer) store(t *testing.T) *vole.Store {
 	return store
 }
 
-// e2bRefused checks an error: its status, and its code, which is a number in the control
+// checkE2BError checks an error: its status, and its code, which is a number in the control
 // plane and text in the other.
-func e2bRefused(t *testing.T, what string, status int, body string, want int, code string) {
+func checkE2BError(t *testing.T, what string, status int, body string, want int, code string) {
 	t.Helper()
 	var e struct {
 		Code    json.RawMessage `json:"code"`
@@ -172,7 +172,7 @@ func TestE2BVolumeErrors(t *testing.T) {
 		{"no such route", key, "GET", "/volumes/" + v.ID + "/files", "", 404},
 	} {
 		status, body := s.control(t, c.key, c.method, c.path, c.body)
-		e2bRefused(t, c.what, status, body, c.status, "")
+		checkE2BError(t, c.what, status, body, c.status, "")
 	}
 	if status, body := s.control(t, narrow, "GET", "/volumes", ""); status != 200 || strings.Contains(body, v.ID) || !strings.Contains(body, w.ID) {
 		t.Errorf("list of a key of one volume: %d %s", status, body)
@@ -205,7 +205,7 @@ func TestE2BTokens(t *testing.T) {
 		v := e2bVolume{ID: v.ID, Token: "vvt_" + base64.RawURLEncoding.EncodeToString(raw)}
 		raw[i] ^= 1
 		status, _, body := s.content(t, v, "GET", "file?path=/a", "")
-		e2bRefused(t, fmt.Sprintf("byte %d tampered with", i), status, body, 401, "unauthenticated")
+		checkE2BError(t, fmt.Sprintf("byte %d tampered with", i), status, body, 401, "unauthenticated")
 	}
 	for what, v := range map[string]e2bVolume{
 		"no token":              {ID: v.ID},
@@ -219,7 +219,7 @@ func TestE2BTokens(t *testing.T) {
 		for _, c := range []string{"GET file", "PUT file", "GET dir", "POST dir", "GET path", "PATCH path", "DELETE path"} {
 			method, res, _ := strings.Cut(c, " ")
 			status, _, body := s.content(t, v, method, res+"?path=/a&force=true", "{}")
-			e2bRefused(t, what+": "+c, status, body, 401, "unauthenticated")
+			checkE2BError(t, what+": "+c, status, body, 401, "unauthenticated")
 		}
 	}
 	_, body := s.control(t, reader, "GET", "/volumes/"+v.ID, "")
@@ -230,7 +230,7 @@ func TestE2BTokens(t *testing.T) {
 	for _, c := range []string{"PUT file", "POST dir", "PATCH path", "DELETE path"} {
 		method, res, _ := strings.Cut(c, " ")
 		status, _, body := s.content(t, ro, method, res+"?path=/a&force=true", "{}")
-		e2bRefused(t, "read-only: "+c, status, body, 403, "forbidden")
+		checkE2BError(t, "read-only: "+c, status, body, 403, "forbidden")
 	}
 	for _, v := range []e2bVolume{v, ro} {
 		if status, _, body := s.content(t, v, "GET", "file?path=/a", ""); status != 200 || body != "hello" {
@@ -241,7 +241,7 @@ func TestE2BTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, _, body := s.content(t, v, "GET", "file?path=/a", "")
-	e2bRefused(t, "revoked", status, body, 401, "unauthenticated")
+	checkE2BError(t, "revoked", status, body, 401, "unauthenticated")
 	if status, _, _ := s.content(t, ro, "GET", "file?path=/a", ""); status != 200 {
 		t.Errorf("the token of another key: %d", status)
 	}
@@ -289,17 +289,17 @@ func TestE2BHostile(t *testing.T) {
 		for _, on := range c.on {
 			method, res, _ := strings.Cut(on, " ")
 			status, _, body := s.content(t, v, method, res+"?"+c.query, "{}")
-			e2bRefused(t, on+" "+c.query[:min(40, len(c.query))], status, body, 400, c.code)
+			checkE2BError(t, on+" "+c.query[:min(40, len(c.query))], status, body, 400, c.code)
 		}
 	}
 	for _, m := range []string{`{"uid":-1}`, `{"gid":4294967295}`, `{"mode":4096}`, `{"uid":1.5}`, `{"mode":"0644"}`, `[]`, ``, `{"uid":`, `{}{}`} {
 		status, _, body := s.content(t, v, "PATCH", "path?path=/a", m)
-		e2bRefused(t, "PATCH "+m, status, body, 400, "invalid_request")
+		checkE2BError(t, "PATCH "+m, status, body, 400, "invalid_request")
 	}
 	for _, c := range []string{"POST file", "PUT dir", "GET ", "GET none"} {
 		method, res, _ := strings.Cut(c, " ")
 		status, _, body := s.content(t, v, method, res+"?path=/a", "")
-		e2bRefused(t, c, status, body, 404, "not_found")
+		checkE2BError(t, c, status, body, 404, "not_found")
 	}
 	status, _, body := s.content(t, v, "GET", "dir?path=/", "")
 	var entries []struct{ Name string }

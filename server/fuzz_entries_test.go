@@ -36,13 +36,13 @@ func FuzzEntryPoints(f *testing.F) {
 			f.Error(err)
 		}
 	})
-	w := &world{Server: s, url: hs.URL, doc: describedAPI(f), client: hs.Client(), log: logs}
-	w.root = w.key(f, accounts.NewKey{Scopes: accounts.Admin | accounts.Operator})
+	w := &testServer{Server: s, url: hs.URL, doc: describedAPI(f), client: hs.Client(), log: logs}
+	w.root = w.createKey(f, accounts.NewKey{Scopes: accounts.Admin | accounts.Operator})
 	n := 0
-	var x *things
+	var x *fixture
 	f.Fuzz(func(t *testing.T, which, place uint16, value string) {
 		if n++; x == nil || n%100 == 0 { // requests may well end or remove what there is
-			x = w.make(t, w.root, fmt.Sprintf("v%d", n))
+			x = w.makeFixture(t, w.root, fmt.Sprintf("v%d", n))
 		}
 		op := w.doc.ops[int(which)%len(w.doc.ops)]
 		c := calls[op.id](x).with(op, int(place), value)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -23,10 +22,11 @@ var (
 )
 
 // TestRandomRequests makes requests that the description allows, and such as it does not,
-// as one who may do everything. Each is answered in time, in the form that is described,
+// as one who may do everything. Each is answered within the server's own limit of time
+// (beyond it the status is 503), in the form that is described,
 // and never with an internal error.
 func TestRandomRequests(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	const workers, lot = 4, 100
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -36,9 +36,9 @@ func TestRandomRequests(t *testing.T) {
 			g := &generator{r: rand.New(rand.NewPCG(*randomSeed, uint64(i))), w: w}
 			for n := range *randomRequests / workers {
 				if n%lot == 0 {
-					g.x = w.make(t, w.root, fmt.Sprintf("w%d-%d", i, n))
+					g.x = w.makeFixture(t, w.root, fmt.Sprintf("w%d-%d", i, n))
 				}
-				status := g.one(t)
+				status := g.sendRandom(t)
 				mu.Lock()
 				statuses[status]++
 				mu.Unlock()
@@ -55,14 +55,11 @@ func TestRandomRequests(t *testing.T) {
 // generator makes random requests about its things.
 type generator struct {
 	r *rand.Rand
-	w *world
-	x *things
+	w *testServer
+	x *fixture
 }
 
-// mostTime is how long any request of these may take. The machine may be busy.
-const mostTime = 10 * time.Second
-
-func (g *generator) one(t *testing.T) int {
+func (g *generator) sendRandom(t *testing.T) int {
 	op := g.w.doc.ops[g.r.IntN(len(g.w.doc.ops))]
 	c := g.mutate(op, calls[op.id](g.x))
 	as := *op
@@ -73,17 +70,13 @@ func (g *generator) one(t *testing.T) int {
 	if err != nil {
 		return 0 // no client could send it
 	}
-	start := time.Now()
-	a := g.w.call(t, &as, c, g.w.root)
+	a := g.w.callOperation(t, &as, c, g.w.root)
 	what := fmt.Sprintf("%s %.300s %v %.200q", req.Method, req.URL, c.header, c.body)
-	if took := time.Since(start); took > mostTime {
-		t.Errorf("%s: took %v", what, took)
-	}
 	if a.status >= 500 && a.status != http.StatusNotImplemented && a.status != http.StatusInsufficientStorage {
 		t.Errorf("%s: %d %s", what, a.status, a.body)
 	}
 	if as.method == op.method {
-		if err := g.w.doc.fits(op, a); err != nil && !g.refusedByHTTP(a) {
+		if err := g.w.doc.checkAnswer(op, a); err != nil && !g.refusedByHTTP(a) {
 			t.Errorf("%s: %v: %d %.300s", what, err, a.status, a.body)
 		}
 	}
@@ -213,11 +206,11 @@ func (g *generator) body(op *apiOp, good string) string {
 		return good
 	}
 	media := op.body["application/json"].(map[string]any)
-	props, _ := g.w.doc.deref(media["schema"])["properties"].(map[string]any)
+	props, _ := g.w.doc.resolveRef(media["schema"])["properties"].(map[string]any)
 	for name, s := range props {
 		switch g.r.IntN(8) {
 		case 0:
-			v[name] = g.json(g.w.doc.deref(s), 0)
+			v[name] = g.json(g.w.doc.resolveRef(s), 0)
 		case 1:
 			v[name] = pick[any](g.r, nil, true, -1, 1.5, g.text(), []any{}, []any{nil}, map[string]any{}, map[string]any{"a": nil}, json.Number("1e400"))
 		}
@@ -243,7 +236,7 @@ func (g *generator) json(s map[string]any, depth int) any {
 	case "array":
 		list := []any{}
 		for range g.r.IntN(4) {
-			list = append(list, g.json(g.w.doc.deref(s["items"]), depth+1))
+			list = append(list, g.json(g.w.doc.resolveRef(s["items"]), depth+1))
 		}
 		return list
 	}

@@ -13,11 +13,11 @@ import (
 // TestHeadOfEveryRoute: HEAD ends with its headers at every route that GET has, the stream of
 // events too, and leaves the connection to the next request.
 func TestHeadOfEveryRoute(t *testing.T) {
-	w := startWorld(t)
-	x := w.make(t, w.root, "head")
+	w := startTestServer(t)
+	x := w.makeFixture(t, w.root, "head")
 	tried := 0
 	for _, op := range w.doc.ops {
-		if op.method != http.MethodGet || !w.served(op.id) {
+		if op.method != http.MethodGet || !w.hasRoute(op.id) {
 			continue
 		}
 		req, err := calls[op.id](x).request(t.Context(), w.url, op, w.root)

@@ -15,10 +15,10 @@ import (
 // home has the path, an answer has not.
 func TestHomeIsNotTold(t *testing.T) {
 	home := t.TempDir()
-	w := startWorldOf(t, Options{Home: home})
+	w := startTestServerWith(t, Options{Home: home})
 	var dir, disk api.Volume
-	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &dir)
-	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"k","kind":"disk","capacity":8388608}`}, &disk)
+	w.mustCall(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &dir)
+	w.mustCall(t, w.root, "createVolume", apiCall{body: `{"name":"k","kind":"disk","capacity":8388608}`}, &disk)
 	b, err := w.organisations.Org(t.Context(), DefaultOrg)
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestHomeIsNotTold(t *testing.T) {
 		"updateVolume": {path: of("k"), body: `{"set_labels":{"a":"b"}}`}, "listAttachments": {}, "getServer": {}, "listAudit": {}, "check": {},
 	} {
 		var answer json.RawMessage
-		w.must(t, w.root, id, c, &answer)
+		w.mustCall(t, w.root, id, c, &answer)
 		told(id, string(answer))
 	}
 	for _, path := range []string{"/volumes", "/volumes/" + dir.ID} {
@@ -52,16 +52,16 @@ func TestHomeIsNotTold(t *testing.T) {
 	told("msb", body)
 
 	var s api.Session
-	w.must(t, w.root, "openSession", apiCall{}, &s)
-	att := w.call(t, w.op(t, "attach"), apiCall{path: of("k"), body: `{"holder":"h","session":"` + s.ID + `"}`}, w.root)
+	w.mustCall(t, w.root, "openSession", apiCall{}, &s)
+	att := w.callOperation(t, w.operation(t, "attach"), apiCall{path: of("k"), body: `{"holder":"h","session":"` + s.ID + `"}`}, w.root)
 	told("attach", att.body)
 	in := url.Values{"unused_since": {"2100-01-01T00:00:00Z"}}
-	used := w.call(t, w.op(t, "removeVolume"), apiCall{path: of("k"), query: in}, w.root)
+	used := w.callOperation(t, w.operation(t, "removeVolume"), apiCall{path: of("k"), query: in}, w.root)
 	told("refused removal", used.body)
 	if used.status != http.StatusConflict {
 		t.Errorf("the removal of what is attached: %d %s", used.status, used.body)
 	}
 	var gone json.RawMessage
-	w.must(t, w.root, "removeVolume", apiCall{path: of("v"), query: in}, &gone)
+	w.mustCall(t, w.root, "removeVolume", apiCall{path: of("v"), query: in}, &gone)
 	told("removal", string(gone))
 }

@@ -24,16 +24,16 @@ const limitFile = 1000
 // limited is a server with the limit, a volume "v", and one that has a file "old/large" from
 // before, beyond it.
 type limited struct {
-	*world
+	*testServer
 	v, e2b, fs string // ids of the volume and of an open file system; a token
 }
 
 func startLimited(t *testing.T, opts Options) *limited {
 	t.Helper()
 	opts.MaxFile = limitFile
-	w := &limited{world: startWorldOf(t, opts)}
+	w := &limited{testServer: startTestServerWith(t, opts)}
 	var v api.Volume
-	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
+	w.mustCall(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
 	w.v = v.ID
 	b, err := w.organisations.Org(t.Context(), DefaultOrg)
 	if err != nil {
@@ -56,9 +56,9 @@ func startLimited(t *testing.T, opts Options) *limited {
 	}
 	w.e2b = made.Token
 	var s api.Session
-	w.must(t, w.root, "openSession", apiCall{}, &s)
+	w.mustCall(t, w.root, "openSession", apiCall{}, &s)
 	var fs api.Filesystem
-	w.must(t, w.root, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {v.ID}}}, &fs)
+	w.mustCall(t, w.root, "openFilesystem", apiCall{path: map[string]string{"session": s.ID}, query: url.Values{"volume": {v.ID}}}, &fs)
 	w.fs = fs.ID
 	return w
 }
@@ -74,7 +74,7 @@ func (w *limited) send(t *testing.T, method, path string, body io.Reader, header
 func (w *limited) handle(t *testing.T, path, how string) string {
 	t.Helper()
 	var h api.Handle
-	w.must(t, w.root, "openFile", apiCall{path: map[string]string{"filesystem": w.fs},
+	w.mustCall(t, w.root, "openFile", apiCall{path: map[string]string{"filesystem": w.fs},
 		query: url.Values{"path": {path}, "create": {"true"}, how: {"true"}}}, &h)
 	return api.Prefix + "/handles/" + h.ID
 }
@@ -115,7 +115,7 @@ var waysToGrow = map[string]func(t *testing.T, w *limited, path string, n int) i
 	},
 	"upload in parts": func(t *testing.T, w *limited, path string, n int) int {
 		var u api.Upload
-		w.must(t, w.root, "startUpload", apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {path}}}, &u)
+		w.mustCall(t, w.root, "startUpload", apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {path}}}, &u)
 		w.send(t, "PUT", api.Prefix+"/uploads/"+u.ID+"?offset=0", ones(600))
 		if status := w.send(t, "PUT", api.Prefix+"/uploads/"+u.ID+"?offset=600", ones(n-600)); status != http.StatusOK {
 			w.send(t, "DELETE", api.Prefix+"/uploads/"+u.ID, nil)
@@ -171,7 +171,7 @@ func TestMaxFile(t *testing.T) {
 					t.Errorf("%s: a file beyond the limit: %d", way, status)
 				}
 				var e api.Entry
-				a := w.call(t, w.op(t, "stat"), apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {large}}}, w.root)
+				a := w.callOperation(t, w.operation(t, "stat"), apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {large}}}, w.root)
 				if a.status == http.StatusOK {
 					_ = json.Unmarshal([]byte(a.body), &e)
 				}
@@ -221,13 +221,13 @@ func (w *limited) bindsNothingElse(t *testing.T) {
 
 // TestRateByEveryDoor: what a key may ask for by one door counts at all others.
 func TestRateByEveryDoor(t *testing.T) {
-	w := startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, Rate: 0.001, Burst: 6})
+	w := startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, Rate: 0.001, Burst: 6})
 	id, key, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "k", Scopes: accounts.Write})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var v api.Volume
-	w.must(t, key, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
+	w.mustCall(t, key, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
 	token, err := w.accounts.VolumeToken(t.Context(), &accounts.Principal{KeyID: id.ID, Org: DefaultOrg, Scopes: accounts.Write}, v.ID, 1e12)
 	if err != nil {
 		t.Fatal(err)
@@ -261,7 +261,7 @@ func TestRateByEveryDoor(t *testing.T) {
 			t.Errorf("%s: %d when the key has asked often enough", name, s)
 		}
 	}
-	if s := w.call(t, w.op(t, "listVolumes"), apiCall{}, w.root).status; s != http.StatusOK {
+	if s := w.callOperation(t, w.operation(t, "listVolumes"), apiCall{}, w.root).status; s != http.StatusOK {
 		t.Errorf("another key: %d", s)
 	}
 }

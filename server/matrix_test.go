@@ -22,14 +22,14 @@ type caller struct {
 // TestMatrix makes each request of the description as each kind of caller who may not,
 // and sees that it is refused and that nothing is changed.
 func TestMatrix(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
-	owner := w.key(t, accounts.NewKey{Scopes: accounts.Write})
-	x := w.make(t, owner, "precious")
-	callers := w.callers(t, x)
-	before := w.state(t, x)
+	owner := w.createKey(t, accounts.NewKey{Scopes: accounts.Write})
+	x := w.makeFixture(t, owner, "precious")
+	callers := w.makeCallers(t, x)
+	before := w.describeState(t, x)
 	for _, who := range callers {
 		t.Run(who.name, func(t *testing.T) {
 			for _, op := range w.doc.ops {
@@ -38,7 +38,7 @@ func TestMatrix(t *testing.T) {
 					t.Errorf("the test does not know how to call %s; tell it in calls_test.go", op.id)
 					continue
 				}
-				if !w.served(op.id) {
+				if !w.hasRoute(op.id) {
 					continue // TestRoutes tells
 				}
 				tries := []apiCall{make(x)}
@@ -46,15 +46,15 @@ func TestMatrix(t *testing.T) {
 					tries = append(tries, make(x).through(x))
 				}
 				for _, c := range tries {
-					w.refused(t, who, op, c, x, &before)
+					w.checkRefused(t, who, op, c, x, &before)
 				}
 			}
 		})
 	}
 }
 
-// refused makes one call and checks what comes of it.
-func (w *world) refused(t *testing.T, who caller, op *apiOp, c apiCall, x *things, before *string) {
+// checkRefused makes one call and checks what comes of it.
+func (w *testServer) checkRefused(t *testing.T, who caller, op *apiOp, c apiCall, x *fixture, before *string) {
 	t.Helper()
 	want, via := who.want(op, c), ""
 	if c.header != nil {
@@ -63,7 +63,7 @@ func (w *world) refused(t *testing.T, who caller, op *apiOp, c apiCall, x *thing
 	if want == allowed && op.method != http.MethodGet {
 		return
 	}
-	a := w.call(t, op, c, who.key)
+	a := w.callOperation(t, op, c, who.key)
 	if want == allowed {
 		if a.status >= 300 {
 			t.Errorf("%s%s: %d %s, and it is allowed", op.id, via, a.status, a.body)
@@ -86,7 +86,7 @@ func (w *world) refused(t *testing.T, who caller, op *apiOp, c apiCall, x *thing
 	if op.method == http.MethodGet {
 		return
 	}
-	if now := w.state(t, x); now != *before {
+	if now := w.describeState(t, x); now != *before {
 		t.Errorf("%s%s: answered %d and changed\n%s\nto\n%s", op.id, via, a.status, *before, now)
 		*before = now
 	}
@@ -95,23 +95,23 @@ func (w *world) refused(t *testing.T, who caller, op *apiOp, c apiCall, x *thing
 // TestMatrixMixed is about requests that name something of the caller's and something of
 // another's.
 func TestMatrixMixed(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	if err := w.organisations.CreateOrg(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
-	x := w.make(t, w.key(t, accounts.NewKey{Scopes: accounts.Write}), "precious")
-	same := w.make(t, w.key(t, accounts.NewKey{Scopes: accounts.Write}), "mine")
-	stranger := w.key(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin})
-	narrow := w.key(t, accounts.NewKey{Scopes: accounts.Admin, Volumes: []string{same.volume}})
-	before := w.state(t, x)
+	x := w.makeFixture(t, w.createKey(t, accounts.NewKey{Scopes: accounts.Write}), "precious")
+	same := w.makeFixture(t, w.createKey(t, accounts.NewKey{Scopes: accounts.Write}), "mine")
+	stranger := w.createKey(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin})
+	narrow := w.createKey(t, accounts.NewKey{Scopes: accounts.Admin, Volumes: []string{same.volume}})
+	before := w.describeState(t, x)
 	for name, key := range map[string]string{"OtherOrg": stranger, "OtherVolume": narrow} {
 		t.Run(name, func(t *testing.T) {
 			var own api.Session
-			w.must(t, key, "openSession", apiCall{}, &own)
+			w.mustCall(t, key, "openSession", apiCall{}, &own)
 			mine := same.volume
 			if key == stranger {
 				var v api.Volume
-				w.must(t, key, "createVolume", apiCall{body: `{"name":"own"}`}, &v)
+				w.mustCall(t, key, "createVolume", apiCall{body: `{"name":"own"}`}, &v)
 				mine = v.ID
 			}
 			at := func(volume string) map[string]string { return map[string]string{"volume": volume} }
@@ -132,20 +132,20 @@ func TestMatrixMixed(t *testing.T) {
 				{"stat", apiCall{path: at(mine), query: pairs([]string{"path", "/"})}.through(x), 410},
 				{"listEntries", apiCall{path: at(mine), query: pairs([]string{"path", "/", "unsorted", "1", "cursor", x.cursor})}, 410},
 			} {
-				if a := w.call(t, w.op(t, c.id), c.call, key); a.status != c.status {
+				if a := w.callOperation(t, w.operation(t, c.id), c.call, key); a.status != c.status {
 					t.Errorf("%s %v: %d %s, want %d", c.id, c.call, a.status, a.body, c.status)
 				}
 			}
 			// Of another's attachment it is only known that the caller's session has it not.
-			w.call(t, w.op(t, "detach"), apiCall{path: map[string]string{"attachment": x.attachment}, query: pairs([]string{"session", own.ID})}, key)
-			w.call(t, w.op(t, "cancel"), apiCall{query: pairs([]string{"key", "x"})}, key)
-			if now := w.state(t, x); now != before {
+			w.callOperation(t, w.operation(t, "detach"), apiCall{path: map[string]string{"attachment": x.attachment}, query: pairs([]string{"session", own.ID})}, key)
+			w.callOperation(t, w.operation(t, "cancel"), apiCall{query: pairs([]string{"key", "x"})}, key)
+			if now := w.describeState(t, x); now != before {
 				t.Errorf("changed\n%s\nto\n%s", before, now)
 			}
 		})
 	}
 	var made api.NewKey
-	w.must(t, narrow, "createKey", apiCall{body: `{"name":"narrow too","scopes":["admin"]}`}, &made)
+	w.mustCall(t, narrow, "createKey", apiCall{body: `{"name":"narrow too","scopes":["admin"]}`}, &made)
 	if !slices.Equal(made.Key.Volumes, []string{same.volume}) {
 		t.Errorf("a key for one volume makes a key for the volumes %v", made.Key.Volumes)
 	}
@@ -159,19 +159,19 @@ func unlessKey(narrow bool, status int) int {
 	return status
 }
 
-// callers are those who may not, with what they are to be told.
-func (w *world) callers(t *testing.T, x *things) []caller {
+// makeCallers are those who may not, with what they are to be told.
+func (w *testServer) makeCallers(t *testing.T, x *fixture) []caller {
 	t.Helper()
-	soon := w.key(t, accounts.NewKey{Scopes: accounts.Admin | accounts.Operator, Expires: time.Now().Add(50 * time.Millisecond)})
-	time.Sleep(60 * time.Millisecond)
+	soon := w.createKey(t, accounts.NewKey{Scopes: accounts.Admin | accounts.Operator, Expires: time.Now().Add(500 * time.Millisecond)})
+	time.Sleep(510 * time.Millisecond)
 	k, revoked, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Admin})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.must(t, revoked, "getServer", apiCall{}, nil) // so that the server remembers it
-	w.must(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": k.ID}}, nil)
+	w.mustCall(t, revoked, "getServer", apiCall{}, nil) // so that the server remembers it
+	w.mustCall(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": k.ID}}, nil)
 	var elsewhere api.Volume
-	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"elsewhere"}`}, &elsewhere)
+	w.mustCall(t, w.root, "createVolume", apiCall{body: `{"name":"elsewhere"}`}, &elsewhere)
 	narrow := accounts.NewKey{Scopes: accounts.Write, Volumes: []string{elsewhere.ID}}
 	narrowAdmin := accounts.NewKey{Scopes: accounts.Admin, Volumes: []string{elsewhere.ID}}
 	id, token := w.volumeToken(t, w.root, x.name)
@@ -186,18 +186,18 @@ func (w *world) callers(t *testing.T, x *things) []caller {
 		{"Expired", soon, unknown},
 		{"Revoked", revoked, unknown},
 		{"VolumeToken", token, unknown},
-		{"ReadOnly", w.key(t, accounts.NewKey{Scopes: accounts.Read}), readerMay},
-		{"Write", w.key(t, accounts.NewKey{Scopes: accounts.Write}), writerMay},
-		{"Admin", w.key(t, accounts.NewKey{Scopes: accounts.Admin}), adminMay},
-		{"Operator", w.key(t, accounts.NewKey{Scopes: accounts.Operator}), operatorMay},
-		{"OtherOrg", w.key(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin}), strangerMay},
-		{"OtherVolume", w.key(t, narrow), narrowMay(false)},
-		{"OtherVolumeAdmin", w.key(t, narrowAdmin), narrowMay(true)},
+		{"ReadOnly", w.createKey(t, accounts.NewKey{Scopes: accounts.Read}), readerMay},
+		{"Write", w.createKey(t, accounts.NewKey{Scopes: accounts.Write}), writerMay},
+		{"Admin", w.createKey(t, accounts.NewKey{Scopes: accounts.Admin}), adminMay},
+		{"Operator", w.createKey(t, accounts.NewKey{Scopes: accounts.Operator}), operatorMay},
+		{"OtherOrg", w.createKey(t, accounts.NewKey{Org: "other", Scopes: accounts.Admin}), strangerMay},
+		{"OtherVolume", w.createKey(t, narrow), narrowMay(false)},
+		{"OtherVolumeAdmin", w.createKey(t, narrowAdmin), narrowMay(true)},
 	}
 }
 
 // volumeToken returns what the dialect of E2B gives out with a volume.
-func (w *world) volumeToken(t *testing.T, key, name string) (id, token string) {
+func (w *testServer) volumeToken(t *testing.T, key, name string) (id, token string) {
 	t.Helper()
 	var list []e2bVolume
 	for _, path := range []string{"/volumes", "/volumes/"} {
@@ -325,50 +325,50 @@ func narrowMay(admin bool) func(op *apiOp, c apiCall) int {
 	}
 }
 
-// state is all that matters of the owner's organisation: volumes, files with what they
+// describeState is all that matters of the owner's organisation: volumes, files with what they
 // hold, keys and attachments.
-func (w *world) state(t *testing.T, x *things) string {
+func (w *testServer) describeState(t *testing.T, x *fixture) string {
 	t.Helper()
 	var b strings.Builder
 	var vols api.VolumePage
-	w.must(t, w.root, "listVolumes", apiCall{}, &vols)
+	w.mustCall(t, w.root, "listVolumes", apiCall{}, &vols)
 	for _, v := range vols.Volumes {
 		fmt.Fprintf(&b, "volume %s %s %v used %d quota %d updated %v\n", v.ID, v.Name, v.Labels, v.Used, v.Quota, v.Updated)
 	}
-	w.tree(t, &b, x, "")
+	w.describeTree(t, &b, x, "")
 	var keys api.Keys
-	w.must(t, w.root, "listKeys", apiCall{}, &keys)
+	w.mustCall(t, w.root, "listKeys", apiCall{}, &keys)
 	for _, k := range keys.Keys {
 		fmt.Fprintf(&b, "key %s %s %v revoked %v\n", k.ID, k.Name, k.Scopes, k.Revoked)
 	}
 	var atts api.Attachments
-	w.must(t, w.root, "listAttachments", apiCall{}, &atts)
+	w.mustCall(t, w.root, "listAttachments", apiCall{}, &atts)
 	for _, a := range atts.Attachments {
 		fmt.Fprintf(&b, "attachment %s %s\n", a.ID, a.Holder)
 	}
 	var orgs api.Orgs
-	w.must(t, w.root, "listOrgs", apiCall{}, &orgs)
+	w.mustCall(t, w.root, "listOrgs", apiCall{}, &orgs)
 	fmt.Fprintln(&b, orgs.Orgs)
 	return b.String()
 }
 
-func (w *world) tree(t *testing.T, b *strings.Builder, x *things, dir string) {
+func (w *testServer) describeTree(t *testing.T, b *strings.Builder, x *fixture, dir string) {
 	t.Helper()
 	var page api.EntryPage
-	w.must(t, w.root, "listEntries", x.at(pairs([]string{"path", "/" + dir}), ""), &page)
+	w.mustCall(t, w.root, "listEntries", x.onVolume(pairs([]string{"path", "/" + dir}), ""), &page)
 	for _, e := range page.Entries {
 		path := dir + "/" + e.Name
 		fmt.Fprintf(b, "%s %s %s %d %d:%d nlink %d mtime %v ctime %v\n", path, e.Type, e.Mode, e.Size, e.UID, e.GID, e.Nlink, e.Mtime, e.Ctime)
 		var names api.XattrNames
 		if e.Type != "symlink" {
-			w.must(t, w.root, "listXattrs", x.at(pairs([]string{"path", path}), ""), &names)
+			w.mustCall(t, w.root, "listXattrs", x.onVolume(pairs([]string{"path", path}), ""), &names)
 			fmt.Fprintln(b, names.Names)
 		}
 		switch e.Type {
 		case "directory":
-			w.tree(t, b, x, path)
+			w.describeTree(t, b, x, path)
 		case "file":
-			a := w.call(t, w.op(t, "readFile"), x.at(pairs([]string{"path", path}), ""), w.root)
+			a := w.callOperation(t, w.operation(t, "readFile"), x.onVolume(pairs([]string{"path", path}), ""), w.root)
 			fmt.Fprintf(b, "%q\n", a.body)
 		}
 	}

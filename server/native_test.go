@@ -55,8 +55,8 @@ func startNative(t *testing.T) *client {
 	return &client{t, hs.URL, key}
 }
 
-// do makes a request and returns status, headers and body. headers are name, value, ...
-func (c *client) do(method, path string, q url.Values, body io.Reader, headers ...string) (int, http.Header, string) {
+// send makes a request and returns status, headers and body. headers are name, value, ...
+func (c *client) send(method, path string, q url.Values, body io.Reader, headers ...string) (int, http.Header, string) {
 	c.t.Helper()
 	req, err := http.NewRequestWithContext(c.t.Context(), method, c.url+api.Prefix+path+"?"+q.Encode(), body)
 	if err != nil {
@@ -78,10 +78,10 @@ func (c *client) do(method, path string, q url.Values, body io.Reader, headers .
 	return res.StatusCode, res.Header, string(b)
 }
 
-// want makes a request that must be answered with status, and decodes the answer into out.
-func (c *client) want(status int, method, path string, q url.Values, body string, out any, headers ...string) http.Header {
+// wantStatus makes a request that must be answered with status, and decodes the answer into out.
+func (c *client) wantStatus(status int, method, path string, q url.Values, body string, out any, headers ...string) http.Header {
 	c.t.Helper()
-	got, h, b := c.do(method, path, q, strings.NewReader(body), headers...)
+	got, h, b := c.send(method, path, q, strings.NewReader(body), headers...)
 	if got != status {
 		c.t.Fatalf("%s %s %v: status %d, want %d: %s", method, path, q, got, status, b)
 	}
@@ -95,19 +95,19 @@ func (c *client) want(status int, method, path string, q url.Values, body string
 	return h
 }
 
-// refused makes a request that must be refused with that status and code.
-func (c *client) refused(status int, code, method, path string, q url.Values, body string, headers ...string) {
+// wantError makes a request that must be refused with that status and code.
+func (c *client) wantError(status int, code, method, path string, q url.Values, body string, headers ...string) {
 	c.t.Helper()
 	var e api.ErrorBody
-	c.want(status, method, path, q, body, &e, headers...)
+	c.wantStatus(status, method, path, q, body, &e, headers...)
 	if e.Error.Code != code || e.Error.Message == "" || e.Error.RequestID == "" {
 		c.t.Errorf("%s %s: error %+v, want code %s", method, path, e.Error, code)
 	}
 }
 
-func path(p string) url.Values { return url.Values{"path": {p}} }
+func pathQuery(p string) url.Values { return url.Values{"path": {p}} }
 
-func sum(b []byte) string {
+func reprDigest(b []byte) string {
 	s := sha256.Sum256(b)
 	return "sha-256=:" + base64.StdEncoding.EncodeToString(s[:]) + ":"
 }
@@ -119,10 +119,10 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-func (c *client) content(p, want string) {
+func (c *client) wantContent(p, want string) {
 	c.t.Helper()
 	var got string
-	c.want(200, "GET", "/volumes/v/content", path(p), "", &got)
+	c.wantStatus(200, "GET", "/volumes/v/content", pathQuery(p), "", &got)
 	if got != want {
 		c.t.Errorf("%s holds %d bytes, want %d", p, len(got), len(want))
 	}
@@ -130,55 +130,55 @@ func (c *client) content(p, want string) {
 
 func startVolume(t *testing.T) *client {
 	c := startNative(t)
-	c.want(201, "POST", "/volumes", nil, `{"name":"v"}`, nil)
+	c.wantStatus(201, "POST", "/volumes", nil, `{"name":"v"}`, nil)
 	return c
 }
 
 func TestConditions(t *testing.T) {
 	c := startVolume(t)
-	c.want(200, "PUT", "/volumes/v/content", path("f"), "0123456789", nil)
-	etag := c.want(200, "GET", "/volumes/v/content", path("f"), "", nil).Get("Etag")
+	c.wantStatus(200, "PUT", "/volumes/v/content", pathQuery("f"), "0123456789", nil)
+	etag := c.wantStatus(200, "GET", "/volumes/v/content", pathQuery("f"), "", nil).Get("Etag")
 	if etag == "" {
 		t.Fatal("no ETag")
 	}
-	c.want(304, "GET", "/volumes/v/content", path("f"), "", nil, "If-None-Match", etag)
+	c.wantStatus(304, "GET", "/volumes/v/content", pathQuery("f"), "", nil, "If-None-Match", etag)
 	var part string
-	c.want(206, "GET", "/volumes/v/content", path("f"), "", &part, "Range", "bytes=2-4")
+	c.wantStatus(206, "GET", "/volumes/v/content", pathQuery("f"), "", &part, "Range", "bytes=2-4")
 	if part != "234" {
 		t.Errorf("range: %q", part)
 	}
-	if code, _, _ := c.do("GET", "/volumes/v/content", path("f"), nil, "Range", "bytes=50-"); code != 416 {
+	if code, _, _ := c.send("GET", "/volumes/v/content", pathQuery("f"), nil, "Range", "bytes=50-"); code != 416 {
 		t.Errorf("a range behind the end: %d", code)
 	}
-	c.refused(412, "precondition_failed", "PUT", "/volumes/v/content", path("f"), "new", "If-None-Match", "*")
-	c.want(200, "PUT", "/volumes/v/content", path("f"), "second", nil, "If-Match", etag)
-	c.refused(412, "precondition_failed", "PUT", "/volumes/v/content", path("f"), "third", "If-Match", etag)
-	c.refused(412, "precondition_failed", "PUT", "/volumes/v/content", path("none"), "x", "If-Match", "*")
-	c.content("f", "second")
+	c.wantError(412, "precondition_failed", "PUT", "/volumes/v/content", pathQuery("f"), "new", "If-None-Match", "*")
+	c.wantStatus(200, "PUT", "/volumes/v/content", pathQuery("f"), "second", nil, "If-Match", etag)
+	c.wantError(412, "precondition_failed", "PUT", "/volumes/v/content", pathQuery("f"), "third", "If-Match", etag)
+	c.wantError(412, "precondition_failed", "PUT", "/volumes/v/content", pathQuery("none"), "x", "If-Match", "*")
+	c.wantContent("f", "second")
 }
 
 func TestDigest(t *testing.T) {
 	c := startVolume(t)
-	c.want(200, "PUT", "/volumes/v/content", path("f"), "data", nil, "Repr-Digest", sum([]byte("data")))
-	c.refused(400, "digest_mismatch", "PUT", "/volumes/v/content", path("f"), "other", "Repr-Digest", sum([]byte("data")))
-	c.refused(400, "invalid_request", "PUT", "/volumes/v/content", path("f"), "other", "Repr-Digest", "sha-256=:AAAA:")
-	c.refused(400, "invalid_request", "PUT", "/volumes/v/content", path("f"), "other", "Repr-Digest", "md5=:AAAA:")
-	c.content("f", "data")
+	c.wantStatus(200, "PUT", "/volumes/v/content", pathQuery("f"), "data", nil, "Repr-Digest", reprDigest([]byte("data")))
+	c.wantError(400, "digest_mismatch", "PUT", "/volumes/v/content", pathQuery("f"), "other", "Repr-Digest", reprDigest([]byte("data")))
+	c.wantError(400, "invalid_request", "PUT", "/volumes/v/content", pathQuery("f"), "other", "Repr-Digest", "sha-256=:AAAA:")
+	c.wantError(400, "invalid_request", "PUT", "/volumes/v/content", pathQuery("f"), "other", "Repr-Digest", "md5=:AAAA:")
+	c.wantContent("f", "data")
 }
 
 // The same idempotency key is the same request, whatever became of the connection.
 func TestIdempotency(t *testing.T) {
 	c := startVolume(t)
-	q := path("d")
+	q := pathQuery("d")
 	for range 3 {
-		c.want(204, "POST", "/volumes/v/mkdir", q, "", nil, "Idempotency-Key", "one")
+		c.wantStatus(204, "POST", "/volumes/v/mkdir", q, "", nil, "Idempotency-Key", "one")
 	}
-	c.refused(409, "already_exists", "POST", "/volumes/v/mkdir", q, "", "Idempotency-Key", "two")
-	c.refused(400, "invalid_request", "POST", "/volumes/v/mkdir", path("other"), "", "Idempotency-Key", "one")
-	c.refused(409, "outcome_unknown", "POST", "/volumes/v/mkdir", path("e"), "", "Idempotency-Key", "three", "If-Instance", "another")
+	c.wantError(409, "already_exists", "POST", "/volumes/v/mkdir", q, "", "Idempotency-Key", "two")
+	c.wantError(400, "invalid_request", "POST", "/volumes/v/mkdir", pathQuery("other"), "", "Idempotency-Key", "one")
+	c.wantError(409, "outcome_unknown", "POST", "/volumes/v/mkdir", pathQuery("e"), "", "Idempotency-Key", "three", "If-Instance", "another")
 	var a, b api.Volume
-	c.want(201, "POST", "/volumes", nil, `{"name":"w"}`, &a, "Idempotency-Key", "w")
-	c.want(201, "POST", "/volumes", nil, `{"name":"w"}`, &b, "Idempotency-Key", "w")
+	c.wantStatus(201, "POST", "/volumes", nil, `{"name":"w"}`, &a, "Idempotency-Key", "w")
+	c.wantStatus(201, "POST", "/volumes", nil, `{"name":"w"}`, &b, "Idempotency-Key", "w")
 	if a.ID != b.ID {
 		t.Errorf("created twice: %s and %s", a.ID, b.ID)
 	}
@@ -205,7 +205,7 @@ func TestCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out api.Outcome
-	c.want(200, "POST", "/cancel", url.Values{"key": {"k"}}, "", &out)
+	c.wantStatus(200, "POST", "/cancel", url.Values{"key": {"k"}}, "", &out)
 	if out.Done {
 		t.Error("a request that was cancelled in the middle was done")
 	}
@@ -213,42 +213,42 @@ func TestCancel(t *testing.T) {
 	if code := <-done; code == 200 {
 		t.Error("the request that was cancelled succeeded")
 	}
-	c.refused(404, "file_not_found", "GET", "/volumes/v/stat", path("f"), "")
+	c.wantError(404, "file_not_found", "GET", "/volumes/v/stat", pathQuery("f"), "")
 }
 
 func TestUpload(t *testing.T) {
 	c := startVolume(t)
 	data := randomBytes(5<<20 + 123)
 	var up api.Upload
-	q := path("big/file")
+	q := pathQuery("big/file")
 	q.Set("size", fmt.Sprint(len(data)))
 	q.Set("mode", "640")
-	c.want(201, "POST", "/volumes/v/uploads", q, "", &up)
+	c.wantStatus(201, "POST", "/volumes/v/uploads", q, "", &up)
 	at := "/uploads/" + up.ID
 	off := func(n int64) url.Values { return url.Values{"offset": {fmt.Sprint(n)}} }
-	c.want(200, "PUT", at, off(0), string(data[:1<<20]), &up)
-	c.refused(409, "wrong_offset", "PUT", at, off(0), "x")
-	c.refused(409, "wrong_offset", "POST", at+"/finish", nil, "")
+	c.wantStatus(200, "PUT", at, off(0), string(data[:1<<20]), &up)
+	c.wantError(409, "wrong_offset", "PUT", at, off(0), "x")
+	c.wantError(409, "wrong_offset", "POST", at+"/finish", nil, "")
 	c.breakOff(at, 1<<20, data[1<<20:3<<20])
-	c.want(200, "GET", at, nil, "", &up)
+	c.wantStatus(200, "GET", at, nil, "", &up)
 	if up.Offset < 2<<20 {
 		t.Errorf("after a broken connection the upload has come to %d; what arrived is to stay", up.Offset)
 	}
-	c.refused(404, "file_not_found", "GET", "/volumes/v/stat", path("big/file"), "")
-	c.refused(400, "invalid_request", "PUT", at, off(up.Offset), string(data[up.Offset:])+"more")
-	c.want(200, "GET", at, nil, "", &up)
-	c.want(200, "PUT", at, off(up.Offset), string(data[up.Offset:]), &up)
-	c.refused(400, "digest_mismatch", "POST", at+"/finish", nil, "", "Repr-Digest", sum(data[1:]))
-	c.want(200, "POST", at+"/finish", nil, "", nil, "Repr-Digest", sum(data))
-	c.content("big/file", string(data))
+	c.wantError(404, "file_not_found", "GET", "/volumes/v/stat", pathQuery("big/file"), "")
+	c.wantError(400, "invalid_request", "PUT", at, off(up.Offset), string(data[up.Offset:])+"more")
+	c.wantStatus(200, "GET", at, nil, "", &up)
+	c.wantStatus(200, "PUT", at, off(up.Offset), string(data[up.Offset:]), &up)
+	c.wantError(400, "digest_mismatch", "POST", at+"/finish", nil, "", "Repr-Digest", reprDigest(data[1:]))
+	c.wantStatus(200, "POST", at+"/finish", nil, "", nil, "Repr-Digest", reprDigest(data))
+	c.wantContent("big/file", string(data))
 	var e api.Entry
-	c.want(200, "GET", "/volumes/v/stat", path("big/file"), "", &e)
+	c.wantStatus(200, "GET", "/volumes/v/stat", pathQuery("big/file"), "", &e)
 	if e.Mode != "0640" {
 		t.Errorf("mode %s", e.Mode)
 	}
-	c.refused(404, "not_found", "GET", at, nil, "")
+	c.wantError(404, "not_found", "GET", at, nil, "")
 	var page api.EntryPage
-	c.want(200, "GET", "/volumes/v/entries", path("big"), "", &page)
+	c.wantStatus(200, "GET", "/volumes/v/entries", pathQuery("big"), "", &page)
 	if len(page.Entries) != 1 {
 		t.Errorf("the upload left something: %+v", page.Entries)
 	}
@@ -274,21 +274,21 @@ func (c *client) breakOff(at string, off int, data []byte) {
 
 func TestUploadRefused(t *testing.T) {
 	c := startVolume(t)
-	c.want(200, "PUT", "/volumes/v/content", path("f"), "old", nil)
-	c.want(204, "POST", "/volumes/v/mkdir", path("d"), "", nil)
-	c.refused(409, "is_a_directory", "POST", "/volumes/v/uploads", path("d"), "")
-	c.refused(409, "is_a_directory", "POST", "/volumes/v/uploads", path("/"), "")
-	c.refused(400, "path_escape", "POST", "/volumes/v/uploads", path("../x"), "")
-	q := path("f")
+	c.wantStatus(200, "PUT", "/volumes/v/content", pathQuery("f"), "old", nil)
+	c.wantStatus(204, "POST", "/volumes/v/mkdir", pathQuery("d"), "", nil)
+	c.wantError(409, "is_a_directory", "POST", "/volumes/v/uploads", pathQuery("d"), "")
+	c.wantError(409, "is_a_directory", "POST", "/volumes/v/uploads", pathQuery("/"), "")
+	c.wantError(400, "path_escape", "POST", "/volumes/v/uploads", pathQuery("../x"), "")
+	q := pathQuery("f")
 	q.Set("exclusive", "true")
-	c.refused(409, "already_exists", "POST", "/volumes/v/uploads", q, "")
+	c.wantError(409, "already_exists", "POST", "/volumes/v/uploads", q, "")
 	var up api.Upload
-	c.want(201, "POST", "/volumes/v/uploads", path("f"), "", &up)
-	c.want(204, "DELETE", "/uploads/"+up.ID, nil, "", nil)
-	c.refused(404, "not_found", "PUT", "/uploads/"+up.ID, url.Values{"offset": {"0"}}, "x")
-	c.content("f", "old")
+	c.wantStatus(201, "POST", "/volumes/v/uploads", pathQuery("f"), "", &up)
+	c.wantStatus(204, "DELETE", "/uploads/"+up.ID, nil, "", nil)
+	c.wantError(404, "not_found", "PUT", "/uploads/"+up.ID, url.Values{"offset": {"0"}}, "x")
+	c.wantContent("f", "old")
 	var page api.EntryPage
-	c.want(200, "GET", "/volumes/v/entries", path("/"), "", &page)
+	c.wantStatus(200, "GET", "/volumes/v/entries", pathQuery("/"), "", &page)
 	if len(page.Entries) != 2 {
 		t.Errorf("an upload that was given up left something: %+v", page.Entries)
 	}
@@ -312,13 +312,13 @@ func TestArchive(t *testing.T) {
 	}
 	var stats api.Unpacked
 	whole := in.String()
-	c.want(200, "PUT", "/volumes/v/archive", path("into"), whole, &stats)
+	c.wantStatus(200, "PUT", "/volumes/v/archive", pathQuery("into"), whole, &stats)
 	if stats.Files != 1 || stats.Links != 1 {
 		t.Errorf("unpacked %+v", stats)
 	}
-	c.content("into/d/f", "hello")
+	c.wantContent("into/d/f", "hello")
 	var out string
-	c.want(200, "GET", "/volumes/v/archive", path("into"), "", &out)
+	c.wantStatus(200, "GET", "/volumes/v/archive", pathQuery("into"), "", &out)
 	var names []string
 	for tr := tar.NewReader(strings.NewReader(out)); ; {
 		h, err := tr.Next()
@@ -333,7 +333,7 @@ func TestArchive(t *testing.T) {
 	if got := strings.Join(names, " "); got != "into/ into/d/ into/d/f into/d/l" {
 		t.Errorf("the archive has %s", got)
 	}
-	c.refused(404, "file_not_found", "GET", "/volumes/v/archive", path("none"), "")
+	c.wantError(404, "file_not_found", "GET", "/volumes/v/archive", pathQuery("none"), "")
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
 	_, _ = io.WriteString(z, whole)
@@ -341,14 +341,14 @@ func TestArchive(t *testing.T) {
 	damaged := packed.Bytes()
 	damaged[len(damaged)-6]++
 	for what, body := range map[string]string{"cut off": whole[:700], "empty": "", "damaged": string(damaged)} {
-		if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader(body)); code != 400 || strings.Contains(string(b), "the request ended early") {
+		if code, _, b := c.send("PUT", "/volumes/v/archive", nil, strings.NewReader(body)); code != 400 || strings.Contains(string(b), "the request ended early") {
 			t.Errorf("an archive that is %s: %d %s", what, code, b)
 		}
 	}
-	if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader(strings.Repeat("\x00", 4096)+"an image")); code != 400 {
+	if code, _, b := c.send("PUT", "/volumes/v/archive", nil, strings.NewReader(strings.Repeat("\x00", 4096)+"an image")); code != 400 {
 		t.Errorf("no archive, but zeros first: %d %s", code, b)
 	}
-	if code, _, b := c.do("PUT", "/volumes/v/archive", nil, strings.NewReader("this is no tar stream, but long enough to be looked at"+strings.Repeat("x", 600))); code != 400 {
+	if code, _, b := c.send("PUT", "/volumes/v/archive", nil, strings.NewReader("this is no tar stream, but long enough to be looked at"+strings.Repeat("x", 600))); code != 400 {
 		t.Errorf("nonsense instead of a tar stream: %d %s", code, b)
 	}
 }
@@ -381,13 +381,13 @@ func TestEvents(t *testing.T) {
 	if !lines.Scan() || lines.Text() != ": ready" {
 		t.Fatalf("the stream begins with %q", lines.Text())
 	}
-	c.want(201, "POST", "/volumes", nil, `{"name":"v"}`, nil)
+	c.wantStatus(201, "POST", "/volumes", nil, `{"name":"v"}`, nil)
 	next("created")
-	c.want(200, "PUT", "/volumes/v/content", path("f"), "x", nil)
+	c.wantStatus(200, "PUT", "/volumes/v/content", pathQuery("f"), "x", nil)
 	next("changed")
-	c.want(200, "PATCH", "/volumes/v", nil, `{"set_labels":{"a":"b"}}`, nil)
+	c.wantStatus(200, "PATCH", "/volumes/v", nil, `{"set_labels":{"a":"b"}}`, nil)
 	next("updated")
-	c.want(200, "DELETE", "/volumes/v", nil, "", nil)
+	c.wantStatus(200, "DELETE", "/volumes/v", nil, "", nil)
 	next("removed")
 }
 
@@ -395,15 +395,15 @@ func TestEvents(t *testing.T) {
 func TestListing(t *testing.T) {
 	c := startVolume(t)
 	for i := range 25 {
-		c.want(200, "PUT", "/volumes/v/content", path(fmt.Sprintf("d/%02d", i)), "", nil)
+		c.wantStatus(200, "PUT", "/volumes/v/content", pathQuery(fmt.Sprintf("d/%02d", i)), "", nil)
 	}
 	for _, forget := range []bool{false, true} {
-		q := path("d")
+		q := pathQuery("d")
 		q.Set("limit", "10")
 		var names []string
 		for {
 			var page api.EntryPage
-			c.want(200, "GET", "/volumes/v/entries", q, "", &page)
+			c.wantStatus(200, "GET", "/volumes/v/entries", q, "", &page)
 			for _, e := range page.Entries {
 				names = append(names, e.Name)
 			}
@@ -411,7 +411,7 @@ func TestListing(t *testing.T) {
 				break
 			}
 			if forget {
-				c.want(204, "DELETE", "/volumes/v/entries", url.Values{"cursor": {page.Next}}, "", nil)
+				c.wantStatus(204, "DELETE", "/volumes/v/entries", url.Values{"cursor": {page.Next}}, "", nil)
 			}
 			q.Set("cursor", page.Next)
 		}
@@ -419,11 +419,11 @@ func TestListing(t *testing.T) {
 			t.Errorf("forget %v: %v", forget, names)
 		}
 	}
-	q := path("d")
+	q := pathQuery("d")
 	q.Set("cursor", "nonsense")
-	c.refused(400, "invalid_request", "GET", "/volumes/v/entries", q, "")
+	c.wantError(400, "invalid_request", "GET", "/volumes/v/entries", q, "")
 	var many api.StatResults
-	c.want(200, "POST", "/volumes/v/stat", nil, `{"paths":["d/00","none","../x"]}`, &many)
+	c.wantStatus(200, "POST", "/volumes/v/stat", nil, `{"paths":["d/00","none","../x"]}`, &many)
 	if r := many.Results; len(r) != 3 || r[0].Entry == nil || r[1].Error == nil || r[1].Error.Code != "file_not_found" || r[2].Error.Code != "path_escape" {
 		t.Errorf("stat of many: %+v", r)
 	}

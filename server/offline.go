@@ -15,7 +15,7 @@ import (
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
-// OfflineKey says what key to make beside a server's data.
+// OfflineKey describes a key to make without a server.
 type OfflineKey struct {
 	Org     string // must exist, unless it is the first one, which the next start makes
 	Name    string
@@ -24,9 +24,9 @@ type OfflineKey struct {
 	Format  string    // "", or "e2b"
 }
 
-// CreateKeyOffline makes a key in the database of what opts serves, for whoever may write that:
-// no server need run, and one that does accepts the key at once. ErrNotExist: there are no
-// volumes there, or there is no such organisation.
+// CreateKeyOffline makes a key directly in the accounts database of what opts serves, for anyone
+// who may write to it. No server need run, and a running one accepts the key at once.
+// ErrNotExist: there are no volumes, or no such organisation.
 func CreateKeyOffline(ctx context.Context, opts Options, k OfflineKey) (api.NewKey, error) {
 	scopes, err := accounts.ParseScopes(k.Scopes)
 	if err != nil {
@@ -51,6 +51,7 @@ func CreateKeyOffline(ctx context.Context, opts Options, k OfflineKey) (api.NewK
 		CreatedBy: made.CreatedBy, Expires: made.Expires, Format: made.Format}}, nil
 }
 
+// toAPIScopes returns the wire form of scopes.
 func toAPIScopes(s accounts.Scope) (list []api.Scope) {
 	for _, name := range s.Strings() {
 		list = append(list, api.Scope(name))
@@ -58,7 +59,7 @@ func toAPIScopes(s accounts.Scope) (list []api.Scope) {
 	return list
 }
 
-// checkOrgExists refuses an organisation that what opts serves does not have.
+// checkOrgExists returns an error unless what opts serves has the organisation.
 func (o *Options) checkOrgExists(ctx context.Context, org string) error {
 	var names []string
 	switch {

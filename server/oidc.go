@@ -18,46 +18,45 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// OIDC says whose tokens are accepted beside keys: signed JWTs of an OpenID provider,
-// whose keys are found by its discovery document. The provider need not be there when
-// the server starts.
+// OIDC configures the identity provider whose tokens are accepted beside keys: signed JWTs of an
+// OpenID provider, whose keys are found by its discovery document. The provider need not be
+// reachable when the server starts.
 //
-// A claim is named as it stands in the token, or by a path as in realm_access.roles.
+// A claim is named as it appears in the token, or by a path such as realm_access.roles.
 type OIDC struct {
 	Issuer   string // URL, exactly as it stands in the tokens
 	Audience string // that tokens must be for
 	CAFile   string // PEM file of authorities to trust for Issuer; default: those of the system
 
-	// Org is the organisation of all tokens. Without it OrgClaim names the claim that has
-	// the organisation; default: vole_org.
+	// Org is the organisation of all tokens. Without it, OrgClaim names the claim with the
+	// organisation; default: vole_org.
 	Org, OrgClaim string
-	// ScopeClaim names the claim that has the rights, a list or words with spaces between
-	// them; default: vole_scopes.
+	// ScopeClaim names the claim with the rights: a list, or words separated by spaces; default:
+	// vole_scopes.
 	ScopeClaim string
-	// Scopes says which rights the values of ScopeClaim stand for, such as the names of
-	// groups; values that it does not have stand for none. Default: read, write, admin and
-	// operator, for themselves.
+	// Scopes maps values of ScopeClaim, such as names of groups, to rights; other values give
+	// none. Default: read, write, admin and operator, each for itself.
 	Scopes map[string][]string
-	// NameClaim has the name that the audit log shows. Default: email,
-	// preferred_username or sub, whichever is there.
+	// NameClaim names the claim that the audit log shows as the name. Default: the first of
+	// email, preferred_username and sub that is present.
 	NameClaim string
 }
 
-// signingAlgorithms are those that tokens may be signed with. There are none among them that
-// need no key, or for which the key that verifies could sign too.
+// signingAlgorithms are the accepted ones: all asymmetric. Without a signature, or with a
+// symmetric key, whoever can verify a token could forge one.
 var signingAlgorithms = []string{
 	oidc.RS256, oidc.RS384, oidc.RS512, oidc.PS256, oidc.PS384, oidc.PS512,
 	oidc.ES256, oidc.ES384, oidc.ES512, oidc.EdDSA,
 }
 
-// tokenVerifier verifies those of one provider.
+// tokenVerifier verifies the tokens of one provider. It implements core.Verifier.
 type tokenVerifier struct {
 	OIDC
 	scopes   map[string]accounts.Scope
 	provider *provider
 }
 
-// newTokenVerifier returns nil for no OIDC. driver.ErrInvalid.
+// newTokenVerifier returns nil if o is nil. driver.ErrInvalid.
 func (o *OIDC) newTokenVerifier(log *slog.Logger) (core.Verifier, error) {
 	if o == nil {
 		return nil, nil
@@ -65,13 +64,13 @@ func (o *OIDC) newTokenVerifier(log *slog.Logger) (core.Verifier, error) {
 	t := &tokenVerifier{OIDC: *o, scopes: map[string]accounts.Scope{}}
 	u, err := url.Parse(o.Issuer)
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, driver.Errorf(driver.ErrInvalid, "the issuer of tokens is a URL as in https://login.example.com")
+		return nil, driver.Errorf(driver.ErrInvalid, "the issuer of tokens must be a URL such as https://login.example.com")
 	}
 	if o.Audience == "" {
-		return nil, driver.Errorf(driver.ErrInvalid, "tokens of %s need an audience; without one those for any other service would be accepted", o.Issuer)
+		return nil, driver.Errorf(driver.ErrInvalid, "tokens of %s need an audience; without one, tokens for any other service would be accepted", o.Issuer)
 	}
 	if o.Org != "" && driver.ValidateName(o.Org) != nil {
-		return nil, driver.Errorf(driver.ErrInvalid, "%q cannot be the name of an organisation", o.Org)
+		return nil, driver.Errorf(driver.ErrInvalid, "%q is not a valid name of an organisation", o.Org)
 	}
 	if t.scopes, err = o.scopesByClaimValue(); err != nil {
 		return nil, err
@@ -92,7 +91,7 @@ func (o *OIDC) newTokenVerifier(log *slog.Logger) (core.Verifier, error) {
 	return t, nil
 }
 
-// scopesByClaimValue returns which rights a value of the claim stands for.
+// scopesByClaimValue returns the rights that each value of ScopeClaim gives.
 func (o *OIDC) scopesByClaimValue() (map[string]accounts.Scope, error) {
 	m := map[string]accounts.Scope{}
 	if o.Scopes == nil {
@@ -110,6 +109,7 @@ func (o *OIDC) scopesByClaimValue() (map[string]accounts.Scope, error) {
 	return m, nil
 }
 
+// setDefault sets *v to def if it is empty.
 func setDefault(v *string, def string) {
 	if *v == "" {
 		*v = def
@@ -132,7 +132,7 @@ func (t *tokenVerifier) Verify(ctx context.Context, token string) (*accounts.Pri
 		return nil, tokenRefused("its claims cannot be read")
 	}
 	if id.Subject == "" || !isPrintable(id.Subject) {
-		return nil, tokenRefused("it does not say whom it stands for (sub)")
+		return nil, tokenRefused("it names no subject (sub)")
 	}
 	org, err := t.orgFromClaims(claims)
 	if err != nil {
@@ -145,7 +145,8 @@ func (t *tokenVerifier) Verify(ctx context.Context, token string) (*accounts.Pri
 	return p, nil
 }
 
-// Gives implements core.Verifier. Who has what claims, only the provider knows.
+// Gives implements core.Verifier. Only the provider knows who has which claims, so this is the
+// most that any token can give.
 func (t *tokenVerifier) Gives(org string) (all accounts.Scope) {
 	if t.Org != "" && t.Org != org {
 		return 0
@@ -156,6 +157,7 @@ func (t *tokenVerifier) Gives(org string) (all accounts.Scope) {
 	return all
 }
 
+// orgFromClaims returns the one organisation that a token names.
 func (t *tokenVerifier) orgFromClaims(claims map[string]any) (string, error) {
 	if t.Org != "" {
 		return t.Org, nil
@@ -167,12 +169,12 @@ func (t *tokenVerifier) orgFromClaims(claims map[string]any) (string, error) {
 	case len(list) > 1:
 		return "", tokenRefused("it names more than one organisation (%s)", t.OrgClaim)
 	case driver.ValidateName(list[0]) != nil:
-		return "", tokenRefused("what it names cannot be an organisation (%s)", t.OrgClaim)
+		return "", tokenRefused("it names an invalid organisation (%s)", t.OrgClaim)
 	}
 	return list[0], nil
 }
 
-// displayName returns the name for people.
+// displayName returns a readable name for the audit log.
 func (t *tokenVerifier) displayName(claims map[string]any, sub string) string {
 	names := []string{"email", "preferred_username"}
 	if t.NameClaim != "" {
@@ -186,8 +188,8 @@ func (t *tokenVerifier) displayName(claims map[string]any, sub string) string {
 	return sub
 }
 
-// keyIDOfSubject returns what stands for a subject where the id of a key does for others. It is
-// never one, and short enough to be recorded.
+// keyIDOfSubject returns the id under which a subject is recorded, where others have the id of a
+// key. The prefix keeps the two apart; long subjects are hashed.
 func keyIDOfSubject(sub string) string {
 	if len(sub) > 100 {
 		h := sha256.Sum256([]byte(sub))

@@ -24,8 +24,8 @@ const (
 	maxProviderBody = 1 << 20          // most bytes of an answer
 )
 
-// provider is where the keys of an issuer are found. Asking it is begun by the first
-// token, and again when it failed.
+// provider finds the signing keys of an issuer. The first token starts the discovery; after a
+// failure a later one starts it again.
 type provider struct {
 	issuer string
 	config *oidc.Config
@@ -34,16 +34,17 @@ type provider struct {
 
 	mu          sync.Mutex // guards what follows
 	verifier    *oidc.IDTokenVerifier
-	discovering chan struct{} // closed when who asks the provider has its answer
-	lastErr     error         // of the last time
-	retryAfter  time.Time     // when it may be asked again
+	discovering chan struct{} // closed when the running discovery ends; nil: none runs
+	lastErr     error         // of the last discovery
+	retryAfter  time.Time     // before which no discovery starts
 }
 
+// newProvider returns a provider; nothing is asked yet.
 func newProvider(issuer, audience string, roots *x509.CertPool, log *slog.Logger) *provider {
 	tr := http.DefaultTransport.(*http.Transport).Clone()
 	tr.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	// A token whose key is not known makes the library ask for the keys anew. Anyone can
-	// send such tokens, so it does that twice a second at most.
+	// A token with an unknown key makes the library fetch the keys again. Anyone can send such
+	// tokens, so that happens at most twice a second.
 	limit := rate.NewLimiter(2, 10)
 	return &provider{
 		issuer: issuer, log: log,
@@ -52,10 +53,11 @@ func newProvider(issuer, audience string, roots *x509.CertPool, log *slog.Logger
 	}
 }
 
-// errProvider is matched by the failures that are not the token's.
+// errProvider is matched by failures that are not the token's.
 var errProvider = errors.New("the identity provider cannot be asked")
 
-// rateLimitedTransport asks the provider not too often, and makes an error of an answer that is none.
+// rateLimitedTransport limits how often the provider is asked and how much it may answer, and
+// turns HTTP errors into errors that match errProvider.
 type rateLimitedTransport struct {
 	http.RoundTripper
 	limit *rate.Limiter
@@ -80,8 +82,8 @@ func (c *rateLimitedTransport) RoundTrip(r *http.Request) (*http.Response, error
 	return resp, nil
 }
 
-// verifyToken checks a token. Errors match accounts.ErrUnauthenticated, or say with 503 that
-// the provider cannot be asked.
+// verifyToken verifies the signature and validity of a token. Errors match
+// accounts.ErrUnauthenticated, or say with 503 that the provider does not answer.
 func (p *provider) verifyToken(ctx context.Context, token string) (*oidc.IDToken, error) {
 	v, err := p.awaitVerifier(ctx)
 	if err != nil {
@@ -101,6 +103,8 @@ func (p *provider) verifyToken(ctx context.Context, token string) (*oidc.IDToken
 	return nil, tokenRefused("%.300s", err)
 }
 
+// providerUnavailable logs why the provider cannot be asked and returns the error for the
+// client.
 func (p *provider) providerUnavailable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -109,7 +113,8 @@ func (p *provider) providerUnavailable(ctx context.Context, err error) error {
 	return &core.Error{Code: api.CodeUnavailable, Message: "the identity provider does not answer; try again, or use an API key"}
 }
 
-// awaitVerifier returns the verifier, which the first who asks makes; others wait for it.
+// awaitVerifier returns the verifier, after a discovery that one caller starts and others wait
+// for. For providerPause after a failure it returns that failure.
 func (p *provider) awaitVerifier(ctx context.Context) (*oidc.IDTokenVerifier, error) {
 	p.mu.Lock()
 	if p.verifier != nil || p.discovering == nil && time.Now().Before(p.retryAfter) {
@@ -132,8 +137,8 @@ func (p *provider) awaitVerifier(ctx context.Context) (*oidc.IDTokenVerifier, er
 	return p.verifier, p.lastErr
 }
 
-// discoverKeys asks the provider where its keys are. It is nobody's request: who waits for it
-// may go away.
+// discoverKeys fetches the discovery document. It belongs to no request: those that wait for it
+// may be canceled.
 func (p *provider) discoverKeys() {
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(context.Background(), p.client), providerTimeout)
 	defer cancel()
@@ -159,11 +164,13 @@ func (p *provider) discoverKeys() {
 	p.discovering = nil
 }
 
-// reportingKeySet tells the error of looking for keys, which the library does not pass on.
+// reportingKeySet reports the error of fetching keys through the context; the library only
+// reports that the signature is not verified.
 type reportingKeySet struct{ *oidc.RemoteKeySet }
 
 type keyLookupKey struct{}
 
+// keyLookup receives the error of a lookup of keys.
 type keyLookup struct{ err error }
 
 func (k reportingKeySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {

@@ -14,7 +14,7 @@ import (
 // DefaultOrg is the organisation of a server that has only one, and the first of others.
 const DefaultOrg = "default"
 
-// homeOrganisation is a local home as the only organisation.
+// homeOrganisation serves a local home as the only organisation.
 type homeOrganisation struct{ backend *local.Backend }
 
 func (h homeOrganisation) Orgs(context.Context) ([]string, error) { return []string{DefaultOrg}, nil }
@@ -52,12 +52,13 @@ func (h homeOrganisation) Ping(ctx context.Context) error {
 
 func (h homeOrganisation) Close() error { return h.backend.Close() }
 
-// sharedBackend is a backend that outlives those who use it.
+// sharedBackend is a backend that its users cannot close.
 type sharedBackend struct{ driver.Backend }
 
 func (sharedBackend) Close() error { return nil }
 
-// homeSession keeps the attachments and drafts of one session in this process.
+// homeSession keeps the attachments and drafts of one session in memory: they end with this
+// process. A call that finishes after Close undoes its own effect.
 type homeSession struct {
 	driver.Backend
 
@@ -102,6 +103,7 @@ func (h *homeSession) Attach(ctx context.Context, id string, opts driver.AttachO
 	return a, nil
 }
 
+// orErrClosed returns err, or ErrClosed if it is nil.
 func orErrClosed(err error) error {
 	if err != nil {
 		return err
@@ -142,7 +144,7 @@ func (h *homeSession) Renew(context.Context) error {
 
 func (h *homeSession) Leave() error { return h.Close() }
 
-// Close detaches what is attached and removes drafts that were not published.
+// Close ends the attachments and removes the drafts that were not published.
 func (h *homeSession) Close() error {
 	h.mu.Lock()
 	if h.closed {
@@ -179,7 +181,8 @@ func (h *homeSession) removeDraft(ctx context.Context, id string) error {
 	return err
 }
 
-// bucketOrganisations is a namespace with any number of organisations.
+// bucketOrganisations serves the organisations of a namespace, whose sessions are rows that
+// outlive this process.
 type bucketOrganisations struct{ namespace *bucket.Namespace }
 
 func (o bucketOrganisations) Orgs(ctx context.Context) ([]string, error) {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Places says for a log where what is served lies: keys and values by turns. Of URLs it has
-// neither passwords nor queries, which may hold some.
+// Places returns where the served data lies, for the log: alternating keys and values. URLs
+// appear without passwords and queries, which may be secret.
 func (o *Options) Places() []any {
 	list := []any{"accounts", redactedLocation(o.accountsDatabase())}
 	if o.Home != "" {
@@ -32,7 +32,7 @@ func (o *Options) Places() []any {
 	return append([]any{"database", redactedLocation(b.Database), "blobs", redactedLocation(b.Blobs)}, list...)
 }
 
-// redactedLocation is a path, absolute, or a URL without what may be secret.
+// redactedLocation returns an absolute path, or a URL without what may be secret.
 func redactedLocation(s string) string {
 	if !strings.Contains(s, "://") {
 		if abs, err := filepath.Abs(s); err == nil {

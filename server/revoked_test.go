@@ -28,60 +28,60 @@ const revokedTime = 20 * time.Second
 
 // slowStreams begin requests that the client does not go on with, of a key that has x. Each
 // must end by itself when the key's rights do.
-var slowStreams = map[string]func(t *testing.T, w *world, key string, x, large *things) net.Conn{
-	"PUT": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.half(t, key, "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "new")
+var slowStreams = map[string]func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn{
+	"PUT": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendHalfRequest(t, key, "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "new")
 	},
-	"PUT of a new file": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.half(t, key, "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=some/new", "new")
+	"PUT of a new file": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendHalfRequest(t, key, "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=some/new", "new")
 	},
-	"tar": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.half(t, key, "PUT "+api.Prefix+"/volumes/"+x.volume+"/archive", smallTar()[:513])
+	"tar": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendHalfRequest(t, key, "PUT "+api.Prefix+"/volumes/"+x.volume+"/archive", smallTar()[:513])
 	},
-	"upload": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.half(t, key, "PUT "+api.Prefix+"/uploads/"+x.upload+"?offset=0", "new")
+	"upload": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendHalfRequest(t, key, "PUT "+api.Prefix+"/uploads/"+x.upload+"?offset=0", "new")
 	},
-	"handle": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.half(t, key, "PUT "+api.Prefix+"/handles/"+x.handle+"/data?offset=0", "new")
+	"handle": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendHalfRequest(t, key, "PUT "+api.Prefix+"/handles/"+x.handle+"/data?offset=0", "new")
 	},
-	"append": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.half(t, key, "POST "+api.Prefix+"/handles/"+x.handle+"/data", "new")
+	"append": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendHalfRequest(t, key, "POST "+api.Prefix+"/handles/"+x.handle+"/data", "new")
 	},
-	"JSON": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.half(t, key, "PATCH "+api.Prefix+"/volumes/"+x.volume, `{"set_labels":`)
+	"JSON": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendHalfRequest(t, key, "PATCH "+api.Prefix+"/volumes/"+x.volume, `{"set_labels":`)
 	},
-	"msb": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
+	"msb": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
 		path := base64.RawURLEncoding.EncodeToString([]byte("/file"))
-		return w.half(t, key, "PUT /v1/volumes/"+x.volume+"/files/content", "new", "X-Msb-File-Path: "+path)
+		return w.sendHalfRequest(t, key, "PUT /v1/volumes/"+x.volume+"/files/content", "new", "X-Msb-File-Path: "+path)
 	},
-	"e2b": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
+	"e2b": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
 		status, _, body := e2bCall(t, "GET", w.url+"/volumes/"+x.volume, nil, "X-API-Key", key)
 		_, token, ok := strings.Cut(body, `"token":"`)
 		if status != http.StatusOK || !ok {
 			t.Fatalf("%d %s", status, body)
 		}
 		token, _, _ = strings.Cut(token, `"`)
-		return w.half(t, token, "PUT /volumecontent/"+x.volume+"/file?path=/file&force=true", "new")
+		return w.sendHalfRequest(t, token, "PUT /volumecontent/"+x.volume+"/file?path=/file&force=true", "new")
 	},
-	"GET": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.raw(t, key, "GET "+api.Prefix+"/volumes/"+large.volume+"/content?path=large")
+	"GET": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendRequestHead(t, key, "GET "+api.Prefix+"/volumes/"+large.volume+"/content?path=large")
 	},
-	"GET of a tar": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.raw(t, key, "GET "+api.Prefix+"/volumes/"+large.volume+"/archive")
+	"GET of a tar": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendRequestHead(t, key, "GET "+api.Prefix+"/volumes/"+large.volume+"/archive")
 	},
-	"GET of msb": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
+	"GET of msb": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
 		path := base64.RawURLEncoding.EncodeToString([]byte("/large"))
-		return w.raw(t, key, "GET /v1/volumes/"+large.volume+"/files/content", "X-Msb-File-Path: "+path)
+		return w.sendRequestHead(t, key, "GET /v1/volumes/"+large.volume+"/files/content", "X-Msb-File-Path: "+path)
 	},
-	"events": func(t *testing.T, w *world, key string, x, large *things) net.Conn {
-		return w.raw(t, key, "GET "+api.Prefix+"/events")
+	"events": func(t *testing.T, w *testServer, key string, x, large *fixture) net.Conn {
+		return w.sendRequestHead(t, key, "GET "+api.Prefix+"/events")
 	},
 }
 
-// half sends the head of a request and the first bytes of a body that goes on.
-func (w *world) half(t *testing.T, key, line, body string, headers ...string) net.Conn {
+// sendHalfRequest sends the head of a request and the first bytes of a body that goes on.
+func (w *testServer) sendHalfRequest(t *testing.T, key, line, body string, headers ...string) net.Conn {
 	t.Helper()
-	c := w.raw(t, key, line, append(headers, "Content-Length: 100000")...)
+	c := w.sendRequestHead(t, key, line, append(headers, "Content-Length: 100000")...)
 	if _, err := io.WriteString(c, body); err != nil {
 		t.Fatal(err)
 	}
@@ -94,34 +94,34 @@ const largeFile = 48 << 20
 // TestRevokedStreams: what was begun before a key was revoked, by whichever server, ends
 // soon, in both directions, and has changed nothing.
 func TestRevokedStreams(t *testing.T) {
-	for name, revoke := range map[string]func(t *testing.T, w *world, id string){
-		"here": func(t *testing.T, w *world, id string) {
-			w.must(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": id}}, nil)
+	for name, revoke := range map[string]func(t *testing.T, w *testServer, id string){
+		"here": func(t *testing.T, w *testServer, id string) {
+			w.mustCall(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": id}}, nil)
 		},
-		"by another server": func(t *testing.T, w *world, id string) {
-			if _, _, err := w.elsewhere(t).RevokeKey(t.Context(), DefaultOrg, id, accounts.RevokeOptions{Force: true}); err != nil {
+		"by another server": func(t *testing.T, w *testServer, id string) {
+			if _, _, err := w.anotherStore(t).RevokeKey(t.Context(), DefaultOrg, id, accounts.RevokeOptions{Force: true}); err != nil {
 				t.Fatal(err)
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := startWorld(t)
+			w := startTestServer(t)
 			k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Write})
 			if err != nil {
 				t.Fatal(err)
 			}
-			x := w.make(t, secret, "v")
-			large := w.make(t, secret, "large")
-			w.must(t, w.root, "writeFile", large.at(url.Values{"path": {"large"}}, strings.Repeat("x", largeFile)), nil)
-			w.endAll(t, secret, x, large, func() { revoke(t, w, k.ID) })
-			w.holdsNothing(t)
+			x := w.makeFixture(t, secret, "v")
+			large := w.makeFixture(t, secret, "large")
+			w.mustCall(t, w.root, "writeFile", large.onVolume(url.Values{"path": {"large"}}, strings.Repeat("x", largeFile)), nil)
+			w.checkStreamsEnd(t, secret, x, large, func() { revoke(t, w, k.ID) })
+			w.awaitNoAttachments(t)
 		})
 	}
 }
 
-// elsewhere is the database of keys as another server has it.
-func (w *world) elsewhere(t *testing.T) *accounts.Store {
+// anotherStore is the database of keys as another server has it.
+func (w *testServer) anotherStore(t *testing.T) *accounts.Store {
 	t.Helper()
 	s, err := accounts.Open(t.Context(), filepath.Join(w.opts.Bucket.Dir, "server", "accounts.db"), accounts.Options{})
 	if err != nil {
@@ -131,15 +131,15 @@ func (w *world) elsewhere(t *testing.T) *accounts.Store {
 	return s
 }
 
-// endAll begins all streams, calls lose, and sees that they end and that nothing has changed.
-func (w *world) endAll(t *testing.T, key string, x, large *things, lose func()) {
+// checkStreamsEnd begins all streams, calls lose, and sees that they end and that nothing has changed.
+func (w *testServer) checkStreamsEnd(t *testing.T, key string, x, large *fixture, lose func()) {
 	t.Helper()
 	conns := map[string]net.Conn{}
 	for name, begin := range slowStreams {
 		conns[name] = begin(t, w, key, x, large)
 	}
 	time.Sleep(300 * time.Millisecond) // most are in their handlers by then; those that are not are refused as new ones
-	before := clean(w.state(t, x))
+	before := withoutKeyLines(w.describeState(t, x))
 	lose()
 	var wg sync.WaitGroup
 	for name, c := range conns {
@@ -159,7 +159,7 @@ func (w *world) endAll(t *testing.T, key string, x, large *things, lose func()) 
 		})
 	}
 	wg.Wait()
-	if now := clean(w.state(t, x)); now != before {
+	if now := withoutKeyLines(w.describeState(t, x)); now != before {
 		t.Errorf("changed\n%s\nto\n%s", before, now)
 	}
 }
@@ -177,8 +177,8 @@ func readSlowly(r io.Reader) (int64, error) {
 	}
 }
 
-// clean leaves out of a state what a revocation itself changes.
-func clean(state string) string {
+// withoutKeyLines leaves out of a state what a revocation itself changes.
+func withoutKeyLines(state string) string {
 	var out []string
 	for line := range strings.Lines(state) {
 		if !strings.HasPrefix(line, "key ") && !strings.HasPrefix(line, "attachment ") {
@@ -188,12 +188,12 @@ func clean(state string) string {
 	return strings.Join(out, "")
 }
 
-// holdsNothing waits until the attachments of sessions have ended.
-func (w *world) holdsNothing(t *testing.T) {
+// awaitNoAttachments waits until the attachments of sessions have ended.
+func (w *testServer) awaitNoAttachments(t *testing.T) {
 	t.Helper()
 	for end := time.Now().Add(revokedTime); ; time.Sleep(50 * time.Millisecond) {
 		var atts api.Attachments
-		w.must(t, w.root, "listAttachments", apiCall{}, &atts)
+		w.mustCall(t, w.root, "listAttachments", apiCall{}, &atts)
 		if len(atts.Attachments) == 0 {
 			return
 		}
@@ -206,14 +206,14 @@ func (w *world) holdsNothing(t *testing.T) {
 // TestRevokedBeforeCommit: the last bytes of a file come right after the revocation, before
 // any watch has asked.
 func TestRevokedBeforeCommit(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	for i := range 10 {
 		k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Write})
 		if err != nil {
 			t.Fatal(err)
 		}
-		x := w.make(t, secret, fmt.Sprintf("v%d", i))
-		c := w.raw(t, secret, "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "Content-Length: 6")
+		x := w.makeFixture(t, secret, fmt.Sprintf("v%d", i))
+		c := w.sendRequestHead(t, secret, "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "Content-Length: 6")
 		_, _ = io.WriteString(c, "EV")
 		time.Sleep(20 * time.Millisecond)
 		if _, _, err := w.accounts.RevokeKey(t.Context(), DefaultOrg, k.ID, accounts.RevokeOptions{Force: true}); err != nil {
@@ -225,7 +225,7 @@ func TestRevokedBeforeCommit(t *testing.T) {
 		if err != nil || res.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%v %v", res, err)
 		}
-		if got := w.call(t, w.op(t, "readFile"), x.at(url.Values{"path": {"file"}}, ""), w.root); !strings.HasPrefix(got.body, "some text") {
+		if got := w.callOperation(t, w.operation(t, "readFile"), x.onVolume(url.Values{"path": {"file"}}, ""), w.root); !strings.HasPrefix(got.body, "some text") {
 			t.Errorf("a revoked key wrote %q", got.body)
 		}
 	}
@@ -234,22 +234,22 @@ func TestRevokedBeforeCommit(t *testing.T) {
 // TestRevokedTarEntry: of an archive no entry is made that comes after the revocation; those
 // before stay.
 func TestRevokedTarEntry(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Write})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var v api.Volume
-	w.must(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
+	w.mustCall(t, w.root, "createVolume", apiCall{body: `{"name":"v"}`}, &v)
 	names := func() (list []string) {
 		var page api.EntryPage
-		w.must(t, w.root, "listEntries", apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {"/"}}}, &page)
+		w.mustCall(t, w.root, "listEntries", apiCall{path: map[string]string{"volume": "v"}, query: url.Values{"path": {"/"}}}, &page)
 		for _, e := range page.Entries {
 			list = append(list, e.Name)
 		}
 		return list
 	}
-	c := w.raw(t, secret, "PUT "+api.Prefix+"/volumes/"+v.ID+"/archive", "Content-Length: 1000000")
+	c := w.sendRequestHead(t, secret, "PUT "+api.Prefix+"/volumes/"+v.ID+"/archive", "Content-Length: 1000000")
 	_, _ = c.Write(tarOf("first", 3000, "second", 10)[:512+3072+512])
 	for end := time.Now().Add(revokedTime); len(names()) == 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -297,12 +297,12 @@ func TestRightsShrink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := startWorld(t)
+			w := startTestServer(t)
 			p := &fakeProvider{}
 			w.core.Options().OIDC = p
 			who := accounts.Principal{KeyID: "oidc:a", KeyName: "a", Org: DefaultOrg, Scopes: accounts.Write}
 			p.who.Store(&who)
-			x := w.make(t, "a.b.c", "v")
+			x := w.makeFixture(t, "a.b.c", "v")
 			const streams = 20
 			begun := p.asked.Load()
 			if name == "expired" {
@@ -312,7 +312,7 @@ func TestRightsShrink(t *testing.T) {
 			}
 			var conns []net.Conn
 			for range streams {
-				conns = append(conns, w.half(t, "a.b.c", "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "new"))
+				conns = append(conns, w.sendHalfRequest(t, "a.b.c", "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "new"))
 			}
 			for end := time.Now().Add(revokedTime); p.asked.Load() < begun+streams && time.Now().Before(end); {
 				time.Sleep(10 * time.Millisecond)
@@ -332,11 +332,11 @@ func TestRightsShrink(t *testing.T) {
 					t.Fatalf("%v %v", res, err)
 				}
 			}
-			if got := w.call(t, w.op(t, "readFile"), x.at(url.Values{"path": {"file"}}, ""), w.root); !strings.HasPrefix(got.body, "some text") {
+			if got := w.callOperation(t, w.operation(t, "readFile"), x.onVolume(url.Values{"path": {"file"}}, ""), w.root); !strings.HasPrefix(got.body, "some text") {
 				t.Errorf("wrote %q", got.body)
 			}
 			if name != "expired" { // that session lives by the token before
-				w.holdsNothing(t)
+				w.awaitNoAttachments(t)
 			}
 		})
 	}
@@ -344,15 +344,15 @@ func TestRightsShrink(t *testing.T) {
 
 // TestRightsAskedOnce: many streams of one credential ask one question together.
 func TestRightsAskedOnce(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	p := &fakeProvider{}
 	w.core.Options().OIDC = p
 	p.who.Store(&accounts.Principal{KeyID: "oidc:a", KeyName: "a", Org: DefaultOrg, Scopes: accounts.Write})
-	x := w.make(t, "a.b.c", "v")
+	x := w.makeFixture(t, "a.b.c", "v")
 	begun := p.asked.Load()
 	const streams = 100
 	for range streams {
-		w.half(t, "a.b.c", "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "new")
+		w.sendHalfRequest(t, "a.b.c", "PUT "+api.Prefix+"/volumes/"+x.volume+"/content?path=file", "new")
 	}
 	for end := time.Now().Add(revokedTime); p.asked.Load() < begun+streams+2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -380,13 +380,13 @@ func tarOf(list ...any) []byte {
 // TestRevokedHTTP2 is TestRevokedStreams for streams of one connection, of which the others
 // go on.
 func TestRevokedHTTP2(t *testing.T) {
-	w := startWorld(t)
+	w := startTestServer(t)
 	k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Write})
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := w.make(t, secret, "v")
-	w.must(t, w.root, "writeFile", x.at(url.Values{"path": {"large"}}, strings.Repeat("x", largeFile)), nil)
+	x := w.makeFixture(t, secret, "v")
+	w.mustCall(t, w.root, "writeFile", x.onVolume(url.Values{"path": {"large"}}, strings.Repeat("x", largeFile)), nil)
 	p := &http.Protocols{}
 	p.SetUnencryptedHTTP2(true)
 	client := &http.Client{Transport: &http.Transport{Protocols: p}}
@@ -429,7 +429,7 @@ func TestRevokedHTTP2(t *testing.T) {
 		went <- err
 	}()
 	_, _ = io.WriteString(mine, "some")
-	w.must(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": k.ID}}, nil)
+	w.mustCall(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": k.ID}}, nil)
 	if err := <-up; errors.Is(err, context.DeadlineExceeded) || err != nil && strings.Contains(err.Error(), "status") {
 		t.Errorf("writing: %v", err)
 	}
@@ -440,7 +440,35 @@ func TestRevokedHTTP2(t *testing.T) {
 	if err := <-went; err != nil {
 		t.Errorf("another key's stream: %v", err)
 	}
-	if got := w.call(t, w.op(t, "readFile"), x.at(url.Values{"path": {"file"}}, ""), w.root); !strings.HasPrefix(got.body, "some text") {
+	if got := w.callOperation(t, w.operation(t, "readFile"), x.onVolume(url.Values{"path": {"file"}}, ""), w.root); !strings.HasPrefix(got.body, "some text") {
 		t.Errorf("wrote %q", got.body)
+	}
+}
+
+// A stream of events ends when its key does.
+func TestEventsOfRevokedKey(t *testing.T) {
+	w := startTestServer(t)
+	k, secret, err := w.accounts.CreateKey(t.Context(), accounts.NewKey{Org: DefaultOrg, Name: "gone", Scopes: accounts.Read})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := w.sendRequestHead(t, secret, "GET "+api.Prefix+"/events")
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatal(res, err)
+	}
+	lines := bufio.NewScanner(res.Body)
+	lines.Scan() // ready
+	w.mustCall(t, w.root, "revokeKey", apiCall{path: map[string]string{"key": k.ID}}, nil)
+	w.mustCall(t, w.root, "createVolume", apiCall{body: `{"name":"secret"}`}, nil)
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "secret") {
+			t.Fatalf("a revoked key learns of %s", lines.Text())
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Errorf("the stream goes on: %v", err)
 	}
 }

@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	headerTimeout  = 10 * time.Second // that a client has for the headers of a request, and for TLS
-	idleTimeout    = 2 * time.Minute  // that a connection may rest between two requests
+	headerTimeout  = 10 * time.Second // for the headers of a request, and for the TLS handshake
+	idleTimeout    = 2 * time.Minute  // of a connection between two requests
 	maxHeaderBytes = 64 << 10         // bytes of headers
 	// maxStreamsPerConn is how many requests one connection of HTTP/2 has at once.
 	maxStreamsPerConn = 100
-	abortGrace        = 5 * time.Second // that requests have to end which were broken off
+	abortGrace        = 5 * time.Second // for aborted requests to end
 )
 
-// Serve answers requests that come to ln until ctx ends; then it drains: /readyz says so
-// at once, streams of events end, DrainDelay later no new connections are accepted, and
-// requests under way have up to grace to end. It returns when all have. ln is closed.
+// Serve answers requests on ln until ctx ends, and then drains: /readyz says so at once, streams
+// of events end, after DrainDelay no new connections are accepted, and running requests have up
+// to grace to end. It returns when all have ended. It closes ln.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
 	var under sync.WaitGroup // requests
 	hs := s.newHTTPServer(&under)
@@ -48,9 +48,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration
 	return s.drainRequests(hs, &under, done, grace)
 }
 
-// newHTTPServer bounds what a client can hold up: the time for headers and bodies, their
-// size, and the streams of one connection. What a body or an answer may take beyond
-// that is for package core, which knows the routes.
+// newHTTPServer configures what bounds a client before its route is known: time and size of
+// headers, and streams of one connection. What a body or an answer may take beyond that is
+// bounded by package core, which knows the route.
 func (s *Server) newHTTPServer(under *sync.WaitGroup) *http.Server {
 	header, slack := headerTimeout, s.core.Options().Grace
 	if s.opts.slack > 0 {
@@ -61,7 +61,7 @@ func (s *Server) newHTTPServer(under *sync.WaitGroup) *http.Server {
 		Handler:           countRequests(s.handler, under, header+slack),
 		TLSConfig:         atLeastTLS12(s.opts.TLS),
 		ReadHeaderTimeout: header,
-		ReadTimeout:       header + slack, // of what is no route; routes set their own
+		ReadTimeout:       header + slack, // for requests without a route; routes set their own
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.opts.Log.Handler(), slog.LevelDebug),
@@ -69,14 +69,14 @@ func (s *Server) newHTTPServer(under *sync.WaitGroup) *http.Server {
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: maxStreamsPerConn, MaxReadFrameSize: 64 << 10,
 			MaxReceiveBufferPerStream: window, MaxReceiveBufferPerConnection: window,
-			// A client that is gone without a word holds its requests no longer than this.
+			// A client that vanished holds its requests no longer than this.
 			SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second, WriteByteTimeout: header + slack,
 		},
 	}
 }
 
-// countRequests lets under know of requests, and begins the time of each to be answered: what
-// an earlier one has left of it on the connection is not its own.
+// countRequests counts running requests, and gives each on HTTP/1 a new write deadline: the one
+// that an earlier request left on the connection does not apply.
 func countRequests(h http.Handler, under *sync.WaitGroup, most time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		under.Add(1)
@@ -88,6 +88,8 @@ func countRequests(h http.Handler, under *sync.WaitGroup, most time.Duration) ht
 	})
 }
 
+// drainRequests ends the server as Serve describes. Handlers whose connection was closed still
+// use what Close will close, and Shutdown does not wait for them: it waits for their count too.
 func (s *Server) drainRequests(hs *http.Server, under *sync.WaitGroup, done chan error, grace time.Duration) error {
 	s.opts.Log.Info("draining", "delay", s.opts.DrainDelay, "grace", grace)
 	s.core.Drain()
@@ -95,6 +97,7 @@ func (s *Server) drainRequests(hs *http.Server, under *sync.WaitGroup, done chan
 	case err := <-done: // the listener broke
 		done <- err
 	case <-time.After(s.opts.DrainDelay):
+	case <-s.opts.endDrainDelay:
 	}
 	end, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -106,18 +109,18 @@ func (s *Server) drainRequests(hs *http.Server, under *sync.WaitGroup, done chan
 	if serr := <-done; !errors.Is(serr, http.ErrServerClosed) {
 		err = errors.Join(err, serr)
 	}
-	// Shutdown does not wait for handlers whose connection was closed; they still use
-	// what Close will close.
+	// Shutdown does not wait for handlers whose connection was closed.
 	ended := make(chan struct{})
 	go func() { under.Wait(); close(ended) }()
 	select {
 	case <-ended:
 	case <-time.After(abortGrace):
-		err = errors.Join(err, errors.New("requests that were broken off have not ended"))
+		err = errors.Join(err, errors.New("aborted requests have not ended"))
 	}
 	return err
 }
 
+// httpProtocols enables HTTP/1 and HTTP/2, the latter unencrypted if there is no TLS.
 func httpProtocols(secure bool) *http.Protocols {
 	p := &http.Protocols{}
 	p.SetHTTP1(true)
@@ -126,6 +129,7 @@ func httpProtocols(secure bool) *http.Protocols {
 	return p
 }
 
+// atLeastTLS12 returns a copy of c that refuses older versions.
 func atLeastTLS12(c *tls.Config) *tls.Config {
 	if c == nil {
 		return nil

@@ -1,17 +1,16 @@
-// Package server makes an HTTP service of volumes: `vole serve`. Its own API is described
-// by OpenAPI (openapi.yaml) and is what package cloud speaks; beside it a server speaks two
-// public dialects, so that SDKs that exist work against it.
+// Package server serves volumes over HTTP: `vole serve`. Its own API is described by OpenAPI
+// (openapi.yaml) and is the one that drivers/cloud speaks; beside it a server speaks two public
+// dialects, so that existing SDKs work against it.
 //
 // # Model
 //
-// A [Server] has the volumes of a local home, as the only organisation, or those of a
-// namespace of package bucket with any number of them. Who may do what is in a database
-// of its own tables (package accounts): API keys belong to an organisation, have scopes
-// and perhaps a few volumes that they are for. Nothing is served without a key but
-// /healthz, /readyz and /openapi.json.
+// A [Server] serves the volumes of a local home, as its only organisation, or those of a
+// namespace of drivers/bucket with any number of organisations. Package accounts keeps the rights
+// in tables of its own: an API key belongs to an organisation, has scopes, and may be restricted
+// to some volumes. Nothing is served without a key except /healthz, /readyz and /openapi.json.
 //
-// Servers keep nothing but open files and the sessions of clients that have them, so
-// any number may serve one namespace. A client whose server dies goes to another one.
+// Servers hold only open files and the sessions of clients, so any number of them may serve one
+// namespace. A client whose server dies continues on another one.
 package server
 
 import (
@@ -45,19 +44,19 @@ var openapi []byte
 // MinMemory is the least that Options.Memory may be, in bytes.
 const MinMemory = core.MinMemory
 
-// Options says what to serve and how. Home or Bucket must be set; every other field has
-// a default.
+// Options configures what to serve and how. Home or Bucket must be set; every other field has a
+// default.
 type Options struct {
 	Home string // a local home, to serve this host's volumes
 	// ForeignHome allows a Home that belongs to another user; see vole.Options.
 	ForeignHome bool
-	// AllowDevices lets clients make device nodes in volumes of Home: as root, and on
-	// Linux, these are devices of this host to everything that reaches them by a path.
+	// AllowDevices lets clients make device nodes in volumes of Home. If the server runs as root
+	// on Linux, these are devices of this host to everything that reaches them by a path.
 	AllowDevices bool
 	Bucket       *bucket.Options // a namespace
-	// Accounts is where keys and the audit log are: the URL of a PostgreSQL database or the
-	// path of a SQLite file. Default: Bucket.Database where that is PostgreSQL, else a file in
-	// Home or Bucket.Dir.
+	// Accounts is the database of keys and the audit log: a PostgreSQL URL or the path of a
+	// SQLite file. Default: Bucket.Database if that is PostgreSQL, else a file in Home or
+	// Bucket.Dir.
 	Accounts string
 
 	TLS         *tls.Config // default: none, which is for loopback and proxies
@@ -71,14 +70,16 @@ type Options struct {
 	MaxFile int64         // most bytes of one file's content; default: no limit
 	Rate    float64       // requests per second of one key; default: no limit
 	Burst   int           // requests of a key at once; default: two seconds' worth
-	// Memory is about the most bytes of memory that the process is to take, which bounds what
-	// its clients can have it hold. Default: 512 MiB; at least MinMemory.
+	// Memory is about how many bytes of memory the process takes at most; it bounds what clients
+	// can make it hold. Default: 512 MiB; at least MinMemory.
 	Memory int64
-	// DrainDelay is for how long a server that is to end goes on as ever, but for
-	// /readyz, so that load balancers notice. Default: not at all.
+	// DrainDelay is how long a server that is ending goes on serving, except for /readyz, so
+	// that load balancers notice. Default: 0.
 	DrainDelay time.Duration
 
 	descriptorLimit int // that the process may have, in tests; 0: what it may
+
+	endDrainDelay chan struct{} // ends DrainDelay early when closed, in tests
 
 	slack time.Duration // that a client has beyond what the least rate gives it, in tests
 
@@ -98,7 +99,7 @@ type Server struct {
 	memory        *budget.Budget
 }
 
-// New opens what opts names. Its organisation "default" is made when there is none.
+// New opens what opts names. The organisation "default" is created if it is missing.
 func New(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -111,7 +112,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 		opts.Memory = core.DefaultMemory
 	}
 	if opts.Memory < MinMemory {
-		return nil, driver.Errorf(driver.ErrInvalid, "Memory is %v: a server takes %v at least", driver.Size(opts.Memory), driver.Size(MinMemory))
+		return nil, driver.Errorf(driver.ErrInvalid, "Memory is %v: a server needs at least %v", driver.Size(opts.Memory), driver.Size(MinMemory))
 	}
 	verify, err := opts.OIDC.newTokenVerifier(opts.Log)
 	if err != nil {
@@ -131,6 +132,7 @@ func New(ctx context.Context, opts Options) (*Server, error) {
 	return s, nil
 }
 
+// openStores opens the organisations and the accounts database.
 func (s *Server) openStores(ctx context.Context) error {
 	o := &s.opts
 	switch {
@@ -159,6 +161,7 @@ func (s *Server) openStores(ctx context.Context) error {
 	return err
 }
 
+// accountsDatabase returns Options.Accounts or its default.
 func (o *Options) accountsDatabase() string {
 	switch {
 	case o.Accounts != "":
@@ -173,7 +176,7 @@ func (o *Options) accountsDatabase() string {
 	return o.Bucket.Database + ".accounts"
 }
 
-// privateTexts returns what only the operator is to read: where things are.
+// privateTexts returns the paths and hosts that no message to a client may contain.
 func (o *Options) privateTexts() []string {
 	var list []string
 	path := func(p string) {
@@ -201,18 +204,19 @@ func (o *Options) privateTexts() []string {
 	return list
 }
 
+// apiDialects returns the APIs that the server speaks.
 func (s *Server) apiDialects() []*core.Dialect {
 	return []*core.Dialect{s.native.Dialect(), e2b.Dialect(), msb.Dialect(s.core)}
 }
 
-// Handler answers all requests.
+// Handler returns the handler of all requests, for servers other than Serve's.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // HasKey reports whether a key was ever made, in any organisation.
 func (s *Server) HasKey(ctx context.Context) (bool, error) { return s.accounts.HasAnyKey(ctx) }
 
-// HasOperator reports whether somebody can make organisations and keys of any: by a key that may
-// be used now, or a token of the identity provider.
+// HasOperator reports whether anyone can make organisations and their keys: by an operator key
+// that can be used now, or by a token of the identity provider.
 func (s *Server) HasOperator(ctx context.Context) (bool, error) {
 	if v := s.core.Options().OIDC; v != nil && v.Gives(s.opts.OIDC.Org).Has(accounts.Operator) {
 		return true, nil
@@ -220,8 +224,8 @@ func (s *Server) HasOperator(ctx context.Context) (bool, error) {
 	return s.accounts.HasOperatorKey(ctx)
 }
 
-// FirstKey makes a key with all rights for the organisation "default" when no operator key can
-// be used, and returns its secret; "" when one can.
+// FirstKey makes a key with all rights for the organisation "default" and returns its secret,
+// unless an operator key can be used; then it returns "".
 func (s *Server) FirstKey(ctx context.Context) (string, error) {
 	if have, err := s.accounts.HasOperatorKey(ctx); err != nil || have {
 		return "", err
@@ -230,16 +234,17 @@ func (s *Server) FirstKey(ctx context.Context) (string, error) {
 	return secret, err
 }
 
-// KeyEnded reports whether a secret is that of a key which was revoked or has expired.
+// KeyEnded reports whether a secret belongs to a revoked or expired key.
 func (s *Server) KeyEnded(ctx context.Context, secret string) (bool, error) {
 	return s.accounts.IsKeyEnded(ctx, secret)
 }
 
-// Close closes what New opened. Requests must have ended.
+// Close closes what New opened. All requests must have ended.
 func (s *Server) Close() error {
 	return errors.Join(s.native.Close(), s.core.Close(), s.closeStores())
 }
 
+// closeStores closes what openStores opened.
 func (s *Server) closeStores() error {
 	var errs []error
 	if s.accounts != nil {

@@ -14,8 +14,8 @@ import (
 
 // A body of another length than the client announced is refused, and replaces nothing.
 func TestAnnouncedSize(t *testing.T) {
-	w := startWorld(t)
-	x := w.make(t, w.root, "sizes")
+	w := startTestServer(t)
+	x := w.makeFixture(t, w.root, "sizes")
 	line := "PUT " + api.Prefix + "/volumes/" + x.volume + "/content?path=announced"
 	head := "Authorization: Bearer " + w.root + "\r\n"
 	for _, c := range []struct {
@@ -44,7 +44,7 @@ func TestAnnouncedSize(t *testing.T) {
 		if got := send(t, line+c.size, head, c.rest); got != c.want {
 			t.Errorf("%s %q: %d, want %d", c.size, c.rest, got, c.want)
 		}
-		if got := w.call(t, w.op(t, "readFile"), apiCall{path: map[string]string{"volume": x.volume}, query: url.Values{"path": {"announced"}}}, w.root); got.body != "right" {
+		if got := w.callOperation(t, w.operation(t, "readFile"), apiCall{path: map[string]string{"volume": x.volume}, query: url.Values{"path": {"announced"}}}, w.root); got.body != "right" {
 			t.Fatalf("%s %q: the file is %d %q", c.size, c.rest, got.status, got.body)
 		}
 	}
@@ -52,7 +52,7 @@ func TestAnnouncedSize(t *testing.T) {
 
 // sendWhole is sendRaw for a request that is complete: whoever ends the connection's half
 // then seems to be gone.
-func (w *world) sendWhole(t *testing.T, line, headers, rest string) int {
+func (w *testServer) sendWhole(t *testing.T, line, headers, rest string) int {
 	t.Helper()
 	c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 	if err != nil {

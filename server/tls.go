@@ -13,8 +13,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// Certificate is the pair of files that a server shows to clients over TLS. It can be
-// read anew without an interruption: connections that are there keep what they have.
+// Certificate is the pair of files that the server presents over TLS. It can be reloaded without
+// interruption: existing connections keep what they have.
 type Certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
@@ -22,16 +22,16 @@ type Certificate struct {
 	lastFingerprint   string // of the files when they were last read; used by Watch only
 }
 
-// LoadCertificate reads a pair of PEM files: the certificate with those that lead to an
-// authority, and its key. The error names the files and shows nothing of what is in
-// them. driver.ErrInvalid: they are no such pair.
+// LoadCertificate reads a pair of PEM files: the certificate with its intermediates, and its
+// key. Errors name the files and show nothing of their content. driver.ErrInvalid: they are no
+// such pair.
 func LoadCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log}
 	c.lastFingerprint = c.fingerprintFiles()
 	return c, c.Reload()
 }
 
-// Reload reads the files again. When they are no whole pair, the one before stays.
+// Reload reads the files again. If they are no valid pair, the previous one stays in use.
 func (c *Certificate) Reload() error {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if _, ok := err.(*os.PathError); ok {
@@ -54,8 +54,8 @@ func (c *Certificate) Reload() error {
 	return nil
 }
 
-// Watch reads the files again when they change or hup says so, until ctx ends. It looks
-// every so often.
+// Watch reloads the files when they change or hup delivers, until ctx ends. It checks for
+// changes every so often.
 func (c *Certificate) Watch(ctx context.Context, every time.Duration, hup <-chan os.Signal) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -68,8 +68,8 @@ func (c *Certificate) Watch(ctx context.Context, every time.Duration, hup <-chan
 			asked = true
 		case <-tick.C:
 		}
-		// Whoever replaces the files does not replace both at once. A pair that does not
-		// fit is tried again when one of them changes.
+		// The two files are not replaced at the same instant. A pair that does not match is
+		// tried again when one of them changes.
 		seen := c.fingerprintFiles()
 		if seen == c.lastFingerprint && !asked {
 			continue
@@ -81,7 +81,7 @@ func (c *Certificate) Watch(ctx context.Context, every time.Duration, hup <-chan
 	}
 }
 
-// fingerprintFiles describes the files as they are now.
+// fingerprintFiles returns times and sizes of the files.
 func (c *Certificate) fingerprintFiles() string {
 	s := ""
 	for _, f := range []string{c.certFile, c.keyFile} {
@@ -94,7 +94,7 @@ func (c *Certificate) fingerprintFiles() string {
 	return s
 }
 
-// Config is for [Options.TLS].
+// Config returns a configuration for [Options.TLS].
 func (c *Certificate) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,

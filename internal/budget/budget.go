@@ -1,5 +1,5 @@
-// Package budget bounds the memory that requests hold: all of a server together, and
-// those of each organisation, whose slow clients are not to be felt by others.
+// Package budget bounds the memory that requests hold: on the whole server, and of each
+// organisation, so that the slow clients of one do not take the memory of others.
 package budget
 
 import (
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Class says what memory is for. The smaller it is, the more of a budget it may use, so
-// that those who hold much leave room for small requests.
+// Class says what memory is for. Each class may fill the budget up to its limit only, lower for
+// larger uses, so that requests that hold much leave room for small ones.
 type Class int
 
 const (
@@ -20,25 +20,27 @@ const (
 	classCount = 3
 )
 
-// classLimit is how much of a budget of n bytes may be in use after a class took its part.
+// classLimit returns how much of a budget of n bytes may be in use, in all, after a class took
+// its part.
 func (c Class) classLimit(n int64) int64 { return [classCount]int64{n, n / 8 * 7, n / 8 * 5}[c] }
 
-// Error says that there was no room within the time that one waits for it.
+// Error says that no room became free while a caller waited.
 type Error struct {
 	Own bool // the organisation's share is used up; else that of the server is
 }
 
 func (e *Error) Error() string {
 	if e.Own {
-		return "the organisation's requests hold as much memory as they may; make fewer at once, or read and send faster"
+		return "the requests of the organisation are at their memory limit; make fewer at once, or read and send faster"
 	}
-	return "the requests of all organisations hold as much memory as they may; try again"
+	return "the requests of all organisations are at the server's memory limit; try again"
 }
 
-// Retry is when it is worthwhile to try again.
+// Retry is after what time a refused client should try again.
 const Retry = 2 * time.Second
 
-// Budget is the memory of a server. All methods may be called at once.
+// Budget is a fair semaphore of bytes with two levels, the server and its organisations. Its
+// methods may be called concurrently. One mutex guards it and all of its shares.
 type Budget struct {
 	maxBytes, maxShareBytes int64
 	maxWait                 time.Duration
@@ -46,17 +48,16 @@ type Budget struct {
 	mu     sync.Mutex // guards what follows, and every Share
 	used   int64
 	shares map[string]*Share
-	// turns has the shares that have waiters of a class, in the order in which they get
-	// what becomes free.
+	// turns lists, for each class, the shares that have waiters, in the order in which they are
+	// served.
 	turns [classCount][]*Share
 }
 
-// Share is what one organisation has of a Budget. A nil Share has no bounds.
+// Share is one organisation's part of a Budget. A nil Share is unlimited.
 type Share struct {
-	// Dirty is how much of it is for what was written and is not committed, as those
-	// count who write.
+	// Dirty is how many bytes of the share hold dirty data, as counted by the writers.
 	Dirty atomic.Int64
-	// Windows is how much of it is for what is known of open files.
+	// Windows is how many bytes of the share hold chunk lists of open files.
 	Windows atomic.Int64
 
 	budget *Budget
@@ -64,18 +65,19 @@ type Share struct {
 	queue  [classCount][]*waiter // first come, first served
 }
 
+// waiter is a blocked Acquire.
 type waiter struct {
 	bytes   int64
 	granted chan struct{} // closed with mu held
 }
 
-// New returns a budget of most bytes, of which a share has maxShareBytes at most. Whoever
-// finds no room waits for it at most that long.
+// New returns a budget of most bytes, of which one share may have mostShare. A caller that finds
+// no room waits for it, for wait at most.
 func New(most, mostShare int64, wait time.Duration) *Budget {
 	return &Budget{maxBytes: most, maxShareBytes: min(mostShare, most), maxWait: wait, shares: map[string]*Share{}}
 }
 
-// Share returns the share of that name. That of a nil Budget has no bounds.
+// Share returns the share of that name. The shares of a nil Budget are unlimited.
 func (b *Budget) Share(name string) *Share {
 	if b == nil {
 		return nil
@@ -90,24 +92,24 @@ func (b *Budget) Share(name string) *Share {
 	return s
 }
 
-// shareFloor is what a share may have however much the others have, so that those who hold all
-// there is cannot keep others from working in small steps.
+// shareFloor is what a share may always use, even if the others use up the whole: so nobody can
+// keep another organisation from working in small steps. The floors together may exceed most.
 func (b *Budget) shareFloor() int64 { return b.maxShareBytes / 32 }
 
-// Part returns the nth part of what a share may have.
+// Part returns an nth of what a share may have.
 func (s *Share) Part(n int64) int64 {
 	return s.budget.maxShareBytes / n
 }
 
-// Used returns how many bytes all shares hold.
+// Used returns the bytes that all shares hold.
 func (b *Budget) Used() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used
 }
 
-// checkRoom reports whether n bytes fit. own: they do not fit into the share. The caller holds
-// mu, here and below.
+// checkRoom reports whether n bytes fit. If they do not, own says whether the share is the
+// reason. The caller holds mu, here and below.
 func (s *Share) checkRoom(c Class, n int64) (ok, own bool) {
 	if s.used+n > c.classLimit(s.budget.maxShareBytes) {
 		return false, true
@@ -115,12 +117,13 @@ func (s *Share) checkRoom(c Class, n int64) (ok, own bool) {
 	return s.used+n <= s.budget.shareFloor() || s.budget.used+n <= c.classLimit(s.budget.maxBytes), false
 }
 
+// addUsed counts n bytes on both levels.
 func (s *Share) addUsed(n int64) {
 	s.used += n
 	s.budget.used += n
 }
 
-// Acquire takes n bytes, waiting for them if need be. They are given back by Release.
+// Acquire takes n bytes, waiting for them if need be. Release returns them.
 func (s *Share) Acquire(ctx context.Context, c Class, n int64) error {
 	if s == nil || n <= 0 {
 		return nil
@@ -152,8 +155,8 @@ func (s *Share) Acquire(ctx context.Context, c Class, n int64) error {
 	}
 }
 
-// abandonWait takes a waiter out of its queue. What it was granted at the last moment is its
-// own, unless it has an error to return.
+// abandonWait removes a waiter from its queue. If it was granted its bytes at the last moment,
+// it keeps them, unless it has an error to return.
 func (s *Share) abandonWait(c Class, w *waiter, err error) error {
 	b := s.budget
 	b.mu.Lock()
@@ -167,7 +170,7 @@ func (s *Share) abandonWait(c Class, w *waiter, err error) error {
 		if len(s.queue[c]) == 0 {
 			b.removeTurn(c, s)
 		}
-		b.grantWaiters() // those behind may need less
+		b.grantWaiters() // waiters behind it may need less
 		if err == nil {
 			err = &Error{Own: own}
 		}
@@ -179,14 +182,15 @@ func (s *Share) abandonWait(c Class, w *waiter, err error) error {
 	return err
 }
 
-// takeIfFree takes n bytes if they are free and nobody waits who would have them first.
+// takeIfFree takes n bytes if they are free and no waiter has a right to them first: one of the
+// same share, or one of another share that waits for the server's bytes.
 func (s *Share) takeIfFree(c Class, n int64) bool {
 	if len(s.queue[c]) > 0 {
 		return false
 	}
 	for _, first := range s.budget.turns[c] {
 		if ok, own := first.checkRoom(c, first.queue[c][0].bytes); !ok && !own && s.used+n > s.budget.shareFloor() {
-			return false // it waits for what all share
+			return false // it waits for bytes of the server
 		}
 	}
 	ok, _ := s.checkRoom(c, n)
@@ -206,7 +210,7 @@ func (s *Share) Try(c Class, n int64) bool {
 	return s.takeIfFree(c, n)
 }
 
-// Refusal is the error for whoever does not wait after Try.
+// Refusal returns the error for a caller that does not wait after Try.
 func (s *Share) Refusal(c Class, n int64) error {
 	s.budget.mu.Lock()
 	defer s.budget.mu.Unlock()
@@ -214,8 +218,8 @@ func (s *Share) Refusal(c Class, n int64) error {
 	return &Error{Own: own}
 }
 
-// UpTo takes as much as is free, halving most until it fits, and waits if there is less
-// than least. It returns how much it took.
+// UpTo takes as much as is free, from most downward by halves, and waits only for least. It
+// returns how much it took.
 func (s *Share) UpTo(ctx context.Context, c Class, least, most int64) (int64, error) {
 	for n := most; n > least; n = max(n/2, least) {
 		if s.Try(c, n) {
@@ -226,7 +230,7 @@ func (s *Share) UpTo(ctx context.Context, c Class, least, most int64) (int64, er
 	return least, s.Acquire(ctx, c, least)
 }
 
-// Release gives n bytes back.
+// Release returns n bytes.
 func (s *Share) Release(n int64) {
 	if s == nil || n <= 0 {
 		return
@@ -236,6 +240,7 @@ func (s *Share) Release(n int64) {
 	s.giveBack(n)
 }
 
+// giveBack returns n bytes and serves waiters.
 func (s *Share) giveBack(n int64) {
 	s.addUsed(-n)
 	if s.used < 0 {
@@ -244,8 +249,8 @@ func (s *Share) giveBack(n int64) {
 	s.budget.grantWaiters()
 }
 
-// grantWaiters gives what is free to those who wait: small ones first, and of each class to one
-// share after the other.
+// grantWaiters gives free bytes to waiters: small classes first, and within a class to the
+// shares in turn.
 func (b *Budget) grantWaiters() {
 	for c := range Class(classCount) {
 		for b.grantNextWaiter(c) {
@@ -253,15 +258,17 @@ func (b *Budget) grantWaiters() {
 	}
 }
 
+// grantNextWaiter serves one waiter of a class and reports whether it did. A share at its own
+// limit is skipped; a share that waits for the server's bytes is not overtaken.
 func (b *Budget) grantNextWaiter(c Class) bool {
 	for _, s := range b.turns[c] {
 		w := s.queue[c][0]
 		ok, own := s.checkRoom(c, w.bytes)
 		if own {
-			continue // others need not wait for it
+			continue // its waiters hold up nobody else
 		}
 		if !ok {
-			return false // it is the next to get what becomes free
+			return false // it is next
 		}
 		s.addUsed(w.bytes)
 		close(w.granted)
@@ -275,7 +282,7 @@ func (b *Budget) grantNextWaiter(c Class) bool {
 	return false
 }
 
-// removeTurn takes a share out of those whose turn comes.
+// removeTurn takes a share out of turns.
 func (b *Budget) removeTurn(c Class, s *Share) {
 	list := b.turns[c][:0:0]
 	for _, x := range b.turns[c] {

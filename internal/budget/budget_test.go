@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-const soon = 20 * time.Millisecond
+const shortWait = 20 * time.Millisecond
 
 func refused(t *testing.T, what string, err error, own bool) {
 	t.Helper()
@@ -29,7 +29,7 @@ func acquire(t *testing.T, s *Share, c Class, n int64) {
 // A share is bounded, and all together are; the larger what is asked for, the less of it
 // may be used.
 func TestBounds(t *testing.T) {
-	b := New(1600, 800, soon)
+	b := New(1600, 800, shortWait)
 	one, two, three := b.Share("one"), b.Share("two"), b.Share("three")
 	acquire(t, one, Buffer, 500)
 	refused(t, "more than a share's buffers", one.Acquire(t.Context(), Buffer, 1), true)

@@ -12,9 +12,9 @@ import (
 // lockPatience is how long a process waits for another that migrates the same database.
 const lockPatience = 5 * time.Minute
 
-// acquireLock takes the advisory lock on a connection of PostgreSQL, whose session holds
-// it until releaseLock or until the connection ends. It asks again and again instead of
-// waiting within a statement, which a statement_timeout of the server would end.
+// acquireLock takes the advisory lock on a connection to PostgreSQL; the session holds it until
+// releaseLock or the end of the connection. It polls instead of blocking in a statement, which a
+// statement_timeout would end.
 func acquireLock(ctx context.Context, conn *sql.Conn, key int64, database string) error {
 	until := time.Now().Add(lockPatience)
 	pause := 10 * time.Millisecond
@@ -37,7 +37,7 @@ func acquireLock(ctx context.Context, conn *sql.Conn, key int64, database string
 	}
 }
 
-// lockHolder names the session that holds the lock, as well as the database tells.
+// lockHolder names the session that holds the lock, as far as the database tells.
 func lockHolder(ctx context.Context, conn *sql.Conn, key int64) string {
 	holder := "its session has just ended"
 	// The lock stays unnamed if this fails: the error is about waiting for it.
@@ -48,8 +48,8 @@ func lockHolder(ctx context.Context, conn *sql.Conn, key int64) string {
 	return holder
 }
 
-// releaseLock gives the lock back, also after ctx has ended. A connection that cannot say
-// so is closed, which ends its session.
+// releaseLock releases the lock, even after ctx has ended. If that fails the connection is
+// closed, which ends its session and the lock.
 func releaseLock(ctx context.Context, conn *sql.Conn, key int64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -40,6 +40,7 @@ type Querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+// versionTable returns the name of the table of versions.
 func (s Schema) versionTable() string {
 	if s.Table == "" {
 		return DefaultTable
@@ -47,7 +48,7 @@ func (s Schema) versionTable() string {
 	return s.Table
 }
 
-// Latest is the newest version of the schema that this program knows.
+// Latest returns the newest version that this program knows.
 func (s Schema) Latest() int64 {
 	files, err := s.listMigrations()
 	if err != nil || len(files) == 0 {
@@ -60,7 +61,7 @@ func (s Schema) Latest() int64 {
 func (s Schema) Version(ctx context.Context, db Querier) (int64, error) {
 	exists := `SELECT count(*) > 0 FROM sqlite_schema WHERE name = '` + s.versionTable() + `'`
 	if s.Lock != 0 {
-		// Only where a table would be made: not in all of the search path.
+		// In the current schema only, where a table would be made, not in the whole search path.
 		exists = `SELECT count(*) > 0 FROM pg_tables WHERE schemaname = current_schema() AND tablename = '` + s.versionTable() + `'`
 	}
 	var has bool
@@ -72,7 +73,7 @@ func (s Schema) Version(ctx context.Context, db Querier) (int64, error) {
 	return version.Int64, err
 }
 
-// Check returns ErrUnsupported for a version that this program does not know yet.
+// Check returns ErrUnsupported for a version that is newer than Latest.
 func (s Schema) Check(version int64) error {
 	if latest := s.Latest(); version > latest {
 		return driver.Errorf(driver.ErrUnsupported,
@@ -81,11 +82,11 @@ func (s Schema) Check(version int64) error {
 	return nil
 }
 
-// Up runs the migrations that a database lacks. ErrUnsupported: it has a version that
-// this program does not know yet.
+// Up runs the migrations that a database lacks. ErrUnsupported: its version is newer than
+// Latest.
 func (s Schema) Up(ctx context.Context, db *sql.DB) error { return s.UpTo(ctx, db, s.Latest()) }
 
-// UpTo is Up that stops at a version. It uses one connection of db.
+// UpTo is Up to a given version. It uses one connection of db.
 func (s Schema) UpTo(ctx context.Context, db *sql.DB, target int64) (err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -108,7 +109,7 @@ func (s Schema) UpTo(ctx context.Context, db *sql.DB, target int64) (err error) 
 	return s.runPending(ctx, conn, target)
 }
 
-// runPending runs the migrations up to target that the database lacks. Nobody else migrates it.
+// runPending runs the migrations up to target that the database lacks. The caller has the lock.
 func (s Schema) runPending(ctx context.Context, conn *sql.Conn, target int64) error {
 	files, err := s.listMigrations()
 	if err != nil {
@@ -136,10 +137,10 @@ func (s Schema) runPending(ctx context.Context, conn *sql.Conn, target int64) er
 	return nil
 }
 
-// prepareTable makes the table of versions if it is missing, and returns the version of
-// the database. The text of the table is in the schema of every home: it stays as it is.
+// prepareTable makes the table of versions if it is missing, and returns the version of the
+// database. Its definition is stored in the schema of every home and must not change.
 func (s Schema) prepareTable(ctx context.Context, conn *sql.Conn) (int64, error) {
-	// Again, now that nobody else can change it.
+	// Read again under the lock: another process may have migrated.
 	version, err := s.Version(ctx, conn)
 	if err != nil || version > 0 {
 		return version, errors.Join(err, s.Check(version))
@@ -163,7 +164,7 @@ func (s Schema) prepareTable(ctx context.Context, conn *sql.Conn) (int64, error)
 		return 0, err
 	}
 	defer tx.Rollback() // does nothing after the commit
-	// goose takes a table without a version 0 for none of its own.
+	// goose does not accept a table without a version 0.
 	for _, statement := range []string{definition, `INSERT INTO %[1]s (version_id, is_applied)
 		SELECT 0, true WHERE NOT EXISTS (SELECT 1 FROM %[1]s WHERE version_id = 0)`} {
 		if _, err := tx.ExecContext(ctx, fmt.Sprintf(statement, s.versionTable())); err != nil {
@@ -173,8 +174,8 @@ func (s Schema) prepareTable(ctx context.Context, conn *sql.Conn) (int64, error)
 	return 0, tx.Commit()
 }
 
-// checkApplied returns ErrCorrupt if the database lacks a migration that came before its
-// version: nothing can be built on it.
+// checkApplied returns ErrCorrupt if the database lacks a migration below its version: no later
+// migration can build on it.
 func (s Schema) checkApplied(ctx context.Context, conn *sql.Conn, files []migration, version int64) error {
 	for _, f := range files {
 		if f.version > version {
@@ -193,8 +194,8 @@ func (s Schema) checkApplied(ctx context.Context, conn *sql.Conn, files []migrat
 	return nil
 }
 
-// applyMigration runs one migration and records its version, both or neither. The script goes to
-// the database as it is, without arguments: both drivers take many statements then.
+// applyMigration runs one migration and records its version in one transaction. The script is
+// sent without arguments: both drivers accept several statements only then.
 func (s Schema) applyMigration(ctx context.Context, conn *sql.Conn, version int64, script string) error {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
@@ -211,13 +212,13 @@ func (s Schema) applyMigration(ctx context.Context, conn *sql.Conn, version int6
 	return tx.Commit()
 }
 
-// migration is one migration.
+// migration is one SQL file.
 type migration struct {
 	version int64
 	name    string
 }
 
-// listMigrations returns the migrations in order.
+// listMigrations returns the migrations in order of version.
 func (s Schema) listMigrations() ([]migration, error) {
 	entries, err := fs.ReadDir(s.Files, ".")
 	if err != nil {
@@ -228,7 +229,7 @@ func (s Schema) listMigrations() ([]migration, error) {
 		digits, _, _ := strings.Cut(entry.Name(), "_")
 		version, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil || version < 1 || !strings.HasSuffix(entry.Name(), ".sql") {
-			return nil, fmt.Errorf("%s is no name of a migration, NNNNN_name.sql", entry.Name())
+			return nil, fmt.Errorf("%s is not the name of a migration, NNNNN_name.sql", entry.Name())
 		}
 		files = append(files, migration{version, entry.Name()})
 	}
@@ -236,7 +237,7 @@ func (s Schema) listMigrations() ([]migration, error) {
 	return files, nil
 }
 
-// upScript returns the text of a migration that is to be run.
+// upScript returns the part of a migration between the marks Up and Down.
 func (s Schema) upScript(f migration) (string, error) {
 	text, err := fs.ReadFile(s.Files, f.name)
 	if err != nil {

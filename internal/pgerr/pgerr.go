@@ -1,4 +1,4 @@
-// Package pgerr gives errors of PostgreSQL the kinds that package driver has.
+// Package pgerr maps errors of PostgreSQL to the sentinels of package driver.
 package pgerr
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// sentinels are the sentinels that codes of PostgreSQL stand for.
+// sentinels maps codes of PostgreSQL to sentinels.
 // https://www.postgresql.org/docs/15/errcodes-appendix.html
 var sentinels = map[string]error{
 	"53100": driver.ErrNoSpace,
@@ -19,8 +19,8 @@ var sentinels = map[string]error{
 	"XX001": driver.ErrCorrupt, "XX002": driver.ErrCorrupt,
 }
 
-// Translate makes err, which pe is the cause of, one that matches a sentinel of driver
-// where there is one.
+// Translate returns an error that matches a sentinel of driver if the code of pe, which err
+// wraps, has one.
 func Translate(err error, pe *pgconn.PgError) error {
 	text := fmt.Errorf("the database: %w", err)
 	kind := sentinels[pe.Code]
@@ -33,8 +33,8 @@ func Translate(err error, pe *pgconn.PgError) error {
 	return &driver.Fault{Part: driver.Database, Kind: kind, Err: text}
 }
 
-// Unreachable is the error of a connection that was not made, or was lost. It matches no other
-// error: what ended early is not the caller's own stream.
+// Unreachable returns the error for a connection that failed or was lost. It does not wrap err:
+// an io.ErrUnexpectedEOF of the connection must not be taken for one of a caller's stream.
 func Unreachable(err error) error {
 	if pe := (*pgconn.PgError)(nil); errors.As(err, &pe) && sentinels[pe.Code] != nil {
 		return Translate(err, pe)
@@ -42,8 +42,9 @@ func Unreachable(err error) error {
 	return &driver.Fault{Part: driver.Database, Kind: driver.ErrUnavailable, Err: fmt.Errorf("the database: %v", err)}
 }
 
-// isServerUnavailable reports whether a code is of a server that cannot serve now: connections, resources,
-// an operator's intervention, errors of its system.
+// isServerUnavailable reports whether a code means that the server cannot serve now: classes 08
+// (connection), 53 (resources), 57 (operator intervention, but not a canceled statement) and 58
+// (system error).
 func isServerUnavailable(code string) bool {
 	return len(code) == 5 && slices.Contains([]string{"08", "53", "57", "58"}, code[:2]) && code != "57014" // canceled
 }

@@ -1,15 +1,13 @@
-// Package accounts keeps, in SQL, who may use a Vole server and what they did: API
-// keys, volume tokens, the audit log, the records of idempotent requests, and uploads
-// that can be resumed.
+// Package accounts keeps in SQL who may use a Vole server and what they did: API keys, volume
+// tokens, the audit log, records of idempotent requests, and resumable uploads.
 //
-// The database is a SQLite file of one host, or a PostgreSQL database that several
-// servers share. There its tables, whose names begin with server_, may lie beside those
-// of package bucket.
+// The database is a SQLite file on one host, or a PostgreSQL database that several servers
+// share. There its tables, whose names begin with server_, may lie beside those of package
+// bucket.
 //
-// An API key belongs to one organisation. Its secret is shown once, when the key is
-// made; the database has only the SHA-256 of it. That is enough because the secret is
-// random: there is nothing to guess that a slow hash would protect. A volume token is
-// derived from a key for one volume and ends with the key.
+// An API key belongs to one organisation. Its secret is shown once, when the key is made; the
+// database keeps only its SHA-256. A slow hash would protect nothing: the secret is random and
+// cannot be guessed. A volume token is derived from a key for one volume and ends with the key.
 //
 // Errors match the sentinels of package driver, or [ErrUnauthenticated].
 package accounts
@@ -30,7 +28,7 @@ var ErrUnauthenticated = errors.New("unauthenticated")
 // Scope is a set of rights.
 type Scope uint8
 
-// The rights. Ask for one with [Scope.Has], which knows what implies what.
+// The scopes. Test for one with [Scope.Has], which knows which implies which.
 const (
 	Read     Scope = 1 << iota // see volumes and read their files
 	Write                      // change volumes and files; implies Read
@@ -45,8 +43,8 @@ var scopeNames = []struct {
 
 const allScopes = Read | Write | Admin | Operator
 
-// ParseScopes is the inverse of [Scope.Strings]. The list must not be empty; errors
-// match driver.ErrInvalid.
+// ParseScopes is the inverse of [Scope.Strings]. The list must not be empty; errors match
+// driver.ErrInvalid.
 func ParseScopes(list []string) (Scope, error) {
 	var s Scope
 next:
@@ -65,7 +63,7 @@ next:
 	return s, nil
 }
 
-// Strings returns the names of what is in the set, without what that implies.
+// Strings returns the names of the scopes in the set, without those they imply.
 func (s Scope) Strings() []string {
 	list := []string{}
 	for _, n := range scopeNames {
@@ -76,10 +74,10 @@ func (s Scope) Strings() []string {
 	return list
 }
 
-// Has reports whether s gives all of x.
+// Has reports whether s includes or implies all of x.
 func (s Scope) Has(x Scope) bool { return s.withImplied()&x == x }
 
-// withImplied returns s with all that it implies.
+// withImplied returns s with the scopes that it implies.
 func (s Scope) withImplied() Scope {
 	if s&Admin != 0 {
 		s |= Write
@@ -90,7 +88,7 @@ func (s Scope) withImplied() Scope {
 	return s
 }
 
-// Principal is who makes a request.
+// Principal is an authenticated caller and its rights.
 type Principal struct {
 	KeyID, KeyName, Org string
 	Scopes              Scope
@@ -118,7 +116,7 @@ type Key struct {
 	Format    string // as in NewKey
 }
 
-// NewKey says what key to make.
+// NewKey describes a key to make.
 type NewKey struct {
 	Org     string // checked as the name of a volume is
 	Name    string // 1 to 128 bytes, for people to tell keys apart; need not be unique
@@ -131,6 +129,7 @@ type NewKey struct {
 	Format string
 }
 
+// validate returns an error that matches driver.ErrInvalid for a key that cannot be made.
 func (n *NewKey) validate(now time.Time) error {
 	if err := validateOrg(n.Org); err != nil {
 		return err
@@ -148,12 +147,12 @@ func (n *NewKey) validate(now time.Time) error {
 		return driver.Errorf(driver.ErrInvalid, "unknown format %s of a key; leave it out, or use %q", quoteClipped(n.Format), formatE2B)
 	}
 	if !n.Expires.IsZero() && (!n.Expires.After(now) || n.Expires.After(latestTime)) {
-		return driver.Errorf(driver.ErrInvalid, "a key expires in the future and before %d; leave it out for a key that never does", latestTime.Year())
+		return driver.Errorf(driver.ErrInvalid, "the expiry of a key must be in the future and before %d; leave it out for a key that never expires", latestTime.Year())
 	}
 	return validateVolumes(n.Volumes)
 }
 
-// newPrincipal is who a request with the key is made by.
+// newPrincipal returns the principal that a request with the key has.
 func (k *Key) newPrincipal() *Principal {
 	return &Principal{
 		KeyID: k.ID, KeyName: k.Name, Org: k.Org, Scopes: k.Scopes,
@@ -161,7 +160,7 @@ func (k *Key) newPrincipal() *Principal {
 	}
 }
 
-// joinVolumes is how a list of volumes is stored; splitVolumes is the inverse.
+// joinVolumes returns the stored form of a list of volumes; splitVolumes is the inverse.
 func joinVolumes(list []string) string { return strings.Join(list, " ") }
 
 func splitVolumes(s string) []string {

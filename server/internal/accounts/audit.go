@@ -24,8 +24,8 @@ type AuditRecord struct {
 	Status                       int // of HTTP
 }
 
-// columnValues is the record as it is stored: whatever is too long is cut, because a record that
-// is not written is worse than one that is cut.
+// columnValues returns the values of auditColumns. Texts that are too long are clipped: a
+// clipped record is better than none.
 func (r *AuditRecord) columnValues() []any {
 	return []any{
 		catalog.Nanos(r.At), clipText(r.Org, maxField), clipText(r.KeyID, maxField), clipText(r.KeyName, maxField),
@@ -37,35 +37,36 @@ func (r *AuditRecord) columnValues() []any {
 const (
 	auditColumns     = `at, org, key_id, key_name, action, volume, path, detail, addr, request_id, status, volume_name`
 	auditColumnCount = 12 // columns
-	// maxRecordBatch bounds how many records share one statement.
+	// maxRecordBatch bounds how many records share a statement.
 	maxRecordBatch = 256
-	// commitDelay is how long the first record of a commit waits for others: a commit for each
-	// would cost as much as the change that it tells of.
+	// commitDelay is how long the first record of a commit waits for others. A commit for each
+	// record would cost as much as the change that it reports.
 	commitDelay = 50 * time.Millisecond
-	// maxAuditPage is how many records Audit returns at most.
+	// maxAuditPage is the most records that Audit returns.
 	maxAuditPage = 1000
 )
 
-// pendingRecord is an audit record on its way to the database.
+// pendingRecord is an audit record on its way to writeRecordsLoop.
 type pendingRecord struct {
-	urgent bool // somebody waits for it
+	urgent bool // a client waits for it
 	row    []any
 	done   chan error // gets one
 }
 
-// Record adds to the audit log. It returns when the record is durable; those that come
-// at the same time share a commit. When ctx ends before, the record may yet be written.
-// r.ID is not used; At is now when it is zero. What is
-// too long is cut: most fields after 255 bytes.
+// Record adds to the audit log and returns when the record is durable; concurrent records share
+// a commit. If ctx ends earlier, the record may still be written. r.ID is ignored; a zero At
+// means now. Texts that are too long are clipped, most after 255 bytes.
 func (s *Store) Record(ctx context.Context, r AuditRecord) error {
 	return s.enqueueRecord(ctx, r, false)
 }
 
-// RecordNow is Record for what somebody waits for: it does not wait for others to join.
+// RecordNow is Record for a record that a client waits for: it does not delay the commit to
+// gather others.
 func (s *Store) RecordNow(ctx context.Context, r AuditRecord) error {
 	return s.enqueueRecord(ctx, r, true)
 }
 
+// enqueueRecord hands a record to writeRecordsLoop and waits for its commit.
 func (s *Store) enqueueRecord(ctx context.Context, r AuditRecord, now bool) error {
 	if r.At.IsZero() {
 		r.At = s.clock()
@@ -89,7 +90,9 @@ func (s *Store) enqueueRecord(ctx context.Context, r AuditRecord, now bool) erro
 	}
 }
 
-// writeRecordsLoop writes what Record hands over until the Store is closed.
+// writeRecordsLoop is the only writer of audit records (group commit): it takes a first record,
+// gathers others for commitDelay unless one is urgent, and inserts them together. It runs until
+// the Store is closed.
 func (s *Store) writeRecordsLoop() {
 	for {
 		var batch []*pendingRecord
@@ -118,7 +121,7 @@ func (s *Store) writeRecordsLoop() {
 	}
 }
 
-// insertRecords writes records in one statement.
+// insertRecords inserts records in one statement.
 func (s *Store) insertRecords(batch []*pendingRecord) error {
 	var query strings.Builder
 	query.WriteString(`INSERT INTO server_audit (` + auditColumns + `) VALUES `)
@@ -133,9 +136,9 @@ func (s *Store) insertRecords(batch []*pendingRecord) error {
 		query.WriteString(")")
 		args = append(args, r.row...)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*s.patience)
 	defer cancel()
-	// Only what surely had no effect is tried again, so that nothing is there twice.
+	// Only what certainly had no effect is retried, so that no record appears twice.
 	err := s.retry(ctx, failedWithoutEffect, func() error {
 		_, err := s.execOnce(ctx, query.String(), args...)
 		return err
@@ -146,9 +149,9 @@ func (s *Store) insertRecords(batch []*pendingRecord) error {
 	return err
 }
 
-// Audit returns records of an organisation, newest first: at most limit (1000 when that
-// is more, 100 when it is 0 or less), and only those with an id below before when that
-// is positive. Organisation "" has the records of requests without a key.
+// Audit returns records of an organisation, newest first: at most limit (capped at 1000; 100 if
+// it is 0 or less), and only those with an id below before if that is positive. Organisation ""
+// has the records of requests without a valid key.
 func (s *Store) Audit(ctx context.Context, org string, before int64, limit int) ([]AuditRecord, error) {
 	if org != "" {
 		if err := validateOrg(org); err != nil {
@@ -166,7 +169,7 @@ func (s *Store) Audit(ctx context.Context, org string, before int64, limit int) 
 	}, `SELECT id, `+auditColumns+` FROM server_audit WHERE org = $1 AND id < $2 ORDER BY id DESC LIMIT $3`, org, before, clampLimit(limit, maxAuditPage))
 }
 
-// clampLimit returns limit, or what stands for it when it is none.
+// clampLimit returns limit, at most most, or a default if it is not positive.
 func clampLimit(limit, most int) int {
 	if limit <= 0 {
 		return min(100, most)
@@ -174,7 +177,7 @@ func clampLimit(limit, most int) int {
 	return min(limit, most)
 }
 
-// PruneAudit removes the records of before olderThan.
+// PruneAudit removes the records from before olderThan.
 func (s *Store) PruneAudit(ctx context.Context, olderThan time.Time) error {
 	return s.deleteInBatches(ctx, `DELETE FROM server_audit WHERE id IN (SELECT id FROM server_audit WHERE at < $1 ORDER BY at LIMIT $2)`, olderThan)
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// maxCachedKeys bounds how many keys are remembered.
+// maxCachedKeys bounds the cache; at the bound a random key makes room.
 const maxCachedKeys = 10_000
 
-// keyCache remembers keys that were accepted, by the hash of the secret (32 bytes) and by
-// the id of the key (36): the lengths keep one from being the other. It has no lock
-// on the path of writers to the database, so it must not bring back what they removed:
-// epoch tells.
+// keyCache remembers accepted keys, by the hash of the secret (32 bytes) and by the id of the
+// key (36 bytes); the lengths keep the two apart. It is not locked while the database is asked,
+// so a key that was read before a revocation must not be stored after it: every forget raises
+// epoch, and storeKey drops what was read in an earlier epoch.
 type keyCache struct {
 	lifetime time.Duration
 
@@ -24,13 +24,14 @@ type keyCache struct {
 	epoch   uint64 // how often something was forgotten
 }
 
+// cachedKey is a key that may be used without asking the database until a time.
 type cachedKey struct {
 	key      Key
 	until    time.Time
-	lastUsed atomic.Int64 // when the key was last used as far as the database was told
+	lastUsed atomic.Int64 // last use that was written to the database
 }
 
-// lookupKey returns what is remembered, or nil, and the epoch to hand to put.
+// lookupKey returns the cached key, or nil, and the epoch to pass to storeKey.
 func (c *keyCache) lookupKey(id string, now time.Time) (*cachedKey, uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,7 +43,7 @@ func (c *keyCache) lookupKey(id string, now time.Time) (*cachedKey, uint64) {
 	return e, c.epoch
 }
 
-// storeKey remembers a key that was read after get returned epoch.
+// storeKey remembers a key that was read after lookupKey returned epoch.
 func (c *keyCache) storeKey(id string, e *cachedKey, now time.Time, epoch uint64) {
 	e.until = now.Add(c.lifetime)
 	if x := e.key.Expires; !x.IsZero() && x.Before(e.until) {
@@ -65,7 +66,7 @@ func (c *keyCache) storeKey(id string, e *cachedKey, now time.Time, epoch uint64
 	c.entries[id] = e
 }
 
-// forgetKey removes a key, and keeps out what was read before.
+// forgetKey drops a key, and rejects readings of the current epoch.
 func (c *keyCache) forgetKey(keyID string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,7 +78,7 @@ func (c *keyCache) forgetKey(keyID string) {
 	}
 }
 
-// forgetAllKeys forgets all keys.
+// forgetAllKeys drops all keys, and rejects readings of the current epoch.
 func (c *keyCache) forgetAllKeys() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,20 +86,20 @@ func (c *keyCache) forgetAllKeys() {
 	clear(c.entries)
 }
 
-// keyUseInterval is how often the use of a key is written down at most.
+// keyUseInterval is the resolution of Key.LastUsed: uses are written at most this often.
 const keyUseInterval = time.Minute
 
-// keyUseTimeout bounds how long writing one down may take.
+// keyUseTimeout bounds the writing of one use.
 const keyUseTimeout = 5 * time.Second
 
-// keyUse is that a key was used.
+// keyUse is one use of a key, on its way to the database.
 type keyUse struct {
 	keyID string
 	at    int64
 }
 
-// noteKeyUse notes that a key is used now. It never waits: when too many are to be written
-// one is left out, and the next use of that key tells.
+// noteKeyUse notes that a key is used now. It never blocks: if the queue is full it drops the
+// use, and the next use of the key is noted instead.
 func (s *Store) noteKeyUse(e *cachedKey, now time.Time) {
 	at, last := catalog.Nanos(now), e.lastUsed.Load()
 	if at-last < int64(keyUseInterval) || !e.lastUsed.CompareAndSwap(last, at) {
@@ -111,14 +112,14 @@ func (s *Store) noteKeyUse(e *cachedKey, now time.Time) {
 	}
 }
 
-// writeUsesLoop writes what touch notes until the Store is closed, and then what is left.
+// writeUsesLoop writes uses until the Store is closed, and then those still queued.
 func (s *Store) writeUsesLoop() {
 	for {
 		select {
 		case u := <-s.uses:
 			s.writeKeyUse(context.Background(), u)
 		case <-s.stopped:
-			// One time for all: Close is not to wait for a server that hangs.
+			// One timeout for all: Close must not wait for a database that hangs.
 			ctx, cancel := context.WithTimeout(context.Background(), keyUseTimeout)
 			defer cancel()
 			for {
@@ -133,11 +134,11 @@ func (s *Store) writeUsesLoop() {
 	}
 }
 
-// writeKeyUse tells the database of one use. That it fails does no harm.
+// writeKeyUse writes one use. A failure is harmless: LastUsed is informational.
 func (s *Store) writeKeyUse(ctx context.Context, u keyUse) {
 	ctx, cancel := context.WithTimeout(ctx, keyUseTimeout)
 	defer cancel()
-	// Other servers, and other entries of the cache, may have told of it.
+	// Other servers and other cache entries may have written a use already.
 	_, _ = s.execOnce(ctx, `UPDATE server_keys SET last_used = $1 WHERE id = $2 AND last_used <= $3`,
 		u.at, u.keyID, u.at-int64(keyUseInterval))
 }

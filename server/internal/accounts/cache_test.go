@@ -8,9 +8,9 @@ import (
 
 // TestLastUsed: a use is written down, but not more than once a minute.
 func TestLastUsed(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		s := open(t, database, Options{Clock: c.read})
+		s := openStore(t, database, Options{Clock: c.read})
 		k, secret := makeKey(t, s, NewKey{})
 		first := c.read()
 		use := func() {
@@ -20,34 +20,34 @@ func TestLastUsed(t *testing.T) {
 			}
 		}
 		use()
-		until(t, s, k.ID, first)
+		awaitLastUsed(t, s, k.ID, first)
 		for range 5 { // with the cache and without
 			c.add(7 * time.Second)
 			use()
 			use()
 		}
-		other := open(t, database, Options{Clock: c.read})
+		other := openStore(t, database, Options{Clock: c.read})
 		if _, err := other.Authenticate(t.Context(), secret); err != nil {
 			t.Fatal(err)
 		}
 		if err := other.Close(); err != nil { // writes what is left
 			t.Fatal(err)
 		}
-		until(t, s, k.ID, first)
+		awaitLastUsed(t, s, k.ID, first)
 		c.add(25 * time.Second)
 		use()
-		until(t, s, k.ID, first.Add(time.Minute))
+		awaitLastUsed(t, s, k.ID, first.Add(time.Minute))
 		c.add(time.Hour)
 		use()
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		until(t, open(t, database, Options{}), k.ID, c.read())
+		awaitLastUsed(t, openStore(t, database, Options{}), k.ID, c.read())
 	})
 }
 
-// until waits until the database has a key as last used at a time.
-func until(t *testing.T, s *Store, id string, want time.Time) {
+// awaitLastUsed waits until the database has a key as last used at a time.
+func awaitLastUsed(t *testing.T, s *Store, id string, want time.Time) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		keys, err := s.Keys(t.Context(), "acme")

@@ -9,8 +9,8 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// Idempotent is a request that is to have its effect once, though it be sent often, and
-// to other servers.
+// Idempotent is a request that must take effect at most once, even if it is sent several times
+// and to several servers.
 type Idempotent struct {
 	Org         string
 	Key         string // what the client calls the request: 1 to 255 bytes
@@ -20,10 +20,10 @@ type Idempotent struct {
 	Created     time.Time
 }
 
-// BeginIdempotent claims a request before it is carried out. Nil and no error: it is
-// the caller's, who ends it with FinishIdempotent or ForgetIdempotent. Otherwise prior
-// is what was claimed before, done or not. driver.ErrInvalid: the key was used for
-// another request. Only Org, Key, Fingerprint and Created (default: now) of r are used.
+// BeginIdempotent claims a request before it is carried out. If prior is nil the caller has the
+// claim, and ends it with FinishIdempotent or ForgetIdempotent. Otherwise prior is the earlier
+// claim, done or not. driver.ErrInvalid: the key was used for another request. Only Org, Key,
+// Fingerprint and Created (default: now) of r are used.
 func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idempotent, err error) {
 	if err := validateIdempotent(r.Org, r.Key); err != nil {
 		return nil, err
@@ -36,8 +36,8 @@ func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idemp
 	}
 	mine := randomBytes(16)
 	for {
-		// Who wins is decided by the insert; who won is read from the row, since the
-		// answer to the insert may be lost and the insert be tried again.
+		// The insert decides who wins. Who won is read from the row, by its claim: the answer to
+		// the insert may be lost and the insert retried.
 		_, err := s.execRetrying(ctx, `INSERT INTO server_idempotency (org, key, fingerprint, claim, result, created)
 			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (org, key) DO NOTHING`,
 			r.Org, r.Key, r.Fingerprint, mine, []byte{}, catalog.Nanos(r.Created))
@@ -49,7 +49,7 @@ func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idemp
 		case err != nil:
 			return nil, err
 		case have == nil:
-			continue // forgotten meanwhile
+			continue // forgotten between insert and read: claim it again
 		case bytes.Equal(claim, mine):
 			return nil, nil
 		case have.Fingerprint != r.Fingerprint:
@@ -59,7 +59,7 @@ func (s *Store) BeginIdempotent(ctx context.Context, r Idempotent) (prior *Idemp
 	}
 }
 
-// readIdempotent returns a record and who claimed it; nil: there is none.
+// readIdempotent returns a record and the token of its claim, nil if there is none.
 func (s *Store) readIdempotent(ctx context.Context, org, key string) (*Idempotent, []byte, error) {
 	r := Idempotent{Org: org, Key: key}
 	var claim, result []byte
@@ -73,14 +73,14 @@ func (s *Store) readIdempotent(ctx context.Context, org, key string) (*Idempoten
 	return &r, claim, nil
 }
 
-// FinishIdempotent keeps the result of a request that was claimed. driver.ErrNotExist:
-// it was not, or it was forgotten; driver.ErrExists: it has another result already.
+// FinishIdempotent stores the result of a claimed request. driver.ErrNotExist: it was not
+// claimed, or was forgotten; driver.ErrExists: it has another result already.
 func (s *Store) FinishIdempotent(ctx context.Context, org, key, result string) error {
 	if err := validateIdempotent(org, key); err != nil {
 		return err
 	}
 	if len(result) > maxResult {
-		return driver.Errorf(driver.ErrInvalid, "a result of %d bytes; the most is %d", len(result), maxResult)
+		return driver.Errorf(driver.ErrInvalid, "a result of %d bytes; the limit is %d", len(result), maxResult)
 	}
 	n, err := s.execRetrying(ctx, `UPDATE server_idempotency SET result = $1, done = 1 WHERE org = $2 AND key = $3 AND done = 0`,
 		append([]byte{}, result...), org, key)
@@ -99,8 +99,8 @@ func (s *Store) FinishIdempotent(ctx context.Context, org, key, result string) e
 	return nil
 }
 
-// ForgetIdempotent gives a claim up, so that the request can be sent again. That there
-// is none is no error.
+// ForgetIdempotent gives a claim up, so that the request can be sent again. A missing claim is
+// no error.
 func (s *Store) ForgetIdempotent(ctx context.Context, org, key string) error {
 	if err := validateIdempotent(org, key); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (s *Store) ForgetIdempotent(ctx context.Context, org, key string) error {
 	return err
 }
 
-// PruneIdempotent removes the records of before olderThan, for which a day ago will do.
+// PruneIdempotent removes records created before olderThan; clients retry for less than a day.
 func (s *Store) PruneIdempotent(ctx context.Context, olderThan time.Time) error {
 	return s.deleteInBatches(ctx, `DELETE FROM server_idempotency WHERE (org, key) IN
 		(SELECT org, key FROM server_idempotency WHERE created < $1 ORDER BY created LIMIT $2)`, olderThan)

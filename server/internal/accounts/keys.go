@@ -28,14 +28,14 @@ const (
 	e2bLen    = 20 // random bytes
 )
 
-// randomBytes returns n bytes that nobody can guess.
+// randomBytes returns n bytes of the system's secure random source.
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
 	return b
 }
 
-// newSecret makes the secret of a key.
+// newSecret returns the secret of a new key.
 func newSecret(format string) string {
 	if format == formatE2B {
 		return e2bPrefix + hex.EncodeToString(randomBytes(e2bLen))
@@ -43,7 +43,7 @@ func newSecret(format string) string {
 	return secretPrefix + base64.RawURLEncoding.EncodeToString(randomBytes(secretLen))
 }
 
-// isWellFormedSecret reports whether s may be a secret, so that what cannot be is not looked up.
+// isWellFormedSecret reports whether s has the form of a secret. Others are not looked up.
 func isWellFormedSecret(s string) bool {
 	if body, ok := strings.CutPrefix(s, secretPrefix); ok {
 		return len(body) == base64.RawURLEncoding.EncodedLen(secretLen) && strings.Trim(body, base64URL) == ""
@@ -56,7 +56,7 @@ const base64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 
 const keyColumns = `id, org, name, scopes, volumes, format, hash, created, created_by, expires, revoked, last_used`
 
-// keyRow is a key as it is stored.
+// keyRow is a row of keyColumns.
 type keyRow struct {
 	Key
 	hash                                []byte
@@ -65,11 +65,12 @@ type keyRow struct {
 	created, expires, revoked, lastUsed int64
 }
 
+// scanTargets returns where to scan the columns to.
 func (r *keyRow) scanTargets() []any {
 	return []any{&r.ID, &r.Org, &r.Name, &r.scopes, &r.volumes, &r.Format, &r.hash, &r.created, &r.CreatedBy, &r.expires, &r.revoked, &r.lastUsed}
 }
 
-// toKey completes the Key with what had to be translated.
+// toKey returns the Key with the translated columns.
 func (r *keyRow) toKey() Key {
 	k := r.Key
 	k.Scopes, k.Volumes = Scope(r.scopes), splitVolumes(r.volumes)
@@ -78,8 +79,8 @@ func (r *keyRow) toKey() Key {
 	return k
 }
 
-// CreateKey makes an API key and returns it with its secret, which is not to be had
-// again. driver.ErrInvalid: n makes no sense.
+// CreateKey makes an API key and returns it with its secret, which cannot be read again.
+// driver.ErrInvalid: n is invalid.
 func (s *Store) CreateKey(ctx context.Context, n NewKey) (key Key, secret string, err error) {
 	now := s.clock().UTC()
 	if err := n.validate(now); err != nil {
@@ -95,7 +96,7 @@ func (s *Store) CreateKey(ctx context.Context, n NewKey) (key Key, secret string
 		ID: id.String(), Org: n.Org, Name: n.Name, Scopes: n.Scopes, Volumes: sortedDistinct(n.Volumes), Format: n.Format,
 		Created: catalog.Time(catalog.Nanos(now)), CreatedBy: n.CreatedBy, Expires: catalog.Time(catalog.Nanos(n.Expires)),
 	}
-	// A conflict is with itself, when the answer to a first try was lost.
+	// A conflict can only be with itself, if the answer to a first try was lost.
 	_, err = s.execRetrying(ctx, `INSERT INTO server_keys (id, org, name, scopes, volumes, format, hash, created, created_by, expires)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING`,
 		key.ID, key.Org, key.Name, int64(key.Scopes), joinVolumes(key.Volumes), key.Format, hash[:],
@@ -106,8 +107,8 @@ func (s *Store) CreateKey(ctx context.Context, n NewKey) (key Key, secret string
 	return key, secret, nil
 }
 
-// Authenticate returns who has a secret. Errors match ErrUnauthenticated when it is
-// unknown, expired or revoked; others say that the database cannot tell now.
+// Authenticate returns the principal of a secret. Errors match ErrUnauthenticated if it is
+// unknown, expired or revoked; others mean that the database does not answer.
 func (s *Store) Authenticate(ctx context.Context, secret string) (*Principal, error) {
 	if !isWellFormedSecret(secret) {
 		return nil, errUnknownKey
@@ -122,37 +123,38 @@ func (s *Store) Authenticate(ctx context.Context, secret string) (*Principal, er
 
 var errUnknownKey = driver.Errorf(ErrUnauthenticated, "the API key is unknown")
 
-// findUsableKey returns the key that a condition finds, if it may be used now. When hash is
-// not nil, it must be that of the key. The caller must not change what it gets.
-func (s *Store) findUsableKey(ctx context.Context, id, where string, arg any, hash []byte) (*Key, error) {
+// findUsableKey returns the key that a condition selects, from the cache or the database, if it
+// may be used now. If hash is not nil it must be that of the key. cacheID names it in the cache.
+// The result is shared: callers must not change it.
+func (s *Store) findUsableKey(ctx context.Context, cacheID, where string, arg any, hash []byte) (*Key, error) {
 	if s.closed.Load() {
 		return nil, driver.ErrClosed
 	}
 	now := s.clock()
-	e, epoch := s.cache.lookupKey(id, now)
-	if e == nil {
-		var r keyRow
-		found, err := s.queryOne(ctx, r.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE `+where, arg)
+	cached, epoch := s.cache.lookupKey(cacheID, now)
+	if cached == nil {
+		var row keyRow
+		found, err := s.queryOne(ctx, row.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE `+where, arg)
 		if err != nil {
 			return nil, err
 		}
-		// The database compares as it likes, perhaps for a time that depends on what is
-		// stored.
-		if !found || hash != nil && subtle.ConstantTimeCompare(r.hash, hash) != 1 {
+		// Compared again in constant time: the database's comparison may take a time that
+		// depends on what is stored.
+		if !found || hash != nil && subtle.ConstantTimeCompare(row.hash, hash) != 1 {
 			return nil, errUnknownKey
 		}
-		e = &cachedKey{key: r.toKey()}
-		if err := e.key.checkUsable(now); err != nil {
+		cached = &cachedKey{key: row.toKey()}
+		if err := cached.key.checkUsable(now); err != nil {
 			return nil, err
 		}
-		e.lastUsed.Store(r.lastUsed)
-		s.cache.storeKey(id, e, now, epoch)
+		cached.lastUsed.Store(row.lastUsed)
+		s.cache.storeKey(cacheID, cached, now, epoch)
 	}
-	s.noteKeyUse(e, now)
-	return &e.key, nil
+	s.noteKeyUse(cached, now)
+	return &cached.key, nil
 }
 
-// checkUsable returns why the key is not to be accepted, or nil.
+// checkUsable returns an error if the key is revoked or expired.
 func (k *Key) checkUsable(now time.Time) error {
 	if !k.Revoked.IsZero() {
 		return driver.Errorf(ErrUnauthenticated, "the API key was revoked")
@@ -163,31 +165,30 @@ func (k *Key) checkUsable(now time.Time) error {
 	return nil
 }
 
-// Keys returns the keys of an organisation, newest first, with those that are revoked
-// or have expired.
+// Keys returns the keys of an organisation, newest first, including revoked and expired ones.
 func (s *Store) Keys(ctx context.Context, org string) ([]Key, error) {
 	if err := validateOrg(org); err != nil {
 		return nil, err
 	}
 	return queryAll(ctx, s, func(scan scanFunc) (Key, error) {
-		var r keyRow
-		err := scan(r.scanTargets()...)
-		return r.toKey(), err
+		var row keyRow
+		err := scan(row.scanTargets()...)
+		return row.toKey(), err
 	}, `SELECT `+keyColumns+` FROM server_keys WHERE org = $1 ORDER BY created DESC, id DESC`, org)
 }
 
-// Loss is what nobody may do any more once a key is revoked.
+// Loss says which rights nobody has any more once a key is revoked.
 type Loss struct{ Admin, Operator bool }
 
-// Any reports whether there is a loss.
+// Any reports whether a right is lost.
 func (l Loss) Any() bool { return l.Admin || l.Operator }
 
-// RevokeOptions says what may be lost with a key.
+// RevokeOptions says which losses are acceptable.
 type RevokeOptions struct {
-	// Force revokes the key though it is the last of its kind.
+	// Force revokes even the last key of its kind.
 	Force bool
-	// Provider says what rights in the key's organisation others have by tokens of the
-	// identity provider: their loss is none.
+	// Provider is the rights that tokens of the identity provider give in the key's
+	// organisation: those are not lost with a key.
 	Provider Scope
 }
 
@@ -199,21 +200,21 @@ type LastKeyError struct {
 
 func (e *LastKeyError) Error() string { return "it is " + e.Loss.Text(e.Org) }
 
-// Text says of what kind the key is the last, and what is lost with it.
+// Text describes what is lost, for users.
 func (l Loss) Text(org string) string {
-	admin := "nobody can make or revoke keys of " + quoteClipped(org) + " or read its audit log, but an operator"
-	operator := "nobody can make or remove organisations, or get into one that has lost its keys, but by 'vole serve key create' where the server is"
+	admin := "only an operator can create or revoke keys of " + quoteClipped(org) + " or read its audit log"
+	operator := "organisations, and keys for one that has none left, can only be managed by 'vole serve key create' on the server's host"
 	switch {
 	case l.Admin && l.Operator:
-		return "the last admin key of " + quoteClipped(org) + " and the last operator key of the server: without it " + operator + ", and nobody can make or revoke keys of " + quoteClipped(org)
+		return "the last admin key of " + quoteClipped(org) + " and the last operator key of the server: without it " + operator + ", and no one can create or revoke keys of " + quoteClipped(org)
 	case l.Admin:
 		return "the last admin key of the organisation: without it " + admin
 	}
 	return "the last operator key of the server: without it " + operator
 }
 
-// RevokeKey ends a key and the volume tokens made of it: at once on this Store, within
-// Options.CacheFor on others. To revoke it twice is no error, and keeps the first time.
+// RevokeKey ends a key and the volume tokens made from it: at once on this Store, within
+// Options.CacheFor on others. Revoking twice is no error and keeps the first time.
 // driver.ErrNotExist: the organisation has no such key; *LastKeyError.
 func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOptions) (Key, Loss, error) {
 	if err := validateOrg(org); err != nil {
@@ -226,16 +227,16 @@ func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOption
 	var k Key
 	var loss Loss
 	err := s.inExclusiveTx(ctx, func(tx *sql.Tx) error {
-		var r keyRow
+		var row keyRow
 		k, loss = Key{}, Loss{}
-		err := tx.QueryRowContext(ctx, s.adaptParameters(`SELECT `+keyColumns+` FROM server_keys WHERE org = $1 AND id = $2`), org, id).Scan(r.scanTargets()...)
+		err := tx.QueryRowContext(ctx, s.adaptParameters(`SELECT `+keyColumns+` FROM server_keys WHERE org = $1 AND id = $2`), org, id).Scan(row.scanTargets()...)
 		if errors.Is(err, sql.ErrNoRows) {
 			return missing
 		}
 		if err != nil {
 			return err
 		}
-		if k = r.toKey(); !k.Revoked.IsZero() {
+		if k = row.toKey(); !k.Revoked.IsZero() {
 			return nil
 		}
 		if loss, err = s.lossByRevoking(ctx, tx, k, opts.Provider); err != nil {
@@ -248,11 +249,13 @@ func (s *Store) RevokeKey(ctx context.Context, org, id string, opts RevokeOption
 		_, err = tx.ExecContext(ctx, s.adaptParameters(`UPDATE server_keys SET revoked = $1 WHERE org = $2 AND id = $3`), catalog.Nanos(k.Revoked), org, id)
 		return err
 	})
-	s.cache.forgetKey(id) // even then: the answer alone may have been lost
+	s.cache.forgetKey(id) // on errors too: the commit may have succeeded
 	return k, loss, err
 }
 
-// lossByRevoking finds out what is lost with a key.
+// lossByRevoking determines which rights would be lost with k. It runs in the exclusive
+// transaction of the revocation, so that two concurrent revocations cannot end the last two
+// keys.
 func (s *Store) lossByRevoking(ctx context.Context, tx *sql.Tx, k Key, provider Scope) (loss Loss, err error) {
 	if k.checkUsable(s.clock()) != nil {
 		return loss, nil
@@ -286,21 +289,21 @@ func (s *Store) RevokeOrg(ctx context.Context, org string) error {
 	return err
 }
 
-// HasOperatorKey reports whether there is a key of an operator that may be used now.
+// HasOperatorKey reports whether an operator key can be used now.
 func (s *Store) HasOperatorKey(ctx context.Context) (bool, error) {
 	return s.queryOne(ctx, []any{new(int)}, `SELECT 1 FROM server_keys WHERE revoked = 0 AND (expires = 0 OR expires > $1) AND (scopes & $2) <> 0 LIMIT 1`,
 		catalog.Nanos(s.clock()), int64(Operator))
 }
 
-// IsKeyEnded reports whether a secret is that of a key which was revoked or has expired.
+// IsKeyEnded reports whether a secret belongs to a revoked or expired key.
 func (s *Store) IsKeyEnded(ctx context.Context, secret string) (bool, error) {
 	if !isWellFormedSecret(secret) {
 		return false, nil
 	}
 	hash := sha256.Sum256([]byte(secret))
-	var r keyRow
-	found, err := s.queryOne(ctx, r.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE hash = $1`, hash[:])
-	k := r.toKey()
+	var row keyRow
+	found, err := s.queryOne(ctx, row.scanTargets(), `SELECT `+keyColumns+` FROM server_keys WHERE hash = $1`, hash[:])
+	k := row.toKey()
 	return found && k.checkUsable(s.clock()) != nil, err
 }
 

@@ -40,9 +40,9 @@ func TestScopes(t *testing.T) {
 }
 
 func TestKey(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		s := open(t, database, Options{Clock: c.read})
+		s := openStore(t, database, Options{Clock: c.read})
 		ctx := t.Context()
 		if any, err := s.HasAnyKey(ctx); any || err != nil {
 			t.Errorf("a key in an empty database: %v, %v", any, err)
@@ -88,7 +88,7 @@ func TestKey(t *testing.T) {
 
 // TestPrincipalIsACopy: what is done to a Principal is of no concern to the next.
 func TestPrincipalIsACopy(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"), Options{})
+	s := openStore(t, filepath.Join(t.TempDir(), "db"), Options{})
 	_, secret := makeKey(t, s, NewKey{Volumes: []string{vol1}})
 	for range 2 {
 		p, err := s.Authenticate(t.Context(), secret)
@@ -101,7 +101,7 @@ func TestPrincipalIsACopy(t *testing.T) {
 
 func TestNewKeyIsChecked(t *testing.T) {
 	c := newClock()
-	s := open(t, filepath.Join(t.TempDir(), "db"), Options{Clock: c.read})
+	s := openStore(t, filepath.Join(t.TempDir(), "db"), Options{Clock: c.read})
 	for what, change := range map[string]func(*NewKey){
 		"no organisation":       func(n *NewKey) { n.Org = "" },
 		"a path for one":        func(n *NewKey) { n.Org = "../acme" },
@@ -155,8 +155,8 @@ func refused(t *testing.T, what string, err error, detail, secret string) {
 }
 
 func TestSecretsThatAreNone(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s := open(t, database, Options{})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s := openStore(t, database, Options{})
 		_, secret := makeKey(t, s, NewKey{})
 		_, e2b := makeKey(t, s, NewKey{Format: "e2b"})
 		bad := []string{"", "vole_", "e2b_", newSecret(""), newSecret("e2b"), secret + "A", secret[1:], " " + secret, secret + "\n",
@@ -180,9 +180,9 @@ func TestSecretsThatAreNone(t *testing.T) {
 
 // TestExpiry moves the clock to the very end of a key, which the cache must not outlive.
 func TestExpiry(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		s := open(t, database, Options{Clock: c.read, CacheFor: time.Hour})
+		s := openStore(t, database, Options{Clock: c.read, CacheFor: time.Hour})
 		_, secret := makeKey(t, s, NewKey{Expires: c.read().Add(time.Minute)})
 		for range 2 {
 			if _, err := s.Authenticate(t.Context(), secret); err != nil {
@@ -197,9 +197,9 @@ func TestExpiry(t *testing.T) {
 }
 
 func TestRevoke(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		here, there := open(t, database, Options{Clock: c.read}), open(t, database, Options{Clock: c.read})
+		here, there := openStore(t, database, Options{Clock: c.read}), openStore(t, database, Options{Clock: c.read})
 		ctx := t.Context()
 		k, secret := makeKey(t, here, NewKey{})
 		var tokens [2]string
@@ -249,8 +249,8 @@ func TestRevoke(t *testing.T) {
 // TestRevokeAtOnce authenticates without end while keys are revoked: once RevokeKey has
 // returned none is accepted on that Store.
 func TestRevokeAtOnce(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s := open(t, database, Options{CacheFor: time.Hour})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s := openStore(t, database, Options{CacheFor: time.Hour})
 		for range 20 {
 			k, secret := makeKey(t, s, NewKey{})
 			stop := make(chan struct{})
@@ -289,7 +289,7 @@ func TestRevokeAtOnce(t *testing.T) {
 // and a Key show.
 func TestNoSecrets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
-	s := open(t, path, Options{})
+	s := openStore(t, path, Options{})
 	var secrets []string
 	for _, format := range []string{"", "e2b"} {
 		k, secret := makeKey(t, s, NewKey{Format: format})
@@ -340,7 +340,7 @@ func TestNoSecrets(t *testing.T) {
 }
 
 func FuzzSecret(f *testing.F) {
-	s := open(f, filepath.Join(f.TempDir(), "db"), Options{CacheFor: -1})
+	s := openStore(f, filepath.Join(f.TempDir(), "db"), Options{CacheFor: -1})
 	_, native := makeKey(f, s, NewKey{})
 	_, e2b := makeKey(f, s, NewKey{Format: "e2b"})
 	for _, seed := range []string{"", native, e2b, newSecret(""), newSecret("e2b"), "vole_", "e2b_\x00", native + "=", native[:20], strings.ToUpper(e2b)} {

@@ -10,9 +10,9 @@ import (
 // TestLastKey shows that the last admin key of an organisation and the last operator key stay,
 // unless somebody insists or an identity provider gives the same rights.
 func TestLastKey(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		ctx, c := t.Context(), newClock()
-		s := open(t, database, Options{Clock: c.read})
+		s := openStore(t, database, Options{Clock: c.read})
 		mk := func(n NewKey) Key {
 			t.Helper()
 			if n.Org == "" {
@@ -61,8 +61,8 @@ func TestLastKey(t *testing.T) {
 
 // TestLastKeyTwice revokes the last two keys at once: one stays.
 func TestLastKeyTwice(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s, other := open(t, database, Options{}), open(t, database, Options{})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s, other := openStore(t, database, Options{}), openStore(t, database, Options{})
 		for range 5 {
 			var ids []string
 			for range 2 {

@@ -26,15 +26,15 @@ var engines = []struct {
 	{"PostgreSQL", func(t testing.TB) string { return servers.PG(t) }},
 }
 
-// each runs a test on every engine.
-func each(t *testing.T, test func(t *testing.T, database string)) {
+// forEachDatabase runs a test on every engine.
+func forEachDatabase(t *testing.T, test func(t *testing.T, database string)) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) { test(t, e.database(t)) })
 	}
 }
 
-// open opens a Store that is closed at the end of the test.
-func open(t testing.TB, database string, opts Options) *Store {
+// openStore opens a Store that is closed at the end of the test.
+func openStore(t testing.TB, database string, opts Options) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), database, opts)
 	if err != nil {

@@ -37,23 +37,26 @@ const (
 	postgresConns = 16
 )
 
+// openDatabase opens a PostgreSQL URL or a SQLite path.
 func (s *Store) openDatabase(ctx context.Context, database string) error {
 	switch {
 	case strings.HasPrefix(database, "postgres://"), strings.HasPrefix(database, "postgresql://"):
 		return s.openPostgres(ctx, database)
 	case database == "" || strings.Contains(database, "://"):
-		// The URL stays out of it: it may have a password.
-		return driver.Errorf(driver.ErrInvalid, "the database is the path of a SQLite file or a URL as in postgres://user@host/name")
+		// The error does not show the URL: it may contain a password.
+		return driver.Errorf(driver.ErrInvalid, "the database must be the path of a SQLite file or a URL such as postgres://user@host/name")
 	}
 	return s.openSQLite(ctx, database)
 }
 
+// openPostgres opens the pool and migrates the schema. Creating tables can hit a unique
+// violation of the catalog when two servers start at once; it passes on a retry.
 func (s *Store) openPostgres(ctx context.Context, database string) error {
 	cfg, err := pgx.ParseConfig(database)
 	if err != nil {
-		// pgx takes the password out of its error where it finds it, which in a URL that
-		// is wrong it may not. So nothing of that error is shown.
-		return driver.Errorf(driver.ErrInvalid, "the address of the database cannot be read; write postgres://user:password@host:port/name, with %%XX for what is neither letter nor digit in the password")
+		// pgx removes the password from its error only where it recognizes it, which in a
+		// malformed URL it may not. So nothing of that error is shown.
+		return driver.Errorf(driver.ErrInvalid, "cannot parse the URL of the database; write postgres://user:password@host:port/name, with %%XX for all but letters and digits in the password")
 	}
 	if cfg.RuntimeParams["application_name"] == "" {
 		cfg.RuntimeParams["application_name"] = "vole server"
@@ -71,6 +74,8 @@ func (s *Store) openPostgres(ctx context.Context, database string) error {
 	})
 }
 
+// openSQLite creates the file if need be, private to its owner, and opens it. On a full disk the
+// ballast gives the room that opening takes.
 func (s *Store) openSQLite(ctx context.Context, path string) error {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -86,9 +91,10 @@ func (s *Store) openSQLite(ctx context.Context, path string) error {
 	return s.ballast.Opening(func() error { return s.openSQLitePools(ctx, path) })
 }
 
-// openSQLitePools opens the connections to a SQLite database and brings its schema up to date.
+// openSQLitePools opens a pool of readers and one connection for writing, and migrates the
+// schema under a file lock, since SQLite has no advisory locks.
 func (s *Store) openSQLitePools(ctx context.Context, path string) (err error) {
-	if err := s.closeConnections(); err != nil { // of a first try, on a full disk
+	if err := s.closeConnections(); err != nil { // from a first try on a full disk
 		return err
 	}
 	if s.read, err = openSQLiteFile(path, "query_only(1)"); err != nil {
@@ -105,7 +111,7 @@ func (s *Store) openSQLitePools(ctx context.Context, path string) (err error) {
 		return err
 	}
 	defer func() {
-		_ = os.Remove(path + ".lock") // who waits for it makes another, see flock.Try
+		_ = os.Remove(path + ".lock") // waiters make a new file, see flock.Try
 		_ = held.Release()
 	}()
 	return s.retry(ctx, neverRetry, func() error {
@@ -113,23 +119,24 @@ func (s *Store) openSQLitePools(ctx context.Context, path string) (err error) {
 	})
 }
 
-// refuseForeignLinks refuses a database that leads elsewhere by a link which another user
-// made, as the owner of a home may: the file there would be written and closed to others. Its
-// directory counts, too.
+// refuseForeignLinks refuses a path that leads elsewhere by a symbolic link of another user,
+// such as the owner of a home: the server would write to, and restrict the mode of, a file of
+// their choice. The directory is checked too, and the files that SQLite makes beside the
+// database.
 func refuseForeignLinks(path string) error {
 	for _, p := range []string{filepath.Dir(path), path, path + "-wal", path + "-shm", path + "-journal"} {
 		var st unix.Stat_t
 		err := unix.Lstat(p, &st)
 		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK && st.Uid != 0 && st.Uid != uint32(os.Geteuid()) {
-			return driver.Errorf(driver.ErrPermission, "%s is a symbolic link that another user (%d) has made; name the file itself", p, st.Uid)
+			return driver.Errorf(driver.ErrPermission, "%s is a symbolic link of another user (%d); name the file itself", p, st.Uid)
 		}
 	}
 	return nil
 }
 
-// createPrivateFile makes an empty file that only its owner can read, in a directory that only
-// its owner can see when that is missing too. SQLite gives the files beside it the same
-// mode.
+// createPrivateFile makes an empty file with mode 0600, in a directory with mode 0700 if that is
+// missing. SQLite gives its other files the mode of this one. A file that exists is restricted
+// to its owner.
 func createPrivateFile(path string) error {
 	dir := filepath.Dir(path)
 	if err := makeDirDurable(dir); err != nil {
@@ -152,9 +159,9 @@ func createPrivateFile(path string) error {
 	return durable.SyncDir(dir)
 }
 
-// inheritedOwner returns to whom what root makes at path is to belong: to the owner of the
-// directory above it, who may have no root to start the server, and whom it would lock out.
-// uid is negative when that is this user.
+// inheritedOwner returns the owner for what root makes at path: that of the directory above, who
+// may run the server without root and would be locked out of root's files. uid is negative if
+// nothing needs to change.
 func inheritedOwner(path string) (uid, gid int, err error) {
 	var st unix.Stat_t
 	if os.Geteuid() != 0 {
@@ -166,7 +173,7 @@ func inheritedOwner(path string) (uid, gid int, err error) {
 	return int(st.Uid), int(st.Gid), nil
 }
 
-// makeDirDurable is os.MkdirAll with mode 0700; what it makes survives a power cut.
+// makeDirDurable is os.MkdirAll with mode 0700 that syncs each new directory entry.
 func makeDirDurable(dir string) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -197,7 +204,7 @@ func makeDirDurable(dir string) error {
 	return durable.SyncDir(filepath.Dir(dir))
 }
 
-// restrictToOwner takes the rights of others away from a file that was there.
+// restrictToOwner removes the rights of group and others from an existing file.
 func restrictToOwner(path string) error {
 	st, err := os.Stat(path)
 	if err != nil || st.Mode().Perm()&0o077 == 0 || !st.Mode().IsRegular() {
@@ -209,15 +216,15 @@ func restrictToOwner(path string) error {
 	return nofollow.ChmodPath(path, 0o600)
 }
 
-// openSQLiteFile opens a SQLite database; pragmas are run on every new connection.
+// openSQLiteFile opens a SQLite database; the pragmas run on every new connection.
 func openSQLiteFile(path string, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{"_pragma": append(pragmas, "busy_timeout(10000)")}
 	u := url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}
 	return sql.Open("sqlite", u.String())
 }
 
-// loadSigningSecret returns the secret that volume tokens are signed with. The first of all
-// servers to come here makes it.
+// loadSigningSecret returns the secret that signs volume tokens. The first server to start makes
+// it.
 func (s *Store) loadSigningSecret(ctx context.Context) ([]byte, error) {
 	const name = "volume tokens"
 	_, err := s.execRetrying(ctx, `INSERT INTO server_secrets (name, secret, created) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING`,
@@ -231,7 +238,7 @@ func (s *Store) loadSigningSecret(ctx context.Context) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case !found || len(secret) != signingSecretLen:
-		return nil, driver.Errorf(driver.ErrCorrupt, "the secret of volume tokens is damaged; delete its row of server_secrets to have another, which ends all tokens")
+		return nil, driver.Errorf(driver.ErrCorrupt, "the secret of volume tokens is damaged; delete its row in server_secrets to get a new one, which ends all tokens")
 	}
 	return secret, nil
 }

@@ -42,7 +42,7 @@ func child() int {
 
 // TestProcesses opens a database that is not there from several processes at once.
 func TestProcesses(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		const n = 4
 		out := make([]string, n)
 		var wg sync.WaitGroup
@@ -58,7 +58,7 @@ func TestProcesses(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		s := open(t, database, Options{})
+		s := openStore(t, database, Options{})
 		for _, o := range out {
 			if o != fmt.Sprintf("%x\n", s.signingSecret) {
 				t.Errorf("a child signs with %q, not with %x", o, s.signingSecret)
@@ -72,7 +72,7 @@ func TestProcesses(t *testing.T) {
 
 // TestFirstOpens is the same within one process.
 func TestFirstOpens(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
@@ -91,8 +91,8 @@ func TestFirstOpens(t *testing.T) {
 
 // TestSigning has many make the secret of tokens at once: all get the same.
 func TestSigning(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		stores := []*Store{open(t, database, Options{}), open(t, database, Options{})}
+	forEachDatabase(t, func(t *testing.T, database string) {
+		stores := []*Store{openStore(t, database, Options{}), openStore(t, database, Options{})}
 		if _, err := stores[0].execRetrying(t.Context(), `DELETE FROM server_secrets`); err != nil {
 			t.Fatal(err)
 		}
@@ -124,8 +124,8 @@ func TestSigning(t *testing.T) {
 }
 
 func TestSchemaVersions(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s := open(t, database, Options{})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s := openStore(t, database, Options{})
 		insert := `INSERT INTO vole_server_version (version_id, is_applied) VALUES (9999, true)`
 		if _, err := s.execRetrying(t.Context(), insert); err != nil {
 			t.Fatal(err)
@@ -145,7 +145,7 @@ func TestTables(t *testing.T) {
 			if e.name == "SQLite" {
 				query = `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`
 			}
-			s := open(t, e.database(t), Options{})
+			s := openStore(t, e.database(t), Options{})
 			names, err := queryAll(t.Context(), s, func(scan scanFunc) (name string, err error) {
 				err = scan(&name)
 				return name, err
@@ -166,7 +166,7 @@ func TestTables(t *testing.T) {
 func TestModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "here")
 	path := filepath.Join(dir, "accounts.db")
-	s := open(t, path, Options{})
+	s := openStore(t, path, Options{})
 	makeKey(t, s, NewKey{})
 	want := 4 + 2 // the database, two files of SQLite and the ballast, in two directories
 	if _, err := os.Stat(filepath.Join(dir, ballast.InodesName)); err == nil {
@@ -179,7 +179,7 @@ func TestModes(t *testing.T) {
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s = open(t, path, Options{})
+	s = openStore(t, path, Options{})
 	makeKey(t, s, NewKey{})
 	checkModes(t, filepath.Dir(dir), want)
 }
@@ -205,7 +205,7 @@ func checkModes(t *testing.T, root string, want int) {
 
 // TestPragmas looks at what each connection is set to.
 func TestPragmas(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "accounts.db"), Options{})
+	s := openStore(t, filepath.Join(t.TempDir(), "accounts.db"), Options{})
 	read := func(pragma string, dest any) {
 		t.Helper()
 		if err := s.write.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(dest); err != nil {
@@ -283,8 +283,8 @@ func TestNoDatabase(t *testing.T) {
 }
 
 func TestClosed(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s := open(t, database, Options{})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s := openStore(t, database, Options{})
 		ctx := t.Context()
 		_, secret := makeKey(t, s, NewKey{})
 		p, err := s.Authenticate(ctx, secret)
@@ -313,8 +313,8 @@ func TestClosed(t *testing.T) {
 
 // TestContext: a call whose context has ended says so.
 func TestContext(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s := open(t, database, Options{})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s := openStore(t, database, Options{})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		_, err1 := s.Keys(ctx, "acme")

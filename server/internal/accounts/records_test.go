@@ -17,9 +17,9 @@ import (
 )
 
 func TestAudit(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		s := open(t, database, Options{Clock: c.read})
+		s := openStore(t, database, Options{Clock: c.read})
 		ctx := t.Context()
 		full := AuditRecord{
 			Org: "acme", KeyID: "id", KeyName: "name", Action: "volume.create", Volume: vol1, VolumeName: "v", Path: "a/b", Detail: "d",
@@ -74,8 +74,8 @@ func TestAudit(t *testing.T) {
 // TestAuditAtOnce has many write at once, over two Stores, then removes more than are
 // removed in one statement.
 func TestAuditAtOnce(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		stores := []*Store{open(t, database, Options{}), open(t, database, Options{})}
+	forEachDatabase(t, func(t *testing.T, database string) {
+		stores := []*Store{openStore(t, database, Options{}), openStore(t, database, Options{})}
 		const writers, records = 30, 40
 		var wg sync.WaitGroup
 		for i := range writers {
@@ -115,9 +115,9 @@ func TestAuditAtOnce(t *testing.T) {
 }
 
 func TestUploads(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		s := open(t, database, Options{Clock: c.read})
+		s := openStore(t, database, Options{Clock: c.read})
 		ctx := t.Context()
 		u := Upload{
 			ID: "u1", Org: "acme", KeyID: "k", Volume: vol1, Path: "a/\xff\x00b", Staging: ".up/u1", Size: -1, Mode: 0o100644,
@@ -172,8 +172,8 @@ func TestUploads(t *testing.T) {
 }
 
 func TestUploadsAreBounded(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s := open(t, database, Options{})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s := openStore(t, database, Options{})
 		s.maxUploads = 3
 		u := Upload{Org: "acme", KeyID: "k", Volume: vol1, Path: "f", Staging: ".f", Size: 1, Expires: time.Now().Add(time.Hour)}
 		for i := range 4 {
@@ -190,7 +190,7 @@ func TestUploadsAreBounded(t *testing.T) {
 }
 
 func TestUploadIsChecked(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"), Options{})
+	s := openStore(t, filepath.Join(t.TempDir(), "db"), Options{})
 	long := strings.Repeat("a", driver.MaxPathLen+1)
 	for what, change := range map[string]func(*Upload){
 		"no id":         func(u *Upload) { u.ID = "" },
@@ -214,9 +214,9 @@ func TestUploadIsChecked(t *testing.T) {
 }
 
 func TestIdempotent(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		s := open(t, database, Options{Clock: c.read})
+		s := openStore(t, database, Options{Clock: c.read})
 		ctx := t.Context()
 		r := Idempotent{Org: "acme", Key: "k 1", Fingerprint: "f1"}
 		begin := func(r Idempotent, want *Idempotent) {
@@ -272,7 +272,7 @@ func TestIdempotent(t *testing.T) {
 }
 
 func TestIdempotentIsChecked(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"), Options{})
+	s := openStore(t, filepath.Join(t.TempDir(), "db"), Options{})
 	ctx := t.Context()
 	for _, r := range []Idempotent{
 		{Key: "k", Fingerprint: "f"}, {Org: "acme", Fingerprint: "f"}, {Org: "acme", Key: "k"}, {Org: "acme", Key: "k\n", Fingerprint: "f"},
@@ -295,8 +295,8 @@ func TestIdempotentIsChecked(t *testing.T) {
 // TestIdempotentAtOnce: of a hundred that claim the same request over two Stores one
 // wins, and when that gives it up one of those that come then.
 func TestIdempotentAtOnce(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		stores := []*Store{open(t, database, Options{}), open(t, database, Options{})}
+	forEachDatabase(t, func(t *testing.T, database string) {
+		stores := []*Store{openStore(t, database, Options{}), openStore(t, database, Options{})}
 		for round := range 3 {
 			var mu sync.Mutex
 			won := 0
@@ -338,13 +338,20 @@ func TestServerRestarts(t *testing.T) {
 	if err := pg.CreateDatabase("accounts"); err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, pg.URL("accounts"), Options{CacheFor: -1})
+	s := openStore(t, pg.URL("accounts"), Options{CacheFor: -1})
+	s.patience, s.readPatience = 10*time.Minute, 10*time.Minute // however slowly PostgreSQL starts
 	_, secret := makeKey(t, s, NewKey{})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	for i := range 8 {
+	const workers = 8
+	rounds := make(chan struct{}, 10*workers) // one for each round of a worker
+	for i := range workers {
 		wg.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
+				select {
+				case rounds <- struct{}{}:
+				default:
+				}
 				if _, err := s.Authenticate(ctx, secret); err != nil && ctx.Err() == nil {
 					t.Errorf("authenticate: %v", err)
 				}
@@ -355,14 +362,26 @@ func TestServerRestarts(t *testing.T) {
 			}
 		})
 	}
-	for range 3 {
-		time.Sleep(200 * time.Millisecond)
-		if err := errors.Join(pg.StopImmediate(), pg.Start()); err != nil {
-			t.Error(err)
-			break
+	// Calls are under way when the server stops, and succeed after each start.
+	awaitRounds := func() {
+		for len(rounds) > 0 {
+			<-rounds
+		}
+		for range 5 * workers {
+			select {
+			case <-rounds:
+			case <-ctx.Done():
+			}
 		}
 	}
-	time.Sleep(200 * time.Millisecond)
+	for range 3 {
+		awaitRounds()
+		if err := errors.Join(pg.StopImmediate(), pg.Start()); err != nil {
+			t.Error(err)
+			cancel()
+		}
+	}
+	awaitRounds()
 	cancel()
 	wg.Wait()
 }

@@ -24,31 +24,33 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// migrationsFor returns the migrations for one engine.
+// migrationsFor returns the migrations of one engine.
 func migrationsFor(engine string) fs.FS {
 	dir, _ := fs.Sub(migrations, "migrations/"+engine) // embedded: cannot fail
 	return dir
 }
 
-// Options says how to open a Store.
+// Options configures a Store.
 type Options struct {
 	Clock func() time.Time // default: time.Now
-	// CacheFor is for how long a key that was accepted is accepted again without asking
-	// the database, and so how late a server may learn that another revoked it.
-	// Default: 2s; negative: not at all.
+	// CacheFor is how long an accepted key is accepted again without asking the database, and so
+	// the longest time until a server learns that another revoked it. Default: 2s; negative: no
+	// caching.
 	CacheFor time.Duration
 }
 
-// Store is an open database. Its methods may be called at the same time.
+// Store is an open database. Its methods may be called concurrently. Two goroutines,
+// writeUsesLoop and writeRecordsLoop, belong to it and end with Close.
 type Store struct {
-	maxUploads int64 // of an organisation
+	maxUploads             int64         // of an organisation
+	patience, readPatience time.Duration // see the constants of these names
 
-	read, write   *sql.DB // the same on PostgreSQL; of SQLite, one connection writes
+	read, write   *sql.DB // one pool on PostgreSQL; on SQLite write has one connection
 	postgres      bool
 	clock         func() time.Time
 	signingSecret []byte // what volume tokens are signed with
 	cache         keyCache
-	uses          chan keyUse // see touch
+	uses          chan keyUse // see noteKeyUse
 	records       chan *pendingRecord
 	stopped       chan struct{} // closed by Close
 	writers       sync.WaitGroup
@@ -57,20 +59,19 @@ type Store struct {
 	closeBallast  func() error
 }
 
-// Patience of calls while PostgreSQL cannot be reached. Whoever reads gets an answer soon:
-// without one no request is let in, and clients ask again.
+// How long calls retry while PostgreSQL cannot be reached. Reads give up sooner: every request
+// waits for one to be admitted, and clients retry themselves.
 const (
 	patience     = 10 * time.Second
 	readPatience = 3 * time.Second
 )
 
-// Open opens a database and brings its schema up to date. database is the path of a
-// SQLite file, which is made when it is missing, or the URL of a PostgreSQL database,
-// postgres://user:password@host:port/name; what is in a URL is in no error.
-// driver.ErrInvalid: it is neither; driver.ErrUnsupported: a newer version of Vole made
-// the tables.
+// Open opens a database and migrates its schema. database is the path of a SQLite file, which is
+// made if it is missing, or a PostgreSQL URL, postgres://user:password@host:port/name; no error
+// shows parts of a URL. driver.ErrInvalid: it is neither; driver.ErrUnsupported: a newer version
+// of Vole made the tables.
 func Open(ctx context.Context, database string, opts Options) (*Store, error) {
-	s := &Store{maxUploads: maxOrgUploads, clock: opts.Clock, uses: make(chan keyUse, 256), records: make(chan *pendingRecord), stopped: make(chan struct{})}
+	s := &Store{maxUploads: maxOrgUploads, patience: patience, readPatience: readPatience, clock: opts.Clock, uses: make(chan keyUse, 256), records: make(chan *pendingRecord), stopped: make(chan struct{})}
 	s.ballast, s.closeBallast = &ballast.Ballast{}, func() error { return nil }
 	if s.clock == nil {
 		s.clock = time.Now
@@ -91,15 +92,15 @@ func Open(ctx context.Context, database string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Ping reports whether the database answers.
+// Ping returns an error if the database does not answer.
 func (s *Store) Ping(ctx context.Context) error {
 	return s.retry(ctx, neverRetry, func() error {
 		return s.read.QueryRowContext(ctx, `SELECT count(*) FROM server_secrets`).Scan(new(int))
 	})
 }
 
-// Close waits for what is being written and closes the database. Calls after it fail
-// with driver.ErrClosed.
+// Close waits for pending writes and closes the database. Later calls fail with
+// driver.ErrClosed.
 func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
@@ -109,12 +110,14 @@ func (s *Store) Close() error {
 	return s.closeDatabase()
 }
 
+// closeDatabase closes the connections and restores the ballast.
 func (s *Store) closeDatabase() error {
 	err := s.closeConnections()
 	s.ballast.Keep() // SQLite's own files are gone
 	return errors.Join(err, s.closeBallast())
 }
 
+// closeConnections closes the pools.
 func (s *Store) closeConnections() error {
 	var err error
 	if s.read != nil {
@@ -126,8 +129,9 @@ func (s *Store) closeConnections() error {
 	return err
 }
 
-// execRetrying runs one statement, with parameters $1, $2 and so on, and returns how many rows
-// it changed. It may run twice when a connection is lost: it must bear that.
+// execRetrying runs one statement, with parameters $1, $2 and so on, and returns the number of
+// rows it changed. It may run twice if a connection is lost, so the statement must be
+// idempotent.
 func (s *Store) execRetrying(ctx context.Context, query string, args ...any) (n int64, err error) {
 	err = s.retry(ctx, isTransient, func() error {
 		n, err = s.execOnce(ctx, query, args...)
@@ -136,8 +140,8 @@ func (s *Store) execRetrying(ctx context.Context, query string, args ...any) (n 
 	return n, err
 }
 
-// execOnce runs on a full disk, too: rows are small, and what removes something is recorded
-// before it is done.
+// execOnce runs one statement without retries. It may use the ballast on a full disk: rows are
+// small, and removals need a record before they free space.
 func (s *Store) execOnce(ctx context.Context, query string, args ...any) (n int64, err error) {
 	err = s.ballast.Freeing(func() error {
 		r, err := s.write.ExecContext(ctx, s.adaptParameters(query), args...)
@@ -149,8 +153,8 @@ func (s *Store) execOnce(ctx context.Context, query string, args ...any) (n int6
 	return n, err
 }
 
-// inExclusiveTx runs fn in a transaction that no other change runs beside, on whatever host. It may
-// run twice when a connection is lost.
+// inExclusiveTx runs fn in a transaction that excludes all others of this method, on all hosts.
+// fn may run twice if a connection is lost.
 func (s *Store) inExclusiveTx(ctx context.Context, fn func(tx *sql.Tx) error) error {
 	return s.retry(ctx, isTransient, func() error {
 		tx, err := s.write.BeginTx(ctx, nil)
@@ -158,7 +162,8 @@ func (s *Store) inExclusiveTx(ctx context.Context, fn func(tx *sql.Tx) error) er
 			return err
 		}
 		defer tx.Rollback()
-		// The lock of a row that is always there.
+		// Locks a row that always exists; on SQLite the write transaction itself excludes
+		// others.
 		if _, err := tx.ExecContext(ctx, `UPDATE server_secrets SET created = created`); err != nil {
 			return err
 		}
@@ -169,9 +174,9 @@ func (s *Store) inExclusiveTx(ctx context.Context, fn func(tx *sql.Tx) error) er
 	})
 }
 
-// queryOne copies the columns of a row to dest and reports whether there is one.
+// queryOne scans the columns of one row to dest and reports whether there is a row.
 func (s *Store) queryOne(ctx context.Context, dest []any, query string, args ...any) (found bool, err error) {
-	err = s.retryFor(ctx, readPatience, isTransient, func() error {
+	err = s.retryFor(ctx, s.readPatience, isTransient, func() error {
 		err := s.read.QueryRowContext(ctx, s.adaptParameters(query), args...).Scan(dest...)
 		found = err == nil
 		if errors.Is(err, sql.ErrNoRows) {
@@ -182,10 +187,10 @@ func (s *Store) queryOne(ctx context.Context, dest []any, query string, args ...
 	return found, err
 }
 
-// queryAll returns the rows of a query; scan reads one.
+// queryAll returns all rows of a query, each read by scan.
 func queryAll[T any](ctx context.Context, s *Store, scan func(scan scanFunc) (T, error), query string, args ...any) ([]T, error) {
 	var list []T
-	err := s.retryFor(ctx, readPatience, isTransient, func() error {
+	err := s.retryFor(ctx, s.readPatience, isTransient, func() error {
 		list = nil
 		rows, err := s.read.QueryContext(ctx, s.adaptParameters(query), args...)
 		if err != nil {
@@ -207,10 +212,10 @@ func queryAll[T any](ctx context.Context, s *Store, scan func(scan scanFunc) (T,
 	return list, nil
 }
 
-// scanFunc copies the columns of a row.
+// scanFunc scans the columns of the current row.
 type scanFunc func(dest ...any) error
 
-// adaptParameters writes the parameters of a query as the engine has them.
+// adaptParameters rewrites $1 to ?1 for SQLite.
 func (s *Store) adaptParameters(query string) string {
 	if s.postgres {
 		return query
@@ -218,8 +223,8 @@ func (s *Store) adaptParameters(query string) string {
 	return strings.ReplaceAll(query, "$", "?")
 }
 
-// deleteInBatches runs a DELETE of at most $2 rows, of before $1, until there are none left: in
-// parts, so that others need not wait for the whole.
+// deleteInBatches runs a DELETE of at most $2 rows from before $1 until none is left. Batches
+// keep the locks short.
 func (s *Store) deleteInBatches(ctx context.Context, query string, before time.Time) error {
 	const part = 1000
 	for {
@@ -230,13 +235,14 @@ func (s *Store) deleteInBatches(ctx context.Context, query string, before time.T
 	}
 }
 
-// retry calls fn, again and again while it fails for a reason that again accepts, and
-// gives its error the form that callers see.
-func (s *Store) retry(ctx context.Context, again func(error) bool, fn func() error) error {
-	return s.retryFor(ctx, patience, again, fn)
+// retry calls fn until it succeeds, fails with an error that retryable rejects, or patience runs
+// out. It returns the error as callers see it.
+func (s *Store) retry(ctx context.Context, retryable func(error) bool, fn func() error) error {
+	return s.retryFor(ctx, s.patience, retryable, fn)
 }
 
-func (s *Store) retryFor(ctx context.Context, patience time.Duration, again func(error) bool, fn func() error) error {
+// retryFor is retry with another patience. The pause doubles up to a second, with jitter.
+func (s *Store) retryFor(ctx context.Context, patience time.Duration, retryable func(error) bool, fn func() error) error {
 	deadline := time.Now().Add(patience)
 	pause := 5 * time.Millisecond
 	for {
@@ -253,7 +259,7 @@ func (s *Store) retryFor(ctx context.Context, patience time.Duration, again func
 		if s.closed.Load() {
 			return driver.ErrClosed
 		}
-		if !again(err) || time.Now().After(deadline) {
+		if !retryable(err) || time.Now().After(deadline) {
 			return translateError(err)
 		}
 		select {
@@ -265,10 +271,11 @@ func (s *Store) retryFor(ctx context.Context, patience time.Duration, again func
 	}
 }
 
+// neverRetry rejects every error.
 func neverRetry(error) bool { return false }
 
-// failedWithoutEffect reports whether what failed had no effect and may succeed when it is tried
-// again. https://www.postgresql.org/docs/15/errcodes-appendix.html
+// failedWithoutEffect reports whether a statement that failed certainly had no effect and may
+// succeed on a retry. https://www.postgresql.org/docs/15/errcodes-appendix.html
 func failedWithoutEffect(err error) bool {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
@@ -282,8 +289,8 @@ func failedWithoutEffect(err error) bool {
 	return errors.As(err, new(*pgconn.ConnectError)) || pgconn.SafeToRetry(err)
 }
 
-// isTransient reports whether what failed may succeed when it is tried again. It may have
-// had its effect.
+// isTransient reports whether a statement that failed may succeed on a retry. It may have had
+// its effect, so only idempotent statements are retried by it.
 func isTransient(err error) bool {
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
@@ -292,13 +299,13 @@ func isTransient(err error) bool {
 	return failedWithoutEffect(err) || isConnectionLost(err)
 }
 
-// isConnectionLost reports whether err is of a connection that was lost.
+// isConnectionLost reports whether err means that the connection broke.
 func isConnectionLost(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)
 }
 
-// translateError makes an error of an engine one that matches a sentinel of driver.
+// translateError maps an error of an engine to one that matches a sentinel of driver.
 func translateError(err error) error {
 	var pe *pgconn.PgError
 	switch {
@@ -312,7 +319,7 @@ func translateError(err error) error {
 	return pgerr.Translate(err, pe)
 }
 
-// isUniqueViolation reports whether err says that a unique value is there already.
+// isUniqueViolation reports whether err says that a unique value exists already.
 func isUniqueViolation(err error) bool {
 	var pe *pgconn.PgError
 	return errors.As(err, &pe) && pe.Code == "23505" || catalog.IsUnique(err)

@@ -24,14 +24,14 @@ const (
 	tokenHeadLen = 1 + 16 + 16 + 8
 )
 
-// tokenClaims is what a volume token says.
+// tokenClaims is the content of a volume token.
 type tokenClaims struct {
 	key, volume uuid.UUID
 	expires     time.Time
 	org         string
 }
 
-// signToken makes a token: base64url of the claims followed by their HMAC-SHA256.
+// signToken returns a token: base64url of the claims followed by their HMAC-SHA256.
 func (c tokenClaims) signToken(secret []byte) string {
 	b := append([]byte{tokenVersion}, c.key[:]...)
 	b = append(b, c.volume[:]...)
@@ -46,15 +46,15 @@ func hmacSHA256(secret, b []byte) []byte {
 	return h.Sum(nil)
 }
 
-// parseSignedToken returns the claims of a token that was signed with secret. It accepts
-// only what sign returns, and not other ways to write the same bytes.
+// parseSignedToken returns the claims of a token that was signed with secret. It accepts only
+// what signToken returns, not other encodings of the same bytes.
 func parseSignedToken(secret []byte, token string) (tokenClaims, bool) {
 	body, ok := strings.CutPrefix(token, tokenPrefix)
 	if !ok || len(body) > base64.RawURLEncoding.EncodedLen(tokenHeadLen+driver.MaxNameLen+sha256.Size) {
 		return tokenClaims{}, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
-	// Decoding skips the ends of lines.
+	// base64 ignores line breaks, even in strict mode.
 	if err != nil || len(b) <= tokenHeadLen+sha256.Size || strings.ContainsAny(body, "\r\n") {
 		return tokenClaims{}, false
 	}
@@ -68,9 +68,9 @@ func parseSignedToken(secret []byte, token string) (tokenClaims, bool) {
 	}, true
 }
 
-// VolumeToken returns a token with which p's rights to read and write one volume can be
-// handed to someone for a time, at most 366 days and never past the end of p. Whoever
-// has it can do no more than that. driver.ErrPermission: p may not read the volume.
+// VolumeToken returns a token that passes p's rights to read and write one volume on for a time:
+// at most 366 days, and never past the expiry of p. It gives no other rights.
+// driver.ErrPermission: p may not read the volume.
 func (s *Store) VolumeToken(_ context.Context, p *Principal, volumeID string, ttl time.Duration) (string, error) {
 	if s.closed.Load() {
 		return "", driver.ErrClosed
@@ -79,14 +79,14 @@ func (s *Store) VolumeToken(_ context.Context, p *Principal, volumeID string, tt
 		return "", err
 	}
 	if ttl <= 0 || ttl > maxTokenTTL {
-		return "", driver.Errorf(driver.ErrInvalid, "a volume token lasts more than nothing and at most %v, not %v", maxTokenTTL, ttl)
+		return "", driver.Errorf(driver.ErrInvalid, "a volume token lasts up to %v, not %v", maxTokenTTL, ttl)
 	}
 	if !p.Sees(volumeID) || !p.Scopes.Has(Read) {
 		return "", driver.Errorf(driver.ErrPermission, "the API key may not read volume %s", volumeID)
 	}
 	key, err := parseCanonicalID(p.KeyID)
 	if err != nil || validateOrg(p.Org) != nil {
-		return "", driver.Errorf(driver.ErrInvalid, "a volume token is made of an API key")
+		return "", driver.Errorf(driver.ErrInvalid, "a volume token can only be made with an API key")
 	}
 	now := s.clock()
 	expires := now.Add(ttl)
@@ -99,9 +99,8 @@ func (s *Store) VolumeToken(_ context.Context, p *Principal, volumeID string, tt
 	return tokenClaims{key: key, volume: uuid.MustParse(volumeID), expires: expires, org: p.Org}.signToken(s.signingSecret), nil
 }
 
-// AuthenticateVolume returns who has a volume token, and the id of its volume: a
-// Principal of that volume alone, with what the key may do to it now. Errors are those
-// of Authenticate.
+// AuthenticateVolume returns the principal of a volume token, restricted to its volume and to
+// what the key may do now, and the id of the volume. Errors are those of Authenticate.
 func (s *Store) AuthenticateVolume(ctx context.Context, token string) (*Principal, string, error) {
 	c, ok := parseSignedToken(s.signingSecret, token)
 	if !ok {

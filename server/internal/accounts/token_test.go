@@ -30,9 +30,9 @@ func token(t testing.TB, s *Store, n NewKey, ttl time.Duration) (Key, *Principal
 }
 
 func TestVolumeToken(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
+	forEachDatabase(t, func(t *testing.T, database string) {
 		c := newClock()
-		here, there := open(t, database, Options{Clock: c.read}), open(t, database, Options{Clock: c.read})
+		here, there := openStore(t, database, Options{Clock: c.read}), openStore(t, database, Options{Clock: c.read})
 		for scopes, want := range map[Scope]Scope{
 			Read: Read, Write: Read | Write, Admin: Read | Write, Admin | Operator: Read | Write, Operator | Read: Read,
 		} {
@@ -58,7 +58,7 @@ func TestVolumeToken(t *testing.T) {
 
 func TestVolumeTokenIsChecked(t *testing.T) {
 	c := newClock()
-	s := open(t, filepath.Join(t.TempDir(), "db"), Options{Clock: c.read})
+	s := openStore(t, filepath.Join(t.TempDir(), "db"), Options{Clock: c.read})
 	ctx := t.Context()
 	_, p, _ := token(t, s, NewKey{Volumes: []string{vol1}, Expires: c.read().Add(time.Hour)}, time.Minute)
 	operator := *p
@@ -87,7 +87,7 @@ func TestVolumeTokenIsChecked(t *testing.T) {
 
 func TestVolumeTokenEnds(t *testing.T) {
 	c := newClock()
-	s := open(t, filepath.Join(t.TempDir(), "db"), Options{Clock: c.read, CacheFor: time.Hour})
+	s := openStore(t, filepath.Join(t.TempDir(), "db"), Options{Clock: c.read, CacheFor: time.Hour})
 	ctx := t.Context()
 	end := c.read().Add(time.Hour)
 	_, _, short := token(t, s, NewKey{}, time.Minute)
@@ -126,8 +126,8 @@ func TestVolumeTokenEnds(t *testing.T) {
 
 // TestVolumeTokenRestricted takes rights away from a key after a token was made of it.
 func TestVolumeTokenRestricted(t *testing.T) {
-	each(t, func(t *testing.T, database string) {
-		s := open(t, database, Options{CacheFor: -1})
+	forEachDatabase(t, func(t *testing.T, database string) {
+		s := openStore(t, database, Options{CacheFor: -1})
 		for what, x := range map[string]struct{ change, detail string }{
 			"other volumes": {`volumes = '` + vol2 + `'`, "not use the volume any more"},
 			"no rights":     {`scopes = 8`, "not use the volume any more"},
@@ -158,7 +158,7 @@ func TestVolumeTokenRestricted(t *testing.T) {
 
 // TestTamper changes each byte of a token in every way, and its length.
 func TestTamper(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"), Options{})
+	s := openStore(t, filepath.Join(t.TempDir(), "db"), Options{})
 	_, _, good := token(t, s, NewKey{}, time.Hour)
 	check := func(tok string) {
 		t.Helper()
@@ -192,7 +192,7 @@ func TestTamper(t *testing.T) {
 		b[bit/8] ^= 1 << (bit % 8)
 		check(tokenPrefix + base64.RawURLEncoding.EncodeToString(b))
 	}
-	other := open(t, filepath.Join(t.TempDir(), "db"), Options{})
+	other := openStore(t, filepath.Join(t.TempDir(), "db"), Options{})
 	_, _, err = other.AuthenticateVolume(t.Context(), good)
 	refused(t, "a token of another server", err, "unknown", good)
 	c, _ := parseSignedToken(s.signingSecret, good)

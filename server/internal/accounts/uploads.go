@@ -8,7 +8,7 @@ import (
 	"github.com/volehq/vole/internal/catalog"
 )
 
-// Upload is a file that is being sent in parts.
+// Upload is a file that is being uploaded in pieces.
 type Upload struct {
 	ID, Org   string // the id is 1 to 128 bytes, checked as the name of a volume is
 	KeyID     string
@@ -22,6 +22,7 @@ type Upload struct {
 	Expires   time.Time // when it may be removed
 }
 
+// validate returns an error that matches driver.ErrInvalid for an upload that cannot be stored.
 func (u *Upload) validate() error {
 	if err := validateOrg(u.Org); err != nil {
 		return err
@@ -31,9 +32,9 @@ func (u *Upload) validate() error {
 	}
 	switch {
 	case driver.ValidateName(u.ID) != nil:
-		return driver.Errorf(driver.ErrInvalid, "%s is no id of an upload", quoteClipped(u.ID))
+		return driver.Errorf(driver.ErrInvalid, "%s is not the id of an upload", quoteClipped(u.ID))
 	case len(u.KeyID) > maxTextLen || !isPrintable(u.KeyID):
-		return driver.Errorf(driver.ErrInvalid, "%s is no id of an API key", quoteClipped(u.KeyID))
+		return driver.Errorf(driver.ErrInvalid, "%s is not the id of an API key", quoteClipped(u.KeyID))
 	case u.Path == "" || len(u.Path) > driver.MaxPathLen || len(u.Staging) > driver.MaxPathLen:
 		return driver.Errorf(driver.ErrInvalid, "the path of an upload is 1 to %d bytes", driver.MaxPathLen)
 	case u.Size < -1:
@@ -56,13 +57,12 @@ func scanUpload(scan scanFunc) (u Upload, err error) {
 	return u, err
 }
 
-// maxOrgUploads bounds the uploads of an organisation that are there at once: those whose
-// file is gone cost no volume anything until they expire.
+// maxOrgUploads bounds the concurrent uploads of an organisation. Those whose staging file is
+// gone use no quota, so their rows need a bound of their own until they expire.
 const maxOrgUploads = 10_000
 
-// CreateUpload keeps an upload. Created is now when it is zero. driver.ErrExists: the
-// organisation has one of that id; driver.ErrQuota: it has too many; driver.ErrInvalid: it
-// makes no sense.
+// CreateUpload stores an upload; a zero Created means now. driver.ErrExists: the organisation
+// has one with that id; driver.ErrQuota: it has too many; driver.ErrInvalid.
 func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 	if u.Created.IsZero() {
 		u.Created = s.clock()
@@ -76,7 +76,7 @@ func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 		return err
 	}
 	if have[0] >= s.maxUploads {
-		return driver.Errorf(driver.ErrQuota, "the organisation has %d uploads under way, and cannot have more; finish or cancel some", have[0])
+		return driver.Errorf(driver.ErrQuota, "the organisation has %d unfinished uploads, which is the limit; finish or cancel some", have[0])
 	}
 	exclusive := int64(0)
 	if u.Exclusive {
@@ -89,12 +89,12 @@ func (s *Store) CreateUpload(ctx context.Context, u Upload) error {
 		return err
 	})
 	if isUniqueViolation(err) {
-		return driver.Errorf(driver.ErrExists, "there is an upload %s already", quoteClipped(u.ID))
+		return driver.Errorf(driver.ErrExists, "an upload %s already exists", quoteClipped(u.ID))
 	}
 	return err
 }
 
-// Upload returns an upload. driver.ErrNotExist: there is none, or it has expired.
+// Upload returns an upload. driver.ErrNotExist: it does not exist, or has expired.
 func (s *Store) Upload(ctx context.Context, org, id string) (Upload, error) {
 	missing := driver.Errorf(driver.ErrNotExist, "there is no upload %s", quoteClipped(id))
 	if validateOrg(org) != nil || driver.ValidateName(id) != nil {
@@ -112,7 +112,7 @@ func (s *Store) Upload(ctx context.Context, org, id string) (Upload, error) {
 	return list[0], nil
 }
 
-// DeleteUpload forgets an upload. That there is none is no error.
+// DeleteUpload forgets an upload. A missing one is no error.
 func (s *Store) DeleteUpload(ctx context.Context, org, id string) error {
 	if validateOrg(org) != nil || driver.ValidateName(id) != nil {
 		return nil
@@ -121,9 +121,8 @@ func (s *Store) DeleteUpload(ctx context.Context, org, id string) error {
 	return err
 }
 
-// ExpiredUploads returns uploads of all organisations that have expired, the oldest
-// first: at most limit (1000 when that is more, 100 when it is 0 or less). They are
-// there until DeleteUpload.
+// ExpiredUploads returns expired uploads of all organisations, oldest first: at most limit
+// (capped at 1000; 100 if it is 0 or less). They stay until DeleteUpload.
 func (s *Store) ExpiredUploads(ctx context.Context, limit int) ([]Upload, error) {
 	return queryAll(ctx, s, scanUpload, `SELECT `+uploadColumns+` FROM server_uploads WHERE expires <= $1 ORDER BY expires, org, id LIMIT $2`,
 		catalog.Nanos(s.clock()), clampLimit(limit, 1000))

@@ -26,10 +26,10 @@ const (
 // latestTime bounds times: those that are stored as nanoseconds end in 2262.
 var latestTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// quoteClipped shows what someone sent in a message of bounded length.
+// quoteClipped quotes client input for a message of bounded length.
 func quoteClipped(s string) string { return strconv.Quote(clipText(s, 40)) }
 
-// clipText makes s valid text of at most n bytes, that every database takes.
+// clipText returns at most n bytes of s as valid UTF-8 without NUL, which every database takes.
 func clipText(s string, n int) string {
 	if len(s) > n {
 		// Not in the middle of a rune, which has at most three bytes after the first.
@@ -49,7 +49,7 @@ func validateOrg(org string) error {
 	return nil
 }
 
-// validateText checks that s is least to most bytes of UTF-8 that can be printed.
+// validateText checks that s is least to most bytes of printable UTF-8.
 func validateText(what, s string, least, most int) error {
 	if len(s) < least || len(s) > most || !isPrintable(s) {
 		return driver.Errorf(driver.ErrInvalid, "%s is %d to %d bytes of printable UTF-8, not %s", what, least, most, quoteClipped(s))
@@ -61,14 +61,14 @@ func isPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// validateVolumes checks what a key is restricted to. An empty list that is not nil is
-// refused: it might be meant as no volume, and would be stored as all.
+// validateVolumes checks the volumes that a key is restricted to. An empty list that is not nil
+// is refused: it could mean no volume, and would be stored as all.
 func validateVolumes(list []string) error {
 	if list != nil && len(list) == 0 {
 		return driver.Errorf(driver.ErrInvalid, "the list of volumes is empty; leave it out for a key of all volumes")
 	}
 	if len(list) > maxVolumes {
-		return driver.Errorf(driver.ErrInvalid, "%d volumes; a key has at most %d, or all", len(list), maxVolumes)
+		return driver.Errorf(driver.ErrInvalid, "%d volumes; a key may be restricted to at most %d", len(list), maxVolumes)
 	}
 	for _, id := range list {
 		if err := validateVolume(id); err != nil {
@@ -80,12 +80,12 @@ func validateVolumes(list []string) error {
 
 func validateVolume(id string) error {
 	if _, err := parseCanonicalID(id); err != nil {
-		return driver.Errorf(driver.ErrInvalid, "%s is no id of a volume; write it as in 01890a5d-ac96-774b-bcce-b302099a8057", quoteClipped(id))
+		return driver.Errorf(driver.ErrInvalid, "%s is not the id of a volume; write it as in 01890a5d-ac96-774b-bcce-b302099a8057", quoteClipped(id))
 	}
 	return nil
 }
 
-// parseCanonicalID is uuid.Parse of the one form that ids have here, 36 bytes of lower case.
+// parseCanonicalID is uuid.Parse, but accepts only the canonical form: 36 bytes in lower case.
 func parseCanonicalID(id string) (uuid.UUID, error) {
 	u, err := uuid.Parse(clipText(id, 64))
 	if err == nil && u.String() != id {
@@ -94,7 +94,7 @@ func parseCanonicalID(id string) (uuid.UUID, error) {
 	return u, err
 }
 
-// sortedDistinct returns the ids in order, each once. nil stays nil.
+// sortedDistinct returns the ids sorted and without repetitions. nil stays nil.
 func sortedDistinct(list []string) []string {
 	if list == nil {
 		return nil

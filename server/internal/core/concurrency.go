@@ -8,18 +8,19 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// Bounds of requests of one key that are under way.
+// Bounds of concurrent requests of one key.
 const (
 	maxKeyRequests = 256
 	maxKeyStreams  = 500 // streams of events
 )
 
-// maxQueueWait is how long a request waits for others to end before it is refused: many clients
-// with small requests at once are ordinary.
+// maxQueueWait is how long a request waits for a slot before it is refused. Many clients with
+// small requests at once are ordinary, so short waits are not errors.
 const maxQueueWait = 5 * time.Second
 
-// concurrencyLimiter bounds how many requests are under way at once: in all, of an organisation, and of
-// a key. Those beyond wait, as far as there is room for that.
+// concurrencyLimiter bounds how many requests run at once: on the server, of an organisation,
+// and of a key. Further requests wait in one queue, as far as their clients and the memory of
+// the server allow it.
 type concurrencyLimiter struct {
 	maxWait   time.Duration
 	maxQueued int // of all; of an organisation half as many
@@ -27,32 +28,34 @@ type concurrencyLimiter struct {
 	mu          sync.Mutex // guards what follows
 	counts      map[string]int
 	queuedByOrg map[string]int   // by organisation
-	queue       []*queuedRequest // in the order in which they came
+	queue       []*queuedRequest // in order of arrival
 }
 
-// concurrencyBound is the most requests that have a name in common.
+// concurrencyBound is one limit that a request counts toward. Requests with the same subject
+// share it.
 type concurrencyBound struct {
 	subject string
 	limit   int
-	refusal *Error // when there are as many
+	refusal *Error // the error when the limit is reached
 }
 
+// queuedRequest waits for all of its bounds to have room.
 type queuedRequest struct {
 	bounds  []concurrencyBound
 	org     string
-	granted chan struct{} // closed with mu held
+	granted chan struct{} // closed, with mu held, when the slot is counted
 }
 
 func newConcurrencyLimiter(wait time.Duration, mostWaiting int) *concurrencyLimiter {
 	return &concurrencyLimiter{maxWait: wait, maxQueued: mostWaiting, counts: map[string]int{}, queuedByOrg: map[string]int{}}
 }
 
-// acquireSlot counts a request, if need be after waiting for others to end. leave must be called
-// unless there is an error.
-func (g *concurrencyLimiter) acquireSlot(ctx context.Context, org string, wait bool, bounds ...concurrencyBound) (leave func(), err error) {
+// acquireSlot counts a request toward all of its bounds, waiting if wait allows it. release must
+// be called unless there is an error.
+func (g *concurrencyLimiter) acquireSlot(ctx context.Context, org string, wait bool, bounds ...concurrencyBound) (release func(), err error) {
 	g.mu.Lock()
 	full := g.reachedBound(bounds)
-	if full == nil { // who waits has other bounds, which are reached
+	if full == nil { // nobody in the queue is overtaken: those wait for bounds of their own
 		g.addToCounts(bounds, 1)
 		g.mu.Unlock()
 		return func() { g.releaseSlot(bounds) }, nil
@@ -61,41 +64,43 @@ func (g *concurrencyLimiter) acquireSlot(ctx context.Context, org string, wait b
 		g.mu.Unlock()
 		return nil, full
 	}
-	w := &queuedRequest{bounds: bounds, org: org, granted: make(chan struct{})}
-	g.queue = append(g.queue, w)
+	queued := &queuedRequest{bounds: bounds, org: org, granted: make(chan struct{})}
+	g.queue = append(g.queue, queued)
 	g.queuedByOrg[org]++
 	g.mu.Unlock()
 	timer := time.NewTimer(g.maxWait)
 	defer timer.Stop()
 	select {
-	case <-w.granted:
+	case <-queued.granted:
 		return func() { g.releaseSlot(bounds) }, nil
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return g.leaveQueue(ctx, w)
+	return g.leaveQueue(ctx, queued)
 }
 
-// leaveQueue takes a waiter out of the queue, unless its turn came at the last moment.
-func (g *concurrencyLimiter) leaveQueue(ctx context.Context, w *queuedRequest) (leave func(), err error) {
+// leaveQueue removes a request whose wait has ended. If it was granted a slot at that very
+// moment it keeps it.
+func (g *concurrencyLimiter) leaveQueue(ctx context.Context, queued *queuedRequest) (release func(), err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for i, x := range g.queue {
-		if x == w {
+		if x == queued {
 			g.removeQueued(i)
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
-			if full := g.reachedBound(w.bounds); full != nil {
+			if full := g.reachedBound(queued.bounds); full != nil {
 				return nil, full
 			}
-			g.addToCounts(w.bounds, 1)
+			g.addToCounts(queued.bounds, 1)
 			break
 		}
 	}
-	return func() { g.releaseSlot(w.bounds) }, nil
+	return func() { g.releaseSlot(queued.bounds) }, nil
 }
 
+// releaseSlot ends the counting of a request and admits those that now fit.
 func (g *concurrencyLimiter) releaseSlot(bounds []concurrencyBound) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -103,30 +108,31 @@ func (g *concurrencyLimiter) releaseSlot(bounds []concurrencyBound) {
 	g.admitQueued()
 }
 
-// admitQueued lets those in who fit, in the order in which they came. The caller holds mu, here
-// and below.
+// admitQueued grants slots in the order of arrival, skipping requests whose own bounds are still
+// reached. The caller holds mu, here and below.
 func (g *concurrencyLimiter) admitQueued() {
 	for i := 0; i < len(g.queue); {
-		w := g.queue[i]
-		if g.reachedBound(w.bounds) != nil {
+		queued := g.queue[i]
+		if g.reachedBound(queued.bounds) != nil {
 			i++
 			continue
 		}
-		g.addToCounts(w.bounds, 1)
+		g.addToCounts(queued.bounds, 1)
 		g.removeQueued(i)
-		close(w.granted)
+		close(queued.granted)
 	}
 }
 
+// removeQueued takes the ith request out of the queue.
 func (g *concurrencyLimiter) removeQueued(i int) {
-	w := g.queue[i]
+	queued := g.queue[i]
 	g.queue = append(g.queue[:i], g.queue[i+1:]...)
-	if g.queuedByOrg[w.org]--; g.queuedByOrg[w.org] == 0 {
-		delete(g.queuedByOrg, w.org)
+	if g.queuedByOrg[queued.org]--; g.queuedByOrg[queued.org] == 0 {
+		delete(g.queuedByOrg, queued.org)
 	}
 }
 
-// reachedBound returns the error of the first bound that is reached.
+// reachedBound returns the refusal of the first bound without room, nil if all have room.
 func (g *concurrencyLimiter) reachedBound(bounds []concurrencyBound) *Error {
 	for _, b := range bounds {
 		if g.counts[b.subject] >= b.limit {
@@ -136,6 +142,7 @@ func (g *concurrencyLimiter) reachedBound(bounds []concurrencyBound) *Error {
 	return nil
 }
 
+// addToCounts adds n to the counts of all bounds.
 func (g *concurrencyLimiter) addToCounts(bounds []concurrencyBound, n int) {
 	for _, b := range bounds {
 		if g.counts[b.subject] += n; g.counts[b.subject] == 0 {
@@ -145,7 +152,7 @@ func (g *concurrencyLimiter) addToCounts(bounds []concurrencyBound, n int) {
 }
 
 var errServerBusy = &Error{Code: api.CodeUnavailable, Retry: time.Second,
-	Message: "the server has as many requests under way as it may; try again"}
+	Message: "the server is at its limit of concurrent requests; try again"}
 
 var errKeyBusy = &Error{Code: api.CodeRateLimited, Retry: time.Second,
-	Message: "too many requests with this key are under way; wait for some of them to end"}
+	Message: "too many concurrent requests with this key or in its organisation; wait until some have ended"}

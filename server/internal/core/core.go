@@ -1,7 +1,11 @@
-// Package core is what the dialects of a Vole server have in common: who makes a request
-// and may, which volumes it sees, how long it may take, and what is recorded of it. A
-// [Dialect] is a list of routes with a way to find the key and to write an error; it does
-// its work on a [Request], through package vole.
+// Package core is what the APIs of a Vole server share: it authenticates and authorizes callers,
+// bounds what they use (requests, memory, time, descriptors), answers retries, and records what
+// they change. A [Dialect] is a list of routes with a way to carry the key and to write errors;
+// its handlers work on a [Request], through package vole.
+//
+// A request passes through, in this order: [Core.LimitPreAuth] (memory before the caller is
+// known), routeHandler (id, pace of the client, metrics, audit, errors), admitAndHandle (rights,
+// slot, memory, idempotency), and the handler, whose changes pass the guard below the Store.
 package core
 
 import (
@@ -19,39 +23,43 @@ import (
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
-// Organisations is where the volumes of organisations are. All methods may be called at once.
+// Organisations is where the server finds the volumes of its organisations: the one of a local
+// home, or those of a namespace. All methods may be called concurrently.
 type Organisations interface {
 	// Orgs returns the organisations, sorted.
 	Orgs(ctx context.Context) ([]string, error)
-	// CreateOrg makes one. ErrExists; ErrUnsupported: there can be only one.
+	// CreateOrg creates an organisation. ErrExists; ErrUnsupported: there can be only one.
 	CreateOrg(ctx context.Context, name string) error
-	// RemoveOrg removes one. ErrNoSuch; ErrNotEmpty: it has volumes, and force is not set;
-	// ErrInUse: one of them is attached; ErrUnsupported: there can be only one.
+	// RemoveOrg removes an organisation. ErrNoSuch; ErrNotEmpty: it has volumes and force is
+	// false; ErrInUse: one of them is attached; ErrUnsupported: there can be only one.
 	RemoveOrg(ctx context.Context, name string, force bool) error
 	// Org opens an organisation's volumes. ErrNoSuch.
 	Org(ctx context.Context, name string) (driver.Backend, error)
-	// OpenSession opens an organisation's volumes for one client's session, or goes on with a
-	// session that another server began for the same key. ErrNotFound: it has ended.
+	// OpenSession begins a client's session in an organisation, or with resume continues one
+	// that another server began for the same key. ErrNotFound: that has ended.
 	OpenSession(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Session, error)
-	// Ping tells whether requests can be served.
+	// Ping returns an error if requests cannot be served now.
 	Ping(ctx context.Context) error
 	Close() error
 }
 
-// Session is a backend whose attachments and drafts are those of one client.
+// Session is a backend whose attachments and drafts belong to one client and end with its
+// session.
 type Session interface {
 	driver.Backend
-	// Renew puts the end of the lease off. ErrClosed: it has ended.
+	// Renew extends the lease. ErrClosed: the session has ended.
 	Renew(ctx context.Context) error
-	// Leave lets go of the session, which lives on where another server can have it.
+	// Leave closes the session on this server. It lives on until its lease ends where another
+	// server can continue it.
 	Leave() error
-	// Holds reports whether a live attachment is the session's, be it another server's.
+	// Holds reports whether a live attachment belongs to the session, even if another server
+	// made it.
 	Holds(ctx context.Context, id string) (bool, error)
-	// Detach ends an attachment of the session that may be another server's.
+	// Detach ends an attachment of the session, even if another server made it.
 	Detach(ctx context.Context, id string) error
 }
 
-// Options says how a server behaves. The zero value of each field is its default.
+// Options configures a Core. The zero value of each field means its default.
 type Options struct {
 	Organisations Organisations   // required
 	Accounts      *accounts.Store // required
@@ -70,19 +78,21 @@ type Options struct {
 	Memory      int64          // that the process is to take at most; default: DefaultMemory
 	Descriptors Descriptors    // default: those of this process
 	TrustProxy  bool           // the address of the client is in X-Forwarded-For
-	// Redacted is text that no message to a client may have: paths and hosts of the operator.
+	// Redacted lists texts that no message to a client may contain: paths and hosts of the
+	// operator.
 	Redacted []string
 }
 
-// Verifier checks tokens of an identity provider.
+// Verifier verifies the tokens of an identity provider.
 type Verifier interface {
-	// Verify returns whom a token stands for. accounts.ErrUnauthenticated.
+	// Verify returns the principal of a token. accounts.ErrUnauthenticated.
 	Verify(ctx context.Context, token string) (*accounts.Principal, error)
-	// Gives returns the rights that its tokens can give in an organisation.
+	// Gives returns all rights that tokens can give in an organisation.
 	Gives(org string) accounts.Scope
 }
 
-// Core serves dialects.
+// Core serves dialects. It owns the organisations that are open and the goroutines in
+// background, which end with lifetime.
 type Core struct {
 	opts        Options
 	log         *slog.Logger
@@ -107,7 +117,7 @@ type Core struct {
 	background sync.WaitGroup
 }
 
-// org is an organisation in use.
+// org is an organisation that this server has open. backend is unguarded; store is not.
 type org struct {
 	name    string
 	store   *vole.Store
@@ -159,8 +169,8 @@ func (c *Core) Options() *Options { return &c.opts }
 // Lifetime is a context that ends with the server.
 func (c *Core) Lifetime() context.Context { return c.lifetime }
 
-// Drain makes the server refuse new work, so that clients go elsewhere, and ends the
-// streams that would not end by themselves.
+// Drain makes the server refuse new sessions, so that clients go to another one, and ends the
+// streams of events, which would not end by themselves.
 func (c *Core) Drain() {
 	c.draining.Store(true)
 	c.Events.closeFeeds()
@@ -169,7 +179,8 @@ func (c *Core) Drain() {
 // Draining reports whether Drain was called.
 func (c *Core) Draining() bool { return c.draining.Load() }
 
-// Close ends what the core began. Requests must have ended.
+// Close ends what the Core began, in this order: goroutines, streams, the queue of audit
+// records, then the organisations. All requests must have ended.
 func (c *Core) Close() error {
 	c.endLifetime()
 	c.Events.closeFeeds()
@@ -188,7 +199,8 @@ func (c *Core) Close() error {
 	return first
 }
 
-// Org returns an organisation's volumes. The Store is the core's and stays open.
+// Org returns the volumes of an organisation, unfiltered. The Store stays open; callers do not
+// close it.
 func (c *Core) Org(ctx context.Context, name string) (*vole.Store, error) {
 	o, err := c.openOrg(ctx, name)
 	if err != nil {
@@ -197,6 +209,8 @@ func (c *Core) Org(ctx context.Context, name string) (*vole.Store, error) {
 	return o.store, nil
 }
 
+// openOrg returns an organisation from the table, or opens it. Two callers may open it at the
+// same time; the second closes its own again.
 func (c *Core) openOrg(ctx context.Context, name string) (*org, error) {
 	c.mu.Lock()
 	o := c.orgs[name]
@@ -219,8 +233,8 @@ func (c *Core) openOrg(ctx context.Context, name string) (*org, error) {
 	return o, nil
 }
 
-// ForgetOrg closes what this server has open of an organisation that was removed. Another may
-// have its name by now.
+// ForgetOrg closes what this server has open of a removed organisation. Its name may already
+// belong to a new one.
 func (c *Core) ForgetOrg(name string) {
 	c.mu.Lock()
 	o := c.orgs[name]
@@ -231,11 +245,12 @@ func (c *Core) ForgetOrg(name string) {
 	}
 	o.fsCache.evictAll()
 	if err := o.store.Close(); err != nil {
-		c.log.Warn("closing a removed organisation", "org", name, "error", err)
+		c.log.Warn("cannot close a removed organisation", "org", name, "error", err)
 	}
 }
 
-// closeRemovedOrgs closes organisations that another server has removed.
+// closeRemovedOrgs closes organisations that another server has removed, where the backend can
+// tell.
 func (c *Core) closeRemovedOrgs(list []*org) {
 	for _, o := range list {
 		b, ok := o.backend.(interface {
@@ -253,7 +268,8 @@ func (c *Core) closeRemovedOrgs(list []*org) {
 	}
 }
 
-// maintenanceLoop does now and then what nobody waits for.
+// maintenanceLoop closes idle file systems and drops expired rate limits and answers, every
+// maintenanceInterval until the server ends.
 func (c *Core) maintenanceLoop() {
 	tick := time.NewTicker(maintenanceInterval)
 	defer tick.Stop()
@@ -280,10 +296,11 @@ func (c *Core) maintenanceLoop() {
 
 const maintenanceInterval = 5 * time.Second
 
-// Go runs fn until it returns; Close waits for it. fn must end when Life does.
+// Go runs fn in a goroutine that Close waits for. fn must return when Lifetime ends.
 func (c *Core) Go(fn func()) { c.background.Go(fn) }
 
-// Mux is a router that answers in the manner of the dialect whose prefix fits.
+// Mux returns a router over the routes of all dialects. An unknown path is refused in the
+// dialect with the longest matching prefix.
 func (c *Core) Mux(dialects ...*Dialect) http.Handler {
 	mux := http.NewServeMux()
 	for _, d := range dialects {

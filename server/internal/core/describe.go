@@ -16,10 +16,10 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// A message to a client says what of its own is concerned, and never where the operator keeps
-// it: hosts, paths, keys of blobs and SQL are for the log.
+// A message to a client names the client's own things, and never where the operator keeps them:
+// hosts, paths, keys of blobs and SQL go to the log only.
 
-// describedError is an error whose appearance to the client is known.
+// describedError is an error with the status, code and redacted message that the client gets.
 type describedError struct {
 	err           error
 	status        int
@@ -29,13 +29,13 @@ type describedError struct {
 func (d *describedError) Error() string { return d.err.Error() }
 func (d *describedError) Unwrap() error { return d.err }
 
-// describeRedacted settles how err appears to the client of this server.
+// describeRedacted decides how err appears to the client of this server.
 func (c *Core) describeRedacted(err error) *describedError {
 	status, code, message := Describe(err)
 	return &describedError{err, status, code, c.Redact(message)}
 }
 
-// Redact returns a text without what is the operator's.
+// Redact replaces the operator's paths and hosts in a text.
 func (c *Core) Redact(text string) string {
 	for _, private := range c.opts.Redacted {
 		text = strings.ReplaceAll(text, private, "(...)")
@@ -43,8 +43,8 @@ func (c *Core) Redact(text string) string {
 	return text
 }
 
-// longestFirst sorts texts so that none is replaced in part before a longer one that has it.
-// Short ones are left out: they stand for nothing of their own.
+// longestFirst sorts texts by length, so that no text is replaced inside a longer one. Texts
+// below four bytes are dropped: they would match by chance.
 func longestFirst(texts []string) []string {
 	const least = 4
 	list := slices.DeleteFunc(slices.Clone(texts), func(s string) bool { return len(s) < least })
@@ -52,14 +52,15 @@ func longestFirst(texts []string) []string {
 	return list
 }
 
-// notStarted is an error of the server's own because of which a request was not let in: another
-// server, or another try, may do better.
+// notStarted marks an error of the server because of which a request was not admitted: it had no
+// effect, so another server or another try may succeed.
 type notStarted struct{ err error }
 
 func (n *notStarted) Error() string { return n.err.Error() }
 func (n *notStarted) Unwrap() error { return n.err }
 
-// describeDriverError describes the errors of the table of package driver.
+// describeDriverError describes errors by the table of package driver. Texts of the operating
+// system, which may contain paths, are replaced.
 func describeDriverError(err error) (status int, code, message string) {
 	c := driver.Classify(err)
 	f := (*driver.Fault)(nil)
@@ -67,14 +68,14 @@ func describeDriverError(err error) (status int, code, message string) {
 	case errors.As(err, &f):
 		status, code, message = describeBackendFault(f.Part, c)
 	case isSystemError(err):
-		// Of an error with a sentinel that is what there is to say.
+		// An error with a sentinel is described by that alone.
 		if c.HTTP == http.StatusInternalServerError {
 			status, code, message = describeBackendFault(driver.Storage, c)
 		} else {
 			status, code, message = c.HTTP, c.Code, c.Err.Error()
 		}
 	case c.HTTP == http.StatusInternalServerError && !errors.Is(err, driver.ErrCorrupt):
-		return c.HTTP, c.Code, "internal error; the server's log has more"
+		return c.HTTP, c.Code, "internal error; see the server's log"
 	default:
 		return c.HTTP, c.Code, err.Error()
 	}
@@ -84,13 +85,13 @@ func describeDriverError(err error) (status int, code, message string) {
 	return status, code, message
 }
 
-// describeBackendFault describes a failure of what the server stands on.
+// describeBackendFault describes a failure of the database or the storage below the server.
 func describeBackendFault(part driver.Part, c driver.Class) (status int, code, message string) {
 	switch c.Err {
 	case driver.ErrNoSpace, driver.ErrQuota:
 		return http.StatusInsufficientStorage, api.CodeNoSpace, "no space left: the server's " + string(part) + " is full"
 	case driver.ErrCorrupt:
-		return c.HTTP, c.Code, "what the server has stored of it is damaged; the server's log has more"
+		return c.HTTP, c.Code, "the stored data is damaged; see the server's log"
 	case context.DeadlineExceeded, context.Canceled:
 		return c.HTTP, c.Code, "the server's " + string(part) + " did not answer in time"
 	}
@@ -98,15 +99,17 @@ func describeBackendFault(part driver.Part, c driver.Class) (status int, code, m
 	if part == driver.Database {
 		code = api.CodeDatabaseUnavailable
 	}
-	return http.StatusServiceUnavailable, code, string(part) + " unavailable: the server's " + string(part) + " does not answer or fails; try again later; the server's log has the reason"
+	return http.StatusServiceUnavailable, code, string(part) + " unavailable: the server's " + string(part) + " does not answer or fails; try again later; see the server's log"
 }
 
-// isSystemError reports whether an error is the system's own, whose text may have paths and hosts.
+// isSystemError reports whether err comes from the operating system or the network: its text may
+// contain paths and hosts.
 func isSystemError(err error) bool {
 	return matchesType[*fs.PathError](err) || matchesType[*os.LinkError](err) || matchesType[*os.SyscallError](err) || matchesType[syscall.Errno](err) ||
 		matchesType[*net.OpError](err) || matchesType[*net.DNSError](err) || matchesType[*url.Error](err)
 }
 
+// matchesType reports whether err or an error that it wraps has type E.
 func matchesType[E error](err error) bool {
 	var e E
 	return errors.As(err, &e)

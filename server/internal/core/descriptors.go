@@ -5,8 +5,8 @@ import (
 	"syscall"
 )
 
-// Descriptors says how many open files, connections and the like a server may have, as
-// parts of what its process may: what one organisation opens leaves the others some.
+// Descriptors divides the open files, connections and the like of a process, so that no
+// organisation or key can use them up.
 type Descriptors struct {
 	Connections int // beyond them requests are refused, and beyond twice as many connections
 	Requests    int // under way, of all keys
@@ -19,7 +19,7 @@ type Descriptors struct {
 	OrgListings int // of one
 }
 
-// NewDescriptors divides what a process may open. 0: what this one may.
+// NewDescriptors divides limit descriptors; 0 stands for the limit of this process.
 func NewDescriptors(limit int) Descriptors {
 	if limit == 0 {
 		limit = descriptorLimit()
@@ -31,6 +31,7 @@ func NewDescriptors(limit int) Descriptors {
 	}
 }
 
+// descriptorLimit returns RLIMIT_NOFILE of this process.
 func descriptorLimit() int {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {

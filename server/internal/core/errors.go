@@ -18,13 +18,14 @@ import (
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
-// Error is what only a server says. Everything else is in the table of package driver.
+// Error is a refusal or failure that only a server has; all others are in the table of package
+// driver.
 type Error struct {
 	Status  int    // of HTTP; 0: the one that goes with Code
 	Code    string // one of package api, or of a dialect of its own, which needs Status
 	Message string
-	Retry   time.Duration // when to try again; 0: it is not said
-	Err     error         // for the log; nil: the message has all
+	Retry   time.Duration // for Retry-After; 0: none
+	Err     error         // for the log only; nil: the message says all
 }
 
 func (e *Error) Error() string {
@@ -34,28 +35,28 @@ func (e *Error) Error() string {
 	return e.Message
 }
 
+// httpStatus returns Status, or the one that goes with Code.
 func (e *Error) httpStatus() int {
 	return cmp.Or(e.Status, api.CodeStatus(e.Code))
 }
 
-// Refusals of a server.
+// Refusals that several routes share.
 var (
-	ErrForbidden   = newRefusal(api.CodeForbidden, "this key may not do that, as it is for some volumes only")
+	ErrForbidden   = newRefusal(api.CodeForbidden, "this key is restricted to some volumes and may not do that")
 	ErrRateLimited = newRefusal(api.CodeRateLimited, "too many requests with this key; slow down")
-	ErrNoRoute     = newRefusal(api.CodeNotFound, "there is no such route; /openapi.json lists those that there are")
-	ErrUnavailable = newRefusal(api.CodeUnavailable, "the server is ending; try another, or try again")
+	ErrNoRoute     = newRefusal(api.CodeNotFound, "unknown route; /openapi.json lists all routes")
+	ErrUnavailable = newRefusal(api.CodeUnavailable, "the server is shutting down; try again, or use another server")
 )
 
 // errEncoding refuses a compressed body: it would be stored as it comes, and read as what it
 // is not.
 var errEncoding = newRefusal(api.CodeUnsupportedEncoding,
-	"a body with Content-Encoding is not decoded; send it as it is to be stored, without that header")
+	"Content-Encoding is not supported here; send the body as it shall be stored, without that header")
 
-// refuseContentEncoding returns an error for a request whose body is encoded, unless the route looks
-// into it.
+// refuseContentEncoding refuses an encoded body, unless the route decodes it.
 func refuseContentEncoding(r *Request, rt *Route) error {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead || r.Body == nil || r.Body == http.NoBody {
-		return nil // nobody reads a body
+		return nil // the body is not read
 	}
 	for _, v := range r.Header.Values("Content-Encoding") {
 		if v != "" && !strings.EqualFold(v, "identity") && !rt.DecodesBody {
@@ -65,23 +66,23 @@ func refuseContentEncoding(r *Request, rt *Route) error {
 	return nil
 }
 
+// newRefusal returns an error with a code of package api, which implies the status.
 func newRefusal(code, message string) *Error {
 	return &Error{Code: code, Message: message}
 }
 
-// NeedsScope says that a key lacks a right.
+// NeedsScope returns the error for a key that lacks a scope.
 func NeedsScope(s accounts.Scope) error {
-	return newRefusal(api.CodeForbidden, "this key may not do that; it takes one with the scope "+strings.Join(s.Strings(), ", "))
+	return newRefusal(api.CodeForbidden, "this key may not do that; use a key with the scope "+strings.Join(s.Strings(), ", "))
 }
 
-// NotFound says that something other than a volume or a file is not there.
+// NotFound returns the error for a missing thing that is neither a volume nor a file.
 func NotFound(message string) error {
 	return newRefusal(api.CodeNotFound, message)
 }
 
-// Describe returns how err appears to a client: status, stable code and message. The
-// names of operation and volume that package vole puts before it are left out: the
-// client puts its own.
+// Describe returns how err appears to a client: status, stable code and message. The names of
+// operation and volume that package vole puts first are left out, since clients add their own.
 func Describe(err error) (status int, code, message string) {
 	if d := (*describedError)(nil); errors.As(err, &d) {
 		return d.status, d.code, d.message
@@ -112,7 +113,7 @@ func invalidRequest(format string, args ...any) error {
 	return driver.Errorf(driver.ErrInvalid, format, args...)
 }
 
-// WriteJSON answers with v.
+// WriteJSON answers with v as JSON. The memory of a large answer is taken from the budget first.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -127,7 +128,7 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	for name, v := range jsonHeader {
 		h.Set(name, v)
 	}
-	if a, ok := w.(*pacedResponse); ok && a.http2 { // net/http does not know it where settle flushes
+	if a, ok := w.(*pacedResponse); ok && a.http2 { // flushSmallAnswer flushes before net/http knows the length
 		h.Set("Content-Length", strconv.Itoa(len(b)+1))
 	}
 	w.WriteHeader(status)
@@ -135,7 +136,7 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return err
 }
 
-// readBody reads the body into raw, unless that was done.
+// readBody reads the body into rawBody, unless fingerprint did so already.
 func (r *Request) readBody() (err error) {
 	if r.rawBody == nil {
 		r.rawBody, err = io.ReadAll(r.Body)
@@ -143,7 +144,7 @@ func (r *Request) readBody() (err error) {
 	return err
 }
 
-// ReadJSON reads the body into v and refuses what v does not know, unless lax is set.
+// ReadJSON decodes the body into v. Fields that v does not have are refused unless lax is set.
 func (r *Request) ReadJSON(v any, lax bool) error {
 	err := r.readBody()
 	if err == nil {
@@ -157,7 +158,7 @@ func (r *Request) ReadJSON(v any, lax bool) error {
 		err = dec.Decode(v)
 	}
 	if err == nil && dec.More() {
-		return invalidRequest("the body has something after its JSON")
+		return invalidRequest("the body continues after its JSON value; send one value")
 	}
 	var own *Error
 	var tooLarge *http.MaxBytesError
@@ -165,5 +166,5 @@ func (r *Request) ReadJSON(v any, lax bool) error {
 	if err == nil || errors.As(err, &tooLarge) || errors.As(err, &own) || errors.As(err, &noRoom) || r.Context().Err() != nil {
 		return errors.Join(err, context.Cause(r.Context()))
 	}
-	return invalidRequest("the body is not the JSON that is expected: %v", err)
+	return invalidRequest("cannot decode the JSON of the body: %v", err)
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// Events tells who asks for it what changes. Changes of other servers are seen by
-// looking at the volumes every second, as long as somebody asks.
+// Events distributes the changes of volumes to streams. It finds the changes of all servers by
+// comparing lists of the volumes every pollInterval, as long as an organisation has a stream;
+// changes of this server are noticed sooner.
 type Events struct {
 	c *Core
 
@@ -20,21 +21,21 @@ type Events struct {
 	closed bool
 }
 
-// orgFeed is the changes of one organisation.
+// orgFeed is what the streams of one organisation share: one poller and its state.
 type orgFeed struct {
 	subs        map[*Subscription]struct{}
-	changedHere map[string]struct{} // volumes that this server changed since the last look
+	changedHere map[string]struct{} // volumes that this server changed since the last poll
 	wake        chan struct{}
-	ready       chan struct{} // closed when the volumes are known with which changes are compared, or nothing more comes
+	ready       chan struct{} // closed when the first list is known, or the server ends
 	readyOnce   sync.Once     // closes ready
 	stopPolling context.CancelFunc
 }
 
-// Subscription is a stream of events.
+// Subscription is one stream of events.
 type Subscription struct {
-	C     <-chan []api.Event // what changed at one look, for all subscribers; closed when the server ends, and when the reader is too slow
-	Ready <-chan struct{}    // closed when all changes from then on will be told
-	// Failed gets the error for which the volumes cannot be listed at the beginning.
+	C     <-chan []api.Event // changes of one poll, for all subscribers; closed when the server ends or the reader is too slow
+	Ready <-chan struct{}    // closed when the first list is known: all later changes are reported
+	// Failed receives the error if the volumes cannot be listed at the beginning.
 	Failed <-chan error
 
 	c         chan []api.Event
@@ -44,14 +45,16 @@ type Subscription struct {
 }
 
 const (
-	maxPendingBatches = 16 // looks that a reader may be behind
+	maxPendingBatches = 16 // batches that a reader may be behind
 	pollInterval      = time.Second
 	pollDelay         = 50 * time.Millisecond // after a change of this server
 )
 
 func newEvents(c *Core) *Events { return &Events{c: c, feeds: map[string]*orgFeed{}} }
 
-// Subscribe begins a stream of the events of those volumes that want wants, for a request.
+// Subscribe begins a stream with the events of the volumes that wants selects. The first stream
+// of an organisation starts its poller, the last one stops it. request is the id of the request,
+// for the log.
 func (e *Events) Subscribe(org, request string, want func(volumeID string) bool) *Subscription {
 	c, failed := make(chan []api.Event, maxPendingBatches), make(chan error, 1)
 	s := &Subscription{C: c, c: c, Failed: failed, failed: failed, requestID: request, wants: want}
@@ -101,6 +104,7 @@ func (e *Events) Unsubscribe(org string, s *Subscription) {
 	}
 }
 
+// closeFeeds ends all streams and pollers; later subscriptions end at once.
 func (e *Events) closeFeeds() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -115,7 +119,7 @@ func (e *Events) closeFeeds() {
 	}
 }
 
-// notifyChanged tells that this server changed a volume.
+// notifyChanged wakes the poller of an organisation after this server changed a volume.
 func (e *Events) notifyChanged(org, volume string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -128,7 +132,8 @@ func (e *Events) notifyChanged(org, volume string) {
 	}
 }
 
-// pollVolumes compares the volumes with what they were when it last looked.
+// pollVolumes lists the volumes at each tick, or pollDelay after a change of this server, and
+// publishes the differences. It is the one goroutine of a feed, and alone knows the last list.
 func (e *Events) pollVolumes(ctx context.Context, org string, f *orgFeed) {
 	var was map[string]vole.Info
 	tick := time.NewTicker(pollInterval)
@@ -165,7 +170,8 @@ func (e *Events) pollVolumes(ctx context.Context, org string, f *orgFeed) {
 	}
 }
 
-// reportListFailure notes that the volumes were not listed. Who still waits for the first list is told.
+// reportListFailure logs that the volumes could not be listed, and tells streams that still wait
+// for the first list.
 func (e *Events) reportListFailure(org string, f *orgFeed, err error, first bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -183,6 +189,8 @@ func (e *Events) reportListFailure(org string, f *orgFeed, err error, first bool
 	e.c.log.Warn("events: listing the volumes failed", "org", org, "requests", ids, "error", err)
 }
 
+// listVolumesByID lists the volumes of an organisation without labels, which may be large and
+// are not compared.
 func (c *Core) listVolumesByID(ctx context.Context, org string) (map[string]vole.Info, error) {
 	store, err := c.Org(ctx, org)
 	if err != nil {
@@ -194,13 +202,15 @@ func (c *Core) listVolumesByID(ctx context.Context, org string) (map[string]vole
 			return nil, err
 		}
 		i := v.Info()
-		i.Labels = nil // there may be many, and they are not compared
+		i.Labels = nil // perhaps many, and not compared
 		list[i.ID] = i
 	}
 	return list, nil
 }
 
-func diffVolumes(was, now map[string]vole.Info, poked map[string]struct{}) []api.Event {
+// diffVolumes returns the events that lead from one list to another. A volume in changedHere
+// counts as changed even if its figures are equal, where the backend has no generation.
+func diffVolumes(was, now map[string]vole.Info, changedHere map[string]struct{}) []api.Event {
 	var list []api.Event
 	at := time.Now().UTC()
 	add := func(what string, i vole.Info) {
@@ -208,7 +218,7 @@ func diffVolumes(was, now map[string]vole.Info, poked map[string]struct{}) []api
 	}
 	for id, i := range now {
 		old, there := was[id]
-		_, touched := poked[id]
+		_, touched := changedHere[id]
 		switch {
 		case !there:
 			add("created", i)
@@ -226,7 +236,8 @@ func diffVolumes(was, now map[string]vole.Info, poked map[string]struct{}) []api
 	return list
 }
 
-// publishEvents hands events out. Who does not take them is cut off.
+// publishEvents sends events to the streams that want one of them. A stream whose buffer is full
+// is closed: its client must subscribe again and list the volumes.
 func (e *Events) publishEvents(f *orgFeed, list []api.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

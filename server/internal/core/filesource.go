@@ -11,8 +11,8 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// FileSource is an open file as http.ServeContent reads it. Unlike that it keeps the error of a
-// read that failed: once the headers are out, the client sees no more of it than a broken
+// FileSource is an open file as io.ReadSeeker for http.ServeContent. It keeps the error of a
+// failed read, which ServeContent drops: once the header is sent, the client sees only a broken
 // connection.
 type FileSource struct {
 	ctx  context.Context // of the one request that it is for
@@ -22,7 +22,7 @@ type FileSource struct {
 	err  error
 }
 
-// NewFileSource returns a Source of the first size bytes of a file.
+// NewFileSource returns a source of the first size bytes of a file.
 func NewFileSource(ctx context.Context, f *vole.File, size int64) *FileSource {
 	return &FileSource{ctx: ctx, f: f, size: size}
 }
@@ -54,8 +54,9 @@ func (s *FileSource) Seek(off int64, whence int) (int64, error) {
 	return off, nil
 }
 
-// ServeContent answers with what the request asks for of the file. The headers wait for the first
-// bytes, so that a file that cannot be read is answered with an error.
+// ServeContent answers with the parts of the file that the request asks for (Range,
+// If-None-Match and so on). The header is sent with the first bytes, so that an unreadable file
+// is still answered with an error.
 func (s *FileSource) ServeContent(w http.ResponseWriter, r *Request, modified time.Time) error {
 	lazy := &lazyHeader{ResponseWriter: w}
 	http.ServeContent(lazy, r.Request, "", modified, s)
@@ -69,7 +70,7 @@ func (s *FileSource) ServeContent(w http.ResponseWriter, r *Request, modified ti
 	return s.err
 }
 
-// lazyHeader writes the header of an answer with the first bytes of its body.
+// lazyHeader delays the header of an answer until the first bytes of its body.
 type lazyHeader struct {
 	http.ResponseWriter
 	status int
@@ -78,6 +79,7 @@ type lazyHeader struct {
 
 func (l *lazyHeader) WriteHeader(status int) { l.status = status }
 
+// sendHeader sends the delayed header, once.
 func (l *lazyHeader) sendHeader() {
 	if !l.sent && l.status != 0 {
 		l.ResponseWriter.WriteHeader(l.status)
@@ -90,7 +92,8 @@ func (l *lazyHeader) Write(p []byte) (int, error) {
 	return l.ResponseWriter.Write(p)
 }
 
-// ReadFrom leaves it to the writer beneath how much is copied at once, but for the first bytes.
+// ReadFrom sends the header after the first successful read and leaves the size of further
+// pieces to the writer below.
 func (l *lazyHeader) ReadFrom(r io.Reader) (int64, error) {
 	first := smallBuffers.Get().(*[]byte)
 	defer smallBuffers.Put(first)

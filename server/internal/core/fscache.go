@@ -9,122 +9,134 @@ import (
 	"github.com/volehq/vole"
 )
 
-// fsCache keeps the file systems of an organisation open that requests use one after the
-// other. Those of disk volumes are closed at once after use, so that they can be attached.
+// fsCache keeps the file systems of an organisation open between requests, since opening one
+// costs a round trip or more. File systems of disk volumes are closed right after use, so that
+// the disks can be attached.
+//
+// mu guards the table and the fields of its entries. File systems are opened and closed without
+// it; a file system out of the table (evicted) is closed by its last user.
 type fsCache struct {
 	org     *org
-	maxOpen int // that are open and not in use
+	maxOpen int // file systems; beyond it unused ones are closed
 
 	mu      sync.Mutex // guards what follows, and the fields of cachedFS
 	entries map[fsKey]*cachedFS
 	closed  bool
 }
 
+// fsKey identifies an entry: readers and writers of a disk volume open it differently.
 type fsKey struct {
 	volume   string // id
 	readOnly bool
 }
 
-// cachedFS is an open file system with its users.
+// cachedFS is an open file system with the count of requests that use it.
 type cachedFS struct {
 	fs       *vole.FS
 	kind     vole.Kind
 	name     string // of the volume when it was opened
 	users    int
 	lastUsed time.Time
-	evicted  bool // out of the table; closed with its last user
+	evicted  bool // no longer in the table; its last user closes it
 }
 
-// fsIdleTimeout is how long a file system is kept that nobody uses.
+// fsIdleTimeout is how long an unused file system stays open.
 const fsIdleTimeout = 10 * time.Second
 
+// newFSCache returns an empty cache that closes unused file systems beyond maxOpen.
 func newFSCache(o *org, most int) *fsCache {
 	return &fsCache{org: o, maxOpen: most, entries: map[fsKey]*cachedFS{}}
 }
 
-// acquireCached returns the open file system of a volume, nil if there is none.
+// acquireCached returns the entry of key with one more user, nil if there is none.
 func (f *fsCache) acquireCached(key fsKey) *cachedFS {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	x := f.entries[key]
-	if x != nil {
-		x.users++
+	entry := f.entries[key]
+	if entry != nil {
+		entry.users++
 	}
-	return x
+	return entry
 }
 
-// acquireOrOpen opens a volume's files, or joins those who have. done must be called with the error
-// that came of using it.
+// acquireOrOpen returns the cached file system of a volume or opens it. done must be called with
+// the error that its use ended with.
 func (f *fsCache) acquireOrOpen(ctx context.Context, v *vole.Volume, readOnly bool) (fsys *vole.FS, done func(error), err error) {
 	info := v.Info()
 	key := fsKey{info.ID, readOnly}
-	x := f.acquireCached(key)
-	if x == nil {
+	entry := f.acquireCached(key)
+	if entry == nil {
 		fsys, err := v.OpenFS(ctx, vole.FSOptions{ReadOnly: readOnly})
 		if err != nil {
 			return nil, nil, err
 		}
-		x = f.insertOrJoin(key, &cachedFS{fs: fsys, kind: info.Kind, name: info.Name, users: 1})
+		entry = f.insertOrJoin(key, &cachedFS{fs: fsys, kind: info.Kind, name: info.Name, users: 1})
 	}
-	return x.fs, func(err error) { f.releaseFS(key, x, err) }, nil
+	return entry.fs, func(err error) { f.releaseFS(key, entry, err) }, nil
 }
 
-// insertOrJoin puts x into the table, unless another was quicker, which is used then.
-func (f *fsCache) insertOrJoin(key fsKey, x *cachedFS) *cachedFS {
+// insertOrJoin puts entry into the table. If another request was faster it closes entry and returns the
+// entry of that one, with one more user.
+func (f *fsCache) insertOrJoin(key fsKey, entry *cachedFS) *cachedFS {
 	f.mu.Lock()
 	have := f.entries[key]
 	if have != nil {
 		have.users++
 	} else if f.closed {
-		x.evicted = true
+		entry.evicted = true
 	} else {
-		f.entries[key] = x
+		f.entries[key] = entry
 	}
 	many := len(f.entries) > f.maxOpen
 	f.mu.Unlock()
 	if many {
-		f.evictMatching(func(_ fsKey, x *cachedFS) bool { return x.users == 0 })
+		f.evictMatching(func(_ fsKey, entry *cachedFS) bool { return entry.users == 0 })
 	}
 	if have == nil {
-		return x
+		return entry
 	}
-	f.closeFS(x)
+	f.closeFS(entry)
 	return have
 }
 
-func (f *fsCache) releaseFS(key fsKey, x *cachedFS, err error) {
+// releaseFS ends one use of entry. An err that says that the volume is gone evicts it.
+func (f *fsCache) releaseFS(key fsKey, entry *cachedFS, err error) {
 	f.mu.Lock()
-	x.users--
-	x.lastUsed = time.Now()
+	entry.users--
+	entry.lastUsed = time.Now()
 	stale := errors.Is(err, vole.ErrNotFound) || errors.Is(err, vole.ErrClosed)
-	if !x.evicted && (stale || x.users == 0 && x.kind == vole.KindDisk) {
-		x.evicted = true
+	if !entry.evicted && (stale || entry.users == 0 && entry.kind == vole.KindDisk) {
+		entry.evicted = true
 		delete(f.entries, key)
 	}
-	last := x.evicted && x.users == 0
+	last := entry.evicted && entry.users == 0
 	f.mu.Unlock()
 	if last {
-		f.closeFS(x)
+		f.closeFS(entry)
 	}
 }
 
-// closeFS closes files that nobody uses. Nobody is told of an error, so it is logged.
-func (f *fsCache) closeFS(x *cachedFS) {
-	err := x.fs.Close()
+// closeFS closes a file system without users. No request waits for the error, so it is logged.
+func (f *fsCache) closeFS(entry *cachedFS) {
+	err := entry.fs.Close()
 	if err != nil && !errors.Is(err, vole.ErrNotFound) && !errors.Is(err, vole.ErrClosed) {
-		f.org.log.Warn("closing the files of a volume", "org", f.org.name, "volume", x.fs.Volume().ID(), "error", err)
+		f.org.log.Warn("cannot close the files of a volume", "org", f.org.name, "volume", entry.fs.Volume().ID(), "error", err)
 	}
 }
 
-// evictVolume closes what is open of a volume, now or when its users are done.
+// evictVolume evicts the file systems of a volume; those in use are closed by their last user.
 func (f *fsCache) evictVolume(volume string) {
 	f.evictMatching(func(k fsKey, _ *cachedFS) bool { return k.volume == volume })
 }
 
+// evictIdle closes what has been unused for fsIdleTimeout.
 func (f *fsCache) evictIdle(now time.Time) {
-	f.evictMatching(func(_ fsKey, x *cachedFS) bool { return x.users == 0 && now.Sub(x.lastUsed) > fsIdleTimeout })
+	f.evictMatching(func(_ fsKey, entry *cachedFS) bool {
+		return entry.users == 0 && now.Sub(entry.lastUsed) > fsIdleTimeout
+	})
 }
 
+// evictAll evicts everything; what is opened later is not kept.
 func (f *fsCache) evictAll() {
 	f.mu.Lock()
 	f.closed = true
@@ -132,21 +144,22 @@ func (f *fsCache) evictAll() {
 	f.evictMatching(func(fsKey, *cachedFS) bool { return true })
 }
 
+// evictMatching takes matching entries out of the table and closes those without users.
 func (f *fsCache) evictMatching(fits func(fsKey, *cachedFS) bool) {
 	var list []*cachedFS
 	f.mu.Lock()
-	for k, x := range f.entries {
-		if !fits(k, x) {
+	for k, entry := range f.entries {
+		if !fits(k, entry) {
 			continue
 		}
-		x.evicted = true
+		entry.evicted = true
 		delete(f.entries, k)
-		if x.users == 0 {
-			list = append(list, x)
+		if entry.users == 0 {
+			list = append(list, entry)
 		}
 	}
 	f.mu.Unlock()
-	for _, x := range list {
-		f.closeFS(x)
+	for _, entry := range list {
+		f.closeFS(entry)
 	}
 }

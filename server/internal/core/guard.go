@@ -13,13 +13,13 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// guardedBackend is a backend as requests use it, whatever route they came by: nothing is changed
-// for a request whose caller has lost the right to it meanwhile, and no file becomes larger
-// than Options.MaxFile.
+// guardedBackend wraps a backend with the server's limits, below every route: no change happens
+// for a request whose caller has lost its rights since admission, and no file grows beyond
+// Options.MaxFile. Reads pass through.
 type guardedBackend struct {
 	driver.Backend
 	maxFile     int64      // 0: no limit
-	appendLocks *KeyedLock // of those who append to a file, by volume and inode
+	appendLocks *KeyedLock // serialize the appends to a file, by volume and inode
 }
 
 // guardBackend returns b with the limits of the server.
@@ -27,7 +27,7 @@ func (c *Core) guardBackend(b driver.Backend) guardedBackend {
 	return guardedBackend{b, c.opts.MaxFile, &c.appendLocks}
 }
 
-// OpenSession is Space.Hold with the limits of the server.
+// OpenSession is Organisations.OpenSession with the limits of the server.
 func (c *Core) OpenSession(ctx context.Context, org, session, key string, lease time.Duration, resume bool) (Session, error) {
 	h, err := c.opts.Organisations.OpenSession(ctx, org, session, key, lease, resume)
 	if err != nil {
@@ -36,7 +36,7 @@ func (c *Core) OpenSession(ctx context.Context, org, session, key string, lease 
 	return guardedSession{c.guardBackend(h), h}, nil
 }
 
-// guardedSession is guarded for what a session holds.
+// guardedSession is a guardedBackend that is also a Session.
 type guardedSession struct {
 	guardedBackend
 	session Session
@@ -94,21 +94,21 @@ func (g guardedBackend) OpenFS(ctx context.Context, id string, opts driver.FSOpt
 	return &guardedFS{FS: f, volume: id, backend: g}, nil
 }
 
-// CheckFileSize returns an error when no file of size bytes can be made.
+// CheckFileSize returns an error if no file of size bytes may exist.
 func (c *Core) CheckFileSize(size int64) error {
 	return guardedBackend{maxFile: c.opts.MaxFile}.checkFileSize(size)
 }
 
-// fileTooLarge refuses a file beyond the limit.
+// fileTooLarge returns the error for a file beyond the limit.
 func (g guardedBackend) fileTooLarge() error {
 	return newRefusal(api.CodeTooLarge, fmt.Sprintf("a file on this server has at most %v", driver.Size(g.maxFile)))
 }
 
-// maxFileSize bounds what is said of a file's size whatever the limit is: no file system
-// has larger ones, and two such sizes can be added.
+// maxFileSize bounds file sizes if there is no limit. No file system has larger files, and the
+// sum of two such sizes does not overflow.
 const maxFileSize = 1<<62 - 1
 
-// checkFileSize refuses a file of size bytes beyond the limit.
+// checkFileSize returns an error for a size beyond the limit or out of range.
 func (g guardedBackend) checkFileSize(size int64) error {
 	if size < 0 || size > maxFileSize {
 		return invalidRequest("a file of %d bytes: a size is from 0 to %d bytes", size, int64(maxFileSize))
@@ -119,8 +119,8 @@ func (g guardedBackend) checkFileSize(size int64) error {
 	return nil
 }
 
-// guardedFS is the files of a volume of a guarded backend. What it does not have here only
-// reads, or ends what was done before.
+// guardedFS is a volume's file system with the limits. Methods that it does not override only
+// read, or end what an earlier change began.
 type guardedFS struct {
 	driver.FS
 	volume  string
@@ -140,7 +140,8 @@ func (f *guardedFS) Open(ctx context.Context, path string, opts driver.OpenOptio
 	return &guardedFile{h, f}, nil
 }
 
-// WriteFile asks for the rights again when all has been read: the file is replaced then.
+// WriteFile checks the rights again at the end of the source: the backend replaces the file only
+// after it.
 func (f *guardedFS) WriteFile(ctx context.Context, path string, r io.Reader, opts driver.WriteOptions) (int64, error) {
 	err := reauthorize(ctx)
 	if err == nil {
@@ -159,7 +160,7 @@ func (f *guardedFS) WriteFile(ctx context.Context, path string, r io.Reader, opt
 	return f.FS.WriteFile(ctx, path, &guardedSource{ctx, r, f.backend, 0}, opts)
 }
 
-// reauthorizeAtEOF replaces the end of a source by an error when the rights have ended before it.
+// reauthorizeAtEOF replaces io.EOF by the loss of rights, so that the backend does not commit.
 func reauthorizeAtEOF(ctx context.Context, err error) error {
 	if !errors.Is(err, io.EOF) {
 		return err
@@ -170,7 +171,8 @@ func reauthorizeAtEOF(ctx context.Context, err error) error {
 	return err
 }
 
-// guardedSource is what a file is made of.
+// guardedSource is the content of a file that is being written. It fails beyond the size limit,
+// and instead of its end if the rights are lost.
 type guardedSource struct {
 	ctx      context.Context // of the one call that it is for
 	r        io.Reader
@@ -255,7 +257,7 @@ func (f *guardedFS) Truncate(ctx context.Context, path string, size int64) error
 	return f.changeIfAuthorized(ctx, func() error { return f.FS.Truncate(ctx, path, size) })
 }
 
-// changeIfAuthorized runs a change if the caller may still make it.
+// changeIfAuthorized runs fn if the caller still has the rights.
 func (f *guardedFS) changeIfAuthorized(ctx context.Context, fn func() error) error {
 	if err := reauthorize(ctx); err != nil {
 		return err
@@ -263,7 +265,8 @@ func (f *guardedFS) changeIfAuthorized(ctx context.Context, fn func() error) err
 	return fn()
 }
 
-// checkCopySize refuses to copy what has a file beyond the limit, as one from before it was set.
+// checkCopySize refuses to copy a file, or a tree with a file, that is beyond the limit: one
+// that is older than the limit. It walks the tree without recursion.
 func (f *guardedFS) checkCopySize(ctx context.Context, from string) error {
 	e, err := f.FS.Lstat(ctx, from)
 	if err != nil {
@@ -287,7 +290,7 @@ func (f *guardedFS) checkCopySize(ctx context.Context, from string) error {
 	return nil
 }
 
-// checkDirFileSizes checks the files of one directory and returns the directories in it.
+// checkDirFileSizes checks the files of one directory and returns its subdirectories.
 func (f *guardedFS) checkDirFileSizes(ctx context.Context, dir string) (below []string, err error) {
 	d, err := f.FS.OpenDir(ctx, dir, driver.DirOptions{})
 	if err != nil {
@@ -312,7 +315,7 @@ func (f *guardedFS) checkDirFileSizes(ctx context.Context, dir string) (below []
 	}
 }
 
-// dirBatch is how many entries of a directory are looked at together.
+// dirBatch is how many entries of a directory are checked together.
 const dirBatch = 512
 
 // guardedFile is an open file of a guardedFS.
@@ -332,7 +335,8 @@ func (h *guardedFile) WriteAt(ctx context.Context, p []byte, off int64) (int, er
 	return h.File.WriteAt(ctx, p, off)
 }
 
-// Append looks at the size first. Others of this server who append to the file wait.
+// Append reads the size and appends under a lock of the inode, so that concurrent appends of
+// this server cannot pass the limit together. Appends by other servers can.
 func (h *guardedFile) Append(ctx context.Context, p []byte) (int64, error) {
 	if err := reauthorize(ctx); err != nil {
 		return 0, err

@@ -13,22 +13,25 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// answerOnce calls fn unless the request was answered before, or is being; then it gives that
-// answer.
+// answerOnce runs fn unless a request with the same key of the same caller was answered before;
+// then it repeats that answer. If that one is still running it waits for it. A request with the
+// same key but another fingerprint is refused.
+//
+// The context of r is replaced by one that cancelRequest can end.
 func (m *idempotencyCache) answerOnce(r *Request, key, what string, a *pacedResponse, fn func() error) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	// A read that waits for the client's next bytes does not look at ctx.
+	// A blocked read of the body does not see ctx.
 	defer a.body.stopReadingAfter(ctx)()
 	r.Request = r.WithContext(ctx)
-	k, print := hashAnswerKey(r.callerID(), key), shortDigest(what)
+	k, fingerprint := hashAnswerKey(r.callerID(), key), shortDigest(what)
 	for {
 		m.mu.Lock()
 		have := m.answersOf(r.Caller.Org).byKey[k]
 		if have == nil {
 			have, err := m.reserveAnswer(r.Caller.Org, k, cancel)
 			if err == nil {
-				have.fingerprint = print
+				have.fingerprint = fingerprint
 			}
 			m.mu.Unlock()
 			if err != nil {
@@ -45,35 +48,36 @@ func (m *idempotencyCache) answerOnce(r *Request, key, what string, a *pacedResp
 				return ctx.Err()
 			}
 		}
-		again, err := m.replayAnswer(have, print, a)
-		if !again {
+		retry, err := m.replayAnswer(have, fingerprint, a)
+		if !retry {
 			return err
 		}
 	}
 }
 
-// replayAnswer gives a request the answer that one before it got. again says that there is none:
-// the request before failed in a way that is worth another try.
-func (m *idempotencyCache) replayAnswer(have *cachedAnswer, print [16]byte, a *pacedResponse) (again bool, err error) {
+// replayAnswer writes the answer that the first request got. retry means that it has none worth
+// keeping, because it failed in a way that another try may mend.
+func (m *idempotencyCache) replayAnswer(have *cachedAnswer, fingerprint [16]byte, a *pacedResponse) (retry bool, err error) {
 	m.mu.Lock()
-	x := *have
+	answer := *have
 	m.mu.Unlock()
 	switch {
-	case x.fingerprint != print && !x.cancelledEarly:
-		return false, driver.Errorf(driver.ErrInvalid, "this idempotency key was used for another request; make a new one for each")
-	case x.status == 0 && x.cancelled:
+	case answer.fingerprint != fingerprint && !answer.cancelledEarly:
+		return false, driver.Errorf(driver.ErrInvalid, "this idempotency key was used for another request; use a new key for each request")
+	case answer.status == 0 && answer.cancelled:
 		return false, context.Canceled
-	case x.status == 0:
+	case answer.status == 0:
 		return true, nil
 	}
-	x.header.applyTo(a.Header())
-	a.WriteHeader(int(x.status))
-	_, err = io.WriteString(a, x.body)
+	answer.header.applyTo(a.Header())
+	a.WriteHeader(int(answer.status))
+	_, err = io.WriteString(a, answer.body)
 	return false, err
 }
 
-// fingerprint tells requests apart that have the same idempotency key. A body of JSON is
-// read for it and can be read again; content of files is not.
+// fingerprint identifies what a request asks for: method, URI and, if the body is JSON, its
+// hash. The body can be read again afterwards. Content of files is not hashed: it would have to
+// be buffered.
 func (r *Request) fingerprint() (string, error) {
 	what := r.Method + " " + r.URL.RequestURI()
 	if r.route.MaxBody != 0 {
@@ -87,7 +91,8 @@ func (r *Request) fingerprint() (string, error) {
 	return fmt.Sprintf("%s %x", what, sha256.Sum256(b)), nil
 }
 
-// runAndRemember does a request that was not made before, and keeps its answer.
+// runAndRemember runs a request that is new and keeps its answer, if it succeeded and fits into
+// maxAnswerBody.
 func (m *idempotencyCache) runAndRemember(org string, have *cachedAnswer, a *pacedResponse, fn func() error) error {
 	a.recorder = &answerRecorder{maxBytes: maxAnswerBody}
 	defer func() { a.recorder = nil }()
@@ -102,9 +107,9 @@ func (m *idempotencyCache) runAndRemember(org string, have *cachedAnswer, a *pac
 	return nil
 }
 
-// cancelRequest cancels a request that is under way and waits for its end. It reports whether the
-// request was done, as far as is known. A request that is still to come, for it was
-// overtaken, will be refused.
+// cancelRequest cancels a running request, waits for its end, and reports whether it was carried
+// out. If the request has not arrived yet (it was overtaken on another connection), an entry is
+// left that refuses it when it comes.
 func (m *idempotencyCache) cancelRequest(ctx context.Context, org, who, key string) (done bool, err error) {
 	k := hashAnswerKey(who, key)
 	m.mu.Lock()
@@ -136,13 +141,13 @@ func (m *idempotencyCache) cancelRequest(ctx context.Context, org, who, key stri
 	return have.status != 0, nil
 }
 
-// CancelByKey cancels the caller's request with that idempotency key, if it is under way, and
-// waits for its end. It reports whether the request was done.
+// CancelByKey cancels the caller's request with that idempotency key, if it is running, waits
+// for its end, and reports whether it was carried out.
 func (r *Request) CancelByKey(key string) (done bool, err error) {
 	return r.Core.idempotency.cancelRequest(r.Context(), r.Caller.Org, r.callerID(), key)
 }
 
-// answerRecorder is what was written of an answer, unless that is too much.
+// answerRecorder keeps a copy of an answer's body, unless it becomes too long.
 type answerRecorder struct {
 	bytes.Buffer
 	maxBytes   int
@@ -155,8 +160,8 @@ func (c *answerRecorder) record(p []byte) {
 	}
 }
 
-// packedHeader is the header of an answer: nil for the usual one of JSON, and of an answer
-// without a body.
+// packedHeader is the header of a kept answer in little memory. A nil pointer stands for that of
+// every JSON answer, emptyHeader for none.
 type packedHeader struct {
 	none bool
 	of   http.Header
@@ -164,13 +169,14 @@ type packedHeader struct {
 
 var emptyHeader = &packedHeader{none: true}
 
-// jsonHeader is the header of an answer in JSON. perRequestHeaders are of one request.
+// jsonHeader is the header of every JSON answer. perRequestHeaders belong to one request and are
+// not repeated with its answer.
 var (
 	jsonHeader        = map[string]string{"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 	perRequestHeaders = map[string]bool{http.CanonicalHeaderKey(api.HeaderRequestID): true, http.CanonicalHeaderKey(api.HeaderInstance): true, "Connection": true, "Content-Length": true}
 )
 
-// packHeader packs a header, without what is of one request and not of its answer.
+// packHeader packs a header without perRequestHeaders.
 func packHeader(h http.Header) *packedHeader {
 	h = h.Clone()
 	for name := range perRequestHeaders {
@@ -189,6 +195,7 @@ func packHeader(h http.Header) *packedHeader {
 	return &packedHeader{of: h}
 }
 
+// applyTo sets the packed fields in h.
 func (p *packedHeader) applyTo(h http.Header) {
 	switch {
 	case p == nil:
@@ -202,7 +209,7 @@ func (p *packedHeader) applyTo(h http.Header) {
 	}
 }
 
-// memorySize is what a packed header takes, in bytes.
+// memorySize estimates the memory of a packed header, in bytes.
 func (p *packedHeader) memorySize() int64 {
 	if p == nil || p.none {
 		return 0

@@ -10,9 +10,9 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// idempotencyCache remembers the answers to requests with an idempotency key, so that a request
-// that is sent again is not done again. Each organisation has a budget of bytes: its own
-// oldest answers make room for its new ones, and never another's.
+// idempotencyCache keeps the answers to requests with an idempotency key, so that a retry is
+// answered instead of carried out again. Each organisation has a budget of bytes: its oldest
+// answers make room for its new ones and never for those of others.
 type idempotencyCache struct {
 	maxOrgBytes, maxBytes int64 // bytes of one organisation, and of all
 	now                   func() time.Time
@@ -22,15 +22,15 @@ type idempotencyCache struct {
 	size int64 // bytes of all
 }
 
-// orgAnswers is the answers of one organisation.
+// orgAnswers is the kept answers of one organisation: a map, and a list in order of completion.
 type orgAnswers struct {
 	byKey          map[answerKey]*cachedAnswer
-	oldest, newest *cachedAnswer // those that came, in that order
+	oldest, newest *cachedAnswer // completed answers, in order of completion
 	size           int64         // bytes
-	peakLen        int           // most answers that of had: a map does not shrink
+	peakLen        int           // most entries that byKey ever had
 }
 
-// answerKey is a hash of the caller and the idempotency key.
+// answerKey is a truncated hash of caller and idempotency key.
 type answerKey [16]byte
 
 func hashAnswerKey(who, key string) answerKey { return shortDigest(who + "\x00" + key) }
@@ -40,28 +40,28 @@ func shortDigest(s string) [16]byte {
 	return [16]byte(sum[:])
 }
 
-// cachedAnswer is the answer to a request.
+// cachedAnswer is the answer to one request, or the place for it while the request runs.
 type cachedAnswer struct {
 	key            answerKey
 	fingerprint    [16]byte       // digest of Request.fingerprint
-	pending        *pendingAnswer // nil once the answer came
-	finishedAt     int64          // when it came, as Unix time in nanoseconds
-	next           *cachedAnswer  // that came after it
+	pending        *pendingAnswer // nil once the request has ended
+	finishedAt     int64          // in Unix nanoseconds
+	next           *cachedAnswer  // completed after it
 	header         *packedHeader  // see packHeader
 	body           string
-	status         uint16 // 0: there is no answer that is worth keeping
-	cancelled      bool   // cancelled, perhaps before the request came
-	cancelledEarly bool   // before it came: there is no fingerprint
+	status         uint16 // 0: no answer to keep
+	cancelled      bool   // by cancelRequest
+	cancelledEarly bool   // before the request arrived, so there is no fingerprint
 }
 
-// pendingAnswer is for those who wait for an answer.
+// pendingAnswer lets others wait for a running request, or cancel it.
 type pendingAnswer struct {
-	done   chan struct{} // closed when the answer came
+	done   chan struct{} // closed when the request has ended
 	cancel context.CancelFunc
 }
 
 const (
-	answerTTL = 10 * time.Minute // an answer that there is room for; longer than clients try
+	answerTTL = 10 * time.Minute // if there is room; longer than clients retry
 	// guaranteedTTL is how long an answer is kept whatever else happens: clients retry for 15
 	// seconds.
 	guaranteedTTL = time.Minute
@@ -77,11 +77,13 @@ const (
 	orgAnswerFloor = 1 << 20
 )
 
+// newIdempotencyCache returns an empty cache.
 func newIdempotencyCache() *idempotencyCache {
 	return &idempotencyCache{maxOrgBytes: maxOrgAnswerBytes, maxBytes: maxAnswerBytes, now: time.Now, orgs: map[string]*orgAnswers{}}
 }
 
-// answersOf returns the answers of an organisation. The caller holds mu, here and below.
+// answersOf returns the answers of an organisation, for which it makes an empty set if need be.
+// The caller holds mu, here and below.
 func (m *idempotencyCache) answersOf(name string) *orgAnswers {
 	o := m.orgs[name]
 	if o == nil {
@@ -91,7 +93,8 @@ func (m *idempotencyCache) answersOf(name string) *orgAnswers {
 	return o
 }
 
-// reserveAnswer makes room for an answer that is to come, or says when there will be some.
+// reserveAnswer makes an entry for a request that begins, or returns an error that says when
+// there will be room.
 func (m *idempotencyCache) reserveAnswer(org string, k answerKey, cancel context.CancelFunc) (*cachedAnswer, error) {
 	o := m.answersOf(org)
 	now := m.now()
@@ -102,25 +105,27 @@ func (m *idempotencyCache) reserveAnswer(org string, k answerKey, cancel context
 		}
 		if o.size+answerOverhead > m.maxOrgBytes {
 			return nil, &Error{Code: api.CodeRateLimited, Retry: after,
-				Message: "the organisation has made so many changes within a minute that the server cannot remember their answers; slow down"}
+				Message: "too many changes of the organisation within a minute to keep their answers for retries; slow down"}
 		}
 		return nil, &Error{Code: api.CodeUnavailable, Retry: after,
-			Message: "so many changes were made within a minute that the server cannot remember their answers; try another, or try again"}
+			Message: "too many changes within a minute to keep their answers for retries; try again, or use another server"}
 	}
-	x := &cachedAnswer{key: k, pending: &pendingAnswer{done: make(chan struct{}), cancel: cancel}}
-	o.byKey[k] = x
+	answer := &cachedAnswer{key: k, pending: &pendingAnswer{done: make(chan struct{}), cancel: cancel}}
+	o.byKey[k] = answer
 	o.peakLen = max(o.peakLen, len(o.byKey))
 	m.addSize(o, answerOverhead)
-	return x, nil
+	return answer, nil
 }
 
+// addSize counts n bytes toward the organisation and the whole.
 func (m *idempotencyCache) addSize(o *orgAnswers, n int64) {
 	o.size += n
 	m.size += n
 }
 
-// evictUntilRoom drops the oldest answers of an organisation that has too much, and those of the
-// one that has most where all together have too much. It reports whether that was enough.
+// evictUntilRoom drops the oldest answers of an organisation that is over its budget, and those
+// of the largest organisation if all together are. It never drops answers younger than
+// guaranteedTTL, which clients may still ask for. It reports whether there is room now.
 func (m *idempotencyCache) evictUntilRoom(o *orgAnswers, now time.Time) bool {
 	sure := now.Add(-guaranteedTTL)
 	for o.size+answerOverhead > m.maxOrgBytes {
@@ -136,6 +141,7 @@ func (m *idempotencyCache) evictUntilRoom(o *orgAnswers, now time.Time) bool {
 	return true
 }
 
+// largestOrg returns the organisation with the most bytes.
 func (m *idempotencyCache) largestOrg() *orgAnswers {
 	var most *orgAnswers
 	for _, o := range m.orgs {
@@ -146,48 +152,50 @@ func (m *idempotencyCache) largestOrg() *orgAnswers {
 	return most
 }
 
-// evictOldest drops an organisation's oldest answer if it came before that time.
+// evictOldest drops the oldest answer of an organisation if it was completed before that time.
 func (m *idempotencyCache) evictOldest(o *orgAnswers, before time.Time) bool {
-	x := o.oldest
-	if x == nil || x.finishedAt > before.UnixNano() {
+	answer := o.oldest
+	if answer == nil || answer.finishedAt > before.UnixNano() {
 		return false
 	}
-	if o.oldest = x.next; o.oldest == nil {
+	if o.oldest = answer.next; o.oldest == nil {
 		o.newest = nil
 	}
-	m.removeAnswer(o, x)
+	m.removeAnswer(o, answer)
 	return true
 }
 
-func (m *idempotencyCache) removeAnswer(o *orgAnswers, x *cachedAnswer) {
-	delete(o.byKey, x.key)
-	m.addSize(o, -answerOverhead-x.header.memorySize()-int64(len(x.body)))
+// removeAnswer drops an entry from the map; the caller has taken it out of the list.
+func (m *idempotencyCache) removeAnswer(o *orgAnswers, answer *cachedAnswer) {
+	delete(o.byKey, answer.key)
+	m.addSize(o, -answerOverhead-answer.header.memorySize()-int64(len(answer.body)))
 }
 
-// storeAnswer keeps an answer that came; one without a status only if it was cancelled. It is
-// called without mu.
-func (m *idempotencyCache) storeAnswer(org string, x *cachedAnswer, kept cachedAnswer) {
+// storeAnswer completes an entry and wakes those that wait for it. An answer without a status is
+// kept only if it was cancelled. mu must not be held.
+func (m *idempotencyCache) storeAnswer(org string, answer *cachedAnswer, kept cachedAnswer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	o := m.answersOf(org)
-	x.status, x.header, x.body = kept.status, kept.header, kept.body
-	close(x.pending.done)
-	x.pending = nil
-	if x.status == 0 && !x.cancelled {
-		m.removeAnswer(o, x)
+	answer.status, answer.header, answer.body = kept.status, kept.header, kept.body
+	close(answer.pending.done)
+	answer.pending = nil
+	if answer.status == 0 && !answer.cancelled {
+		m.removeAnswer(o, answer)
 		return
 	}
-	m.addSize(o, x.header.memorySize()+int64(len(x.body)))
-	x.finishedAt = m.now().UnixNano()
+	m.addSize(o, answer.header.memorySize()+int64(len(answer.body)))
+	answer.finishedAt = m.now().UnixNano()
 	if o.newest == nil {
-		o.oldest = x
+		o.oldest = answer
 	} else {
-		o.newest.next = x
+		o.newest.next = answer
 	}
-	o.newest = x
+	o.newest = answer
 }
 
-// evictExpired drops what has been kept long enough. It is called without mu.
+// evictExpired drops answers older than answerTTL, empty organisations, and the spare room of
+// maps that were much larger: Go's maps do not shrink. mu must not be held.
 func (m *idempotencyCache) evictExpired() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -7,14 +7,14 @@ import (
 
 type requestIDKey struct{}
 
-// WithRequestID lets what is logged with the context, or one made of it, say which request it
-// was for.
+// WithRequestID returns a context that makes log records made with it carry the id of the
+// request.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
-// RequestLog returns a logger like log that adds the id of the request, be the record
-// made by a backend that knows of no requests.
+// RequestLog returns a logger that adds the id of the request to records made with a context of
+// WithRequestID, also to those of backends, which know of no requests.
 func RequestLog(log *slog.Logger) *slog.Logger { return slog.New(requestIDHandler{log.Handler()}) }
 
 type requestIDHandler struct{ slog.Handler }

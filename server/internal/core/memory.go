@@ -11,35 +11,35 @@ import (
 	"github.com/volehq/vole/internal/budget"
 )
 
-// What a server of a given size may hold in memory for requests, as parts of it. The rest
-// is for connections, caches, answers to idempotency keys, and what the collector has not
-// collected yet.
+// How the memory of a server is divided. A quarter is the budget of requests (NewBudget); the
+// rest is for connections, caches, answers to idempotency keys, and uncollected garbage.
 const (
-	// DefaultMemory is how much memory a server takes at most, in bytes.
+	// DefaultMemory is how much memory a server takes at most by default, in bytes.
 	DefaultMemory = 512 << 20
-	// MinMemory is the least that it can be told to take.
+	// MinMemory is the smallest accepted limit.
 	MinMemory = 128 << 20
 
-	// preAuthPart of it is for requests that count in no organisation's budget.
+	// 1/preAuthPart of the memory is for requests that no organisation's budget has yet.
 	preAuthPart = 16
 
-	// queuedRequestMemory of it, in bytes, is for each request that waits for others to end.
+	// One request may wait for a slot per this many bytes of memory.
 	queuedRequestMemory = 512 << 10
 
 	maxMemoryWait = 5 * time.Second // that a request waits for room
 )
 
-// NewBudget returns the budget of a server that may take that many bytes of memory.
+// NewBudget returns the budget for requests of a server with that much memory: a quarter in all,
+// an eighth for one organisation.
 func NewBudget(memory int64) *budget.Budget {
 	return budget.New(memory/4, memory/8, maxMemoryWait)
 }
 
-// ReceiveWindow is how many bytes of a body HTTP/2 takes before they are read, of each
-// connection: a thousand of them are a quarter of the memory.
+// ReceiveWindow is the HTTP/2 flow-control window of a connection in bytes. A thousand
+// connections with full windows take a quarter of the memory.
 func ReceiveWindow(memory int64) int { return int(min(max(memory>>12, 64<<10), 1<<20)) }
 
-// MaxGoroutines is how many goroutines a server has at most when it has only requests that its
-// budgets let it have.
+// MaxGoroutines is how many goroutines a server has at most if its budgets hold: beyond it,
+// requests arrive faster than they are handled.
 func MaxGoroutines(memory int64) int64 { return memory >> 15 }
 
 const (
@@ -52,16 +52,18 @@ const (
 	streamBase = smallCopy + 16<<10
 )
 
-// requestMemory is the memory of one request.
+// requestMemory is the memory that one request has taken from the share of its organisation. It
+// may be used by several goroutines of the request.
 type requestMemory struct {
 	share *budget.Share
 
 	mu        sync.Mutex // guards what follows
 	bytes     int64
-	allowance int64 // that was taken and is not used yet
+	allowance int64 // part of the base memory that is not used yet
 }
 
-// acquireBuffer waits for n bytes more, which the request holds to its end.
+// acquireBuffer waits for n bytes that the request keeps to its end. The allowance that is part
+// of the base memory is used up first.
 func (h *requestMemory) acquireBuffer(ctx context.Context, n int64) error {
 	if n = h.useAllowance(n); n == 0 {
 		return nil
@@ -73,7 +75,7 @@ func (h *requestMemory) acquireBuffer(ctx context.Context, n int64) error {
 	return nil
 }
 
-// tryAcquireBuffer is take for what can be done without.
+// tryAcquireBuffer is acquireBuffer without waiting, for memory that the request can do without.
 func (h *requestMemory) tryAcquireBuffer(n int64) bool {
 	if !h.share.Try(budget.Buffer, n) {
 		return false
@@ -82,6 +84,7 @@ func (h *requestMemory) tryAcquireBuffer(n int64) bool {
 	return true
 }
 
+// useAllowance returns how many of n bytes the allowance does not cover.
 func (h *requestMemory) useAllowance(n int64) int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -90,18 +93,20 @@ func (h *requestMemory) useAllowance(n int64) int64 {
 	return n - use
 }
 
+// addBytes notes n more bytes to release at the end.
 func (h *requestMemory) addBytes(n int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.bytes += n
 }
 
-// releaseBytes returns n bytes before the request's end.
+// releaseBytes returns n bytes early.
 func (h *requestMemory) releaseBytes(n int64) {
 	h.addBytes(-n)
 	h.share.Release(n)
 }
 
+// releaseAll returns all that the request still has.
 func (h *requestMemory) releaseAll() {
 	h.mu.Lock()
 	n := h.bytes
@@ -110,14 +115,14 @@ func (h *requestMemory) releaseAll() {
 	h.share.Release(n)
 }
 
-// ReserveMemory waits for room for n bytes more of what the request holds in memory, to its end.
-// The error is for the client: there was none for a while.
+// ReserveMemory waits for n bytes more, which the request keeps to its end. The error is a
+// refusal for the client: the budget stayed full for maxMemoryWait.
 func (r *Request) ReserveMemory(n int64) error { return r.memory.acquireBuffer(r.Context(), n) }
 
-// TryReserveMemory is Hold for what can be done without: it does not wait.
+// TryReserveMemory is ReserveMemory without waiting, for memory that the request can do without.
 func (r *Request) TryReserveMemory(n int64) bool { return r.memory.tryAcquireBuffer(n) }
 
-// BorrowMemory waits for room for n bytes that the request holds until it calls release.
+// BorrowMemory waits for n bytes that the request keeps until it calls release.
 func (r *Request) BorrowMemory(n int64) (release func(), err error) {
 	if err := r.memory.share.Acquire(r.Context(), budget.Buffer, n); err != nil {
 		return nil, err
@@ -125,11 +130,11 @@ func (r *Request) BorrowMemory(n int64) (release func(), err error) {
 	return func() { r.memory.share.Release(n) }, nil
 }
 
-// MemoryShare is what the caller's organisation has of the server's memory.
+// MemoryShare returns the share of the caller's organisation in the memory budget.
 func (r *Request) MemoryShare() *budget.Share { return r.memory.share }
 
-// reserveBaseMemory takes what a request needs to begin with. One that has a body does not wait:
-// HTTP/2 would hold what the client sends meanwhile.
+// reserveBaseMemory takes what a request needs to begin with. A request with a body is refused
+// at once instead of waiting: HTTP/2 would buffer the body meanwhile.
 func (c *Core) reserveBaseMemory(r *Request, rt *Route) (*requestMemory, error) {
 	h := &requestMemory{share: c.opts.Budget.Share(r.Caller.Org), allowance: smallBodyAllowance}
 	class, n := budget.Small, requestMemorySize(r.Request)
@@ -152,7 +157,8 @@ func (c *Core) reserveBaseMemory(r *Request, rt *Route) (*requestMemory, error) 
 	return h, err
 }
 
-// budgetRefusal is how a lack of memory appears to clients.
+// budgetRefusal maps a full budget to the error that clients see: 429 if their own organisation
+// fills its share, else 503.
 func budgetRefusal(e *budget.Error) *Error {
 	x := &Error{Code: api.CodeUnavailable, Message: e.Error(), Retry: budget.Retry}
 	if e.Own {
@@ -161,13 +167,14 @@ func budgetRefusal(e *budget.Error) *Error {
 	return x
 }
 
-// meteredBody is a body that is read into memory: what arrives is held.
+// meteredBody accounts for a body that is read into memory.
 type meteredBody struct {
 	io.ReadCloser
 	r *Request
 }
 
-// bufferGrowth is how many bytes one of a body takes while it is read, as buffers grow.
+// bufferGrowth is how many bytes of memory one byte of a body takes while it is read: io.ReadAll
+// doubles its buffer.
 const bufferGrowth = 2
 
 func (b meteredBody) Read(p []byte) (int, error) {
@@ -178,8 +185,8 @@ func (b meteredBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// reserveForJSON holds what values take that are decoded from JSON: a few bytes of it can make
-// an element of a list, a key of a map.
+// reserveForJSON takes memory for the values that b decodes to: a few bytes of JSON can make an
+// element of a list or a key of a map.
 func (r *Request) reserveForJSON(b []byte) error {
 	elements := bytes.Count(b, []byte{','}) + bytes.Count(b, []byte{'['}) + bytes.Count(b, []byte{'{'})
 	return r.ReserveMemory(int64(len(b)) + 64*int64(elements))

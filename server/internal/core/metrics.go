@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// metrics are the Prometheus metrics of requests.
 type metrics struct {
 	inFlight prometheus.Gauge
 	requests *prometheus.CounterVec
@@ -29,6 +30,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
+// observeRequest counts a finished request.
 func (m *metrics) observeRequest(dialect, route string, status int, took time.Duration, sent int64) {
 	m.requests.WithLabelValues(dialect, route, strconv.Itoa(status)).Inc()
 	m.seconds.WithLabelValues(dialect, route).Observe(took.Seconds())

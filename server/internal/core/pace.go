@@ -15,30 +15,32 @@ import (
 	"github.com/volehq/vole/internal/api"
 )
 
-// defaultGrace is how long a client may take beyond what its rate entitles it to.
+// defaultGrace is how long a client may take beyond what its bytes entitle it to.
 const defaultGrace = 30 * time.Second
 
-// clientPace is how a client keeps up in one direction. Only the time counts that is spent
-// waiting for the client: what a database or a blob store takes is not its fault.
+// clientPace tells whether a client keeps up with the minimum rate in one direction. Only the
+// time counts that the server waits for the client: what a database or a blob store takes is not
+// the client's fault.
 type clientPace struct {
-	minRate      int64         // bytes per second that are the least
-	grace        time.Duration // see above
+	minRate      int64         // minimum, in bytes per second
+	grace        time.Duration // see defaultGrace
 	bytesMoved   int64
 	timeWaited   time.Duration
-	lastExtended time.Time // when the deadline was last put off
+	lastExtended time.Time // when the deadline was last set
 }
 
-// maxDeadlineAhead bounds deadlines: who took much quickly may not rest for ever.
+// maxDeadlineAhead bounds deadlines: a client that was fast for long has no unlimited credit.
 const maxDeadlineAhead = 10 * time.Minute
 
-// nextDeadline is when the client is too slow that is waited for from now on.
+// nextDeadline returns when a client that is waited for from now on falls below the minimum
+// rate: grace, plus the time that its bytes earned, minus the time already spent waiting.
 func (p *clientPace) nextDeadline(now time.Time) time.Time {
 	left := p.grace + time.Duration(float64(p.bytesMoved)/float64(p.minRate)*float64(time.Second)) - p.timeWaited
 	return now.Add(min(max(left, 0), maxDeadlineAhead))
 }
 
-// extensionDue reports whether the deadline must be put off; that costs a little, so not for
-// every few bytes.
+// extensionDue reports whether the deadline should be set again. Setting one costs a system call
+// or a lock, so not for every few bytes.
 func (p *clientPace) extensionDue(now time.Time) bool {
 	if now.Sub(p.lastExtended) < min(time.Second, p.grace/4) {
 		return false
@@ -47,14 +49,18 @@ func (p *clientPace) extensionDue(now time.Time) bool {
 	return true
 }
 
-// addWait counts n bytes that a client sent or took since start.
+// addWait counts n bytes that the client sent or took since start.
 func (p *clientPace) addWait(start time.Time, n int) {
 	p.timeWaited += time.Since(start)
 	p.bytesMoved += int64(n)
 }
 
-// pacedResponse is a response that is paced: a client that takes it more slowly than the least
-// rate is cut off, so that none can hold connections and memory for long.
+// pacedResponse is the answer to one request. It cuts off a client that takes the answer more
+// slowly than the minimum rate, so that none holds connections and memory for long; it knows the
+// status for log and metrics, and can record the body for the idempotency cache.
+//
+// Its fields belong to the handler's goroutine, except cutOff, which stopSending sets from
+// another.
 type pacedResponse struct {
 	http.ResponseWriter
 	control *http.ResponseController
@@ -63,15 +69,15 @@ type pacedResponse struct {
 	status     int
 	aborted    bool
 	http2      bool
-	noDeadline bool            // the client may take its time
-	cutOff     atomic.Bool     // the client is to get no more than what was begun, see cut
+	noDeadline bool            // no minimum rate: see DisableWriteDeadline
+	cutOff     atomic.Bool     // see stopSending
 	body       *pacedBody      // of the request
 	ctx        context.Context // of the request
-	memory     *requestMemory  // memory of the request; nil: its caller is not known yet
-	recorder   *answerRecorder // what was written, if somebody wants it
+	memory     *requestMemory  // nil until the caller is authorized
+	recorder   *answerRecorder // copies the body; nil: not needed
 }
 
-// Unwrap lets http.ResponseController find the connection.
+// Unwrap lets http.ResponseController reach the connection.
 func (a *pacedResponse) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 func (a *pacedResponse) WriteHeader(status int) {
@@ -81,8 +87,8 @@ func (a *pacedResponse) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
-// chunkSize is how much is written under one deadline: little at first, so that a slow
-// client can keep up, and more once the client has earned the time for it.
+// chunkSize is how many bytes are written under one deadline: few at first, so that a slow
+// client keeps up, more once the client has earned the time for them.
 func (p *clientPace) chunkSize() int { return int(min(max(p.bytesMoved/8, 32<<10), 256<<10)) }
 
 func (a *pacedResponse) Write(p []byte) (n int, err error) {
@@ -108,8 +114,8 @@ func (a *pacedResponse) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// ReadFrom copies in small pieces at first, and in large ones to a client that has shown
-// that it takes them, while there is memory for that.
+// ReadFrom copies with a small buffer at first, and with a large one after largeCopyAfter bytes
+// if the budget has memory for it.
 func (a *pacedResponse) ReadFrom(r io.Reader) (n int64, err error) {
 	small := smallBuffers.Get().(*[]byte)
 	defer smallBuffers.Put(small)
@@ -128,7 +134,7 @@ func (a *pacedResponse) ReadFrom(r io.Reader) (n int64, err error) {
 	return n + rest, ignoreEOF(err)
 }
 
-// copyChunks copies until n bytes are copied or nothing is left, which is io.EOF.
+// copyChunks copies up to n bytes. The error is io.EOF if r ended before.
 func (a *pacedResponse) copyChunks(r io.Reader, buf []byte, n int64) (done int64, err error) {
 	for done < n && err == nil {
 		var m int
@@ -142,6 +148,7 @@ func (a *pacedResponse) copyChunks(r io.Reader, buf []byte, n int64) (done int64
 	return done, err
 }
 
+// ignoreEOF returns err unless it is io.EOF.
 func ignoreEOF(err error) error {
 	if err == io.EOF {
 		return nil
@@ -150,8 +157,8 @@ func ignoreEOF(err error) error {
 }
 
 const (
-	smallCopy      = 64 << 10  // bytes that are copied at once
-	largeCopy      = 256 << 10 // once largeCopyAfter bytes were
+	smallCopy      = 64 << 10  // bytes copied at once
+	largeCopy      = 256 << 10 // after largeCopyAfter bytes
 	largeCopyAfter = 1 << 20
 )
 
@@ -160,26 +167,26 @@ var (
 	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeCopy); return &b }}
 )
 
-// extendWriteDeadline puts off the end of the time that the client has to take what is written next.
+// extendWriteDeadline gives the client its time for the next write.
 func (a *pacedResponse) extendWriteDeadline(now time.Time) {
 	if !a.noDeadline && a.pace.extensionDue(now) {
 		a.setWriteDeadline(a.pace.nextDeadline(now))
 	}
 }
 
-// cutOffGrace is how long a client may still take what it has begun to take when its rights
-// have ended.
+// cutOffGrace is how long a client whose rights have ended may still take what was written.
 const cutOffGrace = time.Second
 
-// stopSending ends the answer: what waits for the client is given up, and nothing is added to what
-// was written. An answer that was not begun may still be, to say why. It is to be called
-// before the handler returns.
+// stopSending ends the answer from another goroutine: writes that wait for the client fail after
+// cutOffGrace, and nothing is added to what was written. An answer that has not begun may still
+// be written, to say why. It must be called before the handler returns.
 func (a *pacedResponse) stopSending() {
 	a.cutOff.Store(true)
 	_ = a.control.SetWriteDeadline(time.Now().Add(cutOffGrace))
 }
 
-// setWriteDeadline sets the end of the client's time, which cut does not let be put off.
+// setWriteDeadline sets the write deadline, except that stopSending wins. cutOff is checked
+// after setting, so that a concurrent stopSending is not overwritten.
 func (a *pacedResponse) setWriteDeadline(t time.Time) {
 	_ = a.control.SetWriteDeadline(t)
 	if a.cutOff.Load() {
@@ -187,8 +194,8 @@ func (a *pacedResponse) setWriteDeadline(t time.Time) {
 	}
 }
 
-// clearHTTP2Deadline ends the deadline of HTTP/2, which breaks a stream off that nobody writes to just
-// then. That of HTTP/1 does nothing before somebody writes.
+// clearHTTP2Deadline removes the deadline after a write. On HTTP/2 it would reset a stream that
+// is idle just then; on HTTP/1 it matters only to the next write, which sets its own.
 func (a *pacedResponse) clearHTTP2Deadline() {
 	if a.http2 && !a.noDeadline {
 		a.pace.lastExtended = time.Time{}
@@ -196,15 +203,15 @@ func (a *pacedResponse) clearHTTP2Deadline() {
 	}
 }
 
-// extendForFinalFlush gives the client its time for what net/http still holds of the answer.
+// extendForFinalFlush gives the client its time for what net/http still buffers of the answer.
 func (a *pacedResponse) extendForFinalFlush() {
 	if !a.noDeadline {
 		a.setWriteDeadline(a.pace.nextDeadline(time.Now()))
 	}
 }
 
-// flushSmallAnswer waits until the client has taken a small answer, which HTTP/2 would else wait for
-// when nothing of the request counts any more.
+// flushSmallAnswer sends what net/http still buffers while the request counts in the budgets: on
+// HTTP/2 the final flush waits for the client after the handler has returned.
 func (a *pacedResponse) flushSmallAnswer(r *http.Request) {
 	if x := preAuthRequestOf(r); x != nil {
 		x.flushed = true
@@ -214,25 +221,26 @@ func (a *pacedResponse) flushSmallAnswer(r *http.Request) {
 	}
 }
 
-// pacedBody is a request's body that must come at the least rate.
+// pacedBody is the body of a request, which must arrive at the minimum rate.
 type pacedBody struct {
 	io.ReadCloser
 	response *pacedResponse
 	pace     clientPace
-	started  bool // something was read
-	finished bool // nothing more comes
+	started  bool // at least one byte was asked for
+	finished bool // the body has ended, or failed
 	stopped  atomic.Bool
-	bodyErr  error // why what came is no whole body
+	bodyErr  error // set if the body is malformed or incomplete
 }
 
-// stopReading ends the reading of the body, now and for ever.
+// stopReading makes the current read and all later ones fail, from any goroutine.
 func (b *pacedBody) stopReading() {
 	b.stopped.Store(true)
 	_ = b.response.control.SetReadDeadline(time.Now())
 }
 
-// stopReadingAfter calls cut when ctx ends. stop must be called before the handler returns: the
-// connection is not the request's any more then.
+// stopReadingAfter calls stopReading when ctx ends. The caller must call stop before the handler
+// returns, which waits for a stopReading under way: after that the connection belongs to the
+// next request.
 func (b *pacedBody) stopReadingAfter(ctx context.Context) (stop func()) {
 	cut := make(chan struct{})
 	undo := context.AfterFunc(ctx, func() {
@@ -246,23 +254,24 @@ func (b *pacedBody) stopReadingAfter(ctx context.Context) (stop func()) {
 	}
 }
 
-// partlyRead reports whether the client is in the middle of a body of HTTP/1.
+// partlyRead reports whether the client is still sending a body over HTTP/1.
 func (b *pacedBody) partlyRead() bool {
 	return b.started && !b.finished && !b.response.http2 && !b.stopped.Load()
 }
 
-// discardRest takes what the client still sends until it has understood, for a while.
+// discardRest reads and drops what the client still sends, for discardTime at most.
 func (b *pacedBody) discardRest() {
 	_ = b.response.control.SetReadDeadline(time.Now().Add(discardTime))
 	_, _ = io.Copy(io.Discard, b.ReadCloser)
 }
 
-// discardTime is how long a client may go on to send what was refused.
+// discardTime is how long a client may go on sending after a refusal: closing earlier would
+// reset the connection before the client has read the answer.
 const discardTime = 3 * time.Second
 
-// newPacedBody bounds the time that the client has to send the body. It is to be called
-// before anything else is done: net/http itself reads what a handler has left of a
-// body, and would wait for it.
+// newPacedBody puts the body of r under the minimum rate. It comes before anything else is done
+// with the request: net/http itself reads what a handler leaves of a body, and would wait for it
+// without a deadline.
 func newPacedBody(a *pacedResponse, r *http.Request) *pacedBody {
 	b := &pacedBody{ReadCloser: r.Body, response: a, pace: clientPace{minRate: a.pace.minRate, grace: a.pace.grace}}
 	if r.Body == http.NoBody {
@@ -273,14 +282,15 @@ func newPacedBody(a *pacedResponse, r *http.Request) *pacedBody {
 	return b
 }
 
+// extendReadDeadline gives the client its time for the next read.
 func (b *pacedBody) extendReadDeadline(now time.Time) {
 	if b.pace.extensionDue(now) {
 		_ = b.response.control.SetReadDeadline(b.pace.nextDeadline(now))
 	}
 }
 
-// clearReadDeadline lifts the deadline: net/http reads on, to notice when the client goes away, and
-// would take the end of the time for that.
+// clearReadDeadline removes the deadline at the end of the body: net/http goes on reading to
+// notice a disconnect, and would take a timeout for one.
 func (b *pacedBody) clearReadDeadline() { _ = b.response.control.SetReadDeadline(time.Time{}) }
 
 func (b *pacedBody) Read(p []byte) (int, error) {
@@ -301,8 +311,8 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// translateReadError is what a handler gets to see of an error of net/http. It matches none of the
-// errors of the server's own reads, such as io.ErrUnexpectedEOF, which are retried, or
+// translateReadError maps an error of net/http to one for the handler. The result matches none
+// of the errors of the server's own reads, such as io.ErrUnexpectedEOF, which are retried or
 // taken for the end of a source.
 func (b *pacedBody) translateReadError(err error) error {
 	var ne net.Error
@@ -310,18 +320,19 @@ func (b *pacedBody) translateReadError(err error) error {
 	case errors.As(err, &ne) && ne.Timeout() && b.stopped.Load():
 		return context.Canceled
 	case errors.As(err, &ne) && ne.Timeout():
-		return &Error{Status: http.StatusRequestTimeout, Code: api.CodeTimeout, Message: "the body of the request came too slowly"}
+		return &Error{Status: http.StatusRequestTimeout, Code: api.CodeTimeout, Message: "the body of the request arrived too slowly"}
 	case errors.Is(err, io.ErrUnexpectedEOF) || ne != nil:
 		b.bodyErr = invalidBody("the request ended early")
 	default:
-		// It is about the encoding: chunks, their sizes and extensions, trailers.
+		// The transfer encoding: chunks, their sizes and extensions, trailers.
 		b.bodyErr = invalidBody("the body of the request is malformed: " + strings.TrimPrefix(err.Error(), "http: "))
 	}
 	return b.bodyErr
 }
 
-// causeOf returns why a request failed: net/http ends the context of a request whose body
-// breaks off before it says so of the body, and a handler may notice that first.
+// causeOf returns the error of the body if err is its consequence: net/http cancels the context
+// of a request whose body breaks off before it reports the body, so a handler may see
+// context.Canceled first.
 func (b *pacedBody) causeOf(err error) error {
 	if b != nil && b.bodyErr != nil && errors.Is(err, context.Canceled) {
 		return b.bodyErr
@@ -329,11 +340,12 @@ func (b *pacedBody) causeOf(err error) error {
 	return err
 }
 
+// invalidBody returns the error for a body that is malformed or incomplete.
 func invalidBody(message string) error {
 	return newRefusal(api.CodeInvalidRequest, message)
 }
 
-// DisableWriteDeadline lifts the time that a client has for the answer, for streams that may rest.
+// DisableWriteDeadline exempts an answer from the minimum rate, for streams that may be idle.
 func DisableWriteDeadline(w http.ResponseWriter) {
 	if a, ok := w.(*pacedResponse); ok {
 		a.noDeadline = true

@@ -9,27 +9,28 @@ import (
 	"time"
 )
 
-// preAuthBudget bounds the memory of requests that no organisation's budget has (yet): those
-// whose caller is not known, and answers that refuse one. A client of HTTP/2 that takes no
-// answer keeps each of its requests, and more of them than it could have connections.
-// Where all have too much, the connection that has most is closed.
+// preAuthBudget bounds the memory of requests that are in no organisation's budget: those whose
+// caller is not authenticated yet, and answers that refuse one. An HTTP/2 client that reads no
+// answers keeps each of its requests alive, many per connection. When the budget is used up, the
+// connections with the most bytes are closed.
 type preAuthBudget struct {
 	maxBytes int64 // bytes
 
 	mu        sync.Mutex // guards what follows, and every conn's
 	usedBytes int64
-	conns     map[*clientConn]struct{} // those that have some
+	conns     map[*clientConn]struct{} // those with usedBytes > 0
 }
 
-// clientConn is a connection, for arrivals.
+// clientConn is a connection with its part of the preAuthBudget.
 type clientConn struct {
 	net.Conn
-	observer  connObserver // nil: nobody wants to know
+	observer  connObserver // nil: none
 	usedBytes int64
-	evicted   bool // by arrivals; what it has counts no more
+	evicted   bool // its bytes are refunded already
 }
 
-// connObserver is a listener's connection that wants to know of requests which were let in.
+// connObserver is a connection of a listener that counts its admitted requests; package server
+// has one to find idle connections.
 type connObserver interface {
 	RequestBegins()
 	RequestEnds()
@@ -37,7 +38,7 @@ type connObserver interface {
 
 type clientConnKey struct{}
 
-// ConnContext is for http.Server: it lets requests know their connection.
+// ConnContext is for http.Server.ConnContext: requests find their connection by it.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	inner := c
 	if t, ok := c.(*tls.Conn); ok {
@@ -47,7 +48,8 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, clientConnKey{}, &clientConn{Conn: c, observer: watch})
 }
 
-// closeAbruptly ends the connection without the last words of TLS, which would wait for the client.
+// closeAbruptly closes the connection below TLS: its close_notify would block on a client that
+// does not read.
 func (c *clientConn) closeAbruptly() {
 	if t, ok := c.Conn.(*tls.Conn); ok {
 		_ = t.NetConn().Close()
@@ -56,12 +58,12 @@ func (c *clientConn) closeAbruptly() {
 	_ = c.Conn.Close()
 }
 
-// preAuthRequest is a request that arrivals counts.
+// preAuthRequest is the part of one request in the budget.
 type preAuthRequest struct {
 	budget  *preAuthBudget
 	conn    *clientConn
-	bytes   int64 // bytes; 0: it counts no more
-	flushed bool  // its answer was sent as far as the client lets it
+	bytes   int64 // 0: released
+	flushed bool  // a route's handler has flushed the answer
 }
 
 type preAuthRequestKey struct{}
@@ -70,7 +72,8 @@ func newPreAuthBudget(most int64) *preAuthBudget {
 	return &preAuthBudget{maxBytes: most, conns: map[*clientConn]struct{}{}}
 }
 
-// chargeRequest counts a request of n bytes until leave. nil: its connection was closed.
+// chargeRequest counts n bytes for a request until release. It returns nil if the connection was
+// closed for it.
 func (a *preAuthBudget) chargeRequest(conn *clientConn, n int64) *preAuthRequest {
 	closed, ok := a.chargeOrEvict(conn, n)
 	for _, c := range closed {
@@ -82,8 +85,9 @@ func (a *preAuthBudget) chargeRequest(conn *clientConn, n int64) *preAuthRequest
 	return &preAuthRequest{budget: a, conn: conn, bytes: n}
 }
 
-// chargeOrEvict makes room by taking out what is to be closed: a part of all there is at once, as
-// many requests may wait for this.
+// chargeOrEvict counts n bytes and, if the budget is used up, evicts connections until an eighth
+// of it is free, which the caller then closes: many requests may be waiting for the lock, so
+// eviction is done in large steps. ok is false if conn itself was evicted.
 func (a *preAuthBudget) chargeOrEvict(conn *clientConn, n int64) (closed []*clientConn, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -105,7 +109,7 @@ func (a *preAuthBudget) chargeOrEvict(conn *clientConn, n int64) (closed []*clie
 	return closed, !conn.evicted
 }
 
-// largestConn returns the connection that has most. The caller holds mu, here and below.
+// largestConn returns the connection with the most bytes. The caller holds mu, here and below.
 func (a *preAuthBudget) largestConn() *clientConn {
 	var most *clientConn
 	for c := range a.conns {
@@ -116,6 +120,7 @@ func (a *preAuthBudget) largestConn() *clientConn {
 	return most
 }
 
+// refundConn returns n bytes of a connection.
 func (a *preAuthBudget) refundConn(c *clientConn, n int64) {
 	a.usedBytes -= n
 	if c.usedBytes -= n; c.usedBytes == 0 {
@@ -123,7 +128,7 @@ func (a *preAuthBudget) refundConn(c *clientConn, n int64) {
 	}
 }
 
-// release ends the counting: the request is over, or counts elsewhere.
+// release ends the counting: the request is over, or an organisation's budget has it.
 func (x *preAuthRequest) release() {
 	if x == nil {
 		return
@@ -136,8 +141,8 @@ func (x *preAuthRequest) release() {
 	x.bytes = 0
 }
 
-// markAdmitted ends the counting of a request that was let in. The connection has it until end
-// is called.
+// markAdmitted releases the bytes of a request that was admitted, and tells the observer that
+// its connection is in use until end is called.
 func (x *preAuthRequest) markAdmitted() (end func()) {
 	if x == nil || x.conn.observer == nil {
 		x.release()
@@ -148,14 +153,15 @@ func (x *preAuthRequest) markAdmitted() (end func()) {
 	return x.conn.observer.RequestEnds
 }
 
-// preAuthRequestOf returns what counts the request; nil where nobody does.
+// preAuthRequestOf returns the accounting of a request, nil if it did not come through
+// LimitPreAuth.
 func preAuthRequestOf(r *http.Request) *preAuthRequest {
 	x, _ := r.Context().Value(preAuthRequestKey{}).(*preAuthRequest)
 	return x
 }
 
-// LimitPreAuth counts the requests of h from their arrival on. It is for servers with
-// ConnContext.
+// LimitPreAuth counts the requests of h in the preAuthBudget from their arrival on. The server
+// must use ConnContext.
 func (c *Core) LimitPreAuth(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _ := r.Context().Value(clientConnKey{}).(*clientConn)
@@ -169,7 +175,7 @@ func (c *Core) LimitPreAuth(h http.Handler) http.Handler {
 		}
 		defer x.release()
 		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), preAuthRequestKey{}, x)))
-		if !x.flushed && r.ProtoMajor == 2 { // no route's: a redirection, say
+		if !x.flushed && r.ProtoMajor == 2 { // answered by the router, such as a redirect
 			ctl := http.NewResponseController(w)
 			_ = ctl.SetWriteDeadline(time.Now().Add(c.opts.Grace))
 			_ = ctl.Flush()
@@ -177,7 +183,7 @@ func (c *Core) LimitPreAuth(h http.Handler) http.Handler {
 	})
 }
 
-// requestMemorySize is what a request takes by itself, in bytes.
+// requestMemorySize estimates the memory that a request takes by itself, in bytes.
 func requestMemorySize(r *http.Request) int64 {
 	n := int64(requestBase + len(r.RequestURI))
 	for name, values := range r.Header {

@@ -7,25 +7,25 @@ import (
 	"time"
 )
 
-// Query reads the parameters of a request's query. The first error is kept, and none
-// of the values is to be used when Err returns it.
+// Query reads the parameters of a request's query. It keeps the first error, so that callers
+// check Err once, after all parameters; until then no value may be used.
 type Query struct {
 	values url.Values
 	known  []string
 	err    error
 }
 
-// Query parses the query strictly: broken escapes and repeated parameters are refused.
+// Query parses the query strictly: malformed escapes and repeated parameters are refused.
 func (r *Request) Query() *Query {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	q := &Query{values: values}
 	if err != nil {
-		q.err = invalidRequest("the query of the URL is not well-formed: %v", err)
+		q.err = invalidRequest("cannot parse the query of the URL: %v", err)
 	}
 	return q
 }
 
-// Err returns what was wrong with the parameters asked for, or that there are others.
+// Err returns what was wrong with the parameters that were read, or that there are others.
 func (q *Query) Err() error {
 	if q.err != nil {
 		return q.err
@@ -38,15 +38,15 @@ func (q *Query) Err() error {
 	return nil
 }
 
-// Has reports whether there is such a parameter.
+// Has reports whether the parameter was sent.
 func (q *Query) Has(name string) bool { return q.values.Has(name) }
 
-// String returns a parameter's value, "" when it is missing.
+// String returns the value of a parameter, empty if it is missing.
 func (q *Query) String(name string) string {
 	q.known = append(q.known, name)
 	v := q.values[name]
 	if len(v) > 1 && q.err == nil {
-		q.err = invalidRequest("the parameter %q stands %d times", name, len(v))
+		q.err = invalidRequest("the parameter %q occurs %d times; send it once", name, len(v))
 	}
 	if len(v) == 0 {
 		return ""
@@ -54,7 +54,7 @@ func (q *Query) String(name string) string {
 	return v[0]
 }
 
-// Required is String for what may not be missing.
+// Required is String for a parameter that must be sent.
 func (q *Query) Required(name string) string {
 	v := q.String(name)
 	if !q.values.Has(name) && q.err == nil {
@@ -63,7 +63,7 @@ func (q *Query) Required(name string) string {
 	return v
 }
 
-// Bool returns a flag, false when it is missing.
+// Bool returns the value of a flag, false if it is missing.
 func (q *Query) Bool(name string) bool {
 	switch v := q.String(name); {
 	case v == "true" || v == "1":
@@ -75,7 +75,7 @@ func (q *Query) Bool(name string) bool {
 	return false
 }
 
-// Int returns a number of at least low and at most high, or def when it is missing.
+// Int returns a number from low to high, or def if the parameter is missing.
 func (q *Query) Int(name string, def, low, high int64) int64 {
 	v := q.String(name)
 	if !q.values.Has(name) {
@@ -88,7 +88,7 @@ func (q *Query) Int(name string, def, low, high int64) int64 {
 	return n
 }
 
-// Time returns a time, zero when it is missing.
+// Time returns a time in RFC 3339, zero if the parameter is missing.
 func (q *Query) Time(name string) time.Time {
 	v := q.String(name)
 	if !q.values.Has(name) {

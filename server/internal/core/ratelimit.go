@@ -7,7 +7,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// rateLimiter bounds how many requests a key makes.
+// rateLimiter bounds how many requests per second a key makes, by a token bucket for each key.
 type rateLimiter struct {
 	rate  rate.Limit
 	burst int
@@ -16,11 +16,14 @@ type rateLimiter struct {
 	byKey map[string]*keyLimiter
 }
 
+// keyLimiter is the token bucket of one key.
 type keyLimiter struct {
 	*rate.Limiter
 	lastUsed time.Time
 }
 
+// newRateLimiter returns a limiter; perSecond 0 means no limit. The default burst is two
+// seconds' worth.
 func newRateLimiter(perSecond float64, burst int) *rateLimiter {
 	if perSecond > 0 && burst <= 0 {
 		burst = max(1, int(2*perSecond))
@@ -28,7 +31,8 @@ func newRateLimiter(perSecond float64, burst int) *rateLimiter {
 	return &rateLimiter{rate: rate.Limit(perSecond), burst: burst, byKey: map[string]*keyLimiter{}}
 }
 
-// allowRequest reports whether who may make one more request now, and else when.
+// allowRequest takes a token for a request of key who, or returns after what time there will be
+// one.
 func (l *rateLimiter) allowRequest(who string) (wait time.Duration, ok bool) {
 	if l.rate <= 0 {
 		return 0, true
@@ -50,8 +54,7 @@ func (l *rateLimiter) allowRequest(who string) (wait time.Duration, ok bool) {
 	return wait, wait == 0
 }
 
-// forgetIdleKeys drops the limits of keys that have not been used for so long that their
-// allowance is whole again.
+// forgetIdleKeys drops the buckets that must be full again.
 func (l *rateLimiter) forgetIdleKeys(now time.Time) {
 	if l.rate <= 0 {
 		return

@@ -13,14 +13,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/internal/api"
 	"github.com/volehq/vole/internal/budget"
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
-// Auth says how a route's caller is known.
+// Auth says which credential a route accepts and where the request carries it.
 type Auth int
 
 const (
@@ -30,63 +29,72 @@ const (
 	NoAuth
 )
 
-// Dialect is one way to speak to a server.
+// Dialect is one HTTP API of the server: its routes and the form of its errors.
 type Dialect struct {
 	Name     string
 	Routes   []*Route
-	Prefixes []string // beneath these, what is no route is refused in this dialect
-	// WriteError answers with an error.
+	Prefixes []string // unknown paths below these are refused in this dialect
+	// WriteError writes an error as clients of this dialect expect it.
 	WriteError func(w http.ResponseWriter, r *Request, err error)
 }
 
-// Route is one operation.
+// Route describes one operation: how it is reached, who may call it, what bounds apply to it,
+// and the function that carries it out. Routes are data, so that tests can compare them with
+// openapi.yaml.
 type Route struct {
 	Method, Path string // as http.ServeMux has them
 	Name         string // of the operation, for logs, metrics and the audit log
 	Auth         Auth
 	Scope        accounts.Scope // that the key must have
-	Changes      bool           // is recorded in the audit log
-	AuditFirst   bool           // is recorded before it is answered: it is about more than files
-	Stream       bool           // moves file content: bounded by MinRate, not by Timeout
-	Endless      bool           // ends when the client or the server does
+	Changes      bool           // gets an audit record
+	AuditFirst   bool           // the audit record is durable before the answer; for changes beyond files
+	Stream       bool           // moves file content: bounded by Options.MinRate instead of Timeout
+	Endless      bool           // a stream of events; ends only with the client or the server
 	MaxBody      int64          // most bytes of the body; 0: api.MaxJSON; negative: any, for content of files, which MaxFile bounds
-	DecodesBody  bool           // finds out itself how its body is compressed; others refuse Content-Encoding
-	OwnsBuffer   bool           // reads the body into memory that the route itself holds
-	Idempotent   bool           // heeds Idempotency-Key
-	// AnyServer: the route itself sees to it that what another server has done is not
-	// done again, so If-Instance does not matter.
+	DecodesBody  bool           // handles compressed bodies; others refuse Content-Encoding
+	OwnsBuffer   bool           // accounts for the memory of its body itself
+	Idempotent   bool           // answers a repeated Idempotency-Key from the cache
+	// AnyServer disables the check of If-Instance: the route itself prevents a second effect of
+	// a request that another server may have carried out.
 	AnyServer bool
 	Handle    func(w http.ResponseWriter, r *Request) error
 }
 
-// Request is a request whose caller is known and has the route's scope.
+// Request is a request whose caller is authenticated and has the scope of the route. Handlers
+// receive it after admission; it belongs to one goroutine, that of the handler.
 type Request struct {
 	*http.Request
 	Core   *Core
 	Caller *accounts.Principal // nil where NoAuth
 	ID     string
 
-	Audit   accounts.AuditRecord // handlers fill in what they act on
-	Changes bool                 // is recorded, though not all requests of the route are
+	Audit   accounts.AuditRecord // handlers set the volume, path and detail that they act on
+	Changes bool                 // record this request, on a route that is not recorded in general
 
-	clientCtx  context.Context // ends when the client goes away
+	clientCtx  context.Context // of the connection; ends when the client disconnects
 	route      *Route
 	org        *org
 	credential credential
 	rights     *Rights // nil where NoAuth
 	memory     *requestMemory
-	release    func() // ends what begin began; nil: it did not
-	rawBody    []byte // the body, once it was read; nil: it was not
+	release    func() // returns slot and memory; nil: the request got none
+	rawBody    []byte // the whole body, if it was read; else nil
 }
 
-// NewToken returns 128 random bits in a form that fits into URLs, and in which no words
-// appear by chance.
+// NewToken returns 128 random bits in hex. Hex needs no escaping in URLs and spells no words by
+// chance.
 func NewToken() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails
 	return hex.EncodeToString(b)
 }
 
+// routeHandler wraps a route with all that every request needs: an id, the pace of its client,
+// metrics, recovery from panics, the audit record and the error in the form of the dialect. The
+// deferred function runs once, after the handler, whether it returned or panicked; the order
+// matters: outcome and audit record first (nothing is answered before them where AuditFirst is
+// set, since small answers are still in net/http's buffer), then the release of memory and
+// slots.
 func (c *Core) routeHandler(d *Dialect, rt *Route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
 		start := time.Now()
@@ -115,17 +123,18 @@ func (c *Core) routeHandler(d *Dialect, rt *Route) http.Handler {
 		}()
 		if err := c.admitAndHandle(a, r, rt); err != nil {
 			if r.rights != nil && r.rights.Lost() != nil {
-				err = r.rights.Lost() // what it led to says less
+				err = r.rights.Lost() // the cause; err is its consequence
 			}
 			c.writeErrorOrAbort(d, a, r, a.body.causeOf(err))
 		}
 	})
 }
 
-// maxIdempotencyKey is the most bytes of an idempotency key.
+// maxIdempotencyKey is the longest accepted idempotency key, in bytes.
 const maxIdempotencyKey = 128
 
-// requestIDOf returns the id that the client or a proxy gave the request, or a new one.
+// requestIDOf returns the id that the client or a proxy set in the header, if it is short and
+// printable, or a new one.
 func requestIDOf(r *http.Request) string {
 	id := r.Header.Get(api.HeaderRequestID)
 	if id == "" || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' }) {
@@ -134,21 +143,24 @@ func requestIDOf(r *http.Request) string {
 	return id
 }
 
-// writeErrorOrAbort answers with an error, or breaks the answer off when it has begun.
+// writeErrorOrAbort writes an error answer. If part of the answer is already sent it marks the
+// response as aborted instead, and routeHandler then closes the connection. If the client is
+// still sending its body, the error is written first and the rest of the body is read for a
+// moment: closing at once would reset the connection and lose the answer.
 func (c *Core) writeErrorOrAbort(dia *Dialect, a *pacedResponse, r *Request, err error) {
 	if e := (*budget.Error)(nil); errors.As(err, &e) {
 		err = budgetRefusal(e)
 	}
 	d := c.describeRedacted(err)
 	c.logFailure(a, r, d)
-	// The tenant reads its audit log, too.
+	// Tenants can read their audit log, so it gets the redacted message too.
 	r.Audit.Detail = strings.TrimSpace(r.Audit.Detail + " " + d.message)
 	var own *Error
 	if errors.As(err, &own) && own.Retry > 0 {
 		a.Header().Set("Retry-After", RetryAfterSeconds(own.Retry))
 	}
 	if a.status != 0 {
-		// Part of an answer is out: only a broken connection tells the client.
+		// The status is already sent: only a broken connection tells the client.
 		a.aborted = true
 		return
 	}
@@ -156,7 +168,7 @@ func (c *Core) writeErrorOrAbort(dia *Dialect, a *pacedResponse, r *Request, err
 		dia.WriteError(a, r, d)
 		return
 	}
-	// The client is sending: if the connection were closed now it would not get the answer.
+	// The client is still sending. Without full duplex, closing now would lose the answer.
 	a.Header().Set("Connection", "close")
 	_ = a.control.EnableFullDuplex()
 	dia.WriteError(a, r, d)
@@ -164,9 +176,9 @@ func (c *Core) writeErrorOrAbort(dia *Dialect, a *pacedResponse, r *Request, err
 	a.body.discardRest()
 }
 
-// logFailure notes a request that failed under the id that its client is told: as an error
-// what no client can cause, as a warning what the server lacks, and for --log-level debug
-// what clients did wrong or gave up.
+// logFailure logs a failed request under the id that its client got: as an error if no client
+// can cause it, as a warning if the server lacks something, and at debug level if the client
+// erred, gave up, or was refused for load (there may be many of those).
 func (c *Core) logFailure(a *pacedResponse, r *Request, d *describedError) {
 	level := slog.LevelError
 	own := (*Error)(nil)
@@ -174,7 +186,7 @@ func (c *Core) logFailure(a *pacedResponse, r *Request, d *describedError) {
 	case d.status < http.StatusInternalServerError, r.clientCtx.Err() != nil:
 		level = slog.LevelDebug
 	case errors.As(d.err, &own) && own.Err == nil && (own.httpStatus() == http.StatusServiceUnavailable || own.httpStatus() == http.StatusInsufficientStorage):
-		level = slog.LevelDebug // turned away, maybe many of them
+		level = slog.LevelDebug // refused for load: there may be many
 	case errors.Is(d.err, driver.ErrQuota), errors.Is(d.err, driver.ErrUnsupported):
 		level = slog.LevelInfo
 	case d.status != http.StatusInternalServerError:
@@ -184,6 +196,8 @@ func (c *Core) logFailure(a *pacedResponse, r *Request, d *describedError) {
 		"begun", a.status != 0, "error", d.err)
 }
 
+// recordOutcome counts the request in the metrics, writes its audit record if it changed
+// something, and logs it at debug level.
 func (c *Core) recordOutcome(d *Dialect, rt *Route, a *pacedResponse, r *Request, start time.Time) {
 	took := time.Since(start)
 	c.metrics.observeRequest(d.Name, rt.Name, a.status, took, a.pace.bytesMoved)
@@ -197,16 +211,21 @@ func (c *Core) recordOutcome(d *Dialect, rt *Route, a *pacedResponse, r *Request
 	c.log.DebugContext(r.Context(), "request", "dialect", d.Name, "route", rt.Name, "org", org, "status", a.status, "took", took, "addr", r.ClientAddr())
 }
 
-// refusedForLoad reports whether the request came when there were too many: nothing was done
-// for it, and a record of each would cost more than the request, at the cost of all.
+// refusedForLoad reports whether the request was refused before it got a slot, because of a rate
+// or load limit. It had no effect, and a record of each would cost more than the request itself.
 func (r *Request) refusedForLoad(status int) bool {
 	return r.release == nil && (status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable)
 }
 
-// admitAndHandle lets the request pass, or says why not.
+// admitAndHandle is the one path of every request: it authorizes the caller, takes a slot and
+// memory, bounds body and time, watches the caller's rights, and runs the handler, behind the
+// idempotency cache if the request has a key.
+//
+// Order: authorization precedes all that costs memory, and the body is paced from the start,
+// because net/http itself reads what a handler leaves of a body.
 func (c *Core) admitAndHandle(a *pacedResponse, r *Request, rt *Route) error {
-	// A copy: net/http looks at the body of its own to tell whether the client still waits
-	// to be asked for it.
+	// A copy: net/http inspects the body of its own request to see whether the client still
+	// waits for 100 Continue.
 	r.Request = r.WithContext(r.Context())
 	a.body = newPacedBody(a, r.Request)
 	r.Body = a.body
@@ -217,11 +236,11 @@ func (c *Core) admitAndHandle(a *pacedResponse, r *Request, rt *Route) error {
 		return err
 	}
 	if r.Caller != nil {
-		leave, err := c.acquireSlotAndMemory(a, r, rt)
+		release, err := c.acquireSlotAndMemory(a, r, rt)
 		if err != nil {
 			return err
 		}
-		r.release = leave
+		r.release = release
 		defer r.cancelOnLostRights(a)()
 	}
 	limit := rt.MaxBody
@@ -237,24 +256,25 @@ func (c *Core) admitAndHandle(a *pacedResponse, r *Request, rt *Route) error {
 	if !rt.Stream && !rt.Endless {
 		ctx, cancel := context.WithTimeout(r.Context(), c.opts.Timeout)
 		defer cancel()
-		defer a.body.stopReadingAfter(ctx)() // who sends slowly does not look at ctx
+		defer a.body.stopReadingAfter(ctx)() // a blocked read does not see ctx
 		r.Request = r.WithContext(ctx)
 	}
 	if key := r.Header.Get(api.HeaderIdempotencyKey); rt.Idempotent && key != "" {
 		if len(key) > maxIdempotencyKey {
-			return invalidRequest("the header %s has %d bytes; at most %d", api.HeaderIdempotencyKey, len(key), maxIdempotencyKey)
+			return invalidRequest("the header %s has %d bytes; the limit is %d", api.HeaderIdempotencyKey, len(key), maxIdempotencyKey)
 		}
-		what, err := r.fingerprint()
+		fingerprint, err := r.fingerprint()
 		if err != nil {
 			return err
 		}
-		return c.idempotency.answerOnce(r, key, what, a, func() error { return rt.Handle(a, r) })
+		return c.idempotency.answerOnce(r, key, fingerprint, a, func() error { return rt.Handle(a, r) })
 	}
 	return rt.Handle(a, r)
 }
 
-// acquireSlotAndMemory counts a request, and takes memory for it, until leave is called.
-func (c *Core) acquireSlotAndMemory(a *pacedResponse, r *Request, rt *Route) (leave func(), err error) {
+// acquireSlotAndMemory takes a place in the concurrency limits (server, organisation, key) and
+// the base memory of the request. release returns both.
+func (c *Core) acquireSlotAndMemory(a *pacedResponse, r *Request, rt *Route) (release func(), err error) {
 	d := &c.opts.Descriptors
 	bounds := []concurrencyBound{
 		{"", d.Requests, errServerBusy}, {"org " + r.Caller.Org, d.OrgRequests, errKeyBusy}, {"key " + r.callerID(), d.KeyRequests, errKeyBusy},
@@ -262,34 +282,38 @@ func (c *Core) acquireSlotAndMemory(a *pacedResponse, r *Request, rt *Route) (le
 	if rt.Endless {
 		bounds = []concurrencyBound{{"endless org " + r.Caller.Org, d.OrgStreams, errKeyBusy}, {"endless key " + r.callerID(), maxKeyStreams, errKeyBusy}}
 	}
-	leave, err = c.concurrency.acquireSlot(r.Context(), r.Caller.Org, !rt.Endless && r.cheapToQueue(), bounds...)
+	releaseSlot, err := c.concurrency.acquireSlot(r.Context(), r.Caller.Org, !rt.Endless && r.cheapToQueue(), bounds...)
 	if err != nil {
 		return nil, err
 	}
-	return c.acquireMemory(a, r, rt, leave)
+	return c.acquireMemory(a, r, rt, releaseSlot)
 }
 
-// cheapToQueue reports whether the request costs little while it waits: HTTP/2 holds what comes
-// of a body meanwhile.
+// cheapToQueue reports whether the request holds little while it waits for a slot. HTTP/2
+// buffers the body of a waiting request; HTTP/1 leaves it in the socket.
 func (r *Request) cheapToQueue() bool {
 	return r.ProtoMajor == 1 || r.ContentLength >= 0 && r.ContentLength <= smallBodyAllowance
 }
 
-// acquireMemory takes memory for a request that was counted.
-func (c *Core) acquireMemory(a *pacedResponse, r *Request, rt *Route, left func()) (leave func(), err error) {
+// acquireMemory takes the base memory of a request that has a slot, and moves its accounting
+// from the pre-authentication budget to that of its organisation. releaseSlot runs at once if
+// there is no memory, else as part of release.
+func (c *Core) acquireMemory(a *pacedResponse, r *Request, rt *Route, releaseSlot func()) (release func(), err error) {
 	if r.memory, err = c.reserveBaseMemory(r, rt); err != nil {
-		left()
+		releaseSlot()
 		return nil, err
 	}
 	a.memory = r.memory
-	end := preAuthRequestOf(r.Request).markAdmitted() // it counts in the budget now
+	endOnConn := preAuthRequestOf(r.Request).markAdmitted() // from now on the organisation's budget has it
 	if r.Method == http.MethodGet && a.http2 {
-		_ = r.Body.Close() // nobody reads it, and HTTP/2 would hold it
+		_ = r.Body.Close() // it is never read, and HTTP/2 would buffer it
 	}
-	return func() { r.memory.releaseAll(); left(); end() }, nil
+	return func() { r.memory.releaseAll(); releaseSlot(); endOnConn() }, nil
 }
 
-// authorizeCaller finds out who makes the request, and whether they may.
+// authorizeCaller authenticates the caller, applies the rate of its key and checks the scope of
+// the route. It refuses with outcome_unknown a retry that was meant for another server
+// (If-Instance): only that server knows whether the first try had an effect.
 func (c *Core) authorizeCaller(a *pacedResponse, r *Request, rt *Route) error {
 	if rt.Auth == NoAuth {
 		return nil
@@ -311,24 +335,27 @@ func (c *Core) authorizeCaller(a *pacedResponse, r *Request, rt *Route) error {
 		return NeedsScope(rt.Scope)
 	}
 	if c.draining.Load() && !rt.Stream {
-		a.Header().Set("Connection", "close") // the next request is for another server
+		a.Header().Set("Connection", "close") // the client shall reconnect, to another server
 	}
 	if want := r.Header.Get(api.HeaderIfInstance); want != "" && want != c.instance && !rt.AnyServer {
 		return newRefusal(api.CodeOutcomeUnknown,
-			"another server had this request, and whether it did what was asked is not known; look, and ask again if need be")
+			"another server had this request, and it is unknown whether it was carried out; check, and repeat it if need be")
 	}
 	return nil
 }
 
+// noCredential is the error for a request without a credential. It matches
+// accounts.ErrUnauthenticated.
 type noCredential struct{}
 
 func (noCredential) Error() string { return "no API key: send the header Authorization: Bearer KEY" }
 func (noCredential) Unwrap() error { return accounts.ErrUnauthenticated }
 
-// ClientAddr is the client's address.
+// ClientAddr returns the IP address of the client: of the connection, or with Options.TrustProxy
+// the last one in X-Forwarded-For.
 func (r *Request) ClientAddr() string {
 	if r.Core.opts.TrustProxy {
-		// A proxy may add a header of its own to what a client sent.
+		// The last entry is the proxy's own; a client can send any others.
 		list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 		if last := strings.TrimSpace(list[len(list)-1]); last != "" {
 			return last
@@ -341,129 +368,8 @@ func (r *Request) ClientAddr() string {
 	return host
 }
 
-// openOrg finds the organisation of the caller.
-func (r *Request) openOrg() (*org, error) {
-	if r.org == nil {
-		o, err := r.Core.openOrg(r.Context(), r.Caller.Org)
-		if err != nil {
-			return nil, err
-		}
-		r.org = o
-	}
-	return r.org, nil
-}
-
-// Store returns the volumes of the caller's organisation: all of them, whether the key
-// may see them or not.
-func (r *Request) Store() (*vole.Store, error) {
-	o, err := r.openOrg()
-	if err != nil {
-		return nil, err
-	}
-	return o.store, nil
-}
-
-// callerID names the caller among those of all organisations: a person of an identity provider
-// may belong to several.
-func (r *Request) callerID() string { return r.Caller.Org + " " + r.Caller.KeyID }
-
-// Backend returns what is beneath Store.
-func (r *Request) Backend() (driver.Backend, error) {
-	o, err := r.openOrg()
-	if err != nil {
-		return nil, err
-	}
-	return o.backend, nil
-}
-
-// VisibleVolume returns the volume with that id, or else that name, if the caller may see it.
-func (r *Request) VisibleVolume(ref string) (*vole.Volume, error) {
-	store, err := r.Store()
-	if err != nil {
-		return nil, err
-	}
-	r.Audit.Volume, r.Audit.VolumeName = ref, ""
-	v, err := store.Get(r.Context(), ref)
-	if err != nil {
-		return nil, err
-	}
-	return v, r.CheckVisible(v.ID(), v.Name())
-}
-
-// Operation is the name of the operation.
+// Operation returns the name of the route.
 func (r *Request) Operation() string { return r.route.Name }
 
-// CheckVisible refuses a volume that the caller may not see, as if it were not there. Its name is for
-// the audit log: "" if it is not known.
-func (r *Request) CheckVisible(id, name string) error {
-	r.Audit.Volume, r.Audit.VolumeName = id, name
-	if !r.Caller.Sees(id) {
-		return vole.ErrNotFound
-	}
-	return nil
-}
-
-// AcquireFS returns the open files of a volume, which others use too. done must be called with
-// what came of it.
-func (r *Request) AcquireFS(ref string, readOnly bool) (fsys *vole.FS, done func(error), err error) {
-	o, err := r.openOrg()
-	if err != nil {
-		return nil, nil, err
-	}
-	if driver.IsID(ref) && r.Caller.Sees(ref) {
-		key := fsKey{ref, o.store.Caps().ReadOnly}
-		if x := o.fsCache.acquireCached(key); x != nil {
-			r.Audit.Volume, r.Audit.VolumeName = ref, x.name
-			return x.fs, func(err error) { o.fsCache.releaseFS(key, x, err) }, nil
-		}
-	}
-	v, err := r.VisibleVolume(ref)
-	if err != nil {
-		return nil, nil, err
-	}
-	// Whoever writes to a disk volume is alone, so those who read do not.
-	readOnly = readOnly && v.Info().Kind == vole.KindDisk || o.store.Caps().ReadOnly
-	return o.fsCache.acquireOrOpen(r.Context(), v, readOnly)
-}
-
-// WithFS calls fn with the open files of a volume.
-func (r *Request) WithFS(ref string, readOnly bool, fn func(*vole.FS) error) error {
-	fsys, done, err := r.AcquireFS(ref, readOnly)
-	if err != nil {
-		return err
-	}
-	err = fn(fsys)
-	done(err)
-	return err
-}
-
-// EvictVolume closes what this server has open of a volume for requests.
-func (r *Request) EvictVolume(volume string) {
-	if r.org != nil {
-		r.org.fsCache.evictVolume(volume)
-	}
-}
-
-// writeAuditRecord puts a change into the audit log.
-func (c *Core) writeAuditRecord(rt *Route, a *pacedResponse, r *Request) {
-	rec := r.Audit
-	rec.At, rec.Org, rec.KeyID, rec.KeyName = time.Now(), r.Caller.Org, r.Caller.KeyID, r.Caller.KeyName
-	rec.Action, rec.Addr, rec.RequestID, rec.Status = rt.Name, r.ClientAddr(), r.ID, a.status
-	if rec.VolumeName == "" && !driver.IsID(rec.Volume) {
-		rec.VolumeName = rec.Volume // one that there is not, or not yet
-	}
-	if a.aborted {
-		rec.Detail = strings.TrimSpace(rec.Detail + " (broken off)")
-	}
-	if rt.AuditFirst {
-		c.audit.writeNow(rec) // small answers are still in a buffer: nobody has seen it yet
-	} else {
-		c.audit.enqueueRecord(rec)
-	}
-	if a.status < http.StatusBadRequest && rec.Volume != "" {
-		c.Events.notifyChanged(r.Caller.Org, rec.Volume)
-	}
-}
-
-// RetryAfterSeconds is the header that says when to try again.
+// RetryAfterSeconds returns the value of a Retry-After header: whole seconds, rounded up.
 func RetryAfterSeconds(d time.Duration) string { return strconv.Itoa(int(d/time.Second) + 1) }

@@ -15,21 +15,23 @@ import (
 )
 
 const (
-	// rightsInterval is how often the rights of requests and sessions are asked for again.
+	// rightsInterval is how often the rights of requests and sessions are checked again. Two
+	// seconds are also how long accounts caches a key.
 	rightsInterval = 2 * time.Second
-	// rightsTimeout bounds one question.
+	// rightsTimeout bounds one check.
 	rightsTimeout = 5 * time.Second
-	// rightsConcurrency is how many credentials are asked about at the same time.
+	// rightsConcurrency is how many credentials are checked at the same time.
 	rightsConcurrency = 8
 )
 
-// credential is what a caller shows, and how.
+// credential is a secret and the way the request carried it. It is comparable: the rights of all
+// requests with the same credential are checked together.
 type credential struct {
 	auth   Auth
 	secret string
 }
 
-// credentialOf returns what a request shows.
+// credentialOf extracts the credential of a request as the route's Auth demands.
 func credentialOf(r *http.Request, how Auth) (credential, error) {
 	if how == HeaderAuth {
 		return credential{how, r.Header.Get("X-API-Key")}, nil
@@ -41,12 +43,13 @@ func credentialOf(r *http.Request, how Auth) (credential, error) {
 	return credential{how, token}, nil
 }
 
-// isProviderToken reports whether a credential is a token of the identity provider.
+// isProviderToken reports whether a credential is a JWT of the identity provider: keys have no
+// dots, JWTs have two.
 func (c *Core) isProviderToken(cred credential) bool {
 	return cred.auth == BearerAuth && c.opts.OIDC != nil && strings.Count(cred.secret, ".") == 2
 }
 
-// authenticate returns whom a credential stands for now.
+// authenticate returns the principal that a credential stands for now.
 func (c *Core) authenticate(ctx context.Context, cred credential) (*accounts.Principal, error) {
 	switch {
 	case cred.auth == VolumeAuth:
@@ -58,22 +61,24 @@ func (c *Core) authenticate(ctx context.Context, cred credential) (*accounts.Pri
 	return c.opts.Accounts.Authenticate(ctx, cred.secret)
 }
 
-// Rights are what a caller was let in with, for as long as a request or a session lasts.
-// They are asked for again every rightsInterval, once for all that share a credential, and
-// when less is left of them they end.
+// Rights are the rights that a request or session was admitted with. The watch of the server
+// asks for them again every rightsInterval, once for all that share a credential, and when they
+// have shrunk or ended it calls onLoss.
+//
+// Locks: mu is held while onLoss runs, so onLoss must not call Release.
 type Rights struct {
 	core *Core
 	cred credential
 	who  *accounts.Principal
 
-	lost atomic.Pointer[error] // why they ended; nil: they have not
+	lost atomic.Pointer[error] // why they ended; nil while they last
 
 	mu       sync.Mutex // held while onLoss runs; guards released
 	released bool
 	onLoss   func(why error) // called once, and not after Release
 }
 
-// Release ends the watch over the rights. onLoss does not run after it.
+// Release ends the watch. When it returns, onLoss neither runs nor will run.
 func (r *Rights) Release() {
 	r.mu.Lock()
 	r.released = true
@@ -81,7 +86,7 @@ func (r *Rights) Release() {
 	r.core.rightsWatch.unwatch(r)
 }
 
-// Lost returns why the rights ended, nil if they have not.
+// Lost returns why the rights ended, or nil.
 func (r *Rights) Lost() error {
 	if why := r.lost.Load(); why != nil {
 		return *why
@@ -89,12 +94,12 @@ func (r *Rights) Lost() error {
 	return nil
 }
 
-// Expires is when the rights end at the latest; zero: never.
+// Expires returns when the rights end at the latest, zero for never.
 func (r *Rights) Expires() time.Time { return r.who.Expires }
 
-// Reauthorize returns an error when the caller would not be let in any more. It costs a look
-// into the cache of keys, or nothing for tokens of an identity provider, whose signatures
-// the watch checks.
+// Reauthorize returns an error if the caller would no longer be admitted. It costs a lookup in
+// the cache of keys. Tokens of an identity provider are not verified again here (a signature
+// costs more); the watch does that.
 func (r *Rights) Reauthorize(ctx context.Context) error {
 	if why := r.Lost(); why != nil {
 		return why
@@ -108,17 +113,19 @@ func (r *Rights) Reauthorize(ctx context.Context) error {
 	return r.whyLost(r.core.authenticate(ctx, r.cred))
 }
 
+// isExpired reports whether the credential has passed its expiry.
 func (r *Rights) isExpired() bool {
 	return !r.who.Expires.IsZero() && !time.Now().Before(r.who.Expires)
 }
 
 var (
-	errExpired  = newRefusal(api.CodeUnauthenticated, "the key or token expired while the request was under way")
-	errNarrowed = newRefusal(api.CodeForbidden, "the rights of this key were narrowed while the request was under way; ask again")
+	errExpired  = newRefusal(api.CodeUnauthenticated, "the key or token expired during the request")
+	errNarrowed = newRefusal(api.CodeForbidden, "the rights of this key were reduced during the request; repeat it")
 )
 
-// whyLost tells what has become of the rights. A database that does not answer ends
-// nothing: a commit needs it too.
+// whyLost compares the result of a new authentication with the rights at admission and returns
+// why they are lost, nil if they are not. A database that does not answer ends nothing: no
+// change can commit without it either.
 func (r *Rights) whyLost(now *accounts.Principal, err error) error {
 	switch {
 	case errors.Is(err, accounts.ErrUnauthenticated):
@@ -131,7 +138,8 @@ func (r *Rights) whyLost(now *accounts.Principal, err error) error {
 	return nil
 }
 
-// rightsNarrowed reports whether now may less than was could.
+// rightsNarrowed reports whether now lacks a scope or a volume that was had, or belongs to
+// another organisation.
 func rightsNarrowed(was, now *accounts.Principal) bool {
 	if now.Org != was.Org || !now.Scopes.Has(was.Scopes) {
 		return true
@@ -142,7 +150,7 @@ func rightsNarrowed(was, now *accounts.Principal) bool {
 	return was.Volumes == nil || slices.ContainsFunc(was.Volumes, func(id string) bool { return !now.Sees(id) })
 }
 
-// reportLoss tells the owner that the rights are lost.
+// reportLoss calls onLoss, once and not after Release.
 func (r *Rights) reportLoss(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,9 +160,9 @@ func (r *Rights) reportLoss(why error) {
 	r.onLoss(why)
 }
 
-// rightsWatcher asks about the rights that are in use.
+// rightsWatcher holds the rights in use, by credential. Core.recheckRightsLoop checks them.
 type rightsWatcher struct {
-	wake chan struct{} // asks at once
+	wake chan struct{} // has room for one: starts a round now
 
 	mu           sync.Mutex // guards of
 	byCredential map[credential]map[*Rights]struct{}
@@ -164,20 +172,21 @@ func newRightsWatcher() *rightsWatcher {
 	return &rightsWatcher{wake: make(chan struct{}, 1), byCredential: map[credential]map[*Rights]struct{}{}}
 }
 
-// WatchRights begins a watch over the caller's rights that may outlast the request. Release
-// must be called on them, and not by onLoss.
+// WatchRights begins to watch the caller's rights, perhaps beyond the end of the request. The
+// caller must call Release on them, but not from onLoss.
 func (r *Request) WatchRights(onLoss func(why error)) *Rights {
-	x := &Rights{core: r.Core, cred: r.credential, who: r.Caller, onLoss: onLoss}
+	rights := &Rights{core: r.Core, cred: r.credential, who: r.Caller, onLoss: onLoss}
 	w := r.Core.rightsWatch
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.byCredential[x.cred] == nil {
-		w.byCredential[x.cred] = map[*Rights]struct{}{}
+	if w.byCredential[rights.cred] == nil {
+		w.byCredential[rights.cred] = map[*Rights]struct{}{}
 	}
-	w.byCredential[x.cred][x] = struct{}{}
-	return x
+	w.byCredential[rights.cred][rights] = struct{}{}
+	return rights
 }
 
+// unwatch removes rights from the table.
 func (w *rightsWatcher) unwatch(r *Rights) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -187,7 +196,7 @@ func (w *rightsWatcher) unwatch(r *Rights) {
 	}
 }
 
-// watchedCredentials returns those that are in use.
+// watchedCredentials returns a snapshot of the credentials in use.
 func (w *rightsWatcher) watchedCredentials() []credential {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -198,7 +207,7 @@ func (w *rightsWatcher) watchedCredentials() []credential {
 	return list
 }
 
-// rightsByCredential returns the rights that rest on a credential.
+// rightsByCredential returns a snapshot of the rights that rest on a credential.
 func (w *rightsWatcher) rightsByCredential(cred credential) []*Rights {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -209,7 +218,8 @@ func (w *rightsWatcher) rightsByCredential(cred credential) []*Rights {
 	return list
 }
 
-// RecheckRights has the watch ask now: something was revoked here.
+// RecheckRights makes the watch check now instead of at its next tick. Handlers call it after a
+// revocation.
 func (c *Core) RecheckRights() {
 	select {
 	case c.rightsWatch.wake <- struct{}{}:
@@ -217,7 +227,8 @@ func (c *Core) RecheckRights() {
 	}
 }
 
-// recheckRightsLoop asks about all rights in use until the server ends.
+// recheckRightsLoop checks all rights in use every rightsInterval until the server ends, at most
+// rightsConcurrency credentials at once. It owns the goroutines of one round and waits for them.
 func (c *Core) recheckRightsLoop() {
 	tick := time.NewTicker(rightsInterval)
 	defer tick.Stop()
@@ -241,7 +252,7 @@ func (c *Core) recheckRightsLoop() {
 	}
 }
 
-// recheckCredential asks about one credential, for all who have it.
+// recheckCredential authenticates one credential again and tells all that hold rights by it.
 func (c *Core) recheckCredential(cred credential) {
 	ctx, cancel := context.WithTimeout(c.lifetime, rightsTimeout)
 	defer cancel()
@@ -253,11 +264,11 @@ func (c *Core) recheckCredential(cred credential) {
 	}
 }
 
-// rightsKey is where a request's context has its Rights.
+// rightsKey is the key under which the context of a request has its Rights.
 type rightsKey struct{}
 
-// reauthorize returns an error when the request that ctx is of lost its rights. What is done
-// for no request may be done.
+// reauthorize returns an error if the request that ctx belongs to has lost its rights. Work that
+// belongs to no request, such as sweeps, is always allowed.
 func reauthorize(ctx context.Context) error {
 	if r, ok := ctx.Value(rightsKey{}).(*Rights); ok {
 		return r.Reauthorize(ctx)
@@ -265,8 +276,9 @@ func reauthorize(ctx context.Context) error {
 	return nil
 }
 
-// cancelOnLostRights lets the request go on for as long as its caller's rights last: when they end, its
-// context does, and what waits for the client is cut off.
+// cancelOnLostRights ties the request to the rights of its caller: when they end, its context is
+// canceled and its connection stops in both directions. release ends the watch before the
+// handler returns, since the connection is not the request's after that.
 func (r *Request) cancelOnLostRights(a *pacedResponse) (release func()) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	r.rights = r.WatchRights(func(why error) {
@@ -281,5 +293,5 @@ func (r *Request) cancelOnLostRights(a *pacedResponse) (release func()) {
 	}
 }
 
-// Reauthorize returns an error when the caller would not be let in any more.
+// Reauthorize returns an error if the caller would no longer be admitted.
 func (r *Request) Reauthorize() error { return r.rights.Reauthorize(r.Context()) }

@@ -12,16 +12,17 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// readFile answers with a file's bytes, or the ranges of them that are asked for.
+// readFile answers with the content of a file, or with the ranges that the request asks for.
 func readFile(w http.ResponseWriter, r *core.Request) error {
-	path, err := queryPath(r, lenientQuery(r))
+	path, err := pathParameter(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
 	return withFS(r, true, func(f *vole.FS) error {
 		h, err := f.Open(r.Context(), path, vole.OpenOptions{})
+		// SDKs expect status 400 for a directory.
 		if errors.Is(err, vole.ErrIsDir) {
-			return wrongTypeError("is_a_directory", "is a directory; only files are read")
+			return wrongTypeError("is_a_directory", "is a directory; only files can be read")
 		}
 		if err != nil {
 			return notDirAsNotExist(err)
@@ -31,6 +32,7 @@ func readFile(w http.ResponseWriter, r *core.Request) error {
 		if err != nil {
 			return err
 		}
+		// Browsers must neither guess a type nor show the file as a page of this server.
 		head := w.Header()
 		head.Set("Etag", fmt.Sprintf("\"%x-%x-%x-%x\"", e.Inode, e.Size, e.Mtime.UnixNano(), e.Ctime.UnixNano()))
 		head.Set("Content-Type", api.TypeBytes)
@@ -40,13 +42,12 @@ func readFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// writeFile makes a file of the body. Others see the old file or the new one, whole; a
-// new owner is set right after that. With force it replaces what is there, and makes missing
-// parents, which get the owner, too.
+// writeFile replaces a file by the body, atomically; a new owner is set right after that. With
+// force it replaces an existing file and makes missing parents, which get the same owner.
 func writeFile(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	force, m := q.Bool("force"), parseMetadata(q)
-	name, err := queryPath(r, q)
+	name, err := pathParameter(r, q)
 	if err != nil {
 		return err
 	}
@@ -60,10 +61,10 @@ func writeFile(w http.ResponseWriter, r *core.Request) error {
 				return err
 			}
 		}
-		_, err = f.WriteFrom(r.Context(), name, r.Body, vole.WriteOptions{Mode: m.modeOr(0), Exclusive: !force, Size: max(0, r.ContentLength)})
+		_, err = f.WriteFrom(r.Context(), name, r.Body, vole.WriteOptions{Mode: m.modeOrDefault(0), Exclusive: !force, Size: max(0, r.ContentLength)})
 		// Mode 0 asks WriteFrom for the usual one.
 		if err == nil && (m.setsOwner() || m.Mode != nil && *m.Mode == 0) {
-			err = m.applyTo(r.Context(), f, name)
+			err = m.applyToPath(r.Context(), f, name)
 		}
 		if err != nil {
 			return err
@@ -72,24 +73,23 @@ func writeFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// makeParentDirs makes the directories that a file is to be in, of the usual mode and the owner
-// that the file gets.
+// makeParentDirs makes the parents of a file, with the default mode and the owner of the file.
 func makeParentDirs(ctx context.Context, f *vole.FS, dir string, m metadata) error {
 	m.Mode = nil
 	made, err := makeDirAll(ctx, f, dir, m)
 	for _, d := range made {
 		if err == nil {
-			err = m.applyTo(ctx, f, d)
+			err = m.applyToPath(ctx, f, d)
 		}
 	}
 	if errors.Is(err, vole.ErrExists) || errors.Is(err, vole.ErrNotDir) {
-		return notDirAsNotExist(vole.ErrNotDir) // a file came in between
+		return notDirAsNotExist(vole.ErrNotDir) // a concurrent request made a file there
 	}
 	return err
 }
 
-// checkWritable says before the body is read what would keep it from being written: WriteFrom
-// looks at the end. missingParent: directories are to be made, which takes force.
+// checkWritable returns, before the body is read, the errors that WriteFrom would return after
+// it. missingParent means that directories must be made, which only force allows.
 func checkWritable(ctx context.Context, f *vole.FS, name string, force bool) (missingParent bool, err error) {
 	e, err := f.Lstat(ctx, name)
 	switch {
@@ -100,6 +100,7 @@ func checkWritable(ctx context.Context, f *vole.FS, name string, force bool) (mi
 	case !errors.Is(err, vole.ErrNotExist):
 		return false, notDirAsNotExist(err)
 	}
+	// Only a missing parent can be made; a file in its place cannot.
 	parent := path.Dir(name)
 	if parent == "." {
 		return false, nil

@@ -1,11 +1,10 @@
 // Package e2b speaks the dialect of E2B's volumes, so that the SDKs of E2B work against
 // a Vole server: point E2B_API_URL and E2B_VOLUME_API_URL at it.
 //
-// There are two planes. /volumes makes, lists and removes volumes, for who has an API
-// key in the header X-API-Key. Who makes or looks up a volume gets a token with it, and
-// the token opens /volumecontent/{id}/..., the files of that volume and of no other, for
-// a week and for as long as the key lives. What the token allows is what the key allows
-// at that moment: that of a read-only key reads.
+// There are two planes. /volumes creates, lists and removes volumes, with an API key in the
+// header X-API-Key. Creating or getting a volume returns a token, which opens the files of that
+// one volume under /volumecontent/{id}/... for a week, as long as the key lives. The token allows
+// what the key allows at that moment: the token of a read-only key reads.
 //
 // volumeID is the id of the volume, never its name. Paths are absolute in the volume and
 // modes are numbers: 420, not "0644". What stat, list and remove find at the end of a
@@ -33,17 +32,18 @@ const (
 	tokenTTL = 7 * 24 * time.Hour
 )
 
-// Dialect returns the routes.
+// Dialect returns the routes of both planes.
 func Dialect() *core.Dialect {
 	return &core.Dialect{Name: "e2b", Routes: append(volumeRoutes(), contentRoutes()...),
 		Prefixes: []string{volumesPath, volumesPath + "/", contentPath}, WriteError: writeError}
 }
 
+// contentRoutes are the routes of files, which need a volume token.
 func contentRoutes() []*core.Route {
 	const v = contentPath + "{volume}"
 	get := &core.Route{Method: "GET", Path: v + "/file", Name: "readFile", Scope: accounts.Read, Stream: true, Handle: readFile}
 	put := &core.Route{Method: "PUT", Path: v + "/file", Name: "writeFile", Scope: accounts.Write, Changes: true, Stream: true, MaxBody: -1, Handle: writeFile}
-	// Of trees, these two take their time.
+	// On large trees these two take long.
 	list := &core.Route{Method: "GET", Path: v + "/dir", Name: "listEntries", Scope: accounts.Read, Stream: true, Handle: listEntries}
 	remove := &core.Route{Method: "DELETE", Path: v + "/path", Name: "removeFile", Scope: accounts.Write, Changes: true, Stream: true, Handle: removePath}
 	routes := []*core.Route{
@@ -58,10 +58,11 @@ func contentRoutes() []*core.Route {
 	return routes
 }
 
-// writeError answers as the descriptions of the two planes say: in the one of volumes a
-// code is the number of the status, in that of content it is text.
+// writeError answers with an error in the form of its plane: code is the HTTP status as a number
+// for volumes, and text for content.
 func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	status, code, message := core.Describe(err)
+	// The plane of content has textual codes.
 	if strings.HasPrefix(r.URL.Path, contentPath) {
 		_ = core.WriteJSON(w, status, struct {
 			Code    string `json:"code"`
@@ -75,18 +76,18 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	}{status, message})
 }
 
-// withFS calls fn with the files of the volume whose token the request has.
+// withFS calls fn with the files of the volume of the token.
 func withFS(r *core.Request, readOnly bool, fn func(f *vole.FS) error) error {
 	id := r.PathValue("volume")
-	// Beside the id, Use takes names, and so must not be asked first.
+	// Checked first: WithFS also resolves names, and would tell by its error which exist.
 	if !r.Caller.Sees(id) {
 		return driver.Errorf(accounts.ErrUnauthenticated, "the token is for another volume")
 	}
 	return r.WithFS(id, readOnly, fn)
 }
 
-// lenientQuery is the request's query. SDKs of other versions send what is not known here, such
-// as recursive with a removal, so that is let pass.
+// lenientQuery returns the query without complaints about unknown parameters: SDKs of other
+// versions send some, such as recursive with a removal.
 func lenientQuery(r *core.Request) *core.Query {
 	q := r.Query()
 	for name := range r.URL.Query() {
@@ -95,9 +96,9 @@ func lenientQuery(r *core.Request) *core.Query {
 	return q
 }
 
-// queryPath is the path that the query names, in the form that drivers take. Errors are for
-// the log of changes, too, so it is noted before it is checked.
-func queryPath(r *core.Request, q *core.Query) (string, error) {
+// pathParameter returns the parameter path, cleaned. It is noted for the audit log before it is
+// checked, so that refused paths are recorded too.
+func pathParameter(r *core.Request, q *core.Query) (string, error) {
 	path := q.Required("path")
 	r.Audit.Path = path
 	if err := q.Err(); err != nil {
@@ -109,8 +110,7 @@ func queryPath(r *core.Request, q *core.Query) (string, error) {
 	return driver.CleanPath(path)
 }
 
-// notDirAsNotExist makes of an error that says that a parent is a file what it is to who looks
-// for a file: SDKs tell by the status 404 that there is none.
+// notDirAsNotExist maps ErrNotDir to ErrNotExist: SDKs test for status 404.
 func notDirAsNotExist(err error) error {
 	if errors.Is(err, vole.ErrNotDir) {
 		return driver.Errorf(vole.ErrNotExist, "no such file or directory: a parent is not a directory")
@@ -118,7 +118,7 @@ func notDirAsNotExist(err error) error {
 	return err
 }
 
-// wrongTypeError refuses to read a directory as a file, or the other way round.
+// wrongTypeError refuses to read a directory as a file, or to list a file.
 func wrongTypeError(code, message string) error {
 	return &core.Error{Status: http.StatusBadRequest, Code: code, Message: message}
 }

@@ -14,25 +14,28 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// jsonArray writes a JSON array piece by piece, however long it gets. Until the first pieces
-// go out, an error can still be answered as one; after that it breaks the answer off.
+// jsonArray writes a JSON array element by element. Until its buffer is flushed for the first
+// time, an error can still be answered with its status; after that it breaks the answer off.
 type jsonArray struct {
 	w       *bufio.Writer
 	enc     *json.Encoder
 	started bool
 }
 
+// newJSONArray begins an answer that is a JSON array.
 func newJSONArray(w http.ResponseWriter) *jsonArray {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	b := bufio.NewWriterSize(w, 32<<10)
+	// The encoder ends each element with a newline, which JSON allows between elements.
 	enc := json.NewEncoder(b)
 	enc.SetEscapeHTML(false)
 	return &jsonArray{w: b, enc: enc}
 }
 
+// addElement appends an element.
 func (a *jsonArray) addElement(v any) error {
 	sep := byte(',')
 	if !a.started {
@@ -44,6 +47,7 @@ func (a *jsonArray) addElement(v any) error {
 	return a.enc.Encode(v)
 }
 
+// closeArray ends the array and flushes it.
 func (a *jsonArray) closeArray() error {
 	tail := "]\n"
 	if !a.started {
@@ -56,18 +60,19 @@ func (a *jsonArray) closeArray() error {
 }
 
 const (
-	// maxDepth bounds how many directories one request has open.
+	// maxDepth bounds the depth of a listing, and so how many directories one request has open.
 	maxDepth = 100
-	// walkBatch is how many entries are held of each of them.
+	// walkBatch is how many entries of each open directory are in memory.
 	walkBatch = 256
-	// entryMemory is about what an entry takes beside its name, in bytes.
+	// entryMemory is what an entry takes without its name, in bytes.
 	entryMemory = 256
 )
 
+// listEntries answers with the entries of a directory, down to the given depth.
 func listEntries(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	depth := int(q.Int("depth", 1, 1, maxDepth))
-	path, err := queryPath(r, q)
+	path, err := pathParameter(r, q)
 	if err != nil {
 		return err
 	}
@@ -77,7 +82,7 @@ func listEntries(w http.ResponseWriter, r *core.Request) error {
 			return notDirAsNotExist(err)
 		}
 		if !e.Mode.IsDir() {
-			return wrongTypeError("not_a_directory", "not a directory; only directories are listed")
+			return wrongTypeError("not_a_directory", "not a directory; only directories can be listed")
 		}
 		out := newJSONArray(w)
 		if err := writeTree(r, f, path, depth, out); err != nil {
@@ -87,9 +92,9 @@ func listEntries(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// writeTree writes what a directory holds, and what its directories hold, depth levels in
-// all: each directory before its entries. Directories of up to walkBatch entries are in
-// order. What is removed meanwhile is left out.
+// writeTree writes the entries of a directory and of its subdirectories, depth levels in all,
+// each directory before its entries. Directories of up to walkBatch entries are sorted. Entries
+// that disappear meanwhile are left out.
 func writeTree(r *core.Request, f *vole.FS, dir string, depth int, out *jsonArray) error {
 	ctx := r.Context()
 	d, err := f.OpenDir(ctx, dir, vole.DirOptions{})
@@ -104,7 +109,7 @@ func writeTree(r *core.Request, f *vole.FS, dir string, depth int, out *jsonArra
 	for d != nil {
 		batch, err := readSortedBatch(ctx, d)
 		if errors.Is(err, io.EOF) {
-			// Nothing is kept open for the sake of what is beneath.
+			// The directory need not stay open while its subdirectories are written.
 			err = d.Close()
 			d = nil
 		}
@@ -118,8 +123,8 @@ func writeTree(r *core.Request, f *vole.FS, dir string, depth int, out *jsonArra
 	return nil
 }
 
-// writeTreeEntries writes a batch. It counts in the memory of the organisation for as long as
-// what is beneath it is written: a request may have one of each level.
+// writeTreeEntries writes one batch. Its memory is borrowed until everything below it is
+// written: a request may hold one batch for each level.
 func writeTreeEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entry, depth int, out *jsonArray) error {
 	size := int64(0)
 	for _, e := range batch {
@@ -139,21 +144,20 @@ func writeTreeEntries(r *core.Request, f *vole.FS, dir string, batch []vole.Entr
 		if err == nil && e.Mode.IsDir() && depth > 1 {
 			err = writeTree(r, f, path, depth-1, out)
 		}
-		if err != nil && !isGone(err) {
+		if err != nil && !isEntryGone(err) {
 			return err
 		}
 	}
 	return nil
 }
 
-// isGone reports whether err says that an entry is no longer what it was when its
-// directory was read.
-func isGone(err error) bool {
+// isEntryGone reports whether err means that an entry changed since its directory was read.
+func isEntryGone(err error) bool {
 	return errors.Is(err, vole.ErrNotExist) || errors.Is(err, vole.ErrNotDir)
 }
 
-// readSortedBatch reads up to walkBatch entries, in order. The error is io.EOF with the last
-// ones.
+// readSortedBatch reads up to walkBatch entries and sorts them. The error is io.EOF with the
+// last ones.
 func readSortedBatch(ctx context.Context, d *vole.Dir) (batch []vole.Entry, err error) {
 	for len(batch) < walkBatch && err == nil {
 		var part []vole.Entry
@@ -164,6 +168,7 @@ func readSortedBatch(ctx context.Context, d *vole.Dir) (batch []vole.Entry, err 
 	return batch, err
 }
 
+// joinPath joins a directory and a name in the form that drivers take, where the root is ".".
 func joinPath(dir, name string) string {
 	if dir == "." {
 		return name

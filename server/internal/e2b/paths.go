@@ -17,7 +17,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// wireEntry is a file, directory or link as clients see it.
+// wireEntry is a file, directory or link in answers.
 type wireEntry struct {
 	Name   string    `json:"name"`
 	Path   string    `json:"path"`
@@ -32,7 +32,7 @@ type wireEntry struct {
 	Target string    `json:"target,omitempty"` // of a link
 }
 
-// describeEntry returns the description of what Lstat found at path.
+// describeEntry returns the wire form of what Lstat found at path.
 func describeEntry(ctx context.Context, f *vole.FS, path string, e vole.Entry) (wireEntry, error) {
 	x := api.FromEntry(e) // times, among others, that JSON can hold
 	out := wireEntry{Name: x.Name, Path: driver.RootedPath(path), Type: "unknown", Size: e.Size, Mode: filemode.Perm(e.Mode),
@@ -46,7 +46,7 @@ func describeEntry(ctx context.Context, f *vole.FS, path string, e vole.Entry) (
 	case api.Symlink:
 		out.Type = "symlink"
 		target, err := f.Readlink(ctx, path)
-		if err != nil && !errors.Is(err, vole.ErrInvalid) { // that: it is no link any more
+		if err != nil && !errors.Is(err, vole.ErrInvalid) { // ErrInvalid: it is no longer a link
 			return out, err
 		}
 		out.Target = target
@@ -54,7 +54,7 @@ func describeEntry(ctx context.Context, f *vole.FS, path string, e vole.Entry) (
 	return out, nil
 }
 
-// answerEntry describes what is at path to the client.
+// answerEntry answers with the description of what is at path.
 func answerEntry(w http.ResponseWriter, r *core.Request, f *vole.FS, status int, path string) error {
 	e, err := f.Lstat(r.Context(), path)
 	if err != nil {
@@ -67,7 +67,7 @@ func answerEntry(w http.ResponseWriter, r *core.Request, f *vole.FS, status int,
 	return core.WriteJSON(w, status, out)
 }
 
-// metadata is what a client wants to have set; nil stays as it is.
+// metadata is the owner and mode that a client sets; nil keeps the old value.
 type metadata struct {
 	UID  *int64 `json:"uid"`
 	GID  *int64 `json:"gid"`
@@ -75,7 +75,7 @@ type metadata struct {
 }
 
 const (
-	maxID   = math.MaxUint32 - 1 // one more would mean to keep it
+	maxID   = math.MaxUint32 - 1 // chown(2) takes the next one for "keep"
 	maxMode = 0o7777
 )
 
@@ -94,7 +94,7 @@ func parseMetadata(q *core.Query) metadata {
 	return m
 }
 
-// checkRanges refuses what cannot be set.
+// checkRanges returns an error for values that cannot be set.
 func (m metadata) checkRanges() error {
 	for _, id := range []*int64{m.UID, m.GID} {
 		if id != nil && (*id < 0 || *id > maxID) {
@@ -107,20 +107,22 @@ func (m metadata) checkRanges() error {
 	return nil
 }
 
-// modeOr returns the mode, or def.
-func (m metadata) modeOr(def fs.FileMode) fs.FileMode {
+// modeOrDefault returns the mode, or def if none is set.
+func (m metadata) modeOrDefault(def fs.FileMode) fs.FileMode {
 	if m.Mode == nil {
 		return def
 	}
 	return filemode.Go(uint32(*m.Mode))
 }
 
+// setsOwner reports whether owner or group is set.
 func (m metadata) setsOwner() bool { return m.UID != nil || m.GID != nil }
 
-// applyTo sets owner and mode of what is at path. The owner comes first: a change of it
-// takes setuid bits away.
-func (m metadata) applyTo(ctx context.Context, f *vole.FS, path string) error {
+// applyToPath sets owner and mode of what is at path. The owner comes first: changing it clears the
+// setuid bits.
+func (m metadata) applyToPath(ctx context.Context, f *vole.FS, path string) error {
 	if m.setsOwner() {
+		// -1 keeps the old value.
 		uid, gid := -1, -1
 		if m.UID != nil {
 			uid = int(*m.UID)
@@ -133,21 +135,23 @@ func (m metadata) applyTo(ctx context.Context, f *vole.FS, path string) error {
 		}
 	}
 	if m.Mode != nil {
-		return f.Chmod(ctx, path, m.modeOr(0))
+		return f.Chmod(ctx, path, m.modeOrDefault(0))
 	}
 	return nil
 }
 
+// statPath answers with the metadata of a path, of a symbolic link itself.
 func statPath(w http.ResponseWriter, r *core.Request) error {
-	path, err := queryPath(r, lenientQuery(r))
+	path, err := pathParameter(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
 	return withFS(r, true, func(f *vole.FS) error { return answerEntry(w, r, f, http.StatusOK, path) })
 }
 
+// setMetadata sets owner and mode of a path and answers with its new metadata.
 func setMetadata(w http.ResponseWriter, r *core.Request) error {
-	path, err := queryPath(r, lenientQuery(r))
+	path, err := pathParameter(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
@@ -167,17 +171,17 @@ func setMetadata(w http.ResponseWriter, r *core.Request) error {
 			// Chmod would follow it.
 			return driver.Errorf(vole.ErrInvalid, "a symbolic link has no mode of its own; set that of its target")
 		}
-		if err := m.applyTo(r.Context(), f, path); err != nil {
+		if err := m.applyToPath(r.Context(), f, path); err != nil {
 			return err
 		}
 		return answerEntry(w, r, f, http.StatusOK, path)
 	})
 }
 
-// removePath removes a file, a link, or a directory with all that it holds: SDKs have no
-// other way to say so.
+// removePath removes a file, a link, or a directory with everything in it: SDKs have no other
+// way to remove a tree.
 func removePath(w http.ResponseWriter, r *core.Request) error {
-	path, err := queryPath(r, lenientQuery(r))
+	path, err := pathParameter(r, lenientQuery(r))
 	if err != nil {
 		return err
 	}
@@ -195,12 +199,12 @@ func removePath(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// makeDir makes a directory. With force it makes the missing parents too, alike, and is
-// content when the directory is there, which then stays as it is.
+// makeDir makes a directory. With force it also makes missing parents, with the same owner and
+// mode, and leaves an existing directory as it is.
 func makeDir(w http.ResponseWriter, r *core.Request) error {
 	q := lenientQuery(r)
 	force, m := q.Bool("force"), parseMetadata(q)
-	path, err := queryPath(r, q)
+	path, err := pathParameter(r, q)
 	if err != nil {
 		return err
 	}
@@ -209,11 +213,11 @@ func makeDir(w http.ResponseWriter, r *core.Request) error {
 		if force {
 			made, err = makeDirAll(r.Context(), f, path, m)
 		} else {
-			err = f.Mkdir(r.Context(), path, m.modeOr(0o755))
+			err = f.Mkdir(r.Context(), path, m.modeOrDefault(0o755))
 		}
 		for _, dir := range made {
 			if err == nil && m.setsOwner() {
-				err = m.applyTo(r.Context(), f, dir)
+				err = m.applyToPath(r.Context(), f, dir)
 			}
 		}
 		if err != nil {
@@ -223,18 +227,20 @@ func makeDir(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// makeDirAll makes a directory and its missing parents, and returns them, parents first.
+// makeDirAll makes a directory and its missing parents, and returns those it made, parents
+// first, if they shall get an owner.
 func makeDirAll(ctx context.Context, f *vole.FS, dir string, m metadata) (made []string, err error) {
+	// MkdirAll would accept a link to a directory.
 	e, err := f.Lstat(ctx, dir)
 	if err == nil && !e.Mode.IsDir() {
 		return nil, vole.ErrExists
 	}
-	// Only who is to own them matters: modes are given when they are made.
+	// Only needed for the owner: MkdirAll sets the mode.
 	for p := dir; m.setsOwner() && errors.Is(err, vole.ErrNotExist); {
 		made = append(made, p)
 		p = path.Dir(p)
 		_, err = f.Lstat(ctx, p)
 	}
 	slices.Reverse(made)
-	return made, f.MkdirAll(ctx, dir, m.modeOr(0o755))
+	return made, f.MkdirAll(ctx, dir, m.modeOrDefault(0o755))
 }

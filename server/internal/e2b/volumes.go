@@ -9,6 +9,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
+// volumeRoutes are the routes of volumes, which need an API key.
 func volumeRoutes() []*core.Route {
 	routes := []*core.Route{
 		{Method: "POST", Path: volumesPath, Name: "createVolume", Scope: accounts.Write, Changes: true, AuditFirst: true, Handle: createVolume},
@@ -22,13 +23,14 @@ func volumeRoutes() []*core.Route {
 	return routes
 }
 
-// wireVolume is a volume as clients see it.
+// wireVolume is a volume in answers.
 type wireVolume struct {
 	ID    string `json:"volumeID"`
 	Name  string `json:"name"`
 	Token string `json:"token,omitempty"` // not in lists
 }
 
+// createVolume creates a volume and answers with a token for its files.
 func createVolume(w http.ResponseWriter, r *core.Request) error {
 	var in struct {
 		Name string `json:"name"`
@@ -52,15 +54,16 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	return answerVolume(w, r, http.StatusCreated, v)
 }
 
+// getVolume answers with a volume and a token for its files.
 func getVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := findVolume(r)
+	v, err := findVolumeByID(r)
 	if err != nil {
 		return err
 	}
 	return answerVolume(w, r, http.StatusOK, v)
 }
 
-// answerVolume describes a volume, with a new token for its files.
+// answerVolume answers with a volume and a new token for its files.
 func answerVolume(w http.ResponseWriter, r *core.Request, status int, v *vole.Volume) error {
 	token, err := r.Core.Options().Accounts.VolumeToken(r.Context(), r.Caller, v.ID(), tokenTTL)
 	if err != nil {
@@ -69,20 +72,21 @@ func answerVolume(w http.ResponseWriter, r *core.Request, status int, v *vole.Vo
 	return core.WriteJSON(w, status, wireVolume{v.ID(), v.Name(), token})
 }
 
-// findVolume returns the volume whose id the URL has. What cannot be an id is not there, as
-// SDKs expect.
-func findVolume(r *core.Request) (*vole.Volume, error) {
+// findVolumeByID returns the volume with the id of the URL. Names are not accepted: SDKs expect 404
+// for what is no id.
+func findVolumeByID(r *core.Request) (*vole.Volume, error) {
 	id := r.PathValue("volume")
 	if uuid.Validate(id) != nil {
 		return nil, vole.ErrNotFound
 	}
 	v, err := r.VisibleVolume(id)
 	if err == nil && v.ID() != id {
-		return nil, vole.ErrNotFound // that was its name
+		return nil, vole.ErrNotFound // it matched by name
 	}
 	return v, err
 }
 
+// listVolumes answers with the volumes that the key sees, without tokens.
 func listVolumes(w http.ResponseWriter, r *core.Request) error {
 	out := newJSONArray(w)
 	if err := r.EachVolume(func(i vole.Info) error { return out.addElement(wireVolume{ID: i.ID, Name: i.Name}) }); err != nil {
@@ -91,11 +95,13 @@ func listVolumes(w http.ResponseWriter, r *core.Request) error {
 	return out.closeArray()
 }
 
+// removeVolume removes a volume with its files.
 func removeVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := findVolume(r)
+	v, err := findVolumeByID(r)
 	if err != nil {
 		return err
 	}
+	// An open file system of requests would keep the volume in use.
 	r.EvictVolume(v.ID())
 	if err := v.Remove(r.Context()); err != nil {
 		return err

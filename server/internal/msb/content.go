@@ -9,7 +9,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// readFile streams a file, or the ranges of it that the request asks for.
+// readFile answers with the content of a file, or with the ranges that the request asks for.
 func (a *api) readFile(w http.ResponseWriter, r *core.Request) error {
 	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		h, err := f.Open(ctx, at, vole.OpenOptions{})
@@ -30,8 +30,7 @@ func (a *api) readFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// writeFile replaces a file by the body, with missing parents. When the body breaks off
-// the old file stays.
+// writeFile replaces a file by the body, atomically, and makes missing parents.
 func (a *api) writeFile(w http.ResponseWriter, r *core.Request) error {
 	return answerNoContent(w, a.withPathOfHeader(r, false, func(ctx context.Context, f *vole.FS, at string) error {
 		_, err := f.WriteFrom(ctx, at, r.Body, vole.WriteOptions{Size: max(0, r.ContentLength)})

@@ -16,16 +16,18 @@ const (
 )
 
 var errDefaultTaken = &core.Error{Status: http.StatusConflict, Code: codeTaken,
-	Message: "a volume that is not the default one is named " + defaultName + "; rename it"}
+	Message: "a volume other than the default one has the name " + defaultName + "; rename it"}
 
+// isDefaultVolume reports whether a volume is the default one: name and label must both match,
+// since users can have volumes of that name.
 func isDefaultVolume(i vole.Info) bool {
 	_, marked := i.Labels[defaultLabel]
 	return marked && i.Name == defaultName
 }
 
-// defaultVolume returns the default volume, and makes it where there is none: for a key
-// that may only read, too, since to clients it was always there. A key for a few volumes
-// gets it when it is one of them.
+// defaultVolume returns the default volume, and creates it if it is missing, even for a key that
+// may only read: to clients it has always existed. A key restricted to some volumes gets it only
+// if it is one of them.
 func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
 	store, err := r.Store()
 	if err != nil {
@@ -39,12 +41,14 @@ func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
 			a.core.Options().Log.Info("the default volume was made", "request", r.ID, "org", r.Caller.Org, "volume", v.ID())
 		}
 	}
+	// Ensure found a volume of that name without the label.
 	if errors.Is(err, vole.ErrExists) {
 		return nil, errDefaultTaken
 	}
 	if err != nil {
 		return nil, err
 	}
+	// A key restricted to other volumes must not learn whether the default one exists.
 	if err := r.CheckVisible(v.ID(), v.Name()); err != nil {
 		return nil, err
 	}
@@ -54,6 +58,7 @@ func (a *api) defaultVolume(r *core.Request) (*vole.Volume, error) {
 	return v, nil
 }
 
+// getDefaultVolume answers with the default volume.
 func (a *api) getDefaultVolume(w http.ResponseWriter, r *core.Request) error {
 	v, err := a.defaultVolume(r)
 	if err != nil {

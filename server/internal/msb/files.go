@@ -25,7 +25,7 @@ const (
 	headerRecursive = "X-Msb-File-Recursive"
 )
 
-// wireFile is a file or directory on the wire.
+// wireFile is a file or directory in answers.
 type wireFile struct {
 	Path       string     `json:"path"` // from the volume's root, with a leading slash
 	Kind       string     `json:"kind"`
@@ -38,6 +38,7 @@ type wireFile struct {
 	ModifiedAt *time.Time `json:"modified_at,omitempty"`
 }
 
+// toWireFile returns the wire form of an entry at a path.
 func toWireFile(at string, e vole.Entry) wireFile {
 	perm := filemode.Perm(e.Mode)
 	f := wireFile{Path: driver.RootedPath(at), Kind: "file", Size: e.Size, Mode: filemode.File | perm, UID: e.UID, GID: e.GID,
@@ -48,6 +49,7 @@ func toWireFile(at string, e vole.Entry) wireFile {
 	return f
 }
 
+// wireTime returns a time in UTC, nil for an unknown one.
 func wireTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -56,7 +58,8 @@ func wireTime(t time.Time) *time.Time {
 	return &t
 }
 
-// followLink describes what an entry leads to: itself, unless it is a link.
+// followLink returns the entry that a symbolic link leads to, and any other entry as it is. A
+// broken link stays a file of size 0, as this dialect has no links.
 func followLink(ctx context.Context, f *vole.FS, at string, e vole.Entry) (vole.Entry, error) {
 	if e.Mode.Type() != fs.ModeSymlink {
 		return e, nil
@@ -72,13 +75,13 @@ func followLink(ctx context.Context, f *vole.FS, at string, e vole.Entry) (vole.
 	return e, err
 }
 
-// invalidPath refuses a path.
+// invalidPath returns the dialect's error for a path.
 func invalidPath(err error) error {
 	_, _, message := core.Describe(err)
 	return &core.Error{Status: http.StatusBadRequest, Code: codePath, Message: message}
 }
 
-// cleanPath checks a path that a client sent.
+// cleanPath checks and cleans a path from a client.
 func cleanPath(p string) (string, error) {
 	if !utf8.ValidString(p) {
 		return "", invalidPath(invalidRequest("the path is not UTF-8"))
@@ -90,8 +93,8 @@ func cleanPath(p string) (string, error) {
 	return clean, nil
 }
 
-// decodeHeaderPath returns the path that a header holds: base64url without padding, one
-// spelling for each path.
+// decodeHeaderPath decodes a path from base64url without padding. Only the canonical encoding is
+// accepted, so each path has one spelling.
 func decodeHeaderPath(header string) (string, error) {
 	if len(header) > base64.RawURLEncoding.EncodedLen(driver.MaxPathLen) {
 		return "", invalidPath(invalidRequest("the path is longer than %d bytes", driver.MaxPathLen))
@@ -103,9 +106,9 @@ func decodeHeaderPath(header string) (string, error) {
 	return cleanPath(string(b))
 }
 
-// pathOfHeader returns the path that the request's header names and notes it. An empty
+// pathFromHeader returns the path in the request's header and notes it for the audit log. An empty
 // header is the root.
-func pathOfHeader(r *core.Request) (string, error) {
+func pathFromHeader(r *core.Request) (string, error) {
 	values := r.Header.Values(headerPath)
 	if len(values) != 1 {
 		return "", invalidRequest("send the path in one header %s, as base64url without padding", headerPath)
@@ -115,7 +118,7 @@ func pathOfHeader(r *core.Request) (string, error) {
 	return p, err
 }
 
-// withFS calls fn with the open files of the volume that the request's path names.
+// withFS calls fn with the files of the volume in the URL.
 func (a *api) withFS(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS) error) error {
 	id, err := a.resolveVolumeID(r)
 	if err != nil {
@@ -129,15 +132,16 @@ func (a *api) withFS(r *core.Request, readOnly bool, fn func(ctx context.Context
 	})
 }
 
-// withPathOfHeader is use for what acts on the path of the header.
+// withPathOfHeader is withFS for requests that act on the path in the header.
 func (a *api) withPathOfHeader(r *core.Request, readOnly bool, fn func(ctx context.Context, f *vole.FS, at string) error) error {
-	p, err := pathOfHeader(r)
+	p, err := pathFromHeader(r)
 	if err != nil {
 		return err
 	}
 	return a.withFS(r, readOnly, func(ctx context.Context, f *vole.FS) error { return fn(ctx, f, p) })
 }
 
+// statFile answers with the metadata of a path.
 func (a *api) statFile(w http.ResponseWriter, r *core.Request) error {
 	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		e, err := f.Lstat(ctx, at)
@@ -151,6 +155,7 @@ func (a *api) statFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// fileExists answers whether a path exists.
 func (a *api) fileExists(w http.ResponseWriter, r *core.Request) error {
 	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		is, err := f.Exists(ctx, at)
@@ -161,8 +166,7 @@ func (a *api) fileExists(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// listFiles writes the entries of a directory as they come, so that it takes the memory
-// of a few however many there are.
+// listFiles streams the entries of a directory, so that memory does not grow with their number.
 func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
 	return a.withPathOfHeader(r, true, func(ctx context.Context, f *vole.FS, at string) error {
 		d, err := f.OpenDir(ctx, at, vole.DirOptions{Sorted: true})
@@ -192,15 +196,17 @@ func (a *api) listFiles(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// listBatch is how many entries are read at a time.
 const listBatch = 512
 
-// entryStream writes {"entries":[...]}. Nothing is written before there is something to say, so
-// that a directory that cannot be read is an error with its status.
+// entryStream writes {"entries":[...]}. It writes nothing before the first entry or the end, so
+// that a directory that cannot be read is answered with an error and its status.
 type entryStream struct {
 	w   http.ResponseWriter
 	buf *bufio.Writer
 }
 
+// writeHead writes the header of the answer and begins the list.
 func (l *entryStream) writeHead() {
 	l.w.Header().Set("Content-Type", "application/json")
 	l.w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -209,6 +215,7 @@ func (l *entryStream) writeHead() {
 	_, _ = l.buf.WriteString(`{"entries":[`) // its errors come again with Flush
 }
 
+// addEntry appends an entry.
 func (l *entryStream) addEntry(f wireFile) error {
 	if l.buf == nil {
 		l.writeHead()
@@ -223,6 +230,7 @@ func (l *entryStream) addEntry(f wireFile) error {
 	return err
 }
 
+// finishList ends the list and flushes it.
 func (l *entryStream) finishList() error {
 	if l.buf == nil {
 		l.writeHead()
@@ -231,6 +239,7 @@ func (l *entryStream) finishList() error {
 	return l.buf.Flush()
 }
 
+// makeDir makes a directory and missing parents.
 func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
 	var in struct {
 		Path *string `json:"path"`
@@ -249,8 +258,8 @@ func (a *api) makeDir(w http.ResponseWriter, r *core.Request) error {
 	return answerNoContent(w, a.withFS(r, false, func(ctx context.Context, f *vole.FS) error { return f.MkdirAll(ctx, p, 0o755) }))
 }
 
-// removeFile removes a file or an empty directory, or with the header a whole tree. What
-// is not there is an error in either case.
+// removeFile removes a file or an empty directory, or with the header a tree. Removing what does
+// not exist is an error either way.
 func (a *api) removeFile(w http.ResponseWriter, r *core.Request) error {
 	recursive := false
 	switch v := strings.ToLower(r.Header.Get(headerRecursive)); v {
@@ -264,6 +273,7 @@ func (a *api) removeFile(w http.ResponseWriter, r *core.Request) error {
 		if !recursive {
 			return f.Remove(ctx, at)
 		}
+		// RemoveAll succeeds for a missing path; this dialect does not.
 		if _, err := f.Lstat(ctx, at); err != nil {
 			return err
 		}
@@ -271,19 +281,21 @@ func (a *api) removeFile(w http.ResponseWriter, r *core.Request) error {
 	}))
 }
 
+// copyFile copies a file or tree.
 func (a *api) copyFile(w http.ResponseWriter, r *core.Request) error {
 	return a.twoPathChange(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
 		return f.Copy(ctx, from, to, vole.CopyOptions{})
 	})
 }
 
+// renameFile renames a file or directory.
 func (a *api) renameFile(w http.ResponseWriter, r *core.Request) error {
 	return a.twoPathChange(w, r, func(ctx context.Context, f *vole.FS, from, to string) error {
 		return f.Rename(ctx, from, to, vole.RenameOptions{})
 	})
 }
 
-// twoPathChange handles a change with two paths, which are in the body.
+// twoPathChange runs a change that has two paths, from and to, in the body.
 func (a *api) twoPathChange(w http.ResponseWriter, r *core.Request, fn func(ctx context.Context, f *vole.FS, from, to string) error) error {
 	var in struct {
 		From *string `json:"from"`

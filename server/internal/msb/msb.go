@@ -36,7 +36,7 @@ func Dialect(c *core.Core) *core.Dialect {
 	put := changeRoute("PUT", files+"/content", "writeFile", a.writeFile)
 	remove := changeRoute("DELETE", files, "removeFile", a.removeFile)
 	copy := changeRoute("POST", files+"/copy", "copy", a.copyFile)
-	// Content, and large directories and trees, take the time they take.
+	// Bounded by the pace of the client: content, large directories and trees take long.
 	for _, rt := range []*core.Route{list, content, put, remove, copy} {
 		rt.Stream = true
 	}
@@ -58,20 +58,24 @@ func Dialect(c *core.Core) *core.Dialect {
 	}
 }
 
-// api is what the routes have beside the request.
+// api is the receiver of handlers that need the core.
 type api struct{ core *core.Core }
 
 type handler = func(w http.ResponseWriter, r *core.Request) error
 
+// readRoute returns a route that changes nothing.
 func readRoute(path, name string, do handler) *core.Route {
 	return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Read, Handle: do}
 }
 
+// changeRoute returns a route that changes something. Changes of volumes are in the audit log
+// before their answer; changes of files are recorded behind it.
 func changeRoute(method, path, name string, do handler) *core.Route {
+	// Changes of files are too many to wait for the audit log.
 	return &core.Route{Method: method, Path: path, Name: name, Auth: core.BearerAuth, Scope: accounts.Write, Changes: true, AuditFirst: !strings.Contains(path, "/files"), Handle: do}
 }
 
-// errorBody is the answer to a request that failed.
+// errorBody is the answer to a failed request.
 type errorBody struct {
 	Error wireError `json:"error"`
 }
@@ -86,6 +90,7 @@ type errorDetails struct {
 	RequestID string `json:"request_id"`
 }
 
+// writeError answers with an error as this dialect has it.
 func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	status, code, message := core.Describe(err)
 	if status == http.StatusUnauthorized {
@@ -94,8 +99,7 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	_ = core.WriteJSON(w, status, errorBody{wireError{wireCode(code, err), message, errorDetails{r.ID}}})
 }
 
-// wireCode translates a code of Vole to the one by which clients of the dialect know the
-// error. Those that it has no code for keep their own.
+// wireCode maps a code of Vole to that of the dialect. Codes without a counterpart are kept.
 func wireCode(code string, err error) string {
 	switch code {
 	case voleapi.CodeUnauthenticated:
@@ -105,7 +109,7 @@ func wireCode(code string, err error) string {
 	case voleapi.CodePathEscape:
 		return codePath
 	case voleapi.CodeInvalidRequest:
-		// What a file operation finds invalid is where it was asked to act.
+		// If a file operation has an invalid argument, it is the path.
 		if e := (*driver.Error)(nil); errors.As(err, &e) && e.Path != "" {
 			return codePath
 		}
@@ -118,7 +122,7 @@ const (
 	codeTaken = "name_already_exists"
 )
 
-// answerNoContent answers a change that there is nothing to say of.
+// answerNoContent answers a change that has nothing to say, unless err is set.
 func answerNoContent(w http.ResponseWriter, err error) error {
 	if err == nil {
 		w.WriteHeader(http.StatusNoContent)
@@ -126,6 +130,7 @@ func answerNoContent(w http.ResponseWriter, err error) error {
 	return err
 }
 
+// invalidRequest returns an error that matches vole.ErrInvalid.
 func invalidRequest(format string, args ...any) error {
 	return driver.Errorf(vole.ErrInvalid, format, args...)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// wireVolume is a volume on the wire.
+// wireVolume is a volume in answers.
 type wireVolume struct {
 	ID            string            `json:"id"`
 	Name          *string           `json:"name"` // null: the default volume
@@ -28,6 +28,7 @@ type wireVolume struct {
 	UpdatedAt     time.Time         `json:"updated_at"`
 }
 
+// toWireVolume returns the wire form of a volume.
 func toWireVolume(i vole.Info) wireVolume {
 	v := wireVolume{ID: i.ID, Name: &i.Name, Kind: "managed", Storage: "block", Status: "active",
 		Labels: map[string]string{}, CreatedAt: i.Created.UTC(), UpdatedAt: i.Updated.UTC()}
@@ -48,12 +49,13 @@ func toWireVolume(i vole.Info) wireVolume {
 	return v
 }
 
-// gibCapacity is a number of GiB of a body that may be missing, or null.
+// gibCapacity is a number of GiB in a body, which may be missing or null.
 type gibCapacity struct {
 	set  bool
 	size vole.Size // 0: null
 }
 
+// UnmarshalJSON accepts a positive number, perhaps with a fraction, or null.
 func (g *gibCapacity) UnmarshalJSON(b []byte) error {
 	g.set, g.size = true, 0
 	if string(b) == "null" {
@@ -61,8 +63,9 @@ func (g *gibCapacity) UnmarshalJSON(b []byte) error {
 	}
 	var n float64
 	if err := json.Unmarshal(b, &n); err != nil {
-		return errors.New("capacity_gib is no number")
+		return errors.New("capacity_gib is not a number")
 	}
+	// A float64 has 53 bits, so sizes beyond 8 PiB lose their last bytes.
 	bytes := math.Round(n * float64(vole.GiB))
 	if bytes < 1 || bytes >= math.MaxInt64 {
 		return errors.New("capacity_gib is out of range; write a positive number of GiB, or null for no limit")
@@ -71,16 +74,16 @@ func (g *gibCapacity) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// refuseDefaultLabel refuses the label by which the default volume is known.
+// refuseDefaultLabel refuses the label that marks the default volume.
 func refuseDefaultLabel(labels map[string]string) error {
 	if _, ok := labels[defaultLabel]; ok {
-		return invalidRequest("the label %q is the server's own; use another", defaultLabel)
+		return invalidRequest("the label %q is reserved; use another", defaultLabel)
 	}
 	return nil
 }
 
-// listVolumes answers with all volumes that the key may see, newest first. The default
-// one is always among those of a key that may see all.
+// listVolumes answers with all volumes that the key sees, newest first. The default volume is
+// always in the list of an unrestricted key; it is made if need be.
 func (a *api) listVolumes(w http.ResponseWriter, r *core.Request) error {
 	list, found := []wireVolume{}, r.Caller.Volumes != nil
 	err := r.EachVolume(func(i vole.Info) error {
@@ -103,6 +106,7 @@ func (a *api) listVolumes(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, list)
 }
 
+// createVolume creates a dir volume; its capacity is the quota.
 func createVolume(w http.ResponseWriter, r *core.Request) error {
 	var in struct {
 		Name     string            `json:"name"`
@@ -118,9 +122,9 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	if r.Caller.Volumes != nil {
 		return core.ErrForbidden // it could not see what it made
 	}
-	taken := &core.Error{Status: http.StatusConflict, Code: codeTaken, Message: "a volume has that name"}
+	taken := &core.Error{Status: http.StatusConflict, Code: codeTaken, Message: "a volume with that name already exists"}
 	if in.Name == defaultName {
-		return taken // whether it was made already or not
+		return taken // even if the default volume is not made yet
 	}
 	store, err := r.Store()
 	if err != nil {
@@ -137,7 +141,8 @@ func createVolume(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, toWireVolume(v.Info()))
 }
 
-// resolveVolumeID returns the id of the volume that the request's path names.
+// resolveVolumeID returns the id of the volume in the URL, where "default" stands for the
+// default volume.
 func (a *api) resolveVolumeID(r *core.Request) (string, error) {
 	id := strings.ToLower(r.PathValue("id"))
 	if id == defaultID {
@@ -147,15 +152,15 @@ func (a *api) resolveVolumeID(r *core.Request) (string, error) {
 		}
 		return v.ID(), nil
 	}
-	// What is no id would be taken for a name.
+	// VisibleVolume would take anything else for a name.
 	if !driver.IsID(id) {
 		return "", vole.ErrNotFound
 	}
 	return id, nil
 }
 
-// findVolume returns the volume that the request's path names.
-func (a *api) findVolume(r *core.Request) (*vole.Volume, error) {
+// findVolumeByID returns the volume in the URL.
+func (a *api) findVolumeByID(r *core.Request) (*vole.Volume, error) {
 	id, err := a.resolveVolumeID(r)
 	if err != nil {
 		return nil, err
@@ -170,8 +175,8 @@ func (a *api) findVolume(r *core.Request) (*vole.Volume, error) {
 	return v, nil
 }
 
-// updateVolume changes the capacity, replaces the labels, or both in one step. What the
-// body does not have stays.
+// updateVolume changes the capacity, replaces all labels, or both in one step. What is missing
+// in the body stays.
 func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
 	var in struct {
 		Labels   map[string]string `json:"labels"`
@@ -183,10 +188,11 @@ func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
 	if err := refuseDefaultLabel(in.Labels); err != nil {
 		return err
 	}
-	v, err := a.findVolume(r)
+	v, err := a.findVolumeByID(r)
 	if err != nil {
 		return err
 	}
+	// A missing capacity stays, null removes the quota of a dir volume.
 	var change vole.Update
 	switch {
 	case !in.Capacity.set:
@@ -198,8 +204,8 @@ func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
 		change.Quota = in.Capacity.size
 	}
 	change.SetLabels = in.Labels
-	// Who replaces the labels at the same time may add some between the look and the
-	// change: then those are removed too, so that the last one's remain and no mixture.
+	// A concurrent request may add labels between reading and changing them. Then those are
+	// removed too: the result is the labels of one request, never a mixture.
 	for {
 		change.RemoveLabels = nil
 		if in.Labels != nil {
@@ -215,7 +221,8 @@ func (a *api) updateVolume(w http.ResponseWriter, r *core.Request) error {
 	}
 }
 
-// keysNotIn returns the keys of have that are not in want, but for the server's own.
+// keysNotIn returns the keys of have that are not in want, except the label of the default
+// volume.
 func keysNotIn(have, want map[string]string) []string {
 	var list []string
 	for k := range have {
@@ -226,14 +233,16 @@ func keysNotIn(have, want map[string]string) []string {
 	return list
 }
 
+// removeVolume removes a volume. The default volume cannot be removed.
 func (a *api) removeVolume(w http.ResponseWriter, r *core.Request) error {
-	v, err := a.findVolume(r)
+	v, err := a.findVolumeByID(r)
 	if err != nil {
 		return err
 	}
 	if isDefaultVolume(v.Info()) {
 		return &core.Error{Status: http.StatusConflict, Code: "default_volume", Message: "the default volume cannot be removed; remove the files in it"}
 	}
+	// An open file system of requests would keep the volume in use.
 	r.EvictVolume(v.ID())
 	if err := v.Remove(r.Context()); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
+// adminRoutes are the routes of keys, the audit log and organisations.
 func (a *API) adminRoutes() []*core.Route {
 	return []*core.Route{
 		readRoute(api.Prefix+"/keys", "listKeys", adminScope, a.listKeys),
@@ -28,12 +29,14 @@ func (a *API) adminRoutes() []*core.Route {
 	}
 }
 
+// apiKey returns the wire form of a key.
 func apiKey(k accounts.Key) api.Key {
 	return api.Key{ID: k.ID, Org: k.Org, Name: k.Name, Scopes: apiScopes(k.Scopes), Volumes: k.Volumes, Created: k.Created, CreatedBy: k.CreatedBy,
 		Expires: k.Expires, Revoked: k.Revoked, LastUsed: k.LastUsed, Format: k.Format}
 }
 
-// requireAllVolumes refuses keys that are for some volumes only: what do does concerns all of them.
+// requireAllVolumes wraps a handler that concerns all volumes: keys restricted to some of them
+// are refused.
 func requireAllVolumes(do func(w http.ResponseWriter, r *core.Request) error) func(w http.ResponseWriter, r *core.Request) error {
 	return func(w http.ResponseWriter, r *core.Request) error {
 		if r.Caller.Volumes != nil {
@@ -43,8 +46,8 @@ func requireAllVolumes(do func(w http.ResponseWriter, r *core.Request) error) fu
 	}
 }
 
-// mayManageKey reports whether the caller may know of a key and revoke it: a caller who is for
-// some volumes only sees keys that are for no others.
+// mayManageKey reports whether the caller may see and revoke a key. A caller restricted to some
+// volumes manages the keys that reach none beyond those.
 func mayManageKey(r *core.Request, k accounts.Key) bool {
 	if r.Caller.Volumes == nil {
 		return true
@@ -52,6 +55,8 @@ func mayManageKey(r *core.Request, k accounts.Key) bool {
 	return k.Volumes != nil && !slices.ContainsFunc(k.Volumes, func(id string) bool { return !r.Caller.Sees(id) })
 }
 
+// listKeys answers with the keys of the organisation that the caller may manage, without
+// secrets.
 func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
 	list, err := a.core.Options().Accounts.Keys(r.Context(), r.Caller.Org)
 	if err != nil {
@@ -66,14 +71,17 @@ func (a *API) listKeys(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
+// createKey makes a key in the caller's organisation. A key cannot give more than its maker has:
+// scopes, volumes and expiry are bounded by the caller's.
 func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 	n, in, err := parseNewKey(r, r.Caller.Org)
 	if err != nil {
 		return err
 	}
 	if !r.Caller.Scopes.Has(n.Scopes) {
-		return &core.Error{Code: api.CodeForbidden, Message: "a key cannot give rights that it does not have"}
+		return &core.Error{Code: api.CodeForbidden, Message: "a key cannot grant rights that it lacks"}
 	}
+	// A restricted key makes keys with its own restriction by default.
 	if r.Caller.Volumes != nil && in.Volumes == nil {
 		in.Volumes = r.Caller.Volumes
 	}
@@ -87,7 +95,7 @@ func (a *API) createKey(w http.ResponseWriter, r *core.Request) error {
 	return a.createAndReturnKey(w, r, n, in)
 }
 
-// parseNewKey reads what key is to be made, but for its volumes.
+// parseNewKey reads from the body which key to make, except for its volumes.
 func parseNewKey(r *core.Request, org string) (n accounts.NewKey, in api.CreateKey, err error) {
 	if err := r.ReadJSON(&in, false); err != nil {
 		return n, in, err
@@ -107,7 +115,7 @@ func parseNewKey(r *core.Request, org string) (n accounts.NewKey, in api.CreateK
 	return accounts.NewKey{Org: org, Name: in.Name, Scopes: scope, Expires: expires, CreatedBy: r.Caller.KeyID, Format: in.Format}, in, err
 }
 
-// createAndReturnKey makes a key and shows its secret.
+// createAndReturnKey makes a key and answers with its secret, which is shown only this once.
 func (a *API) createAndReturnKey(w http.ResponseWriter, r *core.Request, n accounts.NewKey, in api.CreateKey) error {
 	if in.Volumes != nil && len(n.Volumes) == 0 {
 		return driver.Errorf(vole.ErrInvalid, "\"volumes\" is empty; leave it out for a key to all volumes")
@@ -120,10 +128,12 @@ func (a *API) createAndReturnKey(w http.ResponseWriter, r *core.Request, n accou
 	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret})
 }
 
-// createOrgKey lets an operator into an organisation. It is in the audit log of that, too.
+// createOrg makes an organisation and answers with its first admin key.
 func (a *API) createOrgKey(w http.ResponseWriter, r *core.Request) error {
 	org := r.PathValue("org")
 	r.Audit.Detail = org
+	// The operator's own rights bound only the scope operator: an operator key has none in the
+	// organisation.
 	n, in, err := parseNewKey(r, org)
 	if err != nil {
 		return err
@@ -151,12 +161,14 @@ func (a *API) createOrgKey(w http.ResponseWriter, r *core.Request) error {
 	return a.createAndReturnKey(w, r, n, in)
 }
 
+// orgNotFound returns the error for an organisation that does not exist.
 func orgNotFound(org string) error {
 	return core.NotFound("there is no organisation " + strconv.Quote(org))
 }
 
-// auditInOrg notes in the audit log of another organisation what an operator does to it,
-// before it is done. Who the operator is and where, is in the operator's own.
+// auditInOrg records in the audit log of another organisation what an operator is about to do to
+// it. It names neither the operator nor their address: those are in the operator's own audit
+// log.
 func (a *API) auditInOrg(r *core.Request, org, detail string) error {
 	if org == r.Caller.Org {
 		return nil
@@ -165,7 +177,8 @@ func (a *API) auditInOrg(r *core.Request, org, detail string) error {
 		Action: r.Operation(), Detail: detail, RequestID: r.ID, Status: http.StatusAccepted})
 }
 
-// removeOrg removes an organisation with all its keys.
+// removeOrg removes an organisation and revokes its keys. A retry after a lost answer finds no
+// organisation and still revokes the keys.
 func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	force := q.Bool("force")
@@ -175,11 +188,11 @@ func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 	org := r.PathValue("org")
 	r.Audit.Detail = org
 	if org == r.Caller.Org {
-		return driver.Errorf(vole.ErrInUse, "%q is the organisation of this key, which would end with it; use an operator key of another one", org)
+		return driver.Errorf(vole.ErrInUse, "%q is the organisation of this key, which would be revoked with it; use an operator key of another organisation", org)
 	}
 	err := a.core.Options().Organisations.RemoveOrg(r.Context(), org, force)
 	if errors.Is(err, vole.ErrNoSuch) {
-		// A first try may have come so far.
+		// A first try may have removed it already.
 		if err := a.core.Options().Accounts.RevokeOrg(r.Context(), org); err != nil {
 			return err
 		}
@@ -188,6 +201,8 @@ func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
+	// The organisation is gone: now end what this server has open, its keys, and the rights that
+	// rest on them.
 	a.core.ForgetOrg(org)
 	if err := a.core.Options().Accounts.RevokeOrg(r.Context(), org); err != nil {
 		return err
@@ -196,8 +211,8 @@ func (a *API) removeOrg(w http.ResponseWriter, r *core.Request) error {
 	return writeNoContent(w)
 }
 
-// boundKeyExpiry is when a new key ends: a key that ends makes none that outlives it. A token of
-// the identity provider is no key; its person makes keys that last.
+// boundKeyExpiry returns when a new key expires: not after the key that makes it. Tokens of the
+// identity provider are short-lived and do not count: their person may make keys that last.
 func boundKeyExpiry(who *accounts.Principal, wanted time.Time) (time.Time, error) {
 	if who.Expires.IsZero() || strings.HasPrefix(who.KeyID, "oidc:") {
 		return wanted, nil
@@ -207,11 +222,13 @@ func boundKeyExpiry(who *accounts.Principal, wanted time.Time) (time.Time, error
 	}
 	if wanted.After(who.Expires) {
 		return wanted, &core.Error{Code: api.CodeForbidden,
-			Message: "a key cannot make one that outlives it; this one ends at " + who.Expires.UTC().Format(time.RFC3339)}
+			Message: "a key cannot create one that outlives it; this key expires at " + who.Expires.UTC().Format(time.RFC3339)}
 	}
 	return wanted, nil
 }
 
+// revokeKey ends a key, its volume tokens, its sessions and its running requests. Without force,
+// the last key that can administer the organisation, or the last operator key, is kept.
 func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	force := q.Bool("force")
@@ -225,18 +242,20 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 		if err != nil {
 			return err
 		}
+		// Keys that the caller may not manage do not exist for it.
 		if !slices.ContainsFunc(list, func(k accounts.Key) bool { return k.ID == id && mayManageKey(r, k) }) {
 			return core.NotFound("there is no such key")
 		}
 	}
 	o := a.core.Options()
+	// Rights that the identity provider gives are not lost with a key.
 	opts := accounts.RevokeOptions{Force: force}
 	if o.OIDC != nil {
 		opts.Provider = o.OIDC.Gives(r.Caller.Org)
 	}
 	k, loss, err := o.Accounts.RevokeKey(r.Context(), r.Caller.Org, id, opts)
 	if last := (*accounts.LastKeyError)(nil); errors.As(err, &last) {
-		return &core.Error{Code: api.CodeLastKey, Message: last.Error() + "; make another first, or force it"}
+		return &core.Error{Code: api.CodeLastKey, Message: last.Error() + "; create another first, or force it"}
 	}
 	if driver.Classify(err).Err == driver.ErrNotExist {
 		return core.NotFound("there is no such key")
@@ -254,6 +273,8 @@ func (a *API) revokeKey(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
+// listAudit answers with one page of the audit log, newest first; a caller restricted to some
+// volumes gets the records of those.
 func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	limit, from := int(q.Int("limit", 100, 1, 1000)), q.String("cursor")
@@ -264,15 +285,17 @@ func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 	if from != "" {
 		var err error
 		if before, err = strconv.ParseInt(from, 10, 64); err != nil || before <= 0 {
-			return driver.Errorf(vole.ErrInvalid, "this is no cursor of the audit log")
+			return driver.Errorf(vole.ErrInvalid, "invalid cursor of the audit log; use the one of the previous page")
 		}
 	}
+	// Ids grow with time, so the id of the last record is the cursor.
 	list, err := a.core.Options().Accounts.Audit(r.Context(), r.Caller.Org, before, limit)
 	if err != nil {
 		return err
 	}
 	out := api.AuditPage{Records: []api.AuditRecord{}}
 	for _, x := range list {
+		// Left out after the query, so a page may be shorter than limit; Next still leads on.
 		if r.Caller.Volumes != nil && !r.Caller.Sees(x.Volume) {
 			continue
 		}
@@ -285,6 +308,7 @@ func (a *API) listAudit(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
+// listOrgs answers with the names of all organisations.
 func (a *API) listOrgs(w http.ResponseWriter, r *core.Request) error {
 	list, err := a.core.Options().Organisations.Orgs(r.Context())
 	if err != nil {

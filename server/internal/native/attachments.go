@@ -10,6 +10,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
+// attachmentRoutes are the routes of attachments.
 func (a *API) attachmentRoutes() []*core.Route {
 	return []*core.Route{
 		readRoute(api.Prefix+"/attachments", "listAttachments", readScope, a.listAttachments),
@@ -18,9 +19,11 @@ func (a *API) attachmentRoutes() []*core.Route {
 	}
 }
 
-// attachmentMemory is what an attachment takes in a list beside its texts, in bytes.
+// attachmentMemory is what an attachment takes in an answer without its texts, in bytes.
 const attachmentMemory = 512
 
+// listAttachments answers with the attachments of one volume, or of all that the caller sees.
+// Paths of the server's host are left out.
 func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	ref := q.String("volume")
@@ -50,7 +53,7 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 				return err
 			}
 			if i.HostPath {
-				i.Host = "" // no client of the API made it: that is the server's
+				i.Host = "" // made on the server's own host, not through the API
 			}
 			out.Attachments = append(out.Attachments, api.FromAttachment(i))
 		}
@@ -58,6 +61,9 @@ func (a *API) listAttachments(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
+// attachVolume attaches a volume under a session: an existing one of the caller, or a new one
+// that the answer names. The scope write is needed unless the attachment is read-only and
+// shared.
 func (a *API) attachVolume(w http.ResponseWriter, r *core.Request) error {
 	var in api.Attach
 	if err := r.ReadJSON(&in, false); err != nil {
@@ -93,7 +99,9 @@ func (a *API) attachVolume(w http.ResponseWriter, r *core.Request) error {
 		}
 		return err
 	}
+	// An open file system of requests would count as another user of a disk volume.
 	r.EvictVolume(v.ID())
+	// Attached through the session's store, so that the attachment belongs to the session.
 	of, err := s.store.Get(r.Context(), v.ID())
 	var att *vole.Attachment
 	if err == nil {
@@ -101,6 +109,8 @@ func (a *API) attachVolume(w http.ResponseWriter, r *core.Request) error {
 			Host: host, PID: in.Pid, Started: in.Started})
 	}
 	if err != nil {
+		// A session that was opened for this attachment alone ends with its failure: its client
+		// never learns its id.
 		a.uncountAttachment(s)
 		if in.Session == "" {
 			_ = a.endSession(s, false)
@@ -112,7 +122,8 @@ func (a *API) attachVolume(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusCreated, out)
 }
 
-// countAttachment counts an attachment among what its organisation has open.
+// countAttachment counts an attachment toward what its organisation has open. It is called
+// before the attachment is made.
 func (a *API) countAttachment(s *session) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -128,6 +139,7 @@ func (a *API) countAttachment(s *session) error {
 	return err
 }
 
+// uncountAttachment undoes countAttachment.
 func (a *API) uncountAttachment(s *session) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -137,15 +149,18 @@ func (a *API) uncountAttachment(s *session) {
 	}
 }
 
-// holderHost checks the name of the holder's host, which is that of the client by default.
+// holderHost returns the checked name of the holder's host, by default the address of the
+// client.
 func holderHost(r *core.Request, name string) (string, error) {
 	if name == "" {
 		name = r.ClientAddr()
-		name = name[:min(len(name), driver.MaxHostLen)] // a proxy may have been told anything
+		name = name[:min(len(name), driver.MaxHostLen)] // X-Forwarded-For may be of any length
 	}
 	return name, driver.ValidateHost(name)
 }
 
+// detachAttachment ends an attachment of a session, after making durable what was written under
+// it on this server.
 func (a *API) detachAttachment(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	id := q.Required("session")
@@ -157,10 +172,12 @@ func (a *API) detachAttachment(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	r.Audit.Detail = r.PathValue("attachment")
-	// What was written under it may still become durable.
+	// Afterwards the exclusive right is gone, and a flush would fail.
 	if err := a.syncAttachment(r.Context(), s, r.PathValue("attachment")); err != nil {
 		return err
 	}
+	// Only a live attachment of this session is counted here. Detaching one that has ended
+	// already succeeds.
 	held, err := s.backend.Holds(r.Context(), r.PathValue("attachment"))
 	if err == nil {
 		err = s.backend.Detach(r.Context(), r.PathValue("attachment"))
@@ -174,7 +191,8 @@ func (a *API) detachAttachment(w http.ResponseWriter, r *core.Request) error {
 	return writeNoContent(w)
 }
 
-// syncAttachment makes durable what a session wrote under one of its attachments.
+// syncAttachment makes durable what a session wrote through file systems opened under one of its
+// attachments.
 func (a *API) syncAttachment(ctx context.Context, s *session, attachment string) error {
 	var list []*sessionFS
 	a.mu.Lock()

@@ -20,11 +20,13 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// contentETag is the validator of a file's content: it differs whenever the file was changed.
+// contentETag identifies a version of a file's content: it differs after every change, by ctime
+// at least.
 func contentETag(e vole.Entry) string {
 	return fmt.Sprintf("\"%x-%x-%x-%x\"", e.Inode, e.Size, e.Mtime.UnixNano(), e.Ctime.UnixNano())
 }
 
+// readFile answers with the content of a file, or with the ranges that the request asks for.
 func (a *API) readFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -41,7 +43,8 @@ func (a *API) readFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// serveFile answers with what is asked for of an open file.
+// serveFile answers with an open file. Browsers are told to download it and not to guess its
+// type: a file must never run as a page of the server.
 func serveFile(w http.ResponseWriter, r *core.Request, h *vole.File) error {
 	e, err := h.Stat(r.Context())
 	if err != nil {
@@ -56,8 +59,8 @@ func serveFile(w http.ResponseWriter, r *core.Request, h *vole.File) error {
 	return errors.Join(core.NewFileSource(r.Context(), h, e.Size).ServeContent(c, r, e.Mtime), c.refusal)
 }
 
-// contentWriter keeps what http.ServeContent says when it refuses, to be said as an
-// error of the API.
+// contentWriter turns the refusals of http.ServeContent (412, 416), which are plain text, into
+// errors of the API. The body of a refusal is dropped.
 type contentWriter struct {
 	http.ResponseWriter
 	refusal error
@@ -84,11 +87,15 @@ func (c *contentWriter) Write(p []byte) (int, error) {
 	return c.ResponseWriter.Write(p)
 }
 
-// ReadFrom leaves it to the writer beneath how much is copied at once.
+// ReadFrom leaves the size of pieces to the writer below.
 func (c *contentWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.ResponseWriter, r) }
 
-var errRange = &core.Error{Code: api.CodeRangeNotSatisfiable, Message: "the file has nothing in that range; Content-Range has its size"}
+var errRange = &core.Error{Code: api.CodeRangeNotSatisfiable, Message: "the range lies outside the file; Content-Range has its size"}
 
+// writeFile replaces a file by the body, or makes it. The new content becomes visible as a whole
+// and only if the request is complete: its length, its digest (Repr-Digest) and the version of
+// the file that it replaces (If-Match, If-None-Match) are checked at the end of the body, before
+// the backend commits. A sparse body has its extents encoded in it.
 func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -101,14 +108,17 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	}
 	sparse := r.Header.Get("Content-Type") == api.TypeSparse
 	if sparse && !q.Has("size") {
-		return driver.Errorf(vole.ErrInvalid, "the parameter size is missing: the size of the sparse file")
+		return driver.Errorf(vole.ErrInvalid, "the parameter size is required: the size of the sparse file")
 	}
+	// The body must have exactly the announced size; with a length in the header that shows
+	// before a byte is read.
 	if !sparse && q.Has("size") {
 		if length = opts.Size; r.ContentLength >= 0 && r.ContentLength != length {
 			return lengthMismatch(r.ContentLength, length)
 		}
 	}
 	return a.withFS(r, false, func(f *vole.FS) error {
+		// If-None-Match: * is how HTTP says "only if it does not exist".
 		conditional := r.Header.Get("If-None-Match") == "*"
 		opts.Exclusive = opts.Exclusive || conditional
 		body, err := a.newCheckedBody(r, f, path, r.Body)
@@ -133,12 +143,13 @@ func (a *API) writeFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-var errPrecondition = &core.Error{Code: api.CodePreconditionFailed, Message: "the file is not as If-Match or If-None-Match wants it; read it again"}
+var errPrecondition = &core.Error{Code: api.CodePreconditionFailed, Message: "the file does not match If-Match or If-None-Match; read it again"}
 
-// newCheckedBody returns a body that fails at its end, before anything is replaced, when its
-// digest is not the one that the client sent, or the file there not the version meant. From
-// that look until end is called no other request replaces the file on this server: of
-// several that want the same version only one writes.
+// newCheckedBody returns a reader of body that fails at its end, before the backend replaces the
+// file, if the digest is not the announced one or the file is no longer the version of If-Match.
+// From that check until releaseLock, the caller holds the lock of the path, so that of several
+// concurrent writers with the same If-Match one succeeds. The lock is this server's: writers by
+// other servers are not excluded.
 func (a *API) newCheckedBody(r *core.Request, f *vole.FS, path string, body io.Reader) (*checkedBody, error) {
 	sum, want, err := parseReprDigest(r.Header.Values(api.HeaderDigest))
 	if err != nil {
@@ -166,42 +177,46 @@ func (a *API) newCheckedBody(r *core.Request, f *vole.FS, path string, body io.R
 	return &checkedBody{source: body, announced: -1, sum: sum, wantSum: want, checkVersion: fits, takeLock: turn}, nil
 }
 
+// checkedBody is the body of a write with its conditions. One request owns it.
 type checkedBody struct {
 	source       io.Reader
-	sum          hash.Hash // nil: not asked for
+	sum          hash.Hash // nil: no digest was sent
 	wantSum      []byte
 	received     int64
-	announced    int64 // that the client announced; -1: it did not
+	announced    int64 // expected length; -1: unknown
 	checkVersion func() error
 	takeLock     func() (end func(), err error)
-	unlock       func() // ends the turn; nil: it has not come
+	unlock       func() // releases the lock; nil: not taken yet
 }
 
-// lengthMismatch is the error for a body that has another length than the parameter size says.
+// lengthMismatch returns the error for a body whose length is not that of the parameter size.
 func lengthMismatch(came, announced int64) error {
 	return driver.Errorf(vole.ErrInvalid, "the body has %d bytes, and the parameter size says %d", came, announced)
 }
 
-// nextSparseData is d.NextData of a sparse body; its end is the end of the body.
+// nextSparseData is NextData of a sparse body. At the last extent it reads to the end of the
+// body, which runs the checks.
 func (b *checkedBody) nextSparseData(ctx context.Context, d *api.SparseDecoder) (off, n int64, err error) {
 	off, n, err = d.NextData(ctx)
 	if !errors.Is(err, io.EOF) {
 		return off, n, err
 	}
 	if more, err := fillBuffer(b, make([]byte, 1)); more > 0 {
-		return 0, 0, driver.Errorf(vole.ErrInvalid, "the sparse body goes on after its end")
+		return 0, 0, driver.Errorf(vole.ErrInvalid, "the sparse body continues after its last extent")
 	} else if err != nil {
 		return 0, 0, err
 	}
 	return 0, 0, io.EOF
 }
 
+// releaseLock releases the lock of the path, if the body has come to its end.
 func (b *checkedBody) releaseLock() {
 	if b.unlock != nil {
 		b.unlock()
 	}
 }
 
+// Read hashes and counts what it returns, and at the end runs the checks.
 func (b *checkedBody) Read(p []byte) (int, error) {
 	n, err := b.source.Read(p)
 	if b.sum != nil {
@@ -211,6 +226,8 @@ func (b *checkedBody) Read(p []byte) (int, error) {
 		return n, lengthMismatch(b.received, b.announced)
 	}
 	if errors.Is(err, io.EOF) {
+		// At the end of the body, in this order: digest, lock of the path, version of the file.
+		// The backend commits after this returns io.EOF.
 		if b.sum != nil && string(b.sum.Sum(nil)) != string(b.wantSum) {
 			return n, errDigest
 		}
@@ -227,9 +244,10 @@ func (b *checkedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-var errDigest = &core.Error{Code: api.CodeDigestMismatch, Message: "the bytes that arrived are not those of Repr-Digest; send them again"}
+var errDigest = &core.Error{Code: api.CodeDigestMismatch, Message: "the bytes received do not match Repr-Digest; send them again"}
 
-// parseReprDigest returns the hash that a Repr-Digest header (RFC 9530) asks for, nil if none.
+// parseReprDigest returns the hash and the expected sum that Repr-Digest headers (RFC 9530) ask
+// for, nil if there are none. Of several algorithms the first known one counts.
 func parseReprDigest(headers []string) (hash.Hash, []byte, error) {
 	if len(headers) == 0 {
 		return nil, nil, nil
@@ -258,8 +276,9 @@ func parseReprDigest(headers []string) (hash.Hash, []byte, error) {
 	return nil, nil, driver.Errorf(vole.ErrInvalid, "Repr-Digest has neither sha-256 nor sha-512")
 }
 
-// announcedSize is the size that a request tells of a file without a promise to keep to it. A
-// quota refuses few bytes soon enough without it, after what else there is to say.
+// announcedSize returns the size that a request announces for a file, as a hint for the quota:
+// the size header, or the length of a large body. For small bodies it returns 0: the quota
+// refuses those soon enough without it, after other errors that say more.
 func announcedSize(r *core.Request) int64 {
 	if n, err := strconv.ParseInt(r.Header.Get(api.HeaderSizeHint), 10, 64); err == nil && n > 0 && r.ContentLength < 0 {
 		return n

@@ -14,26 +14,31 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// presignedTTL is how long a presigned request is good: long enough for a chunk.
+// presignedTTL is how long a presigned request stays valid: enough for one chunk.
 const presignedTTL = 5 * time.Minute
 
-// directBackend is a backend whose bytes clients may move without the server.
+// directBackend is a backend whose bytes clients can move without the server, by presigned
+// requests to S3.
 type directBackend interface {
 	Locate(ctx context.Context, id, path string, off int64, ttl time.Duration) ([]bucket.Range, int64, error)
 	Reserve(ctx context.Context, parts []bucket.Part, ttl time.Duration) ([]bucket.Reserved, error)
 	CommitFile(ctx context.Context, id, path string, size int64, parts []bucket.Part, blobs []string, opts driver.WriteOptions, under driver.FSOptions) error
 }
 
+// directRoutes are the routes of transfers between client and S3. The server only hands out
+// presigned requests and commits what was put.
 func (a *API) directRoutes() []*core.Route {
+	// All three need a backend on S3; others answer unsupported.
 	const v = volumesPath + "/{volume}/direct"
+	// Parts of large files make long bodies: one part takes about 100 bytes of JSON.
 	reserve := changeRoute("POST", v+"/reserve", "reserveParts", writeScope, a.reserveParts)
 	commit := changeRoute("POST", v+"/commit", "commitParts", writeScope, a.commitParts)
 	reserve.MaxBody, commit.MaxBody = 8<<20, 8<<20
 	return []*core.Route{readRoute(v, "locate", readScope, a.locateRanges), reserve, commit}
 }
 
-// directVolume returns the volume of the request, and the backend if it lets clients have the
-// bytes themselves.
+// directVolume returns the volume of the request and its backend, or ErrUnsupported if the
+// backend has no direct transfers.
 func (a *API) directVolume(r *core.Request) (directBackend, *vole.Volume, error) {
 	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
@@ -50,6 +55,8 @@ func (a *API) directVolume(r *core.Request) (directBackend, *vole.Volume, error)
 	return d, v, nil
 }
 
+// locateRanges answers with where the ranges of a file lie, from offset on: inline data, or a
+// presigned request with checksums.
 func (a *API) locateRanges(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	p, off := q.Required("path"), q.Int("offset", 0, 0, math.MaxInt64)
@@ -78,6 +85,7 @@ func (a *API) locateRanges(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
+// toAPIPresigned returns the wire form of a presigned request.
 func toAPIPresigned(r bucket.Request) api.Presigned {
 	out := api.Presigned{Method: r.Method, URL: r.URL, Headers: map[string]string{}}
 	for name := range r.Header {
@@ -86,11 +94,12 @@ func toAPIPresigned(r bucket.Request) api.Presigned {
 	return out
 }
 
-// toBucketParts are those of a request, as the backend has them.
+// toBucketParts returns the parts of a request as the backend has them, and the blobs that hold
+// them.
 func toBucketParts(list []api.Part) (parts []bucket.Part, blobs []string, err error) {
 	for _, p := range list {
 		if p.Crc32C < 0 || p.Crc32C > math.MaxUint32 {
-			return nil, nil, driver.Errorf(vole.ErrInvalid, "crc32c %d is no number of 32 bits", p.Crc32C)
+			return nil, nil, driver.Errorf(vole.ErrInvalid, "crc32c %d is not a 32-bit number", p.Crc32C)
 		}
 		parts = append(parts, bucket.Part{Pos: p.Offset, Size: p.Size, Sum: uint32(p.Crc32C), Sums: p.Crc32Cs})
 		blobs = append(blobs, p.Blob)
@@ -98,6 +107,8 @@ func toBucketParts(list []api.Part) (parts []bucket.Part, blobs []string, err er
 	return parts, blobs, nil
 }
 
+// reserveParts registers a blob for each part and answers with presigned requests to put them.
+// What is never committed is garbage that the sweeper collects.
 func (a *API) reserveParts(w http.ResponseWriter, r *core.Request) error {
 	var in api.ReserveParts
 	if err := r.ReadJSON(&in, false); err != nil {
@@ -112,7 +123,7 @@ func (a *API) reserveParts(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	for _, p := range list {
-		if err := a.core.CheckFileSize(p.Pos); err != nil { // what is beyond the limit is never committed
+		if err := a.core.CheckFileSize(p.Pos); err != nil { // commitParts would refuse it
 			return err
 		}
 	}
@@ -127,6 +138,8 @@ func (a *API) reserveParts(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
+// commitParts makes a file of parts that the client has put. It checks size limit and rights
+// itself, because the direct backend is not guarded.
 func (a *API) commitParts(w http.ResponseWriter, r *core.Request) error {
 	var in api.CommitParts
 	if err := r.ReadJSON(&in, false); err != nil {
@@ -147,7 +160,7 @@ func (a *API) commitParts(w http.ResponseWriter, r *core.Request) error {
 			return err
 		}
 	}
-	// The backend of direct transfers is not the one that other routes change files by.
+	// This backend is unguarded: see core.Request.Backend.
 	if err := errors.Join(a.core.CheckFileSize(in.Size), r.Reauthorize()); err != nil {
 		return err
 	}

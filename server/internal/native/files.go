@@ -15,6 +15,8 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
+// fileRoutes are the routes that act on paths in a volume. Those that move content or walk trees
+// are bounded by the pace of the client instead of by a timeout.
 func (a *API) fileRoutes() []*core.Route {
 	const v = volumesPath + "/{volume}"
 	content := readRoute(v+"/content", "readFile", readScope, a.readFile)
@@ -25,6 +27,7 @@ func (a *API) fileRoutes() []*core.Route {
 		return f.Copy(ctx, from, to, vole.CopyOptions{NoReplace: q.Bool("no_replace")})
 	}))
 	remove := changeRoute("DELETE", v+"/files", "removeFile", writeScope, a.removeFile)
+	// Trees may take long: bounded by the pace of the client instead of by the timeout.
 	copy.Stream, remove.Stream = true, true // trees take their time
 	return []*core.Route{
 		content, put, copy, remove,
@@ -56,8 +59,9 @@ func (a *API) fileRoutes() []*core.Route {
 	}
 }
 
-// acquireFS returns the files of the volume that the request names: those that its session
-// has open, or those that requests share.
+// acquireFS returns the file system that the request acts on: the one of its session, if the
+// header names it, or the one that requests share. done must be called with the error of its
+// use.
 func (a *API) acquireFS(r *core.Request, readOnly bool) (fsys *vole.FS, done func(error), err error) {
 	id := r.Header.Get(api.HeaderFilesystem)
 	if id == "" {
@@ -68,12 +72,14 @@ func (a *API) acquireFS(r *core.Request, readOnly bool) (fsys *vole.FS, done fun
 		return nil, nil, err
 	}
 	if s.volume != r.PathValue("volume") {
-		return nil, nil, driver.Errorf(vole.ErrInvalid, "the open file system is of the volume %s", s.volume)
+		return nil, nil, driver.Errorf(vole.ErrInvalid, "the open file system belongs to volume %s", s.volume)
 	}
+	// findFilesystem has checked that the caller may see it.
 	r.Audit.Volume, r.Audit.VolumeName = s.volume, s.name
 	return s.fs, func(error) {}, nil
 }
 
+// withFS calls fn with the file system that the request acts on.
 func (a *API) withFS(r *core.Request, readOnly bool, fn func(*vole.FS) error) error {
 	fsys, done, err := a.acquireFS(r, readOnly)
 	if err != nil {
@@ -84,8 +90,9 @@ func (a *API) withFS(r *core.Request, readOnly bool, fn func(*vole.FS) error) er
 	return err
 }
 
-// changePath runs fn, a change at the path of the query. All parameters must have been read
-// from q before.
+// changePath runs fn, a change at path, records the path, and answers without content. All
+// parameters must have been read from q before, so that unknown ones are refused before anything
+// changes.
 func (a *API) changePath(w http.ResponseWriter, r *core.Request, q *core.Query, path string, fn func(f *vole.FS) error) error {
 	r.Audit.Path = path
 	if err := q.Err(); err != nil {
@@ -97,7 +104,8 @@ func (a *API) changePath(w http.ResponseWriter, r *core.Request, q *core.Query, 
 	return writeNoContent(w)
 }
 
-// twoPathHandler handles a change that has two paths, the second in the parameter other.
+// twoPathHandler returns the handler of a change with two paths: the parameter path, and another
+// whose name is other.
 func (a *API) twoPathHandler(other string, fn func(ctx context.Context, f *vole.FS, q *core.Query, path, other string) error) func(w http.ResponseWriter, r *core.Request) error {
 	return func(w http.ResponseWriter, r *core.Request) error {
 		q := r.Query()
@@ -110,6 +118,7 @@ func (a *API) twoPathHandler(other string, fn func(ctx context.Context, f *vole.
 	}
 }
 
+// toAPIEntry returns the wire form of an entry; files get an ETag.
 func toAPIEntry(e vole.Entry) api.Entry {
 	out := api.FromEntry(e)
 	if e.Mode.IsRegular() {
@@ -118,6 +127,7 @@ func toAPIEntry(e vole.Entry) api.Entry {
 	return out
 }
 
+// statPath answers with the metadata of a path, of a symbolic link itself unless follow is set.
 func (a *API) statPath(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, follow := q.Required("path"), q.Bool("follow")
@@ -133,6 +143,7 @@ func (a *API) statPath(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// statEntry is Stat or Lstat.
 func statEntry(ctx context.Context, f *vole.FS, path string, follow bool) (vole.Entry, error) {
 	if follow {
 		return f.Stat(ctx, path)
@@ -140,13 +151,15 @@ func statEntry(ctx context.Context, f *vole.FS, path string, follow bool) (vole.
 	return f.Lstat(ctx, path)
 }
 
+// statMany answers with the metadata of up to 1000 paths. A path that cannot be described has
+// its error in the result; errors of the server or the volume fail the whole request.
 func (a *API) statMany(w http.ResponseWriter, r *core.Request) error {
 	var in api.StatMany
 	if err := r.ReadJSON(&in, false); err != nil {
 		return err
 	}
 	if len(in.Paths) > 1000 {
-		return driver.Errorf(vole.ErrInvalid, "%d paths; at most 1000 are described at once", len(in.Paths))
+		return driver.Errorf(vole.ErrInvalid, "%d paths; the limit is 1000", len(in.Paths))
 	}
 	if err := r.ReserveMemory(int64(len(in.Paths) * entryMemory)); err != nil {
 		return err
@@ -159,6 +172,8 @@ func (a *API) statMany(w http.ResponseWriter, r *core.Request) error {
 			case err == nil:
 				x := toAPIEntry(e)
 				out.Results[i].Entry = &x
+			// The volume is gone, the server failed, or the client left: no result would be
+			// right.
 			case errors.Is(err, vole.ErrNotFound) || status >= http.StatusInternalServerError || r.Context().Err() != nil:
 				return err
 			default:
@@ -173,6 +188,7 @@ func (a *API) statMany(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
+// readSymlink answers with the target of a symbolic link.
 func (a *API) readSymlink(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -185,6 +201,7 @@ func (a *API) readSymlink(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// writeBytes answers with bytes, unless err is set.
 func writeBytes(w http.ResponseWriter, b []byte, err error) error {
 	if err != nil {
 		return err
@@ -196,6 +213,8 @@ func writeBytes(w http.ResponseWriter, b []byte, err error) error {
 	return err
 }
 
+// removeFile removes a file or an empty directory; with recursive a tree, whose absence is no
+// error.
 func (a *API) removeFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, recursive := q.Required("path"), q.Bool("recursive")
@@ -207,7 +226,7 @@ func (a *API) removeFile(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// queryMode returns the permission bits that the query has, or def.
+// queryMode returns the permission bits of the parameter mode, or def.
 func queryMode(q *core.Query, def fs.FileMode) (fs.FileMode, error) {
 	s := q.String("mode")
 	if !q.Has("mode") {
@@ -216,6 +235,7 @@ func queryMode(q *core.Query, def fs.FileMode) (fs.FileMode, error) {
 	return api.ParseMode(s)
 }
 
+// makeDir makes a directory; with parents also missing parents, and one that exists is no error.
 func (a *API) makeDir(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, parents := q.Required("path"), q.Bool("parents")
@@ -231,6 +251,7 @@ func (a *API) makeDir(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// makeNode makes a special file of the given type.
 func (a *API) makeNode(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, kind, rdev := q.Required("path"), q.Required("type"), q.Int("rdev", 0, 0, math.MaxInt64)
@@ -245,6 +266,7 @@ func (a *API) makeNode(w http.ResponseWriter, r *core.Request) error {
 	return a.changePath(w, r, q, path, func(f *vole.FS) error { return f.Mknod(r.Context(), path, bits|perm, uint64(rdev)) })
 }
 
+// changeMode sets permission bits.
 func (a *API) changeMode(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -255,6 +277,8 @@ func (a *API) changeMode(w http.ResponseWriter, r *core.Request) error {
 	return a.changePath(w, r, q, path, func(f *vole.FS) error { return f.Chmod(r.Context(), path, perm) })
 }
 
+// changeOwner sets owner and group; a missing parameter keeps the old one. The highest id is
+// excluded: chown(2) takes it for "keep".
 func (a *API) changeOwner(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -262,12 +286,14 @@ func (a *API) changeOwner(w http.ResponseWriter, r *core.Request) error {
 	return a.changePath(w, r, q, path, func(f *vole.FS) error { return f.Chown(r.Context(), path, int(uid), int(gid)) })
 }
 
+// changeTimes sets access and modification time; a missing one stays.
 func (a *API) changeTimes(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, atime, mtime := q.Required("path"), q.Time("atime"), q.Time("mtime")
 	return a.changePath(w, r, q, path, func(f *vole.FS) error { return f.Chtimes(r.Context(), path, atime, mtime) })
 }
 
+// truncateFile sets the size of a file.
 func (a *API) truncateFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -276,10 +302,12 @@ func (a *API) truncateFile(w http.ResponseWriter, r *core.Request) error {
 	return a.changePath(w, r, q, path, func(f *vole.FS) error { return f.Truncate(r.Context(), path, size) })
 }
 
+// syncVolume makes all earlier changes of the volume durable.
 func (a *API) syncVolume(w http.ResponseWriter, r *core.Request) error {
 	return a.changePath(w, r, r.Query(), "", func(f *vole.FS) error { return f.Sync(r.Context()) })
 }
 
+// listXattrs answers with the names of a path's extended attributes.
 func (a *API) listXattrs(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -295,6 +323,7 @@ func (a *API) listXattrs(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// getXattr answers with the value of an extended attribute.
 func (a *API) getXattr(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, name := q.Required("path"), q.Required("name")
@@ -307,9 +336,11 @@ func (a *API) getXattr(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// setXattr sets an extended attribute to the body.
 func (a *API) setXattr(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, name := q.Required("path"), q.Required("name")
+	// Bounded more tightly than a body of JSON.
 	value, err := io.ReadAll(http.MaxBytesReader(w, r.Body, driver.MaxXattrLen))
 	if err != nil {
 		return err
@@ -318,6 +349,7 @@ func (a *API) setXattr(w http.ResponseWriter, r *core.Request) error {
 	return a.changePath(w, r, q, path, func(f *vole.FS) error { return f.Setxattr(r.Context(), path, name, value) })
 }
 
+// removeXattr removes an extended attribute.
 func (a *API) removeXattr(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, name := q.Required("path"), q.Required("name")

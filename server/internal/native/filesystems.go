@@ -10,7 +10,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// sessionFS is a volume's files as a session has them open.
+// sessionFS is a file system that a session has open, known to its client by id.
 type sessionFS struct {
 	id      string
 	session *session
@@ -21,7 +21,7 @@ type sessionFS struct {
 	attachment string // under which it was opened; "": none
 }
 
-// sessionHandle is an open file of a session.
+// sessionHandle is an open file of a session, known to its client by id.
 type sessionHandle struct {
 	id      string
 	session *session
@@ -30,6 +30,8 @@ type sessionHandle struct {
 	file    *vole.File
 }
 
+// openFilesystem opens the files of a volume for a session, perhaps under one of its
+// attachments. The caller needs the scope write unless it opens read-only.
 func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	ref := q.Required("volume")
@@ -49,13 +51,15 @@ func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	if opts.Attachment != "" {
-		// Its id is in the list for all to see; the right to write is its holder's alone.
+		// Attachment ids are listed for all to see; only the session that holds one may use it.
 		if own, err := s.backend.Holds(r.Context(), opts.Attachment); err != nil {
 			return err
 		} else if !own {
 			return driver.Errorf(driver.ErrClosed, "the attachment has ended, or is not this session's; attach again")
 		}
 	}
+	// The session opens the volume itself; a shared file system of requests would conflict on a
+	// disk volume.
 	r.EvictVolume(v.ID())
 	fsys, err := v.OpenFS(r.Context(), opts)
 	if err != nil {
@@ -68,8 +72,8 @@ func (a *API) openFilesystem(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusCreated, api.Filesystem{ID: f.id})
 }
 
-// registerOpen calls put, which enters something into the tables, unless the session has ended or
-// too much is open.
+// registerOpen calls put, which enters something into the tables, under the locks, unless the
+// session has ended or too much is open.
 func (a *API) registerOpen(s *session, put func()) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -85,7 +89,7 @@ func (a *API) registerOpen(s *session, put func()) error {
 	return nil
 }
 
-// countOpen counts one more that an organisation has open. The caller holds mu.
+// countOpen counts one more open thing of an organisation. The caller holds mu.
 func (a *API) countOpen(org string) error {
 	most := &a.core.Options().Descriptors
 	switch {
@@ -99,13 +103,14 @@ func (a *API) countOpen(org string) error {
 	return nil
 }
 
-// uncountOpen counts n less. The caller holds mu.
+// uncountOpen counts n fewer. The caller holds mu.
 func (a *API) uncountOpen(org string, n int) {
 	a.usageOf(org).openCount -= n
 	a.openTotal -= n
 }
 
-// removeHandle takes a file out of the tables. The caller holds mu, as of those that follow.
+// removeHandle takes a file out of the tables; the caller closes it. The caller holds mu, here
+// and below.
 func (a *API) removeHandle(h *sessionHandle) {
 	if a.handles[h.id] != nil {
 		delete(a.handles, h.id)
@@ -113,6 +118,7 @@ func (a *API) removeHandle(h *sessionHandle) {
 	}
 }
 
+// removeFilesystem takes a file system out of the tables; the caller closes it.
 func (a *API) removeFilesystem(f *sessionFS) {
 	if a.filesystems[f.id] != nil {
 		delete(a.filesystems, f.id)
@@ -120,7 +126,7 @@ func (a *API) removeFilesystem(f *sessionFS) {
 	}
 }
 
-// removeListing returns the listing, nil if there is none.
+// removeListing takes a parked listing out of the tables and returns it, nil if there is none.
 func (a *API) removeListing(token string) *listing {
 	l := a.listings[token]
 	if l != nil {
@@ -131,7 +137,8 @@ func (a *API) removeListing(token string) *listing {
 	return l
 }
 
-// findFilesystem returns a file system that the caller has open.
+// findFilesystem returns an open file system of the caller. It checks again that the caller may
+// see the volume.
 func (a *API) findFilesystem(r *core.Request, id string) (*sessionFS, error) {
 	a.mu.Lock()
 	f := a.filesystems[id]
@@ -142,6 +149,8 @@ func (a *API) findFilesystem(r *core.Request, id string) (*sessionFS, error) {
 	return f, r.CheckVisible(f.volume, f.name)
 }
 
+// closeFilesystem closes an open file system. An error of Close reaches the client: it may be a
+// lost write.
 func (a *API) closeFilesystem(w http.ResponseWriter, r *core.Request) error {
 	f, err := a.findFilesystem(r, r.PathValue("filesystem"))
 	if err != nil {

@@ -15,10 +15,13 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
+// handleRoutes are the routes of open files. Writes by handle get no audit record each; that a
+// file was opened for writing does.
 func (a *API) handleRoutes() []*core.Route {
 	const h = api.Prefix + "/handles/{handle}"
 	open := changeRoute("POST", api.Prefix+"/filesystems/{filesystem}/handles", "openFile", readScope, a.openFile)
 	open.Changes = false
+	// Not in the audit log: see openFile.
 	appendTo := changeRoute("POST", h+"/data", "appendHandle", writeScope, a.appendHandle)
 	appendTo.MaxBody, appendTo.OwnsBuffer, appendTo.Changes = api.MaxIO, true, false
 	list := []*core.Route{
@@ -35,6 +38,8 @@ func (a *API) handleRoutes() []*core.Route {
 	return list
 }
 
+// openFile opens a file for a session. With inode it reopens a file after a change of servers,
+// and fails if the path is another file now.
 func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path := q.Required("path")
@@ -46,8 +51,9 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	if inode != "" && (opts.Create || opts.Exclusive || opts.Truncate) {
-		return driver.Errorf(vole.ErrInvalid, "inode is for opening a file again; leave out create, exclusive and truncate, which act before it is compared")
+		return driver.Errorf(vole.ErrInvalid, "inode reopens a file; leave out create, exclusive and truncate, which act before it is compared")
 	}
+	// The scope depends on the options, so the route itself only requires read.
 	changes := opts.Write || opts.Append || opts.Create || opts.Truncate
 	if changes && !r.Caller.Scopes.Has(writeScope) {
 		return core.NeedsScope(writeScope)
@@ -56,15 +62,16 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	if err != nil {
 		return err
 	}
-	// What is written by handle is not recorded piece by piece, but that it can be is.
+	// The audit log records the opening for changes, not each write.
 	r.Changes, r.Audit.Path = changes, path
 	file, err := f.fs.Open(r.Context(), path, opts)
 	if err != nil {
 		return err
 	}
+	// Compared after opening: the path may lead to another file at any time before that.
 	e, err := file.Stat(r.Context())
 	if err == nil && inode != "" && inode != strconv.FormatUint(e.Inode, 10) {
-		err = driver.Errorf(vole.ErrClosed, "%s is another file by now", path)
+		err = driver.Errorf(vole.ErrClosed, "%s is a different file now", path)
 	}
 	h := &sessionHandle{id: core.NewToken(), session: f.session, volume: f.volume, name: f.name, file: file}
 	if err == nil {
@@ -76,7 +83,7 @@ func (a *API) openFile(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusCreated, api.Handle{ID: h.id, Entry: api.FromEntry(e)})
 }
 
-// findHandle returns a file that the caller has open.
+// findHandle returns an open file of the caller.
 func (a *API) findHandle(r *core.Request) (*sessionHandle, error) {
 	a.mu.Lock()
 	h := a.handles[r.PathValue("handle")]
@@ -87,7 +94,8 @@ func (a *API) findHandle(r *core.Request) (*sessionHandle, error) {
 	return h, r.CheckVisible(h.volume, h.name)
 }
 
-// withHandle checks the query and runs fn on the open file.
+// withHandle checks the query and calls fn with the open file of the request. All parameters
+// must have been read from q before.
 func (a *API) withHandle(r *core.Request, q *core.Query, fn func(f *vole.File) error) error {
 	if err := q.Err(); err != nil {
 		return err
@@ -99,6 +107,7 @@ func (a *API) withHandle(r *core.Request, q *core.Query, fn func(f *vole.File) e
 	return fn(h.file)
 }
 
+// statHandle answers with the metadata of an open file.
 func (a *API) statHandle(w http.ResponseWriter, r *core.Request) error {
 	return a.withHandle(r, r.Query(), func(f *vole.File) error {
 		e, err := f.Stat(r.Context())
@@ -109,6 +118,7 @@ func (a *API) statHandle(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// closeHandle closes an open file. An error of Close reaches the client: it may be a lost write.
 func (a *API) closeHandle(w http.ResponseWriter, r *core.Request) error {
 	h, err := a.findHandle(r)
 	if err != nil {
@@ -123,11 +133,13 @@ func (a *API) closeHandle(w http.ResponseWriter, r *core.Request) error {
 	return writeNoContent(w)
 }
 
+// queryOffset returns the required parameter offset.
 func queryOffset(q *core.Query) int64 {
 	q.Required("offset")
 	return q.Int("offset", 0, 0, math.MaxInt64)
 }
 
+// readHandle answers with up to length bytes from offset, fewer at the end of the file.
 func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	off := queryOffset(q)
@@ -143,6 +155,7 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 			*buf = make([]byte, n)
 		}
 		got, err := f.ReadAt(r.Context(), (*buf)[:n], off)
+		// A short answer tells the client of the end.
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
@@ -150,14 +163,15 @@ func (a *API) readHandle(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// readBuffers are buffers that are read into. New ones of this size for each request would be
-// most of what a server that streams files has in memory.
+// readBuffers are buffers for reads. A new one for each request would be most of the memory of a
+// server that streams files.
 var readBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// readWholeBody reads a request's body into memory. A client that has sent little holds
-// little; one that has sent a piece gets room for all that it announced, so that of many
-// none waits in the middle for the others.
+// readWholeBody reads a body into memory that it accounts for. A client that has sent little
+// holds little; one that has sent its first piece gets memory for all that it announced at once,
+// so that many large bodies do not block one another halfway.
 func readWholeBody(r *core.Request) ([]byte, error) {
+	// Checked before reading; MaxBody ends a body of unknown length.
 	size := r.ContentLength
 	if size > api.MaxIO {
 		return nil, &http.MaxBytesError{Limit: api.MaxIO}
@@ -186,9 +200,10 @@ func readWholeBody(r *core.Request) ([]byte, error) {
 	}
 }
 
-// firstBodyPiece is how much of a body is read before the rest of it gets room.
+// firstBodyPiece is how much of a body is read before memory is taken for the rest.
 const firstBodyPiece = 64 << 10
 
+// writeHandle writes the body at offset.
 func (a *API) writeHandle(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	off := queryOffset(q)
@@ -204,6 +219,7 @@ func (a *API) writeHandle(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// appendHandle appends the body and answers with the offset that it got.
 func (a *API) appendHandle(w http.ResponseWriter, r *core.Request) error {
 	return a.withHandle(r, r.Query(), func(f *vole.File) error {
 		b, err := readWholeBody(r)
@@ -218,6 +234,7 @@ func (a *API) appendHandle(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// nextData answers with the first range of data at or after offset, 204 if there is none.
 func (a *API) nextData(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	off := queryOffset(q)
@@ -233,6 +250,7 @@ func (a *API) nextData(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// truncateHandle sets the size of an open file.
 func (a *API) truncateHandle(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	q.Required("size")
@@ -240,6 +258,7 @@ func (a *API) truncateHandle(w http.ResponseWriter, r *core.Request) error {
 	return a.changeHandle(w, r, q, func(f *vole.File) error { return f.Truncate(r.Context(), size) })
 }
 
+// punchHole deallocates a range of an open file.
 func (a *API) punchHole(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	off := queryOffset(q)
@@ -248,10 +267,12 @@ func (a *API) punchHole(w http.ResponseWriter, r *core.Request) error {
 	return a.changeHandle(w, r, q, func(f *vole.File) error { return f.PunchHole(r.Context(), off, n) })
 }
 
+// syncHandle makes the writes to an open file durable.
 func (a *API) syncHandle(w http.ResponseWriter, r *core.Request) error {
 	return a.changeHandle(w, r, r.Query(), func(f *vole.File) error { return f.Sync(r.Context()) })
 }
 
+// changeHandle runs fn on the open file and answers without content.
 func (a *API) changeHandle(w http.ResponseWriter, r *core.Request, q *core.Query, fn func(f *vole.File) error) error {
 	return a.withHandle(r, q, func(f *vole.File) error {
 		if err := fn(f); err != nil {

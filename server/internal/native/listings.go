@@ -16,27 +16,30 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// listing is a directory that is open between two pages.
+// listing is an open directory. Between two pages it is parked in API.listings under a token, so
+// that the next page need not read from the start. It belongs to the request that took it out of
+// the table.
 type listing struct {
 	keyID     string // id of the key
 	org       string
 	volume    string
-	target    string // what the pages of one listing have in common
+	target    string // volume and path, which all pages have in common
 	dir       *vole.Dir
 	releaseFS func(error)
-	session   *session // whose it is; nil: it ends after a rest
+	session   *session // that owns it; nil: it ends after listingIdleTimeout
 
 	mu       sync.Mutex   // held while a page is read
-	lastName string       // name of the last entry that was given
-	unread   []vole.Entry // read and not given
+	lastName string       // of the last entry that was answered
+	unread   []vole.Entry // read and not yet answered
 	parkedAt time.Time
 }
 
-const (
-	listingIdleTimeout = time.Minute
-)
+// listingIdleTimeout is how long a listing without a session stays parked.
+const listingIdleTimeout = time.Minute
 
-// A cursor is the kind of order, the name of the last entry, and the listing's token.
+// cursor says where a listing continues: the order, the name of the last entry, and the token of
+// the parked listing. If the server no longer has that, a sorted listing continues after the
+// name; an unsorted one has ended.
 type cursor struct {
 	unsorted bool
 	last     string
@@ -51,19 +54,21 @@ func (c cursor) String() string {
 	return kind + base64.RawURLEncoding.EncodeToString([]byte(c.last)) + "." + c.token
 }
 
+// parseCursor decodes what String returns.
 func parseCursor(s string) (cursor, error) {
 	var c cursor
 	name, token, ok := strings.Cut(s, ".")
 	if !ok || name == "" || name[0] != 's' && name[0] != 'u' {
-		return c, driver.Errorf(vole.ErrInvalid, "this is no cursor of a listing of a directory")
+		return c, driver.Errorf(vole.ErrInvalid, "invalid cursor of a directory listing; use the one of the previous page")
 	}
 	last, err := base64.RawURLEncoding.DecodeString(name[1:])
 	if err != nil {
-		return c, driver.Errorf(vole.ErrInvalid, "this is no cursor of a listing of a directory")
+		return c, driver.Errorf(vole.ErrInvalid, "invalid cursor of a directory listing; use the one of the previous page")
 	}
 	return cursor{name[0] == 'u', string(last), token}, nil
 }
 
+// listEntries answers with one page of a directory, sorted by name unless unsorted is set.
 func (a *API) listEntries(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	path, opts := q.Required("path"), vole.DirOptions{Sorted: !q.Bool("unsorted"), NamesOnly: q.Bool("names_only")}
@@ -95,7 +100,8 @@ func (a *API) listEntries(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-// readPage reads a page. The error is io.EOF when it was the last.
+// readPage reads up to limit entries: first those that skipThrough read ahead. The error is
+// io.EOF with the last page.
 func readPage(r *core.Request, l *listing, limit int) (list []vole.Entry, err error) {
 	n := min(limit, len(l.unread))
 	list, l.unread = append(list, l.unread[:n]...), l.unread[n:]
@@ -112,10 +118,10 @@ func readPage(r *core.Request, l *listing, limit int) (list []vole.Entry, err er
 	return list, nil
 }
 
-// entryStep is how many entries are read before their memory is counted.
+// entryStep is how many entries are read before their memory is accounted for.
 const entryStep = 250
 
-// entriesMemory is about what entries take in an answer, twice: as values and as JSON.
+// entriesMemory estimates the memory of entries in an answer: as values and as JSON.
 func entriesMemory(list []vole.Entry) (n int64) {
 	for _, e := range list {
 		n += int64(entryMemory + 2*len(e.Name))
@@ -123,10 +129,12 @@ func entriesMemory(list []vole.Entry) (n int64) {
 	return n
 }
 
-// entryMemory is what an entry takes beside its name, in bytes.
+// entryMemory is what an entry takes in an answer without its name, in bytes.
 const entryMemory = 768
 
-// resumeOrOpenListing returns the listing that a cursor goes on with, or a new one.
+// resumeOrOpenListing returns the listing that a cursor continues, or a new one. A parked
+// listing is used only by its owner, for the same directory, and after the entry that the cursor
+// names: a client may ask for a page twice.
 func (a *API) resumeOrOpenListing(r *core.Request, path string, opts vole.DirOptions, from string) (*listing, error) {
 	query := r.PathValue("volume") + " " + path
 	if from == "" {
@@ -137,8 +145,9 @@ func (a *API) resumeOrOpenListing(r *core.Request, path string, opts vole.DirOpt
 		return nil, err
 	}
 	if c.unsorted == opts.Sorted {
-		return nil, driver.Errorf(vole.ErrInvalid, "the cursor is of a listing in another order")
+		return nil, driver.Errorf(vole.ErrInvalid, "the cursor belongs to a listing in another order; begin again")
 	}
+	// Taken out of the table while it is in use: one page at a time.
 	a.mu.Lock()
 	l := a.removeListing(c.token)
 	a.mu.Unlock()
@@ -148,6 +157,7 @@ func (a *API) resumeOrOpenListing(r *core.Request, path string, opts vole.DirOpt
 	if l != nil {
 		a.closeListing(l, nil)
 	}
+	// Without a name order there is no place to continue from.
 	if c.unsorted {
 		return nil, &core.Error{Code: api.CodeListingEnded, Message: "the listing has ended; begin again"}
 	}
@@ -157,7 +167,7 @@ func (a *API) resumeOrOpenListing(r *core.Request, path string, opts vole.DirOpt
 	return l, a.skipThrough(r, l, c.last)
 }
 
-// skipThrough reads over the entries up to and with the name last.
+// skipThrough reads over the entries up to and including the name last.
 func (a *API) skipThrough(r *core.Request, l *listing, last string) error {
 	for {
 		list, err := l.dir.Read(r.Context(), skipBatch)
@@ -175,8 +185,11 @@ func (a *API) skipThrough(r *core.Request, l *listing, last string) error {
 	}
 }
 
+// skipBatch is how many entries are skipped at a time.
 const skipBatch = 1000
 
+// openListing opens a directory. If the request names an open file system, the listing ends with
+// its session.
 func (a *API) openListing(r *core.Request, path string, opts vole.DirOptions, query string) (*listing, error) {
 	fsys, done, err := a.acquireFS(r, true)
 	if err != nil {
@@ -188,6 +201,7 @@ func (a *API) openListing(r *core.Request, path string, opts vole.DirOptions, qu
 		return nil, err
 	}
 	l := &listing{keyID: r.Caller.KeyID, org: r.Caller.Org, volume: r.Audit.Volume, target: query, dir: dir, releaseFS: done}
+	// Closing the session must close its directories too.
 	if id := r.Header.Get(api.HeaderFilesystem); id != "" {
 		if s, err := a.findFilesystem(r, id); err == nil {
 			l.session = s.session
@@ -196,7 +210,8 @@ func (a *API) openListing(r *core.Request, path string, opts vole.DirOptions, qu
 	return l, nil
 }
 
-// parkListing puts a listing aside until its next page is asked for.
+// parkListing keeps a listing open for the next page and returns its token. Beyond the limits it
+// closes it instead: the next page then continues by name.
 func (a *API) parkListing(l *listing) string {
 	token := core.NewToken()
 	l.parkedAt = time.Now()
@@ -213,11 +228,14 @@ func (a *API) parkListing(l *listing) string {
 	return token
 }
 
+// closeListing closes the directory and releases its file system; err is what its use ended
+// with.
 func (a *API) closeListing(l *listing, err error) {
 	_ = l.dir.Close()
 	l.releaseFS(err)
 }
 
+// endListing closes a parked listing of the caller. Closing one that does not exist succeeds.
 func (a *API) endListing(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	c, err := parseCursor(q.Required("cursor"))

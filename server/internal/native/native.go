@@ -16,7 +16,7 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// Options says how the API behaves.
+// Options configures the API.
 type Options struct {
 	OpenAPI     []byte        // its description, as JSON
 	Lease       time.Duration // of sessions
@@ -26,16 +26,17 @@ type Options struct {
 	KeepAudit   time.Duration // how long records of the audit log are kept; 0: for ever
 }
 
-// API is the state of the native API: what clients have open.
+// API is the state of the native API: what clients have open on this server. One mutex guards
+// all tables; no backend is called with it held. Lock order: API.mu before session.mu.
 type API struct {
 	core         *core.Core
 	opts         Options
-	replaceLocks core.KeyedLock // of those who replace a file
+	replaceLocks core.KeyedLock // serialize the replacements of a file; see newCheckedBody
 
 	mu                      sync.Mutex           // guards what follows
 	usages                  map[string]*orgUsage // by organisation
 	sessions                map[string]*session
-	sessionsByKey           map[string]int // how many a key has, of those that are begun, too
+	sessionsByKey           map[string]int // sessions of a key, including those that are just starting
 	filesystems             map[string]*sessionFS
 	handles                 map[string]*sessionHandle
 	listings                map[string]*listing
@@ -43,13 +44,13 @@ type API struct {
 	closed                  bool
 }
 
-// orgUsage is what an organisation has of what all of them share. The counts are guarded by
-// API.mu.
+// orgUsage is how much of the server's descriptors an organisation has taken. API.mu guards the
+// counts.
 type orgUsage struct {
-	openCount, listingCount int // file systems and files; listings between two pages
+	openCount, listingCount int // file systems, files and attachments; parked listings
 }
 
-// usageOf returns the share of an organisation. The caller holds mu.
+// usageOf returns the usage of an organisation. The caller holds mu.
 func (a *API) usageOf(org string) *orgUsage {
 	s := a.usages[org]
 	if s == nil {
@@ -59,7 +60,8 @@ func (a *API) usageOf(org string) *orgUsage {
 	return s
 }
 
-// New returns an API that serves with c. Close ends it.
+// New returns an API on c and starts its background loops. Close ends the sessions, c.Close the
+// loops.
 func New(c *core.Core, opts Options) *API {
 	a := &API{core: c, opts: opts, usages: map[string]*orgUsage{},
 		sessions: map[string]*session{}, sessionsByKey: map[string]int{}, filesystems: map[string]*sessionFS{}, handles: map[string]*sessionHandle{}, listings: map[string]*listing{}}
@@ -68,7 +70,7 @@ func New(c *core.Core, opts Options) *API {
 	return a
 }
 
-// Dialect returns the routes.
+// Dialect returns the routes of openapi.yaml.
 func (a *API) Dialect() *core.Dialect {
 	d := &core.Dialect{Name: "vole", Prefixes: []string{"/"}, WriteError: writeError}
 	d.Routes = append(d.Routes, a.serverRoutes()...)
@@ -82,6 +84,7 @@ func (a *API) Dialect() *core.Dialect {
 	return d
 }
 
+// writeError answers with an error as openapi.yaml describes it.
 func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	status, code, message := core.Describe(err)
 	if status == http.StatusUnauthorized {
@@ -90,7 +93,7 @@ func writeError(w http.ResponseWriter, r *core.Request, err error) {
 	_ = core.WriteJSON(w, status, api.ErrorBody{Error: api.Error{Code: code, Message: message, RequestID: r.ID}})
 }
 
-// Scopes of routes, by their names in the description.
+// Scopes of routes.
 const (
 	readScope     = accounts.Read
 	writeScope    = accounts.Write
@@ -98,28 +101,33 @@ const (
 	operatorScope = accounts.Operator
 )
 
-// readRoute returns a route that only reads.
+// readRoute returns a route that changes nothing.
 func readRoute(path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
 	return &core.Route{Method: "GET", Path: path, Name: name, Scope: scope, Handle: do}
 }
 
-// changeRoute returns a route that changes something.
+// changeRoute returns a route whose requests are recorded in the audit log and answered once for
+// each idempotency key.
 func changeRoute(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
 	return &core.Route{Method: method, Path: path, Name: name, Scope: scope, Changes: true, Idempotent: true, Handle: do}
 }
 
-// auditFirstRoute returns a route whose changes are about more than files: they are in the audit
-// log before they are answered.
+// auditFirstRoute returns a route for changes that concern more than files: their audit record
+// is durable before the answer.
 func auditFirstRoute(method, path, name string, scope accounts.Scope, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
 	rt := changeRoute(method, path, name, scope, do)
 	rt.AuditFirst = true
 	return rt
 }
 
+// serverRoutes are the routes about the server itself. Health, readiness and the description
+// need no key.
 func (a *API) serverRoutes() []*core.Route {
 	public := func(path, name string, do func(w http.ResponseWriter, r *core.Request) error) *core.Route {
 		return &core.Route{Method: "GET", Path: path, Name: name, Auth: core.NoAuth, Handle: do}
 	}
+	// Metrics show figures of all organisations, so they need an operator's key unless the
+	// operator opens them.
 	metrics := readRoute("/metrics", "metrics", operatorScope, a.serveMetrics)
 	if a.opts.OpenMetrics {
 		metrics.Auth = core.NoAuth
@@ -135,12 +143,15 @@ func (a *API) serverRoutes() []*core.Route {
 	}
 }
 
+// writeOK answers /healthz: the process runs.
 func writeOK(w http.ResponseWriter, _ *core.Request) error {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, err := w.Write([]byte("ok\n"))
 	return err
 }
 
+// serveReadiness answers /readyz: 503 while the server drains, and if database or storage do not
+// answer in time. The message names the part, not its address.
 func (a *API) serveReadiness(w http.ResponseWriter, r *core.Request) error {
 	if a.core.Draining() {
 		return core.ErrUnavailable
@@ -153,6 +164,7 @@ func (a *API) serveReadiness(w http.ResponseWriter, r *core.Request) error {
 		err = o.Accounts.Ping(ctx)
 	}
 	if err != nil {
+		// The cause goes to the log; anyone may ask for readiness.
 		message := "the server's database or storage does not answer"
 		if f := (*driver.Fault)(nil); errors.As(err, &f) {
 			message = string(f.Part) + " unavailable"
@@ -162,21 +174,24 @@ func (a *API) serveReadiness(w http.ResponseWriter, r *core.Request) error {
 	return writeOK(w, r)
 }
 
-// readyTimeout is how long a question whether the server is ready waits for the database and
-// the blob store.
+// readyTimeout bounds how long /readyz waits for the database and the blob store.
 const readyTimeout = 3 * time.Second
 
+// serveOpenAPI answers with the description of the API.
 func (a *API) serveOpenAPI(w http.ResponseWriter, _ *core.Request) error {
 	w.Header().Set("Content-Type", "application/json")
 	_, err := w.Write(a.opts.OpenAPI)
 	return err
 }
 
+// serveMetrics answers with the metrics in Prometheus' text format.
 func (a *API) serveMetrics(w http.ResponseWriter, r *core.Request) error {
 	promhttp.HandlerFor(a.opts.Metrics, promhttp.HandlerOpts{}).ServeHTTP(w, r.Request)
 	return nil
 }
 
+// getServer answers with the version and capabilities of the server and the rights of the
+// caller's key.
 func (a *API) getServer(w http.ResponseWriter, r *core.Request) error {
 	store, err := r.Store()
 	if err != nil {
@@ -188,6 +203,7 @@ func (a *API) getServer(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// apiScopes returns the wire form of scopes.
 func apiScopes(s accounts.Scope) []api.Scope {
 	list := []api.Scope{}
 	for _, name := range s.Strings() {
@@ -196,6 +212,8 @@ func apiScopes(s accounts.Scope) []api.Scope {
 	return list
 }
 
+// checkVolumes checks the organisation for damage and, with fix, repairs it. Findings are
+// redacted: paths of a home and keys of blobs belong to the operator.
 func (a *API) checkVolumes(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	fix := q.Bool("fix")
@@ -209,6 +227,8 @@ func (a *API) checkVolumes(w http.ResponseWriter, r *core.Request) error {
 	out := api.Findings{Findings: []api.Finding{}}
 	err = store.Check(r.Context(), driver.CheckOptions{Fix: fix}, func(f driver.Finding) error {
 		if f.Volume == "" || store.Caps().Backend == "local" {
+			// Without a volume the path is the key of an object; in a home it is a path of the
+			// operator's host.
 			f.Path = "" // the key of an object, or a place in the operator's home
 		}
 		out.Findings = append(out.Findings, api.Finding{Code: f.Code, Volume: f.Volume, Path: f.Path, Detail: a.core.Redact(f.Detail), Fixed: f.Fixed})
@@ -220,7 +240,8 @@ func (a *API) checkVolumes(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-// cancelRequest ends a request that is under way and tells what became of it.
+// cancelRequest ends the caller's request with an idempotency key and reports whether it was
+// carried out. Clients call it before they give a change up, so that nothing happens later.
 func (a *API) cancelRequest(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	key := q.Required("key")
@@ -234,6 +255,7 @@ func (a *API) cancelRequest(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, api.Outcome{Done: done})
 }
 
+// writeNoContent answers a change that has nothing to say.
 func writeNoContent(w http.ResponseWriter) error {
 	w.WriteHeader(http.StatusNoContent)
 	return nil

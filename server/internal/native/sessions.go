@@ -13,32 +13,40 @@ import (
 	"github.com/volehq/vole/server/internal/core"
 )
 
-// session is what one client holds: attachments, drafts, open file systems and files.
-// It ends when the client says so, or does not renew it, or has lost its rights.
+// session is what one client holds on this server: attachments, drafts, open file systems and
+// files. It ends when the client closes it, when its lease runs out, or when the rights of its
+// key are lost.
+//
+// backend is the session in the namespace, where it may outlive this server; store makes volumes
+// through it.
 type session struct {
 	id, org, keyID string
 	backend        core.Session
-	store          *vole.Store // of hold
+	store          *vole.Store // volumes through backend
 
-	attachments int // attachments that are counted; guarded by API.mu
+	attachments int // counted attachments; guarded by API.mu
 
 	mu       sync.Mutex // guards what follows
 	leaseEnd time.Time
 	ended    bool
-	rights   *core.Rights // of whoever uses it; of several tokens, those that last longest
-	revoked  bool         // they are lost
+	rights   *core.Rights // of its callers; those that last longest
+	revoked  bool         // the rights are lost: reapLoop ends the session
 }
 
-// watchCallerRights lets the session live as long as the rights of a caller of it, where those last
-// longer than what it lives by. Its requests are all of one key, or one person's.
+// watchCallerRights makes the session live as long as the rights of r's caller, if those last
+// longer than the ones it has lived by. All callers of a session have the same key, or are one
+// person with several tokens.
 func (s *session) watchCallerRights(r *core.Request) {
 	s.mu.Lock()
 	old := s.rights
+	// Rights that last longer replace the watched ones.
 	if s.ended || old != nil && !r.Caller.Expires.After(old.Expires()) {
 		s.mu.Unlock()
 		return
 	}
 	var x *core.Rights
+	// onLoss only marks the session: reapLoop ends it, since Release must not be called from
+	// onLoss.
 	x = r.WatchRights(func(error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -51,16 +59,17 @@ func (s *session) watchCallerRights(r *core.Request) {
 	}
 }
 
-// maxKeySessions is how many sessions of one key may be open on one server.
+// maxKeySessions bounds the open sessions of one key on one server.
 const maxKeySessions = 1000
 
 var errServerFull = &core.Error{Code: api.CodeUnavailable, Retry: time.Second,
-	Message: "as much is open on this server as may be; try again, or another server"}
+	Message: "the server is at its limit of open files and attachments; try again, or use another server"}
 
-var errTooManyOpen = &core.Error{Code: api.CodeRateLimited, Retry: time.Second, Message: "too much is open with this key, or in its organisation; close some of it"}
+var errTooManyOpen = &core.Error{Code: api.CodeRateLimited, Retry: time.Second, Message: "this key or its organisation is at its limit of open sessions, files and attachments; close some"}
 
-var errNoSession = &core.Error{Code: api.CodeUnknownSession, Message: "the session, file system or file is not open on this server: it was closed, not renewed, or another server's"}
+var errNoSession = &core.Error{Code: api.CodeUnknownSession, Message: "the session, file system or file is not open on this server: it was closed, has expired, or belongs to another server"}
 
+// sessionRoutes are the routes of sessions and of their open file systems.
 func (a *API) sessionRoutes() []*core.Route {
 	const s = api.Prefix + "/sessions"
 	open := changeRoute("POST", s+"/{session}/filesystems", "openFilesystem", readScope, a.openFilesystem)
@@ -74,6 +83,8 @@ func (a *API) sessionRoutes() []*core.Route {
 	}
 }
 
+// beginSession begins a session for the caller. A draining server refuses: the session would end
+// with it.
 func (a *API) beginSession(r *core.Request) (*session, error) {
 	if a.core.Draining() {
 		return nil, core.ErrUnavailable
@@ -81,9 +92,9 @@ func (a *API) beginSession(r *core.Request) (*session, error) {
 	return a.beginOrResumeSession(r, uuid.NewString(), false)
 }
 
-// countSession counts one more session of a key, or n fewer when n is negative, before it
-// is begun: those that are begun at once are bounded too. It reports false, and counts
-// nothing, when the key has too many.
+// countSession adds n to the sessions of a key, or subtracts -n. It is called before a session
+// begins, so that concurrent beginnings are bounded too. It reports false, and counts nothing,
+// if the key has too many.
 func (a *API) countSession(key string, n int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -96,11 +107,13 @@ func (a *API) countSession(key string, n int) bool {
 	return true
 }
 
-// ownerKey names the key of a session among those of all organisations.
+// ownerKey identifies the key of the session across organisations.
 func (s *session) ownerKey() string { return s.org + " " + s.keyID }
 
-// beginOrResumeSession begins a session, or goes on with one that another server has begun.
+// beginOrResumeSession begins a session with that id, or resumes one that another server began.
+// If two requests resume it at the same time, the second uses the session of the first.
 func (a *API) beginOrResumeSession(r *core.Request, id string, resume bool) (_ *session, err error) {
+	// Counted before the session exists, and uncounted unless it is kept.
 	owner := r.Caller.Org + " " + r.Caller.KeyID
 	if !a.countSession(owner, 1) {
 		return nil, errTooManyOpen
@@ -123,6 +136,8 @@ func (a *API) beginOrResumeSession(r *core.Request, id string, resume bool) (_ *
 	}
 	closed := a.closed
 	a.mu.Unlock()
+	// The session is left, not closed: if another request has resumed it, its attachments must
+	// stay.
 	if have != nil || closed {
 		_ = h.Leave()
 	} else {
@@ -137,11 +152,13 @@ func (a *API) beginOrResumeSession(r *core.Request, id string, resume bool) (_ *
 	return s, nil
 }
 
-// findSession returns a session of the caller.
+// findSession returns a session of the caller. If this server does not have it, it tries to
+// resume it from the namespace.
 func (a *API) findSession(r *core.Request, id string) (*session, error) {
 	a.mu.Lock()
 	s := a.sessions[id]
 	a.mu.Unlock()
+	// Another server may have begun the session. A draining server takes over none.
 	if s == nil && uuid.Validate(id) == nil && !a.core.Draining() {
 		var err error
 		s, err = a.beginOrResumeSession(r, id, true)
@@ -159,10 +176,12 @@ func (a *API) findSession(r *core.Request, id string) (*session, error) {
 	return s, nil
 }
 
+// ownedBy reports whether the caller of r owns the session.
 func (s *session) ownedBy(r *core.Request) bool {
 	return s.org == r.Caller.Org && s.keyID == r.Caller.KeyID
 }
 
+// openSession begins a session and answers with its id and lease.
 func (a *API) openSession(w http.ResponseWriter, r *core.Request) error {
 	s, err := a.beginSession(r)
 	if err != nil {
@@ -171,15 +190,20 @@ func (a *API) openSession(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusCreated, a.toAPISession(s))
 }
 
+// toAPISession returns the wire form of a session.
 func (a *API) toAPISession(s *session) api.Session {
 	return api.Session{ID: s.id, LeaseSeconds: a.opts.Lease.Seconds(), URL: a.opts.Advertise}
 }
 
+// renewSession extends the lease, first in the namespace and then here: from the time before the
+// call, so that this server never believes in a longer lease than the database.
 func (a *API) renewSession(w http.ResponseWriter, r *core.Request) error {
 	s, err := a.findSession(r, r.PathValue("session"))
 	if err != nil {
 		return err
 	}
+	// The lease runs from before the renewal: this server must not believe in it for longer than
+	// the database does.
 	asked := time.Now()
 	if err := s.backend.Renew(r.Context()); errors.Is(err, driver.ErrClosed) {
 		a.endSession(s, false)
@@ -193,6 +217,8 @@ func (a *API) renewSession(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, a.toAPISession(s))
 }
 
+// closeSession ends a session with all that it holds. Closing one that has ended already
+// succeeds.
 func (a *API) closeSession(w http.ResponseWriter, r *core.Request) error {
 	s, err := a.findSession(r, r.PathValue("session"))
 	if errors.Is(err, errNoSession) {
@@ -207,7 +233,12 @@ func (a *API) closeSession(w http.ResponseWriter, r *core.Request) error {
 	return writeNoContent(w)
 }
 
-// endSession closes what a session has open here. With leave it may go on elsewhere.
+// endSession closes all that a session has open on this server, once. With leave its attachments
+// and drafts stay in the namespace, where another server may resume the session; without, they
+// end too.
+//
+// The session leaves the tables under API.mu first; then its listings, files and file systems
+// are closed without the lock, in that order.
 func (a *API) endSession(s *session, leave bool) error {
 	s.mu.Lock()
 	ended, rights := s.ended, s.rights
@@ -220,6 +251,8 @@ func (a *API) endSession(s *session, leave bool) error {
 		rights.Release()
 	}
 	a.countSession(s.ownerKey(), -1)
+	// Out of the tables first, so that no new request finds them. The counts of open things go
+	// down here, not with each close.
 	var files []*sessionHandle
 	var systems []*sessionFS
 	var dirs []*listing
@@ -246,6 +279,7 @@ func (a *API) endSession(s *session, leave bool) error {
 		}
 	}
 	a.mu.Unlock()
+	// Without the lock: closing may wait for the backend. An error of a close is a lost write.
 	var errs []error
 	for _, l := range dirs {
 		a.closeListing(l, nil)
@@ -264,6 +298,7 @@ func (a *API) endSession(s *session, leave bool) error {
 	return errors.Join(errs...)
 }
 
+// ignoreErrors returns err unless it matches one of these.
 func ignoreErrors(err error, these ...error) error {
 	for _, t := range these {
 		if errors.Is(err, t) {
@@ -273,7 +308,8 @@ func ignoreErrors(err error, these ...error) error {
 	return err
 }
 
-// reapLoop ends sessions that were not renewed and listings that nobody goes on with.
+// reapLoop ends expired sessions and abandoned listings until the server ends. It ticks four
+// times per lease, at least once a second.
 func (a *API) reapLoop() {
 	tick := time.NewTicker(min(a.opts.Lease/4, time.Second))
 	defer tick.Stop()
@@ -287,6 +323,8 @@ func (a *API) reapLoop() {
 	}
 }
 
+// endExpired ends sessions whose lease has run out or whose rights are lost, and closes listings
+// without a session that were not continued. A revoked session is not left for another server.
 func (a *API) endExpired(now time.Time) {
 	var late, revoked []*session
 	var rest []*listing
@@ -319,14 +357,14 @@ func (a *API) endExpired(now time.Time) {
 	}
 }
 
-// endSessionLogged is endSession where nobody waits for what comes of it.
+// endSessionLogged ends a session in the background and logs errors.
 func (a *API) endSessionLogged(s *session, leave bool) {
 	if err := a.endSession(s, leave); err != nil {
-		a.core.Options().Log.Warn("session: ending it", "session", s.id, "error", err)
+		a.core.Options().Log.Warn("session: cannot end it cleanly", "session", s.id, "error", err)
 	}
 }
 
-// Close ends all sessions. Those of a namespace may go on with another server.
+// Close ends all sessions. Those of a namespace may continue on another server.
 func (a *API) Close() error {
 	a.mu.Lock()
 	a.closed = true
@@ -352,8 +390,8 @@ func (a *API) Close() error {
 	return errors.Join(errs...)
 }
 
-// storeOfSession returns the volumes through which a draft of a session is made, or those of
-// the organisation when there is no session.
+// storeOfSession returns the store of a session of the caller, through which its drafts are
+// made, or that of the organisation if id is empty.
 func (a *API) storeOfSession(r *core.Request, id string) (*vole.Store, error) {
 	if id == "" {
 		return r.Store()

@@ -13,6 +13,8 @@ import (
 	"github.com/volehq/vole/transfer"
 )
 
+// transferRoutes are the routes that move whole trees or files beyond one request: archives,
+// resumable uploads, direct transfers.
 func (a *API) transferRoutes() []*core.Route {
 	const v = volumesPath + "/{volume}"
 	down := readRoute(v+"/archive", "readArchive", readScope, a.readArchive)
@@ -22,16 +24,18 @@ func (a *API) transferRoutes() []*core.Route {
 	return append(append(a.uploadRoutes(), a.directRoutes()...), down, up)
 }
 
-// archiveBuffer is what package transfer takes to read or write an archive, in bytes.
+// archiveBuffer is the memory that package transfer takes for one archive, in bytes.
 const archiveBuffer = 256 << 10
 
-// archivePath returns the path in the volume that the query names, the root by default.
+// archivePath returns the parameter path, empty for the root.
 func archivePath(r *core.Request) (string, error) {
 	q := r.Query()
 	p := q.String("path")
 	return p, q.Err()
 }
 
+// readArchive answers with a tree as a tar archive. An error in the middle can only break the
+// connection off.
 func (a *API) readArchive(w http.ResponseWriter, r *core.Request) error {
 	p, err := archivePath(r)
 	if err != nil {
@@ -51,6 +55,8 @@ func (a *API) readArchive(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// writeArchive unpacks a tar archive, perhaps compressed, into a directory. What was unpacked
+// before an error stays. Errors of the archive itself are the client's.
 func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	p, err := archivePath(r)
 	if err != nil {
@@ -68,6 +74,8 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 	if cerr := done(); err == nil {
 		err = cerr
 	}
+	// What is wrong with the stream is the client's mistake, unless it is an error that has a
+	// kind of its own, such as a full quota.
 	if bad := (*transfer.StreamError)(nil); errors.As(err, &bad) && (isInternalError(err) || errors.Is(err, vole.ErrCorrupt) || errors.Is(err, io.ErrUnexpectedEOF)) {
 		err = driver.Errorf(vole.ErrInvalid, "%v", err)
 	}
@@ -78,15 +86,15 @@ func (a *API) writeArchive(w http.ResponseWriter, r *core.Request) error {
 		Others: stats.Others, Bytes: stats.Bytes, Skipped: stats.Skipped, Lost: stats.Lost})
 }
 
-// isInternalError reports whether err would be taken for a failure of the server.
+// isInternalError reports whether a client would see err as an internal error.
 func isInternalError(err error) bool {
 	_, code, _ := core.Describe(err)
 	return code == api.CodeInternal
 }
 
-// openBatchFS opens the volume of the request so that many changes become durable
-// together, at Sync.
-func (a *API) openBatchFS(r *core.Request) (f *vole.FS, done func() error, err error) {
+// openBatchFS opens the volume of the request so that many changes become durable together.
+// closeFS syncs; on a session's file system it does nothing, since its client syncs.
+func (a *API) openBatchFS(r *core.Request) (f *vole.FS, closeFS func() error, err error) {
 	if r.Header.Get(api.HeaderFilesystem) != "" {
 		f, end, err := a.acquireFS(r, false)
 		return f, func() error { end(nil); return nil }, err

@@ -20,16 +20,20 @@ import (
 
 const (
 	uploadTTL  = 24 * time.Hour
-	smallPiece = 64 << 10 // bytes that are written at once
-	largePiece = 1 << 20  // the same, once one such piece came
+	smallPiece = 64 << 10 // bytes written at once
+	largePiece = 1 << 20  // the same, after a first small piece
 )
 
+// uploadRoutes are the routes of resumable uploads: start, send pieces, finish or cancel. The
+// bytes go to a staging file beside the target, which finish renames; the record in the accounts
+// database lets any server continue and the sweep clean up.
 func (a *API) uploadRoutes() []*core.Route {
 	const u = api.Prefix + "/uploads/{upload}"
 	put := changeRoute("PUT", u, "continueUpload", writeScope, a.continueUpload)
+	// Not idempotent by key: the offset tells a repeated piece from a new one.
 	put.Stream, put.MaxBody, put.Idempotent = true, -1, false
 	finish := changeRoute("POST", u+"/finish", "finishUpload", writeScope, a.finishUpload)
-	finish.Stream = true // the digest may take its time
+	finish.Stream = true // computing the digest may take long
 	return []*core.Route{
 		changeRoute("POST", volumesPath+"/{volume}/uploads", "startUpload", writeScope, a.startUpload),
 		readRoute(u, "getUpload", writeScope, a.getUpload),
@@ -38,7 +42,7 @@ func (a *API) uploadRoutes() []*core.Route {
 	}
 }
 
-// startUpload makes the file beside its target that takes the bytes.
+// startUpload records an upload and makes its staging file.
 func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	p := q.Required("path")
@@ -66,8 +70,11 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	}
 	up.Volume = v.ID()
 	base := path.Base(clean)
+	// In the directory of the target: finishUpload renames it, which is atomic only within a
+	// volume. The id keeps concurrent uploads of one path apart.
 	up.Staging = path.Join(path.Dir(clean), fmt.Sprintf(".%s.%s.upload", base[:min(len(base), 200)], up.ID))
 	err = r.WithFS(up.Volume, false, func(f *vole.FS) error {
+		// Refused now rather than after all bytes have come; finishUpload checks again.
 		switch e, err := f.Lstat(r.Context(), clean); {
 		case err == nil && e.IsDir():
 			return vole.ErrIsDir
@@ -77,14 +84,14 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 		if err := f.MkdirAll(r.Context(), path.Dir(clean), 0o755); err != nil {
 			return err
 		}
-		// Recorded first: what has no record would stay for ever.
+		// Recorded first: a staging file without a record would never be removed.
 		if err := a.core.Options().Accounts.CreateUpload(r.Context(), up); err != nil {
 			return err
 		}
 		h, err := f.Open(r.Context(), up.Staging, vole.OpenOptions{Create: true, Exclusive: true, Mode: 0o600})
 		if err != nil {
-			// Made or not, the file is not to be found without the record: only an error
-			// that says that nothing was made ends it.
+			// The file may exist in spite of the error, and only the record leads to it:
+			// the record goes only if the error says that nothing was made.
 			if errors.Is(err, vole.ErrQuota) || errors.Is(err, vole.ErrNotExist) || errors.Is(err, vole.ErrNotDir) {
 				err = errors.Join(err, a.core.Options().Accounts.DeleteUpload(r.Context(), up.Org, up.ID))
 			}
@@ -98,11 +105,13 @@ func (a *API) startUpload(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusCreated, toAPIUpload(up, 0))
 }
 
+// toAPIUpload returns the wire form of an upload.
 func toAPIUpload(up accounts.Upload, offset int64) api.Upload {
 	return api.Upload{ID: up.ID, Offset: offset, Size: max(0, up.Size), Expires: up.Expires}
 }
 
-// withUpload calls fn with an upload of the caller's organisation and its file.
+// withUpload calls fn with an upload of the caller's organisation and its open staging file of
+// that size. Uploads of volumes that the caller may not see do not exist.
 func (a *API) withUpload(r *core.Request, fn func(up accounts.Upload, f *vole.FS, h *vole.File, size int64) error) error {
 	up, err := a.core.Options().Accounts.Upload(r.Context(), r.Caller.Org, r.PathValue("upload"))
 	if errors.Is(err, vole.ErrNotExist) {
@@ -132,14 +141,17 @@ func (a *API) withUpload(r *core.Request, fn func(up accounts.Upload, f *vole.FS
 	})
 }
 
-var errNoUpload = core.NotFound("there is no such upload: it was finished, given up, or took longer than a day")
+var errNoUpload = core.NotFound("no such upload: it was finished or cancelled, or has expired after a day")
 
+// getUpload answers with how much of an upload has arrived.
 func (a *API) getUpload(w http.ResponseWriter, r *core.Request) error {
 	return a.withUpload(r, func(up accounts.Upload, _ *vole.FS, _ *vole.File, size int64) error {
 		return core.WriteJSON(w, http.StatusOK, toAPIUpload(up, size))
 	})
 }
 
+// continueUpload appends the body to an upload, at the offset where it ends. What arrived stays
+// even if the connection breaks: the client asks for the offset and continues.
 func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	off := queryOffset(q)
@@ -147,11 +159,12 @@ func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 		return err
 	}
 	return a.withUpload(r, func(up accounts.Upload, _ *vole.FS, h *vole.File, size int64) error {
+		// The file itself is the record of progress: pieces neither overlap nor leave gaps.
 		if off != size {
-			return &core.Error{Code: api.CodeWrongOffset, Message: fmt.Sprintf("the upload has come to %d, not %d; go on there", size, off)}
+			return &core.Error{Code: api.CodeWrongOffset, Message: fmt.Sprintf("the upload has %d bytes, not %d; continue there", size, off)}
 		}
 		end, err := receiveBody(r.Context(), h, off, up.Size, r.Body, r.TryReserveMemory)
-		// What arrived stays, even if the client is gone.
+		// What arrived is kept, even if the client has disconnected.
 		late, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), a.core.Options().Timeout)
 		defer cancel()
 		if err := errors.Join(err, h.Sync(late)); err != nil {
@@ -161,16 +174,16 @@ func (a *API) continueUpload(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
-// receiveBody writes a body to a file from off on, up to size if that is known, and
-// returns where it ended. Larger pieces are written if try says that there is memory for
-// them.
-func receiveBody(ctx context.Context, h *vole.File, off, size int64, body io.Reader, try func(n int64) bool) (int64, error) {
+// receiveBody writes a body to a file from off on, up to size if that is known, and returns
+// where it ended. It switches to large pieces if tryReserve has memory for them.
+func receiveBody(ctx context.Context, h *vole.File, off, size int64, body io.Reader, tryReserve func(n int64) bool) (int64, error) {
 	buf := make([]byte, smallPiece)
 	for {
 		n, err := fillBuffer(body, buf)
 		if size >= 0 && int64(n) > size-off {
-			return off, driver.Errorf(vole.ErrInvalid, "more bytes came than the %d that were announced", size)
+			return off, driver.Errorf(vole.ErrInvalid, "the body is longer than the %d bytes announced", size)
 		}
+		// Written even if the client has disconnected: the next request continues after it.
 		if n > 0 {
 			if _, werr := h.WriteAt(context.WithoutCancel(ctx), buf[:n], off); werr != nil {
 				return off, werr
@@ -183,14 +196,14 @@ func receiveBody(ctx context.Context, h *vole.File, off, size int64, body io.Rea
 		if err != nil {
 			return off, err
 		}
-		if len(buf) == smallPiece && try(largePiece) {
+		if len(buf) == smallPiece && tryReserve(largePiece) {
 			buf = make([]byte, largePiece)
 		}
 	}
 }
 
-// fillBuffer fills buf as far as r goes. Other than io.ReadFull it tells an end, io.EOF,
-// from a body that was broken off.
+// fillBuffer reads until buf is full. Unlike io.ReadFull it keeps the difference between the end
+// of the body (io.EOF) and a broken one.
 func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	for n < len(buf) && err == nil {
 		var m int
@@ -200,7 +213,10 @@ func fillBuffer(r io.Reader, buf []byte) (n int, err error) {
 	return n, err
 }
 
+// finishUpload checks size and digest and renames the staging file to its target. Without a mode
+// it keeps that of the file that it replaces.
 func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
+	// The digest is of the whole file, so it is computed from the staging file.
 	sum, want, err := parseReprDigest(r.Header.Values(api.HeaderDigest))
 	if err != nil {
 		return err
@@ -218,6 +234,7 @@ func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
 				return errDigest
 			}
 		}
+		// Mode 0 keeps that of the file that is replaced; a new file gets 0644.
 		perm := filemode.Go(up.Mode)
 		if old, err := f.Lstat(r.Context(), up.Path); perm == 0 && err == nil && old.Mode.IsRegular() {
 			perm = old.Mode & (filemode.Go(0o7777))
@@ -237,6 +254,7 @@ func (a *API) finishUpload(w http.ResponseWriter, r *core.Request) error {
 	})
 }
 
+// cancelUpload removes an upload. Cancelling one that does not exist succeeds.
 func (a *API) cancelUpload(w http.ResponseWriter, r *core.Request) error {
 	err := a.withUpload(r, func(up accounts.Upload, f *vole.FS, _ *vole.File, _ int64) error {
 		return a.removeUpload(r.Context(), up, f)
@@ -247,6 +265,8 @@ func (a *API) cancelUpload(w http.ResponseWriter, r *core.Request) error {
 	return writeNoContent(w)
 }
 
+// removeUpload removes the staging file and then the record: without the record nobody would
+// find the file.
 func (a *API) removeUpload(ctx context.Context, up accounts.Upload, f *vole.FS) error {
 	if err := f.Remove(ctx, up.Staging); err != nil && !errors.Is(err, vole.ErrNotExist) && !errors.Is(err, vole.ErrNotDir) {
 		return err
@@ -254,8 +274,7 @@ func (a *API) removeUpload(ctx context.Context, up accounts.Upload, f *vole.FS) 
 	return a.core.Options().Accounts.DeleteUpload(ctx, up.Org, up.ID)
 }
 
-// sweepLoop removes what uploads have left that nobody finished, and records that have
-// served their time.
+// sweepLoop runs a sweep every sweepInterval until the server ends.
 func (a *API) sweepLoop() {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
@@ -266,7 +285,7 @@ func (a *API) sweepLoop() {
 		case <-tick.C:
 		}
 		if err := a.sweepExpired(a.core.Lifetime()); err != nil && a.core.Lifetime().Err() == nil {
-			a.core.Options().Log.Warn("uploads: removing those that nobody finished", "error", err)
+			a.core.Options().Log.Warn("uploads: cannot remove expired ones", "error", err)
 		}
 	}
 }
@@ -276,7 +295,9 @@ const (
 	sweepBatch    = 1000
 )
 
+// sweepExpired removes expired uploads, and old records of idempotency keys and audit.
 func (a *API) sweepExpired(ctx context.Context) error {
+	// Records of idempotency keys outlive any retry by far after a day.
 	acc := a.core.Options().Accounts
 	if err := acc.PruneIdempotent(ctx, time.Now().Add(-24*time.Hour)); err != nil {
 		return err
@@ -297,11 +318,13 @@ func (a *API) sweepExpired(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// sweepUpload removes one expired upload, whatever organisation has it.
 func (a *API) sweepUpload(ctx context.Context, up accounts.Upload) error {
 	store, err := a.core.Org(ctx, up.Org)
 	if err != nil {
 		return err
 	}
+	// The staging file is gone with its volume.
 	v, err := store.Get(ctx, up.Volume)
 	if errors.Is(err, vole.ErrNotFound) {
 		return a.core.Options().Accounts.DeleteUpload(ctx, up.Org, up.ID)

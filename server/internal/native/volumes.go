@@ -18,6 +18,7 @@ import (
 
 const volumesPath = api.Prefix + "/volumes"
 
+// volumeRoutes are the routes of volumes and their events.
 func (a *API) volumeRoutes() []*core.Route {
 	create := auditFirstRoute("POST", volumesPath, "createVolume", writeScope, a.createVolume)
 	clone := auditFirstRoute("POST", volumesPath+"/{volume}/clone", "cloneVolume", writeScope, a.cloneVolume)
@@ -35,6 +36,8 @@ func (a *API) volumeRoutes() []*core.Route {
 	}
 }
 
+// listVolumes answers with one page of the volumes that the caller sees, newest first, filtered
+// by kind and labels.
 func (a *API) listVolumes(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	filter := vole.Filter{Kind: vole.Kind(q.String("kind")), Cursor: q.String("cursor"), Limit: int(q.Int("limit", 0, 1, 1000))}
@@ -57,8 +60,8 @@ func (a *API) listVolumes(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, out)
 }
 
-// appendVolumePage adds the volumes of a page that the caller sees. It ends early where their
-// labels are many.
+// appendVolumePage adds the visible volumes of one page to out. It reads in steps, accounts for
+// the memory of each, and ends the page early when its labels are large.
 func appendVolumePage(r *core.Request, store *vole.Store, filter vole.Filter, out *api.VolumePage) error {
 	size := int64(0)
 	for left := cmp.Or(filter.Limit, maxPageVolumes); left > 0 && size < maxPageMemory; {
@@ -67,6 +70,7 @@ func appendVolumePage(r *core.Request, store *vole.Store, filter vole.Filter, ou
 		if err != nil {
 			return err
 		}
+		// Accounted for after decoding: a page of one step may exceed the budget briefly.
 		step := int64(0)
 		for _, i := range page.Volumes {
 			if r.Caller.Sees(i.ID) {
@@ -92,7 +96,8 @@ const (
 	maxPageMemory  = 2 << 20 // bytes after which a page ends early
 )
 
-// volumeOfPath returns the volume that the path names, as the parameter by says.
+// volumeOfPath returns the volume that the URL names. The parameter by restricts the match to
+// ids or names: without it a name that looks like an id could be taken for one.
 func volumeOfPath(r *core.Request, by string) (*vole.Volume, error) {
 	ref := r.PathValue("volume")
 	switch by {
@@ -107,6 +112,7 @@ func volumeOfPath(r *core.Request, by string) (*vole.Volume, error) {
 	return v, err
 }
 
+// getVolume answers with one volume.
 func (a *API) getVolume(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	by := q.String("by")
@@ -120,6 +126,7 @@ func (a *API) getVolume(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
 }
 
+// createVolume creates a volume, or a draft that belongs to a session.
 func (a *API) createVolume(w http.ResponseWriter, r *core.Request) error {
 	var in api.CreateVolume
 	if err := r.ReadJSON(&in, false); err != nil {
@@ -128,6 +135,7 @@ func (a *API) createVolume(w http.ResponseWriter, r *core.Request) error {
 	return a.createVolumeFrom(w, r, in)
 }
 
+// cloneVolume creates a volume with the content of the one in the URL.
 func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request) error {
 	var in api.CreateVolume
 	if err := r.ReadJSON(&in, false); err != nil {
@@ -140,7 +148,9 @@ func (a *API) cloneVolume(w http.ResponseWriter, r *core.Request) error {
 	return a.createVolumeFrom(w, r, in)
 }
 
-// createVolumeFrom makes a volume, once for each idempotency key whatever server is asked.
+// createVolumeFrom creates a volume, at most once for each idempotency key even if the client
+// retries on another server. Keys restricted to some volumes may not create any: they could not
+// see the result.
 func (a *API) createVolumeFrom(w http.ResponseWriter, r *core.Request, in api.CreateVolume) error {
 	r.Audit.Volume = in.Name
 	if r.Caller.Volumes != nil {
@@ -162,6 +172,7 @@ func (a *API) createVolumeFrom(w http.ResponseWriter, r *core.Request, in api.Cr
 	if key := r.Header.Get(api.HeaderIdempotencyKey); key == "" {
 		v, err = store.Create(r.Context(), in.Name, spec)
 	} else {
+		// The fingerprint is of the decoded body: retries may order its fields differently.
 		text, _ := json.Marshal(in)
 		claim := accounts.Idempotent{Org: r.Caller.Org, Key: key, Fingerprint: fmt.Sprintf("%x", sha256.Sum256(text))}
 		v, err = a.createIdempotent(r, store, in.Name, spec, claim)
@@ -173,10 +184,13 @@ func (a *API) createVolumeFrom(w http.ResponseWriter, r *core.Request, in api.Cr
 	return core.WriteJSON(w, http.StatusCreated, api.FromVolume(v.Info()))
 }
 
-// claimWait is how long a server is waited for that has the same request.
+// claimWait is how long a server waits for another one that carries out the same request, before
+// it takes the request over.
 const claimWait = 5 * time.Second
 
-// createIdempotent creates a volume, unless the same request made it before.
+// createIdempotent creates a volume unless a request with the same idempotency key did. The
+// claim lies in the accounts database, which all servers share: the first server to insert it
+// creates the volume; another waits for its result, or takes over from one that died.
 func (a *API) createIdempotent(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent) (*vole.Volume, error) {
 	acc := a.core.Options().Accounts
 	var prior *accounts.Idempotent
@@ -185,10 +199,11 @@ func (a *API) createIdempotent(r *core.Request, store *vole.Store, name string, 
 		if prior, err = acc.BeginIdempotent(r.Context(), claim); err != nil {
 			return nil, err
 		}
+		// Take over from a server that has had the claim for long: it is dead or very slow.
 		if prior == nil || prior.Done || time.Since(prior.Created) > claimWait || time.Since(start) > claimWait {
 			break
 		}
-		// Another server has it under way.
+		// Another server carries it out now.
 		select {
 		case <-r.Context().Done():
 			return nil, r.Context().Err()
@@ -199,6 +214,8 @@ func (a *API) createIdempotent(r *core.Request, store *vole.Store, name string, 
 		return store.Get(r.Context(), prior.Result)
 	}
 	v, err := store.Create(r.Context(), name, spec)
+	// The volume may be the result of this very request, made by a server that died before it
+	// recorded it.
 	if errors.Is(err, vole.ErrExists) {
 		v, err = a.adoptExisting(r, store, name, spec, claim, prior, err)
 	}
@@ -206,26 +223,29 @@ func (a *API) createIdempotent(r *core.Request, store *vole.Store, name string, 
 	return v, err
 }
 
-// adoptExisting returns the volume that is in the way when it is the one that was asked
-// for, and exists otherwise.
-func (a *API) adoptExisting(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent, prior *accounts.Idempotent, exists error) (*vole.Volume, error) {
+// adoptExisting decides whether the volume that has the wanted name already is the result of
+// this very request. It is if the request was taken over and finished elsewhere, or if it was
+// made after the claim and fits the specification: then the server with the claim died before it
+// could record the result. Otherwise it returns errExists.
+func (a *API) adoptExisting(r *core.Request, store *vole.Store, name string, spec vole.Spec, claim accounts.Idempotent, prior *accounts.Idempotent, errExists error) (*vole.Volume, error) {
 	if prior == nil {
 		// This server was so slow that another took the request over.
 		now, err := a.core.Options().Accounts.BeginIdempotent(r.Context(), claim)
 		if err == nil && now != nil && now.Done {
 			return store.Get(r.Context(), now.Result)
 		}
-		return nil, exists
+		return nil, errExists
 	}
 	// The server that had the request died, perhaps after it had made the volume.
 	have, err := store.Get(r.Context(), name)
 	if err == nil && !have.Info().Created.Before(prior.Created.Add(-time.Second)) && spec.Fits(have.Info()) == nil {
 		return have, nil
 	}
-	return nil, exists
+	return nil, errExists
 }
 
-// finishIdempotent notes what came of a request with an idempotency key.
+// finishIdempotent records the result of a request, or gives its claim up if it failed. A
+// failure to record is only logged: the volume exists, and a retry adopts it.
 func (a *API) finishIdempotent(r *core.Request, key string, v *vole.Volume, err error) {
 	acc, ctx := a.core.Options().Accounts, a.core.Lifetime()
 	if err == nil {
@@ -234,10 +254,11 @@ func (a *API) finishIdempotent(r *core.Request, key string, v *vole.Volume, err 
 		err = acc.ForgetIdempotent(ctx, r.Caller.Org, key)
 	}
 	if err != nil {
-		a.core.Options().Log.Warn("idempotency: the outcome was not noted", "request", r.ID, "error", err)
+		a.core.Options().Log.Warn("idempotency: the outcome was not recorded", "request", r.ID, "error", err)
 	}
 }
 
+// updateVolume renames, resizes, labels or publishes a volume.
 func (a *API) updateVolume(w http.ResponseWriter, r *core.Request) error {
 	var in api.UpdateVolume
 	if err := r.ReadJSON(&in, false); err != nil {
@@ -256,6 +277,7 @@ func (a *API) updateVolume(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
 }
 
+// removeVolume removes a volume; with unused_since only if nothing has used it since then.
 func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	by, since := q.String("by"), q.Time("unused_since")
@@ -278,6 +300,7 @@ func (a *API) removeVolume(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, api.FromVolume(v.Info()))
 }
 
+// measureVolume counts the usage of a volume again.
 func (a *API) measureVolume(w http.ResponseWriter, r *core.Request) error {
 	v, err := r.VisibleVolume(r.PathValue("volume"))
 	if err != nil {
@@ -290,6 +313,7 @@ func (a *API) measureVolume(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, api.FromVolume(info))
 }
 
+// getUsage answers with the usage and limits of a volume's file system.
 func (a *API) getUsage(w http.ResponseWriter, r *core.Request) error {
 	return a.withFS(r, true, func(f *vole.FS) error {
 		s, err := f.Statfs(r.Context())
@@ -303,13 +327,16 @@ func (a *API) getUsage(w http.ResponseWriter, r *core.Request) error {
 // maxOrgWatchers bounds the streams of events of one organisation on one server.
 const maxOrgWatchers = 500
 
-// streamEvents streams events until the client or the server ends.
+// streamEvents sends events as text/event-stream until the client leaves, the rights of its key
+// end, or the server drains. A comment line every 15 seconds keeps proxies from closing the
+// connection.
 func (a *API) streamEvents(w http.ResponseWriter, r *core.Request) error {
 	q := r.Query()
 	ref := q.String("volume")
 	if err := q.Err(); err != nil {
 		return err
 	}
+	// Captured at the beginning; the rights are checked again before each batch.
 	want := r.Caller.Sees
 	if ref != "" {
 		v, err := r.VisibleVolume(ref)
@@ -323,6 +350,7 @@ func (a *API) streamEvents(w http.ResponseWriter, r *core.Request) error {
 	}
 	sub := a.core.Events.Subscribe(r.Caller.Org, r.ID, want)
 	defer a.core.Events.Unsubscribe(r.Caller.Org, sub)
+	// Ready means that every later change is reported: clients list the volumes after that.
 	select {
 	case <-sub.Ready:
 	case err := <-sub.Failed:
@@ -369,7 +397,7 @@ func (a *API) streamEvents(w http.ResponseWriter, r *core.Request) error {
 	}
 }
 
-// formatEvents writes down those events whose volumes are wanted.
+// formatEvents encodes the events of wanted volumes.
 func formatEvents(list []api.Event, want func(volumeID string) bool) (lines []byte, err error) {
 	for _, ev := range list {
 		if !want(ev.VolumeID) {

@@ -20,8 +20,8 @@ import (
 	"github.com/volehq/vole/server/internal/accounts"
 )
 
-// world is a running server with its description, and keys of two organisations.
-type world struct {
+// testServer is a running server with its description, and keys of two organisations.
+type testServer struct {
 	*Server
 	url    string
 	doc    *apiDoc
@@ -49,13 +49,13 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-func startWorld(t testing.TB) *world {
+func startTestServer(t testing.TB) *testServer {
 	t.Helper()
-	return startWorldOf(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: 64 << 20})
+	return startTestServerWith(t, Options{Bucket: &bucket.Options{Dir: t.TempDir()}, MaxFile: 64 << 20})
 }
 
-// startWorldOf is startWorld with other options.
-func startWorldOf(t testing.TB, opts Options) *world {
+// startTestServerWith is startTestServer with other options.
+func startTestServerWith(t testing.TB, opts Options) *testServer {
 	t.Helper()
 	logs := &logBuffer{}
 	opts.Log = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -70,8 +70,8 @@ func startWorldOf(t testing.TB, opts Options) *world {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln, 5*time.Second) }()
-	w := &world{Server: s, url: "http://" + ln.Addr().String(), doc: describedAPI(t), log: logs,
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: 30 * time.Second}}
+	w := &testServer{Server: s, url: "http://" + ln.Addr().String(), doc: describedAPI(t), log: logs,
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: answerTimeout}}
 	t.Cleanup(func() {
 		w.client.CloseIdleConnections()
 		stop()
@@ -82,12 +82,12 @@ func startWorldOf(t testing.TB, opts Options) *world {
 			t.Error(err)
 		}
 	})
-	w.root = w.key(t, accounts.NewKey{Scopes: accounts.Admin | accounts.Operator})
+	w.root = w.createKey(t, accounts.NewKey{Scopes: accounts.Admin | accounts.Operator})
 	return w
 }
 
-// key makes a key by the back door and returns its secret.
-func (w *world) key(t testing.TB, n accounts.NewKey) string {
+// createKey makes a key by the back door and returns its secret.
+func (w *testServer) createKey(t testing.TB, n accounts.NewKey) string {
 	t.Helper()
 	if n.Org == "" {
 		n.Org = DefaultOrg
@@ -144,10 +144,14 @@ func (c apiCall) request(ctx context.Context, base string, op *apiOp, key string
 	return req, nil
 }
 
-// call makes a request. Of an endless answer the first line is read.
-func (w *world) call(t testing.TB, op *apiOp, c apiCall, key string) apiAnswer {
+// answerTimeout tells a request that hangs from one on a busy machine. It bounds nothing that
+// a server promises: those bounds show in the status of an answer.
+const answerTimeout = 5 * time.Minute
+
+// callOperation makes a request. Of an endless answer the first line is read.
+func (w *testServer) callOperation(t testing.TB, op *apiOp, c apiCall, key string) apiAnswer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), answerTimeout)
 	defer cancel()
 	req, err := c.request(ctx, w.url, op, key)
 	if err != nil {
@@ -168,8 +172,8 @@ func (w *world) call(t testing.TB, op *apiOp, c apiCall, key string) apiAnswer {
 	return apiAnswer{res.StatusCode, res.Header, string(b)}
 }
 
-// op returns the operation of that name.
-func (w *world) op(t testing.TB, id string) *apiOp {
+// operation returns the operation of that name.
+func (w *testServer) operation(t testing.TB, id string) *apiOp {
 	t.Helper()
 	for _, op := range w.doc.ops {
 		if op.id == id {
@@ -180,10 +184,10 @@ func (w *world) op(t testing.TB, id string) *apiOp {
 	return nil
 }
 
-// must makes a request that has to succeed, and decodes its JSON.
-func (w *world) must(t testing.TB, key, id string, c apiCall, out any) {
+// mustCall makes a request that has to succeed, and decodes its JSON.
+func (w *testServer) mustCall(t testing.TB, key, id string, c apiCall, out any) {
 	t.Helper()
-	a := w.call(t, w.op(t, id), c, key)
+	a := w.callOperation(t, w.operation(t, id), c, key)
 	if a.status >= 300 {
 		t.Fatalf("%s: %d %s", id, a.status, a.body)
 	}
@@ -194,8 +198,8 @@ func (w *world) must(t testing.TB, key, id string, c apiCall, out any) {
 	}
 }
 
-// things are what operations act on; all of them belong to one key.
-type things struct {
+// fixture are what operations act on; all of them belong to one key.
+type fixture struct {
 	owner               string // id of the key
 	volume, name        string // id and name
 	session, attachment string
@@ -204,8 +208,8 @@ type things struct {
 	cursor              string // of an unsorted listing
 }
 
-// served reports whether the server has the route of an operation.
-func (w *world) served(id string) bool {
+// hasRoute reports whether the server has the route of an operation.
+func (w *testServer) hasRoute(id string) bool {
 	for _, rt := range w.native.Dialect().Routes {
 		if rt.Name == id {
 			return true
@@ -214,47 +218,67 @@ func (w *world) served(id string) bool {
 	return false
 }
 
-// make makes one of each.
-func (w *world) make(t testing.TB, key, name string) *things {
+// makeFixture makes one of each.
+func (w *testServer) makeFixture(t testing.TB, key, name string) *fixture {
 	t.Helper()
-	x := &things{name: name}
+	x := &fixture{name: name}
 	var s api.Server
-	w.must(t, key, "getServer", apiCall{}, &s)
+	w.mustCall(t, key, "getServer", apiCall{}, &s)
 	x.owner = s.Key
 	var v api.Volume
-	w.must(t, key, "createVolume", apiCall{body: fmt.Sprintf(`{"name":%q,"labels":{"a":"b"}}`, name)}, &v)
+	w.mustCall(t, key, "createVolume", apiCall{body: fmt.Sprintf(`{"name":%q,"labels":{"a":"b"}}`, name)}, &v)
 	x.volume = v.ID
 	for path, text := range map[string]string{"file": "some text of " + name, "dir/sub/deep": "deep", "dir/a": "a", "dir/b": "b"} {
-		w.must(t, key, "writeFile", x.at(url.Values{"path": {path}}, text), nil)
+		w.mustCall(t, key, "writeFile", x.onVolume(url.Values{"path": {path}}, text), nil)
 	}
-	w.must(t, key, "symlink", x.at(url.Values{"path": {"link"}, "target": {"file"}}, ""), nil)
-	w.must(t, key, "mkdir", x.at(url.Values{"path": {"empty"}}, ""), nil)
-	w.must(t, key, "setXattr", x.at(url.Values{"path": {"file"}, "name": {"user.a"}}, "value"), nil)
+	w.mustCall(t, key, "symlink", x.onVolume(url.Values{"path": {"link"}, "target": {"file"}}, ""), nil)
+	w.mustCall(t, key, "mkdir", x.onVolume(url.Values{"path": {"empty"}}, ""), nil)
+	w.mustCall(t, key, "setXattr", x.onVolume(url.Values{"path": {"file"}, "name": {"user.a"}}, "value"), nil)
 	var a api.Attachment
-	w.must(t, key, "attach", x.at(nil, `{"holder":"me"}`), &a)
+	w.mustCall(t, key, "attach", x.onVolume(nil, `{"holder":"me"}`), &a)
 	x.session, x.attachment = a.Session, a.ID
 	var f api.Filesystem
-	w.must(t, key, "openFilesystem", apiCall{path: map[string]string{"session": x.session}, query: url.Values{"volume": {x.volume}}}, &f)
+	w.mustCall(t, key, "openFilesystem", apiCall{path: map[string]string{"session": x.session}, query: url.Values{"volume": {x.volume}}}, &f)
 	x.filesystem = f.ID
 	var h api.Handle
-	w.must(t, key, "openFile", apiCall{path: map[string]string{"filesystem": f.ID}, query: url.Values{"path": {"file"}, "write": {"true"}}}, &h)
+	w.mustCall(t, key, "openFile", apiCall{path: map[string]string{"filesystem": f.ID}, query: url.Values{"path": {"file"}, "write": {"true"}}}, &h)
 	x.handle = h.ID
 	var page api.EntryPage
-	w.must(t, key, "listEntries", x.at(url.Values{"path": {"dir"}, "unsorted": {"true"}, "limit": {"1"}}, ""), &page)
+	w.mustCall(t, key, "listEntries", x.onVolume(url.Values{"path": {"dir"}, "unsorted": {"true"}, "limit": {"1"}}, ""), &page)
 	x.cursor = page.Next
 	var k api.NewKey
-	w.must(t, w.root, "createKey", apiCall{body: `{"name":"of ` + name + `","scopes":["read"]}`}, &k)
+	w.mustCall(t, w.root, "createKey", apiCall{body: `{"name":"of ` + name + `","scopes":["read"]}`}, &k)
 	x.key = k.Key.ID
 	x.upload = "none"
-	if w.served("startUpload") {
+	if w.hasRoute("startUpload") {
 		var u api.Upload
-		w.must(t, key, "startUpload", x.at(url.Values{"path": {"big"}}, ""), &u)
+		w.mustCall(t, key, "startUpload", x.onVolume(url.Values{"path": {"big"}}, ""), &u)
 		x.upload = u.ID
 	}
 	return x
 }
 
-// at is a call on the volume.
-func (x *things) at(q url.Values, body string) apiCall {
+// onVolume is a call on the volume.
+func (x *fixture) onVolume(q url.Values, body string) apiCall {
 	return apiCall{path: map[string]string{"volume": x.volume}, query: q, body: body}
+}
+
+// createOrg makes an organisation and returns a key of it.
+func (w *testServer) createOrg(t *testing.T, name string) string {
+	t.Helper()
+	var k api.NewKey
+	w.mustCall(t, w.root, "createOrg", apiCall{body: fmt.Sprintf(`{"name":%q}`, name)}, &k)
+	return k.Secret
+}
+
+// sendRequestHead opens a connection and sends the head of a request.
+func (w *testServer) sendRequestHead(t *testing.T, key, line string, headers ...string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n%s\r\n", line, key, strings.Join(append(headers, ""), "\r\n"))
+	return c
 }
