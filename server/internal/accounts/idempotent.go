@@ -115,6 +115,7 @@ func (s *Store) PruneIdempotent(ctx context.Context, olderThan time.Time) error 
 		(SELECT org, key FROM server_idempotency WHERE created < $1 ORDER BY created LIMIT $2)`, olderThan)
 }
 
+// validateIdempotent checks the names of a record.
 func validateIdempotent(org, key string) error {
 	if err := validateOrg(org); err != nil {
 		return err

@@ -33,8 +33,10 @@ type orgAnswers struct {
 // answerKey is a truncated hash of caller and idempotency key.
 type answerKey [16]byte
 
+// hashAnswerKey hashes caller and idempotency key; the zero byte keeps the two apart.
 func hashAnswerKey(who, key string) answerKey { return shortDigest(who + "\x00" + key) }
 
+// shortDigest returns half of a SHA-256: enough to tell requests apart, at half the memory.
 func shortDigest(s string) [16]byte {
 	sum := sha256.Sum256([]byte(s))
 	return [16]byte(sum[:])

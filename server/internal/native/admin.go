@@ -128,7 +128,8 @@ func (a *API) createAndReturnKey(w http.ResponseWriter, r *core.Request, n accou
 	return core.WriteJSON(w, http.StatusCreated, api.NewKey{Key: apiKey(k), Secret: secret})
 }
 
-// createOrg makes an organisation and answers with its first admin key.
+// createOrgKey makes a key in any organisation, for operators. That organisation's audit log
+// records it too, before it happens.
 func (a *API) createOrgKey(w http.ResponseWriter, r *core.Request) error {
 	org := r.PathValue("org")
 	r.Audit.Detail = org
@@ -317,6 +318,7 @@ func (a *API) listOrgs(w http.ResponseWriter, r *core.Request) error {
 	return core.WriteJSON(w, http.StatusOK, api.Orgs{Orgs: append([]string{}, list...)})
 }
 
+// createOrg makes an organisation and answers with its first admin key.
 func (a *API) createOrg(w http.ResponseWriter, r *core.Request) error {
 	var in api.CreateOrg
 	if err := r.ReadJSON(&in, false); err != nil {
