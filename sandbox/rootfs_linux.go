@@ -16,6 +16,7 @@ import (
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
 	"github.com/volehq/vole/sandbox/internal/image"
+	"github.com/volehq/vole/transfer"
 	"golang.org/x/sys/unix"
 )
 
@@ -127,10 +128,30 @@ func (h *helper) mountOverlayRoot(ctx context.Context, root string) error {
 		return fmt.Errorf("mount a writable layer over %s: %w", h.p.Rootfs, err)
 	}
 	dir := filepath.Join(h.p.Scratch, "rootfs")
-	if err := image.CopyTree(ctx, byHandle, dir); err != nil {
+	if err := copyRoot(ctx, byHandle, dir); err != nil {
 		return fmt.Errorf("copy %s: %w", h.p.Rootfs, err)
 	}
 	return bindRootDir(dir, root)
+}
+
+// copyRoot copies the directory src to dst, which must not exist, with what matters to a
+// sandbox, owned by the caller.
+func copyRoot(ctx context.Context, src, dst string) error {
+	if err := os.Mkdir(dst, 0o755); err != nil {
+		return err
+	}
+	from, err := transfer.OpenHost(src)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := transfer.OpenHost(dst)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	_, err = transfer.Copy(ctx, to, ".", from, ".", transfer.Options{Plain: true})
+	return err
 }
 
 // mountOverlay names its directories by descriptor, since the option's syntax has no

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/volehq/vole"
@@ -93,7 +94,13 @@ func (c *copier) copyTree(ctx context.Context, src source, p, at string, it *ite
 	if err := c.copyEntry(ctx, src, p, at, it); err != nil || !it.mode.IsDir() {
 		return err
 	}
+	if c.opts.Plain && strings.Count(at, "/")+1 > maxPlainDepth {
+		return c.wrapError(at, driver.Errorf(vole.ErrUnsupported, "deeper than %d directories", maxPlainDepth))
+	}
 	names, err := src.listNames(ctx, p, it)
+	if c.opts.isUnreadable(err) {
+		err = nil
+	}
 	if err == nil {
 		err = c.heldNames.acquire(names)
 	}
@@ -185,7 +192,11 @@ func (c *copier) copyEntry(ctx context.Context, src source, p, at string, it *it
 	if first, ok := c.writtenAt[it.id]; ok && named {
 		return c.hardLink(ctx, first, at)
 	}
-	if err := c.writeEntry(ctx, src, p, at, it); err != nil {
+	err := c.writeEntry(ctx, src, p, at, it)
+	if errors.Is(err, errLeftOut) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	if named {
@@ -194,11 +205,17 @@ func (c *copier) copyEntry(ctx context.Context, src source, p, at string, it *it
 	return nil
 }
 
+// errLeftOut is the outcome of an entry that is not copied, and is no failure.
+var errLeftOut = errors.New("left out")
+
 func (c *copier) writeEntry(ctx context.Context, src source, p, at string, it *item) error {
 	if !it.mode.IsRegular() {
 		return c.writeSpecial(ctx, at, it)
 	}
 	r, err := src.openFile(ctx, p, it.size)
+	if c.opts.isUnreadable(err) {
+		return errLeftOut
+	}
 	if err != nil {
 		return err
 	}
@@ -232,6 +249,10 @@ func (c *copier) wrapError(at string, err error) error {
 
 // writeSpecial writes anything but a regular file.
 func (c *copier) writeSpecial(ctx context.Context, at string, it *item) error {
+	if kind := it.mode.Type(); c.opts.Plain && kind != fs.ModeDir && kind != fs.ModeSymlink {
+		c.stats.Skipped++
+		return nil
+	}
 	switch it.mode.Type() {
 	case fs.ModeDir:
 		return c.makeDirectory(ctx, at, it)
@@ -273,6 +294,9 @@ func (c *copier) leaveOutNode(at string, it *item, reason error) error {
 	c.stats.Skipped++
 	return c.opts.leaveOut(c.to.displayPath(at), "the "+filemode.TypeName(it.mode), reason)
 }
+
+// maxPlainDepth is how many directories may lie within one another for Options.Plain.
+const maxPlainDepth = 255
 
 // maxPendingDirs is how many directories of an archive wait for their metadata.
 const maxPendingDirs = 1 << 18

@@ -21,8 +21,8 @@ import (
 // both use up to this much).
 const maxWindow = 128 << 20
 
-// magicBytes is how many bytes tell what a stream is compressed with.
-const magicBytes = 4
+// MagicBytes is how many bytes tell what a stream is compressed with.
+const MagicBytes = 4
 
 // compressions are what a compressed stream begins with, and how it is read.
 var compressions = []struct {
@@ -48,7 +48,7 @@ var unreadable = []struct{ magic, name string }{
 // isSkippableFrame reports whether a frame begins that zstd and lz4 have readers skip: pzstd says
 // in one how long the next frame is.
 func isSkippableFrame(magic []byte) bool {
-	return len(magic) == magicBytes && binary.LittleEndian.Uint32(magic)&^0xf == 0x184d2a50
+	return len(magic) == MagicBytes && binary.LittleEndian.Uint32(magic)&^0xf == 0x184d2a50
 }
 
 // Compressed reports whether Decompress would do something about a stream that begins
@@ -146,9 +146,9 @@ func (e *damagedError) Error() string {
 
 func (e *damagedError) Unwrap() []error { return []error{vole.ErrCorrupt, e.err} }
 
-// peekMagicBytes returns the next bytes of b, fewer than magicBytes at its end.
+// peekMagicBytes returns the next bytes of b, fewer than MagicBytes at its end.
 func peekMagicBytes(b *bufio.Reader) ([]byte, error) {
-	magic, err := b.Peek(magicBytes)
+	magic, err := b.Peek(MagicBytes)
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}

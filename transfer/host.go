@@ -190,34 +190,43 @@ func (t *hostTree) openDir(p string) (f *os.File, err error) {
 }
 
 // writeFile writes to a temporary name with all metadata, and renames.
-func (t *hostTree) writeFile(ctx context.Context, p string, it *item, c sparse.Content) (err error) {
+func (t *hostTree) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
 	if cur, err := t.root.Lstat(p); err == nil && cur.IsDir() {
 		return t.wrapError("write", p, vole.ErrIsDir)
 	} else if err == nil && isNode(cur.Mode()) {
 		return t.wrapError("write", p, nodeExistsError(cur.Mode()))
 	}
 	tmp := temporaryName(p)
-	f, err := t.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	err := t.createFile(ctx, tmp, p, it, c)
+	if err == nil {
+		if err = t.rename(ctx, tmp, p); err != nil {
+			t.root.Remove(tmp)
+		}
+	}
+	return err
+}
+
+// createFile makes a regular file under a name that is free, with its content and all
+// metadata, or leaves nothing. p is the name that it will have, for messages.
+func (t *hostTree) createFile(ctx context.Context, name, p string, it *item, c sparse.Content) (err error) {
+	f, err := t.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return t.wrapError("write", p, err)
 	}
 	defer func() {
 		f.Close()
 		if err != nil {
-			t.root.Remove(tmp)
+			t.root.Remove(name)
 		}
 	}()
 	if err := t.writeContent(ctx, f, it, c); err != nil {
 		return err
 	}
-	if err := t.setOpenMetadata(p, tmp, f, it); err != nil {
+	if err := t.setOpenMetadata(p, name, f, it); err != nil {
 		return err
 	}
 	// Network file systems report a failed write at close.
-	if err := f.Close(); err != nil {
-		return t.wrapError("write", p, err)
-	}
-	return t.rename(ctx, tmp, p)
+	return t.wrapError("write", p, f.Close())
 }
 
 // buffers holds buffers of copyBuf bytes: one for each of many small files would cost more
@@ -274,7 +283,7 @@ func (t *hostTree) setNodeMetadata(dirfd int, base, p string, it *item) error {
 		return err
 	}
 	if keep { // before the mode: a change of owner clears setuid
-		if err := n.Chown(it.uid, it.gid); err != nil {
+		if err := n.Chown(it.uid, it.gid); err != nil && !t.opts.isUnmapped(err) {
 			return err
 		}
 	}
@@ -308,7 +317,7 @@ func (t *hostTree) setOpenMetadata(p, at string, f *os.File, it *item) error {
 		return err
 	}
 	if keep {
-		if err := f.Chown(it.uid, it.gid); err != nil {
+		if err := f.Chown(it.uid, it.gid); err != nil && !t.opts.isUnmapped(err) {
 			return t.wrapError("chown", p, err)
 		}
 	}

@@ -25,6 +25,7 @@ import (
 // anew takes longer than to copy it.
 type hostSource struct {
 	*hostTree
+	plain bool // no attributes are read: Options.Plain
 
 	mu       sync.Mutex // guards what follows
 	rootDir  *os.File   // the root, nil until needed
@@ -167,6 +168,7 @@ func (s *hostSource) lstat(ctx context.Context, p string) (item, error) {
 	switch {
 	case it.mode&fs.ModeSymlink != 0:
 		it.target, err = s.root.Readlink(p)
+	case s.plain:
 	case it.mode.IsRegular():
 		var f *hostFile
 		if f, it, err = s.openRegular(ctx, p); err != nil {

@@ -85,6 +85,12 @@ func (o *Options) keepsOwner(display func(p string) string, p string, it *item, 
 	return false, o.leaveOut(display(p), "the owner", reason)
 }
 
+// isUnmapped reports whether an error of chown(2) says that the owner is none of this user
+// namespace, and is to be left out then.
+func (o *Options) isUnmapped(err error) bool {
+	return o.ignoreUnmapped && errors.Is(err, syscall.EINVAL)
+}
+
 // isOwnID reports whether files of this process may have these ids.
 func isOwnID(uid, gid int) bool {
 	if uid != os.Geteuid() {

@@ -27,6 +27,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"time"
@@ -58,6 +59,10 @@ type Options struct {
 	// Strict ends the copy with an error where something of an item cannot be kept, instead
 	// of a warning.
 	Strict bool
+	// Plain copies directories, regular files and links, with their permissions and times,
+	// and nothing else: other types, attributes, and what may not be read are left out
+	// without a word. A tree that is deeper than 255 directories is ErrUnsupported.
+	Plain bool
 	// AllowTruncated takes a tar stream that ends without its end-of-archive blocks, or has
 	// nothing at all, for a whole one.
 	AllowTruncated bool
@@ -69,6 +74,9 @@ type Options struct {
 	Progress Progress
 
 	lost *losses // of this copy
+
+	// ignoreUnmapped leaves out an owner that the user namespace of this process lacks.
+	ignoreUnmapped bool
 }
 
 // Progress is told how far a copy is, by the goroutine that copies.
@@ -100,6 +108,12 @@ func (o *Options) reportRead(n int) {
 	if o.Progress != nil {
 		o.Progress.Add(n)
 	}
+}
+
+// isUnreadable reports whether an error says that the caller may not read something, and it
+// is to be left out then.
+func (o *Options) isUnreadable(err error) bool {
+	return o.Plain && errors.Is(err, fs.ErrPermission)
 }
 
 // targetMode is the mode that a target gives an item: without owners, a setuid program
@@ -139,6 +153,9 @@ type Stats struct {
 func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Options) (Stats, error) {
 	s := src.newSource()
 	defer closeSource(s)
+	if h, ok := s.(*hostSource); ok {
+		h.plain = opts.Plain
+	}
 	it, err := s.lstat(ctx, p)
 	if err != nil {
 		return Stats{}, err

@@ -57,21 +57,14 @@ func (c *copier) unpackTar(ctx context.Context, r io.Reader, dir string) error {
 	if err != nil {
 		return &StreamError{c.opts.opName() + ": read the stream", err}
 	}
-	f := newSparseFilter(r)
-	tr := tar.NewReader(f)
-	globals := globalRecords{}
+	t := newTarEntries(r)
 	for entries := 0; ; entries++ {
-		_, err := io.Copy(io.Discard, tr) // what was not read of the entry before
-		f.endEntry()
-		var hdr *tar.Header
-		if err == nil {
-			hdr, err = tr.Next()
-		}
+		hdr, err := t.nextHeader(ctx)
 		end := errors.Is(err, io.EOF)
-		if end && !f.ended && !c.opts.AllowTruncated {
-			err = missingEndError(f.entries)
+		if end && !t.filter.ended && !c.opts.AllowTruncated {
+			err = missingEndError(t.filter.entries)
 		} else if end {
-			err = checkArchiveEnd(r, f.entries)
+			err = checkArchiveEnd(r, t.filter.entries)
 		}
 		if err == nil {
 			err = ctx.Err()
@@ -82,10 +75,9 @@ func (c *copier) unpackTar(ctx context.Context, r io.Reader, dir string) error {
 		if end {
 			return c.setDirectoryMetadata(ctx, 0)
 		}
-		if hdr.Typeflag == tar.TypeXGlobalHeader {
-			err = globals.addRecords(hdr.PAXRecords)
-		} else if err = globals.applyTo(hdr); err == nil {
-			err = c.unpackEntry(ctx, tr, hdr, f.file, dir)
+		global, err := t.applyGlobals(hdr)
+		if err == nil && !global {
+			err = c.unpackEntry(ctx, t, hdr, dir)
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return &StreamError{fmt.Sprintf("%s: tar entry %q: the stream ends in the middle of it", c.opts.opName(), hdr.Name), io.ErrUnexpectedEOF}
@@ -97,6 +89,61 @@ func (c *copier) unpackTar(ctx context.Context, r io.Reader, dir string) error {
 			return fmt.Errorf("%s: tar entry %q: %w", c.opts.opName(), hdr.Name, err)
 		}
 	}
+}
+
+// tarEntries reads a tar stream entry by entry, with what archive/tar leaves to its caller:
+// global headers, and sparse files of which only the ranges are read.
+type tarEntries struct {
+	filter  *sparseFilter
+	tar     *tar.Reader
+	globals globalRecords
+}
+
+func newTarEntries(r io.Reader) *tarEntries {
+	f := newSparseFilter(r)
+	return &tarEntries{filter: f, tar: tar.NewReader(f)}
+}
+
+// nextHeader reads past the rest of an entry and returns the header of the next one. io.EOF:
+// the archive has ended, or the stream between two entries.
+func (t *tarEntries) nextHeader(ctx context.Context) (*tar.Header, error) {
+	_, err := io.Copy(io.Discard, t.tar)
+	t.filter.endEntry()
+	if err != nil {
+		return nil, err
+	}
+	hdr, err := t.tar.Next()
+	if err == nil {
+		err = ctx.Err()
+	}
+	return hdr, err
+}
+
+// applyGlobals reports whether an entry is a global header, which it takes; it gives any
+// other what global headers before it say.
+func (t *tarEntries) applyGlobals(hdr *tar.Header) (global bool, err error) {
+	if hdr.Typeflag == tar.TypeXGlobalHeader {
+		return true, t.globals.addRecords(hdr.PAXRecords)
+	}
+	if holes := t.filter.file; holes != nil && holes.name != "" {
+		hdr.Name = holes.name
+	}
+	return false, t.globals.applyTo(hdr)
+}
+
+// openContent returns the content of a regular file, and completes its description by where
+// the file has holes.
+func (t *tarEntries) openContent(it *item) (sparse.Content, error) {
+	holes := t.filter.file
+	if holes == nil {
+		return sparse.Stream(t.tar), nil
+	}
+	content, err := holes.openContent(t.tar, it.size)
+	if err != nil {
+		return nil, err
+	}
+	it.size, it.sparse, it.stored = holes.size, true, max(content.data, 1)
+	return content, nil
 }
 
 // explainStreamError says what an error of archive/tar means for a stream of which so many
@@ -165,11 +212,8 @@ func (zerosOnly) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// unpackEntry unpacks one entry. holes is not nil for a sparse file.
-func (c *copier) unpackEntry(ctx context.Context, tr *tar.Reader, hdr *tar.Header, holes *sparseFile, dir string) error {
-	if holes != nil && holes.name != "" {
-		hdr.Name = holes.name
-	}
+// unpackEntry unpacks one entry into the directory dir of the target.
+func (c *copier) unpackEntry(ctx context.Context, t *tarEntries, hdr *tar.Header, dir string) error {
 	if skip, err := c.skipsEntry(hdr); skip || err != nil {
 		return err
 	}
@@ -185,14 +229,10 @@ func (c *copier) unpackEntry(ctx context.Context, tr *tar.Reader, hdr *tar.Heade
 	write := func() error { return c.writeSpecial(ctx, at, &it) }
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont:
-		if holes == nil {
-			return c.writeFile(ctx, at, &it, sparse.Stream(tr))
-		}
-		content, err := holes.openContent(tr, hdr.Size)
+		content, err := t.openContent(&it)
 		if err != nil {
 			return err
 		}
-		it.size, it.sparse, it.stored = holes.size, true, max(content.data, 1)
 		return c.writeFile(ctx, at, &it, content)
 	case tar.TypeLink:
 		old, err := driver.CleanPath(hdr.Linkname)

@@ -49,7 +49,7 @@ var rules = []rule{
 	{"drivers/bucket", slices.Concat(helpers, []string{"drivers/bucket"})},
 	{"drivers/cloud", slices.Concat(helpers, []string{"drivers/cloud"})},
 	{".", sdk},
-	{"sandbox", slices.Concat(sdk, []string{"sandbox"})},
+	{"sandbox", slices.Concat(sdk, []string{"sandbox", "transfer"})},
 	{"transfer", slices.Concat(sdk, []string{"transfer"})},
 	{"fusefs", slices.Concat(sdk, []string{"fusefs"})},
 	{"plugins", slices.Concat(sdk, []string{"plugins", "fusefs"})},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/transfer"
 )
 
 // archive is a tar file whose members can be read in any order.
@@ -57,7 +58,7 @@ func unpackArchive(ctx context.Context, f *os.File, u *unpacker) (Config, error)
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return Config{}, err
 		}
-		return Config{}, u.layer(ctxReader{ctx, f}, false)
+		return Config{}, u.layers.Unpack(ctx, ctxReader{ctx, f}, false)
 	}
 	if err != nil {
 		return Config{}, err
@@ -136,7 +137,7 @@ func (a *archive) rememberMember(h *tar.Header, off int64) {
 	a.members[name] = p
 }
 
-var imageSuffixes = []string{".json", ".tar", ".tar.gz", ".tar.zst"}
+var imageSuffixes = []string{".json", ".tar", ".tar.gz", ".tar.bz2", ".tar.zst", ".tar.xz", ".tar.lz4"}
 
 // isImageMember reports whether a member of that name can be part of an image's archive: OCI has
 // blobs/ALG/HEX, docker save has ID/layer.tar and HEX.json, and other programs that write its
@@ -294,12 +295,11 @@ func unpackLayer(ctx context.Context, s memberStore, u *unpacker, l layer, diffI
 	if packed != nil {
 		in = io.TeeReader(in, packed)
 	}
-	r, _, err := decompress(in)
+	r, err := transfer.Decompress(in)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	if err := u.unpackVerified(r, diffIDs[i]); err != nil || packed == nil {
+	if err := u.unpackVerified(ctx, r, diffIDs[i]); err != nil || packed == nil {
 		return err
 	}
 	// What follows the end of the compressed data is of the blob, too.
@@ -310,11 +310,11 @@ func unpackLayer(ctx context.Context, s memberStore, u *unpacker, l layer, diffI
 }
 
 // unpackVerified applies a layer's tar, which must have a digest.
-func (u *unpacker) unpackVerified(r io.Reader, diffID string) error {
+func (u *unpacker) unpackVerified(ctx context.Context, r io.Reader, diffID string) error {
 	sum := sha256.New()
 	// All that layers hold is charged, padding too, and again when a layer is named twice.
 	tee := io.TeeReader(budgetReader{r, &u.left, u.opts.Limits.exceededError}, sum)
-	if err := u.layer(tee, true); err != nil {
+	if err := u.layers.Unpack(ctx, tee, true); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, tee); err != nil {

@@ -2,7 +2,6 @@ package image
 
 import (
 	"bytes"
-	"hash/maphash"
 	"io"
 
 	"github.com/volehq/vole"
@@ -12,15 +11,11 @@ import (
 // What an image may cost, whatever it says. A few kilobytes can be compressed
 // gigabytes, so that memory and time need bounds of their own.
 const (
-	MaxJSON        = 4 << 20  // bytes of a manifest or configuration
-	maxValues      = 1 << 18  // values in one of them, which take more memory than bytes
-	maxMembers     = 1 << 16  // members of an image's archive that are remembered
-	maxMemberName  = 255      // bytes of the name of such a member: blobs/sha256/HEX has 77
-	MaxLayers      = 1024     // docker's limit is 127
-	maxDepth       = 255      // elements of a path
-	maxLookups     = 1 << 26  // names looked up or listed, each counted by its depth
-	maxDirectories = 96 << 20 // bytes of memory for directories whose times are set at the end
-	dirOverhead    = 128      // bytes that one takes beside its name, about
+	MaxJSON       = 4 << 20 // bytes of a manifest or configuration
+	maxValues     = 1 << 18 // values in one of them, which take more memory than bytes
+	maxMembers    = 1 << 16 // members of an image's archive that are remembered
+	maxMemberName = 255     // bytes of the name of such a member: blobs/sha256/HEX has 77
+	MaxLayers     = 1024    // docker's limit is 127
 )
 
 // CheckJSON refuses JSON of an image that would take much memory as values: two bytes are
@@ -68,16 +63,3 @@ func (b budgetReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// pathSet is a set of paths that takes the same memory for each, however long: it keeps
-// their hashes. The seed is random, so that nobody can make two paths collide.
-type pathSet struct {
-	seed maphash.Seed
-	set  map[uint64]struct{}
-}
-
-func newPathSet() pathSet { return pathSet{maphash.MakeSeed(), map[uint64]struct{}{}} }
-
-func (s pathSet) add(p string) { s.set[maphash.String(s.seed, p)] = struct{}{} }
-
-func (s pathSet) has(p string) bool { _, ok := s.set[maphash.String(s.seed, p)]; return ok }

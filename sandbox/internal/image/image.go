@@ -1,19 +1,14 @@
-// Package image unpacks root file systems from tar files: a plain tar of a root, an
-// archive of docker save, or an OCI image archive, each also compressed by gzip or
-// zstd; and from directories in the form of an OCI image layout. The content is not trusted: every entry is resolved beneath the target
-// directory by the kernel, what is read is bounded, and checksums that the image
-// gives are verified.
+// Package image reads images: a plain tar of a root file system, an archive of docker save,
+// an OCI image archive, each also compressed (gzip, bzip2, zstd, xz, lz4), and directories in
+// the form of an OCI image layout. Package transfer unpacks their layers.
 //
-// Device nodes are left out, since a sandbox has its own /dev; setuid and setgid bits
-// and extended attributes are, since a sandbox gains nothing by them.
+// The content is not trusted: what is read is bounded, and the digests that an image gives
+// are verified.
 package image
 
 import (
 	"archive/tar"
-	"bufio"
-	"bytes"
 	"cmp"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -23,9 +18,9 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/volehq/vole"
 	"github.com/volehq/vole/driver"
+	"github.com/volehq/vole/transfer"
 )
 
 // Config is what an image says of the command to run in it. A plain tar says nothing.
@@ -75,12 +70,12 @@ func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Confi
 	if err != nil {
 		return Config{}, err
 	}
-	root, err := os.OpenRoot(dir)
+	dst, err := transfer.OpenHost(dir)
 	if err != nil {
 		return Config{}, err
 	}
-	defer root.Close()
-	u := newUnpacker(ctx, root, opts)
+	defer dst.Close()
+	u := &unpacker{ctx: ctx, dst: dst, opts: opts}
 	var cfg Config
 	if st.IsDir() {
 		cfg, err = u.unpackLayout(file)
@@ -88,13 +83,31 @@ func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Confi
 		cfg, err = u.unpackFile(f, st.Size(), scratch)
 	}
 	if err == nil {
-		err = u.finish()
+		err = u.layers.Finish(ctx)
 	}
 	return cfg, explainError(cmp.Or(opts.Name, filepath.Base(file)), err)
 }
 
+// unpacker unpacks one image into a directory.
+type unpacker struct {
+	ctx    context.Context
+	dst    *transfer.Host
+	opts   Options
+	left   int64 // bytes that layers may still have
+	layers *transfer.Layers
+}
+
+// begin bounds what is unpacked by the size of the image as it is packed.
+func (u *unpacker) begin(packedSize int64) {
+	u.opts.Limits = u.opts.Limits.scaledToFile(packedSize)
+	u.left = u.opts.Limits.maxBytes()
+	u.layers = transfer.NewLayers(u.dst, transfer.LayerOptions{
+		Owner: u.opts.Chown, MaxBytes: u.opts.Limits.maxBytes(), MaxEntries: u.opts.Limits.maxEntries(),
+	})
+}
+
 func (u *unpacker) unpackFile(f *os.File, size int64, scratch string) (Config, error) {
-	u.limit(size)
+	u.begin(size)
 	plain, err := decompressToFile(u.ctx, f, scratch, u.opts.Limits)
 	if err != nil {
 		return Config{}, err
@@ -116,7 +129,7 @@ func (u *unpacker) unpackLayout(dir string) (Config, error) {
 	if err != nil {
 		return Config{}, err
 	}
-	u.limit(img.compressedSize())
+	u.begin(img.compressedSize())
 	return unpackImage(u.ctx, layoutDir{root}, img, u)
 }
 
@@ -126,15 +139,10 @@ func explainError(image string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var kind error
-	switch {
-	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, gzip.ErrHeader),
-		errors.Is(err, gzip.ErrChecksum), errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, errStream):
-		kind = vole.ErrCorrupt
-	default:
-		return fmt.Errorf("image %s: %w", image, err)
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return driver.Errorf(vole.ErrCorrupt, "image %s is corrupt: %v", image, err)
 	}
-	return driver.Errorf(kind, "image %s is corrupt: %v", image, err)
+	return fmt.Errorf("image %s: %w", image, err)
 }
 
 func (l Limits) maxBytes() int64 {
@@ -151,61 +159,22 @@ func (l Limits) maxEntries() int64 {
 	return 4 << 20
 }
 
-// errStream marks errors of decompression.
-var errStream = errors.New("compressed data is broken")
-
-type streamError struct{ io.Reader }
-
-func (s streamError) Read(p []byte) (int, error) {
-	n, err := s.Reader.Read(p)
-	if err != nil && err != io.EOF && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("%w: %w", errStream, err)
-	}
-	return n, err
-}
-
-// decompress returns a reader of what r holds, told by its first bytes, and whether
-// that was compressed. The caller closes it.
-func decompress(r io.Reader) (io.ReadCloser, bool, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
-	magic, _ := b.Peek(4) // a shorter file is not compressed
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952
-		z, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, true, fmt.Errorf("%w: %w", errStream, err)
-		}
-		return struct {
-			io.Reader
-			io.Closer
-		}{streamError{z}, z}, true, nil
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878
-		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(128<<20))
-		if err != nil {
-			return nil, true, fmt.Errorf("%w: %w", errStream, err)
-		}
-		return struct {
-			io.Reader
-			io.Closer
-		}{streamError{z}, z.IOReadCloser()}, true, nil
-	case bytes.HasPrefix(magic, []byte("BZh")), bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X'}):
-		return nil, true, driver.Errorf(vole.ErrUnsupported, "bzip2 and xz are not read; compress with gzip or zstd, or not at all")
-	}
-	return io.NopCloser(b), false, nil
-}
-
-// decompressToFile returns the tar file that f is: f itself, or decompressed into an unnamed file in
-// scratch when it is compressed, so that its parts can be read in any order.
+// decompressToFile returns the tar file that f is: f itself, or decompressed into an unnamed
+// file in scratch when it is compressed, so that its parts can be read in any order.
 func decompressToFile(ctx context.Context, f *os.File, scratch string, limits Limits) (*os.File, error) {
-	r, compressed, err := decompress(f)
+	magic := make([]byte, transfer.MagicBytes)
+	n, err := f.ReadAt(magic, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	r, err := transfer.Decompress(f)
 	if err != nil {
 		return nil, err
 	}
-	if !compressed {
+	if !transfer.Compressed(magic[:n]) {
 		_, err := f.Seek(0, io.SeekStart)
 		return f, err
 	}
-	defer r.Close()
 	tmp, err := os.CreateTemp(scratch, "image-")
 	if err != nil {
 		return nil, err
