@@ -16,8 +16,8 @@ import (
 
 // A supervisor that is killed loses its lock before the kernel has killed its helper
 // and the processes in the helper's pid namespace. A runtime that is still dying may
-// make another control group, so whoever cleans up waits for the helper first. The
-// helper is therefore named in a file before it learns what to run.
+// make another control group, so a cleanup waits for the helper first. To be found, the
+// helper is named in a file before it learns what to run.
 
 // helperRecord names a process, and no other one at any time on any machine.
 type helperRecord struct {
@@ -26,7 +26,7 @@ type helperRecord struct {
 	Start int64  `json:"start"` // starttime of proc(5), in clock ticks since boot
 }
 
-// maxHelperRecord is far more than a record has.
+// maxHelperRecord bounds the bytes of a record that are read, far more than one has.
 const maxHelperRecord = 4 << 10
 
 // recordHelper stores which process is a sandbox's helper.
@@ -48,7 +48,7 @@ func (m *Manager) recordHelper(id string, pid int) error {
 }
 
 // recordedHelper opens the helper of a sandbox as a pidfd; nil if it has ended, or there
-// never was one. What cannot be read names nobody: it is not for a damaged record to
+// never was one. A record that cannot be read counts as none: a damaged record must not
 // keep the sandbox from being cleaned up.
 func (m *Manager) recordedHelper(id string) *os.File {
 	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+helperFile, os.O_RDONLY, 0)

@@ -24,8 +24,8 @@ const cgroupDir = "/vole"
 type cgroups struct {
 	memory, pids, cpu, freezer bool
 
-	// delegated is the directory of the control group that is the caller's, who is not
-	// root. "": the runtime makes groups below cgroupDir, as root, or nobody does.
+	// delegated is the directory of the control group that is delegated to a caller
+	// without root. "": the runtime makes groups below cgroupDir as root, or there are none.
 	delegated string
 	// intrusive: to limit memory, processes or processors, other processes of the caller's
 	// must be moved to another group first.
@@ -34,7 +34,8 @@ type cgroups struct {
 
 func (c cgroups) hasAnyLimit() bool { return c.memory || c.pids || c.cpu || c.freezer }
 
-// findUsableCgroups looks what there is. Only root may make groups, or who has got one delegated.
+// findUsableCgroups finds the controllers that this process may use. Only root may make
+// groups, or a user to whom one is delegated.
 func findUsableCgroups() cgroups {
 	if os.Geteuid() != 0 {
 		return findDelegatedCgroup()
@@ -56,8 +57,8 @@ func findUsableCgroups() cgroups {
 	return cgroups{memory: v1("memory"), pids: v1("pids"), cpu: v1("cpu"), freezer: v1("freezer")}
 }
 
-// planLimits decides which limits to set. What was asked for and cannot be enforced is
-// an error; a default is left out.
+// planLimits decides which limits to set. A limit that the caller asked for and that cannot
+// be enforced is an error; a default is left out.
 func planLimits(c Config, have cgroups) (limits, error) {
 	var l limits
 	switch {
@@ -93,7 +94,7 @@ func (c *Config) checkEnforceable() error {
 	return err
 }
 
-// readHostMemory is the memory of this host in bytes, 0 when unknown.
+// readHostMemory returns the memory of this host in bytes, 0 when unknown.
 func readHostMemory() int64 {
 	var si unix.Sysinfo_t
 	if unix.Sysinfo(&si) != nil {

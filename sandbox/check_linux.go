@@ -64,7 +64,7 @@ func (c *Config) checkEnvironment() error {
 	return nil
 }
 
-// minMemory is what a runtime needs to start a command at all.
+// minMemory is the least memory with which a runtime starts a command at all.
 const minMemory = 8 * vole.MiB
 
 func (c *Config) checkLimits() error {

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkCommand says why the command cannot be executed: it was not found, or is no
-// program, or what the kernel would execute it with is not there. It returns nil when
-// there is nothing wrong with it, and when that cannot be told.
+// checkCommand returns the reason why the command cannot be executed: it was not found, is
+// no program, or needs an interpreter that does not exist. It returns nil when the command
+// is fine, and when that cannot be decided here.
 func (h *helper) checkCommand() error {
 	name := h.proc.args[0]
 	verdict := &ExecError{ExitNotFound, fmt.Errorf("%q: command not found in the sandbox", name)}
@@ -51,8 +51,8 @@ func (p process) candidatePaths() []string {
 	return list
 }
 
-// absoluteFromCwd is the path that a relative one stands for. It keeps "..", which a link before
-// it would turn elsewhere.
+// absoluteFromCwd makes a relative path absolute. It keeps "..", because a link before it
+// changes what ".." means.
 func (p process) absoluteFromCwd(name string) string {
 	if path.IsAbs(name) {
 		return name
@@ -60,12 +60,12 @@ func (p process) absoluteFromCwd(name string) string {
 	return p.cwd + "/" + name
 }
 
-// maxInterpreters is how many programs the kernel executes one another with, the first
-// included: five scripts and a binary. It refuses more.
+// maxInterpreters is the longest chain of interpreters that the kernel follows, the command
+// included: five scripts and a binary (exec_binprm in its fs/exec.c).
 const maxInterpreters = 6
 
-// checkProgram says what is wrong with the program at a path of the sandbox, if it is
-// found there; nil when that is nothing, or cannot be told.
+// checkProgram looks for a program at a path of the sandbox. wrong is the reason why it
+// cannot be executed; nil: there is none, or that cannot be decided here.
 func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 	f, err := h.tree.resolvePath(p, lookup{})
 	switch {
@@ -100,8 +100,8 @@ func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 	return nil, true
 }
 
-// isMountedByRuntime reports whether a path leads to what only the runtime mounts, where there
-// are no programs but those that processes have open.
+// isMountedByRuntime reports whether a path leads into a mount that only the runtime makes.
+// Those hold no programs, except files that processes have open.
 func isMountedByRuntime(err error) bool {
 	return errors.Is(err, errProcfs) || errors.Is(err, errUnseen)
 }
@@ -110,8 +110,8 @@ func isMissingPath(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
-// findInterpreter returns what the kernel executes a program with: that of its first line
-// or its dynamic linker; "" when there is none, or none that can be told.
+// findInterpreter returns the program that the kernel executes another one with: that of
+// its "#!" line, or its dynamic linker; "": none, or the file cannot be understood.
 func findInterpreter(program guestFile) string {
 	if program.stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		return ""
@@ -129,8 +129,8 @@ func findInterpreter(program guestFile) string {
 	return readDynamicLinker(f, b[:n])
 }
 
-// parseShebang reads it from what follows "#!", as the kernel does: a name ends at
-// a blank, a tab, a NUL or the line's end, and at nothing else.
+// parseShebang returns the interpreter named behind "#!". As for the kernel, its name ends
+// at a blank, a tab, a NUL or the end of the line, and at nothing else.
 func parseShebang(line []byte) string {
 	line, _, complete := bytes.Cut(line, []byte("\n"))
 	line = bytes.TrimLeft(line, " \t")
@@ -143,8 +143,8 @@ func parseShebang(line []byte) string {
 	return string(line)
 }
 
-// readDynamicLinker reads it from a program; head is its beginning. Package elf itself is not
-// made for files that mean harm.
+// readDynamicLinker returns the dynamic linker that an ELF file names; head is the file's
+// beginning. It does not use the reader of package elf, which is not made for hostile files.
 func readDynamicLinker(f io.ReaderAt, head []byte) string {
 	var order encoding.ByteOrder = encoding.LittleEndian
 	if len(head) < elf.EI_NIDENT || string(head[:4]) != elf.ELFMAG {
@@ -179,8 +179,8 @@ func readDynamicLinker(f io.ReaderAt, head []byte) string {
 	return ""
 }
 
-// locateProgramHeaders tells where a program has its program headers, how many, and gives
-// something to read one of them into.
+// locateProgramHeaders returns the offset and number of an ELF file's program headers, and a
+// variable to decode one of them into.
 func locateProgramHeaders(head []byte, order encoding.ByteOrder) (at int64, count uint16, segment any) {
 	switch elf.Class(head[elf.EI_CLASS]) {
 	case elf.ELFCLASS64:

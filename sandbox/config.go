@@ -54,13 +54,13 @@ type Config struct {
 	Remove   bool // forget the sandbox, and its log, when it ended
 }
 
-// PullPolicy says when a registry is asked for an image. What comes of it is kept in a
-// cache in the home.
+// PullPolicy says when a registry is asked for an image. Fetched images are kept in a cache
+// in the home.
 type PullPolicy string
 
 const (
 	PullMissing PullPolicy = "missing" // when the cache does not have it; the default
-	PullAlways  PullPolicy = "always"  // and what has changed since is fetched
+	PullAlways  PullPolicy = "always"  // and fetched again if it has changed
 	PullNever   PullPolicy = "never"   // ErrNoSuch when the cache does not have it
 )
 
@@ -68,14 +68,14 @@ const (
 type ImageInfo struct {
 	Name     string    `json:"name"`      // whole, with host and tag or digest
 	Digest   string    `json:"digest"`    // of its manifest
-	Size     vole.Size `json:"size"`      // of all its blobs, those that others have, too, included; 0: it is damaged
+	Size     vole.Size `json:"size"`      // of all its blobs, including those shared with other images; 0: it is damaged
 	LastUsed time.Time `json:"last_used"` // when it was fetched, or a sandbox was made of it
 }
 
 // PullProgress is told how an image is fetched, from several goroutines.
 type PullProgress interface {
-	Begin(image string, bytes int64) // bytes of all that it consists of
-	Add(n int)                       // bytes that came, or were there; less than 0 when some come again
+	Begin(image string, bytes int64) // bytes of all its blobs
+	Add(n int)                       // bytes that arrived or were in the cache; negative when some are fetched again
 	End(err error)                   // if it began
 }
 
@@ -91,11 +91,11 @@ type IO struct {
 // WindowSize is the size of a terminal in characters.
 type WindowSize struct{ Rows, Cols uint16 }
 
-// Status is where a sandbox stands in its life.
+// Status is the state of a sandbox.
 type Status string
 
 const (
-	StatusCreated  Status = "created"  // its name is taken
+	StatusCreated  Status = "created"  // its name is reserved
 	StatusStarting Status = "starting" // volumes are attached, the runtime is at work
 	StatusRunning  Status = "running"
 	StatusDraining Status = "draining" // asked to stop
@@ -143,7 +143,7 @@ type Result struct {
 	Cleanup error
 }
 
-// Exit codes of a run that did not come to run its command, as docker has them.
+// Exit codes of a run that could not start its command, the same as docker's.
 const (
 	ExitVole          = 125 // Vole or the runtime failed
 	ExitNotExecutable = 126

@@ -59,7 +59,7 @@ func startControlServer(r *supervisedSandbox) (*controlServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // by then the name means something else; clean removes it
+	l.SetUnlinkOnClose(false) // by then the name means something else; removeLeftovers removes the file
 	s := &controlServer{l: l}
 	s.wait.Go(func() {
 		for {
@@ -103,10 +103,11 @@ func (r *supervisedSandbox) executeRequest(ctx context.Context, q controlRequest
 	return driver.Errorf(vole.ErrInvalid, "unknown request %q", q.Op)
 }
 
-// changeFreeze pauses or resumes.
+// changeFreeze pauses or resumes the sandbox and stores its new status. from is the status
+// that it must have.
 func (r *supervisedSandbox) changeFreeze(ctx context.Context, from, to Status, op string) error {
 	r.mu.Lock()
-	defer r.mu.Unlock() // throughout, so that two of them follow one another
+	defer r.mu.Unlock() // held throughout, so that a pause and a resume do not overlap
 	if r.status != from {
 		return driver.Errorf(vole.ErrInvalid, "cannot %s a sandbox that is %s", op, r.status)
 	}
@@ -120,7 +121,8 @@ func (r *supervisedSandbox) changeFreeze(ctx context.Context, from, to Status, o
 	return r.m.rows.setStatus(ctx, r.info.ID, to)
 }
 
-// freezeProcesses pauses or resumes the sandbox's processes.
+// freezeProcesses freezes or thaws the sandbox's processes, by its delegated control group
+// or by the runtime.
 func (r *supervisedSandbox) freezeProcesses(ctx context.Context, op string) error {
 	if r.group != "" && r.info.Runtime != "runsc" {
 		return freezeCgroup(ctx, r.group, op == "pause")
@@ -128,7 +130,8 @@ func (r *supervisedSandbox) freezeProcesses(ctx context.Context, op string) erro
 	return r.helper.sendRequest(ctx, request{Op: op})
 }
 
-// beginStop drains the sandbox and returns at once; the time-out runs on.
+// beginStop sets the status to draining, sends SIGTERM and returns; the time-out goes on in
+// the background.
 func (r *supervisedSandbox) beginStop(ctx context.Context, timeout time.Duration) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Who is not root makes control groups in one of version 2 that is delegated to him: systemd
-// gives its directory and files to the user. Vole makes a group there for each sandbox, and
-// puts the container in it itself, so that it is the same with all runtimes.
+// Without root, control groups can be made in a group of version 2 that is delegated to the
+// user: systemd gives its directory and files to the user. Vole makes a group there for each
+// sandbox and moves the container into it, so that all runtimes behave the same.
 
 const (
 	// processesGroup is the group to which the processes of a delegated one are moved, as
@@ -98,7 +98,7 @@ func readFields(file string) []string {
 	return strings.Fields(string(b))
 }
 
-// explainUnavailable says why there is no control group for something, and what to do.
+// explainUnavailable returns the reason why no control group can be made, and the remedy.
 func (c cgroups) explainUnavailable(what, controller string) error {
 	switch {
 	case os.Geteuid() == 0:
@@ -268,8 +268,9 @@ func freezeCgroup(ctx context.Context, dir string, frozen bool) error {
 // maxGroupPath is more than a path in the file system of control groups has.
 const maxGroupPath = 4 << 10
 
-// readRecordedCgroup is the control group that was made for a sandbox; "": none. The record is of
-// the home's owner, who may have no say in other groups: only a group of that name is one.
+// readRecordedCgroup returns the control group that was made for a sandbox; "": none. The
+// home's owner can write the record, and may have no rights over other groups, so only a
+// group with the sandbox's own name is accepted.
 func (m *Manager) readRecordedCgroup(id string) string {
 	f, err := nolinks.OpenFile(m.sandboxesDir, id+"/"+groupFile, os.O_RDONLY, 0)
 	if err != nil {

@@ -16,21 +16,21 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// order is what a detached supervisor is told.
+// order is the message to a new detached supervisor: the sandbox to run.
 type order struct {
 	Home        string
 	ForeignHome bool
 	Config      Config
 }
 
-// report is what it tells, once: the sandbox runs, or did not come to.
+// report is the one answer of a detached supervisor: the sandbox runs, or why it does not.
 type report struct {
 	Info  Info
 	Error *wireError
 }
 
 // Start runs a command in a sandbox that goes on when this process ends, and returns
-// when the command runs. What it prints goes to the sandbox's log. Errors are those of
+// when the command runs. Its output goes to the sandbox's log. Errors are those of
 // [Manager.Run]; ctx bounds the start only.
 func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
 	i, err := m.startDetached(ctx, c)
@@ -103,7 +103,7 @@ func runSupervisorProcess() int {
 			if own, ok := err.(*vole.Error); ok && own.Op == "run" {
 				err = own.Err // Start names the operation
 			}
-			_ = json.NewEncoder(reports).Encode(report{i, encodeError(err)}) // whoever asked may be gone
+			_ = json.NewEncoder(reports).Encode(report{i, encodeError(err)}) // the caller may be gone
 			reports.Close()
 		}
 	}
@@ -155,9 +155,9 @@ func (l *lateLog) openLogFile(id string)       { l.w.top, l.w.name = l.m.sandbox
 func (l *lateLog) Write(p []byte) (int, error) { return l.w.Write(p) }
 func (l *lateLog) Close() error                { return l.w.Close() }
 
-// Logs copies to w what a detached sandbox printed: its newest 8 to 16 MiB, output and
-// errors as they came. With follow it goes on until the sandbox has ended.
-// ErrUnsupported: the sandbox was not detached, so that its caller has its output.
+// Logs copies to w the output of a detached sandbox: its newest 8 to 16 MiB, standard output
+// and standard error as they came. With follow it goes on until the sandbox has ended.
+// ErrUnsupported: the sandbox was not detached, so its output went to its caller.
 func (m *Manager) Logs(ctx context.Context, ref string, w io.Writer, follow bool) error {
 	return wrapError("logs", ref, m.copyLogs(ctx, ref, w, follow))
 }
@@ -168,7 +168,7 @@ func (m *Manager) copyLogs(ctx context.Context, ref string, w io.Writer, follow 
 		return err
 	}
 	if !i.Detached {
-		return driver.Errorf(vole.ErrUnsupported, "sandbox %s was not detached: its output went to whoever ran it", i.Name)
+		return driver.Errorf(vole.ErrUnsupported, "sandbox %s was not detached: its output went to the process that ran it", i.Name)
 	}
 	l := openLogWriter(m.sandboxesDir, i.ID+"/"+logFile)
 	defer l.Close()

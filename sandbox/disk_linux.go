@@ -17,9 +17,9 @@ import (
 
 // A disk volume is mounted by the helper, in its own mount namespace, through a loop
 // device that the kernel takes away with the last mount. Two things keep others from
-// the image meanwhile: the attachment's hold, which the helper inherits and so keeps
-// when the supervisor dies, and after the helper's own death the loop device itself,
-// for which whoever opens the image looks.
+// the image while it is mounted: the attachment's lock, which the helper inherits and so
+// keeps when the supervisor dies, and after the helper's own death the loop device itself,
+// which every opener of an image looks for.
 
 // planDisk is an image to mount. Its hold is the helper's file fdHolds + its number.
 type planDisk struct {
@@ -53,7 +53,7 @@ func (r *supervisedSandbox) attachDisk(ctx context.Context, p *plan, v *vole.Vol
 		p.Disks = append(p.Disks, planDisk{Image: a.Path(), ReadOnly: a.Info().ReadOnly})
 	}
 	if p.Disks[n].ReadOnly && !mt.ReadOnly {
-		return driver.Errorf(vole.ErrInvalid, "mount %s: another mount names the volume in another way, and has it for reading only; use one name", mt)
+		return driver.Errorf(vole.ErrInvalid, "mount %s: another mount names the same volume differently and is read-only; use one name for both", mt)
 	}
 	p.Mounts = append(p.Mounts, planMount{Mount: mt, Disk: n + 1})
 	return nil
@@ -69,8 +69,8 @@ func (r *supervisedSandbox) mountsReadOnly(name string) bool {
 	return true
 }
 
-// holdDisk attaches a disk volume. The kernel would have to write to one whose log is
-// dirty, so for reading only the log is replayed first.
+// holdDisk attaches a disk volume. A dirty log makes the kernel write even for a read-only
+// mount, so the log is replayed first.
 func (r *supervisedSandbox) holdDisk(ctx context.Context, v *vole.Volume, readOnly bool) (*vole.Attachment, error) {
 	for replayed := false; ; replayed = true {
 		a, err := v.Attach(ctx, vole.AttachOptions{Holder: "sandbox " + r.info.Name, HostPath: true, ReadOnly: readOnly})
@@ -92,7 +92,7 @@ func (r *supervisedSandbox) holdDisk(ctx context.Context, v *vole.Volume, readOn
 	}
 }
 
-// isLogDirty reports whether the log of an image is to be replayed.
+// isLogDirty reports whether the log of an image must be replayed before a read-only mount.
 func isLogDirty(image string) bool {
 	f, err := os.Open(image)
 	if err != nil {
@@ -121,13 +121,13 @@ func (r *supervisedSandbox) inheritedHolds() []*os.File {
 }
 
 // awaitUnmount waits until the kernel has unmounted the images: with the last process
-// of a namespace its mounts go, but writing out what is in memory takes its time.
+// of a namespace its mounts go, but writing back dirty pages takes time.
 func (r *supervisedSandbox) awaitUnmount(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
 	for _, d := range r.disks {
 		if d.att.Info().ReadOnly {
-			continue // others may read it too, and nothing is to be written
+			continue // others may have it mounted too, and nothing is written back
 		}
 		f, err := os.Open(d.att.Path())
 		if err != nil {
@@ -173,15 +173,15 @@ func mountDisk(d planDisk, hold int, at string) error {
 		return err
 	}
 	if held.Dev != st.Dev || held.Ino != st.Ino {
-		return driver.Errorf(vole.ErrNotFound, "it was removed meanwhile")
+		return driver.Errorf(vole.ErrNotFound, "it was removed while it was being mounted")
 	}
 	dev, err := loop.Attach(image, d.ReadOnly)
 	if err != nil {
 		return driver.Errorf(vole.ErrUnsupported, "this host gives no loop device: %v", err)
 	}
 	defer dev.Close() // the mount keeps it
-	// What an image says is to happen on errors can be a panic of the host. With
-	// discard, what is deleted gives its storage back.
+	// errors=: an image may ask for a panic of the host on errors. discard: deleted files
+	// give their storage back.
 	opts := "errors=remount-ro"
 	if !d.ReadOnly {
 		opts += ",discard"

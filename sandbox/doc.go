@@ -2,7 +2,7 @@
 //
 // A sandbox is a container of an OCI runtime (crun, runc or gVisor's runsc). Its root
 // file system is a read-only view of the host's system directories, or a directory or
-// image with a writable layer that is thrown away; what is to stay goes to volumes.
+// image with a writable layer that is thrown away; data to keep goes to volumes.
 //
 //	func main() {
 //		sandbox.Init() // becomes a helper when the program was started as one
@@ -26,7 +26,7 @@
 // (and a user namespace, when the caller is not root). Everything of the sandbox
 // happens in those: mounts, the runtime, the command. So when the supervisor, the
 // helper or the runtime dies, at whatever instant, the kernel kills what ran, undoes
-// the mounts and drops the attachments; only a scratch directory and control groups
+// the mounts and releases the attachments; only a scratch directory and control groups
 // stay, which the next [Open] of the home removes, marking the sandbox crashed.
 //
 // A disk volume is mounted there too, through a loop device that goes with its last

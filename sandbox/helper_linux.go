@@ -57,7 +57,7 @@ func runHelperProcess(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	// The caller's could close what is made here to other users of the sandbox.
+	// The caller's umask could hide the files made here from other users of the sandbox.
 	unix.Umask(0o022)
 	conn, err := openPackets(os.NewFile(fdPackets, "supervisor"))
 	if err != nil {
@@ -112,7 +112,7 @@ func executePlan(conn packets) (exit int, err error) {
 	if err := h.checkEnteredWorkdir(); err != nil {
 		return 0, err
 	}
-	// Once it is started, a runtime can only print what is wrong with the command.
+	// Once started, a runtime can only print why it cannot execute the command.
 	if err := h.checkCommand(); err != nil {
 		return 0, err
 	}
@@ -159,7 +159,7 @@ func (h *helper) prepareSandbox(ctx context.Context) error {
 	if h.rt.ownPids {
 		pidNS = ""
 	} else {
-		mounts = nil // the runtime takes the root with what is mounted in it
+		mounts = nil // the runtime takes the root with all that is mounted in it
 	}
 	spec, err := buildRuntimeSpec(h.p, h.proc, root, pidNS, mounts)
 	if err != nil {
@@ -194,8 +194,8 @@ func mountTmpfs(dir, opts string) error {
 	return nil
 }
 
-// makeLockedDir mounts the helper's own memory. Its path is short, because runtimes make
-// unix sockets there, and hides nothing that is needed.
+// makeHelperDir mounts the helper's own memory. Its path is short, because runtimes make
+// unix sockets there, and it hides nothing that is needed.
 func (h *helper) makeHelperDir() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -279,8 +279,8 @@ func (m planMount) mountAttributes() uint64 {
 }
 
 // openVolumeSubpath opens the directory to mount. A subpath is resolved by the kernel, which
-// follows links only within the volume, also when they change meanwhile; the mount is
-// then made of what was opened, not of a path.
+// follows links only within the volume, even if they change at the same time; the mount is
+// made of the open directory, not of a path.
 func openVolumeSubpath(m planMount) (*os.File, error) {
 	fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -432,7 +432,8 @@ func mountOnItself(at string) error {
 	return err
 }
 
-// serveRequests answers the supervisor until that is gone, which ends the sandbox.
+// serveRequests answers the supervisor's requests. It returns when the supervisor is gone,
+// which ends the sandbox.
 func (h *helper) serveRequests(ctx context.Context) {
 	for {
 		var r request

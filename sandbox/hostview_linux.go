@@ -23,7 +23,7 @@ var skeleton = []string{
 }
 
 // skeletonModes are the modes of those that are not 0755. runc gives what it mounts
-// there the mode of the directory, whatever the mount's options say.
+// there the mode of the directory and ignores the mount's options.
 var skeletonModes = map[string]fs.FileMode{
 	"root": 0o700, "tmp": 0o777 | fs.ModeSticky, "var/tmp": 0o777 | fs.ModeSticky,
 }
@@ -175,8 +175,8 @@ func (v *hostView) isHidden(p string) bool {
 	return false
 }
 
-// containsSpecial reports whether something beneath p is to be hidden, or to be mounted where the
-// host has no directory.
+// containsSpecial reports whether a directory beneath p must be hidden, or is a mount point
+// that the host lacks.
 func (v *hostView) containsSpecial(p string) bool {
 	for _, list := range [][]string{v.hiddenDirs, v.mountPoints} {
 		for _, q := range list {
@@ -195,7 +195,7 @@ func (v *hostView) showEntries(p string) error {
 		return err
 	}
 	if v.asRoot && st.Mode()&0o001 == 0 {
-		return nil // closed to all but its owner: its entries must not become open
+		return nil // only its owner may enter: its entries must not become reachable
 	}
 	list, err := os.ReadDir(p)
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
@@ -209,10 +209,10 @@ func (v *hostView) showEntries(p string) error {
 	return nil
 }
 
-// bindReadOnly mounts the host's p read-only at a path, under the mapping if there is one:
-// then everything belongs to nobody, and the sandbox's root, whose capabilities do not
-// reach files without an owner, may do what "others" may. What is in /etc and cannot be
-// mapped is copied.
+// bindReadOnly mounts the host's p read-only at a path, with the id mapping if there is one.
+// Under the mapping no file has an owner, so that the capabilities of the sandbox's root do
+// not reach them and it has the rights of "others". A part of /etc that cannot be mapped is
+// copied instead.
 func (v *hostView) bindReadOnly(p, at string, recursive bool) error {
 	f, err := os.OpenFile(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -237,13 +237,13 @@ func (v *hostView) bindReadOnly(p, at string, recursive bool) error {
 	return bindByPath(f, at, attr, recursive)
 }
 
-// unownedIDs are candidates for the one id that a user namespace for [hostView.bind] must
+// unownedIDs are candidates for the one id that a user namespace for bindReadOnly must
 // map, whose files the sandbox's root would own: the largest that fits 31 bits, which no
-// system gives anyone. The user nobody is second, where the caller's own namespace has not
-// that many.
+// system gives anyone. The user nobody is second, for a caller whose own namespace has fewer
+// ids.
 var unownedIDs = []int{1<<31 - 2, 65534}
 
-// openNobodyNamespace returns a user namespace for [hostView.bind], or nil.
+// openNobodyNamespace returns a user namespace for bindReadOnly, or nil.
 func openNobodyNamespace() *os.File {
 	for _, id := range unownedIDs {
 		if ns := openNamespaceOf(id); ns != nil {
@@ -268,7 +268,7 @@ func openNamespaceOf(id int) *os.File {
 	}
 	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", c.Process.Pid))
 	in.Close()
-	_ = c.Wait() // it has nothing to say
+	_ = c.Wait() // its exit status does not matter
 	if err != nil {
 		return nil
 	}
@@ -291,7 +291,7 @@ func (v *hostView) copyPublicFiles(src, dst string) error {
 		to := filepath.Join(dst, strings.TrimPrefix(p, src))
 		st, err := e.Info()
 		if err != nil {
-			return nil // gone meanwhile
+			return nil // removed since it was listed
 		}
 		switch mode := st.Mode(); {
 		case mode.IsDir() && mode&0o005 != 0o005:
@@ -318,7 +318,7 @@ func (v *hostView) copyPublicFiles(src, dst string) error {
 func copyPublicFile(from, to string) error {
 	in, err := os.OpenFile(from, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil // gone or changed meanwhile
+		return nil // removed or replaced since it was listed
 	}
 	defer in.Close()
 	st, err := in.Stat()

@@ -86,9 +86,9 @@ func (r idRanges) writeIDMaps(ctx context.Context, pid int) error {
 }
 
 // removeSandboxTree removes name beneath the open directory top, which a sandbox may have
-// written to, without following links on the way or in the tree. What it made as other users
-// of its namespace, or without permissions for its owner, only such a namespace can
-// remove when the caller is not root.
+// written to, without following links on the way or in the tree. Files that it made as other
+// users of its namespace, or without permissions for their owner, can only be removed from
+// such a namespace when the caller is not root.
 func removeSandboxTree(ctx context.Context, top *os.File, name string) error {
 	dir := top
 	if parent, _ := path.Split(name); parent != "" {

@@ -20,8 +20,8 @@ import (
 // imagesDir is the directory of a home in which images of registries are.
 const imagesDir = "images"
 
-// prepareImage tells a file, whose path becomes absolute, from the name of an image. What is
-// there is a file.
+// prepareImage decides whether Image is a file, whose path it makes absolute, or the name of
+// an image. If such a file exists, it is one.
 func (c *Config) prepareImage() error {
 	abs, err := filepath.Abs(c.Image)
 	if err != nil {
@@ -43,7 +43,8 @@ func (c *Config) prepareImage() error {
 	return err
 }
 
-// looksLikeFile reports whether nobody calls an image of a registry like that.
+// looksLikeFile reports whether a name can only mean a file: no image of a registry is
+// called like that.
 func looksLikeFile(name string) bool {
 	if name == "" || strings.Contains("/.~", name[:1]) {
 		return true
@@ -56,7 +57,7 @@ func looksLikeFile(name string) bool {
 	return false
 }
 
-// pinnedImage is an image that nobody deletes until it is released.
+// pinnedImage is an image that the cache does not evict until it is released.
 type pinnedImage struct {
 	path   string // file or layout; "": none
 	digest string // of the image in the cache

@@ -80,7 +80,7 @@ func setCloseOnExec(first uint) error {
 
 // runReaperProcess is process 1 of the pid namespace in which the command runs. It ignores
 // SIGCHLD, which has the kernel collect orphans, and as the command is not process 1,
-// signals do to it what they do everywhere. The command cannot look into it by way of
+// signals have their usual effect on it. The command cannot inspect the reaper through
 // /proc/1 or ptrace: it is not dumpable, and has capabilities that the command lacks. The
 // runtime can, while it still has all rights and resolves paths that an image or a volume
 // can lead through /proc/1. So there is nothing there: all that the reaper's namespaces

@@ -15,9 +15,9 @@ import (
 // maxLog bounds each of the two files of a log: the newest 8 to 16 MiB are kept.
 const maxLog = 8 << 20
 
-// logWriter writes a log that is bounded: when the file is full it becomes the older
-// one, in the place of that. Writing never fails, so that a full disk does not stop
-// the sandbox; what could not be written is lost.
+// logWriter writes a bounded log: a full file replaces the older one, and a new one begins.
+// Writing never fails, so that a full disk does not stop the sandbox; output that cannot be
+// written is lost.
 type logWriter struct {
 	top  *os.File // the log is beneath it, by that name; no link is followed
 	name string
@@ -88,7 +88,7 @@ func openLogWriter(top *os.File, name string) *logReader {
 	return l
 }
 
-// copyLogTo copies what there is now.
+// copyLogTo copies all that has been logged since the last call.
 func (l *logReader) copyLogTo(w io.Writer) error {
 	for {
 		if l.f != nil {
@@ -107,8 +107,7 @@ func (l *logReader) copyLogTo(w io.Writer) error {
 			next.Close()
 			return nil
 		}
-		// The log moved on. What was written last to the file that was open is
-		// there by now.
+		// The log was rotated. The file that was open is complete by now.
 		if l.f != nil {
 			_, err = io.Copy(w, l.f)
 			l.f.Close()

@@ -22,7 +22,7 @@ import (
 type Manager struct {
 	home         string
 	store        *vole.Store
-	sandboxesDir *os.File // the directory of sandboxes; nil: read-only, and there is none
+	sandboxesDir *os.File // of the home, open; nil: the home is read-only and has none
 	db           *catalog.DB
 	rows         catalogRows
 }
@@ -86,11 +86,11 @@ func (m *Manager) openCatalogRows(ctx context.Context, dir *os.File) (err error)
 }
 
 // openHomeOf returns the open directory of the home that store has opened, to which the path
-// home must still lead: what is there was checked when it was opened.
+// home must still lead: its contents were checked when it was opened.
 func openHomeOf(store *vole.Store, home string) (*os.File, error) {
 	b := store.Local()
 	if b == nil {
-		return nil, driver.Errorf(vole.ErrUnsupported, "sandboxes need volumes on this host, which the %s backend has not", store.Caps().Backend)
+		return nil, driver.Errorf(vole.ErrUnsupported, "sandboxes need volumes on this host, and the %s backend has none", store.Caps().Backend)
 	}
 	at, err := os.Stat(home)
 	if err != nil {
@@ -109,12 +109,12 @@ func (m *Manager) Close() error {
 	return wrapError("close sandboxes", "", err)
 }
 
-// sandboxDir is the path of a sandbox's directory, for those to whom only a path can be given.
-// What the home's owner may have put there is opened and removed beneath top, without
+// sandboxDir is the path of a sandbox's directory, for calls that take only a path. Files that
+// the home's owner may have put there are opened and removed beneath sandboxesDir, without
 // following links.
 func (m *Manager) sandboxDir(id string) string { return filepath.Join(m.home, "sandboxes", id) }
 
-// wrapError is the boundary of the package.
+// wrapError puts the one *vole.Error around an error that leaves the package.
 func wrapError(op, name string, err error) error {
 	if err == nil {
 		return nil

@@ -15,7 +15,7 @@ type Mode string
 const (
 	ModeEnsure   Mode = "ensure"   // make the volume if it is missing; the default
 	ModeExisting Mode = "existing" // fail if it is missing; the default of a read-only mount
-	ModeCreate   Mode = "create"   // fail if it is there
+	ModeCreate   Mode = "create"   // fail if it exists
 )
 
 // StatVirt says whether the owners, modes and device numbers that a sandbox sees are
@@ -45,14 +45,14 @@ type Mount struct {
 	ReadOnly bool // nothing can be written through it
 	NoExec   bool // no program on it can be executed
 	NoSUID   bool // setuid and setgid bits on it mean nothing
-	// Dev lets device nodes on it be opened, which reach the host's devices. Without it
-	// they cannot be, whoever put them there.
+	// Dev lets device nodes on the volume be opened, which reach the host's devices.
+	// Without it none can be opened.
 	Dev bool
 
 	Mode     Mode      // "": ModeEnsure, or ModeExisting when ReadOnly
 	Kind     vole.Kind // "": any existing, else a dir volume
-	Quota    vole.Size // of a dir volume that is made, or must be there; 0: any
-	Capacity vole.Size // of a disk volume that is made, or must be there; 0: any
+	Quota    vole.Size // of a dir volume: given to a new one, required of an existing one; 0: any
+	Capacity vole.Size // of a disk volume: given to a new one, required of an existing one; 0: any
 
 	StatVirt  StatVirt  // "": what the mount offers
 	HostPerms HostPerms // "": what the mount offers
@@ -63,8 +63,8 @@ type Mount struct {
 	Subpath string
 }
 
-// EffectiveMode is Mode, or what stands for it when it is empty. A read-only mount makes no
-// volume unless that is asked for: nothing could be read from it, so its name is mistyped.
+// EffectiveMode is Mode, or its default when it is empty. A read-only mount makes no volume
+// unless asked to: nothing could be read from a new one, so the name is probably mistyped.
 func (m Mount) EffectiveMode() Mode {
 	switch {
 	case m.Mode != "":
@@ -274,7 +274,7 @@ func cleanGuestPath(p string) (string, error) {
 	return "/" + clean, nil
 }
 
-// escapeOrInvalid returns ErrPathEscape when err is one, else ErrInvalid.
+// escapeOrInvalid returns ErrPathEscape when err matches it, else ErrInvalid.
 func escapeOrInvalid(err error) error {
 	if c := driver.Classify(err); c.Err == vole.ErrPathEscape {
 		return c.Err

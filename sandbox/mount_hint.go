@@ -11,8 +11,8 @@ import (
 // grammar is how a mount is written.
 const grammar = "NAME:/guest/path[:options]"
 
-// isHostPath reports whether what stands for a volume's name is meant as a path of the host,
-// as other tools take one there. No name begins like that.
+// isHostPath reports whether the volume's name of a mount is meant as a path of the host, which
+// other tools take there. No name of a volume begins like that.
 func isHostPath(name string) bool {
 	return name != "" && strings.Contains("/.~", name[:1])
 }
@@ -48,7 +48,7 @@ func explainSlashInName(mount, name string) error {
 		driver.ValidateName(name), dir, volume, quoteShellWord(name))
 }
 
-// explainMissingTarget says what a mount without a colon lacks.
+// explainMissingTarget is the error of a mount without a colon.
 func explainMissingTarget(mount string) error {
 	switch {
 	case strings.Contains(mount, "=") && strings.Contains(mount, ","):
@@ -63,8 +63,7 @@ func explainMissingTarget(mount string) error {
 	return invalidMount(mount, "write "+grammar)
 }
 
-// foreignOptions are those that other tools have for their mounts, and why there is no need
-// of them here.
+// foreignOptions are the mount options of other tools, and why they are not needed here.
 var foreignOptions = map[string]string{
 	"z": "volumes are labelled by nobody", "Z": "volumes are labelled by nobody", "U": "owners stay as they are",
 	"cached": "there is no cache between", "delegated": "there is no cache between", "consistent": "there is no cache between",
@@ -74,7 +73,7 @@ var foreignOptions = map[string]string{
 	"exec": "that is the default", "suid": "that is the default",
 }
 
-// explainUnknownOption names an option that there is not, and says what to write instead.
+// explainUnknownOption is the error of an option that does not exist, with its replacement.
 func explainUnknownOption(mount, option string) error {
 	if option == "readonly" {
 		return invalidMount(mount, "unknown option %q; write ro", option)

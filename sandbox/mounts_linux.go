@@ -9,7 +9,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// formatMount is what a volume that m makes is to be, and what one that is there must be.
+// formatMount is the spec of a volume that the mount makes, and that an existing one must meet.
 func (m Mount) formatMount() vole.Spec {
 	return vole.Spec{Kind: m.Kind, Quota: m.Quota, Capacity: m.Capacity}
 }

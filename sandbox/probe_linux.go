@@ -24,10 +24,10 @@ type verdict struct {
 	At    time.Time `json:"at"`
 }
 
-// probeFile keeps verdicts, by what they depend on.
+// probeFile keeps verdicts by the key of runtimeProbeKey.
 const probeFile = ".runtimes.json"
 
-// maxVerdicts is more than the file ever has.
+// maxVerdicts bounds the bytes of the file that are read, more than it ever has.
 const maxVerdicts = 1 << 20
 
 // retryAfter is when a runtime that did not work is tried again: the host may have
@@ -67,7 +67,7 @@ func (m *Manager) chooseRuntime(ctx context.Context, want string) (binary, error
 	return binary{}, driver.Errorf(vole.ErrUnsupported, "no OCI runtime works on this host (%s); install crun or runc", strings.Join(reasons, "; "))
 }
 
-// runtimeProbeKey names what a verdict depends on.
+// runtimeProbeKey is the key of a verdict: all that it depends on, as far as that is known.
 func runtimeProbeKey(b binary) (string, error) {
 	st, err := os.Stat(b.Path)
 	if err != nil {
@@ -78,7 +78,7 @@ func runtimeProbeKey(b binary) (string, error) {
 		strings.TrimSpace(string(release)), readBootID()), nil
 }
 
-// readBootID changes with each boot, since a boot may change what a host allows.
+// readBootID returns an id that changes with each boot: a boot may change what a host allows.
 func readBootID() string {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b))

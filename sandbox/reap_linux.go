@@ -19,15 +19,16 @@ const (
 	controlFile = "control" // its socket
 	helperFile  = "helper"  // names the process that its supervisor watches
 	scratchDir  = "scratch" // the writable layer, the image
-	logFile     = "log"     // what a detached sandbox printed
+	logFile     = "log"     // output of a detached sandbox
 )
 
 // graceNew is how old a directory without a row must be to be taken for one that a
 // dead process left, rather than one that is being made.
 const graceNew = time.Minute
 
-// reapDeadSandboxes cleans up after dead supervisors. A supervisor lives as long as its lock is
-// held, so whoever gets that lock knows that it died, and is alone to clean up.
+// reapDeadSandboxes cleans up after dead supervisors. A supervisor holds its lock as long as it
+// lives, so a process that gets the lock knows that the supervisor died, and is the only one
+// to clean up.
 func (m *Manager) reapDeadSandboxes(ctx context.Context) error {
 	live, err := m.rows.listSandboxes(ctx, false)
 	if err != nil {
@@ -70,7 +71,8 @@ func (m *Manager) removeEndedDir(ctx context.Context, i Info) error {
 	return removeSandboxTree(ctx, m.sandboxesDir, i.ID)
 }
 
-// removeLeftovers removes what a dead sandbox left, but its log.
+// removeLeftovers removes everything that a dead sandbox left except its log: its control
+// groups, its socket, its scratch directory.
 func (m *Manager) removeLeftovers(ctx context.Context, id string) error {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// makeRootFilesystem makes the root file system and returns where it is. It works out what to run
-// in it.
+// makeRootFilesystem makes the root file system and returns its path. It also decides what to
+// run in it, which an image may say.
 func (h *helper) makeRootFilesystem(ctx context.Context) (string, error) {
 	root := filepath.Join(h.dir, "root")
 	var cfg image.Config
@@ -104,8 +104,8 @@ func (h *helper) mountOverlayRoot(ctx context.Context, root string) error {
 		return err
 	}
 	defer lower.Close()
-	// Whoever owns a directory above may have put a link in its place since the supervisor
-	// looked. From here on it is what was opened.
+	// The owner of a directory above may have replaced it by a link since the supervisor
+	// checked it. From here on only the open directory is used.
 	byHandle := fmt.Sprintf("/proc/self/fd/%d", lower.Fd())
 	real, err := os.Readlink(byHandle)
 	if err == nil {
@@ -134,8 +134,8 @@ func (h *helper) mountOverlayRoot(ctx context.Context, root string) error {
 	return bindRootDir(dir, root)
 }
 
-// copyRoot copies the directory src to dst, which must not exist, with what matters to a
-// sandbox, owned by the caller.
+// copyRoot copies the directory src to dst, which must not exist: its directories, regular
+// files and links, owned by the caller.
 func copyRoot(ctx context.Context, src, dst string) error {
 	if err := os.Mkdir(dst, 0o755); err != nil {
 		return err
@@ -172,7 +172,7 @@ func mountOverlay(lower *os.File, upper, work, at string, rootless bool) error {
 		opts += ",userxattr" // the only kind that a user namespace may use
 	}
 	flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
-	// Volatile: what is thrown away need not be synced. Older kernels lack it.
+	// Volatile: a layer that is thrown away need not be synced. Older kernels lack it.
 	if err = unix.Mount("overlay", at, "overlay", flags, opts+",volatile"); err == unix.EINVAL {
 		err = unix.Mount("overlay", at, "overlay", flags, opts)
 	}
@@ -216,7 +216,7 @@ func (h *helper) planProcess(root string, cfg image.Config) (process, error) {
 	}
 	proc.cwd = path.Clean(proc.cwd)
 	proc.env = mergeEnvironment(defaultEnvironment(h.p, acct.home), cfg.Env, h.p.Env)
-	// A runtime may read a string to its first NUL, and so not what was checked.
+	// A runtime may read a string only to its first NUL, and so another one than was checked.
 	for _, s := range slices.Concat(proc.args, proc.env, []string{proc.cwd}) {
 		if strings.ContainsRune(s, 0) {
 			return proc, driver.Errorf(vole.ErrInvalid, "the image's configuration has a NUL byte in %q", s)

@@ -53,7 +53,8 @@ func (r catalogRows) setStatus(ctx context.Context, id string, s Status) error {
 	return r.execWrite(ctx, `UPDATE sandboxes SET status = ? WHERE id = ? AND `+isLive, string(s), id)
 }
 
-// setVolumesAttached stores what became known of a sandbox when it got its volumes.
+// setVolumesAttached stores the runtime and the mounts of a sandbox, which are known once its
+// volumes are attached.
 func (r catalogRows) setVolumesAttached(ctx context.Context, id, runtime string, mounts []MountInfo) error {
 	b, err := json.Marshal(mounts)
 	if err != nil {
@@ -183,11 +184,11 @@ func scanSandbox(q *sql.Rows) (Info, error) {
 	return i, firstError(json.Unmarshal([]byte(cmd), &i.Command), json.Unmarshal([]byte(mounts), &i.Mounts))
 }
 
-// checkCatalogID refuses an id of the catalog that has not the form of one: it names directories,
-// control groups and containers, which are removed by it.
+// checkCatalogID refuses a value of the catalog that does not have the form of an id: ids name
+// directories, control groups and containers, which are removed by that name.
 func checkCatalogID(id string) error {
 	if driver.IsID(id) {
 		return nil
 	}
-	return driver.Errorf(vole.ErrCorrupt, "the catalog has the id %q, which is none: somebody has changed it; 'vole doctor' tells more, or restore catalog.db from a backup", id)
+	return driver.Errorf(vole.ErrCorrupt, "the catalog has %q where an id belongs: it was changed by hand or is damaged; run 'vole doctor', or restore catalog.db from a backup", id)
 }

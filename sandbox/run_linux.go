@@ -22,13 +22,13 @@ import (
 //
 // An error means that the command did not run to its end: [*ExecError] when it was not
 // found or cannot be executed, ErrInvalid for a Config that makes no sense, ErrExists
-// for a name that is taken, ErrUnsupported for what this host cannot do, or what kept
-// a volume from being attached. Volumes that this call made are then removed again.
+// for a name that is taken, ErrUnsupported when this host cannot do it, or the error that
+// kept a volume from being attached. Volumes that this call made are then removed again.
 func (m *Manager) Run(ctx context.Context, c Config, io IO) (Result, error) {
 	return m.runWithErrors(ctx, c, io, false, func(Info) {})
 }
 
-// runWithErrors wraps the errors of run.
+// runWithErrors is runSandbox with its errors wrapped.
 func (m *Manager) runWithErrors(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
 	res, err := m.runSandbox(ctx, c, io, detached, ready)
 	return res, wrapError("run", firstNonEmpty(res.Name, c.Name), err)
@@ -117,7 +117,8 @@ func (c *Config) prepareConfig() error {
 	return nil
 }
 
-// supervisedSandbox is a sandbox, in the process that supervises it.
+// supervisedSandbox is a sandbox in the process that supervises it. Its fields above mu belong
+// to the goroutine of runSandbox.
 type supervisedSandbox struct {
 	m       *Manager
 	c       Config
@@ -193,7 +194,7 @@ func (r *supervisedSandbox) insertRow(ctx context.Context) error {
 }
 
 // makeLockedDir makes and locks a sandbox's directory. No lock and no error: another process
-// took it for garbage, which needs a clock that jumps.
+// swept it as garbage before it was locked, which needs a clock that jumps.
 func (m *Manager) makeLockedDir(id string) (*flock.Lock, error) {
 	if err := os.Mkdir(m.sandboxDir(id), 0o700); err != nil {
 		return nil, err
@@ -244,7 +245,8 @@ func (r *supervisedSandbox) runHelper(ctx context.Context, io IO) (outcome, erro
 	return h.out, err
 }
 
-// superviseHelper moves a started helper's sandbox through its life.
+// superviseHelper moves the sandbox of a started helper through its states until the helper
+// has ended. Every way out kills the helper first, so nothing of the sandbox runs on.
 func (r *supervisedSandbox) superviseHelper(ctx context.Context, h *helperProcess, s *streams, io IO) error {
 	select {
 	case <-h.started:
@@ -255,7 +257,7 @@ func (r *supervisedSandbox) superviseHelper(ctx context.Context, h *helperProces
 	select {
 	case <-h.started: // before whatever else happened
 		r.commandRan = true
-		r.image.release() // what is to run is unpacked
+		r.image.release() // it is unpacked
 		now := time.Now().UTC()
 		r.info.Started, r.info.Status = &now, StatusRunning
 		r.setStatus(ctx, StatusRunning)
@@ -319,13 +321,13 @@ func isChannelClosed(c <-chan struct{}) bool {
 	}
 }
 
-// setStatus moves the sandbox to s. The row is for others to read: that it cannot be
-// written does not stop the sandbox.
+// setStatus moves the sandbox to s. Only other processes read the row, so a failure to write
+// it does not stop the sandbox.
 func (r *supervisedSandbox) setStatus(ctx context.Context, s Status) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.status == StatusDraining {
-		return // there is no way back
+		return // draining ends only with the sandbox
 	}
 	r.status = s
 	if s == StatusRunning && r.info.Started != nil {
@@ -337,7 +339,7 @@ func (r *supervisedSandbox) setStatus(ctx context.Context, s Status) {
 
 func (r *supervisedSandbox) isStopping() bool { return isChannelClosed(r.stopping) }
 
-// finishRun gives back what the sandbox held and stores how it ended.
+// finishRun releases all that the sandbox held, in the reverse order, and stores how it ended.
 func (r *supervisedSandbox) finishRun(ctx context.Context, out outcome, err error) error {
 	defer r.lock.Release()
 	r.control.closeServer()

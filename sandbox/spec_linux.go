@@ -58,7 +58,7 @@ type limits struct {
 	NProc  uint64 // RLIMIT_NPROC, where there are no control groups
 }
 
-// process is what is to run, as the root file system resolved it.
+// process is the command, its environment and user, as resolved in the root file system.
 type process struct {
 	args, env []string
 	cwd       string
@@ -85,7 +85,7 @@ var (
 		"/proc/dynamic_debug", "/proc/lock_stat", "/proc/mtrr", "/proc/pressure", "/proc/profile",
 	}
 
-	// secretPaths are hidden from a sandbox on the host's root, whoever may read them.
+	// secretPaths are hidden from a sandbox on the host's root, even if it may read them.
 	secretPaths = []string{
 		"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/security/opasswd", "/etc/sudoers",
 		"/etc/sudoers.d", "/etc/ssh", "/etc/ssl/private", "/etc/pki/tls/private", "/etc/krb5.keytab", "/etc/letsencrypt",
@@ -214,7 +214,8 @@ func planResources(p *plan) *specs.LinuxResources {
 	return r
 }
 
-// defaultEnvironment is what a command finds unless the image or the caller say otherwise.
+// defaultEnvironment is the environment of a command where neither the image nor the caller
+// sets a variable.
 func defaultEnvironment(p *plan, home string) []string {
 	env := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -91,7 +91,7 @@ func (s *streams) copyOutput(w io.Writer, f *os.File) {
 	}()
 }
 
-// drainPipe copies what is in the pipe f now.
+// drainPipe copies the bytes that are in the pipe f now, and does not wait for more.
 func drainPipe(w io.Writer, f *os.File) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
@@ -103,7 +103,7 @@ func drainPipe(w io.Writer, f *os.File) error {
 	}
 	b := make([]byte, 32<<10)
 	for err == nil && left > 0 {
-		// It waits only if somebody else has taken what was there.
+		// It blocks only if another reader has taken these bytes.
 		if err = f.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
 			return err
 		}

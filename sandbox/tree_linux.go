@@ -15,7 +15,7 @@ import (
 // guestTree is the sandbox's root file system while the helper assembles it. An image, a
 // volume, and a sandbox that runs beside this one and shares a volume may all put links
 // into it at any time, so no path in it is ever left to the kernel's or the runtime's
-// resolution: resolve walks from handle to handle and follows links itself, as if the
+// resolution: resolvePath walks from handle to handle and follows links itself, as if the
 // tree's root were "/". Nothing of procfs is mounted in the tree, which leaves no magic
 // links to meet.
 type guestTree struct {
@@ -27,10 +27,10 @@ type guestTree struct {
 type lookup struct {
 	create bool // make the directories that are missing
 	file   bool // with create: make the last element a file
-	mounts bool // refuse links that lie in a volume: what is resolved is a mount's target
+	mounts bool // refuse links that lie in a volume: the path is the target of a mount
 }
 
-// guestFile is what a path of the tree led to. The caller closes it.
+// guestFile is the file that a path of the tree led to. The caller closes it.
 type guestFile struct {
 	*os.File        // opened with O_PATH
 	path     string // without links
@@ -40,7 +40,7 @@ type guestFile struct {
 // handlePath names the file by its handle, for calls that take a path.
 func (f guestFile) handlePath() string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
-// What only the runtime mounts, the helper does not see.
+// Errors of paths into mounts that only the runtime makes, which the helper does not see.
 var (
 	errProcfs = errors.New("lies in /proc, where links lead to anything that a process has open")
 	errUnseen = errors.New("lies in /dev, which is made when the sandbox starts")
@@ -55,7 +55,7 @@ func openGuestTree(root string) (*guestTree, error) {
 }
 
 // resolvePath opens a path of the tree. Its errors are the system's, errProcfs, errUnseen,
-// and ErrInvalid for what a lookup refuses.
+// and ErrInvalid for a link that lookup.mounts refuses.
 func (g *guestTree) resolvePath(p string, how lookup) (guestFile, error) {
 	if len(p) >= unix.PathMax {
 		return guestFile{}, unix.ENAMETOOLONG

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// treeMount is a mount that the helper makes in the sandbox's tree. A runtime resolves a
-// mount's target while it still has all rights, and some in ways that a link which
-// changes meanwhile can redirect; so they are left only /proc and what is in /dev.
+// treeMount is a mount that the helper makes in the sandbox's tree. A runtime resolves the
+// target of a mount while it still has all rights, and some runtimes can be redirected by a
+// link that changes at that moment; so only /proc and the mounts in /dev are left to them.
 type treeMount struct {
 	path   string
 	source string // of a bind mount; "": memory
@@ -56,7 +56,7 @@ func (m treeMount) runtimeMount() specs.Mount {
 }
 
 // planMemoryMounts are the directories of a sandbox that are private and in memory. The
-// sizes bound what a sandbox keeps there where its memory has no limit.
+// sizes bound the memory that a sandbox uses there if it has no memory limit.
 func planMemoryMounts(host bool) []treeMount {
 	const attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	list := []treeMount{{path: "/tmp", attr: attr, data: "mode=1777,size=1g"}}
@@ -78,7 +78,8 @@ func (h *helper) planVolumeMounts() []treeMount {
 	return list
 }
 
-// makeMountTargets mounts in the root all that is not left to the runtime, and returns what.
+// makeMountTargets makes all mounts in the root that are not left to the runtime, and returns
+// them.
 func (h *helper) makeMountTargets(root string) ([]treeMount, error) {
 	var err error
 	if h.tree, err = openGuestTree(root); err != nil {
@@ -95,7 +96,7 @@ func (h *helper) makeMountTargets(root string) ([]treeMount, error) {
 
 // checkRuntimePaths looks at the paths of the root that a runtime uses whatever it is
 // told: where it mounts, and the files in which runc looks the user up, and would wait
-// for ever for what a pipe or a terminal has to say.
+// for ever for input of a pipe or a terminal.
 func (h *helper) checkRuntimePaths(root string) error {
 	for _, name := range []string{"/proc", "/dev"} {
 		f, err := resolveInRoot(root, name, unix.O_PATH|unix.O_NOFOLLOW) // a link would take the mount elsewhere
@@ -180,7 +181,7 @@ func (g *guestTree) mountAtPath(m treeMount) (string, error) {
 	if err := m.attachMount(target); err != nil {
 		return "", err
 	}
-	// What was opened may by now be somewhere else in a volume that others write to.
+	// The open directory may have been moved within a volume that others write to.
 	made, err := g.resolvePath(m.path, how)
 	if err != nil {
 		return "", err

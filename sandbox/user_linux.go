@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// account is who runs the command.
+// account is the user and groups that the command runs as.
 type account struct {
 	uid, gid uint32
 	groups   []uint32

@@ -14,7 +14,7 @@ import (
 	"github.com/volehq/vole/driver"
 )
 
-// planHelper works out what the helper is to do, but for the volumes.
+// planHelper makes the helper's plan, without the volumes.
 func (r *supervisedSandbox) planHelper(ctx context.Context) (*plan, error) {
 	c := r.c
 	have := findUsableCgroups()
@@ -36,9 +36,8 @@ func (r *supervisedSandbox) planHelper(ctx context.Context) (*plan, error) {
 		return nil, err
 	}
 	r.group, r.canFreeze = p.Group, have.freezer
-	// On the host's root there is nothing for another user to do, and what it wrote
-	// to a volume, the caller could not remove. So the ranges are for where they
-	// are needed.
+	// On the host's root no other user is needed, and the caller could not remove files
+	// that one wrote to a volume. So ids are mapped only where they are needed.
 	if p.Rootless && (c.Rootfs != "" || c.Image != "" || c.User != "") {
 		p.Ranges = findIDRanges().ok
 	}
@@ -91,15 +90,15 @@ func (r *supervisedSandbox) attachVolumes(ctx context.Context, p *plan) error {
 		}
 		r.attached = append(r.attached, a)
 		if a.Info().ReadOnly != mt.ReadOnly || a.Path() == "" {
-			return driver.Errorf(vole.ErrUnsupported, "mount %s: the volume has no place on this host", mt)
+			return driver.Errorf(vole.ErrUnsupported, "mount %s: the volume has no directory on this host", mt)
 		}
 		p.Mounts = append(p.Mounts, planMount{Mount: mt, Source: a.Path()})
 	}
 	return nil
 }
 
-// findVolumes finds or makes the volume of each mount. What one mount makes is there for
-// the others of the same volume, in whatever order they are given and mounted.
+// findVolumes finds or makes the volume of each mount. A volume that one mount makes exists
+// for the others that name it, in whatever order they are given and mounted.
 func (r *supervisedSandbox) findVolumes(ctx context.Context) ([]*vole.Volume, error) {
 	turns := make([]int, len(r.c.Mounts)) // indexes of mounts
 	for i := range turns {
@@ -120,8 +119,9 @@ func (r *supervisedSandbox) findVolumes(ctx context.Context) ([]*vole.Volume, er
 	return volumes, nil
 }
 
-// creationOrder orders mounts of one volume by what they need: that it is there already, that it is
-// not there yet, that it is of some kind or size, and last whatever the others have made.
+// creationOrder orders the mounts of one volume by their needs: first those that need it to
+// exist, then those that need it not to exist, those that want some kind or size, and last
+// those that take any.
 func (m Mount) creationOrder() int {
 	switch {
 	case m.Mode == ModeExisting:
@@ -157,7 +157,8 @@ func (m *Manager) ensureVolume(ctx context.Context, mt Mount) (v *vole.Volume, c
 	return m.store.Ensure(ctx, mt.Volume, spec)
 }
 
-// explainMissing says of a volume that was not found why the mount does not make it.
+// explainMissing is the error of a volume that does not exist and that the mount does not
+// make, with the reason.
 func (m Mount) explainMissing(err error) error {
 	switch {
 	case !errors.Is(err, vole.ErrNotFound):
@@ -173,7 +174,7 @@ func (m Mount) explainMissing(err error) error {
 
 // detachVolumes ends the attachments, the last first. Detaching measures a volume, which
 // fails when the sandbox took permissions away from its files; the figure then stays
-// marked as stale, and that is all there is to it.
+// marked as stale, with no other consequence.
 func (r *supervisedSandbox) detachVolumes(ctx context.Context) error {
 	r.awaitUnmount(ctx)
 	var errs []error
@@ -185,8 +186,8 @@ func (r *supervisedSandbox) detachVolumes(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removeMadeVolumes removes the volumes that this run made in vain, but none that another has
-// begun to use meanwhile: it is attached, or holds something.
+// removeMadeVolumes removes the volumes that this run made in vain, except those in use by
+// now: attached, or holding anything.
 func (r *supervisedSandbox) removeMadeVolumes(ctx context.Context) error {
 	var errs []error
 	for _, v := range slices.Backward(r.madeVolumes) {
