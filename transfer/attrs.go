@@ -12,17 +12,19 @@ const (
 	defaultACL     = "system.posix_acl_default"
 )
 
-func isSystemAttr(name string) bool {
+func isSystemAttribute(name string) bool {
 	return name == capabilityAttr || name == accessACL || name == defaultACL
 }
 
-// isCopiedAttr reports whether a source reads an attribute.
-func isCopiedAttr(name string) bool { return strings.HasPrefix(name, "user.") || isSystemAttr(name) }
+// isCopiedAttribute reports whether a source reads an attribute.
+func isCopiedAttribute(name string) bool {
+	return strings.HasPrefix(name, "user.") || isSystemAttribute(name)
+}
 
-// setAttr gives an item an attribute that is copied.
-func (it *item) setAttr(name string, value []byte) {
+// setAttribute gives an item an attribute that is copied.
+func (it *item) setAttribute(name string, value []byte) {
 	m := &it.xattrs
-	if isSystemAttr(name) {
+	if isSystemAttribute(name) {
 		m = &it.system
 	}
 	if *m == nil {

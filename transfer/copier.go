@@ -52,7 +52,7 @@ func (c *copier) finishCopy(ctx context.Context, err error) (Stats, error) {
 		err = c.opts.reportLostSystemAttrs()
 	}
 	if err == nil {
-		err = c.to.sync(ctx)
+		err = c.to.syncVolume(ctx)
 	}
 	c.stats.Lost = c.opts.lost.items.Load()
 	return c.stats, err
@@ -190,7 +190,7 @@ func (c *copier) copyEntry(ctx context.Context, src source, p, at string, it *it
 	}
 	named := it.nlink > 1 && !it.mode.IsDir() && it.mode.Type() != fs.ModeSocket
 	if first, ok := c.writtenAt[it.id]; ok && named {
-		return c.hardLink(ctx, first, at)
+		return c.copyHardLink(ctx, first, at)
 	}
 	err := c.writeEntry(ctx, src, p, at, it)
 	if errors.Is(err, errLeftOut) {
@@ -258,7 +258,7 @@ func (c *copier) writeSpecial(ctx context.Context, at string, it *item) error {
 		return c.makeDirectory(ctx, at, it)
 	case fs.ModeSymlink:
 		c.stats.Links++
-		return c.placeEntry(ctx, at, it, func(p string) error { return c.to.symlink(ctx, it.target, p) })
+		return c.placeEntry(ctx, at, it, func(p string) error { return c.to.makeSymlink(ctx, it.target, p) })
 	case fs.ModeSocket:
 		c.stats.Skipped++
 		c.opts.warnf("%s: sockets are not copied", c.to.displayPath(at))
@@ -279,7 +279,7 @@ func (c *copier) writeSpecial(ctx context.Context, at string, it *item) error {
 	default:
 		return c.wrapError(at, driver.Errorf(vole.ErrUnsupported, "a file of unknown type"))
 	}
-	err := c.placeEntry(ctx, at, it, func(p string) error { return c.to.mknod(ctx, p, it.mode, it.rdev) })
+	err := c.placeEntry(ctx, at, it, func(p string) error { return c.to.makeNode(ctx, p, it.mode, it.rdev) })
 	if errors.Is(err, vole.ErrUnsupported) {
 		return c.leaveOutNode(at, it, err)
 	}
@@ -306,7 +306,7 @@ func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 	err := fs.ErrExist
 	if at != "." {
 		// The owner can write until the metadata is set.
-		err = c.to.mkdir(ctx, at, it.mode.Perm()|0o700)
+		err = c.to.makeDirectory(ctx, at, it.mode.Perm()|0o700)
 	}
 	if errors.Is(err, fs.ErrExist) {
 		cur, lerr := c.to.lstat(ctx, at)
@@ -361,7 +361,7 @@ func (c *copier) placeEntry(ctx context.Context, at string, it *item, make func(
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if _, host := c.to.(*hostTree); host && isNode(it.mode) {
+	if _, host := c.to.(*hostTree); host && isSpecialNode(it.mode) {
 		// Somebody may have the node open: an equal one stays, and nothing else takes its place.
 		if cur, err := c.to.lstat(ctx, at); err == nil && cur.mode.Type() == it.mode.Type() && cur.rdev == it.rdev {
 			return c.to.setMetadata(ctx, at, it)
@@ -396,14 +396,14 @@ func (c *copier) replaceEntry(ctx context.Context, at string, make func(tmp stri
 	return err
 }
 
-// hardLink makes at another name of the file that was written at first.
-func (c *copier) hardLink(ctx context.Context, first, at string) error {
+// copyHardLink makes at another name of the file that was written at first.
+func (c *copier) copyHardLink(ctx context.Context, first, at string) error {
 	if path.Clean(first) == path.Clean(at) {
 		return nil
 	}
-	err := c.to.link(ctx, first, at)
+	err := c.to.makeHardLink(ctx, first, at)
 	if errors.Is(err, fs.ErrExist) {
-		err = c.replaceEntry(ctx, at, func(tmp string) error { return c.to.link(ctx, first, tmp) })
+		err = c.replaceEntry(ctx, at, func(tmp string) error { return c.to.makeHardLink(ctx, first, tmp) })
 	}
 	if err == nil {
 		c.stats.Links++

@@ -206,38 +206,38 @@ func (t *growingTarget) reserveSmall(ctx context.Context) error {
 	return t.reserveRoom(ctx, Need{Bytes: 4 * fsBlock, Inodes: 1})
 }
 
-func (t *growingTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
+func (t *growingTarget) makeDirectory(ctx context.Context, p string, perm fs.FileMode) error {
 	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
-	return t.volumeTarget.mkdir(ctx, p, perm)
+	return t.volumeTarget.makeDirectory(ctx, p, perm)
 }
 
-func (t *growingTarget) mkdirAll(ctx context.Context, p string) error {
+func (t *growingTarget) makeParentDirs(ctx context.Context, p string) error {
 	depth := int64(strings.Count(p, "/") + 1)
 	if err := t.reserveRoom(ctx, Need{Bytes: depth * 2 * fsBlock, Inodes: depth}); err != nil {
 		return err
 	}
-	return t.volumeTarget.mkdirAll(ctx, p)
+	return t.volumeTarget.makeParentDirs(ctx, p)
 }
 
-func (t *growingTarget) symlink(ctx context.Context, to, p string) error {
+func (t *growingTarget) makeSymlink(ctx context.Context, to, p string) error {
 	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
-	return t.volumeTarget.symlink(ctx, to, p)
+	return t.volumeTarget.makeSymlink(ctx, to, p)
 }
 
-func (t *growingTarget) link(ctx context.Context, old, p string) error {
+func (t *growingTarget) makeHardLink(ctx context.Context, old, p string) error {
 	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
-	return t.volumeTarget.link(ctx, old, p)
+	return t.volumeTarget.makeHardLink(ctx, old, p)
 }
 
-func (t *growingTarget) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
+func (t *growingTarget) makeNode(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
 	if err := t.reserveSmall(ctx); err != nil {
 		return err
 	}
-	return t.volumeTarget.mknod(ctx, p, mode, rdev)
+	return t.volumeTarget.makeNode(ctx, p, mode, rdev)
 }

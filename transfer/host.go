@@ -130,25 +130,25 @@ func (t *hostTree) lstat(ctx context.Context, p string) (item, error) {
 	return it, nil
 }
 
-func (t *hostTree) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
+func (t *hostTree) makeDirectory(ctx context.Context, p string, perm fs.FileMode) error {
 	return t.wrapError("mkdir", p, t.root.Mkdir(p, perm.Perm()))
 }
 
-func (t *hostTree) mkdirAll(ctx context.Context, p string) error {
+func (t *hostTree) makeParentDirs(ctx context.Context, p string) error {
 	return t.wrapError("mkdir", p, t.root.MkdirAll(p, 0o755))
 }
 
-func (t *hostTree) symlink(ctx context.Context, to, p string) error {
+func (t *hostTree) makeSymlink(ctx context.Context, to, p string) error {
 	return t.wrapError("symlink", p, t.root.Symlink(to, p))
 }
 
-func (t *hostTree) link(ctx context.Context, old, p string) error {
+func (t *hostTree) makeHardLink(ctx context.Context, old, p string) error {
 	return t.wrapError("link", p, t.root.Link(old, p))
 }
 
 // rename replaces what is at to, but for a node.
 func (t *hostTree) rename(ctx context.Context, from, to string) error {
-	if cur, err := t.root.Lstat(to); err == nil && isNode(cur.Mode()) {
+	if cur, err := t.root.Lstat(to); err == nil && isSpecialNode(cur.Mode()) {
 		return t.wrapError("write", to, nodeExistsError(cur.Mode()))
 	}
 	return t.wrapError("rename", to, t.root.Rename(from, to))
@@ -158,7 +158,7 @@ func (t *hostTree) remove(ctx context.Context, p string) error {
 	return t.wrapError("remove", p, t.root.Remove(p))
 }
 
-func (t *hostTree) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
+func (t *hostTree) makeNode(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
 	return t.withParentDir("mknod", p, func(dirfd int, base string) error { return mknodat(dirfd, base, mode, rdev) })
 }
 
@@ -172,9 +172,9 @@ func (t *hostTree) withParentDir(op, p string, fn func(dirfd int, base string) e
 	return t.wrapError(op, p, fn(int(d.Fd()), path.Base(p)))
 }
 
-// openDir opens the directory at p, which is no link to one and no fifo that would wait
+// openDirectory opens the directory at p, which is no link to one and no fifo that would wait
 // for a writer, whatever others put there since it was made or listed.
-func (t *hostTree) openDir(p string) (f *os.File, err error) {
+func (t *hostTree) openDirectory(p string) (f *os.File, err error) {
 	err = t.withParentDir("open", p, func(dirfd int, base string) error {
 		for {
 			fd, err := unix.Openat(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -193,7 +193,7 @@ func (t *hostTree) openDir(p string) (f *os.File, err error) {
 func (t *hostTree) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
 	if cur, err := t.root.Lstat(p); err == nil && cur.IsDir() {
 		return t.wrapError("write", p, vole.ErrIsDir)
-	} else if err == nil && isNode(cur.Mode()) {
+	} else if err == nil && isSpecialNode(cur.Mode()) {
 		return t.wrapError("write", p, nodeExistsError(cur.Mode()))
 	}
 	tmp := temporaryName(p)
@@ -251,7 +251,7 @@ func (t *hostTree) writeContent(ctx context.Context, f *os.File, it *item, c spa
 
 func (t *hostTree) setMetadata(ctx context.Context, p string, it *item) error {
 	if it.mode.IsDir() {
-		f, err := t.openDir(p)
+		f, err := t.openDirectory(p)
 		if err != nil {
 			return err
 		}
@@ -333,7 +333,7 @@ func (t *hostTree) setOpenMetadata(p, at string, f *os.File, it *item) error {
 			return t.wrapError("chmod", p, err)
 		}
 	}
-	if err := t.setTimes(f, at, it.mtime); err != nil {
+	if err := t.setFileTimes(f, at, it.mtime); err != nil {
 		return t.wrapError("chtimes", p, err)
 	}
 	return t.opts.checkKeptTime(t.displayPath(p), it.mtime, func() (time.Time, error) {
@@ -346,7 +346,7 @@ func (t *hostTree) setOpenMetadata(p, at string, f *os.File, it *item) error {
 }
 
 func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
-	f, err := t.openDir(p)
+	f, err := t.openDirectory(p)
 	if err != nil {
 		return err
 	}
@@ -378,7 +378,7 @@ func errnoOfError(err error) syscall.Errno {
 	return e
 }
 
-func (t *hostTree) sync(context.Context) error { return nil }
+func (t *hostTree) syncVolume(context.Context) error { return nil }
 
 // temporaryName is a name beside p that no one else uses.
 func temporaryName(p string) string {

@@ -13,9 +13,9 @@ import (
 // linuxRdev brings a device number into the form of Linux.
 func linuxRdev(dev uint64) uint64 { return unix.Mkdev(unix.Major(dev), unix.Minor(dev)) }
 
-// setTimes sets the times of an open file or directory, which has the name at. By
+// setFileTimes sets the times of an open file or directory, which has the name at. By
 // descriptor this system knows microseconds only.
-func (t *hostTree) setTimes(_ *os.File, at string, mtime time.Time) error {
+func (t *hostTree) setFileTimes(_ *os.File, at string, mtime time.Time) error {
 	return t.root.Chtimes(at, mtime, mtime)
 }
 

@@ -15,8 +15,8 @@ import (
 // linuxRdev brings a device number into the form of Linux, which this system has.
 func linuxRdev(dev uint64) uint64 { return dev }
 
-// setTimes sets the times of an open file or directory, which has the name at.
-func (t *hostTree) setTimes(f *os.File, at string, mtime time.Time) error {
+// setFileTimes sets the times of an open file or directory, which has the name at.
+func (t *hostTree) setFileTimes(f *os.File, at string, mtime time.Time) error {
 	ts, err := unix.TimeToTimespec(mtime)
 	if err != nil {
 		return err

@@ -283,7 +283,7 @@ func readHostXattrs(fd int, it *item) error {
 		return ignoreUnsupported(err)
 	}
 	for name := range strings.SplitSeq(strings.TrimRight(string(buf[:n]), "\x00"), "\x00") {
-		if !isCopiedAttr(name) {
+		if !isCopiedAttribute(name) {
 			continue
 		}
 		val := make([]byte, driver.MaxXattrLen)
@@ -291,7 +291,7 @@ func readHostXattrs(fd int, it *item) error {
 		if err != nil {
 			return err
 		}
-		it.setAttr(name, slices.Clone(val[:n]))
+		it.setAttribute(name, slices.Clone(val[:n]))
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ type item struct {
 	rdev     uint64 // of a device, as Linux's makedev(3) makes it
 	target   string // of a symbolic link
 	xattrs   map[string][]byte
-	system   map[string][]byte // attributes that disk volumes keep, see isSystemAttr
+	system   map[string][]byte // attributes that disk volumes keep, see isSystemAttribute
 
 	// id tells the names of one file from those of others, where nlink > 1.
 	id    fileID
@@ -52,22 +52,22 @@ type source interface {
 // which replaces what is no directory.
 type target interface {
 	lstat(ctx context.Context, p string) (item, error)
-	mkdir(ctx context.Context, p string, perm fs.FileMode) error
-	// mkdirAll makes a directory and its missing parents, 0755.
-	mkdirAll(ctx context.Context, p string) error
+	makeDirectory(ctx context.Context, p string, perm fs.FileMode) error
+	// makeParentDirs makes a directory and its missing parents, 0755.
+	makeParentDirs(ctx context.Context, p string) error
 	// writeFile writes a whole regular file with all its metadata: others see the old
 	// one or the new.
 	writeFile(ctx context.Context, p string, it *item, c sparse.Content) error
-	symlink(ctx context.Context, to, p string) error
-	link(ctx context.Context, old, p string) error
-	mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error
+	makeSymlink(ctx context.Context, to, p string) error
+	makeHardLink(ctx context.Context, old, p string) error
+	makeNode(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error
 	rename(ctx context.Context, from, to string) error
 	remove(ctx context.Context, p string) error
 	// setMetadata applies mode (not of links), owner, xattrs and times.
 	setMetadata(ctx context.Context, p string, it *item) error
 	// setXattrs applies the xattrs of a directory alone.
 	setXattrs(ctx context.Context, p string, it *item) error
-	// sync makes durable what was written to a volume.
-	sync(ctx context.Context) error
+	// syncVolume makes durable what was written to a volume.
+	syncVolume(ctx context.Context) error
 	displayPath(p string) string
 }

@@ -280,7 +280,7 @@ func (l *Layers) makeDirectory(ctx context.Context, full string, it *item) error
 		err = fs.ErrNotExist
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		err = l.tree.mkdir(ctx, full, 0o700)
+		err = l.tree.makeDirectory(ctx, full, 0o700)
 	}
 	if err != nil {
 		return err
@@ -320,7 +320,7 @@ func (l *Layers) makeLink(ctx context.Context, full string, it *item) error {
 		return driver.Errorf(vole.ErrCorrupt, "a link to nothing")
 	}
 	// Any target is fine: it is followed only by what takes this directory for "/".
-	if err := l.tree.symlink(ctx, it.target, full); err != nil {
+	if err := l.tree.makeSymlink(ctx, it.target, full); err != nil {
 		return err
 	}
 	return l.tree.setMetadata(ctx, full, it)
@@ -330,7 +330,7 @@ func (l *Layers) makeFifo(ctx context.Context, full string, it *item) error {
 	if err := l.removeExisting(full); err != nil {
 		return err
 	}
-	if err := l.tree.mknod(ctx, full, it.mode, 0); err != nil {
+	if err := l.tree.makeNode(ctx, full, it.mode, 0); err != nil {
 		return err
 	}
 	return l.tree.setMetadata(ctx, full, it)
@@ -359,5 +359,5 @@ func (l *Layers) makeHardLink(ctx context.Context, full, target string) error {
 	if err := l.removeExisting(full); err != nil {
 		return err
 	}
-	return l.tree.link(ctx, old, full)
+	return l.tree.makeHardLink(ctx, old, full)
 }

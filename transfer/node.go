@@ -17,7 +17,7 @@ import (
 // A node is what a name of the host leads to that is no regular file, directory or link: a
 // device, a fifo, or a socket. Other programs rely on it being there, so it is written to
 // or refused, and never replaced by a file.
-func isNode(m fs.FileMode) bool {
+func isSpecialNode(m fs.FileMode) bool {
 	return m&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket|fs.ModeIrregular) != 0
 }
 
@@ -37,7 +37,7 @@ func nodeExistsError(m fs.FileMode) error {
 // link that could be replaced.
 func NodeAt(path string) bool {
 	info, err := os.Lstat(path)
-	return err == nil && (isNode(info.Mode()) || info.Mode()&fs.ModeSymlink != 0 && OpenFileLink(path))
+	return err == nil && (isSpecialNode(info.Mode()) || info.Mode()&fs.ModeSymlink != 0 && OpenFileLink(path))
 }
 
 // OpenNode opens for writing the device or fifo at path, or what an open file of a process
@@ -58,7 +58,7 @@ func OpenNode(ctx context.Context, path string) (*os.File, error) {
 		flag |= os.O_APPEND // behind what others wrote to it
 	case m&fs.ModeSocket != 0:
 		return nil, HostError("open", path, driver.Errorf(vole.ErrExists, "a socket is there, into which no file can be written; name another target, or remove it"))
-	case !isNode(m):
+	case !isSpecialNode(m):
 		return nil, nil
 	case m&fs.ModeDevice != 0 && m&fs.ModeCharDevice == 0:
 		flag |= unix.O_NOFOLLOW | blockExclusive
@@ -71,7 +71,7 @@ func OpenNode(ctx context.Context, path string) (*os.File, error) {
 	}
 	if err == nil {
 		// Whoever may write to the directory may have put something else there.
-		if now, serr := f.Stat(); serr != nil || flag&os.O_APPEND == 0 && !isNode(now.Mode()) {
+		if now, serr := f.Stat(); serr != nil || flag&os.O_APPEND == 0 && !isSpecialNode(now.Mode()) {
 			f.Close()
 			err = driver.Errorf(vole.ErrExists, "it was replaced while it was opened")
 		}

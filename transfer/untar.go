@@ -239,12 +239,12 @@ func (c *copier) unpackEntry(ctx context.Context, t *tarEntries, hdr *tar.Header
 		if err != nil {
 			return err
 		}
-		write = func() error { return c.hardLink(ctx, path.Join(dir, old), at) }
+		write = func() error { return c.copyHardLink(ctx, path.Join(dir, old), at) }
 	}
 	err = write()
 	// An archive need not have entries for directories. Files make theirs.
 	if errors.Is(err, fs.ErrNotExist) {
-		if perr := c.to.mkdirAll(ctx, path.Dir(at)); perr == nil {
+		if perr := c.to.makeParentDirs(ctx, path.Dir(at)); perr == nil {
 			err = write()
 		}
 	}
@@ -271,8 +271,8 @@ var tarTypes = map[byte]fs.FileMode{
 func (c *copier) readTarAttrs(at string, hdr *tar.Header, it *item) error {
 	for k, v := range hdr.PAXRecords {
 		if n, ok := strings.CutPrefix(k, xattrRecord); ok {
-			if n = recordUnescape.Replace(n); isCopiedAttr(n) {
-				it.setAttr(n, []byte(v))
+			if n = recordUnescape.Replace(n); isCopiedAttribute(n) {
+				it.setAttribute(n, []byte(v))
 			}
 			continue
 		}
@@ -287,7 +287,7 @@ func (c *copier) readTarAttrs(at string, hdr *tar.Header, it *item) error {
 			}
 			continue
 		}
-		it.setAttr(attr, list)
+		it.setAttribute(attr, list)
 	}
 	return nil
 }

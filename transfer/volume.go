@@ -134,7 +134,7 @@ func readVolumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error
 	}
 	total := 0
 	for _, n := range names {
-		if !isCopiedAttr(n) {
+		if !isCopiedAttribute(n) {
 			continue
 		}
 		v, err := f.Getxattr(ctx, p, n)
@@ -147,7 +147,7 @@ func readVolumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error
 		if total += len(n) + len(v); total > maxXattrs {
 			return driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayVolumePath(f, p), maxXattrs>>20)
 		}
-		it.setAttr(n, v)
+		it.setAttribute(n, v)
 	}
 	return nil
 }
@@ -306,26 +306,26 @@ func (t *volumeTarget) lstat(ctx context.Context, p string) (item, error) {
 	return itemOfEntry(e), err
 }
 
-func (t *volumeTarget) mkdir(ctx context.Context, p string, perm fs.FileMode) error {
+func (t *volumeTarget) makeDirectory(ctx context.Context, p string, perm fs.FileMode) error {
 	if err := t.f.Mkdir(ctx, p, perm); err != nil {
 		return err
 	}
 	return t.removeInheritedLists(ctx, p, accessACL, defaultACL)
 }
 
-func (t *volumeTarget) mkdirAll(ctx context.Context, p string) error {
+func (t *volumeTarget) makeParentDirs(ctx context.Context, p string) error {
 	return t.f.MkdirAll(ctx, p, 0o755)
 }
 
-func (t *volumeTarget) symlink(ctx context.Context, to, p string) error {
+func (t *volumeTarget) makeSymlink(ctx context.Context, to, p string) error {
 	return t.f.Symlink(ctx, to, p)
 }
 
-func (t *volumeTarget) link(ctx context.Context, old, p string) error {
+func (t *volumeTarget) makeHardLink(ctx context.Context, old, p string) error {
 	return t.f.Link(ctx, old, p)
 }
 
-func (t *volumeTarget) mknod(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
+func (t *volumeTarget) makeNode(ctx context.Context, p string, mode fs.FileMode, rdev uint64) error {
 	if err := t.f.Mknod(ctx, p, mode, rdev); err != nil {
 		return err
 	}
@@ -338,7 +338,7 @@ func (t *volumeTarget) rename(ctx context.Context, from, to string) error {
 
 func (t *volumeTarget) remove(ctx context.Context, p string) error { return t.f.Remove(ctx, p) }
 
-func (t *volumeTarget) sync(ctx context.Context) error { return t.f.Sync(ctx) }
+func (t *volumeTarget) syncVolume(ctx context.Context) error { return t.f.Sync(ctx) }
 
 // keepsOwner reports whether the item's owner can be kept. In a disk volume it is a number in
 // an image, and a server has rights of its own.
