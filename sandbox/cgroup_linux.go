@@ -156,6 +156,8 @@ func thawCgroup(dir string) {
 	_ = writeExistingFile(filepath.Join(dir, "cgroup.freeze"), "0")
 }
 
+// killCgroup kills all processes of a control group, one by one where the kernel has no
+// cgroup.kill (before 5.14). Processes that start at that moment are left: callers repeat it.
 func killCgroup(dir string) {
 	if writeExistingFile(filepath.Join(dir, "cgroup.kill"), "1") == nil {
 		return

@@ -49,6 +49,8 @@ type controlServer struct {
 	wait sync.WaitGroup
 }
 
+// startControlServer listens on the sandbox's socket, and answers each connection in a goroutine.
+// closeServer waits for all of them.
 func startControlServer(r *supervisedSandbox) (*controlServer, error) {
 	addr, dir, err := r.m.controlSocketAddr(r.info.ID)
 	if err != nil {
@@ -79,6 +81,7 @@ func (s *controlServer) closeServer() {
 	s.wait.Wait()
 }
 
+// answerControl reads one request of a connection, executes it and answers.
 func (r *supervisedSandbox) answerControl(c *net.UnixConn) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(2 * patience)) // a slow client is its own problem

@@ -42,6 +42,7 @@ func (h *helper) resolveWorkdir() error {
 	return nil
 }
 
+// explainWorkdir says why a working directory cannot be used, by the error of resolving it.
 func explainWorkdir(name string, err error) error {
 	switch {
 	case isMountedByRuntime(err):

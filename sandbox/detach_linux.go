@@ -37,6 +37,9 @@ func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
 	return i, wrapError("run", firstNonEmpty(i.Name, c.Name), err)
 }
 
+// startDetached starts a supervisor as a process of its own session, sends it the
+// configuration and waits for its one report. When ctx ends first, the supervisor is killed:
+// the kernel then ends its helper, and the next use of the home cleans up.
 func (m *Manager) startDetached(ctx context.Context, c Config) (Info, error) {
 	if err := firstError(m.checkWritable(), c.prepareConfig(), c.checkEnforceable()); err != nil {
 		return Info{}, err
@@ -120,6 +123,9 @@ func runSupervisorProcess() int {
 	return 0
 }
 
+// superviseDetached runs the sandbox of an order with its output going to its log, in a
+// process that only signals and the sandbox's own end stop. ready is called once the command
+// runs.
 func superviseDetached(o order, ready func(Info)) error {
 	ctx := context.Background()
 	store, err := vole.Open(ctx, vole.Options{Home: o.Home, ForeignHome: o.ForeignHome})
@@ -162,6 +168,8 @@ func (m *Manager) Logs(ctx context.Context, ref string, w io.Writer, follow bool
 	return wrapError("logs", ref, m.copyLogs(ctx, ref, w, follow))
 }
 
+// copyLogs implements Logs. The status is read before the log, so that a sandbox that has ended
+// by then has written all of its log.
 func (m *Manager) copyLogs(ctx context.Context, ref string, w io.Writer, follow bool) error {
 	i, err := m.rows.findSandbox(ctx, ref)
 	if err != nil {
@@ -170,7 +178,7 @@ func (m *Manager) copyLogs(ctx context.Context, ref string, w io.Writer, follow 
 	if !i.Detached {
 		return driver.Errorf(vole.ErrUnsupported, "sandbox %s was not detached: its output went to the process that ran it", i.Name)
 	}
-	l := openLogWriter(m.sandboxesDir, i.ID+"/"+logFile)
+	l := openLogReader(m.sandboxesDir, i.ID+"/"+logFile)
 	defer l.Close()
 	for {
 		now, err := m.rows.findSandbox(ctx, i.ID)

@@ -103,6 +103,7 @@ func isLogDirty(image string) bool {
 	return err == nil && d.Dirty
 }
 
+// replayDiskLog replays a disk's log by opening its files in this process, without a mount.
 func replayDiskLog(ctx context.Context, v *vole.Volume) error {
 	f, err := v.FS(ctx)
 	if err != nil {
@@ -189,6 +190,7 @@ func mountDisk(d planDisk, hold int, at string) error {
 	return explainDiskMount(unix.Mount(dev.Name(), at, "ext4", mount, opts))
 }
 
+// explainDiskMount says what an error of mounting an image means and what to do.
 func explainDiskMount(err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):

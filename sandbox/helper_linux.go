@@ -41,6 +41,8 @@ type helper struct {
 	cwd  *guestFile // its working directory; nil: in /dev, which the helper does not see
 }
 
+// runHelperProcess is the main function of a helper. In a new user namespace it starts as
+// "unmapped", waits until the supervisor has written the id maps, and executes itself again.
 func runHelperProcess(args []string) int {
 	dieWithParent()
 	if len(args) == 1 && args[0] == "unmapped" {
@@ -87,6 +89,9 @@ func waitUntilReadable(fd int32) error {
 	}
 }
 
+// executePlan reads the plan from its pipe, prepares the sandbox, starts the container and waits
+// for the command. Between create and start the container exists but the command does not run
+// yet: that is when its cgroup, its working directory and its program are checked.
 func executePlan(conn packets) (exit int, err error) {
 	h := &helper{conn: conn, p: &plan{}}
 	f := os.NewFile(fdPlan, "plan")
@@ -245,6 +250,8 @@ func (h *helper) mountVolumes() error {
 	return nil
 }
 
+// mountVolume mounts one volume at a directory that it makes among the helper's mount points,
+// private and with the attributes of the mount.
 func mountVolume(m planMount, at string) error {
 	src, err := openVolumeSubpath(m)
 	if err != nil {
@@ -328,6 +335,8 @@ func openDirBeneath(dir *os.File, name string, resolve uint64) (*os.File, error)
 	}
 }
 
+// makeDirsBeneath makes a subpath's directories. No link leads out of source: os.Root resolves
+// them.
 func makeDirsBeneath(source, sub string) error {
 	r, err := os.OpenRoot(source)
 	if err != nil {

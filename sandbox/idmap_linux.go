@@ -29,6 +29,8 @@ type idRanges struct {
 	ok         bool
 }
 
+// findIDRanges reads the subordinate ids of the caller, which may stand under its name or its
+// number.
 func findIDRanges() idRanges {
 	names := []string{strconv.Itoa(os.Getuid())}
 	if u, err := user.LookupId(names[0]); err == nil {
@@ -41,6 +43,8 @@ func findIDRanges() idRanges {
 	return r
 }
 
+// readIDRanges reads the ranges of some names from a file of the form of subuid(5). Lines that are
+// malformed are ignored, as newuidmap ignores them.
 func readIDRanges(file string, names []string) []idRange {
 	b, _ := os.ReadFile(file) // missing: no ranges
 	var list []idRange
@@ -164,6 +168,8 @@ func (m *Manager) removeVolumeFiles(ctx context.Context, id string) error {
 	return removeSandboxTree(ctx, m.store.Local().Directory(), "volumes/"+id)
 }
 
+// removeWithIDMap starts the remover in a new user namespace, writes its id maps, and closes its
+// standard input, which is the sign for it to begin.
 func removeWithIDMap(ctx context.Context, c *exec.Cmd, ranges idRanges) error {
 	c.Args = append([]string{asRemover, "unmapped"}, c.Args[1:]...)
 	c.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER

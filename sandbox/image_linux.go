@@ -102,6 +102,8 @@ func (m *Manager) pinImage(ctx context.Context, c *Config) (*pinnedImage, error)
 	return &pinnedImage{path: filepath.Join(m.home, imagesDir), digest: img.Digest, name: ref.String(), cached: img}, nil
 }
 
+// openImageCache opens the cache of images in the home, made when it is missing, without following
+// a link in its place.
 func (m *Manager) openImageCache() (*registry.Cache, error) {
 	home := m.store.Local().Directory()
 	if err := nolinks.Mkdir(home, imagesDir, 0o700); err != nil {

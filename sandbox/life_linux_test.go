@@ -175,7 +175,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 	l.Close()
 	var out bytes.Buffer
-	r := openLogWriter(top, "log")
+	r := openLogReader(top, "log")
 	defer r.Close()
 	if err := r.copyLogTo(&out); err != nil {
 		t.Fatal(err)

@@ -27,6 +27,7 @@ type logWriter struct {
 	size int64
 }
 
+// Write appends to the log. Its error is always nil.
 func (l *logWriter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,8 +79,8 @@ type logReader struct {
 	f    *os.File
 }
 
-// openLogWriter opens a log at its oldest line. One that is missing is empty.
-func openLogWriter(top *os.File, name string) *logReader {
+// openLogReader opens a log at its oldest line. One that is missing is empty.
+func openLogReader(top *os.File, name string) *logReader {
 	l := &logReader{top: top, name: name}
 	f, err := nolinks.OpenFile(top, name+".1", os.O_RDONLY, 0)
 	if err == nil {

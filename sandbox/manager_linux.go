@@ -35,6 +35,8 @@ func Open(ctx context.Context, home string, store *vole.Store) (*Manager, error)
 	return m, wrapError("open sandboxes", "", err)
 }
 
+// openManager implements Open. A home that is open for reading only may lack the directory of
+// sandboxes, which is then not made.
 func openManager(ctx context.Context, home string, store *vole.Store) (*Manager, error) {
 	if home == "" {
 		var err error
@@ -164,6 +166,8 @@ func (m *Manager) Stop(ctx context.Context, ref string, timeout time.Duration) e
 	return wrapError("stop", ref, m.stopAndWait(ctx, ref, timeout))
 }
 
+// stopAndWait asks the supervisor to stop the sandbox and waits for its end, somewhat longer than
+// the supervisor waits for the command.
 func (m *Manager) stopAndWait(ctx context.Context, ref string, timeout time.Duration) error {
 	if timeout < 0 {
 		return driver.Errorf(vole.ErrInvalid, "time-out %v: must not be negative", timeout)

@@ -108,10 +108,12 @@ func ParseMount(s string) (Mount, error) {
 	return m, nil
 }
 
+// invalidMount is ErrInvalid for the mount s.
 func invalidMount(mount, format string, args ...any) error {
 	return driver.Errorf(vole.ErrInvalid, "mount %q: "+format, append([]any{mount}, args...)...)
 }
 
+// parseOptions sets the fields of m for the options of the mount s, each given at most once.
 func (m *Mount) parseOptions(s, opts string) error {
 	seen := map[string]bool{}
 	for opt := range strings.SplitSeq(opts, ",") {
@@ -178,6 +180,7 @@ var MountOptions = []string{
 	"nodev", "noexec", "nosuid", "quota=", "ro", "rw", "size=", "stat-virt=off", "stat-virt=relaxed", "stat-virt=strict", "subpath=",
 }
 
+// chooseOption sets dst to v, which must be one of some words.
 func chooseOption[T ~string](dst *T, v string, among ...T) error {
 	if slices.Contains(among, T(v)) {
 		*dst = T(v)
@@ -190,6 +193,7 @@ func chooseOption[T ~string](dst *T, v string, among ...T) error {
 	return driver.Errorf(vole.ErrInvalid, "use %s", strings.Join(words, ", "))
 }
 
+// parsePositiveSize sets dst to the size v, which must not be 0.
 func parsePositiveSize(dst *vole.Size, v string) error {
 	n, err := vole.ParseSize(v)
 	if err == nil && n <= 0 {
@@ -229,6 +233,7 @@ func (m *Mount) Normalize() error {
 	return m.checkVolumeKind(s)
 }
 
+// checkVolumeKind refuses combinations of options that the kind of the volume does not have.
 func (m *Mount) checkVolumeKind(s string) error {
 	if m.Quota < 0 || m.Capacity < 0 {
 		return invalidMount(s, "a size is negative")

@@ -133,6 +133,9 @@ func (m *Manager) probeRuntime(ctx context.Context, b binary) (verdict, error) {
 	return v, nil
 }
 
+// tryRuntime runs "true" in a sandbox without volumes: with a helper and control groups as for any
+// other sandbox, but without a row. Its scratch directory begins with ".probe-", which a sweep
+// recognizes when this process dies.
 func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
 	scratch, err := os.MkdirTemp(m.sandboxDir(""), ".probe-")
 	if err != nil {

@@ -39,6 +39,7 @@ type wireError struct {
 	ExecCode int    `json:"exec_code,omitempty"` // of ExecError
 }
 
+// encodeError makes an error fit for a packet: its message is cut to an eighth of one.
 func encodeError(err error) *wireError {
 	if err == nil {
 		return nil

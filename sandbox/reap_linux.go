@@ -42,6 +42,8 @@ func (m *Manager) reapDeadSandboxes(ctx context.Context) error {
 	return firstError(m.sweepOrphanDirs(ctx), m.finishRemovals(ctx))
 }
 
+// reapSandbox cleans up after one live row whose lock is free or gone. Its row changes last, so that
+// a cleanup that fails is tried again.
 func (m *Manager) reapSandbox(ctx context.Context, i Info) error {
 	lock, err := flock.TryExistingIn(m.sandboxesDir, i.ID+"/"+lockFile)
 	switch {
@@ -115,6 +117,8 @@ func (m *Manager) sweepOrphanDirs(ctx context.Context) error {
 	return nil
 }
 
+// sweepOrphanDir removes a directory that has no row, unless it is locked: a sandbox is locked
+// before its row is inserted.
 func (m *Manager) sweepOrphanDir(ctx context.Context, id string) error {
 	if _, err := m.rows.findSandbox(ctx, id); !errors.Is(err, vole.ErrNoSuch) {
 		return err

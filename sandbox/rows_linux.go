@@ -64,6 +64,7 @@ func (r catalogRows) setVolumesAttached(ctx context.Context, id, runtime string,
 		string(StatusStarting), runtime, string(b), id)
 }
 
+// setRunning marks a live sandbox as running since the given time.
 func (r catalogRows) setRunning(ctx context.Context, id string, at time.Time) error {
 	return r.execWrite(ctx, `UPDATE sandboxes SET status = ?, started = ? WHERE id = ? AND `+isLive,
 		string(StatusRunning), at.UnixNano(), id)
@@ -79,10 +80,12 @@ func (r catalogRows) setEnded(ctx context.Context, id string, s Status, exit *in
 		string(s), code, msg, at.UnixNano(), id)
 }
 
+// deleteEnded deletes the row of a sandbox that has ended; one that is live keeps it.
 func (r catalogRows) deleteEnded(ctx context.Context, id string) error {
 	return r.execWrite(ctx, `DELETE FROM sandboxes WHERE id = ? AND NOT `+isLive, id)
 }
 
+// execWrite runs one statement as a transaction that is not synced at once.
 func (r catalogRows) execWrite(ctx context.Context, query string, args ...any) error {
 	return r.db.Write(ctx, catalog.Lazy, func(tx *catalog.Tx) error {
 		_, err := tx.Exec(query, args...)
@@ -95,6 +98,7 @@ func (r catalogRows) listSurplusIDs(ctx context.Context) ([]string, error) {
 	return r.queryIDs(ctx, `SELECT id FROM sandboxes WHERE NOT `+isLive+` ORDER BY id DESC LIMIT -1 OFFSET ?`, keepEnded)
 }
 
+// queryIDs returns the ids that a query selects, each checked to be one.
 func (r catalogRows) queryIDs(ctx context.Context, query string, args ...any) ([]string, error) {
 	q, err := r.db.Read().QueryContext(ctx, query, args...)
 	if err != nil {
@@ -137,6 +141,7 @@ func (r catalogRows) findSandbox(ctx context.Context, ref string) (Info, error) 
 	return list[0], nil
 }
 
+// querySandboxes returns the sandboxes of a query that selects the columns above.
 func (r catalogRows) querySandboxes(ctx context.Context, query string, args ...any) ([]Info, error) {
 	q, err := r.db.Read().QueryContext(ctx, query, args...)
 	if err != nil {
@@ -154,6 +159,7 @@ func (r catalogRows) querySandboxes(ctx context.Context, query string, args ...a
 	return list, catalog.Translate(q.Err())
 }
 
+// scanSandbox decodes one row. Times are nanoseconds since 1970; 0 stands for none.
 func scanSandbox(q *sql.Rows) (Info, error) {
 	var i Info
 	var status, cmd, mounts string

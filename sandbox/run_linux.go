@@ -34,6 +34,9 @@ func (m *Manager) runWithErrors(ctx context.Context, c Config, io IO, detached b
 	return res, wrapError("run", firstNonEmpty(res.Name, c.Name), err)
 }
 
+// runSandbox implements Run and, in the supervisor, Start. Whatever ends the run, finishRun
+// releases everything that claimNameAndLock and runHelper acquired, with a time limit of its
+// own instead of ctx.
 func (m *Manager) runSandbox(ctx context.Context, c Config, io IO, detached bool, ready func(Info)) (Result, error) {
 	if err := firstError(m.checkWritable(), c.prepareConfig(), c.checkEnforceable()); err != nil {
 		return Result{}, err
@@ -312,6 +315,7 @@ func (r *supervisedSandbox) forwardSignals(ctx context.Context, abort func(), si
 	}
 }
 
+// isChannelClosed reports whether c is closed, without waiting. Nothing is ever sent on c.
 func isChannelClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:

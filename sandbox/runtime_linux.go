@@ -33,6 +33,7 @@ type ociRuntime struct {
 	log     string
 }
 
+// newOCIRuntime prepares to run a runtime whose state and log are in the helper's own directory.
 func newOCIRuntime(b binary, h *helper) *ociRuntime {
 	rt := &ociRuntime{name: b.Name, log: filepath.Join(h.dir, "runtime.log")}
 	rt.r = &runc.Runc{Command: b.Path, Root: filepath.Join(h.dir, "rt"), Log: rt.log, LogFormat: runc.JSON}
@@ -101,6 +102,7 @@ func (rt *ociRuntime) createContainer(ctx context.Context, h *helper) (int, erro
 	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
+// startContainer has the runtime execute the command.
 func (rt *ociRuntime) startContainer(ctx context.Context, h *helper) error {
 	if err := rt.r.Start(ctx, containerID); err != nil {
 		return rt.explainFailure(err, h)
@@ -167,6 +169,7 @@ func (rt *ociRuntime) waitCommand(pid int) (int, error) {
 	}
 }
 
+// signalCommand sends a signal to the command, by its process id in the helper's namespace.
 func (rt *ociRuntime) signalCommand(ctx context.Context, pid int, sig unix.Signal) error {
 	if rt.ownPids {
 		return rt.r.Kill(ctx, containerID, int(sig), nil)
@@ -189,6 +192,7 @@ type consoleSocket struct {
 	path string
 }
 
+// listenConsoleSocket listens on the socket by which the runtime sends the terminal.
 func listenConsoleSocket(path string) (*consoleSocket, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -200,6 +204,7 @@ func listenConsoleSocket(path string) (*consoleSocket, error) {
 func (c *consoleSocket) Path() string { return c.path }
 func (c *consoleSocket) Close() error { return c.l.Close() }
 
+// receiveTerminal waits for the runtime to send the terminal's master side as a file descriptor.
 func (c *consoleSocket) receiveTerminal() (*os.File, error) {
 	// The runtime has connected before it returned.
 	if err := c.l.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {

@@ -195,6 +195,7 @@ func (p *plan) groupForRuntime() string {
 	return p.CgroupPath
 }
 
+// planResources converts limits into those of the OCI runtime specification.
 func planResources(p *plan) *specs.LinuxResources {
 	if p.CgroupPath == "" {
 		return nil

@@ -24,6 +24,8 @@ type streams struct {
 	copies sync.WaitGroup // of output
 }
 
+// openStreams makes pipes for the command's output, and for its input unless that is empty or a
+// terminal's. With a terminal they carry messages of the runtime only.
 func openStreams(c IO, terminal bool) (s *streams, err error) {
 	s = &streams{io: c}
 	defer func() {
@@ -49,6 +51,7 @@ func openStreams(c IO, terminal bool) (s *streams, err error) {
 func (s *streams) closeChildEnds() { closeFiles(s.child[:]...) }
 func (s *streams) closeOwnEnds()   { closeFiles(s.in, s.out, s.err, s.terminal) }
 
+// closeFiles closes those of the files that are not nil.
 func closeFiles(files ...*os.File) {
 	for _, f := range files {
 		if f != nil {
@@ -72,6 +75,8 @@ func (s *streams) startCopying(h *helperProcess) {
 	}
 }
 
+// copyOutput copies the output f of the command to w, in a goroutine that drainAndClose waits for.
+// When w fails, f is closed, so that the command finds its pipe broken.
 func (s *streams) copyOutput(w io.Writer, f *os.File) {
 	if w == nil {
 		w = io.Discard
@@ -133,6 +138,7 @@ func (s *streams) copyInput(f *os.File) {
 	}()
 }
 
+// forwardResizes gives the command's terminal each new size of the caller's.
 func (s *streams) forwardResizes(h *helperProcess) {
 	for {
 		select {

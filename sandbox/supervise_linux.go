@@ -89,6 +89,7 @@ func startHelper(ctx context.Context, p *plan, stdio [3]*os.File, holds []*os.Fi
 	return h, nil
 }
 
+// explainHelperStart says what to do about a helper that could not be started.
 func explainHelperStart(err error, rootless bool) error {
 	if rootless && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS)) {
 		return fmt.Errorf("this system does not let users make user namespaces, which sandboxes without root need: %w", err)
@@ -96,6 +97,8 @@ func explainHelperStart(err error, rootless bool) error {
 	return fmt.Errorf("start the sandbox's helper: %w", err)
 }
 
+// sendPlan writes the plan to the helper's pipe. In a user namespace it first has the id maps
+// written, for which the helper waits.
 func sendPlan(ctx context.Context, p *plan, pid int, w *os.File) error {
 	if p.Ranges {
 		if err := findIDRanges().writeIDMaps(ctx, pid); err != nil {
@@ -194,6 +197,7 @@ func (h *helperProcess) readEvents() outcome {
 
 var errGone = errors.New("the sandbox has ended")
 
+// completeRequest gives a request's answer to the goroutine that waits for it.
 func (h *helperProcess) completeRequest(seq int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -201,6 +201,7 @@ func (g *guestTree) mountAtPath(m treeMount) (string, error) {
 	return made.path, nil
 }
 
+// attachMount mounts m on an open file or directory of the tree.
 func (m treeMount) attachMount(target guestFile) error {
 	if m.source == "" {
 		var flags uintptr = unix.MS_NOSUID | unix.MS_NODEV

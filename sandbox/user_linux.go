@@ -50,6 +50,8 @@ func resolveUser(root, spec string) (account, error) {
 	return a, driver.Errorf(vole.ErrInvalid, "the sandbox's /etc/group has no group %q", grp)
 }
 
+// findPasswdEntry finds a user of the root's /etc/passwd by name or number. A number without an
+// entry has group 0 and home "/"; a name without one is an error.
 func findPasswdEntry(passwd, group [][]string, user string) (account, error) {
 	a := account{home: "/"}
 	uid, numeric := parseID32(user)
@@ -83,6 +85,7 @@ func findPasswdEntry(passwd, group [][]string, user string) (account, error) {
 	return a, nil
 }
 
+// isInMemberList reports whether a name is in a comma-separated list of members.
 func isInMemberList(list, name string) bool {
 	for e := range strings.SplitSeq(list, ",") {
 		if e == name {

@@ -233,6 +233,7 @@ func (t *hostTree) createFile(ctx context.Context, name, p string, it *item, c s
 // than to copy them.
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuf); return &b }}
 
+// writeContent writes the content of a file, with its holes if it is sparse.
 func (t *hostTree) writeContent(ctx context.Context, f *os.File, it *item, c sparse.Content) error {
 	if !it.sparse {
 		buf := buffers.Get().(*[]byte)
@@ -354,6 +355,7 @@ func (t *hostTree) setXattrs(ctx context.Context, p string, it *item) error {
 	return t.setOpenXattrs(p, f, it)
 }
 
+// setOpenXattrs sets the attributes of an open file or directory, in the order of their names.
 func (t *hostTree) setOpenXattrs(p string, f *os.File, it *item) error {
 	t.opts.countLostSystemAttrs(it)
 	for _, n := range slices.Sorted(maps.Keys(it.xattrs)) { // what does not fit is the same each time

@@ -162,6 +162,7 @@ func cleanLayerName(name string) (string, error) {
 	return strings.TrimPrefix(path.Clean("/"+name), "/"), nil
 }
 
+// unpackEntry applies one entry, which is a whiteout or replaces what has its name.
 func (l *Layers) unpackEntry(ctx context.Context, t *tarEntries, hdr *tar.Header, whiteouts bool) error {
 	name, err := cleanLayerName(hdr.Name)
 	if err != nil || name == "" {
@@ -271,6 +272,8 @@ func (l *Layers) removeExisting(full string) error {
 	return l.tree.root.RemoveAll(full)
 }
 
+// makeDirectory makes a directory in the place of anything but one, or keeps the one there. Its
+// metadata is set by Finish; until then the caller can write to it.
 func (l *Layers) makeDirectory(ctx context.Context, full string, it *item) error {
 	st, err := l.tree.root.Lstat(full)
 	if err == nil && !st.IsDir() {
@@ -294,6 +297,7 @@ func (l *Layers) makeDirectory(ctx context.Context, full string, it *item) error
 	return nil
 }
 
+// writeFile writes a regular file. There is no temporary name: nobody sees a layer half unpacked.
 func (l *Layers) writeFile(ctx context.Context, full string, it *item, t *tarEntries) error {
 	if err := l.removeExisting(full); err != nil {
 		return err
@@ -311,6 +315,7 @@ func (l *Layers) writeFile(ctx context.Context, full string, it *item, t *tarEnt
 	return l.tree.createFile(ctx, full, full, it, content)
 }
 
+// makeLink makes a symbolic link.
 func (l *Layers) makeLink(ctx context.Context, full string, it *item) error {
 	if err := l.removeExisting(full); err != nil {
 		return err
@@ -326,6 +331,7 @@ func (l *Layers) makeLink(ctx context.Context, full string, it *item) error {
 	return l.tree.setMetadata(ctx, full, it)
 }
 
+// makeFifo makes a named pipe.
 func (l *Layers) makeFifo(ctx context.Context, full string, it *item) error {
 	if err := l.removeExisting(full); err != nil {
 		return err
@@ -336,6 +342,8 @@ func (l *Layers) makeFifo(ctx context.Context, full string, it *item) error {
 	return l.tree.setMetadata(ctx, full, it)
 }
 
+// makeHardLink makes full another name of target, which is resolved like the name of an entry, but
+// for its last element: a link itself gets the name, not what it leads to.
 func (l *Layers) makeHardLink(ctx context.Context, full, target string) error {
 	target, err := cleanLayerName(target)
 	if err != nil {

@@ -59,6 +59,7 @@ type globalRecords struct {
 	bytes   int
 }
 
+// addRecords keeps the records of a global header that apply to more than one file.
 func (g *globalRecords) addRecords(records map[string]string) error {
 	for k, v := range records {
 		if k != "mtime" && k != "uid" && k != "gid" && !strings.HasPrefix(k, xattrRecord) && aclRecords[k] == "" {

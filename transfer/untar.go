@@ -52,6 +52,7 @@ func (e *StreamError) Error() string { return e.what + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *StreamError) Unwrap() error { return e.Err }
 
+// unpackTar implements FromTar.
 func (c *copier) unpackTar(ctx context.Context, r io.Reader, dir string) error {
 	r, err := Decompress(r)
 	if err != nil {

@@ -352,6 +352,7 @@ type mappedContent struct {
 
 func (c *mappedContent) Close() error { return nil }
 
+// NextData implements sparse.Content.
 func (c *mappedContent) NextData(ctx context.Context) (off, n int64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, 0, err

@@ -79,6 +79,8 @@ func displayVolumePath(f *vole.FS, p string) string {
 	return f.Volume().Name() + ":" + path.Clean("/"+p)
 }
 
+// lstat describes p without opening it. A backend that knows that there are no attributes saves
+// asking for them.
 func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 	e, err := s.f.Lstat(ctx, p)
 	if err != nil {
@@ -347,6 +349,8 @@ func (t *volumeTarget) keepsOwner(p string, it *item) (bool, error) {
 	return t.opts.keepsOwner(t.displayPath, p, it, os.Geteuid() == 0 || info.Kind == vole.KindDisk || info.Backend != "local")
 }
 
+// writeFile writes a file with its owner, mode and time in one call, and attributes after it: the
+// mode is writable until these are set.
 func (t *volumeTarget) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
 	m := vole.FileMeta{UID: -1, GID: -1}
 	if t.opts.Owner {
@@ -415,6 +419,7 @@ func (s *sparseStream) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// setMetadata sets the metadata of anything but a regular file.
 func (t *volumeTarget) setMetadata(ctx context.Context, p string, it *item) error {
 	if t.opts.Owner { // before the mode: a change of owner clears setuid
 		keep, err := t.keepsOwner(p, it)
@@ -452,6 +457,8 @@ func (t *volumeTarget) setXattrsAndTimes(ctx context.Context, p string, it *item
 	})
 }
 
+// setXattrs sets attributes of users, and those of the system where the volume keeps them. One that
+// the volume cannot hold is left out.
 func (t *volumeTarget) setXattrs(ctx context.Context, p string, it *item) error {
 	attrs := []map[string][]byte{it.xattrs, it.system}
 	if !t.keepsSystemAttrs() {

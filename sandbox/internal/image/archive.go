@@ -258,6 +258,7 @@ func (a *archive) isDockerSave() bool {
 	return a.hasMember("manifest.json") && readJSON(a, "manifest.json", &m) == nil && len(m) > 0 && m[0].Config != ""
 }
 
+// openDockerSave opens the image of an archive of docker save, which must be the only one.
 func (a *archive) openDockerSave() (imageRef, error) {
 	var m []dockerManifest
 	if err := readJSON(a, "manifest.json", &m); err != nil {

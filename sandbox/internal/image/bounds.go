@@ -45,6 +45,7 @@ func (l Limits) scaledToFile(size int64) Limits {
 	return Limits{Bytes: most, Entries: l.maxEntries()}
 }
 
+// exceededError is the error for more than the bytes that are allowed.
 func (l Limits) exceededError() error {
 	return driver.Errorf(vole.ErrNoSpace, "it unpacks to more than %v, the most for a file of this size", vole.Size(l.maxBytes()))
 }

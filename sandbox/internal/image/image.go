@@ -106,6 +106,7 @@ func (u *unpacker) begin(packedSize int64) {
 	})
 }
 
+// unpackFile unpacks an image file, after decompressing it into scratch if need be.
 func (u *unpacker) unpackFile(f *os.File, size int64, scratch string) (Config, error) {
 	u.begin(size)
 	plain, err := decompressToFile(u.ctx, f, scratch, u.opts.Limits)
@@ -116,6 +117,7 @@ func (u *unpacker) unpackFile(f *os.File, size int64, scratch string) (Config, e
 	return unpackArchive(u.ctx, plain, u)
 }
 
+// unpackLayout unpacks the image of a directory in the form of an OCI layout.
 func (u *unpacker) unpackLayout(dir string) (Config, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

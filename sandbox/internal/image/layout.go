@@ -87,6 +87,8 @@ type checksum struct {
 	want v1.Hash
 }
 
+// verifyDigest compares the digest of the bytes written so far with the expected one. name stands
+// for the member in errors.
 func (c *checksum) verifyDigest(name string) error {
 	if got := c.want.Algorithm + ":" + hex.EncodeToString(c.Sum(nil)); got != c.want.String() {
 		return driver.Errorf(vole.ErrCorrupt, "%q does not have its digest, but %s", name, got)
@@ -143,6 +145,7 @@ func openIndexFile(s memberStore, opts Options) (imageRef, error) {
 	return openImageOrIndex(s, m, opts)
 }
 
+// openManifest opens the image, or the index of images, whose manifest d points to.
 func openManifest(s memberStore, d descriptor, opts Options) (imageRef, error) {
 	var m manifest
 	if err := d.readJSON(s, &m); err != nil {

@@ -167,6 +167,7 @@ func computeDigest(b []byte, algorithm string) (v1.Hash, error) {
 	return v1.Hash{Algorithm: algorithm, Hex: hex.EncodeToString(h.Sum(nil))}, nil
 }
 
+// readBounded reads a file of JSON in the cache, within the same bounds as one of a registry.
 func (c *Cache) readBounded(name string) ([]byte, error) {
 	f, err := c.root.Open(name)
 	if err != nil {

@@ -55,12 +55,14 @@ func (c *Cache) evictForImage(ctx context.Context, coming v1.Manifest) error {
 	return err
 }
 
+// addBlobSizes adds the blobs of an image with their sizes. A shared blob counts once.
 func addBlobSizes(blobs map[v1.Hash]int64, m v1.Manifest) {
 	for _, d := range append(slices.Clone(m.Layers), m.Config) {
 		blobs[d.Digest] = d.Size
 	}
 }
 
+// sumBlobSizes is how many bytes blobs take together.
 func sumBlobSizes(blobs map[v1.Hash]int64) (sum int64) {
 	for _, n := range blobs {
 		sum += n // of at most a thousand layers and images, each of at most c.max: no overflow
@@ -106,6 +108,7 @@ func (c *Cache) evictAllExcept(ctx context.Context, index v1.IndexManifest, kept
 	return nil
 }
 
+// writeIndex replaces the index. The caller holds the lock of pulls.
 func (c *Cache) writeIndex(index v1.IndexManifest) error {
 	b, err := json.Marshal(index)
 	if err != nil {

@@ -86,6 +86,9 @@ type puller struct {
 	p      Progress
 }
 
+// pullImage fetches an image into the cache: its manifest, then the blobs that are missing, then its
+// entry in the index, so that the index only names what is complete. With verify, blobs in
+// the cache are read and fetched again if damaged. The caller holds the lock of pulls.
 func (c *Cache) pullImage(ctx context.Context, ref Reference, verify bool, p Progress) (err error) {
 	r, err := remote.NewPuller(remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
 		remote.WithTransport(newTransport(ref.ref.Context().RegistryStr())), remote.WithUserAgent("vole"))
@@ -159,6 +162,7 @@ func (p *puller) resolveManifest(ctx context.Context, ref name.Reference) (v1.De
 	return v1.Descriptor{}, nil, errors.Join(err, driver.Errorf(vole.ErrCorrupt, "its index is nested too deeply"))
 }
 
+// checkMediaType refuses manifests of schema 1, which nothing makes any more.
 func checkMediaType(t types.MediaType) error {
 	if t.IsSchema1() {
 		return driver.Errorf(vole.ErrUnsupported, "it is of the first form of images, which nothing makes any more")
@@ -296,6 +300,7 @@ func (c *counted) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// fetchBlobOnce fetches a blob into a temporary file, verifies it, and moves it into place.
 func (p *puller) fetchBlobOnce(ctx context.Context, d v1.Descriptor, got io.Writer) error {
 	l, err := p.remote.Layer(ctx, p.repo.Digest(d.Digest.String()))
 	if err != nil {

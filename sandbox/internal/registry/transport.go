@@ -76,6 +76,7 @@ func dialRegistry(ctx context.Context, network, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, network, addr)
 }
 
+// refuseNonLoopback is called with the address that a name of this host was resolved to.
 func refuseNonLoopback(_, addr string, _ syscall.RawConn) error {
 	if at, err := netip.ParseAddrPort(addr); err != nil || !at.Addr().Unmap().IsLoopback() {
 		return driver.Errorf(vole.ErrPermission, "%s is not this host", addr)
@@ -98,6 +99,8 @@ func originalRequest(r *http.Request) (*http.Request, error) {
 	return r, nil
 }
 
+// RoundTrip implements http.RoundTripper. It refuses HTTP without TLS except on this host, counts
+// redirects, bounds every answer but blobs, and ends bodies that stall.
 func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" && !(t.local && isLoopback(r.URL.Hostname())) {
 		return nil, driver.Errorf(vole.ErrPermission, "unencrypted HTTP to %.255s is refused, as only registries on this host may use it, among themselves", r.URL.Host)
@@ -166,6 +169,7 @@ type stallReader struct {
 	stalled atomic.Bool
 }
 
+// newStallReader closes body when it has waited for `after` for too few bytes.
 func newStallReader(body io.ReadCloser, after time.Duration) *stallReader {
 	s := &stallReader{ReadCloser: body, after: after}
 	s.timer = time.AfterFunc(after, func() {
@@ -176,6 +180,7 @@ func newStallReader(body io.ReadCloser, after time.Duration) *stallReader {
 	return s
 }
 
+// Read runs the timer only while it waits for the registry, not while the caller is busy.
 func (s *stallReader) Read(p []byte) (int, error) {
 	s.timer.Reset(max(s.after-s.waited, 0))
 	begun := time.Now()
@@ -223,6 +228,7 @@ type shortError struct{ error }
 func (e shortError) Error() string { return fmt.Sprintf("%.*s...", maxMessage, e.error.Error()) }
 func (e shortError) Unwrap() error { return e.error }
 
+// shortenError cuts the text of a long error, which still matches what it matched.
 func shortenError(err error) error {
 	if len(err.Error()) > maxMessage {
 		return shortError{err}
