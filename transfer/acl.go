@@ -91,7 +91,7 @@ func parseACLEntry(word string, lookup nameLookup) (e aclEntry, err error) {
 		f = []string{f[0], "", f[1]} // mask and other have no name
 	}
 	if len(f) < 3 || len(f) > 4 {
-		return e, fmt.Errorf("it has not the form TAG:NAME:RIGHTS")
+		return e, fmt.Errorf("it does not have the form TAG:NAME:RIGHTS")
 	}
 	tags := map[string][2]uint16{"user": {aclUserObj, aclUser}, "group": {aclGroupObj, aclGroup}, "mask": {aclMask}, "other": {aclOther}}
 	tag, ok := tags[f[0]]
@@ -134,12 +134,12 @@ func parseACLID(fields []string, group bool, lookup nameLookup) (uint32, error) 
 	}
 	n, err := strconv.ParseUint(id, 10, 32)
 	if err != nil || n > maxID {
-		return 0, fmt.Errorf("its id is none")
+		return 0, fmt.Errorf("its id is not a number from 0 to %d", int64(maxID))
 	}
 	return uint32(n), nil
 }
 
-// formatACL is the opposite of parseACL; "" for what is no list.
+// formatACL is the opposite of parseACL; "" for a value that is no access list.
 func formatACL(b []byte) string {
 	if len(b) < 4 || binary.LittleEndian.Uint32(b) != aclVersion || len(b)%8 != 4 {
 		return ""

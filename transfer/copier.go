@@ -46,7 +46,7 @@ func newCopier(dst Tree, opts *Options) *copier {
 	return c
 }
 
-// finishCopy makes durable what was copied, unless that failed.
+// finishCopy makes the copy durable, unless it failed, and returns its counts.
 func (c *copier) finishCopy(ctx context.Context, err error) (Stats, error) {
 	if err == nil {
 		err = c.opts.reportLostSystemAttrs()
@@ -116,7 +116,7 @@ func (c *copier) copyTree(ctx context.Context, src source, p, at string, it *ite
 	return c.setDirectoryMetadata(ctx, open)
 }
 
-// copyChildren copies some of what is in the directory p of src to the directory at.
+// copyChildren copies some entries of the directory p of src to the directory at.
 func (c *copier) copyChildren(ctx context.Context, src source, p, at string, names []string) error {
 	if c.opts.Parallel > 1 {
 		return c.copyChildrenParallel(ctx, src, p, at, names)
@@ -136,8 +136,9 @@ func (c *copier) copyChildren(ctx context.Context, src source, p, at string, nam
 	return nil
 }
 
-// copyChildrenParallel is children, several files at once. Directories, and what has several names,
-// come after them, one by one: these change what the copier knows.
+// copyChildrenParallel is copyChildren, several files at once. Directories, and files with
+// several names, come after them, one by one: they change the copier's maps, which no lock
+// guards.
 func (c *copier) copyChildrenParallel(ctx context.Context, src source, p, at string, names []string) error {
 	items := make([]*item, len(names))
 	err := c.forEachParallel(ctx, names, func(ctx context.Context, i int) error {
@@ -183,7 +184,7 @@ func (c *copier) forEachParallel(ctx context.Context, names []string, fn func(ct
 	return g.Wait()
 }
 
-// copyEntry copies what is at p itself.
+// copyEntry copies the entry p itself, nothing beneath it.
 func (c *copier) copyEntry(ctx context.Context, src source, p, at string, it *item) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -238,7 +239,7 @@ func (c *copier) writeFile(ctx context.Context, at string, it *item, r sparse.Co
 	return err
 }
 
-// refuseReplacing is the error for what stands in the way at a place.
+// refuseReplacing is the error for an entry that the copy would have to replace, and must not.
 func (c *copier) refuseReplacing(at, why string) error {
 	return c.wrapError(at, driver.Errorf(vole.ErrExists, "%s", why))
 }
@@ -301,7 +302,7 @@ const maxPlainDepth = 255
 // maxPendingDirs is how many directories of an archive wait for their metadata.
 const maxPendingDirs = 1 << 18
 
-// makeDirectory makes a directory, or merges into the one that is there.
+// makeDirectory makes a directory, or merges into an existing one.
 func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 	err := fs.ErrExist
 	if at != "." {
@@ -318,7 +319,7 @@ func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 		}
 		if err = nil; !c.opts.Owner {
 			c.stats.Directories++
-			return nil // what is there keeps its own metadata
+			return nil // an existing directory keeps its own metadata
 		}
 	}
 	if err != nil {
@@ -375,7 +376,7 @@ func (c *copier) placeEntry(ctx context.Context, at string, it *item, make func(
 	})
 }
 
-// replaceEntry puts what make makes under a temporary name in the place of what is at at.
+// replaceEntry has make make something under a temporary name, and renames it over at.
 func (c *copier) replaceEntry(ctx context.Context, at string, make func(tmp string) error) error {
 	cur, err := c.to.lstat(ctx, at)
 	if err != nil {
@@ -422,7 +423,7 @@ func (c *copier) setDirectoryMetadata(ctx context.Context, n int) error {
 	return nil
 }
 
-// counted counts what is read.
+// counted counts the bytes that are read.
 type counted struct {
 	sparse.Content
 	c *copier

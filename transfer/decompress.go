@@ -63,7 +63,7 @@ func Compressed(magic []byte) bool {
 }
 
 // Decompress recognises a stream of gzip, bzip2, zstd, xz or lz4 by its first bytes and
-// returns what is in it; any other as it is.
+// returns its contents; any other stream is returned as it is.
 func Decompress(r io.Reader) (io.Reader, error) {
 	src := &packedSource{r: r}
 	b := bufio.NewReaderSize(src, copyBuf)
@@ -115,13 +115,13 @@ func (s *packedSource) explainError(err error) error {
 	switch {
 	case err == nil || s.failed || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return err
-	case !s.begun && errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, xz.ErrMemlimit): // later it is damage
+	case !s.begun && errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, xz.ErrMemlimit): // after the first byte it is damage
 		return driver.Errorf(vole.ErrUnsupported, "it was compressed with a window of more than %d MiB; decompress it first", maxWindow>>20)
 	}
 	return &damagedError{s.format, err}
 }
 
-// decompressed is what is in a compressed stream.
+// decompressed reads the contents of a compressed stream.
 type decompressed struct {
 	io.Reader
 	src *packedSource

@@ -12,9 +12,9 @@ import (
 	"github.com/volehq/vole/internal/sparse"
 )
 
-// A disk volume that is to be as large as what it holds begins with an estimate, and
-// grows before what comes next would no longer fit. Of a tar stream nobody knows the
-// end, but each entry says how large it is before it comes.
+// A disk volume that should be as large as its files begins with an estimate, and grows
+// before the next entry would no longer fit. The size of a tar stream is not known, but each
+// entry says how large it is before its content.
 
 const (
 	fsBlock   = 4096          // bytes of a block of a file system in an image
@@ -60,8 +60,8 @@ func needOfItem(name string, it *item) Need {
 	return n
 }
 
-// NeedOf is how much what is at p of src, and beneath it, takes. Attributes of files of the
-// host are not counted: most have none, and to ask for them means to open each file.
+// NeedOf is how much the tree at p of src takes. Attributes of files of the host are not
+// counted: most have none, and asking for them means opening each file.
 func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 	s := src.newSource()
 	defer closeSource(s)
@@ -117,11 +117,11 @@ func NeedOf(ctx context.Context, src Tree, p string) (Need, error) {
 // Growing is the files of a disk volume, as a Tree, that grows as it is written to.
 type Growing struct {
 	f            *vole.FS
-	free, inodes int64 // that are left at least, but for what is spared
+	free, inodes int64 // lower bounds of what is left, without spareRoom and spareIno
 }
 
-// OpenGrowing opens the files of a disk volume, which nobody else may have open: growing
-// wants the image for itself. The caller closes it.
+// OpenGrowing opens the files of a disk volume, which must not be open elsewhere: growing
+// needs the image for itself. The caller closes it.
 func OpenGrowing(ctx context.Context, v *vole.Volume) (*Growing, error) {
 	f, err := v.OpenFS(ctx, vole.FSOptions{Batch: true})
 	if err != nil {
@@ -138,7 +138,7 @@ func (g *Growing) newTarget(opts *Options) target {
 	return &growingTarget{&volumeTarget{f: g.f, opts: opts}, g}
 }
 
-// Reserve makes sure that n fits, and keeps the room for what is written next.
+// Reserve makes sure that n fits, and counts it as used for what is written next.
 func (g *Growing) Reserve(ctx context.Context, n Need) error {
 	for {
 		if g.free >= n.Bytes && g.inodes >= n.Inodes {
@@ -160,15 +160,15 @@ func (g *Growing) Reserve(ctx context.Context, n Need) error {
 	}
 }
 
-// growImage makes the volume larger: by what is missing, but by an eighth at least, so that
-// it does not happen at every turn.
+// growImage makes the volume larger: by the missing bytes, but by an eighth at least, so that
+// it happens rarely.
 func (g *Growing) growImage(ctx context.Context, st vole.Statfs, n Need) error {
 	v := g.f.Volume()
 	have := v.Info().Capacity
 	more := max(have/8, vole.Size(n.Bytes-g.free)*17/16+vole.MiB)
 	// Inodes come with the space: at best one for each block.
 	more = max(more, vole.Size(n.Inodes-g.inodes)*fsBlock)
-	// Growing wants the image for itself.
+	// Growing needs the image for itself.
 	if err := errors.Join(g.f.Sync(ctx), g.f.Close()); err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ type growingTarget struct {
 
 func (t *growingTarget) reserveRoom(ctx context.Context, n Need) error {
 	err := t.g.Reserve(ctx, n)
-	t.f = t.g.f // growing opened it anew
+	t.f = t.g.f // growing opened it again
 	return err
 }
 

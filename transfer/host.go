@@ -47,8 +47,8 @@ func (h *Host) Is(info fs.FileInfo) bool {
 }
 
 // openSubdirectory opens the directory at that a tree is copied to as a root of its own, so that
-// nothing of the tree gets into what is beside it, and makes it if it is missing. nil: it is
-// the root already, or something else is there, of which the copy says that it is in the way.
+// nothing of the tree gets into a directory beside it, and makes it if it is missing. nil: it
+// is the root already, or is no directory, which the copy then refuses to replace.
 func (h *Host) openSubdirectory(at string, perm fs.FileMode) (sub *Host, made bool, err error) {
 	if path.Clean(at) == "." {
 		return nil, false, nil
@@ -146,7 +146,7 @@ func (t *hostTree) makeHardLink(ctx context.Context, old, p string) error {
 	return t.wrapError("link", p, t.root.Link(old, p))
 }
 
-// rename replaces what is at to, but for a node.
+// rename replaces the entry to, unless it is a device, fifo or socket.
 func (t *hostTree) rename(ctx context.Context, from, to string) error {
 	if cur, err := t.root.Lstat(to); err == nil && isSpecialNode(cur.Mode()) {
 		return t.wrapError("write", to, nodeExistsError(cur.Mode()))
@@ -270,8 +270,8 @@ func (t *hostTree) setNodeMetadata(dirfd int, base, p string, it *item) error {
 		return err
 	}
 	defer n.Close()
-	// Whoever may write to the directory may have put something else there since it was
-	// made, even another name of a file that is not his.
+	// Another user who may write to the directory may have replaced the entry since it was
+	// made, even by another name of a file that is not theirs.
 	var st unix.Stat_t
 	if err := n.Stat(&st); err != nil {
 		return err
@@ -302,7 +302,7 @@ func (t *hostTree) setNodeMetadata(dirfd int, base, p string, it *item) error {
 	})
 }
 
-// keepsOwner reports whether the item's owner is to be kept, and can be.
+// keepsOwner reports whether the item's owner must be kept, and can be.
 func (t *hostTree) keepsOwner(p string, it *item) (bool, error) {
 	if !t.opts.Owner {
 		return false, nil

@@ -47,7 +47,7 @@ func mknodat(dirfd int, base string, mode fs.FileMode, rdev uint64) error {
 const blockExclusive = unix.O_EXCL
 
 // OpenFileLink reports whether the link at path is one of /proc that stands for an open file:
-// what it reads as need not be a name of it. Directories have their names.
+// its text need not be a name of the file. Directories are told by their names.
 func OpenFileLink(path string) bool {
 	var sfs unix.Statfs_t
 	if err := unix.Statfs(filepath.Dir(path), &sfs); err != nil || sfs.Type != unix.PROC_SUPER_MAGIC {
@@ -76,7 +76,7 @@ func ownDescriptor(path string) int {
 
 // CheckDescriptor returns an error when path stands for, or leads through, a file that this
 // process opened itself, such as its catalog or a directory of its home, and was not given:
-// whoever names it as a target means something else.
+// a user who names it as a target means something else.
 func CheckDescriptor(path string) error {
 	for ; path != filepath.Dir(path); path = filepath.Dir(path) {
 		fd := ownDescriptor(path)
@@ -94,8 +94,8 @@ func CheckDescriptor(path string) error {
 
 // openInherited returns the file or socket that path, a link for which OpenFileLink holds,
 // stands for, if this process was given it. Opened by its name a file would be written at a
-// place of its own, which whoever shares this one, a shell that redirects the output of
-// several commands, overwrites next; a socket has no name. nil: it is another process's, or
+// position of its own, and another process that shares the descriptor, such as a shell that
+// redirects the output of several commands, would overwrite it; a socket has no name. nil: it is another process's, or
 // a fifo or device, which is opened by the name, so that a write that waits can be ended.
 func openInherited(path string) (*os.File, error) {
 	fd := ownDescriptor(path)

@@ -21,8 +21,8 @@ import (
 )
 
 // hostSource is a hostTree to read from. It keeps open the directory and the file that it
-// looked at last: those of a tree come one after the other, and to resolve the path of each
-// anew takes longer than to copy it.
+// used last: the files of a tree follow one another, and resolving the path of each again takes
+// longer than copying it.
 type hostSource struct {
 	*hostTree
 	plain bool // no attributes are read: Options.Plain
@@ -33,7 +33,7 @@ type hostSource struct {
 	lastFile *hostFile
 }
 
-// sharedDir is an open directory, to be closed when nobody uses it any more.
+// sharedDir is an open directory, closed with its last reference.
 type sharedDir struct {
 	path string
 	f    *os.File
@@ -52,7 +52,7 @@ type hostFile struct {
 
 func newHostSource(h *Host) *hostSource { return &hostSource{hostTree: &hostTree{h, nil}} }
 
-// Close closes what is kept open.
+// Close closes the files that are kept open.
 func (s *hostSource) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +137,7 @@ func retryEINTR(call func() error) error {
 	}
 }
 
-// openBeside opens for reading what was a file or directory a moment ago, without following a
+// openBeside opens for reading an entry that was just seen as a file or directory, without following a
 // link, and without waiting in case it has become a fifo.
 func openBeside(dirfd int, base string, flag int) (fd int, err error) {
 	err = retryEINTR(func() error {
@@ -159,7 +159,7 @@ func (s *hostSource) describeEntry(p string) (it item, err error) {
 	return it, err
 }
 
-// lstat describes what is at p. A regular file stays open for the call of open that follows.
+// lstat describes p. A regular file stays open for the call of openFile that follows.
 func (s *hostSource) lstat(ctx context.Context, p string) (item, error) {
 	it, err := s.describeEntry(p)
 	if err != nil {
@@ -194,7 +194,7 @@ func (s *hostSource) lstat(ctx context.Context, p string) (item, error) {
 	return it, s.wrapError("read", p, err)
 }
 
-// openRegular opens a regular file and describes what was opened.
+// openRegular opens a regular file and describes the open file.
 func (s *hostSource) openRegular(ctx context.Context, p string) (f *hostFile, it item, err error) {
 	err = s.withOpenParent("open", p, func(dirfd int, base string) error {
 		fd, err := openBeside(dirfd, base, 0)
@@ -233,7 +233,7 @@ func (s *hostSource) openFile(ctx context.Context, p string, _ int64) (sparse.Co
 	return f, nil
 }
 
-// listNames lists a directory, which stays open for what is then asked of what is in it.
+// listNames lists a directory, which stays open for the look-ups of its entries that follow.
 func (s *hostSource) listNames(ctx context.Context, p string, _ *item) ([]string, error) {
 	var f *os.File
 	err := s.withOpenParent("open", p, func(dirfd int, base string) error {

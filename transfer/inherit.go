@@ -29,9 +29,9 @@ func (h *inheritedLists) forgetDir() {
 	h.mu.Unlock()
 }
 
-// removeInheritedLists takes from what was just made at p the lists that it has from its directory,
-// where lists are kept: who may do what is as at the source then, and not more. Without -a
-// the directory has its way, as with cp.
+// removeInheritedLists removes from the new entry p the access lists that it has inherited from
+// its directory, where lists are kept: then it grants the same rights as at the source, and
+// not more. Without -a inherited lists stay, as with cp.
 func (t *volumeTarget) removeInheritedLists(ctx context.Context, p string, lists ...string) error {
 	if !t.keepsSystemAttrs() {
 		return nil

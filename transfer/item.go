@@ -49,7 +49,7 @@ type source interface {
 
 // target is a tree of files that a copy writes. Nothing is ever written outside its
 // root. Methods fail with fs.ErrExist when something is in the way, but for file,
-// which replaces what is no directory.
+// which replaces anything but a directory.
 type target interface {
 	lstat(ctx context.Context, p string) (item, error)
 	makeDirectory(ctx context.Context, p string, perm fs.FileMode) error
@@ -67,7 +67,7 @@ type target interface {
 	setMetadata(ctx context.Context, p string, it *item) error
 	// setXattrs applies the xattrs of a directory alone.
 	setXattrs(ctx context.Context, p string, it *item) error
-	// syncVolume makes durable what was written to a volume.
+	// syncVolume makes a copy to a volume durable.
 	syncVolume(ctx context.Context) error
 	displayPath(p string) string
 }

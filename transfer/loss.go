@@ -85,8 +85,8 @@ func (o *Options) keepsOwner(display func(p string) string, p string, it *item, 
 	return false, o.leaveOut(display(p), "the owner", reason)
 }
 
-// isUnmapped reports whether an error of chown(2) says that the owner is none of this user
-// namespace, and is to be left out then.
+// isUnmapped reports whether an error of chown(2) says that this user namespace lacks the
+// owner, and the options leave out such an owner.
 func (o *Options) isUnmapped(err error) bool {
 	return o.ignoreUnmapped && errors.Is(err, syscall.EINVAL)
 }

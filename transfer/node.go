@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A node is what a name of the host leads to that is no regular file, directory or link: a
-// device, a fifo, or a socket. Other programs rely on it being there, so it is written to
-// or refused, and never replaced by a file.
+// isSpecialNode reports whether a mode is that of a node: a device, a fifo or a socket of the
+// host. Other programs rely on nodes, so they are written to or refused, and never replaced
+// by a file.
 func isSpecialNode(m fs.FileMode) bool {
 	return m&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket|fs.ModeIrregular) != 0
 }
@@ -42,7 +42,7 @@ func NodeAt(path string) bool {
 
 // OpenNode opens for writing the device or fifo at path, or what an open file of a process
 // is (/proc/self/fd/1, where /dev/stdout leads), which has no name that could be replaced.
-// nil: path names none of these. A fifo that nobody reads makes it wait until ctx is done.
+// nil: path names none of these. A fifo without a reader makes it wait until ctx is done.
 // Links are not followed but for those of /proc.
 func OpenNode(ctx context.Context, path string) (*os.File, error) {
 	info, err := os.Lstat(path)
@@ -70,7 +70,7 @@ func OpenNode(ctx context.Context, path string) (*os.File, error) {
 		err = driver.Errorf(vole.ErrInUse, "the device is in use, by a mount perhaps")
 	}
 	if err == nil {
-		// Whoever may write to the directory may have put something else there.
+		// Another user who may write to the directory may have replaced it.
 		if now, serr := f.Stat(); serr != nil || flag&os.O_APPEND == 0 && !isSpecialNode(now.Mode()) {
 			f.Close()
 			err = driver.Errorf(vole.ErrExists, "it was replaced while it was opened")
@@ -157,7 +157,7 @@ func NodeWrite(ctx context.Context, node *os.File, write func() error) error {
 	return err
 }
 
-// syncNode makes durable what was written to a block device or to a file.
+// syncNode syncs a block device or a file.
 func syncNode(node *os.File) error {
 	info, err := node.Stat()
 	if err != nil {
@@ -169,7 +169,7 @@ func syncNode(node *os.File) error {
 	return nil
 }
 
-// nodeWriter counts what is written to a node.
+// nodeWriter counts the bytes that are written to a node.
 type nodeWriter struct {
 	node  *os.File
 	opts  *Options

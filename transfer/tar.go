@@ -26,10 +26,10 @@ type tarStream struct {
 	seen  map[fileID]string // entry that has the content of a file of several names
 }
 
-// ToTar writes the file or directory at p of fsys, and what is beneath it, to w as a
+// ToTar writes the file or directory at p of fsys, with everything beneath it, to w as a
 // tar stream in PAX format, sparse files as GNU tar does. Its first entry gets the given
 // name, and the others theirs beneath it; "" is the last element of p. The name "." is
-// for what is in a directory: the entries are "./", "./a", and so on.
+// for the entries of a directory: they are "./", "./a", and so on.
 //
 // When it fails, w has got no more than the beginning of a stream, without the end that
 // readers look for.
@@ -52,7 +52,7 @@ func ToTar(ctx context.Context, w io.Writer, fsys *vole.FS, p, name string, opts
 	return t.stats, t.w.Flush()
 }
 
-// writeTree writes what is at p, and beneath it, under the given name.
+// writeTree writes the tree at p under the given name.
 func (t *tarStream) writeTree(ctx context.Context, p, name string, it *item) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -80,9 +80,9 @@ func (t *tarStream) writeTree(ctx context.Context, p, name string, it *item) err
 	return nil
 }
 
-// writeChild writes what is at p, which was of the given type when its directory was listed.
+// writeChild writes the tree at p, which was of the given type when its directory was listed.
 // What was removed since is left out. Regular files are opened at once and described by
-// their handles; nothing else is ever opened to see what it is.
+// their handles; nothing else is ever opened to learn its type.
 func (t *tarStream) writeChild(ctx context.Context, p, name string, listed fs.FileMode) error {
 	if listed.IsRegular() {
 		c, it, err := t.src.openEntry(ctx, p)
@@ -106,7 +106,7 @@ func (t *tarStream) writeChild(ctx context.Context, p, name string, listed fs.Fi
 	return t.writeTree(ctx, p, name, &it)
 }
 
-// writeEntry writes what is at p itself. Of a regular file c is the content; nil: not open yet.
+// writeEntry writes the entry p itself. Of a regular file c is the content; nil: not open yet.
 func (t *tarStream) writeEntry(ctx context.Context, p, name string, it *item, c *volumeContent) error {
 	hdr := &t.hdr
 	*hdr = headerOfItem(name, it)
@@ -161,7 +161,7 @@ func (t *tarStream) writeFile(ctx context.Context, p string, hdr *tar.Header, it
 	return err
 }
 
-// writeHeader writes the header of what is at p.
+// writeHeader writes the header of the entry p.
 func (t *tarStream) writeHeader(p string, hdr *tar.Header) (err error) {
 	if t.head, err = appendTarHeader(t.head[:0], hdr); err != nil {
 		return fmt.Errorf("%s: %s: %w", t.opts.opName(), t.src.displayPath(p), err)

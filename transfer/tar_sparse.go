@@ -14,7 +14,7 @@ import (
 
 // A sparse file goes into a tar stream in GNU's PAX format 1.0, which archive/tar reads
 // but does not write: https://www.gnu.org/software/tar/manual/html_node/PAX-1.html.
-// The entry's data begins with the map of what is there, decimal numbers one to a
+// The entry's data begins with the map of its ranges, decimal numbers one to a
 // line: how many ranges, then offset and length of each, padded to a block.
 
 // dataRange is a range of a file that holds data.

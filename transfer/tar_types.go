@@ -15,9 +15,9 @@ import (
 // implementations: https://www.gnu.org/software/tar/manual/html_node/Extensions.html, and
 // Solaris's tar.h.
 const (
-	typeDumpDir    = 'D' // GNU, --listed-incremental: a directory; its data lists what was in it
+	typeDumpDir    = 'D' // GNU, --listed-incremental: a directory; its data lists its entries
 	typeVolume     = 'V' // GNU, --label: a name for the archive
-	typeMultiple   = 'M' // GNU, --multi-volume: what is left of a file of the volume before
+	typeMultiple   = 'M' // GNU, --multi-volume: the rest of a file of the volume before
 	typeOldNames   = 'N' // GNU, long ago: names for other entries
 	typeSolarisACL = 'A'
 	typeSolarisEA  = 'E'

@@ -1,7 +1,7 @@
 // Package transfer copies trees of files: between directories of the host and volumes,
 // between volumes, and from and to tar streams.
 //
-// # What happens to what is there
+// # What happens to existing files
 //
 // Directories merge. Everything else is replaced, and each regular file appears whole or
 // not at all. A directory and something else never take each other's place: ErrExists.
@@ -15,14 +15,14 @@
 // mean nothing elsewhere and are left out.
 //
 // Permission bits, modification times and extended attributes of users (user.*) are
-// kept. Files belong to whoever copies, unless Options.Owner keeps their owners, and with
+// kept. Files belong to the user who copies, unless Options.Owner keeps their owners, and with
 // these the setuid and setgid bits, devices and, within disk volumes, capabilities and
 // access lists. A directory that was there keeps its own metadata, unless owners are kept.
 // An attribute, owner or time that the target has no place for is left out with a warning,
 // and counted.
 //
 // No path leaves a tree: the kernel, or the volume's backend, resolves each beneath the
-// tree's root. What is copied, a tar stream above all, may come from whom nobody trusts.
+// tree's root. The source, a tar stream above all, need not be trusted.
 package transfer
 
 import (
@@ -68,9 +68,9 @@ type Options struct {
 	AllowTruncated bool
 	// Op names the operation in the errors that are this package's own; "": "copy".
 	Op string
-	// Warn is told of what is left out. nil: nobody is.
+	// Warn is called for each thing that is left out. nil: there are no warnings.
 	Warn func(format string, args ...any)
-	// Progress is told how far the copy is. nil: nobody is.
+	// Progress is told how far the copy is; may be nil.
 	Progress Progress
 
 	lost *losses // of this copy
@@ -110,14 +110,14 @@ func (o *Options) reportRead(n int) {
 	}
 }
 
-// isUnreadable reports whether an error says that the caller may not read something, and it
-// is to be left out then.
+// isUnreadable reports whether an error says that the caller may not read something, and the
+// options leave that out.
 func (o *Options) isUnreadable(err error) bool {
 	return o.Plain && errors.Is(err, fs.ErrPermission)
 }
 
 // targetMode is the mode that a target gives an item: without owners, a setuid program
-// would run as whoever copied it, so these bits go with the owner.
+// would run as the user who copied it, so these bits go with the owner.
 func (o *Options) targetMode(it *item) fs.FileMode {
 	m := it.mode & (fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky)
 	if !o.Owner {
@@ -126,8 +126,8 @@ func (o *Options) targetMode(it *item) fs.FileMode {
 	return m
 }
 
-// writableMode is the mode of an item until it has its attributes, which only who may write
-// to it may set.
+// writableMode is the mode of an item until it has its attributes: only a user who may write
+// to a file may set them.
 func (o *Options) writableMode(it *item) fs.FileMode {
 	m := o.targetMode(it)
 	if len(it.xattrs) > 0 {

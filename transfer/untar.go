@@ -28,12 +28,12 @@ var (
 )
 
 // FromTar unpacks a tar stream (plain, or compressed as Decompress knows it) into the directory dir of
-// dst. The stream may come from whom nobody trusts: names are checked here and resolved
-// beneath the root of dst, and a quota limits what it takes. Entries without those of
+// dst. The stream is not trusted: names are checked here and resolved beneath the root of
+// dst, and a quota limits the storage that it takes. Entries without those of
 // their directories make them, 0755.
 //
-// When it fails, what came before is there; each file is there whole or not at all. ctx
-// is looked at between reads of r: who cancels must see to it that one that waits ends.
+// When it fails, the entries before the failure stay; each file is there whole or not at all.
+// ctx is checked between reads of r: a caller that cancels must also end a read that waits.
 func FromTar(ctx context.Context, dst Tree, dir string, r io.Reader, opts Options) (Stats, error) {
 	c := newCopier(dst, &opts)
 	c.pendingIndex = map[string]int{}
@@ -154,7 +154,7 @@ func explainStreamError(err error, entries int) error {
 	case errors.Is(err, tar.ErrHeader) && entries == 0:
 		return driver.Errorf(ErrNoArchive, "it is no tar archive, plain or compressed (gzip, bzip2, zstd, xz, lz4), or a damaged one")
 	case errors.Is(err, tar.ErrHeader):
-		return driver.Errorf(driver.ErrCorrupt, "the archive is damaged behind its entry %d", entries)
+		return driver.Errorf(driver.ErrCorrupt, "the archive is damaged after its entry %d", entries)
 	case errors.Is(err, ErrNoEnd):
 	case errors.Is(err, io.ErrUnexpectedEOF) && entries == 0:
 		return driver.Errorf(io.ErrUnexpectedEOF, "it is no tar archive, or one that is cut off before its first entry: unexpected EOF")
@@ -184,7 +184,7 @@ const maxPadding = 1 << 20
 // system, for example.
 var ErrNoArchive = fmt.Errorf("no archive: %w", driver.ErrCorrupt)
 
-// checkArchiveEnd reads what is left of a compressed stream of which the archive has ended, for
+// checkArchiveEnd reads the rest of a compressed stream whose archive has ended, for
 // the checksum at its end. Behind an archive without entries only padding may follow.
 func checkArchiveEnd(r io.Reader, entries int) error {
 	if _, plain := r.(*bufio.Reader); plain && entries > 0 {
@@ -195,7 +195,7 @@ func checkArchiveEnd(r io.Reader, entries int) error {
 		padding = zerosOnly{}
 	}
 	_, err := io.CopyN(padding, r, maxPadding)
-	if errors.Is(err, io.EOF) || errors.Is(err, gzip.ErrHeader) { // nothing follows, or what is no gzip
+	if errors.Is(err, io.EOF) || errors.Is(err, gzip.ErrHeader) { // nothing follows, or nothing in gzip
 		return nil
 	}
 	return err

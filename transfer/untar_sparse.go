@@ -40,7 +40,7 @@ type sparseFile struct {
 }
 
 // sparseFilter is what archive/tar reads from. The caller reads each entry to its end and
-// then calls endEntry, so that the filter knows what is a header.
+// then calls endEntry, so that the filter can tell headers from content.
 type sparseFilter struct {
 	r           io.Reader
 	visible     []byte      // to be read before anything more of r
@@ -182,7 +182,7 @@ func headerChecksum(b []byte) (sum int64) {
 	return sum
 }
 
-// hasValidChecksum reports whether a header has its checksum. One that has not is damaged, or old
+// hasValidChecksum reports whether a header has its checksum. One without it is damaged, or old
 // enough to be left to archive/tar.
 func hasValidChecksum(b []byte) bool {
 	sum, err := parseTarNumber(b[148:156])
@@ -309,7 +309,7 @@ func (s *sparseFile) openContent(r io.Reader, stored int64) (*mappedContent, err
 
 // readSparseMap reads the map of format 1.0, and returns how many bytes it takes.
 func (s *sparseFile) readSparseMap(r io.Reader) (used int64, err error) {
-	var text []byte // what is left of the blocks that were read
+	var text []byte // the unread part of the blocks that were read
 	number := func() (int64, error) {
 		for {
 			if digits, rest, ok := bytes.Cut(text, []byte("\n")); ok {

@@ -34,7 +34,7 @@ type volumeSource struct {
 	// image one may have several names, or be within itself: a copy would not end.
 	entered map[uint64]string
 	// within are the directories of another volume that the walk is in, outermost first. One
-	// that is within itself is damage; one that is met twice may have been moved meanwhile.
+	// that is within itself is damage; one that is met twice may have been moved during the copy.
 	within []enteredDir
 }
 
@@ -97,8 +97,8 @@ func (s *volumeSource) lstat(ctx context.Context, p string) (item, error) {
 	return it, readVolumeXattrs(ctx, s.f, p, &it)
 }
 
-// openEntry opens a regular file and describes what it opened, which is the file that is read
-// then, whatever has become of the name since.
+// openEntry opens a regular file and describes the open file, which is the one that is read
+// even if the name is replaced in between.
 func (s *volumeSource) openEntry(ctx context.Context, p string) (*volumeContent, item, error) {
 	h, e, err := s.f.OpenEntry(ctx, p)
 	if err != nil {
@@ -141,7 +141,7 @@ func readVolumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error
 		}
 		v, err := f.Getxattr(ctx, p, n)
 		if errors.Is(err, vole.ErrNoXattr) {
-			continue // removed meanwhile
+			continue // removed since they were listed
 		}
 		if err != nil {
 			return err
@@ -159,7 +159,7 @@ func (s *volumeSource) listNames(ctx context.Context, p string, it *item) ([]str
 	return names, err
 }
 
-// listNamesAndTypes is names with the types of what they name.
+// listNamesAndTypes is listNames with the type of each entry.
 func (s *volumeSource) listNamesAndTypes(ctx context.Context, p string, it *item) (names []string, types []fs.FileMode, err error) {
 	if err := s.checkEntered(p, it.id.ino); err != nil {
 		return nil, nil, err
@@ -277,7 +277,7 @@ func (c *volumeContent) checkShrunk() error {
 	}
 	e, err := c.h.Stat(c.ctx)
 	if err == nil && e.Size > c.off {
-		err = driver.Errorf(vole.ErrCorrupt, "the file has %d bytes, and only %d came", e.Size, c.off)
+		err = driver.Errorf(vole.ErrCorrupt, "the file has %d bytes, and only %d could be read", e.Size, c.off)
 	}
 	return err
 }
@@ -387,7 +387,7 @@ func (t *volumeTarget) writeFile(ctx context.Context, p string, it *item, c spar
 	return errors.Join(err, t.setFinalMode(ctx, p, it))
 }
 
-// setFinalMode gives what has its attributes the mode that it is to have.
+// setFinalMode sets the real mode of an entry whose attributes are set.
 func (t *volumeTarget) setFinalMode(ctx context.Context, p string, it *item) error {
 	if mode := t.opts.targetMode(it); mode != t.opts.writableMode(it) {
 		return t.f.Chmod(ctx, p, mode)
@@ -439,7 +439,7 @@ func (t *volumeTarget) setMetadata(ctx context.Context, p string, it *item) erro
 	return errors.Join(t.setXattrsAndTimes(ctx, p, it), t.setFinalMode(ctx, p, it))
 }
 
-// setXattrsAndTimes sets what is neither owner nor mode.
+// setXattrsAndTimes sets the metadata besides owner and mode.
 func (t *volumeTarget) setXattrsAndTimes(ctx context.Context, p string, it *item) error {
 	if err := t.setXattrs(ctx, p, it); err != nil {
 		return err

@@ -20,7 +20,7 @@ const (
 )
 
 // pathSet is a set of paths that takes the same memory for each, however long: it keeps
-// their hashes. The seed is random, so that nobody can make two paths collide.
+// their hashes. The seed is random, so that no image can make two paths collide.
 type pathSet struct {
 	seed   maphash.Seed
 	hashes map[uint64]struct{}

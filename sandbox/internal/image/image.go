@@ -54,7 +54,7 @@ type Options struct {
 }
 
 // Unpack unpacks the image into dir, an empty directory, using scratch for what must be
-// kept meanwhile. The image is a file, or a directory in the form of an OCI layout. Errors
+// kept while it unpacks. The image is a file, or a directory in the form of an OCI layout. Errors
 // match ErrCorrupt when it is broken, ErrPathEscape when an entry leads out of dir,
 // ErrUnsupported, or ErrNoSpace when a limit is exceeded.
 func Unpack(ctx context.Context, file, dir, scratch string, opts Options) (Config, error) {
@@ -97,7 +97,7 @@ type unpacker struct {
 	layers *transfer.Layers
 }
 
-// begin bounds what is unpacked by the size of the image as it is packed.
+// begin starts to unpack layers, bounded by the size of the image as it is packed.
 func (u *unpacker) begin(packedSize int64) {
 	u.opts.Limits = u.opts.Limits.scaledToFile(packedSize)
 	u.left = u.opts.Limits.maxBytes()

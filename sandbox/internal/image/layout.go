@@ -81,7 +81,7 @@ type manifest struct {
 	Layers    []descriptor `json:"layers"`
 }
 
-// checksum is the digest of what is written to it, and the one that is to be.
+// checksum computes the digest of the bytes written to it, and knows the expected one.
 type checksum struct {
 	hash.Hash
 	want v1.Hash
@@ -96,7 +96,7 @@ func (c *checksum) verifyDigest(name string) error {
 	return nil
 }
 
-// parseDigest checks a digest, of which nobody knows who wrote it.
+// parseDigest checks a digest that an image states: it becomes a part of a path.
 func parseDigest(s string) (v1.Hash, error) {
 	h, err := v1.NewHash(s)
 	if err != nil {
@@ -109,13 +109,13 @@ func parseDigest(s string) (v1.Hash, error) {
 func blobMemberName(digest string) string {
 	h, err := v1.NewHash(digest)
 	if err != nil {
-		return "blobs/none" // which is there in no image
+		return "blobs/none" // which no image has
 	}
 	return path.Join("blobs", h.Algorithm, h.Hex)
 }
 
-// openBlob opens what d points to, which must have the size that d says. All of it is to be
-// written to the checksum, which must then be right.
+// openBlob opens the blob that d points to, which must have the size that d says. The caller
+// writes all of it to the checksum and verifies that.
 func (d descriptor) openBlob(s memberStore) (*member, *checksum, error) {
 	want, err := parseDigest(d.Digest)
 	if err != nil {

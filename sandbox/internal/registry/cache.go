@@ -1,7 +1,7 @@
 // Package registry fetches images from registries and keeps them in a cache, which is a
-// directory in the form of an OCI image layout. Registries are not trusted: what they send
-// is bounded before it is read, and is kept only when it has the size and digest that were
-// stated for it.
+// directory in the form of an OCI image layout. Registries are not trusted: their
+// answers are bounded before they are read, and are kept only with the size and digest that
+// were stated for them.
 package registry
 
 import (
@@ -28,8 +28,8 @@ import (
 const DefaultMax = 20 << 30
 
 // Files of a cache beside those of an OCI layout. The lock of pulls is held by the one that
-// changes the cache. The lock of uses is held, shared, by all who unpack an image, and alone
-// by the one that deletes; it is taken last.
+// changes the cache. The lock of uses is held shared by each process that unpacks an image, and
+// exclusively by one that evicts. Lock order: pulls, then uses.
 const (
 	indexFile = "index.json"
 	tempDir   = "tmp"
@@ -49,8 +49,8 @@ type Cache struct {
 	pause time.Duration // before a blob is asked for again
 }
 
-// OpenCache opens a directory as a cache, and makes what is missing in it. It takes the
-// directory over, also when it fails. max is the most bytes of it.
+// OpenCache opens a directory as a cache, and makes the missing parts of its layout. It takes
+// ownership of root, also when it fails. max is the most bytes of it.
 func OpenCache(root *os.Root, max int64) (*Cache, error) {
 	c := &Cache{root: root, max: max, pause: 500 * time.Millisecond}
 	var err error
@@ -96,7 +96,7 @@ func (c *Cache) acquireImage(ctx context.Context, ref Reference) (*Image, error)
 		return nil, lock.Release()
 	}
 	now := time.Now()
-	_ = c.root.Chtimes(blobPath(d.Digest), now, now) // what was used last is deleted last
+	_ = c.root.Chtimes(blobPath(d.Digest), now, now) // images are evicted in the order of this time
 	return &Image{d.Digest.String(), lock}, nil
 }
 
@@ -124,8 +124,8 @@ func (c *Cache) hasAllBlobs(d v1.Descriptor) bool {
 	return true
 }
 
-// hasBlob reports whether there is a blob of the size that it is to have. What has a blob's
-// name was verified when it got that.
+// hasBlob reports whether a blob exists with the expected size. A file gets the name of a blob
+// only once it is verified.
 func (c *Cache) hasBlob(d v1.Descriptor) bool {
 	st, err := c.root.Stat(blobPath(d.Digest))
 	return err == nil && st.Mode().IsRegular() && st.Size() == d.Size
@@ -181,12 +181,12 @@ func (c *Cache) readBounded(name string) ([]byte, error) {
 	return b, err
 }
 
-// writeBytes makes a file hold b, or what it held before.
+// writeBytes replaces the content of a file by b, atomically.
 func (c *Cache) writeBytes(name string, b []byte) error {
 	return c.writeAtomically(name, func(f *os.File) error { _, err := f.Write(b); return err })
 }
 
-// writeAtomically makes a file hold what fill writes, once all of it is on the disk.
+// writeAtomically replaces a file by what fill writes: temporary file, sync, rename.
 func (c *Cache) writeAtomically(name string, fill func(f *os.File) error) error {
 	temp := path.Join(tempDir, uuid.NewString())
 	f, err := c.root.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)

@@ -20,12 +20,12 @@ import (
 // maxImages is how many images a cache names, so that its index stays small.
 const maxImages = 1000
 
-// evictTimeout is how long a pull waits for those who unpack images before it lets the cache
-// grow beyond its bound, for the next pull to make it smaller.
+// evictTimeout is how long a pull waits for processes that unpack images before it lets the
+// cache grow beyond its bound; the next pull tries again.
 const evictTimeout = time.Minute
 
-// evictForImage deletes what was not used for the longest time until the blobs of an image that
-// is about to come fit beside the rest. The caller holds the lock of pulls.
+// evictForImage evicts the least recently used images until the blobs of an image that is about
+// to be fetched fit beside the rest. The caller holds the lock of pulls.
 func (c *Cache) evictForImage(ctx context.Context, coming v1.Manifest) error {
 	blobs := map[v1.Hash]int64{}
 	addBlobSizes(blobs, coming)

@@ -96,5 +96,5 @@ func (r Reference) sameRepository(name string) bool {
 	return err == nil && other.ref.Context() == r.ref.Context()
 }
 
-// errCacheInUse says that the lock of those who unpack images could not be had.
+// errCacheInUse: the lock of uses is held by processes that unpack images.
 var errCacheInUse = driver.Errorf(vole.ErrInUse, "sandboxes are being started from images just now; try again")

@@ -54,7 +54,7 @@ func (c *Cache) Ensure(ctx context.Context, ref Reference, policy Policy, p Prog
 		}
 	}
 	if policy == Never {
-		return nil, driver.Errorf(vole.ErrNoSuch, "the image %s is not in the cache, and is not to be fetched", ref)
+		return nil, driver.Errorf(vole.ErrNoSuch, "the image %s is not in the cache, and the pull policy forbids fetching it", ref)
 	}
 	lock, err := flock.WaitIn(ctx, c.dir, pullLock)
 	if err != nil {
@@ -82,7 +82,7 @@ type puller struct {
 	c      *Cache
 	remote *remote.Puller
 	repo   name.Repository
-	verify bool // read what is there, too
+	verify bool // read and verify blobs in the cache, too
 	p      Progress
 }
 
@@ -165,7 +165,7 @@ func (p *puller) resolveManifest(ctx context.Context, ref name.Reference) (v1.De
 // checkMediaType refuses manifests of schema 1, which nothing makes any more.
 func checkMediaType(t types.MediaType) error {
 	if t.IsSchema1() {
-		return driver.Errorf(vole.ErrUnsupported, "it is of the first form of images, which nothing makes any more")
+		return driver.Errorf(vole.ErrUnsupported, "its manifest is of schema 1, which is obsolete and not supported")
 	}
 	return nil
 }
@@ -187,10 +187,10 @@ func choosePlatform(raw []byte) (v1.Descriptor, error) {
 	if len(index.Manifests) == 1 && index.Manifests[0].Platform == nil {
 		return index.Manifests[0], nil
 	}
-	return v1.Descriptor{}, driver.Errorf(vole.ErrUnsupported, "the registry has it not for linux/%s", runtime.GOARCH)
+	return v1.Descriptor{}, driver.Errorf(vole.ErrUnsupported, "the registry has no such image for linux/%s", runtime.GOARCH)
 }
 
-// parseManifest parses an image's manifest and checks what it states.
+// parseManifest parses an image's manifest and bounds its sizes and numbers.
 func parseManifest(raw []byte) (*v1.Manifest, error) {
 	var both struct {
 		Manifests json.RawMessage `json:"manifests"`
@@ -204,19 +204,19 @@ func parseManifest(raw []byte) (*v1.Manifest, error) {
 	case err != nil:
 		return nil, driver.Errorf(vole.ErrCorrupt, "its manifest: %v", err)
 	case both.Manifests != nil:
-		return nil, driver.Errorf(vole.ErrCorrupt, "its manifest is one of an image and an index at once")
+		return nil, driver.Errorf(vole.ErrCorrupt, "its manifest is that of an image and an index at once")
 	case m.Config.Digest.Hex == "":
 		return nil, driver.Errorf(vole.ErrCorrupt, "its manifest names no configuration")
 	case !m.Config.MediaType.IsConfig() && m.Config.MediaType != "":
-		return nil, driver.Errorf(vole.ErrUnsupported, "it is no image to run, but of the kind %q", m.Config.MediaType)
+		return nil, driver.Errorf(vole.ErrUnsupported, "it is not an image that can be run, but has the media type %q", m.Config.MediaType)
 	case len(m.Layers) > image.MaxLayers:
 		return nil, driver.Errorf(vole.ErrUnsupported, "it has %d layers; the most is %d", len(m.Layers), image.MaxLayers)
 	case m.Config.Size < 0 || m.Config.Size > image.MaxJSON:
-		return nil, driver.Errorf(vole.ErrCorrupt, "its configuration is to have %d bytes; the most is %d", m.Config.Size, image.MaxJSON)
+		return nil, driver.Errorf(vole.ErrCorrupt, "its configuration has %d bytes; the most is %d", m.Config.Size, image.MaxJSON)
 	}
 	for _, l := range m.Layers {
 		if l.Digest.Hex == "" || l.Size < 0 || l.Size > maxBlob {
-			return nil, driver.Errorf(vole.ErrCorrupt, "the layer %s is to have %d bytes", l.Digest, l.Size)
+			return nil, driver.Errorf(vole.ErrCorrupt, "the layer %s has an impossible size of %d bytes", l.Digest, l.Size)
 		}
 	}
 	return m, nil
@@ -252,7 +252,7 @@ func (p *puller) fetchBlobs(ctx context.Context, ref Reference, m v1.Manifest) (
 // tries is how often a blob is asked for when its transfer breaks off.
 const tries = 3
 
-// fetchBlob fetches a blob, unless it is there.
+// fetchBlob fetches a blob, with retries, unless the cache has it.
 func (p *puller) fetchBlob(ctx context.Context, d v1.Descriptor) error {
 	if p.c.hasBlob(d) && (!p.verify || p.c.isBlobVerified(ctx, d)) {
 		p.reportProgress(int(d.Size))
@@ -288,7 +288,7 @@ func (p *puller) reportProgress(n int) {
 	}
 }
 
-// counted counts what is written to it.
+// counted counts the bytes written to it.
 type counted struct {
 	p *puller
 	n int
@@ -326,7 +326,7 @@ func copyVerified(w io.Writer, r io.Reader, d v1.Descriptor) error {
 	n, err := io.Copy(io.MultiWriter(w, sum), io.LimitReader(r, d.Size))
 	switch {
 	case n == d.Size && hex.EncodeToString(sum.Sum(nil)) != d.Digest.Hex:
-		return driver.Errorf(vole.ErrCorrupt, "what came does not have its digest")
+		return driver.Errorf(vole.ErrCorrupt, "the data received does not have its digest")
 	case err != nil:
 		return err
 	case n < d.Size:
@@ -338,7 +338,7 @@ func copyVerified(w io.Writer, r io.Reader, d v1.Descriptor) error {
 	return nil
 }
 
-// isBlobVerified reports whether a blob that is there still has its digest.
+// isBlobVerified reports whether a blob in the cache still has its digest.
 func (c *Cache) isBlobVerified(ctx context.Context, d v1.Descriptor) bool {
 	f, err := c.root.Open(blobPath(d.Digest))
 	if err != nil {
@@ -348,7 +348,7 @@ func (c *Cache) isBlobVerified(ctx context.Context, d v1.Descriptor) bool {
 	return copyVerified(io.Discard, f, d) == nil && ctx.Err() == nil
 }
 
-// explainPullError says what a registry's answer means, without what is secret in it.
+// explainPullError maps a registry's answer to an error of this project, without secrets in it.
 func explainPullError(ctx context.Context, ref Reference, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -17,8 +17,8 @@ type Reference struct {
 	full string // with its tag beside a digest, which ref forgets
 }
 
-// ParseReference parses HOST/REPOSITORY[:TAG][@DIGEST]. What has no host is of Docker Hub,
-// and what has no tag either is the one called latest. Errors match ErrInvalid.
+// ParseReference parses HOST/REPOSITORY[:TAG][@DIGEST]. Without a host it means Docker Hub,
+// and without a tag or digest the tag latest. Errors match ErrInvalid.
 func ParseReference(s string) (Reference, error) {
 	if len(s) > maxReference {
 		return Reference{}, driver.Errorf(vole.ErrInvalid, "the name of the image has %d bytes; the most is %d", len(s), maxReference)

@@ -53,7 +53,7 @@ func newTransport(host string) *boundedTransport {
 		TLSHandshakeTimeout:    10 * time.Second,
 		ResponseHeaderTimeout:  stallTimeout,
 		MaxResponseHeaderBytes: maxHeader,
-		DisableCompression:     true, // digests are of what is sent
+		DisableCompression:     true, // digests are of the bytes sent
 	}
 	u := url.URL{Host: host}
 	return &boundedTransport{t, stallTimeout, isLoopback(u.Hostname())}
@@ -114,7 +114,7 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = newStallReader(resp.Body, t.stall)
-	// Registries redirect to stores, whose paths say nothing of what is there.
+	// Registries redirect to stores, whose paths do not tell blobs from manifests.
 	switch what := path.Base(path.Dir(first.URL.Path)); {
 	case first.Method != http.MethodGet || resp.StatusCode != http.StatusOK:
 		resp.Body = boundAnswer(resp.Body)
@@ -129,7 +129,7 @@ func (t *boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// boundAnswer ends a body where no answer that is to be understood would go on.
+// boundAnswer cuts a body off after the most bytes that an answer may have.
 func boundAnswer(body io.ReadCloser) io.ReadCloser {
 	return struct {
 		io.Reader
@@ -151,8 +151,8 @@ func bufferManifest(resp *http.Response) error {
 	return nil
 }
 
-// isLoopback reports whether a host is this one, by its name alone: what a name server says
-// of other names does not count.
+// isLoopback reports whether a host is this one, by its name alone: addresses that a name
+// server has for other names do not count.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
@@ -219,7 +219,7 @@ func withoutSecrets(err error) error {
 	return fmt.Errorf("%s %.255s: %w", e.Op, at, withoutSecrets(e.Err))
 }
 
-// maxMessage bounds what is told of an error, which may have a registry's words in it.
+// maxMessage bounds the bytes of an error's text, which may contain a registry's answer.
 const maxMessage = 1000
 
 // shortError is an error whose text is cut.
