@@ -23,6 +23,8 @@
 //
 // No path leaves a tree: the kernel, or the volume's backend, resolves each beneath the
 // tree's root. The source, a tar stream above all, need not be trusted.
+//
+// Layers is for the root file systems of images, with rules of their own.
 package transfer
 
 import (

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -414,59 +413,4 @@ func FuzzUnpack(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _, _ = unpack(t, b, Options{Limits: Limits{Bytes: 1 << 20, Entries: 1000}}) // it checks what is beside the root
 	})
-}
-
-// Images and their layers may be compressed by whatever a tar stream may be.
-func TestBzip2(t *testing.T) {
-	bz := func(t testing.TB, b []byte) []byte {
-		t.Helper()
-		cmd := exec.Command("bzip2", "-c") // which Go cannot write
-		cmd.Stdin = bytes.NewReader(b)
-		out, err := cmd.Output()
-		if errors.Is(err, exec.ErrNotFound) {
-			t.Skip("needs bzip2")
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-	layer := makeTar(t, ent{name: "a/b", data: "1"})
-	for name, b := range map[string][]byte{
-		"plain": bz(t, layer), "docker save": bz(t, dockerSave(t, layer)), "oci, layers": oci(t, bz, layer), "oci, all": bz(t, oci(t, bz, layer)),
-	} {
-		root, _, err := unpack(t, b, Options{})
-		if got := tree(t, root); err != nil || !slices.Equal(got, []string{"a/", "a/b=1"}) {
-			t.Errorf("%s: %v, %v", name, got, err)
-		}
-	}
-	cut := bz(t, layer)
-	if _, _, err := unpack(t, cut[:len(cut)-8], Options{}); !errors.Is(err, vole.ErrCorrupt) {
-		t.Errorf("cut: %v, want ErrCorrupt", err)
-	}
-	if _, _, err := unpack(t, bz(t, make([]byte, 1<<20)), Options{Limits: Limits{Bytes: 1 << 19}}); !errors.Is(err, vole.ErrNoSpace) {
-		t.Errorf("zeros beyond the limit: %v, want ErrNoSpace", err)
-	}
-}
-
-// A sparse file of an archive is unpacked by its ranges, and counts as what it claims.
-func TestSparseEntries(t *testing.T) {
-	sparse := func(size string) []byte {
-		var buf bytes.Buffer
-		w := tar.NewWriter(&buf)
-		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x", Mode: 0o644, Size: 3, Format: tar.FormatPAX,
-			PAXRecords: map[string]string{"VLE.sparse.size": size, "VLE.sparse.numblocks": "1", "VLE.sparse.map": "4,3", "VLE.sparse.name": "real"}})
-		_, werr := w.Write([]byte("abc"))
-		if err := errors.Join(err, werr, w.Close()); err != nil {
-			t.Fatal(err)
-		}
-		return bytes.ReplaceAll(buf.Bytes(), []byte("VLE."), []byte("GNU.")) // which Go does not write
-	}
-	root, _, err := unpack(t, sparse("10"), Options{})
-	if got := tree(t, root); err != nil || !slices.Equal(got, []string{"real=\x00\x00\x00\x00abc\x00\x00\x00"}) {
-		t.Errorf("%q, %v", got, err)
-	}
-	if _, _, err := unpack(t, sparse("1000000000000"), Options{}); !errors.Is(err, vole.ErrNoSpace) {
-		t.Errorf("a file that claims a terabyte: %v, want ErrNoSpace", err)
-	}
 }
