@@ -23,10 +23,10 @@ type copier struct {
 	to           target
 	opts         *Options
 	stats        Stats
-	writtenAt    map[fileID]string // where a file of several names was written
+	writtenAt    map[fileID]string // first path of each file with several names
 	heldNames    heldNames
 	pendingDirs  []pendingDir      // made so far, metadata still to be set
-	pendingIndex map[string]int    // where in dirs a directory is, of which entries may come twice
+	pendingIndex map[string]int    // of a directory in pendingDirs: an archive may have it twice; nil: of no archive
 	knownIDs     map[string]string // ids of users and groups that access lists name
 
 	mu sync.Mutex // guards stats, and is held while opts is called back

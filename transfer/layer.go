@@ -95,7 +95,7 @@ func (l *Layers) Unpack(ctx context.Context, r io.Reader, whiteouts bool) error 
 			return err
 		}
 		global, err := t.applyGlobals(hdr)
-		if err == nil && !global {
+		if err = asCorrupt(err); err == nil && !global {
 			err = l.unpackEntry(ctx, t, hdr, whiteouts)
 		}
 		if err != nil {
@@ -147,6 +147,15 @@ func (l *Layers) countLookup(p string) error {
 func explainEscape(err error) error {
 	if strings.HasSuffix(err.Error(), "path escapes from parent") {
 		return driver.Errorf(vole.ErrPathEscape, "%v", err)
+	}
+	return err
+}
+
+// asCorrupt makes ErrCorrupt of an error that says that a header or a map makes no sense, or
+// that the stream ends within a sparse file: an image is no input of the user's.
+func asCorrupt(err error) error {
+	if errors.Is(err, vole.ErrInvalid) || errors.Is(err, errCutRange) {
+		return driver.Errorf(vole.ErrCorrupt, "%v", err)
 	}
 	return err
 }
@@ -304,7 +313,7 @@ func (l *Layers) writeFile(ctx context.Context, full string, it *item, t *tarEnt
 	}
 	content, err := t.openContent(it)
 	if err != nil {
-		return err
+		return asCorrupt(err)
 	}
 	if it.size > l.opts.MaxBytes-l.bytes {
 		return driver.Errorf(vole.ErrNoSpace, "it unpacks to more than %v, the most for a file of this size", vole.Size(l.opts.MaxBytes))
@@ -312,7 +321,7 @@ func (l *Layers) writeFile(ctx context.Context, full string, it *item, t *tarEnt
 	l.bytes += it.size
 	// Zeros become holes, too: a header of some bytes can claim gigabytes of them.
 	it.sparse = it.sparse || it.size >= holeMin
-	return l.tree.createFile(ctx, full, full, it, content)
+	return asCorrupt(l.tree.createFile(ctx, full, full, it, content))
 }
 
 // makeLink makes a symbolic link.

@@ -147,7 +147,7 @@ func (f *sparseFilter) readOldSparseMap(b []byte) {
 	more := file.readOldRanges(b[386:482], b[482])
 	for block := make([]byte, tarUnit); more; more = file.readOldRanges(block[:504], block[504]) {
 		if _, err := io.ReadFull(f.r, block); err != nil || len(file.ranges) > maxSegments {
-			f.failed = fmt.Errorf("the map of a sparse file is cut off or has more than %d ranges", maxSegments)
+			f.failed = driver.Errorf(vole.ErrCorrupt, "the map of a sparse file is cut off or has more than %d ranges", maxSegments)
 			return
 		}
 	}

@@ -46,22 +46,27 @@ func TestBzip2(t *testing.T) {
 
 // A sparse file of an archive is unpacked by its ranges, and counts as what it claims.
 func TestSparseEntries(t *testing.T) {
-	sparse := func(size string) []byte {
+	sparse := func(size, ranges string) []byte {
 		var buf bytes.Buffer
 		w := tar.NewWriter(&buf)
 		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x", Mode: 0o644, Size: 3, Format: tar.FormatPAX,
-			PAXRecords: map[string]string{"VLE.sparse.size": size, "VLE.sparse.numblocks": "1", "VLE.sparse.map": "4,3", "VLE.sparse.name": "real"}})
+			PAXRecords: map[string]string{"VLE.sparse.size": size, "VLE.sparse.numblocks": "1", "VLE.sparse.map": ranges, "VLE.sparse.name": "real"}})
 		_, werr := w.Write([]byte("abc"))
 		if err := errors.Join(err, werr, w.Close()); err != nil {
 			t.Fatal(err)
 		}
 		return bytes.ReplaceAll(buf.Bytes(), []byte("VLE."), []byte("GNU.")) // which Go does not write
 	}
-	root, _, err := unpack(t, sparse("10"), Options{})
+	root, _, err := unpack(t, sparse("10", "4,3"), Options{})
 	if got := tree(t, root); err != nil || !slices.Equal(got, []string{"real=\x00\x00\x00\x00abc\x00\x00\x00"}) {
 		t.Errorf("%q, %v", got, err)
 	}
-	if _, _, err := unpack(t, sparse("1000000000000"), Options{}); !errors.Is(err, vole.ErrNoSpace) {
+	if _, _, err := unpack(t, sparse("1000000000000", "4,3"), Options{}); !errors.Is(err, vole.ErrNoSpace) {
 		t.Errorf("a file that claims a terabyte: %v, want ErrNoSpace", err)
+	}
+	for _, ranges := range []string{"8,3", "4,4", "-4,3", "x,3"} {
+		if _, _, err := unpack(t, dockerSave(t, sparse("10", ranges)), Options{}); !errors.Is(err, vole.ErrCorrupt) {
+			t.Errorf("ranges %s: %v, want ErrCorrupt", ranges, err)
+		}
 	}
 }
