@@ -65,34 +65,34 @@ func (m planMount) mountAttributes() uint64 {
 // openVolumeSubpath opens the directory to mount. A subpath is resolved by the kernel, which
 // follows links only within the volume, even if they change at the same time; the mount is
 // made of the open directory, not of a path.
-func openVolumeSubpath(m planMount) (*os.File, error) {
-	fd, err := unix.Open(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func openVolumeSubpath(mount planMount) (*os.File, error) {
+	fd, err := unix.Open(mount.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: m.Source, Err: err}
+		return nil, &os.PathError{Op: "open", Path: mount.Source, Err: err}
 	}
-	root := os.NewFile(uintptr(fd), m.Source)
-	if m.Subpath == "" {
+	root := os.NewFile(uintptr(fd), mount.Source)
+	if mount.Subpath == "" {
 		return root, nil
 	}
 	defer root.Close()
-	f, err := openDirBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
-	if errors.Is(err, unix.ENOENT) && !m.ReadOnly {
-		if err := makeDirsBeneath(m.Source, m.Subpath); err != nil {
-			return nil, fmt.Errorf("make subpath %q: %w", m.Subpath, err)
+	f, err := openDirBeneath(root, mount.Subpath, unix.RESOLVE_BENEATH)
+	if errors.Is(err, unix.ENOENT) && !mount.ReadOnly {
+		if err := makeDirsBeneath(mount.Source, mount.Subpath); err != nil {
+			return nil, fmt.Errorf("make subpath %q: %w", mount.Subpath, err)
 		}
-		f, err = openDirBeneath(root, m.Subpath, unix.RESOLVE_BENEATH)
+		f, err = openDirBeneath(root, mount.Subpath, unix.RESOLVE_BENEATH)
 	}
 	switch {
 	case errors.Is(err, unix.EXDEV):
-		return nil, driver.Errorf(vole.ErrPathEscape, "subpath %q leads out of the volume", m.Subpath)
+		return nil, driver.Errorf(vole.ErrPathEscape, "subpath %q leads out of the volume", mount.Subpath)
 	case errors.Is(err, unix.ENOTDIR):
-		return nil, driver.Errorf(vole.ErrNotDir, "subpath %q is not a directory", m.Subpath)
+		return nil, driver.Errorf(vole.ErrNotDir, "subpath %q is not a directory", mount.Subpath)
 	case errors.Is(err, unix.ENOENT):
-		return nil, driver.Errorf(vole.ErrNotExist, "subpath %q is not in the volume", m.Subpath)
+		return nil, driver.Errorf(vole.ErrNotExist, "subpath %q is not in the volume", mount.Subpath)
 	case errors.Is(err, unix.ELOOP):
-		return nil, driver.Errorf(vole.ErrLoop, "subpath %q: too many links", m.Subpath)
+		return nil, driver.Errorf(vole.ErrLoop, "subpath %q: too many links", mount.Subpath)
 	case err != nil:
-		return nil, fmt.Errorf("subpath %q: %w", m.Subpath, err)
+		return nil, fmt.Errorf("subpath %q: %w", mount.Subpath, err)
 	}
 	return f, nil
 }

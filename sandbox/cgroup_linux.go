@@ -59,33 +59,33 @@ func findUsableCgroups() cgroups {
 
 // planLimits decides which limits to set. A limit that the caller asked for and that cannot
 // be enforced is an error; a default is left out.
-func planLimits(c Config, have cgroups) (limits, error) {
-	var l limits
+func planLimits(config Config, have cgroups) (limits, error) {
+	var planned limits
 	switch {
-	case c.Memory > 0 && !have.memory:
-		return l, have.explainUnavailable("a limit on memory", "memory")
-	case c.Memory > 0:
-		l.Memory = int64(c.Memory)
-	case c.Memory == 0 && have.memory && !have.intrusive:
-		l.Memory = readHostMemory() / 2
+	case config.Memory > 0 && !have.memory:
+		return planned, have.explainUnavailable("a limit on memory", "memory")
+	case config.Memory > 0:
+		planned.Memory = int64(config.Memory)
+	case config.Memory == 0 && have.memory && !have.intrusive:
+		planned.Memory = readHostMemory() / 2
 	}
 	switch {
-	case c.Pids > 0 && !have.pids:
-		return l, have.explainUnavailable("a limit on processes", "pids")
-	case c.Pids > 0:
-		l.Pids = c.Pids
-	case c.Pids == 0 && have.pids && !have.intrusive:
-		l.Pids = DefaultPids
-	case c.Pids == 0:
+	case config.Pids > 0 && !have.pids:
+		return planned, have.explainUnavailable("a limit on processes", "pids")
+	case config.Pids > 0:
+		planned.Pids = config.Pids
+	case config.Pids == 0 && have.pids && !have.intrusive:
+		planned.Pids = DefaultPids
+	case config.Pids == 0:
 		// In a user namespace it counts this sandbox's processes only. Elsewhere the
 		// kernel exempts root, for whom the helper bounds the ids of processes.
-		l.NProc = DefaultPids
+		planned.NProc = DefaultPids
 	}
-	if c.CPUs > 0 && !have.cpu {
-		return l, have.explainUnavailable("a limit on processors", "cpu")
+	if config.CPUs > 0 && !have.cpu {
+		return planned, have.explainUnavailable("a limit on processors", "cpu")
 	}
-	l.CPUs = c.CPUs
-	return l, nil
+	planned.CPUs = config.CPUs
+	return planned, nil
 }
 
 // checkEnforceable says at once, before anything is made, that a limit cannot be enforced.

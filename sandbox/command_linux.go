@@ -67,7 +67,7 @@ const maxInterpreters = 6
 // checkProgram looks for a program at a path of the sandbox. wrong is the reason why it
 // cannot be executed; nil: there is none, or that cannot be decided here.
 func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
-	f, err := h.tree.resolvePath(p, lookup{})
+	program, err := h.tree.resolvePath(p, lookup{})
 	switch {
 	case isMountedByRuntime(err):
 		return &ExecError{ExitNotExecutable, fmt.Errorf("cannot be executed: it %w", err)}, true
@@ -76,12 +76,12 @@ func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 	case err != nil:
 		return nil, true
 	}
-	defer func() { f.Close() }()
-	if f.stat.Mode&unix.S_IFMT != unix.S_IFREG || f.stat.Mode&0o111 == 0 {
+	defer func() { program.Close() }()
+	if program.stat.Mode&unix.S_IFMT != unix.S_IFREG || program.stat.Mode&0o111 == 0 {
 		return &ExecError{ExitNotExecutable, errors.New("cannot be executed in the sandbox")}, true
 	}
 	for range maxInterpreters {
-		by := findInterpreter(f)
+		by := findInterpreter(program)
 		if by == "" {
 			break
 		}
@@ -94,8 +94,8 @@ func (h *helper) checkProgram(p string) (wrong *ExecError, found bool) {
 		case err != nil:
 			return nil, true
 		}
-		f.Close()
-		f = needed
+		program.Close()
+		program = needed
 	}
 	return nil, true
 }
@@ -145,7 +145,7 @@ func parseShebang(line []byte) string {
 
 // readDynamicLinker returns the dynamic linker that an ELF file names; head is the file's
 // beginning. It does not use the reader of package elf, which is not made for hostile files.
-func readDynamicLinker(f io.ReaderAt, head []byte) string {
+func readDynamicLinker(file io.ReaderAt, head []byte) string {
 	var order encoding.ByteOrder = encoding.LittleEndian
 	if len(head) < elf.EI_NIDENT || string(head[:4]) != elf.ELFMAG {
 		return ""
@@ -156,7 +156,7 @@ func readDynamicLinker(f io.ReaderAt, head []byte) string {
 	at, count, segment := locateProgramHeaders(head, order)
 	for i := range int64(min(count, 64)) {
 		size := int64(encoding.Size(segment))
-		if encoding.Read(io.NewSectionReader(f, at+i*size, size), order, segment) != nil {
+		if encoding.Read(io.NewSectionReader(file, at+i*size, size), order, segment) != nil {
 			return ""
 		}
 		var kind uint32
@@ -169,7 +169,7 @@ func readDynamicLinker(f io.ReaderAt, head []byte) string {
 		}
 		if elf.ProgType(kind) == elf.PT_INTERP && n < unix.PathMax {
 			b := make([]byte, n)
-			if _, err := f.ReadAt(b, int64(off)); err != nil {
+			if _, err := file.ReadAt(b, int64(off)); err != nil {
 				return ""
 			}
 			name, _, _ := strings.Cut(string(b), "\x00")

@@ -189,31 +189,31 @@ func (r *supervisedSandbox) killAfter(timeout time.Duration) error {
 }
 
 // requestControl sends a request to a sandbox's supervisor.
-func (m *Manager) requestControl(ctx context.Context, ref string, q controlRequest) error {
-	i, err := m.rows.findSandbox(ctx, ref)
+func (m *Manager) requestControl(ctx context.Context, ref string, request controlRequest) error {
+	info, err := m.rows.findSandbox(ctx, ref)
 	if err != nil {
 		return err
 	}
-	if !i.Status.Live() {
-		return driver.Errorf(vole.ErrInvalid, "sandbox %s is %s", i.Name, i.Status)
+	if !info.Status.Live() {
+		return driver.Errorf(vole.ErrInvalid, "sandbox %s is %s", info.Name, info.Status)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*patience)
 	defer cancel()
-	c, err := m.dialSupervisor(ctx, i.ID)
+	c, err := m.dialSupervisor(ctx, info.ID)
 	if err != nil {
-		return m.explainDialError(ctx, i, err)
+		return m.explainDialError(ctx, info, err)
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })()
 	var a controlAnswer
-	if err := firstError(json.NewEncoder(c).Encode(q), json.NewDecoder(c).Decode(&a)); err != nil {
+	if err := firstError(json.NewEncoder(c).Encode(request), json.NewDecoder(c).Decode(&a)); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if q.Op == "stop" {
+		if request.Op == "stop" {
 			return nil // it ended on its own; the caller waits for that anyway
 		}
-		return m.explainDialError(ctx, i, err)
+		return m.explainDialError(ctx, info, err)
 	}
 	return a.Error.decodeError()
 }

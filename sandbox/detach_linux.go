@@ -40,12 +40,12 @@ func (m *Manager) Start(ctx context.Context, c Config) (Info, error) {
 // startDetached starts a supervisor as a process of its own session, sends it the
 // configuration and waits for its one report. When ctx ends first, the supervisor is killed:
 // the kernel then ends its helper, and the next use of the home cleans up.
-func (m *Manager) startDetached(ctx context.Context, c Config) (Info, error) {
-	if err := firstError(m.checkWritable(), c.prepareConfig(), c.checkEnforceable()); err != nil {
+func (m *Manager) startDetached(ctx context.Context, config Config) (Info, error) {
+	if err := firstError(m.checkWritable(), config.prepareConfig(), config.checkEnforceable()); err != nil {
 		return Info{}, err
 	}
 	// Here, where its progress is seen. The supervisor finds it in the cache.
-	held, err := m.pinImage(ctx, &c)
+	held, err := m.pinImage(ctx, &config)
 	if err != nil {
 		return Info{}, err
 	}
@@ -77,7 +77,7 @@ func (m *Manager) startDetached(ctx context.Context, c Config) (Info, error) {
 		_ = cmd.Process.Kill() // the kernel cleans up, and the next command
 		_ = reportR.SetReadDeadline(time.Now())
 	})()
-	if err := json.NewEncoder(orderW).Encode(order{m.home, m.store.Local().Foreign(), c}); err != nil {
+	if err := json.NewEncoder(orderW).Encode(order{m.home, m.store.Local().Foreign(), config}); err != nil {
 		return Info{}, err
 	}
 	var rep report

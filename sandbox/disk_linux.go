@@ -34,17 +34,17 @@ type disk struct {
 }
 
 // attachDisk attaches a disk volume, or finds that an earlier mount has.
-func (r *supervisedSandbox) attachDisk(ctx context.Context, p *plan, v *vole.Volume, mt Mount) error {
+func (r *supervisedSandbox) attachDisk(ctx context.Context, p *plan, v *vole.Volume, mount Mount) error {
 	if p.Rootless {
 		return driver.Errorf(vole.ErrUnsupported,
-			"mount %s: only root can mount a disk volume; use a dir volume, or 'vole attach' with a virtual machine", mt)
+			"mount %s: only root can mount a disk volume; use a dir volume, or 'vole attach' with a virtual machine", mount)
 	}
 	n := 0
 	for n < len(r.disks) && r.disks[n].vol != v.ID() {
 		n++
 	}
 	if n == len(r.disks) {
-		a, err := r.holdDisk(ctx, v, r.mountsReadOnly(mt.Volume))
+		a, err := r.holdDisk(ctx, v, r.mountsReadOnly(mount.Volume))
 		if err != nil {
 			return err
 		}
@@ -52,10 +52,10 @@ func (r *supervisedSandbox) attachDisk(ctx context.Context, p *plan, v *vole.Vol
 		r.disks = append(r.disks, disk{a, v.ID()})
 		p.Disks = append(p.Disks, planDisk{Image: a.Path(), ReadOnly: a.Info().ReadOnly})
 	}
-	if p.Disks[n].ReadOnly && !mt.ReadOnly {
-		return driver.Errorf(vole.ErrInvalid, "mount %s: another mount names the same volume differently and is read-only; use one name for both", mt)
+	if p.Disks[n].ReadOnly && !mount.ReadOnly {
+		return driver.Errorf(vole.ErrInvalid, "mount %s: another mount names the same volume differently and is read-only; use one name for both", mount)
 	}
-	p.Mounts = append(p.Mounts, planMount{Mount: mt, Disk: n + 1})
+	p.Mounts = append(p.Mounts, planMount{Mount: mount, Disk: n + 1})
 	return nil
 }
 
@@ -159,7 +159,7 @@ func (h *helper) mountDisks() error {
 }
 
 // mountDisk mounts an image that is held by the open file hold.
-func mountDisk(d planDisk, hold int, at string) error {
+func mountDisk(d planDisk, hold int, target string) error {
 	flag, mount := os.O_RDWR, uintptr(unix.MS_NODEV)
 	if d.ReadOnly {
 		flag, mount = os.O_RDONLY, mount|unix.MS_RDONLY
@@ -187,7 +187,7 @@ func mountDisk(d planDisk, hold int, at string) error {
 	if !d.ReadOnly {
 		opts += ",discard"
 	}
-	return explainDiskMount(unix.Mount(dev.Name(), at, "ext4", mount, opts))
+	return explainDiskMount(unix.Mount(dev.Name(), target, "ext4", mount, opts))
 }
 
 // explainDiskMount says what an error of mounting an image means and what to do.

@@ -246,27 +246,27 @@ func (h *helper) startReaper() error {
 	var stderr strings.Builder
 	// Go's runtime would keep files of the host's control group open.
 	env := []string{"GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
-	c := &exec.Cmd{Path: self, Args: []string{asReaper, filepath.Join(h.dir, "empty")}, Env: env, Stderr: &stderr}
+	cmd := &exec.Cmd{Path: self, Args: []string{asReaper, filepath.Join(h.dir, "empty")}, Env: env, Stderr: &stderr}
 	if n := h.p.Limits.NProc; n > 0 && !h.p.Rootless {
-		c.Args = append(c.Args, fmt.Sprint(n)) // the limit by user exempts root
+		cmd.Args = append(cmd.Args, fmt.Sprint(n)) // the limit by user exempts root
 	}
 	flags := uintptr(unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	if !h.p.HostNetwork {
 		flags |= unix.CLONE_NEWNET
 	}
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Setsid: true}
-	out, err := c.StdoutPipe()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, Setsid: true}
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
 	}
-	if err := c.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the sandbox's first process: %w", err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
-		_ = c.Wait()
+		_ = cmd.Wait()
 		return fmt.Errorf("the sandbox's first process did not start: %s", strings.TrimSpace(stderr.String()))
 	}
-	h.reaper = c
+	h.reaper = cmd
 	return nil
 }
 

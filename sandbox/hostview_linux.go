@@ -66,15 +66,15 @@ type hostView struct {
 
 // assembleHostRoot makes root a read-only view of the host's root.
 func (h *helper) assembleHostRoot(root string) error {
-	v := &hostView{root: root, asRoot: !h.p.Rootless, hiddenDirs: h.hiddenDirs()}
+	view := &hostView{root: root, asRoot: !h.p.Rootless, hiddenDirs: h.hiddenDirs()}
 	// Of its own, so that nothing else of the helper is on the same file system.
 	if err := firstError(mountTmpfs(root, "mode=755,size=64m"), makeSkeleton(root)); err != nil {
 		return err
 	}
-	if v.asRoot {
-		v.idmap = openNobodyNamespace()
-		if v.idmap != nil {
-			defer v.idmap.Close()
+	if view.asRoot {
+		view.idmap = openNobodyNamespace()
+		if view.idmap != nil {
+			defer view.idmap.Close()
 		}
 	}
 	list, err := os.ReadDir("/")
@@ -88,16 +88,16 @@ func (h *helper) assembleHostRoot(root string) error {
 		} else if st, err := os.Stat(p); err == nil && st.IsDir() {
 			continue
 		}
-		v.mountPoints = append(v.mountPoints, p)
+		view.mountPoints = append(view.mountPoints, p)
 	}
 	for _, e := range list {
 		if isSystemDir(e.Name()) {
-			if err := v.showHostPath("/"+e.Name(), e.Type()); err != nil {
+			if err := view.showHostPath("/"+e.Name(), e.Type()); err != nil {
 				return fmt.Errorf("show /%s: %w", e.Name(), err)
 			}
 		}
 	}
-	for _, p := range v.mountPoints {
+	for _, p := range view.mountPoints {
 		if err := os.MkdirAll(filepath.Join(root, p), 0o755); err != nil {
 			return err
 		}
@@ -137,24 +137,24 @@ func resolveExisting(p string) string {
 
 // showHostPath makes the host's p appear in the view.
 func (v *hostView) showHostPath(p string, typ fs.FileMode) error {
-	at := filepath.Join(v.root, p)
+	shown := filepath.Join(v.root, p)
 	switch {
 	case typ&fs.ModeSymlink != 0:
 		target, err := os.Readlink(p)
 		if err != nil {
 			return err
 		}
-		return os.Symlink(target, at)
+		return os.Symlink(target, shown)
 	case typ.IsRegular():
-		f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o444)
+		f, err := os.OpenFile(shown, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o444)
 		if err != nil {
 			return err
 		}
-		return firstError(f.Close(), v.bindReadOnly(p, at, false))
+		return firstError(f.Close(), v.bindReadOnly(p, shown, false))
 	case !typ.IsDir():
 		return nil // sockets, pipes and devices of the host are not for a sandbox
 	}
-	if err := os.Mkdir(at, 0o755); err != nil {
+	if err := os.Mkdir(shown, 0o755); err != nil {
 		return err
 	}
 	switch {
@@ -163,7 +163,7 @@ func (v *hostView) showHostPath(p string, typ fs.FileMode) error {
 	case v.containsSpecial(p):
 		return v.showEntries(p)
 	}
-	return v.bindReadOnly(p, at, true)
+	return v.bindReadOnly(p, shown, true)
 }
 
 func (v *hostView) isHidden(p string) bool {
@@ -214,11 +214,11 @@ func (v *hostView) showEntries(p string) error {
 // not reach them and it has the rights of "others". A part of /etc that cannot be mapped is
 // copied instead.
 func (v *hostView) bindReadOnly(p, at string, recursive bool) error {
-	f, err := os.OpenFile(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	source, err := os.OpenFile(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer source.Close()
 	attr := unix.MountAttr{
 		Attr_set:    unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
 		Propagation: unix.MS_PRIVATE,
@@ -227,14 +227,14 @@ func (v *hostView) bindReadOnly(p, at string, recursive bool) error {
 		mapped := attr
 		mapped.Attr_set |= unix.MOUNT_ATTR_IDMAP
 		mapped.Userns_fd = uint64(v.idmap.Fd())
-		if bindByPath(f, at, mapped, recursive) == nil || recursive && bindByPath(f, at, mapped, false) == nil {
+		if bindByPath(source, at, mapped, recursive) == nil || recursive && bindByPath(source, at, mapped, false) == nil {
 			return nil
 		}
 	}
 	if v.asRoot && isBeneath(p, "/etc") {
 		return v.copyPublicFiles(p, at)
 	}
-	return bindByPath(f, at, attr, recursive)
+	return bindByPath(source, at, attr, recursive)
 }
 
 // unownedIDs are candidates for the one id that a user namespace for bindReadOnly must
@@ -288,29 +288,29 @@ func (v *hostView) copyPublicFiles(src, dst string) error {
 		if err != nil {
 			return err
 		}
-		to := filepath.Join(dst, strings.TrimPrefix(p, src))
-		st, err := e.Info()
+		target := filepath.Join(dst, strings.TrimPrefix(p, src))
+		info, err := e.Info()
 		if err != nil {
 			return nil // removed since it was listed
 		}
-		switch mode := st.Mode(); {
+		switch mode := info.Mode(); {
 		case mode.IsDir() && mode&0o005 != 0o005:
 			return fs.SkipDir
 		case mode.IsDir() && p == src:
 			return nil
 		case mode.IsDir():
-			return os.Mkdir(to, 0o755)
+			return os.Mkdir(target, 0o755)
 		case mode&fs.ModeSymlink != 0:
 			target, err := os.Readlink(p)
 			if err != nil {
 				return nil
 			}
-			return os.Symlink(target, to)
-		case !mode.IsRegular() || mode&0o004 == 0 || st.Size() > min(maxCopyFile, maxCopyAll-v.copiedBytes):
+			return os.Symlink(target, target)
+		case !mode.IsRegular() || mode&0o004 == 0 || info.Size() > min(maxCopyFile, maxCopyAll-v.copiedBytes):
 			return nil
 		}
-		v.copiedBytes += st.Size()
-		return copyPublicFile(p, to)
+		v.copiedBytes += info.Size()
+		return copyPublicFile(p, target)
 	})
 }
 

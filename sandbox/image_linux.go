@@ -76,11 +76,11 @@ func (h *pinnedImage) release() {
 
 // pinImage finds the image of a configuration, or fetches it. That of a registry is then
 // named with its digest.
-func (m *Manager) pinImage(ctx context.Context, c *Config) (*pinnedImage, error) {
-	if c.Image == "" || filepath.IsAbs(c.Image) {
-		return &pinnedImage{path: c.Image}, nil
+func (m *Manager) pinImage(ctx context.Context, config *Config) (*pinnedImage, error) {
+	if config.Image == "" || filepath.IsAbs(config.Image) {
+		return &pinnedImage{path: config.Image}, nil
 	}
-	ref, err := registry.ParseReference(c.Image)
+	ref, err := registry.ParseReference(config.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -89,16 +89,16 @@ func (m *Manager) pinImage(ctx context.Context, c *Config) (*pinnedImage, error)
 		return nil, err
 	}
 	defer cache.Close()
-	policy := registry.Policy(firstNonEmpty(string(c.Pull), string(PullMissing)))
+	policy := registry.Policy(firstNonEmpty(string(config.Pull), string(PullMissing)))
 	var progress registry.Progress
-	if c.PullProgress != nil {
-		progress = c.PullProgress
+	if config.PullProgress != nil {
+		progress = config.PullProgress
 	}
 	img, err := cache.Ensure(ctx, ref, policy, progress)
 	if err != nil {
 		return nil, err
 	}
-	c.Image, c.Pull = ref.Pinned(img.Digest), PullMissing
+	config.Image, config.Pull = ref.Pinned(img.Digest), PullMissing
 	return &pinnedImage{path: filepath.Join(m.home, imagesDir), digest: img.Digest, name: ref.String(), cached: img}, nil
 }
 

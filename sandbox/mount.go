@@ -114,37 +114,37 @@ func invalidMount(mount, format string, args ...any) error {
 }
 
 // parseOptions sets the fields of m for the options of the mount s, each given at most once.
-func (m *Mount) parseOptions(s, opts string) error {
+func (m *Mount) parseOptions(text, opts string) error {
 	seen := map[string]bool{}
 	for opt := range strings.SplitSeq(opts, ",") {
 		key, value, hasValue := strings.Cut(opt, "=")
 		if opt == "" {
-			return invalidMount(s, "an option is empty")
+			return invalidMount(text, "an option is empty")
 		}
 		if seen[key] {
-			return invalidMount(s, "option %q is given twice", key)
+			return invalidMount(text, "option %q is given twice", key)
 		}
 		seen[key] = true
 		flag, isFlag := flagOptions[key]
 		set, isValue := valueOptions[key]
 		switch {
 		case isFlag && hasValue:
-			return invalidMount(s, "option %q takes no value", key)
+			return invalidMount(text, "option %q takes no value", key)
 		case isFlag:
 			flag(m)
 		case isValue && (!hasValue || value == ""):
-			return invalidMount(s, "option %q needs a value: write %s=...", key, key)
+			return invalidMount(text, "option %q needs a value: write %s=...", key, key)
 		case isValue:
 			if err := set(m, value); err != nil {
-				return invalidMount(s, "option %q: %v", opt, err)
+				return invalidMount(text, "option %q: %v", opt, err)
 			}
 		default:
-			return explainUnknownOption(s, key)
+			return explainUnknownOption(text, key)
 		}
 	}
 	for _, pair := range [][2]string{{"ro", "rw"}, {"dev", "nodev"}} {
 		if seen[pair[0]] && seen[pair[1]] {
-			return invalidMount(s, "options %q and %q exclude each other", pair[0], pair[1])
+			return invalidMount(text, "options %q and %q exclude each other", pair[0], pair[1])
 		}
 	}
 	return nil
@@ -206,31 +206,31 @@ func parsePositiveSize(dst *vole.Size, v string) error {
 // Normalize checks m and brings its paths into their clean form. Errors are those of
 // [ParseMount].
 func (m *Mount) Normalize() error {
-	s := m.Volume + ":" + m.Path
+	text := m.Volume + ":" + m.Path
 	if err := driver.ValidateName(m.Volume); err != nil {
-		return invalidMount(s, "%v", err)
+		return invalidMount(text, "%v", err)
 	}
 	clean, err := cleanGuestPath(m.Path)
 	if err != nil {
-		return driver.Errorf(escapeOrInvalid(err), "mount %q: %v", s, err)
+		return driver.Errorf(escapeOrInvalid(err), "mount %q: %v", text, err)
 	}
 	m.Path = clean
 	if m.Subpath != "" {
 		sub, err := driver.CleanPath(m.Subpath)
 		if err != nil {
-			return driver.Errorf(escapeOrInvalid(err), "mount %q: subpath: %v", s, err)
+			return driver.Errorf(escapeOrInvalid(err), "mount %q: subpath: %v", text, err)
 		}
 		if !utf8.ValidString(sub) {
-			return invalidMount(s, "subpath %q is not UTF-8", sub)
+			return invalidMount(text, "subpath %q is not UTF-8", sub)
 		}
 		if strings.Contains(sub, ",") {
-			return invalidMount(s, "subpath %q: must not have ','", sub)
+			return invalidMount(text, "subpath %q: must not have ','", sub)
 		}
 		if m.Subpath = sub; sub == "." {
 			m.Subpath = ""
 		}
 	}
-	return m.checkVolumeKind(s)
+	return m.checkVolumeKind(text)
 }
 
 // checkVolumeKind refuses combinations of options that the kind of the volume does not have.

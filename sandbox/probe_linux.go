@@ -144,36 +144,36 @@ func (m *Manager) tryRuntime(ctx context.Context, b binary) error {
 	defer removeSandboxTree(context.WithoutCancel(ctx), m.sandboxesDir, filepath.Base(scratch))
 	id := "probe-" + uuid.NewString()
 	have := findUsableCgroups()
-	p := &plan{
+	planned := &plan{
 		ID: id, Name: "probe", Home: m.home, Scratch: filepath.Clean(scratch), Runtime: b, Rootless: os.Geteuid() != 0,
 		Args: []string{"true"},
 	}
-	if p.Limits, err = planLimits(Config{}, have); err != nil {
+	if planned.Limits, err = planLimits(Config{}, have); err != nil {
 		return err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
 		_ = removeSandboxCgroups(ctx, id) // empty groups at worst
-		if p.Group != "" {
-			_ = removeCgroupTree(ctx, []string{p.Group})
+		if planned.Group != "" {
+			_ = removeCgroupTree(ctx, []string{planned.Group})
 		}
 	}()
 	switch {
 	case have.delegated != "":
-		p.Group = filepath.Join(have.delegated, groupPrefix+id)
-		if err := writeCgroupLimits(have.delegated, p.Group, limits{}); err != nil {
+		planned.Group = filepath.Join(have.delegated, groupPrefix+id)
+		if err := writeCgroupLimits(have.delegated, planned.Group, limits{}); err != nil {
 			return err
 		}
 	case have.hasAnyLimit():
-		p.CgroupPath = cgroupDir + "/" + id
+		planned.CgroupPath = cgroupDir + "/" + id
 	}
 	s, err := openStreams(IO{}, false)
 	if err != nil {
 		return err
 	}
 	defer s.closeOwnEnds()
-	h, err := startHelper(ctx, p, s.child, nil, func(int) error { return nil })
+	h, err := startHelper(ctx, planned, s.child, nil, func(int) error { return nil })
 	s.closeChildEnds()
 	if err != nil {
 		return err

@@ -161,33 +161,33 @@ func (r catalogRows) querySandboxes(ctx context.Context, query string, args ...a
 
 // scanSandbox decodes one row. Times are nanoseconds since 1970; 0 stands for none.
 func scanSandbox(q *sql.Rows) (Info, error) {
-	var i Info
+	var info Info
 	var status, cmd, mounts string
 	var exit sql.NullInt64
 	var created, started, ended int64
-	err := q.Scan(&i.ID, &i.Name, &status, &cmd, &i.Root, &i.Runtime, &i.Detached, &mounts, &i.PID, &exit, &i.Error,
+	err := q.Scan(&info.ID, &info.Name, &status, &cmd, &info.Root, &info.Runtime, &info.Detached, &mounts, &info.PID, &exit, &info.Error,
 		&created, &started, &ended)
 	if err != nil {
-		return i, catalog.Translate(err)
+		return info, catalog.Translate(err)
 	}
-	if err := checkCatalogID(i.ID); err != nil {
-		return i, err
+	if err := checkCatalogID(info.ID); err != nil {
+		return info, err
 	}
-	i.Status = Status(status)
-	i.Created = catalog.Time(created)
+	info.Status = Status(status)
+	info.Created = catalog.Time(created)
 	if started != 0 {
 		t := catalog.Time(started)
-		i.Started = &t
+		info.Started = &t
 	}
 	if ended != 0 {
 		t := catalog.Time(ended)
-		i.Ended = &t
+		info.Ended = &t
 	}
 	if exit.Valid {
 		n := int(exit.Int64)
-		i.ExitCode = &n
+		info.ExitCode = &n
 	}
-	return i, firstError(json.Unmarshal([]byte(cmd), &i.Command), json.Unmarshal([]byte(mounts), &i.Mounts))
+	return info, firstError(json.Unmarshal([]byte(cmd), &info.Command), json.Unmarshal([]byte(mounts), &info.Mounts))
 }
 
 // checkCatalogID refuses a value of the catalog that does not have the form of an id: ids name

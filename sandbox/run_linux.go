@@ -250,7 +250,7 @@ func (r *supervisedSandbox) runHelper(ctx context.Context, io IO) (outcome, erro
 
 // superviseHelper moves the sandbox of a started helper through its states until the helper
 // has ended. Every way out kills the helper first, so nothing of the sandbox runs on.
-func (r *supervisedSandbox) superviseHelper(ctx context.Context, h *helperProcess, s *streams, io IO) error {
+func (r *supervisedSandbox) superviseHelper(ctx context.Context, h *helperProcess, output *streams, io IO) error {
 	select {
 	case <-h.started:
 	case <-h.done:
@@ -265,7 +265,7 @@ func (r *supervisedSandbox) superviseHelper(ctx context.Context, h *helperProces
 		r.info.Started, r.info.Status = &now, StatusRunning
 		r.setStatus(ctx, StatusRunning)
 		r.ready(r.info)
-		s.startCopying(h)
+		output.startCopying(h)
 		if r.isStopping() {
 			_ = h.signalCommand(ctx, syscall.SIGTERM) // the time-out takes care of the rest
 		}
@@ -280,11 +280,11 @@ func (r *supervisedSandbox) superviseHelper(ctx context.Context, h *helperProces
 		<-h.done
 	}
 	if x := (*ExecError)(nil); !r.commandRan && h.out.err != nil && !errors.As(h.out.err, &x) {
-		if c := s.readComplaint(); c != "" && !strings.Contains(h.out.err.Error(), c) {
+		if c := output.readComplaint(); c != "" && !strings.Contains(h.out.err.Error(), c) {
 			h.out.err = fmt.Errorf("%w: %s", h.out.err, c)
 		}
 	}
-	s.drainAndClose(r.commandRan)
+	output.drainAndClose(r.commandRan)
 	if err := ctx.Err(); err != nil && (h.out.crashed || !r.commandRan) {
 		return err
 	}

@@ -48,16 +48,16 @@ var deniedIoctls = []uint32{tioCSTI, tioCLINUX}
 // (AF_VSOCK) there are none. Runtimes without seccomp (runsc, whose own kernel sees the
 // calls) ignore the profile.
 func seccompProfile(s *specs.Spec) (*specs.LinuxSeccomp, error) {
-	p, err := seccomp.GetDefaultProfile(s)
+	profile, err := seccomp.GetDefaultProfile(s)
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
 	// Programs that probe for a new call then do without it; many take no other error
 	// for "not there". Of what is denied by name they expect that it is not permitted.
 	missing, notPermitted := uint(unix.ENOSYS), uint(unix.EPERM)
-	p.DefaultAction, p.DefaultErrnoRet = specs.ActErrno, &missing
+	profile.DefaultAction, profile.DefaultErrnoRet = specs.ActErrno, &missing
 	rules := []specs.LinuxSyscall{{Names: denied, Action: specs.ActErrno, ErrnoRet: &notPermitted}}
-	for _, r := range p.Syscalls {
+	for _, r := range profile.Syscalls {
 		r.Names = slices.DeleteFunc(slices.Clone(r.Names), isRestrictedSyscall)
 		if len(r.Names) > 0 && r.Action == specs.ActAllow {
 			rules = append(rules, r)
@@ -66,10 +66,10 @@ func seccompProfile(s *specs.Spec) (*specs.LinuxSeccomp, error) {
 	for _, arg := range listAllExcept(1, deniedIoctls) {
 		rules = append(rules, specs.LinuxSyscall{Names: []string{"ioctl"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{arg}})
 	}
-	p.Syscalls = rules
+	profile.Syscalls = rules
 	// Nothing is built for x32, and each architecture costs milliseconds of every start.
-	p.Architectures = slices.DeleteFunc(p.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
-	return p, nil
+	profile.Architectures = slices.DeleteFunc(profile.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
+	return profile, nil
 }
 
 // isRestrictedSyscall reports whether the profile allows a call too widely. Of clone and socket,

@@ -102,7 +102,7 @@ var (
 // the runtime is to make again, as it does not take them with the root.
 func buildRuntimeSpec(p *plan, proc process, root, pidNS string, mounts []treeMount) (*specs.Spec, error) {
 	host := p.Rootfs == "" && p.Image == ""
-	s := &specs.Spec{
+	spec := &specs.Spec{
 		Version:  "1.0.0", // the oldest that has all that is used, since old runtimes check it
 		Hostname: guestHostname(p.Name),
 		Root:     &specs.Root{Path: root, Readonly: host},
@@ -125,14 +125,14 @@ func buildRuntimeSpec(p *plan, proc process, root, pidNS string, mounts []treeMo
 		},
 	}
 	for _, m := range mounts {
-		s.Mounts = append(s.Mounts, m.runtimeMount())
+		spec.Mounts = append(spec.Mounts, m.runtimeMount())
 	}
 	if p.Limits.NProc > 0 {
-		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: p.Limits.NProc, Soft: p.Limits.NProc}}
+		spec.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: p.Limits.NProc, Soft: p.Limits.NProc}}
 	}
 	var err error
-	s.Linux.Seccomp, err = seccompProfile(s)
-	return s, err
+	spec.Linux.Seccomp, err = seccompProfile(spec)
+	return spec, err
 }
 
 // guestHostname makes a host name of a sandbox's name: labels have no '_'.

@@ -163,9 +163,9 @@ func explainMountTarget(p string, err error) error {
 }
 
 // mountAtPath makes one mount and returns its path without links.
-func (g *guestTree) mountAtPath(m treeMount) (string, error) {
-	how := lookup{create: true, file: m.file, mounts: true}
-	target, err := g.resolvePath(m.path, how)
+func (g *guestTree) mountAtPath(mount treeMount) (string, error) {
+	how := lookup{create: true, file: mount.file, mounts: true}
+	target, err := g.resolvePath(mount.path, how)
 	if err != nil {
 		return "", err
 	}
@@ -175,14 +175,14 @@ func (g *guestTree) mountAtPath(m treeMount) (string, error) {
 			return "", driver.Errorf(vole.ErrInvalid, "a link of the root leads to %s, which belongs to the sandbox itself", target.path)
 		}
 	}
-	if kind := target.stat.Mode & unix.S_IFMT; m.file && kind != unix.S_IFREG || !m.file && kind != unix.S_IFDIR {
+	if kind := target.stat.Mode & unix.S_IFMT; mount.file && kind != unix.S_IFREG || !mount.file && kind != unix.S_IFDIR {
 		return "", unix.ENOTDIR
 	}
-	if err := m.attachMount(target); err != nil {
+	if err := mount.attachMount(target); err != nil {
 		return "", err
 	}
 	// The open directory may have been moved within a volume that others write to.
-	made, err := g.resolvePath(m.path, how)
+	made, err := g.resolvePath(mount.path, how)
 	if err != nil {
 		return "", err
 	}
@@ -195,8 +195,8 @@ func (g *guestTree) mountAtPath(m treeMount) (string, error) {
 	if made.path != target.path || before == after {
 		return "", driver.Errorf(vole.ErrInUse, "it changed while the sandbox started")
 	}
-	if m.volume {
-		g.volumes[after] = m.path
+	if mount.volume {
+		g.volumes[after] = mount.path
 	}
 	return made.path, nil
 }

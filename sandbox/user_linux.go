@@ -53,10 +53,10 @@ func resolveUser(root, spec string) (account, error) {
 // findPasswdEntry finds a user of the root's /etc/passwd by name or number. A number without an
 // entry has group 0 and home "/"; a name without one is an error.
 func findPasswdEntry(passwd, group [][]string, user string) (account, error) {
-	a := account{home: "/"}
+	acct := account{home: "/"}
 	uid, numeric := parseID32(user)
 	name, found := "", numeric
-	a.uid = uid
+	acct.uid = uid
 	for _, u := range passwd {
 		id, ok := parseID32(u[2])
 		gid, ok2 := parseID32(u[3])
@@ -64,25 +64,25 @@ func findPasswdEntry(passwd, group [][]string, user string) (account, error) {
 			continue
 		}
 		name, found = u[0], true
-		a.uid, a.gid = id, gid
+		acct.uid, acct.gid = id, gid
 		if strings.HasPrefix(u[5], "/") {
-			a.home = u[5]
+			acct.home = u[5]
 		}
 		break
 	}
 	if !found {
-		return a, driver.Errorf(vole.ErrInvalid, "the sandbox's /etc/passwd has no user %q", user)
+		return acct, driver.Errorf(vole.ErrInvalid, "the sandbox's /etc/passwd has no user %q", user)
 	}
-	if a.uid == 0 && a.home == "/" {
-		a.home = "/root"
+	if acct.uid == 0 && acct.home == "/" {
+		acct.home = "/root"
 	}
 	for _, g := range group {
 		gid, ok := parseID32(g[2])
 		if ok && name != "" && isInMemberList(g[3], name) {
-			a.groups = append(a.groups, gid)
+			acct.groups = append(acct.groups, gid)
 		}
 	}
-	return a, nil
+	return acct, nil
 }
 
 // isInMemberList reports whether a name is in a comma-separated list of members.

@@ -16,21 +16,21 @@ import (
 
 // planHelper makes the helper's plan, without the volumes.
 func (r *supervisedSandbox) planHelper(ctx context.Context) (*plan, error) {
-	c := r.c
+	config := r.c
 	have := findUsableCgroups()
-	lim, err := planLimits(c, have)
+	lim, err := planLimits(config, have)
 	if err != nil {
 		return nil, err
 	}
-	rt, err := r.m.chooseRuntime(ctx, c.Runtime)
+	rt, err := r.m.chooseRuntime(ctx, config.Runtime)
 	if err != nil {
 		return nil, err
 	}
 	p := &plan{
 		ID: r.info.ID, Name: r.info.Name, Home: r.m.home, Scratch: filepath.Join(r.m.sandboxDir(r.info.ID), scratchDir),
-		Runtime: rt, Rootless: os.Geteuid() != 0, Rootfs: c.Rootfs, Image: r.image.path, ImageDigest: r.image.digest, ImageName: r.image.name,
-		Args: c.Args, Entrypoint: c.Entrypoint, HasEntrypoint: c.Entrypoint != nil, Env: c.Env, Cwd: c.Cwd, User: c.User,
-		HostNetwork: c.Network == NetworkHost, Terminal: c.Terminal, Limits: lim,
+		Runtime: rt, Rootless: os.Geteuid() != 0, Rootfs: config.Rootfs, Image: r.image.path, ImageDigest: r.image.digest, ImageName: r.image.name,
+		Args: config.Args, Entrypoint: config.Entrypoint, HasEntrypoint: config.Entrypoint != nil, Env: config.Env, Cwd: config.Cwd, User: config.User,
+		HostNetwork: config.Network == NetworkHost, Terminal: config.Terminal, Limits: lim,
 	}
 	if p.CgroupPath, p.Group, err = r.m.planSandboxCgroup(r.info.ID, have, lim); err != nil {
 		return nil, err
@@ -38,10 +38,10 @@ func (r *supervisedSandbox) planHelper(ctx context.Context) (*plan, error) {
 	r.group, r.canFreeze = p.Group, have.freezer
 	// On the host's root no other user is needed, and the caller could not remove files
 	// that one wrote to a volume. So ids are mapped only where they are needed.
-	if p.Rootless && (c.Rootfs != "" || c.Image != "" || c.User != "") {
+	if p.Rootless && (config.Rootfs != "" || config.Image != "" || config.User != "") {
 		p.Ranges = findIDRanges().ok
 	}
-	return p, r.m.checkRootApart(c)
+	return p, r.m.checkRootApart(config)
 }
 
 // checkRootApart refuses a root that would show the home of Vole.
@@ -69,30 +69,30 @@ func (r *supervisedSandbox) attachVolumes(ctx context.Context, p *plan) error {
 	if err != nil {
 		return err
 	}
-	for i, mt := range r.c.Mounts {
+	for i, mount := range r.c.Mounts {
 		v := volumes[i]
 		r.info.Mounts = append(r.info.Mounts, MountInfo{
-			Volume: v.Name(), VolumeID: v.ID(), Path: mt.Path, Subpath: mt.Subpath, ReadOnly: mt.ReadOnly,
+			Volume: v.Name(), VolumeID: v.ID(), Path: mount.Path, Subpath: mount.Subpath, ReadOnly: mount.ReadOnly,
 		})
 		if v.Info().Kind == vole.KindDisk {
-			if err := r.attachDisk(ctx, p, v, mt); err != nil {
+			if err := r.attachDisk(ctx, p, v, mount); err != nil {
 				return err
 			}
 			continue
 		}
-		a, err := v.Attach(ctx, vole.AttachOptions{Holder: "sandbox " + r.info.Name, HostPath: true, ReadOnly: mt.ReadOnly})
-		if errors.Is(err, vole.ErrUnsupported) && v.Info().Quota > 0 && !mt.ReadOnly {
+		a, err := v.Attach(ctx, vole.AttachOptions{Holder: "sandbox " + r.info.Name, HostPath: true, ReadOnly: mount.ReadOnly})
+		if errors.Is(err, vole.ErrUnsupported) && v.Info().Quota > 0 && !mount.ReadOnly {
 			return driver.Errorf(vole.ErrUnsupported,
-				"mount %s: a sandbox writes past Vole, which could not keep to the volume's quota (%v); mount it with ro, or take the quota away", mt, v.Info().Quota)
+				"mount %s: a sandbox writes past Vole, which could not keep to the volume's quota (%v); mount it with ro, or take the quota away", mount, v.Info().Quota)
 		}
 		if err != nil {
 			return err
 		}
 		r.attached = append(r.attached, a)
-		if a.Info().ReadOnly != mt.ReadOnly || a.Path() == "" {
-			return driver.Errorf(vole.ErrUnsupported, "mount %s: the volume has no directory on this host", mt)
+		if a.Info().ReadOnly != mount.ReadOnly || a.Path() == "" {
+			return driver.Errorf(vole.ErrUnsupported, "mount %s: the volume has no directory on this host", mount)
 		}
-		p.Mounts = append(p.Mounts, planMount{Mount: mt, Source: a.Path()})
+		p.Mounts = append(p.Mounts, planMount{Mount: mount, Source: a.Path()})
 	}
 	return nil
 }

@@ -85,40 +85,40 @@ func parseACL(text string, lookup nameLookup) ([]byte, error) {
 }
 
 // parseACLEntry reads "user:1000:rw-", or star's "user:name:rw-:1000".
-func parseACLEntry(word string, lookup nameLookup) (e aclEntry, err error) {
-	f := strings.Split(strings.TrimSpace(word), ":")
-	if len(f) == 2 && (strings.HasPrefix(f[0], "m") || strings.HasPrefix(f[0], "o")) {
-		f = []string{f[0], "", f[1]} // mask and other have no name
+func parseACLEntry(word string, lookup nameLookup) (entry aclEntry, err error) {
+	fields := strings.Split(strings.TrimSpace(word), ":")
+	if len(fields) == 2 && (strings.HasPrefix(fields[0], "m") || strings.HasPrefix(fields[0], "o")) {
+		fields = []string{fields[0], "", fields[1]} // mask and other have no name
 	}
-	if len(f) < 3 || len(f) > 4 {
-		return e, fmt.Errorf("it does not have the form TAG:NAME:RIGHTS")
+	if len(fields) < 3 || len(fields) > 4 {
+		return entry, fmt.Errorf("it does not have the form TAG:NAME:RIGHTS")
 	}
 	tags := map[string][2]uint16{"user": {aclUserObj, aclUser}, "group": {aclGroupObj, aclGroup}, "mask": {aclMask}, "other": {aclOther}}
-	tag, ok := tags[f[0]]
+	tag, ok := tags[fields[0]]
 	for name, t := range tags {
-		if !ok && f[0] == name[:1] {
+		if !ok && fields[0] == name[:1] {
 			tag, ok = t, true
 		}
 	}
-	named := f[1] != ""
+	named := fields[1] != ""
 	if !ok || named && tag[1] == 0 {
-		return e, fmt.Errorf("unknown tag")
+		return entry, fmt.Errorf("unknown tag")
 	}
-	e.tag, e.id = tag[0], aclNoID
+	entry.tag, entry.id = tag[0], aclNoID
 	if named {
-		e.tag = tag[1]
-		if e.id, err = parseACLID(f, tag[1] == aclGroup, lookup); err != nil {
-			return e, err
+		entry.tag = tag[1]
+		if entry.id, err = parseACLID(fields, tag[1] == aclGroup, lookup); err != nil {
+			return entry, err
 		}
 	}
-	for i, c := range f[2] {
+	for i, c := range fields[2] {
 		bit, known := map[rune]uint16{'r': 4, 'w': 2, 'x': 1, 'X': 1}[c]
 		if !known && c != '-' || i > 2 {
-			return e, fmt.Errorf("unknown rights")
+			return entry, fmt.Errorf("unknown rights")
 		}
-		e.perm |= bit
+		entry.perm |= bit
 	}
-	return e, nil
+	return entry, nil
 }
 
 // parseACLID is the id of a named entry: its last field, or its name.

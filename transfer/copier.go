@@ -326,16 +326,16 @@ func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 		return err
 	}
 	c.stats.Directories++
-	d := pendingDir{at, *it}
+	pending := pendingDir{at, *it}
 	if len(it.xattrs)+len(it.system) > 0 {
 		// Attributes may be large, and an archive have more directories than memory.
 		if err := c.to.setXattrs(ctx, at, it); err != nil {
 			return err
 		}
-		d.it.xattrs, d.it.system = nil, nil
+		pending.it.xattrs, pending.it.system = nil, nil
 	}
 	if i, ok := c.pendingIndex[at]; ok {
-		c.pendingDirs[i] = d
+		c.pendingDirs[i] = pending
 		return nil
 	}
 	if c.pendingIndex != nil {
@@ -348,7 +348,7 @@ func (c *copier) makeDirectory(ctx context.Context, at string, it *item) error {
 		}
 		c.pendingIndex[at] = len(c.pendingDirs)
 	}
-	c.pendingDirs = append(c.pendingDirs, d)
+	c.pendingDirs = append(c.pendingDirs, pending)
 	return nil
 }
 

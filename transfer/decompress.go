@@ -66,11 +66,11 @@ func Compressed(magic []byte) bool {
 // returns its contents; any other stream is returned as it is.
 func Decompress(r io.Reader) (io.Reader, error) {
 	src := &packedSource{r: r}
-	b := bufio.NewReaderSize(src, copyBuf)
-	magic, err := peekMagicBytes(b)
+	buffered := bufio.NewReaderSize(src, copyBuf)
+	magic, err := peekMagicBytes(buffered)
 	for err == nil && isSkippableFrame(magic) {
-		if err = skipSkippableFrame(b); err == nil {
-			magic, err = peekMagicBytes(b)
+		if err = skipSkippableFrame(buffered); err == nil {
+			magic, err = peekMagicBytes(buffered)
 		}
 	}
 	if err != nil {
@@ -79,7 +79,7 @@ func Decompress(r io.Reader) (io.Reader, error) {
 	for _, c := range compressions {
 		if bytes.HasPrefix(magic, []byte(c.magic)) {
 			src.format = c.name
-			r, err := c.open(b)
+			r, err := c.open(buffered)
 			if err != nil {
 				return nil, src.explainError(err)
 			}
@@ -91,7 +91,7 @@ func Decompress(r io.Reader) (io.Reader, error) {
 			return nil, driver.Errorf(vole.ErrUnsupported, "it is compressed with %s, which is not read; decompress it first, or use gzip, bzip2, zstd, xz or lz4", u.name)
 		}
 	}
-	return b, nil
+	return buffered, nil
 }
 
 // packedSource is what a decompressor reads from.

@@ -37,16 +37,16 @@ func (n *Need) addNeed(m Need) {
 
 // needOfItem is how much one file, directory or link takes, on the safe side.
 func needOfItem(name string, it *item) Need {
-	n := Need{Inodes: 1, Bytes: int64(16+len(name)) * 2} // its name, in directories that are not full
+	need := Need{Inodes: 1, Bytes: int64(16+len(name)) * 2} // its name, in directories that are not full
 	switch {
 	case it.mode.IsRegular():
-		n.Data = min(it.size, 2*ext4.MaxSize) // an archive may claim any: so much is refused
+		need.Data = min(it.size, 2*ext4.MaxSize) // an archive may claim any: so much is refused
 		if it.sparse && it.stored > 0 {
-			n.Data = min(n.Data, it.stored)
+			need.Data = min(need.Data, it.stored)
 		}
-		n.Bytes += (n.Data+fsBlock-1)/fsBlock*fsBlock + n.Data>>8 // and where they are
+		need.Bytes += (need.Data+fsBlock-1)/fsBlock*fsBlock + need.Data>>8 // and where they are
 	case it.mode.IsDir(), max(len(it.target), int(min(it.size, fsBlock))) >= 60: // shorter targets lie in the inode
-		n.Bytes += fsBlock
+		need.Bytes += fsBlock
 	}
 	attrs := 0
 	for _, m := range []map[string][]byte{it.xattrs, it.system} {
@@ -55,9 +55,9 @@ func needOfItem(name string, it *item) Need {
 		}
 	}
 	if attrs > 40 { // fewer lie in the inode
-		n.Bytes += fsBlock
+		need.Bytes += fsBlock
 	}
-	return n
+	return need
 }
 
 // NeedOf is how much the tree at p of src takes. Attributes of files of the host are not

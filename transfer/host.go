@@ -265,15 +265,15 @@ func (t *hostTree) setMetadata(ctx context.Context, p string, it *item) error {
 // setNodeMetadata sets the metadata of a link or a node, which is never opened for reading.
 // It is base in the open directory, and p in the tree.
 func (t *hostTree) setNodeMetadata(dirfd int, base, p string, it *item) error {
-	n, err := nofollow.Open(dirfd, base)
+	node, err := nofollow.Open(dirfd, base)
 	if err != nil {
 		return err
 	}
-	defer n.Close()
+	defer node.Close()
 	// Another user who may write to the directory may have replaced the entry since it was
 	// made, even by another name of a file that is not theirs.
 	var st unix.Stat_t
-	if err := n.Stat(&st); err != nil {
+	if err := node.Stat(&st); err != nil {
 		return err
 	}
 	if st.Nlink > 1 || filemode.Go(uint32(st.Mode)).Type() != it.mode.Type() {
@@ -284,20 +284,20 @@ func (t *hostTree) setNodeMetadata(dirfd int, base, p string, it *item) error {
 		return err
 	}
 	if keep { // before the mode: a change of owner clears setuid
-		if err := n.Chown(it.uid, it.gid); err != nil && !t.opts.isUnmapped(err) {
+		if err := node.Chown(it.uid, it.gid); err != nil && !t.opts.isUnmapped(err) {
 			return err
 		}
 	}
 	if it.mode&fs.ModeSymlink == 0 {
-		if err := n.Chmod(filemode.Perm(t.opts.targetMode(it))); err != nil {
+		if err := node.Chmod(filemode.Perm(t.opts.targetMode(it))); err != nil {
 			return err
 		}
 	}
-	if err := n.Chtimes(it.mtime); err != nil {
+	if err := node.Chtimes(it.mtime); err != nil {
 		return err
 	}
 	return t.opts.checkKeptTime(t.displayPath(p), it.mtime, func() (time.Time, error) {
-		err := n.Stat(&st)
+		err := node.Stat(&st)
 		return time.Unix(st.Mtim.Unix()), err
 	})
 }

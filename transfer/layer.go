@@ -234,7 +234,7 @@ func (l *Layers) forgetParent() { l.parent.named = "" }
 // out, and returns the path without links. With mkdir, missing directories are made, and
 // anything else in the way of one is an error.
 func (l *Layers) resolvePath(name string, mkdir bool) (string, error) {
-	w := pathwalk.Walker[string]{
+	walker := pathwalk.Walker[string]{
 		Chroot: true,
 		Lookup: func(dir string, s pathwalk.Step) (string, pathwalk.Kind, error) {
 			next := path.Join(dir, s.Name)
@@ -261,7 +261,7 @@ func (l *Layers) resolvePath(name string, mkdir bool) (string, error) {
 		},
 		Readlink: l.tree.root.Readlink,
 	}
-	steps, err := w.Walk(".", name)
+	steps, err := walker.Walk(".", name)
 	if err != nil {
 		return "", fmt.Errorf("%.200q: %w", name, err)
 	}

@@ -107,7 +107,7 @@ func (t *tarStream) writeChild(ctx context.Context, p, name string, listed fs.Fi
 }
 
 // writeEntry writes the entry p itself. Of a regular file c is the content; nil: not open yet.
-func (t *tarStream) writeEntry(ctx context.Context, p, name string, it *item, c *volumeContent) error {
+func (t *tarStream) writeEntry(ctx context.Context, p, name string, it *item, content *volumeContent) error {
 	hdr := &t.hdr
 	*hdr = headerOfItem(name, it)
 	switch it.mode.Type() {
@@ -131,7 +131,7 @@ func (t *tarStream) writeEntry(ctx context.Context, p, name string, it *item, c 
 	case it.mode.IsRegular():
 		t.stats.Files++
 		t.opts.reportFile(name)
-		return t.writeFile(ctx, p, hdr, it, c)
+		return t.writeFile(ctx, p, hdr, it, content)
 	case it.mode&fs.ModeSymlink != 0:
 		t.stats.Links++
 	default:

@@ -21,8 +21,8 @@ import (
 type dataRange struct{ off, n int64 }
 
 // writeSparseFile writes a file with holes.
-func (t *tarStream) writeSparseFile(ctx context.Context, p string, hdr *tar.Header, c *volumeContent) error {
-	segs, data, err := listDataRanges(ctx, c, hdr.Size)
+func (t *tarStream) writeSparseFile(ctx context.Context, p string, hdr *tar.Header, content *volumeContent) error {
+	segs, data, err := listDataRanges(ctx, content, hdr.Size)
 	if err != nil {
 		return err
 	}
@@ -44,8 +44,8 @@ func (t *tarStream) writeSparseFile(ctx context.Context, p string, hdr *tar.Head
 		return err
 	}
 	for _, s := range segs {
-		c.off = s.off
-		if err := t.writeBody(c, p, s.n); err != nil {
+		content.off = s.off
+		if err := t.writeBody(content, p, s.n); err != nil {
 			return err
 		}
 	}

@@ -153,12 +153,12 @@ type Stats struct {
 // there. The two trees may be the same; that neither place is in the other is the
 // caller's to see to.
 func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Options) (Stats, error) {
-	s := src.newSource()
-	defer closeSource(s)
-	if h, ok := s.(*hostSource); ok {
+	from := src.newSource()
+	defer closeSource(from)
+	if h, ok := from.(*hostSource); ok {
 		h.plain = opts.Plain
 	}
-	it, err := s.lstat(ctx, p)
+	it, err := from.lstat(ctx, p)
 	if err != nil {
 		return Stats{}, err
 	}
@@ -173,7 +173,7 @@ func Copy(ctx context.Context, dst Tree, at string, src Tree, p string, opts Opt
 		}
 	}
 	c := newCopier(dst, &opts)
-	err = c.copyTree(ctx, s, p, at, &it)
+	err = c.copyTree(ctx, from, p, at, &it)
 	if err == nil && opts.Root && it.mode.IsDir() {
 		err = c.to.setMetadata(ctx, at, &it)
 	}

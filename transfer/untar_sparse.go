@@ -96,26 +96,26 @@ func (f *sparseFilter) readVisible(n int64) ([]byte, bool) {
 
 // readHeaderBlock reads a block of headers.
 func (f *sparseFilter) readHeaderBlock() {
-	b, ok := f.readVisible(tarUnit)
+	block, ok := f.readVisible(tarUnit)
 	if !ok {
 		return
 	}
-	if bytes.Equal(b, make([]byte, tarUnit)) {
+	if bytes.Equal(block, make([]byte, tarUnit)) {
 		f.ended = true
 		return
 	}
-	if hasValidChecksum(b) {
-		solaris := b[156] == typeSolarisPAX
+	if hasValidChecksum(block) {
+		solaris := block[156] == typeSolarisPAX
 		if solaris {
-			b[156] = tar.TypeXHeader
+			block[156] = tar.TypeXHeader
 		}
-		if boundBinaryTime(b[136:148]) || solaris {
-			setHeaderChecksum(b)
+		if boundBinaryTime(block[136:148]) || solaris {
+			setHeaderChecksum(block)
 		}
 	}
-	size, err := parseTarNumber(b[124:136])
+	size, err := parseTarNumber(block[124:136])
 	padded := (size + tarUnit - 1) / tarUnit * tarUnit
-	switch kind := b[156]; {
+	switch kind := block[156]; {
 	case err != nil || size < 0 || padded < 0:
 		f.dataRead = 0 // archive/tar refuses it
 	case (kind == tar.TypeXHeader || kind == tar.TypeXGlobalHeader) && size <= maxPaxRecord:
@@ -130,8 +130,8 @@ func (f *sparseFilter) readHeaderBlock() {
 	default:
 		f.dataRead, f.file = 0, f.pax
 		f.entries++
-		if kind == tar.TypeGNUSparse && string(b[257:265]) == "ustar  \x00" && hasValidChecksum(b) {
-			f.readOldSparseMap(b)
+		if kind == tar.TypeGNUSparse && string(block[257:265]) == "ustar  \x00" && hasValidChecksum(block) {
+			f.readOldSparseMap(block)
 		}
 	}
 }

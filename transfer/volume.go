@@ -122,8 +122,8 @@ func itemOfEntry(e vole.Entry) item {
 const maxXattrs = 4 << 20
 
 // readVolumeXattrs reads the attributes that are copied.
-func readVolumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error {
-	names, err := f.Listxattr(ctx, p)
+func readVolumeXattrs(ctx context.Context, fsys *vole.FS, p string, it *item) error {
+	names, err := fsys.Listxattr(ctx, p)
 	if errors.Is(err, vole.ErrUnsupported) {
 		return nil
 	}
@@ -135,7 +135,7 @@ func readVolumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error
 		if !isCopiedAttribute(n) {
 			continue
 		}
-		v, err := f.Getxattr(ctx, p, n)
+		v, err := fsys.Getxattr(ctx, p, n)
 		if errors.Is(err, vole.ErrNoXattr) {
 			continue // removed since they were listed
 		}
@@ -143,7 +143,7 @@ func readVolumeXattrs(ctx context.Context, f *vole.FS, p string, it *item) error
 			return err
 		}
 		if total += len(n) + len(v); total > maxXattrs {
-			return driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayVolumePath(f, p), maxXattrs>>20)
+			return driver.Errorf(vole.ErrUnsupported, "%s: more than %d MiB of extended attributes cannot be copied", displayVolumePath(fsys, p), maxXattrs>>20)
 		}
 		it.setAttribute(n, v)
 	}

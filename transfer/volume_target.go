@@ -73,21 +73,21 @@ func (t *volumeTarget) keepsOwner(p string, it *item) (bool, error) {
 // writeFile writes a file with its owner, mode and time in one call, and attributes after it: the
 // mode is writable until these are set.
 func (t *volumeTarget) writeFile(ctx context.Context, p string, it *item, c sparse.Content) error {
-	m := vole.FileMeta{UID: -1, GID: -1}
+	meta := vole.FileMeta{UID: -1, GID: -1}
 	if t.opts.Owner {
 		keep, err := t.keepsOwner(p, it)
 		if err != nil {
 			return err
 		}
 		if keep {
-			m.UID, m.GID = it.uid, it.gid
+			meta.UID, meta.GID = it.uid, it.gid
 		}
 	}
-	m.Mode = t.opts.writableMode(it)
+	meta.Mode = t.opts.writableMode(it)
 	if !isUnusualTime(it.mtime) {
-		m.Mtime = it.mtime
+		meta.Mtime = it.mtime
 	}
-	opts := vole.WriteOptions{Size: it.size, Meta: &m}
+	opts := vole.WriteOptions{Size: it.size, Meta: &meta}
 	r := io.Reader(struct{ io.Reader }{c})
 	if it.sparse {
 		s := &sparseStream{c, it.size}
@@ -100,7 +100,7 @@ func (t *volumeTarget) writeFile(ctx context.Context, p string, it *item, c spar
 		return err
 	}
 	var err error
-	if m.Mtime.IsZero() {
+	if meta.Mtime.IsZero() {
 		err = t.setXattrsAndTimes(ctx, p, it)
 	} else {
 		err = t.setXattrs(ctx, p, it)

@@ -83,15 +83,15 @@ func unpackImage(ctx context.Context, s memberStore, img imageRef, u *unpacker) 
 // indexArchive reads the headers of f. A root file system may have millions of members, but
 // only those of an image's archive are remembered.
 func indexArchive(ctx context.Context, f *os.File, limit int64) (*archive, error) {
-	a := &archive{f: f, members: map[string]memberRange{}}
+	found := &archive{f: f, members: map[string]memberRange{}}
 	t := tar.NewReader(f)
 	for n := int64(0); ; n++ {
-		h, err := t.Next()
+		header, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			if n == 0 {
 				return nil, driver.Errorf(vole.ErrCorrupt, "not a tar file, or an empty one")
 			}
-			return a, nil
+			return found, nil
 		}
 		if err != nil {
 			if n == 0 {
@@ -105,14 +105,14 @@ func indexArchive(ctx context.Context, f *os.File, limit int64) (*archive, error
 		if n >= limit {
 			return nil, driver.Errorf(vole.ErrNoSpace, "more than %d entries", limit)
 		}
-		if !isImageMember(h) {
+		if !isImageMember(header) {
 			continue
 		}
 		off, err := f.Seek(0, io.SeekCurrent)
 		if err != nil {
 			return nil, err
 		}
-		a.rememberMember(h, off)
+		found.rememberMember(header, off)
 	}
 }
 
@@ -276,8 +276,8 @@ func (a *archive) openDockerSave() (imageRef, error) {
 
 // unpackLayer applies one layer, and checks that it is packed as its digest and size say,
 // and that its tar has the digest that the configuration gives.
-func unpackLayer(ctx context.Context, s memberStore, u *unpacker, l layer, diffIDs []string, i int) error {
-	if len(diffIDs) <= i {
+func unpackLayer(ctx context.Context, s memberStore, u *unpacker, l layer, diffIDs []string, number int) error {
+	if len(diffIDs) <= number {
 		return driver.Errorf(vole.ErrCorrupt, "the image's configuration names %d layers, its manifest more", len(diffIDs))
 	}
 	var part *member
@@ -300,7 +300,7 @@ func unpackLayer(ctx context.Context, s memberStore, u *unpacker, l layer, diffI
 	if err != nil {
 		return err
 	}
-	if err := u.unpackVerified(ctx, r, diffIDs[i]); err != nil || packed == nil {
+	if err := u.unpackVerified(ctx, r, diffIDs[number]); err != nil || packed == nil {
 		return err
 	}
 	// What follows the end of the compressed data is of the blob, too.

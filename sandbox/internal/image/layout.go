@@ -158,28 +158,28 @@ func openManifest(s memberStore, d descriptor, opts Options) (imageRef, error) {
 const maxNesting = 4
 
 // openImageOrIndex opens an image, or that of an index which runs here.
-func openImageOrIndex(s memberStore, m manifest, opts Options) (imageRef, error) {
+func openImageOrIndex(s memberStore, current manifest, opts Options) (imageRef, error) {
 	for range maxNesting {
-		if m.Config != nil {
+		if current.Config != nil {
 			break
 		}
-		d, err := choosePlatform(m.Manifests, opts)
+		d, err := choosePlatform(current.Manifests, opts)
 		if err != nil {
 			return imageRef{}, err
 		}
-		m = manifest{}
-		if err := d.readJSON(s, &m); err != nil {
+		current = manifest{}
+		if err := d.readJSON(s, &current); err != nil {
 			return imageRef{}, err
 		}
 	}
-	if m.Config == nil {
+	if current.Config == nil {
 		return imageRef{}, driver.Errorf(vole.ErrCorrupt, "the image's index is nested too deeply")
 	}
 	var img imageRef
-	if err := m.Config.readJSON(s, &img.config); err != nil {
+	if err := current.Config.readJSON(s, &img.config); err != nil {
 		return img, err
 	}
-	for _, l := range m.Layers {
+	for _, l := range current.Layers {
 		img.layers = append(img.layers, layer{blob: &l})
 	}
 	return img, nil
